@@ -1,0 +1,1 @@
+"""Evaluators, rewards and worlds with a known truth."""

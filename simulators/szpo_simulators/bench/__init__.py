@@ -1,0 +1,1 @@
+"""Benchmarks: `szpo bench NAME`."""

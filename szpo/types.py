@@ -1,0 +1,196 @@
+"""Facts that pass between the parts, all frozen; no logic beyond reading them.
+
+Words are those of the project: a *step* has K directions, each direction N *comparisons*, a
+comparison shows two *batches* of D *rows*, a row is one prompt with one answer from either policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Sign: TypeAlias = Literal[-1, 0, 1]
+Side: TypeAlias = Literal["plus", "minus"]
+Choice: TypeAlias = Literal["A", "B", "tie", "skip"]
+Verdict: TypeAlias = Literal["plus", "minus", "tie", "skip"]
+Kind: TypeAlias = Literal["train", "gold", "aa", "repeat", "final", "practice"]
+Pairing: TypeAlias = Literal["antithetic", "forward"]
+Rule: TypeAlias = Literal["known", "sign", "margin", "bayes"]
+
+Floats: TypeAlias = NDArray[np.float64]
+Ints: TypeAlias = NDArray[np.int64]
+Layout: TypeAlias = tuple[tuple[str, tuple[int, ...]], ...]
+"""Names and shapes of the trainable tensors, in their one canonical order."""
+Theta: TypeAlias = Mapping[str, NDArray[np.float32]]
+"""The master coordinates: one fp32 array per name of a layout."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A conversation up to and including the turn that wants an answer.
+
+    >>> Prompt.user("Describe a rainy Monday.").text
+    'Describe a rainy Monday.'
+    """
+
+    turns: tuple[tuple[str, str], ...]
+    """(role, text) pairs; roles are system, user and assistant."""
+
+    @classmethod
+    def user(cls, text: str, system: str | None = None) -> Prompt:
+        """A single question, with an optional system prompt before it."""
+        head = (("system", system),) if system else ()
+        return cls((*head, ("user", text)))
+
+    @property
+    def text(self) -> str:
+        """The last turn's text: what a panelist reads above the answers."""
+        return self.turns[-1][1]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One generated text, why it ended, and its length in tokens."""
+
+    text: str
+    end: Literal["stop", "length"] = "stop"
+    tokens: int = 0
+
+
+Batch: TypeAlias = tuple[Answer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """The policy at θ + sign · radius · v(step, k); sign 0 is θ itself.
+
+    ``radius`` multiplies the integer-grid direction of `szpo.directions` and is rounded to 13
+    significant bits, so that radius · v is exact in fp32.
+    """
+
+    step: int
+    k: int
+    sign: Sign
+    radius: float
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What a step asks: per direction k the two policies to compare, (plus, minus)."""
+
+    step: int
+    shifts: tuple[tuple[Shift, Shift], ...]
+    mu: float
+    """Perturbation radius μ in the units of the unit-variance direction."""
+    alpha: float | None
+    """Step size α; None while the warm-up still measures it, and under ``bayes``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What a step did to θ: θ ← θ + coef · v(step, k), or θ ← θ + vector; exactly one is set.
+
+    ``coef`` has 13 significant bits and multiplies the integer-grid direction; ``vector`` holds
+    fp32 values (as Python floats) and exists for layouts of a single small tensor only.
+    """
+
+    step: int
+    k: int
+    coef: float | None = None
+    vector: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """What a person wants to see of a step; the algorithm never reads it back.
+
+    Per direction: the value difference Δ̂ (in link units) and its standard error.
+    """
+
+    step: int
+    delta: tuple[float, ...]
+    stderr: tuple[float, ...]
+    win_rate: float
+    votes: float
+    capped: bool = False
+    """The coefficient was larger than the cap and was cut to it."""
+    warmup: bool = False
+    kl_radius: float | None = None
+    extra: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Counted votes of a step, as arrays (..., K, N); leading axes are repetitions.
+
+    Entries may be weighted (non-integer). ``identical`` marks comparisons whose rows are all the
+    same on both sides: their difference is exactly 0 and nobody is asked.
+    """
+
+    plus: Floats
+    minus: Floats
+    tie: Floats
+    identical: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One prompt and the two policies' answers to it."""
+
+    prompt: Prompt
+    plus: Answer
+    minus: Answer
+
+    @property
+    def identical(self) -> bool:
+        """Both texts are the same, so the row is not shown."""
+        return self.plus.text == self.minus.text
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two batches for the same prompts, to be judged as wholes."""
+
+    id: str
+    step: int
+    k: int
+    n: int
+    rows: tuple[Row, ...]
+    kind: Kind = "train"
+    repeats: str | None = None
+    expected: Verdict | None = None
+
+    @property
+    def identical(self) -> bool:
+        """Every row is identical, so the answer is a tie without asking."""
+        return all(row.identical for row in self.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """A comparison shown to one panelist, with the side on which plus stands."""
+
+    id: str
+    comparison: str
+    panelist: str
+    plus_side: Literal["A", "B"]
+    prompt_order: tuple[int, ...]
+    expires_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """One counted answer, resolved from the screen's side to the policy's."""
+
+    comparison: str
+    panelist: str
+    k: int
+    n: int
+    verdict: Verdict
+    choice: Choice
+    revision: int = 0
+    received_us: int = 0

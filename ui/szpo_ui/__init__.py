@@ -1,0 +1,1 @@
+"""Panels for people: the front doors of the vote service."""
