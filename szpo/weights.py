@@ -1,0 +1,170 @@
+"""Weight files: which ones may be read, whether they are whole, and what they hold.
+
+Only safetensors are read: pickle formats run code. A file is checked before it is handed to any
+library, so that a damaged one gives a line with numbers instead of a traceback.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from szpo.errors import IntegrityError, UsageError
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+HEADER_LIMIT = 100_000_000
+
+
+def safetensors_in(folder: Path, *, what: str = "model") -> tuple[Path, ...]:
+    """The safetensors files of a folder, sorted by name.
+
+    Raises:
+        UsageError: The folder is missing, or holds only pickle files, or no weights at all.
+    """
+    if not folder.is_dir():
+        raise UsageError(
+            f"{what} folder {folder} not found; give a folder with config.json and *.safetensors"
+        )
+    files = tuple(sorted(folder.glob("*.safetensors")))
+    if files:
+        return files
+    pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLES)
+    if pickles:
+        raise UsageError(
+            f"{folder}: pickle files are refused ({', '.join(pickles[:3])}), they can run code; "
+            "convert with model.save_pretrained(folder), which writes safetensors"
+        )
+    raise UsageError(f"{folder}: no *.safetensors file there; {what} weights are needed")
+
+
+def header(path: Path) -> dict[str, Any]:
+    """The header of one safetensors file, its byte ranges checked against the file's length.
+
+    Returns:
+        Tensor name → {"dtype", "shape", "data_offsets"}, in the order of the bytes.
+
+    Raises:
+        UsageError: The file is too short, its header is not JSON, or ranges overlap or leave it.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(8)
+        if len(head) < 8:
+            raise _corrupt(path, f"the file has {size} bytes, a header alone needs 8")
+        (length,) = struct.unpack("<Q", head)
+        if length > min(size - 8, HEADER_LIMIT):
+            raise _corrupt(path, f"header says {length} bytes of header, file has {size - 8}")
+        try:
+            table = json.loads(file.read(length))
+        except ValueError as error:
+            raise _corrupt(path, f"its header is not JSON ({error})") from None
+    if not isinstance(table, dict):
+        raise _corrupt(path, "its header is not a table of tensors")
+    table.pop("__metadata__", None)
+    try:
+        spans = sorted((*entry["data_offsets"], name) for name, entry in table.items())
+    except (KeyError, TypeError, ValueError):
+        raise _corrupt(path, "a tensor in its header has no byte range") from None
+    end = 0
+    for first, last, name in spans:
+        if first != end or last < first:
+            raise _corrupt(
+                path, f"tensor {name} says bytes {first} to {last}, expected to start at {end}"
+            )
+        end = last
+    if 8 + length + end != size:
+        raise _corrupt(path, f"header says {8 + length + end} bytes, file has {size}")
+    return {name: table[name] for _, _, name in spans}
+
+
+def _corrupt(path: Path, why: str) -> UsageError:
+    return UsageError(f"corrupt safetensors: {path}: {why}; fetch or copy the file again")
+
+
+def read(path: Path) -> dict[str, torch.Tensor]:
+    """All tensors of one safetensors file, after `header` has checked it.
+
+    Raises:
+        UsageError: The file is corrupt or a value is not finite.
+    """
+    names = header(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in names}
+    except SafetensorError as error:
+        raise _corrupt(path, str(error)) from None
+    for name, tensor in tensors.items():
+        _demand_finite(path, name, tensor)
+    return tensors
+
+
+def digest(files: Sequence[Path]) -> str:
+    """SHA-256 over all tensors by name: (name, dtype, shape, bytes), whatever the sharding.
+
+    Reads every byte once and looks for values that are not finite on the way.
+
+    Raises:
+        UsageError: A file is corrupt, a tensor stands in two files, or a value is not finite.
+    """
+    where: dict[str, Path] = {}
+    for path in files:
+        for name in header(path):
+            if name in where:
+                raise UsageError(f"tensor {name} stands in {where[name]} and in {path}")
+            where[name] = path
+    total = hashlib.sha256()
+    for path, names in _runs(sorted(where.items())):
+        try:
+            with safe_open(path, framework="pt") as file:
+                for name in names:
+                    tensor = file.get_tensor(name).contiguous()
+                    _demand_finite(path, name, tensor)
+                    total.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+                    total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        except SafetensorError as error:
+            raise _corrupt(path, str(error)) from None
+    return total.hexdigest()
+
+
+def _runs(items: Iterable[tuple[str, Path]]) -> list[tuple[Path, list[str]]]:
+    """Consecutive names of one file together, so that each file is opened few times."""
+    runs: list[tuple[Path, list[str]]] = []
+    for name, path in items:
+        if not runs or runs[-1][0] != path:
+            runs.append((path, []))
+        runs[-1][1].append(name)
+    return runs
+
+
+def _demand_finite(path: Path, name: str, tensor: torch.Tensor) -> None:
+    if not tensor.is_floating_point() or tensor.element_size() == 1 or tensor.numel() == 0:
+        return
+    # The extremes are not finite exactly when some value is not, in one pass without a copy.
+    low, high = torch.aminmax(tensor)
+    if bool(torch.isfinite(low)) and bool(torch.isfinite(high)):
+        return
+    bad = int((~torch.isfinite(tensor)).sum())
+    raise UsageError(
+        f"{path}: tensor {name} has {bad} values that are not finite "
+        f"(of {tensor.numel()}); the weights are damaged, fetch them again"
+    )
+
+
+def demand_same(expected: str, found: str, *, what: str) -> None:
+    """Two digests that must agree, such as a run's base model and the one just loaded.
+
+    Raises:
+        IntegrityError: They differ; the message shows both.
+    """
+    if expected != found:
+        raise IntegrityError(
+            f"{what} differs: the run was made with {expected[:16]}…, found {found[:16]}…; "
+            "use the same weights, or start a new run"
+        )
