@@ -1,0 +1,212 @@
+"""LoRA deltas of several members computed per row inside one forward pass.
+
+The base weights are read once for all rows; a row adds ``scale · B_m A_m x`` of the member m it
+belongs to. Members are the policies of one step (plus and minus of every direction), or, for
+per-sample scores, one member per row.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from szpo.errors import UsageError
+
+PLAIN_LORA_ONLY = (
+    "use_dora",
+    "lora_bias",
+    "modules_to_save",
+    "trainable_token_indices",
+    "target_parameters",
+    "layer_replication",
+    "arrow_config",
+    "use_qalora",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One adapted weight of the base model: y = W x + scale · B A x; A is (r, in), B (out, r)."""
+
+    name: str
+    """Path of the module inside the base model, as PEFT writes it after ``base_model.model.``."""
+    depth: int | None
+    """Number of the decoder layer it sits in."""
+    inputs: int
+    outputs: int
+    rank: int
+    scale: float
+
+    @property
+    def a(self) -> str:
+        """Name of the A factor among the coordinates."""
+        return f"{self.name}.lora_A"
+
+    @property
+    def b(self) -> str:
+        """Name of the B factor among the coordinates."""
+        return f"{self.name}.lora_B"
+
+
+@dataclass(frozen=True, slots=True)
+class Deltas:
+    """The LoRA factors of all members, in fp32, keyed by the name of the site.
+
+    ``B[name]`` is (members, out, r); ``A[name]`` is (r, in) when members share it, otherwise
+    (members, r, in). Tensors may require gradients.
+    """
+
+    A: Mapping[str, Tensor]
+    B: Mapping[str, Tensor]
+
+    @property
+    def members(self) -> int:
+        """How many different policies the deltas hold."""
+        return next(iter(self.B.values())).shape[0]
+
+
+def find_sites(model: nn.Module, config: Any) -> tuple[Site, ...]:
+    """The weights that a ``peft.LoraConfig`` adapts in ``model``, in the model's own order.
+
+    PEFT itself resolves targets, layers, rank and alpha patterns; the model is left as it was.
+    Raises UsageError for variants that are more than ``scale · B A x`` on a linear layer.
+    """
+    from peft import LoraModel
+    from peft.tuners.lora import LoraLayer
+
+    unsupported = [name for name in PLAIN_LORA_ONLY if getattr(config, name, None)]
+    if unsupported:
+        raise UsageError(f"LoRA option {unsupported[0]} is not supported: use a plain LoRA config")
+    try:
+        wrapped = LoraModel(model, config, "default")
+    except ValueError as error:
+        raise UsageError(f"LoRA config does not fit the model: {error}") from None
+    found = []
+    try:
+        for name, module in wrapped.model.named_modules():
+            if not isinstance(module, LoraLayer):
+                continue
+            if "default" not in module.lora_A:
+                raise UsageError(f"{name} is not a linear layer: target linear layers only")
+            found.append(
+                Site(
+                    name,
+                    _depth(name),
+                    module.in_features or 0,
+                    module.out_features or 0,
+                    int(module.r["default"]),
+                    float(module.scaling["default"]),
+                )
+            )
+    finally:
+        wrapped.unload()
+    return tuple(found)
+
+
+def _depth(name: str) -> int | None:
+    """Layer number in a module path: the first whole number between dots."""
+    match = re.search(r"\.(\d+)\.", name)
+    return int(match.group(1)) if match else None
+
+
+class Attachment:
+    """Deltas hooked onto a model; ``assign`` says which member each row (or token) belongs to."""
+
+    def __init__(self, sites: tuple[Site, ...], deltas: Deltas):
+        self._m = deltas.members
+        self._factors: dict[str, tuple[Tensor, Tensor]] = {}
+        self._stacked: dict[str, tuple[Tensor, Tensor]] = {}
+        for site in sites:
+            A, B = deltas.A[site.name], deltas.B[site.name] * site.scale
+            self._factors[site.name] = (A, B)
+            # (members·r, out) and (in, r) or (in, members·r): one product serves all members.
+            self._stacked[site.name] = (
+                A.reshape(-1, A.shape[-1]).t(),
+                B.permute(0, 2, 1).reshape(-1, B.shape[1]).contiguous(),
+            )
+        self._rows = torch.zeros(1, dtype=torch.long)
+        self._masks: dict[int, Tensor] = {}
+        self._own = False
+
+    def assign(self, rows: Tensor) -> None:
+        """Give each row its member: (rows, 1) for inputs (rows, tokens, ·), (1, tokens) for flat.
+
+        When rows are 0 … members−1 in order, each row is its own member and its delta is one small
+        product of its own; otherwise the members' products are stacked and masked.
+        """
+        self._rows = rows
+        self._masks = {}
+        self._own = (
+            self._m > 1
+            and rows.shape == (self._m, 1)
+            and bool((rows[:, 0] == torch.arange(self._m, device=rows.device)).all())
+        )
+
+    def _mask(self, rank: int) -> Tensor:
+        """One-hot membership, each column repeated ``rank`` times: (*rows.shape, members·rank)."""
+        if rank not in self._masks:
+            hot = nn.functional.one_hot(self._rows, self._m).to(torch.float32)
+            self._masks[rank] = hot.repeat_interleave(rank, dim=-1)
+        return self._masks[rank]
+
+    def delta(self, name: str, x: Tensor) -> Tensor:
+        """``scale · B_m A_m x`` per row in fp32, for x (rows, tokens, in)."""
+        x = x.to(torch.float32)
+        if self._own:
+            A, B = self._factors[name]
+            return (x @ A.transpose(-1, -2)) @ B.transpose(1, 2)
+        At, Bs = self._stacked[name]
+        h = x @ At
+        if self._m > 1:
+            rank = Bs.shape[0] // self._m
+            if h.shape[-1] == rank:
+                h = h.repeat(*(1,) * (h.dim() - 1), self._m)
+            h = h * self._mask(rank)
+        return h @ Bs
+
+    def hook(self, name: str) -> Any:
+        """A forward hook that adds the delta of site ``name``."""
+
+        def add(module: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> Tensor:
+            delta = self.delta(name, inputs[0])
+            if torch.is_grad_enabled():
+                return out + delta.to(out.dtype)
+            return out.add_(delta)  # a fresh tensor of the linear layer; rounds once, from fp32
+
+        return add
+
+
+@contextmanager
+def attached(
+    model: nn.Module, sites: tuple[Site, ...], deltas: Deltas | None, rows: Tensor | None = None
+) -> Iterator[Attachment | None]:
+    """Add the deltas to every forward pass of ``model`` inside the block.
+
+    ``rows`` gives each row its member (see `Attachment.assign`); None means member 0 everywhere.
+    With ``deltas`` None the model stays the base model. Differentiable with respect to A and B:
+
+        B = {s.name: torch.zeros(n, s.outputs, s.rank, requires_grad=True) for s in sites}
+        with attached(model, sites, Deltas(A, B), torch.arange(n)[:, None]):
+            logp, _ = token_logprobs(model, prompts, completions)
+        scores = torch.autograd.grad(logp.sum(), list(B.values()))   # per row, one backward
+    """
+    if deltas is None:
+        yield None
+        return
+    attachment = Attachment(sites, deltas)
+    attachment.assign(torch.zeros(1, 1, dtype=torch.long) if rows is None else rows)
+    handles = [
+        model.get_submodule(site.name).register_forward_hook(attachment.hook(site.name))
+        for site in sites
+    ]
+    try:
+        yield attachment
+    finally:
+        for handle in handles:
+            handle.remove()
