@@ -1,0 +1,312 @@
+"""Every setting of a run: typed, bounded, described once.
+
+The descriptions below are also the comments of the file that ``szpo init`` writes. Reading files,
+presets and ``--set`` is `szpo.configfile`'s business; what is made of the settings, that of
+`szpo.assemble`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+RESERVED = re.compile(r"^(con|prn|aux|nul|com\d|lpt\d)$")
+Count = Annotated[int, Field(ge=1, le=4096)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+FLOAT32_MAX = 3.4028234663852886e38
+
+
+class Section(BaseModel):
+    """A table of the settings file: unknown keys are refused, values are never converted."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Run(Section):
+    """Where the run lives and when it ends."""
+
+    name: str | None = Field(
+        None,
+        pattern=r"^[a-z0-9][a-z0-9-]{0,63}$",
+        description="Name of the run and of its file; left out: made from model, panel and seed.",
+    )
+    folder: str = Field("runs", min_length=1, description="Folder that holds the runs' files.")
+    seed: int = Field(
+        0, ge=0, lt=2**63, description="The only seed: everything random is derived from it."
+    )
+    votes: int | None = Field(
+        240, ge=1, le=100_000_000, description="Stop when this many votes are counted."
+    )
+    steps: int | None = Field(None, ge=1, le=10_000_000, description="Stop after this many steps.")
+    lag: Literal[0, 1] | None = Field(
+        None,
+        description="1 generates the next step while people vote on this one; left out: 0 for "
+        "panels inside the process, 1 for people.",
+    )
+    checkpoint_every: int = Field(
+        10, ge=0, le=1_000_000, description="Keep the tensors every so many steps; 0: never."
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_file_everywhere(cls, name: str | None) -> str | None:
+        if name is not None and RESERVED.match(name):
+            raise ValueError(f'"{name}" is reserved by some file systems; choose another name')
+        return name
+
+
+class Model(Section):
+    """The base model, which is never changed."""
+
+    name: str = Field(
+        "smollm2",
+        min_length=1,
+        description="smollm2, tiny, a local folder (safetensors only), or a hub id (owner/name).",
+    )
+    dtype: Literal["fp32", "bf16", "fp16"] = Field(
+        "bf16", description="Numbers of the base weights: fp32, bf16 or fp16; adapters are fp32."
+    )
+    quantization: Literal["nf4", "fp4"] | None = Field(
+        None, description="4-bit base weights: nf4 or fp4; left out: not quantised."
+    )
+    adapter: str | None = Field(
+        None, description="Folder of a PEFT LoRA adapter from which the run starts."
+    )
+    device: str = Field(
+        "cpu", pattern=r"^(cpu|cuda(:\d+)?|mps|xpu)$", description="cpu, cuda, cuda:1, mps or xpu."
+    )
+
+
+class Adapter(Section):
+    """The low-rank weights that carry what the votes teach."""
+
+    rank: int = Field(1, ge=1, le=1024, description="LoRA rank r.")
+    alpha: Positive | None = Field(
+        None, description="LoRA scale numerator; left out: equal to rank."
+    )
+    targets: list[str] = Field(
+        ["down_proj"], min_length=1, description="Module names that get an adapter."
+    )
+    layers: list[Annotated[int, Field(ge=0)]] | Literal["middle", "all"] = Field(
+        "middle",
+        description='"middle" (five layers centred at two thirds of the depth), "all", or a '
+        "list of layer numbers.",
+    )
+    train: Literal["B", "AB"] = Field(
+        "B", description="Train B over a fixed A, or both matrices (AB)."
+    )
+    init: Literal["inputs", "random"] = Field(
+        "inputs",
+        description="A from the leading directions of the layer's own inputs, or random.",
+    )
+
+
+class Subspace(Section):
+    """The few directions of the adapter in which the run may move."""
+
+    kind: Literal["score", "random", "full"] = Field(
+        "score",
+        description="score: principal directions of the policy's own log-probability gradient "
+        "(needs a local model); random: random orthonormal ones; full: every weight.",
+    )
+    dim: int = Field(8, ge=1, le=256, description="Number of coordinates d (not used by full).")
+    samples: int = Field(
+        384, ge=8, le=100_000, description="Base answers read during set-up; they cost no votes."
+    )
+    batch: int = Field(32, ge=1, le=4096, description="Answers per set-up batch.")
+
+
+class Optimizer(Section):
+    """How questions are made and what votes do."""
+
+    rule: Literal["auto", "bayes", "known", "sign", "margin"] = Field(
+        "auto",
+        description="bayes, known (link), sign or margin; auto: bayes up to 64 coordinates, "
+        "known above.",
+    )
+    pairing: Literal["antithetic", "forward"] = Field(
+        "antithetic", description="Compare θ+μv with θ−μv, or with θ as published (forward)."
+    )
+    directions: Count = Field(1, description="K: directions per step.")
+    comparisons: Count = Field(
+        8, description="N: comparisons per direction, each its own prompts."
+    )
+    votes: Count = Field(1, description="M: panelists asked per comparison.")
+    rows: Count = Field(8, description="D: prompts shown side by side in one comparison.")
+    kl_radius: Positive = Field(
+        0.72, le=1e6, description="κ: KL of one side from the centre, nats; makes μ = √(2κ/d)."
+    )
+    kl_step: Positive = Field(
+        0.03, le=1e6, description="κ_step: KL of one expected step, nats; makes the step size."
+    )
+    mu: Positive | None = Field(
+        None, le=1e6, description="Perturbation radius μ, instead of kl_radius."
+    )
+    alpha: Positive | None = Field(None, description="Step size α, instead of kl_step.")
+    forget: float = Field(
+        0.97, gt=0, le=1, allow_inf_nan=False, description="λ: weight of a vote one step older."
+    )
+    warmup: Annotated[int, Field(ge=0, le=1000)] | None = Field(
+        None, description="Steps that only measure; left out: 0, or 5 where α must be measured."
+    )
+    link: Literal["logistic", "probit", "cauchit", "linear", "cloglog"] = Field(
+        "logistic", description="logistic, probit, cauchit, linear or cloglog."
+    )
+    smoothing: Literal["haldane", "clip", "trim", "score", "laplace", "pooled"] = Field(
+        "haldane", description="How a vote share is kept inside (0, 1) under the rule known."
+    )
+    ties: Literal["half", "davidson"] = Field(
+        "half", description="A tie is half a vote each, or goes through Davidson's model."
+    )
+    block: int | None = Field(
+        None, ge=1, description="Perturb only this many random coordinates (ZBCPG)."
+    )
+    momentum: float = Field(
+        0.0, ge=0, lt=1, allow_inf_nan=False, description="ρ: share of past steps added again."
+    )
+    adam: bool = Field(False, description="Adam on small vectors (up to 4,096 coordinates).")
+    steer: bool = Field(
+        False, description="Let agreement between votes move κ within a quarter and four times."
+    )
+
+    @model_validator(mode="after")
+    def _step_fits_fp32(self) -> Self:
+        # 2·log(2·4096+1) bounds every Δ̂ that votes can give; the normal table ends at 4.33.
+        if self.alpha is not None and self.alpha * 4.33 * 2 * math.log(8193) > FLOAT32_MAX:
+            raise ValueError(f"alpha × Δ̂ × v would exceed fp32 range (alpha = {self.alpha:g})")
+        return self
+
+
+class Panel(Section):
+    """Who answers."""
+
+    kind: str = Field(
+        "bt70",
+        min_length=1,
+        description="people (through the panel's page or another process), a simulated panel "
+        "(bt70, half-beta, lapse10, hostile, mtbench), or an evaluator of your own.",
+    )
+    size: int = Field(5, ge=1, le=100_000, description="P: panelists.")
+    reward: str = Field(
+        "sentiment",
+        min_length=1,
+        description="What a simulated panel likes, unknown to the run: sentiment, length:40, "
+        "keyword:sea,sun, verify:no_comma, or a sum such as 0.7*sentiment+0.3*length:40.",
+    )
+    beta: Positive | None = Field(
+        None, description="Sharpness of a simulated panel; left out: fitted to 70 % agreement."
+    )
+    lease_minutes: Positive = Field(
+        10.0, le=10_080, description="How long a question stays with one person."
+    )
+    poll_seconds: Positive = Field(
+        2.0, le=3600, description="How often a run that waits for people looks for votes."
+    )
+
+
+class Prompts(Section):
+    """What the policy is asked."""
+
+    path: str | None = Field(
+        None, description="CSV, JSONL or chat lists of your own; left out: the prompts that ship."
+    )
+    system: str | None = Field(
+        None, max_length=65_536, description="System prompt put before every conversation."
+    )
+    heldout: float = Field(
+        0.25,
+        gt=0,
+        lt=1,
+        allow_inf_nan=False,
+        description="Share of your own prompts kept for measuring, where the file does not say.",
+    )
+
+
+class Generation(Section):
+    """How answers are sampled."""
+
+    max_new_tokens: int = Field(24, ge=1, le=4096, description="Longest answer, in tokens.")
+    temperature: Positive = Field(1.0, le=100, description="Sampling temperature.")
+    top_p: float = Field(1.0, gt=0, le=1, allow_inf_nan=False, description="Nucleus; 1: off.")
+    top_k: int = Field(0, ge=0, description="Only the k likeliest tokens; 0: all.")
+    stop: list[Annotated[str, Field(min_length=1)]] = Field(
+        [], max_length=16, description="Texts that end an answer."
+    )
+    common_random_numbers: bool = Field(
+        True, description="Both sides draw from the same uniform numbers."
+    )
+
+
+class Guards(Section):
+    """Bands that pause a run when it leaves them; left out: not watched."""
+
+    kl: Positive | None = Field(None, description="Highest KL to the base, nats per completion.")
+    min_length: Positive | None = Field(None, description="Lowest mean answer length, tokens.")
+    max_length: Positive | None = Field(None, description="Highest mean answer length, tokens.")
+    repetition: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Highest share of repeated word pairs within answers.",
+    )
+
+    @model_validator(mode="after")
+    def _band_is_open(self) -> Self:
+        if self.min_length and self.max_length and self.min_length >= self.max_length:
+            raise ValueError(
+                f"min_length {self.min_length:g} must be below max_length {self.max_length:g}"
+            )
+        return self
+
+
+class Evaluation(Section):
+    """Measuring on held-out prompts, before and after; costs no votes."""
+
+    prompts: Count = Field(64, description="Held-out prompts.")
+    samples: Count = Field(8, description="Answers to each.")
+
+
+class Config(Section):
+    """A run's settings, one attribute per table of the file."""
+
+    run: Run = Field(default_factory=lambda: Run())
+    model: Model = Field(default_factory=lambda: Model())
+    adapter: Adapter = Field(default_factory=lambda: Adapter())
+    subspace: Subspace = Field(default_factory=lambda: Subspace())
+    optimizer: Optimizer = Field(default_factory=lambda: Optimizer())
+    panel: Panel = Field(default_factory=lambda: Panel())
+    prompts: Prompts = Field(default_factory=lambda: Prompts())
+    generation: Generation = Field(default_factory=lambda: Generation())
+    guards: Guards = Field(default_factory=lambda: Guards())
+    evaluation: Evaluation = Field(default_factory=lambda: Evaluation())
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> Self:
+        if self.panel.kind != "people" and self.optimizer.votes > self.panel.size:
+            raise ValueError(
+                f"optimizer.votes {self.optimizer.votes} needs {self.optimizer.votes} panelists; "
+                f"panel.size is {self.panel.size}"
+            )
+        if self.run.votes is None and self.run.steps is None:
+            raise ValueError("run.votes and run.steps are both None; give one of them to end on")
+        if self.optimizer.momentum and self.optimizer.adam:
+            raise ValueError("optimizer.momentum and optimizer.adam exclude each other")
+        return self
+
+    @property
+    def steps(self) -> int:
+        """Steps after which the run ends: the explicit number, or what the votes pay for."""
+        from_votes = (
+            None if self.run.votes is None else math.ceil(self.run.votes / self.votes_per_step)
+        )
+        both = [n for n in (self.run.steps, from_votes) if n is not None]
+        return min(both)
+
+    @property
+    def votes_per_step(self) -> int:
+        """K · N · M."""
+        return self.optimizer.directions * self.optimizer.comparisons * self.optimizer.votes
