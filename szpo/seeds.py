@@ -1,0 +1,95 @@
+"""Named randomness: every random number of a run is a pure function of its root seed and a name.
+
+Keys are derived, never stored, and streams are counter based (NumPy's Philox raw words, a stream
+that NumPy promises to keep), so any slice can be made anywhere, in any order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+from numpy.typing import NDArray
+
+from szpo.errors import UsageError
+
+SEED_LIMIT = 2**63
+"""Root seeds are integers 0 <= seed < 2**63, so that SQLite can hold them."""
+
+
+def derive(
+    root_seed: int,
+    purpose: str,
+    *,
+    step: int | None = None,
+    k: int | None = None,
+    name: str | None = None,
+    version: int = 1,
+) -> bytes:
+    """The 16-byte key of a purpose: the head of SHA-256 over a canonical JSON list.
+
+    The list is ["szpo", version, root_seed, purpose, step, k, name], without spaces, ASCII.
+
+    Raises:
+        UsageError: the root seed is not an integer in [0, 2**63).
+
+    >>> derive(0, "direction", step=0, k=0).hex()
+    '633ae1658f10c74e281924843f27debe'
+    """
+    if isinstance(root_seed, bool) or not isinstance(root_seed, int):
+        raise UsageError(f"seed: {root_seed!r} is not an integer; give one in [0, 2**63)")
+    if not 0 <= root_seed < SEED_LIMIT:
+        raise UsageError(f"seed: {root_seed} is out of range; give an integer in [0, 2**63)")
+    # int() so that a NumPy integer and a plain one give the same text.
+    parts = ["szpo", version, root_seed, purpose, _plain(step), _plain(k), name]
+    text = json.dumps(parts, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode("ascii")).digest()[:16]
+
+
+def bits(key: bytes, n: int, start: int = 0) -> NDArray[np.uint64]:
+    """Words start … start + n − 1 of the key's stream; any slice agrees with the whole.
+
+    >>> whole = bits(bytes(16), 10)
+    >>> bool((bits(bytes(16), 4, start=3) == whole[3:7]).all())
+    True
+    """
+    block, skip = divmod(start, 4)  # Philox 4x64 makes four words per counter value
+    stream = np.random.Philox(counter=block, key=int.from_bytes(key, "little"))
+    words: NDArray[np.uint64] = stream.random_raw(n + skip)[skip:]
+    return words
+
+
+def uniform(key: bytes, n: int, start: int = 0) -> NDArray[np.float64]:
+    """Numbers in [0, 1): the top 53 bits of each word, so exact on every machine."""
+    return (bits(key, n, start) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def integer(key: bytes, index: int, below: int) -> int:
+    """The index-th integer in [0, below) of the key; uneven by less than below / 2**64.
+
+    Raises:
+        UsageError: ``below`` is not positive.
+    """
+    if below < 1:
+        raise UsageError(f"seeds.integer: below is {below}; it must be at least 1")
+    return int(bits(key, 1, index)[0]) * below >> 64
+
+
+def permutation(key: bytes, n: int) -> NDArray[np.int64]:
+    """A random order of 0 … n − 1: the ranks of n words.
+
+    >>> sorted(permutation(derive(1, "prompts", step=0), 5).tolist())
+    [0, 1, 2, 3, 4]
+    """
+    return np.argsort(bits(key, n), kind="stable").astype(np.int64)
+
+
+def branch_seed(parent_root_seed: int, parent_step: int, name: str) -> int:
+    """The root seed of a branch: its own, and a function of parent, step and name."""
+    key = derive(parent_root_seed, "branch", step=parent_step, name=name)
+    return int.from_bytes(key[:8], "big") >> 1
+
+
+def _plain(number: int | None) -> int | None:
+    return None if number is None else int(number)

@@ -1,0 +1,276 @@
+"""The settings of a run's optimizer, their defaults, and their form in the ledger.
+
+Everything `szpo.optimizer` does is a function of these settings and of the recorded votes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from szpo import links
+from szpo.coordinates import Space, layout_dim
+from szpo.directions import Law
+from szpo.errors import UsageError
+from szpo.types import Layout, Pairing, Rule
+
+SMALL_DIM = 4096
+"""Largest space whose updates may be recorded as a vector (momentum, Adam)."""
+BAYES_DIM = 256
+SMOOTHINGS = ("haldane", "clip", "trim", "laplace", "score", "second", "posterior", "pooled")
+RULES = ("known", "sign", "margin", "bayes")
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """A value that changes with the step t: start · shape(t), all in exactly rounded operations.
+
+    ``inverse_sqrt``: 1/√(1 + t/horizon); ``inverse``: 1/(1 + t/horizon); ``linear``: from 1 down
+    to ``floor`` at t = horizon, then flat; ``constant``: 1. ``start`` None stands for the default
+    value (α, μ).
+
+    >>> Schedule("inverse", 0.2, horizon=10).at(10)
+    0.1
+    """
+
+    kind: Literal["constant", "inverse_sqrt", "inverse", "linear"] = "constant"
+    start: float | None = None
+    horizon: float = 100.0
+    floor: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("constant", "inverse_sqrt", "inverse", "linear"):
+            raise UsageError(f"schedule: {self.kind!r} is unknown")
+        if not self.horizon > 0 or not 0 <= self.floor <= 1:
+            raise UsageError("schedule: horizon must be positive and floor within [0, 1]")
+        _positive("schedule start", self.start)
+
+    def shape(self, step: int) -> float:
+        """The factor at that step; 1 at step 0."""
+        if self.kind == "inverse_sqrt":
+            return 1 / math.sqrt(1 + step / self.horizon)
+        if self.kind == "inverse":
+            return 1 / (1 + step / self.horizon)
+        if self.kind == "linear":
+            return 1 - (1 - self.floor) * min(step / self.horizon, 1.0)
+        return 1.0
+
+    def at(self, step: int, default: float = 1.0) -> float:
+        """The value at that step."""
+        return (default if self.start is None else self.start) * self.shape(step)
+
+
+@dataclass(frozen=True, slots=True)
+class Adam:
+    """Adam's constants (Kingma & Ba 2015); β is called decay here, β is the panel's."""
+
+    decay1: float = 0.9
+    decay2: float = 0.999
+    epsilon: float = 1e-8
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All of the optimizer's settings; `defaults` fills them for a space.
+
+    ``mu`` None: μ = scale · √(2 · kl_radius / d). ``alpha`` None: the value whose expected step is
+    as long as √(2 · kl_step) in whitened units (see `szpo.optimizer.default_alpha`); under
+    ``bayes`` only the shape of a schedule counts. ``tie_nu`` is Davidson's ν; None estimates it
+    from the share of ties so far. ``coef_cap``: a step moves along a direction by at most so many
+    μ. ``steering``: the bounds of the KL radius, or None for a constant one.
+
+    Raises:
+        UsageError: a value out of range, or a combination that cannot work.
+    """
+
+    root_seed: int
+    layout: Layout
+    law: Law
+    rule: Rule
+    pairing: Pairing = "antithetic"
+    K: int = 1
+    N: int = 8
+    M: int = 1
+    D: int = 8
+    mu: float | Schedule | None = None
+    alpha: float | Schedule | None = None
+    link: str = "logistic"
+    smoothing: str = "haldane"
+    trim: float = 4.0
+    ties: Literal["half", "davidson"] = "half"
+    tie_nu: float | None = None
+    kl_radius: float = 0.72
+    kl_step: float = 0.03
+    scale: float = 1.0
+    forget: float = 0.97
+    warmup: int = 0
+    momentum: float = 0.0
+    momentum_terms: int = 16
+    adam: Adam | None = None
+    steering: tuple[float, float] | None = None
+    coef_cap: float = 10.0
+    prior_mean: tuple[float, ...] | None = None
+    prior_precision: tuple[tuple[float, ...], ...] | None = None
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    @property
+    def space(self) -> Space:
+        """The coordinates and the law of their directions."""
+        return Space(self.root_seed, self.layout, self.law)
+
+    @property
+    def dim(self) -> int:
+        """The number of trainable coordinates d."""
+        return layout_dim(self.layout)
+
+    @property
+    def small(self) -> bool:
+        """Updates may be recorded as one vector."""
+        return len(self.layout) == 1 and self.dim <= SMALL_DIM
+
+    @property
+    def distance(self) -> int:
+        """How many μ the two policies of a comparison stand apart: 2 antithetic, 1 forward."""
+        return 2 if self.pairing == "antithetic" else 1
+
+    @property
+    def vectored(self) -> bool:
+        """A step is recorded as one vector row instead of one coefficient per direction."""
+        return self.rule == "bayes" or self.adam is not None or (self.momentum > 0 and self.small)
+
+
+def defaults(
+    root_seed: int, layout: Layout, *, rule: Rule | None = None, **changes: Any
+) -> Settings:
+    """The default settings for a space: `bayes` for d ≤ 64, `known` with five warm-up steps above.
+
+    >>> settings = defaults(1, (("z", (8,)),))
+    >>> settings.rule, settings.law.normalise, settings.N, settings.warmup
+    ('bayes', True, 8, 0)
+    >>> settings = defaults(1, (("w", (100, 100)),), rule="sign", N=4)
+    >>> settings.law.normalise, settings.N, settings.warmup
+    (False, 4, 0)
+
+    Raises:
+        UsageError: an unknown setting, or one out of range.
+    """
+    dim = layout_dim(layout)
+    chosen: Rule = rule if rule is not None else ("bayes" if dim <= 64 else "known")
+    wide = chosen in ("known", "margin") and dim > 64
+    base: dict[str, Any] = {
+        "law": Law.for_dim(dim),
+        "warmup": 5 if wide and changes.get("alpha") is None else 0,
+    }
+    unknown = set(changes) - {field.name for field in dataclasses.fields(Settings)}
+    if unknown:
+        raise UsageError(f"settings: {', '.join(sorted(unknown))} unknown to the optimizer")
+    return Settings(root_seed=root_seed, layout=layout, rule=chosen, **{**base, **changes})
+
+
+def settings_to_json(settings: Settings) -> dict[str, Any]:
+    """The settings as plain JSON values; `settings_from_json` gives equal settings back."""
+    plain: dict[str, Any] = _plain(dataclasses.asdict(settings))
+    return plain
+
+
+def settings_from_json(body: Mapping[str, Any]) -> Settings:
+    """Settings from their JSON form.
+
+    Raises:
+        UsageError: a field is missing, unknown, or out of range.
+    """
+    values = dict(body)
+    try:
+        values["layout"] = tuple((name, tuple(shape)) for name, shape in values["layout"])
+        values["law"] = Law(**values["law"])
+        for name in ("mu", "alpha"):
+            if isinstance(values.get(name), Mapping):
+                values[name] = Schedule(**values[name])
+        if values.get("adam") is not None:
+            values["adam"] = Adam(**values["adam"])
+        for name in ("steering", "prior_mean"):
+            if values.get(name) is not None:
+                values[name] = tuple(values[name])
+        if values.get("prior_precision") is not None:
+            values["prior_precision"] = tuple(tuple(row) for row in values["prior_precision"])
+        return Settings(**values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"settings: cannot be read ({error})") from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _positive(name: str, value: float | None) -> None:
+    if value is not None and not (value > 0 and math.isfinite(value)):
+        raise UsageError(f"settings: {name} is {value}; it must be a positive number")
+
+
+def _check(s: Settings) -> None:
+    dim = s.space.dim  # checks seed, layout and law
+    if s.rule not in RULES:
+        raise UsageError(f"settings: rule {s.rule!r} is unknown; choose {', '.join(RULES)}")
+    if s.pairing not in ("antithetic", "forward"):
+        raise UsageError(f"settings: pairing {s.pairing!r}; choose antithetic or forward")
+    if s.smoothing not in SMOOTHINGS:
+        raise UsageError(f"settings: smoothing {s.smoothing!r}; choose {', '.join(SMOOTHINGS)}")
+    if s.ties not in ("half", "davidson"):
+        raise UsageError(f"settings: ties {s.ties!r}; choose half or davidson")
+    links.link(s.link)
+    for name in ("K", "N", "M", "D"):
+        if not isinstance(getattr(s, name), int) or getattr(s, name) < 1:
+            raise UsageError(f"settings: {name} is {getattr(s, name)}; give an integer from 1 up")
+    for name in ("mu", "alpha"):
+        if not isinstance(value := getattr(s, name), Schedule):
+            _positive(name, value)
+    for name in ("trim", "kl_radius", "kl_step", "scale", "coef_cap"):
+        _positive(name, getattr(s, name))
+    if s.tie_nu is not None and not (s.tie_nu >= 0 and math.isfinite(s.tie_nu)):
+        raise UsageError(f"settings: tie_nu is {s.tie_nu}; it must not be negative")
+    if not 0 < s.forget <= 1:
+        raise UsageError(f"settings: forget is {s.forget}; it must be within (0, 1]")
+    if not 0 <= s.momentum < 1 or s.momentum_terms < 0 or s.warmup < 0:
+        raise UsageError("settings: momentum must be in [0, 1), its terms and warm-up not negative")
+    if s.steering is not None and not 0 < s.steering[0] <= s.kl_radius <= s.steering[1]:
+        raise UsageError(f"settings: steering {s.steering} must contain kl_radius {s.kl_radius}")
+    if s.link != "logistic" and (s.ties == "davidson" or s.smoothing in ("second", "posterior")):
+        raise UsageError("settings: davidson, second and posterior are for the logistic link")
+    if s.ties == "davidson" and s.smoothing != "haldane":
+        raise UsageError("settings: davidson ties go with the haldane smoothing only")
+    if s.warmup and (s.rule in ("sign", "bayes") or s.alpha is not None):
+        raise UsageError("settings: a warm-up measures alpha for known and margin; set warmup = 0")
+    if s.adam is not None and (s.momentum > 0 or s.rule == "bayes" or not s.small):
+        raise UsageError(
+            f"settings: Adam needs one tensor of at most {SMALL_DIM} coordinates, "
+            "no momentum, and another rule than bayes"
+        )
+    if s.rule == "bayes":
+        _check_bayes(s, dim)
+    elif s.prior_mean is not None or s.prior_precision is not None:
+        raise UsageError("settings: a prior on the gradient belongs to the rule bayes")
+
+
+def _check_bayes(s: Settings, dim: int) -> None:
+    if len(s.layout) != 1 or dim > BAYES_DIM:
+        raise UsageError(f"settings: bayes needs one tensor of at most {BAYES_DIM} coordinates")
+    if s.link != "logistic":
+        raise UsageError("settings: bayes knows the logistic link only; use known, sign or margin")
+    if s.momentum > 0:
+        raise UsageError("settings: bayes keeps past votes itself; set momentum = 0")
+    if s.alpha is not None and not (isinstance(s.alpha, Schedule) and s.alpha.start is None):
+        raise UsageError("settings: bayes takes its step from kl_step; alpha may be a shape only")
+    if s.prior_mean is not None and len(s.prior_mean) != dim:
+        raise UsageError(f"settings: prior_mean has {len(s.prior_mean)} of {dim} values")
+    rows = s.prior_precision
+    if rows is not None and (len(rows) != dim or any(len(row) != dim for row in rows)):
+        raise UsageError(f"settings: prior_precision must be {dim} by {dim}")
