@@ -240,7 +240,7 @@ def _check(s: Settings) -> None:
     if not 0 < s.forget <= 1:
         raise UsageError(f"settings: forget is {s.forget}; it must be within (0, 1]")
     if not 0 <= s.momentum < 1 or s.momentum_terms < 0 or s.warmup < 0:
-        raise UsageError("settings: momentum must be in [0, 1), its terms and warm-up not negative")
+        raise UsageError("settings: momentum must be in [0, 1), terms and warm-up not negative")
     if s.steering is not None and not 0 < s.steering[0] <= s.kl_radius <= s.steering[1]:
         raise UsageError(f"settings: steering {s.steering} must contain kl_radius {s.kl_radius}")
     if s.link != "logistic" and (s.ties == "davidson" or s.smoothing in ("second", "posterior")):
