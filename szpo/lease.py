@@ -1,0 +1,139 @@
+"""Who may drive a run: a lease with an epoch, and the flags by which people pause or stop it.
+
+The lease keeps a second controller away; the epoch is the fence. Each taking of the lease raises
+it, and triggers refuse every write of a step or an update under an older one, so a controller
+that slept through its lease fails cleanly instead of writing twice.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from dataclasses import dataclass
+
+from szpo.errors import LeaseError, UsageError
+from szpo.ledger import Ledger, Record
+
+DEFAULT_TTL_US = 60_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A held lease: its holder's name, the epoch that fences its writes, its length in µs."""
+
+    holder: str
+    epoch: int
+    ttl_us: int
+
+
+def controller(ledger: Ledger) -> Record:
+    """The run's row in `controller`."""
+    return ledger.query("SELECT * FROM controller WHERE run = ?", (ledger.run,))[0]
+
+
+def own_name() -> str:
+    """host:process:random, so that a dead process of this host is recognised."""
+    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+
+
+def acquire(ledger: Ledger, holder: str | None = None, ttl_us: int = DEFAULT_TTL_US) -> Lease:
+    """Take the run if it is free, its lease has run out, or its holder's process is gone.
+
+    Raises:
+        LeaseError: somebody else holds it.
+    """
+    holder = holder or own_name()
+    with ledger.transaction("controller"):
+        row = controller(ledger)
+        left_us = 0 if row["lease"] is None else row["expires_us"] - ledger.clock()
+        # A lease from a clock that was ahead must not lock the run for longer than one length.
+        if 0 < left_us <= 10 * ttl_us and row["lease"] != holder and not _gone(row["lease"]):
+            raise LeaseError(
+                f"{ledger.path.name}: run by {row['lease']} for {left_us / 1e6:.0f} s more; "
+                "stop that controller or wait"
+            )
+        epoch = row["epoch"] + 1
+        ledger.execute(
+            "UPDATE controller SET lease = ?, expires_us = ?, epoch = ? WHERE run = ?",
+            (holder, ledger.clock() + ttl_us, epoch, ledger.run),
+        )
+    return Lease(holder, epoch, ttl_us)
+
+
+def renew(ledger: Ledger, lease: Lease) -> None:
+    """Push the end of the lease back; nobody else may have taken it meanwhile.
+
+    Raises:
+        LeaseError: another controller has.
+    """
+    with ledger.transaction("controller"):
+        check(ledger, lease)
+        ledger.execute(
+            "UPDATE controller SET lease = ?, expires_us = ? WHERE run = ?",
+            (lease.holder, ledger.clock() + lease.ttl_us, ledger.run),
+        )
+
+
+def check(ledger: Ledger, lease: Lease) -> None:
+    """Raise LeaseError if the lease's epoch is no longer the run's."""
+    epoch = controller(ledger)["epoch"]
+    if epoch != lease.epoch:
+        raise LeaseError(
+            f"{ledger.path.name}: another controller has taken this run over (epoch {epoch}, "
+            f"this one {lease.epoch}); this one stops"
+        )
+
+
+def release(ledger: Ledger, lease: Lease) -> None:
+    """Give the run back; harmless when somebody else has it by now."""
+    with ledger.transaction("controller"):
+        ledger.execute(
+            "UPDATE controller SET lease = NULL, expires_us = NULL WHERE run = ? AND epoch = ?",
+            (ledger.run, lease.epoch),
+        )
+
+
+def pause(ledger: Ledger, by: str, reason: str) -> None:
+    """Ask whoever drives the run to pause before its next step; recorded as an event."""
+    if not reason:
+        raise UsageError("pause: give a reason; it is shown to panelists and in the report")
+    with ledger.transaction(by):
+        ledger.execute(
+            "UPDATE controller SET paused_by = ?, pause_reason = ? WHERE run = ?",
+            (by, reason, ledger.run),
+        )
+        ledger.record_event("pause", by, {"reason": reason})
+
+
+def unpause(ledger: Ledger, by: str) -> None:
+    """Let a paused run go on."""
+    with ledger.transaction(by):
+        if controller(ledger)["paused_by"] is None:
+            return
+        ledger.execute(
+            "UPDATE controller SET paused_by = NULL, pause_reason = NULL WHERE run = ?",
+            (ledger.run,),
+        )
+        ledger.record_event("unpause", by, {})
+
+
+def stop_at(ledger: Ledger, step: int | None, by: str) -> None:
+    """Ask the run to end before ``step``; None withdraws the wish."""
+    with ledger.transaction(by):
+        ledger.execute("UPDATE controller SET stop_at = ? WHERE run = ?", (step, ledger.run))
+        ledger.record_event("stop", by, {"step": step})
+
+
+def _gone(holder: str) -> bool:
+    host, _, rest = holder.partition(":")
+    pid = rest.partition(":")[0]
+    if host != socket.gethostname() or not pid.isdigit() or os.name != "posix":
+        return False
+    try:
+        os.kill(int(pid), 0)  # signal 0 only asks whether the process exists
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False

@@ -1,0 +1,552 @@
+"""The ledger: one SQLite file that holds a run, append-only, hash-chained, safe to kill.
+
+WAL with synchronous=FULL, STRICT tables, every write inside BEGIN IMMEDIATE. Each appended row's
+hash goes into an event of the same transaction, and each event covers the hash of the one before.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlite_utils import Database
+
+from szpo import coordinates, records
+from szpo.errors import IntegrityError, LeaseError, RunError, StorageError, UsageError
+from szpo.records import canonical, sha256
+from szpo.types import Comparison, Layout, Row, Theta, Update
+
+APPLICATION_ID: Final = 0x535A504F
+SCHEMA_VERSION: Final = 1
+THETA0: Final = "theta0/"
+"""Tensors of this prefix are the start of the master coordinates; without any it is zero."""
+NO_BASE: Final = sha256("no base model")
+"""The base hash of policies that stand on no stored model."""
+
+Clock = Callable[[], int]
+"""Microseconds since 1970; injected everywhere, so that no test waits."""
+Record = dict[str, Any]
+
+_NETWORK_FILESYSTEMS = ("nfs", "cifs", "smb", "fuse.sshfs", "afs", "ncp")
+_PRAGMAS = (
+    "PRAGMA busy_timeout=10000",
+    "PRAGMA synchronous=FULL",
+    "PRAGMA foreign_keys=ON",
+    "PRAGMA recursive_triggers=ON",  # else REPLACE would delete without firing triggers
+    "PRAGMA trusted_schema=OFF",
+    "PRAGMA cell_size_check=ON",
+    "PRAGMA mmap_size=0",
+)
+
+
+def now_us() -> int:
+    """The wall clock, in microseconds: data for people, never an input of the algorithm."""
+    return time.time_ns() // 1000
+
+
+def schema() -> str:
+    """The whole DDL: the file schema.sql and the append-only triggers of every chained table."""
+    text = resources.files("szpo").joinpath("schema.sql").read_text(encoding="utf-8")
+    guards = []
+    for table in [*records.CHAINED, "events"]:
+        if table == "assignments":  # part of it is mutable; its triggers stand in the file
+            continue
+        for action in ("UPDATE", "DELETE"):
+            guards.append(
+                f"CREATE TRIGGER {table}_no_{action.lower()} BEFORE {action} ON {table} "
+                f"BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END;"
+            )
+    return text + "\n".join(guards)
+
+
+class Ledger:
+    """An open run. Safe to use from several threads; one write transaction at a time.
+
+    Make one with `Ledger.create` or `Ledger.open`; close it, or use it in a `with` block.
+    """
+
+    def __init__(self, path: Path, conn: sqlite3.Connection, clock: Clock, readonly: bool):
+        self.path = path
+        self.clock = clock
+        self.readonly = readonly
+        self.db = Database(conn)
+        self._conn = conn
+        self._lock = threading.RLock()
+        self._pid = os.getpid()
+        self._depth = 0
+        self._pending: list[list[str]] = []
+        found = self.query("SELECT * FROM runs ORDER BY created_us LIMIT 1")
+        if not found:
+            raise IntegrityError(f"{path}: the table runs is empty; restore the file from a copy")
+        self.row: Final[Record] = found[0]
+        self.run: Final[str] = self.row["run"]
+        self.root_seed: Final[int] = self.row["root_seed"]
+        self.basis_sha256: Final[str | None] = self.row["basis_sha256"]
+        self.spec: Final[Record] = json.loads(self.row["spec"])
+
+    # ---- making and opening ----
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        spec: Mapping[str, Any],
+        *,
+        root_seed: int,
+        layout: Layout,
+        direction_version: int,
+        base_sha256: str = NO_BASE,
+        basis_sha256: str | None = None,
+        tensors: Mapping[str, NDArray[Any]] | None = None,
+        run: str | None = None,
+        parent: str | None = None,
+        parent_step: int | None = None,
+        clock: Clock = now_us,
+    ) -> Ledger:
+        """Write a new file, whole or not at all (mode 0600), and open it.
+
+        ``spec`` is stored as canonical JSON with the layout under spec["space"]["layout"].
+
+        Raises:
+            StorageError: the file exists, or its folder cannot be written or is on a network.
+            UsageError: the spec is not JSON.
+        """
+        path = Path(path)
+        _check_place(path, new=True)
+        space = {**spec.get("space", {}), "layout": [[n, list(s)] for n, s in layout]}
+        try:
+            text = canonical({**spec, "space": space})
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"spec of {path.name}: {error}; use plain JSON values") from None
+        row: Record = {
+            "run": run or secrets.token_hex(8),
+            "parent": parent,
+            "parent_step": parent_step,
+            "root_seed": int(root_seed),
+            "spec": text,
+            "spec_sha256": sha256(text),
+            "base_sha256": base_sha256,
+            "basis_sha256": basis_sha256,
+            "layout_sha256": coordinates.layout_sha256(layout),
+            "direction_version": direction_version,
+            "created_us": clock(),
+        }
+        draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        try:
+            os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            conn = _connect(draft, readonly=False)
+            try:
+                conn.executescript(f"BEGIN IMMEDIATE;\n{schema()}\nCOMMIT;")
+                conn.execute("BEGIN IMMEDIATE")
+                _insert(conn, "runs", row)
+                conn.execute("INSERT INTO controller (run) VALUES (?)", (row["run"],))
+                hashes = [["runs", row["run"], records.row_sha256("runs", row)]]
+                for name, array in sorted((tensors or {}).items()):
+                    tensor = _tensor_row(name, array)
+                    _insert(conn, "tensors", tensor)
+                    key = records.row_key("tensors", tensor)
+                    hashes.append(["tensors", key, records.row_sha256("tensors", tensor)])
+                event = _event(row, None, clock(), "szpo", "rows", {"rows": hashes})
+                _insert(conn, "events", event)
+                conn.execute("COMMIT")
+            finally:
+                conn.close()
+            os.link(draft, path)  # fails, never overwrites, if somebody was faster
+        except FileExistsError:
+            raise StorageError(f"{path} already exists; choose another name") from None
+        except (OSError, sqlite3.Error) as error:
+            raise StorageError(f"{path}: cannot be written ({error})") from None
+        finally:
+            draft.unlink(missing_ok=True)
+        return cls.open(path, clock=clock)
+
+    @classmethod
+    def open(cls, path: str | Path, *, readonly: bool = False, clock: Clock = now_us) -> Ledger:
+        """Open a run's file.
+
+        Raises:
+            StorageError: no such file, not a ledger, or a network file system.
+            UsageError: the file's schema is newer than this szpo.
+            IntegrityError: the file is damaged.
+        """
+        path = Path(path)
+        _check_place(path, new=False)
+        conn = None
+        try:
+            conn = _connect(path, readonly=readonly)
+            found = conn.execute("PRAGMA application_id").fetchone()[0]
+            if found != APPLICATION_ID:
+                raise StorageError(f"{path} is not a szpo ledger (application_id {found})")
+            version = conn.execute("PRAGMA user_version").fetchone()[0]
+            if version > SCHEMA_VERSION:
+                raise UsageError(
+                    f"{path}: schema {version}; this szpo reads up to {SCHEMA_VERSION}: upgrade"
+                )
+            if not readonly:
+                conn.execute("PRAGMA journal_mode=WAL")
+            return cls(path, conn, clock, readonly)
+        except sqlite3.Error as error:
+            if conn is not None:
+                conn.close()
+            _translate(path, error)
+        except BaseException:
+            if conn is not None:
+                conn.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file; an open transaction is rolled back."""
+        with self._lock:
+            self._conn.close()
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ---- writing ----
+
+    @contextmanager
+    def transaction(self, actor: str = "szpo") -> Iterator[None]:
+        """One BEGIN IMMEDIATE … COMMIT; a nested one joins it, an exception rolls all back."""
+        with self._lock:
+            if self._depth:
+                yield
+                return
+            self.execute("BEGIN IMMEDIATE")
+            self._depth, self._pending = 1, []
+            try:
+                yield
+                if self._pending:
+                    rows, self._pending = self._pending, []
+                    self._add_event("rows", actor, {"rows": rows})
+                self.execute("COMMIT")
+            except BaseException:
+                if self._conn.in_transaction:
+                    self._conn.execute("ROLLBACK")
+                raise
+            finally:
+                self._depth, self._pending = 0, []
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> sqlite3.Cursor:
+        """Run one statement, with SQLite's errors in this project's words."""
+        with self._lock:
+            if os.getpid() != self._pid:
+                raise UsageError(f"{self.path}: opened before a fork; open it again in the child")
+            try:
+                return self.db.execute(sql, parameters)
+            except sqlite3.Error as error:
+                _translate(self.path, error)
+
+    def append(self, table: str, row: Mapping[str, Any]) -> Record:
+        """Insert a row into an append-only table and note its hash for the transaction's event.
+
+        Returns the row as stored, with the id that the file gave it.
+
+        Raises:
+            RunError: a number is not finite.
+        """
+        if not self._depth:
+            raise UsageError(f"append to {table}: open a transaction first")
+        stored = {column: _plain(table, column, value) for column, value in row.items()}
+        cursor = self.execute(_insert_sql(table, tuple(stored)), list(stored.values()))
+        key = records.KEYS[table][0]
+        stored.setdefault(key, cursor.lastrowid)
+        whole = {column: stored.get(column) for column in records.CHAINED[table]}
+        self._pending.append(
+            [table, records.row_key(table, whole), records.row_sha256(table, whole)]
+        )
+        return stored
+
+    def record_event(self, kind: str, actor: str, body: Mapping[str, Any]) -> None:
+        """Append an event; inside an open transaction it becomes part of it."""
+        if kind == "rows":
+            raise UsageError("events of kind 'rows' are written by the ledger itself")
+        with self.transaction(actor):
+            self._add_event(kind, actor, body)
+
+    def _add_event(self, kind: str, actor: str, body: Mapping[str, Any]) -> None:
+        last = self.query("SELECT event, row_sha256 FROM events ORDER BY event DESC LIMIT 1")
+        event = _event(self.row, last[0] if last else None, self.clock(), actor, kind, body)
+        self.execute(_insert_sql("events", tuple(event)), list(event.values()))
+
+    # ---- reading ----
+
+    def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[Record]:
+        """All rows of a SELECT as dictionaries."""
+        with self._lock:
+            cursor = self.execute(sql, parameters)
+            names = [column[0] for column in cursor.description]
+            try:
+                return [dict(zip(names, values, strict=True)) for values in cursor]
+            except sqlite3.Error as error:
+                _translate(self.path, error)
+
+    @property
+    def layout(self) -> Layout:
+        """Names and shapes of the master coordinates."""
+        return tuple((name, tuple(shape)) for name, shape in self.spec["space"]["layout"])
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """Stored tensors by name."""
+        return {
+            row["name"]: np.frombuffer(row["bytes"], dtype=row["dtype"])
+            .reshape(json.loads(row["shape"]))
+            .copy()
+            for row in self.query("SELECT * FROM tensors ORDER BY name")
+        }
+
+    def start(self) -> Theta:
+        """θ₀: the tensors named theta0/…, or zeros."""
+        rows = self.query(
+            "SELECT * FROM tensors WHERE name >= ? AND name < ?", (THETA0, THETA0[:-1] + "0")
+        )
+        given = {
+            row["name"][len(THETA0) :]: np.frombuffer(row["bytes"], dtype="<f4")
+            .reshape(json.loads(row["shape"]))
+            .astype(np.float32)
+            for row in rows
+        }
+        if not given:
+            return coordinates.zeros(self.layout)
+        return {name: given[name] for name, _ in self.layout}
+
+    def steps(self) -> list[Record]:
+        """The rows of `steps`, in order."""
+        return self.query("SELECT * FROM steps WHERE run = ? ORDER BY step", (self.run,))
+
+    def step(self, step: int) -> Record | None:
+        """The row of one step, or None."""
+        found = self.query("SELECT * FROM steps WHERE run = ? AND step = ?", (self.run, step))
+        return found[0] if found else None
+
+    def last_applied(self) -> int | None:
+        """The last step whose update stands in the ledger."""
+        sql = "SELECT max(step) AS step FROM updates WHERE run = ?"
+        step: int | None = self.query(sql, (self.run,))[0]["step"]
+        return step
+
+    def head(self) -> str:
+        """theta_sha256 after the last applied step (of θ₀ before the first)."""
+        rows = self.query(
+            "SELECT theta_sha256 FROM updates WHERE run = ? ORDER BY step DESC, k DESC LIMIT 1",
+            (self.run,),
+        )
+        if rows:
+            return str(rows[0]["theta_sha256"])
+        return coordinates.digest(self.start(), self.layout, self.basis_sha256)
+
+    def heads(self) -> list[str]:
+        """theta_sha256 before the first step and after each applied one, in order."""
+        rows = self.query(
+            "SELECT theta_sha256 FROM updates WHERE run = ? GROUP BY step ORDER BY step",
+            (self.run,),
+        )
+        first = coordinates.digest(self.start(), self.layout, self.basis_sha256)
+        return [first, *(row["theta_sha256"] for row in rows)]
+
+    def updates(self, until: int | None = None) -> tuple[Update, ...]:
+        """Recorded updates in order, those of steps < ``until`` if it is given."""
+        rows = self.query(
+            "SELECT step, k, coef, vector FROM updates WHERE run = ? AND step < ? "
+            "ORDER BY step, k",
+            (self.run, 2**62 if until is None else until),
+        )
+        return tuple(_update(row) for row in rows)
+
+    def update_rows(self) -> list[Record]:
+        """The rows of `updates`, in order."""
+        return self.query("SELECT * FROM updates WHERE run = ? ORDER BY step, k", (self.run,))
+
+    def comparisons(self, step: int, kind: str | None = "train") -> tuple[Comparison, ...]:
+        """The comparisons of a step with their rows, ordered by (k, n); kind None gives all."""
+        heads = self.query(
+            "SELECT * FROM comparisons WHERE run = ? AND step = ? AND (? IS NULL OR kind = ?) "
+            "ORDER BY k, n, comparison",
+            (self.run, step, kind, kind),
+        )
+        return tuple(self._comparison(head) for head in heads)
+
+    def comparison(self, comparison: str) -> Comparison | None:
+        """One comparison with its rows, or None."""
+        heads = self.query("SELECT * FROM comparisons WHERE comparison = ?", (comparison,))
+        return self._comparison(heads[0]) if heads else None
+
+    def _comparison(self, head: Record) -> Comparison:
+        rows: tuple[Row, ...] = tuple(
+            records.row_of(answer)
+            for answer in self.query(
+                "SELECT * FROM answers WHERE comparison = ? ORDER BY i", (head["comparison"],)
+            )
+        )
+        return Comparison(
+            id=head["comparison"],
+            step=-1 if head["step"] is None else head["step"],
+            k=head["k"] or 0,
+            n=head["n"] or 0,
+            rows=rows,
+            kind=head["kind"],
+            repeats=head["repeats"],
+            expected=head["expected"],
+        )
+
+    def votes(self, step: int | None = None) -> list[Record]:
+        """Every stored vote with its comparison, panelist and side; of one step or of all."""
+        return self.query(
+            "SELECT v.*, a.comparison, a.panelist, a.plus_side, c.step, c.k, c.n, c.kind "
+            "FROM votes v JOIN assignments a USING (assignment) "
+            "JOIN comparisons c USING (comparison) "
+            "WHERE ? IS NULL OR c.step = ? ORDER BY v.vote",
+            (step, step),
+        )
+
+    def events(self, kind: str | None = None) -> Iterator[Record]:
+        """Events in order, with their body read from JSON."""
+        if kind is None:
+            rows = self.query("SELECT * FROM events ORDER BY event")
+        else:
+            rows = self.query("SELECT * FROM events WHERE kind = ? ORDER BY event", (kind,))
+        for row in rows:
+            yield {**row, "body": json.loads(row["body"])}
+
+    def add_checkpoint(self, step: int, path: str, *, theta: str, adapter: str) -> None:
+        """Note a checkpoint file with both digests; outside the chain, since it is a cache."""
+        with self.transaction():
+            self.execute(
+                "INSERT INTO checkpoints VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                (self.run, step, path, theta, adapter, self.clock()),
+            )
+
+    def checkpoints(self) -> list[Record]:
+        """Noted checkpoints, oldest first."""
+        return self.query("SELECT * FROM checkpoints ORDER BY at_us, step")
+
+
+def _update(row: Mapping[str, Any]) -> Update:
+    if row["vector"] is None:
+        return Update(row["step"], row["k"], coef=row["coef"])
+    values = np.frombuffer(row["vector"], dtype="<f4")
+    return Update(row["step"], row["k"], vector=tuple(float(value) for value in values))
+
+
+def _tensor_row(name: str, array: NDArray[Any]) -> Record:
+    little = np.ascontiguousarray(array, dtype=np.asarray(array).dtype.newbyteorder("<"))
+    content = little.tobytes()
+    return {
+        "sha256": sha256(content),
+        "name": name,
+        "dtype": little.dtype.str,
+        "shape": canonical(list(little.shape)),
+        "bytes": content,
+    }
+
+
+def _event(
+    run: Mapping[str, Any],
+    last: Mapping[str, Any] | None,
+    at_us: int,
+    actor: str,
+    kind: str,
+    body: Mapping[str, Any],
+) -> Record:
+    event = {
+        "event": 1 if last is None else last["event"] + 1,
+        "run": run["run"],
+        "at_us": at_us,
+        "actor": actor,
+        "kind": kind,
+        "body": canonical(body),
+        "prev_sha256": run["spec_sha256"] if last is None else last["row_sha256"],
+    }
+    return {**event, "row_sha256": records.event_sha256(event)}
+
+
+def _plain(table: str, column: str, value: Any) -> Any:
+    if isinstance(value, (bool, np.bool_, np.integer)):
+        return int(value)
+    if isinstance(value, (float, np.floating)):
+        if not np.isfinite(value):
+            raise RunError(f"{table}.{column} is {value}; nothing was recorded")
+        return float(value) + 0.0  # SQLite keeps no −0.0, and the hash must match what it keeps
+    if isinstance(value, str):  # engines may emit halves of surrogate pairs; UTF-8 cannot
+        return value.encode("utf-8", "replace").decode("utf-8")
+    return value
+
+
+def _insert_sql(table: str, columns: tuple[str, ...]) -> str:
+    marks = ", ".join("?" * len(columns))
+    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})"
+
+
+def _insert(conn: sqlite3.Connection, table: str, row: Mapping[str, Any]) -> None:
+    conn.execute(_insert_sql(table, tuple(row)), list(row.values()))
+
+
+def _connect(path: Path, *, readonly: bool) -> sqlite3.Connection:
+    uri = f"{path.absolute().as_uri()}?mode={'ro' if readonly else 'rw'}"
+    conn = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+    for pragma in _PRAGMAS:
+        conn.execute(pragma)
+    return conn
+
+
+def _check_place(path: Path, *, new: bool) -> None:
+    if new and path.exists():
+        raise StorageError(f"{path} already exists; choose another name")
+    if new and not path.parent.is_dir():
+        raise StorageError(f"{path.parent} is not a folder; create it first")
+    if not new and not path.is_file():
+        raise StorageError(f"{path}: no such ledger")
+    kind = _filesystem(path.parent.resolve())
+    if kind.startswith(_NETWORK_FILESYSTEMS):
+        raise StorageError(
+            f"{path} lies on {kind}, where file locks do not hold; use a local folder"
+        )
+
+
+def _filesystem(folder: Path) -> str:
+    """The kind of file system that holds a folder, '' where the system does not tell."""
+    try:
+        mounts = Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    best, kind = "", ""
+    for line in mounts:
+        parts = line.split()
+        if len(parts) < 3:
+            continue
+        point = parts[1].replace("\\040", " ")
+        if folder.is_relative_to(point) and len(point) >= len(best):
+            best, kind = point, parts[2]
+    return kind
+
+
+def _translate(path: Path, error: sqlite3.Error) -> NoReturn:
+    text = str(error)
+    if "stale controller" in text:
+        raise LeaseError(
+            f"{path.name}: another controller has taken this run over; this one stops"
+        ) from error
+    if "locked" in text or "busy" in text:
+        raise StorageError(
+            f"{path}: locked by another program for 10 s; close it and try again"
+        ) from error
+    if "not a database" in text:
+        raise StorageError(f"{path} is not a szpo ledger (not an SQLite file)") from error
+    if "malformed" in text or "corrupt" in text:
+        raise IntegrityError(f"{path}: the file is damaged ({text}); restore a copy") from error
+    if isinstance(error, (sqlite3.IntegrityError, sqlite3.ProgrammingError)):
+        raise IntegrityError(f"{path.name}: refused by the ledger's rules: {text}") from error
+    raise StorageError(f"{path}: {text}; nothing was stored") from error

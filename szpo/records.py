@@ -1,0 +1,141 @@
+"""Canonical forms of what the ledger holds, and their SHA-256: pure, no file, no clock.
+
+A row's canonical form is the JSON list of its chained columns in schema order; bytes stand as
+{"sha256": …}, numbers as Python writes them (shortest form that reads back to the same bits).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from szpo.types import Answer, Prompt, Row, Vote
+
+CHAINED: Final[Mapping[str, tuple[str, ...]]] = {
+    "runs": (
+        "run", "parent", "parent_step", "root_seed", "spec", "spec_sha256", "base_sha256",
+        "basis_sha256", "layout_sha256", "direction_version", "created_us",
+    ),
+    "comparisons": (
+        "comparison", "run", "step", "kind", "k", "n", "repeats", "expected", "identical",
+        "rows_sha256",
+    ),
+    "answers": ("comparison", "i", "prompt", "plus", "minus", "plus_end", "minus_end"),
+    "assignments": ("assignment", "comparison", "panelist", "plus_side", "prompt_order"),
+    "votes": (
+        "vote", "assignment", "revision", "choice", "skip_reason", "rubric_version", "dwell_ms",
+        "details", "late", "idem", "payload_sha256", "received_us",
+    ),
+    "amendments": ("amendment", "vote", "action", "reason", "actor", "at_us"),
+    "updates": (
+        "run", "step", "k", "coef", "vector", "rule", "estimate", "stderr", "n_votes",
+        "votes_sha256", "theta_sha256", "prev_sha256", "row_sha256", "epoch", "applied_us",
+    ),
+    "tensors": ("sha256", "name", "dtype", "shape", "bytes"),
+}  # fmt: skip
+"""Append-only tables whose rows are hashed into events, with the columns that are covered."""
+
+KEYS: Final[Mapping[str, tuple[str, ...]]] = {
+    "runs": ("run",),
+    "comparisons": ("comparison",),
+    "answers": ("comparison", "i"),
+    "assignments": ("assignment",),
+    "votes": ("vote",),
+    "amendments": ("amendment",),
+    "updates": ("run", "step", "k"),
+    "tensors": ("sha256", "name"),
+    "events": ("event",),
+}
+"""What names a row of an append-only table."""
+
+EVENT_COLUMNS: Final = ("event", "run", "at_us", "actor", "kind", "body", "prev_sha256")
+"""The columns that an event's own row_sha256 covers."""
+
+
+def canonical(value: Any) -> str:
+    """The one JSON text of a value: sorted keys, no spaces, Unicode kept, no NaN.
+
+    >>> canonical({"b": 1, "a": [0.1, None]})
+    '{"a":[0.1,null],"b":1}'
+    """
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+
+
+def sha256(content: str | bytes) -> str:
+    """Hex SHA-256 of bytes, or of a text's UTF-8 form (lone surrogates pass through)."""
+    if isinstance(content, str):
+        content = content.encode("utf-8", "surrogatepass")
+    return hashlib.sha256(content).hexdigest()
+
+
+def row_sha256(table: str, row: Mapping[str, Any]) -> str:
+    """The hash of a row of an append-only table, over its chained columns and the table's name."""
+    cells = [_cell(row[column]) for column in CHAINED[table]]
+    return sha256(canonical([table, *cells]))
+
+
+def row_key(table: str, row: Mapping[str, Any]) -> str:
+    """What names the row in an event: its key columns, joined by ':'."""
+    return ":".join(str(row[column]) for column in KEYS[table])
+
+
+def event_sha256(row: Mapping[str, Any]) -> str:
+    """The hash of an event, which covers the hash of the event before it."""
+    return sha256(canonical([row[column] for column in EVENT_COLUMNS]))
+
+
+def update_sha256(row: Mapping[str, Any]) -> str:
+    """The hash of an update over all its columns but its own hash."""
+    columns = [column for column in CHAINED["updates"] if column != "row_sha256"]
+    return sha256(canonical([_cell(row[column]) for column in columns]))
+
+
+def rows_sha256(rows: Iterable[Row]) -> str:
+    """The hash of a comparison's rows: prompts, both texts, and how each ended."""
+    return sha256(
+        canonical(
+            [
+                [row.prompt.turns, row.plus.text, row.minus.text, row.plus.end, row.minus.end]
+                for row in rows
+            ]
+        )
+    )
+
+
+def votes_sha256(votes: Iterable[Vote]) -> str:
+    """The hash of a step's counted votes: sorted [k, n, panelist, revision, verdict]."""
+    return sha256(canonical(sorted([v.k, v.n, v.panelist, v.revision, v.verdict] for v in votes)))
+
+
+def answer_rows(comparison: str, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """A comparison's rows as the table `answers` holds them."""
+    return [
+        {
+            "comparison": comparison,
+            "i": i,
+            "prompt": canonical(row.prompt.turns),
+            "plus": row.plus.text,
+            "minus": row.minus.text,
+            "plus_end": row.plus.end,
+            "minus_end": row.minus.end,
+        }
+        for i, row in enumerate(rows)
+    ]
+
+
+def row_of(answer: Mapping[str, Any]) -> Row:
+    """The inverse of `answer_rows` for one stored row; token counts are not stored."""
+    turns = tuple((role, text) for role, text in json.loads(answer["prompt"]))
+    return Row(
+        Prompt(turns),
+        Answer(answer["plus"], answer["plus_end"]),
+        Answer(answer["minus"], answer["minus_end"]),
+    )
+
+
+def _cell(value: Any) -> Any:
+    return {"sha256": sha256(value)} if isinstance(value, bytes) else value

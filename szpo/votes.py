@@ -1,0 +1,559 @@
+"""The vote service: who is asked what, and how an answer becomes a counted vote.
+
+Plain Python behind every door: people, simulated panels and judges leave the same rows. Counting
+exactly once is a UNIQUE constraint and an aggregate over rows, never a client's good behaviour.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal, get_args
+
+import numpy as np
+
+from szpo import records, seeds
+from szpo.errors import SzpoError, UsageError
+from szpo.ledger import Clock, Ledger, Record
+from szpo.types import Assignment, Choice, Comparison, Tally, Verdict, Vote
+
+PanelistKind = Literal["person", "simulated", "judge"]
+CHOICES: Final = get_args(Choice)
+SEAT_TTL_US: Final = 600_000_000
+"""How long a comparison stays reserved for the panelist who was shown it: ten minutes."""
+
+_IDEM = re.compile(r"[A-Za-z0-9_.:-]{16,64}")
+_SEATS = (
+    "SELECT a.*, (SELECT min(vote) FROM votes v WHERE v.assignment = a.assignment) AS first_vote "
+    "FROM assignments a WHERE a.comparison = ? ORDER BY a.served_us, a.rowid"
+)
+
+
+class VoteConflictError(SzpoError):
+    """A vote that cannot be taken as sent; ``code`` says why, ``stored`` what stands instead."""
+
+    exit_code = 2
+
+    def __init__(self, code: str, message: str, stored: Receipt | None = None):
+        super().__init__(message)
+        self.code: Final = code
+        self.stored: Final = stored
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What was stored for an answer; ``replayed`` marks the retry of one stored before."""
+
+    vote: int
+    assignment: str
+    revision: int
+    choice: Choice
+    late: bool
+    received_us: int
+    replayed: bool = False
+
+
+class VoteService:
+    """Serves comparisons to panelists and stores their answers.
+
+    ``spare`` seats beyond M may be served while others still think; ``seat_ttl_us`` is how long
+    an unanswered seat is held. Only the first M answers of a comparison count (see `counted`).
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        clock: Clock | None = None,
+        *,
+        seat_ttl_us: int = SEAT_TTL_US,
+        spare: int = 0,
+        rubric_version: int | None = None,
+    ):
+        self.ledger: Final = ledger
+        self.clock: Final = clock or ledger.clock
+        self.seat_ttl_us: Final = seat_ttl_us
+        self.spare: Final = spare
+        self.rubric_version: Final = rubric_version
+
+    # ---- panelists ----
+
+    def enroll(self, kind: PanelistKind, pseudonym: str) -> str:
+        """The id of the panelist of that name, enrolling them at the first call.
+
+        Ids of simulated panelists and judges derive from the root seed; persons' are random.
+
+        Raises:
+            UsageError: the name belongs to a panelist of another kind, or is not 1–64 characters.
+        """
+        if kind not in get_args(PanelistKind):
+            raise UsageError(f"panelist {pseudonym!r}: kind {kind!r} is unknown")
+        if not 1 <= len(pseudonym) <= 64:
+            raise UsageError("panelist: a pseudonym has 1 to 64 characters")
+        with self.ledger.transaction("votes"):
+            found = self.ledger.query("SELECT * FROM panelists WHERE pseudonym = ?", (pseudonym,))
+            if found:
+                if found[0]["kind"] != kind:
+                    raise UsageError(f"panelist {pseudonym!r} is enrolled as {found[0]['kind']}")
+                return str(found[0]["panelist"])
+            if kind == "person":
+                panelist = secrets.token_hex(8)
+            else:
+                key = seeds.derive(self.ledger.root_seed, "panelist", name=f"{kind}/{pseudonym}")
+                panelist = key[:8].hex()
+            self.ledger.execute(
+                "INSERT INTO panelists VALUES (?, ?, ?, ?)",
+                (panelist, kind, pseudonym, self.clock()),
+            )
+            return panelist
+
+    def panelists(self) -> list[Record]:
+        """Everybody enrolled, in order of enrolment."""
+        return self.ledger.query("SELECT * FROM panelists ORDER BY rowid")
+
+    # ---- seats ----
+
+    def assign(self, panelist: str, *, tab: str | None = None) -> Assignment | None:
+        """A comparison of the open step for this panelist, or None while nothing is left.
+
+        A seat that the panelist holds unanswered is served again (to the tab that asks last).
+        Otherwise the comparison with the fewest answered or running seats, below M plus spare,
+        that this panelist has not been shown.
+
+        Raises:
+            UsageError: nobody of that id is enrolled.
+        """
+        with self.ledger.transaction("votes"):
+            self._kind(panelist)
+            step = self._open_step()
+            if step is None:
+                return None
+            choices: list[tuple[int, str, Record]] = []
+            for head in self._asked(step["step"]):
+                seats = self.ledger.query(_SEATS, (head["comparison"],))
+                own = next((seat for seat in seats if seat["panelist"] == panelist), None)
+                taken = self._taken(seats, but=panelist)
+                if own is not None and own["first_vote"] is None:
+                    if own["expires_us"] > self.clock() or taken < step["m"] + self.spare:
+                        return self._serve_again(own, tab)
+                elif own is None and taken < step["m"] + self.spare:
+                    # Ties between equally filled ones fall differently for each panelist.
+                    key = seeds.derive(
+                        self.ledger.root_seed, "serve", name=f"{head['comparison']}/{panelist}"
+                    )
+                    choices.append((taken, key.hex(), head))
+            if not choices:
+                return None
+            return self._seat(min(choices, key=lambda c: c[:2])[2], panelist, step["m"], tab)
+
+    def assign_to(
+        self, comparison: str, panelist: str, *, tab: str | None = None
+    ) -> Assignment | None:
+        """The seat of this panelist at this comparison, made if M leaves room; else None.
+
+        Raises:
+            UsageError: no such panelist, or the comparison is not open for votes.
+        """
+        with self.ledger.transaction("votes"):
+            self._kind(panelist)
+            step = self._open_step()
+            found = self.ledger.query(
+                "SELECT * FROM comparisons WHERE comparison = ?", (comparison,)
+            )
+            if step is None or not found or found[0]["step"] != step["step"]:
+                raise UsageError(f"comparison {comparison} is not open for votes")
+            seats = self.ledger.query(_SEATS, (comparison,))
+            own = next((seat for seat in seats if seat["panelist"] == panelist), None)
+            if own is not None:
+                return None if own["first_vote"] else self._serve_again(own, tab)
+            if found[0]["identical"] or self._taken(seats) >= step["m"] + self.spare:
+                return None
+            return self._seat(found[0], panelist, step["m"], tab)
+
+    def assignment(self, assignment: str) -> Assignment | None:
+        """The seat of that id, or None."""
+        found = self.ledger.query("SELECT * FROM assignments WHERE assignment = ?", (assignment,))
+        return _assignment(found[0]) if found else None
+
+    def release(self, assignment: str) -> None:
+        """Give an unanswered seat back before it expires."""
+        with self.ledger.transaction("votes"):
+            now = self.clock()
+            self.ledger.execute(
+                "UPDATE assignments SET released_us = ?, expires_us = min(expires_us, ?) "
+                "WHERE assignment = ?",
+                (now, now, assignment),
+            )
+
+    def extend(self, assignment: str) -> None:
+        """Hold a seat for another full term (the page's heartbeat)."""
+        with self.ledger.transaction("votes"):
+            self.ledger.execute(
+                "UPDATE assignments SET expires_us = ?, released_us = NULL WHERE assignment = ?",
+                (self.clock() + self.seat_ttl_us, assignment),
+            )
+
+    # ---- answers ----
+
+    def cast(
+        self,
+        assignment: str,
+        choice: Choice,
+        *,
+        idem: str,
+        skip_reason: str | None = None,
+        dwell_ms: int | None = None,
+        details: Mapping[str, Any] | None = None,
+        tab: str | None = None,
+        panelist: str | None = None,
+    ) -> Receipt:
+        """Store an answer; when this returns, it survives a kill of any process.
+
+        ``idem`` is the client's key (16–64 of [A-Za-z0-9_.:-]): the same key again returns the
+        stored answer. A new key from the current tab before the step closes is a revision. The
+        first answer after the close is stored as late. ``panelist`` checks whose seat it is.
+
+        Raises:
+            UsageError: unknown seat or choice, or a key of another form.
+            VoteConflictError: key_reused (other answer, same key), stale_tab, or closed.
+        """
+        if choice not in CHOICES:
+            raise UsageError(f"vote: choice {choice!r} is not one of {', '.join(CHOICES)}")
+        if not isinstance(idem, str) or not _IDEM.fullmatch(idem):
+            raise UsageError("vote: the key must be 16 to 64 of A-Z a-z 0-9 _ . : -")
+        if skip_reason is not None and choice != "skip":
+            raise UsageError("vote: a skip reason belongs to a skip")
+        if dwell_ms is not None and not 0 <= dwell_ms < 2**53:
+            raise UsageError(f"vote: dwell_ms is {dwell_ms}; give milliseconds from 0")
+        text = None if details is None else records.canonical(details)
+        payload = records.sha256(
+            records.canonical([assignment, choice, skip_reason, dwell_ms, text])
+        )
+        with self.ledger.transaction("votes"):
+            seat = self._seat_row(assignment, panelist)
+            before = self.ledger.query(
+                "SELECT * FROM votes WHERE assignment = ? ORDER BY revision", (assignment,)
+            )
+            for row in before:
+                if row["idem"] == idem:
+                    if row["payload_sha256"] != payload:
+                        raise VoteConflictError(
+                            "key_reused",
+                            "vote: this key was used for another answer; send a new key",
+                            _receipt(row),
+                        )
+                    return _receipt(row, replayed=True)
+            is_open = seat["state"] == "open"
+            if before and not is_open:
+                raise VoteConflictError(
+                    "closed",
+                    "vote: the round has closed; your answer stands",
+                    _receipt(before[-1]),
+                )
+            if is_open and seat["tab"] != tab:
+                raise VoteConflictError(
+                    "stale_tab",
+                    "vote: this comparison is open in another tab",
+                    _receipt(before[-1]) if before else None,
+                )
+            row = self.ledger.append(
+                "votes",
+                {
+                    "assignment": assignment,
+                    "revision": len(before),
+                    "choice": choice,
+                    "skip_reason": skip_reason,
+                    "rubric_version": self.rubric_version,
+                    "dwell_ms": dwell_ms,
+                    "details": text,
+                    "late": not is_open,
+                    "idem": idem,
+                    "payload_sha256": payload,
+                    "received_us": self.clock(),
+                },
+            )
+            return _receipt(row)
+
+    def amend(
+        self, vote: int, action: Literal["exclude", "reinstate"], reason: str, actor: str
+    ) -> int:
+        """Exclude a vote from counting, or take it back in; after a close it changes nothing.
+
+        Raises:
+            UsageError: unknown vote or action, or no reason.
+        """
+        if action not in ("exclude", "reinstate"):
+            raise UsageError(f"amendment: {action!r} is not exclude or reinstate")
+        if not reason:
+            raise UsageError("amendment: give a reason; it stays in the record")
+        with self.ledger.transaction(actor):
+            if not self.ledger.query("SELECT 1 FROM votes WHERE vote = ?", (vote,)):
+                raise UsageError(f"amendment: there is no vote {vote}")
+            row = self.ledger.append(
+                "amendments",
+                {
+                    "vote": vote,
+                    "action": action,
+                    "reason": reason,
+                    "actor": actor,
+                    "at_us": self.clock(),
+                },
+            )
+            return int(row["amendment"])
+
+    def counted(self, step: int) -> tuple[Vote, ...]:
+        """The votes of a step that count, as they stand now (see `counted`)."""
+        return counted(self.ledger, step)
+
+    # ---- the inside ----
+
+    def _kind(self, panelist: str) -> str:
+        found = self.ledger.query("SELECT kind FROM panelists WHERE panelist = ?", (panelist,))
+        if not found:
+            raise UsageError(f"panelist {panelist!r} is not enrolled in this run")
+        return str(found[0]["kind"])
+
+    def _open_step(self) -> Record | None:
+        found = self.ledger.query(
+            "SELECT * FROM steps WHERE run = ? AND state = 'open'", (self.ledger.run,)
+        )
+        return found[0] if found else None
+
+    def _asked(self, step: int) -> list[Record]:
+        return self.ledger.query(
+            "SELECT * FROM comparisons WHERE run = ? AND step = ? AND kind = 'train' "
+            "AND identical = 0 ORDER BY k, n",
+            (self.ledger.run, step),
+        )
+
+    def _taken(self, seats: Iterable[Record], but: str | None = None) -> int:
+        """Seats that are answered (not skipped or excluded) or still running."""
+        now = self.clock()
+        return sum(self._side_in_use(seat, now) for seat in seats if seat["panelist"] != but)
+
+    def _side_in_use(self, seat: Record, now: int) -> bool:
+        if seat["first_vote"] is None:
+            return bool(seat["expires_us"] > now)
+        last = self.ledger.query(
+            "SELECT vote, choice FROM votes WHERE assignment = ? ORDER BY revision DESC LIMIT 1",
+            (seat["assignment"],),
+        )[0]
+        return last["choice"] != "skip" and not _excluded(self.ledger, last["vote"], None)
+
+    def _seat(self, head: Record, panelist: str, m: int, tab: str | None) -> Assignment:
+        now, root = self.clock(), self.ledger.root_seed
+        place = f"{head['n']}/{panelist}"
+        if self._kind(panelist) == "person":
+            assignment = secrets.token_hex(16)
+        else:
+            key = seeds.derive(root, "assignment", step=head["step"], k=head["k"], name=place)
+            assignment = key.hex()
+        d = self.ledger.query(
+            "SELECT count(*) AS d FROM answers WHERE comparison = ?", (head["comparison"],)
+        )[0]["d"]
+        order = seeds.permutation(
+            seeds.derive(root, "order", step=head["step"], k=head["k"], name=place), d
+        )
+        row = {
+            "assignment": assignment,
+            "comparison": head["comparison"],
+            "panelist": panelist,
+            "plus_side": self._free_side(head, m, now),
+            "prompt_order": records.canonical([int(i) for i in order]),
+            "served_us": now,
+            "expires_us": now + self.seat_ttl_us,
+            "tab": tab,
+        }
+        self.ledger.append("assignments", row)
+        return _assignment(row)
+
+    def _free_side(self, head: Record, m: int, now: int) -> str:
+        """The first planned side of the comparison that no live seat uses; a spare repeats one."""
+        rank = [row["comparison"] for row in self._asked(head["step"]) if row["k"] == head["k"]]
+        planned = sides(
+            self.ledger.root_seed,
+            step=head["step"],
+            k=head["k"],
+            n=head["n"],
+            m=m,
+            rank=rank.index(head["comparison"]),
+        )
+        seats = self.ledger.query(_SEATS, (head["comparison"],))
+        in_use = [seat["plus_side"] for seat in seats if self._side_in_use(seat, now)]
+        free = list(planned)
+        for side in in_use:
+            if side in free:
+                free.remove(side)
+        if free:
+            return free[0]
+        waiting = [seat["plus_side"] for seat in seats if seat["first_vote"] is None]
+        return str(waiting[0]) if waiting else planned[0]
+
+    def _serve_again(self, seat: Record, tab: str | None) -> Assignment:
+        expires = self.clock() + self.seat_ttl_us
+        self.ledger.execute(
+            "UPDATE assignments SET expires_us = ?, released_us = NULL, tab = ? "
+            "WHERE assignment = ?",
+            (expires, tab, seat["assignment"]),
+        )
+        return _assignment({**seat, "expires_us": expires})
+
+    def _seat_row(self, assignment: str, panelist: str | None) -> Record:
+        found = self.ledger.query(
+            "SELECT a.*, s.state FROM assignments a JOIN comparisons c USING (comparison) "
+            "LEFT JOIN steps s ON s.run = c.run AND s.step = c.step WHERE a.assignment = ?",
+            (assignment,),
+        )
+        # One text for "no such seat" and "not yours": ids are not to be probed.
+        if not found or panelist not in (None, found[0]["panelist"]):
+            raise UsageError("vote: there is no such comparison for this panelist")
+        return found[0]
+
+
+def sides(
+    root_seed: int, *, step: int, k: int, n: int, m: int, rank: int
+) -> tuple[Literal["A", "B"], ...]:
+    """The sides on which plus stands for the M seats of a comparison.
+
+    Half and half for even M; for odd M the odd one alternates with ``rank``, the comparison's
+    place among those asked of its direction, so a direction is balanced when their number times M
+    is even. Which comes first is drawn.
+
+    >>> [sides(0, step=0, k=0, n=n, m=1, rank=n)[0] for n in range(4)].count("A")
+    2
+    """
+    first = seeds.integer(seeds.derive(root_seed, "sides", step=step, k=k), 0, 2)
+    odd = "AB"[(first + rank) % 2]
+    pool = list("AB" * (m // 2)) + [odd] * (m % 2)
+    order = seeds.permutation(seeds.derive(root_seed, "seats", step=step, k=k, name=str(n)), m)
+    return tuple("A" if pool[i] == "A" else "B" for i in order)
+
+
+def verdict(choice: Choice, plus_side: str) -> Verdict:
+    """The choice on screen, resolved to the policy's side.
+
+    >>> verdict("B", "B"), verdict("A", "B"), verdict("tie", "B")
+    ('plus', 'minus', 'tie')
+    """
+    if choice == "tie":
+        return "tie"
+    if choice == "skip":
+        return "skip"
+    return "plus" if choice == plus_side else "minus"
+
+
+def standing(ledger: Ledger, step: int) -> tuple[Vote, ...]:
+    """Each panelist's last answer in time to each training comparison of a step, skips included.
+
+    Up to the step's close: votes beyond `steps.last_vote`, late ones and those excluded by an
+    amendment up to `steps.last_amendment` are left out.
+    """
+    row = ledger.step(step)
+    if row is None:
+        return ()
+    last_vote = 2**62 if row["last_vote"] is None else row["last_vote"]
+    latest: dict[str, Record] = {}
+    for vote in ledger.votes(step):
+        if vote["kind"] == "train" and not vote["late"] and vote["vote"] <= last_vote:
+            latest[vote["assignment"]] = vote  # in order of vote, so the last revision stays
+    return tuple(
+        Vote(
+            comparison=vote["comparison"],
+            panelist=vote["panelist"],
+            k=vote["k"],
+            n=vote["n"],
+            verdict=verdict(vote["choice"], vote["plus_side"]),
+            choice=vote["choice"],
+            revision=vote["revision"],
+            received_us=vote["received_us"],
+        )
+        for vote in latest.values()
+        if not _excluded(ledger, vote["vote"], row["last_amendment"])
+    )
+
+
+def counted(ledger: Ledger, step: int) -> tuple[Vote, ...]:
+    """The votes of a step that count: A, B or tie, the first M panelists of each comparison.
+
+    First by the place of the panelist's first answer, so neither a change of mind nor a spare
+    seat makes M_n depend on what was answered.
+    """
+    row = ledger.step(step)
+    if row is None:
+        return ()
+    taken: dict[str, int] = {}
+    result = []
+    for vote in standing(ledger, step):  # in order of first answers
+        if vote.verdict == "skip" or taken.get(vote.comparison, 0) >= row["m"]:
+            continue
+        taken[vote.comparison] = taken.get(vote.comparison, 0) + 1
+        result.append(vote)
+    return tuple(result)
+
+
+def tally(
+    ledger: Ledger,
+    step: int,
+    K: int,
+    N: int,
+    *,
+    comparisons: Iterable[Comparison] | None = None,
+) -> Tally:
+    """Counts of a step's counted votes as arrays (K, N)."""
+    counts = np.zeros((3, K, N))
+    index = {"plus": 0, "minus": 1, "tie": 2}
+    for vote in counted(ledger, step):
+        counts[index[vote.verdict], vote.k, vote.n] += 1
+    identical = np.zeros((K, N), dtype=np.bool_)
+    for row in ledger.query(
+        "SELECT k, n FROM comparisons WHERE run = ? AND step = ? AND kind = 'train' "
+        "AND identical = 1",
+        (ledger.run, step),
+    ):
+        identical[row["k"], row["n"]] = True
+    return Tally(counts[0], counts[1], counts[2], identical)
+
+
+def missing(ledger: Ledger, step: int) -> int:
+    """How many counted votes the step still needs before its rule (M on each) is met."""
+    row = ledger.step(step)
+    asked = ledger.query(
+        "SELECT count(*) AS asked FROM comparisons WHERE run = ? AND step = ? "
+        "AND kind = 'train' AND identical = 0",
+        (ledger.run, step),
+    )[0]["asked"]
+    return 0 if row is None else int(asked * row["m"] - len(counted(ledger, step)))
+
+
+def _excluded(ledger: Ledger, vote: int, horizon: int | None) -> bool:
+    last = ledger.query(
+        "SELECT action FROM amendments WHERE vote = ? AND amendment <= ? "
+        "ORDER BY amendment DESC LIMIT 1",
+        (vote, 2**62 if horizon is None else horizon),
+    )
+    return bool(last) and last[0]["action"] == "exclude"
+
+
+def _assignment(row: Mapping[str, Any]) -> Assignment:
+    return Assignment(
+        id=row["assignment"],
+        comparison=row["comparison"],
+        panelist=row["panelist"],
+        plus_side=row["plus_side"],
+        prompt_order=tuple(json.loads(row["prompt_order"])),
+        expires_us=row["expires_us"],
+    )
+
+
+def _receipt(row: Mapping[str, Any], *, replayed: bool = False) -> Receipt:
+    return Receipt(
+        vote=row["vote"],
+        assignment=row["assignment"],
+        revision=row["revision"],
+        choice=row["choice"],
+        late=bool(row["late"]),
+        received_us=row["received_us"],
+        replayed=replayed,
+    )
