@@ -35,26 +35,30 @@ _NEWTON_STEPS = 30
 class Window:
     """Recent votes: one row per (step, direction), with counts per comparison.
 
-    Shapes: steps (R,), x (..., R, d), plus and minus (..., R, N), where a tie has been counted as
-    half a vote for either side and a comparison that does not count has none. Counts of a row are
-    kept in sorted order, so that the order in which votes came cannot matter.
+    Shapes: steps (R,), x (..., R, d), counts (..., R, N); plus and minus hold half a vote for each
+    of the ties, and a comparison that does not count has none. Counts of a row are kept in sorted
+    order, so that the order in which votes came cannot matter.
     """
 
     steps: Ints
     x: Floats
     plus: Floats
     minus: Floats
+    ties: Floats
 
     @classmethod
     def empty(cls, dim: int, comparisons: int, lead: tuple[int, ...] = ()) -> Window:
         """No votes yet, for d coordinates and N comparisons per direction."""
         none = np.zeros((*lead, 0, comparisons))
-        return cls(np.zeros(0, dtype=np.int64), np.zeros((*lead, 0, dim)), none, none)
+        return cls(np.zeros(0, dtype=np.int64), np.zeros((*lead, 0, dim)), none, none, none)
 
 
 @dataclass(frozen=True, slots=True)
 class Posterior:
-    """Gaussian posterior on the gradient: mean w (..., d), covariance (..., d, d), noise s (...)."""
+    """Gaussian posterior on the gradient.
+
+    Shapes: mean w (..., d), covariance (..., d, d), comparison noise s (...).
+    """
 
     w: Floats
     covariance: Floats
@@ -85,8 +89,9 @@ def add(
     """
     up = np.where(identical, 0.0, plus + 0.5 * tie)
     down = np.where(identical, 0.0, minus + 0.5 * tie)
-    order = np.lexsort((down, up), axis=-1)
-    up, down = np.take_along_axis(up, order, -1), np.take_along_axis(down, order, -1)
+    even = np.where(identical, 0.0, tie)
+    order = np.lexsort((even, down, up), axis=-1)
+    up, down, even = (np.take_along_axis(count, order, -1) for count in (up, down, even))
     keep = forget ** (step - window.steps.astype(np.float64)) >= AGE_CUT
     rows = np.full(x.shape[-2], step, dtype=np.int64)
     return Window(
@@ -94,6 +99,7 @@ def add(
         np.concatenate([window.x[..., keep, :], x], axis=-2),
         np.concatenate([window.plus[..., keep, :], up], axis=-2),
         np.concatenate([window.minus[..., keep, :], down], axis=-2),
+        np.concatenate([window.ties[..., keep, :], even], axis=-2),
     )
 
 
@@ -137,18 +143,17 @@ def posterior(
 
 
 def comparison_noise(window: Window, weight: Floats, eta: Floats) -> Floats:
-    """S from agreement within comparisons against agreement between comparisons of a direction.
+    """The noise s: agreement within comparisons against agreement between them.
 
-    With votes y = ±1, pairs within a comparison have mean E[m(η+u)²], pairs between comparisons
-    of the same direction (E m)², with m = 2σ − 1; the difference, pooled over directions by their
-    pairs within, is the variance of m, which grows with s. ``eta`` (..., R) is where on the link
-    each direction stands. 0 where no comparison has two votes.
+    With votes y = ±1 (0 for a tie), pairs within a comparison have mean E[m(η+u)²], pairs
+    between comparisons of the same direction (E m)², with m = 2σ − 1; the difference, pooled over
+    directions by their pairs within, is the variance of m, which grows with s. ``eta`` (..., R)
+    is where on the link each direction stands. 0 where no comparison has two votes.
     """
     score = window.plus - window.minus
     size = window.plus + window.minus
-    # Half votes of a tie come in both counts: their product with themselves is not a pair.
     pairs = np.maximum(size * (size - 1), 0.0)
-    agree = np.where(size > 1, score**2 - size, 0.0)
+    agree = np.where(size > 1, score**2 - (size - window.ties), 0.0)  # a tie is y = 0
     between = size.sum(-1) ** 2 - (size**2).sum(-1)
     across = score.sum(-1) ** 2 - (score**2).sum(-1)
     usable = (pairs.sum(-1) > 0) & (between > 0)
@@ -171,7 +176,7 @@ def step_vector(posterior: Posterior, length: ArrayLike) -> Floats:
     """δ = ℓ · ŵ/√(|ŵ|² + tr P), shape (..., d)."""
     trace = np.trace(posterior.covariance, axis1=-2, axis2=-1)
     norm = np.sqrt((posterior.w**2).sum(-1) + trace)
-    return np.asarray(length)[..., None] * posterior.w / norm[..., None]
+    return np.asarray(np.asarray(length)[..., None] * posterior.w / norm[..., None])
 
 
 def prior_precision(mu: float, distance: int, dim: int) -> float:
@@ -194,9 +199,7 @@ def _spread(eta: Floats, s: float) -> Floats:
     return np.asarray(((m - mean[..., None]) ** 2 * weights).sum(-1))
 
 
-def _likelihood(
-    window: Window, eta: Floats, s: Floats
-) -> tuple[Floats, Floats, Floats]:
+def _likelihood(window: Window, eta: Floats, s: Floats) -> tuple[Floats, Floats, Floats]:
     """Log-likelihood of each row (..., R) at η, its slope and its curvature (≥ 0)."""
     if not s.any():
         up, down = window.plus.sum(-1), window.minus.sum(-1)

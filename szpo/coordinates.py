@@ -77,9 +77,7 @@ def direction(space: Space, step: int, k: int) -> dict[str, NDArray[np.float32]]
     grid = np.float32(1 / directions.GRID)
     return {
         name: values.astype(np.float32).reshape(shape) * grid
-        for (name, shape), values in zip(
-            space.layout, _integers(space, step, k), strict=True
-        )
+        for (name, shape), values in zip(space.layout, _integers(space, step, k), strict=True)
     }
 
 

@@ -158,14 +158,13 @@ def estimate(
     return Estimate(mean, np.where(size > 0, stderr, np.inf), size)
 
 
-def margin(
-    plus: Floats, minus: Floats, tie: Floats, identical: NDArray[np.bool_]
-) -> Floats:
+def margin(plus: Floats, minus: Floats, tie: Floats, identical: NDArray[np.bool_]) -> Floats:
     """Mean over n of (for − against)/(votes of n), per direction; needs no link."""
     votes = np.where(identical, 0.0, plus + minus + tie)
     each = np.where(votes > 0, (plus - minus) / np.maximum(votes, 1e-300), 0.0)
     size = ((votes > 0) | identical).sum(-1)
-    return ordered_sum(np.where(identical, 0.0, each)) / np.maximum(size, 1)
+    mean: Floats = ordered_sum(np.where(identical, 0.0, each)) / np.maximum(size, 1)
+    return mean
 
 
 def majority(plus: Floats, minus: Floats, identical: NDArray[np.bool_]) -> Floats:
@@ -174,9 +173,7 @@ def majority(plus: Floats, minus: Floats, identical: NDArray[np.bool_]) -> Float
     return lead
 
 
-def moments(
-    rate: ArrayLike, votes: int, invert: Inversion = haldane
-) -> tuple[Floats, Floats]:
+def moments(rate: ArrayLike, votes: int, invert: Inversion = haldane) -> tuple[Floats, Floats]:
     """Exact mean and standard deviation of Δ̂_n when k ~ Binomial(votes, rate).
 
     >>> mean, sd = moments(LOGISTIC.prob(1.0), 3)

@@ -1,0 +1,478 @@
+"""SZPO as ask and tell: what to compare next, and what the votes do to θ.
+
+Pure: a state in, a state out. A state is a function of the settings, the recorded radii and the
+recorded votes alone, so a run can always be told again (`retell`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from szpo import bayes, coordinates, estimators, links, momentum
+from szpo.errors import RunError, UsageError
+from szpo.momentum import Memory, fold, rounded
+from szpo.settings import (
+    Adam,
+    Schedule,
+    Settings,
+    defaults,
+    settings_from_json,
+    settings_to_json,
+)
+from szpo.steering import Pool, steered
+from szpo.stepsize import base_mu, default_alpha, shape
+from szpo.types import Floats, Info, Query, Shift, Tally, Update
+
+__all__ = [
+    "Adam",
+    "Coefficients",
+    "Schedule",
+    "Settings",
+    "State",
+    "ask",
+    "base_mu",
+    "coefficients",
+    "default_alpha",
+    "defaults",
+    "fold",
+    "init",
+    "query",
+    "retell",
+    "settings_from_json",
+    "settings_to_json",
+    "state_to_json",
+    "tell",
+]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class State:
+    """Where a run's optimizer stands before the votes of ``step`` are told."""
+
+    settings: Settings
+    step: int
+    alpha: float | None
+    """Base step size; None during a warm-up and under ``bayes``."""
+    kl_radius: float
+    """KL radius κ, steered or constant."""
+    warm: tuple[float, ...]
+    """Squares of what the warm-up measured, one per direction."""
+    votes: float
+    ties: float
+    pool: Pool
+    """Steering: sum of agreements, pairs of votes, steps since the last decision."""
+    window: bayes.Window | None
+    memory: Memory | None
+
+
+@dataclass(frozen=True, slots=True)
+class Coefficients:
+    """The arithmetic of one step, for any leading axes: arrays (..., K).
+
+    ``coef`` multiplies the unit-variance direction (factor · grid values) and already contains
+    1/K; it is neither scaled by the direction's factor nor rounded.
+    """
+
+    coef: Floats
+    delta: Floats
+    stderr: Floats
+    capped: NDArray[np.bool_]
+
+
+def init(settings: Settings) -> State:
+    """The state before step 0."""
+    measured = settings.rule == "bayes" or settings.warmup > 0
+    window = bayes.Window.empty(settings.dim, settings.N) if settings.rule == "bayes" else None
+    carries = settings.vectored and settings.rule != "bayes"
+    return State(
+        settings=settings,
+        step=0,
+        alpha=None if measured else default_alpha(settings),
+        kl_radius=settings.kl_radius,
+        warm=(),
+        votes=0.0,
+        ties=0.0,
+        pool=(0.0, 0.0, 0),
+        window=window,
+        memory=Memory.empty(settings.dim) if carries else None,
+    )
+
+
+def ask(state: State, step: int | None = None) -> Query:
+    """The two policies of each direction at the state's step, or at the next one (lag 1).
+
+    Raises:
+        UsageError: another step than these two.
+    """
+    wanted = state.step if step is None else step
+    if wanted not in (state.step, state.step + 1):
+        raise UsageError(f"ask: step {wanted} when votes are awaited for step {state.step}")
+    settings = state.settings
+    mu = base_mu(settings) * math.sqrt(state.kl_radius / settings.kl_radius)
+    if isinstance(settings.mu, Schedule):
+        mu *= settings.mu.shape(wanted)
+    alpha = None if state.alpha is None else state.alpha * shape(settings, wanted)
+    return query(settings, wanted, mu, alpha)
+
+
+def query(settings: Settings, step: int, mu: float, alpha: float | None = None) -> Query:
+    """The query of a step whose radius is known, as when a run is told again.
+
+    Raises:
+        RunError: μ is not a positive number.
+    """
+    if not (mu > 0 and math.isfinite(mu)):
+        raise RunError(f"step {step}: the perturbation radius mu is {mu}; nothing was generated")
+    space = settings.space
+    pairs = []
+    for k in range(settings.K):
+        radius = rounded(mu * coordinates.factor(space, step, k))
+        minus = (
+            Shift(step, k, -1, radius)
+            if settings.pairing == "antithetic"
+            else Shift(step, k, 0, 0.0)
+        )
+        pairs.append((Shift(step, k, 1, radius), minus))
+    return Query(step, tuple(pairs), mu, alpha)
+
+
+def tell(
+    state: State, query: Query, tally: Tally, *, delta: ArrayLike | None = None
+) -> tuple[State, tuple[Update, ...], Info]:
+    """What a step's counted votes do: the next state, the updates to record, the report.
+
+    The tally's arrays are (K, N). ``delta`` (K,) replaces Δ̂ where a weighting of evaluators has
+    already made one estimate per direction (not under ``bayes``). An update with coefficient 0
+    moves nothing (warm-up, exact tie). Under full-space momentum the recorded coefficients are
+    undecayed: `fold` says what is added.
+
+    Raises:
+        RunError: a count, an estimate or a step is not finite; nothing was applied.
+        UsageError: the votes do not belong to the state's step, or have the wrong shape.
+    """
+    settings = state.settings
+    if query.step != state.step:
+        raise UsageError(f"tell: votes of step {query.step}, awaited are those of {state.step}")
+    if tally.plus.shape != (settings.K, settings.N):
+        raise UsageError(
+            f"tell: step {query.step} has votes of shape {tally.plus.shape}, "
+            f"expected {(settings.K, settings.N)}"
+        )
+    _check_tally(tally, query.step)
+    given = None if delta is None else _given(settings, delta, query.step)
+    votes, ties, wins = _totals(tally)
+    state = replace(state, votes=state.votes + votes, ties=state.ties + ties)
+    nu = _nu(state)
+    if settings.rule == "bayes":
+        after, updates, arithmetic, extra = _tell_bayes(state, query, tally, nu)
+    elif state.alpha is None:
+        after, updates, arithmetic, extra = _tell_warmup(state, query, tally, nu, given)
+    else:
+        after, updates, arithmetic, extra = _tell_step(state, query, tally, nu, given)
+    after = replace(after, step=state.step + 1)
+    if settings.steering is not None:
+        radius, pool = steered(state.kl_radius, state.pool, tally, settings.steering)
+        after = replace(after, kl_radius=radius, pool=pool)
+    info = Info(
+        step=query.step,
+        delta=tuple(arithmetic.delta.tolist()),
+        stderr=tuple(arithmetic.stderr.tolist()),
+        win_rate=wins / votes if votes else 0.5,
+        votes=votes,
+        capped=bool(arithmetic.capped.any()),
+        warmup=query.step < settings.warmup,
+        kl_radius=state.kl_radius,
+        extra=extra,
+    )
+    return after, updates, info
+
+
+def coefficients(
+    settings: Settings,
+    tally: Tally,
+    *,
+    mu: ArrayLike,
+    alpha: ArrayLike,
+    nu: float | None = None,
+    delta: ArrayLike | None = None,
+) -> Coefficients:
+    """Votes (..., K, N) to the coefficient of each direction (..., K): `known`, `sign`, `margin`.
+
+    known: α · Δ̂ / (c μ K) with c = 2 antithetic, 1 forward; sign: α · sign / K; margin:
+    α · m / K. ``mu`` and ``alpha`` are numbers or arrays of the leading axes. A coefficient
+    beyond ``coef_cap`` · μ is cut to it. ``delta`` (..., K) replaces the estimate: true value
+    differences, or one estimate per direction from a weighting of evaluators.
+    """
+    link = links.link(settings.link)
+    size = np.asarray(mu, dtype=np.float64)[..., None]
+    rate = np.asarray(alpha, dtype=np.float64)[..., None]
+    found = estimators.estimate(
+        tally.plus,
+        tally.minus,
+        tally.tie,
+        tally.identical,
+        estimators.inversion(settings.smoothing, link, trim=settings.trim),
+        nu=nu,
+        pool=settings.smoothing == "pooled",
+    )
+    value = found.delta if delta is None else np.asarray(delta, dtype=np.float64)
+    if settings.rule == "sign":
+        lead = estimators.majority(tally.plus, tally.minus, tally.identical)
+        coef = rate * (lead if delta is None else np.sign(value))
+    elif settings.rule == "margin":
+        m = estimators.margin(tally.plus, tally.minus, tally.tie, tally.identical)
+        coef = rate * (m if delta is None else 2 * link.prob(value) - 1)
+    else:
+        coef = rate * value / (settings.distance * size)
+    coef = coef / settings.K
+    limit = settings.coef_cap * size
+    capped = np.abs(coef) > limit
+    coef = np.where(capped, np.copysign(limit, coef), coef)
+    return Coefficients(coef, value, found.stderr, capped)
+
+
+def retell(
+    settings: Settings, tallies: Iterable[Tally], mus: Sequence[float] | None = None
+) -> State:
+    """The state after recorded votes, rebuilt from nothing else.
+
+    ``mus`` are the recorded radii of the steps; without them each step asks for its own, which is
+    the same unless a lagging run was steered.
+    """
+    state = init(settings)
+    for step, tally in enumerate(tallies):
+        asked = ask(state) if mus is None else query(settings, step, mus[step])
+        state = tell(state, asked, tally)[0]
+    return state
+
+
+def state_to_json(state: State) -> dict[str, Any]:
+    """The state as plain JSON values, to look at or to compare."""
+    window, memory = state.window, state.memory
+    return {
+        "settings": settings_to_json(state.settings),
+        "step": state.step,
+        "alpha": state.alpha,
+        "kl_radius": state.kl_radius,
+        "warm": list(state.warm),
+        "votes": state.votes,
+        "ties": state.ties,
+        "pool": list(state.pool),
+        "window": None
+        if window is None
+        else {
+            "steps": window.steps.tolist(),
+            "x": window.x.tolist(),
+            "plus": window.plus.tolist(),
+            "minus": window.minus.tolist(),
+            "ties": window.ties.tolist(),
+        },
+        "memory": None
+        if memory is None
+        else {
+            "first": memory.first.tolist(),
+            "second": memory.second.tolist(),
+            "count": memory.count,
+        },
+    }
+
+
+_Told = tuple[State, tuple[Update, ...], Coefficients, dict[str, Any]]
+
+
+def _tell_step(
+    state: State, query: Query, tally: Tally, nu: float | None, delta: Floats | None
+) -> _Told:
+    settings = state.settings
+    alpha = (state.alpha or 0.0) * shape(settings, query.step)
+    rate = 1.0 if settings.adam is not None else alpha
+    found = coefficients(settings, tally, mu=query.mu, alpha=rate, nu=nu, delta=delta)
+    _finite(found.coef, query.step, "coefficient")
+    extra = {"alpha": alpha, "mu": query.mu}
+    if not settings.vectored:
+        # The radius of a direction is μ · factor, so its ratio to μ is the factor.
+        updates = tuple(
+            Update(
+                query.step,
+                k,
+                coef=rounded(
+                    float(found.coef[k]) * coordinates.factor(settings.space, query.step, k)
+                ),
+            )
+            for k in range(settings.K)
+        )
+        return state, updates, found, extra
+    memory = state.memory
+    if memory is None:
+        raise UsageError("tell: the state has lost its memory; rebuild it with retell")
+    move = np.zeros(settings.dim)
+    for k in range(settings.K):
+        move = move + float(found.coef[k]) * _unit_direction(settings, query.step, k)
+    if settings.adam is not None:
+        step, memory = momentum.adam_step(memory, move, alpha, settings.adam)
+    else:
+        step, memory = momentum.momentum_step(memory, move, settings.momentum)
+    limit = settings.coef_cap * query.mu * math.sqrt(settings.dim)
+    length = float(np.linalg.norm(step))
+    if length > limit:
+        step = step * (limit / length)
+        found = replace(found, capped=np.ones_like(found.capped))
+    return replace(state, memory=memory), (_vector(step, query.step),), found, extra
+
+
+def _tell_warmup(
+    state: State, query: Query, tally: Tally, nu: float | None, delta: Floats | None
+) -> _Told:
+    """Votes are spent and recorded, nothing moves; the last warm-up step sets α."""
+    settings = state.settings
+    found = coefficients(settings, tally, mu=query.mu, alpha=1.0, nu=nu, delta=delta)
+    _finite(found.delta, query.step, "value difference")
+    measured = found.delta
+    if settings.rule == "margin":
+        measured = estimators.margin(tally.plus, tally.minus, tally.tie, tally.identical)
+    warm = (*state.warm, *(value * value for value in measured.tolist()))
+    alpha = None
+    if query.step + 1 >= settings.warmup:
+        total = 0.0
+        for square in warm:
+            total += square
+        # Only ties so far say nothing about the spread: fall back to that of pure vote noise.
+        alpha = default_alpha(settings, math.sqrt(total / len(warm)) or None)
+    rows = 1 if settings.vectored else settings.K
+    updates = tuple(Update(query.step, k, coef=0.0) for k in range(rows))
+    found = replace(found, capped=np.zeros_like(found.capped))
+    return replace(state, warm=warm, alpha=alpha), updates, found, {"mu": query.mu}
+
+
+def _tell_bayes(state: State, query: Query, tally: Tally, nu: float | None) -> _Told:
+    settings = state.settings
+    if state.window is None:
+        raise UsageError("tell: the state has lost its window; rebuild it with retell")
+    x = np.stack(
+        [
+            (plus.sign * plus.radius - minus.sign * minus.radius)
+            * coordinates.direction_vector(settings.space, query.step, plus.k)
+            for plus, minus in query.shifts
+        ]
+    )
+    window = bayes.add(
+        state.window,
+        query.step,
+        x,
+        tally.plus,
+        tally.minus,
+        tally.tie,
+        tally.identical,
+        forget=settings.forget,
+    )
+    mu = base_mu(settings)
+    precision: ArrayLike = bayes.prior_precision(mu, settings.distance, settings.dim)
+    if settings.prior_precision is not None:
+        precision = settings.prior_precision
+    known = bayes.posterior(
+        window,
+        precision=precision,
+        mean=settings.prior_mean,
+        forget=settings.forget,
+        step=query.step,
+    )
+    length = mu * math.sqrt(settings.dim * settings.kl_step / settings.kl_radius)
+    step = bayes.step_vector(known, length * shape(settings, query.step))
+    found = coefficients(settings, tally, mu=query.mu, alpha=1.0, nu=nu)
+    found = replace(found, capped=np.zeros_like(found.capped))
+    extra = {
+        "mu": query.mu,
+        "gradient": float(np.linalg.norm(known.w)),
+        "uncertainty": math.sqrt(float(np.trace(known.covariance))),
+        "comparison_noise": float(known.s),
+        "length": float(np.linalg.norm(step)),
+    }
+    return replace(state, window=window), (_vector(step, query.step),), found, extra
+
+
+def _null_rms(settings: Settings) -> float:
+    """Root mean square of Δ̂ (known) or m (margin) of a direction when nobody has a preference."""
+    if settings.rule == "margin":
+        return math.sqrt(1 / (settings.N * settings.M))
+    invert = estimators.inversion(
+        settings.smoothing, links.link(settings.link), trim=settings.trim
+    )
+    if settings.smoothing == "pooled":
+        rms = estimators.null_rms(settings.N * settings.M, invert)
+    else:
+        rms = estimators.null_rms(settings.M, invert) / math.sqrt(settings.N)
+    if rms < 1e-12:
+        raise UsageError(
+            f"settings: smoothing {settings.smoothing} with M = {settings.M} is 0 whatever the "
+            "votes; choose haldane, or a larger M"
+        )
+    return rms
+
+
+def _nu(state: State) -> float | None:
+    if state.settings.ties == "half":
+        return None
+    if state.settings.tie_nu is not None:
+        return state.settings.tie_nu
+    return estimators.tie_nu(state.ties, state.votes)
+
+
+def _unit_direction(settings: Settings, step: int, k: int) -> Floats:
+    scale = coordinates.factor(settings.space, step, k)
+    return scale * coordinates.direction_vector(settings.space, step, k)
+
+
+def _vector(step: Floats, number: int) -> Update:
+    with np.errstate(over="ignore"):
+        values = step.astype(np.float32)
+    _finite(values.astype(np.float64), number, "step vector")
+    return Update(number, 0, vector=tuple(values.tolist()))
+
+
+def _finite(values: Floats, step: int, source: str) -> None:
+    bad = np.flatnonzero(~np.isfinite(values))
+    if len(bad):
+        raise RunError(
+            f"step {step}: {source} {bad[0]} is {values.flat[bad[0]]}; nothing was applied"
+        )
+
+
+def _given(settings: Settings, delta: ArrayLike, step: int) -> Floats:
+    given = np.asarray(delta, dtype=np.float64)
+    if settings.rule == "bayes":
+        raise UsageError("tell: bayes takes votes, not one estimate per direction")
+    if given.shape != (settings.K,):
+        raise UsageError(f"tell: delta has shape {given.shape}, expected {(settings.K,)}")
+    _finite(given, step, "value difference")
+    return given
+
+
+def _check_tally(tally: Tally, step: int) -> None:
+    for name in ("plus", "minus", "tie"):
+        counts: Floats = getattr(tally, name)
+        if counts.shape != tally.plus.shape or tally.identical.shape != tally.plus.shape:
+            raise UsageError(f"tell: step {step} has vote arrays of different shapes")
+        for (k, n), count in np.ndenumerate(counts):
+            if not math.isfinite(count):
+                raise RunError(
+                    f"step {step}: {name} votes of direction {k}, comparison {n} are {count}; "
+                    "nothing was applied"
+                )
+            if count < 0:
+                raise UsageError(
+                    f"step {step}: {name} votes of direction {k}, comparison {n} are {count}; "
+                    "count a vote of negative weight for the other side"
+                )
+
+
+def _totals(tally: Tally) -> tuple[float, float, float]:
+    """Votes, ties and wins of plus (a tie is half), identical comparisons left out."""
+    live = ~tally.identical
+    plus, minus, tie = (float(c[live].sum()) for c in (tally.plus, tally.minus, tally.tie))
+    return plus + minus + tie, tie, plus + 0.5 * tie

@@ -1,0 +1,52 @@
+"""Radius and step size: what is used when the settings name none.
+
+Both come from the KL radius κ of one side of a comparison and the KL κ_step of one step.
+"""
+
+from __future__ import annotations
+
+import math
+
+from szpo.settings import Schedule, Settings
+
+
+def base_mu(settings: Settings) -> float:
+    """μ at step 0: as set, or scale · √(2κ/d)."""
+    default = settings.scale * math.sqrt(2 * settings.kl_radius / settings.dim)
+    if isinstance(settings.mu, Schedule):
+        return settings.mu.at(0, default)
+    return default if settings.mu is None else float(settings.mu)
+
+
+def default_alpha(settings: Settings, rms: float | None = None) -> float:
+    """The base step size: as set, or the one whose expected step has the length of κ_step.
+
+    A step of K independent directions with root mean square coefficient c is c · √(d/K) long, and
+    is wanted to be μ · √d · √(κ_step/κ). ``rms`` is that of Δ̂ (known) or of m (margin), as a
+    warm-up measured it; None takes it from the exact law of the votes at rate ½. Momentum ρ
+    divides by 1/(1 − ρ), so that a direction's total move is the same.
+
+    Raises:
+        UsageError: the estimator is 0 whatever the votes (clip at M = 1).
+    """
+    alpha = settings.alpha.start if isinstance(settings.alpha, Schedule) else settings.alpha
+    if alpha is not None:
+        return float(alpha)
+    mu = base_mu(settings)
+    coef = mu * math.sqrt(settings.kl_step / settings.kl_radius)
+    if settings.adam is not None:
+        return coef  # Adam's step is about α in every coordinate, whatever the gradient's size
+    coef *= math.sqrt(settings.K) * (1 - settings.momentum)
+    if settings.rule == "sign":
+        return coef
+    if rms is None:
+        rms = _null_rms(settings)
+    if settings.rule == "margin":
+        return coef / rms
+    return coef * settings.distance * mu / rms
+
+
+def shape(settings: Settings, step: int) -> float:
+    """The factor that a schedule of α (under ``bayes``: of the step) puts on a step."""
+    alpha = settings.alpha
+    return alpha.shape(step) if isinstance(alpha, Schedule) else 1.0
