@@ -396,25 +396,6 @@ def _tell_bayes(state: State, query: Query, tally: Tally, nu: float | None) -> _
     return replace(state, window=window), (_vector(step, query.step),), found, extra
 
 
-def _null_rms(settings: Settings) -> float:
-    """Root mean square of Δ̂ (known) or m (margin) of a direction when nobody has a preference."""
-    if settings.rule == "margin":
-        return math.sqrt(1 / (settings.N * settings.M))
-    invert = estimators.inversion(
-        settings.smoothing, links.link(settings.link), trim=settings.trim
-    )
-    if settings.smoothing == "pooled":
-        rms = estimators.null_rms(settings.N * settings.M, invert)
-    else:
-        rms = estimators.null_rms(settings.M, invert) / math.sqrt(settings.N)
-    if rms < 1e-12:
-        raise UsageError(
-            f"settings: smoothing {settings.smoothing} with M = {settings.M} is 0 whatever the "
-            "votes; choose haldane, or a larger M"
-        )
-    return rms
-
-
 def _nu(state: State) -> float | None:
     if state.settings.ties == "half":
         return None

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 
+from szpo import estimators, links
+from szpo.errors import UsageError
 from szpo.settings import Schedule, Settings
 
 
@@ -50,3 +52,22 @@ def shape(settings: Settings, step: int) -> float:
     """The factor that a schedule of α (under ``bayes``: of the step) puts on a step."""
     alpha = settings.alpha
     return alpha.shape(step) if isinstance(alpha, Schedule) else 1.0
+
+
+def _null_rms(settings: Settings) -> float:
+    """Root mean square of Δ̂ (known) or m (margin) of a direction when nobody has a preference."""
+    if settings.rule == "margin":
+        return math.sqrt(1 / (settings.N * settings.M))
+    invert = estimators.inversion(
+        settings.smoothing, links.link(settings.link), trim=settings.trim
+    )
+    if settings.smoothing == "pooled":
+        rms = estimators.null_rms(settings.N * settings.M, invert)
+    else:
+        rms = estimators.null_rms(settings.M, invert) / math.sqrt(settings.N)
+    if rms < 1e-12:
+        raise UsageError(
+            f"settings: smoothing {settings.smoothing} with M = {settings.M} is 0 whatever the "
+            "votes; choose haldane, or a larger M"
+        )
+    return rms
