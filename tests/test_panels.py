@@ -110,8 +110,6 @@ def test_batches_use_distinct_prompts_and_two_different_samples() -> None:
     assert set(np.round(gaps, 6).tolist()) == {-0.25, 0.0, 0.25}
     # P(prompt 0 in the batch) · P(sample 0 on one side) = ½ · ⅔
     assert np.mean(gaps != 0) == pytest.approx(1 / 3, abs=0.011)
-    whole = batch_gaps(rewards, 4, derive(0, "gaps"), 100)
-    assert (whole == gaps[:100]).all() or len(whole) == 100
 
 
 @pytest.mark.parametrize(
@@ -137,14 +135,14 @@ def test_the_harder_panels_are_harder() -> None:
     assert {len(panel) for panel in raters.values()} == {5}
     gaps = batch_gaps(rewards, 8, derive(9, "questions"))
     gaps = gaps[gaps != 0]
-    assert agreement(raters["bt70-half"][0], gaps) == pytest.approx(0.59, abs=0.02)
+    assert agreement(raters["half-beta"][0], gaps) == pytest.approx(0.59, abs=0.02)
     # A lapse of λ leaves (1 − λ)² of the agreement above ½: .5 + .81 · .2 = .662.
-    lapsing = drawn_agreement(rewards, 8, raters["bt70-lapse10"][0], seed=2)
+    lapsing = drawn_agreement(rewards, 8, raters["lapse10"][0], seed=2)
     assert lapsing == pytest.approx(0.662, abs=0.01)
-    assert [rater.beta for rater in raters["bt70-hostile"]] == [beta] * 4 + [-beta]
-    assert raters["bt70-hostile"][:4] == raters["bt70"][:4]
+    assert [rater.beta for rater in raters["hostile"]] == [beta] * 4 + [-beta]
+    assert raters["hostile"][:4] == raters["bt70"][:4]
     assert raters["mtbench"][0].tie > 0
-    for name, size in (("bt70", 0), ("bt70-hostile", 1), ("bt80", 5)):
+    for name, size in (("bt70", 0), ("hostile", 1), ("bt80", 5)):
         with pytest.raises(UsageError):
             members(name, beta, size)
 
@@ -179,7 +177,7 @@ def test_a_known_beta_needs_no_answers() -> None:
     def never() -> tuple[Sequence[Prompt], Sequence[Sequence[Answer]]]:
         raise AssertionError
 
-    panel = build("bt70-half", reward="sentiment", beta=8.0, answers=never)
+    panel = build("half-beta", reward="sentiment", beta=8.0, answers=never)
     assert {rater.beta for rater in panel.raters} == {4.0}
     with pytest.raises(UsageError, match="needs base answers"):
         build("bt70", reward="sentiment")

@@ -3,8 +3,8 @@
 The reference panel ``bt70``: P raters, logistic link, no lapse, no side bias, and one β, fitted
 per base model, reward and D so that two raters agree on 70 % of the questions as they are asked:
 comparisons of two batches of D answers, both drawn from the base policy for the same prompts.
-Beside it stand harder ones: ``bt70-half`` (β / 2), ``bt70-lapse10`` (10 % lapses),
-``bt70-hostile`` (the last member prefers the worse batch) and ``mtbench`` (ties, lapses and item
+Beside it stand harder ones: ``half-beta`` (β / 2), ``lapse10`` (10 % lapses),
+``hostile`` (the last member prefers the worse batch) and ``mtbench`` (ties, lapses and item
 effects fitted to a public set of human votes on chat answers, at the β of ``bt70``).
 """
 
@@ -25,7 +25,7 @@ from szpo.types import Answer, Comparison, Floats, Prompt
 from szpo_simulators.oracles import Rater, SimulatedJudge
 from szpo_simulators.rewards import Logprob, Reward, difference, matrix, parse
 
-PANELS = ("bt70", "bt70-half", "bt70-lapse10", "bt70-hostile", "mtbench")
+PANELS = ("bt70", "half-beta", "lapse10", "hostile", "mtbench")
 PAIRS = 16_384
 """Pairs of batches drawn to fit β, and again to measure the agreement it gives."""
 ZERO = 1e-12
@@ -171,24 +171,24 @@ def members(name: str, beta: float, size: int) -> tuple[Rater, ...]:
     Raises:
         UsageError: no such panel, or too few members for it.
 
-    >>> [rater.beta for rater in members("bt70-hostile", 8.0, 3)]
+    >>> [rater.beta for rater in members("hostile", 8.0, 3)]
     [8.0, 8.0, -8.0]
     """
     if name not in PANELS:
         raise UsageError(f"no simulated panel {name!r}; there are {', '.join(PANELS)}")
-    if size < 1 or (name == "bt70-hostile" and size < 2):
+    if size < 1 or (name == "hostile" and size < 2):
         raise UsageError(f"a panel {name} of {size} has too few members")
     plain = Rater(beta=beta)
     same = {
         "bt70": plain,
-        "bt70-half": Rater(beta=beta / 2),
-        "bt70-lapse10": Rater(beta=beta, lapse=0.10),
-        "bt70-hostile": plain,
+        "half-beta": Rater(beta=beta / 2),
+        "lapse10": Rater(beta=beta, lapse=0.10),
+        "hostile": plain,
         # Davidson with item effects, maximum likelihood on 3,355 human votes of 65 judges.
         "mtbench": Rater(beta=beta, tie=exp(-0.15), lapse=0.081, item_spread=2.6, tie_spread=2.0),
     }[name]
     raters = [same] * size
-    if name == "bt70-hostile":
+    if name == "hostile":
         raters[-1] = replace(plain, beta=-beta)
     return tuple(raters)
 
@@ -259,7 +259,7 @@ def from_spec(spec: Mapping[str, Any], *, logprob: Logprob | None = None) -> Pan
 
 # The entry points of `szpo.evaluators`, each with the keywords of `build`.
 bt70 = partial(build, "bt70")
-bt70_half = partial(build, "bt70-half")
-bt70_lapse10 = partial(build, "bt70-lapse10")
-bt70_hostile = partial(build, "bt70-hostile")
+half_beta = partial(build, "half-beta")
+lapse10 = partial(build, "lapse10")
+hostile = partial(build, "hostile")
 mtbench = partial(build, "mtbench")

@@ -1,9 +1,10 @@
 """Hidden rewards: what a simulated panel likes, written as a short text.
 
 ``sentiment``, ``length:12``, ``tokens:16``, ``keyword:sea,sun``, ``regex:PATTERN``,
-``verify:no_comma+lowercase``, ``repetition``, ``fluency``, and weighted sums in which every term
-after the first carries its weight: ``0.7*sentiment+0.3*fluency``. Evaluators see comparisons of
-batches; only the oracle behind them sees these numbers, and it never sees weights.
+``verify:no_comma+lowercase``, ``repetition``, ``fluency``, ``walk`` (of the small yard world), and
+weighted sums in which every term after the first carries its weight:
+``0.7*sentiment+0.3*fluency``. Evaluators see comparisons of batches; only the oracle behind them
+sees these numbers, and it never sees weights.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 from szpo.errors import RunError, UsageError
 from szpo.metrics import repetition, words
 from szpo.types import Answer, Comparison, Floats, Prompt
+from szpo_simulators.tabular import Walk
 from szpo_simulators.verifiers import Verifier, verifier
 
 Logprob: TypeAlias = Callable[[Sequence[Prompt], Sequence[Answer]], Floats]
@@ -231,6 +233,7 @@ REWARDS: dict[str, Callable[[str | None], Reward]] = {
     "regex": _regex,
     "verify": _verify,
     "repetition": _bare(Repetition),
+    "walk": _bare(Walk),
 }
 """Makers by name, given what follows the colon; installed packages may add more."""
 
