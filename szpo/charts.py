@@ -1,0 +1,129 @@
+"""Line charts with intervals as plain SVG text: no library, no script, readable in both themes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+
+WIDTH, HEIGHT = 640, 260
+LEFT, RIGHT, TOP, BOTTOM = 56, 16, 16, 40
+
+
+@dataclass(frozen=True)
+class Series:
+    """Values over x, with an interval for each where ``low`` and ``high`` are given."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
+    dots: bool = False
+    """Draw points instead of a joined line."""
+
+
+def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
+    """Round numbers that cover [low, high] in about ``wanted`` intervals.
+
+    >>> ticks(0, 1), ticks(0.13, 0.92, 4)
+    ([0.0, 0.2, 0.4, 0.6, 0.8, 1.0], [0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    """
+    span = (high - low) or abs(high) or 1.0
+    raw = span / wanted
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = min((m * power for m in (1, 2, 2.5, 5, 10)), key=lambda s: abs(math.log(s / raw)))
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(i * step, 12) for i in range(first, last + 1)]
+
+
+def line_chart(
+    title: str,
+    series: Sequence[Series],
+    *,
+    x_label: str,
+    y_label: str,
+    reference: float | None = None,
+    bounds: tuple[float, float] | None = None,
+) -> str:
+    """One chart as an ``<svg>`` element; colours come from the classes s0, s1, … of the page.
+
+    Args:
+        title: read out to those who do not see the chart.
+        series: at least one value in all.
+        x_label: under the axis.
+        y_label: above the axis.
+        reference: a dashed level, such as a win rate of one half.
+        bounds: fixed range of y; otherwise the data's.
+    """
+    xs = [x for s in series for x in s.x]
+    ys = [y for s in series for part in (s.y, s.low or (), s.high or ()) for y in part]
+    ys = [y for y in ys if math.isfinite(y)] + ([] if reference is None else [reference])
+    if not xs or not ys:
+        return f'<p class="quiet">{escape(title)}: nothing to draw yet.</p>'
+    y_ticks = ticks(*(bounds or (min(ys), max(ys))))
+    x_ticks = [t for t in ticks(min(xs), max(xs), 8) if min(xs) <= t <= max(xs)]
+    low, high = y_ticks[0], y_ticks[-1] if len(y_ticks) > 1 else y_ticks[0] + 1
+    span_x = (max(xs) - min(xs)) or 1.0
+
+    def at_x(x: float) -> float:
+        return LEFT + (x - min(xs)) / span_x * (WIDTH - LEFT - RIGHT)
+
+    def at_y(y: float) -> float:
+        inside = min(max(y, low), high)
+        return HEIGHT - BOTTOM - (inside - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
+
+    parts = [
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'aria-label="{escape(title, quote=True)}"><title>{escape(title)}</title>'
+    ]
+    for t in y_ticks:
+        y = f"{at_y(t):.1f}"
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>')
+        parts.append(f'<text x="{LEFT - 8}" y="{y}" dy=".32em" text-anchor="end">{t:g}</text>')
+    for t in x_ticks:
+        place = f'x="{at_x(t):.1f}" y="{HEIGHT - BOTTOM + 16}"'
+        parts.append(f'<text {place} text-anchor="middle">{t:g}</text>')
+    middle = (LEFT + WIDTH - RIGHT) / 2
+    parts.append(
+        f'<text class="label" x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">'
+        f"{escape(x_label)}</text>"
+        f'<text class="label" x="{LEFT}" y="{TOP - 5}">{escape(y_label)}</text>'
+    )
+    if reference is not None:
+        y = f"{at_y(reference):.1f}"
+        parts.append(
+            f'<line class="reference" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>'
+        )
+    for i, s in enumerate(series):
+        parts += _drawn(s, i, at_x, at_y)
+    return "".join([*parts, "</svg>"])
+
+
+def _drawn(
+    s: Series, i: int, at_x: Callable[[float], float], at_y: Callable[[float], float]
+) -> list[str]:
+    points = [(x, y) for x, y in zip(s.x, s.y, strict=True) if math.isfinite(y)]
+    placed = [f"{at_x(x):.1f},{at_y(y):.1f}" for x, y in points]
+    parts = []
+    if s.low is not None and s.high is not None:
+        edges = [e for e in zip(s.x, s.low, s.high, strict=True) if math.isfinite(e[1] + e[2])]
+        if s.dots:
+            parts += [
+                f'<line class="s{i} whisker" x1="{at_x(x):.1f}" x2="{at_x(x):.1f}" '
+                f'y1="{at_y(lo):.1f}" y2="{at_y(hi):.1f}"/>'
+                for x, lo, hi in edges
+            ]
+        else:
+            around = [f"{at_x(x):.1f},{at_y(hi):.1f}" for x, _, hi in edges]
+            around += [f"{at_x(x):.1f},{at_y(lo):.1f}" for x, lo, _ in reversed(edges)]
+            parts.append(f'<polygon class="s{i} band" points="{" ".join(around)}"/>')
+    if s.dots:
+        parts += [
+            f'<circle class="s{i} dot" cx="{p.split(",")[0]}" cy="{p.split(",")[1]}" r="3"/>'
+            for p in placed
+        ]
+    else:
+        parts.append(f'<polyline class="s{i} line" points="{" ".join(placed)}"/>')
+    return parts

@@ -1,0 +1,217 @@
+"""What a ledger says about its run, for people: totals, one line per step, samples.
+
+Reads only. Votes are counted as everywhere: answers A, B or tie on training comparisons, the
+highest revision up to the step's close, amendments applied; skips, automatic ties and late votes
+have their own numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from szpo import votes
+from szpo.ledger import Ledger
+
+WORDS_PER_MINUTE = 238
+"""Silent reading of English prose, adults, as the person-minutes are reckoned."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """One step: what was asked, what came back, what it did."""
+
+    step: int
+    state: str
+    votes: int = 0
+    plus: int = 0
+    minus: int = 0
+    ties: int = 0
+    skips: int = 0
+    identical: int = 0
+    """Comparisons that were tied without asking."""
+    answers_read: int = 0
+    words_read: int = 0
+    estimate: float | None = None
+    """Δ̂ in link units, mean over the directions."""
+    stderr: float | None = None
+    info: Mapping[str, Any] = field(default_factory=dict)
+    """Whatever the controller noted besides: KL, mean length, |θ|."""
+
+    @property
+    def win_rate(self) -> float | None:
+        """Share of votes for plus, a tie counting half; None without a vote."""
+        return (self.plus + self.ties / 2) / self.votes if self.votes else None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A run in numbers."""
+
+    path: str
+    run: str
+    name: str
+    state: str
+    seed: int
+    model: str
+    panel: str
+    rule: str
+    created_us: int
+    steps: int
+    """Applied steps."""
+    planned: int | None
+    votes: int
+    budget: int | None
+    skips: int
+    automatic_ties: int
+    late: int
+    answers_read: int
+    person_minutes: float
+    panelists: int
+    win_rate: float | None
+    head: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return asdict(self)
+
+
+def steps(ledger: Ledger) -> list[Facts]:
+    """One line per step that was planned, in order."""
+    seen = {row["step"]: row for row in ledger.steps()}
+    counted: dict[int, Counter[str]] = {step: Counter() for step in seen}
+    reading = _reading(ledger)
+    for step, tally in counted.items():
+        skipped = [vote for vote in votes.standing(ledger, step) if vote.verdict == "skip"]
+        answered = votes.counted(ledger, step)
+        tally["votes"], tally["skips"] = len(answered), len(skipped)
+        for vote in answered:
+            tally[{"tie": "ties"}.get(vote.verdict, vote.verdict)] += 1
+        for vote in (*answered, *skipped):
+            rows, words = reading.get(vote.comparison, (0, 0))
+            tally["answers_read"] += 2 * rows
+            tally["words_read"] += words
+    for row in ledger.query(
+        "SELECT step, count(*) AS n FROM comparisons WHERE kind = 'train' AND identical = 1 "
+        "AND step IS NOT NULL GROUP BY step"
+    ):
+        counted[row["step"]]["identical"] = row["n"]
+    moved = _moved(ledger)
+    notes = _notes(ledger)
+    return [
+        Facts(
+            step,
+            row["state"],
+            **counted[step],
+            estimate=moved.get(step, (None, None))[0],
+            stderr=moved.get(step, (None, None))[1],
+            info=notes.get(step, {}),
+        )
+        for step, row in seen.items()
+    ]
+
+
+def summary(ledger: Ledger, facts: list[Facts] | None = None) -> Summary:
+    """Totals of a run; give ``facts`` where they are at hand."""
+    facts = steps(ledger) if facts is None else facts
+    config = ledger.spec.get("config", {})
+    run, panel = config.get("run", {}), config.get("panel", {})
+    late = ledger.query("SELECT count(*) AS n FROM votes WHERE late = 1")[0]["n"]
+    people = ledger.query("SELECT count(*) AS n FROM panelists")[0]["n"]
+    total = sum(f.votes for f in facts)
+    wins = sum((f.win_rate or 0) * f.votes for f in facts)
+    told = panel.get("kind", "–")
+    if told not in {"people", "–"}:
+        told = f"{told} ({panel.get('reward')})"
+    return Summary(
+        path=str(ledger.path),
+        run=ledger.run,
+        name=str(run.get("name") or Path(ledger.path).stem),
+        state=_state(ledger),
+        seed=ledger.root_seed,
+        model=str(config.get("model", {}).get("name", "–")),
+        panel=told,
+        rule=str(ledger.spec.get("optimizer", {}).get("rule", "–")),
+        created_us=ledger.row["created_us"],
+        steps=sum(f.state == "applied" for f in facts),
+        planned=ledger.spec.get("planned_steps"),
+        votes=total,
+        budget=run.get("votes"),
+        skips=sum(f.skips for f in facts),
+        automatic_ties=sum(f.identical for f in facts),
+        late=late,
+        answers_read=sum(f.answers_read for f in facts),
+        person_minutes=sum(f.words_read for f in facts) / WORDS_PER_MINUTE,
+        panelists=people,
+        win_rate=wins / total if total else None,
+        head=ledger.head(),
+    )
+
+
+def wilson(wins: float, votes: int, z: float = 1.96) -> tuple[float, float]:
+    """95 % interval of a share (Wilson 1927).
+
+    >>> [round(edge, 3) for edge in wilson(8, 8)]
+    [0.676, 1.0]
+    """
+    if not votes:
+        return 0.0, 1.0
+    share, z2 = wins / votes, z * z / votes
+    middle = (share + z2 / 2) / (1 + z2)
+    half = z / (1 + z2) * math.sqrt(share * (1 - share) / votes + z2 / (4 * votes))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def _state(ledger: Ledger) -> str:
+    control = ledger.query("SELECT * FROM controller LIMIT 1")[0]
+    if control["paused_by"]:
+        return f"paused by {control['paused_by']}: {control['pause_reason']}"
+    if control["lease"] and control["expires_us"] > ledger.clock():
+        return "running"
+    live = any(row["state"] not in {"applied", "void"} for row in ledger.steps())
+    if any(True for _ in ledger.events("finished")):
+        return "finished"
+    return "stopped within a step" if live else "stopped"
+
+
+def _reading(ledger: Ledger) -> dict[str, tuple[int, int]]:
+    """Rows that were really shown, and their words, by comparison."""
+    shown: dict[str, tuple[int, int]] = {}
+    for row in ledger.query("SELECT comparison, plus, minus FROM answers WHERE plus <> minus"):
+        rows, words = shown.get(row["comparison"], (0, 0))
+        words += len(row["plus"].split()) + len(row["minus"].split())
+        shown[row["comparison"]] = rows + 1, words
+    return shown
+
+
+def _moved(ledger: Ledger) -> dict[int, tuple[float | None, float | None]]:
+    """Δ̂ and its standard error per step, the mean over directions."""
+    found: dict[int, list[Mapping[str, Any]]] = {}
+    for row in ledger.update_rows():
+        found.setdefault(row["step"], []).append(row)
+    means = {}
+    for step, rows in found.items():
+        estimates = [r["estimate"] for r in rows if r["estimate"] is not None]
+        errors = [r["stderr"] for r in rows if r["stderr"] is not None]
+        mean = sum(estimates) / len(estimates) if estimates else None
+        error = math.sqrt(sum(e * e for e in errors)) / len(errors) if errors else None
+        means[step] = mean, error
+    return means
+
+
+def _notes(ledger: Ledger) -> dict[int, dict[str, Any]]:
+    """What events say about steps: every body with a step, later ones completing earlier ones."""
+    notes: dict[int, dict[str, Any]] = {}
+    for row in ledger.query("SELECT kind FROM events WHERE kind <> 'rows' GROUP BY kind"):
+        for event in ledger.events(row["kind"]):
+            body = event["body"]
+            if isinstance(body.get("step"), int):
+                plain = {
+                    k: v for k, v in body.items() if isinstance(v, int | float) and k != "step"
+                }
+                notes.setdefault(body["step"], {}).update(plain)
+    return notes
