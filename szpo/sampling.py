@@ -1,0 +1,112 @@
+"""How the next word is drawn: sampling settings, and one uniform number per row and token.
+
+A word is found by inverting the cumulative distribution in two levels (blocks of words, then words
+of one block), in the order of the vocabulary. One uniform per row decides, so two policies that
+share the uniform (common random numbers) differ only where their distributions do, and no noise
+per word has to be drawn.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from szpo import seeds
+from szpo.errors import RunError, UsageError
+from szpo.types import Floats, Shift
+
+BLOCK = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Sampling settings of a run; the defaults draw from the model's own distribution.
+
+    ``temperature`` 0 takes the likeliest word; ``top_k`` 0 and ``top_p`` 1 switch those off.
+    ``stop`` are texts that end an answer (and are cut off), besides the model's end tokens.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_new_tokens: int = 24
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.temperature < float("inf")):
+            raise UsageError(f"temperature is {self.temperature}; it must be 0 or more")
+        if not 0 < self.top_p <= 1:
+            raise UsageError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
+        if self.top_k < 0:
+            raise UsageError(f"top_k is {self.top_k}; it must be 0 (off) or more")
+        if self.max_new_tokens < 1:
+            raise UsageError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1")
+
+
+def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
+    """The distribution that is sampled, fp32 (rows, words), from logits (rows, words).
+
+    Rows are not renormalised after top-k and top-p: drawing divides by the sum.
+
+    >>> probabilities(torch.tensor([[0.0, 0.0, -30.0]]), Sampling(top_k=2)).round(decimals=3)
+    tensor([[0.5000, 0.5000, 0.0000]])
+    """
+    if sampling.temperature != 1.0:
+        logits = logits.to(torch.float32) / sampling.temperature
+    p = torch.softmax(logits, dim=-1, dtype=torch.float32)
+    if 0 < sampling.top_k < p.shape[-1]:
+        least = p.topk(sampling.top_k, dim=-1).values[:, -1:]
+        p = p.where(p >= least, 0.0)
+    if sampling.top_p < 1.0:
+        ordered, index = p.sort(dim=-1, descending=True)
+        before = ordered.cumsum(-1) - ordered  # mass of the likelier words
+        limit = sampling.top_p * p.sum(-1, keepdim=True)
+        p = torch.zeros_like(p).scatter(-1, index, ordered.where(before < limit, 0.0))
+    return p
+
+
+def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> Tensor:
+    """One word per row: int64 (rows,) from logits (rows, words) and uniforms (rows,) in [0, 1).
+
+    Raises:
+        RunError: a logit is not a number, so no distribution exists.
+    """
+    if sampling.temperature == 0:
+        return logits.argmax(dim=-1)
+    p = probabilities(logits, sampling)
+    rows, words = p.shape
+    if words % BLOCK:
+        p = torch.nn.functional.pad(p, (0, BLOCK - words % BLOCK))
+    p = p.view(rows, -1, BLOCK)
+    coarse = p.sum(-1).to(torch.float64).cumsum(-1)
+    if not bool(torch.isfinite(coarse[:, -1]).all()):
+        raise RunError("generation: the model's logits are not finite; lower the KL radius")
+    target = uniforms.to(torch.float64) * coarse[:, -1]
+    block = _invert(coarse, target)
+    below = torch.where(block > 0, coarse.gather(1, (block - 1).clamp(min=0)[:, None])[:, 0], 0.0)
+    fine = p[torch.arange(rows, device=p.device), block].to(torch.float64).cumsum(-1)
+    return block * BLOCK + _invert(fine, target - below)
+
+
+def _invert(cumulative: Tensor, target: Tensor) -> Tensor:
+    """First column whose cumulative mass exceeds the target, never one without mass of its own."""
+    column = (cumulative <= target[:, None]).sum(-1)
+    last = (cumulative < cumulative[:, -1:]).sum(-1)  # rounding may leave target at the very end
+    return torch.minimum(column, last)
+
+
+def uniforms(seed: int, shifts: list[Shift], rows: list[int], tokens: int, *, crn: bool) -> Floats:
+    """The uniforms of a rollout, (sum of rows, tokens): row i of shift s draws from (seed, k, i).
+
+    With ``crn`` the plus and minus side of a direction share theirs; otherwise each side has its
+    own.
+    """
+    parts = []
+    for shift, n in zip(shifts, rows, strict=True):
+        side = None if crn else f"side {shift.sign}"
+        key = seeds.derive(seed, "sample", k=shift.k, name=side)
+        parts.append(seeds.uniform(key, n * tokens).reshape(n, tokens))
+    return np.concatenate(parts) if parts else np.zeros((0, tokens))
