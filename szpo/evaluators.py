@@ -1,0 +1,261 @@
+"""Evaluators: whatever answers comparisons, now, later, or in part.
+
+`LedgerEvaluator` waits for people or other processes; `PanelEvaluator` asks judges in this one.
+Both go through the vote service and leave the same rows.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, Literal, Protocol, runtime_checkable
+
+from szpo import records, seeds, steps, votes
+from szpo.errors import RunError, UsageError
+from szpo.ledger import Ledger
+from szpo.settings import defaults
+from szpo.types import Answer, Choice, Comparison, Prompt, Query, Row, Vote
+from szpo.votes import PanelistKind, VoteService
+
+SIDES: Final[tuple[Literal["A", "B"], ...]] = ("A", "B")
+
+
+@runtime_checkable
+class Evaluator(Protocol):
+    """Answers the comparisons of a step; asking and answering are apart, so people fit."""
+
+    def submit(self, comparisons: Sequence[Comparison]) -> None:
+        """Ask; called again after a crash with the same comparisons."""
+
+    def collect(self, step: int) -> Sequence[Vote]:
+        """The counted votes of a step so far; empty while people think."""
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """One in-process panelist. The key is the only randomness it may use."""
+
+    def judge(
+        self,
+        comparison: Comparison,
+        *,
+        panelist: str,
+        plus_side: Literal["A", "B"],
+        key: bytes,
+    ) -> Choice:
+        """Which batch is better, as letters on screen; rows with equal texts are not shown."""
+
+
+class LedgerEvaluator:
+    """Answers come from elsewhere: the panel in a browser, or `szpo simulate` as a process."""
+
+    def __init__(self, service: VoteService):
+        self.service: Final = service
+
+    def submit(self, comparisons: Sequence[Comparison]) -> None:
+        """Nothing to do: an open step is what people are shown."""
+
+    def collect(self, step: int) -> Sequence[Vote]:
+        """The counted votes of a step so far."""
+        return self.service.counted(step)
+
+
+class PanelEvaluator:
+    """A panel of judges in this process, assigned by a seeded round robin.
+
+    Panelists are named ``name``-0, ``name``-1, …; their ids and seats derive from the root seed,
+    so a repeated or resumed run has the same votes.
+    """
+
+    def __init__(
+        self,
+        service: VoteService,
+        judges: Sequence[Judge],
+        *,
+        kind: PanelistKind = "simulated",
+        name: str = "panel",
+    ):
+        if not judges:
+            raise UsageError("panel: no judges; give at least one")
+        self.service: Final = service
+        self.judges: Final = tuple(judges)
+        self.kind: Final[PanelistKind] = kind
+        self.name: Final = name
+        self._ids: tuple[str, ...] = ()
+
+    def submit(self, comparisons: Sequence[Comparison]) -> None:
+        """Seat, ask and record the whole panel's answers to these comparisons.
+
+        Raises:
+            UsageError: M is larger than the panel.
+            RunError: so many skipped that a comparison cannot reach M.
+        """
+        if not self._ids:
+            with self.service.ledger.transaction("votes"):
+                self._ids = tuple(
+                    self.service.enroll(self.kind, f"{self.name}-{i}")
+                    for i in range(len(self.judges))
+                )
+        answer(self.service, dict(zip(self._ids, self.judges, strict=True)), comparisons)
+
+    def collect(self, step: int) -> Sequence[Vote]:
+        """The counted votes of the step."""
+        return self.service.counted(step)
+
+
+def answer(
+    service: VoteService, panel: dict[str, Judge], comparisons: Sequence[Comparison]
+) -> None:
+    """Let a panel (id → judge, in order) answer comparisons of the open step until M is met.
+
+    Two transactions per round: all seats, then all answers; a judge is asked in between, so a
+    slow one holds no lock. A skip frees the seat for the next panelist in line.
+
+    Raises:
+        UsageError: M is larger than the panel.
+        RunError: everybody has been asked and a comparison still lacks votes.
+    """
+    asked = [c for c in comparisons if not c.identical]
+    if not asked:
+        return
+    ledger, ids = service.ledger, list(panel)
+    row = ledger.step(asked[0].step)
+    m = 0 if row is None else row["m"]
+    if m > len(ids):
+        raise UsageError(f"M = {m} needs {m} panelists; {len(ids)} are in the panel")
+    places = {c.id: (c.k * (row["n"] if row else 1) + c.n) * m for c in asked}
+    lines = {c.id: seat_order(ledger.root_seed, c.step, places[c.id], ids, m) for c in asked}
+    while True:
+        have = {c.id: 0 for c in asked}
+        for vote in votes.standing(ledger, asked[0].step):
+            have[vote.comparison] += vote.verdict != "skip"
+        short = [c for c in asked if have[c.id] < m]
+        if not short:
+            return
+        seats = []
+        with ledger.transaction("votes"):
+            for comparison in short:
+                for panelist in lines[comparison.id]:
+                    seat = service.assign_to(comparison.id, panelist)
+                    if seat is not None:
+                        seats.append((comparison, panelist, seat))
+        if not seats:
+            raise RunError(
+                f"step {short[0].step}: comparison k={short[0].k} n={short[0].n} has "
+                f"{have[short[0].id]} of {m} votes and everybody has been asked; enlarge the panel"
+            )
+        chosen = [
+            panel[panelist].judge(
+                comparison,
+                panelist=panelist,
+                plus_side=seat.plus_side,
+                key=_key(ledger.root_seed, "judge", comparison, panelist),
+            )
+            for comparison, panelist, seat in seats
+        ]
+        with ledger.transaction("votes"):
+            for (comparison, panelist, seat), choice in zip(seats, chosen, strict=True):
+                idem = _key(ledger.root_seed, "idem", comparison, panelist).hex()
+                service.cast(seat.id, choice, idem=idem)
+
+
+def seat_order(root_seed: int, step: int, place: int, ids: Sequence[str], m: int) -> list[str]:
+    """Everybody in the order in which they are asked about the comparison at ``place``.
+
+    Seats run through seeded permutations of the panel, one after the other, so work is even over
+    a step; each step starts anew.
+
+    >>> ids = ["a", "b", "c"]
+    >>> sorted(seat_order(0, 0, place, ids, 1)[0] for place in range(3))
+    ['a', 'b', 'c']
+    """
+    order: list[str] = []
+    seat = place
+    while len(order) < len(ids):
+        cycle, rest = divmod(seat, len(ids))
+        key = seeds.derive(root_seed, "panel", step=step, name=str(cycle))
+        panelist = ids[int(seeds.permutation(key, len(ids))[rest])]
+        if panelist not in order:
+            order.append(panelist)
+        seat += 1
+    return order
+
+
+def _key(root_seed: int, purpose: str, comparison: Comparison, panelist: str) -> bytes:
+    name = f"{comparison.n}/{panelist}"
+    return seeds.derive(root_seed, purpose, step=comparison.step, k=comparison.k, name=name)
+
+
+def check_judge(judge: Judge) -> None:
+    """The contract of a judge, on three comparisons: a pure function with a valid answer.
+
+    Raises:
+        RunError: names the broken clause.
+    """
+    for comparison in _examples(0):
+        for side in SIDES:
+            keys = [seeds.derive(n, "check") for n in (1, 1, 2)]
+            given = [
+                judge.judge(comparison, panelist="p", plus_side=side, key=key) for key in keys
+            ]
+            for choice in given:
+                if choice not in votes.CHOICES:
+                    raise RunError(f"judge answered {choice!r}; answer A, B, tie or skip")
+            if given[0] != given[1]:
+                raise RunError(
+                    "judge gave two answers for the same comparison, side and key; draw all "
+                    "randomness from the key"
+                )
+
+
+def check_evaluator(
+    make: Callable[[VoteService], Evaluator], *, serve: Callable[[VoteService], None] | None = None
+) -> None:
+    """The contract of an evaluator, on a small ledger of its own.
+
+    ``make`` builds it over a vote service; ``serve`` stands for the people who answer between
+    submit and collect, where the evaluator does not answer by itself.
+
+    Raises:
+        RunError: names the broken clause.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        layout = (("z", (2,)),)
+        settings = defaults(7, layout, N=3, D=2)
+        with Ledger.create(
+            Path(folder) / "check.db", {}, root_seed=7, layout=layout, direction_version=1
+        ) as ledger:
+            ledger.execute("UPDATE controller SET epoch = 1")
+            service = VoteService(ledger)
+            evaluator = make(service)
+            if evaluator.collect(0):
+                raise RunError("evaluator: collect of a step that is not open must be empty")
+            examples = _examples(0)
+            steps.plan(ledger, 1, settings, Query(0, (), 1.0, None), ledger.head())
+            steps.begin(ledger, 1, 0)
+            steps.store(ledger, 1, 0, examples, head=ledger.head(), notes={}, then_open=True)
+            evaluator.submit(examples)
+            if serve is not None:
+                serve(service)
+            found = tuple(evaluator.collect(0))
+            if found != service.counted(0):
+                raise RunError("evaluator: collect must return the counted votes of the ledger")
+            if any(vote.comparison == examples[-1].id for vote in found):
+                raise RunError("evaluator: identical comparisons are not asked")
+            if votes.missing(ledger, 0):
+                raise RunError("evaluator: after submit (and serve) every comparison has M votes")
+            evaluator.submit(examples)
+            again = records.votes_sha256(evaluator.collect(0))
+            if again != records.votes_sha256(found):
+                raise RunError("evaluator: a second submit must change no counted vote")
+
+
+def _examples(step: int) -> tuple[Comparison, ...]:
+    prompt = Prompt.user("Describe a rainy Monday.")
+    good, bad = Answer("Warm tea and a good book."), Answer("Cold, wet and late again.")
+    pairs = [(good, bad), (bad, good), (good, good)]
+    return tuple(
+        Comparison(f"check-{n}", step, 0, n, (Row(prompt, plus, minus),) * 2)
+        for n, (plus, minus) in enumerate(pairs)
+    )

@@ -1,0 +1,81 @@
+"""What a finished step reports, and why a run ended."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from szpo.types import Floats, Layout, Theta
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """What a finished step says; nothing here is read back by the algorithm.
+
+    ``seconds`` has generation (the policy's rollout), evaluation (asking and waiting) and other.
+    ``kl`` is in nats per completion, ``norm`` is |θ|, ``length`` in tokens (else words).
+    """
+
+    step: int
+    delta: tuple[float, ...]
+    stderr: tuple[float | None, ...]
+    win_rate: float
+    votes: int
+    ties: int
+    skips: int
+    automatic_ties: int
+    answers_read: int
+    total_votes: int
+    total_answers_read: int
+    kl: float | None
+    length: float
+    repetition: float
+    identical: float
+    norm: float
+    moved: float
+    """|θ after − θ before|."""
+    mu: float
+    alpha: float | None
+    kl_radius: float | None
+    capped: bool
+    warmup: bool
+    closed_by: str
+    theta_sha256: str
+    votes_sha256: str
+    figures: dict[str, float]
+    seconds: dict[str, float]
+    extra: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Why `run` returned, and how far the run has come."""
+
+    status: Literal["finished", "paused", "stopped"]
+    reason: str
+    steps: int
+    votes: int
+
+
+def flatten(theta: Theta, layout: Layout) -> Floats:
+    """θ as one float64 vector, in layout order."""
+    return np.concatenate([np.asarray(theta[name], np.float64).ravel() for name, _ in layout])
+
+
+def plain(value: Any) -> Any:
+    """JSON-able values: arrays as lists, numbers that are not finite as None."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [plain(item) for item in value]
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    if isinstance(value, np.integer):
+        return int(value)
+    if isinstance(value, (float, np.floating)):
+        return float(value) if math.isfinite(value) else None
+    return value
