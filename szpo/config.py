@@ -187,7 +187,7 @@ class Panel(Section):
         "bt70",
         min_length=1,
         description="people (through the panel's page or another process), a simulated panel "
-        "(bt70, half-beta, lapse10, hostile, mtbench), or an evaluator of your own.",
+        "(bt70, bt70-half, bt70-lapse10, bt70-hostile, mtbench), or one of your own.",
     )
     size: int = Field(5, ge=1, le=100_000, description="P: panelists.")
     reward: str = Field(
@@ -198,6 +198,9 @@ class Panel(Section):
     )
     beta: Positive | None = Field(
         None, description="Sharpness of a simulated panel; left out: fitted to 70 % agreement."
+    )
+    inside: bool = Field(
+        True, description="A panel answers inside the run; false: it waits for szpo simulate RUN."
     )
     lease_minutes: Positive = Field(
         10.0, le=10_080, description="How long a question stays with one person."

@@ -1,0 +1,84 @@
+"""The ``szpo`` command: one file per group of commands, loaded without any tensor library.
+
+Commands of other packages join by the entry point group ``szpo.commands`` (a function, or a typer
+application), benchmarks by ``szpo.benches``.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Any, NoReturn
+
+import typer
+
+from szpo import __version__
+from szpo.cli import keep, look, machine, plugins, screen, start
+from szpo.errors import SzpoError
+
+app = typer.Typer(
+    name="szpo",
+    help="Tune a language model from comparisons: no reward model, no gradient of a judgement.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: bool = typer.Option(False, "--version", help="Print the version and leave."),
+    debug: bool = typer.Option(False, "--debug", help="Show tracebacks."),
+) -> None:
+    """Tune a language model from comparisons: no reward model, no gradient of a judgement."""
+    if debug:
+        os.environ["SZPO_DEBUG"] = "1"
+    if version:
+        typer.echo(f"szpo {__version__}")
+        raise typer.Exit
+
+
+for group in (start, look, keep, machine):
+    group.register(app)
+plugins.register(app)
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line and leave with its exit code; an error is one line on stderr.
+
+    Exit codes: 0 done, 1 the run failed its own check, 2 usage, 3 lease, 4 storage, 5 integrity,
+    6 resources, 130 and 143 on an interrupt or a termination signal.
+    """
+    signal.signal(signal.SIGTERM, _terminated)
+    sys.exit(call(arguments))
+
+
+def call(arguments: list[str] | None = None) -> int:
+    """The exit code of a command line; raises only under ``--debug``."""
+    # --debug is welcome on either side of the command's name.
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given or bool(os.environ.get("SZPO_DEBUG"))
+    try:
+        result: Any = app(args=[a for a in given if a != "--debug"], standalone_mode=False)
+    except typer.Exit as stop:
+        return int(stop.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        screen.complain("stopped; nothing counted is lost. Continue with: szpo run --resume RUN")
+        return 130
+    except screen.Terminated:
+        screen.complain("stopped by SIGTERM. Continue with: szpo run --resume RUN")
+        return 143
+    except BaseException as error:
+        if debug:
+            raise
+        return screen.fail(error)
+    return result if isinstance(result, int) else 0
+
+
+def _terminated(_signal: int, _frame: object) -> NoReturn:
+    raise screen.Terminated
+
+
+__all__ = ["SzpoError", "app", "call", "main"]

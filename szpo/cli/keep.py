@@ -1,0 +1,154 @@
+"""Commands about the record: replay, verify, export, merge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from szpo import export as files
+from szpo import replay as folding
+from szpo.cli import place, plugins, screen
+from szpo.errors import IntegrityError, SzpoError, UsageError
+from szpo.ledger import Ledger
+from szpo.report import Score, Verification
+
+OUT = typer.Option(None, "--out", help="Folder to write; default: beside the run.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add this file's commands."""
+    app.command("replay")(replay)
+    app.command("verify")(verify)
+    app.command("export")(export)
+    app.command("merge")(merge)
+
+
+def replay(
+    run: str | None = place.RUN,
+    until: int | None = typer.Option(None, "--until", min=0, help="Stop before this step."),
+    folder: Path = place.FOLDER,
+    as_json: bool = screen.AS_JSON,
+) -> None:
+    """Rebuild the weights from the recorded updates and compare them with the recorded digest."""
+    from szpo import coordinates
+
+    with Ledger.open(place.find(run, folder), readonly=True) as ledger:
+        heads = ledger.heads()
+        if until is not None and until >= len(heads):
+            raise UsageError(f"--until {until}: only {len(heads) - 1} steps are applied")
+        theta = folding.fold(ledger, until)
+        found = coordinates.digest(theta, ledger.layout, ledger.basis_sha256)
+        wanted = heads[-1 if until is None else until]
+    steps = len(heads) - 1 if until is None else until
+    if as_json:
+        screen.emit({"steps": steps, "theta_sha256": found, "recorded": wanted})
+    if found != wanted:
+        raise IntegrityError(
+            f"after {steps} steps the weights are {found[:16]}, the ledger says {wanted[:16]}; "
+            "find the first wrong row with: szpo verify"
+        )
+    if not as_json:
+        screen.say(f"{steps} steps folded; theta_sha256 {found} as recorded")
+
+
+def verify(
+    run: str | None = place.RUN,
+    quick: bool = typer.Option(False, "--quick", help="Hashes only; recompute no update."),
+    folder: Path = place.FOLDER,
+    as_json: bool = screen.AS_JSON,
+) -> int:
+    """Check every row's hash, the chain, the votes behind each update, and the weights."""
+    with Ledger.open(place.find(run, folder), readonly=True) as ledger:
+        found = verification(ledger, deep=not quick)
+    if as_json:
+        screen.emit({"ok": found.ok, "verdict": found.line, "details": found.details})
+        return 0 if found.ok else 5
+    for line in found.details:
+        screen.say(line)
+    if not found.ok:
+        raise IntegrityError(found.line)
+    screen.say(found.line)
+    return 0
+
+
+def verification(ledger: Ledger, *, deep: bool = True) -> Verification:
+    """The verifier's report in words; a broken ledger is a finding, not a crash."""
+    try:
+        return words(folding.verify(ledger, deep=deep))
+    except IntegrityError as error:
+        return Verification(False, str(error))
+
+
+def words(report: Any) -> Verification:
+    """A `szpo.replay` report as lines for people."""
+    return Verification(report.ok, str(report), ())
+
+
+def export(
+    run: str | None = place.RUN,
+    out: Path | None = OUT,
+    votes: Path | None = typer.Option(
+        None, "--votes", help="Write the votes to this .jsonl or .csv file instead of the adapter."
+    ),
+    step: int | None = typer.Option(None, "--step", min=0, help="The weights before this step."),
+    folder: Path = place.FOLDER,
+    as_json: bool = screen.AS_JSON,
+) -> None:
+    """Write the adapter (PEFT, with a model card), or the votes as JSONL or CSV."""
+    path = place.find(run, folder)
+    with Ledger.open(path, readonly=True) as ledger:
+        if votes is not None:
+            count = files.write_votes(ledger, votes)
+            document: dict[str, Any] = {"votes": count, "file": str(votes)}
+            said = f"wrote {count} votes to {votes}"
+        else:
+            from szpo import assemble
+
+            target = place.fresh(out or path.with_name(f"{path.stem}-adapter"))
+            assemble.export_adapter(ledger, target, until=step, say=screen.complain)
+            document = {"adapter": str(target)}
+            said = (
+                f"wrote {target}; load it with PeftModel.from_pretrained(model, {str(target)!r})"
+            )
+    if as_json:
+        screen.emit(document)
+    else:
+        screen.say(said)
+
+
+def merge(
+    run: str | None = place.RUN,
+    out: Path | None = OUT,
+    folder: Path = place.FOLDER,
+    as_json: bool = screen.AS_JSON,
+) -> None:
+    """Write the base model with the adapter merged into its weights (safetensors)."""
+    from szpo import assemble
+
+    path = place.find(run, folder)
+    target = place.fresh(out or path.with_name(f"{path.stem}-merged"))
+    with Ledger.open(path, readonly=True) as ledger:
+        assemble.merge(ledger, target, say=screen.complain)
+    if as_json:
+        screen.emit({"model": str(target)})
+    else:
+        screen.say(f"wrote {target}; load it with AutoModelForCausalLM.from_pretrained")
+
+
+def hidden_reward(ledger: Ledger) -> Score | None:
+    """The reward of a run's simulated panel as a function, where it is at hand.
+
+    Only a person looking at a run sees it; rewards that need the base model are left out.
+    """
+    panel = ledger.spec.get("config", {}).get("panel", {})
+    if panel.get("kind", "people") == "people":
+        return None
+    try:
+        parse = plugins.load("szpo.rewards", "parse", "reward reader")
+        reward = parse(str(panel["reward"]))
+    except (SzpoError, KeyError):
+        return None
+    score: Score = reward.score
+    return score

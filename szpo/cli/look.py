@@ -1,0 +1,153 @@
+"""Commands that only look: runs, show, sample, report."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from szpo import report as page
+from szpo import summary
+from szpo.cli import place, screen
+from szpo.errors import SzpoError, UsageError
+from szpo.ledger import Ledger
+from szpo.types import Prompt
+
+
+def register(app: typer.Typer) -> None:
+    """Add this file's commands."""
+    app.command("runs")(runs)
+    app.command("show")(show)
+    app.command("sample")(sample)
+    app.command("report")(report)
+
+
+def runs(folder: Path = place.FOLDER, as_json: bool = screen.AS_JSON) -> None:
+    """List the runs of a folder, newest first."""
+    found: list[dict[str, Any]] = []
+    for path in place.files(folder):
+        try:
+            with Ledger.open(path, readonly=True) as ledger:
+                found.append(summary.summary(ledger).as_dict())
+        except SzpoError as error:
+            screen.warn(f"{path.name}: {error}")
+    if as_json:
+        screen.emit(found)
+    elif not found:
+        screen.say(f"no runs in {folder}; start one with: szpo run --preset tiny")
+    else:
+        keys = ("name", "state", "model", "panel", "rule", "steps", "votes", "win_rate")
+        screen.table(
+            [key.replace("_", " ") for key in keys], [[run[key] for key in keys] for run in found]
+        )
+
+
+def show(
+    run: str | None = place.RUN,
+    folder: Path = place.FOLDER,
+    steps: int = typer.Option(10, "--steps", min=0, help="How many of the last steps to list."),
+    as_json: bool = screen.AS_JSON,
+) -> None:
+    """Tell a run's totals and its last steps."""
+    with Ledger.open(place.find(run, folder), readonly=True) as ledger:
+        facts = summary.steps(ledger)
+        total = summary.summary(ledger, facts)
+    if as_json:
+        rows = [{**asdict(f), "win_rate": f.win_rate} for f in facts]
+        screen.emit({**total.as_dict(), "step_rows": rows})
+        return
+    budget = f" of {total.budget}" if total.budget else ""
+    screen.pairs(
+        {
+            "run": f"{total.name}  ({total.path})",
+            "state": total.state,
+            "model": total.model,
+            "panel": f"{total.panel}, {total.panelists} panelists",
+            "rule": f"{total.rule}, seed {total.seed}",
+            "steps": total.steps,
+            "votes": f"{total.votes}{budget}, {total.skips} skips, "
+            f"{total.automatic_ties} automatic ties, {total.late} late",
+            "read": f"{total.answers_read} answers, about {total.person_minutes:.0f} "
+            "person-minutes",
+            "head": total.head,
+        }
+    )
+    if facts[len(facts) - steps if steps < len(facts) else 0 :] and steps:
+        screen.say()
+        screen.table(
+            ("step", "state", "votes", "plus", "minus", "ties", "Δ̂", "± s.e."),
+            [
+                (f.step, f.state, f.votes, f.plus, f.minus, f.ties, f.estimate, f.stderr)
+                for f in facts[-steps:]
+            ],
+        )
+
+
+def sample(
+    run: str | None = place.RUN,
+    prompt: list[str] = typer.Option([], "--prompt", "-p", help="Ask this; may be repeated."),
+    prompts: int = typer.Option(3, "--prompts", min=1, help="Held-out prompts without --prompt."),
+    samples: int = typer.Option(1, "--samples", "-n", min=1, max=64, help="Answers to each."),
+    seed: int = typer.Option(0, "--seed", min=0, help="Names the draw."),
+    folder: Path = place.FOLDER,
+    as_json: bool = screen.AS_JSON,
+) -> None:
+    """Let the base and the tuned policy answer the same prompts with the same random numbers."""
+    from szpo import assemble
+
+    if any(not text.strip() for text in prompt):
+        raise UsageError("--prompt is empty; give a question")
+    with Ledger.open(place.find(run, folder), readonly=True) as ledger:
+        parts = assemble.reopen(ledger, say=screen.complain)
+        system = parts.config.prompts.system
+        asked = [Prompt.user(text, system) for text in prompt] or list(
+            parts.prompts.heldout[:prompts]
+        )
+        tuned = parts.policy.sample(asked, samples, seed=seed)
+        base = parts.policy.sample(asked, samples, seed=seed, base=True)
+    document = [
+        {
+            "prompt": question.text,
+            "base": [answer.text for answer in before],
+            "tuned": [answer.text for answer in after],
+        }
+        for question, before, after in zip(asked, base, tuned, strict=True)
+    ]
+    if as_json:
+        screen.emit(document)
+        return
+    for entry in document:
+        screen.say(page.visible(str(entry["prompt"])))
+        for side in ("base", "tuned"):
+            for text in entry[side]:
+                screen.say(f"  {side:>5}  {page.visible(' '.join(text.split()))}")
+        screen.say()
+
+
+def report(
+    run: str | None = place.RUN,
+    out: Path | None = typer.Option(None, "--out", help="File to write; default: beside the run."),
+    verify: bool = typer.Option(True, "--verify/--no-verify", help="Check the ledger as well."),
+    folder: Path = place.FOLDER,
+    as_json: bool = screen.AS_JSON,
+) -> None:
+    """Write one self-contained HTML page: settings, curves, samples, votes, verification."""
+    from szpo.cli import keep
+
+    path = place.find(run, folder)
+    target = out or path.with_suffix(".html")
+    with Ledger.open(path, readonly=True) as ledger:
+        panel = ledger.spec.get("config", {}).get("panel", {})
+        text = page.render(
+            ledger,
+            score=keep.hidden_reward(ledger),
+            score_name=str(panel.get("reward", "reward")),
+            verification=keep.verification(ledger) if verify else None,
+        )
+    target.write_text(text, encoding="utf-8")
+    if as_json:
+        screen.emit({"report": str(target)})
+    else:
+        screen.say(f"wrote {target}")

@@ -1,0 +1,66 @@
+"""Commands about the machine: doctor, fetch, bench."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from szpo import doctor as checks
+from szpo.cli import plugins, screen
+from szpo.errors import UsageError
+
+PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+def register(app: typer.Typer) -> None:
+    """Add this file's commands."""
+    app.command("doctor")(doctor)
+    app.command("fetch")(fetch)
+    app.command("bench", context_settings=PASS_ON)(bench)
+
+
+def doctor(
+    folder: Path = typer.Option(Path("runs"), "--folder", help="Where runs will be kept."),
+    as_json: bool = screen.AS_JSON,
+) -> int:
+    """Look at this machine: versions, disk, memory, model files, known traps."""
+    found = checks.examine(folder)
+    worst = any(check.status == "fail" for check in found)
+    if as_json:
+        screen.emit([check.as_dict() for check in found])
+    else:
+        screen.table(
+            ("", "check", "found"),
+            [({"ok": "ok", "warn": "!", "fail": "✗"}[c.status], c.name, c.text) for c in found],
+        )
+        warnings = sum(check.status == "warn" for check in found)
+        failures = sum(check.status == "fail" for check in found)
+        screen.say(f"{failures} will not work, {warnings} with a trap")
+    return 1 if worst else 0
+
+
+def fetch(
+    name: str = typer.Argument("smollm2", help="smollm2, tiny, or a hub id (owner/name)."),
+    as_json: bool = screen.AS_JSON,
+) -> None:
+    """Make a model ready before the first run; says what it will do before doing it."""
+    from szpo import models
+
+    place = models.fetch(name, say=screen.complain if as_json else screen.say)
+    if as_json:
+        screen.emit({"model": name, "folder": str(place)})
+
+
+def bench(context: typer.Context) -> int:
+    """Run a benchmark that is installed: szpo bench NAME [OPTIONS]; without a name, list them."""
+    name, *rest = context.args or ["--help"]
+    known = plugins.names("szpo.benches")
+    if name in {"--help", "-h", "--list"}:
+        screen.say("szpo bench NAME [OPTIONS]; szpo bench NAME --help tells a benchmark's own")
+        screen.table(("name", "from"), [(n, e.value.split(":")[0]) for n, e in known.items()])
+        return 0
+    if name.startswith("-"):
+        raise UsageError(f"szpo bench {name}: the benchmark's name comes first")
+    target = plugins.load("szpo.benches", name, "benchmark")
+    return int(target(rest) or 0)

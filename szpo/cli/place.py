@@ -1,0 +1,57 @@
+"""Where runs live: names to files, newest first, folders that may be written."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+import typer
+
+from szpo.errors import StorageError, UsageError
+
+FOLDER = typer.Option(Path("runs"), "--folder", help="Folder of the runs.")
+RUN = typer.Argument(None, help="Name or file of a run; without it, the newest one.")
+
+
+def files(folder: Path) -> list[Path]:
+    """The ledgers of a folder, newest first."""
+    if not folder.is_dir():
+        return []
+    return sorted(folder.glob("*.db"), key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def find(run: str | None, folder: Path) -> Path:
+    """The ledger that a name or a path means; without one, the newest.
+
+    Raises:
+        UsageError: There is none.
+    """
+    known = files(folder)
+    if run is None:
+        if not known:
+            raise UsageError(f"no runs in {folder}; start one with: szpo run --preset tiny")
+        return known[0]
+    direct = Path(run)
+    if direct.is_file():
+        return direct
+    named = folder / f"{direct.name}.db"
+    if direct.name == run and named.is_file():
+        return named
+    close = difflib.get_close_matches(run, [path.stem for path in known], n=1)
+    hint = f'did you mean "{close[0]}"?' if close else "list them with: szpo runs"
+    raise UsageError(f"no run {run} (looked for that file and for {named}); {hint}")
+
+
+def fresh(path: Path) -> Path:
+    """A place that does not exist yet (or is an empty folder), with its parents made.
+
+    Raises:
+        StorageError: Something is there, or the place cannot be written.
+    """
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise StorageError(f"{path} exists; give another --out, or remove it first")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{path.parent} cannot be written ({error.strerror})") from None
+    return path

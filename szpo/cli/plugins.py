@@ -1,0 +1,65 @@
+"""Commands, benchmarks and panels of other packages, loaded by name when asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+import typer
+
+from szpo.errors import UsageError
+
+EXTRAS = {"gradio": "ui", "trl": "baselines", "datasets": "baselines", "fastapi": "ui"}
+"""Which extra brings a module that may be missing."""
+
+
+def names(group: str) -> dict[str, EntryPoint]:
+    """The entry points of a group by name; the first of a name wins."""
+    found: dict[str, EntryPoint] = {}
+    for entry in entry_points(group=group):
+        found.setdefault(entry.name, entry)
+    return dict(sorted(found.items()))
+
+
+def load(group: str, name: str, what: str) -> Any:
+    """The object behind an entry point.
+
+    Raises:
+        UsageError: Nothing has this name, or what it needs is not installed.
+    """
+    known = names(group)
+    if name not in known:
+        listed = ", ".join(known) or "none is installed"
+        raise UsageError(f'no {what} "{name}"; there are: {listed}')
+    try:
+        return known[name].load()
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").split(".")[0]
+        extra = EXTRAS.get(missing)
+        if extra:
+            raise UsageError(f"{name} needs {missing}: pip install 'szpo[{extra}]'") from None
+        raise UsageError(
+            f'{what} "{name}" cannot be loaded: no module {error.name} (from '
+            f"{known[name].value}); reinstall the package that brings it"
+        ) from error
+
+
+def register(app: typer.Typer) -> None:
+    """Give every entry point of ``szpo.commands`` a command that loads it when called."""
+    for name in names("szpo.commands"):
+        app.command(
+            name,
+            help=f"Command of {names('szpo.commands')[name].value.split(':')[0]}.",
+            context_settings={"allow_extra_args": True, "ignore_unknown_options": True,
+                              "help_option_names": []},
+        )(_runner(name))  # fmt: skip
+
+
+def _runner(name: str) -> Callable[[typer.Context], int]:
+    def run(context: typer.Context) -> int:
+        target = load("szpo.commands", name, "command")
+        return int(target(list(context.args)) or 0)
+
+    run.__doc__ = f"Command {name} of another package."
+    return run

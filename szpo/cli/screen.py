@@ -1,0 +1,118 @@
+"""What the command line prints: tables, JSON, one-line errors."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from szpo.errors import SzpoError
+
+console = Console(highlight=False, soft_wrap=True)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+AS_JSON = typer.Option(False, "--json", help="Print one JSON document instead of a table.")
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived; like KeyboardInterrupt, no ordinary handler may swallow it."""
+
+
+def say(text: str = "") -> None:
+    """One line, as it is: answers and names may hold brackets."""
+    console.print(text, markup=False)
+
+
+def complain(text: str) -> None:
+    """One line on stderr."""
+    errors.print(" ".join(text.split()), markup=False)
+
+
+def warn(text: str) -> None:
+    """One line on stderr that does not stop anything."""
+    complain(f"warning: {text}")
+
+
+def emit(document: Any) -> None:
+    """A JSON document on stdout; not-a-number becomes null."""
+    typer.echo(json.dumps(_finite(document), ensure_ascii=False, indent=2))
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> None:
+    """A table; numbers stand right, None is a dash."""
+    made = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
+    content = [[_cell(value) for value in row] for row in rows]
+    for i, column in enumerate(columns):
+        right = bool(content) and all(_numeric(row[i]) for row in content)
+        made.add_column(column, justify="right" if right else "left", overflow="fold")
+    for row in content:
+        made.add_row(*(text.replace("[", "\\[") for text in row))
+    console.print(made)
+
+
+def pairs(values: Mapping[str, object], *, to: Console = console) -> None:
+    """Names and values, one per line, aligned."""
+    width = max(map(len, values), default=0)
+    for name, value in values.items():
+        to.print(f"{name.ljust(width)}  {_cell(value)}", markup=False)
+
+
+def fail(error: BaseException) -> int:
+    """Print an error as one line and return its exit code."""
+    if isinstance(error, SzpoError):
+        complain(f"error: {error}")
+        return error.exit_code
+    # By shape, not by class: typer brings its own copy of click.
+    described = getattr(error, "format_message", None)
+    if callable(described):
+        context = getattr(error, "ctx", None)
+        hint = f" (see: {context.command_path} --help)" if context else ""
+        complain(f"error: {described()}{hint}")
+        return 2
+    if isinstance(error, MemoryError):
+        complain("error: out of memory; use fewer rows, a smaller model or quantization nf4")
+        return 6
+    if isinstance(error, sqlite3.DatabaseError | OSError):
+        complain(f"error: {_storage(error)}")
+        return 4
+    complain(
+        f"error: unexpected {type(error).__name__}: {error}; this is a fault of szpo: "
+        "run again with --debug and report what it prints"
+    )
+    return 1
+
+
+def _storage(error: sqlite3.DatabaseError | OSError) -> str:
+    if isinstance(error, OSError):
+        place = f"{error.filename}: " if error.filename else ""
+        return f"{place}{error.strerror or error}"
+    return f"the ledger could not be read or written ({error}); check the disk and try again"
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
+
+
+def _numeric(text: str) -> bool:
+    return text == "–" or text.replace(",", "").lstrip("+-−").replace(".", "", 1).isdigit()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if value - value == 0 else None
+    if isinstance(value, Mapping):
+        return {str(k): _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    if hasattr(value, "item") and not hasattr(value, "__len__"):
+        return _finite(value.item())
+    return value

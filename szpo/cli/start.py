@@ -1,0 +1,165 @@
+"""Commands that begin or continue something: init, run."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from szpo import configfile, controller, doctor, lease, planning
+from szpo.cli import keep, place, screen
+from szpo.config import Config
+from szpo.errors import StorageError, UsageError
+from szpo.ledger import Ledger
+from szpo.report import Score
+
+SETS = typer.Option([], "--set", help="Change one setting: section.key=value; may be repeated.")
+PRESET = typer.Option(
+    None, "--preset", help=f"Start from a preset: {', '.join(configfile.presets())}."
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add this file's commands."""
+    app.command("init")(init)
+    app.command("run")(run)
+
+
+def init(
+    file: Path = typer.Argument(Path("run.toml"), help="File to write."),
+    preset: str | None = PRESET,
+    sets: list[str] = SETS,
+    force: bool = typer.Option(False, "--force", help="Overwrite the file."),
+) -> None:
+    """Write a settings file in which every key is explained."""
+    config = configfile.load(preset_name=preset, sets=sets)
+    if file.exists() and not force:
+        raise StorageError(f"{file} exists; overwrite it with --force, or give another name")
+    file.write_text(configfile.commented(config), encoding="utf-8")
+    screen.say(f"wrote {file}; see what it costs with: szpo run {file} --plan")
+
+
+def run(
+    file: Path | None = typer.Argument(None, help="Settings file; see szpo init."),
+    preset: str | None = PRESET,
+    sets: list[str] = SETS,
+    resume: str | None = typer.Option(
+        None, "--resume", help="Continue this run (name or file) instead of starting one."
+    ),
+    plan: bool = typer.Option(False, "--plan", help="Tell what it would cost, and stop."),
+    folder: Path | None = typer.Option(None, "--folder", help="Folder of the runs."),
+    as_json: bool = screen.AS_JSON,
+) -> int:
+    """Tune a model from votes; --plan tells votes, reading, time and disk before it starts."""
+    if resume is not None:
+        if file is not None or preset is not None or sets:
+            raise UsageError("--resume takes the run's own settings; leave file, preset, set away")
+        return _resume(place.find(resume, folder or Path("runs")), as_json=as_json)
+    if file is None and preset is None and not sets:
+        raise UsageError("give a settings file (szpo init), a --preset, or --set; see --help")
+    if folder is not None:
+        sets = [*sets, f"run.folder={folder}"]
+    config = configfile.load(file, preset_name=preset, sets=sets)
+    _show_plan(config, as_json=as_json and plan)
+    if plan:
+        return 0
+    return _start(config, as_json=as_json)
+
+
+def _show_plan(config: Config, *, as_json: bool) -> None:
+    costs = planning.estimate(config, matrix_seconds=doctor.matrix_seconds())
+    if as_json:
+        screen.emit(costs.as_dict())
+        return
+    screen.pairs(dict(planning.lines(costs, config)), to=screen.errors)
+
+
+def _start(config: Config, *, as_json: bool) -> int:
+    from szpo import assemble
+
+    path = assemble.new_path(config)
+    parts = assemble.build(config, say=screen.complain)
+    with assemble.create(config, parts, path) as ledger:
+        screen.complain(f"run {path.stem} in {path}")
+        return drive(ledger, parts, as_json=as_json)
+
+
+def _resume(path: Path, *, as_json: bool) -> int:
+    from szpo import assemble
+
+    with Ledger.open(path) as ledger:
+        parts = assemble.reopen(ledger, say=screen.complain)
+        held = lease.controller(ledger)
+        if held["paused_by"] is not None:
+            screen.complain(f"was paused by {held['paused_by']}: {held['pause_reason']}")
+            lease.unpause(ledger, "szpo run --resume")
+        return drive(ledger, parts, as_json=as_json)
+
+
+def drive(ledger: Ledger, parts: Any, *, as_json: bool = False) -> int:
+    """Run the controller with a progress display; returns the exit code."""
+    from szpo import assemble
+
+    config: Config = parts.config
+    score = keep.hidden_reward(ledger)
+    live = screen.errors.is_terminal and not as_json
+    with _bar(live) as bar:
+        task = bar.add_task("votes", total=config.votes_per_step * config.steps, note="")
+
+        def on_step(report: controller.StepReport) -> None:
+            note = _note(ledger, report, score)
+            bar.update(task, completed=report.total_votes, note=note)
+            if not live and not as_json:
+                screen.complain(f"step {report.step}: {report.total_votes} votes, {note}")
+
+        outcome = assemble.drive(ledger, parts, on_step=on_step, wait=_waiter(config))
+    if as_json:
+        screen.emit({"run": ledger.run, "path": str(ledger.path), **asdict(outcome)})
+    else:
+        screen.say(f"{outcome.status}: {outcome.reason}; {outcome.votes} votes")
+        _next(ledger.path)
+    return 1 if outcome.status == "paused" else 0
+
+
+def _bar(live: bool) -> Progress:
+    return Progress(
+        TextColumn("votes {task.completed:.0f}/{task.total:.0f}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=screen.errors,
+        disable=not live,
+        transient=True,
+    )
+
+
+def _note(ledger: Ledger, report: controller.StepReport, score: Score | None) -> str:
+    parts = [f"plus won {report.win_rate:.0%}"]
+    if score is not None:
+        rows = [row for c in ledger.comparisons(report.step) for row in c.rows]
+        values = [score(r.prompt, answer) for r in rows for answer in (r.plus, r.minus)]
+        parts.append(f"reward {sum(values) / len(values):.3f}")
+    if report.kl is not None:
+        parts.append(f"KL {report.kl:.2f}")
+    return ", ".join(parts)
+
+
+def _waiter(config: Config) -> Any:
+    """What to do while people think: sleep; a signal ends it at once."""
+    return lambda: time.sleep(config.panel.poll_seconds)
+
+
+def _next(path: Path) -> None:
+    for command, what in (
+        ("sample", "the base and the tuned model answer side by side"),
+        ("report", "one HTML page: curves, samples, votes, verification"),
+        ("export", "the adapter, for PeftModel.from_pretrained"),
+        ("verify", "recompute everything from the votes"),
+    ):
+        screen.say(f"  szpo {command} {path}  # {what}")

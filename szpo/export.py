@@ -1,0 +1,96 @@
+"""What leaves a run: its votes as rows, its adapter with a card that says where it came from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from szpo import __version__, replay, summary
+from szpo.errors import StorageError, UsageError
+from szpo.ledger import Ledger
+from szpo.report import visible, when
+
+
+def write_votes(ledger: Ledger, path: Path) -> int:
+    """Every stored vote as JSONL (with the texts) or CSV, by the suffix; returns their number.
+
+    Raises:
+        UsageError: The suffix is neither .jsonl nor .csv.
+        StorageError: The file exists or cannot be written.
+    """
+    writers = {".jsonl": replay.write_jsonl, ".csv": replay.write_csv}
+    if path.suffix not in writers:
+        raise UsageError(f"{path.name}: votes are written as .jsonl or .csv")
+    try:
+        with path.open("x", encoding="utf-8", newline="") as file:
+            return writers[path.suffix](ledger, file)
+    except FileExistsError:
+        raise StorageError(f"{path} exists; choose another name, or remove it first") from None
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written ({error.strerror})") from None
+
+
+def model_card(ledger: Ledger, *, step: int | None = None) -> str:
+    """The README of an exported adapter: base, votes, settings, digests, how to load, limits.
+
+    Args:
+        ledger: The run.
+        step: Steps folded into the adapter; None: all that were applied.
+    """
+    total = summary.summary(ledger)
+    config = ledger.spec.get("config", {})
+    steps = total.steps if step is None else step
+    heads = ledger.heads()
+    base = total.model
+    simulated = config.get("panel", {}).get("kind") != "people"
+    who = (
+        f"a simulated panel ({total.panel}); no person judged these answers"
+        if simulated
+        else f"{total.panelists} people"
+    )
+    front = {
+        "library_name": "peft",
+        "base_model": "HuggingFaceTB/SmolLM2-135M-Instruct" if base == "smollm2" else base,
+        "tags": ["szpo", "lora", "preference"],
+    }
+    yaml = "\n".join(f"{key}: {json.dumps(value)}" for key, value in front.items())
+    return f"""---
+{yaml}
+---
+
+# {visible(total.name)}
+
+A LoRA adapter for `{base}`, tuned by [szpo](https://pypi.org/project/szpo/) from comparisons:
+no reward model and no gradient of anybody's judgement.
+
+| | |
+|---|---|
+| votes | {total.votes} from {who} |
+| answers read | {total.answers_read} |
+| steps | {steps} of rule `{total.rule}` |
+| seed | {total.seed} |
+| begun | {when(total.created_us)} |
+| base weights, SHA-256 | `{ledger.row["base_sha256"]}` |
+| coordinates, SHA-256 | `{heads[steps]}` |
+| settings, SHA-256 | `{ledger.row["spec_sha256"]}` |
+| made with | szpo {__version__} |
+
+## Load it
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained("path/to/base")
+model = PeftModel.from_pretrained(model, "path/to/this/folder")
+```
+
+## Limits
+
+It was moved towards what this panel preferred, on its prompts, at {
+        config.get("generation", {}).get("max_new_tokens", "?")
+    } new tokens and temperature {
+        config.get("generation", {}).get("temperature", "?")
+    }; nothing else was measured here. `szpo report` on the run's ledger shows
+every vote, and `szpo verify` recomputes the weights from them.
+"""

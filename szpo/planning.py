@@ -1,0 +1,116 @@
+"""What a run will cost, before anything starts: votes, reading, generation, disk.
+
+Figures are estimates to decide by. Reading and disk follow from the settings; generation time is
+scaled from one measured machine by a fixed matrix product, and is absent for models whose size is
+not known before they are loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from szpo.config import Config
+from szpo.summary import WORDS_PER_MINUTE
+
+WORDS_PER_TOKEN = 0.75
+PARAMETERS = {"smollm2": 134_515_008, "tiny": 1_000_000}
+EFFICIENCY = 0.35
+"""Share of the fp32 matrix-product rate that batched decoding reaches (bf16 base, two cores)."""
+CALIBRATION_ANSWERS = 384
+"""Base answers to which the β of a simulated panel is fitted."""
+MINIMAL_TOKEN_SECONDS = 2e-5
+"""Floor per token: bookkeeping that no faster arithmetic takes away."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The costs of a run; None where they cannot be known yet."""
+
+    steps: int
+    votes: int
+    answers_to_read: int
+    person_hours: float
+    answers_to_generate: int
+    setup_answers: int
+    tokens: int
+    generation_minutes: float | None
+    disk_mib: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return asdict(self)
+
+
+def estimate(config: Config, *, matrix_seconds: float) -> Plan:
+    """The costs of these settings on a machine with that 1024³ fp32 matrix product.
+
+    Reading is what people would have to do; a simulated panel's reading is counted all the same,
+    because it is what the same votes would cost.
+
+    >>> plan = estimate(Config(), matrix_seconds=0.02)
+    >>> plan.steps, plan.votes, plan.answers_to_read
+    (30, 240, 3840)
+    """
+    o = config.optimizer
+    votes = config.steps * config.votes_per_step
+    rows = config.steps * o.directions * o.comparisons * o.rows
+    setup = 0 if config.subspace.kind == "full" else config.subspace.samples
+    if config.panel.kind != "people" and config.panel.beta is None:
+        setup += CALIBRATION_ANSWERS
+    # One pass of gradients costs about as much as sampling the answer did.
+    tokens = (2 * rows + 2 * setup) * config.generation.max_new_tokens
+    read = votes * 2 * o.rows
+    words = read * config.generation.max_new_tokens * WORDS_PER_TOKEN
+    size = parameters(config.model.name)
+    minutes = None
+    if size is not None:
+        rate = EFFICIENCY * 2 * 1024**3 / matrix_seconds
+        minutes = tokens * max(2 * size / rate, MINIMAL_TOKEN_SECONDS) / 60
+    answer_bytes = config.generation.max_new_tokens * 4.5 + 60
+    disk = rows * (2 * answer_bytes + 250) + votes * 1_500 + config.steps * 4_000
+    return Plan(
+        steps=config.steps,
+        votes=votes,
+        answers_to_read=read,
+        person_hours=words / WORDS_PER_MINUTE / 60,
+        answers_to_generate=2 * rows,
+        setup_answers=setup,
+        tokens=tokens,
+        generation_minutes=minutes,
+        disk_mib=disk / 2**20,
+    )
+
+
+def parameters(model: str) -> int | None:
+    """Number of weights of a model by name or folder; None where only loading it would tell."""
+    if model in PARAMETERS:
+        return PARAMETERS[model]
+    sizes = [file.stat().st_size for file in Path(model).expanduser().glob("*.safetensors")]
+    return sum(sizes) // 2 or None  # most checkpoints hold two bytes a weight
+
+
+def lines(plan: Plan, config: Config) -> Iterator[tuple[str, str]]:
+    """The plan as names and sentences."""
+    o = config.optimizer
+    yield "steps", f"{plan.steps}, of {o.directions} × {o.comparisons} × {o.votes} votes (K·N·M)"
+    people = "people" if config.panel.kind == "people" else f"{config.panel.kind}, simulated"
+    yield "votes", f"{plan.votes} from {config.panel.size} panelists ({people})"
+    yield (
+        "reading",
+        f"at most {plan.answers_to_read:,} answers, about {plan.person_hours:.1f} person-hours "
+        f"at {WORDS_PER_MINUTE} words a minute",
+    )
+    yield (
+        "generation",
+        f"{plan.answers_to_generate:,} answers and {plan.setup_answers:,} for set-up, at most "
+        f"{plan.tokens:,} tokens"
+        + (
+            ""
+            if plan.generation_minutes is None
+            else f", about {plan.generation_minutes:.1f} minutes on this machine"
+        ),
+    )
+    yield "disk", f"about {plan.disk_mib:.1f} MiB in {config.run.folder}"
