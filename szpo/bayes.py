@@ -159,6 +159,8 @@ def comparison_noise(window: Window, weight: Floats, eta: Floats) -> Floats:
     usable = (pairs.sum(-1) > 0) & (between > 0)
     trust = weight * np.where(usable, pairs.sum(-1), 0.0)
     total = trust.sum(-1)
+    if not total.any():
+        return np.zeros(total.shape)
     within_mean = agree.sum(-1) / np.where(usable, pairs.sum(-1), 1.0)
     between_mean = across / np.where(usable, between, 1.0)
     seen = (trust * (within_mean - between_mean)).sum(-1)

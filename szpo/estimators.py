@@ -81,13 +81,11 @@ def inversion(smoothing: str, link: Link = LOGISTIC, *, trim: float = 4.0) -> In
 def haldane(k: Floats, m: Floats) -> Floats:
     """log((k+½)/(M−k+½)): unbiased to O(M⁻²) (Haldane 1956; Anscombe 1956)."""
     k, m = np.broadcast_arrays(np.asarray(k, float), np.asarray(m, float))
-    whole = (2 * k == np.rint(2 * k)) & (m == np.rint(m)) & (m < 2**20)
+    whole = (2 * k == np.rint(2 * k)) & (m == np.rint(m)) & (m < 2**12)
     out = np.empty(k.shape)
-    if whole.any():
-        codes = (m[whole] * 2**22 + 2 * k[whole]).astype(np.int64)
-        unique, where = np.unique(codes, return_inverse=True)
-        values = [log_odds(int(code) % 2**22, int(code) // 2**22) for code in unique]
-        out[whole] = np.array(values)[where]
+    for size in _distinct(m[whole]):
+        here = whole & (m == size)
+        out[here] = _log_odds_table(int(size))[(2 * k[here]).astype(np.int64)]
     rest = ~whole
     out[rest] = np.log((k[rest] + 0.5) / (m[rest] - k[rest] + 0.5))
     return out
@@ -102,6 +100,11 @@ def log_odds(doubled: int, votes: int) -> float:
     """
     ratio = _FIFTY_DIGITS.divide(Decimal(doubled + 1), Decimal(2 * votes - doubled + 1))
     return float(_FIFTY_DIGITS.ln(ratio))
+
+
+@functools.cache
+def _log_odds_table(votes: int) -> Floats:
+    return np.array([log_odds(doubled, votes) for doubled in range(2 * votes + 1)])
 
 
 def davidson(plus: ArrayLike, minus: ArrayLike, tie: ArrayLike, nu: ArrayLike) -> Floats:
@@ -235,13 +238,19 @@ def _vote_variance(
 ) -> Floats:
     """Variance of each Δ̂_n by vote noise alone, at the direction's pooled, smoothed rate."""
     rate = (ordered_sum(wins) + 0.5) / (ordered_sum(votes) + 1)
-    rate = np.broadcast_to(rate[..., None], votes.shape)
-    whole = np.where(asked, np.maximum(np.rint(votes), 1), 0).astype(np.int64)
+    whole = np.where(asked, np.maximum(np.rint(votes), 1), 0)
     out = np.zeros(votes.shape)
-    for m in np.unique(whole[whole > 0]).tolist():
-        here = whole == m
-        out[here] = moments(rate[here], m, invert)[1] ** 2
+    for size in _distinct(whole[asked]):
+        variance = moments(rate, int(size), invert)[1] ** 2
+        out = np.where(whole == size, variance[..., None], out)
     return out
+
+
+def _distinct(values: Floats) -> list[float]:
+    """Distinct values, ascending; quick for the usual case of a single one."""
+    if values.size and (values == values.flat[0]).all():
+        return [float(values.flat[0])]
+    return [float(value) for value in np.unique(values)]
 
 
 def _guarded(invert: Inversion) -> Inversion:
