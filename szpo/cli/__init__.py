@@ -70,6 +70,8 @@ def call(arguments: list[str] | None = None) -> int:
     except screen.Terminated:
         screen.complain("stopped by SIGTERM. Continue with: szpo run --resume RUN")
         return 143
+    except SystemExit as stop:  # argparse of a benchmark or of another package's command
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except BaseException as error:
         if debug:
             raise
