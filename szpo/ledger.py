@@ -93,7 +93,10 @@ class Ledger:
         self.run: Final[str] = self.row["run"]
         self.root_seed: Final[int] = self.row["root_seed"]
         self.basis_sha256: Final[str | None] = self.row["basis_sha256"]
-        self.spec: Final[Record] = json.loads(self.row["spec"])
+        try:
+            self.spec: Final[Record] = json.loads(self.row["spec"])
+        except ValueError:
+            raise IntegrityError(f"{path}: runs row {self.run}: the spec is not JSON") from None
 
     # ---- making and opening ----
 
@@ -364,7 +367,7 @@ class Ledger:
             "ORDER BY step, k",
             (self.run, 2**62 if until is None else until),
         )
-        return tuple(_update(row) for row in rows)
+        return tuple(update_of(row) for row in rows)
 
     def update_rows(self) -> list[Record]:
         """The rows of `updates`, in order."""
@@ -434,7 +437,8 @@ class Ledger:
         return self.query("SELECT * FROM checkpoints ORDER BY at_us, step")
 
 
-def _update(row: Mapping[str, Any]) -> Update:
+def update_of(row: Mapping[str, Any]) -> Update:
+    """The update that a row of `updates` holds."""
     if row["vector"] is None:
         return Update(row["step"], row["k"], coef=row["coef"])
     values = np.frombuffer(row["vector"], dtype="<f4")
