@@ -1,0 +1,167 @@
+"""A simulated panel as a process of its own: ``szpo simulate RUN``.
+
+It answers a run's open comparisons through the vote service, exactly as people in a browser would
+and with the rows an in-process panel would leave, until the run ends or enough votes are cast.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from szpo import lease, votes
+from szpo.errors import UsageError
+from szpo.evaluators import Judge, PanelEvaluator
+from szpo.ledger import Ledger
+from szpo.types import Comparison
+from szpo.votes import VoteService
+from szpo_simulators.panels import PANELS, Panel, build, from_spec
+from szpo_simulators.rewards import Logprob
+
+PATIENCE = 300
+"""Polls without a live controller after which the process gives up: a minute at .2 s each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """How many votes this process cast, and why it ended."""
+
+    votes: int
+    reason: str
+
+
+def simulate(
+    ledger: Ledger,
+    judges: Sequence[Judge],
+    *,
+    limit: int | None = None,
+    once: bool = False,
+    wait: Callable[[], None] = lambda: time.sleep(0.2),
+    patience: int = PATIENCE,
+) -> Served:
+    """Answer open comparisons until the run's controller ends, or ``limit`` votes are cast.
+
+    Args:
+        ledger: the run, opened for writing; its controller lives in another process.
+        judges: the panel, in the order of its panelists.
+        limit: votes of this process; only whole comparisons (M votes each) are begun.
+        once: answer what is open now and return.
+        wait: called whenever nothing is open.
+        patience: calls of ``wait`` in a row without a live controller before giving up.
+
+    Raises:
+        UsageError: M is larger than the panel.
+    """
+    service = VoteService(ledger)
+    panel = PanelEvaluator(service, judges)
+    cast, idle, driven = 0, 0, False
+    while True:
+        live = _driven(ledger)
+        asked = open_comparisons(ledger, None if limit is None else limit - cast)
+        if asked:
+            before = _votes(ledger)
+            submit(ledger, panel, asked)
+            cast += _votes(ledger) - before
+        if limit is not None and (cast >= limit or (not asked and open_comparisons(ledger))):
+            return Served(cast, f"{cast} of {limit} votes are cast")
+        if once:
+            return Served(cast, "nothing else is open")
+        if driven and not live and not asked:
+            return Served(cast, "the run's controller has ended")
+        driven |= live
+        idle = 0 if live or asked else idle + 1
+        if idle > patience:
+            return Served(cast, "nobody drives this run; start it with: szpo run --resume")
+        if not asked:
+            wait()
+
+
+def open_comparisons(ledger: Ledger, limit: int | None = None) -> tuple[Comparison, ...]:
+    """Comparisons of the open step that lack votes; as many as ``limit`` votes can complete."""
+    rows = [row for row in ledger.steps() if row["state"] == "open"]
+    if not rows:
+        return ()
+    row = rows[-1]
+    have: dict[str, int] = {}
+    for vote in votes.standing(ledger, row["step"]):
+        have[vote.comparison] = have.get(vote.comparison, 0) + (vote.verdict != "skip")
+    chosen: list[Comparison] = []
+    left = limit
+    for comparison in ledger.comparisons(row["step"]):
+        lacking = row["m"] - have.get(comparison.id, 0)
+        if comparison.identical or lacking <= 0:
+            continue
+        if left is not None:
+            left -= lacking
+            if left < 0:
+                break
+        chosen.append(comparison)
+    return tuple(chosen)
+
+
+def panel_of(ledger: Ledger, *, logprob: Logprob | None = None) -> Panel:
+    """The simulated panel that a run has on record.
+
+    Raises:
+        UsageError: the run is for people or for another evaluator.
+    """
+    recorded = ledger.spec.get("panel")
+    if not isinstance(recorded, dict) or "raters" not in recorded:
+        raise UsageError(
+            f"{ledger.path.name} has no simulated panel on record; name one with --panel bt70 "
+            "--reward sentiment --beta 10"
+        )
+    return from_spec(recorded, logprob=logprob)
+
+
+def command(arguments: Sequence[str]) -> int:
+    """``szpo simulate RUN``: the entry point of `szpo.commands`."""
+    parser = argparse.ArgumentParser(
+        prog="szpo simulate",
+        description="Answer a run's open comparisons with a simulated panel, as a process of its "
+        "own, until the run ends or enough votes are cast.",
+    )
+    parser.add_argument("run", help="name or file of the run")
+    parser.add_argument("--folder", type=Path, default=Path("runs"), help="folder of the runs")
+    parser.add_argument("--votes", type=int, help="stop after so many votes of this process")
+    parser.add_argument("--once", action="store_true", help="answer what is open now and stop")
+    parser.add_argument("--panel", choices=PANELS, help="another panel than the recorded one")
+    parser.add_argument("--reward", default="sentiment", help="what that panel likes")
+    parser.add_argument("--beta", type=float, help="sharpness of that panel, in bt70's terms")
+    parser.add_argument("--size", type=int, default=5, help="members of that panel")
+    chosen = parser.parse_args(list(arguments))
+    from szpo.cli import place
+
+    with Ledger.open(place.find(chosen.run, chosen.folder)) as ledger:
+        if chosen.panel is None:
+            panel = panel_of(ledger)
+        elif chosen.beta is None:
+            raise UsageError("simulate: --panel needs --beta; szpo show prints that of a run")
+        else:
+            panel = build(chosen.panel, reward=chosen.reward, size=chosen.size, beta=chosen.beta)
+        print(panel)
+        served = simulate(ledger, panel.judges, limit=chosen.votes, once=chosen.once)
+    print(f"{served.votes} votes cast: {served.reason}")
+    return 0
+
+
+def submit(ledger: Ledger, panel: PanelEvaluator, asked: Sequence[Comparison]) -> None:
+    """Answer, unless the step closes meanwhile (a deadline, an operator)."""
+    try:
+        panel.submit(asked)
+    except UsageError:
+        row = ledger.step(asked[0].step)
+        if row is not None and row["state"] == "open":
+            raise
+
+
+def _votes(ledger: Ledger) -> int:
+    return int(ledger.query("SELECT count(*) AS n FROM votes")[0]["n"])
+
+
+def _driven(ledger: Ledger) -> bool:
+    row = lease.controller(ledger)
+    return row["lease"] is not None and row["expires_us"] > ledger.clock()
