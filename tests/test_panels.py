@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from szpo.errors import UsageError
 from szpo.seeds import derive, uniform
 from szpo.types import Answer, Comparison, Floats, Prompt, Row
-from szpo_simulators.oracles import Rater, law, pick
+from szpo_simulators.oracles import Rater, item_effects, law, pick
 from szpo_simulators.panels import (
     PANELS,
     agreement,
@@ -197,3 +197,14 @@ def test_judges_of_a_panel_compute_a_comparison_once() -> None:
     for judge in panel.judges:
         judge.judge(asked, panelist="p", plus_side="A", key=bytes(16))
     assert calls == [2]
+
+
+def test_mtbench_ties_as_often_as_its_source_between_equal_models() -> None:
+    # The fitted model gives .306 ties at equal strength (and .558 votes for the item's better
+    # side): by integration over its two normal item effects, here over 4,000 comparisons.
+    rater = members("mtbench", 5.0, 1)[0]
+    effects = np.array([item_effects(f"question {i}") for i in range(4_000)])
+    shares = law(rater, np.zeros(4_000), True, effects)
+    assert shares[:, 2].mean() == pytest.approx(0.306, abs=0.012)
+    right = np.where(effects[:, 0] > 0, shares[:, 0], shares[:, 1]).mean()
+    assert right == pytest.approx(0.558, abs=0.012)
