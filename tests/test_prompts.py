@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from szpo.errors import UsageError
@@ -189,3 +189,28 @@ def test_repetition_counts_what_came_before() -> None:
     assert repetition("a b a b a b") == pytest.approx(3 / 5)  # ab ba ab ba ab: three repeats
     assert distinct_n([], 2) == 1
     assert distinct_n(["a b c", "a b d"], 2) == pytest.approx(3 / 4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(["jsonl", "csv", "json", "txt"]),
+    st.one_of(
+        st.binary(max_size=200),
+        st.text(alphabet='[]{}",:\\n\x00\ud800 utexrole', max_size=80).map(
+            lambda text: text.encode("utf-8", "surrogatepass")
+        ),
+    ),
+)
+def test_no_file_breaks_the_reader(suffix: str, content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"prompts.{suffix}"
+        path.write_bytes(content)
+        try:
+            prompts = load(path)
+        except UsageError as error:
+            assert str(error)
+        else:
+            texts = [p.text for p in (*prompts.train, *prompts.heldout)]
+            assert texts
+            assert all(text.strip() and "\0" not in text for text in texts)
+            "".join(texts).encode()

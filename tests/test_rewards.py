@@ -160,3 +160,23 @@ def test_every_reward_is_documented_by_its_name_in_the_module() -> None:
 
     assert rewards.__doc__
     assert all(f"``{name}" in rewards.__doc__ for name in REWARDS)
+
+
+def test_installed_packages_may_add_rewards(monkeypatch: pytest.MonkeyPatch) -> None:
+    from szpo_simulators import rewards
+
+    class Shout:
+        def __init__(self, mark: str | None) -> None:
+            self.mark = mark or "!"
+
+        def score(self, prompt: Prompt, answer: Answer) -> float:
+            return float(answer.text.count(self.mark))
+
+    class Point:
+        load = staticmethod(lambda: Shout)
+
+    def points(*, group: str, name: str) -> list[Point]:
+        return [Point()] if (group, name) == ("szpo.rewards", "shout") else []
+
+    monkeypatch.setattr(rewards, "entry_points", points)
+    assert value("0.5*shout:?+1*shout", "What?? No!") == 2.0
