@@ -136,10 +136,12 @@ def answer(
         seats = []
         with ledger.transaction("votes"):
             for comparison in short:
+                lack = m - have[comparison.id]
                 for panelist in lines[comparison.id]:
-                    seat = service.assign_to(comparison.id, panelist)
+                    seat = service.assign_to(comparison.id, panelist) if lack else None
                     if seat is not None:
                         seats.append((comparison, panelist, seat))
+                        lack -= 1
         if not seats:
             raise RunError(
                 f"step {short[0].step}: comparison k={short[0].k} n={short[0].n} has "

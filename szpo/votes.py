@@ -340,7 +340,7 @@ class VoteService:
             "SELECT vote, choice FROM votes WHERE assignment = ? ORDER BY revision DESC LIMIT 1",
             (seat["assignment"],),
         )[0]
-        return last["choice"] != "skip" and not _excluded(self.ledger, last["vote"], None)
+        return last["choice"] != "skip" and last["vote"] not in _excluded(self.ledger)
 
     def _seat(self, head: Record, panelist: str, m: int, tab: str | None) -> Assignment:
         now, root = self.clock(), self.ledger.root_seed
@@ -371,14 +371,13 @@ class VoteService:
 
     def _free_side(self, head: Record, m: int, now: int) -> str:
         """The first planned side of the comparison that no live seat uses; a spare repeats one."""
-        rank = [row["comparison"] for row in self._asked(head["step"]) if row["k"] == head["k"]]
+        rank = self.ledger.query(
+            "SELECT count(*) AS rank FROM comparisons WHERE run = ? AND step = ? AND k = ? "
+            "AND n < ? AND kind = 'train' AND identical = 0",
+            (self.ledger.run, head["step"], head["k"], head["n"]),
+        )[0]["rank"]
         planned = sides(
-            self.ledger.root_seed,
-            step=head["step"],
-            k=head["k"],
-            n=head["n"],
-            m=m,
-            rank=rank.index(head["comparison"]),
+            self.ledger.root_seed, step=head["step"], k=head["k"], n=head["n"], m=m, rank=rank
         )
         seats = self.ledger.query(_SEATS, (head["comparison"],))
         in_use = [seat["plus_side"] for seat in seats if self._side_in_use(seat, now)]
@@ -458,6 +457,7 @@ def standing(ledger: Ledger, step: int) -> tuple[Vote, ...]:
     for vote in ledger.votes(step):
         if vote["kind"] == "train" and not vote["late"] and vote["vote"] <= last_vote:
             latest[vote["assignment"]] = vote  # in order of vote, so the last revision stays
+    excluded = _excluded(ledger, row["last_amendment"])
     return tuple(
         Vote(
             comparison=vote["comparison"],
@@ -470,7 +470,7 @@ def standing(ledger: Ledger, step: int) -> tuple[Vote, ...]:
             received_us=vote["received_us"],
         )
         for vote in latest.values()
-        if not _excluded(ledger, vote["vote"], row["last_amendment"])
+        if vote["vote"] not in excluded
     )
 
 
@@ -527,13 +527,13 @@ def missing(ledger: Ledger, step: int) -> int:
     return 0 if row is None else int(asked * row["m"] - len(counted(ledger, step)))
 
 
-def _excluded(ledger: Ledger, vote: int, horizon: int | None) -> bool:
-    last = ledger.query(
-        "SELECT action FROM amendments WHERE vote = ? AND amendment <= ? "
-        "ORDER BY amendment DESC LIMIT 1",
-        (vote, 2**62 if horizon is None else horizon),
+def _excluded(ledger: Ledger, horizon: int | None = None) -> set[int]:
+    """Votes whose last amendment (up to the horizon) excludes them."""
+    rows = ledger.query(
+        "SELECT vote, action, max(amendment) FROM amendments WHERE amendment <= ? GROUP BY vote",
+        (2**62 if horizon is None else horizon,),
     )
-    return bool(last) and last[0]["action"] == "exclude"
+    return {row["vote"] for row in rows if row["action"] == "exclude"}
 
 
 def _assignment(row: Mapping[str, Any]) -> Assignment:
