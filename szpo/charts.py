@@ -62,9 +62,12 @@ def line_chart(
     ys = [y for y in ys if math.isfinite(y)] + ([] if reference is None else [reference])
     if not xs or not ys:
         return f'<p class="quiet">{escape(title)}: nothing to draw yet.</p>'
-    y_ticks = ticks(*(bounds or (min(ys), max(ys))))
+    if bounds is None:
+        pad = 0.0 if max(ys) > min(ys) else max(abs(ys[0]) / 2, 0.5)
+        bounds = min(ys) - pad, max(ys) + pad
+    y_ticks = ticks(*bounds)
     x_ticks = [t for t in ticks(min(xs), max(xs), 8) if min(xs) <= t <= max(xs)]
-    low, high = y_ticks[0], y_ticks[-1] if len(y_ticks) > 1 else y_ticks[0] + 1
+    low, high = y_ticks[0], y_ticks[-1]
     span_x = (max(xs) - min(xs)) or 1.0
 
     def at_x(x: float) -> float:

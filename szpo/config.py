@@ -155,7 +155,9 @@ class Optimizer(Section):
     link: Literal["logistic", "probit", "cauchit", "linear", "cloglog"] = Field(
         "logistic", description="logistic, probit, cauchit, linear or cloglog."
     )
-    smoothing: Literal["haldane", "clip", "trim", "score", "laplace", "pooled"] = Field(
+    smoothing: Literal[
+        "haldane", "clip", "trim", "laplace", "score", "second", "posterior", "pooled"
+    ] = Field(
         "haldane", description="How a vote share is kept inside (0, 1) under the rule known."
     )
     ties: Literal["half", "davidson"] = Field(

@@ -22,6 +22,12 @@ from szpo.ledger import Ledger
 from szpo.summary import Facts, Summary
 from szpo.types import Answer, Comparison, Prompt
 
+NOTES = {
+    "kl": "by Monte Carlo on answers of the tuned policy",
+    "length": "tokens per answer, both sides",
+    "norm": "length of the coordinates; in a score subspace ½|θ|² is the KL near the start",
+    "identical": "rows in which both sides said the same",
+}
 Score = Callable[[Prompt, Answer], float]
 MARKS = {ord(c): f"⟨{ord(c):04X}⟩" for c in "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e"
          "\u2066\u2067\u2068\u2069\x00\x1b"}  # fmt: skip
@@ -146,7 +152,8 @@ def _figures(
     spans = [summary.wilson((f.win_rate or 0) * f.votes, f.votes) for f in voted]
     yield _figure(
         "Win rate of plus",
-        "one dot per step with its 95 % interval; the line pools ten steps",
+        "one dot per step with its 95 % interval; the line is the win rate of the better side, "
+        "estimated over ten steps from agreement between comparisons",
         [
             Series(
                 "step",
@@ -156,7 +163,7 @@ def _figures(
                 [high for _, high in spans],
                 dots=True,
             ),
-            _pooled(voted),
+            _separation(voted),
         ],
         "share for plus",
         reference=0.5,
@@ -198,7 +205,8 @@ def _figures(
         known = [(f.step, float(f.info[key])) for f in facts if key in f.info]
         if known:
             series = Series(title, [x for x, _ in known], [y for _, y in known])
-            yield _figure(title, "as noted by the controller", [series], title)
+            fixed = (0.0, 1.0) if key == "identical" else None
+            yield _figure(title, NOTES[key], [series], title.split(",")[0], bounds=fixed)
 
 
 def _figure(
@@ -216,18 +224,16 @@ def _figure(
     return Figure(title, note, Markup(svg))  # line_chart escapes every text
 
 
-def _pooled(voted: Sequence[Facts], window: int = 10) -> Series:
-    """Win rate over the last ten steps with votes."""
-    rates, lows, highs = [], [], []
+def _separation(voted: Sequence[Facts], window: int = 10) -> Series:
+    """How clearly directions are told apart, over the last ten steps with votes."""
+    xs, ys = [], []
     for i in range(len(voted)):
         recent = voted[max(0, i + 1 - window) : i + 1]
-        asked = sum(f.votes for f in recent)
-        wins = sum((f.win_rate or 0) * f.votes for f in recent)
-        low, high = summary.wilson(wins, asked)
-        rates.append(wins / asked)
-        lows.append(low)
-        highs.append(high)
-    return Series("ten steps", [f.step for f in voted], rates, lows, highs)
+        found = summary.separation(sum(f.pairs for f in recent), sum(f.agreeing for f in recent))
+        if found is not None:
+            xs.append(voted[i].step)
+            ys.append(found)
+    return Series("better side, ten steps", xs, ys)
 
 
 def _rewards(ledger: Ledger, facts: Sequence[Facts], score: Score) -> Series:

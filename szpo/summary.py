@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from szpo import votes
+from szpo.config import Config
 from szpo.ledger import Ledger
+from szpo.types import Vote
 
 WORDS_PER_MINUTE = 238
 """Silent reading of English prose, adults, as the person-minutes are reckoned."""
@@ -36,6 +38,10 @@ class Facts:
     """Comparisons that were tied without asking."""
     answers_read: int = 0
     words_read: int = 0
+    pairs: int = 0
+    """Pairs of votes for a side on different comparisons of one direction."""
+    agreeing: int = 0
+    """Those of them that chose the same side."""
     estimate: float | None = None
     """Δ̂ in link units, mean over the directions."""
     stderr: float | None = None
@@ -63,7 +69,6 @@ class Summary:
     created_us: int
     steps: int
     """Applied steps."""
-    planned: int | None
     votes: int
     budget: int | None
     skips: int
@@ -89,6 +94,7 @@ def steps(ledger: Ledger) -> list[Facts]:
         skipped = [vote for vote in votes.standing(ledger, step) if vote.verdict == "skip"]
         answered = votes.counted(ledger, step)
         tally["votes"], tally["skips"] = len(answered), len(skipped)
+        tally["pairs"], tally["agreeing"] = _agreement(answered)
         for vote in answered:
             tally[{"tie": "ties"}.get(vote.verdict, vote.verdict)] += 1
         for vote in (*answered, *skipped):
@@ -131,14 +137,13 @@ def summary(ledger: Ledger, facts: list[Facts] | None = None) -> Summary:
         path=str(ledger.path),
         run=ledger.run,
         name=str(run.get("name") or Path(ledger.path).stem),
-        state=_state(ledger),
+        state=_state(ledger, total),
         seed=ledger.root_seed,
         model=str(config.get("model", {}).get("name", "–")),
         panel=told,
         rule=str(ledger.spec.get("optimizer", {}).get("rule", "–")),
         created_us=ledger.row["created_us"],
         steps=sum(f.state == "applied" for f in facts),
-        planned=ledger.spec.get("planned_steps"),
         votes=total,
         budget=run.get("votes"),
         skips=sum(f.skips for f in facts),
@@ -150,6 +155,30 @@ def summary(ledger: Ledger, facts: list[Facts] | None = None) -> Summary:
         win_rate=wins / total if total else None,
         head=ledger.head(),
     )
+
+
+def separation(pairs: int, agreeing: int) -> float | None:
+    """The win rate of a direction's better side, without bias from choosing the side afterwards.
+
+    For votes of different comparisons of one direction the agreement is a = p² + (1 − p)², so
+    p = ½(1 + √(2a − 1)), ½ where chance agrees more often.
+
+    >>> separation(100, 58), separation(100, 40), separation(0, 0)
+    (0.7, 0.5, None)
+    """
+    if not pairs:
+        return None
+    return round(0.5 * (1 + math.sqrt(max(0.0, 2 * agreeing / pairs - 1))), 12)
+
+
+def _agreement(answered: Sequence[Vote]) -> tuple[int, int]:
+    pairs = agreeing = 0
+    for i, one in enumerate(answered):
+        for other in answered[:i]:
+            if one.k == other.k and one.n != other.n and "tie" not in (one.verdict, other.verdict):
+                pairs += 1
+                agreeing += one.verdict == other.verdict
+    return pairs, agreeing
 
 
 def wilson(wins: float, votes: int, z: float = 1.96) -> tuple[float, float]:
@@ -166,16 +195,30 @@ def wilson(wins: float, votes: int, z: float = 1.96) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def _state(ledger: Ledger) -> str:
+def _state(ledger: Ledger, votes_so_far: int) -> str:
     control = ledger.query("SELECT * FROM controller LIMIT 1")[0]
     if control["paused_by"]:
         return f"paused by {control['paused_by']}: {control['pause_reason']}"
     if control["lease"] and control["expires_us"] > ledger.clock():
         return "running"
     live = any(row["state"] not in {"applied", "void"} for row in ledger.steps())
-    if any(True for _ in ledger.events("finished")):
-        return "finished"
-    return "stopped within a step" if live else "stopped"
+    if live:
+        return "stopped within a step"
+    return "finished" if _spent(ledger, votes_so_far) else "stopped"
+
+
+def _spent(ledger: Ledger, votes_so_far: int) -> bool:
+    """Another step would pass the run's own limits."""
+    if "config" not in ledger.spec:
+        return False
+    config = Config.model_validate(ledger.spec["config"])
+    last = ledger.last_applied()
+    steps = 0 if last is None else last + 1
+    by_steps = config.run.steps is not None and steps >= config.run.steps
+    by_votes = (
+        config.run.votes is not None and votes_so_far + config.votes_per_step > config.run.votes
+    )
+    return by_steps or by_votes
 
 
 def _reading(ledger: Ledger) -> dict[str, tuple[int, int]]:

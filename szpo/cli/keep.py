@@ -56,6 +56,7 @@ def replay(
 def verify(
     run: str | None = place.RUN,
     quick: bool = typer.Option(False, "--quick", help="Hashes only; recompute no update."),
+    steps: bool = typer.Option(False, "--steps", help="Also tell what was found per step."),
     folder: Path = place.FOLDER,
     as_json: bool = screen.AS_JSON,
 ) -> int:
@@ -65,8 +66,9 @@ def verify(
     if as_json:
         screen.emit({"ok": found.ok, "verdict": found.line, "details": found.details})
         return 0 if found.ok else 5
-    for line in found.details:
-        screen.say(line)
+    if steps:
+        for line in found.details:
+            screen.say(line)
     if not found.ok:
         raise IntegrityError(found.line)
     screen.say(found.line)
@@ -81,9 +83,10 @@ def verification(ledger: Ledger, *, deep: bool = True) -> Verification:
         return Verification(False, str(error))
 
 
-def words(report: Any) -> Verification:
-    """A `szpo.replay` report as lines for people."""
-    return Verification(report.ok, str(report), ())
+def words(report: folding.Report) -> Verification:
+    """The verifier's findings as lines for people; steps stand one by one only where few."""
+    lines = report.lines if len(report.lines) <= 100 else ()
+    return Verification(report.ok, str(report), lines)
 
 
 def export(
