@@ -179,6 +179,7 @@ def test_a_known_beta_needs_no_answers() -> None:
 
     panel = build("half-beta", reward="sentiment", beta=8.0, answers=never)
     assert {rater.beta for rater in panel.raters} == {4.0}
+    assert str(panel) == "panel half-beta of 5, sentiment, beta 4, given"
     with pytest.raises(UsageError, match="needs base answers"):
         build("bt70", reward="sentiment")
     with pytest.raises(UsageError, match="no simulated panel on record"):

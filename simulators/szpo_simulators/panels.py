@@ -161,8 +161,8 @@ class Panel:
         }
 
     def __str__(self) -> str:
-        fitted = f", {self.calibration}" if self.calibration else f", {self.raters[0].beta:.3g}"
-        return f"panel {self.name} of {len(self.raters)}, {self.reward}{fitted}"
+        fitted = str(self.calibration or f"beta {self.raters[0].beta:.3g}, given")
+        return f"panel {self.name} of {len(self.raters)}, {self.reward}, {fitted}"
 
 
 def members(name: str, beta: float, size: int) -> tuple[Rater, ...]:

@@ -114,7 +114,17 @@ def panel_of(ledger: Ledger, *, logprob: Logprob | None = None) -> Panel:
             f"{ledger.path.name} has no simulated panel on record; name one with --panel bt70 "
             "--reward sentiment --beta 10"
         )
+    if logprob is None and "fluency" in str(recorded.get("reward")):
+        logprob = _base_logprob(ledger)
     return from_spec(recorded, logprob=logprob)
+
+
+def _base_logprob(ledger: Ledger) -> Logprob:
+    """Log-probabilities under the run's base model, which is loaded for it."""
+    from szpo import assemble  # torch and the model: only a reward with fluency needs them
+
+    logprob: Logprob = assemble.reopen(ledger).policy.logprob_base
+    return logprob
 
 
 def command(arguments: Sequence[str]) -> int:
@@ -141,7 +151,14 @@ def command(arguments: Sequence[str]) -> int:
         elif chosen.beta is None:
             raise UsageError("simulate: --panel needs --beta; szpo show prints that of a run")
         else:
-            panel = build(chosen.panel, reward=chosen.reward, size=chosen.size, beta=chosen.beta)
+            wanted = "fluency" in chosen.reward
+            panel = build(
+                chosen.panel,
+                reward=chosen.reward,
+                size=chosen.size,
+                beta=chosen.beta,
+                logprob=_base_logprob(ledger) if wanted else None,
+            )
         print(panel)
         served = simulate(ledger, panel.judges, limit=chosen.votes, once=chosen.once)
     print(f"{served.votes} votes cast: {served.reason}")

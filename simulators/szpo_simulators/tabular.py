@@ -184,7 +184,7 @@ class TabularPolicy:
         )
         return [list(batch[i * samples : (i + 1) * samples]) for i in range(len(prompts))]
 
-    def kl(self, prompts: Sequence[Prompt], *, seed: int) -> tuple[float, float]:
+    def kl(self, prompts: Sequence[Prompt], *, seed: int, samples: int = 1) -> tuple[float, float]:
         """KL of whole walks to the untouched policy, exact, hence with standard error 0."""
         here = self._theta["logits"].astype(np.float64)
         return self.yard.divergence(here, np.zeros_like(here)), 0.0
