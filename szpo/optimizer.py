@@ -296,7 +296,6 @@ def _tell_step(
     _finite(found.coef, query.step, "coefficient")
     extra = {"alpha": alpha, "mu": query.mu}
     if not settings.vectored:
-        # The radius of a direction is μ · factor, so its ratio to μ is the factor.
         updates = tuple(
             Update(
                 query.step,
