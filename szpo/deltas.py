@@ -8,6 +8,7 @@ per-sample scores, one member per row.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -84,7 +85,9 @@ def find_sites(model: nn.Module, config: Any) -> tuple[Site, ...]:
     if unsupported:
         raise UsageError(f"LoRA option {unsupported[0]} is not supported: use a plain LoRA config")
     try:
-        wrapped = LoraModel(model, config, "default")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PEFT corrects fan_in_fan_out for Conv1D by itself
+            wrapped = LoraModel(model, config, "default")
     except ValueError as error:
         raise UsageError(f"LoRA config does not fit the model: {error}") from None
     found = []
@@ -193,7 +196,7 @@ def attached(
 
         B = {s.name: torch.zeros(n, s.outputs, s.rank, requires_grad=True) for s in sites}
         with attached(model, sites, Deltas(A, B), torch.arange(n)[:, None]):
-            logp, _ = token_logprobs(model, prompts, completions)
+            logp = answer_logps(model, batch, temperature)
         scores = torch.autograd.grad(logp.sum(), list(B.values()))   # per row, one backward
     """
     if deltas is None:

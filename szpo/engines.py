@@ -1,8 +1,7 @@
 """Engines turn prompts into tokens for several members in one batch.
 
-`Engine` is the contract; `szpo.engine_check` tests it. `HfEngine` runs on any transformers model
-whose attention can be replaced, `GenerateEngine` calls ``transformers.generate`` for the others,
-and `engine_for` picks.
+`Engine` is the contract and `HfEngine` runs it on any transformers model whose attention can be
+replaced. `szpo.engine_choice` has the fallback for the others, and the contract's public test.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from szpo.errors import UsageError
 from szpo.flat import Rows, flat_model, staged
 from szpo.prefill import Canary, Plan, Prompts, plan
 from szpo.sampling import Sampling, draw
-from szpo.scoring import token_logprobs
+from szpo.scores import Sample, answer_logits, batches, words
 from szpo.types import Floats
 
 
@@ -70,8 +69,11 @@ class HfEngine:
 
     ``stop_tokens`` end a row. At most ``max_rows`` rows are decoded together and about
     ``max_tokens`` prompt tokens go through one forward pass; both bound memory and change no
-    distribution. The same call gives the same tokens on the same machine and thread count (so
-    nothing is cached from call to call: a resumed run must generate what an unbroken one did).
+    distribution. ``share_layers`` lets a prompt pass once for all members below the first adapted
+    layer, which some models' code does not allow (`szpo.engine_choice`).
+
+    The same call gives the same tokens on the same machine and thread count. So nothing is cached
+    from call to call: a resumed run must generate what an unbroken one did.
     """
 
     def __init__(
@@ -82,12 +84,14 @@ class HfEngine:
         stop_tokens: Sequence[int] = (),
         max_rows: int = 256,
         max_tokens: int = 2048,
+        share_layers: bool = True,
     ):
         self.model = model
         self.sites = sites
         self.stop_tokens = tuple(stop_tokens)
         self.max_rows = max_rows
         self.max_tokens = max_tokens
+        self.share_layers = share_layers
 
     def generate(
         self,
@@ -107,7 +111,9 @@ class HfEngine:
         tokens: list[tuple[int, ...]] = [()] * len(prompts)
         watch = Canary() if canary else None
         with torch.inference_mode(), flat_model(self.model):
-            batch = Prompts(self.model, self.sites, deltas, layout, self.max_tokens)
+            batch = Prompts(
+                self.model, self.sites, deltas, layout, self.max_tokens, self.share_layers
+            )
             for begin in range(0, len(prompts), self.max_rows):
                 rows = range(begin, min(begin + self.max_rows, len(prompts)))
                 cache, logits = batch.fill(rows, sampling.max_new_tokens, watch)
@@ -167,24 +173,42 @@ class HfEngine:
         *,
         temperature: float = 1.0,
     ) -> list[Floats]:
-        """See `Engine.logprobs`; rows of similar length share a padded forward pass."""
-        sizes = [len(p) + len(c) for p, c in zip(prompts, completions, strict=True)]
-        order = sorted(range(len(sizes)), key=sizes.__getitem__)
-        out: list[Floats] = [np.zeros(0)] * len(sizes)
-        # The logits of one pass, in fp32, are the largest thing here: 16 rows x 24 x 49,152 words.
-        for begin in range(0, len(order), 16):
-            rows = order[begin : begin + 16]
-            member = torch.tensor([members[row] for row in rows])[:, None]
-            with torch.inference_mode(), attached(self.model, self.sites, deltas, member):
-                logp, _ = token_logprobs(
-                    self.model,
-                    [prompts[row] for row in rows],
-                    [completions[row] for row in rows],
-                    temperature=temperature,
-                )
-            for row, values in zip(rows, logp.to(torch.float64).cpu().numpy(), strict=True):
-                out[row] = values[: len(completions[row])]
-        return out
+        """See `Engine.logprobs`."""
+        return padded_logprobs(
+            self.model, self.sites, prompts, completions, members, deltas, temperature
+        )
+
+
+def padded_logprobs(
+    model: Any,
+    sites: tuple[Site, ...],
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    members: Sequence[int],
+    deltas: Deltas | None,
+    temperature: float,
+) -> list[Floats]:
+    """`Engine.logprobs` by plain padded passes, which every causal LM of transformers offers."""
+    samples = [
+        Sample(tuple(p), tuple(c), i)
+        for i, (p, c) in enumerate(zip(prompts, completions, strict=True))
+    ]
+    found: list[Floats] = [np.zeros(0)] * len(samples)
+    spoken = [sample for sample in samples if sample.answer]
+    with torch.inference_mode():
+        for batch in batches(spoken, device=model.device, vocab=words(model)):
+            rows = [spoken[i].group for i in batch.index]
+            owner = torch.tensor([members[row] for row in rows], device=model.device)
+            with attached(model, sites, deltas, owner[:, None]):
+                logp = answer_logits(model, batch, temperature).log_softmax(-1)
+            picked = logp.gather(-1, batch.targets[batch.mask][:, None])[:, 0]
+            parts = np.split(
+                picked.to(torch.float64).cpu().numpy(),
+                np.cumsum([len(completions[row]) for row in rows])[:-1],
+            )
+            for row, values in zip(rows, parts, strict=True):
+                found[row] = values
+    return found
 
 
 def check_rows(

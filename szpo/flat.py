@@ -32,7 +32,7 @@ class Attend(Protocol):
     def attend(
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None
     ) -> Tensor:
-        """Outputs (tokens, heads, size) for q (tokens, heads, size), k and v (tokens, kv, size)."""
+        """Outputs (tokens, heads, size) for q of that shape, k and v (tokens, kv, size)."""
 
 
 class Store(Protocol):
@@ -233,7 +233,7 @@ class Prefill:
 
 
 def own_head(heads: Tensor, head_of: Tensor) -> Tensor:
-    """Which of the cached heads each sequence continues; below the first adapted layer, the only."""
+    """Which cached head each sequence continues; below the first adapted layer, the only one."""
     return head_of if len(heads) > 1 else torch.zeros_like(head_of)
 
 

@@ -85,7 +85,7 @@ def adapted_layers(model: nn.Module, sites: tuple[Site, ...]) -> list[nn.Module]
 
 @dataclass
 class Canary:
-    """Sees the logits after the prompts and tells whether members really are different policies."""
+    """Sees the logits after the prompts; tells whether members really are different policies."""
 
     _seen: dict[int, list[tuple[int, Tensor]]] = field(default_factory=dict)
     _differ: dict[tuple[int, int], bool] = field(default_factory=dict)
@@ -119,11 +119,13 @@ class Prompts:
         deltas: Deltas | None,
         plan: Plan,
         max_tokens: int,
+        share_layers: bool,
     ):
         self._model, self._sites, self._deltas, self._plan = model, sites, deltas, plan
         self._max_tokens = max_tokens
         self._members = sorted({member for _, member in plan.units})
-        self._upper = [] if deltas is None else adapted_layers(model, sites)
+        share = share_layers and deltas is not None
+        self._upper = adapted_layers(model, sites) if share else []
         self._heads: dict[int, tuple[Tensor, Tensor]] = {}
         if plan.head:
             heads = self._heads

@@ -1,0 +1,120 @@
+"""LoRA factors as files: a PEFT adapter folder, or a model with the adapter merged in."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from szpo.deltas import Site
+from szpo.errors import StorageError, UsageError
+from szpo.models import Loaded
+from szpo.types import Theta
+
+HUB_NAMES = {"smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct"}
+
+
+def save_adapter(
+    path: Path, factors: Theta, sites: tuple[Site, ...], *, base: str, conv1d: bool = False
+) -> None:
+    """Write a folder that ``PeftModel.from_pretrained`` loads.
+
+    Args:
+        path: The folder; made if need be.
+        factors: A and B by ``site.a`` and ``site.b``, fp32.
+        sites: What they adapt.
+        base: Name of the base model, for the record.
+        conv1d: The adapted layers are GPT-2's transposed ``Conv1D``.
+
+    Raises:
+        StorageError: The folder cannot be written.
+    """
+    from peft import LoraConfig
+
+    ranks = {site.name: site.rank for site in sites}
+    alphas = {site.name: site.scale * site.rank for site in sites}
+    first = sites[0]
+    config = LoraConfig(
+        r=first.rank,
+        lora_alpha=_number(alphas[first.name]),
+        target_modules=[site.name for site in sites],
+        rank_pattern={n: r for n, r in ranks.items() if r != first.rank},
+        alpha_pattern={n: _number(a) for n, a in alphas.items() if a != alphas[first.name]},
+        bias="none",
+        task_type="CAUSAL_LM",
+        fan_in_fan_out=conv1d,
+        inference_mode=True,
+        base_model_name_or_path=HUB_NAMES.get(base, base),
+    )
+    tensors = {}
+    for site in sites:
+        for name, letter in ((site.a, "A"), (site.b, "B")):
+            key = f"base_model.model.{site.name}.lora_{letter}.weight"
+            tensors[key] = np.ascontiguousarray(factors[name], dtype=np.float32)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        config.save_pretrained(str(path))
+        # PEFT writes the targets as a set; sorted, the same adapter gives the same file.
+        file = path / "adapter_config.json"
+        settings = json.loads(file.read_text(encoding="utf-8"))
+        settings["target_modules"] = sorted(settings["target_modules"])
+        file.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        save_file(tensors, str(path / "adapter_model.safetensors"), metadata={"format": "pt"})
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written ({error.strerror or error})") from None
+
+
+def _number(alpha: float) -> Any:
+    """An alpha as PEFT's settings write it: whole numbers as integers."""
+    return int(alpha) if float(alpha).is_integer() else alpha
+
+
+def merged_state(loaded: Loaded, factors: Theta, sites: tuple[Site, ...]) -> dict[str, Any]:
+    """The model's tensors with W + scale · B A in place of W, computed in fp32, rounded once.
+
+    Raises:
+        UsageError: The base is quantised; its weights cannot hold the sum.
+    """
+    if loaded.quantization is not None:
+        raise UsageError("a 4-bit model cannot be merged into; load it without quantization")
+    state = dict(loaded.model.state_dict())
+    for site in sites:
+        key = f"{site.name}.weight"
+        weight = state[key]
+        update = torch.from_numpy(delta_weight(factors, site)).to(weight.device)
+        if weight.shape != update.shape or is_conv1d(loaded.model, site):
+            update = update.T  # Conv1D keeps (in, out)
+        state[key] = (weight.to(torch.float32) + update).to(weight.dtype)
+    return state
+
+
+def delta_weight(factors: Theta, site: Site) -> NDArray[np.float32]:
+    """What the adapter adds to a weight, (out, in): scale · B A."""
+    product = factors[site.b].astype(np.float64) @ factors[site.a].astype(np.float64)
+    return np.asarray(site.scale * product, dtype=np.float32)
+
+
+def is_conv1d(model: Any, site: Site) -> bool:
+    """The site is one of GPT-2's layers that keep their weight transposed."""
+    return type(model.get_submodule(site.name)).__name__ == "Conv1D"
+
+
+def save_merged(path: Path, loaded: Loaded, factors: Theta, sites: tuple[Site, ...]) -> None:
+    """Write the merged model and its tokenizer as a plain folder of safetensors.
+
+    Raises:
+        UsageError: The base is quantised.
+        StorageError: The folder cannot be written.
+    """
+    state = merged_state(loaded, factors, sites)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        loaded.model.save_pretrained(str(path), state_dict=state)
+        loaded.tokenizer.save_pretrained(str(path))
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written ({error.strerror or error})") from None
