@@ -5,6 +5,7 @@ import pytest
 
 from szpo.coordinates import direction_vector, factor, round13
 from szpo.errors import RunError, UsageError
+from szpo.policy import Monitored, check_policy
 from szpo.types import Answer, Comparison, Floats, Prompt, Row, Shift, Update
 from szpo_simulators.rewards import difference, matrix, parse, scores
 from szpo_simulators.tabular import PIT, WELL, TabularPolicy, Walk, Yard
@@ -20,6 +21,12 @@ def moved(seed: int = 0, by: float = 1.0) -> TabularPolicy:
 
 def logits(policy: TabularPolicy) -> Floats:
     return policy.theta()["logits"].astype(np.float64)
+
+
+def test_it_is_a_policy() -> None:
+    policy = moved(by=0.5)
+    check_policy(policy, PROMPTS, radius=0.5, space=policy.space)
+    assert isinstance(policy, Monitored)
 
 
 def test_the_exact_value_is_the_mean_reward_of_many_walks() -> None:

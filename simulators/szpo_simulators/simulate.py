@@ -60,12 +60,13 @@ def simulate(
     cast, idle, driven = 0, 0, False
     while True:
         live = _driven(ledger)
-        asked = open_comparisons(ledger, None if limit is None else limit - cast)
-        if asked:
+        asked = lacking(ledger)
+        chosen = asked if limit is None else _affordable(asked, limit - cast)
+        if chosen:
             before = _votes(ledger)
-            submit(ledger, panel, asked)
+            submit(ledger, panel, [comparison for comparison, _ in chosen])
             cast += _votes(ledger) - before
-        if limit is not None and (cast >= limit or (not asked and open_comparisons(ledger))):
+        if limit is not None and (cast >= limit or len(chosen) < len(asked)):
             return Served(cast, f"{cast} of {limit} votes are cast")
         if once:
             return Served(cast, "nothing else is open")
@@ -79,27 +80,32 @@ def simulate(
             wait()
 
 
-def open_comparisons(ledger: Ledger, limit: int | None = None) -> tuple[Comparison, ...]:
-    """Comparisons of the open step that lack votes; as many as ``limit`` votes can complete."""
+def lacking(ledger: Ledger) -> list[tuple[Comparison, int]]:
+    """Comparisons of the open step with the votes they lack, those already begun first."""
     rows = [row for row in ledger.steps() if row["state"] == "open"]
     if not rows:
-        return ()
-    row = rows[-1]
+        return []
+    step, m = rows[-1]["step"], rows[-1]["m"]
     have: dict[str, int] = {}
-    for vote in votes.standing(ledger, row["step"]):
+    for vote in votes.standing(ledger, step):
         have[vote.comparison] = have.get(vote.comparison, 0) + (vote.verdict != "skip")
-    chosen: list[Comparison] = []
-    left = limit
-    for comparison in ledger.comparisons(row["step"]):
-        lacking = row["m"] - have.get(comparison.id, 0)
-        if comparison.identical or lacking <= 0:
-            continue
-        if left is not None:
-            left -= lacking
-            if left < 0:
-                break
-        chosen.append(comparison)
-    return tuple(chosen)
+    found = [
+        (comparison, m - have.get(comparison.id, 0))
+        for comparison in ledger.comparisons(step)
+        if not comparison.identical
+    ]
+    return sorted(((c, lack) for c, lack in found if lack > 0), key=lambda pair: pair[1] == m)
+
+
+def _affordable(asked: list[tuple[Comparison, int]], left: int) -> list[tuple[Comparison, int]]:
+    """The first comparisons that ``left`` votes can complete."""
+    chosen = []
+    for comparison, lack in asked:
+        left -= lack
+        if left < 0:
+            break
+        chosen.append((comparison, lack))
+    return chosen
 
 
 def panel_of(ledger: Ledger, *, logprob: Logprob | None = None) -> Panel:
@@ -167,10 +173,13 @@ def command(arguments: Sequence[str]) -> int:
 
 def submit(ledger: Ledger, panel: PanelEvaluator, asked: Sequence[Comparison]) -> None:
     """Answer, unless the step closes meanwhile (a deadline, an operator)."""
+    step, wanted = asked[0].step, {comparison.id for comparison in asked}
+    lack = {comparison.id for comparison, _ in lacking(ledger)}
     try:
-        panel.submit(asked)
+        # Complete ones are submitted again, as after a crash: the panel leaves them as they are.
+        panel.submit([c for c in ledger.comparisons(step) if c.id in wanted or c.id not in lack])
     except UsageError:
-        row = ledger.step(asked[0].step)
+        row = ledger.step(step)
         if row is not None and row["state"] == "open":
             raise
 
