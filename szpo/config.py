@@ -46,9 +46,6 @@ class Run(Section):
         description="1 generates the next step while people vote on this one; left out: 0 for "
         "panels inside the process, 1 for people.",
     )
-    checkpoint_every: int = Field(
-        10, ge=0, le=1_000_000, description="Keep the tensors every so many steps; 0: never."
-    )
 
     @field_validator("name")
     @classmethod
@@ -87,8 +84,9 @@ class Adapter(Section):
     alpha: Positive | None = Field(
         None, description="LoRA scale numerator; left out: equal to rank."
     )
-    targets: list[str] = Field(
-        ["down_proj"], min_length=1, description="Module names that get an adapter."
+    targets: Annotated[list[str], Field(min_length=1)] | None = Field(
+        None,
+        description="Module names that get an adapter; left out: the MLP's output (down_proj).",
     )
     layers: list[Annotated[int, Field(ge=0)]] | Literal["middle", "all"] = Field(
         "middle",

@@ -100,13 +100,14 @@ def sample(
     if any(not text.strip() for text in prompt):
         raise UsageError("--prompt is empty; give a question")
     with Ledger.open(place.find(run, folder), readonly=True) as ledger:
-        parts = assemble.reopen(ledger, say=screen.complain)
+        parts = assemble.reopen(ledger, panel=False, say=screen.complain)
+        policy = parts.language
         system = parts.config.prompts.system
         asked = [Prompt.user(text, system) for text in prompt] or list(
             parts.prompts.heldout[:prompts]
         )
-        tuned = parts.policy.sample(asked, samples, seed=seed)
-        base = parts.policy.sample(asked, samples, seed=seed, base=True)
+        tuned = policy.sample(asked, samples, seed=seed)
+        base = policy.sample(asked, samples, seed=seed, base=True)
     document = [
         {
             "prompt": question.text,

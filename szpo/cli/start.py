@@ -83,7 +83,7 @@ def _start(config: Config, *, as_json: bool) -> int:
 
     path = assemble.new_path(config)
     parts = assemble.build(config, say=screen.complain)
-    with assemble.create(config, parts, path) as ledger:
+    with assemble.create(parts, path) as ledger:
         screen.complain(f"run {path.stem} in {path}")
         return drive(ledger, parts, as_json=as_json)
 

@@ -1,0 +1,365 @@
+"""The composition root: from settings to the parts of a run, and from a ledger back to them.
+
+Set-up happens once; its result (adapter factors, subspace, panel) stands in the ledger as tensors
+and numbers, so that continuing, sampling and exporting never repeat it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from szpo import __version__, configfile, controller, optimizer, replay
+from szpo import prompts as promptfiles
+from szpo import settings as settings_of
+from szpo.config import Config
+from szpo.directions import DIRECTION_VERSION, Law
+from szpo.errors import IntegrityError, StorageError, UsageError
+from szpo.evaluators import Evaluator, LedgerEvaluator, PanelEvaluator
+from szpo.guards import Bands
+from szpo.ledger import NO_BASE, Ledger
+from szpo.policy import Policy
+from szpo.prompts import PromptSet
+from szpo.settings import Adam, Settings
+from szpo.types import Answer, Layout, Prompt
+from szpo.votes import VoteService
+
+if TYPE_CHECKING:
+    from szpo.language import Base
+    from szpo.lora import LoraPolicy
+
+Say = Callable[[str], None]
+CALIBRATION_PROMPTS, CALIBRATION_SAMPLES = 96, 4
+"""Base answers to which the sharpness of a simulated panel is fitted."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything that a run is driven with."""
+
+    config: Config
+    settings: Settings
+    policy: Any
+    """A `szpo.policy.Policy`; a `szpo.lora.LoraPolicy` where ``base`` is there."""
+    prompts: PromptSet
+    panel: Any | None = None
+    """What the entry point of `szpo.evaluators` gave: judges and a spec; None for people."""
+    base: Base | None = None
+    """The language model and its coordinates; None for policies of other packages."""
+
+    @property
+    def language(self) -> LoraPolicy:
+        """The policy as a language model.
+
+        Raises:
+            UsageError: It is none.
+        """
+        if self.base is None:
+            raise UsageError(f"{self.config.model.name} is no language model; this needs one")
+        found: LoraPolicy = self.policy
+        return found
+
+
+def new_path(config: Config) -> Path:
+    """The file of a new run: its folder is made, its name is free.
+
+    Raises:
+        StorageError: The folder cannot be made, or the run exists.
+    """
+    folder = Path(config.run.folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{folder} cannot be written ({error.strerror})") from None
+    path = folder / f"{config.run.name or default_name(config)}.db"
+    if path.exists():
+        raise StorageError(
+            f"{path} exists; continue it with: szpo run --resume {path.stem}, "
+            "or set another run.name or run.seed"
+        )
+    return path
+
+
+def default_name(config: Config) -> str:
+    """A name from model, panel and seed.
+
+    >>> default_name(Config())
+    'smollm2-bt70-sentiment-0'
+    """
+    panel = config.panel
+    words = [Path(config.model.name).name, panel.kind]
+    words += [panel.reward] if panel.kind != "people" else []
+    text = "-".join([*words, str(config.run.seed)]).lower()
+    return "".join(c if c.isascii() and (c.isalnum() or c == "-") else "-" for c in text)[:64]
+
+
+def build(config: Config, *, say: Say = print) -> Parts:
+    """Load the model, choose the coordinates, fit the panel. Cheap refusals come first.
+
+    Raises:
+        UsageError: A setting does not fit the model, the prompts or the panel.
+    """
+    prompts = _prompts(config, say)
+    panel_maker = _maker("szpo.evaluators", config.panel.kind, known=("people",))
+    policy_maker = _policy_maker(config)
+    base = None
+    if policy_maker is None:
+        from szpo import language
+
+        base = language.prepare(config, prompts.train, say)
+        settings = _settings(config, base.subspace.layout, base.subspace.scale)
+        policy: Policy = language.policy(config, base, settings)
+    else:
+        policy = policy_maker(root_seed=config.run.seed)
+        settings = _settings(config, policy.layout, 1.0)
+    for line in told(settings):
+        say(line)
+    parts = Parts(config, settings, policy, prompts, base=base)
+    if panel_maker is None:
+        return parts
+    panel = _panel(panel_maker, parts, beta=config.panel.beta, answers=_base_answers(parts))
+    say(str(panel))
+    return replace(parts, panel=panel)
+
+
+def create(parts: Parts, path: Path) -> Ledger:
+    """Write a new ledger that holds all that replay, resume and export need."""
+    config, prompts = parts.config, parts.prompts
+    facts: dict[str, Any] = {"base": {"name": config.model.name}}
+    tensors: dict[str, Any] = {}
+    base_sha256, basis_sha256 = NO_BASE, None
+    if parts.base is not None:
+        from szpo import language
+
+        facts, tensors = language.record(parts.base)
+        base_sha256 = parts.base.loaded.sha256
+        basis_sha256 = parts.base.subspace.basis_sha256
+    spec = {
+        "szpo": __version__,
+        "config": config.model_dump(mode="json"),
+        "optimizer": settings_of.settings_to_json(parts.settings),
+        "panel": None if parts.panel is None else parts.panel.spec,
+        "prompts": {"train": len(prompts.train), "heldout": len(prompts.heldout)},
+        **facts,
+    }
+    return Ledger.create(
+        path,
+        spec,
+        root_seed=config.run.seed,
+        layout=parts.settings.layout,
+        direction_version=DIRECTION_VERSION,
+        base_sha256=base_sha256,
+        basis_sha256=basis_sha256,
+        tensors=tensors,
+    )
+
+
+def reopen(
+    ledger: Ledger, *, until: int | None = None, panel: bool = True, say: Say = print
+) -> Parts:
+    """The parts of a recorded run, its policy at the head (or before step ``until``).
+
+    Args:
+        ledger: The run.
+        until: Steps to fold; None: all that were applied.
+        panel: Build the simulated panel as well.
+        say: Told what happens.
+
+    Raises:
+        IntegrityError: The model is not the recorded one, or the weights do not come out.
+        UsageError: The ledger was not made by ``szpo run``.
+    """
+    if "config" not in ledger.spec:
+        raise UsageError(f"{ledger.path.name} was not made by szpo run; open it from Python")
+    config = configfile.check(ledger.spec["config"], where=ledger.path.name)
+    settings = replay.settings(ledger)
+    prompts = _prompts(config, say)
+    policy_maker = _policy_maker(config)
+    base = None
+    if policy_maker is None:
+        from szpo import language
+
+        base = language.restore(config, ledger)
+        policy: Policy = language.policy(config, base, settings)
+    else:
+        policy = policy_maker(root_seed=config.run.seed)
+    applied = 0
+    for _, updates in replay.added(ledger, settings, until):
+        applied += 1
+        for update in updates:
+            policy.apply(update)
+    if policy.digest() != ledger.heads()[applied]:
+        raise IntegrityError(
+            f"{ledger.path.name}: {applied} recorded updates give other weights than recorded; "
+            "find the row with: szpo verify"
+        )
+    parts = Parts(config, settings, policy, prompts, base=base)
+    maker = _maker("szpo.evaluators", config.panel.kind, known=("people",)) if panel else None
+    if maker is None:
+        return parts
+    fitted = (ledger.spec.get("panel") or {}).get("calibration") or {}
+    return replace(parts, panel=_panel(maker, parts, beta=fitted.get("beta", config.panel.beta)))
+
+
+def drive(
+    ledger: Ledger,
+    parts: Parts,
+    *,
+    on_step: Callable[[controller.StepReport], None] | None = None,
+    wait: Callable[[], None] = lambda: time.sleep(0.2),
+) -> controller.Outcome:
+    """Run until the votes or the steps of the settings are spent, or somebody pauses it."""
+    config = parts.config
+    people = config.panel.kind == "people"
+    lag = config.run.lag if config.run.lag is not None else int(people)
+    return controller.run(
+        ledger,
+        parts.policy,
+        evaluator(ledger, parts),
+        prompts=controller.prompt_order(parts.prompts.train, parts.settings),
+        until_step=config.run.steps,
+        votes_budget=config.run.votes,
+        on_step=on_step,
+        bands=_bands(config),
+        lag=lag,
+        wait=wait,
+    )
+
+
+def evaluator(ledger: Ledger, parts: Parts) -> Evaluator:
+    """Who answers: a panel inside this process, or whoever opens the ledger."""
+    minutes = parts.config.panel.lease_minutes
+    service = VoteService(ledger, seat_ttl_us=round(minutes * 60e6))
+    if parts.panel is None or not parts.config.panel.inside:
+        return LedgerEvaluator(service)
+    return PanelEvaluator(service, parts.panel.judges)
+
+
+def told(settings: Settings) -> Sequence[str]:
+    """What was chosen for the run, in lines for people: nothing is left to guess."""
+    s = settings
+    return (
+        f"rule {s.rule}, {s.pairing}, K {s.K} × N {s.N} × M {s.M} votes, D {s.D} rows, link "
+        f"{s.link}, ties {s.ties}, seed {s.root_seed}",
+        f"mu {optimizer.ask(optimizer.init(s)).mu:.4g} (KL radius {s.kl_radius:g}), KL step "
+        f"{s.kl_step:g}, forget {s.forget:g}, warm-up {s.warmup} steps",
+    )
+
+
+# --- the parts ---------------------------------------------------------------------------------
+
+
+def _prompts(config: Config, say: Say) -> PromptSet:
+    chosen = config.prompts
+    if chosen.path is None:
+        found = promptfiles.shipped()
+    else:
+        found = promptfiles.load(chosen.path, heldout=chosen.heldout)
+    for warning in found.warnings:
+        say(f"warning: {warning}")
+    return found.with_system(chosen.system)
+
+
+def _maker(group: str, name: str, known: Sequence[str] = ()) -> Callable[..., Any] | None:
+    """The factory behind a name; None for names that szpo serves itself.
+
+    Raises:
+        UsageError: No installed package has it.
+    """
+    if name in known:
+        return None
+    for entry in entry_points(group=group, name=name):
+        maker: Callable[..., Any] = entry.load()
+        return maker
+    others = sorted({e.name for e in entry_points(group=group)})
+    what = group.rpartition(".")[2].rstrip("s")
+    raise UsageError(f'no {what} "{name}"; there are: {", ".join([*known, *others])}')
+
+
+def _policy_maker(config: Config) -> Callable[..., Any] | None:
+    """The factory of another package's policy, where the model's name is one's."""
+    name = config.model.name
+    if not entry_points(group="szpo.policies", name=name):
+        return None
+    if config.optimizer.mu is None:
+        raise UsageError(
+            f"policy {name} has no log-probabilities to choose a radius by; set optimizer.mu"
+        )
+    return _maker("szpo.policies", name)
+
+
+def _base_answers(parts: Parts) -> Callable[[], tuple[Sequence[Prompt], list[list[Answer]]]]:
+    def answers() -> tuple[Sequence[Prompt], list[list[Answer]]]:
+        asked = parts.prompts.train[:CALIBRATION_PROMPTS]
+        return asked, parts.policy.sample(asked, CALIBRATION_SAMPLES, seed=parts.config.run.seed)
+
+    return answers
+
+
+def _panel(maker: Callable[..., Any], parts: Parts, **more: Any) -> Any:
+    panel = parts.config.panel
+    return maker(
+        reward=panel.reward,
+        size=panel.size,
+        rows=parts.config.optimizer.rows,
+        seed=parts.config.run.seed,
+        logprob=getattr(parts.policy, "logprob_base", None),
+        **more,
+    )
+
+
+def _settings(config: Config, layout: Layout, scale: float) -> Settings:
+    o = config.optimizer
+    dim = sum(_size(shape) for _, shape in layout)
+    changes: dict[str, Any] = {}
+    if o.block is not None:
+        changes["law"] = Law("block", min(o.block, dim))
+    if o.warmup is not None:
+        changes["warmup"] = o.warmup
+    if o.steer:
+        changes["steering"] = (o.kl_radius / 4, o.kl_radius * 4)
+    return settings_of.defaults(
+        config.run.seed,
+        layout,
+        rule=None if o.rule == "auto" else o.rule,
+        pairing=o.pairing,
+        K=o.directions,
+        N=o.comparisons,
+        M=o.votes,
+        D=o.rows,
+        mu=o.mu,
+        alpha=o.alpha,
+        link=o.link,
+        smoothing=o.smoothing,
+        ties=o.ties,
+        kl_radius=o.kl_radius,
+        kl_step=o.kl_step,
+        scale=scale,
+        forget=o.forget,
+        momentum=o.momentum,
+        adam=Adam() if o.adam else None,
+        **changes,
+    )
+
+
+def _size(shape: Sequence[int]) -> int:
+    size = 1
+    for n in shape:
+        size *= n
+    return size
+
+
+def _bands(config: Config) -> Bands:
+    g, inf = config.guards, float("inf")
+    length = None
+    if g.min_length is not None or g.max_length is not None:
+        length = (g.min_length or 0.0, g.max_length or inf)
+    return Bands(
+        kl=None if g.kl is None else (-inf, g.kl),
+        length=length,
+        repetition=None if g.repetition is None else (0.0, g.repetition),
+    )

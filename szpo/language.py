@@ -1,0 +1,220 @@
+"""The language-model side of a run's assembly: model, adapter, coordinates, and back to files.
+
+Kept apart from `szpo.assemble` so that runs of other policies load no tensor library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from szpo import directions, models, seeds, subspaces
+from szpo.config import Config
+from szpo.deltas import Site, find_sites
+from szpo.errors import IntegrityError, UsageError
+from szpo.ledger import THETA0, Ledger
+from szpo.lora import Asking, LoraPolicy
+from szpo.models import Loaded
+from szpo.sampling import Sampling
+from szpo.settings import Settings
+from szpo.subspaces import Subspace
+from szpo.types import Prompt, Theta
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Base:
+    """A loaded model and the coordinates in which a run moves it."""
+
+    loaded: Loaded
+    subspace: Subspace
+
+
+def prepare(config: Config, prompts: Sequence[Prompt], say: Say) -> Base:
+    """Load the model and choose the coordinates; asks nobody and sees no reward.
+
+    Raises:
+        UsageError: The model is missing, or a setting does not fit it.
+    """
+    loaded = _load(config, adapter=config.model.adapter)
+    say(f"model {loaded.name}, {loaded.quantization or loaded.dtype}")
+    lora = _lora(config, loaded)
+    subspace = subspaces.setup(
+        loaded,
+        prompts,
+        kind=config.subspace.kind,
+        dim=config.subspace.dim,
+        config=lora,
+        train=config.adapter.train,
+        start=_start(config, loaded, find_sites(loaded.model, lora)),
+        samples=config.subspace.samples,
+        kl_radius=config.optimizer.kl_radius,
+        sampling=_sampling(config),
+        root_seed=config.run.seed,
+    )
+    report = subspace.report
+    say(
+        f"subspace {subspace.kind}: {subspace.dim:,} coordinates, {report.get('samples', 0)} "
+        f"base answers, {report.get('seconds', 0)} s"
+    )
+    return Base(loaded, subspace)
+
+
+def restore(config: Config, ledger: Ledger) -> Base:
+    """The same from a ledger: the model is loaded, the coordinates are read, nothing is chosen.
+
+    Raises:
+        IntegrityError: The model is not the recorded one, or does not fit the tensors.
+    """
+    loaded = _load(config, adapter=None)
+    if loaded.sha256 != ledger.row["base_sha256"]:
+        raise IntegrityError(
+            f"base model {loaded.name} is {loaded.sha256[:16]}, the run was made with "
+            f"{ledger.row['base_sha256'][:16]}; give the model that was used"
+        )
+    parts: dict[str, dict[str, Any]] = {"fixed": {}, "start": {}, "basis": {}}
+    for name, value in ledger.tensors().items():
+        kind, _, rest = name.partition("/")
+        if kind in parts:
+            parts[kind][rest] = value.astype(np.float32)
+    space: Mapping[str, Any] = ledger.spec["space"]
+    sites = tuple(Site(**site) for site in space["sites"])
+    stored = {**parts["fixed"], **parts["start"]}
+    wanted = {name: shape for site in sites for name, shape in _shapes(loaded, site).items()}
+    for name, shape in wanted.items():
+        found = stored[name].shape if name in stored else "missing"
+        if found != shape:
+            raise IntegrityError(f"tensor {name} is {found} in the run, {shape} in this model")
+    start = {name: parts["start"][name] for name in wanted if name in parts["start"]}
+    subspace = Subspace(
+        kind=space["kind"],
+        sites=sites,
+        fixed=parts["fixed"],
+        start=start,
+        basis={name: parts["basis"][name] for name in start if name in parts["basis"]},
+        scale=float(space["scale"]),
+        report=space.get("report", {}),
+    )
+    return Base(loaded, subspace)
+
+
+def policy(config: Config, base: Base, settings: Settings) -> LoraPolicy:
+    """The policy at its start."""
+    return LoraPolicy(
+        base.loaded,
+        base.subspace,
+        root_seed=settings.root_seed,
+        law=settings.law,
+        asking=Asking(_sampling(config), crn=config.generation.common_random_numbers),
+    )
+
+
+def record(base: Base) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the ledger keeps of it: facts for the spec, and tensors by name."""
+    loaded, space = base.loaded, base.subspace
+    facts = {
+        "space": {
+            "kind": space.kind,
+            "scale": space.scale,
+            "sites": [asdict(site) for site in space.sites],
+            "report": dict(space.report),
+        },
+        "base": {
+            "name": loaded.name,
+            "sha256": loaded.sha256,
+            "dtype": loaded.dtype,
+            "quantization": loaded.quantization,
+        },
+    }
+    tensors = dict(space.tensors())
+    if not space.basis:
+        tensors |= {f"{THETA0}{name}": value for name, value in space.start.items()}
+    return facts, tensors
+
+
+def save_adapter(policy: LoraPolicy, folder: Path) -> str:
+    """Write the policy's adapter in PEFT's format; returns the digest of its tensors."""
+    policy.save_adapter(folder)
+    return policy.adapter_sha256()
+
+
+def _load(config: Config, *, adapter: str | None) -> Loaded:
+    m = config.model
+    return models.load(
+        m.name, dtype=m.dtype, quantization=m.quantization, adapter=adapter, device=m.device
+    )
+
+
+def _sampling(config: Config) -> Sampling:
+    g = config.generation
+    return Sampling(g.temperature, g.top_p, g.top_k, g.max_new_tokens, tuple(g.stop))
+
+
+def _lora(config: Config, loaded: Loaded) -> Any:
+    """The ``peft.LoraConfig`` of the settings, or that of the starting adapter."""
+    if loaded.adapter is not None:
+        from peft import LoraConfig
+
+        return LoraConfig.from_pretrained(str(loaded.adapter.path))
+    a = config.adapter
+    depth = int(loaded.model.config.get_text_config().num_hidden_layers)
+    layers = list(range(depth)) if a.layers == "all" else a.layers
+    chosen = subspaces.lora_config(
+        loaded.model,
+        targets=a.targets,
+        layers=None if isinstance(layers, str) else layers,
+        rank=a.rank,
+    )
+    chosen.lora_alpha = a.alpha or a.rank
+    return chosen
+
+
+def _start(config: Config, loaded: Loaded, sites: tuple[Site, ...]) -> Theta | None:
+    """A and B at the start; None leaves A to the layers' inputs and B at zero.
+
+    Raises:
+        UsageError: The starting adapter lacks a tensor.
+    """
+    if loaded.adapter is not None:
+        return _from_adapter(loaded, sites)
+    if config.adapter.init == "inputs":
+        return None
+    start: dict[str, Any] = {}
+    for site in sites:
+        key = seeds.derive(config.run.seed, "adapter start", name=site.a)
+        values = directions.gaussian(key, site.rank * site.inputs).astype(np.float64)
+        # Unit variance over the grid 2**-8, then as wide as an input of unit rms would be read.
+        values *= 2.0**-8 / site.inputs**0.5
+        start[site.a] = values.reshape(site.rank, site.inputs).astype(np.float32)
+        start[site.b] = np.zeros((site.outputs, site.rank), np.float32)
+    return start
+
+
+def _from_adapter(loaded: Loaded, sites: tuple[Site, ...]) -> Theta:
+    adapter = loaded.adapter
+    start = {}
+    for site in sites:
+        for name, letter in ((site.a, "A"), (site.b, "B")):
+            key = f"base_model.model.{site.name}.lora_{letter}.weight"
+            if adapter is None or key not in adapter.tensors:
+                raise UsageError(f"starting adapter: no tensor {key}; it does not fit this model")
+            start[name] = adapter.tensors[key]
+    return start
+
+
+def _shapes(loaded: Loaded, site: Site) -> dict[str, tuple[int, ...]]:
+    """What a site's factors must look like in this model."""
+    try:
+        module = loaded.model.get_submodule(site.name)
+    except AttributeError:
+        raise IntegrityError(
+            f"layer {site.name} of the run is not in this model; give the model that was used"
+        ) from None
+    inputs = getattr(module, "in_features", None) or getattr(module, "nx", None) or site.inputs
+    outputs = getattr(module, "out_features", None) or getattr(module, "nf", None) or site.outputs
+    return {site.a: (site.rank, int(inputs)), site.b: (int(outputs), site.rank)}
