@@ -1,8 +1,8 @@
 """Re-derive a run from its raw rows and name the first row that disagrees.
 
-Reads only the file: no model, no torch, no clock. In this order: the file and its triggers, the
-chain of events, every append-only row against the hash its event recorded, what the rows say of
-each other, then per step the votes behind the update, the update behind the weights, the weights.
+Reads only the file: no model, no torch, no clock. In this order: tables and triggers, the chain
+of events, every append-only row against the hash its event recorded, what the rows say of each
+other, then per step the votes behind the update, and the updates behind the weights.
 """
 
 from __future__ import annotations
@@ -107,28 +107,32 @@ def verify(ledger: Ledger, *, deep: bool = True) -> Report:
     checks: list[StepCheck] = []
     rows = 0
     try:
-        _file(ledger)
+        _schema(ledger)
         recorded = _chain(ledger)
         rows = _hashes(ledger, recorded)
+        _pages(ledger)  # after the hashes: they name the row where this names the file
         _header(ledger)
+        _votes(ledger)
         for row in ledger.steps():
             _questions(ledger, row)
-        _votes(ledger)
         checks += _steps(ledger, deep=deep)
     except _Broken as found:
         return Report(tuple(checks), found.failure, rows)
     except SzpoError as error:
-        return Report(tuple(checks), Failure("runs", ledger.run, str(error)), rows)
+        return Report(tuple(checks), Failure("file", ledger.path.name, str(error)), rows)
     return Report(tuple(checks), None, rows)
 
 
 # ---- the file, the chain, the rows ----
 
 
-def _file(ledger: Ledger) -> None:
+def _pages(ledger: Ledger) -> None:
     for row in ledger.query("PRAGMA quick_check(1)"):
         if row["quick_check"] != "ok":
             raise _Broken("file", ledger.path.name, row["quick_check"])
+
+
+def _schema(ledger: Ledger) -> None:
     fresh = sqlite3.connect(":memory:")
     try:
         fresh.executescript(schema())
@@ -158,11 +162,9 @@ def _chain(ledger: Ledger) -> dict[str, dict[str, str]]:
         if event["kind"] == "rows":
             for table, key, digest in json.loads(event["body"])["rows"]:
                 recorded[table][key] = digest
-    for table in ("events", "votes", "amendments"):
-        last = ledger.query(f"SELECT coalesce(max(rowid), 0) AS last FROM {table}")[0]["last"]
-        given = ledger.query("SELECT seq FROM sqlite_sequence WHERE name = ?", (table,))
-        if given and given[0]["seq"] != last:
-            raise _Broken(table, given[0]["seq"], f"is missing; the last is {last}")
+    given = ledger.query("SELECT seq FROM sqlite_sequence WHERE name = 'events'")[0]["seq"]
+    if before is not None and given != before["event"]:
+        raise _Broken("events", given, f"is missing; the last is {before['event']}")
     return recorded
 
 

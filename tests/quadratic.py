@@ -48,9 +48,7 @@ class QuadraticPolicy:
             value = -float(((flat - 1) ** 2).mean())
             key = seeds.derive(seed, "noise", k=0 if self.dead else i)
             noise = seeds.uniform(key, len(asked))
-            batches.append(
-                tuple(Answer(f"value {value + 0.1 * u:.6f}", tokens=2) for u in noise)
-            )
+            batches.append(tuple(Answer(f"value {value + 0.1 * u:.6f}", tokens=2) for u in noise))
         return batches
 
     def apply(self, update: Update) -> None:
