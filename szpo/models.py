@@ -30,6 +30,7 @@ from transformers.utils import logging as transformers_logging
 
 from szpo import weights
 from szpo.errors import ResourceError, UsageError
+from szpo.types import Prompt
 
 Dtype: TypeAlias = Literal["fp32", "bf16", "fp16"]
 Quantization: TypeAlias = Literal["nf4", "fp4"]
@@ -352,3 +353,38 @@ def _publish(target: Path, write: Callable[[Path], None]) -> Path:
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return target
+
+
+# --- text --------------------------------------------------------------------------------------
+
+
+def encode(tokenizer: Any, prompt: Prompt) -> tuple[int, ...]:
+    """A prompt as tokens, through the model's chat template where it has one.
+
+    A model without a template reads the turns as plain paragraphs.
+
+    Raises:
+        UsageError: The template refuses the turns (such as a system turn it does not know).
+    """
+    turns = [{"role": role, "content": text} for role, text in prompt.turns]
+    if getattr(tokenizer, "chat_template", None):
+        try:
+            text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        except Exception as error:  # templates are programs of their own and raise what they like
+            raise UsageError(f"the model's chat template refuses the prompt: {error}") from None
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    else:
+        ids = tokenizer("\n\n".join(turn["content"] for turn in turns))["input_ids"]
+    if not ids:
+        first = tokenizer.bos_token_id
+        ids = [tokenizer.eos_token_id if first is None else first]
+    return tuple(int(i) for i in ids)
+
+
+def stop_tokens(loaded: Loaded) -> tuple[int, ...]:
+    """The tokens that end an answer: the tokenizer's and those of the generation settings."""
+    settings = getattr(loaded.model, "generation_config", None)
+    listed = getattr(settings, "eos_token_id", None)
+    found = listed if isinstance(listed, list) else [listed]
+    found = [*found, loaded.tokenizer.eos_token_id]
+    return tuple(sorted({int(i) for i in found if i is not None}))

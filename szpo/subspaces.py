@@ -1,0 +1,541 @@
+"""The coordinates a run moves in: all adapter weights, a random subspace, or score components.
+
+``score`` (natural directions without votes): let s = ∇_B log π(y | x) be the score of an answer
+that the starting policy drew, F = E[s sᵀ] its Fisher matrix. The leading eigenvectors Q of F's
+estimate on one half of the samples give the directions, the other half C = Qᵀ F̂ Q the whitening,
+P = c · Q C^{-1/2}, and one scalar c from Monte-Carlo KL the scale, so that near the start
+
+    KL(π_δ ‖ π_0) ≈ |δ|²/2 nats per completion for z = δ.
+
+``random`` takes orthonormal directions of the same weights and only the scalar; it needs no
+gradient. ``full`` keeps every weight as a coordinate and gets a radius instead of a basis.
+Nothing here sees a vote or a reward.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from szpo import coordinates, directions, models, scores, seeds
+from szpo.deltas import Deltas, Site
+from szpo.engines import HfEngine
+from szpo.errors import RunError, UsageError
+from szpo.models import Loaded
+from szpo.sampling import Sampling
+from szpo.scores import Sample
+from szpo.types import Floats, Layout, Prompt, Theta
+
+Kind: TypeAlias = Literal["full", "random", "score"]
+KINDS = ("full", "random", "score")
+KL_DIRECTIONS = 16
+KL_RADII = (0.5, 1.0)
+"""|δ| at which the score subspace's scale is measured."""
+CALIBRATION_PASSES = 6
+Progress: TypeAlias = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Subspace:
+    """Frozen geometry of a run's coordinates; all arrays fp32, ready for the ledger.
+
+    ``fixed`` holds the factors that never move, ``start`` those that do at z = 0, ``basis`` one
+    array (*shape, d) per name of ``start`` (empty for ``full``). The policy of coordinates z has
+    the factors ``fixed`` and ``start + basis·z`` (`szpo.coordinates.materialise`).
+    """
+
+    kind: Kind
+    sites: tuple[Site, ...]
+    fixed: Theta
+    start: Theta
+    basis: Mapping[str, NDArray[np.float32]]
+    scale: float = 1.0
+    """μ = scale · √(2κ/d); 1 where the basis itself is scaled."""
+    report: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def dim(self) -> int:
+        """Number of coordinates d."""
+        if self.basis:
+            return int(next(iter(self.basis.values())).shape[-1])
+        return sum(int(value.size) for value in self.start.values())
+
+    @property
+    def layout(self) -> Layout:
+        """Layout of the master coordinates: one vector z, or every moving tensor."""
+        if self.basis:
+            return (("z", (self.dim,)),)
+        return tuple((name, value.shape) for name, value in self.start.items())
+
+    @property
+    def basis_sha256(self) -> str | None:
+        """Digest of the basis, None for ``full``."""
+        return coordinates.basis_sha256(self.basis) if self.basis else None
+
+    def mu(self, kl_radius: float) -> float:
+        """Radius μ at which one side is ``kl_radius`` (κ, nats) away: scale · √(2κ/d)."""
+        return self.scale * math.sqrt(2 * kl_radius / self.dim)
+
+    def weights(self, theta: Theta) -> Theta:
+        """The moving factors at master coordinates θ: {"z": …}, or the tensors themselves."""
+        return coordinates.materialise(self.start, self.basis, theta["z"]) if self.basis else theta
+
+    def tensors(self) -> dict[str, NDArray[np.float32]]:
+        """Everything replay needs besides the base model, by name, for the ledger."""
+        return {
+            **{f"fixed/{name}": value for name, value in self.fixed.items()},
+            **{f"start/{name}": value for name, value in self.start.items()},
+            **{f"basis/{name}": value for name, value in self.basis.items()},
+        }
+
+
+def middle_layers(depth: int, count: int = 5) -> tuple[int, ...]:
+    """``count`` neighbouring layers centred at two thirds of the depth; sees no reward.
+
+    >>> middle_layers(30)
+    (18, 19, 20, 21, 22)
+    >>> middle_layers(2)
+    (0, 1)
+    """
+    count = min(count, depth)
+    first = min(max(round(2 * depth / 3) - count // 2, 0), depth - count)
+    return tuple(range(first, first + count))
+
+
+def lora_config(
+    model: Any,
+    *,
+    targets: Sequence[str] | None = None,
+    layers: Sequence[int] | None = None,
+    rank: int = 1,
+) -> Any:
+    """The default ``peft.LoraConfig``: rank 1 on the MLP's output in `middle_layers`.
+
+    Raises:
+        UsageError: No module of that name; the message lists those that exist.
+    """
+    from peft import LoraConfig
+
+    linear = linear_names(model)
+    if targets is None:
+        targets = [next((n for n in OUTPUTS if n in linear), "")]
+    missing = [t for t in targets if t not in linear and not _is_path(model, t)]
+    if missing or not targets:
+        raise UsageError(
+            f"no adapter layer matches {', '.join(map(repr, missing)) or 'the default'}; "
+            f"this model has {', '.join(sorted(linear))}"
+        )
+    depth = int(model.config.get_text_config().num_hidden_layers)
+    chosen = list(middle_layers(depth) if layers is None else layers)
+    beyond = [i for i in chosen if not 0 <= i < depth]
+    if beyond or not chosen:
+        raise UsageError(
+            f"layers {beyond or chosen} do not exist; this model has 0 to {depth - 1}"
+        )
+    return LoraConfig(
+        r=rank, lora_alpha=rank, target_modules=list(targets), layers_to_transform=chosen,
+        bias="none", task_type="CAUSAL_LM",
+    )  # fmt: skip
+
+
+OUTPUTS = ("down_proj", "fc2", "c_proj", "dense_4h_to_h", "fc_out", "w2", "o_proj", "out_proj")
+"""Names of the MLP's output layer in the families of transformers, most usual first."""
+
+
+def linear_names(model: Any) -> frozenset[str]:
+    """Last name parts of the linear layers inside the decoder layers."""
+    return frozenset(
+        name.rsplit(".", 1)[-1]
+        for name, module in model.named_modules()
+        if (hasattr(module, "in_features") or hasattr(module, "nx"))
+        and any(part.isdigit() for part in name.split("."))
+    )
+
+
+def _is_path(model: Any, target: str) -> bool:
+    return any(name == target or name.endswith("." + target) for name, _ in model.named_modules())
+
+
+# --- set-up ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything a set-up pass needs; built once, passed along."""
+
+    loaded: Loaded
+    sites: tuple[Site, ...]
+    prompts: tuple[tuple[int, ...], ...]
+    sampling: Sampling
+    root_seed: int
+    progress: Progress = lambda what, done, of: None
+
+    def engine(self) -> HfEngine:
+        """Generates with the run's own engine."""
+        return HfEngine(self.loaded.model, self.sites, stop_tokens=models.stop_tokens(self.loaded))
+
+    def samples(
+        self, deltas: Deltas | None, owner: Sequence[int], groups: Sequence[int], name: str
+    ) -> list[Sample]:
+        """Answers of members ``owner`` to prompts ``groups``, row by row."""
+        width = self.sampling.max_new_tokens
+        key = seeds.derive(self.root_seed, "setup", name=name)
+        draws = seeds.uniform(key, len(owner) * width).reshape(len(owner), width)
+        made = self.engine().generate(
+            [self.prompts[g] for g in groups], list(owner), deltas, self.sampling, draws
+        )
+        return [
+            Sample(self.prompts[g], answer, g)
+            for g, answer in zip(groups, made.tokens, strict=True)
+        ]
+
+    def base_samples(self, start: Theta, count: int, name: str = "base") -> list[Sample]:
+        """``count`` answers of the starting policy, prompts in turn."""
+        key = seeds.derive(self.root_seed, "setup", name="prompts")
+        order = seeds.permutation(key, len(self.prompts))
+        groups = [int(order[i % len(order)]) for i in range(count)]
+        found: list[Sample] = []
+        for first in range(0, count, 256):
+            part = groups[first : first + 256]
+            deltas = None if is_zero(start, self.sites) else stack(self.sites, start, [{}])
+            found += self.samples(deltas, [0] * len(part), part, f"{name} {first}")
+            self.progress("base answers", len(found), count)
+        return found
+
+    def kl(
+        self, start: Theta, members: Sequence[Theta], rows: int, name: str
+    ) -> NDArray[np.float64]:
+        """KL of each member to the start, (members, rows) nats per completion, prompts in turn."""
+        deltas = stack(self.sites, start, members)
+        owner = [m for m in range(len(members)) for _ in range(rows)]
+        key = seeds.derive(self.root_seed, "setup", name=f"prompts {name}")
+        order = seeds.permutation(key, len(self.prompts))
+        groups = [int(order[i % len(order)]) for i in range(len(owner))]
+        answers = self.samples(deltas, owner, groups, name)
+        reference = None if is_zero(start, self.sites) else stack(self.sites, start, [{}])
+        found = scores.kl_of_members(
+            self.loaded.model, self.sites, deltas, answers, owner,
+            reference=reference, temperature=self.sampling.temperature,
+        )  # fmt: skip
+        return found.reshape(len(members), rows)
+
+
+def is_zero(start: Theta, sites: tuple[Site, ...]) -> bool:
+    """The start is the base model itself: every B is 0."""
+    return all(not start[s.b].any() for s in sites)
+
+
+def stack(sites: tuple[Site, ...], start: Theta, members: Sequence[Theta]) -> Deltas:
+    """Deltas of members that each replace some tensors of ``start``."""
+
+    def whole(name: str) -> torch.Tensor:
+        return torch.from_numpy(np.stack([m.get(name, start[name]) for m in members]))
+
+    moved = {name for m in members for name in m}
+    A = {s.name: whole(s.a) if s.a in moved else torch.from_numpy(start[s.a]) for s in sites}
+    return Deltas(A, {s.name: whole(s.b) for s in sites})
+
+
+def setup(
+    loaded: Loaded,
+    prompts: Sequence[Prompt],
+    *,
+    kind: Kind = "score",
+    dim: int = 8,
+    config: Any = None,
+    train: Literal["B", "AB"] = "B",
+    start: Theta | None = None,
+    samples: int = 512,
+    kl_samples: int = 128,
+    kl_radius: float = 0.72,
+    sampling: Sampling | None = None,
+    root_seed: int = 0,
+    progress: Progress | None = None,
+) -> Subspace:
+    """Choose and scale the coordinates of a run; asks nobody and sees no reward.
+
+    Args:
+        loaded: The base model.
+        prompts: Those the run trains on.
+        kind: ``score``, ``random`` or ``full``.
+        dim: Coordinates d of a subspace; ignored by ``full``.
+        config: A ``peft.LoraConfig``; None is `lora_config`'s choice.
+        train: Which factors move. A subspace moves B only.
+        start: A and B by ``site.a`` and ``site.b``, from a starting adapter; None starts at the
+            base model with A from each layer's inputs.
+        samples: Answers of the start that are read for scores (``score``).
+        kl_samples: Answers read to measure KL.
+        kl_radius: κ, nats; ``random`` and ``full`` are scaled to have this KL at its radius.
+        sampling: The run's; scores are those of its temperature without top-p and top-k.
+        root_seed: Of the run.
+        progress: Called with (what, done, of).
+
+    Raises:
+        UsageError: A setting does not fit the model, such as more coordinates than weights.
+        RunError: Scores or KL are not finite, or the adapter does not move the policy.
+    """
+    began = time.monotonic()
+    _check(kind, dim, train, samples, kl_samples, prompts)
+    from szpo.deltas import find_sites
+
+    sites = find_sites(loaded.model, lora_config(loaded.model) if config is None else config)
+    law = replace(sampling or Sampling(), top_p=1.0, top_k=0)
+    if law.temperature == 0:
+        raise UsageError("temperature 0 has no score and no KL; set a temperature above 0")
+    tokens = tuple(models.encode(loaded.tokenizer, p) for p in prompts)
+    plan = Setup(loaded, sites, tokens, law, root_seed, progress or (lambda what, done, of: None))
+    base: list[Sample] = []
+    if start is None:
+        zero = {s.b: np.zeros((s.outputs, s.rank), np.float32) for s in sites}
+        # Where B is 0 the answers are those of the base model, whatever A is.
+        blank = {s.a: np.zeros((s.rank, s.inputs), np.float32) for s in sites}
+        need = samples if kind == "score" else INPUT_SAMPLES
+        base = plan.base_samples({**blank, **zero}, need)
+        start = {**scores.input_directions(loaded.model, sites, base[:INPUT_SAMPLES]), **zero}
+    elif kind == "score":
+        base = plan.base_samples(start, samples)
+    names = [s.b for s in sites] if train == "B" else [n for s in sites for n in (s.a, s.b)]
+    moving = {name: start[name] for name in names}
+    if dim > (size := sum(v.size for v in moving.values())) and kind != "full":
+        raise UsageError(f"dim {dim} is more than the {size} weights of the chosen layers")
+    whole = Subspace(kind, sites, {n: v for n, v in start.items() if n not in moving}, moving, {})
+    build = {"score": _score, "random": _random, "full": _full}[kind]
+    found = build(plan, start, whole, dim, base, kl_samples, kl_radius)
+    report = {
+        "kind": kind, "dim": found.dim, "sites": [s.name for s in sites],
+        "layers": sorted({s.depth for s in sites if s.depth is not None}),
+        "weights": size, "samples": len(base), "seconds": round(time.monotonic() - began, 1),
+        "kl_radius": kl_radius, "mu": found.mu(kl_radius), **found.report,
+    }  # fmt: skip
+    return replace(found, report=report)
+
+
+INPUT_SAMPLES = 64
+"""Answers whose layer inputs give A."""
+
+
+def _check(
+    kind: str, dim: int, train: str, samples: int, kl_samples: int, prompts: Sequence[Prompt]
+) -> None:
+    if kind not in KINDS:
+        raise UsageError(f"subspace kind must be one of {', '.join(KINDS)} (got {kind!r})")
+    if train not in ("B", "AB"):
+        raise UsageError(f"train must be B or AB (got {train!r})")
+    if train == "AB" and kind != "full":
+        raise UsageError(f"subspace {kind} moves B only; choose kind full to train A and B")
+    if dim < 1:
+        raise UsageError(f"dim must be at least 1 (got {dim})")
+    if kind == "score" and samples < 4 * dim:
+        raise UsageError(f"samples must be at least 4·dim = {4 * dim} (got {samples})")
+    if kl_samples < KL_DIRECTIONS:
+        raise UsageError(f"kl_samples must be at least {KL_DIRECTIONS} (got {kl_samples})")
+    if not prompts:
+        raise UsageError("the set-up needs prompts; give those the run trains on")
+
+
+# --- score -------------------------------------------------------------------------------------
+
+
+def _score(
+    plan: Setup, start: Theta, whole: Subspace, dim: int, base: Sequence[Sample],
+    kl_samples: int, kl_radius: float,
+) -> Subspace:  # fmt: skip
+    began = time.monotonic()
+    vectors = scores.score_vectors(
+        plan.loaded.model, plan.sites, start, base, temperature=plan.sampling.temperature,
+        progress=lambda done, of: plan.progress("scores", done, of),
+    )  # fmt: skip
+    seconds = time.monotonic() - began
+    first = halves(base)
+    basis, spectrum = components(vectors[first], vectors[~first], dim)
+    raw = replace(whole, basis=split_basis(whole.start, basis))
+    units = unit_directions(plan.root_seed, KL_DIRECTIONS, dim)
+    measured = kl_ratios(
+        plan, start, raw, units, KL_RADII, kl_samples // (len(KL_RADII) * KL_DIRECTIONS) or 1
+    )
+    ratios = {radius: float(values.mean()) for radius, values in measured.items()}
+    correction = math.exp(-0.5 * sum(map(math.log, ratios.values())) / len(ratios))
+    scaled = split_basis(whole.start, basis * correction)
+    return replace(
+        raw,
+        basis=scaled,
+        report={
+            "score_seconds": round(seconds, 1),
+            "second_moment": [float(x) for x in spectrum],
+            "raw_kl_ratio": {str(r): v for r, v in ratios.items()},
+            "raw_kl_ratio_stderr": {
+                str(r): float(v.std(ddof=1) / math.sqrt(v.size)) for r, v in measured.items()
+            },
+            "correction": correction,
+        },
+    )
+
+
+def halves(samples: Sequence[Sample]) -> NDArray[np.bool_]:
+    """Which samples belong to the first half: every other prompt, or sample if there is one."""
+    groups = np.array([s.group for s in samples])
+    ranks = np.unique(groups, return_inverse=True)[1]
+    if ranks.max() == 0:
+        ranks = np.arange(len(groups))
+    return np.asarray(ranks % 2 == 0)
+
+
+def components(
+    first: NDArray[np.float32], second: NDArray[np.float32], dim: int
+) -> tuple[Floats, Floats]:
+    """Whitened score directions: Q of the first half's second moment, Q C^{-1/2} by the second's.
+
+    Args:
+        first: Scores (n₁, D) that choose the directions.
+        second: Scores (n₂, D) that give C = Qᵀ E[s sᵀ] Q.
+        dim: Number of directions.
+
+    Returns:
+        P (D, dim) with Pᵀ F̂₂ P = I, and the second half's moment along each column of Q.
+
+    Raises:
+        RunError: The scores span fewer directions than ``dim``.
+
+    >>> s = np.array([[3, 0], [-3, 0], [0, 1], [0, -1]], np.float32)
+    >>> components(s, s, 1)[0].round(3).tolist()  # E[s₁²] = 4.5, so 1/√4.5
+    [[0.471], [0.0]]
+    """
+    _, sizes, rows = np.linalg.svd(first.astype(np.float64), full_matrices=False)
+    if len(sizes) < dim or sizes[dim - 1] <= 1e-7 * sizes[0]:
+        rank = int((sizes > 1e-7 * sizes[0]).sum())
+        raise RunError(f"scores span {rank} directions, dim is {dim}; lower dim or read more")
+    Q = rows[:dim].T
+    Q *= np.sign(Q[np.abs(Q).argmax(0), np.arange(dim)])
+    small = second.astype(np.float64) @ Q
+    C = small.T @ small / len(small)
+    values, axes = np.linalg.eigh(C)
+    if values[0] <= 1e-9 * values[-1]:
+        raise RunError(f"too few samples to whiten {dim} directions; lower dim or read more")
+    return Q @ (axes / np.sqrt(values)) @ axes.T, np.diag(C)
+
+
+def split_basis(start: Theta, matrix: Floats) -> dict[str, NDArray[np.float32]]:
+    """Columns over all moving weights (D, d) as one fp32 array (*shape, d) per tensor."""
+    parts, at = {}, 0
+    for name, value in start.items():
+        rows = matrix[at : at + value.size]
+        parts[name] = np.ascontiguousarray(
+            rows.reshape(*value.shape, matrix.shape[1]), dtype=np.float32
+        )
+        at += value.size
+    return parts
+
+
+def unit_directions(root_seed: int, count: int, dim: int, name: str = "kl") -> Floats:
+    """Random unit vectors (count, dim) from the direction table."""
+    key = seeds.derive(root_seed, "setup directions", name=name)
+    rows = directions.gaussian(key, count * dim).astype(np.float64).reshape(count, dim)
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
+
+
+def kl_ratios(
+    plan: Setup, start: Theta, subspace: Subspace, units: Floats, radii: Sequence[float], rows: int
+) -> dict[float, Floats]:
+    """Monte-Carlo KL(π_δ ‖ π_0) over |δ|²/2 for δ = radius·unit; per radius (directions, rows)."""
+    found = {}
+    for i, radius in enumerate(radii):
+        members = [subspace.weights({"z": (radius * u).astype(np.float32)}) for u in units]
+        kl = plan.kl(start, members, rows, f"kl {radius}")
+        if not np.isfinite(kl).all() or kl.mean() <= 0:
+            raise RunError(f"KL at |δ| = {radius} is {kl.mean()}: the directions do not move it")
+        found[radius] = kl / (0.5 * radius * radius)
+        plan.progress("KL", i + 1, len(radii))
+    return found
+
+
+# --- random and full ---------------------------------------------------------------------------
+
+
+def _random(
+    plan: Setup, start: Theta, whole: Subspace, dim: int, base: Sequence[Sample],
+    kl_samples: int, kl_radius: float,
+) -> Subspace:  # fmt: skip
+    size = sum(v.size for v in whole.start.values())
+    key = seeds.derive(plan.root_seed, "setup directions", name="basis")
+    draws = directions.gaussian(key, size * dim).astype(np.float64).reshape(size, dim)
+    Q, R = np.linalg.qr(draws)
+    Q *= np.sign(np.diag(R))
+    units = unit_directions(plan.root_seed, KL_DIRECTIONS, dim)
+    radius = math.sqrt(2 * kl_radius)
+    raw = replace(whole, basis=split_basis(whole.start, Q))
+
+    def members(scale: float) -> list[Theta]:
+        return [raw.weights({"z": (scale * radius * u).astype(np.float32)}) for u in units]
+
+    scale, report = calibrate(plan, start, members, kl_radius, kl_samples)
+    return replace(raw, basis=split_basis(whole.start, Q * scale), report=report)
+
+
+def _full(
+    plan: Setup, start: Theta, whole: Subspace, dim: int, base: Sequence[Sample],
+    kl_samples: int, kl_radius: float,
+) -> Subspace:  # fmt: skip
+    space = coordinates.Space(
+        seeds.branch_seed(plan.root_seed, 0, "kl scale"), whole.layout, directions.Law()
+    )
+    mu = whole.mu(kl_radius)
+
+    def members(scale: float) -> list[Theta]:
+        found: list[Theta] = []
+        for k in range(KL_DIRECTIONS):
+            v = coordinates.direction(space, 0, k)
+            radius = np.float32(mu * scale)
+            found.append({name: whole.start[name] + radius * v[name] for name in v})
+        return found
+
+    scale, report = calibrate(plan, start, members, kl_radius, kl_samples)
+    return replace(whole, scale=scale, report=report)
+
+
+def calibrate(
+    plan: Setup,
+    start: Theta,
+    members: Callable[[float], list[Theta]],
+    target: float,
+    kl_samples: int,
+) -> tuple[float, dict[str, Any]]:
+    """The scale at which the mean KL of the members is ``target`` nats per completion.
+
+    Small samples bracket it in powers (KL grows about with the square of the scale); the last
+    pass uses ``kl_samples`` answers, and one more power law step from there gives the scale.
+
+    Raises:
+        RunError: No scale moves the policy, or KL is not finite.
+    """
+    scale, power = 1.0, 2.0
+    passes: list[tuple[float, float]] = []
+    for i in range(CALIBRATION_PASSES):
+        close = bool(passes) and abs(math.log(passes[-1][1] / target)) < 0.4
+        rows = max(1, kl_samples // KL_DIRECTIONS) if close else 4
+        kl = plan.kl(start, members(scale), rows, f"scale {i}").mean(1)
+        mean = float(kl.mean())
+        plan.progress("KL scale", i + 1, CALIBRATION_PASSES)
+        if not math.isfinite(mean):
+            raise RunError(f"KL is {mean} at scale {scale}: the policy's logits are not finite")
+        passes.append((scale, max(mean, 1e-9)))
+        step = min(max((target / passes[-1][1]) ** (1 / power), 1 / 16), 16.0)
+        scale *= step
+        if close:
+            break
+    if abs(math.log(passes[-1][1] / target)) > 2:
+        raise RunError(
+            f"no scale gives a KL of {target} (reached {passes[-1][1]:.3g}): "
+            "the chosen layers do not move the policy; choose others"
+        )
+    return scale, {
+        "scale": scale,
+        "kl_passes": passes,
+        "kl_stderr": float(kl.std(ddof=1) / math.sqrt(kl.size)),
+    }
