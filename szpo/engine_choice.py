@@ -112,20 +112,16 @@ class _Chooser(LogitsProcessor):
 def engine_for(
     model: Any, sites: tuple[Site, ...] = (), *, stop_tokens: Sequence[int] = ()
 ) -> Engine:
-    """The fastest engine whose logits agree with the model's own forward pass.
+    """`HfEngine` where its logits agree with the model's own forward pass, else `GenerateEngine`.
 
-    Tries a few tokens through `HfEngine`, then without sharing layers, then falls back to
-    `GenerateEngine`. Takes a few forward passes.
+    Takes a few small forward passes.
     """
-    for share in (True, False):
-        engine = HfEngine(model, sites, stop_tokens=stop_tokens, share_layers=share)
-        try:
-            agrees = _agrees(engine)
-        except (RuntimeError, IndexError, TypeError, ValueError, AttributeError, RunError):
-            agrees = False
-        if agrees:
-            return engine
-    return GenerateEngine(model, sites, stop_tokens=stop_tokens)
+    engine = HfEngine(model, sites, stop_tokens=stop_tokens)
+    try:
+        agrees = _agrees(engine)
+    except (RuntimeError, IndexError, TypeError, ValueError, AttributeError, RunError):
+        agrees = False
+    return engine if agrees else GenerateEngine(model, sites, stop_tokens=stop_tokens)
 
 
 def _agrees(engine: HfEngine) -> bool:
@@ -148,7 +144,7 @@ def _agrees(engine: HfEngine) -> bool:
     layout = plan(rows, members)
     with torch.inference_mode():
         with flat_model(model):
-            batch = Prompts(model, sites, deltas, layout, engine.max_tokens, engine.share_layers)
+            batch = Prompts(model, sites, deltas, layout, engine.max_tokens)
             cache, first = batch.fill(range(len(rows)), 1, None)
             owner = torch.tensor([layout.member(row) for row in range(len(rows))])
             new = torch.full((len(rows),), 5 % count, device=model.device)

@@ -69,8 +69,7 @@ class HfEngine:
 
     ``stop_tokens`` end a row. At most ``max_rows`` rows are decoded together and about
     ``max_tokens`` prompt tokens go through one forward pass; both bound memory and change no
-    distribution. ``share_layers`` lets a prompt pass once for all members below the first adapted
-    layer, which some models' code does not allow (`szpo.engine_choice`).
+    distribution.
 
     The same call gives the same tokens on the same machine and thread count. So nothing is cached
     from call to call: a resumed run must generate what an unbroken one did.
@@ -84,14 +83,12 @@ class HfEngine:
         stop_tokens: Sequence[int] = (),
         max_rows: int = 256,
         max_tokens: int = 2048,
-        share_layers: bool = True,
     ):
         self.model = model
         self.sites = sites
         self.stop_tokens = tuple(stop_tokens)
         self.max_rows = max_rows
         self.max_tokens = max_tokens
-        self.share_layers = share_layers
 
     def generate(
         self,
@@ -111,9 +108,7 @@ class HfEngine:
         tokens: list[tuple[int, ...]] = [()] * len(prompts)
         watch = Canary() if canary else None
         with torch.inference_mode(), flat_model(self.model):
-            batch = Prompts(
-                self.model, self.sites, deltas, layout, self.max_tokens, self.share_layers
-            )
+            batch = Prompts(self.model, self.sites, deltas, layout, self.max_tokens)
             for begin in range(0, len(prompts), self.max_rows):
                 rows = range(begin, min(begin + self.max_rows, len(prompts)))
                 cache, logits = batch.fill(rows, sampling.max_new_tokens, watch)

@@ -119,13 +119,11 @@ class Prompts:
         deltas: Deltas | None,
         plan: Plan,
         max_tokens: int,
-        share_layers: bool,
     ):
         self._model, self._sites, self._deltas, self._plan = model, sites, deltas, plan
         self._max_tokens = max_tokens
         self._members = sorted({member for _, member in plan.units})
-        share = share_layers and deltas is not None
-        self._upper = adapted_layers(model, sites) if share else []
+        self._upper = [] if deltas is None else adapted_layers(model, sites)
         self._heads: dict[int, tuple[Tensor, Tensor]] = {}
         if plan.head:
             heads = self._heads
@@ -192,11 +190,28 @@ class Prompts:
         head: int,
     ) -> Tensor:
         """One forward pass: logits (units, words) after each unit (sequence, member)."""
+        if self._upper and len(pairs) > len(sequences):
+            try:
+                return self._forward(sequences, pairs, store, head, shared=True)
+            except (IndexError, RuntimeError):
+                # Some models (GPT-2) give their last hidden states the shape of the tokens that
+                # came in, which fails once there are more. They go without this saving.
+                self._upper = []
+        return self._forward(sequences, pairs, store, head, shared=False)
+
+    def _forward(
+        self,
+        sequences: Sequence[tuple[int, ...]],
+        pairs: Sequence[tuple[int, int]],
+        store: Store,
+        head: int,
+        *,
+        shared: bool,
+    ) -> Tensor:
         sequence_of = torch.tensor([sequence for sequence, _ in pairs])
         member = torch.tensor([member for _, member in pairs])
         head_of = torch.tensor([self._members.index(m) for _, m in pairs])
         lengths = torch.tensor([len(sequence) for sequence in sequences])
-        shared = bool(self._upper) and len(pairs) > len(sequences)
         heads = self._heads if head else None
         stage = Prefill(
             lengths, sequence_of, head_of, store, head=head, heads=heads, shared=shared

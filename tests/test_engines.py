@@ -64,9 +64,7 @@ def test_flat_batch_says_what_single_rows_say(name: str, layers: list[int] | Non
     sampling = Sampling(max_new_tokens=14)
     draws = np.random.default_rng(0).random((len(prompts), 14))
     # Small limits force several chunks of prompts and several groups of rows.
-    engine = HfEngine(
-        model, sites, stop_tokens=[STOP], max_rows=10, max_tokens=20, share_layers=name != "gpt2"
-    )
+    engine = HfEngine(model, sites, stop_tokens=[STOP], max_rows=10, max_tokens=20)
     made = engine.generate(prompts, members, deltas, sampling, draws, canary=True)
     expected = [
         one_by_one(model, sites, deltas, p, m, u, sampling)
@@ -100,9 +98,6 @@ def test_every_model_gets_an_engine_that_keeps_the_contract(name: str) -> None:
     engine = engine_for(model, sites, stop_tokens=[STOP])
     expected = {"gemma2": GenerateEngine}.get(name, HfEngine)
     assert type(engine) is expected
-    if isinstance(engine, HfEngine):
-        # GPT-2 reshapes its hidden states to the shape of the tokens that came in.
-        assert engine.share_layers == (name != "gpt2")
     check_engine(lambda: engine, sites, WORDS)
 
 
