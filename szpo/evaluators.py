@@ -125,7 +125,7 @@ def answer(
     if m > len(ids):
         raise UsageError(f"M = {m} needs {m} panelists; {len(ids)} are in the panel")
     places = {c.id: (c.k * (row["n"] if row else 1) + c.n) * m for c in asked}
-    lines = {c.id: seat_order(ledger.root_seed, c.step, places[c.id], ids, m) for c in asked}
+    lines = {c.id: seat_order(ledger.root_seed, c.step, places[c.id], ids) for c in asked}
     while True:
         have = {c.id: 0 for c in asked}
         for vote in votes.standing(ledger, asked[0].step):
@@ -162,22 +162,22 @@ def answer(
                 service.cast(seat.id, choice, idem=idem)
 
 
-def seat_order(root_seed: int, step: int, place: int, ids: Sequence[str], m: int) -> list[str]:
-    """Everybody in the order in which they are asked about the comparison at ``place``.
+def seat_order(root_seed: int, step: int, place: int, ids: Sequence[str]) -> list[str]:
+    """Everybody in the order in which they are asked from seat ``place`` of a step on.
 
-    Seats run through seeded permutations of the panel, one after the other, so work is even over
-    a step; each step starts anew.
+    A round robin over a permutation drawn per step. With an even panel each round starts one
+    later, so that a panelist does not meet plus on the same side throughout.
 
-    >>> ids = ["a", "b", "c"]
-    >>> sorted(seat_order(0, 0, place, ids, 1)[0] for place in range(3))
-    ['a', 'b', 'c']
+    >>> [seat_order(0, 0, place, ["a", "b"])[0] for place in range(4)]
+    ['a', 'b', 'b', 'a']
     """
+    size = len(ids)
+    line = seeds.permutation(seeds.derive(root_seed, "panel", step=step), size)
     order: list[str] = []
     seat = place
-    while len(order) < len(ids):
-        cycle, rest = divmod(seat, len(ids))
-        key = seeds.derive(root_seed, "panel", step=step, name=str(cycle))
-        panelist = ids[int(seeds.permutation(key, len(ids))[rest])]
+    while len(order) < size:
+        late = seat // size if size % 2 == 0 else 0
+        panelist = ids[int(line[(seat + late) % size])]
         if panelist not in order:
             order.append(panelist)
         seat += 1
