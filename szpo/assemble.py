@@ -25,7 +25,7 @@ from szpo.ledger import NO_BASE, Ledger
 from szpo.policy import Policy
 from szpo.prompts import PromptSet
 from szpo.settings import Adam, Settings
-from szpo.types import Answer, Layout, Prompt
+from szpo.types import Answer, Layout, Prompt, Theta
 from szpo.votes import VoteService
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 CALIBRATION_PROMPTS, CALIBRATION_SAMPLES = 96, 4
 """Base answers to which the sharpness of a simulated panel is fitted."""
+KL_PROMPTS = 32
+"""Answers a step costs more where a run guards its KL."""
 
 
 @dataclass(frozen=True)
@@ -224,6 +226,7 @@ def drive(
         until_step=config.run.steps,
         votes_budget=config.run.votes,
         on_step=on_step,
+        kl=_kl(parts) if config.guards.kl is not None else None,
         bands=_bands(config),
         lag=lag,
         wait=wait,
@@ -351,6 +354,22 @@ def _size(shape: Sequence[int]) -> int:
     for n in shape:
         size *= n
     return size
+
+
+def _kl(parts: Parts) -> Callable[[Theta], float]:
+    """Monte-Carlo KL to the start at given coordinates, on a fixed set of held-out prompts."""
+    policy = parts.language
+    asked = (parts.prompts.heldout or parts.prompts.train)[:KL_PROMPTS]
+
+    def measured(theta: Theta) -> float:
+        kept = policy.theta()
+        policy.place(theta)
+        try:
+            return policy.kl(asked, seed=parts.config.run.seed)[0]
+        finally:
+            policy.place(kept)
+
+    return measured
 
 
 def _bands(config: Config) -> Bands:

@@ -5,6 +5,7 @@ Kept apart from `szpo.assemble` so that runs of other policies load no tensor li
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -144,6 +145,8 @@ def save_adapter(policy: LoraPolicy, folder: Path) -> str:
 
 
 def _load(config: Config, *, adapter: str | None) -> Loaded:
+    # bitsandbytes looks for an optional faster kernel and logs an error when it is not there.
+    logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)
     m = config.model
     return models.load(
         m.name, dtype=m.dtype, quantization=m.quantization, adapter=adapter, device=m.device

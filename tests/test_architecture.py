@@ -100,7 +100,7 @@ def test_torch_stays_on_the_policy_side() -> None:
     """Only the policy side and the baselines may load a tensor library when imported."""
     policy_side = {
         "lora", "engines", "models", "subspaces", "tinylm", "baselines", "weights", "deltas",
-        "scores", "flat", "prefill", "sampling", "engine_choice", "adapters",
+        "scores", "flat", "prefill", "sampling", "engine_choice", "adapters", "language",
     }  # fmt: skip
     for path in PACKAGES["szpo"].rglob("*.py"):
         part = path.relative_to(PACKAGES["szpo"]).parts[0].removesuffix(".py")

@@ -65,10 +65,10 @@ def call(arguments: list[str] | None = None) -> int:
     except typer.Exit as stop:
         return int(stop.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        screen.complain("stopped; nothing counted is lost. Continue with: szpo run --resume RUN")
+        screen.stopped("an interrupt")
         return 130
     except screen.Terminated:
-        screen.complain("stopped by SIGTERM. Continue with: szpo run --resume RUN")
+        screen.stopped("SIGTERM")
         return 143
     except SystemExit as stop:  # argparse of a benchmark or of another package's command
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)

@@ -57,10 +57,14 @@ def bench(context: typer.Context) -> int:
     name, *rest = context.args or ["--help"]
     known = plugins.names("szpo.benches")
     if name in {"--help", "-h", "--list"}:
-        screen.say("szpo bench NAME [OPTIONS]; szpo bench NAME --help tells a benchmark's own")
+        screen.say("szpo bench NAME [--json] [OPTIONS]; szpo bench NAME --help tells its own")
         screen.table(("name", "from"), [(n, e.value.split(":")[0]) for n, e in known.items()])
         return 0
     if name.startswith("-"):
         raise UsageError(f"szpo bench {name}: the benchmark's name comes first")
     target = plugins.load("szpo.benches", name, "benchmark")
-    return int(target(rest) or 0)
+    options = [argument for argument in rest if argument != "--json"]
+    found = plugins.call_with_options(target, f"szpo bench {name}", options)
+    if "--json" in rest:
+        screen.emit(found)
+    return 0

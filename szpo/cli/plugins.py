@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import argparse
+import inspect
+from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -43,6 +45,31 @@ def load(group: str, name: str, what: str) -> Any:
             f'{what} "{name}" cannot be loaded: no module {error.name} (from '
             f"{known[name].value}); reinstall the package that brings it"
         ) from error
+
+
+def call_with_options(target: Callable[..., Any], name: str, arguments: Sequence[str]) -> Any:
+    """Call a typed function with its parameters read from command-line options.
+
+    Every parameter needs a default and becomes ``--its-name``; sequences take several values,
+    booleans have a ``--no-`` form. The first paragraph of the docstring becomes the help.
+    """
+    text = inspect.getdoc(target) or ""
+    parser = argparse.ArgumentParser(prog=name, description=text.split("\n\n")[0])
+    hints = get_type_hints(target)
+    for key, parameter in inspect.signature(target).parameters.items():
+        option, kind, default = f"--{key.replace('_', '-')}", hints[key], parameter.default
+        told = f"default: {default}"
+        if kind is bool:
+            parser.add_argument(
+                option, default=default, action=argparse.BooleanOptionalAction, help=told
+            )
+        elif get_origin(kind) is not None and isinstance(default, Sequence):
+            (item, *_) = get_args(kind)
+            parser.add_argument(option, type=item, nargs="*", default=default, help=told)
+        else:
+            one = next((k for k in get_args(kind) if k is not type(None)), kind)
+            parser.add_argument(option, type=one, default=default, help=told)
+    return target(**vars(parser.parse_args(list(arguments))))
 
 
 def register(app: typer.Typer) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -17,6 +18,21 @@ console = Console(highlight=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 AS_JSON = typer.Option(False, "--json", help="Print one JSON document instead of a table.")
+
+
+def resumable(path: Path | None) -> None:
+    """Name the run that an interrupt leaves behind; None: there is none."""
+    _run["path"] = path
+
+
+def stopped(how: str) -> None:
+    """Say that a signal ended the command, and how to go on."""
+    path = _run.get("path")
+    hint = f"; nothing counted is lost. Continue with: szpo run --resume {path}" if path else ""
+    complain(f"stopped by {how}{hint}")
+
+
+_run: dict[str, Path | None] = {}
 
 
 class Terminated(BaseException):

@@ -104,6 +104,7 @@ def drive(ledger: Ledger, parts: Any, *, as_json: bool = False) -> int:
     """Run the controller with a progress display; returns the exit code."""
     from szpo import assemble
 
+    screen.resumable(ledger.path)
     config: Config = parts.config
     score = keep.hidden_reward(ledger)
     live = screen.errors.is_terminal and not as_json
