@@ -145,7 +145,8 @@ def answer(
         if not seats:
             raise RunError(
                 f"step {short[0].step}: comparison k={short[0].k} n={short[0].n} has "
-                f"{have[short[0].id]} of {m} votes and everybody has been asked; enlarge the panel"
+                f"{have[short[0].id]} of {m} votes and everybody has been asked; enlarge the "
+                "panel, or close the step by hand"
             )
         chosen = [
             panel[panelist].judge(
