@@ -14,6 +14,12 @@ from szpo.errors import UsageError
 
 EXTRAS = {"gradio": "ui", "trl": "baselines", "datasets": "baselines", "fastapi": "ui"}
 """Which extra brings a module that may be missing."""
+TOLD = {
+    "demo": "Tune SmolLM2-135M from a few hundred simulated votes and measure before and after.",
+    "simulate": "Answer a run's open comparisons with a simulated panel, as an own process.",
+    "panel": "Serve the voting page to people.",
+}
+"""What the commands of this project's own packages do; others are named by where they are from."""
 
 
 def names(group: str) -> dict[str, EntryPoint]:
@@ -74,10 +80,10 @@ def call_with_options(target: Callable[..., Any], name: str, arguments: Sequence
 
 def register(app: typer.Typer) -> None:
     """Give every entry point of ``szpo.commands`` a command that loads it when called."""
-    for name in names("szpo.commands"):
+    for name, entry in names("szpo.commands").items():
         app.command(
             name,
-            help=f"Command of {names('szpo.commands')[name].value.split(':')[0]}.",
+            help=TOLD.get(name, f"Command of {entry.value.split(':')[0]}."),
             context_settings={"allow_extra_args": True, "ignore_unknown_options": True,
                               "help_option_names": []},
         )(_runner(name))  # fmt: skip

@@ -1,0 +1,138 @@
+"""``szpo demo``: a few hundred simulated votes move a real language model, and one screen says so.
+
+The measuring is that of ``szpo bench demo``; this is its face for one seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from szpo import configfile, controller, report
+from szpo.config import Config
+from szpo_simulators.bench.demo import measure_run
+
+WIDTH = 96
+"""Columns of a quoted answer."""
+
+
+def command(arguments: Sequence[str]) -> int:
+    """The entry point of `szpo.commands`: 0 where every guard held, else 1."""
+    parser = argparse.ArgumentParser(
+        prog="szpo demo",
+        description="Tune SmolLM2-135M from the votes of a simulated panel, and measure it on "
+        "held-out prompts before and after.",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="names every random draw (default 0)")
+    parser.add_argument("--reward", default="sentiment", help="what the panel likes")
+    parser.add_argument("--preset", default="demo", help="settings to start from (default demo)")
+    parser.add_argument("--set", action="append", default=[], help="change a setting: key=value")
+    parser.add_argument("--folder", type=Path, default=Path("runs"), help="where the run is kept")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    chosen = parser.parse_args(list(arguments))
+    sets = [f"run.seed={chosen.seed}", f"panel.reward={chosen.reward}", *chosen.set]
+    config = configfile.load(preset_name=chosen.preset, sets=sets)
+    path = free(chosen.folder, f"demo-{config.run.seed}")
+    found = play(config, path, quiet=chosen.json)
+    if chosen.json:
+        print(json.dumps(found, indent=1))
+    else:
+        for line in told(found, path):
+            print(line)
+    return 0 if all(guard["ok"] for guard in found["guards"]) else 1
+
+
+def free(folder: Path, name: str) -> Path:
+    """The first of name.db, name-2.db, … that does not exist; the folder is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path, count = folder / f"{name}.db", 1
+    while path.exists():
+        count += 1
+        path = folder / f"{name}-{count}.db"
+    return path
+
+
+def play(config: Config, path: Path, *, quiet: bool) -> dict[str, Any]:
+    """Measure, tune, measure, with a progress bar on stderr."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
+    clock = time.strftime("%H:%M")
+    console.print(f"{config.model.name}, {config.run.votes} votes of a simulated panel; {clock}")
+    bar = Progress(
+        TextColumn("votes {task.completed:.0f}/{task.total:.0f}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
+    total = config.steps * config.votes_per_step
+    task = bar.add_task("votes", total=total, note="", visible=False)
+
+    def on_step(step: controller.StepReport) -> None:
+        note = f"plus won {step.win_rate:.0%}, {step.length:.0f} tokens"
+        bar.update(task, completed=step.total_votes, note=note, visible=True)
+        if not console.is_terminal:
+            console.print(f"step {step.step}: {step.total_votes} of {total} votes, {note}")
+
+    with bar:
+        return measure_run(
+            config, path, say=lambda text: console.print(text, markup=False), on_step=on_step
+        )
+
+
+def told(found: dict[str, Any], path: Path) -> list[str]:
+    """The result in lines: figures, texts, what to do next; a failing guard stands last."""
+    low, high = found["interval"]
+    lines = [
+        "",
+        f"held-out {found['reward']}   before {_level(found, 'before')}   after "
+        f"{_level(found, 'after')}",
+        f"gain {found['gain']:+.3f}, 95 % [{low:+.3f}, {high:+.3f}] (bootstrap over prompts)",
+        f"votes {found['votes']}, answers read {found['answers_read']}; {found['panel']}",
+        f"KL to the start {found['kl'][0]:.1f} ± {found['kl'][1]:.1f} nats per answer",
+    ]
+    for guard in found["guards"]:
+        mark = "ok  " if guard["ok"] else "FAIL"
+        lines.append(f"guard {mark} {guard['name']}: {guard['value']:+.2f} ({guard['limit']})")
+    for text in found["texts"]:
+        lines += ["", report.visible(text["prompt"])]
+        lines += [f"  before  {_short(text['before'])}", f"  after   {_short(text['after'])}"]
+    seconds, machine = found["seconds"], found["machine"]
+    lines += [
+        "",
+        f"took {seconds['all'] / 60:.1f} min (set-up {seconds['setup'] / 60:.1f}, tuning "
+        f"{seconds['tuning'] / 60:.1f}, measuring "
+        f"{(seconds['before'] + seconds['after']) / 60:.1f}) at load {machine['load']:.1f}, "
+        f"1024³ fp32 product {1000 * machine['matrix_seconds']:.0f} ms",
+        "",
+        "next:",
+        f"  szpo sample {path} -p 'Describe a rainy Monday.'",
+        f"  szpo report {path}        # one HTML page: curves, samples, votes",
+        f"  szpo verify {path}        # recompute everything from the votes",
+        f"  szpo export {path}        # the adapter, for PeftModel.from_pretrained",
+        "  szpo init                        # settings for a run of your own",
+    ]
+    failed = [guard["name"] for guard in found["guards"] if not guard["ok"]]
+    if failed:
+        lines += ["", f"guard failed: {'; '.join(failed)}"]
+    return lines
+
+
+def _level(found: dict[str, Any], when: str) -> str:
+    interval = found.get(f"{when}_interval")
+    around = f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
+    return f"{found[when]:.3f}{around}"
+
+
+def _short(text: str) -> str:
+    line = report.visible(" ".join(text.split()))
+    return line if len(line) <= WIDTH else f"{line[: WIDTH - 1]}…"
