@@ -16,15 +16,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from sqlite_utils import Database
 
 from szpo import coordinates, records
-from szpo.errors import IntegrityError, LeaseError, RunError, StorageError, UsageError
+from szpo.errors import IntegrityError, RunError, StorageError, UsageError
 from szpo.records import canonical, sha256
+from szpo.storage import check_place, connect, translate
 from szpo.types import Comparison, Layout, Row, Theta, Update
 
 APPLICATION_ID: Final = 0x535A504F
@@ -37,17 +38,6 @@ NO_BASE: Final = sha256("no base model")
 Clock = Callable[[], int]
 """Microseconds since 1970; injected everywhere, so that no test waits."""
 Record = dict[str, Any]
-
-_NETWORK_FILESYSTEMS = ("nfs", "cifs", "smb", "fuse.sshfs", "afs", "ncp")
-_PRAGMAS = (
-    "PRAGMA busy_timeout=10000",
-    "PRAGMA synchronous=FULL",
-    "PRAGMA foreign_keys=ON",
-    "PRAGMA recursive_triggers=ON",  # else REPLACE would delete without firing triggers
-    "PRAGMA trusted_schema=OFF",
-    "PRAGMA cell_size_check=ON",
-    "PRAGMA mmap_size=0",
-)
 
 
 def now_us() -> int:
@@ -126,7 +116,7 @@ class Ledger:
             UsageError: the spec is not JSON.
         """
         path = Path(path)
-        _check_place(path, new=True)
+        check_place(path, new=True)
         space = {**spec.get("space", {}), "layout": [[n, list(s)] for n, s in layout]}
         try:
             text = canonical({**spec, "space": space})
@@ -148,7 +138,7 @@ class Ledger:
         draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         try:
             os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-            conn = _connect(draft, readonly=False)
+            conn = connect(draft, readonly=False)
             try:
                 conn.executescript(f"BEGIN IMMEDIATE;\n{schema()}\nCOMMIT;")
                 conn.execute("BEGIN IMMEDIATE")
@@ -184,10 +174,10 @@ class Ledger:
             IntegrityError: the file is damaged.
         """
         path = Path(path)
-        _check_place(path, new=False)
+        check_place(path, new=False)
         conn = None
         try:
-            conn = _connect(path, readonly=readonly)
+            conn = connect(path, readonly=readonly)
             found = conn.execute("PRAGMA application_id").fetchone()[0]
             if found != APPLICATION_ID:
                 raise StorageError(f"{path} is not a szpo ledger (application_id {found})")
@@ -202,7 +192,7 @@ class Ledger:
         except sqlite3.Error as error:
             if conn is not None:
                 conn.close()
-            _translate(path, error)
+            translate(path, error)
         except BaseException:
             if conn is not None:
                 conn.close()
@@ -251,7 +241,7 @@ class Ledger:
             try:
                 return self.db.execute(sql, parameters)
             except sqlite3.Error as error:
-                _translate(self.path, error)
+                translate(self.path, error)
 
     def append(self, table: str, row: Mapping[str, Any]) -> Record:
         """Insert a row into an append-only table and note its hash for the transaction's event.
@@ -295,7 +285,7 @@ class Ledger:
             try:
                 return [dict(zip(names, values, strict=True)) for values in cursor]
             except sqlite3.Error as error:
-                _translate(self.path, error)
+                translate(self.path, error)
 
     @property
     def layout(self) -> Layout:
@@ -496,61 +486,3 @@ def _insert_sql(table: str, columns: tuple[str, ...]) -> str:
 
 def _insert(conn: sqlite3.Connection, table: str, row: Mapping[str, Any]) -> None:
     conn.execute(_insert_sql(table, tuple(row)), list(row.values()))
-
-
-def _connect(path: Path, *, readonly: bool) -> sqlite3.Connection:
-    uri = f"{path.absolute().as_uri()}?mode={'ro' if readonly else 'rw'}"
-    conn = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
-    for pragma in _PRAGMAS:
-        conn.execute(pragma)
-    return conn
-
-
-def _check_place(path: Path, *, new: bool) -> None:
-    if new and path.exists():
-        raise StorageError(f"{path} already exists; choose another name")
-    if new and not path.parent.is_dir():
-        raise StorageError(f"{path.parent} is not a folder; create it first")
-    if not new and not path.is_file():
-        raise StorageError(f"{path}: no such ledger")
-    kind = _filesystem(path.parent.resolve())
-    if kind.startswith(_NETWORK_FILESYSTEMS):
-        raise StorageError(
-            f"{path} lies on {kind}, where file locks do not hold; use a local folder"
-        )
-
-
-def _filesystem(folder: Path) -> str:
-    """The kind of file system that holds a folder, '' where the system does not tell."""
-    try:
-        mounts = Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return ""
-    best, kind = "", ""
-    for line in mounts:
-        parts = line.split()
-        if len(parts) < 3:
-            continue
-        point = parts[1].replace("\\040", " ")
-        if folder.is_relative_to(point) and len(point) >= len(best):
-            best, kind = point, parts[2]
-    return kind
-
-
-def _translate(path: Path, error: sqlite3.Error) -> NoReturn:
-    text = str(error)
-    if "stale controller" in text:
-        raise LeaseError(
-            f"{path.name}: another controller has taken this run over; this one stops"
-        ) from error
-    if "locked" in text or "busy" in text:
-        raise StorageError(
-            f"{path}: locked by another program for 10 s; close it and try again"
-        ) from error
-    if "not a database" in text:
-        raise StorageError(f"{path} is not a szpo ledger (not an SQLite file)") from error
-    if "malformed" in text or "corrupt" in text:
-        raise IntegrityError(f"{path}: the file is damaged ({text}); restore a copy") from error
-    if isinstance(error, (sqlite3.IntegrityError, sqlite3.ProgrammingError)):
-        raise IntegrityError(f"{path.name}: refused by the ledger's rules: {text}") from error
-    raise StorageError(f"{path}: {text}; nothing was stored") from error

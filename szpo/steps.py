@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from szpo import records, votes
+from szpo import counting, records
 from szpo.errors import IntegrityError, LeaseError, UsageError
 from szpo.ledger import Ledger, Record
 from szpo.settings import Settings
@@ -128,7 +128,7 @@ def close(
         raise UsageError(f"closing step {step}: give a reason; it stays in the record")
     with ledger.transaction(actor):
         row = _row(ledger, step)
-        if row["state"] != "open" or (by == "rule" and votes.missing(ledger, step)):
+        if row["state"] != "open" or (by == "rule" and counting.missing(ledger, step)):
             return False
         if epoch is None:
             epoch = int(ledger.query("SELECT epoch FROM controller")[0]["epoch"])

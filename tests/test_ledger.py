@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from szpo import coordinates, lease, ledger, records, steps
+from szpo import coordinates, lease, records, steps, storage
 from szpo.errors import IntegrityError, LeaseError, RunError, StorageError, UsageError
 from szpo.ledger import Ledger
 from szpo.types import Query
@@ -134,7 +134,7 @@ def test_missing_places_are_storage_errors(tmp_path):
 
 
 def test_a_network_file_system_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(ledger, "_filesystem", lambda folder: "nfs4")
+    monkeypatch.setattr(storage, "filesystem", lambda folder: "nfs4")
     with pytest.raises(StorageError, match="nfs4, where file locks do not hold"):
         new_ledger(tmp_path / "a.db", settings_of())
 
