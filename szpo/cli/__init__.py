@@ -17,6 +17,8 @@ from szpo import __version__
 from szpo.cli import keep, look, machine, plugins, screen, start
 from szpo.errors import SzpoError
 
+INTERRUPTED, TERMINATED = 130, 143
+
 app = typer.Typer(
     name="szpo",
     help="Tune a language model from comparisons: no reward model, no gradient of a judgement.",
@@ -63,13 +65,15 @@ def call(arguments: list[str] | None = None) -> int:
     try:
         result: Any = app(args=[a for a in given if a != "--debug"], standalone_mode=False)
     except typer.Exit as stop:
+        if stop.exit_code == INTERRUPTED:  # typer's own reading of a KeyboardInterrupt
+            screen.stopped("an interrupt")
         return int(stop.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         screen.stopped("an interrupt")
-        return 130
+        return INTERRUPTED
     except screen.Terminated:
         screen.stopped("SIGTERM")
-        return 143
+        return TERMINATED
     except SystemExit as stop:  # argparse of a benchmark or of another package's command
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except BaseException as error:

@@ -122,7 +122,7 @@ def drive(ledger: Ledger, parts: Any, *, as_json: bool = False) -> int:
         screen.emit({"run": ledger.run, "path": str(ledger.path), **asdict(outcome)})
     else:
         screen.say(f"{outcome.status}: {outcome.reason}; {outcome.votes} votes")
-        _next(ledger.path)
+        _next(ledger.path, language=parts.base is not None)
     return 1 if outcome.status == "paused" else 0
 
 
@@ -156,11 +156,14 @@ def _waiter(config: Config) -> Any:
     return lambda: time.sleep(config.panel.poll_seconds)
 
 
-def _next(path: Path) -> None:
-    for command, what in (
-        ("sample", "the base and the tuned model answer side by side"),
-        ("report", "one HTML page: curves, samples, votes, verification"),
-        ("export", "the adapter, for PeftModel.from_pretrained"),
-        ("verify", "recompute everything from the votes"),
-    ):
+def _next(path: Path, *, language: bool) -> None:
+    texts = {
+        "sample": "the base and the tuned model answer side by side",
+        "export": "the adapter, for PeftModel.from_pretrained",
+    }
+    every = {
+        "report": "one HTML page: curves, samples, votes, verification",
+        "verify": "recompute everything from the votes",
+    }
+    for command, what in {**(texts if language else {}), **every}.items():
         screen.say(f"  szpo {command} {path}  # {what}")

@@ -1,0 +1,193 @@
+"""The command line from outside: what is printed, what is written, how it exits."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import yard_run
+
+from szpo.cli import app, call
+from szpo.ledger import Ledger
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def yard(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return yard_run.make(tmp_path_factory.mktemp("yard"))
+
+
+def heads(path: Path) -> list[str]:
+    with Ledger.open(path, readonly=True) as ledger:
+        return ledger.heads()
+
+
+@contextmanager
+def started(arguments: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """A command in a process of its own, once its ledger stands."""
+    command = [sys.executable, "-m", "szpo", *arguments]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stderr is not None
+        assert any(line.startswith("run yard") for line in child.stderr), "it never began"
+        yield child
+
+
+def test_every_command_says_what_it_does(capsys: Capture) -> None:
+    names = [command.name for command in app.registered_commands]
+    assert {
+        "init", "run", "runs", "show", "sample", "report", "replay", "verify", "export", "merge",
+        "doctor", "fetch", "bench", "demo", "simulate",
+    } <= set(names)  # fmt: skip
+    for name in names:
+        assert name
+        assert call([name, "--help"]) == 0
+        assert len(capsys.readouterr().out.splitlines()) >= 3, name
+
+
+def test_run_spends_its_votes_and_names_what_comes_next(tmp_path: Path, capsys: Capture) -> None:
+    path = yard_run.make(tmp_path)
+    said = capsys.readouterr()
+    assert "finished: 24 of 24 votes spent" in said.out
+    assert f"szpo report {path}" in said.out
+    assert "panel bt70 of 5, walk, beta" in said.err
+    assert "step 2: 24 votes, plus won" in said.err
+    assert "reward -" in said.err  # the hidden reward, shown to the person only
+    assert path.stat().st_mode & 0o077 == 0
+
+
+def test_same_seed_gives_the_same_digests(yard: Path, tmp_path: Path) -> None:
+    assert heads(yard_run.make(tmp_path)) == heads(yard)
+    assert heads(yard_run.make(tmp_path / "other", "run.seed=1")) != heads(yard)
+
+
+def test_resume_continues_to_the_same_weights(yard: Path, tmp_path: Path, capsys: Capture) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        seen = []
+
+        def stop(self: object, *values: object, **options: object) -> None:
+            seen.append(values)
+            if len(seen) == 2:
+                raise KeyboardInterrupt
+
+        patch.setattr("rich.progress.Progress.update", stop)
+        assert call(yard_run.arguments(tmp_path, "run.name=yard")) == 130
+    said = capsys.readouterr().err.splitlines()[-1]
+    path = tmp_path / "runs" / "yard.db"
+    assert said == (
+        "stopped by an interrupt; nothing counted is lost. Continue with: szpo run --resume "
+        f"{path}"
+    )
+    assert len(heads(path)) == 3
+    assert call(["run", "--resume", "yard", "--folder", str(path.parent)]) == 0
+    assert heads(path) == heads(yard)
+
+
+def test_termination_exits_143_and_leaves_a_run_to_resume(tmp_path: Path) -> None:
+    arguments = yard_run.arguments(tmp_path, "run.name=yard", "panel.inside=false")
+    with started(arguments) as child:  # it waits for another process to vote: nothing ends it
+        os.kill(child.pid, signal.SIGTERM)
+        _, rest = child.communicate()
+    assert child.returncode == 143, rest
+    assert rest.splitlines()[-1].startswith("stopped by SIGTERM")
+
+
+def test_looking_commands_agree(yard: Path, capsys: Capture) -> None:
+    folder = ["--folder", str(yard.parent)]
+    assert call(["runs", *folder, "--json"]) == 0
+    (listed,) = json.loads(capsys.readouterr().out)
+    assert call(["show", "yard", *folder, "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert {k: v for k, v in shown.items() if k != "step_rows"} == listed
+    assert (listed["votes"], listed["steps"], listed["state"]) == (24, 3, "finished")
+    assert listed["head"] == heads(yard)[-1]
+    assert sum(row["votes"] for row in shown["step_rows"]) == 24
+    assert sum(row["plus"] + row["minus"] + row["ties"] for row in shown["step_rows"]) == 24
+    assert call(["show", str(yard)]) == 0
+    assert "tabular" in capsys.readouterr().out
+
+
+def test_newest_run_is_meant_where_none_is_named(yard: Path, capsys: Capture) -> None:
+    assert call(["replay", "--folder", str(yard.parent)]) == 0
+    assert heads(yard)[-1] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("until", [0, 1, 3])
+def test_replay_stops_where_it_is_told(yard: Path, until: int, capsys: Capture) -> None:
+    assert call(["replay", str(yard), "--until", str(until), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found == {"steps": until, "theta_sha256": heads(yard)[until]}
+
+
+def test_verify_says_what_it_checked(yard: Path, capsys: Capture) -> None:
+    assert call(["verify", str(yard), "--steps"]) == 0
+    said = capsys.readouterr().out
+    assert "step 2: 8 votes" in said
+    assert "verified:" in said
+    assert call(["verify", str(yard), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["ok"] is True
+
+
+def test_plan_costs_nothing_and_is_arithmetic(tmp_path: Path, capsys: Capture) -> None:
+    arguments = yard_run.arguments(tmp_path, "optimizer.votes=2", "run.votes=160")
+    assert call([*arguments, "--plan", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    # 160 votes at K·N·M = 1·8·2 a step; each vote reads 2·D = 6 answers of at most 24 tokens.
+    assert (plan["steps"], plan["votes"], plan["answers_to_read"]) == (10, 160, 960)
+    assert plan["person_hours"] == pytest.approx(960 * 24 * 0.75 / 238 / 60)
+    assert plan["answers_to_generate"] == 10 * 8 * 3 * 2
+    assert not (tmp_path / "runs").exists()
+
+
+def test_init_writes_what_run_reads(tmp_path: Path, capsys: Capture) -> None:
+    file = tmp_path / "run.toml"
+    assert call(["init", str(file), "--preset", "tiny", "--set", "seed=4"]) == 0
+    assert "seed = 4" in file.read_text(encoding="utf-8")
+    capsys.readouterr()
+    assert call(["run", str(file), "--plan"]) == 0
+    assert "120 from 5 panelists (bt70, simulated)" in capsys.readouterr().err
+
+
+def test_doctor_looks_at_everything(tmp_path: Path, capsys: Capture) -> None:
+    call(["doctor", "--folder", str(tmp_path), "--json"])
+    found = {check["name"]: check for check in json.loads(capsys.readouterr().out)}
+    assert {"python", "torch", "sqlite", "cores", "runs folder", "smollm2"} <= set(found)
+    assert found["runs folder"]["status"] == "ok"
+
+
+def test_bench_passes_typed_options_on(capsys: Capture) -> None:
+    from szpo.cli.plugins import call_with_options
+
+    def count(
+        seeds: tuple[int, ...] = (0, 1), fast: bool = False, name: str | None = None
+    ) -> object:
+        """Count."""
+        return seeds, fast, name
+
+    assert call_with_options(count, "count", ["--seeds", "3", "4", "--fast"]) == (
+        [3, 4],
+        True,
+        None,
+    )
+    assert call_with_options(count, "count", []) == ((0, 1), False, None)
+    assert call(["bench", "nope"]) == 2
+    assert 'no benchmark "nope"; there are:' in capsys.readouterr().err
+
+
+def test_panel_as_a_process_leaves_the_same_run(yard: Path, tmp_path: Path) -> None:
+    outside = yard_run.arguments(
+        tmp_path, "run.name=yard", "panel.inside=false", "panel.poll_seconds=0.01"
+    )
+    path = tmp_path / "runs" / "yard.db"
+    with started(outside) as driver:
+        assert call(["simulate", str(path)]) == 0
+        driver.communicate()
+    assert driver.returncode == 0
+    assert heads(path) == heads(yard)
