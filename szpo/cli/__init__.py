@@ -65,8 +65,6 @@ def call(arguments: list[str] | None = None) -> int:
     try:
         result: Any = app(args=[a for a in given if a != "--debug"], standalone_mode=False)
     except typer.Exit as stop:
-        if stop.exit_code == INTERRUPTED:  # typer's own reading of a KeyboardInterrupt
-            screen.stopped("an interrupt")
         return int(stop.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         screen.stopped("an interrupt")
@@ -80,6 +78,8 @@ def call(arguments: list[str] | None = None) -> int:
         if debug:
             raise
         return screen.fail(error)
+    if result == INTERRUPTED:  # what typer makes of a KeyboardInterrupt
+        screen.stopped("an interrupt")
     return result if isinstance(result, int) else 0
 
 
