@@ -205,11 +205,12 @@ class _Loop:
             row["state"] not in ("planned", "generating") or steps.stored(ledger, step)
         ):
             return
-        if row is None:
-            query = optimizer.ask(self.state, step)
-            steps.plan(ledger, epoch, self.settings, query, self.head)
+        with ledger.transaction("controller"):
+            if row is None:
+                query = optimizer.ask(self.state, step)
+                steps.plan(ledger, epoch, self.settings, query, self.head)
+            steps.begin(ledger, epoch, step)
         query = self._query(step)
-        steps.begin(ledger, epoch, step)
         prompts = tuple(self.prompts(step))
         size = self.settings.N * self.settings.D
         if len(prompts) != self.settings.K * size:
@@ -224,14 +225,13 @@ class _Loop:
         batches = self.policy.rollout(asked, shifts, seed=int.from_bytes(key[:8], "big") >> 1)
         took = self.timer() - started
         self.generation_s += took
-        self._keep_lease(always=True)
         comparisons = compare(self.settings, step, asked, batches)
         notes = {**guards.figures(comparisons), "generation_s": took}
+        head = self.policy.digest()
+        with ledger.transaction("controller"):
+            self._keep_lease(always=True)  # a generation may outlast a lease that nobody took
+            steps.store(ledger, epoch, step, comparisons, head, notes=notes, then_open=then_open)
         self.made[step] = notes
-        steps.store(
-            ledger, epoch, step, comparisons,
-            head=self.policy.digest(), notes=notes, then_open=then_open,
-        )  # fmt: skip
 
     def _query(self, step: int) -> Query:
         return optimizer.query(self.settings, step, self._row(step)["mu"])

@@ -43,8 +43,8 @@ def store(
     epoch: int,
     step: int,
     comparisons: Sequence[Comparison],
-    *,
     head: str,
+    *,
     notes: Mapping[str, Any],
     then_open: bool,
 ) -> None:
