@@ -186,7 +186,7 @@ def tell(
         win_rate=wins / votes if votes else 0.5,
         votes=votes,
         capped=bool(arithmetic.capped.any()),
-        warmup=query.step < settings.warmup,
+        warmup=settings.warmup > 0 and state.alpha is None,
         kl_radius=state.kl_radius,
         extra=extra,
     )
@@ -206,8 +206,9 @@ def coefficients(
 
     known: α · Δ̂ / (c μ K) with c = 2 antithetic, 1 forward; sign: α · sign / K; margin:
     α · m / K. ``mu`` and ``alpha`` are numbers or arrays of the leading axes. A coefficient
-    beyond ``coef_cap`` · μ is cut to it. ``delta`` (..., K) replaces the estimate: true value
-    differences, or one estimate per direction from a weighting of evaluators.
+    beyond ``coef_cap`` · μ is cut to it, but under Adam, where it is a gradient and not yet a
+    step. ``delta`` (..., K) replaces the estimate: true value differences, or one estimate per
+    direction from a weighting of evaluators.
     """
     link = links.link(settings.link)
     size = np.asarray(mu, dtype=np.float64)[..., None]
@@ -231,7 +232,7 @@ def coefficients(
     else:
         coef = rate * value / (settings.distance * size)
     coef = coef / settings.K
-    limit = settings.coef_cap * size
+    limit = settings.coef_cap * size if settings.adam is None else np.inf
     capped = np.abs(coef) > limit
     coef = np.where(capped, np.copysign(limit, coef), coef)
     return Coefficients(coef, value, found.stderr, capped)
@@ -328,21 +329,25 @@ def _tell_step(
 def _tell_warmup(
     state: State, query: Query, tally: Tally, nu: float | None, delta: Floats | None
 ) -> _Told:
-    """Votes are spent and recorded, nothing moves; the last warm-up step sets α."""
+    """Votes are spent and recorded, nothing moves; the last warm-up step sets α.
+
+    A direction of which nothing was counted (a deadline) measures nothing.
+    """
     settings = state.settings
     found = coefficients(settings, tally, mu=query.mu, alpha=1.0, nu=nu, delta=delta)
     _finite(found.delta, query.step, "value difference")
     measured = found.delta
     if settings.rule == "margin":
         measured = estimators.margin(tally.plus, tally.minus, tally.tie, tally.identical)
-    warm = (*state.warm, *(value * value for value in measured.tolist()))
+    counted = measured[np.isfinite(found.stderr)].tolist()
+    warm = (*state.warm, *(value * value for value in counted))
     alpha = None
     if query.step + 1 >= settings.warmup:
         total = 0.0
         for square in warm:
             total += square
         # Only ties so far say nothing about the spread: fall back to that of pure vote noise.
-        alpha = default_alpha(settings, math.sqrt(total / len(warm)) or None)
+        alpha = default_alpha(settings, math.sqrt(total / max(len(warm), 1)) or None)
     rows = 1 if settings.vectored else settings.K
     updates = tuple(Update(query.step, k, coef=0.0) for k in range(rows))
     found = replace(found, capped=np.zeros_like(found.capped))

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from szpo import links
 from szpo.coordinates import Space, layout_dim
 from szpo.directions import Law
@@ -134,6 +136,11 @@ class Settings:
         return len(self.layout) == 1 and self.dim <= SMALL_DIM
 
     @property
+    def given_alpha(self) -> float | None:
+        """The base step size as set; None where it is left to `szpo.stepsize`."""
+        return self.alpha.start if isinstance(self.alpha, Schedule) else self.alpha
+
+    @property
     def distance(self) -> int:
         """How many μ the two policies of a comparison stand apart: 2 antithetic, 1 forward."""
         return 2 if self.pairing == "antithetic" else 1
@@ -156,16 +163,18 @@ def defaults(
     >>> settings.law.normalise, settings.N, settings.warmup
     (False, 4, 0)
 
+    Adam needs no warm-up: the size of its step does not depend on that of the gradient.
+
     Raises:
         UsageError: an unknown setting, or one out of range.
     """
     dim = layout_dim(layout)
     chosen: Rule = rule if rule is not None else ("bayes" if dim <= 64 else "known")
+    alpha = changes.get("alpha")
+    given = alpha.start if isinstance(alpha, Schedule) else alpha
+    measured = given is None and changes.get("adam") is None
     wide = chosen in ("known", "margin") and dim > 64
-    base: dict[str, Any] = {
-        "law": Law.for_dim(dim),
-        "warmup": 5 if wide and changes.get("alpha") is None else 0,
-    }
+    base: dict[str, Any] = {"law": Law.for_dim(dim), "warmup": 5 if wide and measured else 0}
     unknown = set(changes) - {field.name for field in dataclasses.fields(Settings)}
     if unknown:
         raise UsageError(f"settings: {', '.join(sorted(unknown))} unknown to the optimizer")
@@ -233,6 +242,8 @@ def _check(s: Settings) -> None:
     for name in ("mu", "alpha"):
         if not isinstance(value := getattr(s, name), Schedule):
             _positive(name, value)
+    if isinstance(s.mu, Schedule) and s.mu.kind == "linear" and s.mu.floor == 0:
+        raise UsageError("settings: mu must not fall to 0; give its schedule a floor above 0")
     for name in ("trim", "kl_radius", "kl_step", "scale", "coef_cap"):
         _positive(name, getattr(s, name))
     if s.tie_nu is not None and not (s.tie_nu >= 0 and math.isfinite(s.tie_nu)):
@@ -247,8 +258,11 @@ def _check(s: Settings) -> None:
         raise UsageError("settings: davidson, second and posterior are for the logistic link")
     if s.ties == "davidson" and s.smoothing != "haldane":
         raise UsageError("settings: davidson ties go with the haldane smoothing only")
-    if s.warmup and (s.rule in ("sign", "bayes") or s.alpha is not None):
-        raise UsageError("settings: a warm-up measures alpha for known and margin; set warmup = 0")
+    measures = s.rule in ("known", "margin") and s.given_alpha is None and s.adam is None
+    if s.warmup and not measures:
+        raise UsageError(
+            "settings: a warm-up measures alpha for known and margin without Adam; set warmup = 0"
+        )
     if s.adam is not None and (s.momentum > 0 or s.rule == "bayes" or not s.small):
         raise UsageError(
             f"settings: Adam needs one tensor of at most {SMALL_DIM} coordinates, "
@@ -271,6 +285,15 @@ def _check_bayes(s: Settings, dim: int) -> None:
         raise UsageError("settings: bayes takes its step from kl_step; alpha may be a shape only")
     if s.prior_mean is not None and len(s.prior_mean) != dim:
         raise UsageError(f"settings: prior_mean has {len(s.prior_mean)} of {dim} values")
+    if s.prior_mean is not None and not all(map(math.isfinite, s.prior_mean)):
+        raise UsageError(f"settings: prior_mean {s.prior_mean} is not finite")
     rows = s.prior_precision
-    if rows is not None and (len(rows) != dim or any(len(row) != dim for row in rows)):
+    if rows is None:
+        return
+    if len(rows) != dim or any(len(row) != dim for row in rows):
         raise UsageError(f"settings: prior_precision must be {dim} by {dim}")
+    matrix = np.asarray(rows, dtype=np.float64)
+    if not (np.isfinite(matrix).all() and np.allclose(matrix, matrix.T, rtol=1e-9, atol=0)):
+        raise UsageError("settings: prior_precision must be finite and symmetric")
+    if np.linalg.eigvalsh(matrix)[0] <= 0:
+        raise UsageError("settings: prior_precision must be positive definite")

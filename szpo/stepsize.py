@@ -31,9 +31,8 @@ def default_alpha(settings: Settings, rms: float | None = None) -> float:
     Raises:
         UsageError: the estimator is 0 whatever the votes (clip at M = 1).
     """
-    alpha = settings.alpha.start if isinstance(settings.alpha, Schedule) else settings.alpha
-    if alpha is not None:
-        return float(alpha)
+    if settings.given_alpha is not None:
+        return float(settings.given_alpha)
     mu = base_mu(settings)
     coef = mu * math.sqrt(settings.kl_step / settings.kl_radius)
     if settings.adam is not None:

@@ -62,6 +62,9 @@ def test_defaults_are_those_of_the_design():
     wide = defaults(1, (("w", (40, 5)),))
     assert (wide.rule, wide.warmup, wide.law.normalise) == ("known", 5, False)
     assert defaults(1, (("w", (200,)),), alpha=0.1).warmup == 0
+    # A schedule without a start still has its size measured; Adam's step needs no measure.
+    assert defaults(1, (("w", (200,)),), alpha=Schedule("inverse")).warmup == 5
+    assert defaults(1, (("w", (200,)),), adam=Adam()).warmup == 0
 
 
 @pytest.mark.parametrize(
@@ -72,7 +75,7 @@ def test_defaults_are_those_of_the_design():
         {"rule": "known", "adam": Adam(0.8), "alpha": Schedule("inverse")},
         {"rule": "bayes", "prior_mean": (0.1, 0.0, -1.0), "steering": (0.18, 2.88)},
         {"rule": "margin", "law": Law("block", 2), "ties": "davidson", "tie_nu": 0.5},
-        {"rule": "bayes", "prior_precision": ((1.0, 0.0, 0.0),) * 3},
+        {"rule": "bayes", "prior_precision": ((2.0, 1.0, 0.0), (1.0, 2.0, 0.0), (0.0, 0.0, 1.0))},
     ],
 )
 def test_settings_survive_json(changes):
@@ -102,7 +105,14 @@ def test_settings_survive_json(changes):
         ({"alpha": 0.1}, "bayes takes its step from kl_step"),
         ({"link": "probit"}, "bayes knows the logistic link only"),
         ({"prior_mean": (0.0,)}, "prior_mean has 1 of 3"),
+        ({"prior_mean": (0.0, math.nan, 0.0)}, "is not finite"),
+        ({"prior_precision": ((1.0,) * 3,) * 2}, "must be 3 by 3"),
+        ({"prior_precision": ((1.0, 0.0, 0.0),) * 3}, "finite and symmetric"),
+        ({"prior_precision": ((1.0,) * 3,) * 3}, "positive definite"),
         ({"rule": "sign", "prior_mean": (0.0,) * 3}, "belongs to the rule bayes"),
+        ({"rule": "known", "adam": Adam(), "warmup": 5}, "without Adam; set warmup = 0"),
+        ({"rule": "known", "alpha": Schedule("inverse", 0.1), "warmup": 5}, "set warmup = 0"),
+        ({"mu": Schedule("linear", 0.2)}, "mu must not fall to 0"),
         ({"adam": Adam()}, "Adam needs"),
         ({"law": Law("block", 4)}, "block of 4 in 3"),
         ({"rule": "known", "link": "probit", "ties": "davidson"}, "for the logistic link"),
@@ -296,10 +306,10 @@ def gradients(pairing, law, value, centre, mu, draws):
 @pytest.mark.parametrize("pairing", ["antithetic", "forward"])
 def test_true_differences_give_the_smoothed_gradient(pairing):
     centre, mu = np.array([0.3, -0.2, 0.5]), 0.8
-    g = gradients(pairing, Law(), sine, centre, mu, 50_000)
+    g = gradients(pairing, Law(), sine, centre, mu, 75_000)
     exact = np.exp(-(mu**2) * (A @ A) / 2) * np.cos(centre @ A) * A + B
     error = np.linalg.norm(g.std(0)) / math.sqrt(len(g))
-    assert error <= 0.01 * np.linalg.norm(exact) * (1.2 if pairing == "forward" else 1)
+    assert error <= 0.01 * np.linalg.norm(exact)
     assert np.linalg.norm(g.mean(0) - exact) < 3 * error
 
 
@@ -436,6 +446,33 @@ def test_a_warmup_of_ties_falls_back_to_vote_noise():
     assert state.alpha == optimizer.default_alpha(settings)
 
 
+def test_what_nobody_voted_on_measures_nothing():
+    # Closed by a deadline: a direction without votes is no spread of 0, which would inflate α.
+    settings = defaults(1, (("w", (100,)),), N=2, K=2, warmup=2)
+    state = optimizer.init(settings)
+    for votes in (tally([[0, 0], [1, 1]]), tally(np.zeros((2, 2)))):
+        state, _, _ = optimizer.tell(state, optimizer.ask(state), votes)
+    assert state.warm == (math.log(3) ** 2,)
+    assert state.alpha == optimizer.default_alpha(settings, math.log(3))
+
+
+def test_a_warmup_whose_last_step_is_void_measures_one_later():
+    settings = defaults(1, (("w", (100,)),), N=2, warmup=1)
+    state = replace(optimizer.init(settings), step=1)  # step 0 was given up
+    state, updates, info = optimizer.tell(state, optimizer.ask(state), tally([[1, 1]]))
+    assert (updates[0].coef, info.warmup) == (0.0, True)
+    state, updates, info = optimizer.tell(state, optimizer.ask(state), tally([[1, 1]]))
+    assert updates[0].coef != 0.0
+    assert not info.warmup
+
+
+def test_a_warmup_measures_the_size_of_a_schedule():
+    settings = defaults(1, (("w", (100,)),), N=1, warmup=1, alpha=Schedule("inverse", None, 1.0))
+    state, _, info = told(settings, tally([[1]]), steps=2)
+    assert state.alpha == optimizer.default_alpha(settings, math.log(3))
+    assert info.extra["alpha"] == state.alpha / 2
+
+
 def test_alpha_follows_its_schedule():
     settings = defaults(1, WIDE, rule="sign", N=1, alpha=Schedule("inverse", 1.0, 1.0), law=Law())
     _, updates, info = told(settings, tally([[1.0]]), steps=4)
@@ -514,6 +551,16 @@ def test_adam_by_hand():
         first, second = 0.9 * first + 0.1 * g, 0.999 * second + 0.001 * g**2
         move = 0.1 * first / (1 - 0.9**t) / (np.sqrt(second / (1 - 0.999**t)) + 1e-8)
         assert updates[0].vector == pytest.approx(move, rel=1e-6)
+
+
+def test_adam_sees_the_size_of_a_gradient_at_a_small_radius():
+    # Its input is Δ̂/2μ, far beyond coef_cap · μ, a bound for steps: unanimous votes must count
+    # for more than split ones.
+    settings = defaults(4, SMALL, rule="known", N=4, mu=0.01, adam=Adam(), law=Law())
+    state, _, info = told(settings, tally([[1.0, 1, 1, 1]]))
+    assert not info.capped
+    split, _, _ = told(settings, tally([[1.0, 1, 1, 0]], [[0.0, 0, 0, 1]]))
+    assert state.memory.first == pytest.approx(2 * split.memory.first, rel=1e-12)
 
 
 def test_a_vector_step_is_capped_too():
