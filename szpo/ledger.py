@@ -397,13 +397,14 @@ class Ledger:
 
     def votes(self, step: int | None = None) -> list[Record]:
         """Every stored vote with its comparison, panelist and side; of one step or of all."""
-        return self.query(
+        sql = (
             "SELECT v.*, a.comparison, a.panelist, a.plus_side, c.step, c.k, c.n, c.kind "
-            "FROM votes v JOIN assignments a USING (assignment) "
-            "JOIN comparisons c USING (comparison) "
-            "WHERE ? IS NULL OR c.step = ? ORDER BY v.vote",
-            (step, step),
+            "FROM comparisons c JOIN assignments a USING (comparison) "
+            "JOIN votes v USING (assignment) "
         )
+        if step is None:
+            return self.query(sql + "ORDER BY v.vote")
+        return self.query(sql + "WHERE c.run = ? AND c.step = ? ORDER BY v.vote", (self.run, step))
 
     def events(self, kind: str | None = None) -> Iterator[Record]:
         """Events in order, with their body read from JSON."""

@@ -70,6 +70,7 @@ CREATE TABLE comparisons (
 ) STRICT;
 CREATE UNIQUE INDEX one_comparison_per_place ON comparisons (run, step, k, n)
   WHERE kind = 'train';
+CREATE INDEX comparisons_by_step ON comparisons (run, step);
 
 CREATE TABLE answers (
   comparison TEXT NOT NULL REFERENCES comparisons,

@@ -368,3 +368,16 @@ def test_a_full_disk_harms_nothing_that_was_acknowledged(run, tmp_path):
         assert again.query("PRAGMA integrity_check")[0]["integrity_check"] == "ok"
         assert [p["pseudonym"] for p in VoteService(again).panelists()] == acked
         VoteService(again).enroll("person", "later")  # and it goes on
+
+
+def test_a_steps_votes_are_found_without_reading_all_votes(run):
+    seen = []
+    plain = run.execute
+    run.execute = lambda sql, parameters=(): (
+        seen.append((sql, parameters)) or plain(sql, parameters)
+    )
+    run.votes(3)
+    run.execute = plain
+    sql, parameters = seen[0]
+    plan = [row["detail"] for row in run.query("EXPLAIN QUERY PLAN " + sql, parameters)]
+    assert plan and not [line for line in plan if line.startswith("SCAN")], plan

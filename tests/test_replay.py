@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from szpo import controller, coordinates, optimizer, records, replay, verification
-from szpo.errors import IntegrityError, UsageError
+from szpo import controller, coordinates, optimizer, records, replay, seeds, verification
+from szpo.errors import IntegrityError, SzpoError, UsageError
 from szpo.evaluators import LedgerEvaluator
 from szpo.ledger import Ledger, schema
 from szpo.records import event_sha256, row_key, row_sha256
@@ -357,6 +357,47 @@ def test_quick_verification_says_what_it_left_out(original, tmp_path):
     with Ledger.open(path) as ledger:
         report = replay.verify(ledger, deep=False)
     assert report.ok and {c.promise for c in report.steps} == {"not recomputed"}
+
+
+def test_a_damaged_page_is_never_taken_for_a_sound_run(original, tmp_path):
+    """Flip one byte at many places: an error in words, or a report; the same rows if it is ok."""
+    path = tmp_path / "run.db"
+    draws = seeds.bits(seeds.derive(1, "damage"), 60)
+    found = 0
+    for draw in draws:
+        place = int(draw) % len(original)
+        damaged = bytearray(original)
+        damaged[place] ^= 1 << (int(draw) >> 60) % 8
+        for rest in tmp_path.glob("run.db*"):
+            rest.unlink()
+        path.write_bytes(bytes(damaged))
+        try:
+            with Ledger.open(path) as ledger:
+                report = replay.verify(ledger)
+                digest = ledger.head()
+        except SzpoError as error:
+            assert error.exit_code in (2, 4, 5)  # 2: the byte of the schema's version
+            found += 1
+            continue
+        found += not report.ok
+        if report.ok:  # the byte was in unused space, or outside what the chain covers
+            path.write_bytes(original)
+            with Ledger.open(path) as ledger:
+                assert ledger.head() == digest
+    assert found > 8  # most of so small a file is unused space
+
+
+def test_the_wal_of_another_file_is_an_integrity_error(original, tmp_path):
+    path, other = tmp_path / "run.db", tmp_path / "other.db"
+    path.write_bytes(original)
+    with new_ledger(other, settings_of()) as ledger:
+        ledger.record_event("note", "test", {})
+        wal = other.with_name("other.db-wal").read_bytes()
+    assert wal
+    path.with_name("run.db-wal").write_bytes(wal)
+    with pytest.raises(IntegrityError, match="damaged") as caught:
+        Ledger.open(path)
+    assert caught.value.exit_code == 5
 
 
 # ---- exports ----
