@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from szpo.errors import RunError, UsageError
+from szpo.records import answer_rows, row_of
 from szpo.types import Answer, Comparison, Floats, Prompt, Row
 from szpo_simulators.rewards import REWARDS, Fluency, difference, matrix, parse, scores
 from szpo_simulators.verifiers import COUNTED, PLAIN, WORDED, verifier
@@ -15,8 +16,8 @@ from szpo_simulators.verifiers import COUNTED, PLAIN, WORDED, verifier
 PROMPT = Prompt.user("Describe a rainy Monday.")
 
 
-def value(spec: str, text: str, tokens: int = 0) -> float:
-    return parse(spec).score(PROMPT, Answer(text, tokens=tokens))
+def value(spec: str, text: str) -> float:
+    return parse(spec).score(PROMPT, Answer(text))
 
 
 @pytest.mark.parametrize(
@@ -47,8 +48,14 @@ def test_values(spec: str, text: str, expected: float) -> None:
     assert value(spec, text) == pytest.approx(expected, abs=1e-9)
 
 
-def test_tokens_are_the_policy_s_own_count() -> None:
-    assert value("tokens:16", "whatever", tokens=12) == pytest.approx(-0.25)
+@pytest.mark.parametrize("spec", ["sentiment", "length:2", "keyword:sea", "repetition"])
+def test_rewards_read_nothing_that_the_ledger_does_not_hold(spec: str) -> None:
+    # Stored rows come back without token counts; a panel must see the same reward.
+    answer = Answer("The sea, the sea!", "length", tokens=7)
+    row = Row(PROMPT, answer, Answer("Calm.", tokens=2))
+    (stored,) = answer_rows("c", [row])
+    comparison, again = (Comparison("c", 0, 0, 0, (r,)) for r in (row, row_of(stored)))
+    assert difference(parse(spec), comparison) == difference(parse(spec), again) != 0
 
 
 @pytest.mark.parametrize(
@@ -59,6 +66,7 @@ def test_tokens_are_the_policy_s_own_count() -> None:
         ("sentiment:3", "takes nothing after a colon"),
         ("length", "needs a number of words"),
         ("length:0", "needs a number of words"),
+        ("tokens:16", "no reward of that name"),
         ("keyword:", "whole words"),
         ("keyword:two words", "whole words"),
         ("regex:(", "not a regular expression"),

@@ -18,6 +18,7 @@ from szpo.evaluators import (
     check_evaluator,
     check_judge,
 )
+from szpo.lease import Lease
 from szpo.ledger import Ledger
 from szpo.settings import defaults, settings_to_json
 from szpo.types import Comparison, Vote
@@ -191,6 +192,27 @@ def test_it_ends_with_the_controller_and_gives_up_without_one(tmp_path: Path) ->
     served = simulate(ledger, judged.judges, wait=lambda: next(polls)())
     assert served.reason == "the run's controller has ended"
     assert next(polls, None) is None
+
+
+def test_a_controller_that_generates_for_longer_than_its_lease_is_waited_for(
+    tmp_path: Path,
+) -> None:
+    judged = panel()
+    ledger = create(tmp_path / "run.db", judged)
+    held = lease.acquire(ledger, "host:1:x", ttl_us=1)  # over at the next look at the clock
+    waits: list[int] = []
+
+    def wait() -> None:
+        waits.append(1)
+        if len(waits) == 1:
+            lease.renew(ledger, Lease("host:1:x", held.epoch, 10**9))
+        if len(waits) == 2:
+            lease.renew(ledger, held)
+        if len(waits) == 5:
+            lease.release(ledger, held)
+
+    served = simulate(ledger, judged.judges, wait=wait, patience=4)
+    assert (served.reason, len(waits)) == ("the run's controller has ended", 5)
 
 
 def test_a_step_closed_meanwhile_is_no_error_but_a_small_panel_is(tmp_path: Path) -> None:

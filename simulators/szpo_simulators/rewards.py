@@ -1,10 +1,12 @@
 """Hidden rewards: what a simulated panel likes, written as a short text.
 
-``sentiment``, ``length:12``, ``tokens:16``, ``keyword:sea,sun``, ``regex:PATTERN``,
+``sentiment``, ``length:12``, ``keyword:sea,sun``, ``regex:PATTERN``,
 ``verify:no_comma+lowercase``, ``repetition``, ``fluency``, ``walk`` (of the small yard world), and
 weighted sums in which every term after the first carries its weight:
 ``0.7*sentiment+0.3*fluency``. Evaluators see comparisons of batches; only the oracle behind them
 sees these numbers, and it never sees weights.
+
+Rewards read texts only: comparisons reach a panel through the ledger, which holds no token counts.
 """
 
 from __future__ import annotations
@@ -98,15 +100,13 @@ class Sentiment:
 
 @dataclass(frozen=True)
 class Length:
-    """How near the answer's length is to a target, in [-1, 0]."""
+    """How near the answer's length in words is to a target, in [-1, 0]."""
 
     target: int
-    unit: str = "words"
 
     def score(self, prompt: Prompt, answer: Answer) -> float:
         """−|length − target| / target, at least −1."""
-        length = len(words(answer.text)) if self.unit == "words" else answer.tokens
-        return -min(abs(length - self.target) / self.target, 1.0)
+        return -min(abs(len(words(answer.text)) - self.target) / self.target, 1.0)
 
 
 @dataclass(frozen=True)
@@ -194,13 +194,10 @@ def _bare(make: Callable[[], Reward]) -> Callable[[str | None], Reward]:
     return build
 
 
-def _length(unit: str) -> Callable[[str | None], Reward]:
-    def build(argument: str | None) -> Reward:
-        if argument is None or not argument.isdecimal() or int(argument) < 1:
-            raise UsageError(f"needs a number of {unit} from 1, as in length:12")
-        return Length(int(argument), unit)
-
-    return build
+def _length(argument: str | None) -> Reward:
+    if argument is None or not argument.isdecimal() or int(argument) < 1:
+        raise UsageError("needs a number of words from 1, as in length:12")
+    return Length(int(argument))
 
 
 def _keyword(argument: str | None) -> Reward:
@@ -227,8 +224,7 @@ def _verify(argument: str | None) -> Reward:
 
 REWARDS: dict[str, Callable[[str | None], Reward]] = {
     "sentiment": _bare(Sentiment),
-    "length": _length("words"),
-    "tokens": _length("tokens"),
+    "length": _length,
     "keyword": _keyword,
     "regex": _regex,
     "verify": _verify,

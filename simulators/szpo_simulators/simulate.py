@@ -59,7 +59,7 @@ def simulate(
     panel = PanelEvaluator(service, judges)
     cast, idle, driven = 0, 0, False
     while True:
-        live = _driven(ledger)
+        held, live = _driven(ledger)
         asked = lacking(ledger)
         chosen = asked if limit is None else _affordable(asked, limit - cast)
         if chosen:
@@ -70,7 +70,7 @@ def simulate(
             return Served(cast, f"{cast} of {limit} votes are cast")
         if once:
             return Served(cast, "nothing else is open")
-        if driven and not live and not asked:
+        if driven and not held and not asked:
             return Served(cast, "the run's controller has ended")
         driven |= live
         idle = 0 if live or asked else idle + 1
@@ -188,6 +188,11 @@ def _votes(ledger: Ledger) -> int:
     return int(ledger.query("SELECT count(*) AS n FROM votes")[0]["n"])
 
 
-def _driven(ledger: Ledger) -> bool:
+def _driven(ledger: Ledger) -> tuple[bool, bool]:
+    """Whether a controller holds the run, and whether its lease still runs.
+
+    A held lease that has run out is a killed controller, or one that generates for long.
+    """
     row = lease.controller(ledger)
-    return row["lease"] is not None and row["expires_us"] > ledger.clock()
+    held = row["lease"] is not None
+    return held, held and row["expires_us"] > ledger.clock()
