@@ -19,6 +19,9 @@ from szpo.errors import RunError, UsageError
 from szpo.types import Floats, Shift
 
 BLOCK = 256
+"""Words of a block; the coarse level sums blocks, the fine level looks into one."""
+CHUNK = 32
+"""Rows drawn at a time: their probabilities stay in the cache and in recycled memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,11 @@ def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> Tensor:
     """
     if sampling.temperature == 0:
         return logits.argmax(dim=-1)
+    parts = zip(logits.split(CHUNK), uniforms.split(CHUNK), strict=True)
+    return torch.cat([_draw(part, u, sampling) for part, u in parts])
+
+
+def _draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> Tensor:
     p = probabilities(logits, sampling)
     rows, words = p.shape
     if words % BLOCK:
