@@ -114,7 +114,9 @@ class Subspace(Section):
     samples: int = Field(
         384, ge=8, le=100_000, description="Base answers read during set-up; they cost no votes."
     )
-    batch: int = Field(32, ge=1, le=4096, description="Answers per set-up batch.")
+    kl_samples: int = Field(
+        256, ge=16, le=100_000, description="Answers from which the scale is measured by KL."
+    )
 
 
 class Optimizer(Section):

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from szpo import directions, models, seeds, subspaces
+from szpo import directions, models, seeds, subspaces, weights
 from szpo.config import Config
 from szpo.deltas import Site, find_sites
 from szpo.errors import IntegrityError, UsageError
@@ -54,6 +54,7 @@ def prepare(config: Config, prompts: Sequence[Prompt], say: Say) -> Base:
         train=config.adapter.train,
         start=_start(config, loaded, find_sites(loaded.model, lora)),
         samples=config.subspace.samples,
+        kl_samples=config.subspace.kl_samples,
         kl_radius=config.optimizer.kl_radius,
         sampling=_sampling(config),
         root_seed=config.run.seed,
@@ -73,11 +74,7 @@ def restore(config: Config, ledger: Ledger) -> Base:
         IntegrityError: The model is not the recorded one, or does not fit the tensors.
     """
     loaded = _load(config, adapter=None)
-    if loaded.sha256 != ledger.row["base_sha256"]:
-        raise IntegrityError(
-            f"base model {loaded.name} is {loaded.sha256[:16]}, the run was made with "
-            f"{ledger.row['base_sha256'][:16]}; give the model that was used"
-        )
+    weights.demand_same(ledger.row["base_sha256"], loaded.sha256, what=f"model {loaded.name}")
     parts: dict[str, dict[str, Any]] = {"fixed": {}, "start": {}, "basis": {}}
     for name, value in ledger.tensors().items():
         kind, _, rest = name.partition("/")

@@ -57,7 +57,8 @@ def estimate(config: Config, *, matrix_seconds: float) -> Plan:
     o = config.optimizer
     votes = config.steps * config.votes_per_step
     rows = config.steps * o.directions * o.comparisons * o.rows
-    setup = 0 if config.subspace.kind == "full" else config.subspace.samples
+    setup = config.subspace.kl_samples
+    setup += config.subspace.samples if config.subspace.kind == "score" else 0
     if config.panel.kind != "people" and config.panel.beta is None:
         setup += CALIBRATION_ANSWERS
     # One pass of gradients costs about as much as sampling the answer did.

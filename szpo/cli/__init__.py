@@ -35,8 +35,7 @@ def root(
     debug: bool = typer.Option(False, "--debug", help="Show tracebacks."),
 ) -> None:
     """Tune a language model from comparisons: no reward model, no gradient of a judgement."""
-    if debug:
-        os.environ["SZPO_DEBUG"] = "1"
+    del debug  # read in call(), which welcomes it on either side of the command's name
     if version:
         typer.echo(f"szpo {__version__}")
         raise typer.Exit
@@ -59,7 +58,6 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 def call(arguments: list[str] | None = None) -> int:
     """The exit code of a command line; raises only under ``--debug``."""
-    # --debug is welcome on either side of the command's name.
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given or bool(os.environ.get("SZPO_DEBUG"))
     try:
