@@ -12,7 +12,7 @@ from szpo_simulators import heldout
 from szpo_simulators.heldout import Measurement
 
 
-def measured(rewards: Floats, *, logprob: float = -2.0, distinct2: float = 0.8, tokens: float = 20):
+def measured(rewards: Floats, *, logprob=-2.0, distinct2=0.8, tokens=20.0) -> Measurement:
     return Measurement(rewards, (), logprob, distinct2, tokens, 0.0, 0.0)
 
 
@@ -62,7 +62,7 @@ def test_gain_interval_covers_and_repeats():
         )
         hits += low <= 0.1 <= high
         assert low < mean < high
-    # 200 intervals of nominal 95 %: fewer than 178 hits has a chance below 1e-3 at 93.5 % coverage.
+    # Of 200 intervals that cover 93.5 %, fewer than 178 hit with a chance below 1e-2.
     assert hits >= 178
     pair = measured(np.zeros((64, 1))), measured(rng.normal(size=(64, 1)))
     assert heldout.gain(*pair, seed=5) == heldout.gain(*pair, seed=5)
