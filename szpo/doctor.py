@@ -16,8 +16,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from szpo import storage
+
 GIB = 2**30
-NETWORK_FILE_SYSTEMS = ("nfs", "cifs", "smb", "9p", "fuse.sshfs", "afs", "ceph", "glusterfs")
 PACKAGES = ("numpy", "scipy", "torch", "transformers", "peft", "bitsandbytes", "sqlite-utils")
 
 
@@ -58,20 +59,6 @@ def wal_reset_bug(version: tuple[int, ...]) -> bool:
     (True, False, False)
     """
     return (3, 7, 0) <= version < (3, 51, 3)
-
-
-def file_system(folder: Path) -> str:
-    """Name of the file system a folder lies on; "unknown" where the system does not tell."""
-    mounts = Path("/proc/mounts")
-    if not mounts.exists():
-        return "unknown"
-    place = str(existing(folder).resolve())
-    best, kind = "", "unknown"
-    for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines():
-        _, mount, found, *_ = [*line.split(), "", "", ""]
-        if len(mount) > len(best) and (place + "/").startswith(mount.rstrip("/") + "/"):
-            best, kind = mount, found
-    return kind
 
 
 def existing(folder: Path) -> Path:
@@ -127,12 +114,12 @@ def _disk(folder: Path) -> Iterator[Check]:
         yield Check("runs folder", "fail", f"{place} cannot be written; choose run.folder")
     else:
         yield Check("runs folder", "ok" if free > 1 else "warn", f"{place}, {free:.1f} GiB free")
-    kind = file_system(folder)
-    if kind.startswith(NETWORK_FILE_SYSTEMS):
+    kind = storage.filesystem(existing(folder).resolve())
+    if kind.startswith(storage._NETWORK_FILESYSTEMS):
         text = f"{kind} is a network file system, where SQLite may lose data; use a local disk"
         yield Check("file system", "fail", text)
     else:
-        yield Check("file system", "ok", kind)
+        yield Check("file system", "ok", kind or "unknown")
 
 
 def _model(_: Path) -> Iterator[Check]:
