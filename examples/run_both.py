@@ -1,0 +1,45 @@
+"""The two examples together: 96 votes for brevity make a hesitant policy come to the point."""
+
+import sys
+import tempfile
+from pathlib import Path
+
+from own_evaluator import Brief
+from own_policy import Hesitant
+
+from szpo import controller
+from szpo.directions import DIRECTION_VERSION
+from szpo.evaluators import PanelEvaluator, check_judge
+from szpo.ledger import Ledger
+from szpo.policy import check_policy
+from szpo.settings import defaults, settings_to_json
+from szpo.types import Prompt, Shift
+from szpo.votes import VoteService
+
+
+def words(policy):
+    (answers,) = policy.rollout([[Prompt.user("Well?")]], [Shift(0, 0, 0, 0.0)], seed=0)
+    return len(answers[0].text.split())
+
+
+def main(path):
+    policy = Hesitant(root_seed=1)
+    prompts = [Prompt.user("Shall we?"), Prompt.user("Is it raining?")]
+    check_judge(Brief())
+    check_policy(Hesitant(root_seed=1), prompts, radius=0.5)
+    settings = defaults(1, policy.layout, N=4, D=2, mu=0.5)
+    spec = {"optimizer": settings_to_json(settings)}
+    with Ledger.create(
+        path, spec, root_seed=1, layout=policy.layout, direction_version=DIRECTION_VERSION
+    ) as ledger:
+        panel = PanelEvaluator(VoteService(ledger), [Brief()] * 3)
+        order = controller.prompt_order(prompts, settings)
+        before = words(policy)
+        outcome = controller.run(ledger, policy, panel, prompts=order, votes_budget=96)
+    return before, words(policy), outcome.votes
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.mkdtemp())
+    before, after, votes = main(folder / "both.db")
+    print(f"{votes} votes: from {before} words to {after}")
