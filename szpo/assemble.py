@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from szpo.lora import LoraPolicy
 
 Say = Callable[[str], None]
+WARMUP = 5
+"""Steps that measure α where it cannot be known beforehand."""
 CALIBRATION_PROMPTS, CALIBRATION_SAMPLES = 96, 4
 """Base answers to which the sharpness of a simulated panel is fitted."""
 KL_PROMPTS = 32
@@ -123,7 +126,9 @@ def build(config: Config, *, say: Say = print) -> Parts:
     parts = Parts(config, settings, policy, prompts, base=base)
     if panel_maker is None:
         return parts
-    panel = _panel(panel_maker, parts, beta=config.panel.beta, answers=_base_answers(parts))
+    panel = _panel(
+        panel_maker, parts, beta=config.panel.beta, answers=partial(_base_answers, parts)
+    )
     say(str(panel))
     return replace(parts, panel=panel)
 
@@ -295,12 +300,23 @@ def _policy_maker(config: Config) -> Callable[..., Any] | None:
     return _maker("szpo.policies", name)
 
 
-def _base_answers(parts: Parts) -> Callable[[], tuple[Sequence[Prompt], list[list[Answer]]]]:
-    def answers() -> tuple[Sequence[Prompt], list[list[Answer]]]:
-        asked = parts.prompts.train[:CALIBRATION_PROMPTS]
-        return asked, parts.policy.sample(asked, CALIBRATION_SAMPLES, seed=parts.config.run.seed)
+def _base_answers(parts: Parts) -> tuple[Sequence[Prompt], list[list[Answer]]]:
+    """Answers of the base policy to which a panel is fitted: the same for every run of one base.
 
-    return answers
+    The seed is fixed, so that the panel's sharpness belongs to (base, reward, rows) and not to a
+    run's luck; language models' answers are kept in the cache, since they cost a minute.
+    """
+    asked = parts.prompts.train[:CALIBRATION_PROMPTS]
+
+    def draw() -> list[list[Answer]]:
+        found: list[list[Answer]] = parts.policy.sample(asked, CALIBRATION_SAMPLES, seed=0)
+        return found
+
+    if parts.base is None:
+        return asked, draw()
+    from szpo import language
+
+    return asked, language.kept_answers(parts.config, parts.base, asked, draw)
 
 
 def _panel(maker: Callable[..., Any], parts: Parts, **more: Any) -> Any:
@@ -309,7 +325,7 @@ def _panel(maker: Callable[..., Any], parts: Parts, **more: Any) -> Any:
         reward=panel.reward,
         size=panel.size,
         rows=parts.config.optimizer.rows,
-        seed=parts.config.run.seed,
+        seed=0,
         logprob=getattr(parts.policy, "logprob_base", None),
         **more,
     )
@@ -323,6 +339,9 @@ def _settings(config: Config, layout: Layout, scale: float) -> Settings:
         changes["law"] = Law("block", min(o.block, dim))
     if o.warmup is not None:
         changes["warmup"] = o.warmup
+    elif config.subspace.kind == "random" and o.rule in ("known", "margin"):
+        # Nothing is known of how far votes carry along random directions: α is measured.
+        changes["warmup"] = 0 if o.adam or o.alpha is not None else WARMUP
     if o.steer:
         changes["steering"] = (o.kl_radius / 4, o.kl_radius * 4)
     return settings_of.defaults(
@@ -347,6 +366,22 @@ def _settings(config: Config, layout: Layout, scale: float) -> Settings:
         adam=Adam() if o.adam else None,
         **changes,
     )
+
+
+def _quadratic_kl(parts: Parts) -> Callable[[Theta], float] | None:
+    """KL to the start by its quadratic estimate |θ − θ₀|²/(2 scale²), nats per completion.
+
+    It costs nothing and grows too fast far out; the Monte-Carlo figure is `LoraPolicy.kl`.
+    """
+    if parts.base is None:
+        return None
+    start, scale = parts.policy.start(), parts.settings.scale
+
+    def estimate(theta: Theta) -> float:
+        moved = sum(float(((theta[n].astype(float) - start[n]) ** 2).sum()) for n in start)
+        return moved / (2 * scale * scale)
+
+    return estimate
 
 
 def _size(shape: Sequence[int]) -> int:

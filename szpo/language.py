@@ -5,7 +5,10 @@ Kept apart from `szpo.assemble` so that runs of other policies load no tensor li
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +26,7 @@ from szpo.models import Loaded
 from szpo.sampling import Sampling
 from szpo.settings import Settings
 from szpo.subspaces import Subspace
-from szpo.types import Prompt, Theta
+from szpo.types import Answer, Prompt, Theta
 
 Say = Callable[[str], None]
 
@@ -133,6 +136,33 @@ def record(base: Base) -> tuple[dict[str, Any], dict[str, Any]]:
     if not space.basis:
         tensors |= {f"{THETA0}{name}": value for name, value in space.start.items()}
     return facts, tensors
+
+
+def kept_answers(
+    config: Config, base: Base, prompts: Sequence[Prompt], draw: Callable[[], list[list[Answer]]]
+) -> list[list[Answer]]:
+    """What ``draw`` gives for this base, prompts and sampling, read from the cache if it is there.
+
+    A starting adapter is part of the policy and not of the key: its answers are never kept.
+    """
+    if base.loaded.adapter is not None:
+        return draw()
+    loaded = base.loaded
+    named = [loaded.sha256, loaded.dtype, loaded.quantization, asdict(_sampling(config)),
+             [p.turns for p in prompts]]  # fmt: skip
+    key = hashlib.sha256(json.dumps(named).encode()).hexdigest()
+    path = models.cache_dir() / "answers" / f"{key}.json"
+    if path.is_file():
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        return [[Answer(*answer) for answer in row] for row in rows]
+    found = draw()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}")
+    part.write_text(
+        json.dumps([[(a.text, a.end, a.tokens) for a in row] for row in found]), encoding="utf-8"
+    )
+    part.replace(path)
+    return found
 
 
 def save_adapter(policy: LoraPolicy, folder: Path) -> str:
