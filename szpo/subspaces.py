@@ -447,26 +447,31 @@ def calibrate(
 ) -> tuple[float, dict[str, Any]]:
     """The scale at which the mean KL of the members is ``target`` nats per completion.
 
-    Small samples bracket it in powers (KL grows about with the square of the scale); the last
-    pass uses ``kl_samples`` answers, and one more power law step from there gives the scale.
+    Small samples with the same random numbers search it by secants of log KL in log scale (KL
+    grows with the square of small scales); a last pass of ``kl_samples`` other answers corrects
+    what was found by one more such step.
 
     Raises:
         RunError: No scale moves the policy, or KL is not finite.
     """
     scale, power = 1.0, 2.0
     passes: list[tuple[float, float]] = []
-    for i in range(CALIBRATION_PASSES):
-        close = bool(passes) and abs(math.log(passes[-1][1] / target)) < 0.4
-        rows = max(1, kl_samples // KL_DIRECTIONS) if close else 4
-        kl = plan.kl(start, members(scale), rows, f"scale {i}").mean(1)
+    for i in range(CALIBRATION_PASSES + 1):
+        last = i == CALIBRATION_PASSES or (
+            bool(passes) and abs(math.log(passes[-1][1] / target)) < 0.25
+        )
+        rows = max(1, kl_samples // KL_DIRECTIONS) if last else 4
+        kl = plan.kl(start, members(scale), rows, "scale check" if last else "scale").mean(1)
         mean = float(kl.mean())
-        plan.progress("KL scale", i + 1, CALIBRATION_PASSES)
+        plan.progress("KL scale", i + 1, CALIBRATION_PASSES + 1)
         if not math.isfinite(mean):
             raise RunError(f"KL is {mean} at scale {scale}: the policy's logits are not finite")
         passes.append((scale, max(mean, 1e-9)))
-        step = min(max((target / passes[-1][1]) ** (1 / power), 1 / 16), 16.0)
-        scale *= step
-        if close:
+        if not last and len(passes) > 1 and passes[-1][0] != passes[-2][0]:
+            rise = math.log(passes[-1][1] / passes[-2][1])
+            power = min(max(rise / math.log(passes[-1][0] / passes[-2][0]), 1.0), 4.0)
+        scale *= min(max((target / passes[-1][1]) ** (1 / power), 1 / 16), 16.0)
+        if last:
             break
     if abs(math.log(passes[-1][1] / target)) > 2:
         raise RunError(
