@@ -104,6 +104,33 @@ def line_chart(
     return "".join([*parts, "</svg>"])
 
 
+def standalone(svg: str) -> str:
+    """The chart as a file of its own, with its colours inside, for both themes.
+
+    >>> standalone('<svg class="chart" viewBox="0 0 1 1"></svg>')[:41]
+    '<svg xmlns="http://www.w3.org/2000/svg" c'
+    """
+    light = ["#2563a8", "#c2571a", "#39824e"]
+    dark = ["#7db4ec", "#f0a36b", "#86cf9b"]
+    rules = [
+        "text{fill:#62696f;font:11px system-ui,sans-serif}.grid{stroke:#8885}",
+        ".reference{stroke:#888;stroke-dasharray:4 4}.line{fill:none;stroke-width:2}",
+        ".band{opacity:.18}.whisker{opacity:.35}.dot{opacity:.75}",
+        _colours(light),
+        f"@media(prefers-color-scheme:dark){{text{{fill:#9aa2a9}}{_colours(dark)}}}",
+    ]
+    opening = '<svg xmlns="http://www.w3.org/2000/svg"'
+    head, _, rest = svg.replace("<svg", opening, 1).partition(">")
+    return f"{head}><style>{''.join(rules)}</style>{rest}\n"
+
+
+def _colours(values: Sequence[str]) -> str:
+    return "".join(
+        f".s{i}.line,.s{i}.whisker{{stroke:{c}}}.s{i}.band,.s{i}.dot{{fill:{c}}}"
+        for i, c in enumerate(values)
+    )
+
+
 def _drawn(
     s: Series, i: int, at_x: Callable[[float], float], at_y: Callable[[float], float]
 ) -> list[str]:

@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from szpo import __version__, summary, votes
-from szpo.charts import Series, line_chart
+from szpo.charts import Series, line_chart, standalone
 from szpo.ledger import Ledger
 from szpo.summary import Facts, Summary
 from szpo.types import Answer, Comparison, Prompt
@@ -92,6 +92,16 @@ def render(
         words_per_minute=summary.WORDS_PER_MINUTE,
         version=__version__,
     )
+
+
+def picture(ledger: Ledger, *, score: Score | None = None, score_name: str = "reward") -> str:
+    """The chart that tells most about a run as an SVG file: its hidden reward, else win rates."""
+    facts = summary.steps(ledger)
+    if score is None:
+        return standalone(next(iter(_figures(ledger, facts, None, score_name))).svg)
+    series = [_rewards(ledger, facts, score, by_votes=True)]
+    title = f"{score_name} of the answers shown, over the votes spent"
+    return standalone(line_chart(title, series, x_label="votes", y_label=f"mean {score_name}"))
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -236,17 +246,20 @@ def _separation(voted: Sequence[Facts], window: int = 10) -> Series:
     return Series("better side, ten steps", xs, ys)
 
 
-def _rewards(ledger: Ledger, facts: Sequence[Facts], score: Score) -> Series:
+def _rewards(
+    ledger: Ledger, facts: Sequence[Facts], score: Score, *, by_votes: bool = False
+) -> Series:
     """Mean reward per step; the interval is over prompts, each prompt's two answers together."""
-    xs, means, halves = [], [], []
+    xs, means, halves, spent = [], [], [], 0
     for f in facts:
+        spent += f.votes
         rows = [row for c in ledger.comparisons(f.step) for row in c.rows]
         if not rows:
             continue
         values = [(score(row.prompt, row.plus) + score(row.prompt, row.minus)) / 2 for row in rows]
         mean = sum(values) / len(values)
         spread = sum((v - mean) ** 2 for v in values) / max(len(values) - 1, 1)
-        xs.append(f.step)
+        xs.append(spent if by_votes else f.step)
         means.append(mean)
         halves.append(1.96 * (spread / len(values)) ** 0.5)
     low = [m - h for m, h in zip(means, halves, strict=True)]

@@ -131,6 +131,7 @@ def report(
     run: str | None = place.RUN,
     out: Path | None = typer.Option(None, "--out", help="File to write; default: beside the run."),
     verify: bool = typer.Option(True, "--verify/--no-verify", help="Check the ledger as well."),
+    svg: Path | None = typer.Option(None, "--svg", help="Write the main chart here instead."),
     folder: Path = place.FOLDER,
     as_json: bool = screen.AS_JSON,
 ) -> None:
@@ -141,12 +142,12 @@ def report(
     target = out or path.with_suffix(".html")
     with Ledger.open(path, readonly=True) as ledger:
         panel = ledger.spec.get("config", {}).get("panel", {})
-        text = page.render(
-            ledger,
-            score=keep.hidden_reward(ledger),
-            score_name=str(panel.get("reward", "reward")),
-            verification=keep.verification(ledger) if verify else None,
-        )
+        score, name = keep.hidden_reward(ledger), str(panel.get("reward", "reward"))
+        if svg is not None:
+            target, text = svg, page.picture(ledger, score=score, score_name=name)
+        else:
+            found = keep.verification(ledger) if verify else None
+            text = page.render(ledger, score=score, score_name=name, verification=found)
     target.write_text(text, encoding="utf-8")
     if as_json:
         screen.emit({"report": str(target)})
