@@ -35,7 +35,7 @@ lint: $(STAMP)  ## ruff, mypy and spelling; changes nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/codespell --skip '*.jsonl,*.db,*.svg,*.npy,./.git,./$(VENV)' .
+	$(BIN)/codespell .
 
 format: $(STAMP)  ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
