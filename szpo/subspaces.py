@@ -138,8 +138,8 @@ def lora_config(
 
     linear = linear_names(model)
     if targets is None:
-        targets = [next((n for n in OUTPUTS if n in linear), "")]
-    missing = [t for t in targets if t not in linear and not _is_path(model, t)]
+        targets = [next((n for n in OUTPUTS if _is_path(model, n)), "")]
+    missing = [t for t in targets if not _is_path(model, t)]
     if missing or not targets:
         raise UsageError(
             f"no adapter layer matches {', '.join(map(repr, missing)) or 'the default'}; "
@@ -158,7 +158,7 @@ def lora_config(
     )  # fmt: skip
 
 
-OUTPUTS = ("down_proj", "fc2", "c_proj", "dense_4h_to_h", "fc_out", "w2", "o_proj", "out_proj")
+OUTPUTS = ("down_proj", "fc2", "mlp.c_proj", "dense_4h_to_h", "fc_out", "w2", "o_proj", "out_proj")
 """Names of the MLP's output layer in the families of transformers, most usual first."""
 
 
