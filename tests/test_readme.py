@@ -21,7 +21,7 @@ COMMANDS = {command.name for command in app.registered_commands}
 
 def test_every_command_is_in_the_readme_or_its_blocks() -> None:
     for name in COMMANDS:
-        assert re.search(rf"\bszpo {name}\b|make {name}\b", README) or name == "fetch", name
+        assert re.search(rf"\bszpo {name}\b|make {name}\b", README), name
 
 
 @pytest.mark.parametrize("line", [line for line in LINES if "szpo" in line.split(" ")[0]])
@@ -50,6 +50,12 @@ def test_files_and_names_it_mentions_exist() -> None:
         module, _, attribute = name.rpartition(".")
         known = plugins.names(name) or hasattr(import_module(module), attribute)
         assert known or name in {"szpo.rewards"}, name
+
+
+def test_picture_is_what_its_command_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    drawn = import_module("draw_step").draw()
+    assert (ROOT / "docs" / "step.svg").read_text(encoding="utf-8") == drawn
 
 
 def test_presets_it_lists_are_those_that_ship() -> None:
