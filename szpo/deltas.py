@@ -123,6 +123,7 @@ class Attachment:
 
     def __init__(self, sites: tuple[Site, ...], deltas: Deltas):
         self._m = deltas.members
+        self._device = next(iter(deltas.B.values())).device
         self._factors: dict[str, tuple[Tensor, Tensor]] = {}
         self._stacked: dict[str, tuple[Tensor, Tensor]] = {}
         for site in sites:
@@ -143,12 +144,13 @@ class Attachment:
         When rows are 0 … members−1 in order, each row is its own member and its delta is one small
         product of its own; otherwise the members' products are stacked and masked.
         """
+        rows = rows.to(self._device)
         self._rows = rows
         self._masks = {}
         self._own = (
             self._m > 1
             and rows.shape == (self._m, 1)
-            and bool((rows[:, 0] == torch.arange(self._m, device=rows.device)).all())
+            and bool((rows[:, 0] == torch.arange(self._m, device=self._device)).all())
         )
 
     def _mask(self, rank: int) -> Tensor:

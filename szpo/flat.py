@@ -171,8 +171,10 @@ class Prefill:
         head: int = 0,
         heads: dict[int, tuple[Tensor, Tensor]] | None = None,
         shared: bool = False,
+        device: torch.device | None = None,
     ):
         self._store = store
+        self._device = device or torch.device("cpu")
         self._head = head
         self._heads = heads or {}
         self._unit_lengths = lengths[sequence_of]
@@ -192,9 +194,10 @@ class Prefill:
         """Where each token of the flat list sits in the padded (sequences, longest) form."""
         self._head_of = head_of
         longest = int(lengths.max())
-        self._flat = (torch.arange(longest) < lengths[:, None]).flatten().nonzero()[:, 0]
+        flat = (torch.arange(longest) < lengths[:, None]).flatten().nonzero()[:, 0]
         first = lengths.cumsum(0) - lengths
-        self._padded = (first[:, None] + torch.arange(longest)).clamp(max=int(lengths.sum()) - 1)
+        padded = (first[:, None] + torch.arange(longest)).clamp(max=int(lengths.sum()) - 1)
+        self._flat, self._padded = flat.to(self._device), padded.to(self._device)
         self._masks: dict[int | None, Tensor] = {}
 
     def expand(self) -> None:
@@ -210,7 +213,8 @@ class Prefill:
             ahead = query - torch.arange(self._head + longest)
             seen = ahead >= 0 if window is None else (ahead >= 0) & (ahead < window)
             zero = torch.zeros(seen.shape, dtype=dtype)
-            self._masks[window] = zero.masked_fill(~seen, float("-inf"))[None, None]
+            mask = zero.masked_fill(~seen, float("-inf"))[None, None]
+            self._masks[window] = mask.to(self._device)
         return self._masks[window]
 
     def attend(

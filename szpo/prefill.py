@@ -213,9 +213,11 @@ class Prompts:
         head_of = torch.tensor([self._members.index(m) for _, m in pairs])
         lengths = torch.tensor([len(sequence) for sequence in sequences])
         heads = self._heads if head else None
+        device = self._model.device
         stage = Prefill(
-            lengths, sequence_of, head_of, store, head=head, heads=heads, shared=shared
-        )
+            lengths, sequence_of, head_of, store, head=head, heads=heads, shared=shared,
+            device=device,
+        )  # fmt: skip
         ids = torch.tensor([token for sequence in sequences for token in sequence])
         positions = torch.cat([torch.arange(head, head + len(s)) for s in sequences])
         if not shared:
@@ -228,9 +230,9 @@ class Prompts:
             if shared:
                 stack.enter_context(expanding(self._upper, stage))
             logits: Tensor = self._model(
-                input_ids=ids[None],
-                position_ids=positions[None],
+                input_ids=ids[None].to(device),
+                position_ids=positions[None].to(device),
                 use_cache=False,
-                logits_to_keep=sizes.cumsum(0) - 1,
+                logits_to_keep=(sizes.cumsum(0) - 1).to(device),
             ).logits[0]
         return logits
