@@ -25,11 +25,14 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## tune SmolLM2-135M from votes of a simulated panel (minutes, two cores)
 	@$(BIN)/szpo demo
 
+# Tests use tiny models, on which threads only wait for each other: a process per core instead.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
+
 test: $(STAMP)  ## what continuous integration runs
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
 
 test-all: $(STAMP)  ## everything, the slow tests included
-	$(BIN)/python -m pytest -q -m "not gpu"
+	$(PYTEST) -m "not gpu"
 
 lint: $(STAMP)  ## ruff, mypy and spelling; changes nothing
 	$(BIN)/ruff check .

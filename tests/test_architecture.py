@@ -96,20 +96,38 @@ def test_core_is_pure(module: str) -> None:
     assert not calls, f"{name(path)}:{calls[0].lineno} leaves the pure core"
 
 
+def module_level(path: Path) -> set[str]:
+    """Names of szpo's own modules that load together with a file."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    lazy = typing_only(path) | {
+        line
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
+    }
+    return {module for module, line in imports(path) if line not in lazy}
+
+
 def test_torch_stays_on_the_policy_side() -> None:
-    """Only the policy side and the baselines may load a tensor library when imported."""
-    policy_side = {
-        "lora", "engines", "models", "subspaces", "tinylm", "baselines", "weights", "deltas",
-        "scores", "flat", "prefill", "sampling", "engine_choice", "adapters", "language",
-    }  # fmt: skip
-    for path in PACKAGES["szpo"].rglob("*.py"):
-        part = path.relative_to(PACKAGES["szpo"]).parts[0].removesuffix(".py")
-        if any(part == side or part.startswith(f"{side}_") for side in policy_side):
+    """What the run's side loads names no tensor library, not even inside a function."""
+    files = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in PACKAGES["szpo"].rglob("*.py")
+    }
+    waiting = ["szpo", *(f"szpo.{part}" for part in (*LIGHT, *CORE))]
+    seen: set[str] = set()
+    while waiting:
+        module = waiting.pop()
+        if module in seen or module not in files:
             continue
-        skip = typing_only(path)
-        for module, line in imports(path):
-            if line not in skip:
-                assert module.split(".")[0] not in HEAVY, f"{name(path)}:{line} imports {module}"
+        seen.add(module)
+        path = files[module]
+        for imported, line in imports(path):
+            heavy = imported.split(".")[0] in HEAVY and line not in typing_only(path)
+            assert not heavy, f"{name(path)}:{line} imports {imported}"
+        waiting += module_level(path)
+    assert {"szpo.lora", "szpo.models", "szpo.subspaces"}.isdisjoint(seen)
+    assert len(seen) > 30
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name)
