@@ -107,6 +107,8 @@ def drive(ledger: Ledger, parts: Any, *, as_json: bool = False) -> int:
     screen.resumable(ledger.path)
     config: Config = parts.config
     score = keep.hidden_reward(ledger)
+    if parts.panel is None or not config.panel.inside:
+        screen.complain(f"waiting for votes from elsewhere, such as: szpo simulate {ledger.path}")
     live = screen.errors.is_terminal and not as_json
     with _bar(live) as bar:
         task = bar.add_task("votes", total=config.votes_per_step * config.steps, note="")
