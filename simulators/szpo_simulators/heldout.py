@@ -66,8 +66,12 @@ def measure(
     *,
     samples: int,
     seed: int,
+    moved: bool = True,
 ) -> Measurement:
-    """Answer every prompt ``samples`` times and score the answers."""
+    """Answer every prompt ``samples`` times and score the answers.
+
+    With ``moved`` false the policy stands at its start, whose KL to itself is 0 and not measured.
+    """
     drawn = policy.sample(prompts, samples, seed=seed)
     rewards = np.array(
         [
@@ -78,7 +82,7 @@ def measure(
     flat = [(p, a) for p, row in zip(prompts, drawn, strict=True) for a in row]
     read = [(p, a) for p, row in zip(prompts, drawn, strict=True) for a in row[:FLUENCY_SAMPLES]]
     logprob = policy.logprob_base([p for p, _ in read], [a for _, a in read])
-    kl, kl_stderr = policy.kl(prompts, seed=seed)
+    kl, kl_stderr = policy.kl(prompts, seed=seed) if moved else (0.0, 0.0)
     return Measurement(
         rewards=rewards,
         texts=tuple(tuple(answer.text for answer in row) for row in drawn),

@@ -45,7 +45,9 @@ def measure_run(
     asked = parts.prompts.heldout[: config.evaluation.prompts]
     samples = config.evaluation.samples
     ready = time.monotonic()
-    before = heldout.measure(policy, asked, liked.score, samples=samples, seed=config.run.seed)
+    before = heldout.measure(
+        policy, asked, liked.score, samples=samples, seed=config.run.seed, moved=False
+    )
     say(f"held-out {config.panel.reward} before: {before.rewards.mean():.3f}")
     measured = time.monotonic()
     reports: list[controller.StepReport] = []
