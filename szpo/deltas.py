@@ -30,6 +30,9 @@ PLAIN_LORA_ONLY = (
     "use_qalora",
 )
 
+WIDE = 64
+"""Members times rank up to which a shared A is stacked once per member."""
+
 
 @dataclass(frozen=True, slots=True)
 class Site:
@@ -129,7 +132,10 @@ class Attachment:
         for site in sites:
             A, B = deltas.A[site.name], deltas.B[site.name] * site.scale
             self._factors[site.name] = (A, B)
-            # (members·r, out) and (in, r) or (in, members·r): one product serves all members.
+            if A.dim() == 2 and self._m * site.rank <= WIDE:
+                A = A.repeat(self._m, 1)  # cheaper than repeating each result
+            # (in, members·r), or (in, r) where members share a large A, and (members·r, out):
+            # one product serves all members.
             self._stacked[site.name] = (
                 A.reshape(-1, A.shape[-1]).t(),
                 B.permute(0, 2, 1).reshape(-1, B.shape[1]).contiguous(),
@@ -172,7 +178,8 @@ class Attachment:
             rank = Bs.shape[0] // self._m
             if h.shape[-1] == rank:
                 h = h.repeat(*(1,) * (h.dim() - 1), self._m)
-            h = h * self._mask(rank)
+            mask = self._mask(rank)
+            h = h * mask if h.requires_grad else h.mul_(mask)
         return h @ Bs
 
     def hook(self, name: str) -> Any:
