@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -22,7 +21,7 @@ from szpo.evaluators import Evaluator
 from szpo.guards import Bands
 from szpo.lease import Lease
 from szpo.ledger import Clock, Ledger, Record
-from szpo.questions import Prompts, compare, prompt_order
+from szpo.questions import Prompts, clean, compare, prompt_order
 from szpo.settings import Settings
 from szpo.stepreport import Outcome, StepReport, flatten, plain
 from szpo.types import Comparison, Info, Query, Theta, Vote
@@ -34,7 +33,6 @@ __all__ = ["Bands", "Outcome", "StepReport", "prompt_order", "run"]
 
 CANARY_STEPS = 3
 """So many steps in a row with every answer alike on both sides are an error."""
-_STATES: WeakKeyDictionary[Ledger, optimizer.State] = WeakKeyDictionary()
 
 
 def run(
@@ -80,7 +78,8 @@ def run(
             ledger, policy, evaluator, prompts, replay.settings(ledger), held,
             kl=kl, bands=bands or Bands(), lag=lag, deadline_s=deadline_s, wait=wait, timer=timer,
         )  # fmt: skip
-        return loop.drive(until_step, votes_budget, on_step)
+        with lease.kept(ledger, held):
+            return loop.drive(until_step, votes_budget, on_step)
     finally:
         # A lease that cannot be given back runs out; the first error is the one to show.
         with contextlib.suppress(SzpoError):
@@ -109,7 +108,6 @@ class _Loop:
     made: dict[int, dict[str, float]] = field(default_factory=dict)
     spent: int = 0
     read: int = 0
-    renewed_us: int = 0
     generation_s: float = 0.0
     evaluation_s: float = 0.0
 
@@ -153,15 +151,26 @@ class _Loop:
         ledger = self.ledger
         if self.policy.layout != self.settings.layout:
             raise UsageError("run: the policy's layout is not that of the ledger")
-        before = _STATES.get(ledger)
-        if before is None or before.settings != self.settings:
-            before = optimizer.init(self.settings)
-        self.state = _STATES[ledger] = replay.advance(ledger, self.settings, before)
+        self.state = replay.retell(ledger, self.settings)
         self._catch_up()
         total = ledger.query("SELECT coalesce(sum(n_votes), 0) AS total FROM updates")[0]["total"]
         self.spent = round(total)
         self.read = sum(event["body"].get("answers_read", 0) for event in ledger.events("step"))
-        self.renewed_us = ledger.clock()
+        for row in ledger.steps()[: self.state.step]:
+            self._count_void(row)
+
+    def _count_void(self, row: Record) -> None:
+        """A step that was closed and then made void has cost its votes all the same."""
+        if row["state"] == "void" and row["closed_by"] is not None:
+            self.spent += len(votes.counted(self.ledger, row["step"]))
+            self.read += self._answers_read(
+                votes.standing(self.ledger, row["step"]), self.ledger.comparisons(row["step"])
+            )
+
+    @staticmethod
+    def _answers_read(standing: Sequence[Vote], comparisons: Sequence[Comparison]) -> int:
+        shown = {c.id: 2 * sum(not r.identical for r in c.rows) for c in comparisons}
+        return sum(shown[vote.comparison] for vote in standing)
 
     def _catch_up(self) -> None:
         ledger = self.ledger
@@ -209,9 +218,10 @@ class _Loop:
             if row is None:
                 query = optimizer.ask(self.state, step)
                 steps.plan(ledger, epoch, self.settings, query, self.head)
-            steps.begin(ledger, epoch, step)
+            if not steps.begin(ledger, epoch, step):
+                return  # void
         query = self._query(step)
-        prompts = tuple(self.prompts(step))
+        prompts = tuple(clean(prompt) for prompt in self.prompts(step))
         size = self.settings.N * self.settings.D
         if len(prompts) != self.settings.K * size:
             raise UsageError(
@@ -228,9 +238,7 @@ class _Loop:
         comparisons = compare(self.settings, step, asked, batches)
         notes = {**guards.figures(comparisons), "generation_s": took}
         head = self.policy.digest()
-        with ledger.transaction("controller"):
-            self._keep_lease(always=True)  # a generation may outlast a lease that nobody took
-            steps.store(ledger, epoch, step, comparisons, head, notes=notes, then_open=then_open)
+        steps.store(ledger, epoch, step, comparisons, head, notes=notes, then_open=then_open)
         self.made[step] = notes
 
     def _query(self, step: int) -> Query:
@@ -258,7 +266,8 @@ class _Loop:
         asked = any(not c.identical for c in comparisons)
         if self._row(step)["state"] == "open" and asked:
             self._evaluating(lambda: self.evaluator.submit(comparisons))
-        if self.lag:
+        # A step planned under lag 1 keeps its head, also when the run goes on without lag.
+        if self.lag or ledger.step(step + 1) is not None:
             self._generate(step + 1, then_open=False)
         while True:
             row = self._row(step)
@@ -274,7 +283,7 @@ class _Loop:
                 if flags["paused_by"] is not None:
                     return self._end("paused", f"{flags['paused_by']}: {flags['pause_reason']}")
                 self._evaluating(self.wait)
-                self._keep_lease()
+                lease.check(ledger, self.lease)
 
     def _evaluating(self, act: Callable[[], object]) -> None:
         started = self.timer()
@@ -293,7 +302,7 @@ class _Loop:
     ) -> StepReport | None:
         ledger, settings, row = self.ledger, self.settings, self._row(step)
         if row["state"] == "void":
-            self.state = _STATES[ledger] = replay.advance(ledger, settings, self.state)
+            self._pass_over(row)
             return None
         counted = votes.counted(ledger, step)
         tally = votes.tally(ledger, step, settings.K, settings.N)
@@ -307,23 +316,30 @@ class _Loop:
         head = coordinates.digest(theta, settings.layout, ledger.basis_sha256)
         report = self._report(row, comparisons, counted, info, theta, head)
         notes = {**asdict(report), **report.figures, "figures": None, "seconds": None}
-        steps.apply(
-            ledger, self.lease.epoch, updates,
-            rule=settings.rule, info=info, tally=tally, votes_sha256=report.votes_sha256,
-            theta_sha256=head,
-            notes=plain({**notes, **self._seconds(started)}),
-        )  # fmt: skip
+        with ledger.transaction("controller"):  # a guard's pause is never lost to a crash
+            done = steps.apply(
+                ledger, self.lease.epoch, updates,
+                rule=settings.rule, info=info, tally=tally, votes_sha256=report.votes_sha256,
+                theta_sha256=head,
+                notes=plain({**notes, **self._seconds(started)}),
+            )  # fmt: skip
+            if done and (broken := self.bands.broken(asdict(report))) is not None:
+                lease.pause(ledger, f"guard {broken[0]}", f"after step {step}: {broken[1]}")
+        if not done:
+            self._pass_over(self._row(step))
+            return None
         # From here on the step is done; what follows is a function of the ledger.
-        self.theta, self.head = theta, head
-        self.state = _STATES[ledger] = state
+        self.theta, self.head, self.state = theta, head, state
         self.spent, self.read = report.total_votes, report.total_answers_read
         for update in added:
             self.policy.apply(update)
         self._same_weights(f"after step {step}")
-        if (broken := self.bands.broken(asdict(report))) is not None:
-            lease.pause(ledger, f"guard {broken[0]}", f"after step {step}: {broken[1]}")
-        self._keep_lease()
         return replace(report, seconds=self._seconds(started))
+
+    def _pass_over(self, row: Record) -> None:
+        """A void step moves nothing."""
+        self._count_void(row)
+        self.state = replay.advance(self.ledger, self.settings, self.state)
 
     def _seconds(self, started: float) -> dict[str, float]:
         total = self.timer() - started
@@ -342,9 +358,8 @@ class _Loop:
         theta: Theta,
         head: str,
     ) -> StepReport:
-        shown = {c.id: 2 * sum(not r.identical for r in c.rows) for c in comparisons}
         standing = votes.standing(self.ledger, row["step"])
-        read = sum(shown[vote.comparison] for vote in standing)
+        read = self._answers_read(standing, comparisons)
         flat = flatten(theta, self.settings.layout)
         figures = self._figures(row["step"], comparisons)
         return StepReport(
@@ -366,7 +381,7 @@ class _Loop:
             norm=float(np.linalg.norm(flat)),
             moved=float(np.linalg.norm(flat - flatten(self.theta, self.settings.layout))),
             mu=row["mu"],
-            alpha=self.state.alpha,
+            alpha=(info.extra or {}).get("alpha"),
             kl_radius=info.kl_radius,
             capped=info.capped,
             warmup=info.warmup,
@@ -392,12 +407,6 @@ class _Loop:
         if row is None:
             raise IntegrityError(f"step {step} is missing from {self.ledger.path.name}")
         return row
-
-    def _keep_lease(self, *, always: bool = False) -> None:
-        now = self.ledger.clock()
-        if always or abs(now - self.renewed_us) > self.lease.ttl_us // 3:
-            lease.renew(self.ledger, self.lease)
-            self.renewed_us = now
 
     def _end(self, status: Literal["finished", "paused", "stopped"], reason: str) -> Outcome:
         return Outcome(status, reason, self.state.step, self.spent)

@@ -110,10 +110,11 @@ def answer(
     """Let a panel (id → judge, in order) answer comparisons of the open step until M is met.
 
     Two transactions per round: all seats, then all answers; a judge is asked in between, so a
-    slow one holds no lock. A skip frees the seat for the next panelist in line.
+    slow one holds no lock. A skip frees the seat for the next panelist in line. Nobody is asked
+    once the step is closed or void; what was being answered then is stored as late.
 
     Raises:
-        UsageError: M is larger than the panel.
+        UsageError: M is larger than the panel, or the step does not exist.
         RunError: everybody has been asked and a comparison still lacks votes.
     """
     asked = [c for c in comparisons if not c.identical]
@@ -121,20 +122,25 @@ def answer(
         return
     ledger, ids = service.ledger, list(panel)
     row = ledger.step(asked[0].step)
-    m = 0 if row is None else row["m"]
+    if row is None:
+        raise UsageError(f"step {asked[0].step} does not exist in {ledger.path.name}")
+    m = row["m"]
     if m > len(ids):
         raise UsageError(f"M = {m} needs {m} panelists; {len(ids)} are in the panel")
-    places = {c.id: (c.k * (row["n"] if row else 1) + c.n) * m for c in asked}
+    places = {c.id: (c.k * row["n"] + c.n) * m for c in asked}
     lines = {c.id: seat_order(ledger.root_seed, c.step, places[c.id], ids) for c in asked}
     while True:
-        have = {c.id: 0 for c in asked}
-        for vote in votes.standing(ledger, asked[0].step):
-            have[vote.comparison] += vote.verdict != "skip"
-        short = [c for c in asked if have[c.id] < m]
-        if not short:
-            return
         seats = []
         with ledger.transaction("votes"):
+            if not _is_open(ledger, row["step"]):
+                return
+            have = {c.id: 0 for c in asked}
+            for vote in votes.standing(ledger, row["step"]):
+                if vote.comparison in have:  # others of the step may be somebody else's to answer
+                    have[vote.comparison] += vote.verdict != "skip"
+            short = [c for c in asked if have[c.id] < m]
+            if not short:
+                return
             for comparison in short:
                 lack = m - have[comparison.id]
                 for panelist in lines[comparison.id]:
@@ -161,6 +167,11 @@ def answer(
             for (comparison, panelist, seat), choice in zip(seats, chosen, strict=True):
                 idem = _key(ledger.root_seed, "idem", comparison, panelist).hex()
                 service.cast(seat.id, choice, idem=idem)
+
+
+def _is_open(ledger: Ledger, step: int) -> bool:
+    row = ledger.step(step)
+    return row is not None and row["state"] == "open"
 
 
 def seat_order(root_seed: int, step: int, place: int, ids: Sequence[str]) -> list[str]:

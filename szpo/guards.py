@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from szpo import metrics
 from szpo.errors import UsageError
 from szpo.types import Answer, Comparison
 
@@ -17,8 +17,8 @@ Band = tuple[float, float]
 class Bands:
     """Closed intervals that a step's figures must stay in; None watches nothing.
 
-    ``kl`` in nats per completion, ``length`` in the unit of `mean_length`, ``repetition`` and
-    ``identical`` are shares. ``norm`` is |θ|.
+    ``kl`` in nats per completion, ``length`` in the unit of `mean_length`; ``repetition`` (mean
+    over the answers of `szpo.metrics.repetition`) and ``identical`` are shares. ``norm`` is |θ|.
 
     >>> Bands(kl=(0, 15)).broken({"kl": 16.2, "length": 20.0})
     ('kl', 'kl is 16.2, outside 0 … 15')
@@ -56,20 +56,6 @@ def mean_length(answers: Sequence[Answer]) -> float:
     return sum(answer.tokens for answer in answers) / len(answers)
 
 
-def repetition(answers: Sequence[Answer]) -> float:
-    """Mean share of word pairs that an answer has said before.
-
-    >>> repetition([Answer("a b a b a b")]), repetition([Answer("one two three")])
-    (0.6, 0.0)
-    """
-    shares = []
-    for answer in answers:
-        words = answer.text.lower().split()
-        pairs = list(itertools.pairwise(words))
-        shares.append(1 - len(set(pairs)) / len(pairs) if pairs else 0.0)
-    return sum(shares) / len(shares) if shares else 0.0
-
-
 def figures(comparisons: Sequence[Comparison]) -> dict[str, float]:
     """What a step's texts tell without a model: lengths, repetition, shares of equal rows."""
     rows = [row for comparison in comparisons for row in comparison.rows]
@@ -79,7 +65,7 @@ def figures(comparisons: Sequence[Comparison]) -> dict[str, float]:
         "length": mean_length(both),
         "length_plus": mean_length(plus),
         "length_minus": mean_length(minus),
-        "repetition": repetition(both),
+        "repetition": sum(metrics.repetition(a.text) for a in both) / max(len(both), 1),
         "identical": sum(row.identical for row in rows) / max(len(rows), 1),
         "identical_comparisons": float(sum(c.identical for c in comparisons)),
         "truncated": sum(answer.end == "length" for answer in both) / max(len(both), 1),

@@ -7,12 +7,15 @@ that slept through its lease fails cleanly instead of writing twice.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import socket
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from szpo.errors import LeaseError, UsageError
+from szpo.errors import LeaseError, SzpoError, UsageError
 from szpo.ledger import Ledger, Record
 
 DEFAULT_TTL_US = 60_000_000
@@ -73,6 +76,34 @@ def renew(ledger: Ledger, lease: Lease) -> None:
             "UPDATE controller SET lease = ?, expires_us = ? WHERE run = ?",
             (lease.holder, ledger.clock() + lease.ttl_us, ledger.run),
         )
+
+
+@contextlib.contextmanager
+def kept(ledger: Ledger, lease: Lease) -> Iterator[None]:
+    """Renew the lease from a thread of its own, thrice in its length, while the block runs.
+
+    A rollout or a judge may think for longer than any lease; a process that is killed or
+    suspended renews nothing. Once another controller has the run the thread ends, and the fence
+    stops the block at its next write.
+    """
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(lease.ttl_us / 3e6):
+            try:
+                renew(ledger, lease)
+            except LeaseError:
+                return
+            except SzpoError:  # a busy or full disk: the block meets it itself if it lasts
+                continue
+
+    thread = threading.Thread(target=beat, name="szpo-lease", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def check(ledger: Ledger, lease: Lease) -> None:

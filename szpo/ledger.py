@@ -25,13 +25,15 @@ from sqlite_utils import Database
 from szpo import coordinates, records
 from szpo.errors import IntegrityError, RunError, StorageError, UsageError
 from szpo.records import canonical, sha256
-from szpo.storage import check_place, connect, translate
+from szpo.storage import check_place, connect, publish, translate
 from szpo.types import Comparison, Layout, Row, Theta, Update
 
 APPLICATION_ID: Final = 0x535A504F
 SCHEMA_VERSION: Final = 1
 THETA0: Final = "theta0/"
 """Tensors of this prefix are the start of the master coordinates; without any it is zero."""
+BASIS: Final = "basis/"
+"""Tensors of this prefix are the basis of a subspace; `runs.basis_sha256` covers them."""
 NO_BASE: Final = sha256("no base model")
 """The base hash of policies that stand on no stored model."""
 
@@ -155,7 +157,7 @@ class Ledger:
                 conn.execute("COMMIT")
             finally:
                 conn.close()
-            os.link(draft, path)  # fails, never overwrites, if somebody was faster
+            publish(draft, path)
         except FileExistsError:
             raise StorageError(f"{path} already exists; choose another name") from None
         except (OSError, sqlite3.Error) as error:
@@ -476,7 +478,7 @@ def _plain(table: str, column: str, value: Any) -> Any:
             raise RunError(f"{table}.{column} is {value}; nothing was recorded")
         return float(value) + 0.0  # SQLite keeps no −0.0, and the hash must match what it keeps
     if isinstance(value, str):  # engines may emit halves of surrogate pairs; UTF-8 cannot
-        return value.encode("utf-8", "replace").decode("utf-8")
+        return records.utf8(value)
     return value
 
 

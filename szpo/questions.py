@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from szpo import seeds
+from szpo import records, seeds
 from szpo.errors import RunError, UsageError
 from szpo.settings import Settings
 from szpo.types import Answer, Batch, Comparison, Prompt, Row
@@ -57,7 +57,7 @@ def compare(
     result = []
     for k in range(settings.K):
         rows = [
-            Row(prompt, _clean(plus), _clean(minus))
+            Row(clean(prompt), _clean(plus), _clean(minus))
             for prompt, plus, minus in zip(
                 prompts[2 * k], batches[2 * k], batches[2 * k + 1], strict=True
             )
@@ -69,7 +69,16 @@ def compare(
     return tuple(result)
 
 
+def clean(prompt: Prompt) -> Prompt:
+    """The prompt as UTF-8 can hold it: halves of surrogate pairs become question marks.
+
+    >>> clean(Prompt.user("Why " + chr(0xD83D) + "?")).text
+    'Why ??'
+    """
+    turns = tuple((records.utf8(role), records.utf8(text)) for role, text in prompt.turns)
+    return prompt if turns == prompt.turns else Prompt(turns)
+
+
 def _clean(answer: Answer) -> Answer:
-    """The answer as UTF-8 can hold it: halves of surrogate pairs become question marks."""
-    text = answer.text.encode("utf-8", "replace").decode("utf-8")
+    text = records.utf8(answer.text)
     return answer if text == answer.text else Answer(text, answer.end, answer.tokens)

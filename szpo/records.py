@@ -65,6 +65,11 @@ def canonical(value: Any) -> str:
     )
 
 
+def utf8(text: str) -> str:
+    """The text as UTF-8 can hold it: halves of surrogate pairs become question marks."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 def sha256(content: str | bytes) -> str:
     """Hex SHA-256 of bytes, or of a text's UTF-8 form (lone surrogates pass through)."""
     if isinstance(content, str):
@@ -104,6 +109,17 @@ def rows_sha256(rows: Iterable[Row]) -> str:
             ]
         )
     )
+
+
+def payload_sha256(
+    assignment: str,
+    choice: str,
+    skip_reason: str | None,
+    dwell_ms: int | None,
+    details: str | None,
+) -> str:
+    """The hash of what a client sent as an answer: the same key must bring the same."""
+    return sha256(canonical([assignment, choice, skip_reason, dwell_ms, details]))
 
 
 def votes_sha256(votes: Iterable[Vote]) -> str:

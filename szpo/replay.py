@@ -13,10 +13,12 @@ from typing import IO, Any
 
 from szpo import coordinates, optimizer, votes
 from szpo.errors import IntegrityError, UsageError
+from szpo.findings import Failure, Report, StepCheck
+from szpo.folding import settings
 from szpo.ledger import Ledger, Record
-from szpo.settings import Settings, settings_from_json
+from szpo.settings import Settings
 from szpo.types import Theta, Update
-from szpo.verification import Failure, Report, StepCheck, verify
+from szpo.verification import verify
 
 __all__ = [
     "Failure",
@@ -31,22 +33,6 @@ __all__ = [
     "write_csv",
     "write_jsonl",
 ]
-
-
-def settings(ledger: Ledger) -> Settings:
-    """The optimizer's settings as the run's spec records them.
-
-    Raises:
-        IntegrityError: the spec has none, or they disagree with the run's seed or layout.
-    """
-    if "optimizer" not in ledger.spec:
-        raise IntegrityError(f"{ledger.path.name}: the spec has no optimizer settings")
-    found = settings_from_json(ledger.spec["optimizer"])
-    if found.root_seed != ledger.root_seed or found.layout != ledger.layout:
-        raise IntegrityError(
-            f"{ledger.path.name}: the optimizer's seed or layout is not that of the run"
-        )
-    return found
 
 
 def added(

@@ -40,6 +40,7 @@ class StepReport:
     """|θ after − θ before|."""
     mu: float
     alpha: float | None
+    """Of this step, its schedule applied; None in a warm-up and under ``bayes``."""
     kl_radius: float | None
     capped: bool
     warmup: bool

@@ -33,9 +33,13 @@ def plan(ledger: Ledger, epoch: int, settings: Settings, query: Query, head: str
         )  # fmt: skip
 
 
-def begin(ledger: Ledger, epoch: int, step: int) -> None:
-    """Generation starts, or starts again whole after a crash."""
-    _move(ledger, epoch, step, "generating")
+def begin(ledger: Ledger, epoch: int, step: int) -> bool:
+    """Generation starts, or starts again whole after a crash; False if the step is void."""
+    with ledger.transaction("controller"):
+        if _row(ledger, step)["state"] == "void":
+            return False
+        _move(ledger, epoch, step, "generating")
+    return True
 
 
 def store(
@@ -47,11 +51,11 @@ def store(
     *,
     notes: Mapping[str, Any],
     then_open: bool,
-) -> None:
+) -> bool:
     """Store all answers of a step at once; with lag 0 the same transaction opens it.
 
     ``head`` is the digest of the weights that answered; ``notes`` goes into the event
-    "generated".
+    "generated". False, and nothing is stored, if somebody made the step void meanwhile.
 
     Raises:
         IntegrityError: the answers come from other weights than the planned ones.
@@ -59,6 +63,8 @@ def store(
     """
     with ledger.transaction("controller"):
         row = _row(ledger, step)
+        if row["state"] == "void":
+            return False
         if row["head_sha256"] != head:
             raise IntegrityError(
                 f"step {step}: answered by weights {head[:12]}, planned from "
@@ -89,6 +95,7 @@ def store(
             open_step(ledger, epoch, step)
         else:  # also fences a batch that waits for its turn
             _move(ledger, epoch, step, "generating")
+    return True
 
 
 def stored(ledger: Ledger, step: int) -> bool:
@@ -98,8 +105,10 @@ def stored(ledger: Ledger, step: int) -> bool:
 
 
 def open_step(ledger: Ledger, epoch: int, step: int) -> None:
-    """Show the step to evaluators."""
+    """Show the step to evaluators, unless it is void."""
     with ledger.transaction("controller"):
+        if _row(ledger, step)["state"] == "void":
+            return
         _move(ledger, epoch, step, "open")
         ledger.execute(
             "UPDATE steps SET opened_us = ? WHERE run = ? AND step = ?",
@@ -157,13 +166,17 @@ def apply(
     votes_sha256: str,
     theta_sha256: str,
     notes: Mapping[str, Any],
-) -> None:
+) -> bool:
     """Write a step's updates and flip its state: the one commit that changes the run.
 
-    ``notes`` becomes the event "step": figures for people, read back by no computation.
+    ``notes`` becomes the event "step": figures for people, read back by no computation. With them
+    stands the step's row, which is itself outside the chain. False, and nothing is written, if
+    somebody made the step void meanwhile.
     """
     step = updates[0].step
     with ledger.transaction("controller"):
+        if _row(ledger, step)["state"] == "void":
+            return False
         last = ledger.query(
             "SELECT row_sha256 FROM updates WHERE run = ? ORDER BY step DESC, k DESC LIMIT 1",
             (ledger.run,),
@@ -181,7 +194,7 @@ def apply(
                 "rule": rule,
                 "estimate": finite(info.delta[update.k]),
                 "stderr": finite(info.stderr[update.k]),
-                "n_votes": _votes_of(tally, update),
+                "n_votes": votes_of(tally, update, whole=len(updates) == 1),
                 "votes_sha256": votes_sha256,
                 "theta_sha256": theta_sha256,
                 "prev_sha256": prev,
@@ -191,7 +204,9 @@ def apply(
             row["row_sha256"] = prev = records.update_sha256(row)
             ledger.append("updates", row)
         _move(ledger, epoch, step, "applied")
-        ledger.record_event("step", "controller", {"step": step, **notes})
+        body = {**notes, "step": step, "row": _row(ledger, step)}
+        ledger.record_event("step", "controller", body)
+    return True
 
 
 def void(ledger: Ledger, step: int, reason: str, actor: str) -> None:
@@ -208,7 +223,8 @@ def void(ledger: Ledger, step: int, reason: str, actor: str) -> None:
             raise UsageError(f"step {step} is {row['state']}; only an unapplied step can be void")
         epoch = int(ledger.query("SELECT epoch FROM controller")[0]["epoch"])
         _move(ledger, epoch, step, "void")
-        ledger.record_event("void", actor, {"step": step, "reason": reason})
+        body = {"step": step, "reason": reason, "row": _row(ledger, step)}
+        ledger.record_event("void", actor, body)
 
 
 def finite(value: float | None) -> float | None:
@@ -216,9 +232,10 @@ def finite(value: float | None) -> float | None:
     return None if value is None or not np.isfinite(value) else float(value) + 0.0
 
 
-def _votes_of(tally: Tally, update: Update) -> float:
+def votes_of(tally: Tally, update: Update, *, whole: bool) -> float:
+    """The votes behind a row of `updates`: all of the step's if it is its only one (``whole``)."""
     counts = tally.plus + tally.minus + tally.tie
-    return float((counts if update.vector is not None else counts[update.k]).sum()) + 0.0
+    return float((counts if whole else counts[update.k]).sum()) + 0.0
 
 
 def _row(ledger: Ledger, step: int) -> Record:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from pathlib import Path
 from typing import NoReturn
@@ -42,6 +43,21 @@ def check_place(path: Path, *, new: bool) -> None:
         raise StorageError(
             f"{path} lies on {kind}, where file locks do not hold; use a local folder"
         )
+
+
+def publish(draft: Path, path: Path) -> None:
+    """Give a finished file its name, never over another file.
+
+    Raises:
+        FileExistsError: somebody was faster.
+    """
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        raise
+    except OSError:  # exFAT and some mounts have no hard links: take the name, then fill it
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        os.replace(draft, path)
 
 
 def filesystem(folder: Path) -> str:

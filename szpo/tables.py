@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from szpo import replay
+from szpo.findings import Report
 from szpo.ledger import Ledger
 from szpo.types import Theta
-from szpo.verification import Report
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,7 +45,8 @@ class Tables:
         told = {event["body"]["step"]: event["body"] for event in self.ledger.events("step")}
         rows = []
         for row in self.ledger.steps():
-            figures = {k: v for k, v in told.get(row["step"], {}).items() if k not in row}
+            figures = told.get(row["step"], {})
+            figures = {k: v for k, v in figures.items() if k not in row and k != "row"}
             del row["run"]
             rows.append({**row, **figures})
         return _frame(rows, STEPS)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
 from szpo import records, seeds
-from szpo.counting import counted, excluded, missing, sides, standing, tally, verdict
+from szpo.counting import counted, missing, sides, standing, tally, verdict
 from szpo.errors import SzpoError, UsageError
 from szpo.ledger import Clock, Ledger, Record
 from szpo.types import Assignment, Choice, Vote
@@ -41,9 +41,15 @@ SEAT_TTL_US: Final = 600_000_000
 
 _IDEM = re.compile(r"[A-Za-z0-9_.:-]{16,64}")
 _SEATS = (
-    "SELECT a.*, (SELECT min(vote) FROM votes v WHERE v.assignment = a.assignment) AS first_vote "
-    "FROM assignments a WHERE a.comparison = ? ORDER BY a.served_us, a.rowid"
+    "SELECT a.*, f.vote AS first_vote, l.choice AS last_choice, "
+    "(SELECT action FROM amendments WHERE vote = l.vote ORDER BY amendment DESC LIMIT 1) "
+    "AS last_action FROM assignments a "
+    "LEFT JOIN votes f ON f.assignment = a.assignment AND f.revision = 0 "
+    "LEFT JOIN votes l ON l.assignment = a.assignment AND l.revision = "
+    "(SELECT max(revision) FROM votes WHERE assignment = a.assignment) "
+    "WHERE a.comparison = ? ORDER BY a.served_us, a.rowid"
 )
+"""The seats of a comparison, each with its first answer, its last one and what became of that."""
 
 
 class VoteConflictError(SzpoError):
@@ -115,8 +121,7 @@ class VoteService:
             if kind == "person":
                 panelist = secrets.token_hex(8)
             else:
-                key = seeds.derive(self.ledger.root_seed, "panelist", name=f"{kind}/{pseudonym}")
-                panelist = key[:8].hex()
+                panelist = panelist_id(self.ledger.root_seed, kind, pseudonym)
             self.ledger.execute(
                 "INSERT INTO panelists VALUES (?, ?, ?, ?)",
                 (panelist, kind, pseudonym, self.clock()),
@@ -241,10 +246,10 @@ class VoteService:
             raise UsageError("vote: a skip reason belongs to a skip")
         if dwell_ms is not None and not 0 <= dwell_ms < 2**53:
             raise UsageError(f"vote: dwell_ms is {dwell_ms}; give milliseconds from 0")
-        text = None if details is None else records.canonical(details)
-        payload = records.sha256(
-            records.canonical([assignment, choice, skip_reason, dwell_ms, text])
-        )
+        dwell_ms = None if dwell_ms is None else int(dwell_ms)
+        text = None if details is None else records.utf8(records.canonical(details))
+        skip_reason = None if skip_reason is None else records.utf8(skip_reason)
+        payload = records.payload_sha256(assignment, choice, skip_reason, dwell_ms, text)
         with self.ledger.transaction("votes"):
             seat = self._seat_row(assignment, panelist)
             before = self.ledger.query(
@@ -350,32 +355,23 @@ class VoteService:
     def _side_in_use(self, seat: Record, now: int) -> bool:
         if seat["first_vote"] is None:
             return bool(seat["expires_us"] > now)
-        last = self.ledger.query(
-            "SELECT vote, choice FROM votes WHERE assignment = ? ORDER BY revision DESC LIMIT 1",
-            (seat["assignment"],),
-        )[0]
-        return last["choice"] != "skip" and last["vote"] not in excluded(self.ledger)
+        return bool(seat["last_choice"] != "skip" and seat["last_action"] != "exclude")
 
     def _seat(self, head: Record, panelist: str, m: int, tab: str | None) -> Assignment:
         now, root = self.clock(), self.ledger.root_seed
-        place = f"{head['n']}/{panelist}"
         if self._kind(panelist) == "person":
             assignment = secrets.token_hex(16)
         else:
-            key = seeds.derive(root, "assignment", step=head["step"], k=head["k"], name=place)
-            assignment = key.hex()
+            assignment = seat_id(root, head, panelist)
         d = self.ledger.query(
             "SELECT count(*) AS d FROM answers WHERE comparison = ?", (head["comparison"],)
         )[0]["d"]
-        order = seeds.permutation(
-            seeds.derive(root, "order", step=head["step"], k=head["k"], name=place), d
-        )
         row = {
             "assignment": assignment,
             "comparison": head["comparison"],
             "panelist": panelist,
             "plus_side": self._free_side(head, m, now),
-            "prompt_order": records.canonical([int(i) for i in order]),
+            "prompt_order": records.canonical(prompt_order(root, head, panelist, d)),
             "served_us": now,
             "expires_us": now + self.seat_ttl_us,
             "tab": tab,
@@ -423,6 +419,27 @@ class VoteService:
         if not found or panelist not in (None, found[0]["panelist"]):
             raise UsageError("vote: there is no such comparison for this panelist")
         return found[0]
+
+
+def panelist_id(root_seed: int, kind: str, pseudonym: str) -> str:
+    """The id of a simulated panelist or a judge; persons' are random."""
+    return seeds.derive(root_seed, "panelist", name=f"{kind}/{pseudonym}")[:8].hex()
+
+
+def seat_id(root_seed: int, head: Mapping[str, Any], panelist: str) -> str:
+    """The id of such a panelist's seat at a comparison (a row of `comparisons`)."""
+    return _seat_key(root_seed, "assignment", head, panelist).hex()
+
+
+def prompt_order(root_seed: int, head: Mapping[str, Any], panelist: str, d: int) -> list[int]:
+    """In which order a panelist is shown the D prompts of a comparison."""
+    order = seeds.permutation(_seat_key(root_seed, "order", head, panelist), d)
+    return [int(i) for i in order]
+
+
+def _seat_key(root_seed: int, purpose: str, head: Mapping[str, Any], panelist: str) -> bytes:
+    name = f"{head['n']}/{panelist}"
+    return seeds.derive(root_seed, purpose, step=head["step"], k=head["k"], name=name)
 
 
 def _assignment(row: Mapping[str, Any]) -> Assignment:

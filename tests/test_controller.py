@@ -4,13 +4,13 @@ import math
 import numpy as np
 import pytest
 
-from szpo import controller, lease, replay, steps, votes
+from szpo import controller, guards, lease, metrics, replay, steps, votes
 from szpo.controller import Bands
 from szpo.errors import IntegrityError, LeaseError, RunError, UsageError
 from szpo.evaluators import LedgerEvaluator, PanelEvaluator
 from szpo.ledger import Ledger
 from szpo.questions import prompt_order
-from szpo.types import Answer
+from szpo.types import Answer, Comparison, Row
 from szpo.votes import VoteService
 from tests.quadratic import (
     LAYOUT,
@@ -382,7 +382,8 @@ def test_an_estimate_that_is_not_finite_moves_nothing(tmp_path, monkeypatch):
 
     def poisoned(*arguments, **options):
         found = tally(*arguments, **options)
-        found.plus[0, 0] = math.nan
+        if arguments[1] == 1:
+            found.plus[0, 0] = math.nan
         return found
 
     with monkeypatch.context() as patch:
@@ -456,6 +457,13 @@ def test_a_report_holds_what_every_step_owes(tmp_path):
     assert [body["step"] for body in bodies] == [0, 1, 2, 3]
     assert [body["total_votes"] for body in bodies] == [8, 16, 24, 32]
     assert all(body["length"] == 2.0 and body["tokens"] == 48.0 for body in bodies)
+
+
+def test_one_idea_of_repetition(tmp_path):
+    texts = ["Sea, sea; SEA sea!", "one of a kind", ""]
+    rows = tuple(Row(PROMPTS[0], Answer(text), Answer(text)) for text in texts)
+    told = guards.figures([Comparison("c", 0, 0, 0, rows)])
+    assert told["repetition"] == sum(map(metrics.repetition, texts)) / 3 == pytest.approx(2 / 9)
 
 
 def test_totals_go_on_after_a_restart(tmp_path):

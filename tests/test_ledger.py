@@ -80,6 +80,24 @@ def test_an_existing_file_is_never_overwritten(run):
     assert not list(run.path.parent.glob(".*"))
 
 
+def test_a_file_system_without_hard_links_serves_too(tmp_path, monkeypatch):
+    def refused(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    with new_ledger(tmp_path / "run.db", settings_of()) as found:
+        assert found.run == "run-1"
+    assert found.path.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(StorageError, match="already exists"):
+        new_ledger(tmp_path / "run.db", settings_of())
+    draft = tmp_path / "draft"
+    draft.write_bytes(b"new")
+    with pytest.raises(FileExistsError):  # somebody was faster, after the first look
+        storage.publish(draft, tmp_path / "run.db")
+    Ledger.open(tmp_path / "run.db").close()
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_a_spec_that_is_not_json_leaves_no_file(tmp_path):
     with pytest.raises(UsageError, match="plain JSON"):
         Ledger.create(

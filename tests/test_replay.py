@@ -308,8 +308,8 @@ def rewrite(path):
 @pytest.mark.parametrize(
     ("sql", "table"),
     [
-        ("UPDATE votes SET choice = CASE choice WHEN 'A' THEN 'B' ELSE 'A' END "
-         "WHERE choice IN ('A', 'B') AND vote > 2", "updates"),
+        ("UPDATE assignments SET plus_side = CASE plus_side WHEN 'A' THEN 'B' ELSE 'A' END",
+         "updates"),
         ("UPDATE votes SET late = 1 WHERE vote = 2", "votes"),
         ("UPDATE answers SET plus = plus || '!' WHERE i = 0", "comparisons"),
         ("UPDATE comparisons SET identical = 1", "comparisons"),

@@ -303,12 +303,16 @@ def test_fifty_posts_of_one_click_are_one_row(ledger, service, seat):
     assert sum(not receipt.replayed for receipt in receipts) == 1
 
 
-def test_two_processes_doors_share_one_file(ledger, service, seat):
-    with Ledger.open(ledger.path, clock=Clock()) as second:
-        VoteService(second).cast(seat.id, "A", idem=KEY(1), tab="t")
-    assert service.cast(seat.id, "A", idem=KEY(1), tab="t").replayed
-    service.cast(seat.id, "B", idem=KEY(2), tab="t")
-    assert replay.verify(ledger, deep=False).ok  # the chain of events is whole
+def test_two_processes_doors_share_one_file(tmp_path):
+    with new_ledger(tmp_path / "run.db", settings_of(N=1)) as ledger:
+        ask(ledger, n=1, m=1)
+        service = VoteService(ledger)
+        seat = service.assign(people(service, 1)[0], tab="t")
+        with Ledger.open(ledger.path, clock=Clock()) as second:
+            VoteService(second).cast(seat.id, "A", idem=KEY(1), tab="t")
+        assert service.cast(seat.id, "A", idem=KEY(1), tab="t").replayed
+        service.cast(seat.id, "B", idem=KEY(2), tab="t")
+        assert replay.verify(ledger, deep=False).ok  # the chain of events is whole
 
 
 # ---- any order of events ----
