@@ -231,7 +231,7 @@ def drive(
         until_step=config.run.steps,
         votes_budget=config.run.votes,
         on_step=on_step,
-        kl=_kl(parts) if config.guards.kl is not None else None,
+        kl=_quadratic_kl(parts) if config.guards.kl is None else _kl(parts),
         bands=_bands(config),
         lag=lag,
         wait=wait,

@@ -108,7 +108,7 @@ def posterior(
     *,
     precision: ArrayLike,
     mean: ArrayLike | None = None,
-    forget: float = 0.97,
+    forget: float,
     step: int | None = None,
     s: ArrayLike | None = None,
 ) -> Posterior:

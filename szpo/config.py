@@ -38,7 +38,7 @@ class Run(Section):
         0, ge=0, lt=2**63, description="The only seed: everything random is derived from it."
     )
     votes: int | None = Field(
-        240, ge=1, le=100_000_000, description="Stop when this many votes are counted."
+        296, ge=1, le=100_000_000, description="Stop when this many votes are counted."
     )
     steps: int | None = Field(None, ge=1, le=10_000_000, description="Stop after this many steps.")
     lag: Literal[0, 1] | None = Field(
@@ -137,7 +137,7 @@ class Optimizer(Section):
     votes: Count = Field(1, description="M: panelists asked per comparison.")
     rows: Count = Field(8, description="D: prompts shown side by side in one comparison.")
     kl_radius: Positive = Field(
-        0.72, le=1e6, description="κ: KL of one side from the centre, nats; makes μ = √(2κ/d)."
+        1.62, le=1e6, description="κ: KL of one side from the centre, nats; makes μ = √(2κ/d)."
     )
     kl_step: Positive = Field(
         0.03, le=1e6, description="κ_step: KL of one expected step, nats; makes the step size."
@@ -147,7 +147,7 @@ class Optimizer(Section):
     )
     alpha: Positive | None = Field(None, description="Step size α, instead of kl_step.")
     forget: float = Field(
-        0.97, gt=0, le=1, allow_inf_nan=False, description="λ: weight of a vote one step older."
+        0.94, gt=0, le=1, allow_inf_nan=False, description="λ: weight of a vote one step older."
     )
     warmup: Annotated[int, Field(ge=0, le=1000)] | None = Field(
         None, description="Steps that only measure; left out: 0, or 5 where α must be measured."

@@ -104,10 +104,10 @@ class Settings:
     trim: float = 4.0
     ties: Literal["half", "davidson"] = "half"
     tie_nu: float | None = None
-    kl_radius: float = 0.72
+    kl_radius: float = 1.62
     kl_step: float = 0.03
     scale: float = 1.0
-    forget: float = 0.97
+    forget: float = 0.94
     warmup: int = 0
     momentum: float = 0.0
     momentum_terms: int = 16

@@ -48,7 +48,7 @@ def test_intervals_cover(votes, noise, steps):
     rng = np.random.default_rng(votes + steps)
     w = rng.normal(size=(120, DIM)) / math.sqrt(PRIOR)
     window = filled(rng, w, steps, votes, noise)
-    fit = bayes.posterior(window, precision=PRIOR)
+    fit = bayes.posterior(window, precision=PRIOR, forget=0.97)
     shrink = bayes.attenuation(noise) if votes == 1 else 1.0
     inside = []
     for _ in range(20):
@@ -128,26 +128,26 @@ def test_repetitions_are_fitted_together_as_one_by_one():
     rng = np.random.default_rng(5)
     w = rng.normal(size=(4, 3))
     window = filled(rng, w, 6, 4, 1.0, n=5)
-    fit = bayes.posterior(window, precision=1.0)
+    fit = bayes.posterior(window, precision=1.0, forget=0.97)
     for i in range(4):
         alone = bayes.Window(
             window.steps, window.x[i], window.plus[i], window.minus[i], window.ties[i]
         )
-        one = bayes.posterior(alone, precision=1.0)
+        one = bayes.posterior(alone, precision=1.0, forget=0.97)
         assert one.w == pytest.approx(fit.w[i], abs=1e-9)
         assert one.covariance == pytest.approx(fit.covariance[i], abs=1e-9)
         assert one.s == pytest.approx(fit.s[i], abs=1e-9)
 
 
 def test_no_votes_give_the_prior():
-    fit = bayes.posterior(bayes.Window.empty(3, 2), precision=4.0, mean=[1.0, 0.0, -1.0])
+    fit = bayes.posterior(bayes.Window.empty(3, 2), precision=4.0, mean=[1.0, 0.0, -1.0], forget=0.97)
     assert fit.w.tolist() == [1.0, 0.0, -1.0]
     assert fit.covariance == pytest.approx(np.eye(3) / 4)
 
 
 def test_a_prior_that_does_not_fit_is_refused():
     with pytest.raises(UsageError, match=r"prior of \(2, 2\) and \(3,\) for 3 coordinates"):
-        bayes.posterior(bayes.Window.empty(3, 2), precision=np.eye(2))
+        bayes.posterior(bayes.Window.empty(3, 2), precision=np.eye(2), forget=0.97)
 
 
 def test_prior_variance_makes_a_vote_of_unit_variance():
@@ -164,8 +164,8 @@ def test_identical_comparisons_do_not_enter():
     alone = bayes.add(
         empty, 0, x, np.array([[1.0, 0, 0]]), 0 * one, 0 * one, identical & False, forget=0.97
     )
-    assert bayes.posterior(window, precision=1.0).w.tolist() == (
-        bayes.posterior(alone, precision=1.0).w.tolist()
+    assert bayes.posterior(window, precision=1.0, forget=0.97).w.tolist() == (
+        bayes.posterior(alone, precision=1.0, forget=0.97).w.tolist()
     )
 
 
@@ -173,7 +173,7 @@ def test_a_tie_is_half_a_vote_for_either_side():
     x, two = np.ones((1, 1)), np.full((1, 1), 2.0)
     window = bayes.add(bayes.Window.empty(1, 1), 0, x, 0 * two, 0 * two, two, two < 0, forget=0.97)
     assert (window.plus.item(), window.minus.item(), window.ties.item()) == (1.0, 1.0, 2.0)
-    assert bayes.posterior(window, precision=1.0).w.tolist() == [0.0]
+    assert bayes.posterior(window, precision=1.0, forget=0.97).w.tolist() == [0.0]
 
 
 def test_old_votes_weigh_less_and_leave():
@@ -190,7 +190,7 @@ def test_old_votes_weigh_less_and_leave():
     assert old.covariance.item() > fresh.covariance.item()
     # Weight λ³ = 1/8 is an eighth of a vote.
     eighth = bayes.Window(single.steps, x, one / 8, 0 * one, 0 * one)
-    assert bayes.posterior(eighth, precision=1.0).w == pytest.approx(old.w, abs=1e-12)
+    assert bayes.posterior(eighth, precision=1.0, forget=0.97).w == pytest.approx(old.w, abs=1e-12)
 
 
 @pytest.mark.parametrize("true", [0.0, 0.7, 1.5])
@@ -212,13 +212,13 @@ def test_noise_is_not_made_up_from_ties():
     window = bayes.add(
         window, 0, np.ones((4000, 1)), *np.moveaxis(votes, -1, 0), votes[..., 0] < 0, forget=1.0
     )
-    assert bayes.posterior(window, precision=1.0).s < 0.25
+    assert bayes.posterior(window, precision=1.0, forget=0.97).s < 0.25
 
 
 def test_noise_cannot_be_seen_at_one_vote():
     rng = np.random.default_rng(0)
     window = filled(rng, rng.normal(size=3), 10, 1, 2.0)
-    assert bayes.posterior(window, precision=1.0).s == 0.0
+    assert bayes.posterior(window, precision=1.0, forget=0.97).s == 0.0
 
 
 def test_attenuation_is_that_of_a_logistic_averaged_over_noise():
@@ -244,7 +244,7 @@ def test_a_first_step_by_hand(pairing, distance):
     query = optimizer.ask(state)
     one = np.ones((1, 1))
     state, updates, info = optimizer.tell(state, query, Tally(one, 0 * one, 0 * one, one < 0))
-    mu = 1.2 / math.sqrt(8)
+    mu = 1.8 / math.sqrt(8)
     x = optimizer.base_mu(settings) * distance * _unit(settings, 0)
     square = (distance * mu) ** 2 * 8  # = 1/τ² = |x|²
     lam = optimize.brentq(lambda a: a * square - 1 + SIGMA(a * square), 0, 1)

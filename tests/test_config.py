@@ -18,11 +18,11 @@ from szpo.errors import UsageError
 def test_defaults_are_the_documented_ones() -> None:
     o = Config().optimizer
     assert (o.directions, o.comparisons, o.votes, o.rows) == (1, 8, 1, 8)
-    assert (o.kl_radius, o.kl_step, o.forget, o.pairing) == (0.72, 0.03, 0.97, "antithetic")
+    assert (o.kl_radius, o.kl_step, o.forget, o.pairing) == (1.62, 0.03, 0.94, "antithetic")
     assert Config().generation.max_new_tokens == 24
     assert Config().panel.size == 5
     assert Config().votes_per_step == 8
-    assert Config().steps == 30  # 240 votes at 8 per step
+    assert Config().steps == 37  # 296 votes at 8 per step
 
 
 @pytest.mark.parametrize("name", sorted(configfile.presets()))

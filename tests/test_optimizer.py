@@ -53,12 +53,12 @@ def test_defaults_are_those_of_the_design():
     assert (small.rule, small.pairing) == ("bayes", "antithetic")
     assert (small.K, small.N, small.M, small.D) == (1, 8, 1, 8)
     assert (small.kl_radius, small.kl_step, small.forget, small.steering) == (
-        0.72,
+        1.62,
         0.03,
-        0.97,
+        0.94,
         None,
     )
-    assert optimizer.base_mu(small) * math.sqrt(8) == pytest.approx(1.2)
+    assert optimizer.base_mu(small) * math.sqrt(8) == pytest.approx(1.8)
     wide = defaults(1, (("w", (40, 5)),))
     assert (wide.rule, wide.warmup, wide.law.normalise) == ("known", 5, False)
     assert defaults(1, (("w", (200,)),), alpha=0.1).warmup == 0
@@ -100,7 +100,7 @@ def test_settings_survive_json(changes):
         ({"forget": 1.5}, "forget is 1.5"),
         ({"momentum": 1.0, "rule": "sign"}, r"momentum must be in \[0, 1\)"),
         ({"momentum": 0.5}, "bayes keeps past votes"),
-        ({"steering": (1.0, 2.0)}, "must contain kl_radius"),
+        ({"steering": (0.5, 1.0)}, "must contain kl_radius"),
         ({"rule": "sign", "warmup": 5}, "set warmup = 0"),
         ({"alpha": 0.1}, "bayes takes its step from kl_step"),
         ({"link": "probit"}, "bayes knows the logistic link only"),
@@ -184,7 +184,7 @@ def test_a_radius_that_vanishes_is_an_error():
 
 def test_scale_turns_the_kl_radius_into_a_radius():
     settings = defaults(1, (("w", (100,)),), scale=0.01)
-    assert optimizer.base_mu(settings) == pytest.approx(0.01 * math.sqrt(2 * 0.72 / 100))
+    assert optimizer.base_mu(settings) == pytest.approx(0.01 * math.sqrt(2 * 1.62 / 100))
 
 
 # Coefficients, by hand
@@ -435,7 +435,7 @@ def test_warmup_spends_votes_moves_nothing_and_sets_alpha(rule):
                 one = ((votes.plus - votes.minus) / 3).mean()
             squares.append(one**2)
     mu = optimizer.base_mu(settings)
-    wanted = mu * math.sqrt(0.03 / 0.72) / math.sqrt(np.mean(squares))
+    wanted = mu * math.sqrt(0.03 / 1.62) / math.sqrt(np.mean(squares))
     assert state.alpha == pytest.approx(wanted * (2 * mu if rule == "known" else 1), rel=1e-12)
     assert updates[0].coef != 0.0
 
@@ -574,25 +574,25 @@ def test_a_vector_step_is_capped_too():
 
 
 @pytest.mark.parametrize(
-    ("wins", "radius"), [(8, 0.72 / 1.25), (6, 0.72), (4, 0.72 * 1.25)], ids=str
+    ("wins", "radius"), [(8, 1.62 / 1.25), (6, 1.62), (4, 1.62 * 1.25)], ids=str
 )
 def test_steering_moves_the_radius_every_ten_steps(wins, radius):
     # 8 of 8: rate 1; 6 of 8: (36+4−8... ) → pairs agree to 1/7, rate .69; 4 of 8: rate ½.
     settings = defaults(1, SMALL, rule="sign", steering=(0.18, 2.88))
     votes = tally([[1.0] * wins + [0.0] * (8 - wins)], [[0.0] * wins + [1.0] * (8 - wins)])
     state, _, info = told(settings, votes, steps=9)
-    assert state.kl_radius == 0.72
+    assert state.kl_radius == 1.62
     state, _, info = told(settings, votes, steps=10)
-    assert info.kl_radius == 0.72
+    assert info.kl_radius == 1.62
     assert state.kl_radius == pytest.approx(radius)
     assert optimizer.ask(state).mu == pytest.approx(math.sqrt(2 * radius / 3))
 
 
 def test_steering_stays_within_its_bounds():
-    settings = defaults(1, SMALL, rule="sign", N=2, steering=(0.6, 0.8))
+    settings = defaults(1, SMALL, rule="sign", N=2, steering=(1.5, 1.8))
     unanimous, split = tally([[1.0, 1.0]]), tally([[1.0, 0.0]], [[0.0, 1.0]])
-    assert told(settings, unanimous, steps=50)[0].kl_radius == 0.6
-    assert told(settings, split, steps=50)[0].kl_radius == 0.8
+    assert told(settings, unanimous, steps=50)[0].kl_radius == 1.5
+    assert told(settings, split, steps=50)[0].kl_radius == 1.8
 
 
 def test_steering_is_not_fooled_by_chance_majorities():
@@ -602,7 +602,7 @@ def test_steering_is_not_fooled_by_chance_majorities():
     state = optimizer.init(settings)
     for _ in range(200):
         state, _, _ = optimizer.tell(state, optimizer.ask(state), random_tally(rng, settings))
-    assert state.kl_radius > 0.72 * 1.25**10
+    assert state.kl_radius > 1.62 * 1.25**10
 
 
 # Errors, and telling again
@@ -699,7 +699,7 @@ def climbed(rule, goal, steps, **changes):
     """Share of the way to the top of V = −½|θ − θ*|² in ten dimensions, N = 4, M = 10."""
     rng = np.random.default_rng(0)
     layout = (("z", (10,)),)
-    settings = defaults(0, layout, rule=rule, N=4, M=10, **changes)
+    settings = defaults(0, layout, rule=rule, N=4, M=10, kl_radius=0.72, **changes)
     state, theta = optimizer.init(settings), coordinates.zeros(layout)
     for _ in range(steps):
         query = optimizer.ask(state)
