@@ -27,6 +27,8 @@ from szpo import coordinates, directions, models, scores, seeds
 from szpo.deltas import Site, find_sites
 from szpo.engine_choice import engine_for
 from szpo.errors import RunError, UsageError
+from szpo.layers import lora_config as lora_config
+from szpo.layers import middle_layers as middle_layers
 from szpo.models import Loaded
 from szpo.probe import Probe, Progress
 from szpo.probe import is_zero as is_zero
@@ -39,6 +41,9 @@ KINDS = ("full", "random", "score")
 KL_DIRECTIONS = 16
 KL_RADII = (0.5, 1.0)
 """|δ| at which the score subspace's scale is measured."""
+KL_PRECISION = 0.06
+"""Relative standard error at which the scale is known well enough."""
+KL_PASSES = 8
 CALIBRATION_PASSES = 6
 
 
@@ -96,84 +101,17 @@ class Subspace:
         }
 
 
-def middle_layers(depth: int, count: int = 5) -> tuple[int, ...]:
-    """``count`` neighbouring layers centred at two thirds of the depth; sees no reward.
-
-    >>> middle_layers(30)
-    (18, 19, 20, 21, 22)
-    >>> middle_layers(2)
-    (0, 1)
-    """
-    count = min(count, depth)
-    first = min(max(round(2 * depth / 3) - count // 2, 0), depth - count)
-    return tuple(range(first, first + count))
-
-
 def choose_dim(votes: int) -> int:
     """How many coordinates some ``votes`` can tell apart: a power of two, 4 to 64.
 
-    A vote at a win rate of 75 % carries at most .13 nat (ln 2 less its entropy) on where to go, and the
-    posterior of d coordinates needs a few nats each: one coordinate per thirty votes. Fewer
-    coordinates are learned sooner, more reach further; a reward is not asked.
+    A vote at a win rate of 75 % carries at most .13 nat (ln 2 less its entropy) on where to go,
+    and the posterior of d coordinates needs a few nats each: one coordinate per thirty votes.
+    Fewer coordinates are learned sooner, more reach further; a reward is not asked.
 
     >>> choose_dim(240), choose_dim(50), choose_dim(3000)
     (8, 4, 64)
     """
     return int(min(max(2 ** math.floor(math.log2(max(votes, 1) / 30)), 4), 64))
-
-
-def lora_config(
-    model: Any,
-    *,
-    targets: Sequence[str] | None = None,
-    layers: Sequence[int] | None = None,
-    rank: int = 1,
-) -> Any:
-    """The default ``peft.LoraConfig``: rank 1 on the MLP's output in `middle_layers`.
-
-    Raises:
-        UsageError: No module of that name; the message lists those that exist.
-    """
-    from peft import LoraConfig
-
-    linear = linear_names(model)
-    if targets is None:
-        targets = [next((n for n in OUTPUTS if _is_path(model, n)), "")]
-    missing = [t for t in targets if not _is_path(model, t)]
-    if missing or not targets:
-        raise UsageError(
-            f"no adapter layer matches {', '.join(map(repr, missing)) or 'the default'}; "
-            f"this model has {', '.join(sorted(linear))}"
-        )
-    depth = int(model.config.get_text_config().num_hidden_layers)
-    chosen = list(middle_layers(depth) if layers is None else layers)
-    beyond = [i for i in chosen if not 0 <= i < depth]
-    if beyond or not chosen:
-        raise UsageError(
-            f"layers {beyond or chosen} do not exist; this model has 0 to {depth - 1}"
-        )
-    return LoraConfig(
-        r=rank, lora_alpha=rank, target_modules=list(targets), layers_to_transform=chosen,
-        bias="none", task_type="CAUSAL_LM",
-    )  # fmt: skip
-
-
-OUTPUTS = ("down_proj", "fc2", "mlp.c_proj", "dense_4h_to_h", "fc_out", "w2", "o_proj", "out_proj")
-"""Names of the MLP's output layer in the families of transformers, most usual first."""
-
-
-def linear_names(model: Any) -> frozenset[str]:
-    """Last name parts of the linear layers inside the decoder layers."""
-    return frozenset(
-        name.rsplit(".", 1)[-1]
-        for name, module in model.named_modules()
-        if (hasattr(module, "in_features") or hasattr(module, "nx"))
-        and any(part.isdigit() for part in name.split("."))
-    )
-
-
-def _is_path(model: Any, target: str) -> bool:
-    return any(name == target or name.endswith("." + target) for name, _ in model.named_modules())
 
 
 # --- set-up ------------------------------------------------------------------------------------
@@ -191,7 +129,7 @@ def setup(
     start: Theta | None = None,
     samples: int = 512,
     kl_samples: int = 96,
-    kl_radius: float = 0.72,
+    kl_radius: float = 1.62,
     sampling: Sampling | None = None,
     root_seed: int = 0,
     progress: Progress | None = None,
@@ -295,10 +233,7 @@ def _score(
     first = halves(base)
     basis, spectrum = components(vectors[first], vectors[~first], dim)
     raw = replace(whole, basis=split_basis(whole.start, basis))
-    units = unit_directions(plan.root_seed, KL_DIRECTIONS, dim)
-    measured = kl_ratios(
-        plan, start, raw, units, KL_RADII, kl_samples // (len(KL_RADII) * KL_DIRECTIONS) or 1
-    )
+    measured = _measured(plan, start, raw, kl_samples)
     ratios = {radius: float(values.mean()) for radius, values in measured.items()}
     correction = math.exp(-0.5 * sum(map(math.log, ratios.values())) / len(ratios))
     scaled = split_basis(whole.start, basis * correction)
@@ -315,6 +250,27 @@ def _score(
             "correction": correction,
         },
     )
+
+
+def _measured(
+    plan: Probe, start: Theta, subspace: Subspace, kl_samples: int
+) -> dict[float, Floats]:
+    """`kl_ratios` along fresh directions until their mean is known to `KL_PRECISION`.
+
+    One pass is enough for most models; answers whose KL is uneven need more.
+    """
+    rows = max(1, kl_samples // (len(KL_RADII) * KL_DIRECTIONS))
+    found: dict[float, list[Floats]] = {radius: [] for radius in KL_RADII}
+    for i in range(KL_PASSES):
+        units = unit_directions(plan.root_seed, KL_DIRECTIONS, subspace.dim, f"kl {i}")
+        for radius, values in kl_ratios(
+            plan, start, subspace, units, KL_RADII, rows, f"kl {i}"
+        ).items():
+            found[radius].append(values)
+        both = np.mean([np.concatenate(parts).mean(1) for parts in found.values()], axis=0)
+        if both.std(ddof=1) / math.sqrt(len(both)) < KL_PRECISION * both.mean():
+            break
+    return {radius: np.concatenate(parts) for radius, parts in found.items()}
 
 
 def halves(samples: Sequence[Sample]) -> NDArray[np.bool_]:
@@ -380,13 +336,19 @@ def unit_directions(root_seed: int, count: int, dim: int, name: str = "kl") -> F
 
 
 def kl_ratios(
-    plan: Probe, start: Theta, subspace: Subspace, units: Floats, radii: Sequence[float], rows: int
+    plan: Probe,
+    start: Theta,
+    subspace: Subspace,
+    units: Floats,
+    radii: Sequence[float],
+    rows: int,
+    name: str,
 ) -> dict[float, Floats]:
     """Monte-Carlo KL(π_δ ‖ π_0) over |δ|²/2 for δ = radius·unit; per radius (directions, rows)."""
     found = {}
     for i, radius in enumerate(radii):
         members = [subspace.weights({"z": (radius * u).astype(np.float32)}) for u in units]
-        kl = plan.kl(start, members, rows, f"kl {radius}")
+        kl = plan.kl(start, members, rows, f"{name} {radius}")
         if not np.isfinite(kl).all() or kl.mean() <= 0:
             raise RunError(f"KL at |δ| = {radius} is {kl.mean()}: the directions do not move it")
         found[radius] = kl / (0.5 * radius * radius)

@@ -291,7 +291,7 @@ def test_the_tiny_diary_model_keeps_the_promise() -> None:
     probe = Probe(loaded, space.sites, ids, Sampling(), seeds.branch_seed(1, 0, "test"), engine)
     units = subspaces.unit_directions(7, 16, 8, "test")
     found = subspaces.kl_ratios(
-        probe, {**space.fixed, **space.start}, replace(space), units, (0.5, 1.0), 12
+        probe, {**space.fixed, **space.start}, replace(space), units, (0.5, 1.0), 12, "test"
     )
     for ratios in found.values():
         error = ratios.std(ddof=1) / math.sqrt(ratios.size)
