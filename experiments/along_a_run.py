@@ -1,0 +1,57 @@
+"""How far had a finished run come after fewer votes? Read from its ledger, no vote spent anew.
+
+Question: gain and guards against votes. The weights after any step follow from the ledger, and a
+run with a smaller budget is a prefix of this one, so one run gives the whole curve.
+
+Command: python experiments/along_a_run.py runs/bench-demo/sentiment-0.db 80 160 240
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from szpo import assemble, replay
+from szpo.ledger import Ledger
+from szpo_simulators import heldout, rewards
+
+
+def along(path: Path, budgets: list[int]) -> list[dict[str, Any]]:
+    """Held-out gain and guards of the run after each number of votes."""
+    with Ledger.open(path, readonly=True) as ledger:
+        parts = assemble.reopen(ledger, until=0, panel=False)
+        config, policy = parts.config, parts.language
+        liked = rewards.parse(config.panel.reward, logprob=policy.logprob_base)
+        asked = parts.prompts.heldout[: config.evaluation.prompts]
+
+        def measure(moved: bool) -> heldout.Measurement:
+            return heldout.measure(
+                policy, asked, liked.score, samples=config.evaluation.samples,
+                seed=config.run.seed, moved=moved,
+            )  # fmt: skip
+
+        before = measure(moved=False)
+        found = []
+        for votes in budgets:
+            steps = votes // config.votes_per_step
+            policy.place(policy.start())
+            for update in replay.added(ledger, parts.settings, steps):
+                policy.apply(update)
+            after = measure(moved=True)
+            mean, low, high = heldout.gain(before, after, seed=config.run.seed)
+            found.append(
+                {
+                    "run": path.stem, "votes": steps * config.votes_per_step, "gain": mean,
+                    "interval": [low, high], "kl": after.kl,
+                    "guards": [asdict(guard) for guard in heldout.guards(before, after)],
+                }
+            )  # fmt: skip
+            print(json.dumps(found[-1]), flush=True)
+    return found
+
+
+if __name__ == "__main__":
+    along(Path(sys.argv[1]), sorted(map(int, sys.argv[2:])))
