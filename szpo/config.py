@@ -38,7 +38,7 @@ class Run(Section):
         0, ge=0, lt=2**63, description="The only seed: everything random is derived from it."
     )
     votes: int | None = Field(
-        296, ge=1, le=100_000_000, description="Stop when this many votes are counted."
+        240, ge=1, le=100_000_000, description="Stop when this many votes are counted."
     )
     steps: int | None = Field(None, ge=1, le=10_000_000, description="Stop after this many steps.")
     lag: Literal[0, 1] | None = Field(

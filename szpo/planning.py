@@ -52,7 +52,7 @@ def estimate(config: Config, *, matrix_seconds: float) -> Plan:
 
     >>> plan = estimate(Config(), matrix_seconds=0.02)
     >>> plan.steps, plan.votes, plan.answers_to_read
-    (37, 296, 4736)
+    (30, 240, 3840)
     """
     o = config.optimizer
     votes = config.steps * config.votes_per_step

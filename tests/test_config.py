@@ -22,7 +22,7 @@ def test_defaults_are_the_documented_ones() -> None:
     assert Config().generation.max_new_tokens == 24
     assert Config().panel.size == 5
     assert Config().votes_per_step == 8
-    assert Config().steps == 37  # 296 votes at 8 per step
+    assert Config().steps == 30  # 240 votes at 8 per step
 
 
 @pytest.mark.parametrize("name", sorted(configfile.presets()))
