@@ -38,8 +38,9 @@ def along(path: Path, budgets: list[int]) -> list[dict[str, Any]]:
         for votes in budgets:
             steps = votes // config.votes_per_step
             policy.place(policy.start())
-            for update in replay.added(ledger, parts.settings, steps):
-                policy.apply(update)
+            for _, updates in replay.added(ledger, parts.settings, steps):
+                for update in updates:
+                    policy.apply(update)
             after = measure(moved=True)
             mean, low, high = heldout.gain(before, after, seed=config.run.seed)
             found.append(
