@@ -79,8 +79,8 @@ def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> Tensor:
     """
     if sampling.temperature == 0:
         return logits.argmax(dim=-1)
-    parts = zip(logits.split(CHUNK), uniforms.split(CHUNK), strict=True)
-    return torch.cat([_draw(part, u, sampling) for part, u in parts])
+    parts = [slice(begin, begin + CHUNK) for begin in range(0, len(logits), CHUNK)]
+    return torch.cat([_draw(logits[rows], uniforms[rows], sampling) for rows in parts])
 
 
 def _draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> Tensor:
