@@ -18,6 +18,7 @@ from szpo import __version__, configfile, controller, optimizer, replay
 from szpo import prompts as promptfiles
 from szpo import settings as settings_of
 from szpo.config import Config
+from szpo.coordinates import layout_dim
 from szpo.directions import DIRECTION_VERSION, Law
 from szpo.errors import IntegrityError, StorageError, UsageError
 from szpo.evaluators import Evaluator, LedgerEvaluator, PanelEvaluator
@@ -26,7 +27,7 @@ from szpo.ledger import NO_BASE, Ledger
 from szpo.policy import Policy
 from szpo.prompts import PromptSet
 from szpo.settings import Adam, Settings
-from szpo.types import Answer, Layout, Prompt, Theta
+from szpo.types import Answer, Layout, Prompt, Shift, Theta
 from szpo.votes import VoteService
 
 if TYPE_CHECKING:
@@ -98,8 +99,9 @@ def default_name(config: Config) -> str:
     panel = config.panel
     words = [Path(config.model.name).name, panel.kind]
     words += [panel.reward] if panel.kind != "people" else []
-    text = "-".join([*words, str(config.run.seed)]).lower()
-    return "".join(c if c.isascii() and (c.isalnum() or c == "-") else "-" for c in text)[:64]
+    end = f"-{config.run.seed}"
+    text = "-".join(words).lower()[: 64 - len(end)] + end
+    return "".join(c if c.isascii() and (c.isalnum() or c == "-") else "-" for c in text)
 
 
 def build(config: Config, *, say: Say = print) -> Parts:
@@ -111,8 +113,12 @@ def build(config: Config, *, say: Say = print) -> Parts:
     prompts = _prompts(config, say)
     panel_maker = _maker("szpo.evaluators", config.panel.kind, known=("people",))
     policy_maker = _policy_maker(config)
+    if (check := getattr(panel_maker, "check", None)) is not None:
+        check(reward=config.panel.reward, size=config.panel.size)
     base = None
     if policy_maker is None:
+        if config.subspace.kind != "full":  # refused now, not after the set-up
+            _settings(config, (("z", (config.subspace.dim,)),), 1.0)
         from szpo import language
 
         base = language.prepare(config, prompts.train, say)
@@ -150,7 +156,11 @@ def create(parts: Parts, path: Path) -> Ledger:
         "config": config.model_dump(mode="json"),
         "optimizer": settings_of.settings_to_json(parts.settings),
         "panel": None if parts.panel is None else parts.panel.spec,
-        "prompts": {"train": len(prompts.train), "heldout": len(prompts.heldout)},
+        "prompts": {
+            "train": len(prompts.train),
+            "heldout": len(prompts.heldout),
+            "sha256": prompts.sha256,
+        },
         **facts,
     }
     return Ledger.create(
@@ -173,18 +183,22 @@ def reopen(
     Args:
         ledger: The run.
         until: Steps to fold; None: all that were applied.
-        panel: Build the simulated panel as well.
+        panel: Build all that driving the run takes: its panel, and the prompts it began with.
         say: Told what happens.
 
     Raises:
-        IntegrityError: The model is not the recorded one, or the weights do not come out.
-        UsageError: The ledger was not made by ``szpo run``.
+        IntegrityError: The model or the prompts are not the recorded ones, or the weights do not
+            come out.
+        UsageError: The ledger was not made by ``szpo run``, or has not so many steps.
     """
     if "config" not in ledger.spec:
         raise UsageError(f"{ledger.path.name} was not made by szpo run; open it from Python")
     config = configfile.check(ledger.spec["config"], where=ledger.path.name)
     settings = replay.settings(ledger)
-    prompts = _prompts(config, say)
+    last = ledger.last_applied()
+    if until is not None and until > (known := 0 if last is None else last + 1):
+        raise UsageError(f"{ledger.path.name}: {known} steps are applied; there is no {until}")
+    prompts = _same_prompts(config, ledger, needed=panel, say=say)
     policy_maker = _policy_maker(config)
     base = None
     if policy_maker is None:
@@ -272,6 +286,29 @@ def _prompts(config: Config, say: Say) -> PromptSet:
     return found.with_system(chosen.system)
 
 
+def _same_prompts(config: Config, ledger: Ledger, *, needed: bool, say: Say) -> PromptSet:
+    """The prompts that the run began with; without them a finished run can still be exported.
+
+    Raises:
+        UsageError: Their file is gone, and they are needed.
+        IntegrityError: Their file holds other prompts now, and they are needed.
+    """
+    recorded = ledger.spec.get("prompts", {}).get("sha256")
+    try:
+        found = _prompts(config, say)
+        if recorded not in (None, found.sha256):
+            raise IntegrityError(
+                f"{config.prompts.path or 'the shipped prompts'}: not the prompts that "
+                f"{ledger.path.name} began with; put the former file back"
+            )
+    except (UsageError, IntegrityError) as error:
+        if needed:
+            raise
+        say(f"warning: {error}")
+        return PromptSet((), ())
+    return found
+
+
 def _maker(group: str, name: str, known: Sequence[str] = ()) -> Callable[..., Any] | None:
     """The factory behind a name; None for names that szpo serves itself.
 
@@ -309,8 +346,16 @@ def _base_answers(parts: Parts) -> tuple[Sequence[Prompt], list[list[Answer]]]:
     asked = parts.prompts.train[:CALIBRATION_PROMPTS]
 
     def draw() -> list[list[Answer]]:
-        found: list[list[Answer]] = parts.policy.sample(asked, CALIBRATION_SAMPLES, seed=0)
-        return found
+        sample = getattr(parts.policy, "sample", None)
+        if sample is not None:
+            found: list[list[Answer]] = sample(asked, CALIBRATION_SAMPLES, seed=0)
+            return found
+        # Any policy can be asked unperturbed; one answer a call, so that seeds tell them apart.
+        still = [Shift(0, 0, 0, 0.0)]
+        drawn = [
+            parts.policy.rollout([asked], still, seed=i)[0] for i in range(CALIBRATION_SAMPLES)
+        ]
+        return [list(answers) for answers in zip(*drawn, strict=True)]
 
     if parts.base is None:
         return asked, draw()
@@ -333,7 +378,7 @@ def _panel(maker: Callable[..., Any], parts: Parts, **more: Any) -> Any:
 
 def _settings(config: Config, layout: Layout, scale: float) -> Settings:
     o = config.optimizer
-    dim = sum(_size(shape) for _, shape in layout)
+    dim = layout_dim(layout)
     changes: dict[str, Any] = {}
     if o.block is not None:
         changes["law"] = Law("block", min(o.block, dim))
@@ -382,13 +427,6 @@ def _quadratic_kl(parts: Parts) -> Callable[[Theta], float] | None:
         return moved / (2 * scale * scale)
 
     return estimate
-
-
-def _size(shape: Sequence[int]) -> int:
-    size = 1
-    for n in shape:
-        size *= n
-    return size
 
 
 def _kl(parts: Parts) -> Callable[[Theta], float]:

@@ -66,7 +66,8 @@ def line_chart(
         pad = 0.0 if max(ys) > min(ys) else max(abs(ys[0]) / 2, 0.5)
         bounds = min(ys) - pad, max(ys) + pad
     y_ticks = ticks(*bounds)
-    x_ticks = [t for t in ticks(min(xs), max(xs), 8) if min(xs) <= t <= max(xs)]
+    # x counts steps or votes: there is nothing between two of them.
+    x_ticks = [t for t in ticks(min(xs), max(xs), 8) if min(xs) <= t <= max(xs) and t % 1 == 0]
     low, high = y_ticks[0], y_ticks[-1]
     span_x = (max(xs) - min(xs)) or 1.0
 

@@ -298,16 +298,33 @@ class Config(Section):
             )
         if self.run.votes is None and self.run.steps is None:
             raise ValueError("run.votes and run.steps are both None; give one of them to end on")
+        if self.run.votes is not None and self.run.votes < self.votes_per_step:
+            raise ValueError(
+                f"run.votes {self.run.votes} is less than one step, which takes "
+                f"{self.votes_per_step} (directions × comparisons × votes); give more, or ask less"
+            )
+        space = self.subspace
+        if space.kind == "score" and space.samples < 4 * space.dim:
+            raise ValueError(
+                f"subspace.samples {space.samples} is too few for subspace.dim {space.dim}; "
+                f"give at least {4 * space.dim}"
+            )
+        if self.adapter.train == "AB" and space.kind != "full":
+            raise ValueError(
+                f'adapter.train "AB" goes with subspace.kind "full"; "{space.kind}" moves B only'
+            )
         if self.optimizer.momentum and self.optimizer.adam:
             raise ValueError("optimizer.momentum and optimizer.adam exclude each other")
         return self
 
     @property
     def steps(self) -> int:
-        """Steps after which the run ends: the explicit number, or what the votes pay for."""
-        from_votes = (
-            None if self.run.votes is None else math.ceil(self.run.votes / self.votes_per_step)
-        )
+        """Steps after which the run ends: the explicit number, or what the votes pay for.
+
+        A step that the votes left cannot pay whole is not begun; comparisons that are tied without
+        asking cost nothing, so there may be a few steps more.
+        """
+        from_votes = None if self.run.votes is None else self.run.votes // self.votes_per_step
         both = [n for n in (self.run.steps, from_votes) if n is not None]
         return min(both)
 

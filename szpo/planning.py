@@ -97,8 +97,7 @@ def lines(plan: Plan, config: Config) -> Iterator[tuple[str, str]]:
     """The plan as names and sentences."""
     o = config.optimizer
     yield "steps", f"{plan.steps}, of {o.directions} × {o.comparisons} × {o.votes} votes (K·N·M)"
-    people = "people" if config.panel.kind == "people" else f"{config.panel.kind}, simulated"
-    yield "votes", f"{plan.votes} from {config.panel.size} panelists ({people})"
+    yield "votes", f"{plan.votes} from {config.panel.size} panelists ({config.panel.kind})"
     yield (
         "reading",
         f"at most {plan.answers_to_read:,} answers, about {plan.person_hours:.1f} person-hours "
@@ -106,8 +105,8 @@ def lines(plan: Plan, config: Config) -> Iterator[tuple[str, str]]:
     )
     yield (
         "generation",
-        f"{plan.answers_to_generate:,} answers and {plan.setup_answers:,} for set-up, at most "
-        f"{plan.tokens:,} tokens"
+        f"{plan.answers_to_generate:,} answers and about {plan.setup_answers:,} for set-up, "
+        f"about {plan.tokens:,} tokens"
         + (
             ""
             if plan.generation_minutes is None

@@ -46,6 +46,12 @@ class PromptSet:
     heldout: tuple[Prompt, ...]
     warnings: tuple[str, ...] = ()
 
+    @property
+    def sha256(self) -> str:
+        """Digest of both lists in their order, by which a resumed run knows its prompts."""
+        lists = [[prompt.turns for prompt in part] for part in (self.train, self.heldout)]
+        return sha256(json.dumps(lists).encode()).hexdigest()
+
     def with_system(self, system: str | None) -> PromptSet:
         """The same prompts, each with this system prompt unless it brings its own."""
         if not system:

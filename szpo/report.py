@@ -24,6 +24,8 @@ from szpo.types import Answer, Comparison, Prompt
 
 NOTES = {
     "kl": "by Monte Carlo on answers of the tuned policy",
+    "kl estimate": "estimated by ½|δ|² in units of the subspace's scale: right near the start, "
+    "rough far out; guards.kl has it measured",
     "length": "tokens per answer, both sides",
     "norm": "length of the coordinates; in a score subspace ½|θ|² is the KL near the start",
     "identical": "rows in which both sides said the same",
@@ -135,7 +137,7 @@ def _cards(total: Summary) -> Iterator[dict[str, str]]:
         ("applied steps", str(total.steps)),
         ("answers read", f"{total.answers_read:,}"),
         ("person-minutes", f"{total.person_minutes:,.0f}"),
-        ("panelists", str(total.panelists)),
+        (f"panelists{total.fit}", str(total.panelists)),
         ("won by plus", rate),
         ("skips", str(total.skips)),
         ("automatic ties", str(total.automatic_ties)),
@@ -206,6 +208,8 @@ def _figures(
             [_rewards(ledger, facts, score)],
             score_name,
         )
+    config = ledger.spec.get("config", {})
+    measured = config.get("guards", {}).get("kl") is not None or "space" not in ledger.spec
     for key, title in (
         ("kl", "KL to the base, nats per completion"),
         ("length", "Mean answer length"),
@@ -216,7 +220,8 @@ def _figures(
         if known:
             series = Series(title, [x for x, _ in known], [y for _, y in known])
             fixed = (0.0, 1.0) if key == "identical" else None
-            yield _figure(title, NOTES[key], [series], title.split(",")[0], bounds=fixed)
+            note = NOTES[f"{key} estimate" if key == "kl" and not measured else key]
+            yield _figure(title, note, [series], title.split(",")[0], bounds=fixed)
 
 
 def _figure(
@@ -339,11 +344,11 @@ def _panelists(ledger: Ledger, facts: Sequence[Facts]) -> Iterator[dict[str, str
 
 def _settings(spec: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """The spec as sections of plain texts; long values are cut."""
-    flat = {**spec.get("config", {}), **{k: v for k, v in spec.items() if k != "config"}}
+    recorded = [(name, value) for name, value in spec.items() if name != "config"]
     sections: dict[str, dict[str, str]] = {}
-    for name, value in flat.items():
+    for name, value in [*spec.get("config", {}).items(), *recorded]:
         if isinstance(value, Mapping):
-            sections[name] = {key: _short(item) for key, item in value.items()}
+            sections.setdefault(name, {}).update({k: _short(item) for k, item in value.items()})
         else:
             sections.setdefault("record", {})[name] = _short(value)
     return sections

@@ -79,6 +79,15 @@ class Summary:
     panelists: int
     win_rate: float | None
     head: str
+    beta: float | None = None
+    """Sharpness of a simulated panel, and how often two of its members agree on base answers."""
+    agreement: float | None = None
+
+    @property
+    def fit(self) -> str:
+        """The panel's sharpness for people to read; nothing where there is none."""
+        agreed = "" if self.agreement is None else f", agreement {self.agreement:.3f}"
+        return "" if self.beta is None else f", beta {self.beta:.6g}{agreed}"
 
     def as_dict(self) -> dict[str, Any]:
         """For ``--json``."""
@@ -133,6 +142,7 @@ def summary(ledger: Ledger, facts: list[Facts] | None = None) -> Summary:
     told = panel.get("kind", "–")
     if told not in {"people", "–"}:
         told = f"{told} ({panel.get('reward')})"
+    fitted = (ledger.spec.get("panel") or {}).get("calibration") or {}
     return Summary(
         path=str(ledger.path),
         run=ledger.run,
@@ -154,6 +164,8 @@ def summary(ledger: Ledger, facts: list[Facts] | None = None) -> Summary:
         panelists=people,
         win_rate=wins / total if total else None,
         head=ledger.head(),
+        beta=fitted.get("beta", panel.get("beta")),
+        agreement=fitted.get("agreement"),
     )
 
 

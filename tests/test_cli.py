@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 import yard_run
 
+from szpo import assemble, configfile
 from szpo.cli import app, call
+from szpo.errors import UsageError
 from szpo.ledger import Ledger
 
 Capture = pytest.CaptureFixture[str]
@@ -152,7 +154,7 @@ def test_init_writes_what_run_reads(tmp_path: Path, capsys: Capture) -> None:
     assert "seed = 4" in file.read_text(encoding="utf-8")
     capsys.readouterr()
     assert call(["run", str(file), "--plan"]) == 0
-    assert "120 from 5 panelists (bt70, simulated)" in capsys.readouterr().err
+    assert "120 from 5 panelists (bt70)" in capsys.readouterr().err
 
 
 def test_doctor_looks_at_everything(tmp_path: Path, capsys: Capture) -> None:
@@ -177,8 +179,97 @@ def test_bench_passes_typed_options_on(capsys: Capture) -> None:
         None,
     )
     assert call_with_options(count, "count", []) == ((0, 1), False, None)
+    assert call(["bench", "paired", "--help"]) == 0
+    assert "Rows in the batch, half plus and half minus. (default: 64)" in " ".join(
+        capsys.readouterr().out.split()
+    )
     assert call(["bench", "nope"]) == 2
     assert 'no benchmark "nope"; there are:' in capsys.readouterr().err
+
+
+def test_bench_json_is_all_of_stdout(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    from szpo.cli import plugins
+
+    def measured(seed: int = 0) -> dict[str, int]:
+        """Measure."""
+        print("a table")
+        return {"seed": seed}
+
+    monkeypatch.setattr(plugins, "load", lambda *names: measured)
+    assert call(["bench", "measured", "--json", "--seed", "3"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out) == {"seed": 3}
+    assert "a table" in said.err
+
+
+def test_without_a_command_it_lists_them(capsys: Capture) -> None:
+    assert call([]) == 0
+    assert len(capsys.readouterr().out.splitlines()) > 15
+
+
+@pytest.mark.parametrize(
+    ("sets", "words"),
+    [
+        (["reward=foo"], "reward 'foo': no reward of that name"),
+        (["panel.kind=hostile", "panel.size=1"], "a panel hostile of 1 has too few members"),
+        (["link=probit"], "bayes knows the logistic link only"),
+        (["adam=true"], "Adam needs one tensor"),
+    ],
+)
+def test_wrong_settings_are_refused_before_the_model_is_loaded(
+    sets: list[str], words: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from szpo import language
+
+    monkeypatch.setattr(language, "prepare", lambda *a: pytest.fail("the set-up began"))
+    every = [word for text in sets for word in ("--set", text)]
+    assert call(["run", "--preset", "tiny", "--folder", str(tmp_path), *every]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_run_is_only_resumed_with_the_prompts_it_began_with(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    path = yard_run.make(tmp_path)
+    file = tmp_path / "yard.jsonl"
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join(reversed(lines)) + "\n")
+    capsys.readouterr()
+    assert call(["run", "--resume", str(path)]) == 5
+    assert "not the prompts that yard.db began with" in capsys.readouterr().err
+    file.unlink()
+    assert call(["run", "--resume", str(path)]) == 2
+    with Ledger.open(path, readonly=True) as ledger:
+        told: list[str] = []
+        parts = assemble.reopen(ledger, panel=False, say=told.append)
+        assert parts.policy.digest() == ledger.head()
+        assert told[0].startswith("warning: prompt file")
+        with pytest.raises(UsageError, match="3 steps are applied; there is no 4"):
+            assemble.reopen(ledger, until=4, panel=False)
+
+
+def test_show_tells_how_sharp_a_simulated_panel_is(yard: Path, capsys: Capture) -> None:
+    assert call(["show", str(yard)]) == 0
+    with Ledger.open(yard, readonly=True) as ledger:
+        fit = ledger.spec["panel"]["calibration"]
+    told = f"5 panelists, beta {fit['beta']:.6g}, agreement {fit['agreement']:.3f}"
+    assert told in capsys.readouterr().out
+
+
+def test_simulate_leaves_a_finished_run_at_once(yard: Path, capsys: Capture) -> None:
+    assert call(["simulate", str(yard)]) == 0
+    assert "0 votes cast: the run is finished" in capsys.readouterr().out
+
+
+def test_default_names_keep_their_seed() -> None:
+    names = [
+        assemble.default_name(
+            configfile.load(sets=[f"seed={s}", f"reward=keyword:{'sea,' * 40}x"])
+        )
+        for s in (1, 22)
+    ]
+    assert [len(name) for name in names] == [64, 64]
+    assert names[0].endswith("-1") and names[1].endswith("-22")
 
 
 def test_panel_as_a_process_leaves_the_same_run(yard: Path, tmp_path: Path) -> None:

@@ -25,6 +25,11 @@ def test_defaults_are_the_documented_ones() -> None:
     assert Config().steps == 30  # 240 votes at 8 per step
 
 
+@pytest.mark.parametrize(("votes", "steps"), [(8, 1), (15, 1), (16, 2), (299, 37)])
+def test_a_step_that_votes_cannot_pay_whole_is_not_begun(votes: int, steps: int) -> None:
+    assert configfile.load(sets=[f"run.votes={votes}"]).steps == steps
+
+
 @pytest.mark.parametrize("name", sorted(configfile.presets()))
 def test_presets_are_valid_and_survive_the_written_file(name: str) -> None:
     config = configfile.load(preset_name=name)
@@ -91,6 +96,10 @@ def test_set_reads_toml_and_plain_text(text: str, section: str, key: str, value:
         (["seed"], "write it as section.key=value"),
         (["mu=nan"], "optimizer.mu must be a finite number > 0 and <= 1e+06 (got nan)"),
         (["run.votes=none"], "run.votes and run.steps are both None"),
+        (["run.votes=7"], "settings: run.votes 7 is less than one step, which takes 8 "),
+        (["directions=64"], "run.votes 240 is less than one step, which takes 512"),
+        (["subspace.samples=31"], "subspace.samples 31 is too few for subspace.dim 8; give at least 32"),
+        (["train=AB"], 'adapter.train "AB" goes with subspace.kind "full"; "score" moves B only'),
         (["adam=true", "momentum=0.9"], "momentum and optimizer.adam exclude each other"),
         (["min_length=9", "max_length=3"], "min_length 9 must be below max_length 3"),
     ],

@@ -10,9 +10,12 @@ from typing import Any
 import folder_run
 import pytest
 
+from szpo import configfile, report
 from szpo.cli import call
+from szpo.errors import UsageError
 from szpo.ledger import Ledger
 from szpo_simulators import demo
+from szpo_simulators.bench import demo as bench
 
 Capture = pytest.CaptureFixture[str]
 
@@ -41,6 +44,28 @@ def test_it_spends_the_votes_and_keeps_the_run(played: tuple[dict[str, Any], Pat
     with Ledger.open(path, readonly=True) as ledger:
         assert len(ledger.heads()) == 3
     assert call(["verify", str(path)]) == 0
+
+
+def test_the_report_shows_the_held_out_table(played: tuple[dict[str, Any], Path]) -> None:
+    found, path = played
+    with Ledger.open(path, readonly=True) as ledger:
+        page = report.render(ledger)
+    assert "Held-out prompts, before and after" in page
+    assert f"{found['before']:.3f}" in page and f"{found['gain']:+.3f}, 95 %" in page
+
+
+def test_a_kept_result_of_other_settings_is_not_taken_for_this_one(tmp_path: Path) -> None:
+    config = configfile.load(preset_name="tiny", sets=["run.seed=0", "panel.reward=length:6"])
+    kept = {"sets": [], "config": config.model_dump(mode="json"), "gain": 1.0}
+    (tmp_path / "length-6-0.json").write_text(json.dumps(kept))
+    found = bench.run_seed(0, "length:6", folder=tmp_path, preset="tiny")
+    assert found["gain"] == 1.0
+    with pytest.raises(UsageError, match="was measured with other settings"):
+        bench.run_seed(0, "length:6", folder=tmp_path, preset="tiny", sets=["run.votes=8"])
+    kept["config"]["optimizer"]["kl_radius"] = 0.72  # as when a default has moved since
+    (tmp_path / "length-6-0.json").write_text(json.dumps(kept))
+    with pytest.raises(UsageError, match="was measured with other settings"):
+        bench.run_seed(0, "length:6", folder=tmp_path, preset="tiny")
 
 
 def test_screen_says_figures_texts_and_what_comes_next(

@@ -7,10 +7,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from szpo import assemble
+from szpo import assemble, configfile
 from szpo.cli import call
 from szpo.evaluators import check_judge
 from szpo.ledger import Ledger
@@ -60,7 +62,7 @@ def test_together_they_come_to_the_point(tmp_path: Path) -> None:
     )  # fmt: skip
     votes, *_, before, _, _, after = done.stdout.split()
     assert (int(votes), int(before)) == (96, 41)  # forty times "so", then "yes"
-    assert int(after) <= 28
+    assert int(after) <= 32
 
 
 @pytest.mark.usefixtures("importable")
@@ -85,3 +87,31 @@ def test_installed_under_a_name_szpo_run_finds_them(
     with Ledger.open(tmp_path / "both.db", readonly=True) as ledger:
         assert json.loads(json.dumps(ledger.spec["panel"])) == {"panel": "brief"}
         assert float(assemble.reopen(ledger).policy.theta()["z"][0]) < 0
+
+
+@pytest.mark.usefixtures("importable")
+def test_a_simulated_panel_is_fitted_to_a_policy_that_only_rolls_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An own policy needs no method beside those of the protocol."""
+    from own_policy import Hesitant  # type: ignore[import-not-found]
+
+    from szpo.types import Answer
+    from szpo_simulators.panels import bt70
+
+    class Various(Hesitant):  # type: ignore[misc]
+        def rollout(self, prompts: Any, shifts: Any, *, seed: int) -> Any:
+            return [
+                tuple(Answer("word " * ((seed + i) % 5 + 1)) for i, _ in enumerate(asked))
+                for asked in prompts
+            ]
+
+    kinds = {"szpo.policies": Various, "szpo.evaluators": bt70}
+    monkeypatch.setattr(assemble, "entry_points", lambda group, name=None: [SimpleNamespace(
+        name=name, load=lambda: kinds[group])])  # fmt: skip
+    config = configfile.load(
+        sets=["model.name=various", "optimizer.mu=0.5", "reward=length:3", "run.votes=8"]
+    )
+    panel = assemble.build(config, say=lambda text: None).panel
+    assert panel is not None
+    assert panel.calibration.agreement == pytest.approx(0.7, abs=0.01)

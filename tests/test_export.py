@@ -92,6 +92,25 @@ def test_model_card_says_where_it_came_from(run: Path, tmp_path: Path) -> None:
         assert ledger.row["base_sha256"] in card
 
 
+def test_card_of_an_earlier_step_counts_what_stands_behind_it(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "adapter"
+    assert call(["export", str(run), "--step", "1", "--out", str(out)]) == 0
+    card = (out / "README.md").read_text(encoding="utf-8")
+    with Ledger.open(run, readonly=True) as ledger:
+        assert ledger.heads()[1] in card
+    assert "votes | 4 from a simulated panel" in card
+    assert "steps | 1 of rule" in card
+
+
+def test_export_of_a_step_that_is_not_there_writes_nothing(
+    run: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    out = tmp_path / "adapter"
+    assert call(["export", str(run), "--step", "3", "--out", str(out)]) == 2
+    assert "2 steps are applied; there is no 3" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_votes_as_jsonl_and_csv_hold_the_same(run: Path, tmp_path: Path) -> None:
     for suffix in ("jsonl", "csv"):
         assert call(["export", str(run), "--votes", str(tmp_path / f"votes.{suffix}")]) == 0

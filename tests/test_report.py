@@ -108,6 +108,19 @@ def test_verification_is_what_verify_says(yard: Path) -> None:
     assert re.search(r'<p class="good">verified: \d+ rows, 3 steps', page_of(yard))
 
 
+def test_settings_hold_both_what_was_asked_and_what_was_made_of_it(yard: Path) -> None:
+    with Ledger.open(yard, readonly=True) as ledger:
+        sections = report._settings(ledger.spec)
+    assert sections["panel"]["size"] == "5" and "calibration" in sections["panel"]
+    assert "heldout" in sections["prompts"] and "path" in sections["prompts"]
+
+
+def test_steps_have_no_ticks_between_them() -> None:
+    drawn = line_chart("t", [Series("s", [0, 1, 2], [0.1, 0.2, 0.3])], x_label="", y_label="")
+    under = re.findall(r'text-anchor="middle">([\d.]+)<', drawn)
+    assert under == ["0", "1", "2"]
+
+
 def test_picture_is_a_file_of_its_own(yard: Path, tmp_path: Path) -> None:
     out = tmp_path / "chart.svg"
     assert call(["report", str(yard), "--svg", str(out)]) == 0

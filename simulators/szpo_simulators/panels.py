@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from math import exp
 from typing import Any
 
@@ -257,9 +257,28 @@ def from_spec(spec: Mapping[str, Any], *, logprob: Logprob | None = None) -> Pan
     return Panel(name, reward, raters, rows, judges(liked, raters), fitted)
 
 
-# The entry points of `szpo.evaluators`, each with the keywords of `build`.
-bt70 = partial(build, "bt70")
-half_beta = partial(build, "half-beta")
-lapse10 = partial(build, "lapse10")
-hostile = partial(build, "hostile")
-mtbench = partial(build, "mtbench")
+@dataclass(frozen=True)
+class Maker:
+    """A panel by name, as an entry point of `szpo.evaluators`: called with the rest of `build`."""
+
+    name: str
+
+    def __call__(self, **options: Any) -> Panel:
+        """The panel."""
+        return build(self.name, **options)
+
+    def check(self, *, reward: str, size: int) -> None:
+        """Refuse what can be refused before a model is loaded.
+
+        Raises:
+            UsageError: no such reward, or too few members.
+        """
+        parse(reward, logprob=lambda prompts, answers: np.zeros(len(answers)))
+        members(self.name, 1.0, size)
+
+
+bt70 = Maker("bt70")
+half_beta = Maker("half-beta")
+lapse10 = Maker("lapse10")
+hostile = Maker("hostile")
+mtbench = Maker("mtbench")

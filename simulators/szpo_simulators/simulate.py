@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from szpo import lease, votes
+from szpo import lease, summary, votes
 from szpo.errors import UsageError
 from szpo.evaluators import Judge, PanelEvaluator
 from szpo.ledger import Ledger
@@ -152,10 +152,13 @@ def command(arguments: Sequence[str]) -> int:
     from szpo.cli import place
 
     with Ledger.open(place.find(chosen.run, chosen.folder)) as ledger:
+        if summary.summary(ledger).state == "finished":
+            print("0 votes cast: the run is finished")
+            return 0
         if chosen.panel is None:
             panel = panel_of(ledger)
         elif chosen.beta is None:
-            raise UsageError("simulate: --panel needs --beta; szpo show prints that of a run")
+            raise UsageError("--panel needs --beta; szpo show prints that of a run")
         else:
             wanted = "fluency" in chosen.reward
             panel = build(

@@ -100,7 +100,10 @@ class Yard:
                 cell = self.cell((row, column))
                 if cell in self.starts:
                     return cell
-        raise UsageError(f"prompt {prompt.text[:60]!r}: names no free cell, as in row 2, column 0")
+        raise UsageError(
+            f"prompt {prompt.text[:60]!r} names no free cell of the yard; give prompts.path a "
+            'file with lines such as "Walk from row 2, column 0."'
+        )
 
     def value(self, logits: Floats) -> float:
         """Exact expected reward of the softmax policy, mean over starting cells.

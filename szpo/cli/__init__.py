@@ -61,7 +61,8 @@ def call(arguments: list[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given or bool(os.environ.get("SZPO_DEBUG"))
     try:
-        result: Any = app(args=[a for a in given if a != "--debug"], standalone_mode=False)
+        words = [a for a in given if a != "--debug"] or ["--help"]
+        result: Any = app(args=words, standalone_mode=False)
     except typer.Exit as stop:
         return int(stop.exit_code)
     except (KeyboardInterrupt, typer.Abort):

@@ -124,10 +124,11 @@ def merge(
 ) -> None:
     """Write the base model with the adapter merged into its weights (safetensors)."""
     from szpo import assemble
+    from szpo.models import quiet
 
     path = place.find(run, folder)
     target = place.fresh(out or path.with_name(f"{path.stem}-merged"))
-    with Ledger.open(path, readonly=True) as ledger:
+    with Ledger.open(path, readonly=True) as ledger, quiet():
         parts = assemble.reopen(ledger, panel=False, say=screen.complain)
         parts.language.merge(target)
     if as_json:

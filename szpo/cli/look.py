@@ -64,7 +64,7 @@ def show(
             "run": f"{total.name}  ({total.path})",
             "state": total.state,
             "model": total.model,
-            "panel": f"{total.panel}, {total.panelists} panelists",
+            "panel": f"{total.panel}, {total.panelists} panelists{total.fit}",
             "rule": f"{total.rule}, seed {total.seed}",
             "steps": total.steps,
             "votes": f"{total.votes}{budget}, {total.skips} skips, "
@@ -74,7 +74,7 @@ def show(
             "head": total.head,
         }
     )
-    if facts[len(facts) - steps if steps < len(facts) else 0 :] and steps:
+    if facts and steps:
         screen.say()
         screen.table(
             ("step", "state", "votes", "plus", "minus", "ties", "Δ̂", "± s.e."),
@@ -106,6 +106,8 @@ def sample(
         asked = [Prompt.user(text, system) for text in prompt] or list(
             parts.prompts.heldout[:prompts]
         )
+        if not asked:
+            raise UsageError("this run has no held-out prompts at hand; ask your own with -p")
         tuned = policy.sample(asked, samples, seed=seed)
         base = policy.sample(asked, samples, seed=seed, base=True)
     document = [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from pathlib import Path
 
 import typer
@@ -64,7 +66,10 @@ def bench(context: typer.Context) -> int:
         raise UsageError(f"szpo bench {name}: the benchmark's name comes first")
     target = plugins.load("szpo.benches", name, "benchmark")
     options = [argument for argument in rest if argument != "--json"]
-    found = plugins.call_with_options(target, f"szpo bench {name}", options)
-    if "--json" in rest:
-        screen.emit(found)
+    if "--json" not in rest:
+        plugins.call_with_options(target, f"szpo bench {name}", options)
+        return 0
+    with contextlib.redirect_stdout(sys.stderr):  # its tables, so that stdout is JSON alone
+        found = plugins.call_with_options(target, f"szpo bench {name}", options)
+    screen.emit(found)
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, get_args, get_origin, get_type_hints
@@ -57,14 +58,20 @@ def call_with_options(target: Callable[..., Any], name: str, arguments: Sequence
     """Call a typed function with its parameters read from command-line options.
 
     Every parameter needs a default and becomes ``--its-name``; sequences take several values,
-    booleans have a ``--no-`` form. The first paragraph of the docstring becomes the help.
+    booleans have a ``--no-`` form. The first paragraph of the docstring becomes the help, its
+    "Args" that of the options.
     """
     text = inspect.getdoc(target) or ""
+    explained = dict(
+        re.findall(r"^    (\w+): (.+)$", text.partition("\nArgs:\n")[2], re.MULTILINE)
+    )
     parser = argparse.ArgumentParser(prog=name, description=text.split("\n\n")[0])
     hints = get_type_hints(target)
     for key, parameter in inspect.signature(target).parameters.items():
         option, kind, default = f"--{key.replace('_', '-')}", hints[key], parameter.default
-        told = f"default: {default}"
+        shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+        words = [explained.get(key, ""), f"(default: {shown})" if shown not in (None, "") else ""]
+        told = " ".join(filter(None, words)).replace("%", "%%")
         if kind is bool:
             parser.add_argument(
                 option, default=default, action=argparse.BooleanOptionalAction, help=told

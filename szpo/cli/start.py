@@ -149,7 +149,9 @@ def _note(ledger: Ledger, report: controller.StepReport, score: Score | None) ->
         values = [score(r.prompt, answer) for r in rows for answer in (r.plus, r.minus)]
         parts.append(f"reward {sum(values) / len(values):.3f}")
     if report.kl is not None:
-        parts.append(f"KL {report.kl:.2f}")
+        # Measured where it is guarded; else estimated from |θ|, see szpo.assemble.
+        guarded = ledger.spec.get("config", {}).get("guards", {}).get("kl") is not None
+        parts.append(f"KL {'' if guarded else '≈ '}{report.kl:.2f}")
     return ", ".join(parts)
 
 

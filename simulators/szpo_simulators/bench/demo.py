@@ -19,6 +19,8 @@ from rich.table import Table
 
 from szpo import assemble, configfile, controller, doctor
 from szpo.config import Config
+from szpo.errors import UsageError
+from szpo.ledger import Ledger
 from szpo_simulators import heldout, rewards
 
 Say = Callable[[str], None]
@@ -43,6 +45,8 @@ def measure_run(
     policy = parts.language
     liked = rewards.parse(config.panel.reward, logprob=policy.logprob_base)
     asked = parts.prompts.heldout[: config.evaluation.prompts]
+    if not asked:
+        raise UsageError("no prompts are held out to measure on; raise prompts.heldout")
     samples = config.evaluation.samples
     ready = time.monotonic()
     before = heldout.measure(
@@ -63,6 +67,9 @@ def measure_run(
     after = heldout.measure(policy, asked, liked.score, samples=samples, seed=config.run.seed)
     done = time.monotonic()
     mean, low, high = heldout.gain(before, after, seed=config.run.seed)
+    with Ledger.open(path) as ledger:
+        rows = evaluation(before, after, config.panel.reward, (mean, low, high))
+        ledger.record_event("evaluation", "szpo demo", {"rows": rows})
     return {
         "seed": config.run.seed,
         "reward": config.panel.reward,
@@ -96,6 +103,33 @@ def measure_run(
     }
 
 
+def evaluation(
+    before: heldout.Measurement,
+    after: heldout.Measurement,
+    reward: str,
+    gained: tuple[float, float, float],
+) -> list[dict[str, str]]:
+    """The measurement as rows of the report's table."""
+    mean, low, high = gained
+    values = [
+        (f"mean {reward}", before.rewards.mean(), after.rewards.mean(),
+         f"{mean:+.3f}, 95 % [{low:+.3f}, {high:+.3f}]"),
+        ("log-probability per token under the base", before.logprob, after.logprob, ""),
+        ("distinct-2", before.distinct2, after.distinct2, ""),
+        ("tokens per answer", before.tokens, after.tokens, ""),
+        ("KL to the start, nats per answer", before.kl, after.kl, f"± {after.kl_stderr:.2f}"),
+    ]  # fmt: skip
+    return [
+        {
+            "name": name,
+            "before": f"{a:.3f}",
+            "after": f"{b:.3f}",
+            "change": told or f"{b - a:+.3f}",
+        }
+        for name, a, b, told in values
+    ]
+
+
 def level(found: heldout.Measurement) -> list[float]:
     """95 % interval of a mean reward, over prompts (Student)."""
     return list(heldout.student(found.rewards.mean(1).tolist())[1:])
@@ -111,20 +145,31 @@ def run_seed(
     tag: str = "",
     say: Say = print,
 ) -> dict[str, Any]:
-    """One seed, or its kept result: ``folder`` holds a ledger and a JSON record per seed."""
+    """One seed, or its kept result: ``folder`` holds a ledger and a JSON record per seed.
+
+    Raises:
+        UsageError: The kept result was measured with other settings.
+    """
     name = "-".join(filter(None, [tag, "".join(c if c.isalnum() else "-" for c in reward)]))
     record = folder / f"{name}-{seed}.json"
-    if record.exists():
-        kept: dict[str, Any] = json.loads(record.read_text("utf-8"))
-        return kept
     changes = [f"run.seed={seed}", f"panel.reward={reward}", *sets]
     config = configfile.load(preset_name=preset, sets=changes)
+    if record.exists():
+        kept: dict[str, Any] = json.loads(record.read_text("utf-8"))
+        same = kept.get("sets", list(sets)) == list(sets)
+        if not same or kept.get("config", config.model_dump(mode="json")) != config.model_dump(
+            mode="json"
+        ):
+            raise UsageError(
+                f"{record} was measured with other settings; give another --tag or --folder"
+            )
+        return kept
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}-{seed}.db"
     for left in folder.glob(f"{path.name}*"):  # of a measurement that did not finish
         left.unlink()
     found = measure_run(config, path, say=say)
-    found["sets"] = list(sets)
+    found |= {"sets": list(sets), "config": config.model_dump(mode="json")}
     record.write_text(json.dumps(found, indent=1), encoding="utf-8")
     return found
 
@@ -148,6 +193,12 @@ def main(
         console.print(table(name, rows))
         mean, low, high = heldout.student([row["gain"] for row in rows])
         console.print(f"{name}: mean gain {mean:+.3f}, 95 % over seeds [{low:+.3f}, {high:+.3f}]")
+        loads = [row["machine"]["load"] for row in rows]
+        product = [1000 * row["machine"]["matrix_seconds"] for row in rows]
+        console.print(
+            f"machine load {min(loads):.1f} to {max(loads):.1f}, 1024³ fp32 product "
+            f"{min(product):.0f} to {max(product):.0f} ms"
+        )
         results[name] = {"rows": rows, "mean": mean, "interval": [low, high]}
     return results
 

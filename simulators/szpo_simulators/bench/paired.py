@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft import LoraConfig
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import binom
@@ -58,6 +57,8 @@ class Case:
 
     def sites(self, model: Any) -> tuple[Site, ...]:
         """What it adapts in the model."""
+        from peft import LoraConfig  # slow and talkative to import; --help does without
+
         layers = None if self.layers is None else list(self.layers)
         config = LoraConfig(
             r=self.rank,
