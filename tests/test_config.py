@@ -98,7 +98,7 @@ def test_set_reads_toml_and_plain_text(text: str, section: str, key: str, value:
         (["run.votes=none"], "run.votes and run.steps are both None"),
         (["run.votes=7"], "settings: run.votes 7 is less than one step, which takes 8 "),
         (["directions=64"], "run.votes 240 is less than one step, which takes 512"),
-        (["subspace.samples=31"], "subspace.samples 31 is too few for subspace.dim 8; give at least 32"),
+        (["subspace.samples=31"], "samples 31 is too few for subspace.dim 8; give at least 32"),
         (["train=AB"], 'adapter.train "AB" goes with subspace.kind "full"; "score" moves B only'),
         (["adam=true", "momentum=0.9"], "momentum and optimizer.adam exclude each other"),
         (["min_length=9", "max_length=3"], "min_length 9 must be below max_length 3"),

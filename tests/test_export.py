@@ -86,6 +86,7 @@ def test_model_card_says_where_it_came_from(run: Path, tmp_path: Path) -> None:
     assert call(["export", str(run), "--out", str(out)]) == 0
     card = (out / "README.md").read_text(encoding="utf-8")
     assert "library_name: " in card.split("---")[1]
+    compile(card.split("```python")[1].split("```")[0], "card", "exec")
     assert "votes | 8 from a simulated panel (bt70 (length:6)); no person judged" in card
     with Ledger.open(run, readonly=True) as ledger:
         assert ledger.heads()[-1] in card
