@@ -14,6 +14,7 @@ import numpy as np
 from szpo import coordinates
 from szpo.coordinates import Space
 from szpo.errors import RunError
+from szpo.settings import SMALL_DIM
 from szpo.types import Answer, Batch, Floats, Layout, Prompt, Shift, Theta, Update
 
 
@@ -151,3 +152,16 @@ def check_policy(
         ),
         "an update and its opposite do not lead back",
     )
+    if len(layout) == 1 and policy.dim <= SMALL_DIM:
+        ((key, shape),) = layout
+        here = np.array(policy.theta()[key])
+        # Dyadic steps: one rounding at most, and each of them is exact in fp32.
+        vector = tuple(size * (1 + i % 3) / 4 for i in range(policy.dim))
+        policy.apply(Update(0, 0, vector=vector))
+        need(
+            np.array_equal(
+                policy.theta()[key], here + np.array(vector, np.float32).reshape(shape)
+            ),
+            "apply does not add the vector of an update (rule bayes, Adam) to θ",
+        )
+        policy.apply(Update(0, 0, vector=tuple(-v for v in vector)))

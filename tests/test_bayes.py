@@ -140,7 +140,8 @@ def test_repetitions_are_fitted_together_as_one_by_one():
 
 
 def test_no_votes_give_the_prior():
-    fit = bayes.posterior(bayes.Window.empty(3, 2), precision=4.0, mean=[1.0, 0.0, -1.0], forget=0.97)
+    empty = bayes.Window.empty(3, 2)
+    fit = bayes.posterior(empty, precision=4.0, mean=[1.0, 0.0, -1.0], forget=0.97)
     assert fit.w.tolist() == [1.0, 0.0, -1.0]
     assert fit.covariance == pytest.approx(np.eye(3) / 4)
 

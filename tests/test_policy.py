@@ -197,7 +197,7 @@ class Broken:
     def apply(self, update: Update) -> None:
         if self.how == "numb":
             return
-        coef = update.coef or 0.0
+        coef = update.coef or 0.0  # "scalar": a vector is taken for a coefficient of 0
         self.inner.apply(
             Update(update.step, update.k, coef=coef * (2 if self.how == "far" else 1))
         )
@@ -221,6 +221,7 @@ class Broken:
         ("numb", "apply does not move"),
         ("far", "other values than"),
         ("digest", "digest does not see it"),
+        ("scalar", "vector of an update"),
     ],
 )
 def test_check_policy_names_the_broken_clause(how: str, clause: str) -> None:
