@@ -7,6 +7,7 @@ per-sample scores, one member per row.
 
 from __future__ import annotations
 
+import itertools
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -121,6 +122,20 @@ def _depth(name: str) -> int | None:
     return int(match.group(1)) if match else None
 
 
+@dataclass(frozen=True)
+class _Reading:
+    """A factors that read the same inputs, side by side, so that one product serves all.
+
+    ``At`` is (in, widths), ``columns`` says where each site's own lie. Where ``whole``, a site has
+    members·rank columns, otherwise (members share a large A) only rank.
+    """
+
+    At: Tensor
+    columns: dict[str, slice]
+    ranks: tuple[int, ...]
+    whole: bool
+
+
 class Attachment:
     """Deltas hooked onto a model; ``assign`` says which member each row (or token) belongs to."""
 
@@ -128,21 +143,41 @@ class Attachment:
         self._m = deltas.members
         self._device = next(iter(deltas.B.values())).device
         self._factors: dict[str, tuple[Tensor, Tensor]] = {}
-        self._stacked: dict[str, tuple[Tensor, Tensor]] = {}
+        self._out: dict[str, Tensor] = {}
+        self._columns: dict[str, tuple[Tensor, int, bool]] = {}
+        siblings: dict[tuple[str, int, bool], list[str]] = {}
         for site in sites:
             A, B = deltas.A[site.name], deltas.B[site.name] * site.scale
             self._factors[site.name] = (A, B)
-            if A.dim() == 2 and self._m * site.rank <= WIDE:
+            self._out[site.name] = B.permute(0, 2, 1).reshape(-1, B.shape[1]).contiguous()
+            whole = A.dim() == 3 or self._m * site.rank <= WIDE
+            if whole and A.dim() == 2:
                 A = A.repeat(self._m, 1)  # cheaper than repeating each result
-            # (in, members·r), or (in, r) where members share a large A, and (members·r, out):
-            # one product serves all members.
-            self._stacked[site.name] = (
-                A.reshape(-1, A.shape[-1]).t(),
-                B.permute(0, 2, 1).reshape(-1, B.shape[1]).contiguous(),
-            )
+            self._columns[site.name] = (A.reshape(-1, A.shape[-1]).t(), site.rank, whole)
+            place = (site.name.rpartition(".")[0], site.inputs, whole)
+            siblings.setdefault(place, []).append(site.name)
+        self._reading: dict[str, _Reading] = {}
+        for names in siblings.values():
+            self._together(names)
+        self._read: tuple[Tensor, _Reading, Tensor] | None = None
         self._rows = torch.zeros(1, dtype=torch.long)
-        self._masks: dict[int, Tensor] = {}
+        self._masks: dict[tuple[int, ...], Tensor] = {}
         self._own = False
+
+    def _together(self, names: list[str]) -> None:
+        """Let these sites, which get the same inputs, share one product."""
+        parts = [self._columns[name] for name in names]
+        ends = [0, *itertools.accumulate(At.shape[1] for At, _, _ in parts)]
+        columns = {
+            name: slice(a, b) for name, (a, b) in zip(names, itertools.pairwise(ends), strict=True)
+        }
+        reading = _Reading(
+            torch.cat([At for At, _, _ in parts], dim=1),
+            columns,
+            tuple(rank for _, rank, _ in parts),
+            parts[0][2],
+        )
+        self._reading.update(dict.fromkeys(names, reading))
 
     def assign(self, rows: Tensor) -> None:
         """Give each row its member: (rows, 1) for inputs (rows, tokens, ·), (1, tokens) for flat.
@@ -152,35 +187,46 @@ class Attachment:
         """
         rows = rows.to(self._device)
         self._rows = rows
-        self._masks = {}
+        self._masks, self._read = {}, None
         self._own = (
             self._m > 1
             and rows.shape == (self._m, 1)
             and bool((rows[:, 0] == torch.arange(self._m, device=self._device)).all())
         )
 
-    def _mask(self, rank: int) -> Tensor:
+    def _mask(self, *ranks: int) -> Tensor:
         """One-hot membership, each column repeated ``rank`` times: (*rows.shape, members·rank)."""
-        if rank not in self._masks:
+        if ranks not in self._masks:
             hot = nn.functional.one_hot(self._rows, self._m).to(torch.float32)
-            self._masks[rank] = hot.repeat_interleave(rank, dim=-1)
-        return self._masks[rank]
+            parts = [hot.repeat_interleave(rank, dim=-1) for rank in ranks]
+            self._masks[ranks] = torch.cat(parts, dim=-1)
+        return self._masks[ranks]
+
+    def _h(self, name: str, x: Tensor) -> Tensor:
+        """A x of a site for all members, masked to each row's own: (…, members·rank)."""
+        reading = self._reading[name]
+        if self._read is None or self._read[0] is not x or self._read[1] is not reading:
+            if next(iter(reading.columns)) != name:
+                # Not the inputs of its neighbours after all (o_proj beside q_proj): on its own.
+                self._together([other for other in reading.columns if other != name])
+                self._together([name])
+                reading = self._reading[name]
+            h = x.to(torch.float32) @ reading.At
+            if self._m > 1 and reading.whole:
+                h = h * self._mask(*reading.ranks)
+            self._read = (x, reading, h)
+        h = self._read[2][..., reading.columns[name]]
+        if self._m > 1 and not reading.whole:
+            rank = self._columns[name][1]
+            h = h.repeat(*(1,) * (h.dim() - 1), self._m) * self._mask(rank)
+        return h
 
     def delta(self, name: str, x: Tensor) -> Tensor:
         """``scale · B_m A_m x`` per row in fp32, for x (rows, tokens, in)."""
-        x = x.to(torch.float32)
         if self._own:
             A, B = self._factors[name]
-            return (x @ A.transpose(-1, -2)) @ B.transpose(1, 2)
-        At, Bs = self._stacked[name]
-        h = x @ At
-        if self._m > 1:
-            rank = Bs.shape[0] // self._m
-            if h.shape[-1] == rank:
-                h = h.repeat(*(1,) * (h.dim() - 1), self._m)
-            mask = self._mask(rank)
-            h = h * mask if h.requires_grad else h.mul_(mask)
-        return h @ Bs
+            return (x.to(torch.float32) @ A.transpose(-1, -2)) @ B.transpose(1, 2)
+        return self._h(name, x) @ self._out[name]
 
     def hook(self, name: str) -> Any:
         """A forward hook that adds the delta of site ``name``."""

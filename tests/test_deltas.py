@@ -107,6 +107,47 @@ def test_rows_equal_separately_loaded_adapters_on_four_bits(
         assert float((other - mixed[member]).abs().max()) > 0.05 * scale
 
 
+def test_neighbours_share_a_product_only_where_they_share_inputs() -> None:
+    # q, k and v read the same tensor; o has the same width and parent, but reads another.
+    model = build("llama")
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    sites = find_sites(model, LoraConfig(r=3, target_modules=targets))
+    _, deltas = factors(sites, 3, True)
+    ids = torch.arange(4 * 6).reshape(4, 6)
+    owner = torch.tensor([1, 0, 2, 1])
+    with torch.inference_mode():
+        with attached(model, sites, deltas, owner[:, None]):
+            first = model(ids).logits
+            again = model(ids).logits
+        assert torch.equal(first, again)  # the grouping is found during the first pass
+        for row in range(4):
+            mine = Deltas(
+                {k: a[owner[row]] for k, a in deltas.A.items()},
+                {k: b[owner[row]][None] for k, b in deltas.B.items()},
+            )
+            with attached(model, sites, mine):
+                alone = model(ids[row : row + 1]).logits[0]
+            torch.testing.assert_close(first[row], alone, rtol=1e-5, atol=1e-5)
+
+
+def test_many_members_of_a_large_rank_agree_with_single_ones() -> None:
+    model = build("llama")
+    sites = find_sites(model, config("llama", 8))
+    g = torch.Generator().manual_seed(0)
+    A = {s.name: torch.randn(s.rank, s.inputs, generator=g) / s.inputs**0.5 for s in sites}
+    B = {s.name: torch.randn(12, s.outputs, s.rank, generator=g) for s in sites}
+    ids = torch.arange(12 * 3).reshape(12, 3)
+    owner = torch.arange(12).flip(0)
+    with torch.inference_mode():
+        with attached(model, sites, Deltas(A, B), owner[:, None]):
+            mixed = model(ids).logits
+        for row in (0, 5, 11):
+            mine = Deltas(A, {k: b[owner[row]][None] for k, b in B.items()})
+            with attached(model, sites, mine):
+                alone = model(ids[row : row + 1]).logits[0]
+            torch.testing.assert_close(mixed[row], alone, rtol=1e-5, atol=1e-5)
+
+
 def test_one_backward_gives_every_row_its_own_gradient() -> None:
     model = build("llama")
     sites = find_sites(model, config("llama", 2))
