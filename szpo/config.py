@@ -115,7 +115,10 @@ class Subspace(Section):
         384, ge=8, le=100_000, description="Base answers read during set-up; they cost no votes."
     )
     kl_samples: int = Field(
-        256, ge=16, le=100_000, description="Answers from which the scale is measured by KL."
+        96,
+        ge=16,
+        le=100_000,
+        description="Answers of one KL pass; passes repeat until the scale is known.",
     )
 
 

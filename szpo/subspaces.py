@@ -127,7 +127,7 @@ def setup(
     config: Any = None,
     train: Literal["B", "AB"] = "B",
     start: Theta | None = None,
-    samples: int = 512,
+    samples: int = 384,
     kl_samples: int = 96,
     kl_radius: float = 1.62,
     sampling: Sampling | None = None,
