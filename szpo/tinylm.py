@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from szpo import models, seeds
+from szpo import cache, seeds
 
 ASKS = (
     "Tell me about {topic}.", "Describe {topic}.", "Write about {topic}.",
@@ -85,10 +85,10 @@ class Recipe:
 def folder(recipe: Recipe | None = None) -> Path:
     """The cached folder of the trained model; trains it (under a minute) on first use."""
     chosen = recipe or Recipe()
-    target = models.cache_dir() / f"tiny-{chosen.sha256()[:16]}"
+    target = cache.cache_dir() / f"tiny-{chosen.sha256()[:16]}"
     if (target / "config.json").is_file():
         return target
-    return models.publish(target, lambda draft: train(chosen, draft))
+    return cache.publish(target, lambda draft: train(chosen, draft))
 
 
 def corpus(seed: int, count: int) -> Iterator[tuple[str, str]]:
@@ -174,7 +174,7 @@ def train(recipe: Recipe, target: Path) -> float:
             torch.set_num_threads(threads)
     model.generation_config.eos_token_id = 1
     model.generation_config.pad_token_id = 0
-    with models.quiet():
+    with cache.quiet():
         model.save_pretrained(target)
         words.save_pretrained(target)
     return loss

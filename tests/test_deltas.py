@@ -13,9 +13,9 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from szpo import adapters
+from szpo.cache import quiet
 from szpo.deltas import Deltas, attached, find_sites
 from szpo.errors import UsageError
-from szpo.models import quiet
 from tests.tiny_models import ARCHITECTURES, TARGETS, WORDS, build, with_adapter
 
 MEMBERS = 3

@@ -13,9 +13,9 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from szpo import assemble
+from szpo.cache import quiet
 from szpo.cli import call
 from szpo.ledger import Ledger
-from szpo.models import quiet
 from szpo.types import Prompt
 
 Capture = pytest.CaptureFixture[str]

@@ -10,10 +10,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from szpo import adapters, coordinates
+from szpo.cache import quiet
 from szpo.deltas import attached
 from szpo.errors import UsageError
 from szpo.lora import Asking, LoraPolicy
-from szpo.models import Loaded, quiet
+from szpo.models import Loaded
 from szpo.sampling import Sampling
 from szpo.subspaces import Subspace
 from szpo.types import Answer, Prompt, Shift, Update

@@ -14,7 +14,7 @@ import tiny_models
 import torch
 from safetensors.torch import load_file, save_file
 
-from szpo import models, weights
+from szpo import cache, models, weights
 from szpo.errors import IntegrityError, ResourceError, UsageError
 from szpo.types import Prompt
 
@@ -22,7 +22,7 @@ from szpo.types import Prompt
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
-    with models.quiet():
+    with cache.quiet():
         tiny_models.build("llama").save_pretrained(folder)
         tiny_models.tokenizer().save_pretrained(folder)
     return folder
@@ -78,7 +78,7 @@ def test_a_tensor_in_two_files_is_refused(tmp_path: Path) -> None:
 
 
 def test_four_bit_weights_compute_about_the_same(tmp_path: Path) -> None:
-    with models.quiet():
+    with cache.quiet():
         tiny_models.build("llama", hidden=64).save_pretrained(tmp_path)
         tiny_models.tokenizer().save_pretrained(tmp_path)
     full = models.load(str(tmp_path), dtype="fp32")
@@ -258,7 +258,7 @@ def test_a_half_written_cache_is_never_seen(tmp_path: Path) -> None:
         raise OSError(28, "No space left on device")
 
     with pytest.raises(ResourceError, match="No space left"):
-        models.publish(tmp_path / "model", fail)
+        cache.publish(tmp_path / "model", fail)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -270,9 +270,9 @@ def test_two_writers_of_one_cache_folder_agree(tmp_path: Path) -> None:
 
     def write(folder: Path) -> None:
         plain(folder)
-        models.publish(target, plain)  # another process was faster
+        cache.publish(target, plain)  # another process was faster
 
-    assert models.publish(target, write) == target
+    assert cache.publish(target, write) == target
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 

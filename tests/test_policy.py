@@ -12,11 +12,12 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from szpo import coordinates
+from szpo.cache import quiet
 from szpo.deltas import find_sites
 from szpo.directions import Law
 from szpo.errors import RunError
 from szpo.lora import Asking, LoraPolicy
-from szpo.models import Loaded, quiet
+from szpo.models import Loaded
 from szpo.policy import Monitored, Policy, check_policy
 from szpo.sampling import Sampling
 from szpo.subspaces import Subspace

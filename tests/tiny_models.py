@@ -21,7 +21,8 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from szpo.models import Loaded, quiet
+from szpo.cache import quiet
+from szpo.models import Loaded
 
 WORDS = 320
 STOP = 2

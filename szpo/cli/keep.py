@@ -124,7 +124,7 @@ def merge(
 ) -> None:
     """Write the base model with the adapter merged into its weights (safetensors)."""
     from szpo import assemble
-    from szpo.models import quiet
+    from szpo.cache import quiet
 
     path = place.find(run, folder)
     target = place.fresh(out or path.with_name(f"{path.stem}-merged"))
