@@ -47,6 +47,8 @@ def prepare(config: Config, prompts: Sequence[Prompt], say: Say) -> Base:
     """
     loaded = _load(config, adapter=config.model.adapter)
     say(f"model {loaded.name}, {loaded.quantization or loaded.dtype}")
+    if loaded.adapter is not None:
+        say("adapter rank, alpha, targets and layers are those of the starting adapter")
     lora = _lora(config, loaded)
     subspace = subspaces.setup(
         loaded,
