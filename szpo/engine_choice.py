@@ -28,11 +28,17 @@ class GenerateEngine:
     """``transformers.generate`` with per-row deltas: slower, for models `HfEngine` cannot run."""
 
     def __init__(
-        self, model: Any, sites: tuple[Site, ...] = (), *, stop_tokens: Sequence[int] = ()
+        self,
+        model: Any,
+        sites: tuple[Site, ...] = (),
+        *,
+        stop_tokens: Sequence[int] = (),
+        max_rows: int = 32,
     ):
         self.model = model
         self.sites = sites
         self.stop_tokens = tuple(stop_tokens)
+        self.max_rows = max_rows
 
     def generate(
         self,
@@ -44,10 +50,38 @@ class GenerateEngine:
         *,
         canary: bool = False,
     ) -> Generated:
-        """See `szpo.engines.Engine.generate`."""
+        """See `szpo.engines.Engine.generate`; at most ``max_rows`` rows go through together.
+
+        ``transformers.generate`` holds tens of megabytes a row for a large vocabulary.
+        """
         check_rows(prompts, members, deltas, sampling, uniforms)
-        if not prompts:
-            return Generated((), ())
+        watch = Canary() if canary else None
+        tokens: list[tuple[int, ...]] = []
+        # Rows of one prompt stay together, so that the canary sees its members side by side.
+        order = sorted(range(len(prompts)), key=lambda row: tuple(prompts[row]))
+        for begin in range(0, len(order), self.max_rows):
+            rows = order[begin : begin + self.max_rows]
+            tokens += self._part(
+                [prompts[row] for row in rows], [members[row] for row in rows], deltas, sampling,
+                uniforms[rows], watch, begin,
+            )  # fmt: skip
+        if watch is not None:
+            watch.judge()
+        placed: list[tuple[int, ...]] = [()] * len(prompts)
+        for row, made in zip(order, tokens, strict=True):
+            placed[row] = made
+        return Generated(tuple(placed), tuple(row[-1] in self.stop_tokens for row in placed))
+
+    def _part(
+        self,
+        prompts: Sequence[Sequence[int]],
+        members: Sequence[int],
+        deltas: Deltas | None,
+        sampling: Sampling,
+        uniforms: Floats,
+        watch: Canary | None,
+        begin: int,
+    ) -> list[tuple[int, ...]]:
         device = self.model.device
         width = max(len(prompt) for prompt in prompts)
         ids = torch.zeros(len(prompts), width, dtype=torch.long)
@@ -68,16 +102,15 @@ class GenerateEngine:
                 pad_token_id=self.stop_tokens[0] if self.stop_tokens else 0,
                 logits_processor=LogitsProcessorList([chooser]),
             )
-        if canary and chooser.first is not None:
-            watch = Canary()
+        if watch is not None and chooser.first is not None:
             row_of = dict(zip(layout.unit_of_row, layout.order, strict=True))
-            watch.see(layout.units, chooser.first[[row_of[u] for u in range(len(layout.units))]])
-            watch.judge()
+            units = [(begin + sequence, member) for sequence, member in layout.units]
+            watch.see(units, chooser.first[[row_of[u] for u in range(len(units))]])
         tokens = []
         for row in out[:, width:].tolist():
             end = next((i for i, token in enumerate(row) if token in self.stop_tokens), None)
             tokens.append(tuple(row if end is None else row[: end + 1]))
-        return Generated(tuple(tokens), tuple(row[-1] in self.stop_tokens for row in tokens))
+        return tokens
 
     def logprobs(
         self,
@@ -157,7 +190,9 @@ def _agrees(engine: HfEngine) -> bool:
             with attached(model, sites, deltas, torch.tensor([[members[place]]])):
                 plain = model(input_ids=ids, use_cache=False).logits[0, -2:].to(torch.float32)
             mine = torch.stack([first[row], second[row]]).to(torch.float32)
-            tolerance = 1e-3 if model.dtype == torch.float32 else 0.1
+            # In bf16, and more so over 4-bit weights, the order of sums shows; a wrong position or
+            # mask is off by about the whole norm.
+            tolerance = 1e-3 if model.dtype == torch.float32 else 0.2
             if not float((mine - plain).norm()) <= tolerance * float(plain.norm()):
                 return False
     return True
