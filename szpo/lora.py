@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from szpo import adapters, coordinates, models, scores, seeds
 from szpo.coordinates import Space
@@ -25,9 +24,10 @@ from szpo.engine_choice import engine_for
 from szpo.engines import Engine
 from szpo.errors import UsageError
 from szpo.models import Loaded
+from szpo.probe import is_zero, stack
 from szpo.sampling import Sampling, uniforms
 from szpo.scores import Sample
-from szpo.subspaces import Subspace, is_zero
+from szpo.subspaces import Subspace
 from szpo.types import Answer, Batch, Floats, Layout, Prompt, Shift, Theta, Update
 
 
@@ -251,24 +251,9 @@ class LoraPolicy:
 
     def deltas(self, thetas: Sequence[Theta]) -> Deltas:
         """The members at these master coordinates, on the model's device."""
-        device = self.loaded.device
         members = [self.subspace.weights(theta) for theta in thetas]
         still = {**self.subspace.fixed, **self.subspace.start}
-
-        def stacked(name: str) -> torch.Tensor:
-            values = np.stack([member.get(name, still[name]) for member in members])
-            return torch.from_numpy(values).to(device)
-
-        def factor_a(name: str) -> torch.Tensor:
-            if any(name in member for member in members):
-                return stacked(name)
-            return torch.from_numpy(still[name]).to(device)
-
-        sites = self.subspace.sites
-        return Deltas(
-            {site.name: factor_a(site.a) for site in sites},
-            {site.name: stacked(site.b) for site in sites},
-        )
+        return stack(self.subspace.sites, still, members, self.loaded.device)
 
     def _start_deltas(self) -> Deltas | None:
         """The starting policy as a member; None where it is the base model itself."""

@@ -31,7 +31,6 @@ from szpo.layers import lora_config as lora_config
 from szpo.layers import middle_layers as middle_layers
 from szpo.models import Loaded
 from szpo.probe import Probe, Progress
-from szpo.probe import is_zero as is_zero
 from szpo.sampling import Sampling
 from szpo.scores import Sample
 from szpo.types import Floats, Layout, Prompt, Theta
