@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from szpo import coordinates, seeds
+from szpo import controller, coordinates, seeds
 from szpo.coordinates import Space
 from szpo.directions import DIRECTION_VERSION
 from szpo.evaluators import Judge, PanelEvaluator
@@ -115,6 +115,27 @@ def panel_of(ledger: Ledger, panelists: int = 5, judge: Judge | None = None) -> 
 
 def prompts_of(settings: Settings) -> Callable[[int], Sequence[Prompt]]:
     return prompt_order(PROMPTS, settings)
+
+
+def start(
+    tmp_path: Path, name: str = "run.db", layout: Any = LAYOUT, **changes: Any
+) -> tuple[Settings, Ledger, QuadraticPolicy]:
+    """A new run: its settings, its ledger, a policy at the start."""
+    settings = settings_of(layout, **changes)
+    return settings, new_ledger(tmp_path / name, settings), QuadraticPolicy(settings)
+
+
+def go(
+    settings: Settings, ledger: Ledger, policy: QuadraticPolicy, evaluator: Any = None,
+    **arguments: Any,
+) -> controller.Outcome:  # fmt: skip
+    """Drive the run, four steps unless told otherwise."""
+    return controller.run(
+        ledger,
+        policy,
+        evaluator or panel_of(ledger),
+        **{"prompts": prompts_of(settings), "until_step": 4, **arguments},
+    )
 
 
 def history(ledger: Ledger) -> list[tuple[int, str, str]]:

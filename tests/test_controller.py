@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from szpo import controller, guards, lease, metrics, replay, steps, votes
+from szpo import guards, lease, metrics, replay, steps, votes
 from szpo.controller import Bands
 from szpo.errors import IntegrityError, LeaseError, RunError, UsageError
 from szpo.evaluators import LedgerEvaluator, PanelEvaluator
@@ -13,33 +13,17 @@ from szpo.questions import prompt_order
 from szpo.types import Answer, Comparison, Row
 from szpo.votes import VoteService
 from tests.quadratic import (
-    LAYOUT,
     PROMPTS,
     WIDE,
     Clock,
     QuadraticPolicy,
     ValueJudge,
+    go,
     history,
-    new_ledger,
     panel_of,
-    prompts_of,
     settings_of,
+    start,
 )
-
-
-def start(tmp_path, name="run.db", layout=LAYOUT, **changes):
-    settings = settings_of(layout, **changes)
-    return settings, new_ledger(tmp_path / name, settings), QuadraticPolicy(settings)
-
-
-def go(settings, ledger, policy, evaluator=None, **arguments):
-    return controller.run(
-        ledger,
-        policy,
-        evaluator or panel_of(ledger),
-        **{"prompts": prompts_of(settings), "until_step": 4, **arguments},
-    )
-
 
 # ---- the same run ----
 

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from szpo import controller, lease, optimizer, replay, seeds, steps, votes
+from szpo import lease, optimizer, replay, seeds, steps, votes
 from szpo.controller import Bands
 from szpo.errors import RunError, UsageError
 from szpo.evaluators import LedgerEvaluator, PanelEvaluator
@@ -14,34 +14,18 @@ from szpo.settings import Schedule
 from szpo.types import Prompt
 from szpo.votes import VoteService
 from tests.quadratic import (
-    LAYOUT,
     Clock,
     QuadraticPolicy,
     ValueJudge,
+    go,
     history,
-    new_ledger,
     panel_of,
-    prompts_of,
-    settings_of,
+    start,
 )
 
 
 class Killed(BaseException):
     """The process is gone."""
-
-
-def start(tmp_path, name="run.db", layout=LAYOUT, **changes):
-    settings = settings_of(layout, **changes)
-    return settings, new_ledger(tmp_path / name, settings), QuadraticPolicy(settings)
-
-
-def go(settings, ledger, policy, evaluator=None, **arguments):
-    return controller.run(
-        ledger,
-        policy,
-        evaluator or panel_of(ledger),
-        **{"prompts": prompts_of(settings), "until_step": 4, **arguments},
-    )
 
 
 class Acting(ValueJudge):
