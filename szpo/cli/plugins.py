@@ -13,12 +13,19 @@ import typer
 
 from szpo.errors import UsageError
 
-EXTRAS = {"gradio": "ui", "trl": "baselines", "datasets": "baselines", "fastapi": "ui"}
+EXTRAS = {
+    "gradio": "ui",
+    "uvicorn": "ui",
+    "trl": "baselines",
+    "datasets": "baselines",
+    "fastapi": "ui",
+}
 """Which extra brings a module that may be missing."""
 TOLD = {
     "demo": "Tune SmolLM2-135M from a few hundred simulated votes and measure before and after.",
     "simulate": "Answer a run's open comparisons with a simulated panel, as an own process.",
-    "panel": "Serve the voting page to people.",
+    "serve": "Serve a run to its panel: the voting page, the operator's page and the controller.",
+    "invite": "Make, list and revoke panelists' and operators' links and codes.",
 }
 """What the commands of this project's own packages do; others are named by where they are from."""
 
