@@ -228,14 +228,29 @@ class Attachment:
             return (x.to(torch.float32) @ A.transpose(-1, -2)) @ B.transpose(1, 2)
         return self._h(name, x) @ self._out[name]
 
+    def _add(self, name: str, x: Tensor, out: Tensor) -> Tensor:
+        """``out`` plus the delta, written into ``out`` and rounded once, from fp32.
+
+        One product that accumulates onto the widened output takes half the time of a product and
+        an addition of mixed types.
+        """
+        wide = out.to(torch.float32)  # itself where the base is fp32
+        if self._own:
+            A, B = self._factors[name]
+            h = x.to(torch.float32) @ A.transpose(-1, -2)
+            wide.baddbmm_(h, B.transpose(1, 2))
+        else:
+            h = self._h(name, x)
+            wide.view(-1, wide.shape[-1]).addmm_(h.reshape(-1, h.shape[-1]), self._out[name])
+        return out if wide is out else out.copy_(wide)
+
     def hook(self, name: str) -> Any:
         """A forward hook that adds the delta of site ``name``."""
 
         def add(module: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> Tensor:
-            delta = self.delta(name, inputs[0])
             if torch.is_grad_enabled():
-                return out + delta.to(out.dtype)
-            return out.add_(delta)  # a fresh tensor of the linear layer; rounds once, from fp32
+                return out + self.delta(name, inputs[0]).to(out.dtype)
+            return self._add(name, inputs[0], out)
 
         return add
 

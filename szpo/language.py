@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from szpo import cache, directions, models, seeds, subspaces, weights
+from szpo import cache, directions, models, seeds, setups, subspaces, weights
 from szpo.config import Config
 from szpo.deltas import Site, find_sites
 from szpo.errors import IntegrityError, UsageError
@@ -50,26 +50,51 @@ def prepare(config: Config, prompts: Sequence[Prompt], say: Say) -> Base:
     if loaded.adapter is not None:
         say("adapter rank, alpha, targets and layers are those of the starting adapter")
     lora = _lora(config, loaded)
-    subspace = subspaces.setup(
-        loaded,
-        prompts,
-        kind=config.subspace.kind,
-        dim=config.subspace.dim,
-        config=lora,
-        train=config.adapter.train,
-        start=_start(config, loaded, find_sites(loaded.model, lora)),
-        samples=config.subspace.samples,
-        kl_samples=config.subspace.kl_samples,
-        kl_radius=config.optimizer.kl_radius,
-        sampling=_sampling(config),
-        root_seed=config.run.seed,
-    )
+    sites = find_sites(loaded.model, lora)
+
+    def make() -> Subspace:
+        return subspaces.setup(
+            loaded,
+            prompts,
+            kind=config.subspace.kind,
+            dim=config.subspace.dim,
+            config=lora,
+            train=config.adapter.train,
+            start=_start(config, loaded, sites),
+            samples=config.subspace.samples,
+            kl_samples=config.subspace.kl_samples,
+            kl_radius=config.optimizer.kl_radius,
+            sampling=_sampling(config),
+            root_seed=config.run.seed,
+        )
+
+    if loaded.adapter is not None:  # its tensors would have to be part of the key
+        subspace = make()
+    else:
+        subspace = setups.kept(_setup_key(config, loaded, sites, prompts), make)
     report = subspace.report
     say(
         f"subspace {subspace.kind}: {subspace.dim:,} coordinates, {report.get('samples', 0)} "
         f"base answers, {report.get('seconds', 0)} s"
+        + (" at the first time, now from the cache" if report.get("cached") else "")
     )
     return Base(loaded, subspace)
+
+
+def _setup_key(
+    config: Config, loaded: Loaded, sites: Sequence[Site], prompts: Sequence[Prompt]
+) -> dict[str, Any]:
+    """All that a set-up depends on, as plain JSON."""
+    return {
+        "base": [loaded.sha256, loaded.dtype, loaded.quantization, config.model.device],
+        "sites": [asdict(site) for site in sites],
+        "adapter": config.adapter.model_dump(mode="json"),
+        "subspace": config.subspace.model_dump(mode="json"),
+        "kl_radius": config.optimizer.kl_radius,
+        "sampling": asdict(_sampling(config)),
+        "prompts": [p.turns for p in prompts],
+        "seed": config.run.seed,
+    }
 
 
 def restore(config: Config, ledger: Ledger) -> Base:

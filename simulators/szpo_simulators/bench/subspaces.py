@@ -22,8 +22,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from szpo import directions, models, prompts, scores, seeds, subspaces
-from szpo.deltas import find_sites
+from szpo import directions, models, prompts, scores, seeds, setups, subspaces
 from szpo.engine_choice import engine_for
 from szpo.models import Loaded
 from szpo.probe import Probe
@@ -207,47 +206,21 @@ def chosen(
     loaded: Loaded, asked: Sequence[Prompt], dim: int, samples: int, folder: Path, seed: int
 ) -> dict[str, Subspace]:
     """The three kinds over the same weights, with the same A, d and KL radius."""
-    path = folder / f"spaces-d{dim}-n{samples}-{seed}.npz"
-    score = None
-    if not path.exists():
-        score = subspaces.setup(
-            loaded, asked, kind="score", dim=dim, samples=samples, root_seed=seed
+    names = {kind: folder / f"space-{kind}-d{dim}-n{samples}-{seed}.npz" for kind in KINDS}
+    if not names["score"].exists():
+        setups.write(
+            subspaces.setup(loaded, asked, kind="score", dim=dim, samples=samples, root_seed=seed),
+            names["score"],
         )
-        start = {**score.fixed, **score.start}
-        rest = {
-            kind: subspaces.setup(
-                loaded,
-                asked,
-                kind=kind,
-                dim=dim,
-                start=start,
-                root_seed=seed,
+    score = setups.read(names["score"])
+    start = {**score.fixed, **score.start}
+    for kind in ("random", "full"):
+        if not names[kind].exists():
+            setups.write(
+                subspaces.setup(loaded, asked, kind=kind, dim=dim, start=start, root_seed=seed),
+                names[kind],
             )
-            for kind in ("random", "full")
-        }
-        kept = {f"{k}|{n}": v for k, s in {"score": score, **rest}.items()
-                for n, v in s.tensors().items()}  # fmt: skip
-        facts = {k: {"scale": s.scale, "report": dict(s.report)}
-                 for k, s in {"score": score, **rest}.items()}  # fmt: skip
-        draft = path.with_suffix(".draft.npz")
-        np.savez(draft, **{"facts": np.array(json.dumps(facts)), **kept})  # type: ignore[arg-type]
-        draft.rename(path)
-    sites = find_sites(loaded.model, subspaces.lora_config(loaded.model))
-    found = {}
-    with np.load(path) as file:
-        facts = json.loads(str(file["facts"]))
-        for kind, fact in facts.items():
-            parts: dict[str, dict[str, Any]] = {"fixed": {}, "start": {}, "basis": {}}
-            for name in file.files:
-                owner, _, rest_of = name.partition("|")
-                part, _, tensor = rest_of.partition("/")
-                if owner == kind:
-                    parts[part][tensor] = file[name]
-            found[kind] = Subspace(
-                kind, sites, parts["fixed"], parts["start"], parts["basis"], fact["scale"],
-                fact["report"],
-            )  # fmt: skip
-    return found
+    return {kind: setups.read(path) for kind, path in names.items()}
 
 
 # --- the command ---------------------------------------------------------------------------------
