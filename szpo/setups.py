@@ -47,7 +47,8 @@ def write(subspace: Subspace, path: Path) -> None:
             np.savez(file, **arrays, facts=np.array(json.dumps(facts)))
         draft.replace(path)
     except OSError as error:
-        draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            draft.unlink()
         raise ResourceError(f"cannot write {path} ({error.strerror or error})") from None
 
 
