@@ -18,6 +18,7 @@ import numpy as np
 from szpo import coordinates, guards, lease, optimizer, records, replay, seeds, steps, votes
 from szpo.errors import IntegrityError, RunError, SzpoError, UsageError
 from szpo.evaluators import Evaluator
+from szpo.failpoints import failpoint
 from szpo.guards import Bands
 from szpo.lease import Lease
 from szpo.ledger import Clock, Ledger, Record
@@ -214,12 +215,14 @@ class _Loop:
             row["state"] not in ("planned", "generating") or steps.stored(ledger, step)
         ):
             return
+        failpoint("cp1")
         with ledger.transaction("controller"):
             if row is None:
                 query = optimizer.ask(self.state, step)
                 steps.plan(ledger, epoch, self.settings, query, self.head)
             if not steps.begin(ledger, epoch, step):
                 return  # void
+        failpoint("cp2")
         query = self._query(step)
         prompts = tuple(clean(prompt) for prompt in self.prompts(step))
         size = self.settings.N * self.settings.D
@@ -233,6 +236,7 @@ class _Loop:
         key = seeds.derive(self.settings.root_seed, "rollout", step=step)
         started = self.timer()
         batches = self.policy.rollout(asked, shifts, seed=int.from_bytes(key[:8], "big") >> 1)
+        failpoint("cp3")
         took = self.timer() - started
         self.generation_s += took
         comparisons = compare(self.settings, step, asked, batches)
@@ -307,6 +311,7 @@ class _Loop:
         counted = votes.counted(ledger, step)
         tally = votes.tally(ledger, step, settings.K, settings.N)
         state, updates, info = optimizer.tell(self.state, self._query(step), tally)
+        failpoint("cp9")
         reach = settings.momentum_terms if settings.momentum else 0
         recent = [u for u in ledger.updates(step) if u.step >= step - reach] if reach else []
         added = optimizer.fold(settings, [*recent, *updates], step)
@@ -329,8 +334,10 @@ class _Loop:
             self._pass_over(self._row(step))
             return None
         # From here on the step is done; what follows is a function of the ledger.
+        failpoint("cp11")
         self.theta, self.head, self.state = theta, head, state
         self.spent, self.read = report.total_votes, report.total_answers_read
+        failpoint("cp12")
         for update in added:
             self.policy.apply(update)
         self._same_weights(f"after step {step}")

@@ -13,6 +13,7 @@ import numpy as np
 
 from szpo import counting, records
 from szpo.errors import IntegrityError, LeaseError, UsageError
+from szpo.failpoints import failpoint
 from szpo.ledger import Ledger, Record
 from szpo.settings import Settings
 from szpo.types import Comparison, Info, Query, Tally, Update
@@ -90,6 +91,7 @@ def store(
             )
             for answer in records.answer_rows(comparison.id, comparison.rows):
                 ledger.append("answers", answer)
+            failpoint("cp4")
         ledger.record_event("generated", "controller", {"step": step, **notes})
         if then_open:
             open_step(ledger, epoch, step)
@@ -109,6 +111,7 @@ def open_step(ledger: Ledger, epoch: int, step: int) -> None:
     with ledger.transaction("controller"):
         if _row(ledger, step)["state"] == "void":
             return
+        failpoint("cp5")
         _move(ledger, epoch, step, "open")
         ledger.execute(
             "UPDATE steps SET opened_us = ? WHERE run = ? AND step = ?",
@@ -139,6 +142,7 @@ def close(
         row = _row(ledger, step)
         if row["state"] != "open" or (by == "rule" and counting.missing(ledger, step)):
             return False
+        failpoint("cp7")
         if epoch is None:
             epoch = int(ledger.query("SELECT epoch FROM controller")[0]["epoch"])
         last = ledger.query(
@@ -152,6 +156,7 @@ def close(
         )
         if by != "rule":
             ledger.record_event("close", actor, {"step": step, "by": by, "reason": reason})
+    failpoint("cp8")
     return True
 
 
@@ -203,6 +208,7 @@ def apply(
             }
             row["row_sha256"] = prev = records.update_sha256(row)
             ledger.append("updates", row)
+            failpoint("cp10")
         _move(ledger, epoch, step, "applied")
         body = {**notes, "step": step, "row": _row(ledger, step)}
         ledger.record_event("step", "controller", body)

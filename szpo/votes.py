@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, get_args
 from szpo import records, seeds
 from szpo.counting import counted, missing, sides, standing, tally, verdict
 from szpo.errors import SzpoError, UsageError
+from szpo.failpoints import failpoint
 from szpo.ledger import Clock, Ledger, Record
 from szpo.types import Assignment, Choice, Vote
 
@@ -293,7 +294,8 @@ class VoteService:
                     "received_us": self.clock(),
                 },
             )
-            return _receipt(row)
+        failpoint("cp6")
+        return _receipt(row)
 
     def amend(
         self, vote: int, action: Literal["exclude", "reinstate"], reason: str, actor: str

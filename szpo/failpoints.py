@@ -1,0 +1,112 @@
+"""Places where a test may kill the process, to show that nothing is lost or done twice.
+
+Each place has a name. It does nothing unless it is armed, by ``SZPO_FAILPOINT="cp10:kill@3"`` in
+the environment (name, action, on which hit) or by `arm` in a test; a run with nothing armed pays
+one look at an empty dictionary.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Literal, get_args
+
+from szpo.errors import UsageError
+
+POINTS: Final = {
+    "cp1": "the lease is taken, the step is not planned",
+    "cp2": "the plan is committed",
+    "cp3": "the perturbed weights have answered, nothing is stored",
+    "cp4": "the first of the step's comparisons is stored, not committed",
+    "cp5": "all answers are stored, the step is not open",
+    "cp6": "a vote is committed, not acknowledged",
+    "cp7": "the rule of closing is met, the step is not closed",
+    "cp8": "the close is committed",
+    "cp9": "the update is computed, not written",
+    "cp10": "the update is inserted, not committed",
+    "cp11": "the update is committed, the weights in memory are the old ones",
+    "cp12": "the weights in memory are the new ones, the policy has not been told",
+    "cp13": "one file of an export is written, others are not",
+    "cp14": "an export is written, it does not have its name",
+}
+"""Every place: what has been done there and what has not."""
+
+ENVIRONMENT: Final = "SZPO_FAILPOINT"
+Action = Literal["kill", "raise", "enospc", "stop"]
+_FORM = re.compile(r"(\w+):(\w+)(?:@(\d+))?")
+
+
+class InjectedError(RuntimeError):
+    """What an armed place of action ``raise`` raises."""
+
+
+@dataclass
+class Armed:
+    """What is to happen at one place, and how often it was passed."""
+
+    name: str
+    action: Action
+    at: int
+    hits: int = 0
+
+
+_armed: dict[str, Armed] = {}
+
+
+def failpoint(name: str) -> None:
+    """Pass a place; if it is armed and this is the hit it waits for, its action happens.
+
+    Raises:
+        InjectedError: the action is ``raise``.
+        OSError: the action is ``enospc``: no space left on the disk.
+    """
+    found = _armed.get(name)
+    if found is None:
+        return
+    found.hits += 1
+    if found.hits != found.at:
+        return
+    if found.action == "raise":
+        raise InjectedError(f"{name}: {POINTS[name]}")
+    if found.action == "enospc":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    os.kill(os.getpid(), signal.SIGKILL if found.action == "kill" else signal.SIGSTOP)
+
+
+def parse(text: str) -> Armed:
+    """What ``name:action@hit`` asks for; without ``@hit``, the first.
+
+    >>> parse("cp10:kill@3")
+    Armed(name='cp10', action='kill', at=3, hits=0)
+
+    Raises:
+        UsageError: the form, the name or the action is unknown.
+    """
+    found = _FORM.fullmatch(text)
+    if found is None or found[1] not in POINTS or found[2] not in get_args(Action):
+        raise UsageError(
+            f"{ENVIRONMENT}={text!r}: give name:action@hit, with a name of {', '.join(POINTS)} "
+            f"and an action of {', '.join(get_args(Action))}"
+        )
+    action: Action = found[2]  # type: ignore[assignment]
+    return Armed(found[1], action, int(found[3] or 1))
+
+
+@contextlib.contextmanager
+def arm(text: str) -> Iterator[Armed]:
+    """Arm one place while the block runs; its hits are counted in what the block is given."""
+    armed = parse(text)
+    _armed[armed.name] = armed
+    try:
+        yield armed
+    finally:
+        _armed.pop(armed.name, None)
+
+
+if given := os.environ.get(ENVIRONMENT):
+    _armed[parse(given).name] = parse(given)
