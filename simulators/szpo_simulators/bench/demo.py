@@ -6,6 +6,7 @@ and a held-out measurement before and after. Finished seeds are kept in a folder
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import time
@@ -25,6 +26,7 @@ from szpo_simulators import heldout, rewards
 
 Say = Callable[[str], None]
 SEEDS = (0, 1, 2, 3, 4, 5)
+TABLE_WIDTH = 140
 
 
 def measure_run(
@@ -183,16 +185,21 @@ def main(
     tag: str = "",
 ) -> dict[str, Any]:
     """Held-out gain over seeds, for one or more rewards with no other setting changed."""
-    console = Console()
+    console = screen()
     results: dict[str, Any] = {}
     for name in reward:
-        rows = [
-            run_seed(s, name, folder=folder, sets=sets, preset=preset, tag=tag, say=console.print)
-            for s in seeds
-        ]
+        rows = []
+        for s in seeds:
+            rows.append(
+                run_seed(
+                    s, name, folder=folder, sets=sets, preset=preset, tag=tag, say=console.print
+                )
+            )
+            gc.collect()  # a model lies in reference cycles: else one more would stay each time
         console.print(table(name, rows))
         mean, low, high = heldout.student([row["gain"] for row in rows])
-        console.print(f"{name}: mean gain {mean:+.3f}, 95 % over seeds [{low:+.3f}, {high:+.3f}]")
+        over = f", 95 % over seeds [{low:+.3f}, {high:+.3f}]" if len(rows) > 1 else ", one seed"
+        console.print(f"{name}: mean gain {mean:+.3f}{over}", markup=False)
         loads = [row["machine"]["load"] for row in rows]
         product = [1000 * row["machine"]["matrix_seconds"] for row in rows]
         console.print(
@@ -201,6 +208,12 @@ def main(
         )
         results[name] = {"rows": rows, "mean": mean, "interval": [low, high]}
     return results
+
+
+def screen() -> Console:
+    """The terminal, or lines wide enough for the table where the output goes to a file."""
+    console = Console()
+    return console if console.is_terminal else Console(width=max(console.width, TABLE_WIDTH))
 
 
 def table(reward: str, rows: Sequence[dict[str, Any]]) -> Table:
