@@ -118,7 +118,7 @@ def build(config: Config, *, say: Say = print) -> Parts:
     base = None
     if policy_maker is None:
         if config.subspace.kind != "full":  # refused now, not after the set-up
-            _settings(config, (("z", (config.subspace.dim,)),), 1.0)
+            _settings(config, (("z", (config.dim,)),), 1.0)
         from szpo import language
 
         base = language.prepare(config, prompts.train, say)

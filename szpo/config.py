@@ -110,7 +110,11 @@ class Subspace(Section):
         description="score: principal directions of the policy's own log-probability gradient "
         "(needs a local model); random: random orthonormal ones; full: every weight.",
     )
-    dim: int = Field(8, ge=1, le=256, description="Number of coordinates d (not used by full).")
+    dim: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = Field(
+        8,
+        description='Number of coordinates d (not used by full), or "auto": as many as the votes '
+        "can tell apart.",
+    )
     samples: int = Field(
         384, ge=8, le=100_000, description="Base answers read during set-up; they cost no votes."
     )
@@ -307,10 +311,10 @@ class Config(Section):
                 f"{self.votes_per_step} (directions × comparisons × votes); give more, or ask less"
             )
         space = self.subspace
-        if space.kind == "score" and space.samples < 4 * space.dim:
+        if space.kind == "score" and space.samples < 4 * self.dim:
             raise ValueError(
-                f"subspace.samples {space.samples} is too few for subspace.dim {space.dim}; "
-                f"give at least {4 * space.dim}"
+                f"subspace.samples {space.samples} is too few for subspace.dim {self.dim}; "
+                f"give at least {4 * self.dim}"
             )
         if self.adapter.train == "AB" and space.kind != "full":
             raise ValueError(
@@ -332,6 +336,25 @@ class Config(Section):
         return min(both)
 
     @property
+    def dim(self) -> int:
+        """D of a subspace: the number of the settings, or the rule's (see `choose_dim`)."""
+        chosen = self.subspace.dim
+        return choose_dim(self.steps * self.votes_per_step) if chosen == "auto" else chosen
+
+    @property
     def votes_per_step(self) -> int:
         """K · N · M."""
         return self.optimizer.directions * self.optimizer.comparisons * self.optimizer.votes
+
+
+def choose_dim(votes: int) -> int:
+    """How many coordinates some ``votes`` can tell apart: a power of two, 4 to 64.
+
+    A vote at a win rate of 75 % carries at most .13 nat (ln 2 less its entropy) on where to go,
+    and the posterior of d coordinates needs a few nats each: one coordinate per thirty votes.
+    Fewer coordinates are learned sooner, more reach further; a reward is not asked.
+
+    >>> choose_dim(240), choose_dim(50), choose_dim(3000)
+    (8, 4, 64)
+    """
+    return int(min(max(2 ** math.floor(math.log2(max(votes, 1) / 30)), 4), 64))

@@ -33,11 +33,9 @@ from szpo.types import Answer, Batch, Floats, Layout, Prompt, Shift, Theta, Upda
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """How the policy is asked: sampling, the system prompt of all, common random numbers."""
+    """How the policy is asked: sampling, and whether both sides share their random numbers."""
 
     sampling: Sampling = field(default_factory=Sampling)
-    system: str | None = None
-    """Goes before every prompt that brings no system turn of its own."""
     crn: bool = True
     """Plus and minus of a direction share their uniform numbers, row by row."""
 
@@ -111,9 +109,7 @@ class LoraPolicy:
     # ---- asking ----
 
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
-        """The prompt's tokens, with the run's system prompt, through the chat template."""
-        if self.asking.system is not None and all(role != "system" for role, _ in prompt.turns):
-            prompt = Prompt((("system", self.asking.system), *prompt.turns))
+        """The prompt's tokens, through the chat template."""
         return models.encode(self.loaded.tokenizer, prompt)
 
     def rollout(

@@ -100,19 +100,6 @@ class Subspace:
         }
 
 
-def choose_dim(votes: int) -> int:
-    """How many coordinates some ``votes`` can tell apart: a power of two, 4 to 64.
-
-    A vote at a win rate of 75 % carries at most .13 nat (ln 2 less its entropy) on where to go,
-    and the posterior of d coordinates needs a few nats each: one coordinate per thirty votes.
-    Fewer coordinates are learned sooner, more reach further; a reward is not asked.
-
-    >>> choose_dim(240), choose_dim(50), choose_dim(3000)
-    (8, 4, 64)
-    """
-    return int(min(max(2 ** math.floor(math.log2(max(votes, 1) / 30)), 4), 64))
-
-
 # --- set-up ------------------------------------------------------------------------------------
 
 
@@ -121,8 +108,7 @@ def setup(
     prompts: Sequence[Prompt],
     *,
     kind: Kind = "score",
-    dim: int | None = 8,
-    votes: int = 240,
+    dim: int = 8,
     config: Any = None,
     train: Literal["B", "AB"] = "B",
     start: Theta | None = None,
@@ -139,8 +125,7 @@ def setup(
         loaded: The base model.
         prompts: Those the run trains on.
         kind: ``score``, ``random`` or ``full``.
-        dim: Coordinates d of a subspace; None lets `choose_dim` choose; ignored by ``full``.
-        votes: The votes a run can hope for, which is all that `choose_dim` wants to know.
+        dim: Coordinates d of a subspace; ignored by ``full``.
         config: A ``peft.LoraConfig``; None is `lora_config`'s choice.
         train: Which factors move. A subspace moves B only.
         start: A and B by ``site.a`` and ``site.b``, from a starting adapter; None starts at the
@@ -157,7 +142,6 @@ def setup(
         RunError: Scores or KL are not finite, or the adapter does not move the policy.
     """
     began = time.monotonic()
-    dim = choose_dim(votes) if dim is None else dim
     _check(kind, dim, train, samples, kl_samples, prompts)
     sites = find_sites(loaded.model, lora_config(loaded.model) if config is None else config)
     law = replace(sampling or Sampling(), top_p=1.0, top_k=0)

@@ -117,3 +117,16 @@ def test_several_mistakes_are_counted() -> None:
 def test_unknown_preset_lists_the_known() -> None:
     with pytest.raises(UsageError, match=re.escape('no preset "demmo"; did you mean "demo"?')):
         configfile.load(preset_name="demmo")
+
+
+def test_auto_takes_as_many_coordinates_as_the_votes_can_tell_apart():
+    def dim(votes: int) -> int:
+        return configfile.load(
+            preset_name="demo", sets=["subspace.dim=auto", f"run.votes={votes}"]
+        ).dim
+
+    # one per thirty votes, a power of two from 4 to 64
+    assert [dim(v) for v in (64, 240, 480, 10_000)] == [4, 8, 16, 64]
+    assert configfile.load(preset_name="demo").dim == 8
+    with pytest.raises(UsageError, match=r"subspace\.dim"):
+        configfile.load(preset_name="demo", sets=["subspace.dim=most"])
