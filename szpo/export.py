@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import secrets
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
-from szpo import __version__, replay, summary
+from szpo import __version__, replay, storage, summary
 from szpo.errors import StorageError, UsageError
+from szpo.failpoints import failpoint
 from szpo.ledger import Ledger
 from szpo.report import visible, when
 
@@ -24,13 +29,37 @@ def write_votes(ledger: Ledger, path: Path) -> int:
     writers = {".jsonl": replay.write_jsonl, ".csv": replay.write_csv}
     if path.suffix not in writers:
         raise UsageError(f"{path.name}: votes are written as .jsonl or .csv")
+    with whole(path) as draft, draft.open("x", encoding="utf-8", newline="") as file:
+        count = writers[path.suffix](ledger, file)
+        failpoint("cp13")
+    return count
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A place beside ``path`` for a file or a folder, which takes its name when it is whole.
+
+    A process that dies leaves at most a hidden draft, never half of what was asked for.
+
+    Raises:
+        StorageError: Something of that name exists, or the place cannot be written.
+    """
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with path.open("x", encoding="utf-8", newline="") as file:
-            return writers[path.suffix](ledger, file)
+        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+            raise StorageError(f"{path} exists; choose another name, or remove it first")
+        yield draft
+        storage.flush(draft)
+        failpoint("cp14")
+        storage.publish(draft, path)
     except FileExistsError:
         raise StorageError(f"{path} exists; choose another name, or remove it first") from None
     except OSError as error:
-        raise StorageError(f"{path} cannot be written ({error.strerror})") from None
+        raise StorageError(f"{path} cannot be written ({error.strerror or error})") from None
+    finally:
+        if draft.is_dir():
+            shutil.rmtree(draft)
+        draft.unlink(missing_ok=True)
 
 
 def model_card(ledger: Ledger, *, step: int | None = None) -> str:

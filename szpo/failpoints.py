@@ -24,15 +24,15 @@ POINTS: Final = {
     "cp3": "the perturbed weights have answered, nothing is stored",
     "cp4": "the first of the step's comparisons is stored, not committed",
     "cp5": "all answers are stored, the step is not open",
-    "cp6": "a vote is committed, not acknowledged",
+    "cp6": "a vote is stored, its receipt is not sent",
     "cp7": "the rule of closing is met, the step is not closed",
     "cp8": "the close is committed",
     "cp9": "the update is computed, not written",
     "cp10": "the update is inserted, not committed",
     "cp11": "the update is committed, the weights in memory are the old ones",
     "cp12": "the weights in memory are the new ones, the policy has not been told",
-    "cp13": "one file of an export is written, others are not",
-    "cp14": "an export is written, it does not have its name",
+    "cp13": "half of an export is written",
+    "cp14": "an export is written whole, it does not have its name",
 }
 """Every place: what has been done there and what has not."""
 

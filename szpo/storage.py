@@ -45,12 +45,26 @@ def check_place(path: Path, *, new: bool) -> None:
         )
 
 
+def flush(path: Path) -> None:
+    """Wait until a file, or a folder with all files in it, has reached the disk."""
+    inside = sorted(path.rglob("*")) if path.is_dir() else []
+    for each in [*inside, path]:
+        place = os.open(each, os.O_RDONLY)
+        try:
+            os.fsync(place)
+        finally:
+            os.close(place)
+
+
 def publish(draft: Path, path: Path) -> None:
-    """Give a finished file its name, never over another file.
+    """Give a finished file or folder its name, never over another file.
 
     Raises:
         FileExistsError: somebody was faster.
     """
+    if draft.is_dir():  # replaces an empty folder, and nothing else
+        os.rename(draft, path)
+        return
     try:
         os.link(draft, path)
     except FileExistsError:

@@ -11,6 +11,7 @@ from szpo import export as files
 from szpo import replay as folding
 from szpo.cli import place, plugins, screen
 from szpo.errors import IntegrityError, SzpoError
+from szpo.failpoints import failpoint
 from szpo.ledger import Ledger
 from szpo.report import Score, Verification
 
@@ -102,10 +103,11 @@ def export(
 
             target = place.fresh(out or path.with_name(f"{path.stem}-adapter"))
             parts = assemble.reopen(ledger, until=step, panel=False, say=screen.complain)
-            parts.language.save_adapter(target)
-            (target / "README.md").write_text(
-                files.model_card(ledger, step=step), encoding="utf-8"
-            )
+            with files.whole(target) as draft:
+                parts.language.save_adapter(draft)
+                failpoint("cp13")
+                card = files.model_card(ledger, step=step)
+                (draft / "README.md").write_text(card, encoding="utf-8")
             document = {"adapter": str(target)}
             said = (
                 f"wrote {target}; load it with PeftModel.from_pretrained(model, {str(target)!r})"
@@ -130,7 +132,8 @@ def merge(
     target = place.fresh(out or path.with_name(f"{path.stem}-merged"))
     with Ledger.open(path, readonly=True) as ledger, quiet():
         parts = assemble.reopen(ledger, panel=False, say=screen.complain)
-        parts.language.merge(target)
+        with files.whole(target) as draft:
+            parts.language.merge(draft)
     if as_json:
         screen.emit({"model": str(target)})
     else:
