@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint format install clean
+.PHONY: help demo serve-demo test test-all lint format install browser screenshots clean
 
 help:  ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,14 +25,28 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## tune SmolLM2-135M from votes of a simulated panel (minutes, two cores)
 	@$(BIN)/szpo demo
 
+serve-demo: $(STAMP)  ## try the panel yourself: vote beside simulated colleagues in the browser
+	@$(BIN)/szpo serve --demo
+
+# The panel's tests drive Debian's Chromium; elsewhere give one by CHROMIUM=/path.
+browser:  ## install the browser that the panel's tests drive, where none is found
+	@command -v "$${CHROMIUM:-chromium}" >/dev/null || { \
+	  echo "installing chromium for the browser tests ..."; \
+	  run=$$( [ "$$(id -u)" = 0 ] || echo sudo ); \
+	  $$run apt-get install -y -q chromium >/dev/null 2>&1 || { $$run apt-get update -q >/dev/null && $$run apt-get install -y -q chromium >/dev/null; } || { \
+	    echo "chromium is missing and cannot be installed here; install it, or name one by CHROMIUM=/path" >&2; exit 1; }; }
+
 # Tests use tiny models, on which threads only wait for each other: a process per core instead.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
 
-test: $(STAMP)  ## what continuous integration runs
+test: $(STAMP) browser  ## what continuous integration runs
 	$(PYTEST)
 
-test-all: $(STAMP)  ## everything, the slow tests included
+test-all: $(STAMP) browser  ## everything, the slow tests included
 	$(PYTEST) -m "not gpu"
+
+screenshots: $(STAMP) browser  ## draw every state of the panel into docs/screens
+	$(BIN)/python docs/make_screenshots.py
 
 lint: $(STAMP)  ## ruff, mypy and spelling; changes nothing
 	$(BIN)/ruff check .
