@@ -15,8 +15,19 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from szpo import coordinates, guards, lease, optimizer, records, replay, seeds, steps, votes
-from szpo.errors import IntegrityError, RunError, SzpoError, UsageError
+from szpo import (
+    budget,
+    coordinates,
+    guards,
+    lease,
+    optimizer,
+    records,
+    replay,
+    seeds,
+    steps,
+    votes,
+)
+from szpo.errors import IntegrityError, RunError, UsageError
 from szpo.evaluators import Evaluator
 from szpo.failpoints import failpoint
 from szpo.guards import Bands
@@ -51,6 +62,7 @@ def run(
     deadline_s: float | None = None,
     holder: str | None = None,
     lease_s: float = 60.0,
+    held: Lease | None = None,
     wait: Callable[[], None] = lambda: time.sleep(0.2),
     clock: Clock | None = None,
     timer: Callable[[], float] = time.perf_counter,
@@ -59,7 +71,9 @@ def run(
 
     ``policy`` may stand at θ₀ or after any step of this run; it is brought to the head. ``lag`` 1
     generates step t + 1 from the head after t − 1 while t is voted on. ``deadline_s`` closes a
-    step with what there is so long after it opened. ``wait`` is called while votes are missing.
+    step with what there is so long after it opened, pauses not counted. ``held`` is a lease that
+    the caller keeps; without one the run is taken and given back. ``wait`` is called while votes
+    are missing.
 
     Raises:
         LeaseError: another controller holds the run, or took it over.
@@ -73,18 +87,13 @@ def run(
         raise UsageError(f"run: lag is {lag}; it is 0 or 1")
     if clock is not None:
         ledger.clock = clock
-    held = lease.acquire(ledger, holder, int(lease_s * 1e6))
-    try:
+    holding = contextlib.nullcontext(held) if held else lease.hold(ledger, holder, _us(lease_s))
+    with holding as own:
         loop = _Loop(
-            ledger, policy, evaluator, prompts, replay.settings(ledger), held,
+            ledger, policy, evaluator, prompts, replay.settings(ledger), own,
             kl=kl, bands=bands or Bands(), lag=lag, deadline_s=deadline_s, wait=wait, timer=timer,
         )  # fmt: skip
-        with lease.kept(ledger, held):
-            return loop.drive(until_step, votes_budget, on_step)
-    finally:
-        # A lease that cannot be given back runs out; the first error is the one to show.
-        with contextlib.suppress(SzpoError):
-            lease.release(ledger, held)
+        return loop.drive(until_step, votes_budget, on_step)
 
 
 @dataclass(eq=False)
@@ -122,11 +131,14 @@ class _Loop:
         per_step = self.settings.K * self.settings.N * self.settings.M
         while True:
             step = self.state.step
-            flags = lease.controller(self.ledger)
-            if flags["paused_by"] is not None:
-                return self._end("paused", f"{flags['paused_by']}: {flags['pause_reason']}")
-            if flags["stop_at"] is not None and step >= flags["stop_at"]:
-                return self._end("stopped", f"asked to stop before step {flags['stop_at']}")
+            lease.pause_if_due(self.ledger, step)
+            if (paused := self._paused()) is not None:
+                return paused
+            row = self.ledger.step(step)
+            if row is None or row["state"] not in ("open", "closed"):  # what is begun is finished
+                limit = budget.reached(self.ledger, step=step, votes=self.spent, per_step=per_step)
+                if limit is not None:
+                    return self._end("stopped", limit)
             if until_step is not None and step >= until_step:
                 return self._end("finished", f"{step} steps are applied")
             if votes_budget is not None and self.spent + per_step > votes_budget:
@@ -206,7 +218,18 @@ class _Loop:
         self._generate(step, then_open=self.lag == 0 or step == 0)
         row = self._row(step)
         if row["state"] == "generating":  # stored while the step before was voted on
-            steps.open_step(self.ledger, self.lease.epoch, step)
+            with self.ledger.transaction("controller"):
+                steps.open_step(self.ledger, self.lease.epoch, step)
+                self._plan_ahead(step + 1)
+
+    def _plan_ahead(self, step: int) -> None:
+        """With lag, the plan of the next step is fixed as this one opens.
+
+        So no kill, and no later run without lag, can plan it from another head.
+        """
+        if self.lag and self.ledger.step(step) is None:
+            query = optimizer.ask(self.state, step)
+            steps.plan(self.ledger, self.lease.epoch, self.settings, query, self.head)
 
     def _generate(self, step: int, *, then_open: bool) -> None:
         ledger, epoch = self.ledger, self.lease.epoch
@@ -242,7 +265,12 @@ class _Loop:
         comparisons = compare(self.settings, step, asked, batches)
         notes = {**guards.figures(comparisons), "generation_s": took}
         head = self.policy.digest()
-        steps.store(ledger, epoch, step, comparisons, head, notes=notes, then_open=then_open)
+        with ledger.transaction("controller"):
+            stored = steps.store(
+                ledger, epoch, step, comparisons, head, notes=notes, then_open=then_open
+            )
+            if stored and then_open:
+                self._plan_ahead(step + 1)
         self.made[step] = notes
 
     def _query(self, step: int) -> Query:
@@ -268,6 +296,8 @@ class _Loop:
         """Wait until the step is closed; an outcome if the run was paused meanwhile."""
         ledger = self.ledger
         asked = any(not c.identical for c in comparisons)
+        if (paused := self._paused()) is not None:
+            return paused
         if self._row(step)["state"] == "open" and asked:
             self._evaluating(lambda: self.evaluator.submit(comparisons))
         # A step planned under lag 1 keeps its head, also when the run goes on without lag.
@@ -277,15 +307,14 @@ class _Loop:
             row = self._row(step)
             if row["state"] != "open":
                 return None  # closed by the rule, an operator, or before a crash
+            if (paused := self._paused()) is not None:
+                return paused
             self._evaluating(lambda: self.evaluator.collect(step))
             if not asked:
                 steps.close(ledger, step, "auto", epoch=self.lease.epoch)
             elif self._overdue(row):
                 steps.close(ledger, step, "deadline", epoch=self.lease.epoch)
             elif not steps.close(ledger, step, "rule", epoch=self.lease.epoch):
-                flags = lease.controller(ledger)
-                if flags["paused_by"] is not None:
-                    return self._end("paused", f"{flags['paused_by']}: {flags['pause_reason']}")
                 self._evaluating(self.wait)
                 lease.check(ledger, self.lease)
 
@@ -297,7 +326,7 @@ class _Loop:
     def _overdue(self, row: Record) -> bool:
         if self.deadline_s is None or row["opened_us"] is None:
             return False
-        return bool(self.ledger.clock() - row["opened_us"] >= self.deadline_s * 1e6)
+        return self.ledger.clock() >= steps.deadline_us(self.ledger, row, self.deadline_s)
 
     # ---- tell and apply ----
 
@@ -415,5 +444,15 @@ class _Loop:
             raise IntegrityError(f"step {step} is missing from {self.ledger.path.name}")
         return row
 
+    def _paused(self) -> Outcome | None:
+        flags = lease.controller(self.ledger)
+        if flags["paused_by"] is None:
+            return None
+        return self._end("paused", f"{flags['paused_by']}: {flags['pause_reason']}")
+
     def _end(self, status: Literal["finished", "paused", "stopped"], reason: str) -> Outcome:
         return Outcome(status, reason, self.state.step, self.spent)
+
+
+def _us(seconds: float) -> int:
+    return round(seconds * 1e6)

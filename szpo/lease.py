@@ -8,6 +8,7 @@ that slept through its lease fails cleanly instead of writing twice.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 import socket
@@ -28,6 +29,15 @@ class Lease:
     holder: str
     epoch: int
     ttl_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class PendingPause:
+    """A pause that comes once step ``after`` is done."""
+
+    by: str
+    reason: str
+    after: int
 
 
 def controller(ledger: Ledger) -> Record:
@@ -106,6 +116,25 @@ def kept(ledger: Ledger, lease: Lease) -> Iterator[None]:
         thread.join()
 
 
+@contextlib.contextmanager
+def hold(
+    ledger: Ledger, holder: str | None = None, ttl_us: int = DEFAULT_TTL_US
+) -> Iterator[Lease]:
+    """Take the run, keep it while the block runs, and give it back.
+
+    Raises:
+        LeaseError: somebody else holds it.
+    """
+    held = acquire(ledger, holder, ttl_us)
+    try:
+        with kept(ledger, held):
+            yield held
+    finally:
+        # A lease that cannot be given back runs out; the first error is the one to show.
+        with contextlib.suppress(SzpoError):
+            release(ledger, held)
+
+
 def check(ledger: Ledger, lease: Lease) -> None:
     """Raise LeaseError if the lease's epoch is no longer the run's."""
     epoch = controller(ledger)["epoch"]
@@ -125,11 +154,22 @@ def release(ledger: Ledger, lease: Lease) -> None:
         )
 
 
-def pause(ledger: Ledger, by: str, reason: str) -> None:
-    """Ask whoever drives the run to pause before its next step; recorded as an event."""
+def pause(ledger: Ledger, by: str, reason: str, *, now: bool = True) -> None:
+    """Ask whoever drives the run to pause; recorded as an event, so that it outlives a restart.
+
+    ``now`` keeps an open step and its votes as they are, and closes nothing until `unpause`.
+    Otherwise the step at hand is still voted on and applied; the next one is not opened.
+
+    Raises:
+        UsageError: no reason.
+    """
     if not reason:
         raise UsageError("pause: give a reason; it is shown to panelists and in the report")
     with ledger.transaction(by):
+        if not now:
+            body = {"reason": reason, "after": _at_hand(ledger)}
+            ledger.record_event("pause after", by, body)
+            return
         ledger.execute(
             "UPDATE controller SET paused_by = ?, pause_reason = ? WHERE run = ?",
             (by, reason, ledger.run),
@@ -137,10 +177,35 @@ def pause(ledger: Ledger, by: str, reason: str) -> None:
         ledger.record_event("pause", by, {"reason": reason})
 
 
+def pending_pause(ledger: Ledger) -> PendingPause | None:
+    """The pause that was asked for after a step and has not come yet."""
+    found = ledger.query(
+        "SELECT kind, actor, body FROM events WHERE kind IN ('pause', 'pause after', 'unpause') "
+        "ORDER BY event DESC LIMIT 1"
+    )
+    if not found or found[0]["kind"] != "pause after":
+        return None
+    body = json.loads(found[0]["body"])
+    return PendingPause(found[0]["actor"], body["reason"], body["after"])
+
+
+def pause_if_due(ledger: Ledger, step: int) -> None:
+    """Turn a pause that was asked for after a step before ``step`` into one that holds now."""
+    with ledger.transaction("controller"):
+        pending = pending_pause(ledger)
+        if pending is not None and pending.after < step:
+            pause(ledger, pending.by, pending.reason)
+
+
 def unpause(ledger: Ledger, by: str) -> None:
-    """Let a paused run go on."""
+    """Let a paused run go on, or withdraw a pause that has not come yet.
+
+    Seats that were held when the run was paused are held for as long again as they had left.
+    """
     with ledger.transaction(by):
-        if controller(ledger)["paused_by"] is None:
+        if controller(ledger)["paused_by"] is not None:
+            _extend_seats(ledger, since_us=pauses(ledger)[-1][0])
+        elif pending_pause(ledger) is None:
             return
         ledger.execute(
             "UPDATE controller SET paused_by = NULL, pause_reason = NULL WHERE run = ?",
@@ -149,11 +214,50 @@ def unpause(ledger: Ledger, by: str) -> None:
         ledger.record_event("unpause", by, {})
 
 
+def pauses(ledger: Ledger) -> list[tuple[int, int | None]]:
+    """When the run was paused, (from, to) in µs since 1970; the end of a lasting one is None."""
+    found: list[tuple[int, int | None]] = []
+    for event in ledger.query(
+        "SELECT kind, at_us FROM events WHERE kind IN ('pause', 'unpause') ORDER BY event"
+    ):
+        lasting = bool(found) and found[-1][1] is None
+        if event["kind"] == "pause" and not lasting:
+            found.append((event["at_us"], None))
+        elif event["kind"] == "unpause" and lasting:
+            found[-1] = found[-1][0], event["at_us"]
+    return found
+
+
+def paused_us(ledger: Ledger, since_us: int) -> int:
+    """For how many µs since then the run was paused, up to now: a deadline does not run then."""
+    now = ledger.clock()
+    spans = [(max(start, since_us), now if end is None else end) for start, end in pauses(ledger)]
+    return sum(max(0, end - start) for start, end in spans)
+
+
 def stop_at(ledger: Ledger, step: int | None, by: str) -> None:
     """Ask the run to end before ``step``; None withdraws the wish."""
     with ledger.transaction(by):
         ledger.execute("UPDATE controller SET stop_at = ? WHERE run = ?", (step, ledger.run))
         ledger.record_event("stop", by, {"step": step})
+
+
+def _at_hand(ledger: Ledger) -> int:
+    """The first step that is neither applied nor void."""
+    rows = ledger.query("SELECT step, state FROM steps WHERE run = ? ORDER BY step", (ledger.run,))
+    under_way = [row["step"] for row in rows if row["state"] not in ("applied", "void")]
+    return int(under_way[0]) if under_way else len(rows)
+
+
+def _extend_seats(ledger: Ledger, since_us: int) -> None:
+    now = ledger.clock()
+    ledger.execute(
+        "UPDATE assignments SET expires_us = expires_us + ? "
+        "WHERE expires_us > ? AND released_us IS NULL AND comparison IN "
+        "(SELECT c.comparison FROM steps s JOIN comparisons c USING (run, step) "
+        "WHERE s.state = 'open')",
+        (now - since_us, since_us),
+    )
 
 
 def _gone(holder: str) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from szpo import counting, records
+from szpo import counting, lease, records
 from szpo.errors import IntegrityError, LeaseError, UsageError
 from szpo.failpoints import failpoint
 from szpo.ledger import Ledger, Record
@@ -102,7 +102,7 @@ def store(
 
 def stored(ledger: Ledger, step: int) -> bool:
     """The answers of a step are in the ledger."""
-    sql = "SELECT 1 FROM comparisons WHERE run = ? AND step = ? LIMIT 1"
+    sql = "SELECT 1 FROM comparisons WHERE run = ? AND step = ? AND kind = 'train' LIMIT 1"
     return bool(ledger.query(sql, (ledger.run, step)))
 
 
@@ -117,6 +117,15 @@ def open_step(ledger: Ledger, epoch: int, step: int) -> None:
             "UPDATE steps SET opened_us = ? WHERE run = ? AND step = ?",
             (ledger.clock(), ledger.run, step),
         )
+
+
+def deadline_us(ledger: Ledger, row: Record, deadline_s: float) -> int:
+    """When an open step (its row) is closed with what there is, µs since 1970.
+
+    Time in which the run was paused does not count; while it is, the deadline moves on.
+    """
+    opened: int = row["opened_us"]
+    return opened + round(deadline_s * 1e6) + lease.paused_us(ledger, opened)
 
 
 def close(

@@ -213,10 +213,11 @@ def _state(ledger: Ledger, votes_so_far: int) -> str:
         return f"paused by {control['paused_by']}: {control['pause_reason']}"
     if control["lease"] and control["expires_us"] > ledger.clock():
         return "running"
-    live = any(row["state"] not in {"applied", "void"} for row in ledger.steps())
-    if live:
-        return "stopped within a step"
-    return "finished" if _spent(ledger, votes_so_far) else "stopped"
+    states = {row["state"] for row in ledger.steps()}
+    # With lag the next step is made while people vote on the last one, and then left.
+    if not states & {"open", "closed"} and _spent(ledger, votes_so_far):
+        return "finished"
+    return "stopped" if states <= {"applied", "void"} else "stopped within a step"
 
 
 def _spent(ledger: Ledger, votes_so_far: int) -> bool:
