@@ -41,6 +41,8 @@ def live(path, seed, until=3):
     """One life of the run's process: drive it to the end, export its votes, say the promises."""
     settings, lag = shape(seed)
     with Ledger.open(path) as ledger:
+        # A process's death loses nothing that was written, synced or not; this is much faster.
+        ledger.execute("PRAGMA synchronous=OFF")
         panel = panel_of(ledger, judge=ValueJudge(skips=0.2))
         go(settings, ledger, QuadraticPolicy(settings), panel, until_step=until, lag=lag)
         if not (out := path.with_suffix(".jsonl")).exists():
