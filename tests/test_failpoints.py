@@ -73,13 +73,14 @@ def take_up(path, seed, expected):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """Per seed: how often each place is passed, and what the run comes to."""
+    """Per seed: how often each place is passed, what the run comes to, and its file before."""
     known = {}
 
     def find(seed):
         if seed not in known:
             path = tmp_path_factory.mktemp("whole") / "run.db"
             new_ledger(path, shape(seed)[0]).close()
+            start = path.read_bytes()
             hits = {name: failpoints.Armed(name, "raise", 0) for name in POINTS}
             failpoints._armed.update(hits)
             try:
@@ -90,18 +91,19 @@ def undisturbed(tmp_path_factory):
                 kept = sorted(
                     (v["assignment"], v["revision"], v["choice"]) for v in ledger.votes()
                 )
-                known[seed] = {n: a.hits for n, a in hits.items()}, (history(ledger), kept)
+                counts = {name: armed.hits for name, armed in hits.items()}
+                known[seed] = counts, (history(ledger), kept), start
         return known[seed]
 
     return find
 
 
 def kill_and_take_up(tmp_path, undisturbed, name, seed):
-    hits, expected = undisturbed(seed)
+    hits, expected, start = undisturbed(seed)
     assert hits[name], f"no run passes {name}: {POINTS[name]}"
     at = 1 + seeds.integer(seeds.derive(seed, "kill", name=name), 0, hits[name])
     path = tmp_path / "run.db"
-    new_ledger(path, shape(seed)[0]).close()
+    path.write_bytes(start)
     assert children.run(killed_life, path, seed, f"{name}:kill@{at}") == children.KILLED
     assert children.run(take_up, path, seed, expected) == 0, f"{name}@{at}, seed {seed}"
 
@@ -125,7 +127,7 @@ def test_an_error_at_a_named_place_ends_the_run_and_harms_nothing(
     tmp_path, undisturbed, name, action
 ):
     path = tmp_path / "run.db"
-    new_ledger(path, shape(0)[0]).close()
+    path.write_bytes(undisturbed(0)[2])
     said = re.escape(f"{name}: {POINTS[name]}") if action == "raise" else "No space left"
     with (
         pytest.raises((InjectedError, OSError, StorageError), match=said),
