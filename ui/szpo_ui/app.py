@@ -3,65 +3,83 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
-from collections.abc import Callable
-from importlib import resources, util
+import secrets
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from importlib import import_module, resources, util
 from typing import Any
 
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
+# Read when gradio is imported: no word leaves this machine, no run is kept in a browser.
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ["GRADIO_RUN_HISTORY"] = "False"
 
 import gradio as gr
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI, HTTPException
 from fastapi.staticfiles import StaticFiles
 from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.routing import Mount
 from szpo.credentials import Role
 
-from szpo_ui import access
+from szpo.errors import SzpoError
+from szpo_ui import access, api
+from szpo_ui.requests import refuse
+from szpo_ui.security import Door, OnlyNeeded
 from szpo_ui.site import Site
+from szpo_ui.writer import Writer
 
 STATIC = resources.files("szpo_ui") / "static"
+LOCAL = ("127.0.0.1", "localhost")
+PAGES: dict[Role, str] = {"panelist": "szpo_ui.panel", "operator": "szpo_ui.operate"}
+"""The module of each role's page: it has blocks(site), router(site), head() and css()."""
+
+_log = logging.getLogger("szpo_ui")
 
 
-def create(site: Site) -> FastAPI:
-    """The application over one run; it opens no port and starts no process."""
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(CORSMiddleware, allow_origins=[])  # else Gradio echoes any origin
+def create(site: Site, hosts: Sequence[str] = LOCAL) -> FastAPI:
+    """The application over one run; it opens no port and starts no process.
+
+    ``hosts`` are the Host headers that are answered.
+    """
+    writer = Writer(site.service)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        writer.start()
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(writer.close)
+
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(SzpoError, _own_error)
+    app.add_exception_handler(Exception, _failure)
     app.mount("/static", StaticFiles(directory=str(STATIC)), name="static")
-
-    @app.get("/healthz")
-    def healthz() -> dict[str, bool]:
-        return {"ok": True}
-
-    def mount() -> None:
-        _mount(app, site, "panelist", "panel")
-        _mount(app, site, "operator", "operate")
-
-    _inside_a_loop(mount)
+    app.add_api_route("/healthz", _healthz)
+    app.add_api_route("/favicon.ico", _icon)
+    app.include_router(access.router(site))
+    app.include_router(api.router(site, writer))
+    _inside_a_loop(lambda: [_mount(app, site, role) for role in PAGES])
+    app.add_middleware(CORSMiddleware, allow_origins=[])  # else Gradio echoes any origin
+    app.add_middleware(Door, site=site)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
     return app
 
 
-def _inside_a_loop(act: Callable[[], None]) -> None:
-    """Call it where an event loop runs: Gradio makes one for each lock otherwise, unclosed."""
-
-    async def call() -> None:
-        act()
-
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        asyncio.run(call())
-    else:
-        act()
-
-
-def _mount(app: FastAPI, site: Site, role: Role, module: str) -> None:
+def _mount(app: FastAPI, site: Site, role: Role) -> None:
     """Mount a role's Gradio page behind its own check, with everything that leaks switched off."""
-    page = _page(module)
-    if page is not None:
-        app.include_router(page.router(site))
+    page: Any = _Placeholder
+    if util.find_spec(PAGES[role]) is not None:
+        page = import_module(PAGES[role])
+    app.include_router(page.router(site))
     gr.mount_gradio_app(
         app,
-        _placeholder() if page is None else page.blocks(site),
+        page.blocks(site),
         access.PLACES[role],
         server_name="127.0.0.1",
         footer_links=[],
@@ -75,19 +93,84 @@ def _mount(app: FastAPI, site: Site, role: Role, module: str) -> None:
         enable_monitoring=False,
         pwa=False,
         mcp_server=False,
-        css=None if page is None else page.css(),
-        head=None if page is None else page.head(),
+        theme=_theme(),
+        css=page.css(),
+        head=page.head(),
         app_kwargs={"openapi_url": None, "docs_url": None, "redoc_url": None},
+    )
+    mounted = app.routes[-1]
+    assert isinstance(mounted, Mount)
+    mounted.app = OnlyNeeded(mounted.app)
+
+
+class _Placeholder:
+    @staticmethod
+    def blocks(site: Site) -> gr.Blocks:
+        with gr.Blocks(title="szpo", analytics_enabled=False) as blocks:
+            gr.Markdown("Not there yet.")
+        return blocks
+
+    @staticmethod
+    def router(site: Site) -> APIRouter:
+        return APIRouter()
+
+    @staticmethod
+    def css() -> str:
+        return ""
+
+    head = css
+
+
+def _theme() -> gr.Theme:
+    """Local fonts, and a primary button that can be read in light and dark."""
+    fonts = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
+    return gr.themes.Default(font=fonts, font_mono=["ui-monospace", "monospace"]).set(
+        button_primary_background_fill="#1f4e79",
+        button_primary_background_fill_hover="#173b5c",
+        button_primary_background_fill_dark="#9cc7f0",
+        button_primary_background_fill_hover_dark="#bfdcf7",
+        button_primary_text_color="#ffffff",
+        button_primary_text_color_hover="#ffffff",
+        button_primary_text_color_dark="#10202f",
+        button_primary_text_color_hover_dark="#10202f",
     )
 
 
-def _page(module: str) -> Any:
-    if util.find_spec(f"szpo_ui.{module}") is None:
-        return None
-    return __import__(f"szpo_ui.{module}", fromlist=[module])
+def _inside_a_loop(act: Callable[[], object]) -> None:
+    """Call it where an event loop runs: Gradio makes one for each lock otherwise, unclosed."""
+
+    async def call() -> None:
+        act()
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        asyncio.run(call())
+    else:
+        act()
 
 
-def _placeholder() -> gr.Blocks:
-    with gr.Blocks(title="szpo", analytics_enabled=False) as blocks:
-        gr.Markdown("Not there yet.")
-    return blocks
+def _healthz() -> dict[str, bool]:
+    return {"ok": True}
+
+
+def _icon() -> Response:
+    return RedirectResponse("/static/icon.svg", 308)
+
+
+_CODES = {401: "login", 403: "forbidden", 404: "not_found", 405: "method", 422: "invalid"}
+
+
+def _http_error(_: Request, error: Any) -> JSONResponse:
+    return refuse(error.status_code, _CODES.get(error.status_code, "refused"), str(error.detail))
+
+
+def _own_error(_: Request, error: Any) -> JSONResponse:
+    return api.refused(error)
+
+
+def _failure(request: Request, error: Exception) -> JSONResponse:
+    """An id for the person, the traceback for the log only."""
+    number = secrets.token_hex(4)
+    _log.error("error %s at %s", number, request.url.path, exc_info=error)
+    return refuse(500, "failed", f"something went wrong; tell the operator the number {number}")

@@ -1,0 +1,38 @@
+"""Reading a JSON request strictly, and the one form that errors have."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def refuse(
+    status: int, code: str, message: str, *, retry_after: float | None = None, **more: object
+) -> JSONResponse:
+    """An error: {"error": code, "message": text}, with what else helps to go on."""
+    headers = None
+    if retry_after is not None:
+        headers = {"Retry-After": str(max(1, int(-(-retry_after // 1))))}
+    return JSONResponse({"error": code, "message": message, **more}, status, headers)
+
+
+async def read(model: type[M], request: Request) -> M | JSONResponse:
+    """The body as a model, or the refusal that names the first wrong field: 415 or 422.
+
+    A form is refused by its type: a page of another site could send one without being asked.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().casefold()
+    if kind != "application/json":
+        return refuse(415, "content_type", "send the body as application/json")
+    try:
+        return model.model_validate_json(await request.body())
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        said = first["msg"][0].lower() + first["msg"][1:]
+        return refuse(422, "invalid", f"{where}: {said}" if where else said, field=where or None)

@@ -1,0 +1,56 @@
+"use strict";
+// Logs in by name and code, or by the token that an invitation's link carries behind "#t=".
+// The token is taken out of the address before anything else happens, and posted once.
+const form = document.getElementById("form");
+const said = document.getElementById("said");
+const button = document.getElementById("go");
+const wanted = new URLSearchParams(location.search).get("next");
+
+function say(text) {
+  said.textContent = text;
+  said.hidden = !text;
+}
+
+async function send(path, body) {
+  button.disabled = true;
+  say("");
+  try {
+    const answer = await fetch(path, {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify(body),
+      credentials: "same-origin",
+    });
+    const told = await answer.json();
+    if (answer.ok) {
+      // Only back to the own page: an address given from outside leads nowhere else.
+      location.replace(wanted && wanted.replace(/\/$/, "") + "/" === told.go ? wanted : told.go);
+      return;
+    }
+    say(told.message);
+  } catch {
+    say("The server cannot be reached. Check the connection and try again.");
+  }
+  button.disabled = false;
+  document.getElementById("name").focus();
+}
+
+form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  const name = form.elements.name.value.trim();
+  const code = form.elements.code.value.trim();
+  if (!name || !code) {
+    say("Give your name and your code.");
+    return;
+  }
+  send("/login", { name, code });
+});
+
+document.getElementById("show").addEventListener("change", (event) => {
+  form.elements.code.type = event.target.checked ? "text" : "password";
+});
+
+const token = new URLSearchParams(location.hash.slice(1)).get("t");
+if (location.hash) history.replaceState(null, "", location.pathname + location.search);
+if (token) send("/redeem", { token });
+else form.elements.name.focus();
