@@ -25,7 +25,7 @@ from sqlite_utils import Database
 from szpo import coordinates, records
 from szpo.errors import IntegrityError, RunError, StorageError, UsageError
 from szpo.records import canonical, sha256
-from szpo.storage import check_place, connect, publish, translate
+from szpo.storage import Folder, check_place, connect, publish, translate
 from szpo.types import Comparison, Layout, Row, Theta, Update
 
 APPLICATION_ID: Final = 0x535A504F
@@ -78,6 +78,7 @@ class Ledger:
         self._pid = os.getpid()
         self._depth = 0
         self._pending: list[list[str]] = []
+        self._folder = Folder(path)
         found = self.query("SELECT * FROM runs ORDER BY created_us LIMIT 1")
         if not found:
             raise IntegrityError(f"{path}: the table runs is empty; restore the file from a copy")
@@ -234,6 +235,7 @@ class Ledger:
                 raise
             finally:
                 self._depth, self._pending = 0, []
+            self._folder.fold(self._conn)
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> sqlite3.Cursor:
         """Run one statement, with SQLite's errors in this project's words."""

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 from pathlib import Path
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from szpo.errors import IntegrityError, LeaseError, StorageError
 
+LOG_FOLDED: Final = 4 * 2**20
+"""At this size (bytes) the log beside a ledger's file is folded into it, and at each more."""
+LOG_ALARM: Final = 256 * 2**20
+"""A log of this size is not being folded: some reader has kept its view for too long."""
 _NETWORK_FILESYSTEMS = ("nfs", "cifs", "smb", "fuse.sshfs", "afs", "ncp")
 _PRAGMAS = (
     "PRAGMA busy_timeout=10000",
@@ -18,6 +23,8 @@ _PRAGMAS = (
     "PRAGMA trusted_schema=OFF",
     "PRAGMA cell_size_check=ON",
     "PRAGMA mmap_size=0",
+    "PRAGMA wal_autocheckpoint=0",  # see Folder
+    "PRAGMA journal_size_limit=0",  # a log that starts again gives its space back
 )
 
 
@@ -28,6 +35,63 @@ def connect(path: Path, *, readonly: bool) -> sqlite3.Connection:
     for pragma in _PRAGMAS:
         conn.execute(pragma)
     return conn
+
+
+class Folder:
+    """Folds the log (WAL) into the file, only while its own process holds the write lock.
+
+    SQLite up to 3.51.2 may lose pages when one connection commits while another checkpoints, and
+    a panel's web process and the controller write to one file. So no connection checkpoints by
+    itself: whoever has just committed calls `fold`, which takes the write lock first.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._seen = 0
+        self._alarm = LOG_ALARM
+
+    def fold(self, writer: sqlite3.Connection) -> bool:
+        """Fold the log if it has grown by `LOG_FOLDED`; ``writer`` is outside a transaction.
+
+        Readers are not waited for: what they still need stays in the log until a later call.
+        True if there was something to do. Nothing that goes wrong here undoes the commit that
+        came before, so nothing is raised.
+        """
+        size = log_bytes(self.path)
+        if size < self._seen:  # it has started again from its beginning
+            self._seen, self._alarm = 0, LOG_ALARM
+        if size < self._seen + LOG_FOLDED:
+            return False
+        self._seen = size
+        try:
+            writer.execute("BEGIN IMMEDIATE")
+            try:
+                folding = connect(self.path, readonly=False)
+                try:
+                    folding.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+                finally:
+                    folding.close()
+            finally:
+                writer.execute("ROLLBACK")
+        except sqlite3.Error as error:
+            logging.getLogger("szpo").warning(
+                "%s: its log could not be folded (%s)", self.path, error
+            )
+        if size >= self._alarm:
+            self._alarm = 2 * size
+            logging.getLogger("szpo").warning(
+                "%s: its log has %d MB, because some program has kept it open for reading; find "
+                "it with: szpo doctor %s", self.path, size // 10**6, self.path,
+            )  # fmt: skip
+        return True
+
+
+def log_bytes(path: Path) -> int:
+    """Size of the log (WAL) beside a ledger's file, 0 where there is none."""
+    try:
+        return path.with_name(path.name + "-wal").stat().st_size
+    except OSError:
+        return 0
 
 
 def check_place(path: Path, *, new: bool) -> None:
