@@ -269,3 +269,61 @@ def test_a_run_for_people_needs_a_panel_by_name(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--panel needs --beta"):
         command([str(path), "--panel", "bt70"])
     assert command([str(path), "--panel", "bt70", "--beta", "8", "--once"]) == 0
+
+
+def test_colleagues_leave_a_comparison_of_each_step_to_the_person(tmp_path: Path) -> None:
+    judged = panel()
+    ledger = create(tmp_path / "run.db", judged)
+    service = VoteService(ledger)
+    person = service.enroll("person", "P-01")
+    left: list[int] = []
+    reads: list[int] = []
+
+    def wait() -> None:
+        step = ledger.steps()[-1]["step"]
+        if step == 1 and len(left) == 1:  # this time the person is there first
+            assert service.assign(person) is not None
+        simulate(ledger, judged.judges, once=True, leave=1, read=lambda: reads.append(step))
+        while len(lacking(ledger)) > 1:
+            simulate(ledger, judged.judges, once=True, leave=1, read=lambda: reads.append(step))
+        left.append(len(lacking(ledger)))
+        simulate(ledger, judged.judges, once=True, leave=1)
+        assert len(lacking(ledger)) == 1, "the last one waits for the person"
+        seat = service.assign(person)
+        assert seat is not None
+        service.cast(seat.id, "A", idem=seat.id)
+
+    drive(ledger, LedgerEvaluator(service), 2, wait=wait)
+    assert left == [1, 1]
+    assert reads == [0, 0, 0, 1, 1, 1], "one comparison at a time"
+    kinds = ledger.query(
+        "SELECT c.step, p.kind, count(*) AS n FROM votes v JOIN assignments a USING (assignment) "
+        "JOIN comparisons c USING (comparison) JOIN panelists p USING (panelist) GROUP BY 1, 2"
+    )
+    assert [(row["step"], row["kind"], row["n"]) for row in kinds] == [
+        (0, "person", 1), (0, "simulated", 3), (1, "person", 1), (1, "simulated", 3),
+    ]  # fmt: skip
+
+
+def test_a_panel_that_reads_waits_before_each_answer_and_looks_again(tmp_path: Path) -> None:
+    judged = panel()
+    ledger = create(tmp_path / "run.db", judged)
+    service = VoteService(ledger)
+    person = service.enroll("person", "P-01")
+    taken: list[str] = []
+
+    def read() -> None:
+        seat = service.assign(person)
+        assert seat is not None
+        service.cast(seat.id, "A", idem=seat.id)
+        taken.append(seat.comparison)
+
+    def wait() -> None:
+        simulate(ledger, judged.judges, once=True, leave=1, read=read)
+
+    drive(ledger, LedgerEvaluator(service), 1, wait=wait)
+    by_panel = ledger.query(
+        "SELECT comparison FROM assignments JOIN panelists USING (panelist) WHERE kind = "
+        "'simulated'"
+    )
+    assert taken and not {row["comparison"] for row in by_panel} & set(taken)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from szpo import lease, summary, votes
-from szpo.errors import UsageError
+from szpo.errors import RunError, UsageError
 from szpo.evaluators import Judge, PanelEvaluator
 from szpo.ledger import Ledger
 from szpo.types import Comparison
@@ -41,6 +41,8 @@ def simulate(
     once: bool = False,
     wait: Callable[[], None] = lambda: time.sleep(0.2),
     patience: int = PATIENCE,
+    leave: int = 0,
+    read: Callable[[], None] | None = None,
 ) -> Served:
     """Answer open comparisons until the run's controller ends, or ``limit`` votes are cast.
 
@@ -51,6 +53,8 @@ def simulate(
         once: answer what is open now and return.
         wait: called whenever nothing is open.
         patience: calls of ``wait`` in a row without a live controller before giving up.
+        leave: comparisons of each step that are left to people.
+        read: called before each comparison, which is then answered alone: a human pace.
 
     Raises:
         UsageError: M is larger than the panel.
@@ -60,11 +64,18 @@ def simulate(
     cast, idle, driven = 0, 0, False
     while True:
         held, live = _driven(ledger)
-        asked = lacking(ledger)
+        asked = left_over(ledger, lacking(ledger), leave)
+        if asked and read is not None:
+            read()  # somebody may have been faster meanwhile
+            asked = left_over(ledger, lacking(ledger), leave)[:1]
         chosen = asked if limit is None else _affordable(asked, limit - cast)
         if chosen:
             before = _votes(ledger)
-            submit(ledger, panel, [comparison for comparison, _ in chosen])
+            try:
+                submit(ledger, panel, [comparison for comparison, _ in chosen])
+            except RunError:
+                if not leave:  # else a person took the last seat in this moment
+                    raise
             cast += _votes(ledger) - before
         if limit is not None and (cast >= limit or len(chosen) < len(asked)):
             return Served(cast, f"{cast} of {limit} votes are cast")
@@ -95,6 +106,30 @@ def lacking(ledger: Ledger) -> list[tuple[Comparison, int]]:
         if not comparison.identical
     ]
     return sorted(((c, lack) for c, lack in found if lack > 0), key=lambda pair: pair[1] == m)
+
+
+def left_over(
+    ledger: Ledger, asked: list[tuple[Comparison, int]], leave: int
+) -> list[tuple[Comparison, int]]:
+    """What is there for this panel when ``leave`` comparisons of the step are for people.
+
+    Comparisons that a person has before them, or has answered, are counted as theirs. With
+    ``leave`` 0 there are no people, and everything is there.
+    """
+    if not leave or not asked:
+        return asked
+    now = ledger.clock()
+    rows = ledger.query(
+        "SELECT DISTINCT a.comparison FROM assignments a JOIN panelists p USING (panelist) "
+        "JOIN comparisons c USING (comparison) WHERE p.kind = 'person' AND c.kind = 'train' "
+        "AND c.run = ? AND c.step = ? AND (a.expires_us > ? OR EXISTS "
+        "(SELECT 1 FROM votes v WHERE v.assignment = a.assignment AND v.choice <> 'skip'))",
+        (ledger.run, asked[0][0].step, now),
+    )
+    theirs = {row["comparison"] for row in rows}
+    free = [pair for pair in asked if pair[0].id not in theirs]
+    kept = max(0, leave - len(theirs))
+    return free[: len(free) - kept] if kept else free
 
 
 def _affordable(asked: list[tuple[Comparison, int]], left: int) -> list[tuple[Comparison, int]]:
@@ -148,7 +183,15 @@ def command(arguments: Sequence[str]) -> int:
     parser.add_argument("--reward", default="sentiment", help="what that panel likes")
     parser.add_argument("--beta", type=float, help="sharpness of that panel, in bt70's terms")
     parser.add_argument("--size", type=int, default=5, help="members of that panel")
+    parser.add_argument("--pace", type=float, help="seconds to read a comparison, one at a time")
+    parser.add_argument(
+        "--leave", type=int, default=0, help="comparisons of each step to leave to people"
+    )
     chosen = parser.parse_args(list(arguments))
+    if chosen.pace is not None and not 0 < chosen.pace <= 3600:
+        raise UsageError(f"--pace {chosen.pace} is no reading time; give seconds above 0")
+    if chosen.leave < 0:
+        raise UsageError(f"--leave {chosen.leave} is negative")
     from szpo.cli import place
 
     with Ledger.open(place.find(chosen.run, chosen.folder)) as ledger:
@@ -169,7 +212,15 @@ def command(arguments: Sequence[str]) -> int:
                 logprob=_base_logprob(ledger) if wanted else None,
             )
         print(panel)
-        served = simulate(ledger, panel.judges, limit=chosen.votes, once=chosen.once)
+        pace = chosen.pace
+        served = simulate(
+            ledger,
+            panel.judges,
+            limit=chosen.votes,
+            once=chosen.once,
+            leave=chosen.leave,
+            read=None if pace is None else lambda: time.sleep(pace),
+        )
     print(f"{served.votes} votes cast: {served.reason}")
     return 0
 
