@@ -41,6 +41,8 @@ class Report:
     failure: Failure | None
     rows: int
     """Append-only rows whose hashes were recomputed."""
+    head: str = ""
+    """The hash of the last event, which covers everything before it."""
 
     @property
     def ok(self) -> bool:

@@ -43,6 +43,7 @@ class Verification:
     ok: bool
     line: str
     details: tuple[str, ...] = ()
+    head: str = ""
 
 
 @dataclass(frozen=True)

@@ -26,17 +26,21 @@ from szpo.steps import stored
 from szpo.types import Comparison
 
 
-def verify(ledger: Ledger, *, deep: bool = True) -> Report:
+def verify(ledger: Ledger, *, deep: bool = True, head: str | None = None) -> Report:
     """Check a whole ledger; ``deep`` also recomputes every update and all weights.
+
+    ``head`` is the hash of its last event as noted elsewhere, now or earlier: a chain that was
+    rewritten as a whole agrees with itself, but not with that.
 
     >>> Failure("votes", "3", "differs from what was recorded")
     Failure(table='votes', row='3', problem='differs from what was recorded')
     """
     checks: list[StepCheck] = []
-    rows = 0
+    rows, last = 0, ""
     try:
         _schema(ledger)
         recorded = _chain(ledger)
+        last = _head(ledger, head)
         rows = _hashes(ledger, recorded)
         _pages(ledger)  # after the hashes: they name the row where this names the file
         _header(ledger)
@@ -49,10 +53,11 @@ def verify(ledger: Ledger, *, deep: bool = True) -> Report:
         _told(ledger)
         checks += _steps(ledger, deep=deep)
     except Broken as found:
-        return Report(tuple(checks), found.failure, rows)
+        return Report(tuple(checks), found.failure, rows, last)
     except (SzpoError, ArithmeticError, LookupError, TypeError, ValueError) as error:
-        return Report(tuple(checks), Failure("file", ledger.path.name, str(error)), rows)
-    return Report(tuple(checks), None, rows)
+        failure = Failure("file", ledger.path.name, str(error))
+        return Report(tuple(checks), failure, rows, last)
+    return Report(tuple(checks), None, rows, last)
 
 
 # ---- the file, the chain, the rows ----
@@ -106,6 +111,17 @@ def _chain(ledger: Ledger) -> dict[str, dict[str, str]]:
     if before is not None and given != before["event"]:
         raise Broken("events", given, f"is missing; the last is {before['event']}")
     return recorded
+
+
+def _head(ledger: Ledger, noted: str | None) -> str:
+    """The hash of the last event; the noted one must be that of some event."""
+    if noted is not None and not ledger.query(
+        "SELECT 1 FROM events WHERE row_sha256 = ?", (noted.strip().lower(),)
+    ):
+        said = f"no event has the noted hash {noted}: the chain was rewritten, or cut before it"
+        raise Broken("events", "head", said)
+    found = ledger.query("SELECT row_sha256 FROM events ORDER BY event DESC LIMIT 1")
+    return str(found[0]["row_sha256"]) if found else ""
 
 
 def _hashes(ledger: Ledger, recorded: dict[str, dict[str, str]]) -> int:

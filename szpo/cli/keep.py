@@ -1,4 +1,4 @@
-"""Commands about the record: replay, verify, export, merge."""
+"""Commands about the record: replay, verify, backup, recover, export, merge."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import typer
 
+from szpo import backup as copies
 from szpo import export as files
 from szpo import replay as folding
 from szpo.cli import place, plugins, screen
@@ -22,6 +23,8 @@ def register(app: typer.Typer) -> None:
     """Add this file's commands."""
     app.command("replay")(replay)
     app.command("verify")(verify)
+    app.command("backup")(backup)
+    app.command("recover")(recover)
     app.command("export")(export)
     app.command("merge")(merge)
 
@@ -49,14 +52,18 @@ def verify(
     run: str | None = place.RUN,
     quick: bool = typer.Option(False, "--quick", help="Hashes only; recompute no update."),
     steps: bool = typer.Option(False, "--steps", help="Also tell what was found per step."),
+    head: str | None = typer.Option(
+        None, "--head", help="The head that an earlier verify printed; it must be in the chain."
+    ),
     folder: Path = place.FOLDER,
     as_json: bool = screen.AS_JSON,
 ) -> int:
     """Check every row's hash, the chain, the votes behind each update, and the weights."""
     with Ledger.open(place.find(run, folder), readonly=True) as ledger:
-        found = verification(ledger, deep=not quick)
+        found = verification(ledger, deep=not quick, head=head)
     if as_json:
-        screen.emit({"ok": found.ok, "verdict": found.line, "details": found.details})
+        document = {"ok": found.ok, "verdict": found.line, "details": found.details}
+        screen.emit({**document, "head": found.head})
         return 0 if found.ok else 5
     if steps:
         for line in found.details:
@@ -64,13 +71,54 @@ def verify(
     if not found.ok:
         raise IntegrityError(found.line)
     screen.say(found.line)
+    screen.say(f"head {found.head} (note it elsewhere; later: szpo verify --head)")
     return 0
 
 
-def verification(ledger: Ledger, *, deep: bool = True) -> Verification:
+def backup(
+    run: str | None = place.RUN,
+    out: Path | None = typer.Option(
+        None, "--out", help="File to write; default: backups/RUN-EVENT.db beside the run."
+    ),
+    folder: Path = place.FOLDER,
+    as_json: bool = screen.AS_JSON,
+) -> None:
+    """Copy a run while it goes on; the copy is verified before it takes its name."""
+    path = place.find(run, folder)
+    if out is None:
+        with Ledger.open(path, readonly=True) as ledger:
+            last = ledger.query("SELECT max(event) AS event FROM events")[0]["event"]
+        out = path.parent / "backups" / f"{path.stem}-{last:06}.db"
+        out.parent.mkdir(mode=0o700, exist_ok=True)
+    report = copies.backup(path, out)
+    if as_json:
+        screen.emit({"file": str(out), "verdict": str(report), "head": report.head})
+    else:
+        screen.say(f"wrote {out}; {report}")
+
+
+def recover(
+    run: str | None = place.RUN,
+    out: Path = typer.Option(..., "--out", help="New file for what can be read."),
+    folder: Path = place.FOLDER,
+    as_json: bool = screen.AS_JSON,
+) -> int:
+    """Write what a damaged file still holds into a new one; the damaged one stays as it is."""
+    found = copies.recover(place.find(run, folder), out)
+    if as_json:
+        lost = {table: list(keys) for table, keys in found.lost.items()}
+        document = {"file": str(out), "rows": found.rows, "lost": lost}
+        screen.emit({**document, "ok": found.report.ok, "verdict": str(found.report)})
+    else:
+        for line in (f"wrote {out}", *found.lines):
+            screen.say(line)
+    return 0 if found.report.ok else 5
+
+
+def verification(ledger: Ledger, *, deep: bool = True, head: str | None = None) -> Verification:
     """The verifier's report in words; a broken ledger is a finding, not a crash."""
     try:
-        return words(folding.verify(ledger, deep=deep))
+        return words(folding.verify(ledger, deep=deep, head=head))
     except IntegrityError as error:
         return Verification(False, str(error))
 
@@ -78,7 +126,7 @@ def verification(ledger: Ledger, *, deep: bool = True) -> Verification:
 def words(report: folding.Report) -> Verification:
     """The verifier's findings as lines for people; steps stand one by one only where few."""
     lines = report.lines if len(report.lines) <= 100 else ()
-    return Verification(report.ok, str(report), lines)
+    return Verification(report.ok, str(report), lines, report.head)
 
 
 def export(
