@@ -14,7 +14,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from szpo import __version__, configfile, controller, optimizer, replay
+from szpo import __version__, alike, configfile, controller, optimizer, replay
 from szpo import prompts as promptfiles
 from szpo import settings as settings_of
 from szpo.config import Config
@@ -23,11 +23,13 @@ from szpo.directions import DIRECTION_VERSION, Law
 from szpo.errors import IntegrityError, StorageError, UsageError
 from szpo.evaluators import Evaluator, LedgerEvaluator, PanelEvaluator
 from szpo.guards import Bands
+from szpo.lease import Lease
 from szpo.ledger import NO_BASE, Ledger
 from szpo.policy import Policy
 from szpo.prompts import PromptSet
+from szpo.samples import Source
 from szpo.settings import Adam, Settings
-from szpo.types import Answer, Layout, Prompt, Shift, Theta
+from szpo.types import Answer, Layout, Prompt, Shift, Theta, Update
 from szpo.votes import VoteService
 
 if TYPE_CHECKING:
@@ -208,6 +210,7 @@ def reopen(
         policy: Policy = language.policy(config, base, settings)
     else:
         policy = policy_maker(root_seed=config.run.seed)
+    policy = _at_start(ledger, policy)
     applied = 0
     for _, updates in replay.added(ledger, settings, until):
         applied += 1
@@ -232,11 +235,18 @@ def drive(
     *,
     on_step: Callable[[controller.StepReport], None] | None = None,
     wait: Callable[[], None] = lambda: time.sleep(0.2),
+    held: Lease | None = None,
 ) -> controller.Outcome:
-    """Run until the votes or the steps of the settings are spent, or somebody pauses it."""
+    """Run until the votes or the steps of the settings are spent, or somebody pauses it.
+
+    ``held`` is a lease that the caller keeps. A run for people first gets its A/A comparisons.
+    """
     config = parts.config
     people = config.panel.kind == "people"
     lag = config.run.lag if config.run.lag is not None else int(people)
+    if people and getattr(config.panel, "calibration", True):
+        alike.make(ledger, source(ledger, parts))
+    minutes = getattr(config.panel, "deadline_minutes", None)
     return controller.run(
         ledger,
         parts.policy,
@@ -248,7 +258,23 @@ def drive(
         kl=_quadratic_kl(parts) if config.guards.kl is None else _kl(parts),
         bands=_bands(config),
         lag=lag,
+        deadline_s=None if minutes is None else minutes * 60,
+        held=held,
         wait=wait,
+    )
+
+
+def source(ledger: Ledger, parts: Parts) -> Source:
+    """What orders and A/A comparisons draw their answers from."""
+    maker = _policy_maker(parts.config)
+
+    def fresh() -> Policy:
+        if maker is None:
+            raise UsageError("a language model is placed, never built a second time")
+        return _at_start(ledger, maker(root_seed=parts.settings.root_seed))
+
+    return Source(
+        parts.policy, parts.prompts, parts.config.optimizer.rows, None if maker is None else fresh
     )
 
 
@@ -270,6 +296,30 @@ def told(settings: Settings) -> Sequence[str]:
         f"mu {optimizer.ask(optimizer.init(s)).mu:.4g} (KL radius {s.kl_radius:g}), KL step "
         f"{s.kl_step:g}, forget {s.forget:g}, warm-up {s.warmup} steps",
     )
+
+
+def _at_start(ledger: Ledger, policy: Any) -> Policy:
+    """The policy, just built, put at θ₀ of the ledger: elsewhere than its own start in a branch.
+
+    Raises:
+        UsageError: It can neither be placed nor be moved there by one vector.
+    """
+    found: Policy = policy
+    if ledger.row["parent"] is None:
+        return found
+    start = ledger.start()
+    if hasattr(policy, "place"):
+        policy.place(start)
+    elif len(start) == 1 and not any(value.any() for value in found.theta().values()):
+        # 0 + θ₀ is exact.
+        (values,) = start.values()
+        found.apply(Update(0, 0, vector=tuple(values.ravel().tolist())))
+    if found.digest() != ledger.heads()[0]:
+        raise UsageError(
+            f"{ledger.path.name} begins at other weights than {type(policy).__name__} does, and "
+            "that policy has no `place`; it cannot be branched"
+        )
+    return found
 
 
 # --- the parts ---------------------------------------------------------------------------------

@@ -57,7 +57,7 @@ def compare(
     result = []
     for k in range(settings.K):
         rows = [
-            Row(clean(prompt), _clean(plus), _clean(minus))
+            Row(clean(prompt), clean_answer(plus), clean_answer(minus))
             for prompt, plus, minus in zip(
                 prompts[2 * k], batches[2 * k], batches[2 * k + 1], strict=True
             )
@@ -79,6 +79,7 @@ def clean(prompt: Prompt) -> Prompt:
     return prompt if turns == prompt.turns else Prompt(turns)
 
 
-def _clean(answer: Answer) -> Answer:
+def clean_answer(answer: Answer) -> Answer:
+    """The answer with its text as UTF-8 can hold it."""
     text = records.utf8(answer.text)
     return answer if text == answer.text else Answer(text, answer.end, answer.tokens)

@@ -74,23 +74,7 @@ def store(
         if stored(ledger, step):
             raise LeaseError(f"step {step}: its answers are stored already; another controller?")
         for comparison in comparisons:
-            ledger.append(
-                "comparisons",
-                {
-                    "comparison": comparison.id,
-                    "run": ledger.run,
-                    "step": step,
-                    "kind": comparison.kind,
-                    "k": comparison.k,
-                    "n": comparison.n,
-                    "repeats": comparison.repeats,
-                    "expected": comparison.expected,
-                    "identical": comparison.identical,
-                    "rows_sha256": records.rows_sha256(comparison.rows),
-                },
-            )
-            for answer in records.answer_rows(comparison.id, comparison.rows):
-                ledger.append("answers", answer)
+            record(ledger, comparison)
             failpoint("cp4")
         ledger.record_event("generated", "controller", {"step": step, **notes})
         if then_open:
@@ -98,6 +82,30 @@ def store(
         else:  # also fences a batch that waits for its turn
             _move(ledger, epoch, step, "generating")
     return True
+
+
+def record(ledger: Ledger, comparison: Comparison) -> None:
+    """Append a comparison and its answers, within the caller's transaction.
+
+    A negative step is none: the comparison belongs to no step and teaches nothing.
+    """
+    ledger.append(
+        "comparisons",
+        {
+            "comparison": comparison.id,
+            "run": ledger.run,
+            "step": None if comparison.step < 0 else comparison.step,
+            "kind": comparison.kind,
+            "k": comparison.k,
+            "n": comparison.n,
+            "repeats": comparison.repeats,
+            "expected": comparison.expected,
+            "identical": comparison.identical,
+            "rows_sha256": records.rows_sha256(comparison.rows),
+        },
+    )
+    for answer in records.answer_rows(comparison.id, comparison.rows):
+        ledger.append("answers", answer)
 
 
 def stored(ledger: Ledger, step: int) -> bool:

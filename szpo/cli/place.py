@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 
 import typer
@@ -40,6 +41,19 @@ def find(run: str | None, folder: Path) -> Path:
     close = difflib.get_close_matches(run, [path.stem for path in known], n=1)
     hint = f'did you mean "{close[0]}"?' if close else "list them with: szpo runs"
     raise UsageError(f"no run {run} (looked for that file and for {named}); {hint}")
+
+
+def run_name(name: str) -> str:
+    """The name, if a run may have it: small letters, digits and dashes.
+
+    Raises:
+        UsageError: It may not.
+    """
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", name):
+        raise UsageError(
+            f'"{name}" is no name of a run; give 1 to 64 small letters, digits and dashes'
+        )
+    return name
 
 
 def fresh(path: Path) -> Path:

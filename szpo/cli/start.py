@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ def register(app: typer.Typer) -> None:
     """Add this file's commands."""
     app.command("init")(init)
     app.command("run")(run)
+    app.command("branch")(branch)
 
 
 def init(
@@ -51,6 +53,9 @@ def run(
         None, "--resume", help="Continue this run (name or file) instead of starting one."
     ),
     plan: bool = typer.Option(False, "--plan", help="Tell what it would cost, and stop."),
+    stay: bool = typer.Option(
+        False, "--stay", help="Stand by while paused or finished, for the operator's page."
+    ),
     folder: Path | None = typer.Option(None, "--folder", help="Folder of the runs."),
     as_json: bool = screen.AS_JSON,
 ) -> int:
@@ -58,7 +63,7 @@ def run(
     if resume is not None:
         if file is not None or preset is not None or sets:
             raise UsageError("--resume takes the run's own settings; leave file, preset, set away")
-        return _resume(place.find(resume, folder or Path("runs")), as_json=as_json)
+        return _resume(place.find(resume, folder or Path("runs")), as_json=as_json, stay=stay)
     if file is None and preset is None and not sets:
         raise UsageError("give a settings file (szpo init), a --preset, or --set; see --help")
     if folder is not None:
@@ -67,7 +72,33 @@ def run(
     _show_plan(config, as_json=as_json and plan)
     if plan:
         return 0
-    return _start(config, as_json=as_json)
+    return _start(config, as_json=as_json, stay=stay)
+
+
+def branch(
+    run: str = typer.Argument(..., help="Name or file of the run to branch from."),
+    step: int = typer.Option(..., "--step", help="Begin with the weights after this step."),
+    name: str | None = typer.Option(
+        None, "--name", help="Name of the new run; left out: made from the old one and the step."
+    ),
+    folder: Path = place.FOLDER,
+    as_json: bool = screen.AS_JSON,
+) -> None:
+    """Begin a new run where another one was after a step; the old one stays as it is."""
+    from szpo import branch as branching
+
+    path = place.find(run, folder)
+    target = path.with_name(f"{place.run_name(name or f'{path.stem[:48]}-after-{step}')}.db")
+    with branching.branch(path, step, target, by="szpo branch") as ledger:
+        document = {
+            "run": ledger.run, "path": str(target), "parent": ledger.row["parent"],
+            "theta_sha256": ledger.head(), "seed": ledger.root_seed,
+        }  # fmt: skip
+    if as_json:
+        screen.emit(document)
+    else:
+        screen.say(f"wrote {target}, which begins after step {step} of {path.stem}")
+        screen.say(f"  szpo run --resume {target}  # goes on from there")
 
 
 def _show_plan(config: Config, *, as_json: bool) -> None:
@@ -78,17 +109,17 @@ def _show_plan(config: Config, *, as_json: bool) -> None:
     screen.pairs(dict(planning.lines(costs, config)), to=screen.errors)
 
 
-def _start(config: Config, *, as_json: bool) -> int:
+def _start(config: Config, *, as_json: bool, stay: bool) -> int:
     from szpo import assemble
 
     path = assemble.new_path(config)
     parts = assemble.build(config, say=screen.complain)
     with assemble.create(parts, path) as ledger:
         screen.complain(f"run {path.stem} in {path}")
-        return drive(ledger, parts, as_json=as_json)
+        return drive(ledger, parts, as_json=as_json, stay=stay)
 
 
-def _resume(path: Path, *, as_json: bool) -> int:
+def _resume(path: Path, *, as_json: bool, stay: bool) -> int:
     from szpo import assemble
 
     with Ledger.open(path) as ledger:
@@ -96,13 +127,17 @@ def _resume(path: Path, *, as_json: bool) -> int:
         held = lease.controller(ledger)
         if held["paused_by"] is not None:
             screen.complain(f"was paused by {held['paused_by']}: {held['pause_reason']}")
-            lease.unpause(ledger, "szpo run --resume")
-        return drive(ledger, parts, as_json=as_json)
+            if not stay:  # who stays waits to be let on; a restart is no such word
+                lease.unpause(ledger, "szpo run --resume")
+        return drive(ledger, parts, as_json=as_json, stay=stay)
 
 
-def drive(ledger: Ledger, parts: Any, *, as_json: bool = False) -> int:
-    """Run the controller with a progress display; returns the exit code."""
-    from szpo import assemble
+def drive(ledger: Ledger, parts: Any, *, as_json: bool = False, stay: bool = False) -> int:
+    """Run the controller with a progress display; returns the exit code.
+
+    With ``stay`` it returns only by an exception: a signal, or what ends a run.
+    """
+    from szpo import assemble, attend
 
     screen.resumable(ledger.path)
     config: Config = parts.config
@@ -113,13 +148,21 @@ def drive(ledger: Ledger, parts: Any, *, as_json: bool = False) -> int:
     with _bar(live) as bar:
         task = bar.add_task("votes", total=config.votes_per_step * config.steps, note="")
 
+        source, wait = assemble.source(ledger, parts), _waiter(config)
+
         def on_step(report: controller.StepReport) -> None:
             note = _note(ledger, report, score)
             bar.update(task, completed=report.total_votes, note=note)
             if not live and not as_json:
                 screen.complain(f"step {report.step}: {report.total_votes} votes, {note}")
+            attend.fulfil(ledger, source, screen.complain)
 
-        outcome = assemble.drive(ledger, parts, on_step=on_step, wait=_waiter(config))
+        def go(held: lease.Lease, turn: Callable[[], None]) -> controller.Outcome:
+            return assemble.drive(ledger, parts, on_step=on_step, wait=turn, held=held)
+
+        if stay:
+            attend.attend(ledger, source, go, wait=wait, say=screen.complain)
+        outcome = attend.once(ledger, source, go, wait=wait, say=screen.complain)
     if as_json:
         screen.emit({"run": ledger.run, "path": str(ledger.path), **asdict(outcome)})
     else:

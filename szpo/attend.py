@@ -1,0 +1,164 @@
+"""The process that holds the model: it drives a run, and does for people what needs the model.
+
+While the run goes on it drives it; while it is paused, stopped or finished it stands by, keeps
+the lease, and goes on when somebody lets it. Orders (`szpo.orders`) are fulfilled whenever votes
+are awaited and while standing by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, NoReturn, Protocol
+
+from szpo import final, lease, orders, samples
+from szpo.controller import Outcome
+from szpo.errors import IntegrityError, LeaseError, StorageError, SzpoError
+from szpo.lease import Lease
+from szpo.ledger import Ledger
+from szpo.orders import Order
+from szpo.samples import Source
+
+Say = Callable[[str], None]
+
+_FULFIL: Final = {"final": final.fulfil, "samples": samples.fulfil}
+_CHANGES: Final = ("pause", "unpause", "stop", "limits")
+"""Events after which a run that stood still may go on."""
+
+
+class Drive(Protocol):
+    """Drives the run under a held lease until it ends, pauses or stops."""
+
+    def __call__(self, held: Lease, wait: Callable[[], None]) -> Outcome:
+        """``wait`` is called while votes are missing."""
+
+
+def fulfil(ledger: Ledger, source: Source, say: Say) -> int:
+    """Fulfil the open orders; returns how many.
+
+    What cannot be done is settled with its reason, so that it is not tried for ever.
+
+    Raises:
+        LeaseError, StorageError, IntegrityError: not the order's fault; it stays open.
+    """
+    waiting = orders.open_orders(ledger)
+    for order in waiting:
+        say(f"order {order.id} by {order.by}: {order.kind}")
+        _one(ledger, source, order, say)
+    return len(waiting)
+
+
+def _one(ledger: Ledger, source: Source, order: Order, say: Say) -> None:
+    try:
+        _FULFIL[order.kind](ledger, order, source)
+    except (LeaseError, StorageError, IntegrityError):
+        raise
+    except SzpoError as error:
+        reason = str(error)
+    except Exception as error:  # an engine's own: it must not end a run that people vote in
+        reason = f"{type(error).__name__}: {error}"
+    else:
+        return
+    say(f"order {order.id} cannot be done: {reason}")
+    orders.settle(ledger, order, {"error": reason})
+
+
+def once(
+    ledger: Ledger, source: Source, drive: Drive, *, wait: Callable[[], None], say: Say
+) -> Outcome:
+    """Drive the run to its end or its pause, fulfilling orders on the way and before leaving."""
+    with lease.hold(ledger) as held:
+        outcome = drive(held, _turn(ledger, source, held, wait, say))
+        fulfil(ledger, source, say)
+    return outcome
+
+
+def attend(
+    ledger: Ledger, source: Source, drive: Drive, *, wait: Callable[[], None], say: Say
+) -> NoReturn:
+    """Drive the run and stay with it; ends only by an exception, such as a signal's.
+
+    ``wait`` is called between looks at the ledger, here and (with orders) by ``drive``.
+
+    Raises:
+        LeaseError: another controller holds the run, or took it over.
+        SzpoError: whatever ends a run that is driven; see `szpo.controller.run`.
+    """
+    with lease.hold(ledger) as held:
+        turn = _turn(ledger, source, held, wait, say)
+        said = None
+        while True:
+            seen = _changes(ledger)
+            outcome = drive(held, turn)
+            if outcome != said:
+                said = outcome
+                say(f"{outcome.status}: {outcome.reason}; standing by")
+            while _changes(ledger) == seen:
+                turn()
+
+
+def _turn(
+    ledger: Ledger, source: Source, held: Lease, wait: Callable[[], None], say: Say
+) -> Callable[[], None]:
+    """What is done between two looks at the ledger."""
+    watch = Watch(ledger, say)
+
+    def turn() -> None:
+        lease.check(ledger, held)
+        watch()
+        fulfil(ledger, source, say)
+        wait()
+
+    return turn
+
+
+class Watch:
+    """Says once, when it begins, that an open step cannot get its votes from those enrolled."""
+
+    def __init__(self, ledger: Ledger, say: Say):
+        self.ledger: Final = ledger
+        self.say: Final = say
+        self._said: str | None = None
+
+    def __call__(self) -> None:
+        """Look at the open step; needs a few queries."""
+        found = shortage(self.ledger)
+        if found is not None and found != self._said:
+            self.say(f"warning: {found}")
+        self._said = found
+
+
+def shortage(ledger: Ledger) -> str | None:
+    """Why the open step cannot get all its votes from the people enrolled; None if it can.
+
+    Nor is there one where a simulated panel answers: it enrols itself.
+    """
+    if ledger.spec.get("config", {}).get("panel", {}).get("kind", "people") != "people":
+        return None
+    open_steps = [row for row in ledger.steps()[-2:] if row["state"] == "open"]
+    if not open_steps:
+        return None
+    step, m = open_steps[0]["step"], open_steps[0]["m"]
+    panel = ledger.query("SELECT count(*) AS n FROM panelists")[0]["n"]
+    # Somebody who skipped has been asked and is not asked again.
+    lost = ledger.query(
+        "SELECT c.comparison, count(l.assignment) AS lost FROM comparisons c LEFT JOIN "
+        "(SELECT a.comparison, a.assignment FROM assignments a JOIN votes v USING (assignment) "
+        "WHERE v.revision = (SELECT max(revision) FROM votes WHERE assignment = a.assignment) "
+        "AND v.choice = 'skip') l ON l.comparison = c.comparison "
+        "WHERE c.run = ? AND c.step = ? AND c.kind = 'train' AND c.identical = 0 "
+        "GROUP BY c.comparison",
+        (ledger.run, step),
+    )
+    short = sum(panel - row["lost"] < m for row in lost)
+    if not short:
+        return None
+    return (
+        f"step {step}: {short} of {len(lost)} comparisons cannot get their {m} votes from the "
+        f"{panel} panelists enrolled; invite more people, or close the step by hand"
+    )
+
+
+def _changes(ledger: Ledger) -> int:
+    marks = ", ".join("?" * len(_CHANGES))
+    sql = f"SELECT coalesce(max(event), 0) AS last FROM events WHERE kind IN ({marks})"
+    return int(ledger.query(sql, _CHANGES)[0]["last"])

@@ -1,0 +1,71 @@
+"""A branch: a new run that begins with the weights another run had after one of its steps.
+
+Settings, prompts and panel are the parent's; votes and the optimizer's state are not: what the
+parent learned is in the weights. The parent's file gains one event and is otherwise left alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from szpo import replay, seeds
+from szpo.errors import UsageError
+from szpo.ledger import THETA0, Ledger
+
+
+def branch(
+    path: str | Path, step: int, new_path: str | Path, *, by: str, seed: int | None = None
+) -> Ledger:
+    """Write the branch's ledger and open it.
+
+    Its θ₀ are the parent's weights after ``step``, bit for bit; its root seed derives from the
+    parent's, the step and the new file's name, unless ``seed`` is given.
+
+    Raises:
+        UsageError: the parent has not applied that step, or the seed is out of range.
+        StorageError: the new file exists or cannot be written.
+        IntegrityError: the parent's updates do not give the weights it recorded.
+    """
+    new_path = Path(new_path)
+    with Ledger.open(path) as parent:
+        row = parent.step(step) if step >= 0 else None
+        if row is None or row["state"] != "applied":
+            state = "does not exist" if row is None else f"is {row['state']}"
+            last = parent.last_applied()
+            known = "no step is applied yet" if last is None else f"the last applied is {last}"
+            raise UsageError(f"{parent.path.name}: step {step} {state}; {known}")
+        theta = replay.fold(parent, step + 1)
+        root = seeds.branch_seed(parent.root_seed, step, new_path.stem) if seed is None else seed
+        seeds.derive(root, "branch")  # says what is wrong with a bad seed
+        kept = {
+            name: value for name, value in parent.tensors().items() if not name.startswith(THETA0)
+        }
+        with parent.transaction(by):
+            with Ledger.create(
+                new_path,
+                _spec(parent.spec, root),
+                root_seed=root,
+                layout=parent.layout,
+                direction_version=parent.row["direction_version"],
+                base_sha256=parent.row["base_sha256"],
+                basis_sha256=parent.basis_sha256,
+                tensors={**kept, **{f"{THETA0}{name}": value for name, value in theta.items()}},
+                parent=parent.run,
+                parent_step=step,
+                clock=parent.clock,
+            ) as child:
+                body = {"after": step, "run": child.run, "name": new_path.stem}
+            parent.record_event("branch", by, body)
+    return Ledger.open(new_path)
+
+
+def _spec(spec: Mapping[str, Any], root_seed: int) -> dict[str, Any]:
+    """The parent's spec under another seed, named as its file is."""
+    made: dict[str, Any] = json.loads(json.dumps(spec))
+    made["optimizer"]["root_seed"] = root_seed
+    if "config" in made:
+        made["config"]["run"] |= {"seed": root_seed, "name": None}
+    return made

@@ -1,0 +1,185 @@
+"""The blind final comparison: the base against the tuned policy, on prompts that taught nothing.
+
+Ordered by an operator, answered through the panelists' ordinary screen: plus is the tuned policy,
+minus the base, and nobody is told. The two sides draw independent random numbers (unlike a
+step's), because the figure is meant for readers: how often an answer of the one is preferred to
+an answer of the other, each drawn as a user would get it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from szpo import counting, orders, samples, seeds, steps, summary
+from szpo.errors import UsageError
+from szpo.ledger import Ledger
+from szpo.orders import Order
+from szpo.questions import clean
+from szpo.samples import Source
+from szpo.types import Comparison, Prompt, Row
+
+COMPARISONS = 20
+"""Comparisons of an order that does not say how many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """Votes between two policies. Ties stand apart: they are in neither share nor interval."""
+
+    tuned: int = 0
+    base: int = 0
+    ties: int = 0
+
+    @property
+    def votes(self) -> int:
+        """All answers, ties included."""
+        return self.tuned + self.base + self.ties
+
+    @property
+    def share(self) -> float | None:
+        """Share preferring tuned, of those who preferred one; None where nobody did."""
+        decided = self.tuned + self.base
+        return self.tuned / decided if decided else None
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of that share (Wilson), each vote taken as independent."""
+        return summary.wilson(self.tuned, self.tuned + self.base)
+
+
+@dataclass(frozen=True, slots=True)
+class FinalResult:
+    """What a final comparison has come to so far.
+
+    ``majorities`` has one entry per comparison, its majority: where panelists vote on the same
+    comparison, their votes are not independent and this interval is the honest one.
+    """
+
+    order: int
+    step: int
+    """The last step applied to the tuned side."""
+    comparisons: int
+    identical: int
+    """Comparisons whose answers are alike in every row: shown to nobody."""
+    skips: int
+    closed: bool
+    everybody: Preference
+    tuners: Preference
+    """Panelists who also voted in training."""
+    others: Preference
+    majorities: Preference
+
+
+def fulfil(ledger: Ledger, order: Order, source: Source) -> None:
+    """Draw both sides' answers and store the comparisons with the order's settlement, at once.
+
+    Raises:
+        UsageError: there are no held-out prompts, or no step is applied.
+    """
+    last = ledger.last_applied()
+    if last is None:
+        raise UsageError("final comparison: no step is applied yet; the two sides are the same")
+    if not source.prompts.heldout:
+        raise UsageError("final comparison: this run has no held-out prompts; set prompts.heldout")
+    place = [o.id for o in orders.orders(ledger, "final")].index(order.id)
+    count = order.body.get("comparisons", COMPARISONS)
+    rows = min(source.rows, len(source.prompts.heldout))
+    asked = _prompts(ledger.root_seed, place, source.prompts.heldout, count * rows)
+    sides = []
+    for side, until in (("tuned", None), ("base", 0)):
+        seed = samples.number(seeds.derive(ledger.root_seed, "final", k=place, name=side))
+        sides.append(samples.answers(ledger, source, asked, until=until, seed=seed))
+    (tuned, tuned_sha256), (base, base_sha256) = sides
+    pairs = [
+        Row(prompt, plus, minus) for prompt, plus, minus in zip(asked, tuned, base, strict=True)
+    ]
+    made = [
+        Comparison(
+            seeds.derive(ledger.root_seed, "final", k=place, name=str(n)).hex(),
+            -1,
+            place,
+            n,
+            tuple(pairs[n * rows : (n + 1) * rows]),
+            kind="final",
+        )
+        for n in range(count)
+    ]
+    body = {
+        "comparisons": [comparison.id for comparison in made],
+        "rows": rows,
+        "after": last,
+        "tuned_sha256": tuned_sha256,
+        "base_sha256": base_sha256,
+    }
+    with ledger.transaction("controller"):
+        if orders.settle(ledger, order, body):
+            for comparison in made:
+                steps.record(ledger, comparison)
+
+
+def result(ledger: Ledger, order: Order) -> FinalResult:
+    """What panelists have answered to an order's comparisons: last answers that were not late.
+
+    Raises:
+        UsageError: the order made no comparisons.
+    """
+    made = orders.comparisons(order)
+    if not made or order.result is None:
+        raise UsageError(f"order {order.id} has no comparisons: {order.error or 'not made yet'}")
+    wanted, without = set(made), counting.excluded(ledger)
+    latest = {}
+    for vote in ledger.query(
+        "SELECT v.vote, v.choice, v.assignment, a.plus_side, a.panelist, a.comparison "
+        "FROM comparisons c JOIN assignments a USING (comparison) JOIN votes v USING (assignment) "
+        "WHERE c.kind = 'final' AND v.late = 0 ORDER BY v.vote"
+    ):
+        if vote["comparison"] in wanted:
+            latest[vote["assignment"]] = vote
+    tuners = {
+        row["panelist"]
+        for row in ledger.query(
+            "SELECT DISTINCT a.panelist FROM comparisons c JOIN assignments a USING (comparison) "
+            "JOIN votes v USING (assignment) WHERE c.kind = 'train' AND v.choice <> 'skip'"
+        )
+    }
+    verdicts = [
+        (vote["comparison"], vote["panelist"], counting.verdict(vote["choice"], vote["plus_side"]))
+        for vote in latest.values()
+        if vote["vote"] not in without
+    ]
+    answered = [entry for entry in verdicts if entry[2] != "skip"]
+    leads = dict.fromkeys([comparison for comparison, _, _ in answered], 0)
+    for comparison, _, verdict in answered:
+        leads[comparison] += {"plus": 1, "minus": -1, "tie": 0}[verdict]
+    identical = ledger.query(
+        "SELECT comparison FROM comparisons WHERE kind = 'final' AND identical = 1"
+    )
+    return FinalResult(
+        order=order.id,
+        step=order.result["after"],
+        comparisons=len(made),
+        identical=sum(row["comparison"] in wanted for row in identical),
+        skips=len(verdicts) - len(answered),
+        closed=order.closed_us is not None,
+        everybody=_preference([v for _, _, v in answered]),
+        tuners=_preference([v for _, panelist, v in answered if panelist in tuners]),
+        others=_preference([v for _, panelist, v in answered if panelist not in tuners]),
+        majorities=_preference(
+            ["plus" if lead > 0 else "minus" if lead < 0 else "tie" for lead in leads.values()]
+        ),
+    )
+
+
+def _preference(verdicts: Sequence[str]) -> Preference:
+    counts = [list(verdicts).count(verdict) for verdict in ("plus", "minus", "tie")]
+    return Preference(*counts)
+
+
+def _prompts(root_seed: int, place: int, heldout: Sequence[Prompt], count: int) -> list[Prompt]:
+    """Held-out prompts in seeded order; where they run out, in another order again."""
+    chosen: list[Prompt] = []
+    while len(chosen) < count:
+        key = seeds.derive(root_seed, "final prompts", step=len(chosen), k=place)
+        chosen += [clean(heldout[i]) for i in seeds.permutation(key, len(heldout))]
+    return chosen[:count]
