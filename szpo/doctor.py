@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import shutil
@@ -38,6 +39,15 @@ class Check:
 def examine(folder: Path) -> list[Check]:
     """Every check of this machine, for runs that will be kept in ``folder``."""
     return [check for look in LOOKS for check in look(folder)]
+
+
+def versions() -> dict[str, str]:
+    """The libraries that a run is made with, as it records them; missing ones are left out."""
+    found = {"python": platform.python_version(), "sqlite": sqlite3.sqlite_version}
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def matrix_seconds(size: int = 1024, repeats: int = 5) -> float:

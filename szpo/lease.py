@@ -61,7 +61,7 @@ def acquire(ledger: Ledger, holder: str | None = None, ttl_us: int = DEFAULT_TTL
         row = controller(ledger)
         left_us = 0 if row["lease"] is None else row["expires_us"] - ledger.clock()
         # A lease from a clock that was ahead must not lock the run for longer than one length.
-        if 0 < left_us <= 10 * ttl_us and row["lease"] != holder and not _gone(row["lease"]):
+        if 0 < left_us <= 10 * ttl_us and row["lease"] != holder and not gone(row["lease"]):
             raise LeaseError(
                 f"{ledger.path.name}: run by {row['lease']} for {left_us / 1e6:.0f} s more; "
                 "stop that controller or wait"
@@ -260,7 +260,8 @@ def _extend_seats(ledger: Ledger, since_us: int) -> None:
     )
 
 
-def _gone(holder: str) -> bool:
+def gone(holder: str) -> bool:
+    """The holder was a process of this host that no longer exists."""
     host, _, rest = holder.partition(":")
     pid = rest.partition(":")[0]
     if host != socket.gethostname() or not pid.isdigit() or os.name != "posix":

@@ -9,7 +9,8 @@ from pathlib import Path
 import typer
 
 from szpo import doctor as checks
-from szpo.cli import plugins, screen
+from szpo import runcheck
+from szpo.cli import place, plugins, screen
 from szpo.errors import UsageError
 
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -23,11 +24,14 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(
+    run: str | None = typer.Argument(None, help="Also look at this run (name or file)."),
     folder: Path = typer.Option(Path("runs"), "--folder", help="Where runs will be kept."),
     as_json: bool = screen.AS_JSON,
 ) -> int:
-    """Look at this machine: versions, disk, memory, model files, known traps."""
+    """Look at this machine (versions, disk, memory, known traps), and at a run if one is named."""
     found = checks.examine(folder)
+    if run is not None:
+        found += runcheck.examine(place.find(run, folder))
     worst = any(check.status == "fail" for check in found)
     if as_json:
         screen.emit([check.as_dict() for check in found])
