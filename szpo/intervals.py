@@ -1,0 +1,156 @@
+"""Numbers with their 95 % intervals, and what may be said of them in words: pure arithmetic."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from szpo.summary import wilson
+
+Z = 1.96
+"""Half width of a 95 % interval in standard errors."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A share of ``of`` cases with its interval; ``of`` may be an effective number."""
+
+    hits: float
+    of: float
+    low: float
+    high: float
+
+    @property
+    def value(self) -> float | None:
+        """The share; None of nothing."""
+        return self.hits / self.of if self.of else None
+
+    def unsure(self, at: float = 0.5) -> bool:
+        """The interval covers ``at``, so the data do not say on which side of it the truth is."""
+        return self.low <= at <= self.high
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A number with its interval; ``n`` observations stand behind it."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+    def unsure(self, at: float = 0.0) -> bool:
+        """The interval covers ``at``, or there is none."""
+        return self.low is None or self.high is None or self.low <= at <= self.high
+
+
+NOTHING = Estimate(None, None, None, 0)
+
+
+def share(hits: float, of: float) -> Share:
+    """A share with its interval by Wilson (1927).
+
+    >>> found = share(12, 20)
+    >>> round(found.low, 2), round(found.high, 2), found.unsure()
+    (0.39, 0.78, True)
+    """
+    low, high = wilson(hits, of)  # type: ignore[arg-type]  # an effective number may be a fraction
+    return Share(hits, of, low, high)
+
+
+def log_odds(hits: float, of: float) -> Estimate:
+    """The logarithm of the odds, half a vote added to either side, so that it is always finite.
+
+    The interval is ±1.96·√(1/(k+½) + 1/(n−k+½)) (Haldane 1956, Anscombe 1956; Gart 1966).
+
+    >>> found = log_odds(5, 5)
+    >>> round(found.value, 3), found.unsure()
+    (2.398, True)
+    """
+    if not of:
+        return NOTHING
+    k, rest = hits + 0.5, of - hits + 0.5
+    value, error = math.log(k / rest), math.sqrt(1 / k + 1 / rest)
+    return Estimate(value, value - Z * error, value + Z * error, round(of))
+
+
+def quantile(values: Sequence[float], q: float) -> Estimate:
+    """A quantile with its interval by order statistics; no interval of fewer than six values.
+
+    >>> quantile([3.0, 1.0, 2.0], 0.5)
+    Estimate(value=2.0, low=None, high=None, n=3)
+    """
+    ordered, n = sorted(values), len(values)
+    if not n:
+        return NOTHING
+    place = q * (n - 1)
+    below = math.floor(place)
+    above = min(below + 1, n - 1)
+    value = ordered[below] + (place - below) * (ordered[above] - ordered[below])
+    if n < 6:
+        return Estimate(value, None, None, n)
+    half = Z * math.sqrt(n * q * (1 - q))
+    first = max(0, math.floor(n * q - half))
+    last = min(n - 1, math.ceil(n * q + half))
+    return Estimate(value, ordered[first], ordered[last], n)
+
+
+def rate(count: int, hours: float) -> Estimate:
+    """Events an hour, with the interval of a Poisson count (Garwood 1936).
+
+    >>> found = rate(41, 1.0)
+    >>> round(found.low, 1), round(found.high, 1)
+    (29.4, 55.6)
+    """
+    from scipy.special import gammaincinv
+
+    if hours <= 0:
+        return NOTHING
+    low = float(gammaincinv(count, 0.025)) if count else 0.0
+    high = float(gammaincinv(count + 1, 0.975))
+    return Estimate(count / hours, low / hours, high / hours, count)
+
+
+def correlation(x: Sequence[float], y: Sequence[float]) -> Estimate:
+    """Pearson's correlation with its interval by Fisher's z; none of fewer than four pairs.
+
+    >>> correlation([1, 2, 3], [2, 4, 6])
+    Estimate(value=None, low=None, high=None, n=3)
+    """
+    n = len(x)
+    if n < 4:
+        return Estimate(None, None, None, n)
+    mean_x, mean_y = math.fsum(x) / n, math.fsum(y) / n
+    xx = math.fsum((a - mean_x) ** 2 for a in x)
+    yy = math.fsum((b - mean_y) ** 2 for b in y)
+    if xx == 0 or yy == 0:
+        return Estimate(None, None, None, n)
+    xy = math.fsum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
+    r = max(-1.0, min(1.0, xy / math.sqrt(xx * yy)))
+    if abs(r) == 1:
+        return Estimate(r, r, r, n)
+    z, half = math.atanh(r), Z / math.sqrt(n - 3)
+    return Estimate(r, math.tanh(z - half), math.tanh(z + half), n)
+
+
+def mapped(x: Estimate, f: Callable[[float], float]) -> Estimate:
+    """The estimate on another scale; ``f`` grows.
+
+    >>> mapped(Estimate(1.0, None, 2.0, 3), lambda x: 60 * x)
+    Estimate(value=60.0, low=None, high=120.0, n=3)
+    """
+    value, low, high = (None if v is None else f(v) for v in (x.value, x.low, x.high))
+    return Estimate(value, low, high, x.n)
+
+
+def mean(values: Sequence[float]) -> Estimate:
+    """A mean with ±1.96 standard errors; no interval of one value."""
+    n = len(values)
+    if not n:
+        return NOTHING
+    middle = math.fsum(values) / n
+    if n == 1:
+        return Estimate(middle, None, None, 1)
+    error = math.sqrt(math.fsum((v - middle) ** 2 for v in values) / (n - 1) / n)
+    return Estimate(middle, middle - Z * error, middle + Z * error, n)
