@@ -17,6 +17,8 @@ RESERVED = re.compile(r"^(con|prn|aux|nul|com\d|lpt\d)$")
 Count = Annotated[int, Field(ge=1, le=4096)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 FLOAT32_MAX = 3.4028234663852886e38
+RUBRIC_VERSION = 1
+"""Which wording of question, guideline and choices a vote was given under; stored with it."""
 
 
 class Section(BaseModel):
@@ -216,6 +218,51 @@ class Panel(Section):
     )
     poll_seconds: Positive = Field(
         2.0, le=3600, description="How often a run that waits for people looks for votes."
+    )
+    question: str = Field(
+        "Which set of answers is better overall?",
+        min_length=1,
+        max_length=200,
+        description="What people are asked; fixed once the run has begun.",
+    )
+    guideline: str = Field(
+        "Prefer correct, direct and helpful answers; longer is not better by itself.",
+        max_length=300,
+        description="One line beside the question.",
+    )
+    guideline_full: str = Field(
+        "Read what differs, prompt by prompt, then judge each set as a whole: if you had to keep "
+        "one set, which would it be? A single bad answer may weigh more than several that are "
+        'slightly better. Choose "About the same" where you could as well toss a coin, and '
+        '"Can\'t judge" where you cannot or would rather not read the texts.',
+        max_length=20_000,
+        description="The whole guideline, shown on request.",
+    )
+    spare: int = Field(
+        1,
+        ge=0,
+        le=100,
+        description="Seats beyond those needed that may be served at once, so that somebody who "
+        "went away holds nobody up; only the votes needed are counted.",
+    )
+    deadline_minutes: Positive | None = Field(
+        None,
+        le=525_600,
+        description="Close a round this long after it opened, pauses not counted; left out: wait "
+        "until every vote is in.",
+    )
+    quorum: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Share of a round's votes without which its deadline does not close it; left "
+        "out: it closes with what there is.",
+    )
+    calibration: bool = Field(
+        True,
+        description="Offer people short comparisons while they wait; they teach the run nothing "
+        "and tell how reliable votes are.",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import numpy as np
@@ -23,11 +24,48 @@ def sides(
     >>> [sides(0, step=0, k=0, n=n, m=1, rank=n)[0] for n in range(4)].count("A")
     2
     """
-    first = seeds.integer(seeds.derive(root_seed, "sides", step=step, k=k), 0, 2)
-    odd = "AB"[(first + rank) % 2]
+    odd = _odd(root_seed, step, k, rank)
     pool = list("AB" * (m // 2)) + [odd] * (m % 2)
     order = seeds.permutation(seeds.derive(root_seed, "seats", step=step, k=k, name=str(n)), m)
     return tuple("A" if pool[i] == "A" else "B" for i in order)
+
+
+def planned(
+    root_seed: int, asked: Iterable[Record], m: int
+) -> dict[str, tuple[Literal["A", "B"], ...]]:
+    """The sides of plus for each comparison of a step, given those `asked`."""
+    ranks: dict[int, int] = {}
+    found = {}
+    for head in asked:
+        k, n = head["k"], head["n"]
+        rank = ranks[k] = ranks.get(k, -1) + 1
+        found[head["comparison"]] = sides(root_seed, step=head["step"], k=k, n=n, m=m, rank=rank)
+    return found
+
+
+def quotas(root_seed: int, asked: Iterable[Record], m: int) -> dict[tuple[str, str], int]:
+    """How many votes count per (comparison, side of plus): as many as `planned` has there."""
+    ranks: dict[int, int] = {}
+    odd: dict[int, str] = {}
+    found = {}
+    for head in asked:
+        k = head["k"]
+        rank = ranks[k] = ranks.get(k, -1) + 1
+        if k not in odd:
+            odd[k] = _odd(root_seed, head["step"], k, 0)
+        here = odd[k] if rank % 2 == 0 else {"A": "B", "B": "A"}[odd[k]]
+        for side in "AB":
+            found[head["comparison"], side] = m // 2 + (m % 2 if side == here else 0)
+    return found
+
+
+def asked(ledger: Ledger, step: int) -> list[Record]:
+    """The comparisons of a step that panelists are asked, by (k, n); identical ones are not."""
+    return ledger.query(
+        "SELECT comparison, kind, step, k, n FROM comparisons WHERE run = ? AND step = ? "
+        "AND kind = 'train' AND identical = 0 ORDER BY k, n",
+        (ledger.run, step),
+    )
 
 
 def verdict(choice: Choice, plus_side: str) -> Verdict:
@@ -49,47 +87,27 @@ def standing(ledger: Ledger, step: int) -> tuple[Vote, ...]:
     Up to the step's close: votes beyond `steps.last_vote`, late ones and those excluded by an
     amendment up to `steps.last_amendment` are left out.
     """
-    row = ledger.step(step)
-    if row is None:
-        return ()
-    last_vote = 2**62 if row["last_vote"] is None else row["last_vote"]
-    latest: dict[str, Record] = {}
-    for vote in ledger.votes(step):
-        if vote["kind"] == "train" and not vote["late"] and vote["vote"] <= last_vote:
-            latest[vote["assignment"]] = vote  # in order of vote, so the last revision stays
-    without = excluded(ledger, row["last_amendment"])
-    return tuple(
-        Vote(
-            comparison=vote["comparison"],
-            panelist=vote["panelist"],
-            k=vote["k"],
-            n=vote["n"],
-            verdict=verdict(vote["choice"], vote["plus_side"]),
-            choice=vote["choice"],
-            revision=vote["revision"],
-            received_us=vote["received_us"],
-        )
-        for vote in latest.values()
-        if vote["vote"] not in without
-    )
+    return tuple(_vote(row) for row in _standing(ledger, step))
 
 
 def counted(ledger: Ledger, step: int) -> tuple[Vote, ...]:
-    """The votes of a step that count: A, B or tie, the first M panelists of each comparison.
+    """The votes of a step that count: A, B or tie, M for each comparison, balanced over sides.
 
-    First by the place of the panelist's first answer, so neither a change of mind nor a spare
-    seat makes M_n depend on what was answered.
+    For each comparison and each side of plus the first panelists, as many as are planned there
+    (`sides`): plus then stands on A in exactly half of the votes of a complete comparison with
+    even M, whoever skipped, came late or had a spare seat. First by the place of the panelist's
+    first answer, so that no change of mind decides what counts.
     """
     row = ledger.step(step)
     if row is None:
         return ()
-    taken: dict[str, int] = {}
+    room = quotas(ledger.root_seed, asked(ledger, step), row["m"])
     result = []
-    for vote in standing(ledger, step):  # in order of first answers
-        if vote.verdict == "skip" or taken.get(vote.comparison, 0) >= row["m"]:
-            continue
-        taken[vote.comparison] = taken.get(vote.comparison, 0) + 1
-        result.append(vote)
+    for vote in _standing(ledger, step):  # in order of first answers
+        place = vote["comparison"], vote["plus_side"]
+        if vote["choice"] != "skip" and room.get(place, 0):
+            room[place] -= 1
+            result.append(_vote(vote))
     return tuple(result)
 
 
@@ -117,12 +135,9 @@ def tally(
 def missing(ledger: Ledger, step: int) -> int:
     """How many counted votes the step still needs before its rule (M on each) is met."""
     row = ledger.step(step)
-    asked = ledger.query(
-        "SELECT count(*) AS asked FROM comparisons WHERE run = ? AND step = ? "
-        "AND kind = 'train' AND identical = 0",
-        (ledger.run, step),
-    )[0]["asked"]
-    return 0 if row is None else int(asked * row["m"] - len(counted(ledger, step)))
+    if row is None:
+        return 0
+    return len(asked(ledger, step)) * int(row["m"]) - len(counted(ledger, step))
 
 
 def excluded(ledger: Ledger, horizon: int | None = None) -> set[int]:
@@ -132,3 +147,35 @@ def excluded(ledger: Ledger, horizon: int | None = None) -> set[int]:
         (2**62 if horizon is None else horizon,),
     )
     return {row["vote"] for row in rows if row["action"] == "exclude"}
+
+
+def _standing(ledger: Ledger, step: int) -> list[Record]:
+    row = ledger.step(step)
+    if row is None:
+        return []
+    last_vote = 2**62 if row["last_vote"] is None else row["last_vote"]
+    latest: dict[str, Record] = {}
+    for vote in ledger.votes(step):
+        if vote["kind"] == "train" and not vote["late"] and vote["vote"] <= last_vote:
+            latest[vote["assignment"]] = vote  # in order of vote, so the last revision stays
+    without = excluded(ledger, row["last_amendment"])
+    return [vote for vote in latest.values() if vote["vote"] not in without]
+
+
+def _vote(row: Record) -> Vote:
+    return Vote(
+        comparison=row["comparison"],
+        panelist=row["panelist"],
+        k=row["k"],
+        n=row["n"],
+        verdict=verdict(row["choice"], row["plus_side"]),
+        choice=row["choice"],
+        revision=row["revision"],
+        received_us=row["received_us"],
+    )
+
+
+def _odd(root_seed: int, step: int, k: int, rank: int) -> str:
+    """The side that has one more where M is odd."""
+    first = seeds.integer(seeds.derive(root_seed, "sides", step=step, k=k), 0, 2)
+    return "AB"[(first + rank) % 2]

@@ -77,6 +77,7 @@ class Ledger:
         self._lock = threading.RLock()
         self._pid = os.getpid()
         self._depth = 0
+        self._undone = 0
         self._pending: list[list[str]] = []
         self._folder = Folder(path)
         found = self.query("SELECT * FROM runs ORDER BY created_us LIMIT 1")
@@ -230,12 +231,38 @@ class Ledger:
                     self._add_event("rows", actor, {"rows": rows})
                 self.execute("COMMIT")
             except BaseException:
+                self._undone += 1
                 if self._conn.in_transaction:
                     self._conn.execute("ROLLBACK")
                 raise
             finally:
                 self._depth, self._pending = 0, []
             self._folder.fold(self._conn)
+
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        """A part of an open transaction that is undone alone when it raises."""
+        with self._lock:
+            if not self._depth:
+                raise UsageError("savepoint: open a transaction first")
+            kept = len(self._pending)
+            self.execute("SAVEPOINT part")
+            try:
+                yield
+            except BaseException:
+                del self._pending[kept:]
+                self._undone += 1
+                if self._conn.in_transaction:
+                    self._conn.execute("ROLLBACK TO part")
+                    self._conn.execute("RELEASE part")
+                raise
+            self.execute("RELEASE part")
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """A block in which no other thread of this process uses this ledger."""
+        with self._lock:
+            yield
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> sqlite3.Cursor:
         """Run one statement, with SQLite's errors in this project's words."""
@@ -290,6 +317,15 @@ class Ledger:
                 return [dict(zip(names, values, strict=True)) for values in cursor]
             except sqlite3.Error as error:
                 translate(self.path, error)
+
+    def changes(self) -> tuple[int, int, int]:
+        """Marks of what was written: by other connections, by this one, and undone here.
+
+        Equal marks mean that the file holds what it held.
+        """
+        with self._lock:
+            foreign = self.execute("PRAGMA data_version").fetchone()[0]
+            return foreign, self._conn.total_changes, self._undone
 
     @property
     def layout(self) -> Layout:

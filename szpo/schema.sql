@@ -102,6 +102,7 @@ CREATE TABLE assignments (
   tab          TEXT,
   UNIQUE (comparison, panelist)
 ) STRICT;
+CREATE INDEX assignments_by_panelist ON assignments (panelist);
 
 CREATE TABLE votes (
   vote           INTEGER PRIMARY KEY AUTOINCREMENT,   -- no id is ever used twice

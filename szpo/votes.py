@@ -9,26 +9,32 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal, get_args
 
-from szpo import records, seeds
+from szpo import calibration, finals, records, seats
 from szpo.counting import counted, missing, sides, standing, tally, verdict
-from szpo.errors import SzpoError, UsageError
+from szpo.errors import StorageError, SzpoError, UsageError
 from szpo.failpoints import failpoint
 from szpo.ledger import Clock, Ledger, Record
+from szpo.seats import panelist_id, prompt_order, seat_id
 from szpo.types import Assignment, Choice, Vote
 
 __all__ = [
     "CHOICES",
     "SEAT_TTL_US",
+    "Ballot",
+    "Own",
     "PanelistKind",
     "Receipt",
     "VoteConflictError",
     "VoteService",
     "counted",
     "missing",
+    "panelist_id",
+    "prompt_order",
+    "seat_id",
     "sides",
     "standing",
     "tally",
@@ -41,16 +47,6 @@ SEAT_TTL_US: Final = 600_000_000
 """How long a comparison stays reserved for the panelist who was shown it: ten minutes."""
 
 _IDEM = re.compile(r"[A-Za-z0-9_.:-]{16,64}")
-_SEATS = (
-    "SELECT a.*, f.vote AS first_vote, l.choice AS last_choice, "
-    "(SELECT action FROM amendments WHERE vote = l.vote ORDER BY amendment DESC LIMIT 1) "
-    "AS last_action FROM assignments a "
-    "LEFT JOIN votes f ON f.assignment = a.assignment AND f.revision = 0 "
-    "LEFT JOIN votes l ON l.assignment = a.assignment AND l.revision = "
-    "(SELECT max(revision) FROM votes WHERE assignment = a.assignment) "
-    "WHERE a.comparison = ? ORDER BY a.served_us, a.rowid"
-)
-"""The seats of a comparison, each with its first answer, its last one and what became of that."""
 
 
 class VoteConflictError(SzpoError):
@@ -62,6 +58,20 @@ class VoteConflictError(SzpoError):
         super().__init__(message)
         self.code: Final = code
         self.stored: Final = stored
+
+
+@dataclass(frozen=True, slots=True)
+class Ballot:
+    """An answer as a client sends it; see `VoteService.cast`."""
+
+    assignment: str
+    choice: Choice
+    idem: str
+    skip_reason: str | None = None
+    dwell_ms: int | None = None
+    details: Mapping[str, Any] | None = None
+    tab: str | None = None
+    panelist: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +87,22 @@ class Receipt:
     replayed: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Own:
+    """A panelist's seat with the answer that stands, None while there is none."""
+
+    seat: Assignment
+    receipt: Receipt | None
+    skip_reason: str | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
 class VoteService:
     """Serves comparisons to panelists and stores their answers.
 
-    ``spare`` seats beyond M may be served while others still think; ``seat_ttl_us`` is how long
-    an unanswered seat is held. Only the first M answers of a comparison count (see `counted`).
+    ``spare`` seats beyond those needed may be held at once while others still think;
+    ``seat_ttl_us`` is how long an unanswered seat is held. Which answers count is decided by rows
+    alone (see `counted`). ``rubric_version`` is stored with every vote.
     """
 
     def __init__(
@@ -98,6 +119,7 @@ class VoteService:
         self.seat_ttl_us: Final = seat_ttl_us
         self.spare: Final = spare
         self.rubric_version: Final = rubric_version
+        self._kinds: dict[str, str] = {}
 
     # ---- panelists ----
 
@@ -139,63 +161,130 @@ class VoteService:
         """A comparison of the open step for this panelist, or None while nothing is left.
 
         A seat that the panelist holds unanswered is served again (to the tab that asks last).
-        Otherwise the comparison with the fewest answered or running seats, below M plus spare,
-        that this panelist has not been shown.
+        Otherwise, of the comparisons that this panelist has not been shown and that have room,
+        the one with the fewest answered or running seats.
 
         Raises:
             UsageError: nobody of that id is enrolled.
         """
         with self.ledger.transaction("votes"):
             self._kind(panelist)
-            step = self._open_step()
-            if step is None:
+            board = self._board()
+            if board is None:
                 return None
-            choices: list[tuple[int, str, Record]] = []
-            for head in self._asked(step["step"]):
-                seats = self.ledger.query(_SEATS, (head["comparison"],))
-                own = next((seat for seat in seats if seat["panelist"] == panelist), None)
-                taken = self._taken(seats, but=panelist)
-                if own is not None and own["first_vote"] is None:
-                    if own["expires_us"] > self.clock() or taken < step["m"] + self.spare:
-                        return self._serve_again(own, tab)
-                elif own is None and taken < step["m"] + self.spare:
-                    # Ties between equally filled ones fall differently for each panelist.
-                    key = seeds.derive(
-                        self.ledger.root_seed, "serve", name=f"{head['comparison']}/{panelist}"
-                    )
-                    choices.append((taken, key.hex(), head))
-            if not choices:
-                return None
-            return self._seat(min(choices, key=lambda c: c[:2])[2], panelist, step["m"], tab)
+            now, places = self.clock(), list(board.places.values())
+            for seat in board.held.get(panelist, ()):
+                place = board.places[seat.comparison]
+                if not seat.answered and place.holds(seat, now, self.spare):
+                    return self._serve_again(seat.assignment, tab)
+            # Equally filled ones come up from another place on for each panelist.
+            first = seats.turn(self.ledger.root_seed, board.step, panelist, max(1, len(places)))
+            best: seats.Place | None = None
+            fewest = 2**31
+            for place in places[first:] + places[:first]:
+                if panelist in place.holders or (taken := place.taken(now)) >= fewest:
+                    continue
+                if place.free(now, self.spare) is not None:
+                    best, fewest = place, taken
+            return None if best is None else self._seat_at(board, best, panelist, tab)
 
     def assign_to(
         self, comparison: str, panelist: str, *, tab: str | None = None
     ) -> Assignment | None:
-        """The seat of this panelist at this comparison, made if M leaves room; else None.
+        """The seat of this panelist at this comparison, made if there is room; else None.
 
         Raises:
             UsageError: no such panelist, or the comparison is not open for votes.
         """
         with self.ledger.transaction("votes"):
             self._kind(panelist)
-            step = self._open_step()
-            found = self.ledger.query(
-                "SELECT * FROM comparisons WHERE comparison = ?", (comparison,)
-            )
-            if step is None or not found or found[0]["step"] != step["step"]:
-                raise UsageError(f"comparison {comparison} is not open for votes")
-            seats = self.ledger.query(_SEATS, (comparison,))
-            own = next((seat for seat in seats if seat["panelist"] == panelist), None)
-            if own is not None:
-                return None if own["first_vote"] else self._serve_again(own, tab)
-            if found[0]["identical"] or self._taken(seats) >= step["m"] + self.spare:
+            board = self._board()
+            place = None if board is None else board.places.get(comparison)
+            if board is None or place is None:
+                self._is_identical(comparison)
                 return None
-            return self._seat(found[0], panelist, step["m"], tab)
+            own = place.holders.get(panelist)
+            if own is not None:
+                return None if own.answered else self._serve_again(own.assignment, tab)
+            return self._seat_at(board, place, panelist, tab)
+
+    def calibration(self, panelist: str, *, tab: str | None = None) -> Assignment | None:
+        """A short comparison for waiting time that is counted in nothing; None if none is left.
+
+        Gold, a repeat with its sides swapped, or A/A: see `szpo.calibration`. One that is being
+        read is served again; one that was given back or ran out is not, since a second reading
+        tells something else.
+
+        Raises:
+            UsageError: nobody of that id is enrolled.
+        """
+        with self.ledger.transaction("votes"):
+            self._kind(panelist)
+            held = self._unanswered(panelist, calibration.KINDS)
+            if held is not None:
+                return self._serve_again(held, tab)
+            found = calibration.choose(self.ledger, panelist)
+            return None if found is None else self._make(*found, panelist, tab)
+
+    def practice(self, panelist: str, *, tab: str | None = None) -> Assignment:
+        """The practice comparison, whose answer is known; it may be answered as often as liked.
+
+        `szpo.types.Comparison.expected` says which side is better.
+
+        Raises:
+            UsageError: nobody of that id is enrolled.
+        """
+        with self.ledger.transaction("votes"):
+            self._kind(panelist)
+            comparison = calibration.store_practice(self.ledger)
+            own = self._own_seat(comparison, panelist)
+            if own is not None:
+                return self._serve_again(own, tab)
+            key = seats.side_key(self.ledger.root_seed, comparison, panelist)
+            return self._make(comparison, seats.lesser((), key), panelist, tab)
+
+    def final(self, panelist: str, *, tab: str | None = None) -> Assignment | None:
+        """A blind final comparison, None while there is none for this panelist.
+
+        The one with the fewest answers that they have not been shown; sides are balanced over an
+        order. Who voted in training waits while somebody who did not is there: see `szpo.finals`.
+
+        Raises:
+            UsageError: nobody of that id is enrolled.
+        """
+        with self.ledger.transaction("votes"):
+            self._kind(panelist)
+            held = self._unanswered(panelist, ("final",))
+            if held is not None and finals.is_open(self.ledger, self._comparison_of(held)):
+                return self._serve_again(held, tab)
+            found = finals.choose(self.ledger, panelist, self.clock())
+            return None if found is None else self._make(*found, panelist, tab)
+
+    def own(self, panelist: str, step: int) -> tuple[Own, ...]:
+        """The panelist's seats at a step's comparisons, oldest first, with the last answers."""
+        rows = self.ledger.query(
+            "SELECT a.*, v.vote, v.revision, v.choice, v.late, v.received_us, v.skip_reason, "
+            "v.details FROM assignments a JOIN comparisons c USING (comparison) "
+            "LEFT JOIN votes v ON v.assignment = a.assignment AND v.revision = "
+            "(SELECT max(revision) FROM votes WHERE assignment = a.assignment) "
+            "WHERE a.panelist = ? AND c.run = ? AND c.step = ? AND c.kind = 'train' "
+            "ORDER BY a.rowid",
+            (panelist, self.ledger.run, step),
+        )
+        return tuple(
+            Own(
+                seats.assignment(row),
+                None if row["vote"] is None else _receipt(row),
+                row["skip_reason"],
+                json.loads(row["details"] or "{}"),
+            )
+            for row in rows
+        )
 
     def assignment(self, assignment: str) -> Assignment | None:
         """The seat of that id, or None."""
         found = self.ledger.query("SELECT * FROM assignments WHERE assignment = ?", (assignment,))
-        return _assignment(found[0]) if found else None
+        return seats.assignment(found[0]) if found else None
 
     def release(self, assignment: str) -> None:
         """Give an unanswered seat back before it expires."""
@@ -206,13 +295,18 @@ class VoteService:
                 "WHERE assignment = ?",
                 (now, now, assignment),
             )
+            self._moved(assignment, now)
 
     def extend(self, assignment: str) -> None:
         """Hold a seat for another full term (the page's heartbeat)."""
         with self.ledger.transaction("votes"):
+            self._hold(assignment, "expires_us = ?, released_us = NULL")
+
+    def take(self, assignment: str, tab: str) -> None:
+        """Let another tab go on with a seat, answered or not; the former one cannot vote then."""
+        with self.ledger.transaction("votes"):
             self.ledger.execute(
-                "UPDATE assignments SET expires_us = ?, released_us = NULL WHERE assignment = ?",
-                (self.clock() + self.seat_ttl_us, assignment),
+                "UPDATE assignments SET tab = ? WHERE assignment = ?", (tab, assignment)
             )
 
     # ---- answers ----
@@ -232,70 +326,42 @@ class VoteService:
         """Store an answer; when this returns, it survives a kill of any process.
 
         ``idem`` is the client's key (16–64 of [A-Za-z0-9_.:-]): the same key again returns the
-        stored answer. A new key from the current tab before the step closes is a revision. The
-        first answer after the close is stored as late. ``panelist`` checks whose seat it is.
+        stored answer. A new key from the current tab before the step (or a final comparison's
+        order) closes is a revision; the first answer after the close is stored as late. Practice
+        never closes. Gold, repeats and A/A close with their first answer, because a second
+        thought would not measure the first. ``panelist`` checks whose seat it is.
 
         Raises:
             UsageError: unknown seat or choice, or a key of another form.
             VoteConflictError: key_reused (other answer, same key), stale_tab, or closed.
         """
-        if choice not in CHOICES:
-            raise UsageError(f"vote: choice {choice!r} is not one of {', '.join(CHOICES)}")
-        if not isinstance(idem, str) or not _IDEM.fullmatch(idem):
-            raise UsageError("vote: the key must be 16 to 64 of A-Z a-z 0-9 _ . : -")
-        if skip_reason is not None and choice != "skip":
-            raise UsageError("vote: a skip reason belongs to a skip")
-        if dwell_ms is not None and not 0 <= dwell_ms < 2**53:
-            raise UsageError(f"vote: dwell_ms is {dwell_ms}; give milliseconds from 0")
-        dwell_ms = None if dwell_ms is None else int(dwell_ms)
-        text = None if details is None else records.utf8(records.canonical(details))
-        skip_reason = None if skip_reason is None else records.utf8(skip_reason)
-        payload = records.payload_sha256(assignment, choice, skip_reason, dwell_ms, text)
+        ballot = Ballot(assignment, choice, idem, skip_reason, dwell_ms, details, tab, panelist)
+        row = _row(ballot)
         with self.ledger.transaction("votes"):
-            seat = self._seat_row(assignment, panelist)
-            before = self.ledger.query(
-                "SELECT * FROM votes WHERE assignment = ? ORDER BY revision", (assignment,)
-            )
-            for row in before:
-                if row["idem"] == idem:
-                    if row["payload_sha256"] != payload:
-                        raise VoteConflictError(
-                            "key_reused",
-                            "vote: this key was used for another answer; send a new key",
-                            _receipt(row),
-                        )
-                    return _receipt(row, replayed=True)
-            is_open = seat["state"] == "open"
-            if before and not is_open:
-                raise VoteConflictError(
-                    "closed",
-                    "vote: the round has closed; your answer stands",
-                    _receipt(before[-1]),
-                )
-            if is_open and seat["tab"] != tab:
-                raise VoteConflictError(
-                    "stale_tab",
-                    "vote: this comparison is open in another tab",
-                    _receipt(before[-1]) if before else None,
-                )
-            row = self.ledger.append(
-                "votes",
-                {
-                    "assignment": assignment,
-                    "revision": len(before),
-                    "choice": choice,
-                    "skip_reason": skip_reason,
-                    "rubric_version": self.rubric_version,
-                    "dwell_ms": dwell_ms,
-                    "details": text,
-                    "late": not is_open,
-                    "idem": idem,
-                    "payload_sha256": payload,
-                    "received_us": self.clock(),
-                },
-            )
+            receipt = self._store(ballot, row)
         failpoint("cp6")
-        return _receipt(row)
+        return receipt
+
+    def cast_many(self, ballots: Sequence[Ballot]) -> list[Receipt | SzpoError]:
+        """Store many answers in one transaction; each is taken or refused for itself.
+
+        When this returns, those with a receipt survive a kill of any process.
+
+        Raises:
+            StorageError: the file cannot be written; none of the answers is stored.
+        """
+        results: list[Receipt | SzpoError] = []
+        with self.ledger.transaction("votes"):
+            for ballot in ballots:
+                try:
+                    with self.ledger.savepoint():
+                        results.append(self._store(ballot, _row(ballot)))
+                except StorageError:
+                    raise
+                except SzpoError as error:
+                    results.append(error)
+        failpoint("cp6")
+        return results
 
     def amend(
         self, vote: int, action: Literal["exclude", "reinstate"], reason: str, actor: str
@@ -331,89 +397,154 @@ class VoteService:
     # ---- the inside ----
 
     def _kind(self, panelist: str) -> str:
-        found = self.ledger.query("SELECT kind FROM panelists WHERE panelist = ?", (panelist,))
-        if not found:
-            raise UsageError(f"panelist {panelist!r} is not enrolled in this run")
-        return str(found[0]["kind"])
+        if panelist not in self._kinds:
+            found = self.ledger.query("SELECT kind FROM panelists WHERE panelist = ?", (panelist,))
+            if not found:
+                raise UsageError(f"panelist {panelist!r} is not enrolled in this run")
+            self._kinds[panelist] = str(found[0]["kind"])
+        return self._kinds[panelist]
 
-    def _open_step(self) -> Record | None:
-        found = self.ledger.query(
-            "SELECT * FROM steps WHERE run = ? AND state = 'open'", (self.ledger.run,)
-        )
-        return found[0] if found else None
+    def _board(self) -> seats.Board | None:
+        board = seats.board(self.ledger)
+        if board is not None:
+            board.read_leases(self.ledger)
+        return board
 
-    def _asked(self, step: int) -> list[Record]:
-        return self.ledger.query(
-            "SELECT * FROM comparisons WHERE run = ? AND step = ? AND kind = 'train' "
-            "AND identical = 0 ORDER BY k, n",
-            (self.ledger.run, step),
-        )
+    def _seat_at(
+        self, board: seats.Board, place: seats.Place, panelist: str, tab: str | None
+    ) -> Assignment | None:
+        side = place.free(self.clock(), self.spare)
+        if side is None:
+            return None
+        return self._serve(place.head, board.d, side, panelist, tab)
 
-    def _taken(self, seats: Iterable[Record], but: str | None = None) -> int:
-        """Seats that are answered (not skipped or excluded) or still running."""
-        now = self.clock()
-        return sum(self._side_in_use(seat, now) for seat in seats if seat["panelist"] != but)
+    def _make(self, comparison: str, side: str, panelist: str, tab: str | None) -> Assignment:
+        head = self.ledger.query(
+            "SELECT *, (SELECT count(*) FROM answers WHERE comparison = c.comparison) AS d "
+            "FROM comparisons c WHERE comparison = ?",
+            (comparison,),
+        )[0]
+        return self._serve(head, head["d"], side, panelist, tab)
 
-    def _side_in_use(self, seat: Record, now: int) -> bool:
-        if seat["first_vote"] is None:
-            return bool(seat["expires_us"] > now)
-        return bool(seat["last_choice"] != "skip" and seat["last_action"] != "exclude")
-
-    def _seat(self, head: Record, panelist: str, m: int, tab: str | None) -> Assignment:
+    def _serve(
+        self, head: Record, d: int, side: str, panelist: str, tab: str | None
+    ) -> Assignment:
         now, root = self.clock(), self.ledger.root_seed
-        if self._kind(panelist) == "person":
-            assignment = secrets.token_hex(16)
-        else:
-            assignment = seat_id(root, head, panelist)
-        d = self.ledger.query(
-            "SELECT count(*) AS d FROM answers WHERE comparison = ?", (head["comparison"],)
-        )[0]["d"]
+        person = self._kind(panelist) == "person"
         row = {
-            "assignment": assignment,
+            "assignment": secrets.token_hex(16) if person else seat_id(root, head, panelist),
             "comparison": head["comparison"],
             "panelist": panelist,
-            "plus_side": self._free_side(head, m, now),
+            "plus_side": side,
             "prompt_order": records.canonical(prompt_order(root, head, panelist, d)),
             "served_us": now,
             "expires_us": now + self.seat_ttl_us,
             "tab": tab,
         }
         self.ledger.append("assignments", row)
-        return _assignment(row)
+        return seats.assignment(row)
 
-    def _free_side(self, head: Record, m: int, now: int) -> str:
-        """The first planned side of the comparison that no live seat uses; a spare repeats one."""
-        rank = self.ledger.query(
-            "SELECT count(*) AS rank FROM comparisons WHERE run = ? AND step = ? AND k = ? "
-            "AND n < ? AND kind = 'train' AND identical = 0",
-            (self.ledger.run, head["step"], head["k"], head["n"]),
-        )[0]["rank"]
-        planned = sides(
-            self.ledger.root_seed, step=head["step"], k=head["k"], n=head["n"], m=m, rank=rank
-        )
-        seats = self.ledger.query(_SEATS, (head["comparison"],))
-        in_use = [seat["plus_side"] for seat in seats if self._side_in_use(seat, now)]
-        free = list(planned)
-        for side in in_use:
-            if side in free:
-                free.remove(side)
-        if free:
-            return free[0]
-        waiting = [seat["plus_side"] for seat in seats if seat["first_vote"] is None]
-        return str(waiting[0]) if waiting else planned[0]
+    def _serve_again(self, assignment: str, tab: str | None) -> Assignment:
+        self._hold(assignment, "expires_us = ?, released_us = NULL, tab = ?", tab)
+        found = self.assignment(assignment)
+        assert found is not None
+        return found
 
-    def _serve_again(self, seat: Record, tab: str | None) -> Assignment:
+    def _hold(self, assignment: str, change: str, *values: str | None) -> None:
         expires = self.clock() + self.seat_ttl_us
         self.ledger.execute(
-            "UPDATE assignments SET expires_us = ?, released_us = NULL, tab = ? "
-            "WHERE assignment = ?",
-            (expires, tab, seat["assignment"]),
+            f"UPDATE assignments SET {change} WHERE assignment = ?", (expires, *values, assignment)
         )
-        return _assignment({**seat, "expires_us": expires})
+        self._moved(assignment, expires)
+
+    def _moved(self, assignment: str, expires_us: int) -> None:
+        if (board := seats.board(self.ledger)) is not None:
+            board.moved(assignment, expires_us)
+
+    def _is_identical(self, comparison: str) -> None:
+        """Raise UsageError unless it is a comparison of the open step that nobody is asked."""
+        found = self.ledger.query(
+            "SELECT 1 FROM comparisons c JOIN steps s USING (run, step) "
+            "WHERE c.comparison = ? AND c.kind = 'train' AND c.identical = 1 AND s.state = 'open'",
+            (comparison,),
+        )
+        if not found:
+            raise UsageError(f"comparison {comparison} is not open for votes")
+
+    def _unanswered(self, panelist: str, kinds: Sequence[str]) -> str | None:
+        """The seat at a comparison of these kinds that the panelist is reading now."""
+        found = self.ledger.query(
+            "SELECT a.assignment FROM assignments a JOIN comparisons c USING (comparison) "
+            "LEFT JOIN votes v ON v.assignment = a.assignment AND v.revision = 0 "
+            f"WHERE a.panelist = ? AND c.kind IN ({', '.join('?' * len(kinds))}) "
+            "AND v.vote IS NULL AND a.released_us IS NULL AND a.expires_us > ? "
+            "ORDER BY a.rowid DESC LIMIT 1",
+            (panelist, *kinds, self.clock()),
+        )
+        return found[0]["assignment"] if found else None
+
+    def _own_seat(self, comparison: str, panelist: str) -> str | None:
+        found = self.ledger.query(
+            "SELECT assignment FROM assignments WHERE comparison = ? AND panelist = ?",
+            (comparison, panelist),
+        )
+        return found[0]["assignment"] if found else None
+
+    def _comparison_of(self, assignment: str) -> str:
+        found = self.assignment(assignment)
+        assert found is not None
+        return found.comparison
+
+    def _store(self, ballot: Ballot, row: Record) -> Receipt:
+        seat = self._seat_row(ballot.assignment, ballot.panelist)
+        before = self.ledger.query(
+            "SELECT * FROM votes WHERE assignment = ? ORDER BY revision", (ballot.assignment,)
+        )
+        for known in before:
+            if known["idem"] == ballot.idem:
+                if known["payload_sha256"] != row["payload_sha256"]:
+                    raise VoteConflictError(
+                        "key_reused",
+                        "vote: this key was used for another answer; send a new key",
+                        _receipt(known),
+                    )
+                return _receipt(known, replayed=True)
+        stands = _receipt(before[-1]) if before else None
+        is_open = self._is_open(seat, answered=bool(before))
+        if before and not is_open:
+            raise VoteConflictError(
+                "closed", "vote: the round has closed; your answer stands", stands
+            )
+        if is_open and seat["tab"] != ballot.tab:
+            raise VoteConflictError(
+                "stale_tab", "vote: this comparison is open in another tab", stands
+            )
+        stored = self.ledger.append(
+            "votes",
+            {
+                **row,
+                "revision": len(before),
+                "rubric_version": self.rubric_version,
+                "late": not is_open,
+                "received_us": self.clock(),
+            },
+        )
+        return _receipt(stored)
+
+    def _is_open(self, seat: Record, *, answered: bool) -> bool:
+        match seat["kind"]:
+            case "train":
+                return bool(seat["state"] == "open")
+            case "practice":
+                return True
+            case "final":
+                return finals.is_open(self.ledger, seat["comparison"])
+            case _:
+                return not answered
 
     def _seat_row(self, assignment: str, panelist: str | None) -> Record:
         found = self.ledger.query(
-            "SELECT a.*, s.state FROM assignments a JOIN comparisons c USING (comparison) "
+            "SELECT a.*, c.kind, s.state FROM assignments a JOIN comparisons c USING (comparison) "
             "LEFT JOIN steps s ON s.run = c.run AND s.step = c.step WHERE a.assignment = ?",
             (assignment,),
         )
@@ -423,36 +554,34 @@ class VoteService:
         return found[0]
 
 
-def panelist_id(root_seed: int, kind: str, pseudonym: str) -> str:
-    """The id of a simulated panelist or a judge; persons' are random."""
-    return seeds.derive(root_seed, "panelist", name=f"{kind}/{pseudonym}")[:8].hex()
+def _row(ballot: Ballot) -> Record:
+    """The ballot as a row of `votes`, as far as it knows it.
 
-
-def seat_id(root_seed: int, head: Mapping[str, Any], panelist: str) -> str:
-    """The id of such a panelist's seat at a comparison (a row of `comparisons`)."""
-    return _seat_key(root_seed, "assignment", head, panelist).hex()
-
-
-def prompt_order(root_seed: int, head: Mapping[str, Any], panelist: str, d: int) -> list[int]:
-    """In which order a panelist is shown the D prompts of a comparison."""
-    order = seeds.permutation(_seat_key(root_seed, "order", head, panelist), d)
-    return [int(i) for i in order]
-
-
-def _seat_key(root_seed: int, purpose: str, head: Mapping[str, Any], panelist: str) -> bytes:
-    name = f"{head['n']}/{panelist}"
-    return seeds.derive(root_seed, purpose, step=head["step"], k=head["k"], name=name)
-
-
-def _assignment(row: Mapping[str, Any]) -> Assignment:
-    return Assignment(
-        id=row["assignment"],
-        comparison=row["comparison"],
-        panelist=row["panelist"],
-        plus_side=row["plus_side"],
-        prompt_order=tuple(json.loads(row["prompt_order"])),
-        expires_us=row["expires_us"],
+    Raises:
+        UsageError: a value is not of its form.
+    """
+    if ballot.choice not in CHOICES:
+        raise UsageError(f"vote: choice {ballot.choice!r} is not one of {', '.join(CHOICES)}")
+    if not isinstance(ballot.idem, str) or not _IDEM.fullmatch(ballot.idem):
+        raise UsageError("vote: the key must be 16 to 64 of A-Z a-z 0-9 _ . : -")
+    reason, dwell, details = ballot.skip_reason, ballot.dwell_ms, ballot.details
+    if reason is not None and ballot.choice != "skip":
+        raise UsageError("vote: a skip reason belongs to a skip")
+    if dwell is not None and not 0 <= dwell < 2**53:
+        raise UsageError(f"vote: dwell_ms is {dwell}; give milliseconds from 0")
+    content = (
+        ballot.choice,
+        None if reason is None else records.utf8(reason),
+        None if dwell is None else int(dwell),
+        None if details is None else records.utf8(records.canonical(details)),
     )
+    names = ("choice", "skip_reason", "dwell_ms", "details")
+    return {
+        **dict(zip(names, content, strict=True)),
+        "assignment": ballot.assignment,
+        "idem": ballot.idem,
+        "payload_sha256": records.payload_sha256(ballot.assignment, *content),
+    }
 
 
 def _receipt(row: Mapping[str, Any], *, replayed: bool = False) -> Receipt:
