@@ -6,7 +6,6 @@ and numbers, so that continuing, sampling and exporting never repeat it.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,23 +13,19 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from szpo import __version__, alike, configfile, controller, optimizer, replay
+from szpo import __version__, configfile, doctor, optimizer, replay
 from szpo import prompts as promptfiles
 from szpo import settings as settings_of
 from szpo.config import Config
 from szpo.coordinates import layout_dim
 from szpo.directions import DIRECTION_VERSION, Law
 from szpo.errors import IntegrityError, StorageError, UsageError
-from szpo.evaluators import Evaluator, LedgerEvaluator, PanelEvaluator
-from szpo.guards import Bands
-from szpo.lease import Lease
 from szpo.ledger import NO_BASE, Ledger
 from szpo.policy import Policy
 from szpo.prompts import PromptSet
 from szpo.samples import Source
 from szpo.settings import Adam, Settings
-from szpo.types import Answer, Layout, Prompt, Shift, Theta, Update
-from szpo.votes import VoteService
+from szpo.types import Answer, Layout, Prompt, Shift, Update
 
 if TYPE_CHECKING:
     from szpo.language import Base
@@ -80,7 +75,7 @@ def new_path(config: Config) -> Path:
     """
     folder = Path(config.run.folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"{folder} cannot be written ({error.strerror})") from None
     path = folder / f"{config.run.name or default_name(config)}.db"
@@ -155,6 +150,7 @@ def create(parts: Parts, path: Path) -> Ledger:
         basis_sha256 = parts.base.subspace.basis_sha256
     spec = {
         "szpo": __version__,
+        "versions": doctor.versions(),
         "config": config.model_dump(mode="json"),
         "optimizer": settings_of.settings_to_json(parts.settings),
         "panel": None if parts.panel is None else parts.panel.spec,
@@ -229,41 +225,6 @@ def reopen(
     return replace(parts, panel=_panel(maker, parts, beta=fitted.get("beta", config.panel.beta)))
 
 
-def drive(
-    ledger: Ledger,
-    parts: Parts,
-    *,
-    on_step: Callable[[controller.StepReport], None] | None = None,
-    wait: Callable[[], None] = lambda: time.sleep(0.2),
-    held: Lease | None = None,
-) -> controller.Outcome:
-    """Run until the votes or the steps of the settings are spent, or somebody pauses it.
-
-    ``held`` is a lease that the caller keeps. A run for people first gets its A/A comparisons.
-    """
-    config = parts.config
-    people = config.panel.kind == "people"
-    lag = config.run.lag if config.run.lag is not None else int(people)
-    if people and getattr(config.panel, "calibration", True):
-        alike.make(ledger, source(ledger, parts))
-    minutes = getattr(config.panel, "deadline_minutes", None)
-    return controller.run(
-        ledger,
-        parts.policy,
-        evaluator(ledger, parts),
-        prompts=controller.prompt_order(parts.prompts.train, parts.settings),
-        until_step=config.run.steps,
-        votes_budget=config.run.votes,
-        on_step=on_step,
-        kl=_quadratic_kl(parts) if config.guards.kl is None else _kl(parts),
-        bands=_bands(config),
-        lag=lag,
-        deadline_s=None if minutes is None else minutes * 60,
-        held=held,
-        wait=wait,
-    )
-
-
 def source(ledger: Ledger, parts: Parts) -> Source:
     """What orders and A/A comparisons draw their answers from."""
     maker = _policy_maker(parts.config)
@@ -276,15 +237,6 @@ def source(ledger: Ledger, parts: Parts) -> Source:
     return Source(
         parts.policy, parts.prompts, parts.config.optimizer.rows, None if maker is None else fresh
     )
-
-
-def evaluator(ledger: Ledger, parts: Parts) -> Evaluator:
-    """Who answers: a panel inside this process, or whoever opens the ledger."""
-    minutes = parts.config.panel.lease_minutes
-    service = VoteService(ledger, seat_ttl_us=round(minutes * 60e6))
-    if parts.panel is None or not parts.config.panel.inside:
-        return LedgerEvaluator(service)
-    return PanelEvaluator(service, parts.panel.judges)
 
 
 def told(settings: Settings) -> Sequence[str]:
@@ -460,48 +412,4 @@ def _settings(config: Config, layout: Layout, scale: float) -> Settings:
         momentum=o.momentum,
         adam=Adam() if o.adam else None,
         **changes,
-    )
-
-
-def _quadratic_kl(parts: Parts) -> Callable[[Theta], float] | None:
-    """KL to the start by its quadratic estimate |θ − θ₀|²/(2 scale²), nats per completion.
-
-    It costs nothing and grows too fast far out; the Monte-Carlo figure is `LoraPolicy.kl`.
-    """
-    if parts.base is None:
-        return None
-    start, scale = parts.policy.start(), parts.settings.scale
-
-    def estimate(theta: Theta) -> float:
-        moved = sum(float(((theta[n].astype(float) - start[n]) ** 2).sum()) for n in start)
-        return moved / (2 * scale * scale)
-
-    return estimate
-
-
-def _kl(parts: Parts) -> Callable[[Theta], float]:
-    """Monte-Carlo KL to the start at given coordinates, on a fixed set of held-out prompts."""
-    policy = parts.language
-    asked = (parts.prompts.heldout or parts.prompts.train)[:KL_PROMPTS]
-
-    def measured(theta: Theta) -> float:
-        kept = policy.theta()
-        policy.place(theta)
-        try:
-            return policy.kl(asked, seed=parts.config.run.seed)[0]
-        finally:
-            policy.place(kept)
-
-    return measured
-
-
-def _bands(config: Config) -> Bands:
-    g, inf = config.guards, float("inf")
-    length = None
-    if g.min_length is not None or g.max_length is not None:
-        length = (g.min_length or 0.0, g.max_length or inf)
-    return Bands(
-        kl=None if g.kl is None else (-inf, g.kl),
-        length=length,
-        repetition=None if g.repetition is None else (0.0, g.repetition),
     )

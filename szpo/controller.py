@@ -60,6 +60,7 @@ def run(
     bands: Bands | None = None,
     lag: int = 0,
     deadline_s: float | None = None,
+    quorum: float | None = None,
     holder: str | None = None,
     lease_s: float = 60.0,
     held: Lease | None = None,
@@ -71,7 +72,8 @@ def run(
 
     ``policy`` may stand at θ₀ or after any step of this run; it is brought to the head. ``lag`` 1
     generates step t + 1 from the head after t − 1 while t is voted on. ``deadline_s`` closes a
-    step with what there is so long after it opened, pauses not counted. ``held`` is a lease that
+    step with what there is so long after it opened, pauses not counted, once it has the share
+    ``quorum`` of its votes. ``held`` is a lease that
     the caller keeps; without one the run is taken and given back. ``wait`` is called while votes
     are missing.
 
@@ -91,7 +93,8 @@ def run(
     with holding as own:
         loop = _Loop(
             ledger, policy, evaluator, prompts, replay.settings(ledger), own,
-            kl=kl, bands=bands or Bands(), lag=lag, deadline_s=deadline_s, wait=wait, timer=timer,
+            kl=kl, bands=bands or Bands(), lag=lag, deadline_s=deadline_s, quorum=quorum,
+            wait=wait, timer=timer,
         )  # fmt: skip
         return loop.drive(until_step, votes_budget, on_step)
 
@@ -110,6 +113,7 @@ class _Loop:
     bands: Bands
     lag: int
     deadline_s: float | None
+    quorum: float | None
     wait: Callable[[], None]
     timer: Callable[[], float]
     state: optimizer.State = field(init=False)
@@ -312,9 +316,9 @@ class _Loop:
             self._evaluating(lambda: self.evaluator.collect(step))
             if not asked:
                 steps.close(ledger, step, "auto", epoch=self.lease.epoch)
-            elif self._overdue(row):
-                steps.close(ledger, step, "deadline", epoch=self.lease.epoch)
-            elif not steps.close(ledger, step, "rule", epoch=self.lease.epoch):
+            elif not (
+                steps.close(ledger, step, "rule", epoch=self.lease.epoch) or self._overdue(row)
+            ):
                 self._evaluating(self.wait)
                 lease.check(ledger, self.lease)
 
@@ -324,9 +328,14 @@ class _Loop:
         self.evaluation_s += self.timer() - started
 
     def _overdue(self, row: Record) -> bool:
+        """Close a step whose deadline has passed, with what there is; False if that must wait."""
         if self.deadline_s is None or row["opened_us"] is None:
             return False
-        return self.ledger.clock() >= steps.deadline_us(self.ledger, row, self.deadline_s)
+        if self.ledger.clock() < steps.deadline_us(self.ledger, row, self.deadline_s):
+            return False
+        return steps.close(
+            self.ledger, row["step"], "deadline", epoch=self.lease.epoch, quorum=self.quorum
+        )
 
     # ---- tell and apply ----
 

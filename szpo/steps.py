@@ -144,11 +144,13 @@ def close(
     epoch: int | None = None,
     actor: str = "controller",
     reason: str | None = None,
+    quorum: float | None = None,
 ) -> bool:
     """Freeze which votes count; False if the rule is not met yet or somebody closed it before.
 
     ``rule`` closes when every asked comparison has M counted votes, checked in the closing
-    transaction. An operator (no epoch needed) and a deadline close with what there is.
+    transaction. An operator (no epoch needed) and a deadline close with what there is, but not
+    below ``quorum``, a share of those votes.
 
     Raises:
         UsageError: an operator gave no reason.
@@ -158,6 +160,8 @@ def close(
     with ledger.transaction(actor):
         row = _row(ledger, step)
         if row["state"] != "open" or (by == "rule" and counting.missing(ledger, step)):
+            return False
+        if by in ("deadline", "operator") and not quorate(ledger, step, quorum):
             return False
         failpoint("cp7")
         if epoch is None:
@@ -175,6 +179,14 @@ def close(
             ledger.record_event("close", actor, {"step": step, "by": by, "reason": reason})
     failpoint("cp8")
     return True
+
+
+def quorate(ledger: Ledger, step: int, quorum: float | None) -> bool:
+    """The step has this share of the votes that its rule asks for; None asks for nothing."""
+    if quorum is None:
+        return True
+    have, lack = len(counting.counted(ledger, step)), counting.missing(ledger, step)
+    return have >= quorum * (have + lack) - 1e-9
 
 
 def apply(

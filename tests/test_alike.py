@@ -5,7 +5,7 @@ import itertools
 import pytest
 import yard_run
 
-from szpo import alike, assemble, configfile, replay
+from szpo import alike, assemble, configfile, driving, replay
 from szpo.evaluators import PanelEvaluator
 from szpo.ledger import Ledger
 from szpo.votes import VoteService
@@ -38,7 +38,7 @@ def people_run(folder, lives=1):
                     panel.submit(ledger.comparisons(row["step"]))
 
         try:
-            assemble.drive(ledger, parts, wait=vote)
+            driving.drive(ledger, parts, wait=vote)
         except KeyboardInterrupt:
             ledger.close()
     return ledger

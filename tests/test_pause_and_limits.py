@@ -2,7 +2,7 @@
 
 import pytest
 
-from szpo import budget, lease, replay, votes
+from szpo import budget, lease, replay, steps, votes
 from szpo.budget import Limits
 from szpo.errors import UsageError
 from szpo.evaluators import LedgerEvaluator
@@ -136,8 +136,40 @@ def test_neither_seats_nor_the_deadline_run_while_a_run_is_paused(tmp_path):
     ledger.close()
 
 
+def test_a_deadline_waits_for_the_quorum(tmp_path):
+    settings, ledger, policy = start(tmp_path, M=2)
+    service, votes_when = VoteService(ledger), []
+
+    def one_vote_and_a_day():
+        votes_when.append(len(votes.counted(ledger, 0)))
+        seat = service.assign(service.enroll("person", "ann"))
+        if seat is not None:
+            service.cast(seat.id, "A", idem=seat.id)
+        elif len(votes_when) == 7:  # nobody else came: an operator may not close it either
+            assert not steps.close(ledger, 0, "operator", reason="late", quorum=0.6)
+            assert steps.close(ledger, 0, "operator", reason="late", quorum=0.5)
+        ledger.clock.now += 86_400_000_000
+
+    outcome = go(
+        settings, ledger, policy, LedgerEvaluator(service), until_step=1, deadline_s=3600,
+        quorum=0.75, wait=one_vote_and_a_day,
+    )  # fmt: skip
+    assert votes_when == [0, 1, 2, 3, 4, 4, 4] and outcome.votes == 4
+    assert ledger.step(0)["closed_by"] == "operator"
+    ledger.close()
+    settings, ledger, policy = start(tmp_path, "met.db", M=2)
+    service, votes_when = VoteService(ledger), []
+    go(
+        settings, ledger, policy, LedgerEvaluator(service), until_step=1, deadline_s=3600,
+        quorum=0.5, wait=one_vote_and_a_day,
+    )  # fmt: skip
+    assert votes_when == [0, 1, 2, 3] and ledger.step(0)["closed_by"] == "deadline"
+    assert replay.verify(ledger).ok
+    ledger.close()
+
+
 @pytest.mark.parametrize(
-    ("limits", "steps", "says"),
+    ("limits", "done", "says"),
     [
         (Limits(step=2), 2, "before step 2"),
         (Limits(votes=11), 2, "at 11 votes: 8 are spent, a step takes 4"),
@@ -146,12 +178,12 @@ def test_neither_seats_nor_the_deadline_run_while_a_run_is_paused(tmp_path):
         (Limits(person_hours=0.004), 2, "person-hours: reading took 0.00"),
     ],
 )
-def test_limits_stop_a_run_before_the_step_that_would_pass_them(tmp_path, limits, steps, says):
+def test_limits_stop_a_run_before_the_step_that_would_pass_them(tmp_path, limits, done, says):
     settings, ledger, policy = start(tmp_path)
     budget.limit(ledger, "ann", limits)
     assert budget.limits(ledger) == limits
     outcome = go(settings, ledger, policy)
-    assert outcome.status == "stopped" and outcome.steps == steps and says in outcome.reason
+    assert outcome.status == "stopped" and outcome.steps == done and says in outcome.reason
     budget.limit(ledger, "ann", Limits())
     assert go(settings, ledger, policy).status == "finished"
     assert replay.verify(ledger).ok

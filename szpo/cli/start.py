@@ -137,7 +137,7 @@ def drive(ledger: Ledger, parts: Any, *, as_json: bool = False, stay: bool = Fal
 
     With ``stay`` it returns only by an exception: a signal, or what ends a run.
     """
-    from szpo import assemble, attend
+    from szpo import assemble, attend, driving
 
     screen.resumable(ledger.path)
     config: Config = parts.config
@@ -148,7 +148,7 @@ def drive(ledger: Ledger, parts: Any, *, as_json: bool = False, stay: bool = Fal
     with _bar(live) as bar:
         task = bar.add_task("votes", total=config.votes_per_step * config.steps, note="")
 
-        source, wait = assemble.source(ledger, parts), _waiter(config)
+        source, pause = assemble.source(ledger, parts), _waiter(config)
 
         def on_step(report: controller.StepReport) -> None:
             note = _note(ledger, report, score)
@@ -157,12 +157,12 @@ def drive(ledger: Ledger, parts: Any, *, as_json: bool = False, stay: bool = Fal
                 screen.complain(f"step {report.step}: {report.total_votes} votes, {note}")
             attend.fulfil(ledger, source, screen.complain)
 
-        def go(held: lease.Lease, turn: Callable[[], None]) -> controller.Outcome:
-            return assemble.drive(ledger, parts, on_step=on_step, wait=turn, held=held)
+        def go(held: lease.Lease, wait: Callable[[], None]) -> controller.Outcome:
+            return driving.drive(ledger, parts, on_step=on_step, wait=wait, held=held)
 
         if stay:
-            attend.attend(ledger, source, go, wait=wait, say=screen.complain)
-        outcome = attend.once(ledger, source, go, wait=wait, say=screen.complain)
+            attend.attend(ledger, source, go, wait=pause, say=screen.complain)
+        outcome = attend.once(ledger, source, go, wait=pause, say=screen.complain)
     if as_json:
         screen.emit({"run": ledger.run, "path": str(ledger.path), **asdict(outcome)})
     else:

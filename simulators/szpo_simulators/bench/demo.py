@@ -18,7 +18,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from szpo import assemble, configfile, controller, doctor
+from szpo import assemble, configfile, controller, doctor, driving
 from szpo.config import Config
 from szpo.errors import UsageError
 from szpo.ledger import Ledger
@@ -64,7 +64,7 @@ def measure_run(
             on_step(report)
 
     with assemble.create(parts, path) as ledger:
-        outcome = assemble.drive(ledger, parts, on_step=note)
+        outcome = driving.drive(ledger, parts, on_step=note)
     tuned = time.monotonic()
     after = heldout.measure(policy, asked, liked.score, samples=samples, seed=config.run.seed)
     done = time.monotonic()
