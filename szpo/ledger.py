@@ -197,6 +197,10 @@ class Ledger:
             if conn is not None:
                 conn.close()
             translate(path, error)
+        except UnicodeDecodeError:  # SQLite quotes a damaged schema in its message
+            if conn is not None:
+                conn.close()
+            raise IntegrityError(f"{path}: the file is damaged (schema); restore a copy") from None
         except BaseException:
             if conn is not None:
                 conn.close()

@@ -12,7 +12,7 @@ import threading
 from typing import Any, Final
 
 from szpo.errors import SzpoError
-from szpo.votes import Receipt, VoteService
+from szpo.votes import Ballot, Receipt, VoteService
 
 BATCH = 64
 """Most votes in one commit."""
@@ -71,7 +71,7 @@ class Writer:
     def _store(self, batch: list[_Job]) -> None:
         try:
             results: list[Receipt | BaseException] = list(
-                self.service.cast_many([vote for vote, _, _ in batch])
+                self.service.cast_many([Ballot(**vote) for vote, _, _ in batch])
             )
         except SzpoError as error:  # the commit failed: nobody's vote is stored
             results = [error] * len(batch)
