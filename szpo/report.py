@@ -62,6 +62,7 @@ def render(
     score_name: str = "reward",
     verification: Verification | None = None,
     shown: int = 6,
+    open_round: bool = True,
 ) -> str:
     """The page as text.
 
@@ -71,8 +72,9 @@ def render(
         score_name: what to call it.
         verification: what the verifier said; None says that it was not asked.
         shown: at most how many samples, spread over the run.
+        open_round: show what has been voted in a round that is still open.
     """
-    facts = summary.steps(ledger)
+    facts = [f for f in summary.steps(ledger) if open_round or f.state != "open"]
     total = summary.summary(ledger, facts)
     environment = Environment(
         loader=PackageLoader("szpo", "templates"),

@@ -135,16 +135,26 @@ def export(
     votes: Path | None = typer.Option(
         None, "--votes", help="Write the votes to this .jsonl or .csv file instead of the adapter."
     ),
+    packed: Path | None = typer.Option(
+        None, "--zip", help="Write votes, steps, texts, updates and figures to this zip instead."
+    ),
     step: int | None = typer.Option(None, "--step", min=0, help="The weights before this step."),
     folder: Path = place.FOLDER,
     as_json: bool = screen.AS_JSON,
 ) -> None:
-    """Write the adapter (PEFT, with a model card), or the votes as JSONL or CSV."""
+    """Write the adapter (PEFT, with a model card), the votes as JSONL or CSV, or all as a zip."""
     path = place.find(run, folder)
     with Ledger.open(path, readonly=True) as ledger:
-        if votes is not None:
+        if packed is not None:
+            from szpo import bundle
+
+            with files.whole(packed) as draft, draft.open("xb") as file:
+                page = bundle.write(ledger, file)
+            document: dict[str, Any] = {"votes": page.progress.votes, "file": str(packed)}
+            said = f"wrote {packed}; its README.txt says what is in it"
+        elif votes is not None:
             count = files.write_votes(ledger, votes)
-            document: dict[str, Any] = {"votes": count, "file": str(votes)}
+            document = {"votes": count, "file": str(votes)}
             said = f"wrote {count} votes to {votes}"
         else:
             from szpo import assemble
