@@ -1,0 +1,126 @@
+"""Word-level difference marks between the two answers to a prompt: pure, from difflib.
+
+Below a similarity of one half nearly everything would be marked, which helps nobody, so nothing
+is; very long answers are not compared, since difflib takes quadratic time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from functools import lru_cache
+from typing import Final
+
+SIMILAR: Final = 0.5
+"""Least similarity at which differences are marked."""
+MOST_WORDS: Final = 800
+"""Answers with more words (and marks of punctuation) on either side are not compared."""
+MOST_LETTERS: Final = 20_000
+"""Nor are longer ones."""
+MOST_MATCHES: Final = 20_000
+"""Nor such that repeat themselves so much that this many pairs of words are the same."""
+
+_WORDS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+(?:['’]\w+)*|[^\w\s]|\s+")
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A stretch of text; ``differs`` where the other answer has something else there."""
+
+    text: str
+    differs: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Diff:
+    """Both texts in pieces, and how alike they are: 0 to 1, None where they were not compared."""
+
+    similarity: float | None
+    a: tuple[Piece, ...]
+    b: tuple[Piece, ...]
+
+    @property
+    def marked(self) -> bool:
+        """Differences are marked."""
+        return any(piece.differs for piece in (*self.a, *self.b))
+
+
+@lru_cache(maxsize=2048)
+def compare(a: str, b: str) -> Diff:
+    """The two texts with the words that differ marked; joined, the pieces are the texts.
+
+    Similarity is 2·matches over words of both, white space left out.
+
+    >>> compare("The sky is blue.", "The sea is blue.").b
+    (Piece(text='The ', differs=False), Piece(text='sea', differs=True), Piece(text=' is blue.', differs=False))
+    """  # noqa: E501
+    plain = Diff(None, _whole(a), _whole(b))
+    if max(len(a), len(b)) > MOST_LETTERS:
+        return plain
+    left, right = _words(a), _words(b)
+    if max(len(left), len(right)) > MOST_WORDS:
+        return plain
+    texts = [text for text, _ in left], [text for text, _ in right]
+    here, there = Counter(texts[0]), Counter(texts[1])
+    if sum(count * there[text] for text, count in here.items()) > MOST_MATCHES:
+        return plain
+    matcher = SequenceMatcher(None, *texts, autojunk=False)
+    if matcher.quick_ratio() < SIMILAR:  # an upper bound, found fast
+        return Diff(round(matcher.quick_ratio(), 3), plain.a, plain.b)
+    similarity = round(matcher.ratio(), 3)
+    if similarity < SIMILAR:
+        return Diff(similarity, plain.a, plain.b)
+    blocks = matcher.get_matching_blocks()
+    same_a = {block.a + i for block in blocks for i in range(block.size)}
+    same_b = {block.b + i for block in blocks for i in range(block.size)}
+    return Diff(similarity, _pieces(left, same_a), _pieces(right, same_b))
+
+
+def words(text: str) -> int:
+    """Words as a reader counts them: runs without white space."""
+    return len(text.split())
+
+
+def _whole(text: str) -> tuple[Piece, ...]:
+    return (Piece(text),) if text else ()
+
+
+def _words(text: str) -> list[tuple[str, str]]:
+    """Each word with the white space after it; leading space belongs to the first."""
+    found: list[tuple[str, str]] = []
+    lead = ""
+    for token in _WORDS.findall(text):
+        if not token.isspace():
+            found.append((token, ""))
+        elif found:
+            found[-1] = found[-1][0], token
+        else:
+            lead = token
+    if lead:
+        found.insert(0, ("", lead))
+    return found
+
+
+def _pieces(found: list[tuple[str, str]], same: set[int]) -> tuple[Piece, ...]:
+    pieces: list[Piece] = []
+    gap = ""
+    for i, (word, space) in enumerate(found):
+        differs = i not in same and bool(word)
+        if pieces and pieces[-1].differs == differs:
+            pieces[-1] = Piece(pieces[-1].text + gap + word, differs)
+        elif pieces and pieces[-1].differs:
+            pieces.append(Piece(gap + word, differs))
+        elif pieces:  # space before a mark stays outside of it
+            pieces[-1] = Piece(pieces[-1].text + gap)
+            pieces.append(Piece(word, differs))
+        else:
+            pieces.append(Piece(word, differs))
+        gap = space
+    if gap:
+        if pieces[-1].differs:
+            pieces.append(Piece(gap))
+        else:
+            pieces[-1] = Piece(pieces[-1].text + gap)
+    return tuple(piece for piece in pieces if piece.text)
