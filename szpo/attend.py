@@ -112,7 +112,7 @@ def _turn(
 
 
 class Watch:
-    """Says once, when it begins, that an open step cannot get its votes from those enrolled."""
+    """Says once, when it begins, that an open step cannot get its votes from the panel."""
 
     def __init__(self, ledger: Ledger, say: Say):
         self.ledger: Final = ledger
@@ -128,7 +128,7 @@ class Watch:
 
 
 def shortage(ledger: Ledger) -> str | None:
-    """Why the open step cannot get all its votes from the people enrolled; None if it can.
+    """Why the open step cannot get all its votes from those who may vote; None if it can.
 
     Nor is there one where a simulated panel answers: it enrols itself.
     """
@@ -138,7 +138,11 @@ def shortage(ledger: Ledger) -> str | None:
     if not open_steps:
         return None
     step, m = open_steps[0]["step"], open_steps[0]["m"]
-    panel = ledger.query("SELECT count(*) AS n FROM panelists")[0]["n"]
+    panel = ledger.query(
+        "SELECT count(*) AS n FROM panelists p WHERE NOT EXISTS "
+        "(SELECT 1 FROM credentials WHERE panelist = p.panelist) OR EXISTS "
+        "(SELECT 1 FROM credentials WHERE panelist = p.panelist AND revoked_us IS NULL)"
+    )[0]["n"]
     # Somebody who skipped has been asked and is not asked again.
     lost = ledger.query(
         "SELECT c.comparison, count(l.assignment) AS lost FROM comparisons c LEFT JOIN "
@@ -154,7 +158,7 @@ def shortage(ledger: Ledger) -> str | None:
         return None
     return (
         f"step {step}: {short} of {len(lost)} comparisons cannot get their {m} votes from the "
-        f"{panel} panelists enrolled; invite more people, or close the step by hand"
+        f"{panel} panelists who may vote; invite more people, or close the step by hand"
     )
 
 

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from szpo import seats
 from szpo.errors import LeaseError, SzpoError, UsageError
 from szpo.ledger import Ledger, Record
 
@@ -204,7 +205,7 @@ def unpause(ledger: Ledger, by: str) -> None:
     """
     with ledger.transaction(by):
         if controller(ledger)["paused_by"] is not None:
-            _extend_seats(ledger, since_us=pauses(ledger)[-1][0])
+            seats.postpone(ledger, since_us=pauses(ledger)[-1][0])
         elif pending_pause(ledger) is None:
             return
         ledger.execute(
@@ -247,17 +248,6 @@ def _at_hand(ledger: Ledger) -> int:
     rows = ledger.query("SELECT step, state FROM steps WHERE run = ? ORDER BY step", (ledger.run,))
     under_way = [row["step"] for row in rows if row["state"] not in ("applied", "void")]
     return int(under_way[0]) if under_way else len(rows)
-
-
-def _extend_seats(ledger: Ledger, since_us: int) -> None:
-    now = ledger.clock()
-    ledger.execute(
-        "UPDATE assignments SET expires_us = expires_us + ? "
-        "WHERE expires_us > ? AND released_us IS NULL AND comparison IN "
-        "(SELECT c.comparison FROM steps s JOIN comparisons c USING (run, step) "
-        "WHERE s.state = 'open')",
-        (now - since_us, since_us),
-    )
 
 
 def gone(holder: str) -> bool:

@@ -281,6 +281,19 @@ def lesser(used: Iterable[str], key: bytes) -> Letter:
     return "A" if a < b else "B"
 
 
+def postpone(ledger: Ledger, since_us: int) -> None:
+    """Hold the seats that were held at ``since_us`` for as long again as they had left then."""
+    ledger.execute(
+        "UPDATE assignments SET expires_us = expires_us + ? "
+        "WHERE expires_us > ? AND released_us IS NULL AND comparison IN "
+        "(SELECT c.comparison FROM steps s JOIN comparisons c USING (run, step) "
+        "WHERE s.state = 'open')",
+        (ledger.clock() - since_us, since_us),
+    )
+    if (known := board(ledger)) is not None:
+        known.stale = True
+
+
 def assignment(row: Mapping[str, Any]) -> Assignment:
     """What a row of `assignments` says."""
     return Assignment(

@@ -125,6 +125,8 @@ def test_neither_seats_nor_the_deadline_run_while_a_run_is_paused(tmp_path):
     lease.unpause(ledger, "op")
     again = service.assignment(held[0].id)
     assert abs(again.expires_us - ledger.clock() - left) < 1_000_000
+    ben = service.enroll("person", "ben")
+    assert service.assign_to(held[0].comparison, ben) is None  # it is still ann's
     waits = []
 
     def ten_minutes():
