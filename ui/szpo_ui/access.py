@@ -7,8 +7,10 @@ session ends at once.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from importlib import resources
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter, HTTPException, Request
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,9 +18,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.requests import cookie_parser
 from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
-from szpo.credentials import AccessError, Identity, Role
 
 from szpo import credentials
+from szpo.credentials import AccessError, Identity, Role
+from szpo.records import sha256
 from szpo_ui.rate import Locks
 from szpo_ui.requests import read, refuse
 from szpo_ui.site import Site
@@ -41,6 +44,21 @@ def session(site: Site, headers: Headers) -> Identity | None:
     """Whose session a request carries, asked of the ledger; None without a good one."""
     token = _token(site, headers)
     return credentials.identify(site.ledger, token) if token else None
+
+
+def fault(site: Site, headers: Headers) -> Literal["login", "expired", "revoked"]:
+    """Why a request without a good session is refused."""
+    found = site.ledger.query(
+        "SELECT credential, revoked_us FROM credentials WHERE secret_sha256 = ?",
+        (sha256(_token(site, headers) or ""),),
+    )
+    if not found:
+        return "login"
+    if found[0]["revoked_us"] is None:
+        return "expired"
+    name = found[0]["credential"].split(":")[1]
+    states = {each.name: each.state for each in credentials.listed(site.ledger)}
+    return "revoked" if states.get(name) == "revoked" else "login"
 
 
 def identity(site: Site, request: Any, role: Role | None = None) -> Identity:
@@ -89,7 +107,7 @@ class Redeem(BaseModel):
 
 
 def router(site: Site) -> APIRouter:
-    """GET /, GET and POST /login, POST /redeem, POST /logout."""
+    """GET /, GET and POST /login, POST /redeem, /logout and, for programs, /api/session."""
     routes = APIRouter()
     locks = Locks(site.clock)
 
@@ -106,10 +124,14 @@ def router(site: Site) -> APIRouter:
         given = await read(Login, request)
         if isinstance(given, Response):
             return given
-        keys = (f"name {given.name.casefold()}", _address(request))
-        return await _let_in(
-            lambda: credentials.login(site.ledger, given.name, given.code), keys, request
-        )
+        return await _by_code(given, request)
+
+    @routes.post("/api/session")
+    async def begin(request: Request) -> Response:
+        given = await read(Login, request)
+        if isinstance(given, Response):
+            return given
+        return await _by_code(given, request, cookie=False)
 
     @routes.post("/redeem")
     async def redeem(request: Request) -> Response:
@@ -117,10 +139,21 @@ def router(site: Site) -> APIRouter:
         if isinstance(given, Response):
             return given
         return await _let_in(
-            lambda: credentials.redeem(site.ledger, given.token), (_address(request),), request
+            partial(credentials.redeem, site.ledger, given.token), (_address(request),), request
         )
 
-    async def _let_in(ask: Any, keys: tuple[str, ...], request: Request) -> Response:
+    async def _by_code(given: Login, request: Request, *, cookie: bool = True) -> Response:
+        keys = (f"name {given.name.strip().casefold()}", _address(request))
+        ask = partial(credentials.login, site.ledger, given.name, given.code)
+        return await _let_in(ask, keys, request, cookie=cookie)
+
+    async def _let_in(
+        ask: Callable[[], tuple[str, Identity]],
+        keys: tuple[str, ...],
+        request: Request,
+        *,
+        cookie: bool = True,
+    ) -> Response:
         if left := locks.left(*keys):
             return refuse(
                 429,
@@ -134,6 +167,8 @@ def router(site: Site) -> APIRouter:
             locks.wrong(*keys)
             return refuse(403 if error.code == "revoked" else 401, error.code, str(error))
         locks.right(*keys)
+        if not cookie:
+            return JSONResponse({"token": secret, "name": found.name, "role": found.role})
         if old := _token(site, request.headers):  # a fresh session, never a second one
             await run_in_threadpool(credentials.logout, site.ledger, old)
         answer = JSONResponse({"go": PLACES[found.role] + "/", "name": found.name})

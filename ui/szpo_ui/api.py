@@ -7,17 +7,17 @@ leaves the server, and a seat of somebody else is answered like one that does no
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
-from szpo.roundstatus import round_status
 
 from szpo.errors import StorageError, SzpoError, UsageError
+from szpo.roundstatus import round_status
 from szpo.types import Assignment, Comparison
-from szpo.votes import Receipt, VoteConflictError
+from szpo.votes import Ballot, Receipt, VoteConflictError
 from szpo_ui import access
 from szpo_ui.rate import Buckets
 from szpo_ui.requests import read, refuse
@@ -65,6 +65,12 @@ class Cast(Body):
         Field(default_factory=dict, max_length=DETAILS)
     )
 
+    @model_validator(mode="after")
+    def _reason_of_a_skip(self) -> Self:
+        if self.skip_reason is not None and self.choice != "skip":
+            raise ValueError("skip_reason belongs to the choice skip")
+        return self
+
 
 def router(site: Site, writer: Writer) -> APIRouter:
     """The paths under /api/."""
@@ -101,14 +107,16 @@ def router(site: Site, writer: Writer) -> APIRouter:
             return given
         try:
             receipt = await writer.cast(
-                assignment=given.assignment,
-                choice=given.choice,
-                idem=given.idem,
-                skip_reason=given.skip_reason,
-                dwell_ms=given.dwell_ms,
-                details=given.details or None,
-                tab=given.tab,
-                panelist=who.panelist,
+                Ballot(
+                    assignment=given.assignment,
+                    choice=given.choice,
+                    idem=given.idem,
+                    skip_reason=given.skip_reason,
+                    dwell_ms=given.dwell_ms,
+                    details=given.details or None,
+                    tab=given.tab,
+                    panelist=who.panelist,
+                )
             )
         except SzpoError as error:
             return refused(error)

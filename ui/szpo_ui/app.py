@@ -23,8 +23,8 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Mount
-from szpo.credentials import Role
 
+from szpo.credentials import Role
 from szpo.errors import SzpoError
 from szpo_ui import access, api
 from szpo_ui.requests import refuse
@@ -40,10 +40,13 @@ PAGES: dict[Role, str] = {"panelist": "szpo_ui.panel", "operator": "szpo_ui.oper
 _log = logging.getLogger("szpo_ui")
 
 
-def create(site: Site, hosts: Sequence[str] = LOCAL) -> FastAPI:
+def create(
+    site: Site, hosts: Sequence[str] = LOCAL, *, pages: Sequence[Role] = tuple(PAGES)
+) -> FastAPI:
     """The application over one run; it opens no port and starts no process.
 
-    ``hosts`` are the Host headers that are answered.
+    ``hosts`` are the Host headers that are answered; ``pages`` the roles whose Gradio page is
+    mounted, none where only the JSON API is wanted.
     """
     writer = Writer(site.service)
 
@@ -64,7 +67,7 @@ def create(site: Site, hosts: Sequence[str] = LOCAL) -> FastAPI:
     app.add_api_route("/favicon.ico", _icon)
     app.include_router(access.router(site))
     app.include_router(api.router(site, writer))
-    _inside_a_loop(lambda: [_mount(app, site, role) for role in PAGES])
+    _inside_a_loop(lambda: [_mount(app, site, role) for role in pages])
     app.add_middleware(CORSMiddleware, allow_origins=[])  # else Gradio echoes any origin
     app.add_middleware(Door, site=site)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
 from urllib.parse import quote, urlsplit
 
 from starlette._utils import get_route_path
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from szpo.credentials import Role
 
+from szpo.credentials import Role
 from szpo_ui import access
 from szpo_ui.rate import Buckets
 from szpo_ui.requests import refuse
@@ -28,7 +27,7 @@ BODY_SECONDS = 10.0
 """How long a body may take to arrive."""
 POSTS_PER_SECOND, POSTS_AT_ONCE = 20.0, 60
 """Requests that change something, of one session."""
-OPEN_PATHS = frozenset({"/login", "/redeem", "/healthz", "/favicon.ico", "/robots.txt"})
+OPEN_PATHS = frozenset({"/login", "/redeem", "/api/session", "/healthz", "/favicon.ico"})
 """What needs no session, with everything under /static/."""
 
 _GRADIO = re.compile(
@@ -37,6 +36,11 @@ _GRADIO = re.compile(
 )
 """The routes of a Gradio mount that a page without files, state and streams needs."""
 
+_WHY = {
+    "login": "please log in",
+    "expired": "this session has expired; please log in again",
+    "revoked": "this access was revoked; ask for a new invitation",
+}
 _COMMON = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -94,7 +98,7 @@ class Door:
             return None
         found = access.session(self.site, headers)
         if found is None:
-            return _to_login(scope)
+            return self._to_login(scope, headers)
         role = role_of(path)
         if role is not None and found.role != role:
             if _is_page(path):
@@ -103,6 +107,14 @@ class Door:
         if changes and (wait := self.posts.take(found.credential)):
             return refuse(429, "too_many", "too many requests; slow down", retry_after=wait)
         return None
+
+    def _to_login(self, scope: Scope, headers: Headers) -> Response:
+        """Pages lead to the login, anything else gets JSON; only a revoked session gets 403."""
+        if scope["method"] in ("GET", "HEAD") and _is_page(scope["path"]):
+            query = f"?next={quote(scope['path'])}" if scope["path"] != "/" else ""
+            return RedirectResponse(f"/login{query}", 303)
+        why = access.fault(self.site, headers)
+        return refuse(403 if why == "revoked" else 401, why, _WHY[why])
 
     def _with_headers(self, path: str, send: Send) -> Send:
         gradio = path.startswith(("/panel", "/operate"))
@@ -154,7 +166,7 @@ def own_origin(headers: Headers, *, secure: bool) -> bool:
     """The request was made by this site's own page, or by no browser.
 
     Browsers send Origin with every request that is not a GET, and say in Sec-Fetch-Site where the
-    page came from; a program that sends neither is no forgery, for it has to bring its own session.
+    page came from. A program that sends neither is no forgery: it has to bring its own session.
     """
     if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         return False
@@ -203,16 +215,3 @@ def _again(body: bytes, receive: Receive) -> Receive:
 
 def _is_page(path: str) -> bool:
     return path.rstrip("/") in ("", *access.PLACES.values())
-
-
-def _to_login(scope: Scope) -> Response:
-    """Pages lead to the login, anything else gets 401 as JSON."""
-    if scope["method"] in ("GET", "HEAD") and _is_page(scope["path"]):
-        query = f"?next={quote(scope['path'])}" if scope["path"] != "/" else ""
-        return RedirectResponse(f"/login{query}", 303)
-    return refuse(401, "login", "please log in")
-
-
-def hosts(host: str, names: Sequence[str] = ()) -> list[str]:
-    """Host headers that are answered: the local names, the one bound, and those given."""
-    return sorted({"127.0.0.1", "localhost", host, *names})

@@ -11,13 +11,12 @@ import queue
 import threading
 from typing import Any, Final
 
-from szpo.errors import SzpoError
 from szpo.votes import Ballot, Receipt, VoteService
 
 BATCH = 64
 """Most votes in one commit."""
 
-_Job = tuple[dict[str, Any], asyncio.AbstractEventLoop, "asyncio.Future[Receipt]"]
+_Job = tuple[Ballot, asyncio.AbstractEventLoop, "asyncio.Future[Receipt]"]
 
 
 class Writer:
@@ -40,7 +39,7 @@ class Writer:
             self._thread.join()
             self._thread = None
 
-    async def cast(self, **vote: Any) -> Receipt:
+    async def cast(self, ballot: Ballot) -> Receipt:
         """`VoteService.cast`, returning once the vote is on disk.
 
         Raises:
@@ -48,7 +47,7 @@ class Writer:
         """
         loop = asyncio.get_running_loop()
         done: asyncio.Future[Receipt] = loop.create_future()
-        self._jobs.put((vote, loop, done))
+        self._jobs.put((ballot, loop, done))
         return await done
 
     def _write(self) -> None:
@@ -71,9 +70,9 @@ class Writer:
     def _store(self, batch: list[_Job]) -> None:
         try:
             results: list[Receipt | BaseException] = list(
-                self.service.cast_many([Ballot(**vote) for vote, _, _ in batch])
+                self.service.cast_many([ballot for ballot, _, _ in batch])
             )
-        except SzpoError as error:  # the commit failed: nobody's vote is stored
+        except Exception as error:  # the commit failed: nobody's vote is stored
             results = [error] * len(batch)
         by_loop: dict[asyncio.AbstractEventLoop, list[Any]] = {}
         for (_, loop, done), result in zip(batch, results, strict=True):

@@ -1,0 +1,136 @@
+"""``szpo invite RUN``: links and codes for panelists and operators; list, revoke, erase."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from szpo import credentials
+from szpo.credentials import Invitation
+from szpo.errors import UsageError
+from szpo.ledger import Ledger
+
+MOST = 1_000
+"""Invitations of one call."""
+
+
+def command(arguments: Sequence[str]) -> int:
+    """The entry point of `szpo.commands`."""
+    from szpo.cli import place, screen
+
+    chosen = _parser().parse_args(list(arguments))
+    if chosen.count is not None and (chosen.name or not 1 <= chosen.count <= MOST):
+        raise UsageError(f"--count is 1 to {MOST:,} people without --name")
+    with Ledger.open(place.find(chosen.run, chosen.folder)) as ledger:
+        if chosen.list:
+            _list(ledger, as_json=chosen.json)
+            return 0
+        if chosen.revoke is not None:
+            ended = credentials.revoke(ledger, chosen.revoke, "szpo invite")
+            _done(chosen, {"revoked": ended}, f"{chosen.revoke}: {ended} credentials revoked")
+            return 0
+        if chosen.erase is not None:
+            credentials.erase(ledger, chosen.erase, "szpo invite")
+            _done(
+                chosen,
+                {"erased": chosen.erase},
+                f"{chosen.erase}: contact and credentials erased; the votes stay under the "
+                "pseudonym",
+            )
+            return 0
+        made = [
+            credentials.invite(
+                ledger, chosen.role, chosen.name, days=chosen.days, contact=chosen.contact
+            )
+            for _ in range(chosen.count or 1)
+        ]
+    if chosen.json:
+        screen.emit([_plain(each, chosen.url) for each in made])
+        return 0
+    from szpo_ui.serve import link
+
+    for each in made:
+        screen.say(f"{each.name} ({each.role}), until {_day(each.expires_us)}")
+        screen.say(f"  link (once): {link(chosen.url.rstrip('/'), each.token)}")
+        screen.say(f"  or at {chosen.url.rstrip('/')}/login with the code: {each.code}")
+    screen.say("Neither can be shown again: only their hashes are kept.")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="szpo invite",
+        description="Make links and codes for a run's panelists and operators.",
+    )
+    parser.add_argument("run", nargs="?", help="name or file of the run; left out: the newest")
+    parser.add_argument("--folder", type=Path, default=Path("runs"), help="folder of the runs")
+    parser.add_argument("--role", choices=("panelist", "operator"), default="panelist")
+    parser.add_argument("--name", help="pseudonym of a panelist, or an operator's name")
+    parser.add_argument("--contact", help="whom it is; kept apart, see --erase")
+    parser.add_argument(
+        "--count", type=int, help="so many panelists, with pseudonyms of their own"
+    )
+    parser.add_argument("--days", type=float, default=30.0, help="how long code and link work")
+    parser.add_argument("--url", default="http://127.0.0.1:7860", help="where the site is reached")
+    parser.add_argument("--list", action="store_true", help="who was invited, and what became")
+    parser.add_argument("--revoke", metavar="NAME", help="end everything of that name, at once")
+    parser.add_argument(
+        "--erase", metavar="NAME", help="delete a person's contact and credentials, not the votes"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    return parser
+
+
+def _list(ledger: Ledger, *, as_json: bool) -> None:
+    from szpo.cli import screen
+
+    found = credentials.listed(ledger)
+    if as_json:
+        screen.emit([_fields(each) for each in found])
+        return
+    rows = [_fields(each) for each in found]
+    if not rows:
+        screen.say("nobody is invited yet")
+        return
+    columns = list(rows[0])
+    screen.table(
+        [column.removesuffix("_us") for column in columns],
+        [
+            [_day(row[c]) if c.endswith("_us") and row[c] is not None else row[c] for c in columns]
+            for row in rows
+        ],
+    )
+
+
+def _fields(each: Any) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return asdict(each)
+
+
+def _plain(each: Invitation, url: str) -> dict[str, Any]:
+    from szpo_ui.serve import link
+
+    return {
+        "name": each.name,
+        "role": each.role,
+        "link": link(url.rstrip("/"), each.token),
+        "code": each.code,
+        "expires_us": each.expires_us,
+    }
+
+
+def _done(chosen: argparse.Namespace, body: dict[str, Any], text: str) -> None:
+    from szpo.cli import screen
+
+    if chosen.json:
+        screen.emit(body)
+    else:
+        screen.say(text)
+
+
+def _day(at_us: int) -> str:
+    return datetime.fromtimestamp(at_us / 1e6, UTC).strftime("%Y-%m-%d %H:%M UTC")

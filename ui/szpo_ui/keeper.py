@@ -1,0 +1,100 @@
+"""Keeping a child process alive beside the web: started, started again, ended in order."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
+"""Seconds before a restart: doubled after each quick end."""
+SETTLED = 60.0
+"""A child that lived so many seconds had started well: the next wait is the first again."""
+GRACE = 15.0
+"""Seconds that a child has to end its transaction and leave."""
+
+Start = Callable[[Sequence[str]], "subprocess.Popen[Any]"]
+
+
+def start(command: Sequence[str]) -> subprocess.Popen[Any]:
+    """Start a child outside the terminal's process group, so that Ctrl-C reaches the parent only.
+
+    The parent then ends the child in order.
+    """
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+
+
+class Keeper:
+    """One child that should live as long as its parent."""
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        say: Callable[[str], None],
+        on_end: Callable[[int, float], None] = lambda code, wait: None,
+        first: subprocess.Popen[Any] | None = None,
+        begin: Start = start,
+        timer: Callable[[], float] = time.monotonic,
+    ):
+        """``on_end`` is told the exit code and the seconds until the restart.
+
+        ``first`` is a child that runs already; ``command`` starts the ones after it. An exit code
+        of 0 means that there is nothing left to do, and ends the keeping.
+        """
+        self.name: Final = name
+        self.command: Final = tuple(command)
+        self.starts = 0
+        self._say, self._on_end, self._begin, self._timer = say, on_end, begin, timer
+        self._child = first
+        self._ending = threading.Event()
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._keep, name=f"szpo-{name}", daemon=True)
+
+    def run(self) -> None:
+        """Begin, in a thread of its own."""
+        self._thread.start()
+
+    def close(self, grace: float = GRACE) -> None:
+        """End the child: SIGTERM, ``grace`` seconds for its last commit, then SIGKILL."""
+        self._ending.set()
+        with self._lock:
+            child = self._child
+        if child is not None and child.poll() is None:
+            child.terminate()
+            try:
+                child.wait(grace)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _keep(self) -> None:
+        wait = FIRST_WAIT
+        while not self._ending.is_set():
+            began = self._timer()
+            with self._lock:
+                if self._ending.is_set():
+                    return
+                if self._child is None:
+                    self._child = self._begin(self.command)
+                    self.starts += 1
+                child = self._child
+            code = child.wait()
+            with self._lock:
+                self._child = None
+            if self._ending.is_set():
+                return
+            if code == 0:
+                self._on_end(0, 0.0)
+                return
+            if self._timer() - began >= SETTLED:
+                wait = FIRST_WAIT
+            self._say(f"the {self.name} ended with code {code}; starting it again in {wait:.0f} s")
+            self._on_end(code, wait)
+            self._ending.wait(wait)
+            wait = min(2 * wait, LONGEST_WAIT)

@@ -1,0 +1,345 @@
+"""``szpo serve RUN``: the web process, and beside it the process that holds the model.
+
+Both work on the same ledger and neither needs the other: without the controller people can still
+vote and the operator's page says what is missing; without the web the run waits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import socket
+import subprocess
+import sys
+import time
+import webbrowser
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from szpo import configfile, credentials
+from szpo.config import Config
+from szpo.errors import ResourceError, SzpoError, UsageError
+from szpo.ledger import Ledger
+from szpo_ui.keeper import Keeper, start
+
+KEEP_ALIVE = 75
+"""Seconds a connection may rest: longer than people read, so that no vote meets a closing one."""
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+OPERATOR_DAYS = 1.0
+"""How long the link printed at a start may wait to be opened."""
+DEMO = (
+    "run.votes=80", "subspace.samples=128", "subspace.kl_samples=48", "optimizer.comparisons=4",
+    "optimizer.rows=4",
+)  # fmt: skip
+"""What ``--demo`` changes of the preset people: a smaller set-up, shorter rounds."""
+COLLEAGUES = 4
+"""Simulated colleagues of the one person in ``--demo``."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the site is reached."""
+
+    host: str
+    port: int
+    url: str
+    """What links begin with."""
+    names: tuple[str, ...]
+    """Host headers that are answered."""
+
+    @property
+    def secure(self) -> bool:
+        """Browsers come over TLS."""
+        return self.url.startswith("https://")
+
+
+def command(arguments: Sequence[str]) -> int:
+    """The entry point of `szpo.commands`."""
+    chosen = _parser().parse_args(list(arguments))
+    with listening(chosen.host, chosen.port, insecure=chosen.insecure) as listener:
+        place = place_of(listener, chosen.host, chosen.url, chosen.name or ())
+        return _serve(chosen, listener, place)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="szpo serve",
+        description="Serve a run to its panel: the voting page, the operator's page, the JSON "
+        "API, and beside them the process that holds the model.",
+    )
+    parser.add_argument("run", nargs="?", help="name or file of a run, or a settings file")
+    parser.add_argument("--folder", type=Path, default=Path("runs"), help="folder of the runs")
+    parser.add_argument("--preset", help="begin a run from a preset, such as people")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change one setting"
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--port", type=int, default=7860, help="port to listen on; 0: a free one")
+    parser.add_argument(
+        "--url", help="https://… under which a TLS proxy in front of this shows the site"
+    )
+    parser.add_argument(
+        "--name", action="append", metavar="HOST", help="another name browsers may ask for"
+    )
+    parser.add_argument(
+        "--insecure", action="store_true", help="listen on a network without TLS all the same"
+    )
+    parser.add_argument(
+        "--no-controller", action="store_true", help="the web alone; the model runs elsewhere"
+    )
+    parser.add_argument(
+        "--demo", action="store_true", help="try it: one person, simulated colleagues, SmolLM2"
+    )
+    parser.add_argument(
+        "--pace", type=float, default=6.0, help="seconds a colleague in --demo reads (default: 6)"
+    )
+    parser.add_argument("--no-browser", action="store_true", help="open no browser in --demo")
+    return parser
+
+
+# ---- where ----
+
+
+@contextlib.contextmanager
+def listening(host: str, port: int, *, insecure: bool) -> Iterator[socket.socket]:
+    """A socket that listens, taken before anything slow begins.
+
+    Raises:
+        UsageError: no such port or address, the port is in use, or the address can be reached
+            from elsewhere and nobody said ``--insecure``.
+    """
+    if port != 0 and not 1024 <= port <= 65535:
+        raise UsageError(f"port {port} cannot be used; give one from 1024 to 65535")
+    if host not in LOOPBACK and not insecure:
+        raise UsageError(
+            f"--host {host} would show the panel to the network without TLS: codes and votes "
+            "could be read on the way; keep 127.0.0.1 behind a TLS proxy (--url https://…), or "
+            "add --insecure"
+        )
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+            listener.listen(2048)
+        except OSError as error:
+            if _in_use(host, port, family):
+                raise UsageError(
+                    f"port {port} is in use; try --port {_free(host, port, family)}"
+                ) from None
+            raise UsageError(f"--host {host} --port {port}: {error.strerror}") from None
+        yield listener
+
+
+def _in_use(host: str, port: int, family: int) -> bool:
+    with socket.socket(family) as probe:
+        return probe.connect_ex((host, port)) == 0
+
+
+def _free(host: str, port: int, family: int) -> int:
+    for other in [*range(port + 1, min(port + 100, 65536)), 0]:
+        with socket.socket(family) as probe, contextlib.suppress(OSError):
+            probe.bind((host, other))
+            return int(probe.getsockname()[1])
+    return 0
+
+
+def place_of(
+    listener: socket.socket, host: str, url: str | None, names: Sequence[str] = ()
+) -> Place:
+    """Where the site is, and by which names browsers may ask for it.
+
+    Raises:
+        UsageError: the URL is not http(s)://host[:port].
+    """
+    port = int(listener.getsockname()[1])
+    shown = f"[{host}]" if ":" in host else host
+    answered = {*LOOPBACK, host, *names}
+    if url is None:
+        if host in ("0.0.0.0", "::"):
+            answered |= _own_names()
+            shown = socket.gethostname()
+        return Place(host, port, f"http://{shown}:{port}", tuple(sorted(answered)))
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/"):
+        raise UsageError(f"--url {url}: give https://host, without a path")
+    return Place(host, port, url.rstrip("/"), tuple(sorted({*answered, parts.hostname})))
+
+
+def _own_names() -> set[str]:
+    """This machine's names and addresses."""
+    name = socket.gethostname()
+    found = {name, socket.getfqdn()}
+    with contextlib.suppress(OSError):
+        found |= {str(info[4][0]) for info in socket.getaddrinfo(name, None)}
+    return found
+
+
+# ---- what ----
+
+
+def _serve(chosen: argparse.Namespace, listener: socket.socket, place: Place) -> int:
+    path, config = _target(chosen)
+    child = None
+    if config is not None:
+        child = _begin(chosen, path)
+    with contextlib.ExitStack() as stack:
+        # Imported late: refusals above cost no second, and gradio alone takes three.
+        from szpo_ui import app
+        from szpo_ui.site import open_site
+
+        try:
+            if child is not None:
+                _wait_for(path, child)
+            site = open_site(path, secure=place.secure)
+        except BaseException:
+            if child is not None:
+                child.terminate()
+            raise
+        stack.callback(site.ledger.close)
+        keepers = _keepers(chosen, path, child, site.ledger)
+        for keeper in keepers:
+            stack.callback(keeper.close)
+        application = app.create(site, place.names)
+        for keeper in keepers:
+            keeper.run()
+        _tell(chosen, site.ledger, place)
+        _uvicorn(application, listener, proxied=chosen.url is not None)
+        _say("the web has ended; ending what runs beside it")
+    return 0
+
+
+def _target(chosen: argparse.Namespace) -> tuple[Path, Config | None]:
+    """The run's file, and the settings of a run that has yet to be made.
+
+    Raises:
+        UsageError: nothing, or two things at once, were named.
+    """
+    from szpo import assemble
+    from szpo.cli import place
+
+    sets = [*chosen.set, f"run.folder={chosen.folder}"]
+    if chosen.demo:
+        if chosen.run or chosen.preset:
+            raise UsageError("--demo makes its own run; leave the run and --preset away")
+        chosen.preset, chosen.set = "people", [*DEMO, _free_name(chosen), *chosen.set]
+        config = configfile.load(
+            preset_name="people", sets=[*chosen.set, f"run.folder={chosen.folder}"]
+        )
+        return assemble.new_path(config), config
+    is_file = bool(chosen.run) and chosen.run.endswith(".toml")
+    if is_file or chosen.preset or chosen.set:
+        if chosen.run and not is_file:
+            raise UsageError(f"run {chosen.run} keeps its settings; leave --preset and --set away")
+        file = Path(chosen.run) if is_file else None
+        config = configfile.load(file, preset_name=chosen.preset, sets=sets)
+        return assemble.new_path(config), config
+    return place.find(chosen.run, chosen.folder), None
+
+
+def _free_name(chosen: argparse.Namespace) -> str:
+    """A name for one more demo in a folder that may hold earlier ones."""
+    taken = {path.stem for path in chosen.folder.glob("serve-demo-*.db")}
+    number = next(i for i in range(1, len(taken) + 2) if f"serve-demo-{i}" not in taken)
+    return f"run.name=serve-demo-{number}"
+
+
+def _begin(chosen: argparse.Namespace, path: Path) -> subprocess.Popen[Any]:
+    """Start the process that sets the run up and then drives it; this one loads no model."""
+    words = [chosen.run] if chosen.run else []
+    words += ["--preset", chosen.preset] if chosen.preset else []
+    for each in [*chosen.set, f"run.folder={path.parent}"]:
+        words += ["--set", each]
+    _say(f"setting up {path.stem}")
+    return start([*_szpo(), "run", *words, "--stay"])
+
+
+def _wait_for(path: Path, child: subprocess.Popen[Any], pause: float = 0.2) -> None:
+    """Wait until the child has written the run's file.
+
+    Raises:
+        SzpoError: it ended before; it has said why.
+    """
+    while not path.exists():
+        if child.poll() is not None:
+            failure: type[SzpoError] = UsageError if child.returncode == 2 else ResourceError
+            raise failure(f"the run could not be set up (exit code {child.returncode}); see above")
+        time.sleep(pause)
+
+
+def _keepers(
+    chosen: argparse.Namespace, path: Path, child: subprocess.Popen[Any] | None, ledger: Ledger
+) -> list[Keeper]:
+    keepers = []
+    if not chosen.no_controller:
+        words = [*_szpo(), "run", "--resume", str(path), "--stay"]
+        keepers.append(Keeper("controller", words, say=_say, on_end=noted(ledger), first=child))
+    if chosen.demo:
+        words = [
+            *_szpo(), "simulate", str(path), "--panel", "bt70", "--reward", "sentiment",
+            "--beta", "10", "--size", str(COLLEAGUES), "--pace", str(chosen.pace), "--leave", "1",
+        ]  # fmt: skip
+        keepers.append(Keeper("colleagues", words, say=_say))
+    return keepers
+
+
+def noted(ledger: Ledger) -> Callable[[int, float], None]:
+    """Puts the controller's end on record, where the operator's page reads it."""
+
+    def on_end(code: int, wait: float) -> None:
+        with contextlib.suppress(SzpoError):  # a full disk: the terminal has been told
+            ledger.record_event("controller ended", "serve", {"code": code, "again_in_s": wait})
+
+    return on_end
+
+
+def _szpo() -> list[str]:
+    return [sys.executable, "-m", "szpo"]
+
+
+def _tell(chosen: argparse.Namespace, ledger: Ledger, place: Place) -> None:
+    """Print the links of this start; in the demo, open the panelist's."""
+    made = credentials.invite(ledger, "operator", days=OPERATOR_DAYS)
+    _say(f"run {ledger.path.stem} at {place.url}; press Ctrl-C to end it")
+    _say(f"operator's link (once, within a day): {link(place.url, made.token)}")
+    if chosen.demo:
+        person = credentials.invite(ledger, "panelist", days=OPERATOR_DAYS)
+        mine = link(place.url, person.token)
+        _say(f"your link as a panelist: {mine}")
+        if not chosen.no_browser:
+            webbrowser.open(mine)
+    else:
+        _say(f"invite panelists with: szpo invite {ledger.path} --count 3")
+
+
+def link(url: str, token: str) -> str:
+    """An invitation's link: the token stands behind #, which browsers send to nobody.
+
+    >>> link("https://panel.example", "abc")
+    'https://panel.example/login#t=abc'
+    """
+    return f"{url}/login#t={token}"
+
+
+def _uvicorn(application: Any, listener: socket.socket, *, proxied: bool) -> None:
+    """Answer until a signal; no access log, for addresses are nobody's business."""
+    import uvicorn
+
+    options = uvicorn.Config(
+        application,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=5,
+        proxy_headers=proxied,
+        backlog=2048,
+    )
+    uvicorn.Server(options).run(sockets=[listener])
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
