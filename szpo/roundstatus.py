@@ -74,7 +74,7 @@ def _status(ledger: Ledger) -> RoundStatus:
     found = RoundStatus(
         step=step,
         rounds=_rounds(ledger, rows),
-        state="paused" if by is not None else state,
+        state="paused" if by is not None and state != "finished" else state,
         votes_in=0 if board is None else board.votes_in,
         votes_needed=0 if board is None else board.votes_needed,
         opened_us=None if shown is None else shown["opened_us"],

@@ -169,7 +169,8 @@ class Board:
         for row in ledger.query(
             "SELECT a.assignment, a.expires_us FROM comparisons c "
             "JOIN assignments a USING (comparison) WHERE c.run = ? AND c.step = ? "
-            "AND c.kind = 'train'",
+            "AND c.kind = 'train' "
+            "AND NOT EXISTS (SELECT 1 FROM votes WHERE assignment = a.assignment)",
             (ledger.run, self.step),
         ):
             if (seat := self.seats.get(row["assignment"])) is not None:

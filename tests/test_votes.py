@@ -406,14 +406,15 @@ class Panel(RuleBasedStateMachine):
             assert not done
 
     def expected(self):
-        taken, result = {}, []
+        room = {(f"c{n}", side): self.M // 2 for n in range(self.N) for side in "AB"}
+        result = []
         for seat in self.order:
             choice, vote = self.said[seat]
-            place = self.seats[seat].comparison
-            if choice == "skip" or vote in self.excluded or taken.get(place, 0) >= self.M:
+            place = self.seats[seat].comparison, self.seats[seat].plus_side
+            if choice == "skip" or vote in self.excluded or not room[place]:
                 continue
-            taken[place] = taken.get(place, 0) + 1
-            result.append((place, self.seats[seat].panelist, choice))
+            room[place] -= 1
+            result.append((place[0], self.seats[seat].panelist, choice))
         return result
 
     @invariant()
