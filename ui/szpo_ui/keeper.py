@@ -51,8 +51,16 @@ class Keeper:
         self._say, self._on_end, self._begin, self._timer = say, on_end, begin, timer
         self._child = first
         self._ending = threading.Event()
+        self.pause: Callable[[float], object] = self._ending.wait
+        """Waits before a restart; ends early when the keeper is closed."""
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._keep, name=f"szpo-{name}", daemon=True)
+
+    @property
+    def child(self) -> subprocess.Popen[Any] | None:
+        """The child that runs now."""
+        with self._lock:
+            return self._child
 
     def run(self) -> None:
         """Begin, in a thread of its own."""
@@ -61,8 +69,7 @@ class Keeper:
     def close(self, grace: float = GRACE) -> None:
         """End the child: SIGTERM, ``grace`` seconds for its last commit, then SIGKILL."""
         self._ending.set()
-        with self._lock:
-            child = self._child
+        child = self.child
         if child is not None and child.poll() is None:
             child.terminate()
             try:
@@ -70,6 +77,10 @@ class Keeper:
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
+        self.join()
+
+    def join(self) -> None:
+        """Wait until the keeping has ended: by `close`, or because the child was done."""
         if self._thread.ident is not None:
             self._thread.join()
 
@@ -96,5 +107,5 @@ class Keeper:
                 wait = FIRST_WAIT
             self._say(f"the {self.name} ended with code {code}; starting it again in {wait:.0f} s")
             self._on_end(code, wait)
-            self._ending.wait(wait)
+            self.pause(wait)
             wait = min(2 * wait, LONGEST_WAIT)

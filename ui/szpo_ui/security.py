@@ -143,7 +143,8 @@ class OnlyNeeded:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the few on."""
-        if scope["type"] == "http" and not _GRADIO.fullmatch(get_route_path(scope)):
+        path = get_route_path(scope)
+        if scope["type"] == "http" and (".." in path or not _GRADIO.fullmatch(path)):
             await refuse(404, "not_found", "there is nothing here")(scope, receive, send)
         else:
             await self.app(scope, receive, send)
