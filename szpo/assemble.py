@@ -244,7 +244,7 @@ def told(settings: Settings) -> Sequence[str]:
     s = settings
     return (
         f"rule {s.rule}, {s.pairing}, K {s.K} × N {s.N} × M {s.M} votes, D {s.D} rows, link "
-        f"{s.link}, ties {s.ties}, seed {s.root_seed}",
+        f"{s.link}, ties {s.ties}, weighting {s.weighting}, seed {s.root_seed}",
         f"mu {optimizer.ask(optimizer.init(s)).mu:.4g} (KL radius {s.kl_radius:g}), KL step "
         f"{s.kl_step:g}, forget {s.forget:g}, warm-up {s.warmup} steps",
     )
@@ -405,6 +405,7 @@ def _settings(config: Config, layout: Layout, scale: float) -> Settings:
         link=o.link,
         smoothing=o.smoothing,
         ties=o.ties,
+        weighting=o.weighting,
         kl_radius=o.kl_radius,
         kl_step=o.kl_step,
         scale=scale,

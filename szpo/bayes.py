@@ -45,6 +45,8 @@ class Window:
     plus: Floats
     minus: Floats
     ties: Floats
+    squares: Floats | None = None
+    """Σw² over a comparison's votes where they are weighted; ``ties`` is then that of ties."""
 
     @classmethod
     def empty(cls, dim: int, comparisons: int, lead: tuple[int, ...] = ()) -> Window:
@@ -152,8 +154,9 @@ def comparison_noise(window: Window, weight: Floats, eta: Floats) -> Floats:
     """
     score = window.plus - window.minus
     size = window.plus + window.minus
-    pairs = np.maximum(size * (size - 1), 0.0)
-    agree = np.where(size > 1, score**2 - (size - window.ties), 0.0)  # a tie is y = 0
+    own = size if window.squares is None else window.squares
+    pairs = np.where(size * size - own > 1e-9, size * size - own, 0.0)
+    agree = np.where(pairs > 0, score**2 - (own - window.ties), 0.0)  # a tie is y = 0
     between = size.sum(-1) ** 2 - (size**2).sum(-1)
     across = score.sum(-1) ** 2 - (score**2).sum(-1)
     usable = (pairs.sum(-1) > 0) & (between > 0)

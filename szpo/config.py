@@ -172,6 +172,11 @@ class Optimizer(Section):
     ties: Literal["half", "davidson"] = Field(
         "half", description="A tie is half a vote each, or goes through Davidson's model."
     )
+    weighting: Literal["equal", "skill", "shrunk-logits", "median"] = Field(
+        "equal",
+        description="How much each voter counts: equal; skill: learnt from agreement with the "
+        "rest; shrunk-logits or median: one say per voter (known, sign, margin).",
+    )
     block: int | None = Field(
         None, ge=1, description="Perturb only this many random coordinates (ZBCPG)."
     )
@@ -366,6 +371,11 @@ class Config(Section):
         if self.adapter.train == "AB" and space.kind != "full":
             raise ValueError(
                 f'adapter.train "AB" goes with subspace.kind "full"; "{space.kind}" moves B only'
+            )
+        if self.optimizer.rule == "bayes" and self.optimizer.weighting not in ("equal", "skill"):
+            raise ValueError(
+                f'optimizer.weighting "{self.optimizer.weighting}" gives one estimate per '
+                'direction and bayes takes votes; choose "skill", or rule known, sign or margin'
             )
         if self.optimizer.momentum and self.optimizer.adam:
             raise ValueError("optimizer.momentum and optimizer.adam exclude each other")

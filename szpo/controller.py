@@ -27,6 +27,7 @@ from szpo import (
     steps,
     votes,
 )
+from szpo.ballots import ballots
 from szpo.errors import IntegrityError, RunError, UsageError
 from szpo.evaluators import Evaluator
 from szpo.failpoints import failpoint
@@ -348,7 +349,9 @@ class _Loop:
             return None
         counted = votes.counted(ledger, step)
         tally = votes.tally(ledger, step, settings.K, settings.N)
-        state, updates, info = optimizer.tell(self.state, self._query(step), tally)
+        voters = ballots(ledger, settings, step, counted, tally)
+        query = self._query(step)
+        state, updates, info = optimizer.tell(self.state, query, tally, ballots=voters)
         failpoint("cp9")
         reach = settings.momentum_terms if settings.momentum else 0
         recent = [u for u in ledger.updates(step) if u.step >= step - reach] if reach else []
@@ -428,6 +431,7 @@ class _Loop:
             mu=row["mu"],
             alpha=(info.extra or {}).get("alpha"),
             kl_radius=info.kl_radius,
+            flip_share=info.flip_share,
             capped=info.capped,
             warmup=info.warmup,
             closed_by=row["closed_by"],

@@ -161,9 +161,18 @@ def estimate(
     return Estimate(mean, np.where(size > 0, stderr, np.inf), size)
 
 
-def margin(plus: Floats, minus: Floats, tie: Floats, identical: NDArray[np.bool_]) -> Floats:
-    """Mean over n of (for − against)/(votes of n), per direction; needs no link."""
-    votes = np.where(identical, 0.0, plus + minus + tie)
+def margin(
+    plus: Floats,
+    minus: Floats,
+    tie: Floats,
+    identical: NDArray[np.bool_],
+    cast: Floats | None = None,
+) -> Floats:
+    """Mean over n of (for − against)/(votes of n), per direction; needs no link.
+
+    ``cast``: how many votes were given, where the counts are weighted.
+    """
+    votes = np.where(identical, 0.0, plus + minus + tie if cast is None else cast)
     each = np.where(votes > 0, (plus - minus) / np.maximum(votes, 1e-300), 0.0)
     size = ((votes > 0) | identical).sum(-1)
     mean: Floats = ordered_sum(np.where(identical, 0.0, each)) / np.maximum(size, 1)

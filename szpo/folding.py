@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 
 from szpo import coordinates, optimizer, records, steps, votes
+from szpo.ballots import ballots
 from szpo.directions import DIRECTION_VERSION
 from szpo.errors import IntegrityError
 from szpo.findings import Broken, Promise
@@ -76,7 +77,8 @@ class Folding:
         query = optimizer.query(settings, number, step["mu"])
         tally = votes.tally(ledger, number, settings.K, settings.N)
         self.before = self.state
-        self.state, told, info = optimizer.tell(self.state, query, tally)
+        voters = ballots(ledger, settings, number, votes.counted(ledger, number), tally)
+        self.state, told, info = optimizer.tell(self.state, query, tally, ballots=voters)
         recorded = [update_of(row) for row in rows]
         if [u.k for u in told] != [u.k for u in recorded]:
             key = records.row_key("updates", rows[0])
@@ -120,9 +122,9 @@ def is_exact(settings: Settings) -> bool:
     """The update is recomputed to the last bit on any machine.
 
     Counting rules always; `known` with the logistic link, log-ratio smoothing and half-vote ties.
-    Not Adam, nor momentum kept as a vector, nor `bayes`.
+    Not Adam, nor momentum kept as a vector, nor `bayes`, nor votes of unequal weight.
     """
-    if settings.vectored or settings.ties != "half":
+    if settings.vectored or settings.ties != "half" or settings.weighting != "equal":
         return False
     if settings.rule in ("sign", "margin"):
         return True

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from szpo import bayes, coordinates, estimators, links, momentum
+from szpo import bayes, coordinates, estimators, links, momentum, weighting
 from szpo.errors import RunError, UsageError
 from szpo.momentum import Memory, fold, rounded
 from szpo.settings import (
@@ -28,6 +28,16 @@ from szpo.settings import (
 from szpo.steering import Pool, steered
 from szpo.stepsize import base_mu, default_alpha, shape
 from szpo.types import Floats, Info, Query, Shift, Tally, Update
+from szpo.weighed import (
+    Weighed,
+    by_voter,
+    check_tally,
+    reweighed,
+    totals,
+    weigh,
+    window_flip_share,
+)
+from szpo.weighting import Ballots, History
 
 __all__ = [
     "Adam",
@@ -69,6 +79,8 @@ class State:
     """Steering: sum of agreements, pairs of votes, steps since the last decision."""
     window: bayes.Window | None
     memory: Memory | None
+    history: History | None = None
+    """Who said what, where the votes were told with their voters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,14 +155,20 @@ def query(settings: Settings, step: int, mu: float, alpha: float | None = None) 
 
 
 def tell(
-    state: State, query: Query, tally: Tally, *, delta: ArrayLike | None = None
+    state: State,
+    query: Query,
+    tally: Tally,
+    *,
+    delta: ArrayLike | None = None,
+    ballots: Ballots | None = None,
 ) -> tuple[State, tuple[Update, ...], Info]:
     """What a step's counted votes do: the next state, the updates to record, the report.
 
-    The tally's arrays are (K, N). ``delta`` (K,) replaces Δ̂ where a weighting of evaluators has
-    already made one estimate per direction (not under ``bayes``). An update with coefficient 0
-    moves nothing (warm-up, exact tie). Under full-space momentum the recorded coefficients are
-    undecayed: `fold` says what is added.
+    The tally's arrays are (K, N). ``ballots`` are the same votes by voter: every weighting but
+    ``equal`` needs them, and with them the report says which share of hostile voters would have
+    turned the step round. ``delta`` (K,) replaces Δ̂ (not under ``bayes``). An update with
+    coefficient 0 moves nothing (warm-up, exact tie). Under full-space momentum the recorded
+    coefficients are undecayed: `fold` says what is added.
 
     Raises:
         RunError: a count, an estimate or a step is not finite; nothing was applied.
@@ -164,18 +182,22 @@ def tell(
             f"tell: step {query.step} has votes of shape {tally.plus.shape}, "
             f"expected {(settings.K, settings.N)}"
         )
-    _check_tally(tally, query.step)
+    check_tally(tally, query.step)
     given = None if delta is None else _given(settings, delta, query.step)
-    votes, ties, wins = _totals(tally)
+    votes, ties, wins = totals(tally)
     state = replace(state, votes=state.votes + votes, ties=state.ties + ties)
-    nu = _nu(state)
+    rows = 0 if state.window is None else len(state.window.steps)
+    weighed = weigh(settings, state.history, query.step, tally, ballots, given, rows=rows)
+    state = replace(state, history=weighed.history)
     if settings.rule == "bayes":
-        after, updates, arithmetic, extra = _tell_bayes(state, query, tally, nu)
+        after, updates, arithmetic, extra = _tell_bayes(state, query, weighed)
     elif state.alpha is None:
-        after, updates, arithmetic, extra = _tell_warmup(state, query, tally, nu, given)
+        after, updates, arithmetic, extra = _tell_warmup(state, query, weighed)
     else:
-        after, updates, arithmetic, extra = _tell_step(state, query, tally, nu, given)
+        after, updates, arithmetic, extra = _tell_step(state, query, weighed)
     after = replace(after, step=state.step + 1)
+    if settings.weighting == "skill" and weighed.ballots is not None:
+        extra["weights"] = dict(zip(weighed.ballots.voters, weighed.weights.tolist(), strict=True))
     if settings.steering is not None:
         radius, pool = steered(state.kl_radius, state.pool, tally, settings.steering)
         after = replace(after, kl_radius=radius, pool=pool)
@@ -189,6 +211,7 @@ def tell(
         warmup=settings.warmup > 0 and state.alpha is None,
         kl_radius=state.kl_radius,
         extra=extra,
+        flip_share=extra.pop("flip_share", None),
     )
     return after, updates, info
 
@@ -201,6 +224,7 @@ def coefficients(
     alpha: ArrayLike,
     nu: float | None = None,
     delta: ArrayLike | None = None,
+    cast: Floats | None = None,
 ) -> Coefficients:
     """Votes (..., K, N) to the coefficient of each direction (..., K): `known`, `sign`, `margin`.
 
@@ -208,7 +232,8 @@ def coefficients(
     α · m / K. ``mu`` and ``alpha`` are numbers or arrays of the leading axes. A coefficient
     beyond ``coef_cap`` · μ is cut to it, but under Adam, where it is a gradient and not yet a
     step. ``delta`` (..., K) replaces the estimate: true value differences, or one estimate per
-    direction from a weighting of evaluators.
+    direction from a weighting of evaluators. ``cast`` (..., K, N): the votes given, where the
+    tally is weighted.
     """
     link = links.link(settings.link)
     size = np.asarray(mu, dtype=np.float64)[..., None]
@@ -227,7 +252,7 @@ def coefficients(
         lead = estimators.majority(tally.plus, tally.minus, tally.identical)
         coef = rate * (lead if delta is None else np.sign(value))
     elif settings.rule == "margin":
-        m = estimators.margin(tally.plus, tally.minus, tally.tie, tally.identical)
+        m = estimators.margin(tally.plus, tally.minus, tally.tie, tally.identical, cast)
         coef = rate * (m if delta is None else 2 * link.prob(value) - 1)
     else:
         coef = rate * value / (settings.distance * size)
@@ -241,7 +266,7 @@ def coefficients(
 def retell(
     settings: Settings, tallies: Iterable[Tally], mus: Sequence[float] | None = None
 ) -> State:
-    """The state after recorded votes, rebuilt from nothing else.
+    """The state after recorded votes of equal weight, rebuilt from nothing else.
 
     ``mus`` are the recorded radii of the steps; without them each step asks for its own, which is
     the same unless a lagging run was steered.
@@ -287,15 +312,34 @@ def state_to_json(state: State) -> dict[str, Any]:
 _Told = tuple[State, tuple[Update, ...], Coefficients, dict[str, Any]]
 
 
-def _tell_step(
-    state: State, query: Query, tally: Tally, nu: float | None, delta: Floats | None
-) -> _Told:
+def _flip_share(state: State, query: Query, weighed: Weighed) -> float | None:
+    """Which share of hostile voters would have turned Δ̂ of a direction round."""
+    settings, ballots = state.settings, weighed.ballots
+    if ballots is None:
+        return None
+
+    def lead(votes: Ballots) -> Floats:
+        if settings.pooled_by_voter:
+            return by_voter(settings, votes)
+        tally = votes.tally(weighed.weights if weighed.cast is not None else None)
+        return coefficients(
+            settings, tally, mu=query.mu, alpha=1.0, nu=_nu(state), cast=weighed.cast
+        ).coef
+
+    return weighting.flip_share(ballots, weighed.weights, lead)
+
+
+def _tell_step(state: State, query: Query, weighed: Weighed) -> _Told:
     settings = state.settings
     alpha = (state.alpha or 0.0) * shape(settings, query.step)
     rate = 1.0 if settings.adam is not None else alpha
-    found = coefficients(settings, tally, mu=query.mu, alpha=rate, nu=nu, delta=delta)
+    found = _found(state, query, weighed, rate)
     _finite(found.coef, query.step, "coefficient")
-    extra = {"alpha": alpha, "mu": query.mu}
+    extra = {
+        "alpha": alpha,
+        "mu": query.mu,
+        "flip_share": _flip_share(state, query, weighed),
+    }
     if not settings.vectored:
         updates = tuple(
             Update(
@@ -326,19 +370,29 @@ def _tell_step(
     return replace(state, memory=memory), (_vector(step, query.step),), found, extra
 
 
-def _tell_warmup(
-    state: State, query: Query, tally: Tally, nu: float | None, delta: Floats | None
-) -> _Told:
+def _found(state: State, query: Query, weighed: Weighed, rate: float) -> Coefficients:
+    return coefficients(
+        state.settings, weighed.tally, mu=query.mu, alpha=rate, nu=_nu(state),
+        delta=weighed.delta, cast=weighed.cast,
+    )  # fmt: skip
+
+
+def _tell_warmup(state: State, query: Query, weighed: Weighed) -> _Told:
     """Votes are spent and recorded, nothing moves; the last warm-up step sets α.
 
     A direction of which nothing was counted (a deadline) measures nothing.
     """
     settings = state.settings
-    found = coefficients(settings, tally, mu=query.mu, alpha=1.0, nu=nu, delta=delta)
+    found = _found(state, query, weighed, 1.0)
     _finite(found.delta, query.step, "value difference")
     measured = found.delta
     if settings.rule == "margin":
-        measured = estimators.margin(tally.plus, tally.minus, tally.tie, tally.identical)
+        tally = weighed.tally
+        measured = estimators.margin(
+            tally.plus, tally.minus, tally.tie, tally.identical, weighed.cast
+        )
+        if weighed.delta is not None:
+            measured = 2 * links.link(settings.link).prob(found.delta) - 1
     counted = measured[np.isfinite(found.stderr)].tolist()
     warm = (*state.warm, *(value * value for value in counted))
     alpha = None
@@ -351,11 +405,12 @@ def _tell_warmup(
     rows = 1 if settings.vectored else settings.K
     updates = tuple(Update(query.step, k, coef=0.0) for k in range(rows))
     found = replace(found, capped=np.zeros_like(found.capped))
-    return replace(state, warm=warm, alpha=alpha), updates, found, {"mu": query.mu}
+    extra = {"mu": query.mu, "flip_share": _flip_share(state, query, weighed)}
+    return replace(state, warm=warm, alpha=alpha), updates, found, extra
 
 
-def _tell_bayes(state: State, query: Query, tally: Tally, nu: float | None) -> _Told:
-    settings = state.settings
+def _tell_bayes(state: State, query: Query, weighed: Weighed) -> _Told:
+    settings, tally = state.settings, weighed.tally
     if state.window is None:
         raise UsageError("tell: the state has lost its window; rebuild it with retell")
     x = np.stack(
@@ -375,6 +430,8 @@ def _tell_bayes(state: State, query: Query, tally: Tally, nu: float | None) -> _
         tally.identical,
         forget=settings.forget,
     )
+    if settings.weighting == "skill" and state.history is not None:
+        window = reweighed(window, state.history, weighed.weights)
     mu = base_mu(settings)
     precision: ArrayLike = bayes.prior_precision(mu, settings.distance, settings.dim)
     if settings.prior_precision is not None:
@@ -388,9 +445,12 @@ def _tell_bayes(state: State, query: Query, tally: Tally, nu: float | None) -> _
     )
     length = mu * math.sqrt(settings.dim * settings.kl_step / settings.kl_radius)
     step = bayes.step_vector(known, length * shape(settings, query.step))
-    found = coefficients(settings, tally, mu=query.mu, alpha=1.0, nu=nu)
+    found = _found(state, query, weighed, 1.0)
     found = replace(found, capped=np.zeros_like(found.capped))
     extra = {
+        "flip_share": None
+        if weighed.ballots is None or state.history is None
+        else window_flip_share(window, known, state.history, weighed.weights, settings.forget),
         "mu": query.mu,
         "gradient": float(np.linalg.norm(known.w)),
         "uncertainty": math.sqrt(float(np.trace(known.covariance))),
@@ -436,28 +496,3 @@ def _given(settings: Settings, delta: ArrayLike, step: int) -> Floats:
         raise UsageError(f"tell: delta has shape {given.shape}, expected {(settings.K,)}")
     _finite(given, step, "value difference")
     return given
-
-
-def _check_tally(tally: Tally, step: int) -> None:
-    for name in ("plus", "minus", "tie"):
-        counts: Floats = getattr(tally, name)
-        if counts.shape != tally.plus.shape or tally.identical.shape != tally.plus.shape:
-            raise UsageError(f"tell: step {step} has vote arrays of different shapes")
-        for (k, n), count in np.ndenumerate(counts):
-            if not math.isfinite(count):
-                raise RunError(
-                    f"step {step}: {name} votes of direction {k}, comparison {n} are {count}; "
-                    "nothing was applied"
-                )
-            if count < 0:
-                raise UsageError(
-                    f"step {step}: {name} votes of direction {k}, comparison {n} are {count}; "
-                    "count a vote of negative weight for the other side"
-                )
-
-
-def _totals(tally: Tally) -> tuple[float, float, float]:
-    """Votes, ties and wins of plus (a tie is half), identical comparisons left out."""
-    live = ~tally.identical
-    plus, minus, tie = (float(c[live].sum()) for c in (tally.plus, tally.minus, tally.tie))
-    return plus + minus + tie, tie, plus + 0.5 * tie

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import IO, Any
 
 from szpo import coordinates, optimizer, votes
+from szpo.ballots import ballots
 from szpo.errors import IntegrityError, UsageError
 from szpo.findings import Failure, Report, StepCheck
 from szpo.folding import settings
@@ -94,7 +95,9 @@ def advance(ledger: Ledger, settings: Settings, state: optimizer.State) -> optim
         elif row["state"] == "applied":
             query = optimizer.query(settings, row["step"], row["mu"])
             counts = votes.tally(ledger, row["step"], settings.K, settings.N)
-            state = optimizer.tell(state, query, counts)[0]
+            counted = votes.counted(ledger, row["step"])
+            voters = ballots(ledger, settings, row["step"], counted, counts)
+            state = optimizer.tell(state, query, counts, ballots=voters)[0]
         else:
             break
     return state

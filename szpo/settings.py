@@ -18,6 +18,7 @@ from szpo.coordinates import Space, layout_dim
 from szpo.directions import Law
 from szpo.errors import UsageError
 from szpo.types import Layout, Pairing, Rule
+from szpo.weighting import WEIGHTINGS, Weighting
 
 SMALL_DIM = 4096
 """Largest space whose updates may be recorded as a vector (momentum, Adam)."""
@@ -82,7 +83,8 @@ class Settings:
     as long as √(2 · kl_step) in whitened units (see `szpo.optimizer.default_alpha`); under
     ``bayes`` only the shape of a schedule counts. ``tie_nu`` is Davidson's ν; None estimates it
     from the share of ties so far. ``coef_cap``: a step moves along a direction by at most so many
-    μ. ``steering``: the bounds of the KL radius, or None for a constant one.
+    μ. ``steering``: the bounds of the KL radius, or None for a constant one. ``weighting``: how
+    much each voter counts (`szpo.weighting`).
 
     Raises:
         UsageError: a value out of range, or a combination that cannot work.
@@ -116,6 +118,7 @@ class Settings:
     coef_cap: float = 10.0
     prior_mean: tuple[float, ...] | None = None
     prior_precision: tuple[tuple[float, ...], ...] | None = None
+    weighting: Weighting = "equal"
 
     def __post_init__(self) -> None:
         _check(self)
@@ -146,6 +149,11 @@ class Settings:
         return 2 if self.pairing == "antithetic" else 1
 
     @property
+    def pooled_by_voter(self) -> bool:
+        """One Δ̂ per direction out of one logit per voter."""
+        return self.weighting in ("shrunk-logits", "median")
+
+    @property
     def vectored(self) -> bool:
         """A step is recorded as one vector row instead of one coefficient per direction."""
         return self.rule == "bayes" or self.adam is not None or (self.momentum > 0 and self.small)
@@ -173,7 +181,8 @@ def defaults(
     alpha = changes.get("alpha")
     given = alpha.start if isinstance(alpha, Schedule) else alpha
     measured = given is None and changes.get("adam") is None
-    wide = chosen in ("known", "margin") and dim > 64
+    unscaled = dim > 64 or changes.get("weighting") in ("shrunk-logits", "median")
+    wide = chosen in ("known", "margin") and unscaled
     base: dict[str, Any] = {"law": Law.for_dim(dim), "warmup": 5 if wide and measured else 0}
     unknown = set(changes) - {field.name for field in dataclasses.fields(Settings)}
     if unknown:
@@ -268,10 +277,40 @@ def _check(s: Settings) -> None:
             f"settings: Adam needs one tensor of at most {SMALL_DIM} coordinates, "
             "no momentum, and another rule than bayes"
         )
+    _check_weighting(s, measures)
     if s.rule == "bayes":
         _check_bayes(s, dim)
     elif s.prior_mean is not None or s.prior_precision is not None:
         raise UsageError("settings: a prior on the gradient belongs to the rule bayes")
+
+
+def _check_weighting(s: Settings, measures: bool) -> None:
+    if s.weighting not in WEIGHTINGS:
+        raise UsageError(
+            f"settings: weighting {s.weighting!r} is unknown; choose {', '.join(WEIGHTINGS)}"
+        )
+    if s.weighting == "skill" and s.smoothing in ("clip", "second"):
+        raise UsageError(
+            f"settings: smoothing {s.smoothing} cannot take the fractions of votes that weighting "
+            "skill makes; choose haldane"
+        )
+    if not s.pooled_by_voter:
+        return
+    if s.rule == "bayes":
+        raise UsageError(
+            f"settings: bayes takes votes, weighting {s.weighting} gives one estimate per "
+            "direction; choose skill or equal, or the rule known, sign or margin"
+        )
+    if (s.link, s.smoothing, s.ties) != ("logistic", "haldane", "half"):
+        raise UsageError(
+            f"settings: weighting {s.weighting} makes logistic log-odds itself; set link "
+            "logistic, smoothing haldane, ties half"
+        )
+    if measures and not s.warmup:
+        raise UsageError(
+            f"settings: the size of an estimate under weighting {s.weighting} depends on the "
+            "panel; give alpha, or a warm-up that measures it"
+        )
 
 
 def _check_bayes(s: Settings, dim: int) -> None:

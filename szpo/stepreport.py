@@ -42,6 +42,8 @@ class StepReport:
     alpha: float | None
     """Of this step, its schedule applied; None in a warm-up and under ``bayes``."""
     kl_radius: float | None
+    flip_share: float | None
+    """Smallest share of voters who, voting against throughout, would have turned the step."""
     capped: bool
     warmup: bool
     closed_by: str

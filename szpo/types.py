@@ -121,6 +121,8 @@ class Info:
     warmup: bool = False
     kl_radius: float | None = None
     extra: Mapping[str, Any] | None = None
+    flip_share: float | None = None
+    """Smallest share of voters who, voting against throughout, would have turned the step."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ SOURCES = [path for folder in PACKAGES.values() for path in sorted(folder.rglob(
 
 CORE = {
     "types", "errors", "seeds", "directions", "coordinates", "links", "estimators", "optimizer",
-    "bayes", "settings", "stepsize", "steering", "momentum",
+    "bayes", "settings", "stepsize", "steering", "momentum", "weighting", "weighed",
 }  # fmt: skip
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "safetensors", "accelerate"}
 # No file, no clock, no chance, no other process inside the pure core.
