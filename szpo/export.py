@@ -110,7 +110,7 @@ anybody's judgement.
 | steps | {len(folded)} of rule `{total.rule}` |
 | seed | {total.seed} |
 | begun | {when(total.created_us)} |
-| base weights, SHA-256 | `{ledger.row["base_sha256"]}` |
+{_parent(ledger)}| base weights, SHA-256 | `{ledger.row["base_sha256"]}` |
 | coordinates, SHA-256 | `{ledger.heads()[len(folded)]}` |
 | settings, SHA-256 | `{ledger.row["spec_sha256"]}` |
 | made with | szpo {__version__} |
@@ -134,3 +134,12 @@ It was moved towards what this panel preferred, on its prompts, at {
     }; nothing else was measured here. `szpo report` on the run's ledger shows
 every vote, and `szpo verify` recomputes the weights from them.
 """
+
+
+def _parent(ledger: Ledger) -> str:
+    """Where a branch began, as a line of the card's table; nothing for other runs."""
+    if ledger.row["parent"] is None:
+        return ""
+    return (
+        f"| begun with | run `{ledger.row['parent']}` after step {ledger.row['parent_step']} |\n"
+    )

@@ -161,3 +161,4 @@ def test_a_language_models_branch_exports_what_the_parent_had_then(tmp_path, kin
     out = tmp_path / "tuned"
     assert call(["export", str(new), "--out", str(out)]) == 0
     assert (out / "adapter_model.safetensors").read_bytes() != adapters[0]
+    assert "| begun with | run `" in (out / "README.md").read_text(encoding="utf-8")
