@@ -9,14 +9,16 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import yard_run
 from browser import make
 
+from szpo import credentials, lease, replay
 from szpo.cli import call
 from szpo.ledger import Ledger
 from szpo_ui import serve
@@ -170,44 +172,106 @@ def test_the_controllers_end_is_on_record(run: Path) -> None:
 # ---- the whole command ----
 
 
-@pytest.fixture
-def served(run: Path) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
-    """``szpo serve`` as a process of its own: the child, its address, the operator's token."""
-    child = subprocess.Popen(
-        [sys.executable, "-X", "importtime", "-m", "szpo", "serve", str(run), "--port", "0",
-         "--no-controller"],
-        stderr=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    said: list[str] = []
-    assert child.stderr is not None
-    for line in child.stderr:
-        said.append(line)
-        if "invite panelists with" in line:
-            break
-    text = "".join(said)
-    found = re.search(r"link \(once, within a day\): (http://[\d.:]+)/login#t=(\S+)", text)
-    assert found is not None, text[-2000:]
-    loaded = set(re.findall(r"\|\s+([\w.]+)$", text, re.M))
-    assert "gradio" in loaded
-    assert not {"torch", "transformers", "peft"} & loaded, "the web process loads no model"
-    drain = threading.Thread(target=child.stderr.read, daemon=True)
-    drain.start()
-    yield child, found[1], found[2]
-    if child.poll() is None:
-        child.kill()
-    child.wait()
-    drain.join()
-    child.stderr.close()
+class Served:
+    """``szpo serve`` as a process of its own, read until it has printed its links."""
+
+    def __init__(self, *words: str):
+        self.child = subprocess.Popen(
+            [sys.executable, "-X", "importtime", "-m", "szpo", "serve", *words, "--port", "0"],
+            stderr=subprocess.PIPE, text=True, cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        said: list[str] = []
+        assert self.child.stderr is not None
+        for line in self.child.stderr:
+            said.append(line)
+            if "invite panelists with" in line:
+                break
+        self.said = "".join(said)
+        found = re.search(
+            r"link \(once, within a day\): (http://[\d.:]+)/login#t=(\S+)", self.said
+        )
+        assert found is not None, self.said[-2000:]
+        self.url, self.token = found[1], found[2]
+        self._drain = threading.Thread(target=self.child.stderr.read, daemon=True)
+        self._drain.start()
+
+    def close(self) -> None:
+        if self.child.poll() is None:
+            self.child.terminate()
+            self.child.wait(60)
+        self._drain.join()
+        assert self.child.stderr is not None
+        self.child.stderr.close()
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_it_serves_without_torch_and_ends_on_a_signal(
-    served: tuple[subprocess.Popen[str], str, str], sent: signal.Signals, code: int
+    run: Path, sent: signal.Signals, code: int
 ) -> None:
-    child, url, token = served
-    with httpx.Client(base_url=url, timeout=30) as client:
-        assert client.get("/healthz").json() == {"ok": True}
-        assert client.post("/redeem", json={"token": token}).json()["go"] == "/operate/"
-        assert client.get("/operate/config").status_code == 200
-    child.send_signal(sent)
-    assert child.wait(30) == code
+    served = Served(str(run), "--no-controller")
+    try:
+        loaded = set(re.findall(r"\|\s+([\w.]+)$", served.said, re.M))
+        assert "gradio" in loaded
+        assert not {"torch", "transformers", "peft"} & loaded, "the web process loads no model"
+        with httpx.Client(base_url=served.url, timeout=30) as client:
+            assert client.get("/healthz").json() == {"ok": True}
+            assert client.post("/redeem", json={"token": served.token}).json()["go"] == "/operate/"
+            assert client.get("/operate/config").status_code == 200
+        served.child.send_signal(sent)
+        assert served.child.wait(30) == code
+    finally:
+        served.close()
+
+
+def until(what: Callable[[], Any], seconds: float = 90) -> Any:
+    """The first truth that a question gets, asked ten times a second."""
+    for _ in range(int(seconds * 10)):
+        if found := what():
+            return found
+        threading.Event().wait(0.1)
+    raise AssertionError("it never came")
+
+
+def test_a_run_made_and_driven_beside_the_web_survives_a_killed_controller(tmp_path: Path) -> None:
+    sets = (*yard_run.SETS, f"prompts.path={yard_run.prompts(tmp_path)}", "run.name=yard",
+            "optimizer.comparisons=2", "panel.poll_seconds=0.05", "run.votes=100")  # fmt: skip
+    words = [word for text in sets for word in ("--set", text)]
+    served = Served("--preset", "people", *words, "--folder", str(tmp_path / "runs"))
+    ledger = Ledger.open(tmp_path / "runs" / "yard.db")
+    try:
+        invited = credentials.invite(ledger, "panelist")
+        with httpx.Client(base_url=served.url, timeout=30) as client:
+            answer = client.post("/api/session", json={"name": "P-01", "code": invited.code})
+            client.headers["Authorization"] = f"Bearer {answer.json()['token']}"
+
+            def applied(steps: int) -> None:
+                def vote() -> bool:
+                    shown = client.post("/api/assignment", json={"tab": "t"})
+                    if shown.status_code == 200:
+                        seat = shown.json()["assignment"]
+                        body = {"assignment": seat, "choice": "A", "idem": seat, "tab": "t"}
+                        assert client.post("/api/votes", json=body).status_code == 200
+                    return (ledger.last_applied() or 0) + 1 >= steps
+
+                until(vote)
+
+            until(lambda: client.get("/api/status").json()["state"] == "open")
+            applied(2)
+            killed = int(lease.controller(ledger)["lease"].split(":")[1])
+            assert killed != served.child.pid
+            os.kill(killed, signal.SIGKILL)
+            until(lambda: list(ledger.events("controller ended")))
+            assert client.get("/api/status").status_code == 200, "the web goes on"
+            applied(4)
+            again = int(lease.controller(ledger)["lease"].split(":")[1])
+            assert again != killed
+        served.child.send_signal(signal.SIGINT)
+        assert served.child.wait(60) == 130
+        with pytest.raises(ProcessLookupError):
+            os.kill(again, 0)
+        assert lease.controller(ledger)["lease"] is None, "the controller gave the run back"
+        assert replay.verify(ledger).ok
+    finally:
+        ledger.close()
+        served.close()
