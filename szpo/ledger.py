@@ -226,6 +226,7 @@ class Ledger:
             if self._depth:
                 yield
                 return
+            before = self._conn.total_changes
             self.execute("BEGIN IMMEDIATE")
             self._depth, self._pending = 1, []
             try:
@@ -235,7 +236,7 @@ class Ledger:
                     self._add_event("rows", actor, {"rows": rows})
                 self.execute("COMMIT")
             except BaseException:
-                self._undone += 1
+                self._undone += self._conn.total_changes != before
                 if self._conn.in_transaction:
                     self._conn.execute("ROLLBACK")
                 raise
@@ -249,13 +250,13 @@ class Ledger:
         with self._lock:
             if not self._depth:
                 raise UsageError("savepoint: open a transaction first")
-            kept = len(self._pending)
+            kept, before = len(self._pending), self._conn.total_changes
             self.execute("SAVEPOINT part")
             try:
                 yield
             except BaseException:
                 del self._pending[kept:]
-                self._undone += 1
+                self._undone += self._conn.total_changes != before
                 if self._conn.in_transaction:
                     self._conn.execute("ROLLBACK TO part")
                     self._conn.execute("RELEASE part")
