@@ -24,6 +24,7 @@ ClosedBy = Literal["rule", "deadline", "operator", "auto"]
 def plan(ledger: Ledger, epoch: int, settings: Settings, query: Query, head: str) -> None:
     """Fix what a step will ask and the weights it starts from (``head``: theta_sha256)."""
     with ledger.transaction("controller"):
+        _fence(ledger, epoch)
         ledger.execute(
             "INSERT INTO steps (run, step, epoch, pairing, mu, n, d, m, k, head_sha256, state) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'planned')",
@@ -37,6 +38,7 @@ def plan(ledger: Ledger, epoch: int, settings: Settings, query: Query, head: str
 def begin(ledger: Ledger, epoch: int, step: int) -> bool:
     """Generation starts, or starts again whole after a crash; False if the step is void."""
     with ledger.transaction("controller"):
+        _fence(ledger, epoch)
         if _row(ledger, step)["state"] == "void":
             return False
         _move(ledger, epoch, step, "generating")
@@ -63,6 +65,7 @@ def store(
         LeaseError: another controller has stored this step meanwhile.
     """
     with ledger.transaction("controller"):
+        _fence(ledger, epoch)
         row = _row(ledger, step)
         if row["state"] == "void":
             return False
@@ -117,6 +120,7 @@ def stored(ledger: Ledger, step: int) -> bool:
 def open_step(ledger: Ledger, epoch: int, step: int) -> None:
     """Show the step to evaluators, unless it is void."""
     with ledger.transaction("controller"):
+        _fence(ledger, epoch)
         if _row(ledger, step)["state"] == "void":
             return
         failpoint("cp5")
@@ -158,6 +162,8 @@ def close(
     if by == "operator" and not reason:
         raise UsageError(f"closing step {step}: give a reason; it stays in the record")
     with ledger.transaction(actor):
+        if epoch is not None:
+            _fence(ledger, epoch)
         row = _row(ledger, step)
         if row["state"] != "open" or (by == "rule" and counting.missing(ledger, step)):
             return False
@@ -209,6 +215,7 @@ def apply(
     """
     step = updates[0].step
     with ledger.transaction("controller"):
+        _fence(ledger, epoch)
         if _row(ledger, step)["state"] == "void":
             return False
         last = ledger.query(
@@ -271,6 +278,20 @@ def votes_of(tally: Tally, update: Update, *, whole: bool) -> float:
     """The votes behind a row of `updates`: all of the step's if it is its only one (``whole``)."""
     counts = tally.plus + tally.minus + tally.tie
     return float((counts if whole else counts[update.k]).sum()) + 0.0
+
+
+def _fence(ledger: Ledger, epoch: int) -> None:
+    """The controller of this epoch still has the run.
+
+    The triggers refuse its writes anyway; but a step that another has moved on meanwhile would
+    break another rule first, and the message would be about that.
+    """
+    found = ledger.query("SELECT epoch FROM controller WHERE run = ?", (ledger.run,))[0]["epoch"]
+    if found != epoch:
+        raise LeaseError(
+            f"{ledger.path.name}: another controller has taken this run over (epoch {found}, "
+            f"this one {epoch}); this one stops"
+        )
 
 
 def _row(ledger: Ledger, step: int) -> Record:
