@@ -6,14 +6,12 @@ exactly once is a UNIQUE constraint and an aggregate over rows, never a client's
 
 from __future__ import annotations
 
-import json
-import re
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final, Literal, get_args
 
-from szpo import calibration, finals, records, seats
+from szpo import calibration, casting, finals, records, seats
+from szpo.casting import CHOICES, Ballot, Own, Receipt, VoteConflictError
 from szpo.counting import counted, missing, sides, standing, tally, verdict
 from szpo.errors import StorageError, SzpoError, UsageError
 from szpo.failpoints import failpoint
@@ -42,59 +40,8 @@ __all__ = [
 ]
 
 PanelistKind = Literal["person", "simulated", "judge"]
-CHOICES: Final = get_args(Choice)
 SEAT_TTL_US: Final = 600_000_000
 """How long a comparison stays reserved for the panelist who was shown it: ten minutes."""
-
-_IDEM = re.compile(r"[A-Za-z0-9_.:-]{16,64}")
-
-
-class VoteConflictError(SzpoError):
-    """A vote that cannot be taken as sent; ``code`` says why, ``stored`` what stands instead."""
-
-    exit_code = 2
-
-    def __init__(self, code: str, message: str, stored: Receipt | None = None):
-        super().__init__(message)
-        self.code: Final = code
-        self.stored: Final = stored
-
-
-@dataclass(frozen=True, slots=True)
-class Ballot:
-    """An answer as a client sends it; see `VoteService.cast`."""
-
-    assignment: str
-    choice: Choice
-    idem: str
-    skip_reason: str | None = None
-    dwell_ms: int | None = None
-    details: Mapping[str, Any] | None = None
-    tab: str | None = None
-    panelist: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """What was stored for an answer; ``replayed`` marks the retry of one stored before."""
-
-    vote: int
-    assignment: str
-    revision: int
-    choice: Choice
-    late: bool
-    received_us: int
-    replayed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Own:
-    """A panelist's seat with the answer that stands, None while there is none."""
-
-    seat: Assignment
-    receipt: Receipt | None
-    skip_reason: str | None = None
-    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 class VoteService:
@@ -262,24 +209,7 @@ class VoteService:
 
     def own(self, panelist: str, step: int) -> tuple[Own, ...]:
         """The panelist's seats at a step's comparisons, oldest first, with the last answers."""
-        rows = self.ledger.query(
-            "SELECT a.*, v.vote, v.revision, v.choice, v.late, v.received_us, v.skip_reason, "
-            "v.details FROM assignments a JOIN comparisons c USING (comparison) "
-            "LEFT JOIN votes v ON v.assignment = a.assignment AND v.revision = "
-            "(SELECT max(revision) FROM votes WHERE assignment = a.assignment) "
-            "WHERE a.panelist = ? AND c.run = ? AND c.step = ? AND c.kind = 'train' "
-            "ORDER BY a.rowid",
-            (panelist, self.ledger.run, step),
-        )
-        return tuple(
-            Own(
-                seats.assignment(row),
-                None if row["vote"] is None else _receipt(row),
-                row["skip_reason"],
-                json.loads(row["details"] or "{}"),
-            )
-            for row in rows
-        )
+        return casting.own(self.ledger, panelist, step)
 
     def assignment(self, assignment: str) -> Assignment | None:
         """The seat of that id, or None."""
@@ -336,9 +266,8 @@ class VoteService:
             VoteConflictError: key_reused (other answer, same key), stale_tab, or closed.
         """
         ballot = Ballot(assignment, choice, idem, skip_reason, dwell_ms, details, tab, panelist)
-        row = _row(ballot)
         with self.ledger.transaction("votes"):
-            receipt = self._store(ballot, row)
+            receipt = self._store(ballot)
         failpoint("cp6")
         return receipt
 
@@ -355,7 +284,7 @@ class VoteService:
             for ballot in ballots:
                 try:
                     with self.ledger.savepoint():
-                        results.append(self._store(ballot, _row(ballot)))
+                        results.append(self._store(ballot))
                 except StorageError:
                     raise
                 except SzpoError as error:
@@ -363,38 +292,23 @@ class VoteService:
         failpoint("cp6")
         return results
 
-    def amend(
-        self, vote: int, action: Literal["exclude", "reinstate"], reason: str, actor: str
-    ) -> int:
+    def amend(self, vote: int, action: casting.Action, reason: str, actor: str) -> int:
         """Exclude a vote from counting, or take it back in; after a close it changes nothing.
 
         Raises:
             UsageError: unknown vote or action, or no reason.
         """
-        if action not in ("exclude", "reinstate"):
-            raise UsageError(f"amendment: {action!r} is not exclude or reinstate")
-        if not reason:
-            raise UsageError("amendment: give a reason; it stays in the record")
-        with self.ledger.transaction(actor):
-            if not self.ledger.query("SELECT 1 FROM votes WHERE vote = ?", (vote,)):
-                raise UsageError(f"amendment: there is no vote {vote}")
-            row = self.ledger.append(
-                "amendments",
-                {
-                    "vote": vote,
-                    "action": action,
-                    "reason": reason,
-                    "actor": actor,
-                    "at_us": self.clock(),
-                },
-            )
-            return int(row["amendment"])
+        return casting.amend(self.ledger, vote, action, reason, actor, self.clock())
 
     def counted(self, step: int) -> tuple[Vote, ...]:
         """The votes of a step that count, as they stand now (see `counted`)."""
         return counted(self.ledger, step)
 
     # ---- the inside ----
+
+    def _store(self, ballot: Ballot) -> Receipt:
+        version, now = self.rubric_version, self.clock()
+        return casting.store(self.ledger, ballot, rubric_version=version, at_us=now)
 
     def _kind(self, panelist: str) -> str:
         if panelist not in self._kinds:
@@ -494,103 +408,3 @@ class VoteService:
         found = self.assignment(assignment)
         assert found is not None
         return found.comparison
-
-    def _store(self, ballot: Ballot, row: Record) -> Receipt:
-        seat = self._seat_row(ballot.assignment, ballot.panelist)
-        before = self.ledger.query(
-            "SELECT * FROM votes WHERE assignment = ? ORDER BY revision", (ballot.assignment,)
-        )
-        for known in before:
-            if known["idem"] == ballot.idem:
-                if known["payload_sha256"] != row["payload_sha256"]:
-                    raise VoteConflictError(
-                        "key_reused",
-                        "vote: this key was used for another answer; send a new key",
-                        _receipt(known),
-                    )
-                return _receipt(known, replayed=True)
-        stands = _receipt(before[-1]) if before else None
-        is_open = self._is_open(seat, answered=bool(before))
-        if before and not is_open:
-            raise VoteConflictError(
-                "closed", "vote: the round has closed; your answer stands", stands
-            )
-        if is_open and seat["tab"] != ballot.tab:
-            raise VoteConflictError(
-                "stale_tab", "vote: this comparison is open in another tab", stands
-            )
-        stored = self.ledger.append(
-            "votes",
-            {
-                **row,
-                "revision": len(before),
-                "rubric_version": self.rubric_version,
-                "late": not is_open,
-                "received_us": self.clock(),
-            },
-        )
-        return _receipt(stored)
-
-    def _is_open(self, seat: Record, *, answered: bool) -> bool:
-        match seat["kind"]:
-            case "train":
-                return bool(seat["state"] == "open")
-            case "practice":
-                return True
-            case "final":
-                return finals.is_open(self.ledger, seat["comparison"])
-            case _:
-                return not answered
-
-    def _seat_row(self, assignment: str, panelist: str | None) -> Record:
-        found = self.ledger.query(
-            "SELECT a.*, c.kind, s.state FROM assignments a JOIN comparisons c USING (comparison) "
-            "LEFT JOIN steps s ON s.run = c.run AND s.step = c.step WHERE a.assignment = ?",
-            (assignment,),
-        )
-        # One text for "no such seat" and "not yours": ids are not to be probed.
-        if not found or panelist not in (None, found[0]["panelist"]):
-            raise UsageError("vote: there is no such comparison for this panelist")
-        return found[0]
-
-
-def _row(ballot: Ballot) -> Record:
-    """The ballot as a row of `votes`, as far as it knows it.
-
-    Raises:
-        UsageError: a value is not of its form.
-    """
-    if ballot.choice not in CHOICES:
-        raise UsageError(f"vote: choice {ballot.choice!r} is not one of {', '.join(CHOICES)}")
-    if not isinstance(ballot.idem, str) or not _IDEM.fullmatch(ballot.idem):
-        raise UsageError("vote: the key must be 16 to 64 of A-Z a-z 0-9 _ . : -")
-    reason, dwell, details = ballot.skip_reason, ballot.dwell_ms, ballot.details
-    if reason is not None and ballot.choice != "skip":
-        raise UsageError("vote: a skip reason belongs to a skip")
-    if dwell is not None and not 0 <= dwell < 2**53:
-        raise UsageError(f"vote: dwell_ms is {dwell}; give milliseconds from 0")
-    content = (
-        ballot.choice,
-        None if reason is None else records.utf8(reason),
-        None if dwell is None else int(dwell),
-        None if details is None else records.utf8(records.canonical(details)),
-    )
-    names = ("choice", "skip_reason", "dwell_ms", "details")
-    return {
-        **dict(zip(names, content, strict=True)),
-        "assignment": ballot.assignment,
-        "idem": ballot.idem,
-        "payload_sha256": records.payload_sha256(ballot.assignment, *content),
-    }
-
-
-def _receipt(row: Mapping[str, Any], *, replayed: bool = False) -> Receipt:
-    return Receipt(
-        vote=row["vote"],
-        assignment=row["assignment"],
-        revision=row["revision"],
-        choice=row["choice"],
-        late=bool(row["late"]),
-        received_us=row["received_us"],
-        replayed=replayed,
-    )

@@ -1,6 +1,7 @@
 """Many answers in one commit, each taken or refused for itself."""
 
 import pytest
+from hypothesis import given, settings, strategies
 
 from szpo import failpoints, replay, seats, votes
 from szpo.errors import StorageError, SzpoError, UsageError
@@ -114,6 +115,47 @@ def test_a_group_whose_receipts_are_lost_is_stored_once(ledger, service):
         again = VoteService(second).cast_many(ballots)
         assert all(isinstance(each, Receipt) and each.replayed for each in again)
         assert len(second.votes()) == len(votes.counted(second, 0)) == 5
+
+
+ODD = strategies.one_of(
+    strategies.none(), strategies.integers(), strategies.floats(), strategies.text(max_size=20),
+    strategies.binary(max_size=5), strategies.lists(strategies.floats(), max_size=2),
+    strategies.dictionaries(strategies.text(max_size=3), strategies.floats(), max_size=2),
+    strategies.sampled_from(["A", "skip", "\ud800", "a\0b", 2**70, {"x": {1}}, {1: "y"}]),
+)  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    odd=strategies.lists(
+        strategies.fixed_dictionaries(
+            {"choice": ODD, "idem": ODD},
+            optional={
+                name: ODD
+                for name in ("assignment", "skip_reason", "dwell_ms", "details", "tab", "panelist")
+            },
+        ),
+        max_size=4,
+    ),
+    place=strategies.integers(0, 4),
+)
+def test_whatever_stands_beside_it_a_good_answer_is_stored(tmp_path_factory, odd, place):
+    plan = settings_of(N=5, M=1)
+    with new_ledger(tmp_path_factory.mktemp("odd") / "run.db", plan) as ledger:
+        ledger.execute("PRAGMA synchronous=OFF")
+        service = VoteService(ledger)
+        good, other, *_ = seated(ledger, service)
+        ballots = [
+            Ballot(**{"assignment": other.id, "tab": "t", "idem": KEY(i), **given})
+            for i, given in enumerate(odd)
+        ]
+        ballots.insert(place, Ballot(good.id, "A", KEY("good"), tab="t"))
+        results = service.cast_many(ballots)
+        assert len(results) == len(ballots)
+        (stored,) = [r for b, r in zip(ballots, results, strict=True) if b.assignment == good.id]
+        assert isinstance(stored, Receipt)
+        assert all(isinstance(each, Receipt | SzpoError) for each in results)
+        assert replay.verify(ledger, deep=False).ok
 
 
 def test_a_savepoint_undoes_its_own_part_and_needs_a_transaction(ledger):
