@@ -200,26 +200,27 @@ def shrunk_logits(ballots: Ballots) -> Floats:
     values, weights, share = _logits(ballots)
     voters = np.maximum((weights > 0).sum(-2), 1)
     # Voter by voter, so that the sum is the same on every machine.
-    mean: Floats = share * estimators.ordered_sum(np.swapaxes(values, -1, -2)) / voters
-    return mean
+    return _clean(share * estimators.ordered_sum(np.swapaxes(values, -1, -2)) / voters)
 
 
 def median(ballots: Ballots) -> Floats:
-    """Δ̂ (..., K): the median of the same over voters, each weighing m/(m+4).
+    """Δ̂ (..., K): the middle of the same over voters, each weighing m/(m+4).
 
-    Half-way between two values where the weights part exactly there, so swapping sides swaps the
-    sign.
+    The mean over the middle fifth of the weight: for five voters of equal weight their median, for
+    more of them steadier than it, and as long as fewer than two fifths are hostile they are not in
+    it.
     """
     values, weights, share = _logits(ballots)
     order = np.argsort(values, axis=-2, kind="stable")
     values = np.take_along_axis(values, order, -2)
-    below = np.cumsum(np.take_along_axis(weights, order, -2), axis=-2)
-    half = below[..., -1:, :] / 2
-    slack = 1e-12 * half
-    low = (below >= half - slack).argmax(-2)[..., None, :]
-    high = (below > half + slack).argmax(-2)[..., None, :]
-    ends = np.take_along_axis(values, low, -2) + np.take_along_axis(values, high, -2)
-    return share * np.where(half[..., 0, :] > 0, ends[..., 0, :] / 2, 0.0)
+    weights = np.take_along_axis(weights, order, -2)
+    upper = np.cumsum(weights, axis=-2)
+    whole = upper[..., -1:, :]
+    inside = np.minimum(upper, 0.6 * whole) - np.maximum(upper - weights, 0.4 * whole)
+    inside = np.maximum(inside, 0.0)
+    total = estimators.ordered_sum(np.swapaxes(values * inside, -1, -2))
+    size = whole[..., 0, :] / 5
+    return _clean(share * total / np.where(size > 0, size, 1.0))
 
 
 def flip_share(ballots: Ballots, weights: Floats, lead: Callable[[Ballots], Floats]) -> float:
@@ -309,6 +310,11 @@ def _logits(ballots: Ballots) -> tuple[Floats, Floats, Floats]:
     heard = (said != 0).any(-3)
     share = heard.sum(-1) / np.maximum((heard | ballots.identical).sum(-1), 1)
     return estimators.haldane(k, m) * weights, weights, share
+
+
+def _clean(delta: Floats) -> Floats:
+    """What rounding leaves of votes that cancel is 0, so that it moves nothing."""
+    return np.where(np.abs(delta) < 1e-12, 0.0, delta)
 
 
 def _places(some: Sequence[str], every: Sequence[str]) -> Ints:
