@@ -207,7 +207,7 @@ def _serve(chosen: argparse.Namespace, listener: socket.socket, place: Place) ->
         for keeper in keepers:
             keeper.run()
         _tell(chosen, site.ledger, place)
-        _uvicorn(application, listener, proxied=chosen.url is not None)
+        answer(application, listener, proxied=chosen.url is not None)
         _say("the web has ended; ending what runs beside it")
     return 0
 
@@ -324,7 +324,7 @@ def link(url: str, token: str) -> str:
     return f"{url}/login#t={token}"
 
 
-def _uvicorn(application: Any, listener: socket.socket, *, proxied: bool) -> None:
+def answer(application: Any, listener: socket.socket, *, proxied: bool = False) -> None:
     """Answer until a signal; no access log, for addresses are nobody's business."""
     import uvicorn
 

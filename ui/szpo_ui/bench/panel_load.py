@@ -1,0 +1,423 @@
+"""`szpo bench panel-load`: does the panel stay quick when everybody votes at once?
+
+The server is a process of its own over a real ledger; the panelists are coroutines with a raw
+HTTP connection each. Of every acknowledged vote the ledger is asked afterwards: none lost, none
+twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from szpo import configfile, credentials, doctor, steps
+from szpo.directions import DIRECTION_VERSION
+from szpo.errors import RunError
+from szpo.ledger import Ledger
+from szpo.settings import defaults, settings_to_json
+from szpo.types import Answer, Comparison, Prompt, Query, Row
+from szpo_ui import access
+from szpo_ui.bench.wire import Reply, Wire
+
+ROWS: Final = 4
+COMPARISONS: Final = 64
+POLL_SECONDS: Final = 3.0
+TARGETS: Final = {
+    "gradio": (("p95", 0.5, "s"),),
+    "api": (("p99", 0.5, "s"), ("rss_mb", 500.0, "MB")),
+    "beside": (("p95", 1.0, "s"), ("slowest", 5.0, "s")),
+}
+"""What each part promises: a figure, its bound and the unit."""
+
+
+@dataclass
+class Told:
+    """What the clients of one part saw; seconds per acknowledged vote, and who was told what."""
+
+    seconds: list[float] = field(default_factory=list)
+    others: list[float] = field(default_factory=list)
+    acknowledged: dict[str, str] = field(default_factory=dict)
+    refused: int = 0
+    reopened: int = 0
+
+
+# ---- the run and its server ----
+
+
+def make_run(path: Path, people: int, votes: int) -> list[str]:
+    """A run whose open step takes ``votes`` votes; returns a session for each panelist."""
+    m = max(1, -(-votes // COMPARISONS))
+    layout = (("z", (4,)),)
+    sets = [
+        "model.name=fixed", f"optimizer.comparisons={COMPARISONS}", f"optimizer.rows={ROWS}",
+        f"optimizer.votes={m}", f"run.votes={COMPARISONS * m}", f"panel.size={people}",
+    ]  # fmt: skip
+    config = configfile.load(preset_name="people", sets=sets)
+    settings = defaults(1, layout, mu=0.3, N=COMPARISONS, D=ROWS, M=m)
+    spec = {
+        "config": config.model_dump(mode="json"), "optimizer": settings_to_json(settings),
+        "panel": None, "base": {"name": "fixed"},
+        "prompts": {"train": 8, "heldout": 0, "sha256": "0" * 64},
+    }  # fmt: skip
+    with Ledger.create(
+        path, spec, root_seed=1, layout=layout, direction_version=DIRECTION_VERSION
+    ) as ledger:
+        ledger.execute("UPDATE controller SET epoch = 1")
+        sessions = []
+        with ledger.transaction("bench"):
+            for i in range(people):
+                made = credentials.invite(ledger, "panelist", f"P-{i:04}")
+                sessions.append(credentials.login(ledger, made.name, made.code)[0])
+        rows = tuple(Row(Prompt.user(f"Question {i}?"), _text(i), _text(-i)) for i in range(1, 5))
+        asked = [Comparison(f"{n:032x}", 0, 0, n, rows) for n in range(COMPARISONS)]
+        steps.plan(ledger, 1, settings, Query(0, (), 0.3, None), ledger.head())
+        steps.begin(ledger, 1, 0)
+        steps.store(ledger, 1, 0, asked, ledger.head(), notes={}, then_open=True)
+    return sessions
+
+
+def _text(i: int) -> Answer:
+    return Answer(f"Sixty words or so stand here, number {i}. " * 7, tokens=60)
+
+
+@contextmanager
+def server(path: Path) -> Iterator[tuple[int, int]]:
+    """The web process over a run; yields its port and its process id."""
+    child = subprocess.Popen(
+        [sys.executable, "-m", "szpo_ui.bench.panel_load", str(path)], stdout=subprocess.PIPE
+    )
+    assert child.stdout is not None
+    try:
+        line = child.stdout.readline()
+        if not line:
+            raise RunError("panel-load: the web process did not start")
+        yield int(line), child.pid
+    finally:
+        child.terminate()
+        child.wait()
+        child.stdout.close()
+
+
+def _serve(path: str) -> None:
+    """What the server's process does."""
+    from szpo_ui import app, serve
+    from szpo_ui.site import open_site
+
+    _many_files()
+    site = open_site(path)
+    application = app.create(site, pages=("panelist",))
+    with serve.listening("127.0.0.1", 0, insecure=False) as listener:
+        print(listener.getsockname()[1], flush=True)
+        serve.answer(application, listener)
+
+
+def _many_files() -> None:
+    """A connection is a file: let there be as many as the system allows."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65_536), hard))
+
+
+def rss_mb(pid: int) -> float:
+    """The most memory that a process has held, MB; 0 where the system does not tell."""
+    with contextlib.suppress(OSError):
+        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+        return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) / 1024
+    return 0.0
+
+
+# ---- the panelists ----
+
+
+@contextlib.asynccontextmanager
+async def wires(port: int, sessions: Sequence[str]) -> AsyncIterator[list[Wire]]:
+    """A connection for each session, hung up at the end."""
+    name = access.cookie_name(secure=False)
+    made = [Wire("127.0.0.1", port, {"Cookie": f"{name}={s}"}) for s in sessions]
+    try:
+        yield made
+    finally:
+        for wire in made:
+            await wire.close()
+
+
+def _note(told: Told, seat: str, idem: str, reply: Reply, *, ok: bool) -> None:
+    if ok:
+        told.seconds.append(reply.seconds)
+        told.acknowledged[seat] = idem
+    else:
+        told.refused += 1
+
+
+async def at_the_page(port: int, sessions: Sequence[str], bursts: int) -> Told:
+    """Everybody confirms on the page within one second, again and again, pollers beside."""
+    told, drawn = Told(), random.Random(1)
+    async with wires(port, sessions) as people, wires(port, sessions) as pollers:
+        config = (await people[0].ask("GET", "/panel/config")).json
+        event = next(d["id"] for d in config["dependencies"] if d["backend_fn"] and d["inputs"])
+
+        async def do(wire: Wire, **action: Any) -> Reply:
+            text = json.dumps({"tab": "t" * 16, **action})
+            body = {"fn_index": event, "data": [text], "session_hash": "x"}
+            return await wire.ask("POST", "/panel/gradio_api/run/predict", body)
+
+        seats = []
+        for wire in people:
+            first = await do(wire, do="agree", ack="0")
+            told.others.append(first.seconds)
+            seats.append(_seat(first))
+        polling = [asyncio.create_task(_poll(wire, told, drawn.random())) for wire in pollers]
+        for burst in range(bursts):
+
+            async def confirm(i: int, burst: int = burst) -> None:
+                await asyncio.sleep(drawn.random())
+                seat, idem = seats[i], f"burst-{burst}-{i:010}"
+                ballot = {"choice": "A", "idem": idem, "dwell_ms": 60_000, "seen": ROWS}
+                reply = await do(people[i], do="vote", ack=idem, seat=seat, ballot=ballot)
+                ok = reply.status == 200 and f'data-ack=\\"{idem}\\"'.encode() in reply.body
+                _note(told, seat, idem, reply, ok=ok and b'data-state=\\"error' not in reply.body)
+                seats[i] = _seat(reply)
+
+            await asyncio.gather(*(confirm(i) for i in range(len(people))))
+        for task in polling:
+            task.cancel()
+        await asyncio.gather(*polling, return_exceptions=True)
+        told.reopened = sum(wire.reopened for wire in [*people, *pollers])
+    return told
+
+
+def _seat(reply: Reply) -> str:
+    found = re.search(rb'data-seat=\\"([^"\\]+)', reply.body)
+    if found is None:
+        raise RunError(f"panel-load: the page shows no comparison ({reply.status})")
+    return found[1].decode()
+
+
+async def _poll(wire: Wire, told: Told, first: float) -> None:
+    tag = ""
+    await asyncio.sleep(first * POLL_SECONDS)
+    while True:
+        wire.headers = {**wire.headers, **({"If-None-Match": tag} if tag else {})}
+        reply = await wire.ask("GET", f"/panel-api/status?tab={'t' * 16}")
+        tag = reply.headers.get("etag", "")
+        told.others.append(reply.seconds)
+        await asyncio.sleep(POLL_SECONDS)
+
+
+async def by_the_api(port: int, sessions: Sequence[str], *, seconds: float, think: float) -> Told:
+    """Everybody takes a comparison, thinks, votes, for so long."""
+    told, drawn = Told(), random.Random(2)
+    clock = asyncio.get_running_loop().time
+    async with wires(port, sessions) as people:
+        end = clock() + seconds
+
+        async def panelist(i: int, wire: Wire) -> None:
+            await asyncio.sleep(drawn.random() * think)
+            while clock() < end:
+                taken = await wire.ask("POST", "/api/assignment", {"tab": "t"})
+                told.others.append(taken.seconds)
+                if taken.status != 200:
+                    told.refused += taken.status != 204
+                    return
+                await asyncio.sleep(think * (0.9 + 0.2 * drawn.random()))
+                seat = taken.json["assignment"]
+                idem = f"api-{i}-{seat}"[:64]
+                body = {"assignment": seat, "choice": "B", "idem": idem, "tab": "t"}
+                reply = await wire.ask("POST", "/api/votes", body)
+                _note(told, seat, idem, reply, ok=reply.status == 200)
+
+        await asyncio.gather(*(panelist(i, wire) for i, wire in enumerate(people)))
+        told.reopened = sum(wire.reopened for wire in people)
+    return told
+
+
+def figures(told: Told, path: Path, pid: int) -> dict[str, float]:
+    """Latencies in seconds, and what the ledger says of every acknowledged vote."""
+    with Ledger.open(path, readonly=True) as ledger:
+        rows = ledger.query("SELECT assignment, idem FROM votes")
+    stored = {row["assignment"]: row["idem"] for row in rows}
+    lost = sum(stored.get(seat) != idem for seat, idem in told.acknowledged.items())
+    p50, p95, p99 = np.quantile(told.seconds or [float("nan")], (0.5, 0.95, 0.99)).tolist()
+    return {
+        "votes": len(told.seconds),
+        "p50": p50,
+        "p95": p95,
+        "p99": p99,
+        "slowest": max([*told.seconds, *told.others], default=float("nan")),
+        "lost": lost,
+        "doubled": len(rows) - len(stored),
+        "refused": told.refused,
+        "reopened": told.reopened,
+        "rss_mb": rss_mb(pid),
+    }
+
+
+# ---- something heavy beside it ----
+
+_GENERATE = """
+import torch
+from szpo import models
+loaded = models.load({model!r})
+torch.set_num_threads({threads})
+text = "Write a short story about a lighthouse."
+ids = torch.tensor([loaded.tokenizer(text)["input_ids"]] * 64)
+print("ready", flush=True)
+while True:
+    loaded.model.generate(
+        ids, attention_mask=torch.ones_like(ids), do_sample=True, max_new_tokens=24,
+        pad_token_id=0,
+    )
+"""
+_MULTIPLY = """
+import numpy as np
+left = np.ones((1024, 1024), dtype=np.float32)
+print("ready", flush=True)
+while True:
+    left @ left
+"""
+
+
+@contextmanager
+def generating(model: str) -> Iterator[None]:
+    """A process that generates without pause on every core, as a run's controller may.
+
+    ``multiply`` stands for a model where none is wanted: a matrix product without end.
+    """
+    code = _GENERATE.format(model=model, threads=os.cpu_count() or 1)
+    child = subprocess.Popen(
+        [sys.executable, "-c", _MULTIPLY if model == "multiply" else code],
+        stdout=subprocess.PIPE,
+        env={k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"},
+    )
+    assert child.stdout is not None
+    try:
+        if not child.stdout.readline():
+            raise RunError(f"panel-load: {model} could not be started beside the server")
+        yield
+    finally:
+        child.kill()
+        child.wait()
+        child.stdout.close()
+
+
+# ---- the benchmark ----
+
+
+def main(
+    parts: Sequence[str] = tuple(TARGETS),
+    voters: int = 50,
+    bursts: int = 4,
+    panelists: int = 1000,
+    think: float = 5.0,
+    seconds: float = 30.0,
+    model: str = "smollm2",
+    strict: bool = True,
+) -> dict[str, Any]:
+    """The web process under load: a burst at the page, a thousand panelists, a model beside it.
+
+    Args:
+        parts: gradio (a burst of confirmations), api (many with think time), beside (a model).
+        voters: panelists of the burst, and of the part with a model beside.
+        bursts: how often they all confirm within one second.
+        panelists: panelists of the part api.
+        think: seconds that each of them reads.
+        seconds: how long the parts api and beside last.
+        model: what generates in the part beside; multiply needs none.
+        strict: fail where a target is missed.
+
+    Raises:
+        RunError: a vote was lost or stored twice, or (strict) a target was missed.
+    """
+    _many_files()
+    results: dict[str, dict[str, float]] = {}
+    load = os.getloadavg()[0]
+    product = doctor.matrix_seconds()
+    with tempfile.TemporaryDirectory() as folder:
+        for part in parts:
+            results[part] = _part(
+                part, Path(folder), voters=voters, bursts=bursts, panelists=panelists,
+                think=think, seconds=seconds, model=model,
+            )  # fmt: skip
+    missed = _print(results, load=load, product=product)
+    bad = [p for p, f in results.items() if f["lost"] or f["doubled"] or not f["votes"]]
+    if bad or (missed and strict):
+        raise RunError(f"panel-load: {', '.join(missed or bad)}; see the table")
+    return {"parts": results, "load": load, "matrix_seconds": product, "missed": missed}
+
+
+def _part(
+    part: str,
+    folder: Path,
+    *,
+    voters: int,
+    bursts: int,
+    panelists: int,
+    think: float,
+    seconds: float,
+    model: str,
+) -> dict[str, float]:
+    people = panelists if part == "api" else voters
+    per_person = bursts + 1 if part == "gradio" else int(seconds / think) + 2
+    path = folder / f"{part}.db"
+    sessions = make_run(path, people, people * per_person)
+    ask: Callable[[int], Any] = lambda port: by_the_api(  # noqa: E731
+        port, sessions, seconds=seconds, think=think
+    )
+    if part == "gradio":
+        ask = lambda port: at_the_page(port, sessions, bursts)  # noqa: E731
+    with contextlib.ExitStack() as stack:
+        port, pid = stack.enter_context(server(path))
+        if part == "beside":
+            stack.enter_context(generating(model))
+        told = asyncio.run(ask(port))
+        return figures(told, path, pid)
+
+
+def _print(results: dict[str, dict[str, float]], *, load: float, product: float) -> list[str]:
+    table = Table(title="The web process under load; milliseconds per vote")
+    names = ("votes", "p50", "p95", "p99", "slowest", "lost", "doubled", "refused", "rss_mb")
+    for head in ("part", *names, "target", "holds"):
+        left = head in ("part", "target")
+        table.add_column(head, justify="left" if left else "right", no_wrap=True)
+    missed = []
+    for part, found in results.items():
+        cells = []
+        for name in names:
+            value = found[name]
+            timed = name in ("p50", "p95", "p99", "slowest")
+            cells.append(f"{1000 * value:.0f}" if timed else f"{value:.0f}")
+        holds = True
+        for name, bound, unit in TARGETS[part]:
+            if not found[name] < bound:
+                holds = False
+                missed.append(f"{part} {name} is {found[name]:.3g} {unit}, not < {bound:g}")
+        promised = ", ".join(f"{n} < {b:g} {u}" for n, b, u in TARGETS[part])
+        table.add_row(part, *cells, promised, "yes" if holds else "no")
+    console = Console(width=140)
+    console.print(table)
+    console.print(
+        f"machine: {os.cpu_count()} cores, load {load:.1f} before, 1024³ product "
+        f"{1000 * product:.1f} ms; client and server share it"
+    )
+    return missed
+
+
+if __name__ == "__main__":
+    _serve(sys.argv[1])
