@@ -167,7 +167,7 @@ def test_a_vote_may_be_changed_until_the_round_closes_and_not_after(stage):
     assert at.state == "vote" and at.revises and at.chosen == "B" and at.notes == {"1": "B"}
     assert ann.vote("A", key="change").state == "waiting"
     assert ann.at.answered[0].choice == "A"
-    assert [v.choice for v in stage.site.service.counted(0) if v.panelist == ann.id][0] == "A"
+    assert next(v.choice for v in stage.site.service.counted(0) if v.panelist == ann.id) == "A"
     ann.do("revise", seat=first)
     assert ann.do("keep").notice == screens_notice("kept")
     answer_all(ben)

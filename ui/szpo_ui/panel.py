@@ -174,7 +174,9 @@ def _vote(site: Site, panelist: str, name: str, action: Action, alive: Alive) ->
             return dataclasses.replace(
                 screen, state="feedback", feedback=feedback, sheet=None, seat=None
             )
-        if receipt.late and row["kind"] == "train":
+        if row["kind"] != "train":
+            notice = notice or texts.NOTICES["thanks"]
+        elif receipt.late:
             notice = texts.NOTICES["late"]
     screen = screens.look(site, panelist, name, Ask(action.tab), alive)
     return dataclasses.replace(screen, notice=notice)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from szpo import counting
+from szpo import counting, finals
 from szpo.ledger import Record
 from szpo.roundstatus import RoundStatus, round_status
 from szpo.types import Assignment, Choice
@@ -103,6 +103,8 @@ class Screen:
     may_change: bool = False
     lease_s: float | None = None
     closed: Closed | None = None
+    fresh: bool = False
+    """The open round is one that this panelist has not voted in yet."""
     feedback: Feedback | None = None
     votes: int = 0
     calibration: bool = False
@@ -267,9 +269,14 @@ class _About:
             ),
             chosen=row["choice"],
             notes=details.get("notes", {}),
+            fresh=self.fresh(),
             lease_s=None if state == "closed" else lease_s(self.site, row),
             **what,
         )
+
+    def fresh(self) -> bool:
+        step = _open(self.status)
+        return step is not None and not _answers(self.site, self.panelist, step)
 
     def waiting(self, *, change: bool) -> Screen:
         given = [] if self.status.step is None else _last_round(self.site, self.panelist)
@@ -278,6 +285,7 @@ class _About:
             "waiting",
             may_change=here,
             calibration=self.site.config.panel.calibration,
+            final=_final_left(self.site, self.panelist),
             step=self.status.step,
             answered=tuple(
                 Answered(row["assignment"], i, row["choice"], row["received_us"])
@@ -352,10 +360,8 @@ def _votes(site: Site, panelist: str) -> int:
 
 
 def _final_left(site: Site, panelist: str) -> bool:
-    """There is a final comparison that this panelist has not answered."""
-    sql = (
-        "SELECT 1 FROM comparisons c WHERE c.run = ? AND c.kind = 'final' AND NOT EXISTS "
-        "(SELECT 1 FROM assignments a JOIN votes v USING (assignment) "
-        "WHERE a.comparison = c.comparison AND a.panelist = ?) LIMIT 1"
-    )
-    return bool(site.ledger.query(sql, (site.ledger.run, panelist)))
+    """There is a final comparison for this panelist."""
+    sql = "SELECT 1 FROM comparisons WHERE run = ? AND kind = 'final' LIMIT 1"
+    if not site.ledger.query(sql, (site.ledger.run,)):
+        return False
+    return finals.choose(site.ledger, panelist, site.clock()) is not None

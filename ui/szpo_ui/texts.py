@@ -199,17 +199,18 @@ PAGE: Final = {
 NOTICES: Final = {
     "late": "Your vote is stored. The round had closed before, so it does not change that update.",
     "closed": "The round has closed, so the vote that you gave before stands.",
+    "thanks": "Saved. Thank you.",
     "none_left": "There is nothing to calibrate with right now.",
     "no_final": "There is no final comparison for you right now.",
     "skipped": "Skipped. It is not counted.",
     "kept": "Your earlier vote stands.",
     "refused": "This could not be saved: {why}",
-    "break": "You have been voting for a while. How about a short break?",
 }
 """Lines above the screen, by code."""
 
 LIVE: Final = {
     "title": "szpo panel",
+    "break": "You have been voting for a while. How about a short break?",
     "title_round": "Round {round} · szpo",
     "title_ready": "(1) Round {round} ready · szpo",
     "said_round": "Round {round}, comparison {number}: {differ} prompts differ.",

@@ -77,7 +77,9 @@
   }
   async function opening() {
     await openTab();
-    const request = { do: "open", ack: key(8), tab, seat: null, mode: "" };
+    // After a lost connection Gradio loads the page anew; whoever was reading goes on there.
+    const at = read(sessionStorage, "szpo.at");
+    const request = { do: "open", ack: key(8), tab, seat: at.seat || null, mode: at.mode || "" };
     busy = { request, timer: setTimeout(failed, REPLY_MS) };
     return JSON.stringify(request);
   }
@@ -155,8 +157,9 @@
     update();
     const moved = state !== before.state || seat !== before.seat;
     if (moved && before.state) arrive(page);
-    else if (moved) title(page);
+    else if (moved) { title(page); scrollTo({ top: draft?.top || 0, behavior: "instant" }); }
     before = { state, seat, step };
+    if (state !== "error") write(sessionStorage, "szpo.at", { seat, mode: page.dataset.mode });
     document.documentElement.dataset.szReady = painted;
   }
 
@@ -256,6 +259,7 @@
     jump.hidden = problem || saving || left === 0;
     set(jump, T.jump);
     set($("#sz-hint"), problem ? T.not_saved
+      : saving ? fill(T.you_chose, { choice: T.choices[draft.pending?.choice || draft.choice] })
       : left > 0 ? (left === 1 ? T.hint_unseen_one : fill(T.hint_unseen, { unseen: left }))
       : draft.choice && !ready ? T.hint_moment
       : Object.keys(draft.notes).length ? notes() : draft.choice
@@ -631,6 +635,7 @@
     if (!window.Notification) { set(line, T.notify_denied); return; }
     const answer = await Notification.requestPermission();
     set(line, answer === "granted" ? "" : T.notify_denied);
+    say(line.textContent);
   }
 
   const press = (selector) => {
@@ -688,7 +693,7 @@
     since = now();
   }
   function leave() {
-    if (draft) { draft.dwell = dwell(); since = now(); keep(); }
+    if (draft) { draft.dwell = dwell(); draft.top = scrollY; since = now(); keep(); }
     if (tab) navigator.sendBeacon?.(`/panel-api/gone?tab=${tab}`);
   }
 
