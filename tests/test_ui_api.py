@@ -260,7 +260,7 @@ def test_every_code_of_the_documentation_exists() -> None:
     sources = [
         (folder / part).read_text(encoding="utf-8")
         for part in ("ui/szpo_ui/api.py", "ui/szpo_ui/access.py", "ui/szpo_ui/security.py",
-                     "ui/szpo_ui/requests.py", "szpo/votes.py", "szpo/credentials.py")
+                     "ui/szpo_ui/requests.py", "szpo/casting.py", "szpo/credentials.py")
     ]  # fmt: skip
     assert codes == {code for code in codes if any(f'"{code}"' in text for text in sources)}
     assert len(codes) > 12
