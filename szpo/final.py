@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from szpo import counting, orders, samples, seeds, steps, summary
+from szpo import calibration, counting, orders, samples, seeds, steps, summary
 from szpo.errors import UsageError
 from szpo.ledger import Ledger
 from szpo.orders import Order
@@ -136,13 +136,7 @@ def result(ledger: Ledger, order: Order) -> FinalResult:
     ):
         if vote["comparison"] in wanted:
             latest[vote["assignment"]] = vote
-    tuners = {
-        row["panelist"]
-        for row in ledger.query(
-            "SELECT DISTINCT a.panelist FROM comparisons c JOIN assignments a USING (comparison) "
-            "JOIN votes v USING (assignment) WHERE c.kind = 'train' AND v.choice <> 'skip'"
-        )
-    }
+    tuners = calibration.tuned(ledger)
     verdicts = [
         (vote["comparison"], vote["panelist"], counting.verdict(vote["choice"], vote["plus_side"]))
         for vote in latest.values()

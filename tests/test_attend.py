@@ -2,7 +2,8 @@
 
 import pytest
 
-from szpo import attend, controller, lease, orders, replay
+from szpo import attend, budget, controller, lease, orders, replay
+from szpo.budget import Limits
 from szpo.errors import LeaseError
 from szpo.ledger import Ledger
 from szpo.prompts import PromptSet
@@ -98,6 +99,25 @@ def test_it_stands_by_while_paused_and_goes_on_when_it_may(tmp_path):
     assert lease.controller(ledger)["lease"] is None  # given back on the way out
     with Ledger.open(tmp_path / "whole.db") as whole:
         assert history(ledger) == history(whole)
+    ledger.close()
+
+
+def test_it_stops_at_a_limit_and_goes_on_when_that_is_withdrawn(tmp_path):
+    settings, ledger, policy = start(tmp_path)
+    said, looks = [], []
+
+    def act():
+        looks.append(ledger.last_applied())
+        if len(looks) == 1:
+            budget.limit(ledger, "ann", Limits(votes=4))
+        elif not vote(ledger):
+            if ledger.last_applied() == 1:
+                raise Leave
+            budget.limit(ledger, "ann", Limits())
+
+    with pytest.raises(Leave):
+        life(ledger, policy, settings, act, said=said)
+    assert [line.split(":")[0] for line in said[1:]] == ["stopped", "finished"]
     ledger.close()
 
 

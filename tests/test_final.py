@@ -3,7 +3,19 @@
 import folder_run
 import pytest
 
-from szpo import assemble, attend, final, orders, records, replay, samples, seeds, summary
+from szpo import (
+    assemble,
+    attend,
+    evidence,
+    final,
+    orders,
+    overview,
+    records,
+    replay,
+    samples,
+    seeds,
+    summary,
+)
 from szpo.errors import UsageError
 from szpo.final import Preference
 from szpo.ledger import Ledger
@@ -106,6 +118,13 @@ def test_final_votes_are_counted_by_side_and_by_who_tuned(tuned):
     assert (result.skips, result.comparisons, result.identical) == (1, 4, 0)
     assert result.everybody.share == 2 / 3 and result.everybody.votes == 4
     assert result.everybody.interval == summary.wilson(2, 3)  # the tie is in neither
+    # The operator's page, which is recomputed from an export, says the same.
+    shown = overview.overview(evidence.read(ledger)).improving.final
+    assert (shown.tuned.value, shown.tuned.low, shown.tuned.high) == pytest.approx(
+        (result.everybody.share, *result.everybody.interval)
+    )
+    assert (shown.ties, shown.skips, shown.untuned.of) == (1, 1, 3)
+    assert shown.majorities.value == result.majorities.share
     assert not result.closed
     orders.close(ledger, order.id, "op")
     assert final.result(ledger, orders.get(ledger, order.id)).closed
@@ -185,3 +204,21 @@ def test_a_language_model_answers_as_it_was_and_stays_where_it_is(tmp_path):
         assert policy.digest() == ledger.head()
         assert order.error is None and all(len(c.rows) == 2 for c in found)
         assert replay.verify(ledger).ok
+
+
+def test_people_are_served_it_like_any_other_comparison(tuned):
+    ledger, source = tuned
+    order, found = made(ledger, source, count=3)
+    service = VoteService(ledger)
+    ann = service.enroll("person", "ann")
+    plus = []
+    while (seat := service.final(ann)) is not None:
+        assert seat.comparison in orders.comparisons(order)
+        plus.append(seat.plus_side)
+        service.cast(seat.id, "A", idem=f"key-{seat.id}")
+    assert len(plus) == len(found) == 3
+    result = final.result(ledger, order)
+    assert result.everybody == Preference(tuned=plus.count("A"), base=plus.count("B"))
+    orders.close(ledger, order.id, "op")
+    assert service.final(service.enroll("person", "ben")) is None
+    assert replay.verify(ledger).ok
