@@ -178,13 +178,13 @@ def identify(ledger: Ledger, session: str) -> Identity | None:
     """Whose session it is; None unless it is alive.
 
     Using it keeps it alive for twelve hours more (written at most once a minute), but not beyond
-    the invitation behind it.
+    the invitation behind it. A ledger that is open for reading only looks.
     """
     row = _of_secret(ledger, session, ("session",))
     now = ledger.clock()
     if row is None or _fault(row, now) is not None:
         return None
-    if now - row["created_us"] >= SLIDE_US:
+    if now - row["created_us"] >= SLIDE_US and not ledger.readonly:
         with ledger.transaction("access"):
             expires = min(now + SESSION_US, _end_of_invitation(ledger, _name(row)))
             ledger.execute(

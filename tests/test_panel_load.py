@@ -17,7 +17,7 @@ def test_a_burst_at_the_page_loses_and_doubles_nothing() -> None:
     assert (figures["votes"], figures["refused"]) == (24, 0)
     assert (figures["lost"], figures["doubled"]) == (0, 0)
     assert 0 < figures["p50"] <= figures["p95"] <= figures["slowest"]
-    assert figures["rss_mb"] > 20
+    assert figures["rss_mb"] > 20 and figures["cpu_ms"] > 0
 
 
 def test_panelists_at_the_api_with_something_heavy_beside() -> None:
@@ -47,7 +47,7 @@ def test_the_run_takes_the_votes_that_were_asked_for(tmp_path: Path) -> None:
 
 def test_a_missed_target_fails_with_its_figure(monkeypatch: pytest.MonkeyPatch) -> None:
     slow = dict.fromkeys(("p50", "p95", "p99", "slowest"), 0.7)
-    none = dict.fromkeys(("lost", "doubled", "refused", "reopened", "rss_mb"), 0.0)
+    none = dict.fromkeys(("lost", "doubled", "refused", "reopened", "rss_mb", "cpu_ms"), 0.0)
     monkeypatch.setattr(panel_load, "_part", lambda *_, **__: {"votes": 9, **slow, **none})
     with pytest.raises(RunError, match=r"gradio p95 is 0\.7 s, not < 0\.5"):
         panel_load.main(parts=("gradio",))

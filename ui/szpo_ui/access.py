@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from importlib import resources
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from fastapi import APIRouter, HTTPException, Request
 from pydantic import BaseModel, ConfigDict, Field
@@ -21,13 +21,16 @@ from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Re
 
 from szpo import credentials
 from szpo.credentials import AccessError, Identity, Role
+from szpo.ledger import Ledger
 from szpo.records import sha256
-from szpo_ui.rate import Locks
+from szpo_ui.rate import KEPT, Locks
 from szpo_ui.requests import read, refuse
 from szpo_ui.site import Site
 
 PLACES: dict[Role, str] = {"panelist": "/panel", "operator": "/operate"}
 """Where each role works."""
+SCOPE = "szpo.identity"
+"""Where the door leaves its finding for the handlers of the same request."""
 _LOGIN = resources.files("szpo_ui") / "static" / "login.html"
 
 
@@ -38,6 +41,38 @@ def cookie_name(secure: bool) -> str:
     ('__Host-szpo', 'szpo')
     """
     return "__Host-szpo" if secure else "szpo"
+
+
+class Sessions:
+    """Who sends a request, asked of the file each time, over a connection that nobody writes on.
+
+    A look through the connection that takes votes would wait for their commits, and everybody
+    else behind it. Once a minute a session's use is written down, by a thread that may wait.
+    """
+
+    def __init__(self, site: Site):
+        self.site: Final = site
+        self._reader: Final = Ledger.open(site.ledger.path, readonly=True, clock=site.clock)
+        self._used: dict[str, int] = {}
+
+    async def of(self, headers: Headers) -> Identity | None:
+        """The identity behind a request's session; None without a good one."""
+        token = _token(self.site, headers)
+        if not token:
+            return None
+        key, now = sha256(token), self.site.clock()
+        if now - self._used.get(key, 0) < credentials.SLIDE_US:
+            return credentials.identify(self._reader, token)
+        found = await run_in_threadpool(credentials.identify, self.site.ledger, token)
+        if found is not None:
+            if len(self._used) > KEPT:
+                self._used.clear()
+            self._used[key] = now
+        return found
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._reader.close()
 
 
 def session(site: Site, headers: Headers) -> Identity | None:
@@ -64,14 +99,17 @@ def fault(site: Site, headers: Headers) -> Literal["login", "expired", "revoked"
 def identity(site: Site, request: Any, role: Role | None = None) -> Identity:
     """Whose request this is; handlers ask although the door has asked before.
 
+    What the door found for this very request holds; without a door the ledger is asked.
     Takes a Starlette request or a ``gr.Request`` (None, as Gradio hands to direct calls, is
     nobody). ``identity.panelist`` is the id by which the vote service knows a panelist.
 
     Raises:
         HTTPException: 401 without a session, or with one of another role.
     """
-    headers = None if request is None else Headers(dict(request.headers.items()))
-    found = None if headers is None else session(site, headers)
+    found: Identity | None = None
+    if request is not None:
+        scope = getattr(request, "scope", None) or {}
+        found = scope.get(SCOPE) or session(site, Headers(dict(request.headers.items())))
     if found is None:
         raise HTTPException(401, "please log in")
     if role is not None and found.role != role:
@@ -83,8 +121,10 @@ def name_for(site: Site, role: Role) -> Any:
     """An ``auth_dependency`` of Gradio: the name of who may see this mount, else None."""
 
     def dependency(request: Request) -> str | None:
-        found = session(site, request.headers)
-        return found.name if found is not None and found.role == role else None
+        try:
+            return identity(site, request, role).name
+        except HTTPException:
+            return None
 
     return dependency
 

@@ -7,6 +7,7 @@ leaves the server, and a seat of somebody else is answered like one that does no
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import lru_cache, partial
 from typing import Annotated, Any, Literal, Self
 
 from fastapi import APIRouter, Request
@@ -28,6 +29,9 @@ VOTES_PER_SECOND, VOTES_AT_ONCE = 2.0, 10
 """Votes of one panelist: more than anybody reads, far less than a flood."""
 DETAILS = 32
 """Most entries that a vote's details may have."""
+
+TEXTS = 256
+"""Comparisons whose texts are kept at hand."""
 
 Tab = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Seat = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
@@ -75,6 +79,7 @@ class Cast(Body):
 def router(site: Site, writer: Writer) -> APIRouter:
     """The paths under /api/."""
     routes = APIRouter(prefix="/api")
+    texts = lru_cache(maxsize=TEXTS)(site.ledger.comparison)  # they never change
     votes = Buckets(site.clock, rate=VOTES_PER_SECOND, burst=VOTES_AT_ONCE)
 
     @routes.get("/status")
@@ -92,10 +97,10 @@ def router(site: Site, writer: Writer) -> APIRouter:
         asked = await read(Ask, request)
         if isinstance(asked, Response):
             return asked
-        found = await run_in_threadpool(_seat, site, str(who.panelist), asked)
-        if found is None:
+        seat = await writer.do(partial(_seat, site, str(who.panelist), asked))
+        if seat is None or (comparison := texts(seat.comparison)) is None:
             return Response(status_code=204)
-        return JSONResponse(found)
+        return JSONResponse(_ballot(site, asked, comparison, seat))
 
     @routes.post("/votes")
     async def vote(request: Request) -> Response:
@@ -139,7 +144,7 @@ def router(site: Site, writer: Writer) -> APIRouter:
         if seat is None or seat.panelist != who.panelist:
             return _no_such()
         act = site.service.release if what == "release" else site.service.extend
-        await run_in_threadpool(act, given.assignment)
+        await writer.do(partial(act, given.assignment))
         return Response(status_code=204)
 
     return routes
@@ -198,7 +203,7 @@ def shown(comparison: Comparison, seat: Assignment) -> list[dict[str, Any]]:
     return rows
 
 
-def _seat(site: Site, panelist: str, asked: Ask) -> dict[str, Any] | None:
+def _seat(site: Site, panelist: str, asked: Ask) -> Assignment | None:
     service = site.service
     ask = {
         "round": service.assign,
@@ -206,10 +211,10 @@ def _seat(site: Site, panelist: str, asked: Ask) -> dict[str, Any] | None:
         "practice": service.practice,
         "final": service.final,
     }[asked.of]
-    seat = ask(panelist, tab=asked.tab)
-    comparison = None if seat is None else site.ledger.comparison(seat.comparison)
-    if seat is None or comparison is None:
-        return None
+    return ask(panelist, tab=asked.tab)
+
+
+def _ballot(site: Site, asked: Ask, comparison: Comparison, seat: Assignment) -> dict[str, Any]:
     return {
         "assignment": seat.id,
         "of": asked.of,

@@ -48,7 +48,7 @@ def create(
     ``hosts`` are the Host headers that are answered; ``pages`` the roles whose Gradio page is
     mounted, none where only the JSON API is wanted.
     """
-    writer = Writer(site.service)
+    writer, sessions = Writer(site.service), access.Sessions(site)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -57,6 +57,7 @@ def create(
             yield
         finally:
             await asyncio.to_thread(writer.close)
+            sessions.close()
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     app.add_exception_handler(HTTPException, _http_error)
@@ -69,7 +70,7 @@ def create(
     app.include_router(api.router(site, writer))
     _inside_a_loop(lambda: [_mount(app, site, role) for role in pages])
     app.add_middleware(CORSMiddleware, allow_origins=[])  # else Gradio echoes any origin
-    app.add_middleware(Door, site=site)
+    app.add_middleware(Door, site=site, sessions=sessions)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
     return app
 

@@ -66,9 +66,10 @@ text from running; the policy keeps anything from leaving."""
 class Door:
     """ASGI middleware around the whole application."""
 
-    def __init__(self, app: ASGIApp, site: Site):
+    def __init__(self, app: ASGIApp, site: Site, sessions: access.Sessions):
         self.app = app
         self.site = site
+        self.sessions = sessions
         self.posts = Buckets(site.clock, rate=POSTS_PER_SECOND, burst=POSTS_AT_ONCE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -81,7 +82,7 @@ class Door:
             return
         send = self._with_headers(scope["path"], send)
         changes = scope["method"] not in ("GET", "HEAD", "OPTIONS")
-        refusal = self._refused(scope, Headers(scope=scope), changes=changes)
+        refusal = await self._refused(scope, Headers(scope=scope), changes=changes)
         if refusal is None and changes:
             body = await _body(Headers(scope=scope), receive)
             if isinstance(body, Response):
@@ -90,13 +91,13 @@ class Door:
                 receive = _again(body, receive)
         await (refusal or self.app)(scope, receive, send)
 
-    def _refused(self, scope: Scope, headers: Headers, *, changes: bool) -> Response | None:
+    async def _refused(self, scope: Scope, headers: Headers, *, changes: bool) -> Response | None:
         path = scope["path"]
         if changes and not own_origin(headers, secure=self.site.secure):
             return refuse(403, "origin", "this request comes from another site")
         if path in OPEN_PATHS or path.startswith("/static/"):
             return None
-        found = access.session(self.site, headers)
+        found = await self.sessions.of(headers)
         if found is None:
             return self._to_login(scope, headers)
         role = role_of(path)
@@ -106,6 +107,7 @@ class Door:
             return refuse(401, "role", "this page is not yours")
         if changes and (wait := self.posts.take(found.credential)):
             return refuse(429, "too_many", "too many requests; slow down", retry_after=wait)
+        scope[access.SCOPE] = found
         return None
 
     def _to_login(self, scope: Scope, headers: Headers) -> Response:

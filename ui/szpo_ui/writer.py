@@ -1,4 +1,4 @@
-"""One thread writes all votes: those that arrive together share a commit.
+"""One thread writes for the API: what arrives together shares a commit.
 
 An answer is acknowledged strictly after the COMMIT that holds it, so a slow disk makes batches
 larger, not promises weaker.
@@ -9,18 +9,21 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 
+from szpo.errors import SzpoError
 from szpo.votes import Ballot, Receipt, VoteService
 
 BATCH = 64
-"""Most votes in one commit."""
+"""Most votes and seats in one commit."""
 
-_Job = tuple[Ballot, asyncio.AbstractEventLoop, "asyncio.Future[Receipt]"]
+T = TypeVar("T")
+_Job = tuple[Ballot | Callable[[], Any], asyncio.AbstractEventLoop, "asyncio.Future[Any]"]
 
 
 class Writer:
-    """Takes votes from coroutines and stores them in batches; start it, and close it."""
+    """Takes votes and other small writes from coroutines; start it, and close it."""
 
     def __init__(self, service: VoteService):
         self.service: Final = service
@@ -45,43 +48,73 @@ class Writer:
         Raises:
             SzpoError: what `VoteService.cast` raises.
         """
+        receipt: Receipt = await self._done(ballot)
+        return receipt
+
+    async def do(self, act: Callable[[], T]) -> T:
+        """Call something that writes a little, in the transaction of its batch.
+
+        Raises:
+            Exception: what it raises; only its own part is undone then.
+        """
+        found: T = await self._done(act)
+        return found
+
+    async def _done(self, what: Ballot | Callable[[], Any]) -> Any:
         loop = asyncio.get_running_loop()
-        done: asyncio.Future[Receipt] = loop.create_future()
-        self._jobs.put((ballot, loop, done))
+        done: asyncio.Future[Any] = loop.create_future()
+        self._jobs.put((what, loop, done))
         return await done
 
     def _write(self) -> None:
         while (job := self._jobs.get()) is not None:
             batch = [job]
             ended = False
-            while len(batch) < BATCH:
+            while len(batch) < BATCH and not ended:
                 try:
                     more = self._jobs.get_nowait()
                 except queue.Empty:
                     break
                 if more is None:
                     ended = True
-                    break
-                batch.append(more)
-            self._store(batch)
+                else:
+                    batch.append(more)
+            # Votes first and by themselves: they never wait for anything but their own commit.
+            self._settle([job for job in batch if isinstance(job[0], Ballot)], self._votes)
+            self._settle([job for job in batch if not isinstance(job[0], Ballot)], self._acts)
             if ended:
                 return
 
-    def _store(self, batch: list[_Job]) -> None:
+    def _votes(self, ballots: list[Any]) -> list[Any]:
+        return list(self.service.cast_many(ballots))
+
+    def _acts(self, acts: list[Any]) -> list[Any]:
+        results: list[Any] = []
+        ledger = self.service.ledger
+        with ledger.transaction("votes"):
+            for act in acts:
+                try:
+                    with ledger.savepoint():
+                        results.append(act())
+                except SzpoError as error:
+                    results.append(error)
+        return results
+
+    def _settle(self, jobs: list[_Job], store: Callable[[list[Any]], list[Any]]) -> None:
+        if not jobs:
+            return
         try:
-            results: list[Receipt | BaseException] = list(
-                self.service.cast_many([ballot for ballot, _, _ in batch])
-            )
-        except Exception as error:  # the commit failed: nobody's vote is stored
-            results = [error] * len(batch)
+            results = store([what for what, _, _ in jobs])
+        except Exception as error:  # the commit failed: nothing of the batch is stored
+            results = [error] * len(jobs)
         by_loop: dict[asyncio.AbstractEventLoop, list[Any]] = {}
-        for (_, loop, done), result in zip(batch, results, strict=True):
+        for (_, loop, done), result in zip(jobs, results, strict=True):
             by_loop.setdefault(loop, []).append((done, result))
         for loop, answered in by_loop.items():
-            loop.call_soon_threadsafe(_settle, answered)
+            loop.call_soon_threadsafe(_answer, answered)
 
 
-def _settle(answered: list[tuple[asyncio.Future[Receipt], Receipt | BaseException]]) -> None:
+def _answer(answered: list[tuple[asyncio.Future[Any], Any]]) -> None:
     for done, result in answered:
         if done.done():  # the client has gone
             continue
