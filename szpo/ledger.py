@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlite_utils import Database
 
-from szpo import coordinates, records
-from szpo.errors import IntegrityError, RunError, StorageError, UsageError
+from szpo import cells, coordinates, records
+from szpo.errors import IntegrityError, StorageError, UsageError
 from szpo.records import canonical, sha256
 from szpo.storage import Folder, check_place, connect, publish, translate
 from szpo.types import Comparison, Layout, Row, Theta, Update
@@ -146,16 +146,16 @@ class Ledger:
             try:
                 conn.executescript(f"BEGIN IMMEDIATE;\n{schema()}\nCOMMIT;")
                 conn.execute("BEGIN IMMEDIATE")
-                _insert(conn, "runs", row)
+                cells.insert(conn, "runs", row)
                 conn.execute("INSERT INTO controller (run) VALUES (?)", (row["run"],))
                 hashes = [["runs", row["run"], records.row_sha256("runs", row)]]
                 for name, array in sorted((tensors or {}).items()):
-                    tensor = _tensor_row(name, array)
-                    _insert(conn, "tensors", tensor)
+                    tensor = cells.tensor(name, array)
+                    cells.insert(conn, "tensors", tensor)
                     key = records.row_key("tensors", tensor)
                     hashes.append(["tensors", key, records.row_sha256("tensors", tensor)])
-                event = _event(row, None, clock(), "szpo", "rows", {"rows": hashes})
-                _insert(conn, "events", event)
+                event = cells.event(row, None, clock(), "szpo", "rows", {"rows": hashes})
+                cells.insert(conn, "events", event)
                 conn.execute("COMMIT")
             finally:
                 conn.close()
@@ -289,8 +289,8 @@ class Ledger:
         """
         if not self._depth:
             raise UsageError(f"append to {table}: open a transaction first")
-        stored = {column: _plain(table, column, value) for column, value in row.items()}
-        cursor = self.execute(_insert_sql(table, tuple(stored)), list(stored.values()))
+        stored = {column: cells.plain(table, column, value) for column, value in row.items()}
+        cursor = self.execute(cells.insert_sql(table, tuple(stored)), list(stored.values()))
         key = records.KEYS[table][0]
         stored.setdefault(key, cursor.lastrowid)
         whole = {column: stored.get(column) for column in records.CHAINED[table]}
@@ -308,8 +308,8 @@ class Ledger:
 
     def _add_event(self, kind: str, actor: str, body: Mapping[str, Any]) -> None:
         last = self.query("SELECT event, row_sha256 FROM events ORDER BY event DESC LIMIT 1")
-        event = _event(self.row, last[0] if last else None, self.clock(), actor, kind, body)
-        self.execute(_insert_sql("events", tuple(event)), list(event.values()))
+        event = cells.event(self.row, last[0] if last else None, self.clock(), actor, kind, body)
+        self.execute(cells.insert_sql("events", tuple(event)), list(event.values()))
 
     # ---- reading ----
 
@@ -479,56 +479,3 @@ def update_of(row: Mapping[str, Any]) -> Update:
         return Update(row["step"], row["k"], coef=row["coef"])
     values = np.frombuffer(row["vector"], dtype="<f4")
     return Update(row["step"], row["k"], vector=tuple(float(value) for value in values))
-
-
-def _tensor_row(name: str, array: NDArray[Any]) -> Record:
-    little = np.ascontiguousarray(array, dtype=np.asarray(array).dtype.newbyteorder("<"))
-    content = little.tobytes()
-    return {
-        "sha256": sha256(content),
-        "name": name,
-        "dtype": little.dtype.str,
-        "shape": canonical(list(little.shape)),
-        "bytes": content,
-    }
-
-
-def _event(
-    run: Mapping[str, Any],
-    last: Mapping[str, Any] | None,
-    at_us: int,
-    actor: str,
-    kind: str,
-    body: Mapping[str, Any],
-) -> Record:
-    event = {
-        "event": 1 if last is None else last["event"] + 1,
-        "run": run["run"],
-        "at_us": at_us,
-        "actor": actor,
-        "kind": kind,
-        "body": canonical(body),
-        "prev_sha256": run["spec_sha256"] if last is None else last["row_sha256"],
-    }
-    return {**event, "row_sha256": records.event_sha256(event)}
-
-
-def _plain(table: str, column: str, value: Any) -> Any:
-    if isinstance(value, (bool, np.bool_, np.integer)):
-        return int(value)
-    if isinstance(value, (float, np.floating)):
-        if not np.isfinite(value):
-            raise RunError(f"{table}.{column} is {value}; nothing was recorded")
-        return float(value) + 0.0  # SQLite keeps no −0.0, and the hash must match what it keeps
-    if isinstance(value, str):  # engines may emit halves of surrogate pairs; UTF-8 cannot
-        return records.utf8(value)
-    return value
-
-
-def _insert_sql(table: str, columns: tuple[str, ...]) -> str:
-    marks = ", ".join("?" * len(columns))
-    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})"
-
-
-def _insert(conn: sqlite3.Connection, table: str, row: Mapping[str, Any]) -> None:
-    conn.execute(_insert_sql(table, tuple(row)), list(row.values()))
