@@ -163,10 +163,11 @@ def skill(history: History, prior: Prior | None = None) -> Skill:
     One coin per voter: on the better side of a direction with probability ½(1 + r). What the rest
     thinks of a direction is t = tanh(½ Σ log((1 + r)/(1 − r)) · (votes for − against)); a voter's
     r is estimated from the agreement of own votes with t, given that it is the panel's or, with
-    probability 1 − ``alike``, anything. The two are taken in turns, from equal voters on. A known
-    answer is a direction with t = ±1, as much easier as the panel finds it. Weights go with the
-    log-odds of r, below 0 only from three standard errors on, and are scaled so that
-    Σw² = Σ|w|: silenced voters do not make the others louder.
+    probability 1 − ``alike``, anything. The two are taken in turns, from equal voters on. Known
+    questions can cost agreement, never win it: whoever answers them like everybody else may still
+    be hostile where nobody knows the answer. Weights go with the log-odds of r, below 0 only from
+    three standard errors on, and are scaled so that Σw² = Σ|w|: silenced voters do not make the
+    others louder.
     """
     known = Prior() if prior is None else prior
     said = history.said[..., -ROWS:, :]
@@ -179,9 +180,8 @@ def skill(history: History, prior: Prior | None = None) -> Skill:
         own = net * (2 * np.arctanh(coin))[..., None]
         rest = np.tanh((own.sum(-2, keepdims=True) - own) / 2)
         agreed, worth = (net * rest).sum(-1), (count * rest * rest).sum(-1)
-        easy = _ease(right, asked, bar)
-        agreed, worth = agreed + (2 * right - asked) / easy, worth + asked
-        noise = worth - asked + asked / easy**2
+        lost, variance = _short(right, asked, bar)
+        agreed, noise = agreed + lost, worth + variance
         coin, bar = _coins(agreed, worth, bar, known)
     z = agreed / np.sqrt(np.maximum(noise, 1e-12))
     log_odds = 2 * np.arctanh(coin)
@@ -292,12 +292,17 @@ def _coins(agreed: Floats, worth: Floats, bar: Floats, prior: Prior) -> tuple[Fl
     return np.clip(typical * bar + (1 - typical) * free, -_LIMIT, _LIMIT), bar
 
 
-def _ease(right: Floats, asked: Floats, bar: Floats) -> Floats:
-    """How much clearer known questions are than the run's: r of the panel there over r here."""
-    pooled = (2 * right - asked).sum(-1, keepdims=True) / np.maximum(
-        asked.sum(-1, keepdims=True), 1
-    )
-    return np.asarray(np.maximum(pooled / bar, 1.0))
+def _short(right: Floats, asked: Floats, bar: Floats) -> tuple[Floats, Floats]:
+    """How far known answers fall short of the panel's, as agreement lost, and its variance.
+
+    Such questions are clearer than a run's by the panel's r there over its r here; who answers
+    them as well as the panel is neither better nor worse for it.
+    """
+    score = 2 * right - asked
+    panel = (score.sum(-1, keepdims=True) + 9) / (asked.sum(-1, keepdims=True) + 10)
+    clear = np.maximum(panel / bar, 1.0)
+    short = np.minimum(score - asked * panel, 0.0)
+    return short * clear, np.where(short < 0, asked * clear**2, 0.0)
 
 
 def _logits(ballots: Ballots) -> tuple[Floats, Floats, Floats]:

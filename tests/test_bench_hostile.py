@@ -1,0 +1,97 @@
+"""`szpo bench hostile`, small: its worlds are the product's, its figures what they say."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from szpo import optimizer, seeds
+from szpo.types import Prompt
+from szpo.weighting import Ballots
+from szpo_simulators import yards
+from szpo_simulators.bench import hostile
+from szpo_simulators.tabular import TabularPolicy, Walk, Yard
+from szpo_simulators.yards import World
+
+
+def one_by_one(world, root_seed, steps):
+    """The same repetition through ask, rollout, tell and apply."""
+    settings = world.settings(root_seed)
+    policy, yard, liked = TabularPolicy(root_seed), world.yard, Walk()
+    state = optimizer.init(settings)
+    beta = np.array([world.beta] * (world.members - world.hostile) + [-world.beta] * world.hostile)
+    for step in range(steps):
+        query = optimizer.ask(state)
+        cells = yards.starts(world, root_seed, step)
+        places = [divmod(int(cell), yard.columns) for cell in cells]
+        prompts = [Prompt.user(f"Walk from row {r}, column {c}.") for r, c in places]
+        key = seeds.derive(root_seed, "rollout", step=step)
+        batches = policy.rollout(
+            [prompts] * 2, query.shifts[0], seed=int.from_bytes(key[:8], "big") >> 1
+        )
+        worth = np.array(
+            [[liked.score(p, a) for p, a in zip(prompts, batch, strict=True)] for batch in batches]
+        )
+        gap = (worth[0] - worth[1]).reshape(world.comparisons, world.rows).mean(1)
+        seats = world.seats(step)
+        coin = yards.chance(world, root_seed, step)
+        said = np.zeros((world.members, 1, world.comparisons), dtype=np.int8)
+        chosen = np.where(coin < 1 / (1 + np.exp(-beta[seats] * gap)), 1, -1)
+        said[seats, 0, np.arange(world.comparisons)] = chosen
+        cast = Ballots(world.names, said, np.abs(gap)[None] < 1e-12)
+        state, updates, _ = optimizer.tell(state, query, cast.tally(), ballots=cast)
+        for update in updates:
+            policy.apply(update)
+    return policy.theta()["logits"].ravel()
+
+
+@pytest.mark.parametrize("kind", ["equal", "skill"])
+def test_many_repetitions_are_each_the_ordinary_loop(kind):
+    world = World(5.8, hostile=2, comparisons=4, rows=2, weighting=kind)
+    found = yards.train(world, [3, 4], votes=4 * 12)
+    for theta, root_seed in zip(found, (3, 4), strict=True):
+        assert theta == pytest.approx(one_by_one(world, root_seed, 12), abs=1e-5)
+
+
+def test_hostile_members_change_votes_and_nothing_else():
+    honest, mixed = World(5.8), World(5.8, hostile=2)
+    assert np.array_equal(yards.starts(honest, 1, 5), yards.starts(mixed, 1, 5))
+    gained = []
+    for world in (honest, mixed):
+        theta = yards.train(world, range(4), votes=160).astype(float)
+        gained.append(np.mean([Yard().value(t.reshape(-1, 4)) for t in theta]))
+    assert gained[0] > gained[1]
+
+
+def test_a_step_with_a_fifth_of_hostile_voters_is_lost_to_the_pool_and_saved_by_the_median():
+    rows = {(r["rule"], r["hostile"]): r["right"] for r in hostile.step(300)}
+    assert rows["equal", 0.0] > 0.98 and rows["equal", 0.3] == 0
+    assert rows["median", 0.2] > 0.98 and rows["median", 0.3] > 0.9
+    assert rows["trimmed", 0.2] > 0.98 and rows["trimmed", 0.3] < 0.2
+
+
+def test_what_is_kept_is_a_share_of_the_honest_gain():
+    honest = np.array([1.0, 2.0, 3.0, 4.0])
+    assert hostile.kept(honest / 2, honest) == pytest.approx((0.5, 0.5, 0.5))
+    share, low, high = hostile.kept(np.array([0.0, 2.0, 1.0, 3.0]), honest)
+    assert low < share < high
+
+
+def test_goals_say_what_is_missed():
+    run = {"hostile": 1, "difference": [0.1, -0.01, 0.2], "kept_skill": (0.85, 0.8, 0.9)}
+    honest = {"votes": 40, "known": 4, "kind": "honest", "flagged": 0.02}
+    step = {"rule": "median", "hostile": 0.2, "right": 0.99}
+    found = hostile.goals({"step": [step], "run": [run], "effort": [honest]})
+    assert [goal["met"] for goal in found] == [True, False, True, False]
+
+
+def test_the_command_writes_its_figures_with_the_seeds(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(hostile, "VOTES", 16)
+    found = hostile.main(seeds=2, first=7, trials=200, people=40, folder=tmp_path)
+    kept = json.loads((tmp_path / "hostile.json").read_text(encoding="utf-8"))
+    assert kept["seeds"] == [7, 8] and len(kept["run"][0]["gains"]["skill"]) == 2
+    with (tmp_path / "step.csv").open(encoding="utf-8") as file:
+        assert len(list(csv.DictReader(file))) == 4 * 4
+    out = capsys.readouterr().out
+    assert "seeds 7 to 8" in out and ("MISSED" in out or all(g["met"] for g in found["goals"]))
