@@ -7,14 +7,14 @@ are awaited and while standing by.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final, NoReturn, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NoReturn, Protocol
 
-from szpo import final, lease, orders, samples
+from szpo import final, lease, orders, samples, steps
 from szpo.controller import Outcome
 from szpo.errors import IntegrityError, LeaseError, StorageError, SzpoError
 from szpo.lease import Lease
-from szpo.ledger import Ledger
+from szpo.ledger import Ledger, Record
 from szpo.orders import Order
 from szpo.samples import Source
 
@@ -112,18 +112,18 @@ def _turn(
 
 
 class Watch:
-    """Says once, when it begins, that an open step cannot get its votes from the panel."""
+    """Says once, when it begins, why an open step may stay open for longer than people expect."""
 
     def __init__(self, ledger: Ledger, say: Say):
         self.ledger: Final = ledger
         self.say: Final = say
-        self._said: str | None = None
+        self._said: frozenset[str] = frozenset()
 
     def __call__(self) -> None:
         """Look at the open step; needs a few queries."""
-        found = shortage(self.ledger)
-        if found is not None and found != self._said:
-            self.say(f"warning: {found}")
+        found = frozenset(filter(None, (shortage(self.ledger), overdue(self.ledger))))
+        for reason in sorted(found - self._said):
+            self.say(f"warning: {reason}")
         self._said = found
 
 
@@ -132,12 +132,10 @@ def shortage(ledger: Ledger) -> str | None:
 
     Nor is there one where a simulated panel answers: it enrols itself.
     """
-    if ledger.spec.get("config", {}).get("panel", {}).get("kind", "people") != "people":
+    row = _open_step(ledger)
+    if row is None or _panel(ledger).get("kind", "people") != "people":
         return None
-    open_steps = [row for row in ledger.steps()[-2:] if row["state"] == "open"]
-    if not open_steps:
-        return None
-    step, m = open_steps[0]["step"], open_steps[0]["m"]
+    step, m = row["step"], row["m"]
     panel = ledger.query(
         "SELECT count(*) AS n FROM panelists p WHERE NOT EXISTS "
         "(SELECT 1 FROM credentials WHERE panelist = p.panelist) OR EXISTS "
@@ -160,6 +158,30 @@ def shortage(ledger: Ledger) -> str | None:
         f"step {step}: {short} of {len(lost)} comparisons cannot get their {m} votes from the "
         f"{panel} panelists who may vote; invite more people, or close the step by hand"
     )
+
+
+def overdue(ledger: Ledger) -> str | None:
+    """Why an open step whose deadline has passed is still open; None if it is not."""
+    minutes, quorum = (_panel(ledger).get(name) for name in ("deadline_minutes", "quorum"))
+    row = _open_step(ledger)
+    if row is None or minutes is None or steps.quorate(ledger, row["step"], quorum):
+        return None
+    if ledger.clock() < steps.deadline_us(ledger, row, minutes * 60):
+        return None
+    return (
+        f"step {row['step']}: its deadline has passed, yet it has less than the quorum of "
+        f"{quorum:.0%} of its votes; it closes once it has them"
+    )
+
+
+def _panel(ledger: Ledger) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = ledger.spec.get("config", {}).get("panel", {})
+    return found
+
+
+def _open_step(ledger: Ledger) -> Record | None:
+    found = ledger.query("SELECT * FROM steps WHERE run = ? AND state = 'open'", (ledger.run,))
+    return found[0] if found else None
 
 
 def _changes(ledger: Ledger) -> int:

@@ -4,10 +4,14 @@ import pytest
 
 from szpo import attend, budget, controller, lease, orders, replay
 from szpo.budget import Limits
+from szpo.directions import DIRECTION_VERSION
 from szpo.errors import LeaseError
+from szpo.evaluators import LedgerEvaluator
 from szpo.ledger import Ledger
 from szpo.prompts import PromptSet
 from szpo.samples import Source
+from szpo.settings import settings_to_json
+from szpo.votes import VoteService
 from tests.quadratic import (
     PROMPTS,
     Clock,
@@ -37,8 +41,6 @@ def source_of(policy, settings):
 
 def life(ledger, policy, settings, act, *, until=2, lag=1, said=None, stay=True):
     """One life of the process; ``act`` is what happens between two looks at the ledger."""
-    from szpo.evaluators import LedgerEvaluator
-    from szpo.votes import VoteService
 
     def drive(held, wait):
         return controller.run(
@@ -297,4 +299,35 @@ def test_a_panel_too_small_is_said_once_and_never_hangs(tmp_path):
         life(ledger, policy, settings, act, said=said)
     assert len(said) == 1
     assert "warning: step 0: 4 of 4 comparisons cannot get their 3 votes from the 0" in said[0]
+    ledger.close()
+
+
+def test_a_deadline_that_waits_for_its_quorum_is_said(tmp_path):
+    settings = settings_of()
+    spec = {
+        "optimizer": settings_to_json(settings),
+        "config": {"panel": {"deadline_minutes": 10, "quorum": 0.5}},
+    }
+    ledger = Ledger.create(
+        tmp_path / "run.db", spec, root_seed=settings.root_seed, layout=settings.layout,
+        direction_version=DIRECTION_VERSION, clock=Clock(),
+    )  # fmt: skip
+    service, said = VoteService(ledger), []
+    panel = [service.enroll("person", name) for name in ("ann", "ben")]
+    watch = attend.Watch(ledger, said.append)
+
+    def act():
+        watch()
+        if not said:
+            ledger.clock.now += 300_000_000
+            return
+        assert "deadline has passed" in said[-1] and "quorum of 50%" in said[-1]
+        seat = service.assign(panel[0])
+        service.cast(seat.id, "A", idem=f"key-{seat.id}")
+
+    go(
+        settings, ledger, QuadraticPolicy(settings), LedgerEvaluator(service), until_step=1,
+        wait=act, deadline_s=600, quorum=0.5,
+    )  # fmt: skip
+    assert len(said) == 1 and ledger.step(0)["closed_by"] == "deadline"
     ledger.close()
