@@ -53,6 +53,11 @@ class Facts:
         """Share of votes for plus, a tie counting half; None without a vote."""
         return (self.plus + self.ties / 2) / self.votes if self.votes else None
 
+    @property
+    def turned_by(self) -> float | None:
+        """Smallest share of voters who, voting against throughout, would have turned the step."""
+        return self.info.get("flip_share")
+
 
 @dataclass(frozen=True)
 class Summary:

@@ -1,9 +1,10 @@
 """How much each voter counts: a separate stage between the counted votes and the update.
 
 ``equal`` counts every vote once. ``skill`` learns from earlier steps how often each voter agrees
-with the rest and with known answers, and gives one weight per voter. ``shrunk-logits`` and
-``median`` need no history: they make one Δ̂ per direction out of one logit per voter, so that no
-voter can say more than one voter's share.
+with the rest, and gives one weight per voter. ``shrunk-logits`` and ``median`` need no history:
+they make one Δ̂ per direction out of one logit per voter, however many votes each gave. A mean of
+logits listens most to the most decided voters, liars included; it is the median that withstands a
+hostile minority.
 
 Pure arithmetic over arrays with any leading axes; voters are columns in the order of their ids.
 """

@@ -77,11 +77,17 @@ def show(
     if facts and steps:
         screen.say()
         screen.table(
-            ("step", "state", "votes", "plus", "minus", "ties", "Δ̂", "± s.e."),
+            ("step", "state", "votes", "plus", "minus", "ties", "Δ̂", "± s.e.", "turned by"),
             [
-                (f.step, f.state, f.votes, f.plus, f.minus, f.ties, f.estimate, f.stderr)
+                (
+                    f.step, f.state, f.votes, f.plus, f.minus, f.ties, f.estimate, f.stderr,
+                    f.turned_by,
+                )
                 for f in facts[-steps:]
             ],
+        )  # fmt: skip
+        screen.say(
+            "turned by: the share of voters who, voting against, would have turned it round"
         )
 
 
