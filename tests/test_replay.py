@@ -1,3 +1,4 @@
+import contextlib
 import csv
 import io
 import json
@@ -169,19 +170,19 @@ def columns():
 
 def forge(path, sql, parameters=()):
     """Change a closed ledger as an attacker would: triggers and checks off, then on again."""
-    conn = sqlite3.connect(path, isolation_level=None)
-    conn.execute("PRAGMA foreign_keys=OFF")
-    conn.execute("PRAGMA ignore_check_constraints=ON")
-    conn.execute("PRAGMA synchronous=OFF")
-    conn.execute("BEGIN")
-    triggers = conn.execute("SELECT name, sql FROM sqlite_master WHERE type='trigger'").fetchall()
-    for name, _ in triggers:
-        conn.execute(f"DROP TRIGGER {name}")
-    changed = conn.execute(sql, parameters).rowcount
-    for _, text in triggers:
-        conn.execute(text)
-    conn.execute("COMMIT")
-    conn.close()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as conn:
+        conn.execute("PRAGMA foreign_keys=OFF")
+        conn.execute("PRAGMA ignore_check_constraints=ON")
+        conn.execute("PRAGMA synchronous=OFF")
+        conn.execute("BEGIN")
+        kept = "SELECT name, sql FROM sqlite_master WHERE type='trigger'"
+        triggers = conn.execute(kept).fetchall()
+        for name, _ in triggers:
+            conn.execute(f"DROP TRIGGER {name}")
+        changed = conn.execute(sql, parameters).rowcount
+        for _, text in triggers:
+            conn.execute(text)
+        conn.execute("COMMIT")
     return changed
 
 
