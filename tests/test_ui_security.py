@@ -269,4 +269,6 @@ def test_pages_and_scripts_ask_nothing_of_other_hosts() -> None:
     for path in sources(".html", ".js", ".css", ".svg"):
         text = path.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
         assert not re.search(r"https?://", text), path
-        assert "innerHTML" not in text or "gradio" in text.casefold(), path
+        assert not re.search(r"\beval\(|new Function|document\.write|insertAdjacentHTML", text), (
+            path
+        )

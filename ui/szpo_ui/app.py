@@ -8,7 +8,8 @@ import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from importlib import import_module, resources, util
+from functools import partial
+from importlib import import_module, resources
 from typing import Any
 
 # Read when gradio is imported: no word leaves this machine, no run is kept in a browser.
@@ -16,7 +17,7 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["GRADIO_RUN_HISTORY"] = "False"
 
 import gradio as gr
-from fastapi import APIRouter, FastAPI, HTTPException
+from fastapi import FastAPI, HTTPException
 from fastapi.staticfiles import StaticFiles
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -68,18 +69,21 @@ def create(
     app.add_api_route("/favicon.ico", _icon)
     app.include_router(access.router(site))
     app.include_router(api.router(site, writer))
-    _inside_a_loop(lambda: [_mount(app, site, role) for role in pages])
+    _inside_a_loop(partial(_mount_all, app, site, pages))
     app.add_middleware(CORSMiddleware, allow_origins=[])  # else Gradio echoes any origin
     app.add_middleware(Door, site=site, sessions=sessions)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
     return app
 
 
+def _mount_all(app: FastAPI, site: Site, roles: Sequence[Role]) -> None:
+    for role in roles:
+        _mount(app, site, role)
+
+
 def _mount(app: FastAPI, site: Site, role: Role) -> None:
     """Mount a role's Gradio page behind its own check, with everything that leaks switched off."""
-    page: Any = _Placeholder
-    if util.find_spec(PAGES[role]) is not None:
-        page = import_module(PAGES[role])
+    page = import_module(PAGES[role])
     app.include_router(page.router(site))
     gr.mount_gradio_app(
         app,
@@ -107,24 +111,6 @@ def _mount(app: FastAPI, site: Site, role: Role) -> None:
     mounted.app = OnlyNeeded(mounted.app)
 
 
-class _Placeholder:
-    @staticmethod
-    def blocks(site: Site) -> gr.Blocks:
-        with gr.Blocks(title="szpo", analytics_enabled=False) as blocks:
-            gr.Markdown("Not there yet.")
-        return blocks
-
-    @staticmethod
-    def router(site: Site) -> APIRouter:
-        return APIRouter()
-
-    @staticmethod
-    def css() -> str:
-        return ""
-
-    head = css
-
-
 def _theme() -> gr.Theme:
     """Local fonts, and a primary button that can be read in light and dark."""
     fonts = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
@@ -140,7 +126,7 @@ def _theme() -> gr.Theme:
     )
 
 
-def _inside_a_loop(act: Callable[[], object]) -> None:
+def _inside_a_loop(act: Callable[[], None]) -> None:
     """Call it where an event loop runs: Gradio makes one for each lock otherwise, unclosed."""
 
     async def call() -> None:

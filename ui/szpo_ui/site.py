@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from szpo import configfile
-from szpo.config import Config
+from szpo.config import RUBRIC_VERSION, Config
 from szpo.errors import UsageError
 from szpo.ledger import Clock, Ledger, now_us
 from szpo.votes import VoteService
@@ -55,7 +55,7 @@ def of_ledger(ledger: Ledger, *, secure: bool = False) -> Site:
         ledger,
         ledger.clock,
         seat_ttl_us=round(config.panel.lease_minutes * 60e6),
-        spare=getattr(config.panel, "spare", 0),
-        rubric_version=1,
+        spare=config.panel.spare,
+        rubric_version=RUBRIC_VERSION,
     )
     return Site(ledger, service, config, ledger.clock, secure)
