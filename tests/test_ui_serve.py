@@ -185,7 +185,7 @@ class Served:
         assert self.child.stderr is not None
         for line in self.child.stderr:
             said.append(line)
-            if "invite panelists with" in line:
+            if "invite panelists with" in line or "your link as a panelist" in line:
                 break
         self.said = "".join(said)
         found = re.search(
@@ -272,6 +272,43 @@ def test_a_run_made_and_driven_beside_the_web_survives_a_killed_controller(tmp_p
             os.kill(again, 0)
         assert lease.controller(ledger)["lease"] is None, "the controller gave the run back"
         assert replay.verify(ledger).ok
+    finally:
+        ledger.close()
+        served.close()
+
+
+def test_the_demo_asks_one_person_and_lets_colleagues_do_the_rest(tmp_path: Path) -> None:
+    sets = (*yard_run.SETS, f"prompts.path={yard_run.prompts(tmp_path)}",
+            "panel.poll_seconds=0.05")  # fmt: skip
+    words = [word for text in sets for word in ("--set", text)]
+    served = Served(
+        "--demo", "--no-browser", "--pace", "0.1", *words, "--folder", str(tmp_path / "runs")
+    )
+    ledger = Ledger.open(tmp_path / "runs" / "serve-demo-1.db")
+    try:
+        found = re.search(r"as a panelist: http://\S+/login#t=(\S+)", served.said)
+        assert found is not None
+        with httpx.Client(base_url=served.url, timeout=30) as client:
+            assert client.post("/redeem", json={"token": found[1]}).json()["go"] == "/panel/"
+
+            def status() -> dict[str, Any]:
+                told: dict[str, Any] = client.get("/api/status").json()
+                return told
+
+            for step in range(2):
+                # The colleagues answer three of the four and leave the last to the person.
+                until(lambda step=step: (status()["step"], status()["votes_in"]) == (step, 3))
+                shown = client.post("/api/assignment", json={"tab": "t"}).json()
+                body = {"assignment": shown["assignment"], "choice": "A", "tab": "t"}
+                answer = client.post("/api/votes", json={**body, "idem": shown["assignment"]})
+                assert answer.json()["counted"] is True
+            until(lambda: ledger.last_applied() == 1)
+        by = ledger.query(
+            "SELECT p.kind, count(*) AS n FROM votes JOIN assignments USING (assignment) "
+            "JOIN panelists p USING (panelist) JOIN comparisons c USING (comparison) "
+            "WHERE c.step < 2 GROUP BY 1"
+        )
+        assert {row["kind"]: row["n"] for row in by} == {"person": 2, "simulated": 6}
     finally:
         ledger.close()
         served.close()
