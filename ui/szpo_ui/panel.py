@@ -249,7 +249,7 @@ def blocks(site: Site) -> gr.Blocks:
     }
 
     def answer(text: Any, request: gr.Request) -> str:
-        who = access.identity(site, request, "panelist")
+        who = access.identity(site, getattr(request, "request", None), "panelist")
         ack = ""
         try:
             if not isinstance(text, str) or len(text) > MOST_BYTES or who.panelist is None:
