@@ -241,11 +241,14 @@ def erase(ledger: Ledger, name: str, by: str) -> None:
         if not rows:
             raise UsageError(f"erase: nobody was invited as {name!r}")
         panelist = rows[0]["panelist"]
-        for row in rows:
+        ledger.record_event("erase", by, {"role": rows[0]["role"], "panelist": panelist})
+    # The log holds old pages: it is folded, begun anew with the new ones, and folded again.
+    ledger.fold_log()
+    with ledger.transaction(by):
+        for row in _rows(ledger, name):
             ledger.execute("DELETE FROM credentials WHERE credential = ?", (row["credential"],))
         ledger.execute("DELETE FROM contacts WHERE panelist = ?", (panelist,))
-        ledger.record_event("erase", by, {"role": rows[0]["role"], "panelist": panelist})
-    ledger.query("PRAGMA wal_checkpoint(TRUNCATE)")  # the log would still hold the old pages
+    ledger.fold_log()
 
 
 def plain_code(code: str) -> str:

@@ -263,6 +263,14 @@ class Ledger:
                 raise
             self.execute("RELEASE part")
 
+    def fold_log(self) -> None:
+        """Bring the log (WAL) into the file; the next commit begins it anew.
+
+        What another program is reading at that moment stays until the log is next folded.
+        """
+        with self._lock:
+            self._folder.fold(self._conn, always=True)
+
     @contextmanager
     def alone(self) -> Iterator[None]:
         """A block in which no other thread of this process uses this ledger."""

@@ -50,8 +50,10 @@ class Folder:
         self._seen = 0
         self._alarm = LOG_ALARM
 
-    def fold(self, writer: sqlite3.Connection) -> bool:
+    def fold(self, writer: sqlite3.Connection, *, always: bool = False) -> bool:
         """Fold the log if it has grown by `LOG_FOLDED`; ``writer`` is outside a transaction.
+
+        With ``always``, whatever its size.
 
         Readers are not waited for: what they still need stays in the log until a later call.
         True if there was something to do. Nothing that goes wrong here undoes the commit that
@@ -60,7 +62,7 @@ class Folder:
         size = log_bytes(self.path)
         if size < self._seen:  # it has started again from its beginning
             self._seen, self._alarm = 0, LOG_ALARM
-        if size < self._seen + LOG_FOLDED:
+        if size < self._seen + LOG_FOLDED and not always:
             return False
         self._seen = size
         try:

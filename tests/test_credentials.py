@@ -1,6 +1,7 @@
 """Invitations, sessions, revocation and erasure, on an injected clock."""
 
 import re
+import threading
 
 import pytest
 from hypothesis import given, strategies
@@ -289,11 +290,31 @@ def test_erasing_a_person_leaves_the_record_and_no_byte_of_them(tmp_path):
     assert [v.panelist for v in service.counted(0)] == [made.panelist] * 2
     (event,) = ledger.events("erase")
     assert event["body"] == {"role": "panelist", "panelist": made.panelist}
-    ledger.close()
     files = [file.read_bytes() for file in tmp_path.iterdir()]
+    assert len(files) == 3  # the ledger is open: its log is there as well
     for words in (b"Smithfield", b"example.org", b"Weatherby"):
         assert not any(words in content for content in files)
     assert any(b"P-01" in content for content in files)
+    ledger.close()
+
+
+def test_a_link_is_redeemed_once_however_many_try(ledger):
+    made = credentials.invite(ledger, "panelist")
+    told, barrier = [], threading.Barrier(8)
+
+    def attempt():
+        barrier.wait()
+        try:
+            told.append(credentials.redeem(ledger, made.token)[1].name)
+        except AccessError as error:
+            told.append(error.code)
+
+    threads = [threading.Thread(target=attempt) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(told) == ["P-01", *["used"] * 7]
 
 
 def test_erasing_somebody_unknown_is_an_error(ledger):
