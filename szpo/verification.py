@@ -50,6 +50,7 @@ def verify(ledger: Ledger, *, deep: bool = True, head: str | None = None) -> Rep
         for row in ledger.steps():
             _plan(row, settings)
             _questions(ledger, row)
+        _apart(ledger)
         _told(ledger)
         checks += _steps(ledger, deep=deep)
     except Broken as found:
@@ -188,11 +189,7 @@ def _questions(ledger: Ledger, row: Record) -> None:
         for head in ledger.query("SELECT * FROM comparisons WHERE step = ?", (row["step"],))
     }
     for comparison in comparisons:
-        head = heads[comparison.id]
-        if records.rows_sha256(comparison.rows) != head["rows_sha256"]:
-            raise Broken("comparisons", comparison.id, "rows_sha256 is not that of its answers")
-        if comparison.identical != bool(head["identical"]):
-            raise Broken("comparisons", comparison.id, "identical does not fit its answers")
+        _answered(comparison, heads[comparison.id])
     train = [c for c in comparisons if c.kind == "train"]
     if row["state"] in ("open", "closed", "applied"):
         places = [(c.k, c.n) for c in train]
@@ -206,6 +203,22 @@ def _questions(ledger: Ledger, row: Record) -> None:
         raise Broken("steps", row["step"], "closed by itself, yet there was something to ask")
     if row["closed_by"] == "rule":
         _rule_met(ledger, row, train)
+
+
+def _answered(comparison: Comparison, head: Record) -> None:
+    if records.rows_sha256(comparison.rows) != head["rows_sha256"]:
+        raise Broken("comparisons", comparison.id, "rows_sha256 is not that of its answers")
+    if comparison.identical != bool(head["identical"]):
+        raise Broken("comparisons", comparison.id, "identical does not fit its answers")
+
+
+def _apart(ledger: Ledger) -> None:
+    """Comparisons of no step: final, A/A, known and practice ones."""
+    for head in ledger.query("SELECT * FROM comparisons WHERE step IS NULL"):
+        comparison = ledger.comparison(head["comparison"])
+        if comparison is None or head["kind"] == "train":
+            raise Broken("comparisons", head["comparison"], "belongs to no step")
+        _answered(comparison, head)
 
 
 def _rule_met(ledger: Ledger, row: Record, train: Sequence[Comparison]) -> None:

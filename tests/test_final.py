@@ -1,5 +1,7 @@
 """Base against tuned on held-out prompts, blind; answers before and after."""
 
+from dataclasses import replace
+
 import folder_run
 import pytest
 
@@ -14,6 +16,7 @@ from szpo import (
     replay,
     samples,
     seeds,
+    steps,
     summary,
 )
 from szpo.errors import UsageError
@@ -86,6 +89,26 @@ def test_plus_is_tuned_minus_is_base_and_prompts_taught_nothing(tuned):
     assert order.result["tuned_sha256"] == ledger.head() == source.policy.digest()
     assert order.result["base_sha256"] == ledger.heads()[0] and order.result["after"] == 2
     assert replay.verify(ledger).ok
+
+
+def test_a_final_comparison_that_is_not_its_answers_is_found(tuned):
+    ledger, source = tuned
+    found = made(ledger, source)[1][0]
+    with ledger.transaction():
+        steps.record(ledger, replace(found, id="forged"))
+    assert replay.verify(ledger).ok
+    with ledger.transaction():
+        plain = ledger.append
+
+        def altered(table, row):
+            if table == "comparisons":
+                row = {**row, "identical": 1}
+            return plain(table, row)
+
+        ledger.append = altered
+        steps.record(ledger, replace(found, id="altered"))
+    ledger.append = plain
+    assert "comparisons row altered: identical does not fit" in str(replay.verify(ledger))
 
 
 def test_a_second_final_has_its_own_comparisons_and_a_repeated_run_the_same(tuned, tmp_path):
