@@ -17,6 +17,7 @@ from szpo.ledger import Ledger, Record
 from szpo.records import canonical, sha256
 
 State = Literal["none", "generating", "open", "closed", "paused", "finished"]
+FRESH_US: Final = 5_000_000
 ROUNDS_OF_WAIT: Final = 5
 """The usual wait is the median over so many rounds."""
 
@@ -48,17 +49,23 @@ class RoundStatus:
 
 
 _Key = tuple[int, int, int]
-_known: weakref.WeakKeyDictionary[Ledger, tuple[_Key, RoundStatus]] = weakref.WeakKeyDictionary()
+_known: weakref.WeakKeyDictionary[Ledger, tuple[_Key, int, RoundStatus]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def round_status(ledger: Ledger) -> RoundStatus:
-    """Where the run stands; computed anew only after somebody has written to the file."""
+    """Where the run stands; computed anew when somebody has written to the file.
+
+    Some of it depends on the time alone (a limit by date), so that it is never older than
+    `FRESH_US`.
+    """
     with ledger.alone():
-        key = ledger.changes()
+        key, now = ledger.changes(), ledger.clock()
         found = _known.get(ledger)
-        if found is None or found[0] != key:
-            found = _known[ledger] = key, _status(ledger)
-        return found[1]
+        if found is None or found[0] != key or not 0 <= now - found[1] < FRESH_US:
+            found = _known[ledger] = key, now, _status(ledger)
+        return found[2]
 
 
 def _status(ledger: Ledger) -> RoundStatus:

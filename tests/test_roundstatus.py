@@ -145,6 +145,15 @@ def test_pause_limit_and_deadline(tmp_path):
         assert "before step 0" in found.pause_reason
 
 
+def test_a_limit_by_date_is_seen_when_its_time_comes(tmp_path):
+    _, ledger = new_run(tmp_path / "run.db")
+    with ledger:
+        budget.limit(ledger, "op", Limits(at_us=ledger.clock() + MINUTE))
+        assert round_status(ledger).state == "none"
+        ledger.clock.now += 2 * MINUTE
+        assert round_status(ledger).state == "paused"
+
+
 def test_the_usual_wait_is_the_median_of_the_last_five(run):
     plan, ledger = run
     lengths = iter([100, 7, 8, 9, 1000, 6, 5])
