@@ -41,8 +41,8 @@ def weigh(
 ) -> Weighed:
     """Apply the run's weighting to a step; weights rest on earlier steps alone.
 
-    ``delta`` overrules it. The history keeps the directions that skill is learnt from, and the
-    last ``rows`` and this step's in any case.
+    ``delta`` overrules it. The history keeps the directions that skill is learnt from; under
+    ``bayes`` the last ``rows`` (its window) and this step's; else nothing.
 
     Raises:
         UsageError: the weighting has to know who voted how, and ``ballots`` is None.
@@ -60,9 +60,12 @@ def weigh(
         tally = ballots.tally(weights)
     elif settings.pooled_by_voter and delta is None:
         delta = by_voter(settings, ballots)
-    kept = max(weighting.ROWS, rows + settings.K)
-    after = weighting.remember(past, step, ballots, kept)
-    return Weighed(tally, cast, delta, ballots, weights, after)
+    kept = rows + settings.K if settings.rule == "bayes" else 0
+    if settings.weighting == "skill":
+        kept = max(kept, weighting.ROWS)
+    if kept:
+        history = weighting.remember(past, step, ballots, kept)
+    return Weighed(tally, cast, delta, ballots, weights, history)
 
 
 def by_voter(settings: Settings, ballots: Ballots) -> Floats:

@@ -32,6 +32,8 @@ ROWS: Final = 512
 """Skill is learnt from the last so many directions."""
 HOSTILE_Z: Final = 3.0
 """Standard errors below chance from which a voter's votes count for the other side."""
+CLEAR: Final = 2.5
+"""Known questions are taken to be at most so many times as clear as a run's own."""
 _LIMIT: Final = 0.95
 _GRID: Final = np.linspace(-_LIMIT, _LIMIT, 39)
 
@@ -182,9 +184,8 @@ def skill(history: History, prior: Prior | None = None) -> Skill:
         rest = np.tanh((own.sum(-2, keepdims=True) - own) / 2)
         agreed, worth = (net * rest).sum(-1), (count * rest * rest).sum(-1)
         lost, variance = _short(right, asked, bar)
-        agreed, noise = agreed + lost, worth + variance
-        coin, bar = _coins(agreed, worth, bar, known)
-    z = agreed / np.sqrt(np.maximum(noise, 1e-12))
+        coin, bar = _coins(agreed, lost, worth, bar, known)
+    z = (agreed + lost) / np.sqrt(np.maximum(worth + variance, 1e-12))
     log_odds = 2 * np.arctanh(coin)
     weights = np.where((log_odds < 0) & (z > -HOSTILE_Z), 0.0, log_odds)
     size, power = np.abs(weights).sum(-1), (weights * weights).sum(-1)
@@ -279,12 +280,18 @@ def _flip(
     return high / int(live.any(-1).sum())
 
 
-def _coins(agreed: Floats, worth: Floats, bar: Floats, prior: Prior) -> tuple[Floats, Floats]:
-    """Each voter's r and the panel's, from Σ o·t and Σ t² (log(1 + rot) to second order)."""
-    like = agreed[..., None] * _GRID - worth[..., None] * _GRID**2 / 2
+def _coins(
+    agreed: Floats, lost: Floats, worth: Floats, bar: Floats, prior: Prior
+) -> tuple[Floats, Floats]:
+    """Each voter's r and the panel's, from Σ o·t and Σ t² (log(1 + rot) to second order).
+
+    What known questions cost a voter is not laid at the panel's door.
+    """
+    score = agreed + lost
+    like = score[..., None] * _GRID - worth[..., None] * _GRID**2 / 2
     top = like.max(-1, keepdims=True)
     odd = np.exp(like - top)
-    same = prior.alike * np.exp(agreed * bar - worth * bar**2 / 2 - top[..., 0])
+    same = prior.alike * np.exp(score * bar - worth * bar**2 / 2 - top[..., 0])
     typical = same / (same + (1 - prior.alike) * odd.mean(-1))
     pooled = (typical * agreed).sum(-1, keepdims=True) + prior.coin * prior.votes
     bar = pooled / ((typical * worth).sum(-1, keepdims=True) + prior.votes)
@@ -301,7 +308,7 @@ def _short(right: Floats, asked: Floats, bar: Floats) -> tuple[Floats, Floats]:
     """
     score = 2 * right - asked
     panel = (score.sum(-1, keepdims=True) + 9) / (asked.sum(-1, keepdims=True) + 10)
-    clear = np.maximum(panel / bar, 1.0)
+    clear = np.clip(panel / bar, 1.0, CLEAR)
     short = np.minimum(score - asked * panel, 0.0)
     return short * clear, np.where(short < 0, asked * clear**2, 0.0)
 

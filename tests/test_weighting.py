@@ -15,6 +15,7 @@ from szpo.errors import UsageError
 from szpo.ledger import Ledger
 from szpo.settings import defaults, settings_from_json, settings_to_json
 from szpo.types import Tally
+from szpo.votes import VoteService
 from szpo.weighting import MINUS, PLUS, TIE, Ballots, History
 from tests.quadratic import (
     LAYOUT,
@@ -436,3 +437,36 @@ def test_no_questions_are_known_before_any_was_answered(tmp_path):
     settings, ledger, policy = start(tmp_path, weighting="skill", layout=LAYOUT)
     go(settings, ledger, policy, until_step=1)
     assert known(ledger, 0) == {} and known(ledger, 5) == {}
+
+
+def test_answers_to_known_questions_up_to_a_close_enter_the_weights_after_it(tmp_path):
+    """Right, wrong, a tie, a skip, and one that came too late for step 1."""
+    settings, ledger, policy = start(tmp_path, weighting="skill")
+    panel = mixed_panel(ledger)
+    go(settings, ledger, policy, panel, until_step=1)
+    service = VoteService(ledger)
+    ids = sorted(row["panelist"] for row in ledger.query("SELECT panelist FROM panelists"))
+
+    def answer(panelist, kind):
+        seat = service.calibration(panelist, tab="t")
+        assert ledger.comparison(seat.comparison).kind == "gold"
+        wrong = {"A": "B", "B": "A"}[seat.plus_side]
+        said = {"right": seat.plus_side, "wrong": wrong, "tie": "tie", "skip": "skip"}[kind]
+        reason = "reading" if kind == "skip" else None
+        service.cast(seat.id, said, idem=seat.id, tab="t", skip_reason=reason)
+
+    for panelist, kind in zip(ids, ("right", "wrong", "wrong", "tie", "skip"), strict=True):
+        answer(panelist, kind)
+    go(settings, ledger, policy, panel, until_step=2)
+    answer(ids[4], "right")
+    go(settings, ledger, policy, panel, until_step=4)
+    assert known(ledger, 0) == {}
+    expected = dict(zip(ids, [(1, 1), (0, 1), (0, 1), (0.5, 1)], strict=False))
+    assert known(ledger, 1) == expected
+    assert known(ledger, 2) == {**expected, ids[4]: (1, 1)}
+    bodies = [event["body"] for event in ledger.events("step")]
+    weights = [body["extra"]["weights"] for body in bodies]
+    assert len({round(w, 12) for w in weights[0].values()}) == 1
+    assert weights[2][ids[0]] > weights[2][ids[1]]
+    report = replay.verify(ledger)
+    assert report.ok, report.failure
