@@ -1,6 +1,6 @@
-"""Write docs/screens/panel-*.png: the panelist's page in each of its states, from the real thing.
+"""Write docs/screens/panel-*.png: the panelist's page in each of its states, from the real one.
 
-Needs Chromium (see tests/browser.py). Run it from anywhere: python docs/make_screenshots.py [state …]
+Needs Chromium (see tests/browser.py). From anywhere: python docs/make_screenshots.py [state …]
 """
 
 from __future__ import annotations

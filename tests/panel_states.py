@@ -81,6 +81,7 @@ def until(page: Any, state: str, **more: str) -> Any:
 
 def visit(context: Any, stage: Stage) -> Any:
     """A page of the panel whose clock can be put forward; waits for its first screen."""
+    context.set_default_timeout(30_000)
     page = context.new_page()
     page.clock.install()
     page.goto(f"{stage.url}/panel/")
@@ -98,8 +99,10 @@ def agree(stage: Stage, *names: str) -> None:
 def open_gate(page: Any) -> None:
     """As if the half minute had passed after which nobody is held."""
     page.clock.fast_forward(31_000)
-    page.wait_for_function("!document.querySelector('#sz-confirm')?.disabled "
-                           "|| !document.querySelector('.sz-choice[aria-pressed=true]')")  # fmt: skip
+    page.wait_for_function(
+        "!document.querySelector('#sz-confirm')?.disabled "
+        "|| !document.querySelector('.sz-choice[aria-pressed=true]')"
+    )
 
 
 def vote(page: Any, key: str = "ArrowRight") -> None:
