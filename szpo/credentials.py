@@ -12,6 +12,7 @@ import secrets
 from dataclasses import asdict, dataclass, field
 from typing import Final, Literal, get_args
 
+from szpo import seats
 from szpo.errors import SzpoError, UsageError
 from szpo.ledger import Ledger, Record
 from szpo.records import sha256, utf8
@@ -204,7 +205,10 @@ def logout(ledger: Ledger, session: str) -> None:
 
 
 def revoke(ledger: Ledger, name: str, by: str) -> int:
-    """End every link, code and session of a name at once; returns how many were alive."""
+    """End every link, code and session of a name at once; returns how many were alive.
+
+    Comparisons that a panelist of that name was shown and has not answered are free for others.
+    """
     with ledger.transaction(by):
         rows = _rows(ledger, name)
         now = ledger.clock()
@@ -214,6 +218,8 @@ def revoke(ledger: Ledger, name: str, by: str) -> int:
         if rows:
             body = {"role": rows[0]["role"], "panelist": rows[0]["panelist"], "ended": len(alive)}
             ledger.record_event("revoke", by, body)
+            if rows[0]["panelist"] is not None:
+                seats.give_back(ledger, rows[0]["panelist"])
     return len(alive)
 
 
@@ -248,6 +254,8 @@ def erase(ledger: Ledger, name: str, by: str) -> None:
         for row in _rows(ledger, name):
             ledger.execute("DELETE FROM credentials WHERE credential = ?", (row["credential"],))
         ledger.execute("DELETE FROM contacts WHERE panelist = ?", (panelist,))
+        if panelist is not None:
+            seats.give_back(ledger, panelist)
     ledger.fold_log()
 
 

@@ -295,6 +295,19 @@ def postpone(ledger: Ledger, since_us: int) -> None:
         known.stale = True
 
 
+def give_back(ledger: Ledger, panelist: str) -> None:
+    """Give back every seat of a panelist that waits for an answer."""
+    now = ledger.clock()
+    ledger.execute(
+        "UPDATE assignments SET released_us = ?, expires_us = ? WHERE panelist = ? "
+        "AND expires_us > ? AND NOT EXISTS "
+        "(SELECT 1 FROM votes WHERE assignment = assignments.assignment)",
+        (now, now, panelist, now),
+    )
+    if (known := board(ledger)) is not None:
+        known.stale = True
+
+
 def assignment(row: Mapping[str, Any]) -> Assignment:
     """What a row of `assignments` says."""
     return Assignment(

@@ -14,6 +14,7 @@ from szpo.ledger import Ledger
 from szpo.records import sha256
 from szpo.votes import VoteService
 from tests.quadratic import go, new_ledger, settings_of, start
+from tests.test_votes import ask
 
 HOUR = 3_600_000_000
 
@@ -266,6 +267,21 @@ def test_revoking_ends_everything_of_a_name_and_of_no_other(ledger):
         assert credentials.redeem(ledger, each.token)[1].name == each.name
     events = [event["body"] for event in ledger.events("revoke")]
     assert [event["ended"] for event in events] == [3, 0]
+
+
+@pytest.mark.parametrize("end", [credentials.revoke, credentials.erase])
+def test_who_is_sent_away_leaves_no_seat_behind(tmp_path, end):
+    with new_ledger(tmp_path / "run.db", settings_of()) as ledger:
+        ask(ledger, n=2, m=1)
+        service = VoteService(ledger)
+        ann, ben = (credentials.invite(ledger, "panelist") for _ in range(2))
+        answered = service.assign(ann.panelist)
+        service.cast(answered.id, "A", idem=answered.id)
+        open_seat = service.assign(ann.panelist)
+        assert service.assign(ben.panelist) is None
+        end(ledger, ann.name, "op")
+        assert service.assign(ben.panelist).comparison == open_seat.comparison
+        assert [vote.panelist for vote in service.counted(0)] == [ann.panelist]
 
 
 def test_erasing_a_person_leaves_the_record_and_no_byte_of_them(tmp_path):

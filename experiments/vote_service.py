@@ -1,0 +1,94 @@
+"""What the vote service costs with a large panel: CPU time of one thread, without the disk.
+
+Run: python experiments/vote_service.py. 1,000 panelists, 300 comparisons, M = 8, one spare seat;
+everybody comes three times, one in twenty leaves without an answer.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from szpo import lease, steps
+from szpo.directions import DIRECTION_VERSION
+from szpo.ledger import Ledger
+from szpo.roundstatus import round_status
+from szpo.settings import defaults, settings_to_json
+from szpo.types import Answer, Comparison, Prompt, Query, Row
+from szpo.votes import Ballot, VoteService
+
+N, M, P, D = 300, 8, 1000, 4
+spent: dict[str, list[float]] = {}
+
+
+def timed(name: str, act: Callable[[], Any]) -> Any:
+    """Do it, and note what it took."""
+    began = time.thread_time()
+    result = act()
+    spent.setdefault(name, []).append(1e3 * (time.thread_time() - began))
+    return result
+
+
+def opened(path: Path) -> tuple[Ledger, lease.Lease]:
+    """A run whose first step is open."""
+    layout = (("z", (4,)),)
+    plan = defaults(0, layout, N=N, M=M, D=D)
+    ledger = Ledger.create(
+        path, {"optimizer": settings_to_json(plan)}, root_seed=0, layout=layout,
+        direction_version=DIRECTION_VERSION,
+    )  # fmt: skip
+    ledger.execute("PRAGMA synchronous=OFF")
+    held = lease.acquire(ledger, "bench", 10**12)
+    row = Row(Prompt.user("?"), Answer("warm " * 40), Answer("cold " * 40))
+    asked = [Comparison(f"c{n}", 0, 0, n, (row,) * D) for n in range(N)]
+    steps.plan(ledger, held.epoch, plan, Query(0, (), 0.5, None), ledger.head())
+    steps.begin(ledger, held.epoch, 0)
+    steps.store(ledger, held.epoch, 0, asked, head=ledger.head(), notes={}, then_open=True)
+    return ledger, held
+
+
+def main() -> None:
+    """Measure and print."""
+    draw = random.Random(0)
+    with tempfile.TemporaryDirectory() as folder:
+        ledger, held = opened(Path(folder) / "run.db")
+        service, other = VoteService(ledger, spare=1), Ledger.open(ledger.path)
+        with ledger.transaction("votes"):
+            ids = [service.enroll("person", f"p{i}") for i in range(P)]
+        votes, groups = 0, []
+        for panelist in draw.sample(ids, P) + draw.sample(ids, P) + draw.sample(ids, P):
+            seat = timed("assign", lambda who=panelist: service.assign(who, tab="t"))
+            if seat is None or draw.random() < 0.05:
+                continue
+            votes += 1
+            ballot = Ballot(seat.id, "A", f"{votes:032}", tab="t")
+            if votes % 3:
+                one = {"idem": ballot.idem, "tab": "t"}
+                timed("cast", lambda s=seat, o=one: service.cast(s.id, "A", **o))
+            else:
+                groups.append(ballot)
+            if len(groups) == 64:
+                timed("cast_many, 64 votes", lambda g=tuple(groups): service.cast_many(g))
+                groups = []
+            timed("round_status after a write", lambda: round_status(ledger))
+            timed("round_status, nothing new", lambda: round_status(ledger))
+            if votes % 50 == 0:
+                lease.renew(other, held)
+                timed("assign after another process wrote", lambda: service.assign(ids[0]))
+        for name, found in spent.items():
+            found.sort()
+            print(
+                f"{name:36} n {len(found):5}  mean {statistics.mean(found):6.3f}  median "
+                f"{found[len(found) // 2]:6.3f}  p99 {found[int(0.99 * len(found))]:6.3f} ms"
+            )
+        ledger.close()
+        other.close()
+
+
+if __name__ == "__main__":
+    main()
