@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from browser import MovableClock, Stage, make, serve
+from starlette.datastructures import Headers
 
 from szpo_ui import app, security
 
@@ -215,6 +216,21 @@ def test_the_pages_config_names_no_secret(panelist: httpx.Client, whole: Stage) 
         assert str(whole.ledger.path) not in text
         assert not re.search(r"\bminus\b|plus_side|root_seed|theta|kl_radius", text)
     assert json.loads(config)["username"] == "P-01"
+
+
+def test_behind_a_proxy_the_public_address_is_the_own_one() -> None:
+    url = "https://panel.example"
+    for origin, host, own in (
+        (url, "127.0.0.1:7860", True),  # a proxy that does not pass the name on
+        (url, "panel.example", True),
+        ("http://panel.example", "panel.example", False),
+        ("https://panel.example.evil.example", "panel.example", False),
+        ("https://evil.example", "127.0.0.1:7860", False),
+        ("", "panel.example", False),
+    ):
+        headers = Headers({"origin": origin, "host": host})
+        assert security.own_origin(headers, url=url, secure=True) is own, (origin, host)
+    assert not security.own_origin(Headers({"origin": "", "host": ""}), secure=False)
 
 
 # ---- the source ----

@@ -42,11 +42,16 @@ _log = logging.getLogger("szpo_ui")
 
 
 def create(
-    site: Site, hosts: Sequence[str] = LOCAL, *, pages: Sequence[Role] = tuple(PAGES)
+    site: Site,
+    hosts: Sequence[str] = LOCAL,
+    *,
+    url: str = "",
+    pages: Sequence[Role] = tuple(PAGES),
 ) -> FastAPI:
     """The application over one run; it opens no port and starts no process.
 
-    ``hosts`` are the Host headers that are answered; ``pages`` the roles whose Gradio page is
+    ``hosts`` are the Host headers that are answered; ``url`` is where a proxy in front shows the
+    site, if there is one; ``pages`` are the roles whose Gradio page is
     mounted, none where only the JSON API is wanted.
     """
     writer, sessions = Writer(site.service), access.Sessions(site)
@@ -71,7 +76,7 @@ def create(
     app.include_router(api.router(site, writer))
     _inside_a_loop(partial(_mount_all, app, site, pages))
     app.add_middleware(CORSMiddleware, allow_origins=[])  # else Gradio echoes any origin
-    app.add_middleware(Door, site=site, sessions=sessions)
+    app.add_middleware(Door, site=site, sessions=sessions, url=url)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
     return app
 

@@ -66,8 +66,10 @@ text from running; the policy keeps anything from leaving."""
 class Door:
     """ASGI middleware around the whole application."""
 
-    def __init__(self, app: ASGIApp, site: Site, sessions: access.Sessions):
+    def __init__(self, app: ASGIApp, site: Site, sessions: access.Sessions, url: str = ""):
+        """``url`` is where a proxy in front shows the site, for browsers' Origin."""
         self.app = app
+        self.url = url
         self.site = site
         self.sessions = sessions
         self.posts = Buckets(site.clock, rate=POSTS_PER_SECOND, burst=POSTS_AT_ONCE)
@@ -93,7 +95,7 @@ class Door:
 
     async def _refused(self, scope: Scope, headers: Headers, *, changes: bool) -> Response | None:
         path = scope["path"]
-        if changes and not own_origin(headers, secure=self.site.secure):
+        if changes and not own_origin(headers, url=self.url, secure=self.site.secure):
             return refuse(403, "origin", "this request comes from another site")
         if path in OPEN_PATHS or path.startswith("/static/"):
             return None
@@ -165,7 +167,7 @@ def role_of(path: str) -> Role | None:
     return None
 
 
-def own_origin(headers: Headers, *, secure: bool) -> bool:
+def own_origin(headers: Headers, *, url: str = "", secure: bool = False) -> bool:
     """The request was made by this site's own page, or by no browser.
 
     Browsers send Origin with every request that is not a GET, and say in Sec-Fetch-Site where the
@@ -174,7 +176,7 @@ def own_origin(headers: Headers, *, secure: bool) -> bool:
     if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         return False
     origin = headers.get("origin")
-    if origin is None:
+    if origin is None or origin == (url or None):
         return True
     try:
         parts = urlsplit(origin)

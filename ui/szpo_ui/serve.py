@@ -203,7 +203,7 @@ def _serve(chosen: argparse.Namespace, listener: socket.socket, place: Place) ->
         keepers = _keepers(chosen, path, child, site.ledger)
         for keeper in keepers:
             stack.callback(keeper.close)
-        application = app.create(site, place.names)
+        application = app.create(site, place.names, url=place.url if chosen.url else "")
         for keeper in keepers:
             keeper.run()
         _tell(chosen, site.ledger, place)
