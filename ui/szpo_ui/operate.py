@@ -80,7 +80,7 @@ def blocks(site: Site) -> gr.Blocks:
     """The page: a screen, what came of a request, the dialogs, a hidden textbox and button."""
 
     def answer(text: Any, request: gr.Request) -> tuple[str, str]:
-        who = access.identity(site, request, "operator")
+        who = access.identity(site, getattr(request, "request", None), "operator")
         ack, said = "", Markup("")
         try:
             if not isinstance(text, str) or len(text) > MOST_BYTES:
