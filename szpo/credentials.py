@@ -12,10 +12,10 @@ import secrets
 from dataclasses import asdict, dataclass, field
 from typing import Final, Literal, get_args
 
-from szpo import seats
+from szpo import keys, seats
 from szpo.errors import SzpoError, UsageError
 from szpo.ledger import Ledger, Record
-from szpo.records import sha256, utf8
+from szpo.records import utf8
 from szpo.votes import VoteService
 
 Role = Literal["panelist", "operator"]
@@ -27,13 +27,8 @@ SESSION_US: Final = 12 * 3600 * 1_000_000
 SLIDE_US: Final = 60_000_000
 """A session's use is written down at most this often."""
 LONGEST_DAYS: Final = 3650.0
-ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-"""Thirty-two letters without I, L, O and U (Crockford 2002): what is misread is read right."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}")
-_MISREAD = str.maketrans({"O": "0", "I": "1", "L": "1", "-": None, " ": None})
-_KINDS = ("link", "used", "code", "session")
-"""What begins a credential's id: kind:name:random. A link that was redeemed is ``used``."""
 
 
 class AccessError(SzpoError):
@@ -120,7 +115,7 @@ def invite(
         )
     if contact is not None and role != "panelist":
         raise UsageError("invite: a contact belongs to a panelist; an operator is known by name")
-    token, code = secrets.token_urlsafe(32), _code()
+    token, code = secrets.token_urlsafe(32), keys.new_code()
     _forget(ledger)
     with ledger.transaction("access"):
         name = name or _next_name(ledger, role)
@@ -129,9 +124,9 @@ def invite(
         now = ledger.clock()
         expires = now + round(days * 86_400e6)
         for kind in ("link", "code"):
-            _end(ledger, f"{kind}:{name}")
-        for kind, secret in (("link", token), ("code", plain_code(code))):
-            _add(ledger, kind, name, panelist, role, secret, now, expires)
+            keys.end(ledger, f"{kind}:{name}")
+        for kind, secret in (("link", token), ("code", keys.plain_code(code))):
+            keys.add(ledger, kind, name, panelist, role, secret, now, expires)
         if contact is not None and panelist is not None:
             given = Contact(contact) if isinstance(contact, str) else contact
             ledger.execute("DELETE FROM contacts WHERE panelist = ?", (panelist,))
@@ -149,7 +144,7 @@ def redeem(ledger: Ledger, token: str) -> tuple[str, Identity]:
         AccessError: unknown, used, revoked or expired.
     """
     with ledger.transaction("access"):
-        row = _checked(ledger, _of_secret(ledger, token, ("link", "used")), "this link")
+        row = _checked(ledger, keys.find(ledger, token, ("link", "used")), "this link")
         ledger.execute(
             "UPDATE credentials SET credential = 'used' || substr(credential, 5) "
             "WHERE credential = ?",
@@ -168,8 +163,8 @@ def login(ledger: Ledger, name: str, code: str) -> tuple[str, Identity]:
         AccessError: unknown (name or code, it is not said which), revoked or expired.
     """
     with ledger.transaction("access"):
-        row = _of_secret(ledger, plain_code(code), ("code",))
-        known = "" if row is None else _name(row)
+        row = keys.find(ledger, keys.plain_code(code), ("code",))
+        known = "" if row is None else keys.name_of(row)
         if not hmac.compare_digest(*(utf8(n.strip().casefold()).encode() for n in (known, name))):
             row = None
         return _begin(ledger, _checked(ledger, row, "this name and code"))
@@ -181,13 +176,13 @@ def identify(ledger: Ledger, session: str) -> Identity | None:
     Using it keeps it alive for twelve hours more (written at most once a minute), but not beyond
     the invitation behind it. A ledger that is open for reading only looks.
     """
-    row = _of_secret(ledger, session, ("session",))
+    row = keys.find(ledger, session, ("session",))
     now = ledger.clock()
-    if row is None or _fault(row, now) is not None:
+    if row is None or keys.fault(row, now) is not None:
         return None
     if now - row["created_us"] >= SLIDE_US and not ledger.readonly:
         with ledger.transaction("access"):
-            expires = min(now + SESSION_US, _end_of_invitation(ledger, _name(row)))
+            expires = min(now + SESSION_US, keys.ends_us(ledger, keys.name_of(row)))
             ledger.execute(
                 "UPDATE credentials SET created_us = ?, expires_us = ? "
                 "WHERE credential = ? AND revoked_us IS NULL",
@@ -199,9 +194,9 @@ def identify(ledger: Ledger, session: str) -> Identity | None:
 def logout(ledger: Ledger, session: str) -> None:
     """End a session; harmless if it has ended."""
     with ledger.transaction("access"):
-        row = _of_secret(ledger, session, ("session",))
+        row = keys.find(ledger, session, ("session",))
         if row is not None:
-            _end(ledger, row["credential"])
+            keys.end(ledger, row["credential"])
 
 
 def revoke(ledger: Ledger, name: str, by: str) -> int:
@@ -210,11 +205,11 @@ def revoke(ledger: Ledger, name: str, by: str) -> int:
     Comparisons that a panelist of that name was shown and has not answered are free for others.
     """
     with ledger.transaction(by):
-        rows = _rows(ledger, name)
+        rows = keys.all_of(ledger, name)
         now = ledger.clock()
-        alive = [r for r in rows if _kind(r) != "used" and _fault(r, now) is None]
+        alive = [r for r in rows if keys.kind(r) != "used" and keys.fault(r, now) is None]
         for row in rows:
-            _end(ledger, row["credential"])
+            keys.end(ledger, row["credential"])
         if rows:
             body = {"role": rows[0]["role"], "panelist": rows[0]["panelist"], "ended": len(alive)}
             ledger.record_event("revoke", by, body)
@@ -228,7 +223,7 @@ def listed(ledger: Ledger) -> list[Listed]:
     names = {row["panelist"]: row["name"] for row in ledger.query("SELECT * FROM contacts")}
     people: dict[str, list[Record]] = {}
     for row in ledger.query("SELECT * FROM credentials ORDER BY rowid"):
-        people.setdefault(_name(row), []).append(row)
+        people.setdefault(keys.name_of(row), []).append(row)
     now = ledger.clock()
     return [_listed(name, people[name], names, now) for name in sorted(people)]
 
@@ -243,7 +238,7 @@ def erase(ledger: Ledger, name: str, by: str) -> None:
     """
     _forget(ledger)
     with ledger.transaction(by):
-        rows = _rows(ledger, name)
+        rows = keys.all_of(ledger, name)
         if not rows:
             raise UsageError(f"erase: nobody was invited as {name!r}")
         panelist = rows[0]["panelist"]
@@ -251,7 +246,7 @@ def erase(ledger: Ledger, name: str, by: str) -> None:
     # The log holds old pages: it is folded, begun anew with the new ones, and folded again.
     ledger.fold_log()
     with ledger.transaction(by):
-        for row in _rows(ledger, name):
+        for row in keys.all_of(ledger, name):
             ledger.execute("DELETE FROM credentials WHERE credential = ?", (row["credential"],))
         ledger.execute("DELETE FROM contacts WHERE panelist = ?", (panelist,))
         if panelist is not None:
@@ -259,21 +254,7 @@ def erase(ledger: Ledger, name: str, by: str) -> None:
     ledger.fold_log()
 
 
-def plain_code(code: str) -> str:
-    """A typed code as it was given out: without dashes and spaces, misread letters put right.
-
-    >>> plain_code("abcd-efgh jkmo-pq1i")
-    'ABCDEFGHJKM0PQ11'
-    """
-    return code.upper().translate(_MISREAD)
-
-
 # ---- the inside ----
-
-
-def _code() -> str:
-    letters = [secrets.choice(ALPHABET) for _ in range(16)]
-    return "-".join("".join(letters[i : i + 4]) for i in range(0, 16, 4))
 
 
 def _forget(ledger: Ledger) -> None:
@@ -281,81 +262,15 @@ def _forget(ledger: Ledger) -> None:
     ledger.query("PRAGMA secure_delete = ON")
 
 
-def _kind(row: Record) -> str:
-    return str(row["credential"]).split(":")[0]
-
-
-def _name(row: Record) -> str:
-    return str(row["credential"]).split(":")[1]
-
-
 def _identity(row: Record) -> Identity:
-    return Identity(row["role"], _name(row), row["panelist"], row["credential"])
-
-
-def _rows(ledger: Ledger, name: str) -> list[Record]:
-    """Every credential of a name, oldest first."""
-    found: list[Record] = []
-    for kind in _KINDS:
-        found += _under(ledger, f"{kind}:{name}")
-    return sorted(found, key=lambda row: row["created_us"])
-
-
-def _under(ledger: Ledger, prefix: str) -> list[Record]:
-    # ';' follows ':', so the range holds exactly the ids that begin with "prefix:".
-    return ledger.query(
-        "SELECT * FROM credentials WHERE credential > ? AND credential < ?",
-        (f"{prefix}:", f"{prefix};"),
-    )
-
-
-def _end(ledger: Ledger, prefix: str) -> None:
-    """Revoke a credential, or all that begin with "prefix:"."""
-    ledger.execute(
-        "UPDATE credentials SET revoked_us = ? WHERE revoked_us IS NULL "
-        "AND (credential = ? OR (credential > ? AND credential < ?))",
-        (ledger.clock(), prefix, f"{prefix}:", f"{prefix};"),
-    )
-
-
-def _add(
-    ledger: Ledger,
-    kind: str,
-    name: str,
-    panelist: str | None,
-    role: str,
-    secret: str,
-    now: int,
-    expires: int,
-) -> str:
-    credential = f"{kind}:{name}:{secrets.token_hex(8)}"
-    ledger.execute(
-        "INSERT INTO credentials VALUES (?, ?, ?, ?, ?, ?, NULL)",
-        (credential, panelist, role, sha256(secret), now, expires),
-    )
-    return credential
-
-
-def _of_secret(ledger: Ledger, secret: str, kinds: tuple[str, ...]) -> Record | None:
-    """The credential behind a secret. The index sees its hash only, which nobody can steer."""
-    digest = sha256(secret)
-    found = ledger.query("SELECT * FROM credentials WHERE secret_sha256 = ?", (digest,))
-    if not found or _kind(found[0]) not in kinds:
-        return None
-    return found[0] if hmac.compare_digest(found[0]["secret_sha256"], digest) else None
-
-
-def _fault(row: Record, now: int) -> Reason | None:
-    if row["revoked_us"] is not None:
-        return "revoked"
-    return "expired" if row["expires_us"] <= now else None
+    return Identity(row["role"], keys.name_of(row), row["panelist"], row["credential"])
 
 
 def _checked(ledger: Ledger, row: Record | None, what: str) -> Record:
     if row is None:
         raise AccessError("unknown", f"{what} is not known; check it, or ask for a new invitation")
-    fault = _fault(row, ledger.clock())
-    if fault is None and _kind(row) == "used":
+    fault: Reason | None = keys.fault(row, ledger.clock())
+    if fault is None and keys.kind(row) == "used":
         fault = "used"
     words = {"used": "was used before", "revoked": "was revoked", "expired": "has expired"}
     if fault is not None:
@@ -365,29 +280,20 @@ def _checked(ledger: Ledger, row: Record | None, what: str) -> Record:
 
 def _begin(ledger: Ledger, row: Record) -> tuple[str, Identity]:
     """A new session behind a credential that was checked."""
-    now, secret, name = ledger.clock(), secrets.token_urlsafe(32), _name(row)
-    for old in _under(ledger, f"session:{name}"):  # keep the file small
+    now, secret, name = ledger.clock(), secrets.token_urlsafe(32), keys.name_of(row)
+    for old in keys.under(ledger, f"session:{name}"):  # keep the file small
         if old["expires_us"] <= now:
             ledger.execute("DELETE FROM credentials WHERE credential = ?", (old["credential"],))
-    expires = min(now + SESSION_US, _end_of_invitation(ledger, name))
-    credential = _add(ledger, "session", name, row["panelist"], row["role"], secret, now, expires)
+    expires = min(now + SESSION_US, keys.ends_us(ledger, name))
+    credential = keys.add(
+        ledger, "session", name, row["panelist"], row["role"], secret, now, expires
+    )
     return secret, Identity(row["role"], name, row["panelist"], credential)
-
-
-def _end_of_invitation(ledger: Ledger, name: str) -> int:
-    """When the last invitation of a name ends that was not revoked; used links are part of it."""
-    ends = [
-        row["expires_us"]
-        for kind in ("link", "used", "code")
-        for row in _under(ledger, f"{kind}:{name}")
-        if row["revoked_us"] is None
-    ]
-    return max(ends, default=0)
 
 
 def _next_name(ledger: Ledger, role: Role) -> str:
     taken = {row["pseudonym"] for row in ledger.query("SELECT pseudonym FROM panelists")}
-    taken |= {_name(row) for row in ledger.query("SELECT credential FROM credentials")}
+    taken |= {keys.name_of(row) for row in ledger.query("SELECT credential FROM credentials")}
     letter = {"panelist": "P", "operator": "O"}[role]
     number = 1
     while f"{letter}-{number:02}" in taken:
@@ -396,7 +302,7 @@ def _next_name(ledger: Ledger, role: Role) -> str:
 
 
 def _one_role(ledger: Ledger, role: Role, name: str) -> None:
-    others = {row["role"] for row in _rows(ledger, name)} - {role}
+    others = {row["role"] for row in keys.all_of(ledger, name)} - {role}
     enrolled = ledger.query("SELECT 1 FROM panelists WHERE pseudonym = ?", (name,))
     if others or (role == "operator" and enrolled):
         other = "panelist" if role == "operator" else "operator"
@@ -404,10 +310,10 @@ def _one_role(ledger: Ledger, role: Role, name: str) -> None:
 
 
 def _listed(name: str, rows: list[Record], contacts: dict[str, str | None], now: int) -> Listed:
-    ways = [row for row in rows if _kind(row) != "session"]
-    sessions = [row for row in rows if _kind(row) == "session"]
-    open_ways = [r for r in ways if _kind(r) != "used" and _fault(r, now) is None]
-    live = [row for row in sessions if _fault(row, now) is None]
+    ways = [row for row in rows if keys.kind(row) != "session"]
+    sessions = [row for row in rows if keys.kind(row) == "session"]
+    open_ways = [r for r in ways if keys.kind(r) != "used" and keys.fault(r, now) is None]
+    live = [row for row in sessions if keys.fault(row, now) is None]
     state: State
     if live or (open_ways and sessions):
         state = "active"
@@ -415,7 +321,7 @@ def _listed(name: str, rows: list[Record], contacts: dict[str, str | None], now:
         state = "invited"
     else:
         last = max(rows, key=lambda row: row["created_us"])
-        state = "revoked" if _fault(last, now) == "revoked" else "expired"
+        state = "revoked" if keys.fault(last, now) == "revoked" else "expired"
     return Listed(
         name=name,
         role=rows[0]["role"],

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, strategies
 
 from szpo import credentials, replay
-from szpo.credentials import ALPHABET, AccessError, Contact, plain_code
+from szpo.credentials import AccessError, Contact
 from szpo.errors import UsageError
 from szpo.evaluators import LedgerEvaluator
+from szpo.keys import ALPHABET, plain_code
 from szpo.ledger import Ledger
 from szpo.records import sha256
 from szpo.votes import VoteService
