@@ -80,6 +80,39 @@ def test_a_missing_run_and_contradictions_are_named(
     assert "without a path" in refused(capsys, "x", "--url", "https://a.example/b", *folder)
 
 
+# ---- what ----
+
+
+@pytest.mark.parametrize("by_file", [True, False])
+def test_a_settings_file_or_a_preset_begins_a_run_in_its_own_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_file: bool
+) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('[panel]\nkind = "people"\n[run]\nlag = 1\n', encoding="utf-8")
+    words = [str(file)] if by_file else ["--preset", "people"]
+    folder = tmp_path / "runs"
+    chosen = serve._parser().parse_args(
+        [*words, "--set", "run.name=mine", "--folder", str(folder)]
+    )
+    path, config = serve._target(chosen)
+    assert path == folder / "mine.db"
+    assert config is not None and (config.panel.kind, config.run.lag) == ("people", 1)
+    begun: list[Sequence[str]] = []
+    monkeypatch.setattr(serve, "start", begun.append)
+    serve._begin(chosen, path)
+    assert begun[0][3:] == [
+        "run", *words, "--set", "run.name=mine", "--set", f"run.folder={folder}", "--stay",
+    ]  # fmt: skip
+
+
+def test_each_demo_gets_a_name_of_its_own(tmp_path: Path) -> None:
+    words = ["--demo", "--folder", str(tmp_path)]
+    for taken in ("serve-demo-1", "serve-demo-2"):
+        path, _ = serve._target(serve._parser().parse_args(words))
+        assert path.stem == taken
+        path.touch()
+
+
 # ---- where ----
 
 

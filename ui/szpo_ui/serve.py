@@ -31,7 +31,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 OPERATOR_DAYS = 1.0
 """How long the link printed at a start may wait to be opened."""
 DEMO = (
-    "run.votes=80", "subspace.samples=128", "subspace.kl_samples=48", "optimizer.comparisons=4",
+    "run.votes=80", "subspace.samples=96", "subspace.kl_samples=32", "optimizer.comparisons=4",
     "optimizer.rows=4",
 )  # fmt: skip
 """What ``--demo`` changes of the preset people: a smaller set-up, shorter rounds."""
@@ -208,7 +208,6 @@ def _serve(chosen: argparse.Namespace, listener: socket.socket, place: Place) ->
             keeper.run()
         _tell(chosen, site.ledger, place)
         answer(application, listener, proxied=chosen.url is not None)
-        _say("the web has ended; ending what runs beside it")
     return 0
 
 
