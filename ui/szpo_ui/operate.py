@@ -40,6 +40,8 @@ LOG: Final = logging.getLogger("szpo.operate")
 MOST_BYTES: Final = 16_384
 """Longest request of the page, in characters."""
 CHUNK: Final = 262_144
+FEW: Final = 20
+"""Under so many votes no word is said of improvement, whatever the interval."""
 
 STATES: Final = {
     "none": "not begun", "generating": "writing answers", "open": "collecting votes",
@@ -199,6 +201,7 @@ def page(site: Site, ack: str = "") -> str:
             links=LINKS,
             access=ACCESS,
             most_minutes=controls.MOST_MINUTES,
+            few=FEW,
         )
     )
 
