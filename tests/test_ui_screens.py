@@ -7,7 +7,7 @@ from browser import make
 
 from szpo import lease
 from szpo.errors import UsageError
-from szpo_ui import screens
+from szpo_ui import app, panel, screens
 from szpo_ui.panel import Action, Ballot, Presence, act
 
 TAB, OTHER = "tab-0001", "tab-0002"
@@ -151,10 +151,13 @@ def test_a_fast_vote_is_flagged_and_kept(stage):
     stage.advance()
     ann = Person(stage, "ann")
     gate = ann.at.sheet.gate_s
+    stage.clock.forward(60)
     ann.vote("A", dwell_ms=int(1000 * gate) - 1)
-    ann.vote("A", key=1, dwell_ms=int(1000 * gate) + 1)
+    ann.vote("A", key=1, dwell_ms=int(1000 * gate) + 1)  # served this moment, whatever it says
+    ann.do("revise", seat=ann.at.answered[0].seat)
+    ann.vote("A", key=2, dwell_ms=int(1000 * gate) + 1)
     flags = [screens.json.loads(vote["details"])["fast"] for vote in stage.ledger.votes()]
-    assert flags == [True, False]
+    assert flags == [True, True, False]
 
 
 def test_a_vote_may_be_changed_until_the_round_closes_and_not_after(stage):
@@ -393,3 +396,50 @@ def test_a_round_of_equal_answers_asks_nobody(tmp_path):
     ann = Person(stage, "ann")
     assert (ann.at.state, ann.at.step) == ("vote", 1)
     stage.ledger.close()
+
+
+# ---- the poller's door ----
+
+
+@pytest.fixture
+def door(stage):
+    """An HTTP client with the session of P-01, and the site's own application."""
+    from starlette.testclient import TestClient
+
+    client = TestClient(app.create(stage.site, pages=()), base_url="http://127.0.0.1")
+    client.app.include_router(panel.router(stage.site))
+    client.headers["origin"] = "http://127.0.0.1"
+    client.cookies.update(stage.cookie("panelist", "P-01"))
+    return client
+
+
+def test_the_poller_hears_only_of_changes(stage, door):
+    stage.advance()
+    first = door.get(f"/panel-api/status?tab={TAB}")
+    assert first.status_code == 200 and set(first.json()) == {
+        "version", "key", "state", "round", "votes_in", "votes_needed",
+    }  # fmt: skip
+    known = {"if-none-match": first.headers["etag"]}
+    assert door.get(f"/panel-api/status?tab={TAB}", headers=known).status_code == 304
+    Person(stage, "ben").vote("A")
+    news = door.get(f"/panel-api/status?tab={TAB}", headers=known)
+    assert news.status_code == 200 and news.json()["votes_in"] == 1
+    door.cookies.clear()
+    assert door.get("/panel-api/status", follow_redirects=False).status_code in (303, 401)
+
+
+def test_only_the_holder_and_their_tab_keep_a_seat(stage, door):
+    stage.advance()
+    ann = Person(stage, "P-01", TAB)
+    ben = Person(stage, "ben")
+    stage.clock.forward(500)
+
+    def extended(seat, tab):
+        return door.post(f"/panel-api/extend?seat={seat}&tab={tab}").json()["lease_s"]
+
+    assert extended(ben.at.seat, TAB) is None
+    assert extended(ann.at.seat, OTHER) is None
+    assert ann.do("look").lease_s < 110
+    assert extended(ann.at.seat, TAB) > 590
+    polled = door.get(f"/panel-api/status?tab={TAB}&seat={ann.at.seat}")
+    assert 590 < float(polled.headers["x-szpo-lease"]) <= 600

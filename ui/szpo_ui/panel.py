@@ -188,13 +188,15 @@ def _details(site: Site, row: dict[str, Any], ballot: Ballot) -> dict[str, Any]:
     assert comparison is not None, row["comparison"]
     shown = sheet(comparison, screens.of_row(row))
     rows = {str(pair.row) for pair in shown.pairs}
+    # A page may say what it likes; nobody has read for longer than they had the texts.
+    read_ms = min(ballot.dwell_ms, (site.clock() - row["served_us"]) / 1000)
     details: dict[str, Any] = {
         "notes": {i: note for i, note in sorted(ballot.notes.items()) if i in rows},
         "rows": len(shown.pairs),
         "seen": min(ballot.seen, len(shown.pairs)),
         "words": shown.words,
         "similarity": shown.similarity,
-        "fast": ballot.choice != "skip" and ballot.dwell_ms < 1000 * shown.gate_s,
+        "fast": ballot.choice != "skip" and read_ms < 1000 * shown.gate_s,
         "marks": ballot.marks,
         "device": ballot.device,
     }
@@ -263,7 +265,8 @@ def blocks(site: Site) -> gr.Blocks:
         except Exception as error:
             return render.failure(_noted(error), ack)
 
-    with gr.Blocks(title=texts.LIVE["title"], analytics_enabled=False, fill_width=True) as made:
+    made = gr.Blocks(title=texts.LIVE["title"], analytics_enabled=False, fill_width=True)
+    with made:
         screen = gr.HTML(render.skeleton(), elem_id="szpo-screen", apply_default_css=False)
         box = gr.Textbox(elem_id="szpo-box", visible="hidden", container=False)
         button = gr.Button("Send", elem_id="szpo-send", visible="hidden")

@@ -213,7 +213,8 @@ def lease_s(site: Site, row: Record) -> float | None:
     """Seconds for which an unanswered seat of an open round is still held, at least 0."""
     if row["choice"] is not None:
         return None
-    return round(max(0, row["expires_us"] - site.clock()) / 1e6, 1)
+    left_us: int = max(0, row["expires_us"] - site.clock())
+    return round(left_us / 1e6, 1)
 
 
 def of_row(row: Record) -> Assignment:

@@ -439,6 +439,11 @@
   function heard() {
     const page = root(), { state, version } = page.dataset;
     if (state === "loading" || busy || $("#sz-login")?.open) return;
+    if (state === "error") { // its number stays to be read; what nobody asked for is tried again
+      const passive = lost && (lost.do === "look" || lost.do === "open");
+      if (passive && now() - lastLook > LOOK_MS) send({ ...lost, ack: key(8) });
+      return;
+    }
     counts(page);
     const reading = READING.has(state) || state === "feedback" || state === "welcome";
     const changed = reading ? live.key !== page.dataset.key : live.version !== version;
