@@ -10,7 +10,17 @@ from pathlib import Path
 import pytest
 from browser import MovableClock, Stage, make
 
-from szpo import agreement, evidence, final, lease, orders, overview, steps
+from szpo import (
+    agreement,
+    coordinates,
+    evidence,
+    final,
+    lease,
+    orders,
+    overview,
+    replay,
+    steps,
+)
 from szpo.evidence import Ballot, Evidence, Panelist, RunFacts, StepRow
 from szpo.intervals import log_odds, quantile, rate, share
 from szpo.types import Answer, Comparison, Prompt, Row
@@ -312,13 +322,38 @@ def test_a_run_that_follows_its_votes_finds_them_along_its_path(voted: Stage) ->
     rows = evidence.read(voted.ledger).steps
     assert rows[0].headings == ()
     # After one step the path is ±v₀: how v₁ lies to it follows from the directions alone.
-    from szpo import coordinates, replay
-
     space = replay.settings(voted.ledger).space
     v0, v1 = (coordinates.direction_vector(space, t, 0) for t in (0, 1))
     cosine = float(v0 @ v1) / float((v0 @ v0) * (v1 @ v1)) ** 0.5
     assert rows[1].headings == pytest.approx((cosine,), abs=1e-6)
     assert all(row.distinct and row.length for row in rows[:3])
+
+
+def test_a_constant_wish_is_seen_along_the_path_and_a_turned_one_against_it(
+    tmp_path: Path,
+) -> None:
+    """A panel that likes the first coordinate larger; then, in a second run, turns round."""
+    shares = []
+    for turned in (False, True):
+        stage = make(tmp_path / f"run-{turned}.db", clock=MovableClock())
+        service, space = stage.site.service, replay.settings(stage.ledger).space
+        people = [service.enroll("person", name) for name in ("P-01", "P-02")]
+        stage.advance()
+        for number in range(16):
+            likes = coordinates.direction_vector(space, number, 0)[0] > 0
+            likes ^= turned and number >= 12
+            for person in people:
+                while (seat := service.assign(person)) is not None:
+                    other = {"A": "B", "B": "A"}[seat.plus_side]
+                    service.cast(seat.id, seat.plus_side if likes else other, idem=seat.id)
+            stage.advance()
+        found = overview.overview(evidence.read(stage.ledger))
+        shares.append([v.heading.value or 0.0 for v in found.values])
+        if not turned:
+            assert found.improving.heading.low > 0.5
+    constant, after = shares
+    assert after[:12] == constant[:12]
+    assert [x > 0 for x in after[12:]] == [x < 0 for x in constant[12:]] != [True] * 4
 
 
 def test_words_are_those_of_rows_that_differ(voted: Stage) -> None:

@@ -234,7 +234,9 @@ def _log(ledger: Ledger) -> tuple[Line, ...]:
         (*HIDDEN_EVENTS, EVENTS),
     )
     lines = [
-        Line(e["at_us"], names.get(e["actor"], e["actor"]), _told(e["kind"], e["body"], names))
+        Line(
+            e["at_us"], str(names.get(e["actor"], e["actor"])), _told(e["kind"], e["body"], names)
+        )
         for e in events
     ]
     lines += _votes(ledger) + _rounds(ledger)

@@ -104,7 +104,8 @@ def blocks(site: Site) -> gr.Blocks:
             said = refused(f"something went wrong; the log has it as {number}", ack)
         return page(site, ack), said
 
-    with gr.Blocks(title="szpo: operate", analytics_enabled=False, fill_width=True) as made:
+    made = gr.Blocks(title="szpo: operate", analytics_enabled=False, fill_width=True)
+    with made:
         screen = gr.HTML(_loading(), elem_id="op-screen", apply_default_css=False)
         reply = gr.HTML("", elem_id="op-reply", apply_default_css=False)
         gr.HTML(dialogs(), elem_id="op-dialogs", apply_default_css=False)
