@@ -22,7 +22,7 @@ def check(path, begin, kills):
                 row = found.pop((door, number))
                 assert row["choice"] == voting.CHOICES[(number + door) % 3]
         for door, number in found:  # stored, its acknowledgement lost: the last of its door
-            assert number == begin[door]
+            assert number < begin[door] + (voting.GROUP if door == 0 else 1)
         assert ledger.query("PRAGMA quick_check(1)")[0]["quick_check"] == "ok"
         if kills % 100 == 0:
             report = replay.verify(ledger, deep=False)

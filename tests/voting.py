@@ -9,12 +9,14 @@ from typing import Any
 from szpo import coordinates, lease, optimizer, steps
 from szpo.ledger import Ledger
 from szpo.types import Answer, Comparison, Prompt, Row
-from szpo.votes import VoteService
+from szpo.votes import Ballot, VoteService
 from tests.quadratic import new_ledger, settings_of
 
 CHOICES = ("A", "B", "tie")
 DOORS = 3
 """Threads that answer at once in one process."""
+GROUP = 3
+"""Answers that the first of them sends in one commit."""
 
 
 def ballot(path: Path, seats: int, *, sync: bool = True) -> list[str]:
@@ -37,11 +39,17 @@ def ballot(path: Path, seats: int, *, sync: bool = True) -> list[str]:
         return [seat.id for seat in made if seat is not None]
 
 
-def post(service: VoteService, seats: list[str], door: int, number: int) -> Any:
+def ballot_of(seats: list[str], door: int, number: int) -> Ballot:
     """Answer ``number`` of a door: seat, choice and key follow from it, so a retry is the same."""
     seat = seats[(number * DOORS + door) % len(seats)]
     choice: Any = CHOICES[(number + door) % len(CHOICES)]
-    return service.cast(seat, choice, idem=f"door-{door}:{number:012}")
+    return Ballot(seat, choice, f"door-{door}:{number:012}")
+
+
+def post(service: VoteService, seats: list[str], door: int, number: int) -> Any:
+    """Send one answer by itself."""
+    sent = ballot_of(seats, door, number)
+    return service.cast(sent.assignment, sent.choice, idem=sent.idem)
 
 
 def answer(path: Path, seats: list[str], begin: list[int], acks: Any) -> None:
@@ -50,12 +58,18 @@ def answer(path: Path, seats: list[str], begin: list[int], acks: Any) -> None:
         service, sending = VoteService(ledger), threading.Lock()
 
         def stand(door: int) -> None:
-            number = begin[door]
+            number, at_once = begin[door], GROUP if door == 0 else 1
             while True:
-                receipt = post(service, seats, door, number)
+                numbers = range(number, number + at_once)
+                receipts: list[Any] = (
+                    service.cast_many([ballot_of(seats, door, n) for n in numbers])
+                    if at_once > 1
+                    else [post(service, seats, door, number)]
+                )
                 with sending:
-                    acks.send((door, number, receipt.vote))
-                number += 1
+                    for n, receipt in zip(numbers, receipts, strict=True):
+                        acks.send((door, n, receipt.vote))
+                number += at_once
 
         threads = [threading.Thread(target=stand, args=(door,)) for door in range(DOORS)]
         for thread in threads:
