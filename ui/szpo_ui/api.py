@@ -10,10 +10,11 @@ from dataclasses import asdict
 from functools import lru_cache, partial
 from typing import Annotated, Any, Literal, Self
 
-from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from szpo.errors import StorageError, SzpoError, UsageError
 from szpo.roundstatus import round_status
@@ -76,13 +77,11 @@ class Cast(Body):
         return self
 
 
-def router(site: Site, writer: Writer) -> APIRouter:
-    """The paths under /api/."""
-    routes = APIRouter(prefix="/api")
+def routes(site: Site, writer: Writer) -> list[Route]:
+    """The paths under /api/; plain routes, for nothing here needs what FastAPI's cost."""
     texts = lru_cache(maxsize=TEXTS)(site.ledger.comparison)  # they never change
     votes = Buckets(site.clock, rate=VOTES_PER_SECOND, burst=VOTES_AT_ONCE)
 
-    @routes.get("/status")
     def status(request: Request) -> Response:
         access.identity(site, request, "panelist")
         found = round_status(site.ledger)
@@ -91,7 +90,6 @@ def router(site: Site, writer: Writer) -> APIRouter:
             return Response(status_code=304, headers={"ETag": tag})
         return JSONResponse(asdict(found), headers={"ETag": tag})
 
-    @routes.post("/assignment")
     async def assignment(request: Request) -> Response:
         who = access.identity(site, request, "panelist")
         asked = await read(Ask, request)
@@ -102,7 +100,6 @@ def router(site: Site, writer: Writer) -> APIRouter:
             return Response(status_code=204)
         return JSONResponse(_ballot(site, asked, comparison, seat))
 
-    @routes.post("/votes")
     async def vote(request: Request) -> Response:
         who = access.identity(site, request, "panelist")
         if wait := votes.take(who.credential):
@@ -127,11 +124,9 @@ def router(site: Site, writer: Writer) -> APIRouter:
             return refused(error)
         return accepted(receipt)
 
-    @routes.post("/release")
     async def release(request: Request) -> Response:
         return await _keep(request, "release")
 
-    @routes.post("/extend")
     async def extend(request: Request) -> Response:
         return await _keep(request, "extend")
 
@@ -147,7 +142,13 @@ def router(site: Site, writer: Writer) -> APIRouter:
         await writer.do(partial(act, given.assignment))
         return Response(status_code=204)
 
-    return routes
+    return [
+        Route("/api/votes", vote, methods=["POST"]),
+        Route("/api/assignment", assignment, methods=["POST"]),
+        Route("/api/status", status, methods=["GET"]),
+        Route("/api/extend", extend, methods=["POST"]),
+        Route("/api/release", release, methods=["POST"]),
+    ]
 
 
 def accepted(receipt: Receipt) -> JSONResponse:

@@ -69,11 +69,11 @@ def create(
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(SzpoError, _own_error)
     app.add_exception_handler(Exception, _failure)
+    app.router.routes.extend(api.routes(site, writer))  # first, since they are asked most
     app.mount("/static", StaticFiles(directory=str(STATIC)), name="static")
     app.add_api_route("/healthz", _healthz)
     app.add_api_route("/favicon.ico", _icon)
     app.include_router(access.router(site))
-    app.include_router(api.router(site, writer))
     _inside_a_loop(partial(_mount_all, app, site, pages))
     app.add_middleware(CORSMiddleware, allow_origins=[])  # else Gradio echoes any origin
     app.add_middleware(Door, site=site, sessions=sessions, url=url)
