@@ -28,6 +28,8 @@ from szpo_ui.keeper import Keeper, start
 KEEP_ALIVE = 75
 """Seconds a connection may rest: longer than people read, so that no vote meets a closing one."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+OPERATOR = "operator"
+"""Who opens the link of a start; each start ends the link of the one before, not its sessions."""
 OPERATOR_DAYS = 1.0
 """How long the link printed at a start may wait to be opened."""
 DEMO = (
@@ -301,7 +303,7 @@ def _szpo() -> list[str]:
 
 def _tell(chosen: argparse.Namespace, ledger: Ledger, place: Place) -> None:
     """Print the links of this start; in the demo, open the panelist's."""
-    made = credentials.invite(ledger, "operator", days=OPERATOR_DAYS)
+    made = credentials.invite(ledger, "operator", OPERATOR, days=OPERATOR_DAYS)
     _say(f"run {ledger.path.stem} at {place.url}; press Ctrl-C to end it")
     _say(f"operator's link (once, within a day): {link(place.url, made.token)}")
     if chosen.demo:
