@@ -6,6 +6,7 @@ shown first, so that a small panel covers an order before anything is answered t
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 from szpo import calibration, orders, seeds
@@ -32,12 +33,19 @@ def choose(ledger: Ledger, panelist: str, now: int) -> tuple[str, Letter] | None
     for order in orders.results(ledger, "final"):
         if order.closed_us is not None:
             continue
-        found = _of_order(ledger, order, panelist, now)
-        if found is not None:
-            tuned = calibration.tuned(ledger)
-            if panelist in tuned and _fresh_ones(ledger, order, tuned, now):
-                return None
-            return found
+        places = _places(ledger, order, now)
+        left = [(i, place) for i, place in enumerate(places) if panelist not in place.shown]
+        if not left:
+            continue
+        if _waits(ledger, panelist, places, now):
+            return None
+        rank, place = min(left, key=lambda each: (len(each[1].in_use), each[0]))
+        a, b = place.in_use.count("A"), place.in_use.count("B")
+        if a == b:
+            side = planned(ledger.root_seed, order.id, rank, len(place.in_use))
+        else:  # a seat that was given up leaves its side to the next
+            side = "A" if a < b else "B"
+        return place.comparison, side
     return None
 
 
@@ -53,28 +61,21 @@ def planned(root_seed: int, order: int, rank: int, place: int) -> Letter:
     return LETTERS[(first + rank + place) % 2]
 
 
-def _of_order(ledger: Ledger, order: Order, panelist: str, now: int) -> tuple[str, Letter] | None:
-    best: tuple[int, str, int, list[str]] | None = None
-    for rank, (comparison, in_use, shown) in enumerate(_seats(ledger, order, panelist, now)):
-        if not shown and (best is None or len(in_use) < best[0]):
-            best = len(in_use), comparison, rank, in_use
-    if best is None:
-        return None
-    taken, comparison, rank, in_use = best
-    side = planned(ledger.root_seed, order.id, rank, taken)
-    a, b = in_use.count("A"), in_use.count("B")
-    # A seat that was given up leaves its side to the next.
-    return comparison, side if a == b else "A" if a < b else "B"
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A comparison of an order: sides of plus that are answered or held, and who was shown it."""
+
+    comparison: str
+    in_use: list[str]
+    shown: set[str]
 
 
-def _seats(
-    ledger: Ledger, order: Order, panelist: str, now: int
-) -> list[tuple[str, list[str], bool]]:
-    """Per comparison that is shown: sides answered or held, and whether the panelist saw it."""
-    found: dict[str, tuple[str, list[str], bool]] = {}
+def _places(ledger: Ledger, order: Order, now: int) -> list[_Place]:
+    """The comparisons of an order that differ in some row, in their order."""
+    found: dict[str, _Place] = {}
     wanted = set(orders.comparisons(order))
     for row in ledger.query(
-        "SELECT c.comparison, a.panelist, a.plus_side, a.expires_us, a.released_us, l.choice "
+        "SELECT c.comparison, a.panelist, a.plus_side, a.expires_us, l.choice "
         "FROM comparisons c LEFT JOIN assignments a USING (comparison) "
         "LEFT JOIN votes l ON l.assignment = a.assignment AND l.revision = "
         "(SELECT max(revision) FROM votes WHERE assignment = a.assignment) "
@@ -83,16 +84,21 @@ def _seats(
     ):
         if row["comparison"] not in wanted:
             continue
-        name, in_use, shown = found.get(row["comparison"], (row["comparison"], [], False))
-        held = row["choice"] is None and row["panelist"] is not None and row["expires_us"] > now
+        place = found.setdefault(row["comparison"], _Place(row["comparison"], [], set()))
+        if row["panelist"] is None:
+            continue
+        place.shown.add(row["panelist"])
+        held = row["choice"] is None and row["expires_us"] > now
         if held or row["choice"] not in (None, "skip"):
-            in_use.append(row["plus_side"])
-        found[name] = name, in_use, shown or row["panelist"] == panelist
+            place.in_use.append(row["plus_side"])
     return list(found.values())
 
 
-def _fresh_ones(ledger: Ledger, order: Order, tuned: set[str], now: int) -> bool:
-    """Somebody is there who did not vote in training and has comparisons of the order left."""
+def _waits(ledger: Ledger, panelist: str, places: list[_Place], now: int) -> bool:
+    """A tuner waits for somebody who is there, did not tune, and has comparisons left."""
+    tuned = calibration.tuned(ledger)
+    if panelist not in tuned:
+        return False
     since = now - AROUND_US
     there = ledger.query(
         "SELECT panelist FROM credentials WHERE credential >= 'session:' "
@@ -100,9 +106,5 @@ def _fresh_ones(ledger: Ledger, order: Order, tuned: set[str], now: int) -> bool
         "AND created_us > ? UNION SELECT panelist FROM assignments WHERE served_us > ?",
         (since, since),
     )
-    return any(
-        not shown
-        for row in there
-        if row["panelist"] not in tuned
-        for _, _, shown in _seats(ledger, order, row["panelist"], now)
-    )
+    others = {row["panelist"] for row in there} - tuned
+    return any(other not in place.shown for other in others for place in places)
