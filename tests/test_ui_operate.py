@@ -173,6 +173,22 @@ def test_open_votes_are_counted_but_not_shown(voted: Stage) -> None:
     assert [p.votes for p in after.panelists] == [p.votes for p in before.panelists]
 
 
+def test_figures_are_not_reckoned_anew_for_every_vote(
+    voted: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    minute = 60_000_000
+    monkeypatch.setattr(voted.ledger, "clock", lambda: 40 * minute)
+    first = board.board(voted.site).page
+    cast(voted, "Bob")
+    assert board.board(voted.site).page is first
+    assert board.version(voted.site) != ""
+    monkeypatch.setattr(voted.ledger, "clock", lambda: 41 * minute)
+    assert board.board(voted.site).page is not first
+    second = board.board(voted.site).page
+    do(voted, "close", reason="enough")
+    assert board.board(voted.site).page is not second
+
+
 def test_showing_them_is_a_switch_in_the_record(voted: Stage) -> None:
     do(voted, "live", on=True)
     assert len(board.board(voted.site).page.values) == 3

@@ -164,8 +164,15 @@ def board(site: Site) -> Board:
 
 
 def _numbers(ledger: Ledger, live: bool) -> _Known:
-    """The figures, made anew after something was recorded and at least once a minute."""
-    key = (_last_event(ledger), round_status(ledger).version, live, ledger.clock() // 60_000_000)
+    """The figures: made anew when a round moves or something is decided, and once a minute.
+
+    Reading thousands of votes takes a good part of a second, which the votes of an open round,
+    hidden as they are, are not worth; how many are in is told by the round's status at once.
+    """
+    decided = ledger.query("SELECT max(event) AS event FROM events WHERE kind <> 'rows'")[0]
+    states = tuple(row["state"] for row in ledger.steps())
+    shown = _last_event(ledger) if live else None
+    key = (decided["event"], states, shown, live, ledger.clock() // 60_000_000)
     found = _known.get(ledger)
     if found is None or found.key != key:
         rows = evidence.read(ledger, live=live)

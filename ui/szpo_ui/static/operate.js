@@ -48,8 +48,10 @@ window.szpoOperate = (() => {
     const slot = from && $("[data-slot]", from);
     if (slot && more.children.length) {
       slot.replaceChildren(...[...more.cloneNode(true).childNodes]);
-      const submit = $("[type=submit]", from);
-      if (request.do === "invite" && submit) $("input[readonly]", slot)?.focus();
+      if (request.do === "invite") {
+        $("[data-close]", from).textContent = "Done";
+        $("input[readonly]", slot)?.focus();
+      }
       return;
     }
     if (from) from.close();
@@ -79,6 +81,8 @@ window.szpoOperate = (() => {
       slot.dataset.first ??= slot.innerHTML;
       slot.innerHTML = slot.dataset.first;
     }
+    const close = $("[data-close]", dialog);
+    if (close) close.textContent = "Cancel";
     const name = button.dataset.name || "";
     if (form.elements.name) form.elements.name.value = name;
     $$("[data-show=name]", dialog).forEach((place) => { place.textContent = name; });
