@@ -43,7 +43,7 @@ def live(path, seed, until=3):
     with Ledger.open(path) as ledger:
         # A process's death loses nothing that was written, synced or not; this is much faster.
         ledger.execute("PRAGMA synchronous=OFF")
-        panel = panel_of(ledger, judge=ValueJudge(skips=0.2))
+        panel = panel_of(ledger, 8, judge=ValueJudge(skips=0.2))
         go(settings, ledger, QuadraticPolicy(settings), panel, until_step=until, lag=lag)
         if not (out := path.with_suffix(".jsonl")).exists():
             export.write_votes(ledger, out)
