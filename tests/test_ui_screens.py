@@ -8,7 +8,8 @@ from browser import make
 from szpo import lease
 from szpo.errors import UsageError
 from szpo_ui import app, panel, screens
-from szpo_ui.panel import Action, Ballot, Presence, act
+from szpo_ui.actions import Action, Ballot, act
+from szpo_ui.panel import Presence
 
 TAB, OTHER = "tab-0001", "tab-0002"
 KEY = "key-of-one-decision-{}".format

@@ -1,32 +1,31 @@
 """The panelist's page: one Gradio event for everything that is done, one small poller beside it.
 
 The page is a single ``gr.HTML``. What a person chooses stays in the browser until they confirm;
-then the script fills a hidden textbox with JSON, presses a hidden button, and `act` answers with
+then the script presses a hidden button with one JSON text, and `szpo_ui.actions.act` answers with
 the next screen. No ``gr.State``, no queue, no unload: the ledger is the only memory.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import secrets
 import time
+import weakref
 from collections.abc import Callable
 from importlib import resources
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import gradio as gr
 from fastapi import APIRouter, HTTPException, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from szpo.errors import SzpoError, UsageError
 from szpo.records import canonical, sha256
-from szpo.types import Assignment, Choice
-from szpo.votes import VoteConflictError
+from szpo.votes import VoteService
 from szpo_ui import access, render, screens, texts
-from szpo_ui.screens import Alive, Ask, Feedback, Mode, Screen
-from szpo_ui.sheets import sheet
+from szpo_ui.actions import Action, act
+from szpo_ui.screens import Ask
 from szpo_ui.site import Site
 
 LOG: Final = logging.getLogger("szpo.panel")
@@ -34,41 +33,6 @@ TAB_S: Final = 90.0
 """A tab that has not been heard of for so long no longer keeps others out, seconds."""
 MOST_BYTES: Final = 65_536
 """Longest request of a page, in characters."""
-
-Do = Literal[
-    "open", "look", "vote", "agree", "agree-practice", "practice", "break", "back", "calibrate",
-    "final", "leave", "go", "keep", "revise", "use-tab",
-]  # fmt: skip
-Word = Field(pattern=r"^[A-Za-z0-9_.:-]*$", max_length=64)
-
-
-class Ballot(BaseModel):
-    """A verdict as the page sends it; what the server knows itself is not taken from here."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    choice: Choice
-    idem: str = Word
-    reason: str | None = Field(None, pattern="^(language|content|display|other)$")
-    report: bool = False
-    dwell_ms: int = Field(ge=0, lt=2**40)
-    notes: dict[str, Literal["A", "tie", "B"]] = Field({}, max_length=4096)
-    seen: int = Field(ge=0, le=4096)
-    marks: bool = False
-    device: Literal["wide", "stacked"] = "wide"
-
-
-class Action(BaseModel):
-    """Something done on the page."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    do: Do
-    ack: str = Word
-    tab: str = Field(pattern=r"^[A-Za-z0-9-]{8,64}$")
-    seat: str | None = Field(None, pattern=r"^[A-Za-z0-9_.:-]{1,64}$")
-    mode: Mode = ""
-    ballot: Ballot | None = None
 
 
 class Presence:
@@ -82,7 +46,7 @@ class Presence:
         """A tab has said something."""
         now = self.now_s()
         if len(self._heard) > 10_000:
-            self._heard = {k: at for k, at in self._heard.items() if now - at < TAB_S}
+            self._heard = {k: at for k, at in [*self._heard.items()] if now - at < TAB_S}
         self._heard[panelist, tab] = now
 
     def gone(self, panelist: str, tab: str) -> None:
@@ -94,148 +58,12 @@ class Presence:
         return self.now_s() - self._heard.get((panelist, tab), -TAB_S) < TAB_S
 
 
-_PRESENCE: dict[int, Presence] = {}
+_PRESENCE: weakref.WeakKeyDictionary[VoteService, Presence] = weakref.WeakKeyDictionary()
 
 
 def presence(site: Site) -> Presence:
     """The tabs of a site, shared by its page and its poller."""
-    return _PRESENCE.setdefault(id(site.service), Presence())
-
-
-# ---- what is done ----
-
-
-def act(site: Site, panelist: str, name: str, action: Action, alive: Alive) -> Screen:
-    """Do what a page asks for, then look.
-
-    Raises:
-        UsageError: a seat that is not this panelist's, or a ballot without one.
-    """
-    ask = Ask(action.tab, action.seat, action.mode)
-    notice: str | None = None
-    match action.do:
-        case "vote":
-            return _vote(site, panelist, name, action, alive)
-        case "agree" | "agree-practice":
-            _agree(site, panelist)
-        case "break":
-            _release(site, panelist, action.seat)
-            ask = dataclasses.replace(ask, mode="break", seat=None)
-        case "leave":
-            _release(site, panelist, action.seat)
-            ask = dataclasses.replace(ask, leave=True, mode="")
-        case "back" | "go":
-            ask = dataclasses.replace(ask, leave=True, mode="")
-        case "keep":
-            ask, notice = dataclasses.replace(ask, leave=True, mode=""), texts.NOTICES["kept"]
-        case "revise":
-            ask = dataclasses.replace(ask, mode="revise")
-            _take(site, panelist, action)
-        case "use-tab":
-            alive = _nobody
-            screens.take_over(site, panelist, action.tab)
-        case _:
-            pass
-    extra = action.do.removeprefix("agree-")
-    if extra in {"practice", "calibrate", "final"}:
-        seat = _extra(site, panelist, extra, action.tab)
-        if seat is None:
-            notice = texts.NOTICES["none_left" if extra == "calibrate" else "no_final"]
-        elif extra == "practice":
-            ask = dataclasses.replace(ask, seat=seat.id, mode="practice")
-    screen = screens.look(site, panelist, name, ask, alive)
-    return dataclasses.replace(screen, notice=notice) if notice else screen
-
-
-def _vote(site: Site, panelist: str, name: str, action: Action, alive: Alive) -> Screen:
-    ballot, row = action.ballot, screens.seat_row(site, panelist, action.seat or "")
-    if ballot is None or row is None:
-        raise UsageError("vote: there is no such comparison for this panelist")
-    notice = texts.NOTICES["skipped"] if ballot.choice == "skip" else None
-    try:
-        receipt = site.service.cast(
-            row["assignment"],
-            ballot.choice,
-            idem=ballot.idem,
-            skip_reason=ballot.reason,
-            dwell_ms=ballot.dwell_ms,
-            details=_details(site, row, ballot),
-            tab=action.tab,
-            panelist=panelist,
-        )
-    except VoteConflictError as conflict:
-        if conflict.code == "stale_tab":
-            return screens.elsewhere(site, panelist, name)
-        notice = texts.NOTICES["closed"]
-    else:
-        if row["kind"] == "practice":
-            feedback = Feedback(ballot.choice, screens.expected(row))
-            screen = screens.look(site, panelist, name, Ask(action.tab), alive)
-            return dataclasses.replace(
-                screen, state="feedback", feedback=feedback, sheet=None, seat=None
-            )
-        if row["kind"] != "train":
-            notice = notice or texts.NOTICES["thanks"]
-        elif receipt.late:
-            notice = texts.NOTICES["late"]
-    screen = screens.look(site, panelist, name, Ask(action.tab), alive)
-    return dataclasses.replace(screen, notice=notice)
-
-
-def _details(site: Site, row: dict[str, Any], ballot: Ballot) -> dict[str, Any]:
-    """What is kept beside a vote; the same again when the same ballot is sent again."""
-    comparison = site.ledger.comparison(row["comparison"])
-    assert comparison is not None, row["comparison"]
-    shown = sheet(comparison, screens.of_row(row))
-    rows = {str(pair.row) for pair in shown.pairs}
-    # A page may say what it likes; nobody has read for longer than they had the texts.
-    read_ms = min(ballot.dwell_ms, (site.clock() - row["served_us"]) / 1000)
-    details: dict[str, Any] = {
-        "notes": {i: note for i, note in sorted(ballot.notes.items()) if i in rows},
-        "rows": len(shown.pairs),
-        "seen": min(ballot.seen, len(shown.pairs)),
-        "words": shown.words,
-        "similarity": shown.similarity,
-        "fast": ballot.choice != "skip" and read_ms < 1000 * shown.gate_s,
-        "marks": ballot.marks,
-        "device": ballot.device,
-    }
-    if ballot.report:
-        details["report"] = True
-    return details
-
-
-def _agree(site: Site, panelist: str) -> None:
-    if not screens.consented(site, panelist):
-        told = sha256(canonical(texts.PAGE["consent"]))
-        site.ledger.record_event("consent", panelist, {"panelist": panelist, "text": told})
-
-
-def _take(site: Site, panelist: str, action: Action) -> None:
-    """The tab that changes a vote is the one that may."""
-    row = screens.seat_row(site, panelist, action.seat or "")
-    if row is not None and row["tab"] != action.tab:
-        site.service.take(row["assignment"], action.tab)
-
-
-def _release(site: Site, panelist: str, seat: str | None) -> None:
-    """Give an unanswered seat of this panelist back."""
-    row = screens.seat_row(site, panelist, seat) if seat else None
-    if row is not None and row["choice"] is None:
-        site.service.release(row["assignment"])
-
-
-def _extra(site: Site, panelist: str, kind: str, tab: str) -> Assignment | None:
-    """Seat the panelist at a comparison that is not for training, if there is one."""
-    if kind == "practice":
-        return site.service.practice(panelist, tab=tab)
-    if kind == "calibrate":
-        return site.service.calibration(panelist, tab=tab)
-    return site.service.final(panelist, tab=tab)
-
-
-def _nobody(panelist: str, tab: str) -> bool:
-    return False
+    return _PRESENCE.setdefault(site.service, Presence())
 
 
 # ---- the page ----

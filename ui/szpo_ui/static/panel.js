@@ -155,6 +155,8 @@
     watch();
     fold();
     update();
+    usual(page);
+    offerBreak(page);
     const moved = state !== before.state || seat !== before.seat;
     if (moved && before.state) arrive(page);
     else if (moved) { title(page); scrollTo({ top: draft?.top || 0, behavior: "instant" }); }
@@ -186,7 +188,6 @@
       say(fill(T.said_round, { round: Number(page.dataset.step) + 1, number: page.dataset.number,
         differ: page.dataset.rows }));
     }
-    offerBreak(page);
   }
   function title(page) {
     const { state, step } = page.dataset;
