@@ -135,9 +135,9 @@ def answer(
             if not _is_open(ledger, row["step"]):
                 return
             have = {c.id: 0 for c in asked}
-            for vote in votes.standing(ledger, row["step"]):
+            for vote in votes.counted(ledger, row["step"]):
                 if vote.comparison in have:  # others of the step may be somebody else's to answer
-                    have[vote.comparison] += vote.verdict != "skip"
+                    have[vote.comparison] += 1
             short = [c for c in asked if have[c.id] < m]
             if not short:
                 return

@@ -9,12 +9,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 
 from szpo import lease, seats, steps, votes
+from szpo.evaluators import PanelEvaluator
 from szpo.ledger import Ledger
 from szpo.types import Answer, Comparison, Prompt, Query, Row
 from szpo.votes import VoteService
-from tests.quadratic import Clock, new_ledger, settings_of
+from szpo_simulators import simulate
+from tests.quadratic import Clock, ValueJudge, new_ledger, settings_of
 
-ROW = Row(Prompt.user("?"), Answer("warm"), Answer("cold"))
+ROW = Row(Prompt.user("?"), Answer("warm 1"), Answer("cold 0"))
 ALIKE = Row(Prompt.user("?"), Answer("warm"), Answer("warm"))
 KEY = "0123456789abcdef-{}".format
 
@@ -158,6 +160,22 @@ def test_a_spare_takes_the_side_that_still_waits(tmp_path):
         service.cast(last.id, "A", idem=KEY(9))
         assert steps.close(ledger, 0, "rule")
         assert {v.panelist for v in votes.counted(ledger, 0)} == {same.panelist, ids[3]}
+
+
+def test_simulated_colleagues_fill_the_side_that_people_left_open(tmp_path):
+    with opened(tmp_path, n=1, m=2) as ledger:
+        service = VoteService(ledger, spare=1)
+        seats_of = [service.assign(service.enroll("person", f"p{i}")) for i in range(3)]
+        spare = seats_of[2]
+        same = next(seat for seat in seats_of[:2] if seat.plus_side == spare.plus_side)
+        for i, seat in enumerate((same, spare)):  # two answers on one side; one sleeps
+            service.cast(seat.id, "A", idem=KEY(i))
+        ledger.clock.now += votes.SEAT_TTL_US + 1
+        assert [lack for _, lack in simulate.lacking(ledger)] == [1]
+        judges = [ValueJudge()] * 3
+        PanelEvaluator(VoteService(ledger), judges).submit(ledger.comparisons(0))
+        assert steps.close(ledger, 0, "rule")
+        balanced(ledger, 2)
 
 
 def test_a_seat_that_ran_out_is_served_again_only_where_its_side_is_wanted(tmp_path):

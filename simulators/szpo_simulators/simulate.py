@@ -98,8 +98,8 @@ def lacking(ledger: Ledger) -> list[tuple[Comparison, int]]:
         return []
     step, m = rows[-1]["step"], rows[-1]["m"]
     have: dict[str, int] = {}
-    for vote in votes.standing(ledger, step):
-        have[vote.comparison] = have.get(vote.comparison, 0) + (vote.verdict != "skip")
+    for vote in votes.counted(ledger, step):
+        have[vote.comparison] = have.get(vote.comparison, 0) + 1
     found = [
         (comparison, m - have.get(comparison.id, 0))
         for comparison in ledger.comparisons(step)
