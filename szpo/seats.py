@@ -203,9 +203,7 @@ class Board:
         for row in seats:
             self._seat = row.pop("place")
             seat = Seat(**row)
-            if (
-                seat.comparison not in self.places
-            ):  # two equal batches: nobody is asked
+            if seat.comparison not in self.places:  # two equal batches: nobody is asked
                 continue
             self.seats[seat.assignment] = seat
             self.held.setdefault(seat.panelist, []).append(seat)
