@@ -8,7 +8,7 @@ import pytest
 
 from szpo.errors import RunError
 from szpo.ledger import Ledger
-from szpo_ui.bench import panel_load
+from szpo_ui.bench import crowd, panel_load
 
 
 def test_a_burst_at_the_page_loses_and_doubles_nothing() -> None:
@@ -33,7 +33,7 @@ def test_panelists_at_the_api_with_something_heavy_beside() -> None:
 
 def test_a_lost_vote_is_noticed(tmp_path: Path) -> None:
     panel_load.make_run(tmp_path / "run.db", 2, 4)
-    told = panel_load.Told(seconds=[0.1], acknowledged={"0" * 32: "key"})
+    told = crowd.Told(seconds=[0.1], acknowledged={"0" * 32: "key"})
     assert panel_load.figures(told, tmp_path / "run.db", 0)["lost"] == 1
 
 

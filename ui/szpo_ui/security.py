@@ -51,16 +51,16 @@ _COMMON = {
 }
 _LIMITS = (
     "connect-src 'self'; img-src 'self' data:; font-src 'self' data:; manifest-src 'self'; "
-    "object-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
+    "object-src 'none'; frame-ancestors 'none'; form-action 'self'"
 )
-OWN_POLICY = f"default-src 'none'; script-src 'self'; style-src 'self'; {_LIMITS}"
+OWN_POLICY = f"default-src 'none'; script-src 'self'; style-src 'self'; base-uri 'none'; {_LIMITS}"
 """Content-Security-Policy of pages without Gradio."""
 GRADIO_POLICY = (
     "default-src 'none'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
-    f"style-src 'self' 'unsafe-inline'; worker-src 'self' blob:; {_LIMITS}"
+    f"style-src 'self' 'unsafe-inline'; worker-src 'self' blob:; base-uri 'self'; {_LIMITS}"
 )
-"""Of Gradio's: it starts by inline scripts and compiles templates, so escaping is what keeps model
-text from running; the policy keeps anything from leaving."""
+"""Of Gradio's: inline scripts start it, it compiles templates and sets its own base. So escaping
+is what keeps model text from running; the policy keeps anything from leaving."""
 
 
 class Door:

@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
-import random
 import re
 import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,29 +30,15 @@ from szpo.errors import RunError
 from szpo.ledger import Ledger
 from szpo.settings import defaults, settings_to_json
 from szpo.types import Answer, Comparison, Prompt, Query, Row
-from szpo_ui import access
-from szpo_ui.bench.wire import Reply, Wire
+from szpo_ui.bench.crowd import ROWS, Told, at_the_page, by_the_api
 
-ROWS: Final = 4
 COMPARISONS: Final = 64
-POLL_SECONDS: Final = 3.0
 TARGETS: Final = {
     "gradio": (("p95", 0.5, "s"),),
     "api": (("p99", 0.5, "s"), ("rss_mb", 500.0, "MB")),
     "beside": (("p95", 1.0, "s"), ("slowest", 5.0, "s")),
 }
 """What each part promises: a figure, its bound and the unit."""
-
-
-@dataclass
-class Told:
-    """What the clients of one part saw; seconds per acknowledged vote, and who was told what."""
-
-    seconds: list[float] = field(default_factory=list)
-    others: list[float] = field(default_factory=list)
-    acknowledged: dict[str, str] = field(default_factory=dict)
-    refused: int = 0
-    reopened: int = 0
 
 
 # ---- the run and its server ----
@@ -151,109 +134,7 @@ def cpu_seconds(pid: int) -> float:
     return 0.0
 
 
-# ---- the panelists ----
-
-
-@contextlib.asynccontextmanager
-async def wires(port: int, sessions: Sequence[str]) -> AsyncIterator[list[Wire]]:
-    """A connection for each session, hung up at the end."""
-    name = access.cookie_name(secure=False)
-    made = [Wire("127.0.0.1", port, {"Cookie": f"{name}={s}"}) for s in sessions]
-    try:
-        yield made
-    finally:
-        for wire in made:
-            await wire.close()
-
-
-def _note(told: Told, seat: str, idem: str, reply: Reply, *, ok: bool) -> None:
-    if ok:
-        told.seconds.append(reply.seconds)
-        told.acknowledged[seat] = idem
-    else:
-        told.refused += 1
-
-
-async def at_the_page(port: int, sessions: Sequence[str], bursts: int) -> Told:
-    """Everybody confirms on the page within one second, again and again, pollers beside."""
-    told, drawn = Told(), random.Random(1)
-    async with wires(port, sessions) as people, wires(port, sessions) as pollers:
-        config = (await people[0].ask("GET", "/panel/config")).json
-        event = next(d["id"] for d in config["dependencies"] if d["backend_fn"] and d["inputs"])
-
-        async def do(wire: Wire, **action: Any) -> Reply:
-            text = json.dumps({"tab": "t" * 16, **action})
-            body = {"fn_index": event, "data": [text], "session_hash": "x"}
-            return await wire.ask("POST", "/panel/gradio_api/run/predict", body)
-
-        seats = []
-        for wire in people:
-            first = await do(wire, do="agree", ack="0")
-            told.others.append(first.seconds)
-            seats.append(_seat(first))
-        polling = [asyncio.create_task(_poll(wire, told, drawn.random())) for wire in pollers]
-        for burst in range(bursts):
-
-            async def confirm(i: int, burst: int = burst) -> None:
-                await asyncio.sleep(drawn.random())
-                seat, idem = seats[i], f"burst-{burst}-{i:010}"
-                ballot = {"choice": "A", "idem": idem, "dwell_ms": 60_000, "seen": ROWS}
-                reply = await do(people[i], do="vote", ack=idem, seat=seat, ballot=ballot)
-                ok = reply.status == 200 and f'data-ack=\\"{idem}\\"'.encode() in reply.body
-                _note(told, seat, idem, reply, ok=ok and b'data-state=\\"error' not in reply.body)
-                seats[i] = _seat(reply)
-
-            await asyncio.gather(*(confirm(i) for i in range(len(people))))
-        for task in polling:
-            task.cancel()
-        await asyncio.gather(*polling, return_exceptions=True)
-        told.reopened = sum(wire.reopened for wire in [*people, *pollers])
-    return told
-
-
-def _seat(reply: Reply) -> str:
-    found = re.search(rb'data-seat=\\"([^"\\]+)', reply.body)
-    if found is None:
-        raise RunError(f"panel-load: the page shows no comparison ({reply.status})")
-    return found[1].decode()
-
-
-async def _poll(wire: Wire, told: Told, first: float) -> None:
-    tag = ""
-    await asyncio.sleep(first * POLL_SECONDS)
-    while True:
-        wire.headers = {**wire.headers, **({"If-None-Match": tag} if tag else {})}
-        reply = await wire.ask("GET", f"/panel-api/status?tab={'t' * 16}")
-        tag = reply.headers.get("etag", "")
-        told.others.append(reply.seconds)
-        await asyncio.sleep(POLL_SECONDS)
-
-
-async def by_the_api(port: int, sessions: Sequence[str], *, seconds: float, think: float) -> Told:
-    """Everybody takes a comparison, thinks, votes, for so long."""
-    told, drawn = Told(), random.Random(2)
-    clock = asyncio.get_running_loop().time
-    async with wires(port, sessions) as people:
-        end = clock() + seconds
-
-        async def panelist(i: int, wire: Wire) -> None:
-            await asyncio.sleep(drawn.random() * think)
-            while clock() < end:
-                taken = await wire.ask("POST", "/api/assignment", {"tab": "t"})
-                told.others.append(taken.seconds)
-                if taken.status != 200:
-                    told.refused += taken.status != 204
-                    return
-                await asyncio.sleep(think * (0.9 + 0.2 * drawn.random()))
-                seat = taken.json["assignment"]
-                idem = f"api-{i}-{seat}"[:64]
-                body = {"assignment": seat, "choice": "B", "idem": idem, "tab": "t"}
-                reply = await wire.ask("POST", "/api/votes", body)
-                _note(told, seat, idem, reply, ok=reply.status == 200)
-
-        await asyncio.gather(*(panelist(i, wire) for i, wire in enumerate(people)))
-        told.reopened = sum(wire.reopened for wire in people)
-    return told
+# ---- what came of it ----
 
 
 def figures(told: Told, path: Path, pid: int) -> dict[str, float]:
