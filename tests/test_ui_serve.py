@@ -21,7 +21,7 @@ from browser import make
 from szpo import credentials, lease, replay
 from szpo.cli import call
 from szpo.ledger import Ledger
-from szpo_ui import serve
+from szpo_ui import serve, where
 from szpo_ui.keeper import Keeper
 
 ROOT = Path(__file__).parent.parent
@@ -117,11 +117,11 @@ def test_each_demo_gets_a_name_of_its_own(tmp_path: Path) -> None:
 
 
 def test_links_and_hosts_follow_the_public_address() -> None:
-    with serve.listening("127.0.0.1", 0, insecure=False) as listener:
+    with where.listening("127.0.0.1", 0, insecure=False) as listener:
         port = listener.getsockname()[1]
-        here = serve.place_of(listener, "127.0.0.1", None)
+        here = where.place_of(listener, "127.0.0.1", None)
         assert (here.url, here.secure) == (f"http://127.0.0.1:{port}", False)
-        there = serve.place_of(listener, "127.0.0.1", "https://panel.example/", ("other.example",))
+        there = where.place_of(listener, "127.0.0.1", "https://panel.example/", ("other.example",))
     assert (there.url, there.secure) == ("https://panel.example", True)
     assert {"panel.example", "other.example", "localhost"} <= set(there.names)
     assert "evil.example" not in there.names

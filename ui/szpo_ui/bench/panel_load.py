@@ -100,13 +100,13 @@ def server(path: Path) -> Iterator[tuple[int, int]]:
 
 def _serve(path: str) -> None:
     """What the server's process does."""
-    from szpo_ui import app, serve
+    from szpo_ui import app, serve, where
     from szpo_ui.site import open_site
 
     _many_files()
     site = open_site(path)
     application = app.create(site, pages=("panelist",))
-    with serve.listening("127.0.0.1", 0, insecure=False) as listener:
+    with where.listening("127.0.0.1", 0, insecure=False) as listener:
         print(listener.getsockname()[1], flush=True)
         serve.answer(application, listener)
 
