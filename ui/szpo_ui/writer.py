@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 from szpo.errors import SzpoError
 from szpo.votes import Ballot, Receipt, VoteService
 
-BATCH = 64
+BATCH = 256
 """Most votes and seats in one commit."""
 
 T = TypeVar("T")
