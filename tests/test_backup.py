@@ -60,7 +60,7 @@ def copies_under_load(tmp_path, times):
     path = tmp_path / "run.db"
     seats = voting.ballot(path, 300, sync=False)
     acks, sending = children.pipe()
-    child = children.start(voting.answer, path, seats, [0] * voting.DOORS, sending)
+    child = children.start(voting.answer, path, seats, [0] * voting.DOORS, sending, 0.02)
     sending.close()
     acked = [0] * voting.DOORS
     try:

@@ -52,10 +52,13 @@ def post(service: VoteService, seats: list[str], door: int, number: int) -> Any:
     return service.cast(sent.assignment, sent.choice, idem=sent.idem)
 
 
-def answer(path: Path, seats: list[str], begin: list[int], acks: Any) -> None:
-    """In a child: answer at every door from ``begin`` on, for ever; say what is stored."""
+def answer(path: Path, seats: list[str], begin: list[int], acks: Any, rest_s: float = 0.0) -> None:
+    """In a child: answer at every door from ``begin`` on, for ever; say what is stored.
+
+    Each door rests so many seconds after an answer, so that a file can be kept small.
+    """
     with Ledger.open(path) as ledger:
-        service, sending = VoteService(ledger), threading.Lock()
+        service, sending, rest = VoteService(ledger), threading.Lock(), threading.Event()
 
         def stand(door: int) -> None:
             number, at_once = begin[door], GROUP if door == 0 else 1
@@ -70,6 +73,7 @@ def answer(path: Path, seats: list[str], begin: list[int], acks: Any) -> None:
                     for n, receipt in zip(numbers, receipts, strict=True):
                         acks.send((door, n, receipt.vote))
                 number += at_once
+                rest.wait(rest_s)
 
         threads = [threading.Thread(target=stand, args=(door,)) for door in range(DOORS)]
         for thread in threads:
