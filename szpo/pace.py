@@ -105,7 +105,7 @@ def speed(evidence: Evidence) -> Speed:
     # A first answer is the vote; changing it later is not another one.
     first = [b.received_us for b in evidence.ballots if b.kind == "train" and not b.revision]
     first += run.hidden_us
-    times = [b.seconds for b in evidence.ballots if b.counted]
+    times = _times(evidence)
     shut = _spans(run.pauses, run.as_of_us)
     rounds = [(s.opened_us, s.closed_us or run.as_of_us) for s in steps if s.opened_us is not None]
     open_us = sum(_less(begin, end, shut) for begin, end in rounds)
@@ -134,6 +134,14 @@ def speed(evidence: Evidence) -> Speed:
         slowest=max(known, key=lambda name: known[name]) if known else None,
         fast=sum(b.fast and b.counted for b in evidence.ballots),
     )
+
+
+def _times(evidence: Evidence) -> list[float]:
+    """Seconds per counted vote of people; of programs where nobody else voted."""
+    people = {p.name for p in evidence.panelists if p.kind == "person"}
+    counted = [b for b in evidence.ballots if b.counted]
+    theirs = [b.seconds for b in counted if b.panelist in people]
+    return theirs or [b.seconds for b in counted]
 
 
 Span = tuple[int, int]

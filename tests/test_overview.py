@@ -250,6 +250,20 @@ def test_a_pause_counts_neither_as_waiting_nor_as_voting() -> None:
     assert found.speed.links["votes"].value == pytest.approx((60 + 100) / 2)
 
 
+def test_programs_do_not_make_people_look_fast() -> None:
+    fast = [ballot(i, "plus", panelist="robot", dwell_ms=1) for i in range(50)]
+    slow = [ballot(90 + i, "plus", dwell_ms=60_000) for i in range(6)]
+    mixed = page([*fast, *slow])
+    kinds = tuple(
+        replace(p, kind="simulated") if p.name == "robot" else p for p in mixed.panelists
+    )
+    found = overview.overview(replace(mixed, panelists=kinds))
+    assert (found.speed.median.value, found.speed.median.n) == (60.0, 6)
+    robots = page(fast)
+    alone = replace(robots, panelists=(Panelist("robot", "simulated", 0),))
+    assert overview.overview(alone).speed.median.n == 50
+
+
 def test_before_five_votes_the_words_tell_the_cost() -> None:
     found = overview.overview(page([ballot(1, "plus", dwell_ms=1)])).cost
     assert not found.measured

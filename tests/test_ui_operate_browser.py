@@ -152,6 +152,8 @@ def test_a_panelist_sees_the_pause_within_five_seconds_and_no_vote_is_lost(
     dialog.get_by_label("Reason, shown to panelists").fill("fire drill")
     dialog.get_by_role("button", name="Pause now").click()
     page.wait_for_selector(f"{READY}[data-state=paused]")
+    # The button that was pressed is gone; focus is neither lost nor on the skip link.
+    assert page.evaluate("document.activeElement.tagName") == "H1"
     other.wait_for_selector("#szpo-root[data-state=paused]", timeout=5_000)
     assert "fire drill" in other.locator("#szpo-root").inner_text()
     page.get_by_role("button", name="Resume").click()

@@ -54,8 +54,15 @@ window.szpoOperate = (() => {
       }
       return;
     }
-    if (from) from.close();
+    if (from) { from.close(); back(from); }
     if (text) toast(text);
+  }
+  /* The button that opened a dialog may have been painted anew: focus goes to its successor. */
+  function back(dialog) {
+    const same = $$(`#op-screen [data-open="${dialog.id}"]`)
+      .find((button) => (button.dataset.name || "") === dialog.dataset.name);
+    const next = same || $("#op-root h1");
+    if (next) next.focus();
   }
   function error(from, text) {
     const place = $(".op-error", from);
