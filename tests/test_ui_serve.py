@@ -195,6 +195,32 @@ def test_closing_ends_a_real_child_in_order(tmp_path: Path) -> None:
     assert ends == [], "an end that was asked for is no news"
 
 
+def test_a_child_follows_a_parent_that_is_killed() -> None:
+    code = (
+        "import sys, time\n"
+        "from szpo_ui.keeper import start\n"
+        "sleep = 'import time; print(1, flush=True); time.sleep(600)'\n"
+        "print(start([sys.executable, '-c', sleep]).pid, flush=True)\n"
+        "time.sleep(600)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    lines = {parent.stdout.readline().strip() for _ in range(2)}
+    child = int((lines - {"1"}).pop())
+    parent.kill()
+    parent.wait()
+
+    def gone() -> bool:
+        try:
+            state = Path(f"/proc/{child}/stat").read_text(encoding="ascii")
+        except OSError:
+            return True
+        return state.rpartition(")")[2].split()[0] == "Z"  # nobody may be there to reap it
+
+    until(gone, 20)
+    parent.stdout.close()
+
+
 def test_the_controllers_end_is_on_record(run: Path) -> None:
     with Ledger.open(run) as ledger:
         serve.noted(ledger)(3, 4.0)

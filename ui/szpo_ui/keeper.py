@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -21,9 +22,19 @@ Start = Callable[[Sequence[str]], "subprocess.Popen[Any]"]
 def start(command: Sequence[str]) -> subprocess.Popen[Any]:
     """Start a child outside the terminal's process group, so that Ctrl-C reaches the parent only.
 
-    The parent then ends the child in order.
+    The parent then ends the child in order. Where the parent is killed and cannot, Linux sends
+    the child its SIGTERM.
     """
+    if sys.platform == "linux":
+        command = [sys.executable, "-c", _FOLLOW, *command]
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+
+
+_FOLLOW: Final = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG outlives the exec below
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 
 
 class Keeper:
