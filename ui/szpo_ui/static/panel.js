@@ -7,6 +7,7 @@
   const READING = new Set(["vote", "closed", "calib", "final", "practice", "saving"]);
   const SIZES = [16, 17, 19, 21, 24];
   const VISIBLE_MS = 3000, HIDDEN_MS = 15000, LOOK_MS = 15000, REPLY_MS = 15000;
+  const ASK_MS = 1000;
   const GATE_MS = 30000, WARN_S = 120, BREAK_MS = 25 * 60e3, BREAK_VOTES = 20;
 
   const $ = (selector, from = document) => from.querySelector(selector);
@@ -74,6 +75,8 @@
     busy = { request, timer: setTimeout(failed, REPLY_MS) };
     lastLook = now();
     $("#szpo-send").click();
+    clearTimeout(timer);
+    timer = setTimeout(poll, ASK_MS); // Gradio says nothing of a lost connection; the poller does
   }
   async function opening() {
     await openTab();
@@ -428,6 +431,7 @@
     tries += 1;
     document.documentElement.dataset.szOffline = "1";
     banner("sz-offline", fill(T.offline, { count: tries }));
+    if (busy) failed();
   }
   function back() {
     if (!tries) return;
