@@ -45,7 +45,8 @@ def started(arguments: list[str]) -> Iterator[subprocess.Popen[str]]:
 def test_every_command_says_what_it_does(capsys: Capture) -> None:
     names = [command.name for command in app.registered_commands]
     assert {
-        "init", "run", "runs", "show", "sample", "report", "replay", "verify", "export", "merge",
+        "init", "run", "runs", "show", "sample", "report", "replay", "verify", "backup",
+        "recover", "export", "merge",
         "doctor", "fetch", "bench", "demo", "simulate",
     } <= set(names)  # fmt: skip
     for name in names:
