@@ -43,7 +43,7 @@ test: $(STAMP) browser  ## what continuous integration runs
 	$(PYTEST)
 
 test-all: $(STAMP) browser  ## everything, the slow tests included
-	$(PYTEST) -m "not gpu"
+	$(PYTEST) -m "not gpu" --timeout 7200
 
 screenshots: $(STAMP) browser  ## draw every state of the panel into docs/screens
 	$(BIN)/python docs/make_screenshots.py
