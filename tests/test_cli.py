@@ -93,6 +93,21 @@ def test_resume_continues_to_the_same_weights(yard: Path, tmp_path: Path, capsys
     assert heads(path) == heads(yard)
 
 
+def test_a_held_run_asks_nobody_until_somebody_starts_it(tmp_path: Path, capsys: Capture) -> None:
+    line = yard_run.arguments(tmp_path, "run.name=yard")
+    assert call([*line, "--hold"]) == 1
+    assert (
+        "paused: operator: the first round waits for its start; 0 votes" in capsys.readouterr().out
+    )
+    path = tmp_path / "runs" / "yard.db"
+    with Ledger.open(path, readonly=True) as ledger:
+        assert ledger.steps() == []
+    assert call(["run", "--resume", str(path)]) == 0
+    free = yard_run.make(tmp_path / "free")
+    with Ledger.open(path, readonly=True) as held, Ledger.open(free, readonly=True) as other:
+        assert held.heads() == other.heads()
+
+
 def test_termination_exits_143_and_leaves_a_run_to_resume(tmp_path: Path) -> None:
     arguments = yard_run.arguments(tmp_path, "run.name=yard", "panel.inside=false")
     with started(arguments) as child:  # it waits for another process to vote: nothing ends it

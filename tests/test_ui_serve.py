@@ -102,7 +102,11 @@ def test_a_settings_file_or_a_preset_begins_a_run_in_its_own_process(
     serve._begin(chosen, path)
     assert begun[0][3:] == [
         "run", *words, "--set", "run.name=mine", "--set", f"run.folder={folder}", "--stay",
+        "--hold",
     ]  # fmt: skip
+    chosen.at_once = True
+    serve._begin(chosen, path)
+    assert begun[1] == begun[0][:-1]
 
 
 def test_each_demo_gets_a_name_of_its_own(tmp_path: Path) -> None:
@@ -296,7 +300,7 @@ def test_a_run_made_and_driven_beside_the_web_survives_a_killed_controller(tmp_p
     sets = (*yard_run.SETS, f"prompts.path={yard_run.prompts(tmp_path)}", "run.name=yard",
             "optimizer.comparisons=2", "panel.poll_seconds=0.05", "run.votes=100")  # fmt: skip
     words = [word for text in sets for word in ("--set", text)]
-    served = Served("--preset", "people", *words, "--folder", str(tmp_path / "runs"))
+    served = Served("--preset", "people", *words, "--folder", str(tmp_path / "runs"), "--at-once")
     ledger = Ledger.open(tmp_path / "runs" / "yard.db")
     try:
         invited = credentials.invite(ledger, "panelist")

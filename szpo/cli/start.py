@@ -56,13 +56,18 @@ def run(
     stay: bool = typer.Option(
         False, "--stay", help="Stand by while paused or finished, for the operator's page."
     ),
+    hold: bool = typer.Option(
+        False, "--hold", help="Begin paused: the first round waits until somebody starts it."
+    ),
     folder: Path | None = typer.Option(None, "--folder", help="Folder of the runs."),
     as_json: bool = screen.AS_JSON,
 ) -> int:
     """Tune a model from votes; --plan tells votes, reading, time and disk before it starts."""
     if resume is not None:
-        if file is not None or preset is not None or sets:
-            raise UsageError("--resume takes the run's own settings; leave file, preset, set away")
+        if file is not None or preset is not None or sets or hold:
+            raise UsageError(
+                "--resume takes the run as it is; leave file, preset, set and hold away"
+            )
         return _resume(place.find(resume, folder or Path("runs")), as_json=as_json, stay=stay)
     if file is None and preset is None and not sets:
         raise UsageError("give a settings file (szpo init), a --preset, or --set; see --help")
@@ -72,7 +77,7 @@ def run(
     _show_plan(config, as_json=as_json and plan)
     if plan:
         return 0
-    return _start(config, as_json=as_json, stay=stay)
+    return _start(config, as_json=as_json, stay=stay, hold=hold)
 
 
 def branch(
@@ -109,13 +114,15 @@ def _show_plan(config: Config, *, as_json: bool) -> None:
     screen.pairs(dict(planning.lines(costs, config)), to=screen.errors)
 
 
-def _start(config: Config, *, as_json: bool, stay: bool) -> int:
+def _start(config: Config, *, as_json: bool, stay: bool, hold: bool) -> int:
     from szpo import assemble
 
     path = assemble.new_path(config)
     parts = assemble.build(config, say=screen.complain)
     with assemble.create(parts, path) as ledger:
         screen.complain(f"run {path.stem} in {path}")
+        if hold:
+            lease.pause(ledger, "operator", "the first round waits for its start")
         return drive(ledger, parts, as_json=as_json, stay=stay)
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from szpo import configfile, credentials
+from szpo import configfile, credentials, lease
 from szpo.config import Config
 from szpo.errors import ResourceError, SzpoError, UsageError
 from szpo.ledger import Ledger
@@ -72,6 +72,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--no-controller", action="store_true", help="the web alone; the model runs elsewhere"
+    )
+    parser.add_argument(
+        "--at-once",
+        action="store_true",
+        help="open a new run's first round without an operator's start",
     )
     parser.add_argument(
         "--demo", action="store_true", help="try it: one person, simulated colleagues, SmolLM2"
@@ -158,7 +163,8 @@ def _begin(chosen: argparse.Namespace, path: Path) -> subprocess.Popen[Any]:
     for each in [*chosen.set, f"run.folder={path.parent}"]:
         words += ["--set", each]
     _say(f"setting up {path.stem}")
-    return start([*_szpo(), "run", *words, "--stay"])
+    held = [] if chosen.at_once or chosen.demo else ["--hold"]
+    return start([*_szpo(), "run", *words, "--stay", *held])
 
 
 def _wait_for(path: Path, child: subprocess.Popen[Any], pause: float = 0.2) -> None:
@@ -216,6 +222,8 @@ def _tell(chosen: argparse.Namespace, ledger: Ledger, place: Place) -> None:
         if not chosen.no_browser:
             webbrowser.open(mine)
     else:
+        if lease.controller(ledger)["paused_by"] is not None:
+            _say("the run is paused; the operator's page starts it")
         _say(f"invite panelists with: szpo invite {ledger.path} --count 3")
 
 
