@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, get_args
 
-from szpo import calibration, casting, finals, records, seats
+from szpo import calibration, casting, finals, lease, records, seats
 from szpo.casting import CHOICES, Ballot, Own, Receipt, VoteConflictError
 from szpo.counting import counted, missing, sides, standing, tally, verdict
 from szpo.errors import StorageError, SzpoError, UsageError
@@ -49,7 +49,8 @@ class VoteService:
 
     ``spare`` seats beyond those needed may be held at once while others still think;
     ``seat_ttl_us`` is how long an unanswered seat is held. Which answers count is decided by rows
-    alone (see `counted`). ``rubric_version`` is stored with every vote.
+    alone (see `counted`). ``rubric_version`` is stored with every vote. Without ``calibrates``
+    nobody is shown gold, repeats or A/A.
     """
 
     def __init__(
@@ -60,12 +61,14 @@ class VoteService:
         seat_ttl_us: int = SEAT_TTL_US,
         spare: int = 0,
         rubric_version: int | None = None,
+        calibrates: bool = True,
     ):
         self.ledger: Final = ledger
         self.clock: Final = clock or ledger.clock
         self.seat_ttl_us: Final = seat_ttl_us
         self.spare: Final = spare
         self.rubric_version: Final = rubric_version
+        self.calibrates: Final = calibrates
         self._kinds: dict[str, str] = {}
 
     # ---- panelists ----
@@ -109,7 +112,8 @@ class VoteService:
 
         A seat that the panelist holds unanswered is served again (to the tab that asks last).
         Otherwise, of the comparisons that this panelist has not been shown and that have room,
-        the one with the fewest answered or running seats.
+        the one with the fewest answered or running seats. None too while the run is paused: seats
+        rest then as they are.
 
         Raises:
             UsageError: nobody of that id is enrolled.
@@ -117,7 +121,7 @@ class VoteService:
         with self.ledger.transaction("votes"):
             self._kind(panelist)
             board = self._board()
-            if board is None:
+            if board is None or self._paused():
                 return None
             now, places = self.clock(), list(board.places.values())
             for seat in board.held.get(panelist, ()):
@@ -160,7 +164,7 @@ class VoteService:
 
         Gold, a repeat with its sides swapped, or A/A: see `szpo.calibration`. One that is being
         read is served again; one that was given back or ran out is not, since a second reading
-        tells something else.
+        tells something else. While the run is paused nothing new is shown.
 
         Raises:
             UsageError: nobody of that id is enrolled.
@@ -170,6 +174,8 @@ class VoteService:
             held = self._unanswered(panelist, calibration.KINDS)
             if held is not None:
                 return self._serve_again(held, tab)
+            if not self.calibrates or self._paused():
+                return None
             found = calibration.choose(self.ledger, panelist)
             return None if found is None else self._make(*found, panelist, tab)
 
@@ -317,6 +323,9 @@ class VoteService:
                 raise UsageError(f"panelist {panelist!r} is not enrolled in this run")
             self._kinds[panelist] = str(found[0]["kind"])
         return self._kinds[panelist]
+
+    def _paused(self) -> bool:
+        return lease.controller(self.ledger)["paused_by"] is not None
 
     def _board(self) -> seats.Board | None:
         board = seats.board(self.ledger)

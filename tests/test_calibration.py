@@ -243,6 +243,19 @@ def test_what_is_being_read_is_shown_again_and_what_was_given_up_is_not(ledger, 
 # ---- what becomes of the answers ----
 
 
+def test_a_run_without_calibration_or_at_rest_shows_none(ledger, service):
+    ids = people(service)
+    closed(ledger, service, ids)
+    off = VoteService(ledger, calibrates=False)
+    assert off.calibration(ids[0]) is None
+    lease.pause(ledger, "op", "lunch")
+    assert service.calibration(ids[0]) is None
+    lease.unpause(ledger, "op")
+    seat = service.calibration(ids[0])
+    lease.pause(ledger, "op", "lunch")
+    assert service.calibration(ids[0]).id == seat.id  # what is being read may be finished
+
+
 def test_a_calibration_answer_is_final_at_once(service, ledger):
     ids = people(service)
     closed(ledger, service, ids)

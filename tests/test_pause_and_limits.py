@@ -8,6 +8,7 @@ from szpo.errors import UsageError
 from szpo.evaluators import LedgerEvaluator
 from szpo.ledger import Ledger
 from szpo.votes import VoteService
+from szpo_simulators import simulate
 from tests.quadratic import Clock, QuadraticPolicy, go, history, panel_of, start
 
 
@@ -205,3 +206,24 @@ def test_limits_that_are_no_limits_are_refused():
     for bad in ({"votes": -1}, {"person_hours": float("nan")}):
         with pytest.raises(UsageError, match="at least 0"):
             Limits(**bad)
+
+
+def test_nobody_is_seated_while_a_run_is_paused(tmp_path):
+    settings, ledger, policy = start(tmp_path)
+    service = VoteService(ledger)
+    ann, ben = (service.enroll("person", name) for name in ("ann", "ben"))
+    held = []
+
+    def pause():
+        held.append(service.assign(ann, tab="one"))
+        lease.pause(ledger, "op", "lunch")
+
+    people = Slow(ledger, pause)
+    go(settings, ledger, policy, people.evaluator, wait=people.wait)
+    assert service.assign(ben, tab="two") is None and service.assign(ann, tab="two") is None
+    assert simulate.lacking(ledger) == []
+    assert service.assignment(held[0].id) == held[0]  # as it was, for the tab that reads it
+    service.cast(held[0].id, "A", idem="0123456789abcdef", tab="one")  # what was read is kept
+    lease.unpause(ledger, "op")
+    assert service.assign(ben, tab="two") is not None and simulate.lacking(ledger)
+    ledger.close()

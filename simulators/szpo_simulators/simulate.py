@@ -92,9 +92,12 @@ def simulate(
 
 
 def lacking(ledger: Ledger) -> list[tuple[Comparison, int]]:
-    """Comparisons of the open step with the votes they lack, those already begun first."""
+    """Comparisons of the open step with the votes they lack, those already begun first.
+
+    None while the run is paused: a simulated panel rests as people do.
+    """
     rows = [row for row in ledger.steps() if row["state"] == "open"]
-    if not rows:
+    if not rows or lease.controller(ledger)["paused_by"] is not None:
         return []
     step, m = rows[-1]["step"], rows[-1]["m"]
     have: dict[str, int] = {}

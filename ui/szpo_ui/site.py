@@ -57,5 +57,6 @@ def of_ledger(ledger: Ledger, *, secure: bool = False) -> Site:
         seat_ttl_us=round(config.panel.lease_minutes * 60e6),
         spare=config.panel.spare,
         rubric_version=RUBRIC_VERSION,
+        calibrates=config.panel.calibration,
     )
     return Site(ledger, service, config, ledger.clock, secure)
