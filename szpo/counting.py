@@ -96,14 +96,15 @@ def counted(ledger: Ledger, step: int) -> tuple[Vote, ...]:
     For each comparison and each side of plus the first panelists, as many as are planned there
     (`sides`): plus then stands on A in exactly half of the votes of a complete comparison with
     even M, whoever skipped, came late or had a spare seat. First by the place of the panelist's
-    first answer, so that no change of mind decides what counts.
+    first answer, so that no change of mind decides what counts; a skip keeps no place, so that
+    nobody can wait with one and push out what others answered meanwhile.
     """
     row = ledger.step(step)
     if row is None:
         return ()
     room = quotas(ledger.root_seed, asked(ledger, step), row["m"])
     result = []
-    for vote in _standing(ledger, step):  # in order of first answers
+    for vote in _standing(ledger, step):  # in order of first answers since a skip
         place = vote["comparison"], vote["plus_side"]
         if vote["choice"] != "skip" and room.get(place, 0):
             room[place] -= 1
@@ -157,6 +158,9 @@ def _standing(ledger: Ledger, step: int) -> list[Record]:
     latest: dict[str, Record] = {}
     for vote in ledger.votes(step):
         if vote["kind"] == "train" and not vote["late"] and vote["vote"] <= last_vote:
+            before = latest.get(vote["assignment"])
+            if before is not None and before["choice"] == "skip":
+                del latest[vote["assignment"]]  # it goes behind who answered meanwhile
             latest[vote["assignment"]] = vote  # in order of vote, so the last revision stays
     without = excluded(ledger, row["last_amendment"])
     return [vote for vote in latest.values() if vote["vote"] not in without]

@@ -143,6 +143,25 @@ def test_identical_comparisons_do_not_unbalance_the_others(tmp_path):
         assert total == {"A": 2, "B": 2}
 
 
+def test_whoever_skipped_first_cannot_push_out_later_answers(tmp_path):
+    with opened(tmp_path, n=1, m=2) as ledger:
+        service = VoteService(ledger)
+        names = ("hank", "ann", "ben")
+        hank, ann, ben = (service.enroll("person", name) for name in names)
+        early = service.assign(hank)
+        service.cast(early.id, "skip", idem=KEY("early"))
+        seat = service.assign(ann)
+        assert seat.plus_side == early.plus_side
+        service.cast(seat.id, "A", idem=KEY("ann"))
+        service.cast(early.id, "B", idem=KEY("back"))  # now that others have answered
+        assert [vote.panelist for vote in votes.counted(ledger, 0)] == [ann]
+        service.cast(seat.id, "B", idem=KEY("ann-changes"))  # a change of mind moves nothing
+        assert [vote.panelist for vote in votes.counted(ledger, 0)] == [ann]
+        last = service.assign(ben)
+        service.cast(last.id, "tie", idem=KEY("ben"))
+        assert {vote.panelist for vote in votes.counted(ledger, 0)} == {ann, ben}
+
+
 def test_a_spare_takes_the_side_that_still_waits(tmp_path):
     with opened(tmp_path, n=1, m=2) as ledger:
         service = VoteService(ledger, spare=1)

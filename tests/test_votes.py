@@ -364,7 +364,9 @@ class Panel(RuleBasedStateMachine):
         self.keys[key] = (seat, choice)
         assert receipt.late == (self.frozen is not None)
         if not receipt.late:
-            if seat not in self.said:
+            if seat in self.order and self.said[seat][0] == "skip":
+                self.order.remove(seat)
+            if seat not in self.order:
                 self.order.append(seat)
             self.said[seat] = (choice, receipt.vote)
 
