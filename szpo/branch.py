@@ -43,22 +43,26 @@ def branch(
         kept = {
             name: value for name, value in parent.tensors().items() if not name.startswith(THETA0)
         }
-        with parent.transaction(by):
-            with Ledger.create(
-                new_path,
-                _spec(parent.spec, root),
-                root_seed=root,
-                layout=parent.layout,
-                direction_version=parent.row["direction_version"],
-                base_sha256=parent.row["base_sha256"],
-                basis_sha256=parent.basis_sha256,
-                tensors={**kept, **{f"{THETA0}{name}": value for name, value in theta.items()}},
-                parent=parent.run,
-                parent_step=step,
-                clock=parent.clock,
-            ) as child:
-                body = {"after": step, "run": child.run, "name": new_path.stem}
+        # The parent's people vote meanwhile: writing the weights out may take long.
+        with Ledger.create(
+            new_path,
+            _spec(parent.spec, root),
+            root_seed=root,
+            layout=parent.layout,
+            direction_version=parent.row["direction_version"],
+            base_sha256=parent.row["base_sha256"],
+            basis_sha256=parent.basis_sha256,
+            tensors={**kept, **{f"{THETA0}{name}": value for name, value in theta.items()}},
+            parent=parent.run,
+            parent_step=step,
+            clock=parent.clock,
+        ) as child:
+            body = {"after": step, "run": child.run, "name": new_path.stem}
+        try:
             parent.record_event("branch", by, body)
+        except BaseException:
+            new_path.unlink(missing_ok=True)
+            raise
     return Ledger.open(new_path)
 
 

@@ -73,6 +73,37 @@ def test_a_branch_of_a_branch_and_of_the_last_step(tmp_path):
     ledger.close()
 
 
+def test_people_vote_while_the_branch_is_written(tmp_path, monkeypatch):
+    settings, ledger, policy = start(tmp_path)
+    go(settings, ledger, policy, until_step=1)
+    create, wrote = Ledger.create, []
+
+    def slow(path, *rest, **named):
+        ledger.execute("PRAGMA busy_timeout=0")
+        ledger.record_event("note", "ann", {})  # a vote that comes at this moment
+        wrote.append(path)
+        return create(path, *rest, **named)
+
+    monkeypatch.setattr(Ledger, "create", slow)
+    branch.branch(ledger.path, 0, tmp_path / "two.db", by="op").close()
+    assert wrote == [tmp_path / "two.db"] and len(list(ledger.events("branch"))) == 1
+    ledger.close()
+
+
+def test_a_branch_that_cannot_be_recorded_is_not_left_behind(tmp_path, monkeypatch):
+    settings, ledger, policy = start(tmp_path)
+    go(settings, ledger, policy, until_step=1)
+
+    def full(self, kind, *rest):
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr(Ledger, "record_event", full)
+    with pytest.raises(StorageError, match="full"):
+        branch.branch(ledger.path, 0, tmp_path / "two.db", by="op")
+    assert not (tmp_path / "two.db").exists()
+    ledger.close()
+
+
 def test_a_step_that_is_not_applied_is_one_clear_line(tmp_path):
     settings, ledger, policy = start(tmp_path)
     new = tmp_path / "two.db"
