@@ -68,6 +68,16 @@ def round_status(ledger: Ledger) -> RoundStatus:
         return found[2]
 
 
+def told(status: RoundStatus) -> RoundStatus:
+    """The status as panelists may know it.
+
+    Why a person paused the run is for them; a guard's figures would tell them how to vote next.
+    """
+    if status.paused_by is None or not status.paused_by.startswith("guard "):
+        return status
+    return replace(status, paused_by="guard", pause_reason=None)
+
+
 def _status(ledger: Ledger) -> RoundStatus:
     flags, rows = lease.controller(ledger), ledger.steps()
     live = [row for row in rows if row["state"] not in ("applied", "void")]

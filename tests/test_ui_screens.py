@@ -7,7 +7,8 @@ from browser import make
 
 from szpo import lease
 from szpo.errors import UsageError
-from szpo_ui import app, panel, screens
+from szpo.roundstatus import round_status
+from szpo_ui import app, panel, render, screens
 from szpo_ui.actions import Action, Ballot, act
 from szpo_ui.panel import Presence
 
@@ -289,6 +290,41 @@ def test_pause_shows_the_reason_and_keeps_the_round(stage):
     assert paused.state == "paused" and paused.status.pause_reason == "lunch"
     lease.unpause(stage.ledger, "olga")
     assert ann.do("look").seat == seat
+
+
+def test_a_guards_figures_are_not_told_to_those_who_vote(stage):
+    stage.advance()
+    ann = Person(stage, "ann")
+    lease.pause(stage.ledger, "guard length", "after step 0: length is 41, outside 8 … 30")
+    paused = ann.do("look")
+    assert paused.state == "paused"
+    assert (paused.status.paused_by, paused.status.pause_reason) == ("guard", None)
+    html = render.page(paused, question="?", guideline="", guideline_full="")
+    assert "outside" not in html
+    assert "length" in round_status(stage.ledger).pause_reason  # the operator is told
+
+
+def test_calibration_that_is_switched_off_is_not_to_be_had(tmp_path):
+    stage = make(tmp_path / "run.db", sets=["panel.calibration=false"])
+    stage.advance()
+    ann, ben = Person(stage, "ann"), Person(stage, "ben")
+    answer_all(ann, ben)
+    stage.advance()
+    assert ann.do("calibrate").state == "vote"
+    stage.ledger.close()
+
+
+def test_a_calibration_whose_tab_is_gone_can_be_answered_in_another(stage):
+    stage.advance()
+    ann, ben = Person(stage, "ann"), Person(stage, "ben")
+    answer_all(ann, ben)
+    stage.advance()
+    answer_all(ann)
+    assert ann.do("calibrate").state == "calib"
+    ann.alive = lambda panelist, tab: False
+    ann.tab = OTHER
+    assert ann.do("open", seat=None).state == "calib"
+    assert ann.vote("A", key="calib").notice == screens_notice("thanks")
 
 
 def test_calibration_fills_the_wait_and_is_left_for_the_next_round(stage):

@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from szpo.errors import StorageError, SzpoError, UsageError
-from szpo.roundstatus import round_status
+from szpo.roundstatus import round_status, told
 from szpo.types import Assignment, Comparison
 from szpo.votes import Ballot, Receipt, VoteConflictError
 from szpo_ui import access
@@ -88,7 +88,7 @@ def routes(site: Site, writer: Writer) -> list[Route]:
         tag = f'"{found.version}"'
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers={"ETag": tag})
-        return JSONResponse(asdict(found), headers={"ETag": tag})
+        return JSONResponse(asdict(told(found)), headers={"ETag": tag})
 
     async def assignment(request: Request) -> Response:
         who = access.identity(site, request, "panelist")

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 
 from szpo import counting, finals
 from szpo.ledger import Record
-from szpo.roundstatus import RoundStatus, round_status
+from szpo.roundstatus import RoundStatus, round_status, told
 from szpo.types import Assignment, Choice
 from szpo.votes import VoteService
 from szpo_ui.sheets import Sheet, sheet
@@ -135,6 +135,8 @@ def look(site: Site, panelist: str, name: str, ask: Ask, alive: Alive) -> Screen
     if ask.mode == "practice" and shown is not None and shown["kind"] == "practice":
         return about.reading("practice", {**shown, "choice": None}, mode="practice")
     if held is not None and held["kind"] != "train":
+        if held["tab"] != ask.tab:  # whose tab is gone: this one may answer
+            site.service.take(held["assignment"], ask.tab)
         return about.reading(EXTRA[held["kind"]], held)
     if status.state == "paused":
         return about.screen("paused")
@@ -248,7 +250,7 @@ class _About:
         return Screen(
             state=state,
             name=self.name,
-            status=self.status,
+            status=told(self.status),
             key=key(self.status, elsewhere=state == "other-tab"),
             **what,
         )
