@@ -138,7 +138,9 @@ def shortage(ledger: Ledger) -> str | None:
     step, m = row["step"], row["m"]
     panel = ledger.query(
         "SELECT count(*) AS n FROM panelists p WHERE NOT EXISTS "
-        "(SELECT 1 FROM credentials WHERE panelist = p.panelist) OR EXISTS "
+        "(SELECT 1 FROM credentials WHERE panelist = p.panelist) AND NOT EXISTS "
+        "(SELECT 1 FROM events WHERE kind = 'erase' "
+        "AND json_extract(body, '$.panelist') = p.panelist) OR EXISTS "
         "(SELECT 1 FROM credentials WHERE panelist = p.panelist AND revoked_us IS NULL)"
     )[0]["n"]
     # Somebody who skipped has been asked and is not asked again.

@@ -2,7 +2,17 @@
 
 import pytest
 
-from szpo import attend, budget, controller, lease, orders, replay
+from szpo import (
+    attend,
+    budget,
+    controller,
+    credentials,
+    lease,
+    optimizer,
+    orders,
+    replay,
+    steps,
+)
 from szpo.budget import Limits
 from szpo.directions import DIRECTION_VERSION
 from szpo.errors import LeaseError
@@ -11,6 +21,7 @@ from szpo.ledger import Ledger
 from szpo.prompts import PromptSet
 from szpo.samples import Source
 from szpo.settings import settings_to_json
+from szpo.types import Answer, Comparison, Prompt, Row
 from szpo.votes import VoteService
 from tests.quadratic import (
     PROMPTS,
@@ -299,6 +310,25 @@ def test_a_panel_too_small_is_said_once_and_never_hangs(tmp_path):
         life(ledger, policy, settings, act, said=said)
     assert len(said) == 1
     assert "warning: step 0: 4 of 4 comparisons cannot get their 3 votes from the 0" in said[0]
+    ledger.close()
+
+
+def test_who_was_erased_is_not_waited_for(tmp_path):
+    _, ledger, _ = start(tmp_path, M=2)
+    plan = settings_of(M=2)
+    epoch = lease.acquire(ledger, "test").epoch
+    steps.plan(ledger, epoch, plan, optimizer.ask(optimizer.init(plan)), ledger.head())
+    steps.begin(ledger, epoch, 0)
+    row = Row(Prompt.user("?"), Answer("left"), Answer("right"))
+    asked = [Comparison("c", 0, 0, 0, (row,))]
+    steps.store(ledger, epoch, 0, asked, ledger.head(), notes={}, then_open=True)
+    for name in ("ann", "ben"):
+        credentials.invite(ledger, "panelist", name)
+    assert attend.shortage(ledger) is None
+    credentials.erase(ledger, "ben", "op")
+    assert "2 votes from the 1 panelists" in attend.shortage(ledger)
+    credentials.invite(ledger, "panelist", "ben")  # is back
+    assert attend.shortage(ledger) is None
     ledger.close()
 
 

@@ -179,6 +179,20 @@ def test_a_child_that_had_lived_is_started_again_soon() -> None:
     assert ends == [(1, 1), (1, 2), (3, 1), (0, 0)]
 
 
+def test_a_child_that_cannot_be_started_is_tried_again() -> None:
+    children, refusals = Children([9, 0]), [OSError("no memory"), OSError("no memory")]
+    begin = children.begin
+
+    def short_of_memory(command: Sequence[str]) -> Any:
+        if len(children.codes) == 1 and refusals:
+            raise refusals.pop()
+        return begin(command)
+
+    children.begin = short_of_memory  # type: ignore[method-assign]
+    ends, keeper = keep(children)
+    assert ends == [(9, 1), (1, 2), (1, 4), (0, 0)] and keeper.starts == 4
+
+
 def test_closing_ends_a_real_child_in_order(tmp_path: Path) -> None:
     ready = tmp_path / "ready"
     code = (

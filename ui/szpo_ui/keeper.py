@@ -103,10 +103,13 @@ class Keeper:
                 if self._ending.is_set():
                     return
                 if self._child is None:
-                    self._child = self._begin(self.command)
                     self.starts += 1
+                    try:
+                        self._child = self._begin(self.command)
+                    except OSError as error:  # no memory for it now
+                        self._say(f"the {self.name} cannot be started ({error})")
                 child = self._child
-            code = child.wait()
+            code = 1 if child is None else child.wait()
             with self._lock:
                 self._child = None
             if self._ending.is_set():
