@@ -117,7 +117,7 @@ def shuffled(text: str, key: bytes) -> str:
     """The text with its words (letters, where it has few words) in a drawn order.
 
     >>> shuffled("one two three four five", bytes(16))
-    'five three four two one'
+    'one three two five four'
     """
     words = text.split()
     parts: Sequence[str] = words if len(words) >= FEW_WORDS else text

@@ -174,6 +174,13 @@ class Run(RuleBasedStateMachine):
         """The round has closed while somebody read: the answer is kept, and does not count."""
         self.answer(self.pick(self.waiting(), which), choice, TABS[1], dies=False)
 
+    @precondition(lambda self: any(self.is_open(s) for s in self.said))
+    @rule(which=MANY, choice=CHOICES)
+    def think_again(self, which, choice):
+        """Whoever has answered changes it on their own tab while the round is open."""
+        seat = self.pick([s for s in self.said if self.is_open(s)], which)
+        self.answer(seat, choice, self.tabs[seat], dies=False)
+
     def waiting(self):
         return [s for s in self.seats if s not in self.said and not self.is_open(s)]
 
@@ -322,8 +329,16 @@ class Run(RuleBasedStateMachine):
     # ---- what must hold ----
 
     def expected(self, step):
-        """What counts of an open step: each seat's last answer, the first M/2 of either side."""
-        first = sorted((said[0][1], seat) for seat, said in self.said.items() if not said[0][2])
+        """What counts of an open step: each seat's last answer, the first M/2 of either side.
+
+        First by the first answer, or by the one that took back a skip.
+        """
+        since = {
+            seat: max([said[0][1], *(b[1] for a, b in itertools.pairwise(said) if a[0] == "skip")])
+            for seat, said in self.said.items()
+            if not said[0][2]
+        }
+        first = sorted((place, seat) for seat, place in since.items())
         taken, result = Counter(), []
         for _, seat in first:
             if self.seats[seat][0] != step:

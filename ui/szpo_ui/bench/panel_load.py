@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -276,7 +277,9 @@ def _part(
         if part == "beside":
             stack.enter_context(generating(model))
         before = cpu_seconds(pid)
-        told = asyncio.run(ask(port))
+        # A loop in a thread of its own: the caller may be inside one.
+        with ThreadPoolExecutor(1) as thread:
+            told = thread.submit(lambda: asyncio.run(ask(port))).result()
         requests = len(told.seconds) + len(told.others) + told.refused
         cpu_ms = 1000 * (cpu_seconds(pid) - before) / max(1, requests)
         return {**figures(told, path, pid), "cpu_ms": cpu_ms}
