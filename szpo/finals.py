@@ -37,7 +37,7 @@ def choose(ledger: Ledger, panelist: str, now: int) -> tuple[str, Letter] | None
         left = [(i, place) for i, place in enumerate(places) if panelist not in place.shown]
         if not left:
             continue
-        if _waits(ledger, panelist, places, now):
+        if _waits(ledger, order, panelist, places, now):
             return None
         rank, place = min(left, key=lambda each: (len(each[1].in_use), each[0]))
         a, b = place.in_use.count("A"), place.in_use.count("B")
@@ -94,8 +94,11 @@ def _places(ledger: Ledger, order: Order, now: int) -> list[_Place]:
     return list(found.values())
 
 
-def _waits(ledger: Ledger, panelist: str, places: list[_Place], now: int) -> bool:
-    """A tuner waits for somebody who is there, did not tune, and has comparisons left."""
+def _waits(ledger: Ledger, order: Order, panelist: str, places: list[_Place], now: int) -> bool:
+    """A tuner waits for somebody who is there, did not tune, and has comparisons left.
+
+    Whoever leaves a page open and begins nothing is waited for once: while the order is new.
+    """
     tuned = calibration.tuned(ledger)
     if panelist not in tuned:
         return False
@@ -103,8 +106,8 @@ def _waits(ledger: Ledger, panelist: str, places: list[_Place], now: int) -> boo
     there = ledger.query(
         "SELECT panelist FROM credentials WHERE credential >= 'session:' "
         "AND credential < 'session;' AND panelist IS NOT NULL AND revoked_us IS NULL "
-        "AND created_us > ? UNION SELECT panelist FROM assignments WHERE served_us > ?",
-        (since, since),
+        "AND created_us > ? AND ? UNION SELECT panelist FROM assignments WHERE served_us > ?",
+        (since, (order.done_us or 0) > since, since),
     )
     others = {row["panelist"] for row in there} - tuned
     return any(other not in place.shown for other in others for place in places)

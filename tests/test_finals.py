@@ -141,6 +141,20 @@ def test_a_panelist_who_went_away_keeps_nobody_waiting(ledger, service):
     assert service.final(ann) is not None
 
 
+def test_an_open_page_that_begins_nothing_does_not_keep_everybody_waiting(ledger, service):
+    ann = tuner(service)
+    fresh = credentials.invite(ledger, "panelist")
+    session, _ = credentials.redeem(ledger, fresh.token)
+    ordered(ledger, 2)
+    for _ in range(20):  # the page asks on and on
+        ledger.clock.now += AROUND_US // 25
+        assert service.final(ann) is None
+        assert credentials.identify(ledger, session) is not None
+    ledger.clock.now += AROUND_US // 4
+    assert credentials.identify(ledger, session) is not None
+    assert service.final(ann) is not None
+
+
 def test_a_skip_in_training_tunes_nothing(ledger, service):
     ann, ben = (service.enroll("person", name) for name in ("ann", "ben"))
     ask(ledger, 0, m=1)
