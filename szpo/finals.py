@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from szpo import calibration, orders, seeds
+from szpo import calibration, orders, seats, seeds
 from szpo.ledger import Ledger
 from szpo.orders import Order
 from szpo.seats import LETTERS, Letter
@@ -39,7 +39,9 @@ def choose(ledger: Ledger, panelist: str, now: int) -> tuple[str, Letter] | None
             continue
         if _waits(ledger, order, panelist, places, now):
             return None
-        rank, place = min(left, key=lambda each: (len(each[1].in_use), each[0]))
+        name = f"final {order.id}/{panelist}"
+        walk = seats.walk(ledger.root_seed, None, name, len(places))
+        rank, place = min(left, key=lambda each: (len(each[1].in_use), walk[each[0]]))
         a, b = place.in_use.count("A"), place.in_use.count("B")
         if a == b:
             side = planned(ledger.root_seed, order.id, rank, len(place.in_use))

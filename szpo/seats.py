@@ -123,6 +123,7 @@ class Board:
         self.marks = ledger.changes()
         self.seats: dict[str, Seat] = {}
         self.held: dict[str, list[Seat]] = {}
+        self._walks: dict[str, list[int]] = {}
         self.stale = False
         """Another process may have moved the ends of seats."""
         self._seat, self._vote, self._amendment = 0, 0, 0
@@ -145,6 +146,14 @@ class Board:
         self._seat = last["seat"] if first["seat"] is None else first["seat"] - 1
         self._vote = last["vote"] if first["vote"] is None else first["vote"] - 1
         self._follow(ledger)
+
+    def places_for(self, ledger: Ledger, panelist: str) -> list[Place]:
+        """The places in the panelist's own order."""
+        if panelist not in self._walks:
+            size = len(self.places)
+            self._walks[panelist] = walk(ledger.root_seed, self.step, panelist, size)
+        places = list(self.places.values())
+        return [places[i] for i in self._walks[panelist]]
 
     @property
     def votes_in(self) -> int:
@@ -265,9 +274,14 @@ def prompt_order(root_seed: int, head: Mapping[str, Any], panelist: str, d: int)
     return [int(i) for i in order]
 
 
-def turn(root_seed: int, step: int, panelist: str, size: int) -> int:
-    """At which of ``size`` equally filled comparisons a panelist begins to look."""
-    return seeds.integer(seeds.derive(root_seed, "serve", step=step, name=panelist), 0, size)
+def walk(root_seed: int, step: int | None, name: str, size: int) -> list[int]:
+    """In which order a panelist comes by ``size`` equally filled comparisons.
+
+    Drawn: sides alternate over the comparisons, and whoever met them one after the other would
+    know after the first which side is which.
+    """
+    order = seeds.permutation(seeds.derive(root_seed, "serve", step=step, name=name), size)
+    return [int(i) for i in order]
 
 
 def side_key(root_seed: int, comparison: str, panelist: str) -> bytes:

@@ -123,16 +123,14 @@ class VoteService:
             board = self._board()
             if board is None or self._paused():
                 return None
-            now, places = self.clock(), list(board.places.values())
+            now = self.clock()
             for seat in board.held.get(panelist, ()):
                 place = board.places[seat.comparison]
                 if not seat.answered and place.holds(seat, now, self.spare):
                     return self._serve_again(seat.assignment, tab)
-            # Equally filled ones come up from another place on for each panelist.
-            first = seats.turn(self.ledger.root_seed, board.step, panelist, max(1, len(places)))
             best: seats.Place | None = None
             fewest = 2**31
-            for place in places[first:] + places[:first]:
+            for place in board.places_for(self.ledger, panelist):
                 if panelist in place.holders or (taken := place.taken(now)) >= fewest:
                     continue
                 if place.free(now, self.spare) is not None:

@@ -1,5 +1,6 @@
 """On which side plus stands: balanced over what is counted, whoever comes, goes or skips."""
 
+import itertools
 import random
 import tempfile
 from collections import Counter
@@ -141,6 +142,22 @@ def test_identical_comparisons_do_not_unbalance_the_others(tmp_path):
             service.cast(seat.id, "B", idem=KEY(seat.id)[:60])
         total = sum(counted_sides(ledger).values(), Counter())
         assert total == {"A": 2, "B": 2}
+
+
+def test_nobody_can_tell_the_next_side_from_the_last(tmp_path):
+    changes = 0
+    for seed in range(12):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        with opened(folder, n=8, m=1, seed=seed) as ledger:
+            service = VoteService(ledger)
+            ann, sides = service.enroll("simulated", "ann"), []
+            while (seat := service.assign(ann)) is not None:
+                sides.append(seat.plus_side)
+                service.cast(seat.id, "A", idem=KEY(seat.id)[:60])
+            assert sides.count("A") == 4
+            changes += sum(a != b for a, b in itertools.pairwise(sides))
+    assert 36 <= changes <= 60  # of 84; 48 are expected of a drawn order, 84 told everything
 
 
 def test_whoever_skipped_first_cannot_push_out_later_answers(tmp_path):
