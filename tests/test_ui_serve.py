@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import signal
@@ -246,6 +247,21 @@ def test_the_controllers_end_is_on_record(run: Path) -> None:
         assert (event["actor"], event["body"]) == ("serve", {"code": 3, "again_in_s": 4.0})
 
 
+def test_an_operator_at_work_is_not_sent_away_after_a_day(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [1_700_000_000_000_000]
+    place = where.Place("127.0.0.1", 7860, "http://127.0.0.1:7860", ("127.0.0.1",))
+    with Ledger.open(run, clock=lambda: now[0]) as ledger:
+        serve._tell(argparse.Namespace(demo=False), ledger, place)
+        token = re.search(r"#t=(\S+)", capsys.readouterr().err)
+        assert token is not None
+        session, _ = credentials.redeem(ledger, token[1])
+        for _ in range(9):  # three days, a look every eight hours
+            now[0] += 8 * 3_600_000_000
+            assert credentials.identify(ledger, session) is not None
+
+
 # ---- the whole command ----
 
 
@@ -265,9 +281,7 @@ class Served:
             if "invite panelists with" in line or "your link as a panelist" in line:
                 break
         self.said = "".join(said)
-        found = re.search(
-            r"link \(once, within a day\): (http://[\d.:]+)/login#t=(\S+)", self.said
-        )
+        found = re.search(r"link \(once\): (http://[\d.:]+)/login#t=(\S+)", self.said)
         assert found is not None, self.said[-2000:]
         self.url, self.token = found[1], found[2]
         self._drain = threading.Thread(target=self.child.stderr.read, daemon=True)

@@ -28,8 +28,8 @@ KEEP_ALIVE = 75
 """Seconds a connection may rest: longer than people read, so that no vote meets a closing one."""
 OPERATOR = "operator"
 """Who opens the link of a start; each start ends the link of the one before, not its sessions."""
-OPERATOR_DAYS = 1.0
-"""How long the link printed at a start may wait to be opened."""
+OPERATOR_DAYS = 30.0
+"""How long the link printed at a start works, and the sessions begun with it."""
 DEMO = (
     "run.votes=80", "subspace.samples=96", "subspace.kl_samples=32", "optimizer.comparisons=4",
     "optimizer.rows=4",
@@ -214,7 +214,7 @@ def _tell(chosen: argparse.Namespace, ledger: Ledger, place: Place) -> None:
     """Print the links of this start; in the demo, open the panelist's."""
     made = credentials.invite(ledger, "operator", OPERATOR, days=OPERATOR_DAYS)
     _say(f"run {ledger.path.stem} at {place.url}; press Ctrl-C to end it")
-    _say(f"operator's link (once, within a day): {link(place.url, made.token)}")
+    _say(f"operator's link (once): {link(place.url, made.token)}")
     if chosen.demo:
         person = credentials.invite(ledger, "panelist", days=OPERATOR_DAYS)
         mine = link(place.url, person.token)
