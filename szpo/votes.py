@@ -232,8 +232,14 @@ class VoteService:
             self._moved(assignment, now)
 
     def extend(self, assignment: str) -> None:
-        """Hold a seat for another full term (the page's heartbeat)."""
+        """Hold a seat for another full term (the page's heartbeat).
+
+        While the run is paused seats rest: what they had left is given back at its end, and what
+        was added meanwhile would be too.
+        """
         with self.ledger.transaction("votes"):
+            if self._paused():
+                return
             self._hold(assignment, "expires_us = ?, released_us = NULL")
 
     def take(self, assignment: str, tab: str) -> None:

@@ -222,8 +222,12 @@ def test_nobody_is_seated_while_a_run_is_paused(tmp_path):
     go(settings, ledger, policy, people.evaluator, wait=people.wait)
     assert service.assign(ben, tab="two") is None and service.assign(ann, tab="two") is None
     assert simulate.lacking(ledger) == []
+    ledger.clock.now += 5 * 3_600_000_000
+    service.extend(held[0].id)  # a client that knows of no pause
     assert service.assignment(held[0].id) == held[0]  # as it was, for the tab that reads it
     service.cast(held[0].id, "A", idem="0123456789abcdef", tab="one")  # what was read is kept
     lease.unpause(ledger, "op")
+    left = service.assignment(held[0].id).expires_us - ledger.clock()
+    assert 0 < left <= service.seat_ttl_us  # not five hours more
     assert service.assign(ben, tab="two") is not None and simulate.lacking(ledger)
     ledger.close()
