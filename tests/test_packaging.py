@@ -95,7 +95,9 @@ def test_constraints_pin_every_dependency_exactly() -> None:
     pinned = {line.split("==")[0].lower().replace("_", "-") for line in lines}
     extras = PROJECT["optional-dependencies"]
     assert "szpo[ui]" in extras["dev"], "the tests need the panel's packages"
-    wanted = [*PROJECT["dependencies"], *extras["ui"], *extras["dev"]]
+    wanted = [
+        *PROJECT["dependencies"], *extras["ui"], *extras["worlds"], *extras["dev"],
+    ]  # fmt: skip
     for requirement in wanted:
         if requirement.startswith("szpo["):
             continue  # the project's own extra; its packages stand in the list
@@ -111,7 +113,7 @@ def test_version_is_said_once_more_only_in_the_package() -> None:
 
 
 def test_extras_and_licence() -> None:
-    assert set(PROJECT["optional-dependencies"]) >= {"ui", "baselines", "dev"}
+    assert set(PROJECT["optional-dependencies"]) >= {"ui", "baselines", "worlds", "mujoco", "dev"}
     assert PROJECT["license"] == "Apache-2.0"
     assert "Apache License" in (ROOT / "LICENSE").read_text(encoding="utf-8")
 

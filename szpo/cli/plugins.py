@@ -19,6 +19,8 @@ EXTRAS = {
     "trl": "baselines",
     "datasets": "baselines",
     "fastapi": "ui",
+    "gymnasium": "worlds",
+    "mujoco": "mujoco",
 }
 """Which extra brings a module that may be missing."""
 TOLD = {
