@@ -12,6 +12,9 @@ from szpo import replay, seeds
 from szpo.ledger import Ledger
 from szpo.votes import VoteService
 
+CLIENTS = 50
+"""Clients whose acknowledgements get lost, each with one answer on its way."""
+
 
 def check(path, begin, kills):
     """What was acknowledged stands once, as it was sent; at most one more per door and kill."""
@@ -72,30 +75,42 @@ def test_no_vote_is_lost_or_doubled_by_a_thousand_kills(tmp_path):
 
 
 def retry_until_acknowledged(path: Path, posts: int, dropped: float = 0.1) -> None:
-    """Clients whose acknowledgements get lost send the same answer again until one arrives."""
-    seats = voting.ballot(path, max(1000, posts // 50), sync=False)
-    lost = seeds.uniform(seeds.derive(6, "acknowledgements"), posts)
-    made = retried = number = 0
-    begin = [0] * voting.DOORS
+    """Clients whose acknowledgements get lost send the same answer again until one arrives.
+
+    Every other round their answers share a commit, as those of a busy web process do.
+    """
+    seats = voting.ballot(path, max(1000, posts // 20), sync=False)
+    arrives = seeds.uniform(seeds.derive(6, "acknowledgements"), posts) >= dropped
+    begin, unheard = [0] * CLIENTS, {}
+    made = retried = 0
     with Ledger.open(path) as ledger:
         ledger.execute("PRAGMA synchronous=OFF")
         service = VoteService(ledger)
         while made < posts:
-            door, number = number % voting.DOORS, number + 1
-            first = None
-            while made < posts:
-                receipt = voting.post(service, seats, door, begin[door])
+            sent = [
+                voting.ballot_of(seats, client, begin[client])
+                for client in range(min(CLIENTS, posts - made))
+            ]
+            together = made // CLIENTS % 2
+            receipts = (
+                service.cast_many(sent)
+                if together
+                else [service.cast(b.assignment, b.choice, idem=b.idem) for b in sent]
+            )
+            for client, receipt in enumerate(receipts):
+                before = unheard.pop(client, None)
+                assert receipt.replayed == (before is not None)
+                assert before in (None, receipt.vote)
+                retried += receipt.replayed
+                if arrives[made]:
+                    begin[client] += 1
+                else:
+                    unheard[client] = receipt.vote
                 made += 1
-                assert receipt.replayed == (first is not None)
-                assert first is None or receipt.vote == first
-                first = receipt.vote
-                if lost[made - 1] >= dropped:
-                    break
-                retried += 1
-            begin[door] += 1
         found = voting.stored(ledger)
-        assert set(found) == {(d, n) for d, count in enumerate(begin) for n in range(count)}
-        assert len(found) + retried - (lost[posts - 1] < dropped) == posts
+        sent_once = {(client, n) for client, count in enumerate(begin) for n in range(count)}
+        assert set(found) == sent_once | {(client, begin[client]) for client in unheard}
+        assert len(found) + retried == posts
         assert retried == pytest.approx(dropped * posts, rel=0.1)
         # No revision of a seat is missing or there twice either.
         assert ledger.query(
@@ -106,10 +121,9 @@ def retry_until_acknowledged(path: Path, posts: int, dropped: float = 0.1) -> No
 
 
 def test_posts_with_lost_acknowledgements_count_once(tmp_path):
-    retry_until_acknowledged(tmp_path / "run.db", 10_000)
+    retry_until_acknowledged(tmp_path / "run.db", 100_000)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("posts", [100_000, 1_000_000])
-def test_many_posts_with_lost_acknowledgements_count_once(tmp_path, posts):
-    retry_until_acknowledged(tmp_path / "run.db", posts)
+def test_a_million_posts_with_lost_acknowledgements_count_once(tmp_path):
+    retry_until_acknowledged(tmp_path / "run.db", 1_000_000)
