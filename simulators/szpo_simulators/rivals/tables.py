@@ -1,0 +1,76 @@
+"""Tabular softmax policies of many repetitions at once: what all rivals share.
+
+Logits are (S, d) with d = cells · moves; a policy's table of log-probabilities has the same shape.
+A trajectory enters by its counts: how often it chose each move in each cell. Since
+log π(τ) = Σ counts · log π, counts are all that likelihoods, their gradients and linear rewards
+need.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from szpo.types import Floats
+
+
+def log_policy(theta: Floats, moves: int) -> Floats:
+    """Log-probabilities (S, d) of the softmax policy with logits (S, d).
+
+    >>> np.exp(log_policy(np.array([[0.0, np.log(3.0)]]), 2)).round(2).tolist()
+    [[0.25, 0.75]]
+    """
+    z = theta.reshape(*theta.shape[:-1], -1, moves)
+    z = z - z.max(axis=-1, keepdims=True)
+    logs: Floats = (z - np.log(np.exp(z).sum(axis=-1, keepdims=True))).reshape(theta.shape)
+    return logs
+
+
+def to_logits(gradient: Floats, theta: Floats, moves: int) -> Floats:
+    """A gradient with respect to log-probabilities as one with respect to logits, both (S, d).
+
+    ∂/∂θ_sa = G_sa − π(a|s) Σ_b G_sb.
+    """
+    chances = np.exp(log_policy(theta, moves))
+    total = gradient.reshape(*gradient.shape[:-1], -1, moves).sum(axis=-1, keepdims=True)
+    spread = np.broadcast_to(total, (*total.shape[:-1], moves)).reshape(gradient.shape)
+    found: Floats = gradient - chances * spread
+    return found
+
+
+def tallied(index: NDArray[np.integer], size: int, weights: Floats | None = None) -> Floats:
+    """Sums (..., size) over the last axis of ``index`` (..., H), of 1 or of ``weights``.
+
+    >>> tallied(np.array([[0, 2, 2]]), 3).tolist()
+    [[1.0, 0.0, 2.0]]
+    """
+    lead = index.shape[:-1]
+    rows = int(np.prod(lead, dtype=np.int64))
+    flat = index.reshape(rows, -1) + size * np.arange(rows)[:, None]
+    given = None if weights is None else weights.ravel()
+    found = np.bincount(flat.ravel(), given, rows * size).reshape(*lead, size)
+    return np.asarray(found, dtype=np.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class Adam:
+    """Ascent by Adam (Kingma and Ba 2015): moments of the gradients (S, d) seen so far."""
+
+    first: Floats
+    second: Floats
+    seen: int = 0
+
+    @classmethod
+    def empty(cls, shape: tuple[int, ...]) -> Adam:
+        """Before any gradient."""
+        return cls(np.zeros(shape), np.zeros(shape))
+
+    def step(self, gradient: Floats, rate: float) -> tuple[Adam, Floats]:
+        """What comes after a gradient, and the move (S, d) to add."""
+        n = self.seen + 1
+        first = 0.9 * self.first + 0.1 * gradient
+        second = 0.999 * self.second + 0.001 * gradient**2
+        move = rate * (first / (1 - 0.9**n)) / (np.sqrt(second / (1 - 0.999**n)) + 1e-8)
+        return Adam(first, second, n), move
