@@ -15,7 +15,7 @@ from szpo_simulators.rivals.tables import log_policy, to_logits
 
 
 def margin(theta: Floats, reference: Floats, x: Floats, moves: int) -> Floats:
-    """m (S, n) of pairs with differences of counts x (S, n, d); logits are (S, d)."""
+    """Margins (S, n) of pairs with differences of counts x (S, n, d); logits are (S, d)."""
     ratio = log_policy(theta, moves) - log_policy(reference, moves)
     return np.asarray((x @ ratio[..., None])[..., 0])
 

@@ -49,7 +49,7 @@ def sums(index: NDArray[np.integer], advantages: Floats, d: int) -> tuple[Floats
 def objective(
     theta: Floats, old: Floats, up: Floats, down: Floats, *, clip: float, moves: int
 ) -> Floats:
-    """Σ min(ρA, clip(ρ, 1 − ε, 1 + ε)A) per trajectory, (S,); ρ = π_θ/π_old, of the taken moves."""
+    """Σ min(ρA, clip(ρ, 1 − ε, 1 + ε)A) per trajectory, (S,), with ρ = π_θ/π_old."""
     ratio = np.exp(log_policy(theta, moves) - log_policy(old, moves))
     found: Floats = (np.minimum(ratio, 1 + clip) * up + np.maximum(ratio, 1 - clip) * down).sum(
         axis=-1
