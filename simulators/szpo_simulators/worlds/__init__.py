@@ -1,0 +1,1 @@
+"""Worlds whose truth is known, and the optimizer in thousands of repetitions on them."""

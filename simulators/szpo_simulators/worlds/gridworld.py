@@ -1,0 +1,214 @@
+"""A stochastic grid with a tabular softmax policy, its exact value and its optimum.
+
+In the setting of Zhang & Ying (arXiv 2409.17401), whose own grid is not known here. A move slips
+with probability ``slip``, that is, it becomes any of the four moves with equal probability. Rewards
+come on arrival at a cell. A reward of whole walks may be added that no sum over moves can express:
+``worth`` of the set of ``marks`` that a walk has visited. With it the states are pairs of cell and
+set; the policy sees the cell alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from szpo.errors import UsageError
+from szpo.types import Floats, Ints
+from szpo_simulators.worlds.world import Reals, Trajectories, Uniforms
+
+ACTIONS = ("up", "down", "left", "right")
+_STEPS = ((-1, 0), (1, 0), (0, -1), (0, 1))
+
+
+@dataclass(frozen=True)
+class GridWorld:
+    """A square grid; a walk starts in the upper left cell, number 0, and makes ``horizon`` moves.
+
+    ``rewards`` by cell, row by row; None is the dense default 1 − (L1 distance to the lower right
+    cell)/(2·size − 2). ``worth`` has one number per set of ``marks``: bit i stands for marks[i].
+
+    Raises:
+        UsageError: sizes that do not fit each other, a slip that is no probability.
+    """
+
+    size: int = 5
+    slip: float = 0.2
+    horizon: int = 12
+    rewards: tuple[float, ...] | None = None
+    marks: tuple[int, ...] = ()
+    worth: tuple[float, ...] = (0.0,)
+
+    def __post_init__(self) -> None:
+        if self.size < 2 or self.horizon < 1 or not 0 <= self.slip <= 1:
+            raise UsageError(f"{self}: size from 2, horizon from 1, slip within [0, 1]")
+        if self.rewards is not None and len(self.rewards) != self.cells:
+            raise UsageError(f"grid: {len(self.rewards)} rewards for {self.cells} cells")
+        if len(self.worth) != 2 ** len(self.marks) or len(set(self.marks)) != len(self.marks):
+            raise UsageError(
+                f"grid: {len(self.marks)} different marks need {2 ** len(self.marks)} worths"
+            )
+        if not all(0 <= mark < self.cells for mark in self.marks):
+            raise UsageError(f"grid: marks {self.marks} outside {self.cells} cells")
+
+    @property
+    def cells(self) -> int:
+        """Number of cells."""
+        return self.size**2
+
+    @property
+    def dim(self) -> int:
+        """One logit per cell and action."""
+        return 4 * self.cells
+
+    @property
+    def width(self) -> int:
+        """One uniform number per move."""
+        return self.horizon
+
+    @property
+    def theta0(self) -> Floats:
+        """All actions alike."""
+        return np.zeros(self.dim)
+
+    @cached_property
+    def moves(self) -> Ints:
+        """The cell (cells, 4) in which each executed move ends."""
+        row, column = np.divmod(np.arange(self.cells), self.size)
+        down, right = np.array(_STEPS).T
+        rows = np.clip(row[:, None] + down, 0, self.size - 1)
+        columns = np.clip(column[:, None] + right, 0, self.size - 1)
+        return np.asarray(rows * self.size + columns, dtype=np.int64)
+
+    @cached_property
+    def cell_rewards(self) -> Floats:
+        """The reward (cells,) on arrival at each cell."""
+        if self.rewards is not None:
+            return np.asarray(self.rewards, dtype=np.float64)
+        row, column = np.divmod(np.arange(self.cells), self.size)
+        far = 2 * self.size - 2
+        return np.asarray(1 - (far - row - column) / far)
+
+    @cached_property
+    def sets(self) -> int:
+        """Number of sets of marks; states are numbered set · cells + cell."""
+        return len(self.worth)
+
+    @cached_property
+    def landing(self) -> Ints:
+        """The state (sets · cells, 4) in which each executed move ends."""
+        visited = np.zeros(self.cells, dtype=np.int64)
+        for bit, mark in enumerate(self.marks):
+            visited[mark] = 1 << bit
+        before = np.arange(self.sets)[:, None, None]
+        after = (before | visited[self.moves]) * self.cells + self.moves
+        return np.asarray(after.reshape(-1, 4), dtype=np.int64)
+
+    @cached_property
+    def arrival(self) -> Floats:
+        """The reward (sets · cells,) on arrival, without the worth of the whole walk."""
+        return np.tile(self.cell_rewards, self.sets)
+
+    @cached_property
+    def ending(self) -> Floats:
+        """What a walk is worth as a whole (sets · cells,), by the state in which it ends."""
+        return np.repeat(np.asarray(self.worth, dtype=np.float64), self.cells)
+
+    def chosen(self, theta: Reals) -> Floats:
+        """π(action | cell) of the policies θ (S, d): (S, cells, 4)."""
+        logits = np.asarray(theta, dtype=np.float64).reshape(-1, self.cells, 4)
+        powers = np.exp(logits - logits.max(-1, keepdims=True))
+        return np.asarray(powers / powers.sum(-1, keepdims=True))
+
+    def executed(self, theta: Reals) -> Floats:
+        """Probability of each executed move, slip included: (S, cells, 4)."""
+        return (1 - self.slip) * self.chosen(theta) + self.slip / 4
+
+    def value(self, theta: Reals) -> Floats:
+        """Exact expected return (S,) by backward induction over the horizon."""
+        chances = np.tile(self.executed(theta), (1, self.sets, 1))
+        ahead = np.broadcast_to(self.ending, chances.shape[:2])
+        for _ in range(self.horizon):
+            ahead = (chances * (self.arrival + ahead)[:, self.landing]).sum(-1)
+        return np.asarray(ahead[:, 0])
+
+    def optimum(self) -> float:
+        """The best expected return of any policy, one that sees time and marks included."""
+        ahead = self.ending
+        for _ in range(self.horizon):
+            after = (self.arrival + ahead)[self.landing]
+            ahead = (1 - self.slip) * after.max(-1) + self.slip * after.mean(-1)
+        return float(ahead[0])
+
+    def returns(self, theta: Reals, u: Uniforms) -> Floats:
+        """Returns (S, n); a move's number chooses among the executed moves at once."""
+        edges = _edges(self.executed(theta), self.sets)
+        runs, states = len(u), self.sets * self.cells
+        base = (np.arange(runs, dtype=np.intp) * states)[:, None]
+        # Tables of the repetitions end to end, so that a state and a table's row are one number.
+        landing = self.landing.astype(np.intp).ravel()
+        state = np.zeros(u.shape[:2], dtype=np.intp)
+        place, total = np.empty_like(state), np.zeros(u.shape[:2])
+        edge = np.empty(u.shape[:2], dtype=np.float32)
+        for chance in np.ascontiguousarray(u.transpose(2, 0, 1)):
+            np.add(state, base, out=place)
+            state <<= 2
+            for table in edges:
+                np.take(table, place, out=edge, mode="clip")
+                state += chance >= edge
+            state = np.take(landing, state, mode="clip")
+            total += np.take(self.arrival, state, mode="clip")
+        if self.marks:
+            total += self.ending[state]
+        return total
+
+    def walks(self, theta: Reals, u: Uniforms) -> Trajectories:
+        """The walks of `returns` with cells, chosen actions and rewards.
+
+        Given the executed move m the chosen action is m with probability (1 − slip)·π(m)/P(m),
+        else any by π; what is left of the move's number decides.
+        """
+        chosen, executed = self.chosen(theta), self.executed(theta)
+        edges = np.stack(_edges(executed, self.sets), axis=-1)
+        runs, count, horizon = u.shape
+        run = np.arange(runs)[:, None]
+        visited = edges.reshape(runs, -1, 3)
+        state = np.zeros((runs, count), dtype=np.int64)
+        states = np.zeros((runs, count, horizon + 1), dtype=np.int16)
+        actions = np.zeros((runs, count, horizon), dtype=np.int8)
+        rewards = np.zeros((runs, count, horizon))
+        for t in range(horizon):
+            cell = state % self.cells
+            row = visited[run, state]
+            move = (u[:, :, t, None] >= row).sum(-1)
+            bounds = np.concatenate([np.zeros_like(row[..., :1]), row], axis=-1)
+            low = np.take_along_axis(bounds, move[..., None], -1)[..., 0].astype(np.float64)
+            chance = executed[run, cell, move]
+            rest = np.clip((u[:, :, t] - low) / np.maximum(chance, 1e-300), 0, 1)
+            kept = (1 - self.slip) * chosen[run, cell, move] / np.maximum(chance, 1e-300)
+            again = np.where(rest < kept, 0, (rest - kept) / np.maximum(1 - kept, 1e-300))
+            any_by_policy = (again[..., None] >= chosen[run, cell].cumsum(-1)[..., :3]).sum(-1)
+            actions[:, :, t] = np.where(rest < kept, move, any_by_policy)
+            state = self.landing[state, move]
+            states[:, :, t + 1] = state % self.cells
+            rewards[:, :, t] = self.arrival[state]
+        rewards[:, :, -1] += self.ending[state]
+        return Trajectories(states, actions, rewards, np.full((runs, count), horizon))
+
+
+def _edges(executed: Floats, sets: int) -> list[NDArray[np.float32]]:
+    """The three inner edges of the executed moves' probabilities, flat over (S, sets, cells)."""
+    inner = np.cumsum(executed, axis=-1)[..., :3].astype(np.float32)
+    return [np.tile(inner[..., i], (1, sets)).ravel() for i in range(3)]
+
+
+DENSE = GridWorld()
+"""The default: reward grows towards the far corner. V(θ = 0) = 2.845, optimum 7.552."""
+SPARSE = replace(
+    DENSE, horizon=16, rewards=tuple(1.0 if c == 24 else 0.3 if c == 4 else 0.0 for c in range(25))
+)
+"""1 at the far corner, a distractor of .3 in the near one, nothing elsewhere; 16 moves."""
+ERRAND = replace(DENSE, rewards=(0.0,) * 25, marks=(4, 20), worth=(0.0, 1.0, 1.0, -1.0))
+"""Visit exactly one of two corners: a reward of whole walks that no sum over moves can express."""

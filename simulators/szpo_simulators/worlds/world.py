@@ -1,0 +1,93 @@
+"""What a world is: walks of a policy θ, their returns, and the exact value of θ.
+
+The first axis S runs over repetitions (or over policies), the second, n, over walks. All chance
+comes in as uniform numbers, so both sides of a comparison can share them (common random numbers).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from szpo import seeds
+from szpo.types import Floats
+
+Reals: TypeAlias = NDArray[np.floating[Any]]
+Uniforms: TypeAlias = NDArray[np.float32]
+"""Multiples of 2⁻²⁴ in [0, 1)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trajectories:
+    """Walks: states (S, n, H + 1, …), actions and rewards (S, n, H), moves made (S, n).
+
+    ``actions`` are those that the policy chose, not those that chance carried out; entries from
+    ``moves`` on mean nothing, and rewards there are 0.
+    """
+
+    states: NDArray[Any]
+    actions: NDArray[np.int8]
+    rewards: Floats
+    moves: NDArray[np.int64]
+
+    @property
+    def returns(self) -> Floats:
+        """Sum of rewards (S, n)."""
+        total: Floats = self.rewards.sum(-1)
+        return total
+
+
+@runtime_checkable
+class World(Protocol):
+    """A world with a policy of d parameters in it."""
+
+    @property
+    def dim(self) -> int:
+        """Number of parameters d."""
+
+    @property
+    def width(self) -> int:
+        """How many uniform numbers a walk uses."""
+
+    @property
+    def theta0(self) -> Floats:
+        """Where the policy starts (d,)."""
+
+    def returns(self, theta: Reals, u: Uniforms) -> Floats:
+        """Returns (S, n) of walks of the policies θ (S, d) by uniform numbers (S, n, width)."""
+
+    def walks(self, theta: Reals, u: Uniforms) -> Trajectories:
+        """The same walks in full: ``walks(θ, u).returns`` equals ``returns(θ, u)``."""
+
+    def value(self, theta: Reals) -> Floats:
+        """Expected return (S,) of the policies θ (S, d): exact, or as the world says."""
+
+
+def uniforms(key: bytes, n: int, start: int = 0) -> Uniforms:
+    """Numbers start … start + n − 1 of the key: 24 bits each, two from a word of the stream.
+
+    >>> whole = uniforms(bytes(16), 9)
+    >>> bool((uniforms(bytes(16), 3, start=5) == whole[5:8]).all())
+    True
+    """
+    word, skip = divmod(start, 2)
+    words = seeds.bits(key, (skip + n + 1) // 2, word)
+    halves = words.astype("<u8", copy=False).view("<u4")[skip : skip + n]
+    numbers: Uniforms = (halves >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)
+    return numbers
+
+
+def draws(
+    world: World, root_seeds: Sequence[int], step: int, k: int, count: int, side: str | None = None
+) -> Uniforms:
+    """The uniform numbers (S, count, width) of one step's walks, by each repetition's root seed.
+
+    ``side`` None gives those that both sides share; "plus" and "minus" give each side its own.
+    """
+    size = count * world.width
+    keys = (seeds.derive(seed, "world walk", step=step, k=k, name=side) for seed in root_seeds)
+    return np.stack([uniforms(key, size) for key in keys]).reshape(-1, count, world.width)
