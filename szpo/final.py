@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from szpo import calibration, counting, orders, samples, seeds, steps, summary
+from szpo import calibration, counting, orders, preference, samples, seeds, steps
 from szpo.errors import UsageError
 from szpo.ledger import Ledger
 from szpo.orders import Order
+from szpo.preference import Preferences, Said
 from szpo.questions import clean
 from szpo.samples import Source
 from szpo.types import Comparison, Prompt, Row
@@ -24,37 +25,8 @@ COMPARISONS = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Preference:
-    """Votes between two policies. Ties stand apart: they are in neither share nor interval."""
-
-    tuned: int = 0
-    base: int = 0
-    ties: int = 0
-
-    @property
-    def votes(self) -> int:
-        """All answers, ties included."""
-        return self.tuned + self.base + self.ties
-
-    @property
-    def share(self) -> float | None:
-        """Share preferring tuned, of those who preferred one; None where nobody did."""
-        decided = self.tuned + self.base
-        return self.tuned / decided if decided else None
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95 % interval of that share (Wilson), each vote taken as independent."""
-        return summary.wilson(self.tuned, self.tuned + self.base)
-
-
-@dataclass(frozen=True, slots=True)
 class FinalResult:
-    """What a final comparison has come to so far.
-
-    ``majorities`` has one entry per comparison, its majority: where panelists vote on the same
-    comparison, their votes are not independent and this interval is the honest one.
-    """
+    """What a final comparison has come to so far."""
 
     order: int
     step: int
@@ -62,13 +34,8 @@ class FinalResult:
     comparisons: int
     identical: int
     """Comparisons whose answers are alike in every row: shown to nobody."""
-    skips: int
     closed: bool
-    everybody: Preference
-    tuners: Preference
-    """Panelists who also voted in training."""
-    others: Preference
-    majorities: Preference
+    votes: Preferences
 
 
 def fulfil(ledger: Ledger, order: Order, source: Source) -> None:
@@ -136,16 +103,11 @@ def result(ledger: Ledger, order: Order) -> FinalResult:
     ):
         if vote["comparison"] in wanted:
             latest[vote["assignment"]] = vote
-    tuners = calibration.tuned(ledger)
-    verdicts = [
-        (vote["comparison"], vote["panelist"], counting.verdict(vote["choice"], vote["plus_side"]))
-        for vote in latest.values()
-        if vote["vote"] not in without
+    said = [
+        Said(row["comparison"], row["panelist"], counting.verdict(row["choice"], row["plus_side"]))
+        for row in latest.values()
+        if row["vote"] not in without
     ]
-    answered = [entry for entry in verdicts if entry[2] != "skip"]
-    leads = dict.fromkeys([comparison for comparison, _, _ in answered], 0)
-    for comparison, _, verdict in answered:
-        leads[comparison] += {"plus": 1, "minus": -1, "tie": 0}[verdict]
     identical = ledger.query(
         "SELECT comparison FROM comparisons WHERE kind = 'final' AND identical = 1"
     )
@@ -154,20 +116,9 @@ def result(ledger: Ledger, order: Order) -> FinalResult:
         step=order.result["after"],
         comparisons=len(made),
         identical=sum(row["comparison"] in wanted for row in identical),
-        skips=len(verdicts) - len(answered),
         closed=order.closed_us is not None,
-        everybody=_preference([v for _, _, v in answered]),
-        tuners=_preference([v for _, panelist, v in answered if panelist in tuners]),
-        others=_preference([v for _, panelist, v in answered if panelist not in tuners]),
-        majorities=_preference(
-            ["plus" if lead > 0 else "minus" if lead < 0 else "tie" for lead in leads.values()]
-        ),
+        votes=preference.count(said, calibration.tuned(ledger)),
     )
-
-
-def _preference(verdicts: Sequence[str]) -> Preference:
-    counts = [list(verdicts).count(verdict) for verdict in ("plus", "minus", "tie")]
-    return Preference(*counts)
 
 
 def _prompts(root_seed: int, place: int, heldout: Sequence[Prompt], count: int) -> list[Prompt]:

@@ -17,11 +17,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from szpo import agreement, pace
+from szpo import agreement, pace, preference
 from szpo.agreement import SIDES, Agreement, PanelistRow
 from szpo.evidence import WINDOW, Ballot, Evidence, StepRow
 from szpo.intervals import Estimate, Share, correlation, log_odds, mapped, mean, share
 from szpo.pace import Cost, Progress, Speed
+from szpo.preference import Said
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,20 +212,15 @@ def _final(evidence: Evidence) -> Final | None:
         return None
     last = max(b.k or 0 for b in asked)
     asked = [b for b in asked if b.k == last]
-    sided = [b for b in asked if b.verdict in SIDES]
     tuners = {b.panelist for b in evidence.ballots if b.kind == "train" and b.choice != "skip"}
-    fresh = [b for b in sided if b.panelist not in tuners]
-    leads: dict[str, int] = defaultdict(int)
-    for b in sided:
-        leads[b.comparison] += 1 if b.verdict == "plus" else -1
-    decided = [lead for lead in leads.values() if lead]
+    found = preference.count([Said(b.comparison, b.panelist, b.verdict) for b in asked], tuners)
     return Final(
         order=last,
-        tuned=share(_count(sided, "plus"), len(sided)),
-        ties=_count(asked, "tie"),
-        skips=_count(asked, "skip"),
-        untuned=share(_count(fresh, "plus"), len(fresh)),
-        majorities=share(sum(lead > 0 for lead in decided), len(decided)),
+        tuned=found.everybody.decided,
+        ties=found.everybody.ties,
+        skips=found.skips,
+        untuned=found.others.decided,
+        majorities=found.majorities.decided,
     )
 
 

@@ -427,7 +427,7 @@ def test_the_final_comparison_is_told_as_by_its_own_reading(voted: Stage) -> Non
                 "assignment": seat, "revision": 0, "choice": choice, "late": False,
                 "idem": seat, "payload_sha256": "0" * 64, "received_us": 0,
             })  # fmt: skip
-    told = final.result(ledger, orders.get(ledger, order))
+    told = final.result(ledger, orders.get(ledger, order)).votes
     found = overview.overview(evidence.read(ledger)).improving.final
     assert found is not None
     assert (found.tuned.hits, found.tuned.of) == (told.everybody.tuned, 4)

@@ -22,7 +22,7 @@ from typing import IO, Any, Final
 import gradio as gr
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 from pydantic import ValidationError
 
@@ -32,7 +32,7 @@ from szpo.intervals import Share
 from szpo_ui import access, charts, controls, render, texts
 from szpo_ui.board import Board, board, columns, version
 from szpo_ui.controls import Command, Reply
-from szpo_ui.prose import prose
+from szpo_ui.markup import environment
 from szpo_ui.screens import Screen
 from szpo_ui.site import Site
 
@@ -285,10 +285,10 @@ def number(value: float | None, digits: int = 2) -> str:
     return f"{value:,.{digits}f}".replace("-", "−")
 
 
-def duration(seconds: float | None) -> str:
-    """A time span for people.
+def span(seconds: float | None) -> str:
+    """A measured time, to the second; `szpo_ui.texts.roughly` is for times that are guessed.
 
-    >>> duration(41.4), duration(161), duration(8000)
+    >>> span(41.4), span(161), span(8000)
     ('41 s', '2:41', '2 h 13')
     """
     if seconds is None:
@@ -350,15 +350,7 @@ _WAIT: Final = "Reading the record…"
 
 @cache
 def _environment() -> Environment:
-    made = Environment(
-        loader=PackageLoader("szpo_ui"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    return environment(
+        filters={"num": number, "span": span, "moment": moment, "clock": clock, "rounds": rounds},
+        names={"line": line, "choices": texts.CHOICES},
     )
-    made.filters.update(
-        prose=prose, num=number, duration=duration, moment=moment, clock=clock, rounds=rounds
-    )
-    made.globals.update(line=line, choices=texts.CHOICES)
-    return made

@@ -11,11 +11,11 @@ from functools import cache
 from types import SimpleNamespace
 from typing import Any, Final
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
 from szpo_ui import texts
-from szpo_ui.prose import prose
+from szpo_ui.markup import environment
 from szpo_ui.screens import Screen
 
 MOST_DOTS: Final = 12
@@ -69,24 +69,16 @@ def choice_label(choice: str) -> str:
 
 @cache
 def _environment() -> Environment:
-    made = Environment(
-        loader=PackageLoader("szpo_ui"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    return environment(
+        filters={"time": time_tag, "label": choice_label},
+        names={
+            "say": say,
+            "t": SimpleNamespace(**texts.PAGE),  # of a dict, t.clear would be its method
+            "notices": texts.NOTICES,
+            "signs": texts.SIGNS,
+            "reasons": texts.SKIP_REASONS,
+            "shortcuts": texts.SHORTCUTS,
+            "roughly": texts.roughly,
+            "most_dots": MOST_DOTS,
+        },
     )
-    made.filters["prose"] = prose
-    made.filters["time"] = time_tag
-    made.filters["label"] = choice_label
-    made.globals.update(
-        say=say,
-        t=SimpleNamespace(**texts.PAGE),  # of a dict, t.clear would be its method
-        notices=texts.NOTICES,
-        signs=texts.SIGNS,
-        reasons=texts.SKIP_REASONS,
-        shortcuts=texts.SHORTCUTS,
-        duration=texts.duration,
-        most_dots=MOST_DOTS,
-    )
-    return made

@@ -253,10 +253,10 @@ def clock_time(at_us: int) -> str:
     return datetime.fromtimestamp(at_us // 1_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def duration(seconds: float) -> str:
-    """A rough duration in words.
+def roughly(seconds: float) -> str:
+    """A time that is only guessed, in round words.
 
-    >>> duration(50), duration(95), duration(4000)
+    >>> roughly(50), roughly(95), roughly(4000)
     ('about 50 seconds', 'about 2 minutes', 'about 1 hour')
     """
     if seconds < 90:

@@ -1,0 +1,91 @@
+"""Votes between two policies, counted: pure arithmetic on verdicts."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from szpo.intervals import Share, share
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """Votes between two policies. Ties stand apart: they are in neither share nor interval."""
+
+    tuned: int = 0
+    base: int = 0
+    ties: int = 0
+
+    @property
+    def votes(self) -> int:
+        """All answers, ties included."""
+        return self.tuned + self.base + self.ties
+
+    @property
+    def decided(self) -> Share:
+        """Those preferring tuned, of those who preferred one; each vote taken as independent."""
+        return share(self.tuned, self.tuned + self.base)
+
+    @property
+    def share(self) -> float | None:
+        """Share preferring tuned, of those who preferred one; None where nobody did."""
+        return self.decided.value
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of that share (Wilson)."""
+        return self.decided.low, self.decided.high
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """One answer that stands."""
+
+    comparison: str
+    panelist: str
+    verdict: str
+    """plus (tuned), minus (base), tie or skip."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preferences:
+    """What panelists said, in all and by who they are.
+
+    ``majorities`` has one entry per comparison, its majority: where panelists vote on the same
+    comparison, their votes are not independent and this interval is the honest one.
+    """
+
+    everybody: Preference
+    tuners: Preference
+    """Panelists who also voted in training."""
+    others: Preference
+    majorities: Preference
+    skips: int
+
+
+def count(said: Sequence[Said], tuners: Collection[str]) -> Preferences:
+    """The answers to one blind comparison of two policies.
+
+    >>> found = count([Said("c", "ann", "plus"), Said("c", "ben", "minus")], {"ben"})
+    >>> found.everybody, found.others, found.majorities.ties
+    (Preference(tuned=1, base=1, ties=0), Preference(tuned=1, base=0, ties=0), 1)
+    """
+    answered = [each for each in said if each.verdict != "skip"]
+    leads: dict[str, int] = defaultdict(int)
+    for each in answered:
+        leads[each.comparison] += {"plus": 1, "minus": -1, "tie": 0}[each.verdict]
+    return Preferences(
+        everybody=_preference([each.verdict for each in answered]),
+        tuners=_preference([each.verdict for each in answered if each.panelist in tuners]),
+        others=_preference([each.verdict for each in answered if each.panelist not in tuners]),
+        majorities=_preference(
+            ["plus" if lead > 0 else "minus" if lead < 0 else "tie" for lead in leads.values()]
+        ),
+        skips=len(said) - len(answered),
+    )
+
+
+def _preference(verdicts: Sequence[str]) -> Preference:
+    found = Counter(verdicts)
+    return Preference(found["plus"], found["minus"], found["tie"])
