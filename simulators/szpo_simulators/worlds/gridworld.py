@@ -1,7 +1,7 @@
 """A stochastic grid with a tabular softmax policy, its exact value and its optimum.
 
 In the setting of Zhang & Ying (arXiv 2409.17401), whose own grid is not known here. A move slips
-with probability ``slip``, that is, it becomes any of the four moves with equal probability. Rewards
+with probability ``slip``: it becomes any of the four moves with equal probability. Rewards
 come on arrival at a cell. A reward of whole walks may be added that no sum over moves can express:
 ``worth`` of the set of ``marks`` that a walk has visited. With it the states are pairs of cell and
 set; the policy sees the cell alone.

@@ -89,5 +89,6 @@ def draws(
     ``side`` None gives those that both sides share; "plus" and "minus" give each side its own.
     """
     size = count * world.width
-    keys = (seeds.derive(seed, "world walk", step=step, k=k, name=side) for seed in root_seeds)
-    return np.stack([uniforms(key, size) for key in keys]).reshape(-1, count, world.width)
+    keys = (seeds.derive(seed, "world walk", k=k, name=side) for seed in root_seeds)
+    made = [uniforms(key, size, size * step) for key in keys]
+    return np.stack(made).reshape(-1, count, world.width)

@@ -1,0 +1,71 @@
+"""Simulated panels for worlds: votes of M alike voters on differences of mean returns.
+
+`szpo_simulators.oracles` has the whole law of a rater (ties, lapses, sides). Here is the plain one
+of the published experiments, P(plus) = σ(β·gap), for millions of votes a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from szpo import seeds
+from szpo.links import LOG_2, link
+from szpo.types import Floats
+from szpo_simulators.worlds.world import Reals, Uniforms, uniforms
+
+ONE_SIDED = "one-sided"
+
+
+def law(name: str) -> Callable[[ArrayLike], Floats]:
+    """The probability of a vote for plus: a link of `szpo.links`, or the one that is not even.
+
+    ``one-sided`` is 1 − exp(−eˣ ln 2), for which σ(−x) ≠ 1 − σ(x): what a Weibull-like panel does
+    when plus always stands on the same side. ``cloglog`` is the mean over both sides.
+
+    >>> [round(float(law(name)(1.0)), 3) for name in ("one-sided", "cloglog")]
+    [0.848, 0.811]
+    """
+    if name == ONE_SIDED:
+        return lambda x: np.asarray(-np.expm1(-np.exp(np.minimum(x, 50.0)) * LOG_2))
+    return link(name).prob
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Voters who all follow one law."""
+
+    link: str = "logistic"
+    beta: float = 1.0
+    """Logits per unit of return; with the logistic link β = 5 is the steep panel."""
+
+    def __post_init__(self) -> None:
+        """Refuse a link that does not exist."""
+        law(self.link)
+
+    def chance(self, gap: ArrayLike) -> Floats:
+        """P(plus) for differences of mean returns, plus over minus, any shape."""
+        return law(self.link)(self.beta * np.asarray(gap, dtype=np.float64))
+
+
+def votes(chance: Reals, coins: Uniforms) -> Floats:
+    """Votes for plus (...) out of M, from P(plus) (...) and uniform numbers (..., M)."""
+    bound = chance.astype(np.float32)
+    if coins.shape[-1] == 1:
+        return np.asarray(coins[..., 0] < bound, dtype=np.float64)
+    return np.asarray((coins < bound[..., None]).sum(-1), dtype=np.float64)
+
+
+def coins(
+    root_seeds: Sequence[int], step: int, shape: tuple[int, ...], steps: int = 1
+) -> Uniforms:
+    """The voters' uniform numbers (steps, S, *shape) from a step on, by each root seed."""
+    size = int(np.prod(shape))
+    made = [
+        uniforms(seeds.derive(seed, "world votes"), size * steps, size * step)
+        for seed in root_seeds
+    ]
+    return np.stack(made).reshape(len(made), steps, *shape).swapaxes(0, 1)
