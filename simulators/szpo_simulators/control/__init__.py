@@ -1,0 +1,1 @@
+"""Control tasks: CartPole, a checkpoint track with a hackable proxy, one MuJoCo task."""
