@@ -164,23 +164,18 @@ def test_a_wrong_name_and_a_wrong_code_cost_the_same_look_ups(ledger):
 # ---- sessions ----
 
 
-def test_a_session_lasts_twelve_hours_from_its_last_use(ledger):
-    made = credentials.invite(ledger, "panelist")
+@pytest.mark.parametrize(
+    ("days", "uses", "then"),
+    [(None, 10, 12), (1, 2, 3)],
+    ids=["twelve hours from its last use", "with the invitation behind it"],
+)
+def test_a_session_ends(ledger, days, uses, then):
+    made = credentials.invite(ledger, "panelist", **({} if days is None else {"days": days}))
     session, _ = credentials.redeem(ledger, made.token)
-    for _ in range(10):
+    for _ in range(uses):
         ledger.clock.now += 11 * HOUR
         assert credentials.identify(ledger, session) is not None
-    ledger.clock.now += 12 * HOUR
-    assert credentials.identify(ledger, session) is None
-
-
-def test_a_session_ends_with_the_invitation_behind_it(ledger):
-    made = credentials.invite(ledger, "panelist", days=1)
-    session, _ = credentials.redeem(ledger, made.token)
-    for _ in range(2):
-        ledger.clock.now += 11 * HOUR
-        assert credentials.identify(ledger, session) is not None
-    ledger.clock.now += 3 * HOUR
+    ledger.clock.now += then * HOUR
     assert credentials.identify(ledger, session) is None
 
 

@@ -71,30 +71,26 @@ def test_a_run_from_its_first_round_to_its_last(run, lag):
     assert facts(ledger) == ("none", None, 0, 0, False)
     panel = Panel(ledger)
     policy = QuadraticPolicy(plan)
-    go(
-        plan,
-        ledger,
-        policy,
-        LedgerEvaluator(panel.service),
-        wait=panel.wait,
-        until_step=2,
-        lag=lag,
-    )
+
+    def go_on(until_step):
+        go(
+            plan,
+            ledger,
+            policy,
+            LedgerEvaluator(panel.service),
+            wait=panel.wait,
+            until_step=until_step,
+            lag=lag,
+        )
+
+    go_on(2)
     for step in range(2):
         ahead = lag == 1
         rows = [("open", step, n, 4, ahead) for n in range(5)]
         assert panel.seen[5 * step : 5 * step + 5] == rows
     assert facts(ledger) == ("generating", 2, 0, 0, lag == 1)
     assert round_status(ledger).rounds == 3 and round_status(ledger).opened_us is None
-    go(
-        plan,
-        ledger,
-        policy,
-        LedgerEvaluator(panel.service),
-        wait=panel.wait,
-        until_step=3,
-        lag=lag,
-    )
+    go_on(3)
     assert facts(ledger)[:2] == ("finished", 2)
 
 

@@ -3,6 +3,7 @@
 import inspect
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -177,6 +178,13 @@ def test_sentences_have_no_blank_that_nothing_fills():
     script = panel.head()
     for name in re.findall(r"\bT\.(\w+)", script):
         assert f'"{name}":' in script, name
+
+
+def test_every_part_of_the_script_is_on_the_page_once():
+    folder = Path(panel.__file__).parent / "static" / "panel"
+    assert sorted(path.stem for path in folder.iterdir()) == sorted(panel.SCRIPTS)
+    assert panel.script().count('"use strict"') == 1
+    assert panel.head().count(panel.script()) == 1
 
 
 def test_the_source_keeps_to_what_is_safe():

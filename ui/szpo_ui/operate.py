@@ -32,7 +32,7 @@ from szpo.intervals import Share
 from szpo_ui import access, charts, controls, render, texts
 from szpo_ui.board import Board, board, columns, version
 from szpo_ui.controls import Command, Reply
-from szpo_ui.markup import environment
+from szpo_ui.markup import environment, style
 from szpo_ui.screens import Screen
 from szpo_ui.site import Site
 
@@ -168,12 +168,10 @@ def _parts(file: IO[bytes]) -> Iterator[bytes]:
 
 def head() -> str:
     """Style and script of the page, inline."""
-    folder = resources.files("szpo_ui") / "static"
-    style = (folder / "operate.css").read_text(encoding="utf-8")
-    script = (folder / "operate.js").read_text(encoding="utf-8")
+    script = (resources.files("szpo_ui") / "static" / "operate.js").read_text(encoding="utf-8")
     return (
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>{style}</style>\n<script>{script}</script>\n"
+        f"<style>{style('operate')}</style>\n<script>{script}</script>\n"
     )
 
 
@@ -247,10 +245,9 @@ def preview(site: Site, found: Board) -> str:
         guideline=panel.guideline,
         guideline_full=panel.guideline_full,
     )
-    style = (resources.files("szpo_ui") / "static" / "panel.css").read_text(encoding="utf-8")
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Preview</title>'
-        f"<style>{style}</style></head><body>{body}</body></html>"
+        f"<style>{style('panel')}</style></head><body>{body}</body></html>"
     )
 
 

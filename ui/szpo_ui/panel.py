@@ -25,6 +25,7 @@ from szpo.records import canonical, sha256
 from szpo.votes import VoteService
 from szpo_ui import access, render, screens, texts
 from szpo_ui.actions import Action, act
+from szpo_ui.markup import style
 from szpo_ui.screens import Ask
 from szpo_ui.site import Site
 
@@ -33,6 +34,8 @@ TAB_S: Final = 90.0
 """A tab that has not been heard of for so long no longer keeps others out, seconds."""
 MOST_BYTES: Final = 65_536
 """Longest request of a page, in characters."""
+SCRIPTS: Final = ("kit", "server", "screen", "choice", "reading", "controls")
+"""The parts of the page's script, in their order; the last one starts it."""
 
 
 class Presence:
@@ -164,9 +167,6 @@ def router(site: Site) -> APIRouter:
 
 def head() -> str:
     """Style, sentences and script of the page, inline: nothing flashes, nothing is fetched."""
-    folder = resources.files("szpo_ui") / "static"
-    style = (folder / "panel.css").read_text(encoding="utf-8")
-    script = (folder / "panel.js").read_text(encoding="utf-8")
     live = {**texts.LIVE, "choices": texts.CHOICES, "seen": texts.PAGE["seen"],
             "unseen": texts.PAGE["unseen"], "show_all": texts.PAGE["show_all"],
             "show_less": texts.PAGE["show_less"], "confirm": texts.PAGE["confirm"]}  # fmt: skip
@@ -174,9 +174,19 @@ def head() -> str:
     return (
         '<meta name="viewport" content="width=device-width, initial-scale=1, '
         'viewport-fit=cover">\n'
-        f"<style>{style}</style>\n<script>window.szpoTexts = {spoken};</script>\n"
-        f"<script>{script}</script>\n"
+        f"<style>{style('panel')}</style>\n<script>window.szpoTexts = {spoken};</script>\n"
+        f"<script>{script()}</script>\n"
     )
+
+
+def script() -> str:
+    """The page's script: its parts in one closure, so that they share names and nobody else does.
+
+    Texts of models are never touched as HTML: it reads and sets attributes and plain text only.
+    """
+    folder = resources.files("szpo_ui") / "static" / "panel"
+    parts = [(folder / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS]
+    return "\n".join(['(() => {\n"use strict";', *parts, "})();"])
 
 
 def css() -> str:

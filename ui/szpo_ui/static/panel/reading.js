@@ -1,0 +1,111 @@
+/* Reading: what has been in view, how long answers are folded, and the seat's lease. */
+
+const WARN_S = 120;
+
+/* ---- reading: which prompts have been in view ---- */
+
+let observer = null, timers = new Map();
+function watch() {
+  if (observer) observer.disconnect();
+  timers.forEach(clearTimeout);
+  timers = new Map();
+  const bar = $("#sz-verdict");
+  const height = bar ? bar.getBoundingClientRect().height : 0;
+  document.documentElement.style.setProperty("--sz-bar", `${Math.ceil(height)}px`);
+  if (!draft) return;
+  observer = new IntersectionObserver(inView, { rootMargin: `0px 0px -${Math.ceil(height)}px 0px`,
+    threshold: [0, 0.2, 0.4, 0.6, 0.8, 1] });
+  pairs().forEach((pair) => observer.observe(pair));
+}
+function inView(entries) {
+  for (const { target, intersectionRatio, intersectionRect, rootBounds } of entries) {
+    const fits = intersectionRatio >= 0.6
+      || (rootBounds && intersectionRect.height >= 0.6 * rootBounds.height);
+    clearTimeout(timers.get(target));
+    if (fits && draft && !draft.seen.includes(target.dataset.row)) {
+      timers.set(target, setTimeout(saw, 1000, target));
+    }
+  }
+}
+function saw(pair) {
+  if (!draft || !pair.isConnected || document.hidden) return;
+  if (!draft.seen.includes(pair.dataset.row)) draft.seen.push(pair.dataset.row);
+  keep();
+  update();
+}
+function fold() { // answers longer than 60 % of the window, both sides alike
+  for (const pair of $$(".sz-pair")) {
+    const button = $(".sz-all", pair);
+    if (!button || button.getAttribute("aria-expanded") === "true") continue;
+    const long = $$(".sz-text", pair).some((text) => text.scrollHeight > 0.6 * innerHeight + 24);
+    pair.classList.toggle("sz-long", long);
+    button.hidden = !long;
+  }
+}
+function go(pair) {
+  if (!pair) return;
+  $("h2", pair).focus({ preventScroll: true });
+  pair.scrollIntoView({ block: "start", behavior: calm() ? "auto" : "smooth" });
+}
+function current() {
+  return document.activeElement?.closest?.(".sz-pair[data-pair]") || null;
+}
+function step(by) {
+  const all = pairs(), at = all.indexOf(current());
+  go(all[at < 0 ? (by > 0 ? 0 : all.length - 1) : Math.min(all.length - 1, Math.max(0, at + by))]);
+}
+function mark(on) { document.documentElement.dataset.szMarks = on ? "on" : "off"; }
+function resize(by) {
+  prefs.size = Math.min(SIZES.length - 1, Math.max(0, prefs.size + by));
+  document.documentElement.style.setProperty("--sz-size", `${SIZES[prefs.size]}px`);
+  keepPrefs();
+  fold();
+}
+
+/* ---- the seat's lease: held by reading, with a warning before it ends ---- */
+
+let leaseEnds = null, active = 0, extending = false;
+function alive(event) {
+  active = now();
+  if (leaseEnds !== null && leaseEnds - now() < 1000 * WARN_S && event?.type !== "mousemove") {
+    extend();
+  }
+}
+async function extend() {
+  const seat = root()?.dataset.seat;
+  if (!seat || extending) return;
+  extending = true;
+  try {
+    const query = `tab=${tab}&seat=${encodeURIComponent(seat)}`;
+    const reply = await fetch(`/panel-api/extend?${query}`, { method: "POST" });
+    const { lease_s: left } = await reply.json();
+    if (left !== null && leaseEnds !== null) leaseEnds = now() + 1000 * left;
+  } catch { /* the poller says that the connection is lost */ }
+  extending = false;
+  tick();
+}
+function tick() {
+  if (draft) update();
+  const page = root();
+  if (!page || leaseEnds === null || !READING.has(page.dataset.state)
+      || page.dataset.state === "closed" || page.dataset.revises) {
+    banner("sz-lease", "");
+  } else {
+    const left = (leaseEnds - now()) / 1000;
+    if (left < WARN_S + 60 && now() - active < 30000) extend();
+    const clock = `${Math.floor(left / 60)}:${String(Math.floor(left % 60)).padStart(2, "0")}`;
+    banner("sz-lease", left > WARN_S ? "" : left > 0 ? fill(T.lease, { time: clock })
+      : T.lease_gone, T.lease_keep, extend);
+  }
+  usual(page);
+}
+let waitedSince = null;
+function usual(page) {
+  const line = $("#wait-usual");
+  if (!line || !Number(line.dataset.usual)) { waitedSince = null; return; }
+  waitedSince = waitedSince || Date.now();
+  if (live?.state !== "open" && Date.now() - waitedSince > 1000 * line.dataset.usual) {
+    set(line, T.longer);
+  }
+  if (live?.state === "open" && page.dataset.state === "waiting") waitedSince = null;
+}

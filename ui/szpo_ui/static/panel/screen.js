@@ -1,0 +1,106 @@
+/* What happens when a screen has arrived: who reads is not moved, who waited is told. */
+
+const BREAK_MS = 25 * 60e3, BREAK_VOTES = 20;
+
+/* ---- after each answer ---- */
+
+function rendered() {
+  const page = root();
+  if (!page || !page.dataset.ack || page.dataset.ack === painted) return;
+  painted = page.dataset.ack;
+  const answered = busy && busy.request.ack === painted ? busy.request : null;
+  if (answered) { clearTimeout(busy.timer); busy = null; }
+  if (page.dataset.state === "error") {
+    if (answered && !queued) page.dataset.retry = answered.do;
+    lost = answered;
+  } else {
+    lost = null;
+    if (answered && answered.do === "vote") voted(answered);
+  }
+  paint();
+  next();
+}
+let lost = null; // what an error screen offers to try again
+
+function voted(request) {
+  sessionStorage.removeItem(shelf(request.seat));
+  if (draft && draft.seat === request.seat) draft = null;
+  const count = read(sessionStorage, "szpo.session");
+  write(sessionStorage, "szpo.session", { since: count.since || Date.now(),
+    votes: (count.votes || 0) + 1 });
+}
+
+let before = { state: "", seat: "", step: "" };
+function paint() {
+  const page = root(), { state, seat, step } = page.dataset;
+  prefs = { ...prefs, ...read(localStorage, `szpo.prefs.${page.dataset.name}`) };
+  document.documentElement.style.setProperty("--sz-size", `${SIZES[prefs.size]}px`);
+  if (seat) pickUp(page); else draft = null;
+  const marks = page.dataset.marks === "off" ? false : prefs.marks;
+  if (seat !== before.seat || !seat) mark(marks);
+  const box = $("#sz-marks");
+  if (box) box.checked = document.documentElement.dataset.szMarks === "on";
+  const keys = $("#sz-keys");
+  if (keys) keys.checked = prefs.keys;
+  const notify = $("#sz-notify");
+  if (notify) notify.checked = prefs.notify;
+  for (const node of $$("time[datetime]", page)) {
+    set(node, new Date(node.dateTime).toLocaleTimeString([], { hour: "2-digit",
+      minute: "2-digit" }));
+  }
+  leaseEnds = page.dataset.lease ? now() + 1000 * Number(page.dataset.lease) : null;
+  watch();
+  fold();
+  update();
+  usual(page);
+  offerBreak(page);
+  const moved = state !== before.state || seat !== before.seat;
+  if (moved && before.state) arrive(page);
+  else if (moved) { title(page); scrollTo({ top: draft?.top || 0, behavior: "instant" }); }
+  before = { state, seat, step };
+  if (state !== "error") write(sessionStorage, "szpo.at", { seat, mode: page.dataset.mode });
+  document.documentElement.dataset.szReady = painted;
+}
+
+function pickUp(page) {
+  const { seat, chosen } = page.dataset;
+  if (draft && draft.seat === seat) return;
+  const found = read(sessionStorage, shelf(seat));
+  const given = {};
+  for (const radio of $$("[data-given='1']", page)) {
+    given[radio.closest("[data-row]").dataset.row] = radio.value;
+  }
+  draft = { seat, choice: chosen && chosen !== "skip" ? chosen : null, notes: given, seen: [],
+    dwell: 0, ...found };
+  page.dataset.problem = draft.pending ? "not-saved" : "";
+  since = now();
+}
+
+function arrive(page) {
+  $$("dialog[open]").forEach((dialog) => dialog.close());
+  const head = $("#sz-h1");
+  if (head) { head.focus({ preventScroll: true }); scrollTo({ top: 0, behavior: "instant" }); }
+  title(page);
+  if (page.dataset.state === "vote") {
+    say(fill(T.said_round, { round: Number(page.dataset.step) + 1, number: page.dataset.number,
+      differ: page.dataset.rows }));
+  }
+}
+function title(page) {
+  const { state, step } = page.dataset;
+  document.title = step !== "" && READING.has(state)
+    ? fill(T.title_round, { round: Number(step) + 1 }) : T.title;
+  icon(false);
+}
+function offerBreak(page) {
+  const count = read(sessionStorage, "szpo.session");
+  const long = count.since && Date.now() - count.since > BREAK_MS;
+  const slot = $("#sz-notice");
+  if (page.dataset.state === "break") sessionStorage.removeItem("szpo.session");
+  if (page.dataset.state !== "waiting" || !slot || slot.firstElementChild) return;
+  if (!long && !(count.votes >= BREAK_VOTES)) return;
+  const line = document.createElement("p");
+  line.className = "sz-banner";
+  line.textContent = T.break;
+  slot.append(line);
+}

@@ -1,0 +1,176 @@
+/* The page's words with the server: one request at a time through the hidden Gradio button
+   (`act`), the poller beside it, the login where a session has ended. */
+
+const VISIBLE_MS = 3000, HIDDEN_MS = 15000, LOOK_MS = 15000, REPLY_MS = 15000, ASK_MS = 1000;
+
+/* ---- asking the server: one thing at a time, through the hidden button ---- */
+
+let busy = null, queued = null, painted = "", lastLook = 0;
+
+function act(what, more = {}) {
+  const page = root().dataset;
+  const request = { do: what, ack: key(8), tab, seat: page.seat || null, mode: page.mode || "",
+    ...more };
+  if (busy) { if (what !== "look") queued = request; return; }
+  send(request);
+}
+function send(request) {
+  busy = { request, timer: setTimeout(failed, REPLY_MS) };
+  lastLook = now();
+  $("#szpo-send").click();
+  clearTimeout(timer);
+  timer = setTimeout(poll, ASK_MS); // Gradio says nothing of a lost connection; the poller does
+}
+async function opening() {
+  await openTab();
+  // After a lost connection Gradio loads the page anew; whoever was reading goes on there.
+  const at = read(sessionStorage, "szpo.at");
+  const request = { do: "open", ack: key(8), tab, seat: at.seat || null, mode: at.mode || "" };
+  busy = { request, timer: setTimeout(failed, REPLY_MS) };
+  return JSON.stringify(request);
+}
+function sending() { return JSON.stringify(busy ? busy.request : {}); }
+function failed() {
+  if (!busy) return;
+  clearTimeout(busy.timer);
+  const { request } = busy;
+  busy = null;
+  const page = root();
+  if (page.dataset.state === "saving") {
+    page.dataset.state = page.dataset.was;
+    page.removeAttribute("aria-busy");
+  }
+  if (request.do === "vote") { page.dataset.problem = "not-saved"; say(T.not_saved, true); }
+  else queued = queued || (request.do === "look" ? null : { ...request, ack: key(8) });
+  update();
+  poll();
+}
+function next() {
+  const request = queued;
+  queued = null;
+  if (request) send(request);
+}
+
+/* ---- the poller: the page's only other word with the server ---- */
+
+let etag = "", live = null, tries = 0, timer = null, polling = false;
+async function poll() {
+  clearTimeout(timer);
+  if (polling) return;
+  const page = root();
+  if (!tab || !page) { timer = setTimeout(poll, 200); return; }
+  polling = true;
+  try {
+    const query = `tab=${tab}&seat=${encodeURIComponent(page.dataset.seat || "")}`;
+    const reply = await fetch(`/panel-api/status?${query}`, { cache: "no-store",
+      headers: etag ? { "If-None-Match": etag } : {}, signal: AbortSignal.timeout(8000) });
+    if (reply.status === 401 || reply.status === 403) { back(); expired(); }
+    else if (reply.status === 200 || reply.status === 304) {
+      if (reply.status === 200) { etag = reply.headers.get("ETag"); live = await reply.json(); }
+      const left = reply.headers.get("X-Szpo-Lease");
+      if (left !== null && leaseEnds !== null) leaseEnds = now() + 1000 * Number(left);
+      back();
+      heard();
+    } else throw new Error(String(reply.status));
+  } catch { gone(); }
+  polling = false;
+  const pause = tries ? Math.min(15000, 1000 * 2 ** (tries - 1))
+    : document.hidden ? HIDDEN_MS : VISIBLE_MS;
+  clearTimeout(timer);
+  timer = setTimeout(poll, pause);
+}
+function gone() {
+  tries += 1;
+  document.documentElement.dataset.szOffline = "1";
+  banner("sz-offline", fill(T.offline, { count: tries }));
+  if (busy) failed();
+}
+function back() {
+  if (!tries) return;
+  tries = 0;
+  delete document.documentElement.dataset.szOffline;
+  banner("sz-offline", "");
+  say(T.online);
+  next();
+}
+function heard() {
+  const page = root(), { state, version } = page.dataset;
+  if (state === "loading" || busy || $("#sz-login")?.open) return;
+  if (state === "error") { // its number stays to be read; what nobody asked for is tried again
+    const passive = lost && (lost.do === "look" || lost.do === "open");
+    if (passive && now() - lastLook > LOOK_MS) send({ ...lost, ack: key(8) });
+    return;
+  }
+  counts(page);
+  const reading = READING.has(state) || state === "feedback" || state === "welcome";
+  const changed = reading ? live.key !== page.dataset.key : live.version !== version;
+  const fresh = live.state === "open" && live.key !== page.dataset.key
+    && state !== "closed" && state !== "vote" && state !== "welcome";
+  if (fresh) ready();
+  if (document.hidden && !READING.has(state)) return; // a seat begins when somebody looks
+  const stale = !reading && now() - lastLook > LOOK_MS;
+  if ((changed && state !== "feedback" && state !== "welcome") || stale) {
+    if (!$("dialog[open]")) act("look");
+  }
+}
+function counts(page) {
+  if (live.key !== page.dataset.key || !live.votes_needed) return;
+  const what = { votes_in: live.votes_in, needed: live.votes_needed };
+  for (const node of $$("[data-template]", page)) set(node, fill(node.dataset.template, what));
+  for (const bar of $$("[data-fill]", page)) {
+    bar.style.setProperty("--share", (live.votes_in / live.votes_needed).toFixed(3));
+  }
+  $$("[data-dots] i", page).forEach((dot, i) => dot.toggleAttribute("data-on",
+    i < live.votes_in));
+}
+function ready() {
+  const name = { round: live.round };
+  if (!document.hidden || document.title === fill(T.title_ready, name)) return;
+  document.title = fill(T.title_ready, name);
+  icon(true);
+  if (prefs.notify && window.Notification?.permission === "granted") {
+    new Notification("szpo", { body: fill(T.notify_body, name), tag: "szpo" });
+  }
+}
+let plainIcon = null;
+function icon(dot) {
+  let link = $("link[rel~=icon]");
+  if (!link) {
+    link = document.createElement("link");
+    link.rel = "icon";
+    link.href = "/favicon.ico";
+    document.head.append(link);
+  }
+  plainIcon = plainIcon || link.href;
+  link.href = dot ? "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' "
+    + "viewBox='0 0 16 16'%3E%3Crect width='16' height='16' rx='4' fill='%233b4a8c'/%3E"
+    + "%3Ccircle cx='11' cy='5' r='4' fill='%23ffb020'/%3E%3C/svg%3E" : plainIcon;
+}
+
+/* ---- a session that ended: log in where one stands ---- */
+
+function expired() {
+  const dialog = $("#sz-login");
+  if (!dialog || dialog.open) return;
+  $$("dialog[open]").forEach((other) => other.close());
+  $("#sz-login-name").value = root().dataset.name || "";
+  dialog.showModal();
+  root().dataset.expired = "1";
+}
+async function login(event) {
+  event.preventDefault();
+  const line = $("#sz-login-error");
+  set(line, "");
+  try {
+    const reply = await fetch("/login", { method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify({ name: $("#sz-login-name").value, code: $("#sz-login-code").value }) });
+    if (!reply.ok) { set(line, reply.status === 429 ? T.login_wait : T.login_wrong); return; }
+  } catch { set(line, fill(T.offline, { count: 1 })); return; }
+  $("#sz-login-code").value = "";
+  root().dataset.expired = "";
+  $("#sz-login").close();
+  etag = "";
+  next();
+  poll();
+}
