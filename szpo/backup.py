@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import sqlite3
 import tempfile
@@ -105,7 +106,7 @@ def recover(path: Path, out: Path) -> Recovered:
 def _draft(out: Path) -> Iterator[Path]:
     """An empty private file beside ``out``, which takes its name if nothing goes wrong."""
     storage.check_place(out, new=True)
-    draft = out.with_name(f".{out.name}.{os.getpid()}")
+    draft = out.with_name(f".{out.name}.{secrets.token_hex(4)}")
     try:
         os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         yield draft
@@ -156,8 +157,7 @@ def _readable(conn: sqlite3.Connection, table: str) -> list[Row]:
     found = [*rows, *reversed(behind)]
     if place is not None:
         found += _between(conn, table)
-    unique: dict[str, Row] = {records.canonical(_text(row)): row for row in found}
-    return list(unique.values())
+    return list({tuple(row.values()): row for row in found}.values())
 
 
 def _scan(conn: sqlite3.Connection, sql: str) -> tuple[list[Row], bool]:
@@ -190,10 +190,6 @@ def _has_rowid(conn: sqlite3.Connection, table: str) -> bool:
     except sqlite3.Error:
         return True
     return True
-
-
-def _text(row: Row) -> Row:
-    return {k: v.hex() if isinstance(v, bytes) else v for k, v in row.items()}
 
 
 def _write(conn: sqlite3.Connection, rows: Mapping[str, list[Row]]) -> None:

@@ -1,4 +1,4 @@
-"""Rows as a ledger's file gets them: plain values, events with their hashes, statements."""
+"""Rows as a ledger's file has them: plain values, events with their hashes, statements."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from szpo import records
 from szpo.errors import RunError
 from szpo.records import canonical, sha256
+from szpo.types import Update
 
 
 def tensor(name: str, array: NDArray[Any]) -> dict[str, Any]:
@@ -63,6 +64,14 @@ def plain(table: str, column: str, value: Any) -> Any:
     if isinstance(value, str):  # engines may emit halves of surrogate pairs; UTF-8 cannot
         return records.utf8(value)
     return value
+
+
+def update_of(row: Mapping[str, Any]) -> Update:
+    """The update that a row of `updates` holds."""
+    if row["vector"] is None:
+        return Update(row["step"], row["k"], coef=row["coef"])
+    values = np.frombuffer(row["vector"], dtype="<f4")
+    return Update(row["step"], row["k"], vector=tuple(float(value) for value in values))
 
 
 def insert_sql(table: str, columns: tuple[str, ...]) -> str:

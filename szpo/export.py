@@ -29,7 +29,11 @@ def write_votes(ledger: Ledger, path: Path) -> int:
     writers = {".jsonl": replay.write_jsonl, ".csv": replay.write_csv}
     if path.suffix not in writers:
         raise UsageError(f"{path.name}: votes are written as .jsonl or .csv")
-    with whole(path) as draft, draft.open("x", encoding="utf-8", newline="") as file:
+    with (
+        whole(path) as draft,
+        draft.open("x", encoding="utf-8", newline="") as file,
+        ledger.snapshot(),
+    ):
         count = writers[path.suffix](ledger, file)
         failpoint("cp13")
     return count

@@ -10,10 +10,11 @@ import numpy as np
 
 from szpo import coordinates, optimizer, records, steps, votes
 from szpo.ballots import ballots
+from szpo.cells import update_of
 from szpo.directions import DIRECTION_VERSION
 from szpo.errors import IntegrityError
 from szpo.findings import Broken, Promise
-from szpo.ledger import Ledger, Record, update_of
+from szpo.ledger import Ledger, Record
 from szpo.settings import Settings, settings_from_json
 from szpo.types import Info, Theta, Update
 

@@ -80,7 +80,10 @@ class Ledger:
         self._undone = 0
         self._pending: list[list[str]] = []
         self._folder = Folder(path)
-        found = self.query("SELECT * FROM runs ORDER BY created_us LIMIT 1")
+        try:
+            found = self.query("SELECT * FROM runs ORDER BY created_us LIMIT 1")
+        except IntegrityError as error:
+            raise IntegrityError(f"{path}: the table runs cannot be read: {error}") from None
         if not found:
             raise IntegrityError(f"{path}: the table runs is empty; restore the file from a copy")
         self.row: Final[Record] = found[0]
@@ -193,17 +196,14 @@ class Ledger:
             if not readonly:
                 conn.execute("PRAGMA journal_mode=WAL")
             return cls(path, conn, clock, readonly)
-        except sqlite3.Error as error:
+        except BaseException as error:
             if conn is not None:
                 conn.close()
-            translate(path, error)
-        except UnicodeDecodeError:  # SQLite quotes a damaged schema in its message
-            if conn is not None:
-                conn.close()
-            raise IntegrityError(f"{path}: the file is damaged (schema); restore a copy") from None
-        except BaseException:
-            if conn is not None:
-                conn.close()
+            if isinstance(error, sqlite3.Error):
+                translate(path, error)
+            if isinstance(error, UnicodeDecodeError):  # SQLite quotes a damaged schema
+                said = f"{path}: the file is damaged (schema); restore a copy"
+                raise IntegrityError(said) from None
             raise
 
     def close(self) -> None:
@@ -227,9 +227,9 @@ class Ledger:
                 yield
                 return
             before = self._conn.total_changes
-            self.execute("BEGIN IMMEDIATE")
             self._depth, self._pending = 1, []
-            try:
+            try:  # from here on, that an interrupt at any instruction leaves no lock behind
+                self.execute("BEGIN IMMEDIATE")
                 yield
                 if self._pending:
                     rows, self._pending = self._pending, []
@@ -270,6 +270,23 @@ class Ledger:
         """
         with self._lock:
             self._folder.fold(self._conn, always=True)
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """A block that reads the file as of one moment, whatever others commit meanwhile.
+
+        It must not write; inside a transaction, which sees one moment anyway, it changes nothing.
+        """
+        with self._lock:
+            if self._conn.in_transaction:
+                yield
+                return
+            try:
+                self.execute("BEGIN")
+                yield
+            finally:
+                if self._conn.in_transaction:
+                    self._conn.execute("ROLLBACK")
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -410,7 +427,7 @@ class Ledger:
             "ORDER BY step, k",
             (self.run, 2**62 if until is None else until),
         )
-        return tuple(update_of(row) for row in rows)
+        return tuple(cells.update_of(row) for row in rows)
 
     def update_rows(self) -> list[Record]:
         """The rows of `updates`, in order."""
@@ -479,11 +496,3 @@ class Ledger:
     def checkpoints(self) -> list[Record]:
         """Noted checkpoints, oldest first."""
         return self.query("SELECT * FROM checkpoints ORDER BY at_us, step")
-
-
-def update_of(row: Mapping[str, Any]) -> Update:
-    """The update that a row of `updates` holds."""
-    if row["vector"] is None:
-        return Update(row["step"], row["k"], coef=row["coef"])
-    values = np.frombuffer(row["vector"], dtype="<f4")
-    return Update(row["step"], row["k"], vector=tuple(float(value) for value in values))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sqlite3
@@ -66,15 +67,16 @@ class Folder:
             return False
         self._seen = size
         try:
-            writer.execute("BEGIN IMMEDIATE")
             try:
+                writer.execute("BEGIN IMMEDIATE")
                 folding = connect(self.path, readonly=False)
                 try:
                     folding.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
                 finally:
                     folding.close()
             finally:
-                writer.execute("ROLLBACK")
+                if writer.in_transaction:
+                    writer.execute("ROLLBACK")
         except sqlite3.Error as error:
             logging.getLogger("szpo").warning(
                 "%s: its log could not be folded (%s)", self.path, error
@@ -115,19 +117,29 @@ def flush(path: Path) -> None:
     """Wait until a file, or a folder with all files in it, has reached the disk."""
     inside = sorted(path.rglob("*")) if path.is_dir() else []
     for each in [*inside, path]:
-        place = os.open(each, os.O_RDONLY)
-        try:
-            os.fsync(place)
-        finally:
-            os.close(place)
+        _sync(each)
+
+
+def _sync(path: Path) -> None:
+    place = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(place)
+    finally:
+        os.close(place)
 
 
 def publish(draft: Path, path: Path) -> None:
-    """Give a finished file or folder its name, never over another file.
+    """Give a finished file or folder its name, never over another file, and keep the name.
 
     Raises:
         FileExistsError: somebody was faster.
     """
+    _rename(draft, path)
+    with contextlib.suppress(OSError):  # some systems cannot sync a folder
+        _sync(path.parent)
+
+
+def _rename(draft: Path, path: Path) -> None:
     if draft.is_dir():  # replaces an empty folder, and nothing else
         os.rename(draft, path)
         return
@@ -170,6 +182,9 @@ def translate(path: Path, error: sqlite3.Error) -> NoReturn:
         ) from error
     if "not a database" in text:
         raise StorageError(f"{path} is not a szpo ledger (not an SQLite file)") from error
+    if "decode to UTF-8" in text:  # the rest of the message quotes the bytes
+        what = text.partition(" with text")[0]
+        raise IntegrityError(f"{path}: the file is damaged ({what}); restore a copy") from None
     if "malformed" in text or "corrupt" in text:
         raise IntegrityError(f"{path}: the file is damaged ({text}); restore a copy") from error
     if isinstance(error, (sqlite3.IntegrityError, sqlite3.ProgrammingError)):

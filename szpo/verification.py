@@ -7,6 +7,7 @@ other, then per step the votes behind the update, and the updates behind the wei
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sqlite3
@@ -35,6 +36,11 @@ def verify(ledger: Ledger, *, deep: bool = True, head: str | None = None) -> Rep
     >>> Failure("votes", "3", "differs from what was recorded")
     Failure(table='votes', row='3', problem='differs from what was recorded')
     """
+    with ledger.snapshot():  # else what is voted meanwhile would seem to be added by hand
+        return _verify(ledger, deep, head)
+
+
+def _verify(ledger: Ledger, deep: bool, head: str | None) -> Report:
     checks: list[StepCheck] = []
     rows, last = 0, ""
     try:
@@ -56,7 +62,7 @@ def verify(ledger: Ledger, *, deep: bool = True, head: str | None = None) -> Rep
     except Broken as found:
         return Report(tuple(checks), found.failure, rows, last)
     except (SzpoError, ArithmeticError, LookupError, TypeError, ValueError) as error:
-        failure = Failure("file", ledger.path.name, str(error))
+        failure = _no_text(ledger) or Failure("file", ledger.path.name, str(error))
         return Report(tuple(checks), failure, rows, last)
     return Report(tuple(checks), None, rows, last)
 
@@ -68,6 +74,29 @@ def _pages(ledger: Ledger) -> None:
     for row in ledger.query("PRAGMA quick_check(1)"):
         if row["quick_check"] != "ok":
             raise Broken("file", ledger.path.name, row["quick_check"])
+
+
+def _no_text(ledger: Ledger) -> Failure | None:
+    """The first row with bytes where UTF-8 should be: one flipped bit makes them of any text."""
+    keys = {**records.KEYS, "steps": ("step",), "panelists": ("panelist",)}
+    with contextlib.suppress(SzpoError):  # pages that cannot be read are another failure
+        for table, key in keys.items():
+            kinds = {c["name"]: c["type"] for c in ledger.query(f"PRAGMA table_info({table})")}
+            cells = ", ".join(f"CAST({column} AS BLOB) AS {column}" for column in kinds)
+            for row in ledger.query(f"SELECT {cells} FROM {table}"):
+                for column, cell in row.items():
+                    if kinds[column] == "TEXT" and cell is not None and not _is_utf8(cell):
+                        name = ":".join(row[c].decode("utf-8", "backslashreplace") for c in key)
+                        return Failure(table, name, f"{column} is no text in UTF-8")
+    return None
+
+
+def _is_utf8(cell: bytes) -> bool:
+    try:
+        cell.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _schema(ledger: Ledger) -> None:

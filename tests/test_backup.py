@@ -55,6 +55,23 @@ def test_a_run_that_does_not_verify_is_not_copied(run, tmp_path):
     assert not [p for p in tmp_path.iterdir() if "copy" in p.name]
 
 
+def test_two_copies_to_one_place_are_one_copy_and_one_refusal(run, tmp_path, monkeypatch):
+    out, plain = tmp_path / "copy.db", backup.verify
+
+    def slow(ledger):
+        """Somebody else makes a copy while this one is looked through."""
+        monkeypatch.setattr(backup, "verify", plain)
+        backup.backup(run, out)
+        return plain(ledger)
+
+    monkeypatch.setattr(backup, "verify", slow)
+    with pytest.raises(StorageError, match="already exists"):
+        backup.backup(run, out)
+    with Ledger.open(out, readonly=True) as ledger:
+        assert replay.verify(ledger).ok
+    assert not list(tmp_path.glob(".copy*"))
+
+
 def copies_under_load(tmp_path, times):
     """Each copy holds all that was acknowledged before it, nothing twice, and nothing after."""
     path = tmp_path / "run.db"
@@ -208,6 +225,19 @@ def test_a_file_without_a_readable_beginning_is_refused(run, tmp_path):
     with pytest.raises((IntegrityError, StorageError)):
         backup.recover(run, tmp_path / "new.db")
     assert [p.name for p in tmp_path.iterdir() if "new" in p.name] == []
+
+
+@pytest.mark.parametrize(
+    ("sql", "lost"),
+    [
+        ("UPDATE updates SET coef = 9e999, vector = NULL WHERE step = 1", ("run-1:1:0",)),
+        ("UPDATE votes SET choice = CAST(x'ff' AS TEXT) WHERE vote = 2", ("2",)),
+    ],
+)
+def test_a_value_that_no_run_writes_is_lost_and_named(run, tmp_path, sql, lost):
+    forge(run, sql)
+    found = backup.recover(run, tmp_path / "new.db")
+    assert list(found.lost.values()) == [lost] and not found.report.ok
 
 
 def test_the_log_belongs_to_what_is_recovered(run, tmp_path):

@@ -249,6 +249,31 @@ def test_a_locked_file_ends_the_run_and_it_goes_on_later(tmp_path, start):
         assert history(ledger) == expected and replay.verify(ledger).ok
 
 
+@pytest.mark.parametrize("word", ["BEGIN", "INSERT", "COMMIT"])
+def test_an_interrupt_at_any_statement_leaves_no_lock_behind(tmp_path, start, word):
+    """In a notebook the process lives on, and the panel's wants to write."""
+    path = tmp_path / "run.db"
+    path.write_bytes(start[0])
+    with opened(path) as ledger, opened(path) as other:
+        other.execute("PRAGMA busy_timeout=0")
+        plain = ledger.execute
+
+        def execute(sql, parameters=()):
+            cursor = plain(sql, parameters)
+            if sql.startswith(word):
+                raise KeyboardInterrupt
+            return cursor
+
+        ledger.execute = execute
+        with pytest.raises(KeyboardInterrupt):
+            ledger.record_event("note", "test", {})
+        ledger.execute = plain
+        other.record_event("note", "other", {})
+        ledger.record_event("note", "test", {})
+        assert replay.verify(ledger).ok
+        assert len(list(ledger.events("note"))) == (3 if word == "COMMIT" else 2)
+
+
 @pytest.mark.parametrize("jump", [-86_400_000_000, 86_400_000_000])
 def test_a_clock_that_jumps_a_day_changes_no_count(tmp_path, start, jump):
     """At every look at the clock in turn."""

@@ -149,6 +149,27 @@ def test_every_column_is_covered_or_excluded_by_name(path, table, column):
         assert failure(path) in named(table, row, {**row, column: changed})
 
 
+@pytest.mark.parametrize(
+    ("table", "column"),
+    [(t, c) for t, c in COLUMNS if t in APPEND_ONLY and c not in EXCLUDED.get(t, ())],
+    ids=lambda name: name,
+)
+def test_what_no_run_writes_is_named_too(path, original, table, column):
+    """Bytes that are no UTF-8 (one flipped bit makes them of any text), and no finite number."""
+    rows = keys(path, table)
+    row = rows[len(rows) // 2]
+    conn = sqlite3.connect(path)
+    kind = next(r[2] for r in conn.execute(f"PRAGMA table_info({table})") if r[1] == column)
+    conn.close()
+    changed = {"TEXT": "CAST(x'ff41' AS TEXT)", "REAL": "9e999"}.get(kind)
+    if changed is None:
+        return  # any integer and any bytes are values like another
+    key = records.KEYS[table]
+    where, values = " AND ".join(f"{c} = ?" for c in key), [row[c] for c in key]
+    assert forge(path, f"UPDATE {table} SET {column} = {changed} WHERE {where}", values) == 1
+    assert failure(path) in named(table, row, {**row, column: "\\xffA"})
+
+
 def test_nothing_is_excluded_that_does_not_exist():
     names = {(table, column) for table, columns in EXCLUDED.items() for column in columns}
     assert names < set(COLUMNS)

@@ -1,16 +1,18 @@
 """What verification reads beyond the chain: the table steps, the header, what the seed gives."""
 
+import itertools
 import json
 import sqlite3
 
 import numpy as np
 import pytest
 
-from szpo import controller, coordinates, records, replay, steps
+from szpo import controller, coordinates, export, records, replay, steps
 from szpo.directions import DIRECTION_VERSION
 from szpo.errors import IntegrityError
 from szpo.ledger import Ledger
 from szpo.settings import settings_to_json
+from szpo.votes import VoteService
 from tests.quadratic import (
     LAYOUT,
     WIDE,
@@ -342,3 +344,26 @@ def test_the_plan_of_a_wide_run_with_lag_and_momentum_verifies(tmp_path):
         drive(ledger, settings, until=5, lag=1)
         report = replay.verify(ledger)
         assert report.ok, str(report)
+
+
+def test_what_is_written_meanwhile_is_no_fault(original, tmp_path):
+    """At each look of a verification and an export somebody new comes, practises and votes."""
+    path = copied(original, tmp_path)
+    with Ledger.open(path) as writer, Ledger.open(path, readonly=True) as reader:
+        writer.execute("PRAGMA synchronous=OFF")
+        plain, service, looks = reader.query, VoteService(writer), itertools.count()
+
+        def query(sql, parameters=()):
+            found, name = plain(sql, parameters), f"P-{next(looks)}"
+            seat = service.practice(service.enroll("person", name))
+            service.cast(seat.id, "A", idem=f"key-of-{name:>12}".replace(" ", "0"))
+            return found
+
+        reader.query = query
+        report = replay.verify(reader)
+        assert report.ok, str(report)
+        before = next(looks)
+        lines = export.write_votes(reader, tmp_path / "votes.jsonl")
+        assert before < lines < next(looks)
+        reader.query = plain
+        assert replay.verify(reader).rows > report.rows
