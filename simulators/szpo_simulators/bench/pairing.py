@@ -1,11 +1,31 @@
-"""`szpo bench pairing`."""
+"""`szpo bench pairing`: which two policies to compare, how far apart, and by which numbers.
+
+One-sided (θ against θ + μv) or antithetic (θ − μv against θ + μv), at equal μ and at equal
+separation; with common random numbers and without; and how large μ should be.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from szpo.errors import UsageError
+from szpo_simulators.bench import runs
+from szpo_simulators.bench.runs import base
+from szpo_simulators.bench.study import Study, curve, points, told
+
+PAIRINGS = (
+    ("one-sided, μ = 1", {"pairing": "forward", "mu": 1.0}),
+    ("one-sided, μ = 2 (equal separation)", {"pairing": "forward", "mu": 2.0}),
+    ("antithetic, μ = 1", {"pairing": "antithetic", "mu": 1.0}),
+)
+RADII = (0.1, 0.3, 1.0, 2.0, 4.0)
+
+
+def grid(asked: Any) -> tuple[float, ...]:
+    """Step sizes by radius: a vote's noise is divided by μ, so small radii need small steps."""
+    if asked["mu"] < 1:
+        return (0.01, 0.03, *runs.GRIDS["known"][:-1])
+    return (*runs.GRIDS["known"][1:], 30.0) if asked["mu"] > 1 else runs.GRIDS["known"]
 
 
 def main(
@@ -13,11 +33,50 @@ def main(
     folder: Path = Path("runs/bench-pairing"),
     figures: Path | None = None,
 ) -> dict[str, Any]:
-    """Not there yet.
+    """One-sided or antithetic pairs, common random numbers, and the radius μ, at equal votes.
 
     Args:
         quick: Small settings, under a minute.
         folder: Where finished cells, tables and figures go.
         figures: Where the documents' figures go as well.
     """
-    raise UsageError(f"bench pairing: not there yet ({quick}, {folder}, {figures})")
+    study = Study("pairing", folder, quick, figures)
+    pairs = runs.tuned(
+        study,
+        "pairs",
+        [
+            base(label=label, N=16, M=4, crn=crn, **how)
+            for crn in (False, True)
+            for label, how in PAIRINGS
+        ],
+    )
+    radii = runs.tuned(
+        study,
+        "radius",
+        [base(part="radius", N=16, M=4, crn=crn, mu=mu) for crn in (False, True) for mu in RADII],
+        grid=grid,
+    )
+    columns = {
+        "pair": "label", "numbers": lambda r: "common" if r["crn"] else "own", "V": told,
+        "α": runs.alpha, "votes": "votes",
+    }  # fmt: skip
+    study.table("value after equal votes (N = 16, M = 4)", pairs, columns)
+    study.table("radius, antithetic", radii, {"μ": "mu", **dict(list(columns.items())[1:])})
+    study.csv("pairs", pairs)
+    study.csv("radius", radii)
+    with study.figure("pairing", columns=2) as (left, right):
+        for row in pairs:
+            label = f"{row['label']}{', common numbers' if row['crn'] else ''}"
+            curve(
+                left, runs.along(row), row["curve"], label, linestyle="-" if row["crn"] else "--"
+            )
+        left.set(xlabel="votes", ylabel="value", title="Pairs, at equal votes")
+        left.legend(fontsize=7.5)
+        for crn in (False, True):
+            rows = [row for row in radii if row["crn"] == crn]
+            name = "common random numbers" if crn else "own numbers"
+            points(right, [row["mu"] for row in rows], rows, name, fmt="o-")
+        right.set(xscale="log", xlabel="radius μ", ylabel="value at the end", title="Radius")
+        right.legend()
+    study.end()
+    return {"pairs": pairs, "radius": radii}
