@@ -1,11 +1,20 @@
-"""`szpo bench dimension`."""
+"""`szpo bench dimension`: few coordinates or many, blocks of them, several directions a step."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from szpo.errors import UsageError
+from szpo_simulators.bench import runs
+from szpo_simulators.bench.runs import base
+from szpo_simulators.bench.study import Study, curve, points, told
+from szpo_simulators.worlds.gridworld import SPARSE
+
+SUBSPACES = (4, 8, 16, 32, 64, 100)
+LENGTHS = (75, 300, 1200)
+BLOCKS = (1, 5, 25, 100)
+TRADES = ((1, 1200), (4, 300), (16, 75))
+"""(K, T) at 76,800 votes."""
 
 
 def main(
@@ -13,11 +22,60 @@ def main(
     folder: Path = Path("runs/bench-dimension"),
     figures: Path | None = None,
 ) -> dict[str, Any]:
-    """Not there yet.
+    """Random subspaces of the default grid, block coordinates, K against T, and a sparse reward.
 
     Args:
         quick: Small settings, under a minute.
         folder: Where finished cells, tables and figures go.
         figures: Where the documents' figures go as well.
     """
-    raise UsageError(f"bench dimension: not there yet ({quick}, {folder}, {figures})")
+    study = Study("dimension", folder, quick, figures)
+    trades = TRADES[1:] if quick else TRADES
+    lengths = LENGTHS[:2] if quick else LENGTHS
+    spaces = runs.tuned(
+        study, "subspaces", [base(subspace=d, steps=T) for T in lengths for d in SUBSPACES]
+    )
+    blocks = runs.tuned(study, "blocks", [base(law=f"block:{B}") for B in BLOCKS])
+    trade = runs.tuned(study, "K or T", [base(K=K, steps=T, N=16, M=4) for K, T in trades])
+    sparse = runs.tuned(
+        study,
+        "sparse reward",
+        [
+            base(part="sparse", world="sparse", steps=400, N=N, M=4, truth=truth)
+            for N, truth in ((16, False), (64, False), (16, True))
+        ],
+    )
+    columns = {"V": told, "α": runs.alpha, "votes": "votes", "answers read": "answers"}
+    study.table("random subspaces of 100", spaces, {"d": "subspace", "T": "steps", **columns})
+    study.table(
+        "block coordinates, T = 300", blocks, {"B": lambda r: r["law"].split(":")[1], **columns}
+    )
+    study.table("K directions or T steps", trade, {"K": "K", "T": "steps", **columns})
+    best = SPARSE.optimum()
+    study.table(
+        f"sparse reward with a distractor, T = 400, optimum {best:.2f}", sparse,
+        {"N": "N", "source": lambda r: "true returns" if r["truth"] else "votes", **columns},
+    )  # fmt: skip
+    for part, rows in (("subspaces", spaces), ("blocks", blocks), ("trade", trade),
+                       ("sparse", sparse)):  # fmt: skip
+        study.csv(part, rows)
+    with study.figure("dimension", columns=3) as (left, middle, right):
+        for T in lengths:
+            rows = [row for row in spaces if row["steps"] == T]
+            points(left, [row["subspace"] for row in rows], rows, f"{rows[0]['votes']} votes",
+                   fmt="o-")  # fmt: skip
+        left.set(xscale="log", xlabel="coordinates d of a random subspace", ylabel="value",
+                 title="Few coordinates or many")  # fmt: skip
+        left.legend()
+        for row in trade:
+            curve(middle, runs.along(row), row["curve"], f"K = {row['K']}, T = {row['steps']}")
+        middle.set(xlabel="votes", title="K directions or T steps")
+        middle.legend()
+        values = {f"N = {row['N']}{', true returns' if row['truth'] else ''}": row["values"]
+                  for row in sparse}  # fmt: skip
+        right.boxplot(list(values.values()), tick_labels=list(values), showfliers=True)
+        right.axhline(best, color="#009e73", lw=1, label="optimum")
+        right.set(title="Sparse reward with a distractor", ylabel="value at the end")
+        right.legend()
+    study.end()
+    return {"subspaces": spaces, "blocks": blocks, "trade": trade, "sparse": sparse}
