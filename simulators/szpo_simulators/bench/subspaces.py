@@ -30,6 +30,7 @@ from szpo.sampling import Sampling
 from szpo.subspaces import Subspace
 from szpo.types import Answer, Floats, Ints, Prompt
 from szpo_simulators import heldout, rewards
+from szpo_simulators.bench import demo
 
 KINDS = ("full", "random", "score")
 REWARDS = ("sentiment", "length:12", "keyword:the,sun,day,light")
@@ -238,7 +239,7 @@ def main(
     sets: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Shares of three rewards' variance by kind of subspace; with --gains whole runs as well."""
-    console = Console()
+    console = demo.screen()
     place = folder / model.replace("/", "-")
     place.mkdir(parents=True, exist_ok=True)
     result: dict[str, Any] = {
@@ -305,8 +306,6 @@ def _gains(
     wanted: Sequence[str], seeds: Sequence[int], folder: Path, dim: int, sets: Sequence[str],
     console: Console,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    from szpo_simulators.bench import demo
-
     table = Table(title=f"held-out gain, {len(seeds)} seeds, same votes and KL radius")
     for head in ("reward", "kind", "gain", "95 % over seeds", "votes", "gain per 100 votes", "KL"):
         table.add_column(head, justify="right")
