@@ -9,13 +9,16 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from szpo.effort import Conduct, Flag, Usual, flags, longest_run, soonest_ms
 from szpo.evidence import Ballot, Evidence
 from szpo.intervals import Estimate, Share, Z, quantile, share
 from szpo.summary import WORDS_PER_MINUTE
 
 SIDES = ("plus", "minus")
+ENOUGH = 30
+"""Answers from which the panel's own share is what an honest member is expected to have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +39,6 @@ class Agreement:
     """Share of A among votes for a side where both policies are the same."""
     aa_ties: Share
     """Share of ties there: the truth is a tie."""
-
-
-@dataclass(frozen=True, slots=True)
-class Flag:
-    """Something to look into; never a reason to drop somebody unasked."""
-
-    code: str
-    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +128,16 @@ def panelists(evidence: Evidence) -> tuple[PanelistRow, ...]:
     """One row per panelist, in order of enrolment."""
     by_name = _by_name(evidence.ballots)
     rest = _rest(evidence)
-    return tuple(
+    rows = [
         _row(person.name, person.kind, by_name.get(person.name, []), rest)
         for person in evidence.panelists
+    ]
+    usual = _usual([row for row in rows if row.kind == "person"])
+    return tuple(
+        replace(row, flags=flags(_conduct(row, by_name.get(row.name, [])), usual))
+        if row.kind == "person"
+        else row
+        for row in rows
     )
 
 
@@ -144,14 +146,12 @@ def _row(name: str, kind: str, own: Sequence[Ballot], rest: Mapping[str, Share])
     standing = [b for b in own if b.standing and b.kind == "train"]
     sided = [b for b in trained if b.verdict in SIDES]
     answered = [b for b in own if b.standing and b.choice != "skip"]
-    median = quantile([b.seconds for b in trained], 0.5)
-    reading = quantile([b.words * 60 / WORDS_PER_MINUTE for b in trained], 0.5).value
-    found = PanelistRow(
+    return PanelistRow(
         name=name,
         kind=kind,
         votes=len(trained),
-        median=median,
-        reading_s=reading,
+        median=quantile([b.seconds for b in trained], 0.5),
+        reading_s=quantile([_reading_s(b) for b in trained], 0.5).value,
         gold=_gold(answered),
         repeat=_repeats(answered),
         a_side=share(sum(b.choice == "A" for b in sided), len(sided)),
@@ -160,37 +160,43 @@ def _row(name: str, kind: str, own: Sequence[Ballot], rest: Mapping[str, Share])
         rest=rest.get(name, share(0, 0)),
         fast=sum(b.fast for b in standing),
         late=sum(b.late for b in own),
-        run_of_side=_longest([b.choice for b in trained]),
+        run_of_side=longest_run([b.choice for b in trained]),
         last_us=max((b.received_us for b in own), default=None),
         flags=(),
     )
-    flags = tuple(_flags(found)) if kind == "person" else ()
-    return PanelistRow(
-        **{field: getattr(found, field) for field in PanelistRow.__slots__ if field != "flags"},
-        flags=flags,
+
+
+def _reading_s(ballot: Ballot) -> float:
+    """Seconds that its texts take to read."""
+    return ballot.words * 60 / WORDS_PER_MINUTE
+
+
+def _conduct(row: PanelistRow, own: Sequence[Ballot]) -> Conduct:
+    """What `szpo.effort` judges somebody by: the figures of their row, and their single times."""
+    trained = [b for b in own if b.counted]
+    soon = sum(1e3 * b.seconds < soonest_ms(b.words) for b in trained)
+    skim = sum(b.seconds < _reading_s(b) / 4 for b in trained)
+    return Conduct(
+        fast=(soon, len(trained)),
+        skim=(skim, len(trained)),
+        left=(row.a_side.hits, row.a_side.of),
+        run=row.run_of_side,
+        gold=(row.gold.hits, row.gold.of),
+        repeat=(row.repeat.hits, row.repeat.of),
+        rest=(row.rest.hits, row.rest.of),
+        skips=(row.skips.hits, row.skips.of),
     )
 
 
-def _flags(row: PanelistRow) -> Iterable[Flag]:
-    gold, repeat, rest = row.gold.value, row.repeat.value, row.rest
-    if gold is not None and row.gold.of >= 6 and gold < 0.7:
-        yield Flag("gold", f"{row.gold.hits:.0f} of {row.gold.of:.0f} known answers right")
-    if row.a_side.of and not row.a_side.unsure():
-        side = "left" if (row.a_side.value or 0) > 0.5 else "right"
-        yield Flag("side", f"leans to the {side} side")
-    median = row.median.value
-    if median is not None and row.votes >= 3 and median < 0.25 * (row.reading_s or 0):
-        yield Flag("fast", "votes in less than a quarter of the reading time")
-    if repeat is not None and row.repeat.of >= 5 and repeat < 0.6:
-        yield Flag(
-            "repeat", f"same answer in {row.repeat.hits:.0f} of {row.repeat.of:.0f} repeats"
-        )
-    if row.skips.of >= 4 and (row.skips.value or 0) > 0.25:
-        yield Flag("skips", "cannot judge more than a quarter")
-    if rest.of >= 30 and rest.high < 0.45:
-        yield Flag("rest", "votes against the majority of the others")
-    if row.run_of_side > 12:
-        yield Flag("run", f"{row.run_of_side} times the same side in a row")
+def _usual(rows: Sequence[PanelistRow]) -> Usual:
+    """The panel's own shares, where enough answers stand behind them."""
+    found: dict[str, float] = {}
+    for name in ("gold", "repeat", "rest"):
+        shares: list[Share] = [getattr(row, name) for row in rows]
+        hits, of = sum(s.hits for s in shares), sum(s.of for s in shares)
+        if of >= ENOUGH:
+            found[name] = hits / of
+    return Usual(**found)
 
 
 # ---- the parts ----
@@ -280,17 +286,6 @@ def _rest(evidence: Evidence) -> dict[str, Share]:
 
 def _sign(ballot: Ballot) -> int:
     return 1 if ballot.verdict == "plus" else -1
-
-
-def _longest(choices: Sequence[str]) -> int:
-    longest = run = 0
-    before = None
-    for choice in choices:
-        run = run + 1 if choice == before else 1
-        before = choice
-        if choice in ("A", "B"):
-            longest = max(longest, run)
-    return longest
 
 
 def _by_name(ballots: Iterable[Ballot]) -> dict[str, list[Ballot]]:

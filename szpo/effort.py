@@ -1,7 +1,8 @@
 """Signs of low effort in one panelist's answers: flags to look into, never silent drops.
 
 Pure arithmetic on counts. Each flag alone is meant to meet fewer than one honest panelist in a
-hundred; ``szpo bench hostile`` measures how many it meets, and how many who click at random.
+hundred; ``szpo bench hostile`` measures how many it meets, and how many who click at random. The
+operator's page shows the same flags (`szpo.agreement`); docs/decisions.md has their prices.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Final
 
 from scipy import special
@@ -35,6 +37,8 @@ class Conduct:
 
     fast: Counts = (0, 0)
     """Answers sooner than `soonest_ms`, of those with a time."""
+    skim: Counts = (0, 0)
+    """Answers in less than a quarter of the reading time, of those with a time."""
     left: Counts = (0, 0)
     """A, of the answers for a side."""
     run: int = 0
@@ -45,6 +49,8 @@ class Conduct:
     """The same again, of comparisons answered twice."""
     rest: Counts = (0, 0)
     """With the majority of the others on the same direction, where they have one."""
+    skips: Counts = (0, 0)
+    """Not judged, of all that were shown and answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,17 +83,12 @@ def soonest_ms(words: int) -> float:
 
 
 def longest_run(sides: Sequence[str]) -> int:
-    """Longest run of one letter.
+    """Longest run of one side; any other answer breaks it.
 
-    >>> longest_run("ABBBA"), longest_run("")
-    (3, 0)
+    >>> longest_run("ABBBA"), longest_run(["A", "tie", "tie", "A"]), longest_run("")
+    (3, 1, 0)
     """
-    best = length = 0
-    before = None
-    for side in sides:
-        length = length + 1 if side == before else 1
-        best, before = max(best, length), side
-    return best
+    return max((len(list(run)) for side, run in groupby(sides) if side in ("A", "B")), default=0)
 
 
 def flags(conduct: Conduct, usual: Usual | None = None) -> tuple[Flag, ...]:
@@ -100,6 +101,14 @@ def flags(conduct: Conduct, usual: Usual | None = None) -> tuple[Flag, ...]:
     hits, of = c.fast
     if hits >= 3 and hits > of / 10:
         found.append(Flag("fast", f"{hits:.0f} of {of:.0f} answers sooner than texts can be read"))
+    hits, of = c.skim
+    if of >= 6 and hits > of / 2:
+        found.append(
+            Flag(
+                "skim",
+                f"{hits:.0f} of {of:.0f} answers in less than a quarter of the reading time",
+            )
+        )
     hits, of = c.left
     if of and 2 * special.bdtr(min(hits, of - hits), of, 0.5) < 0.001:
         found.append(Flag("side", f"chose the left side in {hits:.0f} of {of:.0f} answers"))
@@ -108,9 +117,15 @@ def flags(conduct: Conduct, usual: Usual | None = None) -> tuple[Flag, ...]:
     hits, of = c.gold
     if of >= 6 and wilson(hits, of)[1] < 0.85:  # type: ignore[arg-type]
         found.append(Flag("gold", f"{hits:.0f} of {of:.0f} known answers right"))
+    hits, of = c.repeat
+    if of >= 5 and wilson(hits, of)[1] < 0.6:  # type: ignore[arg-type]
+        found.append(Flag("repeat", f"the same answer in {hits:.0f} of {of:.0f} repeats"))
     hits, of = c.rest
     if of >= 30 and wilson(hits, of)[1] < 0.45:  # type: ignore[arg-type]
         found.append(Flag("rest", f"with the others in {hits:.0f} of {of:.0f} answers"))
+    hits, of = c.skips
+    if of >= 12 and hits > of / 4:
+        found.append(Flag("skips", f"could not judge {hits:.0f} of {of:.0f}"))
     if (ratio := at_random(c, usual)) > RANDOM:
         found.append(Flag("random", f"{math.exp(min(ratio, 20)):.0f} to 1 for answers at random"))
     return tuple(found)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binom
 
 from szpo.effort import Conduct, Flag, Usual, at_random, flags, longest_run, soonest_ms
 from szpo_simulators.bench.hostile import KINDS, USUAL, conduct
@@ -28,6 +29,12 @@ def test_nothing_is_odd_about_somebody_of_whom_nothing_is_known():
         (Conduct(gold=(3, 6)), Conduct(gold=(2, 5)), "gold"),
         (Conduct(rest=(8, 30)), Conduct(rest=(9, 30)), "rest"),
         (Conduct(rest=(8, 30)), Conduct(rest=(3, 29)), "rest"),
+        (Conduct(skim=(4, 6)), Conduct(skim=(3, 6)), "skim"),
+        (Conduct(skim=(4, 6)), Conduct(skim=(5, 5)), "skim"),
+        (Conduct(repeat=(1, 6)), Conduct(repeat=(2, 6)), "repeat"),
+        (Conduct(repeat=(0, 5)), Conduct(repeat=(0, 4)), "repeat"),
+        (Conduct(skips=(4, 12)), Conduct(skips=(3, 12)), "skips"),
+        (Conduct(skips=(4, 12)), Conduct(skips=(11, 11)), "skips"),
         (Conduct(gold=(1, 3)), Conduct(gold=(2, 3)), "random"),
     ],
 )  # fmt: skip
@@ -68,6 +75,19 @@ def test_a_right_answer_never_speaks_for_chance(gold, repeat, rest):
 
 def test_where_the_panel_is_unknown_the_others_votes_say_nothing():
     assert at_random(Conduct(rest=(3, 40), repeat=(0, 5))) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "honest"),
+    # A vote under a quarter of the reading time: who reads as in the bench, 120 ms a word and
+    # log-normal with σ ½, gives it in Φ((ln 63 − ln 120)/½). The others are taken for granted.
+    [("gold", 0.95), ("repeat", 0.8), ("skips", 0.05), ("skim", 0.099)],
+)
+def test_a_flag_meets_fewer_than_one_honest_panelist_in_a_hundred(name, honest):
+    """Exactly, by the binomial distribution, after any number of answers up to eighty."""
+    for n in range(1, 81):
+        met = [k for k in range(n + 1) if name in codes(flags(Conduct(**{name: (k, n)})))]
+        assert binom.pmf(met, n, honest).sum() < 0.01, n
 
 
 def share(kind, votes, known, people=1500):
