@@ -103,6 +103,26 @@ NOTEBOOK = Network(128, "relu", scaled=False)
 """The net of the RLHF notebook: 4 → 128 ReLU → 2, its two logits as one; d = 769."""
 
 
+def play(
+    net: Network, theta: Reals, state: Floats, u: Reals
+) -> Iterator[tuple[Floats, NDArray[np.bool_], NDArray[np.bool_]]]:
+    """Episodes of the nets θ (S, d) from states (S, n, 4), by uniform numbers (S, n, horizon).
+
+    Yields per move: the states after it, whether it was to the right, and who was still to make
+    it (S, n); ends when all have fallen or the horizon is reached.
+    """
+    weights = theta.astype(np.float64)
+    walking = np.ones(u.shape[:2], dtype=bool)
+    for t in range(u.shape[-1]):
+        with np.errstate(over="ignore"):
+            right = u[:, :, t] < 1 / (1 + np.exp(-net.logit(weights, state)))
+        state, fallen = step(state, right)
+        yield state, right, walking
+        walking = walking & ~fallen
+        if not walking.any():
+            return
+
+
 @dataclass(frozen=True)
 class CartPole:
     """Episodes of CartPole-v1 under a net: the `World` whose return is the episode's length.
@@ -135,7 +155,7 @@ class CartPole:
     def returns(self, theta: Reals, u: Uniforms) -> Floats:
         """Lengths (S, n) of the episodes, in moves."""
         lengths = np.zeros(u.shape[:2])
-        for _, _, walking in self._moves(theta, u):
+        for _, _, walking in self._episodes(theta, u):
             lengths += walking
         return lengths
 
@@ -145,7 +165,7 @@ class CartPole:
         states, actions = np.zeros((*lead[:2], self.horizon + 1, 4)), np.zeros(lead, np.int8)
         states[:, :, 0] = start(u[:, :, :4])
         rewards = np.zeros(lead)
-        for t, (state, right, walking) in enumerate(self._moves(theta, u)):
+        for t, (state, right, walking) in enumerate(self._episodes(theta, u)):
             states[:, :, t + 1], actions[:, :, t], rewards[:, :, t] = state, right, walking
         return Trajectories(states, actions, rewards, rewards.sum(-1).astype(np.int64))
 
@@ -156,18 +176,7 @@ class CartPole:
         shape = (len(theta), self.evaluations, self.width)
         return np.asarray(self.returns(theta, np.broadcast_to(u, shape)).mean(-1))
 
-    def _moves(
+    def _episodes(
         self, theta: Reals, u: Uniforms
     ) -> Iterator[tuple[Floats, NDArray[np.bool_], NDArray[np.bool_]]]:
-        """Per move: the states after it, whether it was to the right, who was still to move."""
-        weights = theta.astype(np.float64)
-        state = start(u[:, :, :4])
-        walking = np.ones(u.shape[:2], dtype=bool)
-        for t in range(self.horizon):
-            with np.errstate(over="ignore"):
-                right = u[:, :, 4 + t] < 1 / (1 + np.exp(-self.net.logit(weights, state)))
-            state, fallen = step(state, right)
-            yield state, right, walking
-            walking = walking & ~fallen
-            if not walking.any():
-                return
+        return play(self.net, theta, start(u[:, :, :4]), u[:, :, 4:])
