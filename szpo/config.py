@@ -203,7 +203,7 @@ class Panel(Section):
         "bt70",
         min_length=1,
         description="people (through the panel's page or another process), a simulated panel "
-        "(bt70, half-beta, lapse10, hostile, mtbench), or one of your own.",
+        "(bt70, half-beta, lapse10, hostile, hostile2, mtbench), or one of your own.",
     )
     size: int = Field(5, ge=1, le=100_000, description="P: panelists.")
     reward: str = Field(

@@ -6,11 +6,13 @@ import json
 import numpy as np
 import pytest
 
-from szpo import optimizer, seeds
+from szpo import optimizer, replay, seeds
+from szpo.errors import UsageError
+from szpo.ledger import Ledger
 from szpo.types import Prompt
 from szpo.weighting import Ballots
 from szpo_simulators import yards
-from szpo_simulators.bench import hostile
+from szpo_simulators.bench import demo, hostile, hostile_runs
 from szpo_simulators.tabular import TabularPolicy, Walk, Yard
 from szpo_simulators.yards import World
 
@@ -95,3 +97,65 @@ def test_the_command_writes_its_figures_with_the_seeds(tmp_path, monkeypatch, ca
         assert len(list(csv.DictReader(file))) == 4 * 4
     out = capsys.readouterr().out
     assert "seeds 7 to 8" in out and ("MISSED" in out or all(g["met"] for g in found["goals"]))
+
+
+SETS = (
+    "optimizer.rows=2", "optimizer.comparisons=4", "generation.max_new_tokens=6", "subspace.dim=4",
+    "subspace.samples=16", "subspace.kl_samples=16", "evaluation.prompts=4", "evaluation.samples=2",
+)  # fmt: skip
+
+
+def test_whole_runs_of_a_model_are_points_shared_between_processes(tmp_path, monkeypatch, capsys):
+    """Two processes in one folder do each run once; what is told names runs under way."""
+    monkeypatch.setattr(hostile, "VOTES", 8)
+    monkeypatch.setenv("COLUMNS", "160")
+    ask = {"model": "tiny", "points": (3,), "sets": SETS, "folder": tmp_path}
+    lock = tmp_path / "tiny" / "tiny-2-skill-3.lock"
+    with hostile_runs._claimed(lock) as ours:
+        assert ours
+        first = hostile.main(**ask)
+    assert first["elsewhere"] == 1 and [row["hostile"] for row in first["rows"]] == [0]
+    assert "1 runs are with other processes" in capsys.readouterr().out
+    monkeypatch.setattr(demo, "measure_run", once(demo.measure_run))
+    found = hostile.main(**ask)
+    out = capsys.readouterr().out
+    assert found["elsewhere"] == 0 and [row["hostile"] for row in found["rows"]] == [0, 2]
+    assert found["rows"][0] == first["rows"][0]
+    for row in found["rows"]:
+        assert all(4 < votes <= 8 for votes in row["votes"]) and len(row["equal"]) == len(row["skill"]) == 1
+        assert f"{row['equal'][0]:+.3f}" in out and f"{row['skill'][0]:+.3f}" in out
+    assert json.loads((tmp_path / "tiny.json").read_text()) == found
+    with Ledger.open(tmp_path / "tiny" / "tiny-2-skill-sentiment-3.db") as ledger:
+        betas = [rater["beta"] for rater in ledger.spec["panel"]["raters"]]
+        assert len(betas) == 7 and [beta > 0 for beta in betas] == [True] * 5 + [False] * 2
+        assert ledger.spec["optimizer"]["weighting"] == "skill"
+        assert replay.verify(ledger).ok
+
+
+def once(measure):
+    """The run that another process held; any other one stands in the folder already."""
+    calls = iter([measure])
+    return lambda *some, **more: next(calls)(*some, **more)
+
+
+def test_points_have_an_interval_and_what_they_keep():
+    gains = {(0, "equal"): (0.4, 0.6), (0, "skill"): (0.4, 0.5),
+             (2, "equal"): (0.1, 0.2), (2, "skill"): (0.3, 0.2)}  # fmt: skip
+    found = {
+        (*key, seed): {"gain": gain, "votes": 400}
+        for key, both in gains.items()
+        for seed, gain in enumerate(both)
+    }
+    del found[0, "skill", 1]  # still under way: that seed is left out of the row
+    honest, hostiles = hostile_runs.summary(found)
+    assert (honest["seeds"], honest["difference"]) == ([0], [0.0, None, None])
+    assert hostiles["kept_equal"] == pytest.approx(0.3)
+    assert hostiles["kept_skill"] == pytest.approx(0.5)
+    # Differences .2 and 0: mean .1, standard error .1, t(.975, 1) = 12.706.
+    assert hostiles["difference"] == pytest.approx([0.1, 0.1 - 1.2706, 0.1 + 1.2706], abs=1e-4)
+
+
+@pytest.mark.parametrize("wrong", [{"model": "gpt"}, {"model": "tiny", "members": (3,)}])
+def test_runs_that_there_are_not_are_refused(tmp_path, wrong):
+    with pytest.raises(UsageError, match="models are smollm2, tiny, members 0, 1, 2"):
+        hostile.main(**wrong, folder=tmp_path)

@@ -141,8 +141,9 @@ def test_the_harder_panels_are_harder() -> None:
     assert lapsing == pytest.approx(0.662, abs=0.01)
     assert [rater.beta for rater in raters["hostile"]] == [beta] * 4 + [-beta]
     assert raters["hostile"][:4] == raters["bt70"][:4]
+    assert [rater.beta for rater in raters["hostile2"]] == [beta] * 3 + [-beta] * 2
     assert raters["mtbench"][0].tie > 0
-    for name, size in (("bt70", 0), ("hostile", 1), ("bt80", 5)):
+    for name, size in (("bt70", 0), ("hostile", 1), ("hostile2", 2), ("bt80", 5)):
         with pytest.raises(UsageError):
             members(name, beta, size)
 

@@ -3,9 +3,9 @@
 The reference panel ``bt70``: P raters, logistic link, no lapse, no side bias, and one β, fitted
 per base model, reward and D so that two raters agree on 70 % of the questions as they are asked:
 comparisons of two batches of D answers, both drawn from the base policy for the same prompts.
-Beside it stand harder ones: ``half-beta`` (β / 2), ``lapse10`` (10 % lapses),
-``hostile`` (the last member prefers the worse batch) and ``mtbench`` (ties, lapses and item
-effects fitted to a public set of human votes on chat answers, at the β of ``bt70``).
+Beside it stand harder ones: ``half-beta`` (β / 2), ``lapse10`` (10 % lapses), ``hostile`` and
+``hostile2`` (the last member, the last two prefer the worse batch) and ``mtbench`` (ties, lapses
+and item effects fitted to a public set of human votes on chat answers, at the β of ``bt70``).
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from szpo.types import Answer, Comparison, Floats, Prompt
 from szpo_simulators.oracles import Rater, SimulatedJudge
 from szpo_simulators.rewards import Logprob, Reward, difference, matrix, parse
 
-PANELS = ("bt70", "half-beta", "lapse10", "hostile", "mtbench")
+PANELS = ("bt70", "half-beta", "lapse10", "hostile", "hostile2", "mtbench")
+HOSTILE = {"hostile": 1, "hostile2": 2}
+"""How many members, the last ones, always want the opposite."""
 PAIRS = 16_384
 """Pairs of batches drawn to fit β, and again to measure the agreement it gives."""
 ZERO = 1e-12
@@ -171,26 +173,22 @@ def members(name: str, beta: float, size: int) -> tuple[Rater, ...]:
     Raises:
         UsageError: no such panel, or too few members for it.
 
-    >>> [rater.beta for rater in members("hostile", 8.0, 3)]
-    [8.0, 8.0, -8.0]
+    >>> [rater.beta for rater in members("hostile2", 8.0, 5)]
+    [8.0, 8.0, 8.0, -8.0, -8.0]
     """
     if name not in PANELS:
         raise UsageError(f"no simulated panel {name!r}; there are {', '.join(PANELS)}")
-    if size < 1 or (name == "hostile" and size < 2):
+    hostile = HOSTILE.get(name, 0)
+    if size < hostile + 1:
         raise UsageError(f"a panel {name} of {size} has too few members")
     plain = Rater(beta=beta)
     same = {
-        "bt70": plain,
         "half-beta": Rater(beta=beta / 2),
         "lapse10": Rater(beta=beta, lapse=0.10),
-        "hostile": plain,
         # Davidson with item effects, maximum likelihood on 3,355 human votes of 65 judges.
         "mtbench": Rater(beta=beta, tie=exp(-0.15), lapse=0.081, item_spread=2.6, tie_spread=2.0),
-    }[name]
-    raters = [same] * size
-    if name == "hostile":
-        raters[-1] = replace(plain, beta=-beta)
-    return tuple(raters)
+    }.get(name, plain)
+    return (same,) * (size - hostile) + (replace(plain, beta=-beta),) * hostile
 
 
 def build(
@@ -281,4 +279,5 @@ bt70 = Maker("bt70")
 half_beta = Maker("half-beta")
 lapse10 = Maker("lapse10")
 hostile = Maker("hostile")
+hostile2 = Maker("hostile2")
 mtbench = Maker("mtbench")

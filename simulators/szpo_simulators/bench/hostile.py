@@ -3,7 +3,8 @@
 Three parts. *Step*: is the sign of one direction right when a share of many voters always votes
 wrong? *Run*: what do hostile members of a small panel leave of an honest panel's gain, with equal
 weights and with learnt ones, on the same seeds? *Effort*: who is flagged? Goals that are missed
-are printed as missed.
+are printed as missed. With ``--model`` whole runs of a language model instead, each seed as a
+point: see `szpo_simulators.bench.hostile_runs`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from szpo.seeds import derive
 from szpo.summary import wilson
 from szpo.types import Floats
 from szpo_simulators import heldout, panels
+from szpo_simulators.bench import demo, hostile_runs
 from szpo_simulators.tabular import TabularPolicy, Walk, Yard
 from szpo_simulators.yards import World, train
 
@@ -226,6 +228,10 @@ def main(
     mu: float = 0.4,
     folder: Path = Path("runs/bench-hostile"),
     quick: bool = False,
+    model: str = "",
+    points: Sequence[int] = (0, 1, 2, 3, 4),
+    members: Sequence[int] = (0, 2),
+    sets: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Hostile and careless voters: a step's sign, a run's gain, the flags; with intervals.
 
@@ -237,7 +243,13 @@ def main(
         mu: Perturbation radius of the runs.
         folder: Where hostile.json and the tables as CSV go.
         quick: A tenth of everything, for a look.
+        model: smollm2 or tiny: whole runs of it instead, beside the small policy's kept table.
+        points: Seeds of those runs.
+        members: Hostile members of those runs' panels, of seven.
+        sets: Further settings of those runs, as section.key=value.
     """
+    if model:
+        return whole_runs(model, points, members, sets, folder)
     if quick:
         seeds, trials, people = max(seeds // 10, 2), max(trials // 10, 200), max(people // 10, 100)
     used = list(range(first, first + seeds))
@@ -267,6 +279,27 @@ def main(
             writer.writeheader()
             writer.writerows(rows)
     show(result, console)
+    return result
+
+
+def whole_runs(
+    model: str, seeds: Sequence[int], members: Sequence[int], sets: Sequence[str], folder: Path
+) -> dict[str, Any]:
+    """Runs of a language model, as far as no other process of this folder is at them."""
+    console = demo.screen()
+    found, elsewhere = hostile_runs.cells(
+        model, members, seeds, votes=VOTES, folder=folder / model, sets=sets, say=console.print
+    )
+    rows = hostile_runs.summary(found)
+    result = {"model": model, "votes": VOTES, "rows": rows, "elsewhere": elsewhere}
+    text = json.dumps(result, indent=1, allow_nan=False)
+    (folder / f"{model}.json").write_text(text, encoding="utf-8")
+    kept = folder / "hostile.json"
+    if kept.exists():
+        console.print(run_table(json.loads(kept.read_text("utf-8"))))
+    console.print(hostile_runs.table(model, VOTES, rows))
+    if elsewhere:
+        console.print(f"{elsewhere} runs are with other processes; the same command shows them")
     return result
 
 
@@ -313,19 +346,7 @@ def show(result: Mapping[str, Any], console: Console) -> None:
         cells = [_share(r["right"], r) for r in result["step"] if r["hostile"] == share]
         view.add_row(f"{share:.0%}", *cells)
     console.print(view)
-    used = result["seeds"]
-    title = f"gain after {VOTES} votes, P = 7, mu {result['mu']:g}, seeds {used[0]} to {used[-1]}"
-    view = Table(title=title)
-    for head in ("hostile", "equal", "skill", "skill − equal", "equal keeps", "skill keeps"):
-        view.add_column(head, justify="right")
-    for row in result["run"]:
-        mean, low, high = row["difference"]
-        view.add_row(
-            str(row["hostile"]), f"{row['equal']:.3f}", f"{row['skill']:.3f}",
-            f"{mean:+.3f} \\[{low:+.3f}, {high:+.3f}]",
-            *("{:.1%} \\[{:.1%}, {:.1%}]".format(*row[k]) for k in ("kept_equal", "kept_skill")),
-        )  # fmt: skip
-    console.print(view)
+    console.print(run_table(result))
     view = Table(title="panelists flagged")
     for head in ("votes", "known", "kind", "flagged", *CODES):
         view.add_column(head, justify="right")
@@ -339,6 +360,23 @@ def show(result: Mapping[str, Any], console: Console) -> None:
     for goal in result["goals"]:
         mark = "met" if goal["met"] else "MISSED"
         console.print(f"{mark}: {goal['goal']} (measured {goal['measured']:.3f})")
+
+
+def run_table(result: Mapping[str, Any]) -> Table:
+    """Gains of the small policy's runs, and what of the honest gain is kept."""
+    used = result["seeds"]
+    title = f"gain after {VOTES} votes, P = 7, mu {result['mu']:g}, seeds {used[0]} to {used[-1]}"
+    view = Table(title=title)
+    for head in ("hostile", "equal", "skill", "skill − equal", "equal keeps", "skill keeps"):
+        view.add_column(head, justify="right")
+    for row in result["run"]:
+        mean, low, high = row["difference"]
+        view.add_row(
+            str(row["hostile"]), f"{row['equal']:.3f}", f"{row['skill']:.3f}",
+            f"{mean:+.3f} \\[{low:+.3f}, {high:+.3f}]",
+            *("{:.1%} \\[{:.1%}, {:.1%}]".format(*row[k]) for k in ("kept_equal", "kept_skill")),
+        )  # fmt: skip
+    return view
 
 
 def _share(value: float, row: Mapping[str, Any]) -> str:
