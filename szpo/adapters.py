@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
 
+from szpo import peftfile
 from szpo.deltas import Site
 from szpo.errors import StorageError, UsageError
 from szpo.models import Loaded
 from szpo.types import Theta
-
-HUB_NAMES = {"smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct"}
 
 
 def save_adapter(
@@ -34,44 +31,12 @@ def save_adapter(
     Raises:
         StorageError: The folder cannot be written.
     """
-    from peft import LoraConfig
-
-    ranks = {site.name: site.rank for site in sites}
-    alphas = {site.name: site.scale * site.rank for site in sites}
-    first = sites[0]
-    config = LoraConfig(
-        r=first.rank,
-        lora_alpha=_number(alphas[first.name]),
-        target_modules=[site.name for site in sites],
-        rank_pattern={n: r for n, r in ranks.items() if r != first.rank},
-        alpha_pattern={n: _number(a) for n, a in alphas.items() if a != alphas[first.name]},
-        bias="none",
-        task_type="CAUSAL_LM",
-        fan_in_fan_out=conv1d,
-        inference_mode=True,
-        base_model_name_or_path=HUB_NAMES.get(base, base),
-    )
-    tensors = {}
-    for site in sites:
-        for name, letter in ((site.a, "A"), (site.b, "B")):
-            key = f"base_model.model.{site.name}.lora_{letter}.weight"
-            tensors[key] = np.ascontiguousarray(factors[name], dtype=np.float32)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        config.save_pretrained(str(path))
-        # PEFT writes the targets as a set; sorted, the same adapter gives the same file.
-        file = path / "adapter_config.json"
-        settings = json.loads(file.read_text(encoding="utf-8"))
-        settings["target_modules"] = sorted(settings["target_modules"])
-        file.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        save_file(tensors, str(path / "adapter_model.safetensors"), metadata={"format": "pt"})
+        for name, content in peftfile.files(factors, sites, base=base, conv1d=conv1d).items():
+            (path / name).write_bytes(content)
     except OSError as error:
         raise StorageError(f"{path} cannot be written ({error.strerror or error})") from None
-
-
-def _number(alpha: float) -> Any:
-    """An alpha as PEFT's settings write it: whole numbers as integers."""
-    return int(alpha) if float(alpha).is_integer() else alpha
 
 
 def merged_state(loaded: Loaded, factors: Theta, sites: tuple[Site, ...]) -> dict[str, Any]:

@@ -11,25 +11,23 @@ import csv
 import hashlib
 import io
 import json
-import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import IO, Any, Final, get_type_hints
 
-from szpo import __version__, configfile, evidence, overview, replay, report
+from szpo import __version__, configfile, evidence, overview, peftfile, replay, report
 from szpo.config import Config
 from szpo.errors import IntegrityError, StorageError
 from szpo.evidence import Ballot, Evidence, Panelist, RunFacts, StepRow
+from szpo.export import model_card
 from szpo.ledger import Ledger
 from szpo.overview import Overview
 
 SUMS: Final = "SHA256SUMS"
 DANGEROUS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
 """Texts that begin so are written with an apostrophe before them: no cell is a formula."""
-Adapter = Callable[[Path], None]
-"""Writes adapter files into a folder."""
 
 
 def write(
@@ -38,7 +36,6 @@ def write(
     *,
     live: bool = False,
     as_of_us: int | None = None,
-    adapter: Adapter | None = None,
 ) -> Overview:
     """Write the zip; returns the numbers that it holds.
 
@@ -48,14 +45,13 @@ def write(
         live: include the votes of the open round.
         as_of_us: the time for which rates are told; left out: that of the last event, so that the
             bytes depend on the record alone.
-        adapter: what saves the tuned adapter, where a policy is at hand.
     """
     at = last_event_us(ledger) if as_of_us is None else as_of_us
     found = evidence.read(ledger, live=live, as_of_us=at)
     page = overview.overview(found)
     sums: dict[str, str] = {}
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as packed:
-        for name, content in _files(ledger, found, page, live, adapter):
+        for name, content in _files(ledger, found, page, live):
             _add(packed, name, content)
             sums[name] = hashlib.sha256(content).hexdigest()
         lines = (f"{digest}  {name}\n" for name, digest in sorted(sums.items()))
@@ -108,9 +104,10 @@ def last_event_us(ledger: Ledger) -> int:
 
 
 def _files(
-    ledger: Ledger, found: Evidence, page: Overview, live: bool, adapter: Adapter | None
+    ledger: Ledger, found: Evidence, page: Overview, live: bool
 ) -> Iterator[tuple[str, bytes]]:
-    yield "README.txt", _readme(found, live).encode()
+    adapter = peftfile.of_ledger(ledger)
+    yield "README.txt", _readme(found, live, adapter is not None).encode()
     yield "run.json", _json({"facts": asdict(found.run), "record": _record(ledger)})
     yield "spec.json", _json(ledger.spec)
     if "config" in ledger.spec:
@@ -131,7 +128,9 @@ def _files(
     if "optimizer" in ledger.spec:
         yield "theta.safetensors", _theta(ledger)
     if adapter is not None:
-        yield from _adapter(adapter)
+        yield "lora/README.md", model_card(ledger).encode()
+        for name, content in adapter.items():
+            yield f"lora/{name}", content
 
 
 def _record(ledger: Ledger) -> dict[str, Any]:
@@ -221,15 +220,13 @@ def _theta(ledger: Ledger) -> bytes:
     return content
 
 
-def _adapter(adapter: Adapter) -> Iterator[tuple[str, bytes]]:
-    with tempfile.TemporaryDirectory() as folder:
-        adapter(Path(folder))
-        for path in sorted(Path(folder).rglob("*")):
-            if path.is_file():
-                yield f"lora/{path.relative_to(folder).as_posix()}", path.read_bytes()
-
-
-def _readme(found: Evidence, live: bool) -> str:
+def _readme(found: Evidence, live: bool, adapter: bool) -> str:
+    lora = (
+        "lora/                    the tuned adapter in PEFT's format, as szpo export RUN writes it"
+        if adapter
+        else "(no lora/)               this run's policy is not one of szpo's language models; where"
+        "\n                         it is, szpo export RUN --zip FILE puts the adapter here"
+    )
     hidden = len(found.run.hidden_us)
     left_out = (
         f"\nA round was open: its {hidden} votes are not in these files; the next export has them."
@@ -250,7 +247,7 @@ run.json, spec.json      the run, its settings and digests (run.toml: the settin
 overview.json            the dashboard's numbers at {found.run.as_of_us} µs since 1970, UTC
 report.html              the run as a page
 dpo.jsonl                panelists' own notes on single prompts, where they made any
-lora/                    the adapter, where a model was at hand
+{lora}
 
 A verdict is about a whole batch of answers. It is no preference on any single prompt of it: do not
 train on the rows of pairs.jsonl as if it were. dpo.jsonl has only what panelists said of single

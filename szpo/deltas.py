@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from szpo.errors import UsageError
+from szpo.sites import Site as Site
 
 PLAIN_LORA_ONLY = (
     "use_dora",
@@ -33,30 +34,6 @@ PLAIN_LORA_ONLY = (
 
 WIDE = 64
 """Members times rank up to which a shared A is stacked once per member."""
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """One adapted weight of the base model: y = W x + scale · B A x; A is (r, in), B (out, r)."""
-
-    name: str
-    """Path of the module inside the base model, as PEFT writes it after ``base_model.model.``."""
-    depth: int | None
-    """Number of the decoder layer it sits in."""
-    inputs: int
-    outputs: int
-    rank: int
-    scale: float
-
-    @property
-    def a(self) -> str:
-        """Name of the A factor among the coordinates."""
-        return f"{self.name}.lora_A"
-
-    @property
-    def b(self) -> str:
-        """Name of the B factor among the coordinates."""
-        return f"{self.name}.lora_B"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from szpo import cache, directions, models, seeds, setups, subspaces, weights
+from szpo import adapters, cache, directions, models, seeds, setups, subspaces, weights
 from szpo.config import Config
 from szpo.deltas import Site, find_sites
 from szpo.errors import IntegrityError, UsageError
@@ -151,6 +151,7 @@ def record(base: Base) -> tuple[dict[str, Any], dict[str, Any]]:
             "scale": space.scale,
             "sites": [asdict(site) for site in space.sites],
             "report": dict(space.report),
+            "conv1d": any(adapters.is_conv1d(loaded.model, site) for site in space.sites),
         },
         "base": {
             "name": loaded.name,

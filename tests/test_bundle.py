@@ -234,11 +234,11 @@ def test_weights_and_events_are_those_of_the_record(stage: Stage) -> None:
         assert event["row_sha256"] == before
 
 
-def test_an_adapter_comes_along_where_one_is_at_hand(stage: Stage) -> None:
-    def save(folder: Path) -> None:
-        (folder / "adapter_config.json").write_text("{}")
-
-    assert exported(stage, adapter=save)[0].read("lora/adapter_config.json") == b"{}"
+def test_where_there_is_no_adapter_the_readme_says_why(stage: Stage) -> None:
+    packed = exported(stage)[0]
+    assert not [name for name in packed.namelist() if name.startswith("lora/")]
+    told = packed.read("README.txt").decode()
+    assert "(no lora/)" in told and "szpo export RUN --zip FILE" in told
 
 
 def test_settings_in_it_begin_the_same_run(stage: Stage, tmp_path: Path) -> None:

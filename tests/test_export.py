@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import folder_run
@@ -12,7 +15,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from szpo import assemble
+from szpo import assemble, peftfile
 from szpo.cache import quiet
 from szpo.cli import call
 from szpo.ledger import Ledger
@@ -61,6 +64,43 @@ def test_exported_adapter_gives_the_policys_logits(run: Path, tmp_path: Path) ->
     (row,) = policy.engine.logprobs([ids[:-1]], [ids[-1:]], [0], policy.deltas([policy.theta()]))
     wanted = torch.log_softmax(adapted[-2], -1)[ids[-1]]
     assert float(row[0]) == pytest.approx(float(wanted), abs=1e-5)
+
+
+def test_the_zip_holds_the_same_adapter_and_needs_no_model_for_it(
+    run: Path, tmp_path: Path
+) -> None:
+    out, packed = tmp_path / "adapter", tmp_path / "run.zip"
+    assert call(["export", str(run), "--out", str(out)]) == 0
+    # As the web process does it: an interpreter that never loads a tensor library.
+    code = (
+        "import sys; from pathlib import Path; from szpo import bundle; "
+        "from szpo.ledger import Ledger\n"
+        "with Ledger.open(sys.argv[1], readonly=True) as ledger:\n"
+        "    bundle.write(ledger, open(sys.argv[2], 'wb'))\n"
+        "assert not {'torch', 'transformers', 'peft'} & set(sys.modules)"
+    )
+    command = [sys.executable, "-W", "error", "-W", "ignore::ResourceWarning", "-c", code]
+    subprocess.run([*command, str(run), str(packed)], check=True)
+    with zipfile.ZipFile(packed) as found:
+        inside = {n: found.read(n) for n in found.namelist() if n.startswith("lora/")}
+        told = found.read("README.txt").decode()
+    assert inside == {f"lora/{path.name}": path.read_bytes() for path in out.iterdir()}
+    assert len(inside) == 3 and "lora/ " in told and "no lora/" not in told
+
+
+@pytest.mark.parametrize("kind", ["full", "random"])
+def test_the_adapter_of_other_coordinates_comes_from_the_ledger_too(
+    kind: str, tmp_path: Path
+) -> None:
+    path = folder_run.make(
+        tmp_path, f"subspace.kind={kind}", "subspace.kl_samples=16", "run.votes=4"
+    )
+    out = tmp_path / "adapter"
+    assert call(["export", str(path), "--out", str(out)]) == 0
+    with Ledger.open(path, readonly=True) as ledger:
+        files = peftfile.of_ledger(ledger)
+    assert files == {name: (out / name).read_bytes() for name in files or {}}
+    assert files
 
 
 def test_export_before_the_first_step_changes_nothing(run: Path, tmp_path: Path) -> None:
