@@ -40,6 +40,8 @@ class Runs:
     """(S, d)."""
     curve: Floats
     """Value (S, marks) after each marked step."""
+    trail: NDArray[np.float32]
+    """θ (S, marks, d) after each marked step."""
     marks: tuple[int, ...]
     votes: int
     """Votes of one repetition per step: K · N · M."""
@@ -108,28 +110,34 @@ def train(
     stops = tuple(marks) or (steps,)
     parts = [root_seeds[i : i + block] for i in range(0, len(root_seeds), block)]
 
-    def one(part: Sequence[int]) -> tuple[NDArray[np.float32], Floats, _Clock]:
+    def one(
+        part: Sequence[int],
+    ) -> tuple[NDArray[np.float32], Floats, NDArray[np.float32], _Clock]:
         clock = _Clock()
         run = _Block(world, chosen, part, asked, crn, truth, clock)
-        values = []
+        values, trail = [], []
         for step in range(steps):
             run.advance(step)
             if step + 1 in stops:
                 values.append(world.value(run.theta))
+                trail.append(run.theta)
             on_step(len(part))
-        return run.theta, np.stack(values, axis=1), clock
+        return run.theta, np.stack(values, axis=1), np.stack(trail, axis=1), clock
 
     with ThreadPoolExecutor(threads) as pool:
         found = list(pool.map(one, parts))
     per_step = chosen.K * chosen.N * chosen.M
     return Runs(
-        theta=np.concatenate([theta for theta, _, _ in found]),
-        curve=np.concatenate([values for _, values, _ in found]),
+        theta=np.concatenate([theta for theta, _, _, _ in found]),
+        curve=np.concatenate([values for _, values, _, _ in found]),
+        trail=np.concatenate([trail for _, _, trail, _ in found]),
         marks=stops,
         votes=0 if truth else per_step,
         answers=2 * chosen.D * per_step,
         walks=2 * chosen.D * chosen.K * chosen.N,
-        seconds={name: sum(clock.seconds[name] for _, _, clock in found) for name in _Clock.PARTS},
+        seconds={
+            name: sum(clock.seconds[name] for _, _, _, clock in found) for name in _Clock.PARTS
+        },
     )
 
 
