@@ -9,6 +9,7 @@ loop of ask, rollout, votes and tell (`szpo_simulators.worlds.policies` has that
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,15 +22,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from szpo import bayes, coordinates, directions, momentum, optimizer, stepsize
+from szpo.coordinates import Space
 from szpo.errors import UsageError
 from szpo.settings import Settings, defaults
 from szpo.types import Floats, Tally
 from szpo_simulators.worlds import oracle
 from szpo_simulators.worlds.oracle import Panel
-from szpo_simulators.worlds.world import World, draws
+from szpo_simulators.worlds.world import Uniforms, World, draws_ahead
 
 COINS = 32
 """Steps whose votes are drawn at once."""
+AHEAD = 8192
+"""Uniform numbers of walks that are drawn at once for a repetition, where a step needs fewer."""
+KEPT_DIM = 256
+"""Directions of at most so many coordinates are kept for the next bench's cell."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -180,6 +186,7 @@ class _Block:
         self.window = bayes.Window.empty(chosen.dim, chosen.N, lead)
         zero = np.zeros((*lead, chosen.dim))
         self.memory = momentum.Memory(zero, zero)
+        self.draws: dict[tuple[int, str | None], Uniforms] = {}
 
     def advance(self, step: int) -> None:
         """One step of all repetitions."""
@@ -218,12 +225,8 @@ class _Block:
     def _directions(self, step: int) -> tuple[Floats, Floats]:
         """Grid values (S, K, d) and their factors (S, K)."""
         chosen = self.chosen
-        v = np.stack(
-            [
-                [coordinates.direction_vector(space, step, k) for k in range(chosen.K)]
-                for space in self.spaces
-            ]
-        )
+        make = _kept if chosen.dim <= KEPT_DIM else coordinates.direction_vector
+        v = np.stack([[make(space, step, k) for k in range(chosen.K)] for space in self.spaces])
         law = chosen.law
         if law.block is not None:
             return v, np.full(v.shape[:2], directions.block_factor(chosen.dim, law.block))
@@ -237,15 +240,24 @@ class _Block:
 
     def _gap(self, step: int, k: int, radius: Floats, v: Floats) -> Floats:
         """Differences of mean returns (S, N) of one direction, plus over minus."""
-        world, chosen, seeds = self.world, self.chosen, self.root_seeds
+        world, chosen, runs = self.world, self.chosen, len(self.root_seeds)
         rows = chosen.N * chosen.D
         shift = radius.astype(np.float32)[:, None] * v.astype(np.float32)
         below = self.theta - shift if chosen.pairing == "antithetic" else self.theta
-        u = draws(world, seeds, step, k, rows, None if self.crn else "plus")
+        u = self._drawn(step, k, rows, None if self.crn else "plus")
         up = world.returns(self.theta + shift, u)
-        down = world.returns(below, u if self.crn else draws(world, seeds, step, k, rows, "minus"))
-        both = np.stack([up, down]).reshape(2, len(seeds), chosen.N, chosen.D).mean(-1)
+        down = world.returns(below, u if self.crn else self._drawn(step, k, rows, "minus"))
+        both = np.stack([up, down]).reshape(2, runs, chosen.N, chosen.D).mean(-1)
         return np.asarray(both[0] - both[1])
+
+    def _drawn(self, step: int, k: int, rows: int, side: str | None) -> Uniforms:
+        ahead = max(1, min(COINS, AHEAD // (rows * self.world.width)))
+        if step % ahead == 0:
+            self.draws[k, side] = draws_ahead(
+                self.world, self.root_seeds, step, k, rows, side, ahead
+            )
+        now: Uniforms = self.draws[k, side][step % ahead]
+        return now
 
     def _votes(self, step: int, gap: Floats) -> Floats:
         if step % COINS == 0:
@@ -282,6 +294,12 @@ class _Block:
         length = np.linalg.norm(move, axis=-1, keepdims=True)
         limit = chosen.coef_cap * mu * math.sqrt(chosen.dim)
         return np.asarray(move * np.minimum(1.0, limit / np.maximum(length, 1e-300)))
+
+
+@functools.lru_cache(maxsize=2**16)
+def _kept(space: Space, step: int, k: int) -> Floats:
+    """`coordinates.direction_vector`, remembered: the cells of a bench share their seeds."""
+    return coordinates.direction_vector(space, step, k)
 
 
 def _rounded(coef: Floats) -> Floats:

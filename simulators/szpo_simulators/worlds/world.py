@@ -88,7 +88,21 @@ def draws(
 
     ``side`` None gives those that both sides share; "plus" and "minus" give each side its own.
     """
+    whole: Uniforms = draws_ahead(world, root_seeds, step, k, count, side, 1)[0]
+    return whole
+
+
+def draws_ahead(
+    world: World,
+    root_seeds: Sequence[int],
+    step: int,
+    k: int,
+    count: int,
+    side: str | None,
+    steps: int,
+) -> Uniforms:
+    """`draws` of so many steps from one on, at once: (steps, S, count, width)."""
     size = count * world.width
     keys = (seeds.derive(seed, "world walk", k=k, name=side) for seed in root_seeds)
-    made = [uniforms(key, size, size * step) for key in keys]
-    return np.stack(made).reshape(-1, count, world.width)
+    made = np.stack([uniforms(key, size * steps, size * step) for key in keys])
+    return made.reshape(-1, steps, count, world.width).swapaxes(0, 1)
