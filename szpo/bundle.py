@@ -224,7 +224,7 @@ def _readme(found: Evidence, live: bool, adapter: bool) -> str:
     lora = (
         "lora/                    the tuned adapter in PEFT's format, as szpo export RUN writes it"
         if adapter
-        else "(no lora/)               this run's policy is not one of szpo's language models; where"
+        else "(no lora/)               this run's policy is none of szpo's language models; where"
         "\n                         it is, szpo export RUN --zip FILE puts the adapter here"
     )
     hidden = len(found.run.hidden_us)

@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 RESERVED = re.compile(r"^(con|prn|aux|nul|com\d|lpt\d)$")
 Count = Annotated[int, Field(ge=1, le=4096)]
+WORDS_PER_TOKEN = 0.75
+"""Of English, with the tokenizers of small models."""
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 FLOAT32_MAX = 3.4028234663852886e38
 RUBRIC_VERSION = 1
@@ -264,6 +266,13 @@ class Panel(Section):
         description="Share of a round's votes without which its deadline does not close it; left "
         "out: it closes with what there is.",
     )
+    pay_per_hour: Positive | None = Field(
+        None,
+        description="What an hour of reading costs; with it, or pay_per_vote, money is reckoned "
+        "beforehand, shown, and can be limited while the run goes on.",
+    )
+    pay_per_vote: Positive | None = Field(None, description="What a counted vote costs.")
+    currency: str = Field("EUR", pattern=r"^\S{1,8}$", description="Of both.")
     calibration: bool = Field(
         True,
         description="Offer people short comparisons while they wait; they teach the run nothing "
@@ -397,6 +406,11 @@ class Config(Section):
         """D of a subspace: the number of the settings, or the rule's (see `choose_dim`)."""
         chosen = self.subspace.dim
         return choose_dim(self.steps * self.votes_per_step) if chosen == "auto" else chosen
+
+    @property
+    def words_per_vote(self) -> float:
+        """Words of the answers that a vote reads at most: all rows, both sides, full length."""
+        return 2 * self.optimizer.rows * self.generation.max_new_tokens * WORDS_PER_TOKEN
 
     @property
     def votes_per_step(self) -> int:

@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from szpo import budget, coordinates, counting, lease, metrics, replay
-from szpo.config import Config
+from szpo.config import Config, Panel
 from szpo.ledger import Ledger, Record
 from szpo.stepreport import flatten
 from szpo.types import Floats, Kind
@@ -143,6 +143,9 @@ class RunFacts:
     pauses: tuple[tuple[int, int | None], ...]
     limit_steps: int | None = None
     limit_votes: int | None = None
+    pay_per_hour: float | None = None
+    pay_per_vote: float | None = None
+    currency: str = "EUR"
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,9 +184,9 @@ def read(ledger: Ledger, *, live: bool = False, as_of_us: int | None = None) -> 
 def _run(ledger: Ledger, as_of_us: int, hidden_us: tuple[int, ...]) -> RunFacts:
     recorded = ledger.spec.get("config")
     config = None if recorded is None else Config.model_validate(recorded)
+    panel = Panel() if config is None else config.panel
     chosen = ledger.spec.get("optimizer", {})
-    k, n, m, d = (int(chosen.get(key, 1)) for key in ("K", "N", "M", "D"))
-    tokens = 24 if config is None else config.generation.max_new_tokens
+    k, n, m = (int(chosen.get(key, 1)) for key in ("K", "N", "M"))
     found = budget.limits(ledger)
     guards = {} if config is None else config.guards.model_dump()
     bands: dict[str, tuple[float | None, float | None]] = {
@@ -198,13 +201,16 @@ def _run(ledger: Ledger, as_of_us: int, hidden_us: tuple[int, ...]) -> RunFacts:
         planned_steps=None if config is None else config.steps,
         votes_per_step=k * n * m,
         budget=None if config is None else config.run.votes,
-        words_per_vote=2 * d * tokens * 0.75,
+        words_per_vote=Config().words_per_vote if config is None else config.words_per_vote,
         bands={name: band for name, band in bands.items() if band != (None, None)},
         as_of_us=as_of_us,
         hidden_us=hidden_us,
         pauses=tuple(lease.pauses(ledger)),
         limit_steps=found.step,
         limit_votes=found.votes,
+        pay_per_hour=panel.pay_per_hour,
+        pay_per_vote=panel.pay_per_vote,
+        currency=panel.currency,
     )
 
 

@@ -9,7 +9,8 @@ import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from szpo.evidence import WINDOW, Evidence
+from szpo.budget import pay
+from szpo.evidence import WINDOW, Ballot, Evidence, RunFacts
 from szpo.intervals import NOTHING, Estimate, mapped, quantile, rate
 from szpo.summary import WORDS_PER_MINUTE
 
@@ -67,6 +68,10 @@ class Cost:
     person_hours: Estimate
     end_us: Estimate
     """When the run would end at the pace of its last ten steps."""
+    money: Estimate
+    """What those votes cost; nothing where the settings name no pay."""
+    spent: float | None
+    """What the votes so far cost, at 238 words a minute; None where the settings name no pay."""
 
 
 def progress(evidence: Evidence) -> Progress:
@@ -163,14 +168,27 @@ def cost(evidence: Evidence, come: Progress, panel: Speed) -> Cost:
     words = quantile([float(b.words) for b in evidence.ballots if b.counted], 0.5).value
     reading = (words or run.words_per_vote) * 60 / WORDS_PER_MINUTE
     each = panel.median if measured else Estimate(reading, None, None, 0)
-    hours, end = NOTHING, NOTHING
+    hours, end, money = NOTHING, NOTHING, NOTHING
     if left is not None:
         hours = mapped(each, lambda s: s * left / 3600)
+        if _paid(run, 0, 0) is not None:
+            money = mapped(hours, lambda h: _paid(run, left, h) or 0.0)
         pace = quantile(_paces(evidence), 0.5)
         steps = (come.planned or 0) - come.applied
         if steps and pace.value is not None:
             end = mapped(pace, lambda s: run.as_of_us + s * steps * 1e6)
-    return Cost(left, each, measured, hours, end)
+    # As the limit of money reckons it: answers that were shown, whether judged or not.
+    read = sum(b.words_plus + b.words_minus for b in evidence.ballots if b.standing and _train(b))
+    spent = _paid(run, come.votes, read / WORDS_PER_MINUTE / 60)
+    return Cost(left, each, measured, hours, end, money, spent)
+
+
+def _train(ballot: Ballot) -> bool:
+    return ballot.kind == "train" and (ballot.counted or ballot.choice == "skip")
+
+
+def _paid(run: RunFacts, votes: float, hours: float) -> float | None:
+    return pay(votes, hours, run.pay_per_vote, run.pay_per_hour)
 
 
 def _paces(evidence: Evidence) -> list[float]:

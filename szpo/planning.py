@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from szpo import budget
 from szpo.config import Config
 from szpo.summary import WORDS_PER_MINUTE
 
-WORDS_PER_TOKEN = 0.75
 PARAMETERS = {"smollm2": 134_515_008, "tiny": 1_000_000}
 EFFICIENCY = 0.6
 """Rate of new tokens × 2 × weights over that of the fp32 product; bf16 on two cores."""
@@ -38,6 +38,8 @@ class Plan:
     tokens: int
     generation_minutes: float | None
     disk_mib: float
+    money: float | None = None
+    """What panelists are paid for it; None where the settings name no pay."""
 
     def as_dict(self) -> dict[str, Any]:
         """For ``--json``."""
@@ -64,7 +66,7 @@ def estimate(config: Config, *, matrix_seconds: float) -> Plan:
     # One pass of gradients costs about as much as sampling the answer did.
     tokens = (2 * rows + 2 * setup) * config.generation.max_new_tokens
     read = votes * 2 * o.rows
-    words = read * config.generation.max_new_tokens * WORDS_PER_TOKEN
+    hours = votes * config.words_per_vote / WORDS_PER_MINUTE / 60
     size = parameters(config.model.name)
     minutes = None
     if size is not None:
@@ -76,12 +78,13 @@ def estimate(config: Config, *, matrix_seconds: float) -> Plan:
         steps=config.steps,
         votes=votes,
         answers_to_read=read,
-        person_hours=words / WORDS_PER_MINUTE / 60,
+        person_hours=hours,
         answers_to_generate=2 * rows,
         setup_answers=setup,
         tokens=tokens,
         generation_minutes=minutes,
         disk_mib=disk / 2**20,
+        money=budget.pay(votes, hours, config.panel.pay_per_vote, config.panel.pay_per_hour),
     )
 
 
@@ -103,6 +106,8 @@ def lines(plan: Plan, config: Config) -> Iterator[tuple[str, str]]:
         f"at most {plan.answers_to_read:,} answers, about {plan.person_hours:.1f} person-hours "
         f"at {WORDS_PER_MINUTE} words a minute",
     )
+    if plan.money is not None:
+        yield "pay", f"at most about {plan.money:,.2f} {config.panel.currency}"
     yield (
         "generation",
         f"{plan.answers_to_generate:,} answers and about {plan.setup_answers:,} for set-up, "

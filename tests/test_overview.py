@@ -290,6 +290,17 @@ def test_before_five_votes_the_words_tell_the_cost() -> None:
     assert overview.overview(page([])).cost.seconds_per_vote.value == 120.0  # as planned: 476
 
 
+def test_money_to_finish_is_that_of_votes_and_hours() -> None:
+    votes = [ballot(i, "plus", step=i // 3, dwell_ms=60_000) for i in range(6)]
+    rows = [step(0), step(1)]
+    found = overview.overview(page(votes, rows, pay_per_hour=12.0, pay_per_vote=0.5)).cost
+    # Sixteen votes of a minute: 16 · .50 + 16/60 · 12. Six of 150 words were read, 238 a minute.
+    assert found.money.value == pytest.approx(8 + 3.2)
+    assert found.spent == pytest.approx(3 + 900 / 238 / 60 * 12)
+    free = overview.overview(page(votes, rows)).cost
+    assert (free.money.value, free.spent) == (None, None)
+
+
 def test_votes_left_follow_the_tightest_limit() -> None:
     votes = [ballot(1, "plus"), ballot(2, "plus")]
     assert overview.overview(page(votes, budget=8)).progress.planned == 4

@@ -2,7 +2,7 @@
 
 import pytest
 
-from szpo import budget, lease, replay, steps, votes
+from szpo import budget, evidence, lease, overview, replay, steps, votes
 from szpo.budget import Limits
 from szpo.errors import UsageError
 from szpo.evaluators import LedgerEvaluator
@@ -10,6 +10,7 @@ from szpo.ledger import Ledger
 from szpo.votes import VoteService
 from szpo_simulators import simulate
 from tests.quadratic import Clock, QuadraticPolicy, go, history, panel_of, start
+from tests.test_roundstatus import new_run
 
 
 class Slow:
@@ -190,6 +191,39 @@ def test_limits_stop_a_run_before_the_step_that_would_pass_them(tmp_path, limits
     budget.limit(ledger, "ann", Limits())
     assert go(settings, ledger, policy).status == "finished"
     assert replay.verify(ledger).ok
+    ledger.close()
+
+
+@pytest.mark.parametrize(
+    ("panel", "money", "done", "says"),
+    [
+        # A step takes four votes.
+        ({"pay_per_vote": 0.5}, 3.9, 1, "cost of 3.90: 2.00 are spent, a step takes about 2.00"),
+        ({"pay_per_vote": 0.5}, 4.0, 2, "cost of 4.00: 4.00 are spent, a step takes about 2.00"),
+        # One a word. Of no vote yet the longest is expected: 2 answers × 2 rows × 18 words; then
+        # what votes took: their answers have two words each.
+        ({"pay_per_hour": 238 * 60}, 287, 0, "0.00 are spent, a step takes about 288.00"),
+        ({"pay_per_hour": 238 * 60}, 288, 9, "288.00: 288.00 are spent, a step takes about 32.00"),
+        ({"pay_per_hour": 238 * 60, "pay_per_vote": 1}, 300, 8, "288.00 are spent, a step takes"),
+    ],
+)
+def test_money_stops_a_run_before_the_step_that_would_pass_it(tmp_path, panel, money, done, says):
+    plan, ledger = new_run(tmp_path / "run.db", steps=12, **panel)
+    budget.limit(ledger, "ann", Limits(money=money))
+    outcome = go(plan, ledger, QuadraticPolicy(plan), until_step=12)
+    assert outcome.status == "stopped" and outcome.steps == done and says in outcome.reason
+    page = overview.overview(evidence.read(ledger)).cost
+    assert page.spent == pytest.approx(budget.spent(ledger, outcome.votes))
+    budget.limit(ledger, "ann", Limits())
+    ledger.close()
+
+
+def test_a_limit_of_money_needs_a_price(tmp_path):
+    _, ledger = new_run(tmp_path / "run.db")
+    with pytest.raises(UsageError, match=r"panel\.pay_per_hour"):
+        budget.limit(ledger, "ann", Limits(money=3))
+    assert budget.limits(ledger) == Limits()
+    assert budget.spent(ledger, 4) is None
     ledger.close()
 
 

@@ -415,6 +415,28 @@ def test_rolling_back_branches_and_deletes_nothing(voted: Stage) -> None:
         do(voted, "branch", step=0, name="run-b", typed="run")
 
 
+def test_money_is_told_before_the_start_and_can_be_limited(tmp_path: Path) -> None:
+    paid = ("panel.pay_per_hour=15", "panel.pay_per_vote=0.2", "panel.currency=CHF")
+    stage = make(tmp_path / "run.db", clock=MovableClock(), sets=paid)
+    planned = board.board(stage.site).before
+    assert planned is not None
+    assert planned.money == pytest.approx(planned.votes * 0.2 + planned.person_hours * 15)
+    assert f"about {planned.money:,.2f} CHF" in text(operate.page(stage.site))
+    assert "Money, in CHF" in operate.dialogs(stage.site)
+    do(stage, "limits", money=0.5)
+    assert budget.limits(stage.ledger) == budget.Limits(money=0.5)
+    assert "0.50 CHF" in text(operate.page(stage.site))
+    stopped = stage.advance()
+    assert stopped is not None and stopped.status == "stopped" and "cost of 0.50" in stopped.reason
+
+
+def test_without_a_price_no_money_is_spoken_of(held: Stage) -> None:
+    assert "Money" not in operate.dialogs(held.site)
+    assert "Pay" not in text(operate.page(held.site))
+    with pytest.raises(UsageError, match="name no pay"):
+        do(held, "limits", money=1.0)
+
+
 def test_limits_are_set_and_withdrawn(voted: Stage) -> None:
     do(voted, "limits", votes=12, hours=1.5, until="2030-01-31T17:30")
     found = budget.limits(voted.ledger)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from szpo import calibration, credentials, evidence, lease, orders, overview, planning
+from szpo import budget, calibration, credentials, evidence, lease, orders, overview, planning
 from szpo.agreement import PanelistRow
 from szpo.budget import Limits
 from szpo.credentials import Listed
@@ -65,6 +65,8 @@ class Before:
     person_hours: float
     generation_minutes: float | None
     votes: int
+    money: float | None
+    """What panelists are paid for all of it, where the settings name their pay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,13 +213,15 @@ def _before(site: Site) -> Before:
     shown = first or calibration.practice()
     plan = planning.estimate(config, matrix_seconds=_MATRIX_S)
     minutes = controls.reading_minutes(site)
+    hours = plan.votes * minutes / 60
     return Before(
         sheet=_sheet(shown),
         real=first is not None,
         minutes=minutes,
-        person_hours=plan.votes * minutes / 60,
+        person_hours=hours,
         generation_minutes=plan.generation_minutes,
         votes=plan.votes,
+        money=budget.pay(plan.votes, hours, config.panel.pay_per_vote, config.panel.pay_per_hour),
     )
 
 

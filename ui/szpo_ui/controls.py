@@ -56,6 +56,7 @@ class Command(BaseModel):
     steps: Count | None = None
     votes: Count | None = None
     hours: Annotated[float, Field(ge=0, le=1e6)] | None = None
+    money: Annotated[float, Field(ge=0, le=1e9)] | None = None
     until: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d$")] | None = None
     """Coordinated universal time."""
 
@@ -133,9 +134,7 @@ def reading_minutes(site: Site) -> float:
         "JOIN answers a USING (comparison) WHERE c.kind = 'train' AND plus <> minus "
         "GROUP BY c.comparison)"
     )[0]["words"]
-    chosen = site.config
-    planned = 2 * chosen.optimizer.rows * chosen.generation.max_new_tokens * 0.75
-    return float(found or planned) / WORDS_PER_MINUTE
+    return float(found or site.config.words_per_vote) / WORDS_PER_MINUTE
 
 
 def _pause(site: Site, by: str, command: Command) -> Reply:
@@ -176,8 +175,9 @@ def _limits(site: Site, by: str, command: Command) -> Reply:
         when = datetime.strptime(command.until, "%Y-%m-%dT%H:%M").replace(tzinfo=UTC)
         at_us = round(when.timestamp() * 1e6)
     found = Limits(
-        step=command.steps, votes=command.votes, at_us=at_us, person_hours=command.hours
-    )
+        step=command.steps, votes=command.votes, at_us=at_us, person_hours=command.hours,
+        money=command.money,
+    )  # fmt: skip
     budget.limit(site.ledger, by, found)
     return Reply("Limits withdrawn." if found == Limits() else "Limits set.")
 

@@ -108,7 +108,7 @@ def blocks(site: Site) -> gr.Blocks:
     with made:
         screen = gr.HTML(_loading(), elem_id="op-screen", apply_default_css=False)
         reply = gr.HTML("", elem_id="op-reply", apply_default_css=False)
-        gr.HTML(dialogs(), elem_id="op-dialogs", apply_default_css=False)
+        gr.HTML(dialogs(site), elem_id="op-dialogs", apply_default_css=False)
         box = gr.Textbox(elem_id="op-box", visible="hidden", container=False)
         button = gr.Button("Send", elem_id="op-send", visible="hidden")
         quietly: dict[str, Any] = {
@@ -205,10 +205,14 @@ def page(site: Site, ack: str = "") -> str:
     )
 
 
-def dialogs() -> str:
+def dialogs(site: Site) -> str:
     """The dialogs, which never change."""
+    panel = site.config.panel
+    paid = panel.pay_per_hour is not None or panel.pay_per_vote is not None
     template = _environment().get_template("operate/dialogs.html")
-    return template.render(most_minutes=controls.MOST_MINUTES)
+    return template.render(
+        most_minutes=controls.MOST_MINUTES, currency=panel.currency if paid else ""
+    )
 
 
 def told(reply: Reply, ack: str, base: str) -> Markup:
