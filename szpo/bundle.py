@@ -2,7 +2,8 @@
 
 `recompute` makes the dashboard's numbers again from the files of such a zip alone. The same ledger
 at the same time gives the same bytes. Panelists stand by pseudonym; contacts and credentials are
-never read. Votes of the round that is open are left out unless they are asked for.
+never read. Votes of the round and of final comparisons that are open are left out unless they are
+asked for.
 """
 
 from __future__ import annotations
@@ -227,11 +228,13 @@ def _readme(found: Evidence, live: bool, adapter: bool) -> str:
         else "(no lora/)               this run's policy is none of szpo's language models; where"
         "\n                         it is, szpo export RUN --zip FILE puts the adapter here"
     )
-    hidden = len(found.run.hidden_us)
-    left_out = (
-        f"\nA round was open: its {hidden} votes are not in these files; the next export has them."
-        if hidden and not live
-        else ""
+    left_out = "".join(
+        f"\n{what} was open: its {votes} votes are not in these files; the next export has them."
+        for what, votes in (
+            ("A round", len(found.run.hidden_us)),
+            ("A final comparison", found.run.hidden_final),
+        )
+        if votes and not live
     )
     return f"""szpo {__version__}: export of the run {found.run.name}
 {left_out}

@@ -8,13 +8,13 @@ open are left out unless they are asked for: who steers a panel should not watch
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
 
-from szpo import budget, coordinates, counting, lease, metrics, replay
+from szpo import budget, coordinates, counting, lease, metrics, orders, replay
 from szpo.config import Config, Panel
 from szpo.ledger import Ledger, Record
 from szpo.stepreport import flatten
@@ -143,6 +143,8 @@ class RunFacts:
     pauses: tuple[tuple[int, int | None], ...]
     limit_steps: int | None = None
     limit_votes: int | None = None
+    hidden_final: int = 0
+    """Answers to a final comparison that is open."""
     pay_per_hour: float | None = None
     pay_per_vote: float | None = None
     currency: str = "EUR"
@@ -159,21 +161,23 @@ class Evidence:
 
 
 def read(ledger: Ledger, *, live: bool = False, as_of_us: int | None = None) -> Evidence:
-    """The rows of a ledger as they stand; ``live`` includes the votes of the open round.
+    """The rows of a ledger as they stand.
+
+    ``live`` includes the votes of the open round and of final comparisons that are open.
 
     ``as_of_us`` is the time for which rates are told, by default the ledger's clock.
     """
     rows = ledger.steps()
-    closed = {row["step"] for row in rows if row["state"] in ("closed", "applied", "void")}
+    shut = _shut(ledger, rows)
     ballots = _ballots(ledger, [row["step"] for row in rows])
-    shown = [b for b in ballots if live or b.kind != "train" or b.step in closed]
-    hidden = [b for b in ballots if b.kind == "train" and b.step not in closed and not live]
+    shown = [b for b in ballots if live or shut(b)]
+    hidden = [b for b in ballots if not (live or shut(b)) and not b.revision]
     people = ledger.query("SELECT * FROM panelists ORDER BY rowid")
     return Evidence(
         run=_run(
             ledger,
             ledger.clock() if as_of_us is None else as_of_us,
-            tuple(b.received_us for b in hidden if not b.revision),
+            hidden,
         ),
         steps=_steps(ledger, rows),
         ballots=tuple(shown),
@@ -181,7 +185,25 @@ def read(ledger: Ledger, *, live: bool = False, as_of_us: int | None = None) -> 
     )  # fmt: skip
 
 
-def _run(ledger: Ledger, as_of_us: int, hidden_us: tuple[int, ...]) -> RunFacts:
+def _shut(ledger: Ledger, rows: Sequence[Record]) -> Callable[[Ballot], bool]:
+    """Whether what a vote is about takes no more votes, so that its operator may see it."""
+    closed = {row["step"] for row in rows if row["state"] in ("closed", "applied", "void")}
+    asking = {
+        comparison
+        for order in orders.results(ledger, "final")
+        if order.closed_us is None
+        for comparison in orders.comparisons(order)
+    }
+
+    def shut(ballot: Ballot) -> bool:
+        if ballot.kind == "train":
+            return ballot.step in closed
+        return ballot.comparison not in asking
+
+    return shut
+
+
+def _run(ledger: Ledger, as_of_us: int, hidden: Sequence[Ballot]) -> RunFacts:
     recorded = ledger.spec.get("config")
     config = None if recorded is None else Config.model_validate(recorded)
     panel = Panel() if config is None else config.panel
@@ -204,7 +226,8 @@ def _run(ledger: Ledger, as_of_us: int, hidden_us: tuple[int, ...]) -> RunFacts:
         words_per_vote=Config().words_per_vote if config is None else config.words_per_vote,
         bands={name: band for name, band in bands.items() if band != (None, None)},
         as_of_us=as_of_us,
-        hidden_us=hidden_us,
+        hidden_us=tuple(b.received_us for b in hidden if b.kind == "train"),
+        hidden_final=sum(b.kind == "final" for b in hidden),
         pauses=tuple(lease.pauses(ledger)),
         limit_steps=found.step,
         limit_votes=found.votes,

@@ -142,8 +142,13 @@ def test_final_votes_are_counted_by_side_and_by_who_tuned(tuned):
     assert (result.skips, told.comparisons, told.identical) == (1, 4, 0)
     assert result.everybody.share == 2 / 3 and result.everybody.votes == 4
     assert result.everybody.interval == summary.wilson(2, 3)  # the tie is in neither
-    # The operator's page, which is recomputed from an export, says the same.
-    shown = overview.overview(evidence.read(ledger)).improving.final
+    # The operator's page, which is recomputed from an export, says the same; while people vote,
+    # only to those who turned the live view on.
+    assert overview.overview(evidence.read(ledger)).improving.final is None
+    assert evidence.read(ledger).run.hidden_final == 6
+    live = evidence.read(ledger, live=True)
+    assert live.run.hidden_final == 0
+    shown = overview.overview(live).improving.final
     assert (shown.tuned.value, shown.tuned.low, shown.tuned.high) == pytest.approx(
         (result.everybody.share, *result.everybody.interval)
     )
@@ -152,6 +157,7 @@ def test_final_votes_are_counted_by_side_and_by_who_tuned(tuned):
     assert not told.closed
     orders.close(ledger, order.id, "op")
     assert final.result(ledger, orders.get(ledger, order.id)).closed
+    assert overview.overview(evidence.read(ledger)).improving.final == shown
 
 
 def test_panelists_who_tuned_stand_apart(tuned):

@@ -430,8 +430,10 @@ def test_pauses_come_from_the_record(voted: Stage) -> None:
     assert 600 * S <= end - begin < 601 * S
 
 
-def test_the_final_comparison_is_told_as_by_its_own_reading(voted: Stage) -> None:
-    ledger, service = voted.ledger, voted.site.service
+def answered_final(stage: Stage) -> int:
+    """A final order of three comparisons, open, with six answers: three tuned, one base, one tie
+    and a skip; its number."""
+    ledger, service = stage.ledger, stage.site.service
     order = orders.place(ledger, "final", "olga", {"comparisons": 3})
     rows = [Row(Prompt.user("q?"), *(_answer(f"{word} {n}") for word in ("new", "old")))
             for n in range(3)]  # fmt: skip
@@ -457,7 +459,13 @@ def test_the_final_comparison_is_told_as_by_its_own_reading(voted: Stage) -> Non
                 "assignment": seat, "revision": 0, "choice": choice, "late": False,
                 "idem": seat, "payload_sha256": "0" * 64, "received_us": 0,
             })  # fmt: skip
+    return order
+
+
+def test_the_final_comparison_is_told_as_by_its_own_reading(voted: Stage) -> None:
+    ledger, order = voted.ledger, answered_final(voted)
     told = final.result(ledger, orders.get(ledger, order)).votes
+    assert orders.close(ledger, order, "olga")
     found = overview.overview(evidence.read(ledger)).improving.final
     assert found is not None
     assert (found.tuned.hits, found.tuned.of) == (told.everybody.tuned, 4)

@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 from browser import MovableClock, Stage, make
-from test_overview import ballot
+from test_overview import answered_final, ballot
 from test_overview import page as numbers
 
 from szpo import agreement, budget, bundle, credentials, evidence, lease, orders, overview, replay
@@ -67,6 +68,34 @@ def cast(stage: Stage, name: str) -> None:
 def text(html: str) -> str:
     """What is read: no tags, single spaces."""
     return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", html))
+
+
+# ---- what stays hidden while people vote ----
+
+
+def test_a_final_comparison_is_told_once_it_is_closed_or_by_a_switch_in_the_log(
+    voted: Stage,
+) -> None:
+    order = answered_final(voted)
+    hidden = operate.page(voted.site)
+    assert "not measured" in hidden and "6 are in" in hidden
+    assert board.board(voted.site).page.improving.final is None
+    do(voted, "live", on=True)
+    shown = board.board(voted.site)
+    assert shown.page.improving.final is not None
+    assert shown.page.improving.final.tuned.of == 4
+    assert "turned the view of open votes on" in [line.text for line in shown.log]
+    do(voted, "live", on=False)
+    assert board.board(voted.site).page.improving.final is None
+    file = io.BytesIO()
+    bundle.write(voted.ledger, file)
+    with zipfile.ZipFile(file) as packed:
+        told = packed.read("README.txt").decode()
+        assert "A final comparison was open: its 6 votes are not in these files" in told
+        assert '"final"' not in packed.read("votes.jsonl").decode()
+    do(voted, "close-final", order=order)
+    assert "not measured" not in operate.page(voted.site)
+    assert board.board(voted.site).page.improving.final == shown.page.improving.final
 
 
 # ---- whom to look into ----
