@@ -1,0 +1,157 @@
+"""A round track with checkpoints: what is counted (checkpoints passed) is not what is meant.
+
+A car on a ring of cells drives forward, drives back, or waits. Meant is progress, in laps; counted
+is how often a line between two cells is crossed, either way. Among ordinary drives those that pass
+more checkpoints also make more progress; but driving to and fro over one line passes most, and
+gets nowhere: the proxy can be hacked, as in the boat race of Clark and Amodei (2016).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from szpo.errors import UsageError
+from szpo.types import Floats
+from szpo_simulators.worlds.world import Reals, Trajectories, Uniforms
+
+MOVES = ("forward", "back", "wait")
+_STEPS = np.array([1, -1, 0])
+FEATURES = ("progress", "checkpoints")
+"""What may be seen of a drive: laps made good, lines crossed."""
+
+
+@dataclass(frozen=True)
+class Track:
+    """A `World`: H moves round the ring, softmax over three moves in each cell, d = 3 · cells.
+
+    ``seen`` is the feature that is the return. A move slips with probability ``slip``: it becomes
+    any of the three. ``start`` are the chances of the untrained driver's moves, alike in every
+    cell: it dawdles. A walk starts in the middle of the first section and uses 2·H uniform
+    numbers: its choices, then its slips.
+
+    Raises:
+        UsageError: a ring that the lines do not divide evenly, or numbers out of range.
+    """
+
+    seen: Literal["progress", "checkpoints"] = "progress"
+    cells: int = 12
+    lines: int = 4
+    horizon: int = 24
+    slip: float = 0.05
+    start: tuple[float, float, float] = (0.4, 0.05, 0.55)
+
+    def __post_init__(self) -> None:
+        if self.lines < 1 or self.cells % self.lines or self.cells // self.lines < 2:
+            raise UsageError(f"{self}: lines must divide the cells, two cells or more to a line")
+        if self.horizon < 1 or not 0 <= self.slip <= 1 or self.seen not in FEATURES:
+            raise UsageError(f"{self}: horizon from 1, slip within [0, 1], seen one of {FEATURES}")
+        if min(self.start) <= 0 or abs(sum(self.start) - 1) > 1e-9:
+            raise UsageError(f"{self}: start needs three positive chances that sum to 1")
+
+    @property
+    def dim(self) -> int:
+        """A logit per cell and move."""
+        return 3 * self.cells
+
+    @property
+    def width(self) -> int:
+        """A choice and a slip per move."""
+        return 2 * self.horizon
+
+    @property
+    def section(self) -> int:
+        """Cells from line to line."""
+        return self.cells // self.lines
+
+    @property
+    def first(self) -> int:
+        """The cell in which a walk starts."""
+        return self.section // 2
+
+    @cached_property
+    def theta0(self) -> Floats:
+        """The untrained driver."""
+        return np.tile(np.log(self.start), self.cells)
+
+    @cached_property
+    def landing(self) -> NDArray[np.int64]:
+        """The cell (cells, 3) in which each executed move ends."""
+        after: NDArray[np.int64] = (np.arange(self.cells)[:, None] + _STEPS) % self.cells
+        return after
+
+    @cached_property
+    def features(self) -> Floats:
+        """`FEATURES` (cells, 3, 2) of a move executed in a cell; a line ends every section."""
+        place = np.arange(self.cells) % self.section
+        crossed = np.stack([place == self.section - 1, place == 0, np.zeros_like(place)], axis=1)
+        progress = np.broadcast_to(_STEPS / self.cells, crossed.shape)
+        return np.stack([progress, crossed.astype(np.float64)], axis=-1)
+
+    @property
+    def rewards(self) -> Floats:
+        """The reward (cells, 3) of a move executed in a cell."""
+        return np.asarray(self.features[..., FEATURES.index(self.seen)])
+
+    def chosen(self, theta: Reals) -> Floats:
+        """π(move | cell) of the policies θ (S, d): (S, cells, 3)."""
+        logits = np.asarray(theta, dtype=np.float64).reshape(len(theta), self.cells, 3)
+        powers = np.exp(logits - logits.max(-1, keepdims=True))
+        return np.asarray(powers / powers.sum(-1, keepdims=True))
+
+    def value(self, theta: Reals) -> Floats:
+        """Exact expected return (S,)."""
+        return self.worth(theta, self.rewards)
+
+    def worth(self, theta: Reals, rewards: Floats) -> Floats:
+        """Exact expected sum (S,) of any rewards (cells, 3), or (S, cells, 3), over a walk."""
+        executed = (1 - self.slip) * self.chosen(theta) + self.slip / 3
+        ahead = np.zeros(executed.shape[:2])
+        for _ in range(self.horizon):
+            ahead = (executed * (rewards + ahead[:, self.landing])).sum(-1)
+        return np.asarray(ahead[:, self.first])
+
+    def optimum(self) -> float:
+        """The best expected return of any policy, one that sees the time included."""
+        ahead = np.zeros(self.cells)
+        for _ in range(self.horizon):
+            after = self.rewards + ahead[self.landing]
+            ahead = (1 - self.slip) * after.max(-1) + self.slip * after.mean(-1)
+        return float(ahead[self.first])
+
+    def returns(self, theta: Reals, u: Uniforms) -> Floats:
+        """Returns (S, n) of walks."""
+        return self.walks(theta, u).returns
+
+    def walks(self, theta: Reals, u: Uniforms) -> Trajectories:
+        """The walks: cells, chosen moves (numbers of `MOVES`), rewards of the executed ones."""
+        edges = self.chosen(theta).cumsum(-1)[..., :2]
+        lead, horizon = u.shape[:2], self.horizon
+        run = np.arange(lead[0])[:, None]
+        slipped = u[:, :, horizon:] < self.slip
+        turned = np.minimum(u[:, :, horizon:] * (3 / max(self.slip, 1e-9)), 2).astype(np.int64)
+        states = np.full((*lead, horizon + 1), self.first, np.int16)
+        actions, rewards = np.zeros((*lead, horizon), np.int8), np.zeros((*lead, horizon))
+        cell = np.full(lead, self.first)
+        for t in range(horizon):
+            choice = (u[:, :, t, None] >= edges[run, cell]).sum(-1)
+            made = np.where(slipped[:, :, t], turned[:, :, t], choice)
+            actions[:, :, t], rewards[:, :, t] = choice, self.rewards[cell, made]
+            cell = self.landing[cell, made]
+            states[:, :, t + 1] = cell
+        return Trajectories(states, actions, rewards, np.full(lead, horizon))
+
+    def told(self, states: NDArray[np.integer]) -> Floats:
+        """`FEATURES` (..., H, 2) of each move of walks whose cells are (..., H + 1)."""
+        before = states[..., :-1].astype(np.int64)
+        ahead = (states[..., 1:] - before) % self.cells
+        made = np.select([ahead == 1, ahead == 0], [0, 2], 1)
+        return np.asarray(self.features[before, made])
+
+
+TRUTH, PROXY = Track("progress"), Track("checkpoints")
+"""The same drives, seen as laps made good and as checkpoints passed."""
