@@ -25,8 +25,8 @@ WORLDS: Final[Mapping[str, World]] = {
 GRIDS: Final[Mapping[str, tuple[float, ...]]] = {
     "known": (0.1, 0.3, 1.0, 3.0, 10.0),
     "margin": (0.05, 0.15, 0.5, 1.5, 5.0),
-    "sign": (0.02, 0.06, 0.2, 0.6),
-    "bayes": (0.02, 0.06, 0.2, 0.6),
+    "sign": (0.02, 0.06, 0.2, 0.6, 2.0),
+    "bayes": (0.02, 0.06, 0.2, 0.6, 2.0),
 }
 """Step sizes α to choose from, by rule; a bench says so where the choice stands at an edge."""
 HERE: Final = ("world", "subspace", "law", "panel", "beta", "crn", "truth", "steps", "marks")
