@@ -6,11 +6,19 @@ advantages above 0 and of those below. Epochs then cost no pass over the traject
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
 import numpy as np
 from numpy.typing import NDArray
 
 from szpo.types import Floats
-from szpo_simulators.rivals.tables import log_policy, tallied, to_logits
+from szpo_simulators.rivals.reinforce import returns_to_go
+from szpo_simulators.rivals.tables import Adam, log_policy, tallied, to_logits
+from szpo_simulators.rivals.walks import MOVES, Walks, walk
+from szpo_simulators.worlds.gridworld import GridWorld
+from szpo_simulators.worlds.world import draws
 
 
 def gae(rewards: Floats, values: Floats, lam: float, gamma: float = 1.0) -> Floats:
@@ -64,3 +72,72 @@ def gradient(
     ratio = np.exp(log_policy(theta, moves) - log_policy(old, moves))
     slope = ratio * (up * (ratio < 1 + clip) + down * (ratio > 1 - clip))
     return to_logits(slope, theta, moves)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """How PPO works on a reward: batches, epochs, sizes."""
+
+    batches: int = 40
+    walks: int = 64
+    epochs: int = 4
+    rate: float = 0.1
+    """Adam's."""
+    clip: float = 0.2
+    lam: float = 0.95
+    tie: float = 0.0
+    """Weight of the KL penalty per move towards the policy it starts from."""
+
+
+Reward: TypeAlias = Callable[[Walks], Floats]
+"""Rewards (S, n, H) of the moves of walks."""
+
+
+def improve(
+    world: GridWorld,
+    theta: Floats,
+    reward: Reward,
+    root_seeds: Sequence[int],
+    how: Clip,
+    *,
+    first: int = 0,
+    mark: Callable[[int, Floats], None] = lambda batch, theta: None,
+) -> Floats:
+    """Logits (S, d) after PPO-clip on a reward, with a table of V by time and cell as critic.
+
+    The critic is the mean return to go of the batch, shrunk towards that of the time by two
+    observations; advantages are standardised. ``first`` numbers the walks that are drawn.
+    """
+    start, adam = log_policy(theta, MOVES), Adam.empty(theta.shape)
+    runs = np.arange(len(theta))[:, None, None]
+    for batch in range(how.batches):
+        u = draws(world, root_seeds, first + batch, 0, how.walks, "practice")
+        made = walk(world, theta, u)
+        taken = made.taken.astype(np.int64)
+        gains = reward(made)
+        if how.tie:
+            gains = gains - how.tie * (log_policy(theta, MOVES) - start)[runs, taken]
+        advantage = gae(gains, critic(gains, taken // MOVES, world.cells), how.lam)
+        advantage -= advantage.mean((1, 2), keepdims=True)
+        advantage /= advantage.std((1, 2), keepdims=True) + 1e-9
+        up, down = sums(taken, advantage, theta.shape[-1])
+        old = theta
+        for _ in range(how.epochs):
+            slope = gradient(theta, old, up, down, clip=how.clip, moves=MOVES)
+            adam, move = adam.step(slope, how.rate)
+            theta = theta + move
+        mark(batch, theta)
+    return theta
+
+
+def critic(rewards: Floats, cells: NDArray[np.integer], size: int) -> Floats:
+    """V (S, n, H + 1) at each move of a batch, from its rewards and cells (S, n, H)."""
+    to_go = returns_to_go(rewards)
+    runs, count, horizon = to_go.shape
+    place = (np.arange(horizon) * size + cells).reshape(runs, -1)
+    total = tallied(place, horizon * size, to_go.reshape(runs, -1))
+    seen = tallied(place, horizon * size)
+    usual = np.repeat(to_go.mean(1), size, axis=-1)
+    table = (total + 2 * usual) / (seen + 2)
+    found = np.take_along_axis(table, place, 1).reshape(runs, count, horizon)
+    return np.concatenate([found, np.zeros((runs, count, 1))], axis=-1)
