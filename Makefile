@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve-demo test test-all lint format install browser screenshots clean
+.PHONY: help demo serve-demo test test-all test-gpu audit lint format install browser screenshots clean
 
 help:  ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,13 @@ test: $(STAMP) browser  ## what continuous integration runs
 
 test-all: $(STAMP) browser  ## everything, the slow tests included
 	$(PYTEST) -m "not gpu" --timeout 7200
+	$(BIN)/python tests/audit.py
+
+test-gpu: $(STAMP)  ## what needs an accelerator
+	$(PYTEST) -n 0 -m gpu
+
+audit: $(STAMP)  ## ask the advisory database for holes of the installed libraries
+	$(BIN)/python tests/audit.py
 
 screenshots: $(STAMP) browser  ## draw every state of the panel into docs/screens
 	$(BIN)/python docs/make_screenshots.py

@@ -1,12 +1,10 @@
 """What keeps a run to its owner: no pickles, private files, no secret told, no known hole."""
 
 import ast
-import json
 import logging
-import subprocess
-import sys
 from pathlib import Path
 
+import audit
 import pytest
 import yard_run
 
@@ -117,21 +115,35 @@ def test_no_secret_stands_in_a_file_a_log_or_an_output(tmp_path, capfd, caplog):
 # ---- libraries with known holes ----
 
 
-@pytest.mark.slow
-def test_no_library_has_a_known_vulnerability():
-    """Asks the advisory database for every library that is installed, where it can be reached."""
-    done = subprocess.run(
-        [sys.executable, "-m", "pip_audit", "--progress-spinner", "off", "--format", "json",
-         "--skip-editable"],
-        capture_output=True, text=True, timeout=500,
-    )  # fmt: skip
-    found = json.loads(done.stdout)["dependencies"] if done.stdout.strip() else []
-    audited = [library for library in found if "vulns" in library]
-    if not audited:
-        print("the advisory database cannot be reached from here: no library was audited")
-        return
-    holes = {f"{lib['name']} {lib['version']}": [v["id"] for v in lib["vulns"]] for lib in audited}
-    assert not {name: ids for name, ids in holes.items() if ids}
+SAFE = {"name": "numpy", "version": "2.4", "vulns": []}
+UNKNOWN = {"name": "scipy", "skip_reason": "Dependency not found on PyPI"}
+HOLED = {
+    "name": "starlette", "version": "0.1", "vulns": [{"id": "PYSEC-1", "fix_versions": ["0.2"]}]
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("found", "why", "code", "words"),
+    [
+        ([SAFE], "", 0, "audited 1 of 1 libraries: 0 known holes"),
+        ([SAFE, UNKNOWN], "", 0, "NOT AUDITED: scipy"),
+        ([SAFE, HOLED], "", 1, "HOLE: starlette 0.1: PYSEC-1, repaired in 0.2"),
+        # pip-audit itself calls this "No known vulnerabilities found".
+        ([UNKNOWN], "", 0, "NOT AUDITED: no library of 1 could be looked up (Dependency not"),
+        ([], "no route to host", 0, "NOT AUDITED: no library of 0 could be looked up (no route"),
+    ],
+)
+def test_an_audit_says_what_was_not_audited(found, why, code, words):
+    given, lines = audit.verdict(found, why)
+    assert given == code and any(words in line for line in lines), lines
+
+
+def test_the_audit_is_part_of_all_tests_and_its_words_are_seen():
+    """As a step of make: what a test prints is swallowed where the test passes."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert "test-all: " in makefile and "tests/audit.py" in makefile
+    recipe = makefile.partition("\ntest-all: ")[2].partition("\n\n")[0]
+    assert "audit" in recipe.splitlines()[-1]
 
 
 def test_the_log_of_a_run_names_no_panelist(tmp_path, caplog, monkeypatch):
