@@ -1,4 +1,4 @@
-"""The track: exact values by brute force, walks against them, to and fro, and hacking."""
+"""The track: exact values by brute force, walks against them, back and forth, and hacking."""
 
 import itertools
 from dataclasses import replace
@@ -20,7 +20,7 @@ PANEL = Panel(beta=5.0)
 STRAIGHT = np.tile([30.0, 0.0, 0.0], TRUTH.cells)
 
 
-def to_and_fro(track: Track) -> Floats:
+def back_and_forth(track: Track) -> Floats:
     """Forward before a line, back behind it, and forward elsewhere."""
     theta = np.tile([30.0, 0.0, 0.0], (track.cells, 1))
     theta[:: track.section] = [0.0, 30.0, 0.0]
@@ -70,17 +70,17 @@ def test_walks_have_the_exact_value_and_tell_both_features() -> None:
     assert (np.abs(counts / seen - chances) < 4.5 * np.sqrt(chances / seen) + 1e-3).all()
 
 
-def test_going_straight_and_to_and_fro() -> None:
+def test_going_straight_and_back_and_forth() -> None:
     """Slip .05 leaves each move's mean at .95 of what was chosen: straight on 24 · .95 cells."""
     assert TRUTH.value(STRAIGHT[None])[0] == pytest.approx(24 * 0.95 / 12)
     assert TRUTH.optimum() == pytest.approx(24 * 0.95 / 12)
-    straight, hacked = PROXY.value(np.stack([STRAIGHT, to_and_fro(PROXY)]))
+    straight, hacked = PROXY.value(np.stack([STRAIGHT, back_and_forth(PROXY)]))
     assert hacked > 2.5 * straight
     # All that is lost against the best is the drive to the first line.
     assert hacked == pytest.approx(PROXY.optimum(), abs=0.05)
-    assert abs(TRUTH.value(to_and_fro(TRUTH)[None])[0]) < 0.2
+    assert abs(TRUTH.value(back_and_forth(TRUTH)[None])[0]) < 0.2
     still = replace(TRUTH, slip=0.0)
-    assert replace(PROXY, slip=0.0).value(to_and_fro(still)[None])[0] == pytest.approx(23.0)
+    assert replace(PROXY, slip=0.0).value(back_and_forth(still)[None])[0] == pytest.approx(23.0)
 
 
 def test_among_ordinary_drives_checkpoints_and_progress_go_together() -> None:
@@ -110,11 +110,11 @@ def test_a_repetitions_model_is_the_same_alone() -> None:
     eyes = ("progress", "checkpoints")
     all_of_them = hacking.weights(TRUTH, SEEDS, 50, eyes, PANEL)
     alone = hacking.weights(TRUTH, [SEEDS[5]], 50, eyes, PANEL)
-    assert alone[0] == pytest.approx(all_of_them[5], rel=1e-9)
+    assert alone[0] == pytest.approx(all_of_them[5], rel=1e-5)
     assert len(np.unique(all_of_them[:, 0])) == len(SEEDS)
 
 
-def test_ppo_on_checkpoints_drives_to_and_fro_and_on_progress_round_the_track() -> None:
+def test_ppo_on_checkpoints_drives_back_and_forth_and_on_progress_round_the_track() -> None:
     start = (TRUTH.value(TRUTH.theta0[None])[0], PROXY.value(TRUTH.theta0[None])[0])
     trail = []
     hacked = hacking.practise(

@@ -2,7 +2,7 @@
 
 A car on a ring of cells drives forward, drives back, or waits. Meant is progress, in laps; counted
 is how often a line between two cells is crossed, either way. Among ordinary drives those that pass
-more checkpoints also make more progress; but driving to and fro over one line passes most, and
+more checkpoints also make more progress; but driving back and forth over one line passes most, and
 gets nowhere: the proxy can be hacked, as in the boat race of Clark and Amodei (2016).
 """
 
