@@ -24,7 +24,11 @@ SPREADS = (0.3, 1.0, 3.0)
 """Standard deviation of the difference between the two policies, in logits."""
 PURSE = 4800
 """Votes of a run on the default grid."""
-MEMORIES = (("none", {}), ("momentum .9", {"momentum": 0.9}), ("Adam", {"adam": True}))
+MEMORIES: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("none", {}),
+    ("momentum .9", {"momentum": 0.9}),
+    ("Adam", {"adam": True}),
+)
 MEMORY_GRIDS = {"none": runs.GRIDS["known"], "momentum .9": (0.01, 0.03, 0.1, 0.3, 1.0),
                 "Adam": (0.01, 0.03, 0.1, 0.3, 1.0)}  # fmt: skip
 VOTERS, UNEVEN = 20, 0.7
