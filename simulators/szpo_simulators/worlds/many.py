@@ -296,7 +296,7 @@ class _Block:
         return np.asarray(move * np.minimum(1.0, limit / np.maximum(length, 1e-300)))
 
 
-@functools.lru_cache(maxsize=2**16)
+@functools.lru_cache(maxsize=2**18)
 def _kept(space: Space, step: int, k: int) -> Floats:
     """`coordinates.direction_vector`, remembered: the cells of a bench share their seeds."""
     return coordinates.direction_vector(space, step, k)
