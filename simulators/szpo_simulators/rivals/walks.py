@@ -59,8 +59,8 @@ def walk(world: GridWorld, theta: Reals, u: Uniforms) -> Walks:
         move += chance >= inner[1][row]
         move += chance >= inner[2][row]
         place = row * MOVES + move
-        slipped = (chance - low[place]) * spread[place]
-        done = np.where(slipped < MOVES, slipped.astype(np.int64) & 3, move)
+        slipped = np.minimum((chance - low[place]) * spread[place], MOVES)
+        done = np.where(slipped < MOVES, slipped.astype(np.int64), move)
         taken[t] = cell * MOVES + move
         state = landing[state * MOVES + done]
         states[t] = state
