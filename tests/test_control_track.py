@@ -118,7 +118,7 @@ def test_ppo_on_checkpoints_drives_back_and_forth_and_on_progress_round_the_trac
     start = (TRUTH.value(TRUTH.theta0[None])[0], PROXY.value(TRUTH.theta0[None])[0])
     trail = []
     hacked = hacking.practise(
-        TRUTH, np.array([[0.0, 1.0]] * 4), SEEDS[:4], 20, lambda batch, _: trail.append(batch)
+        TRUTH, np.array([[0.0, 1.0]] * 4), SEEDS[:4], 20, mark=lambda batch, _: trail.append(batch)
     )
     assert trail == list(range(21))
     assert (PROXY.value(hacked) > 2.5 * start[1]).all()

@@ -21,7 +21,7 @@ from szpo_simulators.worlds.world import draws
 
 RIDGE = 1e-3
 RATE, CLIP, EPOCHS, WALKS, LAMBDA = 0.1, 0.2, 4, 64, 0.95
-"""Of PPO: Adam's rate, ε, epochs per batch, drives per batch, λ of the advantages."""
+"""Of PPO: Adam's usual rate, ε, epochs per batch, drives per batch, λ of the advantages."""
 
 
 def weights(
@@ -51,6 +51,8 @@ def practise(
     w: Floats,
     root_seeds: Sequence[int],
     batches: int,
+    *,
+    rate: float = RATE,
     mark: Callable[[int, Floats], None] = lambda batch, theta: None,
 ) -> Floats:
     """Logits (S, d) after so many batches of PPO on the reward of weights (S, features).
@@ -73,7 +75,7 @@ def practise(
         old = theta
         for _ in range(EPOCHS):
             slope = ppo.gradient(theta, old, up, down, clip=CLIP, moves=len(MOVES))
-            adam, move = adam.step(slope, RATE)
+            adam, move = adam.step(slope, rate)
             theta = theta + move
         mark(batch + 1, theta)
     return theta
