@@ -13,7 +13,7 @@ import numpy as np
 
 from szpo.estimators import inversion, moments
 from szpo_simulators.bench import runs
-from szpo_simulators.bench.study import Asked, Study, curve, interval, seeds
+from szpo_simulators.bench.study import Asked, Study, curve, interval, legend_below, seeds
 from szpo_simulators.worlds.bandit import Bandit
 from szpo_simulators.worlds.oracle import Panel
 
@@ -101,14 +101,16 @@ def main(
     study.csv("exact", theory)
     shown = [("known", 1, 1), ("known", 20, 1), ("known", 1, 8), ("sign", 1, 1), ("sign", 100, 1),
              ("sign", 1, 8)]  # fmt: skip
-    with study.figure("bandit", columns=2) as axes:
-        for here, (_, beta) in zip(axes, PANELS, strict=True):
+    views = ((1.0, "votes"), (1.0, "answers"), (5.0, "votes"))
+    with study.figure("bandit", columns=3, height=3.9) as axes:
+        for here, (beta, budget) in zip(axes, views, strict=True):
             for row in rows:
                 if row["beta"] == beta and (row["rule"], row["M"], row["D"]) in shown:
                     label = f"{row['rule']}, M = {row['M']}, D = {row['D']}"
-                    curve(here, runs.along(row), row["curve"], label)
-            here.set(xscale="log", xlabel="votes", title=f"logistic panel, β = {beta:g}")
+                    curve(here, runs.along(row, budget), row["curve"], label)
+            here.set(xscale="log", xlabel="votes" if budget == "votes" else "answers read")
             here.set(ylim=(-0.03, 1.03), ylabel="P(risky), best is 1")
-        axes[1].legend(fontsize=7.5)
+            here.set(title=f"logistic panel, β = {beta:g}")
+        legend_below(axes[1], 3)
     study.end()
     return {"runs": rows, "exact": theory}

@@ -10,7 +10,16 @@ import numpy as np
 
 from szpo_simulators.bench import runs
 from szpo_simulators.bench.runs import base
-from szpo_simulators.bench.study import Study, curve, points, seeds, told
+from szpo_simulators.bench.study import (
+    COLOURS,
+    Study,
+    curve,
+    legend_below,
+    points,
+    seeds,
+    ticks,
+    told,
+)
 from szpo_simulators.worlds.gridworld import DENSE
 from szpo_simulators.worlds.world import draws
 
@@ -91,27 +100,29 @@ def main(
     study.table("N and D, one vote a comparison", sizes, budget)
     for part, rows in (("splits", splits), ("more", more), ("costs", shapes), ("sizes", sizes)):
         study.csv(part, rows)
-    with study.figure("budget-split", columns=3) as (left, middle, right):
+    with study.figure("budget-split", columns=3, height=3.9) as (left, middle, right):
         for row in splits:
             curve(left, runs.along(row), row["curve"], f"N = {row['N']}, M = {row['M']}")
-        left.set(xlabel="votes (= answers read / 2)", ylabel="value", title="64 votes a step")
-        left.legend()
-        for cost in COSTS:
+        left.set(xlabel="votes (answers read: twice as many)", ylabel="value")
+        left.set(title="64 votes a step")
+        legend_below(left)
+        for cost, mark in zip(COSTS, "os^", strict=True):
             rows = sorted((r for r in shapes if r["cost"] == cost), key=lambda r: r["ratio"])
-            points(middle, [r["ratio"] for r in rows], rows, f"a walk costs {cost:g} votes")
-            middle.axvline(best_ratio(cost, s), color=middle.lines[-1].get_color(), lw=0.8, ls=":")
-        middle.set(xscale="log", xlabel="M/D (dotted: best by theory)", title="Equal cost")
-        middle.legend()
-        for D in ROWS:
+            points(middle, [r["ratio"] for r in rows], rows, f"a walk costs {cost:g} votes",
+                   fmt=mark)  # fmt: skip
+            middle.axvline(best_ratio(cost, s), color=middle.lines[-1].get_color(), lw=0.9, ls=":")
+        ticks(middle, sorted({row["ratio"] for row in shapes}))
+        middle.set(xlabel="M/D (dotted: best by theory)", ylabel="value at the end")
+        middle.set(title="Equal cost of votes and walks")
+        legend_below(middle, 1)
+        for D, colour in zip(ROWS, COLOURS, strict=False):
             rows = [row for row in sizes if row["D"] == D]
-            points(right, [row["answers"] for row in rows], rows, f"D = {D}, read", fmt="o--")
-            points(
-                right, [row["votes"] for row in rows], rows, f"D = {D}, votes", fmt="s-",
-                color=right.lines[-1].get_color(),
-            )  # fmt: skip
-        right.set(
-            xscale="log", xlabel="votes, or answers read (dashed)", title="N = 2 … 64, M = 1"
-        )
-        right.legend(fontsize=7.5)
+            for spent, mark in (("votes", "o-"), ("answers", "s--")):
+                name = "answers read" if spent == "answers" else spent
+                points(right, [row[spent] for row in rows], rows, f"D = {D}, by {name}",
+                       fmt=mark, color=colour)  # fmt: skip
+        right.set(xscale="log", xlabel="votes, or answers read", ylabel="value at the end")
+        right.set(title="N = 2 to 64, M = 1")
+        legend_below(right)
     study.end()
     return {"splits": splits, "more": more, "costs": shapes, "sizes": sizes, "spread": s}

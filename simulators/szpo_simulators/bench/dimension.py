@@ -7,7 +7,7 @@ from typing import Any
 
 from szpo_simulators.bench import runs
 from szpo_simulators.bench.runs import base
-from szpo_simulators.bench.study import Study, curve, points, told
+from szpo_simulators.bench.study import COLOURS, Study, curve, legend_below, points, ticks, told
 from szpo_simulators.worlds.gridworld import SPARSE
 
 SUBSPACES = (4, 8, 16, 32, 64, 100)
@@ -59,23 +59,27 @@ def main(
     for part, rows in (("subspaces", spaces), ("blocks", blocks), ("trade", trade),
                        ("sparse", sparse)):  # fmt: skip
         study.csv(part, rows)
-    with study.figure("dimension", columns=3) as (left, middle, right):
-        for T in lengths:
-            rows = [row for row in spaces if row["steps"] == T]
+    with study.figure("dimension", columns=3, height=3.9) as (left, middle, right):
+        for T, mark in zip(lengths, "os^", strict=False):
+            rows = [
+                row for row in spaces if row["steps"] == T or (quick and row["steps"] * 4 == T)
+            ]
             points(left, [row["subspace"] for row in rows], rows, f"{rows[0]['votes']} votes",
-                   fmt="o-")  # fmt: skip
-        left.set(xscale="log", xlabel="coordinates d of a random subspace", ylabel="value",
-                 title="Few coordinates or many")  # fmt: skip
-        left.legend()
+                   fmt=f"{mark}-")  # fmt: skip
+        ticks(left, SUBSPACES)
+        left.set(xlabel="coordinates d of a random subspace", ylabel="value at the end")
+        left.set(title="Few coordinates or many")
+        legend_below(left)
         for row in trade:
             curve(middle, runs.along(row), row["curve"], f"K = {row['K']}, T = {row['steps']}")
-        middle.set(xlabel="votes", title="K directions or T steps")
-        middle.legend()
+        middle.set(xlabel="votes (answers read: twice as many)", ylabel="value")
+        middle.set(title="K directions or T steps")
+        legend_below(middle)
         values = {f"N = {row['N']}{', true returns' if row['truth'] else ''}": row["values"]
                   for row in sparse}  # fmt: skip
-        right.boxplot(list(values.values()), tick_labels=list(values), showfliers=True)
-        right.axhline(best, color="#009e73", lw=1, label="optimum")
+        right.boxplot(list(values.values()), tick_labels=list(values))
+        right.axhline(best, color=COLOURS[2], lw=1, marker="", label="optimum")
         right.set(title="Sparse reward with a distractor", ylabel="value at the end")
-        right.legend()
+        legend_below(right)
     study.end()
     return {"subspaces": spaces, "blocks": blocks, "trade": trade, "sparse": sparse}

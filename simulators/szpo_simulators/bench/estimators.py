@@ -12,7 +12,7 @@ from szpo.links import LINKS
 from szpo.types import Floats
 from szpo_simulators.bench import runs
 from szpo_simulators.bench.runs import base
-from szpo_simulators.bench.study import Asked, Study, points, told
+from szpo_simulators.bench.study import Asked, Study, legend_below, points, told
 
 NAMES = ("clip", "trim", "haldane", "laplace", "second", "posterior", "score")
 TRIM = 16.0
@@ -100,13 +100,17 @@ def main(
     study.csv("exact", table)
     study.csv("slopes", slopes)
     study.csv("runs", trained)
-    with study.figure("estimators", columns=2) as (left, right):
+    with study.figure("estimators", columns=2, height=3.9) as (left, right):
         x = np.linspace(0, 3, 61)
         for name in ("clip", "haldane", "laplace", "second", "score"):
             left.plot(x, bias_at(name, 10, x), label=name, markevery=10)
         left.axhline(0, color="#888888", lw=0.8)
-        left.set(xlabel="true difference x (logits)", ylabel="exact bias of Δ̂", title="M = 10")
-        left.legend(fontsize=7.5)
+        left.set(
+            xlabel="true difference x (logits)",
+            ylabel="exact bias of Δ̂",
+            title="Bias of an estimate from M = 10 votes",
+        )
+        legend_below(left, 3)
         for j, (N, M) in enumerate(shapes):
             rows = [row for row in trained if (row["N"], row["M"]) == (N, M)]
             names = [*NAMES, "pooled"]
@@ -114,7 +118,7 @@ def main(
             points(right, places, rows, f"N = {N}, M = {M}", fmt="os^"[j])
         right.set_xticks(range(len(names)), names, rotation=35, ha="right")
         right.set(ylabel="value at the end", title="The same estimators in runs")
-        right.legend()
+        legend_below(right, 3)
     study.end()
     return {"exact": table, "slopes": slopes, "runs": trained}
 

@@ -65,8 +65,9 @@ def main(
         title = f"N = {N}, M = {M}, D = {D}: {rows[0]['votes']} votes, {rows[0]['answers']} read"
         study.table(title, lines, {"panel": "panel", **{way: way for way, *_ in WAYS}})
     study.csv("links", found)
-    with study.figure("links", columns=len(shapes), height=3.8) as axes:
-        for (N, M, D), here in zip(shapes, [axes] if len(shapes) == 1 else axes, strict=True):
+    with study.figure("links", columns=len(shapes), height=3.9) as drawn:
+        axes = [drawn] if len(shapes) == 1 else list(drawn)
+        for (N, M, D), here in zip(shapes, axes, strict=True):
             for j, (way, *_) in enumerate(WAYS):
                 rows = [
                     row for row in found
@@ -78,6 +79,6 @@ def main(
             here.set_xticks(range(len(PANELS)), names, rotation=35, ha="right", fontsize=8)
             reading = f"{rows[0]['votes']} votes, {rows[0]['answers']} read"
             here.set(ylabel="value at the end", title=f"N = {N}, M = {M}, D = {D}: {reading}")
-        here.legend(fontsize=7.5)
+        axes[0].legend(fontsize=8, loc="lower left")
     study.end()
     return {"links": found}

@@ -11,7 +11,7 @@ from typing import Any
 
 from szpo_simulators.bench import runs
 from szpo_simulators.bench.runs import base
-from szpo_simulators.bench.study import Study, curve, points, told
+from szpo_simulators.bench.study import COLOURS, Study, curve, legend_below, points, ticks, told
 
 PAIRINGS = (
     ("one-sided, μ = 1", {"pairing": "forward", "mu": 1.0}),
@@ -64,19 +64,22 @@ def main(
     study.table("radius, antithetic", radii, {"μ": "mu", **dict(list(columns.items())[1:])})
     study.csv("pairs", pairs)
     study.csv("radius", radii)
-    with study.figure("pairing", columns=2) as (left, right):
+    with study.figure("pairing", columns=2, height=3.9) as (left, right):
         for row in pairs:
-            label = f"{row['label']}{', common numbers' if row['crn'] else ''}"
-            curve(
-                left, runs.along(row), row["curve"], label, linestyle="-" if row["crn"] else "--"
-            )
-        left.set(xlabel="votes", ylabel="value", title="Pairs, at equal votes")
-        left.legend(fontsize=7.5)
+            label = f"{row['label']}{', common' if row['crn'] else ''}"
+            colour = COLOURS[[name for name, _ in PAIRINGS].index(row["label"])]
+            style = {"linestyle": "-", "marker": "o"} if row["crn"] else {"linestyle": "--"}
+            curve(left, runs.along(row), row["curve"], label, **{"marker": "", **style},
+                  color=colour)  # fmt: skip
+        title = "Pairs of policies (common: random numbers shared)"
+        left.set(xlabel="votes (answers read: twice as many)", ylabel="value", title=title)
+        legend_below(left)
         for crn in (False, True):
             rows = [row for row in radii if row["crn"] == crn]
             name = "common random numbers" if crn else "own numbers"
-            points(right, [row["mu"] for row in rows], rows, name, fmt="o-")
-        right.set(xscale="log", xlabel="radius μ", ylabel="value at the end", title="Radius")
-        right.legend()
+            points(right, [row["mu"] for row in rows], rows, name, fmt="o-" if crn else "s--")
+        ticks(right, RADII)
+        right.set(xlabel="radius μ, |v| = √d", ylabel="value at the end", title="Radius")
+        legend_below(right)
     study.end()
     return {"pairs": pairs, "radius": radii}

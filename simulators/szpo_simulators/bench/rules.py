@@ -15,7 +15,16 @@ from szpo import weighting
 from szpo.seeds import derive
 from szpo_simulators.bench import runs
 from szpo_simulators.bench.runs import base
-from szpo_simulators.bench.study import Asked, Study, curve, interval, points, told
+from szpo_simulators.bench.study import (
+    Asked,
+    Study,
+    curve,
+    interval,
+    legend_below,
+    points,
+    ticks,
+    told,
+)
 from szpo_simulators.worlds import efficiency
 
 VOTES = (1, 2, 3, 4, 12, 64)
@@ -133,7 +142,7 @@ def main(
     for part, table in (("ratios", ratios), ("runs", trained), ("memory", memory),
                         ("weights", weights)):  # fmt: skip
         study.csv(part, table)
-    with study.figure("rules", columns=3) as (left, middle, right):
+    with study.figure("rules", columns=3, height=3.9) as (left, middle, right):
         for spread in SPREADS:
             some = [row for row in ratios if row["spread"] == spread]
             points(left, VOTES, some, f"simulated, spread {spread:g}")
@@ -142,18 +151,21 @@ def main(
         small = [float(efficiency.kept_by_sign(n)) for n in VOTES]
         left.plot(VOTES, small, color="black", marker="", ls="--", lw=1, label="exact, small x")
         left.axhline(2 / np.pi, color="#888888", lw=0.8, ls=":", label="2/π")
-        left.set(xscale="log", xlabel="votes per direction", title="What the sign keeps",
+        ticks(left, VOTES)
+        left.set(xlabel="votes per direction", title="What the sign keeps (lines: exact)",
                  ylabel="merit of sign / merit of margin")  # fmt: skip
-        left.legend(fontsize=7.5)
+        legend_below(left)
         for rule in ("margin", "sign", "bayes"):
             some = sorted((row for row in trained if row["rule"] == rule), key=lambda r: r["N"])
-            points(middle, [row["N"] for row in some], some, rule, fmt="o-")
-        middle.set(xscale="log", xlabel="votes per direction", ylabel="value at the end",
+            mark = {"margin": "o-", "sign": "s--", "bayes": "^-"}[rule]
+            points(middle, [row["N"] for row in some], some, rule, fmt=mark)
+        ticks(middle, VOTES)
+        middle.set(xlabel="votes per direction", ylabel="value at the end",
                    title=f"Runs of {trained[0]['votes']} votes")  # fmt: skip
-        middle.legend()
+        legend_below(middle, 3)
         for row in memory:
             curve(right, runs.along(row), row["curve"], row["label"])
         right.set(xlabel="votes", ylabel="value", title="Memory (known, N = 16, M = 4)")
-        right.legend()
+        legend_below(right, 3)
     study.end()
     return {"ratios": ratios, "runs": trained, "memory": memory, "weights": weights}

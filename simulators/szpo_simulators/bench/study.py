@@ -287,5 +287,20 @@ def points(
     axes.errorbar(x, means, yerr=np.stack([means - low, high - means]), **settings)
 
 
+def ticks(axes: Axes, values: Sequence[float]) -> None:
+    """A logarithmic x-axis that names these values and no others."""
+    axes.set_xscale("log")
+    axes.set_xticks(list(values), [f"{value:g}" for value in values])
+    axes.set_xticks([], minor=True)
+
+
+def legend_below(axes: Axes, columns: int = 2) -> None:
+    """The legend under the axes, where it hides no data."""
+    axes.legend(
+        loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=columns, fontsize=8,
+        columnspacing=1.2, handlelength=2.2,
+    )  # fmt: skip
+
+
 def _text(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
