@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from szpo_simulators.control import notebook
+from szpo_simulators.control.cartpole import NOTEBOOK, SCALE, Network
 from szpo_simulators.control.notebook import (
     CLIP,
     FORMS,
@@ -90,6 +91,20 @@ def test_the_repair_and_reinforce_reach_500() -> None:
     """Single seeds chosen because they are quick; shares over seeds are the bench's matter."""
     assert max(lengths(ppo(1), 40)) == 500
     assert max(lengths(reinforce(2), 60)) == 500
+
+
+@pytest.mark.parametrize("policy", [NOTEBOOK, Network(), Network(3)])
+def test_the_two_logits_in_torch_are_the_one_in_numpy(policy: Network) -> None:
+    learner = Learner(0, policy=policy)
+    with torch.no_grad():
+        for parameter in learner.net.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=learner.torch))
+    assert learner.theta().shape == (policy.dim,)
+    seen = np.random.default_rng(0).normal(size=(6, 4)) * 0.2
+    entered = torch.from_numpy((seen / SCALE if policy.scaled else seen).astype(np.float32))
+    odds = policy.logit(learner.theta()[None], seen[None])[0]
+    logs = learner.logprob(entered, torch.ones(6, dtype=torch.int64)).detach().numpy()
+    assert np.exp(logs) == pytest.approx(1 / (1 + np.exp(-odds)), rel=1e-5)
 
 
 def test_the_notebooks_constants() -> None:

@@ -190,8 +190,13 @@ def _draw(
                 )  # fmt: skip
             here.set(xscale="log", xlabel="votes", ylabel=names[seen])
             here.set_ylim(bottom=0)
+            spent = list(dict.fromkeys(row["votes"] for row in rows))
+            here.set_xticks(spent, [f"{votes:,}" for votes in spent])
             above = here.secondary_xaxis("top", functions=(lambda x: 2 * x, lambda x: x / 2))
             above.set_xlabel("answers read", fontsize=8.5)
+            above.set_xticks([2 * v for v in spent], [f"{2 * v:,}" for v in spent])
+            for axis in (here, above):
+                axis.minorticks_off()
         axes[0].figure.legend(
             *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8.5
         )
@@ -205,5 +210,6 @@ def _draw(
             ]
             curve(here, range(len(line)), line, names[seen], marker="")
         here.set(xlabel="batches of PPO on the learnt reward", ylabel="% of the best possible")
+        here.set_ylim(bottom=0)
         here.set_title(f"reward model sees checkpoints, {believed['votes']} votes", fontsize=9.5)
         here.legend(fontsize=8.5)

@@ -8,7 +8,7 @@ table, in which every action meets every return; those have mean 0, so nothing i
 from. Either alone keeps it from learning.
 
 The moves are drawn in NumPy and an episode's log-probabilities computed in one pass; the
-arithmetic is the notebook's.
+arithmetic is the notebook's. Both learn any `Network` besides, for comparisons on equal policies.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from torch import Tensor, nn
 
 from szpo.seeds import derive, integer
 from szpo.types import Floats
+from szpo_simulators.control.cartpole import NOTEBOOK, SCALE, Network
 
-GAMMA, RATE, CLIP, EPOCHS, HIDDEN = 0.99, 1e-2, 0.2, 4, 128
+GAMMA, RATE, CLIP, EPOCHS = 0.99, 1e-2, 0.2, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ FORMS: Mapping[str, Mistakes] = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Episode:
-    """What was seen (T, 4), which pushes were chosen (T,), in one episode of T moves."""
+    """What entered the net (T, 4), which pushes were chosen (T,), in one episode of T moves."""
 
     states: Tensor
     actions: Tensor
@@ -58,13 +59,16 @@ class Episode:
 
 
 class Learner:
-    """A net, its optimizer, the environment and the chance of one seed."""
+    """A net with two logits, its optimizer, the environment and the chance of one seed."""
 
-    def __init__(self, seed: int, rate: float = RATE) -> None:
+    def __init__(self, seed: int, rate: float = RATE, policy: Network = NOTEBOOK) -> None:
+        self.policy = policy
         self.torch = torch.Generator().manual_seed(integer(derive(seed, "torch"), 0, 2**62))
-        self.net = nn.Sequential(nn.Linear(4, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 2))
-        for parameter in self.net.parameters():  # torch's own start, from this seed alone
-            reach = 0.5 if parameter.shape[0] == HIDDEN else HIDDEN**-0.5
+        self.net = _layers(policy)
+        for parameter in self.net.parameters():
+            hidden = policy.hidden
+            # torch's own start, from this seed alone; a linear policy starts even.
+            reach = 0.0 if not hidden else 0.5 if len(parameter) == hidden else hidden**-0.5
             nn.init.uniform_(parameter, -reach, reach, generator=self.torch)
         self.adam = torch.optim.Adam(self.net.parameters(), lr=rate)
         self.chance = np.random.Generator(
@@ -73,24 +77,28 @@ class Learner:
         self.world = gymnasium.make("CartPole-v1")
         self.world.reset(seed=integer(derive(seed, "starts"), 0, 2**31))
 
-    def weights(self) -> tuple[Floats, ...]:
-        """The layers as NumPy arrays, for drawing moves."""
-        return tuple(p.detach().numpy().astype(np.float64) for p in self.net.parameters())
+    def theta(self) -> Floats:
+        """The weights (d,) as `Network.logit` reads them, the two logits as one."""
+        *inner, outward, last = (
+            p.detach().numpy().astype(np.float64) for p in self.net.parameters()
+        )
+        parts = [np.ravel(p.T) for p in inner]
+        return np.concatenate([*parts, outward[1] - outward[0], [last[1] - last[0]]])
 
     def episode(self) -> Episode:
         """One episode by the present net."""
-        inward, bias, outward, last = self.weights()
-        side, offset = outward[1] - outward[0], last[1] - last[0]
+        theta = self.theta()[None]
         seen, _ = self.world.reset()
         states, actions, over = [], [], False
         while not over:
-            odds = np.maximum(inward @ seen + bias, 0.0) @ side + offset
+            odds = self.policy.logit(theta, seen[None, None].astype(np.float64))[0, 0]
             action = int(self.chance.random() < 1 / (1 + np.exp(-odds)))
             states.append(seen)
             actions.append(action)
             seen, _, fallen, cut, _ = self.world.step(action)
             over = fallen or cut
-        return Episode(torch.from_numpy(np.array(states)), torch.tensor(actions))
+        entered = np.array(states) / (SCALE if self.policy.scaled else 1.0)
+        return Episode(torch.from_numpy(entered.astype(np.float32)), torch.tensor(actions))
 
     def logprob(self, states: Tensor, actions: Tensor) -> Tensor:
         """Log-probabilities log π(action | state), (T,)."""
@@ -109,6 +117,14 @@ class Learner:
         self.adam.step()
 
 
+def _layers(policy: Network) -> nn.Sequential:
+    h = policy.hidden
+    if not h:
+        return nn.Sequential(nn.Linear(4, 2))
+    bend = nn.ReLU() if policy.activation == "relu" else nn.Tanh()
+    return nn.Sequential(nn.Linear(4, h), bend, nn.Linear(h, 2))
+
+
 def returns(length: int, gamma: float = GAMMA) -> Tensor:
     """Returns to go of an episode with reward 1 per move, normalised over its moves.
 
@@ -119,9 +135,11 @@ def returns(length: int, gamma: float = GAMMA) -> Tensor:
     return (to_go - to_go.mean()) / (to_go.std() + 1e-9)
 
 
-def reinforce(seed: int, rate: float = RATE) -> Iterator[tuple[int, Learner]]:
+def reinforce(
+    seed: int, rate: float = RATE, policy: Network = NOTEBOOK
+) -> Iterator[tuple[int, Learner]]:
     """REINFORCE (Williams 1992), for ever: each episode's length, and the learner after it."""
-    learner = Learner(seed, rate)
+    learner = Learner(seed, rate, policy)
     while True:
         seen = learner.episode()
         learner.descend(-(learner.logprob(seen.states, seen.actions) * returns(seen.length)).sum())
@@ -129,10 +147,13 @@ def reinforce(seed: int, rate: float = RATE) -> Iterator[tuple[int, Learner]]:
 
 
 def ppo(
-    seed: int, mistakes: Mistakes = FORMS["repaired"], rate: float = RATE
+    seed: int,
+    mistakes: Mistakes = FORMS["repaired"],
+    rate: float = RATE,
+    policy: Network = NOTEBOOK,
 ) -> Iterator[tuple[int, Learner]]:
     """PPO-clip (Schulman et al. 2017) as `reinforce`, with the notebook's mistakes or without."""
-    learner = Learner(seed, rate)
+    learner = Learner(seed, rate, policy)
     while True:
         seen = learner.episode()
         advantages = returns(seen.length)
