@@ -237,16 +237,15 @@ def erase(ledger: Ledger, name: str, by: str) -> None:
         UsageError: nobody of that name was invited.
     """
     _forget(ledger)
+    # The log holds old pages: it is folded, begun anew with the new ones, and folded again.
+    ledger.fold_log()
     with ledger.transaction(by):
         rows = keys.all_of(ledger, name)
         if not rows:
             raise UsageError(f"erase: nobody was invited as {name!r}")
         panelist = rows[0]["panelist"]
         ledger.record_event("erase", by, {"role": rows[0]["role"], "panelist": panelist})
-    # The log holds old pages: it is folded, begun anew with the new ones, and folded again.
-    ledger.fold_log()
-    with ledger.transaction(by):
-        for row in keys.all_of(ledger, name):
+        for row in rows:
             ledger.execute("DELETE FROM credentials WHERE credential = ?", (row["credential"],))
         ledger.execute("DELETE FROM contacts WHERE panelist = ?", (panelist,))
         if panelist is not None:

@@ -19,6 +19,7 @@ _NETWORK_FILESYSTEMS = ("nfs", "cifs", "smb", "fuse.sshfs", "afs", "ncp")
 _PRAGMAS = (
     "PRAGMA busy_timeout=10000",
     "PRAGMA synchronous=FULL",
+    "PRAGMA fullfsync=ON",  # on macOS a plain sync leaves the disk's own cache unwritten
     "PRAGMA foreign_keys=ON",
     "PRAGMA recursive_triggers=ON",  # else REPLACE would delete without firing triggers
     "PRAGMA trusted_schema=OFF",
@@ -32,10 +33,22 @@ _PRAGMAS = (
 def connect(path: Path, *, readonly: bool) -> sqlite3.Connection:
     """A connection to an existing file, usable from any thread, with every pragma set."""
     uri = f"{path.absolute().as_uri()}?mode={'ro' if readonly else 'rw'}"
+    if readonly and _is_still(path):
+        uri += "&immutable=1"
     conn = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
     for pragma in _PRAGMAS:
         conn.execute(pragma)
     return conn
+
+
+def _is_still(path: Path) -> bool:
+    """It lies where nothing can be written (a mounted copy), and no log beside it says otherwise.
+
+    SQLite would want to make its files beside it, even to read, and would refuse.
+    """
+    beside = (path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))
+    folder = path.absolute().parent
+    return not os.access(folder, os.W_OK) and not any(each.exists() for each in beside)
 
 
 class Folder:

@@ -231,6 +231,23 @@ def test_a_read_only_file_is_read_and_refuses_writes_in_words(tmp_path, start):
             live(path, ledger)
 
 
+def test_a_run_on_a_medium_that_cannot_be_written_is_read(tmp_path, start, monkeypatch):
+    """SQLite would make files beside it even to read; a mounted copy has no room for them."""
+    path = tmp_path / "run.db"
+    path.write_bytes(start[0])
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)
+    with Ledger.open(path, readonly=True) as ledger:
+        assert replay.verify(ledger).ok
+        assert [p.name for p in tmp_path.iterdir()] == ["run.db"]
+        with pytest.raises(StorageError, match="nothing was stored"):
+            VoteService(ledger).enroll("person", "ann")
+    # With a log beside it there is more than the file holds: that is read as well.
+    with opened(path) as writer:
+        writer.record_event("note", "test", {})
+        with Ledger.open(path, readonly=True) as ledger:
+            assert len(list(ledger.events("note"))) == 1
+
+
 def test_a_locked_file_ends_the_run_and_it_goes_on_later(tmp_path, start):
     content, expected = start
     path = tmp_path / "run.db"

@@ -1,6 +1,7 @@
 """What keeps a run to its owner: no pickles, private files, no secret told, no known hole."""
 
 import ast
+import contextlib
 import logging
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from szpo import backup, credentials, storage
 from szpo.cli import call
 from szpo.credentials import AccessError
 from szpo.ledger import Ledger
+from tests.test_crash import Crash, Faulty, wrap
 
 ROOT = Path(__file__).parent.parent
 SOURCES = [
@@ -110,6 +112,26 @@ def test_no_secret_stands_in_a_file_a_log_or_an_output(tmp_path, capfd, caplog):
         assert secret.encode() not in content, "a secret is stored, not its hash"
     assert not [text for text in said if "Secretive" in text], "a person's name was told"
     assert b"Secretive" in content  # it stands in the file, and only there
+
+
+def test_the_record_tells_of_an_erasure_only_with_it(tmp_path, monkeypatch):
+    """A process that dies at any write of an erasure leaves all of it undone, or none."""
+    path = yard_run.make(tmp_path, "run.votes=8")
+    with Ledger.open(path) as ledger:
+        ledger.execute("PRAGMA synchronous=OFF")
+        credentials.invite(ledger, "panelist", "Ann", contact="Secretive Person")
+        told, at = [], 0
+        while not told:
+            at += 1
+            with contextlib.suppress(Crash), wrap(Ledger.open(path), Faulty(at)) as dying:
+                credentials.erase(dying, "Ann", "op")
+            told = list(ledger.events("erase"))
+            assert bool(told) == (not ledger.query("SELECT 1 FROM contacts"))
+            assert bool(told) == (not ledger.query("SELECT 1 FROM credentials"))
+        assert at > 4
+        ledger.fold_log()  # as the next process does; the bytes go with it
+    for file in path.parent.iterdir():
+        assert b"Secretive" not in file.read_bytes()
 
 
 # ---- libraries with known holes ----
