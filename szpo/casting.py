@@ -16,6 +16,9 @@ from szpo.types import Assignment, Choice
 CHOICES: Final = get_args(Choice)
 Action = Literal["exclude", "reinstate"]
 
+MOST_ANSWERS: Final = 100
+"""Answers to one comparison by one panelist, changes of mind included: no person needs more, and
+the record keeps every one."""
 _IDEM = re.compile(r"[A-Za-z0-9_.:-]{16,64}")
 
 
@@ -129,6 +132,12 @@ def store(ledger: Ledger, ballot: Ballot, *, rubric_version: int | None, at_us: 
     if is_open and seat["tab"] != ballot.tab:
         raise VoteConflictError(
             "stale_tab", "vote: this comparison is open in another tab", stands
+        )
+    if len(before) >= MOST_ANSWERS:
+        raise VoteConflictError(
+            "changed_often",
+            f"vote: this comparison was answered {MOST_ANSWERS} times; the last answer stands",
+            stands,
         )
     stored = ledger.append(
         "votes",

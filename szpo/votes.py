@@ -231,16 +231,27 @@ class VoteService:
             )
             self._moved(assignment, now)
 
-    def extend(self, assignment: str) -> None:
-        """Hold a seat for another full term (the page's heartbeat).
+    def extend(self, assignment: str) -> bool:
+        """Hold a seat for another full term (the page's heartbeat); whether it is held now.
 
-        While the run is paused seats rest: what they had left is given back at its end, and what
-        was added meanwhile would be too.
+        One that ran out, or was given back, is held again only where its comparison still lacks
+        somebody; outside the open step not at all. While the run is paused seats rest: what they
+        had left is given back at its end, and what was added meanwhile would be too.
         """
         with self.ledger.transaction("votes"):
+            found, board, now = self.assignment(assignment), self._board(), self.clock()
+            if found is None:
+                return False
             if self._paused():
-                return
-            self._hold(assignment, "expires_us = ?, released_us = NULL")
+                return found.expires_us > now
+            seat = None if board is None else board.seats.get(assignment)
+            if board is None or seat is None:
+                may = found.expires_us > now
+            else:
+                may = board.places[seat.comparison].holds(seat, now, self.spare)
+            if may:
+                self._hold(assignment, "expires_us = ?, released_us = NULL")
+            return may
 
     def take(self, assignment: str, tab: str) -> None:
         """Let another tab go on with a seat, answered or not; the former one cannot vote then."""
@@ -273,7 +284,8 @@ class VoteService:
 
         Raises:
             UsageError: unknown seat or choice, or a key of another form.
-            VoteConflictError: key_reused (other answer, same key), stale_tab, or closed.
+            VoteConflictError: key_reused (other answer, same key), stale_tab, closed, or
+                changed_often (a hundred answers to one comparison).
         """
         ballot = Ballot(assignment, choice, idem, skip_reason, dwell_ms, details, tab, panelist)
         with self.ledger.transaction("votes"):

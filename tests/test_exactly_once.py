@@ -34,7 +34,8 @@ def check(path, begin, kills):
 
 def kill_and_go_on(path, kills):
     """Kill the process that takes votes again and again; its clients retry what was not acked."""
-    seats = voting.ballot(path, 300, sync=False)
+    # Enough that nobody answers one a hundred times, which is refused.
+    seats = voting.ballot(path, 300 + 3 * kills, sync=False)
     begin = [0] * voting.DOORS
     stood = {}
     waits = seeds.uniform(seeds.derive(5, "kills"), kills)

@@ -228,6 +228,21 @@ def test_a_released_comparison_is_free_for_others_and_a_held_one_is_extended(
     assert row["released_us"] is not None and row["expires_us"] <= stage.clock()
 
 
+def test_a_comparison_that_somebody_else_got_is_not_taken_back(
+    stage: Stage, client: httpx.Client
+) -> None:
+    shown = [take(client), take(client)][-1]
+    stage.clock.forward(660)
+    for name in ("P-02", "P-03", "P-04"):  # two votes and a spare one
+        person = stage.invitation("panelist", name).panelist or ""
+        assert stage.site.service.assign_to(
+            stage.ledger.query("SELECT comparison FROM assignments WHERE assignment = ?",
+                               (shown["assignment"],))[0]["comparison"], person
+        )  # fmt: skip
+    answer = client.post("/api/extend", json={"assignment": shown["assignment"]})
+    assert (answer.status_code, answer.json()["error"]) == (409, "given_away")
+
+
 def test_an_operator_has_no_ballot(stage: Stage) -> None:
     with httpx.Client(base_url=stage.url, cookies=stage.cookie("operator", "Olga")) as client:
         answer = client.post("/api/assignment", json={"tab": "t1"})

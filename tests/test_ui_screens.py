@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from browser import make
 
-from szpo import lease
+from szpo import casting, lease
 from szpo.errors import UsageError
 from szpo.roundstatus import round_status
 from szpo_ui import app, panel, render, screens
@@ -108,6 +108,17 @@ def test_practice_can_be_taken_again_before_the_run_begins(stage):
         assert ann.at.chosen is None
         assert ann.vote("tie", key=key).state == "feedback"
         assert ann.do("look", seat=None).state == "idle"
+
+
+def test_a_hundred_changes_of_mind_are_told_to_be_enough(stage, monkeypatch):
+    monkeypatch.setattr(casting, "MOST_ANSWERS", 2)
+    ann = Person(stage, "ann")
+    for key in range(2):
+        ann.do("practice")
+        assert ann.vote("tie", key=key).state == "feedback"
+    ann.do("practice")
+    at = ann.vote("tie", key=2)
+    assert at.state == "idle" and "a hundred times" in at.notice
 
 
 # ---- a round ----

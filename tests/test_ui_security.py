@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import socket
@@ -15,7 +16,8 @@ import pytest
 from browser import MovableClock, Stage, make, serve
 from starlette.datastructures import Headers
 
-from szpo_ui import app, security
+from szpo import credentials
+from szpo_ui import access, app, security
 
 pytest_plugins = ["browser"]
 
@@ -171,6 +173,43 @@ def test_a_body_that_never_ends_is_given_up(whole: Stage, monkeypatch: pytest.Mo
             .encode()
         )  # fmt: skip
         assert wire.recv(4096).startswith(b"HTTP/1.1 408")
+
+
+@pytest.mark.parametrize("role", ["panelist", "operator"])
+def test_who_is_revoked_while_a_body_uploads_is_not_let_through(
+    role: credentials.Role, tmp_path: Path
+) -> None:
+    """The session was good when the request began; it ends with the last byte of the body."""
+    stage = make(tmp_path / "run.db", clock=MovableClock())
+    cookie = "; ".join(f"{k}={v}" for k, v in stage.cookie(role, "Ada").items())
+    path = {"panelist": "/api/votes", "operator": "/operate/gradio_api/run/predict"}[role]
+    reached: list[Any] = []
+    sent: list[Any] = []
+
+    async def inner(scope: Any, receive: Any, send: Any) -> None:
+        reached.append(await receive())
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    def asked(*, revoke: bool) -> int | None:
+        async def receive() -> Any:
+            if revoke:
+                credentials.revoke(stage.ledger, "Ada", "Olga")
+            return {"type": "http.request", "body": b"{}", "more_body": False}
+
+        headers = [(b"cookie", cookie.encode()), (b"content-length", b"2")]
+        scope = {"type": "http", "method": "POST", "path": path, "headers": headers}
+        sent.clear()
+        asyncio.run(door(scope, receive, send))
+        return sent[0]["status"] if sent else None
+
+    sessions = access.Sessions(stage.site)
+    door = security.Door(inner, stage.site, sessions)
+    assert asked(revoke=False) is None and len(reached) == 1
+    assert asked(revoke=True) == 403 and len(reached) == 1
+    sessions.close()
+    stage.ledger.close()
 
 
 def test_every_answer_carries_the_headers(panelist: httpx.Client, operator: httpx.Client) -> None:

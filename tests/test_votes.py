@@ -12,6 +12,7 @@ from hypothesis.stateful import (
 )
 
 from szpo import lease, replay, steps, votes
+from szpo.casting import MOST_ANSWERS
 from szpo.errors import UsageError
 from szpo.ledger import Ledger
 from szpo.types import Answer, Comparison, Prompt, Query, Row
@@ -143,9 +144,44 @@ def test_release_and_extend_move_only_the_end_of_a_seat(ledger, service):
     ann, ben = people(service, 2)
     seat = service.assign(ann)
     service.release(seat.id)
-    assert service.assign(ben) is not None
-    service.extend(seat.id)
+    assert service.extend(seat.id)  # nobody has it yet
     assert service.assignment(seat.id).expires_us > seat.expires_us
+    service.release(seat.id)
+    assert service.assign(ben) is not None
+    before = service.assignment(seat.id)
+    assert not service.extend(seat.id) and service.assignment(seat.id) == before
+
+
+@pytest.mark.parametrize("spare", [0, 1])
+def test_a_heartbeat_that_comes_too_late_takes_no_seat_from_anybody(ledger, spare):
+    """Ann's seat runs out and others get it: no more people are at work than there were to be."""
+    ask(ledger, n=1, m=1)
+    service = VoteService(ledger, spare=spare)
+    ann, *others = people(service, 2 + spare)
+    late = service.assign(ann)
+    ledger.clock.now += votes.SEAT_TTL_US + 1
+    assert service.extend(late.id)  # before anybody came it is hers again
+    ledger.clock.now += votes.SEAT_TTL_US + 1
+    given = [service.assign(other) for other in others]
+    assert None not in given
+    assert not service.extend(late.id)
+    assert service.assignment(late.id).expires_us <= ledger.clock.now
+    assert service.assign(ann) is None
+    assert all(service.extend(seat.id) for seat in given)
+    service.release(given[0].id)  # it is free again: whoever asks first has it
+    assert service.extend(late.id) and not service.extend(given[0].id)
+
+
+def test_what_is_over_is_not_held_any_longer(ledger, service):
+    ask(ledger, n=1, m=1)
+    ann, ben = people(service, 2)
+    seat = service.assign(ann)
+    practice = service.practice(ben)
+    ledger.clock.now += votes.SEAT_TTL_US // 2
+    assert service.extend(practice.id) and service.extend(seat.id)
+    ledger.clock.now += 2 * votes.SEAT_TTL_US
+    assert not service.extend(practice.id)
+    assert not service.extend("no such seat")
 
 
 def test_identical_comparisons_are_never_served(ledger, service):
@@ -208,6 +244,19 @@ def test_a_new_key_before_the_close_is_a_revision(ledger, service, seat):
     assert vote.verdict == verdict("B", seat.plus_side)
     with pytest.raises(VoteConflictError, match="another tab"):
         service.cast(seat.id, "A", idem=KEY(9), tab="other")
+
+
+@pytest.mark.parametrize("what", ["assign", "practice"])
+def test_a_hundred_answers_to_one_comparison_are_enough(ledger, service, what):
+    ask(ledger, n=1, m=1)
+    seat = getattr(service, what)(people(service, 1)[0], tab="t")
+    for i in range(MOST_ANSWERS):
+        service.cast(seat.id, "AB"[i % 2], idem=KEY(i), tab="t")
+    with pytest.raises(VoteConflictError, match="answered 100 times; the last") as caught:
+        service.cast(seat.id, "A", idem=KEY("more"), tab="t")
+    assert caught.value.code == "changed_often" and caught.value.stored.choice == "B"
+    assert service.cast(seat.id, "A", idem=KEY(0), tab="t").replayed  # a retry is no new answer
+    assert len(ledger.votes()) == MOST_ANSWERS
 
 
 def test_after_the_close_a_first_vote_is_late_and_a_change_is_refused(ledger, service):

@@ -113,7 +113,7 @@ def _vote(site: Site, panelist: str, name: str, action: Action, alive: Alive) ->
     except VoteConflictError as conflict:
         if conflict.code == "stale_tab":
             return screens.elsewhere(site, panelist, name)
-        notice = texts.NOTICES["closed"]
+        notice = texts.NOTICES["often" if conflict.code == "changed_often" else "closed"]
     else:
         if row["kind"] == "practice":
             feedback = Feedback(ballot.choice, screens.expected(row))

@@ -138,8 +138,10 @@ def routes(site: Site, writer: Writer) -> list[Route]:
         seat = await run_in_threadpool(site.service.assignment, given.assignment)
         if seat is None or seat.panelist != who.panelist:
             return _no_such()
-        act = site.service.release if what == "release" else site.service.extend
-        await writer.do(partial(act, given.assignment))
+        if what == "release":
+            await writer.do(partial(site.service.release, given.assignment))
+        elif not await writer.do(partial(site.service.extend, given.assignment)):
+            return refuse(409, "given_away", "somebody else may have this comparison now")
         return Response(status_code=204)
 
     return [

@@ -15,7 +15,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from szpo.credentials import Role
+from szpo.credentials import Identity, Role
 from szpo_ui import access
 from szpo_ui.rate import Buckets
 from szpo_ui.requests import refuse
@@ -89,7 +89,10 @@ class Door:
             body = await _body(Headers(scope=scope), receive)
             if isinstance(body, Response):
                 refusal = body
-            else:
+            elif not _open(scope["path"]):  # whoever was let in may have been revoked meanwhile
+                who = await self._who(scope, Headers(scope=scope))
+                refusal = who if isinstance(who, Response) else None
+            if not isinstance(body, Response):
                 receive = _again(body, receive)
         await (refusal or self.app)(scope, receive, send)
 
@@ -97,20 +100,27 @@ class Door:
         path = scope["path"]
         if changes and not own_origin(headers, url=self.url, secure=self.site.secure):
             return refuse(403, "origin", "this request comes from another site")
-        if path in OPEN_PATHS or path.startswith("/static/"):
+        if _open(path):
             return None
+        found = await self._who(scope, headers)
+        if isinstance(found, Response):
+            return found
+        if changes and (wait := self.posts.take(found.credential)):
+            return refuse(429, "too_many", "too many requests; slow down", retry_after=wait)
+        return None
+
+    async def _who(self, scope: Scope, headers: Headers) -> Identity | Response:
+        """Whose request it is, noted for the handlers; or why it is refused."""
         found = await self.sessions.of(headers)
         if found is None:
             return self._to_login(scope, headers)
-        role = role_of(path)
+        role = role_of(scope["path"])
         if role is not None and found.role != role:
-            if _is_page(path):
+            if _is_page(scope["path"]):
                 return RedirectResponse(access.PLACES[found.role] + "/", 303)
             return refuse(401, "role", "this page is not yours")
-        if changes and (wait := self.posts.take(found.credential)):
-            return refuse(429, "too_many", "too many requests; slow down", retry_after=wait)
         scope[access.SCOPE] = found
-        return None
+        return found
 
     def _to_login(self, scope: Scope, headers: Headers) -> Response:
         """Pages lead to the login, anything else gets JSON; only a revoked session gets 403."""
@@ -152,6 +162,11 @@ class OnlyNeeded:
             await refuse(404, "not_found", "there is nothing here")(scope, receive, send)
         else:
             await self.app(scope, receive, send)
+
+
+def _open(path: str) -> bool:
+    """Needs no session."""
+    return path in OPEN_PATHS or path.startswith("/static/")
 
 
 def role_of(path: str) -> Role | None:

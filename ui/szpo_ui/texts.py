@@ -199,6 +199,7 @@ PAGE: Final = {
 NOTICES: Final = {
     "late": "Your vote is stored. The round had closed before, so it does not change that update.",
     "closed": "The round has closed, so the vote that you gave before stands.",
+    "often": "You have answered this a hundred times. The last answer stands.",
     "thanks": "Saved. Thank you.",
     "none_left": "There is nothing to calibrate with right now.",
     "no_final": "There is no final comparison for you right now.",
