@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ from rich.table import Table
 
 from szpo.doctor import matrix_seconds
 from szpo.errors import RunError
+from szpo_simulators.bench.demo import screen
 from szpo_simulators.heldout import student
 
 TUNING, REPORTED, CONFIRMED = 0, 1000, 5000
@@ -136,7 +138,7 @@ class Study:
     folder: Path
     quick: bool = False
     figures: Path | None = None
-    console: Console = field(default_factory=Console)
+    console: Console = field(default_factory=screen)
 
     @property
     def command(self) -> str:
@@ -257,10 +259,11 @@ class Study:
             yield drawn.subplots(1, columns)
             self.folder.mkdir(parents=True, exist_ok=True)
             drawn.savefig(self.folder / f"{part}.png", dpi=130, metadata={"Software": None})
-            places = [self.folder] if self.figures is None else [self.folder, self.figures]
-            for place in places:
-                place.mkdir(parents=True, exist_ok=True)
-                drawn.savefig(place / f"{part}.svg", metadata={"Date": None, "Creator": None})
+            svg = self.folder / f"{part}.svg"
+            drawn.savefig(svg, metadata={"Date": None, "Creator": None})
+            if self.figures is not None:
+                self.figures.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(svg, self.figures / svg.name)
 
     def end(self) -> None:
         """Say where things lie and on what machine they were made."""
