@@ -81,7 +81,7 @@ def test_no_sum_over_moves_expresses_the_errand():
     visits = (walked.states[0, :, 1:, None] == np.arange(25)).sum(1)
     # Visits of a walk sum to its moves, so a constant is among the fits.
     fitted = visits @ np.linalg.lstsq(visits, walked.returns[0])[0]
-    assert (walked.returns[0] - fitted).var() / walked.returns[0].var() > 0.3
+    assert (walked.returns[0] - fitted).var() / walked.returns[0].var() > 0.2
     # Summing over sets as well as cells is exact, though: the worth is a function of the two.
     seen = [(walked.states[0] == mark).any(1) for mark in ERRAND.marks]
     assert np.array_equal(walked.returns[0], np.array(ERRAND.worth)[seen[0] + 2 * seen[1]])
