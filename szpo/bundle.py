@@ -38,15 +38,20 @@ def write(
     live: bool = False,
     as_of_us: int | None = None,
 ) -> Overview:
-    """Write the zip; returns the numbers that it holds.
+    """Write the zip as of one moment, by a reader of its own; returns the numbers that it holds.
 
     Args:
-        ledger: an open run; only read.
+        ledger: an open run, which others may go on using meanwhile.
         file: a binary file, written from its start.
         live: include the votes of the open round.
         as_of_us: the time for which rates are told; left out: that of the last event, so that the
             bytes depend on the record alone.
     """
+    with Ledger.open(ledger.path, readonly=True, clock=ledger.clock) as own, own.snapshot():
+        return _write(own, file, live, as_of_us)
+
+
+def _write(ledger: Ledger, file: IO[bytes], live: bool, as_of_us: int | None) -> Overview:
     at = last_event_us(ledger) if as_of_us is None else as_of_us
     found = evidence.read(ledger, live=live, as_of_us=at)
     page = overview.overview(found)

@@ -75,7 +75,7 @@ def test_two_copies_to_one_place_are_one_copy_and_one_refusal(run, tmp_path, mon
 def copies_under_load(tmp_path, times):
     """Each copy holds all that was acknowledged before it, nothing twice, and nothing after."""
     path = tmp_path / "run.db"
-    seats = voting.ballot(path, 300, sync=False)
+    seats = voting.ballot(path, 300 + 10 * times, sync=False)
     acks, sending = children.pipe()
     child = children.start(voting.answer, path, seats, [0] * voting.DOORS, sending, 0.02)
     sending.close()

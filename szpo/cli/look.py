@@ -148,7 +148,7 @@ def report(
 
     path = place.find(run, folder)
     target = out or path.with_suffix(".html")
-    with Ledger.open(path, readonly=True) as ledger:
+    with Ledger.open(path, readonly=True) as ledger, ledger.snapshot():
         panel = ledger.spec.get("config", {}).get("panel", {})
         score, name = keep.hidden_reward(ledger), str(panel.get("reward", "reward"))
         if svg is not None:
