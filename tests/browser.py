@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -265,6 +266,53 @@ def _contexts(
     yield new
     for each in made:
         each.close()
+
+
+NARROW, ZOOMED = (320, 568, 1), (640, 400, 2)
+"""Windows as (CSS pixels wide, high, device pixels per CSS pixel): a small phone, and one of
+1280 × 800 at 200 %."""
+
+
+@contextmanager
+def window(page: Any, width: int, height: int, scale: int) -> Iterator[None]:
+    """The page in a window of that size.
+
+    A browser's zoom to 200 % is half the CSS pixels at twice the device pixels for each: the page
+    is laid out anew. ``Emulation.setPageScaleFactor`` would only magnify what is laid out, as
+    fingers do, and could not show a page that breaks.
+    """
+    wire = page.context.new_cdp_session(page)
+    metrics = {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": False}
+    wire.send("Emulation.setDeviceMetricsOverride", metrics)
+    page.wait_for_function(
+        "([w, s]) => innerWidth === w && devicePixelRatio === s", arg=[width, scale]
+    )
+    try:
+        yield
+    finally:
+        wire.send("Emulation.clearDeviceMetricsOverride")
+        wire.detach()
+
+
+def misfits(page: Any, width: int, height: int, scale: int, *, root: str, bar: str) -> list[str]:
+    """What is wrong with a page in that window: it scrolls sideways, a sticky ``bar`` hides more
+    than 35 % of the height, or a button of ``root`` is lower than 44 CSS pixels."""
+    with window(page, width, height, scale):
+        wide = page.evaluate("document.documentElement.scrollWidth")
+        found = [f"scrolls sideways: {wide} of {width}"] if wide > width else []
+        for node in page.locator(f"{bar}:visible").all():
+            kind = node.evaluate("n => getComputedStyle(n).position")
+            high = node.bounding_box()["height"]
+            if kind in ("sticky", "fixed") and high >= 0.35 * height:
+                found.append(f"{bar} takes {high:.0f} of {height}")
+        low = page.evaluate(
+            """root => [...document.querySelectorAll(root + ' button')].filter(n => {
+                 const r = n.getBoundingClientRect();
+                 return n.checkVisibility() && r.width > 0 && r.height < 43.5; })
+               .map(n => n.innerText)""",
+            root,
+        )
+        return found + [f"low button: {text}" for text in low]
 
 
 def violations(page: Any, include: Sequence[str] = ("serious", "critical")) -> list[str]:

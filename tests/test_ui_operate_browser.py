@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from browser import Stage, context, violations
+from browser import NARROW, ZOOMED, Stage, context, misfits, violations, window
 
 from szpo import bundle, evidence, lease, orders, overview
 from szpo.ledger import Ledger
@@ -94,20 +94,29 @@ def test_axe_finds_nothing_before_during_paused_and_in_every_dialog(
         dialog.evaluate("node => node.close()")
 
 
-@pytest.mark.parametrize("width", [320, 640, 1280])
+@pytest.mark.parametrize("size", [NARROW, ZOOMED, (1280, 800, 1)], ids=["320", "200 %", "wide"])
 def test_it_fits_every_width_and_targets_are_large_enough(
-    stage: Stage, operator: Callable[..., Any], width: int
+    stage: Stage, operator: Callable[..., Any], size: tuple[int, int, int]
 ) -> None:
+    page = operator().new_page()
+
+    def wrong(state: str) -> list[str]:
+        page.goto("/operate/")
+        page.wait_for_selector(f"{READY}[data-state={state}]")
+        return misfits(page, *size, root="#op-root", bar=".op-top")
+
+    assert wrong("none") == []  # before the first round, with the panelist's page in its frame
     play(stage, 2)
-    page = operator(viewport={"width": width, "height": 800}).new_page()
-    page.goto("/operate/")
-    page.wait_for_selector(READY)
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    for button in page.locator(".op-button:visible, .op-link:visible").all():
-        assert button.bounding_box()["height"] >= 44, button.inner_text()
-    top = page.locator(".op-top").bounding_box()["height"]
-    sticky = page.locator(".op-top").evaluate("node => getComputedStyle(node).position")
-    assert sticky != "sticky" or top < 0.35 * 800
+    assert wrong("open") == []
+    with window(page, *size):
+        for dialog in page.locator("dialog").all():
+            dialog.evaluate("node => node.showModal()")
+            box, name = dialog.bounding_box(), dialog.get_attribute("id")
+            assert box["x"] >= 0 and box["x"] + box["width"] <= size[0], name
+            assert dialog.evaluate("n => n.scrollWidth <= n.clientWidth"), name
+            dialog.evaluate("node => node.close()")
+    lease.pause(stage.ledger, "Olga", "lunch")
+    assert wrong("paused") == []
 
 
 def test_without_motion_and_with_forced_colours_it_still_tells_states_apart(

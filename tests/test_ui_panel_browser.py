@@ -11,7 +11,7 @@ import time
 
 import pytest
 import uvicorn
-from browser import MINUS, PLUS, violations
+from browser import MINUS, NARROW, PLUS, ZOOMED, misfits, violations, window
 from panel_states import (
     SETS,
     agree,
@@ -91,6 +91,9 @@ def test_every_state_is_accessible_and_blind_in_both_colours(stage, panelist):
             if worst := violations(page):
                 found[name, scheme] = worst
         page.evaluate("document.body.classList.remove('dark')")
+        for size in (NARROW, ZOOMED):
+            if wrong := misfits(page, *size, root="#szpo-root", bar=".sz-bar"):
+                found[name, size] = wrong
         assert page.evaluate("document.querySelectorAll('main, [role=main]').length") == 1, name
         assert page.locator("#szpo-root h1").count() == 1, name
     assert not found
@@ -389,14 +392,18 @@ def test_equal_answers_are_folded_away_and_marks_and_size_can_be_set(stage, ann)
 
 
 def test_a_phone_shows_all_of_it_within_reach(stage, ann):
-    for width, height in ((320, 568), (640, 400)):  # the second: 1280 × 800 at 200 %
-        ann.set_viewport_size({"width": width, "height": height})
-        assert ann.evaluate("document.documentElement.scrollWidth") <= width
-        bar = ann.locator(".sz-bar").evaluate(RECT)
-        assert bar[1] < 0.35 * height
-        for target in ann.locator("#szpo-root button:visible").all():
-            wide, high = target.evaluate(RECT)
-            assert wide >= 43.5 and high >= 43.5, target.inner_text()
+    for size in (NARROW, ZOOMED):
+        assert misfits(ann, *size, root="#szpo-root", bar=".sz-bar") == []
+        with window(ann, *size):
+            for target in ann.locator("#szpo-root button:visible").all():
+                assert target.evaluate(RECT)[0] >= 43.5, target.inner_text()
+            for dialog in ("sz-help", "sz-guideline", "sz-cannot-dialog", "sz-login"):
+                shown = ann.locator(f"#{dialog}")
+                shown.evaluate("n => n.showModal()")
+                box, wide = shown.bounding_box(), size[0]
+                assert box["x"] >= 0 and box["x"] + box["width"] <= wide, dialog
+                assert shown.evaluate("n => n.scrollWidth <= n.clientWidth"), dialog
+                shown.evaluate("n => n.close()")
     for label in ann.locator(".sz-note label, .sz-check:visible").all():
         assert label.evaluate(RECT)[1] >= 43.5
     assert (
