@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from szpo import orders, replay, seeds
-from szpo.errors import UsageError
+from szpo.errors import LeaseError, UsageError
 from szpo.ledger import Ledger
 from szpo.orders import Order
 from szpo.policy import Policy
@@ -46,6 +46,7 @@ def answers(
 
     Raises:
         UsageError: the run has not so many steps, or the policy cannot be put elsewhere.
+        LeaseError: the head is not where this process left it.
     """
     asked = [clean(prompt) for prompt in prompts]
     with _standing(ledger, source, until) as policy:
@@ -87,6 +88,10 @@ def _standing(ledger: Ledger, source: Source, until: int | None) -> Iterator[Pol
     """The policy at those weights; where it was placed there, it is put back afterwards."""
     policy: Any = source.policy
     if until is None:
+        if policy.digest() != ledger.head():  # what it answers would pass for the new weights'
+            raise LeaseError(
+                f"{ledger.path.name}: another controller has moved this run on; this one stops"
+            )
         yield policy
     elif hasattr(policy, "place"):
         kept = policy.theta()

@@ -12,12 +12,22 @@ from pathlib import Path
 import children
 import pytest
 
-from szpo import lease, replay
+from szpo import final, lease, orders, replay, samples
 from szpo.errors import LeaseError, StorageError
 from szpo.failpoints import arm
 from szpo.ledger import Ledger, now_us
+from szpo.prompts import PromptSet
 from szpo.votes import VoteService
-from tests.quadratic import Clock, QuadraticPolicy, go, history, new_ledger, panel_of, settings_of
+from tests.quadratic import (
+    PROMPTS,
+    Clock,
+    QuadraticPolicy,
+    go,
+    history,
+    new_ledger,
+    panel_of,
+    settings_of,
+)
 from tests.test_crash import wrap
 
 ROOT = Path(__file__).parent.parent
@@ -346,6 +356,26 @@ def test_a_controller_that_slept_through_its_lease_writes_nothing(tmp_path, star
         assert child.exitcode == 3
         assert [event["row_sha256"] for event in ledger.events()] == before
         assert history(ledger) == expected and replay.verify(ledger).ok
+
+
+@pytest.mark.parametrize("kind", ["final", "samples"])
+def test_a_controller_that_slept_answers_no_order_by_old_weights(tmp_path, start, kind):
+    """It was at an order when another took over and moved the weights on: they are not its own."""
+    content, expected = start
+    path = tmp_path / "run.db"
+    path.write_bytes(content)
+    with opened(path) as late, opened(path, Clock(now_us() + 10**12)) as other:
+        policy = QuadraticPolicy(SETTINGS)
+        go(SETTINGS, late, policy, panel_of(late), until_step=1)
+        orders.place(late, kind, "ann")
+        live(path, other)
+        fulfil = {"final": final.fulfil, "samples": samples.fulfil}[kind]
+        prompts = PromptSet(PROMPTS[:20], PROMPTS[20:])
+        source = samples.Source(policy, prompts, 1, lambda: QuadraticPolicy(SETTINGS))
+        with pytest.raises(LeaseError, match="another controller has moved this run on"):
+            fulfil(late, orders.open_orders(late)[0], source)
+        assert len(orders.open_orders(late)) == 1 and history(late) == expected
+        assert not late.query("SELECT 1 FROM comparisons WHERE kind = 'final'")
 
 
 @pytest.mark.parametrize("name", ["cp4", "cp5", "cp7", "cp10"])
