@@ -105,7 +105,7 @@ def main(
         figures: Where the documents' figures go as well.
     """
     study = Study("rules", folder, quick, figures)
-    draws = 40_000 if quick else 2_000_000
+    draws = 40_000 if quick else 400_000
     asked = [{"each": n, "spread": s, "draws": draws} for s in SPREADS for n in VOTES]
     ratios = study.cells("sign against margin", asked, ratio)
     for row in ratios:
