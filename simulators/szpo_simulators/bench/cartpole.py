@@ -14,6 +14,7 @@ from szpo_simulators import panels
 from szpo_simulators.bench.study import COLOURS, MARKS, Study, curve, interval, seeds, told
 from szpo_simulators.control import notebook
 from szpo_simulators.control.cartpole import HORIZON, NOTEBOOK, CartPole, Network
+from szpo_simulators.control.mujoco import Linear, environment
 from szpo_simulators.worlds import many
 from szpo_simulators.worlds.oracle import Panel
 from szpo_simulators.worlds.world import draws
@@ -38,6 +39,7 @@ def main(
     quick: bool = False,
     folder: Path = Path("runs/bench-cartpole"),
     figures: Path | None = None,
+    mujoco: bool = False,
 ) -> dict[str, Any]:
     """CartPole: a notebook's REINFORCE and PPO with mistakes and repair, and SZPO beside them.
 
@@ -45,7 +47,10 @@ def main(
         quick: Small settings, under a minute.
         folder: Where finished cells, tables and figures go.
         figures: Where the documents' figures go as well.
+        mujoco: SZPO on Reacher-v5 instead, which needs the extra mujoco.
     """
+    if mujoco:
+        return _reacher(Study("cartpole --mujoco", folder, quick, figures))
     study = Study("cartpole", folder, quick, figures)
     episodes, each = (60, 2) if quick else (EPISODES, 5)
     asked = [
@@ -123,6 +128,43 @@ def main(
     _draw(study, rows, written, episodes)
     study.end()
     return {"rows": flat, "goals": goals}
+
+
+def _reacher(study: Study) -> dict[str, Any]:
+    """SZPO on Reacher-v5: a linear policy, d = 22, votes on batches of four episodes."""
+    environment("Reacher-v5")
+    budgets = [32, 64] if study.quick else [64, 128, 256, 512, 1024]
+    asked = [{"seed": seed, "episodes": budgets} for seed in seeds(2 if study.quick else 5)]
+    found = study.cells("Reacher-v5", asked, reacher)
+    rows = [
+        {
+            "episodes": episodes,
+            "votes": episodes // 8,
+            **interval([row["curve"][i] for row in found]),
+        }
+        for i, episodes in enumerate([0, *budgets])
+    ]
+    heads = {"episodes": "episodes", "votes": "votes", "mean return of 8 episodes": told}
+    study.table(f"Reacher-v5, SZPO (bayes, D = 4), {len(asked)} seeds", rows, heads)
+    study.csv("reacher", rows)
+    study.end()
+    return {"rows": rows}
+
+
+def reacher(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Value of one seed before and after so many episodes; β so that raters agree on 70 %."""
+    world = Linear()
+    start = world.theta0[None]
+    # Sixteen small random policies from the same starts: what a first comparison may show.
+    tried = start + np.random.default_rng(0).normal(0, 0.2, (16, world.dim))
+    u = np.repeat(draws(world, [0], 0, 0, 16, "calibration"), len(tried), axis=0)
+    beta = panels.calibrate(world.returns(tried, u).T, 4, 0).beta
+    marks = [episodes // 8 for episodes in asked["episodes"]]
+    chosen = many.settings(world, rule="bayes", N=1, D=4, mu=0.2, alpha=0.05)
+    runs = many.train(
+        world, chosen, [asked["seed"]], marks[-1], marks=marks, panel=Panel(beta=beta)
+    )
+    return {"beta": beta, "curve": [float(world.value(start)[0]), *runs.curve[0].tolist()]}
 
 
 def sharpness(rows: int) -> panels.Calibration:

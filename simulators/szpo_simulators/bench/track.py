@@ -21,11 +21,11 @@ from szpo_simulators.worlds.world import Reals, draws
 BUDGETS = (12, 32, 100, 300, 1000, 3000)
 """Votes; each is on one pair of drives, so two drives are read per vote."""
 N, MU = 4, 1.0
-ALPHAS, RATES = (0.1, 0.3, 1.0), (0.03, 0.1, 0.3)
+ALPHAS, RATES = (0.03, 0.1, 0.3, 1.0), (0.03, 0.1, 0.3, 1.0)
 BATCHES = 40
 MODEL, LIMITED, SZPO, COUNTING = (
-    "reward model sees all + PPO",
-    "reward model sees checkpoints + PPO",
+    "PPO, model sees all",
+    "PPO, model sees checkpoints",
     "SZPO, panel sees progress",
     "SZPO, panel counts checkpoints",
 )
@@ -54,7 +54,7 @@ def main(
             for label, seen in ((SZPO, "progress"), (COUNTING, "checkpoints"))
         ],
         szpo,
-        ALPHAS[1:2] if quick else ALPHAS,
+        ALPHAS[2:3] if quick else ALPHAS,
         trials=trials,
         repetitions=repetitions,
     )
@@ -91,15 +91,16 @@ def main(
     )
     for seen in FEATURES:
         lines = [
-            {"method": label, **{f"{row['votes']} votes": told(row[seen]) for row in of}}
+            {"method": label, **{f"{row['votes']:,}": told(row[seen]) for row in of}}
             for label, of in by_label(rows)
         ]
         heads = {head: head for head in lines[0]}
-        study.table(f"{seen}, exact, {repetitions} seeds", lines, heads)
+        study.table(f"{seen} by votes, exact, {repetitions} seeds", lines, heads)
+    steps = dict.fromkeys((row["label"], _step(row), row["edge"]) for row in (*direct, *modelled))
     study.table(
         "chosen on seeds of their own, each by the reward that it can see",
-        [*direct, *modelled],
-        {"method": "label", "votes": "votes", "step": _step, "edge of the grid": "edge"},
+        [dict(zip(("method", "step", "edge of the grid"), one, strict=True)) for one in steps],
+        {head: head for head in ("method", "step", "edge of the grid")},
     )
     flat = [
         {

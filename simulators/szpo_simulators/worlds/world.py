@@ -30,7 +30,7 @@ class Trajectories:
     """
 
     states: NDArray[Any]
-    actions: NDArray[np.int8]
+    actions: NDArray[Any]
     rewards: Floats
     moves: NDArray[np.int64]
 
