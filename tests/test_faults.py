@@ -1,4 +1,4 @@
-"""What goes wrong around a run: kills, full disks, locks, clocks, a process that was asleep."""
+"""What goes wrong around a run: kills, full disks, files that are locked, clocks that jump."""
 
 import itertools
 import os
@@ -11,60 +11,21 @@ from pathlib import Path
 
 import children
 import pytest
+from two_steps import SETTINGS, live, opened, take_up, undisturbed
 
-from szpo import final, lease, orders, replay, samples
-from szpo.errors import LeaseError, StorageError
-from szpo.failpoints import arm
-from szpo.ledger import Ledger, now_us
-from szpo.prompts import PromptSet
+from szpo import replay
+from szpo.errors import StorageError
+from szpo.ledger import Ledger
 from szpo.votes import VoteService
-from tests.quadratic import (
-    PROMPTS,
-    Clock,
-    QuadraticPolicy,
-    go,
-    history,
-    new_ledger,
-    panel_of,
-    settings_of,
-)
+from tests.quadratic import Clock, history, new_ledger
 from tests.test_crash import wrap
 
 ROOT = Path(__file__).parent.parent
-SETTINGS = settings_of(N=1, D=1, M=2)
-STEPS = 2
-
-
-def live(path, ledger, until=STEPS):
-    return go(SETTINGS, ledger, QuadraticPolicy(SETTINGS), panel_of(ledger), until_step=until)
-
-
-def opened(path, clock=now_us):
-    ledger = Ledger.open(path, clock=clock)
-    ledger.execute("PRAGMA synchronous=OFF")  # see test_crash: a process's death needs no sync
-    return ledger
-
-
-def take_up(path, expected):
-    # Later than any lease: one that could not be given back has run out.
-    with opened(path, Clock(now_us() + 10**9)) as ledger:
-        live(path, ledger)
-        report = replay.verify(ledger)
-        assert report.ok, str(report)
-        assert history(ledger) == expected
-        kept = [(v["assignment"], v["revision"]) for v in ledger.votes()]
-        assert len(set(kept)) == len(kept)
 
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
-    """A file before its first step, and the history of the run that nothing disturbs."""
-    folder = tmp_path_factory.mktemp("start")
-    new_ledger(folder / "run.db", SETTINGS).close()
-    content = (folder / "run.db").read_bytes()
-    with opened(folder / "run.db") as ledger:
-        live(folder / "run.db", ledger)
-        return content, history(ledger)
+    return undisturbed(tmp_path_factory.mktemp("start"))
 
 
 # ---- the first write fails, the second, … ----
@@ -90,7 +51,7 @@ def attempt(path, action, at):
     """One life with a fault at the at-th write. Exits 0 if it came to its end instead, else 4."""
     ledger = wrap(opened(path), Fault(action, at))
     try:
-        live(path, ledger)
+        live(ledger)
     except StorageError as error:
         sys.exit(error.exit_code)
     finally:
@@ -152,7 +113,7 @@ def limited(path, room):
         hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
         resource.setrlimit(resource.RLIMIT_FSIZE, (size + room, hard))
         try:
-            live(path, ledger)
+            live(ledger)
         except StorageError as error:
             assert "nothing was stored" in str(error)
             # The same connection works again as soon as there is room.
@@ -201,7 +162,7 @@ def full(folder):
             acked.append(f"p{i}")
         ballast.unlink()
         service.enroll("person", "after")
-        live(path, ledger)
+        live(ledger)
         assert [row["pseudonym"] for row in service.panelists()][: len(acked)] == acked
         report = replay.verify(ledger)
         assert report.ok, str(report)
@@ -238,7 +199,7 @@ def test_a_read_only_file_is_read_and_refuses_writes_in_words(tmp_path, start):
         with pytest.raises(StorageError, match="readonly database; nothing was stored"):
             VoteService(ledger).enroll("person", "ann")
         with pytest.raises(StorageError, match="nothing was stored"):
-            live(path, ledger)
+            live(ledger)
 
 
 def test_a_run_on_a_medium_that_cannot_be_written_is_read(tmp_path, start, monkeypatch):
@@ -263,16 +224,16 @@ def test_a_locked_file_ends_the_run_and_it_goes_on_later(tmp_path, start):
     path = tmp_path / "run.db"
     path.write_bytes(content)
     with opened(path) as ledger:
-        live(path, ledger, until=1)
+        live(ledger, until=1)
         ledger.execute("PRAGMA busy_timeout=1")
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StorageError, match="locked by another program") as caught:
-            live(path, ledger)
+            live(ledger)
         assert caught.value.exit_code == 4
         other.execute("ROLLBACK")
         other.close()
-        live(path, ledger)
+        live(ledger)
         assert history(ledger) == expected and replay.verify(ledger).ok
 
 
@@ -322,98 +283,6 @@ def test_a_clock_that_jumps_a_day_changes_no_count(tmp_path, start, jump):
         path.write_bytes(content)
         with Ledger.open(path, clock=Jumping(at)) as ledger:
             ledger.execute("PRAGMA synchronous=OFF")
-            live(path, ledger)
+            live(ledger)
             assert history(ledger) == expected, f"jump at look {at}"
             assert replay.verify(ledger).ok
-
-
-# ---- a controller that slept through its lease ----
-
-
-def asleep(path, name):
-    """In a child: suspend itself at a named place; exit with the code of what it meets."""
-    with arm(f"{name}:stop@1"), opened(path) as ledger:
-        try:
-            live(path, ledger)
-        except LeaseError as error:
-            sys.exit(error.exit_code)
-
-
-@pytest.mark.parametrize("name", ["cp1", "cp2", "cp3", "cp8", "cp9", "cp11", "cp12"])
-def test_a_controller_that_slept_through_its_lease_writes_nothing(tmp_path, start, name):
-    """SIGSTOP beyond the lease, another takes over and ends the run, SIGCONT: exit 3."""
-    content, expected = start
-    path = tmp_path / "run.db"
-    path.write_bytes(content)
-    child = suspended(path, name)
-    with Ledger.open(path, clock=Clock(lease_end(path) + 1)) as ledger:
-        ledger.execute("PRAGMA synchronous=OFF")
-        live(path, ledger)
-        assert history(ledger) == expected
-        before = [event["row_sha256"] for event in ledger.events()]
-        os.kill(child.pid, signal.SIGCONT)
-        child.join()
-        assert child.exitcode == 3
-        assert [event["row_sha256"] for event in ledger.events()] == before
-        assert history(ledger) == expected and replay.verify(ledger).ok
-
-
-@pytest.mark.parametrize("kind", ["final", "samples"])
-def test_a_controller_that_slept_answers_no_order_by_old_weights(tmp_path, start, kind):
-    """It was at an order when another took over and moved the weights on: they are not its own."""
-    content, expected = start
-    path = tmp_path / "run.db"
-    path.write_bytes(content)
-    with opened(path) as late, opened(path, Clock(now_us() + 10**12)) as other:
-        policy = QuadraticPolicy(SETTINGS)
-        go(SETTINGS, late, policy, panel_of(late), until_step=1)
-        orders.place(late, kind, "ann")
-        live(path, other)
-        fulfil = {"final": final.fulfil, "samples": samples.fulfil}[kind]
-        prompts = PromptSet(PROMPTS[:20], PROMPTS[20:])
-        source = samples.Source(policy, prompts, 1, lambda: QuadraticPolicy(SETTINGS))
-        with pytest.raises(LeaseError, match="another controller has moved this run on"):
-            fulfil(late, orders.open_orders(late)[0], source)
-        assert len(orders.open_orders(late)) == 1 and history(late) == expected
-        assert not late.query("SELECT 1 FROM comparisons WHERE kind = 'final'")
-
-
-@pytest.mark.parametrize("name", ["cp4", "cp5", "cp7", "cp10"])
-def test_a_controller_asleep_within_a_write_locks_the_file_until_it_is_killed(
-    tmp_path, start, name
-):
-    """SQLite's write lock is the process's; nobody can take it over, and nothing is half done."""
-    content, expected = start
-    path = tmp_path / "run.db"
-    path.write_bytes(content)
-    child = suspended(path, name)
-    with Ledger.open(path, clock=Clock(lease_end(path) + 1)) as ledger:
-        ledger.execute("PRAGMA busy_timeout=1")
-        with pytest.raises(StorageError, match="locked by another program"):
-            live(path, ledger)
-        os.kill(child.pid, signal.SIGKILL)
-        child.join()
-        live(path, ledger)
-        assert history(ledger) == expected and replay.verify(ledger).ok
-
-
-def suspended(path, name):
-    """A controller's process that has stopped itself at a named place."""
-    child = children.start(asleep, path, name)
-    _wait_until_stopped(child.pid)
-    return child
-
-
-def lease_end(path):
-    with Ledger.open(path) as ledger:
-        return lease.controller(ledger)["expires_us"]
-
-
-def _wait_until_stopped(pid):
-    """Until the kernel says T (stopped) of it; the forking server is its parent, not we."""
-    while True:
-        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-        if state == "T":
-            return
-        assert state not in "XZ", "it ended instead of stopping"
-        os.sched_yield()

@@ -11,6 +11,7 @@ import pytest
 from szpo import records, replay
 from szpo.errors import IntegrityError
 from szpo.ledger import Ledger, schema
+from szpo.votes import VoteService
 from tests.test_replay import APPEND_ONLY, forge, other, small_run
 from tests.test_verification import CHANGES
 
@@ -168,6 +169,21 @@ def test_what_no_run_writes_is_named_too(path, original, table, column):
     where, values = " AND ".join(f"{c} = ?" for c in key), [row[c] for c in key]
     assert forge(path, f"UPDATE {table} SET {column} = {changed} WHERE {where}", values) == 1
     assert failure(path) in named(table, row, {**row, column: "\\xffA"})
+
+
+def test_what_a_person_is_called_stands_outside_the_record_and_who_voted_inside(path):
+    """A name may be personal: events and votes know people by an id."""
+    with Ledger.open(path) as ledger:
+        service = VoteService(ledger)
+        ann, bob = (service.enroll("person", name) for name in ("Ann", "Bob"))
+        service.cast(service.practice(ann).id, "A", idem="a-key-of-16-chars")
+    assert forge(path, "UPDATE panelists SET pseudonym = 'Eve' WHERE pseudonym = 'Ann'") == 1
+    assert failure(path) == (None, None)
+    assert forge(path, "UPDATE panelists SET kind = 'judge' WHERE panelist = ?", (bob,)) == 1
+    assert failure(path) == ("panelists", bob)
+    forge(path, "UPDATE panelists SET kind = 'person' WHERE panelist = ?", (bob,))
+    assert forge(path, "UPDATE assignments SET panelist = ? WHERE panelist = ?", (bob, ann)) == 1
+    assert failure(path)[0] == "assignments"
 
 
 def test_nothing_is_excluded_that_does_not_exist():
