@@ -37,6 +37,17 @@ HIDE = """(hidden) => {
     {configurable: true, get: () => hidden ? "hidden" : "visible"});
   document.dispatchEvent(new Event("visibilitychange"));
 }"""
+UNNAMED = """(() => {
+  const root = document.getElementById("szpo-root"), found = [];
+  const named = n => n.getAttribute("aria-label")
+    || document.getElementById(n.getAttribute("aria-labelledby"))?.textContent.trim();
+  for (const n of root.querySelectorAll("section, article, dialog, [role=group]"))
+    if (!named(n)) found.push(n.outerHTML.slice(0, 80));
+  if (root.querySelectorAll("header").length !== 1) found.push("header");
+  if (document.documentElement.lang !== "en") found.push("lang");
+  return found;
+})()"""
+"""Parts of the page that a screen reader could not name."""
 SIZE = "parseFloat(getComputedStyle(document.querySelector('.sz-text')).fontSize)"
 RECT = "n => { const r = n.getBoundingClientRect(); return [r.width, r.height]; }"
 
@@ -96,6 +107,8 @@ def test_every_state_is_accessible_and_blind_in_both_colours(stage, panelist):
                 found[name, size] = wrong
         assert page.evaluate("document.querySelectorAll('main, [role=main]').length") == 1, name
         assert page.locator("#szpo-root h1").count() == 1, name
+        assert page.evaluate(UNNAMED) == [], name
+        assert page.title() not in ("", "Gradio"), name
     assert not found
     assert not errors
     assert states >= {
@@ -434,6 +447,78 @@ def test_tab_order_skip_link_and_focus_are_as_expected(stage, ann):
     ann.locator(".sz-skip").focus()
     ann.keyboard.press("Enter")
     assert ann.evaluate("document.activeElement.id") == "sz-verdict"
+
+
+def test_focus_shows_wherever_the_tab_key_goes_and_a_dialog_gives_it_back(stage, ann):
+    ring = """() => {
+      const n = document.activeElement;
+      const shown = n.matches(".sz-note input") ? n.nextElementSibling : n;
+      const style = getComputedStyle(shown), at = shown.getBoundingClientRect();
+      const bar = document.querySelector(".sz-bar"), edge = bar.getBoundingClientRect().top;
+      return {where: n.outerHTML.slice(0, 80), inside: !!n.closest("#szpo-root"),
+        drawn: style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2,
+        hidden: !bar.contains(n) && at.bottom > edge + 1 || at.bottom <= 0};
+    }"""
+    ann.set_viewport_size({"width": 1280, "height": 500})
+    stops = 0
+    for _ in range(60):
+        ann.keyboard.press("Tab")
+        found = ann.evaluate(ring)
+        if not found["inside"]:
+            break
+        stops += 1
+        assert found["drawn"] and not found["hidden"], found
+    assert stops >= 15
+    for opener, dialog in (("help", "sz-help"), ("guideline", "sz-guideline"),
+                           ("cannot", "sz-cannot-dialog")):  # fmt: skip
+        ann.locator(f"[data-do={opener}]").first.focus()
+        ann.keyboard.press("Enter")
+        ann.wait_for_selector(f"#{dialog}[open]")
+        for _ in range(12):
+            ann.keyboard.press("Tab")
+            assert ann.evaluate(
+                "document.activeElement === document.body "
+                "|| document.activeElement.closest('dialog[open]') !== null"
+            )
+        ann.keyboard.press("Escape")
+        assert ann.evaluate("document.activeElement.dataset.do") == opener
+
+
+def test_it_reads_in_order_speaks_seldom_and_bears_other_spacing(stage, ann):
+    for pair in ann.locator(".sz-pair[data-pair]").all():
+        labels = [a.get_attribute("aria-label") for a in pair.locator("article").all()]
+        number = pair.get_attribute("data-pair")
+        assert labels == [f"Answer {letter} to prompt {number}" for letter in "AB"]
+        assert [p.inner_text()[:1] for p in pair.locator(".sz-letter").all()] == ["A", "B"]
+        assert pair.locator("h2").count() == 1
+    # What is said answers what was pressed: of many presses within a second only the last is.
+    ann.keyboard.press("ArrowLeft")
+    ann.clock.run_for(1_100)
+    ann.evaluate(
+        "window.said = []; const voice = document.getElementById('sz-voice'); "
+        "new MutationObserver(() => said.push(voice.textContent)).observe("
+        "voice, {childList: true, characterData: true, subtree: true})"
+    )
+    for key in ("ArrowRight", "2", "ArrowLeft", "ArrowRight"):
+        ann.keyboard.press(key)
+    ann.clock.run_for(1_100)
+    assert ann.get_attribute("#sz-voice", "role") == "status"  # polite
+    assert ann.evaluate("said")[-1].startswith("B is better selected.")
+    assert len(ann.evaluate("said")) <= 2
+    # WCAG 1.4.12
+    ann.add_style_tag(
+        content="* { line-height: 1.5 !important; letter-spacing: .12em !important; "
+        "word-spacing: .16em !important; } p { margin-bottom: 2em !important; }"
+    )
+    texts = "#szpo-root button, #szpo-root .sz-text"
+    clipped = f"""[...document.querySelectorAll("{texts}")].filter(n =>
+      n.checkVisibility() && getComputedStyle(n).overflowX !== "visible"
+      && (n.scrollWidth > n.clientWidth + 1 || n.scrollHeight > n.clientHeight + 1)
+    ).map(n => n.outerHTML.slice(0, 80))"""
+    for size in (NARROW, ZOOMED):
+        with window(ann, *size):
+            assert ann.evaluate("document.documentElement.scrollWidth") <= size[0]
+            assert ann.evaluate(clipped) == []
 
 
 def test_motion_rests_and_forced_colours_still_show_the_choice(stage, ann):

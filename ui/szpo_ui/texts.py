@@ -44,6 +44,9 @@ SHORTCUTS: Final = (
 )
 
 PAGE: Final = {
+    "answer_to": "Answer {letter} to prompt {number}",
+    "same_note": "same",
+    "same_short": "Same",
     "skip_link": "Skip to the verdict",
     "round_of": "Round {round} of {rounds}",
     "round": "Round {round}",
