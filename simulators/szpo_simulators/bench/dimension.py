@@ -11,7 +11,7 @@ from szpo_simulators.bench.study import COLOURS, Study, curve, legend_below, poi
 from szpo_simulators.worlds.gridworld import SPARSE
 
 SUBSPACES = (4, 8, 16, 32, 64, 100)
-LENGTHS = (75, 300, 1200)
+LENGTHS = (75, 300)
 BLOCKS = (1, 5, 25, 100)
 TRADES = ((1, 1200), (4, 300), (16, 75))
 """(K, T) at 76,800 votes."""
@@ -31,9 +31,8 @@ def main(
     """
     study = Study("dimension", folder, quick, figures)
     trades = TRADES[1:] if quick else TRADES
-    lengths = LENGTHS[:2] if quick else LENGTHS
     spaces = runs.tuned(
-        study, "subspaces", [base(subspace=d, steps=T) for T in lengths for d in SUBSPACES]
+        study, "subspaces", [base(subspace=d, steps=T) for T in LENGTHS for d in SUBSPACES]
     )
     blocks = runs.tuned(study, "blocks", [base(law=f"block:{B}") for B in BLOCKS])
     trade = runs.tuned(study, "K or T", [base(K=K, steps=T, N=16, M=4) for K, T in trades])
@@ -60,7 +59,7 @@ def main(
                        ("sparse", sparse)):  # fmt: skip
         study.csv(part, rows)
     with study.figure("dimension", columns=3, height=3.9) as (left, middle, right):
-        for T, mark in zip(lengths, "os^", strict=False):
+        for T, mark in zip(LENGTHS, "os", strict=True):
             rows = [
                 row for row in spaces if row["steps"] == T or (quick and row["steps"] * 4 == T)
             ]

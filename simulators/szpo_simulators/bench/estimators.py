@@ -68,16 +68,11 @@ def main(
     asked = [{"smoothing": s, "M": M, "x": x} for M in VOTERS for x in DIFFERENCES for s in NAMES]
     table = study.cells("exact", asked, exact)
     slopes = [{"smoothing": s, **{f"M = {M}": slope(s, M) for M in VOTERS}} for s in NAMES]
-    shapes = ((16, 5),) if quick else ((16, 1), (16, 5), (4, 20))
+    shapes = ((16, 5),) if quick else ((16, 5), (4, 20))
     trained = runs.tuned(
         study,
         "runs",
-        [
-            base(N=N, M=M, smoothing=s, trim=TRIM)
-            for N, M in shapes
-            for s in (*NAMES, "pooled")
-            if not (s in ("clip", "second") and M == 1)
-        ],
+        [base(N=N, M=M, smoothing=s, trim=TRIM) for N, M in shapes for s in (*NAMES, "pooled")],
     )
     chosen = [(1, 0.5), (3, 1.0), (5, 1.0), (10, 1.0), (20, 2.0), (50, 2.0), (100, 2.0)]
     lines = [

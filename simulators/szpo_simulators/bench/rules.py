@@ -31,7 +31,7 @@ VOTES = (1, 2, 3, 4, 12, 64)
 """Votes per direction."""
 SPREADS = (0.3, 1.0, 3.0)
 """Standard deviation of the difference between the two policies, in logits."""
-PURSE = 4800
+PURSE = 2400
 """Votes of a run on the default grid."""
 MEMORIES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("none", {}),
@@ -74,15 +74,15 @@ def learnt(asked: Asked) -> dict[str, Any]:
 
 
 def rows() -> list[dict[str, Any]]:
-    """Rules at equal votes: T = 4,800/n steps of n votes."""
+    """Rules at equal votes: T = 2,400/n steps of n votes."""
     made = [
         base(rule=rule, N=n, steps=PURSE // n)
         for n in VOTES
-        for rule in ("sign", "margin", "known", "bayes")
-        # At M = 1 `known` is `margin` up to α; the posterior is dear where steps are many.
-        if rule in ("sign", "margin") or (rule == "bayes" and n >= 12)
+        # Of one vote or two, sign and margin are one rule; a posterior is dear in many steps.
+        for rule, least in (("margin", 0), ("sign", 2), ("bayes", 4))
+        if n > least
     ]
-    return [*made, base(rule="known", N=16, M=4, steps=75)]
+    return made
 
 
 def step_sizes(asked: Asked) -> tuple[float, ...]:
