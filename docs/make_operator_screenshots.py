@@ -20,7 +20,10 @@ from playwright.sync_api import Page, sync_playwright  # noqa: E402
 from szpo import coordinates, counting, lease, orders, replay  # noqa: E402
 from szpo_ui import app  # noqa: E402
 
-SETS = ("optimizer.comparisons=5", "optimizer.votes=2", "guards.kl=15", "guards.max_length=14")
+SETS = (
+    "optimizer.comparisons=5", "optimizer.votes=2", "guards.kl=15", "guards.max_length=14",
+    "panel.pay_per_hour=18",
+)  # fmt: skip
 
 
 def played(path: Path, rounds: int = 14) -> Stage:

@@ -260,6 +260,31 @@ def test_escape_and_tab_work_in_dialogs_and_focus_comes_back(page: Any) -> None:
     assert opener.evaluate("node => node === document.activeElement")
 
 
+def test_focus_shows_at_every_stop_of_the_tab_key(page: Any) -> None:
+    ring = """() => {
+      const n = document.activeElement, style = getComputedStyle(n);
+      return {where: n.outerHTML.slice(0, 80), inside: n !== document.body && !!n.closest(".op"),
+        drawn: style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2};
+    }"""
+    stops = 0
+    for _ in range(80):
+        page.keyboard.press("Tab")
+        found = page.evaluate(ring)
+        if not found["inside"]:
+            break
+        stops += 1
+        assert found["drawn"], found
+    assert stops >= 15
+    for name in ("op-limits", "op-branch", "op-invite", "op-access"):
+        dialog = page.locator(f"#{name}")
+        dialog.evaluate("node => node.showModal()")
+        for _ in range(dialog.locator("input:visible, button:visible, summary:visible").count()):
+            page.keyboard.press("Tab")
+            found = page.evaluate(ring)
+            assert found["drawn"] or not found["inside"], (name, found)
+        dialog.evaluate("node => node.close()")
+
+
 def test_the_export_opens_and_gives_the_numbers_on_the_screen(
     stage: Stage, page: Any, tmp_path: Path
 ) -> None:
