@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +115,7 @@ def main(
     return {"rows": flat, "bounds": bounds}
 
 
+@lru_cache
 def sharpness(track: Track) -> panels.Calibration:
     """β of ``bt70`` for single drives of the untrained driver, by what this panel sees."""
     drives = track.returns(track.theta0[None], draws(track, [0], 0, 0, 20_000, "calibration"))
