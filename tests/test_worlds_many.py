@@ -11,6 +11,8 @@ from szpo.errors import RunError, UsageError
 from szpo.policy import check_policy
 from szpo.settings import Adam, Schedule
 from szpo.types import Answer, Prompt, Tally
+from szpo_simulators.control.cartpole import CartPole, Network
+from szpo_simulators.control.track import TRUTH
 from szpo_simulators.worlds import many, oracle
 from szpo_simulators.worlds.gridworld import GridWorld
 from szpo_simulators.worlds.oracle import Panel
@@ -20,10 +22,10 @@ WORLD = GridWorld(size=3, horizon=5)
 PANEL = Panel("cauchit", 1.5)
 
 
-def one_by_one(chosen, root_seed, steps, crn):
+def one_by_one(chosen, root_seed, steps, crn, world=WORLD):
     """The same repetition through ask, rollout, votes, tell and apply."""
     chosen = replace(chosen, root_seed=root_seed)
-    policy = WorldPolicy(WORLD, root_seed, chosen.law, crn=crn)
+    policy = WorldPolicy(world, root_seed, chosen.law, crn=crn)
     state = optimizer.init(chosen)
     prompts = [PROMPT] * (chosen.N * chosen.D)
     for step in range(steps):
@@ -70,6 +72,19 @@ def test_a_repetition_is_the_ordinary_loop(case, crn):
         # bayes solves systems together, which may round differently; all else is bit for bit.
         np.testing.assert_allclose(theta, expected, atol=1e-5 if "bayes" in case else 0)
         assert np.abs(expected).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    "world",
+    [CartPole(horizon=40), CartPole(Network(3), horizon=40), TRUTH],
+    ids=["linear", "net", "track"],
+)
+def test_so_it_is_for_nets_that_balance_a_pole_and_for_the_track(world):
+    chosen = many.settings(world, rule="sign", N=3, D=2, mu=1.0, alpha=0.3)
+    found = many.train(world, chosen, [3, 4], 6, panel=PANEL)
+    for theta, root_seed in zip(found.theta, (3, 4), strict=True):
+        np.testing.assert_array_equal(theta, one_by_one(chosen, root_seed, 6, True, world))
+    assert np.abs(found.theta - world.theta0.astype(np.float32)).max() > 0.1
 
 
 def test_company_blocks_and_threads_change_nothing():
