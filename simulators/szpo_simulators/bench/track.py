@@ -191,7 +191,7 @@ def _draw(
                     textcoords="offset points", ha="right", fontsize=8, color="#555555",
                 )  # fmt: skip
             here.set(xscale="log", xlabel="votes", ylabel=names[seen])
-            here.set_ylim(bottom=0)
+            here.set_ylim(0, 1.1 * bounds[seen][1])
             spent = list(dict.fromkeys(row["votes"] for row in rows))
             here.set_xticks(spent, [f"{votes:,}" for votes in spent])
             above = here.secondary_xaxis("top", functions=(lambda x: 2 * x, lambda x: x / 2))
@@ -212,6 +212,6 @@ def _draw(
             ]
             curve(here, range(len(line)), line, names[seen], marker="")
         here.set(xlabel="batches of PPO on the learnt reward", ylabel="% of the best possible")
-        here.set_ylim(bottom=0)
-        here.set_title(f"reward model sees checkpoints, {believed['votes']} votes", fontsize=9.5)
+        here.set_ylim(0, 110)
+        here.set_title(f"PPO, model sees checkpoints, {believed['votes']:,} votes", fontsize=9.5)
         here.legend(fontsize=8.5)
