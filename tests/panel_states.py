@@ -1,6 +1,8 @@
 """The panelist's page taken through all its states, for tests and for the pictures in the docs.
 
-`walk` yields (name, page) wherever the page stands still in a state worth looking at.
+`walk` yields (name, page) wherever the page stands still in a state worth looking at; ``ann`` is a
+fixture: a page at the first vote. (PYTEST_DONT_REWRITE: modules import names of it before pytest
+does.)
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
+import pytest
 from browser import Stage
 
 from szpo import controller, lease, orders, steps
@@ -278,3 +281,13 @@ def walk(stage: Stage, context: Callable[..., Any]) -> Iterator[tuple[str, Any]]
         page.click("[data-do=final]")
         until(page, "final")
         yield "final", page
+
+
+@pytest.fixture
+def ann(stage, panelist):
+    """A page of P-01, who has agreed, with round 1 open."""
+    agree(stage, "P-01", "P-02")
+    stage.advance()
+    page = visit(panelist("P-01"), stage)
+    until(page, "vote")
+    return page
