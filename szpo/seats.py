@@ -39,6 +39,14 @@ class Seat:
         """There is an answer in time, a skip included."""
         return self.vote is not None
 
+    def runs(self, now: int) -> bool:
+        """It is still held.
+
+        Not where a clock that was ahead served it, and was set back by more than its term.
+        """
+        given, ahead = self.expires_us - self.served_us, self.served_us - now
+        return self.expires_us > now and not 0 < given < ahead
+
 
 @dataclass(slots=True)
 class Place:
@@ -73,7 +81,7 @@ class Place:
         """Unanswered seats on each side that are still held (but not those of one panelist)."""
         counts: dict[Letter, int] = {"A": 0, "B": 0}
         for seat in self.waiting:
-            if seat.expires_us > now and seat.panelist != but:
+            if seat.runs(now) and seat.panelist != but:
                 counts[seat.side] += 1
         return counts
 
@@ -106,7 +114,7 @@ class Place:
 
     def holds(self, seat: Seat, now: int, spare: int) -> bool:
         """A seat that ran out may be served again: its side still lacks somebody."""
-        if seat.expires_us > now:
+        if seat.runs(now):
             return True
         running, lack = self.running(now, seat.panelist), self.lack(seat.side)
         beyond = sum(max(0, running[s] - self.lack(s)) for s in LETTERS if self.lack(s))

@@ -8,6 +8,8 @@ from szpo.votes import VoteConflictError, VoteService
 from tests.quadratic import Clock, new_ledger, settings_of
 from tests.test_votes import KEY, ask, people
 
+DAY_US = 86_400_000_000
+
 
 @pytest.fixture
 def ledger(tmp_path):
@@ -107,3 +109,30 @@ def test_a_late_answer_stands_nowhere_on_the_board(ledger, service):
         assert there.cast(seat.id, "A", idem=KEY(2)).late
         assert seats.board(second) is None
         assert [own.receipt.late for own in there.own(ann, 0)] == [True]
+
+
+@pytest.mark.parametrize("spare", [0, 1])
+def test_a_clock_that_was_ahead_keeps_nobody_out(ledger, spare):
+    """Seats that were served a day ahead would hold a round up for a day."""
+    ask(ledger, n=1, m=2)
+    service = VoteService(ledger, spare=spare)
+    ann, ben, cy, dee, *more = people(service, 6)
+    ledger.clock.now += DAY_US
+    early = [service.assign(who, tab="t") for who in (ann, ben)]
+    ledger.clock.now -= DAY_US
+    fresh = [service.assign(who, tab="t") for who in (cy, dee)]
+    assert sorted(seat.plus_side for seat in fresh) == ["A", "B"]
+    assert [service.assign(who) is not None for who in more] == [bool(spare), False]
+    # Whose seat it was may answer all the same, and who comes by first counts.
+    service.cast(early[0].id, "A", idem=KEY(1), tab="t")
+    assert [vote.panelist for vote in service.counted(0)] == [ann]
+
+
+def test_a_seat_that_is_held_again_after_the_clock_was_set_back_is_held(ledger, service):
+    ask(ledger, n=1, m=1)
+    ann, ben = people(service, 2)
+    ledger.clock.now += DAY_US
+    seat = service.assign(ann)
+    ledger.clock.now -= DAY_US
+    assert service.extend(seat.id) and service.assign(ben) is None
+    assert service.assign(ann).id == seat.id
