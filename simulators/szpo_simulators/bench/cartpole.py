@@ -28,7 +28,7 @@ NETS: Mapping[str, Network] = {"linear": Network(), "notebook's net": NOTEBOOK}
 RATES = (0.003, 0.01, 0.03)
 """Adam's, for the gradient methods."""
 WAYS: Mapping[str, tuple[dict[str, Any], tuple[float, ...]]] = {
-    "linear": ({"rule": "bayes", "mu": 2.0}, (0.15, 0.3, 0.6)),
+    "linear": ({"rule": "bayes", "mu": 2.0}, (0.3, 0.6, 1.2)),
     "notebook's net": ({"rule": "sign", "mu": 0.3}, (0.03, 0.1, 0.3)),
 }
 """SZPO's settings on each net, and its grid of step sizes; one vote per step."""
