@@ -12,14 +12,17 @@ TINY = {"world": "courier", "budget": 12, "D": 1, "sharpness": 1.0, "seeds": [3,
 
 @pytest.mark.parametrize("table", [courier.GRIDS, {**gridworld.GRIDS, **gridworld.TRUE}])
 def test_every_method_has_as_many_trials(table):
-    counts = {name: len(contest.combinations(grid)) for name, (_, grid) in table.items()}
+    counts = {
+        name: sum(len(contest.combinations(grid)) for grid in grids)
+        for name, (_, *grids) in table.items()
+    }
     assert len(set(counts.values())) == 1, counts
 
 
 @pytest.mark.parametrize("name", courier.GRIDS)
 @pytest.mark.parametrize("D", [1, 3])
 def test_a_cell_spends_its_budget_and_reads_2_d_walks_a_vote(name, D):
-    fixed, grid = courier.GRIDS[name]
+    fixed, grid, _ = courier.GRIDS[name]
     cheap = {"batches": 1} if fixed["method"] == "rm-ppo" else {}
     asked = {**TINY, **fixed, **contest.combinations(grid)[0], **cheap, "D": D}
     found = contest.work(asked)
@@ -52,7 +55,7 @@ def test_the_panel_agrees_on_seventy_percent_of_pairs_as_they_are_asked():
 def test_what_is_chosen_has_the_best_score_of_all_that_is_listed(tmp_path):
     asked = {"world": "dense", "budget": 300, "method": "rm-plan"}
     grid = {"ridge": [100.0, 0.01]}
-    found, listed = contest.chosen(Study("gridworld", tmp_path), "x", asked, grid, trials=2)
+    found, listed = contest.chosen(Study("gridworld", tmp_path), "x", asked, [grid], trials=2)
     assert found == {"ridge": 0.01}
     assert [one["ridge"] for one in listed] == [100.0, 0.01]
     assert listed[1]["score"] > listed[0]["score"]

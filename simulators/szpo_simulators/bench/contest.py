@@ -55,7 +55,7 @@ def chosen(
     study: Study,
     label: str,
     asked: Mapping[str, Any],
-    grid: Mapping[str, Sequence[Any]],
+    grids: Sequence[Mapping[str, Sequence[Any]]],
     trials: int,
     most: int | None = None,
 ) -> tuple[Settings, list[dict[str, Any]]]:
@@ -63,7 +63,7 @@ def chosen(
 
     ``most`` cuts the list of combinations, for a quick look.
     """
-    tried = combinations(grid)[:most]
+    tried = [one for grid in grids for one in combinations(grid)][:most]
     first = seeds(trials, TUNING)
     found = study.cells(
         f"choosing {label}", [{**asked, **one, "seeds": first} for one in tried], work

@@ -2,8 +2,8 @@
 
 Three ways to ask, with the panel bt70 fitted for each: one vote per pair of walks, one vote per
 pair of batches of eight walks, and eight pair votes for each of those batch votes, which is as
-much to read. Settings are chosen on tuning seeds, sixteen trials per method for each of the first
-two ways (the third takes those of the first), and can be frozen in a file. A frozen file is run
+much to read. Settings are chosen on tuning seeds, 32 trials per method for each of the first two
+ways (the third takes those of the first), and can be frozen in a file. A frozen file is run
 once, on seeds that nothing else has used.
 """
 
@@ -49,6 +49,7 @@ class Way:
         return 2 * self.D * self.budget
 
 
+Grid = dict[str, list[Any]]
 VOTES: Final = 800
 WAYS: Final = (
     Way("pair votes", VOTES, 1, 12),
@@ -56,50 +57,60 @@ WAYS: Final = (
     Way("eight pair votes per batch vote", 8 * VOTES, 1, 6),
 )
 
-GRIDS: Final[Mapping[str, tuple[dict[str, Any], dict[str, list[Any]]]]] = {
+GRIDS: Final[Mapping[str, tuple[dict[str, Any], Grid, Grid]]] = {
     "SZPO, known": (
         {"method": "szpo", "rule": "known"},
         {"N": [2, 4], "mu": [1.0, 1.5], "alpha": [0.2, 0.35, 0.6, 1.0]},
+        {"N": [1, 2], "mu": [0.7, 1.25], "alpha": [0.15, 0.25, 0.45, 0.8]},
     ),
     "SZPO, sign": (
         {"method": "szpo", "rule": "sign"},
         {"N": [2, 4], "mu": [1.0, 1.5], "alpha": [0.05, 0.1, 0.2, 0.4]},
+        {"N": [1, 2], "mu": [0.7, 1.25], "alpha": [0.03, 0.07, 0.15, 0.3]},
     ),
     "SZPO, bayes": (
         {"method": "szpo", "rule": "bayes", "N": 4},
         {"mu": [1.0, 1.5], "alpha": [0.03, 0.06, 0.1, 0.2], "forget": [0.94, 0.97]},
+        {"mu": [0.7, 1.25], "alpha": [0.03, 0.06, 0.1, 0.2], "forget": [0.94, 0.98]},
     ),
     "SZPO, known, blocks": (
         {"method": "szpo", "rule": "known", "mu": 1.0},
         {"N": [2, 4], "block": [9, 18], "alpha": [0.2, 0.35, 0.6, 1.0]},
+        {"N": [1, 2], "block": [6, 12], "alpha": [0.15, 0.25, 0.45, 0.8]},
     ),
     "reward model + PPO, once": (
         {"method": "rm-ppo", "rounds": 1, "ridge": 0.1},
         {"kind": ["cells", "moves", "visits", "steps"], "batches": [3, 40], "tie": [0.1, 0.5]},
+        {"kind": ["moves", "times", "visits", "steps"], "batches": [1, 10], "tie": [0.2, 1.0]},
     ),
     "reward model + PPO, again and again": (
         {"method": "rm-ppo", "batches": 3},
         {"kind": ["moves", "steps"], "rounds": [24, 48], "ridge": [0.01, 0.1],
          "tie": [0.0, 0.1]},
+        {"kind": ["moves", "steps"], "rounds": [16, 48], "ridge": [0.3, 1.0], "tie": [0.1, 0.3]},
     ),
     "DPO": (
         {"method": "dpo", "rounds": 1},
         {"beta": [0.03, 0.1, 0.3, 1.0], "rate": [0.03, 0.1], "epochs": [10, 30]},
+        {"beta": [0.05, 0.2], "rate": [0.01, 0.1], "epochs": [5, 20, 50, 100]},
     ),
     "online DPO": (
         {"method": "dpo", "epochs": 8},
         {"rounds": [50, 100, 200, 400], "beta": [0.3, 1.0], "rate": [0.03, 0.1]},
+        {"rounds": [75, 100, 150, 200], "beta": [1.0, 3.0], "rate": [0.015, 0.05]},
     ),
     "reward model of the whole state + PPO": (
         {"method": "rm-ppo", "kind": "states"},
         {"rounds": [1, 8], "batches": [3, 40], "ridge": [0.01, 0.1], "tie": [0.0, 0.1]},
+        {"rounds": [2, 4], "batches": [10, 80], "ridge": [0.003, 0.03], "tie": [0.05, 0.3]},
     ),
 }  # fmt: skip
-"""Per method what is fixed, and the sixteen combinations that are tried."""
+"""Per method what is fixed, and twice sixteen combinations: a first look, and one around it."""
 OURS: Final = "SZPO, known"
 RIVALS: Final = (
     "reward model + PPO, once", "reward model + PPO, again and again", "DPO", "online DPO",
 )  # fmt: skip
+AGAIN: Final = ("reward model + PPO, again and again", "online DPO")
 REFERENCE: Final = "reward model of the whole state + PPO"
 """Told what nobody tells the others: whether the bag is full. Not part of the claim."""
 
@@ -115,16 +126,20 @@ def fixed(name: str, way: Way) -> dict[str, Any]:
 
 
 def tune(
-    study: Study, ways: Sequence[Way] = WAYS, names: Sequence[str] = tuple(GRIDS), most: int = 16
+    study: Study,
+    ways: Sequence[Way] = WAYS,
+    names: Sequence[str] = tuple(GRIDS),
+    most: int | None = None,
 ) -> list[dict[str, Any]]:
     """Each method under each way: what was asked, chosen and tried.
 
-    Under batch votes only what the claim is about; under the third way nothing is tried anew.
+    Under batch votes only what the claim is about; the third way takes rivals that go on asking,
+    with the settings they had for pair votes.
     """
     found: list[dict[str, Any]] = []
     for way in ways:
         for name in names:
-            if way is not WAYS[0] and name not in (OURS, *RIVALS):
+            if name not in (tuple(GRIDS), (OURS, *RIVALS), AGAIN)[WAYS.index(way)]:
                 continue
             asked = fixed(name, way)
             row = {"name": name, "way": way.name, "fixed": asked}
@@ -133,10 +148,19 @@ def tune(
                 found.append({**row, "chosen": pair["chosen"], "tried": []})
                 continue
             settings, tried = contest.chosen(
-                study, f"{name}, {way.name}", asked, GRIDS[name][1], way.trials, most
+                study, f"{name}, {way.name}", asked, GRIDS[name][1:], way.trials, most
             )
             found.append({**row, "chosen": settings, "tried": tried})
     return found
+
+
+def contenders(study: Study) -> list[dict[str, Any]]:
+    """What is frozen: the claim's methods, tuned, and the reference as it is."""
+    reference = {
+        "name": REFERENCE, "way": WAYS[0].name, "fixed": fixed(REFERENCE, WAYS[0]),
+        "chosen": {"rounds": 1, "batches": 40, "ridge": 0.01, "tie": 0.0}, "tried": [],
+    }  # fmt: skip
+    return [*tune(study, names=(OURS, *RIVALS)), reference]
 
 
 def freeze(tuned: Sequence[Mapping[str, Any]], path: Path) -> None:

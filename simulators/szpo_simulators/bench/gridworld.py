@@ -8,6 +8,7 @@ the second, with settings that were frozen before they were run on unused seeds.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -86,19 +87,20 @@ def main(
     if frozen is not None:
         used, tuned = courier.thaw(frozen)
         found = {"claim": courier.run(study, "the claim", tuned, used)}
-        courier.show(study, "claim", found["claim"], used)
+        courier.show(study, "gridworld-claim", found["claim"], used)
     elif freeze is not None:
-        tuned = courier.tune(study)
+        tuned = courier.contenders(study)
         courier.freeze(tuned, freeze)
         found = {"frozen": tuned}
     else:
         found = {"dense": _dense(study), "models": _models(study)}
         _figure(study, found["dense"], found["models"])
-        most = 2 if quick else 16
+        most = 2 if quick else None
         tuned = courier.tune(study, courier.WAYS[:1], most=most)
         used = seeds(6 if quick else 40)
         found["courier"] = courier.run(study, "courier", tuned, used)
-        courier.show(study, "courier", found["courier"], used)
+        # The documents show the claim, not this smaller look.
+        courier.show(replace(study, figures=None), "courier", found["courier"], used)
     study.end()
     return found
 
@@ -113,7 +115,7 @@ def _dense(study: Study) -> list[dict[str, Any]]:
             budget = (2 * votes if name in TRUE else votes) // share
             asked = {"world": "dense", "budget": budget, "D": D, **fixed}
             settings, _ = contest.chosen(
-                study, f"{name}, {way}", asked, grid, trials, 2 if study.quick else None
+                study, f"{name}, {way}", asked, [grid], trials, 2 if study.quick else None
             )
             (row,) = study.cells(
                 f"{name}, {way}", [{**asked, **settings, "seeds": seeds(count)}], contest.work
