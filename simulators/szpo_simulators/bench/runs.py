@@ -29,6 +29,8 @@ GRIDS: Final[Mapping[str, tuple[float, ...]]] = {
     "bayes": (0.02, 0.06, 0.2, 0.6, 2.0),
 }
 """Step sizes α to choose from, by rule; a bench says so where the choice stands at an edge."""
+WALKS: Final = 8192
+"""Walks that are made together, as many as fit a cache."""
 HERE: Final = ("world", "subspace", "law", "panel", "beta", "crn", "truth", "steps", "marks")
 LABELS: Final = ("label", "seeds", "part")
 """Of what is asked, all else is a field of `szpo.settings.Settings`."""
@@ -90,6 +92,7 @@ def work(asked: Mapping[str, Any]) -> dict[str, Any]:
     runs = many.train(
         place, chosen, asked["seeds"], steps, panel=Panel(asked["panel"], asked["beta"]),
         crn=asked["crn"], truth=asked.get("truth", False), marks=marks,
+        block=max(25, WALKS // (asked["N"] * asked["D"])),
     )  # fmt: skip
     return {
         "values": runs.final.tolist(),
