@@ -92,7 +92,7 @@ def test_cartpoles_figures_and_both_axes(tmp_path: Path, monkeypatch: pytest.Mon
 def test_the_track_shows_hacking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(track, "BUDGETS", (12, 12, 60, 300))
     monkeypatch.setattr(track, "BATCHES", 12)
-    monkeypatch.setattr(track, "RATES", (0.1, 0.3))
+    monkeypatch.setattr(track, "RATES", (0.01, 0.03, 0.3))
     track.main(quick=True, folder=tmp_path)
     rows = {(row["label"], int(row["votes"])): row for row in lines(tmp_path / "track.csv")}
     assert all(int(row["answers"]) == 2 * int(row["votes"]) for row in rows.values())

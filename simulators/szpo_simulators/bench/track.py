@@ -21,7 +21,7 @@ from szpo_simulators.worlds.world import Reals, draws
 BUDGETS = (12, 32, 100, 300, 1000, 3000)
 """Votes; each is on one pair of drives, so two drives are read per vote."""
 N, MU = 4, 1.0
-ALPHAS, RATES = (0.03, 0.1, 0.3, 1.0), (0.03, 0.1, 0.3, 1.0)
+ALPHAS, RATES = (0.03, 0.1, 0.3, 1.0), (0.01, 0.03, 0.1, 0.3)
 BATCHES = 40
 MODEL, LIMITED, SZPO, COUNTING = (
     "PPO, model sees all",
@@ -66,7 +66,7 @@ def main(
             for votes in budgets
         ],
         model,
-        RATES[1:2] if quick else RATES,
+        RATES[2:3] if quick else RATES,
         setting="rate",
         trials=trials,
         repetitions=repetitions,
