@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from matplotlib.lines import Line2D
 
 from szpo.errors import UsageError
 from szpo_simulators.bench import contest
@@ -148,7 +149,12 @@ def tune(
                 found.append({**row, "chosen": pair["chosen"], "tried": []})
                 continue
             settings, tried = contest.chosen(
-                study, f"{name}, {way.name}", asked, GRIDS[name][1:], way.trials, most
+                study,
+                f"{name}, {way.name}",
+                asked,
+                GRIDS[name][1:],
+                min(way.trials, 3) if study.quick else way.trials,
+                most,
             )
             found.append({**row, "chosen": settings, "tried": tried})
     return found
@@ -259,36 +265,37 @@ def show(study: Study, part: str, rows: Sequence[Mapping[str, Any]], used: Seque
     )  # fmt: skip
     study.csv(f"{part}-differences", differences)
     ways = list(dict.fromkeys(row["way"] for row in rows))
-    with study.figure(part, columns=min(len(ways), 2) + 1, height=4.4) as axes:
+    with study.figure(part, columns=min(len(ways), 2) + 1, height=4.6) as axes:
         for place, way in zip(axes, ways[:2], strict=False):
             for name in DRAWN:
-                _line(place, rows, name, way, "votes", name)
+                _line(place, rows, name, way, "votes")
             place.set(xlabel="votes", ylabel="exact value: deliveries a walk", title=way)
         last = axes[-1]
         for name in DRAWN:
             for way in ways:
-                _line(last, rows, name, way, "answers", "")
-        last.set(xlabel="walks read", title="by what is read, all ways", xscale="log")
-        axes[0].legend(fontsize=7.5, loc="upper left")
+                _line(last, rows, name, way, "answers")
+        last.set(xlabel="walks read", title="by what is read", xscale="log")
+        handles, labels = axes[0].get_legend_handles_labels()
+        handles += [Line2D([], [], color="#666666", linestyle=DASHES[way]) for way in ways]
+        last.figure.legend(
+            handles, [*labels, *ways], loc="outside lower center", ncols=3, fontsize=7.5
+        )
 
 
 DRAWN: Final = (OURS, *RIVALS, REFERENCE)
-DASHES: Final = {WAYS[0].name: "-", WAYS[1].name: "--", WAYS[2].name: ":"}
+DASHES: Final[Mapping[str, Any]] = {WAYS[0].name: "-", WAYS[1].name: "--", WAYS[2].name: ":"}
 
 
-def _line(
-    axes: Any, rows: Sequence[Mapping[str, Any]], name: str, way: str, budget: str, label: str
-) -> None:
+def _line(axes: Any, rows: Sequence[Mapping[str, Any]], name: str, way: str, budget: str) -> None:
     """One method under one way, always in its own colour; a point where it has no curve."""
     place = DRAWN.index(name)
-    style: dict[str, Any] = {"color": COLOURS[place], "label": label}
     for row in rows:
         if (row["name"], row["way"]) != (name, way):
             continue
         if len(row[budget]) > 1:
             curve(
-                axes, row[budget], row["curve"], marker=MARKS[place], markevery=[-1],
-                linestyle=DASHES[way], **style,
+                axes, row[budget], row["curve"], name, color=COLOURS[place], marker=MARKS[place],
+                markevery=[-1], linestyle=DASHES[way],
             )  # fmt: skip
         else:
-            points(axes, row[budget], [row], fmt=MARKS[place], **style)
+            points(axes, row[budget], [row], name, fmt=MARKS[place], color=COLOURS[place])

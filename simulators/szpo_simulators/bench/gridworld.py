@@ -15,7 +15,7 @@ from typing import Any, Final
 from matplotlib.axes import Axes
 
 from szpo_simulators.bench import contest, courier
-from szpo_simulators.bench.study import COLOURS, Study, curve, interval, points, seeds, told
+from szpo_simulators.bench.study import Study, curve, interval, points, seeds, told
 
 WAYS: Final = (("pair votes", 4800, 1), ("batch votes", 1200, 4))
 """Name, votes, D: as many walks to read, one vote on each pair or on each two batches of four."""
@@ -64,7 +64,18 @@ TRUE: Final[Mapping[str, tuple[dict[str, Any], dict[str, list[Any]]]]] = {
 """References that nobody votes for: what they read are returns, as many as there are walks."""
 MODELS: Final = (100, 300, 1000, 4800, 19200)
 """Votes of the reward models under the planner."""
-SHOWN: Final = ("SZPO, known", "SZPO, bayes", "reward model + PPO", "DPO", "online DPO")
+PLANNER: Final = "reward model + planning"
+LOOKS: Final = {
+    "SZPO, known": ("#0072b2", "o"),
+    "SZPO, bayes": ("#56b4e9", "P"),
+    "online DPO": ("#d55e00", "s"),
+    "DPO": ("#e69f00", "v"),
+    "reward model + PPO": ("#009e73", "D"),
+    "REINFORCE, true reward": ("#000000", ""),
+    "PPO, true reward": ("#666666", ""),
+    "evolution strategies, true return": ("#aaaaaa", ""),
+}
+"""Colour and mark of what is drawn."""
 
 
 def main(
@@ -155,41 +166,33 @@ def _models(study: Study) -> list[dict[str, Any]]:
 def _figure(
     study: Study, dense: Sequence[Mapping[str, Any]], models: Sequence[Mapping[str, Any]]
 ) -> None:
-    with study.figure("gridworld", columns=2, height=4.6) as (left, right):
+    """By votes, by what is read; batches dashed, references dotted, points without a curve."""
+    with study.figure("gridworld", columns=2, height=4.9) as (left, right):
         for axes, budget in ((left, "votes"), (right, "answers")):
-            _lines(axes, dense, budget)
+            for name in LOOKS:
+                for row in dense:
+                    if row["name"] == name and not (name in TRUE and budget == "votes"):
+                        _line(axes, row, budget)
             plan = [row for row in models if row["sharpness"] == 1.0]
-            curve(axes, [row[budget][-1] for row in plan], plan, "reward model + planning")
-            axes.set_xscale("log")
-            axes.set(ylabel="exact value", ylim=(2.5, 7.7))
+            spent = [row[budget][-1] for row in plan]
+            curve(axes, spent, plan, PLANNER, color="#009e73", marker="^", linestyle="-.")
+            axes.set(ylabel="exact value", ylim=(2.6, 7.7), xscale="log")
         left.set(xlabel="votes", title="by votes")
         right.set(xlabel="walks read (true reward: returns read)", title="by what is read")
-        left.legend(fontsize=7, loc="upper left")
-        right.legend(
-            *_only(right, tuple(TRUE)), fontsize=7, loc="upper left"
-        )  # the colours of the rest stand on the left
+        handles, labels = right.get_legend_handles_labels()
+        left.figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=7.5)
 
 
-def _lines(axes: Axes, rows: Sequence[Mapping[str, Any]], budget: str) -> None:
-    """Methods in colours of their own, batches dashed, references dotted, points without curve."""
-    for name, colour in zip((*SHOWN, *TRUE), COLOURS * 2, strict=False):
-        for row in rows:
-            if row["name"] != name or (name in TRUE and budget == "votes"):
-                continue
-            batch = row["way"] == "batch votes"
-            label = name + (", batches of 4" if batch else "")
-            if len(row[budget]) > 1:
-                dash = "--" if batch else ":" if name in TRUE else "-"
-                curve(
-                    axes, row[budget], row["curve"], label, color=colour, linestyle=dash,
-                    markevery=[-1],
-                )  # fmt: skip
-            else:
-                full = "none" if batch else "full"
-                points(axes, row[budget], [row], label, fmt="D", color=colour, fillstyle=full)
-
-
-def _only(axes: Axes, names: Sequence[str]) -> tuple[list[Any], list[str]]:
-    pairs = zip(*axes.get_legend_handles_labels(), strict=True)
-    kept = [(handle, label) for handle, label in pairs if label in names]
-    return [handle for handle, _ in kept], [label for _, label in kept]
+def _line(axes: Axes, row: Mapping[str, Any], budget: str) -> None:
+    colour, mark = LOOKS[row["name"]]
+    batch = row["way"] == "batch votes"
+    label = row["name"] + (", batches of 4" if batch else "")
+    if len(row[budget]) > 1:
+        dash = "--" if batch else ":" if row["name"] in TRUE else "-"
+        curve(
+            axes, row[budget], row["curve"], label, color=colour, linestyle=dash, marker=mark,
+            markevery=[-1], fillstyle="none" if batch else "full",
+        )  # fmt: skip
+    else:
+        full = "none" if batch else "full"
+        points(axes, row[budget], [row], label, fmt=mark, color=colour, fillstyle=full)
