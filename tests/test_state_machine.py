@@ -40,6 +40,7 @@ MET = (
     "woke up late",
 )  # fmt: skip
 CHOICES = strategies.sampled_from(votes.CHOICES)
+VERDICTS = strategies.sampled_from(("A", "B", "tie"))
 MANY = strategies.integers(0, 10**6)
 
 
@@ -279,6 +280,13 @@ class Run(RuleBasedStateMachine):
             self.frozen[step] = self.expected(step)
             self.steps[step] = "closed"
             self.reached[f"closed by {by}"] += 1
+
+    @precondition(lambda self: self.held and len(self.people) > 1 and self.state == "open")
+    @rule(choices=strategies.lists(VERDICTS, min_size=8, max_size=8))
+    def everybody_votes_and_the_rule_closes(self, choices):
+        """Without a skip: else most steps would lack a vote, and few would close by their rule."""
+        self.everybody_votes(choices)
+        self.close("rule")
 
     @precondition(lambda self: self.held and self.people and self.state == "open")
     @rule(by=strategies.sampled_from(["deadline", "operator"]))
