@@ -94,6 +94,6 @@ def main(
             here.set_xticks(range(len(PANELS)), names, rotation=35, ha="right", fontsize=8)
             reading = f"{rows[0]['votes']} votes, {rows[0]['answers']} read"
             here.set(ylabel="value at the end", title=f"N = {N}, M = {M}, D = {D}: {reading}")
-        axes[0].legend(fontsize=8, loc="lower left")
+        axes[-1].legend(fontsize=8, loc="upper right")
     study.end()
     return {"links": found}

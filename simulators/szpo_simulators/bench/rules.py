@@ -79,7 +79,7 @@ def rows() -> list[dict[str, Any]]:
         base(rule=rule, N=n, steps=PURSE // n)
         for n in VOTES
         # Of one vote or two, sign and margin are one rule; a posterior is dear in many steps.
-        for rule, least in (("margin", 0), ("sign", 2), ("bayes", 4))
+        for rule, least in (("margin", 0), ("sign", 2), ("bayes", 12))
         if n > least
     ]
     return made
