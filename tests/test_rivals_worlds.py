@@ -105,6 +105,14 @@ def test_no_reward_by_cell_move_visit_or_step_says_which_courier_delivered(kind)
     assert np.array_equal(*counts)
 
 
+def test_a_reward_by_cell_followed_to_the_end_delivers_less_than_the_start():
+    """1.86 deliveries before; after PPO on what 1,500 votes taught, it waits at the door."""
+    world = Courier()
+    how = rlhf.Recipe("cells", practice=ppo.Clip(batches=40))
+    final = rlhf.train(world, [1, 2], 1500, how, panel=Panel(beta=1.15)).final
+    assert (final < 0.5).all()
+
+
 def test_same_seeds_give_the_same_curve_in_any_company():
     how = dpo.Recipe(rounds=3)
     both = dpo.train(SMALL, [4, 9], 12, how, rows=2, panel=Panel())

@@ -61,9 +61,11 @@ def chosen(
 ) -> tuple[Settings, list[dict[str, Any]]]:
     """The combination of best mean final value on tuning seeds, and all that was tried.
 
-    ``most`` cuts the list of combinations, for a quick look.
+    ``most`` takes so many of the combinations, spread over their list, for a quick look.
     """
-    tried = [one for grid in grids for one in combinations(grid)][:most]
+    tried = [one for grid in grids for one in combinations(grid)]
+    if most is not None:
+        tried = [tried[(2 * i + 1) * len(tried) // (2 * most)] for i in range(most)]
     first = seeds(trials, TUNING)
     found = study.cells(
         f"choosing {label}", [{**asked, **one, "seeds": first} for one in tried], work

@@ -269,17 +269,30 @@ def show(study: Study, part: str, rows: Sequence[Mapping[str, Any]], used: Seque
         for place, way in zip(axes, ways[:2], strict=False):
             for name in DRAWN:
                 _line(place, rows, name, way, "votes")
-            place.set(xlabel="votes", ylabel="exact value: deliveries a walk", title=way)
+            place.set(xlabel="votes", title=f"{way}: one on each two {walks(rows, way)}")
         last = axes[-1]
         for name in DRAWN:
             for way in ways:
                 _line(last, rows, name, way, "answers")
         last.set(xlabel="walks read", title="by what is read", xscale="log")
+        axes[0].set_ylabel("exact value: deliveries a walk")
+        for place in axes:
+            place.set_ylim(1.3, 9.3)
         handles, labels = axes[0].get_legend_handles_labels()
         handles += [Line2D([], [], color="#666666", linestyle=DASHES[way]) for way in ways]
         last.figure.legend(
             handles, [*labels, *ways], loc="outside lower center", ncols=3, fontsize=7.5
         )
+
+
+def walks(rows: Sequence[Mapping[str, Any]], way: str) -> str:
+    """What is compared, in words.
+
+    >>> walks([{"way": "a", "D": 8}], "a"), walks([{"way": "a", "D": 1}], "a")
+    ('batches of 8', 'walks')
+    """
+    D = next(row["D"] for row in rows if row["way"] == way)
+    return f"batches of {D}" if D > 1 else "walks"
 
 
 DRAWN: Final = (OURS, *RIVALS, REFERENCE)

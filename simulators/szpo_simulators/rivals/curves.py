@@ -35,7 +35,7 @@ def shares(total: int, rounds: int) -> list[int]:
     """A budget in so many rounds, as even as whole numbers allow, none empty.
 
     >>> shares(10, 4), shares(2, 5)
-    ([3, 2, 3, 2], [1, 1])
+    ([2, 3, 3, 2], [1, 1])
     """
     ends = np.linspace(0, total, min(rounds, total) + 1).round().astype(int)
     return [int(n) for n in np.diff(ends)]
