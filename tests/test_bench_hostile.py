@@ -101,7 +101,8 @@ def test_the_command_writes_its_figures_with_the_seeds(tmp_path, monkeypatch, ca
 
 SETS = (
     "optimizer.rows=2", "optimizer.comparisons=4", "generation.max_new_tokens=6", "subspace.dim=4",
-    "subspace.samples=16", "subspace.kl_samples=16", "evaluation.prompts=4", "evaluation.samples=2",
+    "subspace.samples=16", "subspace.kl_samples=16", "evaluation.prompts=4",
+    "evaluation.samples=2",
 )  # fmt: skip
 
 
@@ -122,7 +123,8 @@ def test_whole_runs_of_a_model_are_points_shared_between_processes(tmp_path, mon
     assert found["elsewhere"] == 0 and [row["hostile"] for row in found["rows"]] == [0, 2]
     assert found["rows"][0] == first["rows"][0]
     for row in found["rows"]:
-        assert all(4 < votes <= 8 for votes in row["votes"]) and len(row["equal"]) == len(row["skill"]) == 1
+        assert all(4 < votes <= 8 for votes in row["votes"])
+        assert len(row["equal"]) == len(row["skill"]) == 1
         assert f"{row['equal'][0]:+.3f}" in out and f"{row['skill'][0]:+.3f}" in out
     assert json.loads((tmp_path / "tiny.json").read_text()) == found
     with Ledger.open(tmp_path / "tiny" / "tiny-2-skill-sentiment-3.db") as ledger:
