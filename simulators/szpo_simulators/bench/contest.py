@@ -27,7 +27,11 @@ from szpo_simulators.worlds.world import draws
 
 WORLDS: Final[Mapping[str, GridWorld]] = {"dense": DENSE, "courier": Courier()}
 BLOCK: Final = 10
-"""Repetitions of a rival worked on together: as many as leave their walks in memory."""
+"""Repetitions of a rival worked on together: as many as leave their walks in memory.
+
+The fit of a reward model stops when all of a block have converged, so its last digits, and after
+many rounds the walks, depend on this number; nothing else does.
+"""
 MARKS: Final = 20
 """Points of a curve."""
 
