@@ -15,6 +15,7 @@ from typing import Any, Final
 from matplotlib.axes import Axes
 
 from szpo_simulators.bench import contest, courier
+from szpo_simulators.bench.speed import measure
 from szpo_simulators.bench.study import Study, curve, interval, points, seeds, told
 
 WAYS: Final = (("pair votes", 4800, 1), ("batch votes", 1200, 4))
@@ -84,6 +85,7 @@ def main(
     figures: Path | None = None,
     frozen: Path | None = None,
     freeze: Path | None = None,
+    speed: bool = False,
 ) -> dict[str, Any]:
     """SZPO, reward models, DPO and methods with the true reward, on equal votes and equal reading.
 
@@ -93,8 +95,11 @@ def main(
         figures: Where the documents' figures go as well.
         frozen: A frozen courier contest to run on its own seeds, instead of all else.
         freeze: Write the courier's chosen settings to this file and stop there.
+        speed: Time a thousand repetitions of the dense grid and the oracle alone, instead.
     """
     study = Study("gridworld", folder, quick, figures)
+    if speed:
+        return measure(study.console, *((50, 30) if quick else ()))
     if frozen is not None:
         used, tuned = courier.thaw(frozen)
         found = {"claim": courier.run(study, "the claim", tuned, used)}
