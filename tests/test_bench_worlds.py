@@ -217,16 +217,23 @@ def test_all_benches_run_and_a_failing_one_is_named(tmp_path, monkeypatch, capsy
     called = []
 
     def load(group, name, what):
-        def main(*, quick, folder, figures):
-            called.append((name, quick, folder.name, figures))
+        def main(*, quick, folder, figures, frozen=None):
+            called.append((name, quick, folder.name, figures, frozen))
             if name == "track":
                 raise UsageError("no road")
 
         return main
 
     monkeypatch.setattr(everything, "load", load)
+    frozen = tmp_path / "frozen.toml"
     with pytest.raises(RunError, match="not run: track"):
-        everything.main(quick=True, folder=tmp_path, figures=tmp_path)
+        everything.main(quick=True, folder=tmp_path, figures=tmp_path, frozen=frozen)
     assert [row[0] for row in called] == list(everything.NAMES)
-    assert all(row[1:] == (True, row[0], tmp_path) for row in called)
+    assert all(row[1:] == (True, row[0], tmp_path, None) for row in called)
+    frozen.touch()
+    everything.main(folder=tmp_path, only=("links", "gridworld"), frozen=frozen)
+    assert called[-2:] == [
+        ("gridworld", False, "gridworld", None, None),
+        ("gridworld", False, "gridworld-claim", None, frozen),
+    ]
     assert "track: no road" in capsys.readouterr().out

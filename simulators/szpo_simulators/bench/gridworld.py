@@ -93,7 +93,8 @@ def main(
         quick: Small settings, under a minute.
         folder: Where finished cells, tables and figures go.
         figures: Where the documents' figures go as well.
-        frozen: A frozen courier contest to run on its own seeds, instead of all else.
+        frozen: A frozen courier contest to run on its own seeds (quick: six of them), instead of
+            all else.
         freeze: Write the courier's chosen settings to this file and stop there.
         speed: Time a thousand repetitions of the dense grid and the oracle alone, instead.
     """
@@ -102,6 +103,8 @@ def main(
         return measure(study.console, *((50, 30) if quick else ()))
     if frozen is not None:
         used, tuned = courier.thaw(frozen)
+        if quick:
+            used = used[:6]
         found = {"claim": courier.run(study, "the claim", tuned, used)}
         courier.show(study, "gridworld-claim", found["claim"], used)
     elif freeze is not None:
