@@ -8,10 +8,12 @@ names of it before pytest does.)
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +43,12 @@ PLUS, MINUS = "amber", "cobalt"
 
 Text = Callable[[int, int, str], str | Answer]
 """(step, number of the row within the step, "plus" or "minus") → what the policy answers."""
+
+
+def awaited(asked: Coroutine[Any, Any, Any]) -> Any:
+    """What a coroutine returns, in a thread of its own: Playwright keeps a loop in the tests'."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, asked).result()
 
 
 def plain_text(step: int, i: int, side: str) -> str:

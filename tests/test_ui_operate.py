@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import json
 import re
@@ -13,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from browser import MovableClock, Stage, make
+from browser import MovableClock, Stage, awaited, make
 from test_overview import answered_final
 
 from szpo import budget, bundle, credentials, evidence, lease, orders, overview, replay
@@ -181,7 +180,7 @@ def test_every_event_is_private_quiet_and_without_a_state(held: Stage) -> None:
     async def dependencies() -> list[dict[str, Any]]:  # Gradio's locks want a loop
         return list(operate.blocks(held.site).config["dependencies"])
 
-    events = asyncio.run(dependencies())
+    events = awaited(dependencies())
     assert len(events) == 3
     for event in events:
         assert event["api_visibility"] == "private"

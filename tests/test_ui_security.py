@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import socket
@@ -13,7 +12,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from browser import MovableClock, Stage, make, serve
+from browser import MovableClock, Stage, awaited, make, serve
 from starlette.datastructures import Headers
 
 from szpo import credentials
@@ -201,7 +200,7 @@ def test_who_is_revoked_while_a_body_uploads_is_not_let_through(
         headers = [(b"cookie", cookie.encode()), (b"content-length", b"2")]
         scope = {"type": "http", "method": "POST", "path": path, "headers": headers}
         sent.clear()
-        asyncio.run(door(scope, receive, send))
+        awaited(door(scope, receive, send))
         return sent[0]["status"] if sent else None
 
     sessions = access.Sessions(stage.site)
