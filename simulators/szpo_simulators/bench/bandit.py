@@ -6,14 +6,13 @@ seven comparisons in ten. What the panel is asked to compare decides which arm i
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from szpo.estimators import inversion, moments
 from szpo_simulators.bench import runs
-from szpo_simulators.bench.study import Asked, Study, curve, interval, legend_below, seeds
+from szpo_simulators.bench.study import Asked, Study, bench, curve, interval, legend_below, seeds
 from szpo_simulators.worlds.bandit import Bandit
 from szpo_simulators.worlds.oracle import Panel
 
@@ -56,21 +55,11 @@ def work(asked: Asked) -> dict[str, Any]:
     return {**found, "values": shares, "curve": points}
 
 
-def main(
-    quick: bool = False,
-    folder: Path = Path("runs/bench-bandit"),
-    figures: Path | None = None,
-) -> dict[str, Any]:
-    """The risky arm is better on average and loses most comparisons: which arm is learnt?
-
-    Args:
-        quick: Small settings, under a minute.
-        folder: Where finished cells, tables and figures go.
-        figures: Where the documents' figures go as well.
-    """
-    study = Study("bandit", folder, quick, figures)
-    used = seeds(20 if quick else 200)
-    steps = 400 if quick else 800
+@bench("bandit")
+def main(study: Study) -> dict[str, Any]:
+    """The risky arm is better on average and loses most comparisons: which arm is learnt?"""
+    used = seeds(20 if study.quick else 200)
+    steps = 400 if study.quick else 800
     asked = [
         runs.base(world="bandit", rule=rule, N=32, M=M, D=D, alpha=ALPHA[rule], steps=steps,
                   panel=panel, beta=beta, seeds=used)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from szpo_simulators.bench.runs import base
 from szpo_simulators.bench.study import (
     COLOURS,
     Study,
+    bench,
     curve,
     legend_below,
     points,
@@ -50,19 +50,9 @@ def spread() -> float:
     return float(np.sqrt(2) * drawn.std())
 
 
-def main(
-    quick: bool = False,
-    folder: Path = Path("runs/bench-budget-split"),
-    figures: Path | None = None,
-) -> dict[str, Any]:
-    """Votes spent on N or on M; what walks that cost something change; N and D at M = 1.
-
-    Args:
-        quick: Small settings, under a minute.
-        folder: Where finished cells, tables and figures go.
-        figures: Where the documents' figures go as well.
-    """
-    study = Study("budget-split", folder, quick, figures)
+@bench("budget-split")
+def main(study: Study) -> dict[str, Any]:
+    """Votes spent on N or on M; what walks that cost something change; N and D at M = 1."""
     splits = runs.tuned(study, "N or M", [base(N=N, M=M) for N, M in SPLITS])
     more = runs.tuned(
         study,

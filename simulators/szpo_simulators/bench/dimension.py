@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from szpo_simulators.bench import runs
 from szpo_simulators.bench.runs import base
-from szpo_simulators.bench.study import COLOURS, Study, curve, legend_below, points, ticks, told
+from szpo_simulators.bench.study import (
+    COLOURS,
+    Study,
+    bench,
+    curve,
+    legend_below,
+    points,
+    ticks,
+    told,
+)
 from szpo_simulators.worlds.gridworld import SPARSE
 
 SUBSPACES = (4, 8, 16, 32, 64, 100)
@@ -17,20 +25,10 @@ TRADES = ((1, 1200), (4, 300), (16, 75))
 """(K, T) at 76,800 votes."""
 
 
-def main(
-    quick: bool = False,
-    folder: Path = Path("runs/bench-dimension"),
-    figures: Path | None = None,
-) -> dict[str, Any]:
-    """Random subspaces of the default grid, block coordinates, K against T, and a sparse reward.
-
-    Args:
-        quick: Small settings, under a minute.
-        folder: Where finished cells, tables and figures go.
-        figures: Where the documents' figures go as well.
-    """
-    study = Study("dimension", folder, quick, figures)
-    trades = TRADES[1:] if quick else TRADES
+@bench("dimension")
+def main(study: Study) -> dict[str, Any]:
+    """Random subspaces of the default grid, block coordinates, K against T, a sparse reward."""
+    trades = TRADES[1:] if study.quick else TRADES
     spaces = runs.tuned(
         study, "subspaces", [base(subspace=d, steps=T) for T in LENGTHS for d in SUBSPACES]
     )
@@ -61,7 +59,9 @@ def main(
     with study.figure("dimension", columns=3, height=3.9) as (left, middle, right):
         for T, mark in zip(LENGTHS, "os", strict=True):
             rows = [
-                row for row in spaces if row["steps"] == T or (quick and row["steps"] * 4 == T)
+                row
+                for row in spaces
+                if row["steps"] == T or (study.quick and row["steps"] * 4 == T)
             ]
             points(left, [row["subspace"] for row in rows], rows, f"{rows[0]['votes']} votes",
                    fmt=f"{mark}-")  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from szpo.links import LINKS
 from szpo.types import Floats
 from szpo_simulators.bench import runs
 from szpo_simulators.bench.runs import base
-from szpo_simulators.bench.study import Asked, Study, legend_below, points, told
+from szpo_simulators.bench.study import Asked, Study, bench, legend_below, points, told
 
 NAMES = ("clip", "trim", "haldane", "laplace", "second", "posterior", "score")
 TRIM = 16.0
@@ -52,23 +51,13 @@ def side_slope(bias: float) -> float:
     return float(4 * rate * (1 - rate))
 
 
-def main(
-    quick: bool = False,
-    folder: Path = Path("runs/bench-estimators"),
-    figures: Path | None = None,
-) -> dict[str, Any]:
-    """Exact bias of the estimators of Δ̂, and their runs on the default grid.
-
-    Args:
-        quick: Small settings, under a minute.
-        folder: Where finished cells, tables and figures go.
-        figures: Where the documents' figures go as well.
-    """
-    study = Study("estimators", folder, quick, figures)
+@bench("estimators")
+def main(study: Study) -> dict[str, Any]:
+    """Exact bias of the estimators of Δ̂, and their runs on the default grid."""
     asked = [{"smoothing": s, "M": M, "x": x} for M in VOTERS for x in DIFFERENCES for s in NAMES]
     table = study.cells("exact", asked, exact)
     slopes = [{"smoothing": s, **{f"M = {M}": slope(s, M) for M in VOTERS}} for s in NAMES]
-    shapes = ((16, 5),) if quick else ((16, 5), (4, 20))
+    shapes = ((16, 5),) if study.quick else ((16, 5), (4, 20))
     trained = runs.tuned(
         study,
         "runs",

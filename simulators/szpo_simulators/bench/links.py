@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from szpo_simulators.bench import runs
 from szpo_simulators.bench.runs import base
-from szpo_simulators.bench.study import Study, points, told
+from szpo_simulators.bench.study import Study, bench, points, told
 from szpo_simulators.worlds.oracle import ONE_SIDED
 
 PANELS = (
@@ -42,20 +41,10 @@ def told_apart(way: str, voters: int, fitting: str) -> bool:
     return True
 
 
-def main(
-    quick: bool = False,
-    folder: Path = Path("runs/bench-links"),
-    figures: Path | None = None,
-) -> dict[str, Any]:
-    """Right and wrong links, and rules that need none, under seven panels on the default grid.
-
-    Args:
-        quick: Small settings, under a minute.
-        folder: Where finished cells, tables and figures go.
-        figures: Where the documents' figures go as well.
-    """
-    study = Study("links", folder, quick, figures)
-    shapes = SHAPES[:1] if quick else SHAPES
+@bench("links")
+def main(study: Study) -> dict[str, Any]:
+    """Right and wrong links, and rules that need none, under seven panels on the default grid."""
+    shapes = SHAPES[:1] if study.quick else SHAPES
     found = [
         row
         for N, M, D in shapes

@@ -6,12 +6,20 @@ separation; with common random numbers and without; and how large μ should be.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from szpo_simulators.bench import runs
 from szpo_simulators.bench.runs import base
-from szpo_simulators.bench.study import COLOURS, Study, curve, legend_below, points, ticks, told
+from szpo_simulators.bench.study import (
+    COLOURS,
+    Study,
+    bench,
+    curve,
+    legend_below,
+    points,
+    ticks,
+    told,
+)
 
 PAIRINGS = (
     ("one-sided, μ = 1", {"pairing": "forward", "mu": 1.0}),
@@ -28,19 +36,9 @@ def grid(asked: Any) -> tuple[float, ...]:
     return (*runs.GRIDS["known"][1:], 30.0) if asked["mu"] > 1 else runs.GRIDS["known"]
 
 
-def main(
-    quick: bool = False,
-    folder: Path = Path("runs/bench-pairing"),
-    figures: Path | None = None,
-) -> dict[str, Any]:
-    """One-sided or antithetic pairs, common random numbers, and the radius μ, at equal votes.
-
-    Args:
-        quick: Small settings, under a minute.
-        folder: Where finished cells, tables and figures go.
-        figures: Where the documents' figures go as well.
-    """
-    study = Study("pairing", folder, quick, figures)
+@bench("pairing")
+def main(study: Study) -> dict[str, Any]:
+    """One-sided or antithetic pairs, common random numbers, and the radius μ, at equal votes."""
     pairs = runs.tuned(
         study,
         "pairs",

@@ -6,7 +6,6 @@ simulation here, and then looked for in runs of equal votes.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from szpo_simulators.bench.runs import base
 from szpo_simulators.bench.study import (
     Asked,
     Study,
+    bench,
     curve,
     interval,
     legend_below,
@@ -92,27 +92,17 @@ def step_sizes(asked: Asked) -> tuple[float, ...]:
     return runs.GRIDS[asked["rule"]]
 
 
-def main(
-    quick: bool = False,
-    folder: Path = Path("runs/bench-rules"),
-    figures: Path | None = None,
-) -> dict[str, Any]:
-    """Sign against margin (exact, simulated, in runs), the posterior, memory, voters' weights.
-
-    Args:
-        quick: Small settings, under a minute.
-        folder: Where finished cells, tables and figures go.
-        figures: Where the documents' figures go as well.
-    """
-    study = Study("rules", folder, quick, figures)
-    draws = 40_000 if quick else 400_000
+@bench("rules")
+def main(study: Study) -> dict[str, Any]:
+    """Sign against margin (exact, simulated, in runs), the posterior, memory, voters' weights."""
+    draws = 40_000 if study.quick else 400_000
     asked = [{"each": n, "spread": s, "draws": draws} for s in SPREADS for n in VOTES]
     ratios = study.cells("sign against margin", asked, ratio)
     for row in ratios:
         sign, margin = efficiency.merits(row["each"], row["spread"])
         row["exact"] = sign / margin
         row["small"] = float(efficiency.kept_by_sign(row["each"]))
-    wanted = [row for row in rows() if not quick or row["N"] in (12, 64)]
+    wanted = [row for row in rows() if not study.quick or row["N"] in (12, 64)]
     trained = runs.tuned(study, "equal votes", wanted, grid=step_sizes)
     memory = runs.tuned(
         study,
@@ -120,7 +110,7 @@ def main(
         [base(label=name, N=16, M=4, crn=False, **how) for name, how in MEMORIES],
         grid=lambda row: MEMORY_GRIDS[row["label"]],
     )
-    panels = 20 if quick else 400
+    panels = 20 if study.quick else 400
     weights = study.cells(
         "weights", [{"seen": seen, "panels": panels, "seed": 1000} for seen in SEEN], learnt
     )

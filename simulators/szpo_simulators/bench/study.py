@@ -57,6 +57,13 @@ STYLE: Any = {
     "axes.prop_cycle": cycler(color=COLOURS, marker=MARKS),
 }
 
+OPTIONS = """Args:
+    quick: Small settings, under a minute.
+    folder: Where finished cells, tables and figures go.
+    figures: Where the documents' figures go as well.
+"""
+"""The options of every bench, as the command line explains them."""
+
 Asked = Mapping[str, Any]
 Work = Callable[[Asked], Mapping[str, Any]]
 """What is asked, to what is found: both plain JSON values."""
@@ -268,6 +275,23 @@ class Study:
     def end(self) -> None:
         """Say where things lie and on what machine they were made."""
         self.console.print(f"tables and figures: {escape(str(self.folder))}; {machine()}")
+
+
+def bench(name: str) -> Callable[[Callable[[Study], Any]], Callable[..., Any]]:
+    """Make what works on a study the bench ``name`` of the command line, with `OPTIONS`."""
+
+    def made(work: Callable[[Study], Any]) -> Callable[..., Any]:
+        def main(
+            quick: bool = False,
+            folder: Path = Path(f"runs/bench-{name}"),
+            figures: Path | None = None,
+        ) -> Any:
+            return work(Study(name, folder, quick, figures))
+
+        main.__doc__ = f"{work.__doc__}\n\n{OPTIONS}"
+        return main
+
+    return made
 
 
 def curve(

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from szpo.types import Floats
 from szpo_simulators import panels
-from szpo_simulators.bench.study import Study, curve, interval, told
+from szpo_simulators.bench.study import Study, bench, curve, interval, told
 from szpo_simulators.control import hacking
 from szpo_simulators.control.track import FEATURES, PROXY, TRUTH, Track
 from szpo_simulators.worlds import many
@@ -31,22 +30,12 @@ MODEL, LIMITED, SZPO, COUNTING = (
 )
 
 
-def main(
-    quick: bool = False,
-    folder: Path = Path("runs/bench-track"),
-    figures: Path | None = None,
-) -> dict[str, Any]:
-    """A proxy that can be hacked: reward models with full and limited eyes, and SZPO.
-
-    Args:
-        quick: Small settings, under a minute.
-        folder: Where finished cells, tables and figures go.
-        figures: Where the documents' figures go as well.
-    """
-    study = Study("track", folder, quick, figures)
-    budgets = BUDGETS[1:4] if quick else BUDGETS
+@bench("track")
+def main(study: Study) -> dict[str, Any]:
+    """A proxy that can be hacked: reward models with full and limited eyes, and SZPO."""
+    budgets = BUDGETS[1:4] if study.quick else BUDGETS
     beta: dict[str, panels.Calibration] = {w.seen: sharpness(w) for w in (TRUTH, PROXY)}
-    trials, repetitions = (4, 20) if quick else (20, 100)
+    trials, repetitions = (4, 20) if study.quick else (20, 100)
     direct = study.tuned(
         "SZPO",
         [
@@ -54,7 +43,7 @@ def main(
             for label, seen in ((SZPO, "progress"), (COUNTING, "checkpoints"))
         ],
         szpo,
-        ALPHAS[2:3] if quick else ALPHAS,
+        ALPHAS[2:3] if study.quick else ALPHAS,
         trials=trials,
         repetitions=repetitions,
     )
@@ -66,7 +55,7 @@ def main(
             for votes in budgets
         ],
         model,
-        RATES[2:3] if quick else RATES,
+        RATES[2:3] if study.quick else RATES,
         setting="rate",
         trials=trials,
         repetitions=repetitions,
