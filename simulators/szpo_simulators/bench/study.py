@@ -24,6 +24,7 @@ import numpy as np
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import AutoLocator
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
@@ -264,6 +265,9 @@ class Study:
         with matplotlib.rc_context(STYLE):
             drawn = Figure(figsize=(1.2 + 3.9 * columns, height), layout="constrained")
             yield drawn.subplots(1, columns)
+            for axes in drawn.axes:
+                if isinstance(axes.xaxis.get_major_locator(), AutoLocator):
+                    axes.locator_params(axis="x", nbins=5)  # more labels would touch
             self.folder.mkdir(parents=True, exist_ok=True)
             drawn.savefig(self.folder / f"{part}.png", dpi=130, metadata={"Software": None})
             svg = self.folder / f"{part}.svg"
