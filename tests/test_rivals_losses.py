@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
+from szpo.baselines.advantages import gae, returns_to_go
 from szpo_simulators.rivals import dpo, ppo, reinforce, reward_model, tables
 
 MOVES, CELLS = 3, 4
@@ -124,10 +125,10 @@ def test_advantages_at_both_ends_of_lambda(draw):
     rewards, values = draw.normal(size=(2, 4)), draw.normal(size=(2, 5))
     values[:, -1] = 0
     errors = rewards + values[:, 1:] - values[:, :-1]
-    assert ppo.gae(rewards, values, 0.0) == pytest.approx(errors)
-    to_go = reinforce.returns_to_go(rewards)
-    assert ppo.gae(rewards, values, 1.0) == pytest.approx(to_go - values[:, :-1])
-    one = ppo.gae(np.array([1.0, 2.0]), np.array([0.5, 0.25, 0.0]), 0.5)
+    assert gae(rewards, values, 0.0) == pytest.approx(errors)
+    to_go = returns_to_go(rewards)
+    assert gae(rewards, values, 1.0) == pytest.approx(to_go - values[:, :-1])
+    one = gae(np.array([1.0, 2.0]), np.array([0.5, 0.25, 0.0]), 0.5)
     assert one == pytest.approx([0.75 + 0.5 * 1.75, 1.75])
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from szpo.baselines.advantages import gae
 from szpo.types import Floats, Ints
 from szpo_simulators.control.track import FEATURES, MOVES, Track
 from szpo_simulators.rivals import ppo, reward_model
@@ -67,7 +68,7 @@ def practise(
         walks = track.walks(theta, u)
         cells = walks.states[:, :, :-1].astype(np.int64)
         rewards = np.einsum("snhf,sf->snh", track.told(walks.states), w)
-        advantage = ppo.gae(rewards, ppo.critic(rewards, cells, track.cells), LAMBDA)
+        advantage = gae(rewards, ppo.critic(rewards, cells, track.cells), LAMBDA)
         advantage = advantage - advantage.mean((1, 2), keepdims=True)
         advantage = advantage / (advantage.std((1, 2), keepdims=True) + 1e-9)
         taken: Ints = cells * len(MOVES) + walks.actions

@@ -13,30 +13,12 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from szpo.baselines.advantages import gae, returns_to_go
 from szpo.types import Floats
-from szpo_simulators.rivals.reinforce import returns_to_go
 from szpo_simulators.rivals.tables import Adam, log_policy, tallied, to_logits
 from szpo_simulators.rivals.walks import MOVES, Walks, walk
 from szpo_simulators.worlds.gridworld import GridWorld
 from szpo_simulators.worlds.world import draws
-
-
-def gae(rewards: Floats, values: Floats, lam: float, gamma: float = 1.0) -> Floats:
-    """Generalised advantages (..., H) (Schulman et al. 2016).
-
-    Args:
-        rewards: r_t (..., H).
-        values: V(s_t) (..., H + 1); the last is that of the end.
-        lam: λ in [0, 1]: 0 gives temporal differences, 1 returns to go less V.
-        gamma: discount.
-    """
-    errors = rewards + gamma * values[..., 1:] - values[..., :-1]
-    found = np.empty_like(errors)
-    ahead = np.zeros(errors.shape[:-1])
-    for t in range(errors.shape[-1] - 1, -1, -1):
-        ahead = errors[..., t] + gamma * lam * ahead
-        found[..., t] = ahead
-    return found
 
 
 def sums(index: NDArray[np.integer], advantages: Floats, d: int) -> tuple[Floats, Floats]:

@@ -8,26 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from szpo.baselines.advantages import returns_to_go
 from szpo.types import Floats
 from szpo_simulators.rivals.curves import Curve, curve
 from szpo_simulators.rivals.tables import Adam, tallied, to_logits
 from szpo_simulators.rivals.walks import MOVES, walk
 from szpo_simulators.worlds.gridworld import GridWorld
 from szpo_simulators.worlds.world import draws
-
-
-def returns_to_go(rewards: Floats, gamma: float = 1.0) -> Floats:
-    """G_t = Σ_k γ^k r_{t+k}, (..., H).
-
-    >>> returns_to_go(np.ones(3), 0.99).round(4).tolist()
-    [2.9701, 1.99, 1.0]
-    """
-    found = np.empty_like(rewards, dtype=np.float64)
-    ahead = np.zeros(rewards.shape[:-1])
-    for t in range(rewards.shape[-1] - 1, -1, -1):
-        ahead = rewards[..., t] + gamma * ahead
-        found[..., t] = ahead
-    return found
 
 
 def gradient(

@@ -1,0 +1,64 @@
+"""Returns and advantages of recorded rewards: what a policy gradient multiplies a choice by."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from szpo.types import Floats
+
+
+def returns_to_go(rewards: Floats, gamma: float = 1.0) -> Floats:
+    """G_t = Σ_k γ^k r_{t+k}, (..., H).
+
+    >>> returns_to_go(np.ones(3), 0.99).round(4).tolist()
+    [2.9701, 1.99, 1.0]
+    """
+    return gae(rewards, np.zeros((*rewards.shape[:-1], rewards.shape[-1] + 1)), 1.0, gamma)
+
+
+def gae(rewards: Floats, values: Floats, lam: float, gamma: float = 1.0) -> Floats:
+    """Generalised advantages (..., H) (Schulman et al. 2016, eq. 16).
+
+    Trajectories of different lengths are padded with rewards and values of 0: an end is worth 0,
+    and nothing flows back from behind it.
+
+    Args:
+        rewards: r_t (..., H).
+        values: V(s_t) (..., H + 1); the last is that of the end.
+        lam: λ in [0, 1]: 0 gives temporal differences, 1 returns to go less V.
+        gamma: discount.
+    """
+    errors = rewards + gamma * values[..., 1:] - values[..., :-1]
+    found = np.empty(errors.shape)
+    ahead = np.zeros(errors.shape[:-1])
+    for t in range(errors.shape[-1] - 1, -1, -1):
+        ahead = errors[..., t] + gamma * lam * ahead
+        found[..., t] = ahead
+    return found
+
+
+def token_rewards(score: Floats, logp: Floats, reference: Floats, beta: float) -> Floats:
+    """−β(log π − log π_ref) at every token, and the answer's score at its last one, (n, H).
+
+    Their sum over an answer is r(x, y) = r_φ(x, y) − β(log π(y|x) − log π_ref(y|x)) (Ziegler et
+    al. 2019, eq. 2).
+
+    Args:
+        score: r_φ of each answer (n,).
+        logp: log π of each answer's tokens (n, H), NaN behind its end.
+        reference: the same of π_ref.
+        beta: weight β ≥ 0 of the KL penalty.
+    """
+    there = ~np.isnan(logp)
+    found = np.where(there, -beta * (logp - reference), 0.0)
+    rows = np.flatnonzero(there.any(1))
+    found[rows, there.sum(1)[rows] - 1] += score[rows]
+    return found
+
+
+def standardised(values: Floats, there: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> Floats:
+    """Values less their mean, over their spread, where they are there; 0 elsewhere."""
+    known = values[there]
+    if not known.size:
+        return np.zeros_like(values)
+    return np.where(there, (values - known.mean()) / (known.std() + 1e-8), 0.0)
