@@ -11,22 +11,18 @@ import math
 import re
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from szpo.judges.settings import Judge
+from szpo.section import Positive, Section
 
 RESERVED = re.compile(r"^(con|prn|aux|nul|com\d|lpt\d)$")
 Count = Annotated[int, Field(ge=1, le=4096)]
 WORDS_PER_TOKEN = 0.75
 """Of English, with the tokenizers of small models."""
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 FLOAT32_MAX = 3.4028234663852886e38
 RUBRIC_VERSION = 1
 """Which wording of question, guideline and choices a vote was given under; stored with it."""
-
-
-class Section(BaseModel):
-    """A table of the settings file: unknown keys are refused, values are never converted."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class Run(Section):
@@ -205,7 +201,8 @@ class Panel(Section):
         "bt70",
         min_length=1,
         description="people (through the panel's page or another process), a simulated panel "
-        "(bt70, half-beta, lapse10, hostile, hostile2, mtbench), or one of your own.",
+        "(bt70, half-beta, lapse10, hostile, hostile2, mtbench), judge (a language model, see "
+        "[judge]), or one of your own.",
     )
     size: int = Field(5, ge=1, le=100_000, description="P: panelists.")
     reward: str = Field(
@@ -352,6 +349,7 @@ class Config(Section):
     subspace: Subspace = Field(default_factory=lambda: Subspace())
     optimizer: Optimizer = Field(default_factory=lambda: Optimizer())
     panel: Panel = Field(default_factory=lambda: Panel())
+    judge: Judge = Field(default_factory=lambda: Judge())
     prompts: Prompts = Field(default_factory=lambda: Prompts())
     generation: Generation = Field(default_factory=lambda: Generation())
     guards: Guards = Field(default_factory=lambda: Guards())
@@ -363,6 +361,13 @@ class Config(Section):
             raise ValueError(
                 f"optimizer.votes {self.optimizer.votes} needs {self.optimizer.votes} panelists; "
                 f"panel.size is {self.panel.size}"
+            )
+        judged = self.panel.kind == "judge" and self.judge.same_each_time
+        if judged and self.optimizer.votes > 1:
+            raise ValueError(
+                f"optimizer.votes {self.optimizer.votes} would count one opinion several times: "
+                "this judge answers the same whenever it is asked; set optimizer.votes to 1, or "
+                "judge.principles, judge.temperature or judge.draw"
             )
         if self.run.votes is None and self.run.steps is None:
             raise ValueError("run.votes and run.steps are both None; give one of them to end on")

@@ -1,0 +1,1 @@
+"""Judges: language models, and a small scorer, as panelists like any other."""
