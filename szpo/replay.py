@@ -62,7 +62,7 @@ def fold(ledger: Ledger, until: int | None = None) -> Theta:
     if until is not None and not 0 <= until <= (-1 if last is None else last) + 1:
         raise UsageError(
             f"{ledger.path.name}: {0 if last is None else last + 1} steps are applied; "
-            f"cannot replay {until}"
+            f"there is no {until}"
         )
     theta = ledger.start()
     for _, updates in added(ledger, found, until):

@@ -104,7 +104,7 @@ def test_the_fold_is_what_the_policy_holds(tmp_path, layout, changes):
         exact = settings.rule != "bayes" and not settings.vectored
         assert {c.promise for c in report.steps} == {"exact" if exact else "1e-9"}
         assert len(report.lines) == 5 and "verified" in str(report)
-        with pytest.raises(UsageError, match="5 steps are applied; cannot replay 6"):
+        with pytest.raises(UsageError, match="5 steps are applied; there is no 6"):
             replay.fold(ledger, 6)
 
 

@@ -11,7 +11,7 @@ from szpo import backup as copies
 from szpo import export as files
 from szpo import replay as folding
 from szpo.cli import place, plugins, screen
-from szpo.errors import IntegrityError, SzpoError
+from szpo.errors import IntegrityError, SzpoError, UsageError
 from szpo.failpoints import failpoint
 from szpo.ledger import Ledger
 from szpo.report import Score, Verification
@@ -157,12 +157,16 @@ def export(
             document = {"votes": count, "file": str(votes)}
             said = f"wrote {count} votes to {votes}"
         else:
-            from szpo import assemble
+            from szpo import peftfile
 
             target = place.fresh(out or path.with_name(f"{path.stem}-adapter"))
-            parts = assemble.reopen(ledger, until=step, panel=False, say=screen.complain)
+            adapter = peftfile.of_ledger(ledger, step)
+            if adapter is None:
+                raise UsageError(f"{path.stem}: its policy is no language model; no adapter")
             with files.whole(target) as draft:
-                parts.language.save_adapter(draft)
+                draft.mkdir()
+                for name, content in adapter.items():
+                    (draft / name).write_bytes(content)
                 failpoint("cp13")
                 card = files.model_card(ledger, step=step)
                 (draft / "README.md").write_text(card, encoding="utf-8")
