@@ -15,10 +15,14 @@ from szpo import records, seeds, steps, votes
 from szpo.errors import RunError, UsageError
 from szpo.ledger import Ledger
 from szpo.settings import defaults
-from szpo.types import Answer, Choice, Comparison, Prompt, Query, Row, Vote
+from szpo.types import Answer, Assignment, Choice, Comparison, Prompt, Query, Row, Vote
 from szpo.votes import PanelistKind, VoteService
 
 SIDES: Final[tuple[Literal["A", "B"], ...]] = ("A", "B")
+
+
+class NobodyLeftError(RunError):
+    """Everybody in a panel has been asked and a comparison still lacks votes."""
 
 
 @runtime_checkable
@@ -115,58 +119,75 @@ def answer(
 
     Raises:
         UsageError: M is larger than the panel, or the step does not exist.
-        RunError: everybody has been asked and a comparison still lacks votes.
+        NobodyLeftError: everybody has been asked and a comparison still lacks votes.
     """
-    asked = [c for c in comparisons if not c.identical]
-    if not asked:
-        return
-    ledger, ids = service.ledger, list(panel)
-    row = ledger.step(asked[0].step)
-    if row is None:
-        raise UsageError(f"step {asked[0].step} does not exist in {ledger.path.name}")
-    m = row["m"]
-    if m > len(ids):
-        raise UsageError(f"M = {m} needs {m} panelists; {len(ids)} are in the panel")
-    places = {c.id: (c.k * row["n"] + c.n) * m for c in asked}
-    lines = {c.id: seat_order(ledger.root_seed, c.step, places[c.id], ids) for c in asked}
-    while True:
-        seats = []
-        with ledger.transaction("votes"):
-            if not _is_open(ledger, row["step"]):
-                return
-            have = {c.id: 0 for c in asked}
-            for vote in votes.counted(ledger, row["step"]):
-                if vote.comparison in have:  # others of the step may be somebody else's to answer
-                    have[vote.comparison] += 1
-            short = [c for c in asked if have[c.id] < m]
-            if not short:
-                return
-            for comparison in short:
-                lack = m - have[comparison.id]
-                for panelist in lines[comparison.id]:
-                    seat = service.assign_to(comparison.id, panelist) if lack else None
-                    if seat is not None:
-                        seats.append((comparison, panelist, seat))
-                        lack -= 1
-        if not seats:
-            raise RunError(
-                f"step {short[0].step}: comparison k={short[0].k} n={short[0].n} has "
-                f"{have[short[0].id]} of {m} votes and everybody has been asked; enlarge the "
-                "panel, or close the step by hand"
-            )
+    ledger = service.ledger
+    while seats := open_seats(service, list(panel), comparisons):
         chosen = [
             panel[panelist].judge(
                 comparison,
                 panelist=panelist,
                 plus_side=seat.plus_side,
-                key=_key(ledger.root_seed, "judge", comparison, panelist),
+                key=judge_key(ledger.root_seed, comparison, panelist),
             )
             for comparison, panelist, seat in seats
         ]
         with ledger.transaction("votes"):
             for (comparison, panelist, seat), choice in zip(seats, chosen, strict=True):
-                idem = _key(ledger.root_seed, "idem", comparison, panelist).hex()
+                idem = idem_key(ledger.root_seed, comparison, panelist)
                 service.cast(seat.id, choice, idem=idem)
+
+
+def open_seats(
+    service: VoteService,
+    ids: Sequence[str],
+    comparisons: Sequence[Comparison],
+    *,
+    complete: bool = True,
+) -> list[tuple[Comparison, str, Assignment]]:
+    """Seats for these panelists at comparisons of the open step that lack votes, in one commit.
+
+    None once M is met, or the step is closed or void. Unless ``complete``, others may answer too:
+    what these panelists cannot fill is left to them.
+
+    Raises:
+        UsageError: the step does not exist, or M is larger than the panel that is to fill it.
+        NobodyLeftError: everybody has been asked and a comparison still lacks votes.
+    """
+    asked = [c for c in comparisons if not c.identical]
+    if not asked:
+        return []
+    ledger = service.ledger
+    row = ledger.step(asked[0].step)
+    if row is None:
+        raise UsageError(f"step {asked[0].step} does not exist in {ledger.path.name}")
+    m = row["m"]
+    if complete and m > len(ids):
+        raise UsageError(f"M = {m} needs {m} panelists; {len(ids)} are in the panel")
+    seats = []
+    with ledger.transaction("votes"):
+        if not _is_open(ledger, row["step"]):
+            return []
+        have = {c.id: 0 for c in asked}
+        for vote in votes.counted(ledger, row["step"]):
+            if vote.comparison in have:  # others of the step may be somebody else's to answer
+                have[vote.comparison] += 1
+        short = [c for c in asked if have[c.id] < m]
+        for comparison in short:
+            lack = m - have[comparison.id]
+            place = (comparison.k * row["n"] + comparison.n) * m
+            for panelist in seat_order(ledger.root_seed, comparison.step, place, ids):
+                seat = service.assign_to(comparison.id, panelist) if lack else None
+                if seat is not None:
+                    seats.append((comparison, panelist, seat))
+                    lack -= 1
+    if complete and short and not seats:
+        raise NobodyLeftError(
+            f"step {short[0].step}: comparison k={short[0].k} n={short[0].n} has "
+            f"{have[short[0].id]} of {m} votes and everybody has been asked; enlarge the "
+            "panel, or close the step by hand"
+        )
+    return seats
 
 
 def _is_open(ledger: Ledger, step: int) -> bool:
@@ -194,6 +215,16 @@ def seat_order(root_seed: int, step: int, place: int, ids: Sequence[str]) -> lis
             order.append(panelist)
         seat += 1
     return order
+
+
+def judge_key(root_seed: int, comparison: Comparison, panelist: str) -> bytes:
+    """The randomness of a panelist's answer to a comparison."""
+    return _key(root_seed, "judge", comparison, panelist)
+
+
+def idem_key(root_seed: int, comparison: Comparison, panelist: str) -> str:
+    """The key under which that answer is stored once."""
+    return _key(root_seed, "idem", comparison, panelist).hex()
 
 
 def _key(root_seed: int, purpose: str, comparison: Comparison, panelist: str) -> bytes:

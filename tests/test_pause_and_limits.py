@@ -7,8 +7,8 @@ from szpo.budget import Limits
 from szpo.errors import UsageError
 from szpo.evaluators import LedgerEvaluator
 from szpo.ledger import Ledger
+from szpo.visiting import lacking
 from szpo.votes import VoteService
-from szpo_simulators import simulate
 from tests.quadratic import Clock, QuadraticPolicy, go, history, panel_of, start
 from tests.test_roundstatus import new_run
 
@@ -255,7 +255,7 @@ def test_nobody_is_seated_while_a_run_is_paused(tmp_path):
     people = Slow(ledger, pause)
     go(settings, ledger, policy, people.evaluator, wait=people.wait)
     assert service.assign(ben, tab="two") is None and service.assign(ann, tab="two") is None
-    assert simulate.lacking(ledger) == []
+    assert lacking(ledger) == []
     ledger.clock.now += 5 * 3_600_000_000
     service.extend(held[0].id)  # a client that knows of no pause
     assert service.assignment(held[0].id) == held[0]  # as it was, for the tab that reads it
@@ -263,5 +263,5 @@ def test_nobody_is_seated_while_a_run_is_paused(tmp_path):
     lease.unpause(ledger, "op")
     left = service.assignment(held[0].id).expires_us - ledger.clock()
     assert 0 < left <= service.seat_ttl_us  # not five hours more
-    assert service.assign(ben, tab="two") is not None and simulate.lacking(ledger)
+    assert service.assign(ben, tab="two") is not None and lacking(ledger)
     ledger.close()

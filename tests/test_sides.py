@@ -13,8 +13,8 @@ from szpo import lease, seats, steps, votes
 from szpo.evaluators import PanelEvaluator
 from szpo.ledger import Ledger
 from szpo.types import Answer, Comparison, Prompt, Query, Row
+from szpo.visiting import lacking
 from szpo.votes import VoteService
-from szpo_simulators import simulate
 from tests.quadratic import Clock, ValueJudge, new_ledger, settings_of
 
 ROW = Row(Prompt.user("?"), Answer("warm 1"), Answer("cold 0"))
@@ -207,7 +207,7 @@ def test_simulated_colleagues_fill_the_side_that_people_left_open(tmp_path):
         for i, seat in enumerate((same, spare)):  # two answers on one side; one sleeps
             service.cast(seat.id, "A", idem=KEY(i))
         ledger.clock.now += votes.SEAT_TTL_US + 1
-        assert [lack for _, lack in simulate.lacking(ledger)] == [1]
+        assert [lack for _, lack in lacking(ledger)] == [1]
         judges = [ValueJudge()] * 3
         PanelEvaluator(VoteService(ledger), judges).submit(ledger.comparisons(0))
         assert steps.close(ledger, 0, "rule")

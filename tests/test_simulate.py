@@ -22,9 +22,10 @@ from szpo.lease import Lease
 from szpo.ledger import Ledger
 from szpo.settings import defaults, settings_to_json
 from szpo.types import Comparison, Vote
+from szpo.visiting import lacking, submit
 from szpo.votes import VoteService
 from szpo_simulators.panels import Panel, build
-from szpo_simulators.simulate import command, lacking, panel_of, simulate, submit
+from szpo_simulators.simulate import command, panel_of, simulate
 from szpo_simulators.tabular import TabularPolicy
 
 ROOT = Path(__file__).parents[1]
