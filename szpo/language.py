@@ -193,12 +193,6 @@ def kept_answers(
     return found
 
 
-def save_adapter(policy: LoraPolicy, folder: Path) -> str:
-    """Write the policy's adapter in PEFT's format; returns the digest of its tensors."""
-    policy.save_adapter(folder)
-    return policy.adapter_sha256()
-
-
 def _load(config: Config, *, adapter: str | None) -> Loaded:
     # bitsandbytes looks for an optional faster kernel and logs an error when it is not there.
     logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)
@@ -242,9 +236,14 @@ def _start(config: Config, loaded: Loaded, sites: tuple[Site, ...]) -> Theta | N
         return _from_adapter(loaded, sites)
     if config.adapter.init == "inputs":
         return None
+    return random_start(sites, config.run.seed)
+
+
+def random_start(sites: Sequence[Site], root_seed: int) -> Theta:
+    """Factors that add nothing yet: A drawn as wide as an input of unit rms is read, B zero."""
     start: dict[str, Any] = {}
     for site in sites:
-        key = seeds.derive(config.run.seed, "adapter start", name=site.a)
+        key = seeds.derive(root_seed, "adapter start", name=site.a)
         values = directions.gaussian(key, site.rank * site.inputs).astype(np.float64)
         # Unit variance over the grid 2**-8, then as wide as an input of unit rms would be read.
         values *= 2.0**-8 / site.inputs**0.5

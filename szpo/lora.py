@@ -159,13 +159,14 @@ class LoraPolicy:
         The random numbers depend on seed, prompt index and sample only, so two policies asked
         alike are compared under common random numbers.
         """
-        rows = self._sampled(prompts, samples, seed, base)
+        rows = self.sample_tokens(prompts, samples, seed=seed, base=base)
         answers = [self.answer(row) for row in rows]
         return [answers[i : i + samples] for i in range(0, len(answers), samples)]
 
-    def _sampled(
-        self, prompts: Sequence[Prompt], samples: int, seed: int, base: bool
+    def sample_tokens(
+        self, prompts: Sequence[Prompt], samples: int = 1, *, seed: int, base: bool = False
     ) -> tuple[tuple[int, ...], ...]:
+        """The tokens of `sample`, an end token included: all answers to a prompt in a row."""
         sampling = self.asking.sampling
         rows = len(prompts) * samples
         key = seeds.derive(seed, "sample prompts")
@@ -203,7 +204,7 @@ class LoraPolicy:
         """
         if not prompts or samples < 1:
             raise UsageError("kl: needs at least one prompt and one sample")
-        rows = self._sampled(prompts, samples, seed, base=False)
+        rows = self.sample_tokens(prompts, samples, seed=seed)
         ids = [self.encode(prompt) for prompt in prompts]
         answers = [Sample(ids[i // samples], row, i // samples) for i, row in enumerate(rows)]
         found = scores.kl_of_members(

@@ -33,9 +33,24 @@ def files(
     """
     from safetensors.numpy import save
 
+    tensors = {
+        f"base_model.model.{site.name}.lora_{letter}.weight": np.ascontiguousarray(
+            factors[name], dtype=np.float32
+        )
+        for site in sites
+        for name, letter in ((site.a, "A"), (site.b, "B"))
+    }
+    return {
+        "adapter_config.json": _json(settings(sites, base=base, conv1d=conv1d)),
+        "adapter_model.safetensors": save(tensors, metadata={"format": "pt"}),
+    }
+
+
+def settings(sites: Sequence[Site], *, base: str, conv1d: bool = False) -> dict[str, Any]:
+    """PEFT's settings of a plain LoRA on these sites; see `files`."""
     alphas = {site.name: site.scale * site.rank for site in sites}
     first = sites[0]
-    config = {
+    return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": HUB_NAMES.get(base, base),
@@ -53,17 +68,10 @@ def files(
         "use_dora": False,
         "use_rslora": False,
     }
-    tensors = {
-        f"base_model.model.{site.name}.lora_{letter}.weight": np.ascontiguousarray(
-            factors[name], dtype=np.float32
-        )
-        for site in sites
-        for name, letter in ((site.a, "A"), (site.b, "B"))
-    }
-    return {
-        "adapter_config.json": (json.dumps(config, indent=2, sort_keys=True) + "\n").encode(),
-        "adapter_model.safetensors": save(tensors, metadata={"format": "pt"}),
-    }
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
 
 
 def of_ledger(ledger: Ledger, until: int | None = None) -> dict[str, bytes] | None:

@@ -100,7 +100,7 @@ def test_kl_agrees_with_the_log_ratio_of_sampled_answers() -> None:
     policy = moved()
     policy.apply(Update(1, 0, coef=-0.125))
     exact, stderr = policy.kl(PROMPTS * 20, seed=0, samples=4)
-    rows = policy._sampled(PROMPTS * 20, 4, 1, base=False)
+    rows = policy.sample_tokens(PROMPTS * 20, 4, seed=1)
     ids = [policy.encode(p) for p in PROMPTS * 20 for _ in range(4)]
     at = policy.engine.logprobs(ids, rows, [0] * len(rows), policy.deltas([policy.theta()]))
     start = policy.engine.logprobs(ids, rows, [0] * len(rows), None)

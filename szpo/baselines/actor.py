@@ -1,0 +1,281 @@
+"""`Actor`: the policy of a gradient method, a LoRA on the same model and sites as a run of szpo.
+
+Its weights are the A and B of a `szpo.lora.LoraPolicy`, which answers and measures: all methods
+share one way of decoding. For training the base model is wrapped by PEFT and unwrapped again;
+base weights exist once. Adapter weights are fp32 throughout, also on a bf16 or 4-bit base.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import nn
+
+from szpo import adapters, language, models, peftfile
+from szpo.deltas import Site, find_sites
+from szpo.engines import Engine
+from szpo.errors import UsageError
+from szpo.lora import Asking, LoraPolicy
+from szpo.models import Loaded
+from szpo.sampling import Sampling
+from szpo.subspaces import Subspace
+from szpo.types import Answer, Floats, Prompt, Theta
+
+Peft: TypeAlias = Any
+"""A ``peft.PeftModel``."""
+
+
+class Actor:
+    """A policy whose LoRA factors A and B are trained by gradients.
+
+    KL and fluency are measured against the start: the base model, or base plus starting adapter.
+    """
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        sites: Sequence[Site],
+        start: Theta,
+        *,
+        sampling: Sampling | None = None,
+        seed: int = 0,
+        engine: Engine | None = None,
+    ):
+        """An actor at its start.
+
+        Args:
+            loaded: The base model.
+            sites: What is adapted.
+            start: A and B at the start, by ``site.a`` and ``site.b``.
+            sampling: How it answers.
+            seed: Root seed of everything the actor draws by itself.
+            engine: Generates; made for the model where None.
+        """
+        self.sites = tuple(sites)
+        both = {name: start[name] for site in self.sites for name in (site.a, site.b)}
+        self.policy = LoraPolicy(
+            loaded,
+            Subspace("full", self.sites, {}, both, {}),
+            root_seed=seed,
+            asking=Asking(sampling or Sampling()),
+            engine=engine,
+        )
+        self.loaded = loaded
+        self._peft: Peft | None = None
+
+    @classmethod
+    def beside(
+        cls,
+        loaded: Loaded,
+        subspace: Subspace,
+        *,
+        sampling: Sampling | None = None,
+        seed: int = 0,
+        engine: Engine | None = None,
+    ) -> Actor:
+        """The actor of the same sites, rank and start as a run in this subspace; A moves too."""
+        start = {**subspace.fixed, **subspace.start}
+        return cls(loaded, subspace.sites, start, sampling=sampling, seed=seed, engine=engine)
+
+    @classmethod
+    def fresh(
+        cls,
+        loaded: Loaded,
+        config: Any,
+        *,
+        sampling: Sampling | None = None,
+        seed: int = 0,
+        engine: Engine | None = None,
+    ) -> Actor:
+        """An actor on the sites of a ``peft.LoraConfig``, with A drawn from the seed and B zero.
+
+        Raises:
+            UsageError: the config does not fit the model, or is more than plain LoRA.
+        """
+        sites = find_sites(loaded.model, config)
+        start = language.random_start(sites, seed)
+        return cls(loaded, sites, start, sampling=sampling, seed=seed, engine=engine)
+
+    @property
+    def trainable(self) -> int:
+        """How many weights are trained."""
+        return sum(site.rank * (site.inputs + site.outputs) for site in self.sites)
+
+    # ---- answering and measuring: as a `LoraPolicy`, also in the middle of training ----
+
+    def sample(
+        self, prompts: Sequence[Prompt], samples: int = 1, *, seed: int, base: bool = False
+    ) -> list[list[Answer]]:
+        """``samples`` answers to each prompt, at the current weights or at the start."""
+        with self._unwrapped():
+            return self.policy.sample(prompts, samples, seed=seed, base=base)
+
+    def sample_tokens(
+        self, prompts: Sequence[Prompt], samples: int = 1, *, seed: int
+    ) -> tuple[tuple[int, ...], ...]:
+        """The tokens of `sample`, an end token included: all answers to a prompt in a row."""
+        with self._unwrapped():
+            return self.policy.sample_tokens(prompts, samples, seed=seed)
+
+    def logprob_base(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
+        """Mean log-probability per token of each answer at the start, nats."""
+        with self._unwrapped():
+            return self.policy.logprob_base(prompts, answers)
+
+    def kl(self, prompts: Sequence[Prompt], *, seed: int, samples: int = 1) -> tuple[float, float]:
+        """KL(π ‖ π_start) in nats per completion, with its standard error over prompts."""
+        with self._unwrapped():
+            return self.policy.kl(prompts, seed=seed, samples=samples)
+
+    def digest(self) -> str:
+        """SHA-256 of the trained weights in canonical form."""
+        with self._unwrapped():
+            return self.policy.digest()
+
+    def encode(self, prompt: Prompt) -> tuple[int, ...]:
+        """The prompt's tokens, through the chat template."""
+        return self.policy.encode(prompt)
+
+    def tokens(self, answer: Answer) -> list[int]:
+        """An answer's tokens; the end token belongs to it where the answer ended itself."""
+        return answer_tokens(self.loaded, answer)
+
+    # ---- weights ----
+
+    def theta(self) -> Theta:
+        """A and B at the current weights, fp32; not to be written to."""
+        if self._peft is not None:
+            self.policy.place(read(self._peft.get_base_model(), self.sites))
+        return self.policy.theta()
+
+    def start(self) -> Theta:
+        """A and B at the start."""
+        return self.policy.start()
+
+    def save_adapter(self, folder: Path) -> None:
+        """Write the adapter in PEFT's format.
+
+        Raises:
+            StorageError: The folder cannot be written.
+        """
+        with self._unwrapped():
+            self.policy.save_adapter(folder)
+
+    @contextmanager
+    def training(self, *, dropout: float = 0.0) -> Iterator[Peft]:
+        """The model wrapped by PEFT, its adapter "default" at the current weights and trainable.
+
+        Left without an error, the actor stands at what was trained. Inside, `sample`, `kl` and
+        the rest see the weights as they are at that moment.
+        """
+        if self._peft is not None:
+            raise UsageError("the actor is being trained already; one training at a time")
+        with adapted(self.loaded, self.sites, dropout=dropout) as peft:
+            write(peft.get_base_model(), self.sites, self.policy.theta())
+            self._peft = peft
+            try:
+                yield peft
+                self.theta()
+            finally:
+                self._peft = None
+
+    @contextmanager
+    def _unwrapped(self) -> Iterator[None]:
+        if self._peft is None:
+            yield
+            return
+        self.theta()
+        with without_adapters(self.loaded.model, self.sites):
+            yield
+
+
+def answer_tokens(loaded: Loaded, answer: Answer) -> list[int]:
+    """An answer's tokens; the end token belongs to it where the answer ended itself."""
+    ids = list(loaded.tokenizer(answer.text, add_special_tokens=False)["input_ids"])
+    ends = models.stop_tokens(loaded)
+    return [*ids, ends[0]] if answer.end == "stop" and ends else ids
+
+
+# --- PEFT around the base model, and off again ---------------------------------------------------
+
+
+@contextmanager
+def adapted(
+    loaded: Loaded,
+    sites: Sequence[Site],
+    *,
+    model: Any = None,
+    task: str = "CAUSAL_LM",
+    dropout: float = 0.0,
+) -> Iterator[Peft]:
+    """The model wrapped by PEFT, with a trainable fp32 adapter "default"; unwrapped afterwards.
+
+    ``model`` stands for the loaded one where a shell around the same weights is trained.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    base = loaded.model if model is None else model
+    conv1d = any(adapters.is_conv1d(base, site) for site in sites)
+    settings = peftfile.settings(sites, base=loaded.name, conv1d=conv1d)
+    settings |= {"inference_mode": False, "lora_dropout": dropout, "task_type": task}
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")  # a tied LM head among the sites is meant
+        peft = get_peft_model(base, LoraConfig(**settings))
+    try:
+        yield peft
+    finally:
+        for site in sites:
+            layer = base.get_submodule(site.name)
+            base.set_submodule(site.name, layer.get_base_layer())
+        vars(base).pop("forward", None)  # trainers may have put their own in its place
+        vars(base).pop("peft_config", None)
+        base.requires_grad_(False)
+        base.eval()
+
+
+@contextmanager
+def without_adapters(model: Any, sites: Sequence[Site]) -> Iterator[None]:
+    """The bare base model inside the block, its adapted layers set aside; then as before."""
+    layers = {site.name: model.get_submodule(site.name) for site in sites}
+    training = model.training
+    for name, layer in layers.items():
+        model.set_submodule(name, layer.get_base_layer())
+    model.eval()
+    try:
+        yield
+    finally:
+        for name, layer in layers.items():
+            model.set_submodule(name, layer)
+        model.train(training)
+
+
+def read(model: Any, sites: Sequence[Site], adapter: str = "default") -> Theta:
+    """A and B of an adapter that PEFT put into the model, as fp32 copies."""
+    return {
+        name: factor.detach().to("cpu", torch.float32).numpy().copy()
+        for site in sites
+        for name, factor in _factors(model, site, adapter)
+    }
+
+
+def write(model: Any, sites: Sequence[Site], theta: Theta, adapter: str = "default") -> None:
+    """Set A and B of an adapter that PEFT put into the model, as fp32 on the model's device.
+
+    Also brings back to fp32 what a trainer has rounded to bf16.
+    """
+    for site in sites:
+        for name, factor in _factors(model, site, adapter):
+            value = torch.from_numpy(np.array(theta[name], np.float32))
+            factor.data = value.to(factor.device)
+
+
+def _factors(model: Any, site: Site, adapter: str) -> Iterator[tuple[str, nn.Parameter]]:
+    layer = model.get_submodule(site.name)
+    yield site.a, layer.lora_A[adapter].weight
+    yield site.b, layer.lora_B[adapter].weight
