@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
-import stat
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from szpo import lines
 from szpo.errors import UsageError
 from szpo.types import Prompt
 
@@ -119,56 +118,21 @@ def load(path: str | Path, *, heldout: float = 0.25) -> PromptSet:
 
 def _check_file(path: Path) -> None:
     """Refuse what is not a small, plain, readable file before its content is looked at."""
-    try:
-        # stat, not open: opening a pipe would wait for whoever writes into it.
-        facts = os.stat(path)
-    except (OSError, ValueError) as error:
-        reason = "not found" if isinstance(error, FileNotFoundError) else str(error)
-        raise UsageError(f"prompt file {path}: {reason}") from error
-    if not stat.S_ISREG(facts.st_mode):
-        raise UsageError(f"prompt file {path} is not a regular file")
-    try:
-        with path.open("rb") as file:
-            head = file.read(8)
-    except OSError as error:
-        raise UsageError(f"prompt file {path}: {error.strerror or error}") from error
+    size, head = lines.regular(path, "prompt file")
     for magic, name in _COMPRESSED.items():
         if head.startswith(magic):
             raise UsageError(f"{path} is {name}: compressed prompt files are not read; unpack it")
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"{path}: prompts are read from {', '.join(SUFFIXES)} files")
     limit = FILE_LIMIT // 8 if path.suffix.lower() == ".json" else FILE_LIMIT
-    if facts.st_size > limit:
-        raise UsageError(
-            f"{path} is {facts.st_size:,} bytes; limit {limit:,}. Split it or use .jsonl"
-        )
+    if size > limit:
+        raise UsageError(f"{path} is {size:,} bytes; limit {limit:,}. Split it or use .jsonl")
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Number and text of each line; memory stays at one line whatever the file is."""
     with path.open("rb") as file:
-        number = 0
-        while raw := file.readline(LINE_LIMIT + 2):
-            number += 1
-            if len(raw.rstrip(b"\r\n")) > LINE_LIMIT:
-                size = len(raw)
-                while not raw.endswith(b"\n") and (raw := file.readline(LINE_LIMIT)):
-                    size += len(raw)
-                raise UsageError(f"{path}: line {number} is {size:,} bytes; limit {LINE_LIMIT:,}")
-            yield number, _decoded(raw, f"{path}:{number}", first=number == 1)
-
-
-def _decoded(raw: bytes, where: str, *, first: bool = True) -> str:
-    try:
-        text = raw.decode("utf-8-sig" if first else "utf-8")
-    except UnicodeDecodeError as error:
-        byte = raw[error.start]
-        raise UsageError(f"{where}: byte 0x{byte:02x} is not UTF-8; save the file as UTF-8") from (
-            error
-        )
-    if "\0" in text:
-        raise UsageError(f"{where}: holds a NUL character; remove it")
-    return text
+        yield from lines.numbered(file, path, LINE_LIMIT)
 
 
 def _txt(path: Path) -> Iterator[_Record]:
@@ -185,7 +149,7 @@ def _jsonl(path: Path) -> Iterator[_Record]:
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
-            bad.append(f"{path}:{number}: not valid JSON ({_reason(error)})")
+            bad.append(f"{path}:{number}: not valid JSON ({lines.reason(error)})")
             continue
         if not bad:
             yield from _records(value, f"{path}:{number}")
@@ -195,7 +159,7 @@ def _jsonl(path: Path) -> Iterator[_Record]:
 
 
 def _json(path: Path) -> Iterator[_Record]:
-    text = _decoded(path.read_bytes(), str(path))
+    text = lines.decoded(path.read_bytes(), str(path))
     if not text.strip():
         return
     try:
@@ -203,18 +167,12 @@ def _json(path: Path) -> Iterator[_Record]:
     except json.JSONDecodeError as error:
         raise UsageError(f"{path}:{error.lineno}: not valid JSON ({error.msg})") from error
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: not valid JSON ({_reason(error)})") from error
+        raise UsageError(f"{path}: not valid JSON ({lines.reason(error)})") from error
     if isinstance(value, list) and not _is_chat(value):
         for index, item in enumerate(value):
             yield from _records(item, f"{path}: entry {index + 1}")
     else:
         yield from _records(value, str(path))
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, json.JSONDecodeError):
-        return error.msg
-    return "nested too deeply" if isinstance(error, RecursionError) else "a number too long"
 
 
 def _csv(path: Path) -> Iterator[_Record]:
@@ -267,7 +225,7 @@ def _records(value: Any, where: str) -> Iterator[_Record]:
             return
         turns: tuple[tuple[str, str], ...] = (("user", value.strip()),)
     elif isinstance(value, list):
-        turns = _turns(value, where)
+        turns = conversation(value, where)
     else:
         raise UsageError(f"{where}: a prompt is text or a list of messages")
     if system and turns[0][0] != "system":
@@ -280,7 +238,12 @@ def _records(value: Any, where: str) -> Iterator[_Record]:
     yield _Record(Prompt(turns), split)
 
 
-def _turns(messages: list[Any], where: str) -> tuple[tuple[str, str], ...]:
+def conversation(messages: list[Any], where: str) -> tuple[tuple[str, str], ...]:
+    """The turns of a list of messages ({"role", "content"}), the last one from the user.
+
+    Raises:
+        UsageError: it is not one.
+    """
     turns: list[tuple[str, str]] = []
     for index, message in enumerate(messages, start=1):
         place = f"{where}: message {index}"

@@ -11,8 +11,6 @@ from hypothesis import strategies as st
 from szpo.baselines import ppo_loss
 from szpo.baselines.advantages import gae, returns_to_go, standardised, token_rewards
 
-NAN = math.nan
-
 
 def test_returns_of_the_notebook():
     # 1; 1 + .99·1 = 1.99; 1 + .99·1.99 = 2.9701
@@ -67,18 +65,19 @@ def test_a_return_of_ten_raises_a_probability_and_one_of_minus_five_lowers_it():
 
 def test_rewards_per_token_add_up_to_the_penalised_reward():
     # Two tokens: r = 1.5 − .1·((−1 + 3) + (−2 + 1)) = 1.5 − .1 = 1.4; one token: −1 − .1·.5.
-    logp = np.array([[-1.0, -2.0, NAN], [-0.5, NAN, NAN]])
-    reference = np.array([[-3.0, -1.0, NAN], [-1.0, NAN, NAN]])
-    found = token_rewards(np.array([1.5, -1.0]), logp, reference, beta=0.1)
+    logp = np.array([[-1.0, -2.0, 0.0], [-0.5, 9.0, 9.0]])
+    reference = np.array([[-3.0, -1.0, 0.0], [-1.0, -9.0, 9.0]])
+    there = np.array([[True, True, False], [True, False, False]])
+    found = token_rewards(np.array([1.5, -1.0]), logp, reference, there, beta=0.1)
     assert found == pytest.approx(np.array([[-0.2, 1.6, 0.0], [-1.05, 0.0, 0.0]]), abs=1e-12)
     assert found.sum(1) == pytest.approx([1.4, -1.05], abs=1e-12)
-    free = token_rewards(np.array([1.5, -1.0]), logp, reference, beta=0.0)
+    free = token_rewards(np.array([1.5, -1.0]), logp, reference, there, beta=0.0)
     assert free.sum(1).tolist() == [1.5, -1.0]  # β = 0: r_φ alone
 
 
 def test_an_answer_of_no_token_earns_nothing_and_leaves_its_neighbours_alone():
-    logp = np.array([[NAN, NAN], [-1.0, -1.0]])
-    found = token_rewards(np.array([7.0, 2.0]), logp, logp, beta=0.3)
+    logp, there = np.array([[0.0, 0.0], [-1.0, -1.0]]), np.array([[False] * 2, [True] * 2])
+    found = token_rewards(np.array([7.0, 2.0]), logp, logp, there, beta=0.3)
     assert found.tolist() == [[0.0, 0.0], [0.0, 2.0]]
 
 

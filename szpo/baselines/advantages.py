@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from szpo.types import Floats
 
@@ -37,26 +38,28 @@ def gae(rewards: Floats, values: Floats, lam: float, gamma: float = 1.0) -> Floa
     return found
 
 
-def token_rewards(score: Floats, logp: Floats, reference: Floats, beta: float) -> Floats:
+def token_rewards(
+    score: Floats, logp: Floats, reference: Floats, there: NDArray[np.bool_], beta: float
+) -> Floats:
     """−β(log π − log π_ref) at every token, and the answer's score at its last one, (n, H).
 
     Their sum over an answer is r(x, y) = r_φ(x, y) − β(log π(y|x) − log π_ref(y|x)) (Ziegler et
-    al. 2019, eq. 2).
+    al. 2019, eq. 2). An answer of no token earns nothing.
 
     Args:
         score: r_φ of each answer (n,).
-        logp: log π of each answer's tokens (n, H), NaN behind its end.
+        logp: log π of each answer's tokens (n, H).
         reference: the same of π_ref.
+        there: which tokens belong to the answer, the first ones of each row (n, H).
         beta: weight β ≥ 0 of the KL penalty.
     """
-    there = ~np.isnan(logp)
     found = np.where(there, -beta * (logp - reference), 0.0)
     rows = np.flatnonzero(there.any(1))
     found[rows, there.sum(1)[rows] - 1] += score[rows]
     return found
 
 
-def standardised(values: Floats, there: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> Floats:
+def standardised(values: Floats, there: NDArray[np.bool_]) -> Floats:
     """Values less their mean, over their spread, where they are there; 0 elsewhere."""
     known = values[there]
     if not known.size:
