@@ -170,10 +170,13 @@ class Optimizer(Section):
     ties: Literal["half", "davidson"] = Field(
         "half", description="A tie is half a vote each, or goes through Davidson's model."
     )
-    weighting: Literal["equal", "skill", "shrunk-logits", "median"] = Field(
+    weighting: Literal[
+        "equal", "skill", "rationality", "dawid-skene", "shrunk-logits", "median"
+    ] = Field(
         "equal",
-        description="How much each voter counts: equal; skill: learnt from agreement with the "
-        "rest; shrunk-logits or median: one say per voter (known, sign, margin).",
+        description="How much each voter counts: equal; learnt from agreement with the rest: "
+        "skill, rationality, dawid-skene (votes of 2 or more); one say per voter: shrunk-logits, "
+        "median (known, sign, margin).",
     )
     block: int | None = Field(
         None, ge=1, description="Perturb only this many random coordinates (ZBCPG)."
@@ -386,10 +389,16 @@ class Config(Section):
             raise ValueError(
                 f'adapter.train "AB" goes with subspace.kind "full"; "{space.kind}" moves B only'
             )
-        if self.optimizer.rule == "bayes" and self.optimizer.weighting not in ("equal", "skill"):
+        chosen = self.optimizer.weighting
+        if self.optimizer.rule == "bayes" and chosen in ("shrunk-logits", "median"):
             raise ValueError(
-                f'optimizer.weighting "{self.optimizer.weighting}" gives one estimate per '
-                'direction and bayes takes votes; choose "skill", or rule known, sign or margin'
+                f'optimizer.weighting "{chosen}" gives one estimate per direction and bayes takes '
+                'votes; choose "skill" or "rationality", or rule known, sign or margin'
+            )
+        if chosen == "dawid-skene" and self.optimizer.votes < 2:
+            raise ValueError(
+                'optimizer.weighting "dawid-skene" learns from comparisons that several voters '
+                'answered; set optimizer.votes to 2 or more, or choose "skill" or "rationality"'
             )
         if self.optimizer.momentum and self.optimizer.adam:
             raise ValueError("optimizer.momentum and optimizer.adam exclude each other")

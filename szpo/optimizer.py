@@ -196,7 +196,7 @@ def tell(
     else:
         after, updates, arithmetic, extra = _tell_step(state, query, weighed)
     after = replace(after, step=state.step + 1)
-    if settings.weighting == "skill" and weighed.ballots is not None:
+    if settings.weighting in weighting.LEARNT and weighed.ballots is not None:
         extra["weights"] = dict(zip(weighed.ballots.voters, weighed.weights.tolist(), strict=True))
     if settings.steering is not None:
         radius, pool = steered(state.kl_radius, state.pool, tally, settings.steering)
@@ -430,7 +430,7 @@ def _tell_bayes(state: State, query: Query, weighed: Weighed) -> _Told:
         tally.identical,
         forget=settings.forget,
     )
-    if settings.weighting == "skill" and state.history is not None:
+    if settings.weighting in weighting.LEARNT and state.history is not None:
         window = reweighed(window, state.history, weighed.weights)
     mu = base_mu(settings)
     precision: ArrayLike = bayes.prior_precision(mu, settings.distance, settings.dim)

@@ -18,7 +18,7 @@ from szpo.coordinates import Space, layout_dim
 from szpo.directions import Law
 from szpo.errors import UsageError
 from szpo.types import Layout, Pairing, Rule
-from szpo.weighting import WEIGHTINGS, Weighting
+from szpo.weighting import LEARNT, WEIGHTINGS, Weighting
 
 SMALL_DIM = 4096
 """Largest space whose updates may be recorded as a vector (momentum, Adam)."""
@@ -289,17 +289,23 @@ def _check_weighting(s: Settings, measures: bool) -> None:
         raise UsageError(
             f"settings: weighting {s.weighting!r} is unknown; choose {', '.join(WEIGHTINGS)}"
         )
-    if s.weighting == "skill" and s.smoothing in ("clip", "second"):
+    if s.weighting in LEARNT and s.smoothing in ("clip", "second"):
         raise UsageError(
             f"settings: smoothing {s.smoothing} cannot take the fractions of votes that weighting "
-            "skill makes; choose haldane"
+            f"{s.weighting} makes; choose haldane"
+        )
+    if s.weighting == "dawid-skene" and s.M < 2:
+        raise UsageError(
+            "settings: weighting dawid-skene learns from comparisons that several voters "
+            "answered, and each has one vote here (M = 1); set M to 2 or more, or choose skill or "
+            "rationality"
         )
     if not s.pooled_by_voter:
         return
     if s.rule == "bayes":
         raise UsageError(
             f"settings: bayes takes votes, weighting {s.weighting} gives one estimate per "
-            "direction; choose skill or equal, or the rule known, sign or margin"
+            "direction; choose equal, skill or rationality, or the rule known, sign or margin"
         )
     if (s.link, s.smoothing, s.ties) != ("logistic", "haldane", "half"):
         raise UsageError(

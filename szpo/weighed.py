@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from szpo import bayes, weighting
+from szpo import bayes, onecoin, rationality, weighting
 from szpo.errors import RunError, UsageError
 from szpo.settings import Settings
 from szpo.types import Floats, Tally
-from szpo.weighting import Ballots, History
+from szpo.weighting import Ballots, History, Weighting
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ def weigh(
 ) -> Weighed:
     """Apply the run's weighting to a step; weights rest on earlier steps alone.
 
-    ``delta`` overrules it. The history keeps the directions that skill is learnt from; under
+    ``delta`` overrules it. The history keeps the directions that weights are learnt from; under
     ``bayes`` the last ``rows`` (its window) and this step's; else nothing.
 
     Raises:
@@ -54,18 +54,34 @@ def weigh(
     past = weighting.joined(history or History.empty(settings.N), ballots.voters)
     ballots = weighting.seated(ballots, past.voters)
     weights, cast = np.ones(len(past.voters)), None
-    if settings.weighting == "skill":
-        weights = weighting.skill(past).weights
+    if settings.weighting in weighting.LEARNT:
+        weights = learnt(settings.weighting, past)
         cast = tally.plus + tally.minus + tally.tie
         tally = ballots.tally(weights)
     elif settings.pooled_by_voter and delta is None:
         delta = by_voter(settings, ballots)
     kept = rows + settings.K if settings.rule == "bayes" else 0
-    if settings.weighting == "skill":
+    if settings.weighting in weighting.LEARNT:
         kept = max(kept, weighting.ROWS)
     if kept:
         history = weighting.remember(past, step, ballots, kept)
     return Weighed(tally, cast, delta, ballots, weights, history)
+
+
+def learnt(name: Weighting, history: History) -> Floats:
+    """One weight per voter (..., P) from what all have said so far, by a weighting of `LEARNT`.
+
+    Raises:
+        UsageError: the weighting learns nothing.
+    """
+    match name:
+        case "skill":
+            return weighting.skill(history).weights
+        case "rationality":
+            return rationality.rationality(history).weights
+        case "dawid-skene":
+            return onecoin.dawid_skene(history).weights
+    raise UsageError(f"weighting {name} learns no weights; choose {', '.join(weighting.LEARNT)}")
 
 
 def by_voter(settings: Settings, ballots: Ballots) -> Floats:

@@ -1,10 +1,10 @@
 """How much each voter counts: a separate stage between the counted votes and the update.
 
-``equal`` counts every vote once. ``skill`` learns from earlier steps how often each voter agrees
-with the rest, and gives one weight per voter. ``shrunk-logits`` and ``median`` need no history:
-they make one Δ̂ per direction out of one logit per voter, however many votes each gave. A mean of
-logits listens most to the most decided voters, liars included; it is the median that withstands a
-hostile minority.
+``equal`` counts every vote once. ``skill``, ``rationality`` and ``dawid-skene`` learn from earlier
+steps how far each voter goes with the rest, and give one weight per voter (docs/weighting.md says
+which when). ``shrunk-logits`` and ``median`` need no history: they make one Δ̂ per direction out
+of one logit per voter, however many votes each gave. A mean of logits listens most to the most
+decided voters, liars included; it is the median that withstands a hostile minority.
 
 Pure arithmetic over arrays with any leading axes; voters are columns in the order of their ids.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,15 +21,17 @@ from numpy.typing import NDArray
 from szpo import estimators
 from szpo.types import Floats, Ints, Tally
 
-Weighting = Literal["equal", "skill", "shrunk-logits", "median"]
-WEIGHTINGS: Final[tuple[Weighting, ...]] = ("equal", "skill", "shrunk-logits", "median")
+Weighting = Literal["equal", "skill", "rationality", "dawid-skene", "shrunk-logits", "median"]
+WEIGHTINGS: Final[tuple[Weighting, ...]] = get_args(Weighting)
+LEARNT: Final[tuple[Weighting, ...]] = ("skill", "rationality", "dawid-skene")
+"""Those with one weight per voter, learnt from earlier steps: see `szpo.weighed.learnt`."""
 PLUS, MINUS, TIE = 1, -1, 2
 """What a voter said of a comparison; 0 is nothing."""
 
 SHRINK: Final = 4.0
 """A voter's m votes on a direction weigh m/(m + 4)."""
 ROWS: Final = 512
-"""Skill is learnt from the last so many directions."""
+"""Weights are learnt from the last so many directions."""
 HOSTILE_Z: Final = 3.0
 """Standard errors below chance from which a voter's votes count for the other side."""
 CLEAR: Final = 2.5

@@ -22,6 +22,7 @@ SOURCES = [path for folder in PACKAGES.values() for path in sorted(folder.rglob(
 CORE = {
     "types", "errors", "seeds", "directions", "coordinates", "links", "estimators", "optimizer",
     "bayes", "settings", "stepsize", "steering", "momentum", "weighting", "weighed",
+    "rationality", "onecoin",
 }  # fmt: skip
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "safetensors", "accelerate"}
 # No file, no clock, no chance, no other process inside the pure core.
@@ -157,6 +158,7 @@ def test_entry_points_name_files_that_exist() -> None:
     groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
     assert set(groups) <= {
         "szpo.commands", "szpo.benches", "szpo.evaluators", "szpo.rewards", "szpo.policies",
+        "szpo.features",
     }  # fmt: skip
     for group, entries in groups.items():
         for entry, target in entries.items():

@@ -290,7 +290,8 @@ def test_the_share_is_the_smallest_over_all_sets_of_voters(seed):
 def test_every_rule_reports_a_share_and_a_nearer_vote_a_smaller_one(rule, kind):
     if rule == "bayes" and kind in ("median", "shrunk-logits"):
         return
-    settings = defaults(3, (("z", (4,)),), rule=rule, N=7, weighting=kind, warmup=0, **(
+    m = 2 if kind == "dawid-skene" else 1
+    settings = defaults(3, (("z", (4,)),), rule=rule, N=7, M=m, weighting=kind, warmup=0, **(
         {"alpha": 0.1} if rule in ("known", "margin") else {}
     ))  # fmt: skip
     shares = []
@@ -319,11 +320,13 @@ def test_without_knowing_the_voters_there_is_no_share():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"weighting": "loud"}, "choose equal, skill, shrunk-logits, median"),
+        ({"weighting": "loud"}, "choose equal, skill, rationality, dawid-skene"),
         ({"weighting": "median"}, "bayes takes votes"),
         ({"weighting": "median", "rule": "known", "link": "probit"}, "set link logistic"),
         ({"weighting": "median", "rule": "known", "warmup": 0}, "give alpha, or a warm-up"),
         ({"weighting": "skill", "rule": "known", "smoothing": "clip"}, "choose haldane"),
+        ({"weighting": "rationality", "rule": "known", "smoothing": "second"}, "choose haldane"),
+        ({"weighting": "dawid-skene"}, "set M to 2 or more"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(changes, words):
@@ -333,8 +336,10 @@ def test_what_does_not_fit_is_refused_in_one_line(changes, words):
 
 
 def test_the_settings_file_refuses_one_say_per_voter_under_bayes():
-    with pytest.raises(ValueError, match='choose "skill", or rule known'):
+    with pytest.raises(ValueError, match='choose "skill" or "rationality", or rule known'):
         Config.model_validate({"optimizer": {"rule": "bayes", "weighting": "median"}})
+    with pytest.raises(ValueError, match=r"set optimizer\.votes to 2 or more"):
+        Config.model_validate({"optimizer": {"weighting": "dawid-skene"}})
 
 
 def test_old_settings_without_a_weighting_are_equal():

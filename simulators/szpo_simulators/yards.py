@@ -97,7 +97,7 @@ def train(
 ) -> NDArray[np.float32]:
     """θ (S, cells · 4) after so many votes of each repetition, one vote per comparison.
 
-    The rule `bayes`, with ``equal`` or ``skill`` weights as `szpo.optimizer.tell` applies them.
+    The rule `bayes`, with equal or learnt weights as `szpo.optimizer.tell` applies them.
     """
     settings = [world.settings(seed) for seed in seeds]
     one, N = settings[0], world.comparisons
@@ -127,7 +127,9 @@ def train(
         cast = np.zeros((*lead, world.members, 1, N), dtype=np.int8)
         cast[:, seats, 0, np.arange(N)] = said
         ballots = weighting.Ballots(world.names, cast, np.abs(gap)[:, None] < 1e-12)
-        weights = weighting.skill(history).weights if world.weighting == "skill" else None
+        weights = None
+        if world.weighting in weighting.LEARNT:
+            weights = weighed.learnt(world.weighting, history)
         history = weighting.remember(history, step, ballots)
         tally = ballots.tally()
         window = bayes.add(
