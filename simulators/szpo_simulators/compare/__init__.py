@@ -1,0 +1,1 @@
+"""`szpo compare`: methods beside each other on the same model, prompts and panel."""

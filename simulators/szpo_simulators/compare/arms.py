@@ -1,0 +1,60 @@
+"""The methods as arms of a comparison: each walks its way and notes where it stands."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+from szpo import assemble, configfile, driving
+from szpo.stepreport import StepReport
+from szpo_simulators.compare import cell
+from szpo_simulators.compare.course import Course
+
+Asked: TypeAlias = Mapping[str, Any]
+Arm: TypeAlias = Callable[[Asked, Course], dict[str, Any]]
+"""Walks the way; gives what else is worth keeping."""
+
+
+def play(asked: Asked, way: Course) -> dict[str, Any]:
+    """One arm from its start to its last vote.
+
+    Raises:
+        RunError: it diverged, or there was nothing to learn from.
+    """
+    return ARMS[asked["method"]](asked, way)
+
+
+def szpo(asked: Asked, way: Course) -> dict[str, Any]:
+    """A whole run of szpo: set-up, votes through the ledger, updates."""
+    D = asked["D"] if asked["ask"] == "batch" else 1
+    votes = asked["votes"] * asked["D"] // D
+    tree = cell.config(asked).model_dump()
+    per_step = tree["optimizer"]["comparisons"] * asked["D"] // D
+    tree["run"]["votes"] = votes
+    tree["panel"]["beta"] = asked["beta"][asked["ask"]]
+    tree["optimizer"] |= {"rows": D, "comparisons": per_step, **asked["settings"]}
+    config = configfile.check(tree, where="compare")
+    steps = votes // config.votes_per_step
+
+    def note(report: StepReport) -> None:
+        cost = {
+            "votes": report.total_votes,
+            "answers_read": report.total_answers_read,
+            "tokens": way.instruments.tokens,
+        }
+        figures = {"win_rate": report.win_rate, "norm": report.norm}
+        way.reached(parts.language, (report.step + 1) / steps, cost, figures)
+
+    with tempfile.TemporaryDirectory() as folder:
+        parts = assemble.build(config, say=lambda line: None)
+        setup = way.instruments.seconds()
+        facts = {"setup": {"seconds": setup[0], "cpu": setup[1], "tokens": way.instruments.tokens,
+                           "bytes": way.instruments.peak()}}  # fmt: skip
+        with assemble.create(parts, Path(folder) / "run.db") as ledger:
+            driving.drive(ledger, parts, on_step=note)
+    return facts
+
+
+ARMS: Final[dict[str, Arm]] = {"szpo": szpo}

@@ -1,0 +1,102 @@
+"""One cell of a comparison in a process of its own: ``python -m szpo_simulators.compare.cell``.
+
+What is asked comes as JSON on stdin, how much is done goes to stdout, and the record appears
+whole at the path given, or not at all. A method that cannot go on (it diverged, or nothing was
+there to learn from) is a result and is kept; a mistake in what was asked is none.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from szpo import configfile, doctor
+from szpo.config import Config
+from szpo.errors import RunError, SzpoError
+
+VERSION = 1
+"""Raise it when what a cell does or counts changes: older records are then not used."""
+
+
+def config(asked: Mapping[str, Any]) -> Config:
+    """The run's settings that a cell stands on: all its methods share model, sites and prompts."""
+    sets = [f"run.seed={asked['seed']}", f"panel.reward={asked['reward']}",
+            f"panel.kind={asked['panel']}", *asked["sets"]]  # fmt: skip
+    return configfile.load(preset_name=asked["run"], sets=sets)
+
+
+def run(
+    asked: Mapping[str, Any],
+    start: Mapping[str, Any] | None = None,
+    say: Callable[[float], None] = lambda share: None,
+) -> dict[str, Any]:
+    """What the cell finds, as plain JSON values.
+
+    Args:
+        asked: Method, way of asking, seed, settings and all that the cells share.
+        start: The measurement that the cell ``base`` found; that cell itself has none.
+        say: Told what share is done.
+
+    Raises:
+        UsageError: what is asked fits no method or model.
+    """
+    began = time.monotonic()
+    from szpo_simulators.compare import arms, course, instruments
+    from szpo_simulators.compare.ground import base, yardstick
+
+    if start is None:
+        return {"elapsed": time.monotonic() - began, **base(asked)}
+    tools = instruments.Instruments()
+    loaded_bytes = instruments.resident()
+    way = course.Course(yardstick(asked, start), tools, asked["points"], say=say)
+    way.still()
+    stopped = None
+    with tools.counting():
+        try:
+            more = arms.play(asked, way)
+        except RunError as error:
+            stopped, more = str(error), {}
+    wall, cpu = tools.seconds()
+    return {
+        "elapsed": time.monotonic() - began,
+        "course": way.rows,
+        "stopped": stopped,
+        **more,
+        "seconds": {"learning": wall, "cpu": cpu},
+        "bytes": {
+            "before": loaded_bytes, "peak": tools.peak(), "process": tools.process_peak(),
+        },
+        "machine": {"load": os.getloadavg()[0], "matrix_seconds": doctor.matrix_seconds()},
+    }  # fmt: skip
+
+
+def write(path: Path, asked: Mapping[str, Any], found: Any) -> None:
+    """Keep a record: whole or not at all."""
+    draft = path.with_suffix(f".{os.getpid()}.draft")
+    draft.write_text(json.dumps({"asked": dict(asked), "found": found}), encoding="utf-8")
+    draft.replace(path)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Do the cell on stdin and write its record to the path given; 0, or an error's exit code."""
+    asked, path = json.loads(sys.stdin.read()), Path(arguments[0])
+    start = None
+    if "base" in asked:
+        found = json.loads(path.with_name(f"{asked['base']}.json").read_text(encoding="utf-8"))
+        start = found["found"]["measurement"]
+    try:
+        found = run(asked, start, lambda share: print(f"{share:.4f}", flush=True))
+    except SzpoError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    write(path, asked, found)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,87 @@
+"""``szpo compare``: methods side by side on one model and panel, or runs by their own ledgers."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from szpo.errors import UsageError
+from szpo_simulators.bench.study import Study
+from szpo_simulators.compare import ledgers, plan, presets, show, tuning
+from szpo_simulators.compare.cells import Place
+from szpo_simulators.compare.presets import Method
+
+
+def command(arguments: Sequence[str]) -> int:
+    """The entry point of `szpo.commands`: 0 where all cells were done, 1 where one failed."""
+    chosen = _parser().parse_args(list(arguments))
+    if chosen.runs:
+        return ledgers.compare(
+            chosen.runs, chosen.folder, figure=chosen.figures, as_json=chosen.json
+        )
+    if chosen.preset is None:
+        raise UsageError("compare: give --preset tiny or smollm2, or two runs or more")
+    preset = presets.find(chosen.preset)
+    arms = presets.chosen(preset, chosen.methods, chosen.asks)
+    seeds = tuple(chosen.seeds) if chosen.seeds else preset.seeds
+    study = Study(
+        "compare", chosen.folder or Path("runs/compare") / preset.name, figures=chosen.figures
+    )
+    study.console.quiet = chosen.json
+    demand(method for method, _ in arms)
+    place = Place(study.folder)
+    start = plan.ground(study, place, preset)
+    if chosen.tune:
+        found, failures = tuning.tune(study, place, preset, arms, start, chosen.collect)
+    else:
+        wanted = plan.order(preset, arms, seeds, start)
+        failures = [] if chosen.collect else plan.watch(study, place, wanted)
+        found = show.show(study, preset, plan.records(place, wanted))
+    for line in failures:
+        study.console.print(f"failed: {line}", markup=False)
+    if chosen.json:
+        print(json.dumps(found, indent=1))
+    return 1 if failures else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="szpo compare",
+        description="Compare methods on the same model, prompts and simulated panel, by votes, "
+        "answers read, tokens, seconds and memory; or compare runs by their ledgers.",
+    )
+    add = parser.add_argument
+    add("runs", nargs="*", help="runs to compare by their own files, names or paths")
+    add("--preset", help="tiny or smollm2: what is compared")
+    add("--methods", nargs="+", default=(), help="only these methods")
+    add("--asks", nargs="+", default=(), help="only these ways of asking: batch, pair")
+    add("--seeds", nargs="+", type=int, default=(), help="these seeds instead of the preset's")
+    add("--folder", type=Path, help="where cells, tables and figures are kept; of ledgers: "
+        "where runs are looked for")  # fmt: skip
+    add("--figures", type=Path, help="where the figures go as well")
+    add("--tune", action="store_true", help="run the tuning trials instead, on their own seeds")
+    add("--collect", action="store_true", help="run nothing; tell what is finished")
+    add("--json", action="store_true", help="print one JSON document")
+    return parser
+
+
+def demand(methods: Iterable[Method]) -> None:
+    """Refuse before the start what would fail in every cell.
+
+    Raises:
+        UsageError: a module is not installed; names the extra that brings it.
+    """
+    lacking: dict[str, list[str]] = {}
+    for method in methods:
+        for module in method.needs:
+            if importlib.util.find_spec(module) is None:
+                lacking.setdefault(module, []).append(method.name)
+    if lacking:
+        names = sorted({name for each in lacking.values() for name in each})
+        raise UsageError(
+            f"compare: {', '.join(names)} need {' and '.join(lacking)}: "
+            "pip install 'szpo[baselines]', or leave them out with --methods"
+        )

@@ -1,0 +1,95 @@
+"""What all cells of a comparison stand on: the base model's answers, the panels, the yardstick.
+
+The cell ``base`` is done first and once: it fits β at D rows and at one, and measures the model
+before any vote. All other cells are asked with what it found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from szpo import models
+from szpo.assemble import CALIBRATION_PROMPTS, CALIBRATION_SAMPLES
+from szpo.baselines.actor import Actor
+from szpo.errors import UsageError
+from szpo.layers import lora_config
+from szpo.prompts import PromptSet, load, shipped
+from szpo.sampling import Sampling
+from szpo_simulators import heldout, panels, rewards
+from szpo_simulators.compare import cell, course
+from szpo_simulators.compare.asking import PanelAsk
+
+MEASURING = 0
+"""Names the held-out random numbers, the same for every cell: policies are paired by them."""
+
+
+def actor(asked: Mapping[str, Any]) -> Actor:
+    """The model with a LoRA of its own on the sites and with the rank that SZPO moves."""
+    config = cell.config(asked)
+    m, a, g = config.model, config.adapter, config.generation
+    loaded = models.load(m.name, dtype=m.dtype, quantization=m.quantization, device=m.device)
+    depth = int(loaded.model.config.get_text_config().num_hidden_layers)
+    layers = list(range(depth)) if a.layers == "all" else a.layers
+    sites = lora_config(
+        loaded.model,
+        targets=a.targets,
+        layers=None if isinstance(layers, str) else layers,
+        rank=a.rank,
+    )
+    sites.lora_alpha = a.alpha or a.rank
+    sampling = Sampling(g.temperature, g.top_p, g.top_k, g.max_new_tokens, tuple(g.stop))
+    return Actor.fresh(loaded, sites, sampling=sampling, seed=config.run.seed)
+
+
+def prompts(asked: Mapping[str, Any]) -> PromptSet:
+    """The prompts of all cells: those to learn from, and those held out."""
+    chosen = cell.config(asked).prompts
+    found = shipped() if chosen.path is None else load(chosen.path, heldout=chosen.heldout)
+    found = found.with_system(chosen.system)
+    if not found.heldout:
+        raise UsageError("compare: no prompts are held out to measure on; raise prompts.heldout")
+    return found
+
+
+def base(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """β of the panel at D rows and at one, and the held-out measurement before any vote."""
+    policy, told = actor(asked), prompts(asked)
+    liked = rewards.parse(asked["reward"])
+    drawn = policy.sample(told.train[:CALIBRATION_PROMPTS], CALIBRATION_SAMPLES, seed=0)
+    worth = rewards.matrix(liked, told.train[:CALIBRATION_PROMPTS], drawn)
+    fitted = {name: panels.calibrate(worth, rows, 0)
+              for name, rows in (("batch", asked["D"]), ("pair", 1))}  # fmt: skip
+    found = heldout.measure(
+        policy, told.heldout[: asked["prompts"]], liked.score, samples=asked["samples"],
+        seed=MEASURING, moved=False,
+    )  # fmt: skip
+    return {
+        "panel": {name: asdict(one) for name, one in fitted.items()},
+        "measurement": course.kept(found),
+    }
+
+
+def yardstick(asked: Mapping[str, Any], start: Mapping[str, Any]) -> course.Yardstick:
+    """How the cell is measured, beside what the cell ``base`` measured."""
+    return course.Yardstick(
+        prompts(asked).heldout[: asked["prompts"]],
+        asked["samples"],
+        MEASURING,
+        rewards.parse(asked["reward"]).score,
+        course.restored(start),
+    )
+
+
+def ask(asked: Mapping[str, Any]) -> PanelAsk:
+    """The panel, fitted for either size of question."""
+    size = cell.config(asked).panel.size
+
+    def panel(name: str, rows: int) -> panels.Panel:
+        beta = asked["beta"][name]
+        return panels.build(
+            asked["panel"], reward=asked["reward"], size=size, rows=rows, beta=beta
+        )
+
+    return PanelAsk(panel("batch", asked["D"]), panel("pair", 1))

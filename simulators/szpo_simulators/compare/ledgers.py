@@ -1,0 +1,131 @@
+"""`szpo compare RUN RUN …`: runs beside each other by their own files; no model is loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from szpo import summary
+from szpo.cli import place
+from szpo.errors import UsageError
+from szpo.ledger import Ledger
+from szpo_simulators import rewards
+from szpo_simulators.bench.study import COLOURS, Study
+
+DRAWN = {"kl": "KL to the start, nats", "shown": "mean reward of the answers shown",
+         "win_rate": "win rate of plus, ten steps"}  # fmt: skip
+POOLED = 10
+"""Steps over which a win rate is taken: one step has too few votes."""
+
+
+def compare(
+    runs: Sequence[str], folder: Path | None, *, figure: Path | None = None, as_json: bool = False
+) -> int:
+    """Tell and draw runs; the figure goes beside the first run, and to ``figure`` as well.
+
+    Raises:
+        UsageError: a run is missing, or is named twice.
+    """
+    paths = [place.find(run, folder or Path("runs")) for run in runs]
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise UsageError("compare: the same run is named twice; give different ones")
+    found = [read(path) for path in paths]
+    study = Study("compare", paths[0].parent, figures=figure)
+    study.console.quiet = as_json
+    study.table("runs by their ledgers", found, {
+        "run": "name", "model": "model", "panel": "panel", "rule": "rule", "seed": "seed",
+        "state": "state", "steps": "steps", "votes": "votes", "read": "answers_read",
+        "person-min": lambda row: f"{row['person_minutes']:.0f}",
+        "plus wins": lambda row: _share(row["win_rate"]),
+        "better side": lambda row: _share(row["separation"]),
+        "KL": "kl", "length": "length",
+        "held-out": lambda row: row["heldout"] or "not measured",
+    })  # fmt: skip
+    for row in found:
+        for line in row["evaluation"]:
+            study.console.print(f"{row['name']}: {line}", markup=False)
+    wanted = [name for name in DRAWN if any(row["curves"][name] for row in found)]
+    if wanted:
+        names = "-".join(path.stem for path in paths)[:80]
+        _draw(study, f"compare-{names}", found, wanted)
+        study.console.print(f"figure: {paths[0].parent / f'compare-{names}.svg'}", markup=False)
+    if as_json:
+        print(json.dumps(found, indent=1))
+    return 0
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What a ledger says of its run: totals, held-out rows, curves over votes and answers read."""
+    with Ledger.open(path, readonly=True) as ledger, ledger.snapshot():
+        facts = summary.steps(ledger)
+        total = summary.summary(ledger, facts).as_dict()
+        measured = [event["body"]["rows"] for event in ledger.events("evaluation")
+                    if "rows" in event["body"]]  # fmt: skip
+        shown = _shown(ledger, facts)
+    last = measured[-1] if measured else []
+    told = [f"{row['name']}: {row['before']} → {row['after']} {row['change']}" for row in last]
+    spent = np.cumsum([f.votes for f in facts]).tolist()
+    read_ = np.cumsum([f.answers_read for f in facts]).tolist()
+    curves: dict[str, list[list[float]]] = {name: [] for name in DRAWN}
+    for i, fact in enumerate(facts):
+        if "kl" in fact.info and fact.info["kl"] is not None:
+            curves["kl"].append([spent[i], read_[i], float(fact.info["kl"])])
+        if (reward := shown[i]) is not None:
+            curves["shown"].append([spent[i], read_[i], reward])
+        recent = facts[max(0, i + 1 - POOLED) : i + 1]
+        votes = sum(f.votes for f in recent)
+        if votes:
+            wins = sum((f.win_rate or 0.0) * f.votes for f in recent)
+            curves["win_rate"].append([spent[i], read_[i], wins / votes])
+    pairs, agreeing = (sum(getattr(f, name) for f in facts) for name in ("pairs", "agreeing"))
+    lengths = [f.info["length"] for f in facts if "length" in f.info]
+    return {
+        **total,
+        "kl": curves["kl"][-1][2] if curves["kl"] else None,
+        "length": lengths[-1] if lengths else None,
+        "separation": summary.separation(pairs, agreeing),
+        "heldout": f"{last[0]['before']} → {last[0]['after']}" if last else None,
+        "evaluation": told,
+        "curves": curves,
+    }
+
+
+def _shown(ledger: Ledger, facts: Sequence[summary.Facts]) -> list[float | None]:
+    """Mean hidden reward of each step's answers, where the panel is simulated and tells it."""
+    panel = ledger.spec.get("config", {}).get("panel", {})
+    try:
+        if panel.get("kind", "people") == "people":
+            raise UsageError("people tell no reward")
+        score = rewards.parse(str(panel["reward"])).score
+    except (UsageError, KeyError):
+        return [None] * len(facts)
+    found: list[float | None] = []
+    for fact in facts:
+        rows = [row for one in ledger.comparisons(fact.step) for row in one.rows]
+        values = [score(row.prompt, side) for row in rows for side in (row.plus, row.minus)]
+        found.append(float(np.mean(values)) if values else None)
+    return found
+
+
+def _draw(study: Study, part: str, found: Sequence[Any], wanted: Sequence[str]) -> None:
+    with study.figure(part, columns=2 * len(wanted), height=3.8) as axes:
+        for i, name in enumerate(wanted):
+            for j, label in enumerate(("votes", "answers read")):
+                at = axes[2 * i + j]
+                for k, row in enumerate(found):
+                    points = row["curves"][name]
+                    colour = COLOURS[k % len(COLOURS)]
+                    x, y = ([p[column] for p in points] for column in (j, 2))
+                    at.plot(x, y, color=colour, marker="", label=row["name"])
+                at.set(xlabel=label)
+            axes[2 * i].set_ylabel(DRAWN[name])
+        handles, labels = axes[0].get_legend_handles_labels()
+        axes[0].figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=7.5)
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"

@@ -1,0 +1,124 @@
+"""What a comparison compares: its methods, how they are asked, their settings and what was tried.
+
+Settings were chosen on the tiny model with seeds that nothing else uses, at most four per method
+(`szpo compare --preset tiny --tune` runs them again); `docs/compare.md` lists what came out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, TypeAlias
+
+from szpo.errors import UsageError
+
+Asking: TypeAlias = Literal["batch", "pair"]
+"""One vote on two batches of D answers, or D votes on single pairs for each of those."""
+Settings: TypeAlias = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to learn from votes, and what was tried for it."""
+
+    name: str
+    title: str
+    trials: tuple[Settings, ...]
+    """At most four; keys are those of the method's recipe, or settings of a run of szpo."""
+    chosen: int = 0
+    """The trial that is reported."""
+    asks: tuple[Asking, ...] = ("batch", "pair")
+    needs: tuple[str, ...] = ("trl", "datasets")
+    """Modules of an extra."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A comparison: one model, one reward, one budget, and what takes part."""
+
+    name: str
+    run: str
+    """The preset of `szpo run` that has the model."""
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...]
+    seconds: Mapping[str, float]
+    """Guessed seconds of a cell by method, until some are finished."""
+    tuning: tuple[int, ...] = ()
+    """Seeds on which the trials were run; none are reported."""
+    votes: int = 400
+    """Batch votes; the equal-reading run takes D pair votes for each."""
+    reward: str = "sentiment"
+    panel: str = "bt70"
+    D: int = 8
+    prompts: int = 64
+    samples: int = 8
+    points: int = 10
+    """Held-out measurements along the way."""
+    sets: tuple[str, ...] = ()
+    """Changes to the run's preset that hold for every method."""
+    overrides: Mapping[str, Settings] = field(default_factory=dict)
+    """Settings by method that this preset changes for all trials, such as smaller batches."""
+
+
+METHODS: Final[Mapping[str, Method]] = {
+    method.name: method
+    for method in (
+        Method(
+            "szpo", "SZPO",
+            ({}, {"kl_step": 0.06}, {"kl_step": 0.015}, {"comparisons": 4}),
+            needs=(),
+        ),
+    )
+}  # fmt: skip
+PRESETS: Final[Mapping[str, Preset]] = {
+    preset.name: preset
+    for preset in (
+        Preset(
+            "tiny", "tiny", ("szpo",), tuple(range(1000, 1010)), {"szpo": 20.0}, tuning=(0, 1),
+            votes=240, samples=4, points=6,
+        ),
+        Preset(
+            "smollm2", "demo", ("szpo",), (0, 1, 2, 3, 4), {"szpo": 600.0}, prompts=32, samples=4,
+            points=5,
+        ),
+    )
+}  # fmt: skip
+
+
+def find(name: str) -> Preset:
+    """The preset of a name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if name not in PRESETS:
+        raise UsageError(f'compare: no preset "{name}"; there are: {", ".join(PRESETS)}')
+    return PRESETS[name]
+
+
+def chosen(
+    preset: Preset, methods: Sequence[str] = (), asks: Sequence[str] = ()
+) -> list[tuple[Method, Asking]]:
+    """The arms: each method under each way of asking that it and the caller allow.
+
+    Raises:
+        UsageError: a method or a way is unknown, or nothing is left.
+    """
+    known = {name: METHODS[name] for name in preset.methods}
+    for name in methods:
+        if name not in known:
+            raise UsageError(
+                f'compare: preset {preset.name} has no method "{name}"; it has: {", ".join(known)}'
+            )
+    for ask in asks:
+        if ask not in ("batch", "pair"):
+            raise UsageError(f'compare: --asks {ask}: give "batch", "pair" or both')
+    arms = [
+        (known[name], ask)
+        for name in (methods or known)
+        for ask in known[name].asks
+        if not asks or ask in asks
+    ]
+    if not arms:
+        raise UsageError("compare: no method is left; widen --methods or --asks")
+    return arms

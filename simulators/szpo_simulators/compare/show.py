@@ -1,0 +1,195 @@
+"""A comparison for people: table, differences, JSON and figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from matplotlib.lines import Line2D
+
+from szpo_simulators.bench.study import COLOURS, MARKS, Study, curve, machine, told
+from szpo_simulators.compare import summary
+from szpo_simulators.compare.presets import METHODS, Preset
+from szpo_simulators.compare.summary import Records
+
+MORE: Final = (*COLOURS, "#666666", "#882255")
+SHAPES: Final = (*MARKS, "<", ">")
+DASHES: Final[Mapping[str, Any]] = {"batch": "-", "pair": "--"}
+AXES: Final[Mapping[str, str]] = {
+    "votes": "votes",
+    "answers_read": "answers read",
+    "tokens": "tokens generated",
+    "cpu_seconds": "processor seconds",
+    "peak_bytes": "peak memory, MiB",
+}
+MIB: Final = 2**20
+POINTS: Final = 5
+"""With so many seeds or fewer, each is drawn as a point."""
+
+
+def show(study: Study, preset: Preset, records: Records) -> dict[str, Any]:
+    """Print and write everything; returns what the JSON file holds."""
+    rows = summary.summary(records, {name: METHODS[name].title for name in preset.methods})
+    study.table(f"{preset.name}: {preset.reward}, {preset.panel}, {preset.votes} batch votes of "
+                f"{preset.D} rows; pair: {preset.D} pair votes for each", rows, TABLE)  # fmt: skip
+    for row in rows:
+        for one in row["stopped"]:
+            study.console.print(
+                f"{row['method']} {row['ask']}, seed {one['seed']}: stopped at "
+                f"{one['votes']:.0f} votes: {one['why']}", markup=False,
+            )  # fmt: skip
+    apart = summary.differences(rows)
+    if apart:
+        study.table(
+            "final gain of szpo (batch) less that of each other, paired by seed", apart,
+            {"method": "method", "ask": "ask", "seeds": "n", "difference": signed,
+             "95 %": lambda row: f"[{row['low']:+.3f}, {row['high']:+.3f}]"},
+        )  # fmt: skip
+    study.csv(f"compare-{preset.name}", rows)
+    figures(study, preset, records)
+    body = {"preset": preset.name, "rows": rows, "differences": apart, "machine": machine()}
+    path = study.folder / f"compare-{preset.name}.json"
+    path.write_text(json.dumps(body, indent=1), encoding="utf-8")
+    study.end()
+    return body
+
+
+def signed(row: Mapping[str, Any]) -> str:
+    """The mean of a row with its sign."""
+    return f"{row['mean']:+.3f}"
+
+
+def _gain(row: Mapping[str, Any]) -> str:
+    if "mean" not in row:
+        return "stopped"
+    around = told(row, 3) if row["n"] > 1 else f"{row['mean']:.3f}"
+    lost = f", {len(row['stopped'])} stopped" if row["stopped"] else ""
+    return f"{around}{lost}"
+
+
+def _target(by: str) -> Any:
+    def text(row: Mapping[str, Any]) -> str:
+        found = row.get(f"{by}_to_target")
+        if found is None:
+            return "–"
+        value = row[f"median_{by}_to_target"]
+        reached = sum(one is not None for one in found)
+        return f"{'–' if value is None else f'{value:.0f}'} ({reached}/{len(found)})"
+
+    return text
+
+
+def _number(name: str, form: str, scale: float = 1.0) -> Any:
+    return lambda row: "–" if name not in row else format(row[name] / scale, form)
+
+
+def _optimised(row: Mapping[str, Any]) -> str:
+    found = row.get("optimised")
+    if not found or "true" not in found:
+        return ""
+    mark = "over-optimised" if found["seen"] else "open"
+    return f"{found['true'][0]:+.2f} / {found['learned'][0]:+.2f} {mark}"
+
+
+TABLE: Final[Mapping[str, Any]] = {
+    "method": "method",
+    "ask": "ask",
+    "seeds": lambda row: len(row["seeds"]),
+    "gain": _gain,
+    "votes": _number("votes", ".0f"),
+    "read": _number("answers_read", ".0f"),
+    f"votes to +{summary.TARGET:g}": _target("votes"),
+    f"read to +{summary.TARGET:g}": _target("answers_read"),
+    "tokens, k": _number("tokens", ".0f", 1000),
+    "cpu s": _number("cpu_seconds", ".0f"),
+    "s": _number("seconds", ".0f"),
+    "peak MiB": _number("peak_bytes", ".0f", MIB),
+    "added": _number("added_bytes", ".0f", MIB),
+    "KL": _number("kl", ".1f"),
+    "length": _number("length", ".1f"),
+    "guards": lambda row: f"{row['guards_held']}/{row['n']}" if "n" in row else "–",
+    "true / learned after its best": _optimised,
+}
+
+
+def figures(study: Study, preset: Preset, records: Records) -> None:
+    """Gain by votes and answers read; by tokens, seconds and memory; KL and learned rewards."""
+    drawn = {key: cells for key, cells in records.items()
+             if any(not cell["stopped"] for cell in cells)}  # fmt: skip
+    if not drawn:
+        return
+    for part, by in (("votes", ("votes", "answers_read")),
+                     ("costs", ("tokens", "cpu_seconds", "peak_bytes"))):  # fmt: skip
+        with study.figure(f"compare-{preset.name}-{part}", columns=len(by), height=4.4) as axes:
+            for place, cost in zip(axes, by, strict=True):
+                for key, cells in drawn.items():
+                    _line(place, preset, key, cells, cost)
+                place.set(xlabel=AXES[cost], xscale="log")
+            axes[0].set_ylabel(f"gain in held-out {preset.reward}")
+            _legend(axes[0], preset, drawn)
+    with study.figure(f"compare-{preset.name}-kl", columns=2, height=4.4) as axes:
+        for key, cells in drawn.items():
+            _line(axes[0], preset, key, cells, "kl")
+        axes[0].set(xlabel="KL to the start, nats per answer",
+                    ylabel=f"gain in held-out {preset.reward}")  # fmt: skip
+        for key, cells in drawn.items():
+            _learned(axes[1], preset, key, cells)
+        axes[1].set(xlabel="share of the training with the learned reward",
+                    ylabel="mean of held-out answers",
+                    title="true gain (full) and learned reward (dotted)")  # fmt: skip
+        _legend(axes[0], preset, drawn)
+
+
+def _style(preset: Preset, method: str) -> dict[str, Any]:
+    place = preset.methods.index(method)
+    return {"color": MORE[place % len(MORE)], "marker": SHAPES[place % len(SHAPES)]}
+
+
+def _line(
+    axes: Any, preset: Preset, key: summary.ArmKey, cells: Sequence[Mapping[str, Any]], by: str
+) -> None:
+    """The mean way with its interval, or with each seed's end as a point where seeds are few."""
+    scale = MIB if by == "peak_bytes" else 1.0
+    found = summary.curve(cells, by)
+    style = _style(preset, key[0])
+    ways = [cell["course"] for cell in cells if not cell["stopped"]]
+    points = [(x / scale, row) for x, row in zip(found["x"], found["rows"], strict=True)
+              if x > 0 or by == "kl"]  # fmt: skip
+    xs, rows = [x for x, _ in points], [row for _, row in points]
+    if by == "peak_bytes":
+        xs, rows = xs[-1:], rows[-1:]
+    if len(ways) <= POINTS:
+        ends = [way[-1] for way in ways]
+        axes.plot([end[by] / scale for end in ends], [end["gain"] for end in ends], ls="",
+                  ms=4, alpha=0.55, **style)  # fmt: skip
+        axes.plot(xs, [row["mean"] for row in rows], linestyle=DASHES[key[1]],
+                  color=style["color"])  # fmt: skip
+    else:
+        curve(axes, xs, rows, "", linestyle=DASHES[key[1]], markevery=[-1], **style)
+
+
+def _learned(
+    axes: Any, preset: Preset, key: summary.ArmKey, cells: Sequence[Mapping[str, Any]]
+) -> None:
+    ways = [[row for row in cell["course"] if row["proxy"] is not None]
+            for cell in cells if not cell["stopped"]]  # fmt: skip
+    if key[1] != "batch" or not ways or min(map(len, ways)) < 2:
+        return
+    shorn = [{"course": way, "stopped": None} for way in ways]
+    for value, dash in (("gain", "-"), ("proxy", ":")):
+        found = summary.curve(shorn, "share", value)
+        curve(axes, found["x"], found["rows"], "", linestyle=dash, markevery=[-1],
+              **_style(preset, key[0]))  # fmt: skip
+
+
+def _legend(axes: Any, preset: Preset, drawn: Records) -> None:
+    methods = [name for name in preset.methods if any(key[0] == name for key in drawn)]
+    handles = [Line2D([], [], label=METHODS[name].title, **_style(preset, name))
+               for name in methods]  # fmt: skip
+    told_ways = {"batch": "batch votes", "pair": f"{preset.D} pair votes for each"}
+    handles += [
+        Line2D([], [], color="#666666", linestyle=DASHES[ask], label=told_ways[ask])
+        for ask in DASHES if any(key[1] == ask for key in drawn)
+    ]  # fmt: skip
+    axes.figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=7.5)

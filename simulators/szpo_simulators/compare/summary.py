@@ -1,0 +1,127 @@
+"""From the records of cells to rows: gains with intervals, what they cost, who was ahead."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+
+from szpo_simulators.bench.study import interval
+from szpo_simulators.compare.course import reaching
+from szpo_simulators.heldout import student
+
+TARGET: Final = 0.15
+"""Gain in true reward at which votes and answers read are told."""
+ArmKey: TypeAlias = tuple[str, str]
+"""(method, ask)"""
+Records: TypeAlias = Mapping[ArmKey, Sequence[Mapping[str, Any]]]
+"""The finished cells of each arm, by seed."""
+COSTS: Final = ("votes", "answers_read", "tokens", "seconds", "cpu_seconds", "peak_bytes")
+
+
+def summary(records: Records, titles: Mapping[str, str]) -> list[dict[str, Any]]:
+    """One row per arm that has a finished cell."""
+    return [_row(key, cells, titles[key[0]]) for key, cells in records.items() if cells]
+
+
+def _row(key: ArmKey, cells: Sequence[Mapping[str, Any]], title: str) -> dict[str, Any]:
+    ended = [cell for cell in cells if not cell["stopped"]]
+    lasts = [cell["course"][-1] for cell in ended]
+    row: dict[str, Any] = {
+        "method": key[0],
+        "ask": key[1],
+        "title": title,
+        "seeds": [cell["asked"]["seed"] for cell in ended],
+        "gains": [last["gain"] for last in lasts],
+        "stopped": [
+            {"seed": cell["asked"]["seed"], "votes": cell["course"][-1]["votes"],
+             "why": cell["stopped"]}
+            for cell in cells if cell["stopped"]
+        ],
+    }  # fmt: skip
+    if not ended:
+        return row
+    row |= interval(row["gains"])
+    row["reward"] = float(np.mean([last["reward"] for last in lasts]))
+    row |= {name: float(np.mean([last[name] for last in lasts])) for name in COSTS}
+    row["added_bytes"] = float(
+        np.mean([cell["bytes"]["peak"] - cell["bytes"]["before"] for cell in ended])
+    )
+    for name in ("kl", "length", "logprob", "distinct2"):
+        row[name] = float(np.mean([last[name] for last in lasts]))
+    row["guards_held"] = sum(all(guard["ok"] for guard in last["guards"]) for last in lasts)
+    for by in ("votes", "answers_read"):
+        found = [reaching(cell["course"], TARGET, by) for cell in ended]
+        row[f"{by}_to_target"] = found
+        row[f"median_{by}_to_target"] = middle(found)
+    row["optimised"] = over_optimised([cell["course"] for cell in ended])
+    return row
+
+
+def middle(found: Sequence[float | None]) -> float | None:
+    """The median, where more than half reached; who did not counts as beyond all others.
+
+    >>> middle([40.0, None, 60.0]), middle([40.0, None])
+    (60.0, None)
+    """
+    values = sorted(float("inf") if value is None else value for value in found)
+    value = statistics.median_high(values)
+    return None if value == float("inf") else value
+
+
+def over_optimised(courses: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any] | None:
+    """Where the mean true gain is highest while a learned reward was followed, and what came then.
+
+    Differences from that point to the end, paired by seed, with 95 % intervals. The point is
+    chosen by looking, so a fall is overstated a little; it is ``seen`` where the interval of the
+    true reward lies below 0 and that of the learned one above.
+    """
+    ways = [[row for row in course if row["proxy"] is not None] for course in courses]
+    if not ways or min(map(len, ways)) < 2 or len(set(map(len, ways))) != 1:
+        return None
+    true = np.array([[row["gain"] for row in way] for way in ways])
+    learned = np.array([[row["proxy"] for row in way] for way in ways])
+    best = int(true.mean(0).argmax())
+    if best == true.shape[1] - 1:
+        return {"at": ways[0][best]["share"], "seen": False}
+    falls = student((true[:, -1] - true[:, best]).tolist())
+    rises = student((learned[:, -1] - learned[:, best]).tolist())
+    return {
+        "at": ways[0][best]["share"],
+        "best": float(true.mean(0)[best]),
+        "end": float(true.mean(0)[-1]),
+        "true": list(falls),
+        "learned": list(rises),
+        "seen": bool(falls[2] < 0 < rises[1]),
+    }
+
+
+def differences(
+    rows: Sequence[Mapping[str, Any]], ours: ArmKey = ("szpo", "batch")
+) -> list[dict[str, Any]]:
+    """Final gain of ours less that of each other arm, over the seeds that both finished."""
+    at = {(row["method"], row["ask"]): dict(zip(row["seeds"], row["gains"], strict=True))
+          for row in rows}  # fmt: skip
+    if ours not in at:
+        return []
+    found = []
+    for key, gains in at.items():
+        shared = sorted(set(gains) & set(at[ours]))
+        if key == ours or len(shared) < 2:
+            continue
+        found.append(
+            {"method": key[0], "ask": key[1], **interval([at[ours][s] - gains[s] for s in shared])}
+        )
+    return found
+
+
+def curve(cells: Sequence[Mapping[str, Any]], by: str, value: str = "gain") -> dict[str, Any]:
+    """Mean way of an arm's finished cells: x (mean cost at each point) and rows with intervals."""
+    ways = [cell["course"] for cell in cells if not cell["stopped"]]
+    length = min(map(len, ways), default=0)
+    return {
+        "x": [float(np.mean([way[i][by] for way in ways])) for i in range(length)],
+        "rows": [interval([way[i][value] for way in ways]) for i in range(length)],
+    }
