@@ -1,0 +1,172 @@
+"""The posterior of Bradley–Terry weights: log p(w) = Σ aᵢ log σ(w·δᵢ) − |w|²/2τ² + const.
+
+δ = winner − loser, in features; an answer weighs a = 1, a tie ½ in either direction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import special
+
+from szpo.errors import UsageError
+from szpo.types import Choice, Floats
+
+BLOCK = 2**21
+"""Numbers of one intermediate array; longer sums are made in parts."""
+_NEWTON_STEPS = 100
+
+
+class Target(Protocol):
+    """A density that particles can be spread over."""
+
+    @property
+    def dim(self) -> int:
+        """The number of coordinates d."""
+
+    def log_density(self, w: Floats) -> Floats:
+        """Log p up to a constant, (m, d) to (m,)."""
+
+    def score(self, w: Floats) -> Floats:
+        """∇ log p, (m, d) to (m, d)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BradleyTerry:
+    """Answers so far and a Gaussian prior: everything the posterior depends on.
+
+    Shapes: delta (n, d), winner − loser; weight (n,). ``tau`` is the prior's standard deviation of
+    each weight, in logits per unit of feature.
+
+    Raises:
+        UsageError: shapes do not fit, a number is not finite, a weight or τ is not positive.
+    """
+
+    delta: Floats
+    weight: Floats
+    tau: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.delta.ndim != 2 or self.weight.shape != self.delta.shape[:1]:
+            raise UsageError(
+                f"posterior: δ of shape {self.delta.shape} and weights of shape "
+                f"{self.weight.shape}; (n, d) and (n,) are needed"
+            )
+        if self.delta.shape[1] < 1:
+            raise UsageError("posterior: there is no feature; give at least one")
+        if not (self.tau > 0 and np.isfinite(self.tau)):
+            raise UsageError(f"posterior: tau is {self.tau}; it must be a positive number")
+        bad = np.flatnonzero(~np.isfinite(self.delta).all(1))
+        if len(bad):
+            raise UsageError(f"posterior: δ of answer {bad[0]} is not finite")
+        if not (np.isfinite(self.weight).all() and (self.weight > 0).all()):
+            raise UsageError("posterior: weights of answers must be positive numbers")
+
+    @classmethod
+    def prior(cls, dim: int, tau: float = 1.0) -> BradleyTerry:
+        """No answers yet."""
+        return cls(np.zeros((0, dim)), np.zeros(0), tau)
+
+    @classmethod
+    def of(
+        cls, delta: ArrayLike, choices: Sequence[Choice], tau: float = 1.0, dim: int | None = None
+    ) -> BradleyTerry:
+        """From δ = φ(A) − φ(B) (n, d) and what was answered; see `oriented`."""
+        rows = np.asarray(delta, dtype=np.float64)
+        rows = rows.reshape(len(choices), -1 if rows.size else dim or 1)
+        return cls(*oriented(rows, choices), tau)
+
+    @property
+    def dim(self) -> int:
+        """The number of weights d."""
+        return int(self.delta.shape[1])
+
+    def added(self, delta: ArrayLike, weight: ArrayLike | None = None) -> BradleyTerry:
+        """With further answers, δ (k, d) or (d,) as winner − loser, weight 1 each by default."""
+        rows = np.atleast_2d(np.asarray(delta, dtype=np.float64))
+        more = np.ones(len(rows)) if weight is None else np.atleast_1d(np.asarray(weight, float))
+        return BradleyTerry(
+            np.concatenate([self.delta, rows]), np.concatenate([self.weight, more]), self.tau
+        )
+
+    def log_likelihood(self, w: Floats) -> Floats:
+        """Σ aᵢ log σ(w·δᵢ), (m, d) to (m,); −n log 2 at w = 0."""
+        total = np.zeros(len(w))
+        for part in _parts(len(self.delta), len(w)):
+            total += special.log_expit(w @ self.delta[part].T) @ self.weight[part]
+        return total
+
+    def log_density(self, w: Floats) -> Floats:
+        """The log-likelihood − |w|²/2τ², (m, d) to (m,): log p(w) up to a constant."""
+        return np.asarray(self.log_likelihood(w) - (w * w).sum(1) / (2 * self.tau**2))
+
+    def score(self, w: Floats) -> Floats:
+        """∇ log p(w) = Σ aᵢ σ(−w·δᵢ) δᵢ − w/τ², (m, d) to (m, d)."""
+        total = -w / self.tau**2
+        for part in _parts(len(self.delta), len(w)):
+            delta = self.delta[part]
+            total = total + (special.expit(-(w @ delta.T)) * self.weight[part]) @ delta
+        return total
+
+    def laplace(self) -> tuple[Floats, Floats]:
+        """Mode (d,) and covariance (d, d) of the Gaussian approximation there.
+
+        The log-density is strictly concave, so Newton's method with halving always arrives.
+        """
+        w, eye = np.zeros(self.dim), np.eye(self.dim)
+        value = float(self.log_density(w[None])[0])
+        for _ in range(_NEWTON_STEPS):
+            move = np.linalg.solve(self._precision(w, eye), self.score(w[None])[0])
+            size = 1.0
+            while (found := float(self.log_density((w + size * move)[None])[0])) < value:
+                size /= 2
+                if size < 1e-9:
+                    break
+            if found > value or size >= 1e-9:
+                w, value = w + size * move, max(found, value)
+            if size < 1e-9 or np.abs(size * move).max() <= 1e-10 * (1 + np.abs(w).max()):
+                break
+        covariance = np.linalg.inv(self._precision(w, eye))
+        return w, (covariance + covariance.T) / 2
+
+    def _precision(self, w: Floats, eye: Floats) -> Floats:
+        rate = special.expit(self.delta @ w)
+        curved = self.delta * (self.weight * rate * (1 - rate))[:, None]
+        return np.asarray(self.delta.T @ curved + eye / self.tau**2)
+
+
+def oriented(delta: Floats, choices: Sequence[Choice]) -> tuple[Floats, Floats]:
+    """δ = φ(A) − φ(B) (n, d) as winner − loser, with weights.
+
+    A keeps δ, B turns it round, a tie is half an answer in either direction, a skip is none.
+
+    Raises:
+        UsageError: a choice is unknown, or their number is not that of δ.
+
+    >>> rows, weight = oriented(np.array([[1.0], [2.0], [3.0]]), ["A", "B", "tie"])
+    >>> rows.ravel().tolist(), weight.tolist()
+    ([1.0, -2.0, 3.0, -3.0], [1.0, 1.0, 0.5, 0.5])
+    """
+    if len(delta) != len(choices):
+        raise UsageError(f"answers: {len(choices)} of them for {len(delta)} pairs")
+    signs: dict[str, tuple[tuple[float, float], ...]] = {
+        "A": ((1.0, 1.0),), "B": ((-1.0, 1.0),), "tie": ((1.0, 0.5), (-1.0, 0.5)), "skip": (),
+    }  # fmt: skip
+    rows: list[Floats] = []
+    weight: list[float] = []
+    for row, choice in zip(delta, choices, strict=True):
+        if choice not in signs:
+            raise UsageError(f"answers: {choice!r} is none; give A, B, tie or skip")
+        for sign, share in signs[choice]:
+            rows.append(sign * row)
+            weight.append(share)
+    return np.array(rows).reshape(len(rows), delta.shape[1]), np.array(weight)
+
+
+def _parts(rows: int, columns: int) -> list[slice]:
+    size = max(1, BLOCK // max(columns, 1))
+    return [slice(start, start + size) for start in range(0, rows, size)]
