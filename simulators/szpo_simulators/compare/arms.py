@@ -31,10 +31,11 @@ def szpo(asked: Asked, way: Course) -> dict[str, Any]:
     D = asked["D"] if asked["ask"] == "batch" else 1
     votes = asked["votes"] * asked["D"] // D
     tree = cell.config(asked).model_dump()
-    per_step = tree["optimizer"]["comparisons"] * asked["D"] // D
     tree["run"]["votes"] = votes
     tree["panel"]["beta"] = asked["beta"][asked["ask"]]
-    tree["optimizer"] |= {"rows": D, "comparisons": per_step, **asked["settings"]}
+    tree["optimizer"] |= asked["settings"]
+    tree["optimizer"]["rows"] = D
+    tree["optimizer"]["comparisons"] *= asked["D"] // D
     config = configfile.check(tree, where="compare")
     steps = votes // config.votes_per_step
 

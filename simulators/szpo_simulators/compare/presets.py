@@ -78,7 +78,7 @@ PRESETS: Final[Mapping[str, Preset]] = {
             votes=240, samples=4, points=6,
         ),
         Preset(
-            "smollm2", "demo", ("szpo",), (0, 1, 2, 3, 4), {"szpo": 600.0}, prompts=32, samples=4,
+            "smollm2", "demo", ("szpo",), (0, 1, 2, 3, 4), {"szpo": 600.0}, prompts=48, samples=4,
             points=5,
         ),
     )
