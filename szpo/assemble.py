@@ -6,7 +6,7 @@ and numbers, so that continuing, sampling and exporting never repeat it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import entry_points
@@ -95,7 +95,7 @@ def default_name(config: Config) -> str:
     """
     panel = config.panel
     words = [Path(config.model.name).name, panel.kind]
-    words += [panel.reward] if panel.kind != "people" else []
+    words += [panel.reward] if panel.kind not in ("people", "judge") else []
     end = f"-{config.run.seed}"
     text = "-".join(words).lower()[: 64 - len(end)] + end
     return "".join(c if c.isascii() and (c.isalnum() or c == "-") else "-" for c in text)
@@ -112,6 +112,8 @@ def build(config: Config, *, say: Say = print) -> Parts:
     policy_maker = _policy_maker(config)
     if (check := getattr(panel_maker, "check", None)) is not None:
         check(reward=config.panel.reward, size=config.panel.size)
+    if (check := getattr(panel_maker, "check_config", None)) is not None:
+        check(config)
     base = None
     if policy_maker is None:
         if config.subspace.kind != "full":  # refused now, not after the set-up
@@ -221,8 +223,9 @@ def reopen(
     maker = _maker("szpo.evaluators", config.panel.kind, known=("people",)) if panel else None
     if maker is None:
         return parts
-    fitted = (ledger.spec.get("panel") or {}).get("calibration") or {}
-    return replace(parts, panel=_panel(maker, parts, beta=fitted.get("beta", config.panel.beta)))
+    recorded = ledger.spec.get("panel") or {}
+    beta = (recorded.get("calibration") or {}).get("beta", config.panel.beta)
+    return replace(parts, panel=_panel(maker, parts, beta=beta, recorded=recorded))
 
 
 def source(ledger: Ledger, parts: Parts) -> Source:
@@ -314,14 +317,22 @@ def _same_prompts(config: Config, ledger: Ledger, *, needed: bool, say: Say) -> 
 def _maker(group: str, name: str, known: Sequence[str] = ()) -> Callable[..., Any] | None:
     """The factory behind a name; None for names that szpo serves itself.
 
+    What follows a "+" goes to the factory's ``changed``, as in ``bt70+side=.3``.
+
     Raises:
-        UsageError: No installed package has it.
+        UsageError: No installed package has it, or it takes no changes.
     """
     if name in known:
         return None
-    for entry in entry_points(group=group, name=name):
+    plain, _, changes = name.partition("+")
+    for entry in entry_points(group=group, name=plain):
         maker: Callable[..., Any] = entry.load()
-        return maker
+        if not changes:
+            return maker
+        if (changed := getattr(maker, "changed", None)) is None:
+            raise UsageError(f'"{plain}" takes no changes; name it without "+{changes}"')
+        found: Callable[..., Any] = changed(changes)
+        return found
     others = sorted({e.name for e in entry_points(group=group)})
     what = group.rpartition(".")[2].rstrip("s")
     raise UsageError(f'no {what} "{name}"; there are: {", ".join([*known, *others])}')
@@ -366,8 +377,16 @@ def _base_answers(parts: Parts) -> tuple[Sequence[Prompt], list[list[Answer]]]:
     return asked, language.kept_answers(parts.config, parts.base, asked, draw)
 
 
-def _panel(maker: Callable[..., Any], parts: Parts, **more: Any) -> Any:
+def _panel(
+    maker: Callable[..., Any],
+    parts: Parts,
+    recorded: Mapping[str, Any] | None = None,
+    **more: Any,
+) -> Any:
     panel = parts.config.panel
+    if (of_run := getattr(maker, "of_run", None)) is not None:  # it reads more than [panel]
+        loaded = None if parts.base is None else parts.base.loaded
+        return of_run(parts.config, prompts=parts.prompts, loaded=loaded, recorded=recorded)
     return maker(
         reward=panel.reward,
         size=panel.size,

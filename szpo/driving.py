@@ -58,7 +58,8 @@ def evaluator(ledger: Ledger, parts: Parts) -> Evaluator:
     service = VoteService(ledger, seat_ttl_us=round(minutes * 60e6))
     if parts.panel is None or not parts.config.panel.inside:
         return LedgerEvaluator(service)
-    return PanelEvaluator(service, parts.panel.judges)
+    own = getattr(parts.panel, "evaluator", None)
+    return PanelEvaluator(service, parts.panel.judges) if own is None else own(service)
 
 
 def _quadratic_kl(parts: Parts) -> Callable[[Theta], float] | None:

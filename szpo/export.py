@@ -82,6 +82,8 @@ def model_card(ledger: Ledger, *, step: int | None = None) -> str:
         who = f"{total.panelists} people"
     elif "raters" in (ledger.spec.get("panel") or {}):
         who = f"a simulated panel ({total.panel}); no person judged these answers"
+    elif config.get("panel", {}).get("kind") == "judge":
+        who = f"a language model as a {total.panel}; no person judged these answers"
     else:
         who = f"{total.panelists} panelists of the evaluator {total.panel}"
     place, hint, packed = f'"{base}"', "", ""

@@ -61,7 +61,7 @@ def estimate(config: Config, *, matrix_seconds: float) -> Plan:
     rows = config.steps * o.directions * o.comparisons * o.rows
     setup = config.subspace.kl_samples
     setup += config.subspace.samples if config.subspace.kind == "score" else 0
-    if config.panel.kind != "people" and config.panel.beta is None:
+    if config.panel.kind not in ("people", "judge") and config.panel.beta is None:
         setup += CALIBRATION_ANSWERS
     # One pass of gradients costs about as much as sampling the answer did.
     tokens = (2 * rows + 2 * setup) * config.generation.max_new_tokens

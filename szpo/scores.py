@@ -239,7 +239,7 @@ def input_directions(
             for batch in batches(samples, device=model.device, vocab=1):
                 state["attention"] = batch.attention.bool()
                 count += int(batch.attention.sum())
-                _body(model)(
+                body(model)(
                     input_ids=batch.ids,
                     attention_mask=batch.attention,
                     position_ids=batch.positions,
@@ -260,7 +260,7 @@ def input_directions(
     return found
 
 
-def _body(model: Any) -> Any:
+def body(model: Any) -> Any:
     """The model without its head, where it has such a part."""
     return getattr(model, model.base_model_prefix, model)
 

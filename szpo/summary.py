@@ -145,7 +145,9 @@ def summary(ledger: Ledger, facts: list[Facts] | None = None) -> Summary:
     total = sum(f.votes for f in facts)
     wins = sum((f.win_rate or 0) * f.votes for f in facts)
     told = panel.get("kind", "–")
-    if told not in {"people", "–"}:
+    if told == "judge":
+        told = f"judge ({config.get('judge', {}).get('model')})"
+    elif told not in {"people", "–"}:
         told = f"{told} ({panel.get('reward')})"
     fitted = (ledger.spec.get("panel") or {}).get("calibration") or {}
     return Summary(

@@ -1,0 +1,189 @@
+"""A judge behind any server that speaks OpenAI's chat completions.
+
+The key comes from an environment variable and goes into one header of requests to ``base_url``. It
+stands in no record, log or error: messages are made of status codes, and texts that come back are
+searched for it, since a server may send back what it was sent.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+from szpo import seeds
+from szpo.errors import UsageError
+from szpo.judges.backends import JudgeError, Question, Reply
+from szpo.judges.frames import RESERVED, Labels
+from szpo.judges.settings import Judge
+
+if TYPE_CHECKING:
+    from openai import OpenAI
+
+LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
+HOPELESS: Final = {401: "refuses the key", 403: "forbids it", 404: "does not know the model"}
+"""What asking again does not mend."""
+TOP: Final = 20
+"""Likeliest first tokens asked for; the two names must be among them."""
+SECRET: Final = 8
+"""Letters from which a key is one; servers without keys are given any short word."""
+_NO_KEY = "none"
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Asks a server; waits, tries again at growing distances, and gives up with a reason."""
+
+    name: str
+    url: str
+    client: OpenAI = field(repr=False)
+    key: str = field(repr=False)
+    key_env: str
+    temperature: float = 0.0
+    max_tokens: int = 256
+    timeout_s: float = 60.0
+    attempts: int = 4
+    reserved: Sequence[str] = RESERVED
+
+    def write(self, questions: Sequence[Question]) -> list[Reply]:
+        """See `Backend.write`."""
+        return self._each(questions, self._text, max_tokens=self.max_tokens)
+
+    def weigh(self, questions: Sequence[Question], labels: Labels) -> list[Reply]:
+        """See `Backend.weigh`: from the likeliest first tokens that the server tells."""
+
+        def read(choice: Any) -> Reply:
+            return _odds(choice, labels)
+
+        more = {"max_tokens": 1, "logprobs": True, "top_logprobs": TOP}
+        return self._each(questions, read, **more)
+
+    def _each(
+        self, questions: Sequence[Question], read: Callable[[Any], Reply], **more: Any
+    ) -> list[Reply]:
+        """One after the other; where one was given up, the rest is not tried."""
+        found: list[Reply] = []
+        for question in questions:
+            if found and found[-1].final:
+                found.append(Reply(failure=found[-1].failure, final=True))
+            else:
+                found.append(self._ask(question, read, **more))
+        return found
+
+    def _ask(self, question: Question, read: Callable[[Any], Reply], **more: Any) -> Reply:
+        import openai
+
+        messages: Any = [{"role": r, "content": t} for r, t in question.prompt.turns]
+        if self.temperature:
+            more["seed"] = seeds.integer(question.key, 0, 2**31)
+        try:
+            found = self.client.chat.completions.create(
+                model=self.name, messages=messages, temperature=self.temperature, **more
+            )
+        except openai.APITimeoutError:
+            return self._gave_up(f"no answer within {self.timeout_s:g} s")
+        except openai.APIStatusError as error:
+            if (why := HOPELESS.get(error.status_code)) is not None:
+                raise JudgeError(
+                    f"judge {self.name}: {self.url} {why} (HTTP {error.status_code}); check "
+                    f"judge.model, judge.base_url and ${self.key_env}"
+                ) from None
+            if error.status_code in (400, 422):  # only the server knows what it did not like
+                told = " ".join(str(error.message).replace(self.key, "[key]").split())[:200]
+                return Reply(failure=f"HTTP {error.status_code} ({told})", final=True)
+            return self._gave_up(f"HTTP {error.status_code}")
+        except openai.APIConnectionError:
+            return self._gave_up("no connection")
+        except (openai.OpenAIError, ValueError, TypeError, AttributeError):
+            return Reply(failure="the reply is not that of a chat completion")
+        try:
+            reply = read(found.choices[0])
+        except (IndexError, KeyError, TypeError, ValueError, AttributeError):
+            reply = Reply(failure="the reply holds no choice that can be read")
+        spent = getattr(found, "usage", None)
+        return Reply(
+            reply.text.replace(self.key, "[key]") if len(self.key) >= SECRET else reply.text,
+            reply.odds,
+            reply.ended,
+            reply.failure,
+            reply.final,
+            _count(getattr(spent, "prompt_tokens", 0)),
+            _count(getattr(spent, "completion_tokens", 0)),
+        )
+
+    def _gave_up(self, why: str) -> Reply:
+        """The client has tried again by itself, where that could help."""
+        tries = f", tried {self.attempts} times" if self.attempts > 1 else ""
+        return Reply(failure=f"{why}{tries}", final=True)
+
+    @staticmethod
+    def _text(choice: Any) -> Reply:
+        text = choice.message.content
+        if not isinstance(text, str):
+            return Reply(failure="the reply holds no text")
+        return Reply(text, ended=choice.finish_reason != "length")
+
+
+def connect(settings: Judge) -> Endpoint:
+    """The endpoint of the settings; nothing is sent yet.
+
+    Raises:
+        UsageError: The client is not installed, the key is not set, or would travel unencrypted.
+    """
+    try:
+        import openai
+    except ModuleNotFoundError:
+        raise UsageError("a judge by endpoint needs openai: pip install 'szpo[judge]'") from None
+    url = settings.base_url or ""
+    where, key = urlsplit(url), os.environ.get(settings.key_env, "")
+    local = where.hostname in LOOPBACK
+    if not key and where.scheme == "https" and not local:
+        raise UsageError(
+            f"judge: ${settings.key_env} is not set; put the key of {url} there (any text where "
+            "it asks for none)"
+        )
+    if key and where.scheme == "http" and not local:
+        raise UsageError(
+            f"judge: the key in ${settings.key_env} would travel unencrypted to {url}; give an "
+            "https address, or unset the variable where no key is needed"
+        )
+    client = openai.OpenAI(
+        base_url=url,
+        api_key=key or _NO_KEY,
+        timeout=settings.timeout_s,
+        max_retries=settings.attempts - 1,
+        # Else it would take these from the environment and tell a server that is not OpenAI's.
+        organization="",
+        project="",
+    )
+    return Endpoint(
+        settings.model, url, client, key or _NO_KEY, settings.key_env, settings.temperature,
+        settings.max_tokens, settings.timeout_s, settings.attempts,
+    )  # fmt: skip
+
+
+def _odds(choice: Any, labels: Labels) -> Reply:
+    """Log-probabilities of the labels as first tokens; several spellings of one are added up."""
+    listed = choice.logprobs.content[0].top_logprobs
+    sums = []
+    for label in labels:
+        wanted = label.split()[-1].casefold()
+        values = [float(t.logprob) for t in listed if str(t.token).strip().casefold() == wanted]
+        if not values:
+            return Reply(failure=f"{label} is not among the {len(listed)} likeliest first tokens")
+        sums.append(_logsumexp(values))
+    return Reply(odds=(sums[0], sums[1]))
+
+
+def _logsumexp(values: Sequence[float]) -> float:
+    top = max(values)
+    if not top > -math.inf:
+        raise ValueError("no finite log-probability")
+    return top + math.log(sum(math.exp(value - top) for value in values))
+
+
+def _count(value: object) -> int:
+    return value if isinstance(value, int) and 0 <= value < 2**53 else 0

@@ -1,0 +1,109 @@
+"""A trained pair scorer as a judge: the mean of its scores over the rows, symmetric by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from szpo import models, seeds, weights
+from szpo.errors import IntegrityError
+from szpo.intervals import share
+from szpo.judges import lessons, pairscorer
+from szpo.judges.language import Letter, Opinion, probability
+from szpo.judges.lessons import Lesson
+from szpo.judges.settings import Judge
+from szpo.models import Loaded
+from szpo.types import Choice, Comparison
+
+
+@dataclass(frozen=True)
+class ScorerJudge:
+    """Votes for the batch with the higher mean score, or draws the vote with its probability."""
+
+    loaded: Loaded
+    head: Mapping[str, Tensor]
+    settings: Judge
+    sha256: str
+    """Of the head's file."""
+
+    def judge(
+        self, comparison: Comparison, *, panelist: str, plus_side: Letter, key: bytes
+    ) -> Choice:
+        """See `szpo.evaluators.Judge`."""
+        return self.opinion(comparison, panelist=panelist, plus_side=plus_side, key=key).choice
+
+    def opinion(
+        self, comparison: Comparison, *, panelist: str, plus_side: Letter, key: bytes
+    ) -> Opinion:
+        """One vote, its score and probability in the details."""
+        shown = tuple((r.prompt, r.plus, r.minus) for r in comparison.rows if not r.identical)
+        lesson = Lesson(shown, 0.5, len(comparison.rows))
+        s = float(pairscorer.material(self.loaded, [lesson]).scores(self.head)[0])
+        s = s if plus_side == "A" else -s
+        p = probability(s)
+        details = {"judge": Path(self.settings.model).name, "score": s, "p": p}
+        if self.settings.draw:
+            return Opinion("A" if seeds.uniform(key, 1)[0] < p else "B", details)
+        return Opinion("tie" if s == 0 else "A" if s > 0 else "B", details)
+
+
+def load(path: Path, settings: Judge, *, dtype: models.Dtype, device: str) -> ScorerJudge:
+    """The scorer of a file, with the model whose features it reads.
+
+    Raises:
+        UsageError: The file is no pair scorer.
+        IntegrityError: The model is not the one it was trained on.
+    """
+    head, facts = pairscorer.load(path)
+    loaded = models.load(str(facts["model"]), dtype=dtype, device=device)
+    if loaded.sha256 != facts["model_sha256"]:
+        raise IntegrityError(
+            f"{path} was trained on another {facts['model']} than the one that is here; train it "
+            "again with: szpo scorer"
+        )
+    return ScorerJudge(loaded, head, settings, weights.digest([path]))
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A head, and how well it does on lessons that it did not see."""
+
+    head: Mapping[str, Tensor]
+    facts: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        f = self.facts
+        low, high = f["interval"]
+        return (
+            f"{f['learnt']} pairs learnt; right on {f['right']} of {f['decided']} held out "
+            f"({f['right'] / max(1, f['decided']):.3f}, 95 % {low:.3f} to {high:.3f})"
+        )
+
+
+def train(loaded: Loaded, taught: Sequence[Lesson], *, seed: int = 0) -> Trained:
+    """A head for these lessons, measured on those held out by the hash of their prompts.
+
+    Raises:
+        UsageError: No lesson is left to learn from.
+    """
+    to_learn, held = lessons.split(taught)
+    head = pairscorer.train(pairscorer.material(loaded, to_learn), seed=seed)
+    as_used = {name: tensor.double() for name, tensor in head.items()}
+    measured = pairscorer.material(loaded, held).accuracy(as_used) if held else (0, 0)
+    found = share(*measured)
+    return Trained(
+        head,
+        {
+            "model": loaded.name,
+            "model_sha256": loaded.sha256,
+            "learnt": len(to_learn),
+            "right": measured[0],
+            "decided": measured[1],
+            "interval": [found.low, found.high],
+            "seed": seed,
+        },
+    )
