@@ -208,7 +208,7 @@ def hidden_reward(ledger: Ledger) -> Score | None:
     Only a person looking at a run sees it; rewards that need the base model are left out.
     """
     panel = ledger.spec.get("config", {}).get("panel", {})
-    if panel.get("kind", "people") == "people":
+    if panel.get("kind", "people") in ("people", "judge"):
         return None
     try:
         parse = plugins.load("szpo.rewards", "parse", "reward reader")
