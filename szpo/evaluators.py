@@ -51,6 +51,16 @@ class Judge(Protocol):
         """Which batch is better, as letters on screen; rows with equal texts are not shown."""
 
 
+@runtime_checkable
+class Tiring(Judge, Protocol):
+    """A judge whose answers depend on how many it has given."""
+
+    tires: bool
+
+    def after(self, given: int) -> Judge:
+        """The judge after so many votes."""
+
+
 class LedgerEvaluator:
     """Answers come from elsewhere: the panel in a browser, or `szpo simulate` as a process."""
 
@@ -122,6 +132,7 @@ def answer(
         NobodyLeftError: everybody has been asked and a comparison still lacks votes.
     """
     ledger = service.ledger
+    panel = _by_now(ledger, panel, comparisons)
     while seats := open_seats(service, list(panel), comparisons):
         chosen = [
             panel[panelist].judge(
@@ -136,6 +147,26 @@ def answer(
             for (comparison, panelist, seat), choice in zip(seats, chosen, strict=True):
                 idem = idem_key(ledger.root_seed, comparison, panelist)
                 service.cast(seat.id, choice, idem=idem)
+
+
+def _by_now(
+    ledger: Ledger, panel: dict[str, Judge], comparisons: Sequence[Comparison]
+) -> dict[str, Judge]:
+    """The panel, those who tire after the votes they gave in earlier steps: a resume agrees."""
+    tiring = {who for who, judge in panel.items() if isinstance(judge, Tiring) and judge.tires}
+    if not tiring or not comparisons:
+        return panel
+    rows = ledger.query(
+        "SELECT a.panelist AS who, count(DISTINCT a.assignment) AS given FROM votes v "
+        "JOIN assignments a USING (assignment) JOIN comparisons c USING (comparison) "
+        "WHERE c.run = ? AND c.step < ? AND v.choice <> 'skip' GROUP BY a.panelist",
+        (ledger.run, comparisons[0].step),
+    )
+    given = {row["who"]: int(row["given"]) for row in rows}
+    return {
+        who: judge.after(given.get(who, 0)) if isinstance(judge, Tiring) and judge.tires else judge
+        for who, judge in panel.items()
+    }
 
 
 def open_seats(

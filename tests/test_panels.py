@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from szpo.errors import UsageError
 from szpo.seeds import derive, uniform
 from szpo.types import Answer, Comparison, Floats, Prompt, Row
+from szpo_simulators.flaws import members
 from szpo_simulators.oracles import Rater, item_effects, law, pick
 from szpo_simulators.panels import (
     PANELS,
@@ -21,7 +22,6 @@ from szpo_simulators.panels import (
     build,
     calibrate,
     from_spec,
-    members,
 )
 
 

@@ -73,6 +73,12 @@ def difference(reward: Reward, comparison: Comparison) -> float:
     return float(gaps.sum() / len(comparison.rows))
 
 
+def words_difference(comparison: Comparison) -> float:
+    """Words of plus minus words of minus, mean over all D rows."""
+    rows = comparison.rows
+    return sum(len(words(r.plus.text)) - len(words(r.minus.text)) for r in rows) / len(rows)
+
+
 def matrix(
     reward: Reward, prompts: Sequence[Prompt], answers: Sequence[Sequence[Answer]]
 ) -> Floats:

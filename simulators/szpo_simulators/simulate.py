@@ -67,7 +67,11 @@ def command(arguments: Sequence[str]) -> int:
     parser.add_argument("--folder", type=Path, default=Path("runs"), help="folder of the runs")
     parser.add_argument("--votes", type=int, help="stop after so many votes of this process")
     parser.add_argument("--once", action="store_true", help="answer what is open now and stop")
-    parser.add_argument("--panel", choices=PANELS, help="another panel than the recorded one")
+    known = ", ".join(PANELS)
+    parser.add_argument(
+        "--panel",
+        help=f"another panel than the recorded one: {known}, or changed as in bt70+side=.3",
+    )
     parser.add_argument("--reward", default="sentiment", help="what that panel likes")
     parser.add_argument("--beta", type=float, help="sharpness of that panel, in bt70's terms")
     parser.add_argument("--size", type=int, default=5, help="members of that panel")

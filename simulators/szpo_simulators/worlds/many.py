@@ -21,13 +21,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from szpo import bayes, coordinates, directions, momentum, optimizer, stepsize
+from szpo import bayes, coordinates, directions, momentum, optimizer, stepsize, weighed, weighting
 from szpo.coordinates import Space
 from szpo.errors import UsageError
 from szpo.settings import Settings, defaults
 from szpo.types import Floats, Tally
-from szpo_simulators.worlds import oracle
+from szpo_simulators.worlds import oracle, people
 from szpo_simulators.worlds.oracle import Panel
+from szpo_simulators.worlds.people import People
 from szpo_simulators.worlds.world import Uniforms, World, draws_ahead
 
 COINS = 32
@@ -84,7 +85,7 @@ def train(
     root_seeds: Sequence[int],
     steps: int,
     *,
-    panel: Panel | None = None,
+    panel: Panel | People | None = None,
     crn: bool = True,
     truth: bool = False,
     marks: Sequence[int] = (),
@@ -99,7 +100,8 @@ def train(
         chosen: The optimizer's settings; their root seed is replaced by each of ``root_seeds``.
         root_seeds: One per repetition.
         steps: T.
-        panel: Who votes; the logistic panel with β = 1 by default.
+        panel: Who votes; the logistic panel with β = 1 by default. Only `People` have members, and
+            with them all weightings of `szpo.weighting`.
         crn: Both sides of a comparison walk by the same uniform numbers.
         truth: The true difference of mean returns instead of votes (a reference).
         marks: Steps after which the value is taken; the last step by default.
@@ -111,8 +113,8 @@ def train(
         UsageError: settings that a world cannot run: a warm-up, weights of voters, steering,
             momentum of a space too large for a vector.
     """
-    _check(chosen)
     asked = panel or Panel()
+    _check(chosen, asked)
     stops = tuple(marks) or (steps,)
     parts = [root_seeds[i : i + block] for i in range(0, len(root_seeds), block)]
 
@@ -170,7 +172,7 @@ class _Block:
         world: World,
         chosen: Settings,
         root_seeds: Sequence[int],
-        panel: Panel,
+        panel: Panel | People,
         crn: bool,
         truth: bool,
         clock: _Clock,
@@ -187,6 +189,10 @@ class _Block:
         zero = np.zeros((*lead, chosen.dim))
         self.memory = momentum.Memory(zero, zero)
         self.draws: dict[tuple[int, str | None], Uniforms] = {}
+        if isinstance(panel, People):
+            self.raters = panel.raters(root_seeds)
+            empty = weighting.History.empty(chosen.N, lead)
+            self.history: weighting.History | None = weighting.joined(empty, panel.names)
 
     def advance(self, step: int) -> None:
         """One step of all repetitions."""
@@ -196,23 +202,25 @@ class _Block:
             v, factor = self._directions(step)
             radius = _rounded(query.mu * factor)
         with clock.timing("rollouts"):
-            gap = np.stack(
-                [self._gap(step, k, radius[:, k], v[:, k]) for k in range(chosen.K)], axis=1
-            )
+            views = [
+                None if view is None else self._gaps(view, step, radius, v)
+                for view in (self.world, *self._other_views())
+            ]
+            gap = views[0]
+            assert gap is not None
         with clock.timing("oracle"):
-            plus = np.zeros_like(gap) if self.truth else self._votes(step, gap)
+            votes = self._voted(step, gap, *views[1:])
         with clock.timing("optimizer"):
-            none = np.zeros_like(plus)
-            tally = Tally(plus, chosen.M - plus, none, np.zeros(plus.shape, dtype=bool))
             if chosen.rule == "bayes":
-                move = self._posterior_step(step, tally, radius, v)
+                move = self._posterior_step(step, votes, radius, v)
             else:
                 found = optimizer.coefficients(
                     chosen,
-                    tally,
+                    votes.tally,
                     mu=query.mu,
                     alpha=1.0 if chosen.adam is not None else (query.alpha or 0.0),
-                    delta=gap.mean(-1) if self.truth else None,
+                    delta=gap.mean(-1) if self.truth else votes.delta,
+                    cast=votes.cast,
                 )
                 if not chosen.vectored:
                     for k, coef in enumerate(_rounded(found.coef * factor).T):
@@ -221,6 +229,32 @@ class _Block:
                     return
                 move = self._carried(query.alpha or 0.0, query.mu, found.coef * factor, v)
             self.theta = self.theta + move.astype(np.float32)
+
+    def _other_views(self) -> tuple[World | None, World | None]:
+        panel = self.panel
+        return (panel.other, panel.words) if isinstance(panel, People) else (None, None)
+
+    def _voted(
+        self, step: int, gap: Floats, other: Floats | None = None, words: Floats | None = None
+    ) -> weighed.Weighed:
+        """The step's votes after the weighting."""
+        chosen = self.chosen
+        if isinstance(self.panel, People):
+            shape = (chosen.K, chosen.N, chosen.M)
+            if step % COINS == 0:
+                self.seat_coins, self.own_coins = people.coins(self.root_seeds, step, shape, COINS)
+            said = people.ballots(
+                self.panel, self.raters, step, (gap, other, words),
+                self.seat_coins[step % COINS], self.own_coins[step % COINS],
+            )  # fmt: skip
+            found = weighed.weigh(
+                chosen, self.history, step, said.tally(), said, rows=len(self.window.steps)
+            )
+            self.history = found.history
+            return found
+        plus = np.zeros_like(gap) if self.truth else self._votes(step, gap)
+        tally = Tally(plus, chosen.M - plus, 0 * plus, np.zeros(plus.shape, dtype=bool))
+        return weighed.weigh(chosen, None, step, tally, None)
 
     def _directions(self, step: int) -> tuple[Floats, Floats]:
         """Grid values (S, K, d) and their factors (S, K)."""
@@ -238,9 +272,13 @@ class _Block:
         ]
         return v, np.reshape(factors, squares.shape)
 
-    def _gap(self, step: int, k: int, radius: Floats, v: Floats) -> Floats:
-        """Differences of mean returns (S, N) of one direction, plus over minus."""
-        world, chosen, runs = self.world, self.chosen, len(self.root_seeds)
+    def _gaps(self, world: World, step: int, radius: Floats, v: Floats) -> Floats:
+        """Differences of mean returns (S, K, N), plus over minus, as a view counts them."""
+        every = range(self.chosen.K)
+        return np.stack([self._gap(world, step, k, radius[:, k], v[:, k]) for k in every], axis=1)
+
+    def _gap(self, world: World, step: int, k: int, radius: Floats, v: Floats) -> Floats:
+        chosen, runs = self.chosen, len(self.root_seeds)
         rows = chosen.N * chosen.D
         shift = radius.astype(np.float32)[:, None] * v.astype(np.float32)
         below = self.theta - shift if chosen.pairing == "antithetic" else self.theta
@@ -263,14 +301,19 @@ class _Block:
         if step % COINS == 0:
             shape = (*gap.shape[1:], self.chosen.M)
             self.coins = oracle.coins(self.root_seeds, step, shape, COINS)
+        assert isinstance(self.panel, Panel)
         return oracle.votes(self.panel.chance(gap), self.coins[step % COINS])
 
-    def _posterior_step(self, step: int, tally: Tally, radius: Floats, v: Floats) -> Floats:
-        chosen = self.chosen
+    def _posterior_step(
+        self, step: int, votes: weighed.Weighed, radius: Floats, v: Floats
+    ) -> Floats:
+        chosen, tally = self.chosen, votes.tally
         self.window = bayes.add(
             self.window, step, chosen.distance * radius[..., None] * v,
             tally.plus, tally.minus, tally.tie, tally.identical, forget=chosen.forget,
         )  # fmt: skip
+        if chosen.weighting in weighting.LEARNT and votes.history is not None:
+            self.window = weighed.reweighed(self.window, votes.history, votes.weights)
         mu = stepsize.base_mu(chosen)
         known = bayes.posterior(
             self.window,
@@ -308,9 +351,11 @@ def _rounded(coef: Floats) -> Floats:
     return coordinates.round13(kept)
 
 
-def _check(chosen: Settings) -> None:
-    if chosen.warmup or chosen.steering is not None or chosen.weighting != "equal":
-        raise UsageError("many: no warm-up, no steering and no weights of voters; give alpha")
+def _check(chosen: Settings, panel: Panel | People) -> None:
+    if chosen.warmup or chosen.steering is not None:
+        raise UsageError("many: no warm-up and no steering; give alpha")
+    if chosen.weighting != "equal" and not isinstance(panel, People):
+        raise UsageError(f"many: weighting {chosen.weighting} needs a panel of members (People)")
     if chosen.rule != "bayes" and chosen.given_alpha is None:
         raise UsageError(f"many: the rule {chosen.rule} needs alpha, the benches tune it")
     if chosen.momentum > 0 and not chosen.vectored:

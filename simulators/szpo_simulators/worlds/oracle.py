@@ -1,7 +1,8 @@
 """Simulated panels for worlds: votes of M alike voters on differences of mean returns.
 
-`szpo_simulators.oracles` has the whole law of a rater (ties, lapses, sides). Here is the plain one
-of the published experiments, P(plus) = σ(β·gap), for millions of votes a second.
+`szpo_simulators.oracles` has the whole law of a rater (ties, lapses, sides), and
+`szpo_simulators.worlds.people` panels of such members. Here is the plain one of the published
+experiments, P(plus) = σ(β·gap), for millions of votes a second.
 """
 
 from __future__ import annotations
@@ -60,12 +61,20 @@ def votes(chance: Reals, coins: Uniforms) -> Floats:
 
 
 def coins(
-    root_seeds: Sequence[int], step: int, shape: tuple[int, ...], steps: int = 1
+    root_seeds: Sequence[int],
+    step: int,
+    shape: tuple[int, ...],
+    steps: int = 1,
+    *,
+    name: str | None = None,
 ) -> Uniforms:
-    """The voters' uniform numbers (steps, S, *shape) from a step on, by each root seed."""
+    """The voters' uniform numbers (steps, S, *shape) from a step on, by each root seed.
+
+    ``name`` tells apart numbers for different uses.
+    """
     size = int(np.prod(shape))
     made = [
-        uniforms(seeds.derive(seed, "world votes"), size * steps, size * step)
+        uniforms(seeds.derive(seed, "world votes", name=name), size * steps, size * step)
         for seed in root_seeds
     ]
     return np.stack(made).reshape(len(made), steps, *shape).swapaxes(0, 1)
