@@ -1,0 +1,383 @@
+"""PPO-clip with a KL penalty for language models: reward, critic and actor.
+
+Each step draws answers, keeps their tokens with the log-probabilities that they had, and goes over
+them several times (Schulman et al. 2017). What an answer earns is r_φ − β(log π − log π_ref)
+(Ziegler et al. 2019): a score at its end, from a learned reward or a verifier, and the penalty at
+every token. The critic is a linear head on the actor's last hidden state; its gradient stops
+there, so only the policy's own loss moves the policy. The reference is the actor's start, on the
+same weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from szpo import scores, seeds
+from szpo.baselines import ppo_loss
+from szpo.baselines.actor import Actor, read, write
+from szpo.baselines.advantages import gae, standardised, token_rewards
+from szpo.baselines.types import (
+    Meter,
+    Moment,
+    OnStep,
+    Score,
+    Trained,
+    demand_finite,
+    silent,
+)
+from szpo.errors import RunError, UsageError
+from szpo.samples import number
+from szpo.types import Answer, Floats, Ints, Prompt
+
+METHOD = "ppo"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How answers become updates. ε, epochs and λ are those of Schulman et al. 2017."""
+
+    steps: int = 40
+    """Rounds of drawing answers and learning from them."""
+    prompts: int = 32
+    """Prompts of a step."""
+    samples: int = 1
+    """Answers to each prompt."""
+    epochs: int = 4
+    minibatches: int = 2
+    """Updates of an epoch."""
+    rate: float = 3e-3
+    """Adam's, for the LoRA weights."""
+    critic_rate: float = 1e-2
+    """Adam's, for the critic."""
+    beta: float = 0.05
+    """Weight β of the KL penalty, in units of the reward per nat."""
+    clip: float = 0.2
+    value_clip: float = math.inf
+    """How far values may move within a step; as far as they like by default."""
+    gamma: float = 1.0
+    lam: float = 0.95
+    grad_norm: float = 1.0
+    """Longer gradients are shortened to this."""
+    kl_limit: float = 3.0
+    """Nats per token from the start, mean of a step, at which a run counts as lost and stops."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no recipe.
+
+        Raises:
+            UsageError: a number is out of its range.
+        """
+        for name in ("steps", "prompts", "samples", "epochs", "minibatches"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"ppo: {name} must be at least 1 (got {getattr(self, name)})")
+        for name in ("rate", "critic_rate", "clip", "value_clip", "grad_norm", "kl_limit"):
+            if not getattr(self, name) > 0:
+                raise UsageError(f"ppo: {name} must be above 0 (got {getattr(self, name)})")
+        for name, most in (("beta", math.inf), ("gamma", 1.0), ("lam", 1.0)):
+            if not 0 <= getattr(self, name) <= most:
+                raise UsageError(f"ppo: {name} must be 0 to {most:g} (got {getattr(self, name)})")
+        if self.prompts * self.samples < self.minibatches:
+            raise UsageError(
+                f"ppo: {self.minibatches} minibatches of {self.prompts * self.samples} answers; "
+                "draw more answers or make fewer minibatches"
+            )
+
+
+class Critic(nn.Module):
+    """V(s) from the last hidden state at a position; 0 everywhere at the start."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(width))
+        self.bias = nn.Parameter(torch.zeros(()))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Values (n,) of hidden states (n, width), which are standardised before."""
+        plain = nn.functional.layer_norm(hidden.float(), hidden.shape[-1:])
+        # Over √width, so that one rate of Adam suits hidden states of any width.
+        value: Tensor = plain @ self.weight / math.sqrt(hidden.shape[-1]) + self.bias
+        return value
+
+
+@dataclass(frozen=True)
+class Learner:
+    """All that training moves, and how."""
+
+    actor: Actor
+    model: Any
+    critic: Critic
+    weights: tuple[nn.Parameter, ...]
+    optimizer: torch.optim.Optimizer
+    how: Recipe
+
+
+@dataclass(frozen=True)
+class Part:
+    """Answers that pass through the model together.
+
+    What is known of their tokens stands in the order of ``batch.mask.nonzero()``.
+    """
+
+    batch: scores.Batch
+    rows: Ints
+    """Which of the step's answers they are."""
+
+    @property
+    def places(self) -> tuple[Ints, Ints]:
+        """Answer and position of each token, for arrays (answers, tokens)."""
+        row, column = self.batch.mask.cpu().numpy().nonzero()
+        return self.rows[row], column
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A part with what was known of its tokens when they were drawn, one number for each."""
+
+    part: Part
+    logp: Tensor
+    value: Tensor
+    advantage: Tensor
+    returns: Tensor
+
+
+def train(
+    actor: Actor,
+    prompts: Sequence[Prompt],
+    score: Score,
+    recipe: Recipe | None = None,
+    *,
+    seed: int,
+    on_step: OnStep = silent,
+    meter: Meter | None = None,
+) -> Trained:
+    """Move the actor towards answers that score well; it stands at the tuned weights afterwards.
+
+    Args:
+        actor: the policy; must sample plainly, as its log-probabilities are read.
+        prompts: to learn on, in seeded permutations.
+        score: r_φ of each answer, asked once a step.
+        recipe: settings.
+        seed: root of all draws; the same twice gives the same weights.
+        on_step: told after each step.
+        meter: of a method that spent something before, such as votes on a reward model.
+
+    Raises:
+        UsageError: no prompts, a score that does not fit, or the actor samples with top-p, top-k
+            or temperature 0.
+        RunError: the run diverged.
+    """
+    how, meter = recipe or Recipe(), meter or Meter()
+    _demand_plain(actor, prompts)
+    log = []
+    with actor.training() as peft:
+        learner = _learner(actor, peft.get_base_model(), how)
+        for step in range(how.steps):
+            with meter:
+                asked = take(prompts, how.prompts, seed, step)
+                answers, tokens = _answers(learner, asked, seed, step)
+                meter.generated(answers)
+                each = [prompt for prompt in asked for _ in range(how.samples)]
+                reward = _scored(score, each, answers)
+                parts = _parts(learner, each, tokens, seed, step)
+                lessons, figures = _lessons(learner, parts, reward)
+                figures["tokens"] = float(np.mean([answer.tokens for answer in answers]))
+                demand_finite(figures, METHOD, step + 1)
+                _demand_near(figures, how, step + 1)
+                figures |= _improve(learner, lessons, step + 1)
+            log.append(figures)
+            on_step(Moment(step + 1, how.steps, meter.cost(), figures))
+    return Trained(METHOD, meter.cost(), tuple(log))
+
+
+def _learner(actor: Actor, model: Any, how: Recipe) -> Learner:
+    critic = Critic(model.get_output_embeddings().in_features).to(model.device)
+    weights = tuple(p for p in model.parameters() if p.requires_grad)
+    groups = [
+        {"params": weights, "lr": how.rate},
+        {"params": tuple(critic.parameters()), "lr": how.critic_rate},
+    ]
+    return Learner(actor, model, critic, weights, torch.optim.Adam(groups), how)
+
+
+def take(prompts: Sequence[Prompt], count: int, seed: int, step: int) -> list[Prompt]:
+    """The prompts of a step: seeded permutations of all, one after another."""
+    found = []
+    for place in range(step * count, (step + 1) * count):
+        epoch, at = divmod(place, len(prompts))
+        order = seeds.permutation(seeds.derive(seed, "ppo prompts", step=epoch), len(prompts))
+        found.append(prompts[order[at]])
+    return found
+
+
+def _answers(
+    learner: Learner, asked: Sequence[Prompt], seed: int, step: int
+) -> tuple[list[Answer], tuple[tuple[int, ...], ...]]:
+    """A step's answers as people read them, and as tokens."""
+    key = seeds.derive(seed, "ppo answers", step=step)
+    tokens = learner.actor.sample_tokens(asked, learner.how.samples, seed=number(key))
+    return [learner.actor.policy.answer(row) for row in tokens], tokens
+
+
+def _scored(score: Score, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
+    reward = np.asarray(score(prompts, answers), np.float64)
+    if reward.shape != (len(answers),):
+        raise UsageError(
+            f"ppo: the reward gave {reward.size} numbers for {len(answers)} answers; "
+            "it must give one each"
+        )
+    if not np.isfinite(reward).all():
+        text = answers[int(np.flatnonzero(~np.isfinite(reward))[0])].text
+        raise RunError(f"ppo: the reward of {text!r:.80} is no number; it must be finite")
+    return reward
+
+
+def _parts(
+    learner: Learner,
+    prompts: Sequence[Prompt],
+    tokens: Sequence[tuple[int, ...]],
+    seed: int,
+    step: int,
+) -> list[list[Part]]:
+    """The answers in minibatches drawn by the seed, each in parts that fit into memory."""
+    order = seeds.permutation(seeds.derive(seed, "ppo minibatches", step=step), len(tokens))
+    encoded = [learner.actor.encode(prompt) for prompt in prompts]
+    found = []
+    for rows in np.array_split(order, learner.how.minibatches):
+        samples = [scores.Sample(encoded[row], tokens[row]) for row in rows]
+        batches = scores.batches(
+            samples, device=learner.model.device, vocab=scores.words(learner.model)
+        )
+        found.append([Part(batch, rows[list(batch.index)]) for batch in batches])
+    return found
+
+
+def _lessons(
+    learner: Learner, parts: Sequence[Sequence[Part]], reward: Floats
+) -> tuple[list[list[Lesson]], dict[str, float]]:
+    """What each stored token was worth, and the figures of what was drawn."""
+    every = [part for group in parts for part in group]
+    shape = (len(reward), max(part.batch.width for part in every))
+    logp, value, reference = (np.zeros(shape) for _ in range(3))
+    there = np.zeros(shape, bool)
+    with torch.no_grad():
+        for part in every:
+            now, worth = token_values(learner, part.batch)
+            logp[part.places], value[part.places] = now.cpu(), worth.cpu()
+            there[part.places] = True
+        with _at_start(learner):
+            for part in every:
+                reference[part.places] = token_values(learner, part.batch)[0].cpu()
+    how = learner.how
+    earned = token_rewards(reward, logp, reference, there, how.beta)
+    ahead = gae(earned, np.pad(value, ((0, 0), (0, 1))), how.lam, how.gamma)
+    advantage, returns = standardised(ahead, there), ahead + value
+
+    def lesson(part: Part) -> Lesson:
+        known = (
+            torch.from_numpy(values[part.places]).to(learner.model.device, torch.float32)
+            for values in (logp, value, advantage, returns)
+        )
+        return Lesson(part, *known)
+
+    figures = {
+        "reward": float(reward.mean()),
+        "kl": float((logp - reference).sum(1).mean()),
+        "value": float(value[there].mean()),
+    }
+    return [[lesson(part) for part in group] for group in parts], figures
+
+
+def _improve(learner: Learner, lessons: Sequence[Sequence[Lesson]], step: int) -> dict[str, float]:
+    """All epochs over a step's lessons; figures are means over the updates."""
+    how, told = learner.how, []
+    for _ in range(how.epochs):
+        for group in lessons:
+            figures = _update(learner, group)
+            demand_finite(figures, METHOD, step)
+            learner.optimizer.step()
+            told.append(figures)
+    means = {name: float(np.mean([figures[name] for figures in told])) for name in told[0]}
+    # Before the first update of a step the policy is the one that drew: any gap is a mistake.
+    return {**means, "first_ratio_gap": told[0]["ratio_gap"]}
+
+
+def _update(learner: Learner, group: Sequence[Lesson]) -> dict[str, float]:
+    """The gradients of a minibatch, and its figures."""
+    how, count = learner.how, sum(len(lesson.logp) for lesson in group)
+    learner.optimizer.zero_grad()
+    found = dict.fromkeys(("policy_loss", "value_loss", "clipped", "ratio_gap"), 0.0)
+    for lesson in group:
+        logp, value = token_values(learner, lesson.part.batch)
+        policy = ppo_loss.policy_loss(logp, lesson.logp, lesson.advantage, clip=how.clip)
+        critic = ppo_loss.value_loss(value, lesson.value, lesson.returns, clip=how.value_clip)
+        share = len(lesson.logp) / count
+        (share * (policy.loss + critic)).backward()  # type: ignore[no-untyped-call]
+        found["policy_loss"] += share * policy.loss.item()
+        found["value_loss"] += share * critic.item()
+        found["clipped"] += share * policy.clipped
+        gap = float((policy.ratio - 1).abs().max())
+        found["ratio_gap"] = max(found["ratio_gap"], gap)
+    norm = nn.utils.clip_grad_norm_(learner.weights, how.grad_norm)
+    return {**found, "gradient": float(norm)}
+
+
+def token_values(learner: Learner, batch: scores.Batch) -> tuple[Tensor, Tensor]:
+    """Log π of each stored answer token, and the critic's value of the state before it, (n,) each.
+
+    The order is that of ``batch.mask.nonzero()``; the law is that of the sampling temperature.
+    """
+    seen: list[Tensor] = []
+
+    def look(_module: nn.Module, inputs: tuple[Tensor, ...], _out: Tensor) -> None:
+        seen.append(inputs[0].detach()[0])
+
+    handle = learner.model.get_output_embeddings().register_forward_hook(look)
+    try:
+        temperature = learner.actor.policy.asking.sampling.temperature
+        logits = scores.answer_logits(learner.model, batch, temperature)
+    finally:
+        handle.remove()
+    taken = batch.targets[batch.mask]
+    logp = logits.gather(-1, taken[:, None])[:, 0] - logits.logsumexp(-1)
+    return logp, learner.critic(seen[0])
+
+
+@contextmanager
+def _at_start(learner: Learner) -> Iterator[None]:
+    """The adapter at the actor's start inside the block, the reference policy; then as before."""
+    sites = learner.actor.sites
+    now = read(learner.model, sites)
+    write(learner.model, sites, learner.actor.start())
+    try:
+        yield
+    finally:
+        write(learner.model, sites, now)
+
+
+def _demand_near(figures: Mapping[str, float], how: Recipe, step: int) -> None:
+    """Stop a policy that has run away: its answers are noise, though every number is finite."""
+    each = figures["kl"] / max(figures["tokens"], 1.0)
+    if each > how.kl_limit:
+        raise RunError(
+            f"ppo: {each:.1f} nats per token from the start at step {step} (limit "
+            f"{how.kl_limit:g}): training diverged; lower the learning rate or raise beta"
+        )
+
+
+def _demand_plain(actor: Actor, prompts: Sequence[Prompt]) -> None:
+    if not prompts:
+        raise UsageError("ppo: no prompts to learn on")
+    sampling = actor.policy.asking.sampling
+    if sampling.top_p < 1 or sampling.top_k or not sampling.temperature:
+        raise UsageError(
+            "ppo: the actor must sample from its own distribution, whose probabilities PPO reads; "
+            "set top_p 1, top_k 0 and a temperature above 0"
+        )
