@@ -171,17 +171,21 @@ class Actor:
     def training(self, *, dropout: float = 0.0) -> Iterator[Peft]:
         """The model wrapped by PEFT, its adapter "default" at the current weights and trainable.
 
-        Left without an error, the actor stands at what was trained. Inside, `sample`, `kl` and
-        the rest see the weights as they are at that moment.
+        Left without an error, the actor stands at what was trained, otherwise where it was
+        before. Inside, `sample`, `kl` and the rest see the weights as they are at that moment.
         """
         if self._peft is not None:
             raise UsageError("the actor is being trained already; one training at a time")
         with adapted(self.loaded, self.sites, dropout=dropout) as peft:
             write(peft.get_base_model(), self.sites, self.policy.theta())
+            before = self.policy.theta()
             self._peft = peft
             try:
                 yield peft
                 self.theta()
+            except BaseException:
+                self.policy.place(before)  # sampling has moved it to weights on the way
+                raise
             finally:
                 self._peft = None
 
