@@ -113,7 +113,7 @@ def build(config: Config, *, say: Say = print) -> Parts:
     if (check := getattr(panel_maker, "check", None)) is not None:
         check(reward=config.panel.reward, size=config.panel.size)
     if (check := getattr(panel_maker, "check_config", None)) is not None:
-        check(config)
+        check(config, prompts)
     base = None
     if policy_maker is None:
         if config.subspace.kind != "full":  # refused now, not after the set-up
@@ -386,7 +386,7 @@ def _panel(
     panel = parts.config.panel
     if (of_run := getattr(maker, "of_run", None)) is not None:  # it reads more than [panel]
         loaded = None if parts.base is None else parts.base.loaded
-        return of_run(parts.config, prompts=parts.prompts, loaded=loaded, recorded=recorded)
+        return of_run(parts.config, loaded=loaded, recorded=recorded)
     return maker(
         reward=panel.reward,
         size=panel.size,

@@ -86,6 +86,8 @@ class LanguageJudge:
         Raises:
             JudgeError: it cannot be asked or read, and `judge.on_error` is stop.
         """
+        if comparison.identical:
+            return Opinion("tie")
         at = seeds.integer(key, 0, len(self.principles)) if self.principles else None
         criterion = self.criterion if at is None else self.principles[at]
         rows = [row for row in comparison.rows if not row.identical]

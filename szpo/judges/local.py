@@ -73,7 +73,7 @@ class Local:
         Raises:
             UsageError: the tokenizer begins both labels alike.
         """
-        lead, first, second = self._fork(labels)
+        lead, first, second = self.fork(labels)
         asked = [(*models.encode(self.loaded.tokenizer, q.prompt), *lead) for q in questions]
         replies = [self._too_long(ids, 1) for ids in asked]
         fits = [i for i, reply in enumerate(replies) if reply is None]
@@ -87,8 +87,12 @@ class Local:
                     replies[fits[at]] = Reply(odds=(odds[0], odds[1]), tokens_in=len(ids))
         return [reply for reply in replies if reply is not None]
 
-    def _fork(self, labels: Labels) -> tuple[tuple[int, ...], int, int]:
-        """What a reply with either label begins with, and the tokens in which the two differ."""
+    def fork(self, labels: Labels) -> tuple[tuple[int, ...], int, int]:
+        """What a reply with either label begins with, and the tokens in which the two differ.
+
+        Raises:
+            UsageError: there are none.
+        """
         one, other = (
             self.loaded.tokenizer(f"{LEAD} {label}", add_special_tokens=False)["input_ids"]
             for label in labels

@@ -14,6 +14,7 @@ from szpo.config import Config
 from szpo.errors import IntegrityError, UsageError
 from szpo.judges.backends import Backend
 from szpo.judges.evaluator import JudgeEvaluator
+from szpo.judges.frames import LETTERS
 from szpo.judges.language import LanguageJudge, Opinionated
 from szpo.judges.settings import Judge
 from szpo.prompts import PromptSet
@@ -53,13 +54,19 @@ class JudgePanel:
 class Maker:
     """The entry point ``judge`` of `szpo.evaluators`."""
 
-    def check_config(self, config: Config) -> None:
+    def check_config(self, config: Config, prompts: PromptSet | None = None) -> None:
         """Refuse what can be refused before a model is loaded.
 
         Raises:
-            UsageError: A file cannot be read, or the endpoint cannot be asked.
+            UsageError: A file cannot be read, no prompt has a reference, or the endpoint cannot
+                be asked.
         """
-        _files(config.judge)
+        _, references = _files(config.judge)
+        if references and prompts is not None and not _known(prompts, references):
+            raise UsageError(
+                f"{config.judge.references}: no prompt of this run has a reference there; prompts "
+                "must stand there word for word"
+            )
         if config.judge.kind == "endpoint":
             _endpoint(config.judge)
         elif config.judge.kind == "scorer" and not Path(config.judge.model).is_file():
@@ -71,23 +78,17 @@ class Maker:
         self,
         config: Config,
         *,
-        prompts: PromptSet | None = None,
         loaded: Loaded | None = None,
         recorded: Mapping[str, Any] | None = None,
     ) -> JudgePanel:
         """The panel of a run; ``loaded`` is used where it is the judge's own model.
 
         Raises:
-            UsageError: It cannot be built, or no prompt has a reference.
+            UsageError: It cannot be built.
             IntegrityError: It is not the judge on record.
         """
         settings = config.judge
         principles, references = _files(settings)
-        if references and prompts and not _known(prompts, references):
-            raise UsageError(
-                f"{settings.references}: no prompt of this run has a reference there; prompts "
-                "must stand there word for word"
-            )
         spec: dict[str, Any] = {
             "panel": "judge",
             "judge": settings.model_dump(mode="json"),
@@ -147,7 +148,10 @@ def _local(config: Config, loaded: Loaded | None) -> tuple[Backend, str]:
     same = loaded is not None and (loaded.name, loaded.quantization) == (settings.model, None)
     if loaded is None or not same:
         loaded = models.load(settings.model, dtype=m.dtype, device=m.device)
-    return Local(loaded, settings.temperature, settings.max_tokens), loaded.sha256
+    found = Local(loaded, settings.temperature, settings.max_tokens)
+    if settings.ask == "soft":
+        found.fork(LETTERS)  # refused now, not after the set-up
+    return found, loaded.sha256
 
 
 def _files(settings: Judge) -> tuple[tuple[str, ...], Mapping[str, str]]:

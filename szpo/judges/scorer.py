@@ -40,6 +40,8 @@ class ScorerJudge:
         self, comparison: Comparison, *, panelist: str, plus_side: Letter, key: bytes
     ) -> Opinion:
         """One vote, its score and probability in the details."""
+        if comparison.identical:
+            return Opinion("tie")
         shown = tuple((r.prompt, r.plus, r.minus) for r in comparison.rows if not r.identical)
         lesson = Lesson(shown, 0.5, len(comparison.rows))
         s = float(pairscorer.material(self.loaded, [lesson]).scores(self.head)[0])
