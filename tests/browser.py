@@ -190,6 +190,14 @@ def make(
     return Stage(ledger, of_ledger(ledger, secure=secure), FixedTexts(seed, text), clock, lag=lag)
 
 
+def cast(stage: Stage, name: str) -> None:
+    """One vote for plus in the open round."""
+    person = stage.invitation("panelist", name).panelist or ""
+    seat = stage.site.service.assign(person)
+    assert seat is not None
+    stage.site.service.cast(seat.id, seat.plus_side, idem=seat.id, dwell_ms=20_000)
+
+
 def serve(application: Any) -> Iterator[str]:
     """Serve an application on a free port from a thread; yields its address."""
     listener = socket.socket()

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from browser import MovableClock, Stage, awaited, make
+from browser import MovableClock, Stage, awaited, cast, make
 from test_overview import answered_final
 
 from szpo import budget, bundle, credentials, evidence, lease, orders, overview, replay
@@ -52,14 +52,6 @@ def voted(held: Stage) -> Stage:
         held.advance()
     cast(held, "Ada")
     return held
-
-
-def cast(stage: Stage, name: str) -> None:
-    """One vote for plus in the open round."""
-    person = stage.invitation("panelist", name).panelist or ""
-    seat = stage.site.service.assign(person)
-    assert seat is not None
-    stage.site.service.cast(seat.id, seat.plus_side, idem=seat.id, dwell_ms=20_000)
 
 
 def text(html: str) -> str:

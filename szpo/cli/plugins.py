@@ -30,6 +30,7 @@ TOLD = {
     "demo": "Tune SmolLM2-135M from a few hundred simulated votes and measure before and after.",
     "simulate": "Answer a run's open comparisons with a simulated panel, as an own process.",
     "serve": "Serve a run to its panel: the voting page, the operator's page and the controller.",
+    "visualize": "Show a posterior over two weights: drag answers, see what to ask next.",
     "select": "Choose the next pairs of a pool that are worth asking about; take answers back.",
     "invite": "Make, list and revoke panelists' and operators' links and codes.",
 }

@@ -29,6 +29,8 @@ from szpo_ui.site import Site
 
 PLACES: dict[Role, str] = {"panelist": "/panel", "operator": "/operate"}
 """Where each role works."""
+POSTERIOR = "/operate-visualize"
+"""The operator's page of what votes say about two features."""
 SCOPE = "szpo.identity"
 """Where the door leaves its finding for the handlers of the same request."""
 _LOGIN = resources.files("szpo_ui") / "static" / "login.html"

@@ -27,7 +27,7 @@ from starlette.routing import Mount
 
 from szpo.credentials import Role
 from szpo.errors import SzpoError
-from szpo_ui import access, api
+from szpo_ui import access, api, visualize, visualized
 from szpo_ui.requests import refuse
 from szpo_ui.security import Door, OnlyNeeded
 from szpo_ui.site import Site
@@ -36,7 +36,7 @@ from szpo_ui.writer import Writer
 STATIC = resources.files("szpo_ui") / "static"
 LOCAL = ("127.0.0.1", "localhost")
 PAGES: dict[Role, str] = {"panelist": "szpo_ui.panel", "operator": "szpo_ui.operate"}
-"""The module of each role's page: it has blocks(site), router(site), head() and css()."""
+"""The module of each role's page: it has blocks(site), router(site) and head()."""
 
 _log = logging.getLogger("szpo_ui")
 
@@ -72,9 +72,9 @@ def create(
     app.router.routes.extend(api.routes(site, writer))  # first, since they are asked most
     app.mount("/static", StaticFiles(directory=str(STATIC)), name="static")
     app.add_api_route("/healthz", _healthz)
-    app.add_api_route("/favicon.ico", _icon)
+    app.add_api_route("/favicon.ico", icon)
     app.include_router(access.router(site))
-    _inside_a_loop(partial(_mount_all, app, site, pages))
+    inside_a_loop(partial(_mount_all, app, site, pages))
     app.add_middleware(CORSMiddleware, allow_origins=[])  # else Gradio echoes any origin
     app.add_middleware(Door, site=site, sessions=sessions, url=url)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
@@ -87,19 +87,44 @@ def _mount_all(app: FastAPI, site: Site, roles: Sequence[Role]) -> None:
 
 
 def _mount(app: FastAPI, site: Site, role: Role) -> None:
-    """Mount a role's Gradio page behind its own check, with everything that leaks switched off."""
+    """Mount a role's Gradio page, and for operators the posterior's, behind its own check."""
     page = import_module(PAGES[role])
     app.include_router(page.router(site))
+    run = str(site.ledger.path.absolute().parent)
+    allow = access.name_for(site, role)
+    mount(
+        app, page.blocks(site), access.PLACES[role], head=page.head(), allow=allow, blocked=[run]
+    )
+    if role == "operator":
+        made = visualized.of_site(site)
+        app.include_router(made.router)
+        mount(app, made.blocks, made.place, head=visualize.head(), allow=allow, blocked=[run])
+
+
+def mount(
+    app: FastAPI,
+    blocks: gr.Blocks,
+    place: str,
+    *,
+    head: str,
+    allow: Callable[[Request], str | None] | None = None,
+    blocked: Sequence[str] = (),
+) -> None:
+    """Mount a Gradio page with everything that leaks switched off.
+
+    Style comes with ``head``, for Gradio would prefix each selector of its own ``css``. ``allow``
+    gives the name of who may see the page; ``blocked`` are folders whose files it never serves.
+    """
     gr.mount_gradio_app(
         app,
-        page.blocks(site),
-        access.PLACES[role],
+        blocks,
+        place,
         server_name="127.0.0.1",
         footer_links=[],
         run_history=False,
-        auth_dependency=access.name_for(site, role),
+        auth_dependency=allow,
         allowed_paths=[],
-        blocked_paths=[str(site.ledger.path.absolute().parent)],
+        blocked_paths=list(blocked),
         show_error=False,
         max_file_size="1kb",
         ssr_mode=False,
@@ -107,8 +132,7 @@ def _mount(app: FastAPI, site: Site, role: Role) -> None:
         pwa=False,
         mcp_server=False,
         theme=_theme(),
-        css=page.css(),
-        head=page.head(),
+        head=head,
         app_kwargs={"openapi_url": None, "docs_url": None, "redoc_url": None},
     )
     mounted = app.routes[-1]
@@ -131,7 +155,7 @@ def _theme() -> gr.Theme:
     )
 
 
-def _inside_a_loop(act: Callable[[], None]) -> None:
+def inside_a_loop(act: Callable[[], None]) -> None:
     """Call it where an event loop runs: Gradio makes one for each lock otherwise, unclosed."""
 
     async def call() -> None:
@@ -149,7 +173,8 @@ def _healthz() -> dict[str, bool]:
     return {"ok": True}
 
 
-def _icon() -> Response:
+def icon() -> Response:
+    """Where browsers find the site's icon."""
     return RedirectResponse("/static/icon.svg", 308)
 
 

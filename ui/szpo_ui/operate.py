@@ -175,11 +175,6 @@ def head() -> str:
     )
 
 
-def css() -> str:
-    """Nothing: Gradio would prefix each selector, so the style comes with `head`."""
-    return ""
-
-
 # ---- HTML ----
 
 

@@ -187,8 +187,3 @@ def script() -> str:
     folder = resources.files("szpo_ui") / "static" / "panel"
     parts = [(folder / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS]
     return "\n".join(['(() => {\n"use strict";', *parts, "})();"])
-
-
-def css() -> str:
-    """Nothing: Gradio would prefix each selector, so the style comes with `head`."""
-    return ""

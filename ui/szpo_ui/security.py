@@ -27,6 +27,8 @@ BODY_SECONDS = 10.0
 """How long a body may take to arrive."""
 POSTS_PER_SECOND, POSTS_AT_ONCE = 20.0, 60
 """Requests that change something, of one session."""
+GRADIO_PAGES = ("/panel", "/operate", "/visualize")
+"""What the paths of Gradio's pages begin with."""
 OPEN_PATHS = frozenset({"/login", "/redeem", "/api/session", "/healthz", "/favicon.ico"})
 """What needs no session, with everything under /static/."""
 
@@ -99,7 +101,7 @@ class Door:
     async def _refused(self, scope: Scope, headers: Headers, *, changes: bool) -> Response | None:
         path = scope["path"]
         if changes and not own_origin(headers, url=self.url, secure=self.site.secure):
-            return refuse(403, "origin", "this request comes from another site")
+            return _foreign()
         if _open(path):
             return None
         found = await self._who(scope, headers)
@@ -131,22 +133,54 @@ class Door:
         return refuse(403 if why == "revoked" else 401, why, _WHY[why])
 
     def _with_headers(self, path: str, send: Send) -> Send:
-        gradio = path.startswith(("/panel", "/operate"))
-        assets = path.startswith("/static/") or "/assets/" in path or "/static/" in path
+        return _with_headers(path, send, secure=self.site.secure)
 
-        async def sending(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in _COMMON.items():
-                    headers[name] = value
-                headers["Content-Security-Policy"] = GRADIO_POLICY if gradio else OWN_POLICY
-                if self.site.secure:
-                    headers["Strict-Transport-Security"] = "max-age=31536000"
-                if not assets:
-                    headers.setdefault("Cache-Control", "no-store")
-            await send(message)
 
-        return sending
+class OwnOnly:
+    """ASGI middleware of a page without login: requests of its own site only, the same headers."""
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse what another site's page asks and what is too long; hand everything else on."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        send, headers = _with_headers(scope["path"], send), Headers(scope=scope)
+        if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
+            if not own_origin(headers):
+                await _foreign()(scope, receive, send)
+                return
+            body = await _body(headers, receive)
+            if isinstance(body, Response):
+                await body(scope, receive, send)
+                return
+            receive = _again(body, receive)
+        await self.app(scope, receive, send)
+
+
+def _foreign() -> Response:
+    return refuse(403, "origin", "this request comes from another site")
+
+
+def _with_headers(path: str, send: Send, *, secure: bool = False) -> Send:
+    gradio = path.startswith(GRADIO_PAGES)
+    assets = path.startswith("/static/") or "/assets/" in path or "/static/" in path
+
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            for name, value in _COMMON.items():
+                headers[name] = value
+            headers["Content-Security-Policy"] = GRADIO_POLICY if gradio else OWN_POLICY
+            if secure:
+                headers["Strict-Transport-Security"] = "max-age=31536000"
+            if not assets:
+                headers.setdefault("Cache-Control", "no-store")
+        await send(message)
+
+    return sending
 
 
 class OnlyNeeded:
@@ -234,4 +268,4 @@ def _again(body: bytes, receive: Receive) -> Receive:
 
 
 def _is_page(path: str) -> bool:
-    return path.rstrip("/") in ("", *access.PLACES.values())
+    return path.rstrip("/") in ("", access.POSTERIOR, *access.PLACES.values())
