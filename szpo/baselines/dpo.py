@@ -1,0 +1,244 @@
+"""DPO (Rafailov et al. 2023) through TRL's DPOTrainer, offline and iterative.
+
+    loss = −log σ(β · [log π(y⁺)/π_ref(y⁺) − log π(y⁻)/π_ref(y⁻)])
+
+No reward model, no critic. Offline it learns from pairs as they are; iterative it draws two
+answers to each prompt, asks which is better, trains on the answers and starts over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from szpo import seeds
+from szpo.baselines import actor as actors
+from szpo.baselines import trainer
+from szpo.baselines.actor import Actor
+from szpo.baselines.head import is_adapted, plain_head, trainable_head
+from szpo.baselines.types import (
+    Ask,
+    Asked,
+    Meter,
+    OnStep,
+    Pair,
+    Trained,
+    ask_batches,
+    ask_pairs,
+    demand_pairs,
+    silent,
+)
+from szpo.errors import UsageError
+from szpo.types import Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Settings of one DPO training; those not explained are TRL's words."""
+
+    beta: float = 0.1
+    """Of the paper's experiments, and TRL's default."""
+    learning_rate: float = 1e-4
+    """TRL's default for full weights is 1e-6, its advice for LoRA ten times as much; a LoRA of low
+    rank trained for few steps needs more (docs/baselines.md)."""
+    epochs: float = 1.0
+    steps: int | None = None
+    """Optimizer steps; None: by epochs."""
+    batch: int = 8
+    """Pairs of one forward pass."""
+    accumulation: int = 1
+    """Passes of one optimizer step."""
+    schedule: str = "constant"
+    optimizer: str = "adamw_torch"
+    dropout: float = 0.0
+    """Of the adapter's inputs; without effect while ``disable_dropout`` is on."""
+    disable_dropout: bool = True
+    max_length: int = 1024
+    """Tokens of prompt and answer; what is longer loses its end."""
+    prompt_tokens: int | None = None
+    """A longer prompt loses its beginning; None: no such cut."""
+    loss: str = "sigmoid"
+    label_smoothing: float = 0.0
+    """ε of the loss ``robust``: the share of votes that are wrong by chance."""
+    reference: Literal["start", "now"] = "start"
+    """π_ref: the actor's start, or where it stands when the training (or round) begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rounds:
+    """How iterative DPO spends its votes: ``rounds`` × ``questions``, one vote each."""
+
+    rounds: int = 5
+    questions: int = 16
+    """Votes of a round."""
+    rows: int | None = None
+    """D: each vote is on a batch of so many prompts, all of whose rows take the verdict; None: a
+    vote on a single pair."""
+    memory: Literal["all", "round"] = "all"
+    """Train on all pairs so far, or on those of the round."""
+    recipe: Recipe = Recipe()
+
+
+def train(
+    actor: Actor,
+    pairs: Sequence[Pair],
+    recipe: Recipe | None = None,
+    *,
+    seed: int,
+    on_step: OnStep = silent,
+    ties: int = 0,
+    meter: Meter | None = None,
+) -> Trained:
+    """DPO on these pairs; the actor then stands at the trained weights.
+
+    Args:
+        actor: Trained in place.
+        pairs: To learn from.
+        recipe: Settings; the defaults where None.
+        seed: Names the order of the pairs.
+        on_step: Told after each optimizer step.
+        ties: Questions that gave no pair, for the message where nothing else came.
+        meter: What was spent before; a new one where None.
+
+    Raises:
+        RunError: there is no pair, or training diverged.
+        UsageError: the extra is not installed, or a setting is none.
+    """
+    demand_pairs(pairs, ties, "dpo")
+    listener = trainer.Listener("dpo", meter or Meter(), on_step)
+    _fit(actor, pairs, recipe or Recipe(), seed, listener)
+    return Trained("dpo", listener.meter.cost(), tuple(listener.log), len(pairs), ties)
+
+
+def iterative(
+    actor: Actor,
+    prompts: Sequence[Prompt],
+    ask: Ask,
+    plan: Rounds | None = None,
+    *,
+    seed: int,
+    on_step: OnStep = silent,
+) -> Trained:
+    """Generate, ask, train, repeat; ``on_step`` is told after each round (figures of its end).
+
+    Every question has prompts of its own, drawn from ``prompts`` in a seeded order, and two
+    answers of the current policy. A round in which everything was a tie trains on what came
+    before.
+
+    Raises:
+        RunError: no round gave a pair, or training diverged.
+        UsageError: the extra is not installed, or a setting is none.
+    """
+    plan = plan or Rounds()
+    if not prompts or plan.rounds < 1 or plan.questions < 1 or (plan.rows or 1) < 1:
+        raise UsageError("iterative dpo: needs prompts, and at least one round and question")
+    meter = Meter()
+    listener = trainer.Listener("iterative-dpo", meter, silent)
+    pairs: list[Pair] = []
+    ties = 0
+    for i in range(plan.rounds):
+        with meter:
+            asked = _question(actor, prompts, ask, plan, meter, seed, i)
+        ties += asked.ties
+        pairs = [*pairs, *asked.pairs] if plan.memory == "all" else list(asked.pairs)
+        if pairs:
+            _fit(actor, pairs, plan.recipe, seed, listener, name=f"round {i}")
+        figures = {"round": i + 1.0, "pairs": float(len(pairs)), "ties": float(ties)}
+        meter.tell(on_step, i + 1, plan.rounds, {**_last(listener), **figures})
+    if not listener.log:
+        demand_pairs((), ties, "iterative-dpo")
+    return Trained("iterative-dpo", meter.cost(), tuple(listener.log), len(pairs), ties)
+
+
+def _question(
+    actor: Actor,
+    prompts: Sequence[Prompt],
+    ask: Ask,
+    plan: Rounds,
+    meter: Meter,
+    seed: int,
+    i: int,
+) -> Asked:
+    """Two answers each to a round's prompts, and which of them is better."""
+    rows = plan.rows or 1
+    need = plan.questions * rows
+    chosen = [prompts[j] for j in drawn(len(prompts), need, seed, first=i * need)]
+    key = seeds.derive(seed, "baseline answers", step=i)
+    answers = actor.sample(chosen, 2, seed=int.from_bytes(key[:7], "little"))
+    meter.generated([answer for two in answers for answer in two])
+    first, second = [two[0] for two in answers], [two[1] for two in answers]
+    vote = seeds.derive(seed, "baseline votes", step=i)
+    if plan.rows is None:
+        return ask_pairs(ask, meter, chosen, first, second, key=vote)
+    cuts = [slice(n * rows, (n + 1) * rows) for n in range(plan.questions)]
+    return ask_batches(
+        ask,
+        meter,
+        [chosen[cut] for cut in cuts],
+        [tuple(first[cut]) for cut in cuts],
+        [tuple(second[cut]) for cut in cuts],
+        key=vote,
+    )
+
+
+def drawn(count: int, need: int, seed: int, first: int = 0) -> list[int]:
+    """Places ``first`` … of an endless order of 0 … count − 1: one permutation after another."""
+    found: list[int] = []
+    for lap in range(first // count, (first + need - 1) // count + 1):
+        key = seeds.derive(seed, "baseline prompts", step=lap)
+        found += seeds.permutation(key, count).tolist()
+    start = first % count
+    return found[start : start + need]
+
+
+def _last(listener: trainer.Listener) -> dict[str, float]:
+    return dict(listener.log[-1]) if listener.log else {}
+
+
+def _fit(
+    actor: Actor,
+    pairs: Sequence[Pair],
+    recipe: Recipe,
+    seed: int,
+    listener: trainer.Listener,
+    *,
+    name: str = "dpo",
+) -> None:
+    """One DPOTrainer from the actor's current weights."""
+    trainer.demand_trl(listener.method)
+    from datasets import Dataset
+    from trl import DPOConfig, DPOTrainer
+
+    class PairTrainer(DPOTrainer):  # type: ignore[misc]
+        def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+            return dataset  # tokens are ours already
+
+    rows = trainer.token_rows(actor.loaded, pairs, recipe.prompt_tokens)
+    with trainer.workplace() as folder, actor.training(dropout=recipe.dropout) as model:
+        start = actor.theta()
+        arguments = DPOConfig(
+            **trainer.here(actor.loaded, folder, seed, name),
+            **trainer.schedule(recipe),
+            beta=recipe.beta,
+            max_length=recipe.max_length,
+            loss_type=[recipe.loss],
+            label_smoothing=recipe.label_smoothing,
+            disable_dropout=recipe.disable_dropout,
+        )
+        with trainable_head(actor, model):
+            made = PairTrainer(
+                model=model,
+                args=arguments,
+                train_dataset=Dataset.from_list(rows),
+                processing_class=actor.loaded.tokenizer,
+            )
+
+        if is_adapted(actor):
+            plain_head(actor, model)
+        # On a 4-bit base TRL has rounded the adapter to bf16; and "ref" is a copy of "default".
+        base = model.get_base_model()
+        actors.write(base, actor.sites, start)
+        reference = actor.start() if recipe.reference == "start" else start
+        actors.write(base, actor.sites, reference, "ref")
+        trainer.fit(made, listener)

@@ -1,0 +1,183 @@
+"""What TRL's trainers need here: settings for this machine, silence, and figures of every step.
+
+TRL is asked for one step's loss after the other; tokens are ours (`szpo.models.encode`, and an end
+token only where an answer ended itself), and so are the fp32 weights.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import random
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from transformers import PrinterCallback, TrainerCallback
+
+from szpo import cache, seeds
+from szpo.baselines.actor import answer_tokens
+from szpo.baselines.types import Meter, OnStep, Pair, demand_finite
+from szpo.errors import UsageError
+from szpo.models import Loaded, encode
+
+
+def demand_trl(method: str) -> None:
+    """Refuse to start without the libraries of the extra.
+
+    Raises:
+        UsageError: trl or datasets is not installed.
+    """
+    for name in ("trl", "datasets"):
+        if importlib.util.find_spec(name) is None:
+            raise UsageError(f"{method} needs {name}: pip install 'szpo[baselines]'")
+
+
+def torch_seed(seed: int, name: str) -> int:
+    """The seed of a library that takes 32 bits, named like all randomness."""
+    return int.from_bytes(seeds.derive(seed, "baseline", name=name)[:4], "little")
+
+
+@contextmanager
+def workplace() -> Iterator[str]:
+    """A folder that is gone afterwards, no remarks or bars of the libraries, chance left alone.
+
+    Trainers seed the global generators; outside they go on as if nothing had been.
+    """
+    import datasets
+
+    states = (random.getstate(), np.random.get_state())
+    bars = datasets.are_progress_bars_disabled()
+    silence = os.environ.get("TRL_EXPERIMENTAL_SILENCE")
+    level = logging.getLogger("trl").level
+    datasets.disable_progress_bars()
+    os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
+    logging.getLogger("trl").setLevel(logging.ERROR)
+    try:
+        with cache.quiet(), torch.random.fork_rng(), tempfile.TemporaryDirectory() as folder:
+            yield folder
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        logging.getLogger("trl").setLevel(level)
+        if silence is None:
+            del os.environ["TRL_EXPERIMENTAL_SILENCE"]
+        if not bars:
+            datasets.enable_progress_bars()
+
+
+def here(loaded: Loaded, folder: str, seed: int, name: str) -> dict[str, Any]:
+    """Arguments that every trainer gets: this device, no autocast, nothing written or printed."""
+    return {
+        "output_dir": folder,
+        "use_cpu": loaded.device.type == "cpu",
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "report_to": [],
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "logging_strategy": "steps",
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # a loss that is not finite must show
+        "dataloader_pin_memory": False,
+        "seed": torch_seed(seed, name),
+        "data_seed": torch_seed(seed, f"{name} order"),
+    }
+
+
+class Schedule(Protocol):
+    """The part of a recipe that says how to step."""
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the optimizer."""
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the data."""
+
+    @property
+    def steps(self) -> int | None:
+        """Optimizer steps, instead of epochs."""
+
+    @property
+    def batch(self) -> int:
+        """Rows of one forward pass."""
+
+    @property
+    def accumulation(self) -> int:
+        """Passes of one optimizer step."""
+
+    @property
+    def schedule(self) -> str:
+        """How the rate goes on."""
+
+    @property
+    def optimizer(self) -> str:
+        """In transformers' words."""
+
+
+def schedule(recipe: Schedule) -> dict[str, Any]:
+    """A recipe's steps in the words of the trainers."""
+    return {
+        "learning_rate": recipe.learning_rate,
+        "num_train_epochs": recipe.epochs,
+        "max_steps": -1 if recipe.steps is None else recipe.steps,
+        "per_device_train_batch_size": recipe.batch,
+        "gradient_accumulation_steps": recipe.accumulation,
+        "lr_scheduler_type": recipe.schedule,
+        "optim": recipe.optimizer,
+    }
+
+
+def token_rows(
+    loaded: Loaded, pairs: Sequence[Pair], prompt_tokens: int | None = None
+) -> list[dict[str, list[int]]]:
+    """Pairs as tokens; a prompt keeps its last ``prompt_tokens``."""
+    return [
+        {
+            "prompt_ids": list(encode(loaded.tokenizer, pair.prompt))[-(prompt_tokens or 0) :],
+            "chosen_ids": answer_tokens(loaded, pair.chosen),
+            "rejected_ids": answer_tokens(loaded, pair.rejected),
+        }
+        for pair in pairs
+    ]
+
+
+@dataclass
+class Listener(TrainerCallback):  # type: ignore[misc]
+    """Collects the figures of each step, stops a run that diverges, tells whoever listens.
+
+    ``first`` and ``of`` place a trainer's steps among those of the whole method.
+    """
+
+    method: str
+    meter: Meter
+    on_step: OnStep
+    first: int = 0
+    of: int | None = None
+    log: list[Mapping[str, float]] = field(default_factory=list)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        """One step is done."""
+        if not logs or "loss" not in logs:
+            return  # the summary at the end
+        figures = {k: float(v) for k, v in logs.items() if isinstance(v, int | float)}
+        step = self.first + state.global_step
+        named = {k: v for k, v in figures.items() if k in ("loss", "grad_norm", "reward")}
+        demand_finite(named, self.method, step)
+        self.log.append(figures)
+        self.meter.tell(self.on_step, step, self.of or self.first + state.max_steps, figures)
+
+
+def fit(trainer: Any, listener: Listener) -> None:
+    """Run a trainer that was built, by the clock of the listener's meter."""
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(listener)
+    with listener.meter:
+        trainer.train()
