@@ -106,6 +106,9 @@ def lines(plan: Plan, config: Config) -> Iterator[tuple[str, str]]:
         f"at most {plan.answers_to_read:,} answers, about {plan.person_hours:.1f} person-hours "
         f"at {WORDS_PER_MINUTE} words a minute",
     )
+    if config.panel.kind == "judge" and config.judge.kind != "scorer":
+        per_vote = 2 * (o.rows if config.judge.batches == "rows" else 1)
+        yield "judge", f"{plan.votes * per_vote:,} questions to {config.judge.model}"
     if plan.money is not None:
         yield "pay", f"at most about {plan.money:,.2f} {config.panel.currency}"
     yield (

@@ -50,7 +50,7 @@ def tasks(count: int, seed: int = 0, rows: int = 1) -> tuple[Comparison, ...]:
 
     >>> row = tasks(1)[0].rows[0]
     >>> row.prompt.text, row.plus.text
-    ('Write about the bus stop. Use small letters only.', 'it was very dreadful.')
+    ('Tell me about the cat. Use small letters only.', 'this time the cat was beautiful.')
     """
     texts = tinylm.corpus(seed, count * rows)
     found = []

@@ -41,7 +41,7 @@ def quoted(text: str, reserved: Sequence[str] = RESERVED) -> str:
     """
     text = _CONTROL.sub("\ufffd", text)
     for word in reserved:
-        if len(word) > 1:
+        if len(word.strip()) > 1:
             text = text.replace(word, f"{word[0]} {word[1:]}")
     return "\n".join(f"| {line}".rstrip() for line in text.splitlines() or [""])
 

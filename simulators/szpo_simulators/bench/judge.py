@@ -37,7 +37,7 @@ def main(
     quick: bool = False,
     folder: Path = Path("runs/bench-judge"),
 ) -> dict[str, Any]:
-    """Measure a judge: accuracy where truth is known, consistency, place, names, length, own texts.
+    """Measure a judge: accuracy where truth is known, consistency, and its habits.
 
     Without --sets: SmolLM2 asked in several ways, and stand-ins for endpoints with known faults.
 
