@@ -195,7 +195,7 @@ class Actor:
             yield
             return
         self.theta()
-        with without_adapters(self.loaded.model, self.sites):
+        with without_adapters(self.loaded.model):
             yield
 
 
@@ -215,7 +215,7 @@ def adapted(
     sites: Sequence[Site],
     *,
     model: Any = None,
-    task: str = "CAUSAL_LM",
+    task: str | None = "CAUSAL_LM",
     dropout: float = 0.0,
 ) -> Iterator[Peft]:
     """The model wrapped by PEFT, with a trainable fp32 adapter "default"; unwrapped afterwards.
@@ -244,17 +244,19 @@ def adapted(
 
 
 @contextmanager
-def without_adapters(model: Any, sites: Sequence[Site]) -> Iterator[None]:
-    """The bare base model inside the block, its adapted layers set aside; then as before."""
-    layers = {site.name: model.get_submodule(site.name) for site in sites}
+def without_adapters(model: Any) -> Iterator[None]:
+    """The bare base model inside the block, layers that PEFT put in set aside; then as before."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    found = [(n, m) for n, m in model.named_modules() if isinstance(m, BaseTunerLayer)]
     training = model.training
-    for name, layer in layers.items():
+    for name, layer in found:
         model.set_submodule(name, layer.get_base_layer())
     model.eval()
     try:
         yield
     finally:
-        for name, layer in layers.items():
+        for name, layer in found:
             model.set_submodule(name, layer)
         model.train(training)
 

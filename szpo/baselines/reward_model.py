@@ -1,0 +1,291 @@
+"""A reward model by binary cross-entropy (Bradley–Terry) through TRL's RewardTrainer.
+
+    loss = −log σ(r(x, y⁺) − r(x, y⁻))
+
+A linear head on the last hidden state, with a LoRA of its own on the base model, whose weights
+exist once. The head begins at zero, so that all rewards are equal and the first loss is ln 2.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from szpo import adapters
+from szpo.baselines import actor as actors
+from szpo.baselines import trainer
+from szpo.baselines.types import Meter, OnStep, Pair, Trained, demand_pairs, silent
+from szpo.deltas import Deltas, Site, attached, find_sites
+from szpo.errors import StorageError, UsageError
+from szpo.language import random_start
+from szpo.models import Loaded, encode
+from szpo.probe import stack
+from szpo.types import Answer, Prompt, Theta
+
+METHOD = "reward-model"
+ROWS = 64
+"""Rows of one forward pass when scoring."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Settings of a reward model's training."""
+
+    learning_rate: float = 1e-3
+    """TRL's default for full weights is 1e-4; ten times as much for LoRA."""
+    epochs: float = 3.0
+    steps: int | None = None
+    batch: int = 8
+    accumulation: int = 1
+    schedule: str = "constant"
+    optimizer: str = "adamw_torch"
+    rank: int = 8
+    targets: tuple[str, ...] | str = "all-linear"
+    """Of its LoRA, in PEFT's words."""
+    max_length: int = 1024
+    """Longer pairs are left out, as TRL does."""
+    center: float | None = None
+    """Weight of (r⁺ + r⁻)², which keeps rewards around 0; TRL's center_rewards_coefficient."""
+
+
+@dataclass(frozen=True)
+class RewardModel:
+    """A learned reward: the base model, a LoRA, and a head (hidden,)."""
+
+    loaded: Loaded
+    sites: tuple[Site, ...]
+    factors: Theta
+    head: NDArray[np.float32]
+
+    def __call__(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> list[float]:
+        """Rewards of answers, also while an actor is trained on the same base model."""
+        rows = [read_as(self.loaded, p, a) for p, a in zip(prompts, answers, strict=True)]
+        found = np.zeros(len(rows))
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        deltas = stack(self.sites, self.factors, [{}], self.loaded.device)
+        with actors.without_adapters(self.loaded.model), torch.inference_mode():
+            for begin in range(0, len(order), ROWS):
+                part = order[begin : begin + ROWS]
+                found[part] = self._scores([rows[i] for i in part], deltas)
+        return [float(x) for x in found]
+
+    def _scores(self, rows: Sequence[Sequence[int]], deltas: Deltas) -> NDArray[np.float64]:
+        model = self.loaded.model
+        device = self.loaded.device
+        width = max(map(len, rows))
+        ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
+        seen = torch.tensor([[1] * len(r) + [0] * (width - len(r)) for r in rows], device=device)
+        with attached(model, self.sites, deltas):
+            hidden = model.base_model(
+                input_ids=ids, attention_mask=seen, use_cache=False
+            ).last_hidden_state
+        # Where training looks too: the last token that is not the padding one.
+        real = (ids != pad_token(self.loaded)) & (seen == 1)
+        last = (real * torch.arange(width, device=device)).argmax(1)
+        weight = torch.from_numpy(self.head).to(device)
+        values = scored(hidden[torch.arange(len(rows), device=device), last], weight)
+        return np.asarray(values.double().cpu().numpy())
+
+    def agreement(self, pairs: Sequence[Pair]) -> float:
+        """Share of pairs whose chosen answer has the higher reward; equal ones count half."""
+        prompts = [pair.prompt for pair in pairs]
+        gaps = np.array(self(prompts, [p.chosen for p in pairs])) - np.array(
+            self(prompts, [p.rejected for p in pairs])
+        )
+        return float(((gaps > 0) + 0.5 * (gaps == 0)).mean())
+
+    def save(self, folder: Path) -> None:
+        """Write a folder that `load` reads: PEFT's two files and the head.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+        model = self.loaded.model
+        conv1d = any(adapters.is_conv1d(model, site) for site in self.sites)
+        adapters.save_adapter(
+            folder, self.factors, self.sites, base=self.loaded.name, conv1d=conv1d
+        )
+        facts = {"base_sha256": self.loaded.sha256, "sites": [asdict(s) for s in self.sites]}
+        try:
+            np.save(folder / HEAD, self.head, allow_pickle=False)
+            (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise StorageError(f"{folder}: cannot be written ({error.strerror})") from None
+
+
+HEAD, FACTS = "reward_head.npy", "reward_model.json"
+
+
+def load(folder: Path, loaded: Loaded) -> RewardModel:
+    """The reward model that `RewardModel.save` wrote, on the same base model.
+
+    Raises:
+        UsageError: the folder holds none, or it belongs to another model.
+    """
+    from szpo.models import read_adapter
+
+    try:
+        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        head = np.load(folder / HEAD, allow_pickle=False)
+        sites = tuple(Site(**site) for site in facts["sites"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UsageError(
+            f"{folder} holds no reward model; train one: szpo baseline reward-model"
+        ) from None
+    if facts.get("base_sha256") != loaded.sha256:
+        raise UsageError(f"{folder}: the reward model belongs to another model than {loaded.name}")
+    tensors = read_adapter(folder).tensors
+    factors = {
+        name: tensors[f"base_model.model.{site.name}.lora_{letter}.weight"]
+        for site in sites
+        for name, letter in ((site.a, "A"), (site.b, "B"))
+    }
+    return RewardModel(loaded, sites, factors, head)
+
+
+def train(
+    loaded: Loaded,
+    pairs: Sequence[Pair],
+    recipe: Recipe | None = None,
+    *,
+    seed: int,
+    on_step: OnStep = silent,
+    ties: int = 0,
+    meter: Meter | None = None,
+) -> tuple[RewardModel, Trained]:
+    """A reward model fitted to these pairs.
+
+    Args:
+        loaded: The base model, which is left as it is.
+        pairs: To learn from.
+        recipe: Settings; the defaults where None.
+        seed: Names the LoRA's start and the order of the pairs.
+        on_step: Told after each optimizer step.
+        ties: Questions that gave no pair, for the message where nothing else came.
+        meter: What was spent before; a new one where None.
+
+    Raises:
+        RunError: there is no pair, or training diverged.
+        UsageError: the extra is not installed, or a setting is none.
+    """
+    demand_pairs(pairs, ties, METHOD)
+    trainer.demand_trl(METHOD)
+    from datasets import Dataset
+    from peft import LoraConfig
+    from trl import RewardConfig, RewardTrainer
+
+    recipe = recipe or Recipe()
+    targets = recipe.targets if isinstance(recipe.targets, str) else list(recipe.targets)
+    lora = LoraConfig(
+        r=recipe.rank, lora_alpha=recipe.rank, target_modules=targets, task_type="CAUSAL_LM"
+    )
+    sites = find_sites(loaded.model, lora)
+    listener = trainer.Listener(METHOD, meter or Meter(), on_step)
+    rows = [
+        {
+            "chosen_ids": read_as(loaded, pair.prompt, pair.chosen),
+            "rejected_ids": read_as(loaded, pair.prompt, pair.rejected),
+        }
+        for pair in pairs
+    ]
+    shell = _shell(loaded)
+    start = random_start(sites, seed)
+    with (
+        trainer.workplace() as folder,
+        actors.without_adapters(loaded.model),
+        actors.adapted(loaded, sites, model=shell, task=None) as model,
+    ):
+        made = RewardTrainer(
+            model=model,
+            args=RewardConfig(
+                **trainer.here(loaded, folder, seed, METHOD),
+                **trainer.schedule(recipe),
+                max_length=recipe.max_length,
+                center_rewards_coefficient=recipe.center,
+            ),
+            train_dataset=Dataset.from_list(rows),
+            processing_class=loaded.tokenizer,
+        )
+        actors.write(shell, sites, start)  # on a 4-bit base TRL has rounded it to bf16
+        shell.score.weight.data = torch.zeros_like(shell.score.weight, dtype=torch.float32)
+        shell.score.requires_grad_(True)
+        trainer.fit(made, listener)
+        learned = RewardModel(
+            loaded,
+            sites,
+            actors.read(shell, sites),
+            shell.score.weight.detach().float().cpu().numpy()[0].copy(),
+        )
+    cost = listener.meter.cost()
+    return learned, Trained(METHOD, cost, tuple(listener.log), len(pairs), ties)
+
+
+def read_as(loaded: Loaded, prompt: Prompt, answer: Answer) -> list[int]:
+    """The tokens a reward model reads: prompt and answer, without the end token.
+
+    The sequence classifiers of transformers find the end of a text by the padding token, which
+    many tokenizers share with the end token.
+    """
+    text = loaded.tokenizer(answer.text, add_special_tokens=False)["input_ids"]
+    return [*encode(loaded.tokenizer, prompt), *text]
+
+
+def pad_token(loaded: Loaded) -> int:
+    """The padding token, or the end token where there is none, as TRL chooses."""
+    pad = loaded.tokenizer.pad_token_id
+    return int(loaded.tokenizer.eos_token_id if pad is None else pad)
+
+
+def scored(hidden: Tensor, weight: Tensor) -> Tensor:
+    """Rewards of hidden states (…, width): standardised, times the head, over √width."""
+    plain = nn.functional.layer_norm(hidden.to(torch.float32), hidden.shape[-1:])
+    # Over √width, so that one learning rate suits hidden states of any width.
+    value: Tensor = plain @ weight / math.sqrt(hidden.shape[-1])
+    return value
+
+
+class Head(nn.Module):
+    """A linear head on standardised hidden states, in fp32."""
+
+    def __init__(self, width: int, device: torch.device):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1, width, device=device))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Rewards (…, 1)."""
+        return scored(hidden, self.weight[0])[..., None]
+
+
+def _shell(loaded: Loaded) -> Any:
+    """A sequence classifier of transformers around the loaded model's own layers."""
+    from transformers import AutoModelForSequenceClassification
+
+    config = copy.deepcopy(loaded.model.config)
+    config.num_labels = 1
+    config.get_text_config().pad_token_id = pad_token(loaded)
+    make: Callable[[Any], Any] = AutoModelForSequenceClassification.from_config
+    try:
+        with torch.device("meta"):
+            shell = make(config)
+    except ValueError:
+        kind = type(loaded.model).__name__
+        raise UsageError(
+            f"{METHOD}: transformers has no sequence classifier for {kind}; choose another model"
+        ) from None
+    prefix = loaded.model.base_model_prefix
+    setattr(shell, prefix, getattr(loaded.model, prefix))
+    shell.score = Head(config.get_text_config().hidden_size, loaded.device)
+    for name in ("is_loaded_in_4bit", "is_quantized", "quantization_method", "hf_quantizer"):
+        if hasattr(loaded.model, name):
+            setattr(shell, name, getattr(loaded.model, name))
+    return shell
