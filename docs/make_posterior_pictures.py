@@ -1,4 +1,4 @@
-"""Write docs/screens/visualize*.png and docs/figures/posterior.gif, from the real page.
+"""Write docs/screens/visualize*.png and posterior.gif, from the real page.
 
 Needs Chromium (see tests/browser.py). From anywhere: python docs/make_posterior_pictures.py
 """
@@ -59,7 +59,7 @@ def main() -> None:
             if name == "visualize":
                 with page.expect_download(timeout=120_000) as saving:
                     page.get_by_role("button", name="Save GIF").click()
-                saving.value.save_as(ROOT / "docs" / "figures" / "posterior.gif")
+                saving.value.save_as(SCREENS / "posterior.gif")
             page.close()
         chromium.close()
     next(serving, None)
