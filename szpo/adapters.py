@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from szpo import peftfile
 from szpo.deltas import Site
 from szpo.errors import StorageError, UsageError
-from szpo.models import Loaded
+from szpo.models import Adapter, Loaded
 from szpo.types import Theta
 
 
@@ -37,6 +38,22 @@ def save_adapter(
             (path / name).write_bytes(content)
     except OSError as error:
         raise StorageError(f"{path} cannot be written ({error.strerror or error})") from None
+
+
+def factors(adapter: Adapter, sites: Sequence[Site]) -> Theta:
+    """A and B of an adapter that was read from its folder, by ``site.a`` and ``site.b``.
+
+    Raises:
+        UsageError: it lacks a tensor.
+    """
+    found = {}
+    for site in sites:
+        for name, letter in ((site.a, "A"), (site.b, "B")):
+            key = f"base_model.model.{site.name}.lora_{letter}.weight"
+            if key not in adapter.tensors:
+                raise UsageError(f"starting adapter: no tensor {key}; it does not fit this model")
+            found[name] = adapter.tensors[key]
+    return found
 
 
 def merged_state(loaded: Loaded, factors: Theta, sites: tuple[Site, ...]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import numpy as np
 from szpo import adapters, cache, directions, models, seeds, setups, subspaces, weights
 from szpo.config import Config
 from szpo.deltas import Site, find_sites
-from szpo.errors import IntegrityError, UsageError
+from szpo.errors import IntegrityError
 from szpo.ledger import THETA0, Ledger
 from szpo.lora import Asking, LoraPolicy
 from szpo.models import Loaded
@@ -232,7 +232,7 @@ def _start(config: Config, loaded: Loaded, sites: tuple[Site, ...]) -> Theta | N
         UsageError: The starting adapter lacks a tensor.
     """
     if loaded.adapter is not None:
-        return _from_adapter(loaded, sites)
+        return adapters.factors(loaded.adapter, sites)
     if config.adapter.init == "inputs":
         return None
     return random_start(sites, config.run.seed)
@@ -248,18 +248,6 @@ def random_start(sites: Sequence[Site], root_seed: int) -> Theta:
         values *= 2.0**-8 / site.inputs**0.5
         start[site.a] = values.reshape(site.rank, site.inputs).astype(np.float32)
         start[site.b] = np.zeros((site.outputs, site.rank), np.float32)
-    return start
-
-
-def _from_adapter(loaded: Loaded, sites: tuple[Site, ...]) -> Theta:
-    adapter = loaded.adapter
-    start = {}
-    for site in sites:
-        for name, letter in ((site.a, "A"), (site.b, "B")):
-            key = f"base_model.model.{site.name}.lora_{letter}.weight"
-            if adapter is None or key not in adapter.tensors:
-                raise UsageError(f"starting adapter: no tensor {key}; it does not fit this model")
-            start[name] = adapter.tensors[key]
     return start
 
 

@@ -1,0 +1,301 @@
+"""Self-rewarding language models (Yuan et al. 2024): the model judges its own answers, then DPO.
+
+M0 is the base. M1 is M0 fitted to examples (answers, and judgements if there are any), or M0
+itself where there are none. M2 and every later model is the one before after DPO on its own
+candidates: several answers to each prompt, each judged several times by five added points
+(`szpo.baselines.points`) and averaged, the best against the worst; ties are dropped. No person
+and no other model votes.
+
+Each model is a folder that appears when it is whole: the adapter, the judged candidates, the
+pairs, and a record. A run that was stopped goes on after its last whole folder.
+
+What the judge is worth is what its model is worth: SmolLM2-135M runs the machinery and gives no
+judgement to rely on. The share of judgements with a score stands among the figures (``parsed``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from szpo import adapters, export, seeds
+from szpo import models as bases
+from szpo.baselines import dpo, points, sft
+from szpo.baselines.actor import Actor
+from szpo.baselines.types import Meter, OnStep, Trained, silent
+from szpo.errors import RunError, StorageError, UsageError
+from szpo.preferences import files
+from szpo.samples import number
+from szpo.sampling import Sampling
+from szpo.types import Answer, Prompt
+
+METHOD = "self-rewarding"
+RECORD = "record.json"
+
+Judge: TypeAlias = Callable[[Sequence[Prompt], int, int], list[list[Answer]]]
+"""(requests, judgements of each, seed) → texts. The model itself, unless another is given."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Numbers of the paper where it gives them."""
+
+    models: int = 3
+    """The last model's number: M3."""
+    prompts: int = 32
+    """Prompts of a round."""
+    candidates: int = 3
+    judgements: int = 3
+    """Of each candidate, averaged."""
+    temperature: float = 0.7
+    top_p: float = 0.9
+    judge_tokens: int = 160
+    """Room for a judgement of 100 words and its score."""
+    dpo: dpo.Recipe = field(default_factory=lambda: dpo.Recipe(reference="now"))
+    """π_ref of a round is the model that it begins with, as in the paper."""
+    fit: sft.Recipe = field(default_factory=sft.Recipe)
+    """How M1 is fitted to examples."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no recipe.
+
+        Raises:
+            UsageError: a number is out of its range.
+        """
+        for name, least in (("models", 1), ("prompts", 1), ("candidates", 2), ("judgements", 1),
+                            ("judge_tokens", 1)):  # fmt: skip
+            if getattr(self, name) < least:
+                raise UsageError(
+                    f"{METHOD}: {name} must be at least {least} (got {getattr(self, name)})"
+                )
+
+
+def train(
+    actor: Actor,
+    prompts: Sequence[Prompt],
+    folder: Path,
+    recipe: Recipe | None = None,
+    *,
+    seed: int,
+    examples: Sequence[tuple[Prompt, Answer]] = (),
+    judge: Judge | None = None,
+    on_step: OnStep = silent,
+) -> Trained:
+    """Make M0 … M3 in ``folder``; the actor then stands at the last one.
+
+    Args:
+        actor: stands at M0.
+        prompts: to answer, a part of them each round in a seeded order.
+        folder: of the models; those that are whole already are taken as they are.
+        recipe: settings.
+        seed: root of all draws.
+        examples: prompts with good answers, for M1.
+        judge: who gives the points; None: the model as it stands.
+        on_step: told after each model, also after those that were there.
+
+    Raises:
+        RunError: a round gave no pair (no judgement had a score, or all were ties), or DPO
+            diverged; the models made before stay.
+        UsageError: no prompts, or the folder's models are of other settings.
+        StorageError: the folder cannot be read or written.
+    """
+    how = recipe or Recipe()
+    if not prompts:
+        raise UsageError(f"{METHOD}: no prompts to answer")
+    settings = _settings(actor, prompts, how, seed, examples, judge is not None)
+    meter, log = Meter(), []
+    for stage in range(how.models + 1):
+        place = folder / f"M{stage}"
+        if place.is_dir():
+            record = _taken(actor, place, settings)
+        else:
+            record = _made(actor, place, stage, prompts, how, seed, examples, judge, settings)
+        meter.tokens_generated += record["tokens_generated"]
+        meter.seconds += record["seconds"]
+        log.append({"model": float(stage), **record["figures"]})
+        meter.tell(on_step, stage, how.models, log[-1])
+    pairs = sum(int(figures.get("pairs", 0)) for figures in log)
+    ties = sum(int(figures.get("ties", 0)) for figures in log)
+    return Trained(METHOD, meter.cost(), tuple(log), pairs, ties)
+
+
+def judged(
+    actor: Actor,
+    prompts: Sequence[Prompt],
+    how: Recipe,
+    *,
+    seed: int,
+    judge: Judge | None = None,
+    meter: Meter,
+) -> points.Round:
+    """Candidates of the actor as it stands, judged by itself or by ``judge``; trains nothing."""
+    plain = actor.policy.asking.sampling
+    answers = _speaker(actor, how, plain.max_new_tokens).sample(
+        prompts, how.candidates, seed=number(seeds.derive(seed, "self-rewarding candidates"))
+    )
+    meter.generated([answer for row in answers for answer in row])
+    requests = [
+        points.request(prompt, answer.text)
+        for prompt, row in zip(prompts, answers, strict=True)
+        for answer in row
+    ]
+    ask = judge or _itself(actor, how)
+    said = ask(requests, how.judgements, number(seeds.derive(seed, "self-rewarding judge")))
+    meter.generated([answer for row in said for answer in row])
+    texts = [tuple(answer.text for answer in row) for row in said]
+    cuts = [slice(i * how.candidates, (i + 1) * how.candidates) for i in range(len(prompts))]
+    return points.Round(
+        tuple(
+            points.Judged(prompt, tuple(row), tuple(texts[cut]))
+            for prompt, row, cut in zip(prompts, answers, cuts, strict=True)
+        )
+    )
+
+
+def _itself(actor: Actor, how: Recipe) -> Judge:
+    speaker = _speaker(actor, how, how.judge_tokens)
+
+    def ask(requests: Sequence[Prompt], samples: int, seed: int) -> list[list[Answer]]:
+        return speaker.sample(requests, samples, seed=seed)
+
+    return ask
+
+
+def _speaker(actor: Actor, how: Recipe, tokens: int) -> Actor:
+    """The actor as it stands, sampling as the recipe says."""
+    sampling = Sampling(how.temperature, how.top_p, 0, tokens)
+    engine = actor.policy.engine
+    return Actor(actor.loaded, actor.sites, actor.theta(), sampling=sampling, engine=engine)
+
+
+# --- one model ---
+
+
+def _made(
+    actor: Actor,
+    place: Path,
+    stage: int,
+    prompts: Sequence[Prompt],
+    how: Recipe,
+    seed: int,
+    examples: Sequence[tuple[Prompt, Answer]],
+    judge: Judge | None,
+    settings: dict[str, Any],
+) -> dict[str, Any]:
+    """Make a model from the one before, and its folder; returns the record."""
+    own = number(seeds.derive(seed, "self-rewarding", step=stage))
+    meter, figures, found = Meter(), dict[str, float](), None
+    if stage == 1 and examples:
+        told = sft.train(actor, examples, how.fit, seed=own, meter=meter)
+        figures = {"examples": float(len(examples)), "loss": float(told.log[-1]["loss"])}
+    elif stage > 1:
+        with meter:
+            order = dpo.drawn(len(prompts), how.prompts, seed, first=(stage - 2) * how.prompts)
+            asked = [prompts[i] for i in order]
+            found = judged(actor, asked, how, seed=own, judge=judge, meter=meter)
+        _demand_pairs(found, stage)
+        told = dpo.train(actor, found.pairs, how.dpo, seed=own, meter=meter)
+        figures = {**found.figures, "loss": float(told.log[-1]["loss"])}
+    cost = meter.cost()
+    record = {
+        "settings": settings,
+        "figures": figures,
+        "tokens_generated": cost.tokens_generated,
+        "seconds": cost.seconds,
+        "theta_sha256": actor.digest(),
+    }
+    _write(actor, place, record, found)
+    return record
+
+
+def _demand_pairs(found: points.Round, stage: int) -> None:
+    if not found.pairs:
+        share = found.figures["parsed"]
+        why = (
+            "no judgement had a score; the judge must be a model that follows instructions"
+            if not share
+            else f"all {len(found.judged)} prompts were ties; draw more prompts or candidates"
+        )
+        raise RunError(
+            f"{METHOD}: no pair for M{stage}: {share:.0%} of "
+            f"{found.figures['judgements']:.0f} judgements had a score, and {why}"
+        )
+
+
+def _write(actor: Actor, place: Path, record: dict[str, Any], found: points.Round | None) -> None:
+    """The folder of a model, whole or not at all."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with export.whole(place) as draft:
+        actor.save_adapter(draft)
+        if found is not None:
+            files.write(draft / "pairs.jsonl", found.pairs)
+            with (draft / "judged.jsonl").open("x", encoding="utf-8") as file:
+                for one in found.judged:
+                    told = {
+                        "prompt": [list(turn) for turn in one.prompt.turns],
+                        "completions": [answer.text for answer in one.answers],
+                        "points": list(one.points),
+                        "said": [list(texts) for texts in one.said],
+                    }
+                    file.write(json.dumps(told, ensure_ascii=False) + "\n")
+        text = json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False)
+        (draft / RECORD).write_text(text + "\n", encoding="utf-8")
+
+
+def _taken(actor: Actor, place: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """The record of a model that is there already; the actor is put at its weights.
+
+    Raises:
+        UsageError: it was made with other settings; names them.
+        StorageError: the folder is not whole.
+    """
+    try:
+        record: dict[str, Any] = json.loads((place / RECORD).read_text(encoding="utf-8"))
+        before, digest = record["settings"], record["theta_sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StorageError(
+            f"{place} is no finished model of {METHOD} ({error}); remove it or choose another "
+            "folder"
+        ) from None
+    differ = [name for name in settings if before.get(name) != settings[name]]
+    if differ:
+        raise UsageError(
+            f"{place} was made with other settings ({', '.join(differ)}); choose another folder"
+        )
+    actor.policy.place(adapters.factors(bases.read_adapter(place), actor.sites))
+    if actor.digest() != digest:
+        raise StorageError(f"{place}: the adapter is not the recorded one; remove the folder")
+    return record
+
+
+def _settings(
+    actor: Actor,
+    prompts: Sequence[Prompt],
+    how: Recipe,
+    seed: int,
+    examples: Sequence[tuple[Prompt, Answer]],
+    other: bool,
+) -> dict[str, Any]:
+    """What all models of a folder share, as plain JSON; the number of models may grow."""
+    listed = [[prompt.turns, answer.text, answer.end] for prompt, answer in examples]
+    made = {
+        "base": [actor.loaded.sha256, actor.loaded.dtype, actor.loaded.quantization],
+        "sites": [asdict(site) for site in actor.sites],
+        "sampling": asdict(actor.policy.asking.sampling),
+        "M0": actor.digest(),
+        "prompts": _sha256([prompt.turns for prompt in prompts]),
+        "examples": _sha256(listed) if listed else None,
+        "judge": "given" if other else "the model itself",
+        "recipe": {k: v for k, v in asdict(how).items() if k != "models"},
+        "seed": seed,
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(made))
+    return plain
+
+
+def _sha256(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()

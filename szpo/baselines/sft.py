@@ -1,0 +1,81 @@
+"""Supervised fitting through TRL's SFTTrainer: raise the likelihood of given answers.
+
+loss = −mean log π(y|x) over the answers' tokens; prompts are not learned
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from szpo.baselines import trainer
+from szpo.baselines.actor import Actor, answer_tokens
+from szpo.baselines.types import Meter, OnStep, Trained, silent
+from szpo.errors import RunError
+from szpo.models import encode
+from szpo.types import Answer, Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Settings in TRL's words."""
+
+    learning_rate: float = 1e-4
+    epochs: float = 1.0
+    steps: int | None = None
+    """Optimizer steps; None: by epochs."""
+    batch: int = 8
+    accumulation: int = 1
+    schedule: str = "constant"
+    optimizer: str = "adamw_torch"
+    dropout: float = 0.0
+    max_length: int = 1024
+    """Tokens of prompt and answer; what is longer loses its end."""
+
+
+def train(
+    actor: Actor,
+    examples: Sequence[tuple[Prompt, Answer]],
+    recipe: Recipe | None = None,
+    *,
+    seed: int,
+    on_step: OnStep = silent,
+    meter: Meter | None = None,
+) -> Trained:
+    """Fit the actor to prompts with their answers; it then stands at the trained weights.
+
+    Raises:
+        RunError: there is no example, or training diverged.
+        UsageError: the extra is not installed.
+    """
+    if not examples:
+        raise RunError("sft: no example to learn from")
+    trainer.demand_trl("sft")
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    how = recipe or Recipe()
+    listener = trainer.Listener("sft", meter or Meter(), on_step)
+    rows = []
+    for prompt, answer in examples:
+        asked = list(encode(actor.loaded.tokenizer, prompt))
+        said = answer_tokens(actor.loaded, answer)
+        labels = [-100] * len(asked) + said
+        rows.append(
+            {"input_ids": (asked + said)[: how.max_length], "labels": labels[: how.max_length]}
+        )
+    with trainer.workplace() as folder, actor.training(dropout=how.dropout) as model:
+        arguments = SFTConfig(
+            **trainer.here(actor.loaded, folder, seed, "sft"),
+            **trainer.schedule(how),
+            max_length=None,
+            dataset_kwargs={"skip_prepare_dataset": True},
+        )
+        made = SFTTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=Dataset.from_list(rows),
+            processing_class=actor.loaded.tokenizer,
+        )
+        trainer.fit(made, listener)
+    return Trained("sft", listener.meter.cost(), tuple(listener.log))
