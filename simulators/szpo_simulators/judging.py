@@ -104,12 +104,14 @@ class Told:
         details = [each.details for each in self.opinions]
         decided = [choice == "A" for choice in choices if choice in ("A", "B")]
         same = [a == b != "tie" for a, b in self.orders]
+        odds = [each["p"] > 0.5 for each in details if "p" in each and each["p"] != 0.5]
         return {
             "consistency": told(same),
             "first place": told(self.firsts),
             "plus": told(decided),
-            "ties": choices.count("tie") / max(1, len(choices)),
-            "unreadable": choices.count("skip") / max(1, len(choices)),
+            "liking cancelled": told(odds),
+            "ties": told([choice == "tie" for choice in choices]),
+            "unreadable": told([choice == "skip" for choice in choices]),
             "errors": sorted({str(d["error"]) for d in details if "error" in d}),
             "tokens": [sum(d.get("tokens", (0, 0))[i] for d in details) for i in (0, 1)],
         }
