@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NoReturn, Protocol
 
-from szpo import final, lease, orders, samples, steps
+from szpo import final, lease, linkprobe, orders, samples, steps
 from szpo.controller import Outcome
 from szpo.errors import IntegrityError, LeaseError, StorageError, SzpoError
 from szpo.lease import Lease
@@ -20,7 +20,11 @@ from szpo.samples import Source
 
 Say = Callable[[str], None]
 
-_FULFIL: Final = {"final": final.fulfil, "samples": samples.fulfil}
+_FULFIL: Final = {
+    "final": final.fulfil,
+    "samples": samples.fulfil,
+    "triads": linkprobe.fulfil,
+}
 _CHANGES: Final = ("pause", "unpause", "stop", "limits")
 """Events after which a run that stood still may go on."""
 

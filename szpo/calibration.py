@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final, Literal
 
-from szpo import seats, seeds, steps
+from szpo import seats, seeds, steps, triads
 from szpo.ledger import Ledger, Record
 from szpo.seats import Letter
 from szpo.types import Answer, Comparison, Prompt, Row
@@ -71,11 +71,18 @@ def store_practice(ledger: Ledger) -> str:
 def choose(ledger: Ledger, panelist: str) -> tuple[str, Letter] | None:
     """A comparison for a panelist who waits, and the side of plus; None while there is none.
 
-    Of the kind that the panelist has answered least often, never one shown to them before. Gold
-    and repeats are stored when they are first shown, so call it inside a transaction.
+    Triads that were ordered come first, then what the panelist has answered least often, never one
+    shown to them before. Gold and repeats are stored when they are first shown, so call it inside
+    a transaction.
     """
-    mine = _seen(ledger, panelist)
-    answered = [seat["kind"] for seat in mine if seat["choice"] is not None]
+    triad = triads.choose(ledger, panelist)
+    if triad is not None:
+        return triad
+    mine, ordered = _seen(ledger, panelist), set(triads.asked(ledger))
+    answered = [
+        seat["kind"] for seat in mine
+        if seat["choice"] is not None and seat["comparison"] not in ordered
+    ]  # fmt: skip
     for kind in sorted(KINDS, key=answered.count):
         found = {"gold": _gold, "repeat": _repeat, "aa": _aa}[kind](ledger, panelist, mine)
         if found is not None:

@@ -20,6 +20,7 @@ from szpo import (
     coordinates,
     guards,
     lease,
+    linkreport,
     optimizer,
     records,
     replay,
@@ -439,7 +440,7 @@ class _Loop:
             votes_sha256=records.votes_sha256(counted),
             figures=figures,
             seconds={},
-            extra=plain(info.extra or {}),
+            extra=plain({**(info.extra or {}), **linkreport.note(self.ledger)}),
         )
 
     def _figures(self, step: int, comparisons: Sequence[Comparison]) -> dict[str, float]:

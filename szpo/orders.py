@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, get_args
 from szpo.errors import UsageError
 from szpo.ledger import Ledger, Record
 
-OrderKind = Literal["final", "samples"]
+OrderKind = Literal["final", "samples", "triads"]
 KINDS: Final = get_args(OrderKind)
 
 _SELECT = (
@@ -57,6 +57,8 @@ def place(ledger: Ledger, kind: OrderKind, by: str, body: Mapping[str, Any] | No
     ``final``: {"comparisons": F, 1 to 1,000} blind comparisons of the base with the tuned policy.
     ``samples``: {"prompts": how many, 1 to 64, "step": k or None} answers of the base, of the
     weights after step k, and of the current weights, to the same held-out prompts.
+    ``triads``: {"triads": T, 1 to 500, "radius": how many times as far apart as a step's policies,
+    1 to 10} comparisons that test the link (`szpo.linkprobe`).
 
     Raises:
         UsageError: an unknown kind, or a body that is not of its form.
@@ -64,7 +66,11 @@ def place(ledger: Ledger, kind: OrderKind, by: str, body: Mapping[str, Any] | No
     body = dict(body or {})
     if kind not in KINDS:
         raise UsageError(f"order {kind!r} is unknown; there are: {', '.join(KINDS)}")
-    allowed = {"final": {"comparisons": 1000}, "samples": {"prompts": 64, "step": 2**31}}[kind]
+    allowed = {
+        "final": {"comparisons": 1000},
+        "samples": {"prompts": 64, "step": 2**31},
+        "triads": {"triads": 500, "radius": 10},
+    }[kind]
     for name, value in body.items():
         if name not in allowed:
             raise UsageError(f"order {kind}: {name!r} is unknown; it takes {', '.join(allowed)}")

@@ -16,7 +16,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from szpo import __version__, summary, votes
+from szpo import __version__, linkreport, summary, votes
 from szpo.charts import Series, line_chart, standalone
 from szpo.ledger import Ledger
 from szpo.summary import Facts, Summary
@@ -87,6 +87,7 @@ def render(
         summary=total,
         begun=when(total.created_us),
         cards=list(_cards(total)),
+        link=linkreport.check(ledger),
         measured=_measured(ledger),
         figures=list(_figures(ledger, facts, score, score_name)),
         samples=list(_samples(ledger, facts, shown)),

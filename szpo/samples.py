@@ -49,7 +49,7 @@ def answers(
         LeaseError: the head is not where this process left it.
     """
     asked = [clean(prompt) for prompt in prompts]
-    with _standing(ledger, source, until) as policy:
+    with standing(ledger, source, until) as policy:
         return _ask(policy, asked, seed), policy.digest()
 
 
@@ -84,8 +84,13 @@ def number(key: bytes) -> int:
 
 
 @contextmanager
-def _standing(ledger: Ledger, source: Source, until: int | None) -> Iterator[Policy]:
-    """The policy at those weights; where it was placed there, it is put back afterwards."""
+def standing(ledger: Ledger, source: Source, until: int | None) -> Iterator[Policy]:
+    """The policy at those weights; where it was placed there, it is put back afterwards.
+
+    Raises:
+        UsageError: the run has not so many steps, or the policy cannot be put elsewhere.
+        LeaseError: the head is not where this process left it.
+    """
     policy: Any = source.policy
     if until is None:
         if policy.digest() != ledger.head():  # what it answers would pass for the new weights'

@@ -8,8 +8,8 @@ from typing import Any
 
 import typer
 
+from szpo import linkreport, summary
 from szpo import report as page
-from szpo import summary
 from szpo.cli import place, screen
 from szpo.errors import SzpoError, UsageError
 from szpo.ledger import Ledger
@@ -54,9 +54,11 @@ def show(
     with Ledger.open(place.find(run, folder), readonly=True) as ledger:
         facts = summary.steps(ledger)
         total = summary.summary(ledger, facts)
+        link = linkreport.check(ledger)
     if as_json:
         rows = [{**asdict(f), "win_rate": f.win_rate} for f in facts]
-        screen.emit({**total.as_dict(), "step_rows": rows})
+        tested = {} if link is None else {"link_check": {**asdict(link), "fits": link.fits}}
+        screen.emit({**total.as_dict(), **tested, "step_rows": rows})
         return
     budget = f" of {total.budget}" if total.budget else ""
     screen.pairs(
@@ -71,9 +73,12 @@ def show(
             f"{total.automatic_ties} automatic ties, {total.late} late",
             "read": f"{total.answers_read} answers, about {total.person_minutes:.0f} "
             "person-minutes",
+            **({} if link is None else {"link": link.line()}),
             "head": total.head,
         }
     )
+    if link is not None and link.warning is not None:
+        screen.warn(link.warning)
     if facts and steps:
         screen.say()
         screen.table(

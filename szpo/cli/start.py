@@ -202,6 +202,8 @@ def _note(ledger: Ledger, report: controller.StepReport, score: Score | None) ->
         # Measured where it is guarded; else estimated from |θ|, see szpo.assemble.
         guarded = ledger.spec.get("config", {}).get("guards", {}).get("kl") is not None
         parts.append(f"KL {'' if guarded else '≈ '}{report.kl:.2f}")
+    if "link" in report.extra:
+        parts.append("the logistic link does not fit (szpo show)")
     return ", ".join(parts)
 
 

@@ -9,13 +9,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from szpo import budget, calibration, credentials, evidence, lease, orders, overview, planning
+from szpo import (
+    budget,
+    calibration,
+    credentials,
+    evidence,
+    lease,
+    linkreport,
+    orders,
+    overview,
+    planning,
+)
 from szpo.agreement import PanelistRow
 from szpo.budget import Limits
 from szpo.credentials import Listed
 from szpo.evidence import RunFacts
 from szpo.lease import PendingPause
 from szpo.ledger import Ledger
+from szpo.linkcheck import LinkCheck
 from szpo.orders import Order
 from szpo.overview import Overview
 from szpo.records import canonical, sha256
@@ -97,6 +108,8 @@ class Board:
     guideline: str
     votes_needed: int
     """Votes from which an operator may close the open round."""
+    link: LinkCheck | None
+    """What triads say of the logistic link; None where none were ordered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +175,7 @@ def board(site: Site) -> Board:
         question=site.config.panel.question,
         guideline=site.config.panel.guideline,
         votes_needed=math.ceil(status.votes_needed * controls.quorum(site) - 1e-9),
+        link=linkreport.check(ledger),
     )
 
 
@@ -329,7 +343,10 @@ def _told(kind: str, text: str, names: Mapping[str, str]) -> str:
     return sentences.get(kind, kind)
 
 
-_ORDERS: Final = {"final": "a blind final comparison", "samples": "samples"}
+_ORDERS: Final = {
+    "final": "a blind final comparison", "samples": "samples",
+    "triads": "triads that test the link",
+}  # fmt: skip
 
 
 def _limits(body: Mapping[str, Any]) -> str:

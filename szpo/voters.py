@@ -1,0 +1,123 @@
+"""What each voter's votes would weigh in the next step, by every way of learning it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from szpo import counting, noisybt, onecoin, rationality, replay, weighed, weighting
+from szpo.ballots import ballots
+from szpo.crowd import one_coin
+from szpo.ledger import Ledger
+from szpo.weighting import History
+
+LEGEND: Final = (
+    "weights: 1 is an equal vote. β: how steeply votes follow differences, the panel's mean is 1; "
+    "z: agreement with the rest in standard errors above chance. dawid-skene: from comparisons "
+    "that several answered. looks: share of votes that were no coin (noisy Bradley–Terry)."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Voter:
+    """One voter; intervals are (low, high), 95 %."""
+
+    name: str
+    votes: int
+    """Counted votes, ties included."""
+    in_use: float
+    """By the run's own weighting."""
+    skill: float
+    rationality: float
+    beta: float
+    beta_interval: tuple[float, float]
+    z: float
+    dawid_skene: float | None
+    """None for a voter without a vote on a comparison that others answered too."""
+    accuracy: float | None
+    accuracy_interval: tuple[float, float] | None
+    looks: float
+    looks_interval: tuple[float, float]
+    crowd_kit: float | None
+    """crowd-kit's accuracy, where it was asked for."""
+
+
+def history(ledger: Ledger) -> History:
+    """Who said what in the finished steps, as the weightings see it."""
+    settings = replay.settings(ledger)
+    found = History.empty(settings.N)
+    for row in ledger.steps():
+        if row["state"] != "applied":
+            continue
+        counts = counting.tally(ledger, row["step"], settings.K, settings.N)
+        votes = counting.counted(ledger, row["step"])
+        found = weighting.remember(
+            found, row["step"], ballots(ledger, settings, row["step"], votes, counts)
+        )
+    return found
+
+
+def voters(ledger: Ledger, *, crowd: bool = False) -> tuple[Voter, ...]:
+    """One row for everybody who has a counted vote, in order of enrolment.
+
+    Raises:
+        UsageError: ``crowd`` and crowd-kit is not installed.
+    """
+    past = history(ledger)
+    if not past.voters:
+        return ()
+    chosen = replay.settings(ledger).weighting
+    in_use = np.ones(len(past.voters))
+    if chosen in weighting.LEARNT:
+        in_use = weighed.learnt(chosen, past)
+    skill, steep = weighting.skill(past), rationality.rationality(past)
+    coin, looks = onecoin.dawid_skene(past), noisybt.noisy_bt(past)
+    other = one_coin(past) if crowd else np.full(len(past.voters), np.nan)
+    shared = (past.said != 0) & ((np.abs(past.said) == 1).sum(0) > 1)
+    place = {voter: i for i, voter in enumerate(past.voters)}
+    rows = []
+    for person in ledger.query("SELECT panelist, pseudonym FROM panelists ORDER BY rowid"):
+        i = place.get(person["panelist"])
+        if i is None or not past.said[i].any():
+            continue
+        told = bool(shared[i].any())
+        rows.append(
+            Voter(
+                name=person["pseudonym"],
+                votes=int((past.said[i] != 0).sum()),
+                in_use=float(in_use[i]),
+                skill=float(skill.weights[i]),
+                rationality=float(steep.weights[i]),
+                beta=float(steep.beta[i]),
+                beta_interval=(float(steep.low[i]), float(steep.high[i])),
+                z=float(steep.z[i]),
+                dawid_skene=float(coin.weights[i]) if told else None,
+                accuracy=float(coin.accuracy[i]) if told else None,
+                accuracy_interval=(float(coin.low[i]), float(coin.high[i])) if told else None,
+                looks=float(looks.skill[i]),
+                looks_interval=(float(looks.low[i]), float(looks.high[i])),
+                crowd_kit=None if np.isnan(other[i]) else float(other[i]),
+            )
+        )
+    return tuple(rows)
+
+
+def cells(row: Voter, *, crowd: bool) -> list[object]:
+    """A row as the command line prints it."""
+
+    def told(value: float | None, interval: tuple[float, float] | None) -> str:
+        if value is None or interval is None:
+            return "–"
+        return f"{value:.2f} [{interval[0]:.2f}, {interval[1]:.2f}]"
+
+    def plain(value: float | None) -> str:
+        return "–" if value is None else f"{value:.2f}"
+
+    found = [
+        row.name, row.votes, plain(row.in_use), plain(row.skill), plain(row.rationality),
+        told(row.beta, row.beta_interval), f"{row.z:+.1f}", plain(row.dawid_skene),
+        told(row.accuracy, row.accuracy_interval), told(row.looks, row.looks_interval),
+    ]  # fmt: skip
+    return [*found, plain(row.crowd_kit)] if crowd else found
