@@ -37,7 +37,7 @@ class OneCoin:
 
 
 def dawid_skene(
-    history: History, *, votes: float = 8.0, accuracy: float = 0.7, passes: int = 30
+    history: History, *, votes: float = 20.0, accuracy: float = 0.7, passes: int = 30
 ) -> OneCoin:
     """One weight per voter from the comparisons that two or more answered with a side.
 

@@ -69,7 +69,7 @@ def main(study: Study) -> dict[str, Any]:
     """How often triads find that the logistic link does not fit: size and power by votes."""
     asked = [
         {"panel": panel, "far": far, "edge": edge, "votes": votes,
-         "repetitions": 200 if study.quick else 2000, "seed": REPORTED}
+         "repetitions": 200 if study.quick else 1000, "seed": REPORTED}
         for panel in PANELS for far in FAR for edge in EDGE for votes in VOTES
     ]  # fmt: skip
     found = study.cells("triads", asked, power)
