@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from szpo import adapters, language, models, peftfile
+from szpo import adapters, language, models, peftfile, seeds
 from szpo.deltas import Site, find_sites
 from szpo.engines import Engine
 from szpo.errors import UsageError
@@ -122,6 +122,20 @@ class Actor:
         """The tokens of `sample`, an end token included: all answers to a prompt in a row."""
         with self._unwrapped():
             return self.policy.sample_tokens(prompts, samples, seed=seed)
+
+    def complete(self, rows: Sequence[Sequence[int]], *, seed: int) -> tuple[tuple[int, ...], ...]:
+        """Tokens that continue each row of tokens, an end token included."""
+        width = self.policy.asking.sampling.max_new_tokens
+        draws = seeds.uniform(seeds.derive(seed, "complete rows"), len(rows) * width)
+        with self._unwrapped():
+            deltas = self.policy.deltas([self.policy.theta()])
+            return self.policy.engine.generate(
+                rows,
+                [0] * len(rows),
+                deltas,
+                self.policy.asking.sampling,
+                draws.reshape(len(rows), width),
+            ).tokens
 
     def logprob_base(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
         """Mean log-probability per token of each answer at the start, nats."""

@@ -30,6 +30,7 @@ from szpo.baselines.types import (
     silent,
 )
 from szpo.errors import UsageError
+from szpo.samples import number
 from szpo.types import Prompt
 
 
@@ -163,9 +164,9 @@ def _question(
     """Two answers each to a round's prompts, and which of them is better."""
     rows = plan.rows or 1
     need = plan.questions * rows
-    chosen = [prompts[j] for j in drawn(len(prompts), need, seed, first=i * need)]
+    chosen = [prompts[j] for j in trainer.drawn(len(prompts), need, seed, first=i * need)]
     key = seeds.derive(seed, "baseline answers", step=i)
-    answers = actor.sample(chosen, 2, seed=int.from_bytes(key[:7], "little"))
+    answers = actor.sample(chosen, 2, seed=number(key))
     meter.generated([answer for two in answers for answer in two])
     first, second = [two[0] for two in answers], [two[1] for two in answers]
     vote = seeds.derive(seed, "baseline votes", step=i)
@@ -180,16 +181,6 @@ def _question(
         [tuple(second[cut]) for cut in cuts],
         key=vote,
     )
-
-
-def drawn(count: int, need: int, seed: int, first: int = 0) -> list[int]:
-    """Places ``first`` … of an endless order of 0 … count − 1: one permutation after another."""
-    found: list[int] = []
-    for lap in range(first // count, (first + need - 1) // count + 1):
-        key = seeds.derive(seed, "baseline prompts", step=lap)
-        found += seeds.permutation(key, count).tolist()
-    start = first % count
-    return found[start : start + need]
 
 
 def _last(listener: trainer.Listener) -> dict[str, float]:

@@ -43,6 +43,16 @@ def torch_seed(seed: int, name: str) -> int:
     return int.from_bytes(seeds.derive(seed, "baseline", name=name)[:4], "little")
 
 
+def drawn(count: int, need: int, seed: int, first: int = 0) -> list[int]:
+    """Places ``first`` … of an endless order of 0 … count − 1: one permutation after another."""
+    found: list[int] = []
+    for lap in range(first // count, (first + need - 1) // count + 1):
+        key = seeds.derive(seed, "baseline prompts", step=lap)
+        found += seeds.permutation(key, count).tolist()
+    start = first % count
+    return found[start : start + need]
+
+
 @contextmanager
 def workplace() -> Iterator[str]:
     """A folder that is gone afterwards, no remarks or bars of the libraries, chance left alone.

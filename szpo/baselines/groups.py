@@ -1,0 +1,161 @@
+"""What GRPO and RLOO share: answers in groups by our own decoding, scored by a callable.
+
+TRL's trainers make of each group's scores the advantages, the clipped objective and the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isfinite
+from typing import Any, Protocol
+
+from szpo import seeds
+from szpo.baselines import actor as actors
+from szpo.baselines import trainer
+from szpo.baselines.actor import Actor
+from szpo.baselines.types import Meter, OnStep, Score, Trained
+from szpo.errors import RunError, UsageError
+from szpo.samples import number
+from szpo.types import Prompt
+
+
+class Recipe(Protocol):
+    """What both recipes have."""
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps."""
+
+    @property
+    def prompts(self) -> int:
+        """Prompts of a step."""
+
+    @property
+    def samples(self) -> int:
+        """Answers to each prompt: the group."""
+
+    @property
+    def passes(self) -> int:
+        """Forward passes of a step."""
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the optimizer."""
+
+    @property
+    def beta(self) -> float:
+        """Weight of the KL penalty."""
+
+    @property
+    def epsilon(self) -> float:
+        """Clipping range of the probability ratio."""
+
+
+def check(recipe: Recipe, method: str) -> None:
+    """Refuse what is no recipe.
+
+    Raises:
+        UsageError: a number is out of its range.
+    """
+    for name, least in (("steps", 1), ("prompts", 1), ("samples", 2), ("passes", 1)):
+        if getattr(recipe, name) < least:
+            found = getattr(recipe, name)
+            raise UsageError(f"{method}: {name} must be at least {least} (got {found})")
+    if recipe.prompts * recipe.samples % recipe.passes:
+        raise UsageError(
+            f"{method}: {recipe.prompts * recipe.samples} answers of a step do not divide into "
+            f"{recipe.passes} passes"
+        )
+
+
+def arguments(actor: Actor, recipe: Recipe, folder: str, seed: int, method: str) -> dict[str, Any]:
+    """Arguments that both trainers get."""
+    sampling = actor.policy.asking.sampling
+    if sampling.temperature == 0:
+        raise UsageError(f"{method}: temperature 0 gives every answer twice; set one above 0")
+    return {
+        **trainer.here(actor.loaded, folder, seed, method),
+        "learning_rate": recipe.learning_rate,
+        "lr_scheduler_type": "constant",
+        "optim": "adamw_torch",
+        "max_steps": recipe.steps,
+        "per_device_train_batch_size": recipe.prompts * recipe.samples // recipe.passes,
+        "gradient_accumulation_steps": recipe.passes,
+        "num_generations": recipe.samples,
+        "max_completion_length": sampling.max_new_tokens,
+        "temperature": sampling.temperature,
+        "beta": recipe.beta,
+        "epsilon": recipe.epsilon,
+        "shuffle_dataset": False,  # the order is drawn here
+        "disable_dropout": True,
+    }
+
+
+def train(
+    kind: Any,
+    make: Any,
+    actor: Actor,
+    prompts: Sequence[Prompt],
+    score: Score,
+    recipe: Recipe,
+    *,
+    method: str,
+    seed: int,
+    on_step: OnStep,
+    meter: Meter | None,
+) -> Trained:
+    """Train by a trainer class ``kind``; ``make`` gives its arguments for a folder."""
+    from datasets import Dataset
+
+    if not prompts:
+        raise UsageError(f"{method}: no prompts; give those to answer")
+    meter = meter or Meter()
+    listener = trainer.Listener(method, meter, on_step)
+    order = trainer.drawn(len(prompts), recipe.steps * recipe.prompts, seed)
+    rows = [{"prompt": _turns(actor, prompts[i]), "at": i} for i in order]
+
+    def reward(
+        completion_ids: Sequence[Sequence[int]], at: Sequence[int], **_: Any
+    ) -> list[float]:
+        answers = [actor.policy.answer(ids) for ids in completion_ids]
+        meter.generated(answers)
+        values = [float(v) for v in score([prompts[i] for i in at], answers)]
+        if not all(map(isfinite, values)):
+            raise RunError(f"{method}: a reward is not finite; check the reward or verifier")
+        return values
+
+    with trainer.workplace() as folder, actor.training() as model:
+        start = actor.theta()
+        made = _drawing(kind, actor, seed)(
+            model=model,
+            reward_funcs=reward,
+            args=make(folder),
+            train_dataset=Dataset.from_list(rows),
+            processing_class=actor.loaded.tokenizer,
+        )
+        base = model.get_base_model()  # on a 4-bit base TRL has rounded the adapter to bf16
+        actors.write(base, actor.sites, start)
+        if "ref" in model.peft_config:
+            actors.write(base, actor.sites, actor.start(), "ref")
+        trainer.fit(made, listener)
+    return Trained(method, meter.cost(), tuple(listener.log))
+
+
+def _drawing(kind: Any, actor: Actor, seed: int) -> Any:
+    """The trainer class, with answers by the actor's own engine and named random numbers."""
+
+    class Drawing(kind):  # type: ignore[misc]
+        def _generate_single_turn(self, prompt_ids: Any, *_: Any, **__: Any) -> Any:
+            key = seeds.derive(seed, "baseline answers", step=int(self.state.global_step))
+            rows = actor.complete(prompt_ids, seed=number(key))
+            found = [list(row) for row in rows]
+            return (found, None) if kind.__name__ == "GRPOTrainer" else found
+
+    return Drawing
+
+
+def _turns(actor: Actor, prompt: Prompt) -> Any:
+    """A prompt as TRL takes it, which gives the tokens of `szpo.models.encode`."""
+    if getattr(actor.loaded.tokenizer, "chat_template", None):
+        return [{"role": role, "content": text} for role, text in prompt.turns]
+    return "\n\n".join(text for _, text in prompt.turns)

@@ -1,0 +1,101 @@
+"""SimPO (Meng, Xia, Chen 2024) through TRL's CPOTrainer, which is experimental there.
+
+    loss = −log σ(β/|y⁺| · log π(y⁺) − β/|y⁻| · log π(y⁻) − γ)
+
+The reward is the mean log-probability per token; no reference policy, and a margin γ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from szpo.baselines import actor as actors
+from szpo.baselines import trainer
+from szpo.baselines.actor import Actor
+from szpo.baselines.types import Meter, OnStep, Pair, Trained, demand_pairs, silent
+
+METHOD = "simpo"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Settings of one SimPO training; those not explained are TRL's words."""
+
+    beta: float = 2.0
+    """Of the paper (2.0 to 2.5)."""
+    gamma: float = 0.5
+    """γ: the margin, in the units of β times log-probabilities; TRL's default."""
+    learning_rate: float = 1e-4
+    epochs: float = 1.0
+    steps: int | None = None
+    """Optimizer steps; None: by epochs."""
+    batch: int = 8
+    accumulation: int = 1
+    schedule: str = "constant"
+    optimizer: str = "adamw_torch"
+    max_length: int = 1024
+    """Tokens of prompt and answer; what is longer loses its end."""
+
+
+def train(
+    actor: Actor,
+    pairs: Sequence[Pair],
+    recipe: Recipe | None = None,
+    *,
+    seed: int,
+    on_step: OnStep = silent,
+    ties: int = 0,
+    meter: Meter | None = None,
+) -> Trained:
+    """SimPO on these pairs; arguments and errors as in `szpo.baselines.dpo.train`."""
+    demand_pairs(pairs, ties, METHOD)
+    trainer.demand_trl(METHOD)
+    how = recipe or Recipe()
+    listener = trainer.Listener(METHOD, meter or Meter(), on_step)
+    limit = how.max_length
+    rows = [
+        {"prompt": "", "chosen": "", "rejected": "", **_tokens(row, limit)}
+        for row in trainer.token_rows(actor.loaded, pairs)
+    ]
+    with trainer.workplace() as folder, actor.training() as model:
+        from datasets import Dataset
+        from trl.experimental.cpo import CPOConfig, CPOTrainer
+
+        class PairTrainer(CPOTrainer):  # type: ignore[misc]
+            def tokenize_row(self, feature: Any, model: Any = None) -> dict[str, Any]:
+                return {}  # tokens are ours already
+
+        start = actor.theta()
+        made = PairTrainer(
+            model=model,
+            args=CPOConfig(
+                **trainer.here(actor.loaded, folder, seed, METHOD),
+                **trainer.schedule(how),
+                loss_type="simpo",
+                cpo_alpha=0.0,  # no likelihood term: SimPO alone
+                beta=how.beta,
+                simpo_gamma=how.gamma,
+                max_length=limit,
+                remove_unused_columns=False,
+            ),
+            train_dataset=Dataset.from_list(rows),
+            processing_class=actor.loaded.tokenizer,
+        )
+        actors.write(model.get_base_model(), actor.sites, start)
+        trainer.fit(made, listener)
+    cost = listener.meter.cost()
+    return Trained(METHOD, cost, tuple(listener.log), len(pairs), ties)
+
+
+def _tokens(row: dict[str, list[int]], limit: int) -> dict[str, list[int]]:
+    """A pair in the columns that CPOTrainer makes of a text."""
+    prompt = row["prompt_ids"]
+    found = {"prompt_input_ids": prompt, "prompt_attention_mask": [1] * len(prompt)}
+    for side in ("chosen", "rejected"):
+        answer = row[f"{side}_ids"][: max(0, limit - len(prompt))]
+        found[f"{side}_input_ids"] = prompt + answer
+        found[f"{side}_attention_mask"] = [1] * (len(prompt) + len(answer))
+        found[f"{side}_labels"] = [-100] * len(prompt) + answer
+    return found
