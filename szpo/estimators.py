@@ -134,8 +134,12 @@ def estimate(
     *,
     nu: float | None = None,
     pool: bool = False,
+    share: Floats | None = None,
 ) -> Estimate:
     """Δ̂ of each direction: the mean over n **after** inversion, or `pooled` before it.
+
+    With ``share`` (..., N), which chosen comparisons have, the sum Σ share·Δ̂_n replaces the mean;
+    where some were not answered, those answered stand for them.
 
     Identical comparisons count with Δ̂_n = 0; comparisons without votes do not count. The
     standard error is the larger of the spread over n and the vote noise expected at the pooled
@@ -151,6 +155,16 @@ def estimate(
     each = np.where(asked, each, 0.0)
     counts = asked | identical
     size = counts.sum(-1)
+    if share is not None:
+        share = answered(share, counts)
+        mean = ordered_sum(share * each)
+        gap = np.where(
+            counts, share * each - mean[..., None] / np.maximum(size, 1)[..., None], 0.0
+        )
+        spread = ordered_sum(gap**2) * size / np.maximum(size - 1, 1)
+        noise = ordered_sum(share**2 * _vote_variance(wins, votes, asked, invert))
+        stderr = np.sqrt(np.maximum(np.where(size > 1, spread, 0.0), noise))
+        return Estimate(mean, np.where(size > 0, stderr, np.inf), size)
     mean = ordered_sum(each) / np.maximum(size, 1)
     square = ordered_sum(np.where(counts, (each - mean[..., None]) ** 2, 0.0))
     spread = square / np.maximum(size - 1, 1) / np.maximum(size, 1)
@@ -167,22 +181,41 @@ def margin(
     tie: Floats,
     identical: NDArray[np.bool_],
     cast: Floats | None = None,
+    share: Floats | None = None,
 ) -> Floats:
     """Mean over n of (for − against)/(votes of n), per direction; needs no link.
+
+    ``share`` as in `estimate`.
 
     ``cast``: how many votes were given, where the counts are weighted.
     """
     votes = np.where(identical, 0.0, plus + minus + tie if cast is None else cast)
     each = np.where(votes > 0, (plus - minus) / np.maximum(votes, 1e-300), 0.0)
-    size = ((votes > 0) | identical).sum(-1)
-    mean: Floats = ordered_sum(np.where(identical, 0.0, each)) / np.maximum(size, 1)
+    counts = (votes > 0) | identical
+    if share is not None:
+        return ordered_sum(answered(share, counts) * np.where(identical, 0.0, each))
+    mean: Floats = ordered_sum(np.where(identical, 0.0, each)) / np.maximum(counts.sum(-1), 1)
     return mean
 
 
-def majority(plus: Floats, minus: Floats, identical: NDArray[np.bool_]) -> Floats:
-    """Sign of all votes for plus less all votes against, per direction; 0 for an exact tie."""
-    lead: Floats = np.sign(ordered_sum(np.where(identical, 0.0, plus - minus)))
-    return lead
+def majority(
+    plus: Floats, minus: Floats, identical: NDArray[np.bool_], share: Floats | None = None
+) -> Floats:
+    """Sign of all votes for plus less all votes against, per direction; 0 for an exact tie.
+
+    With ``share`` (..., N) the votes of a comparison count for so much.
+    """
+    lead = np.where(identical, 0.0, plus - minus)
+    return np.asarray(np.sign(ordered_sum(lead if share is None else share * lead)))
+
+
+def answered(share: Floats, counts: NDArray[np.bool_]) -> Floats:
+    """Shares (..., N) of comparisons that count, raised to stand for those that do not."""
+    kept = np.where(counts, share, 0.0)
+    if counts.all():
+        return kept
+    whole, rest = ordered_sum(share), ordered_sum(kept)
+    return np.asarray(kept * (whole / np.where(rest > 0, rest, 1.0))[..., None])
 
 
 def moments(rate: ArrayLike, votes: int, invert: Inversion = haldane) -> tuple[Floats, Floats]:

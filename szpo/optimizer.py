@@ -32,7 +32,8 @@ from szpo.weighed import (
     Weighed,
     by_voter,
     check_tally,
-    reweighed,
+    informed,
+    longest,
     totals,
     weigh,
     window_flip_share,
@@ -246,13 +247,16 @@ def coefficients(
         estimators.inversion(settings.smoothing, link, trim=settings.trim),
         nu=nu,
         pool=settings.smoothing == "pooled",
+        share=tally.share,
     )
     value = found.delta if delta is None else np.asarray(delta, dtype=np.float64)
     if settings.rule == "sign":
-        lead = estimators.majority(tally.plus, tally.minus, tally.identical)
+        lead = estimators.majority(tally.plus, tally.minus, tally.identical, tally.share)
         coef = rate * (lead if delta is None else np.sign(value))
     elif settings.rule == "margin":
-        m = estimators.margin(tally.plus, tally.minus, tally.tie, tally.identical, cast)
+        m = estimators.margin(
+            tally.plus, tally.minus, tally.tie, tally.identical, cast, tally.share
+        )
         coef = rate * (m if delta is None else 2 * link.prob(value) - 1)
     else:
         coef = rate * value / (settings.distance * size)
@@ -293,11 +297,8 @@ def state_to_json(state: State) -> dict[str, Any]:
         "window": None
         if window is None
         else {
-            "steps": window.steps.tolist(),
-            "x": window.x.tolist(),
-            "plus": window.plus.tolist(),
-            "minus": window.minus.tolist(),
-            "ties": window.ties.tolist(),
+            name: getattr(window, name).tolist()
+            for name in ("steps", "x", "plus", "minus", "ties")
         },
         "memory": None
         if memory is None
@@ -322,6 +323,7 @@ def _flip_share(state: State, query: Query, weighed: Weighed) -> float | None:
         if settings.pooled_by_voter:
             return by_voter(settings, votes)
         tally = votes.tally(weighed.weights if weighed.cast is not None else None)
+        tally = replace(tally, share=weighed.tally.share)
         return coefficients(
             settings, tally, mu=query.mu, alpha=1.0, nu=_nu(state), cast=weighed.cast
         ).coef
@@ -389,7 +391,7 @@ def _tell_warmup(state: State, query: Query, weighed: Weighed) -> _Told:
     if settings.rule == "margin":
         tally = weighed.tally
         measured = estimators.margin(
-            tally.plus, tally.minus, tally.tie, tally.identical, weighed.cast
+            tally.plus, tally.minus, tally.tie, tally.identical, weighed.cast, tally.share
         )
         if weighed.delta is not None:
             measured = 2 * links.link(settings.link).prob(found.delta) - 1
@@ -410,41 +412,12 @@ def _tell_warmup(state: State, query: Query, weighed: Weighed) -> _Told:
 
 
 def _tell_bayes(state: State, query: Query, weighed: Weighed) -> _Told:
-    settings, tally = state.settings, weighed.tally
+    settings = state.settings
     if state.window is None:
         raise UsageError("tell: the state has lost its window; rebuild it with retell")
-    x = np.stack(
-        [
-            (plus.sign * plus.radius - minus.sign * minus.radius)
-            * coordinates.direction_vector(settings.space, query.step, plus.k)
-            for plus, minus in query.shifts
-        ]
-    )
-    window = bayes.add(
-        state.window,
-        query.step,
-        x,
-        tally.plus,
-        tally.minus,
-        tally.tie,
-        tally.identical,
-        forget=settings.forget,
-    )
-    if settings.weighting in weighting.LEARNT and state.history is not None:
-        window = reweighed(window, state.history, weighed.weights)
-    mu = base_mu(settings)
-    precision: ArrayLike = bayes.prior_precision(mu, settings.distance, settings.dim)
-    if settings.prior_precision is not None:
-        precision = settings.prior_precision
-    known = bayes.posterior(
-        window,
-        precision=precision,
-        mean=settings.prior_mean,
-        forget=settings.forget,
-        step=query.step,
-    )
-    length = mu * math.sqrt(settings.dim * settings.kl_step / settings.kl_radius)
-    step = bayes.step_vector(known, length * shape(settings, query.step))
+    window, known = informed(settings, state.window, query, weighed)
+    length = longest(settings, query.step)
+    step = bayes.step_vector(known, length)
     found = _found(state, query, weighed, 1.0)
     found = replace(found, capped=np.zeros_like(found.capped))
     extra = {

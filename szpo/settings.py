@@ -25,6 +25,9 @@ SMALL_DIM = 4096
 BAYES_DIM = 256
 SMOOTHINGS = ("haldane", "clip", "trim", "laplace", "score", "second", "posterior", "pooled")
 RULES = ("known", "sign", "margin", "bayes")
+SELECTIONS = ("rows", "words", "uniform")
+LATER = ("selection", "vote_price")
+"""Settings that came later; in a spec they stand only where they are set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,29 @@ class Adam:
 
 
 @dataclass(frozen=True, slots=True)
+class Selection:
+    """Of ``candidates`` comparisons per direction N are asked (`szpo.active.inloop`).
+
+    ``by``: rows, words or uniform. ``floor``: the share of the probability that is spread evenly.
+
+    Raises:
+        UsageError: a value out of range.
+    """
+
+    candidates: int
+    by: str = "rows"
+    floor: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.candidates, int) or self.candidates < 1:
+            raise UsageError(f"selection: {self.candidates} candidates; give an integer from 1 up")
+        if self.by not in SELECTIONS:
+            raise UsageError(f"selection: {self.by!r} is unknown; {', '.join(SELECTIONS)}")
+        if not 0 < self.floor <= 1:
+            raise UsageError(f"selection: floor is {self.floor}; it must be within (0, 1]")
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """All of the optimizer's settings; `defaults` fills them for a space.
 
@@ -84,7 +110,9 @@ class Settings:
     ``bayes`` only the shape of a schedule counts. ``tie_nu`` is Davidson's ν; None estimates it
     from the share of ties so far. ``coef_cap``: a step moves along a direction by at most so many
     μ. ``steering``: the bounds of the KL radius, or None for a constant one. ``weighting``: how
-    much each voter counts (`szpo.weighting`).
+    much each voter counts (`szpo.weighting`). ``selection``: ask N of more comparisons.
+    ``vote_price`` (``bayes`` only): a step ends once a further vote is expected to gain less, in
+    link units of value (`szpo.active.stopping`).
 
     Raises:
         UsageError: a value out of range, or a combination that cannot work.
@@ -119,9 +147,16 @@ class Settings:
     prior_mean: tuple[float, ...] | None = None
     prior_precision: tuple[tuple[float, ...], ...] | None = None
     weighting: Weighting = "equal"
+    selection: Selection | None = None
+    vote_price: float | None = None
 
     def __post_init__(self) -> None:
         _check(self)
+
+    @property
+    def made(self) -> int:
+        """Comparisons of a direction that are generated: N, or the candidates of a selection."""
+        return self.N if self.selection is None else self.selection.candidates
 
     @property
     def space(self) -> Space:
@@ -193,6 +228,9 @@ def defaults(
 def settings_to_json(settings: Settings) -> dict[str, Any]:
     """The settings as plain JSON values; `settings_from_json` gives equal settings back."""
     plain: dict[str, Any] = _plain(dataclasses.asdict(settings))
+    for name in LATER:
+        if plain[name] is None:  # so that a run without it has the spec it always had
+            del plain[name]
     return plain
 
 
@@ -211,6 +249,8 @@ def settings_from_json(body: Mapping[str, Any]) -> Settings:
                 values[name] = Schedule(**values[name])
         if values.get("adam") is not None:
             values["adam"] = Adam(**values["adam"])
+        if values.get("selection") is not None:
+            values["selection"] = Selection(**values["selection"])
         for name in ("steering", "prior_mean"):
             if values.get(name) is not None:
                 values[name] = tuple(values[name])
@@ -278,6 +318,7 @@ def _check(s: Settings) -> None:
             "no momentum, and another rule than bayes"
         )
     _check_weighting(s, measures)
+    _check_asking(s)
     if s.rule == "bayes":
         _check_bayes(s, dim)
     elif s.prior_mean is not None or s.prior_precision is not None:
@@ -317,6 +358,28 @@ def _check_weighting(s: Settings, measures: bool) -> None:
             f"settings: the size of an estimate under weighting {s.weighting} depends on the "
             "panel; give alpha, or a warm-up that measures it"
         )
+
+
+def _check_asking(s: Settings) -> None:
+    if s.selection is not None:
+        if s.selection.candidates < s.N:
+            raise UsageError(
+                f"settings: selection of {s.selection.candidates} candidates for N = {s.N}; "
+                "give at least N"
+            )
+        if s.rule != "bayes" and (s.weighting != "equal" or s.smoothing == "pooled"):
+            raise UsageError(
+                "settings: a selection weighs comparisons by 1/(C·q); it goes with weighting "
+                "equal and without pooled smoothing, or with bayes"
+            )
+    if s.vote_price is not None:
+        _positive("vote_price", s.vote_price)
+        if s.rule != "bayes":
+            raise UsageError(
+                f"settings: vote_price ends a step by its votes, which biases {s.rule}; use bayes"
+            )
+        if s.weighting != "equal":
+            raise UsageError("settings: vote_price goes with weighting equal")
 
 
 def _check_bayes(s: Settings, dim: int) -> None:

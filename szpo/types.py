@@ -137,6 +137,9 @@ class Tally:
     minus: Floats
     tie: Floats
     identical: NDArray[np.bool_]
+    share: Floats | None = None
+    """What each comparison counts for where some of C candidates were asked, 1/(C·q); None: the
+    mean over n."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,13 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from szpo import bayes, onecoin, rationality, weighting
+from szpo import bayes, coordinates, onecoin, rationality, weighting
 from szpo.errors import RunError, UsageError
 from szpo.settings import Settings
-from szpo.types import Floats, Tally
+from szpo.stepsize import base_mu, shape
+from szpo.types import Floats, Query, Tally
 from szpo.weighting import Ballots, History, Weighting
 
 
@@ -89,6 +91,47 @@ def by_voter(settings: Settings, ballots: Ballots) -> Floats:
     if settings.weighting == "median":
         return weighting.median(ballots)
     return weighting.shrunk_logits(ballots)
+
+
+def informed(
+    settings: Settings, window: bayes.Window, query: Query, weighed: Weighed
+) -> tuple[bayes.Window, bayes.Posterior]:
+    """The window with a step's votes, and the posterior on the gradient that it gives."""
+    tally = weighed.tally
+    x = features(settings, query)
+    window = bayes.add(
+        window, query.step, x, tally.plus, tally.minus, tally.tie, tally.identical,
+        forget=settings.forget,
+    )  # fmt: skip
+    if settings.weighting in weighting.LEARNT and weighed.history is not None:
+        window = reweighed(window, weighed.history, weighed.weights)
+    precision: ArrayLike = bayes.prior_precision(
+        base_mu(settings), settings.distance, settings.dim
+    )
+    if settings.prior_precision is not None:
+        precision = settings.prior_precision
+    known = bayes.posterior(
+        window, precision=precision, mean=settings.prior_mean, forget=settings.forget,
+        step=query.step,
+    )  # fmt: skip
+    return window, known
+
+
+def features(settings: Settings, query: Query) -> Floats:
+    """What a vote on each direction of a step is about: x = z⁺ − z⁻, (K, d)."""
+    return np.stack(
+        [
+            (plus.sign * plus.radius - minus.sign * minus.radius)
+            * coordinates.direction_vector(settings.space, query.step, plus.k)
+            for plus, minus in query.shifts
+        ]
+    )
+
+
+def longest(settings: Settings, step: int) -> float:
+    """ℓ: the length of a step of ``bayes`` that is sure of its direction."""
+    length = base_mu(settings) * math.sqrt(settings.dim * settings.kl_step / settings.kl_radius)
+    return length * shape(settings, step)
 
 
 def reweighed(window: bayes.Window, history: History, weights: Floats) -> bayes.Window:
