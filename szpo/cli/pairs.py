@@ -1,0 +1,79 @@
+"""Commands about votes as data: preference files in, pairs and ranking tasks out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import typer
+
+from szpo import export, seeds
+from szpo.cli import screen
+from szpo.errors import UsageError
+from szpo.preferences import files, labelstudio
+
+SOURCE = typer.Argument(..., help="A .jsonl, .jsonl.gz or .json file.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add this file's commands."""
+    app.command("pairs")(pairs)
+    app.command("rank")(rank)
+
+
+def pairs(
+    source: Path = SOURCE,
+    out: Path | None = typer.Option(None, "--out", help="Write the pairs here, as .jsonl."),
+    kind: str = typer.Option("trl", "--from", help=f"Its format: {', '.join(files.FORMATS)}."),
+    first: int | None = typer.Option(None, "--first", min=1, help="Read only so many records."),
+    skip_bad: bool = typer.Option(
+        False, "--skip-bad", help="Leave out records that cannot be used, and name them."
+    ),
+    as_json: bool = screen.AS_JSON,
+) -> None:
+    """Read a preference file of another project; write its pairs in TRL's format."""
+    found = files.read(source, kind, first=first, skip_bad=skip_bad)
+    if out is not None:
+        if not found.pairs:
+            raise UsageError(f"{source}: no pair in it, only {found.ties} ties; nothing written")
+        files.write(out, found.pairs)
+    if as_json:
+        counts = {"records": found.records, "pairs": len(found.pairs), "ties": found.ties}
+        screen.emit({**counts, "bad": list(found.bad), "file": None if out is None else str(out)})
+        return
+    for reason in found.bad[: files.NAMED]:
+        screen.warn(f"left out {reason}")
+    if len(found.bad) > files.NAMED:
+        screen.warn(f"left out {len(found.bad) - files.NAMED} more records")
+    wrote = "" if out is None else f"; wrote {out}"
+    screen.say(
+        f"{found.records} records: {len(found.pairs)} pairs, {found.ties} ties, "
+        f"{len(found.bad)} left out{wrote}"
+    )
+
+
+def rank(
+    source: Path = SOURCE,
+    out: Path = typer.Option(..., "--out", help="Folder to write."),
+    seed: int = typer.Option(0, "--seed", min=0, help="Draws the order in which answers stand."),
+    as_json: bool = screen.AS_JSON,
+) -> None:
+    """Write Label Studio tasks and their page, for people to rank several answers to a prompt."""
+    tasks = [
+        labelstudio.task(prompt, answers, key=seeds.derive(seed, "ranking", step=place))
+        for place, (prompt, answers) in enumerate(files.groups(source))
+    ]
+    if not tasks:
+        raise UsageError(f"{source}: no prompt with two different answers to rank")
+    with export.whole(out) as draft:
+        draft.mkdir()
+        text = json.dumps(tasks, ensure_ascii=False, indent=1)
+        (draft / "tasks.json").write_text(text, encoding="utf-8")
+        (draft / "template.xml").write_text(labelstudio.TEMPLATE, encoding="utf-8")
+    if as_json:
+        screen.emit({"tasks": len(tasks), "folder": str(out)})
+    else:
+        screen.say(
+            f"wrote {len(tasks)} tasks to {out}; import tasks.json into a Label Studio project "
+            "whose labelling interface is template.xml"
+        )
