@@ -53,7 +53,7 @@ PANELS: Final[Mapping[str, str]] = {
 """Panels of `SIZE` members by what is wrong with them."""
 SHOWN: Final = ("all alike", "temperatures, spread .7", "30 % hostile", "two tastes, 7 : 3")
 SIZE: Final = 10
-STEPS: Final = 25
+STEPS: Final = 15
 DESIGN: Final = {"N": 10, "M": 4, "D": 1, "mu": 1.0, "rule": "known", "pairing": "antithetic"}
 """40 votes a step, four of each member: what a logit by voter needs; four on a comparison."""
 ALPHAS: Final = (1.0, 3.0, 10.0)
@@ -122,7 +122,7 @@ def grid(asked: Asked) -> dict[str, Any]:
         DENSE, **DESIGN, weighting=asked["weighting"], alpha=asked["alpha"]
     )  # fmt: skip
     steps = asked["steps"]
-    marks = [max(1, round(steps * part / 10)) for part in range(1, 11)]
+    marks = sorted({max(1, round(steps * part / 10)) for part in range(1, 11)})
     runs = many.train(
         DENSE, chosen, asked["seeds"], steps, panel=people, crn=False, marks=marks, block=25
     )
@@ -228,8 +228,8 @@ def main(
     study = Study("panels", folder, quick, figures)
     if model:
         return panel_runs.show(study, model, points)
-    found = {"saved": _saved(study), "opposed": _opposed(study)}
-    found["grid"] = _grid(study, 6 if quick else repetitions)
+    found: dict[str, Any] = {"grid": _grid(study, 6 if quick else repetitions)}
+    found |= {"opposed": _opposed(study), "saved": _saved(study)}
     study.end()
     return found
 
@@ -268,7 +268,7 @@ def _grid(study: Study, repetitions: int) -> list[dict[str, Any]]:
 
 
 def _opposed(study: Study) -> list[dict[str, Any]]:
-    count = 20 if study.quick else 100
+    count = 20 if study.quick else 60
     asked = [
         {"panel": OPPOSED, "weighting": name, "steps": 20, "seeds": seeds(count)}
         for name in weighting.WEIGHTINGS
