@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from szpo import assemble, configfile, driving
+from szpo.baselines import dpo, grpo, ppo, rloo, simpo
 from szpo.stepreport import StepReport
-from szpo_simulators.compare import cell
+from szpo_simulators.compare import cell, gradient
 from szpo_simulators.compare.course import Course
 
 Asked: TypeAlias = Mapping[str, Any]
@@ -58,4 +59,12 @@ def szpo(asked: Asked, way: Course) -> dict[str, Any]:
     return facts
 
 
-ARMS: Final[dict[str, Arm]] = {"szpo": szpo}
+ARMS: Final[dict[str, Arm]] = {
+    "szpo": szpo,
+    "dpo": gradient.offline(dpo.train, dpo.Recipe),
+    "iterative-dpo": gradient.iterative_dpo,
+    "simpo": gradient.offline(simpo.train, simpo.Recipe),
+    "rm+ppo": gradient.rewarded(ppo.train, ppo.Recipe),
+    "grpo": gradient.rewarded(grpo.train, grpo.Recipe),
+    "rloo": gradient.rewarded(rloo.train, rloo.Recipe),
+}

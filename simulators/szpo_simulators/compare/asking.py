@@ -52,8 +52,9 @@ def _votes(panel: Panel, asked: Sequence[tuple[Row, ...]], key: bytes) -> list[V
     found: list[Verdict] = []
     for n, rows in enumerate(asked):
         own = seeds.derive(0, "asked", k=n, name=key.hex())
-        member = n % len(panel.judges)
-        side = "A" if (n + n // len(panel.judges)) % 2 == 0 else "B"
+        lap, member = divmod(n, len(panel.judges))
+        # Of an even number of members, each would else see plus on one side throughout.
+        side = "AB"[(n + lap * (len(panel.judges) % 2 == 0)) % 2]
         choice = panel.judges[member].judge(
             Comparison(own.hex(), 0, 0, n, rows),
             panelist=f"panel-{member}",

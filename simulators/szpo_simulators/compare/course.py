@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from szpo.types import Answer, Prompt
 from szpo_simulators import heldout
-from szpo_simulators.compare.instruments import Instruments
+
+if TYPE_CHECKING:
+    from szpo_simulators.compare.instruments import Instruments
 
 Proxy = Callable[[Sequence[Prompt], Sequence[Answer]], Sequence[float]]
 """A learned reward, one number per answer."""
@@ -145,22 +147,3 @@ def restored(body: Mapping[str, Any]) -> heldout.Measurement:
     """The measurement that `kept` wrote."""
     texts = tuple(tuple(row) for row in body["texts"])
     return heldout.Measurement(**{**body, "rewards": np.array(body["rewards"]), "texts": texts})
-
-
-def reaching(rows: Sequence[Mapping[str, Any]], gain: float, by: str) -> float | None:
-    """Where a course first gains so much, by votes, answers read or another cost; None: nowhere.
-
-    Between two points the gain is taken as a straight line.
-
-    >>> way = [{"votes": 0, "gain": 0.0}, {"votes": 40, "gain": 0.1}, {"votes": 80, "gain": 0.3}]
-    >>> reaching(way, 0.2, "votes"), reaching(way, 0.5, "votes")
-    (60.0, None)
-    """
-    for i, row in enumerate(rows):
-        if row["gain"] >= gain:
-            if i == 0:
-                return float(row[by])
-            before = rows[i - 1]
-            share = (gain - before["gain"]) / (row["gain"] - before["gain"])
-            return float(before[by] + share * (row[by] - before[by]))
-    return None

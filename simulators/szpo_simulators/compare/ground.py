@@ -13,6 +13,7 @@ from typing import Any
 from szpo import models
 from szpo.assemble import CALIBRATION_PROMPTS, CALIBRATION_SAMPLES
 from szpo.baselines.actor import Actor
+from szpo.config import Config
 from szpo.errors import UsageError
 from szpo.layers import lora_config
 from szpo.prompts import PromptSet, load, shipped
@@ -26,8 +27,12 @@ MEASURING = 0
 
 
 def actor(asked: Mapping[str, Any]) -> Actor:
+    """The model of a cell, ready for a gradient method."""
+    return actor_of(cell.config(asked))
+
+
+def actor_of(config: Config) -> Actor:
     """The model with a LoRA of its own on the sites and with the rank that SZPO moves."""
-    config = cell.config(asked)
     m, a, g = config.model, config.adapter, config.generation
     loaded = models.load(m.name, dtype=m.dtype, quantization=m.quantization, device=m.device)
     depth = int(loaded.model.config.get_text_config().num_hidden_layers)

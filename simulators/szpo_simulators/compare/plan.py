@@ -57,11 +57,11 @@ def cell(
     settings: Settings | None = None,
 ) -> Cell:
     """One method under one way of asking with one seed, at its chosen settings or at others."""
-    told = {**preset.overrides.get(method.name, {}),
+    told = {**preset.common.get(method.name, {}),
             **(method.trials[method.chosen] if settings is None else settings)}  # fmt: skip
     asked = {
         **shared(preset), "method": method.name, "ask": ask, "seed": seed, "settings": told,
-        "votes": preset.votes, "points": preset.points, **start,
+        "votes": preset.votes, "points": method.points or preset.points, **start,
     }  # fmt: skip
     return Cell(asked, preset.seconds.get(method.name, 0.0))
 

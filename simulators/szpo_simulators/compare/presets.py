@@ -30,6 +30,8 @@ class Method:
     asks: tuple[Asking, ...] = ("batch", "pair")
     needs: tuple[str, ...] = ("trl", "datasets")
     """Modules of an extra."""
+    points: int | None = None
+    """Measurements along the way, where they are not the preset's."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,13 @@ class Preset:
     """Held-out measurements along the way."""
     sets: tuple[str, ...] = ()
     """Changes to the run's preset that hold for every method."""
-    overrides: Mapping[str, Settings] = field(default_factory=dict)
-    """Settings by method that this preset changes for all trials, such as smaller batches."""
+    common: Mapping[str, Settings] = field(default_factory=dict)
+    """Settings by method that hold for all its trials, such as the size of a batch."""
 
+
+WEAK: Final = {"rm_learning_rate": 0.003, "rm_batch": 64, "rm_epochs": 1.0}
+STRONG: Final = {"rm_learning_rate": 0.01, "rm_batch": 64, "rm_epochs": 3.0}
+"""Two trainings of a reward model."""
 
 METHODS: Final[Mapping[str, Method]] = {
     method.name: method
@@ -68,18 +74,70 @@ METHODS: Final[Mapping[str, Method]] = {
             ({}, {"kl_step": 0.06}, {"kl_step": 0.015}, {"comparisons": 4}),
             needs=(),
         ),
+        Method(
+            "iterative-dpo", "iterative DPO",
+            ({"learning_rate": 0.01}, {"learning_rate": 0.03}, {"learning_rate": 0.1},
+             {"learning_rate": 0.03, "beta": 0.03}),
+        ),
+        Method(
+            "rm+ppo", "reward model + PPO",
+            ({**WEAK, "rate": 0.01}, {**WEAK, "rate": 0.03}, {**STRONG, "rate": 0.03},
+             {**STRONG, "rate": 0.1, "beta": 0.01}),
+            points=4,
+        ),
+        Method(
+            "dpo", "DPO",
+            ({"learning_rate": 0.01}, {"learning_rate": 0.03}, {"learning_rate": 0.1},
+             {"learning_rate": 0.03, "beta": 0.03}),
+            points=2,
+        ),
+        Method(
+            "simpo", "SimPO",
+            ({"learning_rate": 0.01}, {"learning_rate": 0.03}, {"learning_rate": 0.1},
+             {"learning_rate": 0.03, "beta": 0.5, "gamma": 0.1}),
+            points=2,
+        ),
+        Method(
+            "grpo", "reward model + GRPO",
+            ({"learning_rate": 0.01}, {"learning_rate": 0.03}, {"learning_rate": 0.1},
+             {"learning_rate": 0.03, "beta": 0.01}),
+            points=4,
+        ),
+        Method(
+            "rloo", "reward model + RLOO",
+            ({"learning_rate": 0.01}, {"learning_rate": 0.03}, {"learning_rate": 0.1},
+             {"learning_rate": 0.03, "beta": 0.01}),
+            points=4,
+        ),
     )
 }  # fmt: skip
 PRESETS: Final[Mapping[str, Preset]] = {
     preset.name: preset
     for preset in (
         Preset(
-            "tiny", "tiny", ("szpo",), tuple(range(1000, 1010)), {"szpo": 20.0}, tuning=(0, 1),
-            votes=240, samples=4, points=6,
+            "tiny", "tiny", tuple(METHODS), tuple(range(1000, 1010)),
+            {"szpo": 20.0, "iterative-dpo": 35.0, "rm+ppo": 40.0, "dpo": 25.0, "simpo": 25.0,
+             "grpo": 40.0, "rloo": 40.0},
+            tuning=(0,), votes=240, samples=4, points=6,
+            common={
+                "iterative-dpo": {"rounds": 6, "batch": 64, "memory": "round"},
+                "dpo": {"batch": 64},
+                "simpo": {"batch": 64},
+                "rm+ppo": {"steps": 20, "epochs": 2, "minibatches": 1},
+                "grpo": {**STRONG, "steps": 20, "prompts": 8, "samples": 4},
+                "rloo": {**STRONG, "steps": 20, "prompts": 8, "samples": 4},
+            },
         ),
         Preset(
-            "smollm2", "demo", ("szpo",), (0, 1, 2, 3, 4), {"szpo": 600.0}, prompts=48, samples=4,
-            points=5,
+            "smollm2", "demo", ("szpo", "iterative-dpo", "rm+ppo"), (0, 1, 2, 3, 4),
+            {"szpo": 600.0, "iterative-dpo": 900.0, "rm+ppo": 900.0},
+            prompts=48, samples=4, points=5,
+            common={
+                "iterative-dpo": {"rounds": 5, "batch": 16, "memory": "round", "steps": 12},
+                "rm+ppo": {"rm_batch": 16, "rm_steps": 60,
+                           "rm_targets": ("down_proj",), "steps": 15, "epochs": 2,
+                           "minibatches": 1},
+            },
         ),
     )
 }  # fmt: skip

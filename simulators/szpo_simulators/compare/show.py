@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from matplotlib.lines import Line2D
 
+from szpo.stepreport import plain
 from szpo_simulators.bench.study import COLOURS, MARKS, Study, curve, machine, told
 from szpo_simulators.compare import summary
 from szpo_simulators.compare.presets import METHODS, Preset
@@ -48,7 +49,8 @@ def show(study: Study, preset: Preset, records: Records) -> dict[str, Any]:
         )  # fmt: skip
     study.csv(f"compare-{preset.name}", rows)
     figures(study, preset, records)
-    body = {"preset": preset.name, "rows": rows, "differences": apart, "machine": machine()}
+    told_rows = {"rows": rows, "differences": apart}
+    body: dict[str, Any] = plain({"preset": preset.name, **told_rows, "machine": machine()})
     path = study.folder / f"compare-{preset.name}.json"
     path.write_text(json.dumps(body, indent=1), encoding="utf-8")
     study.end()

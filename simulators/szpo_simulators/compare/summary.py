@@ -9,7 +9,6 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 
 from szpo_simulators.bench.study import interval
-from szpo_simulators.compare.course import reaching
 from szpo_simulators.heldout import student
 
 TARGET: Final = 0.15
@@ -69,6 +68,25 @@ def middle(found: Sequence[float | None]) -> float | None:
     values = sorted(float("inf") if value is None else value for value in found)
     value = statistics.median_high(values)
     return None if value == float("inf") else value
+
+
+def reaching(rows: Sequence[Mapping[str, Any]], gain: float, by: str) -> float | None:
+    """Where a course first gains so much, by votes, answers read or another cost; None: nowhere.
+
+    Between two points the gain is taken as a straight line.
+
+    >>> way = [{"votes": 0, "gain": 0.0}, {"votes": 40, "gain": 0.1}, {"votes": 80, "gain": 0.3}]
+    >>> reaching(way, 0.2, "votes"), reaching(way, 0.5, "votes")
+    (60.0, None)
+    """
+    for i, row in enumerate(rows):
+        if row["gain"] >= gain:
+            if i == 0:
+                return float(row[by])
+            before = rows[i - 1]
+            share = (gain - before["gain"]) / (row["gain"] - before["gain"])
+            return float(before[by] + share * (row[by] - before[by]))
+    return None
 
 
 def over_optimised(courses: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any] | None:

@@ -1,0 +1,226 @@
+"""`szpo bench memory`: what a step needs at its peak, beside plain generation of the same answers.
+
+Every figure is that of a fresh process which loads the model, sets its high water of resident
+memory back, and then does one thing on the same number of answers: generate them plainly; an
+SZPO step (both policies in one batch, votes, update); SZPO's set-up; one optimizer step of DPO on
+them as pairs; one step of PPO on them with its critic. All on the same model and LoRA sites.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from szpo import configfile
+from szpo.config import Config
+from szpo.errors import RunError, UsageError
+from szpo_simulators.bench.study import Study
+
+TASKS: Final = ("generation", "szpo", "szpo set-up", "dpo", "ppo")
+DTYPES: Final = ("fp32", "bf16", "4-bit")
+MIB: Final = 2**20
+D: Final = 8
+
+
+def main(
+    model: str = "smollm2",
+    answers: int = 64,
+    tasks: Sequence[str] = TASKS,
+    dtypes: Sequence[str] = DTYPES,
+    folder: Path = Path("runs/bench-memory"),
+    figures: Path | None = None,
+) -> dict[str, Any]:
+    """Peak memory of an SZPO step, its set-up, DPO and PPO, as ratios to plain generation.
+
+    Args:
+        model: smollm2 or tiny.
+        answers: Answers of 24 tokens that each step is about; a multiple of 16.
+        tasks: Which are measured; generation is what the others are compared with.
+        dtypes: fp32, bf16, 4-bit.
+        folder: Where finished cells and tables go.
+        figures: Where the documents' figures go as well.
+    """
+    if answers < 2 * D or answers % (2 * D):
+        raise UsageError(f"bench memory: --answers {answers}: give a multiple of {2 * D}")
+    for name, known, given in (("tasks", TASKS, tasks), ("dtypes", DTYPES, dtypes)):
+        if wrong := [one for one in given if one not in known]:
+            raise UsageError(f"bench memory: --{name} {wrong[0]}: give {', '.join(known)}")
+    study = Study("memory", folder, figures=figures)
+    asked = [
+        {"model": model, "answers": answers, "dtype": dtype, "task": task}
+        for dtype in dtypes
+        for task in tasks
+    ]
+    rows = ratios(study.cells(model, asked, fresh))
+    study.table(
+        f"{model}, {answers} answers of up to 24 tokens: peak of resident memory",
+        rows,
+        {"dtype": "dtype", "task": "task", "peak MiB": lambda row: f"{row['peak'] / MIB:.0f}",
+         "of generation": lambda row: times(row["ratio"]),
+         "above the loaded model, MiB": lambda row: f"{row['added'] / MIB:.0f}",
+         "of generation's": lambda row: times(row["added_ratio"])},
+    )  # fmt: skip
+    study.csv("memory", rows)
+    study.end()
+    return {"model": model, "answers": answers, "rows": rows}
+
+
+def times(value: float | None) -> str:
+    """A ratio in a table's cell; a dash where there is nothing to compare with.
+
+    >>> times(1.234), times(None)
+    ('1.23', '–')
+    """
+    return "–" if value is None else f"{value:.2f}"
+
+
+def ratios(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Each row with its peak, and what it adds to the loaded model, over plain generation's."""
+    plain = {row["dtype"]: row for row in found if row["task"] == "generation"}
+    rows = []
+    for row in found:
+        beside = plain.get(row["dtype"])
+        added = row["peak"] - row["before"]
+        rows.append(
+            {
+                **row,
+                "added": added,
+                "ratio": row["peak"] / beside["peak"] if beside else None,
+                "added_ratio": added / (beside["peak"] - beside["before"]) if beside else None,
+            }
+        )
+    return rows
+
+
+def fresh(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What a process of its own finds.
+
+    Raises:
+        RunError: it failed; says why.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "szpo_simulators.bench.memory"],
+        input=json.dumps(dict(asked)), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    lines = [
+        line for line in (done.stderr if done.returncode else done.stdout).splitlines() if line
+    ]
+    if done.returncode or not lines:
+        why = lines[-1] if lines else f"ended with code {done.returncode}"
+        raise RunError(f"bench memory: {asked['task']}, {asked['dtype']}: {why}")
+    found: dict[str, Any] = json.loads(lines[-1])
+    return found
+
+
+# --- in the fresh process ------------------------------------------------------------------------
+
+
+def settings(asked: Mapping[str, Any]) -> Config:
+    """A run's settings: the default sites, one step with as many answers as were asked for."""
+    dtype = asked["dtype"]
+    sets = [
+        f"model.name={asked['model']}", f"optimizer.comparisons={asked['answers'] // (2 * D)}",
+        f"optimizer.rows={D}", f"run.votes={asked['answers'] // (2 * D)}", "panel.kind=bt70",
+        "panel.reward=sentiment", "panel.beta=5",
+        *(["model.quantization=nf4"] if dtype == "4-bit" else [f"model.dtype={dtype}"]),
+    ]  # fmt: skip
+    return configfile.load(sets=sets)
+
+
+def measured(asked: Mapping[str, Any]) -> dict[str, int]:
+    """Resident bytes before and at the peak of one task."""
+    before, peak = {
+        "generation": _generation, "szpo": _szpo, "szpo set-up": _setup, "dpo": _dpo, "ppo": _ppo,
+    }[asked["task"]](asked)  # fmt: skip
+    return {"before": before, "peak": peak}
+
+
+def _watched(work: Callable[[], object]) -> tuple[int, int]:
+    from szpo_simulators.compare.instruments import Instruments, resident
+
+    tools, before = Instruments(), resident()
+    work()
+    return before, tools.peak()
+
+
+def _actor(asked: Mapping[str, Any]) -> Any:
+    from szpo_simulators.compare import ground
+
+    return ground.actor_of(settings(asked))
+
+
+def _prompts(count: int) -> Any:
+    from szpo.prompts import shipped
+
+    pool = shipped().train
+    return [pool[i % len(pool)] for i in range(count)]
+
+
+def _generation(asked: Mapping[str, Any]) -> tuple[int, int]:
+    actor = _actor(asked)
+    return _watched(lambda: actor.sample(_prompts(asked["answers"] // 2), 2, seed=0))
+
+
+def _setup(asked: Mapping[str, Any]) -> tuple[int, int]:
+    from szpo.subspaces import setup
+
+    loaded = _actor(asked).loaded
+    return _watched(lambda: setup(loaded, _prompts(160)))
+
+
+def _szpo(asked: Mapping[str, Any]) -> tuple[int, int]:
+    """A step of a run whose set-up comes from the cache: its memory is not the step's."""
+    from szpo import assemble, driving
+
+    config = settings(asked)
+    if not asked.get("ready"):
+        ready = {**asked, "ready": True}
+        assemble.build(config, say=lambda line: None)  # leaves the set-up in the cache
+        found = fresh(ready)
+        return found["before"], found["peak"]
+    parts = assemble.build(config, say=lambda line: None)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        assemble.create(parts, Path(folder) / "run.db") as ledger,
+    ):
+        return _watched(lambda: driving.drive(ledger, parts))
+
+
+def _dpo(asked: Mapping[str, Any]) -> tuple[int, int]:
+    import trl  # its libraries are resident before the step, and so in both figures
+
+    from szpo.baselines import dpo
+    from szpo.baselines.types import Pair
+
+    trl.DPOTrainer  # noqa: B018  # loads it
+    actor = _actor(asked)
+    half = asked["answers"] // 2
+    prompts = _prompts(half)
+    drawn = actor.sample(prompts, 2, seed=0)
+    pairs = [Pair(p, a, b) for p, (a, b) in zip(prompts, drawn, strict=True)]
+    recipe = dpo.Recipe(steps=1, batch=half)
+    return _watched(lambda: dpo.train(actor, pairs, recipe, seed=0))
+
+
+def _ppo(asked: Mapping[str, Any]) -> tuple[int, int]:
+    from szpo.baselines import ppo
+
+    actor = _actor(asked)
+    recipe = replace(
+        ppo.Recipe(), steps=1, prompts=asked["answers"] // 2, samples=2, epochs=1, minibatches=1
+    )
+
+    def score(prompts: Sequence[Any], answers: Sequence[Any]) -> list[float]:
+        return [float(len(answer.text)) for answer in answers]
+
+    return _watched(lambda: ppo.train(actor, _prompts(recipe.prompts), score, recipe, seed=0))
+
+
+if __name__ == "__main__":
+    print(json.dumps(measured(json.loads(sys.stdin.read()))))

@@ -1,0 +1,187 @@
+"""The gradient methods as arms: who is asked what, and when. The methods are `szpo.baselines`.
+
+Offline methods ask for all their votes on answers of the base model before their first step;
+the others ask in rounds about what the policy answers by then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any, Final
+
+from szpo import seeds
+from szpo.baselines import dpo, reward_model, trainer
+from szpo.baselines.actor import Actor
+from szpo.baselines.types import (
+    Ask,
+    Asked,
+    Meter,
+    Moment,
+    OnStep,
+    Pair,
+    ask_batches,
+    ask_pairs,
+)
+from szpo.errors import UsageError
+from szpo.samples import number
+from szpo.types import Prompt
+from szpo_simulators.compare import ground
+from szpo_simulators.compare.course import Course
+
+OF_REWARD: Final = "rm_"
+"""Settings that begin so are the reward model's."""
+
+
+def recipe(kind: Any, settings: Mapping[str, Any], **more: Any) -> Any:
+    """A recipe from the settings that are its own.
+
+    Raises:
+        UsageError: a value is out of range.
+    """
+    own = {field.name for field in fields(kind)}
+    return kind(**{**{k: v for k, v in settings.items() if k in own}, **more})
+
+
+def known(asked: Mapping[str, Any], *kinds: Any) -> None:
+    """Refuse a setting that no recipe of the method has: it would change nothing.
+
+    Raises:
+        UsageError: names it.
+    """
+    own = {field.name for kind in kinds for field in fields(kind)}
+    own |= {f"{OF_REWARD}{field.name}" for field in fields(reward_model.Recipe)} | {"rounds"}
+    for name in asked["settings"]:
+        if name not in own:
+            raise UsageError(f"compare: {asked['method']} has no setting {name}")
+
+
+def questions(asked: Mapping[str, Any]) -> tuple[int, int | None]:
+    """How many votes there are, and on how many rows each; None: on a single pair."""
+    if asked["ask"] == "pair":
+        return asked["votes"] * asked["D"], None
+    return asked["votes"], asked["D"]
+
+
+def noted(way: Course, actor: Actor, first: float = 0.0, share: float = 1.0) -> OnStep:
+    """Notes the steps of a training that covers ``share`` of the way from ``first`` on."""
+
+    def note(moment: Moment) -> None:
+        way.reached(
+            actor, first + share * moment.step / moment.of, spent(moment.cost), moment.figures
+        )
+
+    return note
+
+
+def spent(cost: Any) -> dict[str, float]:
+    """Votes, answers read and tokens."""
+    return {"votes": cost.votes, "answers_read": cost.answers_read,
+            "tokens": cost.tokens_generated}  # fmt: skip
+
+
+def gather(
+    actor: Actor,
+    prompts: Sequence[Prompt],
+    ask: Ask,
+    meter: Meter,
+    seed: int,
+    *,
+    votes: int,
+    rows: int | None,
+    step: int = 0,
+) -> Asked:
+    """Votes on pairs of answers that the policy gives now, as pairs."""
+    need = votes * (rows or 1)
+    chosen = [prompts[j] for j in trainer.drawn(len(prompts), need, seed, first=step * need)]
+    drawn = actor.sample(chosen, 2, seed=number(seeds.derive(seed, "compare answers", step=step)))
+    meter.generated([answer for two in drawn for answer in two])
+    first, second = [two[0] for two in drawn], [two[1] for two in drawn]
+    key = seeds.derive(seed, "compare votes", step=step)
+    if rows is None:
+        return ask_pairs(ask, meter, chosen, first, second, key=key)
+    cuts = [slice(n * rows, (n + 1) * rows) for n in range(votes)]
+    return ask_batches(
+        ask, meter, [chosen[cut] for cut in cuts], [tuple(first[cut]) for cut in cuts],
+        [tuple(second[cut]) for cut in cuts], key=key,
+    )  # fmt: skip
+
+
+def offline(train: Callable[..., Any], kind: Any) -> Callable[..., dict[str, Any]]:
+    """An arm that asks once, about the base model's answers, and then trains on the pairs."""
+
+    def arm(asked: Mapping[str, Any], way: Course) -> dict[str, Any]:
+        known(asked, kind)
+        actor, meter = ground.actor(asked), Meter()
+        votes, rows = questions(asked)
+        with meter:
+            found = gather(
+                actor, ground.prompts(asked).train, ground.ask(asked), meter, asked["seed"],
+                votes=votes, rows=rows,
+            )  # fmt: skip
+        way.still(spent(meter.cost()))
+        train(
+            actor, found.pairs, recipe(kind, asked["settings"]), seed=asked["seed"],
+            on_step=noted(way, actor), ties=found.ties, meter=meter,
+        )  # fmt: skip
+        return {"pairs": len(found.pairs), "ties": found.ties}
+
+    return arm
+
+
+def iterative_dpo(asked: Mapping[str, Any], way: Course) -> dict[str, Any]:
+    """Answers, votes, DPO, and again from what came out."""
+    known(asked, dpo.Recipe, dpo.Rounds)
+    actor = ground.actor(asked)
+    votes, rows = questions(asked)
+    plan = recipe(dpo.Rounds, asked["settings"], rows=rows)
+    plan = replace(
+        plan,
+        questions=votes // plan.rounds,
+        recipe=recipe(dpo.Recipe, asked["settings"]),
+    )
+    done = dpo.iterative(
+        actor, ground.prompts(asked).train, ground.ask(asked), plan, seed=asked["seed"],
+        on_step=noted(way, actor),
+    )  # fmt: skip
+    return {"pairs": done.pairs, "ties": done.ties}
+
+
+def rewarded(train: Callable[..., Any], kind: Any) -> Callable[..., dict[str, Any]]:
+    """An arm that fits a reward model to votes and then follows it: once, or in ``rounds``.
+
+    Each round asks about the policy's answers by then, fits a new reward model to all votes so
+    far and goes on from where the policy stands.
+    """
+
+    def arm(asked: Mapping[str, Any], way: Course) -> dict[str, Any]:
+        known(asked, kind)
+        settings, seed = asked["settings"], asked["seed"]
+        actor, meter, ask = ground.actor(asked), Meter(), ground.ask(asked)
+        prompts = ground.prompts(asked).train
+        votes, rows = questions(asked)
+        rounds = int(settings.get("rounds", 1))
+        own = {k.removeprefix(OF_REWARD): v for k, v in settings.items() if OF_REWARD in k[:3]}
+        pairs: list[Pair] = []
+        ties, agreed = 0, []
+        for i in range(rounds):
+            with meter:
+                found = gather(
+                    actor, prompts, ask, meter, seed, votes=votes // rounds, rows=rows, step=i
+                )
+            pairs, ties = [*pairs, *found.pairs], ties + found.ties
+            if i == 0:
+                way.still(spent(meter.cost()))
+            learned, _ = reward_model.train(
+                actor.loaded, pairs, recipe(reward_model.Recipe, own), seed=seed, ties=ties,
+                meter=meter,
+            )  # fmt: skip
+            agreed.append(learned.agreement(found.pairs))
+            way.proxy = learned
+            train(
+                actor, prompts, learned, recipe(kind, settings), seed=seed + i, meter=meter,
+                on_step=noted(way, actor, i / rounds, 1 / rounds),
+            )  # fmt: skip
+        return {"pairs": len(pairs), "ties": ties, "reward_model_agrees": agreed}
+
+    return arm

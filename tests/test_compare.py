@@ -1,0 +1,353 @@
+"""Comparisons of methods: the same ground for all, costs as promised, honest summaries."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import yard_run
+
+from szpo import setups
+from szpo import summary as of_ledger
+from szpo.baselines.types import Meter
+from szpo.errors import UsageError
+from szpo.ledger import Ledger
+from szpo.types import Answer, Prompt
+from szpo_simulators import heldout, panels
+from szpo_simulators.bench.study import Study
+from szpo_simulators.compare import (
+    command,
+    course,
+    gradient,
+    instruments,
+    plan,
+    presets,
+    show,
+    summary,
+)
+from szpo_simulators.compare.asking import PanelAsk
+
+PROMPTS = tuple(Prompt.user(f"Question {i}?") for i in range(4))
+START = {"base": "base-both-0-x", "beta": {"batch": 9.0, "pair": 3.0}}
+
+
+class Says:
+    """An actor who answers with what it was given, two answers to each prompt in turn."""
+
+    def __init__(self, *answers):
+        self.answers = answers
+
+    def sample(self, prompts, samples, *, seed):
+        assert samples == 2
+        return [
+            [Answer(text, tokens=len(text)) for text in self.answers[i]]
+            for i in range(len(prompts))
+        ]
+
+
+def ask_of(kind="bt70"):
+    """A panel that is nearly always right about how often the answer says good."""
+
+    def one(rows):
+        return panels.build(kind, reward="keyword:good", size=5, rows=rows, beta=1e6)
+
+    return PanelAsk(one(2), one(1))
+
+
+def gathered(*answers, votes, rows):
+    meter = Meter()
+    found = gradient.gather(Says(*answers), PROMPTS, ask_of(), meter, 0, votes=votes, rows=rows)
+    return found, meter
+
+
+def test_batch_votes_cost_what_was_shown():
+    """Three votes of two rows: one row of the first is the same on both sides, the second
+    comparison is so altogether. Votes 2; read 2·1 + 0 + 2·2 = 6; generated 4 + 3·… all twelve.
+    """
+    found, meter = gathered(
+        ("good", "bad"), ("same", "same"), ("dull", "dull"), ("flat", "flat"), ("bad", "good"),
+        ("sad", "good"), votes=3, rows=2,
+    )  # fmt: skip
+    assert (meter.votes, meter.answers_read) == (2, 6)
+    assert meter.tokens_generated == (4 + 3) + 8 + 8 + 8 + (3 + 4) + (3 + 4)
+    assert found.identical == 1 and found.ties == 0
+    assert [pair.chosen.text for pair in found.pairs] == ["good", "good", "good"]
+    assert {pair.source for pair in found.pairs} == {"batch"}
+
+
+def test_pair_votes_cost_two_answers_each():
+    found, meter = gathered(
+        ("good", "bad"), ("same", "same"), ("bad", "good"), ("good", "sad"), votes=4, rows=None
+    )
+    assert (meter.votes, meter.answers_read, found.identical) == (3, 6, 1)
+    assert [pair.source for pair in found.pairs] == ["pair"] * 3
+
+
+def test_the_panel_answers_in_turn_and_sees_either_side_equally_often():
+    """A side bias so strong that side A always wins shows who stood where."""
+    panel = panels.build("bt70", reward="keyword:good", size=5, rows=1, beta=1e-9)
+    seen = []
+
+    class Judge:
+        def __init__(self, name):
+            self.name = name
+
+        def judge(self, comparison, *, panelist, plus_side, key):
+            seen.append((panelist, plus_side, key))
+            return "A"
+
+    judges = tuple(Judge(i) for i in range(5))
+    ask = PanelAsk(panel, panels.Panel("x", "y", panel.raters, 1, judges))
+    texts = [Answer("a"), Answer("b")]
+    verdicts = ask.pairs(PROMPTS[:1] * 20, texts[:1] * 20, texts[1:] * 20, key=b"1")
+    assert verdicts.count("plus") == verdicts.count("minus") == 10
+    assert [who for who, _, _ in seen[:6]] == [f"panel-{i}" for i in (0, 1, 2, 3, 4, 0)]
+    for i in range(5):
+        sides = [side for who, side, _ in seen if who == f"panel-{i}"]
+        assert sorted(sides) == ["A", "A", "B", "B"]
+    assert len({key for _, _, key in seen}) == 20
+
+
+@pytest.mark.parametrize("name", list(presets.PRESETS))
+def test_all_arms_stand_on_the_same_ground(name):
+    """Model, prompts, panel, budget and yardstick are those of everybody; each has four trials."""
+    preset = presets.find(name)
+    cells = plan.order(preset, presets.chosen(preset), preset.seeds, START)
+    own = {"method", "ask", "seed", "settings", "points"}
+    shared = [{k: v for k, v in cell.asked.items() if k not in own} for cell in cells]
+    assert all(each == shared[0] for each in shared)
+    assert len({cell.name for cell in cells}) == len(cells)
+    for method in preset.methods:
+        assert len(presets.METHODS[method].trials) == 4
+        for seed in preset.seeds:
+            ours = [c for c in cells if (c.kind[0], c.asked["seed"]) == (method, seed)]
+            assert sorted(c.asked["ask"] for c in ours) == ["batch", "pair"]
+    assert not set(preset.tuning) & set(preset.seeds)
+
+
+def test_pair_votes_read_as_much_as_batch_votes():
+    asked = {"votes": 240, "D": 8}
+    assert gradient.questions({**asked, "ask": "batch"}) == (240, 8)
+    assert gradient.questions({**asked, "ask": "pair"}) == (1920, None)
+
+
+def test_a_setting_that_no_recipe_has_is_refused():
+    from szpo.baselines import dpo
+
+    with pytest.raises(UsageError, match="dpo has no setting speed"):
+        gradient.known({"method": "dpo", "settings": {"speed": 1}}, dpo.Recipe)
+    gradient.known({"method": "dpo", "settings": {"beta": 1, "rm_epochs": 2}}, dpo.Recipe)
+
+
+# --- the way ------------------------------------------------------------------------------------
+
+
+def measurement(reward, prompts=4):
+    rewards = np.full((prompts, 2), reward)
+    return heldout.Measurement(rewards, (("a", "b"),) * prompts, -2.0, 0.9, 5.0, 0.1, 0.01)
+
+
+class Policy:
+    """Its answers earn what it is told."""
+
+    def __init__(self, text):
+        self.text = text
+
+    def sample(self, prompts, samples, *, seed):
+        return [[Answer(self.text, tokens=3)] * samples for _ in prompts]
+
+    def logprob_base(self, prompts, answers):
+        return np.full(len(answers), -2.0)
+
+    def kl(self, prompts, *, seed):
+        return 0.5, 0.1
+
+
+def way_of(points, proxy=None):
+    told = course.Yardstick(PROMPTS, 2, 0, lambda p, a: len(a.text) / 10, measurement(0.1))
+    return course.Course(told, instruments.Instruments(), points, proxy=proxy)
+
+
+def test_points_lie_at_even_shares_and_the_start_costs_nothing():
+    way = way_of(2, proxy=lambda prompts, answers: [7.0] * len(answers))
+    way.still()
+    way.still({"votes": 8, "answers_read": 64, "tokens": 9})
+    for share, text in ((0.25, "x"), (0.5, "xxxx"), (0.75, "y"), (1.0, "xxxxxxxx")):
+        way.reached(Policy(text), share, {"votes": 8, "answers_read": 64, "tokens": 10})
+    assert [row["share"] for row in way.rows] == [0.0, 0.0, 0.5, 1.0]
+    assert [row["votes"] for row in way.rows] == [0, 8, 8, 8]
+    # Rewards .1 at the start, .4 and .8 then.
+    assert [row["gain"] for row in way.rows] == pytest.approx([0, 0, 0.3, 0.7])
+    assert [row["proxy"] for row in way.rows] == [None, None, 7.0, 7.0]
+    assert way.rows[-1]["kl"] == 0.5 and len(way.rows[-1]["guards"]) == 3
+
+
+def test_measuring_is_on_no_clock_and_counts_no_tokens(monkeypatch):
+    """Three answers of two tokens and an end token, made before and while measuring."""
+    clock = iter(range(100))
+    monkeypatch.setattr(
+        instruments.Instruments, "_now", staticmethod(lambda: (float(next(clock)),) * 2)
+    )
+    made = SimpleNamespace(tokens=((5, 6, 1),) * 3)
+    monkeypatch.setattr(instruments.HfEngine, "generate", lambda self: made)
+    engine = instruments.HfEngine(None, stop_tokens=(1,))
+    tools = instruments.Instruments()  # at 0
+    with tools.counting():
+        engine.generate()
+        with tools.aside():  # 1 to 2
+            engine.generate()
+    engine.generate()
+    assert tools.tokens == 6
+    assert tools.seconds() == (2.0, 2.0)  # at 3, less the 1 between
+    assert tools.process_peak() >= tools.peak() > 2**20
+
+
+def test_a_kept_setup_is_made_anew_while_costs_are_counted():
+    with instruments.Instruments().counting():
+        assert setups.kept({"any": "key"}, lambda: "made") == "made"
+
+
+def test_votes_asked_before_the_first_step_are_not_earned_back_by_a_line():
+    """An offline method that reaches +.3 after 100 votes needed all hundred."""
+    offline = [{"votes": 0, "gain": 0.0}, {"votes": 100, "gain": 0.0}, {"votes": 100, "gain": 0.3}]
+    assert summary.reaching(offline, 0.15, "votes") == 100
+    in_rounds = [{"votes": 0, "gain": 0.0}, {"votes": 100, "gain": 0.3}]
+    assert summary.reaching(in_rounds, 0.15, "votes") == 50
+
+
+def test_a_measurement_is_kept_and_read_back_whole():
+    found = measurement(0.25)
+    again = course.restored(json.loads(json.dumps(course.kept(found))))
+    assert np.array_equal(found.rewards, again.rewards)
+    assert again.texts == found.texts and again.logprob == found.logprob
+
+
+# --- the summary --------------------------------------------------------------------------------
+
+
+def row(votes, gain, proxy=None, share=1.0):
+    return {
+        "share": share, "votes": votes, "answers_read": 16 * votes, "tokens": 1000.0,
+        "seconds": 2.0, "cpu_seconds": 1.0, "peak_bytes": 300 * 2**20, "reward": 0.1 + gain,
+        "gain": gain, "interval": [gain - 0.1, gain + 0.1], "kl": 1.0, "kl_stderr": 0.1,
+        "length": 9.0, "logprob": -2.0, "distinct2": 0.5, "guards": [{"ok": gain < 0.25}],
+        "proxy": proxy, "figures": {},
+    }  # fmt: skip
+
+
+def cell(method, seed, *rows, stopped=None, ask="batch"):
+    return {
+        "asked": {"method": method, "ask": ask, "seed": seed}, "course": list(rows),
+        "stopped": stopped, "bytes": {"peak": 300 * 2**20, "before": 200 * 2**20},
+    }  # fmt: skip
+
+
+RECORDS = {
+    ("szpo", "batch"): [
+        cell("szpo", 0, row(0, 0.0), row(100, 0.3)),
+        cell("szpo", 1, row(0, 0.0), row(100, 0.1)),
+    ],
+    ("dpo", "batch"): [
+        cell("dpo", 0, row(0, 0.0), row(100, 0.0), row(100, 0.2)),
+        cell("dpo", 1, row(0, 0.0), row(100, 0.0), stopped="dpo: loss is nan at step 3: training "
+             "diverged; lower the learning rate"),
+    ],
+}  # fmt: skip
+
+
+def test_rows_say_gains_costs_and_who_stopped():
+    ours, theirs = summary.summary(RECORDS, {"szpo": "SZPO", "dpo": "DPO"})
+    assert ours["mean"] == pytest.approx(0.2) and ours["n"] == 2
+    # Differences of .2 around their mean: s.e. .1, t(.975, 1) = 12.706.
+    assert ours["high"] - ours["mean"] == pytest.approx(1.2706, abs=1e-4)
+    assert ours["votes_to_target"] == [50.0, None] and ours["median_votes_to_target"] is None
+    assert ours["guards_held"] == 1 and ours["added_bytes"] == 100 * 2**20
+    assert theirs["seeds"] == [0] and theirs["stopped"][0]["votes"] == 100
+    assert theirs["answers_read_to_target"] == [1600.0]
+    assert summary.differences([ours, theirs]) == []  # they share one seed
+
+
+def test_over_optimisation_is_seen_only_where_both_intervals_say_so():
+    def ways(ends):
+        return [
+            [row(9, 0.1, 1.0, 0.25), row(9, 0.4, 2.0, 0.5), row(9, end, 3.0 + end, 1.0)]
+            for end in ends
+        ]
+
+    found = summary.over_optimised(ways([0.1, 0.11, 0.12]))
+    assert found["seen"] and found["at"] == 0.5 and found["true"][0] == pytest.approx(-0.29)
+    assert not summary.over_optimised(ways([0.1, 0.39, 0.36]))["seen"]
+    assert not summary.over_optimised(ways([0.5, 0.5, 0.5]))["seen"]  # highest at the end
+    assert summary.over_optimised([[row(1, 0.1)]]) is None
+
+
+def test_the_table_goes_on_where_an_arm_stopped(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "220")
+    preset = presets.find("tiny")
+    body = show.show(Study("compare", tmp_path), preset, RECORDS)
+    out = capsys.readouterr().out
+    assert "dpo batch, seed 1: stopped at 100 votes: dpo: loss is nan at step 3" in out
+    assert "0.200 ± 1.271" in out and "0.200, 1 stopped" in out
+    assert json.loads((tmp_path / "compare-tiny.json").read_text())["rows"] == body["rows"]
+    for part in ("votes", "costs", "kl"):
+        assert (tmp_path / f"compare-tiny-{part}.svg").stat().st_size > 5000
+
+
+# --- the command --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "give --preset tiny or smollm2, or two runs"),
+        (["--preset", "huge"], 'no preset "huge"; there are: tiny, smollm2'),
+        (["--preset", "smollm2", "--methods", "simpo"], 'preset smollm2 has no method "simpo"'),
+        (["--preset", "tiny", "--asks", "all"], '--asks all: give "batch", "pair" or both'),
+        (["one", "one"], "one"),
+    ],
+)
+def test_wrong_words_get_a_line(tmp_path, words, told):
+    with pytest.raises(UsageError, match=told):
+        command.command([*words, "--folder", str(tmp_path)])
+
+
+def test_a_missing_extra_is_told_before_anything_starts(tmp_path, monkeypatch):
+    there = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *some: None if name == "trl" else there(name)
+    )
+    with pytest.raises(UsageError, match=r"dpo need trl: pip install 'szpo\[baselines\]', or"):
+        command.command(["--preset", "tiny", "--methods", "dpo", "--folder", str(tmp_path)])
+    assert not (tmp_path / "cells").exists()
+
+
+def test_runs_are_compared_by_their_ledgers(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "220")
+    one = yard_run.make(tmp_path / "a")
+    two = yard_run.make(tmp_path / "b", "optimizer.votes=2", "run.votes=48")
+    two = two.rename(two.with_name("other.db"))
+    capsys.readouterr()
+    assert command.command([str(one), str(two), "--json"]) == 0
+    first, second = json.loads(capsys.readouterr().out)
+    for found, path in ((first, one), (second, two)):
+        with Ledger.open(path, readonly=True) as ledger:
+            total = of_ledger.summary(ledger)
+        assert (found["votes"], found["answers_read"]) == (total.votes, total.answers_read)
+        spent = [point[0] for point in found["curves"]["win_rate"]]
+        assert spent[-1] == total.votes and spent == sorted(spent)
+    assert 24 < second["votes"] <= 48 and first["votes"] <= 24
+    assert command.command([str(one), str(two)]) == 0
+    out = capsys.readouterr().out
+    assert str(second["answers_read"]) in out and "not measured" in out
+    assert (one.parent / "compare-yard-other.svg").exists()
+    with pytest.raises(UsageError, match="the same run is named twice"):
+        command.command([str(one), str(one)])
+
+
+def test_runs_are_compared_without_a_tensor_library():
+    code = "import sys, szpo_simulators.compare.command; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
