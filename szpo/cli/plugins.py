@@ -28,7 +28,7 @@ EXTRAS = {
 """Which extra brings a module that may be missing."""
 TOLD = {
     "demo": "Tune SmolLM2-135M from a few hundred simulated votes and measure before and after.",
-    "compare": "Compare methods on one model and panel by what they cost, or runs by their ledgers.",
+    "compare": "Compare methods on one model and panel by what they cost, or runs by their files.",
     "simulate": "Answer a run's open comparisons with a simulated panel, as an own process.",
     "serve": "Serve a run to its panel: the voting page, the operator's page and the controller.",
     "visualize": "Show a posterior over two weights: drag answers, see what to ask next.",
