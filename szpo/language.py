@@ -80,6 +80,33 @@ def prepare(config: Config, prompts: Sequence[Prompt], say: Say) -> Base:
     return Base(loaded, subspace)
 
 
+@dataclass(frozen=True)
+class Plain:
+    """A loaded model and where its adapter sits, without a set-up of coordinates."""
+
+    loaded: Loaded
+    sites: tuple[Site, ...]
+    start: Theta
+    """A and B: those of the starting adapter, or A drawn from the seed and B zero."""
+    sampling: Sampling
+
+
+def plain(config: Config, say: Say, lora: Any = None) -> Plain:
+    """Load the model and find its adapter's sites, for methods that need no subspace.
+
+    ``lora`` is a ``peft.LoraConfig`` in place of the settings'; a starting adapter keeps its own.
+
+    Raises:
+        UsageError: The model is missing, or a setting does not fit it.
+    """
+    loaded = _load(config, adapter=config.model.adapter)
+    say(f"model {loaded.name}, {loaded.quantization or loaded.dtype}")
+    own = lora is None or loaded.adapter is not None
+    sites = find_sites(loaded.model, _lora(config, loaded) if own else lora)
+    start = _start(config, loaded, sites) or random_start(sites, config.run.seed)
+    return Plain(loaded, sites, start, _sampling(config))
+
+
 def _setup_key(
     config: Config, loaded: Loaded, sites: Sequence[Site], prompts: Sequence[Prompt]
 ) -> dict[str, Any]:

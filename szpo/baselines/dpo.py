@@ -12,25 +12,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from szpo import seeds
 from szpo.baselines import actor as actors
 from szpo.baselines import trainer
 from szpo.baselines.actor import Actor
+from szpo.baselines.asking import question
 from szpo.baselines.head import is_adapted, plain_head, trainable_head
 from szpo.baselines.types import (
     Ask,
-    Asked,
     Meter,
     OnStep,
     Pair,
     Trained,
-    ask_batches,
-    ask_pairs,
     demand_pairs,
     silent,
 )
 from szpo.errors import UsageError
-from szpo.samples import number
 from szpo.types import Prompt
 
 
@@ -140,7 +136,7 @@ def iterative(
     ties = 0
     for i in range(plan.rounds):
         with meter:
-            asked = _question(actor, prompts, ask, plan, meter, seed, i)
+            asked = question(actor, prompts, ask, plan.questions, plan.rows, meter, seed, i)
         ties += asked.ties
         pairs = [*pairs, *asked.pairs] if plan.memory == "all" else list(asked.pairs)
         if pairs:
@@ -150,37 +146,6 @@ def iterative(
     if not listener.log:
         demand_pairs((), ties, "iterative-dpo")
     return Trained("iterative-dpo", meter.cost(), tuple(listener.log), len(pairs), ties)
-
-
-def _question(
-    actor: Actor,
-    prompts: Sequence[Prompt],
-    ask: Ask,
-    plan: Rounds,
-    meter: Meter,
-    seed: int,
-    i: int,
-) -> Asked:
-    """Two answers each to a round's prompts, and which of them is better."""
-    rows = plan.rows or 1
-    need = plan.questions * rows
-    chosen = [prompts[j] for j in trainer.drawn(len(prompts), need, seed, first=i * need)]
-    key = seeds.derive(seed, "baseline answers", step=i)
-    answers = actor.sample(chosen, 2, seed=number(key))
-    meter.generated([answer for two in answers for answer in two])
-    first, second = [two[0] for two in answers], [two[1] for two in answers]
-    vote = seeds.derive(seed, "baseline votes", step=i)
-    if plan.rows is None:
-        return ask_pairs(ask, meter, chosen, first, second, key=vote)
-    cuts = [slice(n * rows, (n + 1) * rows) for n in range(plan.questions)]
-    return ask_batches(
-        ask,
-        meter,
-        [chosen[cut] for cut in cuts],
-        [tuple(first[cut]) for cut in cuts],
-        [tuple(second[cut]) for cut in cuts],
-        key=vote,
-    )
 
 
 def _last(listener: trainer.Listener) -> dict[str, float]:

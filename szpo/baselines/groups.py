@@ -13,6 +13,7 @@ from szpo import seeds
 from szpo.baselines import actor as actors
 from szpo.baselines import trainer
 from szpo.baselines.actor import Actor
+from szpo.baselines.asking import drawn
 from szpo.baselines.types import Meter, OnStep, Score, Trained
 from szpo.errors import RunError, UsageError
 from szpo.samples import number
@@ -111,7 +112,7 @@ def train(
         raise UsageError(f"{method}: no prompts; give those to answer")
     meter = meter or Meter()
     listener = trainer.Listener(method, meter, on_step)
-    order = trainer.drawn(len(prompts), recipe.steps * recipe.prompts, seed)
+    order = drawn(len(prompts), recipe.steps * recipe.prompts, seed)
     rows = [{"prompt": _turns(actor, prompts[i]), "at": i} for i in order]
 
     def reward(

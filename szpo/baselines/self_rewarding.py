@@ -24,7 +24,7 @@ from typing import Any, TypeAlias
 
 from szpo import adapters, export, seeds
 from szpo import models as bases
-from szpo.baselines import dpo, points, sft
+from szpo.baselines import asking, dpo, points, sft
 from szpo.baselines.actor import Actor
 from szpo.baselines.types import Meter, OnStep, Trained, silent
 from szpo.errors import RunError, StorageError, UsageError
@@ -194,7 +194,7 @@ def _made(
         figures = {"examples": float(len(examples)), "loss": float(told.log[-1]["loss"])}
     elif stage > 1:
         with meter:
-            order = dpo.drawn(len(prompts), how.prompts, seed, first=(stage - 2) * how.prompts)
+            order = asking.drawn(len(prompts), how.prompts, seed, first=(stage - 2) * how.prompts)
             asked = [prompts[i] for i in order]
             found = judged(actor, asked, how, seed=own, judge=judge, meter=meter)
         _demand_pairs(found, stage)

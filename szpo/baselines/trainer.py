@@ -22,6 +22,7 @@ from transformers import PrinterCallback, TrainerCallback
 
 from szpo import cache, seeds
 from szpo.baselines.actor import answer_tokens
+from szpo.baselines.asking import drawn as drawn
 from szpo.baselines.types import Meter, OnStep, Pair, demand_finite
 from szpo.errors import UsageError
 from szpo.models import Loaded, encode
@@ -41,16 +42,6 @@ def demand_trl(method: str) -> None:
 def torch_seed(seed: int, name: str) -> int:
     """The seed of a library that takes 32 bits, named like all randomness."""
     return int.from_bytes(seeds.derive(seed, "baseline", name=name)[:4], "little")
-
-
-def drawn(count: int, need: int, seed: int, first: int = 0) -> list[int]:
-    """Places ``first`` … of an endless order of 0 … count − 1: one permutation after another."""
-    found: list[int] = []
-    for lap in range(first // count, (first + need - 1) // count + 1):
-        key = seeds.derive(seed, "baseline prompts", step=lap)
-        found += seeds.permutation(key, count).tolist()
-    start = first % count
-    return found[start : start + need]
 
 
 @contextmanager
@@ -160,7 +151,7 @@ def token_rows(
 
 
 @dataclass
-class Listener(TrainerCallback):  # type: ignore[misc]
+class Listener(TrainerCallback):
     """Collects the figures of each step, stops a run that diverges, tells whoever listens.
 
     ``first`` and ``of`` place a trainer's steps among those of the whole method.

@@ -14,7 +14,19 @@ from typing import Any, NoReturn
 import typer
 
 from szpo import __version__
-from szpo.cli import judging, keep, look, machine, pairs, plugins, screen, start, tastes, voters
+from szpo.cli import (
+    baseline,
+    judging,
+    keep,
+    look,
+    machine,
+    pairs,
+    plugins,
+    screen,
+    start,
+    tastes,
+    voters,
+)
 from szpo.errors import SzpoError
 
 INTERRUPTED, TERMINATED = 130, 143
@@ -41,7 +53,7 @@ def root(
         raise typer.Exit
 
 
-for group in (start, look, tastes, keep, machine, judging, voters, pairs):
+for group in (start, baseline, look, tastes, keep, machine, judging, voters, pairs):
     group.register(app)
 plugins.register(app)
 
