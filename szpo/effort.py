@@ -15,7 +15,7 @@ from typing import Final
 
 from scipy import special
 
-from szpo.summary import wilson
+from szpo.intervals import wilson
 
 Counts = tuple[float, float]
 """Hits, and of how many."""
@@ -115,13 +115,13 @@ def flags(conduct: Conduct, usual: Usual | None = None) -> tuple[Flag, ...]:
     if c.run > max(12, math.log2(max(of, 1)) + 8):  # longer records have longer runs by chance
         found.append(Flag("run", f"chose the same side {c.run} times in a row"))
     hits, of = c.gold
-    if of >= 6 and wilson(hits, of)[1] < 0.85:  # type: ignore[arg-type]
+    if of >= 6 and wilson(hits, of)[1] < 0.85:
         found.append(Flag("gold", f"{hits:.0f} of {of:.0f} known answers right"))
     hits, of = c.repeat
-    if of >= 5 and wilson(hits, of)[1] < 0.6:  # type: ignore[arg-type]
+    if of >= 5 and wilson(hits, of)[1] < 0.6:
         found.append(Flag("repeat", f"the same answer in {hits:.0f} of {of:.0f} repeats"))
     hits, of = c.rest
-    if of >= 30 and wilson(hits, of)[1] < 0.45:  # type: ignore[arg-type]
+    if of >= 30 and wilson(hits, of)[1] < 0.45:
         found.append(Flag("rest", f"with the others in {hits:.0f} of {of:.0f} answers"))
     hits, of = c.skips
     if of >= 12 and hits > of / 4:

@@ -6,8 +6,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from szpo.summary import wilson
-
 Z = 1.96
 """Half width of a 95 % interval in standard errors."""
 
@@ -48,6 +46,20 @@ class Estimate:
 NOTHING = Estimate(None, None, None, 0)
 
 
+def wilson(wins: float, votes: float, z: float = 1.96) -> tuple[float, float]:
+    """95 % interval of a share (Wilson 1927).
+
+    >>> [round(edge, 3) for edge in wilson(8, 8)]
+    [0.676, 1.0]
+    """
+    if not votes:
+        return 0.0, 1.0
+    share, z2 = wins / votes, z * z / votes
+    middle = (share + z2 / 2) / (1 + z2)
+    half = z / (1 + z2) * math.sqrt(share * (1 - share) / votes + z2 / (4 * votes))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
 def share(hits: float, of: float) -> Share:
     """A share with its interval by Wilson (1927).
 
@@ -55,7 +67,7 @@ def share(hits: float, of: float) -> Share:
     >>> round(found.low, 2), round(found.high, 2), found.unsure()
     (0.39, 0.78, True)
     """
-    low, high = wilson(hits, of)  # type: ignore[arg-type]  # an effective number may be a fraction
+    low, high = wilson(hits, of)
     return Share(hits, of, low, high)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from szpo import votes
 from szpo.config import Config
+from szpo.intervals import wilson as wilson
 from szpo.ledger import Ledger
 from szpo.types import Vote
 
@@ -198,20 +199,6 @@ def _agreement(answered: Sequence[Vote]) -> tuple[int, int]:
                 pairs += 1
                 agreeing += one.verdict == other.verdict
     return pairs, agreeing
-
-
-def wilson(wins: float, votes: int, z: float = 1.96) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927).
-
-    >>> [round(edge, 3) for edge in wilson(8, 8)]
-    [0.676, 1.0]
-    """
-    if not votes:
-        return 0.0, 1.0
-    share, z2 = wins / votes, z * z / votes
-    middle = (share + z2 / 2) / (1 + z2)
-    half = z / (1 + z2) * math.sqrt(share * (1 - share) / votes + z2 / (4 * votes))
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def _state(ledger: Ledger, votes_so_far: int) -> str:

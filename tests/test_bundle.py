@@ -21,8 +21,8 @@ from safetensors.numpy import load
 from szpo import bundle, coordinates, evidence, lease, overview, records, seeds, steps
 from szpo.cli import call
 from szpo.errors import IntegrityError, StorageError
+from szpo.intervals import wilson
 from szpo.ledger import Ledger
-from szpo.summary import wilson
 
 NAMES = ("P-01", "=HYPERLINK(1)", "'@sum")
 

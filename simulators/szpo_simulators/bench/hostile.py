@@ -21,8 +21,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 from szpo import effort, estimators, weighting
+from szpo.intervals import wilson
 from szpo.seeds import derive
-from szpo.summary import wilson
 from szpo.types import Floats
 from szpo_simulators import heldout, panels
 from szpo_simulators.bench import demo, hostile_runs

@@ -12,9 +12,9 @@ from typing import Any, Final
 import numpy as np
 
 from szpo import linkcheck
+from szpo.intervals import wilson
 from szpo.links import link
 from szpo.seeds import derive
-from szpo.summary import wilson
 from szpo.types import Floats
 from szpo_simulators.bench import hostile
 from szpo_simulators.bench.study import REPORTED, Asked, Study, bench, legend_below, ticks
