@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, Final
 
+import numpy as np
+
 from szpo import seeds
 from szpo.baselines import dpo, reward_model, trainer
 from szpo.baselines.actor import Actor
@@ -20,12 +22,13 @@ from szpo.baselines.types import (
     Moment,
     OnStep,
     Pair,
+    Score,
     ask_batches,
     ask_pairs,
 )
 from szpo.errors import UsageError
 from szpo.samples import number
-from szpo.types import Prompt
+from szpo.types import Answer, Prompt
 from szpo_simulators.compare import ground
 from szpo_simulators.compare.course import Course
 
@@ -147,6 +150,27 @@ def iterative_dpo(asked: Mapping[str, Any], way: Course) -> dict[str, Any]:
     return {"pairs": done.pairs, "ties": done.ties}
 
 
+SCALED: Final = 128
+"""So many pairs show how far a learned reward spreads."""
+
+
+def scaled(learned: Score, pairs: Sequence[Pair]) -> Score:
+    """The learned reward less its mean, over its spread, on both answers of these pairs.
+
+    As Ziegler et al. 2019 (section 2.1) and their successors do: else the weight of the KL
+    penalty would mean another thing for every reward model, and most for an unsure one.
+    """
+    prompts = [pair.prompt for pair in pairs] * 2
+    answers = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
+    seen = np.asarray(learned(prompts, answers))
+    mean, spread = float(seen.mean()), float(seen.std()) or 1.0
+
+    def score(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Sequence[float]:
+        return [(value - mean) / spread for value in learned(prompts, answers)]
+
+    return score
+
+
 def rewarded(train: Callable[..., Any], kind: Any) -> Callable[..., dict[str, Any]]:
     """An arm that fits a reward model to votes and then follows it: once, or in ``rounds``.
 
@@ -177,9 +201,11 @@ def rewarded(train: Callable[..., Any], kind: Any) -> Callable[..., dict[str, An
                 meter=meter,
             )  # fmt: skip
             agreed.append(learned.agreement(found.pairs))
-            way.proxy = learned
+            with meter:
+                score = scaled(learned, found.pairs[:SCALED])
+            way.proxy = score
             train(
-                actor, prompts, learned, recipe(kind, settings), seed=seed + i, meter=meter,
+                actor, prompts, score, recipe(kind, settings), seed=seed + i, meter=meter,
                 on_step=noted(way, actor, i / rounds, 1 / rounds),
             )  # fmt: skip
         return {"pairs": len(pairs), "ties": ties, "reward_model_agrees": agreed}

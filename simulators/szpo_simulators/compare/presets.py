@@ -62,9 +62,7 @@ class Preset:
     """Settings by method that hold for all its trials, such as the size of a batch."""
 
 
-WEAK: Final = {"rm_learning_rate": 0.003, "rm_batch": 64, "rm_epochs": 1.0}
-STRONG: Final = {"rm_learning_rate": 0.01, "rm_batch": 64, "rm_epochs": 3.0}
-"""Two trainings of a reward model."""
+REWARD_MODEL: Final = {"rm_learning_rate": 0.003, "rm_batch": 64, "rm_epochs": 1.0}
 
 METHODS: Final[Mapping[str, Method]] = {
     method.name: method
@@ -81,8 +79,8 @@ METHODS: Final[Mapping[str, Method]] = {
         ),
         Method(
             "rm+ppo", "reward model + PPO",
-            ({**WEAK, "rate": 0.01}, {**WEAK, "rate": 0.03}, {**STRONG, "rate": 0.03},
-             {**STRONG, "rate": 0.1, "beta": 0.01}),
+            ({"rate": 0.03}, {"rate": 0.1}, {"rate": 0.03, "beta": 0.01},
+             {"rate": 0.1, "beta": 0.01}),
             points=4,
         ),
         Method(
@@ -123,9 +121,9 @@ PRESETS: Final[Mapping[str, Preset]] = {
                 "iterative-dpo": {"rounds": 6, "batch": 64, "memory": "round"},
                 "dpo": {"batch": 64},
                 "simpo": {"batch": 64},
-                "rm+ppo": {"steps": 20, "epochs": 2, "minibatches": 1},
-                "grpo": {**STRONG, "steps": 20, "prompts": 8, "samples": 4},
-                "rloo": {**STRONG, "steps": 20, "prompts": 8, "samples": 4},
+                "rm+ppo": {**REWARD_MODEL, "steps": 20, "epochs": 2, "minibatches": 2},
+                "grpo": {**REWARD_MODEL, "steps": 20, "prompts": 8, "samples": 4},
+                "rloo": {**REWARD_MODEL, "steps": 20, "prompts": 8, "samples": 4},
             },
         ),
         Preset(
@@ -134,9 +132,9 @@ PRESETS: Final[Mapping[str, Preset]] = {
             prompts=48, samples=4, points=5,
             common={
                 "iterative-dpo": {"rounds": 5, "batch": 16, "memory": "round", "steps": 12},
-                "rm+ppo": {"rm_batch": 16, "rm_steps": 60,
+                "rm+ppo": {**REWARD_MODEL, "rm_batch": 16, "rm_steps": 60,
                            "rm_targets": ("down_proj",), "steps": 15, "epochs": 2,
-                           "minibatches": 1},
+                           "minibatches": 2},
             },
         ),
     )
