@@ -16,7 +16,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from szpo import __version__, linkreport, summary, votes
+from szpo import __version__, linkreport, summary, voters, votes
 from szpo.charts import Series, line_chart, standalone
 from szpo.ledger import Ledger
 from szpo.summary import Facts, Summary
@@ -331,6 +331,8 @@ def _panelists(ledger: Ledger, facts: Sequence[Facts]) -> Iterator[dict[str, str
             tallies[vote.panelist]["skip"] += vote.verdict == "skip"
     for row in ledger.votes():
         tallies[row["panelist"]]["late"] += row["late"]
+    known = "rule" in ledger.spec.get("optimizer", {})
+    weighed = {row.name: row for row in voters.voters(ledger)} if known else {}
     for p in people:
         t = tallies[p["panelist"]]
         sided = t["A"] + t["B"]
@@ -343,7 +345,16 @@ def _panelists(ledger: Ledger, facts: Sequence[Facts]) -> Iterator[dict[str, str
             "skips": str(t["skip"]),
             "late": str(t["late"]),
             "agreement": f"{t['agreed'] / t['judged']:.0%}" if t["judged"] else "–",
+            **_weight(weighed.get(p["pseudonym"])),
         }
+
+
+def _weight(voter: voters.Voter | None) -> dict[str, str]:
+    """What a vote of theirs counts in the next step, and how steeply they vote, with interval."""
+    if voter is None:
+        return {"weight": "–", "beta": "–"}
+    low, high = voter.beta_interval
+    return {"weight": f"{voter.in_use:.2f}", "beta": f"{voter.beta:.2f} [{low:.1f}, {high:.1f}]"}
 
 
 def _settings(spec: Mapping[str, Any]) -> dict[str, dict[str, str]]:

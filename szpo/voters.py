@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,9 +15,10 @@ from szpo.ledger import Ledger
 from szpo.weighting import History
 
 LEGEND: Final = (
-    "weights: 1 is an equal vote. β: how steeply votes follow differences, the panel's mean is 1; "
-    "z: agreement with the rest in standard errors above chance. dawid-skene: from comparisons "
-    "that several answered. looks: share of votes that were no coin (noisy Bradley–Terry)."
+    "weights: 1 is an equal vote; in brackets 95 % intervals. β: how steeply votes follow "
+    "differences, the panel's mean is 1; z: agreement with the rest in standard errors above "
+    "chance. dawid-skene: from comparisons that several answered. looks: share of votes that were "
+    "no coin (noisy Bradley–Terry)."
 )
 
 
@@ -104,20 +106,30 @@ def voters(ledger: Ledger, *, crowd: bool = False) -> tuple[Voter, ...]:
     return tuple(rows)
 
 
-def cells(row: Voter, *, crowd: bool) -> list[object]:
-    """A row as the command line prints it."""
+def table(rows: Sequence[Voter]) -> tuple[list[str], list[list[object]]]:
+    """Heads and lines for the command line; columns that say nothing of anybody are left out."""
+    columns: dict[str, list[object]] = {
+        "voter": [row.name for row in rows],
+        "votes": [row.votes for row in rows],
+        "in use": [_plain(row.in_use) for row in rows],
+        "skill": [_plain(row.skill) for row in rows],
+        "rationality": [_plain(row.rationality) for row in rows],
+        "β": [_told(row.beta, row.beta_interval) for row in rows],
+        "z": [f"{row.z:+.1f}" for row in rows],
+        "dawid-skene": [_plain(row.dawid_skene) for row in rows],
+        "accuracy": [_told(row.accuracy, row.accuracy_interval) for row in rows],
+        "looks": [_told(row.looks, row.looks_interval) for row in rows],
+        "crowd-kit": [_plain(row.crowd_kit) for row in rows],
+    }
+    shown = {head: lines for head, lines in columns.items() if set(lines) != {"–"}}
+    return list(shown), [list(line) for line in zip(*shown.values(), strict=True)]
 
-    def told(value: float | None, interval: tuple[float, float] | None) -> str:
-        if value is None or interval is None:
-            return "–"
-        return f"{value:.2f} [{interval[0]:.2f}, {interval[1]:.2f}]"
 
-    def plain(value: float | None) -> str:
-        return "–" if value is None else f"{value:.2f}"
+def _plain(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
 
-    found = [
-        row.name, row.votes, plain(row.in_use), plain(row.skill), plain(row.rationality),
-        told(row.beta, row.beta_interval), f"{row.z:+.1f}", plain(row.dawid_skene),
-        told(row.accuracy, row.accuracy_interval), told(row.looks, row.looks_interval),
-    ]  # fmt: skip
-    return [*found, plain(row.crowd_kit)] if crowd else found
+
+def _told(value: float | None, interval: tuple[float, float] | None) -> str:
+    if value is None or interval is None:
+        return "–"
+    return f"{value:.2f} [{interval[0]:.1f}, {interval[1]:.1f}]"

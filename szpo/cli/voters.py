@@ -37,11 +37,7 @@ def voters(
     if not found:
         screen.say("nobody has voted in a finished step yet")
         return
-    heads = ["voter", "votes", "weight in use", "skill", "rationality", "β [95 %]", "z",
-             "dawid-skene", "accuracy [95 %]", "looks [95 %]"]  # fmt: skip
-    if crowd:
-        heads.append("crowd-kit")
-    screen.table(heads, [table.cells(row, crowd=crowd) for row in found])
+    screen.table(*table.table(found))
     screen.say(table.LEGEND)
 
 
