@@ -65,6 +65,7 @@ ARMS: Final[dict[str, Arm]] = {
     "iterative-dpo": gradient.iterative_dpo,
     "simpo": gradient.offline(simpo.train, simpo.Recipe),
     "rm+ppo": gradient.rewarded(ppo.train, ppo.Recipe),
+    "rm+ppo-free": gradient.rewarded(ppo.train, ppo.Recipe),
     "grpo": gradient.rewarded(grpo.train, grpo.Recipe),
     "rloo": gradient.rewarded(rloo.train, rloo.Recipe),
 }

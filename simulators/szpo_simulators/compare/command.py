@@ -18,6 +18,8 @@ from szpo_simulators.compare.presets import Method
 def command(arguments: Sequence[str]) -> int:
     """The entry point of `szpo.commands`: 0 where all cells were done, 1 where one failed."""
     chosen = _parser().parse_args(list(arguments))
+    if chosen.runs and chosen.preset:
+        raise UsageError("compare: give a preset or runs, not both")
     if chosen.runs:
         return ledgers.compare(
             chosen.runs, chosen.folder, figure=chosen.figures, as_json=chosen.json
@@ -27,13 +29,15 @@ def command(arguments: Sequence[str]) -> int:
     preset = presets.find(chosen.preset)
     arms = presets.chosen(preset, chosen.methods, chosen.asks)
     seeds = tuple(chosen.seeds) if chosen.seeds else preset.seeds
+    if mixed := sorted(set(seeds) & set(preset.tuning)):
+        raise UsageError(f"compare: settings were chosen on seed {mixed[0]}; take others")
     study = Study(
         "compare", chosen.folder or Path("runs/compare") / preset.name, figures=chosen.figures
     )
     study.console.quiet = chosen.json
     demand(method for method, _ in arms)
     place = Place(study.folder)
-    start = plan.ground(study, place, preset)
+    start = plan.ground(study, place, preset, chosen.collect)
     if chosen.tune:
         found, failures = tuning.tune(study, place, preset, arms, start, chosen.collect)
     else:
@@ -43,7 +47,7 @@ def command(arguments: Sequence[str]) -> int:
     for line in failures:
         study.console.print(f"failed: {line}", markup=False)
     if chosen.json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps({**found, "failed": failures}, indent=1))
     return 1 if failures else 0
 
 

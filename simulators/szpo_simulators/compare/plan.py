@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from szpo.errors import RunError
+from szpo.errors import RunError, UsageError
 from szpo_simulators.bench.study import Study
 from szpo_simulators.compare import cells
 from szpo_simulators.compare.cell import VERSION
@@ -25,19 +25,25 @@ def shared(preset: Preset) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def ground(study: Study, place: Place, preset: Preset) -> dict[str, Any]:
+def ground(study: Study, place: Place, preset: Preset, collect: bool = False) -> dict[str, Any]:
     """What all cells share beyond the preset: β of the panels and the base's measurement.
 
     Raises:
+        UsageError: only finished cells are wanted, and there are none.
         RunError: it could not be found.
     """
     cell = Cell({**shared(preset), "method": "base", "ask": "both", "seed": 0})
-    if place.found(cell) is None:
-        study.console.print("the base model: fitting the panel, measuring before any vote")
-    failures = cells.work(place, [cell], tell=lambda step: None)
     found = place.found(cell)
-    if failures or found is None:
-        raise RunError(f"compare: {failures[0] if failures else 'the base was not measured'}")
+    if found is None and collect:
+        raise UsageError(
+            f"compare: nothing is finished in {place.folder}; leave out --collect to begin"
+        )
+    if found is None:
+        study.console.print("the base model: fitting the panel, measuring before any vote")
+        failures = cells.work(place, [cell], tell=lambda step: None)
+        found = place.found(cell)
+        if failures or found is None:
+            raise RunError(f"compare: {failures[0] if failures else 'the base was not measured'}")
     for name, fitted in found["panel"].items():
         rows = preset.D if name == "batch" else 1
         study.console.print(
@@ -110,7 +116,8 @@ def watch(study: Study, place: Place, wanted: Sequence[Cell]) -> list[str]:
     )  # fmt: skip
     with bar:
         task = bar.add_task("cells", total=len(wanted), note="")
-        finished = set()
+        finished: set[str] = set()
+        quarters: dict[str, int] = {}
 
         def tell(step: Step) -> None:
             if step.done:
@@ -119,9 +126,14 @@ def watch(study: Study, place: Place, wanted: Sequence[Cell]) -> list[str]:
             rest = cells.clock(sum(left.values()))
             note = f"{step.cell.name} {step.share:.0%}, about {rest} left"
             bar.update(task, completed=len(finished) + (0 if step.done else step.share), note=note)
-            if step.done and not console.is_terminal:
-                state = "failed" if step.failed else "done"
-                console.print(f"{len(finished)}/{len(wanted)} {step.cell.name} {state}, "
-                              f"about {rest} left", markup=False)  # fmt: skip
+            quarter = int(4 * step.share)
+            if console.is_terminal or quarter <= quarters.get(step.cell.name, 0):
+                return
+            quarters[step.cell.name] = 5 if step.done else quarter
+            state = "failed" if step.failed else "done" if step.done else f"{step.share:.0%}"
+            console.print(
+                f"{len(finished)}/{len(wanted)} {step.cell.name} {state}, about {rest} left",
+                markup=False,
+            )
 
         return cells.work(place, wanted, tell=tell)

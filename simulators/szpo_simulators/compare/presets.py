@@ -107,21 +107,27 @@ METHODS: Final[Mapping[str, Method]] = {
              {"learning_rate": 0.03, "beta": 0.01}),
             points=4,
         ),
+        Method(
+            "rm+ppo-free", "reward model + PPO, long and without a KL penalty",
+            ({"rate": 0.1, "beta": 0.0, "steps": 40},), asks=("batch",), points=4,
+        ),
     )
 }  # fmt: skip
+"""The last is there to show what following a learned reward too far does; it was not tuned."""
 PRESETS: Final[Mapping[str, Preset]] = {
     preset.name: preset
     for preset in (
         Preset(
             "tiny", "tiny", tuple(METHODS), tuple(range(1000, 1010)),
             {"szpo": 20.0, "iterative-dpo": 35.0, "rm+ppo": 40.0, "dpo": 25.0, "simpo": 25.0,
-             "grpo": 40.0, "rloo": 40.0},
+             "grpo": 40.0, "rloo": 40.0, "rm+ppo-free": 60.0},
             tuning=(0,), votes=240, samples=4, points=6,
             common={
                 "iterative-dpo": {"rounds": 6, "batch": 64, "memory": "round"},
                 "dpo": {"batch": 64},
                 "simpo": {"batch": 64},
                 "rm+ppo": {**REWARD_MODEL, "steps": 20, "epochs": 2, "minibatches": 2},
+                "rm+ppo-free": {**REWARD_MODEL, "epochs": 2, "minibatches": 2},
                 "grpo": {**REWARD_MODEL, "steps": 20, "prompts": 8, "samples": 4},
                 "rloo": {**REWARD_MODEL, "steps": 20, "prompts": 8, "samples": 4},
             },

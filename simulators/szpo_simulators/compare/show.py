@@ -130,16 +130,18 @@ def figures(study: Study, preset: Preset, records: Records) -> None:
                 place.set(xlabel=AXES[cost], xscale="log")
             axes[0].set_ylabel(f"gain in held-out {preset.reward}")
             _legend(axes[0], preset, drawn)
-    with study.figure(f"compare-{preset.name}-kl", columns=2, height=4.4) as axes:
+    with study.figure(f"compare-{preset.name}-kl", columns=3, height=4.4) as axes:
         for key, cells in drawn.items():
             _line(axes[0], preset, key, cells, "kl")
         axes[0].set(xlabel="KL to the start, nats per answer",
                     ylabel=f"gain in held-out {preset.reward}")  # fmt: skip
-        for key, cells in drawn.items():
-            _learned(axes[1], preset, key, cells)
-        axes[1].set(xlabel="share of the training with the learned reward",
-                    ylabel="mean of held-out answers",
-                    title="true gain (full) and learned reward (dotted)")  # fmt: skip
+        for at, value, label in (
+            (axes[1], "gain", "true gain, held out"),
+            (axes[2], "proxy", "learned reward, held out, in spreads"),
+        ):
+            for key, cells in drawn.items():
+                _learned(at, preset, key, cells, value)
+            at.set(xlabel="share of the training with a learned reward", ylabel=label)
         _legend(axes[0], preset, drawn)
 
 
@@ -172,17 +174,23 @@ def _line(
 
 
 def _learned(
-    axes: Any, preset: Preset, key: summary.ArmKey, cells: Sequence[Mapping[str, Any]]
+    axes: Any,
+    preset: Preset,
+    key: summary.ArmKey,
+    cells: Sequence[Mapping[str, Any]],
+    value: str,
 ) -> None:
-    ways = [[row for row in cell["course"] if row["proxy"] is not None]
-            for cell in cells if not cell["stopped"]]  # fmt: skip
-    if key[1] != "batch" or not ways or min(map(len, ways)) < 2:
+    """The true or the learned reward along the training of an arm that follows a learned one."""
+    ways = [
+        [row for row in cell["course"] if row["proxy"] is not None]
+        for cell in cells
+        if not cell["stopped"]
+    ]
+    if not ways or min(map(len, ways)) < 2:
         return
-    shorn = [{"course": way, "stopped": None} for way in ways]
-    for value, dash in (("gain", "-"), ("proxy", ":")):
-        found = summary.curve(shorn, "share", value)
-        curve(axes, found["x"], found["rows"], "", linestyle=dash, markevery=[-1],
-              **_style(preset, key[0]))  # fmt: skip
+    found = summary.curve([{"course": way, "stopped": None} for way in ways], "share", value)
+    style = {**_style(preset, key[0]), "linestyle": DASHES[key[1]], "markevery": [-1]}
+    curve(axes, found["x"], found["rows"], "", **style)
 
 
 def _legend(axes: Any, preset: Preset, drawn: Records) -> None:
