@@ -24,7 +24,7 @@ from szpo.ledger import NO_BASE, Ledger
 from szpo.policy import Policy
 from szpo.prompts import PromptSet
 from szpo.samples import Source
-from szpo.settings import Adam, Settings
+from szpo.settings import Adam, Selection, Settings
 from szpo.types import Answer, Layout, Prompt, Shift, Update
 
 if TYPE_CHECKING:
@@ -431,5 +431,9 @@ def _settings(config: Config, layout: Layout, scale: float) -> Settings:
         forget=o.forget,
         momentum=o.momentum,
         adam=Adam() if o.adam else None,
+        selection=None
+        if config.selection.candidates is None
+        else Selection(config.selection.candidates, config.selection.by, config.selection.floor),
+        vote_price=config.selection.vote_price,
         **changes,
     )

@@ -197,6 +197,33 @@ class Optimizer(Section):
         return self
 
 
+class Selection(Section):
+    """Which comparisons are asked, and when to stop asking; left out: all, to the end."""
+
+    candidates: Count | None = Field(
+        None,
+        description="C: comparisons generated per direction, of which N are drawn and asked, each "
+        "with a known probability that its weight 1/(C·q) makes up for; left out: N.",
+    )
+    by: Literal["rows", "words", "uniform"] = Field(
+        "rows",
+        description="What makes a candidate likelier: the share of rows that differ (rows), how "
+        "much their words differ (words), nothing (uniform).",
+    )
+    floor: float = Field(
+        0.2,
+        gt=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Share of the probability that is spread evenly over the candidates.",
+    )
+    vote_price: Positive | None = Field(
+        None,
+        description="bayes: end a step once a further vote is expected to gain less than this, in "
+        "logits of value; left out: ask for all votes.",
+    )
+
+
 class Panel(Section):
     """Who answers."""
 
@@ -352,6 +379,7 @@ class Config(Section):
     adapter: Adapter = Field(default_factory=lambda: Adapter())
     subspace: Subspace = Field(default_factory=lambda: Subspace())
     optimizer: Optimizer = Field(default_factory=lambda: Optimizer())
+    selection: Selection = Field(default_factory=lambda: Selection())
     panel: Panel = Field(default_factory=lambda: Panel())
     judge: Judge = Field(default_factory=lambda: Judge())
     prompts: Prompts = Field(default_factory=lambda: Prompts())

@@ -8,6 +8,7 @@ calling `run` again continues.
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -28,6 +29,7 @@ from szpo import (
     steps,
     votes,
 )
+from szpo.active import inloop, stopping
 from szpo.ballots import ballots
 from szpo.errors import IntegrityError, RunError, UsageError
 from szpo.evaluators import Evaluator
@@ -254,11 +256,12 @@ class _Loop:
         failpoint("cp2")
         query = self._query(step)
         prompts = tuple(clean(prompt) for prompt in self.prompts(step))
-        size = self.settings.N * self.settings.D
+        size = self.settings.made * self.settings.D
         if len(prompts) != self.settings.K * size:
+            letters = "K·N·D" if self.settings.selection is None else "K·C·D"
             raise UsageError(
-                f"step {step}: {len(prompts)} prompts given, K·N·D = {self.settings.K * size} "
-                "are needed"
+                f"step {step}: {len(prompts)} prompts given, {letters} = "
+                f"{self.settings.K * size} are needed"
             )
         shifts = [shift for pair in query.shifts for shift in pair]
         asked = [prompts[shift.k * size : (shift.k + 1) * size] for shift in shifts]
@@ -268,13 +271,15 @@ class _Loop:
         failpoint("cp3")
         took = self.timer() - started
         self.generation_s += took
-        comparisons = compare(self.settings, step, asked, batches)
+        candidates = compare(self.settings, step, asked, batches)
+        comparisons, selected = inloop.pick(self.settings, step, candidates)
         notes = {**guards.figures(comparisons), "generation_s": took}
         head = self.policy.digest()
         with ledger.transaction("controller"):
             stored = steps.store(
-                ledger, epoch, step, comparisons, head, notes=notes, then_open=then_open
-            )
+                ledger, epoch, step, comparisons, head, notes={**notes, **selected},
+                then_open=then_open,
+            )  # fmt: skip
             if stored and then_open:
                 self._plan_ahead(step + 1)
         self.made[step] = notes
@@ -305,7 +310,7 @@ class _Loop:
         if (paused := self._paused()) is not None:
             return paused
         if self._row(step)["state"] == "open" and asked:
-            self._evaluating(lambda: self.evaluator.submit(comparisons))
+            self._submit(step, comparisons)
         # A step planned under lag 1 keeps its head, also when the run goes on without lag.
         if self.lag or ledger.step(step + 1) is not None:
             self._generate(step + 1, then_open=False)
@@ -319,10 +324,32 @@ class _Loop:
             if not asked:
                 steps.close(ledger, step, "auto", epoch=self.lease.epoch)
             elif not (
-                steps.close(ledger, step, "rule", epoch=self.lease.epoch) or self._overdue(row)
+                steps.close(ledger, step, "rule", epoch=self.lease.epoch)
+                or self._overdue(row)
+                or self._enough(step)
             ):
                 self._evaluating(self.wait)
                 lease.check(ledger, self.lease)
+
+    def _submit(self, step: int, comparisons: Sequence[Comparison]) -> None:
+        """Ask for all votes; with a price of votes for one comparison after the other."""
+        whole = self.settings.vote_price is None
+        for part in [comparisons] if whole else [(c,) for c in comparisons]:
+            if self._enough(step):
+                return
+            self._evaluating(functools.partial(self.evaluator.submit, part))
+
+    def _enough(self, step: int) -> bool:
+        """Close a step that has a vote and whose next one is not worth its price."""
+        settings, price = self.settings, self.settings.vote_price
+        if price is None or not votes.counted(self.ledger, step):
+            return False
+        tally = votes.tally(self.ledger, step, settings.K, settings.N)
+        worth = float(stopping.worth_asking(self.state, self._query(step), tally).max())
+        return worth < price and steps.close(
+            self.ledger, step, "operator", epoch=self.lease.epoch,
+            reason=f"a further vote is expected to gain {worth:.3g}, its price is {price:g}",
+        )  # fmt: skip
 
     def _evaluating(self, act: Callable[[], object]) -> None:
         started = self.timer()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import Literal
 
 import numpy as np
 
 from szpo import seeds
+from szpo.active import inloop
 from szpo.ledger import Ledger, Record
-from szpo.types import Choice, Tally, Verdict, Vote
+from szpo.settings import settings_from_json
+from szpo.types import Choice, Floats, Tally, Verdict, Vote
 
 
 def sides(
@@ -130,7 +133,24 @@ def tally(
         (ledger.run, step),
     ):
         identical[row["k"], row["n"]] = True
-    return Tally(counts[0], counts[1], counts[2], identical)
+    return Tally(counts[0], counts[1], counts[2], identical, shares(ledger, step))
+
+
+def shares(ledger: Ledger, step: int) -> Floats | None:
+    """What each comparison of a step counts for (K, N); None where the run selects none.
+
+    Raises:
+        IntegrityError: what the step recorded of its selection cannot be.
+    """
+    optimizer = ledger.spec.get("optimizer")
+    if not isinstance(optimizer, dict) or optimizer.get("selection") is None:
+        return None
+    found = ledger.query(
+        "SELECT body FROM events WHERE kind = 'generated' AND json_extract(body, '$.step') = ?",
+        (step,),
+    )
+    notes = json.loads(found[-1]["body"]).get("selection") if found else None
+    return inloop.recorded(settings_from_json(optimizer), step, notes)
 
 
 def missing(ledger: Ledger, step: int) -> int:

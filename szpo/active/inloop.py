@@ -12,15 +12,15 @@ candidate whose rows are all identical has difference 0 whether it is asked or n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from szpo import seeds
-from szpo.errors import UsageError
+from szpo.errors import IntegrityError, UsageError
 from szpo.metrics import words
-from szpo.settings import Selection
+from szpo.settings import Selection, Settings
 from szpo.types import Comparison, Floats, Ints
 
 
@@ -62,6 +62,64 @@ def chosen(
     score = np.array([content(c, selection.by) for c in candidates])
     q = inclusion(np.where(differ, np.maximum(score, 1e-9), 0.0), count, selection.floor)
     return Chosen(tuple(q.tolist()), drawn(q, count, key))
+
+
+def pick(
+    settings: Settings, step: int, candidates: Sequence[Comparison]
+) -> tuple[tuple[Comparison, ...], dict[str, list[dict[str, list[float]]]]]:
+    """The N comparisons of each direction that are shown, and what the record needs of the rest.
+
+    ``candidates`` in the order of (k, c). Those shown are numbered n = 0 … N − 1 and take the ids
+    of these places. The second part goes into the chained event of the step: per direction ``q``
+    of all C and the places ``index`` of those shown. Without a selection nothing is changed.
+    """
+    if settings.selection is None:
+        return tuple(candidates), {}
+    shown: list[Comparison] = []
+    notes = []
+    for k in range(settings.K):
+        mine = [c for c in candidates if c.k == k]
+        found = chosen(mine, settings.selection, settings.N, draw_key(settings, step, k))
+        notes.append({"q": list(found.q), "index": list(map(float, found.index))})
+        shown += [replace(mine[c], n=n, id=mine[n].id) for n, c in enumerate(found.index)]
+    return tuple(shown), {"selection": notes}
+
+
+def draw_key(settings: Settings, step: int, k: int) -> bytes:
+    """What draws the comparisons of a direction that are asked."""
+    return seeds.derive(settings.root_seed, "selection", step=step, k=k)
+
+
+def recorded(settings: Settings, step: int, notes: object) -> Floats:
+    """The weights 1/(C·q) of a step's comparisons (K, N) from what its event recorded.
+
+    Raises:
+        IntegrityError: the record is not one of this run: q do not add up to N, or others were
+            drawn than q and the seed give.
+    """
+    selection, where = settings.selection, f"step {step}: the recorded selection"
+    if selection is None:
+        raise IntegrityError(f"{where} belongs to a run that selects nothing")
+    if not isinstance(notes, list) or len(notes) != settings.K:
+        raise IntegrityError(f"{where} is missing, or not one per direction")
+    rows = []
+    for k, one in enumerate(notes):
+        q = np.asarray(one["q"], dtype=np.float64)
+        index = tuple(int(c) for c in one["index"])
+        usable = int((q > 0).sum())
+        least = selection.floor * min(settings.N, usable) / selection.candidates
+        total = min(settings.N, usable)
+        if (
+            len(q) != selection.candidates
+            or not ((q >= 0) & (q <= 1)).all()
+            or (usable and q[q > 0].min() < least * (1 - 1e-9))
+            or abs(float(q.sum()) - total) > 1e-9 * max(total, 1)
+        ):
+            raise IntegrityError(f"{where} has probabilities that this run's rule cannot give")
+        if index != drawn(q, settings.N, draw_key(settings, step, k)):
+            raise IntegrityError(f"{where} shows others than its probabilities and the seed draw")
+        rows.append(shares(q, index))
+    return np.stack(rows)
 
 
 def drawn(q: Floats, count: int, key: bytes) -> tuple[int, ...]:
