@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import folder_run
 import pytest
 
 from szpo import cli
+from szpo.baselines import ledgerpairs
+from szpo.ledger import Ledger
 from szpo.preferences import files
 
 CHAT = "\n\nHuman: A joke?\n\nAssistant:"
@@ -81,3 +84,28 @@ def test_rank_writes_tasks_whose_rankings_come_back(
     ]  # fmt: skip
     assert cli.call(["rank", str(write(tmp_path / "e.jsonl", [])), "--out", "x"]) == 2
     assert "no prompt with two different answers" in capsys.readouterr().err
+
+
+def test_pairs_of_a_run_are_those_of_its_ledger(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = folder_run.make(tmp_path)
+    capsys.readouterr()
+    with Ledger.open(path, readonly=True) as ledger:
+        recorded = ledgerpairs.recorded(ledger)
+    out = tmp_path / "pairs.jsonl"
+    arguments = ["pairs", path.stem, "--folder", str(path.parent), "--out", str(out)]
+    assert cli.call(arguments) == 0
+    count, ties = len(recorded.pairs), recorded.ties
+    told = f"{recorded.comparisons} comparisons: {count} pairs, {ties} ties; wrote {out}\n"
+    assert capsys.readouterr().out == told
+    found = files.read(out).pairs
+    assert [(p.prompt, p.chosen.text, p.rejected.text, p.source, p.votes) for p in found] == [
+        (p.prompt, p.chosen.text, p.rejected.text, p.source, p.votes) for p in recorded.pairs
+    ]
+    assert count > 0
+    assert cli.call(["pairs", "nothing", "--folder", str(path.parent)]) == 2
+    assert "no run nothing" in capsys.readouterr().err
+    (tmp_path / "votes.csv").write_text("a,b\n")
+    assert cli.call(["pairs", str(tmp_path / "votes.csv")]) == 2
+    assert "preferences are read from .jsonl" in capsys.readouterr().err

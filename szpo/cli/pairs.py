@@ -1,4 +1,4 @@
-"""Commands about votes as data: preference files in, pairs and ranking tasks out."""
+"""Commands about votes as data: runs and preference files in, pairs and ranking tasks out."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 import typer
 
 from szpo import export, seeds
-from szpo.cli import screen
+from szpo.baselines import ledgerpairs
+from szpo.cli import place, screen
 from szpo.errors import UsageError
+from szpo.ledger import Ledger
 from szpo.preferences import files, labelstudio
-
-SOURCE = typer.Argument(..., help="A .jsonl, .jsonl.gz or .json file.")
 
 
 def register(app: typer.Typer) -> None:
@@ -22,38 +22,49 @@ def register(app: typer.Typer) -> None:
 
 
 def pairs(
-    source: Path = SOURCE,
+    source: str = typer.Argument(..., help="A .jsonl, .jsonl.gz or .json file, or a run."),
     out: Path | None = typer.Option(None, "--out", help="Write the pairs here, as .jsonl."),
-    kind: str = typer.Option("trl", "--from", help=f"Its format: {', '.join(files.FORMATS)}."),
+    kind: str = typer.Option(
+        "trl", "--from", help=f"Format of a file: {', '.join(files.FORMATS)}."
+    ),
     first: int | None = typer.Option(None, "--first", min=1, help="Read only so many records."),
     skip_bad: bool = typer.Option(
         False, "--skip-bad", help="Leave out records that cannot be used, and name them."
     ),
+    folder: Path = place.FOLDER,
     as_json: bool = screen.AS_JSON,
 ) -> None:
-    """Read a preference file of another project; write its pairs in TRL's format."""
-    found = files.read(source, kind, first=first, skip_bad=skip_bad)
+    """Read a run's votes or a preference file; write the pairs in TRL's format."""
+    path = Path(source)
+    if path.suffix.lower() in files.SUFFIXES or (path.is_file() and path.suffix != ".db"):
+        found = files.read(source, kind, first=first, skip_bad=skip_bad)
+        what = "records"
+    else:
+        with Ledger.open(place.find(source, folder), readonly=True) as ledger:
+            told = ledgerpairs.recorded(ledger)
+        found = files.Votes(told.pairs, told.ties, told.comparisons)
+        what = "comparisons"
     if out is not None:
         if not found.pairs:
             raise UsageError(f"{source}: no pair in it, only {found.ties} ties; nothing written")
         files.write(out, found.pairs)
     if as_json:
-        counts = {"records": found.records, "pairs": len(found.pairs), "ties": found.ties}
+        counts = {what: found.records, "pairs": len(found.pairs), "ties": found.ties}
         screen.emit({**counts, "bad": list(found.bad), "file": None if out is None else str(out)})
         return
     for reason in found.bad[: files.NAMED]:
         screen.warn(f"left out {reason}")
     if len(found.bad) > files.NAMED:
         screen.warn(f"left out {len(found.bad) - files.NAMED} more records")
+    left_out = f", {len(found.bad)} left out" if found.bad else ""
     wrote = "" if out is None else f"; wrote {out}"
     screen.say(
-        f"{found.records} records: {len(found.pairs)} pairs, {found.ties} ties, "
-        f"{len(found.bad)} left out{wrote}"
+        f"{found.records} {what}: {len(found.pairs)} pairs, {found.ties} ties{left_out}{wrote}"
     )
 
 
 def rank(
-    source: Path = SOURCE,
+    source: Path = typer.Argument(..., help="A .jsonl, .jsonl.gz or .json file."),
     out: Path = typer.Option(..., "--out", help="Folder to write."),
     seed: int = typer.Option(0, "--seed", min=0, help="Draws the order in which answers stand."),
     as_json: bool = screen.AS_JSON,

@@ -22,6 +22,8 @@ from szpo.preferences import hh, labelstudio, trl, ultrafeedback
 from szpo.preferences.pairing import Found
 from szpo.types import Prompt
 
+SUFFIXES = (".jsonl", ".json", ".gz")
+"""Last suffixes of preference files."""
 LINE_LIMIT = 2**20
 """Bytes of one line."""
 FILE_LIMIT = 2**30
