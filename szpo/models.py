@@ -24,7 +24,7 @@ import transformers
 from numpy.typing import NDArray
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-from szpo import cache, weights
+from szpo import cache, fourbit, weights
 from szpo.errors import ResourceError, UsageError
 from szpo.types import Prompt
 
@@ -126,6 +126,8 @@ def load(
         model = model.to(device)
     model.eval()
     model.requires_grad_(False)
+    if quantization is not None:
+        fourbit.keep_scales(model)
     return Loaded(model, tokenizer, name, folder, sha256, dtype, quantization, start)
 
 

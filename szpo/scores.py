@@ -19,6 +19,7 @@ from scipy import linalg
 
 from szpo.deltas import Deltas, Site, attached
 from szpo.errors import RunError
+from szpo.fourbit import differentiable
 from szpo.types import Floats, Theta
 
 TOKENS = 4096
@@ -188,7 +189,11 @@ def score_vectors(
             for name, value in centre.items()
         }
         own = torch.arange(rows, device=device)[:, None]
-        with torch.enable_grad(), attached(model, sites, Deltas(A, B), own):
+        with (
+            torch.enable_grad(),
+            differentiable(model),
+            attached(model, sites, Deltas(A, B), own),
+        ):
             logp = answer_logps(model, batch, temperature)
             grads = torch.autograd.grad(logp.sum(), [B[s.name] for s in sites])
         scores[list(batch.index)] = torch.cat([g.reshape(rows, -1) for g in grads], 1).cpu()

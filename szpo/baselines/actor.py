@@ -21,6 +21,7 @@ from szpo import adapters, language, models, peftfile, seeds
 from szpo.deltas import Site, find_sites
 from szpo.engines import Engine
 from szpo.errors import UsageError
+from szpo.fourbit import differentiable
 from szpo.lora import Asking, LoraPolicy
 from szpo.models import Loaded
 from szpo.sampling import Sampling
@@ -246,7 +247,8 @@ def adapted(
         warnings.simplefilter("ignore")  # a tied LM head among the sites is meant
         peft = get_peft_model(base, LoraConfig(**settings))
     try:
-        yield peft
+        with differentiable(base):
+            yield peft
     finally:
         for site in sites:
             layer = base.get_submodule(site.name)
