@@ -96,8 +96,8 @@ class LinkCheck:
         how = "sooner sure" if self.curvature > 0 else "less sure of large differences"
         return (
             f"votes are {how} than the logistic link allows (p = {self.p:.2g}, {self.triads} "
-            f"triads, {self.votes} votes): inverted votes mislead; go on by a branch with "
-            "optimizer.rule=margin or sign, which need no link"
+            f"triads, {self.votes} votes): inverted votes mislead; set optimizer.rule=margin or "
+            "sign, which need no link: szpo branch RUN --step K --rule margin"
         )
 
     def line(self) -> str:

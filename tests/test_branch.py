@@ -193,3 +193,36 @@ def test_a_language_models_branch_exports_what_the_parent_had_then(tmp_path, kin
     assert call(["export", str(new), "--out", str(out)]) == 0
     assert (out / "adapter_model.safetensors").read_bytes() != adapters[0]
     assert "| begun with | run `" in (out / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule", "warmup"),
+    [
+        ({}, "margin", 0),
+        ({"weighting": "dawid-skene", "M": 2}, "sign", 0),
+        ({"rule": "known", "weighting": "median", "warmup": 2}, "margin", 5),
+        ({"rule": "known", "weighting": "median", "warmup": 2}, "sign", 0),
+    ],
+)
+def test_a_branch_goes_on_by_another_rule(tmp_path, changes, rule, warmup):
+    """From the inverted link to a rule that needs none; the warm-up is that of a new run."""
+    settings, ledger, policy = start(tmp_path, **changes)
+    go(settings, ledger, policy, until_step=2)
+    with branch.branch(ledger.path, 1, tmp_path / "two.db", by="op", rule=rule) as child:
+        own = replay.settings(child)
+        assert (own.rule, own.warmup) == (rule, warmup)
+        assert own.weighting == settings.weighting
+        assert child.heads() == [ledger.heads()[2]]
+        go(own, child, placed(own, child), until_step=2)
+        assert replay.verify(child).ok
+    ledger.close()
+
+
+def test_a_rule_that_does_not_fit_leaves_no_file(tmp_path):
+    settings, ledger, policy = start(tmp_path, rule="sign", K=2, momentum=0.5)
+    go(settings, ledger, policy, until_step=1)
+    for rule, words in (("loud", "choose known, sign"), ("bayes", "set momentum = 0")):
+        with pytest.raises(UsageError, match=words):
+            branch.branch(ledger.path, 0, tmp_path / "two.db", by="op", rule=rule)
+    assert not (tmp_path / "two.db").exists() and not list(ledger.events("branch"))
+    ledger.close()

@@ -86,6 +86,9 @@ def branch(
     name: str | None = typer.Option(
         None, "--name", help="Name of the new run; left out: made from the old one and the step."
     ),
+    rule: str | None = typer.Option(
+        None, "--rule", help="Another rule for votes: margin or sign need no link."
+    ),
     folder: Path = place.FOLDER,
     as_json: bool = screen.AS_JSON,
 ) -> None:
@@ -94,7 +97,7 @@ def branch(
 
     path = place.find(run, folder)
     target = path.with_name(f"{place.run_name(name or f'{path.stem[:48]}-after-{step}')}.db")
-    with branching.branch(path, step, target, by="szpo branch") as ledger:
+    with branching.branch(path, step, target, by="szpo branch", rule=rule) as ledger:
         document = {
             "run": ledger.run, "path": str(target), "parent": ledger.row["parent"],
             "theta_sha256": ledger.head(), "seed": ledger.root_seed,

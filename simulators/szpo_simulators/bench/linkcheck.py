@@ -64,6 +64,11 @@ def power(asked: Asked) -> dict[str, Any]:
             "curvature": float(np.median(estimate))}  # fmt: skip
 
 
+def _told(row: dict[str, Any]) -> str:
+    """The share; empty where there are fewer triads than the test asks for."""
+    return "" if row["triads"] < linkcheck.LEAST else f"{row['mean']:.1%}"
+
+
 @bench("linkcheck")
 def main(study: Study) -> dict[str, Any]:
     """How often triads find that the logistic link does not fit: size and power by votes."""
@@ -76,24 +81,24 @@ def main(study: Study) -> dict[str, Any]:
     by = {(r["panel"], r["far"], r["edge"], r["votes"]): r for r in found}
     rows = [
         {"panel": panel, "far": far, "edge": edge}
-        | {f"{votes}": by[panel, far, edge, votes]["mean"] for votes in VOTES}
+        | {f"{votes}": _told(by[panel, far, edge, votes]) for votes in VOTES}
         | {"curvature": by[panel, far, edge, VOTES[-1]]["curvature"]}
         for panel in PANELS for edge in EDGE for far in FAR
     ]  # fmt: skip
     study.table(
         "rejected at 5 % (logistic: the size), by votes; γ found with the most votes", rows,
         {"panel": "panel", "votes on a comparison": "edge", "outer difference": "far"}
-        | {f"{votes} votes": lambda r, v=f"{votes}": f"{r[v]:.1%}" for votes in VOTES}
+        | {f"{votes} votes": f"{votes}" for votes in VOTES}
         | {"γ, median": lambda r: f"{r['curvature']:+.3f}"},
     )  # fmt: skip
-    sizes = [r["mean"] for r in found if r["panel"] == "logistic"]
+    sizes = [r["mean"] for r in found if r["panel"] == "logistic" and _told(r)]
     study.console.print(f"size over {len(sizes)} settings: {min(sizes):.1%} to {max(sizes):.1%}")
     study.csv("linkcheck", found)
     with study.figure("linkcheck", columns=2, height=3.9) as axes:
         for axis, far in zip(axes, (2.0, 4.0), strict=True):
             for panel in PANELS:
-                line = [by[panel, far, EDGE[-1], votes]["mean"] for votes in VOTES]
-                axis.plot(VOTES, line, label=panel)
+                row = [by[panel, far, EDGE[-1], votes] for votes in VOTES]
+                axis.plot(VOTES, [r["mean"] if _told(r) else np.nan for r in row], label=panel)
             axis.axhline(linkcheck.LEVEL, color="#888888", lw=0.8, ls=":")
             ticks(axis, VOTES)
             axis.set(xlabel="votes", ylabel="rejected at 5 %", ylim=(0, 1),
