@@ -12,7 +12,7 @@ import yard_run
 
 from szpo import setups
 from szpo import summary as of_ledger
-from szpo.baselines.types import Meter
+from szpo.baselines.types import Meter, Pair
 from szpo.errors import UsageError
 from szpo.ledger import Ledger
 from szpo.types import Answer, Prompt
@@ -122,7 +122,7 @@ def test_all_arms_stand_on_the_same_ground(name):
     assert len({cell.name for cell in cells}) == len(cells)
     for method in preset.methods:
         tried = presets.METHODS[method]
-        assert len(tried.trials) == (1 if method == "rm+ppo-free" else 4)
+        assert len(tried.trials) == {"rm+ppo-free": 1, "iterative-dpo": 5}.get(method, 4)
         for seed in preset.seeds:
             ours = [c for c in cells if (c.kind[0], c.asked["seed"]) == (method, seed)]
             assert sorted(c.asked["ask"] for c in ours) == sorted(tried.asks)
@@ -354,3 +354,28 @@ def test_runs_are_compared_without_a_tensor_library():
     code = "import sys, szpo_simulators.compare.command; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+# --- a learned reward ---------------------------------------------------------------------------
+
+
+def test_a_learned_reward_is_told_within_prompts_and_in_spreads():
+    """Prompts differ by 100, answers by 2: what is followed is ±1 for either prompt."""
+    worth = {"good": 1.0, "bad": -1.0, "best": 3.0}
+
+    def learned(prompts, answers):
+        return [
+            100.0 * (p == PROMPTS[1]) + worth[a.text]
+            for p, a in zip(prompts, answers, strict=True)
+        ]
+
+    pairs = [Pair(p, Answer("good"), Answer("bad")) for p in PROMPTS[:2]]
+    score = gradient.scaled(learned, pairs)
+    # Gaps of 2 are √2 spreads of √2: the spread is √2, and 1 over it is .7071.
+    assert score(PROMPTS[:2], [Answer("good")] * 2) == pytest.approx([0.7071, 0.7071], abs=1e-4)
+    assert score(PROMPTS[1:2], [Answer("best")]) == pytest.approx([2.1213], abs=1e-4)
+    # An unknown prompt's level is the mean of all, 50.
+    assert score(PROMPTS[2:3], [Answer("good")]) == pytest.approx([-49 / 2**0.5])
+    assert list(
+        gradient.scaled(lambda p, a: [5.0] * len(a), pairs)(PROMPTS[:1], [Answer("x")])
+    ) == [0]

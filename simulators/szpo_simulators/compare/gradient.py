@@ -6,6 +6,7 @@ the others ask in rounds about what the policy answers by then.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, Final
@@ -150,23 +151,33 @@ def iterative_dpo(asked: Mapping[str, Any], way: Course) -> dict[str, Any]:
     return {"pairs": done.pairs, "ties": done.ties}
 
 
-SCALED: Final = 128
-"""So many pairs show how far a learned reward spreads."""
+SCALED: Final = 320
+"""So many pairs show what a learned reward is like: both answers to every prompt twice."""
 
 
 def scaled(learned: Score, pairs: Sequence[Pair]) -> Score:
-    """The learned reward less its mean, over its spread, on both answers of these pairs.
+    """The learned reward less its mean for the prompt, over its spread within prompts.
 
-    As Ziegler et al. 2019 (section 2.1) and their successors do: else the weight of the KL
-    penalty would mean another thing for every reward model, and most for an unsure one.
+    Means and spread are those of the answers of these pairs; a prompt that is not among them gets
+    the mean over all. Pairs leave a reward model's level free for each prompt, and so its spread
+    says nothing; unscaled, the KL penalty would mean another thing for every model (Ziegler et
+    al. 2019, section 2.1, scale likewise).
     """
     prompts = [pair.prompt for pair in pairs] * 2
     answers = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
     seen = np.asarray(learned(prompts, answers))
-    mean, spread = float(seen.mean()), float(seen.std()) or 1.0
+    of_prompt: dict[Prompt, list[float]] = {}
+    for prompt, value in zip(prompts, seen.tolist(), strict=True):
+        of_prompt.setdefault(prompt, []).append(value)
+    means = {prompt: float(np.mean(values)) for prompt, values in of_prompt.items()}
+    middle = float(seen.mean())
+    # Two answers to one prompt differ by √2 times the spread within prompts.
+    gaps = seen[: len(pairs)] - seen[len(pairs) :]
+    spread = math.sqrt(float((gaps**2).mean()) / 2) or 1.0
 
     def score(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Sequence[float]:
-        return [(value - mean) / spread for value in learned(prompts, answers)]
+        values = zip(prompts, learned(prompts, answers), strict=True)
+        return [(value - means.get(prompt, middle)) / spread for prompt, value in values]
 
     return score
 

@@ -60,6 +60,8 @@ class Preset:
     """Changes to the run's preset that hold for every method."""
     common: Mapping[str, Settings] = field(default_factory=dict)
     """Settings by method that hold for all its trials, such as the size of a batch."""
+    own: Mapping[str, Settings] = field(default_factory=dict)
+    """Settings by method that this model gets instead of the chosen trial's."""
 
 
 REWARD_MODEL: Final = {"rm_learning_rate": 0.003, "rm_batch": 64, "rm_epochs": 1.0}
@@ -75,7 +77,9 @@ METHODS: Final[Mapping[str, Method]] = {
         Method(
             "iterative-dpo", "iterative DPO",
             ({"learning_rate": 0.01}, {"learning_rate": 0.03}, {"learning_rate": 0.1},
-             {"learning_rate": 0.03, "beta": 0.03}),
+             {"learning_rate": 0.03, "beta": 0.03},
+             {"learning_rate": 0.03, "rounds": 3, "memory": "all"}),
+            chosen=4,
         ),
         Method(
             "rm+ppo", "reward model + PPO",
@@ -141,6 +145,10 @@ PRESETS: Final[Mapping[str, Preset]] = {
                 "rm+ppo": {**REWARD_MODEL, "rm_batch": 16, "rm_steps": 60,
                            "rm_targets": ("down_proj",), "steps": 15, "epochs": 2,
                            "minibatches": 2},
+            },
+            own={
+                "iterative-dpo": {"learning_rate": 0.01, "memory": "all"},
+                "rm+ppo": {"rate": 0.01},
             },
         ),
     )
