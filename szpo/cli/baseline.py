@@ -112,6 +112,13 @@ def baseline(
         screen.emit(document)
         return
     screen.say(f"{method}: {done.pairs} pairs, {done.ties} ties, {len(done.log)} steps")
+    judged = sum(figures.get("judgements", 0.0) for figures in done.log)
+    if judged:
+        read = sum(x.get("parsed", 0.0) * x.get("judgements", 0.0) for x in done.log)
+        screen.say(
+            f"{read / judged:.0%} of its {judged:.0f} judgements had a score; what they are worth "
+            "is what the model is worth as a judge (a small one only runs the machinery)"
+        )
     screen.say(cost_line(done.cost))
     screen.say(f"wrote {target}")
     if method != "reward-model":
