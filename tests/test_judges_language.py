@@ -4,7 +4,7 @@ import json
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from szpo import records, seeds
@@ -80,6 +80,7 @@ def odds(gap, liking):
     return reply
 
 
+@settings(deadline=None)
 @given(gap=st.floats(-30, 30), liking=st.floats(-30, 30), side=st.sampled_from("AB"))
 def test_a_liking_for_a_place_cancels_in_the_mean_of_both_logits(gap, liking, side):
     # l_AB = gap + liking, l_BA = -gap + liking: (l_AB - l_BA) / 2 = gap, whatever the liking.
@@ -104,6 +105,14 @@ def test_votes_can_be_drawn_with_the_probability():
     share = sum(opinion(made, key=key).choice == "A" for key in KEYS) / len(KEYS)
     # σ(.8) = .68997; 3 standard errors at 200 draws are .098.
     assert abs(share - 0.68997) < 0.098
+
+
+@pytest.mark.parametrize("bad", [math.nan, -math.inf])
+def test_odds_that_are_no_numbers_fail_like_anything_unreadable(bad):
+    made = judge(lambda text: Reply(odds=(bad, -1.0)), ask="soft", on_error="tie", retries=0)
+    found = opinion(made)
+    assert found.details["error"] == "a log-probability is not finite"
+    records.canonical(found.details)
 
 
 # ---- rows ----

@@ -54,7 +54,13 @@ def test_wheel_holds_three_packages_and_their_files(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     tops = {name.split("/")[0] for name in names}
     assert tops == {"szpo", "szpo_ui", "szpo_simulators", f"szpo-{PROJECT['version']}.dist-info"}
-    for data in ("schema.sql", "data/prompts.jsonl", "presets/demo.toml", "templates/report.html"):
+    for data in (
+        "schema.sql",
+        "data/prompts.jsonl",
+        "presets/demo.toml",
+        "templates/report.html",
+        "judges/templates/verdict.txt",
+    ):
         assert f"szpo/{data}" in names
     for package in ("szpo", "szpo_ui", "szpo_simulators"):
         assert f"{package}/py.typed" in names

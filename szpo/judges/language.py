@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from szpo import seeds
@@ -167,6 +167,8 @@ class LanguageJudge:
         if reply.failure is not None:
             return Read(reply)
         if reply.odds is not None:
+            if not all(map(math.isfinite, reply.odds)):
+                return Read(replace(reply, odds=None, failure="a log-probability is not finite"))
             return Read(reply, logit=reply.odds[0] - reply.odds[1])
         if not reply.ended:  # the last line may be half of one
             return Read(reply)
@@ -246,17 +248,17 @@ def _by_sign(value: float) -> Choice:
 def _raw(read: Read) -> dict[str, Any]:
     reply = read.reply
     if reply.odds is not None:
-        low = -1e9  # JSON knows no infinity
-        return {"odds": [max(odds, low) for odds in reply.odds]}
+        return {"odds": list(reply.odds)}
     return {"text": reply.text[-KEPT:]} | ({"failure": reply.failure} if reply.failure else {})
 
 
 def _added(reply: Reply, before: Reply) -> Reply:
     """A reply with what the tries before it cost."""
-    return Reply(
-        reply.text, reply.odds, reply.ended, reply.failure, reply.final,
-        reply.tokens_in + before.tokens_in, reply.tokens_out + before.tokens_out,
-    )  # fmt: skip
+    return replace(
+        reply,
+        tokens_in=reply.tokens_in + before.tokens_in,
+        tokens_out=reply.tokens_out + before.tokens_out,
+    )
 
 
 def _derived(key: bytes, name: str) -> bytes:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from szpo import configfile, models
+from szpo.judges.endpoint import Endpoint
 from szpo.judges.language import LanguageJudge, Opinionated
 from szpo.judges.local import Local
 from szpo.judges.panel import judge as maker
@@ -27,6 +28,7 @@ STUBS = ("always-a", "nonsense", "longer", "silent")
 FEW = 6
 """Comparisons put to an endpoint that is silent, and to anybody in a quick look."""
 OWN_TOKENS = 32
+SPEAKERS = (Local, Endpoint)
 
 
 def main(
@@ -101,8 +103,8 @@ def _examined(judge: Opinionated, asked: Asked) -> Mapping[str, Any]:
         case "length":
             found = judging.ask(judge, [judging.padded(each) for each in habits]).figures()
         case "own" if (
-            habits and isinstance(judge, LanguageJudge) and isinstance(judge.backend, Local)
-        ):
+            habits and isinstance(judge, LanguageJudge) and isinstance(judge.backend, SPEAKERS)
+        ) and asked["stub"] is None:
             own = replace(judge.backend, temperature=1.0, max_tokens=OWN_TOKENS)
             theirs = Local(_model(asked["other"]), 1.0, OWN_TOKENS)
             both = judging.own_and_other(own, theirs, habits)
