@@ -1,10 +1,12 @@
 """The test of the logistic link on triads: its arithmetic, its orders, what people are told."""
 
 import itertools
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import yard_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,6 +14,7 @@ from szpo import (
     agreement,
     attend,
     evidence,
+    lease,
     linkcheck,
     linkprobe,
     linkreport,
@@ -21,9 +24,11 @@ from szpo import (
     report,
     triads,
 )
+from szpo.cli import call
 from szpo.errors import UsageError
 from szpo.evaluators import PanelEvaluator
 from szpo.intervals import share
+from szpo.ledger import Ledger
 from szpo.prompts import PromptSet
 from szpo.samples import Source
 from szpo.votes import VoteService
@@ -340,3 +345,25 @@ def test_without_prompts_the_order_says_why(driven):
     attend.fulfil(ledger, replace(source, prompts=PromptSet((), ())), said.append)
     assert "no training prompts" in orders.results(ledger, "triads")[0].error
     assert linkreport.check(ledger) is None
+
+
+def test_the_commands_probe_voters_and_show(tmp_path, capsys):
+    """A panel of five in the process answers both triads at once: 2 · 3 · 5 answers."""
+    path = str(yard_run.make(tmp_path))
+    assert call(["probe", path, "--triads", "2", "--json"]) == 0
+    told = capsys.readouterr()
+    assert "30 answers" in told.err
+    found = json.loads(told.out[told.out.index("{") :])
+    assert found["fits"] is None and 0 < found["triads"] <= 2
+    assert call(["show", path]) == 0
+    assert "to tell whether the logistic link fits" in " ".join(capsys.readouterr().out.split())
+    assert call(["voters", path, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert sum(row["votes"] for row in rows) == 24 and {row["in_use"] for row in rows} == {1.0}
+    assert call(["voters", path]) == 0
+    assert "rationality" in capsys.readouterr().out
+    assert call(["verify", path]) == 0
+    capsys.readouterr()
+    with Ledger.open(path) as ledger, lease.hold(ledger):
+        assert call(["probe", path, "--triads", "1"]) == 0
+    assert "the process that drives the run makes its comparisons" in capsys.readouterr().err
