@@ -127,10 +127,10 @@ def watch(study: Study, place: Place, wanted: Sequence[Cell]) -> list[str]:
             rest = cells.clock(sum(left.values()))
             note = f"{step.cell.name} {step.share:.0%}, about {rest} left"
             bar.update(task, completed=len(finished) + (0 if step.done else step.share), note=note)
-            quarter = int(4 * step.share)
+            quarter = 5 if step.done else int(4 * step.share)
             if console.is_terminal or quarter <= quarters.get(step.cell.name, 0):
                 return
-            quarters[step.cell.name] = 5 if step.done else quarter
+            quarters[step.cell.name] = quarter
             state = "failed" if step.failed else "done" if step.done else f"{step.share:.0%}"
             console.print(
                 f"{len(finished)}/{len(wanted)} {step.cell.name} {state}, about {rest} left",
