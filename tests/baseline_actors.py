@@ -32,6 +32,17 @@ def tiny_actor(*targets: str, base: Any = None, rank: int = 2, seed: int = 1) ->
     return Actor.fresh(base or loaded("llama"), config, sampling=SHORT, seed=seed)
 
 
+def moved(actor: Actor, size: float = 0.05) -> Actor:
+    """The actor away from its start, so that margins are not zero."""
+    generator = np.random.default_rng(3)
+    theta = {
+        name: value + size * generator.standard_normal(value.shape).astype(np.float32)
+        for name, value in actor.start().items()
+    }
+    actor.policy.place(theta)
+    return actor
+
+
 def diary_actor(seed: int = 1) -> Actor:
     """An actor on the diary model that the project trains, whose answers have a mood."""
     base = models.load("tiny", dtype="fp32")

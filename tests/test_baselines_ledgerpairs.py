@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +25,22 @@ ROWS = (
 ASKED = tuple(Comparison(f"c{n}", 0, 0, n, ROWS) for n in range(2))
 
 
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
+@contextmanager
+def new_ledger(path: Path) -> Iterator[Ledger]:
     """One open step of two comparisons, two votes each."""
     layout = (("z", (2,)),)
     settings = defaults(7, layout, N=2, D=3, M=2)
-    with Ledger.create(
-        tmp_path / "run.db", {}, root_seed=7, layout=layout, direction_version=1
-    ) as made:
+    with Ledger.create(path, {}, root_seed=7, layout=layout, direction_version=1) as made:
         made.execute("UPDATE controller SET epoch = 1")
         steps.plan(made, 1, settings, Query(0, (), 1.0, None), made.head())
         steps.begin(made, 1, 0)
         steps.store(made, 1, 0, ASKED, head=made.head(), notes={}, then_open=True)
+        yield made
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    with new_ledger(tmp_path / "run.db") as made:
         yield made
 
 
