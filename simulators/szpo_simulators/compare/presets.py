@@ -85,7 +85,7 @@ METHODS: Final[Mapping[str, Method]] = {
             "rm+ppo", "reward model + PPO",
             ({"rate": 0.03}, {"rate": 0.1}, {"rate": 0.03, "beta": 0.01},
              {"rate": 0.1, "beta": 0.01}),
-            points=4,
+            chosen=2, points=4,
         ),
         Method(
             "dpo", "DPO",
