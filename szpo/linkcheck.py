@@ -104,8 +104,8 @@ class LinkCheck:
         """All of it in one line."""
         if self.curvature is None or self.p is None:
             return (
-                f"{self.triads} triads, {self.votes} votes: too few, or batches so far apart that "
-                "all agree, to tell whether the logistic link fits"
+                f"{self.triads} triads, {self.votes} votes: too little to tell whether the "
+                "logistic link fits (few votes, or batches too alike or too far apart)"
             )
         said = "does not fit" if self.fits is False else "is not contradicted"
         return (

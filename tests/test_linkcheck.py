@@ -4,6 +4,7 @@ import itertools
 import json
 from dataclasses import replace
 
+import browser
 import numpy as np
 import pytest
 import yard_run
@@ -33,6 +34,7 @@ from szpo.prompts import PromptSet
 from szpo.samples import Source
 from szpo.votes import VoteService
 from szpo_simulators.bench import linkcheck as bench
+from szpo_ui import operate
 from tests.quadratic import PROMPTS, QuadraticPolicy, ValueJudge, go, history, panel_of, start
 
 # ---- the arithmetic ----
@@ -139,7 +141,7 @@ def test_a_cauchit_panel_and_a_lapsing_one_are_found_below_and_a_linear_one_abov
 
 def test_too_few_triads_say_nothing_and_no_votes_no_scale():
     few = linkcheck.check(np.full((3, 3), 2.0), np.full((3, 3), 3.0), ties=1, again=share(0, 0))
-    assert few.fits is None and few.warning is None and "too few" in few.line()
+    assert few.fits is None and few.warning is None and "too little" in few.line()
     none = linkcheck.check(np.zeros((0, 3)), np.zeros((0, 3)), ties=0, again=share(3, 4))
     assert (
         none.scale is None and none.votes == 0 and none.own_scale == pytest.approx(1.763, abs=1e-3)
@@ -356,7 +358,9 @@ def test_the_commands_probe_voters_and_show(tmp_path, capsys):
     found = json.loads(told.out[told.out.index("{") :])
     assert found["fits"] is None and 0 < found["triads"] <= 2
     assert call(["show", path]) == 0
-    assert "to tell whether the logistic link fits" in " ".join(capsys.readouterr().out.split())
+    assert "too little to tell whether the logistic link fits" in " ".join(
+        capsys.readouterr().out.split()
+    )
     assert call(["voters", path, "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert sum(row["votes"] for row in rows) == 24 and {row["in_use"] for row in rows} == {1.0}
@@ -367,3 +371,17 @@ def test_the_commands_probe_voters_and_show(tmp_path, capsys):
     with Ledger.open(path) as ledger, lease.hold(ledger):
         assert call(["probe", path, "--triads", "1"]) == 0
     assert "the process that drives the run makes its comparisons" in capsys.readouterr().err
+
+
+def test_the_operators_page_warns(tmp_path, monkeypatch):
+    stage = browser.make(tmp_path / "run.db", clock=browser.MovableClock())
+    stage.advance()
+    assert "logistic link" not in operate.page(stage.site)
+    votes = np.full((20, 3), 10.0)
+    for won, words in (
+        (8.0, "The logistic link does not fit."),
+        (5.0, "20 triads, 600 votes: too little"),
+    ):
+        found = linkcheck.check(np.full((20, 3), won), votes, ties=0, again=share(0, 0))
+        monkeypatch.setattr(linkreport, "check", lambda ledger, found=found: found)
+        assert words in operate.page(stage.site)
