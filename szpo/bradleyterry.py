@@ -174,7 +174,9 @@ def spread(x: Floats, y: Floats, who: Ints, fit: Fit, orders: Ints) -> Floats:
     return np.asarray(((sums**2).sum(-1) * len(y) / counts).sum(-1))
 
 
-def unlike(x: Floats, y: Floats, who: Ints, fit: Fit, key: bytes) -> float:
+def unlike(
+    x: Floats, y: Floats, who: Ints, fit: Fit, key: bytes, shuffles: int = SHUFFLES
+) -> float:
     """P-value of "the panelists share these weights": `spread` against shuffled panelists.
 
     Exact where it does not depend on the votes who was asked what; nan for one panelist.
@@ -183,11 +185,11 @@ def unlike(x: Floats, y: Floats, who: Ints, fit: Fit, key: bytes) -> float:
         return float("nan")
     n, found = len(y), 0
     actual = float(spread(x, y, who, fit, np.arange(n))) * (1 - 1e-9)  # equal ones count as found
-    for start in range(0, SHUFFLES, 100):  # bounds the memory
-        count = min(100, SHUFFLES - start)
+    for start in range(0, shuffles, 100):  # bounds the memory
+        count = min(100, shuffles - start)
         drawn = seeds.uniform(key, count * n, start * n).reshape(count, n)
         found += int((spread(x, y, who, fit, np.argsort(drawn, axis=-1)) >= actual).sum())
-    return (1 + found) / (1 + SHUFFLES)
+    return (1 + found) / (1 + shuffles)
 
 
 def separable(x: Floats, y: Floats) -> bool:

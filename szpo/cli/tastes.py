@@ -25,6 +25,7 @@ USUAL: Final = "length,readability,politeness,sentiment,questions,repetition,ove
 def register(app: typer.Typer) -> None:
     """Add this file's commands."""
     app.command("features")(features)
+    app.command("clusters")(clusters)
 
 
 def features(
@@ -91,6 +92,105 @@ def features(
             ],
         )
         screen.say("pulled towards the panel's weights, by a prior of one logit around them")
+
+
+def clusters(
+    run: str | None = place.RUN,
+    chosen: str = typer.Option(USUAL, "--features", help="In which tastes may differ; as above."),
+    folder: Path = place.FOLDER,
+    as_json: bool = screen.AS_JSON,
+) -> None:
+    """Tell whether a run's votes come from one taste or from several, and whose is which."""
+    from szpo.vpl import clusters as study
+
+    asked = named.parse(chosen)
+    with Ledger.open(place.find(run, folder), readonly=True) as ledger:
+        votes, seed = judged.read(ledger), ledger.root_seed
+    x = named.differences(asked, votes.comparisons)[votes.which]
+    found = study.clusters(x, votes.y, votes.panelist, votes.ids, seed=seed)
+    names = [f.name for i, f in enumerate(asked) if x[:, i].any()]
+    groups = _groups(found, names)
+    if as_json:
+        screen.emit(
+            {
+                "verdict": found.verdict,
+                "says": SAYS[found.verdict].format(**_figures(found)),
+                "p": found.p,
+                "power": found.power,
+                "votes": found.votes,
+                "panelists": len(found.names),
+                "left_out_gain": found.gains,
+                "left_out_gain_stderr": found.errors,
+                "clusters": groups,
+                "cosines": found.cosines.tolist(),
+                "within": _share(found.within),
+                "between": _share(found.between),
+                "expected_agreement": found.expected.tolist(),
+            }
+        )
+        return
+    screen.say(SAYS[found.verdict].format(**_figures(found)))
+    screen.say()
+    screen.table(
+        ("cluster", "panelists", *names),
+        [
+            (i + 1, len(group["members"]), *(_number(w) for w in group["weights"].values()))
+            for i, group in enumerate(groups)
+        ],
+    )
+    screen.say("weights: logits of preferring the batch with one deviation more of the feature")
+    if len(groups) < 2:
+        return
+    for i, group in enumerate(groups):
+        who = ", ".join(f"{m['panelist']} ({m['sure']:.0%})" for m in group["members"])
+        screen.say(f"cluster {i + 1}: {who}")
+    screen.say(f"agreement within clusters:  {_percent(found.within)} pairs of votes")
+    screen.say(f"agreement between clusters: {_percent(found.between)} pairs of votes")
+    if not found.within.of + found.between.of:
+        screen.say("(no comparison was answered by two; by the fitted tastes:)")
+    inside = found.expected.diagonal().mean()
+    across = (found.expected.sum() - found.expected.trace()) / max(
+        len(groups) ** 2 - len(groups), 1
+    )
+    screen.say(f"by the fitted tastes: {inside:.0%} within, {across:.0%} between")
+
+
+SAYS: Final = {
+    "several": "{groups} tastes: panelists differ (p = {p:.3f}), and knowing whose taste it is "
+    "predicts votes better, by {more:.3f} nats a vote",
+    "sharpness": "one taste, held more or less sharply: panelists differ (p = {p:.3f}), but their "
+    "clusters like the same features",
+    "unlike": "panelists differ in their tastes (p = {p:.3f}), but no clusters of them predict "
+    "votes better than one taste does; see szpo features --each",
+    "one": "one taste: no sign that panelists differ (p = {p:.3f}); two opposed halves would have "
+    "been seen with probability {power:.2f}",
+    "few": "too few votes to tell: no sign that panelists differ (p = {p:.3f}), but even two "
+    "opposed halves would have been seen with probability {power:.2f} only; ask for more votes",
+}
+"""What a verdict means."""
+
+
+def _figures(found: Any) -> dict[str, float]:
+    k = len(found.found.shares)
+    return {
+        "groups": k,
+        "p": found.p,
+        "power": found.power,
+        "more": found.gains[k - 1] - found.gains[0],
+    }
+
+
+def _groups(found: Any, names: Sequence[str]) -> list[dict[str, Any]]:
+    return [
+        {
+            "members": [
+                {"panelist": found.names[g], "sure": float(found.found.posterior[g, k])}
+                for g in (found.found.members == k).nonzero()[0]
+            ],
+            "weights": dict(zip(names, map(float, found.found.weights[k]), strict=True)),
+        }
+        for k in range(len(found.found.shares))
+    ]
 
 
 def _list(as_json: bool) -> None:

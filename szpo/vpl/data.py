@@ -1,0 +1,224 @@
+"""Pairs of texts that users judged: as numbers, as contexts, from files; hashed word features.
+
+Texts become numbers by hashing words and pairs of words (`hashed`): no model, the same bits on
+every machine, and a word that decides is seen as such, where the hidden state of a small model
+knows little but its own corpus. Any other (n, e) array may stand in its place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from szpo.errors import UsageError
+from szpo.intervals import Share, share
+from szpo.metrics import words
+from szpo.types import Floats, Ints
+
+WIDTH = 256
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """n judged pairs as numbers."""
+
+    chosen: Floats
+    """(n, e)"""
+    rejected: Floats
+    user: Ints
+    """(n,) 0 … users − 1"""
+    controversial: NDArray[np.bool_]
+    """(n,) users do not all prefer the same."""
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def take(self, index: Ints | NDArray[np.bool_]) -> Pairs:
+        """Some of them."""
+        return Pairs(
+            self.chosen[index], self.rejected[index], self.user[index], self.controversial[index]
+        )
+
+
+@dataclass(frozen=True)
+class Said:
+    """One judged pair as text."""
+
+    user: str
+    chosen: str
+    rejected: str
+    controversial: bool
+    prompt: str = ""
+    embedding: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+
+
+@lru_cache(maxsize=65_536)
+def hashed(text: str, width: int = WIDTH) -> tuple[float, ...]:
+    """Words and pairs of words, each at a hashed place with a hashed sign, of length 1.
+
+    The hashing trick of Weinberger et al. (2009).
+
+    >>> sum(x * x for x in hashed("The sea is calm."))
+    1.0
+    """
+    found = words(text)
+    grams = [*found, *(" ".join(pair) for pair in pairwise(found))]
+    row = np.zeros(width)
+    for gram in grams:
+        code = int.from_bytes(hashlib.blake2b(gram.encode(), digest_size=8).digest(), "little")
+        row[(code >> 1) % width] += 1 if code & 1 else -1
+    size = float(np.linalg.norm(row))
+    return tuple((row / size if size else row).tolist())
+
+
+def pairs(said: Sequence[Said], users: Sequence[str] | None = None, width: int = WIDTH) -> Pairs:
+    """Judged texts as numbers; users are numbered in the order given, or sorted.
+
+    Raises:
+        UsageError: there is no pair, or some have embeddings of their own and others have not.
+    """
+    if not said:
+        raise UsageError("no judged pairs; give at least one")
+    order = {name: i for i, name in enumerate(users or sorted({one.user for one in said}))}
+    own = {one.embedding is not None for one in said}
+    if len(own) > 1:
+        raise UsageError("some pairs bring embeddings and some do not; give them for all or none")
+    both = [
+        one.embedding or (hashed(one.chosen, width), hashed(one.rejected, width)) for one in said
+    ]
+    return Pairs(
+        np.array([one for one, _ in both]),
+        np.array([other for _, other in both]),
+        np.array([order[one.user] for one in said], dtype=np.int64),
+        np.array([one.controversial for one in said]),
+    )
+
+
+def contexts(known: Pairs, users: Ints, size: Ints, u: Floats, skip: Ints | None = None) -> Ints:
+    """Rows of ``known`` (b, n) that stand for what is known of users, −1 where there is none.
+
+    Args:
+        known: pairs to draw from, with replacement.
+        users: (b,) of whom.
+        size: (b,) how many pairs each.
+        u: (b, n) uniform numbers; n is at least the largest size.
+        skip: (b,) a row of ``known`` that may not be drawn, the one to be predicted.
+
+    Raises:
+        UsageError: a user has no (other) pair.
+    """
+    order = np.argsort(known.user, kind="stable")
+    count = np.bincount(known.user, minlength=int(users.max(initial=0)) + 1)
+    first = np.r_[0, np.cumsum(count)[:-1]]
+    room = count[users] - (skip is not None)
+    if (room < 1).any():
+        raise UsageError("a user has a single pair: nothing is left to know them by")
+    place = (u * room[:, None]).astype(np.int64)
+    if skip is not None:
+        rank = np.empty(len(order), dtype=np.int64)
+        rank[order] = np.arange(len(order))
+        place += place >= (rank[skip] - first[users])[:, None]
+    rows = order[first[users][:, None] + place]
+    return np.where(np.arange(u.shape[1]) < size[:, None], rows, -1)
+
+
+def majority(said: Sequence[Said], *, controversial: bool = False) -> Share:
+    """How often the vote on a pair is its most frequent one: what no model without users beats.
+
+    Only pairs that were judged more than once, for one vote always is the most frequent.
+
+    >>> votes = [Said("a", "x", "y", True), Said("b", "y", "x", True), Said("c", "x", "y", True)]
+    >>> majority(votes).hits
+    2
+    """
+    counts: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
+    for one in said:
+        if one.controversial or not controversial:
+            counts[one.prompt, *sorted((one.chosen, one.rejected))][one.chosen] += 1
+    several = [found for found in counts.values() if found.total() > 1]
+    return share(
+        sum(max(found.values()) for found in several), sum(found.total() for found in several)
+    )
+
+
+def load(path: str | Path) -> list[Said]:
+    """Judged pairs of a local file of JSON lines, as UF-P's are.
+
+    Each line has ``chosen`` and ``rejected`` (texts, or conversations whose last turn counts) and
+    the user as ``data_subset`` (or ``user``); it may have ``prompt``, ``controversial`` and
+    ``embeddings`` (``embedding_chosen``, ``embedding_rejected``: lists of numbers). Where no line
+    says what is controversial, pairs are on which users differ.
+
+    Raises:
+        UsageError: no such file, or a line cannot be read; it is named.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read ({error}); give a file of JSON lines") from None
+    said, marked = [], False
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            said.append(_said(row))
+            marked |= "controversial" in row
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+            what = f"no {error}" if isinstance(error, KeyError) else str(error)
+            raise UsageError(f"{path}, line {number}: {what}") from None
+    if not said:
+        raise UsageError(f"{path} has no lines")
+    widths = {len(e) for one in said if one.embedding for e in one.embedding}
+    if len(widths) > 1:
+        raise UsageError(f"{path}: embeddings of different lengths: {sorted(widths)}")
+    return said if marked else marked_by(said)
+
+
+def marked_by(said: Sequence[Said]) -> list[Said]:
+    """The same, controversial where users prefer different texts of the pair."""
+    wanted: dict[tuple[str, ...], set[str]] = defaultdict(set)
+    for one in said:
+        wanted[one.prompt, *sorted((one.chosen, one.rejected))].add(one.chosen)
+    return [
+        replace(
+            one,
+            controversial=len(wanted[one.prompt, *sorted((one.chosen, one.rejected))]) > 1,
+        )
+        for one in said
+    ]
+
+
+def _said(row: Mapping[str, Any]) -> Said:
+    user = row["data_subset"] if "data_subset" in row else row["user"]
+    own = row.get("embeddings")
+    embedding = None
+    if own is not None:
+        one, other = (
+            tuple(float(v) for v in own[name])
+            for name in ("embedding_chosen", "embedding_rejected")
+        )
+        embedding = one, other
+    return Said(
+        str(user), _text(row["chosen"]), _text(row["rejected"]),
+        bool(row.get("controversial", False)), _text(row.get("prompt", "")), embedding,
+    )  # fmt: skip
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):  # a conversation
+        return _text(value[-1]["content"])
+    raise TypeError(f"{value!r} is neither a text nor a conversation")
