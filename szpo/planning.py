@@ -59,12 +59,14 @@ def estimate(config: Config, *, matrix_seconds: float) -> Plan:
     o = config.optimizer
     votes = config.steps * config.votes_per_step
     rows = config.steps * o.directions * o.comparisons * o.rows
+    # A selection generates C comparisons of which N are kept and asked.
+    made = rows * (config.selection.candidates or o.comparisons) // o.comparisons
     setup = config.subspace.kl_samples
     setup += config.subspace.samples if config.subspace.kind == "score" else 0
     if config.panel.kind not in ("people", "judge") and config.panel.beta is None:
         setup += CALIBRATION_ANSWERS
     # One pass of gradients costs about as much as sampling the answer did.
-    tokens = (2 * rows + 2 * setup) * config.generation.max_new_tokens
+    tokens = (2 * made + 2 * setup) * config.generation.max_new_tokens
     read = votes * 2 * o.rows
     hours = votes * config.words_per_vote / WORDS_PER_MINUTE / 60
     size = parameters(config.model.name)
@@ -79,7 +81,7 @@ def estimate(config: Config, *, matrix_seconds: float) -> Plan:
         votes=votes,
         answers_to_read=read,
         person_hours=hours,
-        answers_to_generate=2 * rows,
+        answers_to_generate=2 * made,
         setup_answers=setup,
         tokens=tokens,
         generation_minutes=minutes,
