@@ -21,6 +21,8 @@ from szpo.votes import VoteService
 from szpo_simulators.stub_endpoint import SCRIPTS, Sent, StubEndpoint, answers, busy, longer, said
 from tests.judging import comparison
 
+PATIENCE_S = (60, 0.1)
+"""A short one only where nobody answers: a slow machine must not look like a slow endpoint."""
 KEY = "sk-very-secret-0123456789"
 PAIR = comparison(("a long answer to it", "short"))
 
@@ -69,10 +71,11 @@ def test_a_judge_that_prefers_the_longer_answer_is_understood(ask):
 )
 def test_every_fault_has_a_name_and_is_counted_as_configured(script, words):
     with StubEndpoint(script) as stub:
-        found = asked(stub, on_error="skip", timeout_s=0.1)
+        patience = PATIENCE_S[script == "silent"]
+        found = asked(stub, on_error="skip", timeout_s=patience)
         assert (found.choice, found.details["error"]) == ("skip", words)
         with pytest.raises(JudgeError, match=words) as caught:
-            asked(stub, timeout_s=0.1)
+            asked(stub, timeout_s=patience)
     assert "\n" not in str(caught.value)
 
 
@@ -182,11 +185,21 @@ def test_a_run_stops_with_one_line_keeps_its_votes_and_is_resumed(tmp_path, capf
         assert replay.verify(ledger).ok
 
 
-def test_a_run_goes_on_with_ties_where_that_is_configured(tmp_path):
-    with StubEndpoint("nonsense") as stub:
-        assert call(arguments(tmp_path, stub, "judge.on_error=tie")) == 0
+@pytest.mark.parametrize(
+    ("script", "error"),
+    [("nonsense", "no verdict in the last line"), ("silent", "no answer within 0.1 s")],
+)
+def test_a_run_goes_on_with_ties_or_stops_with_one_line(tmp_path, capfd, script, error):
+    with StubEndpoint(script) as stub:
+        sets = (f"judge.timeout_s={PATIENCE_S[script == 'silent']}", "run.votes=8")
+        assert call(arguments(tmp_path, stub, *sets, "judge.on_error=tie")) == 0
+        assert call(arguments(tmp_path / "b", stub, *sets)) == 1
+    last = capfd.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith(f"error: judge smollm2: {error}; the votes so far are kept")
     with Ledger.open(tmp_path / "runs" / "yard.db", readonly=True) as ledger:
-        assert {row["choice"] for row in ledger.votes()} == {"tie"}
+        rows = ledger.votes()
+        assert len(rows) == 8 and {row["choice"] for row in rows} == {"tie"}
+        assert {json.loads(row["details"])["error"] for row in rows} == {error}
 
 
 def test_a_run_goes_on_without_what_was_skipped(tmp_path, capfd):

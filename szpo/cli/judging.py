@@ -48,11 +48,12 @@ def judge(
             return
         config = _config(ledger, file, sets)
         judges.judge.check_config(config)
-        panel = judges.judge.of_run(config)
-        screen.say(str(panel))
-        ledger.record_event("judge", "szpo judge", {"name": name, **panel.spec})
         # A run for people leaves to them what one judge cannot fill.
         alone = config.panel.kind == "judge"
+        own = alone and file is None and not sets
+        panel = judges.judge.of_run(config, recorded=ledger.spec.get("panel") if own else None)
+        screen.say(str(panel))
+        ledger.record_event("judge", "szpo judge", {"name": name, **panel.spec})
         service = VoteService(ledger, seat_ttl_us=round(config.panel.lease_minutes * 60e6))
         served = visiting.visit(
             ledger,

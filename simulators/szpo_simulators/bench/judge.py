@@ -84,8 +84,9 @@ def work(asked: Asked) -> Mapping[str, Any]:
     if asked["stub"] is None:
         return _examined(_judge(tuple(asked["sets"])), asked)
     with StubEndpoint(asked["stub"]) as stub:
+        patience = 0.2 if asked["stub"] == "silent" else 60.0
         sets = ("judge.kind=endpoint", f"judge.base_url={stub.url}", "judge.attempts=1",
-                "judge.retries=1", "judge.timeout_s=0.2")  # fmt: skip
+                "judge.retries=1", f"judge.timeout_s={patience}")  # fmt: skip
         return _examined(_judge(sets), asked)
 
 
