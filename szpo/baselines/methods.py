@@ -108,17 +108,17 @@ def run(
             ),
             how,
         )
-    score, rewards = ground.score, None
-    if score is None:
+    learned: reward_model.RewardModel | None = None
+    if ground.score is None:
         asked = _votes(method, ground, meter)
-        rewards, _ = reward_model.train(
+        learned, _ = reward_model.train(
             ground.actor.loaded, asked.pairs, seed=seed, ties=asked.ties, meter=meter
         )
-        score = rewards
     trained = SCORED[method].train(
-        ground.actor, ground.prompts, score, how, seed=seed, on_step=on_step, meter=meter
-    )
-    return Outcome(trained, how, rewards)
+        ground.actor, ground.prompts, ground.score or learned, how,
+        seed=seed, on_step=on_step, meter=meter,
+    )  # fmt: skip
+    return Outcome(trained, how, learned)
 
 
 def recipe(method: str, settings: Mapping[str, Any]) -> Any:
