@@ -283,11 +283,12 @@ def test_who_clicks_looks_less_often_than_who_reads():
     assert noisybt.noisy_bt(past(-said)).skill == pytest.approx(found.skill)
 
 
-def test_the_table_of_voters_counts_votes_and_shows_the_weights_in_use(tmp_path):
+def test_the_table_of_voters_counts_votes_and_shows_the_weights_in_use(tmp_path, monkeypatch):
     run, ledger, policy = start(tmp_path, weighting="rationality", M=2)
     seen = []
     go(run, ledger, policy, panel_of(ledger, 4), until_step=3, on_step=seen.append)
-    rows = voters.voters(ledger)
+    monkeypatch.setattr(voters, "one_coin", lambda past: crowd.one_coin(past, rounds=2))
+    rows = voters.voters(ledger, crowd=True)
     assert [row.name for row in rows] == ["panel-0", "panel-1", "panel-2", "panel-3"]
     assert sum(row.votes for row in rows) == seen[-1].total_votes
     for row in rows:
@@ -295,7 +296,10 @@ def test_the_table_of_voters_counts_votes_and_shows_the_weights_in_use(tmp_path)
         assert row.beta_interval[0] < row.beta_interval[1]
         assert row.accuracy_interval[0] <= row.accuracy <= row.accuracy_interval[1]
     heads, lines = voters.table(rows)
-    assert len(lines) == 4 and "accuracy" in heads and "crowd-kit" not in heads
+    assert len(lines) == 4 and "accuracy" in heads and "crowd-kit" in heads
+    assert all(0 <= row.crowd_kit <= 1 for row in rows)
+    plain = [replace(row, crowd_kit=None) for row in rows]
+    assert "crowd-kit" not in voters.table(plain)[0]
     assert [line[1] for line in lines] == [row.votes for row in rows]
     ledger.close()
 
