@@ -192,7 +192,10 @@ def law(
     # Both tails from the link itself: 1 − p would lose the small one.
     chosen = link(rater.link).prob
     p, q = chosen(x - unnoticed), chosen(-x - unnoticed)
-    tie = np.where(unnoticed > 0, 1 - p - q, nu * np.exp(log_tie) * np.sqrt(p * q))
+    # Where all is certain rounding could leave less than nothing for ties.
+    tie = np.where(
+        unnoticed > 0, np.maximum(1 - p - q, 0.0), nu * np.exp(log_tie) * np.sqrt(p * q)
+    )
     shares = np.stack([p, q, tie], axis=-1) / (p + q + tie)[..., None]
     some = np.asarray((nu > 0) | (np.asarray(rater.threshold) > 0))[..., None]
     even = np.where(some, np.array([1.0, 1.0, 1.0]) / 3, np.array([0.5, 0.5, 0.0]))

@@ -46,9 +46,7 @@ PANELS: Final[Mapping[str, str]] = {
     "careless": "bt70+side=.5+lapse=.1+words=.2+fatigue=.1+lazy=1",
     "two tastes, 7 : 3": "bt70+types=.3+other=mirror",
     "10 % hostile": "bt70+hostile=1",
-    "20 % hostile": "bt70+hostile=2",
     "30 % hostile": "bt70+hostile=3",
-    "20 % in a ring": "bt70+ring=2",
 }
 """Panels of `SIZE` members by what is wrong with them."""
 SHOWN: Final = ("all alike", "temperatures, spread .7", "30 % hostile", "two tastes, 7 : 3")
@@ -238,9 +236,18 @@ def _grid(study: Study, repetitions: int) -> list[dict[str, Any]]:
     fitted = sharpness()
     study.console.print(f"bt70 of single walks: {fitted}")
     asked = rows(fitted.beta, 10 if study.quick else STEPS)
+    # Nobody knows the panel beforehand: α is chosen for each weighting on members all alike.
+    alike = [row for row in asked if row["label"] == asked[0]["label"]]
     found = study.tuned(
-        "grid", asked, grid, ALPHAS, trials=2 if study.quick else 10, repetitions=repetitions
+        "all alike", alike, grid, ALPHAS, trials=2 if study.quick else 10, repetitions=repetitions
     )
+    alphas = {row["weighting"]: row["alpha"] for row in found}
+    rest = [
+        {**row, "alpha": alphas[row["weighting"]], "seeds": seeds(repetitions)}
+        for row in asked
+        if row["label"] != asked[0]["label"]
+    ]
+    found += [{**row, **interval(row["values"])} for row in study.cells("grid", rest, grid)]
     honest = {
         row["panel"]: row["values"] for row in found if row["weighting"] == weighting.WEIGHTINGS[0]
     }
@@ -316,7 +323,7 @@ def _saved(study: Study) -> dict[str, Any]:
         for name in weighting.LEARNT:
             some = [r for r in learned if r["weighting"] == name and r["voters"] == VOTERS[1]]
             points(axes, EACH, some, f"{name}, {VOTERS[1]} voters", fmt="o-")
-        axes.axhline(known[1]["exact"], color="black", lw=1, ls="--", label="β known")
+        axes.axhline(some[0]["best"], color="black", lw=1, ls="--", label="β known")
         axes.axhline(1.0, color="#888888", lw=0.8)
         axes.set(xlabel="votes of each voter", ylabel="votes saved, times")
         legend_below(axes)
