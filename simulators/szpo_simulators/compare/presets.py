@@ -97,7 +97,7 @@ METHODS: Final[Mapping[str, Method]] = {
             "simpo", "SimPO",
             ({"learning_rate": 0.01}, {"learning_rate": 0.03}, {"learning_rate": 0.1},
              {"learning_rate": 0.03, "beta": 0.5, "gamma": 0.1}),
-            chosen=1, points=2,
+            points=2,
         ),
         Method(
             "grpo", "reward model + GRPO",
