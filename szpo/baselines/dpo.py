@@ -36,7 +36,7 @@ class Recipe:
 
     beta: float = 0.1
     """Of the paper's experiments, and TRL's default."""
-    learning_rate: float = 1e-4
+    learning_rate: float = 1e-3
     """TRL's default for full weights is 1e-6, its advice for LoRA ten times as much; a LoRA of low
     rank trained for few steps needs more (docs/baselines.md)."""
     epochs: float = 1.0

@@ -109,6 +109,7 @@ def run(
             how,
         )
     learned: reward_model.RewardModel | None = None
+    asked = Asked(())
     if ground.score is None:
         asked = _votes(method, ground, meter)
         learned, _ = reward_model.train(
@@ -118,6 +119,7 @@ def run(
         ground.actor, ground.prompts, ground.score or learned, how,
         seed=seed, on_step=on_step, meter=meter,
     )  # fmt: skip
+    trained = replace(trained, pairs=len(asked.pairs), ties=asked.ties)
     return Outcome(trained, how, learned)
 
 

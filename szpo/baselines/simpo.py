@@ -27,7 +27,7 @@ class Recipe:
     """Of the paper (2.0 to 2.5)."""
     gamma: float = 0.5
     """γ: the margin, in the units of β times log-probabilities; TRL's default."""
-    learning_rate: float = 1e-4
+    learning_rate: float = 1e-3
     epochs: float = 1.0
     steps: int | None = None
     """Optimizer steps; None: by epochs."""
