@@ -112,7 +112,13 @@ def _setup_key(
 ) -> dict[str, Any]:
     """All that a set-up depends on, as plain JSON."""
     return {
-        "base": [loaded.sha256, loaded.dtype, loaded.quantization, config.model.device],
+        # Scores of 4-bit models were once cut off at their layers (`szpo.fourbit`): "whole" since.
+        "base": [
+            loaded.sha256,
+            loaded.dtype,
+            loaded.quantization and f"{loaded.quantization} whole",
+            config.model.device,
+        ],
         "sites": [asdict(site) for site in sites],
         "adapter": config.adapter.model_dump(mode="json"),
         "subspace": {**config.subspace.model_dump(mode="json"), "dim": config.dim},
