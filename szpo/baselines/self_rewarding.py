@@ -9,8 +9,8 @@ and no other model votes.
 Each model is a folder that appears when it is whole: the adapter, the judged candidates, the
 pairs, and a record. A run that was stopped goes on after its last whole folder.
 
-What the judge is worth is what its model is worth: SmolLM2-135M runs the machinery and gives no
-judgement to rely on. The share of judgements with a score stands among the figures (``parsed``).
+What the judge is worth is what its model is worth: SmolLM2-135M gives no score that can be read
+and stops at M2 (docs/baselines.md). The share of judgements with one is the figure ``parsed``.
 """
 
 from __future__ import annotations
