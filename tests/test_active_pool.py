@@ -210,6 +210,17 @@ def test_cells_that_a_spreadsheet_would_run_are_text(tmp_path: Path) -> None:
     assert (row["prompt"], row["a"]) == ("'=1+1", "'@x y")
 
 
+def test_a_sheet_filled_in_comes_back_under_any_id(tmp_path: Path) -> None:
+    """Ids that a sheet has to disarm are known again, and a choice may be written small."""
+    pair_of = {"id": "-7", "prompt": "Well?", "a": "short", "b": "a long one"}
+    path, out = lines(tmp_path / "p.jsonl", [pair_of]), tmp_path / "n.csv"
+    assert select(path, "--features", "length", "--out", out) == 0
+    out.write_text(out.read_text().replace(",,,", ",Tie,,"))
+    assert select(path, "--out", out, "--answers", out) == 0
+    (reply,) = offline.load(tmp_path / "p.jsonl.select.json").replies
+    assert (reply.id, reply.choice) == ("-7", "tie")
+
+
 def test_embeddings_from_a_matrix(some: Path, tmp_path: Path) -> None:
     both = numbers(300)
     np.save(tmp_path / "both.npy", both)

@@ -19,6 +19,9 @@ from szpo.errors import UsageError
 from szpo.preferences import files, labelstudio
 from szpo.preferences.files import LINE_LIMIT
 
+RISKY = "=+-@\t\r"
+"""First characters of what a spreadsheet would run."""
+CHOICES = {"a": "A", "b": "B", "tie": "tie", "skip": "skip"}
 HEAD = ("id", "prompt", "a", "b", "choice", "by", "gain")
 
 
@@ -67,7 +70,7 @@ def read(path: Path) -> Iterator[Reply]:
         choice = str(record.get("choice") or "").strip()
         if choice:
             by = str(record.get("by") or "").strip()
-            yield Reply(str(record["id"]), {"a": "A", "b": "B"}.get(choice, choice), by)
+            yield Reply(_plain(str(record["id"])), CHOICES.get(choice.lower(), choice), by)
 
 
 def _row(question: Question) -> dict[str, Any]:
@@ -84,8 +87,13 @@ def _row(question: Question) -> dict[str, Any]:
 
 def _cell(value: Any) -> Any:
     """Text that a spreadsheet would run as a formula, made plain."""
-    risky = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+    risky = isinstance(value, str) and value.startswith(tuple(RISKY))
     return "'" + value if risky else value
+
+
+def _plain(text: str) -> str:
+    """An id as it was before `_cell`."""
+    return text[1:] if text[:1] == "'" and text[1:2] in tuple(RISKY) else text
 
 
 def _task(question: Question) -> dict[str, Any]:
