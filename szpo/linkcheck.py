@@ -106,13 +106,20 @@ class LinkCheck:
             return (
                 f"{self.triads} triads, {self.votes} votes: too little to tell whether the "
                 "logistic link fits (few votes, or batches too alike or too far apart)"
+                f"{self._apart()}"
             )
         said = "does not fit" if self.fits is False else "is not contradicted"
         return (
             f"logistic link {said}: curvature {self.curvature:+.3f} [{self.low:+.3f}, "
             f"{self.high:+.3f}], p = {self.p:.2g}, from {self.triads} triads and {self.votes} "
-            f"votes, which find {self.detectable:.3f} in 80 of 100 cases"
+            f"votes, which find {self.detectable:.3f} in 80 of 100 cases{self._apart()}"
         )
+
+    def _apart(self) -> str:
+        """How far apart comparisons lie, as far as it is known."""
+        known = {"between panelists": self.scale, "for one panelist": self.own_scale}
+        told = [f"{far:.1f} {who}" for who, far in known.items() if far is not None]
+        return f"; comparisons lie apart by {', '.join(told)}, in logits" if told else ""
 
 
 def curvature(won: Floats, votes: Floats) -> Curvature:
@@ -196,7 +203,7 @@ def spread(same: float | None) -> float | None:
     """The difference in logits at which two votes agree so often: 2·atanh √(2a − 1).
 
     >>> round(spread(0.7), 3), spread(0.4), spread(None)
-    (1.487, 0.0, None)
+    (1.491, 0.0, None)
     """
     if same is None:
         return None
