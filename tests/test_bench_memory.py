@@ -59,6 +59,7 @@ def test_wrong_words_are_refused(tmp_path, more, told):
         memory.main(folder=tmp_path, **more)
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_is_told_in_a_line():
     with pytest.raises(RunError, match=r"bench memory: ppo, fp32: .*no/such/model"):
         memory.fresh({"model": "no/such/model", "answers": 16, "dtype": "fp32", "task": "ppo"})

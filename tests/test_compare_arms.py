@@ -45,6 +45,7 @@ def test_szpo_is_charged_for_everything_it_asked_and_said(base, ask, votes, rows
     assert found["stopped"] is None and found["bytes"]["peak"] > 0
 
 
+@pytest.mark.slow
 def test_iterative_dpo_on_the_same_ground(base):
     found = run(base, "iterative-dpo", "batch", rounds=2, learning_rate=0.01)
     assert found["stopped"] is None

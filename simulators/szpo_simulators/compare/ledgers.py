@@ -17,9 +17,12 @@ from szpo_simulators import rewards
 from szpo_simulators.bench.study import COLOURS, Study
 
 DRAWN = {"kl": "KL to the start, nats", "shown": "mean reward of the answers shown",
-         "win_rate": "win rate of plus, ten steps"}  # fmt: skip
+         "better": "win rate of the better side, ten steps"}  # fmt: skip
 POOLED = 10
 """Steps over which a win rate is taken: one step has too few votes."""
+COUNTS = ("pairs", "agreeing")
+"""Votes on different comparisons of one direction, and how many of them agree: from these comes
+the win rate of its better side. That of plus says nothing: which side is called so is chance."""
 
 
 def compare(
@@ -77,17 +80,15 @@ def read(path: Path) -> dict[str, Any]:
         if (reward := shown[i]) is not None:
             curves["shown"].append([spent[i], read_[i], reward])
         recent = facts[max(0, i + 1 - POOLED) : i + 1]
-        votes = sum(f.votes for f in recent)
-        if votes:
-            wins = sum((f.win_rate or 0.0) * f.votes for f in recent)
-            curves["win_rate"].append([spent[i], read_[i], wins / votes])
-    pairs, agreeing = (sum(getattr(f, name) for f in facts) for name in ("pairs", "agreeing"))
+        better = summary.separation(*(sum(getattr(f, n) for f in recent) for n in COUNTS))
+        if better is not None:
+            curves["better"].append([spent[i], read_[i], better])
     lengths = [f.info["length"] for f in facts if "length" in f.info]
     return {
         **total,
         "kl": curves["kl"][-1][2] if curves["kl"] else None,
         "length": lengths[-1] if lengths else None,
-        "separation": summary.separation(pairs, agreeing),
+        "separation": summary.separation(*(sum(getattr(f, n) for f in facts) for n in COUNTS)),
         "heldout": f"{last[0]['before']} → {last[0]['after']}" if last else None,
         "evaluation": told,
         "curves": curves,
