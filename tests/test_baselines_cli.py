@@ -63,6 +63,7 @@ def test_fresh_votes_of_a_panel_are_counted_and_a_reward_model_serves_the_next_m
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     votes = ["--fresh", "--votes", "12", "--set", "panel.beta=8", *TINY]
+    votes += ["--set", "subspace.samples=32", "--set", "subspace.dim=2"]
     judge = tmp_path / "judge"
     assert call(["baseline", "reward-model", *votes, "--out", str(judge), *QUICK, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)

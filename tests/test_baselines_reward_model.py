@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from baseline_actors import LIKED, PROMPTS, pairs, tiny_actor
-from tiny_models import ARCHITECTURES, loaded
+from tiny_models import loaded
 
 from szpo.baselines import reward_model
 from szpo.baselines.reward_model import Recipe
@@ -21,7 +21,7 @@ FAST = Recipe(steps=12, batch=8, learning_rate=3e-2, targets=("q_proj", "down_pr
 GOOD, BAD = Answer(f"{LIKED[3]} {LIKED[9]}"), Answer("w210 w215")
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_equal_rewards_cost_ln_2_and_the_base_model_comes_out_unchanged(name: str) -> None:
     base = loaded(name)
     types = [type(module) for module in base.model.modules()]

@@ -68,6 +68,8 @@ def workplace() -> Iterator[str]:
         logging.getLogger("trl").setLevel(level)
         if silence is None:
             del os.environ["TRL_EXPERIMENTAL_SILENCE"]
+        else:
+            os.environ["TRL_EXPERIMENTAL_SILENCE"] = silence
         if not bars:
             datasets.enable_progress_bars()
 
