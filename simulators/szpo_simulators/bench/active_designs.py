@@ -18,7 +18,7 @@ from szpo_simulators.bench.study import Asked
 
 TAU = 2.0
 """Standard deviation of each true weight and of the prior."""
-PARTICLES, STEPS = 200, 20
+PARTICLES, STEPS = 100, 10
 
 
 def normal(seed: int, name: str, *shape: int) -> Floats:
