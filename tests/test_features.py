@@ -56,7 +56,7 @@ def test_tokens_are_those_of_the_named_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("lenth", "no feature 'lenth'; did you mean \"length\""),
+        ("lngth", "no feature 'lngth'; did you mean \"length\""),
         ("length,length", "'length' is named twice"),
         ("length,all", "'length' is named twice"),
         ("length:3", "'length:3': takes nothing after a colon"),
@@ -164,7 +164,7 @@ def test_the_command_in_words(run: Path, capsys: Any) -> None:
     ("words", "code", "line"),
     [
         (["--features", "numbers,emoji"], 1, "numbers, emoji: the same on both sides of every"),
-        (["--features", "lenth"], 2, "no feature 'lenth'"),
+        (["--features", "lngth"], 2, "no feature 'lngth'"),
         (["--ties", "quarter"], 2, "--ties quarter is neither half nor davidson"),
         (["--ridge", "0"], 2, "--ridge 0.0 is no precision"),
     ],

@@ -1,6 +1,6 @@
 """Variational preference learning: votes by people of unlike tastes, a latent taste for each.
 
-After Poddar, Wan, Ivison, Gupta and Jaques (2024), on frozen features of texts: ``data`` holds
+After Poddar et al. (2024), on frozen features of texts: ``data`` holds
 pairs, ``sets`` makes some with known truth, ``model`` and ``fit`` are the method and the three
 models without a latent that it is compared with, ``clusters`` asks what a ledger's votes say.
 """

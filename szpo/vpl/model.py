@@ -115,7 +115,7 @@ class Model(nn.Module):
         if self.kind == "categorical":
             a, b = self._out(one, z), self._out(other, z)
             used = torch.cat([a, b]).softmax(-1).mean(0)
-            negative_entropy = torch.special.xlogy(used, used).sum()
+            negative_entropy: Tensor = torch.special.xlogy(used, used).sum()
             unlikely: Tensor = -beats(a, b).clamp_min(1e-9).log().mean()
             return unlikely + SPREAD * negative_entropy
         surprise: Tensor = functional.softplus(-self.margin(one, other, z)).mean()
