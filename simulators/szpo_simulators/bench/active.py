@@ -13,7 +13,7 @@ from szpo_simulators.bench import active_runs as runs
 from szpo_simulators.bench.study import Study, bench, interval, legend_below, points, seeds, told
 
 RULES = ("random", "bald", "entropy", "laplace")
-SIZES = ((2, 15, 1, 1000, 50), (8, 60, 4, 1000, 50), (32, 240, 8, 1000, 10))
+SIZES = ((2, 15, 1, 1000, 50), (8, 60, 4, 1000, 50), (32, 240, 8, 1000, 20))
 """Dimensions, questions, questions at a time, pool, seeds."""
 TIMES = (0.0, 1.0, 2.0, 4.0, 6.0, 12.0)
 """ε·L at which the drift of the entropy estimate is looked at."""
