@@ -231,9 +231,8 @@ class Panel(Section):
         "bt70",
         min_length=1,
         description="people (through the panel's page or another process), a simulated panel "
-        "(bt70, half-beta, lapse10, hostile, hostile2, mtbench, labels70, close, or changed, as in "
-        "bt70+side=.3+hostile=1), judge (a language model, see "
-        "[judge]), or one of your own.",
+        "(bt70, half-beta, lapse10, hostile, hostile2, mtbench, labels70, close, or changed, as "
+        "in bt70+side=.3+hostile=1), judge (a language model, see [judge]), or one of your own.",
     )
     size: int = Field(5, ge=1, le=100_000, description="P: panelists.")
     reward: str = Field(

@@ -193,12 +193,10 @@ def _regex(argument: str | None) -> Score:
 def _tokens(argument: str | None) -> Score:
     if not argument:
         raise UsageError("needs a model, as in tokens:smollm2 (a name, a folder or a hub id)")
-    from transformers import AutoTokenizer
-
     from szpo import models
 
-    tokenizer = AutoTokenizer.from_pretrained(models.locate(argument), trust_remote_code=False)
-    return lambda prompt, answer: float(len(tokenizer.encode(answer.text)))
+    count = models.token_counter(argument)
+    return lambda prompt, answer: float(count(answer.text))
 
 
 FEATURES: dict[str, tuple[Maker, str]] = {

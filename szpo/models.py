@@ -156,6 +156,16 @@ def locate(name: str) -> Path:
     return _download(name)
 
 
+def token_counter(name: str) -> Callable[[str], int]:
+    """How many tokens a text has for this model; loads its tokenizer, not its weights.
+
+    Raises:
+        UsageError: No such model.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(locate(name), trust_remote_code=False)
+    return lambda text: len(tokenizer.encode(text))
+
+
 def _download(hub_id: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError

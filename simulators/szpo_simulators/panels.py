@@ -8,8 +8,8 @@ Beside it stand harder ones: ``half-beta`` (β / 2), ``lapse10`` (10 % lapses), 
 item effects fitted to a public set of human votes on chat answers, at the β of ``bt70``),
 ``labels70`` (a rater agrees with the *truth* on 70 % of such questions, two raters on fewer) and
 ``close`` (the same model fitted to chatbots as close as perturbed policies are, at the β at which
-the better batch wins 55 % of the votes for a side). `szpo_simulators.flaws` reads what may be added
-to a name.
+the better batch wins 55 % of the votes for a side). `szpo_simulators.flaws` reads what may be
+added to a name.
 """
 
 from __future__ import annotations
