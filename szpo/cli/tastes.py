@@ -96,7 +96,9 @@ def features(
 
 def clusters(
     run: str | None = place.RUN,
-    chosen: str = typer.Option(USUAL, "--features", help="In which tastes may differ; as above."),
+    chosen: str = typer.Option(
+        USUAL, "--features", help="In which tastes may differ; as in szpo features."
+    ),
     folder: Path = place.FOLDER,
     as_json: bool = screen.AS_JSON,
 ) -> None:
