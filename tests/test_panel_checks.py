@@ -87,10 +87,15 @@ def test_sentences_of_the_panel_stand_in_one_file() -> None:
 
 
 def test_what_holds_the_model_serves_nobody() -> None:
-    """The generator's process has no port: no web server is imported outside the web's package."""
+    """The generator's process has no port: no web server is imported outside the web's package.
+
+    But for the stub that stands for somebody else's endpoint when judges are measured.
+    """
     servers = {"uvicorn", "fastapi", "starlette", "gradio", "socketserver", "http", "aiohttp"}
     for folder in (ROOT / "szpo", ROOT / "simulators"):
         for path in folder.rglob("*.py"):
+            if path.name == "stub_endpoint.py":
+                continue
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 names = (
                     [alias.name for alias in node.names] if isinstance(node, ast.Import)

@@ -201,7 +201,7 @@ def guesses(place: Place, cells: Sequence[Cell]) -> dict[str, float]:
 def clock(seconds: float) -> str:
     """A duration for people.
 
-    >>> clock(48), clock(150), clock(7300)
+    >>> clock(48), clock(150), clock(7330)
     ('48 s', '2 min 30 s', '2 h 2 min')
     """
     whole = round(seconds)
