@@ -91,9 +91,14 @@ class Canary:
     _differ: dict[tuple[int, int], bool] = field(default_factory=dict)
 
     def see(self, units: Sequence[tuple[int, int]], logits: Tensor) -> None:
-        """Compare the members that answer a same prompt; units are (sequence, member)."""
+        """Compare the members that answer a same prompt; units are (sequence, member).
+
+        A unit comes again where blocks of rows part it; it is no other policy than itself.
+        """
         for (sequence, member), row in zip(units, logits, strict=True):
             others = self._seen.setdefault(sequence, [])
+            if any(other == member for other, _ in others):
+                continue
             for other, before in others:
                 pair = (other, member)
                 self._differ[pair] = self._differ.get(pair, False) or not torch.equal(before, row)

@@ -183,6 +183,20 @@ def test_the_canary_sees_equal_members() -> None:
     engine.generate(prompts, members, deltas, Sampling(max_new_tokens=4), draws, canary=True)
 
 
+def test_the_canary_takes_no_member_for_another_when_it_comes_again() -> None:
+    # Rows of one prompt and member that fall into two blocks are filled twice.
+    watch = Canary()
+    one, other = torch.zeros(3), torch.ones(3)
+    watch.see([(0, 0), (0, 1)], torch.stack([one, other]))
+    watch.see([(0, 1), (1, 0)], torch.stack([other, one]))
+    watch.judge()
+    watch.see([(1, 1)], torch.stack([one]))
+    watch.judge()  # equal on one prompt, different on another
+    with pytest.raises(RunError, match="members 0 and 2"):
+        watch.see([(0, 2)], torch.stack([one]))
+        watch.judge()
+
+
 def test_the_canary_compares_only_members_that_share_a_prompt() -> None:
     watch = Canary()
     row = torch.ones(3)
