@@ -23,8 +23,8 @@ WAYS: dict[str, tuple[str, ...]] = {
     "as it is": (),
     "8 of 32, by words": CHOSEN,
     "price .02": PRICED,
-    "both": (*CHOSEN, *PRICED),
     "N = 4": ("optimizer.comparisons=4",),
+    "both": (*CHOSEN, *PRICED),
 }
 
 
