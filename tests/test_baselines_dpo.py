@@ -108,7 +108,7 @@ def test_it_learns_what_is_preferred_and_twice_the_same() -> None:
     before, data = mean_mood(actor), diary_pairs(actor)
     log = dpo.train(actor, data, recipe, seed=3).log
     losses = [figures["loss"] for figures in log]
-    assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:2])
+    assert np.mean(losses[-3:]) < 0.9 * np.mean(losses[:2])
     assert mean_mood(actor) > before + 0.3
     torch.manual_seed(12345)  # chance outside must not matter
     state = torch.random.get_rng_state()

@@ -107,6 +107,14 @@ def scene(
     )
 
 
+def scenes(
+    deltas: Sequence[Sequence[float]] | Floats, candidates: Floats | None, last: int
+) -> list[Scene]:
+    """The scenes after 0, 1, … of these answers, at most the ``last`` of them; see `scene`."""
+    first = max(0, len(deltas) + 1 - last)
+    return [scene(deltas[:n], candidates) for n in range(first, len(deltas) + 1)]
+
+
 def fan_of(count: int, length: float = 2.0) -> Floats:
     """So many differences of equal length, evenly over half a turn, (count, 2).
 

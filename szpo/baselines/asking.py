@@ -9,6 +9,7 @@ from typing import Literal
 from szpo import seeds
 from szpo.baselines.actor import Actor
 from szpo.baselines.types import Ask, Asked, Meter, ask_batches, ask_pairs
+from szpo.counting import verdict
 from szpo.errors import UsageError
 from szpo.evaluators import Judge
 from szpo.samples import number
@@ -58,13 +59,7 @@ class JudgesAsk:
             choice = self.judges[member].judge(
                 comparison, panelist=f"panel-{member}", plus_side=side, key=own
             )
-            found.append(
-                choice
-                if choice == "tie" or choice == "skip"
-                else "plus"
-                if choice == side
-                else "minus"
-            )
+            found.append(verdict(choice, side))
         return found
 
 
@@ -111,11 +106,13 @@ def question(
     )
 
 
-def drawn(count: int, need: int, seed: int, first: int = 0) -> list[int]:
+def drawn(
+    count: int, need: int, seed: int, first: int = 0, purpose: str = "baseline prompts"
+) -> list[int]:
     """Places ``first`` … of an endless order of 0 … count − 1: one permutation after another."""
     found: list[int] = []
     for lap in range(first // count, (first + need - 1) // count + 1):
-        key = seeds.derive(seed, "baseline prompts", step=lap)
+        key = seeds.derive(seed, purpose, step=lap)
         found += seeds.permutation(key, count).tolist()
     start = first % count
     return found[start : start + need]

@@ -24,6 +24,7 @@ from szpo import scores, seeds
 from szpo.baselines import ppo_loss
 from szpo.baselines.actor import Actor, read, write
 from szpo.baselines.advantages import gae, standardised, token_rewards
+from szpo.baselines.asking import drawn
 from szpo.baselines.types import (
     Meter,
     Moment,
@@ -209,12 +210,8 @@ def _learner(actor: Actor, model: Any, how: Recipe) -> Learner:
 
 def take(prompts: Sequence[Prompt], count: int, seed: int, step: int) -> list[Prompt]:
     """The prompts of a step: seeded permutations of all, one after another."""
-    found = []
-    for place in range(step * count, (step + 1) * count):
-        epoch, at = divmod(place, len(prompts))
-        order = seeds.permutation(seeds.derive(seed, "ppo prompts", step=epoch), len(prompts))
-        found.append(prompts[order[at]])
-    return found
+    places = drawn(len(prompts), count, seed, first=step * count, purpose="ppo prompts")
+    return [prompts[i] for i in places]
 
 
 def _answers(

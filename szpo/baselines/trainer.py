@@ -22,7 +22,6 @@ from transformers import PrinterCallback, TrainerCallback
 
 from szpo import cache, seeds
 from szpo.baselines.actor import answer_tokens
-from szpo.baselines.asking import drawn as drawn
 from szpo.baselines.types import Meter, OnStep, Pair, demand_finite
 from szpo.errors import UsageError
 from szpo.models import Loaded, encode

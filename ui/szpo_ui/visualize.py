@@ -22,7 +22,7 @@ from jinja2 import Environment
 from pydantic import BaseModel, ConfigDict, Field
 
 from szpo.active import pictures
-from szpo.active.scene import CELLS, EXTENT, MOST, PARTICLES, Scene, scene
+from szpo.active.scene import CELLS, EXTENT, MOST, PARTICLES, Scene, scene, scenes
 from szpo.types import Floats
 from szpo_ui.markup import environment, style
 from szpo_ui.requests import read
@@ -125,8 +125,7 @@ def _svg(asked: Asked, begun: Start) -> Response:
 
 
 def _gif(asked: Asked, begun: Start) -> Response:
-    first = max(0, len(asked.deltas) + 1 - pictures.MOST_ROUNDS)
-    rounds = [_scene(asked.deltas[:n], begun) for n in range(first, len(asked.deltas) + 1)]
+    rounds = scenes(asked.deltas, begun.candidates, pictures.MOST_ROUNDS)
     return Response(pictures.gif(rounds, begun.names), media_type="image/gif")
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import gradio as gr
 import numpy as np
@@ -20,7 +21,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from szpo import features, judged
 from szpo.active import pictures
-from szpo.active.scene import EXTENT, scene
+from szpo.active.scene import EXTENT, scene, scenes
 from szpo.errors import StorageError, UsageError
 from szpo.ledger import Ledger
 from szpo_ui import access, security, visualize
@@ -30,6 +31,11 @@ from szpo_ui.where import listening
 
 FEATURES: Final = "length,sentiment"
 """What two weights are about where nobody says otherwise."""
+CLOSED: Final = (
+    "SELECT count(*) AS rounds, sum(last_amendment) AS amended FROM steps "
+    "WHERE state IN ('closed', 'applied')"
+)
+"""What a page over a run depends on: the rounds that are closed, as their votes were counted."""
 LATEST: Final = 40
 """Votes that a page begins with: more arrows than these hide one another."""
 
@@ -76,12 +82,18 @@ def of_run(ledger: Ledger, named: str = FEATURES) -> Start:
 def of_site(site: Site) -> Page:
     """The page behind the operator's login, over the run's own votes once there are any."""
 
-    def start() -> Start:
+    @lru_cache(maxsize=1)
+    def begun(_closed: tuple[Any, ...]) -> Start:
         try:
             return of_run(site.ledger)
         except UsageError as why:
             made = visualize.example()
             return Start(made.deltas, made.names, f"{made.about} (This run: {why}.)")
+
+    def start() -> Start:
+        # Asked with every move of a handle: texts are read again only when a round has closed.
+        (closed,) = site.ledger.query(CLOSED)
+        return begun(tuple(closed.values()))
 
     api = f"{access.POSTERIOR}-api"
     routes = visualize.router(api, start, lambda asked: access.identity(site, asked, "operator"))
@@ -139,8 +151,7 @@ def _draw(chosen: argparse.Namespace, begun: Start) -> int:
     if chosen.svg:
         _write(chosen.svg, pictures.svg(scene(deltas, begun.candidates), begun.names))
     if chosen.gif:
-        first = max(0, len(deltas) + 1 - pictures.MOST_ROUNDS)
-        rounds = [scene(deltas[:n], begun.candidates) for n in range(first, len(deltas) + 1)]
+        rounds = scenes(deltas, begun.candidates, pictures.MOST_ROUNDS)
         _write(chosen.gif, pictures.gif(rounds, begun.names))
     return 0
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from szpo import seeds
+from szpo.counting import verdict
 from szpo.types import Answer, Batch, Comparison, Prompt, Row, Verdict
 from szpo_simulators.panels import Panel
 
@@ -61,8 +62,5 @@ def _votes(panel: Panel, asked: Sequence[tuple[Row, ...]], key: bytes) -> list[V
             plus_side="A" if side == "A" else "B",
             key=own,
         )
-        if choice in ("tie", "skip"):
-            found.append("tie" if choice == "tie" else "skip")
-        else:
-            found.append("plus" if choice == side else "minus")
+        found.append(verdict(choice, side))
     return found

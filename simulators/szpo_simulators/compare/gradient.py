@@ -14,8 +14,9 @@ from typing import Any, Final
 import numpy as np
 
 from szpo import seeds
-from szpo.baselines import dpo, reward_model, trainer
+from szpo.baselines import dpo, reward_model
 from szpo.baselines.actor import Actor
+from szpo.baselines.asking import drawn
 from szpo.baselines.types import (
     Ask,
     Asked,
@@ -97,10 +98,12 @@ def gather(
 ) -> Asked:
     """Votes on pairs of answers that the policy gives now, as pairs."""
     need = votes * (rows or 1)
-    chosen = [prompts[j] for j in trainer.drawn(len(prompts), need, seed, first=step * need)]
-    drawn = actor.sample(chosen, 2, seed=number(seeds.derive(seed, "compare answers", step=step)))
-    meter.generated([answer for two in drawn for answer in two])
-    first, second = [two[0] for two in drawn], [two[1] for two in drawn]
+    chosen = [prompts[j] for j in drawn(len(prompts), need, seed, first=step * need)]
+    answers = actor.sample(
+        chosen, 2, seed=number(seeds.derive(seed, "compare answers", step=step))
+    )
+    meter.generated([answer for two in answers for answer in two])
+    first, second = [two[0] for two in answers], [two[1] for two in answers]
     key = seeds.derive(seed, "compare votes", step=step)
     if rows is None:
         return ask_pairs(ask, meter, chosen, first, second, key=key)
