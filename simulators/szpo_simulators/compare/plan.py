@@ -63,9 +63,9 @@ def cell(
     settings: Settings | None = None,
 ) -> Cell:
     """One method under one way of asking with one seed, at its chosen settings or at others."""
-    trial = method.trials[method.chosen] if settings is None else settings
-    own = preset.own.get(method.name, {}) if settings is None else {}
-    told = {**preset.common.get(method.name, {}), **trial, **own}
+    if settings is None:
+        settings = preset.own.get(method.name, method.trials[method.chosen])
+    told = {**preset.common.get(method.name, {}), **settings}
     asked = {
         **shared(preset), "method": method.name, "ask": ask, "seed": seed, "settings": told,
         "votes": preset.votes, "points": method.points or preset.points, **start,

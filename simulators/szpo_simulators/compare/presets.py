@@ -76,16 +76,17 @@ METHODS: Final[Mapping[str, Method]] = {
         ),
         Method(
             "iterative-dpo", "iterative DPO",
-            ({"learning_rate": 0.01}, {"learning_rate": 0.03}, {"learning_rate": 0.1},
-             {"learning_rate": 0.03, "beta": 0.03},
-             {"learning_rate": 0.03, "rounds": 3, "memory": "all"}),
-            chosen=4,
+            ({"learning_rate": 0.01, "rounds": 3, "memory": "all"},
+             {"learning_rate": 0.03, "rounds": 3, "memory": "all"},
+             {"learning_rate": 0.03, "beta": 0.03, "rounds": 3, "memory": "all"},
+             {"learning_rate": 0.03, "rounds": 6, "memory": "round"}),
+            chosen=1,
         ),
         Method(
             "rm+ppo", "reward model + PPO",
-            ({"rate": 0.03}, {"rate": 0.1}, {"rate": 0.03, "beta": 0.01},
-             {"rate": 0.1, "beta": 0.01}),
-            chosen=2, points=4,
+            ({"rate": 0.03}, {"rate": 0.03, "beta": 0.01}, {"rate": 0.01, "beta": 0.01},
+             {"rate": 0.03, "beta": 0.01, "rounds": 3, "steps": 7}),
+            chosen=1, points=4,
         ),
         Method(
             "dpo", "DPO",
@@ -95,8 +96,8 @@ METHODS: Final[Mapping[str, Method]] = {
         ),
         Method(
             "simpo", "SimPO",
-            ({"learning_rate": 0.01}, {"learning_rate": 0.03}, {"learning_rate": 0.1},
-             {"learning_rate": 0.03, "beta": 0.5, "gamma": 0.1}),
+            ({"learning_rate": 0.01}, {"learning_rate": 0.003}, {"learning_rate": 0.03},
+             {"learning_rate": 0.01, "beta": 0.5, "gamma": 0.1}),
             points=2,
         ),
         Method(
@@ -125,9 +126,9 @@ PRESETS: Final[Mapping[str, Preset]] = {
             "tiny", "tiny", tuple(METHODS), tuple(range(1000, 1010)),
             {"szpo": 20.0, "iterative-dpo": 35.0, "rm+ppo": 40.0, "dpo": 25.0, "simpo": 25.0,
              "grpo": 40.0, "rloo": 40.0, "rm+ppo-free": 60.0},
-            tuning=(0,), votes=240, samples=4, points=6,
+            tuning=(0, 1), votes=240, samples=4, points=6,
             common={
-                "iterative-dpo": {"rounds": 6, "batch": 64, "memory": "round"},
+                "iterative-dpo": {"batch": 64},
                 "dpo": {"batch": 64},
                 "simpo": {"batch": 64},
                 "rm+ppo": {**REWARD_MODEL, "steps": 20, "epochs": 2, "minibatches": 2},
@@ -138,17 +139,19 @@ PRESETS: Final[Mapping[str, Preset]] = {
         ),
         Preset(
             "smollm2", "demo", ("szpo", "iterative-dpo", "rm+ppo"), (0, 1, 2, 3, 4),
-            {"szpo": 600.0, "iterative-dpo": 900.0, "rm+ppo": 900.0},
+            {"szpo": 250.0, "iterative-dpo": 350.0, "rm+ppo": 400.0},
+            sets=("model.dtype=bf16",),
             prompts=48, samples=4, points=5,
             common={
-                "iterative-dpo": {"rounds": 5, "batch": 16, "memory": "round", "steps": 12},
+                "iterative-dpo": {"rounds": 5, "batch": 16, "memory": "all", "steps": 12},
                 "rm+ppo": {**REWARD_MODEL, "rm_batch": 16, "rm_steps": 60,
                            "rm_targets": ("down_proj",), "steps": 15, "epochs": 2,
                            "minibatches": 2},
             },
             own={
-                "iterative-dpo": {"learning_rate": 0.01, "memory": "all"},
-                "rm+ppo": {"rate": 0.01},
+                "szpo": {},
+                "iterative-dpo": {"learning_rate": 0.01},
+                "rm+ppo": {"rate": 0.01, "beta": 0.01},
             },
         ),
     )

@@ -17,8 +17,8 @@ from szpo_simulators.compare.presets import Asking, Method, Preset
 def trials(
     preset: Preset, arms: Sequence[tuple[Method, Asking]], start: Mapping[str, Any]
 ) -> list[tuple[Method, int, Cell]]:
-    """(method, trial, cell): every trial on every tuning seed, at batch votes."""
-    methods = list({method.name: method for method, _ in arms}.values())
+    """(method, trial, cell): each trial on each tuning seed at batch votes, where one is chosen."""
+    methods = list({m.name: m for m, _ in arms if len(m.trials) > 1}.values())
     return [
         (method, i, cell(preset, method, "batch", seed, start, settings))
         for method in methods
