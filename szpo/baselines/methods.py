@@ -13,6 +13,7 @@ from typing import Any
 
 from szpo.baselines import dpo, grpo, notebook, ppo, reward_model, rloo, self_rewarding, simpo
 from szpo.baselines.actor import Actor
+from szpo.baselines.scaling import scaled
 from szpo.baselines.types import Ask, Asked, Meter, OnStep, Score, Trained
 from szpo.errors import UsageError
 from szpo.types import Prompt
@@ -109,14 +110,16 @@ def run(
             how,
         )
     learned: reward_model.RewardModel | None = None
-    asked = Asked(())
-    if ground.score is None:
+    asked, score = Asked(()), ground.score
+    if score is None:
         asked = _votes(method, ground, meter)
         learned, _ = reward_model.train(
             ground.actor.loaded, asked.pairs, seed=seed, ties=asked.ties, meter=meter
         )
+        with meter:
+            score = scaled(learned, asked.pairs)
     trained = SCORED[method].train(
-        ground.actor, ground.prompts, ground.score or learned, how,
+        ground.actor, ground.prompts, score, how,
         seed=seed, on_step=on_step, meter=meter,
     )  # fmt: skip
     trained = replace(trained, pairs=len(asked.pairs), ties=asked.ties)

@@ -6,17 +6,15 @@ the others ask in rounds about what the policy answers by then.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, Final
-
-import numpy as np
 
 from szpo import seeds
 from szpo.baselines import dpo, reward_model
 from szpo.baselines.actor import Actor
 from szpo.baselines.asking import drawn
+from szpo.baselines.scaling import scaled
 from szpo.baselines.types import (
     Ask,
     Asked,
@@ -24,13 +22,12 @@ from szpo.baselines.types import (
     Moment,
     OnStep,
     Pair,
-    Score,
     ask_batches,
     ask_pairs,
 )
 from szpo.errors import UsageError
 from szpo.samples import number
-from szpo.types import Answer, Prompt
+from szpo.types import Prompt
 from szpo_simulators.compare import ground
 from szpo_simulators.compare.course import Course
 
@@ -154,37 +151,6 @@ def iterative_dpo(asked: Mapping[str, Any], way: Course) -> dict[str, Any]:
     return {"pairs": done.pairs, "ties": done.ties}
 
 
-SCALED: Final = 320
-"""So many pairs show what a learned reward is like: both answers to every prompt twice."""
-
-
-def scaled(learned: Score, pairs: Sequence[Pair]) -> Score:
-    """The learned reward less its mean for the prompt, over its spread within prompts.
-
-    Means and spread are those of the answers of these pairs; a prompt that is not among them gets
-    the mean over all. Pairs leave a reward model's level free for each prompt, and so its spread
-    says nothing; unscaled, the KL penalty would mean another thing for every model (Ziegler et
-    al. 2019, section 2.1, scale likewise).
-    """
-    prompts = [pair.prompt for pair in pairs] * 2
-    answers = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
-    seen = np.asarray(learned(prompts, answers))
-    of_prompt: dict[Prompt, list[float]] = {}
-    for prompt, value in zip(prompts, seen.tolist(), strict=True):
-        of_prompt.setdefault(prompt, []).append(value)
-    means = {prompt: float(np.mean(values)) for prompt, values in of_prompt.items()}
-    middle = float(seen.mean())
-    # Two answers to one prompt differ by √2 times the spread within prompts.
-    gaps = seen[: len(pairs)] - seen[len(pairs) :]
-    spread = math.sqrt(float((gaps**2).mean()) / 2) or 1.0
-
-    def score(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Sequence[float]:
-        values = zip(prompts, learned(prompts, answers), strict=True)
-        return [(value - means.get(prompt, middle)) / spread for prompt, value in values]
-
-    return score
-
-
 def rewarded(train: Callable[..., Any], kind: Any) -> Callable[..., dict[str, Any]]:
     """An arm that fits a reward model to votes and then follows it: once, or in ``rounds``.
 
@@ -216,7 +182,7 @@ def rewarded(train: Callable[..., Any], kind: Any) -> Callable[..., dict[str, An
             )  # fmt: skip
             agreed.append(learned.agreement(found.pairs))
             with meter:
-                score = scaled(learned, found.pairs[:SCALED])
+                score = scaled(learned, found.pairs)
             way.proxy = score
             train(
                 actor, prompts, score, recipe(kind, settings), seed=seed + i, meter=meter,

@@ -17,7 +17,7 @@ from szpo_simulators.compare.presets import Asking, Method, Preset
 def trials(
     preset: Preset, arms: Sequence[tuple[Method, Asking]], start: Mapping[str, Any]
 ) -> list[tuple[Method, int, Cell]]:
-    """(method, trial, cell): trials on the tuning seeds, at batch votes, where there are several."""
+    """(method, trial, cell): each trial on each tuning seed, of methods that have several."""
     methods = list({m.name: m for m, _ in arms if len(m.trials) > 1}.values())
     return [
         (method, i, cell(preset, method, "batch", seed, start, settings))
