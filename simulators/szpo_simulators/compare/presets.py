@@ -66,6 +66,9 @@ class Preset:
 
 REWARD_MODEL: Final = {"rm_learning_rate": 0.003, "rm_batch": 64, "rm_epochs": 1.0}
 
+SITES: Final = r".*layers\.(18|19|20|21|22)\.mlp\.down_proj"
+"""Where all methods adapt SmolLM2, in PEFT's words: passes go back no further than there."""
+
 METHODS: Final[Mapping[str, Method]] = {
     method.name: method
     for method in (
@@ -143,10 +146,9 @@ PRESETS: Final[Mapping[str, Preset]] = {
             sets=("model.dtype=bf16",),
             prompts=48, samples=4, points=5,
             common={
-                "iterative-dpo": {"rounds": 5, "batch": 16, "memory": "all", "steps": 12},
-                "rm+ppo": {**REWARD_MODEL, "rm_batch": 16, "rm_steps": 60,
-                           "rm_targets": ("down_proj",), "steps": 15, "epochs": 2,
-                           "minibatches": 2},
+                "iterative-dpo": {"rounds": 5, "batch": 16, "memory": "all", "steps": 8},
+                "rm+ppo": {**REWARD_MODEL, "rm_batch": 16, "rm_steps": 40,
+                           "rm_targets": SITES, "steps": 12, "epochs": 2, "minibatches": 2},
             },
             own={
                 "szpo": {},
