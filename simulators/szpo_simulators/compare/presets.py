@@ -75,7 +75,7 @@ METHODS: Final[Mapping[str, Method]] = {
         Method(
             "szpo", "SZPO",
             ({}, {"kl_step": 0.06}, {"kl_step": 0.015}, {"comparisons": 4}),
-            needs=(),
+            chosen=1, needs=(),
         ),
         Method(
             "iterative-dpo", "iterative DPO",
@@ -83,13 +83,13 @@ METHODS: Final[Mapping[str, Method]] = {
              {"learning_rate": 0.03, "rounds": 3, "memory": "all"},
              {"learning_rate": 0.03, "beta": 0.03, "rounds": 3, "memory": "all"},
              {"learning_rate": 0.03, "rounds": 6, "memory": "round"}),
-            chosen=1,
+            chosen=2,
         ),
         Method(
             "rm+ppo", "reward model + PPO",
             ({"rate": 0.03}, {"rate": 0.03, "beta": 0.01}, {"rate": 0.01, "beta": 0.01},
              {"rate": 0.03, "beta": 0.01, "rounds": 3, "steps": 7}),
-            chosen=1, points=4,
+            chosen=3, points=4,
         ),
         Method(
             "dpo", "DPO",
@@ -101,13 +101,13 @@ METHODS: Final[Mapping[str, Method]] = {
             "simpo", "SimPO",
             ({"learning_rate": 0.01}, {"learning_rate": 0.003}, {"learning_rate": 0.03},
              {"learning_rate": 0.01, "beta": 0.5, "gamma": 0.1}),
-            points=2,
+            chosen=1, points=2,
         ),
         Method(
             "grpo", "reward model + GRPO",
             ({"learning_rate": 0.01}, {"learning_rate": 0.03}, {"learning_rate": 0.1},
              {"learning_rate": 0.03, "beta": 0.01}),
-            chosen=1, points=4,
+            chosen=3, points=4,
         ),
         Method(
             "rloo", "reward model + RLOO",
