@@ -38,7 +38,7 @@ def szpo(asked: Asked, way: Course) -> dict[str, Any]:
     tree["optimizer"]["rows"] = D
     tree["optimizer"]["comparisons"] *= asked["D"] // D
     config = configfile.check(tree, where="compare")
-    steps = votes // config.votes_per_step
+    steps, priced = votes // config.votes_per_step, config.selection.vote_price is not None
 
     def note(report: StepReport) -> None:
         cost = {
@@ -47,7 +47,9 @@ def szpo(asked: Asked, way: Course) -> dict[str, Any]:
             "tokens": way.instruments.tokens,
         }
         figures = {"win_rate": report.win_rate, "norm": report.norm}
-        way.reached(parts.language, (report.step + 1) / steps, cost, figures)
+        # With a price of votes steps end early and there are more of them.
+        share = report.total_votes / votes if priced else (report.step + 1) / steps
+        way.reached(parts.language, share, cost, figures)
 
     with tempfile.TemporaryDirectory() as folder:
         parts = assemble.build(config, say=lambda line: None)
