@@ -1,5 +1,7 @@
 """Whole arms on the tiny model: costs add up, and what cannot go on says so."""
 
+from dataclasses import replace
+
 import pytest
 
 from szpo.baselines import dpo
@@ -43,6 +45,15 @@ def test_szpo_is_charged_for_everything_it_asked_and_said(base, ask, votes, rows
     assert found["setup"]["tokens"] > 16  # its sixteen answers, and those that measure KL
     assert [row["share"] for row in found["course"]] == [0.0, 0.5, 1.0]
     assert found["stopped"] is None and found["bytes"]["peak"] > 0
+
+
+def test_a_price_of_votes_makes_more_steps_but_no_more_measurements(base):
+    """Each step ends at its first vote; a step more might take two of the one vote left."""
+    start, told = base
+    preset = replace(PRESET, sets=(*SETS, "selection.vote_price=50.0"))
+    asked = plan.cell(preset, presets.METHODS["szpo"], "batch", 3, told, {}).asked
+    course = cell.run(asked, start)["course"]
+    assert [(row["share"], row["votes"]) for row in course] == [(0.0, 0), (0.5, 2), (1.0, 3)]
 
 
 @pytest.mark.slow

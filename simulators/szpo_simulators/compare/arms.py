@@ -39,16 +39,20 @@ def szpo(asked: Asked, way: Course) -> dict[str, Any]:
     tree["optimizer"]["comparisons"] *= asked["D"] // D
     config = configfile.check(tree, where="compare")
     steps, priced = votes // config.votes_per_step, config.selection.vote_price is not None
+    done: list[StepReport] = []
 
     def note(report: StepReport) -> None:
+        done.append(report)
+        # With a price of votes steps end early and there are more of them.
+        stand(report, report.total_votes / votes if priced else (report.step + 1) / steps)
+
+    def stand(report: StepReport, share: float) -> None:
         cost = {
             "votes": report.total_votes,
             "answers_read": report.total_answers_read,
             "tokens": way.instruments.tokens,
         }
         figures = {"win_rate": report.win_rate, "norm": report.norm}
-        # With a price of votes steps end early and there are more of them.
-        share = report.total_votes / votes if priced else (report.step + 1) / steps
         way.reached(parts.language, share, cost, figures)
 
     with tempfile.TemporaryDirectory() as folder:
@@ -58,6 +62,8 @@ def szpo(asked: Asked, way: Course) -> dict[str, Any]:
                            "bytes": way.instruments.peak()}}  # fmt: skip
         with assemble.create(parts, Path(folder) / "run.db") as ledger:
             driving.drive(ledger, parts, on_step=note)
+    if done:  # a priced run may end some votes short of its budget
+        stand(done[-1], 1.0)
     return facts
 
 
