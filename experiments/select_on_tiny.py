@@ -17,14 +17,11 @@ from szpo_simulators.compare.cells import Place
 
 SEEDS = tuple(range(1000, 1008))
 TARGETS = (0.05, 0.10)
-CHOSEN = ("selection.candidates=32", "selection.by=words")
-PRICED = ("selection.vote_price=0.02",)
 WAYS: dict[str, tuple[str, ...]] = {
     "as it is": (),
-    "8 of 32, by words": CHOSEN,
-    "price .02": PRICED,
+    "8 of 32, by words": ("selection.candidates=32", "selection.by=words"),
+    "price .02": ("selection.vote_price=0.02",),
     "N = 4": ("optimizer.comparisons=4",),
-    "both": (*CHOSEN, *PRICED),
 }
 
 
