@@ -60,6 +60,8 @@ class Preset:
     """Changes to the run's preset that hold for every method."""
     common: Mapping[str, Settings] = field(default_factory=dict)
     """Settings by method that hold for all its trials, such as the size of a batch."""
+    asks: Mapping[str, tuple[Asking, ...]] = field(default_factory=dict)
+    """Ways of asking by method, where not all of its own."""
     own: Mapping[str, Settings] = field(default_factory=dict)
     """Settings by method that this model gets instead of the chosen trial's."""
 
@@ -144,7 +146,7 @@ PRESETS: Final[Mapping[str, Preset]] = {
             "smollm2", "demo", ("szpo", "iterative-dpo", "rm+ppo"), (0, 1, 2, 3, 4),
             {"szpo": 250.0, "iterative-dpo": 350.0, "rm+ppo": 400.0},
             sets=("model.dtype=bf16",),
-            prompts=48, samples=4, points=5,
+            prompts=48, samples=4, points=5, asks={"szpo": ("batch",)},
             common={
                 "iterative-dpo": {"rounds": 5, "batch": 16, "memory": "all", "steps": 8},
                 "rm+ppo": {**REWARD_MODEL, "rm_batch": 16, "rm_steps": 40,
@@ -191,7 +193,7 @@ def chosen(
     arms = [
         (known[name], ask)
         for name in (methods or known)
-        for ask in known[name].asks
+        for ask in preset.asks.get(name, known[name].asks)
         if not asks or ask in asks
     ]
     if not arms:
