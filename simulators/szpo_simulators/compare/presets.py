@@ -119,7 +119,7 @@ METHODS: Final[Mapping[str, Method]] = {
         ),
         Method(
             "rm+ppo-free", "reward model + PPO, long and without a KL penalty",
-            ({"rate": 0.03, "beta": 0.0, "steps": 40},), asks=("batch",), points=4,
+            ({"rate": 0.01, "beta": 0.0, "steps": 40},), asks=("batch",), points=4,
         ),
     )
 }  # fmt: skip
