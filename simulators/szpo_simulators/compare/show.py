@@ -127,7 +127,7 @@ def figures(study: Study, preset: Preset, records: Records) -> None:
             for place, cost in zip(axes, by, strict=True):
                 for key, cells in drawn.items():
                     _line(place, preset, key, cells, cost)
-                place.set(xlabel=AXES[cost], xscale="log")
+                place.set(xlabel=AXES[cost], xscale="linear" if cost == "peak_bytes" else "log")
             axes[0].set_ylabel(f"gain in held-out {preset.reward}")
             _legend(axes[0], preset, drawn)
     with study.figure(f"compare-{preset.name}-kl", columns=3, height=4.4) as axes:
@@ -186,7 +186,7 @@ def _learned(
         for cell in cells
         if not cell["stopped"]
     ]
-    if not ways or min(map(len, ways)) < 2:
+    if not ways or min(map(len, ways)) < 2 or not summary.follows_one(cells):
         return
     found = summary.curve([{"course": way, "stopped": None} for way in ways], "share", value)
     style = {**_style(preset, key[0]), "linestyle": DASHES[key[1]], "markevery": [-1]}

@@ -55,9 +55,8 @@ def _row(key: ArmKey, cells: Sequence[Mapping[str, Any]], title: str) -> dict[st
         found = [reaching(cell["course"], TARGET, by) for cell in ended]
         row[f"{by}_to_target"] = found
         row[f"median_{by}_to_target"] = middle(found)
-    # Rounds fit a reward model each, and rewards of two models have no common level.
-    rounds = max(cell["asked"].get("settings", {}).get("rounds", 1) for cell in ended)
-    row["optimised"] = over_optimised([cell["course"] for cell in ended]) if rounds == 1 else None
+    courses = [cell["course"] for cell in ended]
+    row["optimised"] = over_optimised(courses) if follows_one(ended) else None
     return row
 
 
@@ -89,6 +88,11 @@ def reaching(rows: Sequence[Mapping[str, Any]], gain: float, by: str) -> float |
             share = (gain - before["gain"]) / (row["gain"] - before["gain"])
             return float(before[by] + share * (row[by] - before[by]))
     return None
+
+
+def follows_one(cells: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether each course follows one reward model: rewards of two have no common level."""
+    return all(cell["asked"].get("settings", {}).get("rounds", 1) == 1 for cell in cells)
 
 
 def over_optimised(courses: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any] | None:
