@@ -64,7 +64,7 @@ def cell(
 ) -> Cell:
     """One method under one way of asking with one seed, at its chosen settings or at others."""
     if settings is None:
-        settings = preset.own.get(method.name, method.trials[method.chosen])
+        settings = preset.settled(method)
     told = {**preset.common.get(method.name, {}), **settings}
     asked = {
         **shared(preset), "method": method.name, "ask": ask, "seed": seed, "settings": told,

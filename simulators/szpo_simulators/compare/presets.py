@@ -64,6 +64,16 @@ class Preset:
     """Ways of asking by method, where not all of its own."""
     own: Mapping[str, Settings] = field(default_factory=dict)
     """Settings by method that this model gets instead of the chosen trial's."""
+    trials: Mapping[str, tuple[Settings, ...]] = field(default_factory=dict)
+    """What was tried by method on this model, where not the method's own trials."""
+
+    def settled(self, method: Method) -> Settings:
+        """What a method is reported at."""
+        return self.own.get(method.name, method.trials[method.chosen])
+
+    def tried(self, method: Method) -> tuple[Settings, ...]:
+        """At most four settings of a method; what it is reported at is one of them."""
+        return self.trials.get(method.name, method.trials)
 
 
 REWARD_MODEL: Final = {"rm_learning_rate": 0.003, "rm_batch": 64, "rm_epochs": 1.0}
@@ -156,6 +166,13 @@ PRESETS: Final[Mapping[str, Preset]] = {
                 "szpo": {},
                 "iterative-dpo": {"learning_rate": 0.01},
                 "rm+ppo": {"rate": 0.01, "beta": 0.01},
+            },
+            tuning=(100,),
+            trials={
+                "szpo": ({},),
+                "iterative-dpo": ({"learning_rate": 0.03}, {"learning_rate": 0.01},
+                                  {"learning_rate": 0.03, "beta": 0.03}),
+                "rm+ppo": ({"rate": 0.03, "beta": 0.01}, {"rate": 0.01, "beta": 0.01}),
             },
         ),
     )

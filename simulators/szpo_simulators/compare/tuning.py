@@ -18,11 +18,11 @@ def trials(
     preset: Preset, arms: Sequence[tuple[Method, Asking]], start: Mapping[str, Any]
 ) -> list[tuple[Method, int, Cell]]:
     """(method, trial, cell): each trial on each tuning seed, of methods that have several."""
-    methods = list({m.name: m for m, _ in arms if len(m.trials) > 1}.values())
+    methods = list({m.name: m for m, _ in arms if len(preset.tried(m)) > 1}.values())
     return [
         (method, i, cell(preset, method, "batch", seed, start, settings))
         for method in methods
-        for i, settings in enumerate(method.trials)
+        for i, settings in enumerate(preset.tried(method))
         for seed in preset.tuning
     ]
 
@@ -48,11 +48,12 @@ def tune(
     rows = []
     for (name, i), each in gains.items():
         scores = {j: np.mean(gains[name, j]) for n, j in gains if n == name}
+        settings = preset.tried(methods[name])[i]
         rows.append(
-            {"method": name, "trial": i, "settings": json.dumps(methods[name].trials[i]),
+            {"method": name, "trial": i, "settings": json.dumps(settings),
              "gains": each, "mean": float(np.mean(each)),
              "best": i == max(scores, key=lambda j: scores[j]),
-             "chosen": i == methods[name].chosen}
+             "chosen": settings == preset.settled(methods[name])}
         )  # fmt: skip
     study.table(
         f"{preset.name}: trials on seeds {', '.join(map(str, preset.tuning))}, batch votes",
