@@ -170,3 +170,14 @@ def test_an_adapter_on_the_lm_head_is_trained_like_any_other() -> None:
     by_hand = -cut * gradient[name].numpy()
     assert np.abs(by_hand).max() > 1e-6
     assert np.abs(actor.theta()[name] - before[name] - by_hand).max() < 1e-7
+
+
+def test_trls_head_scores_answers_only_while_a_trainer_runs() -> None:
+    from trl.trainer import utils
+
+    from szpo.baselines.trainer import only_answers_scored
+
+    before = utils._use_triton
+    with only_answers_scored():
+        assert utils._use_triton(torch.device("cpu"))
+    assert utils._use_triton is before

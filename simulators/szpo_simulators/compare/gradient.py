@@ -14,7 +14,7 @@ from szpo import seeds
 from szpo.baselines import dpo, reward_model
 from szpo.baselines.actor import Actor
 from szpo.baselines.asking import drawn
-from szpo.baselines.scaling import scaled
+from szpo.baselines.scaling import SCALED, scaled
 from szpo.baselines.types import (
     Ask,
     Asked,
@@ -180,7 +180,7 @@ def rewarded(train: Callable[..., Any], kind: Any) -> Callable[..., dict[str, An
                 actor.loaded, pairs, recipe(reward_model.Recipe, own), seed=seed, ties=ties,
                 meter=meter,
             )  # fmt: skip
-            agreed.append(learned.agreement(found.pairs))
+            agreed.append(learned.agreement(found.pairs[:SCALED]))
             with meter:
                 score = scaled(learned, found.pairs)
             way.proxy = score
