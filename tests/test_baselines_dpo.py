@@ -103,12 +103,12 @@ def test_the_reference_is_the_start_or_the_present() -> None:
 
 
 def test_it_learns_what_is_preferred_and_twice_the_same() -> None:
-    recipe = dpo.Recipe(steps=12, batch=16, learning_rate=1e-2)
+    recipe = dpo.Recipe(steps=20, batch=16, learning_rate=1e-2)
     actor, again = diary_actor(), diary_actor()
     before, data = mean_mood(actor), diary_pairs(actor)
     log = dpo.train(actor, data, recipe, seed=3).log
     losses = [figures["loss"] for figures in log]
-    assert np.mean(losses[-3:]) < 0.9 * np.mean(losses[:2])
+    assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:2])
     assert mean_mood(actor) > before + 0.3
     torch.manual_seed(12345)  # chance outside must not matter
     state = torch.random.get_rng_state()
