@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from szpo import metrics
 from szpo.types import Answer, Prompt
 from szpo_simulators import heldout
 
@@ -119,7 +120,11 @@ def point(
     cost: Mapping[str, float],
     figures: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
-    """One point as plain JSON: reward, gain with its interval over prompts, guards, cost."""
+    """One point as plain JSON: reward, gain with its interval over prompts, guards, cost.
+
+    ``win_rate`` is how often one of the answers has the higher reward of it and one of the base
+    model's to the same prompt, all pairs of samples, ties a half.
+    """
     mean, low, high = heldout.gain(yardstick.base, found, seed=yardstick.seed)
     return {
         "share": share,
@@ -127,6 +132,9 @@ def point(
         "reward": float(found.rewards.mean()),
         "gain": mean,
         "interval": [low, high],
+        "win_rate": metrics.win_rate(
+            metrics.versus(found.rewards, yardstick.base.rewards)
+        ).value,
         "kl": found.kl,
         "kl_stderr": found.kl_stderr,
         "length": found.tokens,

@@ -176,16 +176,19 @@ def rewarded(train: Callable[..., Any], kind: Any) -> Callable[..., dict[str, An
             pairs, ties = [*pairs, *found.pairs], ties + found.ties
             if i == 0:
                 way.still(spent(meter.cost()))
+            # Derived, as seed + 1 would give a round the draws of the next seed's run.
+            own_seed = number(seeds.derive(seed, "compare round", step=i))
             learned, _ = reward_model.train(
-                actor.loaded, pairs, recipe(reward_model.Recipe, own), seed=seed, ties=ties,
+                actor.loaded, pairs, recipe(reward_model.Recipe, own), seed=own_seed, ties=ties,
                 meter=meter,
             )  # fmt: skip
-            agreed.append(learned.agreement(found.pairs[:SCALED]))
+            with way.instruments.aside():
+                agreed.append(learned.agreement(found.pairs[:SCALED]))
             with meter:
                 score = scaled(learned, found.pairs)
             way.proxy = score
             train(
-                actor, prompts, score, recipe(kind, settings), seed=seed + i, meter=meter,
+                actor, prompts, score, recipe(kind, settings), seed=own_seed, meter=meter,
                 on_step=noted(way, actor, i / rounds, 1 / rounds),
             )  # fmt: skip
         return {"pairs": len(pairs), "ties": ties, "reward_model_agrees": agreed}

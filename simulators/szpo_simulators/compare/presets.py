@@ -154,7 +154,7 @@ PRESETS: Final[Mapping[str, Preset]] = {
         ),
         Preset(
             "smollm2", "demo", ("szpo", "iterative-dpo", "rm+ppo"), (0, 1, 2, 3, 4),
-            {"szpo": 250.0, "iterative-dpo": 350.0, "rm+ppo": 400.0},
+            {"szpo": 500.0, "iterative-dpo": 700.0, "rm+ppo": 750.0},
             sets=("model.dtype=bf16",),
             prompts=48, samples=4, points=5, asks={"szpo": ("batch",)},
             common={
@@ -164,8 +164,8 @@ PRESETS: Final[Mapping[str, Preset]] = {
             },
             own={
                 "szpo": {},
-                "iterative-dpo": {"learning_rate": 0.01},
-                "rm+ppo": {"rate": 0.01, "beta": 0.01},
+                "iterative-dpo": {"learning_rate": 0.03, "beta": 0.03},
+                "rm+ppo": {"rate": 0.03, "beta": 0.01},
             },
             tuning=(100,),
             trials={
