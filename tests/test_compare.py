@@ -12,6 +12,7 @@ import yard_run
 
 from szpo import setups
 from szpo import summary as of_ledger
+from szpo.baselines.asking import question
 from szpo.baselines.scaling import scaled
 from szpo.baselines.types import Meter, Pair
 from szpo.errors import UsageError
@@ -60,7 +61,7 @@ def ask_of(kind="bt70"):
 
 def gathered(*answers, votes, rows):
     meter = Meter()
-    found = gradient.gather(Says(*answers), PROMPTS, ask_of(), meter, 0, votes=votes, rows=rows)
+    found = question(Says(*answers), PROMPTS, ask_of(), votes, rows, meter, 0, purpose="compare")
     return found, meter
 
 
@@ -143,7 +144,12 @@ def test_a_setting_that_no_recipe_has_is_refused():
 
     with pytest.raises(UsageError, match="dpo has no setting speed"):
         gradient.known({"method": "dpo", "settings": {"speed": 1}}, dpo.Recipe)
-    gradient.known({"method": "dpo", "settings": {"beta": 1, "rm_epochs": 2}}, dpo.Recipe)
+    gradient.known({"method": "dpo", "settings": {"beta": 1}}, dpo.Recipe)
+    for name in ("rounds", "rm_epochs"):  # they belong to methods with a reward model
+        asked = {"method": "dpo", "settings": {name: 2}}
+        with pytest.raises(UsageError, match=f"dpo has no setting {name}"):
+            gradient.known(asked, dpo.Recipe)
+        gradient.known(asked, dpo.Recipe, more=gradient.REWARDED)
 
 
 # --- the way ------------------------------------------------------------------------------------
@@ -183,7 +189,8 @@ def test_points_lie_at_even_shares_and_the_start_costs_nothing():
         way.reached(Policy(text), share, {"votes": 8, "answers_read": 64, "tokens": 10})
     assert [row["share"] for row in way.rows] == [0.0, 0.0, 0.5, 1.0]
     assert [row["votes"] for row in way.rows] == [0, 8, 8, 8]
-    # Rewards .1 at the start, .4 and .8 then.
+    # Rewards .1 at the start, .4 and .8 then: every answer beats every one of the base's.
+    assert [row["win_rate"] for row in way.rows] == [0.5, 0.5, 1.0, 1.0]
     assert [row["gain"] for row in way.rows] == pytest.approx([0, 0, 0.3, 0.7])
     assert [row["proxy"] for row in way.rows] == [None, None, 7.0, 7.0]
     assert way.rows[-1]["kl"] == 0.5 and len(way.rows[-1]["guards"]) == 3
@@ -215,11 +222,21 @@ def test_a_kept_setup_is_made_anew_while_costs_are_counted():
 
 
 def test_votes_asked_before_the_first_step_are_not_earned_back_by_a_line():
-    """An offline method that reaches +.3 after 100 votes needed all hundred."""
-    offline = [{"votes": 0, "gain": 0.0}, {"votes": 100, "gain": 0.0}, {"votes": 100, "gain": 0.3}]
-    assert summary.reaching(offline, 0.15, "votes") == 100
-    in_rounds = [{"votes": 0, "gain": 0.0}, {"votes": 100, "gain": 0.3}]
-    assert summary.reaching(in_rounds, 0.15, "votes") == 50
+    """Who asks for 100 votes and then trains to +.3 needed all hundred, and in the second round
+    two hundred. A policy that moves with every few votes was at +.15 half-way.
+    """
+    rows = [row(0, 0.0), row(100, 0.1), row(200, 0.3)]
+
+    def reached(method, by):
+        return summary.reaching(summary.way(cell(method, 0, *rows), by), 0.15, by)
+
+    assert reached("iterative-dpo", "votes") == 200
+    assert reached("iterative-dpo", "answers_read") == 3200
+    assert reached("szpo", "votes") == pytest.approx(125)
+    stairs = summary.curve([cell("rm+ppo", 0, *rows)], "votes")
+    assert stairs["x"] == [0, 100, 100, 200, 200]
+    assert [one["mean"] for one in stairs["rows"]] == [0, 0, 0.1, 0.1, 0.3]
+    assert summary.curve([cell("rm+ppo", 0, *rows)], "tokens")["x"] == [1000.0] * 3
 
 
 def test_a_measurement_is_kept_and_read_back_whole():
@@ -238,7 +255,7 @@ def row(votes, gain, proxy=None, share=1.0):
         "seconds": 2.0, "cpu_seconds": 1.0, "peak_bytes": 300 * 2**20, "reward": 0.1 + gain,
         "gain": gain, "interval": [gain - 0.1, gain + 0.1], "kl": 1.0, "kl_stderr": 0.1,
         "length": 9.0, "logprob": -2.0, "distinct2": 0.5, "guards": [{"ok": gain < 0.25}],
-        "proxy": proxy, "figures": {},
+        "proxy": proxy, "figures": {}, "win_rate": 0.5 + gain,
     }  # fmt: skip
 
 
@@ -270,8 +287,27 @@ def test_rows_say_gains_costs_and_who_stopped():
     assert ours["votes_to_target"] == [50.0, None] and ours["median_votes_to_target"] is None
     assert ours["guards_held"] == 1 and ours["added_bytes"] == 100 * 2**20
     assert theirs["seeds"] == [0] and theirs["stopped"][0]["votes"] == 100
-    assert theirs["answers_read_to_target"] == [1600.0]
+    # Who stopped did not get there: one of two is no median.
+    assert theirs["answers_read_to_target"] == [1600.0, None]
+    assert theirs["median_answers_read_to_target"] is None
     assert summary.differences([ours, theirs]) == []  # they share one seed
+
+
+def test_differences_are_gains_beyond_ours_and_seeds_count_once():
+    cells = {
+        key: [cell(key[0], seed, row(9, gain)) for seed, gain in enumerate(gains)]
+        for key, gains in {("szpo", "batch"): (0.1, 0.2), ("dpo", "pair"): (0.3, 0.3)}.items()
+    }
+    cells[("dpo", "pair")] = [
+        {**one, "reward_model_agrees": [0.5, 0.7]} for one in cells["dpo", "pair"]
+    ]
+    rows = summary.summary(cells, {"szpo": "SZPO", "dpo": "DPO"})
+    (apart,) = summary.differences(rows)
+    assert (apart["method"], apart["n"]) == ("dpo", 2) and apart["mean"] == pytest.approx(0.15)
+    assert rows[1]["win_rate"] == pytest.approx(0.8) and rows[1]["agreement"] == pytest.approx(0.6)
+    assert "agreement" not in rows[0]
+    twice = presets.chosen(presets.find("tiny"), ["dpo", "dpo"], ["batch", "batch"])
+    assert [(method.name, ask) for method, ask in twice] == [("dpo", "batch")]
 
 
 def test_over_optimisation_is_seen_only_where_both_intervals_say_so():
@@ -312,6 +348,7 @@ def test_the_table_goes_on_where_an_arm_stopped(tmp_path, monkeypatch, capsys):
         (["--preset", "tiny", "--asks", "all"], '--asks all: give "batch", "pair" or both'),
         (["one", "--preset", "tiny"], "give a preset or runs, not both"),
         (["--preset", "tiny", "--seeds", "0"], "settings were chosen on seed 0; take others"),
+        (["--preset", "tiny", "--tune", "--asks", "pair"], "--tune has seeds of its own and asks"),
         (["--preset", "tiny", "--collect"], "nothing is finished in .*; leave out --collect"),
     ],
 )

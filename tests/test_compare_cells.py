@@ -10,7 +10,8 @@ import threading
 import pytest
 
 from szpo.errors import RunError
-from szpo_simulators.compare import cells
+from szpo_simulators.bench.study import Study
+from szpo_simulators.compare import cells, plan
 from szpo_simulators.compare.cells import Cell, Place
 
 CELLS = [
@@ -120,3 +121,29 @@ def test_other_settings_are_another_cell():
     assert CELLS[0].name == Cell(dict(reversed(asked.items()))).name
     assert CELLS[0].name != Cell({**asked, "votes": 1}).name
     assert json.loads(json.dumps(asked)) == asked
+
+
+def test_how_long_it_takes_is_said_before_the_first_cell_and_along_the_way(place, capsys):
+    """Six guessed at 10 s; the first takes 4, and so the others are guessed at 4: 20 left."""
+    order = []
+    run = cells.work
+    study = Study("compare", place.folder)
+
+    def work(*some, **more):
+        order.append(capsys.readouterr().out)
+        return run(*some, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cells, "work", work)
+        assert plan.watch(study, place, CELLS) == []
+    assert order == [
+        "6 cells, 0 finished; about 1 min 0 s in one process, which others may share\n"
+    ]
+    lines = [line for line in capsys.readouterr().out.splitlines() if line]
+    assert lines[:2] == [
+        f"0/6 {CELLS[0].name} 50%, about 1 min 0 s left",
+        f"1/6 {CELLS[0].name} done, about 20 s left",
+    ]
+    assert lines[-1] == f"6/6 {CELLS[-1].name} done, about 0 s left"
+    assert plan.watch(study, place, CELLS) == []
+    assert capsys.readouterr().out.startswith("6 cells, 6 finished; about 0 s in one process")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from szpo import seeds
 from szpo.baselines.actor import Actor
@@ -49,18 +48,43 @@ class JudgesAsk:
         key: bytes,
     ) -> list[Verdict]:
         """One vote on each pair of batches."""
-        found: list[Verdict] = []
-        for i, rows in enumerate(zip(prompts, first, second, strict=True)):
-            own = seeds.derive(number(key), "baseline vote", k=i)
-            name = f"{key.hex()}-{i}"
-            comparison = Comparison(name, 0, 0, i, tuple(map(Row, *rows)))
-            side: Literal["A", "B"] = "A" if seeds.integer(own, 1, 2) else "B"
-            member = i % len(self.judges)
-            choice = self.judges[member].judge(
-                comparison, panelist=f"panel-{member}", plus_side=side, key=own
-            )
-            found.append(verdict(choice, side))
-        return found
+        asked = rows_of(prompts, first, second)
+        keys = [seeds.derive(number(key), "baseline vote", k=i) for i in range(len(asked))]
+        return in_turn(self.judges, asked, keys, lambda i: "AB"[1 - seeds.integer(keys[i], 1, 2)])
+
+
+def rows_of(
+    prompts: Sequence[Sequence[Prompt]], first: Sequence[Batch], second: Sequence[Batch]
+) -> list[tuple[Row, ...]]:
+    """The rows of each question about two batches."""
+    return [tuple(map(Row, *batch)) for batch in zip(prompts, first, second, strict=True)]
+
+
+def in_turn(
+    judges: Sequence[Judge],
+    asked: Sequence[tuple[Row, ...]],
+    keys: Sequence[bytes],
+    side: Callable[[int], str],
+) -> list[Verdict]:
+    """One vote on each question, of one judge after another.
+
+    Args:
+        judges: Of a panel.
+        asked: Rows of each question.
+        keys: Name the draws of each.
+        side: On which side, "A" or "B", question ``i`` shows the first batch.
+    """
+    found: list[Verdict] = []
+    for i, (rows, key) in enumerate(zip(asked, keys, strict=True)):
+        member, plus = i % len(judges), side(i)
+        choice = judges[member].judge(
+            Comparison(key.hex(), 0, 0, i, rows),
+            panelist=f"panel-{member}",
+            plus_side="A" if plus == "A" else "B",
+            key=key,
+        )
+        found.append(verdict(choice, plus))
+    return found
 
 
 def question(
@@ -72,6 +96,7 @@ def question(
     meter: Meter,
     seed: int,
     i: int = 0,
+    purpose: str = "baseline",
 ) -> Asked:
     """Round ``i``: two answers each to prompts of their own, and which of them is better.
 
@@ -84,15 +109,16 @@ def question(
         meter: Charged with answers and votes.
         seed: Names prompts, answers and votes.
         i: Number of the round.
+        purpose: Names answers and votes beside the seed.
     """
     size = rows or 1
     need = questions * size
     chosen = [prompts[j] for j in drawn(len(prompts), need, seed, first=i * need)]
-    key = seeds.derive(seed, "baseline answers", step=i)
+    key = seeds.derive(seed, f"{purpose} answers", step=i)
     answers = actor.sample(chosen, 2, seed=number(key))
     meter.generated([answer for two in answers for answer in two])
     first, second = [two[0] for two in answers], [two[1] for two in answers]
-    vote = seeds.derive(seed, "baseline votes", step=i)
+    vote = seeds.derive(seed, f"{purpose} votes", step=i)
     if rows is None:
         return ask_pairs(ask, meter, chosen, first, second, key=vote)
     cuts = [slice(n * size, (n + 1) * size) for n in range(questions)]

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from szpo import seeds
-from szpo.counting import verdict
-from szpo.types import Answer, Batch, Comparison, Prompt, Row, Verdict
+from szpo.baselines.asking import in_turn, rows_of
+from szpo.types import Answer, Batch, Prompt, Row, Verdict
 from szpo_simulators.panels import Panel
 
 
@@ -30,8 +30,8 @@ class PanelAsk:
         key: bytes,
     ) -> Sequence[Verdict]:
         """One vote on each pair of answers."""
-        rows = zip(prompts, first, second, strict=True)
-        return _votes(self.of_pairs, [(Row(*row),) for row in rows], key)
+        asked = rows_of([(p,) for p in prompts], [(a,) for a in first], [(b,) for b in second])
+        return _votes(self.of_pairs, asked, key)
 
     def batches(
         self,
@@ -42,25 +42,15 @@ class PanelAsk:
         key: bytes,
     ) -> Sequence[Verdict]:
         """One vote on each pair of batches."""
-        asked = [
-            tuple(Row(*row) for row in zip(*batch, strict=True))
-            for batch in zip(prompts, first, second, strict=True)
-        ]
-        return _votes(self.of_batches, asked, key)
+        return _votes(self.of_batches, rows_of(prompts, first, second), key)
 
 
 def _votes(panel: Panel, asked: Sequence[tuple[Row, ...]], key: bytes) -> list[Verdict]:
-    found: list[Verdict] = []
-    for n, rows in enumerate(asked):
-        own = seeds.derive(0, "asked", k=n, name=key.hex())
-        lap, member = divmod(n, len(panel.judges))
+    keys = [seeds.derive(0, "asked", k=n, name=key.hex()) for n in range(len(asked))]
+
+    def side(n: int) -> str:
+        lap = n // len(panel.judges)
         # Of an even number of members, each would else see plus on one side throughout.
-        side = "AB"[(n + lap * (len(panel.judges) % 2 == 0)) % 2]
-        choice = panel.judges[member].judge(
-            Comparison(own.hex(), 0, 0, n, rows),
-            panelist=f"panel-{member}",
-            plus_side="A" if side == "A" else "B",
-            key=own,
-        )
-        found.append(verdict(choice, side))
-    return found
+        return "AB"[(n + lap * (len(panel.judges) % 2 == 0)) % 2]
+
+    return in_turn(panel.judges, asked, keys, side)

@@ -61,16 +61,12 @@ def run(
             more = arms.play(asked, way)
         except RunError as error:
             stopped, more = str(error), {}
-    wall, cpu = tools.seconds()
     return {
         "elapsed": time.monotonic() - began,
         "course": way.rows,
         "stopped": stopped,
         **more,
-        "seconds": {"learning": wall, "cpu": cpu},
-        "bytes": {
-            "before": loaded_bytes, "peak": tools.peak(), "process": tools.process_peak(),
-        },
+        "bytes": {"before": loaded_bytes, "peak": tools.peak()},
         "machine": {"load": os.getloadavg()[0], "matrix_seconds": doctor.matrix_seconds()},
     }  # fmt: skip
 

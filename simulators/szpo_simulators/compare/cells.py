@@ -137,9 +137,7 @@ class Step:
     failed: str | None = None
 
 
-def work(
-    place: Place, cells: Sequence[Cell], *, tell: Callable[[Step], None], wait: bool = True
-) -> list[str]:
+def work(place: Place, cells: Sequence[Cell], *, tell: Callable[[Step], None]) -> list[str]:
     """Do all cells that nobody has done or is at, in order; then wait for those of others.
 
     A cell that fails is told and left; the others go on.
@@ -170,8 +168,6 @@ def work(
                     failures.append(f"{cell.name}: {problem}")
                 tell(Step(cell, 1.0, done=True, failed=problem))
         if left and not moved:
-            if not wait:
-                break
             time.sleep(POLL)
     return failures
 

@@ -24,11 +24,14 @@ def command(arguments: Sequence[str]) -> int:
         return ledgers.compare(
             chosen.runs, chosen.folder, figure=chosen.figures, as_json=chosen.json
         )
+    if chosen.tune and (chosen.asks or chosen.seeds):
+        raise UsageError("compare: --tune has seeds of its own and asks in batches; leave "
+                         "--seeds and --asks out")  # fmt: skip
     if chosen.preset is None:
         raise UsageError("compare: give --preset tiny or smollm2, or two runs or more")
     preset = presets.find(chosen.preset)
     arms = presets.chosen(preset, chosen.methods, chosen.asks)
-    seeds = tuple(chosen.seeds) if chosen.seeds else preset.seeds
+    seeds = tuple(dict.fromkeys(chosen.seeds)) or preset.seeds
     if mixed := sorted(set(seeds) & set(preset.tuning)):
         raise UsageError(f"compare: settings were chosen on seed {mixed[0]}; take others")
     study = Study(

@@ -132,9 +132,7 @@ def point(
         "reward": float(found.rewards.mean()),
         "gain": mean,
         "interval": [low, high],
-        "win_rate": metrics.win_rate(
-            metrics.versus(found.rewards, yardstick.base.rewards)
-        ).value,
+        "win_rate": metrics.win_rate(metrics.versus(found.rewards, yardstick.base.rewards)).value,
         "kl": found.kl,
         "kl_stderr": found.kl_stderr,
         "length": found.tokens,

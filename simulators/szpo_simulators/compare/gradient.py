@@ -6,33 +6,28 @@ the others ask in rounds about what the policy answers by then.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields, replace
 from typing import Any, Final
 
 from szpo import seeds
 from szpo.baselines import dpo, reward_model
 from szpo.baselines.actor import Actor
-from szpo.baselines.asking import drawn
+from szpo.baselines.asking import question
 from szpo.baselines.scaling import SCALED, scaled
-from szpo.baselines.types import (
-    Ask,
-    Asked,
-    Meter,
-    Moment,
-    OnStep,
-    Pair,
-    ask_batches,
-    ask_pairs,
-)
+from szpo.baselines.types import Asked, Meter, Moment, OnStep, Pair
 from szpo.errors import UsageError
 from szpo.samples import number
-from szpo.types import Prompt
 from szpo_simulators.compare import ground
 from szpo_simulators.compare.course import Course
 
 OF_REWARD: Final = "rm_"
 """Settings that begin so are the reward model's."""
+REWARDED: Final = (
+    "rounds",
+    *(f"{OF_REWARD}{field.name}" for field in fields(reward_model.Recipe)),
+)
+"""What a method with a reward model can be set beside its own recipe."""
 
 
 def recipe(kind: Any, settings: Mapping[str, Any], **more: Any) -> Any:
@@ -45,14 +40,13 @@ def recipe(kind: Any, settings: Mapping[str, Any], **more: Any) -> Any:
     return kind(**{**{k: v for k, v in settings.items() if k in own}, **more})
 
 
-def known(asked: Mapping[str, Any], *kinds: Any) -> None:
+def known(asked: Mapping[str, Any], *kinds: Any, more: Collection[str] = ()) -> None:
     """Refuse a setting that no recipe of the method has: it would change nothing.
 
     Raises:
         UsageError: names it.
     """
-    own = {field.name for kind in kinds for field in fields(kind)}
-    own |= {f"{OF_REWARD}{field.name}" for field in fields(reward_model.Recipe)} | {"rounds"}
+    own = {field.name for kind in kinds for field in fields(kind)} | set(more)
     for name in asked["settings"]:
         if name not in own:
             raise UsageError(f"compare: {asked['method']} has no setting {name}")
@@ -83,31 +77,13 @@ def spent(cost: Any) -> dict[str, float]:
 
 
 def gather(
-    actor: Actor,
-    prompts: Sequence[Prompt],
-    ask: Ask,
-    meter: Meter,
-    seed: int,
-    *,
-    votes: int,
-    rows: int | None,
-    step: int = 0,
+    asked: Mapping[str, Any], actor: Actor, meter: Meter, *, parts: int = 1, i: int = 0
 ) -> Asked:
-    """Votes on pairs of answers that the policy gives now, as pairs."""
-    need = votes * (rows or 1)
-    chosen = [prompts[j] for j in drawn(len(prompts), need, seed, first=step * need)]
-    answers = actor.sample(
-        chosen, 2, seed=number(seeds.derive(seed, "compare answers", step=step))
-    )
-    meter.generated([answer for two in answers for answer in two])
-    first, second = [two[0] for two in answers], [two[1] for two in answers]
-    key = seeds.derive(seed, "compare votes", step=step)
-    if rows is None:
-        return ask_pairs(ask, meter, chosen, first, second, key=key)
-    cuts = [slice(n * rows, (n + 1) * rows) for n in range(votes)]
-    return ask_batches(
-        ask, meter, [chosen[cut] for cut in cuts], [tuple(first[cut]) for cut in cuts],
-        [tuple(second[cut]) for cut in cuts], key=key,
+    """Votes on pairs of answers that the policy gives now: of all in so many parts, part ``i``."""
+    votes, rows = questions(asked)
+    return question(
+        actor, ground.prompts(asked).train, ground.ask(asked), votes // parts, rows, meter,
+        asked["seed"], i, purpose="compare",
     )  # fmt: skip
 
 
@@ -117,12 +93,8 @@ def offline(train: Callable[..., Any], kind: Any) -> Callable[..., dict[str, Any
     def arm(asked: Mapping[str, Any], way: Course) -> dict[str, Any]:
         known(asked, kind)
         actor, meter = ground.actor(asked), Meter()
-        votes, rows = questions(asked)
         with meter:
-            found = gather(
-                actor, ground.prompts(asked).train, ground.ask(asked), meter, asked["seed"],
-                votes=votes, rows=rows,
-            )  # fmt: skip
+            found = gather(asked, actor, meter)
         way.still(spent(meter.cost()))
         train(
             actor, found.pairs, recipe(kind, asked["settings"]), seed=asked["seed"],
@@ -159,20 +131,18 @@ def rewarded(train: Callable[..., Any], kind: Any) -> Callable[..., dict[str, An
     """
 
     def arm(asked: Mapping[str, Any], way: Course) -> dict[str, Any]:
-        known(asked, kind)
+        known(asked, kind, more=REWARDED)
         settings, seed = asked["settings"], asked["seed"]
-        actor, meter, ask = ground.actor(asked), Meter(), ground.ask(asked)
+        actor, meter = ground.actor(asked), Meter()
         prompts = ground.prompts(asked).train
-        votes, rows = questions(asked)
         rounds = int(settings.get("rounds", 1))
-        own = {k.removeprefix(OF_REWARD): v for k, v in settings.items() if OF_REWARD in k[:3]}
+        own = {name.removeprefix(OF_REWARD): value for name, value in settings.items()
+               if name.startswith(OF_REWARD)}  # fmt: skip
         pairs: list[Pair] = []
         ties, agreed = 0, []
         for i in range(rounds):
             with meter:
-                found = gather(
-                    actor, prompts, ask, meter, seed, votes=votes // rounds, rows=rows, step=i
-                )
+                found = gather(asked, actor, meter, parts=rounds, i=i)
             pairs, ties = [*pairs, *found.pairs], ties + found.ties
             if i == 0:
                 way.still(spent(meter.cost()))

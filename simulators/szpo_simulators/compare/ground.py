@@ -10,14 +10,12 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from szpo import models
+from szpo import language
 from szpo.assemble import CALIBRATION_PROMPTS, CALIBRATION_SAMPLES
 from szpo.baselines.actor import Actor
 from szpo.config import Config
 from szpo.errors import UsageError
-from szpo.layers import lora_config
 from szpo.prompts import PromptSet, load, shipped
-from szpo.sampling import Sampling
 from szpo_simulators import heldout, panels, rewards
 from szpo_simulators.compare import cell, course
 from szpo_simulators.compare.asking import PanelAsk
@@ -33,19 +31,8 @@ def actor(asked: Mapping[str, Any]) -> Actor:
 
 def actor_of(config: Config) -> Actor:
     """The model with a LoRA of its own on the sites and with the rank that SZPO moves."""
-    m, a, g = config.model, config.adapter, config.generation
-    loaded = models.load(m.name, dtype=m.dtype, quantization=m.quantization, device=m.device)
-    depth = int(loaded.model.config.get_text_config().num_hidden_layers)
-    layers = list(range(depth)) if a.layers == "all" else a.layers
-    sites = lora_config(
-        loaded.model,
-        targets=a.targets,
-        layers=None if isinstance(layers, str) else layers,
-        rank=a.rank,
-    )
-    sites.lora_alpha = a.alpha or a.rank
-    sampling = Sampling(g.temperature, g.top_p, g.top_k, g.max_new_tokens, tuple(g.stop))
-    return Actor.fresh(loaded, sites, sampling=sampling, seed=config.run.seed)
+    of = language.plain(config, say=lambda text: None)
+    return Actor(of.loaded, of.sites, of.start, sampling=of.sampling, seed=config.run.seed)
 
 
 def prompts(asked: Mapping[str, Any]) -> PromptSet:

@@ -121,9 +121,11 @@ def watch(study: Study, place: Place, wanted: Sequence[Cell]) -> list[str]:
         quarters: dict[str, int] = {}
 
         def tell(step: Step) -> None:
+            nonlocal left
             if step.done:
                 finished.add(step.cell.name)
-                left.pop(step.cell.name, None)
+                guesses = cells.guesses(place, wanted)  # anew: now one more is known
+                left = {name: s for name, s in guesses.items() if name not in finished}
             rest = cells.clock(sum(left.values()))
             note = f"{step.cell.name} {step.share:.0%}, about {rest} left"
             bar.update(task, completed=len(finished) + (0 if step.done else step.share), note=note)

@@ -199,6 +199,7 @@ def chosen(
         UsageError: a method or a way is unknown, or nothing is left.
     """
     known = {name: METHODS[name] for name in preset.methods}
+    methods, asks = tuple(dict.fromkeys(methods)), tuple(dict.fromkeys(asks))
     for name in methods:
         if name not in known:
             raise UsageError(

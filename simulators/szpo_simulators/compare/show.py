@@ -43,7 +43,7 @@ def show(study: Study, preset: Preset, records: Records) -> dict[str, Any]:
     apart = summary.differences(rows)
     if apart:
         study.table(
-            "final gain of szpo (batch) less that of each other, paired by seed", apart,
+            "final gain of each other less that of szpo (batch), paired by seed", apart,
             {"method": "method", "ask": "ask", "seeds": "n", "difference": signed,
              "95 %": lambda row: f"[{row['low']:+.3f}, {row['high']:+.3f}]"},
         )  # fmt: skip
@@ -99,6 +99,7 @@ TABLE: Final[Mapping[str, Any]] = {
     "ask": "ask",
     "seeds": lambda row: len(row["seeds"]),
     "gain": _gain,
+    "wins": _number("win_rate", ".0%"),
     "votes": _number("votes", ".0f"),
     "read": _number("answers_read", ".0f"),
     f"votes to +{summary.TARGET:g}": _target("votes"),
@@ -110,6 +111,7 @@ TABLE: Final[Mapping[str, Any]] = {
     "added": _number("added_bytes", ".0f", MIB),
     "KL": _number("kl", ".1f"),
     "length": _number("length", ".1f"),
+    "labels": _number("agreement", ".0%"),
     "guards": lambda row: f"{row['guards_held']}/{row['n']}" if "n" in row else "–",
     "true / learned after its best": _optimised,
 }

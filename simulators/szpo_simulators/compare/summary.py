@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -17,6 +18,9 @@ ArmKey: TypeAlias = tuple[str, str]
 """(method, ask)"""
 Records: TypeAlias = Mapping[ArmKey, Sequence[Mapping[str, Any]]]
 """The finished cells of each arm, by seed."""
+STEADY: Final = ("szpo",)
+"""Methods whose policy moves with every few votes; all others ask first and then train."""
+ASKED: Final = ("votes", "answers_read")
 COSTS: Final = ("votes", "answers_read", "tokens", "seconds", "cpu_seconds", "peak_bytes")
 
 
@@ -48,11 +52,16 @@ def _row(key: ArmKey, cells: Sequence[Mapping[str, Any]], title: str) -> dict[st
     row["added_bytes"] = float(
         np.mean([cell["bytes"]["peak"] - cell["bytes"]["before"] for cell in ended])
     )
+    if all("win_rate" in last for last in lasts):
+        row["win_rate"] = float(np.mean([last["win_rate"] for last in lasts]))
+    if all("reward_model_agrees" in cell for cell in ended):
+        row["agreement"] = float(np.mean([cell["reward_model_agrees"] for cell in ended]))
     for name in ("kl", "length", "logprob", "distinct2"):
         row[name] = float(np.mean([last[name] for last in lasts]))
     row["guards_held"] = sum(all(guard["ok"] for guard in last["guards"]) for last in lasts)
-    for by in ("votes", "answers_read"):
-        found = [reaching(cell["course"], TARGET, by) for cell in ended]
+    for by in ASKED:
+        found = [None if cell["stopped"] else reaching(way(cell, by), TARGET, by)
+                 for cell in cells]  # fmt: skip
         row[f"{by}_to_target"] = found
         row[f"median_{by}_to_target"] = middle(found)
     courses = [cell["course"] for cell in ended]
@@ -61,7 +70,7 @@ def _row(key: ArmKey, cells: Sequence[Mapping[str, Any]], title: str) -> dict[st
 
 
 def middle(found: Sequence[float | None]) -> float | None:
-    """The median, where more than half reached; who did not counts as beyond all others.
+    """The median, of an even number the upper one; None where half or more did not get there.
 
     >>> middle([40.0, None, 60.0]), middle([40.0, None])
     (60.0, None)
@@ -88,6 +97,25 @@ def reaching(rows: Sequence[Mapping[str, Any]], gain: float, by: str) -> float |
             share = (gain - before["gain"]) / (row["gain"] - before["gain"])
             return float(before[by] + share * (row[by] - before[by]))
     return None
+
+
+def way(cell: Mapping[str, Any], by: str) -> Sequence[Mapping[str, Any]]:
+    """The course of a cell along a cost: by votes and reading as stairs, where one asks first.
+
+    While votes are asked for, the policy stands where it stood.
+
+    >>> rows = [{"votes": 40, "gain": 0.1}, {"votes": 80, "gain": 0.3}]
+    >>> [row["gain"] for row in way({"asked": {"method": "dpo"}, "course": rows}, "votes")]
+    [0.1, 0.1, 0.3]
+    """
+    rows: Sequence[Mapping[str, Any]] = cell["course"]
+    if by not in ASKED or cell["asked"]["method"] in STEADY:
+        return rows
+    stands = [
+        {**before, **{name: after[name] for name in ASKED if name in after}}
+        for before, after in pairwise(rows)
+    ]
+    return [rows[0], *(row for two in zip(stands, rows[1:], strict=True) for row in two)]
 
 
 def follows_one(cells: Sequence[Mapping[str, Any]]) -> bool:
@@ -125,7 +153,7 @@ def over_optimised(courses: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, 
 def differences(
     rows: Sequence[Mapping[str, Any]], ours: ArmKey = ("szpo", "batch")
 ) -> list[dict[str, Any]]:
-    """Final gain of ours less that of each other arm, over the seeds that both finished."""
+    """Final gain of each other arm less that of ours, over the seeds that both finished."""
     at = {(row["method"], row["ask"]): dict(zip(row["seeds"], row["gains"], strict=True))
           for row in rows}  # fmt: skip
     if ours not in at:
@@ -136,16 +164,16 @@ def differences(
         if key == ours or len(shared) < 2:
             continue
         found.append(
-            {"method": key[0], "ask": key[1], **interval([at[ours][s] - gains[s] for s in shared])}
+            {"method": key[0], "ask": key[1], **interval([gains[s] - at[ours][s] for s in shared])}
         )
     return found
 
 
 def curve(cells: Sequence[Mapping[str, Any]], by: str, value: str = "gain") -> dict[str, Any]:
     """Mean way of an arm's finished cells: x (mean cost at each point) and rows with intervals."""
-    ways = [cell["course"] for cell in cells if not cell["stopped"]]
+    ways = [way(cell, by) for cell in cells if not cell["stopped"]]
     length = min(map(len, ways), default=0)
     return {
-        "x": [float(np.mean([way[i][by] for way in ways])) for i in range(length)],
-        "rows": [interval([way[i][value] for way in ways]) for i in range(length)],
+        "x": [float(np.mean([rows[i][by] for rows in ways])) for i in range(length)],
+        "rows": [interval([rows[i][value] for rows in ways]) for i in range(length)],
     }
