@@ -15,7 +15,7 @@ from szpo import summary as of_ledger
 from szpo.baselines.asking import question
 from szpo.baselines.scaling import scaled
 from szpo.baselines.types import Meter, Pair
-from szpo.errors import UsageError
+from szpo.errors import RunError, UsageError
 from szpo.ledger import Ledger
 from szpo.types import Answer, Prompt
 from szpo_simulators import heldout, panels
@@ -389,6 +389,24 @@ def test_runs_are_compared_by_their_ledgers(tmp_path, monkeypatch, capsys):
     assert (one.parent / "compare-yard-other.svg").exists()
     with pytest.raises(UsageError, match="the same run is named twice"):
         command.command([str(one), str(one)])
+    with pytest.raises(UsageError, match="one run alone; give two or more"):
+        command.command([str(one)])
+
+
+def test_runs_without_votes_are_named(tmp_path, capsys):
+    """Both empty: a refusal. One of two: a line beside the table."""
+    from test_baselines_ledgerpairs import new_ledger
+
+    full = yard_run.make(tmp_path / "a")
+    empty = [tmp_path / "b.db", tmp_path / "c.db"]
+    for path in empty:
+        with new_ledger(path):
+            pass
+    capsys.readouterr()
+    with pytest.raises(RunError, match="no votes in a closed step of b, c; collect some, or"):
+        command.command([str(path) for path in empty])
+    assert command.command([str(full), str(empty[0])]) == 0
+    assert capsys.readouterr().err == "compare: no votes in a closed step of b\n"
 
 
 def test_runs_are_compared_without_a_tensor_library():

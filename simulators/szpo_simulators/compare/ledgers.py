@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from szpo import summary
-from szpo.cli import place
-from szpo.errors import UsageError
+from szpo.cli import place, screen
+from szpo.errors import RunError, UsageError
 from szpo.ledger import Ledger
 from szpo_simulators import rewards
 from szpo_simulators.bench.study import COLOURS, Study
@@ -31,12 +31,20 @@ def compare(
     """Tell and draw runs; the figure goes beside the first run, and to ``figure`` as well.
 
     Raises:
-        UsageError: a run is missing, or is named twice.
+        UsageError: a run is missing, is named twice, or stands alone.
+        RunError: none of them has votes.
     """
+    if len(runs) < 2:
+        raise UsageError("compare: one run alone; give two or more")
     paths = [place.find(run, folder or Path("runs")) for run in runs]
     if len({path.resolve() for path in paths}) < len(paths):
         raise UsageError("compare: the same run is named twice; give different ones")
     found = [read(path) for path in paths]
+    if empty := [row["name"] for row in found if not row["votes"]]:
+        line = f"compare: no votes in a closed step of {', '.join(empty)}"
+        if len(empty) == len(found):
+            raise RunError(f"{line}; collect some, or name other runs")
+        screen.complain(line)
     study = Study("compare", paths[0].parent, figures=figure)
     study.console.quiet = as_json
     study.table("runs by their ledgers", found, {
