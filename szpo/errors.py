@@ -19,6 +19,10 @@ class RunError(SzpoError):
     exit_code = 1
 
 
+class LogitsError(RunError):
+    """The model's logits are not finite: nothing can be drawn from them."""
+
+
 class UsageError(SzpoError):
     """A setting, a file or an argument is not what szpo can work with."""
 

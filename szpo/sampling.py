@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from szpo import seeds
-from szpo.errors import RunError, UsageError
+from szpo.errors import LogitsError, UsageError
 from szpo.types import Floats, Shift
 
 BLOCK = 256
@@ -75,7 +75,7 @@ def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> Tensor:
     """One word per row: int64 (rows,) from logits (rows, words) and uniforms (rows,) in [0, 1).
 
     Raises:
-        RunError: a logit is not a number, so no distribution exists.
+        LogitsError: a logit is not a number, so no distribution exists.
     """
     if sampling.temperature == 0:
         return logits.argmax(dim=-1)
@@ -91,7 +91,7 @@ def _draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> Tensor:
     p = p.view(rows, -1, BLOCK)
     coarse = p.sum(-1).to(torch.float64).cumsum(-1)
     if not bool(torch.isfinite(coarse[:, -1]).all()):
-        raise RunError("generation: the model's logits are not finite; lower the KL radius")
+        raise LogitsError("generation: the model's logits are not finite; lower the KL radius")
     target = uniforms.to(torch.float64) * coarse[:, -1]
     block = _invert(coarse, target)
     below = torch.where(block > 0, coarse.gather(1, (block - 1).clamp(min=0)[:, None])[:, 0], 0.0)

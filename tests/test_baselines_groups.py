@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from baseline_actors import DIARY, PROMPTS, diary_actor, mean_mood, mood, moved, tiny_actor
+from baseline_actors import DIARY, PROMPTS, diary_actor, lora, mean_mood, mood, moved, tiny_actor
+from tiny_models import loaded
 
 from szpo.baselines import groups, grpo, rloo
+from szpo.baselines.actor import Actor
 from szpo.errors import RunError, UsageError
+from szpo.sampling import Sampling
 from szpo.types import Answer, Prompt
 
 METHODS: dict[str, Any] = {"grpo": grpo, "rloo": rloo}
@@ -108,6 +111,18 @@ def test_what_is_no_recipe_is_refused(settings: dict[str, int], words: str) -> N
     for method in METHODS.values():
         with pytest.raises(UsageError, match=words):
             method.Recipe(**settings)
+
+
+@pytest.mark.parametrize("sampling", [{"top_p": 0.9}, {"top_k": 5}, {"temperature": 0}])
+@pytest.mark.parametrize("method", METHODS)
+def test_truncated_sampling_is_refused_as_trl_reads_the_whole_distribution(
+    method: str, sampling: dict[str, float]
+) -> None:
+    actor = Actor.fresh(
+        loaded("llama"), lora("q_proj"), sampling=Sampling(max_new_tokens=6, **sampling)
+    )
+    with pytest.raises(UsageError, match=f"{method}: .* set top_p 1, top_k 0 and a temperature"):
+        METHODS[method].train(actor, PROMPTS, cheerful, METHODS[method].Recipe(steps=1), seed=0)
 
 
 def test_bad_rewards_and_no_prompts_are_one_line() -> None:

@@ -16,6 +16,7 @@ from szpo.baselines import actor as actors
 from szpo.baselines import trainer
 from szpo.baselines.actor import Actor
 from szpo.baselines.asking import question
+from szpo.baselines.checks import answering, risen
 from szpo.baselines.head import is_adapted, plain_head, trainable_head
 from szpo.baselines.types import (
     Ask,
@@ -105,7 +106,9 @@ def train(
     demand_pairs(pairs, ties, "dpo")
     listener = trainer.Listener("dpo", meter or Meter(), on_step)
     _fit(actor, pairs, recipe or Recipe(), seed, listener)
-    return Trained("dpo", listener.meter.cost(), tuple(listener.log), len(pairs), ties)
+    return Trained(
+        "dpo", listener.meter.cost(), tuple(listener.log), len(pairs), ties, risen(listener.log)
+    )
 
 
 def iterative(
@@ -135,7 +138,7 @@ def iterative(
     pairs: list[Pair] = []
     ties = 0
     for i in range(plan.rounds):
-        with meter:
+        with meter, answering("iterative-dpo"):
             asked = question(actor, prompts, ask, plan.questions, plan.rows, meter, seed, i)
         ties += asked.ties
         pairs = [*pairs, *asked.pairs] if plan.memory == "all" else list(asked.pairs)
@@ -145,7 +148,9 @@ def iterative(
         meter.tell(on_step, i + 1, plan.rounds, {**_last(listener), **figures})
     if not listener.log:
         demand_pairs((), ties, "iterative-dpo")
-    return Trained("iterative-dpo", meter.cost(), tuple(listener.log), len(pairs), ties)
+    return Trained(
+        "iterative-dpo", meter.cost(), tuple(listener.log), len(pairs), ties, risen(listener.log)
+    )
 
 
 def _last(listener: trainer.Listener) -> dict[str, float]:

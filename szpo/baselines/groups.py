@@ -14,6 +14,7 @@ from szpo.baselines import actor as actors
 from szpo.baselines import trainer
 from szpo.baselines.actor import Actor
 from szpo.baselines.asking import drawn
+from szpo.baselines.checks import answering, demand_plain, distant
 from szpo.baselines.types import Meter, OnStep, Score, Trained
 from szpo.errors import RunError, UsageError
 from szpo.samples import number
@@ -72,8 +73,6 @@ def check(recipe: Recipe, method: str) -> None:
 def arguments(actor: Actor, recipe: Recipe, folder: str, seed: int, method: str) -> dict[str, Any]:
     """Arguments that both trainers get."""
     sampling = actor.policy.asking.sampling
-    if sampling.temperature == 0:
-        raise UsageError(f"{method}: temperature 0 gives every answer twice; set one above 0")
     return {
         **trainer.here(actor.loaded, folder, seed, method),
         "learning_rate": recipe.learning_rate,
@@ -110,6 +109,7 @@ def train(
 
     if not prompts:
         raise UsageError(f"{method}: no prompts; give those to answer")
+    demand_plain(actor.policy.asking.sampling, method)
     meter = meter or Meter()
     listener = trainer.Listener(method, meter, on_step)
     order = drawn(len(prompts), recipe.steps * recipe.prompts, seed)
@@ -127,7 +127,7 @@ def train(
 
     with trainer.workplace() as folder, actor.training() as model:
         start = actor.theta()
-        made = _drawing(kind, actor, seed)(
+        made = _drawing(kind, actor, seed, method)(
             model=model,
             reward_funcs=reward,
             args=make(folder),
@@ -139,16 +139,18 @@ def train(
         if "ref" in model.peft_config:
             actors.write(base, actor.sites, actor.start(), "ref")
         trainer.fit(made, listener)
-    return Trained(method, meter.cost(), tuple(listener.log))
+    log = tuple(listener.log)
+    return Trained(method, meter.cost(), log, remark=distant(log))
 
 
-def _drawing(kind: Any, actor: Actor, seed: int) -> Any:
+def _drawing(kind: Any, actor: Actor, seed: int, method: str) -> Any:
     """The trainer class, with answers by the actor's own engine and named random numbers."""
 
     class Drawing(kind):  # type: ignore[misc]
         def _generate_single_turn(self, prompt_ids: Any, *_: Any, **__: Any) -> Any:
             key = seeds.derive(seed, "baseline answers", step=int(self.state.global_step))
-            rows = actor.complete(prompt_ids, seed=number(key))
+            with answering(method):
+                rows = actor.complete(prompt_ids, seed=number(key))
             found = [list(row) for row in rows]
             return (found, None) if kind.__name__ == "GRPOTrainer" else found
 

@@ -25,6 +25,7 @@ from szpo.baselines import ppo_loss
 from szpo.baselines.actor import Actor, read, write
 from szpo.baselines.advantages import gae, standardised, token_rewards
 from szpo.baselines.asking import drawn
+from szpo.baselines.checks import FAR, answering, demand_plain, demand_weights
 from szpo.baselines.types import (
     Meter,
     Moment,
@@ -67,7 +68,7 @@ class Recipe:
     lam: float = 0.95
     grad_norm: float = 1.0
     """Longer gradients are shortened to this."""
-    kl_limit: float = 3.0
+    kl_limit: float = FAR
     """Nats per token from the start, mean of a step, at which a run counts as lost and stops."""
 
     def __post_init__(self) -> None:
@@ -176,7 +177,9 @@ def train(
         RunError: the run diverged.
     """
     how, meter = recipe or Recipe(), meter or Meter()
-    _demand_plain(actor, prompts)
+    if not prompts:
+        raise UsageError("ppo: no prompts to learn on")
+    demand_plain(actor.policy.asking.sampling, METHOD)
     log = []
     with actor.training() as peft:
         learner = _learner(actor, peft.get_base_model(), how)
@@ -219,7 +222,8 @@ def _answers(
 ) -> tuple[list[Answer], tuple[tuple[int, ...], ...]]:
     """A step's answers as people read them, and as tokens."""
     key = seeds.derive(seed, "ppo answers", step=step)
-    tokens = learner.actor.sample_tokens(asked, learner.how.samples, seed=number(key))
+    with answering(METHOD):
+        tokens = learner.actor.sample_tokens(asked, learner.how.samples, seed=number(key))
     return [learner.actor.policy.answer(row) for row in tokens], tokens
 
 
@@ -301,6 +305,7 @@ def _improve(learner: Learner, lessons: Sequence[Sequence[Lesson]], step: int) -
             demand_finite(figures, METHOD, step)
             learner.optimizer.step()
             told.append(figures)
+    demand_weights(learner.weights, METHOD, step)
     means = {name: float(np.mean([figures[name] for figures in told])) for name in told[0]}
     # Before the first update of a step the policy is the one that drew: any gap is a mistake.
     return {**means, "first_ratio_gap": told[0]["ratio_gap"]}
@@ -366,15 +371,4 @@ def _demand_near(figures: Mapping[str, float], how: Recipe, step: int) -> None:
         raise RunError(
             f"ppo: {each:.1f} nats per token from the start at step {step} (limit "
             f"{how.kl_limit:g}): training diverged; lower the learning rate or raise beta"
-        )
-
-
-def _demand_plain(actor: Actor, prompts: Sequence[Prompt]) -> None:
-    if not prompts:
-        raise UsageError("ppo: no prompts to learn on")
-    sampling = actor.policy.asking.sampling
-    if sampling.top_p < 1 or sampling.top_k or not sampling.temperature:
-        raise UsageError(
-            "ppo: the actor must sample from its own distribution, whose probabilities PPO reads; "
-            "set top_p 1, top_k 0 and a temperature above 0"
         )

@@ -14,6 +14,7 @@ from typing import Any
 from szpo.baselines import actor as actors
 from szpo.baselines import trainer
 from szpo.baselines.actor import Actor
+from szpo.baselines.checks import risen
 from szpo.baselines.types import Meter, OnStep, Pair, Trained, demand_pairs, silent
 
 METHOD = "simpo"
@@ -86,7 +87,7 @@ def train(
         actors.write(model.get_base_model(), actor.sites, start)
         trainer.fit(made, listener)
     cost = listener.meter.cost()
-    return Trained(METHOD, cost, tuple(listener.log), len(pairs), ties)
+    return Trained(METHOD, cost, tuple(listener.log), len(pairs), ties, risen(listener.log))
 
 
 def _tokens(row: dict[str, list[int]], limit: int) -> dict[str, list[int]]:

@@ -22,6 +22,7 @@ from transformers import PrinterCallback, TrainerCallback
 
 from szpo import cache, seeds
 from szpo.baselines.actor import answer_tokens
+from szpo.baselines.checks import demand_weights
 from szpo.baselines.types import Meter, OnStep, Pair, demand_finite
 from szpo.errors import UsageError
 from szpo.models import Loaded, encode
@@ -153,28 +154,26 @@ def token_rows(
 
 @dataclass
 class Listener(TrainerCallback):
-    """Collects the figures of each step, stops a run that diverges, tells whoever listens.
-
-    ``first`` and ``of`` place a trainer's steps among those of the whole method.
-    """
+    """Collects the figures of each step, stops a run that diverges, tells whoever listens."""
 
     method: str
     meter: Meter
     on_step: OnStep
-    first: int = 0
-    of: int | None = None
     log: list[Mapping[str, float]] = field(default_factory=list)
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: Any = None, model: Any = None, **_: Any
+    ) -> None:
         """One step is done."""
         if not logs or "loss" not in logs:
             return  # the summary at the end
         figures = {k: float(v) for k, v in logs.items() if isinstance(v, int | float)}
-        step = self.first + state.global_step
+        step = state.global_step
         named = {k: v for k, v in figures.items() if k in ("loss", "grad_norm", "reward")}
         demand_finite(named, self.method, step)
+        demand_weights((p for p in model.parameters() if p.requires_grad), self.method, step)
         self.log.append(figures)
-        self.meter.tell(self.on_step, step, self.of or self.first + state.max_steps, figures)
+        self.meter.tell(self.on_step, step, state.max_steps, figures)
 
 
 def fit(trainer: Any, listener: Listener) -> None:

@@ -252,6 +252,8 @@ class Trained:
     """Pairs that were learned from."""
     ties: int = 0
     """Questions that gave no pair."""
+    remark: str = ""
+    """What to look at before the result is believed."""
 
 
 def silent(_: Moment) -> None:

@@ -108,6 +108,8 @@ def baseline(
     }  # fmt: skip
     text = json.dumps({**document, "log": [dict(x) for x in done.log]}, indent=1, default=str)
     (target / "baseline.json").write_text(text + "\n", encoding="utf-8")
+    if done.remark:
+        screen.warn(f"{method}: {done.remark}")
     if as_json:
         screen.emit(document)
         return

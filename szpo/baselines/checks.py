@@ -1,0 +1,95 @@
+"""Where a training is refused, or has to stop: truncated sampling, weights that ran away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from torch import Tensor
+
+from szpo.errors import LogitsError, RunError, UsageError
+from szpo.sampling import Sampling
+
+FAR = 3.0
+"""Nats per token from the start beyond which a policy's answers may be noise."""
+RISE = 1.5
+"""So many times its first value a loss at the end is worth a remark."""
+
+
+def demand_plain(sampling: Sampling, method: str) -> None:
+    """Refuse sampling from anything but the policy's whole distribution.
+
+    Raises:
+        UsageError: top-p, top-k or temperature 0.
+    """
+    if sampling.top_p < 1 or sampling.top_k or not sampling.temperature:
+        raise UsageError(
+            f"{method}: the actor must sample from its own distribution, whose probabilities it "
+            "reads; set top_p 1, top_k 0 and a temperature above 0"
+        )
+
+
+def demand_weights(weights: Iterable[Tensor], method: str, step: int) -> None:
+    """Stop where the last step has left weights that are no numbers: no loss has shown them yet.
+
+    Raises:
+        RunError: one is not finite.
+    """
+    if not all(bool(weight.isfinite().all()) for weight in weights):
+        raise RunError(
+            f"{method}: the weights are not finite after step {step}: training diverged; "
+            "lower the learning rate"
+        )
+
+
+@contextmanager
+def answering(method: str) -> Iterator[None]:
+    """Answers drawn within it are a trained policy's: one that has none has diverged.
+
+    Raises:
+        RunError: its logits are not finite.
+    """
+    try:
+        yield
+    except LogitsError:
+        raise RunError(
+            f"{method}: the policy's logits are not finite: training diverged; "
+            "lower the learning rate"
+        ) from None
+
+
+def risen(log: Sequence[Mapping[str, float]]) -> str:
+    """A remark where the loss ends far above where it began, else nothing.
+
+    This stops no run: a single batch of a training that goes well may cost as much.
+
+    >>> risen([{"loss": 0.7}] * 9 + [{"loss": 1.4}])
+    'the loss rose from 0.70 to 1.40: it may have diverged; try a lower learning rate'
+    """
+    first, end = log[0]["loss"] if log else 0.0, _end(log, "loss")
+    if end <= RISE * first:
+        return ""
+    return (
+        f"the loss rose from {first:.2f} to {end:.2f}: it may have diverged; "
+        "try a lower learning rate"
+    )
+
+
+def distant(log: Sequence[Mapping[str, float]]) -> str:
+    """A remark where a policy ends far from its start, by TRL's ``kl`` per token, else nothing.
+
+    This stops no run: policies that learned what they were rewarded for have been as far.
+    """
+    end = _end(log, "kl")
+    if end <= FAR:
+        return ""
+    return (
+        f"{end:.1f} nats per token from the start at the end: its answers may be noise; look at "
+        "them, lower the learning rate or raise beta"
+    )
+
+
+def _end(log: Sequence[Mapping[str, float]], name: str) -> float:
+    """Mean of a figure over the last tenth of the steps; 0 where there is none."""
+    last = [figures.get(name, 0.0) for figures in log[-max(1, len(log) // 10) :]]
+    return sum(last) / max(1, len(last))
