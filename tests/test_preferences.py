@@ -119,14 +119,22 @@ def test_hh_refusals_name_the_line(tmp_path, record, words):
              .filter(str.strip), min_size=1, max_size=5),
     st.sampled_from(["pair", "batch", "note", "ranking", "file", "judge"]),
     st.integers(1, 9),
+    st.tuples(*[st.sampled_from(["stop", "length"])] * 2),
 )  # fmt: skip
-def test_what_is_written_for_trl_reads_the_same(words, source, votes):
+def test_what_is_written_for_trl_reads_the_same(words, source, votes, ends):
     roles = ("user", "assistant")
     said = [(roles[i % 2], text) for i, text in enumerate(words if len(words) % 2 else words[1:])]
     prompt = Prompt((("system", "Be brief."), *(said or [("user", "Hello?")])))
-    pair = Pair(prompt, Answer(words[0]), Answer(words[0] + "!"), source, votes)
+    answers = Answer(words[0], ends[0]), Answer(words[0] + "!", ends[1])
+    pair = Pair(prompt, *answers, source, votes)
     record = json.loads(json.dumps(trl.record(pair)))
     assert trl.found(record, "here").pairs == (pair,)
+
+
+def test_an_answer_of_a_file_that_tells_no_end_ended_itself():
+    plain = {"prompt": "?", "chosen": "Yes.", "rejected": "No.", "rejected_end": "a friend's"}
+    (pair,) = trl.found(plain, "here").pairs
+    assert (pair.chosen.end, pair.rejected.end) == ("stop", "stop")
 
 
 @pytest.mark.parametrize(

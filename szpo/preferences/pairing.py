@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Literal, TypeAlias
 
 from szpo import questions
 from szpo.baselines.types import Pair, Source
 from szpo.errors import UsageError
 from szpo.types import Answer, Prompt
+
+End: TypeAlias = Literal["stop", "length"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +54,18 @@ def ranked(
 
 
 def single(
-    prompt: Prompt, chosen: str, rejected: str, source: Source = "file", votes: int = 1
+    prompt: Prompt,
+    chosen: str,
+    rejected: str,
+    source: Source = "file",
+    votes: int = 1,
+    ends: tuple[End, End] = ("stop", "stop"),
 ) -> Found:
     """One answer that was preferred to another; equal texts make a tie."""
     if chosen == rejected:
         return Found((), 1)
-    return Found((Pair(prompt, _answer(chosen), _answer(rejected), source, votes),))
+    better, worse = _answer(chosen, ends[0]), _answer(rejected, ends[1])
+    return Found((Pair(prompt, better, worse, source, votes),))
 
 
 def asked(turns: Sequence[tuple[str, str]]) -> Prompt:
@@ -90,5 +99,5 @@ def plain(value: object, where: str) -> str:
     return value
 
 
-def _answer(words: str) -> Answer:
-    return questions.clean_answer(Answer(words))
+def _answer(words: str, end: End = "stop") -> Answer:
+    return questions.clean_answer(Answer(words, end))

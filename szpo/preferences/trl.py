@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from szpo.baselines.types import Pair, Source
 from szpo.errors import UsageError
-from szpo.preferences.pairing import Found, asked, plain, single, text
+from szpo.preferences.pairing import End, Found, asked, plain, single, text
 from szpo.prompts import conversation
 
 Turns = tuple[tuple[str, str], ...]
@@ -19,6 +19,9 @@ Turns = tuple[tuple[str, str], ...]
 
 def record(pair: Pair) -> dict[str, Any]:
     """A pair as a record; ``source`` and ``votes`` say what stands behind it.
+
+    ``chosen_end`` and ``rejected_end`` say whether an answer ended itself or was cut at the limit,
+    as only the first is trained with an end token.
 
     >>> from szpo.types import Answer, Prompt
     >>> record(Pair(Prompt.user("Hello?"), Answer("Hi."), Answer("No.")))["chosen"]
@@ -28,6 +31,8 @@ def record(pair: Pair) -> dict[str, Any]:
         "prompt": [{"role": role, "content": words} for role, words in pair.prompt.turns],
         "chosen": [{"role": "assistant", "content": pair.chosen.text}],
         "rejected": [{"role": "assistant", "content": pair.rejected.text}],
+        "chosen_end": pair.chosen.end,
+        "rejected_end": pair.rejected.end,
         "source": pair.source,
         "votes": pair.votes,
     }
@@ -47,7 +52,8 @@ def found(record: dict[str, Any], where: str) -> Found:
         raise UsageError(f"{where}: chosen and rejected do not share the prompt before the answer")
     if not before:
         raise UsageError(f"{where}: no prompt; give one as prompt or before both answers")
-    return single(asked(before), chosen, rejected, *_evidence(record, where))
+    ends = _end(record, "chosen"), _end(record, "rejected")
+    return single(asked(before), chosen, rejected, *_evidence(record, where), ends)
 
 
 def _prompt(value: Any, where: str) -> Turns:
@@ -84,6 +90,11 @@ def _message(item: Any) -> Any:
     if isinstance(item, list) and len(item) == 2:
         return {"role": item[0], "content": item[1]}
     return item
+
+
+def _end(record: dict[str, Any], key: str) -> End:
+    """Why an answer ended; one of a file that does not say so ended itself."""
+    return "length" if record.get(f"{key}_end") == "length" else "stop"
 
 
 def _evidence(record: dict[str, Any], where: str) -> tuple[Source, int]:
