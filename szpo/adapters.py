@@ -51,7 +51,7 @@ def factors(adapter: Adapter, sites: Sequence[Site]) -> Theta:
         for name, letter in ((site.a, "A"), (site.b, "B")):
             key = f"base_model.model.{site.name}.lora_{letter}.weight"
             if key not in adapter.tensors:
-                raise UsageError(f"starting adapter: no tensor {key}; it does not fit this model")
+                raise UsageError(f"the adapter has no tensor {key}; it does not fit this model")
             found[name] = adapter.tensors[key]
     return found
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from baseline_actors import LIKED, PROMPTS, pairs, tiny_actor
+from safetensors.numpy import load_file, save_file
 from tiny_models import loaded
 
 from szpo.baselines import reward_model
@@ -77,6 +78,19 @@ def test_it_comes_back_from_disk_and_knows_its_base(tmp_path: Path) -> None:
         reward_model.load(tmp_path, replace(base, sha256="1" * 64))
     with pytest.raises(UsageError, match="holds no reward model"):
         reward_model.load(tmp_path / "none", base)
+
+
+def test_a_reward_model_that_lacks_a_tensor_is_told_in_a_line(tmp_path: Path) -> None:
+    base = loaded("llama")
+    model, _ = reward_model.train(base, pairs()[:4], replace(FAST, steps=1), seed=2)
+    model.save(tmp_path)
+    path = tmp_path / "adapter_model.safetensors"
+    tensors = load_file(path)
+    lost = tensors.popitem()[0]
+    save_file(tensors, path)
+    with pytest.raises(UsageError) as caught:
+        reward_model.load(tmp_path, base)
+    assert str(caught.value) == f"the adapter has no tensor {lost}; it does not fit this model"
 
 
 def test_nothing_to_learn_from_is_one_line() -> None:

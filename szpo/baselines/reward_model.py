@@ -130,7 +130,7 @@ def load(folder: Path, loaded: Loaded) -> RewardModel:
     """The reward model that `RewardModel.save` wrote, on the same base model.
 
     Raises:
-        UsageError: the folder holds none, or it belongs to another model.
+        UsageError: the folder holds none, lacks a tensor, or belongs to another model.
     """
     from szpo.models import read_adapter
 
@@ -144,13 +144,7 @@ def load(folder: Path, loaded: Loaded) -> RewardModel:
         ) from None
     if facts.get("base_sha256") != loaded.sha256:
         raise UsageError(f"{folder}: the reward model belongs to another model than {loaded.name}")
-    tensors = read_adapter(folder).tensors
-    factors = {
-        name: tensors[f"base_model.model.{site.name}.lora_{letter}.weight"]
-        for site in sites
-        for name, letter in ((site.a, "A"), (site.b, "B"))
-    }
-    return RewardModel(loaded, sites, factors, head)
+    return RewardModel(loaded, sites, adapters.factors(read_adapter(folder), sites), head)
 
 
 def train(
