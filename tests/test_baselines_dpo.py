@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from baseline_actors import (
     moved,
     pairs,
     tiny_actor,
+    verdict,
 )
 from tiny_models import loaded
 from torch.nn.functional import logsigmoid
@@ -138,6 +140,36 @@ def test_iterative_asks_as_often_as_it_says_and_learns_from_pair_votes(
     assert actor.digest() != diary_actor().digest()
     if rows is None:  # a few votes on batches say too little to see a trait rise
         assert mean_mood(actor) > before + 0.15
+
+
+class SecondRoundTies(Cheerful):
+    """Prefers the longer answer, but in the second round finds all of them equal."""
+
+    asked = 0
+
+    def pairs(
+        self, prompts: Sequence[Prompt], first: Sequence[Answer], second: Sequence[Answer], *,
+        key: bytes,
+    ) -> list[Verdict]:  # fmt: skip
+        self.asked += 1
+        if self.asked == 2:
+            return ["tie"] * len(prompts)
+        return [verdict(len(a.text) - len(b.text)) for a, b in zip(first, second, strict=True)]
+
+
+@pytest.mark.parametrize("memory", ["all", "round"])
+def test_a_round_of_ties_trains_on_what_came_before(memory: Literal["all", "round"]) -> None:
+    seen: list[Moment] = []
+    plan = dpo.Rounds(3, 8, memory=memory, recipe=dpo.Recipe(steps=2))
+    told = dpo.iterative(
+        tiny_actor(), PROMPTS, SecondRoundTies(), plan, seed=0, on_step=seen.append
+    )
+    first, second, third = (moment.figures for moment in seen)
+    assert len(told.log) == 3 * 2  # two steps a round, that of the ties included
+    assert first["pairs"] == second["pairs"] > 0
+    brought = third["pairs"] - (first["pairs"] if memory == "all" else 0)
+    assert told.pairs == first["pairs"] + brought  # each pair once, whatever a round trains on
+    assert told.ties >= 7
 
 
 def test_a_panel_that_always_ties_is_one_line() -> None:

@@ -74,7 +74,7 @@ class Rounds:
     """D: each vote is on a batch of so many prompts, all of whose rows take the verdict; None: a
     vote on a single pair."""
     memory: Literal["all", "round"] = "all"
-    """Train on all pairs so far, or on those of the round."""
+    """Train on all pairs so far, or on those of the last round that brought any."""
     recipe: Recipe = Recipe()
 
 
@@ -136,12 +136,14 @@ def iterative(
     meter = Meter()
     listener = trainer.Listener("iterative-dpo", meter, silent)
     pairs: list[Pair] = []
-    ties = 0
+    ties = found = 0
     for i in range(plan.rounds):
         with meter, answering("iterative-dpo"):
             asked = question(actor, prompts, ask, plan.questions, plan.rows, meter, seed, i)
         ties += asked.ties
-        pairs = [*pairs, *asked.pairs] if plan.memory == "all" else list(asked.pairs)
+        if asked.pairs:
+            pairs = [*pairs, *asked.pairs] if plan.memory == "all" else list(asked.pairs)
+        found += len(asked.pairs)
         if pairs:
             _fit(actor, pairs, plan.recipe, seed, listener, name=f"round {i}")
         figures = {"round": i + 1.0, "pairs": float(len(pairs)), "ties": float(ties)}
@@ -149,7 +151,7 @@ def iterative(
     if not listener.log:
         demand_pairs((), ties, "iterative-dpo")
     return Trained(
-        "iterative-dpo", meter.cost(), tuple(listener.log), len(pairs), ties, risen(listener.log)
+        "iterative-dpo", meter.cost(), tuple(listener.log), found, ties, risen(listener.log)
     )
 
 
