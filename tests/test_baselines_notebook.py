@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from baseline_actors import PROMPTS, SHORT, pairs, tiny_actor
+from peft import get_peft_model
 from tiny_models import build, tokenizer
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig
 
@@ -25,6 +27,13 @@ def on_meta(config: Any) -> Any:
         return AutoModelForCausalLM.from_config(config)
 
 
+def by_peft(model: Any) -> int:
+    """What PEFT itself leaves to train."""
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a tied head is meant, see there
+        return int(get_peft_model(model, notebook.lora()).get_nb_trainable_parameters()[0])
+
+
 def test_the_size_on_smollm2() -> None:
     # Per layer r · (in + out): q 1152, k and v 768 each, gate and up 2112 each, down 2112, so
     # 9,024 · 32 = 288,768; of 30 layers 8,663,040; head 32 · (576 + 49,152) = 1,591,296.
@@ -33,6 +42,7 @@ def test_the_size_on_smollm2() -> None:
         num_attention_heads=9, num_key_value_heads=3, tie_word_embeddings=True,
     )  # fmt: skip
     assert notebook.trainable(on_meta(shape)) == 8_663_040 + 1_591_296 == 10_254_336
+    assert by_peft(on_meta(shape)) == 10_254_336
 
 
 def test_the_size_on_mistral_7b() -> None:
@@ -43,6 +53,7 @@ def test_the_size_on_mistral_7b() -> None:
         num_attention_heads=32, num_key_value_heads=8, sliding_window=None,
     )  # fmt: skip
     assert notebook.trainable(on_meta(shape)) == 75_497_472 + 1_155_072 == 76_652_544
+    assert by_peft(on_meta(shape)) == 76_652_544
 
 
 def test_the_recipe_is_the_notebooks() -> None:
@@ -59,7 +70,13 @@ def test_the_recipe_is_the_notebooks() -> None:
         0.05,
         "none",
     )
-    assert "o_proj" not in config.target_modules and len(config.target_modules) == 7
+    attention, forward = {"q_proj", "k_proj", "v_proj"}, {"gate_proj", "up_proj", "down_proj"}
+    assert set(config.target_modules) == attention | forward | {"lm_head"}  # and no o_proj
+    assert config.task_type == "CAUSAL_LM"
+    # The type that 4 bits have where none is named, bfloat16 in the arithmetic.
+    assert (notebook.QUANTIZATION, notebook.DTYPE) == ("fp4", "bf16")
+    # The adapter has its dropout, and DPO switches it off as TRL then did and does.
+    assert (recipe.dropout, recipe.disable_dropout) == (0.05, True)
 
 
 @pytest.fixture(scope="module")
