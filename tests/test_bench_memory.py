@@ -1,11 +1,15 @@
 """`szpo bench memory`: ratios to plain generation, fresh processes, wrong words refused."""
 
 import csv
-import json
+import importlib.util
+import sys
 
 import pytest
 
+from szpo import subspaces
+from szpo.baselines import dpo
 from szpo.errors import RunError, UsageError
+from szpo.types import Answer
 from szpo_simulators.bench import memory
 
 MIB = 2**20
@@ -66,9 +70,63 @@ def test_a_process_that_fails_is_told_in_a_line():
 
 
 @pytest.mark.slow
-def test_generation_and_a_step_of_ppo_in_fresh_processes():
-    asked = {"model": "tiny", "answers": 16, "dtype": "fp32"}
-    found = {task: memory.fresh({**asked, "task": task}) for task in ("generation", "ppo", "szpo")}
-    for each in found.values():
-        assert each["peak"] >= each["before"] > 50 * MIB
-    assert json.loads(json.dumps(found)) == found
+def test_ppo_and_its_reward_model_add_more_than_generation_in_fresh_processes():
+    """A task that did nothing would add nothing. SZPO's own step needs a process of its own."""
+    asked = {"model": "tiny", "answers": 256, "dtype": "fp32"}
+    found = {task: memory.fresh({**asked, "task": task})
+             for task in ("generation", "ppo", "rm+ppo", "szpo")}  # fmt: skip
+    added = {task: each["peak"] - each["before"] for task, each in found.items()}
+    assert all(each["before"] > 50 * MIB for each in found.values())
+    if not found["generation"]["exact"]:
+        pytest.skip("this system cannot set back the high water of resident memory")
+    assert added["generation"] > 10 * MIB and added["szpo"] > 10 * MIB
+    assert min(added["ppo"], added["rm+ppo"]) > 1.5 * added["generation"]
+
+
+@pytest.mark.parametrize(("task", "calls"), [("dpo", dpo.train), ("szpo set-up", subspaces.setup)])
+def test_the_tasks_do_what_they_are_named_for(task, calls, monkeypatch):
+    """Here, not in a process of its own: what is done counts, the figures only exist."""
+    done = []
+
+    def watched(*some, **more):
+        done.append(calls(*some, **more))
+        return done[-1]
+
+    monkeypatch.setattr(sys.modules[calls.__module__], calls.__name__, watched)
+    found = memory.measured({"model": "tiny", "answers": 16, "dtype": "fp32", "task": task})
+    assert len(done) == 1
+    assert found["peak"] >= found["before"] > 50 * MIB
+    if task == "dpo":
+        assert (len(done[0].log), done[0].pairs) == (1, 8)
+
+
+def test_the_reward_model_of_rank_8_scores_by_the_model():
+    from baseline_actors import PROMPTS
+    from tiny_models import loaded
+
+    score = memory._reward_model(loaded("llama"))
+    assert {site.rank for site in score.sites} == {8}
+    first, second = score(PROMPTS[:2], [Answer("w7 w8"), Answer("w9")])
+    assert first != second != 0
+
+
+def test_a_missing_extra_is_told_with_its_advice(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *_: None)
+    with pytest.raises(UsageError, match=r"dpo needs trl: pip install 'szpo\[baselines\]'"):
+        memory.measured({"model": "tiny", "answers": 16, "dtype": "fp32", "task": "dpo"})
+
+
+def test_nothing_to_compare_with_is_a_dash_and_each_row_names_its_measure(
+    tmp_path, monkeypatch, capsys
+):
+    """Without /proc what was resident before is the high water: generation adds nothing."""
+    monkeypatch.setattr(
+        memory, "fresh", lambda one: {"before": 600 * MIB, "peak": 600 * MIB, "exact": False}
+    )
+    monkeypatch.setenv("COLUMNS", "160")
+    found = memory.main(
+        model="tiny", answers=16, tasks=("generation", "ppo"), dtypes=("fp32",), folder=tmp_path
+    )
+    assert [each["added_ratio"] for each in found["rows"]] == [None, None]
+    assert [each["ratio"] for each in found["rows"]] == [1.0, 1.0]
+    assert capsys.readouterr().out.count("the whole process") == 2

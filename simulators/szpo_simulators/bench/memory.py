@@ -3,7 +3,11 @@
 Every figure is that of a fresh process which loads the model, sets its high water of resident
 memory back, and then does one thing on the same number of answers: generate them plainly; an
 SZPO step (both policies in one batch, votes, update); SZPO's set-up; one optimizer step of DPO on
-them as pairs; one step of PPO on them with its critic. All on the same model and LoRA sites.
+them as pairs; one step of PPO on them with its critic, scored by the length of the text or by a
+reward model of rank 8 on the same base. All on the same model and LoRA sites.
+
+Where the system cannot set the high water back, a peak is that of the whole process, loading
+included, and each row says so.
 """
 
 from __future__ import annotations
@@ -15,17 +19,21 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from szpo import configfile
 from szpo.config import Config
-from szpo.errors import RunError, UsageError
+from szpo.errors import RunError, SzpoError, UsageError
 from szpo_simulators.bench.study import Study
 
-TASKS: Final = ("generation", "szpo", "szpo set-up", "dpo", "ppo")
+TASKS: Final = ("generation", "szpo", "szpo set-up", "dpo", "ppo", "rm+ppo")
 DTYPES: Final = ("fp32", "bf16", "4-bit")
+MEASURES: Final = {True: "the task", False: "the whole process", None: "–"}
+"""What a peak is of, by whether the high water was set back; older records do not tell."""
 MIB: Final = 2**20
 D: Final = 8
+Measured: TypeAlias = dict[str, Any]
+"""``before`` and ``peak`` in bytes, and ``exact``."""
 
 
 def main(
@@ -64,7 +72,8 @@ def main(
         {"dtype": "dtype", "task": "task", "peak MiB": lambda row: f"{row['peak'] / MIB:.0f}",
          "of generation": lambda row: times(row["ratio"]),
          "above the loaded model, MiB": lambda row: f"{row['added'] / MIB:.0f}",
-         "of generation's": lambda row: times(row["added_ratio"])},
+         "of generation's": lambda row: times(row["added_ratio"]),
+         "peak of": lambda row: MEASURES[row.get("exact")]},
     )  # fmt: skip
     study.csv("memory", rows)
     study.end()
@@ -81,18 +90,22 @@ def times(value: float | None) -> str:
 
 
 def ratios(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Each row with its peak, and what it adds to the loaded model, over plain generation's."""
+    """Each row with its peak, and what it adds to the loaded model, over plain generation's.
+
+    A ratio is None where there is no plain generation, or nothing that it added.
+    """
     plain = {row["dtype"]: row for row in found if row["task"] == "generation"}
     rows = []
     for row in found:
         beside = plain.get(row["dtype"])
         added = row["peak"] - row["before"]
+        plainly = beside["peak"] - beside["before"] if beside else 0
         rows.append(
             {
                 **row,
                 "added": added,
                 "ratio": row["peak"] / beside["peak"] if beside else None,
-                "added_ratio": added / (beside["peak"] - beside["before"]) if beside else None,
+                "added_ratio": added / plainly if plainly else None,
             }
         )
     return rows
@@ -133,20 +146,20 @@ def settings(asked: Mapping[str, Any]) -> Config:
     return configfile.load(sets=sets)
 
 
-def measured(asked: Mapping[str, Any]) -> dict[str, int]:
-    """Resident bytes before and at the peak of one task."""
-    before, peak = {
+def measured(asked: Mapping[str, Any]) -> Measured:
+    """Resident bytes before and at the peak of one task, and whether the peak is the task's."""
+    return {
         "generation": _generation, "szpo": _szpo, "szpo set-up": _setup, "dpo": _dpo, "ppo": _ppo,
+        "rm+ppo": _rewarded,
     }[asked["task"]](asked)  # fmt: skip
-    return {"before": before, "peak": peak}
 
 
-def _watched(work: Callable[[], object]) -> tuple[int, int]:
+def _watched(work: Callable[[], object]) -> Measured:
     from szpo_simulators.compare.instruments import Instruments, resident
 
     tools, before = Instruments(), resident()
     work()
-    return before, tools.peak()
+    return {"before": before, "peak": tools.peak(), "exact": tools.exact}
 
 
 def _actor(asked: Mapping[str, Any]) -> Any:
@@ -162,19 +175,19 @@ def _prompts(count: int) -> Any:
     return [pool[i % len(pool)] for i in range(count)]
 
 
-def _generation(asked: Mapping[str, Any]) -> tuple[int, int]:
+def _generation(asked: Mapping[str, Any]) -> Measured:
     actor = _actor(asked)
     return _watched(lambda: actor.sample(_prompts(asked["answers"] // 2), 2, seed=0))
 
 
-def _setup(asked: Mapping[str, Any]) -> tuple[int, int]:
+def _setup(asked: Mapping[str, Any]) -> Measured:
     from szpo.subspaces import setup
 
     loaded = _actor(asked).loaded
     return _watched(lambda: setup(loaded, _prompts(160)))
 
 
-def _szpo(asked: Mapping[str, Any]) -> tuple[int, int]:
+def _szpo(asked: Mapping[str, Any]) -> Measured:
     """A step of a run whose set-up comes from the cache: its memory is not the step's."""
     from szpo import assemble, driving
 
@@ -182,8 +195,7 @@ def _szpo(asked: Mapping[str, Any]) -> tuple[int, int]:
     if not asked.get("ready"):
         ready = {**asked, "ready": True}
         assemble.build(config, say=lambda line: None)  # leaves the set-up in the cache
-        found = fresh(ready)
-        return found["before"], found["peak"]
+        return fresh(ready)
     parts = assemble.build(config, say=lambda line: None)
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -192,11 +204,12 @@ def _szpo(asked: Mapping[str, Any]) -> tuple[int, int]:
         return _watched(lambda: driving.drive(ledger, parts))
 
 
-def _dpo(asked: Mapping[str, Any]) -> tuple[int, int]:
-    import trl  # its libraries are resident before the step, and so in both figures
-
-    from szpo.baselines import dpo
+def _dpo(asked: Mapping[str, Any]) -> Measured:
+    from szpo.baselines import dpo, trainer
     from szpo.baselines.types import Pair
+
+    trainer.demand_trl("dpo")
+    import trl  # its libraries are resident before the step, and so in both figures
 
     trl.DPOTrainer  # noqa: B018  # loads it
     actor = _actor(asked)
@@ -208,19 +221,49 @@ def _dpo(asked: Mapping[str, Any]) -> tuple[int, int]:
     return _watched(lambda: dpo.train(actor, pairs, recipe, seed=0))
 
 
-def _ppo(asked: Mapping[str, Any]) -> tuple[int, int]:
+def _ppo(asked: Mapping[str, Any]) -> Measured:
+    return _clipped(asked, lambda loaded: _length)
+
+
+def _rewarded(asked: Mapping[str, Any]) -> Measured:
+    return _clipped(asked, _reward_model)
+
+
+def _length(prompts: Sequence[Any], answers: Sequence[Any]) -> list[float]:
+    return [float(len(answer.text)) for answer in answers]
+
+
+def _reward_model(loaded: Any) -> Any:
+    """A reward model of the recipe's size that nothing has trained: it takes as much memory."""
+    import numpy as np
+    from peft import LoraConfig
+
+    from szpo.baselines.reward_model import Recipe, RewardModel
+    from szpo.deltas import find_sites
+    from szpo.language import random_start
+
+    how = Recipe()
+    lora = LoraConfig(r=how.rank, target_modules="all-linear", task_type="CAUSAL_LM")
+    sites = find_sites(loaded.model, lora)
+    factors = {name: value + np.float32(1e-3) for name, value in random_start(sites, 0).items()}
+    width = loaded.model.get_output_embeddings().in_features
+    return RewardModel(loaded, sites, factors, np.ones(width, np.float32))
+
+
+def _clipped(asked: Mapping[str, Any], make: Callable[[Any], Any]) -> Measured:
+    """One step of PPO; ``make`` gives its score for a loaded model and is part of the step."""
     from szpo.baselines import ppo
 
     actor = _actor(asked)
     recipe = replace(
         ppo.Recipe(), steps=1, prompts=asked["answers"] // 2, samples=2, epochs=1, minibatches=1
     )
-
-    def score(prompts: Sequence[Any], answers: Sequence[Any]) -> list[float]:
-        return [float(len(answer.text)) for answer in answers]
-
-    return _watched(lambda: ppo.train(actor, _prompts(recipe.prompts), score, recipe, seed=0))
+    prompts = _prompts(recipe.prompts)
+    return _watched(lambda: ppo.train(actor, prompts, make(actor.loaded), recipe, seed=0))
 
 
 if __name__ == "__main__":
-    print(json.dumps(measured(json.loads(sys.stdin.read()))))
+    try:
+        print(json.dumps(measured(json.loads(sys.stdin.read()))))
+    except SzpoError as error:
+        sys.exit(str(error))

@@ -11,7 +11,6 @@ from __future__ import annotations
 import gc
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -27,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import binom
 
-from szpo import controller, doctor, models, prompts, settings
+from szpo import controller, doctor, memory, models, prompts, settings
 from szpo.deltas import Deltas, Site, find_sites
 from szpo.directions import DIRECTION_VERSION
 from szpo.engines import HfEngine
@@ -206,8 +205,7 @@ def generate_once(kind: str, model: str, rows: int, tokens: int) -> None:
         work.transformers()
     else:
         work.engine(work.deltas if kind == "with" else None)
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit))
+    print(json.dumps(memory.most() / 2**20))
 
 
 # --- the rest of a step ------------------------------------------------------------------------

@@ -6,15 +6,13 @@ of what a method costs: `Instruments.aside` stops the clock, the count and the m
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from szpo import setups
+from szpo import memory, setups
 from szpo.engine_choice import GenerateEngine
 from szpo.engines import HfEngine
 from szpo.subspaces import Subspace
@@ -35,7 +33,8 @@ class Instruments:
         self._peak = 0
         self._process_peak = 0
         self._on = True
-        self._exact = _reset()
+        self.exact = _reset()
+        """The high water can be set back, so that `peak` is what was done since."""
 
     @staticmethod
     def _now() -> tuple[float, float]:
@@ -52,11 +51,11 @@ class Instruments:
 
         Where the system cannot set its high water back, that of the whole process.
         """
-        return self.process_peak() if not self._exact else max(self._peak, high_water())
+        return self.process_peak() if not self.exact else max(self._peak, high_water())
 
     def process_peak(self) -> int:
         """Largest resident memory of the process so far, measuring included, in bytes."""
-        self._process_peak = max(self._process_peak, high_water(), _rusage())
+        self._process_peak = max(self._process_peak, high_water(), memory.most())
         return self._process_peak
 
     @contextmanager
@@ -70,7 +69,7 @@ class Instruments:
         finally:
             self._on = True
             self.process_peak()
-            if self._exact:
+            if self.exact:
                 _reset()
             now = self._now()
             self._apart = (
@@ -127,9 +126,9 @@ def high_water() -> int:
     try:
         lines = STATUS.read_text().splitlines()
     except OSError:
-        return _rusage()
+        return memory.most()
     found = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
-    return int(found[0]) * 1024 if found else _rusage()
+    return int(found[0]) * 1024 if found else memory.most()
 
 
 def resident() -> int:
@@ -137,14 +136,9 @@ def resident() -> int:
     try:
         lines = STATUS.read_text().splitlines()
     except OSError:
-        return _rusage()
+        return memory.most()
     found = [line.split()[1] for line in lines if line.startswith("VmRSS:")]
-    return int(found[0]) * 1024 if found else _rusage()
-
-
-def _rusage() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return int(found[0]) * 1024 if found else memory.most()
 
 
 def _reset() -> bool:

@@ -10,6 +10,9 @@ import numpy as np
 
 from szpo.types import Floats
 
+HALVINGS = 5
+"""Of a step, at most."""
+
 
 def loss(w: Floats, x: Floats, won: Floats, ridge: float) -> Floats:
     """−mean log-likelihood + ridge·|w|²/2, (S,): ln 2 at w = 0 without ridge.
@@ -28,29 +31,35 @@ def loss(w: Floats, x: Floats, won: Floats, ridge: float) -> Floats:
 
 def gradient(w: Floats, x: Floats, won: Floats, ridge: float) -> Floats:
     """Of `loss`, (S, F)."""
-    p = 1 / (1 + np.exp(-np.einsum("...nf,...f->...n", x, w)))
-    found: Floats = np.einsum("...nf,...n->...f", x, p - won) / x.shape[-2] + ridge * w
+    off = (preferred(w, x) - won)[..., None]
+    found: Floats = (np.swapaxes(x, -1, -2) @ off)[..., 0] / x.shape[-2] + ridge * w
+    return found
+
+
+def preferred(w: Floats, x: Floats) -> Floats:
+    """P(plus preferred) at each difference, (S, n)."""
+    found: Floats = 1 / (1 + np.exp(-(x @ w[..., None])[..., 0]))
     return found
 
 
 def fit(x: Floats, won: Floats, ridge: float, rounds: int = 8) -> Floats:
     """Weights (S, F) that minimise `loss`, by damped Newton steps on all repetitions together.
 
-    A step that does not lower a repetition's loss is halved, up to four times; ridge > 0 makes
-    the minimum unique.
+    A step that raises a repetition's loss is halved, up to five times, and then taken as it is:
+    beside the minimum rounding alone may seem to raise it. ridge > 0 makes the minimum unique.
     """
     w = np.zeros((x.shape[0], x.shape[-1]))
     at = loss(w, x, won, ridge)
     for _ in range(rounds):
-        p = 1 / (1 + np.exp(-(x @ w[..., None])[..., 0]))
+        p = preferred(w, x)
         weighted = x * (p * (1 - p))[..., None]
         curvature = np.swapaxes(weighted, -1, -2) @ x / x.shape[-2]
         curvature += ridge * np.eye(x.shape[-1])
-        slope = (np.swapaxes(x, -1, -2) @ (p - won)[..., None])[..., 0] / x.shape[-2] + ridge * w
+        slope = gradient(w, x, won, ridge)
         if np.abs(slope).max() < 1e-7:
             break
         move = np.linalg.solve(curvature, slope[..., None])[..., 0]
-        for _ in range(5):
+        for _ in range(HALVINGS):
             after = loss(w - move, x, won, ridge)
             worse = after > at
             if not worse.any():
