@@ -226,11 +226,7 @@ class LoraPolicy:
         Texts are tokenized anew, and the end token counts where the answer ended itself. An
         answer without any token has nan.
         """
-        end = min(self._stop, default=None)
-        rows = []
-        for answer in answers:
-            ids = self.loaded.tokenizer(answer.text, add_special_tokens=False)["input_ids"]
-            rows.append([*ids, end] if answer.end == "stop" and end is not None else list(ids))
+        rows = [models.answer_tokens(self.loaded, answer) for answer in answers]
         logp = self.engine.logprobs(
             [self.encode(prompt) for prompt in prompts],
             rows,

@@ -26,7 +26,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 
 from szpo import cache, fourbit, weights
 from szpo.errors import ResourceError, UsageError
-from szpo.types import Prompt
+from szpo.types import Answer, Prompt
 
 Dtype: TypeAlias = Literal["fp32", "bf16", "fp16"]
 Quantization: TypeAlias = Literal["nf4", "fp4"]
@@ -347,3 +347,10 @@ def stop_tokens(loaded: Loaded) -> tuple[int, ...]:
     found = listed if isinstance(listed, list) else [listed]
     found = [*found, loaded.tokenizer.eos_token_id]
     return tuple(sorted({int(i) for i in found if i is not None}))
+
+
+def answer_tokens(loaded: Loaded, answer: Answer) -> list[int]:
+    """An answer's tokens; the end token belongs to it where the answer ended itself."""
+    ids = list(loaded.tokenizer(answer.text, add_special_tokens=False)["input_ids"])
+    ends = stop_tokens(loaded)
+    return [*ids, ends[0]] if answer.end == "stop" and ends else ids

@@ -30,6 +30,7 @@ from szpo.baselines.actor import Actor
 from szpo.baselines.types import Moment, Pair
 from szpo.deltas import Deltas, attached
 from szpo.errors import RunError
+from szpo.models import answer_tokens
 from szpo.types import Answer, Prompt, Verdict
 
 ONE = dpo.Recipe(steps=1, batch=4, learning_rate=1e-3)
@@ -44,7 +45,7 @@ def logps(actor: Actor, deltas: Deltas, rows: Sequence[tuple[Prompt, Answer]]) -
     """Sum of the answer's log-probabilities, one row at a time, by hooks instead of by PEFT."""
     found = []
     for prompt, answer in rows:
-        ids = [*actor.encode(prompt), *actor.tokens(answer)]
+        ids = [*actor.encode(prompt), *answer_tokens(actor.loaded, answer)]
         with attached(actor.loaded.model, actor.sites, deltas, torch.zeros(1, 1).long()):
             logp = actor.loaded.model(torch.tensor([ids])).logits[0].log_softmax(-1)
         steps = range(len(actor.encode(prompt)), len(ids))

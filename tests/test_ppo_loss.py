@@ -57,7 +57,8 @@ def test_a_return_of_ten_raises_a_probability_and_one_of_minus_five_lowers_it():
     # gives log π(0) = −log(1 + e^{−.1·G}): log σ(1) and log σ(−.5).
     for reward, expected in ((10.0, -0.313262), (-5.0, -0.974077)):
         logits = torch.zeros(2, dtype=torch.float64, requires_grad=True)
-        ppo_loss.reinforce_loss(logits.log_softmax(0)[:1], torch.tensor([reward])).backward()
+        logp = logits.log_softmax(0)[:1]
+        ppo_loss.policy_loss(logp, logp, torch.tensor([reward])).loss.backward()
         moved = (logits - 0.1 * logits.grad).detach().log_softmax(0)[0].item()
         assert moved == pytest.approx(expected, abs=1e-6)
         assert (moved > math.log(0.5)) == (reward > 0)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from szpo import adapters, language, models, peftfile, seeds
+from szpo import adapters, language, peftfile, seeds
 from szpo.deltas import Site, find_sites
 from szpo.engines import Engine
 from szpo.errors import UsageError
@@ -103,11 +103,6 @@ class Actor:
         start = language.random_start(sites, seed)
         return cls(loaded, sites, start, sampling=sampling, seed=seed, engine=engine)
 
-    @property
-    def trainable(self) -> int:
-        """How many weights are trained."""
-        return sum(site.rank * (site.inputs + site.outputs) for site in self.sites)
-
     # ---- answering and measuring: as a `LoraPolicy`, also in the middle of training ----
 
     def sample(
@@ -156,10 +151,6 @@ class Actor:
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
         """The prompt's tokens, through the chat template."""
         return self.policy.encode(prompt)
-
-    def tokens(self, answer: Answer) -> list[int]:
-        """An answer's tokens; the end token belongs to it where the answer ended itself."""
-        return answer_tokens(self.loaded, answer)
 
     # ---- weights ----
 
@@ -212,13 +203,6 @@ class Actor:
         self.theta()
         with without_adapters(self.loaded.model):
             yield
-
-
-def answer_tokens(loaded: Loaded, answer: Answer) -> list[int]:
-    """An answer's tokens; the end token belongs to it where the answer ended itself."""
-    ids = list(loaded.tokenizer(answer.text, add_special_tokens=False)["input_ids"])
-    ends = models.stop_tokens(loaded)
-    return [*ids, ends[0]] if answer.end == "stop" and ends else ids
 
 
 # --- PEFT around the base model, and off again ---------------------------------------------------

@@ -107,7 +107,7 @@ def train(
     listener = trainer.Listener("dpo", meter or Meter(), on_step)
     _fit(actor, pairs, recipe or Recipe(), seed, listener)
     return Trained(
-        "dpo", listener.meter.cost(), tuple(listener.log), len(pairs), ties, risen(listener.log)
+        listener.meter.cost(), tuple(listener.log), len(pairs), ties, risen(listener.log)
     )
 
 
@@ -150,9 +150,7 @@ def iterative(
         meter.tell(on_step, i + 1, plan.rounds, {**_last(listener), **figures})
     if not listener.log:
         demand_pairs((), ties, "iterative-dpo")
-    return Trained(
-        "iterative-dpo", meter.cost(), tuple(listener.log), found, ties, risen(listener.log)
-    )
+    return Trained(meter.cost(), tuple(listener.log), found, ties, risen(listener.log))
 
 
 def _last(listener: trainer.Listener) -> dict[str, float]:

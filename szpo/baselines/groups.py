@@ -140,7 +140,7 @@ def train(
             actors.write(base, actor.sites, actor.start(), "ref")
         trainer.fit(made, listener)
     log = tuple(listener.log)
-    return Trained(method, meter.cost(), log, remark=distant(log))
+    return Trained(meter.cost(), log, remark=distant(log))
 
 
 def _drawing(kind: Any, actor: Actor, seed: int, method: str) -> Any:

@@ -32,15 +32,14 @@ class Recorded:
     """Votes and answers read, as the run counted them."""
 
 
-def recorded(ledger: Ledger, until: int | None = None) -> Recorded:
-    """The pairs of the closed steps < ``until`` (all by default), from the votes that counted."""
+def recorded(ledger: Ledger) -> Recorded:
+    """The pairs of the closed steps, from the votes that counted."""
     pairs: list[Pair] = []
     ties = comparisons = 0
     meter = Meter()
     for row in ledger.query(
-        "SELECT step FROM steps WHERE run = ? AND state IN ('closed', 'applied') AND step < ? "
-        "ORDER BY step",
-        (ledger.run, 2**62 if until is None else until),
+        "SELECT step FROM steps WHERE run = ? AND state IN ('closed', 'applied') ORDER BY step",
+        (ledger.run,),
     ):
         votes: dict[str, list[Vote]] = defaultdict(list)
         for vote in counted(ledger, row["step"]):

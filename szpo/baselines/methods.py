@@ -47,7 +47,6 @@ class Outcome:
     """What came of a method: what it says of itself, and the reward model where it made one."""
 
     trained: Trained
-    recipe: Any
     rewards: reward_model.RewardModel | None = None
 
 
@@ -82,14 +81,14 @@ def run(
             ground.actor, asked.pairs, how, seed=seed, on_step=on_step, ties=asked.ties,
             meter=meter,
         )  # fmt: skip
-        return Outcome(replace(trained, method=method), how)
+        return Outcome(trained)
     if method == "reward-model":
         asked = _votes(method, ground, meter)
         rewards, trained = reward_model.train(
             ground.actor.loaded, asked.pairs, how, seed=seed, on_step=on_step, ties=asked.ties,
             meter=meter,
         )  # fmt: skip
-        return Outcome(trained, how, rewards)
+        return Outcome(trained, rewards)
     if method == "iterative-dpo":
         if ground.ask is None:
             raise UsageError(
@@ -99,15 +98,13 @@ def run(
         return Outcome(
             dpo.iterative(
                 ground.actor, ground.prompts, ground.ask, how, seed=seed, on_step=on_step
-            ),
-            how,
+            )
         )
     if method == "self-rewarding":
         return Outcome(
             self_rewarding.train(
                 ground.actor, ground.prompts, folder, how, seed=seed, on_step=on_step
-            ),
-            how,
+            )
         )
     learned: reward_model.RewardModel | None = None
     asked, score = Asked(()), ground.score
@@ -123,7 +120,7 @@ def run(
         seed=seed, on_step=on_step, meter=meter,
     )  # fmt: skip
     trained = replace(trained, pairs=len(asked.pairs), ties=asked.ties)
-    return Outcome(trained, how, learned)
+    return Outcome(trained, learned)
 
 
 def recipe(method: str, settings: Mapping[str, Any]) -> Any:

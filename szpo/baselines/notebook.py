@@ -11,7 +11,6 @@ from typing import Any
 
 from szpo.baselines.dpo import Recipe
 
-MODEL = "mistralai/Mistral-7B-Instruct-v0.2"
 QUANTIZATION = "fp4"
 """bitsandbytes' default where only ``load_in_4bit`` is set; no double quantisation."""
 DTYPE = "bf16"

@@ -198,7 +198,7 @@ def train(
                 figures |= _improve(learner, lessons, step + 1)
             log.append(figures)
             on_step(Moment(step + 1, how.steps, meter.cost(), figures))
-    return Trained(METHOD, meter.cost(), tuple(log))
+    return Trained(meter.cost(), tuple(log))
 
 
 def _learner(actor: Actor, model: Any, how: Recipe) -> Learner:

@@ -53,8 +53,3 @@ def value_loss(
     """
     near = old_values + (values - old_values).clamp(-clip, clip)
     return 0.5 * torch.maximum((values - returns) ** 2, (near - returns) ** 2).mean()
-
-
-def reinforce_loss(logp: Tensor, returns: Tensor) -> Tensor:
-    """−mean log π(a|s)·G (Williams 1992): G > 0 raises the probability of a, G < 0 lowers it."""
-    return -(logp * returns).mean()

@@ -221,7 +221,7 @@ def train(
             shell.score.weight.detach().float().cpu().numpy()[0].copy(),
         )
     cost = listener.meter.cost()
-    return learned, Trained(METHOD, cost, tuple(listener.log), len(pairs), ties)
+    return learned, Trained(cost, tuple(listener.log), len(pairs), ties)
 
 
 def read_as(loaded: Loaded, prompt: Prompt, answer: Answer) -> list[int]:

@@ -120,7 +120,7 @@ def train(
         meter.tell(on_step, stage, how.models, log[-1])
     pairs = sum(int(figures.get("pairs", 0)) for figures in log)
     ties = sum(int(figures.get("ties", 0)) for figures in log)
-    return Trained(METHOD, meter.cost(), tuple(log), pairs, ties)
+    return Trained(meter.cost(), tuple(log), pairs, ties)
 
 
 def judged(

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from szpo.baselines import trainer
-from szpo.baselines.actor import Actor, answer_tokens
+from szpo.baselines.actor import Actor
 from szpo.baselines.types import Meter, OnStep, Trained, silent
 from szpo.errors import RunError
-from szpo.models import encode
+from szpo.models import answer_tokens, encode
 from szpo.types import Answer, Prompt
 
 
@@ -78,4 +78,4 @@ def train(
             processing_class=actor.loaded.tokenizer,
         )
         trainer.fit(made, listener)
-    return Trained("sft", listener.meter.cost(), tuple(listener.log))
+    return Trained(listener.meter.cost(), tuple(listener.log))

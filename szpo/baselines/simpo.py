@@ -87,7 +87,7 @@ def train(
         actors.write(model.get_base_model(), actor.sites, start)
         trainer.fit(made, listener)
     cost = listener.meter.cost()
-    return Trained(METHOD, cost, tuple(listener.log), len(pairs), ties, risen(listener.log))
+    return Trained(cost, tuple(listener.log), len(pairs), ties, risen(listener.log))
 
 
 def _tokens(row: dict[str, list[int]], limit: int) -> dict[str, list[int]]:

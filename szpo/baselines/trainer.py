@@ -21,11 +21,10 @@ import torch
 from transformers import PrinterCallback, TrainerCallback
 
 from szpo import cache, seeds
-from szpo.baselines.actor import answer_tokens
 from szpo.baselines.checks import demand_weights
 from szpo.baselines.types import Meter, OnStep, Pair, demand_finite
 from szpo.errors import UsageError
-from szpo.models import Loaded, encode
+from szpo.models import Loaded, answer_tokens, encode
 
 
 def demand_trl(method: str) -> None:

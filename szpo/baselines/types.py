@@ -7,14 +7,13 @@ is a frozen dataclass. Nothing here needs a tensor library.
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Literal, Protocol, TypeAlias
 
+from szpo import memory
 from szpo.errors import RunError
 from szpo.types import Answer, Batch, Prompt, Verdict
 
@@ -122,13 +121,12 @@ class Meter:
     def cost(self) -> Cost:
         """All of it, up to now."""
         running = 0.0 if self._since is None else time.monotonic() - self._since
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return Cost(
             self.votes,
             self.answers_read,
             self.tokens_generated,
             self.seconds + running,
-            peak if sys.platform == "darwin" else peak * 1024,
+            memory.most(),
         )
 
 
@@ -139,8 +137,6 @@ class Asked:
     pairs: tuple[Pair, ...]
     ties: int = 0
     """Answered with a tie (or skipped)."""
-    identical: int = 0
-    """Not asked, because both sides were the same."""
 
 
 def ask_pairs(
@@ -166,7 +162,7 @@ def ask_pairs(
         pair = decided(prompts[i], first[i], second[i], verdict)
         found += [] if pair is None else [pair]
         ties += pair is None
-    return Asked(tuple(found), ties, len(prompts) - len(differ))
+    return Asked(tuple(found), ties)
 
 
 def ask_batches(
@@ -197,7 +193,7 @@ def ask_batches(
         ties += verdict in ("tie", "skip")
         pairs = [decided(p, a, b, verdict, source="batch") for p, a, b in rows]
         found += [pair for pair in pairs if pair is not None]
-    return Asked(tuple(found), ties, len(prompts) - len(differ))
+    return Asked(tuple(found), ties)
 
 
 def decided(
@@ -244,7 +240,6 @@ OnStep: TypeAlias = Callable[[Moment], None]
 class Trained:
     """What is left of a training run beside the actor, which now stands at the tuned weights."""
 
-    method: str
     cost: Cost
     log: tuple[Mapping[str, float], ...]
     """The figures of each step."""
