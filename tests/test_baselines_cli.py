@@ -124,7 +124,7 @@ def test_divergence_is_one_line_and_writes_nothing(
     given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    wild = ["--recipe", "learning_rate=inf", "--recipe", "steps=6"]
+    wild = ["--recipe", "learning_rate=1e30", "--recipe", "steps=6"]
     told = ["baseline", "simpo", "--pairs", str(given), "--out", str(out), *TINY, *wild]
     assert call(told) == RunError.exit_code
     said(capsys, "simpo:", "training diverged; lower the learning rate")

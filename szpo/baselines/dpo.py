@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from szpo.baselines import actor as actors
-from szpo.baselines import trainer
+from szpo.baselines import ranges, trainer
 from szpo.baselines.actor import Actor
 from szpo.baselines.asking import question
 from szpo.baselines.checks import answering, risen
@@ -29,6 +29,13 @@ from szpo.baselines.types import (
 )
 from szpo.errors import UsageError
 from szpo.types import Prompt
+
+METHOD = "dpo"
+LOSSES = (
+    "sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair",
+    "sppo_hard", "aot", "aot_unpaired", "apo_zero", "apo_down", "discopop", "sft",
+)  # fmt: skip
+"""Those of TRL's DPOTrainer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +69,22 @@ class Recipe:
     reference: Literal["start", "now"] = "start"
     """π_ref: the actor's start, or where it stands when the training (or round) begins."""
 
+    def __post_init__(self) -> None:
+        """Refuse what is no recipe.
+
+        Raises:
+            UsageError: a field is out of its range.
+        """
+        trainer.check(self, METHOD)
+        ranges.above(self, METHOD, 0, "beta")
+        ranges.within(self, METHOD, 0, 1, "dropout")
+        ranges.within(self, METHOD, 0, 0.5, "label_smoothing")
+        ranges.at_least(self, METHOD, 1, "prompt_tokens")
+        ranges.one_of(self, METHOD, LOSSES, "loss")
+        ranges.one_of(self, METHOD, ("start", "now"), "reference")
+        if self.loss == "exo_pair" and not self.label_smoothing:
+            raise UsageError(f"{METHOD}: label_smoothing must be above 0 for exo_pair (got 0)")
+
 
 @dataclass(frozen=True, slots=True)
 class Rounds:
@@ -76,6 +99,15 @@ class Rounds:
     memory: Literal["all", "round"] = "all"
     """Train on all pairs so far, or on those of the last round that brought any."""
     recipe: Recipe = Recipe()
+
+    def __post_init__(self) -> None:
+        """Refuse what is no recipe.
+
+        Raises:
+            UsageError: a field is out of its range.
+        """
+        ranges.at_least(self, "iterative-dpo", 1, "rounds", "questions", "rows")
+        ranges.one_of(self, "iterative-dpo", ("all", "round"), "memory")
 
 
 def train(
@@ -103,8 +135,8 @@ def train(
         RunError: there is no pair, or training diverged.
         UsageError: the extra is not installed, or a setting is none.
     """
-    demand_pairs(pairs, ties, "dpo")
-    listener = trainer.Listener("dpo", meter or Meter(), on_step)
+    demand_pairs(pairs, ties, METHOD)
+    listener = trainer.Listener(METHOD, meter or Meter(), on_step)
     _fit(actor, pairs, recipe or Recipe(), seed, listener)
     return Trained(
         listener.meter.cost(), tuple(listener.log), len(pairs), ties, risen(listener.log)
@@ -131,8 +163,8 @@ def iterative(
         UsageError: the extra is not installed, or a setting is none.
     """
     plan = plan or Rounds()
-    if not prompts or plan.rounds < 1 or plan.questions < 1 or (plan.rows or 1) < 1:
-        raise UsageError("iterative dpo: needs prompts, and at least one round and question")
+    if not prompts:
+        raise UsageError("iterative-dpo: no prompts; give those to answer")
     meter = Meter()
     listener = trainer.Listener("iterative-dpo", meter, silent)
     pairs: list[Pair] = []
@@ -164,7 +196,7 @@ def _fit(
     seed: int,
     listener: trainer.Listener,
     *,
-    name: str = "dpo",
+    name: str = METHOD,
 ) -> None:
     """One DPOTrainer from the actor's current weights."""
     trainer.demand_trl(listener.method)

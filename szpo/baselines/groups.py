@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from szpo import seeds
 from szpo.baselines import actor as actors
-from szpo.baselines import trainer
+from szpo.baselines import ranges, trainer
 from szpo.baselines.actor import Actor
 from szpo.baselines.asking import drawn
 from szpo.baselines.checks import answering, demand_plain, distant
@@ -63,6 +63,8 @@ def check(recipe: Recipe, method: str) -> None:
         if getattr(recipe, name) < least:
             found = getattr(recipe, name)
             raise UsageError(f"{method}: {name} must be at least {least} (got {found})")
+    ranges.above(recipe, method, 0, "learning_rate", "epsilon")
+    ranges.at_least(recipe, method, 0, "beta")
     if recipe.prompts * recipe.samples % recipe.passes:
         raise UsageError(
             f"{method}: {recipe.prompts * recipe.samples} answers of a step do not divide into "

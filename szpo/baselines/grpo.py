@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from szpo.baselines import groups, trainer
+from szpo.baselines import groups, ranges, trainer
 from szpo.baselines.actor import Actor
 from szpo.baselines.types import Meter, OnStep, Score, Trained, silent
 from szpo.types import Prompt
 
 METHOD = "grpo"
+LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "vespo")
+"""Those of TRL's GRPOTrainer that weigh each token by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,7 @@ class Recipe:
     def __post_init__(self) -> None:
         """Refuse what is no recipe."""
         groups.check(self, METHOD)
+        ranges.one_of(self, METHOD, LOSSES, "loss")
 
 
 def train(

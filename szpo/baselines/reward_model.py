@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from szpo import adapters
 from szpo.baselines import actor as actors
-from szpo.baselines import trainer
+from szpo.baselines import ranges, trainer
 from szpo.baselines.types import Meter, OnStep, Pair, Trained, demand_pairs, silent
 from szpo.deltas import Deltas, Site, attached, find_sites
 from szpo.errors import StorageError, UsageError
@@ -56,6 +56,16 @@ class Recipe:
     """Longer pairs are left out, as TRL does."""
     center: float | None = None
     """Weight of (r⁺ + r⁻)², which keeps rewards around 0; TRL's center_rewards_coefficient."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no recipe.
+
+        Raises:
+            UsageError: a field is out of its range.
+        """
+        trainer.check(self, METHOD)
+        ranges.at_least(self, METHOD, 1, "rank")
+        ranges.at_least(self, METHOD, 0, "center")
 
 
 @dataclass(frozen=True)

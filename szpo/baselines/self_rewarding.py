@@ -24,7 +24,7 @@ from typing import Any, TypeAlias
 
 from szpo import adapters, export, seeds
 from szpo import models as bases
-from szpo.baselines import asking, dpo, points, sft
+from szpo.baselines import asking, dpo, points, ranges, sft
 from szpo.baselines.actor import Actor
 from szpo.baselines.types import Meter, OnStep, Trained, silent
 from szpo.errors import RunError, StorageError, UsageError
@@ -66,12 +66,11 @@ class Recipe:
         Raises:
             UsageError: a number is out of its range.
         """
-        for name, least in (("models", 1), ("prompts", 1), ("candidates", 2), ("judgements", 1),
-                            ("judge_tokens", 1)):  # fmt: skip
-            if getattr(self, name) < least:
-                raise UsageError(
-                    f"{METHOD}: {name} must be at least {least} (got {getattr(self, name)})"
-                )
+        ranges.at_least(self, METHOD, 1, "models", "prompts", "judgements", "judge_tokens")
+        ranges.at_least(self, METHOD, 2, "candidates")
+        ranges.above(self, METHOD, 0, "temperature", "top_p")
+        if self.top_p > 1:
+            raise UsageError(f"{METHOD}: top_p must be at most 1 (got {self.top_p})")
 
 
 def train(

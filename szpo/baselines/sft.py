@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from szpo.baselines import trainer
+from szpo.baselines import ranges, trainer
 from szpo.baselines.actor import Actor
 from szpo.baselines.types import Meter, OnStep, Trained, silent
 from szpo.errors import RunError
 from szpo.models import answer_tokens, encode
 from szpo.types import Answer, Prompt
+
+METHOD = "sft"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,15 @@ class Recipe:
     max_length: int = 1024
     """Tokens of prompt and answer; what is longer loses its end."""
 
+    def __post_init__(self) -> None:
+        """Refuse what is no recipe.
+
+        Raises:
+            UsageError: a field is out of its range.
+        """
+        trainer.check(self, METHOD)
+        ranges.within(self, METHOD, 0, 1, "dropout")
+
 
 def train(
     actor: Actor,
@@ -49,13 +60,13 @@ def train(
         UsageError: the extra is not installed.
     """
     if not examples:
-        raise RunError("sft: no example to learn from")
-    trainer.demand_trl("sft")
+        raise RunError(f"{METHOD}: no example to learn from")
+    trainer.demand_trl(METHOD)
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
     how = recipe or Recipe()
-    listener = trainer.Listener("sft", meter or Meter(), on_step)
+    listener = trainer.Listener(METHOD, meter or Meter(), on_step)
     rows = []
     for prompt, answer in examples:
         asked = list(encode(actor.loaded.tokenizer, prompt))
@@ -66,7 +77,7 @@ def train(
         )
     with trainer.workplace() as folder, actor.training(dropout=how.dropout) as model:
         arguments = SFTConfig(
-            **trainer.here(actor.loaded, folder, seed, "sft"),
+            **trainer.here(actor.loaded, folder, seed, METHOD),
             **trainer.schedule(how),
             max_length=None,
             dataset_kwargs={"skip_prepare_dataset": True},

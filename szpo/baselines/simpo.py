@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from szpo.baselines import actor as actors
-from szpo.baselines import trainer
+from szpo.baselines import ranges, trainer
 from szpo.baselines.actor import Actor
 from szpo.baselines.checks import risen
 from szpo.baselines.types import Meter, OnStep, Pair, Trained, demand_pairs, silent
@@ -38,6 +38,16 @@ class Recipe:
     optimizer: str = "adamw_torch"
     max_length: int = 1024
     """Tokens of prompt and answer; what is longer loses its end."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no recipe.
+
+        Raises:
+            UsageError: a field is out of its range.
+        """
+        trainer.check(self, METHOD)
+        ranges.above(self, METHOD, 0, "beta")
+        ranges.at_least(self, METHOD, 0, "gamma")
 
 
 def train(

@@ -19,12 +19,20 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from transformers import PrinterCallback, TrainerCallback
+from transformers.training_args import OptimizerNames
 
 from szpo import cache, seeds
+from szpo.baselines import ranges
 from szpo.baselines.checks import demand_weights
 from szpo.baselines.types import Meter, OnStep, Pair, demand_finite
 from szpo.errors import UsageError
 from szpo.models import Loaded, answer_tokens, encode
+
+SCHEDULES = (
+    "constant", "linear", "cosine", "cosine_with_restarts", "polynomial", "constant_with_warmup",
+    "inverse_sqrt",
+)  # fmt: skip
+"""How a rate may go on: those of transformers that need no numbers of their own."""
 
 
 def demand_trl(method: str) -> None:
@@ -122,6 +130,26 @@ class Schedule(Protocol):
     @property
     def optimizer(self) -> str:
         """In transformers' words."""
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of prompt and answer."""
+
+
+def check(recipe: Schedule, method: str) -> None:
+    """Refuse steps, rates and lengths that no trainer can go by.
+
+    Raises:
+        UsageError: one is out of its range; names it.
+    """
+    ranges.at_least(recipe, method, 1, "steps", "batch", "accumulation", "max_length")
+    ranges.above(recipe, method, 0, "learning_rate", "epochs")
+    ranges.one_of(recipe, method, SCHEDULES, "schedule")
+    if recipe.optimizer not in {name.value for name in OptimizerNames}:
+        raise UsageError(
+            f"{method}: optimizer must be one that transformers names, such as adamw_torch, sgd "
+            f"or paged_adamw_8bit (got {recipe.optimizer!r})"
+        )
 
 
 def schedule(recipe: Schedule) -> dict[str, Any]:
