@@ -107,7 +107,7 @@ def build(config: Config, *, say: Say = print) -> Parts:
     Raises:
         UsageError: A setting does not fit the model, the prompts or the panel.
     """
-    prompts = _prompts(config, say)
+    prompts = promptfiles.chosen(config.prompts, say)
     panel_maker = _maker("szpo.evaluators", config.panel.kind, known=("people",))
     policy_maker = _policy_maker(config)
     if (check := getattr(panel_maker, "check", None)) is not None:
@@ -280,17 +280,6 @@ def _at_start(ledger: Ledger, policy: Any) -> Policy:
 # --- the parts ---------------------------------------------------------------------------------
 
 
-def _prompts(config: Config, say: Say) -> PromptSet:
-    chosen = config.prompts
-    if chosen.path is None:
-        found = promptfiles.shipped()
-    else:
-        found = promptfiles.load(chosen.path, heldout=chosen.heldout)
-    for warning in found.warnings:
-        say(f"warning: {warning}")
-    return found.with_system(chosen.system)
-
-
 def _same_prompts(config: Config, ledger: Ledger, *, needed: bool, say: Say) -> PromptSet:
     """The prompts that the run began with; without them a finished run can still be exported.
 
@@ -300,7 +289,7 @@ def _same_prompts(config: Config, ledger: Ledger, *, needed: bool, say: Say) -> 
     """
     recorded = ledger.spec.get("prompts", {}).get("sha256")
     try:
-        found = _prompts(config, say)
+        found = promptfiles.chosen(config.prompts, say)
         if recorded not in (None, found.sha256):
             raise IntegrityError(
                 f"{config.prompts.path or 'the shipped prompts'}: not the prompts that "

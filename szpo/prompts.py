@@ -11,17 +11,20 @@ import csv
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.resources import files
 from math import ceil
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from szpo import lines
 from szpo.errors import UsageError
 from szpo.types import Prompt
+
+if TYPE_CHECKING:
+    from szpo.config import Prompts
 
 Split: TypeAlias = Literal["train", "heldout"]
 
@@ -114,6 +117,20 @@ def load(path: str | Path, *, heldout: float = 0.25) -> PromptSet:
         tuple(cleaned[len(train) :]),
         (*_oddities((*train, *held)), *warnings),
     )
+
+
+def chosen(settings: Prompts, say: Callable[[str], None] | None = None) -> PromptSet:
+    """The prompts that the settings mean, with their system prompt; ``say`` is told what is odd.
+
+    Raises:
+        UsageError: their file, or one of its lines, cannot be used.
+    """
+    path = settings.path
+    found = shipped() if path is None else load(path, heldout=settings.heldout)
+    if say is not None:
+        for warning in found.warnings:
+            say(f"warning: {warning}")
+    return found.with_system(settings.system)
 
 
 def _check_file(path: Path) -> None:

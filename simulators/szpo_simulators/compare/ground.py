@@ -15,7 +15,7 @@ from szpo.assemble import CALIBRATION_PROMPTS, CALIBRATION_SAMPLES
 from szpo.baselines.actor import Actor
 from szpo.config import Config
 from szpo.errors import UsageError
-from szpo.prompts import PromptSet, load, shipped
+from szpo.prompts import PromptSet, chosen
 from szpo_simulators import heldout, panels, rewards
 from szpo_simulators.compare import cell, course
 from szpo_simulators.compare.asking import PanelAsk
@@ -37,9 +37,7 @@ def actor_of(config: Config) -> Actor:
 
 def prompts(asked: Mapping[str, Any]) -> PromptSet:
     """The prompts of all cells: those to learn from, and those held out."""
-    chosen = cell.config(asked).prompts
-    found = shipped() if chosen.path is None else load(chosen.path, heldout=chosen.heldout)
-    found = found.with_system(chosen.system)
+    found = chosen(cell.config(asked).prompts)
     if not found.heldout:
         raise UsageError("compare: no prompts are held out to measure on; raise prompts.heldout")
     return found
