@@ -3,34 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import isfinite
 from typing import Any
 
 from szpo.errors import UsageError
 
 
 def at_least(recipe: Any, method: str, least: float, *names: str) -> None:
-    """Refuse fields that are not finite or below ``least``; None passes.
+    """Refuse fields below ``least``; None passes.
 
     Raises:
         UsageError: one is; names it.
     """
     for name in names:
         value = getattr(recipe, name)
-        if value is not None and not (isfinite(value) and value >= least):
+        if value is not None and not value >= least:
             raise UsageError(f"{method}: {name} must be at least {least:g} (got {value})")
 
 
 def above(recipe: Any, method: str, least: float, *names: str) -> None:
-    """Refuse fields that are not finite or not above ``least``; None passes.
+    """Refuse fields that are not above ``least``; None passes.
 
     Raises:
         UsageError: one is; names it.
     """
     for name in names:
         value = getattr(recipe, name)
-        if value is not None and not (isfinite(value) and value > least):
-            raise UsageError(f"{method}: {name} must be finite and above {least:g} (got {value})")
+        if value is not None and not value > least:
+            raise UsageError(f"{method}: {name} must be above {least:g} (got {value})")
 
 
 def within(recipe: Any, method: str, least: float, end: float, *names: str) -> None:

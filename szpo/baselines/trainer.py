@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import math
 import os
 import random
 import tempfile
@@ -144,6 +145,7 @@ def check(recipe: Schedule, method: str) -> None:
     """
     ranges.at_least(recipe, method, 1, "steps", "batch", "accumulation", "max_length")
     ranges.above(recipe, method, 0, "learning_rate", "epochs")
+    ranges.within(recipe, method, 0, math.inf, "epochs")
     ranges.one_of(recipe, method, SCHEDULES, "schedule")
     if recipe.optimizer not in {name.value for name in OptimizerNames}:
         raise UsageError(
