@@ -14,6 +14,11 @@ from szpo.errors import UsageError
 from szpo.ledger import Ledger
 from szpo.preferences import files, labelstudio
 
+FIRST = typer.Option(None, "--first", min=1, help="Read only so many records of a file.")
+SKIP_BAD = typer.Option(
+    False, "--skip-bad", help="Leave out records that cannot be used, and name them."
+)
+
 
 def register(app: typer.Typer) -> None:
     """Add this file's commands."""
@@ -27,10 +32,8 @@ def pairs(
     kind: str = typer.Option(
         "trl", "--from", help=f"Format of a file: {', '.join(files.FORMATS)}."
     ),
-    first: int | None = typer.Option(None, "--first", min=1, help="Read only so many records."),
-    skip_bad: bool = typer.Option(
-        False, "--skip-bad", help="Leave out records that cannot be used, and name them."
-    ),
+    first: int | None = FIRST,
+    skip_bad: bool = SKIP_BAD,
     folder: Path = place.FOLDER,
     as_json: bool = screen.AS_JSON,
 ) -> None:
@@ -52,15 +55,20 @@ def pairs(
         counts = {what: found.records, "pairs": len(found.pairs), "ties": found.ties}
         screen.emit({**counts, "bad": list(found.bad), "file": None if out is None else str(out)})
         return
-    for reason in found.bad[: files.NAMED]:
-        screen.warn(f"left out {reason}")
-    if len(found.bad) > files.NAMED:
-        screen.warn(f"left out {len(found.bad) - files.NAMED} more records")
+    name_bad(found)
     left_out = f", {len(found.bad)} left out" if found.bad else ""
     wrote = "" if out is None else f"; wrote {out}"
     screen.say(
         f"{found.records} {what}: {len(found.pairs)} pairs, {found.ties} ties{left_out}{wrote}"
     )
+
+
+def name_bad(found: files.Votes) -> None:
+    """Say which records were left out, a few by their line."""
+    for reason in found.bad[: files.NAMED]:
+        screen.warn(f"left out {reason}")
+    if len(found.bad) > files.NAMED:
+        screen.warn(f"left out {len(found.bad) - files.NAMED} more records")
 
 
 def rank(

@@ -20,7 +20,7 @@ from szpo.baselines.types import Pair
 from szpo.errors import UsageError
 from szpo.preferences import hh, labelstudio, trl, ultrafeedback
 from szpo.preferences.pairing import Found
-from szpo.types import Prompt
+from szpo.types import Answer, Prompt
 
 SUFFIXES = (".jsonl", ".json", ".gz")
 """Last suffixes of preference files."""
@@ -204,3 +204,17 @@ def groups(path: Path | str) -> Iterator[tuple[Prompt, tuple[str, ...]]]:
         answers = tuple(dict.fromkeys(texts))
         if len(answers) > 1:
             yield prompt, answers
+
+
+def examples(path: Path | str) -> tuple[tuple[Prompt, Answer], ...]:
+    """Prompts with good answers of a file in TRL's formats for supervised fitting.
+
+    Raises:
+        UsageError: the file or one of its records cannot be used, or it holds none.
+    """
+    found = tuple(
+        trl.example(_object(value, where), where) for where, value in records(Path(path))
+    )
+    if not found:
+        raise UsageError(f"{path} holds no records")
+    return found

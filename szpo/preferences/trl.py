@@ -13,6 +13,8 @@ from szpo.baselines.types import Pair, Source
 from szpo.errors import UsageError
 from szpo.preferences.pairing import End, Found, asked, plain, single, text
 from szpo.prompts import conversation
+from szpo.questions import clean_answer
+from szpo.types import Answer, Prompt
 
 Turns = tuple[tuple[str, str], ...]
 
@@ -54,6 +56,26 @@ def found(record: dict[str, Any], where: str) -> Found:
         raise UsageError(f"{where}: no prompt; give one as prompt or before both answers")
     ends = _end(record, "chosen"), _end(record, "rejected")
     return single(asked(before), chosen, rejected, *_evidence(record, where), ends)
+
+
+def example(record: dict[str, Any], where: str) -> tuple[Prompt, Answer]:
+    """A prompt with a good answer: ``prompt`` and ``completion``, or ``messages``.
+
+    Each is text or messages, as in TRL's formats for supervised fitting; the last message is the
+    assistant's. The answer is taken to have ended itself.
+
+    Raises:
+        UsageError: something is missing or of another form.
+
+    >>> example({"prompt": "Hello?", "completion": "Hi."}, "line 1")[1].text
+    'Hi.'
+    """
+    key = "messages" if "messages" in record else "completion"
+    given = None if record.get("prompt") is None else _prompt(record["prompt"], f"{where}: prompt")
+    before, words = _answer(record, key, where, given)
+    if not before:
+        raise UsageError(f"{where}: no prompt; give one as prompt or before the answer")
+    return asked(before), clean_answer(Answer(words))
 
 
 def _prompt(value: Any, where: str) -> Turns:
