@@ -11,12 +11,22 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from szpo.baselines import dpo, grpo, notebook, ppo, reward_model, rloo, self_rewarding, simpo
+from szpo.baselines import (
+    dpo,
+    grpo,
+    notebook,
+    ppo,
+    reward_model,
+    rloo,
+    self_rewarding,
+    simpo,
+    trainer,
+)
 from szpo.baselines.actor import Actor
 from szpo.baselines.scaling import scaled
 from szpo.baselines.types import Ask, Asked, Meter, OnStep, Score, Trained
 from szpo.errors import UsageError
-from szpo.types import Prompt
+from szpo.types import Answer, Prompt
 
 NAMES = (
     "dpo", "simpo", "iterative-dpo", "reward-model", "ppo", "grpo", "rloo", "self-rewarding",
@@ -26,6 +36,11 @@ SCORED: Mapping[str, Any] = {"ppo": ppo, "grpo": grpo, "rloo": rloo}
 """Methods that learn from a score of single answers."""
 OFFLINE: Mapping[str, Any] = {"dpo": dpo, "simpo": simpo, "notebook-dpo": dpo}
 """Methods that learn from pairs as they are."""
+INNER: Mapping[str, tuple[Any, str]] = {
+    "iterative-dpo": (dpo.Rounds(), "recipe"),
+    "self-rewarding": (self_rewarding.Recipe(), "dpo"),
+}
+"""Methods around DPO: their recipe, and its field that holds DPO's."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +55,11 @@ class Ground:
     """Who can be asked anew."""
     score: Score | None = None
     """A reward or verifier; None: one is learned from the votes, where a method needs one."""
+    rows: int | None = None
+    """D of the questions that whoever can be asked was fitted to, which iterative-dpo asks where
+    its settings do not say; None: its recipe's."""
+    examples: tuple[tuple[Prompt, Answer], ...] = ()
+    """Prompts with good answers, to which self-rewarding fits M1."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +67,8 @@ class Outcome:
     """What came of a method: what it says of itself, and the reward model where it made one."""
 
     trained: Trained
+    recipe: Any
+    """As it was used: with the ground's rows, where it named none."""
     rewards: reward_model.RewardModel | None = None
 
 
@@ -74,6 +96,7 @@ def run(
         RunError: there is nothing to learn from, or training diverged.
     """
     how = recipe(method, settings)
+    demand_extra(method, scored=ground.score is not None)
     meter = Meter()
     if method in OFFLINE:
         asked = _votes(method, ground, meter)
@@ -81,31 +104,36 @@ def run(
             ground.actor, asked.pairs, how, seed=seed, on_step=on_step, ties=asked.ties,
             meter=meter,
         )  # fmt: skip
-        return Outcome(trained)
+        return Outcome(trained, how)
     if method == "reward-model":
         asked = _votes(method, ground, meter)
         rewards, trained = reward_model.train(
             ground.actor.loaded, asked.pairs, how, seed=seed, on_step=on_step, ties=asked.ties,
             meter=meter,
         )  # fmt: skip
-        return Outcome(trained, rewards)
+        return Outcome(trained, how, rewards)
     if method == "iterative-dpo":
         if ground.ask is None:
             raise UsageError(
                 "iterative-dpo asks while it trains: give --fresh, or a --run whose panel is "
                 "no people"
             )
+        if "rows" not in settings and ground.rows is not None:
+            how = replace(how, rows=None if ground.rows == 1 else ground.rows)
         return Outcome(
             dpo.iterative(
                 ground.actor, ground.prompts, ground.ask, how, seed=seed, on_step=on_step
-            )
+            ),
+            how,
         )
     if method == "self-rewarding":
         return Outcome(
             self_rewarding.train(
-                ground.actor, ground.prompts, folder, how, seed=seed, on_step=on_step
-            )
-        )
+                ground.actor, ground.prompts, folder, how, seed=seed, on_step=on_step,
+                examples=ground.examples,
+            ),
+            how,
+        )  # fmt: skip
     learned: reward_model.RewardModel | None = None
     asked, score = Asked(()), ground.score
     if score is None:
@@ -120,7 +148,7 @@ def run(
         seed=seed, on_step=on_step, meter=meter,
     )  # fmt: skip
     trained = replace(trained, pairs=len(asked.pairs), ties=asked.ties)
-    return Outcome(trained, learned)
+    return Outcome(trained, how, learned)
 
 
 def recipe(method: str, settings: Mapping[str, Any]) -> Any:
@@ -136,30 +164,40 @@ def recipe(method: str, settings: Mapping[str, Any]) -> Any:
         raise UsageError(f"no method {method!r}; there are: {', '.join(NAMES)}")
     if method == "notebook-dpo":
         return _changed(notebook.RECIPE, method, settings)
-    if method == "iterative-dpo":
-        own = {f.name for f in fields(dpo.Rounds)}
-        rounds = {k: v for k, v in settings.items() if k in own}
+    if method in INNER:
+        outer, name = INNER[method]
+        own = _plain_fields(outer)
+        plan = _changed(outer, method, {k: v for k, v in settings.items() if k in own})
         rest = {k: v for k, v in settings.items() if k not in own}
-        plan: dpo.Rounds = _changed(dpo.Rounds(), method, rounds)
-        return replace(plan, recipe=_changed(dpo.Recipe(), method, rest, also=own))
+        inner = _changed(getattr(outer, name), method, rest, also=own)
+        return replace(plan, **{name: inner})
     kinds: Mapping[str, Any] = {
         **{name: module.Recipe for name, module in {**OFFLINE, **SCORED}.items()},
         "reward-model": reward_model.Recipe,
-        "self-rewarding": self_rewarding.Recipe,
     }
     return _changed(kinds[method](), method, settings)
 
 
+def demand_extra(method: str, *, scored: bool) -> None:
+    """Refuse to start without the libraries of a method; PPO on a score needs none.
+
+    Raises:
+        UsageError: trl or datasets is not installed.
+    """
+    if not (method == "ppo" and scored):
+        trainer.demand_trl(method)
+
+
 def _changed(
-    default: Any, method: str, settings: Mapping[str, Any], also: Sequence[str] | set[str] = ()
+    default: Any, method: str, settings: Mapping[str, Any], also: Sequence[str] = ()
 ) -> Any:
     """A recipe with fields given as text or as values."""
     from pydantic import TypeAdapter, ValidationError
 
-    own = [f.name for f in fields(default) if not is_dataclass(getattr(default, f.name))]
+    own = _plain_fields(default)
     for name in settings:
         if name not in own:
-            known = ", ".join(sorted({*own, *also} - {"recipe"}))
+            known = ", ".join(sorted({*own, *also}))
             raise UsageError(f"{method} has no setting {name!r}; it has: {known}")
     values = {n: getattr(default, n) for n in own} | {n: _plain(v) for n, v in settings.items()}
     kept = {
@@ -173,6 +211,11 @@ def _changed(
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"][:1]))
         raise UsageError(f"{method}: {where}: {first['msg'].lower()}") from None
+
+
+def _plain_fields(recipe: Any) -> list[str]:
+    """The names of its fields, those that hold another recipe left out."""
+    return [f.name for f in fields(recipe) if not is_dataclass(getattr(recipe, f.name))]
 
 
 def _plain(value: Any) -> Any:
