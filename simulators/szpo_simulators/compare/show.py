@@ -169,8 +169,7 @@ def _line(
         ends = [way[-1] for way in ways]
         axes.plot([end[by] / scale for end in ends], [end["gain"] for end in ends], ls="",
                   ms=4, alpha=0.55, **style)  # fmt: skip
-        axes.plot(xs, [row["mean"] for row in rows], linestyle=DASHES[key[1]],
-                  color=style["color"])  # fmt: skip
+        axes.plot(xs, [row["mean"] for row in rows], linestyle=DASHES[key[1]], **style)
     else:
         curve(axes, xs, rows, "", linestyle=DASHES[key[1]], markevery=[-1], **style)
 
