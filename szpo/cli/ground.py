@@ -72,6 +72,8 @@ def check(wish: Wish) -> None:
         raise UsageError(f"{method} with {name} asks nobody; leave --fresh or {name} away")
     if method == "notebook-dpo" and wish.pairs is None:
         raise UsageError("notebook-dpo has an adapter of its own; give --pairs")
+    if method == "iterative-dpo" and not (wish.run or wish.fresh):
+        raise UsageError("iterative-dpo asks while it trains; give --fresh or --run")
     if method == "self-rewarding" and wish.fresh:
         raise UsageError("self-rewarding judges itself and asks nobody; leave --fresh away")
     if method != "self-rewarding" and wish.examples:
