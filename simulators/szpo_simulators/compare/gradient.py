@@ -15,7 +15,7 @@ from szpo.baselines import dpo, reward_model
 from szpo.baselines.actor import Actor
 from szpo.baselines.asking import question
 from szpo.baselines.scaling import SCALED, scaled
-from szpo.baselines.types import Asked, Meter, Moment, OnStep, Pair
+from szpo.baselines.types import Meter, Moment, OnStep, Pair
 from szpo.errors import UsageError
 from szpo.samples import number
 from szpo_simulators.compare import ground
@@ -76,17 +76,6 @@ def spent(cost: Any) -> dict[str, float]:
             "tokens": cost.tokens_generated}  # fmt: skip
 
 
-def gather(
-    asked: Mapping[str, Any], actor: Actor, meter: Meter, *, parts: int = 1, i: int = 0
-) -> Asked:
-    """Votes on pairs of answers that the policy gives now: of all in so many parts, part ``i``."""
-    votes, rows = questions(asked)
-    return question(
-        actor, ground.prompts(asked).train, ground.ask(asked), votes // parts, rows, meter,
-        asked["seed"], i, purpose="compare",
-    )  # fmt: skip
-
-
 def offline(train: Callable[..., Any], kind: Any) -> Callable[..., dict[str, Any]]:
     """An arm that asks once, about the base model's answers, and then trains on the pairs."""
 
@@ -94,7 +83,10 @@ def offline(train: Callable[..., Any], kind: Any) -> Callable[..., dict[str, Any
         known(asked, kind)
         actor, meter = ground.actor(asked), Meter()
         with meter:
-            found = gather(asked, actor, meter)
+            found = question(
+                actor, ground.prompts(asked).train, ground.ask(asked), *questions(asked), meter,
+                asked["seed"], purpose="compare",
+            )  # fmt: skip
         way.still(spent(meter.cost()))
         train(
             actor, found.pairs, recipe(kind, asked["settings"]), seed=asked["seed"],
@@ -133,8 +125,9 @@ def rewarded(train: Callable[..., Any], kind: Any) -> Callable[..., dict[str, An
     def arm(asked: Mapping[str, Any], way: Course) -> dict[str, Any]:
         known(asked, kind, more=REWARDED)
         settings, seed = asked["settings"], asked["seed"]
-        actor, meter = ground.actor(asked), Meter()
+        actor, meter, ask = ground.actor(asked), Meter(), ground.ask(asked)
         prompts = ground.prompts(asked).train
+        votes, rows = questions(asked)
         rounds = int(settings.get("rounds", 1))
         own = {name.removeprefix(OF_REWARD): value for name, value in settings.items()
                if name.startswith(OF_REWARD)}  # fmt: skip
@@ -142,7 +135,9 @@ def rewarded(train: Callable[..., Any], kind: Any) -> Callable[..., dict[str, An
         ties, agreed = 0, []
         for i in range(rounds):
             with meter:
-                found = gather(asked, actor, meter, parts=rounds, i=i)
+                found = question(
+                    actor, prompts, ask, votes // rounds, rows, meter, seed, i, purpose="compare"
+                )
             pairs, ties = [*pairs, *found.pairs], ties + found.ties
             if i == 0:
                 way.still(spent(meter.cost()))
