@@ -59,10 +59,8 @@ def check(recipe: Recipe, method: str) -> None:
     Raises:
         UsageError: a number is out of its range.
     """
-    for name, least in (("steps", 1), ("prompts", 1), ("samples", 2), ("passes", 1)):
-        if getattr(recipe, name) < least:
-            found = getattr(recipe, name)
-            raise UsageError(f"{method}: {name} must be at least {least} (got {found})")
+    ranges.at_least(recipe, method, 1, "steps", "prompts", "passes")
+    ranges.at_least(recipe, method, 2, "samples")
     ranges.above(recipe, method, 0, "learning_rate", "epsilon")
     ranges.at_least(recipe, method, 0, "beta")
     if recipe.prompts * recipe.samples % recipe.passes:

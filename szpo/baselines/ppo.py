@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from szpo import scores, seeds
-from szpo.baselines import ppo_loss
+from szpo.baselines import ppo_loss, ranges
 from szpo.baselines.actor import Actor, read, write
 from szpo.baselines.advantages import gae, standardised, token_rewards
 from szpo.baselines.asking import drawn
@@ -77,12 +77,10 @@ class Recipe:
         Raises:
             UsageError: a number is out of its range.
         """
-        for name in ("steps", "prompts", "samples", "epochs", "minibatches"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"ppo: {name} must be at least 1 (got {getattr(self, name)})")
-        for name in ("rate", "critic_rate", "clip", "value_clip", "grad_norm", "kl_limit"):
-            if not getattr(self, name) > 0:
-                raise UsageError(f"ppo: {name} must be above 0 (got {getattr(self, name)})")
+        ranges.at_least(self, METHOD, 1, "steps", "prompts", "samples", "epochs", "minibatches")
+        ranges.above(
+            self, METHOD, 0, "rate", "critic_rate", "clip", "value_clip", "grad_norm", "kl_limit"
+        )
         for name, most in (("beta", math.inf), ("gamma", 1.0), ("lam", 1.0)):
             if not 0 <= getattr(self, name) <= most:
                 raise UsageError(f"ppo: {name} must be 0 to {most:g} (got {getattr(self, name)})")
