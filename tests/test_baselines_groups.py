@@ -104,7 +104,6 @@ def test_kl_is_to_the_start_also_where_training_goes_on(method: str) -> None:
     [
         ({"samples": 1}, "samples must be at least 2"),
         ({"steps": 0}, "steps must be at least 1"),
-        ({"epsilon": -1.0}, r"(grpo|rloo): epsilon must be above 0 \(got -1.0\)"),
         ({"beta": -0.1}, r"beta must be at least 0 \(got -0.1\)"),
         ({"learning_rate": float("nan")}, r"learning_rate must be above 0 \(got nan\)"),
         ({"prompts": 3, "samples": 3, "passes": 2}, "9 answers of a step do not divide into 2"),

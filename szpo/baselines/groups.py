@@ -1,6 +1,7 @@
 """What GRPO and RLOO share: answers in groups by our own decoding, scored by a callable.
 
-TRL's trainers make of each group's scores the advantages, the clipped objective and the step.
+TRL's trainers make of each group's scores the advantages, the objective and the step. Answers serve
+one update, so the ratio of probabilities is 1 and there is nothing to clip.
 """
 
 from __future__ import annotations
@@ -48,10 +49,6 @@ class Recipe(Protocol):
     def beta(self) -> float:
         """Weight of the KL penalty."""
 
-    @property
-    def epsilon(self) -> float:
-        """Clipping range of the probability ratio."""
-
 
 def check(recipe: Recipe, method: str) -> None:
     """Refuse what is no recipe.
@@ -61,7 +58,7 @@ def check(recipe: Recipe, method: str) -> None:
     """
     ranges.at_least(recipe, method, 1, "steps", "prompts", "passes")
     ranges.at_least(recipe, method, 2, "samples")
-    ranges.above(recipe, method, 0, "learning_rate", "epsilon")
+    ranges.above(recipe, method, 0, "learning_rate")
     ranges.at_least(recipe, method, 0, "beta")
     if recipe.prompts * recipe.samples % recipe.passes:
         raise UsageError(
@@ -85,7 +82,6 @@ def arguments(actor: Actor, recipe: Recipe, folder: str, seed: int, method: str)
         "max_completion_length": sampling.max_new_tokens,
         "temperature": sampling.temperature,
         "beta": recipe.beta,
-        "epsilon": recipe.epsilon,
         "shuffle_dataset": False,  # the order is drawn here
         "disable_dropout": True,
     }

@@ -22,7 +22,7 @@ LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "vespo")
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Settings of GRPO; ε, β and the loss are the paper's, not TRL's defaults (ε .2, 0, dapo)."""
+    """Settings of GRPO; β and the loss are the paper's, not TRL's defaults (0, dapo)."""
 
     steps: int = 40
     prompts: int = 8
@@ -35,8 +35,6 @@ class Recipe:
     """TRL's 1e-6 is for full weights; a LoRA of low rank in few steps needs more."""
     beta: float = 0.04
     """Weight of the KL penalty."""
-    epsilon: float = 0.2
-    """Clipping range of the probability ratio."""
     loss: str = "grpo"
     """The mean over each answer's tokens, then over answers, as in the paper."""
 

@@ -33,8 +33,6 @@ class Recipe:
     """TRL's 1e-6 is for full weights; a LoRA of low rank in few steps needs more."""
     beta: float = 0.05
     """Weight of the KL penalty, in units of the reward per nat."""
-    epsilon: float = 0.2
-    """Clipping range of the probability ratio; without effect at one pass."""
 
     def __post_init__(self) -> None:
         """Refuse what is no recipe."""

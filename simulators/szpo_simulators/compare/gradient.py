@@ -139,6 +139,7 @@ def rewarded(train: Callable[..., Any], kind: Any) -> Callable[..., dict[str, An
                     actor, prompts, ask, votes // rounds, rows, meter, seed, i, purpose="compare"
                 )
             pairs, ties = [*pairs, *found.pairs], ties + found.ties
+            recent = found.pairs or pairs  # a round may bring nothing but ties
             if i == 0:
                 way.still(spent(meter.cost()))
             # Derived, as seed + 1 would give a round the draws of the next seed's run.
@@ -148,9 +149,9 @@ def rewarded(train: Callable[..., Any], kind: Any) -> Callable[..., dict[str, An
                 meter=meter,
             )  # fmt: skip
             with way.instruments.aside():
-                agreed.append(learned.agreement(found.pairs[:SCALED]))
+                agreed.append(learned.agreement(recent[:SCALED]))
             with meter:
-                score = scaled(learned, found.pairs)
+                score = scaled(learned, recent)
             way.proxy = score
             train(
                 actor, prompts, score, recipe(kind, settings), seed=own_seed, meter=meter,
