@@ -81,6 +81,16 @@ def test_fresh_votes_of_a_panel_are_counted_and_a_reward_model_serves_the_next_m
     assert models.load("tiny", adapter=out).adapter is not None
 
 
+def test_its_record_is_json_that_every_reader_takes(tmp_path: Path) -> None:
+    """PPO clips no values unless asked to: its limit is infinite, for which JSON has no word."""
+    out = tmp_path / "out"
+    told = ["baseline", "ppo", "--score", "sentiment", "--out", str(out), *TINY]
+    told += ["--recipe", "steps=1", "--recipe", "prompts=4", "--recipe", "minibatches=1"]
+    assert call(told) == 0
+    record = json.loads((out / "baseline.json").read_text(), parse_constant=pytest.fail)
+    assert record["recipe"]["value_clip"] is None
+
+
 @pytest.mark.parametrize(
     ("told", "words"),
     [

@@ -17,7 +17,7 @@ from tiny_models import build, tokenizer
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig
 
 from szpo import models
-from szpo.baselines import dpo, grpo, notebook, reward_model, rloo, simpo
+from szpo.baselines import dpo, grpo, notebook, reward_model, rloo, sft, simpo
 from szpo.baselines.actor import Actor
 from szpo.models import Loaded
 
@@ -100,7 +100,7 @@ def test_its_steps_run_on_a_4_bit_base_and_move_the_head_too(four_bit: Loaded) -
     assert any(site.name == "lm_head" for site in actor.sites)
 
 
-@pytest.mark.parametrize("method", ["dpo", "simpo", "grpo", "rloo"])
+@pytest.mark.parametrize("method", ["dpo", "simpo", "sft", "grpo", "rloo"])
 def test_adapters_stay_fp32_on_a_4_bit_base(
     four_bit: Loaded, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,6 +121,10 @@ def test_adapters_stay_fp32_on_a_4_bit_base(
         case "simpo":
             simpo.train(actor, pairs()[:4], simpo.Recipe(steps=2, batch=4, learning_rate=small),
                         seed=0, on_step=look)  # fmt: skip
+        case "sft":
+            examples = [(pair.prompt, pair.chosen) for pair in pairs()[:4]]
+            sft.train(actor, examples, sft.Recipe(steps=2, batch=4, learning_rate=small),
+                      seed=0, on_step=look)  # fmt: skip
         case _:
             kind: Any = grpo if method == "grpo" else rloo
             prompts = [pair.prompt for pair in pairs()[:2]]

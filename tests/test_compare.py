@@ -365,6 +365,9 @@ def test_a_missing_extra_is_told_before_anything_starts(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match=r"dpo need trl: pip install 'szpo\[baselines\]', or"):
         command.command(["--preset", "tiny", "--methods", "dpo", "--folder", str(tmp_path)])
     assert not (tmp_path / "cells").exists()
+    # Telling what is finished needs no trainer.
+    with pytest.raises(UsageError, match="nothing is finished in"):
+        command.command(["--preset", "tiny", "--collect", "--folder", str(tmp_path)])
 
 
 def test_runs_are_compared_by_their_ledgers(tmp_path, monkeypatch, capsys):

@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from szpo.baselines import dpo
+from szpo.baselines import dpo, ppo
+from szpo.baselines.types import Asked, Pair
+from szpo.types import Answer
 from szpo_simulators.compare import arms, cell, gradient, plan, presets
 
 SETS = (
@@ -88,6 +90,46 @@ def test_what_cannot_go_on_is_a_result_with_one_line(base, monkeypatch):
     monkeypatch.setitem(arms.ARMS, "dpo", gradient.offline(diverges, dpo.Recipe))
     found = run(base, "dpo", "batch")
     assert "loss is nan at step 2: training diverged" in found["stopped"]
+
+
+def test_each_round_of_each_seed_has_draws_of_its_own(base, monkeypatch):
+    """Neither does round 1 of a seed draw as round 0 of the next, nor a round without pairs end.
+
+    The reward model and what follows it are stood in for: what counts is what they are given.
+    """
+    start, told = base
+    given, asked = [], iter([2, 0] * 2)  # of two rounds the second brings nothing but ties
+
+    class Learned:
+        def __call__(self, prompts, answers):
+            return [float(len(a.text)) for a in answers]
+
+        def agreement(self, pairs):
+            return len(pairs) / 8
+
+    def fit(loaded, pairs, recipe, *, seed, ties, meter):
+        given.append((seed, len(pairs), ties))
+        return Learned(), None
+
+    def question(actor, prompts, ask, count, rows, meter, seed, i, *, purpose):
+        found = [Pair(p, Answer("bb"), Answer("a")) for p in prompts[: next(asked)]]
+        return Asked(tuple(found), ties=count - len(found))
+
+    def follow(actor, prompts, score, recipe, *, seed, meter, on_step):
+        assert score(prompts[:1], [Answer("bb")]) != score(prompts[:1], [Answer("a")])
+        assert seed == given[-1][0]
+
+    monkeypatch.setattr(gradient, "question", question)
+    monkeypatch.setattr(gradient.reward_model, "train", fit)
+    monkeypatch.setitem(arms.ARMS, "rm+ppo", gradient.rewarded(follow, ppo.Recipe))
+    found = []
+    for seed in (3, 4):
+        preset = replace(PRESET, methods=("rm+ppo",))
+        cell_ = plan.cell(preset, presets.METHODS["rm+ppo"], "batch", seed, told, {"rounds": 2})
+        found.append(cell.run(cell_.asked, start))
+    assert len({seed for seed, _, _ in given}) == 4
+    assert [(pairs, ties) for _, pairs, ties in given] == [(2, 0), (2, 2)] * 2
+    assert [each["reward_model_agrees"] for each in found] == [[0.25, 0.25]] * 2
 
 
 class Ties:

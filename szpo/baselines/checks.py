@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 from torch import Tensor
 
 from szpo.errors import LogitsError, RunError, UsageError
 from szpo.sampling import Sampling
+
+Row = TypeVar("Row")
 
 FAR = 3.0
 """Nats per token from the start beyond which a policy's answers may be noise."""
@@ -27,6 +30,44 @@ def demand_plain(sampling: Sampling, method: str) -> None:
             f"{method}: the actor must sample from its own distribution, whose probabilities it "
             "reads; set top_p 1, top_k 0 and a temperature above 0"
         )
+
+
+def fitting(rows: Sequence[Row], tokens: Sequence[int], most: int, method: str) -> list[Row]:
+    """Rows to learn from whose tokens are at most so many: the others would teach nothing.
+
+    Args:
+        rows: Pairs or examples.
+        tokens: What each needs before there is something to learn.
+        most: The recipe's ``max_length``.
+        method: For the message.
+
+    Raises:
+        RunError: not one is short enough.
+
+    >>> fitting(["a", "b"], [3, 9], 8, "dpo")
+    ['a']
+    """
+    kept = [row for row, needed in zip(rows, tokens, strict=True) if needed <= most]
+    if rows and not kept:
+        raise RunError(
+            f"{method}: nothing to learn from: none of {len(rows)} fits into max_length {most}; "
+            f"the shortest needs {min(tokens)} tokens"
+        )
+    return kept
+
+
+def left_out(kept: int, of: int) -> str:
+    """A remark where rows were too long to learn from, else nothing.
+
+    >>> left_out(7, 10), left_out(10, 10)
+    ('3 of 10 do not fit into max_length and were left out', '')
+    """
+    return f"{of - kept} of {of} do not fit into max_length and were left out" if kept < of else ""
+
+
+def remarks(*each: str) -> str:
+    """Those that say something, in one line."""
+    return "; ".join(filter(None, each))
 
 
 def demand_weights(weights: Iterable[Tensor], method: str, step: int) -> None:

@@ -16,7 +16,7 @@ from szpo.baselines import actor as actors
 from szpo.baselines import ranges, trainer
 from szpo.baselines.actor import Actor
 from szpo.baselines.asking import question
-from szpo.baselines.checks import answering, risen
+from szpo.baselines.checks import answering, left_out, remarks, risen
 from szpo.baselines.head import is_adapted, plain_head, trainable_head
 from szpo.baselines.types import (
     Ask,
@@ -132,15 +132,14 @@ def train(
         meter: What was spent before; a new one where None.
 
     Raises:
-        RunError: there is no pair, or training diverged.
+        RunError: there is no pair, none fits into ``max_length``, or training diverged.
         UsageError: the extra is not installed, or a setting is none.
     """
     demand_pairs(pairs, ties, METHOD)
     listener = trainer.Listener(METHOD, meter or Meter(), on_step)
-    _fit(actor, pairs, recipe or Recipe(), seed, listener)
-    return Trained(
-        listener.meter.cost(), tuple(listener.log), len(pairs), ties, risen(listener.log)
-    )
+    learned = _fit(actor, pairs, recipe or Recipe(), seed, listener)
+    remark = remarks(left_out(learned, len(pairs)), risen(listener.log))
+    return Trained(listener.meter.cost(), tuple(listener.log), learned, ties, remark)
 
 
 def iterative(
@@ -197,8 +196,8 @@ def _fit(
     listener: trainer.Listener,
     *,
     name: str = METHOD,
-) -> None:
-    """One DPOTrainer from the actor's current weights."""
+) -> int:
+    """One DPOTrainer from the actor's current weights; the pairs that had room."""
     trainer.demand_trl(listener.method)
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
@@ -207,7 +206,9 @@ def _fit(
         def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
             return dataset  # tokens are ours already
 
-    rows = trainer.token_rows(actor.loaded, pairs, recipe.prompt_tokens)
+    rows = trainer.token_rows(
+        actor.loaded, pairs, recipe.max_length, listener.method, recipe.prompt_tokens
+    )
     with trainer.workplace() as folder, actor.training(dropout=recipe.dropout) as model:
         start = actor.theta()
         arguments = DPOConfig(
@@ -235,3 +236,4 @@ def _fit(
         reference = actor.start() if recipe.reference == "start" else start
         actors.write(base, actor.sites, reference, "ref")
         trainer.fit(made, listener)
+    return len(rows)

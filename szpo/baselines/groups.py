@@ -1,7 +1,7 @@
 """What GRPO and RLOO share: answers in groups by our own decoding, scored by a callable.
 
-TRL's trainers make of each group's scores the advantages, the objective and the step. Answers serve
-one update, so the ratio of probabilities is 1 and there is nothing to clip.
+TRL's trainers make of each group's scores the advantages, the objective and the step. Answers
+serve one update, so the ratio of probabilities is 1 and there is nothing to clip.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from szpo.baselines import (
     trainer,
 )
 from szpo.baselines.actor import Actor
+from szpo.baselines.checks import remarks
 from szpo.baselines.scaling import scaled
 from szpo.baselines.types import Ask, Asked, Meter, OnStep, Score, Trained
 from szpo.errors import UsageError
@@ -135,10 +136,10 @@ def run(
             how,
         )  # fmt: skip
     learned: reward_model.RewardModel | None = None
-    asked, score = Asked(()), ground.score
+    fitted, score = None, ground.score
     if score is None:
         asked = _votes(method, ground, meter)
-        learned, _ = reward_model.train(
+        learned, fitted = reward_model.train(
             ground.actor.loaded, asked.pairs, seed=seed, ties=asked.ties, meter=meter
         )
         with meter:
@@ -147,7 +148,9 @@ def run(
         ground.actor, ground.prompts, score, how,
         seed=seed, on_step=on_step, meter=meter,
     )  # fmt: skip
-    trained = replace(trained, pairs=len(asked.pairs), ties=asked.ties)
+    if fitted is not None:
+        remark = remarks(fitted.remark, trained.remark)
+        trained = replace(trained, pairs=fitted.pairs, ties=fitted.ties, remark=remark)
     return Outcome(trained, how, learned)
 
 

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from szpo import adapters
 from szpo.baselines import actor as actors
 from szpo.baselines import ranges, trainer
+from szpo.baselines.checks import fitting, left_out
 from szpo.baselines.types import Meter, OnStep, Pair, Trained, demand_pairs, silent
 from szpo.deltas import Deltas, Site, attached, find_sites
 from szpo.errors import StorageError, UsageError
@@ -53,7 +54,7 @@ class Recipe:
     targets: tuple[str, ...] | str = "all-linear"
     """Of its LoRA, in PEFT's words."""
     max_length: int = 1024
-    """Longer pairs are left out, as TRL does."""
+    """Pairs of which one text is longer are left out, as TRL does."""
     center: float | None = None
     """Weight of (r⁺ + r⁻)², which keeps rewards around 0; TRL's center_rewards_coefficient."""
 
@@ -202,6 +203,8 @@ def train(
         }
         for pair in pairs
     ]
+    longest = [max(map(len, row.values())) for row in rows]
+    rows = fitting(rows, longest, recipe.max_length, METHOD)
     shell = _shell(loaded)
     start = random_start(sites, seed)
     with (
@@ -231,7 +234,8 @@ def train(
             shell.score.weight.detach().float().cpu().numpy()[0].copy(),
         )
     cost = listener.meter.cost()
-    return learned, Trained(cost, tuple(listener.log), len(pairs), ties)
+    remark = left_out(len(rows), len(pairs))
+    return learned, Trained(cost, tuple(listener.log), len(rows), ties, remark)
 
 
 def read_as(loaded: Loaded, prompt: Prompt, answer: Answer) -> list[int]:

@@ -190,7 +190,7 @@ def _made(
     meter, figures, found = Meter(), dict[str, float](), None
     if stage == 1 and examples:
         told = sft.train(actor, examples, how.fit, seed=own, meter=meter)
-        figures = {"examples": float(len(examples)), "loss": float(told.log[-1]["loss"])}
+        figures = {"examples": float(told.pairs), "loss": float(told.log[-1]["loss"])}
     elif stage > 1:
         with meter:
             order = asking.drawn(len(prompts), how.prompts, seed, first=(stage - 2) * how.prompts)

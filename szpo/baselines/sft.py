@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from szpo.baselines import actor as actors
 from szpo.baselines import ranges, trainer
 from szpo.baselines.actor import Actor
+from szpo.baselines.checks import fitting, left_out
 from szpo.baselines.types import Meter, OnStep, Trained, silent
 from szpo.errors import RunError
 from szpo.models import answer_tokens, encode
@@ -56,7 +58,7 @@ def train(
     """Fit the actor to prompts with their answers; it then stands at the trained weights.
 
     Raises:
-        RunError: there is no example, or training diverged.
+        RunError: there is no example, none fits into ``max_length``, or training diverged.
         UsageError: the extra is not installed.
     """
     if not examples:
@@ -67,7 +69,7 @@ def train(
 
     how = recipe or Recipe()
     listener = trainer.Listener(METHOD, meter or Meter(), on_step)
-    rows = []
+    rows, asked_tokens = [], []
     for prompt, answer in examples:
         asked = list(encode(actor.loaded.tokenizer, prompt))
         said = answer_tokens(actor.loaded, answer)
@@ -75,6 +77,8 @@ def train(
         rows.append(
             {"input_ids": (asked + said)[: how.max_length], "labels": labels[: how.max_length]}
         )
+        asked_tokens.append(len(asked) + 1)
+    rows = fitting(rows, asked_tokens, how.max_length, METHOD)
     with trainer.workplace() as folder, actor.training(dropout=how.dropout) as model:
         arguments = SFTConfig(
             **trainer.here(actor.loaded, folder, seed, METHOD),
@@ -82,11 +86,15 @@ def train(
             max_length=None,
             dataset_kwargs={"skip_prepare_dataset": True},
         )
+        start = actor.theta()
         made = SFTTrainer(
             model=model,
             args=arguments,
             train_dataset=Dataset.from_list(rows),
             processing_class=actor.loaded.tokenizer,
         )
+        # On a 4-bit base TRL has rounded the adapter to bf16.
+        actors.write(model.get_base_model(), actor.sites, start)
         trainer.fit(made, listener)
-    return Trained(listener.meter.cost(), tuple(listener.log))
+    remark = left_out(len(rows), len(examples))
+    return Trained(listener.meter.cost(), tuple(listener.log), len(rows), remark=remark)

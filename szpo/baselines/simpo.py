@@ -14,7 +14,7 @@ from typing import Any
 from szpo.baselines import actor as actors
 from szpo.baselines import ranges, trainer
 from szpo.baselines.actor import Actor
-from szpo.baselines.checks import risen
+from szpo.baselines.checks import left_out, remarks, risen
 from szpo.baselines.types import Meter, OnStep, Pair, Trained, demand_pairs, silent
 
 METHOD = "simpo"
@@ -68,7 +68,7 @@ def train(
     limit = how.max_length
     rows = [
         {"prompt": "", "chosen": "", "rejected": "", **_tokens(row, limit)}
-        for row in trainer.token_rows(actor.loaded, pairs)
+        for row in trainer.token_rows(actor.loaded, pairs, limit, METHOD)
     ]
     with trainer.workplace() as folder, actor.training() as model:
         from datasets import Dataset
@@ -97,7 +97,8 @@ def train(
         actors.write(model.get_base_model(), actor.sites, start)
         trainer.fit(made, listener)
     cost = listener.meter.cost()
-    return Trained(cost, tuple(listener.log), len(pairs), ties, risen(listener.log))
+    remark = remarks(left_out(len(rows), len(pairs)), risen(listener.log))
+    return Trained(cost, tuple(listener.log), len(rows), ties, remark)
 
 
 def _tokens(row: dict[str, list[int]], limit: int) -> dict[str, list[int]]:
@@ -105,7 +106,7 @@ def _tokens(row: dict[str, list[int]], limit: int) -> dict[str, list[int]]:
     prompt = row["prompt_ids"]
     found = {"prompt_input_ids": prompt, "prompt_attention_mask": [1] * len(prompt)}
     for side in ("chosen", "rejected"):
-        answer = row[f"{side}_ids"][: max(0, limit - len(prompt))]
+        answer = row[f"{side}_ids"][: limit - len(prompt)]
         found[f"{side}_input_ids"] = prompt + answer
         found[f"{side}_attention_mask"] = [1] * (len(prompt) + len(answer))
         found[f"{side}_labels"] = [-100] * len(prompt) + answer

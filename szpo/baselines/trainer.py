@@ -24,7 +24,7 @@ from transformers.training_args import OptimizerNames
 
 from szpo import cache, seeds
 from szpo.baselines import ranges
-from szpo.baselines.checks import demand_weights
+from szpo.baselines.checks import demand_weights, fitting
 from szpo.baselines.types import Meter, OnStep, Pair, demand_finite
 from szpo.errors import UsageError
 from szpo.models import Loaded, answer_tokens, encode
@@ -168,10 +168,20 @@ def schedule(recipe: Schedule) -> dict[str, Any]:
 
 
 def token_rows(
-    loaded: Loaded, pairs: Sequence[Pair], prompt_tokens: int | None = None
+    loaded: Loaded,
+    pairs: Sequence[Pair],
+    max_length: int,
+    method: str,
+    prompt_tokens: int | None = None,
 ) -> list[dict[str, list[int]]]:
-    """Pairs as tokens; a prompt keeps its last ``prompt_tokens``."""
-    return [
+    """Pairs as tokens; a prompt keeps its last ``prompt_tokens``.
+
+    Where a prompt leaves no room for an answer in ``max_length`` the pair is left out.
+
+    Raises:
+        RunError: no pair has room.
+    """
+    rows = [
         {
             "prompt_ids": list(encode(loaded.tokenizer, pair.prompt))[-(prompt_tokens or 0) :],
             "chosen_ids": answer_tokens(loaded, pair.chosen),
@@ -179,6 +189,7 @@ def token_rows(
         }
         for pair in pairs
     ]
+    return fitting(rows, [len(row["prompt_ids"]) + 1 for row in rows], max_length, method)
 
 
 @dataclass

@@ -244,7 +244,7 @@ class Trained:
     log: tuple[Mapping[str, float], ...]
     """The figures of each step."""
     pairs: int = 0
-    """Pairs that were learned from."""
+    """Pairs that were learned from; in supervised fitting, examples."""
     ties: int = 0
     """Questions that gave no pair."""
     remark: str = ""

@@ -108,7 +108,8 @@ def baseline(
         "model": stand.actor.loaded.name, "base_sha256": stand.actor.loaded.sha256,
         "last": dict(done.log[-1]) if done.log else {}, "folder": str(target),
     }  # fmt: skip
-    text = json.dumps({**document, "log": [dict(x) for x in done.log]}, indent=1, default=str)
+    whole = screen.finite({**document, "log": [dict(x) for x in done.log]})
+    text = json.dumps(whole, indent=1, default=str)
     (target / "baseline.json").write_text(text + "\n", encoding="utf-8")
     if done.remark:
         screen.warn(f"{method}: {done.remark}")

@@ -56,7 +56,7 @@ def warn(text: str) -> None:
 
 def emit(document: Any) -> None:
     """A JSON document on stdout; not-a-number becomes null."""
-    typer.echo(json.dumps(_finite(document), ensure_ascii=False, indent=2))
+    typer.echo(json.dumps(finite(document), ensure_ascii=False, indent=2))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> None:
@@ -122,13 +122,18 @@ def _numeric(text: str) -> bool:
     return text == "–" or text.replace(",", "").lstrip("+-−").replace(".", "", 1).isdigit()
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """A value as JSON can say it: arrays of one and all numbers plain, what is not finite None.
+
+    >>> finite({"clip": float("inf"), "of": (1.5, float("nan"))})
+    {'clip': None, 'of': [1.5, None]}
+    """
     if isinstance(value, float):
         return value if value - value == 0 else None
     if isinstance(value, Mapping):
-        return {str(k): _finite(v) for k, v in value.items()}
+        return {str(k): finite(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
+        return [finite(v) for v in value]
     if hasattr(value, "item") and not hasattr(value, "__len__"):
-        return _finite(value.item())
+        return finite(value.item())
     return value

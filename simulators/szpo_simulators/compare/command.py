@@ -38,7 +38,8 @@ def command(arguments: Sequence[str]) -> int:
         "compare", chosen.folder or Path("runs/compare") / preset.name, figures=chosen.figures
     )
     study.console.quiet = chosen.json
-    demand(method for method, _ in arms)
+    if not chosen.collect:
+        demand(method for method, _ in arms)
     place = Place(study.folder)
     start = plan.ground(study, place, preset, chosen.collect)
     if chosen.tune:
