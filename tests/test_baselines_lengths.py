@@ -13,7 +13,7 @@ from szpo.baselines import dpo, reward_model, sft, simpo
 from szpo.baselines.types import Pair, Trained
 from szpo.errors import RunError
 from szpo.models import encode
-from szpo.types import Prompt
+from szpo.types import Answer, Prompt, Verdict
 
 LONG = Prompt.user(" ".join(f"w{i}" for i in range(20, 80)))
 HOW = {"steps": 1, "batch": 4, "learning_rate": 1e-3}
@@ -58,6 +58,25 @@ def test_what_has_no_room_is_left_out_and_counted(method: str) -> None:
     assert plain.remark == "" and done.pairs == plain.pairs == 4
     assert done.log[0]["loss"] == plain.log[0]["loss"]
     assert all(np.array_equal(value, weights[name]) for name, value in others.items())
+
+
+class First:
+    """Always prefers the first answer."""
+
+    def pairs(
+        self, prompts: Sequence[Prompt], first: Sequence[Answer], second: Sequence[Answer], *,
+        key: bytes,
+    ) -> list[Verdict]:  # fmt: skip
+        return ["plus"] * len(prompts)
+
+
+def test_iterative_dpo_says_so_of_the_pairs_of_its_last_round() -> None:
+    size = len(encode(tiny_actor().loaded.tokenizer, LONG))
+    plan = dpo.Rounds(rounds=2, questions=4, recipe=dpo.Recipe(**HOW, max_length=size))
+    prompts = [LONG, *(pair.prompt for pair in pairs()[:3])]  # each once in each round
+    done = dpo.iterative(tiny_actor(), prompts, First(), plan, seed=0)
+    assert done.remark == "2 of 8 do not fit into max_length and were left out"
+    assert done.pairs == 8  # asked for, and paid for
 
 
 @pytest.mark.parametrize("method", TRAIN)

@@ -167,7 +167,7 @@ def iterative(
     meter = Meter()
     listener = trainer.Listener("iterative-dpo", meter, silent)
     pairs: list[Pair] = []
-    ties = found = 0
+    ties = found = learned = 0
     for i in range(plan.rounds):
         with meter, answering("iterative-dpo"):
             asked = question(actor, prompts, ask, plan.questions, plan.rows, meter, seed, i)
@@ -176,12 +176,13 @@ def iterative(
             pairs = [*pairs, *asked.pairs] if plan.memory == "all" else list(asked.pairs)
         found += len(asked.pairs)
         if pairs:
-            _fit(actor, pairs, plan.recipe, seed, listener, name=f"round {i}")
+            learned = _fit(actor, pairs, plan.recipe, seed, listener, name=f"round {i}")
         figures = {"round": i + 1.0, "pairs": float(len(pairs)), "ties": float(ties)}
         meter.tell(on_step, i + 1, plan.rounds, {**_last(listener), **figures})
     if not listener.log:
         demand_pairs((), ties, "iterative-dpo")
-    return Trained(meter.cost(), tuple(listener.log), found, ties, risen(listener.log))
+    remark = remarks(left_out(learned, len(pairs)), risen(listener.log))
+    return Trained(meter.cost(), tuple(listener.log), found, ties, remark)
 
 
 def _last(listener: trainer.Listener) -> dict[str, float]:
