@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from szpo.baselines import actor as actors
 from szpo.baselines import ranges, trainer
 from szpo.baselines.actor import Actor
 from szpo.baselines.asking import question
@@ -231,10 +230,6 @@ def _fit(
 
         if is_adapted(actor):
             plain_head(actor, model)
-        # On a 4-bit base TRL has rounded the adapter to bf16; and "ref" is a copy of "default".
-        base = model.get_base_model()
-        actors.write(base, actor.sites, start)
         reference = actor.start() if recipe.reference == "start" else start
-        actors.write(base, actor.sites, reference, "ref")
-        trainer.fit(made, listener)
+        trainer.fit(made, listener, model.get_base_model(), actor.sites, start, reference)
     return len(rows)

@@ -11,7 +11,6 @@ from math import isfinite
 from typing import Any, Protocol
 
 from szpo import seeds
-from szpo.baselines import actor as actors
 from szpo.baselines import ranges, trainer
 from szpo.baselines.actor import Actor
 from szpo.baselines.asking import drawn
@@ -130,11 +129,8 @@ def train(
             train_dataset=Dataset.from_list(rows),
             processing_class=actor.loaded.tokenizer,
         )
-        base = model.get_base_model()  # on a 4-bit base TRL has rounded the adapter to bf16
-        actors.write(base, actor.sites, start)
-        if "ref" in model.peft_config:
-            actors.write(base, actor.sites, actor.start(), "ref")
-        trainer.fit(made, listener)
+        reference = actor.start() if "ref" in model.peft_config else None
+        trainer.fit(made, listener, model.get_base_model(), actor.sites, start, reference)
     log = tuple(listener.log)
     return Trained(meter.cost(), log, remark=distant(log))
 

@@ -223,10 +223,9 @@ def train(
             train_dataset=Dataset.from_list(rows),
             processing_class=loaded.tokenizer,
         )
-        actors.write(shell, sites, start)  # on a 4-bit base TRL has rounded it to bf16
         shell.score.weight.data = torch.zeros_like(shell.score.weight, dtype=torch.float32)
         shell.score.requires_grad_(True)
-        trainer.fit(made, listener)
+        trainer.fit(made, listener, shell, sites, start)
         learned = RewardModel(
             loaded,
             sites,

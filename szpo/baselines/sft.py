@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from szpo.baselines import actor as actors
 from szpo.baselines import ranges, trainer
 from szpo.baselines.actor import Actor
 from szpo.baselines.checks import fitting, left_out
@@ -69,16 +68,16 @@ def train(
 
     how = recipe or Recipe()
     listener = trainer.Listener(METHOD, meter or Meter(), on_step)
-    rows, asked_tokens = [], []
-    for prompt, answer in examples:
-        asked = list(encode(actor.loaded.tokenizer, prompt))
-        said = answer_tokens(actor.loaded, answer)
-        labels = [-100] * len(asked) + said
-        rows.append(
-            {"input_ids": (asked + said)[: how.max_length], "labels": labels[: how.max_length]}
-        )
-        asked_tokens.append(len(asked) + 1)
-    rows = fitting(rows, asked_tokens, how.max_length, METHOD)
+    limit = how.max_length
+    texts = [
+        (list(encode(actor.loaded.tokenizer, prompt)), answer_tokens(actor.loaded, answer))
+        for prompt, answer in examples
+    ]
+    texts = fitting(texts, [len(asked) + 1 for asked, _ in texts], limit, METHOD)
+    rows = [
+        {"input_ids": (asked + said)[:limit], "labels": ([-100] * len(asked) + said)[:limit]}
+        for asked, said in texts
+    ]
     with trainer.workplace() as folder, actor.training(dropout=how.dropout) as model:
         arguments = SFTConfig(
             **trainer.here(actor.loaded, folder, seed, METHOD),
@@ -93,8 +92,6 @@ def train(
             train_dataset=Dataset.from_list(rows),
             processing_class=actor.loaded.tokenizer,
         )
-        # On a 4-bit base TRL has rounded the adapter to bf16.
-        actors.write(model.get_base_model(), actor.sites, start)
-        trainer.fit(made, listener)
+        trainer.fit(made, listener, model.get_base_model(), actor.sites, start)
     remark = left_out(len(rows), len(examples))
     return Trained(listener.meter.cost(), tuple(listener.log), len(rows), remark=remark)

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from szpo.baselines import actor as actors
 from szpo.baselines import ranges, trainer
 from szpo.baselines.actor import Actor
 from szpo.baselines.checks import left_out, remarks, risen
@@ -94,8 +93,7 @@ def train(
             train_dataset=Dataset.from_list(rows),
             processing_class=actor.loaded.tokenizer,
         )
-        actors.write(model.get_base_model(), actor.sites, start)
-        trainer.fit(made, listener)
+        trainer.fit(made, listener, model.get_base_model(), actor.sites, start)
     cost = listener.meter.cost()
     remark = remarks(left_out(len(rows), len(pairs)), risen(listener.log))
     return Trained(cost, tuple(listener.log), len(rows), ties, remark)

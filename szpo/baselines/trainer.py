@@ -23,11 +23,14 @@ from transformers import PrinterCallback, TrainerCallback
 from transformers.training_args import OptimizerNames
 
 from szpo import cache, seeds
+from szpo.baselines import actor as actors
 from szpo.baselines import ranges
 from szpo.baselines.checks import demand_weights, fitting
 from szpo.baselines.types import Meter, OnStep, Pair, demand_finite
+from szpo.deltas import Site
 from szpo.errors import UsageError
 from szpo.models import Loaded, answer_tokens, encode
+from szpo.types import Theta
 
 SCHEDULES = (
     "constant", "linear", "cosine", "cosine_with_restarts", "polynomial", "constant_with_warmup",
@@ -216,8 +219,30 @@ class Listener(TrainerCallback):
         self.meter.tell(self.on_step, step, state.max_steps, figures)
 
 
-def fit(trainer: Any, listener: Listener) -> None:
-    """Run a trainer that was built, by the clock of the listener's meter."""
+def fit(
+    trainer: Any,
+    listener: Listener,
+    base: Any,
+    sites: Sequence[Site],
+    start: Theta,
+    reference: Theta | None = None,
+) -> None:
+    """Run a trainer that was built from exactly these fp32 weights, by its listener's meter.
+
+    On a 4-bit base TRL has rounded the adapter to bf16 by then, and an adapter "ref" is a copy
+    of it.
+
+    Args:
+        trainer: Built, not run.
+        listener: Told of each step.
+        base: The model under PEFT's.
+        sites: Where the adapter is.
+        start: A and B of the adapter that is trained.
+        reference: A and B of "ref"; None where there is none.
+    """
+    actors.write(base, sites, start)
+    if reference is not None:
+        actors.write(base, sites, reference, "ref")
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(listener)
     with listener.meter, only_answers_scored():
