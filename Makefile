@@ -44,16 +44,16 @@ test: $(STAMP) browser  ## what continuous integration runs
 
 test-all: $(STAMP) browser  ## everything, the slow tests included
 	$(PYTEST) -m "not gpu" --timeout 7200
-	$(BIN)/python tests/audit.py
+	$(BIN)/python tests/support/audit.py
 
 test-gpu: $(STAMP)  ## what needs an accelerator
 	$(PYTEST) -n 0 -m gpu
 
 audit: $(STAMP)  ## ask the advisory database for holes of the installed libraries
-	$(BIN)/python tests/audit.py
+	$(BIN)/python tests/support/audit.py
 
 screenshots: $(STAMP) browser  ## draw every state of the panel into docs/screens
-	$(BIN)/python docs/make_screenshots.py
+	$(BIN)/python docs/tools/panel_screenshots.py
 
 lint: $(STAMP)  ## ruff, mypy and spelling; changes nothing
 	$(BIN)/ruff check .

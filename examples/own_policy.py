@@ -4,8 +4,7 @@ Its weights are two numbers z; szpo perturbs them, and moves them where the vote
 registered as [project.entry-points."szpo.policies"] hesitant = "own_policy:Hesitant".
 """
 
-from szpo import coordinates
-from szpo.directions import Law
+from szpo.optim import Law, parameters
 from szpo.types import Answer
 
 
@@ -13,11 +12,11 @@ class Hesitant:
     layout, dim = (("z", (2,)),), 2
 
     def __init__(self, root_seed):
-        self.space = coordinates.Space(root_seed, self.layout, Law.for_dim(self.dim))
-        self.kept = coordinates.zeros(self.layout)
+        self.space = parameters.Space(root_seed, self.layout, Law.for_dim(self.dim))
+        self.kept = parameters.zeros(self.layout)
 
     def rollout(self, prompts, shifts, *, seed):
-        places = [coordinates.shifted(self.space, self.kept, shift)["z"] for shift in shifts]
+        places = [parameters.shifted(self.space, self.kept, shift)["z"] for shift in shifts]
         words = ["so " * max(0, round(40 + 5 * float(z[0]))) for z in places]
         return [
             tuple(Answer(f"{said}yes", tokens=said.count("so") + 1) for _ in asked)
@@ -25,10 +24,10 @@ class Hesitant:
         ]
 
     def apply(self, update):
-        self.kept = coordinates.applied(self.space, self.kept, update)
+        self.kept = parameters.applied(self.space, self.kept, update)
 
     def theta(self):
         return self.kept
 
     def digest(self):
-        return coordinates.digest(self.kept, self.layout)
+        return parameters.digest(self.kept, self.layout)

@@ -7,14 +7,13 @@ from pathlib import Path
 from own_evaluator import Brief
 from own_policy import Hesitant
 
-from szpo import controller
-from szpo.directions import DIRECTION_VERSION
-from szpo.evaluators import PanelEvaluator, check_judge
+from szpo.evaluators import PanelEvaluator
 from szpo.ledger import Ledger
-from szpo.policy import check_policy
-from szpo.settings import defaults, settings_to_json
+from szpo.optim import DIRECTION_VERSION, defaults, settings_to_json
+from szpo.testing import check_judge, check_policy
+from szpo.training import prompt_order, run
 from szpo.types import Prompt, Shift
-from szpo.votes import VoteService
+from szpo.voting import VoteService
 
 
 def words(policy):
@@ -33,9 +32,9 @@ def main(path):
         path, spec, root_seed=1, layout=policy.layout, direction_version=DIRECTION_VERSION
     ) as ledger:
         panel = PanelEvaluator(VoteService(ledger), [Brief()] * 3)
-        order = controller.prompt_order(prompts, settings)
+        order = prompt_order(prompts, settings)
         before = words(policy)
-        outcome = controller.run(ledger, policy, panel, prompts=order, votes_budget=96)
+        outcome = run(ledger, policy, panel, prompts=order, votes_budget=96)
     return before, words(policy), outcome.votes
 
 

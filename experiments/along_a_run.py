@@ -14,9 +14,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from szpo import assemble, replay
-from szpo.ledger import Ledger
-from szpo_simulators import heldout, rewards
+from szpo.ledger.database import Ledger
+from szpo.replay import replay
+from szpo.runs import assemble
+from szpo_simulators.rewards import heldout, text_rewards
 
 
 def along(path: Path, budgets: list[int]) -> list[dict[str, Any]]:
@@ -24,7 +25,7 @@ def along(path: Path, budgets: list[int]) -> list[dict[str, Any]]:
     with Ledger.open(path, readonly=True) as ledger:
         parts = assemble.reopen(ledger, until=0, panel=False)
         config, policy = parts.config, parts.language
-        liked = rewards.parse(config.panel.reward, logprob=policy.logprob_base)
+        liked = text_rewards.parse(config.panel.reward, logprob=policy.logprob_base)
         asked = parts.prompts.heldout[: config.evaluation.prompts]
 
         def measure(moved: bool) -> heldout.Measurement:

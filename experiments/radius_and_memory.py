@@ -18,8 +18,8 @@ import itertools
 
 import numpy as np
 
-from szpo import coordinates, optimizer
-from szpo.settings import defaults
+from szpo.optim import optimizer, parameters
+from szpo.optim.settings import defaults
 from szpo.types import Tally
 
 G, H, SPREAD, BETA, DIM, STEPS, SEEDS = 0.16, 0.04, 0.38, 11.0, 8, 37, 40
@@ -30,11 +30,11 @@ def run(seed: int, kl_radius: float, forget: float) -> tuple[float, float]:
     """Value reached and |z|²/2 after 296 votes."""
     rng = np.random.default_rng(seed)
     settings = defaults(seed, LAYOUT, kl_radius=kl_radius, forget=forget)
-    state, theta = optimizer.init(settings), coordinates.zeros(LAYOUT)
+    state, theta = optimizer.init(settings), parameters.zeros(LAYOUT)
     gradient = np.eye(DIM)[0] * G
     for step in range(STEPS):
         query = optimizer.ask(state)
-        v = coordinates.direction_vector(settings.space, step, 0)
+        v = parameters.direction_vector(settings.space, step, 0)
         shift = v * query.shifts[0][0].radius
         rise = 2 * float((gradient - H * theta["z"]) @ shift)  # exact: the curvature cancels
         noise = SPREAD * np.sqrt(2 / settings.D) * rng.normal(size=(1, settings.N))
@@ -43,7 +43,7 @@ def run(seed: int, kl_radius: float, forget: float) -> tuple[float, float]:
         tally = Tally(plus, 1 - plus, nothing, nothing.astype(bool))
         state, updates, _ = optimizer.tell(state, query, tally)
         for update in updates:
-            theta = coordinates.applied(settings.space, theta, update)
+            theta = parameters.applied(settings.space, theta, update)
     z = theta["z"].astype(float)
     return float(gradient @ z - H * z @ z / 2), float(z @ z / 2)
 

@@ -10,10 +10,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from szpo_simulators import heldout
-from szpo_simulators.bench.study import Study
 from szpo_simulators.compare import plan, presets, summary
 from szpo_simulators.compare.cells import Place
+from szpo_simulators.rewards import heldout
+from szpo_simulators.study import Study
 
 SEEDS = tuple(range(1000, 1008))
 TARGETS = (0.05, 0.10)

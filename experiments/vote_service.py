@@ -14,13 +14,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from szpo import lease, steps
-from szpo.directions import DIRECTION_VERSION
-from szpo.ledger import Ledger
-from szpo.roundstatus import round_status
-from szpo.settings import defaults, settings_to_json
+from szpo.ledger.database import Ledger
+from szpo.optim.directions import DIRECTION_VERSION
+from szpo.optim.settings import defaults, settings_to_json
+from szpo.training.status import round_status
 from szpo.types import Answer, Comparison, Prompt, Query, Row
-from szpo.votes import Ballot, VoteService
+from szpo.voting import lease, steps
+from szpo.voting.casting import Ballot
+from szpo.voting.service import VoteService
 
 N, M, P, D = 300, 8, 1000, 4
 spent: dict[str, list[float]] = {}

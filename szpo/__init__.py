@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import lazy_loader
 
 if TYPE_CHECKING:
-    from szpo.tables import open as open
+    from szpo.reports.dataframes import open as open
 
 __version__ = "0.1.0"
 
-
-def __getattr__(name: str) -> Any:
-    if name == "open":  # looked up when asked for, so that importing szpo stays light
-        from szpo import tables
-
-        return tables.open
-    raise AttributeError(f"module 'szpo' has no attribute {name!r}")
+# Looked up when asked for, so that importing szpo stays light.
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__, submod_attrs={"reports.dataframes": ["open"]}
+)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from szpo.cli import main
+from szpo.cli.app import main
 
 if __name__ == "__main__":
     main()

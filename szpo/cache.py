@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from transformers.utils import logging as transformers_logging
-
 from szpo.errors import ResourceError
 
 
@@ -53,6 +51,8 @@ def publish(target: Path, write: Callable[[Path], object]) -> Path:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Without the loaders' progress bars and remarks; errors still come."""
+    from transformers.utils import logging as transformers_logging
+
     verbosity = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]

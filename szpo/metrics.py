@@ -124,7 +124,7 @@ def kl_sampled(logp: ArrayLike, logq: ArrayLike) -> Estimate:
     """KL from answers drawn from the policy, mean of log π − log π_ref, with its 95 % interval.
 
     Without bias and, for one answer, often below 0. Where all next words can be read,
-    `szpo.lora.LoraPolicy.kl` has the same mean and a far smaller spread.
+    `szpo.policies.lora_policy.LoraPolicy.kl` has the same mean and a far smaller spread.
 
     Args:
         logp: log π of independent answers (n,).

@@ -93,3 +93,8 @@ def branch_seed(parent_root_seed: int, parent_step: int, name: str) -> int:
 
 def _plain(number: int | None) -> int | None:
     return None if number is None else int(number)
+
+
+def as_seed(key: bytes) -> int:
+    """A derived key as the seed of a rollout, 0 ≤ s < 2⁶³."""
+    return int.from_bytes(key[:8], "big") >> 1

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from peft import LoraConfig
 from scipy.stats import entropy
 
-from szpo import metrics, models
+from szpo import metrics
 from szpo.baselines.actor import Actor
 from szpo.errors import UsageError
-from szpo.sampling import Sampling
+from szpo.generation.sampling import Sampling
+from szpo.models import loading
 from szpo.types import Floats, Ints, Prompt
 
 
@@ -82,7 +83,7 @@ def test_enumeration_refuses_what_it_cannot_finish(monkeypatch: pytest.MonkeyPat
 
 def test_three_ways_to_the_kl_of_the_tiny_model_agree() -> None:
     """Enumerated, exact per word along sampled answers, and by sampled log-ratios; two words."""
-    base = models.load("tiny", dtype="fp32")
+    base = loading.load("tiny", dtype="fp32")
     config = LoraConfig(r=1, lora_alpha=1, target_modules=["down_proj"])
     moved = Actor.fresh(base, config, sampling=Sampling(max_new_tokens=2), seed=1)
     rng = np.random.default_rng(4)
@@ -101,7 +102,7 @@ def test_three_ways_to_the_kl_of_the_tiny_model_agree() -> None:
         model = peft.get_base_model()
         law = {b.shape[1]: logs(model, b) for b in (np.zeros((1, 0), np.int64), every())}
     still = {b.shape[1]: logs(base.model, b) for b in (np.zeros((1, 0), np.int64), every())}
-    stop = models.stop_tokens(base)
+    stop = loading.stop_tokens(base)
 
     def of(table: dict[int, Floats]) -> metrics.Law:
         return lambda b: table[b.shape[1]][b[:, 0] if b.shape[1] else slice(None)]

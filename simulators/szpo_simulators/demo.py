@@ -15,9 +15,11 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from szpo import configfile, controller, report
-from szpo.config import Config
-from szpo_simulators.bench.demo import measure_run
+from szpo.config import settings_file
+from szpo.config.schema import Config
+from szpo.reports import html_report
+from szpo.training import step_report
+from szpo_simulators.bench.language.demo import measure_run
 
 WIDTH = 96
 """Columns of a quoted answer."""
@@ -38,7 +40,7 @@ def command(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     chosen = parser.parse_args(list(arguments))
     sets = [f"run.seed={chosen.seed}", f"panel.reward={chosen.reward}", *chosen.set]
-    config = configfile.load(preset_name=chosen.preset, sets=sets)
+    config = settings_file.load(preset_name=chosen.preset, sets=sets)
     path = free(chosen.folder, f"demo-{config.run.seed}")
     found = play(config, path, quiet=chosen.json)
     if chosen.json:
@@ -77,7 +79,7 @@ def play(config: Config, path: Path, *, quiet: bool) -> dict[str, Any]:
     total = config.steps * config.votes_per_step
     task = bar.add_task("votes", total=total, note="", visible=False)
 
-    def on_step(step: controller.StepReport) -> None:
+    def on_step(step: step_report.StepReport) -> None:
         note = f"plus won {step.win_rate:.0%}, {step.length:.0f} tokens"
         bar.update(task, completed=step.total_votes, note=note, visible=True)
         if not console.is_terminal:
@@ -104,7 +106,7 @@ def told(found: dict[str, Any], path: Path) -> list[str]:
         mark = "ok  " if guard["ok"] else "FAIL"
         lines.append(f"guard {mark} {guard['name']}: {guard['value']:+.2f} ({guard['limit']})")
     for text in found["texts"]:
-        lines += ["", report.visible(text["prompt"])]
+        lines += ["", html_report.visible(text["prompt"])]
         lines += [f"  before  {_short(text['before'])}", f"  after   {_short(text['after'])}"]
     seconds, machine = found["seconds"], found["machine"]
     lines += [
@@ -134,5 +136,5 @@ def _level(found: dict[str, Any], when: str) -> str:
 
 
 def _short(text: str) -> str:
-    line = report.visible(" ".join(text.split()))
+    line = html_report.visible(" ".join(text.split()))
     return line if len(line) <= WIDTH else f"{line[: WIDTH - 1]}…"

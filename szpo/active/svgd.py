@@ -20,8 +20,8 @@ from scipy import linalg
 
 from szpo.active.posterior import BLOCK, BradleyTerry, Target
 from szpo.errors import RunError, UsageError
-from szpo.momentum import Memory, adam_step
-from szpo.settings import Adam
+from szpo.optim.momentum import Memory, adam_step
+from szpo.optim.settings import Adam
 from szpo.types import Floats
 
 MEDIAN_OF = 256

@@ -1,8 +1,9 @@
 """`Actor`: the policy of a gradient method, a LoRA on the same model and sites as a run of szpo.
 
-Its weights are the A and B of a `szpo.lora.LoraPolicy`, which answers and measures: all methods
-share one way of decoding. For training the base model is wrapped by PEFT and unwrapped again;
-base weights exist once. Adapter weights are fp32 throughout, also on a bf16 or 4-bit base.
+Its weights are the A and B of a `szpo.policies.lora_policy.LoraPolicy`, which answers and
+measures: all methods share one way of decoding. For training the base model is wrapped by PEFT and
+unwrapped again; base weights exist once. Adapter weights are fp32 throughout, also on a bf16 or
+4-bit base.
 """
 
 from __future__ import annotations
@@ -17,15 +18,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from szpo import adapters, language, peftfile, seeds
-from szpo.deltas import Site, find_sites
-from szpo.engines import Engine
+from szpo import seeds
 from szpo.errors import UsageError
-from szpo.fourbit import differentiable
-from szpo.lora import Asking, LoraPolicy
-from szpo.models import Loaded
-from szpo.sampling import Sampling
-from szpo.subspaces import Subspace
+from szpo.generation.engine import Engine
+from szpo.generation.sampling import Sampling
+from szpo.models import adapter_files, peft_format
+from szpo.models.batched_lora import find_sites
+from szpo.models.loading import Loaded, differentiable
+from szpo.models.lora_sites import Site
+from szpo.policies import language_model
+from szpo.policies.lora_policy import Asking, LoraPolicy
+from szpo.policies.subspaces import Subspace
 from szpo.types import Answer, Floats, Prompt, Theta
 
 Peft: TypeAlias = Any
@@ -100,7 +103,7 @@ class Actor:
             UsageError: the config does not fit the model, or is more than plain LoRA.
         """
         sites = find_sites(loaded.model, config)
-        start = language.random_start(sites, seed)
+        start = language_model.random_start(sites, seed)
         return cls(loaded, sites, start, sampling=sampling, seed=seed, engine=engine)
 
     # ---- answering and measuring: as a `LoraPolicy`, also in the middle of training ----
@@ -224,8 +227,8 @@ def adapted(
     from peft import LoraConfig, get_peft_model
 
     base = loaded.model if model is None else model
-    conv1d = any(adapters.is_conv1d(base, site) for site in sites)
-    settings = peftfile.settings(sites, base=loaded.name, conv1d=conv1d)
+    conv1d = any(adapter_files.is_conv1d(base, site) for site in sites)
+    settings = peft_format.settings(sites, base=loaded.name, conv1d=conv1d)
     settings |= {"inference_mode": False, "lora_dropout": dropout, "task_type": task}
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")  # a tied LM head among the sites is meant

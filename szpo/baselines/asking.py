@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 from szpo import seeds
 from szpo.baselines.actor import Actor
-from szpo.baselines.types import Ask, Asked, Meter, ask_batches, ask_pairs
-from szpo.counting import verdict
+from szpo.baselines.costs import Meter
+from szpo.baselines.questions import Ask, Asked, ask_batches, ask_pairs
 from szpo.errors import UsageError
-from szpo.evaluators import Judge
-from szpo.samples import number
+from szpo.evaluators.protocol import Judge
+from szpo.seeds import as_seed
 from szpo.types import Answer, Batch, Comparison, Prompt, Row, Verdict
+from szpo.voting.counting import verdict
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class JudgesAsk:
     ) -> list[Verdict]:
         """One vote on each pair of batches."""
         asked = rows_of(prompts, first, second)
-        keys = [seeds.derive(number(key), "baseline vote", k=i) for i in range(len(asked))]
+        keys = [seeds.derive(as_seed(key), "baseline vote", k=i) for i in range(len(asked))]
         return in_turn(self.judges, asked, keys, lambda i: "AB"[1 - seeds.integer(keys[i], 1, 2)])
 
 
@@ -115,7 +116,7 @@ def question(
     need = questions * size
     chosen = [prompts[j] for j in drawn(len(prompts), need, seed, first=i * need)]
     key = seeds.derive(seed, f"{purpose} answers", step=i)
-    answers = actor.sample(chosen, 2, seed=number(key))
+    answers = actor.sample(chosen, 2, seed=as_seed(key))
     meter.generated([answer for two in answers for answer in two])
     first, second = [two[0] for two in answers], [two[1] for two in answers]
     vote = seeds.derive(seed, f"{purpose} votes", step=i)

@@ -12,20 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from szpo.baselines import ranges, trainer
+from szpo.baselines import trainer, validation
 from szpo.baselines.actor import Actor
 from szpo.baselines.asking import question
-from szpo.baselines.checks import answering, left_out, remarks, risen
-from szpo.baselines.head import is_adapted, plain_head, trainable_head
-from szpo.baselines.types import (
-    Ask,
-    Meter,
-    OnStep,
-    Pair,
-    Trained,
-    demand_pairs,
-    silent,
-)
+from szpo.baselines.costs import Meter, OnStep, Trained, silent
+from szpo.baselines.lm_head_adapter import is_adapted, plain_head, trainable_head
+from szpo.baselines.questions import Ask
+from szpo.baselines.validation import answering, demand_pairs, left_out, remarks, risen
+from szpo.data.pairs import Pair
 from szpo.errors import UsageError
 from szpo.types import Prompt
 
@@ -75,12 +69,12 @@ class Recipe:
             UsageError: a field is out of its range.
         """
         trainer.check(self, METHOD)
-        ranges.above(self, METHOD, 0, "beta")
-        ranges.within(self, METHOD, 0, 1, "dropout")
-        ranges.within(self, METHOD, 0, 0.5, "label_smoothing")
-        ranges.at_least(self, METHOD, 1, "prompt_tokens")
-        ranges.one_of(self, METHOD, LOSSES, "loss")
-        ranges.one_of(self, METHOD, ("start", "now"), "reference")
+        validation.above(self, METHOD, 0, "beta")
+        validation.within(self, METHOD, 0, 1, "dropout")
+        validation.within(self, METHOD, 0, 0.5, "label_smoothing")
+        validation.at_least(self, METHOD, 1, "prompt_tokens")
+        validation.one_of(self, METHOD, LOSSES, "loss")
+        validation.one_of(self, METHOD, ("start", "now"), "reference")
         if self.loss == "exo_pair" and not self.label_smoothing:
             raise UsageError(f"{METHOD}: label_smoothing must be above 0 for exo_pair (got 0)")
 
@@ -105,8 +99,8 @@ class Rounds:
         Raises:
             UsageError: a field is out of its range.
         """
-        ranges.at_least(self, "iterative-dpo", 1, "rounds", "questions", "rows")
-        ranges.one_of(self, "iterative-dpo", ("all", "round"), "memory")
+        validation.at_least(self, "iterative-dpo", 1, "rounds", "questions", "rows")
+        validation.one_of(self, "iterative-dpo", ("all", "round"), "memory")
 
 
 def train(

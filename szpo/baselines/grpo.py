@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from szpo.baselines import groups, ranges, trainer
+from szpo.baselines import group_rl, trainer, validation
 from szpo.baselines.actor import Actor
-from szpo.baselines.types import Meter, OnStep, Score, Trained, silent
+from szpo.baselines.costs import Meter, OnStep, Trained, silent
+from szpo.baselines.questions import Score
 from szpo.types import Prompt
 
 METHOD = "grpo"
@@ -40,8 +41,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Refuse what is no recipe."""
-        groups.check(self, METHOD)
-        ranges.one_of(self, METHOD, LOSSES, "loss")
+        group_rl.check(self, METHOD)
+        validation.one_of(self, METHOD, LOSSES, "loss")
 
 
 def train(
@@ -76,12 +77,12 @@ def train(
 
     def make(folder: str) -> Any:
         return GRPOConfig(
-            **groups.arguments(actor, how, folder, seed, METHOD),
+            **group_rl.arguments(actor, how, folder, seed, METHOD),
             loss_type=how.loss,
             scale_rewards="group",
         )
 
-    return groups.train(
+    return group_rl.train(
         GRPOTrainer, make, actor, prompts, score, how,
         method=METHOD, seed=seed, on_step=on_step, meter=meter,
     )  # fmt: skip

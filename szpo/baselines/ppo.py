@@ -20,23 +20,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from szpo import scores, seeds
-from szpo.baselines import ppo_loss, ranges
+from szpo import seeds
+from szpo.baselines import ppo_loss, validation
 from szpo.baselines.actor import Actor, read, write
 from szpo.baselines.advantages import gae, standardised, token_rewards
 from szpo.baselines.asking import drawn
-from szpo.baselines.checks import FAR, answering, demand_plain, demand_weights
-from szpo.baselines.types import (
-    Meter,
-    Moment,
-    OnStep,
-    Score,
-    Trained,
-    demand_finite,
-    silent,
-)
+from szpo.baselines.costs import Meter, Moment, OnStep, Trained, silent
+from szpo.baselines.questions import Score
+from szpo.baselines.validation import FAR, answering, demand_finite, demand_plain, demand_weights
 from szpo.errors import RunError, UsageError
-from szpo.samples import number
+from szpo.models import logprobs
+from szpo.seeds import as_seed
 from szpo.types import Answer, Floats, Ints, Prompt
 
 METHOD = "ppo"
@@ -77,8 +71,10 @@ class Recipe:
         Raises:
             UsageError: a number is out of its range.
         """
-        ranges.at_least(self, METHOD, 1, "steps", "prompts", "samples", "epochs", "minibatches")
-        ranges.above(
+        validation.at_least(
+            self, METHOD, 1, "steps", "prompts", "samples", "epochs", "minibatches"
+        )
+        validation.above(
             self, METHOD, 0, "rate", "critic_rate", "clip", "value_clip", "grad_norm", "kl_limit"
         )
         for name, most in (("beta", math.inf), ("gamma", 1.0), ("lam", 1.0)):
@@ -126,7 +122,7 @@ class Part:
     What is known of their tokens stands in the order of ``batch.mask.nonzero()``.
     """
 
-    batch: scores.Batch
+    batch: logprobs.Batch
     rows: Ints
     """Which of the step's answers they are."""
 
@@ -221,7 +217,7 @@ def _answers(
     """A step's answers as people read them, and as tokens."""
     key = seeds.derive(seed, "ppo answers", step=step)
     with answering(METHOD):
-        tokens = learner.actor.sample_tokens(asked, learner.how.samples, seed=number(key))
+        tokens = learner.actor.sample_tokens(asked, learner.how.samples, seed=as_seed(key))
     return [learner.actor.policy.answer(row) for row in tokens], tokens
 
 
@@ -250,9 +246,9 @@ def _parts(
     encoded = [learner.actor.encode(prompt) for prompt in prompts]
     found = []
     for rows in np.array_split(order, learner.how.minibatches):
-        samples = [scores.Sample(encoded[row], tokens[row]) for row in rows]
-        batches = scores.batches(
-            samples, device=learner.model.device, vocab=scores.words(learner.model)
+        samples = [logprobs.Sample(encoded[row], tokens[row]) for row in rows]
+        batches = logprobs.batches(
+            samples, device=learner.model.device, vocab=logprobs.words(learner.model)
         )
         found.append([Part(batch, rows[list(batch.index)]) for batch in batches])
     return found
@@ -329,7 +325,7 @@ def _update(learner: Learner, group: Sequence[Lesson]) -> dict[str, float]:
     return {**found, "gradient": float(norm)}
 
 
-def token_values(learner: Learner, batch: scores.Batch) -> tuple[Tensor, Tensor]:
+def token_values(learner: Learner, batch: logprobs.Batch) -> tuple[Tensor, Tensor]:
     """Log π of each stored answer token, and the critic's value of the state before it, (n,) each.
 
     The order is that of ``batch.mask.nonzero()``; the law is that of the sampling temperature.
@@ -342,7 +338,7 @@ def token_values(learner: Learner, batch: scores.Batch) -> tuple[Tensor, Tensor]
     handle = learner.model.get_output_embeddings().register_forward_hook(look)
     try:
         temperature = learner.actor.policy.asking.sampling.temperature
-        logits = scores.answer_logits(learner.model, batch, temperature)
+        logits = logprobs.answer_logits(learner.model, batch, temperature)
     finally:
         handle.remove()
     taken = batch.targets[batch.mask]

@@ -21,16 +21,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from szpo import adapters
 from szpo.baselines import actor as actors
-from szpo.baselines import ranges, trainer
-from szpo.baselines.checks import fitting, left_out
-from szpo.baselines.types import Meter, OnStep, Pair, Trained, demand_pairs, silent
-from szpo.deltas import Deltas, Site, attached, find_sites
+from szpo.baselines import trainer, validation
+from szpo.baselines.costs import Meter, OnStep, Trained, silent
+from szpo.baselines.validation import demand_pairs, fitting, left_out
+from szpo.data.pairs import Pair
 from szpo.errors import StorageError, UsageError
-from szpo.language import random_start
-from szpo.models import Loaded, encode
-from szpo.probe import stack
+from szpo.models import adapter_files
+from szpo.models.batched_lora import Deltas, attached, find_sites
+from szpo.models.loading import Loaded, encode
+from szpo.models.lora_sites import Site
+from szpo.policies.language_model import random_start
+from szpo.policies.probe import stack
 from szpo.types import Answer, Prompt, Theta
 
 METHOD = "reward-model"
@@ -65,8 +67,8 @@ class Recipe:
             UsageError: a field is out of its range.
         """
         trainer.check(self, METHOD)
-        ranges.at_least(self, METHOD, 1, "rank")
-        ranges.at_least(self, METHOD, 0, "center")
+        validation.at_least(self, METHOD, 1, "rank")
+        validation.at_least(self, METHOD, 0, "center")
 
 
 @dataclass(frozen=True)
@@ -122,8 +124,8 @@ class RewardModel:
             StorageError: the folder cannot be written.
         """
         model = self.loaded.model
-        conv1d = any(adapters.is_conv1d(model, site) for site in self.sites)
-        adapters.save_adapter(
+        conv1d = any(adapter_files.is_conv1d(model, site) for site in self.sites)
+        adapter_files.save_adapter(
             folder, self.factors, self.sites, base=self.loaded.name, conv1d=conv1d
         )
         facts = {"base_sha256": self.loaded.sha256, "sites": [asdict(s) for s in self.sites]}
@@ -143,7 +145,7 @@ def load(folder: Path, loaded: Loaded) -> RewardModel:
     Raises:
         UsageError: the folder holds none, lacks a tensor, or belongs to another model.
     """
-    from szpo.models import read_adapter
+    from szpo.models.loading import read_adapter
 
     try:
         facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
@@ -155,7 +157,7 @@ def load(folder: Path, loaded: Loaded) -> RewardModel:
         ) from None
     if facts.get("base_sha256") != loaded.sha256:
         raise UsageError(f"{folder}: the reward model belongs to another model than {loaded.name}")
-    return RewardModel(loaded, sites, adapters.factors(read_adapter(folder), sites), head)
+    return RewardModel(loaded, sites, adapter_files.factors(read_adapter(folder), sites), head)
 
 
 def train(

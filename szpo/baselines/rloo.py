@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from szpo.baselines import groups, trainer
+from szpo.baselines import group_rl, trainer
 from szpo.baselines.actor import Actor
-from szpo.baselines.types import Meter, OnStep, Score, Trained, silent
+from szpo.baselines.costs import Meter, OnStep, Trained, silent
+from szpo.baselines.questions import Score
 from szpo.types import Prompt
 
 METHOD = "rloo"
@@ -36,7 +37,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Refuse what is no recipe."""
-        groups.check(self, METHOD)
+        group_rl.check(self, METHOD)
 
 
 def train(
@@ -56,9 +57,9 @@ def train(
     how = recipe or Recipe()
 
     def make(folder: str) -> Any:
-        return RLOOConfig(**groups.arguments(actor, how, folder, seed, METHOD))
+        return RLOOConfig(**group_rl.arguments(actor, how, folder, seed, METHOD))
 
-    return groups.train(
+    return group_rl.train(
         RLOOTrainer, make, actor, prompts, score, how,
         method=METHOD, seed=seed, on_step=on_step, meter=meter,
     )  # fmt: skip

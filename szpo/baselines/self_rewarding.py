@@ -3,8 +3,8 @@
 M0 is the base. M1 is M0 fitted to examples (answers, and judgements if there are any), or M0
 itself where there are none. M2 and every later model is the one before after DPO on its own
 candidates: several answers to each prompt, each judged several times by five added points
-(`szpo.baselines.points`) and averaged, the best against the worst; ties are dropped. No person
-and no other model votes.
+(`szpo.baselines.self_judging`) and averaged, the best against the worst; ties are dropped. No
+person and no other model votes.
 
 Each model is a folder that appears when it is whole: the adapter, the judged candidates, the
 pairs, and a record. A run that was stopped goes on after its last whole folder.
@@ -22,15 +22,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from szpo import adapters, export, seeds
-from szpo import models as bases
-from szpo.baselines import asking, dpo, points, ranges, sft
+from szpo import files, seeds
+from szpo.baselines import asking, dpo, self_judging, sft, validation
 from szpo.baselines.actor import Actor
-from szpo.baselines.types import Meter, OnStep, Trained, silent
+from szpo.baselines.costs import Meter, OnStep, Trained, silent
+from szpo.data import preference_files
 from szpo.errors import RunError, StorageError, UsageError
-from szpo.preferences import files
-from szpo.samples import number
-from szpo.sampling import Sampling
+from szpo.generation.sampling import Sampling
+from szpo.models import adapter_files
+from szpo.models import loading as bases
+from szpo.seeds import as_seed
 from szpo.types import Answer, Prompt
 
 METHOD = "self-rewarding"
@@ -66,9 +67,9 @@ class Recipe:
         Raises:
             UsageError: a number is out of its range.
         """
-        ranges.at_least(self, METHOD, 1, "models", "prompts", "judgements", "judge_tokens")
-        ranges.at_least(self, METHOD, 2, "candidates")
-        ranges.above(self, METHOD, 0, "temperature", "top_p")
+        validation.at_least(self, METHOD, 1, "models", "prompts", "judgements", "judge_tokens")
+        validation.at_least(self, METHOD, 2, "candidates")
+        validation.above(self, METHOD, 0, "temperature", "top_p")
         if self.top_p > 1:
             raise UsageError(f"{METHOD}: top_p must be at most 1 (got {self.top_p})")
 
@@ -130,26 +131,26 @@ def judged(
     seed: int,
     judge: Judge | None = None,
     meter: Meter,
-) -> points.Round:
+) -> self_judging.Round:
     """Candidates of the actor as it stands, judged by itself or by ``judge``; trains nothing."""
     plain = actor.policy.asking.sampling
     answers = _speaker(actor, how, plain.max_new_tokens).sample(
-        prompts, how.candidates, seed=number(seeds.derive(seed, "self-rewarding candidates"))
+        prompts, how.candidates, seed=as_seed(seeds.derive(seed, "self-rewarding candidates"))
     )
     meter.generated([answer for row in answers for answer in row])
     requests = [
-        points.request(prompt, answer.text)
+        self_judging.request(prompt, answer.text)
         for prompt, row in zip(prompts, answers, strict=True)
         for answer in row
     ]
     ask = judge or _itself(actor, how)
-    said = ask(requests, how.judgements, number(seeds.derive(seed, "self-rewarding judge")))
+    said = ask(requests, how.judgements, as_seed(seeds.derive(seed, "self-rewarding judge")))
     meter.generated([answer for row in said for answer in row])
     texts = [tuple(answer.text for answer in row) for row in said]
     cuts = [slice(i * how.candidates, (i + 1) * how.candidates) for i in range(len(prompts))]
-    return points.Round(
+    return self_judging.Round(
         tuple(
-            points.Judged(prompt, tuple(row), tuple(texts[cut]))
+            self_judging.Judged(prompt, tuple(row), tuple(texts[cut]))
             for prompt, row, cut in zip(prompts, answers, cuts, strict=True)
         )
     )
@@ -186,7 +187,7 @@ def _made(
     settings: dict[str, Any],
 ) -> dict[str, Any]:
     """Make a model from the one before, and its folder; returns the record."""
-    own = number(seeds.derive(seed, "self-rewarding", step=stage))
+    own = as_seed(seeds.derive(seed, "self-rewarding", step=stage))
     meter, figures, found = Meter(), dict[str, float](), None
     if stage == 1 and examples:
         told = sft.train(actor, examples, how.fit, seed=own, meter=meter)
@@ -211,7 +212,7 @@ def _made(
     return record
 
 
-def _demand_pairs(found: points.Round, stage: int) -> None:
+def _demand_pairs(found: self_judging.Round, stage: int) -> None:
     if not found.pairs:
         share = found.figures["parsed"]
         why = (
@@ -225,13 +226,15 @@ def _demand_pairs(found: points.Round, stage: int) -> None:
         )
 
 
-def _write(actor: Actor, place: Path, record: dict[str, Any], found: points.Round | None) -> None:
+def _write(
+    actor: Actor, place: Path, record: dict[str, Any], found: self_judging.Round | None
+) -> None:
     """The folder of a model, whole or not at all."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    with export.whole(place) as draft:
+    with files.written_whole(place) as draft:
         actor.save_adapter(draft)
         if found is not None:
-            files.write(draft / "pairs.jsonl", found.pairs)
+            preference_files.write(draft / "pairs.jsonl", found.pairs)
             with (draft / "judged.jsonl").open("x", encoding="utf-8") as file:
                 for one in found.judged:
                     told = {
@@ -265,7 +268,7 @@ def _taken(actor: Actor, place: Path, settings: dict[str, Any]) -> dict[str, Any
         raise UsageError(
             f"{place} was made with other settings ({', '.join(differ)}); choose another folder"
         )
-    actor.policy.place(adapters.factors(bases.read_adapter(place), actor.sites))
+    actor.policy.place(adapter_files.factors(bases.read_adapter(place), actor.sites))
     if actor.digest() != digest:
         raise StorageError(f"{place}: the adapter is not the recorded one; remove the folder")
     return record

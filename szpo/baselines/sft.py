@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from szpo.baselines import ranges, trainer
+from szpo.baselines import trainer, validation
 from szpo.baselines.actor import Actor
-from szpo.baselines.checks import fitting, left_out
-from szpo.baselines.types import Meter, OnStep, Trained, silent
+from szpo.baselines.costs import Meter, OnStep, Trained, silent
+from szpo.baselines.validation import fitting, left_out
 from szpo.errors import RunError
-from szpo.models import answer_tokens, encode
+from szpo.models.loading import answer_tokens, encode
 from szpo.types import Answer, Prompt
 
 METHOD = "sft"
@@ -42,7 +42,7 @@ class Recipe:
             UsageError: a field is out of its range.
         """
         trainer.check(self, METHOD)
-        ranges.within(self, METHOD, 0, 1, "dropout")
+        validation.within(self, METHOD, 0, 1, "dropout")
 
 
 def train(

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from szpo.baselines import ranges, trainer
+from szpo.baselines import trainer, validation
 from szpo.baselines.actor import Actor
-from szpo.baselines.checks import left_out, remarks, risen
-from szpo.baselines.types import Meter, OnStep, Pair, Trained, demand_pairs, silent
+from szpo.baselines.costs import Meter, OnStep, Trained, silent
+from szpo.baselines.validation import demand_pairs, left_out, remarks, risen
+from szpo.data.pairs import Pair
 
 METHOD = "simpo"
 
@@ -45,8 +46,8 @@ class Recipe:
             UsageError: a field is out of its range.
         """
         trainer.check(self, METHOD)
-        ranges.above(self, METHOD, 0, "beta")
-        ranges.at_least(self, METHOD, 0, "gamma")
+        validation.above(self, METHOD, 0, "beta")
+        validation.at_least(self, METHOD, 0, "gamma")
 
 
 def train(

@@ -1,7 +1,7 @@
 """What TRL's trainers need here: settings for this machine, silence, and figures of every step.
 
-TRL is asked for one step's loss after the other; tokens are ours (`szpo.models.encode`, and an end
-token only where an answer ended itself), and so are the fp32 weights.
+TRL is asked for one step's loss after the other; tokens are ours (`szpo.models.loading.encode`,
+and an end token only where an answer ended itself), and so are the fp32 weights.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ from transformers.training_args import OptimizerNames
 
 from szpo import cache, seeds
 from szpo.baselines import actor as actors
-from szpo.baselines import ranges
-from szpo.baselines.checks import demand_weights, fitting
-from szpo.baselines.types import Meter, OnStep, Pair, demand_finite
-from szpo.deltas import Site
+from szpo.baselines import validation
+from szpo.baselines.costs import Meter, OnStep
+from szpo.baselines.validation import demand_finite, demand_weights, fitting
+from szpo.data.pairs import Pair
 from szpo.errors import UsageError
-from szpo.models import Loaded, answer_tokens, encode
+from szpo.models.loading import Loaded, answer_tokens, encode
+from szpo.models.lora_sites import Site
 from szpo.types import Theta
 
 SCHEDULES = (
@@ -146,10 +147,10 @@ def check(recipe: Schedule, method: str) -> None:
     Raises:
         UsageError: one is out of its range; names it.
     """
-    ranges.at_least(recipe, method, 1, "steps", "batch", "accumulation", "max_length")
-    ranges.above(recipe, method, 0, "learning_rate", "epochs")
-    ranges.within(recipe, method, 0, math.inf, "epochs")
-    ranges.one_of(recipe, method, SCHEDULES, "schedule")
+    validation.at_least(recipe, method, 1, "steps", "batch", "accumulation", "max_length")
+    validation.above(recipe, method, 0, "learning_rate", "epochs")
+    validation.within(recipe, method, 0, math.inf, "epochs")
+    validation.one_of(recipe, method, SCHEDULES, "schedule")
     if recipe.optimizer not in {name.value for name in OptimizerNames}:
         raise UsageError(
             f"{method}: optimizer must be one that transformers names, such as adamw_torch, sgd "

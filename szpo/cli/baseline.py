@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from szpo.cli import ground, place, screen
-from szpo.cli.pairs import FIRST, SKIP_BAD
-from szpo.cli.start import PRESET, SETS
+from szpo.cli import baseline_inputs, console, run_paths
+from szpo.cli.data import FIRST, SKIP_BAD
+from szpo.cli.run import PRESET, SETS
 from szpo.errors import UsageError
 
 if TYPE_CHECKING:
-    from szpo.baselines.types import Cost, Moment, OnStep
+    from szpo.baselines.costs import Cost, Moment, OnStep
 
 METHODS = "dpo, simpo, iterative-dpo, reward-model, ppo, grpo, rloo, self-rewarding, notebook-dpo"
 
@@ -47,7 +47,8 @@ def baseline(
         None,
         "--votes",
         min=1,
-        help=f"Votes of --fresh: {ground.VOTES} if left out; iterative-dpo has its own number.",
+        help=f"Votes of --fresh: {baseline_inputs.VOTES} if left out; "
+        "iterative-dpo has its own number.",
     ),
     rows: int | None = typer.Option(
         None,
@@ -73,28 +74,28 @@ def baseline(
     seed: int = typer.Option(0, "--seed", min=0, help="Root of all draws of the method."),
     preset: str | None = PRESET,
     sets: list[str] = SETS,
-    folder: Path = place.FOLDER,
-    as_json: bool = screen.AS_JSON,
+    folder: Path = run_paths.FOLDER,
+    as_json: bool = console.AS_JSON,
 ) -> None:
     """Train by a gradient method on the same votes; save a PEFT adapter (docs/baselines.md)."""
-    from szpo.baselines import methods
+    from szpo.baselines import registry
 
     changed: dict[str, Any] = dict(_setting(text) for text in recipe)
-    wish = ground.Wish(
+    wish = baseline_inputs.Wish(
         method, run, pairs, fresh, score, reward, examples, kind, first, skip_bad, votes, rows,
         file, preset, tuple(sets),
     )  # fmt: skip
-    how = methods.recipe(method, changed)  # refused before a model is loaded
-    ground.check(wish)
+    how = registry.recipe(method, changed)  # refused before a model is loaded
+    baseline_inputs.check(wish)
     if method == "iterative-dpo":
-        changed = ground.rounds(wish, changed)
-    methods.demand_extra(method, scored=bool(score or reward))
+        changed = baseline_inputs.rounds(wish, changed)
+    registry.demand_extra(method, scored=bool(score or reward))
     target = out or Path("baselines") / method
     if method != "self-rewarding":  # which goes on where it stopped
-        place.fresh(target)
-    stand = ground.prepare(wish, how, folder, seed)
+        run_paths.fresh(target)
+    stand = baseline_inputs.prepare(wish, how, folder, seed)
     with _shown(method) as on_step:
-        outcome = methods.run(method, stand, changed, folder=target, seed=seed, on_step=on_step)
+        outcome = registry.run(method, stand, changed, folder=target, seed=seed, on_step=on_step)
     if method == "reward-model" and outcome.rewards is not None:
         outcome.rewards.save(target)
     else:
@@ -108,26 +109,26 @@ def baseline(
         "model": stand.actor.loaded.name, "base_sha256": stand.actor.loaded.sha256,
         "last": dict(done.log[-1]) if done.log else {}, "folder": str(target),
     }  # fmt: skip
-    whole = screen.finite({**document, "log": [dict(x) for x in done.log]})
+    whole = console.finite({**document, "log": [dict(x) for x in done.log]})
     text = json.dumps(whole, indent=1, default=str)
     (target / "baseline.json").write_text(text + "\n", encoding="utf-8")
     if done.remark:
-        screen.warn(f"{method}: {done.remark}")
+        console.warn(f"{method}: {done.remark}")
     if as_json:
-        screen.emit(document)
+        console.emit(document)
         return
-    screen.say(f"{method}: {done.pairs} pairs, {done.ties} ties, {len(done.log)} steps")
+    console.say(f"{method}: {done.pairs} pairs, {done.ties} ties, {len(done.log)} steps")
     judged = sum(figures.get("judgements", 0.0) for figures in done.log)
     if judged:
         read = sum(x.get("parsed", 0.0) * x.get("judgements", 0.0) for x in done.log)
-        screen.say(
+        console.say(
             f"{read / judged:.0%} of its {judged:.0f} judgements had a score; what they are worth "
             "is what the model is worth as a judge (a small one only runs the machinery)"
         )
-    screen.say(cost_line(done.cost))
-    screen.say(f"wrote {target}")
+    console.say(cost_line(done.cost))
+    console.say(f"wrote {target}")
     if method != "reward-model":
-        screen.say(f"  szpo run --set model.adapter={target}  # a run that begins there")
+        console.say(f"  szpo run --set model.adapter={target}  # a run that begins there")
 
 
 def cost_line(cost: Cost) -> str:
@@ -152,7 +153,7 @@ def _shown(method: str) -> Iterator[OnStep]:
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
         TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[said]}"),
-        console=screen.errors,
+        console=console.errors,
     ) as bar:  # fmt: skip
         task = bar.add_task(method, total=None, said="")
 

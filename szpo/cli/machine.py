@@ -8,10 +8,11 @@ from pathlib import Path
 
 import typer
 
-from szpo import doctor as checks
-from szpo import runcheck
-from szpo.cli import place, plugins, screen
+from szpo import plugins
+from szpo.cli import console, plugin_commands, run_paths
 from szpo.errors import UsageError
+from szpo.runs import file_check
+from szpo.runs import machine_check as checks
 
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
@@ -26,36 +27,36 @@ def register(app: typer.Typer) -> None:
 def doctor(
     run: str | None = typer.Argument(None, help="Also look at this run (name or file)."),
     folder: Path = typer.Option(Path("runs"), "--folder", help="Where runs will be kept."),
-    as_json: bool = screen.AS_JSON,
+    as_json: bool = console.AS_JSON,
 ) -> int:
     """Look at this machine (versions, disk, memory, known traps), and at a run if one is named."""
     found = checks.examine(folder)
     if run is not None:
-        found += runcheck.examine(place.find(run, folder))
+        found += file_check.examine(run_paths.find(run, folder))
     worst = any(check.status == "fail" for check in found)
     if as_json:
-        screen.emit([check.as_dict() for check in found])
+        console.emit([check.as_dict() for check in found])
     else:
-        screen.table(
+        console.table(
             ("", "check", "found"),
             [({"ok": "ok", "warn": "!", "fail": "✗"}[c.status], c.name, c.text) for c in found],
         )
         warnings = sum(check.status == "warn" for check in found)
         failures = sum(check.status == "fail" for check in found)
-        screen.say(f"{failures} will not work, {warnings} with a trap")
+        console.say(f"{failures} will not work, {warnings} with a trap")
     return 1 if worst else 0
 
 
 def fetch(
     name: str = typer.Argument("smollm2", help="smollm2, tiny, or a hub id (owner/name)."),
-    as_json: bool = screen.AS_JSON,
+    as_json: bool = console.AS_JSON,
 ) -> None:
     """Make a model ready before the first run; says what it will do before doing it."""
-    from szpo import models
+    from szpo.models import loading
 
-    place = models.fetch(name, say=screen.complain if as_json else screen.say)
+    place = loading.fetch(name, say=console.complain if as_json else console.say)
     if as_json:
-        screen.emit({"model": name, "folder": str(place)})
+        console.emit({"model": name, "folder": str(place)})
 
 
 def bench(context: typer.Context) -> int:
@@ -63,17 +64,17 @@ def bench(context: typer.Context) -> int:
     name, *rest = context.args or ["--help"]
     known = plugins.names("szpo.benches")
     if name in {"--help", "-h", "--list"}:
-        screen.say("szpo bench NAME [--json] [OPTIONS]; szpo bench NAME --help tells its own")
-        screen.table(("name", "from"), [(n, e.value.split(":")[0]) for n, e in known.items()])
+        console.say("szpo bench NAME [--json] [OPTIONS]; szpo bench NAME --help tells its own")
+        console.table(("name", "from"), [(n, e.value.split(":")[0]) for n, e in known.items()])
         return 0
     if name.startswith("-"):
         raise UsageError(f"szpo bench {name}: the benchmark's name comes first")
     target = plugins.load("szpo.benches", name, "benchmark")
     options = [argument for argument in rest if argument != "--json"]
     if "--json" not in rest:
-        plugins.call_with_options(target, f"szpo bench {name}", options)
+        plugin_commands.call_with_options(target, f"szpo bench {name}", options)
         return 0
     with contextlib.redirect_stdout(sys.stderr):  # its tables, so that stdout is JSON alone
-        found = plugins.call_with_options(target, f"szpo bench {name}", options)
-    screen.emit(found)
+        found = plugin_commands.call_with_options(target, f"szpo bench {name}", options)
+    console.emit(found)
     return 0

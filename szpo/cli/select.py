@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from szpo.errors import UsageError
 
 if TYPE_CHECKING:
-    from szpo.active.offline import Plan, Round
     from szpo.active.pool import Differences
+    from szpo.active.rounds import Plan, Round
 
 FIXED = ("rule", "tau", "seed", "min_words", "max_words")
 """Options that belong to a selection from its first round on."""
@@ -19,31 +19,31 @@ FIXED = ("rule", "tau", "seed", "min_words", "max_words")
 
 def command(arguments: Sequence[str]) -> int:
     """The entry point of `szpo.commands`."""
-    from szpo.active import offline, sheets
-    from szpo.cli import screen
+    from szpo.active import label_sheets, rounds
+    from szpo.cli import console
 
     chosen = _parser().parse_args(list(arguments))
     pool: Path = chosen.pool
     place: Path = chosen.state or pool.with_name(pool.name + ".select.json")
     if place.exists():
-        state = offline.load(place)
+        state = rounds.load(place)
         _agrees(chosen, state.plan, place)
     elif chosen.answers is not None:
         raise UsageError(f"{place} does not exist; answers belong to questions of a state file")
     elif chosen.features is None:
         raise UsageError("give --features, such as length,politeness (szpo taste lists the names)")
     else:
-        state = offline.State(_plan(chosen))
+        state = rounds.State(_plan(chosen))
     differences, _ = _features(state.plan.features, pool)
-    done = offline.advance(
+    done = rounds.advance(
         state, pool, differences, count=chosen.count,
-        replies=[] if chosen.answers is None else sheets.read(chosen.answers),
+        replies=[] if chosen.answers is None else label_sheets.read(chosen.answers),
     )  # fmt: skip
     # The state first: a process that dies in between hands the same questions out again.
-    offline.save(done.state, place)
-    sheets.write(done.out, chosen.out)
+    rounds.save(done.state, place)
+    label_sheets.write(done.out, chosen.out)
     if chosen.json:
-        screen.emit(_figures(done, place, chosen.out))
+        console.emit(_figures(done, place, chosen.out))
     else:
         _say(done, place, chosen.out)
     return 0
@@ -81,8 +81,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _plan(chosen: argparse.Namespace) -> Plan:
     from szpo import seeds
-    from szpo.active.offline import Plan
     from szpo.active.posterior import BradleyTerry
+    from szpo.active.rounds import Plan
 
     _, names = _features(chosen.features, chosen.pool)
     tau = 1.0 if chosen.tau is None else chosen.tau
@@ -116,8 +116,8 @@ def _agrees(chosen: argparse.Namespace, plan: Plan, place: Path) -> None:
 
 def _features(text: str, path: Path) -> tuple[Differences, tuple[str, ...]]:
     """δ of pairs, and the names of its coordinates."""
-    from szpo import features
     from szpo.active import pool
+    from szpo.analysis import features
 
     if text.startswith("columns:"):
         names = tuple(name.strip() for name in text.removeprefix("columns:").split(","))
@@ -151,23 +151,25 @@ def _figures(done: Round, place: Path, out: Path) -> dict[str, Any]:
 
 
 def _say(done: Round, place: Path, out: Path) -> None:
-    from szpo.cli import screen
+    from szpo.cli import console
 
     answers = len(done.state.replies)
-    screen.say(
+    console.say(
         f"{answers} answers so far ({done.new_replies} new, {done.changed} changed); entropy of "
         f"the weights {done.now:.2f} nats, {done.before - done.now:.2f} less than before any"
     )
     for name, mean, sd in done.weights[:20]:
-        screen.say(f"  {name}: {mean:+.2f} ± {1.96 * sd:.2f} logits per standard deviation")
+        console.say(f"  {name}: {mean:+.2f} ± {1.96 * sd:.2f} logits per standard deviation")
     if done.seen.pairs:
         left = ", ".join(f"{n:,} {why}" for why, n in done.seen.left_out.items() if n)
-        screen.say(f"pool: {done.seen.pairs:,} pairs" + (f"; left out: {left}" if left else ""))
+        console.say(f"pool: {done.seen.pairs:,} pairs" + (f"; left out: {left}" if left else ""))
     if not done.out:
-        screen.say("nothing is left to ask: no pair of the pool passes")
+        console.say("nothing is left to ask: no pair of the pool passes")
         return
-    screen.say(
+    console.say(
         f"{len(done.out)} questions in {out} ({done.fresh} new, {len(done.out) - done.fresh} "
         f"waiting); the new ones are expected to tell {done.gain:.2f} nats"
     )
-    screen.say(f"fill in choice (A, B, tie, skip) and give it back with --answers; state: {place}")
+    console.say(
+        f"fill in choice (A, B, tie, skip) and give it back with --answers; state: {place}"
+    )

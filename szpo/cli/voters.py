@@ -7,9 +7,9 @@ from pathlib import Path
 
 import typer
 
-from szpo.cli import place, screen
+from szpo.cli import console, run_paths
 from szpo.errors import LeaseError
-from szpo.ledger import Ledger
+from szpo.ledger.database import Ledger
 
 
 def register(app: typer.Typer) -> None:
@@ -19,61 +19,64 @@ def register(app: typer.Typer) -> None:
 
 
 def voters(
-    run: str | None = place.RUN,
+    run: str | None = run_paths.RUN,
     crowd: bool = typer.Option(
         False, "--crowd", help="Beside it what crowd-kit's Dawid–Skene finds (szpo[crowd])."
     ),
-    folder: Path = place.FOLDER,
-    as_json: bool = screen.AS_JSON,
+    folder: Path = run_paths.FOLDER,
+    as_json: bool = console.AS_JSON,
 ) -> None:
     """What each voter's votes would weigh, by every way of learning it, with intervals."""
-    from szpo import voters as table
+    from szpo.analysis import voter_report as table
 
-    with Ledger.open(place.find(run, folder), readonly=True) as ledger, ledger.snapshot():
+    with Ledger.open(run_paths.find(run, folder), readonly=True) as ledger, ledger.snapshot():
         found = table.voters(ledger, crowd=crowd)
     if as_json:
-        screen.emit([asdict(row) for row in found])
+        console.emit([asdict(row) for row in found])
         return
     if not found:
-        screen.say("nobody has voted in a finished step yet")
+        console.say("nobody has voted in a finished step yet")
         return
-    screen.table(*table.table(found))
-    screen.say(table.LEGEND)
+    console.table(*table.table(found))
+    console.say(table.LEGEND)
 
 
 def probe(
-    run: str | None = place.RUN,
+    run: str | None = run_paths.RUN,
     triads: int = typer.Option(20, "--triads", min=1, max=500, help="Triads to make."),
     radius: int = typer.Option(
         2, "--radius", min=1, max=10, help="How many times as far apart as a step's policies."
     ),
-    folder: Path = place.FOLDER,
-    as_json: bool = screen.AS_JSON,
+    folder: Path = run_paths.FOLDER,
+    as_json: bool = console.AS_JSON,
 ) -> None:
     """Order comparisons that test whether the logistic link fits; a panel inside answers them."""
-    from szpo import assemble, attend, driving, lease, linkprobe, linkreport, orders
-    from szpo.evaluators import PanelEvaluator
+    from szpo.evaluators.panel_evaluator import PanelEvaluator
+    from szpo.ledger import orders
+    from szpo.runs import assemble, driver, link_triads, worker
+    from szpo.voting import lease
+    from szpo.voting import triads as triad_votes
 
-    with Ledger.open(place.find(run, folder)) as ledger:
+    with Ledger.open(run_paths.find(run, folder)) as ledger:
         order = orders.place(ledger, "triads", "szpo probe", {"triads": triads, "radius": radius})
         try:
             with lease.hold(ledger):
-                parts = assemble.reopen(ledger, say=screen.complain)
-                attend.fulfil(ledger, assemble.source(ledger, parts), screen.complain)
-                panel = driving.evaluator(ledger, parts)
+                parts = assemble.reopen(ledger, say=console.complain)
+                worker.fulfil(ledger, assemble.source(ledger, parts), console.complain)
+                panel = driver.evaluator(ledger, parts)
                 if isinstance(panel, PanelEvaluator):
-                    answers = linkprobe.answer(panel)
-                    screen.complain(f"{answers} answers")
+                    answers = link_triads.answer(panel)
+                    console.complain(f"{answers} answers")
         except LeaseError:
-            screen.complain(
+            console.complain(
                 f"order {order} is placed; the process that drives the run makes its comparisons"
             )
-        found = linkreport.check(ledger)
+        found = triad_votes.check(ledger)
     if as_json:
-        screen.emit(None if found is None else {**asdict(found), "fits": found.fits})
+        console.emit(None if found is None else {**asdict(found), "fits": found.fits})
     elif found is None:
-        screen.say("no triads are made yet; panelists meet them while they wait for a round")
+        console.say("no triads are made yet; panelists meet them while they wait for a round")
     else:
-        screen.say(found.line())
+        console.say(found.line())
         if found.warning is not None:
-            screen.warn(found.warning)
+            console.warn(found.warning)

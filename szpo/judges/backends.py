@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from szpo.errors import RunError
-from szpo.judges.frames import Labels
+from szpo.judges.prompting import Labels
 from szpo.types import Prompt
 
 

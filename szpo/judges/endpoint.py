@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from szpo import seeds
+from szpo.config.judge import Judge
 from szpo.errors import UsageError
 from szpo.judges.backends import JudgeError, Question, Reply
-from szpo.judges.frames import RESERVED, Labels
-from szpo.judges.settings import Judge
+from szpo.judges.prompting import RESERVED, Labels
 
 if TYPE_CHECKING:
     from openai import OpenAI

@@ -9,14 +9,15 @@ from typing import Any
 
 from torch import Tensor
 
-from szpo import models, seeds, weights
+from szpo import seeds
+from szpo.config.judge import Judge
 from szpo.errors import IntegrityError
 from szpo.intervals import share
-from szpo.judges import lessons, pairscorer
-from szpo.judges.language import Letter, Opinion, probability
-from szpo.judges.lessons import Lesson
-from szpo.judges.settings import Judge
-from szpo.models import Loaded
+from szpo.judges import pair_scorer, training_pairs
+from szpo.judges.llm_judge import Letter, Opinion, probability
+from szpo.judges.training_pairs import Lesson
+from szpo.models import loading, weight_files
+from szpo.models.loading import Loaded
 from szpo.types import Choice, Comparison
 
 
@@ -33,7 +34,7 @@ class ScorerJudge:
     def judge(
         self, comparison: Comparison, *, panelist: str, plus_side: Letter, key: bytes
     ) -> Choice:
-        """See `szpo.evaluators.Judge`."""
+        """See `szpo.evaluators.protocol.Judge`."""
         return self.opinion(comparison, panelist=panelist, plus_side=plus_side, key=key).choice
 
     def opinion(
@@ -44,7 +45,7 @@ class ScorerJudge:
             return Opinion("tie")
         shown = tuple((r.prompt, r.plus, r.minus) for r in comparison.rows if not r.identical)
         lesson = Lesson(shown, 0.5, len(comparison.rows))
-        s = float(pairscorer.material(self.loaded, [lesson]).scores(self.head)[0])
+        s = float(pair_scorer.material(self.loaded, [lesson]).scores(self.head)[0])
         s = s if plus_side == "A" else -s
         p = probability(s)
         details = {"judge": Path(self.settings.model).name, "score": s, "p": p}
@@ -53,21 +54,21 @@ class ScorerJudge:
         return Opinion("tie" if s == 0 else "A" if s > 0 else "B", details)
 
 
-def load(path: Path, settings: Judge, *, dtype: models.Dtype, device: str) -> ScorerJudge:
+def load(path: Path, settings: Judge, *, dtype: loading.Dtype, device: str) -> ScorerJudge:
     """The scorer of a file, with the model whose features it reads.
 
     Raises:
         UsageError: The file is no pair scorer.
         IntegrityError: The model is not the one it was trained on.
     """
-    head, facts = pairscorer.load(path)
-    loaded = models.load(str(facts["model"]), dtype=dtype, device=device)
+    head, facts = pair_scorer.load(path)
+    loaded = loading.load(str(facts["model"]), dtype=dtype, device=device)
     if loaded.sha256 != facts["model_sha256"]:
         raise IntegrityError(
             f"{path} was trained on another {facts['model']} than the one that is here; train it "
             "again with: szpo scorer"
         )
-    return ScorerJudge(loaded, head, settings, weights.digest([path]))
+    return ScorerJudge(loaded, head, settings, weight_files.digest([path]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +93,10 @@ def train(loaded: Loaded, taught: Sequence[Lesson], *, seed: int = 0) -> Trained
     Raises:
         UsageError: No lesson is left to learn from.
     """
-    to_learn, held = lessons.split(taught)
-    head = pairscorer.train(pairscorer.material(loaded, to_learn), seed=seed)
+    to_learn, held = training_pairs.split(taught)
+    head = pair_scorer.train(pair_scorer.material(loaded, to_learn), seed=seed)
     as_used = {name: tensor.double() for name, tensor in head.items()}
-    measured = pairscorer.material(loaded, held).accuracy(as_used) if held else (0, 0)
+    measured = pair_scorer.material(loaded, held).accuracy(as_used) if held else (0, 0)
     found = share(*measured)
     return Trained(
         head,

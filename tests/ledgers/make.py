@@ -11,8 +11,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.quadratic import history
-from tests.test_replay import small_run
+from tests.replay.test_replay import small_run
+from tests.support.quadratic import history
 
 if __name__ == "__main__":
     path = Path(sys.argv[1])

@@ -4,38 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from importlib import import_module, resources
+from importlib import import_module
 from typing import Any
 
-# Read when gradio is imported: no word leaves this machine, no run is kept in a browser.
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-os.environ["GRADIO_RUN_HISTORY"] = "False"
-
-import gradio as gr
 from fastapi import FastAPI, HTTPException
 from fastapi.staticfiles import StaticFiles
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, RedirectResponse, Response
-from starlette.routing import Mount
+from starlette.responses import JSONResponse
 
-from szpo.credentials import Role
 from szpo.errors import SzpoError
-from szpo_ui import access, api, visualize, visualized
-from szpo_ui.requests import refuse
-from szpo_ui.security import Door, OnlyNeeded
-from szpo_ui.site import Site
-from szpo_ui.writer import Writer
+from szpo_ui.posterior import mounts
+from szpo_ui.posterior import page as posterior_page
+from szpo_ui.web import api, login
+from szpo_ui.web.credentials import Role
+from szpo_ui.web.mounting import STATIC, icon, inside_a_loop, mount
+from szpo_ui.web.requests import refuse
+from szpo_ui.web.security import Door
+from szpo_ui.web.site import Site
+from szpo_ui.web.writer import Writer
 
-STATIC = resources.files("szpo_ui") / "static"
 LOCAL = ("127.0.0.1", "localhost")
-PAGES: dict[Role, str] = {"panelist": "szpo_ui.panel", "operator": "szpo_ui.operate"}
+PAGES: dict[Role, str] = {"panelist": "szpo_ui.panel.page", "operator": "szpo_ui.operator.page"}
 """The module of each role's page: it has blocks(site), router(site) and head()."""
 
 _log = logging.getLogger("szpo_ui")
@@ -54,7 +49,7 @@ def create(
     site, if there is one; ``pages`` are the roles whose Gradio page is
     mounted, none where only the JSON API is wanted.
     """
-    writer, sessions = Writer(site.service), access.Sessions(site)
+    writer, sessions = Writer(site.service), login.Sessions(site)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -73,7 +68,7 @@ def create(
     app.mount("/static", StaticFiles(directory=str(STATIC)), name="static")
     app.add_api_route("/healthz", _healthz)
     app.add_api_route("/favicon.ico", icon)
-    app.include_router(access.router(site))
+    app.include_router(login.router(site))
     inside_a_loop(partial(_mount_all, app, site, pages))
     app.add_middleware(CORSMiddleware, allow_origins=[])  # else Gradio echoes any origin
     app.add_middleware(Door, site=site, sessions=sessions, url=url)
@@ -91,91 +86,16 @@ def _mount(app: FastAPI, site: Site, role: Role) -> None:
     page = import_module(PAGES[role])
     app.include_router(page.router(site))
     run = str(site.ledger.path.absolute().parent)
-    allow = access.name_for(site, role)
-    mount(
-        app, page.blocks(site), access.PLACES[role], head=page.head(), allow=allow, blocked=[run]
-    )
+    allow = login.name_for(site, role)
+    mount(app, page.blocks(site), login.PLACES[role], head=page.head(), allow=allow, blocked=[run])
     if role == "operator":
-        made = visualized.of_site(site)
+        made = mounts.of_site(site)
         app.include_router(made.router)
-        mount(app, made.blocks, made.place, head=visualize.head(), allow=allow, blocked=[run])
-
-
-def mount(
-    app: FastAPI,
-    blocks: gr.Blocks,
-    place: str,
-    *,
-    head: str,
-    allow: Callable[[Request], str | None] | None = None,
-    blocked: Sequence[str] = (),
-) -> None:
-    """Mount a Gradio page with everything that leaks switched off.
-
-    Style comes with ``head``, for Gradio would prefix each selector of its own ``css``. ``allow``
-    gives the name of who may see the page; ``blocked`` are folders whose files it never serves.
-    """
-    gr.mount_gradio_app(
-        app,
-        blocks,
-        place,
-        server_name="127.0.0.1",
-        footer_links=[],
-        run_history=False,
-        auth_dependency=allow,
-        allowed_paths=[],
-        blocked_paths=list(blocked),
-        show_error=False,
-        max_file_size="1kb",
-        ssr_mode=False,
-        enable_monitoring=False,
-        pwa=False,
-        mcp_server=False,
-        theme=_theme(),
-        head=head,
-        app_kwargs={"openapi_url": None, "docs_url": None, "redoc_url": None},
-    )
-    mounted = app.routes[-1]
-    assert isinstance(mounted, Mount)
-    mounted.app = OnlyNeeded(mounted.app)
-
-
-def _theme() -> gr.Theme:
-    """Local fonts, and a primary button that can be read in light and dark."""
-    fonts = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
-    return gr.themes.Default(font=fonts, font_mono=["ui-monospace", "monospace"]).set(
-        button_primary_background_fill="#1f4e79",
-        button_primary_background_fill_hover="#173b5c",
-        button_primary_background_fill_dark="#9cc7f0",
-        button_primary_background_fill_hover_dark="#bfdcf7",
-        button_primary_text_color="#ffffff",
-        button_primary_text_color_hover="#ffffff",
-        button_primary_text_color_dark="#10202f",
-        button_primary_text_color_hover_dark="#10202f",
-    )
-
-
-def inside_a_loop(act: Callable[[], None]) -> None:
-    """Call it where an event loop runs: Gradio makes one for each lock otherwise, unclosed."""
-
-    async def call() -> None:
-        act()
-
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        asyncio.run(call())
-    else:
-        act()
+        mount(app, made.blocks, made.place, head=posterior_page.head(), allow=allow, blocked=[run])
 
 
 def _healthz() -> dict[str, bool]:
     return {"ok": True}
-
-
-def icon() -> Response:
-    """Where browsers find the site's icon."""
-    return RedirectResponse("/static/icon.svg", 308)
 
 
 _CODES = {401: "login", 403: "forbidden", 404: "not_found", 405: "method", 422: "invalid"}

@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from szpo import credentials
-from szpo.credentials import Invitation
 from szpo.errors import UsageError
-from szpo.ledger import Ledger
+from szpo.ledger.database import Ledger
+from szpo_ui.web import credentials
+from szpo_ui.web.credentials import Invitation
 
 MOST = 1_000
 """Invitations of one call."""
@@ -19,12 +19,12 @@ MOST = 1_000
 
 def command(arguments: Sequence[str]) -> int:
     """The entry point of `szpo.commands`."""
-    from szpo.cli import place, screen
+    from szpo.cli import console, run_paths
 
     chosen = _parser().parse_args(list(arguments))
     if chosen.count is not None and (chosen.name or not 1 <= chosen.count <= MOST):
         raise UsageError(f"--count is 1 to {MOST:,} people without --name")
-    with Ledger.open(place.find(chosen.run, chosen.folder)) as ledger:
+    with Ledger.open(run_paths.find(chosen.run, chosen.folder)) as ledger:
         if chosen.list:
             _list(ledger, as_json=chosen.json)
             return 0
@@ -48,15 +48,15 @@ def command(arguments: Sequence[str]) -> int:
             for _ in range(chosen.count or 1)
         ]
     if chosen.json:
-        screen.emit([_plain(each, chosen.url) for each in made])
+        console.emit([_plain(each, chosen.url) for each in made])
         return 0
     from szpo_ui.serve import link
 
     for each in made:
-        screen.say(f"{each.name} ({each.role}), until {_day(each.expires_us)}")
-        screen.say(f"  link (once): {link(chosen.url.rstrip('/'), each.token)}")
-        screen.say(f"  or at {chosen.url.rstrip('/')}/login with the code: {each.code}")
-    screen.say("Neither can be shown again: only their hashes are kept.")
+        console.say(f"{each.name} ({each.role}), until {_day(each.expires_us)}")
+        console.say(f"  link (once): {link(chosen.url.rstrip('/'), each.token)}")
+        console.say(f"  or at {chosen.url.rstrip('/')}/login with the code: {each.code}")
+    console.say("Neither can be shown again: only their hashes are kept.")
     return 0
 
 
@@ -85,18 +85,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _list(ledger: Ledger, *, as_json: bool) -> None:
-    from szpo.cli import screen
+    from szpo.cli import console
 
     found = credentials.listed(ledger)
     if as_json:
-        screen.emit([_fields(each) for each in found])
+        console.emit([_fields(each) for each in found])
         return
     rows = [_fields(each) for each in found]
     if not rows:
-        screen.say("nobody is invited yet")
+        console.say("nobody is invited yet")
         return
     columns = list(rows[0])
-    screen.table(
+    console.table(
         [column.removesuffix("_us") for column in columns],
         [
             [_day(row[c]) if c.endswith("_us") and row[c] is not None else row[c] for c in columns]
@@ -124,12 +124,12 @@ def _plain(each: Invitation, url: str) -> dict[str, Any]:
 
 
 def _done(chosen: argparse.Namespace, body: dict[str, Any], text: str) -> None:
-    from szpo.cli import screen
+    from szpo.cli import console
 
     if chosen.json:
-        screen.emit(body)
+        console.emit(body)
     else:
-        screen.say(text)
+        console.say(text)
 
 
 def _day(at_us: int) -> str:

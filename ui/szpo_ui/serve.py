@@ -17,15 +17,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from szpo import configfile, credentials, lease
-from szpo.config import Config
+from szpo.config import settings_file
+from szpo.config.schema import Config
 from szpo.errors import ResourceError, SzpoError, UsageError
-from szpo.ledger import Ledger
-from szpo_ui.keeper import Keeper, start
-from szpo_ui.where import Place, listening, place_of
+from szpo.ledger.database import Ledger
+from szpo.voting import lease
+from szpo_ui.web import credentials
+from szpo_ui.web.address import Place, answer, listening, place_of
+from szpo_ui.web.child_process import Keeper, start
 
-KEEP_ALIVE = 75
-"""Seconds a connection may rest: longer than people read, so that no vote meets a closing one."""
 OPERATOR = "operator"
 """Who opens the link of a start; each start ends the link of the one before, not its sessions."""
 OPERATOR_DAYS = 30.0
@@ -99,7 +99,7 @@ def _serve(chosen: argparse.Namespace, listener: socket.socket, place: Place) ->
     with contextlib.ExitStack() as stack:
         # Imported late: refusals above cost no second, and gradio alone takes three.
         from szpo_ui import app
-        from szpo_ui.site import open_site
+        from szpo_ui.web.site import open_site
 
         try:
             if child is not None:
@@ -127,15 +127,15 @@ def _target(chosen: argparse.Namespace) -> tuple[Path, Config | None]:
     Raises:
         UsageError: nothing, or two things at once, were named.
     """
-    from szpo import assemble
-    from szpo.cli import place
+    from szpo.cli import run_paths
+    from szpo.runs import assemble
 
     sets = [*chosen.set, f"run.folder={chosen.folder}"]
     if chosen.demo:
         if chosen.run or chosen.preset:
             raise UsageError("--demo makes its own run; leave the run and --preset away")
         chosen.preset, chosen.set = "people", [*DEMO, _free_name(chosen), *chosen.set]
-        config = configfile.load(
+        config = settings_file.load(
             preset_name="people", sets=[*chosen.set, f"run.folder={chosen.folder}"]
         )
         return assemble.new_path(config), config
@@ -144,9 +144,9 @@ def _target(chosen: argparse.Namespace) -> tuple[Path, Config | None]:
         if chosen.run and not is_file:
             raise UsageError(f"run {chosen.run} keeps its settings; leave --preset and --set away")
         file = Path(chosen.run) if is_file else None
-        config = configfile.load(file, preset_name=chosen.preset, sets=sets)
+        config = settings_file.load(file, preset_name=chosen.preset, sets=sets)
         return assemble.new_path(config), config
-    return place.find(chosen.run, chosen.folder), None
+    return run_paths.find(chosen.run, chosen.folder), None
 
 
 def _free_name(chosen: argparse.Namespace) -> str:
@@ -234,23 +234,6 @@ def link(url: str, token: str) -> str:
     'https://panel.example/login#t=abc'
     """
     return f"{url}/login#t={token}"
-
-
-def answer(application: Any, listener: socket.socket, *, proxied: bool = False) -> None:
-    """Answer until a signal; no access log, for addresses are nobody's business."""
-    import uvicorn
-
-    options = uvicorn.Config(
-        application,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=KEEP_ALIVE,
-        timeout_graceful_shutdown=5,
-        proxy_headers=proxied,
-        backlog=2048,
-    )
-    uvicorn.Server(options).run(sockets=[listener])
 
 
 def _say(text: str) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from szpo import seeds
 from szpo.baselines.asking import in_turn, rows_of
 from szpo.types import Answer, Batch, Prompt, Row, Verdict
-from szpo_simulators.panels import Panel
+from szpo_simulators.panels.panel import Panel
 
 
 @dataclass(frozen=True)

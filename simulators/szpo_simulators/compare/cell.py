@@ -15,19 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from szpo import configfile, doctor
-from szpo.config import Config
 from szpo.errors import RunError, SzpoError
+from szpo.runs import machine_check
 
 VERSION = 1
 """Raise it when what a cell does or counts changes: older records are then not used."""
-
-
-def config(asked: Mapping[str, Any]) -> Config:
-    """The run's settings that a cell stands on: all its methods share model, sites and prompts."""
-    sets = [f"run.seed={asked['seed']}", f"panel.reward={asked['reward']}",
-            f"panel.kind={asked['panel']}", *asked["sets"]]  # fmt: skip
-    return configfile.load(preset_name=asked["run"], sets=sets)
 
 
 def run(
@@ -46,19 +38,19 @@ def run(
         UsageError: what is asked fits no method or model.
     """
     began = time.monotonic()
-    from szpo_simulators.compare import arms, course, instruments
-    from szpo_simulators.compare.ground import base, yardstick
+    from szpo_simulators.compare import checkpoints, measurements, methods
+    from szpo_simulators.compare.shared_setup import base, yardstick
 
     if start is None:
         return {"elapsed": time.monotonic() - began, **base(asked)}
-    tools = instruments.Instruments()
-    loaded_bytes = instruments.resident()
-    way = course.Course(yardstick(asked, start), tools, asked["points"], say=say)
+    tools = measurements.Instruments()
+    loaded_bytes = measurements.resident()
+    way = checkpoints.Course(yardstick(asked, start), tools, asked["points"], say=say)
     way.still()
     stopped = None
     with tools.counting():
         try:
-            more = arms.play(asked, way)
+            more = methods.play(asked, way)
         except RunError as error:
             stopped, more = str(error), {}
     return {
@@ -67,7 +59,7 @@ def run(
         "stopped": stopped,
         **more,
         "bytes": {"before": loaded_bytes, "peak": tools.peak()},
-        "machine": {"load": os.getloadavg()[0], "matrix_seconds": doctor.matrix_seconds()},
+        "machine": {"load": os.getloadavg()[0], "matrix_seconds": machine_check.matrix_seconds()},
     }  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from szpo.errors import RunError
-from szpo_simulators.bench.study import key
+from szpo_simulators.study import key
 
 CHILD: Final = (sys.executable, "-m", "szpo_simulators.compare.cell")
 POLL: Final = 0.5

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from szpo.errors import UsageError
-from szpo_simulators.bench.study import Study
 from szpo_simulators.compare import ledgers, plan, presets, show, tuning
 from szpo_simulators.compare.cells import Place
 from szpo_simulators.compare.presets import Method
+from szpo_simulators.study import Study
 
 
 def command(arguments: Sequence[str]) -> int:

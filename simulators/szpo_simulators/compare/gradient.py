@@ -14,12 +14,13 @@ from szpo import seeds
 from szpo.baselines import dpo, reward_model
 from szpo.baselines.actor import Actor
 from szpo.baselines.asking import question
-from szpo.baselines.scaling import SCALED, scaled
-from szpo.baselines.types import Meter, Moment, OnStep, Pair
+from szpo.baselines.costs import Meter, Moment, OnStep
+from szpo.baselines.reward_scaling import SCALED, scaled
+from szpo.data.pairs import Pair
 from szpo.errors import UsageError
-from szpo.samples import number
-from szpo_simulators.compare import ground
-from szpo_simulators.compare.course import Course
+from szpo.seeds import as_seed
+from szpo_simulators.compare import shared_setup
+from szpo_simulators.compare.checkpoints import Course
 
 OF_REWARD: Final = "rm_"
 """Settings that begin so are the reward model's."""
@@ -81,11 +82,11 @@ def offline(train: Callable[..., Any], kind: Any) -> Callable[..., dict[str, Any
 
     def arm(asked: Mapping[str, Any], way: Course) -> dict[str, Any]:
         known(asked, kind)
-        actor, meter = ground.actor(asked), Meter()
+        actor, meter = shared_setup.actor(asked), Meter()
         with meter:
             found = question(
-                actor, ground.prompts(asked).train, ground.ask(asked), *questions(asked), meter,
-                asked["seed"], purpose="compare",
+                actor, shared_setup.prompts(asked).train, shared_setup.ask(asked),
+                *questions(asked), meter, asked["seed"], purpose="compare",
             )  # fmt: skip
         way.still(spent(meter.cost()))
         train(
@@ -100,7 +101,7 @@ def offline(train: Callable[..., Any], kind: Any) -> Callable[..., dict[str, Any
 def iterative_dpo(asked: Mapping[str, Any], way: Course) -> dict[str, Any]:
     """Answers, votes, DPO, and again from what came out."""
     known(asked, dpo.Recipe, dpo.Rounds)
-    actor = ground.actor(asked)
+    actor = shared_setup.actor(asked)
     votes, rows = questions(asked)
     plan = recipe(dpo.Rounds, asked["settings"], rows=rows)
     plan = replace(
@@ -109,7 +110,8 @@ def iterative_dpo(asked: Mapping[str, Any], way: Course) -> dict[str, Any]:
         recipe=recipe(dpo.Recipe, asked["settings"]),
     )
     done = dpo.iterative(
-        actor, ground.prompts(asked).train, ground.ask(asked), plan, seed=asked["seed"],
+        actor, shared_setup.prompts(asked).train, shared_setup.ask(asked), plan,
+        seed=asked["seed"],
         on_step=noted(way, actor),
     )  # fmt: skip
     return {"pairs": done.pairs, "ties": done.ties}
@@ -125,8 +127,8 @@ def rewarded(train: Callable[..., Any], kind: Any) -> Callable[..., dict[str, An
     def arm(asked: Mapping[str, Any], way: Course) -> dict[str, Any]:
         known(asked, kind, more=REWARDED)
         settings, seed = asked["settings"], asked["seed"]
-        actor, meter, ask = ground.actor(asked), Meter(), ground.ask(asked)
-        prompts = ground.prompts(asked).train
+        actor, meter, ask = shared_setup.actor(asked), Meter(), shared_setup.ask(asked)
+        prompts = shared_setup.prompts(asked).train
         votes, rows = questions(asked)
         rounds = int(settings.get("rounds", 1))
         own = {name.removeprefix(OF_REWARD): value for name, value in settings.items()
@@ -143,7 +145,7 @@ def rewarded(train: Callable[..., Any], kind: Any) -> Callable[..., dict[str, An
             if i == 0:
                 way.still(spent(meter.cost()))
             # Derived, as seed + 1 would give a round the draws of the next seed's run.
-            own_seed = number(seeds.derive(seed, "compare round", step=i))
+            own_seed = as_seed(seeds.derive(seed, "compare round", step=i))
             learned, _ = reward_model.train(
                 actor.loaded, pairs, recipe(reward_model.Recipe, own), seed=own_seed, ties=ties,
                 meter=meter,

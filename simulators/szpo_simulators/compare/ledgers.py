@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from szpo import summary
-from szpo.cli import place, screen
+from szpo.cli import console, run_paths
 from szpo.errors import RunError, UsageError
-from szpo.ledger import Ledger
-from szpo_simulators import rewards
-from szpo_simulators.bench.study import COLOURS, Study
+from szpo.ledger.database import Ledger
+from szpo.training import summary
+from szpo_simulators.rewards import text_rewards
+from szpo_simulators.study import COLOURS, Study
 
 DRAWN = {"kl": "KL to the start, nats", "shown": "mean reward of the answers shown",
          "better": "win rate of the better side, ten steps"}  # fmt: skip
@@ -36,7 +36,7 @@ def compare(
     """
     if len(runs) < 2:
         raise UsageError("compare: one run alone; give two or more")
-    paths = [place.find(run, folder or Path("runs")) for run in runs]
+    paths = [run_paths.find(run, folder or Path("runs")) for run in runs]
     if len({path.resolve() for path in paths}) < len(paths):
         raise UsageError("compare: the same run is named twice; give different ones")
     found = [read(path) for path in paths]
@@ -44,7 +44,7 @@ def compare(
         line = f"compare: no votes in a closed step of {', '.join(empty)}"
         if len(empty) == len(found):
             raise RunError(f"{line}; collect some, or name other runs")
-        screen.complain(line)
+        console.complain(line)
     study = Study("compare", paths[0].parent, figures=figure)
     study.console.quiet = as_json
     study.table("runs by their ledgers", found, {
@@ -109,7 +109,7 @@ def _shown(ledger: Ledger, facts: Sequence[summary.Facts]) -> list[float | None]
     try:
         if panel.get("kind", "people") == "people":
             raise UsageError("people tell no reward")
-        score = rewards.parse(str(panel["reward"])).score
+        score = text_rewards.parse(str(panel["reward"])).score
     except (UsageError, KeyError):
         return [None] * len(facts)
     found: list[float | None] = []

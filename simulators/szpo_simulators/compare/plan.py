@@ -8,12 +8,12 @@ from typing import Any
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from szpo.errors import RunError, UsageError
-from szpo_simulators.bench.study import Study
 from szpo_simulators.compare import cells
 from szpo_simulators.compare.cell import VERSION
 from szpo_simulators.compare.cells import Cell, Place, Step
 from szpo_simulators.compare.presets import Asking, Method, Preset, Settings
 from szpo_simulators.compare.summary import ArmKey
+from szpo_simulators.study import Study
 
 
 def shared(preset: Preset) -> dict[str, Any]:

@@ -8,11 +8,11 @@ from typing import Any, Final
 
 from matplotlib.lines import Line2D
 
-from szpo.stepreport import plain
-from szpo_simulators.bench.study import COLOURS, MARKS, Study, curve, machine, told
+from szpo.training.step_report import plain
 from szpo_simulators.compare import summary
 from szpo_simulators.compare.presets import METHODS, Preset
 from szpo_simulators.compare.summary import Records
+from szpo_simulators.study import COLOURS, MARKS, Study, curve, machine, told
 
 MORE: Final = (*COLOURS, "#666666", "#882255")
 SHAPES: Final = (*MARKS, "<", ">")

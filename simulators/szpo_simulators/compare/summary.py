@@ -9,8 +9,8 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 
-from szpo_simulators.bench.study import interval
-from szpo_simulators.heldout import student
+from szpo_simulators.rewards.heldout import student
+from szpo_simulators.study import interval
 
 TARGET: Final = 0.15
 """Gain in true reward at which votes and answers read are told."""

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from szpo_simulators.bench.study import Study
 from szpo_simulators.compare.cells import Cell, Place
 from szpo_simulators.compare.plan import cell, watch
 from szpo_simulators.compare.presets import Asking, Method, Preset
+from szpo_simulators.study import Study
 
 
 def trials(

@@ -1,8 +1,8 @@
 """Many runs that select their comparisons or stop asking, on one world, all at a time.
 
-The arithmetic is that of `szpo.active.inloop` and `szpo.active.stopping` on arrays; directions,
-walks and votes come as in `szpo_simulators.worlds.many`, whose block of repetitions this drives.
-Identical walks cost no vote here, as in a run's ledger.
+The arithmetic is that of `szpo.optim.comparison_selection` and `szpo.optim.stopping` on arrays;
+directions, walks and votes come as in `szpo_simulators.worlds.repetitions`, whose block of
+repetitions this drives. Identical walks cost no vote here, as in a run's ledger.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from szpo import bayes, optimizer, seeds, stepsize
-from szpo.active import inloop, stopping
+from szpo import seeds
 from szpo.errors import UsageError
-from szpo.settings import Settings
+from szpo.optim import comparison_selection, count_rules, optimizer, posterior, step_size, stopping
+from szpo.optim.settings import Settings
+from szpo.optim.step_size import longest
 from szpo.types import Floats, Tally
-from szpo.weighed import longest
-from szpo_simulators.worlds import many, oracle
+from szpo_simulators.worlds import oracle, repetitions
 from szpo_simulators.worlds.oracle import Panel
 from szpo_simulators.worlds.world import World
 
@@ -51,7 +51,9 @@ def train(
     curves, spent = [], []
     for first in range(0, len(root_seeds), block):
         part = root_seeds[first : first + block]
-        run = many._Block(world, chosen, part, panel or Panel(), True, False, many._Clock())
+        run = repetitions._Block(
+            world, chosen, part, panel or Panel(), True, False, repetitions._Clock()
+        )
         votes = np.zeros(len(part))
         lines: tuple[list[Floats], list[Floats]] = ([], [])
         for step in range(steps):
@@ -64,7 +66,7 @@ def train(
 
 
 def content(plus: NDArray[Any], minus: NDArray[Any], by: str) -> Floats:
-    """`szpo.active.inloop.content` of two walks by their states (S, n, H + 1), as (S, n).
+    """`comparison_selection.content` of two walks by their states (S, n, H + 1), as (S, n).
 
     ``rows`` and ``uniform``: 1 where the walks differ. ``words``: Jaccard's distance of the cells
     visited, a half if that is 0 for walks that differ.
@@ -83,7 +85,7 @@ def _advance(run: Any, panel: Panel, step: int) -> Floats:
     chosen: Settings = run.chosen
     query = optimizer.ask(dataclasses.replace(run.state, step=step))
     v, factor = run._directions(step)
-    radius = many._rounded(query.mu * factor)
+    radius = repetitions._rounded(query.mu * factor)
     gap, score = _candidates(run, step, radius[:, 0], v[:, 0])
     q, index = _drawn(chosen, run.root_seeds, step, score)
     taken = np.take_along_axis(q, index, -1)
@@ -100,8 +102,8 @@ def _advance(run: Any, panel: Panel, step: int) -> Floats:
         move, asked = _posterior_step(run, step, tally, x)
         run.theta = run.theta + move.astype(np.float32)
         return np.asarray(chosen.M * asked.sum((1, 2)), dtype=np.float64)
-    found = optimizer.coefficients(chosen, tally, mu=query.mu, alpha=query.alpha or 0.0)
-    coef = many._rounded(found.coef * factor)[:, 0].astype(np.float32)
+    found = count_rules.coefficients(chosen, tally, mu=query.mu, alpha=query.alpha or 0.0)
+    coef = repetitions._rounded(found.coef * factor)[:, 0].astype(np.float32)
     run.theta = run.theta + coef[:, None] * v[:, 0].astype(np.float32)
     return np.asarray(chosen.M * (~same).sum((1, 2)))
 
@@ -129,9 +131,11 @@ def _drawn(
         return (score > 0).astype(np.float64), index
     if chosen.selection.by == "uniform":
         score = (score > 0).astype(np.float64)
-    q = inloop.inclusion(score, chosen.N, chosen.selection.floor)
+    q = comparison_selection.inclusion(score, chosen.N, chosen.selection.floor)
     keys = (seeds.derive(int(s), "selection", step=step, k=0) for s in root_seeds)
-    shown = [inloop.drawn(one, chosen.N, key) for one, key in zip(q, keys, strict=True)]
+    shown = [
+        comparison_selection.drawn(one, chosen.N, key) for one, key in zip(q, keys, strict=True)
+    ]
     return q, np.array(shown)
 
 
@@ -141,17 +145,17 @@ def _posterior_step(
     """The step of ``bayes`` and which comparisons were asked, `PORTION` after `PORTION`."""
     chosen: Settings = run.chosen
     price, length = chosen.vote_price, longest(chosen, step)
-    precision = bayes.prior_precision(stepsize.base_mu(chosen), chosen.distance, chosen.dim)
+    precision = posterior.prior_precision(step_size.base_mu(chosen), chosen.distance, chosen.dim)
     going = np.ones(len(x), dtype=np.bool_)
     asked = np.zeros(tally.identical.shape, dtype=np.bool_)
     ends = [chosen.N] if price is None else [*range(PORTION, chosen.N, PORTION), chosen.N]
     start = 0
     for end in ends:
         asked[going, :, start:end] = ~tally.identical[going, :, start:end]
-        window = bayes.add(
+        window = posterior.add(
             run.window, step, x, tally.plus, tally.minus, tally.tie, ~asked, forget=chosen.forget
         )
-        known = bayes.posterior(window, precision=precision, forget=chosen.forget, step=step)
+        known = posterior.posterior(window, precision=precision, forget=chosen.forget, step=step)
         if price is not None:
             worth = stopping.worth(known, x[:, 0], length)
             going = going & (worth >= price)
@@ -159,4 +163,4 @@ def _posterior_step(
                 break
         start = end
     run.window = window
-    return bayes.step_vector(known, length), asked
+    return posterior.step_vector(known, length), asked

@@ -27,9 +27,9 @@ from fractions import Fraction
 import numpy as np
 from scipy import special, stats
 
-from szpo import optimizer
+from szpo.optim import count_rules
 from szpo.types import Floats, Rule, Tally
-from szpo_simulators.worlds import many
+from szpo_simulators.worlds import repetitions
 from szpo_simulators.worlds.gridworld import DENSE
 
 
@@ -66,7 +66,7 @@ def merits(votes: int, spread: float) -> tuple[float, float]:
 
 
 def simulated(votes: int, spread: float, rule: Rule, draws: int, seed: int) -> Floats:
-    """Merit (40,) of a rule over groups of directions, its coefficients by `szpo.optimizer`.
+    """Merit (40,) of a rule over groups of directions, its coefficients by `szpo.optim.optimizer`.
 
     A gradient of length ``spread`` and Gaussian directions: x ~ N(0, spread²).
     """
@@ -74,9 +74,9 @@ def simulated(votes: int, spread: float, rule: Rule, draws: int, seed: int) -> F
     along = rng.normal(size=(40, draws // 40))
     plus = rng.binomial(votes, special.expit(spread * along)).astype(np.float64)[..., None, None]
     none = np.zeros_like(plus)
-    chosen = many.settings(DENSE, rule=rule, N=1, M=votes, alpha=1.0)
+    chosen = repetitions.settings(DENSE, rule=rule, N=1, M=votes, alpha=1.0)
     tally = Tally(plus, votes - plus, none, none > 0)
-    coef = optimizer.coefficients(chosen, tally, mu=1.0, alpha=1.0).coef[..., 0]
+    coef = count_rules.coefficients(chosen, tally, mu=1.0, alpha=1.0).coef[..., 0]
     return np.asarray((coef * along).mean(-1) ** 2 / (coef**2).mean(-1))
 
 

@@ -1,6 +1,6 @@
 """Simulated panels for worlds: votes of M alike voters on differences of mean returns.
 
-`szpo_simulators.oracles` has the whole law of a rater (ties, lapses, sides), and
+`szpo_simulators.panels.raters` has the whole law of a rater (ties, lapses, sides), and
 `szpo_simulators.worlds.people` panels of such members. Here is the plain one of the published
 experiments, P(plus) = σ(β·gap), for millions of votes a second.
 """
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from szpo import seeds
-from szpo.links import LOG_2, link
+from szpo.aggregation.links import LOG_2, link
 from szpo.types import Floats
 from szpo_simulators.worlds.world import Reals, Uniforms, uniforms
 
@@ -22,7 +22,7 @@ ONE_SIDED = "one-sided"
 
 
 def law(name: str) -> Callable[[ArrayLike], Floats]:
-    """The probability of a vote for plus: a link of `szpo.links`, or the one that is not even.
+    """The probability of a vote for plus: a link of szpo, or the one that is not even.
 
     ``one-sided`` is 1 − exp(−eˣ ln 2), for which σ(−x) ≠ 1 − σ(x): what a Weibull-like panel does
     when plus always stands on the same side. ``cloglog`` is the mean over both sides.

@@ -1,8 +1,9 @@
 """A panel of single members for worlds: who answers what, with every flaw that members can have.
 
-The law is that of `szpo_simulators.oracles`, on arrays: repetitions × members. Seats go round; on
-which side plus stands is drawn for each seat. Votes given, for fatigue, are those of earlier
-steps, as for a panel that answers through the ledger. A taste, or the length of a walk, is another
+The law is that of `szpo_simulators.panels.raters`, on arrays: repetitions × members. Seats go
+round; on which side plus stands is drawn for each seat. Votes given, for fatigue, are those of
+earlier steps, as for a panel that answers through the ledger. A taste, or the length of a walk, is
+another
 *view*: a world with the same walks that counts something else.
 """
 
@@ -14,12 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtri
 
-from szpo import weighting
+from szpo.aggregation import weighting
+from szpo.aggregation.weighting import Ballots
 from szpo.errors import UsageError
 from szpo.types import Floats, Ints
-from szpo.weighting import Ballots
-from szpo_simulators import flaws
-from szpo_simulators.oracles import Raters, law, pick, stacked
+from szpo_simulators.panels import flaws
+from szpo_simulators.panels.raters import Raters, law, pick, stacked
 from szpo_simulators.worlds import oracle
 from szpo_simulators.worlds.world import Uniforms, World
 

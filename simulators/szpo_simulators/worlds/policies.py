@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from szpo import coordinates
-from szpo.coordinates import Space
-from szpo.directions import Law
 from szpo.errors import RunError
+from szpo.optim import parameters
+from szpo.optim.directions import Law
+from szpo.optim.parameters import Space
 from szpo.seeds import derive
 from szpo.types import Answer, Batch, Floats, Layout, Prompt, Shift, Theta, Update
 from szpo_simulators.worlds.world import World, uniforms
@@ -25,8 +25,8 @@ _RETURN = re.compile(r"return (\S+)$")
 class WorldPolicy:
     """The policy of a world with directions of its own, at θ₀ of the world.
 
-    A rollout's ``seed`` is the step's number: walks are those of `szpo_simulators.worlds.many`,
-    by ``crn`` shared between both sides or not.
+    A rollout's ``seed`` is the step's number: walks are those of
+    `szpo_simulators.worlds.repetitions`, by ``crn`` shared between both sides or not.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class WorldPolicy:
 
     def apply(self, update: Update) -> None:
         """θ ← θ + coef · v, or θ + vector."""
-        self._theta = coordinates.applied(self.space, self._theta, update)
+        self._theta = parameters.applied(self.space, self._theta, update)
 
     def theta(self) -> Theta:
         """A copy of the master coordinates."""
@@ -57,14 +57,14 @@ class WorldPolicy:
 
     def digest(self) -> str:
         """SHA-256 of θ in canonical form."""
-        return coordinates.digest(self._theta, self.layout)
+        return parameters.digest(self._theta, self.layout)
 
     def value(self) -> float:
         """The world's value of the current θ."""
         return float(self.world.value(self._theta["theta"][None])[0])
 
     def _shifted(self, shift: Shift) -> Floats:
-        moved = coordinates.shifted(self.space, self._theta, shift)
+        moved = parameters.shifted(self.space, self._theta, shift)
         return np.asarray(moved["theta"])
 
     def _walks(self, theta: Floats, count: int, step: int, shift: Shift) -> Batch:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from szpo.errors import RunError
-from szpo_ui import access
 from szpo_ui.bench.wire import Reply, Wire
+from szpo_ui.web import login
 
 ROWS: Final = 4
 """Rows of each comparison."""
@@ -35,7 +35,7 @@ class Told:
 @contextlib.asynccontextmanager
 async def wires(port: int, sessions: Sequence[str]) -> AsyncIterator[list[Wire]]:
     """A connection for each session, hung up at the end."""
-    name = access.cookie_name(secure=False)
+    name = login.cookie_name(secure=False)
     made = [Wire("127.0.0.1", port, {"Cookie": f"{name}={s}"}) for s in sessions]
     try:
         yield made

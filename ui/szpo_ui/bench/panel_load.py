@@ -25,13 +25,16 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from szpo import configfile, credentials, doctor, steps
-from szpo.directions import DIRECTION_VERSION
+from szpo.config import settings_file
 from szpo.errors import RunError
-from szpo.ledger import Ledger
-from szpo.settings import defaults, settings_to_json
+from szpo.ledger.database import Ledger
+from szpo.optim.directions import DIRECTION_VERSION
+from szpo.optim.settings import defaults, settings_to_json
+from szpo.runs import machine_check
 from szpo.types import Answer, Comparison, Prompt, Query, Row
+from szpo.voting import steps
 from szpo_ui.bench.crowd import ROWS, Told, at_the_page, by_the_api
+from szpo_ui.web import credentials
 
 COMPARISONS: Final = 64
 TARGETS: Final = {
@@ -53,7 +56,7 @@ def make_run(path: Path, people: int, votes: int) -> list[str]:
         "model.name=fixed", f"optimizer.comparisons={COMPARISONS}", f"optimizer.rows={ROWS}",
         f"optimizer.votes={m}", f"run.votes={COMPARISONS * m}", f"panel.size={people}",
     ]  # fmt: skip
-    config = configfile.load(preset_name="people", sets=sets)
+    config = settings_file.load(preset_name="people", sets=sets)
     settings = defaults(1, layout, mu=0.3, N=COMPARISONS, D=ROWS, M=m)
     spec = {
         "config": config.model_dump(mode="json"), "optimizer": settings_to_json(settings),
@@ -101,15 +104,16 @@ def server(path: Path) -> Iterator[tuple[int, int]]:
 
 def _serve(path: str) -> None:
     """What the server's process does."""
-    from szpo_ui import app, serve, where
-    from szpo_ui.site import open_site
+    from szpo_ui import app
+    from szpo_ui.web import address
+    from szpo_ui.web.site import open_site
 
     _many_files()
     site = open_site(path)
     application = app.create(site, pages=("panelist",))
-    with where.listening("127.0.0.1", 0, insecure=False) as listener:
+    with address.listening("127.0.0.1", 0, insecure=False) as listener:
         print(listener.getsockname()[1], flush=True)
-        serve.answer(application, listener)
+        address.answer(application, listener)
 
 
 def _many_files() -> None:
@@ -163,8 +167,8 @@ def figures(told: Told, path: Path, pid: int) -> dict[str, float]:
 
 _GENERATE = """
 import torch
-from szpo import models
-loaded = models.load({model!r})
+from szpo.models import loading
+loaded = loading.load({model!r})
 torch.set_num_threads({threads})
 text = "Write a short story about a lighthouse."
 ids = torch.tensor([loaded.tokenizer(text)["input_ids"]] * 64)
@@ -238,7 +242,7 @@ def main(
     _many_files()
     results: dict[str, dict[str, float]] = {}
     load = os.getloadavg()[0]
-    product = doctor.matrix_seconds()
+    product = machine_check.matrix_seconds()
     with tempfile.TemporaryDirectory() as folder:
         for part in parts:
             results[part] = _part(

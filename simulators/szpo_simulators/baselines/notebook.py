@@ -1,0 +1,168 @@
+"""REINFORCE and PPO-clip on CartPole as a widely copied RLHF notebook has them, mistakes and all.
+
+Net 4 → 128 ReLU → 2, Adam at 1e-2, γ = .99, returns of an episode normalised to mean 0 and
+deviation 1, one update per episode; PPO with ε = .2 and four epochs, without a critic. Two lines
+of its PPO are wrong. *Resampled*: the new log-probabilities are of actions drawn anew, so that a
+ratio compares two different actions. *Crossed*: ratios (T, 1) times returns (T,) make a (T, T)
+table, in which every action meets every return; those have mean 0, so nothing is left to learn
+from. Either alone keeps it from learning.
+
+The moves are drawn in NumPy and an episode's log-probabilities computed in one pass; the
+arithmetic is the notebook's. Both learn any `Network` besides, for comparisons on equal policies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import gymnasium
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from szpo.seeds import derive, integer
+from szpo.types import Floats
+from szpo_simulators.worlds.cartpole import NOTEBOOK, SCALE, Network
+
+GAMMA, RATE, CLIP, EPOCHS = 0.99, 1e-2, 0.2, 4
+
+
+@dataclass(frozen=True, slots=True)
+class Mistakes:
+    """Which of the two wrong lines of the notebook's PPO are kept."""
+
+    resampled: bool = False
+    crossed: bool = False
+
+
+FORMS: Mapping[str, Mistakes] = {
+    "as written": Mistakes(resampled=True, crossed=True),
+    "only resampled": Mistakes(resampled=True),
+    "only crossed": Mistakes(crossed=True),
+    "repaired": Mistakes(),
+}
+"""PPO by what is left of its two mistakes."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Episode:
+    """What entered the net (T, 4), which pushes were chosen (T,), in one episode of T moves."""
+
+    states: Tensor
+    actions: Tensor
+
+    @property
+    def length(self) -> int:
+        """Moves, which is the return."""
+        return len(self.actions)
+
+
+class Learner:
+    """A net with two logits, its optimizer, the environment and the chance of one seed."""
+
+    def __init__(self, seed: int, rate: float = RATE, policy: Network = NOTEBOOK) -> None:
+        self.policy = policy
+        self.torch = torch.Generator().manual_seed(integer(derive(seed, "torch"), 0, 2**62))
+        self.net = _layers(policy)
+        for parameter in self.net.parameters():
+            hidden = policy.hidden
+            # torch's own start, from this seed alone; a linear policy starts even.
+            reach = 0.0 if not hidden else 0.5 if len(parameter) == hidden else hidden**-0.5
+            nn.init.uniform_(parameter, -reach, reach, generator=self.torch)
+        self.adam = torch.optim.Adam(self.net.parameters(), lr=rate)
+        self.chance = np.random.Generator(
+            np.random.Philox(key=int.from_bytes(derive(seed, "moves"), "little"))
+        )
+        self.world = gymnasium.make("CartPole-v1")
+        self.world.reset(seed=integer(derive(seed, "starts"), 0, 2**31))
+
+    def theta(self) -> Floats:
+        """The weights (d,) as `Network.logit` reads them, the two logits as one."""
+        *inner, outward, last = (
+            p.detach().numpy().astype(np.float64) for p in self.net.parameters()
+        )
+        parts = [np.ravel(p.T) for p in inner]
+        return np.concatenate([*parts, outward[1] - outward[0], [last[1] - last[0]]])
+
+    def episode(self) -> Episode:
+        """One episode by the present net."""
+        theta = self.theta()[None]
+        seen, _ = self.world.reset()
+        states, actions, over = [], [], False
+        while not over:
+            odds = self.policy.logit(theta, seen[None, None].astype(np.float64))[0, 0]
+            action = int(self.chance.random() < 1 / (1 + np.exp(-odds)))
+            states.append(seen)
+            actions.append(action)
+            seen, _, fallen, cut, _ = self.world.step(action)
+            over = fallen or cut
+        entered = np.array(states) / (SCALE if self.policy.scaled else 1.0)
+        return Episode(torch.from_numpy(entered.astype(np.float32)), torch.tensor(actions))
+
+    def logprob(self, states: Tensor, actions: Tensor) -> Tensor:
+        """Log-probabilities log π(action | state), (T,)."""
+        logs = torch.log_softmax(self.net(states), dim=1)
+        return logs.gather(1, actions[:, None])[:, 0]
+
+    def drawn(self, states: Tensor) -> Tensor:
+        """Actions (T,) drawn anew at states that were seen."""
+        chances = torch.softmax(self.net(states).detach(), dim=1)
+        return torch.multinomial(chances, 1, generator=self.torch)[:, 0]
+
+    def descend(self, loss: Tensor) -> None:
+        """One step of Adam."""
+        self.adam.zero_grad()
+        torch.autograd.backward(loss)
+        self.adam.step()
+
+
+def _layers(policy: Network) -> nn.Sequential:
+    h = policy.hidden
+    if not h:
+        return nn.Sequential(nn.Linear(4, 2))
+    bend = nn.ReLU() if policy.activation == "relu" else nn.Tanh()
+    return nn.Sequential(nn.Linear(4, h), bend, nn.Linear(h, 2))
+
+
+def returns(length: int, gamma: float = GAMMA) -> Tensor:
+    """Returns to go of an episode with reward 1 per move, normalised over its moves.
+
+    >>> [round(x, 2) for x in returns(3).tolist()]
+    [1.0, 0.0, -1.0]
+    """
+    to_go = torch.from_numpy((1 - gamma ** np.arange(length, 0, -1)) / (1 - gamma)).float()
+    return (to_go - to_go.mean()) / (to_go.std() + 1e-9)
+
+
+def reinforce(
+    seed: int, rate: float = RATE, policy: Network = NOTEBOOK
+) -> Iterator[tuple[int, Learner]]:
+    """REINFORCE (Williams 1992), for ever: each episode's length, and the learner after it."""
+    learner = Learner(seed, rate, policy)
+    while True:
+        seen = learner.episode()
+        learner.descend(-(learner.logprob(seen.states, seen.actions) * returns(seen.length)).sum())
+        yield seen.length, learner
+
+
+def ppo(
+    seed: int,
+    mistakes: Mistakes = FORMS["repaired"],
+    rate: float = RATE,
+    policy: Network = NOTEBOOK,
+) -> Iterator[tuple[int, Learner]]:
+    """PPO-clip (Schulman et al. 2017) as `reinforce`, with the notebook's mistakes or without."""
+    learner = Learner(seed, rate, policy)
+    while True:
+        seen = learner.episode()
+        advantages = returns(seen.length)
+        old = learner.logprob(seen.states, seen.actions).detach()
+        for _ in range(EPOCHS):
+            taken = learner.drawn(seen.states) if mistakes.resampled else seen.actions
+            ratio = torch.exp(learner.logprob(seen.states, taken) - old)
+            if mistakes.crossed:
+                ratio = ratio[:, None]
+            clipped = torch.clamp(ratio, 1 - CLIP, 1 + CLIP)
+            learner.descend(-torch.min(ratio * advantages, clipped * advantages).mean())
+        yield seen.length, learner

@@ -1,0 +1,75 @@
+"""The part of `szpo bench active` about runs: votes to a value with selection and stopping."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from szpo.optim.settings import Selection
+from szpo_simulators.study import Asked, Study, interval, seeds, told
+from szpo_simulators.worlds import choosing, repetitions
+from szpo_simulators.worlds.gridworld import DENSE
+
+STEPS, TARGET = 30, 3.5
+ALPHA = {"bayes": 0.6, "known": 1.0}
+CASES: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("as ever", {"rule": "bayes"}),
+    ("16 of 64, by words", {"rule": "bayes", "candidates": 64, "by": "words"}),
+    ("price .02", {"rule": "bayes", "price": 0.02}),
+    ("16 of 64, price .02", {"rule": "bayes", "candidates": 64, "by": "words", "price": 0.02}),
+    ("as ever", {"rule": "known"}),
+    ("16 of 64, by words", {"rule": "known", "candidates": 64, "by": "words"}),
+    ("16 of 64, uniform", {"rule": "known", "candidates": 64, "by": "uniform"}),
+)
+
+
+def run(asked: Asked) -> dict[str, Any]:
+    """Value and votes along runs on the dense grid, N = 16, M = D = 1, common random numbers."""
+    selection = None
+    if asked.get("candidates"):
+        selection = Selection(asked["candidates"], asked["by"])
+    chosen = repetitions.settings(
+        DENSE, rule=asked["rule"], N=16, alpha=asked["alpha"], selection=selection,
+        vote_price=asked.get("price"),
+    )  # fmt: skip
+    found = choosing.train(DENSE, chosen, asked["seeds"], asked["steps"])
+    reached = found.curve >= asked["target"]
+    first = np.where(reached.any(1), reached.argmax(1), asked["steps"] - 1)
+    return {
+        "values": found.curve[:, -1].tolist(),
+        "votes": found.spent[:, -1].tolist(),
+        "needed": np.take_along_axis(found.spent, first[:, None], 1)[:, 0].tolist(),
+        "reached": float(reached.any(1).mean()),
+        "path": found.curve.mean(0).tolist(),
+        "spent": found.spent.mean(0).tolist(),
+    }
+
+
+def looped(study: Study) -> list[dict[str, Any]]:
+    """Votes until the value is reached first, and the value at the end, by case."""
+    asked = [
+        {**case, "alpha": ALPHA[case["rule"]], "steps": STEPS, "target": TARGET,
+         "seeds": seeds(20 if study.quick else 200)}
+        for _, case in CASES
+    ]  # fmt: skip
+    found = study.cells("runs", asked, run)
+    rows = []
+    for (label, _), row in zip(CASES, found, strict=True):
+        named = {f"{name}_{k}": v for name in ("needed", "votes") if (part := interval(row[name]))
+                 for k, v in part.items()}  # fmt: skip
+        rows.append(
+            {**row, "label": f"{row['rule']}: {label}", **named, **interval(row["values"])}
+        )
+    study.table(
+        f"grid, {STEPS} steps; votes until the value is {TARGET:g}", rows,
+        {"run": "label", "value at the end": told, "votes": lambda r: f"{r['votes_mean']:.0f}",
+         f"votes to {TARGET:g}": lambda r: _told(r, "needed"),
+         "reached": lambda r: f"{r['reached']:.0%}"},
+    )  # fmt: skip
+    study.csv("runs", rows)
+    return rows
+
+
+def _told(row: dict[str, Any], name: str) -> str:
+    return told({k: row[f"{name}_{k}"] for k in ("mean", "low", "high")}, 0)

@@ -1,0 +1,1 @@
+"""Benchmarks in worlds whose true values are known."""

@@ -1,0 +1,307 @@
+"""`szpo bench cartpole`: votes on single episodes against gradients of the true reward."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from szpo.types import Floats
+from szpo_simulators.baselines import notebook
+from szpo_simulators.panels import panel
+from szpo_simulators.study import COLOURS, MARKS, Study, curve, interval, seeds, told
+from szpo_simulators.worlds import repetitions as batched
+from szpo_simulators.worlds.cartpole import HORIZON, NOTEBOOK, CartPole, Network
+from szpo_simulators.worlds.mujoco import Linear, environment
+from szpo_simulators.worlds.oracle import Panel
+from szpo_simulators.worlds.world import draws
+
+EPISODES = 300
+"""Of the notebook's own runs."""
+AFTER = (8, 16, 32, 64, 96, 128, 192, 256)
+"""Episodes after which the learning curves are measured."""
+NETS: Mapping[str, Network] = {"linear": Network(), "notebook's net": NOTEBOOK}
+RATES = (0.003, 0.01, 0.03)
+"""Adam's, for the gradient methods."""
+WAYS: Mapping[str, tuple[dict[str, Any], tuple[float, ...]]] = {
+    "linear": ({"rule": "bayes", "mu": 2.0}, (0.3, 0.6, 1.2)),
+    "notebook's net": ({"rule": "sign", "mu": 0.3}, (0.03, 0.1, 0.3)),
+}
+"""SZPO's settings on each net, and its grid of step sizes; one vote per step."""
+GOALS = (("REINFORCE", 3, 1, 3), ("PPO repaired", 5, 2, 5), ("PPO as written", 5, 0, 0))
+"""Method, how many seeds, how many of them are to reach 500, at least and at most."""
+
+
+def main(
+    quick: bool = False,
+    folder: Path = Path("runs/bench-cartpole"),
+    figures: Path | None = None,
+    mujoco: bool = False,
+) -> dict[str, Any]:
+    """CartPole: a notebook's REINFORCE and PPO with mistakes and repair, and SZPO beside them.
+
+    Args:
+        quick: Small settings, under a minute.
+        folder: Where finished cells, tables and figures go.
+        figures: Where the documents' figures go as well.
+        mujoco: SZPO on Reacher-v5 instead, which needs the extra mujoco.
+    """
+    if mujoco:
+        return _reaching(Study("cartpole --mujoco", folder, quick, figures))
+    study = Study("cartpole", folder, quick, figures)
+    episodes, each = (60, 2) if quick else (EPISODES, 5)
+    asked = [
+        {"label": label, "episodes": episodes, "seed": seed}
+        for label in ("REINFORCE", *(f"PPO {form}" for form in notebook.FORMS))
+        for seed in seeds(each)
+    ]
+    written = study.cells("the notebook", asked, as_written)
+    study.table(
+        f"the notebook's settings, {episodes} episodes, {each} seeds from {seeds(each)[0]}",
+        [_summary(label, of, episodes) for label, of in _by_label(written)],
+        {
+            "method": "label",
+            "first episode of 500 moves, by seed": "first",
+            "mean of the last 20": told,
+        },
+    )
+    goals = [] if quick else [_goal(written, *goal) for goal in GOALS]
+    for line in goals:
+        study.console.print(line)
+    marks = AFTER[:5] if quick else AFTER
+    beta = {rows: sharpness(rows) for rows in (1, 4)}
+    study.console.print(
+        "; ".join(f"panel bt70 on batches of D = {D}: {one}" for D, one in beta.items())
+    )
+    direct = [
+        {"label": f"SZPO, {net}, D = {D}", "net": net, "D": D, "beta": beta[D].beta,
+         "marks": [mark for mark in marks if mark % (2 * D) == 0]}
+        for net in NETS for D in beta
+    ]  # fmt: skip
+    gradient = [
+        {"label": f"{method}, {net}", "method": method, "net": net, "marks": list(marks)}
+        for net in NETS
+        for method in ("REINFORCE", "PPO repaired")
+    ]
+    trials, repetitions = (1, 3) if quick else (3, 10)
+    rows = [
+        *study.tuned(
+            "SZPO",
+            direct,
+            szpo,
+            lambda row: _few(WAYS[row["net"]][1], quick),
+            trials=trials,
+            repetitions=repetitions,
+        ),
+        *study.tuned(
+            "gradients of the true reward",
+            gradient,
+            by_gradient,
+            _few(RATES, quick),
+            setting="rate",
+            trials=trials,
+            repetitions=repetitions,
+        ),
+    ]
+    study.table(
+        f"mean length of the same {CartPole.evaluations} episodes, {repetitions} seeds",
+        rows,
+        {
+            "method": "label",
+            "step": _step,
+            **{f"{mark} episodes": _at(mark) for mark in marks[3::2]},
+            "votes": lambda row: row["marks"][-1] // (2 * row["D"]) if "D" in row else "none",
+        },
+    )
+    flat = [
+        {"label": row["label"], "episodes": mark,
+         "votes": mark // (2 * row["D"]) if "D" in row else 0,
+         "answers": mark if "D" in row else 0, **at}
+        for row in rows
+        for mark, at in zip(row["marks"], row["curve"], strict=True)
+    ]  # fmt: skip
+    study.csv("cartpole", flat)
+    study.csv("cartpole-notebook", written)
+    _draw(study, rows, written, episodes)
+    study.end()
+    return {"rows": flat, "goals": goals}
+
+
+def _reaching(study: Study) -> dict[str, Any]:
+    """SZPO on Reacher-v5: a linear policy, d = 22, votes on batches of four episodes."""
+    environment("Reacher-v5")
+    budgets = [32, 64] if study.quick else [64, 128, 256, 512, 1024]
+    asked = [{"seed": seed, "episodes": budgets} for seed in seeds(2 if study.quick else 5)]
+    found = study.cells("Reacher-v5", asked, reaching)
+    rows = [
+        {
+            "episodes": episodes,
+            "votes": episodes // 8,
+            **interval([row["curve"][i] for row in found]),
+        }
+        for i, episodes in enumerate([0, *budgets])
+    ]
+    heads = {"episodes": "episodes", "votes": "votes", "mean return of 8 episodes": told}
+    study.table(f"Reacher-v5, SZPO (bayes, D = 4), {len(asked)} seeds", rows, heads)
+    study.csv("reaching", rows)
+    study.end()
+    return {"rows": rows}
+
+
+def reaching(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Value of one seed before and after so many episodes; β so that raters agree on 70 %."""
+    world = Linear()
+    start = world.theta0[None]
+    # Sixteen small random policies from the same starts: what a first comparison may show.
+    tried = start + np.random.default_rng(0).normal(0, 0.2, (16, world.dim))
+    u = np.repeat(draws(world, [0], 0, 0, 16, "calibration"), len(tried), axis=0)
+    beta = panel.calibrate(world.returns(tried, u).T, 4, 0).beta
+    marks = [episodes // 8 for episodes in asked["episodes"]]
+    chosen = batched.settings(world, rule="bayes", N=1, D=4, mu=0.2, alpha=0.05)
+    runs = batched.train(
+        world, chosen, [asked["seed"]], marks[-1], marks=marks, panel=Panel(beta=beta)
+    )
+    return {"beta": beta, "curve": [float(world.value(start)[0]), *runs.curve[0].tolist()]}
+
+
+@lru_cache
+def sharpness(rows: int) -> panel.Calibration:
+    """β of ``bt70`` for batches of so many episodes of a fair coin, by their mean length."""
+    world = CartPole()
+    lengths = world.returns(world.theta0[None], draws(world, [0], 0, 0, 20_000, "calibration"))
+    return panel.calibrate(lengths.reshape(200, 100), rows, 0)
+
+
+def as_written(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Lengths of the episodes of one seed by the notebook's net and rate."""
+    name, _, form = asked["label"].partition(" ")
+    learning = (
+        notebook.reinforce(asked["seed"])
+        if name == "REINFORCE"
+        else notebook.ppo(asked["seed"], notebook.FORMS[form])
+    )
+    return {"lengths": [length for length, _ in islice(learning, asked["episodes"])]}
+
+
+def by_gradient(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Value along a gradient method's episodes; scored by its mean over the marks."""
+    net, marks = NETS[asked["net"]], asked["marks"]
+    learn = notebook.reinforce if asked["method"] == "REINFORCE" else notebook.ppo
+    world, found = CartPole(net), []
+    for seed in asked["seeds"]:
+        learning = learn(seed, rate=asked["rate"], policy=net)
+        values = [
+            float(world.value(learner.theta()[None])[0])
+            for episode, (_, learner) in enumerate(islice(learning, marks[-1]), 1)
+            if episode in marks
+        ]
+        found.append(values)
+    return _scored(np.array(found))
+
+
+def szpo(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Value along SZPO's episodes: one vote per step, on two batches of D episodes."""
+    net, D = NETS[asked["net"]], asked["D"]
+    world = CartPole(net)
+    marks = [mark // (2 * D) for mark in asked["marks"]]
+    how = WAYS[asked["net"]][0]
+    chosen = batched.settings(world, N=1, D=D, alpha=asked["alpha"], **how)
+    runs = batched.train(
+        world, chosen, asked["seeds"], marks[-1], marks=marks, panel=Panel(beta=asked["beta"])
+    )
+    return _scored(runs.curve)
+
+
+def _scored(curves: Floats) -> dict[str, Any]:
+    """Curves (S, marks) as score per seed and intervals per mark."""
+    return {
+        "values": curves.mean(1).tolist(),
+        "curve": [interval(at) for at in curves.T.tolist()],
+    }
+
+
+def _by_label(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Mapping[str, Any]]]]:
+    return [
+        (label, [row for row in rows if row["label"] == label])
+        for label in dict.fromkeys(row["label"] for row in rows)
+    ]
+
+
+def _first(row: Mapping[str, Any]) -> int | None:
+    """The first episode (from 1) of 500 moves."""
+    lengths = row["lengths"]
+    return lengths.index(HORIZON) + 1 if HORIZON in lengths else None
+
+
+def _summary(label: str, of: Sequence[Mapping[str, Any]], episodes: int) -> dict[str, Any]:
+    firsts = ", ".join(str(_first(row) or "never") for row in of)
+    last = [float(np.mean(row["lengths"][-20:])) for row in of]
+    return {"label": label, "first": firsts, **interval(last)}
+
+
+def _goal(rows: Sequence[Mapping[str, Any]], label: str, among: int, least: int, most: int) -> str:
+    """Whether so many of the first seeds reached 500 as is expected."""
+    of = [row for row in rows if row["label"] == label][:among]
+    reached = sum(_first(row) is not None for row in of)
+    wanted = f"{least} or more" if least else "none"
+    mark = "met" if least <= reached <= most else "MISSED"
+    return f"{mark}: {label} reaches 500 on {wanted} of {among} seeds (on {reached})"
+
+
+def _few(grid: tuple[float, ...], quick: bool) -> tuple[float, ...]:
+    """The whole grid, or its middle."""
+    return grid[1:2] if quick else grid
+
+
+def _step(row: Mapping[str, Any]) -> str:
+    return f"{row.get('alpha', row.get('rate')):g}{' (edge)' if row['edge'] else ''}"
+
+
+def _at(mark: int) -> Any:
+    return lambda row: told(row["curve"][row["marks"].index(mark)], 0)
+
+
+def _draw(
+    study: Study,
+    rows: Sequence[Mapping[str, Any]],
+    written: Sequence[Mapping[str, Any]],
+    episodes: int,
+) -> None:
+    looks = {
+        "SZPO, D = 1": {"color": COLOURS[0], "marker": MARKS[0]},
+        "SZPO, D = 4": {"color": COLOURS[5], "marker": MARKS[1]},
+        "REINFORCE": {"color": COLOURS[1], "marker": MARKS[2]},
+        "PPO repaired": {"color": COLOURS[2], "marker": MARKS[3]},
+    }
+    with study.figure("cartpole", columns=3, height=3.9) as axes:
+        for row in rows:
+            name = f"SZPO, D = {row['D']}" if "D" in row else row["method"]
+            place = list(NETS).index(row["net"])
+            curve(axes[place], row["marks"], row["curve"], name, **looks[name])
+            if "D" in row:
+                spent = [mark / (2 * row["D"]) for mark in row["marks"]]
+                style = {**looks[name], "linestyle": "-" if place == 0 else "--"}
+                curve(axes[2], spent, row["curve"], f"D = {row['D']}, {row['net']}", **style)
+        for here, (net, policy) in zip(axes, NETS.items(), strict=False):
+            here.set(title=f"{net}, d = {policy.dim}", xlabel="episodes")
+        axes[2].set(title="SZPO on both; the others read no votes", xlabel="votes")
+        for here in axes:
+            here.set(xscale="log", ylabel="mean length of an episode", ylim=(0, 1.04 * HORIZON))
+            ticks = [1, 4, 16, 64] if here is axes[2] else [8, 16, 32, 64, 128, 256]
+            here.set_xticks(ticks, [str(tick) for tick in ticks])
+            here.minorticks_off()
+            here.legend(fontsize=8, loc="upper left")
+    with study.figure("cartpole-notebook", height=3.6) as here:
+        wide = 20
+        for label, of in _by_label(written):
+            table = np.array([row["lengths"] for row in of], dtype=np.float64)
+            smooth = np.apply_along_axis(np.convolve, 1, table, np.ones(wide) / wide, "valid")
+            line = [interval(at) for at in smooth.T.tolist()]
+            curve(here, range(wide, episodes + 1), line, label, marker="")
+        here.set(xlabel="episodes", ylabel=f"mean length of the last {wide}")
+        here.set_ylim(0, 1.04 * HORIZON)
+        here.legend(fontsize=8)

@@ -1,0 +1,171 @@
+"""One cell of a contest between methods: a method and its settings in, exact values out.
+
+A method is asked by plain values: ``method`` (szpo, rm-ppo, rm-plan, dpo, reinforce, ppo, es),
+the world, a budget of votes on batches of ``D`` walks, the panel's ``sharpness``, and its own
+settings. All methods meet the same worlds, the same panel, and seeds of their own by name.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Final
+
+import numpy as np
+
+from szpo.optim.directions import Law
+from szpo_simulators.baselines import dpo, es, planning, ppo, reinforce, reward_model, rlhf, walks
+from szpo_simulators.baselines.curves import Curve, curve
+from szpo_simulators.panels.panel import Calibration, calibrate
+from szpo_simulators.study import TUNING, Study, interval, seeds
+from szpo_simulators.worlds import repetitions
+from szpo_simulators.worlds.courier import Courier
+from szpo_simulators.worlds.gridworld import DENSE, GridWorld
+from szpo_simulators.worlds.oracle import Panel
+from szpo_simulators.worlds.world import draws
+
+WORLDS: Final[Mapping[str, GridWorld]] = {"dense": DENSE, "courier": Courier()}
+BLOCK: Final = 10
+"""Repetitions of a rival worked on together: as many as leave their walks in memory.
+
+The fit of a reward model stops when all of a block have converged, so its last digits, and after
+many rounds the walks, depend on this number; nothing else does.
+"""
+MARKS: Final = 20
+"""Points of a curve."""
+
+Settings = dict[str, Any]
+
+
+@lru_cache
+def bt70(world: str, D: int) -> Calibration:
+    """The panel that agrees on 70 % of pairs of batches of D walks by the starting policy."""
+    place = WORLDS[world]
+    drawn = draws(place, [seeds(1)[0]], 0, 0, 4000, "calibration")
+    return calibrate(place.returns(place.theta0[None], drawn), D, 0)
+
+
+def combinations(grid: Mapping[str, Sequence[Any]]) -> list[Settings]:
+    """Every combination of a grid, the last name fastest.
+
+    >>> combinations({"a": [1, 2], "b": [3, 4]})
+    [{'a': 1, 'b': 3}, {'a': 1, 'b': 4}, {'a': 2, 'b': 3}, {'a': 2, 'b': 4}]
+    """
+    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+
+
+def chosen(
+    study: Study,
+    label: str,
+    asked: Mapping[str, Any],
+    grids: Sequence[Mapping[str, Sequence[Any]]],
+    trials: int,
+    most: int | None = None,
+) -> tuple[Settings, list[dict[str, Any]]]:
+    """The combination of best mean final value on tuning seeds, and all that was tried.
+
+    ``most`` takes so many of the combinations, spread over their list, for a quick look.
+    """
+    tried = [one for grid in grids for one in combinations(grid)]
+    if most is not None:
+        tried = [tried[(2 * i + 1) * len(tried) // (2 * most)] for i in range(most)]
+    first = seeds(trials, TUNING)
+    found = study.cells(
+        f"choosing {label}", [{**asked, **one, "seeds": first} for one in tried], work
+    )
+    scores = [float(np.mean(row["values"])) for row in found]
+    listed = [{**one, "score": round(score, 4)} for one, score in zip(tried, scores, strict=True)]
+    return tried[int(np.argmax(scores))], listed
+
+
+def work(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Run a cell: ``values`` at the end, ``curve`` of means along ``votes`` and ``answers``."""
+    plain = {k: v for k, v in asked.items() if k != "seeds"}
+    used = asked["seeds"]
+    block = len(used) if asked["method"] == "szpo" else BLOCK
+    blocks = [run(plain, used[i : i + block]) for i in range(0, len(used), block)]
+    values = np.concatenate([block.values for block in blocks])
+    return {
+        "values": values[:, -1].tolist(),
+        "votes": list(blocks[0].votes),
+        "answers": list(blocks[0].answers),
+        "curve": [interval(column) for column in values.T.tolist()],
+    }
+
+
+def run(asked: Settings, root_seeds: Sequence[int]) -> Curve:
+    """The curve of some repetitions of a method on a world."""
+    rest = dict(asked)
+    method, world = rest.pop("method"), WORLDS[rest.pop("world")]
+    budget, D = rest.pop("budget"), rest.pop("D", 1)
+    panel = Panel(rest.pop("panel", "logistic"), rest.pop("sharpness", 1.0))
+    if method == "szpo":
+        return _szpo(world, root_seeds, budget, D, panel, rest)
+    if method == "dpo":
+        return dpo.train(world, root_seeds, budget, dpo.Recipe(**rest), rows=D, panel=panel)
+    if method == "rm-ppo":
+        ours = {k: rest.pop(k) for k in ("kind", "rounds", "keep", "ridge") if k in rest}
+        how = rlhf.Recipe(**ours, practice=ppo.Clip(**rest))
+        return rlhf.train(world, root_seeds, budget, how, rows=D, panel=panel)
+    if method == "rm-plan":
+        return _plan(world, root_seeds, budget, D, panel, **rest)
+    if method == "ppo":
+        return _true_ppo(world, root_seeds, budget, ppo.Clip(**rest))
+    if method == "reinforce":
+        steps = budget // rest["walks"]
+        how_r = reinforce.Recipe(**rest)
+        return reinforce.train(world, root_seeds, steps, how_r, spread(steps))
+    steps = budget // rest["walkers"]
+    return es.train(world, root_seeds, steps, es.Recipe(**rest), spread(steps))
+
+
+def spread(steps: int) -> list[int]:
+    """At most `MARKS` marks on the way, the last at the end."""
+    return sorted({max(1, round(steps * i / MARKS)) for i in range(1, MARKS + 1)})
+
+
+def _szpo(
+    world: GridWorld, root_seeds: Sequence[int], budget: int, D: int, panel: Panel, rest: Settings
+) -> Curve:
+    block = rest.pop("block", None)
+    law = Law("block", block) if block else Law(normalise=True)
+    crn = rest.pop("crn", True)
+    how = repetitions.settings(world, D=D, law=law, **rest)
+    steps = budget // (how.K * how.N * how.M)
+    runs = repetitions.train(
+        world, how, list(root_seeds), steps, panel=panel, crn=crn, marks=spread(steps)
+    )
+    votes = [runs.votes * mark for mark in runs.marks]
+    return curve(list(runs.curve.T), votes, [runs.answers * mark for mark in runs.marks])
+
+
+def _plan(
+    world: GridWorld, root_seeds: Sequence[int], budget: int, D: int, panel: Panel, ridge: float
+) -> Curve:
+    theta = np.tile(world.theta0, (len(root_seeds), 1))
+    asked = walks.ask(world, theta, root_seeds, 0, budget, rows=D, kind="cells", panel=panel)
+    w = reward_model.fit(asked.x, asked.won, ridge)
+    return curve([planning.value(world, w)], [budget], [2 * D * budget])
+
+
+def _true_ppo(world: GridWorld, root_seeds: Sequence[int], budget: int, how: ppo.Clip) -> Curve:
+    """PPO on the true reward of every move: a reference that reads ``budget`` walks."""
+    batches = budget // how.walks
+    marks = spread(batches)
+    values, read = [], []
+
+    def true(made: walks.Walks) -> Any:
+        gains = world.arrival[made.states]
+        gains[..., -1] += world.ending[made.states[..., -1]]
+        return gains
+
+    def mark(batch: int, theta: Any) -> None:
+        if batch + 1 in marks:
+            values.append(world.value(theta))
+            read.append((batch + 1) * how.walks)
+
+    theta = np.tile(world.theta0, (len(root_seeds), 1))
+    settings = ppo.Clip(**{**how.__dict__, "batches": batches})
+    ppo.improve(world, theta, true, root_seeds, settings, mark=mark)
+    return curve(values, [0] * len(read), read)

@@ -1,0 +1,207 @@
+"""`szpo bench gridworld`: SZPO beside reward models, DPO and methods that see the true reward.
+
+Two worlds. On the dense default grid a reward by cell is the truth, so a reward model is well
+specified; the courier's return is no sum over cells or moves.
+`szpo_simulators.bench.known_worlds.courier` has the second, with settings that were frozen before
+they were run on unused seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from matplotlib.axes import Axes
+
+from szpo_simulators.bench.known_worlds import contest, courier
+from szpo_simulators.bench.known_worlds.speed import measure
+from szpo_simulators.study import Study, curve, interval, points, seeds, told
+
+WAYS: Final = (("pair votes", 4800, 1), ("batch votes", 1200, 4))
+"""Name, votes, D: as many walks to read, one vote on each pair or on each two batches of four."""
+GRIDS: Final[Mapping[str, tuple[dict[str, Any], dict[str, list[Any]]]]] = {
+    "SZPO, known": (
+        {"method": "szpo", "rule": "known"}, {"N": [8, 16], "alpha": [0.3, 1.0, 3.0]},
+    ),
+    "SZPO, margin": (
+        {"method": "szpo", "rule": "margin"}, {"N": [8, 16], "alpha": [0.15, 0.5, 1.5]},
+    ),
+    "SZPO, sign": (
+        {"method": "szpo", "rule": "sign"}, {"N": [8, 16], "alpha": [0.06, 0.2, 0.6]},
+    ),
+    "SZPO, bayes": (
+        {"method": "szpo", "rule": "bayes", "N": 16},
+        {"alpha": [0.03, 0.1, 0.3], "forget": [0.94, 0.97]},
+    ),
+    "SZPO, known, blocks of 25": (
+        {"method": "szpo", "rule": "known", "block": 25},
+        {"N": [8, 16], "alpha": [0.3, 1.0, 3.0]},
+    ),
+    "reward model + planning": (
+        {"method": "rm-plan"}, {"ridge": [0.0003, 0.001, 0.002, 0.005, 0.01, 0.03]},
+    ),
+    "reward model + PPO": (
+        {"method": "rm-ppo", "kind": "cells"},
+        {"batches": [20, 60], "ridge": [0.001, 0.005, 0.02]},
+    ),
+    "DPO": (
+        {"method": "dpo", "rounds": 1, "rate": 0.05},
+        {"beta": [0.03, 0.1, 0.3], "epochs": [30, 100]},
+    ),
+    "online DPO": (
+        {"method": "dpo", "beta": 0.3}, {"rounds": [50, 150], "rate": [0.03, 0.1, 0.3]},
+    ),
+}  # fmt: skip
+TRUE: Final[Mapping[str, tuple[dict[str, Any], dict[str, list[Any]]]]] = {
+    "REINFORCE, true reward": (
+        {"method": "reinforce"}, {"walks": [32, 64], "rate": [0.03, 0.1, 0.3]},
+    ),
+    "PPO, true reward": ({"method": "ppo"}, {"walks": [32, 64], "rate": [0.03, 0.1, 0.3]}),
+    "evolution strategies, true return": (
+        {"method": "es", "walkers": 32}, {"spread": [0.5, 1.0], "alpha": [0.3, 1.0, 3.0]},
+    ),
+}  # fmt: skip
+"""References that nobody votes for: what they read are returns, as many as there are walks."""
+MODELS: Final = (100, 300, 1000, 4800, 19200)
+"""Votes of the reward models under the planner."""
+PLANNER: Final = "reward model + planning"
+LOOKS: Final = {
+    "SZPO, known": ("#0072b2", "o"),
+    "SZPO, bayes": ("#56b4e9", "P"),
+    "online DPO": ("#d55e00", "s"),
+    "DPO": ("#e69f00", "v"),
+    "reward model + PPO": ("#009e73", "D"),
+    "REINFORCE, true reward": ("#000000", ""),
+    "PPO, true reward": ("#666666", ""),
+    "evolution strategies, true return": ("#aaaaaa", ""),
+}
+"""Colour and mark of what is drawn."""
+
+
+def main(
+    quick: bool = False,
+    folder: Path = Path("runs/bench-gridworld"),
+    figures: Path | None = None,
+    frozen: Path | None = None,
+    freeze: Path | None = None,
+    speed: bool = False,
+) -> dict[str, Any]:
+    """SZPO, reward models, DPO and methods with the true reward, on equal votes and equal reading.
+
+    Args:
+        quick: Small settings, under a minute.
+        folder: Where finished cells, tables and figures go.
+        figures: Where the documents' figures go as well.
+        frozen: A frozen courier contest to run on its own seeds (quick: six of them), instead of
+            all else.
+        freeze: Write the courier's chosen settings to this file and stop there.
+        speed: Time a thousand repetitions of the dense grid and the oracle alone, instead.
+    """
+    study = Study("gridworld", folder, quick, figures)
+    if speed:
+        return measure(study.console, *((50, 30) if quick else ()))
+    if frozen is not None:
+        used, tuned = courier.thaw(frozen)
+        if quick:
+            used = used[:6]
+        found = {"claim": courier.run(study, "the claim", tuned, used)}
+        courier.show(study, "gridworld-claim", found["claim"], used)
+    elif freeze is not None:
+        tuned = courier.contenders(study)
+        courier.freeze(tuned, freeze)
+        found = {"frozen": tuned}
+    else:
+        found = {"dense": _dense(study), "models": _models(study)}
+        _figure(study, found["dense"], found["models"])
+        most = 2 if quick else None
+        tuned = courier.tune(study, courier.WAYS[:1], most=most)
+        used = seeds(6 if quick else 40)
+        found["courier"] = courier.run(study, "courier", tuned, used)
+        # The documents show the claim, not this smaller look.
+        courier.show(replace(study, figures=None), "courier", found["courier"], used)
+    study.end()
+    return found
+
+
+def _dense(study: Study) -> list[dict[str, Any]]:
+    """Every method on the dense grid, both ways to ask, chosen among six settings each."""
+    trials, count, share = (2, 6, 4) if study.quick else (6, 40, 1)
+    found = []
+    for way, votes, D in WAYS:
+        for name, (fixed, grid) in {**GRIDS, **(TRUE if D == 1 else {})}.items():
+            # The true-reward methods read as many walks as the voters do.
+            budget = (2 * votes if name in TRUE else votes) // share
+            asked = {"world": "dense", "budget": budget, "D": D, **fixed}
+            settings, _ = contest.chosen(
+                study, f"{name}, {way}", asked, [grid], trials, 2 if study.quick else None
+            )
+            (row,) = study.cells(
+                f"{name}, {way}", [{**asked, **settings, "seeds": seeds(count)}], contest.work
+            )
+            found.append(
+                {**row, **interval(row["values"]), "name": name, "way": way, "chosen": settings}
+            )
+    title = "dense grid: value 2.85 at the start, 7.55 at best"
+    study.table(
+        f"{title}; 95 % intervals over {count} seeds", found,
+        {"method": "name", "asked": "way", "votes": lambda row: row["votes"][-1],
+         "walks read": lambda row: row["answers"][-1], "value": told,
+         "chosen": lambda row: courier.written(row["chosen"])},
+    )  # fmt: skip
+    study.csv("dense", found)
+    return found
+
+
+def _models(study: Study) -> list[dict[str, Any]]:
+    """Reward model and planner by votes, the panel as modelled and five times as steep."""
+    asked = [
+        {"method": "rm-plan", "world": "dense", "budget": votes, "sharpness": beta,
+         "ridge": 0.002, "seeds": seeds(6 if study.quick else 40)}
+        for beta in (1.0, 5.0)
+        for votes in (MODELS[:3] if study.quick else MODELS)
+    ]  # fmt: skip
+    found = study.cells("reward model and planner", asked, contest.work)
+    rows = [{**row, **interval(row["values"])} for row in found]
+    study.table(
+        "a well-specified reward model + planning (C10)", rows,
+        {"votes": "budget", "panel's β": "sharpness", "value": told},
+    )  # fmt: skip
+    study.csv("models", rows)
+    return rows
+
+
+def _figure(
+    study: Study, dense: Sequence[Mapping[str, Any]], models: Sequence[Mapping[str, Any]]
+) -> None:
+    """By votes, by what is read; batches dashed, references dotted, points without a curve."""
+    with study.figure("gridworld", columns=2, height=4.9) as (left, right):
+        for axes, budget in ((left, "votes"), (right, "answers")):
+            for name in LOOKS:
+                for row in dense:
+                    if row["name"] == name and not (name in TRUE and budget == "votes"):
+                        _line(axes, row, budget)
+            plan = [row for row in models if row["sharpness"] == 1.0]
+            spent = [row[budget][-1] for row in plan]
+            curve(axes, spent, plan, PLANNER, color="#009e73", marker="^", linestyle="-.")
+            axes.set(ylabel="exact value", ylim=(2.6, 7.7), xscale="log")
+        left.set(xlabel="votes", title="by votes")
+        right.set(xlabel="walks read (true reward: returns read)", title="by what is read")
+        handles, labels = right.get_legend_handles_labels()
+        left.figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=7.5)
+
+
+def _line(axes: Axes, row: Mapping[str, Any], budget: str) -> None:
+    colour, mark = LOOKS[row["name"]]
+    batch = row["way"] == "batch votes"
+    label = row["name"] + (", batches of 4" if batch else "")
+    if len(row[budget]) > 1:
+        dash = "--" if batch else ":" if row["name"] in TRUE else "-"
+        curve(
+            axes, row[budget], row["curve"], label, color=colour, linestyle=dash, marker=mark,
+            markevery=[-1], fillstyle="none" if batch else "full",
+        )  # fmt: skip
+    else:
+        full = "none" if batch else "full"
+        points(axes, row[budget], [row], label, fmt=mark, color=colour, fillstyle=full)

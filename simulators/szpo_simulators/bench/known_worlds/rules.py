@@ -1,0 +1,161 @@
+"""`szpo bench rules`: sign, margin, inverted link or posterior; momentum; weights of voters.
+
+What the sign of a sum of votes loses is derived in `szpo_simulators.worlds.efficiency`, met by
+simulation here, and then looked for in runs of equal votes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from szpo.aggregation import weighting
+from szpo.seeds import derive
+from szpo_simulators.bench.known_worlds import runs
+from szpo_simulators.bench.known_worlds.runs import base
+from szpo_simulators.study import (
+    Asked,
+    Study,
+    bench,
+    curve,
+    interval,
+    legend_below,
+    points,
+    ticks,
+    told,
+)
+from szpo_simulators.worlds import efficiency
+
+VOTES = (1, 2, 3, 4, 12, 64)
+"""Votes per direction."""
+SPREADS = (0.3, 1.0, 3.0)
+"""Standard deviation of the difference between the two policies, in logits."""
+PURSE = 2400
+"""Votes of a run on the default grid."""
+MEMORIES: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("none", {}),
+    ("momentum .9", {"momentum": 0.9}),
+    ("Adam", {"adam": True}),
+)
+MEMORY_GRIDS = {"none": runs.GRIDS["known"], "momentum .9": (0.01, 0.03, 0.1, 0.3, 1.0),
+                "Adam": (0.01, 0.03, 0.1, 0.3, 1.0)}  # fmt: skip
+VOTERS, UNEVEN = 20, 0.7
+"""Voters of a panel, and the spread of log β among them."""
+SEEN = (8, 32, 128, 512)
+"""Directions from which a voter's weight is learnt, one vote of each voter on each."""
+
+
+def ratio(asked: Asked) -> dict[str, Any]:
+    """Merit of sign over margin by simulation, with its interval over 40 groups."""
+    both = [
+        efficiency.simulated(asked["each"], asked["spread"], rule, asked["draws"], 7)
+        for rule in ("sign", "margin")
+    ]
+    return interval((both[0] / both[1]).tolist())
+
+
+def learnt(asked: Asked) -> dict[str, Any]:
+    """Votes saved by weights learnt from earlier directions, over panels."""
+    rng = np.random.Generator(
+        np.random.Philox(key=int.from_bytes(derive(asked["seed"], "panels"), "little"))
+    )
+    panels, seen = asked["panels"], asked["seen"]
+    beta = np.exp(UNEVEN * rng.normal(size=(panels, VOTERS)))
+    x = rng.normal(size=(panels, 1, seen))
+    said = np.where(rng.random((panels, VOTERS, seen)) < 1 / (1 + np.exp(-beta[..., None] * x)), 1,
+                    -1)  # fmt: skip
+    history = weighting.History(
+        tuple(f"{i:02d}" for i in range(VOTERS)), np.arange(seen),
+        said[..., None].astype(np.int8), np.zeros((panels, VOTERS, 2)),
+    )  # fmt: skip
+    gained = efficiency.weights_gain(weighting.skill(history).weights, beta)
+    return {**interval(gained.tolist()), "best": float(efficiency.weights_gain(beta, beta).mean())}
+
+
+def rows() -> list[dict[str, Any]]:
+    """Rules at equal votes: T = 2,400/n steps of n votes."""
+    made = [
+        base(rule=rule, N=n, steps=PURSE // n)
+        for n in VOTES
+        # Of one vote or two, sign and margin are one rule; a posterior is dear in many steps.
+        for rule, least in (("margin", 0), ("sign", 2), ("bayes", 12))
+        if n > least
+    ]
+    return made
+
+
+def step_sizes(asked: Asked) -> tuple[float, ...]:
+    """Equal step lengths for sign and margin: the margin of n votes is about 1/√n."""
+    if asked["rule"] == "margin":
+        return tuple(float(alpha * asked["N"] ** 0.5) for alpha in runs.GRIDS["sign"])
+    return runs.GRIDS[asked["rule"]]
+
+
+@bench("rules")
+def main(study: Study) -> dict[str, Any]:
+    """Sign against margin (exact, simulated, in runs), the posterior, memory, voters' weights."""
+    draws = 40_000 if study.quick else 400_000
+    asked = [{"each": n, "spread": s, "draws": draws} for s in SPREADS for n in VOTES]
+    ratios = study.cells("sign against margin", asked, ratio)
+    for row in ratios:
+        sign, margin = efficiency.merits(row["each"], row["spread"])
+        row["exact"] = sign / margin
+        row["small"] = float(efficiency.kept_by_sign(row["each"]))
+    wanted = [row for row in rows() if not study.quick or row["N"] in (12, 64)]
+    trained = runs.tuned(study, "equal votes", wanted, grid=step_sizes)
+    memory = runs.tuned(
+        study,
+        "memory",
+        [base(label=name, N=16, M=4, crn=False, **how) for name, how in MEMORIES],
+        grid=lambda row: MEMORY_GRIDS[row["label"]],
+    )
+    panels = 20 if study.quick else 400
+    weights = study.cells(
+        "weights", [{"seen": seen, "panels": panels, "seed": 1000} for seen in SEEN], learnt
+    )
+    study.table(
+        "merit of the sign over that of the margin", ratios,
+        {"votes per direction": "each", "spread of x": "spread", "small signal, exact": "small",
+         "exact": "exact", "simulated": lambda r: told(r, 4)},
+    )  # fmt: skip
+    columns = {
+        "rule": "rule", "votes per direction": lambda r: r["N"] * r["M"], "T": "steps", "V": told,
+        "α": runs.alpha, "votes": "votes", "answers read": "answers",
+    }  # fmt: skip
+    study.table(f"{trained[0]['votes']} votes on the default grid", trained, columns)
+    study.table("memory (known, N = 16, M = 4)", memory, {"memory": "label", **columns})
+    study.table(
+        f"votes saved by weights; log β of {VOTERS} voters has spread {UNEVEN:g}", weights,
+        {"directions seen": "seen", "learnt weights": told, "best weights (β)": "best"},
+    )  # fmt: skip
+    for part, table in (("ratios", ratios), ("runs", trained), ("memory", memory),
+                        ("weights", weights)):  # fmt: skip
+        study.csv(part, table)
+    with study.figure("rules", columns=3, height=3.9) as (left, middle, right):
+        for spread in SPREADS:
+            some = [row for row in ratios if row["spread"] == spread]
+            points(left, VOTES, some, f"simulated, spread {spread:g}")
+            colour = left.lines[-1].get_color()
+            left.plot(VOTES, [row["exact"] for row in some], color=colour, marker="", lw=1)
+        small = [float(efficiency.kept_by_sign(n)) for n in VOTES]
+        left.plot(VOTES, small, color="black", marker="", ls="--", lw=1, label="exact, small x")
+        left.axhline(2 / np.pi, color="#888888", lw=0.8, ls=":", label="2/π")
+        ticks(left, VOTES)
+        left.set(xlabel="votes per direction", title="What the sign keeps (lines: exact)",
+                 ylabel="merit of sign / merit of margin")  # fmt: skip
+        legend_below(left)
+        for rule in ("margin", "sign", "bayes"):
+            some = sorted((row for row in trained if row["rule"] == rule), key=lambda r: r["N"])
+            mark = {"margin": "o-", "sign": "s--", "bayes": "^-"}[rule]
+            points(middle, [row["N"] for row in some], some, rule, fmt=mark)
+        ticks(middle, VOTES)
+        middle.set(xlabel="votes per direction", ylabel="value at the end",
+                   title=f"Runs of {trained[0]['votes']} votes")  # fmt: skip
+        legend_below(middle, 3)
+        for row in memory:
+            curve(right, runs.along(row), row["curve"], row["label"])
+        right.set(xlabel="votes", ylabel="value", title="Memory (known, N = 16, M = 4)")
+        legend_below(right, 3)
+    study.end()
+    return {"ratios": ratios, "runs": trained, "memory": memory, "weights": weights}

@@ -1,0 +1,123 @@
+"""One cell of the benches of known worlds: settings as plain values, in; final values, out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from szpo.optim.directions import Law
+from szpo.optim.settings import Adam
+from szpo_simulators.study import Study, interval
+from szpo_simulators.worlds import repetitions as batched
+from szpo_simulators.worlds.bandit import Bandit
+from szpo_simulators.worlds.gridworld import DENSE, ERRAND, SPARSE
+from szpo_simulators.worlds.oracle import Panel
+from szpo_simulators.worlds.subspace import Subspace
+from szpo_simulators.worlds.world import World
+
+WORLDS: Final[Mapping[str, World]] = {
+    "dense": DENSE,
+    "sparse": SPARSE,
+    "errand": ERRAND,
+    "bandit": Bandit(),
+}
+GRIDS: Final[Mapping[str, tuple[float, ...]]] = {
+    "known": (0.1, 0.3, 1.0, 3.0, 10.0),
+    "margin": (0.05, 0.15, 0.5, 1.5, 5.0),
+    "sign": (0.02, 0.06, 0.2, 0.6, 2.0),
+    "bayes": (0.02, 0.06, 0.2, 0.6, 2.0),
+}
+"""Step sizes α to choose from, by rule; a bench says so where the choice stands at an edge."""
+WALKS: Final = 8192
+"""Walks that are made together, as many as fit a cache."""
+HERE: Final = ("world", "subspace", "law", "panel", "beta", "crn", "truth", "steps", "marks")
+LABELS: Final = ("label", "seeds", "part")
+"""Of what is asked, all else is a field of `szpo.optim.settings.Settings`."""
+
+
+def base(**changes: Any) -> dict[str, Any]:
+    """A row of what is asked: the default grid, 300 steps, N = 16, M = D = K = 1, μ = 1."""
+    return {
+        "world": "dense", "steps": 300, "rule": "known", "N": 16, "M": 1, "D": 1, "K": 1,
+        "mu": 1.0, "pairing": "antithetic", "crn": False, "panel": "logistic", "beta": 1.0,
+        **changes,
+    }  # fmt: skip
+
+
+def grid(asked: Mapping[str, Any]) -> Sequence[float]:
+    """The step sizes to try for a row."""
+    return GRIDS[asked["rule"]]
+
+
+def tuned(
+    study: Study,
+    label: str,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    repetitions: int = 40,
+    grid: Callable[[Mapping[str, Any]], Sequence[float]] = grid,
+) -> list[dict[str, Any]]:
+    """`Study.tuned` over α; quick: a quarter of the steps, 3 tuning and 8 reported seeds."""
+    if not study.quick:
+        return study.tuned(label, rows, work, grid, repetitions=repetitions)
+    short = [{**row, "steps": max(row["steps"] // 4, 20)} for row in rows]
+    return study.tuned(label, short, work, grid, trials=3, repetitions=8)
+
+
+def world(asked: Mapping[str, Any]) -> World:
+    """The world of a row, seen through a subspace where it names one."""
+    whole = WORLDS[asked["world"]]
+    return Subspace(whole, asked["subspace"]) if asked.get("subspace") else whole
+
+
+def law(name: str) -> Law:
+    """``gaussian`` (|v| = √d), ``plain`` (not normalised) or ``block:B``."""
+    kind, _, size = name.partition(":")
+    return Law("block", int(size)) if kind == "block" else Law(normalise=kind != "plain")
+
+
+def work(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Run a row's seeds: ``values`` at the end, ``curve`` of means at ``marks``, budgets.
+
+    ``votes``, ``answers`` (walks read by voters) and ``walks`` are those of the whole run.
+    """
+    place = world(asked)
+    fields = {k: v for k, v in asked.items() if k not in (*HERE, *LABELS)}
+    if fields.pop("adam", False):
+        fields["adam"] = Adam()
+    chosen = batched.settings(place, law=law(asked.get("law", "gaussian")), **fields)
+    steps = asked["steps"]
+    marks = asked.get("marks") or spread(steps)
+    runs = batched.train(
+        place, chosen, asked["seeds"], steps, panel=Panel(asked["panel"], asked["beta"]),
+        crn=asked["crn"], truth=asked.get("truth", False), marks=marks,
+        block=max(25, WALKS // (asked["N"] * asked["D"])),
+    )  # fmt: skip
+    return {
+        "values": runs.final.tolist(),
+        "marks": list(runs.marks),
+        "curve": [interval(values) for values in runs.curve.T.tolist()],
+        "votes": runs.votes * steps,
+        "answers": runs.answers * steps,
+        "walks": runs.walks * steps,
+    }
+
+
+def spread(steps: int, count: int = 12) -> list[int]:
+    """Marks on the way, closer at the start.
+
+    >>> spread(300, 4)
+    [19, 75, 169, 300]
+    """
+    return sorted({max(1, math.ceil(steps * (i / count) ** 2)) for i in range(1, count + 1)})
+
+
+def along(row: Mapping[str, Any], budget: str = "votes") -> list[float]:
+    """How much of a budget (``votes`` or ``answers``) a row had spent at its marks."""
+    return [row[budget] * mark / row["steps"] for mark in row["marks"]]
+
+
+def alpha(row: Mapping[str, Any]) -> str:
+    """The chosen step size, with a mark where it stands at an edge of its grid."""
+    return f"{row['alpha']:g}{' (edge)' if row.get('edge') else ''}"

@@ -1,0 +1,206 @@
+"""`szpo bench track`: what is learnt where checkpoints are counted and progress is meant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache, partial
+from typing import Any
+
+import numpy as np
+
+from szpo.types import Floats
+from szpo_simulators.baselines import hacking
+from szpo_simulators.panels import panel as panels
+from szpo_simulators.study import Study, bench, curve, interval, told
+from szpo_simulators.worlds import repetitions as batched
+from szpo_simulators.worlds.oracle import Panel
+from szpo_simulators.worlds.track import FEATURES, PROXY, TRUTH, Track
+from szpo_simulators.worlds.world import Reals, draws
+
+BUDGETS = (12, 32, 100, 300, 1000, 3000)
+"""Votes; each is on one pair of drives, so two drives are read per vote."""
+N, MU = 4, 1.0
+ALPHAS, RATES = (0.03, 0.1, 0.3, 1.0), (0.01, 0.03, 0.1, 0.3)
+BATCHES = 40
+MODEL, LIMITED, SZPO, COUNTING = (
+    "PPO, model sees all",
+    "PPO, model sees checkpoints",
+    "SZPO, panel sees progress",
+    "SZPO, panel counts checkpoints",
+)
+
+
+@bench("track")
+def main(study: Study) -> dict[str, Any]:
+    """A proxy that can be hacked: reward models with full and limited eyes, and SZPO."""
+    budgets = BUDGETS[1:4] if study.quick else BUDGETS
+    beta: dict[str, panels.Calibration] = {w.seen: sharpness(w) for w in (TRUTH, PROXY)}
+    trials, repetitions = (4, 20) if study.quick else (20, 100)
+    direct = study.tuned(
+        "SZPO",
+        [
+            {"label": label, "sees": seen, "beta": beta[seen].beta, "budgets": list(budgets)}
+            for label, seen in ((SZPO, "progress"), (COUNTING, "checkpoints"))
+        ],
+        szpo,
+        ALPHAS[2:3] if study.quick else ALPHAS,
+        trials=trials,
+        repetitions=repetitions,
+    )
+    modelled = study.tuned(
+        "reward models",
+        [
+            {"label": label, "eyes": list(eyes), "beta": beta["progress"].beta, "votes": votes}
+            for label, eyes in ((MODEL, FEATURES), (LIMITED, FEATURES[1:]))
+            for votes in budgets
+        ],
+        model,
+        RATES[2:3] if study.quick else RATES,
+        setting="rate",
+        trials=trials,
+        repetitions=repetitions,
+    )
+    rows = [
+        {"label": row["label"], "votes": votes, "answers": 2 * votes, **ends}
+        for row in direct
+        for votes, ends in zip(row["budgets"], row["ends"], strict=True)
+    ] + [
+        {"label": row["label"], "votes": row["votes"], "answers": 2 * row["votes"], **row["ends"]}
+        for row in modelled
+    ]
+    untrained = TRUTH.theta0[None]
+    bounds: dict[str, tuple[float, float]] = {
+        track.seen: (float(track.value(untrained)[0]), track.optimum()) for track in (TRUTH, PROXY)
+    }
+    study.console.print(
+        "; ".join(
+            f"{seen}: untrained {low:.2f}, best {best:.2f}, panel {beta[seen]}"
+            for seen, (low, best) in bounds.items()
+        )
+    )
+    for seen in FEATURES:
+        lines = [
+            {"method": label, **{f"{row['votes']:,}": told(row[seen]) for row in of}}
+            for label, of in by_label(rows)
+        ]
+        heads = {head: head for head in lines[0]}
+        study.table(f"{seen} by votes, exact, {repetitions} seeds", lines, heads)
+    steps = dict.fromkeys((row["label"], _step(row), row["edge"]) for row in (*direct, *modelled))
+    study.table(
+        "chosen on seeds of their own, each by the reward that it can see",
+        [dict(zip(("method", "step", "edge of the grid"), one, strict=True)) for one in steps],
+        {head: head for head in ("method", "step", "edge of the grid")},
+    )
+    flat = [
+        {
+            **{name: row[name] for name in ("label", "votes", "answers")},
+            **{f"{seen} {end}": row[seen][end] for seen in FEATURES for end in row[seen]},
+        }
+        for row in rows
+    ]
+    study.csv("track", flat)
+    _draw(study, rows, modelled, bounds)
+    study.end()
+    return {"rows": flat, "bounds": bounds}
+
+
+@lru_cache
+def sharpness(track: Track) -> panels.Calibration:
+    """β of ``bt70`` for single drives of the untrained driver, by what this panel sees."""
+    drives = track.returns(track.theta0[None], draws(track, [0], 0, 0, 20_000, "calibration"))
+    return panels.calibrate(drives.reshape(200, 100), 1, 0)
+
+
+def ends(theta: Reals) -> dict[str, dict[str, float]]:
+    """Exact progress and checkpoints of policies (S, d), with intervals over seeds."""
+    return {track.seen: interval(track.value(theta).tolist()) for track in (TRUTH, PROXY)}
+
+
+def szpo(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """SZPO (margin, antithetic, N = 4, D = M = 1) on votes of a panel with these eyes."""
+    track = TRUTH if asked["sees"] == "progress" else PROXY
+    marks = [votes // N for votes in asked["budgets"]]
+    chosen = batched.settings(track, rule="margin", N=N, mu=MU, alpha=asked["alpha"])
+    runs = batched.train(
+        track, chosen, asked["seeds"], marks[-1], marks=marks, panel=Panel(beta=asked["beta"])
+    )
+    return {
+        "values": runs.final.tolist(),
+        "ends": [ends(runs.trail[:, i]) for i in range(len(marks))],
+    }
+
+
+def model(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """A reward model from votes on untrained drives, then PPO on it; valued by its own reward."""
+    panel, seeds = Panel(beta=asked["beta"]), asked["seeds"]
+    w = hacking.weights(TRUTH, seeds, asked["votes"], asked["eyes"], panel)
+    trail: list[Floats] = []
+    theta = hacking.practise(
+        TRUTH, w, seeds, BATCHES, rate=asked["rate"], mark=partial(_keep, trail)
+    )
+    believed = TRUTH.worth(theta, np.einsum("cmf,sf->scm", TRUTH.features, w))
+    return {
+        "values": believed.tolist(),
+        "ends": ends(theta),
+        "practice": [ends(at) for at in trail],
+    }
+
+
+def by_label(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Mapping[str, Any]]]]:
+    """Rows of each method, in order of their first appearance."""
+    return [
+        (label, [row for row in rows if row["label"] == label])
+        for label in dict.fromkeys(row["label"] for row in rows)
+    ]
+
+
+def _step(row: Mapping[str, Any]) -> str:
+    return f"α = {row['alpha']:g}" if "alpha" in row else f"PPO rate {row['rate']:g}"
+
+
+def _keep(trail: list[Floats], batch: int, theta: Floats) -> None:
+    trail.append(theta)
+
+
+def _draw(
+    study: Study,
+    rows: Sequence[Mapping[str, Any]],
+    modelled: Sequence[Mapping[str, Any]],
+    bounds: Mapping[str, tuple[float, float]],
+) -> None:
+    names = {"progress": "meant: laps made good", "checkpoints": "counted: checkpoints passed"}
+    with study.figure("track", columns=2, height=3.9) as axes:
+        for here, seen in zip(axes, FEATURES, strict=True):
+            for label, of in by_label(rows):
+                curve(here, [row["votes"] for row in of], [row[seen] for row in of], label)
+            for height, word in zip(bounds[seen], ("untrained", "best"), strict=True):
+                here.axhline(height, color="#777777", linewidth=0.9, linestyle="--")
+                here.annotate(
+                    word, (1, height), xycoords=("axes fraction", "data"), xytext=(-2, 2),
+                    textcoords="offset points", ha="right", fontsize=8, color="#555555",
+                )  # fmt: skip
+            here.set(xscale="log", xlabel="votes", ylabel=names[seen])
+            here.set_ylim(0, 1.1 * bounds[seen][1])
+            spent = list(dict.fromkeys(row["votes"] for row in rows))
+            here.set_xticks(spent, [f"{votes:,}" for votes in spent])
+            above = here.secondary_xaxis("top", functions=(lambda x: 2 * x, lambda x: x / 2))
+            above.set_xlabel("answers read", fontsize=8.5)
+            above.set_xticks([2 * v for v in spent], [f"{2 * v:,}" for v in spent])
+            for axis in (here, above):
+                axis.minorticks_off()
+        axes[0].figure.legend(
+            *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8.5
+        )
+    believed = [row for row in modelled if row["label"] == LIMITED][-1]
+    with study.figure("track-practice", height=3.4) as here:
+        for seen in FEATURES:
+            best = bounds[seen][1]
+            line = [
+                {end: 100 * value / best for end, value in at[seen].items()}
+                for at in believed["practice"]
+            ]
+            curve(here, range(len(line)), line, names[seen], marker="")
+        here.set(xlabel="batches of PPO on the learnt reward", ylabel="% of the best possible")
+        here.set_ylim(0, 110)
+        here.set_title(f"PPO, model sees checkpoints, {believed['votes']:,} votes", fontsize=9.5)
+        here.legend(fontsize=8.5)

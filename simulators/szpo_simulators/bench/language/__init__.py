@@ -1,0 +1,1 @@
+"""Benchmarks on language models: generation, subspaces, KL, memory, the demo."""

@@ -1,0 +1,228 @@
+"""`szpo bench demo`: what a few hundred votes of a simulated panel do to a real language model.
+
+Each seed is a whole run through the same parts as ``szpo run``: set-up, votes through the ledger,
+and a held-out measurement before and after. Finished seeds are kept in a folder and not run again.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from szpo.config import settings_file
+from szpo.config.schema import Config
+from szpo.errors import UsageError
+from szpo.ledger.database import Ledger
+from szpo.runs import assemble, driver, machine_check
+from szpo.training import step_report
+from szpo_simulators.rewards import heldout, text_rewards
+from szpo_simulators.study import screen
+
+Say = Callable[[str], None]
+SEEDS = (0, 1, 2, 3, 4, 5)
+
+
+def measure_run(
+    config: Config,
+    path: Path,
+    *,
+    say: Say = print,
+    on_step: Callable[[step_report.StepReport], None] | None = None,
+) -> dict[str, Any]:
+    """Tune from votes as ``config`` says, ledger at ``path``; held-out figures before and after.
+
+    Returns:
+        A JSON-able record: seed, reward, gain with its paired bootstrap interval, guards, votes,
+        answers read, KL, three texts before and after, seconds per phase.
+    """
+    began = time.monotonic()
+    parts = assemble.build(config, say=say)
+    policy = parts.language
+    liked = text_rewards.parse(config.panel.reward, logprob=policy.logprob_base)
+    asked = parts.prompts.heldout[: config.evaluation.prompts]
+    if not asked:
+        raise UsageError("no prompts are held out to measure on; raise prompts.heldout")
+    samples = config.evaluation.samples
+    ready = time.monotonic()
+    before = heldout.measure(
+        policy, asked, liked.score, samples=samples, seed=config.run.seed, moved=False
+    )
+    say(f"held-out {config.panel.reward} before: {before.rewards.mean():.3f}")
+    measured = time.monotonic()
+    reports: list[step_report.StepReport] = []
+
+    def note(report: step_report.StepReport) -> None:
+        reports.append(report)
+        if on_step is not None:
+            on_step(report)
+
+    with assemble.create(parts, path) as ledger:
+        outcome = driver.drive(ledger, parts, on_step=note)
+    tuned = time.monotonic()
+    after = heldout.measure(policy, asked, liked.score, samples=samples, seed=config.run.seed)
+    done = time.monotonic()
+    mean, low, high = heldout.gain(before, after, seed=config.run.seed)
+    with Ledger.open(path) as ledger:
+        rows = evaluation(before, after, config.panel.reward, (mean, low, high))
+        ledger.record_event("evaluation", "szpo demo", {"rows": rows})
+    return {
+        "seed": config.run.seed,
+        "reward": config.panel.reward,
+        "subspace": config.subspace.kind,
+        "rule": parts.settings.rule,
+        "outcome": asdict(outcome),
+        "before": float(before.rewards.mean()),
+        "after": float(after.rewards.mean()),
+        "before_interval": level(before),
+        "after_interval": level(after),
+        "gain": mean,
+        "interval": [low, high],
+        "guards": [asdict(guard) for guard in heldout.guards(before, after)],
+        "kl": [after.kl, after.kl_stderr],
+        "votes": reports[-1].total_votes if reports else 0,
+        "answers_read": reports[-1].total_answers_read if reports else 0,
+        "panel": str(parts.panel),
+        "setup": {} if parts.base is None else dict(parts.base.subspace.report),
+        "texts": [
+            {"prompt": p.text, "before": b[0], "after": a[0]}
+            for p, b, a in list(zip(asked, before.texts, after.texts, strict=True))[:3]
+        ],
+        "seconds": {
+            "setup": ready - began,
+            "before": measured - ready,
+            "tuning": tuned - measured,
+            "after": done - tuned,
+            "all": done - began,
+        },
+        "machine": {"load": os.getloadavg()[0], "matrix_seconds": machine_check.matrix_seconds()},
+    }
+
+
+def evaluation(
+    before: heldout.Measurement,
+    after: heldout.Measurement,
+    reward: str,
+    gained: tuple[float, float, float],
+) -> list[dict[str, str]]:
+    """The measurement as rows of the report's table."""
+    mean, low, high = gained
+    values = [
+        (f"mean {reward}", before.rewards.mean(), after.rewards.mean(),
+         f"{mean:+.3f}, 95 % [{low:+.3f}, {high:+.3f}]"),
+        ("log-probability per token under the base", before.logprob, after.logprob, ""),
+        ("distinct-2", before.distinct2, after.distinct2, ""),
+        ("tokens per answer", before.tokens, after.tokens, ""),
+        ("KL to the start, nats per answer", before.kl, after.kl, f"± {after.kl_stderr:.2f}"),
+    ]  # fmt: skip
+    return [
+        {
+            "name": name,
+            "before": f"{a:.3f}",
+            "after": f"{b:.3f}",
+            "change": told or f"{b - a:+.3f}",
+        }
+        for name, a, b, told in values
+    ]
+
+
+def level(found: heldout.Measurement) -> list[float]:
+    """95 % interval of a mean reward, over prompts (Student)."""
+    return list(heldout.student(found.rewards.mean(1).tolist())[1:])
+
+
+def run_seed(
+    seed: int,
+    reward: str = "sentiment",
+    *,
+    folder: Path,
+    sets: Sequence[str] = (),
+    preset: str = "demo",
+    tag: str = "",
+    say: Say = print,
+) -> dict[str, Any]:
+    """One seed, or its kept result: ``folder`` holds a ledger and a JSON record per seed.
+
+    Raises:
+        UsageError: The kept result was measured with other settings.
+    """
+    name = "-".join(filter(None, [tag, "".join(c if c.isalnum() else "-" for c in reward)]))
+    record = folder / f"{name}-{seed}.json"
+    changes = [f"run.seed={seed}", f"panel.reward={reward}", *sets]
+    config = settings_file.load(preset_name=preset, sets=changes)
+    if record.exists():
+        kept: dict[str, Any] = json.loads(record.read_text("utf-8"))
+        same = kept.get("sets", list(sets)) == list(sets)
+        if not same or kept.get("config", config.model_dump(mode="json")) != config.model_dump(
+            mode="json"
+        ):
+            raise UsageError(
+                f"{record} was measured with other settings; give another --tag or --folder"
+            )
+        return kept
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}-{seed}.db"
+    for left in folder.glob(f"{path.name}*"):  # of a measurement that did not finish
+        left.unlink()
+    found = measure_run(config, path, say=say)
+    found |= {"sets": list(sets), "config": config.model_dump(mode="json")}
+    record.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    return found
+
+
+def main(
+    seeds: Sequence[int] = SEEDS,
+    reward: Sequence[str] = ("sentiment",),
+    folder: Path = Path("runs/bench-demo"),
+    sets: Sequence[str] = (),
+    preset: str = "demo",
+    tag: str = "",
+) -> dict[str, Any]:
+    """Held-out gain over seeds, for one or more rewards with no other setting changed."""
+    console = screen()
+    results: dict[str, Any] = {}
+    for name in reward:
+        rows = []
+        for s in seeds:
+            rows.append(
+                run_seed(
+                    s, name, folder=folder, sets=sets, preset=preset, tag=tag, say=console.print
+                )
+            )
+            gc.collect()  # a model lies in reference cycles: else one more would stay each time
+        console.print(table(name, rows))
+        mean, low, high = heldout.student([row["gain"] for row in rows])
+        over = f", 95 % over seeds [{low:+.3f}, {high:+.3f}]" if len(rows) > 1 else ", one seed"
+        console.print(f"{name}: mean gain {mean:+.3f}{over}", markup=False)
+        loads = [row["machine"]["load"] for row in rows]
+        product = [1000 * row["machine"]["matrix_seconds"] for row in rows]
+        console.print(
+            f"machine load {min(loads):.1f} to {max(loads):.1f}, 1024³ fp32 product "
+            f"{min(product):.0f} to {max(product):.0f} ms"
+        )
+        results[name] = {"rows": rows, "mean": mean, "interval": [low, high]}
+    return results
+
+
+def table(reward: str, rows: Sequence[dict[str, Any]]) -> Table:
+    """One line per seed: gain, interval, guards, cost."""
+    view = Table(title=f"held-out {reward}, before and after")
+    for head in ("seed", "before", "after", "gain", "95 % over prompts", "Δ log p/token",
+                 "distinct-2", "length", "KL", "votes", "read", "minutes"):  # fmt: skip
+        view.add_column(head, justify="right")
+    for row in rows:
+        marks = [f"{g['value']:+.2f}" + ("" if g["ok"] else " !") for g in row["guards"]]
+        view.add_row(
+            str(row["seed"]), f"{row['before']:.3f}", f"{row['after']:.3f}", f"{row['gain']:+.3f}",
+            f"[{row['interval'][0]:+.3f}, {row['interval'][1]:+.3f}]".replace("[", r"\["), *marks,
+            f"{row['kl'][0]:.1f}", str(row["votes"]), str(row["answers_read"]),
+            f"{row['seconds']['all'] / 60:.1f}",
+        )  # fmt: skip
+    return view

@@ -1,0 +1,60 @@
+"""`szpo bench all`: every bench of a known world, one after the other, with the docs' figures."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+
+from szpo.errors import RunError, SzpoError
+from szpo.plugins import load
+
+NAMES: Final = (
+    "bandit", "estimators", "links", "pairing", "budget-split", "dimension", "rules", "gridworld",
+    "track", "cartpole",
+)  # fmt: skip
+"""Each takes ``quick``, ``folder`` and ``figures``."""
+FROZEN: Final = Path("experiments/frozen/gridworld-win.toml")
+"""The contest frozen before it was run; a checkout has it, an installed package does not."""
+
+
+def main(
+    quick: bool = False,
+    folder: Path = Path("runs/bench-all"),
+    figures: Path | None = None,
+    only: tuple[str, ...] = (),
+    frozen: Path = FROZEN,
+) -> dict[str, Any]:
+    """Run all benches of known worlds; a bench that cannot run does not stop the others.
+
+    Args:
+        quick: Small settings, each bench under a minute.
+        folder: Where each bench gets a folder of its own.
+        figures: Where the documents' figures go, docs/figures in a checkout.
+        only: Names of benches, all of them by default.
+        frozen: The frozen contest, run after gridworld where this file exists.
+    """
+    console = Console()
+    took, failed = {}, {}
+    asked: list[tuple[str, str, dict[str, Path]]] = [(name, name, {}) for name in only or NAMES]
+    if frozen.exists():
+        names = [name for name, *_ in asked]
+        if "gridworld" in names:
+            claim = ("gridworld-claim", "gridworld", {"frozen": frozen})
+            asked.insert(names.index("gridworld") + 1, claim)
+    for name, bench, more in asked:
+        console.rule(name)
+        start = time.perf_counter()
+        try:
+            run = load("szpo.benches", bench, "bench")
+            run(quick=quick, folder=folder / name, figures=figures, **more)
+            took[name] = time.perf_counter() - start
+        except SzpoError as error:
+            failed[name] = str(error)
+            console.print(f"{name}: {error}")
+    console.print(", ".join(f"{name} {seconds:.0f} s" for name, seconds in took.items()))
+    if failed:
+        raise RunError(f"not run: {', '.join(failed)}; the reasons stand above")
+    return {"seconds": took}

@@ -1,0 +1,1 @@
+"""Benchmarks of voters: hostile and noisy panels, weightings, judges, tastes."""

@@ -1,0 +1,385 @@
+"""`szpo bench hostile`: what hostile and careless voters do to a step, to a run, and to the flags.
+
+Three parts. *Step*: is the sign of one direction right when a share of many voters always votes
+wrong? *Run*: what do hostile members of a small panel leave of an honest panel's gain, with equal
+weights and with learnt ones, on the same seeds? *Effort*: who is flagged? Goals that are missed
+are printed as missed. With ``--model`` whole runs of a language model instead, each seed as a
+point: see `szpo_simulators.bench.voters.hostile_runs`.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from szpo.aggregation import estimators, low_effort, weighting
+from szpo.intervals import wilson
+from szpo.seeds import derive
+from szpo.types import Floats
+from szpo_simulators import study
+from szpo_simulators.bench.voters import hostile_runs
+from szpo_simulators.panels import panel
+from szpo_simulators.rewards import heldout
+from szpo_simulators.worlds.yard import TabularPolicy, Walk, Yard
+from szpo_simulators.worlds.yard_repetitions import World, train
+
+SHARES = (0.0, 0.1, 0.2, 0.3)
+STEP_GOALS = {0.2: 0.99, 0.3: 0.95}
+"""How often the median's sign is to be right, by share of hostile voters."""
+RUN_GOALS = {1: 0.80, 2: 0.55}
+"""What `skill` is to keep of the honest gain, by hostile members of seven."""
+FLAGGED, FALSELY = 0.95, 0.01
+VOTES = 400
+
+
+def generator(key: bytes) -> np.random.Generator:
+    """A stream of its own for each named draw."""
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
+
+
+def trimmed(ballots: weighting.Ballots) -> Floats:
+    """Mean over voters of (for − against)/votes without the fifth at either end, (..., K)."""
+    said = ballots.said.astype(np.float64)
+    means = np.sort((said * (np.abs(said) == 1)).mean(-1), axis=-2)
+    cut = means.shape[-2] // 5
+    middle: Floats = means[..., cut : means.shape[-2] - cut, :].mean(-2)
+    return middle
+
+
+def equal(ballots: weighting.Ballots) -> Floats:
+    """All votes for less all votes against, (..., K)."""
+    tally = ballots.tally()
+    return estimators.ordered_sum(tally.plus - tally.minus)
+
+
+RULES: Mapping[str, Callable[[weighting.Ballots], Floats]] = {
+    "equal": equal,
+    "trimmed": trimmed,
+    "shrunk-logits": weighting.shrunk_logits,
+    "median": weighting.median,
+}
+
+
+def step(
+    trials: int,
+    *,
+    voters: int = 40,
+    each: int = 25,
+    right: float = 0.6,
+    seed: int = 0,
+    on_trials: Callable[[int], None] = lambda done: None,
+) -> list[dict[str, Any]]:
+    """How often the sign of one direction is right, per rule and share of hostile voters.
+
+    Plus is better; honest voters say so with probability ``right``, hostile ones never. A tie is
+    not right.
+    """
+    names = tuple(f"{i:03d}" for i in range(voters))
+    rows = []
+    for share in SHARES:
+        hits = dict.fromkeys(RULES, 0)
+        hostile = round(share * voters)
+        for start in range(0, trials, 500):
+            size = min(500, trials - start)
+            draw = generator(derive(seed, "hostile step", k=start, name=str(share)))
+            said = np.where(draw.random((size, voters, 1, each)) < right, 1, -1).astype(np.int8)
+            said[:, :hostile] = -1
+            ballots = weighting.Ballots(names, said, np.zeros((size, 1, each), dtype=bool))
+            for name, rule in RULES.items():
+                hits[name] += int((rule(ballots)[:, 0] > 0).sum())
+            on_trials(size)
+        for name, count in hits.items():
+            low, high = wilson(count, trials)
+            rows.append(
+                {"rule": name, "hostile": share, "right": count / trials, "low": low, "high": high,
+                 "trials": trials}
+            )  # fmt: skip
+    return rows
+
+
+def gains(world: World, seeds: Sequence[int], on_seeds: Callable[[int], None]) -> Floats:
+    """Gain in exact value (S,) after `VOTES` votes, in chunks of seeds that fit a cache."""
+    start = world.yard.value(np.zeros((world.yard.cells, 4)))
+    found = []
+    for first in range(0, len(seeds), 25):
+        chunk = seeds[first : first + 25]
+        for theta in train(world, chunk, VOTES):
+            logits = theta.astype(np.float64).reshape(-1, 4)
+            found.append(world.yard.value(logits) - start)
+        on_seeds(len(chunk))
+    return np.array(found)
+
+
+def sharpness(rows: int = 8) -> panel.Calibration:
+    """β of ``bt70`` for the yard's own base answers."""
+    policy, prompts = TabularPolicy(0), Yard().prompts()
+    drawn = policy.sample(prompts, 64, seed=1)
+    liked = Walk()
+    worth = [[liked.score(p, a) for a in row] for p, row in zip(prompts, drawn, strict=True)]
+    return panel.calibrate(np.array(worth), rows, 0)
+
+
+def kept(gain: Floats, honest: Floats, draws: int = 2000) -> tuple[float, float, float]:
+    """Share of the honest mean gain that is kept, with its 95 % bootstrap interval over seeds."""
+    picks = generator(derive(0, "bootstrap")).integers(0, len(gain), (draws, len(gain)))
+    ratios = gain[picks].mean(1) / honest[picks].mean(1)
+    low, high = np.quantile(ratios, [0.025, 0.975])
+    return float(gain.mean() / honest.mean()), float(low), float(high)
+
+
+def runs(
+    seeds: Sequence[int],
+    *,
+    mu: float = 0.4,
+    beta: float,
+    on_seeds: Callable[[int], None] = lambda done: None,
+) -> list[dict[str, Any]]:
+    """Runs of P = 7 and `VOTES` votes with 0, 1, 2 hostile members, equal and learnt weights."""
+    honest = gains(World(beta, mu=mu), seeds, on_seeds)
+    rows = []
+    for hostile in (0, *RUN_GOALS):
+        plain = honest
+        if hostile:
+            plain = gains(World(beta, hostile=hostile, mu=mu), seeds, on_seeds)
+        learnt = gains(World(beta, hostile=hostile, mu=mu, weighting="skill"), seeds, on_seeds)
+        difference, low, high = heldout.student((learnt - plain).tolist())
+        rows.append(
+            {
+                "hostile": hostile,
+                "equal": float(plain.mean()),
+                "skill": float(learnt.mean()),
+                "difference": [difference, low, high],
+                "kept_equal": kept(plain, honest),
+                "kept_skill": kept(learnt, honest),
+                "gains": {"equal": plain.tolist(), "skill": learnt.tolist()},
+            }
+        )
+    return rows
+
+
+CODES = ("fast", "side", "run", "gold", "rest", "random")
+KINDS = ("honest", "hasty clicker", "patient clicker", "one side", "contrary")
+WORDS = 288
+"""Of a comparison: eight rows of two answers of 18 words."""
+USUAL = low_effort.Usual(gold=0.95, repeat=0.8, rest=0.6)
+"""What honest members of the simulated panel do."""
+
+
+def conduct(kind: str, votes: int, gold: int, draw: np.random.Generator) -> low_effort.Conduct:
+    """The answers of one simulated panelist: ``gold`` known questions among ``votes``.
+
+    Of the rest a twentieth are repeats. Honest reading takes 120 ms a word, log-normal with σ ½;
+    haste 2 s, σ .6. Contrary voters answer against what they see, the known questions too.
+    """
+    shares = {
+        "honest": (USUAL.gold, USUAL.repeat, USUAL.rest),
+        "contrary": (1 - USUAL.gold, USUAL.repeat, 1 - USUAL.rest),
+    }.get(kind, (0.5, 0.5, 0.5))
+    repeats = votes // 20
+    train = votes - gold - repeats
+    median = 2000.0 if kind == "hasty clicker" else 120.0 * WORDS
+    times = median * np.exp(draw.normal(0, 0.6 if kind == "hasty clicker" else 0.5, votes))
+    left = draw.random(votes) < (1.0 if kind == "one side" else 0.5)
+    again = 0 if kind == "one side" else draw.binomial(repeats, shares[1])
+    return low_effort.Conduct(
+        fast=(int((times < low_effort.soonest_ms(WORDS)).sum()), votes),
+        left=(int(left.sum()), votes),
+        run=low_effort.longest_run("".join("AB"[int(not side)] for side in left)),
+        gold=(int(draw.binomial(gold, shares[0])), gold),
+        repeat=(int(again), repeats),
+        rest=(int(draw.binomial(train, shares[2])), train),
+    )
+
+
+def clickers(
+    people: int, *, seed: int = 0, on_people: Callable[[int], None] = lambda done: None
+) -> list[dict[str, Any]]:
+    """Share flagged of each kind of panelist, by votes given and known questions among them."""
+    rows = []
+    for votes, gold in ((40, 2), (40, 4), (40, 10), (400, 40)):
+        for kind in KINDS:
+            draw = generator(derive(seed, "effort", k=votes * 1000 + gold, name=kind))
+            found = [
+                {flag.code for flag in low_effort.flags(conduct(kind, votes, gold, draw), USUAL)}
+                for _ in range(people)
+            ]
+            hits = sum(bool(codes) for codes in found)
+            low, high = wilson(hits, people)
+            by = {code: sum(code in codes for codes in found) / people for code in CODES}
+            rows.append(
+                {"votes": votes, "known": gold, "kind": kind, "flagged": hits / people, "low": low,
+                 "high": high, "people": people, **by}
+            )  # fmt: skip
+            on_people(people)
+    return rows
+
+
+def main(
+    seeds: int = 200,
+    first: int = 1000,
+    trials: int = 10_000,
+    people: int = 5000,
+    mu: float = 0.4,
+    folder: Path = Path("runs/bench-hostile"),
+    quick: bool = False,
+    model: str = "",
+    points: Sequence[int] = (0, 1, 2, 3, 4),
+    members: Sequence[int] = (0, 2),
+    sets: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Hostile and careless voters: a step's sign, a run's gain, the flags; with intervals.
+
+    Args:
+        seeds: Seeds of the runs, paired over weightings.
+        first: The first of them; the settings were chosen on seeds below 1000.
+        trials: Of a step, per share of hostile voters.
+        people: Simulated panelists per kind, for the flags.
+        mu: Perturbation radius of the runs.
+        folder: Where hostile.json and the tables as CSV go.
+        quick: A tenth of everything, for a look.
+        model: smollm2 or tiny: whole runs of it instead, beside the small policy's kept table.
+        points: Seeds of those runs.
+        members: Hostile members of those runs' panels, of seven.
+        sets: Further settings of those runs, as section.key=value.
+    """
+    if model:
+        return whole_runs(model, points, members, sets, folder)
+    if quick:
+        seeds, trials, people = max(seeds // 10, 2), max(trials // 10, 200), max(people // 10, 100)
+    used = list(range(first, first + seeds))
+    fitted = sharpness()
+    console = Console()
+    with Progress(console=console, transient=True) as progress:
+        one = progress.add_task("a step", total=trials * len(SHARES))
+        two = progress.add_task("runs", total=seeds * 6)
+        three = progress.add_task("flags", total=people * len(KINDS) * 4)
+        result: dict[str, Any] = {
+            "seeds": used,
+            "mu": mu,
+            "panel": str(fitted),
+            "step": step(trials, seed=first, on_trials=lambda n: progress.advance(one, n)),
+            "run": runs(
+                used, mu=mu, beta=fitted.beta, on_seeds=lambda n: progress.advance(two, n)
+            ),
+            "effort": clickers(people, seed=first, on_people=lambda n: progress.advance(three, n)),
+        }
+    result["goals"] = goals(result)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "hostile.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
+    for part in ("step", "run", "effort"):
+        rows = [{k: v for k, v in row.items() if k != "gains"} for row in result[part]]
+        with (folder / f"{part}.csv").open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    show(result, console)
+    return result
+
+
+def whole_runs(
+    model: str, seeds: Sequence[int], members: Sequence[int], sets: Sequence[str], folder: Path
+) -> dict[str, Any]:
+    """Runs of a language model, as far as no other process of this folder is at them."""
+    console = study.screen()
+    found, elsewhere = hostile_runs.cells(
+        model, members, seeds, votes=VOTES, folder=folder / model, sets=sets, say=console.print
+    )
+    rows = hostile_runs.summary(found)
+    result = {"model": model, "votes": VOTES, "rows": rows, "elsewhere": elsewhere}
+    text = json.dumps(result, indent=1, allow_nan=False)
+    (folder / f"{model}.json").write_text(text, encoding="utf-8")
+    kept = folder / "hostile.json"
+    if kept.exists():
+        console.print(run_table(json.loads(kept.read_text("utf-8"))))
+    console.print(hostile_runs.table(model, VOTES, rows))
+    if elsewhere:
+        console.print(f"{elsewhere} runs are with other processes; the same command shows them")
+    return result
+
+
+def goals(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Each goal with what was measured and whether it is met."""
+    found = []
+    for row in result["step"]:
+        goal = STEP_GOALS.get(row["hostile"])
+        if row["rule"] == "median" and goal is not None:
+            name = f"median: sign right at {row['hostile']:.0%} hostile ≥ {goal:.0%}"
+            found.append({"goal": name, "measured": row["right"], "met": row["right"] >= goal})
+    for row in result["run"]:
+        hostile = row["hostile"]
+        if hostile not in RUN_GOALS:
+            continue
+        low = row["difference"][1]
+        name = f"skill − equal with {hostile} hostile: interval above 0"
+        found.append({"goal": name, "measured": low, "met": low > 0})
+        name = f"skill keeps ≥ {RUN_GOALS[hostile]:.0%} with {hostile} hostile"
+        share = row["kept_skill"][0]
+        found.append({"goal": name, "measured": share, "met": share >= RUN_GOALS[hostile]})
+    for row in result["effort"]:
+        if row["votes"] != 40:
+            continue
+        if row["kind"] == "honest":
+            name = f"honest flagged by 40 votes, {row['known']} known, ≤ {FALSELY:.0%}"
+            met = row["flagged"] <= FALSELY
+        elif "clicker" in row["kind"]:
+            name = f"{row['kind']} flagged by 40 votes, {row['known']} known, ≥ {FLAGGED:.0%}"
+            met = row["flagged"] >= FLAGGED
+        else:
+            continue
+        found.append({"goal": name, "measured": row["flagged"], "met": met})
+    return found
+
+
+def show(result: Mapping[str, Any], console: Console) -> None:
+    """The three tables and the goals."""
+    view = Table(title="sign of a step right: 40 voters × 25 votes, p = .6, hostile never right")
+    view.add_column("hostile")
+    for name in RULES:
+        view.add_column(name, justify="right")
+    for share in SHARES:
+        cells = [_share(r["right"], r) for r in result["step"] if r["hostile"] == share]
+        view.add_row(f"{share:.0%}", *cells)
+    console.print(view)
+    console.print(run_table(result))
+    view = Table(title="panelists flagged")
+    for head in ("votes", "known", "kind", "flagged", *CODES):
+        view.add_column(head, justify="right")
+    for row in result["effort"]:
+        view.add_row(
+            str(row["votes"]), str(row["known"]), row["kind"], _share(row["flagged"], row),
+            *(f"{row[code]:.0%}" for code in CODES),
+        )  # fmt: skip
+    console.print(view)
+    console.print(result["panel"])
+    for goal in result["goals"]:
+        mark = "met" if goal["met"] else "MISSED"
+        console.print(f"{mark}: {goal['goal']} (measured {goal['measured']:.3f})")
+
+
+def run_table(result: Mapping[str, Any]) -> Table:
+    """Gains of the small policy's runs, and what of the honest gain is kept."""
+    used = result["seeds"]
+    title = f"gain after {VOTES} votes, P = 7, mu {result['mu']:g}, seeds {used[0]} to {used[-1]}"
+    view = Table(title=title)
+    for head in ("hostile", "equal", "skill", "skill − equal", "equal keeps", "skill keeps"):
+        view.add_column(head, justify="right")
+    for row in result["run"]:
+        mean, low, high = row["difference"]
+        view.add_row(
+            str(row["hostile"]), f"{row['equal']:.3f}", f"{row['skill']:.3f}",
+            f"{mean:+.3f} \\[{low:+.3f}, {high:+.3f}]",
+            *("{:.1%} \\[{:.1%}, {:.1%}]".format(*row[k]) for k in ("kept_equal", "kept_skill")),
+        )  # fmt: skip
+    return view
+
+
+def _share(value: float, row: Mapping[str, Any]) -> str:
+    return f"{value:.1%} \\[{row['low']:.1%}, {row['high']:.1%}]"

@@ -1,0 +1,205 @@
+"""`szpo bench weighting`: what weights of voters save, learnt from 20, 50 and 100 votes each.
+
+Votes are drawn from the model itself, P(plus) = σ(β_j x), so that the best weights (β) and what
+learnt ones reach of them are known: panels whose log β spreads, panels of equals (what learning
+costs) and panels with hostile members. *All* answer each comparison, or *one* does. Then whole
+runs of the small policy with none, one and two hostile members of seven.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+from szpo.aggregation import weighting
+from szpo.aggregation.weighting import History
+from szpo.optim import weighted_votes
+from szpo.seeds import derive
+from szpo.types import Floats
+from szpo_simulators.bench.voters import hostile
+from szpo_simulators.rewards import heldout
+from szpo_simulators.study import (
+    REPORTED,
+    Asked,
+    Study,
+    bench,
+    curve,
+    interval,
+    legend_below,
+    seeds,
+    ticks,
+    told,
+)
+from szpo_simulators.worlds.yard_repetitions import World
+
+SPREAD: Final = 0.7
+"""Of log β among voters: the best weights then need exp(.49) = 1.63 times fewer votes."""
+EACH: Final = (20, 50, 100)
+"""Votes of each voter that weights are learnt from."""
+PANELS: Final = (("uneven", 20), ("uneven", 7), ("alike", 7), ("hostile", 7))
+HOSTILE: Final = 2
+N: Final = 8
+"""Comparisons of a direction where each has one vote."""
+CHUNK: Final = 20
+
+
+def sharpness(kind: str, panels: int, voters: int, rng: np.random.Generator) -> Floats:
+    """β of each voter (panels, voters)."""
+    if kind == "uneven":
+        return np.exp(SPREAD * rng.normal(size=(panels, voters)))
+    beta = np.ones((panels, voters))
+    if kind == "hostile":
+        beta[:, -HOSTILE:] = -1.0
+    return beta
+
+
+def past(beta: Floats, each: int, *, answered: str, rng: np.random.Generator) -> History:
+    """A history in which each voter has given ``each`` votes; x ~ N(0, 1) in logits of β = 1.
+
+    ``answered`` all: every direction is one comparison with a vote of each voter; one: directions
+    of `N` comparisons with one vote each, in turns.
+    """
+    panels, voters = beta.shape
+    rows = each if answered == "all" else -(-each * voters // N)
+    x = rng.normal(size=(panels, rows))
+    places = 1 if answered == "all" else N
+    said = np.zeros((panels, voters, rows, places), dtype=np.int8)
+    for r in range(rows):
+        who = np.arange(voters) if answered == "all" else (r * N + np.arange(N)) % voters
+        where = np.zeros(voters, dtype=np.int64) if answered == "all" else np.arange(N)
+        chance = 1 / (1 + np.exp(-beta[:, who] * x[:, r, None]))
+        said[:, who, r, where] = np.where(rng.random(chance.shape) < chance, 1, -1)
+    names = tuple(f"{i:03d}" for i in range(voters))
+    return History(names, np.arange(rows), said, np.zeros((panels, voters, 2)))
+
+
+def known(asked: Asked) -> dict[str, Any]:
+    """Variance of x̂ under equal weights over that under weights β, at x = 0, by simulation.
+
+    x̂ = 4 Σ w (o − ½)/Σ w β for votes o of many voters; interval over panels.
+    """
+    rng = hostile.generator(derive(asked["seed"], "known weights"))
+    ratios = []
+    for _ in range(asked["panels"]):
+        beta = sharpness("uneven", 1, asked["voters"], rng)[0]
+        votes = (rng.random((asked["draws"], asked["voters"])) < 0.5) - 0.5
+        best, equal = 4 * votes @ beta / (beta @ beta), 4 * votes.sum(-1) / beta.sum()
+        ratios.append(float(equal.var() / best.var()))
+    return interval(ratios)
+
+
+def learnt(asked: Asked) -> dict[str, Any]:
+    """Votes saved by learnt weights against equal ones, over panels, and what β would save.
+
+    With hostile members equal weights of the honest alone are what is compared with: 1 is as
+    good as nobody hostile.
+    """
+    rng = hostile.generator(derive(asked["seed"], "panels", name=f"{asked['panel']}"))
+    gained: list[float] = []
+    best: list[float] = []
+    for first in range(0, asked["panels"], CHUNK):
+        size = min(CHUNK, asked["panels"] - first)
+        beta = sharpness(asked["panel"], size, asked["voters"], rng)
+        history = past(beta, asked["each"], answered=asked["answered"], rng=rng)
+        weights = weighted_votes.learnt(asked["weighting"], history)
+        scale = (np.abs(beta).sum(-1) ** 2 / beta.shape[-1])[:, None]
+        for found, w in ((gained, weights), (best, beta)):
+            merit = (w * beta).sum(-1) ** 2 / np.maximum((w**2).sum(-1), 1e-300)
+            found += (merit / scale[:, 0]).tolist()
+    return {**interval(gained), "best": float(np.mean(best))}
+
+
+def run(asked: Asked) -> dict[str, Any]:
+    """Gains of runs of the small policy, one per seed (`szpo bench hostile`'s second part)."""
+    world = World(
+        asked["beta"], hostile=asked["hostile"], mu=asked["mu"], weighting=asked["weighting"]
+    )
+    return {"values": hostile.gains(world, asked["seeds"], lambda done: None).tolist()}
+
+
+def runs(study: Study) -> list[dict[str, Any]]:
+    """Per number of hostile members and weighting: what is kept, and the difference to skill."""
+    used = seeds(10 if study.quick else 100)
+    beta = hostile.sharpness().beta
+    asked = [
+        {"hostile": bad, "weighting": name, "beta": beta, "mu": 0.4, "seeds": used}
+        for bad in (0, 1, 2)
+        for name in ("equal", "skill", "rationality")
+    ]
+    rows = study.cells("runs", asked, run)
+    by = {(row["hostile"], row["weighting"]): np.array(row["values"]) for row in rows}
+    for row in rows:
+        gain, honest = np.array(row["values"]), by[0, "equal"]
+        share, low, high = hostile.kept(gain, honest)
+        mean, least, most = heldout.student((gain - by[row["hostile"], "skill"]).tolist())
+        row |= {**interval(row["values"]), "kept": share, "kept_low": low, "kept_high": high,
+                "to_skill": mean, "to_skill_low": least, "to_skill_high": most}  # fmt: skip
+    return rows
+
+
+def share_of_best(row: dict[str, Any]) -> str:
+    """(saving − 1) over (best saving − 1); empty where there is nothing to save."""
+    if row["best"] < 1.01:
+        return ""
+    return f"{(row['mean'] - 1) / (row['best'] - 1):.0%}"
+
+
+@bench("weighting")
+def main(study: Study) -> dict[str, Any]:
+    """What weights of voters save, learnt from 20, 50 and 100 votes each; hostile members."""
+    panels = 20 if study.quick else 200
+    ideal = study.cells(
+        "known β",
+        [{"voters": 500, "draws": 2000, "panels": 10 if study.quick else 50, "seed": REPORTED}],
+        known,
+    )
+    asked = [
+        {"panel": kind, "voters": voters, "each": each, "answered": answered, "weighting": name,
+         "panels": panels, "seed": REPORTED}
+        for kind, voters in PANELS
+        for answered in ("all", "one")
+        for name in weighting.LEARNT
+        for each in EACH
+        if not (name == "dawid-skene" and answered == "one")
+    ]  # fmt: skip
+    saved = study.cells("learnt", asked, learnt)
+    gained = runs(study)
+    study.table("variance saved by weights β known beforehand, 500 voters", ideal,
+                {"log β spread": lambda r: f"{SPREAD:g}", "saved": told})  # fmt: skip
+    study.table(
+        "votes saved by learnt weights, times (1: as equal weights of as many honest voters)",
+        saved,
+        {"panel": "panel", "voters": "voters", "a comparison is answered by": "answered",
+         "weights": "weighting", "votes each": "each", "saved": lambda r: told(r, 3),
+         "best": "best", "of the best": share_of_best},
+    )  # fmt: skip
+    study.table(
+        f"gain of the small policy after {hostile.VOTES} votes, P = 7, M = 1", gained,
+        {"hostile": "hostile", "weights": "weighting", "gain": lambda r: told(r, 3),
+         "of the honest gain": lambda r: f"{r['kept']:.1%} [{r['kept_low']:.1%}, "
+                                         f"{r['kept_high']:.1%}]",
+         "less skill's": lambda r: f"{r['to_skill']:+.3f} [{r['to_skill_low']:+.3f}, "
+                                   f"{r['to_skill_high']:+.3f}]"},
+    )  # fmt: skip
+    for part, rows in (("known", ideal), ("learnt", saved), ("runs", gained)):
+        study.csv(part, rows)
+    with study.figure("weighting", columns=2, height=3.9) as axes:
+        for axis, answered in zip(axes, ("all", "one"), strict=True):
+            for name in weighting.LEARNT:
+                some = [
+                    row for row in saved
+                    if (row["panel"], row["voters"]) == PANELS[0]
+                    and (row["answered"], row["weighting"]) == (answered, name)
+                ]  # fmt: skip
+                if some:
+                    curve(axis, EACH, some, name)
+            best = next(row["best"] for row in saved if (row["panel"], row["voters"]) == PANELS[0])
+            axis.axhline(best, color="black", lw=0.8, ls="--", label="β known")
+            axis.axhline(1.0, color="#888888", lw=0.8, ls=":", label="equal")
+            ticks(axis, EACH)
+            axis.set(xlabel="votes of each voter", ylabel="votes saved, times",
+                     title=f"20 voters, {answered} to a comparison")  # fmt: skip
+            legend_below(axis)
+    study.end()
+    return {"known": ideal, "learnt": saved, "runs": gained}

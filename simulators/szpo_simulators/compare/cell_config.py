@@ -1,0 +1,16 @@
+"""The settings of a run that a cell of a comparison stands on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from szpo.config import settings_file
+from szpo.config.schema import Config
+
+
+def config(asked: Mapping[str, Any]) -> Config:
+    """The run's settings that a cell stands on: all its methods share model, sites and prompts."""
+    sets = [f"run.seed={asked['seed']}", f"panel.reward={asked['reward']}",
+            f"panel.kind={asked['panel']}", *asked["sets"]]  # fmt: skip
+    return settings_file.load(preset_name=asked["run"], sets=sets)

@@ -1,0 +1,151 @@
+"""What is put around a cell's work to count it: tokens, seconds, memory, and no kept set-ups.
+
+A cell has a process of its own, so these may count all that happens in it. Measuring is not part
+of what a method costs: `Instruments.aside` stops the clock, the count and the memory's high water.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from szpo import memory
+from szpo.generation.flat_engine import HfEngine
+from szpo.generation.generate_engine import GenerateEngine
+from szpo.policies import subspace_cache
+from szpo.policies.subspaces import Subspace
+
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+PEAK_ONLY = "5"
+"""Written to `CLEAR`, it sets the high water of resident memory back to what is resident now."""
+
+
+class Instruments:
+    """Seconds, processor seconds, peak of resident memory and tokens since it was made."""
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        """Tokens of answers that the engines made, end tokens not counted."""
+        self._began = self._now()
+        self._apart = (0.0, 0.0)
+        self._peak = 0
+        self._process_peak = 0
+        self._on = True
+        self.exact = _reset()
+        """The high water can be set back, so that `peak` is what was done since."""
+
+    @staticmethod
+    def _now() -> tuple[float, float]:
+        return time.monotonic(), time.process_time()
+
+    def seconds(self) -> tuple[float, float]:
+        """Wall and processor seconds, measuring left out."""
+        now = self._now()
+        wall, cpu = (now[i] - self._began[i] - self._apart[i] for i in (0, 1))
+        return wall, cpu
+
+    def peak(self) -> int:
+        """Largest resident memory in bytes outside of measuring.
+
+        Where the system cannot set its high water back, that of the whole process.
+        """
+        return self.process_peak() if not self.exact else max(self._peak, high_water())
+
+    def process_peak(self) -> int:
+        """Largest resident memory of the process so far, measuring included, in bytes."""
+        self._process_peak = max(self._process_peak, high_water(), memory.most())
+        return self._process_peak
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Within it nothing is charged."""
+        since = self._now()
+        self._peak = max(self._peak, high_water())
+        self._on = False
+        try:
+            yield
+        finally:
+            self._on = True
+            self.process_peak()
+            if self.exact:
+                _reset()
+            now = self._now()
+            self._apart = (
+                self._apart[0] + now[0] - since[0],
+                self._apart[1] + now[1] - since[1],
+            )
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Within it every answer of szpo's engines is counted, and no set-up comes from a cache.
+
+        A kept set-up would make a run look cheaper the second time it is measured.
+        """
+        undo: list[Callable[[], None]] = []
+
+        def put(owner: Any, name: str, value: Any) -> None:
+            kept = getattr(owner, name)
+            undo.append(lambda: setattr(owner, name, kept))
+            setattr(owner, name, value)
+
+        def counted(generate: Callable[..., Any]) -> Callable[..., Any]:
+            def run(engine: Any, *some: Any, **more: Any) -> Any:
+                made = generate(engine, *some, **more)
+                if self._on:
+                    self.tokens += spoken(made.tokens, engine.stop_tokens)
+                return made
+
+            return run
+
+        def unkept(_key: Any, make: Callable[[], Subspace]) -> Subspace:
+            return make()
+
+        for engine in (HfEngine, GenerateEngine):
+            put(engine, "generate", counted(engine.generate))
+        put(subspace_cache, "kept", unkept)
+        try:
+            yield
+        finally:
+            for back in undo:
+                back()
+
+
+def spoken(answers: Sequence[Sequence[int]], stop: Sequence[int]) -> int:
+    """Tokens of answers without the end tokens.
+
+    >>> spoken([(5, 6, 1), (7,)], stop=(1,))
+    3
+    """
+    return sum(token not in stop for answer in answers for token in answer)
+
+
+def high_water() -> int:
+    """Largest resident memory in bytes since the high water was last set back."""
+    try:
+        lines = STATUS.read_text().splitlines()
+    except OSError:
+        return memory.most()
+    found = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
+    return int(found[0]) * 1024 if found else memory.most()
+
+
+def resident() -> int:
+    """Resident memory now, in bytes; its high water where the system does not tell."""
+    try:
+        lines = STATUS.read_text().splitlines()
+    except OSError:
+        return memory.most()
+    found = [line.split()[1] for line in lines if line.startswith("VmRSS:")]
+    return int(found[0]) * 1024 if found else memory.most()
+
+
+def _reset() -> bool:
+    """Set the high water back; whether the system can."""
+    try:
+        CLEAR.write_text(PEAK_ONLY)
+    except OSError:
+        return False
+    return True

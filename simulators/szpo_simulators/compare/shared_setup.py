@@ -1,0 +1,86 @@
+"""What all cells of a comparison stand on: the base model's answers, the panels, the yardstick.
+
+The cell ``base`` is done first and once: it fits β at D rows and at one, and measures the model
+before any vote. All other cells are asked with what it found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from szpo.baselines.actor import Actor
+from szpo.config.schema import Config
+from szpo.data.prompts import PromptSet, chosen
+from szpo.errors import UsageError
+from szpo.policies import language_model
+from szpo.runs.assemble import CALIBRATION_PROMPTS, CALIBRATION_SAMPLES
+from szpo_simulators.compare import cell_config, checkpoints
+from szpo_simulators.compare.asking import PanelAsk
+from szpo_simulators.panels import panel as panels
+from szpo_simulators.rewards import heldout, text_rewards
+
+MEASURING = 0
+"""Names the held-out random numbers, the same for every cell: policies are paired by them."""
+
+
+def actor(asked: Mapping[str, Any]) -> Actor:
+    """The model of a cell, ready for a gradient method."""
+    return actor_of(cell_config.config(asked))
+
+
+def actor_of(config: Config) -> Actor:
+    """The model with a LoRA of its own on the sites and with the rank that SZPO moves."""
+    of = language_model.plain(config, say=lambda text: None)
+    return Actor(of.loaded, of.sites, of.start, sampling=of.sampling, seed=config.run.seed)
+
+
+def prompts(asked: Mapping[str, Any]) -> PromptSet:
+    """The prompts of all cells: those to learn from, and those held out."""
+    found = chosen(cell_config.config(asked).prompts)
+    if not found.heldout:
+        raise UsageError("compare: no prompts are held out to measure on; raise prompts.heldout")
+    return found
+
+
+def base(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """β of the panel at D rows and at one, and the held-out measurement before any vote."""
+    policy, told = actor(asked), prompts(asked)
+    liked = text_rewards.parse(asked["reward"])
+    drawn = policy.sample(told.train[:CALIBRATION_PROMPTS], CALIBRATION_SAMPLES, seed=0)
+    worth = text_rewards.matrix(liked, told.train[:CALIBRATION_PROMPTS], drawn)
+    fitted = {name: panels.calibrate(worth, rows, 0)
+              for name, rows in (("batch", asked["D"]), ("pair", 1))}  # fmt: skip
+    found = heldout.measure(
+        policy, told.heldout[: asked["prompts"]], liked.score, samples=asked["samples"],
+        seed=MEASURING, moved=False,
+    )  # fmt: skip
+    return {
+        "panel": {name: asdict(one) for name, one in fitted.items()},
+        "measurement": checkpoints.kept(found),
+    }
+
+
+def yardstick(asked: Mapping[str, Any], start: Mapping[str, Any]) -> checkpoints.Yardstick:
+    """How the cell is measured, beside what the cell ``base`` measured."""
+    return checkpoints.Yardstick(
+        prompts(asked).heldout[: asked["prompts"]],
+        asked["samples"],
+        MEASURING,
+        text_rewards.parse(asked["reward"]).score,
+        checkpoints.restored(start),
+    )
+
+
+def ask(asked: Mapping[str, Any]) -> PanelAsk:
+    """The panel, fitted for either size of question."""
+    size = cell_config.config(asked).panel.size
+
+    def panel(name: str, rows: int) -> panels.Panel:
+        beta = asked["beta"][name]
+        return panels.build(
+            asked["panel"], reward=asked["reward"], size=size, rows=rows, beta=beta
+        )
+
+    return PanelAsk(panel("batch", asked["D"]), panel("pair", 1))

@@ -1,0 +1,1 @@
+"""A stub endpoint and scripted judges, to try the judges of szpo on."""

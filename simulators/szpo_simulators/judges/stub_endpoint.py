@@ -1,0 +1,167 @@
+"""A stand-in for an OpenAI-compatible endpoint on this machine, with the faults of real ones.
+
+It answers by a *script*: a function from (request, how many came before) to a reply. `SCRIPTS` has
+judges with known habits and every way in which an endpoint is known to break.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, TypeAlias
+
+LONGEST_WAIT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A reply of the stub: a status, a body, or silence until the stub is closed."""
+
+    body: Any = None
+    """Plain JSON values; a str is sent as it is."""
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+    silent: bool = False
+
+
+Script: TypeAlias = Callable[[Mapping[str, Any], int], Sent]
+
+
+def said(text: str, *, odds: tuple[float, float] | None = None, end: str = "stop") -> Sent:
+    """A chat completion of one choice; ``odds`` are log-probabilities of A and B."""
+    listed = [
+        {"token": t, "logprob": o, "bytes": None} for t, o in zip("AB", odds or (), strict=False)
+    ]
+    first = {"token": "A", "logprob": -1.0, "bytes": None, "top_logprobs": listed}
+    choice = {
+        "index": 0,
+        "finish_reason": end,
+        "message": {"role": "assistant", "content": text},
+        "logprobs": {"content": [first], "refusal": None} if odds else None,
+    }
+    usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
+    return Sent(
+        {"id": "stub", "object": "chat.completion", "created": 0, "model": "stub",
+         "choices": [choice], "usage": usage}
+    )  # fmt: skip
+
+
+def answers(request: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(label, text) of every answer in a question as `szpo.judges.prompting` writes it."""
+    text = request["messages"][-1]["content"]
+    found = re.findall(r"^Answer of (.+) to request \d+:\n((?:\|.*\n?)+)", text, re.MULTILINE)
+    return [
+        (label, "\n".join(line[2:] for line in quoted.splitlines())) for label, quoted in found
+    ]
+
+
+def longer(request: Mapping[str, Any], _: int) -> Sent:
+    """Prefers the set with more characters: a judge without any liking for a place."""
+    sizes: dict[str, int] = {}
+    for label, text in answers(request):
+        sizes[label] = sizes.get(label, 0) + len(text)
+    (one, a), (other, b) = sizes.items()
+    best = "tie" if a == b else one if a > b else other
+    return said(f"I counted.\nVerdict: {best}", odds=(0.02 * (a - b) - 1.0, -1.0))
+
+
+def busy(times: int) -> Script:
+    """Too many requests, so many times for each; then the longer answer."""
+
+    def script(request: Mapping[str, Any], before: int) -> Sent:
+        return _status(429)(request, before) if before < times else longer(request, before)
+
+    return script
+
+
+def _status(code: int) -> Script:
+    return lambda _request, _before: Sent(
+        {"error": {"message": f"stub {code}"}}, code, {"retry-after-ms": "1"}
+    )
+
+
+SCRIPTS: dict[str, Script] = {
+    "always-a": lambda _r, _n: said("The first.\nVerdict: A", odds=(-0.1, -3.0)),
+    "nonsense": lambda _r, _n: said("Purple, mostly. Verdict pending: A? B? Who can say."),
+    "longer": longer,
+    "silent": lambda _r, _n: Sent(silent=True),
+    "no-choices": lambda _r, _n: Sent({"id": "stub", "object": "chat.completion", "choices": []}),
+    "no-text": lambda _r, _n: said(None),  # type: ignore[arg-type]
+    "other-json": lambda _r, _n: Sent({"hello": 1}),
+    "no-json": lambda _r, _n: Sent("<html>busy</html>"),
+    "cut": lambda _r, _n: said("Verdict: A", end="length"),
+    "429": _status(429),
+    "500": _status(500),
+    "401": _status(401),
+    "404": _status(404),
+}
+
+
+class StubEndpoint:
+    """Serves a script at ``url`` while it is open; keeps the requests it was sent."""
+
+    def __init__(self, script: Script | str):
+        self.script: Script = SCRIPTS[script] if isinstance(script, str) else script
+        self.requests: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+        self._lock, self._closing = threading.Lock(), threading.Event()
+        stub = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                size = int(self.headers.get("content-length", 0))
+                request = json.loads(self.rfile.read(size))
+                with stub._lock:
+                    before = len(stub.requests)
+                    stub.requests.append(request)
+                    stub.headers.append({k.lower(): v for k, v in self.headers.items()})
+                reply = stub.script(request, before)
+                if reply.silent:
+                    stub._closing.wait(LONGEST_WAIT_S)
+                    self.close_connection = True
+                    return
+                text = reply.body if isinstance(reply.body, str) else json.dumps(reply.body)
+                body = text.encode()
+                self.send_response(reply.status)
+                self.send_header("content-type", "application/json")
+                self.send_header("content-length", str(len(body)))
+                for name, value in reply.headers.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                """Say nothing."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+        )
+
+    @property
+    def url(self) -> str:
+        """What ``judge.base_url`` is to be."""
+        return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+
+    def __enter__(self) -> StubEndpoint:
+        """Begin to serve."""
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Let go of everybody who waits, and stop."""
+        self._closing.set()
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()

@@ -1,0 +1,1 @@
+"""Simulated panels: raters with known laws, their flaws, and panels made of them."""

@@ -1,0 +1,370 @@
+"""Panels of simulated raters, and the calibration that makes them as reliable as people.
+
+The reference panel ``bt70``: P raters, logistic link, no lapse, no side bias, and one β, fitted
+per base model, reward and D so that two raters agree on 70 % of the questions as they are asked:
+comparisons of two batches of D answers, both drawn from the base policy for the same prompts.
+Beside it stand harder ones: ``half-beta`` (β / 2), ``lapse10`` (10 % lapses), ``hostile`` and
+``hostile2`` (the last member, the last two prefer the worse batch), ``mtbench`` (ties, lapses and
+item effects fitted to a public set of human votes on chat answers, at the β of ``bt70``),
+``labels70`` (a rater agrees with the *truth* on 70 % of such questions, two raters on fewer) and
+``close`` (the same model fitted to chatbots as close as perturbed policies are, at the β at which
+the better batch wins 55 % of the votes for a side). `szpo_simulators.panels.flaws` reads what may
+be added to a name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from math import exp
+from typing import Any, Final
+
+import numpy as np
+
+from szpo.aggregation.links import link
+from szpo.errors import UsageError
+from szpo.seeds import derive, uniform
+from szpo.types import Answer, Comparison, Floats, Prompt
+from szpo_simulators.panels import flaws, mtbench
+from szpo_simulators.panels.raters import Rater, SimulatedJudge
+from szpo_simulators.rewards.text_rewards import (
+    Logprob,
+    Reward,
+    difference,
+    matrix,
+    parse,
+    words_difference,
+)
+
+PANELS: Final = tuple(flaws.PRESETS)
+HOSTILE = {"hostile": 1, "hostile2": 2}
+"""How many members, the last ones, always want the opposite."""
+PAIRS = 16_384
+"""Pairs of batches drawn to fit β, and again to measure the agreement it gives."""
+ZERO = 1e-12
+"""Differences up to this are rounding of equal means, and count as zero."""
+
+BaseAnswers = Callable[[], tuple[Sequence[Prompt], Sequence[Sequence[Answer]]]]
+"""Prompts, and for each of them the same number (two or more) of the base policy's answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """β with the agreement it gives on fresh pairs, and the share of pairs without difference."""
+
+    beta: float
+    agreement: float
+    """Mean of p² + (1 − p)² over pairs that differ: how often two raters answer alike."""
+    zero_share: float
+    fitted: str = "agreement"
+    """What β was fitted to, a name of `MEASURES`."""
+    reached: float | None = None
+    """What it gives on fresh pairs, where that is not the agreement."""
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """As JSON values; what was fitted is left out where it is the agreement."""
+        kept = asdict(self)
+        return kept if self.reached is not None else {k: kept[k] for k in list(kept)[:3]}
+
+    def __str__(self) -> str:
+        more = "" if self.reached is None else f"{self.fitted} {self.reached:.3f}, "
+        return (
+            f"beta {self.beta:.3g}, agreement {self.agreement:.3f}, {more}"
+            f"zero share {self.zero_share:.3f}"
+        )
+
+
+def agreement(rater: Rater, gaps: Floats) -> float:
+    """How often two raters of this law answer alike on comparisons with these differences.
+
+    Lapses, ties and item effects are left out: this is the β part alone, as the fit needs it.
+
+    >>> agreement(Rater(beta=1.0), np.array([0.0])), agreement(Rater(beta=1.0), np.array([100.0]))
+    (0.5, 1.0)
+    """
+    p = link(rater.link).prob(rater.beta * gaps)
+    return float(np.mean(p**2 + (1 - p) ** 2))
+
+
+def labels(rater: Rater, gaps: Floats) -> float:
+    """How often a rater of this law prefers the truly better batch, the β part alone.
+
+    >>> labels(Rater(beta=1.0), np.array([0.0])), labels(Rater(beta=1.0), np.array([-100.0]))
+    (0.5, 1.0)
+    """
+    return float(np.mean(link(rater.link).prob(abs(rater.beta) * np.abs(gaps))))
+
+
+def wins(rater: Rater, gaps: Floats) -> float:
+    """How often the better batch wins a vote for a side, ties and item effects included.
+
+    Of many gaps `QUANTILES` of their sizes stand for all.
+    """
+    sizes = np.abs(gaps)
+    if len(sizes) > QUANTILES:
+        sizes = np.quantile(sizes, (np.arange(QUANTILES) + 0.5) / QUANTILES)
+    return mtbench.favourite(rater, sizes)
+
+
+Measure = Callable[[Rater, Floats], float]
+MEASURES: Final[Mapping[str, Measure]] = {"agreement": agreement, "labels": labels, "wins": wins}
+"""What β can be fitted to: shares that rise with it from one half."""
+QUANTILES: Final = 200
+TARGETS: Final[Mapping[str, tuple[str, float]]] = {
+    "labels70": ("labels", 0.70),
+    "close": ("wins", mtbench.committed()["close"]["favourite"]),
+}
+"""What β of a preset is fitted to, where that is not two raters' agreement of 70 %."""
+
+
+def batch_gaps(rewards: Floats, rows: int, key: bytes, pairs: int = PAIRS) -> Floats:
+    """Differences (pairs,) of the mean reward of two batches for the same prompts.
+
+    Args:
+        rewards: (prompts, samples) of the base policy; samples of a prompt are exchangeable.
+        rows: D; prompts of a batch are distinct while there are enough of them.
+        key: names the draw.
+        pairs: how many.
+    """
+    prompts, samples = rewards.shape
+    gaps = np.zeros(pairs)
+    chunk = max(1, 2**22 // max(prompts, rows))  # bounds the memory of the draw
+    for start in range(0, pairs, chunk):
+        n = min(chunk, pairs - start)
+        if rows <= prompts:
+            ranks = uniform(key, n * prompts, start * prompts).reshape(n, prompts)
+            chosen = np.argpartition(ranks, rows - 1, axis=1)[:, :rows]
+        else:
+            u = uniform(key, n * rows, start * rows).reshape(n, rows)
+            chosen = (u * prompts).astype(np.int64)
+        key_samples = derive(0, "samples", name=key.hex())
+        u0, u1 = uniform(key_samples, n * rows * 2, start * rows * 2).reshape(2, n, rows)
+        first = (u0 * samples).astype(np.int64)
+        second = (first + 1 + (u1 * (samples - 1)).astype(np.int64)) % samples
+        difference = rewards[chosen, first] - rewards[chosen, second]
+        gaps[start : start + n] = difference.mean(axis=1)
+    gaps[np.abs(gaps) <= ZERO] = 0.0
+    return gaps
+
+
+def calibrate(
+    rewards: Floats,
+    D: int,
+    seed: int,
+    target: float = 0.70,
+    *,
+    link: str = "logistic",
+    measure: str = "agreement",
+    rater: Rater | None = None,
+) -> Calibration:
+    """The β at which a measure has its target on the questions that differ at all.
+
+    Args:
+        rewards: (prompts, samples) rewards of answers of the base policy, two samples or more.
+        D: rows of a batch in the run.
+        seed: names the draw of pairs.
+        target: of the measure over non-zero differences, in (½, 1).
+        link: of the raters.
+        measure: a name of `MEASURES`; two raters' ``agreement``, the mean of p² + (1 − p)².
+        rater: the rest of the law, for ``wins``.
+
+    Raises:
+        UsageError: the shape does not fit, the target is out of reach, or the base policy's
+            answers never differ in reward.
+    """
+    rewards = np.asarray(rewards, dtype=np.float64)
+    if rewards.ndim != 2 or rewards.shape[1] < 2 or D < 1:
+        raise UsageError(f"calibration needs prompts × 2 or more samples; got {rewards.shape}")
+    if not np.isfinite(rewards).all():
+        raise UsageError("calibration: a reward of the base answers is not finite")
+    if not 0.5 < target < 1:
+        raise UsageError(f"calibration: two raters cannot agree on {target:.0%} by design")
+    drawn = batch_gaps(rewards, D, derive(seed, "calibration"))
+    gaps = drawn[drawn != 0]
+    if not len(gaps):
+        raise UsageError("calibration: base answers never differ in this reward; choose another")
+    scale = float(np.sqrt(np.mean(gaps**2)))
+    base, measured = rater or Rater(link=link), MEASURES[measure]
+    # The measure rises with β, from ½ at 0 to its most far out: halve the interval of log β.
+    low, high = np.log(1e-6 / scale), np.log(1e6 / scale)
+    if measured(replace(base, beta=exp(high)), gaps) < target:
+        raise UsageError(f"calibration: no beta brings {measure} to {target:.0%} for this panel")
+    for _ in range(60):
+        middle = (low + high) / 2
+        if measured(replace(base, beta=exp(middle)), gaps) < target:
+            low = middle
+        else:
+            high = middle
+    beta = float(f"{exp((low + high) / 2):.6g}")  # short enough to print, store and retype
+    fresh = batch_gaps(rewards, D, derive(seed, "calibration check"))
+    fresh = fresh[fresh != 0]
+    shown = fresh if len(fresh) else gaps
+    final = replace(base, beta=beta)
+    return Calibration(
+        beta=beta,
+        agreement=agreement(final, shown),
+        zero_share=1 - len(gaps) / len(drawn),
+        fitted=measure,
+        reached=None if measure == "agreement" else measured(final, shown),
+    )
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Raters, one judge each, and the facts from which to build them again."""
+
+    name: str
+    reward: str
+    raters: tuple[Rater, ...]
+    rows: int
+    judges: tuple[SimulatedJudge, ...]
+    calibration: Calibration | None = None
+    other: str = ""
+    """What members of the other taste like."""
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The panel as JSON values, for the run's record; `from_spec` reads it back."""
+        return {
+            "panel": self.name,
+            "reward": self.reward,
+            "rows": self.rows,
+            "raters": [_recorded(rater) for rater in self.raters],
+            "calibration": self.calibration.spec if self.calibration else None,
+            **({"other": self.other} if self.other else {}),
+        }
+
+    def __str__(self) -> str:
+        fitted = str(self.calibration or f"beta {self.raters[0].beta:.3g}, given")
+        return f"panel {self.name} of {len(self.raters)}, {self.reward}, {fitted}"
+
+
+def _recorded(rater: Rater) -> dict[str, Any]:
+    """A rater as JSON values: β to the item effects always, the rest where it is used."""
+    whole = asdict(rater)
+    always = list(whole)[:7]  # what records had before raters could do more: theirs do not change
+    plain = asdict(Rater())
+    return {key: v for key, v in whole.items() if key in always or v != plain[key]}
+
+
+def build(
+    name: str,
+    *,
+    reward: str,
+    size: int = 5,
+    rows: int = 8,
+    seed: int = 0,
+    answers: BaseAnswers | None = None,
+    beta: float | None = None,
+    logprob: Logprob | None = None,
+) -> Panel:
+    """A panel by name; β is fitted to the base policy's answers unless it is given.
+
+    Args:
+        name: one of `PANELS`, or one with changes: ``bt70+side=.3+hostile=1``.
+        reward: what its members like, as `szpo_simulators.rewards.text_rewards.parse` reads it.
+        size: P, the number of members.
+        rows: D of the run, at which β is fitted.
+        seed: the run's root seed.
+        answers: gives base answers; called only where β is not given.
+        beta: of the preset, from an earlier calibration of the same base, reward and D.
+        logprob: base log-probabilities, for rewards with ``fluency``.
+
+    Raises:
+        UsageError: the name or the reward is unknown, or neither ``answers`` nor β is given.
+    """
+    preset, chosen = flaws.read(name)
+    liked = parse(reward, logprob=logprob)
+    fitted = None
+    if beta is None:
+        if answers is None:
+            raise UsageError(f"panel {name}: needs base answers to fit beta, or a beta")
+        prompts, drawn = answers()
+        measure, target = TARGETS.get(preset, ("agreement", 0.70))
+        fitted = calibrate(
+            matrix(liked, prompts, drawn), rows, seed, target, measure=measure,
+            rater=flaws.members(preset, 1.0, chosen.odd + 1)[0],
+        )  # fmt: skip
+        beta = fitted.beta
+    raters = flaws.members(name, beta, size, seed)
+    other = parse(chosen.other, logprob=logprob) if chosen.other else None
+    return Panel(name, reward, raters, rows, judges(liked, raters, other), fitted, chosen.other)
+
+
+def judges(
+    reward: Reward, raters: Sequence[Rater], other: Reward | None = None
+) -> tuple[SimulatedJudge, ...]:
+    """One judge per rater, sharing what they computed about a comparison."""
+
+    @lru_cache(maxsize=1024)
+    def gap(comparison: Comparison) -> float:
+        return difference(reward, comparison)
+
+    @lru_cache(maxsize=1024)
+    def second(comparison: Comparison) -> float:
+        return 0.0 if other is None else difference(other, comparison)
+
+    longer = lru_cache(maxsize=1024)(words_difference)
+    return tuple(SimulatedJudge(gap, rater, second, longer) for rater in raters)
+
+
+def from_spec(spec: Mapping[str, Any], *, logprob: Logprob | None = None) -> Panel:
+    """The panel that `Panel.spec` recorded, with no model and no new fit.
+
+    Raises:
+        UsageError: the record is not a simulated panel's.
+    """
+    try:
+        raters = tuple(Rater(**rater) for rater in spec["raters"])
+        name, reward, rows = str(spec["panel"]), str(spec["reward"]), int(spec["rows"])
+        fitted = Calibration(**spec["calibration"]) if spec.get("calibration") else None
+        other = str(spec.get("other", ""))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"this run has no simulated panel on record ({error})") from error
+    liked, second = (parse(text, logprob=logprob) if text else None for text in (reward, other))
+    if liked is None:
+        raise UsageError("this run has no simulated panel on record (it likes nothing)")
+    return Panel(name, reward, raters, rows, judges(liked, raters, second), fitted, other)
+
+
+@dataclass(frozen=True)
+class Maker:
+    """A panel by name, as an entry point of `szpo.evaluators`: called with the rest of `build`."""
+
+    name: str
+
+    def __call__(self, **options: Any) -> Panel:
+        """The panel."""
+        return build(self.name, **options)
+
+    def changed(self, changes: str) -> Maker:
+        """The maker of this panel with changes, as in ``side=.3+hostile=1``."""
+        return Maker(f"{self.name}+{changes}")
+
+    def check(self, *, reward: str, size: int) -> None:
+        """Refuse what can be refused before a model is loaded.
+
+        Raises:
+            UsageError: no such reward, or too few members.
+        """
+
+        def nothing(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
+            return np.zeros(len(answers))
+
+        _, chosen = flaws.read(self.name)
+        parse(reward, logprob=nothing)
+        if chosen.other:
+            parse(chosen.other, logprob=nothing)
+        flaws.members(self.name, 1.0, size)
+
+
+bt70 = Maker("bt70")
+half_beta = Maker("half-beta")
+lapse10 = Maker("lapse10")
+hostile = Maker("hostile")
+hostile2 = Maker("hostile2")
+mtbench_panel = Maker("mtbench")
+labels70 = Maker("labels70")
+close = Maker("close")

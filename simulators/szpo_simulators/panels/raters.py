@@ -1,0 +1,282 @@
+"""Simulated raters: how a difference of batch means becomes an answer, flaws included.
+
+With x = β · (mean reward of A − mean reward of B) + side bias + verbosity · (words of A − words of
+B, mean over rows) and p = σ(x), a rater answers
+
+    P(A) : P(B) : P(tie) = p : 1 − p : ν √(p (1 − p))
+
+which is Bradley–Terry for ν = 0 and Davidson's model of ties for ν > 0 under the logistic link.
+With a threshold η instead of ν a difference too small to notice is a tie: P(A) = σ(x − η),
+P(B) = σ(−x − η), the rest ties, Rao and Kupper's model under the logistic link. With probability
+λ, a lapse, the answer is drawn evenly from what may be answered. A negative β is a hostile rater.
+All functions take arrays of any shape, so worlds ask thousands at once.
+
+Over time: after n votes a tired rater attends by a = exp(−f · n/100), and has β · a and lapses
+1 − (1 − λ) · a. By step t, log β has drifted by d · t/100, and the taste by its turn · t/100.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from math import isfinite
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import ndtri
+
+from szpo.aggregation.links import link
+from szpo.errors import RunError, UsageError
+from szpo.seeds import derive, uniform
+from szpo.types import Choice, Comparison, Floats
+
+Noise = Literal["gumbel", "gaussian"]
+_STEEPEST = 50.0
+"""Log of the largest factor that drift may put on β: beyond it all answers are certain anyway."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rater:
+    """One rater's law. Biases and spreads are in the units of the link (logits)."""
+
+    beta: float = 1.0
+    """Sensitivity β: logits per unit of reward; negative for a hostile rater."""
+    link: str = "logistic"
+    side_bias: float = 0.0
+    """Added in favour of the batch on side A."""
+    tie: float = 0.0
+    """Davidson's ν: between equal batches ν / (2 + ν) of the answers are ties."""
+    lapse: float = 0.0
+    """Share λ of answers that ignore what is shown, in [0, 1]."""
+    item_spread: float = 0.0
+    """Standard deviation of an effect on x that all raters of a comparison share."""
+    tie_spread: float = 0.0
+    """Standard deviation of log ν (or log η) between comparisons, shared by their raters."""
+    threshold: float = 0.0
+    """η, in logits: differences this small go unnoticed and are ties. Instead of ``tie``."""
+    verbosity: float = 0.0
+    """Added per word by which a batch's answers are longer, mean over rows; below 0: brevity."""
+    fatigue: float = 0.0
+    """f: how fast attention falls, exp(−f · votes given/100)."""
+    drift: float = 0.0
+    """Change of log |β| per hundred steps."""
+    taste: float = 0.0
+    """Share of the panel's other reward in what this rater likes, in [0, 1]."""
+    turn: float = 0.0
+    """Change of the taste per hundred steps, as far as 0 or 1."""
+    ring: bool = False
+    """Answers alike with all others of the ring: its chance is the comparison's, not its own."""
+
+    def __post_init__(self) -> None:
+        """Refuse laws that are none."""
+        link(self.link)
+        sizes = (self.tie, self.item_spread, self.tie_spread, self.threshold, self.fatigue)
+        numbers = (self.beta, self.side_bias, self.verbosity, self.drift, self.turn, *sizes)
+        if not all(map(isfinite, numbers)) or min(sizes) < 0:
+            raise UsageError(
+                "rater: numbers must be finite; tie, threshold, spreads and fatigue at least 0"
+            )
+        if not 0 <= self.lapse <= 1:
+            raise UsageError(f"rater: lapse is a share, from 0 to 1; got {self.lapse:g}")
+        if not 0 <= self.taste <= 1:
+            raise UsageError(f"rater: taste is a share, from 0 to 1; got {self.taste:g}")
+        if self.tie and self.threshold:
+            raise UsageError("rater: ties are Davidson's (tie) or unnoticed (threshold), not both")
+
+    def at(self, given: int, step: int) -> Rater:
+        """The law after so many votes given, at a step of the run.
+
+        >>> round(Rater(beta=2.0, fatigue=0.5).at(200, 0).beta, 4)  # 2 · exp(−.5 · 200/100)
+        0.7358
+        """
+        if not (self.fatigue or self.drift or self.turn):
+            return self
+        beta, lapse, taste = (float(value) for value in _moved(self, given, step))
+        return replace(self, beta=beta, lapse=lapse, taste=taste)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Raters:
+    """Many raters of one link: each number of `Rater` as an array, all of one shape."""
+
+    link: str
+    beta: Floats
+    side_bias: Floats
+    tie: Floats
+    lapse: Floats
+    item_spread: Floats
+    tie_spread: Floats
+    threshold: Floats
+    verbosity: Floats
+    fatigue: Floats
+    drift: Floats
+    taste: Floats
+    turn: Floats
+    ring: Floats
+
+    def at(self, given: ArrayLike, step: int) -> Raters:
+        """The laws after so many votes given each, at a step of the run."""
+        beta, lapse, taste = _moved(self, given, step)
+        return replace(self, beta=beta, lapse=lapse, taste=taste)
+
+    def of(self, members: NDArray[np.int64]) -> Raters:
+        """Those of the last axis that ``members`` (...) names: (..., P) to (..., *members)."""
+        return Raters(self.link, *(getattr(self, name)[..., members] for name in _NUMBERS))
+
+
+_NUMBERS = tuple(field.name for field in fields(Raters) if field.name != "link")
+
+
+def stacked(panels: Sequence[Sequence[Rater]]) -> Raters:
+    """The members of several panels of equal size as arrays (panels, P).
+
+    Raters who do not look (β = 0) take the others' link.
+
+    Raises:
+        UsageError: panels of different sizes, or members of different links.
+    """
+    links = {rater.link for panel in panels for rater in panel if rater.beta} or {"logistic"}
+    if len({len(panel) for panel in panels}) != 1 or len(links) != 1:
+        raise UsageError("panels worked on together need one size and one link")
+    numbers = (
+        np.array([[float(getattr(rater, name)) for rater in panel] for panel in panels])
+        for name in _NUMBERS
+    )
+    return Raters(links.pop(), *numbers)
+
+
+def _moved(rater: Rater | Raters, given: ArrayLike, step: int) -> tuple[Floats, Floats, Floats]:
+    """β, lapse and taste after votes given and steps."""
+    attention = np.exp(-np.asarray(rater.fatigue) * np.asarray(given) / 100)
+    drifted = np.exp(np.minimum(np.asarray(rater.drift) * step / 100, _STEEPEST))
+    taste = np.clip(np.asarray(rater.taste) + np.asarray(rater.turn) * step / 100, 0.0, 1.0)
+    return (
+        np.asarray(rater.beta * attention * drifted),
+        np.asarray(1 - (1 - np.asarray(rater.lapse)) * attention),
+        np.asarray(taste),
+    )
+
+
+def law(
+    rater: Rater | Raters,
+    gap: ArrayLike,
+    plus_on_a: ArrayLike = True,
+    items: Floats | None = None,
+    longer: ArrayLike = 0.0,
+) -> Floats:
+    """Probabilities (..., 3) of answering A, B, tie.
+
+    Args:
+        rater: who answers; many raters broadcast with ``gap``.
+        gap: mean reward of plus minus that of minus, any shape.
+        plus_on_a: which side plus stands on.
+        items: standard normal numbers (..., 2) of the comparison; None for no item effects.
+            A positive first number favours plus.
+        longer: words of plus minus words of minus, mean over rows.
+
+    >>> law(Rater(beta=2.0), 0.5, plus_on_a=False).round(3).tolist()
+    [0.269, 0.731, 0.0]
+    """
+    gap = np.asarray(gap, dtype=np.float64)
+    if not np.isfinite(gap).all():
+        raise RunError("a difference of rewards is not finite; check the reward")
+    nu, lapse = np.asarray(rater.tie), np.asarray(rater.lapse)[..., None]
+    x = rater.beta * gap + np.multiply(rater.verbosity, longer)
+    log_tie: Floats = np.zeros(())
+    if items is not None:
+        x = x + rater.item_spread * items[..., 0]
+        log_tie = rater.tie_spread * items[..., 1]
+    x = np.where(plus_on_a, x, -x) + rater.side_bias
+    unnoticed = rater.threshold * np.exp(log_tie)
+    # Both tails from the link itself: 1 − p would lose the small one.
+    chosen = link(rater.link).prob
+    p, q = chosen(x - unnoticed), chosen(-x - unnoticed)
+    # Where all is certain rounding could leave less than nothing for ties.
+    tie = np.where(
+        unnoticed > 0, np.maximum(1 - p - q, 0.0), nu * np.exp(log_tie) * np.sqrt(p * q)
+    )
+    shares = np.stack([p, q, tie], axis=-1) / (p + q + tie)[..., None]
+    some = np.asarray((nu > 0) | (np.asarray(rater.threshold) > 0))[..., None]
+    even = np.where(some, np.array([1.0, 1.0, 1.0]) / 3, np.array([0.5, 0.5, 0.0]))
+    mixed: Floats = (1 - lapse) * shares + lapse * even
+    return mixed
+
+
+def pick(shares: Floats, u: ArrayLike) -> NDArray[np.int8]:
+    """0 for A, 1 for B, 2 for a tie, from shares (..., 3) and uniform numbers (...)."""
+    u = np.asarray(u)
+    first = shares[..., 0]
+    return ((u >= first).astype(np.int8) + (u >= first + shares[..., 1])).astype(np.int8)
+
+
+def noisy_choice(values: Floats, noise: Noise, u: Floats) -> NDArray[np.int64]:
+    """What a mind of limited rationality takes: the largest of values + noise, (..., n) → (...).
+
+    The noise is of scale 1: Gumbel's makes two values a logistic vote, P = σ(V₁ − V₀); a
+    Gaussian's a probit one, P = Φ((V₁ − V₀)/√2). ``u``: uniform numbers in (0, 1), as ``values``.
+
+    >>> noisy_choice(np.array([[0.0, 1.0]]), "gumbel", np.array([[0.5, 0.5]])).tolist()
+    [1]
+    """
+    felt = -np.log(-np.log(u)) if noise == "gumbel" else ndtri(u)
+    return np.asarray((values + felt).argmax(-1))
+
+
+def item_effects(comparison: str) -> Floats:
+    """The two standard normal numbers that all raters of a comparison share, from its id."""
+    u = uniform(derive(0, "item effects", name=comparison), 2)
+    return np.asarray(ndtri(u + 2.0**-54))  # u may be 0, where the quantile is infinite
+
+
+Difference = Callable[[Comparison], float]
+"""A comparison's difference of batch means, plus over minus."""
+_SWAPPED: dict[Choice, Choice] = {"A": "B", "B": "A"}
+
+
+@dataclass(frozen=True)
+class SimulatedJudge:
+    """A rater who answers comparisons: the `Judge` of an in-process panel.
+
+    ``gap`` is in the panel's reward, ``other`` in its other one, ``longer`` in words.
+    """
+
+    gap: Difference
+    rater: Rater
+    other: Difference | None = None
+    longer: Difference | None = None
+    given: int = 0
+    """Votes given before the step."""
+
+    @property
+    def tires(self) -> bool:
+        """Whether the answers depend on votes given."""
+        return self.rater.fatigue > 0
+
+    def after(self, given: int) -> SimulatedJudge:
+        """The same judge after so many votes."""
+        return replace(self, given=given)
+
+    def judge(
+        self,
+        comparison: Comparison,
+        *,
+        panelist: str,
+        plus_side: Literal["A", "B"],
+        key: bytes,
+    ) -> Choice:
+        """The answer, a pure function of the comparison, the side, votes given and the key."""
+        now = self.rater.at(self.given, comparison.step)
+        gap, longer = self.gap(comparison), 0.0
+        if now.taste and self.other is not None:
+            gap = (1 - now.taste) * gap + now.taste * self.other(comparison)
+        if now.verbosity and self.longer is not None:
+            longer = self.longer(comparison)
+        effects = item_effects(comparison.id)
+        answers: tuple[Choice, ...] = ("A", "B", "tie")
+        if now.ring:  # as if plus stood on A, by the ring's own number: alike on any side
+            u = uniform(derive(0, "ring", name=comparison.id), 1)[0]
+            agreed = answers[int(pick(law(now, gap, True, effects, longer), u))]
+            return agreed if plus_side == "A" else _SWAPPED.get(agreed, agreed)
+        shares = law(now, gap, plus_side == "A", effects, longer)
+        return answers[int(pick(shares, uniform(key, 1)[0]))]

@@ -1,0 +1,1 @@
+"""Rewards of texts: what a simulated panel likes, and held-out measurement."""

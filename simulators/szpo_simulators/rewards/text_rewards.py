@@ -1,0 +1,285 @@
+"""Hidden rewards: what a simulated panel likes, written as a short text.
+
+``sentiment``, ``length:12``, ``keyword:sea,sun``, ``regex:PATTERN``,
+``verify:no_comma+lowercase``, ``repetition``, ``fluency``, ``walk`` (of the small yard world), and
+weighted sums in which every term after the first carries its weight:
+``0.7*sentiment+0.3*fluency``. Evaluators see comparisons of batches; only the oracle behind them
+sees these numbers, and it never sees weights.
+
+Rewards read texts only: comparisons reach a panel through the ledger, which holds no token counts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+
+from szpo.errors import RunError, UsageError
+from szpo.metrics import repetition, words
+from szpo.types import Answer, Comparison, Floats, Prompt
+from szpo_simulators.rewards.verifiers import Verifier, verifier
+
+Logprob: TypeAlias = Callable[[Sequence[Prompt], Sequence[Answer]], Floats]
+"""Mean log-probability per token of each answer under the base model, nats."""
+
+
+class Reward(Protocol):
+    """A number for one answer to one prompt; the reward of a batch is the mean over its rows."""
+
+    def score(self, prompt: Prompt, answer: Answer) -> float:
+        """The reward of this answer; a pure function of the two."""
+
+
+@runtime_checkable
+class BatchReward(Protocol):
+    """A reward that scores many answers at once faster than one by one."""
+
+    def scores(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
+        """The rewards of the answers, in order."""
+
+
+def scores(reward: Reward, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
+    """The rewards of many answers, in one call where the reward offers it.
+
+    Raises:
+        RunError: a reward is not a finite number.
+    """
+    if isinstance(reward, BatchReward):
+        values = np.asarray(reward.scores(prompts, answers), dtype=np.float64)
+    else:
+        pairs = zip(prompts, answers, strict=True)
+        values = np.array([reward.score(p, a) for p, a in pairs], dtype=np.float64)
+    if not np.isfinite(values).all():
+        where = int(np.flatnonzero(~np.isfinite(values))[0])
+        raise RunError(f"reward {reward}: {values[where]} for answer {answers[where].text[:60]!r}")
+    return values
+
+
+def difference(reward: Reward, comparison: Comparison) -> float:
+    """Mean reward of plus minus mean reward of minus over all D rows; identical rows give 0."""
+    rows = [row for row in comparison.rows if not row.identical]
+    if not rows:
+        return 0.0
+    prompts = [row.prompt for row in rows]
+    values = scores(reward, prompts * 2, [row.plus for row in rows] + [row.minus for row in rows])
+    gaps = values[: len(rows)] - values[len(rows) :]
+    return float(gaps.sum() / len(comparison.rows))
+
+
+def words_difference(comparison: Comparison) -> float:
+    """Words of plus minus words of minus, mean over all D rows."""
+    rows = comparison.rows
+    return sum(len(words(r.plus.text)) - len(words(r.minus.text)) for r in rows) / len(rows)
+
+
+def matrix(
+    reward: Reward, prompts: Sequence[Prompt], answers: Sequence[Sequence[Answer]]
+) -> Floats:
+    """Rewards (prompts, samples) of several answers to each prompt."""
+    flat = [(p, a) for p, row in zip(prompts, answers, strict=True) for a in row]
+    values = scores(reward, [p for p, _ in flat], [a for _, a in flat])
+    return values.reshape(len(prompts), -1)
+
+
+@cache
+def _vader() -> Any:
+    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+
+    return SentimentIntensityAnalyzer()
+
+
+@dataclass(frozen=True)
+class Sentiment:
+    """VADER's compound sentiment of the answer, in [-1, 1]."""
+
+    def score(self, prompt: Prompt, answer: Answer) -> float:
+        """Compound sentiment; 0 for a neutral or empty text."""
+        return float(_vader().polarity_scores(answer.text)["compound"])
+
+
+@dataclass(frozen=True)
+class Length:
+    """How near the answer's length in words is to a target, in [-1, 0]."""
+
+    target: int
+
+    def score(self, prompt: Prompt, answer: Answer) -> float:
+        """−|length − target| / target, at least −1."""
+        return -min(abs(len(words(answer.text)) - self.target) / self.target, 1.0)
+
+
+@dataclass(frozen=True)
+class Keyword:
+    """Share of the wanted words that the answer uses, in [0, 1]."""
+
+    wanted: tuple[str, ...]
+
+    def score(self, prompt: Prompt, answer: Answer) -> float:
+        """Found over wanted; whole words, any case."""
+        used = set(words(answer.text))
+        return sum(word in used for word in self.wanted) / len(self.wanted)
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """1 where a regular expression is found in the answer, else 0."""
+
+    pattern: re.Pattern[str]
+
+    def score(self, prompt: Prompt, answer: Answer) -> float:
+        """Whether the pattern occurs."""
+        return float(self.pattern.search(answer.text) is not None)
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Share of the named checks of form that the answer passes, in [0, 1]."""
+
+    checks: tuple[Verifier, ...]
+
+    def score(self, prompt: Prompt, answer: Answer) -> float:
+        """Passed over all."""
+        return sum(check(answer.text) for check in self.checks) / len(self.checks)
+
+
+@dataclass(frozen=True)
+class Repetition:
+    """Minus the share of repeated word pairs in the answer, in (-1, 0]."""
+
+    def score(self, prompt: Prompt, answer: Answer) -> float:
+        """0 for a text that repeats nothing."""
+        return -repetition(answer.text)
+
+
+@dataclass(frozen=True)
+class Fluency:
+    """Mean log-probability per token of the answer under the frozen base model, nats."""
+
+    logprob: Logprob
+
+    def score(self, prompt: Prompt, answer: Answer) -> float:
+        """One forward pass; `scores` does many answers in one."""
+        return float(self.logprob([prompt], [answer])[0])
+
+    def scores(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
+        """All answers in one call."""
+        return np.asarray(self.logprob(prompts, answers), dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """A weighted sum of rewards."""
+
+    terms: tuple[tuple[float, Reward], ...]
+
+    def score(self, prompt: Prompt, answer: Answer) -> float:
+        """The sum for one answer."""
+        return sum(weight * reward.score(prompt, answer) for weight, reward in self.terms)
+
+    def scores(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
+        """The sums, each term scored in one call where it can be."""
+        total = np.zeros(len(answers))
+        for weight, reward in self.terms:
+            total += weight * scores(reward, prompts, answers)
+        return total
+
+
+def _bare(make: Callable[[], Reward]) -> Callable[[str | None], Reward]:
+    def build(argument: str | None) -> Reward:
+        if argument is not None:
+            raise UsageError("takes nothing after a colon")
+        return make()
+
+    return build
+
+
+def _length(argument: str | None) -> Reward:
+    if argument is None or not argument.isdecimal() or int(argument) < 1:
+        raise UsageError("needs a number of words from 1, as in length:12")
+    return Length(int(argument))
+
+
+def _keyword(argument: str | None) -> Reward:
+    wanted = tuple(word.strip().lower() for word in (argument or "").split(",") if word.strip())
+    if not wanted or any(words(word) != [word] for word in wanted):
+        raise UsageError("needs whole words separated by commas, as in keyword:sea,sun")
+    return Keyword(wanted)
+
+
+def _regex(argument: str | None) -> Reward:
+    if not argument:
+        raise UsageError("needs a pattern, as in regex:^Once")
+    try:
+        return Pattern(re.compile(argument))
+    except re.error as error:
+        raise UsageError(f"not a regular expression ({error})") from error
+
+
+def _verify(argument: str | None) -> Reward:
+    if not argument:
+        raise UsageError("needs checks joined by +, as in verify:no_comma+lowercase")
+    return Verify(tuple(verifier(name) for name in argument.split("+")))
+
+
+REWARDS: dict[str, Callable[[str | None], Reward]] = {
+    "sentiment": _bare(Sentiment),
+    "length": _length,
+    "keyword": _keyword,
+    "regex": _regex,
+    "verify": _verify,
+    "repetition": _bare(Repetition),
+}
+"""Makers by name, given what follows the colon; installed packages may add more."""
+
+_NEXT_TERM = re.compile(r"\+(?=\s*-?(?:\d+\.?\d*|\.\d+)\*)")
+_TERM = re.compile(r"\s*(?:(-?(?:\d+\.?\d*|\.\d+))\*)?\s*([a-z][a-z0-9_-]*)(?::(.*))?", re.DOTALL)
+
+
+def parse(spec: str, *, logprob: Logprob | None = None) -> Reward:
+    """The reward that a text names; ``fluency`` needs the base model's log-probabilities.
+
+    A name that is not built in is looked up in the entry-point group ``szpo.rewards``: a callable
+    that takes what follows the colon (None where there is none).
+
+    Raises:
+        UsageError: the text names no reward, or an argument does not fit.
+
+    >>> parse("0.5*length:4+0.5*keyword:sea").score(Prompt.user("?"), Answer("The sea is calm."))
+    0.5
+    """
+    terms = [_term(part, spec, logprob) for part in _NEXT_TERM.split(spec)]
+    if len(terms) == 1 and terms[0][0] == 1.0:
+        return terms[0][1]
+    return Weighted(tuple(terms))
+
+
+def _term(part: str, spec: str, logprob: Logprob | None) -> tuple[float, Reward]:
+    match = _TERM.fullmatch(part)
+    if match is None:
+        raise UsageError(f"reward {spec!r}: {part!r} is not name, name:argument or weight*name")
+    weight, name, argument = match.groups()
+    try:
+        return float(weight or 1), _maker(name, logprob)(argument)
+    except UsageError as error:
+        raise UsageError(f"reward {part.strip()!r}: {error}") from error
+
+
+def _maker(name: str, logprob: Logprob | None) -> Callable[[str | None], Reward]:
+    if name == "fluency":
+        if logprob is None:
+            raise UsageError("needs a model that gives log-probabilities")
+        return _bare(lambda: Fluency(logprob))
+    if name in REWARDS:
+        return REWARDS[name]
+    for point in entry_points(group="szpo.rewards", name=name):
+        made: Callable[[str | None], Reward] = point.load()
+        return made
+    installed = (point.name for point in entry_points(group="szpo.rewards"))
+    known = ", ".join(dict.fromkeys((*REWARDS, "fluency", *sorted(set(installed) - {"parse"}))))
+    raise UsageError(f"no reward of that name; there are {known} (sums: 0.7*one+0.3*other)")

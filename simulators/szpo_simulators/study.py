@@ -1,0 +1,345 @@
+"""What the benches of known worlds share: seeds, resumable cells, tuning, tables, CSV, figures.
+
+A bench is a list of cells. A cell is asked by plain JSON values and found as plain JSON values; it
+is kept in the bench's folder under the hash of what was asked, so that a bench that was stopped
+goes on where it stood, and quick and full settings can share a folder.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from cycler import cycler
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import AutoLocator
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress
+from rich.table import Table
+
+from szpo.errors import RunError
+from szpo.runs.machine_check import matrix_seconds
+from szpo_simulators.rewards.heldout import student
+
+TABLE_WIDTH = 140
+
+
+def screen() -> Console:
+    """The terminal, or lines wide enough for the table where the output goes to a file."""
+    console = Console()
+    return console if console.is_terminal else Console(width=max(console.width, TABLE_WIDTH))
+
+
+TUNING, REPORTED, CONFIRMED = 0, 1000, 5000
+"""First seeds for choosing settings, for what is reported, and for claims confirmed once."""
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+"""Okabe and Ito's colours, told apart by all readers."""
+MARKS = ("o", "s", "^", "D", "v", "P", "X")
+STYLE: Any = {
+    "svg.hashsalt": "szpo",
+    "svg.fonttype": "none",
+    "font.family": "DejaVu Sans",
+    "font.size": 9.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 4.5,
+    "axes.prop_cycle": cycler(color=COLOURS, marker=MARKS),
+}
+
+OPTIONS = """Args:
+    quick: Small settings, under a minute.
+    folder: Where finished cells, tables and figures go.
+    figures: Where the documents' figures go as well.
+"""
+"""The options of every bench, as the command line explains them."""
+
+Asked = Mapping[str, Any]
+Work = Callable[[Asked], Mapping[str, Any]]
+"""What is asked, to what is found: both plain JSON values."""
+
+
+def seeds(count: int, first: int = REPORTED) -> list[int]:
+    """The fixed list first … first + count − 1.
+
+    >>> seeds(3)
+    [1000, 1001, 1002]
+    """
+    return list(range(first, first + count))
+
+
+def key(asked: Asked) -> str:
+    """The name under which a cell is kept: a hash of what was asked."""
+    text = json.dumps(asked, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def interval(values: Sequence[float]) -> dict[str, float]:
+    """Mean over seeds with its 95 % Student interval, as the columns mean, low, high and n.
+
+    >>> interval([1.0, 2.0, 3.0])["mean"]
+    2.0
+    """
+    mean, low, high = student(values)
+    return {"mean": mean, "low": low, "high": high, "n": len(values)}
+
+
+def told(row: Mapping[str, Any], digits: int = 2) -> str:
+    """A row's mean with half the width of its interval.
+
+    >>> told({"mean": 7.1264, "low": 7.08, "high": 7.17})
+    '7.13 ± 0.04'
+    """
+    half = (row["high"] - row["low"]) / 2
+    return f"{row['mean']:.{digits}f} ± {half:.{digits}f}"
+
+
+def machine() -> str:
+    """Cores, load and the time of a fixed matrix product: what stands beside any timing."""
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
+    product = f"1024³ fp32 product in {1000 * matrix_seconds():.0f} ms"
+    return f"{os.cpu_count() or 1} cores, load {load:.1f}, {product}"
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A setting chosen from a grid on seeds of its own."""
+
+    value: float
+    tried: dict[str, float]
+    """Mean score by value of the grid."""
+    edge: str
+    """"lowest" or "highest" where the choice stands at an edge of the grid, else ""."""
+
+
+def choose(grid: Sequence[float], scores: Sequence[float]) -> Tuned:
+    """The value of the best score; the first of equals.
+
+    >>> choose([0.3, 1.0, 3.0], [6.9, 7.1, 6.0])
+    Tuned(value=1.0, tried={'0.3': 6.9, '1': 7.1, '3': 6.0}, edge='')
+    """
+    ranked = [-math.inf if math.isnan(score) else score for score in scores]
+    best = int(np.argmax(ranked))
+    edge = ""
+    if len(grid) > 1 and grid[best] in (min(grid), max(grid)):
+        edge = "lowest" if grid[best] == min(grid) else "highest"
+    tried = {f"{value:g}": float(score) for value, score in zip(grid, scores, strict=True)}
+    return Tuned(float(grid[best]), tried, edge)
+
+
+@dataclass(frozen=True)
+class Study:
+    """One bench at work: its folder, its screen and where the documents' figures go."""
+
+    name: str
+    folder: Path
+    quick: bool = False
+    figures: Path | None = None
+    console: Console = field(default_factory=screen)
+
+    @property
+    def command(self) -> str:
+        """What a reader types to get the same."""
+        return f"szpo bench {self.name}{' --quick' if self.quick else ''}"
+
+    def cells(
+        self, label: str, asked: Sequence[Asked], work: Work, *, version: int = 1
+    ) -> list[dict[str, Any]]:
+        """What each cell finds, in order, with what it was asked; kept ones are read back.
+
+        Raise ``version`` when the work's arithmetic changes. ``work`` gets ``asked`` as given.
+
+        Raises:
+            RunError: a kept cell cannot be read.
+        """
+        place = self.folder / "cells"
+        place.mkdir(parents=True, exist_ok=True)
+        found = []
+        with Progress(console=self.console, transient=True) as progress:
+            bar = progress.add_task(f"{self.name}: {label}", total=len(asked))
+            for one in asked:
+                file = place / f"{key({'bench': self.name, 'version': version, **one})}.json"
+                if not file.exists():
+                    body = {"asked": dict(one), "found": dict(work(one))}
+                    draft = file.with_suffix(".draft")
+                    draft.write_text(json.dumps(body), encoding="utf-8")
+                    draft.replace(file)
+                try:
+                    kept = json.loads(file.read_text(encoding="utf-8"))["found"]
+                except (ValueError, KeyError) as error:
+                    raise RunError(f"{file} cannot be read ({error}); delete it") from error
+                found.append({**one, **kept})
+                progress.advance(bar)
+        return found
+
+    def tuned(
+        self,
+        label: str,
+        rows: Sequence[Asked],
+        work: Work,
+        grid: Sequence[float] | Callable[[Asked], Sequence[float]],
+        *,
+        setting: str = "alpha",
+        trials: int = 10,
+        repetitions: int = 40,
+        version: int = 1,
+    ) -> list[dict[str, Any]]:
+        """Each row at the best ``setting`` of its grid: chosen on tuning seeds, then reported.
+
+        ``work`` gets the row with ``setting`` and ``seeds``, and finds ``values``, one per seed
+        (larger is better). A row of the answer has in addition mean, low, high, n, ``tried`` and
+        ``edge``.
+        """
+        grids = [list(grid(row) if callable(grid) else grid) for row in rows]
+        first = seeds(trials, TUNING)
+        trial = [
+            {**row, setting: value, "seeds": first}
+            for row, values in zip(rows, grids, strict=True)
+            for value in values
+        ]
+        scores = iter(
+            float(np.mean(found["values"]))
+            for found in self.cells(f"{label}, choosing {setting}", trial, work, version=version)
+        )
+        picked = [choose(values, [next(scores) for _ in values]) for values in grids]
+        final = [
+            {**row, setting: one.value, "seeds": seeds(repetitions)}
+            for row, one in zip(rows, picked, strict=True)
+        ]
+        found = self.cells(label, final, work, version=version)
+        return [
+            {**row, **interval(row["values"]), "tried": one.tried, "edge": one.edge}
+            for row, one in zip(found, picked, strict=True)
+        ]
+
+    def table(
+        self, title: str, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Any]
+    ) -> None:
+        """Print rows; a column is the name of a field or a function of the row."""
+        view = Table(title=escape(title))
+        for head in columns:
+            view.add_column(escape(head), justify="right")
+        for row in rows:
+            texts = [
+                read(row) if callable(read) else _text(row.get(read)) for read in columns.values()
+            ]
+            view.add_row(*(escape(str(text)) for text in texts))
+        self.console.print(view)
+
+    def csv(self, part: str, rows: Sequence[Mapping[str, Any]]) -> Path:
+        """Write rows as ``part``.csv, without the lists that the cells keep; returns the path."""
+        plain = [
+            {name: v for name, v in row.items() if not isinstance(v, (list, tuple))}
+            for row in rows
+        ]
+        heads = list(dict.fromkeys(name for row in plain for name in row))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"{part}.csv"
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=heads)
+            writer.writeheader()
+            writer.writerows(
+                {k: json.dumps(v) if isinstance(v, Mapping) else v for k, v in row.items()}
+                for row in plain
+            )
+        return path
+
+    @contextmanager
+    def figure(self, part: str, columns: int = 1, *, height: float = 3.2) -> Iterator[Any]:
+        """Axes to draw on (one, or an array of ``columns``), then saved as SVG and PNG.
+
+        Both go to the bench's folder, the SVG also to ``figures``, the documents' folder. The same
+        drawing gives the same bytes.
+        """
+        with matplotlib.rc_context(STYLE):
+            drawn = Figure(figsize=(1.2 + 3.9 * columns, height), layout="constrained")
+            yield drawn.subplots(1, columns)
+            for axes in drawn.axes:
+                if isinstance(axes.xaxis.get_major_locator(), AutoLocator):
+                    axes.locator_params(axis="x", nbins=5)  # more labels would touch
+            self.folder.mkdir(parents=True, exist_ok=True)
+            drawn.savefig(self.folder / f"{part}.png", dpi=130, metadata={"Software": None})
+            svg = self.folder / f"{part}.svg"
+            drawn.savefig(svg, metadata={"Date": None, "Creator": None})
+            if self.figures is not None:
+                self.figures.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(svg, self.figures / svg.name)
+
+    def end(self) -> None:
+        """Say where things lie and on what machine they were made."""
+        self.console.print(f"tables and figures: {escape(str(self.folder))}; {machine()}")
+
+
+def bench(name: str) -> Callable[[Callable[[Study], Any]], Callable[..., Any]]:
+    """Make what works on a study the bench ``name`` of the command line, with `OPTIONS`."""
+
+    def made(work: Callable[[Study], Any]) -> Callable[..., Any]:
+        def main(
+            quick: bool = False,
+            folder: Path = Path(f"runs/bench-{name}"),
+            figures: Path | None = None,
+        ) -> Any:
+            return work(Study(name, folder, quick, figures))
+
+        main.__doc__ = f"{work.__doc__}\n\n{OPTIONS}"
+        return main
+
+    return made
+
+
+def curve(
+    axes: Axes, x: Sequence[float], rows: Sequence[Mapping[str, Any]], label: str, **style: Any
+) -> None:
+    """A line of means through rows (mean, low, high) with their intervals as a band."""
+    means = [row["mean"] for row in rows]
+    (line,) = axes.plot(x, means, label=label, **style)
+    low, high = ([row[end] for row in rows] for end in ("low", "high"))
+    axes.fill_between(x, low, high, color=line.get_color(), alpha=0.18, linewidth=0)
+
+
+def points(
+    axes: Axes, x: Sequence[Any], rows: Sequence[Mapping[str, Any]], label: str = "", **style: Any
+) -> None:
+    """Means with their intervals as bars, not joined."""
+    means = np.array([row["mean"] for row in rows])
+    low, high = (np.array([row[end] for row in rows]) for end in ("low", "high"))
+    settings = {"fmt": "o", "capsize": 2.5, "label": label or None, **style}
+    axes.errorbar(x, means, yerr=np.stack([means - low, high - means]), **settings)
+
+
+def ticks(axes: Axes, values: Sequence[float]) -> None:
+    """A logarithmic x-axis that names these values and no others."""
+    axes.set_xscale("log")
+    axes.set_xticks(list(values), [f"{value:g}" for value in values])
+    axes.set_xticks([], minor=True)
+
+
+def legend_below(axes: Axes, columns: int = 2) -> None:
+    """The legend under the axes, where it hides no data."""
+    axes.legend(
+        loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=columns, fontsize=8,
+        columnspacing=1.2, handlelength=2.2,
+    )  # fmt: skip
+
+
+def _text(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)

@@ -1,0 +1,271 @@
+"""A small softmax policy that walks through a windy yard, behind the `Policy` protocol.
+
+An answer is the walk in words, "right up>left up. Reached the well." (the wind turned ``up`` into
+``left``), so that panels, ledgers and rewards treat it as they treat any text. Everything about
+the world is known, so its exact value and KL are at hand, for tests and for fast benchmarks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from szpo.errors import RunError, UsageError
+from szpo.optim import parameters
+from szpo.optim.directions import Law
+from szpo.optim.parameters import Space
+from szpo.seeds import derive, uniform
+from szpo.types import Answer, Batch, Floats, Ints, Layout, Prompt, Shift, Theta, Update
+
+MOVES = ("up", "right", "down", "left")
+_STEPS = ((-1, 0), (0, 1), (1, 0), (0, -1))
+WELL, PIT = "Reached the well.", "Fell into the pit."
+COST = 0.04
+"""What a move costs, where the well is worth 1 and the pit −1."""
+_START = re.compile(r"row (\d+), column (\d+)")
+
+
+@dataclass(frozen=True)
+class Yard:
+    """A grid with a well, pits and walls; wind turns a move to either side.
+
+    The default is the classic world of three rows and four columns.
+    """
+
+    rows: int = 3
+    columns: int = 4
+    well: tuple[int, int] = (0, 3)
+    pits: tuple[tuple[int, int], ...] = ((1, 3),)
+    walls: tuple[tuple[int, int], ...] = ((1, 1),)
+    wind: float = 0.2
+    """Probability that a move turns aside, half to the left and half to the right."""
+    horizon: int = 16
+    """Moves after which a walk is cut off."""
+
+    @property
+    def cells(self) -> int:
+        """Number of cells, walls included."""
+        return self.rows * self.columns
+
+    @cached_property
+    def landing(self) -> Ints:
+        """The cell (cells, 4) in which each executed move ends."""
+        after = np.zeros((self.cells, 4), dtype=np.int64)
+        for cell in range(self.cells):
+            for move, (down, right) in enumerate(_STEPS):
+                row, column = cell // self.columns + down, cell % self.columns + right
+                inside = 0 <= row < self.rows and 0 <= column < self.columns
+                free = inside and (row, column) not in self.walls
+                after[cell, move] = row * self.columns + column if free else cell
+        return after
+
+    @cached_property
+    def ending(self) -> Floats:
+        """The worth (cells,) of ending in a cell; 0 where the walk goes on."""
+        worth = np.zeros(self.cells)
+        worth[self.cell(self.well)] = 1.0
+        for pit in self.pits:
+            worth[self.cell(pit)] = -1.0
+        return worth
+
+    @cached_property
+    def starts(self) -> Ints:
+        """Cells from which a walk may start."""
+        walls = [self.cell(wall) for wall in self.walls]
+        return np.array([c for c in range(self.cells) if self.ending[c] == 0 and c not in walls])
+
+    def cell(self, place: tuple[int, int]) -> int:
+        """The number of the cell at (row, column)."""
+        return place[0] * self.columns + place[1]
+
+    def prompts(self) -> tuple[Prompt, ...]:
+        """One prompt per starting cell."""
+        places = [(c // self.columns, c % self.columns) for c in self.starts.tolist()]
+        return tuple(Prompt.user(f"Walk from row {r}, column {c}.") for r, c in places)
+
+    def start(self, prompt: Prompt) -> int:
+        """The cell that a prompt names.
+
+        Raises:
+            UsageError: the prompt names no cell from which a walk may start.
+        """
+        found = _START.search(prompt.text)
+        if found:
+            row, column = int(found[1]), int(found[2])
+            if row < self.rows and column < self.columns:
+                cell = self.cell((row, column))
+                if cell in self.starts:
+                    return cell
+        raise UsageError(
+            f"prompt {prompt.text[:60]!r} names no free cell of the yard; give prompts.path a "
+            'file with lines such as "Walk from row 2, column 0."'
+        )
+
+    def value(self, logits: Floats) -> float:
+        """Exact expected reward of the softmax policy, mean over starting cells.
+
+        Backward induction over the horizon; logits are (cells, 4).
+        """
+        worth = np.zeros(self.cells)
+        for _ in range(self.horizon):
+            ahead = np.where(self.ending != 0, self.ending, worth)
+            worth = (self._chances(logits) * ahead[self.landing]).sum(axis=1) - COST
+        return float(worth[self.starts].mean())
+
+    def divergence(self, logits: Floats, base: Floats) -> float:
+        """Exact KL(π ‖ π_base) of whole walks in nats, mean over starting cells."""
+        chosen, other = _softmax(logits), _softmax(base)
+        local = (chosen * (np.log(chosen) - np.log(other))).sum(axis=1)
+        share = np.zeros(self.cells)
+        share[self.starts] = 1 / len(self.starts)
+        chances, total = self._chances(logits), 0.0
+        for _ in range(self.horizon):
+            share = np.where(self.ending != 0, 0.0, share)
+            total += float(share @ local)
+            after = np.zeros(self.cells)
+            np.add.at(after, self.landing, share[:, None] * chances)
+            share = after
+        return total
+
+    def _chances(self, logits: Floats) -> Floats:
+        """Probability (cells, 4) of each executed move, wind included."""
+        chosen = _softmax(logits)
+        aside = np.roll(chosen, 1, axis=1) + np.roll(chosen, -1, axis=1)
+        return (1 - self.wind) * chosen + self.wind / 2 * aside
+
+
+class TabularPolicy:
+    """One logit per cell and move, θ = 0 at the start: a policy that wanders."""
+
+    def __init__(self, root_seed: int, yard: Yard | None = None, law: Law | None = None) -> None:
+        self.yard = yard or Yard()
+        self.layout: Layout = (("logits", (self.yard.cells, 4)),)
+        self.dim = self.yard.cells * 4
+        self.space = Space(root_seed, self.layout, law or Law.for_dim(self.dim))
+        self._theta: Theta = parameters.zeros(self.layout)
+
+    def rollout(
+        self, prompts: Sequence[Sequence[Prompt]], shifts: Sequence[Shift], *, seed: int
+    ) -> list[Batch]:
+        """Walks from prompts[i] under shifts[i]; both sides of a direction share choice and wind.
+
+        Raises:
+            UsageError: as many lists of prompts as shifts are needed, each prompt a known cell.
+        """
+        if len(prompts) != len(shifts):
+            raise UsageError(f"rollout: {len(prompts)} lists of prompts for {len(shifts)} shifts")
+        return [
+            self._walks(self._logits(shift), asked, derive(seed, "walk", k=shift.k))
+            for asked, shift in zip(prompts, shifts, strict=True)
+        ]
+
+    def apply(self, update: Update) -> None:
+        """θ ← θ + coef · v, or θ + vector."""
+        self._theta = parameters.applied(self.space, self._theta, update)
+
+    def digest(self) -> str:
+        """SHA-256 of θ in canonical form."""
+        return parameters.digest(self._theta, self.layout)
+
+    def theta(self) -> Theta:
+        """A copy of the master coordinates."""
+        return {name: values.copy() for name, values in self._theta.items()}
+
+    def value(self) -> float:
+        """Exact expected reward at the current θ."""
+        return self.yard.value(self._theta["logits"].astype(np.float64))
+
+    def sample(self, prompts: Sequence[Prompt], samples: int, *, seed: int) -> list[list[Answer]]:
+        """Several walks per prompt at the current θ."""
+        asked = [prompt for prompt in prompts for _ in range(samples)]
+        batch = self._walks(
+            self._theta["logits"].astype(np.float64), asked, derive(seed, "sample")
+        )
+        return [list(batch[i * samples : (i + 1) * samples]) for i in range(len(prompts))]
+
+    def kl(self, prompts: Sequence[Prompt], *, seed: int, samples: int = 1) -> tuple[float, float]:
+        """KL of whole walks to the untouched policy, exact, hence with standard error 0."""
+        here = self._theta["logits"].astype(np.float64)
+        return self.yard.divergence(here, np.zeros_like(here)), 0.0
+
+    def logprob_base(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
+        """Mean log-probability per move under θ = 0, where all four moves are alike."""
+        return np.full(len(answers), -np.log(4.0))
+
+    def _logits(self, shift: Shift) -> Floats:
+        moved = parameters.shifted(self.space, self._theta, shift)
+        return moved["logits"].astype(np.float64)
+
+    def _walks(self, logits: Floats, prompts: Sequence[Prompt], key: bytes) -> Batch:
+        """One walk per prompt: all of them a move further at a time."""
+        yard, rows = self.yard, len(prompts)
+        cells = np.array([yard.start(prompt) for prompt in prompts], dtype=np.int64)
+        u = uniform(key, rows * yard.horizon * 2).reshape(rows, yard.horizon, 2)
+        edges = np.cumsum(_softmax(logits), axis=1)
+        told: list[list[str]] = [[] for _ in range(rows)]
+        walking = np.ones(rows, dtype=bool)
+        for t in range(yard.horizon):
+            chosen = np.minimum((u[:, t, :1] >= edges[cells]).sum(axis=1), 3)
+            turn = np.where(u[:, t, 1] < yard.wind / 2, -1, 0)
+            turn = np.where(u[:, t, 1] >= 1 - yard.wind / 2, 1, turn)
+            moved = (chosen + turn) % 4
+            for i in np.flatnonzero(walking):
+                told[i].append(_word(int(chosen[i]), int(moved[i])))
+            cells = np.where(walking, yard.landing[cells, moved], cells)
+            walking &= yard.ending[cells] == 0
+            if not walking.any():
+                break
+        return tuple(_told(told[i], float(yard.ending[cells[i]])) for i in range(rows))
+
+
+def policy(*, root_seed: int, yard: Yard | None = None) -> TabularPolicy:
+    """The policy by name: the entry point ``tabular`` of `szpo.policies`."""
+    return TabularPolicy(root_seed, yard)
+
+
+@dataclass(frozen=True)
+class Walk:
+    """The worth of a walk, read from its text: 1 at the well, −1 in the pit, −.04 per move."""
+
+    def score(self, prompt: Prompt, answer: Answer) -> float:
+        """Ending minus the cost of the moves.
+
+        Raises:
+            RunError: the text is no walk.
+        """
+        moves, dot, end = answer.text.partition(".")
+        if not dot or any(word.split(">")[0] not in MOVES for word in moves.split()):
+            raise RunError(f"reward walk: {answer.text[:60]!r} is not a walk through the yard")
+        ending = {WELL: 1.0, PIT: -1.0}.get(end.strip(), 0.0)
+        return ending - COST * len(moves.split())
+
+
+def walk(argument: str | None) -> Walk:
+    """The reward by name: the entry point ``walk`` of `szpo.rewards`.
+
+    Raises:
+        UsageError: something follows a colon.
+    """
+    if argument is not None:
+        raise UsageError("takes nothing after a colon")
+    return Walk()
+
+
+def _softmax(logits: Floats) -> Floats:
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    shares: Floats = powers / powers.sum(axis=-1, keepdims=True)
+    return shares
+
+
+def _word(chosen: int, moved: int) -> str:
+    return MOVES[chosen] if chosen == moved else f"{MOVES[chosen]}>{MOVES[moved]}"
+
+
+def _told(moves: list[str], worth: float) -> Answer:
+    end = WELL if worth > 0 else PIT if worth < 0 else ""
+    text = f"{' '.join(moves)}. {end}".rstrip()
+    return Answer(text, "stop" if worth else "length", len(moves))

@@ -1,0 +1,130 @@
+"""Questions as files for people to fill in, and their answers as they come back.
+
+.jsonl and .csv hold a line per question with an empty ``choice``; filled in, the same file is the
+answers. .json holds Label Studio tasks (ranker of two items), and its export the answers.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from szpo.active.rounds import Question, Reply, prompt_of
+from szpo.data import label_studio, preference_files, text_files
+from szpo.data.preference_files import LINE_LIMIT
+from szpo.errors import UsageError
+
+RISKY = "=+-@\t\r"
+"""First characters of what a spreadsheet would run."""
+CHOICES = {"a": "A", "b": "B", "tie": "tie", "skip": "skip"}
+HEAD = ("id", "prompt", "a", "b", "choice", "by", "gain")
+
+
+def write(questions: Sequence[Question], path: Path) -> None:
+    """Write a round's questions; the file takes its name when it is whole, replacing an older one.
+
+    Raises:
+        UsageError: another ending than .jsonl, .csv or .json.
+    """
+    kind = path.suffix.lower()
+    if kind == ".jsonl":
+        text = "".join(json.dumps(_row(q), ensure_ascii=False) + "\n" for q in questions)
+    elif kind == ".csv":
+        file = io.StringIO()
+        sheet = csv.DictWriter(file, HEAD, lineterminator="\n")
+        sheet.writeheader()
+        for q in questions:
+            sheet.writerow({name: _cell(value) for name, value in _row(q).items()})
+        text = file.getvalue()
+    elif kind == ".json":
+        text = json.dumps([_task(q) for q in questions], ensure_ascii=False, indent=1)
+    else:
+        raise UsageError(f"{path.name}: questions are written as .jsonl, .csv or .json")
+    draft = path.with_name(f".{path.name}.draft")
+    draft.write_text(text, encoding="utf-8", newline="")
+    draft.replace(path)
+
+
+def read(path: Path) -> Iterator[Reply]:
+    """Answers from a filled-in sheet or Label Studio's export; empty choices are passed over.
+
+    Raises:
+        UsageError: the file or a line of it cannot be used.
+    """
+    source = _csv(path) if path.suffix.lower() == ".csv" else preference_files.records(path)
+    for where, record in source:
+        if isinstance(record, preference_files.Unreadable):
+            raise UsageError(f"{where}: not valid JSON ({record.reason})")
+        if not isinstance(record, dict):
+            raise UsageError(f"{where}: an answer must be an object")
+        if isinstance(record.get("data"), dict):
+            yield from _ranked(record, where)
+            continue
+        if record.get("id") in (None, ""):
+            raise UsageError(f"{where}: needs id, that of the question")
+        choice = str(record.get("choice") or "").strip()
+        if choice:
+            by = str(record.get("by") or "").strip()
+            yield Reply(_plain(str(record["id"])), CHOICES.get(choice.lower(), choice), by)
+
+
+def _row(question: Question) -> dict[str, Any]:
+    return {
+        "id": question.id,
+        "prompt": prompt_of(question).text,
+        "a": question.a,
+        "b": question.b,
+        "choice": "",
+        "by": "",
+        "gain": round(question.gain, 6),
+    }
+
+
+def _cell(value: Any) -> Any:
+    """Text that a spreadsheet would run as a formula, made plain."""
+    risky = isinstance(value, str) and value.startswith(tuple(RISKY))
+    return "'" + value if risky else value
+
+
+def _plain(text: str) -> str:
+    """An id as it was before `_cell`."""
+    return text[1:] if text[:1] == "'" and text[1:2] in tuple(RISKY) else text
+
+
+def _task(question: Question) -> dict[str, Any]:
+    items = [
+        {"id": side, "title": f"Answer {side.upper()}", "body": text}
+        for side, text in (("a", question.a), ("b", question.b))
+    ]
+    turns = [{"role": role, "content": text} for role, text in question.prompt]
+    data = {"pair": question.id, "prompt": prompt_of(question).text, "items": items}
+    return {"data": {**data, "messages": turns}}
+
+
+def _ranked(record: dict[str, Any], where: str) -> Iterator[Reply]:
+    """The answer of each annotation of an exported task."""
+    data, annotations = record["data"], record.get("annotations")
+    if not isinstance(data.get("pair"), str):
+        raise UsageError(f"{where}: data has no pair; is this an export of szpo select's tasks?")
+    for number, annotation in enumerate(annotations if isinstance(annotations, list) else [], 1):
+        found = label_studio.found({**record, "annotations": [annotation]}, where)
+        by = str(annotation.get("completed_by", number))
+        for pair in found.pairs:
+            bodies = {str(item["id"]): item["body"] for item in data["items"]}
+            yield Reply(data["pair"], "A" if pair.chosen.text == bodies.get("a") else "B", by)
+
+
+def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    text_files.regular(path, "answers")
+    with path.open("rb") as file:
+        texts = (text for _, text in text_files.numbered(file, path, LINE_LIMIT))
+        reader = csv.DictReader(texts, strict=True)
+        try:
+            for record in reader:
+                yield f"{path}:{reader.line_num}", record
+        except csv.Error as error:
+            raise UsageError(f"{path}:{reader.line_num}: {error}") from error

@@ -1,0 +1,233 @@
+"""Does the logistic link fit? A test on triads: three batches of answers, every two compared.
+
+With the same texts in all three comparisons the value differences add up, x_ac = x_ab + x_bc, so
+under the logistic link log-odds must add up. Of a triad with m_e votes on each edge, k_e of them
+for its first batch, s₁ = k_ab + k_ac and s₂ = k_bc + k_ac are then sufficient for x_ab and x_bc,
+and given them k_ac has a law without any unknown:
+
+    P(k_ac = k) ∝ C(m_ab, s₁ − k) · C(m_bc, s₂ − k) · C(m_ac, k).
+
+So the test has its size however far the batches lie apart and however few votes an edge has. It
+looks for log-odds of the form x + γx³: γ > 0 where votes become sure sooner than the logistic
+link allows (probit .018, linear .083), γ < 0 where they stay unsure at large differences (cauchit
+−.122, a lapse of 10 % −.020), also where voters of different sharpness are pooled. Its score is
+Σ 3·â·b̂·(â + b̂)·(k_ac − E k_ac), the locally most powerful weights with x put at its estimate.
+
+Votes are taken to be independent given the texts. Pure arithmetic, any leading axes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from scipy import special
+
+from szpo.intervals import Share, Z
+from szpo.types import Floats
+
+LEVEL: Final = 0.05
+LEAST: Final = 5
+"""Triads that say something of the link, below which nothing is told."""
+POWER: Final = 0.8416212335729143
+"""Normal quantile of 80 %."""
+_PRIOR: Final = 1.5
+"""Standard deviation of differences where the estimate of x is drawn in, logits."""
+_NEWTON: Final = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Curvature:
+    """Evidence on γ, per repetition (...)."""
+
+    score: Floats
+    information: Floats
+    """Variance of the score under the logistic link."""
+    telling: Floats
+    """Triads whose votes leave k_ac open."""
+
+    @property
+    def z(self) -> Floats:
+        """The score in standard deviations; 0 where nothing is told."""
+        return np.asarray(
+            self.score / np.sqrt(np.where(self.information > 0, self.information, 1))
+        )
+
+    @property
+    def p(self) -> Floats:
+        """Two-sided p-value; 1 with fewer than `LEAST` telling triads."""
+        found = 2 * special.ndtr(-np.abs(self.z))
+        return np.where(self.telling >= LEAST, found, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class LinkCheck:
+    """What triads and repeats say, for people."""
+
+    triads: int
+    votes: int
+    """For a side; ties are left out."""
+    ties: int
+    curvature: float | None
+    """γ, to first order; None below `LEAST` telling triads."""
+    low: float | None
+    high: float | None
+    """95 % interval."""
+    p: float | None
+    detectable: float | None
+    """|γ| that so many votes find in 80 of 100 cases."""
+    scale: float | None
+    """Root mean square difference that votes of different panelists show, in logits."""
+    own_scale: float | None
+    """The same from comparisons that a panelist answered twice."""
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether the logistic link stands; None where nothing can be said."""
+        return None if self.p is None else self.p >= LEVEL
+
+    @property
+    def warning(self) -> str | None:
+        """One line for the operator where it does not."""
+        if self.fits is not False or self.curvature is None or self.p is None:
+            return None
+        how = "sooner sure" if self.curvature > 0 else "less sure of large differences"
+        return (
+            f"votes are {how} than the logistic link allows (p = {self.p:.2g}, {self.triads} "
+            f"triads, {self.votes} votes): inverted votes mislead; set optimizer.rule=margin or "
+            "sign, which need no link: szpo branch RUN --step K --rule margin"
+        )
+
+    def line(self) -> str:
+        """All of it in one line."""
+        if self.curvature is None or self.p is None:
+            return (
+                f"{self.triads} triads, {self.votes} votes: too little to tell whether the "
+                "logistic link fits (few votes, or batches too alike or too far apart)"
+                f"{self._apart()}"
+            )
+        said = "does not fit" if self.fits is False else "is not contradicted"
+        return (
+            f"logistic link {said}: curvature {self.curvature:+.3f} [{self.low:+.3f}, "
+            f"{self.high:+.3f}], p = {self.p:.2g}, from {self.triads} triads and {self.votes} "
+            f"votes, which find {self.detectable:.3f} in 80 of 100 cases{self._apart()}"
+        )
+
+    def _apart(self) -> str:
+        """How far apart comparisons lie, as far as it is known."""
+        known = {"between panelists": self.scale, "for one panelist": self.own_scale}
+        told = [f"{far:.1f} {who}" for who, far in known.items() if far is not None]
+        return f"; comparisons lie apart by {', '.join(told)}, in logits" if told else ""
+
+
+def curvature(won: Floats, votes: Floats) -> Curvature:
+    """The conditional score test of γ = 0.
+
+    ``won`` and ``votes`` (..., T, 3): edges ab, bc, ac of T triads, votes for the first batch and
+    all votes for a side.
+    """
+    m = np.asarray(votes, dtype=np.float64)
+    won = np.asarray(won, dtype=np.float64)
+    first, second = won[..., 0] + won[..., 2], won[..., 1] + won[..., 2]
+    x_ab, x_bc = differences(first, second, m)
+    k = np.arange(int(m[..., 2].max(initial=0)) + 1, dtype=np.float64)
+    log = (
+        _log_ways(m[..., 0, None], first[..., None] - k)
+        + _log_ways(m[..., 1, None], second[..., None] - k)
+        + _log_ways(m[..., 2, None], k)
+    )
+    chance = np.exp(log - log.max(-1, keepdims=True))
+    chance = chance / chance.sum(-1, keepdims=True)
+    mean = (chance * k).sum(-1)
+    variance = (chance * (k - mean[..., None]) ** 2).sum(-1)
+    weight = 3 * x_ab * x_bc * (x_ab + x_bc)
+    return Curvature(
+        (weight * (won[..., 2] - mean)).sum(-1),
+        (weight**2 * variance).sum(-1),
+        ((variance > 1e-9) & (weight != 0)).sum(-1) * 1.0,
+    )
+
+
+def differences(first: Floats, second: Floats, votes: Floats) -> tuple[Floats, Floats]:
+    """x_ab and x_bc (..., T) at their posterior mode given the sufficient s₁ and s₂.
+
+    Newton's method; each of the three differences ~ N(0, 1.5²) beforehand.
+    """
+    a, b = np.zeros(first.shape), np.zeros(first.shape)
+    m_ab, m_bc, m_ac = (votes[..., edge] for edge in range(3))
+    shrink = 1 / _PRIOR**2
+    for _ in range(_NEWTON):
+        p_ab, p_bc, p_ac = special.expit(a), special.expit(b), special.expit(a + b)
+        g_a = first - m_ab * p_ab - m_ac * p_ac - shrink * (2 * a + b)
+        g_b = second - m_bc * p_bc - m_ac * p_ac - shrink * (a + 2 * b)
+        cross = m_ac * p_ac * (1 - p_ac) + shrink
+        h_a = m_ab * p_ab * (1 - p_ab) + shrink + cross
+        h_b = m_bc * p_bc * (1 - p_bc) + shrink + cross
+        size = h_a * h_b - cross * cross
+        step_a, step_b = (h_b * g_a - cross * g_b) / size, (h_a * g_b - cross * g_a) / size
+        length = np.maximum(np.maximum(np.abs(step_a), np.abs(step_b)), 1.0)
+        a, b = a + step_a / length, b + step_b / length
+    clean = np.abs(a) > 1e-9, np.abs(b) > 1e-9
+    return np.where(clean[0], a, 0.0), np.where(clean[1], b, 0.0)
+
+
+def check(won: Floats, votes: Floats, *, ties: int, again: Share) -> LinkCheck:
+    """The test of one run's triads (T, 3), and how far apart comparisons lie.
+
+    ``again``: comparisons that a panelist answered twice with the same side.
+    """
+    found = curvature(won, votes)
+    told = int(found.telling) >= LEAST
+    scale, width = math.sqrt(max(float(found.information), 1e-300)), float(found.information)
+    gamma = float(found.score) / width if told else None
+    pairs = votes * (votes - 1) / 2
+    same = (won * (won - 1) + (votes - won) * (votes - won - 1)) / 2
+    between = float(same.sum() / pairs.sum()) if pairs.sum() else None
+    return LinkCheck(
+        triads=len(votes),
+        votes=round(float(votes.sum())),
+        ties=ties,
+        curvature=gamma,
+        low=None if gamma is None else gamma - Z / scale,
+        high=None if gamma is None else gamma + Z / scale,
+        p=float(found.p) if told else None,
+        detectable=(Z + POWER) / scale if told else None,
+        scale=spread(between),
+        own_scale=spread(again.value if again.of else None),
+    )
+
+
+def spread(same: float | None) -> float | None:
+    """The difference in logits at which two votes agree so often: 2·atanh √(2a − 1).
+
+    >>> round(spread(0.7), 3), spread(0.4), spread(None)
+    (1.491, 0.0, None)
+    """
+    if same is None:
+        return None
+    return 2 * math.atanh(math.sqrt(min(max(2 * same - 1, 0.0), 0.9999)))
+
+
+def cubic(link_name: str) -> float:
+    """γ of a link: its log-odds are x + γx³ + …, x scaled to the logistic slope at 0.
+
+    Read off at x = .05, where higher orders no longer show.
+
+    >>> round(cubic("probit"), 3), round(cubic("cauchit"), 3), round(cubic("linear"), 3)
+    (0.018, -0.122, 0.083)
+    """
+    from szpo.aggregation.links import link
+
+    chosen, x = link(link_name), 0.05
+    p = chosen.prob(x / (4 * chosen.slope0))
+    return float((special.logit(p) - x) / x**3)
+
+
+def _log_ways(m: Floats, k: Floats) -> Floats:
+    """Log of C(m, k); −inf outside 0 … m."""
+    inside = (k >= 0) & (k <= m)
+    safe = np.where(inside, k, 0.0)
+    value = special.gammaln(m + 1) - special.gammaln(safe + 1) - special.gammaln(m - safe + 1)
+    return np.where(inside, value, -np.inf)

@@ -1,0 +1,150 @@
+"""Signs of low effort in one panelist's answers: flags to look into, never silent drops.
+
+Pure arithmetic on counts. Each flag alone is meant to meet fewer than one honest panelist in a
+hundred; ``szpo bench hostile`` measures how many it meets, and how many who click at random. The
+operator's page shows the same flags (`szpo.analysis.agreement`); docs/decisions.md has their
+prices.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Final
+
+from scipy import special
+
+from szpo.intervals import wilson
+
+Counts = tuple[float, float]
+"""Hits, and of how many."""
+
+FAST_MS: Final = 700.0
+WORD_MS: Final = 15.0
+"""Nobody reads 4,000 words a minute, or anything in less than 700 ms."""
+RANDOM: Final = math.log(100)
+"""Log-likelihood ratio of answering at random over answering as the panel does.
+
+By Ville's inequality at most one honest panelist in a hundred ever passes it, however often one
+looks, as far as the panel's shares are theirs.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Conduct:
+    """What a panelist's answers look like; (hits, of) in any units of votes."""
+
+    fast: Counts = (0, 0)
+    """Answers sooner than `soonest_ms`, of those with a time."""
+    skim: Counts = (0, 0)
+    """Answers in less than a quarter of the reading time, of those with a time."""
+    left: Counts = (0, 0)
+    """A, of the answers for a side."""
+    run: int = 0
+    """Longest run of one side."""
+    gold: Counts = (0, 0)
+    """Right, of known questions answered."""
+    repeat: Counts = (0, 0)
+    """The same again, of comparisons answered twice."""
+    rest: Counts = (0, 0)
+    """With the majority of the others on the same direction, where they have one."""
+    skips: Counts = (0, 0)
+    """Not judged, of all that were shown and answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usual:
+    """The same shares over the whole panel, as an honest member is expected to have them.
+
+    Where the panel's are not known, repeats and the others' votes say nothing (½).
+    """
+
+    gold: float = 0.95
+    repeat: float = 0.5
+    rest: float = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """A sign, in a word and in a sentence."""
+
+    code: str
+    text: str
+
+
+def soonest_ms(words: int) -> float:
+    """The shortest time in which a text of so many words can have been looked at.
+
+    >>> soonest_ms(10), soonest_ms(300)
+    (700.0, 4500.0)
+    """
+    return max(FAST_MS, WORD_MS * words)
+
+
+def longest_run(sides: Sequence[str]) -> int:
+    """Longest run of one side; any other answer breaks it.
+
+    >>> longest_run("ABBBA"), longest_run(["A", "tie", "tie", "A"]), longest_run("")
+    (3, 1, 0)
+    """
+    return max((len(list(run)) for side, run in groupby(sides) if side in ("A", "B")), default=0)
+
+
+def flags(conduct: Conduct, usual: Usual | None = None) -> tuple[Flag, ...]:
+    """What is odd about a panelist, in a fixed order; nothing for most.
+
+    ``usual``: the panel's shares, measured over all its members.
+    """
+    c = conduct
+    found = []
+    hits, of = c.fast
+    if hits >= 3 and hits > of / 10:
+        found.append(Flag("fast", f"{hits:.0f} of {of:.0f} answers sooner than texts can be read"))
+    hits, of = c.skim
+    if of >= 6 and hits > of / 2:
+        found.append(
+            Flag(
+                "skim",
+                f"{hits:.0f} of {of:.0f} answers in less than a quarter of the reading time",
+            )
+        )
+    hits, of = c.left
+    if of and 2 * special.bdtr(min(hits, of - hits), of, 0.5) < 0.001:
+        found.append(Flag("side", f"chose the left side in {hits:.0f} of {of:.0f} answers"))
+    if c.run > max(12, math.log2(max(of, 1)) + 8):  # longer records have longer runs by chance
+        found.append(Flag("run", f"chose the same side {c.run} times in a row"))
+    hits, of = c.gold
+    if of >= 6 and wilson(hits, of)[1] < 0.85:
+        found.append(Flag("gold", f"{hits:.0f} of {of:.0f} known answers right"))
+    hits, of = c.repeat
+    if of >= 5 and wilson(hits, of)[1] < 0.6:
+        found.append(Flag("repeat", f"the same answer in {hits:.0f} of {of:.0f} repeats"))
+    hits, of = c.rest
+    if of >= 30 and wilson(hits, of)[1] < 0.45:
+        found.append(Flag("rest", f"with the others in {hits:.0f} of {of:.0f} answers"))
+    hits, of = c.skips
+    if of >= 12 and hits > of / 4:
+        found.append(Flag("skips", f"could not judge {hits:.0f} of {of:.0f}"))
+    if (ratio := at_random(c, usual)) > RANDOM:
+        found.append(Flag("random", f"{math.exp(min(ratio, 20)):.0f} to 1 for answers at random"))
+    return tuple(found)
+
+
+def at_random(conduct: Conduct, usual: Usual | None = None) -> float:
+    """Log-likelihood ratio of answers at random over the panel's usual ones.
+
+    >>> round(at_random(Conduct(gold=(1, 4))), 2)
+    6.27
+    """
+    shares = Usual() if usual is None else usual
+    total = 0.0
+    for (hits, of), share in (
+        (conduct.gold, shares.gold),
+        (conduct.repeat, shares.repeat),
+        (conduct.rest, shares.rest),
+    ):
+        expected = min(max(share, 0.5), 0.98)
+        total += hits * math.log(0.5 / expected) + (of - hits) * math.log(0.5 / (1 - expected))
+    return total

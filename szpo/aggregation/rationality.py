@@ -1,0 +1,220 @@
+"""Weights from each voter's rationality β: how steeply votes follow a difference in value.
+
+A vote o = ±1 of voter j on comparison c of direction r has P(o) = σ(o β_j x_rc), with
+x_rc = Δ_r + u_rc: what a direction's votes share, and what the votes of one comparison share
+besides. Latents are Gaussian, log β_j normal, the mean of |β| is 1. The best linear weight of a
+vote is then β_j. With σ replaced by its quadratic bound (Jaakkola & Jordan 2000),
+log σ(z) ≥ log σ(ξ) + (z − ξ)/2 − λ(ξ)(z² − ξ²), λ(ξ) = tanh(ξ/2)/4ξ, every step of the EM is in
+closed form but the mean of β, a sum over a grid.
+
+A voter is judged by what the *rest* say of x, never by own votes. Where several voters answer a
+comparison they share x_rc; where each is answered once (M = 1) only Δ_r, and u is taken to be 0.
+Pure arithmetic over arrays with any leading axes, as in `szpo.aggregation.weighting`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from szpo.aggregation import weighting
+from szpo.aggregation.weighting import HOSTILE_Z, History
+from szpo.types import Floats
+
+_LOG_BETA: Final = np.linspace(-3.0, 2.0, 41)
+_ROUNDS: Final = 40
+"""Of the power iteration; the same number on every machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prior:
+    """What is believed before any vote; chosen on simulated panels."""
+
+    spread: float = 0.7
+    """Of log β among voters, learnt from then on."""
+    voters: float = 4.0
+    """How many voters that is worth."""
+    hostile: float = 0.05
+    """Probability that a voter's β is negative."""
+    scale: float = 0.85
+    """Root mean square of Δ, and of u, in logits of a mean voter."""
+    directions: float = 8.0
+    """How many directions (for u: comparisons) that is worth."""
+    passes: int = 15
+    """Rounds of judging voters by the rest and the rest by its voters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rationality:
+    """What was found, per voter (..., P)."""
+
+    weights: Floats
+    """β, below 0 only from three standard errors on, scaled so that Σw² = Σ|w|."""
+    beta: Floats
+    """Its mean; over the panel |β| has mean 1."""
+    low: Floats
+    high: Floats
+    """95 % interval of |β| for the likelier sign."""
+    z: Floats
+    """Agreement with the rest in standard errors above chance."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Rest:
+    """x of each of a voter's votes as the others see it: mean and variance (..., P, R, N)."""
+
+    mean: Floats
+    variance: Floats
+
+
+def rationality(history: History, prior: Prior | None = None) -> Rationality:
+    """One weight per voter from what all have said so far: 1 each for voters who are alike.
+
+    Ties say nothing of β. Voters without votes have the prior's mean.
+    """
+    known = Prior() if prior is None else prior
+    own = _own(history)
+    asked = np.abs(own)
+    lead = own.shape[:-3]
+    shared = ((asked.sum(-3) > 1).any((-2, -1)) * 1.0)[..., None]  # (..., 1)
+    beta = start(history)
+    delta2 = np.full((*lead, 1), known.scale**2)
+    noise2 = shared * known.scale**2
+    spread = np.full((*lead, 1), known.spread)
+    bound = np.full(own.shape, 1 / 8)
+    low, high, z = np.zeros_like(beta), np.zeros_like(beta), np.zeros_like(beta)
+    for _ in range(known.passes):
+        seen = _rest(own, asked, beta, bound, delta2, noise2)
+        square = seen.mean**2 + seen.variance
+        bound = _lambda(np.sqrt(square) * np.abs(beta)[..., None, None])
+        z = _z(own, asked, seen)
+        agreed = (own * seen.mean).sum((-2, -1)) / 2
+        worth = (asked * bound * square).sum((-2, -1))
+        beta, low, high, wide2 = _betas(agreed, worth, z, spread, known)
+        spread = np.sqrt(
+            (wide2.sum(-1, keepdims=True) + known.voters * known.spread**2)
+            / (beta.shape[-1] + known.voters)
+        )
+        bar = np.abs(beta).mean(-1, keepdims=True)
+        bar = np.where(bar > 0, bar, 1.0)
+        beta, low, high = beta / bar, low / bar, high / bar
+        delta2, noise2 = _scales(
+            own, asked, beta, bound, delta2 * bar**2, noise2 * bar**2, shared, known
+        )
+    size, power = np.abs(beta).sum(-1), (beta * beta).sum(-1)
+    scale = np.where(power > 0, size / np.where(power > 0, power, 1.0), 1.0)
+    return Rationality(beta * scale[..., None], beta, low, high, z)
+
+
+def start(history: History, votes: float = 8.0) -> Floats:
+    """Where the EM begins (..., P): the leading eigenvector of the voters' agreement, ≥ 0.
+
+    The matrix of mean agreements of two voters on one direction, without its diagonal, is βββᵀ to
+    first order (spectral Dawid–Skene; Ghosh, Kale & McAfee 2011). Power iteration from equal
+    voters, so that nothing is known where nobody agrees or disagrees; the sign is that of the
+    majority. ``votes`` of a voter weigh as much as knowing nothing of them (1).
+    """
+    own = _own(history)
+    net, count = own.sum(-1), np.abs(own).sum(-1)
+    pairs = np.einsum("...pr,...qr->...pq", count, count)
+    agree = np.einsum("...pr,...qr->...pq", net, net) / np.maximum(pairs, 1.0)
+    agree = agree * (1 - np.eye(agree.shape[-1]))
+    shift = np.abs(agree).sum(-1).max(-1, initial=0.0)[..., None] / 2 + 1e-9
+    found = np.ones(net.shape[:-1])
+    for _ in range(_ROUNDS):
+        found = (agree @ found[..., None])[..., 0] + shift * found
+        found = found / np.maximum(np.abs(found).max(-1, initial=0.0)[..., None], 1e-300)
+    side = np.where(np.sign(found).sum(-1, keepdims=True) < 0, -1.0, 1.0)
+    found = side * found
+    found = found / np.maximum(np.abs(found).mean(-1, keepdims=True), 1e-300)
+    share = count.sum(-1) / (count.sum(-1) + votes)
+    return np.asarray(np.clip(share * found + (1 - share), 0.0, 3.0))
+
+
+def _own(history: History) -> Floats:
+    said: NDArray[np.int8] = history.said[..., -weighting.ROWS :, :]
+    return np.where(np.abs(said) == 1, said, 0).astype(np.float64)
+
+
+def _messages(own: Floats, asked: Floats, beta: Floats, bound: Floats) -> tuple[Floats, Floats]:
+    """Precision and precision times mean that each vote gives x (..., P, R, N)."""
+    b = beta[..., None, None]
+    return 2 * bound * b * b * asked, own * b / 2
+
+
+def _rest(
+    own: Floats, asked: Floats, beta: Floats, bound: Floats, delta2: Floats, noise2: Floats
+) -> _Rest:
+    """What all but the voter say of x: their votes on the comparison, and on the direction."""
+    precise, pull = _messages(own, asked, beta, bound)
+    precise = np.maximum(precise.sum(-3, keepdims=True) - precise, 0.0)
+    pull = pull.sum(-3, keepdims=True) - pull
+    noise, prior = noise2[..., None, None], 1 / delta2[..., None, None]
+    damp = 1 / (1 + precise * noise)
+    far, drawn = precise * damp, pull * damp
+    through = prior + far.sum(-1, keepdims=True) - far  # Δ without this comparison
+    spread = 1 / through + noise
+    middle = (drawn.sum(-1, keepdims=True) - drawn) / through
+    whole = 1 / spread + precise
+    return _Rest((middle / spread + pull) / whole, 1 / whole)
+
+
+def _scales(
+    own: Floats, asked: Floats, beta: Floats, bound: Floats, delta2: Floats, noise2: Floats,
+    shared: Floats, prior: Prior,
+) -> tuple[Floats, Floats]:  # fmt: skip
+    """E Δ² and E u² given all votes (..., 1), with the prior's worth of each."""
+    precise, pull = (part.sum(-3) for part in _messages(own, asked, beta, bound))  # (..., R, N)
+    noise = noise2[..., None]
+    damp = 1 / (1 + precise * noise)
+    through = 1 / delta2 + (precise * damp).sum(-1)
+    middle = (pull * damp).sum(-1) / through
+    voted = asked.any((-3, -1)) * 1.0
+    total = (voted * (middle**2 + 1 / through)).sum(-1, keepdims=True)
+    worth = prior.directions
+    found = (total + worth * prior.scale**2) / (voted.sum(-1, keepdims=True) + worth)
+    gain = noise * damp
+    mean = gain * (pull - precise * middle[..., None])
+    second = mean**2 + gain + (gain * precise) ** 2 / through[..., None]
+    voted = asked.any(-3) * 1.0
+    total = (voted * second).sum((-2, -1))[..., None]
+    size = voted.sum((-2, -1))[..., None]
+    return found, shared * (total + worth * prior.scale**2) / (size + worth)
+
+
+def _betas(
+    agreed: Floats, worth: Floats, z: Floats, spread: Floats, prior: Prior
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """Mean β, interval of |β|, mean squared distance of log β from the prior's; each (..., P)."""
+    size = np.exp(_LOG_BETA)
+    off = _LOG_BETA + spread[..., None] ** 2 / 2  # so that E|β| = 1
+    log = -worth[..., None] * size**2 - off**2 / (2 * spread[..., None] ** 2)
+    both = [log + side * agreed[..., None] * size for side in (1, -1)]
+    top = np.maximum(both[0].max(-1), both[1].max(-1))[..., None]
+    fair, against = (np.exp(part - top) for part in both)
+    fair, against = (1 - prior.hostile) * fair, prior.hostile * against
+    total = (fair + against).sum(-1)
+    mean = ((fair - against) * size).sum(-1) / total
+    mean = np.where((mean < 0) & (z > -HOSTILE_Z), 0.0, mean)
+    mean = np.where((mean > 0) & (z <= -HOSTILE_Z), 0.0, mean)
+    likelier = np.where((fair.sum(-1) >= against.sum(-1))[..., None], fair, against)
+    below = np.cumsum(likelier, axis=-1) / likelier.sum(-1, keepdims=True)
+    low, high = (size[(below < edge).sum(-1).clip(max=len(size) - 1)] for edge in (0.025, 0.975))
+    wide2 = ((fair + against) * off**2).sum(-1) / total
+    return mean, low, high, wide2
+
+
+def _z(own: Floats, asked: Floats, seen: _Rest) -> Floats:
+    """Σ o t over its standard deviation for a voter who clicks at random; t = tanh(x̂/2)."""
+    t = np.tanh(seen.mean / 2)
+    square = (asked * t * t).sum((-2, -1))
+    return np.asarray((own * t).sum((-2, -1)) / np.sqrt(np.maximum(square, 1e-12)))
+
+
+def _lambda(xi: Floats) -> Floats:
+    """tanh(ξ/2)/4ξ, 1/8 at 0."""
+    safe = np.maximum(xi, 1e-6)
+    return np.asarray(np.tanh(safe / 2) / (4 * safe))

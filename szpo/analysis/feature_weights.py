@@ -1,0 +1,165 @@
+"""What a panel's votes say about the weights of named features, for all and for each panelist."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from szpo import seeds
+from szpo.aggregation.bradley_terry import RIDGE, Ties, halves, newton, separable, unlike
+from szpo.errors import RunError
+from szpo.intervals import Share, Z, share
+from szpo.types import Floats, Ints
+
+FOLDS = 10
+"""Parts into which comparisons are divided to predict each part from the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taste:
+    """What votes say about the weights of p features; a constant feature has weight nan."""
+
+    weights: Floats
+    """(p,) logits per standard deviation of the difference as it was asked."""
+    low: Floats
+    high: Floats
+    """Ends of the 95 % intervals."""
+    scale: Floats
+    """(p,) one such deviation (about 0, sides being arbitrary), in the feature's units."""
+    votes: int
+    ties: int
+    panelists: int
+    clustered: bool
+    """The intervals are taken over panelists, so that they hold for others like them."""
+    separable: bool
+    """Some weights predict every vote, so that only the ridge keeps them finite."""
+    alone: tuple[Share, ...]
+    """Per feature, how often the batch that has more of it won, of the votes for a side."""
+    held_out: Share
+    """Votes for a side that the other comparisons' votes predict."""
+    unlike: float
+    """P-value of "the panelists share these weights"; nan for one panelist."""
+    nu: float | None = None
+    """Davidson's ν."""
+
+    def utility(self, x: Floats) -> Floats:
+        """wᵀx of differences (…, p) in the features' own units; constant features add nothing."""
+        return np.asarray(x @ np.nan_to_num(self.weights / np.where(self.scale, self.scale, 1.0)))
+
+
+def held_out(x: Floats, y: Floats, groups: Ints, key: bytes, *, ridge: float = RIDGE) -> Share:
+    """Votes for a side predicted by a fit to other comparisons (up to `FOLDS` parts).
+
+    Args:
+        x: differences (n, p).
+        y: votes (n,).
+        groups: (n,) the comparison of each vote, 0 …; all votes of one are left out together.
+        key: names the division.
+        ridge: as in the fit.
+    """
+    count = int(groups.max()) + 1
+    fold = (seeds.permutation(key, count) % FOLDS)[groups]
+    hits, of = 0.0, 0
+    for part in np.unique(fold):
+        test = fold == part
+        if test.all():
+            continue
+        u = x[test] @ newton(x[~test], y[~test], ridge).weights
+        sided = y[test] != 0.5
+        right = np.where(u == 0, 0.5, (u > 0) == (y[test] > 0.5))
+        hits, of = hits + float(right[sided].sum()), of + int(sided.sum())
+    return share(hits, of)
+
+
+def taste(
+    x: Floats,
+    y: Floats,
+    who: Sequence[str],
+    comparisons: Sequence[str],
+    *,
+    seed: int,
+    ridge: float = RIDGE,
+    ties: Ties = "half",
+    scale: Floats | None = None,
+) -> Taste:
+    """Fit the weights of features to votes.
+
+    Args:
+        x: differences plus − minus (n, p), in the features' own units.
+        y: votes (n,): 1 plus, 0 minus, ½ tie.
+        who: the panelist of each vote.
+        comparisons: the comparison of each vote.
+        seed: names the division into parts that are predicted, and the shuffles.
+        ridge: precision of the prior on each standardised weight.
+        ties: half a vote each way, or Davidson's.
+        scale: what one unit of a weight is; by default the differences' own deviation.
+
+    Raises:
+        RunError: no feature differs in any comparison.
+    """
+    if scale is None:
+        scale = np.sqrt(np.mean(x**2, axis=0))
+    moves = scale > 0
+    if not moves.any():
+        raise RunError("no feature differs in any comparison")
+    z = x[:, moves] / scale[moves]
+    _, panelists = np.unique(np.asarray(who), return_inverse=True)
+    _, groups = np.unique(np.asarray(comparisons), return_inverse=True)
+    ties = ties if (y == 0.5).any() else "half"
+    fit = newton(z, y, ridge, ties)
+    p = z.shape[1]
+    half, clustered = halves(z, y, panelists, fit, ties)
+    plain = fit if ties == "half" else newton(z, y, ridge)
+    weights = _spread_out(fit.weights[:p], moves)
+    width = _spread_out(half, moves)
+    return Taste(
+        weights=weights, low=weights - width, high=weights + width, scale=scale,
+        votes=len(y), ties=int((y == 0.5).sum()), panelists=int(panelists.max()) + 1,
+        clustered=clustered, separable=separable(z, y),
+        alone=tuple(_alone(x[:, j], y) for j in range(x.shape[1])),
+        held_out=held_out(z, y, groups, seeds.derive(seed, "taste parts"), ridge=ridge),
+        unlike=unlike(z, y, panelists, plain, seeds.derive(seed, "taste shuffles")),
+        nu=float(np.exp(fit.weights[p])) if ties == "davidson" else None,
+    )  # fmt: skip
+
+
+def _spread_out(values: Floats, moves: NDArray[np.bool_]) -> Floats:
+    wide = np.full(len(moves), np.nan)
+    wide[moves] = values
+    return wide
+
+
+def _alone(x: Floats, y: Floats) -> Share:
+    decided = (y != 0.5) & (x != 0)
+    return share(int(((x > 0) == (y > 0.5))[decided].sum()), int(decided.sum()))
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """One panelist's weights (p,), pulled towards the panel's, with 95 % intervals."""
+
+    votes: int
+    weights: Floats
+    low: Floats
+    high: Floats
+
+
+def own(x: Floats, y: Floats, who: Sequence[str], panel: Taste) -> dict[str, Own]:
+    """Every panelist's weights by name, given the panel's.
+
+    The prior of each weight is the panel's, give or take one logit, so that few votes say little;
+    intervals by Laplace.
+    """
+    moves = panel.scale > 0
+    z = x[:, moves] / panel.scale[moves]
+    found = {}
+    for name in sorted(set(who)):
+        mine = np.array([one == name for one in who])
+        fit = newton(z[mine], y[mine], 1.0, centre=panel.weights[moves])
+        half = Z * np.sqrt(np.diagonal(np.linalg.inv(fit.information)))
+        weights, width = _spread_out(fit.weights, moves), _spread_out(half, moves)
+        found[name] = Own(int(mine.sum()), weights, weights - width, weights + width)
+    return found

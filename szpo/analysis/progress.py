@@ -1,0 +1,201 @@
+"""How far a run has come, how fast its panel votes, what it waits for, what is left: pure.
+
+Times are of the rows in `evidence`: a pause does not count, nor does time before the first round.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from szpo.analysis.evidence import WINDOW, Ballot, Evidence, RunFacts
+from szpo.intervals import NOTHING, Estimate, mapped, quantile, rate
+from szpo.training.budget import pay
+from szpo.training.summary import WORDS_PER_MINUTE
+
+HOUR_US = 3_600_000_000
+ENOUGH_TIMED = 5
+"""Votes from which the measured time is used instead of 238 words a minute."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the run has come."""
+
+    applied: int
+    planned: int | None
+    """Steps in all, by settings and limits."""
+    votes: int
+    """Counted."""
+    votes_left: int | None
+    skips: int
+    late: int
+    automatic_ties: int
+    step: int | None
+    """At hand: open, closed or being prepared."""
+    state: str
+    hidden: int
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """How fast the panel votes, and what it waits for."""
+
+    last_hour: Estimate
+    overall: Estimate
+    """Votes per hour in which a round was open and the run not paused."""
+    median: Estimate
+    """Seconds per vote."""
+    p90: Estimate
+    waiting: float | None
+    """Share of the time, from the first round on and without pauses, in which none was open."""
+    links: Mapping[str, Estimate]
+    """Median seconds per step of: votes, answers (writing them), update."""
+    slowest: str | None
+    fast: int
+    """Votes marked as faster than reading."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What is left to do."""
+
+    votes: int | None
+    seconds_per_vote: Estimate
+    measured: bool
+    """From measured times; else from the words and 238 words a minute."""
+    person_hours: Estimate
+    end_us: Estimate
+    """When the run would end at the pace of its last ten steps."""
+    money: Estimate
+    """What those votes cost; nothing where the settings name no pay."""
+    spent: float | None
+    """What the votes so far cost, at 238 words a minute; None where the settings name no pay."""
+
+
+def progress(evidence: Evidence) -> Progress:
+    """How far the run has come."""
+    run, steps, ballots = evidence.run, evidence.steps, evidence.ballots
+    counted = [b.step for b in ballots if b.counted]
+    done = {step.step for step in steps if step.state == "applied"}
+    applied = len(done)
+    spent = sum(step in done for step in counted)
+    by_votes = [n for n in (run.budget, run.limit_votes) if n is not None]
+    ends = [n for n in (run.planned_steps, run.limit_steps) if n is not None]
+    ends += [applied + max(0, n - spent) // run.votes_per_step for n in by_votes]
+    planned = max(applied, min(ends)) if ends else None
+    at_hand = [step for step in steps if step.state not in ("applied", "void")]
+    # Rounds that are still to be answered, less what the open one has already.
+    left = None if planned is None else (planned - applied) * run.votes_per_step
+    if left is not None and at_hand:
+        left = max(0, left - counted.count(at_hand[0].step) - len(run.hidden_us))
+    return Progress(
+        applied=applied,
+        planned=planned,
+        votes=len(counted),
+        votes_left=left,
+        skips=sum(b.standing and b.kind == "train" and b.choice == "skip" for b in ballots),
+        late=sum(b.late for b in ballots),
+        automatic_ties=sum(step.identical_comparisons for step in steps),
+        step=at_hand[0].step if at_hand else None,
+        state=at_hand[0].state if at_hand else ("none" if not steps else "between"),
+        hidden=len(run.hidden_us),
+    )
+
+
+def speed(evidence: Evidence) -> Speed:
+    """How fast the panel votes."""
+    run, steps = evidence.run, evidence.steps
+    # A first answer is the vote; changing it later is not another one.
+    first = [b.received_us for b in evidence.ballots if b.kind == "train" and not b.revision]
+    first += run.hidden_us
+    times = _times(evidence)
+    shut = _spans(run.pauses, run.as_of_us)
+    rounds = [(s.opened_us, s.closed_us or run.as_of_us) for s in steps if s.opened_us is not None]
+    open_us = sum(_less(begin, end, shut) for begin, end in rounds)
+    waiting = None
+    if rounds:
+        busy = any(s.state in ("planned", "generating", "open", "closed") for s in steps)
+        end = run.as_of_us if busy else max(end for _, end in rounds)
+        whole = _less(rounds[0][0], end, shut)
+        waiting = max(0.0, 1 - open_us / whole) if whole else None
+    links = {
+        "votes": quantile([_less(s.opened_us, s.closed_us, shut) / 1e6 for s in steps
+                           if s.opened_us is not None and s.closed_us is not None], 0.5),
+        "answers": quantile([s.generation_s for s in steps if s.generation_s is not None], 0.5),
+        "update": quantile([(s.applied_us - s.closed_us) / 1e6 for s in steps
+                            if s.applied_us is not None and s.closed_us is not None], 0.5),
+    }  # fmt: skip
+    known = {name: link.value for name, link in links.items() if link.value is not None}
+    recent = sum(run.as_of_us - HOUR_US < at <= run.as_of_us for at in first)
+    return Speed(
+        last_hour=rate(recent, 1.0),
+        overall=rate(len(first), open_us / HOUR_US),
+        median=quantile(times, 0.5),
+        p90=quantile(times, 0.9),
+        waiting=waiting,
+        links=links,
+        slowest=max(known, key=lambda name: known[name]) if known else None,
+        fast=sum(b.fast and b.counted for b in evidence.ballots),
+    )
+
+
+def _times(evidence: Evidence) -> list[float]:
+    """Seconds per counted vote of people; of programs where nobody else voted."""
+    people = {p.name for p in evidence.panelists if p.kind == "person"}
+    counted = [b for b in evidence.ballots if b.counted]
+    theirs = [b.seconds for b in counted if b.panelist in people]
+    return theirs or [b.seconds for b in counted]
+
+
+Span = tuple[int, int]
+
+
+def _spans(pauses: Iterable[tuple[int, int | None]], now: int) -> list[Span]:
+    return [(begin, now if end is None else end) for begin, end in pauses]
+
+
+def _less(begin: int, end: int, shut: Iterable[Span]) -> int:
+    """µs from begin to end outside the spans that are shut."""
+    return max(0, end - begin) - sum(max(0, min(end, b) - max(begin, a)) for a, b in shut)
+
+
+def cost(evidence: Evidence, come: Progress, panel: Speed) -> Cost:
+    """What is left to do, at the pace so far."""
+    run, left = evidence.run, come.votes_left
+    measured = panel.median.n >= ENOUGH_TIMED
+    words = quantile([float(b.words) for b in evidence.ballots if b.counted], 0.5).value
+    reading = (words or run.words_per_vote) * 60 / WORDS_PER_MINUTE
+    each = panel.median if measured else Estimate(reading, None, None, 0)
+    hours, end, money = NOTHING, NOTHING, NOTHING
+    if left is not None:
+        hours = mapped(each, lambda s: s * left / 3600)
+        if _paid(run, 0, 0) is not None:
+            money = mapped(hours, lambda h: _paid(run, left, h) or 0.0)
+        pace = quantile(_paces(evidence), 0.5)
+        steps = (come.planned or 0) - come.applied
+        if steps and pace.value is not None:
+            end = mapped(pace, lambda s: run.as_of_us + s * steps * 1e6)
+    # As the limit of money reckons it: answers that were shown, whether judged or not.
+    read = sum(b.words_plus + b.words_minus for b in evidence.ballots if b.standing and _train(b))
+    spent = _paid(run, come.votes, read / WORDS_PER_MINUTE / 60)
+    return Cost(left, each, measured, hours, end, money, spent)
+
+
+def _train(ballot: Ballot) -> bool:
+    return ballot.kind == "train" and (ballot.counted or ballot.choice == "skip")
+
+
+def _paid(run: RunFacts, votes: float, hours: float) -> float | None:
+    return pay(votes, hours, run.pay_per_vote, run.pay_per_hour)
+
+
+def _paces(evidence: Evidence) -> list[float]:
+    """Seconds from close to close of the last ten steps, without pauses."""
+    shut = _spans(evidence.run.pauses, evidence.run.as_of_us)
+    ends = [s.closed_us for s in evidence.steps if s.closed_us is not None]
+    opened = [s.opened_us for s in evidence.steps if s.opened_us is not None]
+    ends = [*opened[:1], *ends]
+    both = list(itertools.pairwise(ends))[-WINDOW:]
+    return [_less(a, b, shut) / 1e6 for a, b in both]

@@ -1,0 +1,225 @@
+"""Do a panel's votes come from one taste or from several, and whose is which?
+
+Three answers are kept apart: several tastes; one taste; too few votes to tell. Whether panelists
+differ at all is a test by shuffling (`szpo.aggregation.bradley_terry.unlike`). How many tastes
+there are, and how far panelists agree within and between them, is told by votes that were left out
+of the fit, since clusters found in votes always seem to agree on those votes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Literal, TypeAlias
+
+import numpy as np
+from scipy import stats
+
+from szpo import seeds
+from szpo.aggregation.bradley_terry import newton, unlike
+from szpo.analysis.taste_mixture import RIDGE, Mixture, mixture
+from szpo.errors import UsageError
+from szpo.intervals import Share, share
+from szpo.types import Floats, Ints
+
+Verdict: TypeAlias = Literal["several", "sharpness", "unlike", "one", "few"]
+"""several tastes; one taste, held with unlike sharpness; panelists differ but in no groups; one
+taste; too few votes to tell."""
+
+MOST: Final = 4
+"""Tastes that are looked for."""
+FOLDS: Final = 5
+LEVEL: Final = 0.05
+ENOUGH: Final = 0.8
+"""Power from which finding nothing says that there is nothing."""
+PANELS: Final = 60
+"""Simulated panels of two opposed halves, to learn how surely they would be seen."""
+AGREEMENT: Final = 0.70
+"""Of two simulated panelists of one taste, as people's and the reference panel's."""
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """What the votes say about the tastes of G panelists."""
+
+    verdict: Verdict
+    p: float
+    """P-value of "the panelists share one taste"."""
+    power: float
+    """Share of simulated panels of two opposed halves that these comparisons would have told."""
+    votes: int
+    names: tuple[str, ...]
+    """(G,) panelists by pseudonym."""
+    gains: tuple[float, ...]
+    """For 1, 2, … tastes: left-out log-likelihood per vote above a coin's, nats."""
+    errors: tuple[float, ...]
+    """Standard error of each gain less that of one taste, over panelists."""
+    found: Mixture
+    """With one taste unless the verdict is several or sharpness."""
+    within: Share
+    """Pairs of left-out votes on one comparison that chose the same side, same cluster …"""
+    between: Share
+    """… and different clusters."""
+    expected: Floats
+    """(K, K) agreement that the fitted tastes would have on the comparisons as asked."""
+
+    @property
+    def cosines(self) -> Floats:
+        """(K, K) between the clusters' tastes."""
+        unit = self.found.weights / np.linalg.norm(self.found.weights, axis=1, keepdims=True)
+        return np.asarray(unit @ unit.T)
+
+
+def clusters(
+    x: Floats, y: Floats, who: Sequence[str], comparisons: Sequence[str], *, seed: int
+) -> Clusters:
+    """Look for groups of panelists who share a taste.
+
+    Args:
+        x: differences plus − minus (n, p) of named features, in any units.
+        y: votes (n,): 1 plus, 0 minus, ½ tie.
+        who: the panelist of each vote.
+        comparisons: the comparison of each vote.
+        seed: names every draw.
+
+    Raises:
+        UsageError: one panelist only, or no feature differs.
+    """
+    names, panelist = np.unique(np.asarray(who), return_inverse=True)
+    _, asked = np.unique(np.asarray(comparisons), return_inverse=True)
+    scale = np.sqrt(np.mean(x**2, axis=0))
+    if len(names) < 2:
+        raise UsageError("one panelist only: clusters need at least two; ask more people")
+    if not scale.any():
+        raise UsageError("no feature differs between the answers; name others")
+    z = x[:, scale > 0] / scale[scale > 0]
+    p = unlike(z, y, panelist, newton(z, y), seeds.derive(seed, "clusters shuffles"))
+    power = detectable(z, panelist, seed)
+    most = min(MOST, len(names))
+    fold = (seeds.permutation(seeds.derive(seed, "clusters parts"), int(asked.max()) + 1) % FOLDS)[
+        asked
+    ]
+    left = [_left_out(z, y, panelist, fold, k, seed) for k in range(1, most + 1)]
+    gains = [float(np.mean(scores)) + np.log(2) for scores, _ in left]
+    errors = [_error(scores - left[0][0], panelist) for scores, _ in left]
+    best = int(np.argmax(gains))
+    # The fewest tastes that are not surely worse than the best.
+    k = next(
+        k for k in range(best + 1)
+        if gains[k] >= gains[best] - _error(left[best][0] - left[k][0], panelist)
+    )  # fmt: skip
+    if p >= LEVEL:
+        k = 0
+    found = mixture(z, y, panelist, len(names), k + 1, seeds.derive(seed, "clusters", k=k))
+    within, between = _agreement(y, panelist, asked, fold, left[k][1])
+    chances = 1 / (1 + np.exp(-z @ found.weights.T))
+    expected = (chances.T @ chances + (1 - chances).T @ (1 - chances)) / len(y)
+    made = Clusters(
+        "one", p, power, len(y), tuple(str(name) for name in names), tuple(gains), tuple(errors),
+        found, within, between, expected,
+    )  # fmt: skip
+    return replace(made, verdict=_verdict(made, one_direction(z, y, panelist, found)))
+
+
+def detectable(x: Floats, who: Ints, seed: int) -> float:
+    """How often two opposed halves would have been told apart from one taste, in [0, 1].
+
+    Simulated panels vote on the same comparisons: every other panelist likes a random direction
+    of the features, the rest its opposite, so sharply that two of one taste agree on 70 %.
+    """
+    rng = np.random.Generator(
+        np.random.Philox(key=int.from_bytes(seeds.derive(seed, "clusters power"), "little"))
+    )
+    seen = 0
+    for i in range(PANELS):
+        u = x @ rng.normal(size=x.shape[1])
+        u *= _sharpness(u)
+        side = np.where(rng.permutation(int(who.max()) + 1) % 2, 1.0, -1.0)
+        votes = (rng.random(len(u)) < 1 / (1 + np.exp(-u * side[who]))).astype(np.float64)
+        key = seeds.derive(seed, "clusters power", k=i)
+        seen += unlike(x, votes, who, newton(x, votes), key, shuffles=99) < LEVEL
+    return seen / PANELS
+
+
+def _sharpness(u: Floats) -> float:
+    """The factor on these values at which two voters agree on `AGREEMENT` of the questions."""
+    sizes = np.abs(u[u != 0])
+    if not len(sizes):
+        return 1.0
+    low, high = 1e-3 / sizes.mean(), 1e4 / sizes.mean()
+    for _ in range(50):
+        middle = (low * high) ** 0.5
+        chance = 1 / (1 + np.exp(-np.minimum(middle * sizes, 50)))
+        if np.mean(chance**2 + (1 - chance) ** 2) < AGREEMENT:
+            low = middle
+        else:
+            high = middle
+    return float((low * high) ** 0.5)
+
+
+def _left_out(
+    z: Floats, y: Floats, who: Ints, fold: Ints, k: int, seed: int
+) -> tuple[Floats, list[Ints]]:
+    """Log-likelihood (n,) of left-out votes, and who was in which cluster at each part."""
+    groups, scores, members = int(who.max()) + 1, np.zeros(len(y)), []
+    for part in range(FOLDS):
+        test = fold == part
+        key = seeds.derive(seed, "clusters left out", step=part, k=k)
+        found = mixture(z[~test], y[~test], who[~test], groups, k, key)
+        chance = np.clip(found.predict(z[test], who[test]), 1e-9, 1 - 1e-9)
+        scores[test] = y[test] * np.log(chance) + (1 - y[test]) * np.log1p(-chance)
+        members.append(found.members)
+    return scores, members
+
+
+def _error(gaps: Floats, who: Ints) -> float:
+    """Standard error of the mean of these, panelists being the draws."""
+    groups = int(who.max()) + 1
+    sums = np.bincount(who, gaps - gaps.mean(), groups)
+    return float(np.sqrt(groups / (groups - 1) * (sums**2).sum()) / len(gaps))
+
+
+def _agreement(
+    y: Floats, who: Ints, asked: Ints, fold: Ints, members: Sequence[Ints]
+) -> tuple[Share, Share]:
+    """Pairs of votes for a side on one comparison: within clusters and between them."""
+    hits, of = [0, 0], [0, 0]
+    for comparison in np.flatnonzero(np.bincount(asked) > 1):
+        rows = np.flatnonzero((asked == comparison) & (y != 0.5))
+        for i, a in enumerate(rows):
+            for b in rows[i + 1 :]:
+                group = members[fold[a]]
+                apart = int(group[who[a]] != group[who[b]])
+                of[apart] += 1
+                hits[apart] += int(y[a] == y[b])
+    return share(hits[0], of[0]), share(hits[1], of[1])
+
+
+def one_direction(z: Floats, y: Floats, who: Ints, found: Mixture) -> bool:
+    """Whether every cluster's taste may be the strongest one's, held less sharply or not at all.
+
+    Each cluster's weights against the nearest multiple, not below 0, of the strongest's, by Wald's
+    test on its members' votes.
+    """
+    first = int(np.argmax(np.linalg.norm(found.weights, axis=1)))
+    strongest = found.weights[first]
+    for k in range(len(found.weights)):
+        own = found.members[who] == k
+        if k == first or not own.any():
+            continue
+        fit = newton(z[own], y[own], RIDGE)
+        towards = strongest @ fit.information
+        multiple = max(0.0, float(towards @ fit.weights / (towards @ strongest)))
+        rest = fit.weights - multiple * strongest
+        freedom = max(1, z.shape[1] - 1)
+        if rest @ fit.information @ rest > stats.chi2.ppf(1 - LEVEL, freedom):
+            return False
+    return True
+
+
+def _verdict(made: Clusters, parallel: bool) -> Verdict:
+    if made.p >= LEVEL:
+        return "one" if made.power >= ENOUGH else "few"
+    if len(made.found.shares) == 1:
+        return "unlike"
+    return "sharpness" if parallel else "several"

@@ -1,0 +1,139 @@
+"""What each voter's votes would weigh in the next step, by every way of learning it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from szpo.aggregation import dawid_skene as onecoin
+from szpo.aggregation import noisy_bradley_terry, rationality, weighting
+from szpo.aggregation.crowdkit import one_coin
+from szpo.aggregation.weighting import History
+from szpo.ledger import run_spec
+from szpo.ledger.database import Ledger
+from szpo.optim import weighted_votes
+from szpo.voting import counting
+from szpo.voting.ballots import ballots
+
+LEGEND: Final = (
+    "weights: 1 is an equal vote; in brackets 95 % intervals. β: how steeply votes follow "
+    "differences, the panel's mean is 1; z: agreement with the rest in standard errors above "
+    "chance. dawid-skene: from comparisons that several answered. looks: share of votes that were "
+    "no coin (noisy Bradley–Terry)."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Voter:
+    """One voter; intervals are (low, high), 95 %."""
+
+    name: str
+    votes: int
+    """Counted votes, ties included."""
+    in_use: float
+    """By the run's own weighting."""
+    skill: float
+    rationality: float
+    beta: float
+    beta_interval: tuple[float, float]
+    z: float
+    dawid_skene: float | None
+    """None for a voter without a vote on a comparison that others answered too."""
+    accuracy: float | None
+    accuracy_interval: tuple[float, float] | None
+    looks: float
+    looks_interval: tuple[float, float]
+    crowd_kit: float | None
+    """crowd-kit's accuracy, where it was asked for."""
+
+
+def history(ledger: Ledger) -> History:
+    """Who said what in the finished steps, as the weightings see it."""
+    settings = run_spec.recorded_settings(ledger)
+    found = History.empty(settings.N)
+    for row in ledger.steps():
+        if row["state"] != "applied":
+            continue
+        counts = counting.tally(ledger, row["step"], settings.K, settings.N)
+        votes = counting.counted(ledger, row["step"])
+        found = weighting.remember(
+            found, row["step"], ballots(ledger, settings, row["step"], votes, counts)
+        )
+    return found
+
+
+def voters(ledger: Ledger, *, crowd: bool = False) -> tuple[Voter, ...]:
+    """One row for everybody who has a counted vote, in order of enrolment.
+
+    Raises:
+        UsageError: ``crowd`` and crowd-kit is not installed.
+    """
+    past = history(ledger)
+    if not past.voters:
+        return ()
+    chosen = run_spec.recorded_settings(ledger).weighting
+    in_use = np.ones(len(past.voters))
+    if chosen in weighting.LEARNT:
+        in_use = weighted_votes.learnt(chosen, past)
+    skill, steep = weighting.skill(past), rationality.rationality(past)
+    coin, looks = onecoin.dawid_skene(past), noisy_bradley_terry.noisy_bt(past)
+    other = one_coin(past) if crowd else np.full(len(past.voters), np.nan)
+    shared = (past.said != 0) & ((np.abs(past.said) == 1).sum(0) > 1)
+    place = {voter: i for i, voter in enumerate(past.voters)}
+    rows = []
+    for person in ledger.query("SELECT panelist, pseudonym FROM panelists ORDER BY rowid"):
+        i = place.get(person["panelist"])
+        if i is None or not past.said[i].any():
+            continue
+        told = bool(shared[i].any())
+        rows.append(
+            Voter(
+                name=person["pseudonym"],
+                votes=int((past.said[i] != 0).sum()),
+                in_use=float(in_use[i]),
+                skill=float(skill.weights[i]),
+                rationality=float(steep.weights[i]),
+                beta=float(steep.beta[i]),
+                beta_interval=(float(steep.low[i]), float(steep.high[i])),
+                z=float(steep.z[i]),
+                dawid_skene=float(coin.weights[i]) if told else None,
+                accuracy=float(coin.accuracy[i]) if told else None,
+                accuracy_interval=(float(coin.low[i]), float(coin.high[i])) if told else None,
+                looks=float(looks.skill[i]),
+                looks_interval=(float(looks.low[i]), float(looks.high[i])),
+                crowd_kit=None if np.isnan(other[i]) else float(other[i]),
+            )
+        )
+    return tuple(rows)
+
+
+def table(rows: Sequence[Voter]) -> tuple[list[str], list[list[object]]]:
+    """Heads and lines for the command line; columns that say nothing of anybody are left out."""
+    columns: dict[str, list[object]] = {
+        "voter": [row.name for row in rows],
+        "votes": [row.votes for row in rows],
+        "in use": [_plain(row.in_use) for row in rows],
+        "skill": [_plain(row.skill) for row in rows],
+        "rationality": [_plain(row.rationality) for row in rows],
+        "β": [_told(row.beta, row.beta_interval) for row in rows],
+        "z": [f"{row.z:+.1f}" for row in rows],
+        "dawid-skene": [_plain(row.dawid_skene) for row in rows],
+        "accuracy": [_told(row.accuracy, row.accuracy_interval) for row in rows],
+        "looks": [_told(row.looks, row.looks_interval) for row in rows],
+        "crowd-kit": [_plain(row.crowd_kit) for row in rows],
+    }
+    shown = {head: lines for head, lines in columns.items() if set(lines) != {"–"}}
+    return list(shown), [list(line) for line in zip(*shown.values(), strict=True)]
+
+
+def _plain(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
+def _told(value: float | None, interval: tuple[float, float] | None) -> str:
+    if value is None or interval is None:
+        return "–"
+    return f"{value:.2f} [{interval[0]:.1f}, {interval[1]:.1f}]"

@@ -1,0 +1,116 @@
+"""What the gradient methods share: pairs, whoever is asked for them, and what it all cost.
+
+A method is one file with ``train(actor, source, recipe, *, seed, on_step) -> Trained``. It learns
+from pairs (`Pair`), from somebody who can be asked (`Ask`) or from a score (`Score`); its recipe
+is a frozen dataclass. Nothing here needs a tensor library.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from szpo import memory
+from szpo.types import Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a method spent so far. Votes and answers read are counted as for a run of szpo."""
+
+    votes: int = 0
+    """Answers A, B or tie on comparisons that differ."""
+    answers_read: int = 0
+    """Texts really shown: two for each row whose answers differ."""
+    tokens_generated: int = 0
+    """Tokens of all answers the method drew, those that nobody read included."""
+    seconds: float = 0.0
+    """Wall time, measurements left out."""
+    peak_bytes: int = 0
+    """Largest resident memory of the process so far."""
+
+
+@dataclass
+class Meter:
+    """Adds up what a method spends; the clock runs inside ``with meter:``."""
+
+    votes: int = 0
+    answers_read: int = 0
+    tokens_generated: int = 0
+    seconds: float = 0.0
+    _since: float | None = field(default=None, repr=False)
+
+    def generated(self, answers: Sequence[Answer]) -> None:
+        """Charge the tokens of these answers."""
+        self.tokens_generated += sum(answer.tokens for answer in answers)
+
+    def read(self, rows: Sequence[tuple[Answer, Answer]], votes: int = 1) -> None:
+        """Charge votes on one comparison of these rows; identical rows are not read."""
+        self.votes += votes
+        self.answers_read += 2 * votes * sum(a.text != b.text for a, b in rows)
+
+    def __enter__(self) -> Meter:
+        """Start the clock."""
+        self._since = time.monotonic()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop the clock."""
+        self.seconds = self.cost().seconds
+        self._since = None
+
+    def tell(self, on_step: OnStep, step: int, of: int, figures: Mapping[str, float]) -> None:
+        """Call ``on_step`` with the clock stopped: measuring costs a method nothing."""
+        ran = self._since is not None
+        self.__exit__()
+        on_step(Moment(step, of, self.cost(), figures))
+        if ran:
+            self.__enter__()
+
+    def cost(self) -> Cost:
+        """All of it, up to now."""
+        running = 0.0 if self._since is None else time.monotonic() - self._since
+        return Cost(
+            self.votes,
+            self.answers_read,
+            self.tokens_generated,
+            self.seconds + running,
+            memory.most(),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """One step of training, told while the actor stands at the weights after it."""
+
+    step: int
+    """Counted from 1."""
+    of: int
+    cost: Cost
+    figures: Mapping[str, float]
+    """What the method logs of a step: loss, reward, KL, …"""
+
+
+OnStep: TypeAlias = Callable[[Moment], None]
+"""Called after each step; the actor may be sampled and measured inside it (on no clock)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What is left of a training run beside the actor, which now stands at the tuned weights."""
+
+    cost: Cost
+    log: tuple[Mapping[str, float], ...]
+    """The figures of each step."""
+    pairs: int = 0
+    """Pairs that were learned from; in supervised fitting, examples."""
+    ties: int = 0
+    """Questions that gave no pair."""
+    remark: str = ""
+    """What to look at before the result is believed."""
+
+
+def silent(_: Moment) -> None:
+    """The ``on_step`` of whoever does not want to know."""

@@ -1,0 +1,111 @@
+"""A run's recorded votes as pairs: batch verdicts row by row, and notes on single rows.
+
+The verdict on a comparison is the majority of its counted votes. Each row that differs becomes a
+pair marked ``batch``, weaker evidence than a vote of its own; a row on which panelists left notes
+becomes one marked ``note`` (or none, where the notes are even), and no ``batch`` pair.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from szpo.baselines.costs import Cost, Meter
+from szpo.baselines.questions import decided
+from szpo.data.pairs import Pair
+from szpo.ledger.database import Ledger
+from szpo.types import Comparison, Verdict, Vote
+from szpo.voting.counting import counted
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What a ledger's votes say about single rows."""
+
+    pairs: tuple[Pair, ...]
+    """In the order of steps, comparisons and rows."""
+    ties: int
+    """Comparisons that were voted on and gave no pair."""
+    comparisons: int
+    """Comparisons that were voted on."""
+    cost: Cost
+    """Votes and answers read, as the run counted them."""
+
+
+def recorded(ledger: Ledger) -> Recorded:
+    """The pairs of the closed steps, from the votes that counted."""
+    pairs: list[Pair] = []
+    ties = comparisons = 0
+    meter = Meter()
+    for row in ledger.query(
+        "SELECT step FROM steps WHERE run = ? AND state IN ('closed', 'applied') ORDER BY step",
+        (ledger.run,),
+    ):
+        votes: dict[str, list[Vote]] = defaultdict(list)
+        for vote in counted(ledger, row["step"]):
+            votes[vote.comparison].append(vote)
+        notes = _notes(ledger, row["step"])
+        for comparison in ledger.comparisons(row["step"]):
+            said = votes.get(comparison.id, [])
+            if not said:
+                continue
+            meter.read([(r.plus, r.minus) for r in comparison.rows], votes=len(said))
+            found = _of(comparison, said, notes)
+            pairs += found
+            ties += not found
+            comparisons += 1
+    return Recorded(tuple(pairs), ties, comparisons, meter.cost())
+
+
+def _of(
+    comparison: Comparison, said: list[Vote], notes: Mapping[tuple[str, str, int], dict[int, int]]
+) -> list[Pair]:
+    """The pairs of one comparison."""
+    lead = sum(_VALUE[vote.verdict] for vote in said)
+    own: dict[int, list[int]] = defaultdict(list)
+    for vote in said:
+        for i, value in notes.get((vote.comparison, vote.panelist, vote.revision), {}).items():
+            own[i].append(value)
+    found = []
+    for i, row in enumerate(comparison.rows):
+        if i in own:
+            pair = decided(
+                row.prompt, row.plus, row.minus, _verdict(sum(own[i])),
+                source="note", votes=len(own[i]),
+            )  # fmt: skip
+        else:
+            pair = decided(
+                row.prompt, row.plus, row.minus, _verdict(lead), source="batch", votes=len(said)
+            )
+        found += [] if pair is None else [pair]
+    return found
+
+
+_VALUE: dict[Verdict, int] = {"plus": 1, "minus": -1, "tie": 0, "skip": 0}
+
+
+def _verdict(lead: int) -> Verdict:
+    return "plus" if lead > 0 else "minus" if lead < 0 else "tie"
+
+
+def _notes(ledger: Ledger, step: int) -> dict[tuple[str, str, int], dict[int, int]]:
+    """Notes by comparison, panelist and revision: row → 1 for plus, −1 for minus, 0 for a tie.
+
+    A note holds the letter as it stood on that panelist's screen; what is no note is passed over.
+    """
+    found: dict[tuple[str, str, int], dict[int, int]] = {}
+    for vote in ledger.votes(step):
+        details = json.loads(vote["details"]) if vote["details"] else {}
+        given = details.get("notes") if isinstance(details, dict) else None
+        if not isinstance(given, dict):
+            continue
+        plus = vote["plus_side"]
+        values = {"tie": 0, plus: 1, "B" if plus == "A" else "A": -1}
+        found[vote["comparison"], vote["panelist"], vote["revision"]] = {
+            int(i): values[letter]
+            for i, letter in given.items()
+            if i.isdigit() and isinstance(letter, str) and letter in values
+        }
+    return found

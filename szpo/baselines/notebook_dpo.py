@@ -1,0 +1,55 @@
+"""The settings of the RLHF notebook's DPO run, field by field in today's words.
+
+Its base is Mistral-7B-Instruct-v0.2 in 4 bits; any model of szpo may stand in its place.
+docs/baselines.md has the table of what each old field became.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from szpo.baselines.dpo import Recipe
+
+QUANTIZATION = "fp4"
+"""bitsandbytes' default where only ``load_in_4bit`` is set; no double quantisation."""
+DTYPE = "bf16"
+"""Of the arithmetic: ``bnb_4bit_compute_dtype``."""
+TARGETS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "down_proj", "lm_head")
+RANK, ALPHA, DROPOUT = 32, 64, 0.05
+
+RECIPE = Recipe(
+    beta=0.1,
+    learning_rate=2e-5,
+    steps=50,
+    batch=1,
+    accumulation=4,
+    schedule="cosine",
+    optimizer="paged_adamw_8bit",
+    dropout=DROPOUT,
+    disable_dropout=True,
+    max_length=256,
+    prompt_tokens=128,
+)
+
+
+def lora(**changes: Any) -> Any:
+    """Its ``peft.LoraConfig``: rank 32, α 64, seven targets, no bias."""
+    from peft import LoraConfig
+
+    settings: Mapping[str, Any] = {
+        "r": RANK,
+        "lora_alpha": ALPHA,
+        "lora_dropout": DROPOUT,
+        "bias": "none",
+        "target_modules": list(TARGETS),
+        "task_type": "CAUSAL_LM",
+    }
+    return LoraConfig(**{**settings, **changes})
+
+
+def trainable(model: Any) -> int:
+    """How many weights that adapter trains on a model, which may be on the meta device."""
+    from szpo.models.batched_lora import find_sites
+
+    return sum(s.rank * (s.inputs + s.outputs) for s in find_sites(model, lora()))

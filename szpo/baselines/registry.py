@@ -1,0 +1,234 @@
+"""Every gradient method by name: its recipe, and how it is run on one ground.
+
+A *ground* is what a method works on, wherever it came from: an actor, prompts, votes that are
+there, somebody to ask, or a score. `szpo baseline` is a thin shell around `run`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from szpo.baselines import (
+    dpo,
+    grpo,
+    notebook_dpo,
+    ppo,
+    reward_model,
+    rloo,
+    self_rewarding,
+    simpo,
+    trainer,
+)
+from szpo.baselines.actor import Actor
+from szpo.baselines.costs import Meter, OnStep, Trained
+from szpo.baselines.questions import Ask, Asked, Score
+from szpo.baselines.reward_scaling import scaled
+from szpo.baselines.validation import remarks
+from szpo.errors import UsageError
+from szpo.types import Answer, Prompt
+
+NAMES = (
+    "dpo", "simpo", "iterative-dpo", "reward-model", "ppo", "grpo", "rloo", "self-rewarding",
+    "notebook-dpo",
+)  # fmt: skip
+SCORED: Mapping[str, Any] = {"ppo": ppo, "grpo": grpo, "rloo": rloo}
+"""Methods that learn from a score of single answers."""
+OFFLINE: Mapping[str, Any] = {"dpo": dpo, "simpo": simpo, "notebook-dpo": dpo}
+"""Methods that learn from pairs as they are."""
+INNER: Mapping[str, tuple[Any, str]] = {
+    "iterative-dpo": (dpo.Rounds(), "recipe"),
+    "self-rewarding": (self_rewarding.Recipe(), "dpo"),
+}
+"""Methods around DPO: their recipe, and its field that holds DPO's."""
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What a method works on."""
+
+    actor: Actor
+    prompts: tuple[Prompt, ...]
+    votes: Callable[[Meter], Asked] | None = None
+    """Gives the pairs to learn from and charges what they cost; None: there are no votes."""
+    ask: Ask | None = None
+    """Who can be asked anew."""
+    score: Score | None = None
+    """A reward or verifier; None: one is learned from the votes, where a method needs one."""
+    rows: int | None = None
+    """D of the questions that whoever can be asked was fitted to, which iterative-dpo asks where
+    its settings do not say; None: its recipe's."""
+    examples: tuple[tuple[Prompt, Answer], ...] = ()
+    """Prompts with good answers, to which self-rewarding fits M1."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a method: what it says of itself, and the reward model where it made one."""
+
+    trained: Trained
+    recipe: Any
+    """As it was used: with the ground's rows, where it named none."""
+    rewards: reward_model.RewardModel | None = None
+
+
+def run(
+    method: str,
+    ground: Ground,
+    settings: Mapping[str, Any],
+    *,
+    folder: Path,
+    seed: int,
+    on_step: OnStep,
+) -> Outcome:
+    """Train the ground's actor by a method; ``settings`` change its recipe, by field.
+
+    Args:
+        method: One of `NAMES`.
+        ground: What it works on.
+        settings: Values by names of fields; those of other recipes are refused.
+        folder: Of the artefacts of self-rewarding; other methods write nothing.
+        seed: Root of all draws.
+        on_step: Told after each step.
+
+    Raises:
+        UsageError: no such method or setting, or the ground lacks what the method needs.
+        RunError: there is nothing to learn from, or training diverged.
+    """
+    how = recipe(method, settings)
+    demand_extra(method, scored=ground.score is not None)
+    meter = Meter()
+    if method in OFFLINE:
+        asked = _votes(method, ground, meter)
+        trained = OFFLINE[method].train(
+            ground.actor, asked.pairs, how, seed=seed, on_step=on_step, ties=asked.ties,
+            meter=meter,
+        )  # fmt: skip
+        return Outcome(trained, how)
+    if method == "reward-model":
+        asked = _votes(method, ground, meter)
+        rewards, trained = reward_model.train(
+            ground.actor.loaded, asked.pairs, how, seed=seed, on_step=on_step, ties=asked.ties,
+            meter=meter,
+        )  # fmt: skip
+        return Outcome(trained, how, rewards)
+    if method == "iterative-dpo":
+        if ground.ask is None:
+            raise UsageError(
+                "iterative-dpo asks while it trains: give --fresh, or a --run whose panel is "
+                "no people"
+            )
+        if "rows" not in settings and ground.rows is not None:
+            how = replace(how, rows=None if ground.rows == 1 else ground.rows)
+        return Outcome(
+            dpo.iterative(
+                ground.actor, ground.prompts, ground.ask, how, seed=seed, on_step=on_step
+            ),
+            how,
+        )
+    if method == "self-rewarding":
+        return Outcome(
+            self_rewarding.train(
+                ground.actor, ground.prompts, folder, how, seed=seed, on_step=on_step,
+                examples=ground.examples,
+            ),
+            how,
+        )  # fmt: skip
+    learned: reward_model.RewardModel | None = None
+    fitted, score = None, ground.score
+    if score is None:
+        asked = _votes(method, ground, meter)
+        learned, fitted = reward_model.train(
+            ground.actor.loaded, asked.pairs, seed=seed, ties=asked.ties, meter=meter
+        )
+        with meter:
+            score = scaled(learned, asked.pairs)
+    trained = SCORED[method].train(
+        ground.actor, ground.prompts, score, how,
+        seed=seed, on_step=on_step, meter=meter,
+    )  # fmt: skip
+    if fitted is not None:
+        remark = remarks(fitted.remark, trained.remark)
+        trained = replace(trained, pairs=fitted.pairs, ties=fitted.ties, remark=remark)
+    return Outcome(trained, how, learned)
+
+
+def recipe(method: str, settings: Mapping[str, Any]) -> Any:
+    """The recipe of a method with these fields changed.
+
+    Raises:
+        UsageError: no such method or field, or a value that does not fit.
+
+    >>> recipe("dpo", {"beta": "0.2", "steps": "5"}).steps
+    5
+    """
+    if method not in NAMES:
+        raise UsageError(f"no method {method!r}; there are: {', '.join(NAMES)}")
+    if method == "notebook-dpo":
+        return _changed(notebook_dpo.RECIPE, method, settings)
+    if method in INNER:
+        outer, name = INNER[method]
+        own = _plain_fields(outer)
+        plan = _changed(outer, method, {k: v for k, v in settings.items() if k in own})
+        rest = {k: v for k, v in settings.items() if k not in own}
+        inner = _changed(getattr(outer, name), method, rest, also=own)
+        return replace(plan, **{name: inner})
+    kinds: Mapping[str, Any] = {
+        **{name: module.Recipe for name, module in {**OFFLINE, **SCORED}.items()},
+        "reward-model": reward_model.Recipe,
+    }
+    return _changed(kinds[method](), method, settings)
+
+
+def demand_extra(method: str, *, scored: bool) -> None:
+    """Refuse to start without the libraries of a method; PPO on a score needs none.
+
+    Raises:
+        UsageError: trl or datasets is not installed.
+    """
+    if not (method == "ppo" and scored):
+        trainer.demand_trl(method)
+
+
+def _changed(
+    default: Any, method: str, settings: Mapping[str, Any], also: Sequence[str] = ()
+) -> Any:
+    """A recipe with fields given as text or as values."""
+    from pydantic import TypeAdapter, ValidationError
+
+    own = _plain_fields(default)
+    for name in settings:
+        if name not in own:
+            known = ", ".join(sorted({*own, *also}))
+            raise UsageError(f"{method} has no setting {name!r}; it has: {known}")
+    values = {n: getattr(default, n) for n in own} | {n: _plain(v) for n, v in settings.items()}
+    kept = {
+        f.name: getattr(default, f.name)
+        for f in fields(default)
+        if is_dataclass(getattr(default, f.name))
+    }
+    try:
+        return TypeAdapter(type(default)).validate_python({**values, **kept})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"][:1]))
+        raise UsageError(f"{method}: {where}: {first['msg'].lower()}") from None
+
+
+def _plain_fields(recipe: Any) -> list[str]:
+    """The names of its fields, those that hold another recipe left out."""
+    return [f.name for f in fields(recipe) if not is_dataclass(getattr(recipe, f.name))]
+
+
+def _plain(value: Any) -> Any:
+    """A value from a command line: none, or text that pydantic reads by the field's type."""
+    return None if value in ("none", "None", "null") else value
+
+
+def _votes(method: str, ground: Ground, meter: Meter) -> Asked:
+    if ground.votes is None:
+        raise UsageError(f"{method} learns from votes: give --run, --pairs or --fresh")
+    with meter:
+        return ground.votes(meter)

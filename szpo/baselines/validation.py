@@ -1,0 +1,219 @@
+"""Where a training is refused, or has to stop: truncated sampling, weights that ran away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from math import isfinite
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from szpo.data.pairs import Pair
+from szpo.errors import LogitsError, RunError, UsageError
+from szpo.generation.sampling import Sampling
+
+Row = TypeVar("Row")
+
+FAR = 3.0
+"""Nats per token from the start beyond which a policy's answers may be noise."""
+RISE = 1.5
+"""So many times its first value a loss at the end is worth a remark."""
+
+
+def demand_plain(sampling: Sampling, method: str) -> None:
+    """Refuse sampling from anything but the policy's whole distribution.
+
+    Raises:
+        UsageError: top-p, top-k or temperature 0.
+    """
+    if sampling.top_p < 1 or sampling.top_k or not sampling.temperature:
+        raise UsageError(
+            f"{method}: the actor must sample from its own distribution, whose probabilities it "
+            "reads; set top_p 1, top_k 0 and a temperature above 0"
+        )
+
+
+def fitting(rows: Sequence[Row], tokens: Sequence[int], most: int, method: str) -> list[Row]:
+    """Rows to learn from whose tokens are at most so many: the others would teach nothing.
+
+    Args:
+        rows: Pairs or examples.
+        tokens: What each needs before there is something to learn.
+        most: The recipe's ``max_length``.
+        method: For the message.
+
+    Raises:
+        RunError: not one is short enough.
+
+    >>> fitting(["a", "b"], [3, 9], 8, "dpo")
+    ['a']
+    """
+    kept = [row for row, needed in zip(rows, tokens, strict=True) if needed <= most]
+    if rows and not kept:
+        raise RunError(
+            f"{method}: nothing to learn from: none of {len(rows)} fits into max_length {most}; "
+            f"the shortest needs {min(tokens)} tokens"
+        )
+    return kept
+
+
+def left_out(kept: int, of: int) -> str:
+    """A remark where rows were too long to learn from, else nothing.
+
+    >>> left_out(7, 10), left_out(10, 10)
+    ('3 of 10 do not fit into max_length and were left out', '')
+    """
+    return f"{of - kept} of {of} do not fit into max_length and were left out" if kept < of else ""
+
+
+def remarks(*each: str) -> str:
+    """Those that say something, in one line."""
+    return "; ".join(filter(None, each))
+
+
+def demand_weights(weights: Iterable[Tensor], method: str, step: int) -> None:
+    """Stop where the last step has left weights that are no numbers: no loss has shown them yet.
+
+    Raises:
+        RunError: one is not finite.
+    """
+    if not all(bool(weight.isfinite().all()) for weight in weights):
+        raise RunError(
+            f"{method}: the weights are not finite after step {step}: training diverged; "
+            "lower the learning rate"
+        )
+
+
+@contextmanager
+def answering(method: str) -> Iterator[None]:
+    """Answers drawn within it are a trained policy's: one that has none has diverged.
+
+    Raises:
+        RunError: its logits are not finite.
+    """
+    try:
+        yield
+    except LogitsError:
+        raise RunError(
+            f"{method}: the policy's logits are not finite: training diverged; "
+            "lower the learning rate"
+        ) from None
+
+
+def risen(log: Sequence[Mapping[str, float]]) -> str:
+    """A remark where the loss ends far above where it began, else nothing.
+
+    This stops no run: a single batch of a training that goes well may cost as much.
+
+    >>> risen([{"loss": 0.7}] * 9 + [{"loss": 1.4}])
+    'the loss rose from 0.70 to 1.40: it may have diverged; try a lower learning rate'
+    """
+    first, end = log[0]["loss"] if log else 0.0, _end(log, "loss")
+    if end <= RISE * first:
+        return ""
+    return (
+        f"the loss rose from {first:.2f} to {end:.2f}: it may have diverged; "
+        "try a lower learning rate"
+    )
+
+
+def distant(log: Sequence[Mapping[str, float]]) -> str:
+    """A remark where a policy ends far from its start, by TRL's ``kl`` per token, else nothing.
+
+    This stops no run: policies that learned what they were rewarded for have been as far.
+    """
+    end = _end(log, "kl")
+    if end <= FAR:
+        return ""
+    return (
+        f"{end:.1f} nats per token from the start at the end: its answers may be noise; look at "
+        "them, lower the learning rate or raise beta"
+    )
+
+
+def _end(log: Sequence[Mapping[str, float]], name: str) -> float:
+    """Mean of a figure over the last tenth of the steps; 0 where there is none."""
+    last = [figures.get(name, 0.0) for figures in log[-max(1, len(log) // 10) :]]
+    return sum(last) / max(1, len(last))
+
+
+def at_least(recipe: Any, method: str, least: float, *names: str) -> None:
+    """Refuse fields below ``least``; None passes.
+
+    Raises:
+        UsageError: one is; names it.
+    """
+    for name in names:
+        value = getattr(recipe, name)
+        if value is not None and not value >= least:
+            raise UsageError(f"{method}: {name} must be at least {least:g} (got {value})")
+
+
+def above(recipe: Any, method: str, least: float, *names: str) -> None:
+    """Refuse fields that are not above ``least``; None passes.
+
+    Raises:
+        UsageError: one is; names it.
+    """
+    for name in names:
+        value = getattr(recipe, name)
+        if value is not None and not value > least:
+            raise UsageError(f"{method}: {name} must be above {least:g} (got {value})")
+
+
+def within(recipe: Any, method: str, least: float, end: float, *names: str) -> None:
+    """Refuse fields outside ``least`` ≤ value < ``end``; None passes.
+
+    Raises:
+        UsageError: one is; names it.
+    """
+    for name in names:
+        value = getattr(recipe, name)
+        if value is not None and not least <= value < end:
+            raise UsageError(
+                f"{method}: {name} must be at least {least:g} and below {end:g} (got {value})"
+            )
+
+
+def one_of(recipe: Any, method: str, choices: Sequence[str], *names: str) -> None:
+    """Refuse fields that are none of the choices.
+
+    Raises:
+        UsageError: one is none; names it.
+    """
+    for name in names:
+        value = getattr(recipe, name)
+        if value not in choices:
+            raise UsageError(
+                f"{method}: {name} must be one of {', '.join(choices)} (got {value!r})"
+            )
+
+
+def demand_pairs(pairs: Sequence[Pair], ties: int, method: str) -> None:
+    """Refuse to learn from nothing.
+
+    Raises:
+        RunError: there is no pair; says whether that is because everything was a tie.
+    """
+    if not pairs:
+        why = (
+            f"all {ties} answers were ties or skips; ask a panel that can tell the answers apart"
+            if ties
+            else "there is no vote to learn from; give a ledger or a file with votes"
+        )
+        raise RunError(f"{method}: no pair to learn from: {why}")
+
+
+def demand_finite(figures: Mapping[str, float], method: str, step: int) -> None:
+    """Stop a run that diverged.
+
+    Raises:
+        RunError: a loss, reward or gradient is not finite; names it, the step and what to do.
+    """
+    for name, value in figures.items():
+        if not isfinite(value):
+            raise RunError(
+                f"{method}: {name} is {value} at step {step}: training diverged; "
+                "lower the learning rate"
+            )

@@ -1,0 +1,101 @@
+"""The ``szpo`` command: one file per group of commands, loaded without any tensor library.
+
+Commands of other packages join by the entry point group ``szpo.commands`` (a function, or a typer
+application), benchmarks by ``szpo.benches``.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Any, NoReturn
+
+import typer
+
+from szpo import __version__
+from szpo.cli import (
+    baseline,
+    console,
+    data,
+    features,
+    inspect,
+    judge,
+    machine,
+    plugin_commands,
+    record,
+    run,
+    voters,
+)
+from szpo.errors import SzpoError
+
+INTERRUPTED, TERMINATED = 130, 143
+
+app = typer.Typer(
+    name="szpo",
+    help="Tune a language model from comparisons: no reward model, no gradient of a judgement.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: bool = typer.Option(False, "--version", help="Print the version and leave."),
+    debug: bool = typer.Option(False, "--debug", help="Show tracebacks."),
+) -> None:
+    """Tune a language model from comparisons: no reward model, no gradient of a judgement."""
+    del debug  # read in call(), which welcomes it on either side of the command's name
+    if version:
+        typer.echo(f"szpo {__version__}")
+        raise typer.Exit
+
+
+for group in (run, baseline, inspect, features, record, machine, judge, voters, data):
+    group.register(app)
+plugin_commands.register(app)
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line and leave with its exit code; an error is one line on stderr.
+
+    Exit codes: 0 done, 1 the run failed its own check, 2 usage, 3 lease, 4 storage, 5 integrity,
+    6 resources, 130 and 143 on an interrupt or a termination signal.
+    """
+    signal.signal(signal.SIGTERM, _terminated)
+    sys.exit(call(arguments))
+
+
+def call(arguments: list[str] | None = None) -> int:
+    """The exit code of a command line; raises only under ``--debug``."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given or bool(os.environ.get("SZPO_DEBUG"))
+    try:
+        words = [a for a in given if a != "--debug"] or ["--help"]
+        result: Any = app(args=words, standalone_mode=False)
+    except typer.Exit as stop:
+        return int(stop.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        console.stopped("an interrupt")
+        return INTERRUPTED
+    except console.Terminated:
+        console.stopped("SIGTERM")
+        return TERMINATED
+    except SystemExit as stop:  # argparse of a benchmark or of another package's command
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except BaseException as error:
+        if debug:
+            raise
+        return console.fail(error)
+    if result == INTERRUPTED:  # what typer makes of a KeyboardInterrupt
+        console.stopped("an interrupt")
+    return result if isinstance(result, int) else 0
+
+
+def _terminated(_signal: int, _frame: object) -> NoReturn:
+    raise console.Terminated
+
+
+__all__ = ["SzpoError", "app", "call", "main"]

@@ -1,0 +1,289 @@
+"""Commands that study what panelists like: features (and their weights), clusters (of tastes)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Final, cast, get_args
+
+import typer
+
+from szpo.aggregation.bradley_terry import RIDGE, Ties
+from szpo.analysis import features as named
+from szpo.analysis import vote_texts
+from szpo.analysis.feature_weights import Own, Taste, own, taste
+from szpo.cli import console, run_paths
+from szpo.errors import RunError, UsageError
+from szpo.intervals import Share
+from szpo.ledger.database import Ledger
+
+USUAL: Final = "length,readability,politeness,sentiment,questions,repetition,overlap"
+"""What is looked at where nobody says otherwise; English."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add this file's commands."""
+    app.command("features")(features)
+    app.command("clusters")(clusters)
+
+
+def features(
+    run: str | None = run_paths.RUN,
+    chosen: str = typer.Option(
+        USUAL,
+        "--features",
+        help="Names, separated by commas; an argument after a colon (keyword:sea+sun), a comma "
+        'inside one as \\, and "all" for every one without argument.',
+    ),
+    listing: bool = typer.Option(False, "--list", help="List the features that there are."),
+    each: bool = typer.Option(False, "--each", help="Tell every panelist's weights as well."),
+    ties: str = typer.Option("half", "--ties", help="half: half a vote each way; or davidson."),
+    ridge: float = typer.Option(RIDGE, "--ridge", help="Prior precision of a weight; above 0."),
+    folder: Path = run_paths.FOLDER,
+    as_json: bool = console.AS_JSON,
+) -> None:
+    """Tell which named features of the answers a run's votes hang on, and how much."""
+    if listing:
+        _list(as_json)
+        return
+    if ties not in get_args(Ties):
+        raise UsageError(f"--ties {ties} is neither half nor davidson")
+    if not 0 < ridge < float("inf"):
+        raise UsageError(f"--ridge {ridge} is no precision; give a number above 0")
+    asked = named.parse(chosen)
+    with Ledger.open(run_paths.find(run, folder), readonly=True) as ledger:
+        votes, seed = vote_texts.read(ledger), ledger.root_seed
+    x = named.differences(asked, votes.comparisons)[votes.which]
+    names = [feature.name for feature in asked]
+    if not x.any():
+        raise RunError(
+            f"{', '.join(names)}: the same on both sides of every comparison; name features in "
+            "which answers differ"
+        )
+    found = taste(
+        x, votes.y, votes.panelist, votes.ids, seed=seed, ridge=ridge, ties=cast(Ties, ties)
+    )
+    panelists = own(x, votes.y, votes.panelist, found) if each else {}
+    if as_json:
+        document = {
+            "features": _rows(names, found),
+            **{key: getattr(found, key) for key in ("votes", "ties", "panelists", "separable")},
+            "intervals_over": "panelists" if found.clustered else "votes",
+            "held_out": _share(found.held_out),
+            "unlike_p": found.unlike,
+            "nu": found.nu,
+        }
+        if each:
+            document["by_panelist"] = {
+                who: {"votes": one.votes, "features": _weights(names, one)}
+                for who, one in panelists.items()
+            }
+        console.emit(document)
+        return
+    _show(names, found)
+    if each:
+        console.say()
+        console.table(
+            ("panelist", "votes", *names),
+            [
+                (who, one.votes, *(_told(*ends) for ends in _ends(one)))
+                for who, one in panelists.items()
+            ],
+        )
+        console.say("pulled towards the panel's weights, by a prior of one logit around them")
+
+
+def clusters(
+    run: str | None = run_paths.RUN,
+    chosen: str = typer.Option(
+        USUAL, "--features", help="In which tastes may differ; as in szpo features."
+    ),
+    folder: Path = run_paths.FOLDER,
+    as_json: bool = console.AS_JSON,
+) -> None:
+    """Tell whether a run's votes come from one taste or from several, and whose is which."""
+    from szpo.analysis import taste_clusters as study
+
+    asked = named.parse(chosen)
+    with Ledger.open(run_paths.find(run, folder), readonly=True) as ledger:
+        votes, seed = vote_texts.read(ledger), ledger.root_seed
+    x = named.differences(asked, votes.comparisons)[votes.which]
+    found = study.clusters(x, votes.y, votes.panelist, votes.ids, seed=seed)
+    names = [f.name for i, f in enumerate(asked) if x[:, i].any()]
+    groups = _groups(found, names)
+    if as_json:
+        console.emit(
+            {
+                "verdict": found.verdict,
+                "says": SAYS[found.verdict].format(**_figures(found)),
+                "p": found.p,
+                "power": found.power,
+                "votes": found.votes,
+                "panelists": len(found.names),
+                "left_out_gain": found.gains,
+                "left_out_gain_stderr": found.errors,
+                "clusters": groups,
+                "cosines": found.cosines.tolist(),
+                "within": _share(found.within),
+                "between": _share(found.between),
+                "expected_agreement": found.expected.tolist(),
+            }
+        )
+        return
+    console.say(SAYS[found.verdict].format(**_figures(found)))
+    console.say()
+    console.table(
+        ("cluster", "panelists", *names),
+        [
+            (i + 1, len(group["members"]), *(_number(w) for w in group["weights"].values()))
+            for i, group in enumerate(groups)
+        ],
+    )
+    console.say("weights: logits of preferring the batch with one deviation more of the feature")
+    if len(groups) < 2:
+        return
+    for i, group in enumerate(groups):
+        who = ", ".join(f"{m['panelist']} ({m['sure']:.0%})" for m in group["members"])
+        console.say(f"cluster {i + 1}: {who}")
+    console.say(f"agreement within clusters:  {_percent(found.within)} pairs of votes")
+    console.say(f"agreement between clusters: {_percent(found.between)} pairs of votes")
+    if not found.within.of + found.between.of:
+        console.say("(no comparison was answered by two; by the fitted tastes:)")
+    inside = found.expected.diagonal().mean()
+    across = (found.expected.sum() - found.expected.trace()) / max(
+        len(groups) ** 2 - len(groups), 1
+    )
+    console.say(f"by the fitted tastes: {inside:.0%} within, {across:.0%} between")
+
+
+SAYS: Final = {
+    "several": "{groups} tastes: panelists differ (p = {p:.3f}), and knowing whose taste it is "
+    "predicts votes better, by {more:.3f} nats a vote",
+    "sharpness": "one taste, held more or less sharply: panelists differ (p = {p:.3f}), but their "
+    "clusters like the same features",
+    "unlike": "panelists differ in their tastes (p = {p:.3f}), but no clusters of them predict "
+    "votes better than one taste does; see szpo features --each",
+    "one": "one taste: no sign that panelists differ (p = {p:.3f}); two opposed halves would have "
+    "been seen with probability {power:.2f}",
+    "few": "too few votes to tell: no sign that panelists differ (p = {p:.3f}), but even two "
+    "opposed halves would have been seen with probability {power:.2f} only; ask for more votes",
+}
+"""What a verdict means."""
+
+
+def _figures(found: Any) -> dict[str, float]:
+    k = len(found.found.shares)
+    return {
+        "groups": k,
+        "p": found.p,
+        "power": found.power,
+        "more": found.gains[k - 1] - found.gains[0],
+    }
+
+
+def _groups(found: Any, names: Sequence[str]) -> list[dict[str, Any]]:
+    return [
+        {
+            "members": [
+                {"panelist": found.names[g], "sure": float(found.found.posterior[g, k])}
+                for g in (found.found.members == k).nonzero()[0]
+            ],
+            "weights": dict(zip(names, map(float, found.found.weights[k]), strict=True)),
+        }
+        for k in range(len(found.found.shares))
+    ]
+
+
+def _list(as_json: bool) -> None:
+    found = {name: told for name, (_, told) in named.FEATURES.items()}
+    for point in entry_points(group="szpo.features"):
+        found.setdefault(point.name, f"of {point.value.split(':')[0]}")
+    if as_json:
+        console.emit(found)
+    else:
+        console.pairs(found)
+
+
+def _show(names: Sequence[str], found: Taste) -> None:
+    console.table(
+        ("feature", "weight", "95 % interval", "one deviation", "more of it won"),
+        [
+            (
+                name,
+                _number(found.weights[i]),
+                _interval(found.low[i], found.high[i]),
+                float(found.scale[i]),
+                _percent(found.alone[i]),
+            )
+            for i, name in enumerate(names)
+        ],
+    )
+    console.say("weight: logits of preferring the batch with one deviation more of the feature")
+    over = (
+        f"intervals over {found.panelists} panelists"
+        if found.clustered
+        else "intervals over votes, as if all panelists were alike"
+    )
+    tied = f" ({found.ties} ties)" if found.ties else ""
+    console.say(f"{found.votes} votes{tied}; {over}")
+    if found.held_out.of:
+        console.say(f"votes on other comparisons predicted: {_percent(found.held_out)}")
+    if found.unlike == found.unlike:
+        says = (
+            "panelists differ in these tastes"
+            if found.unlike < 0.05
+            else ("no sign that panelists differ in these tastes")
+        )
+        console.say(f"{says} (p = {found.unlike:.3f}); one by one: --each")
+    for name, scale in zip(names, found.scale, strict=True):
+        if not scale:
+            console.warn(f"{name} is the same on both sides of every comparison: it has no weight")
+    if found.separable:
+        console.warn(
+            "some weights predict every vote, so only the ridge keeps them finite: their signs "
+            "say something, their sizes and intervals little; give more votes or fewer features"
+        )
+
+
+def _rows(names: Sequence[str], found: Taste) -> list[dict[str, Any]]:
+    return [
+        {**row, "deviation": float(found.scale[i]), "more_won": _share(found.alone[i])}
+        for i, row in enumerate(_weights(names, found))
+    ]
+
+
+def _weights(names: Sequence[str], found: Taste | Own) -> list[dict[str, Any]]:
+    return [
+        {"feature": name, "weight": weight, "low": low, "high": high}
+        for name, (weight, low, high) in zip(names, _ends(found), strict=True)
+    ]
+
+
+def _ends(found: Taste | Own) -> list[tuple[float, float, float]]:
+    return [
+        (float(weight), float(low), float(high))
+        for weight, low, high in zip(found.weights, found.low, found.high, strict=True)
+    ]
+
+
+def _share(one: Share) -> dict[str, Any]:
+    return {"value": one.value, "low": one.low, "high": one.high, "of": one.of}
+
+
+def _percent(one: Share) -> str:
+    if one.value is None:
+        return "–"
+    return f"{one.value:.0%} ({one.low:.0%} to {one.high:.0%}) of {one.of:g}"
+
+
+def _told(weight: float, low: float, high: float) -> str:
+    return "–" if weight != weight else f"{weight:+.2f} ({low:+.2f} to {high:+.2f})"
+
+
+def _number(value: float) -> str:
+    return "–" if value != value else f"{value:+.2f}"
+
+
+def _interval(low: float, high: float) -> str:
+    return "–" if low != low else f"{low:+.2f} to {high:+.2f}"

@@ -1,0 +1,169 @@
+"""Commands that only look: runs, show, sample, report."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from szpo.cli import console, run_paths
+from szpo.errors import SzpoError, UsageError
+from szpo.ledger.database import Ledger
+from szpo.reports import html_report as page
+from szpo.training import summary
+from szpo.types import Prompt
+from szpo.voting import triads
+
+
+def register(app: typer.Typer) -> None:
+    """Add this file's commands."""
+    app.command("runs")(runs)
+    app.command("show")(show)
+    app.command("sample")(sample)
+    app.command("report")(report)
+
+
+def runs(folder: Path = run_paths.FOLDER, as_json: bool = console.AS_JSON) -> None:
+    """List the runs of a folder, newest first."""
+    found: list[dict[str, Any]] = []
+    for path in run_paths.files(folder):
+        try:
+            with Ledger.open(path, readonly=True) as ledger:
+                found.append(summary.summary(ledger).as_dict())
+        except SzpoError as error:
+            console.warn(f"{path.name}: {error}")
+    if as_json:
+        console.emit(found)
+    elif not found:
+        console.say(f"no runs in {folder}; start one with: szpo run --preset tiny")
+    else:
+        keys = ("name", "state", "model", "panel", "rule", "steps", "votes", "win_rate")
+        console.table(
+            [key.replace("_", " ") for key in keys], [[run[key] for key in keys] for run in found]
+        )
+
+
+def show(
+    run: str | None = run_paths.RUN,
+    folder: Path = run_paths.FOLDER,
+    steps: int = typer.Option(10, "--steps", min=0, help="How many of the last steps to list."),
+    as_json: bool = console.AS_JSON,
+) -> None:
+    """Tell a run's totals and its last steps."""
+    with Ledger.open(run_paths.find(run, folder), readonly=True) as ledger:
+        facts = summary.steps(ledger)
+        total = summary.summary(ledger, facts)
+        link = triads.check(ledger)
+    if as_json:
+        rows = [{**asdict(f), "win_rate": f.win_rate} for f in facts]
+        tested = {} if link is None else {"link_check": {**asdict(link), "fits": link.fits}}
+        console.emit({**total.as_dict(), **tested, "step_rows": rows})
+        return
+    budget = f" of {total.budget}" if total.budget else ""
+    console.pairs(
+        {
+            "run": f"{total.name}  ({total.path})",
+            "state": total.state,
+            "model": total.model,
+            "panel": f"{total.panel}, {total.panelists} panelists{total.fit}",
+            "rule": f"{total.rule}, seed {total.seed}",
+            "steps": total.steps,
+            "votes": f"{total.votes}{budget}, {total.skips} skips, "
+            f"{total.automatic_ties} automatic ties, {total.late} late",
+            "read": f"{total.answers_read} answers, about {total.person_minutes:.0f} "
+            "person-minutes",
+            **({} if link is None else {"link": link.line()}),
+            "head": total.head,
+        }
+    )
+    if link is not None and link.warning is not None:
+        console.warn(link.warning)
+    if facts and steps:
+        console.say()
+        console.table(
+            ("step", "state", "votes", "plus", "minus", "ties", "Δ̂", "± s.e.", "turned by"),
+            [
+                (
+                    f.step, f.state, f.votes, f.plus, f.minus, f.ties, f.estimate, f.stderr,
+                    f.turned_by,
+                )
+                for f in facts[-steps:]
+            ],
+        )  # fmt: skip
+        console.say(
+            "turned by: the share of voters who, voting against, would have turned it round"
+        )
+
+
+def sample(
+    run: str | None = run_paths.RUN,
+    prompt: list[str] = typer.Option([], "--prompt", "-p", help="Ask this; may be repeated."),
+    prompts: int = typer.Option(3, "--prompts", min=1, help="Held-out prompts without --prompt."),
+    samples: int = typer.Option(1, "--samples", "-n", min=1, max=64, help="Answers to each."),
+    seed: int = typer.Option(0, "--seed", min=0, help="Names the draw."),
+    folder: Path = run_paths.FOLDER,
+    as_json: bool = console.AS_JSON,
+) -> None:
+    """Let the base and the tuned policy answer the same prompts with the same random numbers."""
+    from szpo.runs import assemble
+
+    if any(not text.strip() for text in prompt):
+        raise UsageError("--prompt is empty; give a question")
+    with Ledger.open(run_paths.find(run, folder), readonly=True) as ledger:
+        parts = assemble.reopen(ledger, panel=False, say=console.complain)
+        policy = parts.language
+        system = parts.config.prompts.system
+        asked = [Prompt.user(text, system) for text in prompt] or list(
+            parts.prompts.heldout[:prompts]
+        )
+        if not asked:
+            raise UsageError("this run has no held-out prompts at hand; ask your own with -p")
+        tuned = policy.sample(asked, samples, seed=seed)
+        base = policy.sample(asked, samples, seed=seed, base=True)
+    document = [
+        {
+            "prompt": question.text,
+            "base": [answer.text for answer in before],
+            "tuned": [answer.text for answer in after],
+        }
+        for question, before, after in zip(asked, base, tuned, strict=True)
+    ]
+    if as_json:
+        console.emit(document)
+        return
+    for entry in document:
+        console.say(page.visible(str(entry["prompt"])))
+        for side in ("base", "tuned"):
+            for text in entry[side]:
+                console.say(f"  {side:>5}  {page.visible(' '.join(text.split()))}")
+        console.say()
+
+
+def report(
+    run: str | None = run_paths.RUN,
+    out: Path | None = typer.Option(None, "--out", help="File to write; default: beside the run."),
+    verify: bool = typer.Option(True, "--verify/--no-verify", help="Check the ledger as well."),
+    svg: Path | None = typer.Option(None, "--svg", help="Write the main chart here instead."),
+    folder: Path = run_paths.FOLDER,
+    as_json: bool = console.AS_JSON,
+) -> None:
+    """Write one self-contained HTML page: settings, curves, samples, votes, verification."""
+    from szpo.cli import record
+
+    path = run_paths.find(run, folder)
+    target = out or path.with_suffix(".html")
+    with Ledger.open(path, readonly=True) as ledger, ledger.snapshot():
+        panel = ledger.spec.get("config", {}).get("panel", {})
+        score, name = record.hidden_reward(ledger), str(panel.get("reward", "reward"))
+        if svg is not None:
+            target, text = svg, page.picture(ledger, score=score, score_name=name)
+        else:
+            found = record.verification(ledger) if verify else None
+            text = page.render(ledger, score=score, score_name=name, verification=found)
+    target.write_text(text, encoding="utf-8")
+    if as_json:
+        console.emit({"report": str(target)})
+    else:
+        console.say(f"wrote {target}")

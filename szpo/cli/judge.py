@@ -1,0 +1,117 @@
+"""Commands around judges: answer a run's comparisons, train a small scorer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from szpo.cli import console, run_paths
+from szpo.config import settings_file
+from szpo.config.schema import Config
+from szpo.errors import StorageError, UsageError
+from szpo.ledger.database import Ledger
+
+
+def register(app: typer.Typer) -> None:
+    """Add this file's commands."""
+    app.command("judge")(judge)
+    app.command("scorer")(scorer)
+
+
+def judge(
+    run: str = typer.Argument(..., help="Name or file of the run."),
+    file: Path | None = typer.Option(
+        None, "--settings", help="Settings file whose [judge] is used instead of the run's."
+    ),
+    sets: list[str] = typer.Option(
+        [], "--set", help="Change one setting: judge.key=value; may be repeated."
+    ),
+    votes: int | None = typer.Option(None, "--votes", help="Stop after so many votes."),
+    once: bool = typer.Option(False, "--once", help="Answer what is open now and stop."),
+    leave: int = typer.Option(0, "--leave", help="Comparisons of each step to leave to people."),
+    name: str = typer.Option("judge", "--name", help="Name of the panelists: NAME-0, NAME-1, …"),
+    folder: Path = run_paths.FOLDER,
+) -> None:
+    """Answer a run's open comparisons with a judge, as a process of its own."""
+    from szpo.evaluators import remote_panel
+    from szpo.judges import judge_evaluator
+    from szpo.judges import judge_panel as judges
+    from szpo.training import summary
+    from szpo.voting.service import VoteService
+
+    if leave < 0 or (votes is not None and votes < 1):
+        raise UsageError("give --leave from 0 and --votes from 1")
+    with Ledger.open(run_paths.find(run, folder)) as ledger:
+        if summary.summary(ledger).state == "finished":
+            console.say("0 votes cast: the run is finished")
+            return
+        config = _config(ledger, file, sets)
+        judges.judge.check_config(config)
+        # A run for people leaves to them what one judge cannot fill.
+        alone = config.panel.kind == "judge"
+        own = alone and file is None and not sets
+        panel = judges.judge.of_run(config, recorded=ledger.spec.get("panel") if own else None)
+        console.say(str(panel))
+        ledger.record_event("judge", "szpo judge", {"name": name, **panel.spec})
+        service = VoteService(ledger, seat_ttl_us=round(config.panel.lease_minutes * 60e6))
+        served = remote_panel.visit(
+            ledger,
+            panel.evaluator(service, name=name, complete=alone and not leave),
+            limit=votes,
+            once=once,
+            leave=leave,
+        )
+        console.say(f"{served.votes} votes cast: {served.reason}")
+        for who, (read, written) in judge_evaluator.tokens(ledger).items():
+            console.say(f"  {who}: {read:,} tokens read, {written:,} written so far")
+
+
+def scorer(
+    source: str = typer.Argument(
+        ..., help="A run (name or file), or a .jsonl file of chosen and rejected texts."
+    ),
+    out: Path = typer.Option(Path("scorer.safetensors"), "--out", help="File to write."),
+    model: str = typer.Option("smollm2", "--model", help="Model whose features are read."),
+    seed: int = typer.Option(0, "--seed", min=0, help="Seed of the head's start."),
+    folder: Path = run_paths.FOLDER,
+    as_json: bool = console.AS_JSON,
+) -> None:
+    """Train a small pair scorer from a run's votes or from a file of pairs."""
+    from szpo.judges import pair_scorer, training_pairs
+    from szpo.judges import scorer as scoring
+    from szpo.models import loading
+
+    if out.exists():
+        raise StorageError(f"{out} exists; give another --out, or remove it first")
+    if source.endswith(".jsonl"):
+        taught = training_pairs.of_file(Path(source))
+    else:
+        with Ledger.open(run_paths.find(source, folder), readonly=True) as ledger:
+            taught = training_pairs.of_ledger(ledger)
+    trained = scoring.train(loading.load(model, dtype="fp32"), taught, seed=seed)
+    pair_scorer.save(out, trained.head, trained.facts)
+    if as_json:
+        console.emit({"path": str(out), **trained.facts})
+    else:
+        console.say(f"wrote {out}: {trained}")
+        console.say(f"  use it with: --set judge.kind=scorer --set judge.model={out}")
+
+
+def _config(ledger: Ledger, file: Path | None, sets: list[str]) -> Config:
+    """The run's settings with another judge where one is named.
+
+    Raises:
+        UsageError: A setting outside [judge] is changed, or one is wrong.
+    """
+    recorded: dict[str, Any] = dict(ledger.spec.get("config") or {})
+    chosen: dict[str, Any] = dict(recorded.get("judge") or {})
+    if file is not None:
+        chosen = dict(settings_file.read(file).get("judge") or {})
+    for text in sets:
+        tree = settings_file.assignment(text)
+        if set(tree) != {"judge"}:
+            raise UsageError(f"--set {text}: only judge.* can be set here; the run stays as it is")
+        chosen |= tree["judge"]
+    return settings_file.check({**recorded, "judge": chosen}, where=ledger.path.name)

@@ -1,0 +1,224 @@
+"""Commands about the record: replay, verify, backup, recover, export, merge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from szpo import plugins
+from szpo.cli import console, run_paths
+from szpo.errors import IntegrityError, SzpoError, UsageError
+from szpo.failpoints import failpoint
+from szpo.files import written_whole
+from szpo.ledger.database import Ledger
+from szpo.replay import backup as copies
+from szpo.replay import findings
+from szpo.replay import replay as folding
+from szpo.replay import verification as verification_module
+from szpo.reports.html_report import Score, Verification
+from szpo.reports.model_card import model_card
+from szpo.reports.votes import write_votes
+
+OUT = typer.Option(None, "--out", help="Folder to write; default: beside the run.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add this file's commands."""
+    app.command("replay")(replay)
+    app.command("verify")(verify)
+    app.command("backup")(backup)
+    app.command("recover")(recover)
+    app.command("export")(export)
+    app.command("merge")(merge)
+
+
+def replay(
+    run: str | None = run_paths.RUN,
+    until: int | None = typer.Option(None, "--until", min=0, help="Stop before this step."),
+    folder: Path = run_paths.FOLDER,
+    as_json: bool = console.AS_JSON,
+) -> None:
+    """Rebuild the weights from the recorded updates and compare them with the recorded digest."""
+    from szpo.optim import parameters
+
+    with Ledger.open(run_paths.find(run, folder), readonly=True) as ledger:
+        theta = folding.fold(ledger, until)
+        found = parameters.digest(theta, ledger.layout, ledger.basis_sha256)
+        steps = len({update.step for update in ledger.updates(until)})
+    if as_json:
+        console.emit({"steps": steps, "theta_sha256": found})
+    else:
+        console.say(f"{steps} steps folded; theta_sha256 {found}, as recorded")
+
+
+def verify(
+    run: str | None = run_paths.RUN,
+    quick: bool = typer.Option(False, "--quick", help="Hashes only; recompute no update."),
+    steps: bool = typer.Option(False, "--steps", help="Also tell what was found per step."),
+    head: str | None = typer.Option(
+        None, "--head", help="The head that an earlier verify printed; it must be in the chain."
+    ),
+    folder: Path = run_paths.FOLDER,
+    as_json: bool = console.AS_JSON,
+) -> int:
+    """Check every row's hash, the chain, the votes behind each update, and the weights."""
+    with Ledger.open(run_paths.find(run, folder), readonly=True) as ledger:
+        found = verification(ledger, deep=not quick, head=head)
+    if as_json:
+        document = {"ok": found.ok, "verdict": found.line, "details": found.details}
+        console.emit({**document, "head": found.head})
+        return 0 if found.ok else 5
+    if steps:
+        for line in found.details:
+            console.say(line)
+    if not found.ok:
+        raise IntegrityError(found.line)
+    console.say(found.line)
+    console.say(f"head {found.head} (note it elsewhere; later: szpo verify --head)")
+    return 0
+
+
+def backup(
+    run: str | None = run_paths.RUN,
+    out: Path | None = typer.Option(
+        None, "--out", help="File to write; default: backups/RUN-EVENT.db beside the run."
+    ),
+    folder: Path = run_paths.FOLDER,
+    as_json: bool = console.AS_JSON,
+) -> None:
+    """Copy a run while it goes on; the copy is verified before it takes its name."""
+    path = run_paths.find(run, folder)
+    if out is None:
+        with Ledger.open(path, readonly=True) as ledger:
+            last = ledger.query("SELECT max(event) AS event FROM events")[0]["event"]
+        out = path.parent / "backups" / f"{path.stem}-{last:06}.db"
+        out.parent.mkdir(mode=0o700, exist_ok=True)
+    report = copies.backup(path, out)
+    if as_json:
+        console.emit({"file": str(out), "verdict": str(report), "head": report.head})
+    else:
+        console.say(f"wrote {out}; {report}")
+
+
+def recover(
+    run: str | None = run_paths.RUN,
+    out: Path = typer.Option(..., "--out", help="New file for what can be read."),
+    folder: Path = run_paths.FOLDER,
+    as_json: bool = console.AS_JSON,
+) -> int:
+    """Write what a damaged file still holds into a new one; the damaged one stays as it is."""
+    found = copies.recover(run_paths.find(run, folder), out)
+    if as_json:
+        lost = {table: list(keys) for table, keys in found.lost.items()}
+        document = {"file": str(out), "rows": found.rows, "lost": lost}
+        console.emit({**document, "ok": found.report.ok, "verdict": str(found.report)})
+    else:
+        for line in (f"wrote {out}", *found.lines):
+            console.say(line)
+    return 0 if found.report.ok else 5
+
+
+def verification(ledger: Ledger, *, deep: bool = True, head: str | None = None) -> Verification:
+    """The verifier's report in words; a broken ledger is a finding, not a crash."""
+    try:
+        return words(verification_module.verify(ledger, deep=deep, head=head))
+    except IntegrityError as error:
+        return Verification(False, str(error))
+
+
+def words(report: findings.Report) -> Verification:
+    """The verifier's findings as lines for people; steps stand one by one only where few."""
+    lines = report.lines if len(report.lines) <= 100 else ()
+    return Verification(report.ok, str(report), lines, report.head)
+
+
+def export(
+    run: str | None = run_paths.RUN,
+    out: Path | None = OUT,
+    votes: Path | None = typer.Option(
+        None, "--votes", help="Write the votes to this .jsonl or .csv file instead of the adapter."
+    ),
+    packed: Path | None = typer.Option(
+        None, "--zip", help="Write votes, steps, texts, updates and figures to this zip instead."
+    ),
+    step: int | None = typer.Option(None, "--step", min=0, help="The weights before this step."),
+    folder: Path = run_paths.FOLDER,
+    as_json: bool = console.AS_JSON,
+) -> None:
+    """Write the adapter (PEFT, with a model card), the votes as JSONL or CSV, or all as a zip."""
+    path = run_paths.find(run, folder)
+    with Ledger.open(path, readonly=True) as ledger:
+        if packed is not None:
+            from szpo.reports import bundle
+
+            with written_whole(packed) as draft, draft.open("xb") as file:
+                page = bundle.write(ledger, file)
+            document: dict[str, Any] = {"votes": page.progress.votes, "file": str(packed)}
+            said = f"wrote {packed}; its README.txt says what is in it"
+        elif votes is not None:
+            count = write_votes(ledger, votes)
+            document = {"votes": count, "file": str(votes)}
+            said = f"wrote {count} votes to {votes}"
+        else:
+            target = run_paths.fresh(out or path.with_name(f"{path.stem}-adapter"))
+            from szpo.reports.adapter import adapter_files
+
+            adapter = adapter_files(ledger, step)
+            if adapter is None:
+                raise UsageError(f"{path.stem}: its policy is no language model; no adapter")
+            with written_whole(target) as draft:
+                draft.mkdir()
+                for name, content in adapter.items():
+                    (draft / name).write_bytes(content)
+                failpoint("cp13")
+                card = model_card(ledger, step=step)
+                (draft / "README.md").write_text(card, encoding="utf-8")
+            document = {"adapter": str(target)}
+            said = (
+                f"wrote {target}; load it with PeftModel.from_pretrained(model, {str(target)!r})"
+            )
+    if as_json:
+        console.emit(document)
+    else:
+        console.say(said)
+
+
+def merge(
+    run: str | None = run_paths.RUN,
+    out: Path | None = OUT,
+    folder: Path = run_paths.FOLDER,
+    as_json: bool = console.AS_JSON,
+) -> None:
+    """Write the base model with the adapter merged into its weights (safetensors)."""
+    from szpo.cache import quiet
+    from szpo.runs import assemble
+
+    path = run_paths.find(run, folder)
+    target = run_paths.fresh(out or path.with_name(f"{path.stem}-merged"))
+    with Ledger.open(path, readonly=True) as ledger, quiet():
+        parts = assemble.reopen(ledger, panel=False, say=console.complain)
+        with written_whole(target) as draft:
+            parts.language.merge(draft)
+    if as_json:
+        console.emit({"model": str(target)})
+    else:
+        console.say(f"wrote {target}; load it with AutoModelForCausalLM.from_pretrained")
+
+
+def hidden_reward(ledger: Ledger) -> Score | None:
+    """The reward of a run's simulated panel as a function, where it is at hand.
+
+    Only a person looking at a run sees it; rewards that need the base model are left out.
+    """
+    panel = ledger.spec.get("config", {}).get("panel", {})
+    if panel.get("kind", "people") in ("people", "judge"):
+        return None
+    try:
+        parse = plugins.load("szpo.rewards", "parse", "reward reader")
+        reward = parse(str(panel["reward"]))
+    except (SzpoError, KeyError):
+        return None
+    score: Score = reward.score
+    return score

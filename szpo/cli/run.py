@@ -1,0 +1,231 @@
+"""Commands that begin or continue something: init, run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from szpo.cli import console, record, run_paths
+from szpo.config import settings_file
+from szpo.config.schema import Config
+from szpo.errors import StorageError, UsageError
+from szpo.ledger.database import Ledger
+from szpo.reports.html_report import Score
+from szpo.runs import cost_plan, machine_check
+from szpo.training import step_report
+from szpo.voting import lease
+
+SETS = typer.Option([], "--set", help="Change one setting: section.key=value; may be repeated.")
+PRESET = typer.Option(
+    None, "--preset", help=f"Start from a preset: {', '.join(settings_file.presets())}."
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add this file's commands."""
+    app.command("init")(init)
+    app.command("run")(run)
+    app.command("branch")(branch)
+
+
+def init(
+    file: Path = typer.Argument(Path("run.toml"), help="File to write."),
+    preset: str | None = PRESET,
+    sets: list[str] = SETS,
+    force: bool = typer.Option(False, "--force", help="Overwrite the file."),
+) -> None:
+    """Write a settings file in which every key is explained."""
+    config = settings_file.load(preset_name=preset, sets=sets)
+    if file.exists() and not force:
+        raise StorageError(f"{file} exists; overwrite it with --force, or give another name")
+    file.write_text(settings_file.commented(config), encoding="utf-8")
+    console.say(f"wrote {file}; see what it costs with: szpo run {file} --plan")
+
+
+def run(
+    file: Path | None = typer.Argument(None, help="Settings file; see szpo init."),
+    preset: str | None = PRESET,
+    sets: list[str] = SETS,
+    resume: str | None = typer.Option(
+        None, "--resume", help="Continue this run (name or file) instead of starting one."
+    ),
+    plan: bool = typer.Option(False, "--plan", help="Tell what it would cost, and stop."),
+    stay: bool = typer.Option(
+        False, "--stay", help="Stand by while paused or finished, for the operator's page."
+    ),
+    hold: bool = typer.Option(
+        False, "--hold", help="Begin paused: the first round waits until somebody starts it."
+    ),
+    folder: Path | None = typer.Option(None, "--folder", help="Folder of the runs."),
+    as_json: bool = console.AS_JSON,
+) -> int:
+    """Tune a model from votes; --plan tells votes, reading, time and disk before it starts."""
+    if resume is not None:
+        if file is not None or preset is not None or sets or hold:
+            raise UsageError(
+                "--resume takes the run as it is; leave file, preset, set and hold away"
+            )
+        return _resume(run_paths.find(resume, folder or Path("runs")), as_json=as_json, stay=stay)
+    if file is None and preset is None and not sets:
+        raise UsageError("give a settings file (szpo init), a --preset, or --set; see --help")
+    if folder is not None:
+        sets = [*sets, f"run.folder={folder}"]
+    config = settings_file.load(file, preset_name=preset, sets=sets)
+    _show_plan(config, as_json=as_json and plan)
+    if plan:
+        return 0
+    return _start(config, as_json=as_json, stay=stay, hold=hold)
+
+
+def branch(
+    run: str = typer.Argument(..., help="Name or file of the run to branch from."),
+    step: int = typer.Option(..., "--step", help="Begin with the weights after this step."),
+    name: str | None = typer.Option(
+        None, "--name", help="Name of the new run; left out: made from the old one and the step."
+    ),
+    rule: str | None = typer.Option(
+        None, "--rule", help="Another rule for votes: margin or sign need no link."
+    ),
+    folder: Path = run_paths.FOLDER,
+    as_json: bool = console.AS_JSON,
+) -> None:
+    """Begin a new run where another one was after a step; the old one stays as it is."""
+    from szpo.runs import branch as branching
+
+    path = run_paths.find(run, folder)
+    target = path.with_name(f"{run_paths.run_name(name or f'{path.stem[:48]}-after-{step}')}.db")
+    with branching.branch(path, step, target, by="szpo branch", rule=rule) as ledger:
+        document = {
+            "run": ledger.run, "path": str(target), "parent": ledger.row["parent"],
+            "theta_sha256": ledger.head(), "seed": ledger.root_seed,
+        }  # fmt: skip
+    if as_json:
+        console.emit(document)
+    else:
+        console.say(f"wrote {target}, which begins after step {step} of {path.stem}")
+        console.say(f"  szpo run --resume {target}  # goes on from there")
+
+
+def _show_plan(config: Config, *, as_json: bool) -> None:
+    costs = cost_plan.estimate(config, matrix_seconds=machine_check.matrix_seconds())
+    if as_json:
+        console.emit(costs.as_dict())
+        return
+    console.pairs(dict(cost_plan.lines(costs, config)), to=console.errors)
+
+
+def _start(config: Config, *, as_json: bool, stay: bool, hold: bool) -> int:
+    from szpo.runs import assemble
+
+    path = assemble.new_path(config)
+    parts = assemble.build(config, say=console.complain)
+    with assemble.create(parts, path) as ledger:
+        console.complain(f"run {path.stem} in {path}")
+        if hold:
+            lease.pause(ledger, "operator", "the first round waits for its start")
+        return drive(ledger, parts, as_json=as_json, stay=stay)
+
+
+def _resume(path: Path, *, as_json: bool, stay: bool) -> int:
+    from szpo.runs import assemble
+
+    with Ledger.open(path) as ledger:
+        parts = assemble.reopen(ledger, say=console.complain)
+        held = lease.controller(ledger)
+        if held["paused_by"] is not None:
+            console.complain(f"was paused by {held['paused_by']}: {held['pause_reason']}")
+            if not stay:  # who stays waits to be let on; a restart is no such word
+                lease.unpause(ledger, "szpo run --resume")
+        return drive(ledger, parts, as_json=as_json, stay=stay)
+
+
+def drive(ledger: Ledger, parts: Any, *, as_json: bool = False, stay: bool = False) -> int:
+    """Run the controller with a progress display; returns the exit code.
+
+    With ``stay`` it returns only by an exception: a signal, or what ends a run.
+    """
+    from szpo.runs import assemble, driver, worker
+
+    console.resumable(ledger.path)
+    config: Config = parts.config
+    score = record.hidden_reward(ledger)
+    if parts.panel is None or not config.panel.inside:
+        console.complain(f"waiting for votes from elsewhere, such as: szpo simulate {ledger.path}")
+    live = console.errors.is_terminal and not as_json
+    with _bar(live) as bar:
+        task = bar.add_task("votes", total=config.votes_per_step * config.steps, note="")
+
+        source, pause = assemble.source(ledger, parts), _waiter(config)
+
+        def on_step(report: step_report.StepReport) -> None:
+            note = _note(ledger, report, score)
+            bar.update(task, completed=report.total_votes, note=note)
+            if not live and not as_json:
+                console.complain(f"step {report.step}: {report.total_votes} votes, {note}")
+            worker.fulfil(ledger, source, console.complain)
+
+        def go(held: lease.Lease, wait: Callable[[], None]) -> step_report.Outcome:
+            return driver.drive(ledger, parts, on_step=on_step, wait=wait, held=held)
+
+        if stay:
+            worker.attend(ledger, source, go, wait=pause, say=console.complain)
+        outcome = worker.once(ledger, source, go, wait=pause, say=console.complain)
+    if as_json:
+        console.emit({"run": ledger.run, "path": str(ledger.path), **asdict(outcome)})
+    else:
+        console.say(f"{outcome.status}: {outcome.reason}; {outcome.votes} votes")
+        _next(ledger.path, language=parts.base is not None)
+    return 1 if outcome.status == "paused" else 0
+
+
+def _bar(live: bool) -> Progress:
+    return Progress(
+        TextColumn("votes {task.completed:.0f}/{task.total:.0f}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console.errors,
+        disable=not live,
+        transient=True,
+    )
+
+
+def _note(ledger: Ledger, report: step_report.StepReport, score: Score | None) -> str:
+    parts = [f"plus won {report.win_rate:.0%}"]
+    if score is not None:
+        rows = [row for c in ledger.comparisons(report.step) for row in c.rows]
+        values = [score(r.prompt, answer) for r in rows for answer in (r.plus, r.minus)]
+        parts.append(f"reward {sum(values) / len(values):.3f}")
+    if report.kl is not None:
+        # Measured where it is guarded; else estimated from |θ|, see szpo.runs.assemble.
+        guarded = ledger.spec.get("config", {}).get("guards", {}).get("kl") is not None
+        parts.append(f"KL {'' if guarded else '≈ '}{report.kl:.2f}")
+    if "link" in report.extra:
+        parts.append("the logistic link does not fit (szpo show)")
+    return ", ".join(parts)
+
+
+def _waiter(config: Config) -> Any:
+    """What to do while people think: sleep; a signal ends it at once."""
+    return lambda: time.sleep(config.panel.poll_seconds)
+
+
+def _next(path: Path, *, language: bool) -> None:
+    texts = {
+        "sample": "the base and the tuned model answer side by side",
+        "export": "the adapter, for PeftModel.from_pretrained",
+    }
+    every = {
+        "report": "one HTML page: curves, samples, votes, verification",
+        "verify": "recompute everything from the votes",
+    }
+    for command, what in {**(texts if language else {}), **every}.items():
+        console.say(f"  szpo {command} {path}  # {what}")

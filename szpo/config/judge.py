@@ -1,0 +1,112 @@
+"""The settings table ``[judge]``: who judges, how it is asked, and what happens when it fails."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    """A table of the settings file: unknown keys are refused, values are never converted."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Judge(Section):
+    """A language model, or a small scorer, that answers where panel.kind is judge."""
+
+    kind: Literal["local", "endpoint", "scorer"] = Field(
+        "local",
+        description="local: a transformers model on model.device; endpoint: any server that "
+        "speaks OpenAI's chat completions; scorer: what szpo scorer trained.",
+    )
+    model: str = Field(
+        "smollm2",
+        min_length=1,
+        description="A local model as model.name, the endpoint's name for one, or the scorer's "
+        "file.",
+    )
+    ask: Literal["verdict", "grades", "soft"] = Field(
+        "verdict",
+        description="verdict: words, then A, B or tie; grades: each side by itself, 1 to 5; soft: "
+        "the log-probabilities of A and B, nothing is written.",
+    )
+    batches: Literal["whole", "rows"] = Field(
+        "whole",
+        description="All rows in one question, as people see them, or a question for each row and "
+        "their majority (rows times the cost).",
+    )
+    conflict: Literal["tie", "debias"] = Field(
+        "tie",
+        description="Where the two orders disagree: a tie, or (soft) the mean of their logits, in "
+        "which a liking for one side cancels.",
+    )
+    draw: bool = Field(
+        False,
+        description="soft, scorer: draw the vote with the probability found instead of taking the "
+        "likelier side.",
+    )
+    principles: str | None = Field(
+        None,
+        description="Text file with a principle on each line; every question draws one. Left out: "
+        "panel.guideline.",
+    )
+    references: str | None = Field(
+        None,
+        description='JSONL file of {"prompt": …, "reference": …}: answers the judge is shown.',
+    )
+    temperature: float = Field(
+        0.0, ge=0, le=2, allow_inf_nan=False, description="Of what the judge writes; 0: likeliest."
+    )
+    max_tokens: int = Field(
+        256, ge=1, le=32_768, description="Longest text a judge may write for one question."
+    )
+    retries: int = Field(
+        2, ge=0, le=20, description="Times a question is put again after an unreadable verdict."
+    )
+    on_error: Literal["stop", "skip", "tie"] = Field(
+        "stop",
+        description="After the last try: stop the run (it can be resumed), or count a skip or a "
+        "tie and go on.",
+    )
+    base_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s@?#]+$",
+        description="The endpoint, such as http://localhost:8000/v1; no key belongs in here.",
+    )
+    key_env: str = Field(
+        "OPENAI_API_KEY",
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$",
+        description="Environment variable that holds the endpoint's key; the key is never stored.",
+    )
+    timeout_s: Positive = Field(60.0, le=3600, description="Longest wait for one reply, seconds.")
+    attempts: int = Field(
+        4,
+        ge=1,
+        le=20,
+        description="Tries at an endpoint that is busy, broken or slow, at growing distances.",
+    )
+    concurrency: int = Field(
+        4, ge=1, le=256, description="Comparisons that an endpoint judges at once."
+    )
+
+    @property
+    def same_each_time(self) -> bool:
+        """Asked twice it answers the same, so that a second vote would tell nothing."""
+        return not (self.draw or self.principles or (self.temperature and self.ask != "soft"))
+
+    @model_validator(mode="after")
+    def _settings_fit_the_kind(self) -> Self:
+        if self.kind == "endpoint" and self.base_url is None:
+            raise ValueError("base_url is missing; an endpoint needs one")
+        soft = self.ask == "soft" or self.kind == "scorer"
+        if self.draw and not soft:
+            raise ValueError('draw needs a probability: set ask to "soft", or kind to "scorer"')
+        if self.conflict == "debias" and self.ask != "soft":
+            raise ValueError('conflict "debias" needs log-probabilities: set ask to "soft"')
+        if self.kind == "scorer" and (self.principles or self.references):
+            raise ValueError("a scorer reads neither principles nor references; leave them out")
+        return self

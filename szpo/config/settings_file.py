@@ -1,0 +1,261 @@
+"""Settings files: reading TOML, presets and ``--set``, saying what is wrong, writing comments.
+
+The order of authority is: defaults, preset, file, ``--set``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import textwrap
+import tomllib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from szpo.config.schema import Config
+from szpo.errors import UsageError
+
+SIZE_LIMIT = 1_000_000
+SECTIONS: dict[str, type[BaseModel]] = {
+    name: field.annotation
+    for name, field in Config.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+}
+
+
+def presets() -> dict[str, str]:
+    """Names of the presets that ship, each with its first comment line.
+
+    >>> sorted(presets())
+    ['bigger', 'demo', 'people', 'tiny']
+    """
+    folder = resources.files("szpo") / "config" / "presets"
+    texts = {
+        item.name.removesuffix(".toml"): item.read_text(encoding="utf-8")
+        for item in folder.iterdir()
+        if item.name.endswith(".toml")
+    }
+    return {name: text.splitlines()[0].lstrip("# ") for name, text in sorted(texts.items())}
+
+
+def preset(name: str) -> dict[str, Any]:
+    """The settings a preset changes.
+
+    Raises:
+        UsageError: No preset has this name.
+    """
+    known = presets()
+    if name not in known:
+        raise UsageError(f'no preset "{name}"{_meant(name, known)}; there are: {", ".join(known)}')
+    text = (resources.files("szpo") / "config" / "presets" / f"{name}.toml").read_text(
+        encoding="utf-8"
+    )
+    return tomllib.loads(text)
+
+
+def load(
+    path: Path | None = None, *, preset_name: str | None = None, sets: Sequence[str] = ()
+) -> Config:
+    """The settings of a run from a preset, a file and ``key=value`` texts, later ones winning.
+
+    Raises:
+        UsageError: A file is missing or unreadable, or a setting is unknown or out of range.
+
+    >>> load(sets=["optimizer.comparisons=4", "reward=length:40"]).panel.reward
+    'length:40'
+    """
+    tree: dict[str, Any] = {}
+    if preset_name is not None:
+        _merge(tree, preset(preset_name))
+    if path is not None:
+        _merge(tree, read(path))
+    for text in sets:
+        _merge(tree, assignment(text))
+    return check(tree, where=str(path) if path else "settings")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A TOML file as a tree.
+
+    Raises:
+        UsageError: It is missing, too large, not UTF-8 or not TOML.
+    """
+    if not path.exists():
+        raise UsageError(
+            f"{path.name} not found (looked in {path.absolute().parent}); "
+            "create one with: szpo init"
+        )
+    if not path.is_file():
+        raise UsageError(f"{path} is not a regular file; give a settings file")
+    size = path.stat().st_size
+    if size > SIZE_LIMIT:
+        raise UsageError(f"{path.name} is {size:,} bytes; a settings file has at most 1,000,000")
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path.name} cannot be read ({error.strerror})") from None
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise UsageError(
+            f"{path.name}: byte 0x{raw[error.start]:02x} at line {line} is not UTF-8"
+        ) from None
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path.name} is not TOML: {error}") from None
+
+
+def assignment(text: str) -> dict[str, Any]:
+    """The tree of one ``key=value``; the section may be left out where the key is unique.
+
+    The value is read as TOML, and as plain text where it is not TOML.
+
+    Raises:
+        UsageError: There is no "=", or the key is unknown or stands in several sections.
+
+    >>> assignment("seed=3"), assignment("panel.kind=people")
+    ({'run': {'seed': 3}}, {'panel': {'kind': 'people'}})
+    """
+    key, equals, value = text.partition("=")
+    key = key.strip()
+    if not equals or not key:
+        raise UsageError(f'--set {text}: write it as section.key=value, for example "run.seed=1"')
+    section, dot, name = key.rpartition(".")
+    if not dot:
+        owners = [s for s, model in SECTIONS.items() if key in model.model_fields]
+        if len(owners) > 1:
+            said = " or ".join(f"{owner}.{key}" for owner in owners)
+            raise UsageError(f'--set {text}: "{key}" is ambiguous; write {said}')
+        if not owners:
+            every = {f: s for s, model in SECTIONS.items() for f in model.model_fields}
+            raise UsageError(f'unknown key "{key}"{_meant(key, every)} (in --set {text})')
+        section, name = owners[0], key
+    if value.strip().lower() == "none":
+        return {section: {name: None}}
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()
+    return {section: {name: parsed}}
+
+
+def check(tree: Mapping[str, Any], *, where: str = "settings") -> Config:
+    """A tree of plain values as checked settings.
+
+    Raises:
+        UsageError: Naming the first key that is wrong, what it may be, and how many more are.
+    """
+    try:
+        return Config.model_validate(dict(tree))
+    except ValidationError as error:
+        found = error.errors(include_url=False)
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise UsageError(f"{where}: {_words(found[0])}{more}") from None
+
+
+def _words(error: Any) -> str:
+    """One validation error in the project's words: the key, the rule, the value."""
+    loc = [part for part in error["loc"] if part not in {"constrained-str", "literal"}]
+    key = ".".join(str(part) for part in loc[:2])
+    got, kind, context = error.get("input"), error["type"], error.get("ctx", {})
+    if kind == "extra_forbidden":
+        known = SECTIONS if len(loc) == 1 else SECTIONS[str(loc[0])].model_fields
+        place = f" in [{loc[0]}]" if len(loc) > 1 else ""
+        return f'unknown key "{loc[-1]}"{place}{_meant(str(loc[-1]), known)}'
+    if kind == "value_error":
+        prefix = f"{key}." if key else ""
+        return f"{prefix}{context['error']}"
+    if kind == "model_type":
+        return f"{key} must be a table: write [{key}] and its keys below"
+    wants = _requirement(loc, kind, context)
+    return f"{key} must be {wants} (got {_shown(got)})"
+
+
+def _requirement(loc: Sequence[Any], kind: str, context: Mapping[str, Any]) -> str:
+    """What a key may be, read from its own declaration."""
+    field = SECTIONS[str(loc[0])].model_json_schema()["properties"][str(loc[1])]
+    choices = [field, *field.get("anyOf", [])]
+    options = [json.dumps(v) for c in choices for v in c.get("enum", [])]
+    if options and loc[1] == "layers":
+        return '"middle", "all" or a list such as [18, 19]'
+    if options:
+        return "one of " + ", ".join(options)
+    if kind == "string_pattern_mismatch":
+        return f"text that matches {context['pattern']}"
+    for choice in choices:
+        if choice.get("type") in {"integer", "number"}:
+            noun = "a whole number" if choice["type"] == "integer" else "a finite number"
+            return noun + " and".join(_bounds(choice))
+        if choice.get("type") == "boolean":
+            return "true or false"
+        if choice.get("type") == "array":
+            return 'a list such as ["text"]'
+    return "text" if "too_" not in kind else f"text of a sensible length ({kind})"
+
+
+def _bounds(schema: Mapping[str, Any]) -> list[str]:
+    words = {
+        "exclusiveMinimum": ">",
+        "minimum": ">=",
+        "maximum": "<=",
+        "exclusiveMaximum": "<",
+    }
+    return [f" {sign} {_number(schema[key])}" for key, sign in words.items() if key in schema]
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value) if isinstance(value, str | bool) else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _meant(word: str, known: Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f'; did you mean "{close[0]}"?' if close else ""
+
+
+def _merge(tree: dict[str, Any], change: Mapping[str, Any]) -> None:
+    for section, values in change.items():
+        if isinstance(values, Mapping) and isinstance(tree.get(section, {}), dict):
+            tree.setdefault(section, {}).update(values)
+        else:
+            tree[section] = values
+
+
+def commented(config: Config) -> str:
+    """The settings as TOML with each key's description above it.
+
+    >>> print(commented(Config()).splitlines()[0])
+    # Settings of one szpo run. Start it with: szpo run run.toml
+    """
+    lines = [
+        "# Settings of one szpo run. Start it with: szpo run run.toml",
+        "# Keys behind a # are left out; take the # away to set one.",
+    ]
+    for section, model in SECTIONS.items():
+        values = getattr(config, section)
+        doc = (model.__doc__ or "").strip().splitlines()[0]
+        lines += ["", f"# {doc}", f"[{section}]"]
+        for name, field in model.model_fields.items():
+            comment = textwrap.wrap(field.description or "", width=86)
+            lines += [f"# {line}" for line in comment]
+            value = getattr(values, name)
+            lines.append(f"# {name} =" if value is None else f"{name} = {_toml(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return repr(value).lower() if isinstance(value, bool) else repr(value)

@@ -1,0 +1,77 @@
+r"""Anthropic's HH-RLHF (Bai et al. 2022): two transcripts that share all but the last answer.
+
+A record has ``chosen`` and ``rejected``, each a whole conversation of turns that begin with
+"\n\nHuman:" or "\n\nAssistant:". The prompt reaches up to the last "Assistant:".
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from szpo.data.rankings import Found, asked, single, text
+from szpo.errors import UsageError
+
+TAG = "\n\nAssistant:"
+ROLES = {"Human": "user", "Assistant": "assistant"}
+_TURN = re.compile(r"\n\n(Human|Assistant):")
+
+
+def split(transcript: str, where: str = "transcript") -> tuple[str, str]:
+    r"""The prompt with the last "Assistant:" at its end, and the answer behind it.
+
+    Raises:
+        UsageError: nothing in the transcript begins with that tag.
+
+    >>> split("\n\nHuman: Hello?\n\nAssistant: Hi.")
+    ('\n\nHuman: Hello?\n\nAssistant:', ' Hi.')
+    """
+    at = transcript.rfind(TAG)
+    if at < 0:
+        raise UsageError(
+            f'{where} has no "Assistant:" after an empty line, so there is no answer in it; '
+            "give transcripts of Human and Assistant turns"
+        )
+    end = at + len(TAG)
+    return transcript[:end], transcript[end:]
+
+
+def turns(prompt: str, where: str = "prompt") -> tuple[tuple[str, str], ...]:
+    r"""The turns of a prompt that ends with "Assistant:", without that.
+
+    A turn without words is left out, and turns of one speaker in a row are one.
+
+    Raises:
+        UsageError: it does not begin with a speaker, or the last turn is not Human's.
+
+    >>> turns("\n\nHuman: Hello?\n\nAssistant: Hi.\n\nHuman: Bye.\n\nAssistant:")
+    (('user', 'Hello?'), ('assistant', 'Hi.'), ('user', 'Bye.'))
+    """
+    before, *parts = _TURN.split(prompt.removesuffix(TAG))
+    if before.strip():
+        raise UsageError(f"{where} begins with words of no speaker; begin with \\n\\nHuman:")
+    found: list[tuple[str, str]] = []
+    for speaker, said in zip(parts[::2], parts[1::2], strict=True):
+        role, words = ROLES[speaker], said.strip()
+        if words and found and found[-1][0] == role:
+            found[-1] = (role, f"{found[-1][1]}\n\n{words}")
+        elif words:
+            found.append((role, words))
+    if not found or found[-1][0] != "user":
+        raise UsageError(f"{where}: the last turn before the answer must be Human's")
+    return tuple(found)
+
+
+def found(record: dict[str, Any], where: str) -> Found:
+    """The pair of a record.
+
+    Raises:
+        UsageError: a transcript is missing or not one, or the two do not share their prompt.
+    """
+    chosen, rejected = (text(record, key, where) for key in ("chosen", "rejected"))
+    prompt, better = split(chosen, f"{where}: chosen")
+    if not rejected.startswith(prompt):
+        split(rejected, f"{where}: rejected")  # says so where the tag itself is missing
+        raise UsageError(f"{where}: chosen and rejected do not share the prompt before the answer")
+    worse = rejected[len(prompt) :]
+    return single(asked(turns(prompt, where)), better.strip(), worse.strip())

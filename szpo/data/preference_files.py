@@ -1,0 +1,220 @@
+"""Preference files, read line by line with caps, and written whole or not at all.
+
+They are somebody else's files: nothing is executed, a packed one is unpacked only up to a limit,
+and what cannot be used is named by its line.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from szpo import files
+from szpo.data import hh_rlhf, label_studio, text_files, trl, ultrafeedback
+from szpo.data.pairs import Pair
+from szpo.data.rankings import Found
+from szpo.errors import UsageError
+from szpo.types import Answer, Prompt
+
+SUFFIXES = (".jsonl", ".json", ".gz")
+"""Last suffixes of preference files."""
+LINE_LIMIT = 2**20
+"""Bytes of one line."""
+FILE_LIMIT = 2**30
+"""Bytes of a file, unpacked."""
+ARRAY_LIMIT = 64 * 2**20
+"""Bytes of a .json file, which is read at once."""
+NAMED = 5
+"""Bad lines that a refusal names; the others are counted."""
+
+Format: TypeAlias = Callable[[dict[str, Any], str], Found]
+FORMATS: dict[str, Format] = {
+    "trl": trl.found,
+    "hh": hh_rlhf.found,
+    "ultrafeedback": ultrafeedback.found,
+    "label-studio": label_studio.found,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Votes:
+    """What a preference file holds."""
+
+    pairs: tuple[Pair, ...]
+    ties: int = 0
+    """Comparisons that prefer neither answer."""
+    records: int = 0
+    bad: tuple[str, ...] = ()
+    """Why records were left out, each with its line."""
+
+
+def read(
+    path: Path | str, kind: str = "trl", *, first: int | None = None, skip_bad: bool = False
+) -> Votes:
+    """The pairs of a preference file: .jsonl (also .jsonl.gz), or .json with a list of records.
+
+    Args:
+        path: the file.
+        kind: trl, hh, ultrafeedback or label-studio.
+        first: read only so many records.
+        skip_bad: leave out records that cannot be used and say which, instead of refusing.
+
+    Raises:
+        UsageError: the file or one of its records cannot be used, or no such format.
+    """
+    if kind not in FORMATS:
+        raise UsageError(f"format {kind!r} is none of {', '.join(FORMATS)}")
+    if first is not None and first < 1:
+        raise UsageError(f"first must be at least 1 (got {first})")
+    pairs: list[Pair] = []
+    ties = count = 0
+    bad: dict[str, str] = {}
+    for where, value in records(Path(path)):
+        if count == first:
+            break
+        count += 1
+        try:
+            one = FORMATS[kind](_object(value, where), where)
+        except UsageError as error:
+            bad[where.removeprefix(str(path)).lstrip(": ")] = str(error)
+            continue
+        pairs += one.pairs
+        ties += one.ties
+    if bad and not skip_bad:
+        raise UsageError(_refusal(bad))
+    if not count:
+        raise UsageError(f"{path} holds no records")
+    return Votes(tuple(pairs), ties, count, tuple(bad.values()))
+
+
+def records(path: Path) -> Iterator[tuple[str, Any]]:
+    """Each record's place and value; a line that is no JSON is given as the `Unreadable` it is.
+
+    Raises:
+        UsageError: the file is not there, too large, or broken as a file.
+    """
+    size, head = text_files.regular(path, "preference file")
+    packed = head.startswith(b"\x1f\x8b")
+    names = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
+    if names[-1:] == [".json"]:
+        if packed or size > ARRAY_LIMIT:
+            raise UsageError(
+                f"{path}: a .json file may have {ARRAY_LIMIT:,} bytes and not be packed; "
+                "use .jsonl"
+            )
+        yield from _array(path)
+    elif names[-1:] == [".jsonl"]:
+        with path.open("rb") as raw, gzip.open(raw) if packed else nullcontext(raw) as file:
+            yield from _lines(file, path)
+    else:
+        raise UsageError(f"{path}: preferences are read from .jsonl, .jsonl.gz and .json files")
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A line that is not JSON, and why."""
+
+    reason: str
+
+
+def _lines(file: Any, path: Path) -> Iterator[tuple[str, Any]]:
+    try:
+        for number, line in text_files.numbered(file, path, LINE_LIMIT):
+            if file.tell() > FILE_LIMIT:
+                raise UsageError(f"{path}: more than {FILE_LIMIT:,} bytes at line {number}")
+            if line.strip():
+                yield f"{path}:{number}", _parsed(line)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UsageError(f"{path} cannot be unpacked ({error}); fetch it again") from None
+
+
+def _array(path: Path) -> Iterator[tuple[str, Any]]:
+    value = _parsed(text_files.decoded(path.read_bytes(), str(path)))
+    if isinstance(value, Unreadable):
+        raise UsageError(f"{path}: not valid JSON ({value.reason})")
+    if not isinstance(value, list):
+        raise UsageError(f"{path} must be a list of records")
+    for number, item in enumerate(value, start=1):
+        yield f"{path}: record {number}", item
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        return Unreadable(text_files.reason(error))
+
+
+def _object(value: Any, where: str) -> dict[str, Any]:
+    if isinstance(value, Unreadable):
+        raise UsageError(f"{where}: not valid JSON ({value.reason})")
+    if not isinstance(value, dict):
+        raise UsageError(f"{where}: a record must be an object (got {type(value).__name__})")
+    return value
+
+
+def _refusal(bad: dict[str, str]) -> str:
+    """The first bad record in full, where some others are, and how many there are."""
+    _, *others = bad
+    said = f"; {len(others)} more such records" if others else ""
+    named = ", ".join(others[:NAMED]) + (", …" if len(others) > NAMED else "")
+    return f"{next(iter(bad.values()))}{said}{f' (at {named})' if others else ''}"
+
+
+def write(path: Path, pairs: Iterable[Pair]) -> int:
+    """Write pairs in TRL's conversational format, a line each; returns their number.
+
+    Raises:
+        UsageError: the name does not end in .jsonl.
+        StorageError: the file exists or cannot be written.
+    """
+    if path.suffix != ".jsonl":
+        raise UsageError(f"{path.name}: pairs are written as .jsonl")
+    count = 0
+    with files.written_whole(path) as draft, draft.open("x", encoding="utf-8") as file:
+        for pair in pairs:
+            file.write(json.dumps(trl.record(pair), ensure_ascii=False) + "\n")
+            count += 1
+    return count
+
+
+def groups(path: Path | str) -> Iterator[tuple[Prompt, tuple[str, ...]]]:
+    """Prompts with the answers that are to be ranked: of lists of completions, or of pairs.
+
+    Equal answers stand once; a record with fewer than two different ones gives nothing.
+
+    Raises:
+        UsageError: the file or one of its records cannot be used.
+    """
+    for where, value in records(Path(path)):
+        record = _object(value, where)
+        if "completions" in record:
+            prompt, texts = ultrafeedback.candidates(record, where)
+        else:
+            found = trl.found(record, where).pairs
+            if not found:
+                continue
+            prompt, texts = found[0].prompt, [found[0].chosen.text, found[0].rejected.text]
+        answers = tuple(dict.fromkeys(texts))
+        if len(answers) > 1:
+            yield prompt, answers
+
+
+def examples(path: Path | str) -> tuple[tuple[Prompt, Answer], ...]:
+    """Prompts with good answers of a file in TRL's formats for supervised fitting.
+
+    Raises:
+        UsageError: the file or one of its records cannot be used, or it holds none.
+    """
+    found = tuple(
+        trl.example(_object(value, where), where) for where, value in records(Path(path))
+    )
+    if not found:
+        raise UsageError(f"{path} holds no records")
+    return found

@@ -1,0 +1,337 @@
+"""Prompts: the shipped set, and own ones from CSV, JSONL, JSON chat lists or plain lines.
+
+A prompt file is somebody else's file: it is read line by line with caps, never executed, never
+decompressed, and every refusal names the file and the line. What is odd but harmless
+(duplicates, direction marks, lone surrogates) is read and said as a warning.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib.resources import files
+from math import ceil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from szpo.data import text_files
+from szpo.errors import UsageError
+from szpo.types import Prompt
+
+if TYPE_CHECKING:
+    from szpo.config.schema import Prompts
+
+Split: TypeAlias = Literal["train", "heldout"]
+
+LINE_LIMIT = 65_536
+"""Bytes of one line; also of one record of a CSV file that spans lines."""
+FILE_LIMIT = 64 * 2**20
+"""Bytes of a prompt file read line by line; a .json file may have an eighth of it."""
+ROLES = ("system", "user", "assistant")
+SUFFIXES = (".jsonl", ".csv", ".json", ".txt")
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ": "xz",
+               b"\x28\xb5\x2f\xfd": "zstd", b"7z\xbc\xaf": "7z"}  # fmt: skip
+_BIDI = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSet:
+    """Prompts to learn from, prompts kept for measuring, and what was odd about their file."""
+
+    train: tuple[Prompt, ...]
+    heldout: tuple[Prompt, ...]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def sha256(self) -> str:
+        """Digest of both lists in their order, by which a resumed run knows its prompts."""
+        lists = [[prompt.turns for prompt in part] for part in (self.train, self.heldout)]
+        return sha256(json.dumps(lists).encode()).hexdigest()
+
+    def with_system(self, system: str | None) -> PromptSet:
+        """The same prompts, each with this system prompt unless it brings its own."""
+        if not system:
+            return self
+
+        def add(prompt: Prompt) -> Prompt:
+            if prompt.turns[0][0] == "system":
+                return prompt
+            return Prompt((("system", system), *prompt.turns))
+
+        return PromptSet(tuple(map(add, self.train)), tuple(map(add, self.heldout)), self.warnings)
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    prompt: Prompt
+    split: Split | None
+
+
+def shipped() -> PromptSet:
+    """The project's own 256 everyday requests: 160 to learn from, 96 held out.
+
+    >>> prompts = shipped()
+    >>> len(prompts.train), len(prompts.heldout)
+    (160, 96)
+    """
+    text = files("szpo").joinpath("data", "prompts.jsonl").read_text(encoding="utf-8")
+    rows = [json.loads(line) for line in text.splitlines()]
+    return PromptSet(
+        tuple(Prompt.user(row["text"]) for row in rows if row["split"] == "train"),
+        tuple(Prompt.user(row["text"]) for row in rows if row["split"] == "heldout"),
+    )
+
+
+def load(path: str | Path, *, heldout: float = 0.25) -> PromptSet:
+    """Read own prompts from a .jsonl, .csv, .json or .txt file.
+
+    A record is a string, an object with ``text`` or ``prompt`` (and optionally ``system`` and
+    ``split``), an object with ``messages``, or a list of messages ({"role", "content"}, the last
+    one from the user). A CSV file has a header with a ``text`` or ``prompt`` column. Where no
+    record says its split, the share ``heldout`` in [0, 1) is set aside by the hash of the text:
+    the order of the file does not matter, and copies of a prompt stay on one side.
+
+    Raises:
+        UsageError: the file, one of its lines, or ``heldout`` cannot be used.
+    """
+    if not 0 <= heldout < 1:
+        raise UsageError(f"the held-out share must be at least 0 and below 1 (got {heldout})")
+    path = Path(path)
+    _check_file(path)
+    read = {".jsonl": _jsonl, ".csv": _csv, ".json": _json, ".txt": _txt}[path.suffix.lower()]
+    records = list(read(path))
+    if not records:
+        raise UsageError(f"no prompts in {path}; write at least one, for example one per line")
+    train, held, warnings = _split(records, heldout)
+    if not train:
+        raise UsageError(f"{path}: every prompt is held out; mark some with split = train")
+    cleaned = [_clean(prompt) for prompt in (*train, *held)]
+    return PromptSet(
+        tuple(cleaned[: len(train)]),
+        tuple(cleaned[len(train) :]),
+        (*_oddities((*train, *held)), *warnings),
+    )
+
+
+def chosen(settings: Prompts, say: Callable[[str], None] | None = None) -> PromptSet:
+    """The prompts that the settings mean, with their system prompt; ``say`` is told what is odd.
+
+    Raises:
+        UsageError: their file, or one of its lines, cannot be used.
+    """
+    path = settings.path
+    found = shipped() if path is None else load(path, heldout=settings.heldout)
+    if say is not None:
+        for warning in found.warnings:
+            say(f"warning: {warning}")
+    return found.with_system(settings.system)
+
+
+def _check_file(path: Path) -> None:
+    """Refuse what is not a small, plain, readable file before its content is looked at."""
+    size, head = text_files.regular(path, "prompt file")
+    for magic, name in _COMPRESSED.items():
+        if head.startswith(magic):
+            raise UsageError(f"{path} is {name}: compressed prompt files are not read; unpack it")
+    if path.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"{path}: prompts are read from {', '.join(SUFFIXES)} files")
+    limit = FILE_LIMIT // 8 if path.suffix.lower() == ".json" else FILE_LIMIT
+    if size > limit:
+        raise UsageError(f"{path} is {size:,} bytes; limit {limit:,}. Split it or use .jsonl")
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Number and text of each line; memory stays at one line whatever the file is."""
+    with path.open("rb") as file:
+        yield from text_files.numbered(file, path, LINE_LIMIT)
+
+
+def _txt(path: Path) -> Iterator[_Record]:
+    for _, line in _lines(path):
+        if line.strip():
+            yield _Record(Prompt.user(line.strip()), None)
+
+
+def _jsonl(path: Path) -> Iterator[_Record]:
+    bad: list[str] = []
+    for number, line in _lines(path):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            bad.append(f"{path}:{number}: not valid JSON ({text_files.reason(error)})")
+            continue
+        if not bad:
+            yield from _records(value, f"{path}:{number}")
+    if bad:
+        others = f"; {len(bad) - 1} more such lines" if len(bad) > 1 else ""
+        raise UsageError(f"{bad[0]}{others}")
+
+
+def _json(path: Path) -> Iterator[_Record]:
+    text = text_files.decoded(path.read_bytes(), str(path))
+    if not text.strip():
+        return
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UsageError(f"{path}:{error.lineno}: not valid JSON ({error.msg})") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path}: not valid JSON ({text_files.reason(error)})") from error
+    if isinstance(value, list) and not _is_chat(value):
+        for index, item in enumerate(value):
+            yield from _records(item, f"{path}: entry {index + 1}")
+    else:
+        yield from _records(value, str(path))
+
+
+def _csv(path: Path) -> Iterator[_Record]:
+    position = 0
+
+    def numbered() -> Iterator[str]:
+        nonlocal position
+        for number, line in _lines(path):
+            position = number
+            yield line
+
+    rows = csv.reader(numbered(), strict=True)
+    try:
+        header = [name.strip().lower() for name in next(rows, [])]
+        if not header:
+            return
+        if not {"text", "prompt"} & set(header):
+            raise UsageError(
+                f"{path}:1: no column named text or prompt (found: {', '.join(header)})"
+            )
+        for row in rows:
+            if not any(cell.strip() for cell in row):
+                continue
+            if len(row) != len(header):
+                raise UsageError(
+                    f"{path}:{position}: {len(row)} cells under {len(header)} column names; "
+                    "put texts with commas in double quotes"
+                )
+            value = {name: cell for name, cell in zip(header, row, strict=True) if cell.strip()}
+            yield from _records(value, f"{path}:{position}")
+    except csv.Error as error:
+        raise UsageError(f"{path}:{position}: not valid CSV ({error})") from error
+
+
+def _records(value: Any, where: str) -> Iterator[_Record]:
+    """The record of one JSON value; empty strings give none, anything else wrong is an error."""
+    split: Split | None = None
+    system: str | None = None
+    if isinstance(value, dict):
+        split = _split_name(value.get("split"), where)
+        system = value.get("system")
+        if system is not None and not isinstance(system, str):
+            raise UsageError(f"{where}: system must be text")
+        found = [key for key in ("messages", "text", "prompt") if key in value]
+        if not found:
+            raise UsageError(f"{where}: needs text, prompt or messages (found: {_keys(value)})")
+        value = value[found[0]]
+    if isinstance(value, str):
+        if not value.strip():
+            return
+        turns: tuple[tuple[str, str], ...] = (("user", value.strip()),)
+    elif isinstance(value, list):
+        turns = conversation(value, where)
+    else:
+        raise UsageError(f"{where}: a prompt is text or a list of messages")
+    if system and turns[0][0] != "system":
+        turns = (("system", system), *turns)
+    for _, text in turns:
+        if "\0" in text:
+            raise UsageError(f"{where}: holds a NUL character; remove it")
+        if len(text) > LINE_LIMIT:
+            raise UsageError(f"{where}: a text of {len(text):,} characters; limit {LINE_LIMIT:,}")
+    yield _Record(Prompt(turns), split)
+
+
+def conversation(messages: list[Any], where: str) -> tuple[tuple[str, str], ...]:
+    """The turns of a list of messages ({"role", "content"}), the last one from the user.
+
+    Raises:
+        UsageError: it is not one.
+    """
+    turns: list[tuple[str, str]] = []
+    for index, message in enumerate(messages, start=1):
+        place = f"{where}: message {index}"
+        if not isinstance(message, dict):
+            raise UsageError(f"{place} must be an object with role and content")
+        role, content = message.get("role"), message.get("content")
+        if role not in ROLES:
+            raise UsageError(f"{place}: role must be one of {', '.join(ROLES)} (got {role!r})")
+        if role == "system" and index > 1:
+            raise UsageError(f"{place}: only the first message may be a system prompt")
+        if not isinstance(content, str) or not content.strip():
+            raise UsageError(f"{place}: content must be text that is not empty")
+        turns.append((role, content))
+    if not turns or turns[-1][0] != "user":
+        raise UsageError(f"{where}: the last message must come from the user")
+    return tuple(turns)
+
+
+def _is_chat(value: list[Any]) -> bool:
+    """A top-level list of messages is one conversation, not a list of prompts."""
+    return bool(value) and all(isinstance(item, dict) and "role" in item for item in value)
+
+
+def _keys(value: dict[str, Any]) -> str:
+    return ", ".join(map(str, value)) or "nothing"
+
+
+def _split_name(value: Any, where: str) -> Split | None:
+    if value is None:
+        return None
+    name = str(value).strip().lower()
+    if name in ("train", "training"):
+        return "train"
+    if name in ("heldout", "held-out", "held_out", "test"):
+        return "heldout"
+    raise UsageError(f"{where}: split must be train or heldout (got {value!r})")
+
+
+def _split(
+    records: list[_Record], share: float
+) -> tuple[list[Prompt], list[Prompt], tuple[str, ...]]:
+    if any(record.split for record in records):
+        train = [record.prompt for record in records if record.split != "heldout"]
+        return train, [record.prompt for record in records if record.split == "heldout"], ()
+    distinct = sorted({record.prompt for record in records}, key=_hash)
+    aside = set(distinct[: ceil(share * len(distinct))])
+    warnings: tuple[str, ...] = ()
+    if share and len(distinct) < 2:
+        aside = set()
+        warnings = ("only one prompt: nothing is held out",)
+    train = [record.prompt for record in records if record.prompt not in aside]
+    return train, [record.prompt for record in records if record.prompt in aside], warnings
+
+
+def _hash(prompt: Prompt) -> bytes:
+    return sha256(json.dumps(prompt.turns).encode()).digest()
+
+
+def _clean(prompt: Prompt) -> Prompt:
+    """Lone surrogates cannot be stored as UTF-8 and become the replacement character."""
+    return Prompt(tuple((role, _SURROGATE.sub("\ufffd", text)) for role, text in prompt.turns))
+
+
+def _oddities(prompts: tuple[Prompt, ...]) -> tuple[str, ...]:
+    copies = sum(count - 1 for count in Counter(prompts).values())
+    texts = ["".join(text for _, text in prompt.turns) for prompt in prompts]
+    marked = sum(bool(_BIDI.search(text)) for text in texts)
+    broken = sum(bool(_SURROGATE.search(text)) for text in texts)
+    found = (
+        (copies, "duplicate prompts (kept)"),
+        (marked, "prompts with text-direction marks (kept)"),
+        (broken, "prompts with broken characters (each replaced by \ufffd)"),
+    )
+    return tuple(f"{count} {what}" for count, what in found if count)

@@ -1,0 +1,93 @@
+"""Lines of somebody else's text file: numbered, capped, UTF-8 or refused with the place."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from szpo.errors import UsageError
+from szpo.ledger import canonical
+from szpo.types import Answer, Prompt
+
+
+def regular(path: Path, what: str) -> tuple[int, bytes]:
+    """Size and first bytes of a file that is there, plain and readable.
+
+    Raises:
+        UsageError: it is not; ``what`` names it, such as "prompt file".
+    """
+    try:
+        # stat, not open: opening a pipe would wait for whoever writes into it.
+        facts = os.stat(path)
+    except (OSError, ValueError) as error:
+        why = "not found" if isinstance(error, FileNotFoundError) else str(error)
+        raise UsageError(f"{what} {path}: {why}") from error
+    if not stat.S_ISREG(facts.st_mode):
+        raise UsageError(f"{what} {path} is not a regular file")
+    try:
+        with path.open("rb") as file:
+            return facts.st_size, file.read(8)
+    except OSError as error:
+        raise UsageError(f"{what} {path}: {error.strerror or error}") from error
+
+
+def numbered(file: IO[bytes], path: object, limit: int) -> Iterator[tuple[int, str]]:
+    """Number and text of each line; memory stays at one line whatever the file is.
+
+    Raises:
+        UsageError: a line is longer than ``limit`` bytes, is not UTF-8, or holds a NUL.
+    """
+    number = 0
+    while raw := file.readline(limit + 2):
+        number += 1
+        if len(raw.rstrip(b"\r\n")) > limit:
+            size = len(raw)
+            while not raw.endswith(b"\n") and (raw := file.readline(limit)):
+                size += len(raw)
+            raise UsageError(f"{path}: line {number} is {size:,} bytes; limit {limit:,}")
+        yield number, decoded(raw, f"{path}:{number}", first=number == 1)
+
+
+def decoded(raw: bytes, where: str, *, first: bool = True) -> str:
+    """Bytes as text; a byte order mark is dropped where they begin a file (``first``).
+
+    Raises:
+        UsageError: they are not UTF-8, or hold a NUL.
+    """
+    try:
+        text = raw.decode("utf-8-sig" if first else "utf-8")
+    except UnicodeDecodeError as error:
+        byte = raw[error.start]
+        raise UsageError(f"{where}: byte 0x{byte:02x} is not UTF-8; save the file as UTF-8") from (
+            error
+        )
+    if "\0" in text:
+        raise UsageError(f"{where}: holds a NUL character; remove it")
+    return text
+
+
+def reason(error: Exception) -> str:
+    """Why a text is not JSON, in words; for what `json.loads` raises."""
+    if isinstance(error, json.JSONDecodeError):
+        return error.msg
+    return "nested too deeply" if isinstance(error, RecursionError) else "a number too long"
+
+
+def clean(prompt: Prompt) -> Prompt:
+    """The prompt as UTF-8 can hold it: halves of surrogate pairs become question marks.
+
+    >>> clean(Prompt.user("Why " + chr(0xD83D) + "?")).text
+    'Why ??'
+    """
+    turns = tuple((canonical.utf8(role), canonical.utf8(text)) for role, text in prompt.turns)
+    return prompt if turns == prompt.turns else Prompt(turns)
+
+
+def clean_answer(answer: Answer) -> Answer:
+    """The answer with its text as UTF-8 can hold it."""
+    text = canonical.utf8(answer.text)
+    return answer if text == answer.text else Answer(text, answer.end, answer.tokens)

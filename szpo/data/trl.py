@@ -1,0 +1,130 @@
+"""TRL's preference format, in and out: prompt, chosen, rejected, as texts or as messages.
+
+Reads the standard, the conversational and the implicit-prompt form, the pairs of a run's zip
+(``dpo.jsonl``), and files that repeat the prompt before both answers, as the binarised
+UltraFeedback does. Writes the conversational form with the prompt apart.
+"""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+from szpo.data.pairs import Pair, Source
+from szpo.data.prompts import conversation
+from szpo.data.rankings import End, Found, asked, plain, single, text
+from szpo.data.text_files import clean_answer
+from szpo.errors import UsageError
+from szpo.types import Answer, Prompt
+
+Turns = tuple[tuple[str, str], ...]
+
+
+def record(pair: Pair) -> dict[str, Any]:
+    """A pair as a record; ``source`` and ``votes`` say what stands behind it.
+
+    ``chosen_end`` and ``rejected_end`` say whether an answer ended itself or was cut at the limit,
+    as only the first is trained with an end token.
+
+    >>> from szpo.types import Answer, Prompt
+    >>> record(Pair(Prompt.user("Hello?"), Answer("Hi."), Answer("No.")))["chosen"]
+    [{'role': 'assistant', 'content': 'Hi.'}]
+    """
+    return {
+        "prompt": [{"role": role, "content": words} for role, words in pair.prompt.turns],
+        "chosen": [{"role": "assistant", "content": pair.chosen.text}],
+        "rejected": [{"role": "assistant", "content": pair.rejected.text}],
+        "chosen_end": pair.chosen.end,
+        "rejected_end": pair.rejected.end,
+        "source": pair.source,
+        "votes": pair.votes,
+    }
+
+
+def found(record: dict[str, Any], where: str) -> Found:
+    """The pair of a record.
+
+    Raises:
+        UsageError: something is missing or of another form, or the two differ in their prompt.
+    """
+    given = None if record.get("prompt") is None else _prompt(record["prompt"], f"{where}: prompt")
+    (before, chosen), (also, rejected) = (
+        _answer(record, key, where, given) for key in ("chosen", "rejected")
+    )
+    if before != also:
+        raise UsageError(f"{where}: chosen and rejected do not share the prompt before the answer")
+    if not before:
+        raise UsageError(f"{where}: no prompt; give one as prompt or before both answers")
+    ends = _end(record, "chosen"), _end(record, "rejected")
+    return single(asked(before), chosen, rejected, *_evidence(record, where), ends)
+
+
+def example(record: dict[str, Any], where: str) -> tuple[Prompt, Answer]:
+    """A prompt with a good answer: ``prompt`` and ``completion``, or ``messages``.
+
+    Each is text or messages, as in TRL's formats for supervised fitting; the last message is the
+    assistant's. The answer is taken to have ended itself.
+
+    Raises:
+        UsageError: something is missing or of another form.
+
+    >>> example({"prompt": "Hello?", "completion": "Hi."}, "line 1")[1].text
+    'Hi.'
+    """
+    key = "messages" if "messages" in record else "completion"
+    given = None if record.get("prompt") is None else _prompt(record["prompt"], f"{where}: prompt")
+    before, words = _answer(record, key, where, given)
+    if not before:
+        raise UsageError(f"{where}: no prompt; give one as prompt or before the answer")
+    return asked(before), clean_answer(Answer(words))
+
+
+def _prompt(value: Any, where: str) -> Turns:
+    if isinstance(value, str):
+        if not value.strip():
+            raise UsageError(f"{where} is empty")
+        return (("user", plain(value, where)),)
+    if isinstance(value, list):
+        return conversation([_message(item) for item in value], where)
+    raise UsageError(f"{where} is text or a list of messages")
+
+
+def _answer(
+    record: dict[str, Any], key: str, where: str, prompt: Turns | None
+) -> tuple[Turns, str]:
+    """The prompt of an answer, and its text; an answer without one takes the record's."""
+    value = record.get(key)
+    if not isinstance(value, list):
+        return prompt or (), text(record, key, where)
+    place = f"{where}: {key}"
+    messages = [_message(item) for item in value]
+    last = messages[-1] if messages else None
+    if not isinstance(last, dict) or last.get("role") != "assistant":
+        raise UsageError(f"{place}: the last message must come from the assistant")
+    words = text(last, "content", place)
+    before = conversation(messages[:-1], place) if len(messages) > 1 else (prompt or ())
+    if prompt and before != prompt:
+        raise UsageError(f"{place}: the messages before the answer are not the record's prompt")
+    return before, words
+
+
+def _message(item: Any) -> Any:
+    """A [role, text] pair of a run's zip as a message; anything else as it is."""
+    if isinstance(item, list) and len(item) == 2:
+        return {"role": item[0], "content": item[1]}
+    return item
+
+
+def _end(record: dict[str, Any], key: str) -> End:
+    """Why an answer ended; one of a file that does not say so ended itself."""
+    return "length" if record.get(f"{key}_end") == "length" else "stop"
+
+
+def _evidence(record: dict[str, Any], where: str) -> tuple[Source, int]:
+    """What the record says stands behind it; other projects' own columns of these names do not."""
+    source: Any = record.get("source")
+    votes = record.get("votes", 1)
+    if source not in get_args(Source):
+        return "file", 1
+    if isinstance(votes, bool) or not isinstance(votes, int) or votes < 1:
+        raise UsageError(f"{where}: votes must be a whole number of at least 1 (got {votes!r})")
+    return source, votes

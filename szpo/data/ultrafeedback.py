@@ -1,0 +1,103 @@
+"""UltraFeedback-style files (Cui et al. 2023): several rated completions of one instruction.
+
+A record has ``prompt`` or ``instruction``, and ``completions``: each a text under ``response``,
+``text`` or ``content`` with a rating. Records that were already made into ``chosen`` and
+``rejected`` are read as TRL's format.
+"""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import Any
+
+from szpo.data import trl
+from szpo.data.prompts import conversation
+from szpo.data.rankings import Found, asked, plain, ranked
+from szpo.errors import UsageError
+
+TEXTS = ("response", "text", "content")
+RATINGS = ("score", "rating", "fine-grained_score", "overall_score")
+"""Where a completion's own rating stands, the first that is there, if its annotations are not."""
+
+
+def found(record: dict[str, Any], where: str) -> Found:
+    """All n(n − 1)/2 pairs of the completions; equal ratings make ties.
+
+    Raises:
+        UsageError: prompt, completions or a rating is missing or of another form.
+    """
+    if "completions" not in record:
+        return trl.found(record, where)
+    texts, ratings = [], []
+    for place, item in completions(record, where):
+        texts.append(_words(item, place))
+        ratings.append(_rating(item, place))
+    return ranked(prompt(record, where), texts, [-rating for rating in ratings], "ranking")
+
+
+def candidates(record: dict[str, Any], where: str) -> tuple[Any, list[str]]:
+    """Prompt and texts of a record whose completions nobody has rated yet.
+
+    Raises:
+        UsageError: prompt or completions are missing or of another form.
+    """
+    texts = [_words(item, place) for place, item in completions(record, where)]
+    return prompt(record, where), texts
+
+
+def prompt(record: dict[str, Any], where: str) -> Any:
+    """The prompt of a record, a text or a list of messages."""
+    key = "prompt" if "prompt" in record else "instruction"
+    value = record.get(key)
+    if isinstance(value, list):
+        return asked(conversation(value, where))
+    words = plain("" if value is None else value, f"{where}: {key}")
+    if not words.strip():
+        raise UsageError(f"{where}: needs prompt or instruction")
+    return asked((("user", words),))
+
+
+def completions(record: dict[str, Any], where: str) -> list[tuple[str, Any]]:
+    """The completions of a record, each with its place; at least two."""
+    listed = record.get("completions")
+    if not isinstance(listed, list) or len(listed) < 2:
+        raise UsageError(f"{where}: completions must be a list of at least two")
+    return [(f"{where}: completion {i}", item) for i, item in enumerate(listed, start=1)]
+
+
+def _words(item: Any, where: str) -> str:
+    if isinstance(item, str):
+        return plain(item, where)
+    for key in TEXTS if isinstance(item, dict) else ():
+        if key in item:
+            return plain(item[key], f"{where}: {key}")
+    raise UsageError(f"{where} needs its text under {', '.join(TEXTS)}")
+
+
+def _rating(item: Any, where: str) -> float:
+    """The mean rating over the annotated aspects where they are there, else the own rating.
+
+    The set's own overall scores are known to be off for some completions, so aspects go first.
+    """
+    aspects = item.get("annotations") if isinstance(item, dict) else None
+    if isinstance(aspects, dict):
+        rated = [a.get("Rating") for a in aspects.values() if isinstance(a, dict)]
+        known = [value for value in map(_number, rated) if value is not None]
+        if known:
+            return sum(known) / len(known)
+    for key in RATINGS if isinstance(item, dict) else ():
+        value = _number(item.get(key))
+        if value is not None:
+            return value
+    raise UsageError(f"{where} has no rating; give a number under {', '.join(RATINGS)}")
+
+
+def _number(value: Any) -> float | None:
+    """A finite number, also where it stands as text ("N/A" is none)."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if isfinite(number) else None

@@ -1,0 +1,92 @@
+"""The public tests of the contracts of judges and evaluators."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from szpo import seeds
+from szpo.errors import RunError
+from szpo.evaluators.panel_evaluator import SIDES
+from szpo.evaluators.protocol import Evaluator, Judge
+from szpo.ledger import canonical
+from szpo.ledger.database import Ledger
+from szpo.optim.settings import defaults
+from szpo.types import Answer, Comparison, Prompt, Query, Row
+from szpo.voting import casting, counting, steps
+from szpo.voting.service import VoteService
+
+
+def check_judge(judge: Judge) -> None:
+    """The contract of a judge, on three comparisons: a pure function with a valid answer.
+
+    Raises:
+        RunError: names the broken clause.
+    """
+    for comparison in _examples(0):
+        for side in SIDES:
+            keys = [seeds.derive(n, "check") for n in (1, 1, 2)]
+            given = [
+                judge.judge(comparison, panelist="p", plus_side=side, key=key) for key in keys
+            ]
+            for choice in given:
+                if choice not in casting.CHOICES:
+                    raise RunError(f"judge answered {choice!r}; answer A, B, tie or skip")
+            if given[0] != given[1]:
+                raise RunError(
+                    "judge gave two answers for the same comparison, side and key; draw all "
+                    "randomness from the key"
+                )
+
+
+def check_evaluator(
+    make: Callable[[VoteService], Evaluator], *, serve: Callable[[VoteService], None] | None = None
+) -> None:
+    """The contract of an evaluator, on a small ledger of its own.
+
+    ``make`` builds it over a vote service; ``serve`` stands for the people who answer between
+    submit and collect, where the evaluator does not answer by itself.
+
+    Raises:
+        RunError: names the broken clause.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        layout = (("z", (2,)),)
+        settings = defaults(7, layout, N=3, D=2)
+        with Ledger.create(
+            Path(folder) / "check.db", {}, root_seed=7, layout=layout, direction_version=1
+        ) as ledger:
+            ledger.execute("UPDATE controller SET epoch = 1")
+            service = VoteService(ledger)
+            evaluator = make(service)
+            if evaluator.collect(0):
+                raise RunError("evaluator: collect of a step that is not open must be empty")
+            examples = _examples(0)
+            steps.plan(ledger, 1, settings, Query(0, (), 1.0, None), ledger.head())
+            steps.begin(ledger, 1, 0)
+            steps.store(ledger, 1, 0, examples, head=ledger.head(), notes={}, then_open=True)
+            evaluator.submit(examples)
+            if serve is not None:
+                serve(service)
+            found = tuple(evaluator.collect(0))
+            if found != service.counted(0):
+                raise RunError("evaluator: collect must return the counted votes of the ledger")
+            if any(vote.comparison == examples[-1].id for vote in found):
+                raise RunError("evaluator: identical comparisons are not asked")
+            if counting.missing(ledger, 0):
+                raise RunError("evaluator: after submit (and serve) every comparison has M votes")
+            evaluator.submit(examples)
+            again = canonical.votes_sha256(evaluator.collect(0))
+            if again != canonical.votes_sha256(found):
+                raise RunError("evaluator: a second submit must change no counted vote")
+
+
+def _examples(step: int) -> tuple[Comparison, ...]:
+    prompt = Prompt.user("Describe a rainy Monday.")
+    good, bad = Answer("Warm tea and a good book."), Answer("Cold, wet and late again.")
+    pairs = [(good, bad), (bad, good), (good, good)]
+    return tuple(
+        Comparison(f"check-{n}", step, 0, n, (Row(prompt, plus, minus),) * 2)
+        for n, (plus, minus) in enumerate(pairs)
+    )

@@ -1,0 +1,222 @@
+"""Evaluators on the vote service: people elsewhere, or a panel of judges in this process.
+
+`LedgerEvaluator` waits for people or other processes; `PanelEvaluator` asks judges in this one.
+Both leave the same rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Literal
+
+from szpo import seeds
+from szpo.errors import UsageError
+from szpo.evaluators.protocol import Judge, NobodyLeftError, Tiring
+from szpo.ledger.database import Ledger
+from szpo.types import Assignment, Comparison, Vote
+from szpo.voting import counting
+from szpo.voting.service import PanelistKind, VoteService
+
+SIDES: Final[tuple[Literal["A", "B"], ...]] = ("A", "B")
+
+
+class LedgerEvaluator:
+    """Answers come from elsewhere: the panel in a browser, or `szpo simulate` as a process."""
+
+    def __init__(self, service: VoteService):
+        self.service: Final = service
+
+    def submit(self, comparisons: Sequence[Comparison]) -> None:
+        """Nothing to do: an open step is what people are shown."""
+
+    def collect(self, step: int) -> Sequence[Vote]:
+        """The counted votes of a step so far."""
+        return self.service.counted(step)
+
+
+class PanelEvaluator:
+    """A panel of judges in this process, assigned by a seeded round robin.
+
+    Panelists are named ``name``-0, ``name``-1, …; their ids and seats derive from the root seed,
+    so a repeated or resumed run has the same votes.
+    """
+
+    def __init__(
+        self,
+        service: VoteService,
+        judges: Sequence[Judge],
+        *,
+        kind: PanelistKind = "simulated",
+        name: str = "panel",
+    ):
+        if not judges:
+            raise UsageError("panel: no judges; give at least one")
+        self.service: Final = service
+        self.judges: Final = tuple(judges)
+        self.kind: Final[PanelistKind] = kind
+        self.name: Final = name
+        self._ids: tuple[str, ...] = ()
+
+    def submit(self, comparisons: Sequence[Comparison]) -> None:
+        """Seat, ask and record the whole panel's answers to these comparisons.
+
+        Raises:
+            UsageError: M is larger than the panel.
+            RunError: so many skipped that a comparison cannot reach M.
+        """
+        if not self._ids:
+            with self.service.ledger.transaction("votes"):
+                self._ids = tuple(
+                    self.service.enroll(self.kind, f"{self.name}-{i}")
+                    for i in range(len(self.judges))
+                )
+        answer(self.service, dict(zip(self._ids, self.judges, strict=True)), comparisons)
+
+    def collect(self, step: int) -> Sequence[Vote]:
+        """The counted votes of the step."""
+        return self.service.counted(step)
+
+
+def answer(
+    service: VoteService, panel: dict[str, Judge], comparisons: Sequence[Comparison]
+) -> None:
+    """Let a panel (id → judge, in order) answer comparisons of the open step until M is met.
+
+    Two transactions per round: all seats, then all answers; a judge is asked in between, so a
+    slow one holds no lock. A skip frees the seat for the next panelist in line. Nobody is asked
+    once the step is closed or void; what was being answered then is stored as late.
+
+    Raises:
+        UsageError: M is larger than the panel, or the step does not exist.
+        NobodyLeftError: everybody has been asked and a comparison still lacks votes.
+    """
+    ledger = service.ledger
+    panel = _by_now(ledger, panel, comparisons)
+    while seats := open_seats(service, list(panel), comparisons):
+        chosen = [
+            panel[panelist].judge(
+                comparison,
+                panelist=panelist,
+                plus_side=seat.plus_side,
+                key=judge_key(ledger.root_seed, comparison, panelist),
+            )
+            for comparison, panelist, seat in seats
+        ]
+        with ledger.transaction("votes"):
+            for (comparison, panelist, seat), choice in zip(seats, chosen, strict=True):
+                idem = idem_key(ledger.root_seed, comparison, panelist)
+                service.cast(seat.id, choice, idem=idem)
+
+
+def _by_now(
+    ledger: Ledger, panel: dict[str, Judge], comparisons: Sequence[Comparison]
+) -> dict[str, Judge]:
+    """The panel, those who tire after the votes they gave in earlier steps: a resume agrees."""
+    tiring = {who for who, judge in panel.items() if isinstance(judge, Tiring) and judge.tires}
+    if not tiring or not comparisons:
+        return panel
+    rows = ledger.query(
+        "SELECT a.panelist AS who, count(DISTINCT a.assignment) AS given FROM votes v "
+        "JOIN assignments a USING (assignment) JOIN comparisons c USING (comparison) "
+        "WHERE c.run = ? AND c.step < ? AND v.choice <> 'skip' GROUP BY a.panelist",
+        (ledger.run, comparisons[0].step),
+    )
+    given = {row["who"]: int(row["given"]) for row in rows}
+    return {
+        who: judge.after(given.get(who, 0)) if isinstance(judge, Tiring) and judge.tires else judge
+        for who, judge in panel.items()
+    }
+
+
+def open_seats(
+    service: VoteService,
+    ids: Sequence[str],
+    comparisons: Sequence[Comparison],
+    *,
+    complete: bool = True,
+) -> list[tuple[Comparison, str, Assignment]]:
+    """Seats for these panelists at comparisons of the open step that lack votes, in one commit.
+
+    None once M is met, or the step is closed or void. Unless ``complete``, others may answer too:
+    what these panelists cannot fill is left to them.
+
+    Raises:
+        UsageError: the step does not exist, or M is larger than the panel that is to fill it.
+        NobodyLeftError: everybody has been asked and a comparison still lacks votes.
+    """
+    asked = [c for c in comparisons if not c.identical]
+    if not asked:
+        return []
+    ledger = service.ledger
+    row = ledger.step(asked[0].step)
+    if row is None:
+        raise UsageError(f"step {asked[0].step} does not exist in {ledger.path.name}")
+    m = row["m"]
+    if complete and m > len(ids):
+        raise UsageError(f"M = {m} needs {m} panelists; {len(ids)} are in the panel")
+    seats = []
+    with ledger.transaction("votes"):
+        if not _is_open(ledger, row["step"]):
+            return []
+        have = {c.id: 0 for c in asked}
+        for vote in counting.counted(ledger, row["step"]):
+            if vote.comparison in have:  # others of the step may be somebody else's to answer
+                have[vote.comparison] += 1
+        short = [c for c in asked if have[c.id] < m]
+        for comparison in short:
+            lack = m - have[comparison.id]
+            place = (comparison.k * row["n"] + comparison.n) * m
+            for panelist in seat_order(ledger.root_seed, comparison.step, place, ids):
+                seat = service.assign_to(comparison.id, panelist) if lack else None
+                if seat is not None:
+                    seats.append((comparison, panelist, seat))
+                    lack -= 1
+    if complete and short and not seats:
+        raise NobodyLeftError(
+            f"step {short[0].step}: comparison k={short[0].k} n={short[0].n} has "
+            f"{have[short[0].id]} of {m} votes and everybody has been asked; enlarge the "
+            "panel, or close the step by hand"
+        )
+    return seats
+
+
+def _is_open(ledger: Ledger, step: int) -> bool:
+    row = ledger.step(step)
+    return row is not None and row["state"] == "open"
+
+
+def seat_order(root_seed: int, step: int, place: int, ids: Sequence[str]) -> list[str]:
+    """Everybody in the order in which they are asked from seat ``place`` of a step on.
+
+    A round robin over a permutation drawn per step. With an even panel each round starts one
+    later, so that a panelist does not meet plus on the same side throughout.
+
+    >>> [seat_order(0, 0, place, ["a", "b"])[0] for place in range(4)]
+    ['a', 'b', 'b', 'a']
+    """
+    size = len(ids)
+    line = seeds.permutation(seeds.derive(root_seed, "panel", step=step), size)
+    order: list[str] = []
+    seat = place
+    while len(order) < size:
+        late = seat // size if size % 2 == 0 else 0
+        panelist = ids[int(line[(seat + late) % size])]
+        if panelist not in order:
+            order.append(panelist)
+        seat += 1
+    return order
+
+
+def judge_key(root_seed: int, comparison: Comparison, panelist: str) -> bytes:
+    """The randomness of a panelist's answer to a comparison."""
+    return _key(root_seed, "judge", comparison, panelist)
+
+
+def idem_key(root_seed: int, comparison: Comparison, panelist: str) -> str:
+    """The key under which that answer is stored once."""
+    return _key(root_seed, "idem", comparison, panelist).hex()
+
+
+def _key(root_seed: int, purpose: str, comparison: Comparison, panelist: str) -> bytes:
+    name = f"{comparison.n}/{panelist}"
+    return seeds.derive(root_seed, purpose, step=comparison.step, k=comparison.k, name=name)

@@ -1,0 +1,79 @@
+"""Write a file or a folder whole, or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from szpo.errors import StorageError
+from szpo.failpoints import failpoint
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A place beside ``path`` for a file or a folder, which takes its name when it is whole.
+
+    A process that dies leaves at most a hidden draft, never half of what was asked for.
+
+    Raises:
+        StorageError: Something of that name exists, or the place cannot be written.
+    """
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+            raise StorageError(f"{path} exists; choose another name, or remove it first")
+        yield draft
+        flush(draft)
+        failpoint("cp14")
+        publish(draft, path)
+    except FileExistsError:
+        raise StorageError(f"{path} exists; choose another name, or remove it first") from None
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written ({error.strerror or error})") from None
+    finally:
+        if draft.is_dir():
+            shutil.rmtree(draft)
+        draft.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or a folder with all files in it, has reached the disk."""
+    inside = sorted(path.rglob("*")) if path.is_dir() else []
+    for each in [*inside, path]:
+        _sync(each)
+
+
+def _sync(path: Path) -> None:
+    place = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(place)
+    finally:
+        os.close(place)
+
+
+def publish(draft: Path, path: Path) -> None:
+    """Give a finished file or folder its name, never over another file, and keep the name.
+
+    Raises:
+        FileExistsError: somebody was faster.
+    """
+    _rename(draft, path)
+    with contextlib.suppress(OSError):  # some systems cannot sync a folder
+        _sync(path.parent)
+
+
+def _rename(draft: Path, path: Path) -> None:
+    if draft.is_dir():  # replaces an empty folder, and nothing else
+        os.rename(draft, path)
+        return
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        raise
+    except OSError:  # exFAT and some mounts have no hard links: take the name, then fill it
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        os.replace(draft, path)

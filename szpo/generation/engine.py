@@ -1,0 +1,117 @@
+"""Engines turn prompts into tokens for several members in one batch.
+
+`Engine` is the contract and `HfEngine` runs it on any transformers model whose attention can be
+replaced. `szpo.generation.engine_choice` has the fallback for the others, and the contract's
+public test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from szpo.errors import UsageError
+from szpo.generation.sampling import Sampling
+from szpo.models.batched_lora import Deltas, attached
+from szpo.models.logprobs import Sample, answer_logits, batches, words
+from szpo.models.lora_sites import Site
+from szpo.types import Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """Per row: the new tokens (an end token included) and whether an end token ended it."""
+
+    tokens: tuple[tuple[int, ...], ...]
+    ended: tuple[bool, ...]
+
+
+class Engine(Protocol):
+    """Generates and scores for rows that belong to different members of the same base model."""
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        members: Sequence[int],
+        deltas: Deltas | None,
+        sampling: Sampling,
+        uniforms: Floats,
+        *,
+        canary: bool = False,
+    ) -> Generated:
+        """Continue each prompt under its member; ``uniforms`` (rows, new tokens) decide the draws.
+
+        With ``canary``, members that answer a same prompt must differ in the logits after it.
+
+        Raises:
+            RunError: the canary found two members that are the same policy.
+        """
+
+    def logprobs(
+        self,
+        prompts: Sequence[Sequence[int]],
+        completions: Sequence[Sequence[int]],
+        members: Sequence[int],
+        deltas: Deltas | None,
+        *,
+        temperature: float = 1.0,
+    ) -> list[Floats]:
+        """Log-probability of each completion token under the row's member, in nats."""
+
+
+def padded_logprobs(
+    model: Any,
+    sites: tuple[Site, ...],
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    members: Sequence[int],
+    deltas: Deltas | None,
+    temperature: float,
+) -> list[Floats]:
+    """`Engine.logprobs` by plain padded passes, which every causal LM of transformers offers."""
+    samples = [
+        Sample(tuple(p), tuple(c), i)
+        for i, (p, c) in enumerate(zip(prompts, completions, strict=True))
+    ]
+    found: list[Floats] = [np.zeros(0)] * len(samples)
+    spoken = [sample for sample in samples if sample.answer]
+    with torch.inference_mode():
+        for batch in batches(spoken, device=model.device, vocab=words(model)):
+            rows = [spoken[i].group for i in batch.index]
+            owner = torch.tensor([members[row] for row in rows], device=model.device)
+            with attached(model, sites, deltas, owner[:, None]):
+                logp = answer_logits(model, batch, temperature).log_softmax(-1)
+            picked = logp.gather(-1, batch.targets[batch.mask][:, None])[:, 0]
+            parts = np.split(
+                picked.to(torch.float64).cpu().numpy(),
+                np.cumsum([len(completions[row]) for row in rows])[:-1],
+            )
+            for row, values in zip(rows, parts, strict=True):
+                found[row] = values
+    return found
+
+
+def check_rows(
+    prompts: Sequence[Sequence[int]],
+    members: Sequence[int],
+    deltas: Deltas | None,
+    sampling: Sampling,
+    uniforms: Floats,
+) -> None:
+    """Raise UsageError when the arguments of `Engine.generate` do not fit each other."""
+    if len(members) != len(prompts):
+        raise UsageError(f"generate: {len(prompts)} prompts but {len(members)} members")
+    count = 1 if deltas is None else deltas.members
+    if any(not 0 <= member < count for member in members):
+        raise UsageError(f"generate: members must lie in 0 … {count - 1}")
+    if uniforms.shape != (len(prompts), sampling.max_new_tokens):
+        raise UsageError(
+            f"generate: uniforms have shape {uniforms.shape}, "
+            f"need {(len(prompts), sampling.max_new_tokens)}"
+        )
+    if any(len(prompt) == 0 for prompt in prompts):
+        raise UsageError("generate: a prompt has no tokens; give it at least one")

@@ -1,0 +1,244 @@
+"""From prompts to a filled cache: what rows share, and the passes that compute it once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from szpo.errors import RunError
+from szpo.generation.flat_attention import Prefill, Rows, Store, expanding, own_head, staged
+from szpo.models.batched_lora import Deltas, attached
+from szpo.models.lora_sites import Site
+
+SHORTEST_SAVING = 256
+"""Tokens that a shared beginning must save before it gets a forward pass of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Rows in the order they are generated in, and what they share.
+
+    A sequence is a distinct prompt, a unit a distinct (sequence, member); all rows of a unit
+    (several samples of one prompt) share its prefill.
+    """
+
+    order: list[int]
+    sequences: list[tuple[int, ...]]
+    units: list[tuple[int, int]]
+    unit_of_row: list[int]
+    """The unit of each row, in generation order: not decreasing."""
+    head: int
+    """Tokens that all prompts start with and that get a pass of their own."""
+
+    def member(self, row: int) -> int:
+        """The member of a row, in generation order."""
+        return self.units[self.unit_of_row[row]][1]
+
+
+def plan(prompts: Sequence[Sequence[int]], members: Sequence[int]) -> Plan:
+    """Group rows into units and sequences.
+
+    >>> p = plan([[5, 6], [5, 7], [5, 6]], [0, 1, 1])
+    >>> p.sequences, p.units, p.order
+    ([(5, 6), (5, 7)], [(0, 0), (0, 1), (1, 1)], [0, 2, 1])
+    """
+    sequence_of: dict[tuple[int, ...], int] = {}
+    keys = [
+        (sequence_of.setdefault(tuple(prompt), len(sequence_of)), member)
+        for prompt, member in zip(prompts, members, strict=True)
+    ]
+    units = sorted(set(keys))
+    index = {unit: i for i, unit in enumerate(units)}
+    order = sorted(range(len(keys)), key=lambda row: index[keys[row]])
+    head = common_head(list(sequence_of))
+    if head * (len(units) - len(set(members))) < SHORTEST_SAVING:
+        head = 0
+    return Plan(order, list(sequence_of), units, [index[keys[row]] for row in order], head)
+
+
+def common_head(sequences: Sequence[tuple[int, ...]]) -> int:
+    """How many tokens all sequences start with, leaving each at least one of its own.
+
+    >>> common_head([(1, 2, 3), (1, 2, 4, 5)]), common_head([(1, 2, 3)])
+    (2, 2)
+    """
+    limit = min(len(s) for s in sequences) - 1
+    first = sequences[0]
+    return next((i for i in range(limit) if any(s[i] != first[i] for s in sequences)), limit)
+
+
+def adapted_layers(model: nn.Module, sites: tuple[Site, ...]) -> list[nn.Module]:
+    """The decoder layers from the first adapted one on; empty where nothing lies below it."""
+    depths = [site.depth for site in sites if site.depth is not None]
+    if not sites or len(depths) < len(sites) or min(depths) == 0:
+        return []
+    first = next(site for site in sites if site.depth == min(depths))
+    stack = re.match(r"(.*?)\.\d+\.", first.name)
+    layers = model.get_submodule(stack.group(1)) if stack else None
+    return list(layers)[min(depths) :] if isinstance(layers, nn.ModuleList) else []
+
+
+@dataclass
+class Canary:
+    """Sees the logits after the prompts; tells whether members really are different policies."""
+
+    _seen: dict[int, list[tuple[int, Tensor]]] = field(default_factory=dict)
+    _differ: dict[tuple[int, int], bool] = field(default_factory=dict)
+
+    def see(self, units: Sequence[tuple[int, int]], logits: Tensor) -> None:
+        """Compare the members that answer a same prompt; units are (sequence, member).
+
+        A unit comes again where blocks of rows part it; it is no other policy than itself.
+        """
+        for (sequence, member), row in zip(units, logits, strict=True):
+            others = self._seen.setdefault(sequence, [])
+            if any(other == member for other, _ in others):
+                continue
+            for other, before in others:
+                pair = (other, member)
+                self._differ[pair] = self._differ.get(pair, False) or not torch.equal(before, row)
+            others.append((member, row))
+
+    def judge(self) -> None:
+        """Raise RunError naming the first pair whose logits were equal on all their prompts."""
+        for (one, other), differ in sorted(self._differ.items()):
+            if not differ:
+                raise RunError(
+                    f"canary: members {one} and {other} give identical logits on every prompt; "
+                    "the perturbation does not reach the model: raise the KL radius"
+                )
+
+
+class Prompts:
+    """The prompts of one generate call; heads are computed at once, the rest in `fill`."""
+
+    def __init__(
+        self,
+        model: Any,
+        sites: tuple[Site, ...],
+        deltas: Deltas | None,
+        plan: Plan,
+        max_tokens: int,
+    ):
+        self._model, self._sites, self._deltas, self._plan = model, sites, deltas, plan
+        self._max_tokens = max_tokens
+        self._members = sorted({member for _, member in plan.units})
+        self._upper = [] if deltas is None else adapted_layers(model, sites)
+        self._heads: dict[int, tuple[Tensor, Tensor]] = {}
+        if plan.head:
+            heads = self._heads
+
+            def save(stage: Prefill, layer: int, k: Tensor, v: Tensor) -> None:
+                heads[layer] = (k, v)
+
+            pairs = [(0, member) for member in self._members]
+            self._run([plan.sequences[0][: plan.head]], pairs, save, 0)
+
+    def fill(self, rows: range, new: int, canary: Canary | None) -> tuple[Rows, Tensor]:
+        """A cache with room for ``new`` tokens holding the rows' prompts, and the logits after."""
+        plan = self._plan
+        units = [plan.unit_of_row[row] for row in rows]
+        lengths = torch.tensor([len(plan.sequences[plan.units[unit][0]]) for unit in units])
+        cache = Rows(lengths.to(self._model.device), int(lengths.max()) + new)
+        parts = []
+        for chunk in self._chunks(range(units[0], units[-1] + 1)):
+            local = torch.tensor([unit - chunk.start for unit in units if unit in chunk])
+            at = units.index(chunk.start)
+            pairs = [plan.units[unit] for unit in chunk]
+            own = [plan.sequences[s][plan.head :] for s in range(pairs[0][0], pairs[-1][0] + 1)]
+            store = self._into(cache, slice(at, at + len(local)), local, pairs)
+            logits = self._run(own, [(s - pairs[0][0], m) for s, m in pairs], store, plan.head)
+            if canary is not None:
+                canary.see(pairs, logits)
+            parts.append(logits[local] if len(local) > len(chunk) else logits)
+        return cache, torch.cat(parts) if len(parts) > 1 else parts[0]
+
+    def _into(
+        self, cache: Rows, at: slice, unit_of: Tensor, pairs: list[tuple[int, int]]
+    ) -> Store:
+        """Store into the cache rows ``at``, whose units (sequence, member) are pairs[unit_of]."""
+        sequence_of = torch.tensor([s - pairs[0][0] for s, _ in pairs])[unit_of]
+        head_of = torch.tensor([self._members.index(m) for _, m in pairs])[unit_of]
+        head = self._plan.head
+
+        def store(stage: Prefill, layer: int, k: Tensor, v: Tensor) -> None:
+            if head:
+                head_k, head_v = self._heads[layer]
+                pick = own_head(head_k, head_of)
+                cache.write(layer, at, 0, head_k[pick], head_v[pick])
+            pick = unit_of if stage.expanded else sequence_of
+            cache.write(layer, at, head, k[pick], v[pick])
+
+        return store
+
+    def _chunks(self, units: range) -> Iterator[range]:
+        """Consecutive units, cut where a forward pass would exceed its tokens."""
+        begin, tokens = units.start, 0
+        for unit in units:
+            n = len(self._plan.sequences[self._plan.units[unit][0]]) - self._plan.head
+            if tokens and tokens + n > self._max_tokens:
+                yield range(begin, unit)
+                begin, tokens = unit, 0
+            tokens += n
+        yield range(begin, units.stop)
+
+    def _run(
+        self,
+        sequences: Sequence[tuple[int, ...]],
+        pairs: Sequence[tuple[int, int]],
+        store: Store,
+        head: int,
+    ) -> Tensor:
+        """One forward pass: logits (units, words) after each unit (sequence, member)."""
+        if self._upper and len(pairs) > len(sequences):
+            try:
+                return self._forward(sequences, pairs, store, head, shared=True)
+            except (IndexError, RuntimeError):
+                # Some models (GPT-2) give their last hidden states the shape of the tokens that
+                # came in, which fails once there are more. They go without this saving.
+                self._upper = []
+        return self._forward(sequences, pairs, store, head, shared=False)
+
+    def _forward(
+        self,
+        sequences: Sequence[tuple[int, ...]],
+        pairs: Sequence[tuple[int, int]],
+        store: Store,
+        head: int,
+        *,
+        shared: bool,
+    ) -> Tensor:
+        sequence_of = torch.tensor([sequence for sequence, _ in pairs])
+        member = torch.tensor([member for _, member in pairs])
+        head_of = torch.tensor([self._members.index(m) for _, m in pairs])
+        lengths = torch.tensor([len(sequence) for sequence in sequences])
+        heads = self._heads if head else None
+        device = self._model.device
+        stage = Prefill(
+            lengths, sequence_of, head_of, store, head=head, heads=heads, shared=shared,
+            device=device,
+        )  # fmt: skip
+        ids = torch.tensor([token for sequence in sequences for token in sequence])
+        positions = torch.cat([torch.arange(head, head + len(s)) for s in sequences])
+        if not shared:
+            ids, positions = ids[stage.index], positions[stage.index]
+        sizes = lengths[sequence_of]
+        rows = member.repeat_interleave(sizes)[None]
+        with ExitStack() as stack:
+            stack.enter_context(staged(stage))
+            stack.enter_context(attached(self._model, self._sites, self._deltas, rows))
+            if shared:
+                stack.enter_context(expanding(self._upper, stage))
+            logits: Tensor = self._model(
+                input_ids=ids[None].to(device),
+                position_ids=positions[None].to(device),
+                use_cache=False,
+                logits_to_keep=(sizes.cumsum(0) - 1).to(device),
+            ).logits[0]
+        return logits

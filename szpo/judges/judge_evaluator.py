@@ -1,0 +1,157 @@
+"""Judges at the vote service: several at once, each answer stored as it comes."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Final, TypeAlias
+
+from szpo.errors import RunError, UsageError
+from szpo.evaluators import panel_evaluator
+from szpo.evaluators.protocol import NobodyLeftError
+from szpo.judges.llm_judge import Opinion, Opinionated
+from szpo.ledger.database import Ledger
+from szpo.types import Assignment, Comparison, Vote
+from szpo.voting import steps
+from szpo.voting.casting import VoteConflictError
+from szpo.voting.service import VoteService
+
+Seat: TypeAlias = tuple[Comparison, str, Assignment]
+
+
+class JudgeEvaluator:
+    """Panelists of kind judge, named ``name``-0, ``name``-1, …; an `Evaluator`.
+
+    Up to ``concurrency`` comparisons are judged at once. Without ``complete`` others may vote in
+    the same run, and what these judges cannot fill is left to them.
+    """
+
+    def __init__(
+        self,
+        service: VoteService,
+        judges: Sequence[Opinionated],
+        *,
+        name: str = "judge",
+        concurrency: int = 1,
+        complete: bool = True,
+    ):
+        if not judges:
+            raise UsageError("judge: no judges; give at least one")
+        self.service: Final = service
+        self.judges: Final = tuple(judges)
+        self.name: Final = name
+        self.concurrency: Final = concurrency
+        self.complete: Final = complete
+        self._panel: dict[str, Opinionated] = {}
+
+    def submit(self, comparisons: Sequence[Comparison]) -> None:
+        """Judge these comparisons; where everybody skipped one, the step goes on without it.
+
+        Raises:
+            UsageError: M is larger than the panel.
+            RunError: a judge stopped the run, or all of them skipped a whole step. Answers that
+                came before stand.
+        """
+        self._enroll()
+        try:
+            while seats := panel_evaluator.open_seats(
+                self.service, list(self._panel), comparisons, complete=self.complete
+            ):
+                self._round(seats)
+        except NobodyLeftError:
+            self._close(comparisons[0].step)
+
+    def collect(self, step: int) -> Sequence[Vote]:
+        """The counted votes of the step."""
+        return self.service.counted(step)
+
+    def _enroll(self) -> None:
+        if not self._panel:
+            with self.service.ledger.transaction("votes"):
+                for i, judge in enumerate(self.judges):
+                    self._panel[self.service.enroll("judge", f"{self.name}-{i}")] = judge
+
+    def _round(self, seats: Sequence[Seat]) -> None:
+        """Ask for every seat; the first error is raised once all that was asked is stored."""
+        failed: BaseException | None = None
+        left, ended = {seat.id for _, _, seat in seats}, threading.Event()
+
+        def ask(comparison: Comparison, panelist: str, seat: Assignment) -> Opinion | None:
+            if ended.is_set():
+                return None
+            key = panel_evaluator.judge_key(self.service.ledger.root_seed, comparison, panelist)
+            return self._panel[panelist].opinion(
+                comparison, panelist=panelist, plus_side=seat.plus_side, key=key
+            )
+
+        with ThreadPoolExecutor(self.concurrency) as pool:
+            asked = {pool.submit(ask, *seat): seat for seat in seats}
+            try:
+                for future in as_completed(asked):
+                    if (error := future.exception()) is not None:
+                        failed = failed or error
+                        ended.set()
+                    elif (opinion := future.result()) is not None:
+                        self._cast(asked[future], opinion)
+                        left.discard(asked[future][2].id)
+            finally:
+                ended.set()  # an interrupt waits for what is under way, and no longer
+        if failed is not None:
+            with self.service.ledger.transaction("votes"):
+                for seat in left:
+                    self.service.release(seat)
+            raise failed
+
+    def _cast(self, seat: Seat, opinion: Opinion) -> None:
+        comparison, panelist, assignment = seat
+        # Another process of this judge was faster, or the step closed: what stands, stands.
+        with contextlib.suppress(VoteConflictError):
+            self.service.cast(
+                assignment.id,
+                opinion.choice,
+                idem=panel_evaluator.idem_key(self.service.ledger.root_seed, comparison, panelist),
+                skip_reason=opinion.reason,
+                details=opinion.details,
+            )
+
+    def _close(self, step: int) -> None:
+        """Take a step with the votes there are.
+
+        Raises:
+            RunError: there is none.
+        """
+        ledger = self.service.ledger
+        reasons = _reasons(ledger, step)
+        told = "; ".join(f"{count} × {reason}" for reason, count in reasons.most_common(3))
+        if not self.service.counted(step):
+            raise RunError(
+                f"step {step}: no comparison was judged ({told or 'nobody is left to ask'}); mend "
+                "the judge, then resume with a larger panel.size or close the step by hand"
+            )
+        reason = f"skipped by every judge: {told}" if told else "nobody is left to ask"
+        steps.close(ledger, step, "operator", actor="judge", reason=reason)
+
+
+def tokens(ledger: Ledger) -> Mapping[str, tuple[int, int]]:
+    """Tokens read and written by each judge of a run so far, by panelist's name."""
+    rows = ledger.query(
+        "SELECT p.pseudonym AS name, sum(json_extract(v.details, '$.tokens[0]')) AS read, "
+        "sum(json_extract(v.details, '$.tokens[1]')) AS written "
+        "FROM votes v JOIN assignments a USING (assignment) JOIN panelists p USING (panelist) "
+        "WHERE p.kind = 'judge' GROUP BY p.pseudonym ORDER BY p.pseudonym"
+    )
+    return {row["name"]: (int(row["read"] or 0), int(row["written"] or 0)) for row in rows}
+
+
+def _reasons(ledger: Ledger, step: int) -> Counter[str]:
+    rows = ledger.query(
+        "SELECT v.skip_reason FROM votes v JOIN assignments a USING (assignment) "
+        "JOIN comparisons c USING (comparison) JOIN panelists p USING (panelist) "
+        "WHERE c.run = ? AND c.step = ? AND c.kind = 'train' AND v.choice = 'skip' "
+        "AND p.kind = 'judge'",
+        (ledger.run, step),
+    )
+    return Counter(row["skip_reason"] or "skipped" for row in rows)

@@ -1,0 +1,210 @@
+"""A judge by its settings: ``panel.kind = "judge"`` and the table ``[judge]``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from szpo.config.judge import Judge
+from szpo.config.schema import Config
+from szpo.data.prompts import PromptSet
+from szpo.errors import IntegrityError, UsageError
+from szpo.judges.backends import Backend
+from szpo.judges.judge_evaluator import JudgeEvaluator
+from szpo.judges.llm_judge import LanguageJudge, Opinionated
+from szpo.judges.prompting import LETTERS
+from szpo.voting.service import VoteService
+
+if TYPE_CHECKING:
+    from szpo.models.loading import Loaded
+
+FILE_LIMIT = 4_000_000
+"""Characters of a file of principles or references."""
+
+
+@dataclass(frozen=True)
+class JudgePanel:
+    """One judge as often as the panel has members that may differ, with its record."""
+
+    settings: Judge
+    judges: tuple[Opinionated, ...]
+    spec: Mapping[str, Any]
+
+    def evaluator(
+        self, service: VoteService, *, name: str = "judge", complete: bool = True
+    ) -> JudgeEvaluator:
+        """The panel at a vote service."""
+        at_once = self.settings.concurrency if self.settings.kind == "endpoint" else 1
+        return JudgeEvaluator(
+            service, self.judges, name=name, concurrency=at_once, complete=complete
+        )
+
+    def __str__(self) -> str:
+        s = self.settings
+        where = f" at {urlsplit(s.base_url or '').hostname}" if s.kind == "endpoint" else ""
+        how = "" if s.kind == "scorer" else f", {s.ask}, {s.batches}, both orders"
+        return f"judge {s.model} ({s.kind}{where}{how}), {len(self.judges)} in the panel"
+
+
+class Maker:
+    """The entry point ``judge`` of `szpo.evaluators`."""
+
+    def check_config(self, config: Config, prompts: PromptSet | None = None) -> None:
+        """Refuse what can be refused before a model is loaded.
+
+        Raises:
+            UsageError: A file cannot be read, no prompt has a reference, or the endpoint cannot
+                be asked.
+        """
+        _, references = _files(config.judge)
+        if references and prompts is not None and not _known(prompts, references):
+            raise UsageError(
+                f"{config.judge.references}: no prompt of this run has a reference there; prompts "
+                "must stand there word for word"
+            )
+        if config.judge.kind == "endpoint":
+            _endpoint(config.judge)
+        elif config.judge.kind == "scorer" and not Path(config.judge.model).is_file():
+            raise UsageError(
+                f"judge.model {config.judge.model} is not a file; train one with: szpo scorer"
+            )
+
+    def of_run(
+        self,
+        config: Config,
+        *,
+        loaded: Loaded | None = None,
+        recorded: Mapping[str, Any] | None = None,
+    ) -> JudgePanel:
+        """The panel of a run; ``loaded`` is used where it is the judge's own model.
+
+        Raises:
+            UsageError: It cannot be built.
+            IntegrityError: It is not the judge on record.
+        """
+        settings = config.judge
+        principles, references = _files(settings)
+        spec: dict[str, Any] = {
+            "panel": "judge",
+            "judge": settings.model_dump(mode="json"),
+            "criterion": config.panel.guideline,
+            "principles": list(principles),
+            "references_sha256": _sha256(references) if references else None,
+        }
+        judge, spec["model_sha256"] = _judge(config, principles, references, loaded)
+        for key in ("model_sha256", "principles", "references_sha256"):
+            if recorded is not None and recorded.get(key) != spec[key]:
+                raise IntegrityError(
+                    f"judge: {key.removesuffix('_sha256')} is not what this run began with; put "
+                    "the former file back"
+                )
+        size = 1 if settings.same_each_time else config.panel.size
+        return JudgePanel(settings, (judge,) * size, spec)
+
+
+judge = Maker()
+
+
+def _judge(
+    config: Config,
+    principles: tuple[str, ...],
+    references: Mapping[str, str],
+    loaded: Loaded | None,
+) -> tuple[Opinionated, str | None]:
+    """The judge, and the digest of its weights where they are at hand."""
+    settings = config.judge
+    if settings.kind == "scorer":
+        from szpo.judges import scorer
+
+        found = scorer.load(
+            Path(settings.model), settings, dtype=config.model.dtype, device=config.model.device
+        )
+        return found, found.sha256
+    backend, sha256 = (
+        (_endpoint(settings), None) if settings.kind == "endpoint" else _local(config, loaded)
+    )
+    return (
+        LanguageJudge(backend, settings, config.panel.guideline, principles, references),
+        sha256,
+    )
+
+
+def _endpoint(settings: Judge) -> Backend:
+    from szpo.judges import endpoint
+
+    return endpoint.connect(settings)
+
+
+def _local(config: Config, loaded: Loaded | None) -> tuple[Backend, str]:
+    from szpo.judges.local_model import Local
+    from szpo.models import loading
+
+    m, settings = config.model, config.judge
+    same = loaded is not None and (loaded.name, loaded.quantization) == (settings.model, None)
+    if loaded is None or not same:
+        loaded = loading.load(settings.model, dtype=m.dtype, device=m.device)
+    found = Local(loaded, settings.temperature, settings.max_tokens)
+    if settings.ask == "soft":
+        found.fork(LETTERS)  # refused now, not after the set-up
+    return found, loaded.sha256
+
+
+def _files(settings: Judge) -> tuple[tuple[str, ...], Mapping[str, str]]:
+    """Principles and references.
+
+    Raises:
+        UsageError: A file is missing, too large, empty or not of its form.
+    """
+    principles: tuple[str, ...] = ()
+    if settings.principles is not None:
+        lines = _text(settings.principles, "judge.principles").splitlines()
+        principles = tuple(
+            line.strip() for line in lines if line.strip() and not line.startswith("#")
+        )
+        if not principles:
+            raise UsageError(f"{settings.principles}: no principle; write one on each line")
+    references: dict[str, str] = {}
+    if settings.references is not None:
+        text = _text(settings.references, "judge.references")
+        for number, line in enumerate(text.splitlines(), 1):
+            if line.strip():
+                prompt, reference = _reference(line, f"{settings.references}, line {number}")
+                references[prompt] = reference
+        if not references:
+            raise UsageError(f"{settings.references}: no reference in it")
+    return principles, references
+
+
+def _reference(line: str, where: str) -> tuple[str, str]:
+    try:
+        found = json.loads(line)
+    except ValueError as error:
+        raise UsageError(f"{where} is not JSON ({error})") from None
+    pair = (found.get("prompt"), found.get("reference")) if isinstance(found, dict) else (None,)
+    if len(pair) < 2 or not all(isinstance(text, str) and text for text in pair):
+        raise UsageError(f'{where}: give {{"prompt": "…", "reference": "…"}}')
+    return str(pair[0]), str(pair[1])
+
+
+def _text(path: str, key: str) -> str:
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8"
+        raise UsageError(f"{key} {path} cannot be read ({reason})") from None
+    if len(text) > FILE_LIMIT:
+        raise UsageError(f"{key} {path} is {len(text):,} characters; {FILE_LIMIT:,} are allowed")
+    return text
+
+
+def _known(prompts: PromptSet, references: Mapping[str, str]) -> bool:
+    return any(prompt.text in references for prompt in (*prompts.train, *prompts.heldout))
+
+
+def _sha256(references: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(references, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,265 @@
+"""A language model as a judge: every comparison in both orders, one opinion out of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal, Protocol, TypeAlias
+
+from szpo import seeds
+from szpo.config.judge import Judge
+from szpo.judges import prompting
+from szpo.judges.backends import Backend, JudgeError, Question, Reply
+from szpo.judges.prompting import Labels, Place
+from szpo.types import Choice, Comparison, Prompt, Row
+
+Letter: TypeAlias = Literal["A", "B"]
+
+KEPT: Final = 2000
+"""Characters of each reply that stand in a vote's details, the last ones."""
+UNREADABLE: Final = "no verdict in the last line"
+
+
+@dataclass(frozen=True, slots=True)
+class Opinion:
+    """A judge's answer as letters on screen, and how it came about."""
+
+    choice: Choice
+    details: Mapping[str, Any] = field(default_factory=dict)
+    reason: str | None = None
+    """Why it was skipped."""
+
+
+class Opinionated(Protocol):
+    """A judge that tells how it came to its choice; that is kept with the vote."""
+
+    def opinion(
+        self, comparison: Comparison, *, panelist: str, plus_side: Letter, key: bytes
+    ) -> Opinion:
+        """As `szpo.evaluators.protocol.Judge.judge`, with the reasons."""
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """One reply, read: a place, a grade or odds; None where it cannot be."""
+
+    reply: Reply
+    place: Place | None = None
+    grade: int | None = None
+    logit: float | None = None
+    """log p(first)/p(second) of the two names."""
+
+    @property
+    def value(self) -> Place | int | float | None:
+        """What was read."""
+        found = (self.place, self.grade, self.logit)
+        return next((each for each in found if each is not None), None)
+
+
+@dataclass(frozen=True)
+class LanguageJudge:
+    """Asks a back end and makes one vote of what it says.
+
+    ``principles`` stand in for ``criterion``, one drawn by each vote's key; ``references`` gives
+    good answers by the request's text; ``labels`` are the names of the two sets.
+    """
+
+    backend: Backend
+    settings: Judge
+    criterion: str
+    principles: tuple[str, ...] = ()
+    references: Mapping[str, str] = field(default_factory=dict)
+    labels: Labels = prompting.LETTERS
+
+    def judge(
+        self, comparison: Comparison, *, panelist: str, plus_side: Letter, key: bytes
+    ) -> Choice:
+        """See `szpo.evaluators.protocol.Judge`."""
+        return self.opinion(comparison, panelist=panelist, plus_side=plus_side, key=key).choice
+
+    def opinion(
+        self, comparison: Comparison, *, panelist: str, plus_side: Letter, key: bytes
+    ) -> Opinion:
+        """One vote from both orders, with both raw replies in its details.
+
+        Raises:
+            JudgeError: it cannot be asked or read, and `judge.on_error` is stop.
+        """
+        if comparison.identical:
+            return Opinion("tie")
+        at = seeds.integer(key, 0, len(self.principles)) if self.principles else None
+        criterion = self.criterion if at is None else self.principles[at]
+        rows = [row for row in comparison.rows if not row.identical]
+        parts = [rows] if self.settings.batches == "whole" else [[row] for row in rows]
+        read = self._ask(parts, criterion, plus_side, key)
+        found = [_part(self.settings.ask, *read[i : i + 2]) for i in range(0, len(read), 2)]
+        details: dict[str, Any] = {
+            "judge": self.backend.name,
+            "ask": self.settings.ask,
+            "replies": [_raw(each) for each in read],
+            "tokens": [
+                sum(r.reply.tokens_in for r in read),
+                sum(r.reply.tokens_out for r in read),
+            ],
+        }
+        if at is not None:
+            details["principle"] = at
+        failed = next((r.reply for r in read if r.value is None), None)
+        if failed is not None:
+            return self._failed(failed, details)
+        details["orders"] = [side for side, _ in found]
+        logits = [logit for _, logit in found if logit is not None]
+        if not logits:
+            return Opinion(majority([agreed(pair) for pair, _ in found]), details)
+        mean = math.fsum(logits) / len(logits)
+        details["p"] = p = probability(mean)  # of A on screen, a liking for a side cancelled
+        if self.settings.draw:
+            drawn: Letter = "A" if seeds.uniform(_derived(key, "draw"), 1)[0] < p else "B"
+            return Opinion(drawn, details)
+        if self.settings.conflict == "debias":
+            return Opinion("tie" if mean == 0 else "A" if mean > 0 else "B", details)
+        return Opinion(majority([agreed(pair) for pair, _ in found]), details)
+
+    def _ask(
+        self, parts: Sequence[Sequence[Row]], criterion: str, plus_side: Letter, key: bytes
+    ) -> list[Read]:
+        """Two replies a part: A first and B first, or the grades of A and of B."""
+        orders: tuple[Literal["plus", "minus"], ...]
+        orders = ("plus", "minus") if plus_side == "A" else ("minus", "plus")
+        makers = [self._maker(rows, first, criterion) for rows in parts for first in orders]
+        found: list[Read] = [Read(Reply())] * len(makers)
+        waiting = list(range(len(makers)))
+        for attempt in range(self.settings.retries + 1):
+            questions = [
+                Question(makers[i](attempt > 0), _derived(key, f"{i}/{attempt}")) for i in waiting
+            ]
+            replies = (
+                self.backend.weigh(questions, self.labels)
+                if self.settings.ask == "soft"
+                else self.backend.write(questions)
+            )
+            for i, reply in zip(waiting, replies, strict=True):
+                found[i] = self._read(_added(reply, found[i].reply))
+            waiting = [i for i in waiting if found[i].value is None and not found[i].reply.final]
+            if not waiting:
+                break
+        return found
+
+    def _maker(
+        self, rows: Sequence[Row], first: Literal["plus", "minus"], criterion: str
+    ) -> Callable[[bool], Prompt]:
+        shown = prompting.rows_of(rows, first)
+        common: Any = {
+            "criterion": criterion,
+            "references": self.references,
+            "reserved": self.backend.reserved,
+        }
+        if self.settings.ask == "grades":
+            one = [(prompt, answer) for prompt, answer, _ in shown]
+            return lambda again: prompting.grading(one, again=again, **common)
+        template: Literal["soft", "verdict"] = "soft" if self.settings.ask == "soft" else "verdict"
+        return lambda again: prompting.question(
+            template, shown, labels=self.labels, again=again, **common
+        )
+
+    def _read(self, reply: Reply) -> Read:
+        if reply.failure is not None:
+            return Read(reply)
+        if reply.odds is not None:
+            if not all(map(math.isfinite, reply.odds)):
+                return Read(replace(reply, odds=None, failure="a log-probability is not finite"))
+            return Read(reply, logit=reply.odds[0] - reply.odds[1])
+        if not reply.ended:  # the last line may be half of one
+            return Read(reply)
+        if self.settings.ask == "grades":
+            return Read(reply, grade=prompting.read_grade(reply.text))
+        return Read(reply, place=prompting.read_verdict(reply.text, self.labels))
+
+    def _failed(self, reply: Reply, details: Mapping[str, Any]) -> Opinion:
+        wrong = reply.failure or UNREADABLE
+        if not reply.final and self.settings.retries:
+            wrong += f", asked {self.settings.retries + 1} times"
+        told = {**details, "error": wrong}
+        if self.settings.on_error == "skip":
+            return Opinion("skip", told, f"judge: {wrong}")
+        if self.settings.on_error == "tie":
+            return Opinion("tie", told)
+        raise JudgeError(
+            f"judge {self.backend.name}: {wrong}; the votes so far are kept. Mend it and resume, "
+            "or set judge.on_error to skip or tie"
+        )
+
+
+Sides: TypeAlias = tuple[Choice, Choice]
+"""What each order said, as letters on screen."""
+
+
+def agreed(orders: Sides) -> Choice:
+    """The side that both orders name, else a tie.
+
+    >>> agreed(("A", "A")), agreed(("A", "B")), agreed(("A", "tie"))
+    ('A', 'tie', 'tie')
+    """
+    return orders[0] if orders[0] == orders[1] else "tie"
+
+
+def majority(choices: Sequence[Choice]) -> Choice:
+    """The side that more rows prefer; ties and draws make a tie.
+
+    >>> majority(["A", "tie", "B", "A"]), majority(["A", "B"])
+    ('A', 'tie')
+    """
+    lead = sum({"A": 1, "B": -1}.get(choice, 0) for choice in choices)
+    return "tie" if lead == 0 else "A" if lead > 0 else "B"
+
+
+def probability(logit: float) -> float:
+    """e^a / (e^a + e^b) with logit = a − b, for logits of any size.
+
+    >>> probability(0.0), probability(-1e4), round(probability(2.0), 5)
+    (0.5, 0.0, 0.8808)
+    """
+    if logit < 0:
+        return math.exp(logit) / (1 + math.exp(logit))
+    return 1 / (1 + math.exp(-logit))
+
+
+def _part(ask: str, one: Read, other: Read) -> tuple[Sides, float | None]:
+    """Two replies as what each order says of the sides on screen, and the mean of their logits.
+
+    A liking b for the first place adds to both: l₁ = Δ + b, l₂ = −Δ + b, so (l₁ − l₂)/2 = Δ.
+    """
+    if ask == "grades":
+        side = _by_sign((one.grade or 0) - (other.grade or 0))
+        return (side, side), None
+    if ask == "soft":
+        a, b = one.logit or 0.0, other.logit or 0.0
+        return (_by_sign(a), _by_sign(-b)), (a - b) / 2
+    first: dict[Place | None, Choice] = {"first": "A", "second": "B"}
+    second: dict[Place | None, Choice] = {"first": "B", "second": "A"}
+    return (first.get(one.place, "tie"), second.get(other.place, "tie")), None
+
+
+def _by_sign(value: float) -> Choice:
+    return "tie" if value == 0 else "A" if value > 0 else "B"
+
+
+def _raw(read: Read) -> dict[str, Any]:
+    reply = read.reply
+    if reply.odds is not None:
+        return {"odds": list(reply.odds)}
+    return {"text": reply.text[-KEPT:]} | ({"failure": reply.failure} if reply.failure else {})
+
+
+def _added(reply: Reply, before: Reply) -> Reply:
+    """A reply with what the tries before it cost."""
+    return replace(
+        reply,
+        tokens_in=reply.tokens_in + before.tokens_in,
+        tokens_out=reply.tokens_out + before.tokens_out,
+    )
+
+
+def _derived(key: bytes, name: str) -> bytes:
+    return seeds.derive(0, "judge question", name=f"{key.hex()}/{name}")

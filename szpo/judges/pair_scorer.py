@@ -1,0 +1,197 @@
+"""A small pair scorer: a head on frozen features of a language model, trained by PairRM's loss.
+
+For candidates i and j of one prompt with features f there is a score for each beside the other,
+sⁱ = g(fᵢ, fⱼ) and sʲ = g(fⱼ, fᵢ), and s_ij = sⁱ − sʲ: swapping the two changes the sign and
+nothing else. PairRM (arXiv:2306.02561) reads both candidates with one encoder; here each is read
+by itself, once, by a model that is not trained, and only g (a linear part and a few tanh units) is
+learnt.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional
+
+from szpo import seeds
+from szpo.errors import StorageError, UsageError
+from szpo.judges.training_pairs import Lesson
+from szpo.models import loading, weight_files
+from szpo.models.loading import Loaded
+from szpo.models.logprobs import Sample, batches, body, words
+from szpo.types import Answer, Prompt
+
+FORMAT: Final = "szpo pair scorer 1"
+NAMES: Final = ("mean", "scale", "linear", "mix", "bias", "out")
+Parameters = dict[str, Tensor]
+
+
+def pair_loss(s_i: Tensor, s_j: Tensor, z_i: Tensor) -> Tensor:
+    """L = −z_i log σ(s_i) − z_j log σ(s_j) with z_j = 1 − z_i, per pair.
+
+    Training gives it s_i = s_ij and s_j = s_ji = −s_ij. With the two raw scores sⁱ and sʲ of one
+    head instead, a large constant added to both would be the best answer to every question.
+    """
+    return -z_i * functional.logsigmoid(s_i) - (1 - z_i) * functional.logsigmoid(s_j)
+
+
+def score(head: Mapping[str, Tensor], first: Tensor, second: Tensor) -> Tensor:
+    """Log-odds s_ij that the first is better, for rows of features (n, f); odd under a swap."""
+    one, other = ((x - head["mean"]) / head["scale"] for x in (first, second))
+    return _half(head, one, other) - _half(head, other, one)
+
+
+def _half(head: Mapping[str, Tensor], one: Tensor, other: Tensor) -> Tensor:
+    hidden = torch.tanh(torch.cat([one, other], -1) @ head["mix"].T + head["bias"])
+    return one @ head["linear"] + hidden @ head["out"]
+
+
+def features(loaded: Loaded, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Tensor:
+    """Mean and last of each answer's final hidden states, (n, 2 · hidden) in fp64."""
+    end = min(loading.stop_tokens(loaded), default=0)
+    samples = []
+    for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        ids = loaded.tokenizer(answer.text, add_special_tokens=False)["input_ids"]
+        samples.append(Sample(loading.encode(loaded.tokenizer, prompt), (*ids, end), i))
+    found: list[Tensor] = [torch.zeros(0)] * len(samples)
+    inner = body(loaded.model)
+    with torch.inference_mode():
+        for batch in batches(samples, device=loaded.device, vocab=words(loaded.model)):
+            hidden = inner(
+                input_ids=batch.ids,
+                attention_mask=batch.attention,
+                position_ids=batch.positions,
+                use_cache=False,
+            ).last_hidden_state[:, -batch.width :]
+            for row, at in enumerate(batch.index):
+                spoken = hidden[row, batch.mask[row]].to(torch.float64).cpu()
+                found[at] = torch.cat([spoken.mean(0), spoken[-1]])
+    return torch.stack(found).clone()
+
+
+@dataclass(frozen=True)
+class Material:
+    """Lessons as tensors: features of every row's two answers, and which lesson a row is of."""
+
+    first: Tensor
+    second: Tensor
+    owner: Tensor
+    share: Tensor
+    """1 / D of the row's lesson: a batch is scored by the mean over its rows."""
+    z: Tensor
+    """1 where the first is better, 0 where the second is, ½ for a tie."""
+
+    def scores(self, head: Mapping[str, Tensor]) -> Tensor:
+        """The score of each lesson, (lessons,)."""
+        rows = score(head, self.first, self.second) * self.share
+        return torch.zeros(len(self.z), dtype=rows.dtype).index_add(0, self.owner, rows)
+
+    def accuracy(self, head: Mapping[str, Tensor]) -> tuple[int, int]:
+        """Lessons decided as the votes were, and lessons that were decided at all."""
+        decided = self.z != 0.5
+        right = (self.scores(head) > 0) == (self.z > 0.5)
+        return int((right & decided).sum()), int(decided.sum())
+
+
+def material(loaded: Loaded, lessons: Sequence[Lesson]) -> Material:
+    """Features of all answers of these lessons.
+
+    Raises:
+        UsageError: There are none.
+    """
+    if not lessons:
+        raise UsageError(
+            "scorer: no pair to learn from; give a run with votes, or a file of pairs"
+        )
+    rows = [(i, row, 1 / each.rows) for i, each in enumerate(lessons) for row in each.shown]
+    prompts = [row[0] for _, row, _ in rows]
+    every = features(loaded, prompts * 2, [r[1] for _, r, _ in rows] + [r[2] for _, r, _ in rows])
+    return Material(
+        every[: len(rows)],
+        every[len(rows) :],
+        torch.tensor([i for i, _, _ in rows]),
+        torch.tensor([share for _, _, share in rows], dtype=torch.float64),
+        torch.tensor([each.z for each in lessons], dtype=torch.float64),
+    )
+
+
+def train(learnt: Material, *, units: int = 8, ridge: float = 0.1, seed: int = 0) -> Parameters:
+    """The head that minimises PairRM's loss plus ``ridge``/2 · |parameters|², by L-BFGS.
+
+    Features are standardised and divided by √f, so that a parameter of 1 means the same for models
+    of any width. The same material and seed give the same head.
+    """
+    both = torch.cat([learnt.first, learnt.second])
+    width = both.shape[1]
+    mean, spread = both.mean(0), both.std(0, unbiased=False).clamp(min=1e-6)
+    draws = seeds.uniform(seeds.derive(seed, "pair scorer"), units * (2 * width + 1))
+    start = torch.from_numpy(draws - 0.5)
+    free = {
+        "linear": torch.zeros(width, dtype=torch.float64),
+        "mix": start[: units * 2 * width].reshape(units, 2 * width).clone(),
+        "bias": torch.zeros(units, dtype=torch.float64),
+        "out": start[-units:].clone(),
+    }
+    for tensor in free.values():
+        tensor.requires_grad_()
+    head = {"mean": mean, "scale": spread * width**0.5, **free}
+    search = torch.optim.LBFGS(
+        list(free.values()), max_iter=200, history_size=20, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        search.zero_grad()
+        s = learnt.scores(head)
+        size = sum((tensor**2).sum() for tensor in free.values())
+        loss = pair_loss(s, -s, learnt.z).sum() + ridge / 2 * size
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    with torch.enable_grad():
+        search.step(closure)  # type: ignore[no-untyped-call]
+    return {name: tensor.detach().to(torch.float32) for name, tensor in head.items()}
+
+
+def save(path: Path, head: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Write a head as safetensors; ``facts`` (plain JSON) stand in the file's header.
+
+    Raises:
+        StorageError: The file cannot be written.
+    """
+    try:
+        save_file(
+            {name: head[name].contiguous() for name in NAMES},
+            path,
+            metadata={"format": FORMAT, "facts": json.dumps(dict(facts), sort_keys=True)},
+        )
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written ({error.strerror or error})") from None
+
+
+def load(path: Path) -> tuple[Parameters, dict[str, Any]]:
+    """A head and its facts, checked.
+
+    Raises:
+        UsageError: The file is corrupt or is no pair scorer.
+    """
+    head = weight_files.read(path)
+    with safe_open(path, framework="pt") as file:
+        noted = file.metadata() or {}
+    width = head["linear"].shape[0] if "linear" in head and head["linear"].dim() == 1 else 0
+    units = head["out"].shape[0] if "out" in head and head["out"].dim() == 1 else 0
+    shapes = {
+        "mean": (width,), "scale": (width,), "linear": (width,), "mix": (units, 2 * width),
+        "bias": (units,), "out": (units,),
+    }  # fmt: skip
+    if noted.get("format") != FORMAT or {n: tuple(t.shape) for n, t in head.items()} != shapes:
+        raise UsageError(f"{path} is no pair scorer of this version; train one with: szpo scorer")
+    facts: dict[str, Any] = json.loads(noted["facts"])
+    return {name: tensor.to(torch.float64) for name, tensor in head.items()}, facts

@@ -1,0 +1,165 @@
+"""Where a ledger's file lies and how it is opened: pragmas, places, SQLite's errors in words."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+from pathlib import Path
+from typing import Final, NoReturn
+
+from szpo.errors import IntegrityError, LeaseError, StorageError
+
+LOG_FOLDED: Final = 4 * 2**20
+"""At this size (bytes) the log beside a ledger's file is folded into it, and at each more."""
+LOG_ALARM: Final = 256 * 2**20
+"""A log of this size is not being folded: some reader has kept its view for too long."""
+_NETWORK_FILESYSTEMS = ("nfs", "cifs", "smb", "fuse.sshfs", "afs", "ncp")
+_PRAGMAS = (
+    "PRAGMA busy_timeout=10000",
+    "PRAGMA synchronous=FULL",
+    "PRAGMA fullfsync=ON",  # on macOS a plain sync leaves the disk's own cache unwritten
+    "PRAGMA foreign_keys=ON",
+    "PRAGMA recursive_triggers=ON",  # else REPLACE would delete without firing triggers
+    "PRAGMA trusted_schema=OFF",
+    "PRAGMA cell_size_check=ON",
+    "PRAGMA mmap_size=0",
+    "PRAGMA wal_autocheckpoint=0",  # see Folder
+    "PRAGMA journal_size_limit=0",  # a log that starts again gives its space back
+)
+
+
+def connect(path: Path, *, readonly: bool) -> sqlite3.Connection:
+    """A connection to an existing file, usable from any thread, with every pragma set."""
+    uri = f"{path.absolute().as_uri()}?mode={'ro' if readonly else 'rw'}"
+    if readonly and _is_still(path):
+        uri += "&immutable=1"
+    conn = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+    for pragma in _PRAGMAS:
+        conn.execute(pragma)
+    return conn
+
+
+def _is_still(path: Path) -> bool:
+    """It lies where nothing can be written (a mounted copy), and no log beside it says otherwise.
+
+    SQLite would want to make its files beside it, even to read, and would refuse.
+    """
+    beside = (path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))
+    folder = path.absolute().parent
+    return not os.access(folder, os.W_OK) and not any(each.exists() for each in beside)
+
+
+class Folder:
+    """Folds the log (WAL) into the file, only while its own process holds the write lock.
+
+    SQLite up to 3.51.2 may lose pages when one connection commits while another checkpoints, and
+    a panel's web process and the controller write to one file. So no connection checkpoints by
+    itself: whoever has just committed calls `fold`, which takes the write lock first.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._seen = 0
+        self._alarm = LOG_ALARM
+
+    def fold(self, writer: sqlite3.Connection, *, always: bool = False) -> bool:
+        """Fold the log if it has grown by `LOG_FOLDED`; ``writer`` is outside a transaction.
+
+        With ``always``, whatever its size.
+
+        Readers are not waited for: what they still need stays in the log until a later call.
+        True if there was something to do. Nothing that goes wrong here undoes the commit that
+        came before, so nothing is raised.
+        """
+        size = log_bytes(self.path)
+        if size < self._seen:  # it has started again from its beginning
+            self._seen, self._alarm = 0, LOG_ALARM
+        if size < self._seen + LOG_FOLDED and not always:
+            return False
+        self._seen = size
+        try:
+            try:
+                writer.execute("BEGIN IMMEDIATE")
+                folding = connect(self.path, readonly=False)
+                try:
+                    folding.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+                finally:
+                    folding.close()
+            finally:
+                if writer.in_transaction:
+                    writer.execute("ROLLBACK")
+        except sqlite3.Error as error:
+            logging.getLogger("szpo").warning(
+                "%s: its log could not be folded (%s)", self.path, error
+            )
+        if size >= self._alarm:
+            self._alarm = 2 * size
+            logging.getLogger("szpo").warning(
+                "%s: its log has %d MB, because some program has kept it open for reading; find "
+                "it with: szpo doctor %s", self.path, size // 10**6, self.path,
+            )  # fmt: skip
+        return True
+
+
+def log_bytes(path: Path) -> int:
+    """Size of the log (WAL) beside a ledger's file, 0 where there is none."""
+    try:
+        return path.with_name(path.name + "-wal").stat().st_size
+    except OSError:
+        return 0
+
+
+def check_place(path: Path, *, new: bool) -> None:
+    """Raise StorageError unless a ledger can be made (``new``) or opened there."""
+    if new and path.exists():
+        raise StorageError(f"{path} already exists; choose another name")
+    if new and not path.parent.is_dir():
+        raise StorageError(f"{path.parent} is not a folder; create it first")
+    if not new and not path.is_file():
+        raise StorageError(f"{path}: no such ledger")
+    kind = filesystem(path.parent.resolve())
+    if kind.startswith(_NETWORK_FILESYSTEMS):
+        raise StorageError(
+            f"{path} lies on {kind}, where file locks do not hold; use a local folder"
+        )
+
+
+def filesystem(folder: Path) -> str:
+    """The kind of file system that holds a folder, '' where the system does not tell."""
+    try:
+        mounts = Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    best, kind = "", ""
+    for line in mounts:
+        parts = line.split()
+        if len(parts) < 3:
+            continue
+        point = parts[1].replace("\\040", " ")
+        if folder.is_relative_to(point) and len(point) >= len(best):
+            best, kind = point, parts[2]
+    return kind
+
+
+def translate(path: Path, error: sqlite3.Error) -> NoReturn:
+    """Raise what an SQLite error means here: storage, integrity or a lost lease."""
+    text = str(error)
+    if "stale controller" in text:
+        raise LeaseError(
+            f"{path.name}: another controller has taken this run over; this one stops"
+        ) from error
+    if "locked" in text or "busy" in text:
+        raise StorageError(
+            f"{path}: locked by another program for 10 s; close it and try again"
+        ) from error
+    if "not a database" in text:
+        raise StorageError(f"{path} is not a szpo ledger (not an SQLite file)") from error
+    if "decode to UTF-8" in text:  # the rest of the message quotes the bytes
+        what = text.partition(" with text")[0]
+        raise IntegrityError(f"{path}: the file is damaged ({what}); restore a copy") from None
+    if "malformed" in text or "corrupt" in text:
+        raise IntegrityError(f"{path}: the file is damaged ({text}); restore a copy") from error
+    if isinstance(error, (sqlite3.IntegrityError, sqlite3.ProgrammingError)):
+        raise IntegrityError(f"{path.name}: refused by the ledger's rules: {text}") from error
+    raise StorageError(f"{path}: {text}; nothing was stored") from error

@@ -1,0 +1,488 @@
+"""The ledger: one SQLite file that holds a run, append-only, hash-chained, safe to kill.
+
+WAL with synchronous=FULL, STRICT tables, every write inside BEGIN IMMEDIATE. Each appended row's
+hash goes into an event of the same transaction, and each event covers the hash of the one before.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlite_utils import Database
+
+from szpo.errors import IntegrityError, StorageError, UsageError
+from szpo.files import publish
+from szpo.ledger import canonical as canonical_form
+from szpo.ledger import rows as ledger_rows
+from szpo.ledger.canonical import canonical, sha256
+from szpo.ledger.connection import Folder, check_place, connect, translate
+from szpo.ledger.schema import schema
+from szpo.optim import parameters as optim_parameters
+from szpo.types import Comparison, Layout, Row, Theta, Update
+
+APPLICATION_ID: Final = 0x535A504F
+SCHEMA_VERSION: Final = 1
+THETA0: Final = "theta0/"
+"""Tensors of this prefix are the start of the master coordinates; without any it is zero."""
+BASIS: Final = "basis/"
+"""Tensors of this prefix are the basis of a subspace; `runs.basis_sha256` covers them."""
+NO_BASE: Final = sha256("no base model")
+"""The base hash of policies that stand on no stored model."""
+
+Clock = Callable[[], int]
+"""Microseconds since 1970; injected everywhere, so that no test waits."""
+Record = dict[str, Any]
+
+
+def now_us() -> int:
+    """The wall clock, in microseconds: data for people, never an input of the algorithm."""
+    return time.time_ns() // 1000
+
+
+class Ledger:
+    """An open run. Safe to use from several threads; one write transaction at a time.
+
+    Make one with `Ledger.create` or `Ledger.open`; close it, or use it in a `with` block.
+    """
+
+    def __init__(self, path: Path, conn: sqlite3.Connection, clock: Clock, readonly: bool):
+        self.path = path
+        self.clock = clock
+        self.readonly = readonly
+        self.db = Database(conn)
+        self._conn = conn
+        self._lock = threading.RLock()
+        self._pid = os.getpid()
+        self._depth = 0
+        self._undone = 0
+        self._pending: list[list[str]] = []
+        self._folder = Folder(path)
+        try:
+            found = self.query("SELECT * FROM runs ORDER BY created_us LIMIT 1")
+        except IntegrityError as error:
+            raise IntegrityError(f"{path}: the table runs cannot be read: {error}") from None
+        if not found:
+            raise IntegrityError(f"{path}: the table runs is empty; restore the file from a copy")
+        self.row: Final[Record] = found[0]
+        self.run: Final[str] = self.row["run"]
+        self.root_seed: Final[int] = self.row["root_seed"]
+        self.basis_sha256: Final[str | None] = self.row["basis_sha256"]
+        try:
+            self.spec: Final[Record] = json.loads(self.row["spec"])
+        except ValueError:
+            raise IntegrityError(f"{path}: runs row {self.run}: the spec is not JSON") from None
+
+    # ---- making and opening ----
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        spec: Mapping[str, Any],
+        *,
+        root_seed: int,
+        layout: Layout,
+        direction_version: int,
+        base_sha256: str = NO_BASE,
+        basis_sha256: str | None = None,
+        tensors: Mapping[str, NDArray[Any]] | None = None,
+        run: str | None = None,
+        parent: str | None = None,
+        parent_step: int | None = None,
+        clock: Clock = now_us,
+    ) -> Ledger:
+        """Write a new file, whole or not at all (mode 0600), and open it.
+
+        ``spec`` is stored as canonical JSON with the layout under spec["space"]["layout"].
+
+        Raises:
+            StorageError: the file exists, or its folder cannot be written or is on a network.
+            UsageError: the spec is not JSON.
+        """
+        path = Path(path)
+        check_place(path, new=True)
+        space = {**spec.get("space", {}), "layout": [[n, list(s)] for n, s in layout]}
+        try:
+            text = canonical({**spec, "space": space})
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"spec of {path.name}: {error}; use plain JSON values") from None
+        row: Record = {
+            "run": run or secrets.token_hex(8),
+            "parent": parent,
+            "parent_step": parent_step,
+            "root_seed": int(root_seed),
+            "spec": text,
+            "spec_sha256": sha256(text),
+            "base_sha256": base_sha256,
+            "basis_sha256": basis_sha256,
+            "layout_sha256": optim_parameters.layout_sha256(layout),
+            "direction_version": direction_version,
+            "created_us": clock(),
+        }
+        draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        try:
+            os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            conn = connect(draft, readonly=False)
+            try:
+                conn.executescript(f"BEGIN IMMEDIATE;\n{schema()}\nCOMMIT;")
+                conn.execute("BEGIN IMMEDIATE")
+                ledger_rows.insert(conn, "runs", row)
+                conn.execute("INSERT INTO controller (run) VALUES (?)", (row["run"],))
+                hashes = [["runs", row["run"], canonical_form.row_sha256("runs", row)]]
+                for name, array in sorted((tensors or {}).items()):
+                    tensor = ledger_rows.tensor(name, array)
+                    ledger_rows.insert(conn, "tensors", tensor)
+                    key = canonical_form.row_key("tensors", tensor)
+                    hashes.append(["tensors", key, canonical_form.row_sha256("tensors", tensor)])
+                event = ledger_rows.event(row, None, clock(), "szpo", "rows", {"rows": hashes})
+                ledger_rows.insert(conn, "events", event)
+                conn.execute("COMMIT")
+            finally:
+                conn.close()
+            publish(draft, path)
+        except FileExistsError:
+            raise StorageError(f"{path} already exists; choose another name") from None
+        except (OSError, sqlite3.Error) as error:
+            raise StorageError(f"{path}: cannot be written ({error})") from None
+        finally:
+            draft.unlink(missing_ok=True)
+        return cls.open(path, clock=clock)
+
+    @classmethod
+    def open(cls, path: str | Path, *, readonly: bool = False, clock: Clock = now_us) -> Ledger:
+        """Open a run's file.
+
+        Raises:
+            StorageError: no such file, not a ledger, or a network file system.
+            UsageError: the file's schema is newer than this szpo.
+            IntegrityError: the file is damaged.
+        """
+        path = Path(path)
+        check_place(path, new=False)
+        conn = None
+        try:
+            conn = connect(path, readonly=readonly)
+            found = conn.execute("PRAGMA application_id").fetchone()[0]
+            if found != APPLICATION_ID:
+                raise StorageError(f"{path} is not a szpo ledger (application_id {found})")
+            version = conn.execute("PRAGMA user_version").fetchone()[0]
+            if version > SCHEMA_VERSION:
+                raise UsageError(
+                    f"{path}: schema {version}; this szpo reads up to {SCHEMA_VERSION}: upgrade"
+                )
+            if not readonly:
+                conn.execute("PRAGMA journal_mode=WAL")
+            return cls(path, conn, clock, readonly)
+        except BaseException as error:
+            if conn is not None:
+                conn.close()
+            if isinstance(error, sqlite3.Error):
+                translate(path, error)
+            if isinstance(error, UnicodeDecodeError):  # SQLite quotes a damaged schema
+                said = f"{path}: the file is damaged (schema); restore a copy"
+                raise IntegrityError(said) from None
+            raise
+
+    def close(self) -> None:
+        """Close the file; an open transaction is rolled back."""
+        with self._lock:
+            self._conn.close()
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ---- writing ----
+
+    @contextmanager
+    def transaction(self, actor: str = "szpo") -> Iterator[None]:
+        """One BEGIN IMMEDIATE … COMMIT; a nested one joins it, an exception rolls all back."""
+        with self._lock:
+            if self._depth:
+                yield
+                return
+            before = self._conn.total_changes
+            self._depth, self._pending = 1, []
+            try:  # from here on, that an interrupt at any instruction leaves no lock behind
+                self.execute("BEGIN IMMEDIATE")
+                yield
+                if self._pending:
+                    rows, self._pending = self._pending, []
+                    self._add_event("rows", actor, {"rows": rows})
+                self.execute("COMMIT")
+            except BaseException:
+                self._undone += self._conn.total_changes != before
+                if self._conn.in_transaction:
+                    self._conn.execute("ROLLBACK")
+                raise
+            finally:
+                self._depth, self._pending = 0, []
+            self._folder.fold(self._conn)
+
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        """A part of an open transaction that is undone alone when it raises."""
+        with self._lock:
+            if not self._depth:
+                raise UsageError("savepoint: open a transaction first")
+            kept, before = len(self._pending), self._conn.total_changes
+            self.execute("SAVEPOINT part")
+            try:
+                yield
+            except BaseException:
+                del self._pending[kept:]
+                self._undone += self._conn.total_changes != before
+                if self._conn.in_transaction:
+                    self._conn.execute("ROLLBACK TO part")
+                    self._conn.execute("RELEASE part")
+                raise
+            self.execute("RELEASE part")
+
+    def fold_log(self) -> None:
+        """Bring the log (WAL) into the file; the next commit begins it anew.
+
+        What another program is reading at that moment stays until the log is next folded.
+        """
+        with self._lock:
+            self._folder.fold(self._conn, always=True)
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """A block that reads the file as of one moment, whatever others commit meanwhile.
+
+        It must not write; inside a transaction, which sees one moment anyway, it changes nothing.
+        """
+        with self._lock:
+            if self._conn.in_transaction:
+                yield
+                return
+            try:
+                self.execute("BEGIN")
+                yield
+            finally:
+                if self._conn.in_transaction:
+                    self._conn.execute("ROLLBACK")
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """A block in which no other thread of this process uses this ledger."""
+        with self._lock:
+            yield
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> sqlite3.Cursor:
+        """Run one statement, with SQLite's errors in this project's words."""
+        with self._lock:
+            if os.getpid() != self._pid:
+                raise UsageError(f"{self.path}: opened before a fork; open it again in the child")
+            try:
+                return self.db.execute(sql, parameters)
+            except sqlite3.Error as error:
+                translate(self.path, error)
+
+    def append(self, table: str, row: Mapping[str, Any]) -> Record:
+        """Insert a row into an append-only table and note its hash for the transaction's event.
+
+        Returns the row as stored, with the id that the file gave it.
+
+        Raises:
+            RunError: a number is not finite.
+        """
+        if not self._depth:
+            raise UsageError(f"append to {table}: open a transaction first")
+        stored = {column: ledger_rows.plain(table, column, value) for column, value in row.items()}
+        cursor = self.execute(ledger_rows.insert_sql(table, tuple(stored)), list(stored.values()))
+        key = canonical_form.KEYS[table][0]
+        stored.setdefault(key, cursor.lastrowid)
+        whole = {column: stored.get(column) for column in canonical_form.CHAINED[table]}
+        self._pending.append(
+            [table, canonical_form.row_key(table, whole), canonical_form.row_sha256(table, whole)]
+        )
+        return stored
+
+    def record_event(self, kind: str, actor: str, body: Mapping[str, Any]) -> None:
+        """Append an event; inside an open transaction it becomes part of it."""
+        if kind == "rows":
+            raise UsageError("events of kind 'rows' are written by the ledger itself")
+        with self.transaction(actor):
+            self._add_event(kind, actor, body)
+
+    def _add_event(self, kind: str, actor: str, body: Mapping[str, Any]) -> None:
+        last = self.query("SELECT event, row_sha256 FROM events ORDER BY event DESC LIMIT 1")
+        event = ledger_rows.event(
+            self.row, last[0] if last else None, self.clock(), actor, kind, body
+        )
+        self.execute(ledger_rows.insert_sql("events", tuple(event)), list(event.values()))
+
+    # ---- reading ----
+
+    def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[Record]:
+        """All rows of a SELECT as dictionaries."""
+        with self._lock:
+            cursor = self.execute(sql, parameters)
+            names = [column[0] for column in cursor.description]
+            try:
+                return [dict(zip(names, values, strict=True)) for values in cursor]
+            except sqlite3.Error as error:
+                translate(self.path, error)
+
+    def changes(self) -> tuple[int, int, int]:
+        """Marks of what was written: by other connections, by this one, and undone here.
+
+        Equal marks mean that the file holds what it held.
+        """
+        with self._lock:
+            foreign = self.execute("PRAGMA data_version").fetchone()[0]
+            return foreign, self._conn.total_changes, self._undone
+
+    @property
+    def layout(self) -> Layout:
+        """Names and shapes of the master coordinates."""
+        return tuple((name, tuple(shape)) for name, shape in self.spec["space"]["layout"])
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """Stored tensors by name."""
+        return {
+            row["name"]: np.frombuffer(row["bytes"], dtype=row["dtype"])
+            .reshape(json.loads(row["shape"]))
+            .copy()
+            for row in self.query("SELECT * FROM tensors ORDER BY name")
+        }
+
+    def start(self) -> Theta:
+        """θ₀: the tensors named theta0/…, or zeros."""
+        rows = self.query(
+            "SELECT * FROM tensors WHERE name >= ? AND name < ?", (THETA0, THETA0[:-1] + "0")
+        )
+        given = {
+            row["name"][len(THETA0) :]: np.frombuffer(row["bytes"], dtype="<f4")
+            .reshape(json.loads(row["shape"]))
+            .astype(np.float32)
+            for row in rows
+        }
+        if not given:
+            return optim_parameters.zeros(self.layout)
+        return {name: given[name] for name, _ in self.layout}
+
+    def steps(self) -> list[Record]:
+        """The rows of `steps`, in order."""
+        return self.query("SELECT * FROM steps WHERE run = ? ORDER BY step", (self.run,))
+
+    def step(self, step: int) -> Record | None:
+        """The row of one step, or None."""
+        found = self.query("SELECT * FROM steps WHERE run = ? AND step = ?", (self.run, step))
+        return found[0] if found else None
+
+    def last_applied(self) -> int | None:
+        """The last step whose update stands in the ledger."""
+        sql = "SELECT max(step) AS step FROM updates WHERE run = ?"
+        step: int | None = self.query(sql, (self.run,))[0]["step"]
+        return step
+
+    def head(self) -> str:
+        """theta_sha256 after the last applied step (of θ₀ before the first)."""
+        rows = self.query(
+            "SELECT theta_sha256 FROM updates WHERE run = ? ORDER BY step DESC, k DESC LIMIT 1",
+            (self.run,),
+        )
+        if rows:
+            return str(rows[0]["theta_sha256"])
+        return optim_parameters.digest(self.start(), self.layout, self.basis_sha256)
+
+    def heads(self) -> list[str]:
+        """theta_sha256 before the first step and after each applied one, in order."""
+        rows = self.query(
+            "SELECT theta_sha256 FROM updates WHERE run = ? GROUP BY step ORDER BY step",
+            (self.run,),
+        )
+        first = optim_parameters.digest(self.start(), self.layout, self.basis_sha256)
+        return [first, *(row["theta_sha256"] for row in rows)]
+
+    def updates(self, until: int | None = None) -> tuple[Update, ...]:
+        """Recorded updates in order, those of steps < ``until`` if it is given."""
+        rows = self.query(
+            "SELECT step, k, coef, vector FROM updates WHERE run = ? AND step < ? "
+            "ORDER BY step, k",
+            (self.run, 2**62 if until is None else until),
+        )
+        return tuple(ledger_rows.update_of(row) for row in rows)
+
+    def update_rows(self) -> list[Record]:
+        """The rows of `updates`, in order."""
+        return self.query("SELECT * FROM updates WHERE run = ? ORDER BY step, k", (self.run,))
+
+    def comparisons(self, step: int, kind: str | None = "train") -> tuple[Comparison, ...]:
+        """The comparisons of a step with their rows, ordered by (k, n); kind None gives all."""
+        heads = self.query(
+            "SELECT * FROM comparisons WHERE run = ? AND step = ? AND (? IS NULL OR kind = ?) "
+            "ORDER BY k, n, comparison",
+            (self.run, step, kind, kind),
+        )
+        return tuple(self._comparison(head) for head in heads)
+
+    def comparison(self, comparison: str) -> Comparison | None:
+        """One comparison with its rows, or None."""
+        heads = self.query("SELECT * FROM comparisons WHERE comparison = ?", (comparison,))
+        return self._comparison(heads[0]) if heads else None
+
+    def _comparison(self, head: Record) -> Comparison:
+        rows: tuple[Row, ...] = tuple(
+            canonical_form.row_of(answer)
+            for answer in self.query(
+                "SELECT * FROM answers WHERE comparison = ? ORDER BY i", (head["comparison"],)
+            )
+        )
+        return Comparison(
+            id=head["comparison"],
+            step=-1 if head["step"] is None else head["step"],
+            k=head["k"] or 0,
+            n=head["n"] or 0,
+            rows=rows,
+            kind=head["kind"],
+            repeats=head["repeats"],
+            expected=head["expected"],
+        )
+
+    def votes(self, step: int | None = None) -> list[Record]:
+        """Every stored vote with its comparison, panelist and side; of one step or of all."""
+        sql = (
+            "SELECT v.*, a.comparison, a.panelist, a.plus_side, c.step, c.k, c.n, c.kind "
+            "FROM comparisons c JOIN assignments a USING (comparison) "
+            "JOIN votes v USING (assignment) "
+        )
+        if step is None:
+            return self.query(sql + "ORDER BY v.vote")
+        return self.query(sql + "WHERE c.run = ? AND c.step = ? ORDER BY v.vote", (self.run, step))
+
+    def events(self, kind: str | None = None) -> Iterator[Record]:
+        """Events in order, with their body read from JSON."""
+        if kind is None:
+            rows = self.query("SELECT * FROM events ORDER BY event")
+        else:
+            rows = self.query("SELECT * FROM events WHERE kind = ? ORDER BY event", (kind,))
+        for row in rows:
+            yield {**row, "body": json.loads(row["body"])}
+
+    def add_checkpoint(self, step: int, path: str, *, theta: str, adapter: str) -> None:
+        """Note a checkpoint file with both digests; outside the chain, since it is a cache."""
+        with self.transaction():
+            self.execute(
+                "INSERT INTO checkpoints VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                (self.run, step, path, theta, adapter, self.clock()),
+            )
+
+    def checkpoints(self) -> list[Record]:
+        """Noted checkpoints, oldest first."""
+        return self.query("SELECT * FROM checkpoints ORDER BY at_us, step")

@@ -1,0 +1,170 @@
+"""What an operator asks of the process that holds the model: append-only, fulfilled exactly once.
+
+The operator's screen holds no model. It places an order (an event "order"); the process that
+drives the run fulfils it and settles it (an event "done") in the transaction that stores what it
+made. An order without a settlement is open, so a crash loses none and fulfils none twice.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal, get_args
+
+from szpo.errors import UsageError
+from szpo.ledger.database import Ledger, Record
+
+OrderKind = Literal["final", "samples", "triads"]
+KINDS: Final = get_args(OrderKind)
+
+_SELECT = (
+    "SELECT o.event, o.actor, o.at_us, o.body, d.body AS done, d.at_us AS done_us, "
+    "c.at_us AS closed_us FROM events o "
+    "LEFT JOIN events d ON d.kind = 'done' AND json_extract(d.body, '$.order') = o.event "
+    "LEFT JOIN events c ON c.kind = 'order closed' AND json_extract(c.body, '$.order') = o.event "
+    "WHERE o.kind = 'order'"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One order and what became of it.
+
+    ``result`` is what `settle` was given; {"error": sentence} where the order cannot be done.
+    """
+
+    id: int
+    """The number of the event that placed it."""
+    kind: OrderKind
+    by: str
+    at_us: int
+    body: Mapping[str, Any]
+    result: Mapping[str, Any] | None = None
+    done_us: int | None = None
+    closed_us: int | None = None
+    """When its comparisons stopped taking votes; None while they take them (kind final)."""
+
+    @property
+    def error(self) -> str | None:
+        """Why it could not be done; None where it was, or is still open."""
+        return None if self.result is None else self.result.get("error")
+
+
+def place(ledger: Ledger, kind: OrderKind, by: str, body: Mapping[str, Any] | None = None) -> int:
+    """Ask for something; returns the order's number.
+
+    ``final``: {"comparisons": F, 1 to 1,000} blind comparisons of the base with the tuned policy.
+    ``samples``: {"prompts": how many, 1 to 64, "step": k or None} answers of the base, of the
+    weights after step k, and of the current weights, to the same held-out prompts.
+    ``triads``: {"triads": T, 1 to 500, "radius": how many times as far apart as a step's policies,
+    1 to 10} comparisons that test the link (`szpo.runs.link_triads`).
+
+    Raises:
+        UsageError: an unknown kind, or a body that is not of its form.
+    """
+    body = dict(body or {})
+    if kind not in KINDS:
+        raise UsageError(f"order {kind!r} is unknown; there are: {', '.join(KINDS)}")
+    allowed = {
+        "final": {"comparisons": 1000},
+        "samples": {"prompts": 64, "step": 2**31},
+        "triads": {"triads": 500, "radius": 10},
+    }[kind]
+    for name, value in body.items():
+        if name not in allowed:
+            raise UsageError(f"order {kind}: {name!r} is unknown; it takes {', '.join(allowed)}")
+        least = 0 if name == "step" else 1
+        if name == "step" and value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise UsageError(f"order {kind}: {name} is {value!r}; give a whole number")
+        if not least <= value <= allowed[name]:
+            raise UsageError(f"order {kind}: {name} is {value}; give {least} to {allowed[name]:,}")
+    with ledger.transaction(by):
+        ledger.record_event("order", by, {"kind": kind, "body": body})
+        return int(ledger.query("SELECT max(event) AS event FROM events")[0]["event"])
+
+
+def orders(ledger: Ledger, kind: OrderKind | None = None) -> list[Order]:
+    """Every order (of a kind), oldest first."""
+    found = [_order(row) for row in ledger.query(_SELECT + " ORDER BY o.event")]
+    return [order for order in found if kind in (None, order.kind)]
+
+
+def open_orders(ledger: Ledger) -> list[Order]:
+    """The orders that nobody has fulfilled yet, oldest first."""
+    rows = ledger.query(_SELECT + " AND d.event IS NULL ORDER BY o.event")
+    return [_order(row) for row in rows]
+
+
+def results(ledger: Ledger, kind: OrderKind | None = None) -> list[Order]:
+    """The settled orders (of a kind), oldest first, those that failed with their `Order.error`."""
+    return [order for order in orders(ledger, kind) if order.result is not None]
+
+
+def get(ledger: Ledger, order: int) -> Order:
+    """One order.
+
+    Raises:
+        UsageError: there is none of that number.
+    """
+    found = ledger.query(_SELECT + " AND o.event = ?", (order,))
+    if not found:
+        raise UsageError(f"order {order} does not exist in {ledger.path.name}")
+    return _order(found[0])
+
+
+def settle(ledger: Ledger, order: Order, body: Mapping[str, Any]) -> bool:
+    """Note what came of an order; inside an open transaction it commits with what that stores.
+
+    False, and nothing is noted, if it was settled before: the caller then stores nothing either.
+    """
+    with ledger.transaction("controller"):
+        if get(ledger, order.id).result is not None:
+            return False
+        ledger.record_event("done", "controller", {"order": order.id, "result": dict(body)})
+        return True
+
+
+def close(ledger: Ledger, order: int, by: str) -> bool:
+    """Take no more votes on an order's comparisons; False if it was closed before.
+
+    Raises:
+        UsageError: there is no such order, or it has no comparisons yet.
+    """
+    with ledger.transaction(by):
+        found = get(ledger, order)
+        if not comparisons(found):
+            raise UsageError(f"order {order} has no comparisons to close")
+        if found.closed_us is not None:
+            return False
+        ledger.record_event("order closed", by, {"order": order})
+        return True
+
+
+def comparisons(order: Order) -> tuple[str, ...]:
+    """The ids of the comparisons that were made for an order, in their order."""
+    return tuple((order.result or {}).get("comparisons", ()))
+
+
+def of_comparison(ledger: Ledger, comparison: str) -> Order | None:
+    """The order for which a comparison was made; None for comparisons of a step."""
+    for order in results(ledger, "final"):
+        if comparison in comparisons(order):
+            return order
+    return None
+
+
+def _order(row: Record) -> Order:
+    asked = json.loads(row["body"])
+    return Order(
+        id=row["event"],
+        kind=asked["kind"],
+        by=row["actor"],
+        at_us=row["at_us"],
+        body=asked["body"],
+        result=None if row["done"] is None else json.loads(row["done"])["result"],
+        done_us=row["done_us"],
+        closed_us=row["closed_us"],
+    )

@@ -1,0 +1,85 @@
+"""Rows as a ledger's file has them: plain values, events with their hashes, statements."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from szpo.errors import RunError
+from szpo.ledger import canonical as canonical_form
+from szpo.ledger.canonical import canonical, sha256
+from szpo.types import Update
+
+
+def tensor(name: str, array: NDArray[Any]) -> dict[str, Any]:
+    """A row of `tensors`: little-endian bytes, named by their hash."""
+    little = np.ascontiguousarray(array, dtype=np.asarray(array).dtype.newbyteorder("<"))
+    content = little.tobytes()
+    return {
+        "sha256": sha256(content),
+        "name": name,
+        "dtype": little.dtype.str,
+        "shape": canonical(list(little.shape)),
+        "bytes": content,
+    }
+
+
+def event(
+    run: Mapping[str, Any],
+    last: Mapping[str, Any] | None,
+    at_us: int,
+    actor: str,
+    kind: str,
+    body: Mapping[str, Any],
+) -> dict[str, Any]:
+    """A row of `events` that follows ``last`` (the run's spec where it is the first)."""
+    made = {
+        "event": 1 if last is None else last["event"] + 1,
+        "run": run["run"],
+        "at_us": at_us,
+        "actor": actor,
+        "kind": kind,
+        "body": canonical(body),
+        "prev_sha256": run["spec_sha256"] if last is None else last["row_sha256"],
+    }
+    return {**made, "row_sha256": canonical_form.event_sha256(made)}
+
+
+def plain(table: str, column: str, value: Any) -> Any:
+    """A value as SQLite keeps it.
+
+    Raises:
+        RunError: a number is not finite.
+    """
+    if isinstance(value, (bool, np.bool_, np.integer)):
+        return int(value)
+    if isinstance(value, (float, np.floating)):
+        if not np.isfinite(value):
+            raise RunError(f"{table}.{column} is {value}; nothing was recorded")
+        return float(value) + 0.0  # SQLite keeps no −0.0, and the hash must match what it keeps
+    if isinstance(value, str):  # engines may emit halves of surrogate pairs; UTF-8 cannot
+        return canonical_form.utf8(value)
+    return value
+
+
+def update_of(row: Mapping[str, Any]) -> Update:
+    """The update that a row of `updates` holds."""
+    if row["vector"] is None:
+        return Update(row["step"], row["k"], coef=row["coef"])
+    values = np.frombuffer(row["vector"], dtype="<f4")
+    return Update(row["step"], row["k"], vector=tuple(float(value) for value in values))
+
+
+def insert_sql(table: str, columns: tuple[str, ...]) -> str:
+    """The statement that inserts a row of these columns."""
+    marks = ", ".join("?" * len(columns))
+    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})"
+
+
+def insert(conn: sqlite3.Connection, table: str, row: Mapping[str, Any]) -> None:
+    """Insert a row through a bare connection."""
+    conn.execute(insert_sql(table, tuple(row)), list(row.values()))

@@ -1,0 +1,102 @@
+"""LoRA factors as files: a PEFT adapter folder, or a model with the adapter merged in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from szpo.errors import StorageError, UsageError
+from szpo.models import peft_format
+from szpo.models.loading import Adapter, Loaded
+from szpo.models.lora_sites import Site
+from szpo.types import Theta
+
+
+def save_adapter(
+    path: Path, factors: Theta, sites: tuple[Site, ...], *, base: str, conv1d: bool = False
+) -> None:
+    """Write a folder that ``PeftModel.from_pretrained`` loads.
+
+    Args:
+        path: The folder; made if need be.
+        factors: A and B by ``site.a`` and ``site.b``, fp32.
+        sites: What they adapt.
+        base: Name of the base model, for the record.
+        conv1d: The adapted layers are GPT-2's transposed ``Conv1D``.
+
+    Raises:
+        StorageError: The folder cannot be written.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        for name, content in peft_format.files(factors, sites, base=base, conv1d=conv1d).items():
+            (path / name).write_bytes(content)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written ({error.strerror or error})") from None
+
+
+def factors(adapter: Adapter, sites: Sequence[Site]) -> Theta:
+    """A and B of an adapter that was read from its folder, by ``site.a`` and ``site.b``.
+
+    Raises:
+        UsageError: it lacks a tensor.
+    """
+    found = {}
+    for site in sites:
+        for name, letter in ((site.a, "A"), (site.b, "B")):
+            key = f"base_model.model.{site.name}.lora_{letter}.weight"
+            if key not in adapter.tensors:
+                raise UsageError(f"the adapter has no tensor {key}; it does not fit this model")
+            found[name] = adapter.tensors[key]
+    return found
+
+
+def merged_state(loaded: Loaded, factors: Theta, sites: tuple[Site, ...]) -> dict[str, Any]:
+    """The model's tensors with W + scale · B A in place of W, computed in fp32, rounded once.
+
+    Raises:
+        UsageError: The base is quantised; its weights cannot hold the sum.
+    """
+    if loaded.quantization is not None:
+        raise UsageError("a 4-bit model cannot be merged into; load it without quantization")
+    state = dict(loaded.model.state_dict())
+    for site in sites:
+        key = f"{site.name}.weight"
+        weight = state[key]
+        update = torch.from_numpy(delta_weight(factors, site)).to(weight.device)
+        if weight.shape != update.shape or is_conv1d(loaded.model, site):
+            update = update.T  # Conv1D keeps (in, out)
+        state[key] = (weight.to(torch.float32) + update).to(weight.dtype)
+    return state
+
+
+def delta_weight(factors: Theta, site: Site) -> NDArray[np.float32]:
+    """What the adapter adds to a weight, (out, in): scale · B A."""
+    product = factors[site.b].astype(np.float64) @ factors[site.a].astype(np.float64)
+    return np.asarray(site.scale * product, dtype=np.float32)
+
+
+def is_conv1d(model: Any, site: Site) -> bool:
+    """The site is one of GPT-2's layers that keep their weight transposed."""
+    return type(model.get_submodule(site.name)).__name__ == "Conv1D"
+
+
+def save_merged(path: Path, loaded: Loaded, factors: Theta, sites: tuple[Site, ...]) -> None:
+    """Write the merged model and its tokenizer as a plain folder of safetensors.
+
+    Raises:
+        UsageError: The base is quantised.
+        StorageError: The folder cannot be written.
+    """
+    state = merged_state(loaded, factors, sites)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        loaded.model.save_pretrained(str(path), state_dict=state)
+        loaded.tokenizer.save_pretrained(str(path))
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written ({error.strerror or error})") from None

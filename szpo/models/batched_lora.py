@@ -1,0 +1,262 @@
+"""LoRA deltas of several members computed per row inside one forward pass.
+
+The base weights are read once for all rows; a row adds ``scale · B_m A_m x`` of the member m it
+belongs to. Members are the policies of one step (plus and minus of every direction), or, for
+per-sample scores, one member per row.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from szpo.errors import UsageError
+from szpo.models.lora_sites import Site as Site
+
+PLAIN_LORA_ONLY = (
+    "use_dora",
+    "lora_bias",
+    "modules_to_save",
+    "trainable_token_indices",
+    "target_parameters",
+    "layer_replication",
+    "arrow_config",
+    "use_qalora",
+)
+
+WIDE = 64
+"""Members times rank up to which a shared A is stacked once per member."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deltas:
+    """The LoRA factors of all members, in fp32, keyed by the name of the site.
+
+    ``B[name]`` is (members, out, r); ``A[name]`` is (r, in) when members share it, otherwise
+    (members, r, in). Tensors may require gradients.
+    """
+
+    A: Mapping[str, Tensor]
+    B: Mapping[str, Tensor]
+
+    @property
+    def members(self) -> int:
+        """How many different policies the deltas hold."""
+        return next(iter(self.B.values())).shape[0]
+
+
+def find_sites(model: nn.Module, config: Any) -> tuple[Site, ...]:
+    """The weights that a ``peft.LoraConfig`` adapts in ``model``, in the model's own order.
+
+    PEFT itself resolves targets, layers, rank and alpha patterns; the model is left as it was.
+    Raises UsageError for variants that are more than ``scale · B A x`` on a linear layer.
+    """
+    from peft import LoraModel
+    from peft.tuners.lora import LoraLayer
+
+    unsupported = [name for name in PLAIN_LORA_ONLY if getattr(config, name, None)]
+    if unsupported:
+        raise UsageError(f"LoRA option {unsupported[0]} is not supported: use a plain LoRA config")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PEFT corrects fan_in_fan_out for Conv1D by itself
+            wrapped = LoraModel(model, config, "default")
+    except ValueError as error:
+        raise UsageError(f"LoRA config does not fit the model: {error}") from None
+    found = []
+    try:
+        for name, module in wrapped.model.named_modules():
+            if not isinstance(module, LoraLayer):
+                continue
+            if "default" not in module.lora_A:
+                raise UsageError(f"{name} is not a linear layer: target linear layers only")
+            found.append(
+                Site(
+                    name,
+                    _depth(name),
+                    module.in_features or 0,
+                    module.out_features or 0,
+                    int(module.r["default"]),
+                    float(module.scaling["default"]),
+                )
+            )
+    finally:
+        wrapped.unload()
+    return tuple(found)
+
+
+def _depth(name: str) -> int | None:
+    """Layer number in a module path: the first whole number between dots."""
+    match = re.search(r"\.(\d+)\.", name)
+    return int(match.group(1)) if match else None
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """A factors that read the same inputs, side by side, so that one product serves all.
+
+    ``At`` is (in, widths), ``columns`` says where each site's own lie. Where ``whole``, a site has
+    members·rank columns, otherwise (members share a large A) only rank.
+    """
+
+    At: Tensor
+    columns: dict[str, slice]
+    ranks: tuple[int, ...]
+    whole: bool
+
+
+class Attachment:
+    """Deltas hooked onto a model; ``assign`` says which member each row (or token) belongs to."""
+
+    def __init__(self, sites: tuple[Site, ...], deltas: Deltas):
+        self._m = deltas.members
+        self._device = next(iter(deltas.B.values())).device
+        self._factors: dict[str, tuple[Tensor, Tensor]] = {}
+        self._out: dict[str, Tensor] = {}
+        self._columns: dict[str, tuple[Tensor, int, bool]] = {}
+        siblings: dict[tuple[str, int, bool], list[str]] = {}
+        for site in sites:
+            A, B = deltas.A[site.name], deltas.B[site.name] * site.scale
+            self._factors[site.name] = (A, B)
+            self._out[site.name] = B.permute(0, 2, 1).reshape(-1, B.shape[1]).contiguous()
+            whole = A.dim() == 3 or self._m * site.rank <= WIDE
+            if whole and A.dim() == 2:
+                A = A.repeat(self._m, 1)  # cheaper than repeating each result
+            self._columns[site.name] = (A.reshape(-1, A.shape[-1]).t(), site.rank, whole)
+            place = (site.name.rpartition(".")[0], site.inputs, whole)
+            siblings.setdefault(place, []).append(site.name)
+        self._reading: dict[str, _Reading] = {}
+        for names in siblings.values():
+            self._together(names)
+        self._read: tuple[Tensor, _Reading, Tensor] | None = None
+        self._rows = torch.zeros(1, dtype=torch.long)
+        self._masks: dict[tuple[int, ...], Tensor] = {}
+        self._own = False
+
+    def _together(self, names: list[str]) -> None:
+        """Let these sites, which get the same inputs, share one product."""
+        parts = [self._columns[name] for name in names]
+        ends = [0, *itertools.accumulate(At.shape[1] for At, _, _ in parts)]
+        columns = {
+            name: slice(a, b) for name, (a, b) in zip(names, itertools.pairwise(ends), strict=True)
+        }
+        reading = _Reading(
+            torch.cat([At for At, _, _ in parts], dim=1),
+            columns,
+            tuple(rank for _, rank, _ in parts),
+            parts[0][2],
+        )
+        self._reading.update(dict.fromkeys(names, reading))
+
+    def assign(self, rows: Tensor) -> None:
+        """Give each row its member: (rows, 1) for inputs (rows, tokens, ·), (1, tokens) for flat.
+
+        When rows are 0 … members−1 in order, each row is its own member and its delta is one small
+        product of its own; otherwise the members' products are stacked and masked.
+        """
+        rows = rows.to(self._device)
+        self._rows = rows
+        self._masks, self._read = {}, None
+        self._own = (
+            self._m > 1
+            and rows.shape == (self._m, 1)
+            and bool((rows[:, 0] == torch.arange(self._m, device=self._device)).all())
+        )
+
+    def _mask(self, *ranks: int) -> Tensor:
+        """One-hot membership, each column repeated ``rank`` times: (*rows.shape, members·rank)."""
+        if ranks not in self._masks:
+            hot = nn.functional.one_hot(self._rows, self._m).to(torch.float32)
+            parts = [hot.repeat_interleave(rank, dim=-1) for rank in ranks]
+            self._masks[ranks] = torch.cat(parts, dim=-1)
+        return self._masks[ranks]
+
+    def _h(self, name: str, x: Tensor) -> Tensor:
+        """A x of a site for all members, masked to each row's own: (…, members·rank)."""
+        reading = self._reading[name]
+        if self._read is None or self._read[0] is not x or self._read[1] is not reading:
+            if next(iter(reading.columns)) != name:
+                # Not the inputs of its neighbours after all (o_proj beside q_proj): on its own.
+                self._together([other for other in reading.columns if other != name])
+                self._together([name])
+                reading = self._reading[name]
+            h = x.to(torch.float32) @ reading.At
+            if self._m > 1 and reading.whole:
+                h = h * self._mask(*reading.ranks)
+            self._read = (x, reading, h)
+        h = self._read[2][..., reading.columns[name]]
+        if self._m > 1 and not reading.whole:
+            rank = self._columns[name][1]
+            h = h.repeat(*(1,) * (h.dim() - 1), self._m) * self._mask(rank)
+        return h
+
+    def delta(self, name: str, x: Tensor) -> Tensor:
+        """``scale · B_m A_m x`` per row in fp32, for x (rows, tokens, in)."""
+        if self._own:
+            A, B = self._factors[name]
+            return (x.to(torch.float32) @ A.transpose(-1, -2)) @ B.transpose(1, 2)
+        return self._h(name, x) @ self._out[name]
+
+    def _add(self, name: str, x: Tensor, out: Tensor) -> Tensor:
+        """``out`` plus the delta, written into ``out`` and rounded once, from fp32.
+
+        One product that accumulates onto the widened output takes half the time of a product and
+        an addition of mixed types.
+        """
+        wide = out.to(torch.float32)  # itself where the base is fp32
+        if self._own:
+            A, B = self._factors[name]
+            h = x.to(torch.float32) @ A.transpose(-1, -2)
+            wide.baddbmm_(h, B.transpose(1, 2))
+        else:
+            h = self._h(name, x)
+            wide.view(-1, wide.shape[-1]).addmm_(h.reshape(-1, h.shape[-1]), self._out[name])
+        return out if wide is out else out.copy_(wide)
+
+    def hook(self, name: str) -> Any:
+        """A forward hook that adds the delta of site ``name``."""
+
+        def add(module: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> Tensor:
+            if torch.is_grad_enabled():
+                return out + self.delta(name, inputs[0]).to(out.dtype)
+            return self._add(name, inputs[0], out)
+
+        return add
+
+
+@contextmanager
+def attached(
+    model: nn.Module, sites: tuple[Site, ...], deltas: Deltas | None, rows: Tensor | None = None
+) -> Iterator[Attachment | None]:
+    """Add the deltas to every forward pass of ``model`` inside the block.
+
+    ``rows`` gives each row its member (see `Attachment.assign`); None means member 0 everywhere.
+    With ``deltas`` None the model stays the base model. Differentiable with respect to A and B:
+
+        B = {s.name: torch.zeros(n, s.outputs, s.rank, requires_grad=True) for s in sites}
+        with attached(model, sites, Deltas(A, B), torch.arange(n)[:, None]):
+            logp = answer_logps(model, batch, temperature)
+        scores = torch.autograd.grad(logp.sum(), list(B.values()))   # per row, one backward
+    """
+    if deltas is None:
+        yield None
+        return
+    attachment = Attachment(sites, deltas)
+    attachment.assign(torch.zeros(1, 1, dtype=torch.long) if rows is None else rows)
+    handles = [
+        model.get_submodule(site.name).register_forward_hook(attachment.hook(site.name))
+        for site in sites
+    ]
+    try:
+        yield attachment
+    finally:
+        for handle in handles:
+            handle.remove()

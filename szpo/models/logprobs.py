@@ -1,0 +1,312 @@
+"""Scores of the sampled law and Monte-Carlo KL, with a LoRA update of its own for every row.
+
+The score of an answer y is ∇_B log π(y | x) at the run's start: where the policy's own probability
+of what it said would move. It needs gradients of the policy and no judgement of anybody. Rows of a
+batch each carry their own B, so that one backward pass gives one score per row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import linalg
+
+from szpo.errors import RunError
+from szpo.models.batched_lora import Deltas, attached
+from szpo.models.loading import differentiable
+from szpo.models.lora_sites import Site
+from szpo.types import Floats, Theta
+
+TOKENS = 4096
+"""Tokens of one forward pass, padding included."""
+LOGITS = 24_000_000
+"""Logits of one backward pass (values); 4 bytes each, a few copies live at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One prompt and one answer as tokens; a stop token that ended the answer belongs to it."""
+
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+    group: int = 0
+    """Index of the prompt, to keep answers to one prompt together when samples are split."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Left-padded token rows whose answers end at the right, padded there by repeats.
+
+    Tensors (rows, length); ``mask`` marks answer positions among the last ``width`` ones.
+    """
+
+    index: tuple[int, ...]
+    ids: torch.Tensor
+    attention: torch.Tensor
+    width: int
+    mask: torch.Tensor
+
+    @property
+    def positions(self) -> torch.Tensor:
+        """Position of each token in its own row."""
+        return (self.attention.cumsum(1) - 1).clamp(min=0)
+
+    @property
+    def targets(self) -> torch.Tensor:
+        """The answer's tokens, (rows, width)."""
+        return self.ids[:, -self.width :]
+
+
+def batches(
+    samples: Sequence[Sample], *, device: torch.device, vocab: int, tokens: int = TOKENS
+) -> Iterator[Batch]:
+    """Samples in batches of similar length, bounded in tokens and in logits."""
+    order = sorted(range(len(samples)), key=lambda i: len(samples[i].prompt + samples[i].answer))
+    start = 0
+    while start < len(order):
+        end = start + 1
+        while end < len(order):
+            rows = [samples[i] for i in order[start : end + 1]]
+            length = max(len(s.prompt) for s in rows) + max(len(s.answer) for s in rows)
+            width = max(len(s.answer) for s in rows)
+            if len(rows) * length > tokens or len(rows) * (width + 1) * vocab > LOGITS:
+                break
+            end += 1
+        yield _pad(samples, tuple(order[start:end]), device)
+        start = end
+
+
+def _pad(samples: Sequence[Sample], index: tuple[int, ...], device: torch.device) -> Batch:
+    width = max(len(samples[i].answer) for i in index)
+    left = max(len(samples[i].prompt) for i in index)
+    ids = torch.zeros(len(index), left + width, dtype=torch.long)
+    attention = torch.zeros_like(ids)
+    mask = torch.zeros(len(index), width, dtype=torch.bool)
+    for row, i in enumerate(index):
+        prompt, answer = samples[i].prompt, samples[i].answer
+        first, last = left - len(prompt), left + len(answer)
+        ids[row, first:left] = torch.tensor(prompt)
+        ids[row, left:last] = torch.tensor(answer)
+        attention[row, first:last] = 1
+        mask[row, : len(answer)] = True
+    return Batch(index, ids.to(device), attention.to(device), width, mask.to(device))
+
+
+@contextmanager
+def _head_at(model: Any, rows: torch.Tensor, columns: torch.Tensor) -> Iterator[None]:
+    """Within it the LM head sees only the given positions, as one row (1, n, hidden).
+
+    The head is the largest product of a small model; padding and prompts need no logits. What a
+    model does to its logits afterwards (soft caps, scaling) still happens.
+    """
+    head = model.get_output_embeddings()
+
+    def pick(_module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return (inputs[0][rows, columns][None], *inputs[1:])
+
+    handle = head.register_forward_pre_hook(pick)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def answer_logits(model: Any, batch: Batch, temperature: float) -> torch.Tensor:
+    """Logits over temperature that predict the answers' tokens, fp32, (tokens, vocabulary).
+
+    Tokens in the order of ``batch.mask.nonzero()``: row by row.
+    """
+    rows, columns = batch.mask.nonzero(as_tuple=True)
+    before = batch.ids.shape[1] - batch.width - 1
+    with _head_at(model, rows, columns + before):
+        logits: torch.Tensor = model(
+            input_ids=batch.ids,
+            attention_mask=batch.attention,
+            position_ids=batch.positions,
+            use_cache=False,
+        ).logits[0]
+    logits = logits.to(torch.float32)
+    return logits / temperature if temperature != 1.0 else logits
+
+
+def answer_logps(model: Any, batch: Batch, temperature: float) -> torch.Tensor:
+    """Log-probability of each row's answer, nats, (rows,)."""
+    logits = answer_logits(model, batch, temperature)
+    chosen = logits.gather(-1, batch.targets[batch.mask][:, None])[:, 0]
+    return _per_row(batch, chosen - logits.logsumexp(-1))
+
+
+def _per_row(batch: Batch, values: torch.Tensor) -> torch.Tensor:
+    """Sums of per-token values by row."""
+    rows = batch.mask.nonzero(as_tuple=True)[0]
+    zero = torch.zeros(len(batch.index), dtype=values.dtype, device=values.device)
+    return zero.index_add(0, rows, values)
+
+
+def score_vectors(
+    model: Any,
+    sites: tuple[Site, ...],
+    start: Theta,
+    samples: Sequence[Sample],
+    *,
+    temperature: float = 1.0,
+    tokens: int = TOKENS,
+    progress: Callable[[int, int], None] | None = None,
+) -> NDArray[np.float32]:
+    """Per sample the gradient of log π(answer | prompt) in every B, at the start.
+
+    Only the part of the model above the first adapted site is differentiated.
+
+    Args:
+        model: Any causal LM of transformers; its own weights get no gradient.
+        sites: The adapted weights.
+        start: A and B of each site, by ``site.a`` and ``site.b``.
+        samples: Answers drawn from the start's law (same temperature, no top-p).
+        temperature: The run's sampling temperature.
+        tokens: Bound of one pass.
+        progress: Called with (samples done, samples in all).
+
+    Returns:
+        Scores (n, sum of out·r), in the order of ``sites``.
+
+    Raises:
+        RunError: A score is not finite.
+    """
+    device = model.device
+    A = {s.name: torch.from_numpy(start[s.a]).to(device) for s in sites}
+    centre = {s.name: torch.from_numpy(start[s.b]).to(device) for s in sites}
+    scores = np.empty((len(samples), sum(s.outputs * s.rank for s in sites)), np.float32)
+    done = 0
+    for batch in batches(samples, device=device, vocab=words(model), tokens=tokens):
+        rows = len(batch.index)
+        B = {
+            name: value.expand(rows, -1, -1).clone().requires_grad_()
+            for name, value in centre.items()
+        }
+        own = torch.arange(rows, device=device)[:, None]
+        with (
+            torch.enable_grad(),
+            differentiable(model),
+            attached(model, sites, Deltas(A, B), own),
+        ):
+            logp = answer_logps(model, batch, temperature)
+            grads = torch.autograd.grad(logp.sum(), [B[s.name] for s in sites])
+        scores[list(batch.index)] = torch.cat([g.reshape(rows, -1) for g in grads], 1).cpu()
+        done += rows
+        if progress is not None:
+            progress(done, len(samples))
+    bad = int((~np.isfinite(scores)).any(1).sum())
+    if bad:
+        raise RunError(
+            f"score set-up: {bad} of {len(samples)} score vectors are not finite; "
+            "try dtype fp32 or other layers"
+        )
+    return scores
+
+
+def words(model: Any) -> int:
+    """Size of the vocabulary that the head writes."""
+    return int(model.config.get_text_config().vocab_size)
+
+
+def input_directions(
+    model: Any, sites: tuple[Site, ...], samples: Sequence[Sample]
+) -> dict[str, NDArray[np.float32]]:
+    """Leading right singular vectors of each module's inputs, each scaled to unit rms output.
+
+    As EVA initialises a LoRA's A (arXiv 2410.07170), from prompts with the model's own answers.
+    The sign makes the largest entry positive.
+
+    Returns:
+        ``site.a`` → A, (rank, in), fp32.
+    """
+    moments = {s.name: torch.zeros(s.inputs, s.inputs, device=model.device) for s in sites}
+    state: dict[str, Any] = {}
+
+    def hook_of(name: str) -> Callable[..., None]:
+        def hook(_module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+            seen = inputs[0].to(torch.float32)[state["attention"]]
+            moments[name] += seen.T @ seen
+
+        return hook
+
+    handles = [
+        model.get_submodule(s.name).register_forward_pre_hook(hook_of(s.name)) for s in sites
+    ]
+    count = 0
+    try:
+        with torch.inference_mode():
+            for batch in batches(samples, device=model.device, vocab=1):
+                state["attention"] = batch.attention.bool()
+                count += int(batch.attention.sum())
+                body(model)(
+                    input_ids=batch.ids,
+                    attention_mask=batch.attention,
+                    position_ids=batch.positions,
+                    use_cache=False,
+                )
+    finally:
+        for handle in handles:
+            handle.remove()
+    found = {}
+    for site in sites:
+        moment = (moments[site.name] / count).double().cpu().numpy()
+        last = (site.inputs - site.rank, site.inputs - 1)
+        values, vectors = linalg.eigh(moment, subset_by_index=last)
+        top = vectors[:, ::-1].T
+        top = top * np.sign(top[np.arange(site.rank), np.abs(top).argmax(1)])[:, None]
+        rms = np.sqrt(np.maximum(values[::-1], 1e-12))
+        found[site.a] = np.ascontiguousarray(top / rms[:, None], dtype=np.float32)
+    return found
+
+
+def body(model: Any) -> Any:
+    """The model without its head, where it has such a part."""
+    return getattr(model, model.base_model_prefix, model)
+
+
+def kl_of_members(
+    model: Any,
+    sites: tuple[Site, ...],
+    deltas: Deltas,
+    samples: Sequence[Sample],
+    owner: Sequence[int],
+    *,
+    reference: Deltas | None = None,
+    temperature: float = 1.0,
+) -> Floats:
+    """KL(π_member ‖ π_reference) in nats per completion, one value per member's sample.
+
+    Each position's KL is summed over the whole vocabulary, Σ_t KL(π(·|y_<t) ‖ π₀(·|y_<t)), which
+    has the same mean as log π/π₀ of the answer and a far smaller spread.
+
+    Args:
+        model: The base model.
+        sites: The adapted weights.
+        deltas: The members.
+        samples: Answers of the members.
+        owner: Member of each sample.
+        reference: One member to compare with; None is the base model.
+        temperature: The sampling temperature.
+    """
+    found = np.empty(len(samples))
+    with torch.inference_mode():
+        for batch in batches(samples, device=model.device, vocab=words(model)):
+            rows = torch.tensor([owner[i] for i in batch.index], device=model.device)
+            with attached(model, sites, deltas, rows[:, None]):
+                moved = answer_logits(model, batch, temperature)
+            norm = moved.logsumexp(-1)
+            p = (moved - norm[:, None]).exp_()
+            with attached(model, sites, reference):
+                still = answer_logits(model, batch, temperature)
+            # Σ p (log p − log q), with the two normalisers taken out of the sum over words.
+            norm -= still.logsumexp(-1)
+            each = moved.sub_(still).mul_(p).sum(-1) - norm
+            found[list(batch.index)] = _per_row(batch, each).cpu()
+    return found

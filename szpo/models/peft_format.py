@@ -1,0 +1,77 @@
+"""An adapter as PEFT's two files, made from arrays alone: no model, no tensor library.
+
+The ledger of a run keeps everything that its adapter is made of, so whoever has the ledger can
+write the adapter; the web process does, for the export.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from szpo.models.lora_sites import Site
+from szpo.types import Theta
+
+HUB_NAMES = {"smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct"}
+
+
+def files(
+    factors: Theta, sites: Sequence[Site], *, base: str, conv1d: bool = False
+) -> dict[str, bytes]:
+    """The files of a folder that ``PeftModel.from_pretrained`` loads, by name.
+
+    Args:
+        factors: A and B by ``site.a`` and ``site.b``, fp32.
+        sites: What they adapt.
+        base: Name of the base model, for the record.
+        conv1d: The adapted layers are GPT-2's transposed ``Conv1D``.
+    """
+    from safetensors.numpy import save
+
+    tensors = {
+        f"base_model.model.{site.name}.lora_{letter}.weight": np.ascontiguousarray(
+            factors[name], dtype=np.float32
+        )
+        for site in sites
+        for name, letter in ((site.a, "A"), (site.b, "B"))
+    }
+    return {
+        "adapter_config.json": _json(settings(sites, base=base, conv1d=conv1d)),
+        "adapter_model.safetensors": save(tensors, metadata={"format": "pt"}),
+    }
+
+
+def settings(sites: Sequence[Site], *, base: str, conv1d: bool = False) -> dict[str, Any]:
+    """PEFT's settings of a plain LoRA on these sites; see `files`."""
+    alphas = {site.name: site.scale * site.rank for site in sites}
+    first = sites[0]
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": HUB_NAMES.get(base, base),
+        "r": first.rank,
+        "lora_alpha": _number(alphas[first.name]),
+        "target_modules": sorted(site.name for site in sites),
+        "rank_pattern": {s.name: s.rank for s in sites if s.rank != first.rank},
+        "alpha_pattern": {n: _number(a) for n, a in alphas.items() if a != alphas[first.name]},
+        "bias": "none",
+        "fan_in_fan_out": conv1d,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "lora_dropout": 0.0,
+        "modules_to_save": None,
+        "use_dora": False,
+        "use_rslora": False,
+    }
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
+
+
+def _number(alpha: float) -> Any:
+    """An alpha as PEFT's settings write it: whole numbers as integers."""
+    return int(alpha) if float(alpha).is_integer() else alpha

@@ -1,0 +1,30 @@
+"""The optimizer, as ask and tell: directions, rules (known, sign, margin, bayes), step sizes.
+
+Pure: a state in, a state out. `optimizer` is the place to begin reading.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import lazy_loader
+
+if TYPE_CHECKING:
+    from szpo.optim.directions import DIRECTION_VERSION as DIRECTION_VERSION
+    from szpo.optim.directions import Law as Law
+    from szpo.optim.optimizer import State as State
+    from szpo.optim.optimizer import ask as ask
+    from szpo.optim.optimizer import init as init
+    from szpo.optim.optimizer import tell as tell
+    from szpo.optim.settings import Settings as Settings
+    from szpo.optim.settings import defaults as defaults
+    from szpo.optim.settings import settings_to_json as settings_to_json
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "directions": ["DIRECTION_VERSION", "Law"],
+        "optimizer": ["State", "ask", "init", "tell"],
+        "settings": ["Settings", "defaults", "settings_to_json"],
+    },
+)

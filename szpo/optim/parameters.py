@@ -1,0 +1,279 @@
+"""The master coordinates θ: the one place where directions become weights and weights change.
+
+Everything is fp32 NumPy. A coefficient has 13 significant bits and a direction value 11, so their
+product is exact in fp32 and θ + coef · v is rounded once, with or without fused multiply-add.
+Nothing is ever un-perturbed by subtracting: both sides of a step are written from the kept θ.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from szpo import seeds
+from szpo.errors import RunError, UsageError
+from szpo.optim import directions
+from szpo.optim.directions import Law
+from szpo.types import Floats, Layout, Shift, Theta, Update
+
+SIGNIFICANT_BITS = 13
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """The coordinates of a run and the law by which directions are drawn in them.
+
+    For a subspace adapter the layout is (("z", (d,)),). A direction depends on the root seed, the
+    step, k and, under the Gaussian law, the tensor's own name, never on the other tensors.
+
+    Raises:
+        UsageError: no coordinates, a name twice, a bad shape, a block larger than the space.
+    """
+
+    root_seed: int
+    layout: Layout
+    law: Law
+
+    def __post_init__(self) -> None:
+        seeds.derive(self.root_seed, "direction")  # says what is wrong with a bad seed
+        check_layout(self.layout)
+        if self.law.block is not None and self.law.block > self.dim:
+            raise UsageError(f"law: block of {self.law.block} in {self.dim} coordinates")
+
+    @property
+    def dim(self) -> int:
+        """The number of coordinates."""
+        return layout_dim(self.layout)
+
+
+def check_layout(layout: Layout) -> None:
+    """Raise UsageError unless names are distinct and every shape is positive."""
+    names = [name for name, _ in layout]
+    if not names:
+        raise UsageError("layout: no trainable tensor; choose layers that exist in the model")
+    if len(set(names)) != len(names):
+        raise UsageError(f"layout: a tensor name occurs twice in {names}")
+    for name, shape in layout:
+        if any(size < 1 for size in shape):
+            raise UsageError(f"layout: tensor {name} has the empty shape {shape}")
+
+
+def layout_dim(layout: Layout) -> int:
+    """The number of coordinates of a layout.
+
+    >>> layout_dim((("a", (2, 3)), ("b", (4,))))
+    10
+    """
+    return sum(math.prod(shape) for _, shape in layout)
+
+
+def direction(space: Space, step: int, k: int) -> dict[str, NDArray[np.float32]]:
+    """The direction's grid values (integer / 256, without factor), exact in fp32, per tensor."""
+    grid = np.float32(1 / directions.GRID)
+    return {
+        name: values.astype(np.float32).reshape(shape) * grid
+        for (name, shape), values in zip(space.layout, _integers(space, step, k), strict=True)
+    }
+
+
+def direction_vector(space: Space, step: int, k: int) -> Floats:
+    """The direction's grid values as one float64 vector of d entries, in layout order."""
+    return np.concatenate(_integers(space, step, k)).astype(np.float64) / directions.GRID
+
+
+def factor(space: Space, step: int, k: int) -> float:
+    """What turns grid values into the unit-variance direction: √d/|v|, √(d/B) or 1."""
+    law = space.law
+    if law.block is not None:
+        return directions.block_factor(space.dim, law.block)
+    if not law.normalise:
+        return 1.0
+    squares = sum(int((v.astype(np.int64) ** 2).sum()) for v in _integers(space, step, k))
+    return directions.gaussian_factor(squares, space.dim)
+
+
+def zeros(layout: Layout) -> dict[str, NDArray[np.float32]]:
+    """θ = 0: the untouched policy."""
+    check_layout(layout)
+    return {name: np.zeros(shape, dtype=np.float32) for name, shape in layout}
+
+
+def shifted(space: Space, theta: Theta, shift: Shift) -> dict[str, NDArray[np.float32]]:
+    """θ + sign · radius · v(step, k) as new arrays; sign 0 is a copy of θ.
+
+    Raises:
+        UsageError: the radius has more than 13 significant bits, or θ does not fit the layout.
+        RunError: the radius is not finite.
+    """
+    return _added(space, theta, shift.step, shift.k, shift.sign * shift.radius, "radius")
+
+
+def applied(space: Space, theta: Theta, update: Update) -> dict[str, NDArray[np.float32]]:
+    """θ + coef · v(step, k), or θ + vector, as new arrays.
+
+    Raises:
+        UsageError: neither or both of coef and vector are set, a coefficient has more than 13
+            significant bits, or θ or the vector does not fit the layout.
+        RunError: the coefficient, the vector or the result is not finite; θ is left as it was.
+    """
+    if (update.coef is None) == (update.vector is None):
+        raise UsageError(f"update of step {update.step}: set exactly one of coef and vector")
+    if update.coef is not None:
+        return _added(space, theta, update.step, update.k, update.coef, "coefficient")
+    check_theta(theta, space.layout)
+    if len(space.layout) != 1:
+        raise UsageError(f"update of step {update.step}: a vector needs a layout of one tensor")
+    name, shape = space.layout[0]
+    vector = np.asarray(update.vector, dtype=np.float64)
+    if vector.shape != (space.dim,):
+        raise UsageError(
+            f"update of step {update.step}: vector of {vector.size} for {space.dim} coordinates"
+        )
+    result = {name: theta[name] + vector.astype(np.float32).reshape(shape)}
+    _finite(result, update.step, "vector")
+    return result
+
+
+def materialise(
+    start: Theta, basis: Mapping[str, NDArray[np.float32]], z: ArrayLike
+) -> dict[str, NDArray[np.float32]]:
+    """The adapter θ₀ + P z: fp32, elementwise, one column after the other.
+
+    ``basis`` holds one array (*shape, d) per tensor of ``start``. A matrix product would round
+    differently from machine to machine; this does not.
+
+    Raises:
+        UsageError: names or shapes of start, basis and z do not agree.
+    """
+    small = np.asarray(z, dtype=np.float32)
+    if set(start) != set(basis):
+        raise UsageError("subspace: start and basis name different tensors")
+    result = {}
+    for name, values in start.items():
+        columns = basis[name]
+        if columns.dtype != np.float32 or columns.shape != (*values.shape, len(small)):
+            raise UsageError(
+                f"subspace: basis {name} is {columns.dtype} {columns.shape}, "
+                f"expected float32 {(*values.shape, len(small))}"
+            )
+        total = values.astype(np.float32, copy=True)
+        for j, weight in enumerate(small):
+            total += columns[..., j] * weight  # two ufuncs, so never fused
+        result[name] = total
+    return result
+
+
+def digest(theta: Theta, layout: Layout, basis_sha256: str | None = None) -> str:
+    """SHA-256 (hex) of θ in canonical form: name, shape, '<f4' and bytes of each tensor.
+
+    For a subspace the digest of its basis follows the coordinates z.
+
+    Raises:
+        UsageError: θ does not fit the layout.
+    """
+    check_theta(theta, layout)
+    state = hashlib.sha256()
+    for name, _ in layout:
+        _feed(state, name, theta[name])
+    if basis_sha256 is not None:
+        state.update(basis_sha256.encode("ascii"))
+    return state.hexdigest()
+
+
+def layout_sha256(layout: Layout) -> str:
+    """SHA-256 (hex) of the layout's canonical JSON."""
+    listed = [[name, list(shape)] for name, shape in layout]
+    return hashlib.sha256(_json(listed)).hexdigest()
+
+
+def basis_sha256(basis: Mapping[str, NDArray[np.float32]]) -> str:
+    """SHA-256 (hex) of named fp32 tensors, in the order of their names."""
+    state = hashlib.sha256()
+    for name in sorted(basis):
+        _feed(state, name, basis[name])
+    return state.hexdigest()
+
+
+def round13(x: ArrayLike) -> Floats:
+    """Round to 13 significant bits, halves to even; works elementwise.
+
+    >>> round13(1.0001).item(), round13([0.1, 0.0]).tolist()
+    (1.0, [0.100006103515625, 0.0])
+    """
+    mantissa, exponent = np.frexp(np.asarray(x, dtype=np.float64))
+    scale = 2.0**SIGNIFICANT_BITS
+    return np.asarray(np.ldexp(np.rint(mantissa * scale), exponent - SIGNIFICANT_BITS))
+
+
+def check_theta(theta: Theta, layout: Layout) -> None:
+    """Raise UsageError unless θ has exactly the layout's names and shapes, in fp32."""
+    if set(theta) != {name for name, _ in layout}:
+        raise UsageError(f"weights: tensors {sorted(theta)} do not match the layout's names")
+    for name, shape in layout:
+        if theta[name].shape != shape or theta[name].dtype != np.float32:
+            found = f"{theta[name].dtype} {theta[name].shape}"
+            raise UsageError(f"weights: tensor {name} is {found}, expected float32 {shape}")
+
+
+def _integers(space: Space, step: int, k: int) -> list[NDArray[np.int16]]:
+    """Flat integer values per tensor, in layout order."""
+    sizes = [math.prod(shape) for _, shape in space.layout]
+    if space.law.block is not None:
+        key = seeds.derive(space.root_seed, "direction", step=step, k=k)
+        whole = np.zeros(space.dim, dtype=np.int16)
+        positions, values = directions.block(key, space.dim, space.law.block)
+        whole[positions] = values
+        return np.split(whole, np.cumsum(sizes)[:-1])
+    return [
+        directions.gaussian(
+            seeds.derive(space.root_seed, "direction", step=step, k=k, name=name), size
+        )
+        for (name, _), size in zip(space.layout, sizes, strict=True)
+    ]
+
+
+def _added(
+    space: Space, theta: Theta, step: int, k: int, coef: float, source: str
+) -> dict[str, NDArray[np.float32]]:
+    check_theta(theta, space.layout)
+    if not math.isfinite(coef):
+        raise RunError(f"step {step}: {source} of direction {k} is {coef}; nothing was applied")
+    if float(round13(coef)) != coef:
+        raise UsageError(
+            f"step {step}: {source} {coef!r} has more than {SIGNIFICANT_BITS} significant bits; "
+            "round it with coordinates.round13"
+        )
+    if coef == 0:  # adding 0 would still turn a -0.0 into 0.0
+        return {name: values.copy() for name, values in theta.items()}
+    scale = np.float32(coef)
+    moves = direction(space, step, k)
+    with np.errstate(over="ignore", invalid="ignore"):
+        result = {name: theta[name] + scale * moves[name] for name, _ in space.layout}
+    _finite(result, step, source)
+    return result
+
+
+def _finite(theta: Theta, step: int, source: str) -> None:
+    for name, values in theta.items():
+        if not np.isfinite(values).all():
+            raise RunError(
+                f"step {step}: the {source} would make tensor {name} non-finite; "
+                "nothing was applied"
+            )
+
+
+def _feed(state: hashlib._Hash, name: str, values: NDArray[np.float32]) -> None:
+    if values.dtype != np.float32:
+        raise UsageError(f"digest: tensor {name} is {values.dtype}, expected float32")
+    state.update(_json([name, list(values.shape), "<f4"]))
+    state.update(np.ascontiguousarray(values).astype("<f4", copy=False).tobytes())
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=True).encode("ascii")

@@ -1,0 +1,407 @@
+"""The settings of a run's optimizer, their defaults, and their form in the ledger.
+
+Everything `szpo.optim.optimizer` does is a function of these settings and of the recorded votes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from szpo.aggregation import links
+from szpo.aggregation.weighting import LEARNT, WEIGHTINGS, Weighting
+from szpo.errors import UsageError
+from szpo.optim.directions import Law
+from szpo.optim.parameters import Space, layout_dim
+from szpo.types import Layout, Pairing, Rule
+
+SMALL_DIM = 4096
+"""Largest space whose updates may be recorded as a vector (momentum, Adam)."""
+BAYES_DIM = 256
+SMOOTHINGS = ("haldane", "clip", "trim", "laplace", "score", "second", "posterior", "pooled")
+RULES = ("known", "sign", "margin", "bayes")
+SELECTIONS = ("rows", "words", "uniform")
+LATER = ("selection", "vote_price")
+"""Settings that came later; in a spec they stand only where they are set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """A value that changes with the step t: start · shape(t), all in exactly rounded operations.
+
+    ``inverse_sqrt``: 1/√(1 + t/horizon); ``inverse``: 1/(1 + t/horizon); ``linear``: from 1 down
+    to ``floor`` at t = horizon, then flat; ``constant``: 1. ``start`` None stands for the default
+    value (α, μ).
+
+    >>> Schedule("inverse", 0.2, horizon=10).at(10)
+    0.1
+    """
+
+    kind: Literal["constant", "inverse_sqrt", "inverse", "linear"] = "constant"
+    start: float | None = None
+    horizon: float = 100.0
+    floor: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("constant", "inverse_sqrt", "inverse", "linear"):
+            raise UsageError(f"schedule: {self.kind!r} is unknown")
+        if not self.horizon > 0 or not 0 <= self.floor <= 1:
+            raise UsageError("schedule: horizon must be positive and floor within [0, 1]")
+        _positive("schedule start", self.start)
+
+    def shape(self, step: int) -> float:
+        """The factor at that step; 1 at step 0."""
+        if self.kind == "inverse_sqrt":
+            return 1 / math.sqrt(1 + step / self.horizon)
+        if self.kind == "inverse":
+            return 1 / (1 + step / self.horizon)
+        if self.kind == "linear":
+            return 1 - (1 - self.floor) * min(step / self.horizon, 1.0)
+        return 1.0
+
+    def at(self, step: int, default: float = 1.0) -> float:
+        """The value at that step."""
+        return (default if self.start is None else self.start) * self.shape(step)
+
+
+@dataclass(frozen=True, slots=True)
+class Adam:
+    """Adam's constants (Kingma & Ba 2015); β is called decay here, β is the panel's."""
+
+    decay1: float = 0.9
+    decay2: float = 0.999
+    epsilon: float = 1e-8
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Of ``candidates`` comparisons per direction N are asked (`szpo.optim.comparison_selection`).
+
+    ``by``: rows, words or uniform. ``floor``: the share of the probability that is spread evenly.
+
+    Raises:
+        UsageError: a value out of range.
+    """
+
+    candidates: int
+    by: str = "rows"
+    floor: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.candidates, int) or self.candidates < 1:
+            raise UsageError(f"selection: {self.candidates} candidates; give an integer from 1 up")
+        if self.by not in SELECTIONS:
+            raise UsageError(f"selection: {self.by!r} is unknown; {', '.join(SELECTIONS)}")
+        if not 0 < self.floor <= 1:
+            raise UsageError(f"selection: floor is {self.floor}; it must be within (0, 1]")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All of the optimizer's settings; `defaults` fills them for a space.
+
+    ``mu`` None: μ = scale · √(2 · kl_radius / d). ``alpha`` None: the value whose expected step is
+    as long as √(2 · kl_step) in whitened units (see `szpo.optim.step_size.default_alpha`); under
+    ``bayes`` only the shape of a schedule counts. ``tie_nu`` is Davidson's ν; None estimates it
+    from the share of ties so far. ``coef_cap``: a step moves along a direction by at most so many
+    μ. ``steering``: the bounds of the KL radius, or None for a constant one. ``weighting``: how
+    much each voter counts (`szpo.aggregation.weighting`). ``selection``: ask N of more
+    comparisons. ``vote_price`` (``bayes`` only): a step ends once a further vote is expected to
+    gain less, in link units of value (`szpo.optim.stopping`).
+
+    Raises:
+        UsageError: a value out of range, or a combination that cannot work.
+    """
+
+    root_seed: int
+    layout: Layout
+    law: Law
+    rule: Rule
+    pairing: Pairing = "antithetic"
+    K: int = 1
+    N: int = 8
+    M: int = 1
+    D: int = 8
+    mu: float | Schedule | None = None
+    alpha: float | Schedule | None = None
+    link: str = "logistic"
+    smoothing: str = "haldane"
+    trim: float = 4.0
+    ties: Literal["half", "davidson"] = "half"
+    tie_nu: float | None = None
+    kl_radius: float = 1.62
+    kl_step: float = 0.03
+    scale: float = 1.0
+    forget: float = 0.94
+    warmup: int = 0
+    momentum: float = 0.0
+    momentum_terms: int = 16
+    adam: Adam | None = None
+    steering: tuple[float, float] | None = None
+    coef_cap: float = 10.0
+    prior_mean: tuple[float, ...] | None = None
+    prior_precision: tuple[tuple[float, ...], ...] | None = None
+    weighting: Weighting = "equal"
+    selection: Selection | None = None
+    vote_price: float | None = None
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    @property
+    def made(self) -> int:
+        """Comparisons of a direction that are generated: N, or the candidates of a selection."""
+        return self.N if self.selection is None else self.selection.candidates
+
+    @property
+    def space(self) -> Space:
+        """The coordinates and the law of their directions."""
+        return Space(self.root_seed, self.layout, self.law)
+
+    @property
+    def dim(self) -> int:
+        """The number of trainable coordinates d."""
+        return layout_dim(self.layout)
+
+    @property
+    def small(self) -> bool:
+        """Updates may be recorded as one vector."""
+        return len(self.layout) == 1 and self.dim <= SMALL_DIM
+
+    @property
+    def given_alpha(self) -> float | None:
+        """The base step size as set; None where it is left to `szpo.optim.step_size`."""
+        return self.alpha.start if isinstance(self.alpha, Schedule) else self.alpha
+
+    @property
+    def distance(self) -> int:
+        """How many μ the two policies of a comparison stand apart: 2 antithetic, 1 forward."""
+        return 2 if self.pairing == "antithetic" else 1
+
+    @property
+    def pooled_by_voter(self) -> bool:
+        """One Δ̂ per direction out of one logit per voter."""
+        return self.weighting in ("shrunk-logits", "median")
+
+    @property
+    def vectored(self) -> bool:
+        """A step is recorded as one vector row instead of one coefficient per direction."""
+        return self.rule == "bayes" or self.adam is not None or (self.momentum > 0 and self.small)
+
+
+def defaults(
+    root_seed: int, layout: Layout, *, rule: Rule | None = None, **changes: Any
+) -> Settings:
+    """The default settings for a space: `bayes` for d ≤ 64, `known` with five warm-up steps above.
+
+    >>> settings = defaults(1, (("z", (8,)),))
+    >>> settings.rule, settings.law.normalise, settings.N, settings.warmup
+    ('bayes', True, 8, 0)
+    >>> settings = defaults(1, (("w", (100, 100)),), rule="sign", N=4)
+    >>> settings.law.normalise, settings.N, settings.warmup
+    (False, 4, 0)
+
+    Adam needs no warm-up: the size of its step does not depend on that of the gradient.
+
+    Raises:
+        UsageError: an unknown setting, or one out of range.
+    """
+    dim = layout_dim(layout)
+    chosen: Rule = rule if rule is not None else ("bayes" if dim <= 64 else "known")
+    alpha = changes.get("alpha")
+    given = alpha.start if isinstance(alpha, Schedule) else alpha
+    measured = given is None and changes.get("adam") is None
+    unscaled = dim > 64 or changes.get("weighting") in ("shrunk-logits", "median")
+    wide = chosen in ("known", "margin") and unscaled
+    base: dict[str, Any] = {"law": Law.for_dim(dim), "warmup": 5 if wide and measured else 0}
+    unknown = set(changes) - {field.name for field in dataclasses.fields(Settings)}
+    if unknown:
+        raise UsageError(f"settings: {', '.join(sorted(unknown))} unknown to the optimizer")
+    return Settings(root_seed=root_seed, layout=layout, rule=chosen, **{**base, **changes})
+
+
+def settings_to_json(settings: Settings) -> dict[str, Any]:
+    """The settings as plain JSON values; `settings_from_json` gives equal settings back."""
+    plain: dict[str, Any] = _plain(dataclasses.asdict(settings))
+    for name in LATER:
+        if plain[name] is None:  # so that a run without it has the spec it always had
+            del plain[name]
+    return plain
+
+
+def settings_from_json(body: Mapping[str, Any]) -> Settings:
+    """Settings from their JSON form.
+
+    Raises:
+        UsageError: a field is missing, unknown, or out of range.
+    """
+    values = dict(body)
+    try:
+        values["layout"] = tuple((name, tuple(shape)) for name, shape in values["layout"])
+        values["law"] = Law(**values["law"])
+        for name in ("mu", "alpha"):
+            if isinstance(values.get(name), Mapping):
+                values[name] = Schedule(**values[name])
+        if values.get("adam") is not None:
+            values["adam"] = Adam(**values["adam"])
+        if values.get("selection") is not None:
+            values["selection"] = Selection(**values["selection"])
+        for name in ("steering", "prior_mean"):
+            if values.get(name) is not None:
+                values[name] = tuple(values[name])
+        if values.get("prior_precision") is not None:
+            values["prior_precision"] = tuple(tuple(row) for row in values["prior_precision"])
+        return Settings(**values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"settings: cannot be read ({error})") from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _positive(name: str, value: float | None) -> None:
+    if value is not None and not (value > 0 and math.isfinite(value)):
+        raise UsageError(f"settings: {name} is {value}; it must be a positive number")
+
+
+def _check(s: Settings) -> None:
+    dim = s.space.dim  # checks seed, layout and law
+    if s.rule not in RULES:
+        raise UsageError(f"settings: rule {s.rule!r} is unknown; choose {', '.join(RULES)}")
+    if s.pairing not in ("antithetic", "forward"):
+        raise UsageError(f"settings: pairing {s.pairing!r}; choose antithetic or forward")
+    if s.smoothing not in SMOOTHINGS:
+        raise UsageError(f"settings: smoothing {s.smoothing!r}; choose {', '.join(SMOOTHINGS)}")
+    if s.ties not in ("half", "davidson"):
+        raise UsageError(f"settings: ties {s.ties!r}; choose half or davidson")
+    links.link(s.link)
+    for name in ("K", "N", "M", "D"):
+        if not isinstance(getattr(s, name), int) or getattr(s, name) < 1:
+            raise UsageError(f"settings: {name} is {getattr(s, name)}; give an integer from 1 up")
+    for name in ("mu", "alpha"):
+        if not isinstance(value := getattr(s, name), Schedule):
+            _positive(name, value)
+    if isinstance(s.mu, Schedule) and s.mu.kind == "linear" and s.mu.floor == 0:
+        raise UsageError("settings: mu must not fall to 0; give its schedule a floor above 0")
+    for name in ("trim", "kl_radius", "kl_step", "scale", "coef_cap"):
+        _positive(name, getattr(s, name))
+    if s.tie_nu is not None and not (s.tie_nu >= 0 and math.isfinite(s.tie_nu)):
+        raise UsageError(f"settings: tie_nu is {s.tie_nu}; it must not be negative")
+    if not 0 < s.forget <= 1:
+        raise UsageError(f"settings: forget is {s.forget}; it must be within (0, 1]")
+    if not 0 <= s.momentum < 1 or s.momentum_terms < 0 or s.warmup < 0:
+        raise UsageError("settings: momentum must be in [0, 1), terms and warm-up not negative")
+    if s.steering is not None and not 0 < s.steering[0] <= s.kl_radius <= s.steering[1]:
+        raise UsageError(f"settings: steering {s.steering} must contain kl_radius {s.kl_radius}")
+    if s.link != "logistic" and (s.ties == "davidson" or s.smoothing in ("second", "posterior")):
+        raise UsageError("settings: davidson, second and posterior are for the logistic link")
+    if s.ties == "davidson" and s.smoothing != "haldane":
+        raise UsageError("settings: davidson ties go with the haldane smoothing only")
+    measures = s.rule in ("known", "margin") and s.given_alpha is None and s.adam is None
+    if s.warmup and not measures:
+        raise UsageError(
+            "settings: a warm-up measures alpha for known and margin without Adam; set warmup = 0"
+        )
+    if s.adam is not None and (s.momentum > 0 or s.rule == "bayes" or not s.small):
+        raise UsageError(
+            f"settings: Adam needs one tensor of at most {SMALL_DIM} coordinates, "
+            "no momentum, and another rule than bayes"
+        )
+    _check_weighting(s, measures)
+    _check_asking(s)
+    if s.rule == "bayes":
+        _check_bayes(s, dim)
+    elif s.prior_mean is not None or s.prior_precision is not None:
+        raise UsageError("settings: a prior on the gradient belongs to the rule bayes")
+
+
+def _check_weighting(s: Settings, measures: bool) -> None:
+    if s.weighting not in WEIGHTINGS:
+        raise UsageError(
+            f"settings: weighting {s.weighting!r} is unknown; choose {', '.join(WEIGHTINGS)}"
+        )
+    if s.weighting in LEARNT and s.smoothing in ("clip", "second"):
+        raise UsageError(
+            f"settings: smoothing {s.smoothing} cannot take the fractions of votes that weighting "
+            f"{s.weighting} makes; choose haldane"
+        )
+    if s.weighting == "dawid-skene" and s.M < 2:
+        raise UsageError(
+            "settings: weighting dawid-skene learns from comparisons that several voters "
+            "answered, and each has one vote here (M = 1); set M to 2 or more, or choose skill or "
+            "rationality"
+        )
+    if not s.pooled_by_voter:
+        return
+    if s.rule == "bayes":
+        raise UsageError(
+            f"settings: bayes takes votes, weighting {s.weighting} gives one estimate per "
+            "direction; choose equal, skill or rationality, or the rule known, sign or margin"
+        )
+    if (s.link, s.smoothing, s.ties) != ("logistic", "haldane", "half"):
+        raise UsageError(
+            f"settings: weighting {s.weighting} makes logistic log-odds itself; set link "
+            "logistic, smoothing haldane, ties half"
+        )
+    if measures and not s.warmup:
+        raise UsageError(
+            f"settings: the size of an estimate under weighting {s.weighting} depends on the "
+            "panel; give alpha, or a warm-up that measures it"
+        )
+
+
+def _check_asking(s: Settings) -> None:
+    if s.selection is not None:
+        if s.selection.candidates < s.N:
+            raise UsageError(
+                f"settings: selection of {s.selection.candidates} candidates for N = {s.N}; "
+                "give at least N"
+            )
+        if s.rule != "bayes" and (s.weighting != "equal" or s.smoothing == "pooled"):
+            raise UsageError(
+                "settings: a selection weighs comparisons by 1/(C·q); it goes with weighting "
+                "equal and without pooled smoothing, or with bayes"
+            )
+    if s.vote_price is not None:
+        _positive("vote_price", s.vote_price)
+        if s.rule != "bayes":
+            raise UsageError(
+                f"settings: vote_price ends a step by its votes, which biases {s.rule}; use bayes"
+            )
+        if s.weighting != "equal":
+            raise UsageError("settings: vote_price goes with weighting equal")
+
+
+def _check_bayes(s: Settings, dim: int) -> None:
+    if len(s.layout) != 1 or dim > BAYES_DIM:
+        raise UsageError(f"settings: bayes needs one tensor of at most {BAYES_DIM} coordinates")
+    if s.link != "logistic":
+        raise UsageError("settings: bayes knows the logistic link only; use known, sign or margin")
+    if s.momentum > 0:
+        raise UsageError("settings: bayes keeps past votes itself; set momentum = 0")
+    if s.alpha is not None and not (isinstance(s.alpha, Schedule) and s.alpha.start is None):
+        raise UsageError("settings: bayes takes its step from kl_step; alpha may be a shape only")
+    if s.prior_mean is not None and len(s.prior_mean) != dim:
+        raise UsageError(f"settings: prior_mean has {len(s.prior_mean)} of {dim} values")
+    if s.prior_mean is not None and not all(map(math.isfinite, s.prior_mean)):
+        raise UsageError(f"settings: prior_mean {s.prior_mean} is not finite")
+    rows = s.prior_precision
+    if rows is None:
+        return
+    if len(rows) != dim or any(len(row) != dim for row in rows):
+        raise UsageError(f"settings: prior_precision must be {dim} by {dim}")
+    matrix = np.asarray(rows, dtype=np.float64)
+    if not (np.isfinite(matrix).all() and np.allclose(matrix, matrix.T, rtol=1e-9, atol=0)):
+        raise UsageError("settings: prior_precision must be finite and symmetric")
+    if np.linalg.eigvalsh(matrix)[0] <= 0:
+        raise UsageError("settings: prior_precision must be positive definite")

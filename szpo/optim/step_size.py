@@ -1,0 +1,115 @@
+"""Radius and step size: what is used when the settings name none.
+
+Both come from the KL radius κ of one side of a comparison and the KL κ_step of one step.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from szpo.aggregation import estimators, links
+from szpo.errors import UsageError
+from szpo.optim.settings import Schedule, Settings
+from szpo.types import Tally
+
+
+def base_mu(settings: Settings) -> float:
+    """μ at step 0: as set, or scale · √(2κ/d)."""
+    default = settings.scale * math.sqrt(2 * settings.kl_radius / settings.dim)
+    if isinstance(settings.mu, Schedule):
+        return settings.mu.at(0, default)
+    return default if settings.mu is None else float(settings.mu)
+
+
+def default_alpha(settings: Settings, rms: float | None = None) -> float:
+    """The base step size: as set, or the one whose expected step has the length of κ_step.
+
+    A step of K independent directions with root mean square coefficient c is c · √(d/K) long, and
+    is wanted to be μ · √d · √(κ_step/κ). ``rms`` is that of Δ̂ (known) or of m (margin), as a
+    warm-up measured it; None takes it from the exact law of the votes at rate ½. Momentum ρ
+    divides by 1/(1 − ρ), so that a direction's total move is the same.
+
+    Raises:
+        UsageError: the estimator is 0 whatever the votes (clip at M = 1).
+    """
+    if settings.given_alpha is not None:
+        return float(settings.given_alpha)
+    mu = base_mu(settings)
+    coef = mu * math.sqrt(settings.kl_step / settings.kl_radius)
+    if settings.adam is not None:
+        return coef  # Adam's step is about α in every coordinate, whatever the gradient's size
+    coef *= math.sqrt(settings.K) * (1 - settings.momentum)
+    if settings.rule == "sign":
+        return coef
+    if rms is None:
+        rms = _null_rms(settings)
+    if settings.rule == "margin":
+        return coef / rms
+    return coef * settings.distance * mu / rms
+
+
+def shape(settings: Settings, step: int) -> float:
+    """The factor that a schedule of α (under ``bayes``: of the step) puts on a step."""
+    alpha = settings.alpha
+    return alpha.shape(step) if isinstance(alpha, Schedule) else 1.0
+
+
+def longest(settings: Settings, step: int) -> float:
+    """ℓ: the length of a step of ``bayes`` that is sure of its direction."""
+    length = base_mu(settings) * math.sqrt(settings.dim * settings.kl_step / settings.kl_radius)
+    return length * shape(settings, step)
+
+
+def _null_rms(settings: Settings) -> float:
+    """Root mean square of Δ̂ (known) or m (margin) of a direction when nobody has a preference."""
+    if settings.rule == "margin":
+        return math.sqrt(1 / (settings.N * settings.M))
+    invert = estimators.inversion(
+        settings.smoothing, links.link(settings.link), trim=settings.trim
+    )
+    if settings.smoothing == "pooled":
+        rms = estimators.null_rms(settings.N * settings.M, invert)
+    else:
+        rms = estimators.null_rms(settings.M, invert) / math.sqrt(settings.N)
+    if rms < 1e-12:
+        raise UsageError(
+            f"settings: smoothing {settings.smoothing} with M = {settings.M} is 0 whatever the "
+            "votes; choose haldane, or a larger M"
+        )
+    return rms
+
+
+STEPS = 10
+FACTOR = 1.25
+RATES = (0.65, 0.85)
+Pool = tuple[float, float, int]
+"""Sum of agreements, pairs of votes, steps since the last decision."""
+
+
+def steered(
+    kl_radius: float, pool: Pool, tally: Tally, bounds: tuple[float, float]
+) -> tuple[float, Pool]:
+    """κ × or ÷ 1.25 within bounds, every ten steps, towards win rates of 65–85 %.
+
+    The win rate is estimated without bias from pairs of votes on different comparisons of one
+    direction: with y = ±1 (0 for a tie) their mean product is (2p − 1)². Majority shares of M
+    votes would say nothing: they are far from ½ by chance alone.
+    """
+    live = ~tally.identical
+    score = np.where(live, tally.plus - tally.minus, 0.0)
+    size = np.where(live, tally.plus + tally.minus + tally.tie, 0.0)
+    agreed = pool[0] + float((score.sum(-1) ** 2 - (score**2).sum(-1)).sum())
+    pairs = pool[1] + float((size.sum(-1) ** 2 - (size**2).sum(-1)).sum())
+    steps = pool[2] + 1
+    if steps < STEPS:
+        return kl_radius, (agreed, pairs, steps)
+    radius = kl_radius
+    if pairs > 0:
+        rate = 0.5 + 0.5 * math.sqrt(max(agreed / pairs, 0.0))
+        if rate < RATES[0]:
+            radius = min(radius * FACTOR, bounds[1])
+        elif rate > RATES[1]:
+            radius = max(radius / FACTOR, bounds[0])
+    return radius, (0.0, 0.0, 0)

@@ -1,0 +1,53 @@
+"""Entry points of installed packages, found and loaded by name."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from szpo.errors import UsageError
+
+EXTRAS = {
+    "gradio": "ui",
+    "uvicorn": "ui",
+    "trl": "baselines",
+    "datasets": "baselines",
+    "crowdkit": "crowd",
+    "sklearn": "crowd",
+    "openai": "judge",
+    "fastapi": "ui",
+    "gymnasium": "worlds",
+    "mujoco": "mujoco",
+}
+"""Which extra brings a module that may be missing."""
+
+
+def names(group: str) -> dict[str, EntryPoint]:
+    """The entry points of a group by name; the first of a name wins."""
+    found: dict[str, EntryPoint] = {}
+    for entry in entry_points(group=group):
+        found.setdefault(entry.name, entry)
+    return dict(sorted(found.items()))
+
+
+def load(group: str, name: str, what: str) -> Any:
+    """The object behind an entry point.
+
+    Raises:
+        UsageError: Nothing has this name, or what it needs is not installed.
+    """
+    known = names(group)
+    if name not in known:
+        listed = ", ".join(known) or "none is installed"
+        raise UsageError(f'no {what} "{name}"; there are: {listed}')
+    try:
+        return known[name].load()
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").split(".")[0]
+        extra = EXTRAS.get(missing)
+        if extra:
+            raise UsageError(f"{name} needs {missing}: pip install 'szpo[{extra}]'") from None
+        raise UsageError(
+            f'{what} "{name}" cannot be loaded: no module {error.name} (from '
+            f"{known[name].value}); reinstall the package that brings it"
+        ) from error

@@ -1,0 +1,302 @@
+"""The language-model side of a run's assembly: model, adapter, coordinates, and back to files.
+
+Kept apart from `szpo.runs.assemble` so that runs of other policies load no tensor library.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from szpo import cache, seeds
+from szpo.config.schema import Config
+from szpo.errors import IntegrityError
+from szpo.generation.sampling import Sampling
+from szpo.ledger.database import THETA0, Ledger
+from szpo.models import adapter_files, loading, weight_files
+from szpo.models.batched_lora import find_sites
+from szpo.models.loading import Loaded
+from szpo.models.lora_sites import Site
+from szpo.optim import directions
+from szpo.optim.settings import Settings
+from szpo.policies import layer_choice, subspace_cache, subspace_setup
+from szpo.policies.lora_policy import Asking, LoraPolicy
+from szpo.policies.subspaces import Subspace
+from szpo.types import Answer, Prompt, Theta
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Base:
+    """A loaded model and the coordinates in which a run moves it."""
+
+    loaded: Loaded
+    subspace: Subspace
+
+
+def prepare(config: Config, prompts: Sequence[Prompt], say: Say) -> Base:
+    """Load the model and choose the coordinates; asks nobody and sees no reward.
+
+    Raises:
+        UsageError: The model is missing, or a setting does not fit it.
+    """
+    loaded = _load(config, adapter=config.model.adapter)
+    say(f"model {loaded.name}, {loaded.quantization or loaded.dtype}")
+    if loaded.adapter is not None:
+        say("adapter rank, alpha, targets and layers are those of the starting adapter")
+    lora = _lora(config, loaded)
+    sites = find_sites(loaded.model, lora)
+
+    def make() -> Subspace:
+        return subspace_setup.setup(
+            loaded,
+            prompts,
+            kind=config.subspace.kind,
+            dim=config.dim,
+            config=lora,
+            train=config.adapter.train,
+            start=_start(config, loaded, sites),
+            samples=config.subspace.samples,
+            kl_samples=config.subspace.kl_samples,
+            kl_radius=config.optimizer.kl_radius,
+            sampling=_sampling(config),
+            root_seed=config.run.seed,
+        )
+
+    if loaded.adapter is not None:  # its tensors would have to be part of the key
+        subspace = make()
+    else:
+        subspace = subspace_cache.kept(_setup_key(config, loaded, sites, prompts), make)
+    report = subspace.report
+    say(
+        f"subspace {subspace.kind}: {subspace.dim:,} coordinates, {report.get('samples', 0)} "
+        f"base answers, {report.get('seconds', 0)} s"
+        + (" at the first time, now from the cache" if report.get("cached") else "")
+    )
+    return Base(loaded, subspace)
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A loaded model and where its adapter sits, without a set-up of coordinates."""
+
+    loaded: Loaded
+    sites: tuple[Site, ...]
+    start: Theta
+    """A and B: those of the starting adapter, or A drawn from the seed and B zero."""
+    sampling: Sampling
+
+
+def plain(config: Config, say: Say, lora: Any = None) -> Plain:
+    """Load the model and find its adapter's sites, for methods that need no subspace.
+
+    ``lora`` is a ``peft.LoraConfig`` in place of the settings'; a starting adapter keeps its own.
+
+    Raises:
+        UsageError: The model is missing, or a setting does not fit it.
+    """
+    loaded = _load(config, adapter=config.model.adapter)
+    say(f"model {loaded.name}, {loaded.quantization or loaded.dtype}")
+    own = lora is None or loaded.adapter is not None
+    sites = find_sites(loaded.model, _lora(config, loaded) if own else lora)
+    start = _start(config, loaded, sites) or random_start(sites, config.run.seed)
+    return Plain(loaded, sites, start, _sampling(config))
+
+
+def _setup_key(
+    config: Config, loaded: Loaded, sites: Sequence[Site], prompts: Sequence[Prompt]
+) -> dict[str, Any]:
+    """All that a set-up depends on, as plain JSON."""
+    return {
+        # Scores of 4-bit models were once cut off at their layers (`szpo.models.loading`): "whole"
+        # since.
+        "base": [
+            loaded.sha256,
+            loaded.dtype,
+            loaded.quantization and f"{loaded.quantization} whole",
+            config.model.device,
+        ],
+        "sites": [asdict(site) for site in sites],
+        "adapter": config.adapter.model_dump(mode="json"),
+        "subspace": {**config.subspace.model_dump(mode="json"), "dim": config.dim},
+        "kl_radius": config.optimizer.kl_radius,
+        "sampling": asdict(_sampling(config)),
+        "prompts": [p.turns for p in prompts],
+        "seed": config.run.seed,
+    }
+
+
+def restore(config: Config, ledger: Ledger) -> Base:
+    """The same from a ledger: the model is loaded, the coordinates are read, nothing is chosen.
+
+    Raises:
+        IntegrityError: The model is not the recorded one, or does not fit the tensors.
+    """
+    loaded = _load(config, adapter=None)
+    weight_files.demand_same(ledger.row["base_sha256"], loaded.sha256, what=f"model {loaded.name}")
+    parts: dict[str, dict[str, Any]] = {"fixed": {}, "start": {}, "basis": {}}
+    for name, value in ledger.tensors().items():
+        kind, _, rest = name.partition("/")
+        if kind in parts:
+            parts[kind][rest] = value.astype(np.float32)
+    space: Mapping[str, Any] = ledger.spec["space"]
+    sites = tuple(Site(**site) for site in space["sites"])
+    stored = {**parts["fixed"], **parts["start"]}
+    wanted = {name: shape for site in sites for name, shape in _shapes(loaded, site).items()}
+    for name, shape in wanted.items():
+        found = stored[name].shape if name in stored else "missing"
+        if found != shape:
+            raise IntegrityError(f"tensor {name} is {found} in the run, {shape} in this model")
+    start = {name: parts["start"][name] for name in wanted if name in parts["start"]}
+    subspace = Subspace(
+        kind=space["kind"],
+        sites=sites,
+        fixed=parts["fixed"],
+        start=start,
+        basis={name: parts["basis"][name] for name in start if name in parts["basis"]},
+        scale=float(space["scale"]),
+        report=space.get("report", {}),
+    )
+    return Base(loaded, subspace)
+
+
+def policy(config: Config, base: Base, settings: Settings) -> LoraPolicy:
+    """The policy at its start."""
+    return LoraPolicy(
+        base.loaded,
+        base.subspace,
+        root_seed=settings.root_seed,
+        law=settings.law,
+        asking=Asking(_sampling(config), crn=config.generation.common_random_numbers),
+    )
+
+
+def record(base: Base) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the ledger keeps of it: facts for the spec, and tensors by name."""
+    loaded, space = base.loaded, base.subspace
+    facts = {
+        "space": {
+            "kind": space.kind,
+            "scale": space.scale,
+            "sites": [asdict(site) for site in space.sites],
+            "report": dict(space.report),
+            "conv1d": any(adapter_files.is_conv1d(loaded.model, site) for site in space.sites),
+        },
+        "base": {
+            "name": loaded.name,
+            "sha256": loaded.sha256,
+            "dtype": loaded.dtype,
+            "quantization": loaded.quantization,
+        },
+    }
+    tensors = dict(space.tensors())
+    if not space.basis:
+        tensors |= {f"{THETA0}{name}": value for name, value in space.start.items()}
+    return facts, tensors
+
+
+def kept_answers(
+    config: Config, base: Base, prompts: Sequence[Prompt], draw: Callable[[], list[list[Answer]]]
+) -> list[list[Answer]]:
+    """What ``draw`` gives for this base, prompts and sampling, read from the cache if it is there.
+
+    A starting adapter is part of the policy and not of the key: its answers are never kept.
+    """
+    if base.loaded.adapter is not None:
+        return draw()
+    loaded = base.loaded
+    named = [loaded.sha256, loaded.dtype, loaded.quantization, asdict(_sampling(config)),
+             [p.turns for p in prompts]]  # fmt: skip
+    key = hashlib.sha256(json.dumps(named).encode()).hexdigest()
+    path = cache.cache_dir() / "answers" / f"{key}.json"
+    if path.is_file():
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        return [[Answer(*answer) for answer in row] for row in rows]
+    found = draw()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}")
+    part.write_text(
+        json.dumps([[(a.text, a.end, a.tokens) for a in row] for row in found]), encoding="utf-8"
+    )
+    part.replace(path)
+    return found
+
+
+def _load(config: Config, *, adapter: str | None) -> Loaded:
+    # bitsandbytes looks for an optional faster kernel and logs an error when it is not there.
+    logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)
+    m = config.model
+    return loading.load(
+        m.name, dtype=m.dtype, quantization=m.quantization, adapter=adapter, device=m.device
+    )
+
+
+def _sampling(config: Config) -> Sampling:
+    g = config.generation
+    return Sampling(g.temperature, g.top_p, g.top_k, g.max_new_tokens, tuple(g.stop))
+
+
+def _lora(config: Config, loaded: Loaded) -> Any:
+    """The ``peft.LoraConfig`` of the settings, or that of the starting adapter."""
+    if loaded.adapter is not None:
+        from peft import LoraConfig
+
+        return LoraConfig.from_pretrained(str(loaded.adapter.path))
+    a = config.adapter
+    depth = int(loaded.model.config.get_text_config().num_hidden_layers)
+    layers = list(range(depth)) if a.layers == "all" else a.layers
+    chosen = layer_choice.lora_config(
+        loaded.model,
+        targets=a.targets,
+        layers=None if isinstance(layers, str) else layers,
+        rank=a.rank,
+    )
+    chosen.lora_alpha = a.alpha or a.rank
+    return chosen
+
+
+def _start(config: Config, loaded: Loaded, sites: tuple[Site, ...]) -> Theta | None:
+    """A and B at the start; None leaves A to the layers' inputs and B at zero.
+
+    Raises:
+        UsageError: The starting adapter lacks a tensor.
+    """
+    if loaded.adapter is not None:
+        return adapter_files.factors(loaded.adapter, sites)
+    if config.adapter.init == "inputs":
+        return None
+    return random_start(sites, config.run.seed)
+
+
+def random_start(sites: Sequence[Site], root_seed: int) -> Theta:
+    """Factors that add nothing yet: A drawn as wide as an input of unit rms is read, B zero."""
+    start: dict[str, Any] = {}
+    for site in sites:
+        key = seeds.derive(root_seed, "adapter start", name=site.a)
+        values = directions.gaussian(key, site.rank * site.inputs).astype(np.float64)
+        # Unit variance over the grid 2**-8, then as wide as an input of unit rms would be read.
+        values *= 2.0**-8 / site.inputs**0.5
+        start[site.a] = values.reshape(site.rank, site.inputs).astype(np.float32)
+        start[site.b] = np.zeros((site.outputs, site.rank), np.float32)
+    return start
+
+
+def _shapes(loaded: Loaded, site: Site) -> dict[str, tuple[int, ...]]:
+    """What a site's factors must look like in this model."""
+    try:
+        module = loaded.model.get_submodule(site.name)
+    except AttributeError:
+        raise IntegrityError(
+            f"layer {site.name} of the run is not in this model; give the model that was used"
+        ) from None
+    inputs = getattr(module, "in_features", None) or getattr(module, "nx", None) or site.inputs
+    outputs = getattr(module, "out_features", None) or getattr(module, "nf", None) or site.outputs
+    return {site.a: (site.rank, int(inputs)), site.b: (int(outputs), site.rank)}

@@ -1,0 +1,281 @@
+"""`LoraPolicy`: a transformers model whose LoRA weights are perturbed, one copy for all members.
+
+The master coordinates θ are fp32 NumPy arrays of `szpo.optim.parameters`; torch only ever gets
+copies. A rollout turns each shift into a *member* (its own LoRA factors) and generates all members
+in one batch.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from szpo import seeds
+from szpo.errors import UsageError
+from szpo.generation.engine import Engine
+from szpo.generation.engine_choice import engine_for
+from szpo.generation.sampling import Sampling, uniforms
+from szpo.models import adapter_files, loading, logprobs
+from szpo.models.batched_lora import Deltas
+from szpo.models.loading import Loaded
+from szpo.models.logprobs import Sample
+from szpo.optim import parameters
+from szpo.optim.directions import Law
+from szpo.optim.parameters import Space
+from szpo.policies.probe import is_zero, stack
+from szpo.policies.subspaces import Subspace
+from szpo.types import Answer, Batch, Floats, Layout, Prompt, Shift, Theta, Update
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """How the policy is asked: sampling, and whether both sides share their random numbers."""
+
+    sampling: Sampling = field(default_factory=Sampling)
+    crn: bool = True
+    """Plus and minus of a direction share their uniform numbers, row by row."""
+
+
+class LoraPolicy:
+    """A causal language model in the coordinates of a `szpo.policies.subspaces.Subspace`.
+
+    The starting policy (θ₀: z = 0, or the subspace's own start) is what KL and fluency are
+    measured against: the base model, or base plus starting adapter.
+    """
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        subspace: Subspace,
+        *,
+        root_seed: int,
+        law: Law | None = None,
+        asking: Asking | None = None,
+        engine: Engine | None = None,
+    ):
+        self.loaded = loaded
+        self.subspace = subspace
+        self.asking = asking or Asking()
+        self.space = Space(root_seed, subspace.layout, law or Law.for_dim(subspace.dim))
+        self.engine = engine or engine_for(
+            loaded.model, subspace.sites, stop_tokens=loading.stop_tokens(loaded)
+        )
+        self._stop = frozenset(loading.stop_tokens(loaded))
+        self._basis_sha256 = subspace.basis_sha256
+        self._plain_start = is_zero({**subspace.fixed, **subspace.start}, subspace.sites)
+        self._theta: Theta = self.start()
+
+    @property
+    def dim(self) -> int:
+        """Number of coordinates d."""
+        return self.space.dim
+
+    @property
+    def layout(self) -> Layout:
+        """Names and shapes of the master coordinates."""
+        return self.space.layout
+
+    def start(self) -> Theta:
+        """θ₀ of a run: zeros in a subspace, the starting factors otherwise."""
+        if self.subspace.basis:
+            return parameters.zeros(self.layout)
+        return {name: np.array(value, np.float32) for name, value in self.subspace.start.items()}
+
+    def theta(self) -> Theta:
+        """The master coordinates; arrays are not to be written to."""
+        return self._theta
+
+    def place(self, theta: Theta) -> None:
+        """Put the policy at θ, such as one folded from a ledger.
+
+        Raises:
+            UsageError: θ does not fit the layout.
+        """
+        parameters.check_theta(theta, self.layout)
+        self._theta = {name: np.array(theta[name]) for name, _ in self.layout}
+
+    def apply(self, update: Update) -> None:
+        """θ ← θ + coef · v(step, k), or θ ← θ + vector, on the fp32 master coordinates."""
+        self._theta = parameters.applied(self.space, self._theta, update)
+
+    def digest(self) -> str:
+        """SHA-256 of θ in canonical form."""
+        return parameters.digest(self._theta, self.layout, self._basis_sha256)
+
+    # ---- asking ----
+
+    def encode(self, prompt: Prompt) -> tuple[int, ...]:
+        """The prompt's tokens, through the chat template."""
+        return loading.encode(self.loaded.tokenizer, prompt)
+
+    def rollout(
+        self, prompts: Sequence[Sequence[Prompt]], shifts: Sequence[Shift], *, seed: int
+    ) -> list[Batch]:
+        """Answers to ``prompts[i]`` at θ + ``shifts[i]``, all in one generation call.
+
+        Raises:
+            RunError: the canary: two different shifts give the same logits everywhere.
+            UsageError: prompts and shifts differ in number.
+        """
+        if len(prompts) != len(shifts):
+            raise UsageError(f"rollout: {len(prompts)} lists of prompts, {len(shifts)} shifts")
+        if not shifts:
+            return []
+        member_of: dict[tuple[int, int, float], int] = {}
+        owner = [
+            member_of.setdefault((s.step, s.k, s.sign * s.radius), len(member_of))
+            if s.sign * s.radius
+            else member_of.setdefault((0, 0, 0.0), len(member_of))
+            for s in shifts
+        ]
+        first = {member: shifts[i] for i, member in reversed(list(enumerate(owner)))}
+        thetas = [parameters.shifted(self.space, self._theta, first[m]) for m in range(len(first))]
+        sizes = [len(part) for part in prompts]
+        sampling = self.asking.sampling
+        draws = uniforms(seed, list(shifts), sizes, sampling.max_new_tokens, crn=self.asking.crn)
+        made = self.engine.generate(
+            [self.encode(prompt) for part in prompts for prompt in part],
+            [member for member, size in zip(owner, sizes, strict=True) for _ in range(size)],
+            self.deltas(thetas),
+            sampling,
+            draws,
+            canary=len(first) > 1,
+        )
+        answers = [self.answer(row) for row in made.tokens]
+        cuts = np.cumsum([0, *sizes]).tolist()
+        return [tuple(answers[a:b]) for a, b in itertools.pairwise(cuts)]
+
+    def sample(
+        self, prompts: Sequence[Prompt], samples: int = 1, *, seed: int, base: bool = False
+    ) -> list[list[Answer]]:
+        """``samples`` answers to each prompt at θ, or at the start with ``base``.
+
+        The random numbers depend on seed, prompt index and sample only, so two policies asked
+        alike are compared under common random numbers.
+        """
+        rows = self.sample_tokens(prompts, samples, seed=seed, base=base)
+        answers = [self.answer(row) for row in rows]
+        return [answers[i : i + samples] for i in range(0, len(answers), samples)]
+
+    def sample_tokens(
+        self, prompts: Sequence[Prompt], samples: int = 1, *, seed: int, base: bool = False
+    ) -> tuple[tuple[int, ...], ...]:
+        """The tokens of `sample`, an end token included: all answers to a prompt in a row."""
+        sampling = self.asking.sampling
+        rows = len(prompts) * samples
+        key = seeds.derive(seed, "sample prompts")
+        draws = seeds.uniform(key, rows * sampling.max_new_tokens)
+        ids = [self.encode(prompt) for prompt in prompts]
+        made = self.engine.generate(
+            [row for row in ids for _ in range(samples)],
+            [0] * rows,
+            self._start_deltas() if base else self.deltas([self._theta]),
+            sampling,
+            draws.reshape(rows, sampling.max_new_tokens),
+        )
+        return made.tokens
+
+    def answer(self, tokens: Sequence[int]) -> Answer:
+        """Tokens as a text for people: without end tokens, cut at the first stop text."""
+        ended = bool(tokens) and tokens[-1] in self._stop
+        spoken = list(tokens[:-1] if ended else tokens)
+        text = self.loaded.tokenizer.decode(
+            spoken, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        cuts = [text.find(stop) for stop in self.asking.sampling.stop if stop and stop in text]
+        if cuts:
+            text, ended = text[: min(cuts)], True
+        end: Literal["stop", "length"] = "stop" if ended else "length"
+        return Answer(text.strip(), end, len(spoken))
+
+    # ---- how far it went ----
+
+    def kl(self, prompts: Sequence[Prompt], *, seed: int, samples: int = 1) -> tuple[float, float]:
+        """KL(π_θ ‖ π_start) in nats per completion: mean over answers drawn at θ, and its s.e.
+
+        Each token's KL is exact over the whole vocabulary; only the path is sampled. The law is
+        that of the temperature, without top-p and top-k. The standard error is over prompts.
+        """
+        if not prompts or samples < 1:
+            raise UsageError("kl: needs at least one prompt and one sample")
+        rows = self.sample_tokens(prompts, samples, seed=seed)
+        ids = [self.encode(prompt) for prompt in prompts]
+        answers = [Sample(ids[i // samples], row, i // samples) for i, row in enumerate(rows)]
+        found = logprobs.kl_of_members(
+            self.loaded.model,
+            self.subspace.sites,
+            self.deltas([self._theta]),
+            answers,
+            [0] * len(answers),
+            reference=self._start_deltas(),
+            temperature=self.asking.sampling.temperature or 1.0,
+        )
+        means = found.reshape(len(prompts), samples).mean(axis=1)
+        spread = means.std(ddof=1) / math.sqrt(len(means)) if len(means) > 1 else float("nan")
+        return float(means.mean()), float(spread)
+
+    def logprob_base(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
+        """Mean log-probability per token of each answer at the start, nats: its fluency.
+
+        Texts are tokenized anew, and the end token counts where the answer ended itself. An
+        answer without any token has nan.
+        """
+        rows = [loading.answer_tokens(self.loaded, answer) for answer in answers]
+        logp = self.engine.logprobs(
+            [self.encode(prompt) for prompt in prompts],
+            rows,
+            [0] * len(rows),
+            self._start_deltas(),
+        )
+        return np.array([values.mean() if len(values) else np.nan for values in logp])
+
+    # ---- weights ----
+
+    def factors(self, theta: Theta | None = None) -> dict[str, np.ndarray[Any, Any]]:
+        """All LoRA factors at θ (default: the current), by ``site.a`` and ``site.b``, fp32."""
+        moved = self.subspace.weights(self._theta if theta is None else theta)
+        return {**self.subspace.fixed, **self.subspace.start, **moved}
+
+    def deltas(self, thetas: Sequence[Theta]) -> Deltas:
+        """The members at these master coordinates, on the model's device."""
+        members = [self.subspace.weights(theta) for theta in thetas]
+        still = {**self.subspace.fixed, **self.subspace.start}
+        return stack(self.subspace.sites, still, members, self.loaded.device)
+
+    def _start_deltas(self) -> Deltas | None:
+        """The starting policy as a member; None where it is the base model itself."""
+        return None if self._plain_start else self.deltas([self.start()])
+
+    def save_adapter(self, path: Path, *, theta: Theta | None = None) -> None:
+        """Write the adapter at θ (default: the current) in PEFT's format; logits stay the same.
+
+        Raises:
+            StorageError: The folder cannot be written.
+        """
+        sites = self.subspace.sites
+        adapter_files.save_adapter(
+            path,
+            self.factors(theta),
+            sites,
+            base=self.loaded.name,
+            conv1d=any(adapter_files.is_conv1d(self.loaded.model, site) for site in sites),
+        )
+
+    def merge(self, path: Path, *, theta: Theta | None = None) -> None:
+        """Write the model with the adapter merged into its weights, and the tokenizer.
+
+        Raises:
+            UsageError: The base is quantised.
+            StorageError: The folder cannot be written.
+        """
+        adapter_files.save_merged(path, self.loaded, self.factors(theta), self.subspace.sites)
+
+    def adapter_sha256(self, theta: Theta | None = None) -> str:
+        """SHA-256 of all factors at θ, materialised."""
+        return parameters.basis_sha256(self.factors(theta))

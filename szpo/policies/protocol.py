@@ -1,0 +1,167 @@
+"""What szpo can tune: the `Policy` protocol, and `check_policy`, its public test.
+
+A policy is anything that can be perturbed along named directions and asked for answers. It needs
+no gradient, no log-probability and no tensor library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from szpo.errors import RunError
+from szpo.optim import parameters
+from szpo.optim.parameters import Space
+from szpo.optim.settings import SMALL_DIM
+from szpo.types import Answer, Batch, Floats, Layout, Prompt, Shift, Theta, Update
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Anything that can be perturbed."""
+
+    @property
+    def dim(self) -> int:
+        """Number of coordinates d."""
+
+    @property
+    def layout(self) -> Layout:
+        """Names and shapes of the master coordinates θ."""
+
+    def rollout(
+        self, prompts: Sequence[Sequence[Prompt]], shifts: Sequence[Shift], *, seed: int
+    ) -> list[Batch]:
+        """Answers to ``prompts[i]`` by the policy at θ + ``shifts[i]``; one generation call."""
+
+    def apply(self, update: Update) -> None:
+        """θ ← θ + coef · v(step, k), or θ ← θ + vector."""
+
+    def theta(self) -> Theta:
+        """The master coordinates, fp32."""
+
+    def digest(self) -> str:
+        """SHA-256 of θ in canonical form (`szpo.optim.parameters.digest`)."""
+
+
+@runtime_checkable
+class Monitored(Protocol):
+    """A policy that can also say how far it went; a run uses it for guards where it exists."""
+
+    def kl(self, prompts: Sequence[Prompt], *, seed: int, samples: int = 1) -> tuple[float, float]:
+        """KL(π_θ ‖ π_start) in nats per completion: Monte-Carlo mean and standard error."""
+
+    def logprob_base(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
+        """Mean log-probability per token of each answer under the starting policy, nats."""
+
+
+def check_policy(
+    policy: Policy,
+    prompts: Sequence[Prompt],
+    *,
+    radius: float,
+    space: Space | None = None,
+    basis_sha256: str | None = None,
+    seed: int = 0,
+) -> None:
+    """Ask a policy a few questions and raise RunError naming the clause of the contract it breaks.
+
+    The policy is moved and moved back: θ ends with the values it had, up to one rounding.
+
+    Args:
+        policy: The policy, at any θ.
+        prompts: At least two, all different.
+        radius: A perturbation large enough to change some answer.
+        space: The run's coordinates and law, if directions are to be checked too.
+        basis_sha256: Digest of the subspace's basis, where the coordinates are those of one.
+        seed: Of the rollouts.
+    """
+    name = type(policy).__name__
+
+    def need(holds: bool, clause: str) -> None:
+        if not holds:
+            raise RunError(f"policy {name}: {clause}")
+
+    layout = policy.layout
+    parameters.check_layout(layout)
+    need(policy.dim == parameters.layout_dim(layout), "dim is not the size of the layout")
+    start = {key: np.array(value) for key, value in policy.theta().items()}
+    parameters.check_theta(start, layout)
+    before = policy.digest()
+    need(len(before) == 64 and int(before, 16) >= 0, "digest is not a SHA-256 in hex")
+
+    size = float(parameters.round13(radius))
+    sides = [Shift(0, k, sign, size) for k in (0, 1) for sign in (1, -1)]
+    asked = [tuple(prompts)] * 2 + [tuple(prompts[:1])] * 2
+    batches = policy.rollout(asked, sides, seed=seed)
+    need(len(batches) == len(sides), "rollout does not give one batch per shift")
+    need(
+        [len(batch) for batch in batches] == [len(part) for part in asked],
+        "a batch does not have one answer per prompt",
+    )
+    need(
+        all(
+            isinstance(answer, Answer)
+            and isinstance(answer.text, str)
+            and answer.end in ("stop", "length")
+            and answer.tokens >= 0
+            for batch in batches
+            for answer in batch
+        ),
+        "an answer is not an Answer with a text, an end and its tokens",
+    )
+    need(policy.digest() == before, "a rollout moves θ")
+    again = policy.rollout(asked, sides, seed=seed)
+    need(again == batches, "the same rollout gives other answers the second time")
+    other = policy.rollout(asked, [Shift(1, s.k, s.sign, s.radius) for s in sides], seed=seed + 1)
+    need(
+        batches[0] != batches[1] or batches[2] != batches[3] or other[0] != other[1],
+        f"plus and minus always give the same answers at radius {radius}: the shift is not used",
+    )
+    still = Shift(0, 0, 0, 0.0)
+    need(
+        policy.rollout([asked[0]] * 2, [still, still], seed=seed)
+        == policy.rollout([asked[0]] * 2, [still, still], seed=seed),
+        "the unperturbed policy cannot be asked, or answers differently the second time",
+    )
+    need(policy.rollout([], [], seed=seed) == [], "a rollout of nothing is not empty")
+
+    policy.apply(Update(0, 0, coef=0.0))
+    need(policy.digest() == before, "a coefficient of 0 moves θ")
+    update = Update(0, 0, coef=size)
+    policy.apply(update)
+    need(policy.digest() != before, "apply does not move θ, or digest does not see it")
+    moved = {key: np.array(value) for key, value in policy.theta().items()}
+    parameters.check_theta(moved, layout)
+    need(
+        parameters.digest(moved, layout, basis_sha256) == policy.digest(),
+        "digest is not szpo.optim.parameters.digest of θ",
+    )
+    if space is not None:
+        expected = parameters.applied(space, start, update)
+        need(
+            all(np.array_equal(moved[key], expected[key]) for key in expected),
+            "apply gives other values than szpo.optim.parameters.applied",
+        )
+    policy.apply(Update(0, 0, coef=-size))
+    need(
+        all(
+            np.allclose(value, start[key], rtol=1e-5, atol=1e-4 * size)
+            for key, value in policy.theta().items()
+        ),
+        "an update and its opposite do not lead back",
+    )
+    if len(layout) == 1 and policy.dim <= SMALL_DIM:
+        ((key, shape),) = layout
+        here = np.array(policy.theta()[key])
+        # Dyadic steps: one rounding at most, and each of them is exact in fp32.
+        vector = tuple(size * (1 + i % 3) / 4 for i in range(policy.dim))
+        policy.apply(Update(0, 0, vector=vector))
+        need(
+            np.array_equal(
+                policy.theta()[key], here + np.array(vector, np.float32).reshape(shape)
+            ),
+            "apply does not add the vector of an update (rule bayes, Adam) to θ",
+        )
+        policy.apply(Update(0, 0, vector=tuple(-v for v in vector)))

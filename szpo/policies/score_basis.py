@@ -1,0 +1,122 @@
+"""Coordinates from principal directions of the score, whitened by the Fisher matrix."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from szpo.errors import RunError
+from szpo.models import logprobs
+from szpo.models.logprobs import Sample
+from szpo.policies.kl_calibration import KL_DIRECTIONS, kl_ratios, unit_directions
+from szpo.policies.probe import Probe
+from szpo.policies.subspaces import Subspace, split_basis
+from szpo.types import Floats, Theta
+
+KL_RADII = (0.5, 1.0)
+"""|δ| at which the score subspace's scale is measured."""
+KL_PRECISION = 0.06
+"""Relative standard error at which the scale is known well enough."""
+KL_PASSES = 8
+
+
+def score_subspace(
+    plan: Probe, start: Theta, whole: Subspace, dim: int, base: Sequence[Sample],
+    kl_samples: int, kl_radius: float,
+) -> Subspace:  # fmt: skip
+    """``dim`` whitened principal directions of the score of ``base``, scaled by measured KL."""
+    began = time.monotonic()
+    vectors = logprobs.score_vectors(
+        plan.loaded.model, plan.sites, start, base, temperature=plan.sampling.temperature,
+        progress=lambda done, of: plan.progress("scores", done, of),
+    )  # fmt: skip
+    seconds = time.monotonic() - began
+    first = halves(base)
+    basis, spectrum = components(vectors[first], vectors[~first], dim)
+    raw = replace(whole, basis=split_basis(whole.start, basis))
+    measured = _measured(plan, start, raw, kl_samples)
+    ratios = {radius: float(values.mean()) for radius, values in measured.items()}
+    correction = math.exp(-0.5 * sum(map(math.log, ratios.values())) / len(ratios))
+    scaled = split_basis(whole.start, basis * correction)
+    return replace(
+        raw,
+        basis=scaled,
+        report={
+            "score_seconds": round(seconds, 1),
+            "second_moment": [float(x) for x in spectrum],
+            "raw_kl_ratio": {str(r): v for r, v in ratios.items()},
+            "raw_kl_ratio_stderr": {
+                str(r): float(v.std(ddof=1) / math.sqrt(v.size)) for r, v in measured.items()
+            },
+            "correction": correction,
+        },
+    )
+
+
+def _measured(
+    plan: Probe, start: Theta, subspace: Subspace, kl_samples: int
+) -> dict[float, Floats]:
+    """`kl_ratios` along fresh directions until their mean is known to `KL_PRECISION`.
+
+    One pass is enough for most models; answers whose KL is uneven need more.
+    """
+    rows = max(1, kl_samples // (len(KL_RADII) * KL_DIRECTIONS))
+    found: dict[float, list[Floats]] = {radius: [] for radius in KL_RADII}
+    for i in range(KL_PASSES):
+        units = unit_directions(plan.root_seed, KL_DIRECTIONS, subspace.dim, f"kl {i}")
+        for radius, values in kl_ratios(
+            plan, start, subspace, units, KL_RADII, rows, f"kl {i}"
+        ).items():
+            found[radius].append(values)
+        both = np.mean([np.concatenate(parts).mean(1) for parts in found.values()], axis=0)
+        if both.std(ddof=1) / math.sqrt(len(both)) < KL_PRECISION * both.mean():
+            break
+    return {radius: np.concatenate(parts) for radius, parts in found.items()}
+
+
+def halves(samples: Sequence[Sample]) -> NDArray[np.bool_]:
+    """Which samples belong to the first half: every other prompt, or sample if there is one."""
+    groups = np.array([s.group for s in samples])
+    ranks = np.unique(groups, return_inverse=True)[1]
+    if ranks.max() == 0:
+        ranks = np.arange(len(groups))
+    return np.asarray(ranks % 2 == 0)
+
+
+def components(
+    first: NDArray[np.float32], second: NDArray[np.float32], dim: int
+) -> tuple[Floats, Floats]:
+    """Whitened score directions: Q of the first half's second moment, Q C^{-1/2} by the second's.
+
+    Args:
+        first: Scores (n₁, D) that choose the directions.
+        second: Scores (n₂, D) that give C = Qᵀ E[s sᵀ] Q.
+        dim: Number of directions.
+
+    Returns:
+        P (D, dim) with Pᵀ F̂₂ P = I, and the second half's moment along each column of Q.
+
+    Raises:
+        RunError: The scores span fewer directions than ``dim``.
+
+    >>> s = np.array([[3, 0], [-3, 0], [0, 1], [0, -1]], np.float32)
+    >>> components(s, s, 1)[0].round(3).tolist()  # E[s₁²] = 4.5, so 1/√4.5
+    [[0.471], [0.0]]
+    """
+    _, sizes, rows = np.linalg.svd(first.astype(np.float64), full_matrices=False)
+    if len(sizes) < dim or sizes[dim - 1] <= 1e-7 * sizes[0]:
+        rank = int((sizes > 1e-7 * sizes[0]).sum())
+        raise RunError(f"scores span {rank} directions, dim is {dim}; lower dim or read more")
+    Q = rows[:dim].T
+    Q *= np.sign(Q[np.abs(Q).argmax(0), np.arange(dim)])
+    small = second.astype(np.float64) @ Q
+    C = small.T @ small / len(small)
+    values, axes = np.linalg.eigh(C)
+    if values[0] <= 1e-9 * values[-1]:
+        raise RunError(f"too few samples to whiten {dim} directions; lower dim or read more")
+    return Q @ (axes / np.sqrt(values)) @ axes.T, np.diag(C)

@@ -1,0 +1,107 @@
+"""The coordinates a run moves in: all adapter weights, a random subspace, or score components.
+
+``score`` (natural directions without votes): let s = ∇_B log π(y | x) be the score of an answer
+that the starting policy drew, F = E[s sᵀ] its Fisher matrix. The leading eigenvectors Q of F's
+estimate on one half of the samples give the directions, the other half C = Qᵀ F̂ Q the whitening,
+P = c · Q C^{-1/2}, and one scalar c from Monte-Carlo KL the scale, so that near the start
+
+    KL(π_δ ‖ π_0) ≈ |δ|²/2 nats per completion for z = δ.
+
+``random`` takes orthonormal directions of the same weights and only the scalar; it needs no
+gradient. ``full`` keeps every weight as a coordinate and gets a radius instead of a basis.
+Nothing here sees a vote or a reward.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from szpo.models.lora_sites import Site
+from szpo.optim import parameters
+from szpo.policies.layer_choice import lora_config as lora_config
+from szpo.policies.layer_choice import middle_layers as middle_layers
+from szpo.types import Floats, Layout, Theta
+
+Kind: TypeAlias = Literal["full", "random", "score"]
+KINDS = ("full", "random", "score")
+
+
+@dataclass(frozen=True)
+class Subspace:
+    """Frozen geometry of a run's coordinates; all arrays fp32, ready for the ledger.
+
+    ``fixed`` holds the factors that never move, ``start`` those that do at z = 0, ``basis`` one
+    array (*shape, d) per name of ``start`` (empty for ``full``). The policy of coordinates z has
+    the factors ``fixed`` and ``start + basis·z`` (`szpo.optim.parameters.materialise`).
+    """
+
+    kind: Kind
+    sites: tuple[Site, ...]
+    fixed: Theta
+    start: Theta
+    basis: Mapping[str, NDArray[np.float32]]
+    scale: float = 1.0
+    """μ = scale · √(2κ/d); 1 where the basis itself is scaled."""
+    report: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def dim(self) -> int:
+        """Number of coordinates d."""
+        if self.basis:
+            return int(next(iter(self.basis.values())).shape[-1])
+        return sum(int(value.size) for value in self.start.values())
+
+    @property
+    def layout(self) -> Layout:
+        """Layout of the master coordinates: one vector z, or every moving tensor."""
+        if self.basis:
+            return (("z", (self.dim,)),)
+        return tuple((name, value.shape) for name, value in self.start.items())
+
+    @property
+    def basis_sha256(self) -> str | None:
+        """Digest of the basis, None for ``full``."""
+        return parameters.basis_sha256(self.basis) if self.basis else None
+
+    def mu(self, kl_radius: float) -> float:
+        """Radius μ at which one side is ``kl_radius`` (κ, nats) away: scale · √(2κ/d)."""
+        return self.scale * math.sqrt(2 * kl_radius / self.dim)
+
+    def weights(self, theta: Theta) -> Theta:
+        """The moving factors at master coordinates θ: {"z": …}, or the tensors themselves."""
+        return parameters.materialise(self.start, self.basis, theta["z"]) if self.basis else theta
+
+    def tensors(self) -> dict[str, NDArray[np.float32]]:
+        """Everything replay needs besides the base model, by name, for the ledger."""
+        return {
+            **{f"fixed/{name}": value for name, value in self.fixed.items()},
+            **{f"start/{name}": value for name, value in self.start.items()},
+            **{f"basis/{name}": value for name, value in self.basis.items()},
+        }
+
+
+# --- set-up ------------------------------------------------------------------------------------
+
+
+# --- score -------------------------------------------------------------------------------------
+
+
+def split_basis(start: Theta, matrix: Floats) -> dict[str, NDArray[np.float32]]:
+    """Columns over all moving weights (D, d) as one fp32 array (*shape, d) per tensor."""
+    parts, at = {}, 0
+    for name, value in start.items():
+        rows = matrix[at : at + value.size]
+        parts[name] = np.ascontiguousarray(
+            rows.reshape(*value.shape, matrix.shape[1]), dtype=np.float32
+        )
+        at += value.size
+    return parts
+
+
+# --- random and full ---------------------------------------------------------------------------

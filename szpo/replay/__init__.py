@@ -1,0 +1,16 @@
+"""From the ledger back to the run: weights from updates, updates from votes, all hashes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import lazy_loader
+
+if TYPE_CHECKING:
+    from szpo.replay.replay import fold as fold
+    from szpo.replay.replay import retell as retell
+    from szpo.replay.verification import verify as verify
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__, submod_attrs={"replay": ["fold", "retell"], "verification": ["verify"]}
+)

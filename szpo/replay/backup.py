@@ -1,0 +1,237 @@
+"""Copies of a run: one that is checked while the run goes on, one of what a damaged file holds."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from szpo import files
+from szpo.errors import IntegrityError, StorageError
+from szpo.ledger import canonical, connection
+from szpo.ledger.database import Ledger
+from szpo.ledger.schema import schema
+from szpo.replay.findings import Report
+from szpo.replay.verification import verify
+
+Row = dict[str, Any]
+HOLES: Final = 100_000
+"""So many ids are looked up one by one where a scan cannot pass a damaged page."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What of a damaged file stands in the new one, and what is known to be lost."""
+
+    rows: Mapping[str, int]
+    lost: Mapping[str, tuple[str, ...]]
+    """Table → keys of rows that an event recorded and that cannot be read as recorded."""
+    report: Report
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """What to tell a person: a line for each table, and the verdict on the new file."""
+        told = []
+        for table, count in self.rows.items():
+            missing = self.lost.get(table, ())
+            shown = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
+            told.append(f"{table}: {count} rows" + (f"; lost: {shown}" if missing else ""))
+        return (*told, str(self.report))
+
+
+def backup(path: Path, out: Path) -> Report:
+    """Copy a run, whole as of one moment, while others go on writing; never over a file.
+
+    The copy has passed SQLite's integrity check and `verify` before it takes its name.
+
+    Raises:
+        StorageError: ``out`` exists or cannot be written.
+        IntegrityError: the copy does not verify, which means that the run does not.
+    """
+    with _draft(out) as draft:
+        with (
+            contextlib.closing(connection.connect(path, readonly=True)) as source,
+            contextlib.closing(connection.connect(draft, readonly=False)) as copy,
+        ):
+            source.backup(copy)  # in one step: what is committed meanwhile is not in it
+            copy.execute("PRAGMA journal_mode=DELETE")  # one file; opening it to write undoes it
+            found = copy.execute("PRAGMA integrity_check(1)").fetchone()[0]
+        if found != "ok":
+            raise IntegrityError(f"{path}: {found}; see: szpo recover {path} --out NEW")
+        with Ledger.open(draft, readonly=True) as ledger:
+            report = verify(ledger)
+        if not report.ok:
+            raise IntegrityError(f"{path}: no copy was made: {report}")
+    return report
+
+
+def recover(path: Path, out: Path) -> Recovered:
+    """Write all rows that can still be read into a new file, and say what is lost.
+
+    The damaged file is only read (with its log, from a copy of both). Rows go over as they are;
+    `verify` of the new file tells whether what is left is a run.
+
+    Raises:
+        StorageError: ``out`` exists or cannot be written.
+        IntegrityError: not even the list of tables can be read.
+    """
+    with (
+        tempfile.TemporaryDirectory(dir=out.parent, prefix=".szpo-") as folder,
+        _draft(out) as new,
+    ):
+        damaged = Path(folder) / "damaged.db"
+        for suffix in ("", "-wal"):
+            if path.with_name(path.name + suffix).exists():
+                shutil.copyfile(path.with_name(path.name + suffix), f"{damaged}{suffix}")
+        rows: dict[str, list[Row]] = {}
+        with contextlib.closing(_lenient(damaged, path)) as old:
+            for table in _tables():
+                rows[table] = _readable(old, table)
+        if not rows["runs"]:
+            raise IntegrityError(f"{path}: its table runs cannot be read; restore a copy")
+        with contextlib.closing(connection.connect(new, readonly=False)) as conn:
+            _write(conn, rows)
+        with Ledger.open(new, readonly=True) as ledger:
+            report = verify(ledger)
+    return Recovered({table: len(found) for table, found in rows.items()}, _lost(rows), report)
+
+
+@contextlib.contextmanager
+def _draft(out: Path) -> Iterator[Path]:
+    """An empty private file beside ``out``, which takes its name if nothing goes wrong."""
+    connection.check_place(out, new=True)
+    draft = out.with_name(f".{out.name}.{secrets.token_hex(4)}")
+    try:
+        os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        yield draft
+        files.flush(draft)
+        files.publish(draft, out)
+    except FileExistsError:
+        raise StorageError(f"{out} already exists; choose another name") from None
+    except (OSError, sqlite3.Error) as error:
+        raise StorageError(f"{out}: cannot be written ({error})") from None
+    finally:
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            draft.with_name(draft.name + suffix).unlink(missing_ok=True)
+
+
+def _tables() -> list[str]:
+    """Every table of the schema, those first that others refer to."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as fresh:
+        fresh.executescript(schema())
+        sql = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+        return [str(name) for (name,) in fresh.execute(sql)]
+
+
+def _lenient(copy: Path, path: Path) -> sqlite3.Connection:
+    conn = sqlite3.connect(copy, isolation_level=None)
+    conn.row_factory = sqlite3.Row
+    conn.text_factory = lambda raw: raw.decode("utf-8", "replace")
+    try:
+        conn.execute("PRAGMA writable_schema=ON")  # a definition that is broken is passed over
+        conn.execute("PRAGMA cell_size_check=ON")
+        conn.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.Error as error:
+        conn.close()
+        raise IntegrityError(f"{path}: nothing can be read ({error}); restore a copy") from None
+    return conn
+
+
+def _readable(conn: sqlite3.Connection, table: str) -> list[Row]:
+    """The rows of a table that lie before, behind and between its damaged pages."""
+    key = ", ".join(canonical.KEYS.get(table, ())) or "1"
+    rows, whole = _scan(conn, f"SELECT * FROM {table} NOT INDEXED")
+    if whole:
+        return rows
+    place = "rowid" if _has_rowid(conn, table) else None
+    order = place or key
+    rows, _ = _scan(conn, f"SELECT * FROM {table} NOT INDEXED ORDER BY {order}")
+    back = ", ".join(f"{column} DESC" for column in order.split(", "))
+    behind, _ = _scan(conn, f"SELECT * FROM {table} NOT INDEXED ORDER BY {back}")
+    found = [*rows, *reversed(behind)]
+    if place is not None:
+        found += _between(conn, table)
+    return list({tuple(row.values()): row for row in found}.values())
+
+
+def _scan(conn: sqlite3.Connection, sql: str) -> tuple[list[Row], bool]:
+    rows: list[Row] = []
+    try:
+        for row in conn.execute(sql):
+            rows.append(dict(row))
+    except sqlite3.Error:
+        return rows, False
+    return rows, True
+
+
+def _between(conn: sqlite3.Connection, table: str) -> list[Row]:
+    """Rows looked up one by one by their number, up to the last that is known."""
+    try:
+        last = conn.execute(f"SELECT max(rowid) FROM {table}").fetchone()[0] or 0
+    except sqlite3.Error:
+        last = HOLES
+    rows: list[Row] = []
+    for number in range(1, min(last, HOLES) + 1):
+        rows += _scan(conn, f"SELECT * FROM {table} NOT INDEXED WHERE rowid = {number}")[0]
+    return rows
+
+
+def _has_rowid(conn: sqlite3.Connection, table: str) -> bool:
+    try:
+        conn.execute(f"SELECT rowid FROM {table} LIMIT 0")
+    except sqlite3.OperationalError:
+        return False
+    except sqlite3.Error:
+        return True
+    return True
+
+
+def _write(conn: sqlite3.Connection, rows: Mapping[str, list[Row]]) -> None:
+    conn.executescript(f"BEGIN IMMEDIATE;\n{schema()}\nCOMMIT;")
+    conn.execute("PRAGMA foreign_keys=OFF")
+    conn.execute("BEGIN IMMEDIATE")
+    triggers = conn.execute(
+        "SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"
+    ).fetchall()
+    for name, _ in triggers:  # they guard what a run writes; here its rows come back as they were
+        conn.execute(f"DROP TRIGGER {name}")
+    for table, found in rows.items():
+        for row in found:
+            names, marks = ", ".join(row), ", ".join("?" * len(row))
+            # A row that no rule of the table allows is damage too; it shows as lost.
+            with contextlib.suppress(sqlite3.IntegrityError):
+                conn.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", list(row.values()))
+    for _, sql in triggers:
+        conn.execute(sql)
+    conn.execute("COMMIT")
+
+
+def _lost(rows: Mapping[str, list[Row]]) -> dict[str, tuple[str, ...]]:
+    """Rows that an event recorded, and events between the first and the last, now missing."""
+    recorded: dict[str, dict[str, str]] = {table: {} for table in canonical.CHAINED}
+    lost: dict[str, tuple[str, ...]] = {}
+    numbers = sorted(row["event"] for row in rows["events"])
+    if gone := set(range(1, numbers[-1] + 1 if numbers else 1)) - set(numbers):
+        lost["events"] = tuple(str(number) for number in sorted(gone))
+    for event in rows["events"]:
+        if event["kind"] == "rows":
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                for table, key, digest in json.loads(event["body"])["rows"]:
+                    recorded[table][key] = digest
+    for table, known in recorded.items():
+        left = dict(known)
+        for row in rows[table]:
+            key = canonical.row_key(table, row)
+            if left.get(key) == canonical.row_sha256(table, row):
+                del left[key]
+        if left:
+            lost[table] = tuple(left)
+    return lost

@@ -1,0 +1,115 @@
+"""A run told again step by step: what its votes, radii and updates give, against the record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+
+from szpo.ledger import canonical
+from szpo.ledger.database import Ledger, Record
+from szpo.ledger.rows import update_of
+from szpo.ledger.run_spec import recorded_settings
+from szpo.optim import momentum, optimizer, parameters
+from szpo.optim.settings import Settings
+from szpo.replay.findings import Broken, Promise
+from szpo.types import Info, Theta, Update
+from szpo.voting import counting, steps
+from szpo.voting.ballots import ballots
+
+TOLERANCE: Final = 1e-9
+"""Relative: what another machine's rounding may change in an estimate that is not exact."""
+ROUNDINGS: Final = {"coef": 2.0**-12, "vector": 2.0**-23}
+"""Relative: one unit of the last place that is recorded (13 bits; fp32)."""
+
+
+class Folding:
+    """State and weights, step by step, as votes and updates give them."""
+
+    def __init__(self, ledger: Ledger):
+        self.ledger = ledger
+        self.settings: Settings = recorded_settings(ledger)
+        self.state = optimizer.init(self.settings)
+        self.before = self.state
+        """The state before the last applied step: what a lagging step was asked from."""
+        self.theta: Theta = ledger.start()
+        self.past: list[Update] = []
+        self.exact = is_exact(self.settings)
+
+    def planned(self, step: Record, *, lagging: bool, prompt: bool) -> None:
+        """The radius must be what the state asks for (``prompt``), or the one before it did."""
+        number = step["step"]
+        states = [self.state] * prompt + [self.before] * lagging
+        asked = [optimizer.ask(replace(state, step=number)).mu for state in states]
+        if step["mu"] not in asked:
+            raise Broken("steps", number, f"mu is {step['mu']}, the run gives {asked[0]}")
+
+    def skip(self) -> None:
+        """A void step: nothing is told."""
+        self.state = replace(self.state, step=self.state.step + 1)
+
+    def check(self, step: Record, rows: Sequence[Record]) -> Promise:
+        """Tell an applied step and fold its updates; each row must say what comes out."""
+        ledger, settings, number = self.ledger, self.settings, step["step"]
+        query = optimizer.query(settings, number, step["mu"])
+        tally = counting.tally(ledger, number, settings.K, settings.N)
+        self.before = self.state
+        voters = ballots(ledger, settings, number, counting.counted(ledger, number), tally)
+        self.state, told, info = optimizer.tell(self.state, query, tally, ballots=voters)
+        recorded = [update_of(row) for row in rows]
+        if [u.k for u in told] != [u.k for u in recorded]:
+            key = canonical.row_key("updates", rows[0])
+            raise Broken("updates", key, "the votes give another number of updates")
+        for row, mine, stored in zip(rows, told, recorded, strict=True):
+            n_votes = steps.votes_of(tally, mine, whole=len(told) == 1)
+            if row["n_votes"] != n_votes:
+                key = canonical.row_key("updates", row)
+                raise Broken("updates", key, f"n_votes is {row['n_votes']}, counted {n_votes}")
+            self._compare(row, mine, stored, info)
+        reach = settings.momentum_terms if settings.momentum else 0
+        self.past = [u for u in (*self.past, *recorded) if u.step >= number - reach]
+        for update in momentum.fold(settings, self.past, number):
+            self.theta = parameters.applied(settings.space, self.theta, update)
+        digest = parameters.digest(self.theta, ledger.layout, ledger.basis_sha256)
+        for row in rows:
+            if row["theta_sha256"] != digest:
+                key = canonical.row_key("updates", row)
+                raise Broken("updates", key, "theta_sha256 is not what the updates add up to")
+        return "exact" if self.exact else "1e-9"
+
+    def _compare(self, row: Record, mine: Update, stored: Update, info: Info) -> None:
+        key = canonical.row_key("updates", row)
+        if row["rule"] != self.settings.rule:
+            raise Broken("updates", key, f"rule is {row['rule']}, the run's {self.settings.rule}")
+        for name, value in (("estimate", info.delta[mine.k]), ("stderr", info.stderr[mine.k])):
+            found = row[name]
+            if found is None or not np.isfinite(value):
+                if found is not None or np.isfinite(value):
+                    raise Broken("updates", key, f"{name} is {found}, the votes give {value}")
+            elif abs(found - value) > TOLERANCE * max(abs(found), abs(value), 1e-3):
+                raise Broken("updates", key, f"{name} is {found}, the votes give {value}")
+        kind = "coef" if stored.vector is None else "vector"
+        own, given = _values(mine), _values(stored)
+        slack = 0.0 if self.exact else ROUNDINGS[kind] * float(np.abs(given).max(initial=0.0))
+        if own.shape != given.shape or np.abs(own - given).max(initial=0.0) > slack:
+            raise Broken("updates", key, f"{kind} is not what the votes give")
+
+
+def is_exact(settings: Settings) -> bool:
+    """The update is recomputed to the last bit on any machine.
+
+    Counting rules always; `known` with the logistic link, log-ratio smoothing and half-vote ties.
+    Not Adam, nor momentum kept as a vector, nor `bayes`, nor votes of unequal weight.
+    """
+    if settings.vectored or settings.ties != "half" or settings.weighting != "equal":
+        return False
+    if settings.rule in ("sign", "margin"):
+        return True
+    return settings.link == "logistic" and settings.smoothing in ("haldane", "pooled")
+
+
+def _values(update: Update) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    found = [update.coef or 0.0] if update.vector is None else list(update.vector)
+    return np.asarray(found, dtype=np.float64)

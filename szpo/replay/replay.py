@@ -1,0 +1,85 @@
+"""From the ledger back to the run: weights from updates, optimizer state from votes, exports.
+
+Needs NumPy and the file: no model, no torch. `verify` re-derives every hash and figure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from szpo.errors import IntegrityError, UsageError
+from szpo.ledger.database import Ledger
+from szpo.ledger.run_spec import recorded_settings
+from szpo.optim import momentum, optimizer, parameters
+from szpo.optim.settings import Settings
+from szpo.types import Theta, Update
+from szpo.voting import counting
+from szpo.voting.ballots import ballots
+
+
+def added(
+    ledger: Ledger, settings: Settings, until: int | None = None
+) -> Iterator[tuple[int, tuple[Update, ...]]]:
+    """(step, what it really added to θ, in order); under momentum more than it recorded."""
+    rows = ledger.updates(until)
+    by_step: dict[int, list[Update]] = {}
+    for update in rows:
+        by_step.setdefault(update.step, []).append(update)
+    reach = settings.momentum_terms if settings.momentum else 0
+    for step in by_step:
+        recent = [u for s in range(step - reach, step + 1) for u in by_step.get(s, ())]
+        yield step, momentum.fold(settings, recent, step)
+
+
+def fold(ledger: Ledger, until: int | None = None) -> Theta:
+    """θ after the steps < ``until`` (all of them by default): exact on any machine.
+
+    Raises:
+        UsageError: the run has not applied so many steps.
+        IntegrityError: the result is not the weights that the ledger recorded.
+    """
+    found = recorded_settings(ledger)
+    last = ledger.last_applied()
+    if until is not None and not 0 <= until <= (-1 if last is None else last) + 1:
+        raise UsageError(
+            f"{ledger.path.name}: {0 if last is None else last + 1} steps are applied; "
+            f"there is no {until}"
+        )
+    theta = ledger.start()
+    for _, updates in added(ledger, found, until):
+        for update in updates:
+            theta = parameters.applied(found.space, theta, update)
+    rows = ledger.query(
+        "SELECT theta_sha256 FROM updates WHERE run = ? AND step < ? "
+        "ORDER BY step DESC, k DESC LIMIT 1",
+        (ledger.run, 2**62 if until is None else until),
+    )
+    digest = parameters.digest(theta, ledger.layout, ledger.basis_sha256)
+    if rows and rows[0]["theta_sha256"] != digest:
+        raise IntegrityError(
+            f"{ledger.path.name}: replayed weights are {digest[:12]}, recorded "
+            f"{rows[0]['theta_sha256'][:12]}; run szpo verify"
+        )
+    return theta
+
+
+def retell(ledger: Ledger, settings: Settings) -> optimizer.State:
+    """The optimizer's state after every applied (or void) step, from recorded votes and radii."""
+    return advance(ledger, settings, optimizer.init(settings))
+
+
+def advance(ledger: Ledger, settings: Settings, state: optimizer.State) -> optimizer.State:
+    """Tell a state the finished steps that it has not seen."""
+    for row in ledger.steps()[state.step :]:
+        if row["state"] == "void":
+            state = replace(state, step=state.step + 1)
+        elif row["state"] == "applied":
+            query = optimizer.query(settings, row["step"], row["mu"])
+            counts = counting.tally(ledger, row["step"], settings.K, settings.N)
+            counted = counting.counted(ledger, row["step"])
+            voters = ballots(ledger, settings, row["step"], counted, counts)
+            state = optimizer.tell(state, query, counts, ballots=voters)[0]
+        else:
+            break
+    return state

@@ -1,0 +1,154 @@
+"""What the run's steps would have been without one panelist: a preview, nothing is changed.
+
+Past updates stay as they are whatever it says; excluding somebody touches rounds to come only.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from szpo.errors import IntegrityError, RunError, UsageError
+from szpo.ledger import run_spec
+from szpo.ledger.database import Ledger
+from szpo.optim import optimizer, parameters
+from szpo.optim.settings import Settings
+from szpo.types import Floats, Tally, Update, Vote
+from szpo.voting import counting
+
+LARGEST: Final = 4096
+"""Up to so many coordinates the steps are taken again; above, only their votes are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepEffect:
+    """One applied step with and without them."""
+
+    step: int
+    votes: int
+    theirs: int
+    flips: bool
+    """In a direction the majority turns round, or vanishes, or appears."""
+    cosine: float | None
+    """Of the step taken with the one without their votes, all earlier steps as they were; None
+    where one of the two does not move, or the run's weighting needs to know its voters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What the record would be without one panelist."""
+
+    name: str
+    votes: int
+    of: int
+    effects: tuple[StepEffect, ...]
+    """Steps in which they voted."""
+
+    @property
+    def flipped(self) -> tuple[int, ...]:
+        """Steps whose majority would be another."""
+        return tuple(effect.step for effect in self.effects if effect.flips)
+
+    @property
+    def turned(self) -> tuple[int, ...]:
+        """Steps that would have gone the other way."""
+        return tuple(e.step for e in self.effects if e.cosine is not None and e.cosine < 0)
+
+
+def preview(ledger: Ledger, name: str) -> Preview:
+    """The effect of leaving out the counted votes of the panelist of that pseudonym.
+
+    Raises:
+        UsageError: nobody of that name is enrolled.
+    """
+    found = ledger.query("SELECT panelist FROM panelists WHERE pseudonym = ?", (name,))
+    if not found:
+        raise UsageError(f"panelist {name!r} is not enrolled in this run")
+    panelist = found[0]["panelist"]
+    applied = [row for row in ledger.steps() if row["state"] == "applied"]
+    cosines = _cosines(ledger, panelist)
+    effects, total = [], 0
+    for row in applied:
+        votes = counting.counted(ledger, row["step"])
+        rest = [vote for vote in votes if vote.panelist != panelist]
+        total += len(votes)
+        if len(rest) == len(votes):
+            continue
+        before, after = _leads(votes), _leads(rest)
+        effects.append(
+            StepEffect(
+                step=row["step"],
+                votes=len(votes),
+                theirs=len(votes) - len(rest),
+                flips=any(before[k] != after[k] for k in before),
+                cosine=cosines.get(row["step"]),
+            )
+        )
+    return Preview(name, sum(e.theirs for e in effects), total, tuple(effects))
+
+
+def _leads(votes: Iterable[Vote]) -> dict[int, int]:
+    """Sign of plus against minus per direction."""
+    net: dict[int, int] = defaultdict(int)
+    for vote in votes:
+        net[vote.k] += {"plus": 1, "minus": -1}.get(vote.verdict, 0)
+    return defaultdict(int, {k: (lead > 0) - (lead < 0) for k, lead in net.items()})
+
+
+def _cosines(ledger: Ledger, panelist: str) -> dict[int, float]:
+    """Per step: the one it took against the one without their votes of that step."""
+    try:
+        settings = run_spec.recorded_settings(ledger)
+    except IntegrityError:
+        return {}
+    weighting = getattr(settings, "weighting", "equal")
+    if settings.space.dim > LARGEST or weighting != "equal" or settings.rule == "sign":
+        return {}  # under sign a step flips or it does not
+    state, found = optimizer.init(settings), {}
+    for row in ledger.steps():
+        if row["state"] != "applied":
+            break
+        step = row["step"]
+        query = optimizer.query(settings, step, row["mu"])
+        votes = counting.counted(ledger, step)
+        whole = counting.tally(ledger, step, settings.K, settings.N)
+        rest = _tally([v for v in votes if v.panelist != panelist], whole)
+        try:
+            after, taken, _ = optimizer.tell(state, query, whole)
+            if any(vote.panelist == panelist for vote in votes):
+                other = optimizer.tell(state, query, rest)[1]
+                cosine = _cosine(_moved(settings, taken), _moved(settings, other))
+                if cosine is not None:
+                    found[step] = cosine
+        except (RunError, UsageError):
+            return found
+        state = after
+    return found
+
+
+def _tally(votes: Sequence[Vote], like: Tally) -> Tally:
+    counts = np.zeros((3, *like.plus.shape))
+    for vote in votes:
+        counts[("plus", "minus", "tie").index(vote.verdict), vote.k, vote.n] += 1
+    return Tally(counts[0], counts[1], counts[2], like.identical, like.share)
+
+
+def _moved(settings: Settings, updates: Sequence[Update]) -> Floats:
+    total = np.zeros(settings.space.dim)
+    for update in updates:
+        if update.vector is not None:
+            total += np.asarray(update.vector)
+        elif update.coef:
+            total += update.coef * parameters.direction_vector(
+                settings.space, update.step, update.k
+            )
+    return total
+
+
+def _cosine(a: Floats, b: Floats) -> float | None:
+    size = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return round(float(a @ b) / size, 9) if size else None

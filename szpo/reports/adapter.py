@@ -1,0 +1,42 @@
+"""The adapter of a run as PEFT's files, from its ledger alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from szpo.ledger.database import Ledger
+from szpo.models.lora_sites import Site
+from szpo.models.peft_format import files
+from szpo.optim import parameters
+from szpo.replay import replay
+
+
+def adapter_files(ledger: Ledger, until: int | None = None) -> dict[str, bytes] | None:
+    """The adapter's files after the steps < ``until`` (all by default), folded from the record.
+
+    None where the run's policy is no language model, so that there is no adapter.
+
+    Raises:
+        UsageError: the run has not applied so many steps.
+        IntegrityError: the weights are not those that the ledger recorded.
+    """
+    space: Mapping[str, Any] | None = ledger.spec.get("space")
+    if space is None or "sites" not in space:
+        return None
+    parts: dict[str, dict[str, Any]] = {"fixed": {}, "start": {}, "basis": {}}
+    for name, value in ledger.tensors().items():
+        kind, _, rest = name.partition("/")
+        if kind in parts:
+            parts[kind][rest] = value.astype(np.float32)
+    theta = replay.fold(ledger, until)
+    basis = parts["basis"]
+    moved = parameters.materialise(parts["start"], basis, theta["z"]) if basis else theta
+    return files(
+        {**parts["fixed"], **parts["start"], **moved},
+        [Site(**site) for site in space["sites"]],
+        base=ledger.spec["base"]["name"],
+        conv1d=bool(space.get("conv1d", False)),
+    )

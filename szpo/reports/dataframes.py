@@ -1,0 +1,131 @@
+"""A run as tables: ``szpo.open(path)`` gives votes, steps, comparisons and answers in pandas."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from szpo.ledger.database import Ledger
+from szpo.replay import replay, verification
+from szpo.replay.findings import Report
+from szpo.reports.votes import export_votes
+from szpo.types import Theta
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Tables:
+    """A run opened for reading. Tables are made when first asked for and then kept.
+
+    ``votes``: every stored vote, panelists by pseudonym, with what it resolved to and whether it
+    counts. ``steps``: one row per step with its plan, its close, its figures and the digest after
+    it. ``comparisons``: one row per comparison with its counts. ``answers``: one row per pair of
+    texts. ``updates``: one row per recorded update.
+    """
+
+    def __init__(self, path: str | Path):
+        self.ledger: Final = Ledger.open(path, readonly=True)
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The run's settings as recorded."""
+        return self.ledger.spec
+
+    @cached_property
+    def votes(self) -> pd.DataFrame:
+        """Every stored vote, in order."""
+        return _frame(list(export_votes(self.ledger)), VOTES)
+
+    @cached_property
+    def steps(self) -> pd.DataFrame:
+        """Every planned step; figures of applied ones as their event recorded them."""
+        told = {event["body"]["step"]: event["body"] for event in self.ledger.events("step")}
+        rows = []
+        for row in self.ledger.steps():
+            figures = told.get(row["step"], {})
+            figures = {k: v for k, v in figures.items() if k not in row and k != "row"}
+            del row["run"]
+            rows.append({**row, **figures})
+        return _frame(rows, STEPS)
+
+    @cached_property
+    def comparisons(self) -> pd.DataFrame:
+        """Every comparison with the counted votes for plus, minus and tie."""
+        heads = self.ledger.query("SELECT * FROM comparisons ORDER BY step, k, n")
+        counts = (
+            self.votes[self.votes["counted"].astype(bool)]
+            .groupby(["comparison", "verdict"])
+            .size()
+        )
+        for head in heads:
+            del head["run"]
+            for verdict in ("plus", "minus", "tie"):
+                head[verdict] = int(counts.get((head["comparison"], verdict), 0))
+            head["identical"] = bool(head["identical"])
+        return _frame(heads, COMPARISONS)
+
+    @cached_property
+    def answers(self) -> pd.DataFrame:
+        """Every row that was compared: the prompt's last turn and both texts."""
+        rows = self.ledger.query(
+            "SELECT c.step, c.k, c.n, a.* FROM answers a JOIN comparisons c USING (comparison) "
+            "ORDER BY c.step, c.k, c.n, a.i"
+        )
+        for row in rows:
+            row["prompt"] = json.loads(row["prompt"])[-1][1]
+        return _frame(rows, ANSWERS)
+
+    @cached_property
+    def updates(self) -> pd.DataFrame:
+        """Every recorded update; vectors as lists of numbers."""
+        rows = self.ledger.update_rows()
+        for row, update in zip(rows, self.ledger.updates(), strict=True):
+            row["vector"] = None if update.vector is None else list(update.vector)
+        return _frame(rows, UPDATES)
+
+    def theta(self, until: int | None = None) -> Theta:
+        """The weights after the steps < ``until``, folded from the record."""
+        return replay.fold(self.ledger, until)
+
+    def verify(self, *, deep: bool = True) -> Report:
+        """What `szpo verify` finds."""
+        return verification.verify(self.ledger, deep=deep)
+
+    def close(self) -> None:
+        """Close the file; tables already made stay."""
+        self.ledger.close()
+
+    def __enter__(self) -> Tables:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+VOTES: Final = (
+    "run", "step", "k", "n", "comparison", "kind", "panelist", "panelist_kind", "vote", "revision",
+    "plus_side", "choice", "verdict", "counted", "late", "skip_reason", "dwell_ms", "received_us",
+)  # fmt: skip
+STEPS: Final = ("step", "state", "mu", "n", "d", "m", "k", "head_sha256", "closed_by")
+COMPARISONS: Final = ("comparison", "step", "kind", "k", "n", "identical", "plus", "minus", "tie")
+ANSWERS: Final = ("step", "k", "n", "comparison", "i", "prompt", "plus", "minus")
+UPDATES: Final = ("step", "k", "coef", "vector", "rule", "estimate", "stderr", "n_votes")
+
+
+def open(path: str | Path) -> Tables:
+    """Open a run's ledger as tables.
+
+    Raises:
+        StorageError: no such file, or not a ledger.
+    """
+    return Tables(path)
+
+
+def _frame(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=list(columns))

@@ -1,0 +1,377 @@
+"""One self-contained HTML page about a run: settings, curves, samples, votes, verification.
+
+Everything on it comes from the ledger. Generated texts and names are data: they are escaped, the
+page holds no script, and its content policy would refuse one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from szpo import __version__, intervals
+from szpo.analysis import voter_report
+from szpo.ledger.database import Ledger
+from szpo.reports.charts import Series, line_chart, standalone
+from szpo.training import summary
+from szpo.training.summary import Facts, Summary
+from szpo.types import Answer, Comparison, Prompt
+from szpo.voting import counting, triads
+
+NOTES = {
+    "kl": "by Monte Carlo on answers of the tuned policy",
+    "kl estimate": "estimated by ½|δ|² in units of the subspace's scale: right near the start, "
+    "rough far out; guards.kl has it measured",
+    "length": "tokens per answer, both sides",
+    "norm": "length of the coordinates; in a score subspace ½|θ|² is the KL near the start",
+    "identical": "rows in which both sides said the same",
+}
+Score = Callable[[Prompt, Answer], float]
+MARKS = {ord(c): f"⟨{ord(c):04X}⟩" for c in "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e"
+         "\u2066\u2067\u2068\u2069\x00\x1b"}  # fmt: skip
+"""Characters that would reorder or hide text are shown by their number."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `szpo verify` found, in words."""
+
+    ok: bool
+    line: str
+    details: tuple[str, ...] = ()
+    head: str = ""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart with its heading."""
+
+    title: str
+    note: str
+    svg: Markup
+
+
+def render(
+    ledger: Ledger,
+    *,
+    score: Score | None = None,
+    score_name: str = "reward",
+    verification: Verification | None = None,
+    shown: int = 6,
+    open_round: bool = True,
+) -> str:
+    """The page as text.
+
+    Args:
+        ledger: an open run; only read.
+        score: the hidden reward of a simulated panel, drawn as one more curve.
+        score_name: what to call it.
+        verification: what the verifier said; None says that it was not asked.
+        shown: at most how many samples, spread over the run.
+        open_round: show what has been voted in a round that is still open.
+    """
+    facts = [f for f in summary.steps(ledger) if open_round or f.state != "open"]
+    total = summary.summary(ledger, facts)
+    environment = Environment(
+        loader=PackageLoader("szpo", "reports/templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
+    environment.filters["number"] = number
+    return environment.get_template("report.html").render(
+        summary=total,
+        begun=when(total.created_us),
+        cards=list(_cards(total)),
+        link=triads.check(ledger),
+        measured=_measured(ledger),
+        figures=list(_figures(ledger, facts, score, score_name)),
+        samples=list(_samples(ledger, facts, shown)),
+        panelists=list(_panelists(ledger, facts)),
+        facts=facts,
+        verification=verification,
+        settings=_settings(ledger.spec),
+        words_per_minute=summary.WORDS_PER_MINUTE,
+        version=__version__,
+    )
+
+
+def picture(ledger: Ledger, *, score: Score | None = None, score_name: str = "reward") -> str:
+    """The chart that tells most about a run as an SVG file: its hidden reward, else win rates."""
+    facts = summary.steps(ledger)
+    if score is None:
+        return standalone(next(iter(_figures(ledger, facts, None, score_name))).svg)
+    series = [_rewards(ledger, facts, score, by_votes=True)]
+    title = f"{score_name} of the answers shown, over the votes spent"
+    return standalone(line_chart(title, series, x_label="votes", y_label=f"mean {score_name}"))
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number for people; a dash where there is none.
+
+    >>> number(0.12345), number(None), number(12)
+    ('0.123', '–', '12')
+    """
+    return "–" if value is None else f"{value:.{digits}g}"
+
+
+def when(us: int) -> str:
+    """A time in the ledger as a date for people, UTC."""
+    return datetime.fromtimestamp(us / 1e6, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def visible(text: str) -> str:
+    r"""The text with characters marked that would reorder or hide it.
+
+    >>> visible("left\u202eright")
+    'left⟨202E⟩right'
+    """
+    return text.translate(MARKS)
+
+
+def _cards(total: Summary) -> Iterator[dict[str, str]]:
+    budget = f" of {total.budget}" if total.budget else ""
+    rate = "–" if total.win_rate is None else f"{total.win_rate:.0%}"
+    for name, value in (
+        (f"votes{budget}", f"{total.votes:,}"),
+        ("applied steps", str(total.steps)),
+        ("answers read", f"{total.answers_read:,}"),
+        ("person-minutes", f"{total.person_minutes:,.0f}"),
+        (f"panelists{total.fit}", str(total.panelists)),
+        ("won by plus", rate),
+        ("skips", str(total.skips)),
+        ("automatic ties", str(total.automatic_ties)),
+        ("late votes", str(total.late)),
+    ):
+        yield {"name": name, "value": value}
+
+
+def _measured(ledger: Ledger) -> list[dict[str, str]]:
+    """Rows of the held-out table, from the last event of kind ``evaluation``."""
+    events = list(ledger.events("evaluation"))
+    if not events:
+        return []
+    return [
+        {key: str(row.get(key, "")) for key in ("name", "before", "after", "change")}
+        for row in events[-1]["body"].get("rows", [])
+    ]
+
+
+def _figures(
+    ledger: Ledger, facts: Sequence[Facts], score: Score | None, score_name: str
+) -> Iterator[Figure]:
+    voted = [f for f in facts if f.votes]
+    spans = [intervals.wilson((f.win_rate or 0) * f.votes, f.votes) for f in voted]
+    yield _figure(
+        "Win rate of plus",
+        "one dot per step with its 95 % interval; the line is the win rate of the better side, "
+        "estimated over ten steps from agreement between comparisons",
+        [
+            Series(
+                "step",
+                [f.step for f in voted],
+                [f.win_rate or 0 for f in voted],
+                [low for low, _ in spans],
+                [high for _, high in spans],
+                dots=True,
+            ),
+            _separation(voted),
+        ],
+        "share for plus",
+        reference=0.5,
+        bounds=(0, 1),
+    )
+    moved = [f for f in facts if f.estimate is not None]
+    errors = [1.96 * (f.stderr or 0) for f in moved]
+    estimates = [f.estimate or 0.0 for f in moved]
+    yield _figure(
+        "Value difference Δ̂",
+        "what the votes of a step say, in units of the link, with its 95 % interval",
+        [
+            Series(
+                "Δ̂",
+                [f.step for f in moved],
+                estimates,
+                [e - h for e, h in zip(estimates, errors, strict=True)],
+                [e + h for e, h in zip(estimates, errors, strict=True)],
+                dots=True,
+            )
+        ],
+        "Δ̂",
+        reference=0.0,
+    )
+    if score is not None:
+        yield _figure(
+            f"Hidden reward ({score_name})",
+            "mean over all answers of a step, both sides, with its 95 % interval; the panel "
+            "knows it, the run does not",
+            [_rewards(ledger, facts, score)],
+            score_name,
+        )
+    config = ledger.spec.get("config", {})
+    measured = config.get("guards", {}).get("kl") is not None or "space" not in ledger.spec
+    for key, title in (
+        ("kl", "KL to the base, nats per completion"),
+        ("length", "Mean answer length"),
+        ("norm", "|θ|"),
+        ("identical", "Share of identical rows"),
+    ):
+        known = [(f.step, float(f.info[key])) for f in facts if key in f.info]
+        if known:
+            series = Series(title, [x for x, _ in known], [y for _, y in known])
+            fixed = (0.0, 1.0) if key == "identical" else None
+            note = NOTES[f"{key} estimate" if key == "kl" and not measured else key]
+            yield _figure(title, note, [series], title.split(",")[0], bounds=fixed)
+
+
+def _figure(
+    title: str,
+    note: str,
+    series: Sequence[Series],
+    y_label: str,
+    *,
+    reference: float | None = None,
+    bounds: tuple[float, float] | None = None,
+) -> Figure:
+    svg = line_chart(
+        title, series, x_label="step", y_label=y_label, reference=reference, bounds=bounds
+    )
+    return Figure(title, note, Markup(svg))  # line_chart escapes every text
+
+
+def _separation(voted: Sequence[Facts], window: int = 10) -> Series:
+    """How clearly directions are told apart, over the last ten steps with votes."""
+    xs, ys = [], []
+    for i in range(len(voted)):
+        recent = voted[max(0, i + 1 - window) : i + 1]
+        found = summary.separation(sum(f.pairs for f in recent), sum(f.agreeing for f in recent))
+        if found is not None:
+            xs.append(voted[i].step)
+            ys.append(found)
+    return Series("better side, ten steps", xs, ys)
+
+
+def _rewards(
+    ledger: Ledger, facts: Sequence[Facts], score: Score, *, by_votes: bool = False
+) -> Series:
+    """Mean reward per step; the interval is over prompts, each prompt's two answers together."""
+    xs, means, halves, spent = [], [], [], 0
+    for f in facts:
+        spent += f.votes
+        rows = [row for c in ledger.comparisons(f.step) for row in c.rows]
+        if not rows:
+            continue
+        values = [(score(row.prompt, row.plus) + score(row.prompt, row.minus)) / 2 for row in rows]
+        mean = sum(values) / len(values)
+        spread = sum((v - mean) ** 2 for v in values) / max(len(values) - 1, 1)
+        xs.append(spent if by_votes else f.step)
+        means.append(mean)
+        halves.append(1.96 * (spread / len(values)) ** 0.5)
+    low = [m - h for m, h in zip(means, halves, strict=True)]
+    high = [m + h for m, h in zip(means, halves, strict=True)]
+    return Series("reward", xs, means, low, high)
+
+
+def _samples(ledger: Ledger, facts: Sequence[Facts], shown: int) -> Iterator[dict[str, Any]]:
+    answered = [f for f in facts if f.votes]
+    if not answered or shown < 1:
+        return
+    last = len(answered) - 1
+    for i in sorted({round(j * last / max(shown - 1, 1)) for j in range(shown)}):
+        step = answered[i].step
+        tallies: dict[str, Counter[str]] = defaultdict(Counter)
+        for vote in counting.counted(ledger, step):
+            tallies[vote.comparison][vote.verdict] += 1
+        comparison = next(c for c in ledger.comparisons(step) if c.id in tallies)
+        row = next(row for row in comparison.rows if not row.identical)
+        tally = tallies[comparison.id]
+        yield {
+            "step": step,
+            "prompt": visible(row.prompt.text),
+            "plus": visible(row.plus.text),
+            "minus": visible(row.minus.text),
+            "won": _winner(tally),
+            "votes": _said(comparison, tally),
+        }
+
+
+def _winner(tally: Mapping[str, int]) -> str | None:
+    plus, minus = tally.get("plus", 0), tally.get("minus", 0)
+    return None if plus == minus else ("plus" if plus > minus else "minus")
+
+
+def _said(comparison: Comparison, tally: Mapping[str, int]) -> str:
+    parts = [f"{n} for {side}" if side != "tie" else f"{n} tie" for side, n in tally.items()]
+    return f"one of {len(comparison.rows)} rows; votes: {', '.join(parts)}"
+
+
+def _panelists(ledger: Ledger, facts: Sequence[Facts]) -> Iterator[dict[str, str]]:
+    people = ledger.query("SELECT * FROM panelists ORDER BY rowid")
+    tallies: dict[str, Counter[str]] = {p["panelist"]: Counter() for p in people}
+    for f in facts:
+        cast = counting.counted(ledger, f.step)
+        groups: dict[str, list[str]] = defaultdict(list)
+        for vote in cast:
+            groups[vote.comparison].append(vote.verdict)
+        for vote in cast:
+            tally = tallies[vote.panelist]
+            tally["votes"] += 1
+            tally[vote.choice] += 1
+            others = Counter(groups[vote.comparison])
+            others[vote.verdict] -= 1
+            side = _winner(others)
+            if side and vote.verdict != "tie":
+                tally["judged"] += 1
+                tally["agreed"] += vote.verdict == side
+        for vote in counting.standing(ledger, f.step):
+            tallies[vote.panelist]["skip"] += vote.verdict == "skip"
+    for row in ledger.votes():
+        tallies[row["panelist"]]["late"] += row["late"]
+    known = "rule" in ledger.spec.get("optimizer", {})
+    weighed = {row.name: row for row in voter_report.voters(ledger)} if known else {}
+    for p in people:
+        t = tallies[p["panelist"]]
+        sided = t["A"] + t["B"]
+        yield {
+            "name": visible(p["pseudonym"]),
+            "kind": p["kind"],
+            "votes": str(t["votes"]),
+            "a_share": f"{t['A'] / sided:.0%}" if sided else "–",
+            "ties": str(t["tie"]),
+            "skips": str(t["skip"]),
+            "late": str(t["late"]),
+            "agreement": f"{t['agreed'] / t['judged']:.0%}" if t["judged"] else "–",
+            **_weight(weighed.get(p["pseudonym"])),
+        }
+
+
+def _weight(voter: voter_report.Voter | None) -> dict[str, str]:
+    """What a vote of theirs counts in the next step, and how steeply they vote, with interval."""
+    if voter is None:
+        return {"weight": "–", "beta": "–"}
+    low, high = voter.beta_interval
+    return {"weight": f"{voter.in_use:.2f}", "beta": f"{voter.beta:.2f} [{low:.1f}, {high:.1f}]"}
+
+
+def _settings(spec: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """The spec as sections of plain texts; long values are cut."""
+    recorded = [(name, value) for name, value in spec.items() if name != "config"]
+    sections: dict[str, dict[str, str]] = {}
+    for name, value in [*spec.get("config", {}).items(), *recorded]:
+        if isinstance(value, Mapping):
+            sections.setdefault(name, {}).update({k: _short(item) for k, item in value.items()})
+        else:
+            sections.setdefault("record", {})[name] = _short(value)
+    return sections
+
+
+def _short(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return visible(text if len(text) <= 400 else f"{text[:400]} …")

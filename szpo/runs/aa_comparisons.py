@@ -1,0 +1,49 @@
+"""A/A comparisons: both batches from the same policy, so that no answer is the right one.
+
+What panelists answer to them shows side bias and how often they call a difference that is none.
+They are made once, at the beginning of a people's run, and teach nothing.
+"""
+
+from __future__ import annotations
+
+from szpo import seeds
+from szpo.data.text_files import clean
+from szpo.ledger.database import Ledger
+from szpo.runs import samples
+from szpo.runs.samples import Source
+from szpo.types import Comparison, Row
+from szpo.voting import steps
+
+COMPARISONS = 4
+
+
+def make(ledger: Ledger, source: Source, count: int = COMPARISONS) -> bool:
+    """Store ``count`` A/A comparisons of D training prompts each; False if there are some.
+
+    Both sides are independent samples of the policy at the head; everything derives from the
+    root seed, and no other draw of the run depends on it.
+    """
+    if _made(ledger):
+        return False
+    root, pool = ledger.root_seed, source.prompts.train
+    order = seeds.permutation(seeds.derive(root, "aa prompts"), len(pool))
+    asked = [pool[int(order[i % len(pool)])] for i in range(count * source.rows)]
+    plus, minus = (
+        samples.answers(
+            ledger, source, asked, until=None, seed=seeds.as_seed(seeds.derive(root, "aa", k=k))
+        )[0]
+        for k in (0, 1)
+    )
+    rows = [Row(clean(p), a, b) for p, a, b in zip(asked, plus, minus, strict=True)]
+    with ledger.transaction("controller"):
+        if _made(ledger):
+            return False
+        for n in range(count):
+            shown = tuple(rows[n * source.rows : (n + 1) * source.rows])
+            key = seeds.derive(root, "aa", name=str(n))
+            steps.record(ledger, Comparison(key.hex(), -1, 0, n, shown, kind="aa"))
+    return True
+
+
+def _made(ledger: Ledger) -> bool:
+    return bool(ledger.query("SELECT 1 FROM comparisons WHERE kind = 'aa' LIMIT 1"))

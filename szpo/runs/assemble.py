@@ -1,0 +1,433 @@
+"""The composition root: from settings to the parts of a run, and from a ledger back to them.
+
+Set-up happens once; its result (adapter factors, subspace, panel) stands in the ledger as tensors
+and numbers, so that continuing, sampling and exporting never repeat it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from szpo import __version__
+from szpo.config import settings_file
+from szpo.config.schema import Config
+from szpo.data import prompts as promptfiles
+from szpo.data.prompts import PromptSet
+from szpo.errors import IntegrityError, StorageError, UsageError
+from szpo.ledger.database import NO_BASE, Ledger
+from szpo.ledger.run_spec import recorded_settings
+from szpo.optim import optimizer
+from szpo.optim import settings as settings_of
+from szpo.optim.directions import DIRECTION_VERSION, Law
+from szpo.optim.parameters import layout_dim
+from szpo.optim.settings import Adam, Selection, Settings
+from szpo.policies.protocol import Policy
+from szpo.replay import replay
+from szpo.runs import machine_check
+from szpo.runs.samples import Source
+from szpo.types import Answer, Layout, Prompt, Shift, Update
+
+if TYPE_CHECKING:
+    from szpo.policies.language_model import Base
+    from szpo.policies.lora_policy import LoraPolicy
+
+Say = Callable[[str], None]
+WARMUP = 5
+"""Steps that measure α where it cannot be known beforehand."""
+CALIBRATION_PROMPTS, CALIBRATION_SAMPLES = 96, 4
+"""Base answers to which the sharpness of a simulated panel is fitted."""
+KL_PROMPTS = 32
+"""Answers a step costs more where a run guards its KL."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything that a run is driven with."""
+
+    config: Config
+    settings: Settings
+    policy: Any
+    """A `Policy`; a `LoraPolicy` where ``base`` is there."""
+    prompts: PromptSet
+    panel: Any | None = None
+    """What the entry point of `szpo.evaluators` gave: judges and a spec; None for people."""
+    base: Base | None = None
+    """The language model and its coordinates; None for policies of other packages."""
+
+    @property
+    def language(self) -> LoraPolicy:
+        """The policy as a language model.
+
+        Raises:
+            UsageError: It is none.
+        """
+        if self.base is None:
+            raise UsageError(f"{self.config.model.name} is no language model; this needs one")
+        found: LoraPolicy = self.policy
+        return found
+
+
+def new_path(config: Config) -> Path:
+    """The file of a new run: its folder is made, its name is free.
+
+    Raises:
+        StorageError: The folder cannot be made, or the run exists.
+    """
+    folder = Path(config.run.folder)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{folder} cannot be written ({error.strerror})") from None
+    path = folder / f"{config.run.name or default_name(config)}.db"
+    if path.exists():
+        raise StorageError(
+            f"{path} exists; continue it with: szpo run --resume {path.stem}, "
+            "or set another run.name or run.seed"
+        )
+    return path
+
+
+def default_name(config: Config) -> str:
+    """A name from model, panel and seed.
+
+    >>> default_name(Config())
+    'smollm2-bt70-sentiment-0'
+    """
+    panel = config.panel
+    words = [Path(config.model.name).name, panel.kind]
+    words += [panel.reward] if panel.kind not in ("people", "judge") else []
+    end = f"-{config.run.seed}"
+    text = "-".join(words).lower()[: 64 - len(end)] + end
+    return "".join(c if c.isascii() and (c.isalnum() or c == "-") else "-" for c in text)
+
+
+def build(config: Config, *, say: Say = print) -> Parts:
+    """Load the model, choose the coordinates, fit the panel. Cheap refusals come first.
+
+    Raises:
+        UsageError: A setting does not fit the model, the prompts or the panel.
+    """
+    prompts = promptfiles.chosen(config.prompts, say)
+    panel_maker = _maker("szpo.evaluators", config.panel.kind, known=("people",))
+    policy_maker = _policy_maker(config)
+    if (check := getattr(panel_maker, "check", None)) is not None:
+        check(reward=config.panel.reward, size=config.panel.size)
+    if (check := getattr(panel_maker, "check_config", None)) is not None:
+        check(config, prompts)
+    base = None
+    if policy_maker is None:
+        if config.subspace.kind != "full":  # refused now, not after the set-up
+            _settings(config, (("z", (config.dim,)),), 1.0)
+        from szpo.policies import language_model
+
+        base = language_model.prepare(config, prompts.train, say)
+        settings = _settings(config, base.subspace.layout, base.subspace.scale)
+        policy: Policy = language_model.policy(config, base, settings)
+    else:
+        policy = policy_maker(root_seed=config.run.seed)
+        settings = _settings(config, policy.layout, 1.0)
+    for line in told(settings):
+        say(line)
+    parts = Parts(config, settings, policy, prompts, base=base)
+    if panel_maker is None:
+        return parts
+    panel = _panel(
+        panel_maker, parts, beta=config.panel.beta, answers=partial(_base_answers, parts)
+    )
+    say(str(panel))
+    return replace(parts, panel=panel)
+
+
+def create(parts: Parts, path: Path) -> Ledger:
+    """Write a new ledger that holds all that replay, resume and export need."""
+    config, prompts = parts.config, parts.prompts
+    facts: dict[str, Any] = {"base": {"name": config.model.name}}
+    tensors: dict[str, Any] = {}
+    base_sha256, basis_sha256 = NO_BASE, None
+    if parts.base is not None:
+        from szpo.policies import language_model
+
+        facts, tensors = language_model.record(parts.base)
+        base_sha256 = parts.base.loaded.sha256
+        basis_sha256 = parts.base.subspace.basis_sha256
+    spec = {
+        "szpo": __version__,
+        "versions": machine_check.versions(),
+        "config": config.model_dump(mode="json"),
+        "optimizer": settings_of.settings_to_json(parts.settings),
+        "panel": None if parts.panel is None else parts.panel.spec,
+        "prompts": {
+            "train": len(prompts.train),
+            "heldout": len(prompts.heldout),
+            "sha256": prompts.sha256,
+        },
+        **facts,
+    }
+    return Ledger.create(
+        path,
+        spec,
+        root_seed=config.run.seed,
+        layout=parts.settings.layout,
+        direction_version=DIRECTION_VERSION,
+        base_sha256=base_sha256,
+        basis_sha256=basis_sha256,
+        tensors=tensors,
+    )
+
+
+def reopen(
+    ledger: Ledger, *, until: int | None = None, panel: bool = True, say: Say = print
+) -> Parts:
+    """The parts of a recorded run, its policy at the head (or before step ``until``).
+
+    Args:
+        ledger: The run.
+        until: Steps to fold; None: all that were applied.
+        panel: Build all that driving the run takes: its panel, and the prompts it began with.
+        say: Told what happens.
+
+    Raises:
+        IntegrityError: The model or the prompts are not the recorded ones, or the weights do not
+            come out.
+        UsageError: The ledger was not made by ``szpo run``, or has not so many steps.
+    """
+    if "config" not in ledger.spec:
+        raise UsageError(f"{ledger.path.name} was not made by szpo run; open it from Python")
+    config = settings_file.check(ledger.spec["config"], where=ledger.path.name)
+    settings = recorded_settings(ledger)
+    last = ledger.last_applied()
+    if until is not None and until > (known := 0 if last is None else last + 1):
+        raise UsageError(f"{ledger.path.name}: {known} steps are applied; there is no {until}")
+    prompts = _same_prompts(config, ledger, needed=panel, say=say)
+    policy_maker = _policy_maker(config)
+    base = None
+    if policy_maker is None:
+        from szpo.policies import language_model
+
+        base = language_model.restore(config, ledger)
+        policy: Policy = language_model.policy(config, base, settings)
+    else:
+        policy = policy_maker(root_seed=config.run.seed)
+    policy = _at_start(ledger, policy)
+    applied = 0
+    for _, updates in replay.added(ledger, settings, until):
+        applied += 1
+        for update in updates:
+            policy.apply(update)
+    if policy.digest() != ledger.heads()[applied]:
+        raise IntegrityError(
+            f"{ledger.path.name}: {applied} recorded updates give other weights than recorded; "
+            "find the row with: szpo verify"
+        )
+    parts = Parts(config, settings, policy, prompts, base=base)
+    maker = _maker("szpo.evaluators", config.panel.kind, known=("people",)) if panel else None
+    if maker is None:
+        return parts
+    recorded = ledger.spec.get("panel") or {}
+    beta = (recorded.get("calibration") or {}).get("beta", config.panel.beta)
+    return replace(parts, panel=_panel(maker, parts, beta=beta, recorded=recorded))
+
+
+def source(ledger: Ledger, parts: Parts) -> Source:
+    """What orders and A/A comparisons draw their answers from."""
+    maker = _policy_maker(parts.config)
+
+    def fresh() -> Policy:
+        if maker is None:
+            raise UsageError("a language model is placed, never built a second time")
+        return _at_start(ledger, maker(root_seed=parts.settings.root_seed))
+
+    return Source(
+        parts.policy, parts.prompts, parts.config.optimizer.rows, None if maker is None else fresh
+    )
+
+
+def told(settings: Settings) -> Sequence[str]:
+    """What was chosen for the run, in lines for people: nothing is left to guess."""
+    s = settings
+    return (
+        f"rule {s.rule}, {s.pairing}, K {s.K} × N {s.N} × M {s.M} votes, D {s.D} rows, link "
+        f"{s.link}, ties {s.ties}, weighting {s.weighting}, seed {s.root_seed}",
+        f"mu {optimizer.ask(optimizer.init(s)).mu:.4g} (KL radius {s.kl_radius:g}), KL step "
+        f"{s.kl_step:g}, forget {s.forget:g}, warm-up {s.warmup} steps",
+    )
+
+
+def _at_start(ledger: Ledger, policy: Any) -> Policy:
+    """The policy, just built, put at θ₀ of the ledger: elsewhere than its own start in a branch.
+
+    Raises:
+        UsageError: It can neither be placed nor be moved there by one vector.
+    """
+    found: Policy = policy
+    if ledger.row["parent"] is None:
+        return found
+    start = ledger.start()
+    if hasattr(policy, "place"):
+        policy.place(start)
+    elif len(start) == 1 and not any(value.any() for value in found.theta().values()):
+        # 0 + θ₀ is exact.
+        (values,) = start.values()
+        found.apply(Update(0, 0, vector=tuple(values.ravel().tolist())))
+    if found.digest() != ledger.heads()[0]:
+        raise UsageError(
+            f"{ledger.path.name} begins at other weights than {type(policy).__name__} does, and "
+            "that policy has no `place`; it cannot be branched"
+        )
+    return found
+
+
+# --- the parts ---------------------------------------------------------------------------------
+
+
+def _same_prompts(config: Config, ledger: Ledger, *, needed: bool, say: Say) -> PromptSet:
+    """The prompts that the run began with; without them a finished run can still be exported.
+
+    Raises:
+        UsageError: Their file is gone, and they are needed.
+        IntegrityError: Their file holds other prompts now, and they are needed.
+    """
+    recorded = ledger.spec.get("prompts", {}).get("sha256")
+    try:
+        found = promptfiles.chosen(config.prompts, say)
+        if recorded not in (None, found.sha256):
+            raise IntegrityError(
+                f"{config.prompts.path or 'the shipped prompts'}: not the prompts that "
+                f"{ledger.path.name} began with; put the former file back"
+            )
+    except (UsageError, IntegrityError) as error:
+        if needed:
+            raise
+        say(f"warning: {error}")
+        return PromptSet((), ())
+    return found
+
+
+def _maker(group: str, name: str, known: Sequence[str] = ()) -> Callable[..., Any] | None:
+    """The factory behind a name; None for names that szpo serves itself.
+
+    What follows a "+" goes to the factory's ``changed``, as in ``bt70+side=.3``.
+
+    Raises:
+        UsageError: No installed package has it, or it takes no changes.
+    """
+    if name in known:
+        return None
+    plain, _, changes = name.partition("+")
+    for entry in entry_points(group=group, name=plain):
+        maker: Callable[..., Any] = entry.load()
+        if not changes:
+            return maker
+        if (changed := getattr(maker, "changed", None)) is None:
+            raise UsageError(f'"{plain}" takes no changes; name it without "+{changes}"')
+        found: Callable[..., Any] = changed(changes)
+        return found
+    others = sorted({e.name for e in entry_points(group=group)})
+    what = group.rpartition(".")[2].rstrip("s")
+    raise UsageError(f'no {what} "{name}"; there are: {", ".join([*known, *others])}')
+
+
+def _policy_maker(config: Config) -> Callable[..., Any] | None:
+    """The factory of another package's policy, where the model's name is one's."""
+    name = config.model.name
+    if not entry_points(group="szpo.policies", name=name):
+        return None
+    if config.optimizer.mu is None:
+        raise UsageError(
+            f"policy {name} has no log-probabilities to choose a radius by; set optimizer.mu"
+        )
+    return _maker("szpo.policies", name)
+
+
+def _base_answers(parts: Parts) -> tuple[Sequence[Prompt], list[list[Answer]]]:
+    """Answers of the base policy to which a panel is fitted: the same for every run of one base.
+
+    The seed is fixed, so that the panel's sharpness belongs to (base, reward, rows) and not to a
+    run's luck; language models' answers are kept in the cache, since they cost a minute.
+    """
+    asked = parts.prompts.train[:CALIBRATION_PROMPTS]
+
+    def draw() -> list[list[Answer]]:
+        sample = getattr(parts.policy, "sample", None)
+        if sample is not None:
+            found: list[list[Answer]] = sample(asked, CALIBRATION_SAMPLES, seed=0)
+            return found
+        # Any policy can be asked unperturbed; one answer a call, so that seeds tell them apart.
+        still = [Shift(0, 0, 0, 0.0)]
+        drawn = [
+            parts.policy.rollout([asked], still, seed=i)[0] for i in range(CALIBRATION_SAMPLES)
+        ]
+        return [list(answers) for answers in zip(*drawn, strict=True)]
+
+    if parts.base is None:
+        return asked, draw()
+    from szpo.policies import language_model
+
+    return asked, language_model.kept_answers(parts.config, parts.base, asked, draw)
+
+
+def _panel(
+    maker: Callable[..., Any],
+    parts: Parts,
+    recorded: Mapping[str, Any] | None = None,
+    **more: Any,
+) -> Any:
+    panel = parts.config.panel
+    if (of_run := getattr(maker, "of_run", None)) is not None:  # it reads more than [panel]
+        loaded = None if parts.base is None else parts.base.loaded
+        return of_run(parts.config, loaded=loaded, recorded=recorded)
+    return maker(
+        reward=panel.reward,
+        size=panel.size,
+        rows=parts.config.optimizer.rows,
+        seed=0,
+        logprob=getattr(parts.policy, "logprob_base", None),
+        **more,
+    )
+
+
+def _settings(config: Config, layout: Layout, scale: float) -> Settings:
+    o = config.optimizer
+    dim = layout_dim(layout)
+    changes: dict[str, Any] = {}
+    if o.block is not None:
+        changes["law"] = Law("block", min(o.block, dim))
+    if o.warmup is not None:
+        changes["warmup"] = o.warmup
+    elif config.subspace.kind == "random" and o.rule in ("known", "margin"):
+        # Nothing is known of how far votes carry along random directions: α is measured.
+        changes["warmup"] = 0 if o.adam or o.alpha is not None else WARMUP
+    if o.steer:
+        changes["steering"] = (o.kl_radius / 4, o.kl_radius * 4)
+    return settings_of.defaults(
+        config.run.seed,
+        layout,
+        rule=None if o.rule == "auto" else o.rule,
+        pairing=o.pairing,
+        K=o.directions,
+        N=o.comparisons,
+        M=o.votes,
+        D=o.rows,
+        mu=o.mu,
+        alpha=o.alpha,
+        link=o.link,
+        smoothing=o.smoothing,
+        ties=o.ties,
+        weighting=o.weighting,
+        kl_radius=o.kl_radius,
+        kl_step=o.kl_step,
+        scale=scale,
+        forget=o.forget,
+        momentum=o.momentum,
+        adam=Adam() if o.adam else None,
+        selection=None
+        if config.selection.candidates is None
+        else Selection(config.selection.candidates, config.selection.by, config.selection.floor),
+        vote_price=config.selection.vote_price,
+        **changes,
+    )

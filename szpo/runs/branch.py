@@ -1,0 +1,102 @@
+"""A branch: a new run that begins with the weights another run had after one of its steps.
+
+Settings, prompts and panel are the parent's, but for the rule where another one is asked for;
+votes and the optimizer's state are not: what the parent learned is in the weights. The parent's
+file gains one event and is otherwise left alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from szpo import seeds
+from szpo.errors import UsageError
+from szpo.ledger.database import THETA0, Ledger
+from szpo.optim.settings import defaults, settings_from_json
+from szpo.replay import replay
+from szpo.types import Rule
+
+
+def branch(
+    path: str | Path,
+    step: int,
+    new_path: str | Path,
+    *,
+    by: str,
+    seed: int | None = None,
+    rule: str | None = None,
+) -> Ledger:
+    """Write the branch's ledger and open it.
+
+    Its θ₀ are the parent's weights after ``step``, bit for bit; its root seed derives from the
+    parent's, the step and the new file's name, unless ``seed`` is given. ``rule`` makes of votes
+    what another rule does; what belongs to the parent's alone (a prior, a warm-up) is dropped.
+
+    Raises:
+        UsageError: the parent has not applied that step, the seed is out of range, or the rule
+            does not go with the parent's other settings.
+        StorageError: the new file exists or cannot be written.
+        IntegrityError: the parent's updates do not give the weights it recorded.
+    """
+    new_path = Path(new_path)
+    with Ledger.open(path) as parent:
+        row = parent.step(step) if step >= 0 else None
+        if row is None or row["state"] != "applied":
+            state = "does not exist" if row is None else f"is {row['state']}"
+            last = parent.last_applied()
+            known = "no step is applied yet" if last is None else f"the last applied is {last}"
+            raise UsageError(f"{parent.path.name}: step {step} {state}; {known}")
+        theta = replay.fold(parent, step + 1)
+        root = seeds.branch_seed(parent.root_seed, step, new_path.stem) if seed is None else seed
+        seeds.derive(root, "branch")  # says what is wrong with a bad seed
+        spec = _spec(parent.spec, root, rule)
+        kept = {
+            name: value for name, value in parent.tensors().items() if not name.startswith(THETA0)
+        }
+        # The parent's people vote meanwhile: writing the weights out may take long.
+        with Ledger.create(
+            new_path,
+            spec,
+            root_seed=root,
+            layout=parent.layout,
+            direction_version=parent.row["direction_version"],
+            base_sha256=parent.row["base_sha256"],
+            basis_sha256=parent.basis_sha256,
+            tensors={**kept, **{f"{THETA0}{name}": value for name, value in theta.items()}},
+            parent=parent.run,
+            parent_step=step,
+            clock=parent.clock,
+        ) as child:
+            body = {"after": step, "run": child.run, "name": new_path.stem}
+        try:
+            parent.record_event("branch", by, body)
+        except BaseException:
+            new_path.unlink(missing_ok=True)
+            raise
+    return Ledger.open(new_path)
+
+
+def _spec(spec: Mapping[str, Any], root_seed: int, rule: str | None) -> dict[str, Any]:
+    """The parent's spec under another seed (and rule), named as its file is."""
+    made: dict[str, Any] = json.loads(json.dumps(spec))
+    made["optimizer"]["root_seed"] = root_seed
+    if "config" in made:
+        made["config"]["run"] |= {"seed": root_seed, "name": None}
+    if rule is None:
+        return made
+    parent, own = settings_from_json(spec["optimizer"]), made["optimizer"]
+    own |= {"rule": rule, "warmup": 0}
+    if rule != "bayes":
+        own |= {"prior_mean": None, "prior_precision": None}
+    if rule in ("known", "margin"):  # as long a warm-up as a run that begins with that rule
+        own["warmup"] = defaults(
+            root_seed, parent.layout, rule=cast(Rule, rule), alpha=parent.alpha,
+            adam=parent.adam, weighting=parent.weighting, M=parent.M,
+        ).warmup  # fmt: skip
+    settings_from_json(own)
+    if "config" in made:
+        made["config"]["optimizer"]["rule"] = rule
+    return made

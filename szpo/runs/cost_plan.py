@@ -1,0 +1,126 @@
+"""What a run will cost, before anything starts: votes, reading, generation, disk.
+
+Figures are estimates to decide by. Reading and disk follow from the settings; generation time is
+scaled from one measured machine by a fixed matrix product, and is absent for models whose size is
+not known before they are loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from szpo.config.schema import Config
+from szpo.training import budget
+from szpo.training.summary import WORDS_PER_MINUTE
+
+PARAMETERS = {"smollm2": 134_515_008, "tiny": 1_000_000}
+EFFICIENCY = 0.6
+"""Rate of new tokens × 2 × weights over that of the fp32 product; bf16 on two cores."""
+CALIBRATION_ANSWERS = 384
+"""Base answers to which the β of a simulated panel is fitted."""
+MINIMAL_TOKEN_SECONDS = 2e-5
+"""Floor per token: bookkeeping that no faster arithmetic takes away."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The costs of a run; None where they cannot be known yet."""
+
+    steps: int
+    votes: int
+    answers_to_read: int
+    person_hours: float
+    answers_to_generate: int
+    setup_answers: int
+    tokens: int
+    generation_minutes: float | None
+    disk_mib: float
+    money: float | None = None
+    """What panelists are paid for it; None where the settings name no pay."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return asdict(self)
+
+
+def estimate(config: Config, *, matrix_seconds: float) -> Plan:
+    """The costs of these settings on a machine with that 1024³ fp32 matrix product.
+
+    Reading is what people would have to do; a simulated panel's reading is counted all the same,
+    because it is what the same votes would cost.
+
+    >>> plan = estimate(Config(), matrix_seconds=0.02)
+    >>> plan.steps, plan.votes, plan.answers_to_read
+    (30, 240, 3840)
+    """
+    o = config.optimizer
+    votes = config.steps * config.votes_per_step
+    rows = config.steps * o.directions * o.comparisons * o.rows
+    # A selection generates C comparisons of which N are kept and asked.
+    made = rows * (config.selection.candidates or o.comparisons) // o.comparisons
+    setup = config.subspace.kl_samples
+    setup += config.subspace.samples if config.subspace.kind == "score" else 0
+    if config.panel.kind not in ("people", "judge") and config.panel.beta is None:
+        setup += CALIBRATION_ANSWERS
+    # One pass of gradients costs about as much as sampling the answer did.
+    tokens = (2 * made + 2 * setup) * config.generation.max_new_tokens
+    read = votes * 2 * o.rows
+    hours = votes * config.words_per_vote / WORDS_PER_MINUTE / 60
+    size = parameters(config.model.name)
+    minutes = None
+    if size is not None:
+        rate = EFFICIENCY * 2 * 1024**3 / matrix_seconds
+        minutes = tokens * max(2 * size / rate, MINIMAL_TOKEN_SECONDS) / 60
+    answer_bytes = config.generation.max_new_tokens * 4.5 + 60
+    disk = rows * (2 * answer_bytes + 250) + votes * 1_500 + config.steps * 4_000
+    return Plan(
+        steps=config.steps,
+        votes=votes,
+        answers_to_read=read,
+        person_hours=hours,
+        answers_to_generate=2 * made,
+        setup_answers=setup,
+        tokens=tokens,
+        generation_minutes=minutes,
+        disk_mib=disk / 2**20,
+        money=budget.pay(votes, hours, config.panel.pay_per_vote, config.panel.pay_per_hour),
+    )
+
+
+def parameters(model: str) -> int | None:
+    """Number of weights of a model by name or folder; None where only loading it would tell."""
+    if model in PARAMETERS:
+        return PARAMETERS[model]
+    sizes = [file.stat().st_size for file in Path(model).expanduser().glob("*.safetensors")]
+    return sum(sizes) // 2 or None  # most checkpoints hold two bytes a weight
+
+
+def lines(plan: Plan, config: Config) -> Iterator[tuple[str, str]]:
+    """The plan as names and sentences."""
+    o = config.optimizer
+    yield "steps", f"{plan.steps}, of {o.directions} × {o.comparisons} × {o.votes} votes (K·N·M)"
+    yield "votes", f"{plan.votes} from {config.panel.size} panelists ({config.panel.kind})"
+    yield (
+        "reading",
+        f"at most {plan.answers_to_read:,} answers, about {plan.person_hours:.1f} person-hours "
+        f"at {WORDS_PER_MINUTE} words a minute",
+    )
+    if config.panel.kind == "judge" and config.judge.kind != "scorer":
+        per_vote = 2 * (o.rows if config.judge.batches == "rows" else 1)
+        yield "judge", f"{plan.votes * per_vote:,} questions to {config.judge.model}"
+    if plan.money is not None:
+        yield "pay", f"at most about {plan.money:,.2f} {config.panel.currency}"
+    yield (
+        "generation",
+        f"{plan.answers_to_generate:,} answers and about {plan.setup_answers:,} for set-up, "
+        f"about {plan.tokens:,} tokens"
+        + (
+            ""
+            if plan.generation_minutes is None
+            else f", about {plan.generation_minutes:.1f} minutes on this machine"
+        ),
+    )
+    yield "disk", f"about {plan.disk_mib:.1f} MiB in {config.run.folder}"

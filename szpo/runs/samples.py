@@ -1,0 +1,122 @@
+"""Answers of a run's policy as it was after any of its steps, and the order "samples".
+
+The weights are folded from the ledger, never kept: the base is θ₀ of this ledger (for a branch,
+the parent's weights where it left them), the current policy is the head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from szpo import seeds
+from szpo.data.prompts import PromptSet
+from szpo.data.text_files import clean, clean_answer
+from szpo.errors import LeaseError, UsageError
+from szpo.ledger import orders, run_spec
+from szpo.ledger.database import Ledger
+from szpo.ledger.orders import Order
+from szpo.policies.protocol import Policy
+from szpo.replay import replay
+from szpo.seeds import as_seed
+from szpo.types import Answer, Prompt, Shift
+
+PROMPTS = 6
+"""Prompts of an order that does not say how many."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What answers are drawn from: the policy of the process that drives the run, and prompts."""
+
+    policy: Policy
+    """At the run's head."""
+    prompts: PromptSet
+    rows: int
+    """D: rows of a comparison."""
+    fresh: Callable[[], Policy] | None = None
+    """Another policy at θ₀; needed where the policy cannot be placed (`place`)."""
+
+
+def answers(
+    ledger: Ledger, source: Source, prompts: Sequence[Prompt], *, until: int | None, seed: int
+) -> tuple[tuple[Answer, ...], str]:
+    """One answer to each prompt by the weights after the steps < ``until``, and their digest.
+
+    ``until`` None is the head. The same seed means the same random numbers for any weights.
+
+    Raises:
+        UsageError: the run has not so many steps, or the policy cannot be put elsewhere.
+        LeaseError: the head is not where this process left it.
+    """
+    asked = [clean(prompt) for prompt in prompts]
+    with standing(ledger, source, until) as policy:
+        return _ask(policy, asked, seed), policy.digest()
+
+
+def fulfil(ledger: Ledger, order: Order, source: Source) -> None:
+    """Let the base, the weights after the step that was named, and the head answer alike.
+
+    The result has "prompts" (texts) and "columns": each a "name" (base, step k or current), the
+    last step applied ("step", None for the base), "theta_sha256" and "answers" ([text, end]).
+
+    Raises:
+        UsageError: the step is not applied.
+    """
+    asked = (source.prompts.heldout or source.prompts.train)[: order.body.get("prompts", PROMPTS)]
+    seed = as_seed(seeds.derive(ledger.root_seed, "samples"))
+    step, last = order.body.get("step"), ledger.last_applied()
+    wanted: list[tuple[str, int | None, int | None]] = [("base", None, 0)]
+    if step is not None:
+        wanted.append((f"step {step}", step, step + 1))
+    wanted.append(("current", last, None))
+    columns = []
+    for name, at, until in wanted:
+        given, digest = answers(ledger, source, asked, until=until, seed=seed)
+        column: dict[str, Any] = {"name": name, "step": at, "theta_sha256": digest}
+        columns.append({**column, "answers": [[answer.text, answer.end] for answer in given]})
+    body = {"prompts": [clean(prompt).text for prompt in asked], "columns": columns}
+    orders.settle(ledger, order, body)
+
+
+@contextmanager
+def standing(ledger: Ledger, source: Source, until: int | None) -> Iterator[Policy]:
+    """The policy at those weights; where it was placed there, it is put back afterwards.
+
+    Raises:
+        UsageError: the run has not so many steps, or the policy cannot be put elsewhere.
+        LeaseError: the head is not where this process left it.
+    """
+    policy: Any = source.policy
+    if until is None:
+        if policy.digest() != ledger.head():  # what it answers would pass for the new weights'
+            raise LeaseError(
+                f"{ledger.path.name}: another controller has moved this run on; this one stops"
+            )
+        yield policy
+    elif hasattr(policy, "place"):
+        kept = policy.theta()
+        try:
+            policy.place(replay.fold(ledger, until))
+            yield policy
+        finally:
+            policy.place(kept)
+    elif source.fresh is not None:
+        replay.fold(ledger, until)  # says what is wrong with a step that is not there
+        other = source.fresh()
+        for _, updates in replay.added(ledger, run_spec.recorded_settings(ledger), until):
+            for update in updates:
+                other.apply(update)
+        yield other
+    else:
+        raise UsageError("this policy cannot be put at other weights; it has no `place`")
+
+
+def _ask(policy: Any, prompts: Sequence[Prompt], seed: int) -> tuple[Answer, ...]:
+    if hasattr(policy, "sample"):
+        found = [row[0] for row in policy.sample(list(prompts), 1, seed=seed)]
+    else:
+        found = policy.rollout([prompts], [Shift(0, 0, 0, 0.0)], seed=seed)[0]
+    return tuple(clean_answer(answer) for answer in found)

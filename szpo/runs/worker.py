@@ -1,0 +1,198 @@
+"""The process that holds the model: it drives a run, and does for people what needs the model.
+
+While the run goes on it drives it; while it is paused, stopped or finished it stands by, keeps
+the lease, and goes on when somebody lets it. Orders (`szpo.ledger.orders`) are fulfilled whenever
+votes are awaited and while standing by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NoReturn, Protocol
+
+from szpo.errors import IntegrityError, LeaseError, StorageError, SzpoError
+from szpo.ledger import orders
+from szpo.ledger.database import Ledger, Record
+from szpo.ledger.orders import Order
+from szpo.runs import final_comparison, link_triads, samples
+from szpo.runs.samples import Source
+from szpo.training.step_report import Outcome
+from szpo.voting import lease, steps
+from szpo.voting.lease import Lease
+
+Say = Callable[[str], None]
+
+_FULFIL: Final = {
+    "final": final_comparison.fulfil,
+    "samples": samples.fulfil,
+    "triads": link_triads.fulfil,
+}
+_CHANGES: Final = ("pause", "unpause", "stop", "limits")
+"""Events after which a run that stood still may go on."""
+
+
+class Drive(Protocol):
+    """Drives the run under a held lease until it ends, pauses or stops."""
+
+    def __call__(self, held: Lease, wait: Callable[[], None]) -> Outcome:
+        """``wait`` is called while votes are missing."""
+
+
+def fulfil(ledger: Ledger, source: Source, say: Say) -> int:
+    """Fulfil the open orders; returns how many.
+
+    What cannot be done is settled with its reason, so that it is not tried for ever.
+
+    Raises:
+        LeaseError, StorageError, IntegrityError: not the order's fault; it stays open.
+    """
+    waiting = orders.open_orders(ledger)
+    for order in waiting:
+        say(f"order {order.id} by {order.by}: {order.kind}")
+        _one(ledger, source, order, say)
+    return len(waiting)
+
+
+def _one(ledger: Ledger, source: Source, order: Order, say: Say) -> None:
+    try:
+        _FULFIL[order.kind](ledger, order, source)
+    except (LeaseError, StorageError, IntegrityError):
+        raise
+    except SzpoError as error:
+        reason = str(error)
+    except Exception as error:  # an engine's own: it must not end a run that people vote in
+        reason = f"{type(error).__name__}: {error}"
+    else:
+        return
+    say(f"order {order.id} cannot be done: {reason}")
+    orders.settle(ledger, order, {"error": reason})
+
+
+def once(
+    ledger: Ledger, source: Source, drive: Drive, *, wait: Callable[[], None], say: Say
+) -> Outcome:
+    """Drive the run to its end or its pause, fulfilling orders on the way and before leaving."""
+    with lease.hold(ledger) as held:
+        outcome = drive(held, _turn(ledger, source, held, wait, say))
+        fulfil(ledger, source, say)
+    return outcome
+
+
+def attend(
+    ledger: Ledger, source: Source, drive: Drive, *, wait: Callable[[], None], say: Say
+) -> NoReturn:
+    """Drive the run and stay with it; ends only by an exception, such as a signal's.
+
+    ``wait`` is called between looks at the ledger, here and (with orders) by ``drive``.
+
+    Raises:
+        LeaseError: another controller holds the run, or took it over.
+        SzpoError: whatever ends a run that is driven; see `szpo.training.controller.run`.
+    """
+    with lease.hold(ledger) as held:
+        turn = _turn(ledger, source, held, wait, say)
+        said = None
+        while True:
+            seen = _changes(ledger)
+            outcome = drive(held, turn)
+            if outcome != said:
+                said = outcome
+                say(f"{outcome.status}: {outcome.reason}; standing by")
+            while _changes(ledger) == seen:
+                turn()
+
+
+def _turn(
+    ledger: Ledger, source: Source, held: Lease, wait: Callable[[], None], say: Say
+) -> Callable[[], None]:
+    """What is done between two looks at the ledger."""
+    watch = Watch(ledger, say)
+
+    def turn() -> None:
+        lease.check(ledger, held)
+        watch()
+        fulfil(ledger, source, say)
+        wait()
+
+    return turn
+
+
+class Watch:
+    """Says once, when it begins, why an open step may stay open for longer than people expect."""
+
+    def __init__(self, ledger: Ledger, say: Say):
+        self.ledger: Final = ledger
+        self.say: Final = say
+        self._said: frozenset[str] = frozenset()
+
+    def __call__(self) -> None:
+        """Look at the open step; needs a few queries."""
+        found = frozenset(filter(None, (shortage(self.ledger), overdue(self.ledger))))
+        for reason in sorted(found - self._said):
+            self.say(f"warning: {reason}")
+        self._said = found
+
+
+def shortage(ledger: Ledger) -> str | None:
+    """Why the open step cannot get all its votes from those who may vote; None if it can.
+
+    Nor is there one where a simulated panel answers: it enrols itself.
+    """
+    row = _open_step(ledger)
+    if row is None or _panel(ledger).get("kind", "people") != "people":
+        return None
+    step, m = row["step"], row["m"]
+    panel = ledger.query(
+        "SELECT count(*) AS n FROM panelists p WHERE NOT EXISTS "
+        "(SELECT 1 FROM credentials WHERE panelist = p.panelist) AND NOT EXISTS "
+        "(SELECT 1 FROM events WHERE kind = 'erase' "
+        "AND json_extract(body, '$.panelist') = p.panelist) OR EXISTS "
+        "(SELECT 1 FROM credentials WHERE panelist = p.panelist AND revoked_us IS NULL)"
+    )[0]["n"]
+    # Somebody who skipped has been asked and is not asked again.
+    lost = ledger.query(
+        "SELECT c.comparison, count(l.assignment) AS lost FROM comparisons c LEFT JOIN "
+        "(SELECT a.comparison, a.assignment FROM assignments a JOIN votes v USING (assignment) "
+        "WHERE v.revision = (SELECT max(revision) FROM votes WHERE assignment = a.assignment) "
+        "AND v.choice = 'skip') l ON l.comparison = c.comparison "
+        "WHERE c.run = ? AND c.step = ? AND c.kind = 'train' AND c.identical = 0 "
+        "GROUP BY c.comparison",
+        (ledger.run, step),
+    )
+    short = sum(panel - row["lost"] < m for row in lost)
+    if not short:
+        return None
+    return (
+        f"step {step}: {short} of {len(lost)} comparisons cannot get their {m} votes from the "
+        f"{panel} panelists who may vote; invite more people, or close the step by hand"
+    )
+
+
+def overdue(ledger: Ledger) -> str | None:
+    """Why an open step whose deadline has passed is still open; None if it is not."""
+    minutes, quorum = (_panel(ledger).get(name) for name in ("deadline_minutes", "quorum"))
+    row = _open_step(ledger)
+    if row is None or minutes is None or steps.quorate(ledger, row["step"], quorum):
+        return None
+    if ledger.clock() < steps.deadline_us(ledger, row, minutes * 60):
+        return None
+    return (
+        f"step {row['step']}: its deadline has passed, yet it has less than the quorum of "
+        f"{quorum:.0%} of its votes; it closes once it has them"
+    )
+
+
+def _panel(ledger: Ledger) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = ledger.spec.get("config", {}).get("panel", {})
+    return found
+
+
+def _open_step(ledger: Ledger) -> Record | None:
+    found = ledger.query("SELECT * FROM steps WHERE run = ? AND state = 'open'", (ledger.run,))
+    return found[0] if found else None
+
+
+def _changes(ledger: Ledger) -> int:
+    marks = ", ".join("?" * len(_CHANGES))
+    sql = f"SELECT coalesce(max(event), 0) AS last FROM events WHERE kind IN ({marks})"
+    return int(ledger.query(sql, _CHANGES)[0]["last"])

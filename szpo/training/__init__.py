@@ -1,0 +1,15 @@
+"""The controller's loop: what a step asks, guards, budgets, what a step reports."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import lazy_loader
+
+if TYPE_CHECKING:
+    from szpo.training.comparisons import prompt_order as prompt_order
+    from szpo.training.controller import run as run
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__, submod_attrs={"comparisons": ["prompt_order"], "controller": ["run"]}
+)

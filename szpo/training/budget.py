@@ -1,0 +1,119 @@
+"""What a run may still spend: limits that a person sets or withdraws while it goes on.
+
+A limit keeps the next step from being opened; a step that people are voting on is finished.
+The settings' own budget (`run.votes`, `run.steps`) holds besides.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+
+from szpo.config.schema import Config
+from szpo.errors import UsageError
+from szpo.ledger.database import Ledger
+from szpo.training import summary
+from szpo.voting import lease
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Where the run stops; None where it does not.
+
+    Raises:
+        UsageError: a limit is negative or not a number.
+    """
+
+    step: int | None = None
+    """This step is not opened."""
+    votes: int | None = None
+    """No step is opened that would bring the counted votes above this."""
+    at_us: int | None = None
+    """No step is opened from this time on, µs since 1970."""
+    person_hours: float | None = None
+    """No step is opened once reading has taken this long, at 238 words a minute."""
+    money: float | None = None
+    """No step is opened that would bring what votes cost above this."""
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise UsageError(f"limit {name} is {value}; give a number of at least 0")
+
+
+def limit(ledger: Ledger, by: str, limits: Limits) -> None:
+    """Set the run's limits, in place of all former ones; recorded as events.
+
+    Raises:
+        UsageError: a limit of money in a run whose settings name no pay.
+    """
+    if limits.money is not None and spent(ledger, 0) is None:
+        raise UsageError(
+            "limit money: this run's settings name no pay; panel.pay_per_hour and "
+            "panel.pay_per_vote are set before a run begins"
+        )
+    with ledger.transaction(by):
+        if lease.controller(ledger)["stop_at"] != limits.step:
+            lease.stop_at(ledger, limits.step, by)
+        body = {name: value for name, value in asdict(limits).items() if name != "step"}
+        ledger.record_event("limits", by, body)
+
+
+def limits(ledger: Ledger) -> Limits:
+    """The limits in force."""
+    found = list(ledger.events("limits"))[-1:]
+    rest = found[0]["body"] if found else {}
+    return Limits(step=lease.controller(ledger)["stop_at"], **rest)
+
+
+def reached(ledger: Ledger, *, step: int, votes: int, per_step: int) -> str | None:
+    """Why ``step`` is not to be opened after so many counted votes; None if nothing forbids it."""
+    found = limits(ledger)
+    if found.step is not None and step >= found.step:
+        return f"asked to stop before step {found.step}"
+    if found.votes is not None and votes + per_step > found.votes:
+        return f"asked to stop at {found.votes} votes: {votes} are spent, a step takes {per_step}"
+    if found.at_us is not None and ledger.clock() >= found.at_us:
+        when = datetime.fromtimestamp(found.at_us / 1e6, UTC)
+        return f"asked to stop at {when:%Y-%m-%d %H:%M} UTC"
+    if found.person_hours is not None and (hours := person_hours(ledger)) >= found.person_hours:
+        return f"asked to stop at {found.person_hours:g} person-hours: reading took {hours:.2f}"
+    if found.money is not None:
+        so_far, then = spent(ledger, votes) or 0.0, spent(ledger, votes, more=per_step) or 0.0
+        if then > found.money:
+            return (
+                f"asked to stop at a cost of {found.money:.2f}: {so_far:.2f} are spent, a step "
+                f"takes about {then - so_far:.2f}"
+            )
+    return None
+
+
+def pay(
+    votes: float, hours: float, per_vote: float | None, per_hour: float | None
+) -> float | None:
+    """What so many counted votes and hours of reading cost; None where no pay is named.
+
+    >>> pay(10, 0.5, per_vote=0.1, per_hour=12)
+    7.0
+    """
+    if per_vote is None and per_hour is None:
+        return None
+    return votes * (per_vote or 0) + hours * (per_hour or 0)
+
+
+def spent(ledger: Ledger, votes: int, *, more: int = 0) -> float | None:
+    """What ``votes`` counted votes have cost; with ``more`` of them, read as long as those before.
+
+    Before the first vote, one is reckoned to read as long as the settings let answers be.
+    """
+    recorded = ledger.spec.get("config")
+    config = Config() if recorded is None else Config.model_validate(recorded)
+    panel, hours = config.panel, person_hours(ledger)
+    each = hours / votes if votes else config.words_per_vote / summary.WORDS_PER_MINUTE / 60
+    return pay(votes + more, hours + more * each, panel.pay_per_vote, panel.pay_per_hour)
+
+
+def person_hours(ledger: Ledger) -> float:
+    """Hours that reading the voted comparisons takes at 238 words a minute."""
+    return summary.summary(ledger).person_minutes / 60

@@ -1,0 +1,70 @@
+"""What a step asks: prompts in seeded order, and the comparisons made from two batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from szpo import seeds
+from szpo.data.text_files import clean, clean_answer
+from szpo.errors import RunError, UsageError
+from szpo.optim.settings import Settings
+from szpo.types import Batch, Comparison, Prompt, Row
+
+Prompts = Callable[[int], Sequence[Prompt]]
+"""Step → its K·N·D prompts (K·C·D under a selection); `prompt_order` makes one from a list."""
+
+
+def prompt_order(pool: Sequence[Prompt], settings: Settings) -> Prompts:
+    """Training prompts in seeded permutations, one per epoch, K·N·D (K·C·D) of them a step.
+
+    Raises:
+        UsageError: the pool is empty.
+    """
+    if not pool:
+        raise UsageError("prompts: the training set is empty")
+    prompts, per_step = tuple(pool), settings.K * settings.made * settings.D
+
+    def of(step: int) -> tuple[Prompt, ...]:
+        chosen: list[Prompt] = []
+        place = step * per_step
+        while len(chosen) < per_step:
+            epoch, start = divmod(place + len(chosen), len(prompts))
+            key = seeds.derive(settings.root_seed, "prompts", step=epoch)
+            order = seeds.permutation(key, len(prompts))[start:]
+            chosen += [prompts[i] for i in order[: per_step - len(chosen)]]
+        return tuple(chosen)
+
+    return of
+
+
+def compare(
+    settings: Settings,
+    step: int,
+    prompts: Sequence[Sequence[Prompt]],
+    batches: Sequence[Batch],
+) -> tuple[Comparison, ...]:
+    """A rollout's batches, (plus, minus) per direction, cut into N (or C) comparisons of D rows.
+
+    Raises:
+        RunError: a batch is missing, or does not answer every prompt.
+    """
+    if len(batches) != len(prompts) or any(
+        len(batch) != len(asked) for batch, asked in zip(batches, prompts, strict=False)
+    ):
+        raise RunError(
+            f"step {step}: the policy answered {[len(batch) for batch in batches]} prompts, "
+            f"asked were {[len(asked) for asked in prompts]}"
+        )
+    result = []
+    for k in range(settings.K):
+        rows = [
+            Row(clean(prompt), clean_answer(plus), clean_answer(minus))
+            for prompt, plus, minus in zip(
+                prompts[2 * k], batches[2 * k], batches[2 * k + 1], strict=True
+            )
+        ]
+        for n in range(settings.made):
+            key = seeds.derive(settings.root_seed, "comparison", step=step, k=k, name=str(n))
+            shown = tuple(rows[n * settings.D : (n + 1) * settings.D])
+            result.append(Comparison(key.hex(), step, k, n, shown))
+    return tuple(result)

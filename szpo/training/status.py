@@ -1,0 +1,175 @@
+"""Where a run stands, as everybody may know it: what panelists' pages poll.
+
+Nothing here tells how anybody voted, nor what stands on which side.
+"""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from statistics import median
+from typing import Final, Literal
+
+from szpo.config.schema import Config
+from szpo.ledger.canonical import canonical, sha256
+from szpo.ledger.database import Ledger, Record
+from szpo.training import budget
+from szpo.voting import lease, seats, steps
+
+State = Literal["none", "generating", "open", "closed", "paused", "finished"]
+FRESH_US: Final = 5_000_000
+ROUNDS_OF_WAIT: Final = 5
+"""The usual wait is the median over so many rounds."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoundStatus:
+    """A run's round, counted from step 0; times are µs since 1970.
+
+    ``step`` is the one that people vote on or that comes next, the last one once all is over.
+    """
+
+    step: int | None
+    rounds: int
+    """How many the run is planned to have; so many as there are where nothing is planned."""
+    state: State
+    votes_in: int
+    votes_needed: int
+    opened_us: int | None
+    deadline_us: int | None
+    """When the round closes at the latest; None without a deadline and while paused."""
+    paused_by: str | None
+    pause_reason: str | None
+    usual_wait_s: float | None
+    """Median of the last five times between a close and the next opening; None before one."""
+    generated: bool
+    """The answers of the step after the open one, or of the one to come, are stored."""
+    version: str
+    """Changes with anything above."""
+
+
+_Key = tuple[int, int, int]
+_known: weakref.WeakKeyDictionary[Ledger, tuple[_Key, int, RoundStatus]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def round_status(ledger: Ledger) -> RoundStatus:
+    """Where the run stands; computed anew when somebody has written to the file.
+
+    Some of it depends on the time alone (a limit by date), so that it is never older than
+    `FRESH_US`.
+    """
+    with ledger.alone():
+        key, now = ledger.changes(), ledger.clock()
+        found = _known.get(ledger)
+        if found is None or found[0] != key or not 0 <= now - found[1] < FRESH_US:
+            found = _known[ledger] = key, now, _status(ledger)
+        return found[2]
+
+
+def told(status: RoundStatus) -> RoundStatus:
+    """The status as panelists may know it.
+
+    Why a person paused the run is for them; a guard's figures would tell them how to vote next.
+    """
+    if status.paused_by is None or not status.paused_by.startswith("guard "):
+        return status
+    return replace(status, paused_by="guard", pause_reason=None)
+
+
+def _status(ledger: Ledger) -> RoundStatus:
+    flags, rows = lease.controller(ledger), ledger.steps()
+    live = [row for row in rows if row["state"] not in ("applied", "void")]
+    shown = next((row for row in live if row["state"] in ("open", "closed")), None)
+    state, step = _state(ledger, rows, live, shown)
+    by, reason = flags["paused_by"], flags["pause_reason"]
+    if by is None and shown is None and state != "finished":
+        by, reason = _stopped(ledger, len(rows) - len(live))
+    is_open = shown is not None and shown["state"] == "open"
+    board = seats.board(ledger) if is_open else None
+    found = RoundStatus(
+        step=step,
+        rounds=_rounds(ledger, rows),
+        state="paused" if by is not None and state != "finished" else state,
+        votes_in=0 if board is None else board.votes_in,
+        votes_needed=0 if board is None else board.votes_needed,
+        opened_us=None if shown is None else shown["opened_us"],
+        deadline_us=None if not is_open or by is not None else _deadline(ledger, shown),
+        paused_by=by,
+        pause_reason=reason,
+        usual_wait_s=_usual_wait(rows),
+        generated=bool(live) and steps.stored(ledger, live[-1]["step"]) and live[-1] is not shown,
+        version="",
+    )
+    return replace(found, version=sha256(canonical(asdict(found)))[:16])
+
+
+def _state(
+    ledger: Ledger, rows: list[Record], live: list[Record], shown: Record | None
+) -> tuple[State, int | None]:
+    if shown is not None:
+        return shown["state"], shown["step"]
+    if _spent(ledger, len(rows) - len(live)):
+        return "finished", len(rows) - len(live) - 1
+    if not rows:
+        return "none", None
+    return "generating", len(rows) - len(live)
+
+
+def _spent(ledger: Ledger, done: int) -> bool:
+    """The run's own budget has no further step in it."""
+    config = _config(ledger)
+    if config is None or not done:
+        return False
+    limit = config.run.steps
+    if limit is not None and done >= limit:
+        return True
+    return config.run.votes is not None and (
+        _votes(ledger) + config.votes_per_step > config.run.votes
+    )
+
+
+def _stopped(ledger: Ledger, step: int) -> tuple[str | None, str | None]:
+    """A limit that a person has set keeps the next step from being opened."""
+    config = _config(ledger)
+    per_step = 1 if config is None else config.votes_per_step
+    reason = budget.reached(ledger, step=step, votes=_votes(ledger), per_step=per_step)
+    return (None, None) if reason is None else ("limit", reason)
+
+
+def _votes(ledger: Ledger) -> int:
+    return int(ledger.query("SELECT coalesce(sum(n_votes), 0) AS n FROM updates")[0]["n"])
+
+
+def _rounds(ledger: Ledger, rows: list[Record]) -> int:
+    config = _config(ledger)
+    return max(0 if config is None else config.steps, len(rows))
+
+
+def _deadline(ledger: Ledger, row: Record | None) -> int | None:
+    config = _config(ledger)
+    if row is None or config is None or config.panel.deadline_minutes is None:
+        return None
+    return steps.deadline_us(ledger, row, config.panel.deadline_minutes * 60)
+
+
+def _usual_wait(rows: list[Record]) -> float | None:
+    waits = [
+        (after["opened_us"] - before["closed_us"]) / 1e6
+        for before, after in pairwise(rows)
+        if before["closed_us"] is not None and after["opened_us"] is not None
+    ]
+    return round(median(waits[-ROUNDS_OF_WAIT:]), 3) if waits else None
+
+
+def _config(ledger: Ledger) -> Config | None:
+    """The run's settings, None where it was made without; they never change."""
+    if ledger not in _configs:
+        given = ledger.spec.get("config")
+        _configs[ledger] = None if given is None else Config.model_validate(given)
+    return _configs[ledger]
+
+
+_configs: weakref.WeakKeyDictionary[Ledger, Config | None] = weakref.WeakKeyDictionary()

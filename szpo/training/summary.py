@@ -1,0 +1,267 @@
+"""What a ledger says about its run, for people: totals, one line per step, samples.
+
+Reads only. Votes are counted as everywhere: answers A, B or tie on training comparisons, the
+highest revision up to the step's close, amendments applied; skips, automatic ties and late votes
+have their own numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from szpo.config.schema import Config
+from szpo.intervals import wilson as wilson
+from szpo.ledger.database import Ledger
+from szpo.types import Vote
+from szpo.voting import counting
+
+WORDS_PER_MINUTE = 238
+"""Silent reading of English prose, adults, as the person-minutes are reckoned."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """One step: what was asked, what came back, what it did."""
+
+    step: int
+    state: str
+    votes: int = 0
+    plus: int = 0
+    minus: int = 0
+    ties: int = 0
+    skips: int = 0
+    identical: int = 0
+    """Comparisons that were tied without asking."""
+    answers_read: int = 0
+    words_read: int = 0
+    pairs: int = 0
+    """Pairs of votes for a side on different comparisons of one direction."""
+    agreeing: int = 0
+    """Those of them that chose the same side."""
+    estimate: float | None = None
+    """Δ̂ in link units, mean over the directions."""
+    stderr: float | None = None
+    info: Mapping[str, Any] = field(default_factory=dict)
+    """Whatever the controller noted besides: KL, mean length, |θ|."""
+
+    @property
+    def win_rate(self) -> float | None:
+        """Share of votes for plus, a tie counting half; None without a vote."""
+        return (self.plus + self.ties / 2) / self.votes if self.votes else None
+
+    @property
+    def turned_by(self) -> float | None:
+        """Smallest share of voters who, voting against throughout, would have turned the step."""
+        return self.info.get("flip_share")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A run in numbers."""
+
+    path: str
+    run: str
+    name: str
+    state: str
+    seed: int
+    model: str
+    panel: str
+    rule: str
+    created_us: int
+    steps: int
+    """Applied steps."""
+    votes: int
+    budget: int | None
+    skips: int
+    automatic_ties: int
+    late: int
+    answers_read: int
+    person_minutes: float
+    panelists: int
+    win_rate: float | None
+    head: str
+    beta: float | None = None
+    """Sharpness of a simulated panel, and how often two of its members agree on base answers."""
+    agreement: float | None = None
+
+    @property
+    def fit(self) -> str:
+        """The panel's sharpness for people to read; nothing where there is none."""
+        agreed = "" if self.agreement is None else f", agreement {self.agreement:.3f}"
+        return "" if self.beta is None else f", beta {self.beta:.6g}{agreed}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return asdict(self)
+
+
+def steps(ledger: Ledger) -> list[Facts]:
+    """One line per step that was planned, in order."""
+    seen = {row["step"]: row for row in ledger.steps()}
+    counted: dict[int, Counter[str]] = {step: Counter() for step in seen}
+    reading = _reading(ledger)
+    for step, tally in counted.items():
+        skipped = [vote for vote in counting.standing(ledger, step) if vote.verdict == "skip"]
+        answered = counting.counted(ledger, step)
+        tally["votes"], tally["skips"] = len(answered), len(skipped)
+        tally["pairs"], tally["agreeing"] = _agreement(answered)
+        for vote in answered:
+            tally[{"tie": "ties"}.get(vote.verdict, vote.verdict)] += 1
+        for vote in (*answered, *skipped):
+            rows, words = reading.get(vote.comparison, (0, 0))
+            tally["answers_read"] += 2 * rows
+            tally["words_read"] += words
+    for row in ledger.query(
+        "SELECT step, count(*) AS n FROM comparisons WHERE kind = 'train' AND identical = 1 "
+        "AND step IS NOT NULL GROUP BY step"
+    ):
+        counted[row["step"]]["identical"] = row["n"]
+    moved = _moved(ledger)
+    notes = _notes(ledger)
+    return [
+        Facts(
+            step,
+            row["state"],
+            **counted[step],
+            estimate=moved.get(step, (None, None))[0],
+            stderr=moved.get(step, (None, None))[1],
+            info=notes.get(step, {}),
+        )
+        for step, row in seen.items()
+    ]
+
+
+def summary(ledger: Ledger, facts: list[Facts] | None = None) -> Summary:
+    """Totals of a run; give ``facts`` where they are at hand."""
+    facts = steps(ledger) if facts is None else facts
+    config = ledger.spec.get("config", {})
+    run, panel = config.get("run", {}), config.get("panel", {})
+    late = ledger.query("SELECT count(*) AS n FROM votes WHERE late = 1")[0]["n"]
+    people = ledger.query("SELECT count(*) AS n FROM panelists")[0]["n"]
+    total = sum(f.votes for f in facts)
+    wins = sum((f.win_rate or 0) * f.votes for f in facts)
+    told = panel.get("kind", "–")
+    if told == "judge":
+        told = f"judge ({config.get('judge', {}).get('model')})"
+    elif told not in {"people", "–"}:
+        told = f"{told} ({panel.get('reward')})"
+    fitted = (ledger.spec.get("panel") or {}).get("calibration") or {}
+    return Summary(
+        path=str(ledger.path),
+        run=ledger.run,
+        name=str(run.get("name") or Path(ledger.path).stem),
+        state=_state(ledger, total),
+        seed=ledger.root_seed,
+        model=str(config.get("model", {}).get("name", "–")),
+        panel=told,
+        rule=str(ledger.spec.get("optimizer", {}).get("rule", "–")),
+        created_us=ledger.row["created_us"],
+        steps=sum(f.state == "applied" for f in facts),
+        votes=total,
+        budget=run.get("votes"),
+        skips=sum(f.skips for f in facts),
+        automatic_ties=sum(f.identical for f in facts),
+        late=late,
+        answers_read=sum(f.answers_read for f in facts),
+        person_minutes=sum(f.words_read for f in facts) / WORDS_PER_MINUTE,
+        panelists=people,
+        win_rate=wins / total if total else None,
+        head=ledger.head(),
+        beta=fitted.get("beta", panel.get("beta")),
+        agreement=fitted.get("agreement"),
+    )
+
+
+def separation(pairs: int, agreeing: int) -> float | None:
+    """The win rate of a direction's better side, without bias from choosing the side afterwards.
+
+    For votes of different comparisons of one direction the agreement is a = p² + (1 − p)², so
+    p = ½(1 + √(2a − 1)), ½ where chance agrees more often.
+
+    >>> separation(100, 58), separation(100, 40), separation(0, 0)
+    (0.7, 0.5, None)
+    """
+    if not pairs:
+        return None
+    return round(0.5 * (1 + math.sqrt(max(0.0, 2 * agreeing / pairs - 1))), 12)
+
+
+def _agreement(answered: Sequence[Vote]) -> tuple[int, int]:
+    pairs = agreeing = 0
+    for i, one in enumerate(answered):
+        for other in answered[:i]:
+            if one.k == other.k and one.n != other.n and "tie" not in (one.verdict, other.verdict):
+                pairs += 1
+                agreeing += one.verdict == other.verdict
+    return pairs, agreeing
+
+
+def _state(ledger: Ledger, votes_so_far: int) -> str:
+    control = ledger.query("SELECT * FROM controller LIMIT 1")[0]
+    if control["paused_by"]:
+        return f"paused by {control['paused_by']}: {control['pause_reason']}"
+    if control["lease"] and control["expires_us"] > ledger.clock():
+        return "running"
+    states = {row["state"] for row in ledger.steps()}
+    # With lag the next step is made while people vote on the last one, and then left.
+    if not states & {"open", "closed"} and _spent(ledger, votes_so_far):
+        return "finished"
+    return "stopped" if states <= {"applied", "void"} else "stopped within a step"
+
+
+def _spent(ledger: Ledger, votes_so_far: int) -> bool:
+    """Another step would pass the run's own limits."""
+    if "config" not in ledger.spec:
+        return False
+    config = Config.model_validate(ledger.spec["config"])
+    last = ledger.last_applied()
+    steps = 0 if last is None else last + 1
+    by_steps = config.run.steps is not None and steps >= config.run.steps
+    by_votes = (
+        config.run.votes is not None and votes_so_far + config.votes_per_step > config.run.votes
+    )
+    return by_steps or by_votes
+
+
+def _reading(ledger: Ledger) -> dict[str, tuple[int, int]]:
+    """Rows that were really shown, and their words, by comparison."""
+    shown: dict[str, tuple[int, int]] = {}
+    for row in ledger.query("SELECT comparison, plus, minus FROM answers WHERE plus <> minus"):
+        rows, words = shown.get(row["comparison"], (0, 0))
+        words += len(row["plus"].split()) + len(row["minus"].split())
+        shown[row["comparison"]] = rows + 1, words
+    return shown
+
+
+def _moved(ledger: Ledger) -> dict[int, tuple[float | None, float | None]]:
+    """Δ̂ and its standard error per step, the mean over directions."""
+    found: dict[int, list[Mapping[str, Any]]] = {}
+    for row in ledger.update_rows():
+        found.setdefault(row["step"], []).append(row)
+    means = {}
+    for step, rows in found.items():
+        estimates = [r["estimate"] for r in rows if r["estimate"] is not None]
+        errors = [r["stderr"] for r in rows if r["stderr"] is not None]
+        mean = sum(estimates) / len(estimates) if estimates else None
+        error = math.sqrt(sum(e * e for e in errors)) / len(errors) if errors else None
+        means[step] = mean, error
+    return means
+
+
+def _notes(ledger: Ledger) -> dict[int, dict[str, Any]]:
+    """What events say about steps: every body with a step, later ones completing earlier ones."""
+    notes: dict[int, dict[str, Any]] = {}
+    for row in ledger.query("SELECT kind FROM events WHERE kind <> 'rows' GROUP BY kind"):
+        for event in ledger.events(row["kind"]):
+            body = event["body"]
+            if isinstance(body.get("step"), int):
+                plain = {
+                    k: v for k, v in body.items() if isinstance(v, int | float) and k != "step"
+                }
+                notes.setdefault(body["step"], {}).update(plain)
+    return notes

@@ -1,0 +1,227 @@
+"""An answer becomes a row of `votes`, once: what is taken, what is refused, what is late."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, get_args
+
+from szpo.errors import SzpoError, UsageError
+from szpo.ledger import canonical
+from szpo.ledger.database import Ledger, Record
+from szpo.types import Assignment, Choice
+from szpo.voting import final_seats, seats
+
+CHOICES: Final = get_args(Choice)
+Action = Literal["exclude", "reinstate"]
+
+MOST_ANSWERS: Final = 100
+"""Answers to one comparison by one panelist, changes of mind included: no person needs more, and
+the record keeps every one."""
+_IDEM = re.compile(r"[A-Za-z0-9_.:-]{16,64}")
+
+
+class VoteConflictError(SzpoError):
+    """A vote that cannot be taken as sent; ``code`` says why, ``stored`` what stands instead."""
+
+    exit_code = 2
+
+    def __init__(self, code: str, message: str, stored: Receipt | None = None):
+        super().__init__(message)
+        self.code: Final = code
+        self.stored: Final = stored
+
+
+@dataclass(frozen=True, slots=True)
+class Ballot:
+    """An answer as a client sends it; see `VoteService.cast`."""
+
+    assignment: str
+    choice: Choice
+    idem: str
+    skip_reason: str | None = None
+    dwell_ms: int | None = None
+    details: Mapping[str, Any] | None = None
+    tab: str | None = None
+    panelist: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What was stored for an answer; ``replayed`` marks the retry of one stored before."""
+
+    vote: int
+    assignment: str
+    revision: int
+    choice: Choice
+    late: bool
+    received_us: int
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """A panelist's seat with the answer that stands, None while there is none."""
+
+    seat: Assignment
+    receipt: Receipt | None
+    skip_reason: str | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+def own(ledger: Ledger, panelist: str, step: int) -> tuple[Own, ...]:
+    """The panelist's seats at a step's comparisons, oldest first, with the last answers."""
+    rows = ledger.query(
+        "SELECT a.*, v.vote, v.revision, v.choice, v.late, v.received_us, v.skip_reason, "
+        "v.details FROM assignments a JOIN comparisons c USING (comparison) "
+        "LEFT JOIN votes v ON v.assignment = a.assignment AND v.revision = "
+        "(SELECT max(revision) FROM votes WHERE assignment = a.assignment) "
+        "WHERE a.panelist = ? AND c.run = ? AND c.step = ? AND c.kind = 'train' "
+        "ORDER BY a.rowid",
+        (panelist, ledger.run, step),
+    )
+    return tuple(
+        Own(
+            seats.assignment(row),
+            None if row["vote"] is None else receipt(row),
+            row["skip_reason"],
+            json.loads(row["details"] or "{}"),
+        )
+        for row in rows
+    )
+
+
+def amend(ledger: Ledger, vote: int, action: Action, reason: str, actor: str, at_us: int) -> int:
+    """Note that a vote is excluded from counting, or taken back in; returns the amendment's id.
+
+    Raises:
+        UsageError: unknown vote or action, or no reason.
+    """
+    if action not in get_args(Action):
+        raise UsageError(f"amendment: {action!r} is not exclude or reinstate")
+    if not reason:
+        raise UsageError("amendment: give a reason; it stays in the record")
+    with ledger.transaction(actor):
+        if not ledger.query("SELECT 1 FROM votes WHERE vote = ?", (vote,)):
+            raise UsageError(f"amendment: there is no vote {vote}")
+        row = {"vote": vote, "action": action, "reason": reason, "actor": actor, "at_us": at_us}
+        return int(ledger.append("amendments", row)["amendment"])
+
+
+def store(ledger: Ledger, ballot: Ballot, *, rubric_version: int | None, at_us: int) -> Receipt:
+    """Store an answer within the caller's transaction; `VoteService.cast` says what is refused."""
+    row = _row(ballot)
+    seat = _seat(ledger, ballot.assignment, ballot.panelist)
+    before = ledger.query(
+        "SELECT * FROM votes WHERE assignment = ? ORDER BY revision", (ballot.assignment,)
+    )
+    for known in before:
+        if known["idem"] == ballot.idem:
+            if known["payload_sha256"] != row["payload_sha256"]:
+                raise VoteConflictError(
+                    "key_reused",
+                    "vote: this key was used for another answer; send a new key",
+                    receipt(known),
+                )
+            return receipt(known, replayed=True)
+    stands = receipt(before[-1]) if before else None
+    is_open = _is_open(ledger, seat, answered=bool(before))
+    if before and not is_open:
+        raise VoteConflictError("closed", "vote: the round has closed; your answer stands", stands)
+    if is_open and seat["tab"] != ballot.tab:
+        raise VoteConflictError(
+            "stale_tab", "vote: this comparison is open in another tab", stands
+        )
+    if len(before) >= MOST_ANSWERS:
+        raise VoteConflictError(
+            "changed_often",
+            f"vote: this comparison was answered {MOST_ANSWERS} times; the last answer stands",
+            stands,
+        )
+    stored = ledger.append(
+        "votes",
+        {
+            **row,
+            "revision": len(before),
+            "rubric_version": rubric_version,
+            "late": not is_open,
+            "received_us": at_us,
+        },
+    )
+    return receipt(stored)
+
+
+def _is_open(ledger: Ledger, seat: Record, *, answered: bool) -> bool:
+    match seat["kind"]:
+        case "train":
+            return bool(seat["state"] == "open")
+        case "practice":
+            return True
+        case "final":
+            return final_seats.is_open(ledger, seat["comparison"])
+        case _:
+            return not answered
+
+
+def _seat(ledger: Ledger, assignment: str, panelist: str | None) -> Record:
+    found = ledger.query(
+        "SELECT a.*, c.kind, s.state FROM assignments a JOIN comparisons c USING (comparison) "
+        "LEFT JOIN steps s ON s.run = c.run AND s.step = c.step WHERE a.assignment = ?",
+        (canonical.utf8(assignment),),
+    )
+    # One text for "no such seat" and "not yours": ids are not to be probed.
+    if not found or panelist not in (None, found[0]["panelist"]):
+        raise UsageError("vote: there is no such comparison for this panelist")
+    return found[0]
+
+
+def _row(ballot: Ballot) -> Record:
+    """The ballot as a row of `votes`, as far as it knows it.
+
+    Raises:
+        UsageError: a value is not of its form.
+    """
+    if ballot.choice not in CHOICES:
+        raise UsageError(f"vote: choice {ballot.choice!r} is not one of {', '.join(CHOICES)}")
+    if not isinstance(ballot.idem, str) or not _IDEM.fullmatch(ballot.idem):
+        raise UsageError("vote: the key must be 16 to 64 of A-Z a-z 0-9 _ . : -")
+    reason, dwell, details = ballot.skip_reason, ballot.dwell_ms, ballot.details
+    if reason is not None and ballot.choice != "skip":
+        raise UsageError("vote: a skip reason belongs to a skip")
+    if dwell is not None and not (isinstance(dwell, int | float) and 0 <= dwell < 2**53):
+        raise UsageError(f"vote: dwell_ms is {dwell}; give milliseconds from 0")
+    for name in (ballot.assignment, ballot.tab, ballot.panelist, reason):
+        if name is not None and not isinstance(name, str):
+            raise UsageError(f"vote: {name!r} is not a text")
+    try:
+        told = None if details is None else canonical.utf8(canonical.canonical(details))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError(f"vote: details are not plain JSON ({error})") from None
+    content = (
+        ballot.choice,
+        None if reason is None else canonical.utf8(reason),
+        None if dwell is None else int(dwell),
+        told,
+    )
+    names = ("choice", "skip_reason", "dwell_ms", "details")
+    return {
+        **dict(zip(names, content, strict=True)),
+        "assignment": ballot.assignment,
+        "idem": ballot.idem,
+        "payload_sha256": canonical.payload_sha256(ballot.assignment, *content),
+    }
+
+
+def receipt(row: Mapping[str, Any], *, replayed: bool = False) -> Receipt:
+    """What a row of `votes` says."""
+    return Receipt(
+        vote=row["vote"],
+        assignment=row["assignment"],
+        revision=row["revision"],
+        choice=row["choice"],
+        late=bool(row["late"]),
+        received_us=row["received_us"],
+        replayed=replayed,
+    )

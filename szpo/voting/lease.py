@@ -1,0 +1,265 @@
+"""Who may drive a run: a lease with an epoch, and the flags by which people pause or stop it.
+
+The lease keeps a second controller away; the epoch is the fence. Each taking of the lease raises
+it, and triggers refuse every write of a step or an update under an older one, so a controller
+that slept through its lease fails cleanly instead of writing twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from szpo.errors import LeaseError, SzpoError, UsageError
+from szpo.ledger.database import Ledger, Record
+from szpo.voting import seats
+
+DEFAULT_TTL_US = 60_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A held lease: its holder's name, the epoch that fences its writes, its length in µs."""
+
+    holder: str
+    epoch: int
+    ttl_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class PendingPause:
+    """A pause that comes once step ``after`` is done."""
+
+    by: str
+    reason: str
+    after: int
+
+
+def controller(ledger: Ledger) -> Record:
+    """The run's row in `controller`."""
+    return ledger.query("SELECT * FROM controller WHERE run = ?", (ledger.run,))[0]
+
+
+def own_name() -> str:
+    """host:process:random, so that a dead process of this host is recognised."""
+    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+
+
+def acquire(ledger: Ledger, holder: str | None = None, ttl_us: int = DEFAULT_TTL_US) -> Lease:
+    """Take the run if it is free, its lease has run out, or its holder's process is gone.
+
+    Raises:
+        LeaseError: somebody else holds it.
+    """
+    holder = holder or own_name()
+    with ledger.transaction("controller"):
+        row = controller(ledger)
+        left_us = 0 if row["lease"] is None else row["expires_us"] - ledger.clock()
+        # A lease from a clock that was ahead must not lock the run for longer than one length.
+        if 0 < left_us <= 10 * ttl_us and row["lease"] != holder and not gone(row["lease"]):
+            raise LeaseError(
+                f"{ledger.path.name}: run by {row['lease']} for {left_us / 1e6:.0f} s more; "
+                "stop that controller or wait"
+            )
+        epoch = row["epoch"] + 1
+        ledger.execute(
+            "UPDATE controller SET lease = ?, expires_us = ?, epoch = ? WHERE run = ?",
+            (holder, ledger.clock() + ttl_us, epoch, ledger.run),
+        )
+    return Lease(holder, epoch, ttl_us)
+
+
+def renew(ledger: Ledger, lease: Lease) -> None:
+    """Push the end of the lease back; nobody else may have taken it meanwhile.
+
+    Raises:
+        LeaseError: another controller has.
+    """
+    with ledger.transaction("controller"):
+        check(ledger, lease)
+        ledger.execute(
+            "UPDATE controller SET lease = ?, expires_us = ? WHERE run = ?",
+            (lease.holder, ledger.clock() + lease.ttl_us, ledger.run),
+        )
+
+
+@contextlib.contextmanager
+def kept(ledger: Ledger, lease: Lease) -> Iterator[None]:
+    """Renew the lease from a thread of its own, thrice in its length, while the block runs.
+
+    A rollout or a judge may think for longer than any lease; a process that is killed or
+    suspended renews nothing. Once another controller has the run the thread ends, and the fence
+    stops the block at its next write.
+    """
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(lease.ttl_us / 3e6):
+            try:
+                renew(ledger, lease)
+            except LeaseError:
+                return
+            except SzpoError:  # a busy or full disk: the block meets it itself if it lasts
+                continue
+
+    thread = threading.Thread(target=beat, name="szpo-lease", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+@contextlib.contextmanager
+def hold(
+    ledger: Ledger, holder: str | None = None, ttl_us: int = DEFAULT_TTL_US
+) -> Iterator[Lease]:
+    """Take the run, keep it while the block runs, and give it back.
+
+    Raises:
+        LeaseError: somebody else holds it.
+    """
+    held = acquire(ledger, holder, ttl_us)
+    try:
+        with kept(ledger, held):
+            yield held
+    finally:
+        # A lease that cannot be given back runs out; the first error is the one to show.
+        with contextlib.suppress(SzpoError):
+            release(ledger, held)
+
+
+def check(ledger: Ledger, lease: Lease) -> None:
+    """Raise LeaseError if the lease's epoch is no longer the run's."""
+    epoch = controller(ledger)["epoch"]
+    if epoch != lease.epoch:
+        raise LeaseError(
+            f"{ledger.path.name}: another controller has taken this run over (epoch {epoch}, "
+            f"this one {lease.epoch}); this one stops"
+        )
+
+
+def release(ledger: Ledger, lease: Lease) -> None:
+    """Give the run back; harmless when somebody else has it by now."""
+    with ledger.transaction("controller"):
+        ledger.execute(
+            "UPDATE controller SET lease = NULL, expires_us = NULL WHERE run = ? AND epoch = ?",
+            (ledger.run, lease.epoch),
+        )
+
+
+def pause(ledger: Ledger, by: str, reason: str, *, now: bool = True) -> None:
+    """Ask whoever drives the run to pause; recorded as an event, so that it outlives a restart.
+
+    ``now`` keeps an open step and its votes as they are, and closes nothing until `unpause`.
+    Otherwise the step at hand is still voted on and applied; the next one is not opened.
+
+    Raises:
+        UsageError: no reason.
+    """
+    if not reason:
+        raise UsageError("pause: give a reason; it is shown to panelists and in the report")
+    with ledger.transaction(by):
+        if not now:
+            body = {"reason": reason, "after": _at_hand(ledger)}
+            ledger.record_event("pause after", by, body)
+            return
+        ledger.execute(
+            "UPDATE controller SET paused_by = ?, pause_reason = ? WHERE run = ?",
+            (by, reason, ledger.run),
+        )
+        ledger.record_event("pause", by, {"reason": reason})
+
+
+def pending_pause(ledger: Ledger) -> PendingPause | None:
+    """The pause that was asked for after a step and has not come yet."""
+    found = ledger.query(
+        "SELECT kind, actor, body FROM events WHERE kind IN ('pause', 'pause after', 'unpause') "
+        "ORDER BY event DESC LIMIT 1"
+    )
+    if not found or found[0]["kind"] != "pause after":
+        return None
+    body = json.loads(found[0]["body"])
+    return PendingPause(found[0]["actor"], body["reason"], body["after"])
+
+
+def pause_if_due(ledger: Ledger, step: int) -> None:
+    """Turn a pause that was asked for after a step before ``step`` into one that holds now."""
+    with ledger.transaction("controller"):
+        pending = pending_pause(ledger)
+        if pending is not None and pending.after < step:
+            pause(ledger, pending.by, pending.reason)
+
+
+def unpause(ledger: Ledger, by: str) -> None:
+    """Let a paused run go on, or withdraw a pause that has not come yet.
+
+    Seats that were held when the run was paused are held for as long again as they had left.
+    """
+    with ledger.transaction(by):
+        if controller(ledger)["paused_by"] is not None:
+            seats.postpone(ledger, since_us=pauses(ledger)[-1][0])
+        elif pending_pause(ledger) is None:
+            return
+        ledger.execute(
+            "UPDATE controller SET paused_by = NULL, pause_reason = NULL WHERE run = ?",
+            (ledger.run,),
+        )
+        ledger.record_event("unpause", by, {})
+
+
+def pauses(ledger: Ledger) -> list[tuple[int, int | None]]:
+    """When the run was paused, (from, to) in µs since 1970; the end of a lasting one is None."""
+    found: list[tuple[int, int | None]] = []
+    for event in ledger.query(
+        "SELECT kind, at_us FROM events WHERE kind IN ('pause', 'unpause') ORDER BY event"
+    ):
+        lasting = bool(found) and found[-1][1] is None
+        if event["kind"] == "pause" and not lasting:
+            found.append((event["at_us"], None))
+        elif event["kind"] == "unpause" and lasting:
+            found[-1] = found[-1][0], event["at_us"]
+    return found
+
+
+def paused_us(ledger: Ledger, since_us: int) -> int:
+    """For how many µs since then the run was paused, up to now: a deadline does not run then."""
+    now = ledger.clock()
+    spans = [(max(start, since_us), now if end is None else end) for start, end in pauses(ledger)]
+    return sum(max(0, end - start) for start, end in spans)
+
+
+def stop_at(ledger: Ledger, step: int | None, by: str) -> None:
+    """Ask the run to end before ``step``; None withdraws the wish."""
+    with ledger.transaction(by):
+        ledger.execute("UPDATE controller SET stop_at = ? WHERE run = ?", (step, ledger.run))
+        ledger.record_event("stop", by, {"step": step})
+
+
+def _at_hand(ledger: Ledger) -> int:
+    """The first step that is neither applied nor void."""
+    rows = ledger.query("SELECT step, state FROM steps WHERE run = ? ORDER BY step", (ledger.run,))
+    under_way = [row["step"] for row in rows if row["state"] not in ("applied", "void")]
+    return int(under_way[0]) if under_way else len(rows)
+
+
+def gone(holder: str) -> bool:
+    """The holder was a process of this host that no longer exists."""
+    host, _, rest = holder.partition(":")
+    pid = rest.partition(":")[0]
+    if host != socket.gethostname() or not pid.isdigit() or os.name != "posix":
+        return False
+    try:
+        os.kill(int(pid), 0)  # signal 0 only asks whether the process exists
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False

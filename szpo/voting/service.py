@@ -1,0 +1,417 @@
+"""The vote service: who is asked what, and how an answer becomes a counted vote.
+
+Plain Python behind every door: people, simulated panels and judges leave the same rows. Counting
+exactly once is a UNIQUE constraint and an aggregate over rows, never a client's good behaviour.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal, get_args
+
+from szpo.errors import StorageError, SzpoError, UsageError
+from szpo.failpoints import failpoint
+from szpo.ledger import canonical
+from szpo.ledger.database import Clock, Ledger, Record
+from szpo.types import Assignment, Choice, Vote
+from szpo.voting import calibration, casting, final_seats, lease, seats
+from szpo.voting.casting import Ballot, Own, Receipt
+from szpo.voting.counting import counted
+from szpo.voting.seats import panelist_id, prompt_order, seat_id
+
+PanelistKind = Literal["person", "simulated", "judge"]
+SEAT_TTL_US: Final = 600_000_000
+"""How long a comparison stays reserved for the panelist who was shown it: ten minutes."""
+
+
+class VoteService:
+    """Serves comparisons to panelists and stores their answers.
+
+    ``spare`` seats beyond those needed may be held at once while others still think;
+    ``seat_ttl_us`` is how long an unanswered seat is held. Which answers count is decided by rows
+    alone (see `counted`). ``rubric_version`` is stored with every vote. Without ``calibrates``
+    nobody is shown gold, repeats or A/A.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        clock: Clock | None = None,
+        *,
+        seat_ttl_us: int = SEAT_TTL_US,
+        spare: int = 0,
+        rubric_version: int | None = None,
+        calibrates: bool = True,
+    ):
+        self.ledger: Final = ledger
+        self.clock: Final = clock or ledger.clock
+        self.seat_ttl_us: Final = seat_ttl_us
+        self.spare: Final = spare
+        self.rubric_version: Final = rubric_version
+        self.calibrates: Final = calibrates
+        self._kinds: dict[str, str] = {}
+
+    # ---- panelists ----
+
+    def enroll(self, kind: PanelistKind, pseudonym: str) -> str:
+        """The id of the panelist of that name, enrolling them at the first call.
+
+        Ids of simulated panelists and judges derive from the root seed; persons' are random.
+
+        Raises:
+            UsageError: the name belongs to a panelist of another kind, or is not 1–64 characters.
+        """
+        if kind not in get_args(PanelistKind):
+            raise UsageError(f"panelist {pseudonym!r}: kind {kind!r} is unknown")
+        if not 1 <= len(pseudonym) <= 64:
+            raise UsageError("panelist: a pseudonym has 1 to 64 characters")
+        with self.ledger.transaction("votes"):
+            found = self.ledger.query("SELECT * FROM panelists WHERE pseudonym = ?", (pseudonym,))
+            if found:
+                if found[0]["kind"] != kind:
+                    raise UsageError(f"panelist {pseudonym!r} is enrolled as {found[0]['kind']}")
+                return str(found[0]["panelist"])
+            if kind == "person":
+                panelist = secrets.token_hex(8)
+            else:
+                panelist = panelist_id(self.ledger.root_seed, kind, pseudonym)
+            self.ledger.execute(
+                "INSERT INTO panelists VALUES (?, ?, ?, ?)",
+                (panelist, kind, pseudonym, self.clock()),
+            )
+            return panelist
+
+    def panelists(self) -> list[Record]:
+        """Everybody enrolled, in order of enrolment."""
+        return self.ledger.query("SELECT * FROM panelists ORDER BY rowid")
+
+    # ---- seats ----
+
+    def assign(self, panelist: str, *, tab: str | None = None) -> Assignment | None:
+        """A comparison of the open step for this panelist, or None while nothing is left.
+
+        A seat that the panelist holds unanswered is served again (to the tab that asks last).
+        Otherwise, of the comparisons that this panelist has not been shown and that have room,
+        the one with the fewest answered or running seats. None too while the run is paused: seats
+        rest then as they are.
+
+        Raises:
+            UsageError: nobody of that id is enrolled.
+        """
+        with self.ledger.transaction("votes"):
+            self._kind(panelist)
+            board = self._board()
+            if board is None or self._paused():
+                return None
+            now = self.clock()
+            for seat in board.held.get(panelist, ()):
+                place = board.places[seat.comparison]
+                if not seat.answered and place.holds(seat, now, self.spare):
+                    return self._serve_again(seat.assignment, tab)
+            best: seats.Place | None = None
+            fewest = 2**31
+            for place in board.places_for(self.ledger, panelist):
+                if panelist in place.holders or (taken := place.taken(now)) >= fewest:
+                    continue
+                if place.free(now, self.spare) is not None:
+                    best, fewest = place, taken
+            return None if best is None else self._seat_at(board, best, panelist, tab)
+
+    def assign_to(
+        self, comparison: str, panelist: str, *, tab: str | None = None
+    ) -> Assignment | None:
+        """The seat of this panelist at this comparison, made if there is room; else None.
+
+        Raises:
+            UsageError: no such panelist, or the comparison is not open for votes.
+        """
+        with self.ledger.transaction("votes"):
+            self._kind(panelist)
+            board = self._board()
+            place = None if board is None else board.places.get(comparison)
+            if board is None or place is None:
+                self._is_identical(comparison)
+                return None
+            own = place.holders.get(panelist)
+            if own is not None:
+                return None if own.answered else self._serve_again(own.assignment, tab)
+            return self._seat_at(board, place, panelist, tab)
+
+    def calibration(self, panelist: str, *, tab: str | None = None) -> Assignment | None:
+        """A short comparison for waiting time that is counted in nothing; None if none is left.
+
+        Gold, a repeat with its sides swapped, or A/A: see `szpo.voting.calibration`. One that is
+        being read is served again; one that was given back or ran out is not, since a second
+        reading tells something else. While the run is paused nothing new is shown.
+
+        Raises:
+            UsageError: nobody of that id is enrolled.
+        """
+        with self.ledger.transaction("votes"):
+            self._kind(panelist)
+            held = self._unanswered(panelist, calibration.KINDS)
+            if held is not None:
+                return self._serve_again(held, tab)
+            if not self.calibrates or self._paused():
+                return None
+            found = calibration.choose(self.ledger, panelist)
+            return None if found is None else self._make(*found, panelist, tab)
+
+    def practice(self, panelist: str, *, tab: str | None = None) -> Assignment:
+        """The practice comparison, whose answer is known; it may be answered as often as liked.
+
+        `szpo.types.Comparison.expected` says which side is better.
+
+        Raises:
+            UsageError: nobody of that id is enrolled.
+        """
+        with self.ledger.transaction("votes"):
+            self._kind(panelist)
+            comparison = calibration.store_practice(self.ledger)
+            own = self._own_seat(comparison, panelist)
+            if own is not None:
+                return self._serve_again(own, tab)
+            key = seats.side_key(self.ledger.root_seed, comparison, panelist)
+            return self._make(comparison, seats.lesser((), key), panelist, tab)
+
+    def final(self, panelist: str, *, tab: str | None = None) -> Assignment | None:
+        """A blind final comparison, None while there is none for this panelist.
+
+        The one with the fewest answers that they have not been shown; sides are balanced over an
+        order. Who voted in training waits while somebody who did not is there: see
+        `szpo.voting.final_seats`.
+
+        Raises:
+            UsageError: nobody of that id is enrolled.
+        """
+        with self.ledger.transaction("votes"):
+            self._kind(panelist)
+            held = self._unanswered(panelist, ("final",))
+            if held is not None and final_seats.is_open(self.ledger, self._comparison_of(held)):
+                return self._serve_again(held, tab)
+            found = final_seats.choose(self.ledger, panelist, self.clock())
+            return None if found is None else self._make(*found, panelist, tab)
+
+    def own(self, panelist: str, step: int) -> tuple[Own, ...]:
+        """The panelist's seats at a step's comparisons, oldest first, with the last answers."""
+        return casting.own(self.ledger, panelist, step)
+
+    def assignment(self, assignment: str) -> Assignment | None:
+        """The seat of that id, or None."""
+        found = self.ledger.query("SELECT * FROM assignments WHERE assignment = ?", (assignment,))
+        return seats.assignment(found[0]) if found else None
+
+    def release(self, assignment: str) -> None:
+        """Give an unanswered seat back before it expires."""
+        with self.ledger.transaction("votes"):
+            now = self.clock()
+            self.ledger.execute(
+                "UPDATE assignments SET released_us = ?, expires_us = min(expires_us, ?) "
+                "WHERE assignment = ?",
+                (now, now, assignment),
+            )
+            self._moved(assignment, now)
+
+    def extend(self, assignment: str) -> bool:
+        """Hold a seat for another full term (the page's heartbeat); whether it is held now.
+
+        One that ran out, or was given back, is held again only where its comparison still lacks
+        somebody; outside the open step not at all. While the run is paused seats rest: what they
+        had left is given back at its end, and what was added meanwhile would be too.
+        """
+        with self.ledger.transaction("votes"):
+            found, board, now = self.assignment(assignment), self._board(), self.clock()
+            if found is None:
+                return False
+            if self._paused():
+                return found.expires_us > now
+            seat = None if board is None else board.seats.get(assignment)
+            if board is None or seat is None:
+                may = found.expires_us > now
+            else:
+                may = board.places[seat.comparison].holds(seat, now, self.spare)
+            if may:
+                self._hold(assignment, "expires_us = ?, released_us = NULL")
+            return may
+
+    def take(self, assignment: str, tab: str) -> None:
+        """Let another tab go on with a seat, answered or not; the former one cannot vote then."""
+        with self.ledger.transaction("votes"):
+            self.ledger.execute(
+                "UPDATE assignments SET tab = ? WHERE assignment = ?", (tab, assignment)
+            )
+
+    # ---- answers ----
+
+    def cast(
+        self,
+        assignment: str,
+        choice: Choice,
+        *,
+        idem: str,
+        skip_reason: str | None = None,
+        dwell_ms: int | None = None,
+        details: Mapping[str, Any] | None = None,
+        tab: str | None = None,
+        panelist: str | None = None,
+    ) -> Receipt:
+        """Store an answer; when this returns, it survives a kill of any process.
+
+        ``idem`` is the client's key (16–64 of [A-Za-z0-9_.:-]): the same key again returns the
+        stored answer. A new key from the current tab before the step (or a final comparison's
+        order) closes is a revision; the first answer after the close is stored as late. Practice
+        never closes. Gold, repeats and A/A close with their first answer, because a second
+        thought would not measure the first. ``panelist`` checks whose seat it is.
+
+        Raises:
+            UsageError: unknown seat or choice, or a key of another form.
+            VoteConflictError: key_reused (other answer, same key), stale_tab, closed, or
+                changed_often (a hundred answers to one comparison).
+        """
+        ballot = Ballot(assignment, choice, idem, skip_reason, dwell_ms, details, tab, panelist)
+        with self.ledger.transaction("votes"):
+            receipt = self._store(ballot)
+        failpoint("cp6")
+        return receipt
+
+    def cast_many(self, ballots: Sequence[Ballot]) -> list[Receipt | SzpoError]:
+        """Store many answers in one transaction; each is taken or refused for itself.
+
+        When this returns, those with a receipt survive a kill of any process.
+
+        Raises:
+            StorageError: the file cannot be written; none of the answers is stored.
+        """
+        results: list[Receipt | SzpoError] = []
+        with self.ledger.transaction("votes"):
+            for ballot in ballots:
+                try:
+                    with self.ledger.savepoint():
+                        results.append(self._store(ballot))
+                except StorageError:
+                    raise
+                except SzpoError as error:
+                    results.append(error)
+        failpoint("cp6")
+        return results
+
+    def amend(self, vote: int, action: casting.Action, reason: str, actor: str) -> int:
+        """Exclude a vote from counting, or take it back in; after a close it changes nothing.
+
+        Raises:
+            UsageError: unknown vote or action, or no reason.
+        """
+        return casting.amend(self.ledger, vote, action, reason, actor, self.clock())
+
+    def counted(self, step: int) -> tuple[Vote, ...]:
+        """The votes of a step that count, as they stand now (see `counted`)."""
+        return counted(self.ledger, step)
+
+    # ---- the inside ----
+
+    def _store(self, ballot: Ballot) -> Receipt:
+        version, now = self.rubric_version, self.clock()
+        return casting.store(self.ledger, ballot, rubric_version=version, at_us=now)
+
+    def _kind(self, panelist: str) -> str:
+        if panelist not in self._kinds:
+            found = self.ledger.query("SELECT kind FROM panelists WHERE panelist = ?", (panelist,))
+            if not found:
+                raise UsageError(f"panelist {panelist!r} is not enrolled in this run")
+            self._kinds[panelist] = str(found[0]["kind"])
+        return self._kinds[panelist]
+
+    def _paused(self) -> bool:
+        return lease.controller(self.ledger)["paused_by"] is not None
+
+    def _board(self) -> seats.Board | None:
+        board = seats.board(self.ledger)
+        if board is not None:
+            board.read_leases(self.ledger)
+        return board
+
+    def _seat_at(
+        self, board: seats.Board, place: seats.Place, panelist: str, tab: str | None
+    ) -> Assignment | None:
+        side = place.free(self.clock(), self.spare)
+        if side is None:
+            return None
+        return self._serve(place.head, board.d, side, panelist, tab)
+
+    def _make(self, comparison: str, side: str, panelist: str, tab: str | None) -> Assignment:
+        head = self.ledger.query(
+            "SELECT *, (SELECT count(*) FROM answers WHERE comparison = c.comparison) AS d "
+            "FROM comparisons c WHERE comparison = ?",
+            (comparison,),
+        )[0]
+        return self._serve(head, head["d"], side, panelist, tab)
+
+    def _serve(
+        self, head: Record, d: int, side: str, panelist: str, tab: str | None
+    ) -> Assignment:
+        now, root = self.clock(), self.ledger.root_seed
+        person = self._kind(panelist) == "person"
+        row = {
+            "assignment": secrets.token_hex(16) if person else seat_id(root, head, panelist),
+            "comparison": head["comparison"],
+            "panelist": panelist,
+            "plus_side": side,
+            "prompt_order": canonical.canonical(prompt_order(root, head, panelist, d)),
+            "served_us": now,
+            "expires_us": now + self.seat_ttl_us,
+            "tab": tab,
+        }
+        self.ledger.append("assignments", row)
+        return seats.assignment(row)
+
+    def _serve_again(self, assignment: str, tab: str | None) -> Assignment:
+        self._hold(assignment, "expires_us = ?, released_us = NULL, tab = ?", tab)
+        found = self.assignment(assignment)
+        assert found is not None
+        return found
+
+    def _hold(self, assignment: str, change: str, *values: str | None) -> None:
+        expires = self.clock() + self.seat_ttl_us
+        self.ledger.execute(
+            f"UPDATE assignments SET {change} WHERE assignment = ?", (expires, *values, assignment)
+        )
+        self._moved(assignment, expires)
+
+    def _moved(self, assignment: str, expires_us: int) -> None:
+        if (board := seats.board(self.ledger)) is not None:
+            board.moved(assignment, expires_us)
+
+    def _is_identical(self, comparison: str) -> None:
+        """Raise UsageError unless it is a comparison of the open step that nobody is asked."""
+        found = self.ledger.query(
+            "SELECT 1 FROM comparisons c JOIN steps s USING (run, step) "
+            "WHERE c.comparison = ? AND c.kind = 'train' AND c.identical = 1 AND s.state = 'open'",
+            (comparison,),
+        )
+        if not found:
+            raise UsageError(f"comparison {comparison} is not open for votes")
+
+    def _unanswered(self, panelist: str, kinds: Sequence[str]) -> str | None:
+        """The seat at a comparison of these kinds that the panelist is reading now."""
+        found = self.ledger.query(
+            "SELECT a.assignment FROM assignments a JOIN comparisons c USING (comparison) "
+            "LEFT JOIN votes v ON v.assignment = a.assignment AND v.revision = 0 "
+            f"WHERE a.panelist = ? AND c.kind IN ({', '.join('?' * len(kinds))}) "
+            "AND v.vote IS NULL AND a.released_us IS NULL AND a.expires_us > ? "
+            "ORDER BY a.rowid DESC LIMIT 1",
+            (panelist, *kinds, self.clock()),
+        )
+        return found[0]["assignment"] if found else None
+
+    def _own_seat(self, comparison: str, panelist: str) -> str | None:
+        found = self.ledger.query(
+            "SELECT assignment FROM assignments WHERE comparison = ? AND panelist = ?",
+            (comparison, panelist),
+        )
+        return found[0]["assignment"] if found else None
+
+    def _comparison_of(self, assignment: str) -> str:
+        found = self.assignment(assignment)
+        assert found is not None
+        return found.comparison

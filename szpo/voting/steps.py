@@ -1,0 +1,310 @@
+"""The states of a step and the transactions that move it: planned → … → applied.
+
+Every move carries the epoch of the controller that makes it; the ledger's triggers refuse an older
+one. A step that was not applied can be taken up again at any of them after a crash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from szpo.errors import IntegrityError, LeaseError, UsageError
+from szpo.failpoints import failpoint
+from szpo.ledger import canonical
+from szpo.ledger.database import Ledger, Record
+from szpo.optim.settings import Settings
+from szpo.types import Comparison, Info, Query, Tally, Update
+from szpo.voting import counting, lease
+
+ClosedBy = Literal["rule", "deadline", "operator", "auto"]
+
+
+def plan(ledger: Ledger, epoch: int, settings: Settings, query: Query, head: str) -> None:
+    """Fix what a step will ask and the weights it starts from (``head``: theta_sha256)."""
+    with ledger.transaction("controller"):
+        _fence(ledger, epoch)
+        ledger.execute(
+            "INSERT INTO steps (run, step, epoch, pairing, mu, n, d, m, k, head_sha256, state) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'planned')",
+            (
+                ledger.run, query.step, epoch, settings.pairing, float(query.mu), settings.N,
+                settings.D, settings.M, settings.K, head,
+            ),
+        )  # fmt: skip
+
+
+def begin(ledger: Ledger, epoch: int, step: int) -> bool:
+    """Generation starts, or starts again whole after a crash; False if the step is void."""
+    with ledger.transaction("controller"):
+        _fence(ledger, epoch)
+        if _row(ledger, step)["state"] == "void":
+            return False
+        _move(ledger, epoch, step, "generating")
+    return True
+
+
+def store(
+    ledger: Ledger,
+    epoch: int,
+    step: int,
+    comparisons: Sequence[Comparison],
+    head: str,
+    *,
+    notes: Mapping[str, Any],
+    then_open: bool,
+) -> bool:
+    """Store all answers of a step at once; with lag 0 the same transaction opens it.
+
+    ``head`` is the digest of the weights that answered; ``notes`` goes into the event
+    "generated". False, and nothing is stored, if somebody made the step void meanwhile.
+
+    Raises:
+        IntegrityError: the answers come from other weights than the planned ones.
+        LeaseError: another controller has stored this step meanwhile.
+    """
+    with ledger.transaction("controller"):
+        _fence(ledger, epoch)
+        row = _row(ledger, step)
+        if row["state"] == "void":
+            return False
+        if row["head_sha256"] != head:
+            raise IntegrityError(
+                f"step {step}: answered by weights {head[:12]}, planned from "
+                f"{row['head_sha256'][:12]}; rebuild the policy and resume"
+            )
+        if stored(ledger, step):
+            raise LeaseError(f"step {step}: its answers are stored already; another controller?")
+        for comparison in comparisons:
+            record(ledger, comparison)
+            failpoint("cp4")
+        ledger.record_event("generated", "controller", {"step": step, **notes})
+        if then_open:
+            open_step(ledger, epoch, step)
+        else:  # also fences a batch that waits for its turn
+            _move(ledger, epoch, step, "generating")
+    return True
+
+
+def record(ledger: Ledger, comparison: Comparison) -> None:
+    """Append a comparison and its answers, within the caller's transaction.
+
+    A negative step is none: the comparison belongs to no step and teaches nothing.
+    """
+    ledger.append(
+        "comparisons",
+        {
+            "comparison": comparison.id,
+            "run": ledger.run,
+            "step": None if comparison.step < 0 else comparison.step,
+            "kind": comparison.kind,
+            "k": comparison.k,
+            "n": comparison.n,
+            "repeats": comparison.repeats,
+            "expected": comparison.expected,
+            "identical": comparison.identical,
+            "rows_sha256": canonical.rows_sha256(comparison.rows),
+        },
+    )
+    for answer in canonical.answer_rows(comparison.id, comparison.rows):
+        ledger.append("answers", answer)
+
+
+def stored(ledger: Ledger, step: int) -> bool:
+    """The answers of a step are in the ledger."""
+    sql = "SELECT 1 FROM comparisons WHERE run = ? AND step = ? AND kind = 'train' LIMIT 1"
+    return bool(ledger.query(sql, (ledger.run, step)))
+
+
+def open_step(ledger: Ledger, epoch: int, step: int) -> None:
+    """Show the step to evaluators, unless it is void."""
+    with ledger.transaction("controller"):
+        _fence(ledger, epoch)
+        if _row(ledger, step)["state"] == "void":
+            return
+        failpoint("cp5")
+        _move(ledger, epoch, step, "open")
+        ledger.execute(
+            "UPDATE steps SET opened_us = ? WHERE run = ? AND step = ?",
+            (ledger.clock(), ledger.run, step),
+        )
+
+
+def deadline_us(ledger: Ledger, row: Record, deadline_s: float) -> int:
+    """When an open step (its row) is closed with what there is, µs since 1970.
+
+    Time in which the run was paused does not count; while it is, the deadline moves on.
+    """
+    opened: int = row["opened_us"]
+    return opened + round(deadline_s * 1e6) + lease.paused_us(ledger, opened)
+
+
+def close(
+    ledger: Ledger,
+    step: int,
+    by: ClosedBy,
+    *,
+    epoch: int | None = None,
+    actor: str = "controller",
+    reason: str | None = None,
+    quorum: float | None = None,
+) -> bool:
+    """Freeze which votes count; False if the rule is not met yet or somebody closed it before.
+
+    ``rule`` closes when every asked comparison has M counted votes, checked in the closing
+    transaction. An operator (no epoch needed) and a deadline close with what there is, but not
+    below ``quorum``, a share of those votes.
+
+    Raises:
+        UsageError: an operator gave no reason.
+    """
+    if by == "operator" and not reason:
+        raise UsageError(f"closing step {step}: give a reason; it stays in the record")
+    with ledger.transaction(actor):
+        if epoch is not None:
+            _fence(ledger, epoch)
+        row = _row(ledger, step)
+        if row["state"] != "open" or (by == "rule" and counting.missing(ledger, step)):
+            return False
+        if by in ("deadline", "operator") and not quorate(ledger, step, quorum):
+            return False
+        failpoint("cp7")
+        if epoch is None:
+            epoch = int(ledger.query("SELECT epoch FROM controller")[0]["epoch"])
+        last = ledger.query(
+            "SELECT (SELECT coalesce(max(vote), 0) FROM votes) AS vote, "
+            "(SELECT coalesce(max(amendment), 0) FROM amendments) AS amendment"
+        )[0]
+        ledger.execute(
+            "UPDATE steps SET state = 'closed', epoch = ?, closed_us = ?, closed_by = ?, "
+            "last_vote = ?, last_amendment = ? WHERE run = ? AND step = ?",
+            (epoch, ledger.clock(), by, last["vote"], last["amendment"], ledger.run, step),
+        )
+        if by != "rule":
+            ledger.record_event("close", actor, {"step": step, "by": by, "reason": reason})
+    failpoint("cp8")
+    return True
+
+
+def quorate(ledger: Ledger, step: int, quorum: float | None) -> bool:
+    """The step has this share of the votes that its rule asks for; None asks for nothing."""
+    if quorum is None:
+        return True
+    have, lack = len(counting.counted(ledger, step)), counting.missing(ledger, step)
+    return have >= quorum * (have + lack) - 1e-9
+
+
+def apply(
+    ledger: Ledger,
+    epoch: int,
+    updates: Sequence[Update],
+    *,
+    rule: str,
+    info: Info,
+    tally: Tally,
+    votes_sha256: str,
+    theta_sha256: str,
+    notes: Mapping[str, Any],
+) -> bool:
+    """Write a step's updates and flip its state: the one commit that changes the run.
+
+    ``notes`` becomes the event "step": figures for people, read back by no computation. With them
+    stands the step's row, which is itself outside the chain. False, and nothing is written, if
+    somebody made the step void meanwhile.
+    """
+    step = updates[0].step
+    with ledger.transaction("controller"):
+        _fence(ledger, epoch)
+        if _row(ledger, step)["state"] == "void":
+            return False
+        last = ledger.query(
+            "SELECT row_sha256 FROM updates WHERE run = ? ORDER BY step DESC, k DESC LIMIT 1",
+            (ledger.run,),
+        )
+        prev = last[0]["row_sha256"] if last else ledger.row["spec_sha256"]
+        for update in updates:
+            row: Record = {
+                "run": ledger.run,
+                "step": step,
+                "k": update.k,
+                "coef": update.coef,
+                "vector": None
+                if update.vector is None
+                else np.asarray(update.vector, dtype="<f4").tobytes(),
+                "rule": rule,
+                "estimate": finite(info.delta[update.k]),
+                "stderr": finite(info.stderr[update.k]),
+                "n_votes": votes_of(tally, update, whole=len(updates) == 1),
+                "votes_sha256": votes_sha256,
+                "theta_sha256": theta_sha256,
+                "prev_sha256": prev,
+                "epoch": epoch,
+                "applied_us": ledger.clock(),
+            }
+            row["row_sha256"] = prev = canonical.update_sha256(row)
+            ledger.append("updates", row)
+            failpoint("cp10")
+        _move(ledger, epoch, step, "applied")
+        body = {**notes, "step": step, "row": _row(ledger, step)}
+        ledger.record_event("step", "controller", body)
+    return True
+
+
+def void(ledger: Ledger, step: int, reason: str, actor: str) -> None:
+    """Give a step up before it is applied; it moves nothing and its number stays used.
+
+    Raises:
+        UsageError: no reason, or the step is applied or does not exist.
+    """
+    if not reason:
+        raise UsageError(f"voiding step {step}: give a reason; it stays in the record")
+    with ledger.transaction(actor):
+        row = _row(ledger, step)
+        if row["state"] in ("applied", "void"):
+            raise UsageError(f"step {step} is {row['state']}; only an unapplied step can be void")
+        epoch = int(ledger.query("SELECT epoch FROM controller")[0]["epoch"])
+        _move(ledger, epoch, step, "void")
+        body = {"step": step, "reason": reason, "row": _row(ledger, step)}
+        ledger.record_event("void", actor, body)
+
+
+def finite(value: float | None) -> float | None:
+    """The number, with −0.0 as 0.0; None where it is not finite (a spread of one value)."""
+    return None if value is None or not np.isfinite(value) else float(value) + 0.0
+
+
+def votes_of(tally: Tally, update: Update, *, whole: bool) -> float:
+    """The votes behind a row of `updates`: all of the step's if it is its only one (``whole``)."""
+    counts = tally.plus + tally.minus + tally.tie
+    return float((counts if whole else counts[update.k]).sum()) + 0.0
+
+
+def _fence(ledger: Ledger, epoch: int) -> None:
+    """The controller of this epoch still has the run.
+
+    The triggers refuse its writes anyway; but a step that another has moved on meanwhile would
+    break another rule first, and the message would be about that.
+    """
+    found = ledger.query("SELECT epoch FROM controller WHERE run = ?", (ledger.run,))[0]["epoch"]
+    if found != epoch:
+        raise LeaseError(
+            f"{ledger.path.name}: another controller has taken this run over (epoch {found}, "
+            f"this one {epoch}); this one stops"
+        )
+
+
+def _row(ledger: Ledger, step: int) -> Record:
+    row = ledger.step(step)
+    if row is None:
+        raise UsageError(f"step {step} does not exist in {ledger.path.name}")
+    return row
+
+
+def _move(ledger: Ledger, epoch: int, step: int, state: str) -> None:
+    with ledger.transaction("controller"):
+        ledger.execute(
+            "UPDATE steps SET state = ?, epoch = ? WHERE run = ? AND step = ?",
+            (state, epoch, ledger.run, step),
+        )

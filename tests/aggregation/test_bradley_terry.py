@@ -1,0 +1,210 @@
+"""The weights of features from votes: golden fits, recovery, coverage, what chance does."""
+
+from __future__ import annotations
+
+from math import log
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from szpo import seeds
+from szpo.aggregation import bradley_terry as bt
+from szpo.analysis import feature_weights
+from szpo.errors import RunError
+from szpo.types import Floats, Ints
+from szpo_simulators.bench.voters import features as bench
+
+KEY = seeds.derive(3, "test")
+
+
+def counts(plus: int, minus: int, tie: int = 0) -> tuple[Floats, Floats]:
+    """One comparison with difference 1, voted on so often."""
+    y = np.repeat([1.0, 0.0, 0.5], [plus, minus, tie])
+    return np.ones((len(y), 1)), y
+
+
+def normal(seed: int, *shape: int) -> Floats:
+    return seeds_rng(seed).normal(size=shape)
+
+
+def seeds_rng(seed: int) -> np.random.Generator:
+    key = int.from_bytes(seeds.derive(seed, "test rng"), "little")
+    return np.random.Generator(np.random.Philox(key=key))
+
+
+def drawn(seed: int, w: Floats, n: int) -> tuple[Floats, Floats]:
+    """Votes (n,) on random differences by a voter with these weights."""
+    rng = seeds_rng(seed)
+    x = rng.normal(size=(n, len(w)))
+    return x, (rng.random(n) < 1 / (1 + np.exp(-x @ w))).astype(float)
+
+
+def test_half_ties_shift_the_log_odds() -> None:
+    # 6 + 2 halves against 2 + 2 halves
+    assert bt.newton(*counts(6, 2, 4), ridge=1e-9).weights[0] == pytest.approx(log(8 / 4))
+
+
+def test_davidson_has_its_closed_form() -> None:
+    # At x = 1 throughout three free frequencies are fitted by two numbers and one constraint:
+    # P ∝ (e^{w/2}, e^{−w/2}, ν) gives w = log(6/2) and ν = 4/√(6·2).
+    fit = bt.newton(*counts(6, 2, 4), ridge=1e-9, ties="davidson")
+    assert fit.weights[0] == pytest.approx(log(3))
+    assert np.exp(fit.weights[1]) == pytest.approx(4 / 12**0.5)
+
+
+def test_davidson_without_ties_is_bradley_and_terry() -> None:
+    x, y = drawn(1, np.array([1.0, -2.0]), 200)
+    who, asked = ["ann"] * 200, [str(i) for i in range(200)]
+    one, other = (
+        feature_weights.taste(x, y, who, asked, seed=0, ties=t) for t in ("half", "davidson")
+    )
+    assert other.nu is None and other.weights.tolist() == one.weights.tolist()
+    with pytest.raises(RunError, match="Davidson's model needs a tie"):
+        bt.newton(x, y, ties="davidson")
+
+
+@pytest.mark.parametrize("ties", ["half", "davidson"])
+def test_derivatives_are_those_of_the_likelihood(ties: bt.Ties) -> None:
+    x, y = drawn(2, np.array([1.0, -2.0]), 40)
+    y[::4] = 0.5
+    fit = bt.newton(x, y, ties=ties)
+
+    def loss(w: Floats) -> float:
+        u = x @ w[:2]
+        nu = np.exp(w[2]) if ties == "davidson" else 0.0
+        z = np.exp(u / 2) + np.exp(-u / 2) + nu
+        if ties == "half":
+            chance = y * (u / 2) + (1 - y) * (-u / 2) - np.log(z)
+        else:
+            chance = np.where(y == 0.5, np.log(nu), (y - 0.5) * u) - np.log(z)
+        return float(-chance.sum() + bt.RIDGE / 2 * (w[:2] ** 2).sum())
+
+    size, h = len(fit.weights), 1e-4
+    step = np.eye(size) * h
+    for i in range(size):
+        for j in range(size):
+            ends = [
+                a * b * loss(fit.weights + a * step[i] + b * step[j])
+                for a in (1, -1)
+                for b in (1, -1)
+            ]
+            assert sum(ends) / (4 * h * h) == pytest.approx(fit.information[i, j], abs=2e-3)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.lists(st.booleans(), min_size=30, max_size=30))
+def test_which_side_is_plus_means_nothing(seed: int, swapped: list[bool]) -> None:
+    x, y = drawn(seed, np.array([1.0, -0.5]), 30)
+    sign = np.where(swapped, -1.0, 1.0)
+    other = bt.newton(x * sign[:, None], 0.5 + sign * (y - 0.5))
+    assert other.weights == pytest.approx(bt.newton(x, y).weights, abs=1e-8)
+
+
+def test_units_change_nothing_but_the_deviation() -> None:
+    x, y = drawn(4, np.array([1.0, -0.5]), 120)
+    who, asked = ["ann"] * 120, [str(i) for i in range(120)]
+    one = feature_weights.taste(x, y, who, asked, seed=5)
+    other = feature_weights.taste(x * [1000.0, 1.0], y, who, asked, seed=5)
+    assert other.weights == pytest.approx(one.weights) and other.held_out == one.held_out
+    assert other.scale == pytest.approx(one.scale * [1000, 1])
+    assert other.utility(x * [1000.0, 1.0]) == pytest.approx(one.utility(x))
+
+
+def test_repetitions_at_once_are_repetitions_one_by_one() -> None:
+    worlds = [drawn(seed, np.array([1.0, 2.0]), 50) for seed in range(3)]
+    x, y = (np.stack(part) for part in zip(*worlds, strict=True))
+    who = np.arange(50) % 5
+    fit = bt.newton(x, y)
+    together, _ = bt.halves(x, y, who, fit)
+    for i, (one_x, one_y) in enumerate(worlds):
+        alone = bt.newton(one_x, one_y)
+        assert fit.weights[i] == pytest.approx(alone.weights)
+        assert together[i] == pytest.approx(bt.halves(one_x, one_y, who, alone)[0])
+
+
+def test_the_jackknife_is_that_of_leaving_panelists_out() -> None:
+    x, y = drawn(6, np.array([1.0, -0.5]), 400)
+    who = np.arange(400) % 8
+    fit = bt.newton(x, y)
+    others = np.array([bt.newton(x[who != g], y[who != g]).weights for g in range(8)])
+    around = others - fit.weights
+    exact = 7 / 8 * around.T @ around
+    assert bt.over_panelists(x, y, who, fit) == pytest.approx(exact, rel=0.1, abs=1e-4)
+
+
+def test_fifty_seeds_recover_direction_and_cover() -> None:
+    """4 standardised features, ‖w‖ = 2 logits, 200 pairs: what is promised."""
+    found = bench.work({"n": 200, "p": 4, "norm": 2.0, "panelists": 1, "spread": 0.0,
+                        "differ": "answers", "seeds": list(range(1000, 1050))})  # fmt: skip
+    assert np.mean(found["cosine"]) > 0.95
+    assert 0.90 <= np.mean(found["covered"]) <= 0.98
+
+
+def test_intervals_over_panelists_hold_where_tastes_scatter() -> None:
+    asked = {"n": 400, "p": 4, "norm": 2.0, "panelists": 8, "spread": 0.7, "differ": "pairs",
+             "seeds": list(range(1000, 1100))}  # fmt: skip
+    found = bench.work(asked)
+    assert 0.90 <= np.mean(found["covered"]) <= 0.99
+    assert np.mean(found["covered_by_votes"]) < 0.85  # what Laplace's would promise and not keep
+
+
+def test_separable() -> None:
+    x, y = drawn(7, np.array([1.0, -0.5]), 60)
+    sure = (x @ [1.0, -0.5] > 0).astype(float)
+    assert bt.separable(x, sure) and not bt.separable(x, y)
+    assert not bt.separable(x, np.where(np.arange(60) == 9, 1 - sure, sure))
+    assert not bt.separable(x, np.full(60, 0.5))
+    # A tie between different batches pins w to a plane: on it the others can still be split.
+    assert bt.separable(np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([0.5, 1.0]))
+    assert not bt.separable(np.array([[1.0], [2.0]]), np.array([0.5, 1.0]))
+
+
+def who_of(n: int, groups: int) -> Ints:
+    return np.arange(n) % groups
+
+
+def test_shuffles_tell_two_tastes_from_one() -> None:
+    likes = np.array([1.5, 0.0])
+    x, y = drawn(8, likes, 200)
+    who = who_of(200, 10)
+    assert bt.unlike(x, y, who, bt.newton(x, y), KEY) > 0.05
+    opposed = np.where(who < 5, y, 1 - y)
+    fit = bt.newton(x, opposed)
+    assert bt.unlike(x, opposed, who, fit, KEY) == 0.001  # none of 999 shuffles
+    assert bt.unlike(x, opposed, who, fit, KEY) == bt.unlike(x, opposed, who, fit, KEY)
+    assert np.isnan(bt.unlike(x, y, np.zeros(200, dtype=np.int64), fit, KEY))
+
+
+def test_shuffles_are_right_as_often_as_they_say() -> None:
+    """Under one taste p-values are even: 60 worlds, below .25 in 15 ± 3.4 of them."""
+    low = 0
+    for seed in range(60):
+        x, y = drawn(100 + seed, np.array([1.0, -1.0, 0.0]), 90)
+        low += bt.unlike(x, y, who_of(90, 9), bt.newton(x, y), seeds.derive(seed, "t")) < 0.25
+    assert 5 <= low <= 25
+
+
+def test_a_panelist_with_few_votes_is_near_the_panel() -> None:
+    x, y = drawn(9, np.array([2.0, 0.0]), 203)
+    who = ["ann"] * 100 + ["ben"] * 100 + ["cho"] * 3
+    y[100:200] = 1 - y[100:200]
+    panel = feature_weights.taste(x, y, who, [str(i) for i in range(203)], seed=1)
+    own = feature_weights.own(x, y, who, panel)
+    assert own["ann"].low[0] > 0 > own["ben"].high[0]
+    assert own["cho"].votes == 3 and abs(own["cho"].weights[0] - panel.weights[0]) < 1
+    assert own["cho"].high[0] - own["cho"].low[0] > own["ann"].high[0] - own["ann"].low[0]
+
+
+def test_nothing_differs() -> None:
+    with pytest.raises(RunError, match="no feature differs"):
+        feature_weights.taste(np.zeros((2, 1)), np.ones(2), ["a", "b"], ["1", "2"], seed=0)
+
+
+def test_predicting_what_was_left_out_is_no_better_than_chance_on_noise() -> None:
+    """Votes by a coin: in-sample fits beat it, left-out ones may not."""
+    x, y = drawn(10, np.zeros(8), 120)
+    found = feature_weights.held_out(x, y, np.arange(120), KEY)
+    inside = np.mean(((x @ bt.newton(x, y).weights) > 0) == (y > 0.5))
+    assert found.unsure() and inside > found.high

@@ -1,0 +1,313 @@
+"""Weights by rationality and by the one-coin model; noisy Bradley–Terry and crowd-kit too."""
+
+import builtins
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import special
+
+from szpo.aggregation import crowdkit, dawid_skene, noisy_bradley_terry, rationality, weighting
+from szpo.aggregation.weighting import HOSTILE_Z, MINUS, PLUS, TIE, History
+from szpo.analysis import voter_report
+from szpo.errors import UsageError
+from szpo.evaluators.panel_evaluator import PanelEvaluator
+from szpo.optim import optimizer, weighted_votes
+from szpo.optim.settings import defaults
+from szpo.replay import replay, verification
+from szpo.voting.service import VoteService
+from szpo_simulators.bench.voters import weighting as bench
+from szpo_simulators.worlds.efficiency import weights_gain
+from tests.aggregation.test_weighting import ballots
+from tests.support.quadratic import LAYOUT, ValueJudge, go, panel_of, start
+
+LEARNT = ("rationality", "dawid-skene")
+
+
+def past(said):
+    """A history (P, R, N) of voters a, b, c, …"""
+    said = np.array(said, dtype=np.int8)
+    names = tuple("abcdefghijklmnopqrst"[: said.shape[-3]])
+    return History(names, np.arange(said.shape[-2]), said, np.zeros((*said.shape[:-2], 2)))
+
+
+def drawn(beta, each, *, answered="all", seed=0):
+    """Votes of voters with these β, from the model itself."""
+    beta = np.atleast_2d(np.array(beta, dtype=float))
+    return bench.past(beta, each, answered=answered, rng=np.random.default_rng(seed))
+
+
+def one(history):
+    """The first repetition alone."""
+    return replace(history, said=history.said[0], gold=history.gold[0])
+
+
+# ---- what all of them promise ----
+
+
+@pytest.mark.parametrize("name", weighting.LEARNT)
+def test_nothing_known_and_voters_alike_weigh_one(name):
+    nobody = weighting.joined(History.empty(4), ["b", "a", "c"])
+    assert weighted_votes.learnt(name, nobody) == pytest.approx(np.ones(3), rel=1e-12)
+    same = past(np.tile(np.where(np.arange(30) % 3 > 0, PLUS, MINUS), (4, 1))[..., None])
+    assert weighted_votes.learnt(name, same) == pytest.approx(np.ones(4), rel=1e-9)
+
+
+@pytest.mark.parametrize("name", LEARNT)
+@pytest.mark.parametrize("answered", ["all", "one"])
+def test_no_side_no_order_of_voters_and_no_neighbour_matters(name, answered):
+    told = drawn(np.exp(np.random.default_rng(1).normal(size=(3, 5))), 40, answered=answered)
+    weights = weighted_votes.learnt(name, told)
+    swapped = replace(told, said=(-told.said).astype(np.int8))
+    assert weighted_votes.learnt(name, swapped) == pytest.approx(weights, rel=1e-9)
+    order = [3, 1, 4, 0, 2]
+    mixed = replace(told, said=told.said[:, order])
+    assert weighted_votes.learnt(name, mixed) == pytest.approx(weights[:, order], rel=1e-9)
+    flipped = told.said.copy()
+    flipped[:, :, ::2] *= -1  # every other direction called the other way round
+    assert weighted_votes.learnt(name, replace(told, said=flipped)) == pytest.approx(
+        weights, rel=1e-9
+    )
+    for i in range(3):
+        alone = replace(told, said=told.said[i], gold=told.gold[i])
+        assert weighted_votes.learnt(name, alone) == pytest.approx(weights[i], rel=1e-9)
+
+
+@given(st.integers(0, 2**32), st.integers(1, 25), st.sampled_from(LEARNT))
+@settings(max_examples=30)
+def test_negative_only_beyond_three_standard_errors_and_silence_is_not_redistributed(
+    seed, rows, name
+):
+    rng = np.random.default_rng(seed)
+    said = rng.choice(np.array([PLUS, MINUS, TIE, 0], dtype=np.int8), (5, rows, 2))
+    found = (
+        rationality.rationality(past(said))
+        if name == "rationality"
+        else dawid_skene.dawid_skene(past(said))
+    )
+    assert ((found.weights >= 0) | (found.z <= -HOSTILE_Z)).all()
+    assert np.isfinite(found.weights).all()
+    assert (found.weights**2).sum() == pytest.approx(np.abs(found.weights).sum())
+
+
+@pytest.mark.parametrize("name", LEARNT)
+def test_two_hostile_of_seven_are_turned_round_with_many_votes_and_never_with_few(name):
+    beta = np.repeat([[1.0] * 5 + [-1.0] * 2], 40, axis=0)
+    many = weighted_votes.learnt(name, drawn(beta, 150, seed=2)).mean(0)
+    assert many[:5].min() > 0.7 and many[5:].max() < -0.3
+    few = weighted_votes.learnt(name, drawn(beta, 4, seed=3))
+    assert few.min() >= 0
+
+
+@pytest.mark.parametrize("name", LEARNT)
+def test_the_prior_dominates_a_handful_of_votes(name):
+    weights = weighted_votes.learnt(name, drawn(np.full((30, 6), 1.0), 3, seed=4))
+    assert np.abs(weights - 1).mean() < 0.25
+
+
+@pytest.mark.parametrize("name", LEARNT)
+def test_weights_learnt_from_a_hundred_votes_save_what_equal_ones_cannot(name):
+    beta = np.exp(0.7 * np.random.default_rng(5).normal(size=(40, 20)))
+    gained = weights_gain(weighted_votes.learnt(name, drawn(beta, 100, seed=6)), beta)
+    assert gained.mean() > 1.2
+    assert gained.mean() < weights_gain(beta, beta).mean()
+
+
+def test_known_weights_save_the_ideal_share_of_the_variance():
+    """1 + CV² of a log-normal with σ = .7 is exp(.49) = 1.632."""
+    found = bench.known({"voters": 500, "draws": 400, "panels": 40, "seed": 1})
+    assert found["mean"] == pytest.approx(1.63, abs=0.1)
+
+
+@pytest.mark.parametrize(("name", "M"), [("rationality", 1), ("dawid-skene", 3)])
+@pytest.mark.parametrize("rule", ["bayes", "known"])
+def test_a_run_with_learnt_weights_is_recomputed_from_its_votes(tmp_path, name, M, rule):
+    how = {"weighting": name, "M": M, "rule": rule, **({"alpha": 0.1} if rule == "known" else {})}
+    run, ledger, policy = start(tmp_path, **how)
+    seen = []
+    judges = [ValueJudge(20), ValueJudge(20), ValueJudge(2), ValueJudge(-5)]
+    panel = PanelEvaluator(VoteService(ledger), judges)
+    go(run, ledger, policy, panel, until_step=6, on_step=seen.append)
+    assert not np.allclose(list(seen[-1].extra["weights"].values()), 1.0)
+    report = verification.verify(ledger)
+    assert report.ok and {step.promise for step in report.steps} == {"1e-9"}
+    # Told again from the ledger alone, the next step is the same to the last bit here.
+    again, kept = replay.retell(ledger, run), replay.retell(ledger, run)
+    assert optimizer.state_to_json(again) == optimizer.state_to_json(kept)
+    ledger.close()
+
+
+def test_what_learns_nothing_is_refused():
+    with pytest.raises(UsageError, match="median learns no weights"):
+        weighted_votes.learnt("median", History.empty(2))
+
+
+# ---- rationality ----
+
+
+def test_the_start_is_the_leading_eigenvector_of_agreement():
+    """Of the mean products of two voters' votes, diagonal left out, by an eigenvalue routine."""
+    said = drawn(np.array([2.0, 1.5, 1.0, 0.5, -1.0]), 300, seed=7).said[0]
+    votes = said[..., 0].astype(float)
+    agree = votes @ votes.T / votes.shape[1]
+    np.fill_diagonal(agree, 0)
+    leading = np.linalg.eigh(agree)[1][:, -1]
+    leading = np.clip(leading / np.abs(leading).mean() * np.sign(leading[0]), 0, 3)
+    assert rationality.start(past(said), votes=0.0) == pytest.approx(leading, abs=1e-3)
+    assert leading[4] == 0  # the hostile one begins in silence
+
+
+def test_one_round_of_the_mean_beta_by_hand():
+    """A flat likelihood leaves the prior: E|β| = 1, and 5 % of it with the other sign: .9."""
+    known = rationality.Prior(hostile=0.05)
+    nothing = np.zeros((1,))
+    mean, low, high, wide2 = rationality._betas(
+        nothing, nothing, nothing, np.array([known.spread]), known
+    )
+    assert mean[0] == pytest.approx(0.9, abs=5e-3)  # the grid ends at e²
+    # exp(−.7²/2 ± 1.96 · .7), up to a step of the grid
+    assert low[0] == pytest.approx(np.exp(-0.245 - 1.372), rel=0.13)
+    assert high[0] == pytest.approx(np.exp(-0.245 + 1.372), rel=0.13)
+    assert wide2[0] == pytest.approx(0.49, abs=0.01)
+
+
+def test_what_the_rest_says_of_x_is_the_gaussian_posterior():
+    """Two others, β = 1, λ = 1/8: a vote gives precision ¼ and pull ½; prior precision 1.
+
+    Same direction, other comparisons, no comparison noise: precision 1.5, mean (½ + ½)/1.5.
+    """
+    own = np.zeros((3, 1, 3))
+    own[np.arange(3), 0, np.arange(3)] = 1
+    seen = rationality._rest(
+        own, np.abs(own), np.ones(3), np.full(own.shape, 1 / 8), np.ones(1), np.zeros(1)
+    )
+    assert seen.variance[0, 0, 0] == pytest.approx(1 / 1.5)
+    assert seen.mean[0, 0, 0] == pytest.approx(1 / 1.5)
+    # With comparison noise 1 a vote elsewhere gives precision 1/(4 + 1) and pull .5 · .8 to Δ;
+    # x adds noise of its own: variance 1/1.4 + 1.
+    noisy = rationality._rest(
+        own, np.abs(own), np.ones(3), np.full(own.shape, 1 / 8), np.ones(1), np.ones(1)
+    )
+    assert noisy.variance[0, 0, 0] == pytest.approx(1 / 1.4 + 1)
+    assert noisy.mean[0, 0, 0] == pytest.approx(0.8 / 1.4)
+
+
+def test_the_quadratic_bound_touches_the_logistic():
+    xi = np.array([1e-9, 0.5, 2.0, 6.0])
+    z = np.linspace(-8, 8, 161)[:, None]
+    bound = special.log_expit(xi) + (z - xi) / 2 - rationality._lambda(xi) * (z**2 - xi**2)
+    assert (bound <= special.log_expit(z) + 1e-9).all()
+    at = special.log_expit(xi) - rationality._lambda(xi) * 0
+    assert at == pytest.approx(special.log_expit(xi))
+    assert rationality._lambda(np.array([0.0]))[0] == pytest.approx(1 / 8)
+
+
+def test_a_sharp_voter_is_told_from_a_dull_one_and_the_interval_covers():
+    beta = np.repeat([[2.0, 1.0, 1.0, 1.0, 0.5, 0.5]], 60, axis=0)
+    found = rationality.rationality(drawn(beta, 150, seed=8))
+    mean = found.beta.mean(0)
+    assert mean[0] > mean[1:4].max() > mean[4:].max()
+    covered = (found.low <= 1.0) & (found.high >= 1.0)  # the middle ones' own value
+    assert covered[:, 1:4].mean() > 0.85
+
+
+def test_ties_say_nothing_of_beta():
+    told = one(drawn([1.0, 1.0, 0.3], 30, seed=9))
+    with_ties = np.concatenate([told.said, np.full((3, 5, 1), TIE, dtype=np.int8)], axis=1)
+    assert weighted_votes.learnt("rationality", past(with_ties)) == pytest.approx(
+        weighted_votes.learnt("rationality", told), rel=1e-9
+    )
+
+
+# ---- one coin ----
+
+
+def test_one_round_of_the_one_coin_by_hand():
+    """Three voters, four comparisons; c is against twice. Majority first: a and b always right."""
+    said = np.array([[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, -1, -1]])[..., None]
+    found = dawid_skene.dawid_skene(past(said), votes=0.0, passes=1)
+    # Sides are as sure as the lead: 1, 1, 1/3, 1/3. Accuracy of a: (1 + 1 + 2/3 + 2/3)/4; of c:
+    # (1 + 1 + 1/3 + 1/3)/4.
+    assert found.accuracy == pytest.approx([5 / 6, 5 / 6, 2 / 3])
+
+
+def test_without_shared_comparisons_the_one_coin_knows_nobody():
+    alone = drawn([1.0, 1.0, -1.0], 60, answered="one", seed=10)
+    assert weighted_votes.learnt("dawid-skene", alone) == pytest.approx(np.ones((1, 3)))
+
+
+def test_the_maximum_likelihood_is_crowd_kits():
+    told = one(drawn([2.0, 1.0, 1.0, 0.5, 0.2], 20, seed=11))
+    ours = dawid_skene.dawid_skene(told, votes=0.0, passes=6).accuracy
+    # Theirs starts with majority shares, and judges accuracy once before its first round.
+    theirs = crowdkit.one_coin(told, rounds=5)
+    assert theirs == pytest.approx(ours, abs=1e-9)
+
+
+def test_without_crowd_kit_the_report_says_what_to_install(monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name.startswith("crowdkit"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name="crowdkit")
+        return real(name, *args, **kwargs)
+
+    for name in [name for name in sys.modules if name.startswith("crowdkit")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(UsageError, match=r"pip install 'szpo\[crowd\]'"):
+        crowdkit.one_coin(History.empty(1))
+
+
+# ---- the report ----
+
+
+def test_who_clicks_looks_less_often_than_who_reads():
+    rng = np.random.default_rng(12)
+    x = 3 * rng.normal(size=200)
+    looks = np.array([1.0, 1.0, 1.0, 0.5, 0.0])[:, None]
+    chance = looks * special.expit(x) + (1 - looks) / 2
+    said = np.where(rng.random(chance.shape) < chance, PLUS, MINUS)[..., None]
+    found = noisy_bradley_terry.noisy_bt(replace(past(said), voters=tuple("abcde")))
+    assert found.skill[:3].min() > 0.75
+    assert found.low[3] < 0.5 < found.high[3]
+    assert found.high[4] < 0.35
+    assert noisy_bradley_terry.noisy_bt(past(-said)).skill == pytest.approx(found.skill)
+
+
+def test_the_table_of_voters_counts_votes_and_shows_the_weights_in_use(tmp_path, monkeypatch):
+    run, ledger, policy = start(tmp_path, weighting="rationality", M=2)
+    seen = []
+    go(run, ledger, policy, panel_of(ledger, 4), until_step=3, on_step=seen.append)
+    monkeypatch.setattr(voter_report, "one_coin", lambda past: crowdkit.one_coin(past, rounds=2))
+    rows = voter_report.voters(ledger, crowd=True)
+    assert [row.name for row in rows] == ["panel-0", "panel-1", "panel-2", "panel-3"]
+    assert sum(row.votes for row in rows) == seen[-1].total_votes
+    for row in rows:
+        assert row.in_use == row.rationality
+        assert row.beta_interval[0] < row.beta_interval[1]
+        assert row.accuracy_interval[0] <= row.accuracy <= row.accuracy_interval[1]
+    heads, lines = voter_report.table(rows)
+    assert len(lines) == 4 and "accuracy" in heads and "crowd-kit" in heads
+    assert all(0 <= row.crowd_kit <= 1 for row in rows)
+    plain = [replace(row, crowd_kit=None) for row in rows]
+    assert "crowd-kit" not in voter_report.table(plain)[0]
+    assert [line[1] for line in lines] == [row.votes for row in rows]
+    ledger.close()
+
+
+def test_nobody_voted_is_an_empty_table(tmp_path):
+    _, ledger, _ = start(tmp_path)
+    assert voter_report.voters(ledger) == ()
+    ledger.close()
+
+
+def test_weights_of_a_step_rest_on_earlier_steps_alone():
+    chosen = defaults(1, LAYOUT, N=2, M=2, weighting="dawid-skene")
+    state = optimizer.init(chosen)
+    cast = ballots([[[PLUS, PLUS]], [[MINUS, MINUS]]])
+    _, _, info = optimizer.tell(state, optimizer.ask(state), cast.tally(), ballots=cast)
+    assert list(info.extra["weights"].values()) == pytest.approx([1.0, 1.0])

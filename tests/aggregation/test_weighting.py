@@ -1,0 +1,481 @@
+"""Weights of voters: what they do to votes, how they are learnt, what would turn a step round."""
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from szpo.aggregation import weighting
+from szpo.aggregation.weighting import MINUS, PLUS, TIE, Ballots, History
+from szpo.config.schema import Config
+from szpo.errors import UsageError
+from szpo.ledger.database import Ledger
+from szpo.optim import bayes_rule, count_rules, optimizer, posterior
+from szpo.optim.settings import defaults, settings_from_json, settings_to_json
+from szpo.replay import verification
+from szpo.types import Tally
+from szpo.voting.ballots import known
+from szpo.voting.service import VoteService
+from tests.replay.test_replay import forge
+from tests.support.quadratic import (
+    LAYOUT,
+    Clock,
+    QuadraticPolicy,
+    ValueJudge,
+    go,
+    history,
+    panel_of,
+    settings_of,
+    start,
+)
+
+
+def ballots(said, gold=None, identical=None):
+    """Votes (P, K, N), voters a, b, c, …"""
+    said = np.array(said, dtype=np.int8)
+    dead = np.zeros(said.shape[-2:], dtype=bool) if identical is None else np.array(identical)
+    return Ballots(tuple("abcdefghijklmnop"[: said.shape[-3]]), said, dead, gold)
+
+
+def past(rng, coins, steps=40, N=8):
+    """A history in which a voter of coin r is right with probability ½(1 + r), N votes a step."""
+    found = History.empty(N)
+    for step in range(steps):
+        truth = 1 if rng.random() < 0.5 else -1
+        said = np.zeros((len(coins), 1, N), dtype=np.int8)
+        for n in range(N):
+            voter = (step * N + n) % len(coins)
+            right = rng.random() < (1 + coins[voter]) / 2
+            said[voter, 0, n] = truth if right else -truth
+        found = weighting.remember(found, step, ballots(said))
+    return found
+
+
+# ---- weighted votes ----
+
+
+def test_a_weight_counts_a_vote_so_often_and_a_negative_one_for_the_other_side():
+    cast = ballots([[[PLUS, TIE]], [[MINUS, PLUS]], [[PLUS, 0]]])
+    plain = cast.tally()
+    assert plain.plus.tolist() == [[2, 1]] and plain.minus.tolist() == [[1, 0]]
+    assert plain.tie.tolist() == [[0, 1]]
+    heavy = cast.tally(np.array([0.5, -2.0, 1.0]))
+    assert heavy.plus.tolist() == [[0.5 + 2 + 1, 0]]
+    assert heavy.minus.tolist() == [[0, 2]] and heavy.tie.tolist() == [[0, 0.5]]
+
+
+def test_margin_hears_weights_where_every_comparison_has_one_vote():
+    settings = defaults(1, (("z", (4,)),), rule="margin", N=2)
+    heavy = Tally(
+        np.array([[0.2, 0]]), np.array([[0, 1.0]]), np.zeros((1, 2)), np.zeros((1, 2), bool)
+    )
+    given = {"mu": 1.0, "alpha": 1.0}
+    assert count_rules.coefficients(settings, heavy, **given).coef.tolist() == [0]
+    found = count_rules.coefficients(settings, heavy, **given, cast=np.ones((1, 2))).coef
+    assert found == pytest.approx([-0.4])
+
+
+def test_fractions_of_votes_are_no_agreement_within_a_comparison():
+    """One vote of weight 1.1 per comparison has no pair; only squared weights can tell."""
+    said = np.tile(np.array([PLUS, MINUS], dtype=np.int8), (1, 6, 2))
+    x = np.ones((6, 2))
+    empty = np.zeros((6, 4))
+    window = posterior.Window(np.arange(6), x, empty, empty, empty)
+    filled = History(("a",), np.arange(6), said, np.zeros((1, 2)))
+    heavy = bayes_rule.reweighed(window, filled, np.array([1.1]))
+    weight = np.ones(6)
+    assert posterior.comparison_noise(heavy, weight, np.zeros(6)) == 0
+    fooled = replace(heavy, squares=None)
+    assert posterior.comparison_noise(fooled, weight, np.zeros(6)) > 0
+
+
+def test_weights_of_one_leave_the_window_as_it_was():
+    rng = np.random.default_rng(0)
+    said = rng.choice(np.array([PLUS, MINUS, TIE, 0], dtype=np.int8), (5, 6, 4))
+    said[1:3] = said[0]  # three who agree: there is noise to be found
+    plus, minus, tie = weighting.weighted(said)
+    x = rng.normal(size=(6, 3))
+    plain = posterior.Window(np.arange(6), x, plus + tie / 2, minus + tie / 2, tie)
+    filled = History(tuple("abcde"), np.arange(6), said, np.zeros((5, 2)))
+    same = bayes_rule.reweighed(plain, filled, np.ones(5))
+    a, b = (posterior.posterior(w, precision=1.0, forget=0.9) for w in (plain, same))
+    assert np.array_equal(a.w, b.w) and np.array_equal(a.s, b.s)
+    assert a.s > 0
+
+
+def test_under_bayes_a_weight_of_two_is_the_same_vote_twice():
+    x = np.array([[1.0, 0.5]])
+    said = np.array([[[PLUS, 0]], [[0, MINUS]]], dtype=np.int8)
+    window = posterior.Window(
+        np.arange(1), x, np.zeros((1, 2)), np.zeros((1, 2)), np.zeros((1, 2))
+    )
+    filled = History(("a", "b"), np.arange(1), said, np.zeros((2, 2)))
+    heavy = bayes_rule.reweighed(window, filled, np.array([2.0, 1.0]))
+    twice = replace(window, plus=np.array([[2.0, 0]]), minus=np.array([[0, 1.0]]))
+    a, b = (posterior.posterior(w, precision=1.0, forget=1.0, s=0.0) for w in (heavy, twice))
+    assert np.array_equal(a.w, b.w)
+
+
+# ---- skill ----
+
+
+def test_before_anything_is_known_all_weigh_one():
+    unknown = weighting.joined(History.empty(8), ["b", "a"])
+    assert weighting.skill(unknown).weights == pytest.approx([1.0, 1.0])
+
+
+def test_voters_who_vote_alike_weigh_one():
+    said = np.zeros((4, 30, 4), dtype=np.int8)
+    said[np.arange(4), :, np.arange(4)] = np.where(np.arange(30) % 2, PLUS, MINUS)
+    same = History(tuple("abcd"), np.arange(30), said, np.zeros((4, 2)))
+    assert weighting.skill(same).weights == pytest.approx(np.ones(4), rel=1e-12)
+
+
+def test_hostile_voters_are_turned_round_and_clickers_go_silent():
+    rng = np.random.default_rng(3)
+    found = [weighting.skill(past(rng, [0.6] * 5 + [0.0, -0.6], steps=120)) for _ in range(20)]
+    weights = np.mean([f.weights for f in found], axis=0)
+    assert weights[:5].min() > 0.85
+    assert abs(weights[5]) < 0.35
+    assert weights[6] < -0.5
+
+
+@given(st.integers(0, 2**32), st.integers(1, 30))
+def test_no_weight_is_negative_within_three_standard_errors_and_silence_is_not_redistributed(
+    seed, steps
+):
+    rng = np.random.default_rng(seed)
+    found = weighting.skill(past(rng, rng.uniform(-1, 1, 6), steps=steps))
+    assert ((found.weights >= 0) | (found.z <= -weighting.HOSTILE_Z)).all()
+    assert (found.weights**2).sum() == pytest.approx(np.abs(found.weights).sum())
+
+
+def test_skill_knows_no_side_and_no_order_of_voters():
+    told = past(np.random.default_rng(1), [0.7, 0.5, 0.2, -0.4])
+    swapped = replace(told, said=np.where(np.abs(told.said) == 1, -told.said, told.said))
+    mixed = replace(told, said=told.said[[2, 0, 3, 1]])
+    weights = weighting.skill(told).weights
+    assert weighting.skill(swapped).weights == pytest.approx(weights, rel=1e-12)
+    assert weighting.skill(mixed).weights == pytest.approx(weights[[2, 0, 3, 1]], rel=1e-9)
+
+
+def test_many_histories_at_once_are_each_alone():
+    rng = np.random.default_rng(2)
+    alone = [past(rng, [0.6, 0.4, 0.3, -0.5]) for _ in range(3)]
+    gold = rng.integers(0, 5, (3, 4, 2)).cumsum(-1).astype(float)
+    together = replace(alone[0], said=np.stack([h.said for h in alone]), gold=gold)
+    found = weighting.skill(together).weights
+    for one, own, weights in zip(alone, gold, found, strict=True):
+        assert weighting.skill(replace(one, gold=own)).weights == pytest.approx(weights, rel=1e-12)
+
+
+def test_wrong_answers_to_known_questions_cost_weight_and_right_ones_win_none():
+    told = past(np.random.default_rng(4), [0.5] * 6, steps=60)
+    plain = weighting.skill(told).weights
+    right = np.array([[10.0, 10.0]] * 6)
+    one_wrong = right.copy()
+    one_wrong[2, 0] = 2
+    assert weighting.skill(replace(told, gold=one_wrong)).weights[2] < plain[2] - 0.3
+    # A hostile voter does not buy back weight with them.
+    hostile = past(np.random.default_rng(4), [0.5] * 5 + [-0.5], steps=60)
+    found = weighting.skill(replace(hostile, gold=right)).weights[5]
+    assert found == pytest.approx(weighting.skill(hostile).weights[5], abs=1e-6)
+
+
+def test_newcomers_join_and_old_rows_leave():
+    first = weighting.remember(History.empty(2), 0, ballots([[[PLUS, 0]], [[0, MINUS]]]))
+    other = Ballots(("aa",), np.array([[[TIE, TIE]]], np.int8), np.array([[False, True]]))
+    both = weighting.remember(first, 1, other)
+    assert both.voters == ("a", "aa", "b")
+    assert both.said[:, 0].tolist() == [[PLUS, 0], [0, 0], [0, MINUS]]
+    assert both.said[:, 1].tolist() == [[0, 0], [TIE, 0], [0, 0]]  # identical ones say nothing
+    assert weighting.remember(both, 2, other, rows=2).steps.tolist() == [1, 2]
+
+
+# ---- one say per voter ----
+
+
+def test_shrunk_logits_and_median_of_a_few_voters_by_hand():
+    cast = ballots([[[PLUS, PLUS, PLUS]], [[PLUS, MINUS, 0]], [[MINUS, 0, 0]]])
+    values = [np.log(3.5 / 0.5) * 3 / 7, 0.0, np.log(0.5 / 1.5) / 5]
+    assert weighting.shrunk_logits(cast) == pytest.approx([sum(values) / 3])
+    # Weights 3/7, 1/3, 1/5: the middle fifth of .962 is [.385, .577]; the middle voter's part of
+    # the line is [.2, .533].
+    top = (0.6 * 101 / 105 - 8 / 15) / (101 / 105 / 5)
+    assert weighting.median(cast) == pytest.approx([values[0] * top])
+
+
+def test_the_middle_of_five_equal_voters_is_their_median():
+    rng = np.random.default_rng(0)
+    said = rng.choice(np.array([PLUS, MINUS], dtype=np.int8), (5, 3, 6))
+    logits = np.log((said == PLUS).sum(-1) + 0.5) - np.log((said == MINUS).sum(-1) + 0.5)
+    assert weighting.median(ballots(said)) == pytest.approx(np.median(logits, 0) * 0.6)
+
+
+@given(st.integers(0, 2**32))
+def test_one_say_per_voter_changes_sign_with_the_sides_and_not_with_the_voters(seed):
+    rng = np.random.default_rng(seed)
+    said = rng.choice(np.array([PLUS, MINUS, TIE, 0], dtype=np.int8), (6, 2, 5))
+    swapped = np.where(np.abs(said) == 1, -said, said)
+    for rule in (weighting.median, weighting.shrunk_logits):
+        value = rule(ballots(said))
+        assert rule(ballots(swapped)) == pytest.approx(-value, abs=1e-12)
+        assert rule(ballots(said[::-1])) == pytest.approx(value, abs=1e-12)
+        assert ((np.abs(value) >= 1e-12) | (value == 0)).all()
+
+
+def test_a_third_of_hostile_voters_does_not_reach_the_median():
+    said = np.full((12, 1, 25), PLUS, dtype=np.int8)
+    said[:, :, :10] = MINUS  # 15 of 25 for plus
+    honest = weighting.median(ballots(said))
+    said[:4] = MINUS
+    assert weighting.median(ballots(said)) == pytest.approx(honest)
+    assert ballots(said).tally().plus.sum() < ballots(said).tally().minus.sum()
+
+
+def test_identical_comparisons_pull_one_say_per_voter_towards_nothing():
+    said = [[[PLUS, 0]], [[PLUS, 0]]]
+    whole = weighting.shrunk_logits(ballots(said))
+    half = weighting.shrunk_logits(ballots(said, identical=[[False, True]]))
+    assert half == pytest.approx(whole / 2)
+
+
+# ---- what would turn a step round ----
+
+
+def equal_lead(cast):
+    tally = cast.tally()
+    return (tally.plus - tally.minus).sum(-1)
+
+
+def test_the_share_that_turns_a_step_is_that_of_the_pooled_threshold():
+    """(2p − 1)/(2p) of voters alike, for p = .6: a sixth; strictly more is needed."""
+    said = np.full((12, 1, 10), PLUS, dtype=np.int8)
+    said[:, :, 6:] = MINUS
+    share = weighting.flip_share(ballots_of(said), np.ones(12), equal_lead)
+    assert share == pytest.approx(3 / 12)
+    assert weighting.flip_share(ballots_of(-said), np.ones(12), equal_lead) == share
+
+
+def ballots_of(said):
+    return Ballots(
+        tuple(f"{i:02d}" for i in range(len(said))), said, np.zeros(said.shape[1:], bool)
+    )
+
+
+@given(st.integers(0, 2**32))
+def test_the_share_is_the_smallest_over_all_sets_of_voters(seed):
+    rng = np.random.default_rng(seed)
+    said = rng.choice(np.array([PLUS, MINUS, TIE, 0], dtype=np.int8), (5, 1, 4))
+    cast = ballots(said)
+    lead = float(equal_lead(cast)[0])
+    found = weighting.flip_share(cast, np.ones(5), equal_lead)
+    assert 0 <= found <= 1
+    if lead == 0:
+        assert found == 0
+        return
+    voters = np.flatnonzero((said != 0).any((1, 2)))
+    sizes = []
+    for size in range(1, len(voters) + 1):
+        for chosen in itertools.combinations(voters, size):
+            after = said.copy()
+            for voter in chosen:
+                after[voter] = np.where(said[voter] != 0, -np.sign(lead), 0)
+            if equal_lead(ballots(after))[0] * lead < 0:
+                sizes.append(size)
+    assert found == pytest.approx(min(sizes) / len(voters))
+
+
+@pytest.mark.parametrize("rule", ["known", "sign", "margin", "bayes"])
+@pytest.mark.parametrize("kind", weighting.WEIGHTINGS)
+def test_every_rule_reports_a_share_and_a_nearer_vote_a_smaller_one(rule, kind):
+    if rule == "bayes" and kind in ("median", "shrunk-logits"):
+        return
+    m = 2 if kind == "dawid-skene" else 1
+    settings = defaults(3, (("z", (4,)),), rule=rule, N=7, M=m, weighting=kind, warmup=0, **(
+        {"alpha": 0.1} if rule in ("known", "margin") else {}
+    ))  # fmt: skip
+    shares = []
+    for wins in (7, 4):
+        said = np.zeros((7, 1, 7), dtype=np.int8)
+        said[np.arange(7), 0, np.arange(7)] = [PLUS] * wins + [MINUS] * (7 - wins)
+        state = optimizer.init(settings)
+        cast = ballots(said)
+        info = optimizer.tell(state, optimizer.ask(state), cast.tally(), ballots=cast)[2]
+        shares.append(info.flip_share)
+    assert 0 < shares[1] < shares[0] <= 1
+    if kind == "equal" and rule != "bayes":
+        assert shares == [4 / 7, 1 / 7]
+
+
+def test_without_knowing_the_voters_there_is_no_share():
+    settings = defaults(3, (("z", (4,)),), N=2)
+    state = optimizer.init(settings)
+    tally = ballots([[[PLUS, MINUS]]]).tally()
+    assert optimizer.tell(state, optimizer.ask(state), tally)[2].flip_share is None
+
+
+# ---- settings ----
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"weighting": "loud"}, "choose equal, skill, rationality, dawid-skene"),
+        ({"weighting": "median"}, "bayes takes votes"),
+        ({"weighting": "median", "rule": "known", "link": "probit"}, "set link logistic"),
+        ({"weighting": "median", "rule": "known", "warmup": 0}, "give alpha, or a warm-up"),
+        ({"weighting": "skill", "rule": "known", "smoothing": "clip"}, "choose haldane"),
+        ({"weighting": "rationality", "rule": "known", "smoothing": "second"}, "choose haldane"),
+        ({"weighting": "dawid-skene"}, "set M to 2 or more"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(changes, words):
+    with pytest.raises(UsageError, match=words) as found:
+        defaults(1, (("z", (4,)),), **changes)
+    assert "\n" not in str(found.value)
+
+
+def test_the_settings_file_refuses_one_say_per_voter_under_bayes():
+    with pytest.raises(ValueError, match='choose "skill" or "rationality", or rule known'):
+        Config.model_validate({"optimizer": {"rule": "bayes", "weighting": "median"}})
+    with pytest.raises(ValueError, match=r"set optimizer\.votes to 2 or more"):
+        Config.model_validate({"optimizer": {"weighting": "dawid-skene"}})
+
+
+def test_old_settings_without_a_weighting_are_equal():
+    body = settings_to_json(settings_of())
+    del body["weighting"]
+    assert settings_from_json(body).weighting == "equal"
+
+
+def test_a_weighting_without_voters_is_refused():
+    state = optimizer.init(defaults(1, (("z", (4,)),), N=2, weighting="skill"))
+    with pytest.raises(UsageError, match="needs ballots"):
+        optimizer.tell(state, optimizer.ask(state), ballots([[[PLUS, MINUS]]]).tally())
+
+
+def test_weights_rest_on_earlier_steps_alone():
+    settings = defaults(1, (("z", (4,)),), N=4, weighting="skill")
+    rng = np.random.default_rng(0)
+    state = optimizer.init(settings)
+    for _ in range(6):
+        cast = ballots(rng.choice(np.array([PLUS, MINUS], np.int8), (4, 1, 4)))
+        before = state
+        state, _, info = optimizer.tell(state, optimizer.ask(state), cast.tally(), ballots=cast)
+    other = ballots(-cast.said)
+    again = optimizer.tell(before, optimizer.ask(before), other.tally(), ballots=other)[2]
+    assert again.extra["weights"] == info.extra["weights"]
+    assert again.delta != info.delta
+
+
+# ---- runs ----
+
+
+class HostileJudge(ValueJudge):
+    """Chooses the other side."""
+
+    def judge(self, comparison, **seat):
+        return {"A": "B", "B": "A"}.get(choice := super().judge(comparison, **seat), choice)
+
+
+def mixed_panel(ledger):
+    panel = panel_of(ledger)
+    panel.judges = (*[ValueJudge()] * 4, HostileJudge())
+    return panel
+
+
+CASES = [
+    ("bayes", "skill"), ("known", "skill"), ("sign", "skill"), ("margin", "skill"),
+    ("sign", "median"), ("known", "shrunk-logits"), ("margin", "median"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("rule", "kind"), CASES)
+def test_a_weighted_run_is_told_again_from_its_votes(tmp_path, rule, kind):
+    settings, ledger, policy = start(tmp_path, rule=rule, weighting=kind)
+    go(settings, ledger, policy, mixed_panel(ledger), until_step=8)
+    report = verification.verify(ledger)
+    assert report.ok, report.failure
+    assert {check.promise for check in report.steps} == {"1e-9"}
+    assert sum(row["n_votes"] for row in ledger.update_rows()) == 8 * 4  # votes, not weights
+    bodies = [event["body"] for event in ledger.events("step")]
+    assert all(0 <= body["flip_share"] <= 1 for body in bodies)
+    assert ("weights" in bodies[-1]["extra"]) == (kind == "skill")
+
+
+def test_weighted_runs_differ_from_equal_ones_and_equal_ones_stay_exact(tmp_path):
+    ends = {}
+    for kind in ("equal", "skill"):
+        settings, ledger, policy = start(tmp_path, f"{kind}.db", rule="known", weighting=kind)
+        go(settings, ledger, policy, mixed_panel(ledger), until_step=8)
+        ends[kind] = ledger.head()
+        if kind == "equal":
+            assert {check.promise for check in verification.verify(ledger).steps} == {"exact"}
+    assert ends["equal"] != ends["skill"]
+
+
+def test_a_run_with_skill_in_pieces_is_the_run_in_one(tmp_path):
+    settings, ledger, policy = start(tmp_path, "whole.db", weighting="skill")
+    go(settings, ledger, policy, mixed_panel(ledger), until_step=6)
+    whole = history(ledger)
+    settings, ledger, policy = start(tmp_path, "pieces.db", weighting="skill")
+    go(settings, ledger, policy, mixed_panel(ledger), until_step=3)
+    ledger.close()
+    with Ledger.open(tmp_path / "pieces.db", clock=Clock()) as ledger:
+        go(settings, ledger, QuadraticPolicy(settings), mixed_panel(ledger), until_step=6)
+        assert history(ledger) == whole
+
+
+def test_a_changed_vote_of_a_run_with_skill_is_named(tmp_path):
+    settings, ledger, policy = start(tmp_path, weighting="skill")
+    go(settings, ledger, policy, mixed_panel(ledger), until_step=4)
+    path = ledger.path
+    ledger.close()
+    flip = "UPDATE votes SET choice = CASE choice WHEN 'A' THEN 'B' ELSE 'A' END WHERE vote = 3"
+    assert forge(path, flip) == 1
+    with Ledger.open(path) as ledger:
+        failure = verification.verify(ledger).failure
+    assert (failure.table, failure.row) == ("votes", "3")
+
+
+def test_no_questions_are_known_before_any_was_answered(tmp_path):
+    settings, ledger, policy = start(tmp_path, weighting="skill", layout=LAYOUT)
+    go(settings, ledger, policy, until_step=1)
+    assert known(ledger, 0) == {} and known(ledger, 5) == {}
+
+
+def test_answers_to_known_questions_up_to_a_close_enter_the_weights_after_it(tmp_path):
+    """Right, wrong, a tie, a skip, and one that came too late for step 1."""
+    settings, ledger, policy = start(tmp_path, weighting="skill")
+    panel = mixed_panel(ledger)
+    go(settings, ledger, policy, panel, until_step=1)
+    service = VoteService(ledger)
+    ids = sorted(row["panelist"] for row in ledger.query("SELECT panelist FROM panelists"))
+
+    def answer(panelist, kind):
+        seat = service.calibration(panelist, tab="t")
+        assert ledger.comparison(seat.comparison).kind == "gold"
+        wrong = {"A": "B", "B": "A"}[seat.plus_side]
+        said = {"right": seat.plus_side, "wrong": wrong, "tie": "tie", "skip": "skip"}[kind]
+        reason = "reading" if kind == "skip" else None
+        service.cast(seat.id, said, idem=seat.id, tab="t", skip_reason=reason)
+
+    for panelist, kind in zip(ids, ("right", "wrong", "wrong", "tie", "skip"), strict=True):
+        answer(panelist, kind)
+    go(settings, ledger, policy, panel, until_step=2)
+    answer(ids[4], "right")
+    go(settings, ledger, policy, panel, until_step=4)
+    assert known(ledger, 0) == {}
+    expected = dict(zip(ids, [(1, 1), (0, 1), (0, 1), (0.5, 1)], strict=False))
+    assert known(ledger, 1) == expected
+    assert known(ledger, 2) == {**expected, ids[4]: (1, 1)}
+    bodies = [event["body"] for event in ledger.events("step")]
+    weights = [body["extra"]["weights"] for body in bodies]
+    assert len({round(w, 12) for w in weights[0].values()}) == 1
+    assert weights[2][ids[0]] > weights[2][ids[1]]
+    report = verification.verify(ledger)
+    assert report.ok, report.failure

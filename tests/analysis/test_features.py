@@ -1,0 +1,207 @@
+"""Named features: their values, their grammar, differences of batches, and the command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from szpo.analysis import features, vote_texts
+from szpo.analysis.features import Feature, differences, parse
+from szpo.cli.app import call
+from szpo.errors import UsageError
+from szpo.ledger.database import Ledger
+from szpo.types import Answer, Comparison, Prompt, Row
+from tests.support import tiny_models
+from tests.support.quadratic import new_ledger, settings_of
+from tests.support.tasting import Taster, voted
+
+TEXT = "Thank you! Perhaps the sea, the sea?\n- 3 boats\n2) 14 gulls 🌊"
+
+
+def value(name: str, text: str = TEXT) -> float:
+    (one,) = parse(name)
+    return one.score(Prompt.user("How was the sea?"), Answer(text))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        # thank you perhaps the sea the sea 3 boats 2 14 gulls
+        ("length", 12), ("characters", len(TEXT)), ("sentences", 3), ("politeness", 1),
+        ("hedges", 1), ("questions", 1), ("exclamations", 1), ("numbers", 3), ("bullets", 2),
+        ("emoji", 1), ("keyword:sea+sun", 0.5), ("regex:sea", 2), ("regex:a\\, the", 1),
+        # of 11 word pairs "the sea" came before; of how, was, the, sea two are taken up
+        ("repetition", 1 / 11), ("overlap", 0.5),
+    ],
+)  # fmt: skip
+def test_values(name: str, expected: float) -> None:
+    assert value(name) == pytest.approx(expected)
+
+
+def test_sentiment_and_reading_ease_know_their_ends() -> None:
+    assert value("sentiment", "A lovely day.") > 0.4 > -0.4 > value("sentiment", "An awful day.")
+    assert value("sentiment", "") == 0 == value("readability", "…")
+    # 206.835 − 1.015·2 − 84.6·(2 + 5)/2
+    assert value("readability", "Rainy considerations.") == pytest.approx(-91.295)
+
+
+def test_tokens_are_those_of_the_named_model(tmp_path: Path) -> None:
+    tiny_models.tokenizer().save_pretrained(tmp_path)
+    assert value(f"tokens:{tmp_path}", "w1 w2 w3") == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("lngth", "no feature 'lngth'; did you mean \"length\""),
+        ("length,length", "'length' is named twice"),
+        ("length,all", "'length' is named twice"),
+        ("length:3", "'length:3': takes nothing after a colon"),
+        ("overlap:x", "takes nothing after a colon"),
+        ("keyword", "needs whole words joined by +"),
+        ("keyword:deep sea", "needs whole words joined by +"),
+        ("regex:(", "not a regular expression"),
+        ("regex", "needs a pattern"),
+        ("tokens", "needs a model"),
+        (" , ", "no feature is named"),
+    ],
+)
+def test_what_cannot_be_read_is_said(text: str, words: str) -> None:
+    with pytest.raises(UsageError) as error:
+        parse(text)
+    assert words in str(error.value)
+
+
+class Point:
+    """An installed package's entry."""
+
+    name, value = "shouting", "shouting:make"
+
+    @staticmethod
+    def load() -> Any:
+        return lambda argument: lambda prompt, answer: len(answer.text) * float(argument or 1)
+
+
+def test_own_features_come_by_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    def points(group: str, name: str | None = None) -> list[Point]:
+        return [Point()] if group == "szpo.features" and name in (None, "shouting") else []
+
+    monkeypatch.setattr(features, "entry_points", points)
+    assert value("shouting:2", "abc") == 6
+    with pytest.raises(UsageError, match=r"there are: length, .*, shouting"):
+        parse("whispering")
+
+
+def test_checks_of_form_are_features_where_the_simulators_are() -> None:
+    assert value("verify:no_comma+question", "Rain again?") == 1
+    with pytest.raises(UsageError, match="needs checks"):
+        parse("verify")
+
+
+def batch(*pairs: tuple[str, str]) -> Comparison:
+    rows = tuple(Row(Prompt.user("?"), Answer(plus), Answer(minus)) for plus, minus in pairs)
+    return Comparison("c", 0, 0, 0, rows)
+
+
+def test_a_batch_differs_by_the_mean_over_all_rows() -> None:
+    # (2 − 1 + 0 + 0 − 3)/4 words: identical rows count among the four and add nothing.
+    shown = batch(("a b", "a"), ("c", "c"), ("d e", "d e"), ("", "f g h"))
+    assert differences(parse("length,questions"), [shown]).tolist() == [[-0.5, 0.0]]
+    swapped = batch(("a", "a b"), ("c", "c"), ("d e", "d e"), ("f g h", ""))
+    assert differences(parse("length"), [swapped]).tolist() == [[0.5]]
+    assert differences(parse("length"), []).shape == (0, 1)
+
+
+@pytest.mark.parametrize("given", [float("nan"), float("inf"), None, "seven"])
+def test_a_feature_that_is_no_number_is_named(given: Any) -> None:
+    odd = Feature("odd", lambda prompt, answer: given if answer.text == "a" else 0.0)
+    with pytest.raises(UsageError, match=r"feature odd: .* in comparison c"):
+        odd.difference(batch(("a", "b")))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """120 votes of five voters who like mood, and of whom the last likes short notes."""
+    folder = tmp_path_factory.mktemp("features")
+    judges = [Taster(2.0, 0.0)] * 4 + [Taster(2.0, -2.0)]
+    return voted(folder, judges, 15, N=8, D=2, M=1)
+
+
+def asked(run: Path, *words: str) -> list[str]:
+    return ["features", str(run), *words]
+
+
+def test_the_command_finds_what_voters_like(run: Path, capsys: Any) -> None:
+    assert call(asked(run, "--features", "sentiment,length,numbers", "--each", "--json")) == 0
+    found = json.loads(capsys.readouterr().out)
+    mood, length, numbers = found["features"]
+    assert mood["low"] > 0.5 and mood["deviation"] > 0
+    assert length["low"] < 0 < length["high"]
+    assert numbers["weight"] is None and numbers["more_won"]["of"] == 0
+    assert (found["votes"], found["panelists"]) == (120, 5)
+    assert found["intervals_over"] == "panelists"
+    assert found["held_out"]["low"] > 0.5
+    last = found["by_panelist"]["panel-4"]["features"][1]
+    assert last["weight"] < min(
+        found["by_panelist"][f"panel-{i}"]["features"][1]["weight"] for i in range(4)
+    )
+
+
+def test_the_command_in_words(run: Path, capsys: Any) -> None:
+    assert call(asked(run, "--features", "sentiment,numbers", "--each")) == 0
+    said = capsys.readouterr()
+    assert "120 votes; intervals over 5 panelists" in said.out
+    assert "panel-4" in said.out
+    assert "numbers is the same on both sides of every comparison" in said.err
+    assert call(["features", "--list"]) == 0
+    assert "as in keyword:sea+sun" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "line"),
+    [
+        (["--features", "numbers,emoji"], 1, "numbers, emoji: the same on both sides of every"),
+        (["--features", "lngth"], 2, "no feature 'lngth'"),
+        (["--ties", "quarter"], 2, "--ties quarter is neither half nor davidson"),
+        (["--ridge", "0"], 2, "--ridge 0.0 is no precision"),
+    ],
+)
+def test_what_the_command_refuses(
+    run: Path, capsys: Any, words: list[str], code: int, line: str
+) -> None:
+    assert call(asked(run, *words)) == code
+    said = capsys.readouterr().err
+    assert line in said and "Traceback" not in said
+
+
+def test_votes_that_a_feature_explains_wholly_are_called_separable(
+    tmp_path: Path, capsys: Any
+) -> None:
+    path = voted(tmp_path, [Taster(1e6, 0.0)], 3, N=8, D=1, M=1)
+    assert call(asked(path, "--features", "regex:lovely|warm|bright|happy")) == 0
+    said = capsys.readouterr()
+    assert "some weights predict every vote" in said.err
+    assert "as if all panelists were alike" in said.out
+
+
+def test_a_run_without_votes_says_so(tmp_path: Path, capsys: Any) -> None:
+    new_ledger(tmp_path / "new.db", settings_of()).close()
+    assert call(asked(tmp_path / "new.db")) == 2
+    assert "new.db has no votes on a closed round yet" in capsys.readouterr().err
+
+
+def test_open_rounds_are_not_read(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.db"
+    copy.write_bytes(run.read_bytes())
+    with Ledger.open(copy) as ledger:
+        whole = vote_texts.read(ledger)
+        ledger.execute("DROP TRIGGER IF EXISTS steps_forward")
+        for trigger in ledger.query("SELECT name FROM sqlite_master WHERE type = 'trigger'"):
+            ledger.execute(f"DROP TRIGGER {trigger['name']}")
+        ledger.execute("UPDATE steps SET state = 'open' WHERE step = 14")
+        fewer = vote_texts.read(ledger)
+    assert len(whole.y) == 120 and len(fewer.y) == 112
+    assert len(fewer.comparisons) == 112 and fewer.ids == whole.ids[:112]

@@ -1,0 +1,473 @@
+"""The dashboard's numbers against ledgers whose figures are worked out by hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from szpo.analysis import agreement, evidence, overview
+from szpo.analysis.evidence import Ballot, Evidence, Panelist, RunFacts, StepRow
+from szpo.intervals import log_odds, quantile, rate, share
+from szpo.ledger import orders, run_spec
+from szpo.optim import parameters
+from szpo.runs import final_comparison
+from szpo.types import Answer, Comparison, Prompt, Row
+from szpo.voting import lease, steps
+from tests.support.browser import MovableClock, Stage, make
+
+S = 1_000_000
+"""One second in µs."""
+
+
+def ballot(vote: int, verdict: str, **what: object) -> Ballot:
+    """A counted training vote with plus on A."""
+    choice = {"plus": "A", "minus": "B"}.get(verdict, verdict)
+    base = Ballot(
+        vote=vote, seat=f"s{vote}", revision=0, comparison=f"c{vote}", kind="train", step=0, k=0,
+        n=vote, panelist="P-01", plus_side="A", choice=choice, verdict=verdict, expected=None,
+        repeats=None, standing=True, counted=verdict != "skip", late=False, skip_reason=None,
+        rubric_version=1, dwell_ms=60_000, served_us=0, received_us=vote * S, words=238,
+        words_plus=100, words_minus=50, fast=False, device=None,
+    )  # fmt: skip
+    return replace(base, **what)  # type: ignore[arg-type]
+
+
+def step(number: int, **what: object) -> StepRow:
+    """An applied step of two comparisons with one vote each, open for 100 s, 50 s apart."""
+    begin = number * 150 * S
+    base = StepRow(
+        step=number, state="applied", pairing="antithetic", mu=1.0, k=1, n=2, m=1, d=3, asked=2,
+        identical_comparisons=0, opened_us=begin, closed_us=begin + 100 * S, closed_by="rule",
+        applied_us=begin + 101 * S, generation_s=49.0,
+    )  # fmt: skip
+    return replace(base, **what)  # type: ignore[arg-type]
+
+
+def page(
+    ballots: Sequence[Ballot], steps: Sequence[StepRow] = (), **what: object
+) -> evidence.Evidence:
+    """Evidence of a run of ten steps of two votes."""
+    run = RunFacts(
+        run="r", name="run", rule="bayes", planned_steps=10, votes_per_step=2, budget=None,
+        words_per_vote=476.0, bands={}, as_of_us=1000 * S, hidden_us=(), pauses=(),
+    )  # fmt: skip
+    names = sorted({b.panelist for b in ballots})
+    people = tuple(Panelist(name, "person", 0) for name in names)
+    return Evidence(replace(run, **what), tuple(steps or [step(0)]), tuple(ballots), people)  # type: ignore[arg-type]
+
+
+# ---- intervals ----
+
+
+@pytest.mark.parametrize(
+    ("hits", "of", "low", "high"),
+    [(3, 3, 0.44, 1.00), (4, 5, 0.38, 0.96), (9, 9, 0.70, 1.00), (30, 50, 0.46, 0.72)],
+)
+def test_shares_of_small_panels_have_the_intervals_that_were_published(
+    hits: int, of: int, low: float, high: float
+) -> None:
+    found = share(hits, of)
+    assert (round(found.low, 2), round(found.high, 2)) == (low, high)
+    assert found.unsure() == (low <= 0.5 <= high)
+
+
+def test_log_odds_stay_finite_when_all_votes_agree() -> None:
+    found = log_odds(3, 3)
+    assert found.value == pytest.approx(math.log(7))
+    half = 1.96 * math.sqrt(1 / 3.5 + 1 / 0.5)
+    assert (found.low, found.high) == pytest.approx((math.log(7) - half, math.log(7) + half))
+    assert log_odds(0, 0).value is None
+
+
+def test_quantiles_and_rates_give_no_interval_they_do_not_have() -> None:
+    assert quantile([5.0], 0.5).low is None
+    ten = quantile([float(i) for i in range(1, 11)], 0.5)
+    # n q ± 1.96 √(n q (1 − q)) = 5 ± 3.1: the second and the tenth of ten ordered values.
+    assert (ten.value, ten.low, ten.high) == (5.5, 2.0, 10.0)
+    none = rate(0, 2.0)
+    assert (none.value, none.low) == (0.0, 0.0)
+    assert none.high == pytest.approx(-math.log(0.025) / 2)
+
+
+# ---- agreement ----
+
+
+def test_pairwise_agreement_and_alpha_by_hand() -> None:
+    # Two comparisons of three votes: ++− and +++; ties are no side, and say something to α only.
+    votes = [
+        ballot(i, verdict, comparison=c, panelist=f"P-0{i % 3}")
+        for i, (c, verdict) in enumerate(
+            [("a", "plus"), ("a", "plus"), ("a", "minus"), ("b", "plus"), ("b", "plus"),
+             ("b", "plus"), ("c", "plus"), ("c", "tie")]
+        )
+    ]  # fmt: skip
+    found = agreement.agreement(page(votes))
+    assert found.same.value == pytest.approx(
+        4 / 6
+    )  # of three pairs one agrees, then three of three
+    assert found.same.of == 2  # one disjoint pair each
+    # n = 8, totals + 6, − 1, tie 1; Σ disagreeing = 4/2 + 0 + 2 = 4; 64 − 38 = 26.
+    assert found.alpha.value == pytest.approx(1 - 7 * 4 / 26)
+    assert found.alpha.n == 3
+
+
+def test_alpha_is_one_in_agreement_and_none_where_nothing_differs() -> None:
+    assert agreement.alpha([["plus", "plus"], ["minus", "minus"]]).value == 1.0
+    assert agreement.alpha([["plus", "plus"], ["plus", "plus"]]).value is None
+    assert agreement.alpha([["plus"], ["minus"]]).n == 0
+
+
+def test_agreement_across_comparisons_pairs_no_vote_with_one_on_the_same_comparison() -> None:
+    votes = [
+        ballot(1, "plus", comparison="a"),
+        ballot(2, "minus", comparison="a"),
+        ballot(3, "plus", comparison="b"),
+        ballot(4, "plus", comparison="c", k=1),
+    ]
+    found = agreement.agreement(page(votes)).across
+    assert (found.value, found.of) == (0.5, 1)  # 3 with 1 agrees, 3 with 2 does not
+
+
+def test_gold_repeats_and_sides() -> None:
+    gold = [
+        ballot(i, verdict, kind="gold", expected="plus", counted=False, step=None)
+        for i, verdict in enumerate(["plus"] * 3 + ["minus"] * 3, 1)
+    ]
+    skipped = ballot(7, "skip", kind="gold", expected="plus", counted=False)
+    first = ballot(8, "plus", comparison="x")
+    again = ballot(9, "minus", kind="repeat", repeats="x", counted=False, comparison="x2")
+    other = ballot(10, "plus", kind="repeat", repeats="x", counted=False, panelist="P-02")
+    rows = agreement.panelists(page([*gold, skipped, first, again, other]))
+    ada, bob = rows
+    assert (ada.gold.hits, ada.gold.of) == (3, 6)
+    # Wilson's upper limit of 3 of 6 is .81; at ½ a likelihood ratio of (.5/.95)³(.5/.05)³ = 146.
+    assert [flag.code for flag in ada.flags] == ["gold", "random"]
+    assert (ada.repeat.hits, ada.repeat.of) == (0, 1)
+    assert bob.repeat.of == 0  # somebody who never saw it first cannot repeat it
+
+
+def test_flags_speak_of_sides_speed_skips_and_runs_but_never_of_a_program() -> None:
+    left = [ballot(i, "plus", dwell_ms=10_000) for i in range(13)]
+    skips = [ballot(20 + i, "skip") for i in range(5)]
+    row = agreement.panelists(page([*left, *skips]))[0]
+    # 238 words take a minute; ten seconds are less than a quarter of it; 5 of 18 were skipped.
+    assert [flag.code for flag in row.flags] == ["skim", "side", "run", "skips"]
+    assert row.reading_s == 60
+    assert "left" in row.flags[1].text
+    simulated = page([*left, *skips])
+    robots = replace(simulated, panelists=(Panelist("P-01", "simulated", 0),))
+    assert agreement.panelists(robots)[0].flags == ()
+
+
+def test_what_is_usual_is_the_panels_own_share_once_enough_is_known() -> None:
+    """Answers that are odd in one panel are ordinary in another, whose members all give them."""
+
+    def known(name: str, right: int, of: int) -> list[Ballot]:
+        return [
+            ballot(i, "plus" if i < right else "minus", panelist=name, kind="gold",
+                   expected="plus", counted=False, step=None)
+            for i in range(of)
+        ]  # fmt: skip
+
+    alone = agreement.panelists(page(known("A", 3, 5)))[0]  # (.5/.95)³(.5/.05)² = 15: too few
+    lucky = agreement.panelists(page([*known("A", 1, 4), *known("B", 46, 46)]))[0]
+    all_alike = agreement.panelists(page([v for n in "ABCDEFGH" for v in known(n, 1, 4)]))
+    assert alone.flags == ()
+    assert [flag.code for flag in lucky.flags] == ["random"]
+    assert all(row.flags == () for row in all_alike)  # a known question nobody gets is a bad one
+
+
+def test_somebody_is_compared_with_the_others_only() -> None:
+    votes = [
+        ballot(1, "plus", panelist="A"),
+        ballot(2, "plus", panelist="A"),
+        ballot(3, "minus", panelist="B"),
+        ballot(4, "plus", panelist="C"),
+        ballot(5, "plus", panelist="C"),
+    ]
+    rest = {row.name: row.rest for row in agreement.panelists(page(votes))}
+    assert (rest["A"].hits, rest["A"].of) == (2, 2)  # the others: −, +, +
+    assert (rest["B"].hits, rest["B"].of) == (0, 1)
+    two = [replace(vote, comparison="same") for vote in votes[:2]]
+    assert agreement.panelists(page(two))[0].rest.of == 0  # alone, nobody to agree with
+
+
+# ---- value ----
+
+
+def test_votes_are_read_along_the_path() -> None:
+    # Plus points back in step 1 and ahead in step 2; step 0 has no path yet.
+    votes = [
+        ballot(1, "plus", step=0), ballot(2, "plus", step=0),
+        ballot(3, "minus", step=1), ballot(4, "tie", step=1),
+        ballot(5, "plus", step=2), ballot(6, "minus", step=2),
+    ]  # fmt: skip
+    rows = [step(0), step(1, headings=(-0.3,)), step(2, headings=(0.8,))]
+    found = overview.overview(page(votes, rows))
+    assert (found.improving.heading.hits, found.improving.heading.of) == (2.5, 4)
+    assert found.improving.heading.unsure()
+    assert [v.heading.n for v in found.values] == [0, 2, 2]
+    assert found.values[1].heading == log_odds(1.5, 2)
+    assert found.values[1].raw == log_odds(0.5, 2)
+    assert found.values[2].pooled == log_odds(2.5, 4)
+    assert [v.unanimous for v in found.values] == [True, False, False]
+
+
+def test_only_the_last_ten_steps_are_pooled() -> None:
+    votes = [ballot(i, "plus" if i < 3 else "minus", step=i) for i in range(13)]
+    rows = [step(i, headings=(0.5,)) for i in range(13)]
+    found = overview.overview(page(votes, rows)).improving
+    assert (found.heading.hits, found.heading.of) == (0, 10)
+    assert not found.heading.unsure()
+    # One vote a step has no other comparison of its direction to agree with.
+    assert found.better_side.of == 0
+
+
+def test_the_better_side_comes_from_agreement() -> None:
+    votes = [ballot(i, "minus" if i % 4 == 3 else "plus", n=i, step=i // 4) for i in range(40)]
+    found = overview.overview(page(votes, [step(i, n=4) for i in range(10)])).improving
+    # In each step three of six pairs agree: a = ½, chance.
+    assert found.better_side.value == 0.5
+    assert found.better_side.unsure()
+
+
+# ---- time and cost ----
+
+
+def test_waiting_and_links_and_cost_by_hand() -> None:
+    rows = [step(0), step(1)]
+    votes = [ballot(i, "plus", step=i // 3, dwell_ms=60_000) for i in range(6)]
+    found = overview.overview(page(votes, rows, as_of_us=250 * S))
+    assert found.speed.waiting == pytest.approx(50 / 250)
+    assert {name: link.value for name, link in found.speed.links.items()} == {
+        "votes": 100.0, "answers": 49.0, "update": 1.0
+    }  # fmt: skip
+    assert found.speed.slowest == "votes"
+    assert found.speed.overall.value == pytest.approx(6 * 3600 / 200)
+    assert found.cost.votes == 16  # eight of ten steps of two votes
+    assert found.cost.measured
+    assert found.cost.person_hours.value == pytest.approx(16 / 60)
+    # From the first opening to the first close 100 s, then 150 s to the next: median 125 s.
+    assert found.cost.end_us.value == pytest.approx((250 + 8 * 125) * S)
+
+
+def test_a_pause_counts_neither_as_waiting_nor_as_voting() -> None:
+    rows = [step(0), step(1)]
+    shut = ((20 * S, 60 * S), (110 * S, 120 * S))
+    found = overview.overview(page([ballot(1, "plus")], rows, as_of_us=250 * S, pauses=shut))
+    assert found.speed.waiting == pytest.approx(40 / 200)
+    assert found.speed.links["votes"].value == pytest.approx((60 + 100) / 2)
+
+
+def test_programs_do_not_make_people_look_fast() -> None:
+    fast = [ballot(i, "plus", panelist="robot", dwell_ms=1) for i in range(50)]
+    slow = [ballot(90 + i, "plus", dwell_ms=60_000) for i in range(6)]
+    mixed = page([*fast, *slow])
+    kinds = tuple(
+        replace(p, kind="simulated") if p.name == "robot" else p for p in mixed.panelists
+    )
+    found = overview.overview(replace(mixed, panelists=kinds))
+    assert (found.speed.median.value, found.speed.median.n) == (60.0, 6)
+    robots = page(fast)
+    alone = replace(robots, panelists=(Panelist("robot", "simulated", 0),))
+    assert overview.overview(alone).speed.median.n == 50
+
+
+def test_before_five_votes_the_words_tell_the_cost() -> None:
+    found = overview.overview(page([ballot(1, "plus", dwell_ms=1)])).cost
+    assert not found.measured
+    assert found.seconds_per_vote.value == 60.0  # 238 words
+    assert overview.overview(page([])).cost.seconds_per_vote.value == 120.0  # as planned: 476
+
+
+def test_money_to_finish_is_that_of_votes_and_hours() -> None:
+    votes = [ballot(i, "plus", step=i // 3, dwell_ms=60_000) for i in range(6)]
+    rows = [step(0), step(1)]
+    found = overview.overview(page(votes, rows, pay_per_hour=12.0, pay_per_vote=0.5)).cost
+    # Sixteen votes of a minute: 16 · .50 + 16/60 · 12. Six of 150 words were read, 238 a minute.
+    assert found.money.value == pytest.approx(8 + 3.2)
+    assert found.spent == pytest.approx(3 + 900 / 238 / 60 * 12)
+    free = overview.overview(page(votes, rows)).cost
+    assert (free.money.value, free.spent) == (None, None)
+
+
+def test_votes_left_follow_the_tightest_limit() -> None:
+    votes = [ballot(1, "plus"), ballot(2, "plus")]
+    assert overview.overview(page(votes, budget=8)).progress.planned == 4
+    assert overview.overview(page(votes, limit_votes=5)).progress.planned == 2
+    assert overview.overview(page(votes, limit_steps=1)).progress.votes_left == 0
+    opened = [step(0), step(1, state="open", closed_us=None, applied_us=None)]
+    hidden = overview.overview(page(votes, opened, hidden_us=(1,))).progress
+    assert (hidden.votes, hidden.votes_left, hidden.hidden) == (2, 17, 1)
+
+
+# ---- texts ----
+
+
+def test_length_of_winners() -> None:
+    votes = [
+        ballot(1, "plus"), ballot(2, "plus"), ballot(3, "minus"),
+        ballot(4, "minus", words_plus=50, words_minus=100),
+    ]  # fmt: skip
+    found = overview.overview(page(votes)).length
+    # Winner over loser: 2, 2, ½, 2; log₂: 1, 1, −1, 1, mean ½.
+    assert found.ratio.value == pytest.approx(2**0.5)
+    # x = log 2 · (1, 1, 1, −1), y = (1, 1, −1, −1): r = 1/√3.
+    assert found.correlation.value == pytest.approx(1 / math.sqrt(3))
+
+
+def test_figures_outside_their_band_are_named() -> None:
+    rows = [step(0, kl=2.0, length=20.0), step(1, kl=16.0, length=3.0)]
+    bands = {"kl": (None, 15.0), "length": (4.0, 40.0)}
+    found = overview.overview(page([], rows, bands=bands)).health
+    assert [health.broken for health in found] == [(), ("kl", "length")]
+
+
+# ---- from a ledger ----
+
+
+@pytest.fixture
+def voted(tmp_path: Path) -> Stage:
+    """Three steps voted for plus by two people, the fourth open with one vote."""
+    stage = make(tmp_path / "run.db", clock=MovableClock())
+    people = [stage.site.service.enroll("person", name) for name in ("P-01", "P-02")]
+    stage.advance()
+    for _ in range(3):
+        for person in people:
+            while (seat := stage.site.service.assign(person)) is not None:
+                stage.site.service.cast(seat.id, seat.plus_side, idem=seat.id, dwell_ms=30_000)
+        stage.advance()
+    seat = stage.site.service.assign(people[0])
+    assert seat is not None
+    stage.site.service.cast(seat.id, seat.plus_side, idem=seat.id)
+    return stage
+
+
+def test_votes_of_the_open_round_stay_hidden(voted: Stage) -> None:
+    shut, live = evidence.read(voted.ledger), evidence.read(voted.ledger, live=True)
+    assert (len(shut.ballots), len(shut.run.hidden_us)) == (12, 1)
+    assert (len(live.ballots), len(live.run.hidden_us)) == (13, 0)
+    found = overview.overview(shut)
+    assert (found.progress.votes, found.progress.applied, found.progress.step) == (12, 3, 3)
+    assert found.progress.votes_left == 97 * 4 - 1
+
+
+def test_a_run_that_follows_its_votes_finds_them_along_its_path(voted: Stage) -> None:
+    rows = evidence.read(voted.ledger).steps
+    assert rows[0].headings == ()
+    # After one step the path is ±v₀: how v₁ lies to it follows from the directions alone.
+    space = run_spec.recorded_settings(voted.ledger).space
+    v0, v1 = (parameters.direction_vector(space, t, 0) for t in (0, 1))
+    cosine = float(v0 @ v1) / float((v0 @ v0) * (v1 @ v1)) ** 0.5
+    assert rows[1].headings == pytest.approx((cosine,), abs=1e-6)
+    assert all(row.distinct and row.length for row in rows[:3])
+
+
+def test_a_constant_wish_is_seen_along_the_path_and_a_turned_one_against_it(
+    tmp_path: Path,
+) -> None:
+    """A panel that likes the first coordinate larger; then, in a second run, turns round."""
+    shares = []
+    for turned in (False, True):
+        stage = make(tmp_path / f"run-{turned}.db", clock=MovableClock())
+        service, space = stage.site.service, run_spec.recorded_settings(stage.ledger).space
+        people = [service.enroll("person", name) for name in ("P-01", "P-02")]
+        stage.advance()
+        for number in range(16):
+            likes = parameters.direction_vector(space, number, 0)[0] > 0
+            likes ^= turned and number >= 12
+            for person in people:
+                while (seat := service.assign(person)) is not None:
+                    other = {"A": "B", "B": "A"}[seat.plus_side]
+                    service.cast(seat.id, seat.plus_side if likes else other, idem=seat.id)
+            stage.advance()
+        found = overview.overview(evidence.read(stage.ledger))
+        shares.append([v.heading.value or 0.0 for v in found.values])
+        if not turned:
+            assert found.improving.heading.low > 0.5
+    constant, after = shares
+    assert after[:12] == constant[:12]
+    assert [x > 0 for x in after[12:]] == [x < 0 for x in constant[12:]] != [True] * 4
+
+
+def test_words_are_those_of_rows_that_differ(voted: Stage) -> None:
+    found = evidence.read(voted.ledger).ballots[0]
+    # Three rows of "Question i?" and twice "Answer i of round 1 is amber. It has a second …"
+    assert (found.words_plus, found.words_minus) == (36, 36)
+    assert found.words == 72 + 6
+
+
+def test_a_changed_vote_stands_once(voted: Stage) -> None:
+    service = voted.site.service
+    person = service.enroll("person", "P-02")
+    seat = service.assign(person)
+    assert seat is not None
+    other = "B" if seat.plus_side == "A" else "A"
+    service.cast(seat.id, seat.plus_side, idem="a" * 16)
+    service.cast(seat.id, other, idem="b" * 16)
+    own = [b for b in evidence.read(voted.ledger, live=True).ballots if b.seat == seat.id]
+    assert [(b.revision, b.verdict, b.standing, b.counted) for b in own] == [
+        (0, "plus", False, False), (1, "minus", True, True)
+    ]  # fmt: skip
+
+
+def test_pauses_come_from_the_record(voted: Stage) -> None:
+    lease.pause(voted.ledger, "olga", "lunch")
+    voted.clock.forward(600)
+    lease.unpause(voted.ledger, "olga")
+    (begin, end), = evidence.read(voted.ledger).run.pauses  # fmt: skip
+    assert end is not None
+    assert 600 * S <= end - begin < 601 * S
+
+
+def answered_final(stage: Stage) -> int:
+    """A final order of three comparisons, open, with six answers: three tuned, one base, one tie
+    and a skip; its number."""
+    ledger, service = stage.ledger, stage.site.service
+    order = orders.place(ledger, "final", "olga", {"comparisons": 3})
+    rows = [Row(Prompt.user("q?"), *(_answer(f"{word} {n}") for word in ("new", "old")))
+            for n in range(3)]  # fmt: skip
+    made = [Comparison(f"f{n}", -1, 0, n, (rows[n],), kind="final") for n in range(3)]
+    body = {"comparisons": [c.id for c in made], "rows": 1, "after": 2,
+            "tuned_sha256": "0", "base_sha256": "1"}  # fmt: skip
+    with ledger.transaction("controller"):
+        assert orders.settle(ledger, orders.get(ledger, order), body)
+        for comparison in made:
+            steps.record(ledger, comparison)
+    people = [service.enroll("person", name) for name in ("P-01", "P-02", "P-03")]
+    for place, (person, choice) in enumerate(
+        zip(people * 2, ["A", "A", "B", "tie", "skip", "A"], strict=True)
+    ):
+        seat = f"seat-{place:016}"
+        with ledger.transaction("votes"):
+            ledger.append("assignments", {
+                "assignment": seat, "comparison": made[place // 3].id, "panelist": person,
+                "plus_side": "A", "prompt_order": "[0]", "served_us": 0, "expires_us": 2**60,
+                "tab": None,
+            })  # fmt: skip
+            ledger.append("votes", {
+                "assignment": seat, "revision": 0, "choice": choice, "late": False,
+                "idem": seat, "payload_sha256": "0" * 64, "received_us": 0,
+            })  # fmt: skip
+    return order
+
+
+def test_the_final_comparison_is_told_as_by_its_own_reading(voted: Stage) -> None:
+    ledger, order = voted.ledger, answered_final(voted)
+    told = final_comparison.result(ledger, orders.get(ledger, order)).votes
+    assert orders.close(ledger, order, "olga")
+    found = overview.overview(evidence.read(ledger)).improving.final
+    assert found is not None
+    assert (found.tuned.hits, found.tuned.of) == (told.everybody.tuned, 4)
+    assert (found.tuned.low, found.tuned.high) == told.everybody.interval
+    assert (found.ties, found.skips) == (told.everybody.ties, told.skips) == (1, 1)
+    assert (found.untuned.hits, found.untuned.of) == (told.others.tuned, 2)
+    assert found.majorities.of == told.majorities.tuned + told.majorities.base == 2
+
+
+def _answer(text: str) -> Answer:
+    return Answer(text)

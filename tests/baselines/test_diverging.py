@@ -1,0 +1,148 @@
+"""Trainings that run away: each method says so in a line, and leaves its actor where it was."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from szpo.baselines import dpo, grpo, ppo, reward_model, rloo, simpo, validation
+from szpo.baselines.actor import Actor
+from szpo.errors import RunError
+from szpo.types import Answer, Prompt, Verdict
+from tests.support.baseline_actors import (
+    DIARY,
+    PROMPTS,
+    Cheerful,
+    diary_actor,
+    diary_pairs,
+    pairs,
+    tiny_actor,
+)
+
+
+def length(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> list[float]:
+    return [float(len(answer.text)) for answer in answers]
+
+
+class Lengthy(Cheerful):
+    def pairs(
+        self, prompts: Sequence[Prompt], first: Sequence[Answer], second: Sequence[Answer], *,
+        key: bytes,
+    ) -> list[Verdict]:  # fmt: skip
+        return [
+            "plus" if len(a.text) > len(b.text) else "minus"
+            for a, b in zip(first, second, strict=True)
+        ]
+
+
+def grouped(method: Any) -> Callable[[Actor, float, int], Any]:
+    def train(actor: Actor, rate: float, steps: int) -> Any:
+        how = method.Recipe(steps=steps, prompts=4, samples=4, learning_rate=rate)
+        return method.train(actor, PROMPTS, length, how, seed=0)
+
+    return train
+
+
+def of_pairs(method: Any) -> Callable[[Actor, float, int], Any]:
+    def train(actor: Actor, rate: float, steps: int) -> Any:
+        return method.train(actor, pairs(), method.Recipe(steps=steps, learning_rate=rate), seed=0)
+
+    return train
+
+
+def in_rounds(actor: Actor, rate: float, steps: int) -> Any:
+    plan = dpo.Rounds(steps, 4, recipe=dpo.Recipe(steps=1, learning_rate=rate))
+    return dpo.iterative(actor, PROMPTS, Lengthy(), plan, seed=0)
+
+
+def clipped(actor: Actor, rate: float, steps: int) -> Any:
+    how = ppo.Recipe(steps=steps, prompts=4, samples=4, epochs=1, minibatches=1, rate=rate)
+    return ppo.train(actor, PROMPTS, length, how, seed=0)
+
+
+def rewarded(actor: Actor, rate: float, steps: int) -> Any:
+    how = reward_model.Recipe(steps=steps, learning_rate=rate)
+    return reward_model.train(actor.loaded, pairs(), how, seed=0)
+
+
+METHODS: dict[str, Callable[[Actor, float, int], Any]] = {
+    "dpo": of_pairs(dpo),
+    "simpo": of_pairs(simpo),
+    "iterative-dpo": in_rounds,
+    "grpo": grouped(grpo),
+    "rloo": grouped(rloo),
+    "ppo": clipped,
+    "reward-model": rewarded,
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("steps", [1, 4])
+def test_a_rate_without_measure_is_one_line_even_after_the_last_step(
+    method: str, steps: int
+) -> None:
+    actor = tiny_actor()
+    before = actor.digest()
+    with pytest.raises(RunError) as caught:
+        METHODS[method](actor, math.inf, steps)
+    told = str(caught.value)
+    assert told.startswith(f"{method}: ") and "\n" not in told
+    assert "training diverged; lower the learning rate" in told
+    assert actor.digest() == before
+
+
+@pytest.mark.parametrize("method", ["grpo", "ppo"])
+def test_a_policy_that_cannot_answer_any_more_gets_the_same_advice(method: str) -> None:
+    """Weights of 1e37 are finite and the logits they make are not; no KL radius is at fault."""
+    with pytest.raises(RunError) as caught:
+        METHODS[method](tiny_actor(), 1e37, 4)
+    assert str(caught.value) == (
+        f"{method}: the policy's logits are not finite: training diverged; lower the learning rate"
+    )
+
+
+def test_so_does_iterative_dpo_between_its_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(
+        actor: Actor, pairs: object, recipe: object, seed: int, listener: Any, **_: Any
+    ) -> None:
+        actor.policy.place({name: value * math.nan for name, value in actor.theta().items()})
+        listener.log.append({"loss": 0.7})
+
+    monkeypatch.setattr(dpo, "_fit", lost)
+    with pytest.raises(
+        RunError, match=r"iterative-dpo: the policy's logits .* lower the learning"
+    ):
+        in_rounds(tiny_actor(), 1e-3, 2)
+
+
+def test_a_loss_that_ends_far_above_its_start_is_remarked_on() -> None:
+    """Margins times β = 5 of a policy thrown about: many nats where ln 2 was."""
+    wild = dpo.Recipe(beta=5.0, steps=10, learning_rate=10.0)
+    told = dpo.train(diary_actor(), diary_pairs(diary_actor()), wild, seed=1)
+    assert told.log[-1]["loss"] > 2 * math.log(2)
+    assert told.remark.startswith("the loss rose from 0.69 to ")
+    mild = dpo.Recipe(steps=10, learning_rate=1e-3)
+    assert dpo.train(diary_actor(), diary_pairs(diary_actor()), mild, seed=1).remark == ""
+
+
+def test_the_end_of_a_loss_is_the_mean_of_its_last_tenth() -> None:
+    assert validation.risen([]) == validation.risen([{"loss": 0.7}]) == ""
+    # One batch of twenty's last two: (.7 + 1.6)/2 = 1.15 > 1.05; then (.7 + 1.3)/2 = 1.
+    assert "from 0.70 to 1.15" in validation.risen([{"loss": 0.7}] * 19 + [{"loss": 1.6}])
+    assert validation.risen([{"loss": 0.7}] * 19 + [{"loss": 1.3}]) == ""
+
+
+@pytest.mark.parametrize("method", ["grpo", "rloo"])
+def test_a_policy_far_from_its_start_is_remarked_on(method: str) -> None:
+    def after(rate: float) -> Any:
+        kind = {"grpo": grpo, "rloo": rloo}[method]
+        how = kind.Recipe(steps=5, prompts=4, samples=4, learning_rate=rate)
+        return kind.train(diary_actor(), DIARY, length, how, seed=1)
+
+    told = after(1.0)
+    assert told.log[-1]["kl"] > validation.FAR
+    assert "nats per token from the start at the end" in told.remark
+    assert after(1e-3).remark == ""

@@ -1,0 +1,217 @@
+"""DPO: the loss of the paper, its gradient by hand, same seed twice, an LM head that learns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import logsigmoid
+
+from szpo.baselines import dpo
+from szpo.baselines.actor import Actor
+from szpo.baselines.costs import Moment
+from szpo.data.pairs import Pair
+from szpo.errors import RunError
+from szpo.models.batched_lora import Deltas, attached
+from szpo.models.loading import answer_tokens
+from szpo.types import Answer, Prompt, Verdict
+from tests.support.baseline_actors import (
+    DIARY,
+    PROMPTS,
+    Cheerful,
+    diary_actor,
+    diary_pairs,
+    mean_mood,
+    moved,
+    pairs,
+    tiny_actor,
+    verdict,
+)
+from tests.support.tiny_models import loaded
+
+ONE = dpo.Recipe(steps=1, batch=4, learning_rate=1e-3)
+
+
+class Undecided(Cheerful):
+    def pairs(self, prompts: Sequence[Prompt], *_: object, key: bytes) -> list[Verdict]:
+        return ["tie"] * len(prompts)
+
+
+def logps(actor: Actor, deltas: Deltas, rows: Sequence[tuple[Prompt, Answer]]) -> torch.Tensor:
+    """Sum of the answer's log-probabilities, one row at a time, by hooks instead of by PEFT."""
+    found = []
+    for prompt, answer in rows:
+        ids = [*actor.encode(prompt), *answer_tokens(actor.loaded, answer)]
+        with attached(actor.loaded.model, actor.sites, deltas, torch.zeros(1, 1).long()):
+            logp = actor.loaded.model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        steps = range(len(actor.encode(prompt)), len(ids))
+        found.append(torch.stack([logp[i - 1, ids[i]] for i in steps]).sum())
+    return torch.stack(found)
+
+
+def loss_by_hand(
+    actor: Actor, data: Sequence[Pair], beta: float
+) -> tuple[float, dict[str, torch.Tensor]]:
+    """The paper's equation 7 and its gradient, by autograd on factors hooked onto the model."""
+    theta = {n: torch.tensor(v, requires_grad=True) for n, v in actor.theta().items()}
+    now = Deltas(
+        {s.name: theta[s.a] for s in actor.sites}, {s.name: theta[s.b][None] for s in actor.sites}
+    )
+    start = actor.policy.deltas([actor.start()])
+    chosen = [(p.prompt, p.chosen) for p in data]
+    rejected = [(p.prompt, p.rejected) for p in data]
+    with torch.no_grad():
+        reference = logps(actor, start, chosen) - logps(actor, start, rejected)
+    margin = logps(actor, now, chosen) - logps(actor, now, rejected) - reference
+    loss = -logsigmoid(beta * margin).mean()
+    grads = torch.autograd.grad(loss, list(theta.values()))
+    return float(loss.detach()), dict(zip(theta, grads, strict=True))
+
+
+def test_the_first_loss_is_ln_2() -> None:
+    seen: list[Moment] = []
+    dpo.train(tiny_actor(), pairs()[:4], ONE, seed=0, on_step=seen.append)
+    assert seen[0].figures["loss"] == pytest.approx(math.log(2), abs=1e-7)
+
+
+def test_one_step_is_that_of_a_hand_calculation() -> None:
+    actor = moved(tiny_actor())
+    data = pairs()[:4]
+    before = {n: v.copy() for n, v in actor.theta().items()}
+    expected, gradient = loss_by_hand(actor, data, beta=0.1)
+    norm = math.sqrt(sum(float(g.square().sum()) for g in gradient.values()))
+    seen: list[Moment] = []
+    recipe = replace(ONE, optimizer="sgd", learning_rate=0.5)
+    dpo.train(actor, data, recipe, seed=0, on_step=seen.append)
+    assert expected != pytest.approx(math.log(2), abs=1e-3)
+    assert seen[0].figures["loss"] == pytest.approx(expected, abs=1e-6)
+    assert seen[0].figures["grad_norm"] == pytest.approx(norm, rel=1e-5)
+    cut = 0.5 * min(1.0, 1.0 / (norm + 1e-6))  # SGD, gradients cut to norm 1 as torch does
+    for name, value in actor.theta().items():
+        by_hand = before[name] - cut * gradient[name].numpy()
+        assert np.abs(value - by_hand).max() < 1e-6, name
+
+
+def test_the_reference_is_the_start_or_the_present() -> None:
+    for reference, expected in (("now", math.log(2)), ("start", None)):
+        actor = moved(tiny_actor())
+        hand, _ = loss_by_hand(actor, pairs()[:4], beta=0.1)
+        recipe = replace(ONE, reference=reference)
+        log = dpo.train(actor, pairs()[:4], recipe, seed=0).log
+        assert log[0]["loss"] == pytest.approx(expected or hand, abs=1e-6)
+
+
+def test_it_learns_what_is_preferred_and_twice_the_same() -> None:
+    recipe = dpo.Recipe(steps=20, batch=16, learning_rate=1e-2)
+    actor, again = diary_actor(), diary_actor()
+    before, data = mean_mood(actor), diary_pairs(actor)
+    log = dpo.train(actor, data, recipe, seed=3).log
+    losses = [figures["loss"] for figures in log]
+    assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:2])
+    assert mean_mood(actor) > before + 0.3
+    torch.manual_seed(12345)  # chance outside must not matter
+    state = torch.random.get_rng_state()
+    dpo.train(again, data, recipe, seed=3)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert again.digest() == actor.digest()
+
+
+@pytest.mark.parametrize(
+    ("rows", "rounds", "questions", "epochs"), [(None, 3, 32, 4), (4, 2, 5, 1)]
+)
+def test_iterative_asks_as_often_as_it_says_and_learns_from_pair_votes(
+    rows: int | None, rounds: int, questions: int, epochs: int
+) -> None:
+    actor = diary_actor()
+    before = mean_mood(actor)
+    seen: list[Moment] = []
+    recipe = dpo.Recipe(epochs=epochs, batch=16, learning_rate=1e-2)
+    plan = dpo.Rounds(rounds, questions, rows, recipe=recipe)
+    done = dpo.iterative(actor, DIARY, Cheerful(), plan, seed=5, on_step=seen.append)
+    most = rounds * plan.questions
+    assert most - done.cost.votes < 3  # but for identical answers, which nobody is asked about
+    assert done.cost.answers_read <= 2 * (rows or 1) * done.cost.votes
+    assert [moment.step for moment in seen] == list(range(1, rounds + 1))
+    assert seen[0].cost.votes <= plan.questions
+    assert 0 < seen[0].cost.tokens_generated < done.cost.tokens_generated
+    assert actor.digest() != diary_actor().digest()
+    if rows is None:  # a few votes on batches say too little to see a trait rise
+        assert mean_mood(actor) > before + 0.15
+
+
+class SecondRoundTies(Cheerful):
+    """Prefers the longer answer, but in the second round finds all of them equal."""
+
+    asked = 0
+
+    def pairs(
+        self, prompts: Sequence[Prompt], first: Sequence[Answer], second: Sequence[Answer], *,
+        key: bytes,
+    ) -> list[Verdict]:  # fmt: skip
+        self.asked += 1
+        if self.asked == 2:
+            return ["tie"] * len(prompts)
+        return [verdict(len(a.text) - len(b.text)) for a, b in zip(first, second, strict=True)]
+
+
+@pytest.mark.parametrize("memory", ["all", "round"])
+def test_a_round_of_ties_trains_on_what_came_before(memory: Literal["all", "round"]) -> None:
+    seen: list[Moment] = []
+    plan = dpo.Rounds(3, 8, memory=memory, recipe=dpo.Recipe(steps=2))
+    told = dpo.iterative(
+        tiny_actor(), PROMPTS, SecondRoundTies(), plan, seed=0, on_step=seen.append
+    )
+    first, second, third = (moment.figures for moment in seen)
+    assert len(told.log) == 3 * 2  # two steps a round, that of the ties included
+    assert first["pairs"] == second["pairs"] > 0
+    brought = third["pairs"] - (first["pairs"] if memory == "all" else 0)
+    assert told.pairs == first["pairs"] + brought  # each pair once, whatever a round trains on
+    assert told.ties >= 7
+
+
+def test_a_panel_that_always_ties_is_one_line() -> None:
+    plan = dpo.Rounds(2, 4)
+    with pytest.raises(RunError, match=r"all \d+ answers were ties or skips"):
+        dpo.iterative(tiny_actor(), PROMPTS, Undecided(), plan, seed=0)
+    with pytest.raises(RunError, match="no vote to learn from"):
+        dpo.train(tiny_actor(), [], seed=0)
+
+
+def test_a_run_that_diverges_is_one_line_and_changes_nothing() -> None:
+    actor = moved(tiny_actor())
+    before = actor.digest()
+    recipe = dpo.Recipe(steps=20, learning_rate=1e30)
+    with pytest.raises(RunError, match=r"dpo: .* at step \d+: training diverged; lower the"):
+        dpo.train(actor, pairs(), recipe, seed=0)
+    assert actor.digest() == before
+
+
+def test_an_adapter_on_the_lm_head_is_trained_like_any_other() -> None:
+    actor = moved(tiny_actor("q_proj", "lm_head", base=loaded("llama")))
+    data = pairs()[:4]
+    expected, gradient = loss_by_hand(actor, data, beta=0.1)
+    before = {n: v.copy() for n, v in actor.theta().items()}
+    log = dpo.train(actor, data, replace(ONE, optimizer="sgd"), seed=0).log
+    assert log[0]["loss"] == pytest.approx(expected, abs=1e-6)
+    norm = math.sqrt(sum(float(g.square().sum()) for g in gradient.values()))
+    cut = 1e-3 * min(1.0, 1.0 / (norm + 1e-6))
+    name = "lm_head.lora_B"
+    by_hand = -cut * gradient[name].numpy()
+    assert np.abs(by_hand).max() > 1e-6
+    assert np.abs(actor.theta()[name] - before[name] - by_hand).max() < 1e-7
+
+
+def test_trls_head_scores_answers_only_while_a_trainer_runs() -> None:
+    from trl.trainer import utils
+
+    from szpo.baselines.trainer import only_answers_scored
+
+    before = utils._use_triton
+    with only_answers_scored():
+        assert utils._use_triton(torch.device("cpu"))
+    assert utils._use_triton is before

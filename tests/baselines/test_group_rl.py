@@ -1,0 +1,147 @@
+"""GRPO and RLOO: advantages of a group, the KL to the start, and a verifier's taste learned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from szpo.baselines import group_rl, grpo, rloo
+from szpo.baselines.actor import Actor
+from szpo.errors import RunError, UsageError
+from szpo.generation.sampling import Sampling
+from szpo.types import Answer, Prompt
+from tests.support.baseline_actors import (
+    DIARY,
+    PROMPTS,
+    diary_actor,
+    lora,
+    mean_mood,
+    mood,
+    moved,
+    tiny_actor,
+)
+from tests.support.tiny_models import loaded
+
+METHODS: dict[str, Any] = {"grpo": grpo, "rloo": rloo}
+
+
+def cheerful(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> list[float]:
+    """A verifier: 1 for an answer in good mood."""
+    return [float(mood(answer) > 0) for answer in answers]
+
+
+def advantages(
+    method: str, monkeypatch: pytest.MonkeyPatch, rewards: list[float], **settings: Any
+) -> list[float]:
+    """What the trainer makes of one group of answers with these rewards."""
+    seen: list[torch.Tensor] = []
+    drawing = group_rl._drawing
+
+    def watched(kind: Any, *rest: Any) -> Any:
+        class Watched(drawing(kind, *rest)):  # type: ignore[misc]
+            def _generate_and_score_completions(self, inputs: Any) -> Any:
+                made = super()._generate_and_score_completions(inputs)
+                seen.append(made["advantages"])
+                return made
+
+        return Watched
+
+    monkeypatch.setattr(group_rl, "_drawing", watched)
+    recipe = METHODS[method].Recipe(steps=1, prompts=1, samples=len(rewards), **settings)
+    METHODS[method].train(tiny_actor(), PROMPTS[:1], lambda p, a: rewards, recipe, seed=0)
+    return [float(x) for x in seen[0]]
+
+
+def test_grpo_divides_by_the_standard_deviation_of_a_sample(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Mean .5; sample standard deviation √(4 · .25 / 3) = .57735; .5/.57735 = .8660. TRL adds
+    # 1e-4 to the denominator: .86588. A population's deviation would give 1.
+    found = advantages("grpo", monkeypatch, [1.0, 0.0, 0.0, 1.0])
+    assert found == pytest.approx([0.8660, -0.8660, -0.8660, 0.8660], abs=2e-4)
+    assert found[0] == pytest.approx(0.5 / ((1 / 3) ** 0.5 + 1e-4), abs=1e-6)
+
+
+def test_rloo_compares_with_the_mean_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    # 1 − (0 + 0 + 1)/3 = 2/3 and 0 − (1 + 0 + 1)/3 = −2/3; at the start there is no KL to charge.
+    found = advantages("rloo", monkeypatch, [1.0, 0.0, 0.0, 1.0])
+    assert found == pytest.approx([2 / 3, -2 / 3, -2 / 3, 2 / 3], abs=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_it_learns_a_verifiers_taste(method: str) -> None:
+    train, recipe = METHODS[method].train, METHODS[method].Recipe(
+        steps=7, prompts=8, samples=8, learning_rate=1e-2
+    )  # fmt: skip
+    actor = diary_actor()
+    before = mean_mood(actor)
+    done = train(actor, DIARY, cheerful, recipe, seed=3)
+    assert mean_mood(actor) > before + 0.2
+    assert len(done.log) == 7
+    assert done.cost.votes == done.cost.answers_read == 0
+    assert 7 * 64 <= done.cost.tokens_generated <= 7 * 64 * 12
+    assert done.log[-1]["kl"] > done.log[0]["kl"] == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_same_seed_twice_is_the_same_adapter(method: str) -> None:
+    recipe = METHODS[method].Recipe(steps=2, prompts=2, samples=2)
+
+    def tuned(seed: int) -> str:
+        actor = tiny_actor()
+        METHODS[method].train(
+            actor, PROMPTS, lambda p, a: [float(len(x.text) % 3) for x in a], recipe, seed=seed
+        )
+        return actor.digest()
+
+    assert tuned(3) == tuned(3) != tuned(4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_kl_is_to_the_start_also_where_training_goes_on(method: str) -> None:
+    actor = moved(tiny_actor(), 0.2)
+    recipe = METHODS[method].Recipe(steps=1, prompts=2, samples=2)
+    done = METHODS[method].train(actor, PROMPTS, lambda p, a: [1.0, 0.0] * 2, recipe, seed=0)
+    assert abs(done.log[0]["kl"]) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"samples": 1}, "samples must be at least 2"),
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"beta": -0.1}, r"beta must be at least 0 \(got -0.1\)"),
+        ({"learning_rate": float("nan")}, r"learning_rate must be above 0 \(got nan\)"),
+        ({"prompts": 3, "samples": 3, "passes": 2}, "9 answers of a step do not divide into 2"),
+    ],
+)
+def test_what_is_no_recipe_is_refused(settings: dict[str, Any], words: str) -> None:
+    for method in METHODS.values():
+        with pytest.raises(UsageError, match=words):
+            method.Recipe(**settings)
+
+
+@pytest.mark.parametrize("sampling", [{"top_p": 0.9}, {"top_k": 5}, {"temperature": 0}])
+@pytest.mark.parametrize("method", METHODS)
+def test_truncated_sampling_is_refused_as_trl_reads_the_whole_distribution(
+    method: str, sampling: dict[str, float]
+) -> None:
+    actor = Actor.fresh(
+        loaded("llama"), lora("q_proj"), sampling=Sampling(max_new_tokens=6, **sampling)
+    )
+    with pytest.raises(UsageError, match=f"{method}: .* set top_p 1, top_k 0 and a temperature"):
+        METHODS[method].train(actor, PROMPTS, cheerful, METHODS[method].Recipe(steps=1), seed=0)
+
+
+def test_bad_rewards_and_no_prompts_are_one_line() -> None:
+    recipe = grpo.Recipe(steps=1, prompts=1, samples=2)
+    actor = tiny_actor()
+    before = actor.digest()
+    with pytest.raises(RunError, match="grpo: a reward is not finite"):
+        grpo.train(actor, PROMPTS, lambda p, a: [float("nan")] * 2, recipe, seed=0)
+    with pytest.raises(UsageError, match="grpo: no prompts"):
+        grpo.train(actor, [], cheerful, recipe, seed=0)
+    assert actor.digest() == before

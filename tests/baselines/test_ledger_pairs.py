@@ -1,0 +1,119 @@
+"""A run's votes as pairs: what counts, whose letters, and what stands behind each pair."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from szpo.baselines.ledger_pairs import Recorded, recorded
+from szpo.data import preference_files
+from szpo.ledger.database import Ledger
+from szpo.optim.settings import defaults
+from szpo.types import Answer, Choice, Comparison, Prompt, Query, Row
+from szpo.voting import steps
+from szpo.voting.service import VoteService
+
+ROWS = (
+    Row(Prompt.user("How was the sea?"), Answer("Warm."), Answer("Cold.", "length", 2)),
+    Row(Prompt.user("And the bus?"), Answer("Late."), Answer("Late.")),
+    Row(Prompt.user("And the soup?"), Answer("Good."), Answer("Salty.")),
+)
+ASKED = tuple(Comparison(f"c{n}", 0, 0, n, ROWS) for n in range(2))
+
+
+@contextmanager
+def new_ledger(path: Path) -> Iterator[Ledger]:
+    """One open step of two comparisons, two votes each."""
+    layout = (("z", (2,)),)
+    settings = defaults(7, layout, N=2, D=3, M=2)
+    with Ledger.create(path, {}, root_seed=7, layout=layout, direction_version=1) as made:
+        made.execute("UPDATE controller SET epoch = 1")
+        steps.plan(made, 1, settings, Query(0, (), 1.0, None), made.head())
+        steps.begin(made, 1, 0)
+        steps.store(made, 1, 0, ASKED, head=made.head(), notes={}, then_open=True)
+        yield made
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    with new_ledger(tmp_path / "run.db") as made:
+        yield made
+
+
+def vote(ledger: Ledger, who: str, comparison: str, wish: str, notes: Any = None) -> None:
+    """A vote of ``who``; plus, minus or tie, and notes by row in the same words."""
+    service = VoteService(ledger)
+    panelist = service.enroll("simulated", who)
+    seat = service.assign_to(comparison, panelist)
+    assert seat is not None
+    letter: dict[str, Choice] = {
+        "plus": seat.plus_side, "minus": "B" if seat.plus_side == "A" else "A", "tie": "tie",
+    }  # fmt: skip
+    given = {str(i): letter[w] for i, w in (notes or {}).items()}
+    details = {"notes": given, "rows": 2}
+    service.cast(seat.id, letter[wish], idem=f"{who}-{comparison}-0123456789", details=details)
+
+
+def closed(ledger: Ledger) -> Recorded:
+    steps.close(ledger, 0, "operator", epoch=1, reason="enough")
+    return recorded(ledger)
+
+
+def words(found: Recorded) -> list[tuple[str, str, str, int]]:
+    return [(p.chosen.text, p.rejected.text, p.source, p.votes) for p in found.pairs]
+
+
+def test_a_batch_verdict_is_a_pair_for_each_row_that_differs(ledger: Ledger) -> None:
+    for who in ("ann", "ben"):
+        vote(ledger, who, "c0", "minus")
+    vote(ledger, "ann", "c1", "plus")
+    vote(ledger, "ben", "c1", "tie")
+    found = closed(ledger)
+    assert words(found) == [
+        ("Cold.", "Warm.", "batch", 2), ("Salty.", "Good.", "batch", 2),
+        ("Warm.", "Cold.", "batch", 2), ("Good.", "Salty.", "batch", 2),
+    ]  # fmt: skip
+    assert (found.pairs[0].chosen.end, found.pairs[0].rejected.end) == ("length", "stop")
+    # Four votes, each on two rows of two answers; the identical row is not read.
+    assert (found.cost.votes, found.cost.answers_read) == (4, 16)
+    assert (found.comparisons, found.ties) == (2, 0)
+
+
+def test_votes_that_cancel_are_a_tie_and_open_rounds_say_nothing(ledger: Ledger) -> None:
+    vote(ledger, "ann", "c0", "plus")
+    vote(ledger, "ben", "c0", "minus")
+    assert recorded(ledger).pairs == ()
+    found = closed(ledger)
+    assert (words(found), found.ties, found.comparisons) == ([], 1, 1)
+
+
+def test_a_note_goes_before_the_verdict_on_the_batch(ledger: Ledger) -> None:
+    vote(ledger, "ann", "c0", "plus", {0: "minus"})
+    vote(ledger, "ben", "c0", "plus", {0: "minus", 2: "tie"})
+    vote(ledger, "ann", "c1", "plus", {2: "minus"})
+    vote(ledger, "ben", "c1", "plus", {2: "plus"})
+    found = closed(ledger)
+    assert words(found) == [
+        ("Cold.", "Warm.", "note", 2),  # c0, row 2: noted as a tie, so no pair
+        ("Warm.", "Cold.", "batch", 2),  # c1, row 2: the notes cancel
+    ]
+
+
+def test_an_excluded_vote_gives_no_pair(ledger: Ledger) -> None:
+    vote(ledger, "ann", "c0", "plus")
+    VoteService(ledger).amend(ledger.votes(0)[0]["vote"], "exclude", "by mistake", "ann")
+    assert closed(ledger).pairs == ()
+
+
+def test_pairs_go_out_in_trls_format_and_come_back(ledger: Ledger, tmp_path: Path) -> None:
+    vote(ledger, "ann", "c0", "plus", {2: "minus"})
+    found = closed(ledger)
+    preference_files.write(tmp_path / "pairs.jsonl", found.pairs)
+    again = preference_files.read(tmp_path / "pairs.jsonl").pairs
+    assert [(p.prompt, p.chosen.text, p.rejected.text, p.source, p.votes) for p in again] == [
+        (p.prompt, p.chosen.text, p.rejected.text, p.source, p.votes) for p in found.pairs
+    ]

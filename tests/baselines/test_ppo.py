@@ -1,0 +1,209 @@
+"""PPO on a language model: stored choices, the reward it climbs, and runs that must stop."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig
+
+from szpo.baselines import ppo
+from szpo.baselines.actor import Actor
+from szpo.baselines.costs import Meter, Moment
+from szpo.baselines.questions import Score
+from szpo.errors import RunError, UsageError
+from szpo.generation.sampling import Sampling
+from szpo.metrics import words
+from szpo.models import loading
+from szpo.models import tiny as tiny_model
+from szpo.models.logprobs import Sample, batches
+from szpo.types import Answer, Prompt
+from tests.support.tiny_models import loaded
+
+PROMPTS = [Prompt.user(f"w{i} w{i + 1}") for i in range(7, 17)]
+SHORT = ppo.Recipe(steps=2, prompts=6, epochs=2, rate=1e-2)
+
+
+def length(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> list[float]:
+    return [float(len(answer.text.split())) for answer in answers]
+
+
+def actor(sampling: Sampling | None = None, seed: int = 1) -> Actor:
+    config = LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj", "down_proj"])
+    sampling = sampling or Sampling(max_new_tokens=6)
+    return Actor.fresh(loaded("llama"), config, sampling=sampling, seed=seed)
+
+
+def moved(seed: int = 1) -> Actor:
+    """An actor whose starting adapter does something."""
+    made = actor(seed=seed)
+    draw = np.random.default_rng(3)
+    start = {name: draw.normal(size=v.shape, scale=0.2) for name, v in made.start().items()}
+    return Actor(made.loaded, made.sites, start, sampling=Sampling(max_new_tokens=6), seed=seed)
+
+
+@pytest.fixture
+def tiny() -> Actor:
+    """The trained model, with a LoRA of rank 1 that does nothing yet."""
+    config = LoraConfig(r=1, lora_alpha=1, target_modules=["down_proj"])
+    base = loading.load("tiny", dtype="fp32")
+    return Actor.fresh(base, config, sampling=Sampling(max_new_tokens=12), seed=1)
+
+
+def test_log_probabilities_are_those_of_the_stored_tokens_at_the_temperature() -> None:
+    warm = actor(Sampling(max_new_tokens=6, temperature=0.7))
+    rows = [(9, 30, 41), (12,), (8, 200, 77, 55, 2)]
+    asked = [warm.encode(prompt) for prompt in PROMPTS[:3]]
+    samples = [Sample(ids, row) for ids, row in zip(asked, rows, strict=True)]
+    with warm.training() as peft, torch.no_grad():
+        learner = ppo._learner(warm, peft.get_base_model(), SHORT)
+        (batch,) = batches(samples, device=torch.device("cpu"), vocab=320)
+        found, values = ppo.token_values(learner, batch)
+        expected = []
+        for i in batch.index:
+            logits = peft(torch.tensor([[*asked[i], *rows[i]]])).logits[0] / 0.7
+            logs = logits.log_softmax(-1)[len(asked[i]) - 1 :]
+            expected += [float(logs[t, token]) for t, token in enumerate(rows[i])]
+    assert found.tolist() == pytest.approx(expected, abs=1e-5)
+    assert values.tolist() == [0.0] * 9  # the critic knows nothing yet
+
+
+def test_each_token_learns_from_its_own_answer() -> None:
+    """With β = 0, γ = λ = 1 a token's return is its answer's score, wherever it was padded to."""
+    drawn = actor()
+    how = replace(SHORT, beta=0.0, lam=1.0, minibatches=3)
+    tokens = [(9,), (30, 41, 2), (7, 8), (5, 6, 7, 8, 2), (3,), (11, 12)]
+    reward = np.array([1.0, -2.0, 3.0, 0.5, 7.0, -1.0])
+    with drawn.training() as peft:
+        learner = ppo._learner(drawn, peft.get_base_model(), how)
+        parts = ppo._parts(learner, PROMPTS[:6], tokens, 0, 0)
+        lessons, figures = ppo._lessons(learner, parts, reward)
+    assert [len(group) for group in lessons] == [1, 1, 1]
+    seen: list[int] = []
+    for group in lessons:
+        for lesson in group:
+            rows, _ = lesson.part.places
+            assert lesson.returns.tolist() == reward[rows].tolist()
+            seen += rows.tolist()
+            # Left of every answer stands its own prompt.
+            for row, ids in zip(lesson.part.rows, lesson.part.batch.ids, strict=True):
+                text = "".join(f" {i}" for i in (*drawn.encode(PROMPTS[row]), *tokens[row]))
+                assert text in "".join(f" {int(i)}" for i in ids)
+    assert sorted(seen) == sorted(i for i, row in enumerate(tokens) for _ in row)
+    assert figures == {"reward": reward.mean(), "kl": 0.0, "value": 0.0}
+
+
+def test_first_update_of_every_step_has_ratio_one_and_the_start_has_no_penalty() -> None:
+    told: list[Moment] = []
+    how = replace(SHORT, minibatches=1, epochs=3, steps=3)
+    ppo.train(moved(), PROMPTS, length, how, seed=4, on_step=told.append)
+    for moment in told:
+        assert moment.figures["first_ratio_gap"] == 0.0
+        assert moment.figures["ratio_gap"] > 1e-4  # the later epochs, whose policy has moved
+    # The reference is the start with its adapter, not the bare base model.
+    assert told[0].figures["kl"] == 0.0
+    assert told[2].figures["kl"] != 0.0
+    assert [moment.step for moment in told] == [1, 2, 3]
+
+
+def test_the_same_seed_gives_the_same_weights() -> None:
+    digests, logs = [], []
+    for seed in (5, 5, 6):
+        trained = actor()
+        before = trained.digest()
+        logs.append(ppo.train(trained, PROMPTS, length, SHORT, seed=seed).log)
+        digests.append(trained.digest())
+        assert trained.digest() != before
+    assert digests[0] == digests[1] != digests[2]
+    assert logs[0] == logs[1]
+
+
+def test_prompts_come_in_permutations() -> None:
+    drawn = [prompt for step in range(5) for prompt in ppo.take(PROMPTS, 4, 3, step)]
+    assert set(drawn[:10]) == set(drawn[10:]) == set(PROMPTS)
+    assert drawn[:10] != drawn[10:]
+
+
+def test_costs_go_on_from_what_was_spent_before() -> None:
+    meter = Meter(votes=40, answers_read=80, tokens_generated=1000)
+    found = ppo.train(actor(), PROMPTS, length, SHORT, seed=1, meter=meter)
+    assert (found.cost.votes, found.cost.answers_read) == (40, 80)
+    # Two steps of six answers, 1 to 6 tokens each.
+    assert 1000 + 12 <= found.cost.tokens_generated <= 1000 + 72
+    assert len(found.log) == 2
+
+
+@pytest.mark.parametrize(
+    ("score", "rate", "words"),
+    [
+        (lambda p, a: [math.inf] * len(a), 1e-2, "ppo: the reward of '"),
+        (length, math.inf, "is nan at step 1: training diverged; lower the learning rate"),
+        # Norms keep logits finite at any size of the weights; the answers are noise all the same.
+        (length, 1.0, "nats per token from the start at step 2 (limit 3): training diverged;"),
+    ],
+)
+def test_a_diverging_run_stops_with_one_line_and_leaves_the_actor_alone(
+    score: Score, rate: float, words: str, tiny: Actor
+) -> None:
+    before = tiny.digest()
+    with pytest.raises(RunError) as caught:
+        ppo.train(tiny, PROMPTS, score, replace(SHORT, rate=rate), seed=2)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert tiny.digest() == before
+    assert tiny.sample(PROMPTS[:1], 1, seed=0) == tiny.sample(PROMPTS[:1], 1, seed=0, base=True)
+
+
+def test_what_cannot_be_trained_is_refused() -> None:
+    for sampling in (Sampling(top_p=0.9), Sampling(top_k=5), Sampling(temperature=0)):
+        with pytest.raises(UsageError, match="set top_p 1, top_k 0 and a temperature above 0"):
+            ppo.train(actor(sampling), PROMPTS, length, SHORT, seed=0)
+    with pytest.raises(UsageError, match="no prompts"):
+        ppo.train(actor(), [], length, SHORT, seed=0)
+    with pytest.raises(UsageError, match="gave 1 numbers for 6 answers"):
+        ppo.train(actor(), PROMPTS, lambda p, a: [1.0], SHORT, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("steps", 0, "steps must be at least 1"),
+        ("rate", 0.0, "rate must be above 0"),
+        ("clip", math.nan, "clip must be above 0"),
+        ("beta", -0.1, "beta must be 0 to inf"),
+        ("gamma", 1.5, "gamma must be 0 to 1"),
+        ("minibatches", 99, "99 minibatches of 32 answers"),
+    ],
+)
+def test_recipes_out_of_range_are_refused(field: str, value: float, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        ppo.Recipe(**{field: value})
+
+
+def test_a_verifier_is_learned_from_on_the_tiny_model(tiny: Actor) -> None:
+    """The share of answers in a good mood, held-out topics, before and after 12 steps."""
+    good, bad = (
+        {w for part in tiny_model.MOODS[m].values() for w in part} for m in ("good", "bad")
+    )
+
+    def cheerful(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> list[float]:
+        found = [set(words(answer.text)) for answer in answers]
+        return [float(bool(good & said) and not bad & said) for said in found]
+
+    topics, held = tiny_model.TOPICS[:16], tiny_model.TOPICS[16:]
+    asked = [Prompt.user(ask.format(topic=topic)) for ask in tiny_model.ASKS for topic in topics]
+    heldout = [Prompt.user(ask.format(topic=topic)) for ask in tiny_model.ASKS for topic in held]
+
+    def rate(start: bool) -> float:
+        rows = tiny.sample(heldout, 2, seed=9, base=start)
+        return float(np.mean([cheerful([], row) for row in rows]))
+
+    ppo.train(tiny, asked, cheerful, ppo.Recipe(steps=12, rate=1e-2, epochs=3), seed=3)
+    before, after = rate(True), rate(False)
+    assert 0.25 < before < 0.6
+    # 160 answers: .2 is five standard errors of a difference of paired shares.
+    assert after > before + 0.2

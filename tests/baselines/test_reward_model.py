@@ -1,0 +1,106 @@
+"""The reward model: ln 2 at equal rewards, learns what is preferred, comes back from disk."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+
+from szpo.baselines import reward_model
+from szpo.baselines.reward_model import Recipe
+from szpo.errors import RunError, UsageError
+from szpo.types import Answer
+from tests.support.baseline_actors import LIKED, PROMPTS, pairs, tiny_actor
+from tests.support.tiny_models import loaded
+
+FAST = Recipe(steps=12, batch=8, learning_rate=3e-2, targets=("q_proj", "down_proj"))
+GOOD, BAD = Answer(f"{LIKED[3]} {LIKED[9]}"), Answer("w210 w215")
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_equal_rewards_cost_ln_2_and_the_base_model_comes_out_unchanged(name: str) -> None:
+    base = loaded(name)
+    types = [type(module) for module in base.model.modules()]
+    recipe = Recipe(steps=1, batch=4, rank=2)
+    model, trained = reward_model.train(base, pairs()[:4], recipe, seed=0)
+    assert trained.log[0]["loss"] == pytest.approx(math.log(2), abs=1e-7)
+    assert np.abs(model.head).max() > 0
+    assert [type(module) for module in base.model.modules()] == types
+
+
+def test_it_learns_what_is_preferred_and_twice_the_same() -> None:
+    base = loaded("llama")
+    model, trained = reward_model.train(base, pairs()[:12], FAST, seed=2)
+    again, _ = reward_model.train(loaded("llama"), pairs()[:12], FAST, seed=2)
+    assert trained.log[-1]["loss"] < 0.3 < trained.log[0]["loss"]
+    assert model.agreement(pairs()[12:]) == 1.0  # not seen in training
+    assert model(PROMPTS[:1], [GOOD]) > model(PROMPTS[:1], [BAD])
+    assert np.array_equal(model.head, again.head)
+    assert all(np.array_equal(model.factors[n], again.factors[n]) for n in model.factors)
+
+
+def test_what_it_says_is_what_was_trained_whatever_else_is_in_the_batch() -> None:
+    base = loaded("llama")
+    one = Recipe(steps=1, batch=1, rank=2, learning_rate=1e-2)
+    model, trained = reward_model.train(base, pairs()[:1], replace(one, steps=2), seed=0)
+    again, _ = reward_model.train(base, pairs()[:1], one, seed=0)
+    pair = pairs()[0]
+    seen = again([pair.prompt] * 3, [pair.chosen, pair.rejected, Answer("w7")])
+    # The margin that TRL logs at the second step is that of the model after the first.
+    assert seen[0] - seen[1] == pytest.approx(trained.log[1]["margin"], abs=1e-5)
+    assert model([pair.prompt], [pair.chosen])[0] != pytest.approx(seen[0], abs=1e-4)
+    assert again([pair.prompt], [pair.chosen])[0] == pytest.approx(seen[0], abs=1e-5)
+
+
+def test_it_is_the_same_beside_an_actor_in_training() -> None:
+    actor = tiny_actor()
+    model, _ = reward_model.train(actor.loaded, pairs()[:4], FAST, seed=2)
+    before = model(PROMPTS[:2], [GOOD, BAD])
+    with actor.training() as peft:
+        for parameter in peft.parameters():
+            if parameter.requires_grad:
+                parameter.data += 0.5
+        assert model(PROMPTS[:2], [GOOD, BAD]) == before
+
+
+def test_it_comes_back_from_disk_and_knows_its_base(tmp_path: Path) -> None:
+    base = loaded("llama")
+    model, _ = reward_model.train(base, pairs()[:4], FAST, seed=2)
+    model.save(tmp_path)
+    again = reward_model.load(tmp_path, base)
+    assert again(PROMPTS[:2], [GOOD, BAD]) == model(PROMPTS[:2], [GOOD, BAD])
+    with pytest.raises(UsageError, match="belongs to another model"):
+        reward_model.load(tmp_path, replace(base, sha256="1" * 64))
+    with pytest.raises(UsageError, match="holds no reward model"):
+        reward_model.load(tmp_path / "none", base)
+
+
+def test_a_reward_model_that_lacks_a_tensor_is_told_in_a_line(tmp_path: Path) -> None:
+    base = loaded("llama")
+    model, _ = reward_model.train(base, pairs()[:4], replace(FAST, steps=1), seed=2)
+    model.save(tmp_path)
+    path = tmp_path / "adapter_model.safetensors"
+    tensors = load_file(path)
+    lost = tensors.popitem()[0]
+    save_file(tensors, path)
+    with pytest.raises(UsageError) as caught:
+        reward_model.load(tmp_path, base)
+    assert str(caught.value) == f"the adapter has no tensor {lost}; it does not fit this model"
+
+
+def test_nothing_to_learn_from_is_one_line() -> None:
+    with pytest.raises(RunError, match="all 7 answers were ties or skips"):
+        reward_model.train(loaded("llama"), [], seed=0, ties=7)
+
+
+def test_a_bf16_base_has_an_fp32_reward_model() -> None:
+    base = loaded("llama", dtype=torch.bfloat16)
+    recipe = Recipe(steps=1, batch=4, rank=2, learning_rate=1e-6)
+    model, _ = reward_model.train(base, pairs()[:4], recipe, seed=0)
+    # A step of 1e-6 does not survive in bf16.
+    assert 0 < np.abs(model.head).max() == pytest.approx(1e-6, rel=0.05)

@@ -1,0 +1,220 @@
+"""Judging by points, and models that are made from their own judgements, step by step."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from peft import LoraConfig
+
+from szpo.baselines import dpo, self_judging, self_rewarding, sft
+from szpo.baselines.actor import Actor
+from szpo.baselines.costs import Meter, Moment
+from szpo.data import preference_files
+from szpo.errors import RunError, StorageError, UsageError
+from szpo.generation.sampling import Sampling
+from szpo.models.loading import read_adapter
+from szpo.types import Answer, Prompt
+from tests.support.tiny_models import loaded
+
+PROMPTS = [Prompt.user(f"w{i} w{i + 1}") for i in range(7, 13)]
+SMALL = self_rewarding.Recipe(
+    prompts=4, judge_tokens=5, dpo=dpo.Recipe(learning_rate=1e-2, steps=2, reference="now")
+)
+
+
+def actor() -> Actor:
+    config = LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj", "down_proj"])
+    return Actor.fresh(loaded("llama"), config, sampling=Sampling(max_new_tokens=5), seed=1)
+
+
+class Scripted:
+    """A judge that counts even words, says so in three ways, one of them unreadable."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def __call__(self, requests: Sequence[Prompt], samples: int, seed: int) -> list[list[Answer]]:
+        self.asked += len(requests)
+        said = []
+        for request in requests:
+            answer = request.text.partition("<answer>")[2].partition("</answer>")[0]
+            even = min(sum(int(number) % 2 == 0 for number in re.findall(r"w(\d+)", answer)), 5)
+            texts = (f"It earns some. Score: {even}", f"**Score:** {even}/5", "I like it!")
+            said.append([Answer(text, tokens=4) for text in texts])
+        return said
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Score: 4", 4.0),
+        ("It is relevant.\nScore: 3.5\n", 3.5),
+        ("score - 2", 2.0),
+        ("**Total score: 5**", 5.0),
+        ("Score: <1>", 1.0),
+        ("The score is 0.", 0.0),
+        ("Score: 4 / 5", 4.0),
+        ("Score: 4 out of 5 points", 4.0),
+        ("First Score: 1 point, then more.\nScore: 3", 3.0),
+        ("SCORE=2", 2.0),
+        ("Score: 8/10", None),
+        ("Score: 4/10", None),
+        ("Score: 6", None),
+        ("Score: -1", None),
+        ("Score: 45", None),
+        ("Score: 1 + 1 + 1", None),
+        ("Score: 3-4", None),
+        ("Score: 3 to 4", None),
+        ("Score: four", None),
+        ('End with a line "Score: n", n from 0 to 5.', None),
+        ("I scored 4 goals.", None),
+        ("4", None),
+        ("", None),
+    ],
+)
+def test_scores_are_read_or_refused(text: str, expected: float | None) -> None:
+    assert self_judging.score(text) == expected
+
+
+@given(st.text(alphabet="sScore: \n*<>()/0123456789.+-–“”outf ", max_size=60))
+def test_no_text_breaks_the_reader(text: str) -> None:
+    found = self_judging.score(text)
+    assert found is None or 0 <= found <= 5
+    assert self_judging.score(f"{text}\nScore: 2") == 2.0  # what a judge says at the end counts
+
+
+def test_three_judgements_are_averaged_over_those_that_could_be_read() -> None:
+    assert self_judging.average(["Score: 4", "Score: 3", "Score: 5"]) == 4.0
+    assert self_judging.average(["Score: 4", "none", "Score: 3"]) == 3.5
+    assert self_judging.average(["none"] * 3) is None
+
+
+@given(st.lists(st.none() | st.integers(0, 5).map(float), min_size=2, max_size=5))
+def test_best_and_worst_are_so_and_ties_give_none(given_points: list[float | None]) -> None:
+    known = [value for value in given_points if value is not None]
+    found = self_judging.extremes(given_points)
+    if len(set(known)) < 2:
+        assert found is None
+    else:
+        assert found is not None
+        assert (given_points[found[0]], given_points[found[1]]) == (max(known), min(known))
+
+
+def test_the_judge_reads_the_whole_conversation_and_all_five_demands() -> None:
+    prompt = Prompt((("system", "Be kind."), ("user", "A joke?")))
+    asked = self_judging.request(prompt, "Knock, knock.").text
+    assert "system: Be kind.\n\nuser: A joke?" in asked
+    assert "<answer>\nKnock, knock.\n</answer>" in asked
+    assert asked.count("- one point if") == 5
+
+
+def test_four_models_are_made_and_a_stopped_run_goes_on(tmp_path: Path) -> None:
+    told: list[Moment] = []
+    judge = Scripted()
+    first = actor()
+    start = first.digest()
+    found = self_rewarding.train(
+        first, PROMPTS, tmp_path, SMALL, seed=3, judge=judge, on_step=told.append
+    )
+    assert sorted(place.name for place in tmp_path.iterdir()) == ["M0", "M1", "M2", "M3"]
+    records = [json.loads((tmp_path / f"M{i}" / "record.json").read_text()) for i in range(4)]
+    digests = [record["theta_sha256"] for record in records]
+    assert digests[0] == digests[1] == start  # no examples: M1 is M0
+    assert read_adapter(tmp_path / "M3").config["peft_type"] == "LORA"
+    assert len(set(digests)) == 3 and digests[3] == first.digest()
+    assert judge.asked == 2 * 4 * 3  # two rounds of four prompts with three candidates
+    figures = told[-1].figures
+    assert figures["judgements"] == 4 * 3 * 3
+    assert figures["parsed"] == pytest.approx(2 / 3)
+    assert figures["pairs"] + figures["ties"] == 4
+    assert found.pairs == sum(m.figures.get("pairs", 0) for m in told) > 0
+    assert found.cost.votes == 0
+
+    pairs = preference_files.read(tmp_path / "M2" / "pairs.jsonl").pairs
+    judged = [
+        json.loads(line) for line in (tmp_path / "M2" / "judged.jsonl").read_text().splitlines()
+    ]
+    by_text = {
+        (row["prompt"][-1][1], text): value
+        for row in judged
+        for text, value in zip(row["completions"], row["points"], strict=True)
+    }
+    for pair in pairs:
+        asked = pair.prompt.text
+        assert by_text[asked, pair.chosen.text] > by_text[asked, pair.rejected.text]
+        assert pair.source == "judge"
+
+    shutil.rmtree(tmp_path / "M3")
+    again, second = Scripted(), actor()
+    resumed = self_rewarding.train(second, PROMPTS, tmp_path, SMALL, seed=3, judge=again)
+    assert second.digest() == digests[3]
+    assert again.asked == 4 * 3  # only what was missing was judged
+    assert resumed.cost.tokens_generated == found.cost.tokens_generated
+    assert [dict(x) for x in resumed.log] == [dict(x) for x in found.log]
+
+
+def test_models_of_other_settings_or_half_a_model_are_refused(tmp_path: Path) -> None:
+    one = replace(SMALL, models=1)
+    self_rewarding.train(actor(), PROMPTS, tmp_path, one, seed=3)
+    for change, name in (
+        ({"seed": 4}, "seed"),
+        ({"prompts": PROMPTS[1:]}, "prompts"),
+        ({"recipe": replace(one, candidates=4)}, "recipe"),
+    ):
+        given = {"prompts": PROMPTS, "recipe": one, "seed": 3} | change
+        with pytest.raises(UsageError, match=rf"M0 was made with other settings \({name}\)"):
+            self_rewarding.train(actor(), folder=tmp_path, **given)  # type: ignore[arg-type]
+    (tmp_path / "M1" / "record.json").unlink()
+    with pytest.raises(StorageError, match="M1 is no finished model"):
+        self_rewarding.train(actor(), PROMPTS, tmp_path, one, seed=3)
+
+
+def test_a_judge_that_cannot_judge_is_told_so(tmp_path: Path) -> None:
+    """The random model as its own judge never says a score."""
+    with pytest.raises(RunError) as caught:
+        self_rewarding.train(actor(), PROMPTS, tmp_path, SMALL, seed=3)
+    assert "no pair for M2: 0% of 36 judgements had a score" in str(caught.value)
+    assert sorted(place.name for place in tmp_path.iterdir()) == ["M0", "M1"]
+
+    def even(requests: Sequence[Prompt], samples: int, seed: int) -> list[list[Answer]]:
+        return [[Answer("Score: 3")] * samples for _ in requests]
+
+    with pytest.raises(RunError, match=r"100% of 36 judgements .* all 4 prompts were ties"):
+        self_rewarding.train(actor(), PROMPTS, tmp_path / "even", SMALL, seed=3, judge=even)
+
+
+def test_examples_make_the_first_model(tmp_path: Path) -> None:
+    examples = [(prompt, Answer("w20 w21", tokens=2)) for prompt in PROMPTS]
+    asked, answers = [prompt for prompt, _ in examples], [answer for _, answer in examples]
+    how = replace(SMALL, models=1, fit=sft.Recipe(learning_rate=3e-2, steps=6, batch=6))
+    fitted = actor()
+
+    def likely() -> float:
+        at = Actor(fitted.loaded, fitted.sites, fitted.theta())
+        return float(at.logprob_base(asked, answers).mean())
+
+    before = likely()
+    told = self_rewarding.train(fitted, PROMPTS, tmp_path, how, seed=3, examples=examples)
+    assert likely() > before + 1.0
+    assert told.log[1]["examples"] == 6
+    # The loss is the mean over tokens of −log π of the answers alone.
+    once = actor()
+    found = sft.train(once, examples, sft.Recipe(steps=1, batch=6), seed=1, meter=Meter())
+    assert found.log[0]["loss"] == pytest.approx(-before, abs=1e-3)
+
+
+def test_recipes_out_of_range_are_refused() -> None:
+    with pytest.raises(UsageError, match="candidates must be at least 2"):
+        self_rewarding.Recipe(candidates=1)
+    with pytest.raises(UsageError, match="no prompts"):
+        self_rewarding.train(actor(), [], Path("nowhere"), SMALL, seed=0)
+    with pytest.raises(RunError, match="no example"):
+        sft.train(actor(), [], seed=0)

@@ -1,0 +1,304 @@
+"""The command line from outside: what is printed, what is written, how it exits."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from szpo.cli.app import app, call
+from szpo.config import settings_file
+from szpo.errors import UsageError
+from szpo.ledger.database import Ledger
+from szpo.runs import assemble
+from tests.support import yard_run
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def yard(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return yard_run.make(tmp_path_factory.mktemp("yard"))
+
+
+def heads(path: Path) -> list[str]:
+    with Ledger.open(path, readonly=True) as ledger:
+        return ledger.heads()
+
+
+@contextmanager
+def started(arguments: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """A command in a process of its own, once its ledger stands."""
+    command = [sys.executable, "-m", "szpo", *arguments]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stderr is not None
+        assert any(line.startswith("run yard") for line in child.stderr), "it never began"
+        yield child
+
+
+def test_every_command_says_what_it_does(capsys: Capture) -> None:
+    names = [command.name for command in app.registered_commands]
+    assert {
+        "init", "run", "runs", "show", "sample", "report", "replay", "verify", "backup",
+        "recover", "export", "merge",
+        "doctor", "fetch", "bench", "demo", "simulate",
+    } <= set(names)  # fmt: skip
+    for name in names:
+        assert name
+        assert call([name, "--help"]) == 0
+        assert len(capsys.readouterr().out.splitlines()) >= 3, name
+
+
+def test_run_spends_its_votes_and_names_what_comes_next(tmp_path: Path, capsys: Capture) -> None:
+    path = yard_run.make(tmp_path)
+    said = capsys.readouterr()
+    assert "finished: 24 of 24 votes spent" in said.out
+    assert f"szpo report {path}" in said.out
+    assert "panel bt70 of 5, walk, beta" in said.err
+    assert "step 2: 24 votes, plus won" in said.err
+    assert "reward -" in said.err  # the hidden reward, shown to the person only
+    assert path.stat().st_mode & 0o077 == 0
+
+
+def test_same_seed_gives_the_same_digests(yard: Path, tmp_path: Path) -> None:
+    assert heads(yard_run.make(tmp_path)) == heads(yard)
+    assert heads(yard_run.make(tmp_path / "other", "run.seed=1")) != heads(yard)
+
+
+def test_resume_continues_to_the_same_weights(yard: Path, tmp_path: Path, capsys: Capture) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        seen = []
+
+        def stop(self: object, *values: object, **options: object) -> None:
+            seen.append(values)
+            if len(seen) == 2:
+                raise KeyboardInterrupt
+
+        patch.setattr("rich.progress.Progress.update", stop)
+        assert call(yard_run.arguments(tmp_path, "run.name=yard")) == 130
+    said = capsys.readouterr().err.splitlines()[-1]
+    path = tmp_path / "runs" / "yard.db"
+    assert said == (
+        "stopped by an interrupt; nothing counted is lost. Continue with: szpo run --resume "
+        f"{path}"
+    )
+    assert len(heads(path)) == 3
+    assert call(["run", "--resume", "yard", "--folder", str(path.parent)]) == 0
+    assert heads(path) == heads(yard)
+
+
+def test_a_held_run_asks_nobody_until_somebody_starts_it(tmp_path: Path, capsys: Capture) -> None:
+    line = yard_run.arguments(tmp_path, "run.name=yard")
+    assert call([*line, "--hold"]) == 1
+    assert (
+        "paused: operator: the first round waits for its start; 0 votes" in capsys.readouterr().out
+    )
+    path = tmp_path / "runs" / "yard.db"
+    with Ledger.open(path, readonly=True) as ledger:
+        assert ledger.steps() == []
+    assert call(["run", "--resume", str(path)]) == 0
+    free = yard_run.make(tmp_path / "free")
+    with Ledger.open(path, readonly=True) as held, Ledger.open(free, readonly=True) as other:
+        assert held.heads() == other.heads()
+
+
+def test_termination_exits_143_and_leaves_a_run_to_resume(tmp_path: Path) -> None:
+    arguments = yard_run.arguments(tmp_path, "run.name=yard", "panel.inside=false")
+    with started(arguments) as child:  # it waits for another process to vote: nothing ends it
+        os.kill(child.pid, signal.SIGTERM)
+        _, rest = child.communicate()
+    assert child.returncode == 143, rest
+    assert rest.splitlines()[-1].startswith("stopped by SIGTERM")
+
+
+def test_looking_commands_agree(yard: Path, capsys: Capture) -> None:
+    folder = ["--folder", str(yard.parent)]
+    assert call(["runs", *folder, "--json"]) == 0
+    (listed,) = json.loads(capsys.readouterr().out)
+    assert call(["show", "yard", *folder, "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert {k: v for k, v in shown.items() if k != "step_rows"} == listed
+    assert (listed["votes"], listed["steps"], listed["state"]) == (24, 3, "finished")
+    assert listed["head"] == heads(yard)[-1]
+    assert sum(row["votes"] for row in shown["step_rows"]) == 24
+    assert sum(row["plus"] + row["minus"] + row["ties"] for row in shown["step_rows"]) == 24
+    assert call(["show", str(yard)]) == 0
+    assert "tabular" in capsys.readouterr().out
+
+
+def test_newest_run_is_meant_where_none_is_named(yard: Path, capsys: Capture) -> None:
+    assert call(["replay", "--folder", str(yard.parent)]) == 0
+    assert heads(yard)[-1] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("until", [0, 1, 3])
+def test_replay_stops_where_it_is_told(yard: Path, until: int, capsys: Capture) -> None:
+    assert call(["replay", str(yard), "--until", str(until), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found == {"steps": until, "theta_sha256": heads(yard)[until]}
+
+
+def test_verify_says_what_it_checked(yard: Path, capsys: Capture) -> None:
+    assert call(["verify", str(yard), "--steps"]) == 0
+    said = capsys.readouterr().out
+    assert "step 2: 8 votes" in said
+    assert "verified:" in said
+    assert call(["verify", str(yard), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["ok"] is True
+
+
+def test_plan_costs_nothing_and_is_arithmetic(tmp_path: Path, capsys: Capture) -> None:
+    arguments = yard_run.arguments(tmp_path, "optimizer.votes=2", "run.votes=160")
+    assert call([*arguments, "--plan", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    # 160 votes at K·N·M = 1·8·2 a step; each vote reads 2·D = 6 answers of at most 24 tokens.
+    assert (plan["steps"], plan["votes"], plan["answers_to_read"]) == (10, 160, 960)
+    assert plan["person_hours"] == pytest.approx(960 * 24 * 0.75 / 238 / 60)
+    assert plan["answers_to_generate"] == 10 * 8 * 3 * 2
+    assert plan["money"] is None
+    assert call([*arguments, "--set", "panel.pay_per_vote=0.25", "--plan"]) == 0
+    assert "at most about 40.00 EUR" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_init_writes_what_run_reads(tmp_path: Path, capsys: Capture) -> None:
+    file = tmp_path / "run.toml"
+    assert call(["init", str(file), "--preset", "tiny", "--set", "seed=4"]) == 0
+    assert "seed = 4" in file.read_text(encoding="utf-8")
+    capsys.readouterr()
+    assert call(["run", str(file), "--plan"]) == 0
+    assert "120 from 5 panelists (bt70)" in capsys.readouterr().err
+
+
+def test_doctor_looks_at_everything(tmp_path: Path, capsys: Capture) -> None:
+    call(["doctor", "--folder", str(tmp_path), "--json"])
+    found = {check["name"]: check for check in json.loads(capsys.readouterr().out)}
+    assert {"python", "torch", "sqlite", "cores", "runs folder", "smollm2"} <= set(found)
+    assert found["runs folder"]["status"] == "ok"
+
+
+def test_bench_passes_typed_options_on(capsys: Capture) -> None:
+    from szpo.cli.plugin_commands import call_with_options
+
+    def count(
+        seeds: tuple[int, ...] = (0, 1), fast: bool = False, name: str | None = None
+    ) -> object:
+        """Count."""
+        return seeds, fast, name
+
+    assert call_with_options(count, "count", ["--seeds", "3", "4", "--fast"]) == (
+        [3, 4],
+        True,
+        None,
+    )
+    assert call_with_options(count, "count", []) == ((0, 1), False, None)
+    assert call(["bench", "paired", "--help"]) == 0
+    assert "Rows in the batch, half plus and half minus. (default: 64)" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    assert call(["bench", "nope"]) == 2
+    assert 'no benchmark "nope"; there are:' in capsys.readouterr().err
+
+
+def test_bench_json_is_all_of_stdout(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    from szpo import plugins
+
+    def measured(seed: int = 0) -> dict[str, int]:
+        """Measure."""
+        print("a table")
+        return {"seed": seed}
+
+    monkeypatch.setattr(plugins, "load", lambda *names: measured)
+    assert call(["bench", "measured", "--json", "--seed", "3"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out) == {"seed": 3}
+    assert "a table" in said.err
+
+
+def test_without_a_command_it_lists_them(capsys: Capture) -> None:
+    assert call([]) == 0
+    assert len(capsys.readouterr().out.splitlines()) > 15
+
+
+@pytest.mark.parametrize(
+    ("sets", "words"),
+    [
+        (["reward=foo"], "reward 'foo': no reward of that name"),
+        (["panel.kind=hostile", "panel.size=1"], "a panel hostile of 1 has too few members"),
+        (["link=probit"], "bayes knows the logistic link only"),
+        (["adam=true"], "Adam needs one tensor"),
+    ],
+)
+def test_wrong_settings_are_refused_before_the_model_is_loaded(
+    sets: list[str], words: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from szpo.policies import language_model
+
+    monkeypatch.setattr(language_model, "prepare", lambda *a: pytest.fail("the set-up began"))
+    every = [word for text in sets for word in ("--set", text)]
+    assert call(["run", "--preset", "tiny", "--folder", str(tmp_path), *every]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_run_is_only_resumed_with_the_prompts_it_began_with(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    path = yard_run.make(tmp_path)
+    file = tmp_path / "yard.jsonl"
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join(reversed(lines)) + "\n")
+    capsys.readouterr()
+    assert call(["run", "--resume", str(path)]) == 5
+    assert "not the prompts that yard.db began with" in capsys.readouterr().err
+    file.unlink()
+    assert call(["run", "--resume", str(path)]) == 2
+    with Ledger.open(path, readonly=True) as ledger:
+        told: list[str] = []
+        parts = assemble.reopen(ledger, panel=False, say=told.append)
+        assert parts.policy.digest() == ledger.head()
+        assert told[0].startswith("warning: prompt file")
+        with pytest.raises(UsageError, match="3 steps are applied; there is no 4"):
+            assemble.reopen(ledger, until=4, panel=False)
+
+
+def test_show_tells_how_sharp_a_simulated_panel_is(yard: Path, capsys: Capture) -> None:
+    assert call(["show", str(yard)]) == 0
+    with Ledger.open(yard, readonly=True) as ledger:
+        fit = ledger.spec["panel"]["calibration"]
+    told = f"5 panelists, beta {fit['beta']:.6g}, agreement {fit['agreement']:.3f}"
+    assert told in capsys.readouterr().out
+
+
+def test_simulate_leaves_a_finished_run_at_once(yard: Path, capsys: Capture) -> None:
+    assert call(["simulate", str(yard)]) == 0
+    assert "0 votes cast: the run is finished" in capsys.readouterr().out
+
+
+def test_default_names_keep_their_seed() -> None:
+    names = [
+        assemble.default_name(
+            settings_file.load(sets=[f"seed={s}", f"reward=keyword:{'sea,' * 40}x"])
+        )
+        for s in (1, 22)
+    ]
+    assert [len(name) for name in names] == [64, 64]
+    assert names[0].endswith("-1") and names[1].endswith("-22")
+
+
+def test_panel_as_a_process_leaves_the_same_run(yard: Path, tmp_path: Path) -> None:
+    outside = yard_run.arguments(
+        tmp_path, "run.name=yard", "panel.inside=false", "panel.poll_seconds=0.01"
+    )
+    path = tmp_path / "runs" / "yard.db"
+    with started(outside) as driver:
+        assert call(["simulate", str(path)]) == 0
+        driver.communicate()
+    assert driver.returncode == 0
+    assert heads(path) == heads(yard)

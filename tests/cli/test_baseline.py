@@ -1,0 +1,221 @@
+"""``szpo baseline``: three kinds of votes, an adapter that szpo and PEFT read, one-line errors."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from szpo.baselines import registry
+from szpo.cli import baseline
+from szpo.cli.app import call
+from szpo.data import preference_files
+from szpo.errors import RunError
+from szpo.models import loading
+from tests.support.baseline_actors import diary_actor, diary_pairs
+
+TINY = ["--preset", "tiny", "--set", "model.dtype=fp32", "--set", "generation.max_new_tokens=8"]
+ONE = ["--recipe", "steps=1", "--recipe", "prompts=4"]
+QUICK = ["--recipe", "steps=2", "--recipe", "learning_rate=.01"]
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pairs of answers of the diary model, as a file in TRL's format."""
+    path: Path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
+    preference_files.write(path, diary_pairs(diary_actor())[:12])
+    return path
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The one line on stderr, which holds these words."""
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert all(word in error for word in words), error
+    assert "Traceback" not in error
+    return error
+
+
+def test_the_command_names_every_method() -> None:
+    assert tuple(baseline.METHODS.split(", ")) == registry.NAMES
+
+
+@pytest.mark.parametrize("method", ["dpo", "simpo"])
+def test_an_adapter_from_a_file_of_pairs_is_read_by_szpo(
+    method: str, given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert call(["baseline", method, "--pairs", str(given), "--out", str(out), *TINY, *QUICK]) == 0
+    shown = capsys.readouterr().out
+    assert "cost: 0 votes, 0 answers read" in shown and "12 pairs, 0 ties, 2 steps" in shown
+    found = loading.load("tiny", dtype="fp32", adapter=out).adapter
+    assert found is not None
+    assert any(np.abs(v).max() > 0 for n, v in found.tensors.items() if "lora_B" in n)
+    record = json.loads((out / "baseline.json").read_text())
+    assert record["method"] == method and record["recipe"]["steps"] == 2
+    assert call(["baseline", method, "--pairs", str(given), "--out", str(out), *TINY]) == 4
+    said(capsys, "exists; give another --out")
+
+
+def test_fresh_votes_of_a_panel_are_counted_and_a_reward_model_serves_the_next_method(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    votes = ["--fresh", "--votes", "12", "--set", "panel.beta=8", *TINY]
+    votes += ["--set", "subspace.samples=32", "--set", "subspace.dim=2"]
+    judge = tmp_path / "judge"
+    assert call(["baseline", "reward-model", *votes, "--out", str(judge), *QUICK, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["pairs"] + document["ties"] == document["cost"]["votes"] <= 12
+    assert document["cost"]["answers_read"] == 2 * document["cost"]["votes"]
+    assert document["cost"]["tokens_generated"] > 24
+    small = ["--recipe", "prompts=2", "--recipe", "samples=2", *QUICK, *TINY]
+    out = tmp_path / "out"
+    told = ["baseline", "grpo", "--reward", str(judge), "--out", str(out), *small, "--json"]
+    assert call(told) == 0
+    assert json.loads(capsys.readouterr().out)["cost"]["votes"] == 0
+    told = ["baseline", "rloo", "--score", "sentiment", "--out", str(tmp_path / "o"), *small]
+    assert call(told) == 0
+    assert loading.load("tiny", adapter=out).adapter is not None
+
+
+def test_its_record_is_json_that_every_reader_takes(tmp_path: Path) -> None:
+    """PPO clips no values unless asked to: its limit is infinite, for which JSON has no word."""
+    out = tmp_path / "out"
+    told = ["baseline", "ppo", "--score", "sentiment", "--out", str(out), *TINY]
+    told += ["--recipe", "steps=1", "--recipe", "prompts=4", "--recipe", "minibatches=1"]
+    assert call(told) == 0
+    record = json.loads((out / "baseline.json").read_text(), parse_constant=pytest.fail)
+    assert record["recipe"]["value_clip"] is None
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        (["dpa"], ("no method 'dpa'", "dpo, simpo")),
+        (["dpo"], ("give --run, --pairs or --fresh",)),
+        (["dpo", "--fresh", "--pairs", "x"], ("--pairs and --fresh are different votes",)),
+        (["dpo", "--fresh", "--score", "sentiment"], ("dpo learns from no score",)),
+        (["grpo", "--recipe", "samples=1", "--fresh"], ("samples must be at least 2",)),
+        (["dpo", "--recipe", "bet=1", "--fresh"], ("no setting 'bet'; it has:", "beta")),
+        (["dpo", "--recipe", "beta=x", "--fresh"], ("dpo: beta:", "number")),
+        (["dpo", "--recipe", "beta", "--fresh"], ("is not field=value",)),
+        (["dpo", "--run", "none-such"], ("no run none-such",)),
+        (["dpo", "--pairs", "none-such.jsonl"], ("none-such.jsonl",)),
+        (["grpo", "--reward", "none-such"], ("none-such holds no reward model",)),
+        (["iterative-dpo", "--pairs", "none-such"], ("asks while it trains; give --fresh or",)),
+        (["iterative-dpo"], ("asks while it trains; give --fresh or --run",)),
+        (["dpo", "--recipe", "steps=0", "--fresh"], ("dpo: steps must be at least 1 (got 0)",)),
+        (["self-rewarding", "--recipe", "fit=x"], ("no setting 'fit'", "beta", "candidates")),
+        (["notebook-dpo", "--fresh"], ("has an adapter of its own; give --pairs",)),
+        (["notebook-dpo", "--run", "r"], ("has an adapter of its own; give --pairs",)),
+        (["ppo", "--fresh", "--score", "sentiment"], ("ppo with --score asks nobody",)),
+        (["ppo", "--fresh", "--reward", "r"], ("ppo with --reward asks nobody",)),
+        (["self-rewarding", "--fresh"], ("judges itself and asks nobody",)),
+        (["dpo", "--pairs", "{given}", "--examples", "x"], ("dpo is fitted to no examples",)),
+        (["dpo", "--run", "r", "run.toml"], ("--run has its own settings; leave FILE away",)),
+        (["dpo", "--run", "r", "--preset", "tiny"], ("leave --preset away",)),
+        (["dpo", "--run", "r", "--set", "seed=1"], ("leave --set away",)),
+        (["dpo", "--pairs", "{given}", "--votes", "9"], ("--votes goes with --fresh",)),
+        (["dpo", "--run", "r", "--rows", "2"], ("--rows goes with --fresh",)),
+        (["dpo", "--fresh", "--from", "hh"], ("--from goes with --pairs",)),
+        (["dpo", "--fresh", "--first", "9"], ("--first goes with --pairs",)),
+        (["dpo", "--fresh", "--skip-bad"], ("--skip-bad goes with --pairs",)),
+        (["dpo", "--fresh", "--set", "optimizer.rows=4"], ("give that in place of --set",)),
+        (
+            ["iterative-dpo", "--fresh", "--votes", "20", "--recipe", "questions=5"],
+            ("--votes 20 in 5 rounds are 4 questions", "questions=5 differs"),
+        ),
+        (
+            ["iterative-dpo", "--fresh", "--rows", "2", "--recipe", "rows=3"],
+            ("--rows 2 and --recipe rows=3 differ",),
+        ),
+        (["iterative-dpo", "--fresh", "--votes", "4"], ("less than one in each of 5 rounds",)),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(
+    told: list[str], words: tuple[str, ...], given: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    rest = [] if "--run" in told else TINY  # a run has its own settings
+    told = [text.format(given=given) for text in told]
+    assert call(["baseline", *told, "--out", str(tmp_path / "out"), *rest]) == 2
+    said(capsys, *words)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("told", [["dpo", "--fresh"], ["ppo", "--fresh"], ["dpo", "--pairs", "x"]])
+def test_a_missing_extra_is_told_before_anything_is_loaded(
+    told: list[str], tmp_path: Path, without_trl: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(["baseline", *told, "--out", str(tmp_path / "out"), *TINY]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert lines == [f"error: {told[0]} needs trl: pip install 'szpo[baselines]'"]
+
+
+@pytest.fixture
+def without_trl(monkeypatch: pytest.MonkeyPatch) -> None:
+    real: Callable[..., Any] = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name == "trl" else real(name, *a)
+    )
+
+
+def test_ppo_on_a_score_needs_no_extra(tmp_path: Path, without_trl: None) -> None:
+    out = tmp_path / "out"
+    assert call(["baseline", "ppo", "--score", "sentiment", "--out", str(out), *TINY, *ONE]) == 0
+    assert loading.read_adapter(out).tensors
+
+
+def test_divergence_is_one_line_and_writes_nothing(
+    given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    wild = ["--recipe", "learning_rate=inf", "--recipe", "steps=6"]
+    told = ["baseline", "simpo", "--pairs", str(given), "--out", str(out), *TINY, *wild]
+    assert call(told) == RunError.exit_code
+    said(capsys, "simpo:", "training diverged; lower the learning rate")
+    assert not out.exists()
+
+
+def test_an_empty_ledger_and_one_of_ties_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from szpo.voting import steps
+    from tests.baselines.test_ledger_pairs import new_ledger, vote
+
+    with new_ledger(tmp_path / "run.db") as ledger:
+        told = ["baseline", "dpo", "--run", str(tmp_path / "run.db"), "--out", str(tmp_path / "o")]
+        assert call(told) == RunError.exit_code
+        said(capsys, "dpo: no pair to learn from: there is no vote to learn from")
+        vote(ledger, "ann", "c0", "plus")
+        vote(ledger, "ben", "c0", "minus")
+        steps.close(ledger, 0, "operator", epoch=1, reason="enough")
+        assert call(told) == RunError.exit_code
+        said(capsys, "dpo: no pair to learn from: all 1 answers were ties or skips")
+
+
+def test_a_runs_votes_are_learned_from_on_its_own_sites(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["--set", "run.steps=2", "--set", "optimizer.comparisons=2"]
+    small += ["--set", "optimizer.rows=3", "--set", "panel.beta=8", "--set", "run.name=r"]
+    small += ["--set", "subspace.samples=32", "--set", "subspace.dim=2"]
+    assert call(["run", *TINY, *small, "--folder", str(tmp_path)]) == 0
+    capsys.readouterr()
+    out = tmp_path / "out"
+    told = ["baseline", "dpo", "--run", "r", "--folder", str(tmp_path), "--out", str(out), *QUICK]
+    assert call([*told, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["cost"]["votes"] == 4
+    assert document["cost"]["answers_read"] == 2 * document["pairs"]
+    adapter = loading.read_adapter(out)
+    assert sorted(adapter.config["target_modules"]) == sorted(
+        name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
+        for name in adapter.tensors
+        if name.endswith("lora_A.weight")
+    )
+    assert adapter.config["r"] == 1

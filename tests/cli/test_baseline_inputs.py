@@ -1,0 +1,178 @@
+"""``szpo baseline``: whom it asks, how often, and what it takes of runs and files."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from szpo.cli.app import call
+from szpo.config import settings_file
+from szpo.data import preference_files
+from szpo.errors import RunError
+from szpo.models import loading
+from szpo.runs import assemble
+from szpo.types import Answer, Prompt
+from tests.support.baseline_actors import diary_actor, diary_pairs
+
+TINY = ["--preset", "tiny", "--set", "generation.max_new_tokens=8"]
+SETUP = ["--set", "subspace.samples=32", "--set", "subspace.dim=2"]
+ONE = ["--recipe", "steps=1"]
+FEW = [*ONE, "--recipe", "prompts=4"]
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve pairs of the diary model as a file, with a broken third line."""
+    path: Path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
+    preference_files.write(path, diary_pairs(diary_actor())[:12])
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:2], "{", *lines[2:]]) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def unasked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that asked nobody yet, with comparisons of three rows."""
+    path: Path = tmp_path_factory.mktemp("runs") / "r.db"
+    sets = [text for text in [*TINY[3:], *SETUP] if text != "--set"]
+    config = settings_file.load(preset_name="tiny", sets=[*sets, "optimizer.rows=3"])
+    parts = assemble.build(config, say=lambda _: None)
+    assemble.create(parts, path).close()
+    return path
+
+
+def done(told: list[str], out: Path, capsys: pytest.CaptureFixture[str]) -> tuple[Any, str]:
+    """The document of a call that went well, and what it said on stderr."""
+    assert call(["baseline", *told, "--out", str(out), "--json"]) == 0
+    shown = capsys.readouterr()
+    assert json.loads((out / "baseline.json").read_text())["method"] == told[0]
+    return json.loads(shown.out), shown.err
+
+
+def test_the_panel_is_fitted_to_the_rows_that_are_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fitted = {}
+    for rows in (1, 8):
+        told = ["dpo", "--fresh", "--votes", "4", "--rows", str(rows), *TINY, *SETUP, *ONE]
+        document, said = done(told, tmp_path / str(rows), capsys)
+        assert document["cost"]["votes"] <= 4
+        found = re.search(r"beta ([\d.]+), agreement ([\d.]+)", said)
+        assert found is not None
+        fitted[rows] = float(found[1])
+        assert float(found[2]) == pytest.approx(0.70, abs=0.01)
+    assert fitted[8] > 2 * fitted[1]
+
+
+def test_iterative_dpo_shares_its_votes_among_its_rounds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = ["iterative-dpo", "--fresh", "--votes", "7", "--rows", "4", "--recipe", "rounds=2"]
+    document, said = done([*told, *TINY, *SETUP, *ONE], tmp_path / "out", capsys)
+    assert "warning: 1 of 7 votes do not divide among 2 rounds" in said
+    assert (document["recipe"]["questions"], document["recipe"]["rows"]) == (3, 4)
+    assert document["cost"]["votes"] == 6  # no two batches of four answers are the same
+    assert 6 < document["pairs"] <= 24
+    assert document["cost"]["answers_read"] == 2 * (document["pairs"] + 4 * document["ties"])
+    assert loading.read_adapter(tmp_path / "out").tensors
+
+
+def test_a_run_without_votes_serves_methods_that_read_none(
+    unasked: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = ["--run", str(unasked)]
+    assert call(["baseline", "dpo", *told, "--out", str(tmp_path / "no")]) == RunError.exit_code
+    assert "dpo: no pair to learn from: there is no vote" in capsys.readouterr().err
+    document, _ = done(["ppo", *told, "--score", "sentiment", *FEW], tmp_path / "ppo", capsys)
+    assert document["cost"]["votes"] == 0
+    document, _ = done(["self-rewarding", *told, "--recipe", "models=1"], tmp_path / "own", capsys)
+    assert document["cost"]["votes"] == 0 and document["steps"] == 2
+    small = ["--recipe", "rounds=1", "--recipe", "questions=2", *ONE]
+    document, _ = done(["iterative-dpo", *told, *small], tmp_path / "iterative", capsys)
+    assert document["recipe"]["rows"] == 3  # for which the recorded panel was fitted
+    assert document["cost"]["votes"] == 2
+
+
+def test_part_of_a_file_is_read_and_what_is_bad_left_out(
+    given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = ["dpo", "--pairs", str(given), "--first", "5", *TINY, *ONE]
+    assert call(["baseline", *told, "--out", str(tmp_path / "no")]) == 2
+    assert "not valid JSON" in capsys.readouterr().err
+    document, said = done([*told, "--skip-bad"], tmp_path / "out", capsys)
+    assert document["pairs"] == 4
+    assert f"left out {given}:3: not valid JSON" in said
+
+
+def test_ppo_from_pairs_keeps_the_reward_model_it_fitted(
+    given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = ["ppo", "--pairs", str(given), "--skip-bad", *TINY, *FEW]
+    document, _ = done(told, tmp_path / "out", capsys)
+    assert (document["pairs"], document["cost"]["votes"], document["steps"]) == (12, 0, 1)
+    assert loading.read_adapter(tmp_path / "out").tensors
+    assert (tmp_path / "out" / "reward-model" / "reward_model.json").is_file()
+
+
+def test_the_notebooks_recipe_trains_its_own_adapter(
+    given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = ["notebook-dpo", "--pairs", str(given), "--first", "2", *TINY, *ONE]
+    document, _ = done(told, tmp_path / "out", capsys)
+    assert (document["pairs"], document["cost"]["votes"]) == (2, 0)
+    assert document["recipe"]["optimizer"] == "paged_adamw_8bit"
+    found = loading.read_adapter(tmp_path / "out")
+    assert found.config["r"] == 32 and "lm_head" in found.config["target_modules"]
+
+
+def test_self_rewarding_fits_its_first_model_to_examples(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "examples.jsonl"
+    path.write_text('{"prompt": "Write one line about a walk.", "completion": "A good walk."}\n')
+    told = ["self-rewarding", "--examples", str(path), "--recipe", "models=1", *TINY]
+    document, _ = done([*told, "--recipe", "beta=.3"], tmp_path / "out", capsys)
+    assert document["recipe"]["dpo"]["beta"] == 0.3
+    assert document["recipe"]["dpo"]["reference"] == "now"
+    assert document["last"]["examples"] == 1 and document["cost"]["votes"] == 0
+    records = [json.loads((tmp_path / f"out/M{i}/record.json").read_text()) for i in (0, 1)]
+    assert records[0]["theta_sha256"] != records[1]["theta_sha256"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"prompt": "Hello?", "completion": "Hi."}',
+        '{"messages": [{"role": "user", "content": "Hello?"}, '
+        '{"role": "assistant", "content": "Hi."}]}',
+    ],
+)
+def test_examples_are_read_in_trls_formats(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "examples.jsonl"
+    path.write_text(line + "\n")
+    assert preference_files.examples(path) == ((Prompt.user("Hello?"), Answer("Hi.")),)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"prompt": "Hello?"}', "needs completion"),
+        ('{"completion": "Hi."}', "no prompt"),
+        ('{"messages": [{"role": "user", "content": "Hello?"}]}', "from the assistant"),
+        ("[]", "must be an object"),
+        ("", "holds no records"),
+    ],
+)
+def test_examples_that_are_none_are_one_line(
+    line: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "examples.jsonl"
+    path.write_text(line + "\n")
+    told = ["baseline", "self-rewarding", "--examples", str(path), "--out", str(tmp_path / "o")]
+    assert call([*told, *TINY]) == 2
+    (error,) = capsys.readouterr().err.strip().splitlines()  # no model was loaded
+    assert words in error and "examples.jsonl" in error

@@ -1,0 +1,116 @@
+"""The commands that read preference files and write pairs and ranking tasks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from szpo.baselines import ledger_pairs
+from szpo.cli import app
+from szpo.data import preference_files
+from szpo.data.pairs import Pair
+from szpo.ledger.database import Ledger
+from tests.support import folder_run
+
+CHAT = "\n\nHuman: A joke?\n\nAssistant:"
+
+
+def write(path: Path, records: list[object]) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return path
+
+
+def test_pairs_reads_a_file_of_another_project_and_writes_trl(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = {"chosen": CHAT + " Knock, knock.", "rejected": CHAT + " No."}
+    same = {"chosen": CHAT + " No.", "rejected": CHAT + " No."}
+    source = write(tmp_path / "train.jsonl", [good, {"chosen": "Hi"}, same])
+    out = tmp_path / "pairs.jsonl"
+    arguments = ["pairs", str(source), "--from", "hh", "--out", str(out)]
+    assert app.call(arguments) == 2
+    assert "train.jsonl:2: needs rejected (found: chosen)" in capsys.readouterr().err
+    assert not out.exists()
+    assert app.call([*arguments, "--skip-bad"]) == 0
+    told = capsys.readouterr()
+    assert told.out == f"3 records: 1 pairs, 1 ties, 1 left out; wrote {out}\n"
+    assert told.err.startswith("warning: left out ") and ":2: " in told.err
+    (pair,) = preference_files.read(out).pairs
+    assert (pair.prompt.text, pair.chosen.text, pair.rejected.text) == (
+        "A joke?",
+        "Knock, knock.",
+        "No.",
+    )
+    assert app.call([*arguments, "--skip-bad"]) == 4  # nothing is overwritten
+    assert app.call(["pairs", str(source), "--from", "hh", "--skip-bad", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert {k: document[k] for k in ("records", "pairs", "ties")} == {
+        "records": 3, "pairs": 1, "ties": 1,
+    }  # fmt: skip
+
+
+def test_a_file_of_ties_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write(tmp_path / "a.jsonl", [{"prompt": "a", "chosen": "b", "rejected": "b"}])
+    assert app.call(["pairs", str(source), "--out", str(tmp_path / "b.jsonl")]) == 2
+    assert "no pair in it, only 1 ties; nothing written" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+def test_rank_writes_tasks_whose_rankings_come_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write(
+        tmp_path / "candidates.jsonl",
+        [
+            {"prompt": "A joke?", "completions": ["Knock, knock.", "No.", "Why?", "No."]},
+            {"prompt": "Bye?", "chosen": "Bye.", "rejected": "Stay."},
+            {"prompt": "Same?", "completions": ["x", "x"]},
+        ],
+    )
+    out = tmp_path / "ranking"
+    assert app.call(["rank", str(source), "--out", str(out), "--seed", "3"]) == 0
+    assert f"wrote 2 tasks to {out}" in capsys.readouterr().out
+    assert sorted(path.name for path in out.iterdir()) == ["tasks.json", "template.xml"]
+    tasks = json.loads((out / "tasks.json").read_text(encoding="utf-8"))
+    wanted = ["No.", "Why?", "Knock, knock."]
+    by_text = {item["body"]: item["id"] for item in tasks[0]["data"]["items"]}
+    result = {"type": "ranker", "value": {"ranker": [by_text[text] for text in wanted]}}
+    exported = tmp_path / "export.json"
+    exported.write_text(json.dumps([{**tasks[0], "annotations": [{"result": [result]}]}]))
+    pairs = preference_files.read(exported, "label-studio").pairs
+    assert [(pair.chosen.text, pair.rejected.text) for pair in pairs] == [
+        ("No.", "Why?"), ("No.", "Knock, knock."), ("Why?", "Knock, knock."),
+    ]  # fmt: skip
+    assert app.call(["rank", str(write(tmp_path / "e.jsonl", [])), "--out", "x"]) == 2
+    assert "no prompt with two different answers" in capsys.readouterr().err
+
+
+def told_of(pair: Pair) -> tuple[object, ...]:
+    """All of a pair but its answers' lengths, which no file of pairs tells."""
+    sides = [(answer.text, answer.end) for answer in (pair.chosen, pair.rejected)]
+    return (pair.prompt, *sides, pair.source, pair.votes)
+
+
+def test_pairs_of_a_run_are_those_of_its_ledger(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = folder_run.make(tmp_path)
+    capsys.readouterr()
+    with Ledger.open(path, readonly=True) as ledger:
+        recorded = ledger_pairs.recorded(ledger)
+    out = tmp_path / "pairs.jsonl"
+    arguments = ["pairs", path.stem, "--folder", str(path.parent), "--out", str(out)]
+    assert app.call(arguments) == 0
+    count, ties = len(recorded.pairs), recorded.ties
+    told = f"{recorded.comparisons} comparisons: {count} pairs, {ties} ties; wrote {out}\n"
+    assert capsys.readouterr().out == told
+    found = preference_files.read(out).pairs
+    assert [told_of(pair) for pair in found] == [told_of(pair) for pair in recorded.pairs]
+    assert count > 0
+    assert app.call(["pairs", "nothing", "--folder", str(path.parent)]) == 2
+    assert "no run nothing" in capsys.readouterr().err
+    (tmp_path / "votes.csv").write_text("a,b\n")
+    assert app.call(["pairs", str(tmp_path / "votes.csv")]) == 2
+    assert "preferences are read from .jsonl" in capsys.readouterr().err

@@ -1,0 +1,132 @@
+"""Settings: defaults, authority, round trip through TOML, and the words of refusals."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from szpo.config import settings_file
+from szpo.config.schema import Config
+from szpo.errors import UsageError
+
+
+def test_defaults_are_the_documented_ones() -> None:
+    o = Config().optimizer
+    assert (o.directions, o.comparisons, o.votes, o.rows) == (1, 8, 1, 8)
+    assert (o.kl_radius, o.kl_step, o.forget, o.pairing) == (1.62, 0.03, 0.94, "antithetic")
+    assert Config().generation.max_new_tokens == 24
+    assert Config().panel.size == 5
+    assert Config().votes_per_step == 8
+    assert Config().steps == 30  # 240 votes at 8 per step
+
+
+@pytest.mark.parametrize(("votes", "steps"), [(8, 1), (15, 1), (16, 2), (299, 37)])
+def test_a_step_that_votes_cannot_pay_whole_is_not_begun(votes: int, steps: int) -> None:
+    assert settings_file.load(sets=[f"run.votes={votes}"]).steps == steps
+
+
+@pytest.mark.parametrize("name", sorted(settings_file.presets()))
+def test_presets_are_valid_and_survive_the_written_file(name: str) -> None:
+    config = settings_file.load(preset_name=name)
+    written = settings_file.commented(config)
+    assert settings_file.check(tomllib.loads(written)) == config
+
+
+@given(
+    seed=st.integers(0, 2**63 - 1),
+    mu=st.floats(1e-6, 1e6),
+    system=st.text(st.characters(exclude_categories=["Cs"]), max_size=40),
+    stop=st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), max_size=3),
+)
+def test_written_settings_read_back_the_same(
+    seed: int, mu: float, system: str, stop: list[str]
+) -> None:
+    tree = {
+        "run": {"seed": seed},
+        "optimizer": {"mu": mu},
+        "prompts": {"system": system},
+        "generation": {"stop": stop},
+    }
+    config = settings_file.check(tree)
+    assert settings_file.check(tomllib.loads(settings_file.commented(config))) == config
+
+
+def test_every_key_has_a_comment() -> None:
+    for section, model in settings_file.SECTIONS.items():
+        for key, field in model.model_fields.items():
+            assert field.description, f"{section}.{key}"
+            assert field.description.endswith("."), f"{section}.{key}"
+
+
+def test_set_wins_over_file_and_file_over_preset(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text("[run]\nvotes = 80\nseed = 5\n")
+    config = settings_file.load(file, preset_name="tiny", sets=["seed=7"])
+    assert (config.run.seed, config.run.votes, config.model.name) == (7, 80, "tiny")
+
+
+@pytest.mark.parametrize(
+    ("text", "section", "key", "value"),
+    [
+        ("optimizer.comparisons=4", "optimizer", "comparisons", 4),
+        ("reward=keyword:sea,sun", "panel", "reward", "keyword:sea,sun"),
+        ('generation.stop=["\\n"]', "generation", "stop", ["\n"]),
+        ("run.votes=none", "run", "votes", None),
+        ("mu = 0.5", "optimizer", "mu", 0.5),
+    ],
+)
+def test_set_reads_toml_and_plain_text(text: str, section: str, key: str, value: object) -> None:
+    assert settings_file.assignment(text) == {section: {key: value}}
+
+
+@pytest.mark.parametrize(
+    ("sets", "words"),
+    [
+        (["optimizer.sigmaa=1"], 'unknown key "sigmaa" in [optimizer]'),
+        (["optimizer.comparison=1"], 'unknown key "comparison" in [optimizer]; did you mean '
+         '"comparisons"?'),
+        (["optimzer.mu=1"], 'unknown key "optimzer"; did you mean "optimizer"?'),
+        (["kl_radus=1"], 'unknown key "kl_radus"; did you mean "kl_radius"?'),
+        (["alpha=1"], '"alpha" is ambiguous; write adapter.alpha or optimizer.alpha'),
+        (["seed"], "write it as section.key=value"),
+        (["mu=nan"], "optimizer.mu must be a finite number > 0 and <= 1e+06 (got nan)"),
+        (["run.votes=none"], "run.votes and run.steps are both None"),
+        (["run.votes=7"], "settings: run.votes 7 is less than one step, which takes 8 "),
+        (["directions=64"], "run.votes 240 is less than one step, which takes 512"),
+        (["subspace.samples=31"], "samples 31 is too few for subspace.dim 8; give at least 32"),
+        (["train=AB"], 'adapter.train "AB" goes with subspace.kind "full"; "score" moves B only'),
+        (["adam=true", "momentum=0.9"], "momentum and optimizer.adam exclude each other"),
+        (["min_length=9", "max_length=3"], "min_length 9 must be below max_length 3"),
+    ],
+)  # fmt: skip
+def test_refusals_say_what_is_wrong(sets: list[str], words: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(words)):
+        settings_file.load(sets=sets)
+
+
+def test_several_mistakes_are_counted() -> None:
+    with pytest.raises(UsageError, match=r"\(and 2 more\)$"):
+        settings_file.load(sets=["mu=0", "comparisons=0", "panel.size=0"])
+
+
+def test_unknown_preset_lists_the_known() -> None:
+    with pytest.raises(UsageError, match=re.escape('no preset "demmo"; did you mean "demo"?')):
+        settings_file.load(preset_name="demmo")
+
+
+def test_auto_takes_as_many_coordinates_as_the_votes_can_tell_apart():
+    def dim(votes: int) -> int:
+        return settings_file.load(
+            preset_name="demo", sets=["subspace.dim=auto", f"run.votes={votes}"]
+        ).dim
+
+    # one per thirty votes, a power of two from 4 to 64
+    assert [dim(v) for v in (64, 240, 480, 10_000)] == [4, 8, 16, 64]
+    assert settings_file.load(preset_name="demo").dim == 8
+    with pytest.raises(UsageError, match=r"subspace\.dim"):
+        settings_file.load(preset_name="demo", sets=["subspace.dim=most"])

@@ -1,0 +1,363 @@
+"""Votes as data: what each format's records become, and what is refused in which words."""
+
+import gzip
+import json
+import math
+import xml.etree.ElementTree as ET
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from szpo import seeds
+from szpo.data import hh_rlhf, label_studio, preference_files, rankings, trl, ultrafeedback
+from szpo.data.pairs import Pair
+from szpo.errors import StorageError, UsageError
+from szpo.types import Answer, Prompt
+
+CHAT = "\n\nHuman: Hello?\n\nAssistant: Hi.\n\nHuman: A joke?\n\nAssistant:"
+TURNS = (("user", "Hello?"), ("assistant", "Hi."), ("user", "A joke?"))
+
+
+def file(tmp_path, records, name="votes.jsonl"):
+    path = tmp_path / name
+    text = "".join(line if isinstance(line, str) else json.dumps(line) + "\n" for line in records)
+    path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
+    return path
+
+
+def refused(*arguments, **options):
+    with pytest.raises(UsageError) as caught:
+        preference_files.read(*arguments, **options)
+    return str(caught.value)
+
+
+def texts(found):
+    return [(pair.chosen.text, pair.rejected.text) for pair in found.pairs]
+
+
+def test_rankings_of_n_answers_give_n_choose_2_pairs():
+    # The notebook's ranks: the second answer is the best, the first the worst.
+    assert rankings.ordered([3, 1, 2]) == ((1, 0), (2, 0), (1, 2))
+    assert len(rankings.ordered([2, 4, 1, 3])) == 6
+    assert rankings.ordered([1, 1, 2]) == ((0, 2), (1, 2))  # a tie is no pair
+
+
+@given(st.permutations(range(6)))
+def test_pairs_of_a_ranking_give_the_ranking_back(ranks):
+    pairs = rankings.ordered(ranks)
+    assert len(pairs) == math.comb(6, 2)
+    won = [sum(better == place for better, _ in pairs) for place in range(6)]
+    assert won == [5 - rank for rank in ranks]
+
+
+# ---- HH-RLHF ----
+
+
+def test_hh_prompt_reaches_to_the_last_assistant():
+    assert hh_rlhf.split("\n\nHuman: a\n\nAssistant: b") == ("\n\nHuman: a\n\nAssistant:", " b")
+    prompt, answer = hh_rlhf.split(CHAT + " No.\n\nReally: no.")
+    assert (prompt, answer) == (CHAT, " No.\n\nReally: no.")
+    assert hh_rlhf.turns(prompt) == TURNS
+
+
+def test_hh_records_become_pairs(tmp_path):
+    record = {"chosen": CHAT + " Knock, knock.", "rejected": CHAT + " No."}
+    for name in ("train.jsonl", "train.jsonl.gz"):
+        found = preference_files.read(file(tmp_path, [record, "\n", record], name), "hh")
+        assert found.records == 2
+        assert (
+            found.pairs
+            == (Pair(Prompt(TURNS), Answer("Knock, knock."), Answer("No."), "file"),) * 2
+        )
+    same = {"chosen": CHAT + " No.", "rejected": CHAT + " No. "}
+    found = preference_files.read(file(tmp_path, [same]), "hh")
+    assert (found.pairs, found.ties) == ((), 1)
+
+
+def test_hh_turns_without_words_or_of_one_speaker_are_joined():
+    odd = "\n\nHuman: One.\n\nHuman: Two.\n\nAssistant:\n\nHuman: Three.\n\nAssistant:"
+    assert hh_rlhf.turns(odd) == (("user", "One.\n\nTwo.\n\nThree."),)
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        ({"chosen": "Hello", "rejected": CHAT}, 'v.jsonl:2: chosen has no "Assistant:"'),
+        ({"chosen": CHAT + " a", "rejected": "Bye"}, 'v.jsonl:2: rejected has no "Assistant:"'),
+        ({"chosen": CHAT + " a"}, "v.jsonl:2: needs rejected (found: chosen)"),
+        ({"chosen": CHAT, "rejected": 3}, "v.jsonl:2: rejected must be text (got int)"),
+        (
+            {"chosen": CHAT + " a", "rejected": "\n\nHuman: x\n\nAssistant: b"},
+            "v.jsonl:2: chosen and rejected do not share the prompt",
+        ),
+        (
+            {"chosen": "\n\nAssistant: a", "rejected": "\n\nAssistant: b"},
+            "v.jsonl:2: the last turn before the answer must be Human's",
+        ),
+        (
+            {"chosen": "System\n\nAssistant: a", "rejected": "System\n\nAssistant: b"},
+            "v.jsonl:2 begins with words of no speaker",
+        ),
+        ({"chosen": CHAT + "\0", "rejected": CHAT}, "v.jsonl:2: chosen holds a NUL"),
+    ],
+)
+def test_hh_refusals_name_the_line(tmp_path, record, words):
+    good = {"chosen": CHAT + " a", "rejected": CHAT + " b"}
+    path = file(tmp_path, [good, record, good], "v.jsonl")
+    assert words in refused(path, "hh")
+    found = preference_files.read(path, "hh", skip_bad=True)
+    assert (len(found.pairs), found.records) == (2, 3)
+    assert words in found.bad[0]
+
+
+# ---- TRL ----
+
+
+@given(
+    st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1)
+             .filter(str.strip), min_size=1, max_size=5),
+    st.sampled_from(["pair", "batch", "note", "ranking", "file", "judge"]),
+    st.integers(1, 9),
+    st.tuples(*[st.sampled_from(["stop", "length"])] * 2),
+)  # fmt: skip
+def test_what_is_written_for_trl_reads_the_same(words, source, votes, ends):
+    roles = ("user", "assistant")
+    said = [(roles[i % 2], text) for i, text in enumerate(words if len(words) % 2 else words[1:])]
+    prompt = Prompt((("system", "Be brief."), *(said or [("user", "Hello?")])))
+    answers = Answer(words[0], ends[0]), Answer(words[0] + "!", ends[1])
+    pair = Pair(prompt, *answers, source, votes)
+    record = json.loads(json.dumps(trl.record(pair)))
+    assert trl.found(record, "here").pairs == (pair,)
+
+
+def test_an_answer_of_a_file_that_tells_no_end_ended_itself():
+    plain = {"prompt": "?", "chosen": "Yes.", "rejected": "No.", "rejected_end": "a friend's"}
+    (pair,) = trl.found(plain, "here").pairs
+    assert (pair.chosen.end, pair.rejected.end) == ("stop", "stop")
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"prompt": "Hello?", "chosen": "Hi.", "rejected": "No."},
+        {"prompt": [["user", "Hello?"]], "chosen": "Hi.", "rejected": "No."},  # a run's zip
+        {"prompt": "Hello?", "chosen": ["u", "a"], "rejected": ["u", "b"]},  # binarised
+        {"chosen": ["u", "a"], "rejected": ["u", "b"]},  # implicit prompt
+        {"prompt": ["u"], "chosen": ["a"], "rejected": ["b"], "source": "flan", "votes": 0},
+    ],
+)
+def test_all_forms_of_the_preference_format_mean_the_same(record):
+    messages = {
+        "u": {"role": "user", "content": "Hello?"},
+        "a": {"role": "assistant", "content": "Hi."},
+        "b": {"role": "assistant", "content": "No."},
+    }
+    full = {
+        key: [messages.get(item, item) if isinstance(item, str) else item for item in value]
+        if isinstance(value, list)
+        else value
+        for key, value in record.items()
+    }
+    wanted = Pair(Prompt.user("Hello?"), Answer("Hi."), Answer("No."), "file")
+    assert trl.found(full, "here").pairs == (wanted,)
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        ({"prompt": "a", "chosen": "b"}, "needs rejected (found: prompt, chosen)"),
+        ({"chosen": "b", "rejected": "c"}, "no prompt; give one"),
+        ({"prompt": " ", "chosen": "b", "rejected": "c"}, "prompt is empty"),
+        ({"prompt": 1, "chosen": "b", "rejected": "c"}, "prompt is text or a list of messages"),
+        ({"prompt": "a", "chosen": [], "rejected": "c"}, "must come from the assistant"),
+        (
+            {"prompt": "a", "rejected": "c", "chosen": [["user", "z"], ["assistant", "b"]]},
+            "chosen: the messages before the answer are not the record's prompt",
+        ),
+        (
+            {"chosen": [["user", "y"], ["assistant", "b"]],
+             "rejected": [["user", "z"], ["assistant", "b"]]},
+            "do not share the prompt",
+        ),
+        (
+            {"prompt": "a", "chosen": "b", "rejected": "c", "source": "batch", "votes": 0},
+            "votes must be a whole number of at least 1 (got 0)",
+        ),
+    ],
+)  # fmt: skip
+def test_trl_refusals(record, words):
+    with pytest.raises(UsageError, match=r"^v:7: ") as caught:
+        trl.found(record, "v:7")
+    assert words in str(caught.value)
+
+
+# ---- UltraFeedback ----
+
+
+def test_rated_completions_become_all_pairs_that_differ():
+    high = {"help": {"Rating": "4"}, "truth": {"Rating": "5"}}
+    low = {"help": {"Rating": "1"}, "truth": {"Rating": "N/A"}}
+    record = {
+        "instruction": "Name a colour.",
+        "completions": [
+            {"response": "Red.", "annotations": high},
+            {"response": "No.", "annotations": low},
+            {"response": "Blue.", "score": 4.5, "overall_score": 10},
+        ],
+    }
+    found = ultrafeedback.found(record, "here")
+    assert texts(found) == [("Red.", "No."), ("Blue.", "No.")]  # 4.5, 1 and 4.5
+    assert found.ties == 1
+    assert {pair.source for pair in found.pairs} == {"ranking"}
+
+
+def test_four_ratings_make_six_pairs():
+    rated = [{"text": str(i), "rating": i} for i in (2, 9, 4, 7)]
+    found = ultrafeedback.found({"prompt": "Which?", "completions": rated}, "here")
+    assert len(found.pairs) == 6
+    assert all(int(better) > int(worse) for better, worse in texts(found))
+
+
+@pytest.mark.parametrize(
+    ("completions", "words"),
+    [
+        ([{"response": "a", "score": 1}], "completions must be a list of at least two"),
+        ([{"response": "a", "score": 1}, {"response": "b"}], "completion 2 has no rating"),
+        ([{"response": "a", "score": "nan"}, {"response": "b"}], "completion 1 has no rating"),
+        ([{"score": 1}, {"response": "b"}], "completion 1 needs its text"),
+        ([3, 4], "completion 1 needs its text"),
+    ],
+)
+def test_ultrafeedback_refusals(completions, words):
+    with pytest.raises(UsageError) as caught:
+        ultrafeedback.found({"prompt": "Which?", "completions": completions}, "v:1")
+    assert f"v:1: {words}" in str(caught.value)
+
+
+# ---- Label Studio ----
+
+
+def exported(task, order, **more):
+    result = {"type": "ranker", "from_name": "rank", "value": {"ranker": order}}
+    return {**task, "annotations": [{"result": [result], **more}]}
+
+
+def test_the_labelling_page_parses_and_names_what_tasks_hold():
+    page = ET.fromstring(label_studio.TEMPLATE)
+    shown = {node.get("value") for node in page.iter() if node.get("value")}
+    assert shown == {"$prompt", "$items"}
+    (listed,), (ranker,) = page.findall("List"), page.findall("Ranker")
+    assert ranker.get("toName") == listed.get("name") == "response_choices"
+    assert (ranker.get("name"), page.find("Text").get("name")) == ("rank", "prompt")
+
+
+@given(st.permutations(range(3)), st.integers(0, 9), st.booleans())
+def test_a_ranking_comes_back_as_its_pairs(best_first, seed, named):
+    answers = ["Knock, knock.", "No.", "Why?"]
+    task = label_studio.task(Prompt(TURNS), answers, key=seeds.derive(seed, "order"))
+    assert all(set(item) == {"id", "title", "body"} for item in task["data"]["items"])
+    # People see "Answer 1", … in the order drawn, which says nothing of where an answer is from.
+    titles = [item["title"] for item in task["data"]["items"]]
+    assert titles == ["Answer 1", "Answer 2", "Answer 3"]
+    by_text = {item["body"]: item["id"] for item in task["data"]["items"]}
+    order = [by_text[answers[place]] for place in best_first]
+    record = json.loads(json.dumps(exported(task, {"rank": order} if named else order)))
+    found = label_studio.found(record, "here")
+    a, b, c = (answers[place] for place in best_first)
+    assert texts(found) == [(a, b), (a, c), (b, c)]
+    assert {pair.prompt for pair in found.pairs} == {Prompt(TURNS)}
+    assert {pair.source for pair in found.pairs} == {"ranking"}
+
+
+def test_each_annotator_counts_and_a_cancelled_one_does_not(tmp_path):
+    task = label_studio.task(Prompt.user("Which?"), ["x", "y"], key=bytes(16))
+    record = exported(task, ["0", "1"])
+    record["annotations"] += exported(task, ["1", "0"])["annotations"]
+    record["annotations"] += exported(task, ["0"], was_cancelled=True)["annotations"]
+    path = file(tmp_path, [json.dumps([record])], "export.json")
+    assert texts(preference_files.read(path, "label-studio")) == [("x", "y"), ("y", "x")]
+
+
+@pytest.mark.parametrize(
+    ("order", "words"),
+    [
+        (["0"], "ranks ['0'], but the items are ['0', '1']"),
+        (["0", "0"], "ranks ['0', '0']"),
+        ({"good": ["0"], "bad": ["1"]}, "sorted into 2 buckets"),
+        ("0", "a ranking is a list of ids"),
+    ],
+)
+def test_a_ranking_that_does_not_fit_its_items_is_refused(order, words):
+    task = label_studio.task(Prompt.user("Which?"), ["x", "y"], key=bytes(16))
+    with pytest.raises(UsageError) as caught:
+        label_studio.found(exported(task, order), "e.json: record 3")
+    assert f"e.json: record 3: annotation 1: {words}" in str(caught.value)
+    with pytest.raises(UsageError, match="export the project as JSON"):
+        label_studio.found(task, "e.json: record 3")
+
+
+def test_a_task_needs_different_answers():
+    with pytest.raises(UsageError, match="at least two answers, all different"):
+        label_studio.task(Prompt.user("Which?"), ["x", "x"], key=bytes(16))
+
+
+# ---- files ----
+
+
+def test_refusals_name_the_first_bad_line_and_where_the_others_are(tmp_path):
+    good = {"prompt": "a", "chosen": "b", "rejected": "c"}
+    path = file(tmp_path, [good, "{\n", good, "[1]\n", "7\n"])
+    message = refused(path)
+    assert message.startswith(f"{path}:2: not valid JSON")
+    assert message.endswith("; 2 more such records (at 4, 5)")
+    assert len(preference_files.read(path, first=1).pairs) == 1
+    found = preference_files.read(path, skip_bad=True)
+    assert (len(found.pairs), len(found.bad)) == (2, 3)
+    assert "5: a record must be an object (got int)" in found.bad[2]
+
+
+def test_files_that_cannot_be_read_say_why(tmp_path, monkeypatch):
+    good = {"prompt": "a", "chosen": "b", "rejected": "c"}
+    assert "not found" in refused(tmp_path / "none.jsonl")
+    assert "not a regular file" in refused(tmp_path)
+    assert "are read from .jsonl" in refused(file(tmp_path, [good], "a.parquet"))
+    assert "holds no records" in refused(file(tmp_path, ["\n"]))
+    assert "must be a list of records" in refused(file(tmp_path, ["{}"], "a.json"))
+    assert "not valid JSON" in refused(file(tmp_path, ["[1,"], "a.json"))
+    assert "none of trl, hh" in refused(file(tmp_path, [good]), "csv")
+    assert "first must be at least 1" in refused(file(tmp_path, [good]), first=0)
+    packed = file(tmp_path, [good] * 50, "cut.jsonl.gz")
+    packed.write_bytes(packed.read_bytes()[:-20])
+    assert "cannot be unpacked" in refused(packed)
+    monkeypatch.setattr(preference_files, "FILE_LIMIT", 200)
+    assert "more than 200 bytes at line 5" in refused(file(tmp_path, [good] * 50, "a.jsonl.gz"))
+    monkeypatch.setattr(preference_files, "LINE_LIMIT", 40)
+    assert "line 1 is" in refused(file(tmp_path, [good]))
+
+
+@given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(max_size=4),
+                    lambda inner: st.lists(inner, max_size=3)
+                    | st.dictionaries(st.sampled_from(["prompt", "chosen", "rejected", "role",
+                        "content", "completions", "data", "annotations", "items", "result"]),
+                        inner, max_size=4), max_leaves=8))  # fmt: skip
+def test_no_record_breaks_a_format(value):
+    for parse in preference_files.FORMATS.values():
+        try:
+            found = parse(value if isinstance(value, dict) else {"prompt": value}, "here")
+        except UsageError as error:
+            assert str(error).startswith("here")
+        else:
+            assert all(pair.prompt.turns for pair in found.pairs)
+
+
+def test_pairs_are_written_whole_and_nothing_is_overwritten(tmp_path):
+    pairs = [Pair(Prompt(TURNS), Answer("é\nb"), Answer("c"), "batch", 3)] * 2
+    path = tmp_path / "pairs.jsonl"
+    assert preference_files.write(path, pairs) == 2
+    assert preference_files.read(path).pairs == tuple(pairs)
+    with pytest.raises(StorageError, match="exists"):
+        preference_files.write(path, pairs)
+    with pytest.raises(UsageError, match=r"written as \.jsonl"):
+        preference_files.write(tmp_path / "pairs.csv", pairs)
+    assert [p.name for p in tmp_path.iterdir()] == ["pairs.jsonl"]

@@ -1,0 +1,217 @@
+"""Prompt files: what is read, what is refused, and in which words."""
+
+import gzip
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from szpo.data.prompts import LINE_LIMIT, load, shipped
+from szpo.errors import UsageError
+from szpo.metrics import distinct_n, repetition
+from szpo.types import Prompt
+
+
+def write(tmp_path: Path, name: str, content: str | bytes) -> Path:
+    path = tmp_path / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(UsageError) as caught:
+        load(path)
+    assert caught.value.exit_code == 2
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_shipped_prompts_are_distinct_short_and_split() -> None:
+    prompts = shipped()
+    texts = [prompt.text for prompt in (*prompts.train, *prompts.heldout)]
+    assert (len(prompts.train), len(prompts.heldout)) == (160, 96)
+    assert len({text.lower() for text in texts}) == 256
+    assert max(map(len, texts)) < 80
+    assert distinct_n(texts, 3) > 0.8  # diverse: few templates are reused word by word
+
+
+def test_every_format_gives_the_same_prompt(tmp_path: Path) -> None:
+    expected = Prompt((("system", "Be brief."), ("user", "Why, oh why?")))
+    record = {"system": "Be brief.", "text": "Why, oh why?"}
+    chat = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Why, oh why?"},
+    ]
+    for path in (
+        write(tmp_path, "a.jsonl", json.dumps(record) + "\n"),
+        write(tmp_path, "b.jsonl", json.dumps({"messages": chat}) + "\n\n"),
+        write(tmp_path, "c.jsonl", json.dumps(chat)),
+        write(tmp_path, "d.json", json.dumps(chat)),
+        write(tmp_path, "e.json", json.dumps([record], indent=1)),
+        write(tmp_path, "f.csv", 'System,Prompt\r\nBe brief.,"Why, oh why?"\r\n'),
+        write(tmp_path, "g.csv", '\ufeffsystem,text\nBe brief.,"Why, oh why?"\n'),
+    ):
+        assert load(path, heldout=0).train == (expected,), path.name
+    plain = write(tmp_path, "h.txt", "Why, oh why?\n\n")
+    assert load(plain, heldout=0).with_system("Be brief.").train == (expected,)
+
+
+def test_several_turns_stay_together(tmp_path: Path) -> None:
+    turns = [("user", "Hello."), ("assistant", "Hello!"), ("user", "How are you?")]
+    chat = [{"role": role, "content": text} for role, text in turns]
+    (prompt,) = load(write(tmp_path, "a.jsonl", json.dumps(chat)), heldout=0).train
+    assert prompt.turns == tuple(turns)
+    assert prompt.text == "How are you?"
+
+
+def test_a_given_split_is_kept(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", "text,split\none,train\ntwo,heldout\nthree,\n")
+    prompts = load(path)
+    assert [p.text for p in prompts.train] == ["one", "three"]
+    assert [p.text for p in prompts.heldout] == ["two"]
+
+
+@given(st.permutations([f"prompt {i % 9}" for i in range(12)]))
+def test_the_split_depends_on_texts_only_and_keeps_copies_together(lines: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        prompts = load(write(Path(folder), "a.txt", "\n".join(lines)))
+    train, held = set(prompts.train), set(prompts.heldout)
+    assert not train & held
+    assert len(held) == 3  # a quarter of nine different texts, rounded up
+    assert {p.text for p in held} == {"prompt 2", "prompt 3", "prompt 6"}
+    assert prompts.warnings == ("3 duplicate prompts (kept)",)
+
+
+def test_empty_and_blank_files(tmp_path: Path) -> None:
+    for name, content in (
+        ("a.jsonl", ""),
+        ("b.txt", " \n\n"),
+        ("c.csv", "text\n"),
+        ("d.json", ""),
+    ):
+        assert refused(write(tmp_path, name, content)).startswith("no prompts in ")
+
+
+def test_invalid_json_names_the_line_and_counts_the_others(tmp_path: Path) -> None:
+    lines = [json.dumps({"text": f"fine {i}"}) for i in range(20)]
+    lines[16], lines[18], lines[19] = '{"text": ', "nope", "{'a': 1}"
+    message = refused(write(tmp_path, "prompts.jsonl", "\n".join(lines)))
+    assert "prompts.jsonl:17: not valid JSON" in message
+    assert "2 more such lines" in message
+
+
+def test_a_huge_line_is_measured_not_kept(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.jsonl", b'{"text": "ok"}\n' * 16 + b"x" * 10_485_760 + b"\n")
+    assert "line 17 is 10,485,761 bytes; limit 65,536" in refused(path)
+    assert load(write(tmp_path, "b.txt", "x" * LINE_LIMIT), heldout=0).train
+
+
+def test_devices_pipes_folders_and_sparse_giants_are_refused(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.jsonl"
+    os.mkfifo(pipe)
+    assert "not a regular file" in refused(pipe)
+    assert "not a regular file" in refused(Path("/dev/zero"))
+    assert "not a regular file" in refused(tmp_path)
+    giant = tmp_path / "giant.jsonl"
+    with giant.open("wb") as file:
+        file.truncate(50 * 2**30)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert "53,687,091,200 bytes; limit" in refused(giant)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**15  # KiB
+    assert "not found" in refused(tmp_path / "none.jsonl")
+
+
+def test_reading_stays_under_200_mb(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.txt", ("word " * 200 + "\n") * 30_000)  # 30 MB of one-byte text
+    code = (
+        "import sys; from szpo.data.prompts import load; load(sys.argv[1]);"
+        # Not ru_maxrss: a child starts with its parent's.
+        "print(*[s.split()[1] for s in open('/proc/self/status') if s.startswith('VmHWM')])"
+    )
+    root = Path(__file__).parents[2]
+    peak = subprocess.run(
+        [sys.executable, "-c", code, str(path)],
+        cwd=root, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert int(peak.stdout) < 200 * 1024
+
+
+def test_compressed_files_are_named_not_unpacked(tmp_path: Path) -> None:
+    bomb = gzip.compress(b"\0" * 2**20)
+    message = refused(write(tmp_path, "a.jsonl", bomb))
+    assert "is gzip: compressed prompt files are not read" in message
+    assert "is zip" in refused(write(tmp_path, "b.csv", b"PK\x03\x04rest"))
+
+
+def test_odd_characters_are_kept_with_a_word_or_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.jsonl", '"turn \\u202e around"\n"half \\ud800 a pair"\n"plain"\n')
+    prompts = load(path, heldout=0)
+    texts = [prompt.text for prompt in prompts.train]
+    assert texts == ["turn \u202e around", "half \ufffd a pair", "plain"]
+    "".join(texts).encode()  # storable
+    assert len(prompts.warnings) == 2
+    assert "a.jsonl:1: holds a NUL" in refused(write(tmp_path, "a.jsonl", '"a\\u0000b"'))
+    assert "b.txt:2: holds a NUL" in refused(write(tmp_path, "b.txt", b"fine\na\0b\n"))
+    assert "c.txt:2: byte 0xff is not UTF-8" in refused(write(tmp_path, "c.txt", b"a\n\xff"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.yaml", "!!python/object:os.system", "read from .jsonl, .csv, .json, .txt"),
+        ("a.csv", "question\nWhy?\n", "no column named text or prompt (found: question)"),
+        ("a.csv", "text\nWhy, oh why?\n", "a.csv:2: 2 cells under 1 column"),
+        ("a.csv", 'text\n"open\n', "a.csv:2: not valid CSV"),
+        ("a.jsonl", "3\n", "a prompt is text or a list of messages"),
+        ("a.jsonl", '{"question": "Why?"}', "needs text, prompt or messages (found: question)"),
+        ("a.jsonl", '{"text": "a", "split": "dev"}', "split must be train or heldout"),
+        ("a.jsonl", '[{"role": "robot", "content": "a"}]', "role must be one of"),
+        ("a.jsonl", '[{"role": "assistant", "content": "a"}]', "must come from the user"),
+        ("a.jsonl", '[{"role": "user", "content": ["a"]}]', "content must be text"),
+        ("a.jsonl", "[" * 30_000, "nested too deeply"),
+        ("a.json", "[" * 60_000, "nested too deeply"),
+        ("a.json", '["a",\n b]', "a.json:2: not valid JSON"),
+        ("a.jsonl", '{"text": "a", "split": "heldout"}', "every prompt is held out"),
+    ],
+)  # fmt: skip
+def test_refusals_say_what_and_where(tmp_path: Path, name: str, content: str, words: str) -> None:
+    assert words in refused(write(tmp_path, name, content))
+
+
+def test_repetition_counts_what_came_before() -> None:
+    assert repetition("") == repetition("word") == 0
+    assert repetition("a b a b a b") == pytest.approx(3 / 5)  # ab ba ab ba ab: three repeats
+    assert distinct_n([], 2) == 1
+    assert distinct_n(["a b c", "a b d"], 2) == pytest.approx(3 / 4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(["jsonl", "csv", "json", "txt"]),
+    st.one_of(
+        st.binary(max_size=200),
+        st.text(alphabet='[]{}",:\\n\x00\ud800 utexrole', max_size=80).map(
+            lambda text: text.encode("utf-8", "surrogatepass")
+        ),
+    ),
+)
+def test_no_file_breaks_the_reader(suffix: str, content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"prompts.{suffix}"
+        path.write_bytes(content)
+        try:
+            prompts = load(path)
+        except UsageError as error:
+            assert str(error)
+        else:
+            texts = [p.text for p in (*prompts.train, *prompts.heldout)]
+            assert texts
+            assert all(text.strip() and "\0" not in text for text in texts)
+            "".join(texts).encode()

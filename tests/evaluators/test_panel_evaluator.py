@@ -1,0 +1,219 @@
+from collections import Counter
+
+import pytest
+
+from szpo import seeds
+from szpo.errors import RunError, UsageError
+from szpo.evaluators import panel_evaluator
+from szpo.evaluators.checks import check_evaluator, check_judge
+from szpo.evaluators.panel_evaluator import LedgerEvaluator, PanelEvaluator
+from szpo.training import controller
+from szpo.voting import counting
+from szpo.voting.service import VoteService
+from tests.support.quadratic import (
+    QuadraticPolicy,
+    ValueJudge,
+    new_ledger,
+    prompts_of,
+    settings_of,
+)
+
+
+class Keyed:
+    """Answers by the key alone."""
+
+    def judge(self, comparison, *, panelist, plus_side, key):
+        return "AB"[seeds.integer(key, 0, 2)]
+
+
+class Skipping:
+    def judge(self, comparison, *, panelist, plus_side, key):
+        return "skip"
+
+
+def run(path, judges, until=2, **changes):
+    settings = settings_of(**changes)
+    ledger = new_ledger(path, settings)
+    controller.run(
+        ledger,
+        QuadraticPolicy(settings),
+        PanelEvaluator(VoteService(ledger), judges),
+        prompts=prompts_of(settings),
+        until_step=until,
+    )
+    return ledger
+
+
+def test_shipped_evaluators_keep_the_contract():
+    check_evaluator(lambda service: PanelEvaluator(service, [Keyed()] * 3))
+
+    def serve(service):
+        ann = service.enroll("person", "ann")
+        while (seat := service.assign(ann)) is not None:
+            service.cast(seat.id, "A", idem=seat.id)
+
+    check_evaluator(LedgerEvaluator, serve=serve)
+    check_judge(Keyed())
+
+
+class Base:
+    def __init__(self, service):
+        self.service = service
+        self.panel = PanelEvaluator(service, [Keyed()] * 2)
+
+    def submit(self, comparisons):
+        self.panel.submit(comparisons)
+
+    def collect(self, step):
+        return self.panel.collect(step)
+
+
+class Silent(Base):
+    def submit(self, comparisons):
+        pass
+
+
+class Inventing(Base):
+    def collect(self, step):
+        found = self.panel.collect(step)
+        return (*found, *found[:1])
+
+
+class Changing(Base):
+    def submit(self, comparisons):
+        self.panel.submit(comparisons)
+        for row in self.service.ledger.votes():
+            other = "A" if row["choice"] == "B" else "B"
+            self.service.cast(row["assignment"], other, idem=f"changed-{row['vote']:012}")
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [(Silent, "has M votes"), (Inventing, "counted votes"), (Changing, "second submit")],
+)
+def test_a_broken_evaluator_is_told_which_clause(broken, words):
+    with pytest.raises(RunError, match=words):
+        check_evaluator(broken)
+
+
+def test_a_judge_must_draw_from_the_key_and_answer_in_letters():
+    class Moody:
+        count = 0
+
+        def judge(self, comparison, *, panelist, plus_side, key):
+            self.count += 1
+            return "AB"[self.count % 2]
+
+    class Wordy:
+        def judge(self, comparison, *, panelist, plus_side, key):
+            return "the first"
+
+    with pytest.raises(RunError, match="two answers for the same"):
+        check_judge(Moody())
+    with pytest.raises(RunError, match="'the first'"):
+        check_judge(Wordy())
+
+
+@pytest.mark.parametrize("m", [1, 2, 3])
+def test_work_is_even_over_the_panel_and_sides_over_the_screen(tmp_path, m):
+    with run(tmp_path / "a.db", [Keyed()] * 5, until=4, N=10, M=m, D=1) as ledger:
+        rows = ledger.votes()
+    for step in range(4):
+        here = [row for row in rows if row["step"] == step]
+        work = Counter(row["panelist"] for row in here)
+        assert len(work) == 5 and set(work.values()) == {2 * m}
+        assert Counter(row["plus_side"] for row in here) == {"A": 5 * m, "B": 5 * m}
+    # Nobody keeps the same place from step to step.
+    assert len({tuple(r["panelist"] for r in rows if r["step"] == s) for s in range(4)}) == 4
+
+
+def test_a_skip_goes_to_the_next_in_line(tmp_path):
+    with run(tmp_path / "a.db", [Skipping(), Keyed(), Skipping()], N=4, M=1) as ledger:
+        rows = ledger.votes()
+        assert len(counting.counted(ledger, 0)) == 4
+    answered = {row["panelist"] for row in rows if row["choice"] != "skip"}
+    assert len(answered) == 1
+    assert any(row["choice"] == "skip" for row in rows)
+
+
+def test_a_panel_that_cannot_reach_m_is_an_error(tmp_path):
+    with pytest.raises(UsageError, match="M = 8 needs 8 panelists; 5 are in the panel"):
+        run(tmp_path / "a.db", [Keyed()] * 5, M=8)
+    with pytest.raises(RunError, match="everybody has been asked; enlarge the panel, or close"):
+        run(tmp_path / "b.db", [Skipping()] * 2)
+    with pytest.raises(UsageError, match="no judges"):
+        PanelEvaluator(None, [])
+
+
+def test_a_panel_in_process_and_one_at_the_doors_leave_the_same_rows(tmp_path):
+    """The same judges, once as a panel and once as visitors who take seats one by one."""
+    settings = settings_of(M=2)
+    ledgers = {}
+    for name in ("in process", "at the door"):
+        ledger = ledgers[name] = new_ledger(tmp_path / f"{name}.db", settings)
+        service = VoteService(ledger)
+        judge = ValueJudge()
+        inside = PanelEvaluator(service, [judge] * 3)
+
+        def visit(service=service, judge=judge, ledger=ledger):
+            ids = [service.enroll("simulated", f"panel-{i}") for i in range(3)]
+            open_step = next(r["step"] for r in ledger.steps() if r["state"] == "open")
+            comparisons = ledger.comparisons(open_step)
+            panel_evaluator.answer(service, dict.fromkeys(ids, judge), comparisons)
+
+        controller.run(
+            ledger,
+            QuadraticPolicy(settings),
+            inside if name == "in process" else LedgerEvaluator(service),
+            prompts=prompts_of(settings),
+            until_step=2,
+            wait=visit,
+        )
+    inside, outside = ledgers.values()
+    for table in ("panelists", "comparisons", "answers", "assignments", "votes", "updates"):
+        rows = [
+            [
+                {k: v for k, v in row.items() if not k.endswith("_us") and k != "row_sha256"}
+                for row in ledger.query(f"SELECT * FROM {table}")
+            ]
+            for ledger in (inside, outside)
+        ]
+        if table == "updates":
+            for row in (*rows[0], *rows[1]):
+                del row["prev_sha256"]
+        assert rows[0] == rows[1], table
+        assert rows[0]
+    for ledger in ledgers.values():
+        ledger.close()
+
+
+def test_people_leave_rows_of_the_same_form(tmp_path):
+    settings = settings_of()
+    with new_ledger(tmp_path / "a.db", settings) as ledger:
+        service = VoteService(ledger)
+
+        def people():
+            ann = service.enroll("person", "ann")
+            while (seat := service.assign(ann, tab="t")) is not None:
+                service.cast(seat.id, "A", idem=seat.id, tab="t", dwell_ms=4000)
+
+        controller.run(
+            ledger,
+            QuadraticPolicy(settings),
+            LedgerEvaluator(service),
+            prompts=prompts_of(settings),
+            until_step=2,
+            wait=people,
+        )
+        human = ledger.votes()
+    with run(tmp_path / "b.db", [Keyed()]) as ledger:
+        simulated = ledger.votes()
+    assert len(human) == len(simulated) == 8
+    for a, b in zip(human, simulated, strict=True):
+        assert a.keys() == b.keys()
+        same = ("comparison", "step", "k", "n", "plus_side", "revision", "late", "kind")
+        if a["step"] == 0:  # later answers depend on the votes
+            assert [a[c] for c in same[1:]] == [
+                next(r for r in simulated if r["step"] == 0 and r["n"] == a["n"])[c]
+                for c in same[1:]
+            ]

@@ -1,0 +1,236 @@
+"""The engines against plain decoding, one row at a time, and their contract."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig
+
+from szpo.errors import RunError, UsageError
+from szpo.generation.engine import Engine
+from szpo.generation.engine_choice import check_engine, engine_for
+from szpo.generation.flat_engine import HfEngine
+from szpo.generation.generate_engine import GenerateEngine
+from szpo.generation.prefill import Canary, common_head, plan
+from szpo.generation.sampling import Sampling, draw
+from szpo.models.batched_lora import Deltas, attached, find_sites
+from szpo.models.lora_sites import Site
+from tests.support.tiny_models import ARCHITECTURES, STOP, TARGETS, WORDS, build
+
+HEAD = list(range(40, 70))
+
+
+def adapted(
+    name: str, layers: list[int] | None = None, members: int = 3
+) -> tuple[Any, tuple[Site, ...], Deltas]:
+    model = build(name)
+    targets = list(TARGETS.get(name, ("q_proj", "down_proj")))
+    sites = find_sites(model, LoraConfig(r=2, target_modules=targets, layers_to_transform=layers))
+    g = torch.Generator().manual_seed(1)
+    A = {s.name: torch.randn(s.rank, s.inputs, generator=g) / s.inputs**0.5 for s in sites}
+    B = {s.name: torch.randn(members, s.outputs, s.rank, generator=g) * 0.3 for s in sites}
+    return model, sites, Deltas(A, B)
+
+
+def questions(count: int, repeats: int, members: int) -> tuple[list[list[int]], list[int]]:
+    """Prompts with a common head and different lengths, each asked of every member."""
+    rng = np.random.default_rng(2)
+    prompts = [[*HEAD, *rng.integers(6, WORDS, rng.integers(1, 9)).tolist()] for _ in range(count)]
+    rows = [(p, m) for m in range(members) for p in prompts for _ in range(repeats)]
+    return [p for p, _ in rows], [m for _, m in rows]
+
+
+def one_by_one(
+    model: Any, sites: Any, deltas: Deltas, prompt: list[int], member: int, draws: np.ndarray,
+    sampling: Sampling,
+) -> tuple[int, ...]:  # fmt: skip
+    ids, new = list(prompt), []
+    mine = Deltas(deltas.A, {k: b[member : member + 1] for k, b in deltas.B.items()})
+    with torch.inference_mode(), attached(model, sites, mine):
+        for t in range(sampling.max_new_tokens):
+            logits = model(torch.tensor([ids]), use_cache=False).logits[0, -1:]
+            new.append(int(draw(logits, torch.from_numpy(draws[t : t + 1]), sampling)))
+            ids.append(new[-1])
+            if new[-1] == STOP:
+                break
+    return tuple(new)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("layers", [None, [2, 3]])
+def test_flat_batch_says_what_single_rows_say(name: str, layers: list[int] | None) -> None:
+    model, sites, deltas = adapted(name, layers)
+    prompts, members = questions(count=4, repeats=2, members=3)
+    sampling = Sampling(max_new_tokens=14)
+    draws = np.random.default_rng(0).random((len(prompts), 14))
+    # Small limits force several chunks of prompts and several groups of rows.
+    engine = HfEngine(model, sites, stop_tokens=[STOP], max_rows=10, max_tokens=20)
+    made = engine.generate(prompts, members, deltas, sampling, draws, canary=True)
+    expected = [
+        one_by_one(model, sites, deltas, p, m, u, sampling)
+        for p, m, u in zip(prompts, members, draws, strict=True)
+    ]
+    assert list(made.tokens) == expected
+    assert made.ended == tuple(row[-1] == STOP for row in expected)
+    assert len(set(expected)) > 12  # the rows really differ
+
+
+def test_finished_rows_leave_and_the_others_go_on() -> None:
+    model, sites, deltas = adapted("llama")
+    prompts, members = questions(count=6, repeats=2, members=3)
+    sampling = Sampling(max_new_tokens=12)
+    draws = np.random.default_rng(5).random((len(prompts), 12))
+    free = HfEngine(model, sites).generate(prompts, members, deltas, sampling, draws)
+    # Make the words that rows say early the end tokens: rows then end at many different places.
+    stops = sorted({row[i % 9] for i, row in enumerate(free.tokens)})
+    ended = HfEngine(model, sites, stop_tokens=stops).generate(
+        prompts, members, deltas, sampling, draws
+    )
+    for whole, cut in zip(free.tokens, ended.tokens, strict=True):
+        end = next((i for i, token in enumerate(whole) if token in stops), 11)
+        assert cut == whole[: end + 1]
+    assert len({len(row) for row in ended.tokens}) > 3
+
+
+@pytest.mark.parametrize("name", [*ARCHITECTURES, "gemma2"])
+def test_every_model_gets_an_engine_that_keeps_the_contract(name: str) -> None:
+    model, sites, _ = adapted(name, [2, 3])
+    engine = engine_for(model, sites, stop_tokens=[STOP])
+    expected = {"gemma2": GenerateEngine}.get(name, HfEngine)
+    assert type(engine) is expected
+    check_engine(lambda: engine, sites, WORDS)
+
+
+def test_generate_engine_and_flat_engine_agree() -> None:
+    model, sites, deltas = adapted("llama")
+    prompts, members = questions(count=3, repeats=1, members=3)
+    sampling = Sampling(max_new_tokens=8, temperature=0.7, top_k=20, top_p=0.9)
+    draws = np.random.default_rng(3).random((len(prompts), 8))
+    one = HfEngine(model, sites, stop_tokens=[STOP])
+    other = GenerateEngine(model, sites, stop_tokens=[STOP])
+    assert one.generate(prompts, members, deltas, sampling, draws) == other.generate(
+        prompts, members, deltas, sampling, draws
+    )
+
+
+def test_generate_engine_says_the_same_however_few_rows_go_through_together() -> None:
+    model, sites, deltas = adapted("llama")
+    prompts, members = questions(count=3, repeats=1, members=3)
+    draws = np.random.default_rng(3).random((len(prompts), 8))
+    made = [
+        GenerateEngine(model, sites, stop_tokens=[STOP], max_rows=rows).generate(
+            prompts, members, deltas, Sampling(max_new_tokens=8), draws, canary=True
+        )
+        for rows in (1, 2, 32)
+    ]
+    assert made[0] == made[1] == made[2]
+    nothing = GenerateEngine(model, sites).generate([], [], deltas, Sampling(), np.zeros((0, 24)))
+    assert nothing.tokens == ()
+
+
+@pytest.mark.parametrize(
+    ("broken", "clause"),
+    [("order", "order"), ("deaf", "two different members"), ("blind", "canary")],
+)
+def test_check_engine_names_the_broken_clause(broken: str, clause: str) -> None:
+    model, sites, _ = adapted("llama")
+    inner = HfEngine(model, sites, stop_tokens=[STOP])
+
+    class Broken:
+        def generate(self, prompts, members, deltas, sampling, uniforms, *, canary=False):  # type: ignore[no-untyped-def]
+            if broken == "order":
+                uniforms = np.roll(uniforms, 1, axis=0)
+            if broken == "deaf":
+                members, canary = [0] * len(members), False
+            canary = canary and broken != "blind"
+            return inner.generate(prompts, members, deltas, sampling, uniforms, canary=canary)
+
+        logprobs = inner.logprobs
+
+    def make() -> Engine:
+        return Broken()
+
+    with pytest.raises(RunError, match=clause):
+        check_engine(make, sites, WORDS)
+
+
+def test_logprobs_are_those_of_a_plain_pass() -> None:
+    model, sites, deltas = adapted("qwen2")
+    prompts, members = questions(count=3, repeats=1, members=3)
+    completions = [[7, 8, 9][: 1 + i % 3] for i in range(len(prompts))]
+    completions[4] = []
+    found = HfEngine(model, sites).logprobs(prompts, completions, members, deltas, temperature=0.5)
+    assert [len(values) for values in found] == [len(c) for c in completions]
+    for i in (0, 5, 8):
+        mine = Deltas(deltas.A, {k: b[members[i] : members[i] + 1] for k, b in deltas.B.items()})
+        ids = torch.tensor([[*prompts[i], *completions[i]]])
+        with torch.inference_mode(), attached(model, sites, mine):
+            logp = (model(ids).logits[0] / 0.5).log_softmax(-1)
+        expected = [
+            float(logp[len(prompts[i]) - 1 + t, token]) for t, token in enumerate(completions[i])
+        ]
+        np.testing.assert_allclose(found[i], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_canary_sees_equal_members() -> None:
+    model, sites, deltas = adapted("llama", members=2)
+    same = Deltas(deltas.A, {k: b[:1].repeat(2, 1, 1) for k, b in deltas.B.items()})
+    prompts, members = questions(count=3, repeats=1, members=2)
+    draws = np.full((6, 4), 0.5)
+    engine = HfEngine(model, sites)
+    with pytest.raises(RunError, match="members 0 and 1 give identical logits"):
+        engine.generate(prompts, members, same, Sampling(max_new_tokens=4), draws, canary=True)
+    engine.generate(prompts, members, deltas, Sampling(max_new_tokens=4), draws, canary=True)
+
+
+def test_the_canary_takes_no_member_for_another_when_it_comes_again() -> None:
+    # Rows of one prompt and member that fall into two blocks are filled twice.
+    watch = Canary()
+    one, other = torch.zeros(3), torch.ones(3)
+    watch.see([(0, 0), (0, 1)], torch.stack([one, other]))
+    watch.see([(0, 1), (1, 0)], torch.stack([other, one]))
+    watch.judge()
+    watch.see([(1, 1)], torch.stack([one]))
+    watch.judge()  # equal on one prompt, different on another
+    with pytest.raises(RunError, match="members 0 and 2"):
+        watch.see([(0, 2)], torch.stack([one]))
+        watch.judge()
+
+
+def test_the_canary_compares_only_members_that_share_a_prompt() -> None:
+    watch = Canary()
+    row = torch.ones(3)
+    watch.see([(0, 0), (0, 1), (1, 2)], torch.stack([row, row + 1, row]))
+    watch.judge()  # members 0 and 2 are equal, but answered different prompts
+    watch.see([(2, 0), (2, 2)], torch.stack([row, row]))
+    with pytest.raises(RunError, match="members 0 and 2"):
+        watch.judge()
+
+
+def test_plan_shares_what_is_the_same() -> None:
+    prompts = [[1, 2, 3], [1, 2, 4], [1, 2, 3], [1, 2, 3]]
+    found = plan(prompts, [0, 0, 1, 0])
+    assert found.sequences == [(1, 2, 3), (1, 2, 4)]
+    assert found.units == [(0, 0), (0, 1), (1, 0)]
+    assert found.order == [0, 3, 2, 1]
+    assert found.head == 0  # too short to be worth a pass of its own
+    assert common_head([(5, 6, 7), (5, 6, 7, 8)]) == 2
+    long = [[*range(200), 300 + i] for i in range(4)]
+    assert plan(long, [0, 0, 0, 0]).head == 200
+
+
+def test_arguments_that_do_not_fit_are_named() -> None:
+    model, sites, deltas = adapted("llama")
+    engine, sampling, draws = HfEngine(model, sites), Sampling(max_new_tokens=2), np.zeros((1, 2))
+    with pytest.raises(UsageError, match="1 prompts but 2 members"):
+        engine.generate([[5]], [0, 1], deltas, sampling, draws)
+    with pytest.raises(UsageError, match="0 … 2"):
+        engine.generate([[5]], [3], deltas, sampling, draws)
+    with pytest.raises(UsageError, match="uniforms"):
+        engine.generate([[5]], [0], deltas, sampling, np.zeros((1, 3)))
+    with pytest.raises(UsageError, match="no tokens"):
+        engine.generate([[]], [0], deltas, sampling, draws)
+    assert engine.generate([], [], deltas, sampling, np.zeros((0, 2))).tokens == ()

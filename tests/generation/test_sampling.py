@@ -1,0 +1,91 @@
+"""Drawing words: the distribution, common random numbers, and the corners of the inverse CDF."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from szpo.errors import RunError, UsageError
+from szpo.generation.sampling import Sampling, draw, probabilities, uniforms
+from szpo.types import Shift
+
+
+def test_even_spacing_reproduces_the_distribution() -> None:
+    # With u on a midpoint grid of n, word i is drawn n·pᵢ times up to one at each end.
+    n, words = 20_000, 700
+    logits = torch.randn(1, words, generator=torch.Generator().manual_seed(0)) * 2
+    grid = (torch.arange(n, dtype=torch.float64) + 0.5) / n
+    drawn = draw(logits.expand(n, -1), grid, Sampling())
+    counts = torch.bincount(drawn, minlength=words)
+    assert float((counts - n * logits.softmax(-1)[0]).abs().max()) <= 1.01
+    assert bool((drawn.diff() >= 0).all())  # in the order of the vocabulary
+
+
+@given(
+    words=st.integers(1, 900),
+    seed=st.integers(0, 2**20),
+    u=st.sampled_from([0.0, 1e-300, 0.5, 1 - 2**-53]),
+)
+def test_only_words_with_mass_are_drawn(words: int, seed: int, u: float) -> None:
+    g = torch.Generator().manual_seed(seed)
+    logits = torch.randn(1, words, generator=g) * 5
+    logits[torch.rand(1, words, generator=g) < 0.7] = float("-inf")
+    logits[0, seed % words] = 1.0
+    word = int(draw(logits, torch.tensor([u], dtype=torch.float64), Sampling())[0])
+    assert 0 <= word < words
+    assert torch.isfinite(logits[0, word])
+
+
+def test_top_k_and_top_p_cut_the_tail() -> None:
+    logits = torch.log(torch.tensor([[0.05, 0.5, 0.15, 0.3]]))
+    kept = probabilities(logits, Sampling(top_k=2)) > 0
+    assert kept.tolist() == [[False, True, False, True]]
+    # .5 alone is below .6, .5 + .3 reaches it.
+    kept = probabilities(logits, Sampling(top_p=0.6)) > 0
+    assert kept.tolist() == [[False, True, False, True]]
+    assert (probabilities(logits, Sampling(top_p=0.4)) > 0).sum() == 1
+    cold = probabilities(logits, Sampling(temperature=0.5))
+    np.testing.assert_allclose(cold[0, 1] / cold[0, 3], (0.5 / 0.3) ** 2, rtol=1e-5)
+
+
+def test_temperature_zero_takes_the_likeliest() -> None:
+    logits = torch.tensor([[1.0, 3.0, 2.0]])
+    assert draw(logits, torch.tensor([0.99]), Sampling(temperature=0)).tolist() == [1]
+
+
+def test_logits_that_are_no_numbers_stop_the_run() -> None:
+    with pytest.raises(RunError, match="not finite"):
+        draw(torch.tensor([[1.0, float("nan")]]), torch.tensor([0.5]), Sampling())
+
+
+def test_sides_share_their_numbers_and_directions_do_not() -> None:
+    shifts = [Shift(4, 0, 1, 1.0), Shift(4, 0, -1, 1.0), Shift(4, 1, 1, 1.0)]
+    shared = uniforms(9, shifts, [3, 3, 3], 5, crn=True)
+    assert shared.shape == (9, 5)
+    assert np.array_equal(shared[:3], shared[3:6])
+    assert not np.array_equal(shared[:3], shared[6:])
+    own = uniforms(9, shifts, [3, 3, 3], 5, crn=False)
+    assert not np.array_equal(own[:3], own[3:6])
+    assert np.array_equal(shared, uniforms(9, shifts, [3, 3, 3], 5, crn=True))
+    assert not np.array_equal(shared, uniforms(10, shifts, [3, 3, 3], 5, crn=True))
+    # A row's numbers do not depend on how many rows there are.
+    assert np.array_equal(uniforms(9, shifts[:1], [2], 5, crn=True), shared[:2])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"temperature": -1.0}, "temperature"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"top_p": 0.0}, "top_p"),
+        ({"top_p": 1.5}, "top_p"),
+        ({"top_k": -1}, "top_k"),
+        ({"max_new_tokens": 0}, "max_new_tokens"),
+    ],
+)
+def test_settings_without_meaning_are_refused(options: dict[str, float], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        Sampling(**options)  # type: ignore[arg-type]

@@ -1,0 +1,305 @@
+"""Judges behind an endpoint: every fault of the stub, whole runs, and the key that nobody sees."""
+
+import json
+import logging
+import socket
+
+import pytest
+
+from szpo.cli.app import call
+from szpo.config import settings_file
+from szpo.config.judge import Judge
+from szpo.errors import UsageError
+from szpo.judges import endpoint
+from szpo.judges.backends import JudgeError, Question
+from szpo.judges.judge_evaluator import tokens
+from szpo.judges.llm_judge import LanguageJudge
+from szpo.ledger.database import Ledger
+from szpo.replay import verification
+from szpo.training import step_report
+from szpo.types import Prompt
+from szpo.voting import counting, lease
+from szpo.voting.service import VoteService
+from szpo_simulators.judges.stub_endpoint import (
+    SCRIPTS,
+    Sent,
+    StubEndpoint,
+    answers,
+    busy,
+    longer,
+    said,
+)
+from tests.support import yard_run
+from tests.support.judging import comparison
+
+PATIENCE_S = (60, 0.1)
+"""A short one only where nobody answers: a slow machine must not look like a slow endpoint."""
+KEY = "sk-very-secret-0123456789"
+PAIR = comparison(("a long answer to it", "short"))
+
+
+@pytest.fixture(autouse=True)
+def no_key(monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+
+def asked(stub, **settings):
+    chosen = Judge(kind="endpoint", base_url=stub.url, **{"attempts": 1, "retries": 0, **settings})
+    made = LanguageJudge(endpoint.connect(chosen), chosen, "better")
+    return made.opinion(PAIR, panelist="p", plus_side="A", key=bytes(16))
+
+
+# ---- single questions ----
+
+
+@pytest.mark.parametrize("ask", ["verdict", "soft"])
+def test_a_judge_that_prefers_the_longer_answer_is_understood(ask):
+    with StubEndpoint("longer") as stub:
+        found = asked(stub, ask=ask, model="some/model")
+    assert (found.choice, found.details["orders"]) == ("A", [("A", "A")])
+    assert found.details["tokens"] == [200, 20]
+    assert {request["model"] for request in stub.requests} == {"some/model"}
+    assert answers(stub.requests[1]) == [("A", "short"), ("B", "a long answer to it")]
+    if ask == "soft":
+        # The stub's odds differ by .02 for each of the 14 characters: p = σ(.28) = .56954.
+        assert round(found.details["p"], 5) == 0.56955
+        assert stub.requests[0]["max_tokens"] == 1 and stub.requests[0]["logprobs"] is True
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("nonsense", "no verdict in the last line"),
+        ("cut", "no verdict in the last line"),
+        ("no-choices", "the reply holds no choice that can be read"),
+        ("no-text", "the reply holds no text"),
+        ("other-json", "the reply holds no choice that can be read"),
+        ("no-json", "the reply is not that of a chat completion"),
+        ("429", "HTTP 429"),
+        ("500", "HTTP 500"),
+        ("silent", "no answer within 0.1 s"),
+    ],
+)
+def test_every_fault_has_a_name_and_is_counted_as_configured(script, words):
+    with StubEndpoint(script) as stub:
+        patience = PATIENCE_S[script == "silent"]
+        found = asked(stub, on_error="skip", timeout_s=patience)
+        assert (found.choice, found.details["error"]) == ("skip", words)
+        with pytest.raises(JudgeError, match=words) as caught:
+            asked(stub, timeout_s=patience)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_busy_endpoint_is_asked_again():
+    with StubEndpoint(busy(2)) as stub:
+        assert asked(stub, attempts=3).choice == "A"
+        assert len(stub.requests) == 4  # two refusals, then one for each order
+    with StubEndpoint(busy(2)) as stub, pytest.raises(JudgeError, match="429, tried 2 times"):
+        asked(stub, attempts=2)
+
+
+@pytest.mark.parametrize(("code", "words"), [("401", "refuses the key"), ("404", "does not know")])
+def test_what_no_second_try_mends_always_stops(code, words):
+    with StubEndpoint(code) as stub, pytest.raises(JudgeError, match=words):
+        asked(stub, on_error="tie", attempts=5)
+    assert len(stub.requests) == 1
+
+
+def test_a_refused_request_says_why_and_nobody_there_is_told():
+    refuses = Sent({"error": {"message": f"no parameter {KEY}\n here"}}, 400)
+    with StubEndpoint(lambda request, before: refuses) as stub:
+        assert "HTTP 400" in asked(stub, on_error="tie").details["error"]
+    with socket.socket() as taken:  # bound and not listening: nobody answers there
+        taken.bind(("127.0.0.1", 0))
+        stub.url_of_nobody = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
+        chosen = Judge(kind="endpoint", base_url=stub.url_of_nobody, attempts=1)
+        (reply,) = endpoint.connect(chosen).write([Question(Prompt.user("?"), bytes(16))])
+    assert (reply.failure, reply.final) == ("no connection", True)
+
+
+def test_odds_need_both_names_among_the_likeliest():
+    with StubEndpoint(lambda request, before: said("A", odds=(-0.1,))) as stub:
+        found = asked(stub, ask="soft", on_error="tie")
+    assert found.details["error"] == "B is not among the 1 likeliest first tokens"
+
+
+@pytest.mark.parametrize(
+    ("url", "key", "words"),
+    [
+        ("https://judge.example/v1", "", r"\$OPENAI_API_KEY is not set"),
+        ("http://judge.example/v1", KEY, "would travel unencrypted"),
+    ],
+)
+def test_a_key_is_asked_for_and_never_sent_in_the_open(monkeypatch, url, key, words):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(UsageError, match=words) as caught:
+        endpoint.connect(Judge(kind="endpoint", base_url=url))
+    assert not key or key not in str(caught.value)
+
+
+def test_a_key_has_no_place_in_the_address():
+    for url in ("https://me:secret@judge.example/v1", "https://judge.example/v1?key=secret"):
+        with pytest.raises(UsageError, match=r"judge\.base_url must be text"):
+            settings_file.check({"judge": {"kind": "endpoint", "base_url": url}})
+
+
+# ---- whole runs ----
+
+
+def arguments(folder, stub, *sets):
+    return yard_run.arguments(
+        folder, "run.name=yard", "panel.kind=judge", "judge.kind=endpoint", "judge.retries=0",
+        f"judge.base_url={stub.url}", "judge.attempts=1", "optimizer.comparisons=4", *sets,
+    )  # fmt: skip
+
+
+def test_a_judge_runs_a_whole_run_and_its_votes_verify(tmp_path, capfd):
+    with StubEndpoint("longer") as stub:
+        assert call(arguments(tmp_path, stub)) == 0
+    path = tmp_path / "runs" / "yard.db"
+    with Ledger.open(path, readonly=True) as ledger:
+        assert verification.verify(ledger).ok
+        assert [row["kind"] for row in ledger.query("SELECT kind FROM panelists")] == ["judge"]
+        rows = [r for r in ledger.votes() if r["kind"] == "train"]
+        assert len(rows) == 24
+        details = [json.loads(row["details"]) for row in rows]
+        assert all(len(each["replies"]) == 2 for each in details), "both raw answers"
+        assert tokens(ledger) == {"judge-0": (200 * 24, 20 * 24)}
+        assert ledger.spec["panel"]["judge"]["base_url"] == stub.url
+    capfd.readouterr()
+    assert call(["show", str(path)]) == 0
+    assert "judge (smollm2), 1 panelists" in capfd.readouterr().out
+
+
+def test_a_run_stops_with_one_line_keeps_its_votes_and_is_resumed(tmp_path, capfd):
+    broken = True
+
+    def script(request, before):
+        return (
+            SCRIPTS["500"](request, before) if broken and before >= 5 else longer(request, before)
+        )
+
+    with StubEndpoint(script) as stub:
+        assert call(arguments(tmp_path, stub, "judge.concurrency=1")) == 1
+        err = capfd.readouterr().err
+        assert "error: judge smollm2: HTTP 500; the votes so far are kept" in err
+        assert "Traceback" not in err
+        path = tmp_path / "runs" / "yard.db"
+        with Ledger.open(path, readonly=True) as ledger:
+            before = [(row["assignment"], row["details"]) for row in ledger.votes()]
+        assert len(before) == 2, "two comparisons had both orders when it broke"
+        broken = False
+        assert call(["run", "--resume", str(path)]) == 0
+    with Ledger.open(path, readonly=True) as ledger:
+        after = [(row["assignment"], row["details"]) for row in ledger.votes()]
+        assert after[:2] == before and len(after) == 24
+        assert verification.verify(ledger).ok
+
+
+@pytest.mark.parametrize(
+    ("script", "error"),
+    [("nonsense", "no verdict in the last line"), ("silent", "no answer within 0.1 s")],
+)
+def test_a_run_goes_on_with_ties_or_stops_with_one_line(tmp_path, capfd, script, error):
+    with StubEndpoint(script) as stub:
+        sets = (f"judge.timeout_s={PATIENCE_S[script == 'silent']}", "run.votes=8")
+        assert call(arguments(tmp_path, stub, *sets, "judge.on_error=tie")) == 0
+        assert call(arguments(tmp_path / "b", stub, *sets)) == 1
+    last = capfd.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith(f"error: judge smollm2: {error}; the votes so far are kept")
+    with Ledger.open(tmp_path / "runs" / "yard.db", readonly=True) as ledger:
+        rows = ledger.votes()
+        assert len(rows) == 8 and {row["choice"] for row in rows} == {"tie"}
+        assert {json.loads(row["details"])["error"] for row in rows} == {error}
+
+
+def test_a_run_goes_on_without_what_was_skipped(tmp_path, capfd):
+    def script(request, before):  # every third question fails
+        return SCRIPTS["nonsense" if before % 3 == 2 else "longer"](request, before)
+
+    sets = ("judge.on_error=skip", "judge.concurrency=1", "run.steps=2", "run.votes=none")
+    with StubEndpoint(script) as stub:
+        assert call(arguments(tmp_path, stub, *sets)) == 0
+    with Ledger.open(tmp_path / "runs" / "yard.db", readonly=True) as ledger:
+        steps = ledger.steps()
+        assert [row["state"] for row in steps] == ["applied", "applied"]
+        (event, *_) = [e["body"] for e in ledger.events("close")]
+        assert "skipped by every judge: 2 × judge: no verdict" in event["reason"]
+        assert len(counting.counted(ledger, 0)) == 2
+        assert verification.verify(ledger).ok
+    # Nothing at all was judged: going on would make steps for ever.
+    capfd.readouterr()
+    with StubEndpoint("nonsense") as stub:
+        assert call(arguments(tmp_path / "b", stub, *sets)) == 1
+    assert "step 0: no comparison was judged (4 × judge: no verdict" in capfd.readouterr().err
+
+
+def test_a_judge_visits_a_run_for_people_and_leaves_them_their_seats(tmp_path, capfd):
+    """M = 2: one vote is the judge's and one a person's."""
+    from szpo.runs import assemble, driver
+
+    with StubEndpoint("longer") as stub:
+        sets = [
+            "panel.kind=people", "panel.calibration=false", "optimizer.votes=2", "run.steps=1",
+            "run.votes=none", "optimizer.comparisons=4", "run.lag=0", "run.name=mixed",
+        ]  # fmt: skip
+        line = yard_run.arguments(tmp_path, *sets)
+        config = settings_file.load(sets=[line[i + 1] for i, w in enumerate(line) if w == "--set"])
+        config = config.model_copy(
+            update={"run": config.run.model_copy(update={"folder": str(tmp_path / "runs")})}
+        )
+        parts = assemble.build(config, say=lambda text: None)
+        path = assemble.new_path(config)
+        visit = ["judge", str(path), "--once", "--name", "stub", "--set", "judge.kind=endpoint",
+                 "--set", f"judge.base_url={stub.url}", "--set", "judge.attempts=1"]  # fmt: skip
+        with assemble.create(parts, path) as ledger:
+            service = VoteService(ledger)
+            ann = service.enroll("person", "ann")
+
+            def people():
+                assert call(visit) == 0
+                while (seat := service.assign(ann)) is not None:
+                    service.cast(seat.id, "A", idem=seat.id)
+
+            done = driver.drive(ledger, parts, wait=people)
+            assert isinstance(done, step_report.Outcome) and done.status == "finished"
+            kinds = ledger.query(
+                "SELECT p.kind, count(*) AS n FROM votes v JOIN assignments a USING (assignment) "
+                "JOIN panelists p USING (panelist) GROUP BY p.kind ORDER BY p.kind"
+            )
+            asked = sum(not c.identical for c in ledger.comparisons(0))
+            assert [(row["kind"], row["n"]) for row in kinds] == [
+                ("judge", asked), ("person", asked)
+            ]  # fmt: skip
+            assert [e["body"]["name"] for e in ledger.events("judge")] == ["stub"]
+            assert verification.verify(ledger).ok
+    said_out = capfd.readouterr().out
+    assert f"{asked} votes cast: nothing else is open" in said_out
+    assert "stub-0: " in said_out
+
+
+def test_the_key_stands_nowhere(tmp_path, monkeypatch, capfd, caplog):
+    """Not where the server sends it back in its words, nor in a refusal, a log or a record."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+    def echo(request, before):
+        if before == 3:
+            return Sent({"error": {"message": f"bad key {KEY}", "code": KEY}}, 400)
+        return said(f"Your key is {KEY}.\nVerdict: A")
+
+    with caplog.at_level(logging.DEBUG), StubEndpoint(echo) as stub:
+        assert call(arguments(tmp_path, stub, "judge.on_error=tie")) == 0
+        assert stub.headers[0]["authorization"] == f"Bearer {KEY}"
+        assert not {"openai-organization", "openai-project"} & {
+            name for sent in stub.headers for name, value in sent.items() if value
+        }
+    path = tmp_path / "runs" / "yard.db"
+    for command in ("show", "report", "verify"):
+        call([command, str(path)])
+    out, err = capfd.readouterr()
+    told = [out, err, caplog.text]
+    content = b"".join(p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
+    assert b"Your key is [key]." in content
+    assert KEY.encode() not in content and not [text for text in told if KEY in text]
+    with Ledger.open(path) as ledger:
+        assert lease.controller(ledger)["paused_by"] is None

@@ -1,0 +1,210 @@
+"""From replies to one vote: both orders, rows, odds, grades, what fails."""
+
+import json
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from szpo import seeds
+from szpo.evaluators.checks import check_judge
+from szpo.judges.backends import JudgeError, Reply
+from szpo.judges.llm_judge import majority, probability
+from szpo.ledger import canonical
+from tests.support.judging import comparison, judge, places
+
+GOOD = comparison(("a good one", "a bad one"))
+KEYS = [seeds.derive(n, "test") for n in range(200)]
+
+
+def opinion(made, which=GOOD, side="A", key=KEYS[0]):
+    return made.opinion(which, panelist="p", plus_side=side, key=key)
+
+
+def prefers(word):
+    """Reads both sets and prefers the one that holds the word, wherever it stands."""
+
+    def reply(text):
+        first, second = places(text, word)
+        return "Verdict: " + ("tie" if first == second else "A" if first else "B")
+
+    return reply
+
+
+@pytest.mark.parametrize("side", ["A", "B"])
+def test_a_judge_that_reads_gets_one_vote_of_two_orders(side):
+    made = judge(prefers("good"))
+    found = opinion(made, side=side)
+    assert found.choice == side
+    assert found.details["orders"] == [(side, side)]
+    texts = [reply["text"] for reply in found.details["replies"]]
+    assert sorted(texts) == ["Verdict: A", "Verdict: B"], "both raw answers are kept"
+    assert found.details["tokens"] == [14, 4]
+    assert [places(text, "good") for text in made.backend.asked] == (
+        [[True, False], [False, True]] if side == "A" else [[False, True], [True, False]]
+    )
+    json.dumps(canonical.canonical(found.details))
+
+
+def test_a_judge_that_always_says_a_only_ties():
+    made = judge(lambda text: "Verdict: A")
+    found = [opinion(made, side=side, key=key) for side in "AB" for key in KEYS[:20]]
+    assert {each.choice for each in found} == {"tie"}
+    assert {each.details["orders"][0] for each in found} == {("A", "B")}
+
+
+def test_a_side_against_a_tie_is_a_tie():
+    made = judge(lambda text: "Verdict: A" if places(text, "good")[0] else "Verdict: tie")
+    assert opinion(made).choice == "tie"
+
+
+def test_judges_keep_the_public_contract():
+    for made in (
+        judge(prefers("tea")),
+        judge(lambda text: Reply(odds=(-1.0, -2.0)), ask="soft", draw=True),
+        judge(prefers("tea"), principles=("warm", "cold")),
+    ):
+        check_judge(made)
+
+
+# ---- odds ----
+
+
+def odds(gap, liking):
+    """Log-odds ``gap`` for the good set, plus ``liking`` for whatever stands first."""
+
+    def reply(text):
+        at_first = (gap if places(text, "good")[0] else -gap) + liking
+        return Reply(odds=(at_first / 2 - 1, -at_first / 2 - 1))
+
+    return reply
+
+
+@settings(deadline=None)
+@given(gap=st.floats(-30, 30), liking=st.floats(-30, 30), side=st.sampled_from("AB"))
+def test_a_liking_for_a_place_cancels_in_the_mean_of_both_logits(gap, liking, side):
+    # l_AB = gap + liking, l_BA = -gap + liking: (l_AB - l_BA) / 2 = gap, whatever the liking.
+    found = opinion(judge(odds(gap, liking), ask="soft", conflict="debias"), side=side)
+    of_a = gap if side == "A" else -gap
+    assert math.isclose(found.details["p"], 1 / (1 + math.exp(-of_a)), rel_tol=1e-9)
+    if abs(gap) > 1e-9:
+        assert found.choice == ("A" if of_a > 0 else "B")
+
+
+def test_soft_targets_are_the_two_probabilities_alone():
+    # p = e^-1 / (e^-1 + e^-3) = 1 / (1 + e^-2) = .88080 in one order; .11920 for A in the other.
+    found = opinion(judge(lambda text: Reply(odds=(-1.0, -3.0)), ask="soft"))
+    assert found.choice == "tie" and found.details["orders"] == [("A", "B")]
+    assert found.details["p"] == 0.5
+    assert [reply["odds"] for reply in found.details["replies"]] == [[-1.0, -3.0]] * 2
+    assert round(probability(2.0), 5) == 0.88080
+
+
+def test_votes_can_be_drawn_with_the_probability():
+    made = judge(odds(0.8, 2.0), ask="soft", draw=True)
+    share = sum(opinion(made, key=key).choice == "A" for key in KEYS) / len(KEYS)
+    # σ(.8) = .68997; 3 standard errors at 200 draws are .098.
+    assert abs(share - 0.68997) < 0.098
+
+
+@pytest.mark.parametrize("bad", [math.nan, -math.inf])
+def test_odds_that_are_no_numbers_fail_like_anything_unreadable(bad):
+    made = judge(lambda text: Reply(odds=(bad, -1.0)), ask="soft", on_error="tie", retries=0)
+    found = opinion(made)
+    assert found.details["error"] == "a log-probability is not finite"
+    canonical.canonical(found.details)
+
+
+# ---- rows ----
+
+
+def test_rows_are_judged_one_by_one_and_counted():
+    which = comparison(("good", "bad"), ("good", "bad"), ("bad", "good"), ("same", "same"))
+    made = judge(prefers("good"), batches="rows")
+    found = opinion(made, which)
+    assert made.backend.calls == [6], "three rows that differ, in both orders, in one call"
+    assert (found.choice, len(found.details["orders"])) == ("A", 3)
+    even = comparison(("good", "bad"), ("bad", "good"))
+    assert opinion(judge(prefers("good"), batches="rows"), even).choice == "tie"
+    whole = judge(prefers("good"))
+    opinion(whole, which)
+    assert whole.backend.calls == [2] and "Request no. 3" not in whole.backend.asked[0]
+
+
+def test_the_mean_logit_of_the_rows_decides_where_the_liking_is_cancelled():
+    gaps = {"big": 3.0, "small": -1.0}
+
+    def reply(text):
+        first, _ = places(text, "good")
+        gap = next(value for word, value in gaps.items() if word in text)
+        return Reply(odds=((gap if first else -gap) + 5.0, 0.0))
+
+    which = comparison(("good big", "big"), ("good small", "small"), ("good small x", "small x"))
+    made = judge(reply, ask="soft", batches="rows", conflict="debias")
+    # (3 - 1 - 1) / 3 = 1/3: more rows are against A, the evidence is for it.
+    assert opinion(made, which).choice == "A"
+    assert math.isclose(opinion(made, which).details["p"], probability(1 / 3))
+    assert majority(["A", "B", "B"]) == "B"
+
+
+# ---- grades, principles, references ----
+
+
+@pytest.mark.parametrize(("good", "bad", "choice"), [(4, 2, "A"), (2, 4, "B"), (3, 3, "tie")])
+def test_two_grades_make_a_vote(good, bad, choice):
+    made = judge(lambda text: f"Grade: {good if 'a good one' in text else bad}", ask="grades")
+    assert opinion(made).choice == choice
+    assert all("a good one" not in t or "a bad one" not in t for t in made.backend.asked)
+
+
+def test_each_question_draws_a_principle_and_both_orders_share_it():
+    made = judge(prefers("good"), principles=("Be kind.", "Be brief."))
+    drawn = [opinion(made, key=key).details["principle"] for key in KEYS[:40]]
+    assert set(drawn) == {0, 1}
+    for i, which in enumerate(drawn):
+        pair = made.backend.asked[2 * i : 2 * i + 2]
+        assert all(f"What counts: {made.principles[which]}" in text for text in pair)
+
+
+def test_references_stand_beside_their_request():
+    made = judge(prefers("good"), references={"Request no. 0": "The truth."})
+    opinion(made)
+    assert all("to compare with:\n| The truth." in text for text in made.backend.asked)
+
+
+# ---- what fails ----
+
+
+def test_an_unreadable_reply_is_asked_again_and_told_so():
+    replies = iter(["Dunno.", "Verdict: A", "Verdict: B"])
+    made = judge(lambda text: next(replies), retries=1)
+    assert opinion(made).choice == "B"  # first in the second order, second in the first
+    assert made.backend.calls == [2, 1]
+    assert "was not usable" in made.backend.asked[2]
+
+
+@pytest.mark.parametrize("on_error", ["skip", "tie"])
+def test_nonsense_is_counted_as_configured(on_error):
+    found = opinion(judge(lambda text: "Purple.", on_error=on_error, retries=2))
+    assert found.choice == on_error
+    assert found.details["error"] == "no verdict in the last line, asked 3 times"
+    assert found.details["replies"][0]["text"] == "Purple."
+    assert found.details["tokens"] == [42, 12], "every try is paid"
+    assert (found.reason is None) == (on_error == "tie")
+
+
+def test_nonsense_stops_with_one_line():
+    words = r"^judge scripted: no verdict in the last line, asked 3 times; the votes so far"
+    with pytest.raises(JudgeError, match=words) as caught:
+        opinion(judge(lambda text: "Purple."))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_reply_that_was_cut_is_no_verdict_and_a_dead_end_is_not_asked_again():
+    with pytest.raises(JudgeError, match="no verdict"):
+        opinion(judge(lambda text: Reply("Verdict: A", ended=False)))
+    dead = judge(lambda text: Reply(failure="no connection", final=True))
+    with pytest.raises(JudgeError, match="scripted: no connection; the votes"):
+        opinion(dead)
+    assert dead.backend.calls == [2]

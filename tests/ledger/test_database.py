@@ -1,0 +1,404 @@
+import itertools
+import os
+import resource
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from szpo import files
+from szpo.errors import IntegrityError, LeaseError, RunError, StorageError, UsageError
+from szpo.ledger import canonical, connection
+from szpo.ledger.database import Ledger
+from szpo.optim import parameters as optim_parameters
+from szpo.types import Query
+from szpo.voting import lease, steps
+from szpo.voting.service import VoteService
+from tests.support.quadratic import LAYOUT, Clock, new_ledger, settings_of
+
+APPEND_ONLY = [*canonical.CHAINED, "events"]
+
+
+@pytest.fixture
+def run(tmp_path):
+    with new_ledger(tmp_path / "run.db", settings_of()) as found:
+        yield found
+
+
+def plan(run, step=0, epoch=None):
+    if epoch is None:
+        epoch = lease.acquire(run, "test").epoch
+    steps.plan(run, epoch, settings_of(), Query(step, (), 0.5, None), run.head())
+    return epoch
+
+
+# ---- making and opening ----
+
+
+def test_what_was_created_is_read_back(tmp_path):
+    start = np.arange(4, dtype=np.float32)
+    basis = np.ones((3, 4), np.float64)
+    made = Ledger.create(
+        tmp_path / "a.db",
+        {"x": {"b": 1}},
+        root_seed=2**63 - 1,
+        layout=LAYOUT,
+        direction_version=1,
+        basis_sha256="b" * 64,
+        tensors={"theta0/z": start, "basis/layer": basis},
+        parent="other",
+        parent_step=3,
+    )
+    made.close()
+    with Ledger.open(tmp_path / "a.db", readonly=True) as found:
+        assert found.root_seed == 2**63 - 1 and found.layout == LAYOUT
+        assert found.spec["x"] == {"b": 1}
+        assert found.start()["z"].tolist() == [0, 1, 2, 3]
+        assert found.tensors()["basis/layer"].tolist() == basis.tolist()
+        assert found.head() == optim_parameters.digest({"z": start}, LAYOUT, "b" * 64)
+        assert (found.row["parent"], found.row["parent_step"]) == ("other", 3)
+
+
+def test_the_file_is_private_and_synced_in_full(run):
+    assert run.path.stat().st_mode & 0o777 == 0o600
+    assert run.query("PRAGMA synchronous")[0]["synchronous"] == 2
+    assert run.query("PRAGMA journal_mode")[0]["journal_mode"] == "wal"
+    assert run.query("PRAGMA foreign_keys")[0]["foreign_keys"] == 1
+    assert run.query("PRAGMA recursive_triggers")[0]["recursive_triggers"] == 1
+
+
+def test_every_table_is_strict(run):
+    for row in run.query("PRAGMA table_list"):
+        if row["schema"] == "main" and not row["name"].startswith("sqlite_"):
+            assert row["strict"], row["name"]
+
+
+def test_an_existing_file_is_never_overwritten(run):
+    with pytest.raises(StorageError, match="already exists"):
+        new_ledger(run.path, settings_of())
+    assert not list(run.path.parent.glob(".*"))
+
+
+def test_a_file_system_without_hard_links_serves_too(tmp_path, monkeypatch):
+    def refused(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    with new_ledger(tmp_path / "run.db", settings_of()) as found:
+        assert found.run == "run-1"
+    assert found.path.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(StorageError, match="already exists"):
+        new_ledger(tmp_path / "run.db", settings_of())
+    draft = tmp_path / "draft"
+    draft.write_bytes(b"new")
+    with pytest.raises(FileExistsError):  # somebody was faster, after the first look
+        files.publish(draft, tmp_path / "run.db")
+    Ledger.open(tmp_path / "run.db").close()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_spec_that_is_not_json_leaves_no_file(tmp_path):
+    with pytest.raises(UsageError, match="plain JSON"):
+        Ledger.create(
+            tmp_path / "a.db", {"x": object()}, root_seed=1, layout=LAYOUT, direction_version=1
+        )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"hello, I am a text file" * 99, "not an SQLite file"), (b"", "application_id 0")],
+)
+def test_another_file_is_refused(tmp_path, content, words):
+    (tmp_path / "x.db").write_bytes(content)
+    with pytest.raises(StorageError, match=words) as caught:
+        Ledger.open(tmp_path / "x.db")
+    assert caught.value.exit_code == 4
+
+
+def test_another_programs_database_is_refused(tmp_path):
+    conn = sqlite3.connect(tmp_path / "x.db")
+    conn.execute("CREATE TABLE runs (run TEXT)")
+    conn.close()
+    with pytest.raises(StorageError, match="not a szpo ledger"):
+        Ledger.open(tmp_path / "x.db")
+
+
+def test_a_newer_schema_is_refused_with_both_numbers(run):
+    path = run.path
+    run.execute("PRAGMA user_version=3")
+    run.close()
+    with pytest.raises(UsageError, match="schema 3; this szpo reads up to 1"):
+        Ledger.open(path)
+
+
+def test_a_truncated_file_is_an_integrity_error(run):
+    path = run.path
+    run.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    run.close()
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 3])
+    with pytest.raises(IntegrityError) as caught:
+        Ledger.open(path)
+    assert caught.value.exit_code == 5
+
+
+def test_missing_places_are_storage_errors(tmp_path):
+    with pytest.raises(StorageError, match="no such ledger"):
+        Ledger.open(tmp_path / "none.db")
+    with pytest.raises(StorageError, match="not a folder"):
+        new_ledger(tmp_path / "none" / "a.db", settings_of())
+
+
+def test_a_network_file_system_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(connection, "filesystem", lambda folder: "nfs4")
+    with pytest.raises(StorageError, match="nfs4, where file locks do not hold"):
+        new_ledger(tmp_path / "a.db", settings_of())
+
+
+def test_a_lock_of_another_program_is_said(run):
+    other = sqlite3.connect(run.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    run.execute("PRAGMA busy_timeout=0")
+    with pytest.raises(StorageError, match="locked by another program"), run.transaction():
+        pass
+    other.execute("ROLLBACK")
+    other.close()
+    run.record_event("note", "test", {})  # and it works again
+
+
+def test_a_forked_process_must_open_its_own(run):
+    run._pid += 1
+    with pytest.raises(UsageError, match="open it again in the child"):
+        run.head()
+    run._pid -= 1
+
+
+# ---- appending ----
+
+
+@pytest.mark.parametrize("table", APPEND_ONLY)
+def test_append_only_tables_refuse_update_delete_and_replace(tmp_path, table):
+    from tests.replay.test_replay import small_run
+
+    with small_run(tmp_path / "full.db") as run:
+        if not run.query(f"SELECT 1 FROM {table} LIMIT 1"):
+            pytest.fail(f"the small run has no row in {table}")
+        columns = [column.name for column in run.db[table].columns]
+        guarded = canonical.CHAINED.get(table, tuple(columns))
+        with pytest.raises(IntegrityError):
+            run.execute(f"DELETE FROM {table}")
+        for column in guarded:
+            with pytest.raises(IntegrityError):
+                run.execute(f"UPDATE {table} SET {column} = {column}")
+        with pytest.raises(IntegrityError):
+            run.execute(f"INSERT OR REPLACE INTO {table} SELECT * FROM {table}")
+
+
+def test_a_failed_transaction_leaves_nothing(run):
+    before = run.query("SELECT count(*) AS n FROM events")
+    with pytest.raises(ValueError), run.transaction():
+        run.record_event("note", "test", {"x": 1})
+        with run.transaction():
+            run.append("tensors", tensor("a"))
+        raise ValueError
+    assert run.query("SELECT count(*) AS n FROM events") == before
+    assert run.tensors() == {}
+
+
+def tensor(name):
+    return {
+        "sha256": canonical.sha256(b"x"),
+        "name": name,
+        "dtype": "<f4",
+        "shape": "[0]",
+        "bytes": b"",
+    }
+
+
+def test_append_needs_a_transaction_and_finite_numbers(run):
+    with pytest.raises(UsageError, match="open a transaction"):
+        run.append("tensors", tensor("a"))
+    with pytest.raises(RunError, match=r"updates\.coef is nan"), run.transaction():
+        run.append("updates", {"coef": float("nan")})
+
+
+def test_text_that_utf8_cannot_hold_is_stored_marked(run):
+    with run.transaction():
+        run.append("tensors", tensor("half \ud800 pair"))
+    assert list(run.tensors()) == ["half ? pair"]
+
+
+def test_events_chain_from_the_spec(run):
+    run.record_event("note", "test", {"x": 1})
+    run.record_event("note", "test", {"x": 2})
+    events = list(run.events())
+    assert events[0]["prev_sha256"] == run.row["spec_sha256"]
+    for before, after in itertools.pairwise(events):
+        assert after["prev_sha256"] == before["row_sha256"]
+    assert [event["body"] for event in run.events("note")] == [{"x": 1}, {"x": 2}]
+    with pytest.raises(UsageError):
+        run.record_event("rows", "test", {})
+
+
+# ---- steps ----
+
+
+def test_a_step_only_goes_forward(run):
+    epoch = plan(run)
+    for state in ("open", "applied"):
+        with pytest.raises(IntegrityError, match="only goes forward"):
+            steps._move(run, epoch, 0, state)
+    steps.begin(run, epoch, 0)
+    steps.begin(run, epoch, 0)  # again, after a crash
+    steps.open_step(run, epoch, 0)
+    with pytest.raises(IntegrityError, match="only goes forward"):
+        steps.begin(run, epoch, 0)
+    with pytest.raises(IntegrityError, match="plan of a step is fixed"):
+        run.execute("UPDATE steps SET mu = 3")
+    assert steps.close(run, 0, "deadline", epoch=epoch)
+    with pytest.raises(IntegrityError, match="stays as it was closed"):
+        run.execute("UPDATE steps SET last_vote = 9")
+    with pytest.raises(IntegrityError):
+        run.execute("DELETE FROM steps")
+
+
+def test_steps_leave_no_gap_and_one_is_in_preparation(run):
+    epoch = plan(run)
+    with pytest.raises(IntegrityError, match="no gap"):
+        plan(run, 2, epoch)
+    with pytest.raises(IntegrityError, match="UNIQUE"):
+        plan(run, 1, epoch)
+
+
+def test_answers_of_other_weights_are_refused(run):
+    epoch = plan(run)
+    steps.begin(run, epoch, 0)
+    with pytest.raises(IntegrityError, match="planned from"):
+        steps.store(run, epoch, 0, (), head="f" * 64, notes={}, then_open=True)
+
+
+def test_an_operator_needs_a_reason(run):
+    epoch = plan(run)
+    with pytest.raises(UsageError, match="reason"):
+        steps.close(run, 0, "operator")
+    with pytest.raises(UsageError, match="reason"):
+        steps.void(run, 0, "", "ann")
+    with pytest.raises(UsageError, match="reason"):
+        lease.pause(run, "ann", "")
+    steps.void(run, 0, "wrong prompts", "ann")
+    assert run.step(0)["state"] == "void"
+    plan(run, 1, epoch)
+
+
+# ---- the lease ----
+
+
+def test_one_controller_at_a_time(run):
+    first = lease.acquire(run, "one:1:a", ttl_us=60_000_000)
+    with pytest.raises(LeaseError, match="run by one:1:a") as caught:
+        lease.acquire(run, "two:1:b")
+    assert caught.value.exit_code == 3
+    lease.release(run, first)
+    assert lease.acquire(run, "two:1:b").epoch == first.epoch + 1
+
+
+def test_a_lease_runs_out_and_the_old_holder_is_fenced(run):
+    old = lease.acquire(run, "one:1:a", ttl_us=60_000_000)
+    plan(run, 0, old.epoch)
+    run.clock.now += 61_000_000
+    new = lease.acquire(run, "two:1:b")
+    for act in (
+        lambda: lease.renew(run, old),
+        lambda: steps.begin(run, old.epoch, 0),
+        lambda: plan(run, 1, old.epoch),
+    ):
+        with pytest.raises(LeaseError, match="taken this run over"):
+            act()
+    lease.release(run, old)  # must not take the run from its new holder
+    assert lease.controller(run)["lease"] == "two:1:b"
+    steps.begin(run, new.epoch, 0)
+
+
+def test_a_clock_that_jumped_back_locks_nobody_out(run):
+    lease.acquire(run, "one:1:a", ttl_us=60_000_000)
+    run.clock.now -= 86_400_000_000
+    lease.acquire(run, "two:1:b", ttl_us=60_000_000)
+
+
+def test_a_dead_process_of_this_host_holds_nothing(run):
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    host = lease.own_name().split(":")[0]
+    lease.acquire(run, f"{host}:{child.pid}:x")
+    lease.acquire(run, "two:1:b")  # no wait
+    with pytest.raises(LeaseError):
+        lease.acquire(run, f"{host}:{os.getpid()}:x")
+
+
+def test_pause_and_stop_leave_events(run):
+    lease.pause(run, "ann", "lunch")
+    assert lease.controller(run)["pause_reason"] == "lunch"
+    lease.unpause(run, "ann")
+    lease.unpause(run, "ann")
+    lease.stop_at(run, 7, "ann")
+    assert lease.controller(run)["stop_at"] == 7
+    assert [e["kind"] for e in run.events()][1:] == ["pause", "unpause", "stop"]
+
+
+# ---- the disk ----
+
+
+def _fill(path):
+    """In a child: write votes' panelists until the file may not grow; acks go to stdout."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    with Ledger.open(path, clock=Clock()) as run:
+        service = VoteService(run)
+        size = sum(file.stat().st_size for file in path.parent.iterdir())
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 60_000, resource.RLIM_INFINITY))
+        for i in range(10_000):
+            try:
+                service.enroll("person", f"p{i}")
+            except StorageError as error:
+                print(f"refused {error}", flush=True)
+                return
+            print(f"acked p{i}", flush=True)
+
+
+def test_a_full_disk_harms_nothing_that_was_acknowledged(run, tmp_path):
+    run.close()
+    code = (
+        "import sys; from pathlib import Path; from tests.ledger.test_database import _fill; "
+        "_fill(Path(sys.argv[1]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(run.path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    lines = done.stdout.splitlines()
+    acked = [line.split()[1] for line in lines if line.startswith("acked")]
+    assert lines[-1].startswith("refused") and "nothing was stored" in lines[-1]
+    with Ledger.open(run.path) as again:
+        assert again.query("PRAGMA integrity_check")[0]["integrity_check"] == "ok"
+        assert [p["pseudonym"] for p in VoteService(again).panelists()] == acked
+        VoteService(again).enroll("person", "later")  # and it goes on
+
+
+def test_a_steps_votes_are_found_without_reading_all_votes(run):
+    seen = []
+    plain = run.execute
+    run.execute = lambda sql, parameters=(): (
+        seen.append((sql, parameters)) or plain(sql, parameters)
+    )
+    run.votes(3)
+    run.execute = plain
+    sql, parameters = seen[0]
+    plan = [row["detail"] for row in run.query("EXPLAIN QUERY PLAN " + sql, parameters)]
+    assert plan and not [line for line in plan if line.startswith("SCAN")], plan

@@ -1,0 +1,73 @@
+import pytest
+
+from szpo.errors import UsageError
+from szpo.ledger import orders
+from szpo.replay import verification
+from tests.support.quadratic import go, start
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    _, found, _ = start(tmp_path)
+    yield found
+    found.close()
+
+
+def test_an_order_is_open_until_it_is_settled_once(ledger):
+    first = orders.place(ledger, "samples", "op", {"prompts": 2})
+    second = orders.place(ledger, "final", "op", {"comparisons": 3})
+    assert [(o.id, o.kind, o.by) for o in orders.open_orders(ledger)] == [
+        (first, "samples", "op"),
+        (second, "final", "op"),
+    ]
+    order = orders.get(ledger, first)
+    assert order.result is None and orders.settle(ledger, order, {"answers": ["a"]})
+    assert not orders.settle(ledger, order, {"answers": ["b"]})  # the stale copy settles nothing
+    (done,) = orders.results(ledger, "samples")
+    assert done.result == {"answers": ["a"]} and done.done_us is not None and done.error is None
+    assert [o.id for o in orders.open_orders(ledger)] == [second]
+    assert orders.results(ledger, "final") == []
+
+
+def test_a_settlement_falls_with_the_transaction_around_it(ledger):
+    order = orders.get(ledger, orders.place(ledger, "final", "op"))
+    with pytest.raises(ZeroDivisionError), ledger.transaction():
+        orders.settle(ledger, order, {"comparisons": ["c"]})
+        raise ZeroDivisionError
+    assert orders.open_orders(ledger) == [order]
+
+
+def test_comparisons_of_an_order_are_closed_once_and_by_name(ledger):
+    number = orders.place(ledger, "final", "op")
+    with pytest.raises(UsageError, match=f"order {number} has no comparisons"):
+        orders.close(ledger, number, "op")
+    orders.settle(ledger, orders.get(ledger, number), {"comparisons": ["c1", "c2"]})
+    assert orders.of_comparison(ledger, "c2").id == number
+    assert orders.of_comparison(ledger, "c3") is None
+    assert orders.close(ledger, number, "op") and not orders.close(ledger, number, "op")
+    assert orders.of_comparison(ledger, "c1").closed_us is not None
+
+
+def test_orders_leave_the_record_whole(tmp_path):
+    settings, ledger, policy = start(tmp_path)
+    orders.place(ledger, "samples", "op")
+    go(settings, ledger, policy, until_step=1)
+    assert verification.verify(ledger).ok
+    ledger.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "says"),
+    [
+        ("fnal", {}, "order 'fnal' is unknown"),
+        ("final", {"comparisons": 0}, "comparisons is 0; give 1 to 1,000"),
+        ("final", {"comparisons": True}, "give a whole number"),
+        ("final", {"prompts": 3}, "'prompts' is unknown"),
+        ("samples", {"prompts": 65}, "give 1 to 64"),
+        ("samples", {"step": -1}, "step is -1"),
+    ],
+)
+def test_an_order_of_another_form_is_refused_before_it_is_placed(ledger, kind, body, says):
+    with pytest.raises(UsageError, match=says):
+        orders.place(ledger, kind, "op", body)
+    assert orders.orders(ledger) == []

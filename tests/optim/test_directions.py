@@ -1,0 +1,123 @@
+"""Directions are integers: golden vectors, exact moments, and slices that agree."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from szpo import seeds
+from szpo.errors import IntegrityError, UsageError
+from szpo.optim import directions
+from szpo.optim.directions import Law
+
+KEYS = st.binary(min_size=16, max_size=16)
+
+
+def test_table_has_exact_moments():
+    v = directions.table().astype(np.int64)
+    assert len(v) == 65536
+    assert v.sum() == 0
+    assert (v**3).sum() == 0
+    # Variance and kurtosis of the quantiles at (i + ½)/65536, rounded to 1/256.
+    assert (v**2).sum() == 4_294_886_358
+    assert (v**4).sum() == 844_177_123_093_950
+    assert (v**2).sum() / 2**32 == pytest.approx(0.99998, abs=1e-5)
+    assert (v**4).mean() / (v**2).mean() ** 2 == pytest.approx(2.999, abs=5e-4)
+    assert v.max() == -v.min() == 1107  # 4.324
+    assert (np.diff(v) >= 0).all()
+
+
+def test_a_table_of_other_quantiles_is_refused(monkeypatch):
+    monkeypatch.setattr(directions, "TABLE_SHA256", "0" * 64)
+    directions.table.cache_clear()
+    with pytest.raises(IntegrityError, match="direction table: SHA-256"):
+        directions.table()
+    monkeypatch.undo()
+    directions.table.cache_clear()
+    assert len(directions.table()) == 65536
+
+
+def test_table_cannot_be_changed_in_place():
+    with pytest.raises(ValueError, match="read-only"):
+        directions.table()[0] = 1
+
+
+def test_golden_direction():
+    key = seeds.derive(0, "direction", step=0, k=0, name="z")
+    assert directions.gaussian(key, 8).tolist() == GOLDEN_GAUSSIAN
+    positions, values = directions.block(key, 100, 4)
+    assert positions.tolist() == GOLDEN_POSITIONS
+    assert values.tolist() == GOLDEN_SIGNS
+
+
+def test_words_are_read_from_the_low_bits_up():
+    key = bytes(range(16))
+    word = int(seeds.bits(key, 1)[0])
+    picks = [word >> 16 * i & 0xFFFF for i in range(4)]
+    assert directions.gaussian(key, 4).tolist() == directions.table()[picks].tolist()
+
+
+@given(KEYS, st.integers(0, 30), st.integers(0, 30))
+def test_any_slice_agrees_with_the_whole(key, start, n):
+    whole = directions.gaussian(key, 60)
+    assert (directions.gaussian(key, n, start) == whole[start : start + n]).all()
+
+
+@given(KEYS, st.integers(1, 200), st.data())
+def test_block_has_its_size(key, dim, data):
+    size = data.draw(st.integers(1, dim))
+    positions, values = directions.block(key, dim, size)
+    assert len(set(positions.tolist())) == len(values) == size
+    assert (np.diff(positions) > 0).all()
+    assert positions.min() >= 0
+    assert positions.max() < dim
+    assert set(np.abs(values).tolist()) == {256}
+
+
+@pytest.mark.parametrize("size", [2, 5])
+def test_block_covers_positions_and_signs_evenly(size):
+    dim, draws = 6, 6000
+    v = np.zeros((draws, dim))
+    for i in range(draws):
+        positions, values = directions.block(seeds.derive(1, "block", step=i), dim, size)
+        v[i, positions] = values / 256
+    v *= directions.block_factor(dim, size)
+    second = v.T @ v / draws  # E[v vᵀ] = I
+    assert abs(second - np.eye(dim)).max() < 4 * np.sqrt(dim / size / draws)
+    assert abs(v.mean(0)).max() < 4 / np.sqrt(draws)
+
+
+def test_too_large_a_block_says_so():
+    with pytest.raises(UsageError, match="block of 9 in 8 coordinates"):
+        directions.block(bytes(16), 8, 9)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"kind": "cauchy"}, "unknown"),
+        ({"kind": "block"}, "block size is None"),
+        ({"kind": "block", "block": 0}, "block size is 0"),
+        ({"block": 3}, "belongs to the law block"),
+    ],
+)
+def test_bad_laws_are_refused(fields, words):
+    with pytest.raises(UsageError, match=words):
+        Law(**fields)
+
+
+def test_small_spaces_are_normalised_by_default():
+    assert Law.for_dim(64).normalise
+    assert not Law.for_dim(65).normalise
+
+
+def test_factor_makes_the_length_root_d_and_keeps_the_zero_direction():
+    v = directions.gaussian(bytes(16), 5).astype(np.int64)
+    factor = directions.gaussian_factor(int((v**2).sum()), 5)
+    assert factor * np.linalg.norm(v / 256) == pytest.approx(np.sqrt(5), rel=1e-14)
+    assert directions.gaussian_factor(0, 1) == 1.0
+
+
+GOLDEN_GAUSSIAN = [-149, 524, -97, -606, 69, -3, -210, 82]
+GOLDEN_POSITIONS = [0, 4, 35, 62]
+GOLDEN_SIGNS = [-256, -256, 256, 256]

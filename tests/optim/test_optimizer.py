@@ -1,0 +1,248 @@
+"""Ask and tell: what the votes do to θ, exactly, and what no votes may do."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from szpo.aggregation import estimators
+from szpo.errors import RunError, UsageError
+from szpo.optim import count_rules, optimizer, parameters, step_size
+from szpo.optim.directions import Law
+from szpo.optim.parameters import Space, round13
+from szpo.optim.settings import Adam, Schedule, defaults, settings_from_json, settings_to_json
+from szpo.types import Query, Shift, Tally, Update
+from tests.support.tallies import SMALL, WIDE, random_tally, tally, told
+
+
+@pytest.mark.parametrize("pairing", ["antithetic", "forward"])
+def test_a_query_shifts_both_ways_or_one(pairing):
+    settings = defaults(5, SMALL, rule="sign", pairing=pairing, K=2, mu=0.3)
+    query = optimizer.ask(optimizer.init(settings))
+    for k, (plus, minus) in enumerate(query.shifts):
+        factor = parameters.factor(settings.space, 0, k)
+        radius = float(round13(0.3 * factor))
+        assert plus == Shift(0, k, 1, radius)
+        assert minus == (
+            Shift(0, k, -1, radius) if pairing == "antithetic" else Shift(0, k, 0, 0.0)
+        )
+
+
+def test_the_next_step_may_be_asked_ahead_and_no_other():
+    state = optimizer.init(defaults(1, SMALL, mu=Schedule("inverse", 1.0, 1.0)))
+    assert optimizer.ask(state).mu == 1.0
+    assert (optimizer.ask(state, 1).step, optimizer.ask(state, 1).mu) == (1, 0.5)
+    with pytest.raises(UsageError, match="ask: step 2 when votes are awaited for step 0"):
+        optimizer.ask(state, 2)
+
+
+def test_a_radius_that_vanishes_is_an_error():
+    with pytest.raises(RunError, match="step 3: the perturbation radius mu is 0"):
+        optimizer.query(defaults(1, SMALL), 3, 0.0)
+
+
+def test_scale_turns_the_kl_radius_into_a_radius():
+    settings = defaults(1, (("w", (100,)),), scale=0.01)
+    assert step_size.base_mu(settings) == pytest.approx(0.01 * math.sqrt(2 * 1.62 / 100))
+
+
+def one_step(rule, pairing, votes, **changes):
+    settings = defaults(
+        3, WIDE, rule=rule, pairing=pairing, N=votes.plus.shape[-1], mu=0.5, alpha=0.25, **changes
+    )
+    return told(settings, votes)
+
+
+@pytest.mark.parametrize(("pairing", "distance"), [("antithetic", 2), ("forward", 1)])
+def test_known_moves_by_alpha_delta_over_the_distance(pairing, distance):
+    votes = tally([[1, 1, 0]], [[0, 0, 1]])
+    _, updates, info = one_step("known", pairing, votes, law=Law())
+    delta = (math.log(3) + math.log(3) - math.log(3)) / 3
+    assert info.delta == (delta,)
+    assert updates == (Update(0, 0, coef=float(round13(0.25 * delta / (distance * 0.5)))),)
+
+
+def test_sign_takes_a_constant_step_and_none_on_an_exact_tie():
+    _, updates, _ = one_step("sign", "antithetic", tally([[1, 1, 0]], [[0, 0, 1]]), law=Law())
+    assert updates == (Update(0, 0, coef=0.25),)
+    _, updates, _ = one_step("sign", "antithetic", tally([[0, 1]], [[1, 0]]), law=Law())
+    assert updates == (Update(0, 0, coef=0.0),)
+
+
+def test_margin_moves_by_the_mean_margin():
+    votes = tally([[3, 0, 1]], [[1, 1, 0]], [[0, 0, 1]])
+    _, updates, _ = one_step("margin", "antithetic", votes, law=Law())
+    assert updates[0].coef == float(round13(0.25 * (0.5 - 1.0 + 0.5) / 3))
+    votes = tally([[3, 0]], [[1, 0]], identical=[[False, True]])
+    assert one_step("margin", "forward", votes, law=Law())[1][0].coef == 0.0625
+
+
+def test_sign_and_margin_agree_at_one_vote_per_direction():
+    votes = tally([[0.0]], [[1.0]])
+    assert one_step("sign", "forward", votes)[1] == one_step("margin", "forward", votes)[1]
+
+
+def test_directions_average():
+    votes = tally([[1.0], [0.0]], [[0.0], [1.0]])
+    _, updates, _ = one_step("sign", "antithetic", votes, law=Law(), K=2)
+    assert updates == (Update(0, 0, coef=0.125), Update(0, 1, coef=-0.125))
+
+
+@pytest.mark.parametrize("law", [Law("block", 3), Law(normalise=True)])
+def test_factors_are_folded_into_the_coefficient(law):
+    _, updates, _ = one_step("sign", "antithetic", tally([[1.0]]), law=law)
+    factor = parameters.factor(Space(3, WIDE, law), 0, 0)
+    assert updates[0].coef == float(round13(0.25 * factor))
+
+
+def test_an_estimate_from_elsewhere_replaces_the_votes():
+    votes = tally([[1.0, 1.0]])
+    for rule, coef in (("known", 0.25 * -2.0), ("sign", -0.25), ("margin", 0.25 * math.tanh(-1))):
+        settings = defaults(3, WIDE, rule=rule, N=2, mu=0.5, alpha=0.25, law=Law())
+        state = optimizer.init(settings)
+        _, updates, info = optimizer.tell(state, optimizer.ask(state), votes, delta=[-2.0])
+        assert updates[0].coef == float(round13(coef))
+        assert info.delta == (-2.0,)
+    state = optimizer.init(defaults(3, SMALL, N=2))
+    with pytest.raises(UsageError, match="bayes takes votes"):
+        optimizer.tell(state, optimizer.ask(state), votes, delta=[-2.0])
+
+
+def test_davidson_reads_ties_by_their_share():
+    votes = tally([[2.0]], [[0.0]], [[2.0]])
+    _, _, info = one_step("known", "antithetic", votes, ties="davidson", M=4)
+    nu = estimators.tie_nu(2, 4)
+    assert info.delta[0] == float(estimators.davidson(2.0, 0.0, 2.0, nu))
+    _, _, info = one_step("known", "antithetic", votes, ties="davidson", M=4, tie_nu=0.0)
+    assert info.delta[0] == pytest.approx(math.log(3.5 / 1.5))
+
+
+def test_too_large_a_coefficient_is_cut_and_recorded():
+    votes = tally([[1.0]])
+    _, updates, info = one_step("known", "antithetic", votes, law=Law(), coef_cap=0.25)
+    assert (updates[0].coef, info.capped) == (0.125, True)
+    _, updates, info = one_step("known", "antithetic", votes, law=Law())
+    assert not info.capped
+
+
+def test_the_report_counts_votes_and_wins():
+    votes = tally([[2, 0, 9]], [[0, 1, 9]], [[1, 0, 0]], [[False, False, True]])
+    _, _, info = one_step("known", "antithetic", votes, M=3)
+    assert (info.votes, info.win_rate) == (4.0, 2.5 / 4)
+
+
+@pytest.mark.parametrize("rule", ["known", "sign", "margin"])
+def test_one_repetition_of_the_arrays_is_the_ordinary_loop(rule):
+    rng = np.random.default_rng(0)
+    seeds = range(20)
+    all_settings = [defaults(seed, WIDE, rule=rule, K=2, N=3, M=2) for seed in seeds]
+    many = random_tally(rng, all_settings[0], (len(all_settings),))
+    alpha = step_size.default_alpha(all_settings[0])
+    mu = step_size.base_mu(all_settings[0])
+    found = count_rules.coefficients(all_settings[0], many, mu=mu, alpha=alpha)
+    for i, settings in enumerate(all_settings):
+        one = Tally(many.plus[i], many.minus[i], many.tie[i], many.identical[i])
+        _, updates, info = told(settings, one)
+        for k, update in enumerate(updates):
+            factor = parameters.factor(settings.space, 0, k)
+            assert update.coef == float(round13(found.coef[i, k] * factor))
+        assert info.delta == tuple(found.delta[i])
+
+
+def test_radius_and_step_size_may_differ_between_repetitions():
+    settings = defaults(0, WIDE, rule="sign", N=1)
+    votes = tally(np.ones((2, 1, 1)))
+    found = count_rules.coefficients(settings, votes, mu=[1.0, 0.001], alpha=[0.5, 0.5])
+    assert found.coef.tolist() == [[0.5], [0.01]]
+    assert found.capped.tolist() == [[False], [True]]
+
+
+@pytest.mark.parametrize("rule", ["known", "sign", "margin", "bayes"])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("side", ["plus", "minus", "tie"])
+def test_non_finite_votes_name_step_and_source(rule, bad, side):
+    settings = defaults(1, SMALL, rule=rule, N=2)
+    state = optimizer.init(settings)
+    query = optimizer.ask(state)
+    good = tally([[1.0, 0.0]], [[0.0, 1.0]])
+    votes = replace(good, **{side: np.array([[0.0, bad]])})
+    with pytest.raises(RunError, match=f"step 0: {side} votes of direction 0, comparison 1 are"):
+        optimizer.tell(state, query, votes)
+    after = optimizer.tell(state, query, good)[0]  # the state is as it was
+    assert after.step == 1
+
+
+def test_a_non_finite_estimate_names_the_step():
+    state = optimizer.init(defaults(1, SMALL, rule="known", N=1))
+    with pytest.raises(RunError, match="step 0: value difference 0 is nan; nothing was applied"):
+        optimizer.tell(state, optimizer.ask(state), tally([[1.0]]), delta=[math.nan])
+
+
+def test_votes_that_do_not_fit_are_refused():
+    state = optimizer.init(defaults(1, SMALL, N=2))
+    query = optimizer.ask(state)
+    with pytest.raises(UsageError, match=r"votes of shape \(1, 3\), expected \(1, 2\)"):
+        optimizer.tell(state, query, tally([[1.0, 0.0, 0.0]]))
+    with pytest.raises(UsageError, match="count a vote of negative weight for the other"):
+        optimizer.tell(state, query, tally([[-1.0, 0.0]]))
+    with pytest.raises(UsageError, match="votes of step 1, awaited are those of 0"):
+        optimizer.tell(state, Query(1, query.shifts, query.mu, None), tally([[1.0, 0.0]]))
+    with pytest.raises(UsageError, match="different shapes"):
+        optimizer.tell(state, query, replace(tally([[1.0, 0.0]]), minus=np.zeros((1, 1))))
+
+
+@pytest.mark.parametrize("rule", ["known", "sign", "margin", "bayes"])
+def test_identical_comparisons_everywhere_move_nothing(rule):
+    settings = defaults(1, SMALL, rule=rule, N=2)
+    _, updates, info = told(settings, tally([[0.0, 0.0]], identical=[[True, True]]))
+    assert not np.any(updates[0].vector if rule == "bayes" else updates[0].coef)
+    assert (info.delta, info.stderr, info.win_rate, info.votes) == ((0.0,), (0.0,), 0.5, 0.0)
+
+
+CASES = [
+    {"rule": "known", "M": 3},
+    {"rule": "known", "smoothing": "pooled", "M": 2, "pairing": "forward"},
+    {"rule": "known", "warmup": 3},
+    {"rule": "known", "adam": Adam(), "K": 2},
+    {"rule": "sign", "momentum": 0.8},
+    {"rule": "margin", "K": 3, "mu": Schedule("inverse_sqrt")},
+    {"rule": "bayes", "M": 2, "steering": (0.18, 2.88)},
+    {"rule": "bayes", "K": 2, "pairing": "forward"},
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_state_is_rebuilt_by_telling_again(case):
+    rng = np.random.default_rng(1)
+    settings = defaults(6, SMALL, **case)
+    state, tallies, mus, rows = optimizer.init(settings), [], [], []
+    for _ in range(12):
+        query = optimizer.ask(state)
+        tallies.append(random_tally(rng, settings))
+        mus.append(query.mu)
+        state, updates, _ = optimizer.tell(state, query, tallies[-1])
+        rows.append(updates)
+    stored = json.loads(json.dumps(settings_to_json(settings)))
+    again = settings_from_json(stored)
+    for rebuilt in (optimizer.retell(again, tallies), optimizer.retell(again, tallies, mus)):
+        assert optimizer.state_to_json(rebuilt) == optimizer.state_to_json(state)
+    json.dumps(optimizer.state_to_json(state), allow_nan=False)
+    half = optimizer.retell(again, tallies[:11])
+    assert optimizer.tell(half, optimizer.ask(half), tallies[11])[1] == rows[11]
+
+
+@given(st.integers(0, 2**32), st.sampled_from(["known", "sign", "margin", "bayes"]))
+def test_swapping_all_votes_turns_the_step_around(seed, rule):
+    settings = defaults(2, SMALL, rule=rule, N=3, M=2)
+    rng = np.random.default_rng(seed)
+    votes = random_tally(rng, settings)
+    _, one, _ = told(settings, votes)
+    _, other, _ = told(settings, tally(votes.minus, votes.plus))
+    if rule == "bayes":
+        assert one[0].vector == pytest.approx([-v for v in other[0].vector], abs=1e-9)
+    else:
+        assert one[0].coef == -other[0].coef

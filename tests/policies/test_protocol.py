@@ -1,0 +1,238 @@
+"""The Policy contract on LoRA policies of several architectures, and on broken policies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+from szpo.cache import quiet
+from szpo.errors import RunError
+from szpo.generation.sampling import Sampling
+from szpo.models.batched_lora import find_sites
+from szpo.models.loading import Loaded
+from szpo.optim import parameters
+from szpo.optim.directions import Law
+from szpo.policies.lora_policy import Asking, LoraPolicy
+from szpo.policies.protocol import Monitored, Policy, check_policy
+from szpo.policies.subspaces import Subspace
+from szpo.types import Answer, Batch, Prompt, Shift, Theta, Update
+from tests.support.tiny_models import ARCHITECTURES, TARGETS, build, loaded, tokenizer
+
+PROMPTS = [Prompt.user(text) for text in ("w7 w8 w9", "w20", "w7 w8 w30 w31 w32")]
+
+
+def full(
+    base: Loaded, rank: int = 1, train: Literal["B", "AB"] = "B", layers: list[int] | None = None
+) -> Subspace:
+    """All LoRA weights as coordinates, A random and B zero."""
+    targets = list(TARGETS.get(base.name, ("q_proj", "v_proj", "down_proj")))
+    sites = find_sites(
+        base.model, LoraConfig(r=rank, target_modules=targets, layers_to_transform=layers)
+    )
+    rng = np.random.default_rng(0)
+    A = {
+        s.a: (rng.normal(size=(s.rank, s.inputs)) / s.inputs**0.5).astype(np.float32)
+        for s in sites
+    }
+    B = {s.b: np.zeros((s.outputs, s.rank), np.float32) for s in sites}
+    moving = B if train == "B" else {**A, **B}
+    return Subspace("full", sites, A if train == "B" else {}, moving, {})
+
+
+def small(base: Loaded, dim: int = 4) -> Subspace:
+    """A random subspace of B in the upper layers, z = 0 at the base model."""
+    whole = full(base, layers=[2, 3])
+    rng = np.random.default_rng(1)
+    basis = {
+        name: rng.normal(size=(*value.shape, dim)).astype(np.float32)
+        for name, value in whole.start.items()
+    }
+    return Subspace("random", whole.sites, whole.fixed, whole.start, basis)
+
+
+def policy_of(base: Loaded, subspace: Subspace | None = None, **options: Any) -> LoraPolicy:
+    options.setdefault("asking", Asking(Sampling(max_new_tokens=10)))
+    return LoraPolicy(base, subspace or small(base), root_seed=5, **options)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("rank", [1, 8])
+@pytest.mark.parametrize("train", ["B", "AB"])
+def test_lora_policies_keep_the_contract(name: str, rank: int, train: Literal["B", "AB"]) -> None:
+    base = loaded(name)
+    policy = policy_of(base, full(base, rank, train))
+    assert isinstance(policy, Policy)
+    assert isinstance(policy, Monitored)
+    check_policy(policy, PROMPTS, radius=0.5, space=policy.space)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_subspace_policies_keep_the_contract(name: str) -> None:
+    base = loaded(name)
+    subspace = small(base)
+    policy = policy_of(base, subspace)
+    assert policy.dim == 4
+    check_policy(
+        policy, PROMPTS, radius=1.0, space=policy.space, basis_sha256=subspace.basis_sha256
+    )
+
+
+@pytest.mark.parametrize("kind", ["nf4", "fp4"])
+@pytest.mark.parametrize("name", ["llama", "qwen2", "mistral"])
+def test_four_bit_policies_keep_the_contract(name: str, kind: str, tmp_path: Any) -> None:
+    build(name, hidden=64).save_pretrained(tmp_path)
+    settings = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_compute_dtype=torch.float32
+    )
+    with quiet():
+        model = AutoModelForCausalLM.from_pretrained(
+            tmp_path, quantization_config=settings, dtype=torch.float32, device_map="cpu"
+        ).eval()
+    base = Loaded(model, tokenizer(), name, tmp_path, "0" * 64, "fp32", "nf4")
+    policy = policy_of(base, full(base, 2))
+    check_policy(policy, PROMPTS, radius=0.5, space=policy.space)
+
+
+def test_all_directions_go_through_one_generation_call() -> None:
+    base = loaded("llama")
+    policy = policy_of(base)
+    calls = []
+    inner = policy.engine.generate
+
+    def counting(prompts: Any, members: Any, *rest: Any, **options: Any) -> Any:
+        calls.append(list(members))
+        return inner(prompts, members, *rest, **options)
+
+    policy.engine.generate = counting  # type: ignore[method-assign]
+    shifts = [Shift(2, k, sign, 1.0) for k in range(3) for sign in (1, -1)]  # type: ignore[arg-type]
+    together = policy.rollout([PROMPTS] * 6, shifts, seed=1)
+    assert calls == [[0] * 3 + [1] * 3 + [2] * 3 + [3] * 3 + [4] * 3 + [5] * 3]
+    alone = [policy.rollout([PROMPTS] * 2, shifts[i : i + 2], seed=1) for i in (0, 2, 4)]
+    assert [batch for pair in alone for batch in pair] == together
+
+
+def test_members_are_theta_plus_and_minus_the_direction() -> None:
+    base = loaded("qwen2")
+    policy, other = policy_of(base), policy_of(base)
+    policy.apply(Update(0, 0, coef=0.5))
+    theta = policy.theta()
+    for sign in (1, -1):
+        shift = Shift(3, 1, sign, 0.75)  # type: ignore[arg-type]
+        asked = policy.rollout([PROMPTS], [shift], seed=4)
+        other.place(parameters.shifted(policy.space, theta, shift))
+        # Shift 0 of the same k shares the numbers, so the answers must be the same.
+        assert other.rollout([PROMPTS], [Shift(3, 1, 0, 0.0)], seed=4) == asked
+
+
+def test_common_random_numbers_make_equal_policies_say_the_same() -> None:
+    base = loaded("llama")
+    # So small that no draw changes, yet large enough for the canary to see it.
+    tiny = [Shift(0, 0, 1, 2.0**-20), Shift(0, 0, -1, 2.0**-20)]
+    plus, minus = policy_of(base).rollout([PROMPTS * 4] * 2, tiny, seed=3)
+    assert plus == minus
+    apart = policy_of(base, asking=Asking(Sampling(max_new_tokens=10), crn=False))
+    plus, minus = apart.rollout([PROMPTS * 4] * 2, tiny, seed=3)
+    assert plus != minus
+
+
+def test_a_perturbation_that_does_not_reach_the_model_stops_the_run() -> None:
+    base = loaded("llama")
+    subspace = small(base)
+    dead = {name: np.zeros_like(value) for name, value in subspace.basis.items()}
+    policy = policy_of(
+        base, Subspace("random", subspace.sites, subspace.fixed, subspace.start, dead)
+    )
+    with pytest.raises(RunError, match="canary"):
+        policy.rollout([PROMPTS] * 2, [Shift(0, 0, 1, 1.0), Shift(0, 0, -1, 1.0)], seed=0)
+    # An A/A question asks one policy twice and is no canary's business.
+    policy.rollout([PROMPTS] * 2, [Shift(0, 0, 0, 0.0)] * 2, seed=0)
+
+
+def test_the_updates_of_a_run_change_theta_as_the_coordinates_say() -> None:
+    base = loaded("llama")
+    subspace = small(base)
+    policy = policy_of(base, subspace, law=Law.for_dim(4))
+    theta = policy.start()
+    for step in range(50):
+        policy.rollout(
+            [PROMPTS[:1]] * 2, [Shift(step, 0, 1, 1.0), Shift(step, 0, -1, 1.0)], seed=0
+        )
+        update = Update(step, 0, vector=(0.1, 0.0, -0.2, 0.05))
+        policy.apply(update)
+        theta = parameters.applied(policy.space, theta, update)
+        assert policy.digest() == parameters.digest(theta, policy.layout, subspace.basis_sha256)
+
+
+class Broken:
+    """A LoRA policy with one clause of the contract broken."""
+
+    def __init__(self, inner: LoraPolicy, how: str):
+        self.inner, self.how, self.calls = inner, how, 0
+        self.layout = inner.layout
+        self.dim = inner.dim + (how == "dim")
+
+    def rollout(
+        self, prompts: Sequence[Sequence[Prompt]], shifts: Sequence[Shift], *, seed: int
+    ) -> list[Batch]:
+        self.calls += 1
+        if self.how == "forgetful":
+            seed += self.calls
+        if self.how == "deaf":
+            shifts = [Shift(s.step, s.k, 0, 0.0) for s in shifts]
+        if self.how == "moving":
+            self.inner.apply(Update(0, 0, coef=0.5))
+        batches = self.inner.rollout(prompts, shifts, seed=seed)
+        if self.how == "short" and batches:
+            batches[0] = batches[0][1:]
+        if self.how == "endless" and batches:
+            odd = Answer("w7", "never")  # type: ignore[arg-type]
+            batches[0] = (odd, *batches[0][1:])
+        return batches
+
+    def apply(self, update: Update) -> None:
+        if self.how == "numb":
+            return
+        coef = update.coef or 0.0  # "scalar": a vector is taken for a coefficient of 0
+        self.inner.apply(
+            Update(update.step, update.k, coef=coef * (2 if self.how == "far" else 1))
+        )
+
+    def theta(self) -> Theta:
+        return self.inner.theta()
+
+    def digest(self) -> str:
+        return "0" * 64 if self.how == "digest" else self.inner.digest()
+
+
+@pytest.mark.parametrize(
+    ("how", "clause"),
+    [
+        ("dim", "dim is not"),
+        ("forgetful", "second time"),
+        ("deaf", "shift is not used"),
+        ("moving", "rollout moves"),
+        ("short", "one answer per prompt"),
+        ("endless", "an answer is not an Answer"),
+        ("numb", "apply does not move"),
+        ("far", "other values than"),
+        ("digest", "digest does not see it"),
+        ("scalar", "vector of an update"),
+    ],
+)
+def test_check_policy_names_the_broken_clause(how: str, clause: str) -> None:
+    inner = policy_of(loaded("llama"))
+    broken = Broken(inner, how)
+    with pytest.raises(RunError, match=clause):
+        check_policy(
+            broken,
+            PROMPTS,
+            radius=1.0,
+            space=inner.space,
+            basis_sha256=inner.subspace.basis_sha256,
+        )

@@ -1,0 +1,302 @@
+"""Choosing coordinates: what each kind promises, what is named by the seed, what is refused."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from szpo import seeds
+from szpo.data import prompts
+from szpo.errors import RunError, UsageError
+from szpo.generation.engine_choice import engine_for
+from szpo.generation.sampling import Sampling
+from szpo.models import loading, logprobs
+from szpo.models.batched_lora import find_sites
+from szpo.models.loading import Loaded
+from szpo.optim import directions, parameters
+from szpo.policies import kl_calibration, layer_choice, score_basis, subspace_setup, subspaces
+from szpo.policies.probe import Probe
+from szpo.policies.subspaces import Subspace
+from szpo.types import Prompt
+from tests.support import tiny_models
+
+SHORT = Sampling(max_new_tokens=6)
+ASKED = [Prompt.user(f"w{7 + 3 * i} w{9 + i}") for i in range(24)]
+
+
+@pytest.fixture(scope="module")
+def model() -> Loaded:
+    return tiny_models.loaded("llama")
+
+
+def setup(loaded: Loaded, kind: Any = "score", **options: Any) -> Subspace:
+    chosen = {"dim": 4, "samples": 192, "kl_samples": 64, "sampling": SHORT, **options}
+    return subspace_setup.setup(loaded, ASKED, kind=kind, **chosen)
+
+
+def mean_kl(loaded: Loaded, space: Subspace, radius: float, rows: int = 12) -> tuple[float, float]:
+    """KL at ``radius`` along 24 directions, measured with answers that no set-up saw."""
+    ids = tuple(loading.encode(loaded.tokenizer, p) for p in ASKED)
+    engine = engine_for(loaded.model, space.sites, stop_tokens=loading.stop_tokens(loaded))
+    probe = Probe(loaded, space.sites, ids, SHORT, 999, engine)
+    if space.basis:
+        units = kl_calibration.unit_directions(999, 24, space.dim, "test")
+        members = [space.weights({"z": (radius * u).astype(np.float32)}) for u in units]
+    else:
+        law = directions.Law()
+        draws = parameters.Space(999, space.layout, law)
+        scale = np.float32(space.scale * radius / math.sqrt(space.dim))
+        members = [
+            {n: space.start[n] + scale * v for n, v in parameters.direction(draws, 0, k).items()}
+            for k in range(24)
+        ]
+    kl = probe.kl({**space.fixed, **space.start}, members, rows, "test").mean(1)
+    return float(kl.mean()), float(kl.std(ddof=1) / math.sqrt(24))
+
+
+# --- what the kinds promise ----------------------------------------------------------------------
+
+
+def test_score_coordinates_are_half_their_square_away(model: Loaded) -> None:
+    space = setup(model, samples=512, kl_samples=256)
+    assert (space.dim, space.scale, space.layout) == (4, 1.0, (("z", (4,)),))
+    for radius in (0.5, 1.0):
+        kl, error = mean_kl(model, space, radius)
+        assert abs(kl / (radius**2 / 2) - 1) < 0.2 + 3 * error / (radius**2 / 2)
+    assert space.mu(0.72) == pytest.approx(math.sqrt(2 * 0.72 / 4))
+
+
+@pytest.mark.parametrize("kind", ["random", "full"])
+def test_random_and_full_are_scaled_to_the_kl_radius(model: Loaded, kind: str) -> None:
+    space = setup(model, kind, kl_samples=256, kl_radius=0.5)
+    kl, error = mean_kl(model, space, math.sqrt(2 * 0.5))
+    assert abs(kl / 0.5 - 1) < 0.25 + 3 * error / 0.5
+
+
+def test_a_random_basis_is_orthogonal_with_one_length(model: Loaded) -> None:
+    space = setup(model, "random")
+    P = np.concatenate([v.reshape(-1, 4) for v in space.basis.values()]).astype(np.float64)
+    gram = P.T @ P
+    np.testing.assert_allclose(gram / gram[0, 0], np.eye(4), atol=1e-5)
+
+
+def test_full_has_every_moving_weight_as_a_coordinate(model: Loaded) -> None:
+    space = setup(model, "full")
+    sites = space.sites
+    assert not space.basis and space.basis_sha256 is None
+    assert space.dim == sum(s.outputs for s in sites)
+    assert [name for name, _ in space.layout] == [s.b for s in sites]
+    both = setup(model, "full", train="AB")
+    assert both.dim == sum(s.outputs + s.inputs for s in sites)
+    assert not both.fixed
+    assert both.layout[0] == (sites[0].a, (1, sites[0].inputs))
+
+
+def test_every_kind_starts_at_the_base_model(model: Loaded) -> None:
+    for kind in subspaces.KINDS:
+        space = setup(model, kind)
+        z = {"z": np.zeros(space.dim, np.float32)} if space.basis else dict(space.start)
+        assert all(not space.weights(z)[s.b].any() for s in space.sites)
+
+
+def test_score_directions_move_more_than_random_ones_of_the_same_length(model: Loaded) -> None:
+    """What is being chosen: weights to which the model's own probabilities are sensitive."""
+    score, chance = setup(model), setup(model, "random")
+
+    def length(space: Subspace) -> float:
+        return math.sqrt(sum(float((v**2).sum()) for v in space.basis.values()) / 4)
+
+    assert length(score) < 0.7 * length(chance)
+
+
+# --- named randomness ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", subspaces.KINDS)
+def test_the_same_seed_gives_the_same_tensors(model: Loaded, kind: str) -> None:
+    a, b, c = (setup(model, kind, root_seed=s) for s in (5, 5, 6))
+    assert a.tensors().keys() == b.tensors().keys()
+    assert all(np.array_equal(v, b.tensors()[n]) for n, v in a.tensors().items())
+    assert (a.scale, a.basis_sha256) == (b.scale, b.basis_sha256)
+    assert (a.scale, a.basis_sha256) != (c.scale, c.basis_sha256)
+
+
+def test_the_report_tells_cost_and_correction(model: Loaded) -> None:
+    report = setup(model).report
+    assert report["samples"] == 192 and report["seconds"] >= 0
+    assert report["layers"] == [0, 1, 2, 3] and report["weights"] == 4 * 32
+    assert 0.3 < report["correction"] < 3
+    assert set(report["raw_kl_ratio"]) == {"0.5", "1.0"}
+
+
+def test_tensors_hold_all_that_replay_needs(model: Loaded) -> None:
+    space = setup(model)
+    kept = space.tensors()
+    assert len(kept) == 3 * len(space.sites)
+    assert all(value.dtype == np.float32 for value in kept.values())
+    z = np.array([0.1, -2, 0.5, 1], np.float32)
+    start = {n.removeprefix("start/"): v for n, v in kept.items() if n.startswith("start/")}
+    basis = {n.removeprefix("basis/"): v for n, v in kept.items() if n.startswith("basis/")}
+    again = parameters.materialise(start, basis, z)
+    assert all(np.array_equal(again[n], v) for n, v in space.weights({"z": z}).items())
+
+
+def test_a_starting_adapter_is_the_centre(model: Loaded) -> None:
+    config = layer_choice.lora_config(model.model, layers=(1, 2))
+    rng = np.random.default_rng(0)
+    start = {}
+    for s in find_sites(model.model, config):
+        start[s.a] = (rng.normal(size=(1, s.inputs)) / s.inputs).astype(np.float32)
+        start[s.b] = (0.3 * rng.normal(size=(s.outputs, 1))).astype(np.float32)
+    space = setup(model, config=config, start=start)
+    at_zero = space.weights({"z": np.zeros(4, np.float32)})
+    assert all(np.array_equal(at_zero[n], start[n]) for n in at_zero)
+    kl, _ = mean_kl(model, space, 1e-4, rows=2)
+    assert abs(kl) < 1e-5, "KL is counted from the starting adapter"
+
+
+def test_four_bits_and_other_architectures_can_be_set_up() -> None:
+    for name in ("gpt2", "mistral"):
+        space = setup(tiny_models.loaded(name), samples=64, kl_samples=16)
+        assert space.dim == 4
+
+
+# --- the arithmetic ------------------------------------------------------------------------------
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    arrays.arrays(np.float32, (24, 5), elements=st.floats(-4, 4, width=32)),
+    arrays.arrays(np.float32, (24, 5), elements=st.floats(-4, 4, width=32)),
+    st.integers(1, 3),
+)
+def test_components_whiten_the_second_half(first: Any, second: Any, dim: int) -> None:
+    """Pᵀ F̂₂ P = I, and the columns lie in the leading eigenspace of the first half."""
+    rng = np.random.default_rng(0)
+    first = first + rng.normal(size=first.shape).astype(np.float32)
+    second = second + rng.normal(size=second.shape).astype(np.float32)
+    P, moments = score_basis.components(first, second, dim)
+    F = second.T.astype(np.float64) @ second / len(second)
+    np.testing.assert_allclose(P.T @ F @ P, np.eye(dim), atol=1e-6)
+    assert (moments > 0).all()
+    values, vectors = np.linalg.eigh(first.T.astype(np.float64) @ first)
+    outside = vectors[:, : 5 - dim].T @ P
+    if values[5 - dim] > 1.001 * values[4 - dim]:
+        np.testing.assert_allclose(outside, 0, atol=1e-5 * np.abs(P).max() + 1e-7)
+
+
+def test_components_of_too_few_scores_are_refused() -> None:
+    thin = np.zeros((8, 5), np.float32)
+    thin[:, 0] = 1
+    with pytest.raises(RunError, match="scores span 1 directions, dim is 2"):
+        score_basis.components(thin, thin, 2)
+    rng = np.random.default_rng(0)
+    with pytest.raises(RunError, match="too few samples to whiten 3 directions"):
+        score_basis.components(rng.normal(size=(9, 5)).astype(np.float32),
+                             rng.normal(size=(2, 5)).astype(np.float32), 3)  # fmt: skip
+
+
+def test_the_two_halves_share_no_prompt() -> None:
+    rows = [logprobs.Sample((1,), (2,), group) for group in (7, 3, 3, 9, 7, 1)]
+    first = score_basis.halves(rows)
+    groups = np.array([r.group for r in rows])
+    assert not set(groups[first]) & set(groups[~first])
+    same = [logprobs.Sample((1,), (2,), 0)] * 6
+    assert score_basis.halves(same).sum() == 3
+
+
+def test_random_directions_ignore_how_many_are_asked_for() -> None:
+    a = kl_calibration.unit_directions(3, 4, 8)
+    np.testing.assert_allclose(a, kl_calibration.unit_directions(3, 9, 8)[:4])
+    np.testing.assert_allclose(np.linalg.norm(a, axis=1), 1)
+
+
+# --- layers, and what is refused -----------------------------------------------------------------
+
+
+@given(st.integers(1, 200), st.integers(1, 9))
+def test_middle_layers_exist_and_touch_two_thirds(depth: int, count: int) -> None:
+    found = layer_choice.middle_layers(depth, count)
+    assert len(found) == min(count, depth)
+    assert found[0] >= 0 and found[-1] < depth
+    assert list(found) == list(range(found[0], found[0] + len(found)))
+    if depth > 3 * count:
+        assert abs((found[0] + found[-1]) / 2 - 2 * depth / 3) <= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [("llama", "mlp.down_proj"), ("gpt2", "mlp.c_proj"), ("qwen2", "mlp.down_proj")],
+)
+def test_the_default_adapts_the_output_of_the_mlp(name: str, target: str) -> None:
+    model = tiny_models.build(name)
+    sites = find_sites(model, layer_choice.lora_config(model))
+    assert [s.depth for s in sites] == [0, 1, 2, 3]
+    assert all(s.name.endswith(target) and s.rank == 1 and s.scale == 1 for s in sites)
+
+
+def test_layers_that_do_not_exist_list_those_that_do(model: Loaded) -> None:
+    with pytest.raises(UsageError, match=r"no adapter layer matches 'query'; .*down_proj.*q_proj"):
+        layer_choice.lora_config(model.model, targets=["query"])
+    with pytest.raises(UsageError, match=r"layers \[9\] do not exist; this model has 0 to 3"):
+        layer_choice.lora_config(model.model, layers=[1, 9])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"kind": "best"}, "kind must be one of full, random, score"),
+        ({"dim": 0}, "dim must be at least 1"),
+        ({"dim": 60}, "samples must be at least 4·dim = 240"),
+        ({"kind": "random", "dim": 200}, "dim 200 is more than the 128 weights"),
+        ({"train": "A"}, "train must be B or AB"),
+        ({"train": "AB"}, "score moves B only"),
+        ({"kl_samples": 4}, "kl_samples must be at least 16"),
+        ({"sampling": Sampling(temperature=0)}, "temperature 0 has no score"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(
+    model: Loaded, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        setup(model, **options)
+
+
+def test_no_prompts_are_refused(model: Loaded) -> None:
+    with pytest.raises(UsageError, match="needs prompts"):
+        subspace_setup.setup(model, [], dim=4)
+
+
+def test_an_adapter_that_moves_nothing_is_an_error(model: Loaded) -> None:
+    config = layer_choice.lora_config(model.model)
+    sites = find_sites(model.model, config)
+    dead = {s.a: np.zeros((1, s.inputs), np.float32) for s in sites}
+    dead |= {s.b: np.zeros((s.outputs, 1), np.float32) for s in sites}
+    with pytest.raises(RunError, match="no scale gives a KL of"):
+        setup(model, "random", config=config, start=dead)
+    with pytest.raises(RunError, match="scores span 0 directions"):
+        setup(model, config=config, start=dead)
+
+
+def test_the_tiny_diary_model_keeps_the_promise() -> None:
+    """On a trained model, at the sample count that runs use."""
+    loaded = loading.load("tiny", dtype="fp32")
+    asked = prompts.shipped().train
+    space = subspace_setup.setup(loaded, asked, dim=8, samples=384, root_seed=1)
+    engine = engine_for(loaded.model, space.sites, stop_tokens=loading.stop_tokens(loaded))
+    ids = tuple(loading.encode(loaded.tokenizer, p) for p in prompts.shipped().heldout)
+    probe = Probe(loaded, space.sites, ids, Sampling(), seeds.branch_seed(1, 0, "test"), engine)
+    units = kl_calibration.unit_directions(7, 16, 8, "test")
+    found = kl_calibration.kl_ratios(
+        probe, {**space.fixed, **space.start}, replace(space), units, (0.5, 1.0), 12, "test"
+    )
+    for ratios in found.values():
+        error = ratios.std(ddof=1) / math.sqrt(ratios.size)
+        assert abs(ratios.mean() - 1) < 0.2 + 3 * error

@@ -1,0 +1,458 @@
+"""Bad input through the command line: one clear line, the right exit code, nothing left behind.
+
+Rows are those of docs/bad-inputs.md, which names the test of each.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import sqlite3
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from szpo.cli.app import call
+from szpo.ledger.database import Ledger
+from szpo.replay import verification
+from tests.support import folder_run, quadratic, yard_run
+
+ROOT = Path(__file__).parents[2]
+Capture = pytest.CaptureFixture[str]
+Refused = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def yard(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return yard_run.make(tmp_path_factory.mktemp("yard"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return folder_run.make(tmp_path_factory.mktemp("folder"))
+
+
+@pytest.fixture
+def refused(capsys: Capture) -> Refused:
+    """Run a command that must be refused; its last line on stderr, checked to be one."""
+
+    def run(code: int, *arguments: object) -> str:
+        capsys.readouterr()
+        assert call([str(a) for a in arguments]) == code
+        lines = capsys.readouterr().err.splitlines()
+        assert "Traceback" not in "\n".join(lines)
+        assert [line for line in lines if line.startswith("error: ")] == lines[-1:]
+        return lines[-1].removeprefix("error: ")
+
+    return run
+
+
+def copied(run: Path, folder: Path) -> Path:
+    """A copy of a run's file, all of it in the main file."""
+    target = folder / run.name
+    with sqlite3.connect(run) as source, sqlite3.connect(target) as copy:
+        source.backup(copy)
+    return target
+
+
+# --- settings ----------------------------------------------------------------------------------
+
+
+def test_row_1_missing_settings_file(refused: Refused, tmp_path: Path) -> None:
+    said = refused(2, "run", tmp_path / "run.toml")
+    assert said == f"run.toml not found (looked in {tmp_path}); create one with: szpo init"
+
+
+def test_row_2_settings_file_not_utf8(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_bytes(b"[run]\n\nseed = 1 # \xff\n")
+    assert refused(2, "run", tmp_path / "run.toml") == "run.toml: byte 0xff at line 3 is not UTF-8"
+
+
+def test_row_3_settings_file_not_toml(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text("[run]\nseed = = 1\n")
+    said = refused(2, "run", tmp_path / "run.toml")
+    assert re.fullmatch(r"run\.toml is not TOML: .*line 2, column 8.*", said)
+
+
+def test_row_4_unknown_key(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text("[optimizer]\nkl_radus = 1.0\n")
+    said = refused(2, "run", tmp_path / "run.toml")
+    assert said.endswith('unknown key "kl_radus" in [optimizer]; did you mean "kl_radius"?')
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", '"0.1"'])
+def test_row_5_radius_out_of_range(refused: Refused, value: str) -> None:
+    shown = value if value.startswith('"') else {"0": "0", "-1": "-1"}.get(value, value)
+    said = refused(2, "run", "--set", f"optimizer.mu={value}")
+    assert said == f"settings: optimizer.mu must be a finite number > 0 and <= 1e+06 (got {shown})"
+
+
+def test_row_6_step_beyond_fp32(refused: Refused) -> None:
+    said = refused(2, "run", "--set", "optimizer.alpha=1e38")
+    assert said == "settings: optimizer.alpha × Δ̂ × v would exceed fp32 range (alpha = 1e+38)"
+
+
+@pytest.mark.parametrize("value", ["0", "2.5", "1000000000"])
+def test_row_7_counts_out_of_range(refused: Refused, value: str) -> None:
+    said = refused(2, "run", "--set", f"comparisons={value}")
+    wanted = "settings: optimizer.comparisons must be a whole number >= 1 and <= 4,096"
+    assert said == f"{wanted} (got {value})"
+
+
+def test_row_8_more_votes_than_panelists(refused: Refused) -> None:
+    said = refused(2, "run", "--set", "optimizer.votes=8")
+    assert said == "settings: optimizer.votes 8 needs 8 panelists; panel.size is 5"
+
+
+@pytest.mark.parametrize("value", ["-1", "9223372036854775808", '"text"', "text"])
+def test_row_9_seed_out_of_range(refused: Refused, value: str) -> None:
+    said = refused(2, "run", "--set", f"seed={value}")
+    assert said.startswith("settings: run.seed must be a whole number >= 0 and < 9,223,372,036,")
+
+
+# --- prompts -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("row", "name", "content", "words"),
+    [
+        (10, "empty.jsonl", b"", "no prompts in"),
+        (10, "blank.txt", b"\n  \n", "no prompts in"),
+        (11, "bad.jsonl", b'{"text": "a"}\n{"text": \n', ":2: "),
+        (12, "long.jsonl", b'"' + b"a" * 70_000 + b'"\n', "line 1 is 70,003 bytes; limit 65,536"),
+        (14, "zip.jsonl", b"PK\x03\x04rest", "compressed prompt files are not read"),
+        (15, "nul.txt", b"one\x00two\n", "holds a NUL character"),
+        (17, "prompts.yaml", b"!!python/object/apply:os.system [id]\n", "prompts are read from"),
+    ],
+)
+def test_rows_10_to_17_prompt_files(
+    refused: Refused, tmp_path: Path, row: int, name: str, content: bytes, words: str
+) -> None:
+    file = tmp_path / name
+    file.write_bytes(content)
+    folder = tmp_path / "runs"
+    assert words in refused(2, "run", "--folder", folder, "--set", f"prompts.path={file}")
+    assert not list(folder.glob("*"))
+
+
+def test_row_13_prompts_from_a_device_or_a_pipe(refused: Refused, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.jsonl"
+    os.mkfifo(pipe)
+    arguments = ["run", "--folder", tmp_path / "runs", "--set"]
+    assert "is not a regular file" in refused(2, *arguments, f"prompts.path={pipe}")
+    link = tmp_path / "zero.jsonl"
+    link.symlink_to("/dev/zero")
+    assert "is not a regular file" in refused(2, *arguments, f"prompts.path={link}")
+
+
+def test_rows_15_and_16_are_said_and_the_run_goes_on(tmp_path: Path, capsys: Capture) -> None:
+    path = yard_run.prompts(tmp_path)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    marked = lines[1].replace("Walk from", "\u202eWalk from")
+    path.write_text("\n".join([*lines, lines[1], marked]), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(yard_run, "prompts", lambda folder: path)
+        yard_run.make(tmp_path, "run.votes=8")
+    said = capsys.readouterr().err
+    assert "warning: 1 duplicate prompt" in said
+    assert "direction" in said
+
+
+# --- models ------------------------------------------------------------------------------------
+
+
+def test_row_18_model_missing(refused: Refused, tmp_path: Path) -> None:
+    said = refused(2, *folder_run.arguments(tmp_path, model_folder=tmp_path / "absent"))
+    assert "not found" in said
+    assert "give smollm2, tiny, a local folder, or a hub id" in said
+
+
+def test_row_18_no_layer_of_that_name(refused: Refused, tmp_path: Path) -> None:
+    model = folder_run.model(tmp_path)
+    said = refused(
+        2, *folder_run.arguments(tmp_path, 'adapter.targets=["q_prj"]', model_folder=model)
+    )
+    assert said.startswith("no adapter layer matches 'q_prj'; this model has ")
+    assert "q_proj" in said
+
+
+def test_row_19_pickle_weights(refused: Refused, tmp_path: Path) -> None:
+    model = folder_run.model(tmp_path)
+    (model / "model.safetensors").rename(model / "pytorch_model.bin")
+    said = refused(2, *folder_run.arguments(tmp_path, model_folder=model))
+    assert "pickle" in said
+    assert "pytorch_model.bin" in said
+
+
+@pytest.mark.parametrize("how", ["cut", "header"])
+def test_row_20_corrupt_safetensors(refused: Refused, tmp_path: Path, how: str) -> None:
+    model = folder_run.model(tmp_path)
+    file = model / "model.safetensors"
+    content = file.read_bytes()
+    if how == "cut":
+        file.write_bytes(content[:-100])
+    else:
+        file.write_bytes(struct.pack("<Q", 2**63) + content[8:])
+    said = refused(2, *folder_run.arguments(tmp_path, model_folder=model))
+    assert said.startswith("corrupt safetensors: ")
+    assert "header says" in said
+
+
+def test_row_21_weights_not_finite(refused: Refused, tmp_path: Path) -> None:
+    model = folder_run.model(tmp_path)
+    file = model / "model.safetensors"
+    tensors = load_file(file)
+    name = sorted(tensors)[0]
+    tensors[name].flat[:2] = float("nan")
+    save_file(tensors, file, metadata={"format": "pt"})
+    said = refused(2, *folder_run.arguments(tmp_path, model_folder=model))
+    assert f"tensor {name} has 2 values that are not finite" in said
+
+
+def test_row_22_adapter_layout_differs(folder: Path, tmp_path: Path, refused: Refused) -> None:
+    """A model of the recorded hash cannot have other shapes; the check stands behind it."""
+    from szpo.models import weight_files
+    from szpo.policies import language_model
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(weight_files, "demand_same", lambda *_, **__: None)
+        patch.setattr(language_model, "_shapes", lambda loaded, site: {site.a: (16, 64)})
+        said = refused(5, "sample", folder)
+    assert re.fullmatch(r"tensor .*lora_A is \(1, 64\) in the run, \(16, 64\) in this model", said)
+
+
+def test_row_23_base_model_differs(folder: Path, tmp_path: Path, refused: Refused) -> None:
+    model = folder.parent.parent / "llama"
+    kept = tmp_path / "kept"
+    shutil.copytree(model, kept)
+    try:
+        file = model / "model.safetensors"
+        tensors = load_file(file)
+        tensors[sorted(tensors)[0]] *= 2
+        save_file(tensors, file, metadata={"format": "pt"})
+        said = refused(5, "sample", folder)
+    finally:
+        shutil.rmtree(model)
+        shutil.copytree(kept, model)
+    assert re.search(r"was made with [0-9a-f]{16}…?, found [0-9a-f]{16}", said)
+
+
+# --- places ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["../a", "con", "", "x" * 300, "run-\N{SNAKE}", "/etc/x", "a.b"])
+def test_rows_24_and_25_run_names_stay_in_the_folder(refused: Refused, name: str) -> None:
+    said = refused(2, "run", "--set", f"run.name={name}")
+    assert said.startswith("settings: run.name")
+    assert "must be text that matches" in said or "is reserved by some file systems" in said
+
+
+def test_row_26_run_exists(yard: Path, refused: Refused) -> None:
+    said = refused(4, *yard_run.arguments(yard.parent.parent, "run.name=yard"))
+    assert said.startswith(f"{yard} exists; continue it with: szpo run --resume yard")
+
+
+def test_row_26_folder_cannot_be_written(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("a file stands where the folder should be")
+    said = refused(4, *yard_run.arguments(tmp_path))
+    assert said.startswith(f"{tmp_path / 'runs'} cannot be written")
+
+
+# --- ledgers -----------------------------------------------------------------------------------
+
+
+def test_row_27_not_a_ledger(refused: Refused, tmp_path: Path) -> None:
+    text, other = tmp_path / "text.db", tmp_path / "other.db"
+    text.write_text("not a database, though long enough to be looked at " * 20)
+    with sqlite3.connect(other) as conn:
+        conn.execute("CREATE TABLE notes (text)")
+    assert "is not a szpo ledger (not an SQLite file)" in refused(4, "show", text)
+    assert "is not a szpo ledger (application_id 0)" in refused(4, "show", other)
+
+
+def test_row_28_ledger_truncated(yard: Path, refused: Refused, tmp_path: Path) -> None:
+    path = copied(yard, tmp_path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert "damaged" in refused(5, "verify", path)
+
+
+def test_row_29_schema_is_newer(yard: Path, refused: Refused, tmp_path: Path) -> None:
+    path = copied(yard, tmp_path)
+    with sqlite3.connect(path) as conn:
+        conn.execute("PRAGMA user_version = 9")
+    said = refused(2, "show", path)
+    assert said == f"{path}: schema 9; this szpo reads up to 1: upgrade"
+
+
+def test_row_30_ledger_locked(
+    yard: Path, refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from szpo.ledger import connection
+
+    path = copied(yard, tmp_path)
+    patient = [p for p in connection._PRAGMAS if "busy_timeout" not in p]
+    monkeypatch.setattr(connection, "_PRAGMAS", ("PRAGMA busy_timeout=1", *patient))
+    holder = sqlite3.connect(path, isolation_level=None)
+    try:
+        holder.execute("BEGIN EXCLUSIVE")
+        said = refused(4, "run", "--resume", path)
+    finally:
+        holder.close()
+    assert "locked by another program" in said
+
+
+def test_row_31_ledger_on_a_network(
+    yard: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from szpo.ledger import connection
+
+    monkeypatch.setattr(connection, "filesystem", lambda folder: "nfs4")
+    assert "lies on nfs4, where file locks do not hold" in refused(4, "show", yard)
+
+
+def test_row_32_wal_of_another_file(yard: Path, refused: Refused, tmp_path: Path) -> None:
+    path = copied(yard, tmp_path)
+    other = sqlite3.connect(tmp_path / "other.db", isolation_level=None)
+    other.executescript("PRAGMA journal_mode=WAL; CREATE TABLE t (x);")
+    for i in range(300):
+        other.execute("INSERT INTO t VALUES (?)", ("x" * 200 + str(i),))
+    shutil.copy(tmp_path / "other.db-wal", f"{path}-wal")
+    other.close()
+    assert call(["verify", str(path)]) in {4, 5}  # whichever of the two its pages break first
+
+
+def test_row_33_ledger_row_edited(yard: Path, refused: Refused, tmp_path: Path) -> None:
+    path = copied(yard, tmp_path)
+    with sqlite3.connect(path) as conn:
+        (trigger,) = conn.execute(
+            "SELECT sql FROM sqlite_master WHERE name = 'votes_no_update'"
+        ).fetchone()
+        conn.execute("DROP TRIGGER votes_no_update")
+        conn.execute("UPDATE votes SET choice = iif(choice = 'A', 'B', 'A') WHERE vote = 5")
+        conn.execute(trigger)
+    said = refused(5, "verify", path)
+    assert said.startswith("does not verify: votes row 5: ")
+
+
+def test_row_33_report_shows_a_broken_ledger(yard: Path, tmp_path: Path) -> None:
+    path = copied(yard, tmp_path)
+    with sqlite3.connect(path) as conn:
+        conn.execute("DROP TRIGGER votes_no_update")
+    assert call(["report", str(path)]) == 0
+    assert "does not verify" in path.with_suffix(".html").read_text(encoding="utf-8")
+
+
+def test_row_34_ledger_with_a_gap(yard: Path, refused: Refused, tmp_path: Path) -> None:
+    path = copied(yard, tmp_path)
+    with sqlite3.connect(path) as conn:
+        (trigger,) = conn.execute(
+            "SELECT sql FROM sqlite_master WHERE name = 'updates_no_delete'"
+        ).fetchone()
+        conn.execute("DROP TRIGGER updates_no_delete")
+        conn.execute("DELETE FROM updates WHERE step = 1")
+        conn.execute(trigger)
+    assert refused(5, "verify", path).startswith("does not verify: ")
+
+
+# --- who drives, and what nobody expected ------------------------------------------------------
+
+
+def test_lease_held_elsewhere_exits_3(yard: Path, refused: Refused, tmp_path: Path) -> None:
+    path = copied(yard, tmp_path)
+    with Ledger.open(path) as ledger:
+        ledger.execute(
+            "UPDATE controller SET lease = 'another-host:1:x', expires_us = ?",
+            (ledger.clock() + 30_000_000,),
+        )
+    assert "run by another-host:1:x" in refused(3, "run", "--resume", path)
+
+
+def test_failed_own_check_exits_1(tmp_path: Path, refused: Refused) -> None:
+    """A guard that cannot be met pauses the run with one line."""
+    code = call(yard_run.arguments(tmp_path, "run.name=yard", "guards.max_length=0.5"))
+    assert code == 1
+    with Ledger.open(tmp_path / "runs" / "yard.db", readonly=True) as ledger:
+        assert len(ledger.heads()) == 2  # it paused after its first step
+
+
+def test_row_52_two_interrupts(tmp_path: Path) -> None:
+    """The second comes while the first is being handled: still one line, and a run to resume."""
+    arguments = yard_run.arguments(tmp_path, "run.name=yard", "panel.inside=false")
+    child = subprocess.Popen(
+        [sys.executable, "-m", "szpo", *arguments],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert child.stderr is not None
+    assert any("waiting for votes" in line for line in child.stderr), "it never began"
+    for _ in range(2):
+        child.send_signal(signal.SIGINT)
+    rest = child.stderr.read()
+    child.stderr.close()
+    assert child.wait(60) in {130, -signal.SIGINT}
+    assert "Traceback" not in rest
+    path = tmp_path / "runs" / "yard.db"
+    with Ledger.open(path) as ledger:
+        assert verification.verify(ledger).ok
+        assert not ledger.votes()
+
+
+@pytest.mark.parametrize("year", [1970, 2099])
+def test_row_53_a_strange_year(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, year: int
+) -> None:
+    from szpo.runs import machine_check
+
+    strange = type("Strange", (), {"gmtime": lambda: type("Year", (), {"tm_year": year})})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(machine_check, "time", strange)
+        (check,) = machine_check._clock(tmp_path)
+    assert (check.status, check.text) == ("warn", f"year {year}; times in the ledger will say so")
+    digests = []
+    for start in (1_700_000_000_000_000, 0 if year == 1970 else 4_070_908_800_000_000):
+        settings = quadratic.settings_of(N=2, D=1)
+        clock = quadratic.Clock(start)
+        with quadratic.new_ledger(tmp_path / f"{start}.db", settings, clock) as ledger:
+            quadratic.go(settings, ledger, quadratic.QuadraticPolicy(settings), until_step=2)
+            assert verification.verify(ledger).ok
+            digests.append(quadratic.history(ledger))
+    assert digests[0] == digests[1]
+
+
+def test_out_of_memory_exits_6(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    from szpo.runs import machine_check
+
+    def hungry(folder: Path) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(machine_check, "examine", hungry)
+    assert refused(6, "doctor").startswith("out of memory; use fewer rows")
+
+
+def test_a_fault_of_szpo_says_so(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    from szpo.runs import machine_check
+
+    def broken(folder: Path) -> None:
+        raise ZeroDivisionError("seven")
+
+    monkeypatch.setattr(machine_check, "examine", broken)
+    assert "unexpected ZeroDivisionError: seven; this is a fault of szpo" in refused(1, "doctor")
+    with pytest.raises(ZeroDivisionError):
+        call(["--debug", "doctor"])
+
+
+def test_table_names_a_test_for_every_row() -> None:
+    text = (ROOT / "docs" / "bad-inputs.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| (\d+) \| [^|]+ \| [^|]+ \| ([^|]+) \|$", text, re.MULTILINE))
+    assert set(map(int, rows)) == set(range(1, 55))
+    for row, where in rows.items():
+        for file, test in re.findall(r"`([\w/]+\.py)::(\w+)`", where):
+            source = (ROOT / "tests" / file).read_text(encoding="utf-8")
+            assert f"def {test}(" in source, f"row {row} names {test}, which {file} does not have"
+        assert "::" in where or where.strip().startswith("not here: "), f"row {row}"

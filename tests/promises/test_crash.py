@@ -1,0 +1,209 @@
+"""A run killed between any two writes, and resumed, is the same run as an unbroken one."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from szpo.ledger.database import Ledger
+from szpo.replay import verification
+from szpo.training import controller
+from szpo.voting import lease
+from tests.support.quadratic import (
+    LAYOUT,
+    WIDE,
+    Clock,
+    QuadraticPolicy,
+    ValueJudge,
+    history,
+    new_ledger,
+    panel_of,
+    prompts_of,
+    settings_of,
+)
+
+
+class Crash(BaseException):
+    """The process is gone: no handler of the library's may save it."""
+
+
+class Faulty:
+    """Counts every write (and every change of the policy) and crashes at the chosen one."""
+
+    def __init__(self, at):
+        self.at, self.seen, self.dead = at, 0, False
+
+    def __call__(self):
+        if self.dead:
+            raise Crash  # a dead process writes nothing more
+        self.seen += 1
+        if self.seen == self.at:
+            self.dead = True
+            raise Crash
+
+
+class CrashingPolicy(QuadraticPolicy):
+    def __init__(self, settings, fault):
+        super().__init__(settings)
+        self.fault = fault
+
+    def apply(self, update):
+        self.fault()
+        super().apply(update)
+        self.fault()
+
+    def rollout(self, prompts, shifts, *, seed):
+        self.fault()
+        return super().rollout(prompts, shifts, seed=seed)
+
+
+def opened(path, clock):
+    """Without fsync: a process's death loses nothing that was written, and this is much faster."""
+    ledger = Ledger.open(path, clock=clock)
+    ledger.execute("PRAGMA synchronous=OFF")
+    return ledger
+
+
+def wrap(ledger, fault):
+    """Crash before each writing statement, and after each COMMIT."""
+    plain = ledger.execute
+
+    def execute(sql, parameters=()):
+        word = sql.split(None, 1)[0].upper()
+        if word in ("BEGIN", "INSERT", "UPDATE", "DELETE", "COMMIT"):
+            fault()
+        cursor = plain(sql, parameters)
+        if word == "COMMIT":
+            fault()
+        return cursor
+
+    ledger.execute = execute
+    return ledger
+
+
+CASES = {
+    "bayes": (LAYOUT, {"N": 2, "D": 1}, 0, 2),
+    "momentum": (WIDE, {"N": 1, "D": 1, "rule": "sign", "momentum": 0.5, "K": 2}, 0, 2),
+    "lag": (LAYOUT, {"N": 1, "D": 1, "M": 2}, 1, 3),
+    "skill": (LAYOUT, {"N": 1, "D": 1, "weighting": "skill"}, 0, 3),
+}
+
+
+def drive(ledger, policy, settings, lag, until):
+    judge = ValueJudge(skips=0.3)
+    controller.run(
+        ledger,
+        policy,
+        panel_of(ledger, judge=judge),
+        prompts=prompts_of(settings),
+        until_step=until,
+        lag=lag,
+    )
+
+
+def attempt(path, settings, lag, until, at):
+    """One life: crash at the at-th point. Returns True if it came to the end instead."""
+    fault = Faulty(at)
+    ledger = wrap(opened(path, Clock()), fault)
+    try:
+        drive(ledger, CrashingPolicy(settings, fault), settings, lag, until)
+        return True
+    except Crash:
+        return False
+    finally:
+        ledger.close()  # without commit: what was open is rolled back, as after a kill
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_run_killed_at_any_write_resumes_as_the_same_run(tmp_path, case):
+    layout, changes, lag, until = CASES[case]
+    settings = settings_of(layout, **changes)
+    with new_ledger(tmp_path / "unbroken.db", settings) as ledger:
+        drive(ledger, QuadraticPolicy(settings), settings, lag, until)
+        expected = history(ledger)
+        start = tmp_path / "start.db"
+    assert len(expected) == until
+    new_ledger(start, settings).close()
+    content = start.read_bytes()
+    at, finished = 0, False
+    while not finished:
+        at += 1
+        path = tmp_path / "killed.db"
+        for rest in tmp_path.glob("killed.db*"):
+            rest.unlink()
+        path.write_bytes(content)
+        finished = attempt(path, settings, lag, until, at)
+        clock = Clock(Clock().now + 3_600_000_000)  # the dead controller's lease has run out
+        with opened(path, clock) as ledger:
+            drive(ledger, QuadraticPolicy(settings), settings, lag, until)
+            assert history(ledger) == expected, f"differs when killed at write {at}"
+            if at % 10 == 0 or finished:
+                assert verification.verify(ledger).ok
+            votes = ledger.votes()
+            assert len({(v["assignment"], v["revision"]) for v in votes}) == len(votes)
+    assert at > 100  # the enumeration did reach every phase
+
+
+def test_a_run_killed_again_and_again_still_ends_the_same(tmp_path):
+    layout, changes, lag, until = CASES["bayes"]
+    settings = settings_of(layout, **changes)
+    with new_ledger(tmp_path / "unbroken.db", settings) as ledger:
+        drive(ledger, QuadraticPolicy(settings), settings, lag, until)
+        expected = history(ledger)
+    path = tmp_path / "killed.db"
+    new_ledger(path, settings).close()
+    lives = 0
+    while not attempt(path, settings, lag, until, 30):
+        lives += 1
+        with Ledger.open(path, clock=Clock()) as ledger:
+            ledger.execute("UPDATE controller SET lease = NULL, expires_us = NULL")
+    assert lives >= 3
+    with Ledger.open(path, clock=Clock()) as ledger:
+        assert history(ledger) == expected and verification.verify(ledger).ok
+
+
+def _forever(path):
+    """In a child: say after each step that it is done, and never end."""
+    settings = settings_of(N=2, D=1)
+    with Ledger.open(path) as ledger:
+        controller.run(
+            ledger,
+            QuadraticPolicy(settings),
+            panel_of(ledger),
+            prompts=prompts_of(settings),
+            until_step=10**6,
+            on_step=lambda report: print(report.step, report.theta_sha256, flush=True),
+        )
+
+
+def test_kill_9_loses_no_step_that_was_reported(tmp_path):
+    settings = settings_of(N=2, D=1)
+    path = tmp_path / "run.db"
+    new_ledger(path, settings).close()
+    code = (
+        "import sys; from pathlib import Path; from tests.promises.test_crash import _forever; "
+        "_forever(Path(sys.argv[1]))"
+    )
+    acked = {}
+    for after in (2, 5):
+        child = subprocess.Popen(
+            [sys.executable, "-c", code, str(path)],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[2],
+        )
+        for _ in range(after):
+            step, digest = child.stdout.readline().split()
+            acked[int(step)] = digest
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+        child.stdout.close()
+        with Ledger.open(path) as ledger:
+            stored = {step: theta for step, _, theta in history(ledger)}
+            assert acked.items() <= stored.items()
+            assert verification.verify(ledger).ok
+            # The holder's process is gone, so nobody waits for its lease.
+            lease.release(ledger, lease.acquire(ledger))

@@ -1,0 +1,118 @@
+"""The examples do what they say, and stay short."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from szpo.cli.app import call
+from szpo.config import settings_file
+from szpo.evaluators.checks import check_judge
+from szpo.ledger.database import Ledger
+from szpo.policies.protocol import check_policy
+from szpo.runs import assemble
+from szpo.types import Prompt
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+
+
+def code_lines(file: str) -> int:
+    """Lines that hold code: no docstring, no import, no blank."""
+    tree = ast.parse((EXAMPLES / file).read_text(encoding="utf-8"))
+    return len(
+        {
+            node.lineno
+            for top in tree.body
+            if isinstance(top, ast.ClassDef | ast.FunctionDef)
+            for node in ast.walk(top)
+            if hasattr(node, "lineno")
+        }
+    )
+
+
+@pytest.mark.parametrize("file", ["own_evaluator.py", "own_policy.py"])
+def test_an_own_part_is_about_twenty_lines(file: str) -> None:
+    assert code_lines(file) <= 22
+
+
+@pytest.mark.usefixtures("importable")
+def test_both_keep_their_contracts() -> None:
+    from own_evaluator import Brief
+    from own_policy import Hesitant
+
+    check_judge(Brief())
+    check_policy(Hesitant(3), [Prompt.user("One?"), Prompt.user("Two?")], radius=0.5)
+
+
+def test_together_they_come_to_the_point(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "run_both.py", str(tmp_path)],
+        cwd=EXAMPLES, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    votes, *_, before, _, _, after = done.stdout.split()
+    assert (int(votes), int(before)) == (96, 41)  # forty times "so", then "yes"
+    assert int(after) <= 32
+
+
+@pytest.mark.usefixtures("importable")
+def test_installed_under_a_name_szpo_run_finds_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from importlib.metadata import EntryPoint
+
+    found = {
+        "szpo.evaluators": EntryPoint("brief", "own_evaluator:panel", "szpo.evaluators"),
+        "szpo.policies": EntryPoint("hesitant", "own_policy:Hesitant", "szpo.policies"),
+    }
+
+    def entry_points(group: str, name: str | None = None) -> list[EntryPoint]:
+        return [e for g, e in found.items() if g == group and name in (None, e.name)]
+
+    monkeypatch.setattr(assemble, "entry_points", entry_points)
+    sets = ["model.name=hesitant", "panel.kind=brief", "optimizer.mu=0.5", "run.votes=40",
+            "optimizer.rows=2", "run.name=both"]  # fmt: skip
+    words = [word for text in sets for word in ("--set", text)]
+    assert call(["run", "--folder", str(tmp_path), *words]) == 0
+    with Ledger.open(tmp_path / "both.db", readonly=True) as ledger:
+        assert json.loads(json.dumps(ledger.spec["panel"])) == {"panel": "brief"}
+        assert float(assemble.reopen(ledger).policy.theta()["z"][0]) < 0
+
+
+@pytest.mark.usefixtures("importable")
+def test_a_simulated_panel_is_fitted_to_a_policy_that_only_rolls_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An own policy needs no method beside those of the protocol."""
+    from own_policy import Hesitant  # type: ignore[import-not-found]
+
+    from szpo.types import Answer
+    from szpo_simulators.panels.panel import bt70
+
+    class Various(Hesitant):  # type: ignore[misc]
+        def rollout(self, prompts: Any, shifts: Any, *, seed: int) -> Any:
+            return [
+                tuple(Answer("word " * ((seed + i) % 5 + 1)) for i, _ in enumerate(asked))
+                for asked in prompts
+            ]
+
+    kinds = {"szpo.policies": Various, "szpo.evaluators": bt70}
+    monkeypatch.setattr(assemble, "entry_points", lambda group, name=None: [SimpleNamespace(
+        name=name, load=lambda: kinds[group])])  # fmt: skip
+    config = settings_file.load(
+        sets=["model.name=various", "optimizer.mu=0.5", "reward=length:3", "run.votes=8"]
+    )
+    panel = assemble.build(config, say=lambda text: None).panel
+    assert panel is not None
+    assert panel.calibration.agreement == pytest.approx(0.7, abs=0.01)

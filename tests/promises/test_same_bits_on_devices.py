@@ -1,0 +1,117 @@
+"""Weights are the same bits on any device: the fold, fused or not, and the adapters made of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from szpo.ledger.database import Ledger
+from szpo.optim import parameters
+from szpo.optim.directions import Law
+from szpo.optim.parameters import Space, round13
+from szpo.replay import replay, verification
+from szpo.types import Shift, Update
+from tests.policies.test_protocol import full, policy_of, small
+from tests.support import folder_run
+from tests.support.tiny_models import loaded
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+SPACE = Space(17, (("a", (384, 96)), ("b", (96,))), Law())
+
+
+def separate(theta: torch.Tensor, coef: float, v: torch.Tensor) -> torch.Tensor:
+    """A product that is rounded, then a sum that is."""
+    return theta + coef * v
+
+
+def scaled(theta: torch.Tensor, coef: float, v: torch.Tensor) -> torch.Tensor:
+    """One kernel, which may round once only."""
+    return torch.add(theta, v, alpha=coef)
+
+
+def fused(theta: torch.Tensor, coef: float, v: torch.Tensor) -> torch.Tensor:
+    """One rounding for certain: product and sum in double precision, which holds both."""
+    return (theta.double() + coef * v.double()).float()
+
+
+WAYS = [separate, scaled, fused]
+
+
+def folded(device: str, way, coefs) -> str:
+    """The digest after one step for each coefficient, added on the device."""
+    rng = np.random.default_rng(3)
+    theta = {
+        name: torch.from_numpy(rng.normal(size=shape).astype(np.float32)).to(device)
+        for name, shape in SPACE.layout
+    }
+    for step, coef in enumerate(coefs):
+        v = parameters.direction(SPACE, step, 0)
+        theta = {
+            name: way(value, float(coef), torch.from_numpy(v[name]).to(device))
+            for name, value in theta.items()
+        }
+    found = {name: value.cpu().numpy() for name, value in theta.items()}
+    return parameters.digest(found, SPACE.layout)
+
+
+def coefficients(rounded: bool) -> np.ndarray:
+    rng = np.random.default_rng(4)
+    found = rng.normal(size=20) * 10.0 ** rng.uniform(-6, 2, size=20)
+    return round13(found) if rounded else found.astype(np.float32).astype(np.float64)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_fold_is_the_same_bits_on_any_device_and_in_one_rounding_or_two(device, way):
+    rng = np.random.default_rng(3)
+    theta = {name: rng.normal(size=shape).astype(np.float32) for name, shape in SPACE.layout}
+    for step, coef in enumerate(coefficients(rounded=True)):
+        theta = parameters.applied(SPACE, theta, Update(step, 0, coef=float(coef)))
+    wanted = parameters.digest(theta, SPACE.layout)
+    assert folded(device, way, coefficients(rounded=True)) == wanted
+
+
+def test_it_is_the_thirteen_bits_that_make_it_so():
+    """With coefficients of 24 bits one rounding and two are not the same weights."""
+    coefs = coefficients(rounded=False)
+    assert folded("cpu", fused, coefs) != folded("cpu", separate, coefs)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("kind", ["subspace", "full"])
+def test_plus_and_minus_reach_the_device_bit_for_bit(device, kind):
+    """What the model there is perturbed by is what numpy makes on any machine."""
+    there = loaded("llama")
+    there.model.to(device)
+    space = small(there) if kind == "subspace" else full(there, rank=2, train="AB")
+    policy, copy = policy_of(there, space), policy_of(loaded("llama"), space)
+    for step in range(3):
+        for each in (policy, copy):
+            each.apply(Update(step, 0, coef=float(round13(0.01 * (step + 1)))))
+    assert policy.digest() == copy.digest() and policy.adapter_sha256() == copy.adapter_sha256()
+    sides = [
+        parameters.shifted(policy.space, policy.theta(), Shift(3, 0, sign, 0.125))
+        for sign in (1, -1)
+    ]
+    deltas = policy.deltas(sides)
+    assert next(iter(deltas.B.values())).device.type == device
+    for member, side in enumerate(sides):
+        for site in space.sites:
+            wanted = policy.factors(side)
+            for name, found in ((site.a, deltas.A[site.name]), (site.b, deltas.B[site.name])):
+                one = found[member] if found.dim() == 3 else found
+                assert np.array_equal(one.cpu().numpy(), wanted[name])
+
+
+@pytest.mark.gpu
+def test_a_run_of_the_device_verifies_on_this_machine_without_it(tmp_path: Path):
+    """Its texts are the device's own; the weights follow from the votes on them anywhere."""
+    path = folder_run.make(tmp_path, "model.device=cuda")
+    with Ledger.open(path) as ledger:
+        report = verification.verify(ledger)
+        assert report.ok, str(report)
+        digest = parameters.digest(replay.fold(ledger), ledger.layout, ledger.basis_sha256)
+        assert digest == ledger.head() and len(ledger.heads()) == 3

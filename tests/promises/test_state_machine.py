@@ -1,0 +1,477 @@
+"""Panelists, controllers, operators and crashes in any order: ten invariants after every move.
+
+The machine knows a storage only as `storing.Store`; its model is plain dictionaries. The
+invariants I1 to I10 are those that `szpo verify` promises, read here from the raw rows.
+"""
+
+import itertools
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import ClassVar
+from unittest import mock
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, settings, strategies
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from szpo.errors import LeaseError
+from szpo.failpoints import InjectedError
+from szpo.voting import casting
+from szpo.voting.casting import VoteConflictError
+from tests.support import storing
+from tests.support.quadratic import Clock
+
+NAMES = ("ann", "bob", "cy", "dee")
+TABS = ("tab-1", "tab-2")
+EXAMPLES = 200
+MET = (
+    "first vote", "change of mind", "stale tab", "late vote", "refused after the close",
+    "died before the receipt", "retry", "key reused", "exclude", "erased", "second controller",
+    "lease held", "closed by rule", "closed by deadline", "closed by operator", "applied", "void",
+    "woke up late",
+)  # fmt: skip
+CHOICES = strategies.sampled_from(casting.CHOICES)
+VERDICTS = strategies.sampled_from(("A", "B", "tie"))
+MANY = strategies.integers(0, 10**6)
+
+
+class Run(RuleBasedStateMachine):
+    """One run of two comparisons a step, two votes each; people do whatever they like."""
+
+    make = storing.File
+    reached: ClassVar = Counter()
+
+    def __init__(self):
+        super().__init__()
+        # Ids of people are random; a failure must come again with the same ones.
+        numbers = itertools.count(1)
+        self.patch = mock.patch("secrets.token_hex", lambda n=16: f"{next(numbers):0{2 * n}x}")
+        self.patch.start()
+        self.folder = tempfile.TemporaryDirectory()
+        self.clock = Clock()
+        self.store = self.make(Path(self.folder.name), self.clock)
+        self.M, self.N = self.store.settings.M, self.store.settings.N
+        self.people = {}  # name → panelist
+        self.erased = set()
+        self.seats = {}  # seat → (step, panelist, assignment as first served)
+        self.tabs = {}  # seat → tab it was last served to
+        self.said = {}  # seat → [(choice, vote, late)]
+        self.keys = {}  # key → (seat, choice, vote)
+        self.amended = {}  # vote → last action
+        self.steps = []  # state of each step
+        self.frozen = {}  # step → what counted at its close
+        self.heads = [self.store.fold()]
+        self.held, self.expires, self.stale = None, 0, []
+
+    def teardown(self):
+        try:
+            assert self.store.faults() == ""
+        finally:
+            self.store.end()
+            self.folder.cleanup()
+            self.patch.stop()
+
+    def pick(self, known, number):
+        return list(known)[number % len(known)]
+
+    @property
+    def state(self):
+        return self.steps[-1] if self.steps else None
+
+    @initialize(people=strategies.integers(1, len(NAMES)))
+    def begin(self, people):
+        """Some people are there and a step is open; else most histories are about nobody."""
+        for name in NAMES[:people]:
+            self.enroll(name)
+        self.controller_comes("one:1:x", 0)
+        self.plan(1)
+
+    # ---- people ----
+
+    @rule(name=strategies.sampled_from(NAMES))
+    def enroll(self, name):
+        panelist = self.store.invite(name)
+        assert panelist == self.people.setdefault(name, panelist)
+        self.erased.discard(name)
+
+    @precondition(lambda self: self.people)
+    @rule(who=MANY, tab=strategies.sampled_from(TABS))
+    def assign(self, who, tab):
+        self.seat_of(self.pick(self.people, who), tab)
+
+    @precondition(lambda self: self.people and self.state == "open")
+    @rule(choices=strategies.lists(CHOICES, min_size=6, max_size=12))
+    def everybody_votes(self, choices):
+        """As long as there are answers left: a step is soon full."""
+        for name in self.people:
+            while choices and (seat := self.seat_of(name, TABS[0])) is not None:
+                self.answer(seat, choices.pop(), TABS[0], dies=False)
+
+    def seat_of(self, name, tab):
+        panelist = self.people[name]
+        seat = self.store.assign(panelist, tab)
+        if seat is None:
+            return None
+        assert self.state == "open" and seat.panelist == panelist
+        step = len(self.steps) - 1
+        before = self.seats.setdefault(seat.id, (step, panelist, seat))
+        assert before[:2] == (step, panelist)
+        assert seat.plus_side == before[2].plus_side
+        assert seat.prompt_order == before[2].prompt_order
+        assert seat.id not in self.said, "an answered seat is served again"
+        self.tabs[seat.id] = tab
+        return seat.id
+
+    def is_open(self, seat):
+        step = self.seats[seat][0]
+        return step == len(self.steps) - 1 and self.state == "open"
+
+    @precondition(lambda self: self.seats)
+    @rule(which=MANY, choice=CHOICES, tab=strategies.sampled_from(TABS), dies=MANY)
+    def vote(self, which, choice, tab, dies):
+        """A new answer, a change of mind, a stale tab or a late one; sometimes with a crash."""
+        self.answer(self.pick(self.seats, which), choice, tab, dies=dies % 2 == 0)
+
+    def answer(self, seat, choice, tab, *, dies):
+        key = f"key-{len(self.keys):012}"
+        before, is_open = self.said.get(seat, []), self.is_open(seat)
+        refusal = None
+        if before and not is_open:
+            refusal = "closed"
+        elif is_open and tab != self.tabs[seat]:
+            refusal = "stale_tab"
+        if refusal is not None:
+            with pytest.raises(VoteConflictError) as caught:
+                self.store.cast(seat, choice, key, tab)
+            assert caught.value.code == refusal
+            self.reached["stale tab" if is_open else "refused after the close"] += 1
+            assert (caught.value.stored is None) == (not before)
+            return
+        if dies:
+            with pytest.raises(InjectedError):
+                self.store.cast_and_die(seat, choice, key, tab)
+            self.store.crash()
+            self.reached["died before the receipt"] += 1
+        receipt = self.store.cast(seat, choice, key, tab)
+        assert receipt.replayed == dies
+        assert (receipt.revision, receipt.late) == (len(before), not is_open)
+        self.said.setdefault(seat, []).append((choice, receipt.vote, receipt.late))
+        self.keys[key] = (seat, choice, receipt.vote)
+        met = "late vote" if receipt.late else "change of mind" if before else "first vote"
+        self.reached[met] += 1
+
+    @precondition(lambda self: self.waiting())
+    @rule(which=MANY, choice=CHOICES)
+    def vote_late(self, which, choice):
+        """The round has closed while somebody read: the answer is kept, and does not count."""
+        self.answer(self.pick(self.waiting(), which), choice, TABS[1], dies=False)
+
+    @precondition(lambda self: any(self.is_open(s) for s in self.said))
+    @rule(which=MANY, choice=CHOICES)
+    def think_again(self, which, choice):
+        """Whoever has answered changes it on their own tab while the round is open."""
+        seat = self.pick([s for s in self.said if self.is_open(s)], which)
+        self.answer(seat, choice, self.tabs[seat], dies=False)
+
+    def waiting(self):
+        return [s for s in self.seats if s not in self.said and not self.is_open(s)]
+
+    @precondition(lambda self: self.keys)
+    @rule(which=MANY, choice=CHOICES)
+    def retry(self, which, choice):
+        key = self.pick(self.keys, which)
+        seat, said, number = self.keys[key]
+        if choice == said:
+            receipt = self.store.cast(seat, choice, key, self.tabs[seat])
+            assert receipt.replayed and (receipt.vote, receipt.choice) == (number, said)
+            self.reached["retry"] += 1
+            return
+        with pytest.raises(VoteConflictError) as caught:
+            self.store.cast(seat, choice, key, self.tabs[seat])
+        assert caught.value.code == "key_reused"
+        self.reached["key reused"] += 1
+
+    @precondition(lambda self: any(s not in self.said for s in self.seats))
+    @rule(which=MANY)
+    def abandon(self, which):
+        self.store.release(self.pick([s for s in self.seats if s not in self.said], which))
+
+    @precondition(lambda self: self.keys)
+    @rule(which=MANY, action=strategies.sampled_from(["exclude", "reinstate"]))
+    def amend(self, which, action):
+        seat, _, number = self.keys[self.pick(self.keys, which)]
+        self.store.amend(number, action)
+        self.reached[action] += 1
+        if self.steps[self.seats[seat][0]] == "open":  # later it changes nothing that counts
+            self.amended[number] = action
+
+    @precondition(lambda self: set(self.people) - self.erased)
+    @rule(who=MANY)
+    def erase_a_person(self, who):
+        if who % 3 != 1:
+            return
+        name = self.pick(sorted(set(self.people) - self.erased), who)
+        self.store.erase(name)
+        self.erased.add(name)
+        self.reached["erased"] += 1
+
+    # ---- time and death ----
+
+    @rule(jump=strategies.sampled_from([10**6, 7 * 10**7, 86_400 * 10**6, -86_400 * 10**6]))
+    def clock_jumps(self, jump):
+        self.clock.now = max(10**12, self.clock.now + jump)
+
+    @rule()
+    def crash_and_reopen(self):
+        self.store.crash()
+
+    # ---- controllers ----
+
+    @rule(holder=strategies.sampled_from(["one:1:x", "two:1:x"]), sure=MANY)
+    def controller_comes(self, holder, sure):
+        if sure % 3:  # not at every turn
+            return
+        left = self.expires - self.clock.now - 1000
+        free = self.held is None or self.held.holder == holder
+        if not free and 0 < left <= 10 * storing.TTL_US:
+            with pytest.raises(LeaseError, match="run by"):
+                self.store.take(holder)
+            self.reached["lease held"] += 1
+            return
+        if self.held is not None:
+            self.stale.append(self.held)
+            self.reached["second controller"] += 1
+        self.held = self.store.take(holder)
+        self.expires = self.clock.now + storing.TTL_US
+
+    @precondition(lambda self: self.held and self.state in (None, "applied", "void"))
+    @rule(dies=MANY)
+    def plan(self, dies):
+        self.store.plan(self.held, len(self.steps))
+        self.steps.append("generating")
+        if dies % 4:
+            self.generate(again=False)
+
+    @precondition(lambda self: self.held and self.state == "generating")
+    @rule(again=strategies.booleans())
+    def generate(self, again):
+        step = len(self.steps) - 1
+        if again:  # the process before died while it generated
+            self.store.plan(self.held, step)
+        self.store.generate(self.held, step)
+        self.steps[step] = "open"
+
+    @precondition(lambda self: self.held and self.state == "open")
+    @rule(by=strategies.sampled_from(["rule", "rule", "deadline", "operator"]))
+    def close(self, by):
+        step = len(self.steps) - 1
+        full = len(self.expected(step)) == self.M * self.N
+        assert self.store.close(self.held, step, by) == (full or by != "rule")
+        if full or by != "rule":
+            self.frozen[step] = self.expected(step)
+            self.steps[step] = "closed"
+            self.reached[f"closed by {by}"] += 1
+
+    @precondition(lambda self: self.held and len(self.people) > 1 and self.state == "open")
+    @rule(choices=strategies.lists(VERDICTS, min_size=8, max_size=8))
+    def everybody_votes_and_the_rule_closes(self, choices):
+        """Without a skip: else most steps would lack a vote, and few would close by their rule."""
+        self.everybody_votes(choices)
+        self.close("rule")
+
+    @precondition(lambda self: self.held and self.people and self.state == "open")
+    @rule(by=strategies.sampled_from(["deadline", "operator"]))
+    def close_while_everybody_reads(self, by):
+        for name in self.people:
+            self.seat_of(name, TABS[1])
+        self.close(by)
+
+    @precondition(lambda self: self.held and self.state == "closed")
+    @rule()
+    def apply(self):
+        step = len(self.steps) - 1
+        assert self.store.apply(self.held, step)
+        self.steps[step] = "applied"
+        self.heads.append(self.store.fold())
+        self.reached["applied"] += 1
+        assert self.store.faults() == ""
+
+    @precondition(lambda self: self.state in ("generating", "open", "closed"))
+    @rule(sure=MANY)
+    def void(self, sure):
+        if sure % 8 == 1:
+            self.store.void(len(self.steps) - 1)
+            self.steps[-1] = "void"
+            self.reached["void"] += 1
+
+    @precondition(lambda self: self.stale)
+    @rule(which=MANY)
+    def a_controller_wakes_up_late(self, which):
+        """Whatever it was about to do, it writes nothing."""
+        if which % 3:
+            return
+        old, step = self.pick(self.stale, which), len(self.steps) - 1
+        before = len(self.store.rows("events")), self.store.rows("steps")
+        acts = {
+            None: lambda: self.store.plan(old, 0),
+            "applied": lambda: self.store.plan(old, step + 1),
+            "void": lambda: self.store.plan(old, step + 1),
+            "generating": lambda: self.store.generate(old, step),
+            "open": lambda: self.store.close(old, step, "deadline"),
+            "closed": lambda: self.store.apply(old, step),
+        }
+        with pytest.raises(LeaseError, match="taken this run over"):
+            acts[self.state]()
+        self.reached["woke up late"] += 1
+        assert (len(self.store.rows("events")), self.store.rows("steps")) == before
+
+    # ---- what must hold ----
+
+    def expected(self, step):
+        """What counts of an open step: each seat's last answer, the first M/2 of either side.
+
+        First by the first answer, or by the one that took back a skip.
+        """
+        since = {
+            seat: max([said[0][1], *(b[1] for a, b in itertools.pairwise(said) if a[0] == "skip")])
+            for seat, said in self.said.items()
+            if not said[0][2]
+        }
+        first = sorted((place, seat) for seat, place in since.items())
+        taken, result = Counter(), []
+        for _, seat in first:
+            if self.seats[seat][0] != step:
+                continue
+            choice, vote, _ = self.said[seat][-1]
+            served = self.seats[seat][2]
+            place, side = served.comparison, served.plus_side
+            full = taken[place, side] == self.M // 2
+            if choice == "skip" or self.amended.get(vote) == "exclude" or full:
+                continue
+            taken[place, side] += 1
+            result.append((place, self.seats[seat][1], choice))
+        return result
+
+    @invariant()
+    def i1_updates_follow_each_other_without_gap(self):
+        rows = self.store.rows("updates")
+        applied = [i for i, state in enumerate(self.steps) if state == "applied"]
+        assert [row["step"] for row in rows] == applied
+        for before, after in itertools.pairwise(rows):
+            assert after["prev_sha256"] == before["row_sha256"]
+
+    @invariant()
+    def i2_a_plan_is_what_the_seed_and_the_settings_give(self):
+        known = self.store.settings
+        for row in self.store.rows("steps"):
+            assert (row["n"], row["d"], row["m"], row["k"]) == (self.N, 1, self.M, known.K)
+            done = sum(state == "applied" for state in self.steps[: row["step"]])
+            assert row["head_sha256"] == self.heads[done]
+
+    @invariant()
+    def i3_to_i5_what_counts_is_what_the_model_says_and_stays_as_it_was_closed(self):
+        rows = {row["step"]: row for row in self.store.rows("steps")}
+        for step in rows:
+            wanted = self.frozen.get(step)
+            if wanted is None and self.steps[step] == "open":
+                wanted = self.expected(step)
+            if wanted is not None:
+                assert self.store.counted(step) == wanted
+            by = rows[step]["closed_by"]
+            if by == "rule":
+                assert Counter(place for place, _, _ in wanted) == {
+                    f"{step}-{n}": self.M for n in range(self.N)
+                }
+        for vote in self.store.rows("votes"):
+            last = rows[self.seats[vote["assignment"]][0]]["last_vote"]
+            if last is not None:
+                assert bool(vote["late"]) == (vote["vote"] > last)
+
+    @invariant()
+    def i6_an_update_is_the_sign_of_its_votes(self):
+        for row in self.store.rows("updates"):
+            plus = 0
+            for place, panelist, choice in self.frozen[row["step"]]:
+                side = next(
+                    seat.plus_side
+                    for _, who, seat in self.seats.values()
+                    if (seat.comparison, who) == (place, panelist)
+                )
+                plus += 0 if choice == "tie" else 1 if choice == side else -1
+            assert row["n_votes"] == len(self.frozen[row["step"]])
+            assert np.sign(row["coef"]) == np.sign(plus)
+
+    @invariant()
+    def i7_the_weights_are_the_fold_of_the_updates(self):
+        rows = self.store.rows("updates")
+        assert [row["theta_sha256"] for row in rows] == self.heads[1:]
+        assert self.store.fold() == self.heads[-1]
+
+    @invariant()
+    def i8_everybody_counts_once(self):
+        seats = [(row["comparison"], row["panelist"]) for row in self.store.rows("assignments")]
+        assert len(set(seats)) == len(seats)
+        kept = [(v["assignment"], v["revision"], v["choice"]) for v in self.store.rows("votes")]
+        assert sorted(kept) == sorted(
+            (seat, revision, choice)
+            for seat, said in self.said.items()
+            for revision, (choice, _, _) in enumerate(said)
+        )
+
+    @invariant()
+    def i9_one_step_lives_and_each_is_where_the_model_has_it(self):
+        found = [row["state"] for row in self.store.rows("steps")]
+        assert found == self.steps
+        assert sum(state not in ("applied", "void") for state in found) <= 1
+
+    @invariant()
+    def i10_sides_and_orders_stay_as_they_were_served(self):
+        for row in self.store.rows("assignments"):
+            seat = self.seats[row["assignment"]][2]
+            assert row["plus_side"] == seat.plus_side
+
+    @invariant()
+    def erased_people_leave_their_votes_and_no_address(self):
+        kept = {row["panelist"] for row in self.store.rows("contacts")}
+        there = {self.people[name] for name in self.people if name not in self.erased}
+        assert kept == there
+        found = {row["pseudonym"]: row["panelist"] for row in self.store.rows("panelists")}
+        assert found == self.people
+
+
+def examine(examples, steps, *, derandomize):
+    """The machine, over so many histories of so many moves each."""
+    Run.reached.clear()
+    run_state_machine_as_test(
+        Run,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=steps,
+            deadline=None,
+            derandomize=derandomize,
+            phases=[Phase.generate],  # a history of 50 moves is short enough to read
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+    # No rule is dead: each of these was met again and again.
+    rare = {name: Run.reached[name] for name in MET if Run.reached[name] < examples / 40}
+    assert not rare, Run.reached
+
+
+def test_any_history_keeps_the_invariants():
+    examine(EXAMPLES, 50, derandomize=True)
+
+
+@pytest.mark.slow
+def test_many_histories_keep_the_invariants():
+    examine(2000, 50, derandomize=False)

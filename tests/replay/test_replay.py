@@ -1,0 +1,454 @@
+import contextlib
+import csv
+import io
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from szpo import seeds
+from szpo.errors import IntegrityError, SzpoError, UsageError
+from szpo.evaluators.panel_evaluator import LedgerEvaluator
+from szpo.ledger import canonical, run_spec
+from szpo.ledger.canonical import event_sha256, row_key, row_sha256
+from szpo.ledger.database import Ledger
+from szpo.ledger.schema import schema
+from szpo.optim import optimizer
+from szpo.optim import parameters as optim_parameters
+from szpo.optim.settings import settings_to_json
+from szpo.replay import replay, verification
+from szpo.reports import votes
+from szpo.training import controller
+from szpo.voting.service import VoteService
+from tests.support.quadratic import (
+    LAYOUT,
+    WIDE,
+    Clock,
+    QuadraticPolicy,
+    ValueJudge,
+    history,
+    new_ledger,
+    panel_of,
+    prompts_of,
+    settings_of,
+)
+
+KEPT = Path(__file__).parents[1] / "ledgers"
+APPEND_ONLY = [*canonical.CHAINED, "events"]
+
+
+def small_run(path, **changes):
+    """A run of two steps with a row in every append-only table."""
+    settings = settings_of(**{"N": 2, "M": 2, **changes})
+    start = {"theta0/z": np.zeros(4, np.float32)} if settings.layout == LAYOUT else {}
+    ledger = Ledger.create(
+        path,
+        {"optimizer": settings_to_json(settings)},
+        root_seed=settings.root_seed,
+        layout=settings.layout,
+        direction_version=1,
+        tensors=start,
+        run="run-1",
+        clock=Clock(),
+    )
+    service = VoteService(ledger)
+    panel = panel_of(ledger, judge=ValueJudge(skips=0.4))
+
+    def amend_then_continue(report):
+        if report.step == 0:
+            service.amend(1, "exclude", "a test", "ann")
+
+    controller.run(
+        ledger,
+        QuadraticPolicy(settings),
+        panel,
+        prompts=prompts_of(settings),
+        until_step=2,
+        on_step=amend_then_continue,
+    )
+    return ledger
+
+
+# ---- weights from updates ----
+
+
+@pytest.mark.parametrize(
+    ("layout", "changes"),
+    [
+        (LAYOUT, {}),
+        (LAYOUT, {"rule": "sign", "M": 3, "pairing": "forward"}),
+        (WIDE, {"rule": "known", "momentum": 0.5, "K": 2, "warmup": 2}),
+        (WIDE, {"rule": "margin", "alpha": 0.1}),
+        (LAYOUT, {"rule": "known", "momentum": 0.9, "K": 3}),
+    ],
+)
+def test_the_fold_is_what_the_policy_holds(tmp_path, layout, changes):
+    settings = settings_of(layout, **changes)
+    policy = QuadraticPolicy(settings)
+    seen = []
+    with new_ledger(tmp_path / "run.db", settings) as ledger:
+        controller.run(
+            ledger,
+            policy,
+            panel_of(ledger),
+            prompts=prompts_of(settings),
+            until_step=5,
+            on_step=lambda report: seen.append(
+                optim_parameters.digest(policy.theta(), settings.layout)
+            ),
+        )
+        assert [h[2] for h in history(ledger)] == seen
+        for until, digest in enumerate(seen, start=1):
+            theta = replay.fold(ledger, until)
+            assert optim_parameters.digest(theta, settings.layout) == digest
+        report = verification.verify(ledger)
+        assert report.ok, str(report)
+        exact = settings.rule != "bayes" and not settings.vectored
+        assert {c.promise for c in report.steps} == {"exact" if exact else "1e-9"}
+        assert len(report.lines) == 5 and "verified" in str(report)
+        with pytest.raises(UsageError, match="5 steps are applied; there is no 6"):
+            replay.fold(ledger, 6)
+
+
+def test_the_state_is_a_function_of_the_record(tmp_path):
+    with small_run(tmp_path / "a.db") as ledger:
+        settings = run_spec.recorded_settings(ledger)
+        state = replay.retell(ledger, settings)
+        again = replay.retell(ledger, settings)
+        assert state.step == 2
+        assert optimizer.state_to_json(state) == optimizer.state_to_json(again)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 8])
+def test_replay_is_the_same_at_any_number_of_threads(threads):
+    code = (
+        "import sys; from szpo.replay import replay, verification; "
+        "from szpo.ledger.database import Ledger; "
+        "ledger = Ledger.open(sys.argv[1], readonly=True); replay.fold(ledger); "
+        "report = verification.verify(ledger); print(report); sys.exit(not report.ok)"
+    )
+    env = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(threads),
+        "OPENBLAS_NUM_THREADS": str(threads),
+        "PYTHONHASHSEED": str(threads),
+        "TZ": "Asia/Tokyo",
+    }
+    subprocess.run([sys.executable, "-c", code, str(kept())], check=True, env=env)
+
+
+def kept():
+    return KEPT / "v1.db"
+
+
+@pytest.mark.parametrize("path", sorted(KEPT.glob("*.db")), ids=lambda path: path.name)
+def test_kept_ledgers_still_verify(path, tmp_path):
+    copy = tmp_path / path.name  # a reader of a WAL file makes files beside it
+    copy.write_bytes(path.read_bytes())
+    with Ledger.open(copy, readonly=True) as ledger:
+        report = verification.verify(ledger)
+        assert report.ok, str(report)
+        expected = json.loads((KEPT / f"{path.stem}.json").read_text())
+        assert [list(h) for h in history(ledger)] == expected["history"]
+        assert ledger.head() == expected["head"]
+
+
+# ---- verify finds what was changed ----
+
+
+def columns():
+    """(table, column) of every append-only table, as the schema has them."""
+    conn = sqlite3.connect(":memory:")
+    conn.executescript(schema())
+    found = []
+    for table in APPEND_ONLY:
+        for row in conn.execute(f"PRAGMA table_info({table})"):
+            if table in canonical.CHAINED and row[1] not in canonical.CHAINED[table]:
+                assert table == "assignments", "a column is covered by no hash"
+                continue
+            found.append((table, row[1]))
+    conn.close()
+    return found
+
+
+def forge(path, sql, parameters=()):
+    """Change a closed ledger as an attacker would: triggers and checks off, then on again."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as conn:
+        conn.execute("PRAGMA foreign_keys=OFF")
+        conn.execute("PRAGMA ignore_check_constraints=ON")
+        conn.execute("PRAGMA synchronous=OFF")
+        conn.execute("BEGIN")
+        kept = "SELECT name, sql FROM sqlite_master WHERE type='trigger'"
+        triggers = conn.execute(kept).fetchall()
+        for name, _ in triggers:
+            conn.execute(f"DROP TRIGGER {name}")
+        changed = conn.execute(sql, parameters).rowcount
+        for _, text in triggers:
+            conn.execute(text)
+        conn.execute("COMMIT")
+    return changed
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    path = tmp_path_factory.mktemp("original") / "run.db"
+    with small_run(path) as ledger:
+        assert verification.verify(ledger).ok
+        for table in APPEND_ONLY:
+            assert ledger.query(f"SELECT 1 FROM {table}"), table
+        ledger.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize(("table", "column"), columns(), ids=lambda name: name)
+def test_one_changed_value_in_any_column_is_found(original, tmp_path, table, column):
+    path = tmp_path / "run.db"
+    path.write_bytes(original)
+    conn = sqlite3.connect(path)
+    key = ", ".join(canonical.KEYS[table])
+    rows = conn.execute(f"SELECT rowid_, {column} FROM (SELECT *, row_number() OVER "
+                        f"(ORDER BY {key}) AS rowid_ FROM {table})").fetchall()  # fmt: skip
+    names = conn.execute(f"SELECT {key} FROM {table} ORDER BY {key}").fetchall()
+    kind = next(r[2] for r in conn.execute(f"PRAGMA table_info({table})") if r[1] == column)
+    conn.close()
+    number, value = rows[len(rows) // 2]
+    name = names[number - 1]
+    changed = other(value, kind)
+    where = " AND ".join(f"{k} = ?" for k in canonical.KEYS[table])
+    assert forge(path, f"UPDATE {table} SET {column} = ? WHERE {where}", (changed, *name)) == 1
+    try:
+        ledger = Ledger.open(path)
+    except IntegrityError as error:  # a spec that is no JSON is found before anything else
+        assert "runs" in str(error)
+        return
+    with ledger:
+        report = verification.verify(ledger)
+    assert not report.ok, f"{table}.{column}: {value!r} → {changed!r} was not found"
+    key_now = [
+        changed if k == column else v for k, v in zip(canonical.KEYS[table], name, strict=True)
+    ]
+    assert report.failure.table == table, str(report)
+    assert report.failure.row in (
+        ":".join(map(str, name)), ":".join(map(str, key_now))
+    ), str(report)  # fmt: skip
+
+
+def other(value, kind):
+    """A value of the column's type that differs as little as possible."""
+    if kind == "INTEGER":
+        return 1 if value is None else value + 997  # far enough to meet no other row's key
+    if kind == "REAL":
+        return 1.0 if value is None else float(np.nextafter(value, np.inf))
+    if kind == "BLOB":
+        return b"\x00" if not value else bytes([value[0] ^ 1]) + value[1:]
+    if value is None:
+        return "x"
+    if value.startswith(("{", "[")):  # still JSON, so that only the hash can tell
+        return value + " "
+    last = "1" if value[-1:] != "1" else "2"
+    return value[:-1] + last
+
+
+@pytest.mark.parametrize("table", [table for table in APPEND_ONLY if table != "runs"])
+def test_a_row_taken_out_is_found(original, tmp_path, table):
+    path = tmp_path / "run.db"
+    path.write_bytes(original)
+    order = ", ".join(canonical.KEYS[table])
+    last = f"SELECT max(rowid) FROM {table}" if table != "answers" else None
+    if last is None:  # WITHOUT ROWID
+        forge(path, "DELETE FROM answers WHERE (comparison, i) IN "
+                    f"(SELECT {order} FROM answers LIMIT 1)")  # fmt: skip
+    else:
+        forge(path, f"DELETE FROM {table} WHERE rowid = ({last})")
+    with Ledger.open(path) as ledger:
+        report = verification.verify(ledger)
+    assert not report.ok and report.failure.table == table, str(report)
+
+
+def test_an_empty_file_of_runs_does_not_open(original, tmp_path):
+    path = tmp_path / "run.db"
+    path.write_bytes(original)
+    forge(path, "DELETE FROM runs")
+    with pytest.raises(IntegrityError, match="runs is empty"):
+        Ledger.open(path)
+
+
+def test_a_dropped_trigger_is_found(original, tmp_path):
+    path = tmp_path / "run.db"
+    path.write_bytes(original)
+    conn = sqlite3.connect(path)
+    conn.execute("DROP TRIGGER votes_no_update")
+    conn.close()
+    with Ledger.open(path) as ledger:
+        failure = verification.verify(ledger).failure
+    assert (failure.table, failure.row) == ("sqlite_master", "votes_no_update")
+
+
+def rewrite(path):
+    """Make every hash of the file fit its rows again, as a forger who knows the code would."""
+    conn = sqlite3.connect(path)
+    conn.row_factory = sqlite3.Row
+    hashes = {
+        (table, row_key(table, row)): row_sha256(table, row)
+        for table in canonical.CHAINED
+        for row in map(dict, conn.execute(f"SELECT * FROM {table}"))
+    }
+    events = [dict(row) for row in conn.execute("SELECT * FROM events ORDER BY event")]
+    conn.close()
+    prev = events[0]["prev_sha256"]
+    for event in events:
+        body = json.loads(event["body"])
+        if event["kind"] == "rows":
+            body["rows"] = [[t, k, hashes.get((t, k), h)] for t, k, h in body["rows"]]
+        event |= {"body": canonical.canonical(body), "prev_sha256": prev}
+        prev = event["row_sha256"] = event_sha256(event)
+        forge(
+            path,
+            "UPDATE events SET body = ?, prev_sha256 = ?, row_sha256 = ? WHERE event = ?",
+            (event["body"], event["prev_sha256"], event["row_sha256"], event["event"]),
+        )
+
+
+@pytest.mark.parametrize(
+    ("sql", "table"),
+    [
+        ("UPDATE assignments SET plus_side = CASE plus_side WHEN 'A' THEN 'B' ELSE 'A' END",
+         "updates"),
+        ("UPDATE votes SET late = 1 WHERE vote = 2", "votes"),
+        ("UPDATE answers SET plus = plus || '!' WHERE i = 0", "comparisons"),
+        ("UPDATE comparisons SET identical = 1", "comparisons"),
+        ("UPDATE votes SET revision = 3 WHERE vote = 2", "votes"),
+        ("UPDATE tensors SET bytes = zeroblob(17)", "tensors"),
+        ("UPDATE updates SET theta_sha256 = prev_sha256", "updates"),
+    ],
+)  # fmt: skip
+def test_a_forger_who_fits_the_hashes_is_found_by_the_meaning(original, tmp_path, sql, table):
+    path = tmp_path / "run.db"
+    path.write_bytes(original)
+    assert forge(path, sql)
+    rewrite(path)
+    with Ledger.open(path) as ledger:
+        report = verification.verify(ledger)
+    assert not report.ok and report.failure.table == table, str(report)
+
+
+def test_a_changed_coefficient_is_found_even_with_all_hashes_refitted(tmp_path):
+    path = tmp_path / "run.db"
+    with small_run(path, rule="sign") as ledger:
+        rows = ledger.update_rows()
+        ledger.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    prev = rows[0]["prev_sha256"]
+    for row in rows:
+        row["coef"] = -(row["coef"] or 1.0)
+        row["prev_sha256"] = prev
+        prev = row["row_sha256"] = canonical.update_sha256(row)
+        forge(
+            path,
+            "UPDATE updates SET coef = ?, prev_sha256 = ?, row_sha256 = ? WHERE step = ?",
+            (row["coef"], row["prev_sha256"], row["row_sha256"], row["step"]),
+        )
+    rewrite(path)
+    with Ledger.open(path) as ledger:
+        assert verification.verify(ledger, deep=False).ok  # hashes alone cannot tell
+        report = verification.verify(ledger)
+    assert (report.failure.table, report.failure.row) == ("updates", "run-1:0:0")
+    assert "not what the votes give" in report.failure.problem
+
+
+def test_quick_verification_says_what_it_left_out(original, tmp_path):
+    path = tmp_path / "run.db"
+    path.write_bytes(original)
+    with Ledger.open(path) as ledger:
+        report = verification.verify(ledger, deep=False)
+    assert report.ok and {c.promise for c in report.steps} == {"not recomputed"}
+
+
+def test_a_damaged_page_is_never_taken_for_a_sound_run(original, tmp_path):
+    """Flip one byte at many places: an error in words, or a report; the same rows if it is ok."""
+    path = tmp_path / "run.db"
+    draws = seeds.bits(seeds.derive(1, "damage"), 60)
+    found = 0
+    for draw in draws:
+        place = int(draw) % len(original)
+        damaged = bytearray(original)
+        damaged[place] ^= 1 << (int(draw) >> 60) % 8
+        for rest in tmp_path.glob("run.db*"):
+            rest.unlink()
+        path.write_bytes(bytes(damaged))
+        try:
+            with Ledger.open(path) as ledger:
+                report = verification.verify(ledger)
+                digest = ledger.head()
+        except SzpoError as error:
+            assert error.exit_code in (2, 4, 5)  # 2: the byte of the schema's version
+            found += 1
+            continue
+        found += not report.ok
+        if report.ok:  # the byte was in unused space, or outside what the chain covers
+            path.write_bytes(original)
+            with Ledger.open(path) as ledger:
+                assert ledger.head() == digest
+    assert found > 8  # most of so small a file is unused space
+
+
+def test_the_wal_of_another_file_is_an_integrity_error(original, tmp_path):
+    path, other = tmp_path / "run.db", tmp_path / "other.db"
+    path.write_bytes(original)
+    with new_ledger(other, settings_of()) as ledger:
+        ledger.record_event("note", "test", {})
+        wal = other.with_name("other.db-wal").read_bytes()
+    assert wal
+    path.with_name("run.db-wal").write_bytes(wal)
+    with pytest.raises(IntegrityError, match="damaged") as caught:
+        Ledger.open(path)
+    assert caught.value.exit_code == 5
+
+
+# ---- exports ----
+
+
+def test_votes_leave_as_lines_of_json_and_csv(tmp_path):
+    with small_run(tmp_path / "a.db") as ledger:
+        stored = ledger.votes()
+        lines, table = io.StringIO(), io.StringIO()
+        assert votes.write_jsonl(ledger, lines) == votes.write_csv(ledger, table) == len(stored)
+        rows = [json.loads(line) for line in lines.getvalue().splitlines()]
+        flat = list(csv.DictReader(io.StringIO(table.getvalue())))
+    assert [r["vote"] for r in rows] == [int(r["vote"]) for r in flat] == [
+        v["vote"] for v in stored
+    ]  # fmt: skip
+    assert all(len(r["plus"]) == len(r["minus"]) == len(r["prompts"]) == 2 for r in rows)
+    assert {r["panelist"].rpartition("-")[0] for r in rows} == {"panel"}
+    # The amendment came after step 0 had closed, so its vote still counts there.
+    assert rows[0]["counted"] or rows[0]["choice"] == "skip"
+    skipped = [r for r in rows if r["choice"] == "skip"]
+    assert skipped and not any(r["counted"] for r in skipped)
+
+
+def test_spreadsheets_are_given_no_formula(tmp_path):
+    settings = settings_of()
+    with new_ledger(tmp_path / "a.db", settings) as ledger:
+        service = VoteService(ledger)
+        panelist = service.enroll("person", "=HYPERLINK(1)")
+
+        def people():
+            while (seat := service.assign(panelist)) is not None:
+                service.cast(seat.id, "A", idem=f"key-of-{seat.id}"[:60])
+
+        controller.run(
+            ledger,
+            QuadraticPolicy(settings),
+            LedgerEvaluator(service),
+            prompts=prompts_of(settings),
+            until_step=1,
+            wait=people,
+        )
+        out = io.StringIO()
+        votes.write_csv(ledger, out)
+    assert "'=HYPERLINK" in out.getvalue()
+    assert ",=HYPERLINK" not in out.getvalue()

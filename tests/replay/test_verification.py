@@ -1,0 +1,377 @@
+"""What verification reads beyond the chain: the table steps, the header, what the seed gives."""
+
+import itertools
+import json
+import sqlite3
+
+import numpy as np
+import pytest
+
+from szpo.cli.app import call
+from szpo.errors import IntegrityError
+from szpo.ledger import canonical, run_spec
+from szpo.ledger.database import Ledger
+from szpo.optim import parameters as optim_parameters
+from szpo.optim.directions import DIRECTION_VERSION
+from szpo.optim.settings import settings_to_json
+from szpo.replay import verification
+from szpo.training import controller
+from szpo.voting import steps
+from szpo.voting.service import VoteService
+from tests.replay.test_replay import forge, rewrite
+from tests.support.quadratic import (
+    LAYOUT,
+    WIDE,
+    Clock,
+    QuadraticPolicy,
+    new_ledger,
+    panel_of,
+    prompts_of,
+    settings_of,
+)
+
+STEPS = (
+    "run", "step", "epoch", "pairing", "mu", "n", "d", "m", "k", "head_sha256", "state",
+    "opened_us", "closed_us", "closed_by", "last_vote", "last_amendment",
+)  # fmt: skip
+
+
+def drive(ledger, settings, until=3, lag=0, **more):
+    policy = QuadraticPolicy(settings, ledger.basis_sha256)
+    return controller.run(
+        ledger,
+        policy,
+        panel_of(ledger),
+        prompts=prompts_of(settings),
+        until_step=until,
+        lag=lag,
+        **more,
+    )
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    """Three steps: applied by the rule, void after its close, applied by the rule."""
+    path = tmp_path_factory.mktemp("original") / "run.db"
+    settings = settings_of(N=2, rule="sign")
+    with new_ledger(path, settings) as ledger:
+
+        def void(theta):
+            if ledger.step(1) and ledger.step(1)["state"] == "closed":
+                steps.void(ledger, 1, "a test", "ann")
+            return 0.0
+
+        drive(ledger, settings, kl=void)
+        assert verification.verify(ledger).ok
+        ledger.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return path.read_bytes()
+
+
+def copied(original, tmp_path):
+    path = tmp_path / "run.db"
+    path.write_bytes(original)
+    return path
+
+
+def failure_of(path, deep=True):
+    with Ledger.open(path) as ledger:
+        report = verification.verify(ledger, deep=deep)
+    return report.failure
+
+
+CHANGES = {
+    "run": "'run-2'", "step": "step + 7", "epoch": "epoch + 1", "pairing": "'forward'",
+    "mu": "mu * 1.0000000000000002", "n": "n + 1", "d": "d + 1", "m": "m + 1", "k": "k + 1",
+    "head_sha256": "replace(head_sha256, substr(head_sha256, 1, 1), 'f')",
+    "opened_us": "opened_us + 1", "closed_us": "closed_us - 1",
+    "closed_by": "'operator'", "last_vote": "last_vote + 1",
+    "last_amendment": "last_amendment + 1",
+}  # fmt: skip
+
+
+def test_every_column_of_steps_has_a_change():
+    conn = sqlite3.connect(":memory:")
+    conn.executescript(verification.verify.__globals__["schema"]())
+    assert [row[1] for row in conn.execute("PRAGMA table_info(steps)")] == list(STEPS)
+    conn.close()
+    assert {*CHANGES, "state"} == set(STEPS)
+
+
+@pytest.mark.parametrize("step", [0, 1, 2])
+@pytest.mark.parametrize("column", CHANGES)
+def test_one_changed_value_in_any_column_of_steps_is_found(original, tmp_path, column, step):
+    path = copied(original, tmp_path)
+    assert forge(path, f"UPDATE steps SET {column} = {CHANGES[column]} WHERE step = {step}") == 1
+    failure = failure_of(path)
+    assert failure is not None and failure.table in ("steps", "votes"), str(failure)
+
+
+@pytest.mark.parametrize(
+    ("step", "state"), [(0, "void"), (0, "closed"), (1, "applied"), (1, "closed"), (2, "open")]
+)
+def test_a_changed_state_is_found(original, tmp_path, step, state):
+    path = copied(original, tmp_path)
+    assert forge(path, f"UPDATE steps SET state = '{state}' WHERE step = {step}") == 1
+    failure = failure_of(path)
+    assert (failure.table, failure.row) == ("steps", str(step))
+
+
+@pytest.mark.parametrize("by", ["operator", "deadline", "auto", "rule"])
+@pytest.mark.parametrize("other", ["operator", "deadline", "auto", "rule"])
+def test_who_closed_a_step_is_told_by_an_event_alone(tmp_path, by, other, monkeypatch):
+    """Also where the step's row stands in no event: the records before 'row' was kept."""
+    if by == other:
+        return
+    path = tmp_path / "run.db"
+    settings = settings_of(N=2, rule="sign")
+    with new_ledger(path, settings) as ledger:
+        policy = QuadraticPolicy(settings)
+        policy.dead = by == "auto"
+
+        class Closing:
+            service = panel_of(ledger)
+
+            def submit(self, comparisons):
+                if by in ("operator", "deadline"):
+                    steps.close(ledger, 0, by, reason="a test", actor="ann")
+                else:
+                    self.service.submit(comparisons)
+
+            def collect(self, step):
+                return self.service.collect(step)
+
+        plain = ledger.record_event
+        ledger.record_event = lambda kind, actor, body: plain(
+            kind, actor, {k: v for k, v in body.items() if k != "row"}
+        )
+        controller.run(
+            ledger, policy, Closing(), prompts=prompts_of(settings), until_step=1
+        )  # fmt: skip
+        assert ledger.step(0)["closed_by"] == by
+        report = verification.verify(ledger)
+        assert report.ok, str(report)
+    forge(path, f"UPDATE steps SET closed_by = '{other}'")
+    failure = failure_of(path, deep=False)
+    assert failure is not None and failure.table == "steps"
+
+
+def test_a_lagging_steered_run_verifies_and_its_radii_are_checked(tmp_path):
+    """Steering moves the radius after ten steps; under lag it is asked one step before."""
+    path = tmp_path / "run.db"
+    settings = settings_of(N=2, D=1, rule="sign", steering=(0.1, 3.0))
+    with new_ledger(path, settings) as ledger:
+        drive(ledger, settings, until=13, lag=1)
+        radii = [row["mu"] for row in ledger.steps()]
+        assert radii[0] == radii[10] != radii[11]
+        report = verification.verify(ledger)
+        assert report.ok, str(report)
+    for step, value in ((10, radii[11]), (11, radii[10])):
+        forge(path, "UPDATE steps SET mu = ? WHERE step = ?", (value, step))
+        failure = failure_of(path)
+        assert (failure.table, failure.row) == ("steps", str(step))
+        forge(path, "UPDATE steps SET mu = ? WHERE step = ?", (radii[step], step))
+    assert failure_of(path) is None
+
+
+def test_epochs_of_updates_only_grow(tmp_path):
+    path = tmp_path / "run.db"
+    settings = settings_of(N=2, rule="sign")
+    with new_ledger(path, settings) as ledger:
+        drive(ledger, settings, until=1)
+        drive(ledger, settings, until=2)  # another controller: epoch 2
+        rows = ledger.update_rows()
+        assert [row["epoch"] for row in rows] == [1, 2]
+    prev = rows[0]["prev_sha256"]
+    for row, epoch in zip(rows, (2, 1), strict=True):
+        row |= {"epoch": epoch, "prev_sha256": prev}
+        prev = row["row_sha256"] = canonical.update_sha256(row)
+        forge(
+            path,
+            "UPDATE updates SET epoch = ?, prev_sha256 = ?, row_sha256 = ? WHERE step = ?",
+            (epoch, row["prev_sha256"], prev, row["step"]),
+        )
+        forge(path, "UPDATE steps SET epoch = ? WHERE step = ?", (epoch, row["step"]))
+    _refit_rows_of_steps(path)
+    rewrite(path)
+    failure = failure_of(path)
+    assert failure.table == "updates" and "epoch 1 comes after epoch 2" in failure.problem
+
+
+def _refit_rows_of_steps(path):
+    """Make the events tell the forged rows of `steps`."""
+    conn = sqlite3.connect(path)
+    conn.row_factory = sqlite3.Row
+    told = {row["step"]: dict(row) for row in conn.execute("SELECT * FROM steps")}
+    events = conn.execute("SELECT event, body FROM events WHERE kind = 'step'").fetchall()
+    conn.close()
+    for event in events:
+        body = json.loads(event["body"])
+        body["row"] = told[body["step"]]
+        forge(path, "UPDATE events SET body = ? WHERE event = ?",
+              (canonical.canonical(body), event["event"]))  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", ["sign", "bayes"])
+def test_n_votes_is_counted_again(tmp_path, rule):
+    path = tmp_path / "run.db"
+    settings = settings_of(N=2, rule=rule)
+    with new_ledger(path, settings) as ledger:
+        drive(ledger, settings, until=1)
+        (row,) = ledger.update_rows()
+    row["n_votes"] += 1
+    digest = canonical.update_sha256(row)
+    forge(path, "UPDATE updates SET n_votes = ?, row_sha256 = ?", (row["n_votes"], digest))
+    rewrite(path)
+    failure = failure_of(path)
+    assert failure.table == "updates" and "n_votes is 3.0, counted 2.0" in failure.problem
+
+
+# ---- the header ----
+
+
+def test_directions_of_another_table_are_refused(original, tmp_path):
+    path = copied(original, tmp_path)
+    forge(path, f"UPDATE runs SET direction_version = {DIRECTION_VERSION + 1}")
+    rewrite(path)
+    words = "made with direction table 2, this szpo has 1; install the szpo that made it"
+    with Ledger.open(path) as ledger:
+        with pytest.raises(IntegrityError, match=words):
+            run_spec.recorded_settings(ledger)
+        with pytest.raises(IntegrityError, match=words):
+            drive(ledger, settings_of(N=2, rule="sign"))
+        assert words in verification.verify(ledger).failure.problem
+
+
+def based(path, digest, tensors):
+    settings = settings_of(N=2, rule="sign")
+    ledger = Ledger.create(
+        path,
+        {"optimizer": settings_to_json(settings)},
+        root_seed=settings.root_seed,
+        layout=LAYOUT,
+        direction_version=DIRECTION_VERSION,
+        basis_sha256=digest,
+        tensors=tensors,
+        clock=Clock(),
+    )
+    drive(ledger, settings, until=1)
+    return ledger
+
+
+@pytest.mark.parametrize("case", ["right", "wrong", "missing", "unnamed"])
+def test_the_basis_is_hashed_again(tmp_path, case):
+    basis = {"layer.a": np.arange(12, dtype=np.float32).reshape(3, 4)}
+    stored = {f"basis/{name}": value for name, value in basis.items()}
+    digest = optim_parameters.basis_sha256(basis)
+    if case == "wrong":
+        stored["basis/layer.a"] = stored["basis/layer.a"] + np.float32(1)
+    elif case == "missing":
+        stored = {}
+    elif case == "unnamed":
+        digest = None
+    with based(tmp_path / "run.db", digest, stored) as ledger:
+        report = verification.verify(ledger, deep=False)
+    assert report.ok == (case == "right")
+    if case != "right":
+        assert report.failure.table == "runs" and "basis_sha256" in report.failure.problem
+
+
+@pytest.mark.parametrize(
+    ("change", "words"), [("dtype = '<f8'", "shape and dtype"), ("shape = '[3,5]'", "shape and")]
+)
+def test_a_tensor_that_does_not_fit_its_bytes_is_found(tmp_path, change, words):
+    path = tmp_path / "run.db"
+    basis = {"layer.a": np.ones((3, 4), np.float32)}
+    stored = {"basis/layer.a": basis["layer.a"]}
+    based(path, optim_parameters.basis_sha256(basis), stored).close()
+    forge(path, f"UPDATE tensors SET {change}")
+    rewrite(path)
+    failure = failure_of(path)
+    assert failure.table == "tensors" and words in failure.problem
+
+
+# ---- the chain ----
+
+
+def test_a_row_recorded_a_second_time_is_found(original, tmp_path):
+    """A later event of sound form must not bless a changed row."""
+    path = copied(original, tmp_path)
+    forge(path, "UPDATE votes SET choice = 'tie' WHERE vote = 1")
+    with Ledger.open(path) as ledger:
+        row = ledger.query("SELECT * FROM votes WHERE vote = 1")[0]
+        with ledger.transaction():
+            ledger._pending.append(["votes", "1", canonical.row_sha256("votes", row)])
+        failure = verification.verify(ledger).failure
+    assert (failure.table, failure.row) == ("votes", "1")
+    assert "recorded again" in failure.problem
+
+
+# ---- what the seed gives ----
+
+
+@pytest.mark.parametrize(
+    ("sql", "table"),
+    [
+        ("UPDATE panelists SET kind = 'person' WHERE pseudonym = 'panel-1'", "panelists"),
+        ("UPDATE panelists SET kind = 'judge' WHERE pseudonym = 'panel-1'", "panelists"),
+        ("UPDATE panelists SET pseudonym = 'ann' WHERE pseudonym = 'panel-1'", "panelists"),
+        ("UPDATE assignments SET prompt_order = CASE prompt_order WHEN '[0,1]' THEN '[1,0]' "
+         "ELSE '[0,1]' END", "assignments"),
+        ("UPDATE votes SET dwell_ms = 5 WHERE vote = 1", "votes"),
+        ("UPDATE votes SET payload_sha256 = 'f' || substr(payload_sha256, 2)", "votes"),
+    ],
+)  # fmt: skip
+def test_what_the_seed_and_the_answer_give_is_derived_again(original, tmp_path, sql, table):
+    path = copied(original, tmp_path)
+    assert forge(path, sql)
+    rewrite(path)
+    failure = failure_of(path, deep=False)
+    assert failure is not None and failure.table == table, str(failure)
+
+
+@pytest.mark.parametrize("name", ["votes", "votes_sha256", "theta_sha256"])
+def test_the_event_of_a_step_names_what_its_rows_have(original, tmp_path, name):
+    path = copied(original, tmp_path)
+    conn = sqlite3.connect(path)
+    event, text = conn.execute("SELECT event, body FROM events WHERE kind = 'step'").fetchone()
+    conn.close()
+    body = json.loads(text)
+    body[name] = 3 if name == "votes" else "f" * 64
+    forge(path, "UPDATE events SET body = ? WHERE event = ?", (canonical.canonical(body), event))
+    rewrite(path)
+    failure = failure_of(path)
+    assert failure.table == "events" and name in failure.problem
+
+
+def test_the_plan_of_a_wide_run_with_lag_and_momentum_verifies(tmp_path):
+    settings = settings_of(WIDE, rule="known", momentum=0.5, K=2, warmup=2, N=2)
+    with new_ledger(tmp_path / "run.db", settings) as ledger:
+        drive(ledger, settings, until=5, lag=1)
+        report = verification.verify(ledger)
+        assert report.ok, str(report)
+
+
+@pytest.mark.parametrize(
+    "command", ["verify", "export --votes votes.jsonl", "export --zip run.zip", "report", "show"]
+)
+def test_what_is_written_meanwhile_is_no_fault(original, tmp_path, monkeypatch, capsys, command):
+    """At each look of a reader at the file somebody new comes, practises and votes."""
+    path = copied(original, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    plain, looks = Ledger.query, itertools.count()
+    with Ledger.open(path) as writer:
+        writer.execute("PRAGMA synchronous=OFF")
+        service = VoteService(writer)
+
+        def query(self, sql, parameters=()):
+            found = plain(self, sql, parameters)
+            if self.readonly:
+                name = f"P-{next(looks)}"
+                seat = service.practice(service.enroll("person", name))
+                service.cast(seat.id, "A", idem=f"key-of-{name:>12}".replace(" ", "0"))
+            return found
+
+        monkeypatch.setattr(Ledger, "query", query)
+        first, *rest = command.split()
+        assert call([first, str(path), *rest]) == 0, capsys.readouterr().err
+    assert next(looks) > 3

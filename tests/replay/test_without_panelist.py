@@ -1,0 +1,71 @@
+"""What excluding somebody would have changed, worked out by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from szpo.errors import UsageError
+from szpo.ledger import run_spec
+from szpo.replay import without_panelist
+from tests.support.browser import MovableClock, Stage, make
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    """Three steps of two comparisons and two votes each.
+
+    Ada and Bob agree in steps 0 and 2; in step 1 they disagree on one comparison of the two.
+    """
+    made = make(tmp_path / "run.db", clock=MovableClock())
+    service = made.site.service
+    made.advance()
+    ada, bob = (service.enroll("person", name) for name in ("Ada", "Bob"))
+    for number in range(3):
+        for person in (ada, bob):
+            answered = 0
+            while (seat := service.assign(person)) is not None:
+                against = number == 1 and person == bob
+                side = {"A": "B", "B": "A"}[seat.plus_side] if against else seat.plus_side
+                service.cast(seat.id, side, idem=seat.id)
+                answered += 1
+            assert answered == 2
+        made.advance()
+    assert made.ledger.last_applied() == 2
+    return made
+
+
+def test_steps_flip_where_the_majority_does(stage: Stage) -> None:
+    found = without_panelist.preview(stage.ledger, "Bob")
+    assert (found.votes, found.of) == (6, 12)
+    assert [(e.step, e.votes, e.theirs) for e in found.effects] == [(s, 4, 2) for s in range(3)]
+    # In step 1 all cancelled; without Bob there is a majority for plus.
+    assert found.flipped == (1,)
+
+
+def test_directions_of_steps_are_compared_with_the_votes_left_out(stage: Stage) -> None:
+    assert run_spec.recorded_settings(stage.ledger).rule == "bayes"
+    found = without_panelist.preview(stage.ledger, "Bob")
+    first, second, third = (e.cosine for e in found.effects)
+    # One direction: with two votes for plus fewer the first step goes the same way, shorter.
+    assert first == pytest.approx(1, abs=1e-6)
+    assert second is not None and third is not None
+    # In step 1 the other two votes are all for plus, so the step leans to v₁ instead of going on.
+    assert second < first
+    assert third > 0
+    assert found.turned == ()
+
+
+def test_somebody_who_never_voted_changes_nothing(stage: Stage) -> None:
+    stage.site.service.enroll("person", "Cy")
+    found = without_panelist.preview(stage.ledger, "Cy")
+    assert (found.votes, found.effects, found.flipped) == (0, (), ())
+    with pytest.raises(UsageError, match="not enrolled"):
+        without_panelist.preview(stage.ledger, "Dora")
+
+
+def test_a_preview_writes_nothing(stage: Stage) -> None:
+    before = stage.ledger.changes()
+    without_panelist.preview(stage.ledger, "Ada")
+    assert stage.ledger.changes() == before

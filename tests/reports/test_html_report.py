@@ -1,0 +1,164 @@
+"""The report page: self-contained, harmless, and saying what the ledger says."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from szpo.cli.app import call
+from szpo.ledger.database import Ledger
+from szpo.reports import html_report
+from szpo.reports.charts import Series, line_chart, ticks
+from szpo.training import comparisons, controller, summary
+from szpo.types import Prompt
+from tests.support import yard_run
+from tests.support.quadratic import QuadraticPolicy, new_ledger, panel_of, settings_of
+
+HOSTILE = '<script>alert(1)</script>" onload="x \u202egnihton [bold] {{ 7*7 }}'
+
+
+@pytest.fixture(scope="module")
+def yard(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return yard_run.make(tmp_path_factory.mktemp("yard"), "optimizer.votes=2", "run.votes=48")
+
+
+class Tags(HTMLParser):
+    """Tags and attributes of a page, and whether every opened element is closed."""
+
+    VOID = ("meta", "br", "line", "circle", "polyline", "polygon")
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append(tag)
+        self.attributes += attrs
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+
+def page_of(path: Path) -> str:
+    assert call(["report", str(path)]) == 0
+    return path.with_suffix(".html").read_text(encoding="utf-8")
+
+
+def test_page_is_whole_and_self_contained(yard: Path) -> None:
+    tags = Tags(page_of(yard))
+    assert not tags.open
+    assert {"script", "link", "img", "iframe"}.isdisjoint(tags.seen)
+    named = {name for name, _ in tags.attributes}
+    assert {"src", "href"}.isdisjoint(named)
+    assert not [name for name in named if name.startswith("on")]
+    assert "default-src 'none'" in page_of(yard)
+
+
+def test_page_has_every_part(yard: Path) -> None:
+    page = page_of(yard)
+    for part in ("Curves", "What was shown", "Who voted", "Steps", "Verification", "Settings",
+                 "Win rate of plus", "Hidden reward (walk)", "verified:"):  # fmt: skip
+        assert part in page, part
+    with Ledger.open(yard, readonly=True) as ledger:
+        total = summary.summary(ledger)
+    assert f"<b>{total.votes}</b><span>votes of 48</span>" in page
+    assert f"<b>{total.answers_read}</b>" in page
+    assert total.head in page
+    assert page.count("<svg") >= 3
+
+
+def test_hostile_texts_are_shown_not_run(tmp_path: Path) -> None:
+    class Hostile(QuadraticPolicy):
+        def rollout(self, prompts, shifts, *, seed):  # type: ignore[no-untyped-def]
+            batches = super().rollout(prompts, shifts, seed=seed)
+            return [
+                tuple(type(a)(f"{a.text} {HOSTILE}", a.end, a.tokens) for a in batch)
+                for batch in batches
+            ]
+
+    settings = settings_of(N=2, D=1)
+    with new_ledger(tmp_path / "x.db", settings) as ledger:
+        prompts = comparisons.prompt_order([Prompt.user(HOSTILE)], settings)
+        controller.run(ledger, Hostile(settings), panel_of(ledger), prompts=prompts, until_step=2)
+        page = html_report.render(ledger)
+    tags = Tags(page)
+    assert "script" not in tags.seen
+    assert "\u202e" not in page
+    assert "&lt;script&gt;alert(1)" in page
+    assert "⟨202E⟩" in page
+    assert "{{ 7*7 }}" in page
+
+
+def test_a_run_without_votes_has_a_page(tmp_path: Path) -> None:
+    with new_ledger(tmp_path / "x.db", settings_of()) as ledger:
+        page = html_report.render(ledger)
+    assert "No answers yet." in page
+    assert "Not checked for this page" in page
+
+
+def test_verification_is_what_verify_says(yard: Path) -> None:
+    assert re.search(r'<p class="good">verified: \d+ rows, 3 steps', page_of(yard))
+
+
+def test_settings_hold_both_what_was_asked_and_what_was_made_of_it(yard: Path) -> None:
+    with Ledger.open(yard, readonly=True) as ledger:
+        sections = html_report._settings(ledger.spec)
+    assert sections["panel"]["size"] == "5" and "calibration" in sections["panel"]
+    assert "heldout" in sections["prompts"] and "path" in sections["prompts"]
+
+
+def test_steps_have_no_ticks_between_them() -> None:
+    drawn = line_chart("t", [Series("s", [0, 1, 2], [0.1, 0.2, 0.3])], x_label="", y_label="")
+    under = re.findall(r'text-anchor="middle">([\d.]+)<', drawn)
+    assert under == ["0", "1", "2"]
+
+
+def test_picture_is_a_file_of_its_own(yard: Path, tmp_path: Path) -> None:
+    out = tmp_path / "chart.svg"
+    assert call(["report", str(yard), "--svg", str(out)]) == 0
+    text = out.read_text(encoding="utf-8")
+    assert text.startswith('<svg xmlns="http://www.w3.org/2000/svg"')
+    assert "walk of the answers shown, over the votes spent" in text
+
+
+def test_totals_add_up_from_the_steps(yard: Path) -> None:
+    with Ledger.open(yard, readonly=True) as ledger:
+        facts = summary.steps(ledger)
+        total = summary.summary(ledger, facts)
+        texts = ledger.query("SELECT count(*) AS n FROM answers WHERE plus <> minus")[0]["n"]
+    assert total.votes == sum(f.plus + f.minus + f.ties for f in facts) == 48
+    assert total.answers_read == 2 * 2 * texts  # two sides, M = 2 votes on each comparison
+
+
+def test_separation_is_unbiased_under_a_known_rate() -> None:
+    """Votes of one direction that agree with probability p each agree pairwise p² + (1 − p)²."""
+    for p in (0.5, 0.65, 0.85, 1.0):
+        pairs = 10**6
+        agreeing = round(pairs * (p**2 + (1 - p) ** 2))
+        assert summary.separation(pairs, agreeing) == pytest.approx(p, abs=2e-3)
+
+
+def test_chart_places_its_values() -> None:
+    svg = line_chart(
+        "t", [Series("s", [0, 10], [0.0, 1.0])], x_label="x", y_label="y", bounds=(0, 1)
+    )
+    # The drawing area spans x 56 … 624 and y 220 … 16.
+    assert 'points="56.0,220.0 624.0,16.0"' in svg
+    assert ticks(0.0, 7.0, 7) == [0, 1, 2, 3, 4, 5, 6, 7]
+
+
+def test_chart_survives_constant_and_missing_values() -> None:
+    flat = line_chart("t", [Series("s", [0, 1], [2.0, 2.0])], x_label="x", y_label="y")
+    assert "nan" not in flat
+    gap = line_chart("t", [Series("s", [0, 1], [2.0, float("nan")])], x_label="x", y_label="y")
+    assert "nan" not in gap
+    assert "nothing to draw yet" in line_chart("t", [], x_label="x", y_label="y")

@@ -1,0 +1,246 @@
+"""Base against tuned on held-out prompts, blind; answers before and after."""
+
+from dataclasses import replace
+
+import pytest
+
+from szpo import intervals, seeds
+from szpo.aggregation.win_rates import Preference
+from szpo.analysis import evidence, overview
+from szpo.data.prompts import PromptSet
+from szpo.errors import UsageError
+from szpo.ledger import canonical, orders, run_spec
+from szpo.ledger.database import Ledger
+from szpo.replay import verification
+from szpo.runs import assemble, final_comparison, worker
+from szpo.runs.samples import Source
+from szpo.types import Answer
+from szpo.voting import steps
+from szpo.voting.service import VoteService
+from tests.support import folder_run
+from tests.support.quadratic import PROMPTS, QuadraticPolicy, go, start
+
+TRAIN, HELDOUT = PROMPTS[:21], PROMPTS[21:]
+
+
+@pytest.fixture
+def tuned(tmp_path):
+    settings, ledger, policy = start(tmp_path)
+    go(settings, ledger, policy, until_step=3)
+    source = Source(
+        policy, PromptSet(TRAIN, HELDOUT), settings.D, lambda: QuadraticPolicy(settings)
+    )
+    yield ledger, source
+    ledger.close()
+
+
+def made(ledger, source, count=4):
+    number = orders.place(ledger, "final", "op", {"comparisons": count})
+    worker.fulfil(ledger, source, lambda _: None)
+    order = orders.get(ledger, number)
+    return order, [ledger.comparison(c) for c in orders.comparisons(order)]
+
+
+def seat_and_vote(ledger, comparison, name, choices, plus_side="A"):
+    """A person's seat at a comparison of no step, and their answers to it, the last one last."""
+    panelist = VoteService(ledger).enroll("person", name)
+    seat = f"{comparison.id}-{name}"
+    with ledger.transaction("votes"):
+        row = {
+            "assignment": seat, "comparison": comparison.id, "panelist": panelist,
+            "plus_side": plus_side, "prompt_order": "[0,1]", "served_us": 0, "expires_us": 0,
+        }  # fmt: skip
+        ledger.append("assignments", row)
+        for revision, choice in enumerate(choices):
+            vote = {
+                "assignment": seat, "revision": revision, "choice": choice, "late": 0,
+                "idem": f"key-{revision}-0123456789",
+                "payload_sha256": canonical.payload_sha256(seat, choice, None, None, None),
+                "received_us": 1,
+            }  # fmt: skip
+            number = ledger.append("votes", vote)["vote"]
+    return number
+
+
+def test_plus_is_tuned_minus_is_base_and_prompts_taught_nothing(tuned):
+    ledger, source = tuned
+    order, found = made(ledger, source)
+    assert len(found) == 4 and all(len(c.rows) == 2 and c.kind == "final" for c in found)
+    assert {c.step for c in found} == {-1}  # of no step: NULL in the table
+    assert {row.prompt for c in found for row in c.rows} <= set(HELDOUT)
+    value = {
+        side: [float(getattr(row, side).text.split()[1]) for c in found for row in c.rows]
+        for side in ("plus", "minus")
+    }
+    head = -float(((source.policy.theta()["z"] - 1) ** 2).mean())
+    assert all(abs(v - head) <= 0.1 + 1e-6 for v in value["plus"])
+    assert all(-1 - 1e-6 <= v <= -0.9 + 1e-6 for v in value["minus"])
+    # Independent draws: the noise of one side says nothing of that of the other.
+    noise = [(p - head, m + 1) for p, m in zip(value["plus"], value["minus"], strict=True)]
+    assert all(abs(a - b) > 1e-6 for a, b in noise)
+    assert order.result["tuned_sha256"] == ledger.head() == source.policy.digest()
+    assert order.result["base_sha256"] == ledger.heads()[0] and order.result["after"] == 2
+    assert verification.verify(ledger).ok
+
+
+def test_a_final_comparison_that_is_not_its_answers_is_found(tuned):
+    ledger, source = tuned
+    found = made(ledger, source)[1][0]
+    with ledger.transaction():
+        steps.record(ledger, replace(found, id="forged"))
+    assert verification.verify(ledger).ok
+    with ledger.transaction():
+        plain = ledger.append
+
+        def altered(table, row):
+            if table == "comparisons":
+                row = {**row, "identical": 1}
+            return plain(table, row)
+
+        ledger.append = altered
+        steps.record(ledger, replace(found, id="altered"))
+    ledger.append = plain
+    assert "comparisons row altered: identical does not fit" in str(verification.verify(ledger))
+
+
+def test_a_second_final_has_its_own_comparisons_and_a_repeated_run_the_same(tuned, tmp_path):
+    ledger, source = tuned
+    first, second = made(ledger, source)[1], made(ledger, source)[1]
+    assert not {c.id for c in first} & {c.id for c in second}
+    assert [c.rows for c in first] != [c.rows for c in second]
+    settings, again, policy = start(tmp_path, "again.db")
+    go(settings, again, policy, until_step=3)
+    orders.place(again, "samples", "op")  # other orders before it change nothing
+    other = Source(policy, source.prompts, settings.D, source.fresh)
+    assert made(again, other)[1] == first
+    again.close()
+
+
+def test_final_votes_are_counted_by_side_and_by_who_tuned(tuned):
+    ledger, source = tuned
+    order, found = made(ledger, source)
+    seat_and_vote(ledger, found[0], "new-1", ["B", "A"])  # changed their mind: tuned
+    seat_and_vote(ledger, found[1], "new-1", ["A"], plus_side="B")  # base
+    seat_and_vote(ledger, found[2], "new-1", ["tie"])
+    seat_and_vote(ledger, found[3], "new-1", ["skip"])
+    seat_and_vote(ledger, found[0], "new-2", ["A"])
+    without = seat_and_vote(ledger, found[1], "new-2", ["A"])
+    VoteService(ledger).amend(without, "exclude", "asked to", "op")
+    told = final_comparison.result(ledger, order)
+    result = told.votes
+    assert result.everybody == result.others == Preference(tuned=2, base=1, ties=1)
+    assert result.tuners == Preference() and result.tuners.share is None
+    assert result.majorities == Preference(tuned=1, base=1, ties=1)
+    assert (result.skips, told.comparisons, told.identical) == (1, 4, 0)
+    assert result.everybody.share == 2 / 3 and result.everybody.votes == 4
+    assert result.everybody.interval == intervals.wilson(2, 3)  # the tie is in neither
+    # The operator's page, which is recomputed from an export, says the same; while people vote,
+    # only to those who turned the live view on.
+    assert overview.overview(evidence.read(ledger)).improving.final is None
+    assert evidence.read(ledger).run.hidden_final == 6
+    live = evidence.read(ledger, live=True)
+    assert live.run.hidden_final == 0
+    shown = overview.overview(live).improving.final
+    assert (shown.tuned.value, shown.tuned.low, shown.tuned.high) == pytest.approx(
+        (result.everybody.share, *result.everybody.interval)
+    )
+    assert (shown.ties, shown.skips, shown.untuned.of) == (1, 1, 3)
+    assert shown.majorities.value == result.majorities.share
+    assert not told.closed
+    orders.close(ledger, order.id, "op")
+    assert final_comparison.result(ledger, orders.get(ledger, order.id)).closed
+    assert overview.overview(evidence.read(ledger)).improving.final == shown
+
+
+def test_panelists_who_tuned_stand_apart(tuned):
+    ledger, source = tuned
+    VoteService(ledger).enroll("person", "both")
+    (comparison,) = ledger.comparisons(0)[:1]
+    seat_and_vote(ledger, comparison, "both", ["A"])
+    order, found = made(ledger, source)
+    seat_and_vote(ledger, found[0], "both", ["A"])
+    seat_and_vote(ledger, found[0], "fresh", ["B"])
+    result = final_comparison.result(ledger, order).votes
+    assert (result.tuners, result.others) == (Preference(tuned=1), Preference(base=1))
+    assert result.everybody.interval == intervals.wilson(1, 2)
+
+
+def test_answers_that_are_alike_are_shown_to_nobody(tuned):
+    ledger, source = tuned
+
+    class Mute(QuadraticPolicy):
+        def rollout(self, prompts, shifts, *, seed):
+            return [tuple(Answer("same") for _ in asked) for asked in prompts]
+
+    settings = run_spec.recorded_settings(ledger)
+    mute = Mute(settings)
+    mute.kept = source.policy.theta()
+    order, _ = made(ledger, Source(mute, source.prompts, 2, lambda: Mute(settings)))
+    assert final_comparison.result(ledger, order).identical == 4
+
+
+def test_what_a_final_needs_is_said(tuned, tmp_path):
+    ledger, source = tuned
+    number = orders.place(ledger, "final", "op")
+    bare = Source(source.policy, PromptSet(TRAIN, ()), 2, source.fresh)
+    worker.fulfil(ledger, bare, lambda _: None)
+    order = orders.get(ledger, number)
+    assert "no held-out prompts" in order.error
+    with pytest.raises(UsageError, match="has no comparisons"):
+        final_comparison.result(ledger, order)
+    number = orders.place(ledger, "samples", "op")
+    worker.fulfil(ledger, Source(source.policy, source.prompts, 2), lambda _: None)
+    assert "no `place`" in orders.get(ledger, number).error
+
+
+def test_samples_show_the_base_a_step_and_the_head(tuned):
+    ledger, source = tuned
+    number = orders.place(ledger, "samples", "op", {"prompts": 2, "step": 0})
+    worker.fulfil(ledger, source, lambda _: None)
+    result = orders.get(ledger, number).result
+    assert result["prompts"] == [prompt.text for prompt in HELDOUT[:2]]
+    columns = {column["name"]: column for column in result["columns"]}
+    assert list(columns) == ["base", "step 0", "current"]
+    assert [c["theta_sha256"] for c in columns.values()] == [ledger.heads()[i] for i in (0, 1, 3)]
+    assert [c["step"] for c in columns.values()] == [None, 0, 2]
+    assert len({tuple(text for text, _ in c["answers"]) for c in columns.values()}) == 3
+
+
+# ---- a language model, placed and put back ----
+
+
+def test_a_language_model_answers_as_it_was_and_stays_where_it_is(tmp_path):
+    path = folder_run.make(tmp_path)
+    with Ledger.open(path) as ledger:
+        parts = assemble.reopen(ledger, panel=False, say=lambda _: None)
+        source = assemble.source(ledger, parts)
+        number = orders.place(ledger, "samples", "op", {"prompts": 3, "step": 0})
+        order, found = made(ledger, source, count=2)
+        columns = [c["answers"] for c in orders.get(ledger, number).result["columns"]]
+        policy, asked = parts.language, parts.prompts.heldout[:3]
+        seed = seeds.as_seed(seeds.derive(ledger.root_seed, "samples"))
+        for column, base in ((columns[0], True), (columns[2], False)):
+            wanted = [row[0] for row in policy.sample(asked, 1, seed=seed, base=base)]
+            assert column == [[answer.text, answer.end] for answer in wanted]
+        assert columns[0] != columns[1] != columns[2]
+        assert policy.digest() == ledger.head()
+        assert order.error is None and all(len(c.rows) == 2 for c in found)
+        assert verification.verify(ledger).ok
+
+
+def test_people_are_served_it_like_any_other_comparison(tuned):
+    ledger, source = tuned
+    order, found = made(ledger, source, count=3)
+    service = VoteService(ledger)
+    ann = service.enroll("person", "ann")
+    plus = []
+    while (seat := service.final(ann)) is not None:
+        assert seat.comparison in orders.comparisons(order)
+        plus.append(seat.plus_side)
+        service.cast(seat.id, "A", idem=f"key-{seat.id}")
+    assert len(plus) == len(found) == 3
+    result = final_comparison.result(ledger, order).votes
+    assert result.everybody == Preference(tuned=plus.count("A"), base=plus.count("B"))
+    orders.close(ledger, order.id, "op")
+    assert service.final(service.enroll("person", "ben")) is None
+    assert verification.verify(ledger).ok

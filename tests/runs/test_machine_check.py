@@ -1,0 +1,142 @@
+"""What the doctor finds of a run: each trap is set, and named."""
+
+import json
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+
+from szpo.cli.app import call
+from szpo.ledger import connection
+from szpo.ledger.database import Ledger
+from szpo.optim.directions import DIRECTION_VERSION
+from szpo.runs import file_check, machine_check
+from szpo.voting import lease
+from tests.replay.test_replay import forge
+from tests.support.quadratic import LAYOUT, new_ledger, settings_of
+
+
+@pytest.fixture
+def path(tmp_path):
+    (tmp_path / "runs").mkdir(mode=0o700)
+    made = tmp_path / "runs" / "run.db"
+    new_ledger(made, settings_of()).close()
+    return made
+
+
+def found(path):
+    return {check.name: check for check in file_check.examine(path)}
+
+
+def test_a_sound_run_has_no_trap(path):
+    checks = found(path)
+    assert {name: check.status for name, check in checks.items()} == dict.fromkeys(
+        ("permissions", "disk", "file system", "log", "pages", "versions", "lease"), "ok"
+    )
+    assert "no others recorded" in checks["versions"].text
+
+
+@pytest.mark.parametrize(("what", "mode"), [("file", 0o640), ("folder", 0o755)])
+def test_a_file_that_others_can_read_is_named(path, what, mode):
+    place = path if what == "file" else path.parent
+    place.chmod(mode)
+    check = found(path)["permissions"]
+    assert check.status == "warn" and f"({mode:04o})" in check.text and "chmod" in check.text
+
+
+def test_a_small_disk_is_named(path, monkeypatch):
+    usage = type("Usage", (), {"free": 30 * 2**20})
+    monkeypatch.setattr(file_check.shutil, "disk_usage", lambda place: usage)
+    assert found(path)["disk"].status == "warn"
+
+
+def test_a_long_log_is_named_with_the_one_who_keeps_it(path, monkeypatch):
+    reader = (
+        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None); "
+        "c.execute('BEGIN'); c.execute('SELECT count(*) FROM events').fetchone(); "
+        "print('reading', flush=True); sys.stdin.read()"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", reader, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert child.stdout.readline() == b"reading\n"
+        with Ledger.open(path) as ledger:
+            ledger.record_event("note", "test", {})
+            monkeypatch.setattr(connection, "LOG_ALARM", 1000)
+            check = found(path)["log"]
+    finally:
+        child.communicate(b"")
+    assert check.status == "warn" and f"process {child.pid} (" in check.text
+    assert str(child.pid) not in found(path)["log"].text
+
+
+def test_a_stale_lease_is_named(path):
+    with Ledger.open(path) as ledger:
+        held = lease.acquire(ledger)
+        assert found(path)["lease"].text.startswith(f"driven by {held.holder}")
+        ledger.execute("UPDATE controller SET expires_us = 5")
+    assert "ran out" in found(path)["lease"].text
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    host = lease.own_name().split(":")[0]
+    with Ledger.open(path) as ledger:
+        ledger.execute("UPDATE controller SET lease = ?", (f"{host}:{child.pid}:x",))
+    check = found(path)["lease"]
+    assert check.status == "warn" and "which is gone" in check.text
+
+
+def test_a_record_from_the_future_is_named(path):
+    with Ledger.open(path, clock=lambda: 4_000_000_000_000_000) as ledger:
+        ledger.record_event("note", "test", {})
+    assert "in the future; a clock was set back" in found(path)["times"].text
+
+
+@pytest.mark.parametrize(
+    ("recorded", "words"),
+    [
+        ({"numpy": "1.0", "python": machine_check.versions()["python"]}, "numpy 1.0 → "),
+        ({"a-library": "3"}, "a-library 3 → missing"),
+        (machine_check.versions(), "as recorded ("),
+    ],
+)
+def test_other_libraries_than_the_runs_are_named(tmp_path, recorded, words):
+    path = tmp_path / "run.db"
+    Ledger.create(
+        path,
+        {"versions": recorded},
+        root_seed=1,
+        layout=LAYOUT,
+        direction_version=DIRECTION_VERSION,
+    ).close()
+    check = found(path)["versions"]
+    assert words in check.text and check.status == ("ok" if "as recorded" in words else "warn")
+
+
+def test_another_table_of_directions_is_a_failure(path):
+    forge(path, "UPDATE runs SET direction_version = 99")
+    assert found(path)["directions"].status == "fail"
+
+
+def test_damaged_pages_are_a_failure_that_names_recover(path):
+    conn = sqlite3.connect(path)
+    (root,) = conn.execute("SELECT rootpage FROM sqlite_master WHERE name = 'votes'").fetchone()
+    conn.close()
+    content = bytearray(path.read_bytes())
+    content[(root - 1) * 4096 : root * 4096] = b"\xff" * 4096
+    path.write_bytes(content)
+    check = found(path)["pages"]
+    assert check.status == "fail" and f"szpo recover {path} --out" in check.text
+    path.write_bytes(b"x" * 5000)
+    assert found(path)["file"].status == "fail"
+
+
+def test_the_command_looks_at_the_run_it_is_given(path, capsys):
+    call(["doctor", "run", "--folder", str(path.parent), "--json"])
+    names = {check["name"] for check in json.loads(capsys.readouterr().out)}
+    assert {"sqlite", "lease", "log", "permissions"} <= names
+    capsys.readouterr()
+    assert call(["doctor", "absent", "--folder", str(path.parent)]) == 2

@@ -1,0 +1,90 @@
+"""``szpo run --stay`` from outside: what it waits for, what a restart keeps, how it exits."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from szpo.cli.app import call
+from szpo.ledger import orders
+from szpo.ledger.database import Ledger
+from szpo.replay import verification
+from szpo.voting import lease
+from tests.support import yard_run
+
+
+@contextmanager
+def staying(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A process of its own that stays; ended if the test did not end it."""
+    command = [sys.executable, "-m", "szpo", *arguments, "--stay"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
+        try:
+            yield child
+        finally:
+            if child.poll() is None:
+                child.kill()
+
+
+def until(child: subprocess.Popen[str], text: str) -> str:
+    """Read what it says up to the line that holds the text."""
+    assert child.stderr is not None
+    for line in child.stderr:
+        if text in line:
+            return line.strip()
+    raise AssertionError(f"it never said: {text}")
+
+
+@pytest.mark.parametrize(
+    ("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["TERM", "INT"]
+)
+def test_it_stays_when_finished_and_fulfils_orders_until_a_signal(
+    tmp_path: Path, sent: signal.Signals, code: int
+) -> None:
+    with staying(*yard_run.arguments(tmp_path, "run.name=yard", "panel.poll_seconds=0.05")) as run:
+        until(run, "finished: 24 of 24 votes spent, a step takes 8; standing by")
+        with Ledger.open(tmp_path / "runs" / "yard.db") as ledger:
+            number = orders.place(ledger, "final", "ann", {"comparisons": 2})
+            assert until(run, "order") == f"order {number} by ann: final"
+            orders.place(ledger, "samples", "ann")
+            until(run, "samples")
+            assert lease.controller(ledger)["lease"] is not None
+        os.kill(run.pid, sent)
+        _, rest = run.communicate()
+    assert run.returncode == code, rest
+    assert "Continue with: szpo run --resume" in rest.splitlines()[-1]
+    with Ledger.open(tmp_path / "runs" / "yard.db") as ledger:
+        first = orders.get(ledger, number)
+        # The yard holds one place out, so a comparison has one row.
+        assert first.error is None and len(orders.comparisons(first)) == 2
+        assert lease.controller(ledger)["lease"] is None and verification.verify(ledger).ok
+
+
+def test_a_pause_outlives_a_restart_until_somebody_lifts_it(tmp_path: Path) -> None:
+    path = yard_run.make(tmp_path, "run.steps=2", "panel.poll_seconds=0.05")
+    with Ledger.open(path) as ledger:
+        lease.pause(ledger, "ann", "lunch")
+    with staying("run", "--resume", str(path)) as run, Ledger.open(path) as ledger:
+        until(run, "paused: ann: lunch; standing by")
+        lease.unpause(ledger, "ann")
+        until(run, "finished: 2 steps are applied; standing by")
+    with Ledger.open(path) as ledger:  # it was killed: its lease is that of no process
+        lease.pause(ledger, "ann", "again")
+    assert call(["run", "--resume", str(path)]) == 0  # a person's word that it may go on
+    with Ledger.open(path) as ledger:
+        assert lease.controller(ledger)["paused_by"] is None
+
+
+def test_one_run_has_one_that_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = yard_run.make(tmp_path)
+    with staying("run", "--resume", str(path)) as run:
+        until(run, "standing by")
+        capsys.readouterr()
+        assert call(["run", "--resume", str(path)]) == 3
+        assert "stop that controller or wait" in capsys.readouterr().err

@@ -1,0 +1,359 @@
+"""The process that stays with a run: it goes on when it may, and fulfils orders exactly once."""
+
+import pytest
+
+from szpo.data.prompts import PromptSet
+from szpo.errors import LeaseError
+from szpo.evaluators.panel_evaluator import LedgerEvaluator
+from szpo.ledger import orders
+from szpo.ledger.database import Ledger
+from szpo.optim import optimizer
+from szpo.optim.directions import DIRECTION_VERSION
+from szpo.optim.settings import settings_to_json
+from szpo.replay import verification
+from szpo.runs import worker
+from szpo.runs.samples import Source
+from szpo.training import budget, controller
+from szpo.training.budget import Limits
+from szpo.types import Answer, Comparison, Prompt, Row
+from szpo.voting import lease, steps
+from szpo.voting.service import VoteService
+from szpo_ui.web import credentials
+from tests.promises.test_crash import Crash, CrashingPolicy, Faulty, opened, wrap
+from tests.support.quadratic import (
+    PROMPTS,
+    Clock,
+    QuadraticPolicy,
+    go,
+    history,
+    new_ledger,
+    panel_of,
+    prompts_of,
+    settings_of,
+    start,
+)
+
+HELDOUT = PROMPTS[20:]
+
+
+class Leave(BaseException):
+    """Ends a process that would stay for ever."""
+
+
+def source_of(policy, settings):
+    return Source(
+        policy, PromptSet(PROMPTS[:20], HELDOUT), settings.D, lambda: QuadraticPolicy(settings)
+    )
+
+
+def life(ledger, policy, settings, act, *, until=2, lag=1, said=None, stay=True):
+    """One life of the process; ``act`` is what happens between two looks at the ledger."""
+
+    def drive(held, wait):
+        return controller.run(
+            ledger,
+            policy,
+            LedgerEvaluator(VoteService(ledger)),
+            prompts=prompts_of(settings),
+            until_step=until,
+            lag=lag,
+            held=held,
+            wait=wait,
+        )
+
+    follow = worker.attend if stay else worker.once
+    say = (said if said is not None else []).append
+    return follow(ledger, source_of(policy, settings), drive, wait=act, say=say)
+
+
+def vote(ledger):
+    """The panel answers what is open; True if there was something."""
+    asked = [row["step"] for row in ledger.steps() if row["state"] == "open"]
+    for step in asked:
+        panel_of(ledger).submit(ledger.comparisons(step))
+    return bool(asked)
+
+
+def leave_when_done(ledger):
+    def act():
+        if not vote(ledger):
+            raise Leave
+
+    return act
+
+
+def test_it_stands_by_while_paused_and_goes_on_when_it_may(tmp_path):
+    settings, ledger, policy = start(tmp_path)
+    said, acts = [], []
+    go(*start(tmp_path, "whole.db"), lag=1, until_step=2)
+
+    def act():
+        acts.append([row["state"] for row in ledger.steps()])
+        if len(acts) == 1:
+            lease.pause(ledger, "ann", "lunch")
+        elif len(acts) < 5:
+            assert lease.controller(ledger)["lease"] is not None
+            if len(acts) == 4:
+                lease.unpause(ledger, "ann")
+        elif not vote(ledger):
+            raise Leave
+
+    with pytest.raises(Leave):
+        life(ledger, policy, settings, act, said=said)
+    assert acts[0] == acts[3] == ["open", "generating"]
+    assert said[1:] == [  # after the word that nobody is enrolled yet
+        "paused: ann: lunch; standing by",
+        "finished: 2 steps are applied; standing by",
+    ]
+    assert lease.controller(ledger)["lease"] is None  # given back on the way out
+    with Ledger.open(tmp_path / "whole.db") as whole:
+        assert history(ledger) == history(whole)
+    ledger.close()
+
+
+def test_it_stops_at_a_limit_and_goes_on_when_that_is_withdrawn(tmp_path):
+    settings, ledger, policy = start(tmp_path)
+    said, looks = [], []
+
+    def act():
+        looks.append(ledger.last_applied())
+        if len(looks) == 1:
+            budget.limit(ledger, "ann", Limits(votes=4))
+        elif not vote(ledger):
+            if ledger.last_applied() == 1:
+                raise Leave
+            budget.limit(ledger, "ann", Limits())
+
+    with pytest.raises(Leave):
+        life(ledger, policy, settings, act, said=said)
+    assert [line.split(":")[0] for line in said[1:]] == ["stopped", "finished"]
+    ledger.close()
+
+
+def test_orders_are_fulfilled_while_people_vote_and_after_the_end(tmp_path):
+    settings, ledger, policy = start(tmp_path)
+    placed, done = [], []
+
+    def act():
+        done.append(len(orders.open_orders(ledger)))
+        if not placed:
+            placed.append(orders.place(ledger, "samples", "op", {"prompts": 2}))
+        elif vote(ledger):
+            return
+        elif len(placed) == 1:
+            placed.append(orders.place(ledger, "final", "op", {"comparisons": 3}))
+        else:
+            raise Leave
+
+    with pytest.raises(Leave):
+        life(ledger, policy, settings, act)
+    assert set(done) == {0}
+    first, second = orders.results(ledger)
+    # The first was asked for while step 0 was open: the current policy was still the base.
+    assert [c["step"] for c in first.result["columns"]] == [None, None]
+    assert len(orders.comparisons(second)) == 3 and second.result["after"] == 1
+    assert policy.digest() == ledger.head() and verification.verify(ledger).ok
+    ledger.close()
+
+
+def test_without_staying_orders_are_fulfilled_before_it_leaves(tmp_path):
+    settings, ledger, policy = start(tmp_path)
+    lease.pause(ledger, "ann", "lunch")
+    orders.place(ledger, "samples", "op")
+    outcome = life(ledger, policy, settings, lambda: None, stay=False)
+    assert outcome.status == "paused" and not orders.open_orders(ledger)
+    ledger.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "says"),
+    [
+        ("final", {}, "no step is applied yet"),
+        ("samples", {"step": 7}, "0 steps are applied"),
+    ],
+)
+def test_an_order_that_cannot_be_done_says_why_once(tmp_path, kind, body, says):
+    settings, ledger, policy = start(tmp_path)
+    orders.place(ledger, kind, "op", body)
+    said = []
+    source = source_of(policy, settings)
+    assert worker.fulfil(ledger, source, said.append) == 1
+    assert worker.fulfil(ledger, source, said.append) == 0
+    (order,) = orders.results(ledger)
+    assert says in order.error and says in said[-1]
+    ledger.close()
+
+
+def test_an_engine_that_fails_an_order_does_not_end_the_run(tmp_path):
+    settings, ledger, policy = start(tmp_path)
+    orders.place(ledger, "samples", "op")
+
+    def out_of_memory(*_, **__):
+        raise MemoryError("no room")
+
+    plain, policy.rollout = policy.rollout, out_of_memory
+    worker.fulfil(ledger, source_of(policy, settings), lambda _: None)
+    assert orders.results(ledger)[0].error == "MemoryError: no room"
+    policy.rollout = plain
+    with pytest.raises(Leave):
+        life(ledger, policy, settings, leave_when_done(ledger))
+    assert ledger.last_applied() == 1
+    ledger.close()
+
+
+def test_killed_at_any_write_it_loses_nothing_and_fulfils_no_order_twice(tmp_path):
+    settings = settings_of(N=1, D=1)
+    with new_ledger(tmp_path / "whole.db", settings) as ledger:
+        with pytest.raises(Leave):
+            life(ledger, QuadraticPolicy(settings), settings, leave_when_done(ledger))
+        expected = history(ledger)
+    with new_ledger(tmp_path / "start.db", settings) as ledger:
+        orders.place(ledger, "samples", "op", {"prompts": 1})
+    content = (tmp_path / "start.db").read_bytes()
+    path, at, finished = tmp_path / "killed.db", 0, False
+    while not finished:
+        at += 1
+        for rest in tmp_path.glob("killed.db*"):
+            rest.unlink()
+        path.write_bytes(content)
+        fault = Faulty(at)
+        for life_number in (1, 2):
+            ledger = opened(path, Clock(Clock().now + life_number * 3_600_000_000))
+            policy = CrashingPolicy(settings, fault) if life_number == 1 else None
+            if life_number == 1:
+                wrap(ledger, fault)
+
+            def act(ledger=ledger):
+                # A person asks for the final comparison once there is something to compare.
+                if ledger.last_applied() is not None and not orders.orders(ledger, "final"):
+                    orders.place(ledger, "final", "op", {"comparisons": 2})
+                elif not vote(ledger):
+                    raise Leave
+
+            try:
+                life(ledger, policy or QuadraticPolicy(settings), settings, act)
+            except Crash:
+                continue
+            except Leave:
+                finished = life_number == 1
+            finally:
+                if life_number == 2:
+                    check(ledger, expected, at)
+                ledger.close()
+            if finished:
+                break
+    assert at > 80  # the enumeration did reach every phase
+
+
+def check(ledger, expected, at):
+    assert history(ledger) == expected, f"differs when killed at write {at}"
+    assert not orders.open_orders(ledger), f"an order was lost at write {at}"
+    done = [event["body"]["order"] for event in ledger.events("done")]
+    assert len(done) == len(set(done)) == 2, f"orders done at write {at}: {done}"
+    (final,) = orders.results(ledger, "final")
+    stored = ledger.query("SELECT comparison FROM comparisons WHERE kind = 'final'")
+    assert {row["comparison"] for row in stored} == set(orders.comparisons(final))
+    if at % 10 == 0:
+        assert verification.verify(ledger).ok
+
+
+def test_two_processes_fulfil_an_order_once(tmp_path):
+    settings, ledger, policy = start(tmp_path)
+    go(settings, ledger, policy, until_step=1)
+    orders.place(ledger, "final", "op", {"comparisons": 2})
+    with Ledger.open(ledger.path, clock=Clock()) as other:
+        rival = source_of(QuadraticPolicy(settings), settings)
+        rival.policy.kept = policy.kept
+        plain = policy.rollout
+
+        def overtaken(*arguments, **options):
+            worker.fulfil(other, rival, lambda _: None)
+            return plain(*arguments, **options)
+
+        policy.rollout = overtaken
+        worker.fulfil(ledger, source_of(policy, settings), lambda _: None)
+    assert ledger.query("SELECT count(*) AS n FROM comparisons WHERE kind = 'final'")[0]["n"] == 2
+    assert len(list(ledger.events("done"))) == 1
+    ledger.close()
+
+
+def test_a_process_that_was_overtaken_leaves(tmp_path):
+    settings, ledger, policy = start(tmp_path)
+    lease.pause(ledger, "ann", "lunch")
+
+    def steal():
+        with Ledger.open(ledger.path, clock=Clock(Clock().now + 10**12)) as other:
+            lease.acquire(other, "thief:1:x")
+
+    with pytest.raises(LeaseError):
+        life(ledger, policy, settings, steal)
+    ledger.close()
+
+
+def test_a_panel_too_small_is_said_once_and_never_hangs(tmp_path):
+    settings, ledger, policy = start(tmp_path, M=3)
+    said, looks = [], []
+
+    def act():
+        looks.append(1)
+        if len(looks) == 4:
+            for i in range(3):
+                panel_of(ledger).service.enroll("simulated", f"panel-{i}")
+        elif len(looks) > 5:
+            raise Leave
+
+    with pytest.raises(Leave):
+        life(ledger, policy, settings, act, said=said)
+    assert len(said) == 1
+    assert "warning: step 0: 4 of 4 comparisons cannot get their 3 votes from the 0" in said[0]
+    ledger.close()
+
+
+def test_who_was_erased_is_not_waited_for(tmp_path):
+    _, ledger, _ = start(tmp_path, M=2)
+    plan = settings_of(M=2)
+    epoch = lease.acquire(ledger, "test").epoch
+    steps.plan(ledger, epoch, plan, optimizer.ask(optimizer.init(plan)), ledger.head())
+    steps.begin(ledger, epoch, 0)
+    row = Row(Prompt.user("?"), Answer("left"), Answer("right"))
+    asked = [Comparison("c", 0, 0, 0, (row,))]
+    steps.store(ledger, epoch, 0, asked, ledger.head(), notes={}, then_open=True)
+    for name in ("ann", "ben"):
+        credentials.invite(ledger, "panelist", name)
+    assert worker.shortage(ledger) is None
+    credentials.erase(ledger, "ben", "op")
+    assert "2 votes from the 1 panelists" in worker.shortage(ledger)
+    credentials.invite(ledger, "panelist", "ben")  # is back
+    assert worker.shortage(ledger) is None
+    ledger.close()
+
+
+def test_a_deadline_that_waits_for_its_quorum_is_said(tmp_path):
+    settings = settings_of()
+    spec = {
+        "optimizer": settings_to_json(settings),
+        "config": {"panel": {"deadline_minutes": 10, "quorum": 0.5}},
+    }
+    ledger = Ledger.create(
+        tmp_path / "run.db", spec, root_seed=settings.root_seed, layout=settings.layout,
+        direction_version=DIRECTION_VERSION, clock=Clock(),
+    )  # fmt: skip
+    service, said = VoteService(ledger), []
+    panel = [service.enroll("person", name) for name in ("ann", "ben")]
+    watch = worker.Watch(ledger, said.append)
+
+    def act():
+        watch()
+        if not said:
+            ledger.clock.now += 300_000_000
+            return
+        assert "deadline has passed" in said[-1] and "quorum of 50%" in said[-1]
+        seat = service.assign(panel[0])
+        service.cast(seat.id, "A", idem=f"key-{seat.id}")
+
+    go(
+        settings, ledger, QuadraticPolicy(settings), LedgerEvaluator(service), until_step=1,
+        wait=act, deadline_s=600, quorum=0.5,
+    )  # fmt: skip
+    assert len(said) == 1 and ledger.step(0)["closed_by"] == "deadline"
+    ledger.close()

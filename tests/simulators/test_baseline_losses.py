@@ -1,0 +1,158 @@
+"""Losses and gradients of the rivals: golden numbers and finite differences."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+
+from szpo.baselines.advantages import gae, returns_to_go
+from szpo_simulators.baselines import dpo, ppo, reinforce, reward_model, tables
+
+MOVES, CELLS = 3, 4
+D = MOVES * CELLS
+
+
+@pytest.fixture
+def draw():
+    return np.random.default_rng(5)
+
+
+def pairs(draw, runs=2, n=30, horizon=6):
+    """Differences of counts (S, n, d), shares won (S, n) and logits (S, d)."""
+    index = draw.integers(0, D, (2, runs, n, horizon))
+    x = tables.tallied(index[0], D) - tables.tallied(index[1], D)
+    return x, draw.random((runs, n)), draw.normal(size=(runs, D))
+
+
+def differences(function, at, h=1e-6):
+    """Central differences of (S,) values with respect to (S, d) numbers."""
+    found = np.empty_like(at)
+    for i in range(at.shape[-1]):
+        step = np.zeros(at.shape[-1])
+        step[i] = h
+        found[:, i] = (function(at + step) - function(at - step)) / (2 * h)
+    return found
+
+
+def test_losses_of_preference_are_ln_2_at_zero_margin(draw):
+    x, won, theta = pairs(draw)
+    at_reference = dpo.loss(theta, theta, x, won, beta=0.7, moves=MOVES)
+    assert at_reference == pytest.approx([math.log(2)] * 2, abs=1e-12)
+    assert reward_model.loss(np.zeros((2, D)), x, won, 0.0) == pytest.approx([0.693147] * 2)
+
+
+def test_dpo_loss_of_one_pair_by_hand():
+    """One cell, π = (.8, .2), π_ref uniform, plus took move 0, minus move 1: m = ln 4."""
+    theta = np.log([[0.8, 0.2]])
+    x = np.array([[[1.0, -1.0]]])
+    found = dpo.loss(theta, np.zeros((1, 2)), x, np.ones((1, 1)), beta=2.0, moves=2)
+    assert found == pytest.approx([-math.log(16 / 17)])  # σ(2 ln 4) = 16/17
+
+
+def test_gradients_are_those_of_their_losses(draw):
+    x, won, theta = pairs(draw)
+    reference = draw.normal(size=theta.shape)
+    for value, slope in (
+        (lambda w: reward_model.loss(w, x, won, 0.3), reward_model.gradient(theta, x, won, 0.3)),
+        (
+            lambda t: dpo.loss(t, reference, x, won, beta=0.4, moves=MOVES),
+            dpo.gradient(theta, reference, x, won, beta=0.4, moves=MOVES),
+        ),
+    ):
+        assert slope == pytest.approx(differences(value, theta), abs=1e-7)
+
+
+def test_clipped_objective_in_a_table_is_that_over_steps_and_so_is_its_gradient(draw):
+    _, _, old = pairs(draw)
+    theta = old + draw.normal(size=old.shape) / 3
+    index = draw.integers(0, D, (2, 5, 7))
+    advantage = draw.normal(size=index.shape)
+    up, down = ppo.sums(index, advantage, D)
+    found = ppo.objective(theta, old, up, down, clip=0.2, moves=MOVES)
+    for run in range(2):
+        now, then = (tables.log_policy(t[run], MOVES)[index[run]] for t in (theta, old))
+        ratio, a = np.exp(now - then), advantage[run]
+        terms = np.minimum(ratio * a, np.clip(ratio, 0.8, 1.2) * a)
+        assert found[run] == pytest.approx(terms.sum() / 5)
+    slope = ppo.gradient(theta, old, up, down, clip=0.2, moves=MOVES)
+    numeric = differences(lambda t: ppo.objective(t, old, up, down, clip=0.2, moves=MOVES), theta)
+    assert slope == pytest.approx(numeric, abs=1e-7)
+
+
+def test_a_clipped_move_pulls_no_further():
+    """ρ = 1.5 > 1.2 with A > 0: the objective stands at 1.2 A and its slope is 0; A < 0 pulls."""
+    old = np.zeros((1, 2))
+    theta = np.log([[0.75, 0.25]])
+    none = np.zeros((1, 2))
+    good, bad = np.array([[1.0, 0.0]]), np.array([[-1.0, 0.0]])
+    assert ppo.objective(theta, old, good, none, clip=0.2, moves=2) == pytest.approx([1.2])
+    assert not ppo.gradient(theta, old, good, none, clip=0.2, moves=2).any()
+    assert ppo.gradient(theta, old, none, bad, clip=0.2, moves=2)[0, 0] < 0
+
+
+def test_the_first_gradient_of_ppo_is_that_of_reinforce(draw):
+    _, _, theta = pairs(draw)
+    index, advantage = draw.integers(0, D, (2, 9, 5)), draw.normal(size=(2, 9, 5))
+    up, down = ppo.sums(index, advantage, D)
+    assert ppo.gradient(theta, theta, up, down, clip=0.2, moves=MOVES) == pytest.approx(
+        reinforce.gradient(theta, index, advantage, moves=MOVES)
+    )
+
+
+def test_reinforce_is_the_gradient_of_weighted_log_probability(draw):
+    _, _, theta = pairs(draw)
+    index, advantage = draw.integers(0, D, (2, 9, 5)), draw.normal(size=(2, 9, 5))
+
+    def value(t):
+        logs = tables.log_policy(t, MOVES)
+        taken = np.take_along_axis(logs[:, None, :], index.reshape(2, 1, -1), axis=-1)
+        return (taken.reshape(index.shape) * advantage).sum((1, 2)) / 9
+
+    found = reinforce.gradient(theta, index, advantage, moves=MOVES)
+    assert found == pytest.approx(differences(value, theta), abs=1e-7)
+
+
+def test_a_reward_of_ten_raises_a_move_and_one_of_minus_five_lowers_it():
+    theta, index = np.zeros((1, 2)), np.zeros((1, 1, 1), dtype=np.int64)
+    for reward, sign in ((10.0, 1), (-5.0, -1)):
+        found = reinforce.gradient(theta, index, np.full((1, 1, 1), reward), moves=2)
+        assert found[0] == pytest.approx([reward / 2, -reward / 2])
+        assert np.sign(found[0, 0]) == sign
+
+
+def test_advantages_at_both_ends_of_lambda(draw):
+    rewards, values = draw.normal(size=(2, 4)), draw.normal(size=(2, 5))
+    values[:, -1] = 0
+    errors = rewards + values[:, 1:] - values[:, :-1]
+    assert gae(rewards, values, 0.0) == pytest.approx(errors)
+    to_go = returns_to_go(rewards)
+    assert gae(rewards, values, 1.0) == pytest.approx(to_go - values[:, :-1])
+    one = gae(np.array([1.0, 2.0]), np.array([0.5, 0.25, 0.0]), 0.5)
+    assert one == pytest.approx([0.75 + 0.5 * 1.75, 1.75])
+
+
+def test_the_fit_is_the_minimum_that_a_general_optimizer_finds(draw):
+    x, won, _ = pairs(draw, n=60)
+    found = reward_model.fit(x, won, 0.05)
+    for run in range(2):
+
+        def one(w, run=run):
+            return float(reward_model.loss(w[None], x[run : run + 1], won[run : run + 1], 0.05)[0])
+
+        best = minimize(one, np.zeros(D), method="BFGS", options={"gtol": 1e-8})
+        assert found[run] == pytest.approx(best.x, abs=1e-4)
+    assert np.abs(reward_model.gradient(found, x, won, 0.05)).max() < 1e-7
+
+
+def test_separable_votes_keep_the_fit_finite(draw):
+    x = np.ones((1, 20, 1))
+    found = reward_model.fit(x, np.ones((1, 20)), 1e-3)
+    # 0 = −σ(−w) + w/1000: w = 5.24
+    assert found[0, 0] == pytest.approx(5.2446, abs=1e-3)
+
+
+def test_adam_moves_by_its_rate_at_first_whatever_the_gradient(draw):
+    gradient = draw.normal(size=(2, D))
+    _, move = tables.Adam.empty((2, D)).step(gradient, 0.1)
+    assert move == pytest.approx(0.1 * np.sign(gradient), rel=1e-5)

@@ -1,0 +1,168 @@
+"""`szpo bench hostile`, small: its worlds are the product's, its figures what they say."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from szpo import seeds
+from szpo.aggregation.weighting import Ballots
+from szpo.errors import UsageError
+from szpo.ledger.database import Ledger
+from szpo.optim import optimizer
+from szpo.replay import verification
+from szpo.types import Prompt
+from szpo_simulators.bench.language import demo
+from szpo_simulators.bench.voters import hostile, hostile_runs
+from szpo_simulators.worlds import yard_repetitions
+from szpo_simulators.worlds.yard import TabularPolicy, Walk, Yard
+from szpo_simulators.worlds.yard_repetitions import World
+
+
+def one_by_one(world, root_seed, steps):
+    """The same repetition through ask, rollout, tell and apply."""
+    settings = world.settings(root_seed)
+    policy, yard, liked = TabularPolicy(root_seed), world.yard, Walk()
+    state = optimizer.init(settings)
+    beta = np.array([world.beta] * (world.members - world.hostile) + [-world.beta] * world.hostile)
+    for step in range(steps):
+        query = optimizer.ask(state)
+        cells = yard_repetitions.starts(world, root_seed, step)
+        places = [divmod(int(cell), yard.columns) for cell in cells]
+        prompts = [Prompt.user(f"Walk from row {r}, column {c}.") for r, c in places]
+        key = seeds.derive(root_seed, "rollout", step=step)
+        batches = policy.rollout(
+            [prompts] * 2, query.shifts[0], seed=int.from_bytes(key[:8], "big") >> 1
+        )
+        worth = np.array(
+            [[liked.score(p, a) for p, a in zip(prompts, batch, strict=True)] for batch in batches]
+        )
+        gap = (worth[0] - worth[1]).reshape(world.comparisons, world.rows).mean(1)
+        seats = world.seats(step)
+        coin = yard_repetitions.chance(world, root_seed, step)
+        said = np.zeros((world.members, 1, world.comparisons), dtype=np.int8)
+        chosen = np.where(coin < 1 / (1 + np.exp(-beta[seats] * gap)), 1, -1)
+        said[seats, 0, np.arange(world.comparisons)] = chosen
+        cast = Ballots(world.names, said, np.abs(gap)[None] < 1e-12)
+        state, updates, _ = optimizer.tell(state, query, cast.tally(), ballots=cast)
+        for update in updates:
+            policy.apply(update)
+    return policy.theta()["logits"].ravel()
+
+
+@pytest.mark.parametrize("kind", ["equal", "skill"])
+def test_many_repetitions_are_each_the_ordinary_loop(kind):
+    world = World(5.8, hostile=2, comparisons=4, rows=2, weighting=kind)
+    found = yard_repetitions.train(world, [3, 4], votes=4 * 12)
+    for theta, root_seed in zip(found, (3, 4), strict=True):
+        assert theta == pytest.approx(one_by_one(world, root_seed, 12), abs=1e-5)
+
+
+def test_hostile_members_change_votes_and_nothing_else():
+    honest, mixed = World(5.8), World(5.8, hostile=2)
+    assert np.array_equal(
+        yard_repetitions.starts(honest, 1, 5), yard_repetitions.starts(mixed, 1, 5)
+    )
+    gained = []
+    for world in (honest, mixed):
+        theta = yard_repetitions.train(world, range(4), votes=160).astype(float)
+        gained.append(np.mean([Yard().value(t.reshape(-1, 4)) for t in theta]))
+    assert gained[0] > gained[1]
+
+
+def test_a_step_with_a_fifth_of_hostile_voters_is_lost_to_the_pool_and_saved_by_the_median():
+    rows = {(r["rule"], r["hostile"]): r["right"] for r in hostile.step(300)}
+    assert rows["equal", 0.0] > 0.98 and rows["equal", 0.3] == 0
+    assert rows["median", 0.2] > 0.98 and rows["median", 0.3] > 0.9
+    assert rows["trimmed", 0.2] > 0.98 and rows["trimmed", 0.3] < 0.2
+
+
+def test_what_is_kept_is_a_share_of_the_honest_gain():
+    honest = np.array([1.0, 2.0, 3.0, 4.0])
+    assert hostile.kept(honest / 2, honest) == pytest.approx((0.5, 0.5, 0.5))
+    share, low, high = hostile.kept(np.array([0.0, 2.0, 1.0, 3.0]), honest)
+    assert low < share < high
+
+
+def test_goals_say_what_is_missed():
+    run = {"hostile": 1, "difference": [0.1, -0.01, 0.2], "kept_skill": (0.85, 0.8, 0.9)}
+    honest = {"votes": 40, "known": 4, "kind": "honest", "flagged": 0.02}
+    step = {"rule": "median", "hostile": 0.2, "right": 0.99}
+    found = hostile.goals({"step": [step], "run": [run], "effort": [honest]})
+    assert [goal["met"] for goal in found] == [True, False, True, False]
+
+
+def test_the_command_writes_its_figures_with_the_seeds(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(hostile, "VOTES", 16)
+    found = hostile.main(seeds=2, first=7, trials=200, people=40, folder=tmp_path)
+    kept = json.loads((tmp_path / "hostile.json").read_text(encoding="utf-8"))
+    assert kept["seeds"] == [7, 8] and len(kept["run"][0]["gains"]["skill"]) == 2
+    with (tmp_path / "step.csv").open(encoding="utf-8") as file:
+        assert len(list(csv.DictReader(file))) == 4 * 4
+    out = capsys.readouterr().out
+    assert "seeds 7 to 8" in out and ("MISSED" in out or all(g["met"] for g in found["goals"]))
+
+
+SETS = (
+    "optimizer.rows=2", "optimizer.comparisons=4", "generation.max_new_tokens=6", "subspace.dim=4",
+    "subspace.samples=16", "subspace.kl_samples=16", "evaluation.prompts=4",
+    "evaluation.samples=2",
+)  # fmt: skip
+
+
+def test_whole_runs_of_a_model_are_points_shared_between_processes(tmp_path, monkeypatch, capsys):
+    """Two processes in one folder do each run once; what is told names runs under way."""
+    monkeypatch.setattr(hostile, "VOTES", 8)
+    monkeypatch.setenv("COLUMNS", "160")
+    ask = {"model": "tiny", "points": (3,), "sets": SETS, "folder": tmp_path}
+    lock = tmp_path / "tiny" / "tiny-2-skill-3.lock"
+    with hostile_runs._claimed(lock) as ours:
+        assert ours
+        first = hostile.main(**ask)
+    assert first["elsewhere"] == 1 and [row["hostile"] for row in first["rows"]] == [0]
+    assert "1 runs are with other processes" in capsys.readouterr().out
+    monkeypatch.setattr(demo, "measure_run", once(demo.measure_run))
+    found = hostile.main(**ask)
+    out = capsys.readouterr().out
+    assert found["elsewhere"] == 0 and [row["hostile"] for row in found["rows"]] == [0, 2]
+    assert found["rows"][0] == first["rows"][0]
+    for row in found["rows"]:
+        assert all(4 < votes <= 8 for votes in row["votes"])
+        assert len(row["equal"]) == len(row["skill"]) == 1
+        assert f"{row['equal'][0]:+.3f}" in out and f"{row['skill'][0]:+.3f}" in out
+    assert json.loads((tmp_path / "tiny.json").read_text()) == found
+    with Ledger.open(tmp_path / "tiny" / "tiny-2-skill-sentiment-3.db") as ledger:
+        betas = [rater["beta"] for rater in ledger.spec["panel"]["raters"]]
+        assert len(betas) == 7 and [beta > 0 for beta in betas] == [True] * 5 + [False] * 2
+        assert ledger.spec["optimizer"]["weighting"] == "skill"
+        assert verification.verify(ledger).ok
+
+
+def once(measure):
+    """The run that another process held; any other one stands in the folder already."""
+    calls = iter([measure])
+    return lambda *some, **more: next(calls)(*some, **more)
+
+
+def test_points_have_an_interval_and_what_they_keep():
+    gains = {(0, "equal"): (0.4, 0.6), (0, "skill"): (0.4, 0.5),
+             (2, "equal"): (0.1, 0.2), (2, "skill"): (0.3, 0.2)}  # fmt: skip
+    found = {
+        (*key, seed): {"gain": gain, "votes": 400}
+        for key, both in gains.items()
+        for seed, gain in enumerate(both)
+    }
+    del found[0, "skill", 1]  # still under way: that seed is left out of the row
+    honest, hostiles = hostile_runs.summary(found)
+    assert (honest["seeds"], honest["difference"]) == ([0], [0.0, None, None])
+    assert hostiles["kept_equal"] == pytest.approx(0.3)
+    assert hostiles["kept_skill"] == pytest.approx(0.5)
+    # Differences .2 and 0: mean .1, standard error .1, t(.975, 1) = 12.706.
+    assert hostiles["difference"] == pytest.approx([0.1, 0.1 - 1.2706, 0.1 + 1.2706], abs=1e-4)
+
+
+@pytest.mark.parametrize("wrong", [{"model": "gpt"}, {"model": "tiny", "members": (3,)}])
+def test_runs_that_there_are_not_are_refused(tmp_path, wrong):
+    with pytest.raises(UsageError, match="models are smollm2, tiny, members 0, 1, 2"):
+        hostile.main(**wrong, folder=tmp_path)

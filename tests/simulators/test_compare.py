@@ -1,0 +1,444 @@
+"""Comparisons of methods: the same ground for all, costs as promised, honest summaries."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from szpo.baselines.asking import question
+from szpo.baselines.costs import Meter
+from szpo.baselines.reward_scaling import scaled
+from szpo.data.pairs import Pair
+from szpo.errors import RunError, UsageError
+from szpo.generation import flat_engine
+from szpo.ledger.database import Ledger
+from szpo.policies import subspace_cache
+from szpo.training import summary as of_ledger
+from szpo.types import Answer, Prompt
+from szpo_simulators.compare import (
+    checkpoints,
+    command,
+    gradient,
+    measurements,
+    plan,
+    presets,
+    show,
+    summary,
+)
+from szpo_simulators.compare.asking import PanelAsk
+from szpo_simulators.panels import panel as panels
+from szpo_simulators.rewards import heldout
+from szpo_simulators.study import Study
+from tests.support import yard_run
+
+PROMPTS = tuple(Prompt.user(f"Question {i}?") for i in range(4))
+START = {"base": "base-both-0-x", "beta": {"batch": 9.0, "pair": 3.0}}
+
+
+class Says:
+    """An actor who answers with what it was given, two answers to each prompt in turn."""
+
+    def __init__(self, *answers):
+        self.answers = answers
+
+    def sample(self, prompts, samples, *, seed):
+        assert samples == 2
+        return [
+            [Answer(text, tokens=len(text)) for text in self.answers[i]]
+            for i in range(len(prompts))
+        ]
+
+
+def ask_of(kind="bt70"):
+    """A panel that is nearly always right about how often the answer says good."""
+
+    def one(rows):
+        return panels.build(kind, reward="keyword:good", size=5, rows=rows, beta=1e6)
+
+    return PanelAsk(one(2), one(1))
+
+
+def gathered(*answers, votes, rows):
+    meter = Meter()
+    found = question(Says(*answers), PROMPTS, ask_of(), votes, rows, meter, 0, purpose="compare")
+    return found, meter
+
+
+def test_batch_votes_cost_what_was_shown():
+    """Three votes of two rows: one row of the first is the same on both sides, the second
+    comparison is so altogether. Votes 2; read 2·1 + 0 + 2·2 = 6; generated 4 + 3·… all twelve.
+    """
+    found, meter = gathered(
+        ("good", "bad"), ("same", "same"), ("dull", "dull"), ("flat", "flat"), ("bad", "good"),
+        ("sad", "good"), votes=3, rows=2,
+    )  # fmt: skip
+    assert (meter.votes, meter.answers_read) == (2, 6)
+    assert meter.tokens_generated == (4 + 3) + 8 + 8 + 8 + (3 + 4) + (3 + 4)
+    assert found.ties == 0
+    assert [pair.chosen.text for pair in found.pairs] == ["good", "good", "good"]
+    assert {pair.source for pair in found.pairs} == {"batch"}
+
+
+def test_pair_votes_cost_two_answers_each():
+    found, meter = gathered(
+        ("good", "bad"), ("same", "same"), ("bad", "good"), ("good", "sad"), votes=4, rows=None
+    )
+    assert (meter.votes, meter.answers_read) == (3, 6)
+    assert [pair.source for pair in found.pairs] == ["pair"] * 3
+
+
+def test_the_panel_answers_in_turn_and_sees_either_side_equally_often():
+    """A side bias so strong that side A always wins shows who stood where."""
+    panel = panels.build("bt70", reward="keyword:good", size=5, rows=1, beta=1e-9)
+    seen = []
+
+    class Judge:
+        def __init__(self, name):
+            self.name = name
+
+        def judge(self, comparison, *, panelist, plus_side, key):
+            seen.append((panelist, plus_side, key))
+            return "A"
+
+    judges = tuple(Judge(i) for i in range(5))
+    ask = PanelAsk(panel, panels.Panel("x", "y", panel.raters, 1, judges))
+    texts = [Answer("a"), Answer("b")]
+    verdicts = ask.pairs(PROMPTS[:1] * 20, texts[:1] * 20, texts[1:] * 20, key=b"1")
+    assert verdicts.count("plus") == verdicts.count("minus") == 10
+    assert [who for who, _, _ in seen[:6]] == [f"panel-{i}" for i in (0, 1, 2, 3, 4, 0)]
+    for i in range(5):
+        sides = [side for who, side, _ in seen if who == f"panel-{i}"]
+        assert sorted(sides) == ["A", "A", "B", "B"]
+    assert len({key for _, _, key in seen}) == 20
+
+
+@pytest.mark.parametrize("name", list(presets.PRESETS))
+def test_all_arms_stand_on_the_same_ground(name):
+    """Model, prompts, panel, budget and yardstick are those of everybody; none has more trials."""
+    preset = presets.find(name)
+    cells = plan.order(preset, presets.chosen(preset), preset.seeds, START)
+    own = {"method", "ask", "seed", "settings", "points"}
+    shared = [{k: v for k, v in cell.asked.items() if k not in own} for cell in cells]
+    assert all(each == shared[0] for each in shared)
+    assert len({cell.name for cell in cells}) == len(cells)
+    for method in preset.methods:
+        tried = presets.METHODS[method]
+        assert preset.settled(tried) in preset.tried(tried)
+        assert len(preset.tried(tried)) <= 4 == len(tried.trials) or method == "rm+ppo-free"
+        for seed in preset.seeds:
+            ours = [c for c in cells if (c.kind[0], c.asked["seed"]) == (method, seed)]
+            asks = preset.asks.get(method, tried.asks)
+            assert sorted(c.asked["ask"] for c in ours) == sorted(asks)
+    assert not set(preset.tuning) & set(preset.seeds)
+
+
+def test_pair_votes_read_as_much_as_batch_votes():
+    asked = {"votes": 240, "D": 8}
+    assert gradient.questions({**asked, "ask": "batch"}) == (240, 8)
+    assert gradient.questions({**asked, "ask": "pair"}) == (1920, None)
+
+
+def test_a_setting_that_no_recipe_has_is_refused():
+    from szpo.baselines import dpo
+
+    with pytest.raises(UsageError, match="dpo has no setting speed"):
+        gradient.known({"method": "dpo", "settings": {"speed": 1}}, dpo.Recipe)
+    gradient.known({"method": "dpo", "settings": {"beta": 1}}, dpo.Recipe)
+    for name in ("rounds", "rm_epochs"):  # they belong to methods with a reward model
+        asked = {"method": "dpo", "settings": {name: 2}}
+        with pytest.raises(UsageError, match=f"dpo has no setting {name}"):
+            gradient.known(asked, dpo.Recipe)
+        gradient.known(asked, dpo.Recipe, more=gradient.REWARDED)
+
+
+# --- the way ------------------------------------------------------------------------------------
+
+
+def measurement(reward, prompts=4):
+    rewards = np.full((prompts, 2), reward)
+    return heldout.Measurement(rewards, (("a", "b"),) * prompts, -2.0, 0.9, 5.0, 0.1, 0.01)
+
+
+class Policy:
+    """Its answers earn what it is told."""
+
+    def __init__(self, text):
+        self.text = text
+
+    def sample(self, prompts, samples, *, seed):
+        return [[Answer(self.text, tokens=3)] * samples for _ in prompts]
+
+    def logprob_base(self, prompts, answers):
+        return np.full(len(answers), -2.0)
+
+    def kl(self, prompts, *, seed):
+        return 0.5, 0.1
+
+
+def way_of(points, proxy=None):
+    told = checkpoints.Yardstick(PROMPTS, 2, 0, lambda p, a: len(a.text) / 10, measurement(0.1))
+    return checkpoints.Course(told, measurements.Instruments(), points, proxy=proxy)
+
+
+def test_points_lie_at_even_shares_and_the_start_costs_nothing():
+    way = way_of(2, proxy=lambda prompts, answers: [7.0] * len(answers))
+    way.still()
+    way.still({"votes": 8, "answers_read": 64, "tokens": 9})
+    for share, text in ((0.25, "x"), (0.5, "xxxx"), (0.75, "y"), (1.0, "xxxxxxxx")):
+        way.reached(Policy(text), share, {"votes": 8, "answers_read": 64, "tokens": 10})
+    assert [row["share"] for row in way.rows] == [0.0, 0.0, 0.5, 1.0]
+    assert [row["votes"] for row in way.rows] == [0, 8, 8, 8]
+    # Rewards .1 at the start, .4 and .8 then: every answer beats every one of the base's.
+    assert [row["win_rate"] for row in way.rows] == [0.5, 0.5, 1.0, 1.0]
+    assert [row["gain"] for row in way.rows] == pytest.approx([0, 0, 0.3, 0.7])
+    assert [row["proxy"] for row in way.rows] == [None, None, 7.0, 7.0]
+    assert way.rows[-1]["kl"] == 0.5 and len(way.rows[-1]["guards"]) == 3
+
+
+def test_measuring_is_on_no_clock_and_counts_no_tokens(monkeypatch):
+    """Three answers of two tokens and an end token, made before and while measuring."""
+    clock = iter(range(100))
+    monkeypatch.setattr(
+        measurements.Instruments, "_now", staticmethod(lambda: (float(next(clock)),) * 2)
+    )
+    made = SimpleNamespace(tokens=((5, 6, 1),) * 3)
+    monkeypatch.setattr(flat_engine.HfEngine, "generate", lambda self: made)
+    engine = flat_engine.HfEngine(None, stop_tokens=(1,))
+    tools = measurements.Instruments()  # at 0
+    with tools.counting():
+        engine.generate()
+        with tools.aside():  # 1 to 2
+            engine.generate()
+    engine.generate()
+    assert tools.tokens == 6
+    assert tools.seconds() == (2.0, 2.0)  # at 3, less the 1 between
+    assert tools.process_peak() >= tools.peak() > 2**20
+
+
+def test_a_kept_setup_is_made_anew_while_costs_are_counted():
+    with measurements.Instruments().counting():
+        assert subspace_cache.kept({"any": "key"}, lambda: "made") == "made"
+
+
+def test_votes_asked_before_the_first_step_are_not_earned_back_by_a_line():
+    """Who asks for 100 votes and then trains to +.3 needed all hundred, and in the second round
+    two hundred. A policy that moves with every few votes was at +.15 half-way.
+    """
+    rows = [row(0, 0.0), row(100, 0.1), row(200, 0.3)]
+
+    def reached(method, by):
+        return summary.reaching(summary.way(cell(method, 0, *rows), by), 0.15, by)
+
+    assert reached("iterative-dpo", "votes") == 200
+    assert reached("iterative-dpo", "answers_read") == 3200
+    assert reached("szpo", "votes") == pytest.approx(125)
+    stairs = summary.curve([cell("rm+ppo", 0, *rows)], "votes")
+    assert stairs["x"] == [0, 100, 100, 200, 200]
+    assert [one["mean"] for one in stairs["rows"]] == [0, 0, 0.1, 0.1, 0.3]
+    assert summary.curve([cell("rm+ppo", 0, *rows)], "tokens")["x"] == [1000.0] * 3
+
+
+def test_a_measurement_is_kept_and_read_back_whole():
+    found = measurement(0.25)
+    again = checkpoints.restored(json.loads(json.dumps(checkpoints.kept(found))))
+    assert np.array_equal(found.rewards, again.rewards)
+    assert again.texts == found.texts and again.logprob == found.logprob
+
+
+# --- the summary --------------------------------------------------------------------------------
+
+
+def row(votes, gain, proxy=None, share=1.0):
+    return {
+        "share": share, "votes": votes, "answers_read": 16 * votes, "tokens": 1000.0,
+        "seconds": 2.0, "cpu_seconds": 1.0, "peak_bytes": 300 * 2**20, "reward": 0.1 + gain,
+        "gain": gain, "interval": [gain - 0.1, gain + 0.1], "kl": 1.0, "kl_stderr": 0.1,
+        "length": 9.0, "logprob": -2.0, "distinct2": 0.5, "guards": [{"ok": gain < 0.25}],
+        "proxy": proxy, "figures": {}, "win_rate": 0.5 + gain,
+    }  # fmt: skip
+
+
+def cell(method, seed, *rows, stopped=None, ask="batch"):
+    return {
+        "asked": {"method": method, "ask": ask, "seed": seed}, "course": list(rows),
+        "stopped": stopped, "bytes": {"peak": 300 * 2**20, "before": 200 * 2**20},
+    }  # fmt: skip
+
+
+RECORDS = {
+    ("szpo", "batch"): [
+        cell("szpo", 0, row(0, 0.0), row(100, 0.3)),
+        cell("szpo", 1, row(0, 0.0), row(100, 0.1)),
+    ],
+    ("dpo", "batch"): [
+        cell("dpo", 0, row(0, 0.0), row(100, 0.0), row(100, 0.2)),
+        cell("dpo", 1, row(0, 0.0), row(100, 0.0), stopped="dpo: loss is nan at step 3: training "
+             "diverged; lower the learning rate"),
+    ],
+}  # fmt: skip
+
+
+def test_rows_say_gains_costs_and_who_stopped():
+    ours, theirs = summary.summary(RECORDS, {"szpo": "SZPO", "dpo": "DPO"})
+    assert ours["mean"] == pytest.approx(0.2) and ours["n"] == 2
+    # Differences of .2 around their mean: s.e. .1, t(.975, 1) = 12.706.
+    assert ours["high"] - ours["mean"] == pytest.approx(1.2706, abs=1e-4)
+    assert ours["votes_to_target"] == [50.0, None] and ours["median_votes_to_target"] is None
+    assert ours["guards_held"] == 1 and ours["added_bytes"] == 100 * 2**20
+    assert theirs["seeds"] == [0] and theirs["stopped"][0]["votes"] == 100
+    # Who stopped did not get there: one of two is no median.
+    assert theirs["answers_read_to_target"] == [1600.0, None]
+    assert theirs["median_answers_read_to_target"] is None
+    assert summary.differences([ours, theirs]) == []  # they share one seed
+
+
+def test_differences_are_gains_beyond_ours_and_seeds_count_once():
+    cells = {
+        key: [cell(key[0], seed, row(9, gain)) for seed, gain in enumerate(gains)]
+        for key, gains in {("szpo", "batch"): (0.1, 0.2), ("dpo", "pair"): (0.3, 0.3)}.items()
+    }
+    cells[("dpo", "pair")] = [
+        {**one, "reward_model_agrees": [0.5, 0.7]} for one in cells["dpo", "pair"]
+    ]
+    rows = summary.summary(cells, {"szpo": "SZPO", "dpo": "DPO"})
+    (apart,) = summary.differences(rows)
+    assert (apart["method"], apart["n"]) == ("dpo", 2) and apart["mean"] == pytest.approx(0.15)
+    assert rows[1]["win_rate"] == pytest.approx(0.8) and rows[1]["agreement"] == pytest.approx(0.6)
+    assert "agreement" not in rows[0]
+    twice = presets.chosen(presets.find("tiny"), ["dpo", "dpo"], ["batch", "batch"])
+    assert [(method.name, ask) for method, ask in twice] == [("dpo", "batch")]
+
+
+def test_over_optimisation_is_seen_only_where_both_intervals_say_so():
+    def ways(ends):
+        return [
+            [row(9, 0.1, 1.0, 0.25), row(9, 0.4, 2.0, 0.5), row(9, end, 3.0 + end, 1.0)]
+            for end in ends
+        ]
+
+    found = summary.over_optimised(ways([0.1, 0.11, 0.12]))
+    assert found["seen"] and found["at"] == 0.5 and found["true"][0] == pytest.approx(-0.29)
+    assert not summary.over_optimised(ways([0.1, 0.39, 0.36]))["seen"]
+    assert not summary.over_optimised(ways([0.5, 0.5, 0.5]))["seen"]  # highest at the end
+    assert summary.over_optimised([[row(1, 0.1)]]) is None
+
+
+def test_the_table_goes_on_where_an_arm_stopped(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "220")
+    preset = presets.find("tiny")
+    body = show.show(Study("compare", tmp_path), preset, RECORDS)
+    out = capsys.readouterr().out
+    assert "dpo batch, seed 1: stopped at 100 votes: dpo: loss is nan at step 3" in out
+    assert "0.200 ± 1.271" in out and "0.200, 1 stopped" in out
+    assert json.loads((tmp_path / "compare-tiny.json").read_text())["rows"] == body["rows"]
+    for part in ("votes", "costs", "kl"):
+        assert (tmp_path / f"compare-tiny-{part}.svg").stat().st_size > 5000
+
+
+# --- the command --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "give --preset tiny or smollm2, or two runs"),
+        (["--preset", "huge"], 'no preset "huge"; there are: tiny, smollm2'),
+        (["--preset", "smollm2", "--methods", "simpo"], 'preset smollm2 has no method "simpo"'),
+        (["--preset", "tiny", "--asks", "all"], '--asks all: give "batch", "pair" or both'),
+        (["one", "--preset", "tiny"], "give a preset or runs, not both"),
+        (["--preset", "tiny", "--seeds", "0"], "settings were chosen on seed 0; take others"),
+        (["--preset", "tiny", "--tune", "--asks", "pair"], "--tune has seeds of its own and asks"),
+        (["--preset", "tiny", "--collect"], "nothing is finished in .*; leave out --collect"),
+    ],
+)
+def test_wrong_words_get_a_line(tmp_path, words, told):
+    with pytest.raises(UsageError, match=told):
+        command.command([*words, "--folder", str(tmp_path)])
+
+
+def test_a_missing_extra_is_told_before_anything_starts(tmp_path, monkeypatch):
+    there = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *some: None if name == "trl" else there(name)
+    )
+    with pytest.raises(UsageError, match=r"dpo need trl: pip install 'szpo\[baselines\]', or"):
+        command.command(["--preset", "tiny", "--methods", "dpo", "--folder", str(tmp_path)])
+    assert not (tmp_path / "cells").exists()
+    # Telling what is finished needs no trainer.
+    with pytest.raises(UsageError, match="nothing is finished in"):
+        command.command(["--preset", "tiny", "--collect", "--folder", str(tmp_path)])
+
+
+def test_runs_are_compared_by_their_ledgers(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "220")
+    one = yard_run.make(tmp_path / "a")
+    two = yard_run.make(tmp_path / "b", "optimizer.votes=2", "run.votes=48")
+    two = two.rename(two.with_name("other.db"))
+    capsys.readouterr()
+    assert command.command([str(one), str(two), "--json"]) == 0
+    first, second = json.loads(capsys.readouterr().out)
+    for found, path in ((first, one), (second, two)):
+        with Ledger.open(path, readonly=True) as ledger:
+            total = of_ledger.summary(ledger)
+        assert (found["votes"], found["answers_read"]) == (total.votes, total.answers_read)
+        curve = found["curves"]["better"]
+        assert curve[-1][:2] == [total.votes, total.answers_read]
+        assert all(0.5 <= value <= 1 for _, _, value in curve)
+    assert 24 < second["votes"] <= 48 and first["votes"] <= 24
+    assert command.command([str(one), str(two)]) == 0
+    out = capsys.readouterr().out
+    assert str(second["answers_read"]) in out and "not measured" in out
+    assert (one.parent / "compare-yard-other.svg").exists()
+    with pytest.raises(UsageError, match="the same run is named twice"):
+        command.command([str(one), str(one)])
+    with pytest.raises(UsageError, match="one run alone; give two or more"):
+        command.command([str(one)])
+
+
+def test_runs_without_votes_are_named(tmp_path, capsys):
+    """Both empty: a refusal. One of two: a line beside the table."""
+    from tests.baselines.test_ledger_pairs import new_ledger
+
+    full = yard_run.make(tmp_path / "a")
+    empty = [tmp_path / "b.db", tmp_path / "c.db"]
+    for path in empty:
+        with new_ledger(path):
+            pass
+    capsys.readouterr()
+    with pytest.raises(RunError, match="no votes in a closed step of b, c; collect some, or"):
+        command.command([str(path) for path in empty])
+    assert command.command([str(full), str(empty[0])]) == 0
+    assert capsys.readouterr().err == "compare: no votes in a closed step of b\n"
+
+
+def test_runs_are_compared_without_a_tensor_library():
+    code = "import sys, szpo_simulators.compare.command; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+# --- a learned reward ---------------------------------------------------------------------------
+
+
+def test_a_learned_reward_is_told_within_prompts_and_in_spreads():
+    """Prompts differ by 100, answers by 2: what is followed is ±1 for either prompt."""
+    worth = {"good": 1.0, "bad": -1.0, "best": 3.0}
+
+    def learned(prompts, answers):
+        return [
+            100.0 * (p == PROMPTS[1]) + worth[a.text]
+            for p, a in zip(prompts, answers, strict=True)
+        ]
+
+    pairs = [Pair(p, Answer("good"), Answer("bad")) for p in PROMPTS[:2]]
+    score = scaled(learned, pairs)
+    # Gaps of 2 are √2 spreads of √2: the spread is √2, and 1 over it is .7071.
+    assert score(PROMPTS[:2], [Answer("good")] * 2) == pytest.approx([0.7071, 0.7071], abs=1e-4)
+    assert score(PROMPTS[1:2], [Answer("best")]) == pytest.approx([2.1213], abs=1e-4)
+    # An unknown prompt's level is the mean of all, 50.
+    assert score(PROMPTS[2:3], [Answer("good")]) == pytest.approx([-49 / 2**0.5])
+    assert list(scaled(lambda p, a: [5.0] * len(a), pairs)(PROMPTS[:1], [Answer("x")])) == [0]

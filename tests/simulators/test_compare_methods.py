@@ -1,0 +1,138 @@
+"""Whole arms on the tiny model: costs add up, and what cannot go on says so."""
+
+from dataclasses import replace
+
+import pytest
+
+from szpo.baselines import dpo, ppo
+from szpo.baselines.questions import Asked
+from szpo.data.pairs import Pair
+from szpo.types import Answer
+from szpo_simulators.compare import cell, gradient, methods, plan, presets
+
+SETS = (
+    "optimizer.comparisons=2", "generation.max_new_tokens=6", "subspace.dim=4",
+    "subspace.samples=16", "subspace.kl_samples=16",
+)  # fmt: skip
+PRESET = presets.Preset(
+    "small", "tiny", ("szpo", "iterative-dpo"), (3,), {}, votes=4, D=2, prompts=4, samples=2,
+    points=2, sets=SETS,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def base():
+    found = cell.run({**plan.shared(PRESET), "method": "base", "ask": "both", "seed": 0})
+    beta = {name: fitted["beta"] for name, fitted in found["panel"].items()}
+    return found["measurement"], {"base": "x", "beta": beta}
+
+
+def run(base, method, ask, **settings):
+    start, told = base
+    asked = plan.cell(PRESET, presets.METHODS[method], ask, 3, told, settings).asked
+    return cell.run(asked, start)
+
+
+def test_the_panel_is_fitted_once_for_either_size_of_question(base):
+    assert base[1]["beta"]["batch"] > base[1]["beta"]["pair"] > 0
+
+
+@pytest.mark.parametrize(("ask", "votes", "rows"), [("batch", 4, 2), ("pair", 8, 1)])
+def test_szpo_is_charged_for_everything_it_asked_and_said(base, ask, votes, rows):
+    """Two steps of two comparisons of two rows, or of four comparisons of one: as many answers."""
+    found = run(base, "szpo", ask)
+    last = found["course"][-1]
+    assert 0 < last["votes"] <= votes and last["answers_read"] <= 2 * rows * last["votes"]
+    # Two steps with 2 · 2 · 2 answers of at most six tokens, and the set-up before them.
+    assert 0 < last["tokens"] - found["setup"]["tokens"] <= 2 * 8 * 6
+    assert found["setup"]["tokens"] > 16  # its sixteen answers, and those that measure KL
+    assert [row["share"] for row in found["course"]] == [0.0, 0.5, 1.0]
+    assert found["stopped"] is None and found["bytes"]["peak"] > 0
+
+
+def test_a_price_of_votes_makes_more_steps_but_no_more_measurements(base):
+    """Each step ends at its first vote; a step more might take two of the one vote left."""
+    start, told = base
+    preset = replace(PRESET, sets=(*SETS, "selection.vote_price=50.0"))
+    asked = plan.cell(preset, presets.METHODS["szpo"], "batch", 3, told, {}).asked
+    course = cell.run(asked, start)["course"]
+    assert [(row["share"], row["votes"]) for row in course] == [(0.0, 0), (0.5, 2), (1.0, 3)]
+
+
+@pytest.mark.slow
+def test_iterative_dpo_on_the_same_ground(base):
+    found = run(base, "iterative-dpo", "batch", rounds=2, learning_rate=0.01)
+    assert found["stopped"] is None
+    votes = [row["votes"] for row in found["course"]]
+    assert votes[0] == 0 and votes[-1] <= 4 and len(votes) == 3
+    assert found["course"][0]["reward"] == pytest.approx(run_base_reward(base))
+    assert found["course"][-1]["kl"] > 0
+
+
+def run_base_reward(base):
+    import numpy as np
+
+    return float(np.mean(base[0]["rewards"]))
+
+
+def test_what_cannot_go_on_is_a_result_with_one_line(base, monkeypatch):
+    """A panel that always ties teaches nothing; a rate without measure diverges."""
+    monkeypatch.setattr(gradient.shared_setup, "ask", lambda asked: Ties())
+    found = run(base, "dpo", "batch", batch=4)
+    assert found["stopped"].startswith("dpo: no pair to learn from: all 4 answers were ties")
+    assert found["course"][-1]["votes"] == 4
+
+    def diverges(*some, **more):
+        from szpo.baselines.validation import demand_finite
+
+        demand_finite({"loss": float("nan")}, "dpo", 2)
+
+    monkeypatch.undo()
+    monkeypatch.setitem(methods.ARMS, "dpo", gradient.offline(diverges, dpo.Recipe))
+    found = run(base, "dpo", "batch")
+    assert "loss is nan at step 2: training diverged" in found["stopped"]
+
+
+def test_each_round_of_each_seed_has_draws_of_its_own(base, monkeypatch):
+    """Neither does round 1 of a seed draw as round 0 of the next, nor a round without pairs end.
+
+    The reward model and what follows it are stood in for: what counts is what they are given.
+    """
+    start, told = base
+    given, asked = [], iter([2, 0] * 2)  # of two rounds the second brings nothing but ties
+
+    class Learned:
+        def __call__(self, prompts, answers):
+            return [float(len(a.text)) for a in answers]
+
+        def agreement(self, pairs):
+            return len(pairs) / 8
+
+    def fit(loaded, pairs, recipe, *, seed, ties, meter):
+        given.append((seed, len(pairs), ties))
+        return Learned(), None
+
+    def question(actor, prompts, ask, count, rows, meter, seed, i, *, purpose):
+        found = [Pair(p, Answer("bb"), Answer("a")) for p in prompts[: next(asked)]]
+        return Asked(tuple(found), ties=count - len(found))
+
+    def follow(actor, prompts, score, recipe, *, seed, meter, on_step):
+        assert score(prompts[:1], [Answer("bb")]) != score(prompts[:1], [Answer("a")])
+        assert seed == given[-1][0]
+
+    monkeypatch.setattr(gradient, "question", question)
+    monkeypatch.setattr(gradient.reward_model, "train", fit)
+    monkeypatch.setitem(methods.ARMS, "rm+ppo", gradient.rewarded(follow, ppo.Recipe))
+    found = []
+    for seed in (3, 4):
+        preset = replace(PRESET, methods=("rm+ppo",))
+        cell_ = plan.cell(preset, presets.METHODS["rm+ppo"], "batch", seed, told, {"rounds": 2})
+        found.append(cell.run(cell_.asked, start))
+    assert len({seed for seed, _, _ in given}) == 4
+    assert [(pairs, ties) for _, pairs, ties in given] == [(2, 0), (2, 2)] * 2
+    assert [each["reward_model_agrees"] for each in found] == [[0.25, 0.25]] * 2
+
+
+class Ties:
+    def batches(self, prompts, first, second, *, key):
+        return ["tie"] * len(prompts)

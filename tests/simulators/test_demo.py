@@ -1,0 +1,97 @@
+"""The demo's screen, on a tiny random model: what it says, and how a failing guard is said."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from szpo.cli.app import call
+from szpo.config import settings_file
+from szpo.errors import UsageError
+from szpo.ledger.database import Ledger
+from szpo.reports import html_report
+from szpo_simulators import demo
+from szpo_simulators.bench.language import demo as bench
+from tests.support import folder_run
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    """One demo, as ``--json`` gives it."""
+    folder = tmp_path_factory.mktemp("demo")
+    words = folder_run.arguments(folder, "evaluation.prompts=4", "evaluation.samples=2",
+                                 model_folder=folder_run.model(folder))  # fmt: skip
+    sets = [word for word in words[words.index("--set") :] if word != "--set"]
+    sets = [text for text in sets if not text.startswith("panel.reward")]
+    out = folder / "found.json"
+
+    with out.open("w") as file, contextlib.redirect_stdout(file):
+        demo.command(
+            ["--reward", "length:6", "--folder", str(folder / "runs"), "--json",
+             *(word for text in sets for word in ("--set", text))]
+        )  # fmt: skip
+    return json.loads(out.read_text()), folder / "runs" / "demo-0.db"
+
+
+def test_it_spends_the_votes_and_keeps_the_run(played: tuple[dict[str, Any], Path]) -> None:
+    found, path = played
+    assert found["votes"] == 8
+    with Ledger.open(path, readonly=True) as ledger:
+        assert len(ledger.heads()) == 3
+    assert call(["verify", str(path)]) == 0
+
+
+def test_the_report_shows_the_held_out_table(played: tuple[dict[str, Any], Path]) -> None:
+    found, path = played
+    with Ledger.open(path, readonly=True) as ledger:
+        page = html_report.render(ledger)
+    assert "Held-out prompts, before and after" in page
+    assert f"{found['before']:.3f}" in page and f"{found['gain']:+.3f}, 95 %" in page
+
+
+def test_a_kept_result_of_other_settings_is_not_taken_for_this_one(tmp_path: Path) -> None:
+    config = settings_file.load(preset_name="tiny", sets=["run.seed=0", "panel.reward=length:6"])
+    kept = {"sets": [], "config": config.model_dump(mode="json"), "gain": 1.0}
+    (tmp_path / "length-6-0.json").write_text(json.dumps(kept))
+    found = bench.run_seed(0, "length:6", folder=tmp_path, preset="tiny")
+    assert found["gain"] == 1.0
+    with pytest.raises(UsageError, match="was measured with other settings"):
+        bench.run_seed(0, "length:6", folder=tmp_path, preset="tiny", sets=["run.votes=8"])
+    kept["config"]["optimizer"]["kl_radius"] = 0.72  # as when a default has moved since
+    (tmp_path / "length-6-0.json").write_text(json.dumps(kept))
+    with pytest.raises(UsageError, match="was measured with other settings"):
+        bench.run_seed(0, "length:6", folder=tmp_path, preset="tiny")
+
+
+def test_screen_says_figures_texts_and_what_comes_next(
+    played: tuple[dict[str, Any], Path],
+) -> None:
+    found, path = played
+    said = "\n".join(demo.told(found, path))
+    low, high = found["interval"]
+    assert f"gain {found['gain']:+.3f}, 95 % [{low:+.3f}, {high:+.3f}]" in said
+    assert said.count("  before  ") == said.count("  after   ") == 3
+    assert said.count("guard ok") + said.count("guard FAIL") == 3
+    for command in ("sample", "report", "verify", "export", "init"):
+        assert f"szpo {command}" in said
+    assert found["before_interval"][0] <= found["before"] <= found["before_interval"][1]
+
+
+def test_failing_guard_stands_in_the_last_line(played: tuple[dict[str, Any], Path]) -> None:
+    found, path = played
+    held = [{**guard, "ok": True} for guard in found["guards"]]
+    assert "guard failed" not in demo.told({**found, "guards": held}, path)[-1]
+    broken = [{**held[0], "ok": False}, *held[1:]]
+    last = demo.told({**found, "guards": broken}, path)[-1]
+    assert last == f"guard failed: {held[0]['name']}"
+
+
+def test_second_demo_takes_another_file(tmp_path: Path) -> None:
+    (tmp_path / "demo-0.db").touch()
+    assert demo.free(tmp_path, "demo-0") == tmp_path / "demo-0-2.db"

@@ -1,0 +1,269 @@
+"""A panel in one line, its flaws by hand, and that old panels vote as they always did."""
+
+import hashlib
+import json
+from dataclasses import replace
+from math import exp, sqrt
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import logit, ndtr
+
+from szpo.errors import UsageError
+from szpo.evaluators.checks import check_judge
+from szpo.seeds import derive, uniform
+from szpo.types import Answer, Comparison, Prompt, Row
+from szpo_simulators.panels import flaws
+from szpo_simulators.panels import panel as panels
+from szpo_simulators.panels.flaws import members, read
+from szpo_simulators.panels.panel import Panel, build, from_spec
+from szpo_simulators.panels.raters import Rater, law, noisy_choice, stacked
+
+SEA, LAND = Answer("the sea the sea"), Answer("land")
+
+
+def comparison(i: int, plus: Answer = SEA, minus: Answer = LAND, step: int = 0) -> Comparison:
+    return Comparison(f"c{i}", step, 0, i, (Row(Prompt.user("?"), plus, minus),) * 2)
+
+
+def panel(name: str, size: int = 5, beta: float = 3.0) -> Panel:
+    return build(name, reward="keyword:sea,sun", size=size, beta=beta)
+
+
+def verdicts(judge, count: int = 1500, side: str = "A", step: int = 0) -> tuple[float, float]:
+    """Shares of votes for plus (all rows alike) and of ties."""
+    letters = [
+        judge.judge(comparison(i, step=step), panelist="p", plus_side=side,
+                    key=derive(0, "vote", step=i))
+        for i in range(count)
+    ]  # fmt: skip
+    return letters.count(side) / count, letters.count("tie") / count
+
+
+GOLDEN = {
+    # 120 comparisons × 5 members by the program before members could have flaws.
+    "bt70": ("70a641a38001fb4f", "d5a038514f04639e"),
+    "half-beta": ("5cdaa142ac2069c3", "35fdd0401452d262"),
+    "lapse10": ("163b70411dbf6ad4", "e2b594230b2081d8"),
+    "hostile": ("19fa90425e1a2560", "010abec6afa6519e"),
+    "hostile2": ("2038de571aeb1818", "35aad2bc7ac797f9"),
+    "mtbench": ("6f777420e82f0f1f", "53ff68b71b4ca5fe"),
+}
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_panels_from_before_vote_and_are_recorded_as_they_were(name: str) -> None:
+    words = ("sea", "land", "sun", "sky")
+    asked = panel(name)
+    told = []
+    for i in range(120):
+        plus, minus = Answer(f"{words[i % 4]} {words[i % 3]}"), Answer(words[i % 5 % 4])
+        one = replace(comparison(i, plus, minus), step=i)
+        for j, judge in enumerate(asked.judges):
+            key = derive(j, "vote", step=i)
+            side = "AB"[(i + j) % 2]
+            told.append(judge.judge(one, panelist="p", plus_side=side, key=key)[0])
+    texts = ("".join(told), json.dumps(asked.spec, sort_keys=True))
+    assert tuple(hashlib.sha256(text.encode()).hexdigest()[:16] for text in texts) == GOLDEN[name]
+
+
+LINES = (
+    "bt70+side=.3+lapse=.1+hostile=1",
+    "bt70+spread=.7+words=.05+noise=gaussian+random=1+lazy=1",
+    "half-beta+jnd=.5+itemtie=.4+item=1.2+fatigue=.5+drift=-1",
+    "mtbench+other=-1*keyword:sea+types=.4+turn=.5+ring=2",
+)
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_line_is_built_recorded_and_built_again(line: str) -> None:
+    asked = panel(line, size=8)
+    again = from_spec(json.loads(json.dumps(asked.spec)))
+    assert replace(again, judges=asked.judges) == asked
+    for one, other in zip(asked.judges, again.judges, strict=True):
+        check_judge(one)
+        assert one.rater == other.rater
+        for i in range(20):
+            how = {"panelist": "p", "plus_side": "B", "key": derive(1, "vote", step=i)}
+            asked_of = comparison(i, step=40)
+            assert one.after(30).judge(asked_of, **how) == other.after(30).judge(asked_of, **how)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("bt80", "no simulated panel 'bt80'"),
+        ("bt70+foo=1", "no flaw 'foo'"),
+        ("bt70+side=much", "side='much' is not a number"),
+        ("bt70+side=nan", "is not a number"),
+        ("bt70+hostile=1.5", "is not a whole number"),
+        ("bt70+hostile=-1", "from 0 up"),
+        ("bt70+side=1+side=2", "given twice"),
+        ("bt70+types=.5", "needs its reward"),
+        ("bt70+types=2+other=-1*sentiment", "types is a share"),
+        ("bt70+other=-1*sentiment", "nobody has the other taste"),
+        ("bt70+noise=cauchy", "neither gumbel nor gaussian"),
+        ("bt70+sharp=0", "sharp is above 0"),
+        ("mtbench+jnd=.3", "not both"),
+        ("bt70+lapse=1.2", "lapse is a share"),
+        ("bt70+fatigue=-1", "at least 0"),
+    ],
+)
+def test_a_wrong_line_gets_one_line(line: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words) as caught:
+        read(line)
+    assert "\n" not in str(caught.value)
+
+
+def test_panels_too_small_for_their_odd_members_are_refused() -> None:
+    with pytest.raises(UsageError, match="too few members"):
+        members("bt70+hostile=2+lazy=1+random=1+ring=1", 1.0, 5)
+    assert len(members("bt70+hostile=2+lazy=1+random=1+ring=1", 1.0, 6)) == 6
+
+
+def test_members_come_in_their_order() -> None:
+    found = members("bt70+hostile=1+lazy=1+random=1+ring=2+other=-1*sentiment+types=.5", 2.0, 9)
+    assert [r.taste for r in found] == [0, 0, 1, 1, 0, 0, 0, 1, 1]
+    assert [r.beta for r in found] == [2, 2, 2, 2, -2, 0, 0, 20, 20]
+    assert [r.ring for r in found] == [False] * 7 + [True] * 2
+    assert found[5].side_bias > 40 and found[6].lapse == 1
+    # Without another taste a ring wants what is worse.
+    assert members("bt70+ring=1", 2.0, 2)[1].beta == -20
+
+
+def test_temperatures_are_lognormal_and_drawn_by_the_seed() -> None:
+    z = np.log([[r.beta for r in members("bt70+spread=.7", 2.0, 50, s)] for s in range(40)])
+    # 2,000 draws: three standard errors of a mean and of a standard deviation.
+    assert z.mean() == pytest.approx(np.log(2.0), abs=0.047)
+    assert z.std() == pytest.approx(0.7, abs=0.034)
+    assert members("bt70+spread=.7", 2.0, 50, 3) == members("bt70+spread=.7", 2.0, 50, 3)
+    assert {r.beta for r in members("bt70", 2.0, 50, 3)} == {2.0}
+
+
+def test_verbosity_adds_logits_per_word_and_rows_are_averaged() -> None:
+    # β · gap = 3 · .5 (the word sea, of two); 4 words against 1, minus .3 logits each: 1.5 − .9.
+    (judge,) = panel("bt70+words=-.3", size=1).judges
+    expected = 1 / (1 + exp(-0.6))
+    for side in "AB":
+        assert verdicts(judge, side=side)[0] == pytest.approx(expected, abs=0.036)
+
+
+def test_a_threshold_makes_small_differences_ties() -> None:
+    # Rao and Kupper with η = 1: σ(x − 1), σ(−x − 1) and the rest.
+    found = law(Rater(threshold=1.0), [0.0, 2.0, -2.0])
+    s = [1 / (1 + exp(-x)) for x in (-1.0, 1.0, -3.0)]
+    assert found[0] == pytest.approx([s[0], s[0], 1 - 2 * s[0]])
+    assert found[1] == pytest.approx([s[1], s[2], 1 - s[1] - s[2]])
+    assert found[2] == pytest.approx(found[1][[1, 0, 2]])
+    # Lapses go to ties too; the comparison's own effect scales η.
+    lapsed = law(Rater(threshold=1.0, lapse=0.3), 2.0)
+    assert lapsed == pytest.approx(0.7 * found[1] + 0.1)
+    wide = law(Rater(threshold=1.0, tie_spread=1.0), 2.0, items=np.array([0.0, np.log(2.0)]))
+    assert wide == pytest.approx(law(Rater(threshold=2.0), 2.0))
+
+
+def test_attention_falls_with_votes_given_and_taste_turns_with_steps() -> None:
+    tired = Rater(beta=2.0, lapse=0.1, fatigue=1.0, drift=-2.0, taste=0.2, turn=0.5).at(50, 100)
+    a = exp(-0.5)
+    assert tired.beta == pytest.approx(2 * a * exp(-2.0))
+    assert tired.lapse == pytest.approx(1 - 0.9 * a)
+    assert tired.taste == pytest.approx(0.7)
+    assert Rater(taste=0.9, turn=1.0).at(0, 500).taste == 1.0
+    arrays = stacked([[Rater(beta=2.0, fatigue=1.0), Rater(beta=-1.0)]]).at(np.array([50, 9]), 7)
+    assert arrays.beta[0].tolist() == pytest.approx([2 * a, -1.0])
+    judge = panel("bt70+fatigue=2", size=1).judges[0]
+    fresh, late = verdicts(judge)[0], verdicts(judge.after(300))[0]
+    assert fresh == pytest.approx(1 / (1 + exp(-1.5)), abs=0.036)
+    assert late == pytest.approx(0.5, abs=0.04)
+
+
+def test_another_taste_is_another_reward_and_turns_into_it() -> None:
+    one, two = panel("bt70+types=.5+other=-2*keyword:sea,sun", size=2).judges
+    assert verdicts(one)[0] == pytest.approx(1 / (1 + exp(-1.5)), abs=0.036)
+    assert verdicts(two)[0] == pytest.approx(1 / (1 + exp(3.0)), abs=0.018)
+    (turning,) = panel("bt70+turn=.5+other=-1*keyword:sea,sun", size=1).judges
+    # Half way at step 100: the two tastes cancel.
+    assert verdicts(turning, step=100)[0] == pytest.approx(0.5, abs=0.04)
+
+
+def test_lazy_random_and_colluding_members() -> None:
+    _, lazy, random, ring, also = panel("bt70+lazy=1+random=1+ring=2", beta=1.0).judges
+    assert verdicts(lazy, 200, "A")[0] == 1 and verdicts(lazy, 200, "B")[0] == 0
+    assert verdicts(random)[0] == pytest.approx(0.5, abs=0.04)
+    # A ring votes alike whatever side plus is on and whatever the key: x = −10 · .5 for the sea.
+    alike = 0
+    for i in range(300):
+        how = {"panelist": "p", "key": derive(0, "a", step=i)}
+        here = ring.judge(comparison(i), plus_side="A", **how)
+        there = also.judge(comparison(i), plus_side="B", **{**how, "key": derive(1, "b", step=i)})
+        assert {here, there} in ({"A", "B"}, {"tie"})
+        alike += here == "B"
+    assert alike / 300 == pytest.approx(1 / (1 + exp(-5.0)), abs=0.02)
+
+
+@settings(deadline=None)
+@given(st.floats(-4, 4), st.floats(-3, 3), st.floats(0.1, 3))
+def test_asking_both_ways_cancels_the_side_bias(delta: float, bias: float, beta: float) -> None:
+    """(logit p_AB − logit p_BA)/2 = Δ: p_AB has plus on A, p_BA is the share of A with plus on B.
+
+    Without ties or lapses: logit p_AB = Δ + b and logit p_BA = −Δ + b.
+    """
+    rater = Rater(beta=beta, side_bias=bias)
+    ab, ba = law(rater, delta / beta, True)[0], law(rater, delta / beta, False)[0]
+    assert (logit(ab) - logit(ba)) / 2 == pytest.approx(delta, abs=1e-9)
+    # With Davidson's ties the odds of A against B do the same.
+    tied = replace(rater, tie=0.7)
+    both = [law(tied, delta / beta, side) for side in (True, False)]
+    odds = [np.log(shares[0] / shares[1]) for shares in both]
+    assert (odds[0] - odds[1]) / 2 == pytest.approx(delta, abs=1e-9)
+
+
+@pytest.mark.parametrize(("noise", "expected"), [("gumbel", 0.68997), ("gaussian", 0.71420)])
+def test_noise_on_values_makes_the_votes_of_its_link(noise: str, expected: float) -> None:
+    """σ(.8) = .68997 and Φ(.8/√2) = .71420: drawn from the noise itself, and by the law."""
+    draws = 1_000_000
+    u = uniform(derive(0, "noise", name=noise), 2 * draws).reshape(draws, 2) + 2.0**-54
+    share = noisy_choice(np.array([0.0, 0.8]), noise, u).mean()  # type: ignore[arg-type]
+    error = sqrt(expected * (1 - expected) / draws)
+    assert abs(share - expected) <= 3 * error
+    (rater,) = members(f"bt70+noise={noise}", 1.0, 1)
+    assert law(rater, 0.8)[0] == pytest.approx(expected, abs=5e-6)
+    by_hand = ndtr(0.8 / sqrt(2)) if noise == "gaussian" else 1 / (1 + exp(-0.8))
+    assert law(rater, 0.8)[0] == pytest.approx(by_hand, abs=1e-12)
+
+
+def skewed() -> np.ndarray:
+    u = uniform(derive(3, "rewards"), 64 * 9).reshape(64, 9)
+    return np.tanh(u[:, :1] - 0.5 + 1.5 * (u[:, 1:] ** 3 - 0.2))
+
+
+def test_seventy_percent_with_the_truth_is_less_than_seventy_percent_with_each_other() -> None:
+    """Mean max(p, 1 − p) = .70 by `labels70`; by `bt70`, two raters alike, it is more."""
+    two = panels.calibrate(skewed(), 8, 0)
+    one = panels.calibrate(skewed(), 8, 0, measure="labels")
+    assert (two.fitted, two.reached) == ("agreement", None)
+    assert one.reached == pytest.approx(0.70, abs=0.005)
+    assert one.beta < 0.7 * two.beta and one.agreement == pytest.approx(0.59, abs=0.02)
+    gaps = panels.batch_gaps(skewed(), 8, derive(5, "questions"))
+    assert panels.labels(Rater(beta=two.beta), gaps[gaps != 0]) == pytest.approx(0.80, abs=0.02)
+    assert "labels 0.698" in str(one) and panels.Calibration(**one.spec) == one
+
+
+def test_a_target_out_of_reach_is_refused() -> None:
+    with pytest.raises(UsageError, match="no beta brings wins to 99%"):
+        panels.calibrate(skewed(), 8, 0, 0.99, measure="wins", rater=Rater(lapse=0.5, tie=1.0))
+
+
+def test_every_flaw_is_explained() -> None:
+    assert len(flaws.FLAWS) == 19 and all(len(told) > 10 for told in flaws.FLAWS.values())
+
+
+@settings(deadline=None)
+@given(st.floats(-800, 800), st.floats(1e-6, 30), st.floats(0, 1))
+def test_shares_are_shares_however_large_the_difference(
+    x: float, eta: float, lapse: float
+) -> None:
+    shares = law(Rater(threshold=eta, lapse=lapse), x)
+    assert shares.min() >= 0 and shares.sum() == pytest.approx(1)

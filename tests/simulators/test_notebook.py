@@ -1,0 +1,113 @@
+"""REINFORCE and PPO of the RLHF notebook: its two mistakes, what each does, and the repair."""
+
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+
+from szpo_simulators.baselines import notebook
+from szpo_simulators.baselines.notebook import (
+    CLIP,
+    FORMS,
+    Learner,
+    Mistakes,
+    ppo,
+    reinforce,
+    returns,
+)
+from szpo_simulators.worlds.cartpole import NOTEBOOK, SCALE, Network
+
+
+def lengths(learning, episodes: int) -> list[int]:
+    return [length for length, _ in islice(learning, episodes)]
+
+
+def test_normalised_returns_by_hand() -> None:
+    # γ = .99: returns to go 2.9701, 1.99, 1 of three moves.
+    raw = np.array([2.9701, 1.99, 1.0])
+    assert returns(3).numpy() == pytest.approx((raw - raw.mean()) / raw.std(ddof=1), abs=1e-6)
+    assert float(returns(40).mean()) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("g", [10.0, -5.0])
+def test_a_good_return_raises_a_moves_probability_and_a_bad_one_lowers_it(g: float) -> None:
+    learner = Learner(0)
+    states, actions = torch.randn(1, 4), torch.tensor([1])
+    before = float(learner.logprob(states, actions).detach())
+    learner.descend(-(learner.logprob(states, actions) * g).sum())
+    assert (float(learner.logprob(states, actions).detach()) - before) * g > 0
+
+
+def test_crossed_ratios_leave_no_gradient_and_flat_ones_that_of_reinforce() -> None:
+    """At the old policy every ratio is 1: the gradient is that of mean(A · log π)."""
+    learner = Learner(1)
+    seen = learner.episode()
+    advantages = returns(seen.length)
+    logs = learner.logprob(seen.states, seen.actions)
+    ratio = torch.exp(logs - logs.detach())
+    weights = list(learner.net.parameters())
+
+    def slope(objective: torch.Tensor) -> torch.Tensor:
+        found = torch.autograd.grad(objective, weights, retain_graph=True)
+        return torch.cat([g.ravel() for g in found])
+
+    def clipped(r: torch.Tensor) -> torch.Tensor:
+        return torch.min(r * advantages, r.clamp(1 - CLIP, 1 + CLIP) * advantages).mean()
+
+    wanted = slope((logs * advantages).mean())
+    assert torch.allclose(slope(clipped(ratio)), wanted, atol=1e-6)
+    crossed = slope(clipped(ratio[:, None]))
+    assert float(crossed.norm()) < 1e-5 * float(wanted.norm())
+
+
+def test_the_same_seed_gives_the_same_lengths_and_others_do_not() -> None:
+    first = lengths(reinforce(3), 12)
+    assert lengths(reinforce(3), 12) == first
+    assert lengths(reinforce(4), 12) != first
+    # The first episode is played before anything is learnt: all forms begin alike.
+    assert {lengths(ppo(3, form), 1)[0] for form in FORMS.values()} == {first[0]}
+    assert lengths(ppo(3, Mistakes(True, True)), 12) != lengths(ppo(3), 12)
+
+
+def test_drawn_actions_follow_the_policy() -> None:
+    learner = Learner(0)
+    state = torch.tensor([[0.0, 0.5, 0.1, 0.5]]).expand(20_000, 4)
+    chance = torch.softmax(learner.net(state[:1]), 1)[0, 1].item()
+    assert learner.drawn(state).double().mean().item() == pytest.approx(
+        chance, abs=4 * (chance * (1 - chance) / 20_000) ** 0.5
+    )
+
+
+@pytest.mark.parametrize("form", [form for form in FORMS if form != "repaired"])
+def test_either_mistake_alone_keeps_ppo_from_learning(form: str) -> None:
+    """A fair coin lasts 22 moves; nothing here reaches even 150."""
+    found = lengths(ppo(0, FORMS[form]), 100)
+    assert max(found) < 150
+    assert np.mean(found[-20:]) < 40
+
+
+def test_the_repair_and_reinforce_reach_500() -> None:
+    """Single seeds chosen because they are quick; shares over seeds are the bench's matter."""
+    assert max(lengths(ppo(1), 40)) == 500
+    assert max(lengths(reinforce(2), 60)) == 500
+
+
+@pytest.mark.parametrize("policy", [NOTEBOOK, Network(), Network(3)])
+def test_the_two_logits_in_torch_are_the_one_in_numpy(policy: Network) -> None:
+    learner = Learner(0, policy=policy)
+    with torch.no_grad():
+        for parameter in learner.net.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=learner.torch))
+    assert learner.theta().shape == (policy.dim,)
+    seen = np.random.default_rng(0).normal(size=(6, 4)) * 0.2
+    entered = torch.from_numpy((seen / SCALE if policy.scaled else seen).astype(np.float32))
+    odds = policy.logit(learner.theta()[None], seen[None])[0]
+    logs = learner.logprob(entered, torch.ones(6, dtype=torch.int64)).detach().numpy()
+    assert np.exp(logs) == pytest.approx(1 / (1 + np.exp(-odds)), rel=1e-5)
+
+
+def test_the_notebooks_constants() -> None:
+    assert (notebook.GAMMA, notebook.RATE, notebook.CLIP, notebook.EPOCHS) == (0.99, 0.01, 0.2, 4)
+    shapes = [tuple(p.shape) for p in Learner(0).net.parameters()]
+    assert shapes == [(128, 4), (128,), (2, 128), (2,)]

@@ -1,0 +1,137 @@
+"""Many repetitions at once are each the ordinary loop, alone or in company."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from szpo.errors import RunError, UsageError
+from szpo.optim import optimizer
+from szpo.optim.directions import Law
+from szpo.optim.settings import Adam, Schedule
+from szpo.policies.protocol import check_policy
+from szpo.types import Answer, Prompt, Tally
+from szpo_simulators.worlds import oracle, repetitions
+from szpo_simulators.worlds.cartpole import CartPole, Network
+from szpo_simulators.worlds.gridworld import GridWorld
+from szpo_simulators.worlds.oracle import Panel
+from szpo_simulators.worlds.policies import PROMPT, WorldPolicy, worth
+from szpo_simulators.worlds.track import TRUTH
+
+WORLD = GridWorld(size=3, horizon=5)
+PANEL = Panel("cauchit", 1.5)
+
+
+def one_by_one(chosen, root_seed, steps, crn, world=WORLD):
+    """The same repetition through ask, rollout, votes, tell and apply."""
+    chosen = replace(chosen, root_seed=root_seed)
+    policy = WorldPolicy(world, root_seed, chosen.law, crn=crn)
+    state = optimizer.init(chosen)
+    prompts = [PROMPT] * (chosen.N * chosen.D)
+    for step in range(steps):
+        query = optimizer.ask(state)
+        gap = []
+        for pair in query.shifts:
+            batches = policy.rollout([prompts] * 2, pair, seed=step)
+            means = [
+                np.reshape([worth(answer) for answer in batch], (chosen.N, chosen.D)).mean(1)
+                for batch in batches
+            ]
+            gap.append(means[0] - means[1])
+        coins = oracle.coins([root_seed], step, (chosen.K, chosen.N, chosen.M))[0, 0]
+        plus = (coins < PANEL.chance(gap)[..., None].astype(np.float32)).sum(-1) * 1.0
+        tally = Tally(plus, chosen.M - plus, 0 * plus, np.zeros(plus.shape, dtype=bool))
+        state, updates, _ = optimizer.tell(state, query, tally)
+        for update in updates:
+            policy.apply(update)
+    return policy.theta()["theta"]
+
+
+CASES = {
+    "known, forward": {"alpha": 0.5, "pairing": "forward", "D": 2},
+    "known, two directions, cauchit": {"alpha": 0.5, "K": 2, "link": "cauchit"},
+    "sign, blocks, schedules": {
+        "rule": "sign", "law": Law("block", 4), "alpha": Schedule("inverse_sqrt", 0.2, 5.0),
+        "mu": Schedule("inverse", 0.8, 9.0),
+    },
+    "margin, momentum, plain Gaussian": {
+        "rule": "margin", "alpha": 0.3, "momentum": 0.8, "law": Law(),
+    },
+    "known, Adam": {"alpha": 0.05, "adam": Adam()},
+    "bayes": {"rule": "bayes", "alpha": 0.2, "K": 2},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("crn", [True, False], ids=["shared numbers", "own numbers"])
+@pytest.mark.parametrize("case", CASES)
+def test_a_repetition_is_the_ordinary_loop(case, crn):
+    chosen = repetitions.settings(WORLD, **{"N": 3, "M": 3, "mu": 0.7, **CASES[case]})
+    found = repetitions.train(WORLD, chosen, [3, 4], 12, panel=PANEL, crn=crn)
+    for theta, root_seed in zip(found.theta, (3, 4), strict=True):
+        expected = one_by_one(chosen, root_seed, 12, crn)
+        # bayes solves systems together, which may round differently; all else is bit for bit.
+        np.testing.assert_allclose(theta, expected, atol=1e-5 if "bayes" in case else 0)
+        assert np.abs(expected).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    "world",
+    [CartPole(horizon=40), CartPole(Network(3), horizon=40), TRUTH],
+    ids=["linear", "net", "track"],
+)
+def test_so_it_is_for_nets_that_balance_a_pole_and_for_the_track(world):
+    chosen = repetitions.settings(world, rule="sign", N=3, D=2, mu=1.0, alpha=0.3)
+    found = repetitions.train(world, chosen, [3, 4], 6, panel=PANEL)
+    for theta, root_seed in zip(found.theta, (3, 4), strict=True):
+        np.testing.assert_array_equal(theta, one_by_one(chosen, root_seed, 6, True, world))
+    assert np.abs(found.theta - world.theta0.astype(np.float32)).max() > 0.1
+
+
+def test_company_blocks_and_threads_change_nothing():
+    chosen = repetitions.settings(WORLD, alpha=1.0, N=4)
+    alone = repetitions.train(WORLD, chosen, [9], 40, marks=(20, 40))
+    together = repetitions.train(
+        WORLD, chosen, range(7, 13), 40, marks=(20, 40), block=4, threads=2
+    )
+    np.testing.assert_array_equal(alone.theta[0], together.theta[2])
+    np.testing.assert_array_equal(alone.curve[0], together.curve[2])
+    assert len(np.unique(together.final)) == 6
+
+
+def test_it_learns_and_the_truth_teaches_more_than_one_vote():
+    chosen = repetitions.settings(WORLD, alpha=1.0, N=4)
+    start = WORLD.value(WORLD.theta0[None])[0]
+    voted = repetitions.train(WORLD, chosen, range(30), 60).final
+    told = repetitions.train(WORLD, chosen, range(30), 60, truth=True).final
+    assert start + 0.5 < voted.mean() < told.mean() < WORLD.optimum()
+
+
+def test_budgets_are_counted():
+    chosen = repetitions.settings(WORLD, alpha=1.0, K=2, N=4, M=3, D=5)
+    found = repetitions.train(WORLD, chosen, [1], 1)
+    # 2 directions × 4 comparisons × 3 votes; a vote reads 2 × 5 walks, a comparison makes 10.
+    assert (found.votes, found.answers, found.walks) == (24, 240, 80)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"warmup": 2}, "no warm-up"),
+        ({}, "needs alpha"),
+        ({"alpha": 1.0, "steering": (1.0, 2.0)}, "no steering"),
+    ],
+)
+def test_settings_that_no_world_can_run_are_refused(changes, words):
+    chosen = repetitions.settings(WORLD, **changes)
+    with pytest.raises(UsageError, match=words):
+        repetitions.train(WORLD, chosen, [1], 1)
+
+
+@pytest.mark.parametrize("crn", [True, False])
+def test_a_worlds_policy_keeps_the_policys_contract(crn):
+    policy = WorldPolicy(WORLD, 5, crn=crn)
+    prompts = [Prompt.user(f"Walk {i}.") for i in range(6)]
+    check_policy(policy, prompts, radius=1.0, space=policy.space)
+    assert policy.value() == pytest.approx(WORLD.value(policy.theta()["theta"][None])[0])
+    with pytest.raises(RunError, match="is not a walk"):
+        worth(Answer("no"))

@@ -1,0 +1,197 @@
+"""Rewards and verifiers: values worked out by hand, and what a reward text may say."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from szpo.errors import RunError, UsageError
+from szpo.ledger.canonical import answer_rows, row_of
+from szpo.types import Answer, Comparison, Floats, Prompt, Row
+from szpo_simulators.rewards.text_rewards import (
+    REWARDS,
+    Fluency,
+    difference,
+    matrix,
+    parse,
+    scores,
+)
+from szpo_simulators.rewards.verifiers import COUNTED, PLAIN, WORDED, verifier
+
+PROMPT = Prompt.user("Describe a rainy Monday.")
+
+
+def value(spec: str, text: str) -> float:
+    return parse(spec).score(PROMPT, Answer(text))
+
+
+@pytest.mark.parametrize(
+    ("spec", "text", "expected"),
+    [
+        ("sentiment", "", 0.0),
+        ("sentiment", "The table is in the room.", 0.0),
+        # VADER: "good" has valence 1.9; compound = s / sqrt(s² + 15) = .4404
+        ("sentiment", "good", 0.4404),
+        ("length:4", "one two three four", 0.0),
+        ("length:4", "one two three", -0.25),
+        ("length:4", "word " * 400, -1.0),
+        ("length:4", "", -1.0),
+        ("keyword:sea,sun", "The SEA, and seaside.", 0.5),
+        ("keyword:sea", "Overseas.", 0.0),
+        ("regex:^Once", "Once more", 1.0),
+        ("regex:^Once", "At once", 0.0),
+        ("verify:no_comma+lowercase", "plain words", 1.0),
+        ("verify:no_comma+lowercase", "plain, words", 0.5),
+        ("verify:no_comma+lowercase", "Plain, words", 0.0),
+        ("repetition", "a b a b a b", -3 / 5),
+        ("0.5*length:4+2*keyword:sea", "the sea is", 0.5 * -0.25 + 2.0),
+        ("keyword:sea+-1*keyword:sun", "sun", -1.0),
+        ("-1*keyword:sun", "sun", -1.0),
+    ],
+)  # fmt: skip
+def test_values(spec: str, text: str, expected: float) -> None:
+    assert value(spec, text) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("spec", ["sentiment", "length:2", "keyword:sea", "repetition"])
+def test_rewards_read_nothing_that_the_ledger_does_not_hold(spec: str) -> None:
+    # Stored rows come back without token counts; a panel must see the same reward.
+    answer = Answer("The sea, the sea!", "length", tokens=7)
+    row = Row(PROMPT, answer, Answer("Calm.", tokens=2))
+    (stored,) = answer_rows("c", [row])
+    comparison, again = (Comparison("c", 0, 0, 0, (r,)) for r in (row, row_of(stored)))
+    assert difference(parse(spec), comparison) == difference(parse(spec), again) != 0
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("happiness", "no reward of that name; there are sentiment"),
+        ("sentiment+fluency", "not name, name:argument or weight*name"),
+        ("sentiment:3", "takes nothing after a colon"),
+        ("length", "needs a number of words"),
+        ("length:0", "needs a number of words"),
+        ("tokens:16", "no reward of that name"),
+        ("keyword:", "whole words"),
+        ("keyword:two words", "whole words"),
+        ("regex:(", "not a regular expression"),
+        ("verify:no_coma", "no verifier 'no_coma'"),
+        ("verify:bullets", "no verifier 'bullets'"),
+        ("fluency", "needs a model"),
+        ("", "is not name"),
+    ],
+)  # fmt: skip
+def test_a_wrong_reward_says_what_is_right(spec: str, words: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse(spec)
+    assert words in str(caught.value)
+
+
+GOOD_BAD = {
+    "lowercase": ("all low.", "Not low"),
+    "uppercase": ("LOUD 1!", "Loud"),
+    "no_comma": ("none", "one, two"),
+    "no_digit": ("none", "7 of them"),
+    "has_digit": ("7 of them", "none"),
+    "full_stop": ("It ends. ", "It ends"),
+    "question": ("Why?", "Why."),
+    "exclaims": ("Oh! Well.", "Oh. Well."),
+    "quoted": (' "Rain." ', '"Rain'),
+    "one_line": ("one", "one\ntwo"),
+    "no_repeat": ("each word once", "word by word"),
+    "words_at_least(3)": ("one two three", "one two"),
+    "words_at_most(3)": ("one two three", "one two three four"),
+    "sentences(2)": ("One. Two, 3.5!", "One."),
+    "sentences_at_most(1)": ("One.", "One. Two."),
+    "bullets(2)": ("- a\n* b\n-c", "- a"),
+    "paragraphs(2)": ("one\nstill\n\ntwo", "one\ntwo"),
+    "contains(sea)": ("By the Sea.", "By the seaside."),
+    "avoids(sea)": ("By the seaside.", "By the sea."),
+    "starts_with(Once)": (" once more", "at once"),
+    "ends_with(the end.)": ("This is The End. ", "The end. Or not"),
+}
+
+
+@pytest.mark.parametrize(("name", "texts"), GOOD_BAD.items())
+def test_each_verifier_passes_one_text_and_fails_another(
+    name: str, texts: tuple[str, str]
+) -> None:
+    assert [verifier(name)(text) for text in texts] == [True, False]
+
+
+def test_every_verifier_has_its_example_and_an_empty_text_is_no_success() -> None:
+    assert {name.split("(")[0] for name in GOOD_BAD} == {*PLAIN, *COUNTED, *WORDED}
+    assert [name for name in GOOD_BAD if verifier(name)("")] == []
+
+
+def comparison(*rows: tuple[str, str]) -> Comparison:
+    return Comparison(
+        "c", 0, 0, 0, tuple(Row(PROMPT, Answer(plus), Answer(minus)) for plus, minus in rows)
+    )
+
+
+def test_a_batch_is_worth_the_mean_over_all_rows_identical_ones_included() -> None:
+    reward = parse("keyword:sea")
+    assert difference(reward, comparison(("sea", "land"), ("sea", "sea"))) == 0.5
+    assert difference(reward, comparison(("land", "sea"), ("sea", "land"))) == 0.0
+    assert difference(reward, comparison(("sea", "sea"))) == 0.0
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abc")), min_size=1))
+def test_swapping_the_sides_flips_the_difference(rows: list[tuple[str, str]]) -> None:
+    reward = parse("0.3*keyword:a+-0.7*keyword:b")
+    swapped = [(minus, plus) for plus, minus in rows]
+    one, other = difference(reward, comparison(*rows)), difference(reward, comparison(*swapped))
+    assert one == pytest.approx(-other, abs=1e-15)
+
+
+def test_fluency_asks_the_model_once_for_a_batch() -> None:
+    calls = []
+
+    def logprob(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
+        calls.append(len(answers))
+        return np.array([-float(len(answer.text)) for answer in answers])
+
+    reward = parse("1*keyword:sea+0.5*fluency", logprob=logprob)
+    assert difference(reward, comparison(("sea", "sealand"), ("a", "ab"))) == pytest.approx(
+        (1 + 0.5 * 4 + 0.5 * 1) / 2
+    )
+    assert calls == [4]
+    grid = matrix(Fluency(logprob), [PROMPT, PROMPT], [[Answer("a"), Answer("ab")]] * 2)
+    assert grid.tolist() == [[-1, -2], [-1, -2]]
+    assert reward.score(PROMPT, Answer("sea")) == pytest.approx(1 - 1.5)
+
+
+def test_a_reward_that_is_not_finite_is_an_error() -> None:
+    broken = Fluency(lambda prompts, answers: np.array([np.nan] * len(answers)))
+    with pytest.raises(RunError, match="nan for answer 'text'"):
+        scores(broken, [PROMPT], [Answer("text")])
+
+
+def test_every_reward_is_documented_by_its_name_in_the_module() -> None:
+    from szpo_simulators.rewards import text_rewards
+
+    assert text_rewards.__doc__
+    assert all(f"``{name}" in text_rewards.__doc__ for name in REWARDS)
+
+
+def test_installed_packages_may_add_rewards(monkeypatch: pytest.MonkeyPatch) -> None:
+    from szpo_simulators.rewards import text_rewards
+
+    class Shout:
+        def __init__(self, mark: str | None) -> None:
+            self.mark = mark or "!"
+
+        def score(self, prompt: Prompt, answer: Answer) -> float:
+            return float(answer.text.count(self.mark))
+
+    class Point:
+        load = staticmethod(lambda: Shout)
+
+    def points(*, group: str, name: str) -> list[Point]:
+        return [Point()] if (group, name) == ("szpo.rewards", "shout") else []
+
+    monkeypatch.setattr(text_rewards, "entry_points", points)
+    assert value("0.5*shout:?+1*shout", "What?? No!") == 2.0

@@ -1,0 +1,330 @@
+"""Runs on the yard, voted by a panel in this process and by one in its own: the same ledger."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from szpo.errors import UsageError
+from szpo.evaluators.checks import check_evaluator, check_judge
+from szpo.evaluators.panel_evaluator import LedgerEvaluator, PanelEvaluator
+from szpo.evaluators.protocol import Evaluator
+from szpo.evaluators.remote_panel import lacking, submit
+from szpo.ledger.database import Ledger
+from szpo.ledger.run_spec import recorded_settings
+from szpo.optim.directions import DIRECTION_VERSION
+from szpo.optim.settings import defaults, settings_to_json
+from szpo.replay import verification
+from szpo.training import controller
+from szpo.training.comparisons import prompt_order
+from szpo.types import Comparison, Vote
+from szpo.voting import lease
+from szpo.voting.lease import Lease
+from szpo.voting.service import VoteService
+from szpo_simulators.panels.panel import Panel, build
+from szpo_simulators.panels.simulate import command, panel_of, simulate
+from szpo_simulators.worlds.yard import TabularPolicy
+
+ROOT = Path(__file__).parents[2]
+SEED = 11
+PROMPTS = TabularPolicy(0).yard.prompts()
+
+
+def panel(name: str = "bt70", size: int = 5) -> Panel:
+    policy = TabularPolicy(SEED)
+    return build(
+        name, reward="walk", size=size, rows=4, seed=SEED,
+        answers=lambda: (PROMPTS, policy.sample(PROMPTS, 16, seed=0)),
+    )  # fmt: skip
+
+
+def create(path: Path, panel: Panel, **changes: Any) -> Ledger:
+    layout = TabularPolicy(0).layout
+    settings = defaults(SEED, layout, **{"N": 4, "D": 4, "mu": 0.4, **changes})
+    spec = {"optimizer": settings_to_json(settings), "panel": panel.spec}
+    ticks = iter(range(1_000_000, 10**9, 1_000))
+    return Ledger.create(
+        path, spec, root_seed=SEED, layout=layout, direction_version=DIRECTION_VERSION,
+        run="yard", clock=lambda: next(ticks),
+    )  # fmt: skip
+
+
+def drive(
+    ledger: Ledger, evaluator: Evaluator, until: int, wait: Callable[[], None] = lambda: None
+) -> TabularPolicy:
+    policy = TabularPolicy(SEED)
+    prompts = prompt_order(PROMPTS, recorded_settings(ledger))
+    outcome = controller.run(
+        ledger, policy, evaluator, prompts=prompts, until_step=until, wait=wait
+    )
+    assert outcome.status == "finished"
+    return policy
+
+
+def in_process(path: Path, until: int, **changes: Any) -> Ledger:
+    judged = panel()
+    ledger = create(path, judged, **changes)
+    drive(ledger, PanelEvaluator(VoteService(ledger), judged.judges), until)
+    return ledger
+
+
+TIMES = {"created_us", "at_us", "received_us", "served_us", "expires_us", "opened_us",
+         "closed_us", "applied_us", "prev_sha256", "row_sha256", "epoch", "event"}  # fmt: skip
+
+
+def rows(ledger: Ledger) -> dict[str, list[dict[str, Any]]]:
+    """Every table, without times and what is made from them."""
+    names = ledger.query("SELECT name FROM sqlite_master WHERE type = 'table'")
+    content = {}
+    for name in (row["name"] for row in names):
+        if name in ("events", "controller", "sqlite_sequence"):
+            continue  # hashes of rows with times; who drives
+        found = ledger.query(f"SELECT * FROM {name}")
+        kept = [{k: v for k, v in row.items() if k not in TIMES} for row in found]
+        content[name] = sorted(kept, key=repr) if name != "votes" else kept
+    return content
+
+
+def served_once(ledger: Ledger, panel: Panel) -> Callable[[], None]:
+    def wait() -> None:
+        simulate(ledger, panel.judges, once=True)
+
+    return wait
+
+
+def hashed(ledger: Ledger) -> list[tuple[str, str]]:
+    return [(row["theta_sha256"], row["votes_sha256"]) for row in ledger.update_rows()]
+
+
+@pytest.mark.parametrize("changes", [{}, {"M": 3}, {"rule": "known", "K": 2, "M": 2}])
+def test_a_panel_in_its_own_loop_leaves_the_rows_of_one_in_process(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    here = in_process(tmp_path / "here.db", 5, **changes)
+    away = create(tmp_path / "away.db", panel(), **changes)
+    with Ledger.open(tmp_path / "away.db", clock=away.clock) as other:
+        wait = served_once(other, panel_of(other))
+        drive(
+            away,
+            LedgerEvaluator(VoteService(away)),
+            5,
+            wait=wait,
+        )
+    assert rows(here) == rows(away)
+    assert len(rows(here)["votes"]) > 0
+    assert hashed(here) == hashed(away)
+    for ledger in (here, away):
+        assert verification.verify(ledger).ok
+        ledger.close()
+
+
+def test_a_real_process_of_its_own_leaves_the_same_rows(tmp_path: Path) -> None:
+    here = in_process(tmp_path / "here.db", 2)
+    away = create(tmp_path / "away.db", panel())
+    code = (
+        "import sys; from szpo_simulators.panels.simulate import command;"
+        "sys.exit(command([sys.argv[1], '--once']))"
+    )
+    said = []
+
+    def process() -> None:
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / "away.db")],
+            capture_output=True, text=True, check=True, cwd=ROOT,
+            env={"PYTHONPATH": f"{ROOT}:{ROOT / 'simulators'}", "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        said.append(done.stdout)
+
+    drive(away, LedgerEvaluator(VoteService(away)), 2, wait=process)
+    assert rows(here) == rows(away)
+    assert hashed(here) == hashed(away)
+    assert len(said) == 2
+    assert "panel bt70 of 5, walk, beta" in said[0]
+    assert "4 votes cast" in said[0]
+
+
+def test_votes_improve_the_walk_and_the_run_verifies(tmp_path: Path) -> None:
+    judged = panel()
+    with create(tmp_path / "run.db", judged, N=8, D=8) as ledger:
+        policy = drive(ledger, PanelEvaluator(VoteService(ledger), judged.judges), 60)
+        # 480 votes; eight other seeds gained .75 to 1.11 from a start of −.59.
+        assert policy.value() > TabularPolicy(0).value() + 0.5
+        assert verification.verify(ledger).ok
+        assert policy.digest() == ledger.head()
+
+
+def test_the_same_seed_twice_gives_the_same_run(tmp_path: Path) -> None:
+    first, second = (in_process(tmp_path / f"{i}.db", 3) for i in range(2))
+    assert rows(first) == rows(second)
+
+
+def test_a_vote_limit_begins_only_whole_comparisons(tmp_path: Path) -> None:
+    judged = panel()
+    ledger = create(tmp_path / "run.db", judged, M=2)
+    service = VoteService(ledger)
+    limits = iter([3, 5])  # of the step's 8 votes: 2 and 4; the rest by --once
+
+    def wait() -> None:
+        limit = next(limits, None)
+        served = simulate(ledger, judged.judges, limit=limit, once=limit is None)
+        if limit is not None:
+            assert served.votes == 2 * (limit // 2)
+            assert "votes are cast" in served.reason
+
+    drive(ledger, LedgerEvaluator(service), 1, wait=wait)
+    assert next(limits, None) is None
+    assert len(service.counted(0)) == 8
+
+
+def test_it_ends_with_the_controller_and_gives_up_without_one(tmp_path: Path) -> None:
+    judged = panel()
+    ledger = create(tmp_path / "run.db", judged)
+    waits: list[int] = []
+    served = simulate(ledger, judged.judges, wait=lambda: waits.append(1), patience=3)
+    assert (served.votes, len(waits)) == (0, 3)
+    assert "nobody drives this run" in served.reason
+
+    held = lease.acquire(ledger, "host:1:x")
+    still = (lambda: None, lambda: None, lambda: lease.release(ledger, held))
+    polls: Iterator[Callable[[], None]] = iter(still)
+    served = simulate(ledger, judged.judges, wait=lambda: next(polls)())
+    assert served.reason == "the run's controller has ended"
+    assert next(polls, None) is None
+
+
+def test_a_controller_that_generates_for_longer_than_its_lease_is_waited_for(
+    tmp_path: Path,
+) -> None:
+    judged = panel()
+    ledger = create(tmp_path / "run.db", judged)
+    held = lease.acquire(ledger, "host:1:x", ttl_us=1)  # over at the next look at the clock
+    waits: list[int] = []
+
+    def wait() -> None:
+        waits.append(1)
+        if len(waits) == 1:
+            lease.renew(ledger, Lease("host:1:x", held.epoch, 10**9))
+        if len(waits) == 2:
+            lease.renew(ledger, held)
+        if len(waits) == 5:
+            lease.release(ledger, held)
+
+    served = simulate(ledger, judged.judges, wait=wait, patience=4)
+    assert (served.reason, len(waits)) == ("the run's controller has ended", 5)
+
+
+def test_a_step_closed_meanwhile_is_no_error_but_a_small_panel_is(tmp_path: Path) -> None:
+    judged = panel()
+    ledger = create(tmp_path / "run.db", judged)
+    asked: list[Comparison] = []
+
+    class Late:
+        """A panel that looks at the step and is overtaken by its deadline before it answers."""
+
+        def submit(self, comparisons: Sequence[Comparison]) -> None:
+            asked.extend(comparison for comparison, _ in lacking(ledger))
+
+        def collect(self, step: int) -> Sequence[Vote]:
+            return ()
+
+    prompts = prompt_order(PROMPTS, recorded_settings(ledger))
+    controller.run(
+        ledger, TabularPolicy(SEED), Late(), prompts=prompts, until_step=1,
+        deadline_s=0.001, wait=lambda: None,
+    )  # fmt: skip
+    assert len(asked) == 4
+    assert (ledger.step(0) or {})["closed_by"] == "deadline"
+    answering = PanelEvaluator(VoteService(ledger), judged.judges)
+    submit(ledger, answering, asked)
+    assert ledger.query("SELECT * FROM votes") == []
+
+    crowded = create(tmp_path / "crowded.db", judged, M=6)
+    with pytest.raises(UsageError, match="M = 6 needs 6 panelists; 5 are in the panel"):
+        drive(
+            crowded,
+            LedgerEvaluator(VoteService(crowded)),
+            1,
+            wait=served_once(crowded, judged),
+        )
+
+
+def test_panels_and_judges_keep_the_public_contracts() -> None:
+    judged = build("mtbench", reward="sentiment", beta=8.0)
+    check_judge(judged.judges[0])
+    check_evaluator(lambda service: PanelEvaluator(service, judged.judges))
+    check_evaluator(
+        LedgerEvaluator,
+        serve=lambda service: served_once(service.ledger, judged)(),
+    )
+
+
+def test_a_run_for_people_needs_a_panel_by_name(tmp_path: Path) -> None:
+    layout = TabularPolicy(0).layout
+    path = tmp_path / "people.db"
+    Ledger.create(path, {}, root_seed=0, layout=layout, direction_version=1).close()
+    with pytest.raises(UsageError, match="no simulated panel on record"):
+        command([str(path)])
+    with pytest.raises(UsageError, match="--panel needs --beta"):
+        command([str(path), "--panel", "bt70"])
+    assert command([str(path), "--panel", "bt70", "--beta", "8", "--once"]) == 0
+
+
+def test_colleagues_leave_a_comparison_of_each_step_to_the_person(tmp_path: Path) -> None:
+    judged = panel()
+    ledger = create(tmp_path / "run.db", judged)
+    service = VoteService(ledger)
+    person = service.enroll("person", "P-01")
+    left: list[int] = []
+    reads: list[int] = []
+
+    def wait() -> None:
+        step = ledger.steps()[-1]["step"]
+        if step == 1 and len(left) == 1:  # this time the person is there first
+            assert service.assign(person) is not None
+        simulate(ledger, judged.judges, once=True, leave=1, read=lambda: reads.append(step))
+        while len(lacking(ledger)) > 1:
+            simulate(ledger, judged.judges, once=True, leave=1, read=lambda: reads.append(step))
+        left.append(len(lacking(ledger)))
+        simulate(ledger, judged.judges, once=True, leave=1)
+        assert len(lacking(ledger)) == 1, "the last one waits for the person"
+        seat = service.assign(person)
+        assert seat is not None
+        service.cast(seat.id, "A", idem=seat.id)
+
+    drive(ledger, LedgerEvaluator(service), 2, wait=wait)
+    assert left == [1, 1]
+    assert reads == [0, 0, 0, 1, 1, 1], "one comparison at a time"
+    kinds = ledger.query(
+        "SELECT c.step, p.kind, count(*) AS n FROM votes v JOIN assignments a USING (assignment) "
+        "JOIN comparisons c USING (comparison) JOIN panelists p USING (panelist) GROUP BY 1, 2"
+    )
+    assert [(row["step"], row["kind"], row["n"]) for row in kinds] == [
+        (0, "person", 1), (0, "simulated", 3), (1, "person", 1), (1, "simulated", 3),
+    ]  # fmt: skip
+
+
+def test_a_panel_that_reads_waits_before_each_answer_and_looks_again(tmp_path: Path) -> None:
+    judged = panel()
+    ledger = create(tmp_path / "run.db", judged)
+    service = VoteService(ledger)
+    person = service.enroll("person", "P-01")
+    taken: list[str] = []
+
+    def read() -> None:
+        seat = service.assign(person)
+        assert seat is not None
+        service.cast(seat.id, "A", idem=seat.id)
+        taken.append(seat.comparison)
+
+    def wait() -> None:
+        simulate(ledger, judged.judges, once=True, leave=1, read=read)
+
+    drive(ledger, LedgerEvaluator(service), 1, wait=wait)
+    by_panel = ledger.query(
+        "SELECT comparison FROM assignments JOIN panelists USING (panelist) WHERE kind = "
+        "'simulated'"
+    )
+    assert taken and not {row["comparison"] for row in by_panel} & set(taken)

@@ -1,0 +1,142 @@
+"""The track: exact values by brute force, walks against them, back and forth, and hacking."""
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from szpo.errors import UsageError
+from szpo.policies.protocol import check_policy
+from szpo.types import Floats, Prompt
+from szpo_simulators.baselines import hacking
+from szpo_simulators.worlds.oracle import Panel
+from szpo_simulators.worlds.policies import WorldPolicy
+from szpo_simulators.worlds.track import PROXY, TRUTH, Track
+from szpo_simulators.worlds.world import World, draws
+
+SEEDS = range(12)
+PANEL = Panel(beta=5.0)
+STRAIGHT = np.tile([30.0, 0.0, 0.0], TRUTH.cells)
+
+
+def back_and_forth(track: Track) -> Floats:
+    """Forward before a line, back behind it, and forward elsewhere."""
+    theta = np.tile([30.0, 0.0, 0.0], (track.cells, 1))
+    theta[:: track.section] = [0.0, 30.0, 0.0]
+    return theta.ravel()
+
+
+def summed(track: Track, theta: Floats) -> float:
+    """Expected return as a plain sum over all sequences of executed moves."""
+    executed = (1 - track.slip) * track.chosen(theta[None])[0] + track.slip / 3
+    total = 0.0
+    for moves in itertools.product(range(3), repeat=track.horizon):
+        cell, chance, worth = track.first, 1.0, 0.0
+        for move in moves:
+            chance *= executed[cell, move]
+            after = cell + (1, -1, 0)[move]
+            lines = (cell + 1) // track.section if move == 0 else cell // track.section
+            crossed = move != 2 and min(cell, after) + 1 == lines * track.section
+            worth += (1, -1, 0)[move] / track.cells if track.seen == "progress" else crossed
+            cell = after % track.cells
+        total += chance * worth
+    return total
+
+
+@pytest.mark.parametrize("seen", ["progress", "checkpoints"])
+@pytest.mark.parametrize("cells, lines, slip", [(4, 2, 0.0), (6, 2, 0.3), (9, 3, 1.0)])
+def test_values_are_sums_over_all_drives(seen, cells: int, lines: int, slip: float) -> None:
+    track = Track(seen, cells, lines, 6, slip)
+    theta = np.random.default_rng(cells).normal(size=track.dim)
+    assert track.value(theta[None])[0] == pytest.approx(summed(track, theta), abs=1e-12)
+
+
+def test_walks_have_the_exact_value_and_tell_both_features() -> None:
+    assert isinstance(TRUTH, World)
+    theta = TRUTH.theta0 + np.random.default_rng(0).normal(size=(2, TRUTH.dim))
+    u = draws(TRUTH, [1, 2], 0, 0, 20_000)
+    for track, name in ((TRUTH, 0), (PROXY, 1)):
+        walks = track.walks(theta, u)
+        assert np.allclose(track.told(walks.states)[..., name], walks.rewards)
+        assert np.array_equal(track.returns(theta, u), walks.returns)
+        error = walks.returns.std(1) / 20_000**0.5
+        assert (np.abs(walks.returns.mean(1) - track.value(theta)) < 4 * error).all()
+    # Chosen moves follow the policy, whatever slips.
+    counts = np.zeros((TRUTH.cells, 3))
+    np.add.at(counts, (walks.states[0, :, :-1].ravel(), walks.actions[0].ravel()), 1)
+    seen = counts.sum(1, keepdims=True)
+    chances = TRUTH.chosen(theta)[0]
+    assert (np.abs(counts / seen - chances) < 4.5 * np.sqrt(chances / seen) + 1e-3).all()
+
+
+def test_going_straight_and_back_and_forth() -> None:
+    """Slip .05 leaves each move's mean at .95 of what was chosen: straight on 24 · .95 cells."""
+    assert TRUTH.value(STRAIGHT[None])[0] == pytest.approx(24 * 0.95 / 12)
+    assert TRUTH.optimum() == pytest.approx(24 * 0.95 / 12)
+    straight, hacked = PROXY.value(np.stack([STRAIGHT, back_and_forth(PROXY)]))
+    assert hacked > 2.5 * straight
+    # All that is lost against the best is the drive to the first line.
+    assert hacked == pytest.approx(PROXY.optimum(), abs=0.05)
+    assert abs(TRUTH.value(back_and_forth(TRUTH)[None])[0]) < 0.2
+    still = replace(TRUTH, slip=0.0)
+    assert replace(PROXY, slip=0.0).value(back_and_forth(still)[None])[0] == pytest.approx(23.0)
+
+
+def test_among_ordinary_drives_checkpoints_and_progress_go_together() -> None:
+    theta = TRUTH.theta0[None]
+    u = draws(TRUTH, [0], 0, 0, 20_000)
+    assert np.exp(TRUTH.theta0[:3]) == pytest.approx(TRUTH.start)
+    found = np.corrcoef(TRUTH.returns(theta, u)[0], PROXY.returns(theta, u)[0])[0, 1]
+    assert 0.3 < found < 0.5
+
+
+def test_it_is_a_policy_too() -> None:
+    prompts = [Prompt.user(f"Drive {i}.") for i in range(3)]
+    policy = WorldPolicy(TRUTH, 1)
+    check_policy(policy, prompts, radius=1.0, space=policy.space)
+
+
+def test_a_model_that_sees_all_finds_the_panels_sharpness_and_no_worth_in_lines() -> None:
+    w = hacking.weights(TRUTH, SEEDS, 2000, ("progress", "checkpoints"), PANEL)
+    error = w.std(0, ddof=1) / len(SEEDS) ** 0.5
+    assert (np.abs(w.mean(0) - [PANEL.beta, 0.0]) < 3 * error).all()
+    limited = hacking.weights(TRUTH, SEEDS, 2000, ("checkpoints",), PANEL)
+    assert (limited[:, 0] == 0).all()
+    assert (limited[:, 1] > 0.1).all()
+
+
+def test_a_repetitions_model_is_the_same_alone() -> None:
+    eyes = ("progress", "checkpoints")
+    all_of_them = hacking.weights(TRUTH, SEEDS, 50, eyes, PANEL)
+    alone = hacking.weights(TRUTH, [SEEDS[5]], 50, eyes, PANEL)
+    assert alone[0] == pytest.approx(all_of_them[5], rel=1e-5)
+    assert len(np.unique(all_of_them[:, 0])) == len(SEEDS)
+
+
+def test_ppo_on_checkpoints_drives_back_and_forth_and_on_progress_round_the_track() -> None:
+    start = (TRUTH.value(TRUTH.theta0[None])[0], PROXY.value(TRUTH.theta0[None])[0])
+    trail = []
+    hacked = hacking.practise(
+        TRUTH, np.array([[0.0, 1.0]] * 4), SEEDS[:4], 20, mark=lambda batch, _: trail.append(batch)
+    )
+    assert trail == list(range(21))
+    assert (PROXY.value(hacked) > 2.5 * start[1]).all()
+    assert (TRUTH.value(hacked) < 0.5 * start[0]).all()
+    honest = hacking.practise(TRUTH, np.array([[1.0, 0.0]] * 4), SEEDS[:4], 20)
+    assert (TRUTH.value(honest) > 0.95 * TRUTH.optimum()).all()
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"lines": 5}, "lines must divide the cells"),
+        ({"lines": 12}, "two cells or more"),
+        ({"slip": 1.5}, "slip within"),
+        ({"seen": "speed"}, "seen one of"),
+        ({"start": (1.0, 0.0, 0.0)}, "three positive chances"),
+    ],
+)
+def test_what_is_no_track(changes, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        replace(TRUTH, **changes)

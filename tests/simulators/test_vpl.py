@@ -1,0 +1,282 @@
+"""Variational preference learning: golden pieces of the models, learning two users, collapse."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from math import log, pi
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from szpo.errors import UsageError
+from szpo_simulators.vpl import data, sets
+from szpo_simulators.vpl.data import (
+    Pairs,
+    Said,
+    contexts,
+    hashed,
+    load,
+    majority,
+    marked_by,
+    pairs,
+)
+from szpo_simulators.vpl.fit import Fitted, Recipe, fit, latent, margins, scores, weight
+from szpo_simulators.vpl.model import (
+    Context,
+    Encoder,
+    Model,
+    Shape,
+    beats,
+    divergence,
+    draw,
+    probit_logit,
+)
+
+
+def rows(*values: float) -> torch.Tensor:
+    return torch.tensor([values])
+
+
+def test_divergence_is_that_of_normals() -> None:
+    # KL(N(1, e) ‖ N(0, 1)) = ½(e + 1 − 1 − 1)
+    assert divergence(rows(1.0), rows(1.0)).item() == pytest.approx((np.e - 1) / 2)
+    assert divergence(rows(0.0), rows(0.0)).item() == 0
+
+
+def test_draws_have_the_length_of_the_published_training() -> None:
+    z = draw(torch.zeros(3, 4), torch.zeros(3, 4), torch.randn(3, 4))
+    assert torch.allclose(z.norm(dim=-1), torch.full((3,), 2.0))
+
+
+def test_atoms_are_compared_with_half_of_the_ties() -> None:
+    # p = (½, ½), q = (¾, ¼): P(>) = ½·¾, P(=) = ½·¾ + ½·¼
+    q = rows(log(3), 0.0)
+    assert beats(rows(0.0, 0.0), q).item() == pytest.approx(3 / 8 + 1 / 4)
+    assert (beats(rows(0.0, 0.0), q) + beats(q, rows(0.0, 0.0))).item() == pytest.approx(1)
+
+
+def test_means_are_weighed_by_deviations() -> None:
+    one = float(torch.nn.functional.softplus(torch.tensor(0.5)))
+    found = probit_logit(rows(3.0, 0.5), rows(1.0, 0.5)).item()
+    assert found == pytest.approx((2 * pi) ** 0.5 * 2 / (2**0.5 * one))
+
+
+def test_the_encoder_reads_a_set_within_its_bounds() -> None:
+    torch.manual_seed(1)
+    encoder = Encoder(Shape(3, hidden=8, latent=2))
+    one, other = 50 * torch.randn(1, 4, 3), 50 * torch.randn(1, 4, 3)
+    there = torch.tensor([[True, True, True, False]])
+    mean, log_variance = encoder(Context(one, other, there))
+    assert mean.abs().max() <= 1 and log_variance.abs().max() <= 1
+    order = torch.tensor([2, 0, 1, 3])
+    again, _ = encoder(Context(one[:, order], other[:, order], there))
+    assert torch.allclose(mean, again, atol=1e-5)
+    one[:, 3] = 99.0  # what is not there is not read
+    assert torch.equal(encoder(Context(one, other, there))[0], mean)
+
+
+def test_annealing_stays_between_its_baseline_and_beta() -> None:
+    recipe = Recipe(beta=2.0, cycles=4)
+    found = [weight(recipe, step, 400) for step in range(400)]
+    assert min(found) == pytest.approx(0.2) and max(found) == pytest.approx(2.0)
+    assert [i for i in range(1, 400) if found[i] < found[i - 1]] == [100, 200, 300]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 3), min_size=8, max_size=30), st.integers(0, 1000))
+def test_a_context_is_the_users_own_and_never_the_pair_itself(users: list[int], seed: int) -> None:
+    of = np.array(sorted([*users, 0, 0, 1, 1, 2, 2, 3, 3]))
+    n = len(of)
+    known = Pairs(np.zeros((n, 1)), np.zeros((n, 1)), of, np.zeros(n, dtype=bool))
+    rng = np.random.Generator(np.random.Philox(key=seed))
+    size = rng.integers(1, 6, n)
+    found = contexts(known, of, size, rng.random((n, 5)), np.arange(n))
+    there = found >= 0
+    assert (there.sum(1) == size).all()
+    assert (of[found][there] == np.repeat(of, size)).all()
+    assert not (found == np.arange(n)[:, None]).any()
+
+
+def test_a_user_with_one_pair_cannot_be_known() -> None:
+    lone = Pairs(np.zeros((3, 1)), np.zeros((3, 1)), np.array([0, 0, 1]), np.zeros(3, dtype=bool))
+    with pytest.raises(UsageError, match="a user has a single pair"):
+        fit(lone, Recipe(epochs=1), 0)
+
+
+SMALL = Recipe(epochs=8)
+
+
+@pytest.fixture(scope="module")
+def two() -> tuple[Pairs, Pairs]:
+    return sets.two_users(4000, 0), sets.two_users(4000, 0, "test")
+
+
+@pytest.fixture(scope="module")
+def learnt(two: tuple[Pairs, Pairs]) -> Fitted:
+    return fit(two[0], SMALL, 0)
+
+
+def test_a_latent_tells_two_users_apart(two: tuple[Pairs, Pairs], learnt: Fitted) -> None:
+    found = scores(learnt, two[1])
+    assert (found.controversial.value or 0) >= 0.95
+    used = latent(learnt, two[1])
+    assert used.active >= 1 and not used.collapsed and not used.ignored
+    assert used.own > 0.9 and used.others < 0.6
+
+
+@pytest.mark.parametrize("kind", ["base", "mean_and_variance", "categorical"])
+def test_without_a_latent_controversial_pairs_are_a_coin(
+    two: tuple[Pairs, Pairs], kind: Any
+) -> None:
+    recipe = dataclasses.replace(SMALL, kind=kind)
+    fitted = fit(two[0], recipe, 1)
+    found = scores(fitted, two[1])
+    assert 0.45 <= (found.controversial.value or 0) <= 0.55
+    assert 0.70 <= (found.everything.value or 0) <= 0.80
+    with pytest.raises(UsageError, match=f"{kind} has no latent"):
+        latent(fitted, two[1])
+
+
+def test_a_heavy_prior_collapses_the_posterior_and_that_is_seen(two: tuple[Pairs, Pairs]) -> None:
+    fitted = fit(two[0], dataclasses.replace(SMALL, epochs=2, beta=10.0), 1)
+    used = latent(fitted, two[1])
+    assert used.collapsed and used.ignored and used.active == 0
+    assert used.kl < 0.05 and used.own == pytest.approx(used.others, abs=0.05)
+    assert (scores(fitted, two[1]).controversial.value or 0) <= 0.55
+
+
+def test_the_same_seed_gives_the_same_model(two: tuple[Pairs, Pairs]) -> None:
+    few, recipe = two[0].take(np.arange(200)), dataclasses.replace(SMALL, epochs=1)
+    one, again, other = (fit(few, recipe, seed) for seed in (1, 1, 2))
+    assert margins(one, few, few).tolist() == margins(again, few, few).tolist()
+    assert one.losses == again.losses != other.losses
+
+
+def test_sets_are_what_their_ceilings_need() -> None:
+    points = sets.two_users(4000, 3)
+    gap = points.chosen - points.rejected
+    sign = 1 - 2 * points.user
+    assert (gap[:, 0] + sign * gap[:, 1] > 0).all()
+    disagree = gap[:, 0] - sign * gap[:, 1] < 0  # the other user would choose the other
+    assert (disagree == points.controversial).all()
+    for made in (sets.pets(2000, 3), sets.two_attributes(2000, 3)):
+        said = list(made)
+        share = np.mean([one.controversial for one in said])
+        assert share == pytest.approx(0.5, abs=0.04)
+        users = {one.user for one in said}
+        assert len(users) == 2
+        assert np.mean([one.user == min(users) for one in said]) == pytest.approx(0.5, abs=0.04)
+    assert abs(points.controversial.mean() - 0.5) < 0.03
+
+
+def test_new_pets_are_in_new_sentences() -> None:
+    train, test = (sets.pets(500, 3, part) for part in ("train", "test"))
+
+    def frames(said: list[Said]) -> set[str]:
+        texts = [text for one in said for text in (one.chosen, one.rejected)]
+        for text in {word for names in sets.PETS.values() for word in names}:
+            texts = [found.replace(text, "…") for found in texts]
+        return set(texts)
+
+    assert frames(train).isdisjoint(frames(test))
+    kinds = {word: kind for kind, names in sets.PETS.items() for word in names}
+    for one in test:
+        best, worst = (
+            kinds[next(w for w in kinds if f" {w} " in f" {text} ")]
+            for text in (one.chosen, one.rejected)
+        )
+        assert sets.RANKS[one.user].index(best) < sets.RANKS[one.user].index(worst)
+        assert one.controversial == ({best, worst} == {"cat", "dog"})
+
+
+def test_hashed_words_are_the_same_on_every_machine() -> None:
+    row = np.array(hashed("The sea, the sea.", 8))
+    # the ×2, sea ×2, "the sea" ×2, "sea the" ×1, each at its place with its sign
+    assert row @ row == pytest.approx(1)
+    assert hashed("") == (0.0,) * data.WIDTH
+    assert np.dot(hashed("a warm sea"), hashed("a cold sea")) > np.dot(
+        hashed("a warm sea"), hashed("quite another thing")
+    )
+
+
+LINES = [
+    {"data_subset": "8", "prompt": "p", "chosen": "x", "rejected": "y", "controversial": True},
+    {"data_subset": "4", "prompt": "p", "chosen": "y", "rejected": "x", "controversial": True},
+    {"data_subset": "2", "prompt": "p", "chosen": "x", "rejected": "y", "controversial": True},
+    {"data_subset": "8", "prompt": "q", "chosen": "x", "rejected": "y", "controversial": False},
+    {"data_subset": "4", "prompt": "q", "chosen": "x", "rejected": "y", "controversial": False},
+    {"data_subset": "1", "prompt": "r", "chosen": "x", "rejected": "y", "controversial": False},
+]
+
+
+def write(path: Path, lines: list[Any]) -> Path:
+    path.write_text("\n".join(json.dumps(line) for line in lines) + "\n", encoding="utf-8")
+    return path
+
+
+def test_a_local_file_and_its_majority(tmp_path: Path) -> None:
+    said = load(write(tmp_path / "uf.jsonl", LINES))
+    # p: 2 of 3; q: 2 of 2; r was judged once and says nothing
+    assert (majority(said).hits, majority(said).of) == (4, 5)
+    assert (majority(said, controversial=True).hits, majority(said, controversial=True).of) == (
+        2,
+        3,
+    )
+    made = pairs(said)
+    assert made.user.tolist() == [3, 2, 1, 3, 2, 0] and made.controversial.sum() == 3
+    assert marked_by(said) == said
+    bare = [{k: v for k, v in line.items() if k != "controversial"} for line in LINES]
+    assert load(write(tmp_path / "bare.jsonl", bare)) == said
+
+
+def test_conversations_and_embeddings(tmp_path: Path) -> None:
+    chat = [{"role": "user", "content": "p"}, {"role": "assistant", "content": "x"}]
+    own = {"embedding_chosen": [1.0, 2.0], "embedding_rejected": [0.0, 1]}
+    line = {"user": 7, "chosen": chat, "rejected": "y", "embeddings": own}
+    (said,) = load(write(tmp_path / "one.jsonl", [line]))
+    assert (said.user, said.chosen) == ("7", "x")
+    assert pairs([said]).chosen.tolist() == [[1.0, 2.0]]
+    with pytest.raises(UsageError, match="give them for all or none"):
+        pairs([said, dataclasses.replace(said, embedding=None)])
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ([LINES[0], {"chosen": "x", "rejected": "y"}], "line 2: no 'user'"),
+        ([{"user": "a", "chosen": 3, "rejected": "y"}], "line 1: 3 is neither a text nor"),
+        ([{"user": "a", "chosen": [], "rejected": "y"}], "line 1: "),
+        (["text"], "line 1: "),
+        ([{**LINES[0], "embeddings": {"embedding_chosen": [1]}}], "no 'embedding_rejected'"),
+        (
+            [{**LINES[0], "embeddings": {"embedding_chosen": [1], "embedding_rejected": [1, 2]}}],
+            "embeddings of different lengths",
+        ),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, lines: list[Any], words: str) -> None:
+    with pytest.raises(UsageError) as error:
+        load(write(tmp_path / "bad.jsonl", lines))
+    assert "bad.jsonl" in str(error.value) and words in str(error.value)
+
+
+def test_no_file_and_no_lines(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"none.jsonl: cannot be read"):
+        load(tmp_path / "none.jsonl")
+    with pytest.raises(UsageError, match=r"empty.jsonl has no lines"):
+        load(write(tmp_path / "empty.jsonl", []))
+    with pytest.raises(UsageError, match="no judged pairs"):
+        pairs([])
+
+
+def test_a_model_says_what_it_has_no_use_for() -> None:
+    with pytest.raises(ValueError, match="base has no encoder"):
+        Model("base", Shape(2)).posterior(
+            Context(torch.zeros(1, 1, 2), torch.zeros(1, 1, 2), torch.ones(1, 1, dtype=torch.bool))
+        )

@@ -1,0 +1,348 @@
+"""A run with fixed texts, the web server over it, and a browser: fixtures for tests of pages.
+
+A test module takes them by ``pytest_plugins = ["tests.support.browser"]``: ``stage`` (run, server,
+clock),
+``chromium`` (one browser), ``panelist`` and ``operator`` (they make logged-in browser contexts).
+`violations` asks axe about a page, offline. (PYTEST_DONT_REWRITE: modules import
+names of it before pytest does.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+
+from szpo.config import settings_file
+from szpo.evaluators.panel_evaluator import LedgerEvaluator
+from szpo.ledger.database import Ledger
+from szpo.ledger.run_spec import recorded_settings
+from szpo.optim import parameters
+from szpo.optim.directions import DIRECTION_VERSION
+from szpo.optim.settings import defaults, settings_to_json
+from szpo.training import comparisons, controller
+from szpo.training.step_report import Outcome
+from szpo.types import Answer, Batch, Prompt, Shift, Theta, Update
+from szpo_ui import app
+from szpo_ui.web import credentials, login
+from szpo_ui.web.site import Site, of_ledger
+
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+LAYOUT = (("z", (4,)),)
+PLUS, MINUS = "amber", "cobalt"
+"""Words that only answers of θ + μv, and of θ − μv, hold, unless a test gives other texts."""
+
+Text = Callable[[int, int, str], str | Answer]
+"""(step, number of the row within the step, "plus" or "minus") → what the policy answers."""
+
+
+def awaited(asked: Coroutine[Any, Any, Any]) -> Any:
+    """What a coroutine returns, in a thread of its own: Playwright keeps a loop in the tests'."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, asked).result()
+
+
+def plain_text(step: int, i: int, side: str) -> str:
+    """Two sentences that differ in one word."""
+    word = PLUS if side == "plus" else MINUS
+    return f"Answer {i} of round {step + 1} is {word}. It has a second sentence."
+
+
+class FixedTexts:
+    """A policy whose weights move as voted and whose answers are what a test says."""
+
+    def __init__(self, root_seed: int, text: Text):
+        self.layout, self.dim, self.basis_sha256 = LAYOUT, 4, None
+        self.space = defaults(root_seed, LAYOUT).space
+        self.kept: Theta = parameters.zeros(LAYOUT)
+        self.text = text
+
+    def rollout(
+        self, prompts: Sequence[Sequence[Prompt]], shifts: Sequence[Shift], *, seed: int
+    ) -> list[Batch]:
+        return [
+            tuple(self._answer(shift, i) for i in range(len(asked)))
+            for asked, shift in zip(prompts, shifts, strict=True)
+        ]
+
+    def _answer(self, shift: Shift, i: int) -> Answer:
+        made = self.text(shift.step, i, "plus" if shift.sign == 1 else "minus")
+        return made if isinstance(made, Answer) else Answer(made, tokens=len(made.split()))
+
+    def apply(self, update: Update) -> None:
+        self.kept = parameters.applied(self.space, self.kept, update)
+
+    def digest(self) -> str:
+        return parameters.digest(self.kept, self.layout, None)
+
+    def theta(self) -> Theta:
+        return self.kept
+
+
+class MovableClock:
+    """The wall clock, as far ahead as a test has put it; strictly growing."""
+
+    def __init__(self) -> None:
+        self.ahead_us = self._last = 0
+
+    def __call__(self) -> int:
+        self._last = max(self._last + 1, time.time_ns() // 1000 + self.ahead_us)
+        return self._last
+
+    def forward(self, seconds: float) -> None:
+        """Put the clock ahead."""
+        self.ahead_us += round(seconds * 1e6)
+
+
+class _Waits(Exception):  # noqa: N818  (no error: it ends a drive)
+    """The controller would wait for people now."""
+
+
+@dataclass(eq=False)
+class Stage:
+    """One run on one server: tests vote through the pages and drive the controller by hand."""
+
+    ledger: Ledger
+    site: Site
+    policy: FixedTexts
+    clock: MovableClock
+    url: str = ""
+    lag: int = 0
+    _people: dict[tuple[str, str], credentials.Invitation] = field(default_factory=dict)
+
+    def advance(self, until_step: int = 1000, deadline_s: float | None = None) -> Outcome | None:
+        """Drive the real controller until it would wait for people (None) or the run ends.
+
+        The first call opens round 1; a call after the votes closes, applies and opens the next.
+        """
+
+        def wait() -> None:
+            raise _Waits
+
+        evaluator = LedgerEvaluator(self.site.service)
+        prompts = comparisons.prompt_order(
+            [Prompt.user(f"Question {i}?") for i in range(64)], recorded_settings(self.ledger)
+        )
+        try:
+            return controller.run(
+                self.ledger, self.policy, evaluator, prompts=prompts, until_step=until_step,
+                lag=self.lag, deadline_s=deadline_s, wait=wait,
+            )  # fmt: skip
+        except _Waits:
+            return None
+
+    def invitation(self, role: credentials.Role, name: str) -> credentials.Invitation:
+        """The invitation of a name, made at the first call."""
+        if (role, name) not in self._people:
+            self._people[role, name] = credentials.invite(self.ledger, role, name)
+        return self._people[role, name]
+
+    def cookie(self, role: credentials.Role, name: str) -> dict[str, str]:
+        """A fresh session of that name as a cookie, for an HTTP client."""
+        invitation = self.invitation(role, name)
+        session, _ = credentials.login(self.ledger, invitation.name, invitation.code)
+        return {login.cookie_name(self.site.secure): session}
+
+
+def make(
+    path: Path,
+    *,
+    text: Text = plain_text,
+    sets: Sequence[str] = (),
+    seed: int = 5,
+    lag: int = 0,
+    clock: MovableClock | None = None,
+    secure: bool = False,
+) -> Stage:
+    """A stage without a server: N = 2 comparisons of D = 3 rows, M = 2 votes, for people."""
+    clock = clock or MovableClock()
+    config = settings_file.load(
+        preset_name="people",
+        sets=[
+            "model.name=fixed", "optimizer.comparisons=2", "optimizer.rows=3", "optimizer.votes=2",
+            "run.votes=400", f"run.seed={seed}", f"run.lag={lag}", *sets,
+        ],
+    )  # fmt: skip
+    chosen = config.optimizer
+    settings = defaults(
+        seed, LAYOUT, mu=0.3, N=chosen.comparisons, D=chosen.rows, M=chosen.votes,
+        kl_step=chosen.kl_step,
+    )  # fmt: skip
+    spec = {
+        "config": config.model_dump(mode="json"),
+        "optimizer": settings_to_json(settings),
+        "panel": None,
+        "prompts": {"train": 64, "heldout": 0, "sha256": "0" * 64},
+        "base": {"name": "fixed"},
+    }
+    ledger = Ledger.create(
+        path, spec, root_seed=seed, layout=LAYOUT, direction_version=DIRECTION_VERSION, clock=clock
+    )
+    return Stage(ledger, of_ledger(ledger, secure=secure), FixedTexts(seed, text), clock, lag=lag)
+
+
+def cast(stage: Stage, name: str) -> None:
+    """One vote for plus in the open round."""
+    person = stage.invitation("panelist", name).panelist or ""
+    seat = stage.site.service.assign(person)
+    assert seat is not None
+    stage.site.service.cast(seat.id, seat.plus_side, idem=seat.id, dwell_ms=20_000)
+
+
+def serve(application: Any) -> Iterator[str]:
+    """Serve an application on a free port from a thread; yields its address."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    server = uvicorn.Server(
+        uvicorn.Config(application, log_level="error", lifespan="on", timeout_keep_alive=75)
+    )
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    while not server.started:
+        if not thread.is_alive():
+            pytest.fail("the web server did not start")
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join(timeout=10)
+    listener.close()
+
+
+@pytest.fixture
+def stage(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Stage]:
+    """A run under a server; ``@pytest.mark.parametrize("stage", [{…}], indirect=True)`` hands
+    keywords on to `make`. A module with ``PAGES = ()`` gets the login and the API alone, in a
+    tenth of the time."""
+    made = make(tmp_path / "run.db", **getattr(request, "param", {}))
+    pages = getattr(request.module, "PAGES", tuple(app.PAGES))
+    serving = serve(app.create(made.site, pages=pages))
+    made.url = next(serving)
+    yield made
+    next(serving, None)
+    made.ledger.close()
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """One headless browser for all tests."""
+    from playwright.sync_api import sync_playwright
+
+    if not CHROMIUM.exists():
+        pytest.fail(f"{CHROMIUM} is missing; install it with: apt-get install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=list(FLAGS))
+        yield browser
+        browser.close()
+
+
+def context(browser: Any, stage: Stage, role: credentials.Role, name: str, **options: Any) -> Any:
+    """A browser context with a session of that name; ``context.new_page()`` goes from there."""
+    made = browser.new_context(base_url=stage.url, **options)
+    made.set_default_timeout(15_000)
+    made.add_cookies(
+        [
+            {"name": key, "value": value, "url": stage.url, "httpOnly": True, "sameSite": "Strict"}
+            for key, value in stage.cookie(role, name).items()
+        ]
+    )
+    return made
+
+
+@pytest.fixture
+def panelist(chromium: Any, stage: Stage) -> Iterator[Callable[..., Any]]:
+    """panelist("P-01", color_scheme="dark", …) → a logged-in browser context."""
+    yield from _contexts(chromium, stage, "panelist", "P-01")
+
+
+@pytest.fixture
+def operator(chromium: Any, stage: Stage) -> Iterator[Callable[..., Any]]:
+    """operator("Olga", …) → a logged-in browser context."""
+    yield from _contexts(chromium, stage, "operator", "Olga")
+
+
+def _contexts(
+    browser: Any, stage: Stage, role: credentials.Role, first: str
+) -> Iterator[Callable[..., Any]]:
+    made: list[Any] = []
+
+    def new(name: str = first, **options: Any) -> Any:
+        made.append(context(browser, stage, role, name, **options))
+        return made[-1]
+
+    yield new
+    for each in made:
+        each.close()
+
+
+NARROW, ZOOMED = (320, 568, 1), (640, 400, 2)
+"""Windows as (CSS pixels wide, high, device pixels per CSS pixel): a small phone, and one of
+1280 × 800 at 200 %."""
+
+
+@contextmanager
+def window(page: Any, width: int, height: int, scale: int) -> Iterator[None]:
+    """The page in a window of that size.
+
+    A browser's zoom to 200 % is half the CSS pixels at twice the device pixels for each: the page
+    is laid out anew. ``Emulation.setPageScaleFactor`` would only magnify what is laid out, as
+    fingers do, and could not show a page that breaks.
+    """
+    wire = page.context.new_cdp_session(page)
+    metrics = {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": False}
+    wire.send("Emulation.setDeviceMetricsOverride", metrics)
+    page.wait_for_function(
+        "([w, s]) => innerWidth === w && devicePixelRatio === s", arg=[width, scale]
+    )
+    try:
+        yield
+    finally:
+        wire.send("Emulation.clearDeviceMetricsOverride")
+        wire.detach()
+
+
+def misfits(page: Any, width: int, height: int, scale: int, *, root: str, bar: str) -> list[str]:
+    """What is wrong with a page in that window: it scrolls sideways, a sticky ``bar`` hides more
+    than 35 % of the height, or a button of ``root`` is lower than 44 CSS pixels."""
+    with window(page, width, height, scale):
+        wide = page.evaluate("document.documentElement.scrollWidth")
+        found = [f"scrolls sideways: {wide} of {width}"] if wide > width else []
+        for node in page.locator(f"{bar}:visible").all():
+            kind = node.evaluate("n => getComputedStyle(n).position")
+            high = node.bounding_box()["height"]
+            if kind in ("sticky", "fixed") and high >= 0.35 * height:
+                found.append(f"{bar} takes {high:.0f} of {height}")
+        low = page.evaluate(
+            """root => [...document.querySelectorAll(root + ' button')].filter(n => {
+                 const r = n.getBoundingClientRect();
+                 return n.checkVisibility() && r.width > 0 && r.height < 43.5; })
+               .map(n => n.innerText)""",
+            root,
+        )
+        return found + [f"low button: {text}" for text in low]
+
+
+def violations(page: Any, include: Sequence[str] = ("serious", "critical")) -> list[str]:
+    """What axe-core finds on a page, one line each; offline."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(page).response["violations"]
+    return [
+        f"{v['id']} ({v['impact']}): {v['help']}; at {v['nodes'][0]['html'][:200]}"
+        for v in found
+        if v["impact"] in include
+    ]

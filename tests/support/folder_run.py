@@ -1,0 +1,41 @@
+"""A run of a tiny random Llama in a local folder, through the command line: seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from szpo.cli.app import call
+from tests.support import tiny_models
+
+
+def model(folder: Path, name: str = "llama") -> Path:
+    """A folder as the hub would give it."""
+    target = folder / name
+    tiny_models.build(name).save_pretrained(target)
+    tiny_models.tokenizer().save_pretrained(target)
+    return target
+
+
+def prompts(folder: Path) -> Path:
+    path = folder / "prompts.txt"
+    path.write_text("\n".join(f"w{i} w{i + 1}" for i in range(20, 60, 2)), encoding="utf-8")
+    return path
+
+
+def arguments(folder: Path, *sets: str, model_folder: Path) -> list[str]:
+    """``szpo run …`` for the model, with its file in ``folder``/runs."""
+    every = [
+        f"model.name={model_folder}", "model.dtype=fp32", f"prompts.path={prompts(folder)}",
+        "panel.reward=length:6", "run.votes=8", "optimizer.comparisons=4", "optimizer.rows=2",
+        "generation.max_new_tokens=8", "subspace.dim=4", "subspace.samples=32",
+        "subspace.kl_samples=32", "run.name=folder", *sets,
+    ]  # fmt: skip
+    line = ["run", "--folder", str(folder / "runs")]
+    return [*line, *(word for text in every for word in ("--set", text))]
+
+
+def make(folder: Path, *sets: str, model_folder: Path | None = None) -> Path:
+    """Run it to its end; the ledger's file."""
+    model_folder = model(folder) if model_folder is None else model_folder
+    assert call(arguments(folder, *sets, model_folder=model_folder)) == 0
+    return folder / "runs" / "folder.db"

@@ -1,0 +1,57 @@
+"""Comparisons and scripted back ends for the tests of judges."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from szpo.config.judge import Judge
+from szpo.judges.backends import Question, Reply
+from szpo.judges.llm_judge import LanguageJudge
+from szpo.judges.prompting import Labels
+from szpo.types import Answer, Comparison, Prompt, Row
+
+
+def comparison(*rows: tuple[str, str], n: int = 0) -> Comparison:
+    """Rows of (plus, minus) to numbered requests."""
+    return Comparison(
+        f"c{n}", 0, 0, n,
+        tuple(Row(Prompt.user(f"Request no. {i}"), Answer(a), Answer(b))
+              for i, (a, b) in enumerate(rows)),
+    )  # fmt: skip
+
+
+class Scripted:
+    """A back end that answers by a function and keeps what it was asked."""
+
+    name = "scripted"
+    reserved: tuple[str, ...] = ()
+
+    def __init__(self, reply: Callable[[str], Reply | str]):
+        self.reply = reply
+        self.asked: list[str] = []
+        self.calls: list[int] = []
+
+    def write(self, questions: Sequence[Question]) -> list[Reply]:
+        self.calls.append(len(questions))
+        found = []
+        for question in questions:
+            self.asked.append(question.prompt.text)
+            said = self.reply(question.prompt.text)
+            found.append(Reply(said, tokens_in=7, tokens_out=2) if isinstance(said, str) else said)
+        return found
+
+    def weigh(self, questions: Sequence[Question], labels: Labels) -> list[Reply]:
+        return self.write(questions)
+
+
+def judge(reply: Callable[[str], Reply | str], **settings: Any) -> LanguageJudge:
+    """A judge with a scripted back end; ``labels``, ``principles``, ``references`` go to it."""
+    own = {k: settings.pop(k) for k in ("labels", "principles", "references") if k in settings}
+    return LanguageJudge(Scripted(reply), Judge(**settings), "what is better", **own)
+
+
+def places(text: str, word: str) -> list[bool]:
+    """Whether the first and the second set of answers hold a word, from a question's text."""
+    parts = text.split("Answer of ")[1:]
+    return [any(word in part for part in parts[side::2]) for side in (0, 1)]

@@ -1,0 +1,295 @@
+"""The panelist's page taken through all its states, for tests and for the pictures in the docs.
+
+`walk` yields (name, page) wherever the page stands still in a state worth looking at; ``ann`` is a
+fixture: a page at the first vote. (PYTEST_DONT_REWRITE: modules import names of it before pytest
+does.)
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+
+from szpo.ledger import orders
+from szpo.training import comparisons
+from szpo.types import Answer, Comparison, Prompt, Row
+from szpo.voting import lease, steps
+from tests.support.browser import Stage
+
+PROMPTS = (
+    "Explain why the sky is blue to a child of six.",
+    "Write a one-line apology for a late parcel.",
+    "How do I keep basil alive on a windowsill?",
+    "Give me a name for a small bakery by the sea.",
+    "Is it safe to wake a sleepwalker?",
+    "Describe a rainy Monday in one sentence.",
+)
+ONE = (
+    "Sunlight looks white, but it is made of all the colours of the rainbow. The air bounces the "
+    "blue part around the most, so blue comes at us from everywhere in the sky.",
+    "We are sorry that your parcel is late; it should reach you by Thursday.",
+    "Give it six hours of light, water it from below when the top of the soil feels dry, and "
+    "pinch off the flowers as soon as they appear.",
+    "Salt & Crumb",
+    "Yes. It does not harm them, but they may be confused for a while, so guide them gently back "
+    "to bed instead.",
+    "The rain drummed on the bus shelter while everyone pretended not to look at the clock.",
+)
+OTHER = (
+    "Sunlight looks white, but it is really made of many colours. The air scatters the blue part "
+    "the most, so the whole sky looks blue to us.",
+    "We are very sorry that your parcel is late, and we have asked the courier to bring it by "
+    "Thursday.",
+    "Basil likes light and water. Put it near a window and water it every day so that it does not "
+    "dry out at all, even in winter, because",
+    "Salt & Crumb",
+    "It is dangerous to wake them.",
+    "The rain drummed softly on the bus shelter while everyone pretended to look at the clock.",
+)
+SETS = ("optimizer.rows=6", "run.steps=30", "run.votes=120")
+
+
+def text(step: int, i: int, side: str) -> Answer:
+    """Answers of six prompts in turn: one pair alike, one cut at the limit."""
+    made = (ONE if side == "plus" else OTHER)[i % len(PROMPTS)]
+    return Answer(made, "length" if made.endswith("because") else "stop", len(made.split()))
+
+
+@contextmanager
+def prompts() -> Iterator[None]:
+    """Let the stage ask the prompts above, in their order."""
+    turn = [Prompt.user(prompt) for prompt in PROMPTS]
+
+    def order(_: Any, settings: Any) -> Callable[[int], list[Prompt]]:
+        count = settings.K * settings.N * settings.D
+        return lambda step: list(itertools.islice(itertools.cycle(turn), count))
+
+    with patch.object(comparisons, "prompt_order", order):
+        yield
+
+
+def until(page: Any, state: str, **more: str) -> Any:
+    """Wait for the page to show a state; gives its root."""
+    wanted = "".join(
+        f"[data-{name}='{value}']" for name, value in {"state": state, **more}.items()
+    )
+    page.wait_for_selector(f"#szpo-root{wanted}")
+    painted = "document.documentElement.dataset.szReady === document.getElementById"
+    page.wait_for_function(f"{painted}('szpo-root').dataset.ack")
+    return page.locator("#szpo-root")
+
+
+def visit(context: Any, stage: Stage) -> Any:
+    """A page of the panel whose clock can be put forward; waits for its first screen."""
+    context.set_default_timeout(30_000)
+    page = context.new_page()
+    page.clock.install()
+    page.goto(f"{stage.url}/panel/")
+    page.wait_for_selector("#szpo-root:not([data-state=loading])")
+    return page
+
+
+def agree(stage: Stage, *names: str) -> None:
+    """Let panelists have agreed before they come."""
+    for name in names:
+        panelist = stage.site.service.enroll("person", stage.invitation("panelist", name).name)
+        stage.ledger.record_event("consent", panelist, {"panelist": panelist})
+
+
+def open_gate(page: Any) -> None:
+    """As if the half minute had passed after which nobody is held."""
+    page.clock.fast_forward(31_000)
+    page.wait_for_function(
+        "!document.querySelector('#sz-confirm')?.disabled "
+        "|| !document.querySelector('.sz-choice[aria-pressed=true]')"
+    )
+
+
+def vote(page: Any, key: str = "ArrowRight") -> None:
+    """Choose and confirm by keyboard; waits for the answer."""
+    ack = page.get_attribute("#szpo-root", "data-ack")
+    page.keyboard.press(key)
+    open_gate(page)
+    page.keyboard.press("Enter")
+    page.wait_for_selector(f"#szpo-root:not([data-ack='{ack}']):not([data-state=saving])")
+
+
+def reloaded(page: Any) -> None:
+    """Wait until Gradio, having lost its connection and found it again, has loaded the page."""
+    page.evaluate("window.old = true")
+    page.clock.fast_forward(4_000)
+    page.wait_for_function("!window.old")
+    page.wait_for_selector("#szpo-root[data-seat]:not([data-state=loading])")
+
+
+def others_vote(stage: Stage, *names: str) -> None:
+    """Panelists without a browser answer whatever they are given."""
+    service = stage.site.service
+    for name in names:
+        panelist = service.enroll("person", name)
+        while (seat := service.assign(panelist, tab="none")) is not None:
+            service.cast(seat.id, "tie", idem=f"others-{seat.id}"[:40], tab="none")
+
+
+def final_comparison(stage: Stage) -> None:
+    """An operator's order of blind final comparisons, fulfilled with fixed texts."""
+    order = orders.place(stage.ledger, "final", "olga", {"comparisons": 1})
+    rows = tuple(
+        Row(Prompt.user(p), Answer(a), Answer(b))
+        for p, a, b in zip(PROMPTS[:3], ONE, OTHER, strict=False)
+    )
+    with stage.ledger.transaction("controller"):
+        steps.record(stage.ledger, Comparison("f" * 32, -1, 0, 0, rows, kind="final"))
+        found = orders.get(stage.ledger, order)
+        orders.settle(stage.ledger, found, {"comparisons": ["f" * 32], "rows": 3})
+
+
+def walk(stage: Stage, context: Callable[..., Any]) -> Iterator[tuple[str, Any]]:
+    """Go through every state with the panelist P-01; colleagues vote without a browser."""
+    ann = context("P-01")
+    page = visit(ann, stage)
+    yield "welcome", page
+    page.click("[data-do=agree-practice]")
+    until(page, "practice")
+    yield "practice", page
+    vote(page)
+    until(page, "feedback")
+    yield "feedback", page
+    page.click("[data-do=look]")
+    until(page, "idle")
+    yield "idle", page
+
+    with prompts():
+        stage.advance()
+    page.clock.fast_forward(4_000)
+    until(page, "vote", step="0")
+    yield "vote", page
+    page.keyboard.press("i")
+    yield "guideline", page
+    page.keyboard.press("Escape")
+    page.keyboard.press("?")
+    yield "help", page
+    page.keyboard.press("Escape")
+    page.keyboard.press("s")
+    page.check("input[name=sz-reason][value=content]")
+    yield "cannot-judge", page
+    page.keyboard.press("Escape")
+    page.keyboard.press("j")
+    page.keyboard.press("q")
+    page.keyboard.press("ArrowRight")
+    open_gate(page)
+    yield "chosen", page
+    held: list[Any] = []
+    page.route("**/run/predict*", lambda route: held.append(route))
+    page.keyboard.press("Enter")
+    until(page, "saving")
+    yield "saving", page
+    held[0].abort()
+    page.unroute("**/run/predict*")
+    reloaded(page)
+    page.wait_for_selector("#szpo-root[data-problem=not-saved]")
+    yield "not-saved", page
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#szpo-root[data-state=vote][data-number='2']")
+    ann.set_offline(True)
+    page.clock.fast_forward(4_000)
+    page.wait_for_selector("#sz-offline")
+    yield "offline", page
+    ann.set_offline(False)
+    page.clock.fast_forward(16_000)
+    page.wait_for_selector("#sz-offline", state="detached")
+    page.clock.fast_forward(490_000)
+    page.wait_for_selector("#sz-lease")
+    yield "lease", page
+    page.keyboard.press("Shift")
+    page.wait_for_selector("#sz-lease", state="detached")
+    vote(page)
+    until(page, "waiting")
+    yield "waiting", page
+    page.keyboard.press("u")
+    until(page, "vote", revises="1")
+    yield "change", page
+    page.click("[data-do=keep]")
+    until(page, "waiting")
+
+    others_vote(stage, "ben", "cas")
+    with prompts():
+        stage.advance()
+    page.clock.fast_forward(4_000)
+    until(page, "vote", step="1")
+    second = visit(ann, stage)
+    until(second, "other-tab")
+    yield "other-tab", second
+    second.close()
+    page.keyboard.press("p")
+    until(page, "break")
+    yield "break", page
+    page.click("[data-do=back]")
+    until(page, "vote", step="1")
+    lease.pause(stage.ledger, "olga", "Lunch. We go on at two o’clock.")
+    page.clock.fast_forward(4_000)
+    until(page, "paused")
+    yield "paused", page
+    lease.unpause(stage.ledger, "olga")
+    page.clock.fast_forward(4_000)
+    until(page, "vote", step="1")
+    stage.clock.forward(601)
+    others_vote(stage, "ben", "cas")
+    with prompts():
+        stage.advance()
+    page.clock.fast_forward(4_000)
+    until(page, "closed")
+    yield "closed", page
+    page.click("[data-do=go]")
+    until(page, "vote", step="2")
+    vote(page, "1")
+    until(page, "vote", number="2")
+    vote(page, "2")
+    until(page, "waiting")
+    page.click("[data-do=calibrate]")
+    until(page, "calib")
+    yield "calibration", page
+    page.click("[data-do=leave]")
+    until(page, "waiting")
+
+    with patch("szpo_ui.panel.screens.look", side_effect=RuntimeError("drill")):
+        page.click("[data-do=calibrate]")
+        until(page, "error")
+    yield "error", page
+    page.click("[data-do=retry]")
+    page.wait_for_selector("#szpo-root[data-state=calib], #szpo-root[data-state=waiting]")
+    kept = ann.cookies()
+    ann.clear_cookies()
+    page.clock.fast_forward(4_000)
+    page.wait_for_selector("#sz-login[open]")
+    yield "session-ended", page
+    ann.add_cookies(kept)
+    others_vote(stage, "ben", "cas")
+    stage.advance(until_step=3)
+    final_comparison(stage)
+    with patch("szpo.training.status._spent", return_value=True):
+        stage.ledger.record_event("look again", "test", {})
+        page.goto(f"{stage.url}/panel/")
+        page.wait_for_selector("#szpo-root[data-state=finished], #szpo-root[data-state=calib]")
+        if page.locator("[data-do=leave]").count():
+            page.click("[data-do=leave]")
+        until(page, "finished")
+        yield "finished", page
+        page.click("[data-do=final]")
+        until(page, "final")
+        yield "final", page
+
+
+@pytest.fixture
+def ann(stage, panelist):
+    """A page of P-01, who has agreed, with round 1 open."""
+    agree(stage, "P-01", "P-02")
+    stage.advance()
+    page = visit(panelist("P-01"), stage)
+    until(page, "vote")
+    return page

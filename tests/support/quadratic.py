@@ -1,0 +1,150 @@
+"""A small policy whose answers carry a number, for tests of the run: no model, no torch."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from szpo import seeds
+from szpo.evaluators.panel_evaluator import PanelEvaluator
+from szpo.evaluators.protocol import Judge
+from szpo.ledger.database import Ledger
+from szpo.optim import parameters
+from szpo.optim.directions import DIRECTION_VERSION
+from szpo.optim.parameters import Space
+from szpo.optim.settings import Settings, defaults, settings_to_json
+from szpo.training import controller, step_report
+from szpo.training.comparisons import prompt_order
+from szpo.types import Answer, Batch, Choice, Comparison, Prompt, Shift, Theta, Update
+from szpo.voting.service import VoteService
+
+LAYOUT = (("z", (4,)),)
+WIDE = (("a", (6, 4)), ("b", (3,)))
+PROMPTS = tuple(Prompt.user(f"Question {i}?") for i in range(24))
+
+
+class QuadraticPolicy:
+    """Answers with −|θ − 1|² plus noise; θ = 1 is best."""
+
+    def __init__(self, settings: Settings, basis_sha256: str | None = None):
+        self.layout = settings.layout
+        self.dim = settings.dim
+        self.space = Space(settings.root_seed, settings.layout, settings.law)
+        self.basis_sha256 = basis_sha256
+        self.kept: Theta = parameters.zeros(settings.layout)
+        self.rollouts = 0
+        self.dead = False
+        """All shifts answer alike, as a broken engine would."""
+
+    def rollout(
+        self, prompts: Sequence[Sequence[Prompt]], shifts: Sequence[Shift], *, seed: int
+    ) -> list[Batch]:
+        self.rollouts += 1
+        batches = []
+        for i, (asked, shift) in enumerate(zip(prompts, shifts, strict=True)):
+            at = self.kept if self.dead else parameters.shifted(self.space, self.kept, shift)
+            flat = np.concatenate([at[name].ravel() for name, _ in self.layout]).astype(float)
+            value = -float(((flat - 1) ** 2).mean())
+            key = seeds.derive(seed, "noise", k=0 if self.dead else i)
+            noise = seeds.uniform(key, len(asked))
+            batches.append(tuple(Answer(f"value {value + 0.1 * u:.6f}", tokens=2) for u in noise))
+        return batches
+
+    def apply(self, update: Update) -> None:
+        self.kept = parameters.applied(self.space, self.kept, update)
+
+    def digest(self) -> str:
+        return parameters.digest(self.kept, self.layout, self.basis_sha256)
+
+    def theta(self) -> Theta:
+        return self.kept
+
+
+class ValueJudge:
+    """Prefers the larger mean number, by Bradley–Terry with β; every tenth key skips."""
+
+    def __init__(self, beta: float = 5.0, skips: float = 0.0):
+        self.beta, self.skips = beta, skips
+
+    def judge(
+        self, comparison: Comparison, *, panelist: str, plus_side: str, key: bytes
+    ) -> Choice:
+        values = [
+            np.mean([float(getattr(row, side).text.split()[1]) for row in comparison.rows])
+            for side in ("plus", "minus")
+        ]
+        chance = 1 / (1 + np.exp(-self.beta * (values[0] - values[1])))
+        wins, skips = seeds.uniform(key, 2)
+        if skips < self.skips:
+            return "skip"
+        plus = wins < chance
+        return "A" if plus == (plus_side == "A") else "B"
+
+
+class Clock:
+    """A clock that moves a millisecond at each look."""
+
+    def __init__(self, start_us: int = 1_700_000_000_000_000):
+        self.now = start_us
+
+    def __call__(self) -> int:
+        self.now += 1000
+        return self.now
+
+
+def settings_of(layout: Any = LAYOUT, root_seed: int = 11, **changes: Any) -> Settings:
+    return defaults(root_seed, layout, **{"N": 4, "D": 2, **changes})
+
+
+def new_ledger(path: Path, settings: Settings, clock: Callable[[], int] | None = None) -> Ledger:
+    return Ledger.create(
+        path,
+        {"szpo": "test", "optimizer": settings_to_json(settings)},
+        root_seed=settings.root_seed,
+        layout=settings.layout,
+        direction_version=DIRECTION_VERSION,
+        run="run-1",
+        clock=clock or Clock(),
+    )
+
+
+def panel_of(ledger: Ledger, panelists: int = 5, judge: Judge | None = None) -> PanelEvaluator:
+    return PanelEvaluator(VoteService(ledger), [judge or ValueJudge()] * panelists)
+
+
+def prompts_of(settings: Settings) -> Callable[[int], Sequence[Prompt]]:
+    return prompt_order(PROMPTS, settings)
+
+
+def start(
+    tmp_path: Path, name: str = "run.db", layout: Any = LAYOUT, **changes: Any
+) -> tuple[Settings, Ledger, QuadraticPolicy]:
+    """A new run: its settings, its ledger, a policy at the start."""
+    settings = settings_of(layout, **changes)
+    return settings, new_ledger(tmp_path / name, settings), QuadraticPolicy(settings)
+
+
+def go(
+    settings: Settings, ledger: Ledger, policy: QuadraticPolicy, evaluator: Any = None,
+    **arguments: Any,
+) -> step_report.Outcome:  # fmt: skip
+    """Drive the run, four steps unless told otherwise."""
+    return controller.run(
+        ledger,
+        policy,
+        evaluator or panel_of(ledger),
+        **{"prompts": prompts_of(settings), "until_step": 4, **arguments},
+    )
+
+
+def history(ledger: Ledger) -> list[tuple[int, str, str]]:
+    """(step, votes_sha256, theta_sha256) of every applied step: what "the same run" means."""
+    rows = ledger.update_rows()
+    return [
+        (step, *next((r["votes_sha256"], r["theta_sha256"]) for r in group))
+        for step, group in itertools.groupby(rows, key=lambda row: row["step"])
+    ]

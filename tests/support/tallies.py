@@ -1,0 +1,43 @@
+"""Votes as arrays, and an optimizer that was told them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from szpo.optim import optimizer
+from szpo.optim.settings import Settings
+from szpo.types import Info, Tally, Update
+
+SMALL = (("z", (3,)),)
+WIDE = (("a", (5,)), ("b", (4,)))
+
+
+def tally(plus: Any, minus: Any = None, tie: Any = None, identical: Any = None) -> Tally:
+    """Counts given as nested lists (..., K, N); what is left out is zero."""
+    plus = np.asarray(plus, dtype=float)
+    minus = 0 * plus if minus is None else np.asarray(minus, dtype=float)
+    tie = 0 * plus if tie is None else np.asarray(tie, dtype=float)
+    same = np.zeros(plus.shape, bool) if identical is None else np.asarray(identical)
+    return Tally(plus, minus, tie, same)
+
+
+def random_tally(
+    rng: np.random.Generator, settings: Settings, lead: tuple[int, ...] = ()
+) -> Tally:
+    """M votes on every comparison, any number of them for plus."""
+    shape = (*lead, settings.K, settings.N)
+    plus = rng.integers(0, settings.M + 1, size=shape).astype(float)
+    return tally(plus, settings.M - plus)
+
+
+def told(
+    settings: Settings, votes: Tally, steps: int = 1
+) -> tuple[optimizer.State, tuple[Update, ...], Info]:
+    """What comes of telling a new optimizer the same votes some times."""
+    state = optimizer.init(settings)
+    for _ in range(steps):
+        query = optimizer.ask(state)
+        state, updates, info = optimizer.tell(state, query, votes)
+    return state, updates, info

@@ -1,0 +1,89 @@
+"""A run whose answers have two attributes and whose voters like one or the other: no model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from szpo import seeds
+from szpo.aggregation.links import link
+from szpo.evaluators.panel_evaluator import PanelEvaluator
+from szpo.ledger.database import Ledger
+from szpo.types import Answer, Batch, Choice, Comparison, Prompt, Shift
+from szpo.voting.service import VoteService
+from tests.support.quadratic import QuadraticPolicy, go, start
+
+GOOD, BAD = ("lovely", "warm", "bright", "happy"), ("dull", "cold", "awful", "sad")
+MORE = ("We went by train.", "It took all day.", "My aunt came along.", "There was soup.")
+
+
+def text(u: Sequence[float]) -> str:
+    """A short note whose mood and length are two independent draws."""
+    words = GOOD if u[0] < 0.5 else BAD
+    extra = MORE[: int(u[1] * 5)]
+    return " ".join([f"It was {words[int(u[2] * 4)]} and {words[int(u[3] * 4)]}.", *extra])
+
+
+def mood(answer: Answer) -> float:
+    return 1.0 if any(word in answer.text for word in GOOD) else -1.0
+
+
+def extent(answer: Answer) -> float:
+    """In [-1, 1]: how much there is to read."""
+    return (answer.text.count(".") - 1) / 2 - 1
+
+
+class Notes(QuadraticPolicy):
+    """Answers with such notes, whatever θ is."""
+
+    def rollout(
+        self, prompts: Sequence[Sequence[Prompt]], shifts: Sequence[Shift], *, seed: int
+    ) -> list[Batch]:
+        self.rollouts += 1
+        return [
+            tuple(
+                Answer(text(u), tokens=2)
+                for u in seeds.uniform(
+                    seeds.derive(seed, "notes", step=shift.step, k=i), 4 * len(asked)
+                ).reshape(-1, 4)
+            )
+            for i, (asked, shift) in enumerate(zip(prompts, shifts, strict=True))
+        ]
+
+
+class Taster:
+    """Likes mood and extent with these weights, by Bradley and Terry's law; 0, 0 guesses."""
+
+    def __init__(self, likes_mood: float, likes_extent: float):
+        self.likes = likes_mood, likes_extent
+
+    def judge(
+        self, comparison: Comparison, *, panelist: str, plus_side: Literal["A", "B"], key: bytes
+    ) -> Choice:
+        gap = 0.0
+        for row in comparison.rows:
+            for weight, trait in zip(self.likes, (mood, extent), strict=True):
+                gap += weight * (trait(row.plus) - trait(row.minus)) / len(comparison.rows)
+        chance = float(link("logistic").prob(gap))
+        plus = float(seeds.uniform(key, 1)[0]) < chance
+        return "A" if plus == (plus_side == "A") else "B"
+
+
+def voted(
+    folder: Path, judges: Sequence[Any], steps: int, *, name: str = "notes.db", **changes: Any
+) -> Path:
+    """A run of so many steps on which these judges voted; its file."""
+    settings, ledger, policy = start(folder, name, **{"rule": "sign", **changes})
+    with ledger:
+        ledger.execute("PRAGMA synchronous=OFF")
+        notes = Notes(settings)
+        panel = PanelEvaluator(VoteService(ledger), judges)
+        go(settings, ledger, notes, panel, until_step=steps)
+        path: Path = ledger.path
+    assert policy.rollouts == 0
+    return path
+
+
+def opened(path: Path) -> Ledger:
+    return Ledger.open(path, readonly=True)

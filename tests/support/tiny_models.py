@@ -1,0 +1,100 @@
+"""Tiny models of several architectures, built from config with seeded random weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft import PeftModel
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from szpo.cache import quiet
+from szpo.models.loading import Loaded
+
+WORDS = 320
+STOP = 2
+ARCHITECTURES = ("llama", "gpt2", "qwen2", "mistral")
+TARGETS = {"gpt2": ("c_attn", "c_fc")}
+TEMPLATE = (
+    "{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }} {% endfor %}"
+    "{% if add_generation_prompt %}<assistant> {% endif %}"
+)
+
+
+def build(name: str, dtype: torch.dtype = torch.float32, hidden: int = 32) -> Any:
+    """A four-layer model; Mistral and Gemma 2 look back over a window of 8 tokens."""
+    shape: dict[str, Any] = {
+        "vocab_size": WORDS,
+        "hidden_size": hidden,
+        "intermediate_size": 2 * hidden,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "bos_token_id": 1,
+        "eos_token_id": STOP,
+        "pad_token_id": 0,
+    }
+    torch.manual_seed(3)
+    with quiet():
+        match name:
+            case "llama":
+                model: Any = LlamaForCausalLM(LlamaConfig(**shape))
+            case "qwen2":
+                model = Qwen2ForCausalLM(Qwen2Config(**shape))
+            case "mistral":
+                model = MistralForCausalLM(MistralConfig(**shape, sliding_window=8))
+            case "gemma2":
+                model = Gemma2ForCausalLM(Gemma2Config(**shape, sliding_window=8, head_dim=8))
+            case _:
+                model = GPT2LMHeadModel(
+                    GPT2Config(
+                        vocab_size=WORDS, n_embd=hidden, n_layer=4, n_head=4, bos_token_id=1,
+                        eos_token_id=STOP, pad_token_id=0,
+                    )
+                )  # fmt: skip
+    # Initial weights of .02 make every word as likely; larger ones make a policy with opinions.
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(6.0 if name != "gpt2" else 4.0)
+    return model.to(dtype).eval().requires_grad_(False)
+
+
+def tokenizer(chat: bool = True) -> Any:
+    """Words w3 … w319 and single roles; the unknown word is 0, the end 2."""
+    vocabulary = {"<unk>": 0, "<s>": 1, "</s>": STOP, "<user>": 3, "<assistant>": 4, "<system>": 5}
+    for i in range(len(vocabulary), WORDS):
+        vocabulary[f"w{i}"] = i
+    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=inner, unk_token="<unk>", bos_token="<s>", eos_token="</s>",
+        pad_token="<unk>",
+    )  # fmt: skip
+    if chat:
+        made.chat_template = TEMPLATE
+    return made
+
+
+def with_adapter(model: Any, folder: Any) -> Any:
+    """The model wrapped by PEFT with the adapter of a folder."""
+    with quiet():  # PEFT asks transformers for things that it is about to rename
+        return PeftModel.from_pretrained(model, str(folder)).eval()
+
+
+def loaded(name: str, folder: Any = ".", **options: Any) -> Loaded:
+    """A tiny model as `szpo.models.loading.load` would hand it out."""
+    return Loaded(build(name, **options), tokenizer(), name, folder, "0" * 64, "fp32")

@@ -1,0 +1,105 @@
+"""Panelists' clients that answer until they are killed, and retry what was not acknowledged."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+from szpo.ledger.database import Ledger
+from szpo.optim import optimizer, parameters
+from szpo.types import Answer, Comparison, Prompt, Row
+from szpo.voting import lease, steps
+from szpo.voting.casting import Ballot
+from szpo.voting.service import VoteService
+from tests.support.quadratic import new_ledger, settings_of
+
+CHOICES = ("A", "B", "tie")
+DOORS = 3
+"""Threads that answer at once in one process."""
+GROUP = 3
+"""Answers that the first of them sends in one commit."""
+
+
+def ballot(path: Path, seats: int, *, sync: bool = True) -> list[str]:
+    """A run whose first step is open, and that many seats at it."""
+    settings = settings_of(N=seats, D=1, M=1)
+    with new_ledger(path, settings) as ledger:
+        if not sync:
+            ledger.execute("PRAGMA synchronous=OFF")
+        epoch = lease.acquire(ledger, "test").epoch
+        head = parameters.digest(ledger.start(), ledger.layout)
+        steps.plan(ledger, epoch, settings, optimizer.ask(optimizer.init(settings)), head)
+        steps.begin(ledger, epoch, 0)
+        rows = (Row(Prompt.user("which?"), Answer("left"), Answer("right")),)
+        asked = [Comparison(f"comparison-{n:05}", 0, 0, n, rows) for n in range(seats)]
+        steps.store(ledger, epoch, 0, asked, head, notes={}, then_open=True)
+        service = VoteService(ledger)
+        with ledger.transaction("votes"):
+            who = service.enroll("simulated", "p")
+            made = [service.assign_to(c.id, who) for c in asked]
+        return [seat.id for seat in made if seat is not None]
+
+
+def ballot_of(seats: list[str], door: int, number: int) -> Ballot:
+    """Answer ``number`` of a door: seat, choice and key follow from it, so a retry is the same."""
+    seat = seats[(number * DOORS + door) % len(seats)]
+    choice: Any = CHOICES[(number + door) % len(CHOICES)]
+    return Ballot(seat, choice, f"door-{door}:{number:012}")
+
+
+def post(service: VoteService, seats: list[str], door: int, number: int) -> Any:
+    """Send one answer by itself."""
+    sent = ballot_of(seats, door, number)
+    return service.cast(sent.assignment, sent.choice, idem=sent.idem)
+
+
+def answer(path: Path, seats: list[str], begin: list[int], acks: Any, rest_s: float = 0.0) -> None:
+    """In a child: answer at every door from ``begin`` on, for ever; say what is stored.
+
+    Each door rests so many seconds after an answer, so that a file can be kept small.
+    """
+    with Ledger.open(path) as ledger:
+        service, sending, rest = VoteService(ledger), threading.Lock(), threading.Event()
+
+        def stand(door: int) -> None:
+            number, at_once = begin[door], GROUP if door == 0 else 1
+            while True:
+                numbers = range(number, number + at_once)
+                receipts: list[Any] = (
+                    service.cast_many([ballot_of(seats, door, n) for n in numbers])
+                    if at_once > 1
+                    else [post(service, seats, door, number)]
+                )
+                with sending:
+                    for n, receipt in zip(numbers, receipts, strict=True):
+                        acks.send((door, n, receipt.vote))
+                number += at_once
+                rest.wait(rest_s)
+
+        threads = [threading.Thread(target=stand, args=(door,)) for door in range(DOORS)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+
+def stored(ledger: Ledger) -> dict[tuple[int, int], Any]:
+    """(door, number) → the row of every vote; a key that stands twice is an error."""
+    found: dict[tuple[int, int], Any] = {}
+    for row in ledger.query("SELECT * FROM votes ORDER BY vote"):
+        door, number = row["idem"].removeprefix("door-").split(":")
+        assert (int(door), int(number)) not in found, f"{row['idem']} stands twice"
+        found[int(door), int(number)] = row
+    return found
+
+
+def read(acks: Any) -> list[tuple[int, int, int]]:
+    """All acknowledgements that are in the pipe."""
+    found = []
+    while acks.poll():
+        try:
+            found.append(acks.recv())
+        except EOFError:
+            break
+    return found

@@ -1,0 +1,88 @@
+"""Runs of every rule, recorded or read back: what two installations of libraries must agree on.
+
+    python tests/support/witness.py record FOLDER     drive them anew, a file each
+    python tests/support/witness.py read FOLDER       verify and fold what lies there
+
+Prints JSON: the versions, and per run the digests of votes and weights after each step. Needs
+numpy, scipy, sqlite-utils and pydantic, as replaying a run does; no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from szpo.ledger.database import Ledger
+from szpo.optim import parameters
+from szpo.optim.directions import Law
+from szpo.optim.settings import Adam
+from szpo.replay import replay, verification
+from tests.support.quadratic import (
+    LAYOUT,
+    WIDE,
+    QuadraticPolicy,
+    ValueJudge,
+    go,
+    history,
+    new_ledger,
+    panel_of,
+    settings_of,
+)
+
+EXACT: dict[str, tuple[Any, dict[str, Any]]] = {
+    "sign": (LAYOUT, {"rule": "sign", "M": 3}),
+    "margin": (LAYOUT, {"rule": "margin", "M": 2, "K": 2}),
+    "known": (LAYOUT, {"rule": "known", "M": 2}),
+    "block": (WIDE, {"rule": "known", "law": Law("block", 5), "alpha": 0.3, "warmup": 0}),
+    "momentum": (WIDE, {"rule": "sign", "momentum": 0.7, "K": 2}),
+}
+"""Their updates follow from the votes to the last bit."""
+CLOSE: dict[str, tuple[Any, dict[str, Any]]] = {
+    "bayes": (LAYOUT, {"M": 2}),
+    "skill": (LAYOUT, {"M": 2, "weighting": "skill"}),
+    "adam": (LAYOUT, {"rule": "known", "adam": Adam()}),
+    "probit": (WIDE, {"rule": "known", "link": "probit", "alpha": 0.3, "warmup": 0}),
+}
+"""Theirs to 1e-9; what was recorded is what is added, so that the weights are exact here too."""
+STEPS = 6
+
+
+def record(folder: Path) -> dict[str, Any]:
+    """Drive every run of the two tables; its history by name."""
+    folder.mkdir(exist_ok=True)
+    found = {}
+    for name, (layout, changes) in {**EXACT, **CLOSE}.items():
+        settings = settings_of(layout, **{"N": 3, "D": 2, **changes})
+        with new_ledger(folder / f"{name}.db", settings) as ledger:
+            ledger.execute("PRAGMA synchronous=OFF")
+            panel = panel_of(ledger, judge=ValueJudge(skips=0.1))
+            go(settings, ledger, QuadraticPolicy(settings), panel, until_step=STEPS)
+            found[name] = history(ledger)
+    return found
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """Verify every run of a folder and fold its updates; its history by name."""
+    found = {}
+    for path in sorted(folder.glob("*.db")):
+        with Ledger.open(path) as ledger:
+            report = verification.verify(ledger)
+            if not report.ok:
+                raise SystemExit(f"{path.name}: {report}")
+            theta = replay.fold(ledger)
+            digest = parameters.digest(theta, ledger.layout, ledger.basis_sha256)
+            if digest != ledger.head():
+                raise SystemExit(f"{path.name}: the fold is {digest}, recorded {ledger.head()}")
+            found[path.stem] = history(ledger)
+    return found
+
+
+if __name__ == "__main__":
+    what = {"record": record, "read": read}[sys.argv[1]]
+    versions = {name: version(name) for name in ("numpy", "scipy", "sqlite-utils", "pydantic")}
+    print(json.dumps({"versions": versions, "runs": what(Path(sys.argv[2]))}))

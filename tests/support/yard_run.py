@@ -1,0 +1,36 @@
+"""A run of the small yard world through the command line: a whole run without a tensor library."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from szpo.cli.app import call
+from szpo_simulators.worlds.yard import Yard
+
+SETS = ("model.name=tabular", "optimizer.mu=0.4", "panel.reward=walk", "optimizer.rows=3")
+
+
+def prompts(folder: Path) -> Path:
+    """A prompt file whose first place is held out."""
+    folder.mkdir(exist_ok=True)
+    path = folder / "yard.jsonl"
+    lines = [
+        json.dumps({"text": prompt.text, "split": "train" if i else "heldout"})
+        for i, prompt in enumerate(Yard().prompts())
+    ]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def arguments(folder: Path, *sets: str) -> list[str]:
+    """``szpo run …`` for the yard, with its file in ``folder``/runs."""
+    every = [*SETS, f"prompts.path={prompts(folder)}", "run.votes=24", *sets]
+    line = ["run", "--folder", str(folder / "runs")]
+    return [*line, *(word for text in every for word in ("--set", text))]
+
+
+def make(folder: Path, *sets: str) -> Path:
+    """Run it to its end; the ledger's file."""
+    assert call(arguments(folder, "run.name=yard", *sets)) == 0
+    return folder / "runs" / "yard.db"

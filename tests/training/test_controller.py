@@ -1,0 +1,479 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from szpo import metrics
+from szpo.errors import IntegrityError, LeaseError, RunError, UsageError
+from szpo.evaluators.panel_evaluator import LedgerEvaluator, PanelEvaluator
+from szpo.ledger.database import Ledger
+from szpo.replay import replay, verification
+from szpo.training import guards
+from szpo.training.comparisons import prompt_order
+from szpo.training.guards import Bands
+from szpo.types import Answer, Comparison, Row
+from szpo.voting import counting, lease, steps
+from szpo.voting.service import VoteService
+from tests.support.quadratic import (
+    PROMPTS,
+    WIDE,
+    Clock,
+    QuadraticPolicy,
+    ValueJudge,
+    go,
+    history,
+    panel_of,
+    settings_of,
+    start,
+)
+
+# ---- the same run ----
+
+
+@pytest.mark.parametrize("rule", ["bayes", "known", "sign", "margin"])
+@pytest.mark.parametrize("lag", [0, 1])
+def test_the_same_seed_is_the_same_run(tmp_path, rule, lag):
+    found = []
+    for name in ("a.db", "b.db"):
+        settings, ledger, policy = start(tmp_path, name, rule=rule)
+        go(settings, ledger, policy, lag=lag)
+        found.append(history(ledger))
+        ledger.close()
+    settings, ledger, policy = start(tmp_path, "c.db", rule=rule, root_seed=12)
+    go(settings, ledger, policy, lag=lag)
+    assert found[0] == found[1] != history(ledger)
+    ledger.close()
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+def test_a_run_in_pieces_is_the_run_in_one(tmp_path, lag):
+    settings, ledger, policy = start(tmp_path, "whole.db")
+    go(settings, ledger, policy, until_step=6, lag=lag)
+    whole = history(ledger)
+    ledger.close()
+    settings, ledger, policy = start(tmp_path, "pieces.db")
+    assert go(settings, ledger, policy, until_step=2, lag=lag).steps == 2
+    assert go(settings, ledger, policy, until_step=2, lag=lag).steps == 2  # nothing to do
+    assert go(settings, ledger, policy, until_step=4, lag=lag).steps == 4
+    ledger.close()
+    with Ledger.open(tmp_path / "pieces.db", clock=Clock()) as ledger:  # another process
+        assert go(settings, ledger, QuadraticPolicy(settings), until_step=6, lag=lag).steps == 6
+        assert history(ledger) == whole
+        assert verification.verify(ledger).ok
+
+
+def test_a_policy_anywhere_on_the_way_is_brought_to_the_head(tmp_path):
+    settings, ledger, policy = start(tmp_path, layout=WIDE, rule="sign", momentum=0.5, K=2)
+    go(settings, ledger, policy)
+    for until in (0, 2, 4):
+        other = QuadraticPolicy(settings)
+        other.kept = replay.fold(ledger, until)
+        go(settings, ledger, other)
+        assert other.digest() == ledger.head()
+    other.kept = {name: value + 1 for name, value in other.kept.items()}
+    with pytest.raises(IntegrityError, match="not those of this run at any step"):
+        go(settings, ledger, other)
+
+
+def test_it_learns(tmp_path):
+    settings, ledger, policy = start(tmp_path, N=8)
+    go(settings, ledger, policy, until_step=30)
+    assert np.abs(policy.theta()["z"] - 1).mean() < 0.75  # it began at 1
+
+
+# ---- what a step asks ----
+
+
+def test_lag_generates_from_the_head_before_the_last_step(tmp_path):
+    settings, ledger, policy = start(tmp_path)
+    go(settings, ledger, policy, until_step=5, lag=1)
+    heads, rows = ledger.heads(), ledger.steps()
+    assert [row["head_sha256"] for row in rows] == [heads[max(0, i - 1)] for i in range(6)]
+    assert rows[5]["state"] == "generating" and steps.stored(ledger, 5)
+    settings, ledger0, policy = start(tmp_path, "lag0.db")
+    go(settings, ledger0, policy, until_step=5)
+    assert [row["head_sha256"] for row in ledger0.steps()] == ledger0.heads()[:5]
+
+
+def test_with_lag_people_vote_while_the_next_step_is_generated(tmp_path):
+    settings, ledger, policy = start(tmp_path)
+    states = []
+    plain = policy.rollout
+
+    def rollout(*arguments, **options):
+        states.append([row["state"] for row in ledger.steps()][-2:])
+        return plain(*arguments, **options)
+
+    policy.rollout = rollout
+    go(settings, ledger, policy, until_step=3, lag=1)
+    assert states == [["generating"], *[["open", "generating"]] * 3]
+
+
+def test_each_comparison_has_its_own_prompts_and_epochs_are_permutations():
+    settings = settings_of(K=2, N=3, D=2)
+    order = prompt_order(PROMPTS[:9], settings)
+    stream = list(itertools.chain.from_iterable(order(step) for step in range(6)))
+    assert len(stream) == 6 * 12
+    epochs = [stream[i : i + 9] for i in range(0, 72, 9)]
+    assert all(sorted(p.text for p in e) == sorted(p.text for p in PROMPTS[:9]) for e in epochs)
+    assert len({tuple(p.text for p in e) for e in epochs}) > 4
+    assert order(3) == prompt_order(PROMPTS[:9], settings)(3)
+    with pytest.raises(UsageError, match="training set is empty"):
+        prompt_order((), settings)
+
+
+@pytest.mark.parametrize("pairing", ["antithetic", "forward"])
+def test_both_sides_of_a_direction_answer_the_same_prompts(tmp_path, pairing):
+    settings, ledger, policy = start(tmp_path, K=2, pairing=pairing)
+    calls = []
+    plain = policy.rollout
+
+    def rollout(prompts, shifts, *, seed):
+        calls.append((prompts, shifts, seed))
+        return plain(prompts, shifts, seed=seed)
+
+    policy.rollout = rollout
+    go(settings, ledger, policy, until_step=2)
+    assert len(calls) == 2 and calls[0][2] != calls[1][2]
+    for prompts, shifts, seed in calls:
+        assert 0 <= seed < 2**63
+        assert [(s.k, s.sign) for s in shifts] == [
+            (k, sign) for k in (0, 1) for sign in (1, -1 if pairing == "antithetic" else 0)
+        ]
+        assert prompts[0] == prompts[1] and prompts[2] == prompts[3]
+        assert len(prompts[0]) == settings.N * settings.D
+    asked = [c.rows[0].prompt for c in ledger.comparisons(0)]
+    assert asked == [calls[0][0][2 * c.k][c.n * settings.D] for c in ledger.comparisons(0)]
+
+
+def test_wrong_prompts_and_answers_are_said(tmp_path):
+    settings, ledger, policy = start(tmp_path)
+    with pytest.raises(UsageError, match="3 prompts given, K·N·D = 8 are needed"):
+        go(settings, ledger, policy, prompts=lambda step: PROMPTS[:3])
+    policy.rollout = lambda prompts, shifts, *, seed: [(Answer("x"),)] * 2
+    with pytest.raises(RunError, match=r"answered \[1, 1\] prompts, asked were \[8, 8\]"):
+        go(settings, ledger, policy)
+    assert go(settings, ledger, QuadraticPolicy(settings)).steps == 4  # and it goes on
+
+
+def test_limits_that_make_no_sense_are_said(tmp_path):
+    settings, ledger, policy = start(tmp_path)
+    with pytest.raises(UsageError, match="never end"):
+        go(settings, ledger, policy, until_step=None)
+    with pytest.raises(UsageError, match="lag is 2"):
+        go(settings, ledger, policy, lag=2)
+    with pytest.raises(UsageError, match="layout"):
+        go(settings, ledger, QuadraticPolicy(settings_of(WIDE, rule="sign")))
+
+
+# ---- how a step ends ----
+
+
+def test_the_vote_budget_is_never_passed(tmp_path):
+    settings, ledger, policy = start(tmp_path, N=4, M=2)
+    outcome = go(settings, ledger, policy, until_step=None, votes_budget=30)
+    assert (outcome.status, outcome.steps, outcome.votes) == ("finished", 3, 24)
+    assert "24 of 30 votes" in outcome.reason
+    assert go(settings, ledger, policy, until_step=None, votes_budget=32).votes == 32
+
+
+def test_an_evaluator_that_answers_in_part_is_waited_for(tmp_path):
+    settings, ledger, policy = start(tmp_path, M=2)
+    service = VoteService(ledger)
+    waits = []
+
+    def one_vote():
+        waits.append(1)
+        for name in ("ann", "ben"):
+            seat = service.assign(service.enroll("person", name))
+            if seat is not None:
+                service.cast(seat.id, "A", idem=seat.id)
+                return
+
+    go(settings, ledger, policy, LedgerEvaluator(service), until_step=2, wait=one_vote)
+    assert len(waits) == 2 * settings.N * 2
+    assert [row["closed_by"] for row in ledger.steps()] == ["rule", "rule"]
+
+
+def test_a_deadline_closes_with_what_there_is(tmp_path):
+    settings, ledger, policy = start(tmp_path)
+    service = VoteService(ledger)
+    reports = []
+
+    def one_vote_then_a_day():
+        seat = service.assign(service.enroll("person", "ann"))
+        service.cast(seat.id, "tie", idem=seat.id)
+        ledger.clock.now += 86_400_000_000
+
+    go(
+        settings,
+        ledger,
+        policy,
+        LedgerEvaluator(service),
+        until_step=1,
+        wait=one_vote_then_a_day,
+        deadline_s=3600,
+        on_step=reports.append,
+    )
+    (report,) = reports
+    assert (report.closed_by, report.votes, report.ties) == ("deadline", 1, 1)
+    assert verification.verify(ledger).ok
+
+
+def test_an_operator_may_close_or_void_a_step(tmp_path):
+    settings, ledger, policy = start(tmp_path)
+    acts = [
+        lambda: steps.close(ledger, 0, "operator", reason="enough", actor="ann"),
+        lambda: steps.void(ledger, 1, "wrong prompts", "ann"),
+    ]
+    panel = panel_of(ledger)
+
+    def act():
+        if acts:
+            acts.pop(0)()
+        else:
+            panel.submit(ledger.comparisons(2))
+
+    outcome = go(
+        settings,
+        ledger,
+        policy,
+        LedgerEvaluator(VoteService(ledger)),
+        until_step=3,
+        wait=act,
+    )
+    assert outcome.steps == 3
+    assert [row["state"] for row in ledger.steps()] == ["applied", "void", "applied"]
+    report = verification.verify(ledger)
+    assert report.ok, str(report)
+    assert [check.promise for check in report.steps] == ["1e-9", "void", "1e-9"]
+    again = QuadraticPolicy(settings)
+    assert go(settings, ledger, again, until_step=4).steps == 4
+    assert verification.verify(ledger).ok
+
+
+def test_a_step_of_identical_comparisons_closes_by_itself_and_costs_no_vote(tmp_path):
+    settings, ledger, policy = start(tmp_path, rule="known", N=4)
+    policy.dead = True
+    reports = []
+    go(settings, ledger, policy, until_step=2, on_step=reports.append)
+    assert [r.closed_by for r in reports] == ["auto", "auto"]
+    assert [(r.votes, r.automatic_ties, r.answers_read) for r in reports] == [(0, 4, 0)] * 2
+    assert reports[0].identical == 1.0 and reports[0].moved == 0.0
+    assert verification.verify(ledger).ok
+
+
+def test_the_canary_stops_a_run_whose_sides_never_differ(tmp_path):
+    settings, ledger, policy = start(tmp_path)
+    policy.dead = True
+    for _ in range(2):  # and again after a restart
+        with pytest.raises(RunError, match="equal answers in every row") as caught:
+            go(settings, ledger, policy)
+        assert caught.value.exit_code == 1
+    assert ledger.last_applied() == 1
+
+
+def test_a_guard_pauses_and_says_why(tmp_path):
+    settings, ledger, policy = start(tmp_path)
+    outcome = go(
+        settings,
+        ledger,
+        policy,
+        kl=lambda theta: float((theta["z"] ** 2).sum() / 2),
+        bands=Bands(kl=(0, 1e-6)),
+    )
+    assert outcome.status == "paused" and outcome.steps == 1
+    assert "guard kl" in outcome.reason and "outside 0 … 1e-06" in outcome.reason
+    assert go(settings, ledger, policy).status == "paused"  # until a person lets it go on
+    lease.unpause(ledger, "ann")
+    assert go(settings, ledger, policy).status == "finished"
+    with pytest.raises(UsageError, match="band length"):
+        Bands(length=(3, 2))
+
+
+def test_people_can_pause_and_stop_a_run_from_outside(tmp_path):
+    settings, ledger, policy = start(tmp_path)
+    quiet = LedgerEvaluator(VoteService(ledger))
+    outcome = go(settings, ledger, policy, quiet, wait=lambda: lease.pause(ledger, "ann", "lunch"))
+    assert (outcome.status, outcome.reason, outcome.steps) == ("paused", "ann: lunch", 0)
+    assert ledger.step(0)["state"] == "open"
+    lease.unpause(ledger, "ann")
+    lease.stop_at(ledger, 2, "ann")
+    assert go(settings, ledger, policy).status == "stopped"
+    assert ledger.last_applied() == 1
+
+
+# ---- two controllers ----
+
+
+def test_a_second_controller_is_refused_and_a_free_run_is_given_back(tmp_path):
+    settings, ledger, policy = start(tmp_path)
+    held = lease.acquire(ledger, "other:1:x")
+    with pytest.raises(LeaseError, match="other:1:x"):
+        go(settings, ledger, policy)
+    lease.release(ledger, held)
+    go(settings, ledger, policy)
+    assert lease.controller(ledger)["lease"] is None
+
+
+@pytest.mark.parametrize("moment", ["rollout", "judge", "apply"])
+def test_a_superseded_controller_writes_nothing_more(tmp_path, moment):
+    settings, ledger, policy = start(tmp_path)
+    go(settings, ledger, policy, until_step=1)
+    with Ledger.open(ledger.path, clock=Clock(Clock().now + 10**12)) as second:
+
+        def steal():
+            if not taken:
+                taken.append(lease.acquire(second, "thief:1:x"))
+
+        taken = []
+
+        class Judge(ValueJudge):
+            def judge(self, *arguments, **options):
+                if moment == "judge":
+                    steal()
+                return super().judge(*arguments, **options)
+
+        plain = policy.rollout
+
+        def rollout(*arguments, **options):
+            if moment == "rollout":
+                steal()
+            return plain(*arguments, **options)
+
+        policy.rollout = rollout
+        with pytest.raises(LeaseError) as caught:
+            go(
+                settings,
+                ledger,
+                policy,
+                panel_of(ledger, judge=Judge()),
+                kl=lambda theta: steal() or 0.0,
+            )
+        assert caught.value.exit_code == 3
+        assert ledger.last_applied() == 0
+        lease.release(second, taken[0])
+        fresh = QuadraticPolicy(settings)
+        assert go(settings, second, fresh).steps == 4
+        unbroken = start(tmp_path, "whole.db")
+        go(*unbroken)
+        assert history(second) == history(unbroken[1])
+
+
+def test_an_estimate_that_is_not_finite_moves_nothing(tmp_path, monkeypatch):
+    settings, ledger, policy = start(tmp_path, rule="known")
+    go(settings, ledger, policy, until_step=1)
+    before = ledger.head()
+    tally = counting.tally
+
+    def poisoned(*arguments, **options):
+        found = tally(*arguments, **options)
+        if arguments[1] == 1:
+            found.plus[0, 0] = math.nan
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(counting, "tally", poisoned)
+        with pytest.raises(RunError, match="step 1"):
+            go(settings, ledger, policy)
+    assert ledger.head() == policy.digest() == before
+    assert ledger.step(1)["state"] == "closed"
+    assert go(settings, ledger, policy).steps == 4
+
+
+def test_a_policy_that_moves_by_itself_is_found(tmp_path):
+    settings, ledger, policy = start(tmp_path)
+    plain = policy.rollout
+
+    def drifting(*arguments, **options):
+        policy.kept = {"z": policy.kept["z"] + np.float32(1e-6)}  # un-perturbed by subtracting
+        return plain(*arguments, **options)
+
+    policy.rollout = drifting
+    with pytest.raises(IntegrityError, match="rebuild the policy"):
+        go(settings, ledger, policy)
+    assert go(settings, ledger, QuadraticPolicy(settings)).steps == 4
+
+    class Deaf(QuadraticPolicy):
+        def apply(self, update):
+            pass
+
+    settings, ledger, _ = start(tmp_path, "deaf.db")
+    with pytest.raises(IntegrityError, match="after step 0"):
+        go(settings, ledger, Deaf(settings))
+    assert ledger.last_applied() == 0  # the ledger is right; a sound policy goes on
+    assert go(settings, ledger, QuadraticPolicy(settings)).steps == 4
+
+
+# ---- what a step reports ----
+
+
+def test_a_report_holds_what_every_step_owes(tmp_path):
+    settings, ledger, policy = start(tmp_path, rule="known", M=2, D=3)
+    reports = []
+    ticks = itertools.count()
+    go(
+        settings,
+        ledger,
+        policy,
+        panel_of(ledger, 9, ValueJudge(skips=0.3)),
+        on_step=reports.append,
+        kl=lambda theta: 0.25,
+        timer=lambda: float(next(ticks)),
+    )
+    for number, report in enumerate(reports):
+        rows = [row for row in ledger.update_rows() if row["step"] == number]
+        assert report.theta_sha256 == rows[0]["theta_sha256"]
+        assert report.votes_sha256 == rows[0]["votes_sha256"]
+        assert report.delta == (rows[0]["estimate"],) and report.stderr == (rows[0]["stderr"],)
+        assert report.votes == 8 == rows[0]["n_votes"]
+        standing = counting.standing(ledger, number)
+        assert report.skips == len(standing) - 8
+        assert report.answers_read == len(standing) * 2 * 3
+        assert report.total_votes == 8 * (number + 1)
+        assert report.total_answers_read == sum(r.answers_read for r in reports[: number + 1])
+        assert report.kl == 0.25 and report.length == 2.0 and report.identical == 0.0
+        assert 0 <= report.win_rate <= 1
+        assert set(report.seconds) == {"generation_s", "evaluation_s", "other_s"}
+        assert report.seconds["generation_s"] == 1.0  # one tick of the injected timer
+    flat = policy.theta()["z"].astype(float)
+    assert reports[-1].norm == pytest.approx(np.linalg.norm(flat))
+    assert any(report.skips for report in reports)
+    bodies = [event["body"] for event in ledger.events("step")]
+    assert [body["step"] for body in bodies] == [0, 1, 2, 3]
+    assert [body["total_votes"] for body in bodies] == [8, 16, 24, 32]
+    assert all(body["length"] == 2.0 and body["tokens"] == 48.0 for body in bodies)
+
+
+def test_one_idea_of_repetition(tmp_path):
+    texts = ["Sea, sea; SEA sea!", "one of a kind", ""]
+    rows = tuple(Row(PROMPTS[0], Answer(text), Answer(text)) for text in texts)
+    told = guards.figures([Comparison("c", 0, 0, 0, rows)])
+    assert told["repetition"] == sum(map(metrics.repetition, texts)) / 3 == pytest.approx(2 / 9)
+
+
+def test_totals_go_on_after_a_restart(tmp_path):
+    settings, ledger, policy = start(tmp_path)
+    first, second = [], []
+    go(settings, ledger, policy, until_step=2, on_step=first.append)
+    go(settings, ledger, QuadraticPolicy(settings), on_step=second.append)
+    assert second[0].total_votes == first[-1].total_votes + second[0].votes
+    assert second[0].total_answers_read == first[-1].total_answers_read + 16
+
+
+def test_a_panel_of_two_processes_and_in_process_judges_agree(tmp_path):
+    """The panel lives behind another connection, as `szpo simulate` does."""
+    settings, ledger, policy = start(tmp_path)
+    with Ledger.open(ledger.path, clock=Clock()) as other:
+        panel = PanelEvaluator(VoteService(other), [ValueJudge()] * 5)
+
+        def elsewhere():
+            step = next(r["step"] for r in other.steps() if r["state"] == "open")
+            panel.submit(other.comparisons(step))
+
+        go(settings, ledger, policy, LedgerEvaluator(VoteService(ledger)), wait=elsewhere)
+    settings, inside, policy = start(tmp_path, "inside.db")
+    go(settings, inside, policy)
+    assert history(ledger) == history(inside)
+    assert verification.verify(ledger).ok

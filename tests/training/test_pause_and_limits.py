@@ -1,0 +1,270 @@
+"""How people halt a run: pause now or after the step, deadlines, and limits on what it spends."""
+
+import pytest
+
+from szpo.analysis import evidence, overview
+from szpo.errors import UsageError
+from szpo.evaluators.panel_evaluator import LedgerEvaluator
+from szpo.evaluators.remote_panel import lacking
+from szpo.ledger.database import Ledger
+from szpo.replay import verification
+from szpo.training import budget
+from szpo.training.budget import Limits
+from szpo.voting import counting, lease, steps
+from szpo.voting.service import VoteService
+from tests.support.quadratic import Clock, QuadraticPolicy, go, history, panel_of, start
+from tests.training.test_status import new_run
+
+
+class Slow:
+    """A panel that votes when the run waits, and acts before each of its waits."""
+
+    def __init__(self, ledger, *acts):
+        self.ledger, self.acts, self.panel = ledger, list(acts), panel_of(ledger)
+        self.evaluator = LedgerEvaluator(VoteService(ledger))
+
+    def wait(self):
+        if self.acts:
+            self.acts.pop(0)()
+            return
+        for row in self.ledger.steps():
+            if row["state"] == "open":
+                self.panel.submit(self.ledger.comparisons(row["step"]))
+
+
+def states(ledger):
+    return [row["state"] for row in ledger.steps()]
+
+
+@pytest.fixture
+def unbroken(tmp_path):
+    settings, ledger, policy = start(tmp_path, "unbroken.db")
+    go(settings, ledger, policy, lag=1)
+    yield history(ledger)
+    ledger.close()
+
+
+def reopened(ledger, settings):
+    """The same file and weights as another process finds them."""
+    ledger.close()
+    return Ledger.open(ledger.path, clock=Clock()), QuadraticPolicy(settings)
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+def test_pause_now_keeps_the_open_step_and_its_votes(tmp_path, lag, unbroken):
+    settings, ledger, policy = start(tmp_path)
+    people = Slow(ledger)
+
+    def half():
+        people.panel.submit(ledger.comparisons(0)[:2])
+        lease.pause(ledger, "ann", "lunch")
+
+    people.acts = [half]
+    outcome = go(settings, ledger, policy, people.evaluator, wait=people.wait, lag=lag)
+    assert (outcome.status, outcome.reason, outcome.steps) == ("paused", "ann: lunch", 0)
+    assert states(ledger)[0] == "open" and len(counting.counted(ledger, 0)) == 2
+    ledger, policy = reopened(ledger, settings)
+    # Votes may still arrive while it is paused; nothing is closed on them.
+    panel_of(ledger).submit(ledger.comparisons(0))
+    assert go(settings, ledger, policy, lag=lag).status == "paused"
+    assert states(ledger)[0] == "open" and policy.rollouts == 0
+    lease.unpause(ledger, "ann")
+    assert go(settings, ledger, policy, lag=lag).steps == 4
+    if lag:
+        assert history(ledger) == unbroken
+    assert verification.verify(ledger).ok
+    ledger.close()
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+def test_pause_after_a_step_applies_it_and_opens_no_other(tmp_path, lag, unbroken):
+    settings, ledger, policy = start(tmp_path)
+    people = Slow(ledger, lambda: None)
+    people.acts = [lambda: lease.pause(ledger, "ann", "evening", now=False)]
+    outcome = go(settings, ledger, policy, people.evaluator, wait=people.wait, lag=lag)
+    assert (outcome.status, outcome.reason, outcome.steps) == ("paused", "ann: evening", 1)
+    assert "open" not in states(ledger)
+    ledger, policy = reopened(ledger, settings)
+    assert go(settings, ledger, policy, lag=lag).status == "paused"
+    lease.unpause(ledger, "ann")
+    assert go(settings, ledger, policy, lag=lag).steps == 4
+    if lag:
+        assert history(ledger) == unbroken
+    ledger.close()
+
+
+def test_a_pause_after_the_step_outlives_a_kill_and_can_be_withdrawn(tmp_path):
+    settings, ledger, policy = start(tmp_path)
+
+    def killed():
+        lease.pause(ledger, "ann", "evening", now=False)
+        raise KeyboardInterrupt
+
+    people = Slow(ledger, killed)
+    with pytest.raises(KeyboardInterrupt):
+        go(settings, ledger, policy, people.evaluator, wait=people.wait)
+    assert lease.pending_pause(ledger) == lease.PendingPause("ann", "evening", 0)
+    assert lease.controller(ledger)["paused_by"] is None  # people go on voting
+    ledger, policy = reopened(ledger, settings)
+    lease.unpause(ledger, "ann")
+    assert lease.pending_pause(ledger) is None
+    lease.pause(ledger, "ann", "after all", now=False)
+    assert go(settings, ledger, policy).steps == 1
+    ledger.close()
+
+
+def test_neither_seats_nor_the_deadline_run_while_a_run_is_paused(tmp_path):
+    settings, ledger, policy = start(tmp_path)
+    service = VoteService(ledger)
+    hour = 3_600_000_000
+    held = []
+
+    def pause():
+        held.append(service.assign(service.enroll("person", "ann")))
+        lease.pause(ledger, "op", "lunch")
+
+    people = Slow(ledger, pause)
+    go(settings, ledger, policy, people.evaluator, wait=people.wait, deadline_s=1800)
+    left = held[0].expires_us - ledger.clock()
+    ledger.clock.now += 5 * hour
+    lease.unpause(ledger, "op")
+    again = service.assignment(held[0].id)
+    assert abs(again.expires_us - ledger.clock() - left) < 1_000_000
+    ben = service.enroll("person", "ben")
+    assert service.assign_to(held[0].comparison, ben) is None  # it is still ann's
+    waits = []
+
+    def ten_minutes():
+        waits.append(1)
+        ledger.clock.now += hour // 6
+
+    go(settings, ledger, policy, people.evaluator, wait=ten_minutes, until_step=1, deadline_s=1800)
+    assert len(waits) == 3 and ledger.step(0)["closed_by"] == "deadline"
+    ledger.close()
+
+
+def test_a_deadline_waits_for_the_quorum(tmp_path):
+    settings, ledger, policy = start(tmp_path, M=2)
+    service, votes_when = VoteService(ledger), []
+
+    def one_vote_and_a_day():
+        votes_when.append(len(counting.counted(ledger, 0)))
+        seat = service.assign(service.enroll("person", "ann"))
+        if seat is not None:
+            service.cast(seat.id, "A", idem=seat.id)
+        elif len(votes_when) == 7:  # nobody else came: an operator may not close it either
+            assert not steps.close(ledger, 0, "operator", reason="late", quorum=0.6)
+            assert steps.close(ledger, 0, "operator", reason="late", quorum=0.5)
+        ledger.clock.now += 86_400_000_000
+
+    outcome = go(
+        settings, ledger, policy, LedgerEvaluator(service), until_step=1, deadline_s=3600,
+        quorum=0.75, wait=one_vote_and_a_day,
+    )  # fmt: skip
+    assert votes_when == [0, 1, 2, 3, 4, 4, 4] and outcome.votes == 4
+    assert ledger.step(0)["closed_by"] == "operator"
+    ledger.close()
+    settings, ledger, policy = start(tmp_path, "met.db", M=2)
+    service, votes_when = VoteService(ledger), []
+    go(
+        settings, ledger, policy, LedgerEvaluator(service), until_step=1, deadline_s=3600,
+        quorum=0.5, wait=one_vote_and_a_day,
+    )  # fmt: skip
+    assert votes_when == [0, 1, 2, 3] and ledger.step(0)["closed_by"] == "deadline"
+    assert verification.verify(ledger).ok
+    ledger.close()
+
+
+@pytest.mark.parametrize(
+    ("limits", "done", "says"),
+    [
+        (Limits(step=2), 2, "before step 2"),
+        (Limits(votes=11), 2, "at 11 votes: 8 are spent, a step takes 4"),
+        (Limits(at_us=1_700_000_000_000_000), 0, "at 2023-11-14 22:13 UTC"),
+        # Sixteen answers of two words are 32/238 of a minute.
+        (Limits(person_hours=0.004), 2, "person-hours: reading took 0.00"),
+    ],
+)
+def test_limits_stop_a_run_before_the_step_that_would_pass_them(tmp_path, limits, done, says):
+    settings, ledger, policy = start(tmp_path)
+    budget.limit(ledger, "ann", limits)
+    assert budget.limits(ledger) == limits
+    outcome = go(settings, ledger, policy)
+    assert outcome.status == "stopped" and outcome.steps == done and says in outcome.reason
+    budget.limit(ledger, "ann", Limits())
+    assert go(settings, ledger, policy).status == "finished"
+    assert verification.verify(ledger).ok
+    ledger.close()
+
+
+@pytest.mark.parametrize(
+    ("panel", "money", "done", "says"),
+    [
+        # A step takes four votes.
+        ({"pay_per_vote": 0.5}, 3.9, 1, "cost of 3.90: 2.00 are spent, a step takes about 2.00"),
+        ({"pay_per_vote": 0.5}, 4.0, 2, "cost of 4.00: 4.00 are spent, a step takes about 2.00"),
+        # One a word. Of no vote yet the longest is expected: 2 answers × 2 rows × 18 words; then
+        # what votes took: their answers have two words each.
+        ({"pay_per_hour": 238 * 60}, 287, 0, "0.00 are spent, a step takes about 288.00"),
+        ({"pay_per_hour": 238 * 60}, 288, 9, "288.00: 288.00 are spent, a step takes about 32.00"),
+        ({"pay_per_hour": 238 * 60, "pay_per_vote": 1}, 300, 8, "288.00 are spent, a step takes"),
+    ],
+)
+def test_money_stops_a_run_before_the_step_that_would_pass_it(tmp_path, panel, money, done, says):
+    plan, ledger = new_run(tmp_path / "run.db", steps=12, **panel)
+    budget.limit(ledger, "ann", Limits(money=money))
+    outcome = go(plan, ledger, QuadraticPolicy(plan), until_step=12)
+    assert outcome.status == "stopped" and outcome.steps == done and says in outcome.reason
+    page = overview.overview(evidence.read(ledger)).cost
+    assert page.spent == pytest.approx(budget.spent(ledger, outcome.votes))
+    budget.limit(ledger, "ann", Limits())
+    ledger.close()
+
+
+def test_a_limit_of_money_needs_a_price(tmp_path):
+    _, ledger = new_run(tmp_path / "run.db")
+    with pytest.raises(UsageError, match=r"panel\.pay_per_hour"):
+        budget.limit(ledger, "ann", Limits(money=3))
+    assert budget.limits(ledger) == Limits()
+    assert budget.spent(ledger, 4) is None
+    ledger.close()
+
+
+def test_a_limit_set_while_people_vote_lets_the_step_be_finished(tmp_path):
+    settings, ledger, policy = start(tmp_path)
+    people = Slow(ledger, lambda: budget.limit(ledger, "ann", Limits(votes=0)))
+    outcome = go(settings, ledger, policy, people.evaluator, wait=people.wait, lag=1)
+    assert (outcome.status, outcome.steps, outcome.votes) == ("stopped", 1, 4)
+    assert states(ledger) == ["applied", "generating"]
+    ledger.close()
+
+
+def test_limits_that_are_no_limits_are_refused():
+    for bad in ({"votes": -1}, {"person_hours": float("nan")}):
+        with pytest.raises(UsageError, match="at least 0"):
+            Limits(**bad)
+
+
+def test_nobody_is_seated_while_a_run_is_paused(tmp_path):
+    settings, ledger, policy = start(tmp_path)
+    service = VoteService(ledger)
+    ann, ben = (service.enroll("person", name) for name in ("ann", "ben"))
+    held = []
+
+    def pause():
+        held.append(service.assign(ann, tab="one"))
+        lease.pause(ledger, "op", "lunch")
+
+    people = Slow(ledger, pause)
+    go(settings, ledger, policy, people.evaluator, wait=people.wait)
+    assert service.assign(ben, tab="two") is None and service.assign(ann, tab="two") is None
+    assert lacking(ledger) == []
+    ledger.clock.now += 5 * 3_600_000_000
+    service.extend(held[0].id)  # a client that knows of no pause
+    assert service.assignment(held[0].id) == held[0]  # as it was, for the tab that reads it
+    service.cast(held[0].id, "A", idem="0123456789abcdef", tab="one")  # what was read is kept
+    lease.unpause(ledger, "op")
+    left = service.assignment(held[0].id).expires_us - ledger.clock()
+    assert 0 < left <= service.seat_ttl_us  # not five hours more
+    assert service.assign(ben, tab="two") is not None and lacking(ledger)
+    ledger.close()

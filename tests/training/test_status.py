@@ -1,0 +1,241 @@
+"""What panelists' pages poll: states, counts, versions, and what it costs."""
+
+import time
+
+import pytest
+
+from szpo.config import schema
+from szpo.evaluators.panel_evaluator import LedgerEvaluator
+from szpo.ledger.database import Ledger
+from szpo.optim.directions import DIRECTION_VERSION
+from szpo.optim.settings import settings_to_json
+from szpo.training import budget
+from szpo.training.budget import Limits
+from szpo.training.status import round_status
+from szpo.voting import counting, lease, steps
+from szpo.voting.service import VoteService
+from tests.support.quadratic import Clock, QuadraticPolicy, go, settings_of
+from tests.voting.test_service import KEY, ask, people
+
+MINUTE = 60_000_000
+
+
+def new_run(path, *, steps=3, votes=None, **panel):
+    """A ledger with settings on record, as `szpo run` makes it: N 4, M 1, three steps."""
+    plan = settings_of(N=4, D=2)
+    chosen = schema.Config.model_validate(
+        {
+            "run": {"steps": steps, "votes": votes},
+            "optimizer": {"comparisons": 4, "rows": 2},
+            "panel": {"kind": "people", **panel},
+        }
+    )
+    spec = {"config": chosen.model_dump(mode="json"), "optimizer": settings_to_json(plan)}
+    ledger = Ledger.create(
+        path, spec, root_seed=plan.root_seed, layout=plan.layout,
+        direction_version=DIRECTION_VERSION, run="run-1", clock=Clock(),
+    )  # fmt: skip
+    ledger.execute("PRAGMA synchronous=OFF")
+    return plan, ledger
+
+
+@pytest.fixture
+def run(tmp_path):
+    plan, ledger = new_run(tmp_path / "run.db")
+    with ledger:
+        yield plan, ledger
+
+
+def facts(ledger):
+    found = round_status(ledger)
+    return found.state, found.step, found.votes_in, found.votes_needed, found.generated
+
+
+class Panel:
+    """One person who votes when asked to wait, and notes what the status was before and after."""
+
+    def __init__(self, ledger, then=lambda: None):
+        self.ledger, self.then, self.seen = ledger, then, []
+        self.service = VoteService(ledger)
+        self.ann = self.service.enroll("person", "ann")
+
+    def wait(self):
+        self.seen.append(facts(self.ledger))
+        self.then()
+        while (seat := self.service.assign(self.ann)) is not None:
+            self.service.cast(seat.id, "A", idem=seat.id)
+            self.seen.append(facts(self.ledger))
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+def test_a_run_from_its_first_round_to_its_last(run, lag):
+    plan, ledger = run
+    assert facts(ledger) == ("none", None, 0, 0, False)
+    panel = Panel(ledger)
+    policy = QuadraticPolicy(plan)
+
+    def go_on(until_step):
+        go(
+            plan,
+            ledger,
+            policy,
+            LedgerEvaluator(panel.service),
+            wait=panel.wait,
+            until_step=until_step,
+            lag=lag,
+        )
+
+    go_on(2)
+    for step in range(2):
+        ahead = lag == 1
+        rows = [("open", step, n, 4, ahead) for n in range(5)]
+        assert panel.seen[5 * step : 5 * step + 5] == rows
+    assert facts(ledger) == ("generating", 2, 0, 0, lag == 1)
+    assert round_status(ledger).rounds == 3 and round_status(ledger).opened_us is None
+    go_on(3)
+    assert facts(ledger)[:2] == ("finished", 2)
+
+
+def test_a_run_is_finished_when_its_votes_are_spent(tmp_path):
+    plan, ledger = new_run(tmp_path / "run.db", steps=None, votes=8)
+    with ledger:
+        panel = Panel(ledger)
+        assert round_status(ledger).rounds == 2
+        policy = QuadraticPolicy(plan)
+        go(
+            plan, ledger, policy, LedgerEvaluator(panel.service),
+            wait=panel.wait, until_step=None, votes_budget=8,
+        )  # fmt: skip
+        assert facts(ledger)[:2] == ("finished", 1)
+
+
+def test_a_closed_round_is_closed_until_it_is_applied(tmp_path):
+    _, ledger = new_run(tmp_path / "run.db")
+    with ledger:
+        ask(ledger, n=4, m=1)
+        assert steps.close(ledger, 0, "operator", reason="enough")
+        assert facts(ledger) == ("closed", 0, 0, 0, False)
+        steps.void(ledger, 0, "enough", "op")
+        assert facts(ledger) == ("generating", 1, 0, 0, False)
+
+
+def test_pause_limit_and_deadline(tmp_path):
+    _, ledger = new_run(tmp_path / "run.db", deadline_minutes=30.0)
+    with ledger:
+        ask(ledger, n=4, m=1)
+        opened = ledger.step(0)["opened_us"]
+        found = round_status(ledger)
+        assert (found.opened_us, found.deadline_us) == (opened, opened + 30 * MINUTE)
+        lease.pause(ledger, "op", "lunch")
+        found = round_status(ledger)
+        assert (found.state, found.paused_by, found.pause_reason) == ("paused", "op", "lunch")
+        assert found.step == 0 and found.deadline_us is None and found.votes_needed == 4
+        ledger.clock.now += 60 * MINUTE
+        lease.unpause(ledger, "op")
+        found = round_status(ledger)
+        assert abs(found.deadline_us - (opened + 90 * MINUTE)) < MINUTE / 10
+        assert found.state == "open" and found.paused_by is None
+        budget.limit(ledger, "op", Limits(step=0))
+        assert round_status(ledger).state == "open"  # what people vote on is finished
+        steps.void(ledger, 0, "test", "op")
+        found = round_status(ledger)
+        assert (found.state, found.paused_by) == ("paused", "limit")
+        assert "before step 0" in found.pause_reason
+
+
+def test_a_limit_by_date_is_seen_when_its_time_comes(tmp_path):
+    _, ledger = new_run(tmp_path / "run.db")
+    with ledger:
+        budget.limit(ledger, "op", Limits(at_us=ledger.clock() + MINUTE))
+        assert round_status(ledger).state == "none"
+        ledger.clock.now += 2 * MINUTE
+        assert round_status(ledger).state == "paused"
+
+
+def test_the_usual_wait_is_the_median_of_the_last_five(run):
+    plan, ledger = run
+    lengths = iter([100, 7, 8, 9, 1000, 6, 5])
+    panel = Panel(ledger)
+    policy = QuadraticPolicy(plan)
+    rollout = policy.rollout
+
+    def slow(*arguments, **named):
+        ledger.clock.now += next(lengths) * 1_000_000
+        return rollout(*arguments, **named)
+
+    policy.rollout = slow
+    assert round_status(ledger).usual_wait_s is None
+    go(plan, ledger, policy, LedgerEvaluator(panel.service), wait=panel.wait, until_step=7)
+    # The first is no wait between rounds; of the other six the last five are 8, 9, 1000, 6, 5.
+    assert 8 < round_status(ledger).usual_wait_s < 8.5
+
+
+def test_the_version_changes_with_what_is_seen_and_with_nothing_else(tmp_path):
+    _, ledger = new_run(tmp_path / "run.db")
+    with ledger:
+        ask(ledger, n=4, m=1)
+        service = VoteService(ledger)
+        (ann,) = people(service, 1)
+        before = round_status(ledger).version
+        seat = service.assign(ann)
+        service.extend(seat.id)
+        assert round_status(ledger).version == before
+        service.cast(seat.id, "A", idem=KEY(1))
+        after = round_status(ledger).version
+        assert after != before
+        service.cast(seat.id, "B", idem=KEY(2))  # a change of mind is nobody's business
+        assert round_status(ledger).version == after
+        service.cast(seat.id, "skip", idem=KEY(3))
+        assert round_status(ledger).version == before
+
+
+def test_it_sees_what_other_processes_write(tmp_path):
+    _, ledger = new_run(tmp_path / "run.db")
+    with ledger, Ledger.open(ledger.path, readonly=True, clock=Clock()) as second:
+        assert round_status(second).state == "none"
+        ask(ledger, n=4, m=1)
+        service = VoteService(ledger)
+        (ann,) = people(service, 1)
+        for i in range(3):
+            assert round_status(second) == round_status(ledger)
+            service.cast(service.assign(ann).id, "A", idem=KEY(i))
+        assert round_status(second).votes_in == 3
+
+
+def test_counts_are_those_of_the_closing_rule(tmp_path):
+    _, ledger = new_run(tmp_path / "run.db")
+    with ledger:
+        ask(ledger, n=4, m=2, identical={3})
+        service = VoteService(ledger, spare=1)
+        for i, panelist in enumerate(people(service, 6)):
+            while (seat := service.assign(panelist)) is not None:
+                service.cast(seat.id, ["A", "skip", "tie"][i % 3], idem=seat.id)
+                found = round_status(ledger)
+                assert found.votes_in == len(counting.counted(ledger, 0))
+                assert found.votes_needed - found.votes_in == counting.missing(ledger, 0)
+        assert round_status(ledger).votes_needed == 6
+
+
+def test_polling_costs_a_look_at_two_counters(tmp_path):
+    _, ledger = new_run(tmp_path / "run.db")
+    with ledger:
+        ask(ledger, n=200, m=5)
+        service = VoteService(ledger)
+        ids = people(service, 40)
+        for i, panelist in enumerate(ids):
+            service.cast(service.assign(panelist).id, "A", idem=KEY(i))
+        round_status(ledger)
+        asked = []
+        ledger.db.conn.set_trace_callback(asked.append)
+        for _ in range(1000):
+            round_status(ledger)
+        ledger.db.conn.set_trace_callback(None)
+        assert set(asked) == {"PRAGMA data_version"} and len(asked) == 1000
+        # After a write it is computed anew, from what was appended.
+        spent = []
+        for i, panelist in enumerate(ids):
+            service.cast(service.assign(panelist).id, "A", idem=KEY(f"more-{i}"))
+            began = time.thread_time()
+            round_status(ledger)
+            spent.append(time.thread_time() - began)
+        assert sorted(spent)[len(spent) // 2] < 0.005  # 0.5 ms on two cores at 2 GHz

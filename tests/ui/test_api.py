@@ -1,0 +1,282 @@
+"""The JSON door: exact answers, exactly once, and docs/api.md as it stands."""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from szpo.errors import StorageError
+from tests.support.browser import MINUS, PLUS, Stage
+
+pytest_plugins = ["tests.support.browser"]
+PAGES = ()
+
+DOC = Path(__file__).parents[2] / "docs" / "api.md"
+BLIND = re.compile(r"plus|minus|seed|radius|\bmu\b|\"k\"|model|theta|adapter", re.IGNORECASE)
+
+
+@pytest.fixture
+def client(stage: Stage) -> Iterator[httpx.Client]:
+    stage.advance()
+    cookies = stage.cookie("panelist", "P-01")
+    with httpx.Client(base_url=stage.url, cookies=cookies, timeout=20) as made:
+        yield made
+
+
+def take(client: httpx.Client, **more: Any) -> dict[str, Any]:
+    answer = client.post("/api/assignment", json={"tab": "t1", **more})
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def ballot(shown: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return {
+        "assignment": shown["assignment"], "choice": "A", "idem": f"key-{shown['assignment']}",
+        "tab": "t1", **changes,
+    }  # fmt: skip
+
+
+def test_a_vote_is_stored_once_and_its_retry_gets_the_stored_answer(
+    stage: Stage, client: httpx.Client
+) -> None:
+    shown = take(client)
+    first = client.post("/api/votes", json=ballot(shown, dwell_ms=5, details={"device": "tv"}))
+    assert first.status_code == 200
+    assert first.json()["counted"] is True
+    assert "Idempotent-Replayed" not in first.headers
+    again = client.post("/api/votes", json=ballot(shown, dwell_ms=5, details={"device": "tv"}))
+    assert again.headers["Idempotent-Replayed"] == "true"
+    assert again.json() == first.json()
+    (row,) = stage.ledger.votes()
+    assert (row["choice"], row["dwell_ms"], json.loads(row["details"])) == (
+        "A", 5, {"device": "tv"},
+    )  # fmt: skip
+    side = stage.ledger.query("SELECT plus_side FROM assignments")[0]["plus_side"]
+    (vote,) = stage.site.service.counted(0)
+    assert vote.verdict == ("plus" if side == "A" else "minus")
+
+
+def test_many_sendings_of_one_vote_at_once_leave_one_row(
+    stage: Stage, client: httpx.Client
+) -> None:
+    sent = ballot(take(client))
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: client.post("/api/votes", json=sent), range(8)))
+    assert [a.status_code for a in answers] == [200] * 8
+    assert len({a.content for a in answers}) == 1
+    assert sum("Idempotent-Replayed" not in a.headers for a in answers) == 1
+    assert len(stage.ledger.votes()) == 1
+
+
+def test_conflicts_say_what_stands(stage: Stage, client: httpx.Client) -> None:
+    shown = take(client)
+    client.post("/api/votes", json=ballot(shown))
+    reused = client.post("/api/votes", json=ballot(shown, choice="B"))
+    assert (reused.status_code, reused.json()["error"]) == (409, "key_reused")
+    assert reused.json()["choice"] == "A"
+    other = client.post("/api/votes", json=ballot(shown, idem="k" * 16, tab="t2"))
+    assert (other.status_code, other.json()["error"]) == (409, "stale_tab")
+    changed = client.post("/api/votes", json=ballot(shown, choice="tie", idem="m" * 16))
+    assert (changed.status_code, changed.json()["revision"]) == (200, 1)
+
+
+def test_after_the_close_the_first_vote_is_late_and_a_change_is_refused(
+    stage: Stage, client: httpx.Client
+) -> None:
+    one, cookies = take(client), stage.cookie("panelist", "P-02")
+    client.post("/api/votes", json=ballot(one))
+    late = take(client)
+    stage.advance(until_step=1, deadline_s=0.0)
+    answer = client.post("/api/votes", json=ballot(late))
+    assert answer.status_code == 200
+    assert (answer.json()["counted"], answer.json()["reason"]) == (False, "step closed")
+    change = client.post("/api/votes", json=ballot(one, choice="B", idem="n" * 16))
+    assert (change.status_code, change.json()["error"]) == (409, "closed")
+    assert change.json()["choice"] == "A"
+    del cookies
+
+
+def test_somebody_elses_comparison_is_answered_like_none(
+    stage: Stage, client: httpx.Client
+) -> None:
+    with httpx.Client(base_url=stage.url, cookies=stage.cookie("panelist", "P-02")) as other:
+        theirs = take(other)
+    unknown = {**theirs, "assignment": "0" * 32}
+    for path in ("votes", "release", "extend"):
+        bodies = [
+            ballot(s) if path == "votes" else {"assignment": s["assignment"]}
+            for s in (theirs, unknown)
+        ]
+        first, second = (client.post(f"/api/{path}", json=body) for body in bodies)
+        assert first.status_code == second.status_code == 404
+        assert first.content == second.content
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    *[({"choice": bad}, "choice") for bad in (7, "1", True, 1.0, None, "a", "AB")],
+    *[({"dwell_ms": bad}, "dwell_ms") for bad in (-1, 10**18, "5", 1.5, True)],
+    *[({"idem": bad}, "idem") for bad in ("short", "x" * 10_000, "a' OR 1=1 -- xxxxx", "😀" * 20)],
+    ({"assignment": "../../etc/passwd"}, "assignment"),
+    ({"tab": ""}, "tab"),
+    ({"extra": 1}, "extra"),
+    ({"details": {str(i): i for i in range(33)}}, "details"),
+    ({"details": {"deep": {"er": 1}}}, "details"),
+    ({"skip_reason": "tired"}, ""),
+]
+
+
+def test_a_wrong_field_is_named_and_nothing_is_stored(stage: Stage, client: httpx.Client) -> None:
+    shown = take(client)
+    for changes, field in WRONG:
+        stage.clock.forward(1)  # else it is a flood
+        answer = client.post("/api/votes", json=ballot(shown, **changes))
+        assert (answer.status_code, answer.json()["error"]) == (422, "invalid"), changes
+        assert (answer.json()["field"] or "").startswith(field)
+    assert stage.ledger.votes() == []
+
+
+def test_a_missing_choice_names_the_field(client: httpx.Client) -> None:
+    sent = ballot(take(client))
+    del sent["choice"]
+    answer = client.post("/api/votes", json=sent)
+    assert (answer.status_code, answer.json()["field"]) == (422, "choice")
+
+
+def test_what_is_no_json_is_refused_by_its_kind_or_place(client: httpx.Client) -> None:
+    sent = ballot(take(client))
+    form = client.post("/api/votes", data={k: str(v) for k, v in sent.items()})
+    plain = client.post("/api/votes", content=json.dumps(sent))
+    assert [a.status_code for a in (form, plain)] == [415, 415]
+    kind = {"Content-Type": "application/json"}
+    for body in ("{", "[" * 10_000, '{"choice": NaN}', "null", b"\xff\xfe"):
+        assert client.post("/api/votes", content=body, headers=kind).status_code == 422
+
+
+def test_a_flood_of_votes_is_slowed_and_nobody_else_is(stage: Stage, client: httpx.Client) -> None:
+    sent = ballot(take(client))
+    codes = [client.post("/api/votes", json=sent) for _ in range(30)]
+    assert {a.status_code for a in codes} == {200, 429}
+    refused = next(a for a in codes if a.status_code == 429)
+    assert refused.json()["error"] == "too_many"
+    assert int(refused.headers["Retry-After"]) >= 1
+    with httpx.Client(base_url=stage.url, cookies=stage.cookie("panelist", "P-02")) as other:
+        assert other.post("/api/votes", json=ballot(take(other))).status_code == 200
+
+
+def test_a_full_disk_is_said_and_the_same_request_works_later(
+    stage: Stage, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = ballot(take(client))
+    real = stage.ledger.execute
+
+    def full(sql: str, parameters: Any = ()) -> sqlite3.Cursor:
+        if sql.startswith("INSERT INTO votes"):
+            raise StorageError("disk full")
+        return real(sql, parameters)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage.ledger, "execute", full)
+        answer = client.post("/api/votes", json=sent)
+    assert (answer.status_code, answer.json()["error"]) == (503, "storage")
+    assert "was not stored" in answer.json()["message"]
+    assert stage.ledger.votes() == []
+    assert client.post("/api/votes", json=sent).json()["counted"] is True
+
+
+def test_nothing_that_unblinds_leaves_the_server(stage: Stage, client: httpx.Client) -> None:
+    for name in ("P-01", "P-02"):
+        with httpx.Client(base_url=stage.url, cookies=stage.cookie("panelist", name)) as one:
+            said = [one.get("/api/status"), one.post("/api/assignment", json={"tab": "t1"})]
+            said.append(one.post("/api/votes", json=ballot(said[-1].json())))
+            for answer in said:
+                assert not BLIND.search(answer.text), answer.text
+                assert not BLIND.search(str(answer.headers))
+
+
+def test_the_sides_are_the_recorded_ones_and_constant(stage: Stage, client: httpx.Client) -> None:
+    shown = take(client)
+    seat = stage.ledger.query("SELECT * FROM assignments")[0]
+    word = PLUS if seat["plus_side"] == "A" else MINUS
+    assert len(shown["rows"]) == 3
+    assert all(word in row["a"] for row in shown["rows"])
+    order = json.loads(seat["prompt_order"])
+    rows = stage.ledger.comparisons(0)[0].rows + stage.ledger.comparisons(0)[1].rows
+    asked = {row.prompt.text for row in rows}
+    assert {row["prompt"] for row in shown["rows"]} <= asked
+    assert sorted(order) == [0, 1, 2]
+
+
+def test_a_released_comparison_is_free_for_others_and_a_held_one_is_extended(
+    stage: Stage, client: httpx.Client
+) -> None:
+    shown = take(client)
+    stage.clock.forward(300)
+    assert client.post("/api/extend", json={"assignment": shown["assignment"]}).status_code == 204
+    held = stage.ledger.query("SELECT expires_us FROM assignments")[0]["expires_us"]
+    assert held > shown["expires_us"] + 200_000_000
+    assert client.post("/api/release", json={"assignment": shown["assignment"]}).status_code == 204
+    row = stage.ledger.query("SELECT released_us, expires_us FROM assignments")[0]
+    assert row["released_us"] is not None and row["expires_us"] <= stage.clock()
+
+
+def test_a_comparison_that_somebody_else_got_is_not_taken_back(
+    stage: Stage, client: httpx.Client
+) -> None:
+    shown = [take(client), take(client)][-1]
+    stage.clock.forward(660)
+    for name in ("P-02", "P-03", "P-04"):  # two votes and a spare one
+        person = stage.invitation("panelist", name).panelist or ""
+        assert stage.site.service.assign_to(
+            stage.ledger.query("SELECT comparison FROM assignments WHERE assignment = ?",
+                               (shown["assignment"],))[0]["comparison"], person
+        )  # fmt: skip
+    answer = client.post("/api/extend", json={"assignment": shown["assignment"]})
+    assert (answer.status_code, answer.json()["error"]) == (409, "given_away")
+
+
+def test_an_operator_has_no_ballot(stage: Stage) -> None:
+    with httpx.Client(base_url=stage.url, cookies=stage.cookie("operator", "Olga")) as client:
+        answer = client.post("/api/assignment", json={"tab": "t1"})
+        assert (answer.status_code, answer.json()["error"]) == (401, "role")
+
+
+def test_nothing_left_is_204(stage: Stage, client: httpx.Client) -> None:
+    for _ in range(2):
+        client.post("/api/votes", json=ballot(take(client)))
+    assert client.post("/api/assignment", json={"tab": "t1"}).status_code == 204
+
+
+def test_the_examples_of_the_documentation_run(stage: Stage) -> None:
+    stage.advance()
+    invited = stage.invitation("panelist", "P-01")
+    blocks = re.findall(r"^```python\n(.*?)^```", DOC.read_text(encoding="utf-8"), re.M | re.S)
+    assert len(blocks) == 6
+    names = {"base": stage.url, "name": invited.name, "code": invited.code}
+    exec(compile("\n".join(blocks), str(DOC), "exec"), names)
+    names["client"].close()  # type: ignore[attr-defined]
+    (first, second) = stage.ledger.votes()
+    assert (first["choice"], second["choice"]) == ("B", "tie")
+
+
+def test_every_code_of_the_documentation_exists() -> None:
+    table = DOC.read_text(encoding="utf-8").partition("| Status |")[2]
+    named = set(re.findall(r"^\| [\d, ]+ \| ([^|]+) \|", table, re.M))
+    codes = {code for cell in named for code in re.findall(r"`(\w+)`", cell)}
+    folder = DOC.parent.parent
+    sources = [
+        (folder / part).read_text(encoding="utf-8")
+        for part in ("ui/szpo_ui/web/api.py", "ui/szpo_ui/web/login.py",
+                     "ui/szpo_ui/web/security.py", "ui/szpo_ui/web/requests.py",
+                     "ui/szpo_ui/web/credentials.py", "szpo/voting/casting.py")
+    ]  # fmt: skip
+    assert codes == {code for code in codes if any(f'"{code}"' in text for text in sources)}
+    assert len(codes) > 12

@@ -1,0 +1,344 @@
+"""Invitations, sessions, revocation and erasure, on an injected clock."""
+
+import re
+import threading
+
+import pytest
+from hypothesis import given, strategies
+
+from szpo.errors import UsageError
+from szpo.evaluators.panel_evaluator import LedgerEvaluator
+from szpo.ledger.canonical import sha256
+from szpo.ledger.database import Ledger
+from szpo.replay import verification
+from szpo.reports import votes
+from szpo.voting.service import VoteService
+from szpo_ui.web import credentials
+from szpo_ui.web.credential_rows import ALPHABET, plain_code
+from szpo_ui.web.credentials import AccessError, Contact
+from tests.support.quadratic import go, new_ledger, settings_of, start
+from tests.voting.test_service import ask
+
+HOUR = 3_600_000_000
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    with new_ledger(tmp_path / "run.db", settings_of()) as found:
+        yield found
+
+
+def refused(act, *arguments):
+    with pytest.raises(AccessError) as caught:
+        act(*arguments)
+    return caught.value.code
+
+
+# ---- invitations ----
+
+
+def test_panelists_get_the_next_free_pseudonym_and_are_enrolled(ledger):
+    VoteService(ledger).enroll("simulated", "P-02")
+    made = [credentials.invite(ledger, "panelist") for _ in range(3)]
+    assert [each.name for each in made] == ["P-01", "P-03", "P-04"]
+    enrolled = {p["panelist"]: p["pseudonym"] for p in VoteService(ledger).panelists()}
+    assert [enrolled[each.panelist] for each in made] == ["P-01", "P-03", "P-04"]
+    boss = credentials.invite(ledger, "operator")
+    assert (boss.name, boss.panelist) == ("O-01", None)
+
+
+def test_only_hashes_are_stored_and_shown(ledger):
+    made = credentials.invite(ledger, "panelist")
+    session, _ = credentials.redeem(ledger, made.token)
+    ledger.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    content = ledger.path.read_bytes()
+    for secret in (made.token, made.code, plain_code(made.code), session):
+        assert secret.encode() not in content and secret not in repr(made)
+    hashes = {row["secret_sha256"] for row in ledger.query("SELECT * FROM credentials")}
+    assert hashes == {sha256(made.token), sha256(plain_code(made.code)), sha256(session)}
+
+
+def test_secrets_are_long_and_codes_are_read_as_they_are_misread(ledger):
+    tokens, codes = set(), set()
+    for _ in range(20):
+        made = credentials.invite(ledger, "panelist")
+        assert len(made.token) >= 43  # 256 bits
+        assert re.fullmatch(rf"([{ALPHABET}]{{4}}-){{3}}[{ALPHABET}]{{4}}", made.code)  # 80 bits
+        tokens.add(made.token)
+        codes.add(made.code)
+    assert len(tokens) == len(codes) == 20
+    assert len(set(ALPHABET)) == 32 and not set("ILOU") & set(ALPHABET)
+
+
+@given(strategies.text(ALPHABET, min_size=16, max_size=16), strategies.data())
+def test_case_dashes_and_look_alikes_do_not_matter(code, data):
+    typed = ""
+    for letter in code:
+        alike = {"0": "0Oo", "1": "1IiLl"}.get(letter, letter + letter.lower())
+        typed += data.draw(strategies.sampled_from(alike))
+        typed += data.draw(strategies.sampled_from(["", "-", " "]))
+    assert plain_code(typed) == code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"role": "boss"}, "role 'boss' is unknown"),
+        ({"role": "panelist", "days": 0}, "days is 0"),
+        ({"role": "panelist", "days": float("nan")}, "days is nan"),
+        ({"role": "panelist", "days": 1e9}, "at most 3650"),
+        ({"role": "panelist", "name": "a:b"}, "'a:b' is no name"),
+        ({"role": "panelist", "name": ""}, "is no name"),
+        ({"role": "panelist", "name": "é" * 3}, "is no name"),
+        ({"role": "operator", "contact": "Ann"}, "a contact belongs to a panelist"),
+        ({"role": "operator", "name": "P-01"}, "'P-01' is the name of a panelist"),
+        ({"role": "panelist", "name": "O-01"}, "'O-01' is the name of a operator"),
+    ],
+)
+def test_odd_invitations_are_refused_in_words(ledger, arguments, words):
+    credentials.invite(ledger, "panelist")
+    credentials.invite(ledger, "operator")
+    before = ledger.query("SELECT count(*) AS n FROM credentials")
+    with pytest.raises(UsageError, match=re.escape(words)):
+        credentials.invite(ledger, **arguments)
+    assert ledger.query("SELECT count(*) AS n FROM credentials") == before
+
+
+def test_a_new_invitation_ends_the_former_link_and_code_but_no_session(ledger):
+    first = credentials.invite(ledger, "panelist")
+    session, who = credentials.login(ledger, first.name, first.code)
+    second = credentials.invite(ledger, "panelist", first.name)
+    assert second.panelist == first.panelist
+    assert refused(credentials.redeem, ledger, first.token) == "revoked"
+    assert refused(credentials.login, ledger, first.name, first.code) == "revoked"
+    assert credentials.identify(ledger, session) == who
+    assert credentials.redeem(ledger, second.token)[1].panelist == who.panelist
+
+
+# ---- coming in ----
+
+
+def test_a_link_works_once_and_a_code_until_it_ends(ledger):
+    made = credentials.invite(ledger, "panelist", days=2)
+    session, who = credentials.redeem(ledger, made.token)
+    assert credentials.identify(ledger, session) == who
+    assert (who.role, who.name, who.panelist) == ("panelist", "P-01", made.panelist)
+    assert refused(credentials.redeem, ledger, made.token) == "used"
+    for name in ("P-01", " p-01"):
+        again, same = credentials.login(ledger, name, made.code.lower())
+        assert again != session and same.panelist == made.panelist
+    ledger.clock.now += 48 * HOUR
+    assert refused(credentials.login, ledger, "P-01", made.code) == "expired"
+    assert refused(credentials.redeem, ledger, made.token) == "expired"
+
+
+def test_whoever_tries_learns_nothing(ledger):
+    ann, ben = (credentials.invite(ledger, "panelist") for _ in range(2))
+    session, _ = credentials.redeem(ledger, ann.token)
+    tries = [("P-01", ben.code), ("P-09", ann.code), ("P-01", "AAAA"), ("", ""), ("\ud800", "x")]
+    told = set()
+    for name, code in tries:
+        with pytest.raises(AccessError) as caught:
+            credentials.login(ledger, name, code)
+        told.add((caught.value.code, str(caught.value)))
+    assert len(told) == 1 and told.pop()[0] == "unknown"
+    # A secret of one kind opens nothing of another kind.
+    for secret in (session, plain_code(ben.code), "", "x" * 1000):
+        assert refused(credentials.redeem, ledger, secret) == "unknown"
+    assert refused(credentials.login, ledger, "P-02", ben.token) == "unknown"
+    for secret in (ben.token, plain_code(ben.code), "", "nonsense"):
+        assert credentials.identify(ledger, secret) is None
+
+
+def test_a_wrong_name_and_a_wrong_code_cost_the_same_look_ups(ledger):
+    made = credentials.invite(ledger, "panelist")
+    asked = []
+    ledger.db.conn.set_trace_callback(asked.append)
+    costs = []
+    for name, code in (("P-77", "A" * 16), (made.name, "A" * 16), ("P-77", made.code)):
+        asked.clear()
+        refused(credentials.login, ledger, name, code)
+        costs.append(len(asked))
+    ledger.db.conn.set_trace_callback(None)
+    assert len(set(costs)) == 1
+
+
+# ---- sessions ----
+
+
+@pytest.mark.parametrize(
+    ("days", "uses", "then"),
+    [(None, 10, 12), (1, 2, 3)],
+    ids=["twelve hours from its last use", "with the invitation behind it"],
+)
+def test_a_session_ends(ledger, days, uses, then):
+    made = credentials.invite(ledger, "panelist", **({} if days is None else {"days": days}))
+    session, _ = credentials.redeem(ledger, made.token)
+    for _ in range(uses):
+        ledger.clock.now += 11 * HOUR
+        assert credentials.identify(ledger, session) is not None
+    ledger.clock.now += then * HOUR
+    assert credentials.identify(ledger, session) is None
+
+
+def test_the_use_of_a_session_is_written_at_most_once_a_minute(ledger):
+    made = credentials.invite(ledger, "panelist")
+    session, _ = credentials.redeem(ledger, made.token)
+    before = ledger.changes()
+    for _ in range(50):
+        assert credentials.identify(ledger, session) is not None
+    assert ledger.changes() == before
+    ledger.clock.now += 61_000_000
+    assert credentials.identify(ledger, session) is not None
+    after = ledger.changes()
+    assert after[1] == before[1] + 1
+    (found,) = credentials.listed(ledger)
+    assert ledger.clock.now - found.seen_us < 10_000
+
+
+def test_logging_out_ends_one_session(ledger):
+    made = credentials.invite(ledger, "panelist")
+    one, _ = credentials.redeem(ledger, made.token)
+    two, _ = credentials.login(ledger, made.name, made.code)
+    credentials.logout(ledger, one)
+    credentials.logout(ledger, "nonsense")
+    assert credentials.identify(ledger, one) is None
+    assert credentials.identify(ledger, two) is not None
+
+
+def test_sessions_that_ended_do_not_pile_up(ledger):
+    made = credentials.invite(ledger, "panelist")
+    for _ in range(20):
+        credentials.login(ledger, made.name, made.code)
+        ledger.clock.now += 13 * HOUR
+    count = ledger.query("SELECT count(*) AS n FROM credentials")[0]["n"]
+    assert count == 3  # link, code, the last session
+
+
+def test_another_process_sees_a_session_and_its_end(ledger):
+    made = credentials.invite(ledger, "operator", "ann")
+    session, who = credentials.redeem(ledger, made.token)
+    with Ledger.open(ledger.path, clock=ledger.clock) as second:
+        assert credentials.identify(second, session) == who
+        credentials.revoke(second, "ann", "ben")
+    assert credentials.identify(ledger, session) is None
+
+
+# ---- the list, revoking, erasing ----
+
+
+def test_the_list_tells_what_became_of_everybody(ledger):
+    made = {name: credentials.invite(ledger, "panelist", name, days=1) for name in "abcde"}
+    credentials.login(ledger, "b", made["b"].code)
+    credentials.revoke(ledger, "c", "op")
+    credentials.redeem(ledger, made["d"].token)
+    credentials.revoke(ledger, "d", "op")
+    states = {each.name: each.state for each in credentials.listed(ledger)}
+    assert states == {
+        "a": "invited",
+        "b": "active",
+        "c": "revoked",
+        "d": "revoked",
+        "e": "invited",
+    }
+    ledger.clock.now += 25 * HOUR
+    states = {each.name: each.state for each in credentials.listed(ledger)}
+    assert states["a"] == states["b"] == "expired" and states["c"] == "revoked"
+    seen = {each.name: each.seen_us for each in credentials.listed(ledger)}
+    assert seen["a"] is None and seen["b"] is not None
+
+
+def test_revoking_ends_everything_of_a_name_and_of_no_other(ledger):
+    ann, other = (
+        credentials.invite(ledger, "panelist", "P"),
+        credentials.invite(ledger, "panelist"),
+    )
+    near = credentials.invite(ledger, "panelist", "P 2")  # ids that begin alike
+    session, _ = credentials.login(ledger, "P", ann.code)
+    assert credentials.revoke(ledger, "P", "op") == 3
+    assert credentials.revoke(ledger, "P", "op") == 0
+    assert credentials.revoke(ledger, "nobody", "op") == 0
+    assert credentials.identify(ledger, session) is None
+    assert refused(credentials.redeem, ledger, ann.token) == "revoked"
+    assert refused(credentials.login, ledger, "P", ann.code) == "revoked"
+    for each in (other, near):
+        assert credentials.redeem(ledger, each.token)[1].name == each.name
+    events = [event["body"] for event in ledger.events("revoke")]
+    assert [event["ended"] for event in events] == [3, 0]
+
+
+@pytest.mark.parametrize("end", [credentials.revoke, credentials.erase])
+def test_who_is_sent_away_leaves_no_seat_behind(tmp_path, end):
+    with new_ledger(tmp_path / "run.db", settings_of()) as ledger:
+        ask(ledger, n=2, m=1)
+        service = VoteService(ledger)
+        ann, ben = (credentials.invite(ledger, "panelist") for _ in range(2))
+        answered = service.assign(ann.panelist)
+        service.cast(answered.id, "A", idem=answered.id)
+        open_seat = service.assign(ann.panelist)
+        assert service.assign(ben.panelist) is None
+        end(ledger, ann.name, "op")
+        assert service.assign(ben.panelist).comparison == open_seat.comparison
+        assert [vote.panelist for vote in service.counted(0)] == [ann.panelist]
+
+
+def test_erasing_a_person_leaves_the_record_and_no_byte_of_them(tmp_path):
+    settings, ledger, policy = start(tmp_path, N=2, M=1)
+    contact = Contact("Ann Smithfield", "ann@example.org", "knows Ruth Weatherby")
+    made = credentials.invite(ledger, "panelist", contact=contact)
+    credentials.redeem(ledger, made.token)
+    service = VoteService(ledger)
+
+    def vote():
+        while (seat := service.assign(made.panelist)) is not None:
+            service.cast(seat.id, "A", idem=seat.id)
+
+    go(settings, ledger, policy, LedgerEvaluator(service), wait=vote, until_step=1)
+    assert credentials.listed(ledger)[0].contact == "Ann Smithfield"
+    credentials.erase(ledger, "P-01", "op")
+    assert credentials.listed(ledger) == []
+    assert ledger.query("SELECT * FROM contacts") == []
+    assert refused(credentials.login, ledger, "P-01", made.code) == "unknown"
+    report = verification.verify(ledger)
+    assert report.ok, str(report)
+    assert [v.panelist for v in service.counted(0)] == [made.panelist] * 2
+    (event,) = ledger.events("erase")
+    assert event["body"] == {"role": "panelist", "panelist": made.panelist}
+    files = [file.read_bytes() for file in tmp_path.iterdir()]
+    assert len(files) == 3  # the ledger is open: its log is there as well
+    for words in (b"Smithfield", b"example.org", b"Weatherby"):
+        assert not any(words in content for content in files)
+    assert any(b"P-01" in content for content in files)
+    ledger.close()
+
+
+def test_a_link_is_redeemed_once_however_many_try(ledger):
+    made = credentials.invite(ledger, "panelist")
+    told, barrier = [], threading.Barrier(8)
+
+    def attempt():
+        barrier.wait()
+        try:
+            told.append(credentials.redeem(ledger, made.token)[1].name)
+        except AccessError as error:
+            told.append(error.code)
+
+    threads = [threading.Thread(target=attempt) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(told) == ["P-01", *["used"] * 7]
+
+
+def test_erasing_somebody_unknown_is_an_error(ledger):
+    with pytest.raises(UsageError, match="nobody was invited as 'P-01'"):
+        credentials.erase(ledger, "P-01", "op")
+
+
+def test_no_contact_reaches_an_event_or_an_export(ledger):
+    credentials.invite(ledger, "panelist", contact=Contact("Ann Smithfield", "x@example.org"))
+    credentials.revoke(ledger, "P-01", "op")
+    told = " ".join(str(event) for event in ledger.events())
+    assert "Smithfield" not in told and "example.org" not in told
+    assert "Smithfield" not in str(list(votes.export_votes(ledger)))

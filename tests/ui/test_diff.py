@@ -1,0 +1,75 @@
+"""Difference marks: lossless, symmetric, off where they would not help, bounded in time."""
+
+import time
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from szpo_ui.web.diff import MOST_WORDS, SIMILAR, Piece, compare, words
+
+TEXTS = st.text(alphabet="ab c.\n,ü漢字'’\u202e\x00", max_size=60)
+
+
+def joined(pieces):
+    return "".join(piece.text for piece in pieces)
+
+
+@given(TEXTS, TEXTS)
+def test_the_pieces_joined_are_the_texts(a, b):
+    found = compare(a, b)
+    assert (joined(found.a), joined(found.b)) == (a, b)
+    assert all(piece.text for piece in (*found.a, *found.b))
+
+
+@given(TEXTS)
+def test_a_text_does_not_differ_from_itself(text):
+    found = compare(text, text)
+    assert not found.marked and found.similarity == 1.0
+
+
+@given(TEXTS, TEXTS)
+def test_marks_stand_only_above_the_threshold(a, b):
+    found = compare(a, b)
+    assert not found.marked or found.similarity >= SIMILAR
+
+
+def test_only_the_words_that_differ_are_marked():
+    found = compare("The rain drummed on the roof.", "The rain drummed softly on the shelter.")
+    assert [p.text for p in found.a if p.differs] == ["roof"]
+    assert [p.text for p in found.b if p.differs] == ["softly", "shelter"]
+
+
+def test_neighbouring_words_share_a_mark_and_punctuation_stands_alone():
+    found = compare("I like red wine, always.", "I like cold water, always.")
+    assert found.a == (Piece("I like "), Piece("red wine", True), Piece(", always."))
+
+
+def test_white_space_alone_is_no_difference():
+    assert not compare("one two\nthree", "one  two three").marked
+
+
+def test_unlike_texts_stay_unmarked():
+    found = compare("Yes, it is safe.", "Nobody knows what happens in such a case at night.")
+    assert found.similarity is not None and found.similarity < SIMILAR
+    assert not found.marked
+
+
+def test_text_without_spaces_is_compared_by_character():
+    found = compare("今日はとても良い天気です", "今日はとても悪い天気です")
+    assert [p.text for p in found.a if p.differs] == ["良"]
+
+
+def test_what_would_take_long_is_not_compared():
+    begin = time.perf_counter()
+    for a, b in [
+        ("a " * MOST_WORDS, "a b " * (MOST_WORDS // 2)),  # a model that repeats itself
+        ("word " * (MOST_WORDS + 1), "word " * MOST_WORDS),
+        ("x" * 200_000, "x" * 199_999),
+    ]:
+        found = compare(a, b)
+        assert found.similarity is None and not found.marked
+    assert time.perf_counter() - begin < 2
+
+
+def test_words_are_counted_as_a_reader_does():
+    assert words("  Two words. ") == 2 and words("") == 0

@@ -1,0 +1,86 @@
+"""szpo invite: links and codes that work, lists, revocation, erasure."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from szpo.cli.app import call
+from szpo.ledger.database import Ledger
+from szpo_ui.web import credentials
+from tests.support.browser import make
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    stage = make(tmp_path / "run.db")
+    stage.ledger.close()
+    return tmp_path / "run.db"
+
+
+def invite(run: Path, *words: str) -> int:
+    return call(["invite", str(run), *words])
+
+
+def test_the_printed_link_and_code_let_their_people_in(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert invite(run, "--count", "2", "--url", "https://panel.example/") == 0
+    said = capsys.readouterr().out
+    links = re.findall(r"https://panel\.example/login#t=(\S+)", said)
+    codes = re.findall(r"code: (\S+)", said)
+    assert len(links) == len(codes) == 2
+    with Ledger.open(run) as ledger:
+        _, first = credentials.redeem(ledger, links[0])
+        _, second = credentials.login(ledger, "P-02", codes[1])
+    assert (first.name, first.role, second.name) == ("P-01", "panelist", "P-02")
+
+
+def test_json_names_everything_once(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert invite(run, "--role", "operator", "--name", "Olga", "--days", "2", "--json") == 0
+    (made,) = json.loads(capsys.readouterr().out)
+    assert (made["name"], made["role"]) == ("Olga", "operator")
+    with Ledger.open(run) as ledger:
+        left = made["expires_us"] - ledger.clock()
+        assert 1.9 < left / 86_400e6 <= 2.0
+        assert credentials.login(ledger, "Olga", made["code"])[1].role == "operator"
+
+
+def test_list_revoke_and_erase(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    invite(run, "--name", "P-01", "--contact", "Ada Example", "--json")
+    code = json.loads(capsys.readouterr().out)[0]["code"]
+    assert invite(run, "--list", "--json") == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["name"], row["state"], row["contact"]) == ("P-01", "invited", "Ada Example")
+    assert invite(run, "--revoke", "P-01") == 0
+    assert "2 credentials revoked" in capsys.readouterr().out
+    with Ledger.open(run) as ledger, pytest.raises(credentials.AccessError, match="revoked"):
+        credentials.login(ledger, "P-01", code)
+    assert invite(run, "--erase", "P-01") == 0
+    capsys.readouterr()
+    assert invite(run, "--list") == 0
+    assert capsys.readouterr().out.strip() == "nobody is invited yet"
+    assert b"Ada Example" not in run.read_bytes()
+    with Ledger.open(run) as ledger:
+        assert ledger.query("SELECT pseudonym FROM panelists")[0]["pseudonym"] == "P-01"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--count", "0"), "--count is 1 to 1,000"),
+        (("--count", "2", "--name", "P-01"), "without --name"),
+        (("--days", "0"), "days is 0"),
+        (("--name", "<script>"), "is no name"),
+        (("--erase", "nobody"), "nobody was invited as 'nobody'"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(
+    run: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], said: str
+) -> None:
+    assert invite(run, *words) == 2
+    complaint = capsys.readouterr().err
+    assert said in complaint and complaint.count("\n") == 1

@@ -1,0 +1,221 @@
+"""Coming in: the login page, wrong codes, invitations by link, sessions that end."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+
+from szpo_ui.web import credentials, login
+from szpo_ui.web.rate import Buckets, Locks
+from tests.support.browser import Stage, violations
+
+pytest_plugins = ["tests.support.browser"]
+PAGES = ()
+
+
+@pytest.fixture
+def client(stage: Stage) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=stage.url, timeout=20) as made:
+        yield made
+
+
+def test_a_name_and_code_open_the_own_page_with_a_strict_cookie(
+    stage: Stage, client: httpx.Client
+) -> None:
+    invited = stage.invitation("panelist", "P-01")
+    answer = client.post("/login", json={"name": "P-01", "code": invited.code.lower()})
+    assert (answer.status_code, answer.json()["go"]) == (200, "/panel/")
+    cookie = answer.headers["set-cookie"]
+    assert cookie.startswith("szpo=")
+    assert {"HttpOnly", "SameSite=strict", "Path=/"} <= set(cookie.split("; "))
+    assert "Secure" not in cookie
+    assert client.get("/", follow_redirects=False).headers["location"] == "/panel/"
+    assert client.get("/api/status").status_code == 200
+
+
+@pytest.mark.parametrize("stage", [{"secure": True}], indirect=True)
+def test_behind_tls_the_cookie_is_bound_to_the_host(stage: Stage, client: httpx.Client) -> None:
+    invited = stage.invitation("operator", "Olga")
+    answer = client.post("/login", json={"name": "Olga", "code": invited.code})
+    cookie = answer.headers["set-cookie"]
+    assert cookie.startswith("__Host-szpo=")
+    assert {"HttpOnly", "SameSite=strict", "Path=/", "Secure"} <= set(cookie.split("; "))
+    assert answer.headers["strict-transport-security"].startswith("max-age=")
+
+
+def test_five_wrong_codes_lock_the_name_and_the_address_for_a_minute(
+    stage: Stage, client: httpx.Client
+) -> None:
+    invited = stage.invitation("panelist", "P-01")
+    other = stage.invitation("panelist", "P-02")
+    for _ in range(5):
+        wrong = client.post("/login", json={"name": "P-01", "code": "0000-0000-0000-0000"})
+        assert (wrong.status_code, wrong.json()["error"]) == (401, "unknown")
+    for name, code in (("p-01", invited.code), ("P-02", other.code)):
+        locked = client.post("/login", json={"name": name, "code": code})
+        assert (locked.status_code, locked.json()["error"]) == (429, "locked")
+        assert 50 <= int(locked.headers["retry-after"]) <= 60
+    assert client.post("/redeem", json={"token": other.token}).status_code == 429
+    stage.clock.forward(61)
+    assert client.post("/login", json={"name": "P-01", "code": invited.code}).status_code == 200
+
+
+def test_an_unknown_name_is_answered_like_a_wrong_code(stage: Stage, client: httpx.Client) -> None:
+    stage.invitation("panelist", "P-01")
+    known, unknown = (
+        client.post("/login", json={"name": name, "code": "0000-0000-0000-0000"})
+        for name in ("P-01", "nobody")
+    )
+    assert known.status_code == unknown.status_code == 401
+    assert known.content == unknown.content
+
+
+def test_a_link_works_once_and_ends_the_session_before_it(
+    stage: Stage, client: httpx.Client
+) -> None:
+    invited = stage.invitation("panelist", "P-01")
+    answer = client.post("/redeem", json={"token": invited.token})
+    assert (answer.status_code, answer.json()["go"]) == (200, "/panel/")
+    first = client.cookies["szpo"]
+    again = httpx.post(f"{stage.url}/redeem", json={"token": invited.token})
+    assert (again.status_code, again.json()["error"]) == (401, "used")
+    client.post("/login", json={"name": "P-01", "code": invited.code})
+    assert client.cookies["szpo"] != first
+    assert credentials.identify(stage.ledger, first) is None, "no second session stays behind"
+
+
+def test_logout_ends_the_session_and_clears_the_cookie(stage: Stage) -> None:
+    cookie = stage.cookie("panelist", "P-01")
+    with httpx.Client(base_url=stage.url, cookies=cookie) as client:
+        assert client.get("/api/status").status_code == 200
+        assert "Max-Age=0" in client.post("/logout").headers["set-cookie"]
+    answer = httpx.get(f"{stage.url}/api/status", cookies=cookie)
+    assert (answer.status_code, answer.json()["error"]) == (401, "login")
+
+
+def test_expired_and_revoked_sessions_are_told_apart(stage: Stage) -> None:
+    revoked, expired = (stage.cookie("panelist", name) for name in ("P-01", "P-02"))
+    credentials.revoke(stage.ledger, "P-01", "test")
+    answer = httpx.get(f"{stage.url}/api/status", cookies=revoked)
+    assert (answer.status_code, answer.json()["error"]) == (403, "revoked")
+    stage.clock.forward(12 * 3600 + 1)
+    answer = httpx.get(f"{stage.url}/api/status", cookies=expired)
+    assert (answer.status_code, answer.json()["error"]) == (401, "expired")
+
+
+def test_pages_lead_to_the_login_and_everything_else_says_401(
+    stage: Stage, client: httpx.Client
+) -> None:
+    for page in ("/panel", "/panel/", "/operate/"):
+        answer = client.get(page)
+        assert answer.status_code == 303
+        assert answer.headers["location"] == f"/login?next={page}"
+    for path in (
+        "/api/status", "/panel/config", "/panel/assets/x.js", "/operate/theme.css",
+        "/panel/gradio_api/app_id", "/panel-api/status", "/docs", "/nothing",
+    ):  # fmt: skip
+        assert client.get(path).status_code == 401, path
+    assert client.get("/healthz").json() == {"ok": True}
+    assert client.get("/static/login.css").status_code == 200
+
+
+def test_the_login_page_works_by_keyboard_and_axe_finds_nothing(
+    stage: Stage, chromium: Any
+) -> None:
+    invited = stage.invitation("operator", "Olga")
+    for scheme in ("light", "dark"):
+        context = chromium.new_context(base_url=stage.url, color_scheme=scheme)
+        page = context.new_page()
+        errors: list[str] = []
+        page.on("pageerror", lambda error, errors=errors: errors.append(str(error)))
+        page.goto("/operate/")
+        assert page.url.endswith("/login?next=/operate/")
+        page.keyboard.type("Olga")
+        page.keyboard.press("Tab")
+        page.keyboard.type("wrong")
+        page.keyboard.press("Enter")
+        page.get_by_role("alert").filter(has_text="not known").wait_for()
+        assert violations(page, ("minor", "moderate", "serious", "critical")) == []
+        page.get_by_label("Code", exact=True).fill(invited.code)
+        page.keyboard.press("Enter")
+        page.wait_for_url(f"{stage.url}/operate/")
+        cookie = context.cookies()[0]
+        assert (cookie["name"], cookie["httpOnly"], cookie["sameSite"]) == ("szpo", True, "Strict")
+        assert errors == []
+        context.close()
+
+
+def test_the_link_leaves_nothing_in_the_address_or_the_history(
+    stage: Stage, chromium: Any
+) -> None:
+    invited = stage.invitation("panelist", "P-01")
+    context = chromium.new_context(base_url=stage.url, viewport={"width": 320, "height": 640})
+    page = context.new_page()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"/login#t={invited.token}")
+    page.wait_for_url(f"{stage.url}/panel/")
+    assert not any(invited.token in url for url in asked)
+    page.goto(f"/login#t={invited.token}")
+    page.get_by_role("alert").filter(has_text="used before").wait_for()
+    assert page.evaluate("location.href") == f"{stage.url}/login"
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320
+    context.close()
+
+
+def test_nothing_secret_or_personal_reaches_the_file(stage: Stage, client: httpx.Client) -> None:
+    invited = stage.invitation("panelist", "P-01")
+    answer = client.post("/login", json={"name": "P-01", "code": invited.code})
+    session = re.match(r"szpo=([^;]+)", answer.headers["set-cookie"])
+    assert session is not None
+    stage.ledger.query("PRAGMA wal_checkpoint(TRUNCATE)")
+    content = stage.ledger.path.read_bytes()
+    for secret in (invited.code, invited.code.replace("-", ""), invited.token, session[1]):
+        assert secret.encode() not in content
+    assert b"127.0.0.1" not in content
+
+
+def test_a_handler_asks_again_who_is_there(stage: Stage) -> None:
+    @dataclass
+    class Direct:
+        headers: dict[str, str]
+
+    for request in (None, Direct({"cookie": "szpo=nothing"})):
+        with pytest.raises(login.HTTPException, match="please log in"):
+            login.identity(stage.site, request)
+    secret = stage.cookie("panelist", "P-01")["szpo"]
+    direct = Direct({"cookie": f"szpo={secret}"})
+    assert login.identity(stage.site, direct).name == "P-01"
+    with pytest.raises(login.HTTPException, match="not yours"):
+        login.identity(stage.site, direct, "operator")
+
+
+def test_buckets_pass_a_burst_and_then_the_rate() -> None:
+    now = [0]
+    buckets = Buckets(lambda: now[0], rate=2.0, burst=3)
+    assert [buckets.take("a") for _ in range(3)] == [0.0, 0.0, 0.0]
+    assert buckets.take("a") == pytest.approx(0.5)
+    assert buckets.take("b") == 0.0, "others are not held up"
+    now[0] = 500_000
+    assert buckets.take("a") == 0.0
+    assert buckets.take("a") > 0
+
+
+def test_locks_count_in_a_row_and_start_anew_after_a_lock() -> None:
+    now = [0]
+    locks = Locks(lambda: now[0], tries=2, seconds=10)
+    locks.wrong("a")
+    locks.right("a")
+    locks.wrong("a")
+    assert locks.left("a") == 0
+    locks.wrong("a", "b")
+    assert (locks.left("a"), locks.left("b")) == (10, 0)
+    now[0] = 10_000_000
+    assert locks.left("a", "b") == 0
+    locks.wrong("a")
+    assert locks.left("a") == 0, "one more try, not one more lock"

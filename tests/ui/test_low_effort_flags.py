@@ -1,0 +1,80 @@
+"""Signs of low effort as the operator reads them: each with its reason, in words."""
+
+from __future__ import annotations
+
+import re
+from types import SimpleNamespace
+
+import pytest
+
+from szpo.analysis import agreement, evidence
+from szpo_ui.operator import page as operator_page
+from szpo_ui.operator import state
+from tests.analysis.test_overview import ballot
+from tests.analysis.test_overview import page as numbers
+from tests.ui.test_operator_page import text
+
+
+def known(right: int, of: int, kind: str = "gold") -> list[evidence.Ballot]:
+    """Answers to known questions, or to comparisons shown a second time, so many right."""
+    again = {"kind": kind, "counted": False, "step": None, "expected": "plus"}
+    first = [ballot(100 + i, "plus", comparison=f"x{i}", choice="A") for i in range(of)]
+    made = [
+        ballot(i, "plus" if i < right else "minus", repeats=f"x{i}", comparison=f"y{i}", **again)
+        for i in range(of)
+    ]
+    return made if kind == "gold" else [*first, *made]
+
+
+def contrary() -> list[evidence.Ballot]:
+    """Three vote on each of 32 directions; P-01 against the two others, sides in turn."""
+    return [
+        ballot(
+            3 * i + place, verdict, step=i, comparison=f"c{i}", panelist=name,
+            plus_side="AB"[i % 2], choice="AB"[(i + (verdict == "minus")) % 2],
+        )
+        for i in range(32)
+        for place, (name, verdict) in enumerate(
+            [("P-01", "minus"), ("P-02", "plus"), ("P-03", "plus")]
+        )
+    ]  # fmt: skip
+
+
+def turns(count: int, run: int = 0) -> list[evidence.Ballot]:
+    """Votes for A and B in turn, after so many for A."""
+    return [ballot(i, "plus" if i < run or i % 2 else "minus") for i in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "votes"),
+    [
+        ("fast", "12 of 12 answers sooner than texts can be read",
+         [ballot(i, ("plus", "minus")[i % 2], dwell_ms=900) for i in range(12)]),
+        ("skim", "12 of 12 answers in less than a quarter of the reading time",
+         [ballot(i, ("plus", "minus")[i % 2], dwell_ms=14_000) for i in range(12)]),
+        ("side", "chose the left side in 12 of 12 answers", turns(12, run=12)),
+        ("run", "chose the same side 14 times in a row", turns(28, run=14)),
+        ("gold", "3 of 6 known answers right", known(3, 6)),
+        ("repeat", "the same answer in 1 of 6 repeats", known(1, 6, "repeat")),
+        ("rest", "with the others in 0 of 32 answers", contrary()),
+        ("skips", "could not judge 4 of 12",
+         turns(8) + [ballot(50 + i, "skip") for i in range(4)]),
+        ("random", "to 1 for answers at random", known(1, 4)),
+    ],
+)  # fmt: skip
+def test_each_flag_is_shown_with_its_reason(
+    code: str, said: str, votes: list[evidence.Ballot]
+) -> None:
+    rows = agreement.panelists(numbers(votes))
+    assert code in [flag.code for flag in rows[0].flags]
+    assert all(not row.flags for row in rows[1:])
+    people = [state.Person(row, None, online=False, excluded=False) for row in rows]
+    shown = SimpleNamespace(people=people)
+    table = operator_page._environment().get_template("operate/people.html")
+    (first,) = re.findall(
+        r"<tr>\s*<th scope=\"row\".*?</tr>", table.render(b=shown, access={}), re.S
+    )[:1]
+    assert "!" in text(first) and said in text(first)
+    careful = agreement.panelists(numbers(turns(12)))
+    shown = SimpleNamespace(people=[state.Person(careful[0], None, False, False)])
+    assert "nothing" in text(table.render(b=shown, access={}))

@@ -1,0 +1,333 @@
+"""The operator's page in a browser: what it shows and does, read with eyes, keys and axe."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from szpo.analysis import evidence, overview
+from szpo.ledger import orders
+from szpo.ledger.database import Ledger
+from szpo.reports import bundle
+from szpo.voting import lease
+from tests.support.browser import NARROW, ZOOMED, Stage, context, misfits, violations, window
+
+pytest_plugins = ["tests.support.browser"]
+
+READY = "#op-root[data-version]"
+
+
+def vote(stage: Stage, name: str, *, most: int = 100) -> int:
+    """Votes for plus by somebody, as many as are asked or ``most``; returns how many."""
+    person = stage.invitation("panelist", name).panelist or ""
+    cast = 0
+    while cast < most and (seat := stage.site.service.assign(person)) is not None:
+        stage.site.service.cast(seat.id, seat.plus_side, idem=seat.id, dwell_ms=20_000)
+        cast += 1
+    return cast
+
+
+def play(stage: Stage, steps: int) -> None:
+    """That many rounds, voted by Ada and Bob, and the next one open."""
+    stage.advance()
+    for _ in range(steps):
+        for name in ("Ada", "Bob"):
+            vote(stage, name)
+        stage.advance()
+
+
+@pytest.fixture
+def page(stage: Stage, operator: Callable[..., Any]) -> Any:
+    """Two rounds are applied, the third is open; Olga looks at it."""
+    play(stage, 2)
+    shown = operator().new_page()
+    shown.goto("/operate/")
+    shown.wait_for_selector(READY)
+    return shown
+
+
+def press(page: Any, name: str) -> Any:
+    """Open the dialog of a control; returns it."""
+    page.get_by_role("button", name=name, exact=True).first.click()
+    return page.locator("dialog[open]")
+
+
+def words(page: Any, heading: str) -> str:
+    """The text of the section under a heading, in single spaces."""
+    section = page.locator("section", has=page.locator(f"#{heading}"))
+    return " ".join(section.inner_text().split())
+
+
+# ---- looking ----
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_before_during_paused_and_in_every_dialog(
+    stage: Stage, operator: Callable[..., Any], scheme: str
+) -> None:
+    page = operator(color_scheme=scheme).new_page()
+    page.goto("/operate/")
+    page.wait_for_selector("iframe.op-preview")
+    assert violations(page) == []
+    play(stage, 2)
+    order = orders.place(stage.ledger, "samples", "Olga", {"prompts": 1})
+    column = {"name": "base", "step": None, "theta_sha256": "0", "answers": [["yes", "length"]]}
+    orders.settle(
+        stage.ledger, orders.get(stage.ledger, order), {"prompts": ["well?"], "columns": [column]}
+    )
+    lease.pause(stage.ledger, "Olga", "lunch")
+    page.reload()
+    page.wait_for_selector(f"{READY}[data-state=paused]")
+    page.locator("#op-values-table summary").click()
+    page.locator("#op-health-table summary").click()
+    assert violations(page) == []
+    lease.unpause(stage.ledger, "Olga")
+    page.reload()
+    page.wait_for_selector(f"{READY}[data-state=open]")
+    for dialog in page.locator("dialog").all():
+        dialog.evaluate("node => node.showModal()")
+        assert violations(page) == [], dialog.get_attribute("id")
+        dialog.evaluate("node => node.close()")
+
+
+@pytest.mark.parametrize("size", [NARROW, ZOOMED, (1280, 800, 1)], ids=["320", "200 %", "wide"])
+def test_it_fits_every_width_and_targets_are_large_enough(
+    stage: Stage, operator: Callable[..., Any], size: tuple[int, int, int]
+) -> None:
+    page = operator().new_page()
+
+    def wrong(state: str) -> list[str]:
+        page.goto("/operate/")
+        page.wait_for_selector(f"{READY}[data-state={state}]")
+        return misfits(page, *size, root="#op-root", bar=".op-top")
+
+    assert wrong("none") == []  # before the first round, with the panelist's page in its frame
+    play(stage, 2)
+    assert wrong("open") == []
+    with window(page, *size):
+        for dialog in page.locator("dialog").all():
+            dialog.evaluate("node => node.showModal()")
+            box, name = dialog.bounding_box(), dialog.get_attribute("id")
+            assert box["x"] >= 0 and box["x"] + box["width"] <= size[0], name
+            assert dialog.evaluate("n => n.scrollWidth <= n.clientWidth"), name
+            dialog.evaluate("node => node.close()")
+    lease.pause(stage.ledger, "Olga", "lunch")
+    assert wrong("paused") == []
+
+
+def test_without_motion_and_with_forced_colours_it_still_tells_states_apart(
+    stage: Stage, operator: Callable[..., Any]
+) -> None:
+    play(stage, 2)
+    page = operator(reduced_motion="reduce", forced_colors="active").new_page()
+    page.goto("/operate/")
+    page.wait_for_selector(READY)
+    moving = page.evaluate(
+        "[...document.querySelectorAll('.op *')].filter(n => "
+        "parseFloat(getComputedStyle(n).transitionDuration) > 0).length"
+    )
+    assert moving == 0
+    assert page.locator(".op-pill").inner_text() == "collecting votes"
+
+
+def test_the_page_follows_the_record_and_keeps_what_is_open(stage: Stage, page: Any) -> None:
+    page.locator("#op-values-table summary").click()
+    assert "0 of 4 votes in" in page.locator(".op-progress").inner_text()
+    vote(stage, "Ada", most=1)
+    page.get_by_text("1 of 4 votes in").wait_for(timeout=8_000)
+    assert page.locator("#op-values-table").evaluate("node => node.open")
+    # Nobody's vote of the open round shows in a figure.
+    assert page.locator("#op-values-table tbody tr").count() == 2
+
+
+# ---- doing ----
+
+
+def test_a_panelist_sees_the_pause_within_five_seconds_and_no_vote_is_lost(
+    stage: Stage, page: Any, panelist: Callable[..., Any]
+) -> None:
+    vote(stage, "Ada", most=1)
+    stage.site.ledger.record_event(
+        "consent", stage.invitation("panelist", "P-01").panelist or "", {"text": ""}
+    )
+    other = panelist("P-01").new_page()
+    other.goto("/panel/")
+    other.wait_for_selector("#szpo-root[data-state=vote]")
+    dialog = press(page, "Pause now")
+    dialog.get_by_label("Reason, shown to panelists").fill("fire drill")
+    dialog.get_by_role("button", name="Pause now").click()
+    page.wait_for_selector(f"{READY}[data-state=paused]")
+    # The button that was pressed is gone; focus is neither lost nor on the skip link.
+    assert page.evaluate("document.activeElement.tagName") == "H1"
+    other.wait_for_selector("#szpo-root[data-state=paused]", timeout=5_000)
+    assert "fire drill" in other.locator("#szpo-root").inner_text()
+    page.get_by_role("button", name="Resume").click()
+    page.wait_for_selector(f"{READY}[data-state=open]")
+    assert "1 of 4 votes in" in page.locator(".op-progress").inner_text()
+    other.wait_for_selector("#szpo-root[data-state=vote]", timeout=8_000)
+
+
+def test_a_round_closes_with_quorum_and_a_late_vote_changes_no_update(
+    stage: Stage, page: Any
+) -> None:
+    close = page.get_by_role("button", name="Close round now")
+    assert close.is_disabled()
+    late = stage.site.service.assign(stage.invitation("panelist", "Bob").panelist or "")
+    assert late is not None
+    vote(stage, "Ada")
+    page.locator("button:enabled", has_text="Close round now").wait_for(timeout=8_000)
+    dialog = press(page, "Close round now")
+    dialog.get_by_role("button", name="Close the round").click()
+    assert dialog.is_visible()  # a reason is required
+    dialog.get_by_label("Reason, for the record").fill("Bob is silent")
+    dialog.get_by_role("button", name="Close the round").click()
+    page.locator("#op-toast", has_text="Round 3 is closed").wait_for()
+    stage.advance()
+    receipt = stage.site.service.cast(late.id, "A", idem=late.id)
+    assert receipt.late
+    assert stage.ledger.update_rows()[-1]["n_votes"] == 2
+    page.get_by_text("Bob is silent").first.wait_for(timeout=8_000)
+
+
+def test_rolling_back_makes_a_branch_and_keeps_the_votes(stage: Stage, page: Any) -> None:
+    before = len(stage.ledger.votes())
+    dialog = press(page, "Roll back…")
+    dialog.get_by_label("After round").fill("1")
+    dialog.get_by_label("Name of the branch").fill("second-try")
+    dialog.get_by_label("Type the name of this run to confirm").fill("something")
+    dialog.get_by_role("button", name="Branch off").click()
+    dialog.get_by_text("type the name of this run (run)").wait_for()
+    dialog.get_by_label("Type the name of this run to confirm").fill("run")
+    dialog.get_by_role("button", name="Branch off").click()
+    page.locator(
+        "#op-toast", has_text="Branch second-try begins with the weights after round 1"
+    ).wait_for()
+    with Ledger.open(stage.ledger.path.with_name("second-try.db"), readonly=True) as child:
+        assert (child.row["parent"], child.row["parent_step"]) == (stage.ledger.run, 0)
+    assert len(stage.ledger.votes()) == before == 8
+
+
+def test_somebody_is_excluded_after_a_preview(stage: Stage, page: Any, chromium: Any) -> None:
+    theirs = context(chromium, stage, "panelist", "Bob")
+    page.get_by_role("button", name="Exclude Bob").click()
+    dialog = page.locator("dialog[open]")
+    dialog.get_by_text("4 of 8 counted votes are theirs").wait_for()
+    dialog.get_by_label("Reason, for the record").fill("never reads")
+    dialog.get_by_role("button", name="Exclude from now on").click()
+    page.locator("#op-toast", has_text="Bob takes no part from now on").wait_for()
+    page.locator(".op-people", has_text="excluded").wait_for()
+    try:
+        reply = theirs.request.get("/panel-api/status")
+        assert reply.status in (401, 403)
+    finally:
+        theirs.close()
+
+
+def test_an_invitation_from_the_page_lets_somebody_in(
+    page: Any, chromium: Any, stage: Stage
+) -> None:
+    page.locator("nav").get_by_role("button", name="Invite…").click()
+    dialog = page.locator("dialog[open]")
+    dialog.get_by_label("Name (optional, for one)").fill("Cy")
+    dialog.get_by_role("button", name="Make invitations").click()
+    link = dialog.get_by_label("Link, works once").input_value()
+    assert link.startswith(f"{stage.url}/login#t=")
+    fresh = chromium.new_context()
+    try:
+        other = fresh.new_page()
+        other.goto(link)
+        other.wait_for_url("**/panel/")
+    finally:
+        fresh.close()
+
+
+def test_escape_and_tab_work_in_dialogs_and_focus_comes_back(page: Any) -> None:
+    opener = page.get_by_role("button", name="Pause now")
+    opener.focus()
+    page.keyboard.press("Enter")
+    page.locator("dialog[open]").wait_for()
+    for _ in range(6):
+        page.keyboard.press("Tab")
+        focused = "document.activeElement"
+        inside = f"{focused} === document.body || !!{focused}.closest('dialog')"
+        assert page.evaluate(inside)
+    page.keyboard.press("Escape")
+    page.locator("dialog[open]").wait_for(state="detached")
+    assert opener.evaluate("node => node === document.activeElement")
+
+
+def test_focus_shows_at_every_stop_of_the_tab_key(page: Any) -> None:
+    ring = """() => {
+      const n = document.activeElement, style = getComputedStyle(n);
+      return {where: n.outerHTML.slice(0, 80), inside: n !== document.body && !!n.closest(".op"),
+        drawn: style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2};
+    }"""
+    stops = 0
+    for _ in range(80):
+        page.keyboard.press("Tab")
+        found = page.evaluate(ring)
+        if not found["inside"]:
+            break
+        stops += 1
+        assert found["drawn"], found
+    assert stops >= 15
+    for name in ("op-limits", "op-branch", "op-invite", "op-access"):
+        dialog = page.locator(f"#{name}")
+        dialog.evaluate("node => node.showModal()")
+        for _ in range(dialog.locator("input:visible, button:visible, summary:visible").count()):
+            page.keyboard.press("Tab")
+            found = page.evaluate(ring)
+            assert found["drawn"] or not found["inside"], (name, found)
+        dialog.evaluate("node => node.close()")
+
+
+def test_the_export_opens_and_gives_the_numbers_on_the_screen(
+    stage: Stage, page: Any, tmp_path: Path
+) -> None:
+    with page.expect_download() as coming:
+        page.get_by_role("link", name="Export").click()
+    file = tmp_path / coming.value.suggested_filename
+    coming.value.save_as(file)
+    assert file.name == "run.zip"
+    with zipfile.ZipFile(file) as packed:
+        for row in packed.read("SHA256SUMS").decode().splitlines():
+            digest, name = row.split("  ")
+            assert hashlib.sha256(packed.read(name)).hexdigest() == digest
+        frame = pd.read_csv(io.BytesIO(packed.read("votes.csv")))
+        lines = pd.read_json(io.BytesIO(packed.read("votes.jsonl")), lines=True)
+        for name in (n for n in packed.namelist() if n.endswith(".csv")):
+            cells = pd.read_csv(io.BytesIO(packed.read(name)), dtype=str).to_numpy().ravel()
+            assert not any(str(cell).startswith("=") for cell in cells)
+    assert len(frame) == len(lines) == 8
+    found = bundle.recompute(file)
+    assert found == overview.overview(evidence.read(stage.ledger, as_of_us=found.as_of_us))
+    heading = found.improving.heading
+    shown = words(page, "op-h-improving")
+    assert f"{heading.value:.2f} [{heading.low:.2f}–{heading.high:.2f}]" in shown
+    side = found.agreement.a_side
+    shown = words(page, "op-h-agreement")
+    assert f"{side.value:.2f} [{side.low:.2f}–{side.high:.2f}]" in shown
+
+
+def test_nothing_on_the_page_runs_or_leaves(stage: Stage, operator: Callable[..., Any]) -> None:
+    play(stage, 1)
+    order = orders.place(stage.ledger, "samples", "Olga", {"prompts": 1})
+    text = "<img src=x onerror=window.pwn=1> ${window.pwn=1} <script>window.pwn=1</script> {{7*7}}"
+    column = {"name": "base", "step": None, "theta_sha256": "0", "answers": [[text, "stop"]]}
+    body = {"prompts": [text], "columns": [column]}
+    orders.settle(stage.ledger, orders.get(stage.ledger, order), body)
+    page = operator().new_page()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto("/operate/")
+    page.wait_for_selector(".op-sample")
+    assert page.evaluate("window.pwn") is None
+    assert text in page.locator(".op-sample .op-text").inner_text()
+    assert all(url.startswith((stage.url, "data:", "about:")) for url in asked)

@@ -1,0 +1,468 @@
+"""The operator's page without a browser: who may call it, what it shows, what its controls do."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from szpo.analysis import evidence, overview
+from szpo.errors import StorageError, UsageError
+from szpo.ledger import orders
+from szpo.ledger.database import Ledger
+from szpo.replay import replay, verification
+from szpo.reports import bundle
+from szpo.training import budget
+from szpo.types import Answer
+from szpo.voting import lease
+from szpo_ui.operator import charts, controls, state
+from szpo_ui.operator import page as operator_page
+from szpo_ui.operator.controls import Command
+from szpo_ui.web import credentials
+from tests.analysis.test_overview import answered_final
+from tests.support.browser import MovableClock, Stage, awaited, cast, make
+
+pytest_plugins = ["tests.support.browser"]
+UI = Path(operator_page.__file__).parent
+
+
+def do(stage: Stage, what: str, **more: Any) -> controls.Reply:
+    """An operator's request, as the page sends it."""
+    command = Command.model_validate_json(json.dumps({"do": what, **more}))
+    found = controls.act(stage.site, "Olga", command)
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Stage:
+    """A stage without a server, before its first round."""
+    return make(tmp_path / "run.db", clock=MovableClock())
+
+
+@pytest.fixture
+def voted(held: Stage) -> Stage:
+    """Two rounds applied, the third open with one vote of four; Ada and Bob are invited."""
+    people = [held.invitation("panelist", name).panelist for name in ("Ada", "Bob")]
+    held.advance()
+    for _ in range(2):
+        for person in people:
+            while (seat := held.site.service.assign(person or "")) is not None:
+                held.site.service.cast(seat.id, seat.plus_side, idem=seat.id, dwell_ms=20_000)
+        held.advance()
+    cast(held, "Ada")
+    return held
+
+
+def text(html: str) -> str:
+    """What is read: no tags, single spaces."""
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", html))
+
+
+# ---- what stays hidden while people vote ----
+
+
+def test_a_final_comparison_is_told_once_it_is_closed_or_by_a_switch_in_the_log(
+    voted: Stage,
+) -> None:
+    order = answered_final(voted)
+    hidden = operator_page.page(voted.site)
+    assert "not measured" in hidden and "6 are in" in hidden
+    assert state.board(voted.site).page.improving.final is None
+    do(voted, "live", on=True)
+    shown = state.board(voted.site)
+    assert shown.page.improving.final is not None
+    assert shown.page.improving.final.tuned.of == 4
+    assert "turned the view of open votes on" in [line.text for line in shown.log]
+    do(voted, "live", on=False)
+    assert state.board(voted.site).page.improving.final is None
+    file = io.BytesIO()
+    bundle.write(voted.ledger, file)
+    with zipfile.ZipFile(file) as packed:
+        told = packed.read("README.txt").decode()
+        assert "A final comparison was open: its 6 votes are not in these files" in told
+        assert '"final"' not in packed.read("votes.jsonl").decode()
+    do(voted, "close-final", order=order)
+    assert "not measured" not in operator_page.page(voted.site)
+    assert state.board(voted.site).page.improving.final == shown.page.improving.final
+
+
+# ---- who may call it ----
+
+
+def test_no_door_of_the_operator_opens_for_a_panelist(stage: Stage) -> None:
+    predict = {"fn_index": 1, "session_hash": "x", "data": ['{"do":"pause","reason":"mine"}']}
+    requests: list[Callable[[httpx.Client], httpx.Response]] = [
+        lambda c: c.get("/operate/config"),
+        lambda c: c.get("/operate-api/status"),
+        lambda c: c.get("/operate-api/export.zip"),
+        lambda c: c.post("/operate/gradio_api/run/predict", json=predict),
+        lambda c: c.post("/operate/gradio_api/queue/join", json=predict),
+    ]
+    for cookies in (stage.cookie("panelist", "Ada"), {}):
+        with httpx.Client(base_url=stage.url, cookies=cookies) as client:
+            for request in requests:
+                assert request(client).status_code == 401
+            page = client.get("/operate/")
+            assert page.status_code == 303
+            assert page.headers["location"] in ("/panel/", "/login?next=/operate/")
+    assert lease.controller(stage.ledger)["paused_by"] is None
+    with httpx.Client(base_url=stage.url, cookies=stage.cookie("operator", "Olga")) as client:
+        assert requests[0](client).status_code == 200
+        assert requests[3](client).status_code == 200
+    assert lease.controller(stage.ledger)["paused_by"] == "Olga"
+
+
+def test_a_revoked_operator_is_out_at_once(stage: Stage) -> None:
+    with httpx.Client(base_url=stage.url, cookies=stage.cookie("operator", "Olga")) as client:
+        assert client.get("/operate-api/status").status_code == 200
+        credentials.revoke(stage.ledger, "Olga", "root")
+        assert client.get("/operate-api/status").status_code in (401, 403)
+        assert client.get("/operate-api/export.zip").status_code in (401, 403)
+
+
+def test_the_export_is_the_dashboard_in_a_file(stage: Stage) -> None:
+    stage.advance()
+    with httpx.Client(base_url=stage.url, cookies=stage.cookie("operator", "Olga")) as client:
+        reply = client.get("/operate-api/export.zip")
+    assert reply.headers["content-type"] == "application/zip"
+    assert 'filename="run.zip"' in reply.headers["content-disposition"]
+    found = bundle.recompute(io.BytesIO(reply.content))
+    again = overview.overview(evidence.read(stage.ledger, as_of_us=found.as_of_us))
+    assert found == again
+
+
+def test_the_version_moves_with_the_record_only(stage: Stage) -> None:
+    with httpx.Client(base_url=stage.url, cookies=stage.cookie("operator", "Olga")) as client:
+        first = client.get("/operate-api/status")
+        same = client.get("/operate-api/status", headers={"If-None-Match": first.headers["etag"]})
+        assert same.status_code == 304
+        lease.pause(stage.ledger, "Olga", "lunch")
+        other = client.get("/operate-api/status", headers={"If-None-Match": first.headers["etag"]})
+        assert other.status_code == 200
+        assert other.json() != first.json()
+
+
+NOT_OURS = (
+    '{"do":"look","more":1}', '{"do":"drop"}', "[]", "x" * 20_000, '{"do":"branch","step":"1"}',
+)  # fmt: skip
+
+
+def test_what_is_not_the_pages_is_refused_in_a_sentence(stage: Stage) -> None:
+    with httpx.Client(base_url=stage.url, cookies=stage.cookie("operator", "Olga")) as client:
+        before = stage.ledger.query("SELECT count(*) AS n FROM events")
+        for body in NOT_OURS:
+            request = {"fn_index": 1, "session_hash": "x", "data": [body]}
+            reply = client.post("/operate/gradio_api/run/predict", json=request)
+            assert reply.status_code == 200
+            screen, said = reply.json()["data"]
+            assert 'data-ok=""' in said
+            assert "Traceback" not in said
+            assert 'id="op-root"' in screen
+    assert stage.ledger.query("SELECT count(*) AS n FROM events") == before
+
+
+def test_every_event_is_private_quiet_and_without_a_state(held: Stage) -> None:
+    for name in ("page.py", "state.py", "controls.py", "charts.py"):
+        source = (UI / name).read_text()
+        assert "gr.State" not in source
+        assert "share=True" not in source
+        assert "html_template" not in source
+
+    async def dependencies() -> list[dict[str, Any]]:  # Gradio's locks want a loop
+        return list(operator_page.blocks(held.site).config["dependencies"])
+
+    events = awaited(dependencies())
+    assert len(events) == 3
+    for event in events:
+        assert event["api_visibility"] == "private"
+        assert event["queue"] is False or event["backend_fn"] is False
+
+
+# ---- what it shows ----
+
+
+def test_open_votes_are_counted_but_not_shown(voted: Stage) -> None:
+    before = state.board(voted.site).page
+    cast(voted, "Bob")
+    shown = operator_page.page(voted.site)
+    assert "2 of 4 votes in" in text(shown)
+    assert "hidden until the round closes" in text(shown)
+    after = state.board(voted.site).page
+    assert after.values == before.values
+    assert after.agreement == before.agreement
+    assert [p.votes for p in after.panelists] == [p.votes for p in before.panelists]
+
+
+def test_figures_are_not_reckoned_anew_for_every_vote(
+    voted: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    minute = 60_000_000
+    monkeypatch.setattr(voted.ledger, "clock", lambda: 40 * minute)
+    first = state.board(voted.site).page
+    cast(voted, "Bob")
+    assert state.board(voted.site).page is first
+    assert state.version(voted.site) != ""
+    monkeypatch.setattr(voted.ledger, "clock", lambda: 41 * minute)
+    assert state.board(voted.site).page is not first
+    second = state.board(voted.site).page
+    do(voted, "close", reason="enough")
+    assert state.board(voted.site).page is not second
+
+
+def test_showing_them_is_a_switch_in_the_record(voted: Stage) -> None:
+    do(voted, "live", on=True)
+    assert len(state.board(voted.site).page.values) == 3
+    assert "Votes of the open round are shown" in operator_page.page(voted.site)
+    do(voted, "live", on=False)
+    assert len(state.board(voted.site).page.values) == 2
+    told = [line.text for line in state.board(voted.site).log if line.who == "Olga"]
+    assert told == ["turned the view of open votes off", "turned the view of open votes on"]
+
+
+def test_intervals_and_words_stand_beside_numbers(voted: Stage) -> None:
+    found = state.board(voted.site).page.improving
+    assert found.heading.of == 4
+    read = text(operator_page.page(voted.site))
+    low, high = f"{found.heading.low:.2f}", f"{found.heading.high:.2f}"
+    assert f"{found.heading.value:.2f} [{low}–{high}]" in read
+    assert not found.heading.unsure()
+    assert f"[{low}–{high}] too few votes to say" in read  # four votes, all one way
+    assert "Only the blind comparison with the base may be called improvement" in read
+
+
+def test_every_point_of_the_chart_is_in_the_table(voted: Stage) -> None:
+    page = state.board(voted.site).page
+    drawn = charts.values(page.values)
+    assert drawn.count("<title>") == len(page.values) == 2
+    assert drawn.count("hollow") == 1  # round 2: all for plus; round 1 has no path yet
+    assert drawn.count("cross") == 1
+    html = operator_page.page(voted.site)
+    table = html.split('id="op-values-table"')[1].split("</table>")[0]
+    assert table.count('<th scope="row">') == 2
+
+
+def test_nobody_runs_it_and_the_page_says_so(voted: Stage) -> None:
+    assert "no controller" in text(operator_page.page(voted.site))
+    with lease.hold(voted.ledger):
+        assert "controller running" in text(operator_page.page(voted.site))
+    voted.ledger.record_event("controller ended", "serve", {"code": 6, "again_in_s": 2.0})
+    assert "ended with code 6" in text(operator_page.page(voted.site))
+
+
+PACK = (
+    "<img src=x onerror=window.pwn=1>", "<script>window.pwn=1</script>", "${window.pwn=1}",
+    "{{constructor}}", "</textarea><b>", "‮reversed", "\x00",
+)  # fmt: skip
+
+
+def test_texts_of_models_are_text(tmp_path: Path) -> None:
+    stage = make(
+        tmp_path / "run.db", clock=MovableClock(),
+        text=lambda step, i, side: Answer(f"{PACK[i % len(PACK)]} {side}", tokens=3),
+    )  # fmt: skip
+    stage.advance()
+    order = orders.place(stage.ledger, "samples", "<b>Olga</b>", {"prompts": 2})
+    column = {
+        "name": "base",
+        "step": None,
+        "theta_sha256": "0",
+        "answers": [[t, "stop"] for t in PACK],
+    }
+    body = {"prompts": list(PACK), "columns": [column]}
+    assert orders.settle(stage.ledger, orders.get(stage.ledger, order), body)
+    lease.pause(stage.ledger, "<i>Olga</i>", PACK[0])
+    shown = operator_page.page(stage.site)
+    for harmful in ("<img", "<script", "<b>", "<i>", "</textarea>", "‮", "\x00"):
+        assert harmful not in shown
+    assert "&lt;img src=x onerror=window.pwn=1&gt;" in shown
+    assert "⟨202E⟩" in shown
+
+
+def test_before_the_first_round_the_panelists_screen_is_shown(held: Stage) -> None:
+    practice = operator_page.page(held.site)
+    assert "practice comparison stands in" in text(practice)
+    assert "srcdoc=" in practice
+    held.advance()
+    assert "srcdoc=" not in operator_page.page(held.site)  # it is open now
+
+
+# ---- what its controls do ----
+
+
+def test_start_refuses_what_panelists_could_not_judge(tmp_path: Path) -> None:
+    stage = make(tmp_path / "a.db", sets=["panel.guideline="], clock=MovableClock())
+    lease.pause(stage.ledger, "serve", "waiting for the operator")
+    with pytest.raises(UsageError, match="guideline is empty"):
+        do(stage, "start")
+    long = make(
+        tmp_path / "b.db", sets=["generation.max_new_tokens=1000", "optimizer.rows=3"],
+        clock=MovableClock(),
+    )  # fmt: skip
+    lease.pause(long.ledger, "serve", "waiting for the operator")
+    minutes = 2 * 3 * 1000 * 0.75 / 238
+    assert controls.reading_minutes(long.site) == pytest.approx(minutes)
+    with pytest.raises(UsageError, match="type that number"):
+        do(long, "start")
+    do(long, "start", typed=f"{minutes:.0f}")
+    assert lease.controller(long.ledger)["paused_by"] is None
+
+
+def test_pause_keeps_the_round_and_resume_goes_on_with_it(voted: Stage) -> None:
+    do(voted, "pause", reason="lunch")
+    assert state.board(voted.site).status.state == "paused"
+    assert voted.ledger.step(2)["state"] == "open"  # type: ignore[index]
+    do(voted, "resume")
+    found = state.board(voted.site).status
+    assert (found.state, found.votes_in) == ("open", 1)
+    do(voted, "pause-after", reason="enough for today")
+    assert state.board(voted.site).pending is not None
+    with pytest.raises(UsageError, match="reason"):
+        do(voted, "pause", reason="  ")
+
+
+def test_a_round_is_closed_with_a_quorum_and_a_reason(voted: Stage) -> None:
+    with pytest.raises(UsageError, match=r"1 of 4 votes; its quorum is 50"):
+        do(voted, "close", reason="late")
+    cast(voted, "Bob")
+    with pytest.raises(UsageError, match="reason"):
+        do(voted, "close")
+    do(voted, "close", reason="everybody left")
+    row = voted.ledger.step(2)
+    assert row is not None
+    assert (row["state"], row["closed_by"]) == ("closed", "operator")
+    assert any("everybody left" in line.text for line in state.board(voted.site).log)
+    with pytest.raises(UsageError, match="no round is open"):
+        do(voted, "close", reason="again")
+
+
+def test_the_runs_own_quorum_holds(tmp_path: Path) -> None:
+    stage = make(tmp_path / "run.db", sets=["panel.quorum=0.75"], clock=MovableClock())
+    stage.advance()
+    for name in ("Ada", "Bob"):
+        cast(stage, name)
+    with pytest.raises(UsageError, match="75"):
+        do(stage, "close", reason="late")
+    cast(stage, "Ada")
+    do(stage, "close", reason="late")
+
+
+def test_rolling_back_branches_and_deletes_nothing(voted: Stage) -> None:
+    ledger = voted.ledger
+    before = len(ledger.votes()), ledger.head(), ledger.step(2)
+    with pytest.raises(UsageError, match="type the name"):
+        do(voted, "branch", step=0, name="run-b", typed="other")
+    for name in ("../x", "", "a/b", "a b"):
+        with pytest.raises(UsageError, match="name"):
+            do(voted, "branch", step=0, name=name, typed="run")
+    do(voted, "branch", step=0, name="run-b", typed="run")
+    assert (len(ledger.votes()), ledger.head(), ledger.step(2)) == before
+    with Ledger.open(ledger.path.with_name("run-b.db"), readonly=True) as child:
+        assert child.row["parent"] == ledger.run
+        theta = replay.fold(ledger, 1)
+        assert (child.start()["z"] == theta["z"]).all()
+    with pytest.raises(StorageError):
+        do(voted, "branch", step=0, name="run-b", typed="run")
+
+
+def test_money_is_told_before_the_start_and_can_be_limited(tmp_path: Path) -> None:
+    paid = ("panel.pay_per_hour=15", "panel.pay_per_vote=0.2", "panel.currency=CHF")
+    stage = make(tmp_path / "run.db", clock=MovableClock(), sets=paid)
+    planned = state.board(stage.site).before
+    assert planned is not None
+    assert planned.money == pytest.approx(planned.votes * 0.2 + planned.person_hours * 15)
+    assert f"about {planned.money:,.2f} CHF" in text(operator_page.page(stage.site))
+    assert "Money, in CHF" in operator_page.dialogs(stage.site)
+    do(stage, "limits", money=0.5)
+    assert budget.limits(stage.ledger) == budget.Limits(money=0.5)
+    assert "0.50 CHF" in text(operator_page.page(stage.site))
+    stopped = stage.advance()
+    assert stopped is not None and stopped.status == "stopped" and "cost of 0.50" in stopped.reason
+
+
+def test_without_a_price_no_money_is_spoken_of(held: Stage) -> None:
+    assert "Money" not in operator_page.dialogs(held.site)
+    assert "Pay" not in text(operator_page.page(held.site))
+    with pytest.raises(UsageError, match="name no pay"):
+        do(held, "limits", money=1.0)
+
+
+def test_limits_are_set_and_withdrawn(voted: Stage) -> None:
+    do(voted, "limits", votes=12, hours=1.5, until="2030-01-31T17:30")
+    found = budget.limits(voted.ledger)
+    assert (found.votes, found.person_hours, found.step) == (12, 1.5, None)
+    assert found.at_us == 1_896_111_000_000_000
+    assert state.board(voted.site).page.progress.planned == 3
+    do(voted, "limits")
+    assert budget.limits(voted.ledger) == budget.Limits()
+
+
+def test_excluding_somebody_touches_rounds_to_come_only(voted: Stage) -> None:
+    ledger, service = voted.ledger, voted.site.service
+    bob = voted.invitation("panelist", "Bob").panelist or ""
+    session = voted.cookie("panelist", "Bob").popitem()[1]
+    seat = service.assign(bob)
+    assert seat is not None
+    shown = do(voted, "preview", name="Bob").preview
+    assert shown is not None
+    assert (shown.votes, shown.of, shown.flipped) == (4, 8, ())
+    before = ledger.head(), [len(service.counted(step)) for step in (0, 1, 2)]
+    with pytest.raises(UsageError, match="reason"):
+        do(voted, "exclude", name="Bob")
+    do(voted, "exclude", name="Bob", reason="always left")
+    assert (ledger.head(), [len(service.counted(step)) for step in (0, 1, 2)]) == before
+    assert credentials.identify(ledger, session) is None
+    released = ledger.query("SELECT * FROM assignments WHERE assignment = ?", (seat.id,))[0]
+    assert released["expires_us"] <= ledger.clock()
+    assert controls.excluded(ledger) == {"Bob"}
+    assert "excluded" in operator_page.page(voted.site)
+    do(voted, "invite", name="Bob")
+    assert controls.excluded(ledger) == set()
+
+
+def test_invitations_work_and_are_shown_once(voted: Stage) -> None:
+    made = do(voted, "invite", count=2).invitations
+    assert len({i.name for i in made}) == 2
+    html = operator_page.told(controls.Reply("", invitations=made), "", "https://panel.example")
+    assert f"https://panel.example/login#t={made[0].token}" in html
+    assert credentials.login(voted.ledger, made[0].name, made[0].code)
+    assert made[0].token not in operator_page.page(voted.site)
+    with pytest.raises(UsageError, match="one person"):
+        do(voted, "invite", name="Cy", count=2)
+
+
+def test_erasing_wants_the_name_typed(voted: Stage) -> None:
+    with pytest.raises(UsageError, match="type Bob"):
+        do(voted, "erase", name="Bob", typed="Ada")
+    do(voted, "erase", name="Bob", typed="Bob")
+    assert all(each.name != "Bob" for each in credentials.listed(voted.ledger))
+    assert [p.row.votes for p in state.board(voted.site).people] == [4, 4]
+
+
+def test_orders_wait_and_say_so(voted: Stage) -> None:
+    do(voted, "final", comparisons=20)
+    do(voted, "samples", prompts=3, step=0)
+    assert [(o.kind, dict(o.body)) for o in orders.open_orders(voted.ledger)] == [
+        ("final", {"comparisons": 20}), ("samples", {"prompts": 3, "step": 0})
+    ]  # fmt: skip
+    assert text(operator_page.page(voted.site)).count("waiting for") == 2
+    order = orders.open_orders(voted.ledger)[0]
+    orders.settle(voted.ledger, order, {"error": "there are no held-out prompts"})
+    assert "there are no held-out prompts" in text(operator_page.page(voted.site))
+
+
+def test_nothing_a_control_does_breaks_the_record(voted: Stage) -> None:
+    do(voted, "pause", reason="lunch")
+    do(voted, "resume")
+    do(voted, "live", on=True)
+    do(voted, "limits", steps=9)
+    do(voted, "exclude", name="Bob", reason="left")
+    found = verification.verify(voted.ledger)
+    assert found.ok, str(found)

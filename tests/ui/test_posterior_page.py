@@ -1,0 +1,192 @@
+"""The page of a posterior: by hand in a browser, over a run, alone, and behind the operator."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from szpo.cli.app import call
+from szpo.errors import UsageError
+from szpo_ui.posterior import mounts
+from szpo_ui.posterior import page as posterior_page
+from tests.support import browser
+from tests.support.browser import Stage, cast
+
+pytest_plugins = ["tests.support.browser"]
+PAGES = ("operator",)
+KINDS = ("gaussian", "neighbours", "likelihood", "mean", "pair")
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    yield from browser.serve(mounts.application(posterior_page.example))
+
+
+@pytest.fixture
+def page(chromium: Any, address: str) -> Iterator[Any]:
+    made = chromium.new_page(base_url=address, viewport={"width": 1280, "height": 900})
+    made.set_default_timeout(15_000)
+    made.goto("/visualize/")
+    ready(made)
+    yield made
+    made.close()
+
+
+def ready(page: Any) -> None:
+    page.wait_for_selector("#vz-root[data-ready=true]")
+
+
+def figures(page: Any) -> dict[str, str]:
+    return {kind: page.locator(f"#vz-{kind}").inner_text() for kind in KINDS}
+
+
+def particles(page: Any) -> list[list[float]]:
+    found: list[list[float]] = page.evaluate("szpoVisualize.scene().frames.at(-1)")
+    return found
+
+
+def test_dragging_a_handle_changes_likelihood_particles_and_entropy(page: Any) -> None:
+    before, dots = figures(page), particles(page)
+    density = page.evaluate("szpoVisualize.scene().log_density")
+    box = page.locator('[data-handle="0"]').bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x - 150, y + 160, steps=4)
+    page.mouse.up()
+    ready(page)
+    after = figures(page)
+    assert {kind for kind in KINDS if before[kind] != after[kind]} == set(KINDS)
+    assert particles(page) != dots
+    assert page.evaluate("szpoVisualize.scene().log_density") != density
+    # The picture follows the figures: the last circle drawn stands where the scene says.
+    page.wait_for_function(
+        """() => { const s = szpoVisualize.scene(), [x] = s.frames.at(-1)[0];
+             const c = document.querySelector('#vz-particles circle');
+             return Math.abs(c.getAttribute('cx') - (x / 4 + 1) * 280) < 0.06; }"""
+    )
+
+
+def test_keys_move_a_handle_and_the_table_says_where_it_is(page: Any) -> None:
+    handle = page.locator('[data-handle="1"]')
+    handle.focus()
+    assert handle.get_attribute("aria-valuetext") == "0.50, 1.80"
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Shift+ArrowDown")
+    ready(page)
+    assert page.evaluate("document.activeElement.dataset.handle") == "1"
+    assert handle.get_attribute("aria-valuetext") == "0.60, 1.30"
+    page.locator("summary").click()
+    assert page.locator("#vz-rows tr").nth(1).inner_text().split()[:3] == ["2", "0.60", "1.30"]
+
+
+def test_answers_join_leave_and_come_back(page: Any) -> None:
+    asked = figures(page)["pair"]
+    page.get_by_role("button", name="The second").click()
+    ready(page)
+    assert page.locator("[data-handle]").count() == 4
+    added = page.locator('[data-handle="3"]').get_attribute("aria-valuetext")
+    x, y = (-float(part.replace("−", "-")) for part in asked.split(","))
+    assert [float(p.replace("−", "-")) for p in added.split(",")] == [x, y]
+    page.locator("summary").click()
+    page.get_by_role("button", name="Remove difference 1").click()
+    ready(page)
+    assert page.locator("[data-handle]").count() == 3
+    page.get_by_role("button", name="Remove all").click()
+    ready(page)
+    assert page.locator("#vz-likelihood").inner_text() == "0.00"
+    page.get_by_role("button", name="Back to the start").click()
+    ready(page)
+    assert page.locator("[data-handle]").count() == 3
+
+
+def test_pictures_are_saved_as_files(page: Any) -> None:
+    for kind, head in (("SVG", b"<?xml"), ("GIF", b"GIF89a")):
+        with page.expect_download(timeout=60_000) as saving:
+            page.get_by_role("button", name=f"Save {kind}").click()
+        assert saving.value.suggested_filename == f"posterior.{kind.lower()}"
+        assert Path(saving.value.path()).read_bytes().startswith(head)
+
+
+def test_page_is_accessible_and_fits_small_windows(page: Any) -> None:
+    assert browser.violations(page) == []
+    for size in (browser.NARROW, browser.ZOOMED):
+        assert browser.misfits(page, *size, root="#vz-root", bar=".vz-top") == []
+
+
+def test_wrong_requests_are_refused_by_name(address: str) -> None:
+    def post(body: Any, **more: Any) -> httpx.Response:
+        return httpx.post(f"{address}/visualize-api/scene", json=body, **more)
+
+    assert post({"deltas": [[1.0, 2.0]]}).status_code == 200
+    for body in ({"deltas": [[1.0]]}, {"deltas": [[9.0, 0.0]]}, {}, {"deltas": [[0, 0]] * 201}):
+        refused = post(body)
+        assert refused.status_code == 422
+        assert refused.json()["field"].startswith("deltas")
+    assert post({"deltas": []}, headers={"Origin": "https://elsewhere.example"}).status_code == 403
+    assert httpx.get(f"{address}/visualize/", headers={"Host": "elsewhere"}).status_code == 400
+    assert "frame-ancestors 'none'" in httpx.get(f"{address}/visualize/").headers[
+        "content-security-policy"
+    ]  # fmt: skip
+
+
+# ---- over a run ----
+
+
+def differing(step: int, i: int, side: str) -> str:
+    """Plus is longer; how glad it is differs from row to row."""
+    return "A wonderful, happy day. " * (1 + (side == "plus")) + "It rains. " * ((i + step) % 3)
+
+
+@pytest.mark.parametrize("stage", [{"text": differing}], indirect=True)
+def test_operator_sees_the_votes_of_the_run(stage: Stage, operator: Callable[..., Any]) -> None:
+    shown = operator().new_page()
+    shown.goto("/operate-visualize/")
+    ready(shown)
+    assert "This run: " in shown.locator("#vz-about").inner_text()
+    stage.advance()
+    for name in ("Ada", "Bob", "Ada", "Bob"):
+        cast(stage, name)
+    stage.advance()
+    shown.goto("/operate/")
+    shown.get_by_role("link", name="What votes say about two features").click()
+    ready(shown)
+    assert re.match(r"The last \d+ of 4 votes of run", shown.locator("#vz-about").inner_text())
+    assert shown.locator(".vz-name-first").first.text_content() == "length"
+    begun = mounts.of_run(stage.ledger)
+    assert len(begun.deltas) == shown.locator("[data-handle]").count() > 0
+    # All voted for plus, which is always the longer one.
+    assert (begun.deltas[:, 0] > 0).all()
+    shown.get_by_role("link", name="Back to the operator's page").click()
+    shown.wait_for_selector("#op-root")
+
+
+def test_nobody_else_sees_it(stage: Stage) -> None:
+    with httpx.Client(base_url=stage.url) as anybody:
+        assert anybody.get("/operate-visualize-api/start").status_code == 401
+        assert anybody.get("/operate-visualize/").headers["location"].startswith("/login")
+        anybody.cookies.update(stage.cookie("panelist", "P-01"))
+        assert anybody.get("/operate-visualize-api/start").status_code == 401
+
+
+def test_runs_that_cannot_be_drawn_say_why(stage: Stage) -> None:
+    with pytest.raises(UsageError, match="no votes on a closed round"):
+        mounts.of_run(stage.ledger)
+    with pytest.raises(UsageError, match="1 features are named; a plane has two"):
+        mounts.of_run(stage.ledger, "length")
+
+
+def test_command_writes_pictures_and_names_what_it_cannot_write(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "posterior.svg"
+    assert call(["visualize", "--svg", str(out)]) == 0
+    assert out.read_bytes().startswith(b"<?xml")
+    assert call(["visualize", "--svg", str(tmp_path / "no" / "where.svg")]) != 0
+    assert "cannot be written" in capsys.readouterr().err
+    assert call(["visualize", "nowhere", "--folder", str(tmp_path)]) == 2

@@ -1,0 +1,208 @@
+"""The page's HTML for every state, without a browser; and what its source must never hold."""
+
+import inspect
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from szpo.training.status import RoundStatus
+from szpo.types import Answer, Assignment, Comparison, Prompt, Row
+from szpo_ui.panel import page as panel_page
+from szpo_ui.panel import render, screens, texts
+from szpo_ui.panel.comparison_view import sheet
+from szpo_ui.panel.screens import Answered, Closed, Feedback, Screen, State
+
+WORDS = {"question": "Which <b>set</b>?", "guideline": "Be & stay fair.", "guideline_full": ""}
+VOID = {"input", "meta", "br", "img", "link", "hr"}
+
+
+def status(**changes):
+    given = {
+        "step": 13, "rounds": 30, "state": "open", "votes_in": 5, "votes_needed": 8,
+        "opened_us": 0, "deadline_us": None, "paused_by": None, "pause_reason": None,
+        "usual_wait_s": 50.0, "generated": False, "version": "v1",
+    }  # fmt: skip
+    return RoundStatus(**{**given, **changes})
+
+
+def row(plus, minus, prompt="Say <i>it</i>.", ends=("stop", "stop"), earlier=()):
+    asked = Prompt((*earlier, ("user", prompt)))
+    return Row(asked, Answer(plus, ends[0]), Answer(minus, ends[1]))
+
+
+ROWS = (
+    row("One answer here.", "One reply here.", earlier=(("system", "Be <brief>."),)),
+    row("", "Cut he", ends=("stop", "length")),
+    row("Alike.", "Alike."),
+)
+
+
+def shown(plus_side="A", order=(1, 2, 0), rows=ROWS):
+    comparison = Comparison("secret-comparison", 13, 0, 1, rows)
+    seat = Assignment("seat-1", "secret-comparison", "secret-panelist", plus_side, order, 0)
+    return sheet(comparison, seat)
+
+
+def screen(state, **changes):
+    given = {"state": state, "name": "P-01", "status": status(), "key": "open.13", "step": 13}
+    if state in screens.READING:
+        given |= {"sheet": shown(), "seat": "seat-1", "lease_s": 600.0}
+    if state == "closed":
+        given["closed"] = Closed(0, 8, 8)
+    if state == "feedback":
+        given["feedback"] = Feedback("A", "B")
+    return Screen(**{**given, **changes})
+
+
+def html(state, **changes):
+    if state == "error":
+        return render.failure("0badcafe", "ack")
+    return render.page(screen(state, **changes), ack="ack-1", **WORDS)
+
+
+class Outline(HTMLParser):
+    """Checks nesting, and collects elements with their attributes."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.found, self.text = [], [], ""
+        self.feed(text)
+        self.close()
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+    def all(self, tag):
+        return [attrs for name, attrs in self.found if name == tag]
+
+
+@pytest.mark.parametrize("state", get_args(State))
+def test_every_state_is_well_formed_with_one_heading_and_no_second_main(state):
+    made = Outline(html(state))
+    assert len(made.all("h1")) == 1 and not made.all("main") and not made.all("script")
+    ids = [attrs["id"] for _, attrs in made.found if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    root = made.found[0][1]
+    assert root["id"] == "szpo-root" and root["data-state"] == state
+    for tag, attrs in made.found:
+        if tag == "button":
+            assert attrs.get("type") in ("button", "submit")
+        assert not [name for name in attrs if name.startswith("on")]
+        assert not {"src", "href"} & set(attrs) or attrs.get("href") == "#sz-verdict"
+        labelled = attrs.get("aria-labelledby")
+        assert labelled is None or labelled in ids
+
+
+@pytest.mark.parametrize("state", get_args(State))
+def test_no_state_names_what_is_behind_a_letter(state):
+    made = html(state)
+    for secret in ("plus", "minus", "secret-comparison", "secret-panelist", "seed"):
+        assert secret not in made
+
+
+def test_sides_swap_and_nothing_else_does():
+    one, other = (render.page(screen("vote", sheet=shown(side)), ack="", **WORDS) for side in "AB")
+    assert len(one) == len(other) and sorted(one) == sorted(other) and one != other
+
+
+def test_prompts_stand_in_the_seats_order_and_equal_ones_apart():
+    made = shown(order=(2, 1, 0))
+    assert [pair.row for pair in made.pairs] == [1, 0] and [p.row for p in made.same] == [2]
+    assert made.words == 2 + 2 * 3 + 2 + 2 + 0  # two prompts, two answers, a cut one, an empty one
+
+
+def test_special_answers_are_told():
+    made = html("vote")
+    assert "(empty answer)" in made and made.count("cut at the length limit") == 1
+    assert "Instruction</b> Be &lt;brief&gt;." in made
+    assert "1 prompt got the same answer twice" in made
+
+
+def test_what_an_operator_wrote_is_text_too():
+    made = html("vote")
+    assert "Which &lt;b&gt;set&lt;/b&gt;?" in made and "Be &amp; stay fair." in made
+    paused = html(
+        "paused", status=status(state="paused", paused_by="x", pause_reason="<u>now</u>")
+    )
+    assert "&lt;u&gt;now&lt;/u&gt;" in paused
+
+
+def test_header_and_reading_time():
+    made = Outline(html("vote", number=2)).text
+    told = re.sub(r"\s+", " ", made)
+    assert "Round 14 of 30" in told and "your comparison 2" in told and "5 of 8 votes in" in told
+    assert "2 of 3 prompts differ · about 1 min to read" in told
+
+
+def test_waiting_tells_what_was_saved_and_offers_a_change_only_while_it_is_possible():
+    given = (Answered("seat-1", 1, "B", 0), Answered("seat-2", 2, "tie", 0))
+    can = html("waiting", answered=given, may_change=True, calibration=True)
+    cannot = html("waiting", answered=given, may_change=False, status=status(state="generating"))
+    assert can.count('data-do="revise"') == 2 and 'data-do="calibrate"' in can
+    assert "about 50 seconds" in can and "B is better" in can
+    assert 'data-do="revise"' not in cannot and "your votes stand" in cannot
+
+
+def test_many_votes_are_a_bar_and_few_are_dots():
+    dots = re.compile("<i[ >]")
+    assert len(dots.findall(html("waiting"))) == 8
+    assert not dots.findall(html("waiting", status=status(votes_needed=40)))
+
+
+def test_calibration_mentions_a_round_only_if_it_is_new_to_the_panelist():
+    assert "Round 14 is ready." in html("calib", fresh=True)
+    assert "is ready" not in html("calib", fresh=False)
+
+
+def test_feedback_says_what_was_said_and_expected():
+    told = html("feedback")
+    assert "You said: A is better. Expected: B is better." in told
+    assert "That’s how most people see it." in html("feedback", feedback=Feedback("B", "B"))
+
+
+def test_sentences_have_no_blank_that_nothing_fills():
+    spare = re.compile(r"\{(?!\w+\})")
+    for text in (*texts.NOTICES.values(), *texts.LIVE.values()):
+        assert not spare.search(text)
+    script = panel_page.head()
+    for name in re.findall(r"\bT\.(\w+)", script):
+        assert f'"{name}":' in script, name
+
+
+def test_every_part_of_the_script_is_on_the_page_once():
+    folder = Path(panel_page.__file__).parents[1] / "static" / "panel"
+    assert sorted(path.stem for path in folder.iterdir()) == sorted(panel_page.SCRIPTS)
+    assert panel_page.script().count('"use strict"') == 1
+    assert panel_page.head().count(panel_page.script()) == 1
+
+
+def test_the_source_keeps_to_what_is_safe():
+    source = inspect.getsource(panel_page)
+    for word in ("gr.State(", "share=True", ".unload", "gr.Timer", "html_template", "js_on_load"):
+        assert word not in source
+    events = re.findall(
+        r"(?:made\.load|button\.click|sent\.failure)\((.*?)\n? *\)\n", source, re.S
+    )
+    assert len(events) == 3 and all("**quietly" in event for event in events)
+    assert '"queue": False, "api_visibility": "private"' in source
+    script = panel_page.head()
+    for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(",
+                 "new Function", "http://", "https://"):  # fmt: skip
+        assert word not in script.replace("http://www.w3.org/2000/svg", ""), word
+    templates = render._environment().loader.list_templates()
+    for name in templates:
+        if name.startswith("panel/"):
+            body = render._environment().loader.get_source(render._environment(), name)[0]
+            assert "|safe" not in body.replace(" ", "") and "autoescape" not in body

@@ -1,0 +1,495 @@
+"""Which screen a panelist is on: from the ledger and the service alone, no browser."""
+
+import dataclasses
+
+import pytest
+
+from szpo.errors import UsageError
+from szpo.training.status import round_status
+from szpo.voting import casting, lease
+from szpo_ui import app
+from szpo_ui.panel import comparison_view, render, screens
+from szpo_ui.panel import page as panel_page
+from szpo_ui.panel.actions import Action, Ballot, act
+from szpo_ui.panel.page import Presence
+from tests.support.browser import make
+
+TAB, OTHER = "tab-0001", "tab-0002"
+KEY = "key-of-one-decision-{}".format
+
+
+@pytest.fixture
+def stage(tmp_path):
+    made = make(tmp_path / "run.db")
+    yield made
+    made.ledger.close()
+
+
+class Person:
+    """A panelist at a page: does things, sees screens; `at` is the one on display."""
+
+    def __init__(self, stage, name, tab=TAB, *, agreed=True):
+        self.site, self.name, self.tab = stage.site, name, tab
+        self.id = stage.site.service.enroll("person", name)
+        self.alive = lambda panelist, tab: True
+        self.at = self.do("open")
+        if agreed:
+            self.do("agree")
+
+    def do(self, what, seat="shown", mode=None, **ballot):
+        at = getattr(self, "at", None)
+        seat = (None if at is None else at.seat) if seat == "shown" else seat
+        made = None
+        if ballot:
+            made = Ballot(**{"idem": KEY(0), "dwell_ms": 60_000, "seen": 3, **ballot})
+        action = Action(
+            do=what, ack="a", tab=self.tab, seat=seat, ballot=made,
+            mode=(at.mode if at and mode is None else mode or ""),
+        )  # fmt: skip
+        self.at = act(self.site, self.id, self.name, action, self.alive)
+        return self.at
+
+    def vote(self, choice="A", key=0, **more):
+        return self.do("vote", choice=choice, idem=KEY(key), **more)
+
+    def glance(self):
+        ask = screens.Ask(self.tab, self.at.seat)
+        return screens.glance(self.site, self.id, ask, self.alive)
+
+
+def answer_all(*people):
+    """Everybody votes until nobody has anything left."""
+    for number in range(20):
+        for person in people:
+            if person.at.state == "vote" and not person.at.revises:
+                person.vote("A", key=f"{person.name}-{number}")
+            else:
+                person.do("look")
+
+
+# ---- coming in ----
+
+
+def test_consent_comes_first_and_is_an_event_of_the_record(stage):
+    stage.advance()
+    ann = Person(stage, "ann", agreed=False)
+    assert ann.at.state == "welcome" and ann.at.sheet is None
+    assert ann.do("look").state == "welcome"
+    assert ann.do("agree").state == "vote"
+    ann.do("agree")
+    events = list(stage.ledger.events("consent"))
+    assert [event["actor"] for event in events] == [ann.id]
+
+
+def test_practice_tells_what_was_expected_and_then_the_round_begins(stage):
+    stage.advance()
+    ann = Person(stage, "ann", agreed=False)
+    at = ann.do("agree-practice")
+    assert at.state == "practice"
+    good = next(pair for pair in at.sheet.pairs if "minutes" in pair.prompt)
+    better = "A" if good.a.pieces[0].text.startswith("150") else "B"
+    at = ann.vote(better)
+    assert at.state == "feedback" and at.sheet is None
+    assert at.feedback.choice == at.feedback.expected == better
+    assert ann.do("look", seat=None).state == "vote"
+
+
+def test_practice_can_be_left_and_is_then_not_shown_again(stage):
+    stage.advance()
+    ann = Person(stage, "ann", agreed=False)
+    ann.do("agree-practice")
+    assert ann.do("leave").state == "vote"
+    assert ann.do("open", seat=None).state == "vote"
+
+
+def test_practice_can_be_taken_again_before_the_run_begins(stage):
+    ann = Person(stage, "ann")
+    assert ann.at.state == "idle"
+    for key in range(2):
+        assert ann.do("practice").state == "practice"
+        assert ann.at.chosen is None
+        assert ann.vote("tie", key=key).state == "feedback"
+        assert ann.do("look", seat=None).state == "idle"
+
+
+def test_a_hundred_changes_of_mind_are_told_to_be_enough(stage, monkeypatch):
+    monkeypatch.setattr(casting, "MOST_ANSWERS", 2)
+    ann = Person(stage, "ann")
+    for key in range(2):
+        ann.do("practice")
+        assert ann.vote("tie", key=key).state == "feedback"
+    ann.do("practice")
+    at = ann.vote("tie", key=2)
+    assert at.state == "idle" and "a hundred times" in at.notice
+
+
+# ---- a round ----
+
+
+def test_comparisons_of_a_round_follow_one_another_then_comes_waiting(stage):
+    stage.advance()
+    ann = Person(stage, "ann")
+    first = ann.at
+    assert (first.state, first.step, first.number) == ("vote", 0, 1)
+    second = ann.vote("A")
+    assert (second.state, second.number) == ("vote", 2) and second.seat != first.seat
+    waiting = ann.vote("tie", key=1)
+    assert waiting.state == "waiting" and waiting.may_change
+    assert [(a.number, a.choice) for a in waiting.answered] == [(1, "A"), (2, "tie")]
+
+
+def test_a_reload_keeps_seat_order_sides_and_lease(stage):
+    stage.advance()
+    ann = Person(stage, "ann")
+    before = ann.at
+    stage.clock.forward(200)
+    after = ann.do("open", seat=None)
+    assert after.sheet == before.sheet
+    assert 0 < after.lease_s < before.lease_s - 199
+
+
+def test_a_vote_is_stored_once_whatever_is_sent_again(stage):
+    stage.advance()
+    ann = Person(stage, "ann")
+    seat = ann.at.seat
+    for _ in range(3):
+        ann.at = dataclasses.replace(ann.at, seat=seat)
+        ann.vote("B", notes={"0": "B", "99": "A"})
+    votes = stage.ledger.votes()
+    assert [(vote["choice"], vote["revision"]) for vote in votes] == [("B", 0)]
+    kept = screens.json.loads(votes[0]["details"])
+    assert kept["notes"] == {"0": "B"}  # of rows that were shown, and no others
+    assert {"similarity", "fast", "seen", "rows", "device", "marks", "words"} <= set(kept)
+
+
+def test_a_fast_vote_is_flagged_and_kept(stage):
+    stage.advance()
+    ann = Person(stage, "ann")
+    gate = ann.at.sheet.gate_s
+    stage.clock.forward(60)
+    ann.vote("A", dwell_ms=int(1000 * gate) - 1)
+    ann.vote("A", key=1, dwell_ms=int(1000 * gate) + 1)  # served this moment, whatever it says
+    ann.do("revise", seat=ann.at.answered[0].seat)
+    ann.vote("A", key=2, dwell_ms=int(1000 * gate) + 1)
+    flags = [screens.json.loads(vote["details"])["fast"] for vote in stage.ledger.votes()]
+    assert flags == [True, True, False]
+
+
+def test_a_vote_may_be_changed_until_the_round_closes_and_not_after(stage):
+    stage.advance()
+    ann, ben = Person(stage, "ann"), Person(stage, "ben")
+    ann.vote("B", notes={"1": "B"})
+    answer_all(ann)
+    first = ann.at.answered[0].seat
+    at = ann.do("revise", seat=first)
+    assert at.state == "vote" and at.revises and at.chosen == "B" and at.notes == {"1": "B"}
+    assert ann.vote("A", key="change").state == "waiting"
+    assert ann.at.answered[0].choice == "A"
+    assert next(v.choice for v in stage.site.service.counted(0) if v.panelist == ann.id) == "A"
+    ann.do("revise", seat=first)
+    assert ann.do("keep").notice == screens_notice("kept")
+    answer_all(ben)
+    stage.advance()
+    assert ann.do("look").state == "vote" and ann.at.step == 1
+    late = ann.do("vote", seat=first, choice="B", idem=KEY("late"))
+    assert late.notice == screens_notice("closed")
+    assert ann.do("revise", seat=first).revises is False
+
+
+def screens_notice(code):
+    from szpo_ui.panel.texts import NOTICES
+
+    return NOTICES[code]
+
+
+def test_a_round_that_closes_under_a_reader_stays_until_they_go_on(stage):
+    stage.advance()
+    cas = Person(stage, "cas")
+    reading = cas.at
+    stage.clock.forward(601)  # the seat has run out, but they still read
+    answer_all(Person(stage, "ann"), Person(stage, "ben"))
+    before = cas.glance()["key"]
+    stage.advance()
+    assert cas.glance()["key"] != before
+    closed = cas.do("look")
+    assert closed.state == "closed" and closed.sheet == reading.sheet
+    assert (closed.closed.votes_in, closed.closed.needed) == (4, 4) and closed.step == 0
+    late = cas.vote("A")
+    assert late.notice == screens_notice("late") and late.step == 1
+    assert stage.ledger.votes(0)[-1]["late"] == 1
+
+
+def test_whoever_skips_goes_on_and_their_seat_is_free(stage):
+    stage.advance()
+    ann = Person(stage, "ann")
+    seat = ann.at.seat
+    at = ann.vote("skip", reason="content", report=True)
+    assert at.seat != seat and at.notice == screens_notice("skipped")
+    vote = stage.ledger.votes()[0]
+    assert (vote["choice"], vote["skip_reason"]) == ("skip", "content")
+    assert screens.json.loads(vote["details"])["report"] is True
+    assert screens.json.loads(vote["details"])["fast"] is False
+
+
+# ---- away, elsewhere, paused, over ----
+
+
+def test_a_break_gives_the_seat_back(stage):
+    stage.advance()
+    ann = Person(stage, "ann")
+    seat = ann.at.seat
+    assert ann.do("break").state == "break"
+    assert ann.do("look").state == "break"
+    row = screens.seat_row(stage.site, ann.id, seat)
+    assert row["released_us"] is not None
+    assert ann.do("back").state == "vote"
+
+
+def test_nobody_releases_or_answers_a_seat_of_somebody_else(stage):
+    stage.advance()
+    ann, ben = Person(stage, "ann"), Person(stage, "ben")
+    ben.do("break", seat=ann.at.seat)
+    assert screens.seat_row(stage.site, ann.id, ann.at.seat)["released_us"] is None
+    assert screens.seat_row(stage.site, ben.id, ann.at.seat) is None
+    with pytest.raises(UsageError, match="no such comparison"):
+        ben.do("vote", seat=ann.at.seat, choice="A")
+    assert not stage.ledger.votes()
+
+
+def test_one_tab_is_active_and_moves_on_request(stage):
+    stage.advance()
+    ann = Person(stage, "ann")
+    shown, lease_before = ann.at.sheet, ann.at.lease_s
+    ann.tab = OTHER
+    assert ann.do("open", seat=None).state == "other-tab"
+    stage.clock.forward(5)
+    taken = ann.do("use-tab")
+    assert taken.state == "vote" and taken.sheet == shown
+    assert taken.lease_s < lease_before  # moving starts no new lease
+    ann.tab = TAB
+    assert ann.glance()["key"] == "elsewhere"
+    assert ann.vote("A").state == "other-tab"
+    assert not stage.ledger.votes()
+
+
+def test_a_tab_that_is_gone_keeps_nobody_out(stage):
+    stage.advance()
+    ann = Person(stage, "ann")
+    ann.alive = lambda panelist, tab: False
+    ann.tab = OTHER
+    assert ann.do("open", seat=None).state == "vote"
+
+
+def test_presence_ends_with_a_word_or_with_silence():
+    now = [0.0]
+    tabs = Presence(lambda: now[0])
+    assert not tabs.alive("ann", TAB)
+    tabs.here("ann", TAB)
+    now[0] = 89.0
+    assert tabs.alive("ann", TAB) and not tabs.alive("ben", TAB)
+    now[0] = 91.0
+    assert not tabs.alive("ann", TAB)
+    tabs.here("ann", TAB)
+    tabs.gone("ann", TAB)
+    assert not tabs.alive("ann", TAB)
+
+
+def test_pause_shows_the_reason_and_keeps_the_round(stage):
+    stage.advance()
+    ann = Person(stage, "ann")
+    seat = ann.at.seat
+    lease.pause(stage.ledger, "olga", "lunch")
+    paused = ann.do("look")
+    assert paused.state == "paused" and paused.status.pause_reason == "lunch"
+    lease.unpause(stage.ledger, "olga")
+    assert ann.do("look").seat == seat
+
+
+def test_a_guards_figures_are_not_told_to_those_who_vote(stage):
+    stage.advance()
+    ann = Person(stage, "ann")
+    lease.pause(stage.ledger, "guard length", "after step 0: length is 41, outside 8 … 30")
+    paused = ann.do("look")
+    assert paused.state == "paused"
+    assert (paused.status.paused_by, paused.status.pause_reason) == ("guard", None)
+    html = render.page(paused, question="?", guideline="", guideline_full="")
+    assert "outside" not in html
+    assert "length" in round_status(stage.ledger).pause_reason  # the operator is told
+
+
+def test_calibration_that_is_switched_off_is_not_to_be_had(tmp_path):
+    stage = make(tmp_path / "run.db", sets=["panel.calibration=false"])
+    stage.advance()
+    ann, ben = Person(stage, "ann"), Person(stage, "ben")
+    answer_all(ann, ben)
+    stage.advance()
+    assert ann.do("calibrate").state == "vote"
+    stage.ledger.close()
+
+
+def test_a_calibration_whose_tab_is_gone_can_be_answered_in_another(stage):
+    stage.advance()
+    ann, ben = Person(stage, "ann"), Person(stage, "ben")
+    answer_all(ann, ben)
+    stage.advance()
+    answer_all(ann)
+    assert ann.do("calibrate").state == "calib"
+    ann.alive = lambda panelist, tab: False
+    ann.tab = OTHER
+    assert ann.do("open", seat=None).state == "calib"
+    assert ann.vote("A", key="calib").notice == screens_notice("thanks")
+
+
+def test_calibration_fills_the_wait_and_is_left_for_the_next_round(stage):
+    stage.advance()
+    ann, ben = Person(stage, "ann"), Person(stage, "ben")
+    answer_all(ann, ben)
+    stage.advance()  # gold is made of finished rounds
+    answer_all(ann)
+    calib = ann.do("calibrate")
+    assert calib.state == "calib" and ann.do("open", seat=None).state == "calib"
+    answer_all(ben)
+    stage.advance()
+    still = ann.do("look")
+    assert still.state == "calib" and still.sheet == calib.sheet  # nobody is torn away
+    assert still.key != calib.key
+    on = ann.do("leave")
+    assert (on.state, on.step) == ("vote", 2)
+
+
+def test_there_may_be_nothing_to_calibrate_with(stage):
+    stage.advance()
+    ann = Person(stage, "ann")
+    answer_all(ann)
+    at = ann.do("calibrate")
+    assert at.state == "waiting" and at.notice == screens_notice("none_left")
+
+
+def test_counts_do_not_move_a_reader_but_a_pause_does(stage):
+    stage.advance()
+    ann, ben = Person(stage, "ann"), Person(stage, "ben")
+    before = ann.glance()
+    ben.vote("A")
+    after = ann.glance()
+    assert after["key"] == before["key"] and after["version"] != before["version"]
+    assert after["votes_in"] == before["votes_in"] + 1
+    lease.pause(stage.ledger, "olga", "lunch")
+    assert ann.glance()["key"] != before["key"]
+
+
+def test_the_end_counts_own_votes(tmp_path):
+    stage = make(tmp_path / "short.db", sets=["run.votes=4", "run.steps=1"])
+    stage.advance()
+    ann, ben = Person(stage, "ann"), Person(stage, "ben")
+    answer_all(ann, ben)
+    stage.advance(until_step=1)
+    over = ann.do("look")
+    assert over.state == "finished" and over.votes == 2 and not over.final
+    stage.ledger.close()
+
+
+# ---- what the algorithm needs of the screen ----
+
+
+def test_sides_are_constant_within_a_sheet_and_balanced_over_the_panel(tmp_path):
+    """Two panelists of an even panel see opposite sides, so A is plus exactly half the time."""
+    stage = make(tmp_path / "many.db")
+    service = stage.site.service
+    people = [service.enroll("person", name) for name in ("ann", "ben")]
+    plus_on_a = seats = 0
+    for _ in range(5):
+        stage.advance()
+        by_comparison = {}
+        for number in range(2):
+            for person in people:
+                seat = service.assign(person)
+                comparison = stage.ledger.comparison(seat.comparison)
+                shown = comparison_view.sheet(comparison, seat)
+                sides = {"amber" in text_of(pair.a)
+                         for pair in shown.pairs}  # fmt: skip
+                assert len(sides) == 1  # the same policy on A in every row
+                by_comparison.setdefault(seat.comparison, []).append(sides.pop())
+                service.cast(seat.id, "tie", idem=KEY(f"{number}-{person}")[:64])
+        for pair in by_comparison.values():
+            assert sorted(pair) == [False, True]
+            plus_on_a += sum(pair)
+            seats += len(pair)
+    assert seats == 20 and plus_on_a == seats / 2
+    stage.ledger.close()
+
+
+def text_of(side):
+    return "".join(piece.text for piece in side.pieces)
+
+
+def test_rows_that_are_alike_are_grouped_and_cost_no_reading(tmp_path):
+    def text(step, i, side):
+        return "the same" if i % 3 == 0 else f"{side} {i} words"
+
+    stage = make(tmp_path / "same.db", text=text)
+    stage.advance()
+    ann = Person(stage, "ann")
+    shown = ann.at.sheet
+    assert len(shown.same) == 1 and len(shown.pairs) == 2
+    assert shown.words == 2 * (2 + 3 + 3)  # "Question 7?", and three words a side
+    stage.ledger.close()
+
+
+def test_a_round_of_equal_answers_asks_nobody(tmp_path):
+    def text(step, i, side):
+        return "alike" if step == 0 else f"{side} {i}"
+
+    stage = make(tmp_path / "alike.db", text=text)
+    stage.advance()
+    first = stage.ledger.step(0)
+    assert first["closed_by"] == "auto" and not stage.ledger.votes(0)
+    ann = Person(stage, "ann")
+    assert (ann.at.state, ann.at.step) == ("vote", 1)
+    stage.ledger.close()
+
+
+# ---- the poller's door ----
+
+
+@pytest.fixture
+def door(stage):
+    """An HTTP client with the session of P-01, and the site's own application."""
+    from starlette.testclient import TestClient
+
+    client = TestClient(app.create(stage.site, pages=()), base_url="http://127.0.0.1")
+    client.app.include_router(panel_page.router(stage.site))
+    client.headers["origin"] = "http://127.0.0.1"
+    client.cookies.update(stage.cookie("panelist", "P-01"))
+    return client
+
+
+def test_the_poller_hears_only_of_changes(stage, door):
+    stage.advance()
+    first = door.get(f"/panel-api/status?tab={TAB}")
+    assert first.status_code == 200 and set(first.json()) == {
+        "version", "key", "state", "round", "votes_in", "votes_needed",
+    }  # fmt: skip
+    known = {"if-none-match": first.headers["etag"]}
+    assert door.get(f"/panel-api/status?tab={TAB}", headers=known).status_code == 304
+    Person(stage, "ben").vote("A")
+    news = door.get(f"/panel-api/status?tab={TAB}", headers=known)
+    assert news.status_code == 200 and news.json()["votes_in"] == 1
+    door.cookies.clear()
+    assert door.get("/panel-api/status", follow_redirects=False).status_code in (303, 401)
+
+
+def test_only_the_holder_and_their_tab_keep_a_seat(stage, door):
+    stage.advance()
+    ann = Person(stage, "P-01", TAB)
+    ben = Person(stage, "ben")
+    stage.clock.forward(500)
+
+    def extended(seat, tab):
+        return door.post(f"/panel-api/extend?seat={seat}&tab={tab}").json()["lease_s"]
+
+    assert extended(ben.at.seat, TAB) is None
+    assert extended(ann.at.seat, OTHER) is None
+    assert ann.do("look").lease_s < 110
+    assert extended(ann.at.seat, TAB) > 590
+    polled = door.get(f"/panel-api/status?tab={TAB}&seat={ann.at.seat}")
+    assert 590 < float(polled.headers["x-szpo-lease"]) <= 600

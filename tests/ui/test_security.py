@@ -1,0 +1,313 @@
+"""The door: origins, sizes, hosts, headers, and the few of Gradio's routes that stay open."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from starlette.datastructures import Headers
+
+from szpo_ui import app
+from szpo_ui.web import credentials, login, security
+from tests.support.browser import MovableClock, Stage, awaited, make, serve
+
+pytest_plugins = ["tests.support.browser"]
+
+UI = Path(__file__).parents[2] / "ui" / "szpo_ui"
+PANEL = {"Content-Type": "application/json"}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """One stage with both pages for the whole module: nothing here changes the run."""
+    made = make(tmp_path_factory.mktemp("run") / "run.db", clock=MovableClock())
+    serving = serve(app.create(made.site))
+    made.url = next(serving)
+    made.advance()
+    yield made
+    next(serving, None)
+    made.ledger.close()
+
+
+@pytest.fixture
+def panelist(whole: Stage) -> Iterator[httpx.Client]:
+    cookies = whole.cookie("panelist", "P-01")
+    with httpx.Client(base_url=whole.url, cookies=cookies, timeout=30) as client:
+        yield client
+
+
+@pytest.fixture
+def operator(whole: Stage) -> Iterator[httpx.Client]:
+    cookies = whole.cookie("operator", "Olga")
+    with httpx.Client(base_url=whole.url, cookies=cookies, timeout=30) as client:
+        yield client
+
+
+def events(client: httpx.Client, place: str) -> list[int]:
+    """The numbers of a page's events that call Python."""
+    config = client.get(f"{place}/config").json()
+    return [d["id"] for d in config["dependencies"] if d["backend_fn"]]
+
+
+def fire(client: httpx.Client, place: str, number: int, **headers: str) -> httpx.Response:
+    body = {"fn_index": number, "data": [], "session_hash": "x"}
+    return client.post(f"{place}/gradio_api/run/predict", json=body, headers=headers)
+
+
+def test_an_operators_event_is_refused_to_a_panelist_over_raw_http(
+    panelist: httpx.Client, operator: httpx.Client
+) -> None:
+    for number in {0, *events(operator, "/operate")}:
+        assert fire(panelist, "/operate", number).status_code == 401
+        joined = panelist.post(
+            "/operate/gradio_api/queue/join",
+            json={"fn_index": number, "data": [], "session_hash": "x"},
+        )
+        assert joined.status_code == 401
+    assert panelist.get("/operate/config").status_code == 401
+    assert panelist.get("/operate/", follow_redirects=False).headers["location"] == "/panel/"
+    assert operator.get("/panel/config").status_code == 401
+
+
+def test_without_a_session_no_event_is_reached(whole: Stage, panelist: httpx.Client) -> None:
+    for place in ("/panel", "/operate"):
+        with httpx.Client(base_url=whole.url) as nobody:
+            assert fire(nobody, place, 0).status_code == 401
+
+
+@pytest.mark.parametrize(
+    "route",
+    [
+        "upload", "upload_progress", "file=/etc/passwd", "file/etc/passwd", "proxy=http://x.test/",
+        "stream/1", "stream/a/1/2/playlist.m3u8", "component_server", "vibe-edit", "vibe-code",
+        "undo-vibe-edit", "vibe-starter-queries", "heartbeat/abc", "run-history/buckets", "runs",
+        "info", "openapi.json", "token", "user", "login_check", "dev/reload", "deep_link",
+        "reset", "call/x", "process_recording", "custom_component/a/b/c/d.js", "api/x",
+        "profiling/traces", "run/other",
+    ],
+)  # fmt: skip
+def test_what_gradio_offers_beyond_the_page_is_not_there(
+    panelist: httpx.Client, route: str
+) -> None:
+    for method in ("GET", "POST"):
+        answer = panelist.request(method, f"/panel/gradio_api/{route}")
+        assert (answer.status_code, answer.json()["error"]) == (404, "not_found")
+
+
+def test_nor_what_stands_outside_its_api(panelist: httpx.Client) -> None:
+    for path in ("monitoring", "monitoring/summary", "logout", "docs", "openapi.json", "login",
+                 "pwa_icon", "static/../../app.py", "assets/..%2f..%2fapp.py"):  # fmt: skip
+        assert panelist.get(f"/panel/{path}").status_code == 404, path
+    for path in ("/docs", "/redoc", "/openapi.json", "/static/../app.py", "/static/%2e%2e/app.py"):
+        assert panelist.get(path).status_code == 404, path
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1:1"},
+        {"Origin": "http://[::1"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+    ],
+)
+def test_another_sites_page_changes_nothing(
+    whole: Stage, panelist: httpx.Client, headers: dict[str, str]
+) -> None:
+    before = len(whole.ledger.query("SELECT 1 FROM assignments"))
+    for path in (
+        "/api/assignment",
+        "/api/votes",
+        "/logout",
+        "/login",
+        "/panel/gradio_api/run/predict",
+    ):
+        answer = panelist.post(path, json={"tab": "t"}, headers=headers)
+        assert (answer.status_code, answer.json()["error"]) == (403, "origin")
+    assert len(whole.ledger.query("SELECT 1 FROM assignments")) == before
+    assert (
+        "access-control-allow-origin" not in panelist.get("/panel/config", headers=headers).headers
+    )
+
+
+def test_the_own_origin_passes(whole: Stage, panelist: httpx.Client) -> None:
+    headers = {"Origin": whole.url, "Sec-Fetch-Site": "same-origin"}
+    assert panelist.post("/api/assignment", json={"tab": "t"}, headers=headers).status_code == 200
+
+
+def test_a_foreign_host_name_is_not_answered(whole: Stage, panelist: httpx.Client) -> None:
+    assert panelist.get("/api/status", headers={"Host": "evil.example"}).status_code == 400
+
+
+def test_a_body_over_64_kb_is_refused_whatever_it_claims(panelist: httpx.Client) -> None:
+    big = b'{"tab": "' + b"x" * 5_000_000 + b'"}'
+    assert panelist.post("/api/assignment", content=big, headers=PANEL).status_code == 413
+
+    def chunks() -> Iterator[bytes]:
+        for _ in range(200):
+            yield b"x" * 1000
+
+    assert panelist.post("/api/assignment", content=chunks(), headers=PANEL).status_code == 413
+    small = {"tab": "x" * 10}
+    assert panelist.post("/api/assignment", json=small).status_code == 200
+
+
+def test_a_body_that_never_ends_is_given_up(whole: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(security, "BODY_SECONDS", 0.2)
+    cookie = "; ".join(f"{k}={v}" for k, v in whole.cookie("panelist", "P-01").items())
+    parts = urlsplit(whole.url)
+    with socket.create_connection((parts.hostname, parts.port), timeout=20) as wire:
+        wire.sendall(
+            f"POST /api/votes HTTP/1.1\r\nHost: {parts.netloc}\r\nCookie: {cookie}\r\n"
+            "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{\"tab\r\n"
+            .encode()
+        )  # fmt: skip
+        assert wire.recv(4096).startswith(b"HTTP/1.1 408")
+
+
+@pytest.mark.parametrize("role", ["panelist", "operator"])
+def test_who_is_revoked_while_a_body_uploads_is_not_let_through(
+    role: credentials.Role, tmp_path: Path
+) -> None:
+    """The session was good when the request began; it ends with the last byte of the body."""
+    stage = make(tmp_path / "run.db", clock=MovableClock())
+    cookie = "; ".join(f"{k}={v}" for k, v in stage.cookie(role, "Ada").items())
+    path = {"panelist": "/api/votes", "operator": "/operate/gradio_api/run/predict"}[role]
+    reached: list[Any] = []
+    sent: list[Any] = []
+
+    async def inner(scope: Any, receive: Any, send: Any) -> None:
+        reached.append(await receive())
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    def asked(*, revoke: bool) -> int | None:
+        async def receive() -> Any:
+            if revoke:
+                credentials.revoke(stage.ledger, "Ada", "Olga")
+            return {"type": "http.request", "body": b"{}", "more_body": False}
+
+        headers = [(b"cookie", cookie.encode()), (b"content-length", b"2")]
+        scope = {"type": "http", "method": "POST", "path": path, "headers": headers}
+        sent.clear()
+        awaited(door(scope, receive, send))
+        return sent[0]["status"] if sent else None
+
+    sessions = login.Sessions(stage.site)
+    door = security.Door(inner, stage.site, sessions)
+    assert asked(revoke=False) is None and len(reached) == 1
+    assert asked(revoke=True) == 403 and len(reached) == 1
+    sessions.close()
+    stage.ledger.close()
+
+
+def test_every_answer_carries_the_headers(panelist: httpx.Client, operator: httpx.Client) -> None:
+    for client, path in (
+        (panelist, "/panel/"), (operator, "/operate/"), (panelist, "/api/status"),
+        (panelist, "/login"), (panelist, "/nothing"), (panelist, "/static/login.css"),
+    ):  # fmt: skip
+        found = client.get(path).headers
+        assert found["x-content-type-options"] == "nosniff"
+        assert found["referrer-policy"] == "no-referrer"
+        policy = found["content-security-policy"]
+        for part in ("connect-src 'self'", "img-src 'self' data:", "frame-ancestors 'none'",
+                     "object-src 'none'", "default-src 'none'"):  # fmt: skip
+            assert part in policy
+        gradio = path.startswith(("/panel", "/operate"))
+        assert f"base-uri '{'self' if gradio else 'none'}'" in policy
+        assert ("'unsafe-eval'" in policy) == gradio
+    assert panelist.get("/panel/").headers["cache-control"] == "no-store"
+
+
+def test_a_failure_shows_a_number_and_no_trace(
+    whole: Stage, panelist: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError("secret detail")
+
+    monkeypatch.setattr(type(whole.site.service), "assign", broken)
+    answer = panelist.post("/api/assignment", json={"tab": "t"})
+    assert (answer.status_code, answer.json()["error"]) == (500, "failed")
+    assert re.search(r"number [0-9a-f]{8}$", answer.json()["message"])
+    assert "secret" not in answer.text and "Traceback" not in answer.text
+
+
+def test_deep_json_hurts_nobody(panelist: httpx.Client) -> None:
+    deep = '{"fn_index": 0, "session_hash": "x", "data": ' + "[" * 9_000 + "]" * 9_000 + "}"
+    answer = panelist.post("/panel/gradio_api/run/predict", content=deep, headers=PANEL)
+    assert 400 <= answer.status_code < 600 and "Traceback" not in answer.text
+    assert panelist.get("/api/status").status_code == 200
+
+
+def test_the_pages_config_names_no_secret(panelist: httpx.Client, whole: Stage) -> None:
+    config = panelist.get("/panel/config").text
+    page = panelist.get("/panel/").text
+    for text in (config, page):
+        assert str(whole.ledger.path) not in text
+        assert not re.search(r"\bminus\b|plus_side|root_seed|theta|kl_radius", text)
+    assert json.loads(config)["username"] == "P-01"
+
+
+def test_behind_a_proxy_the_public_address_is_the_own_one() -> None:
+    url = "https://panel.example"
+    for origin, host, own in (
+        (url, "127.0.0.1:7860", True),  # a proxy that does not pass the name on
+        (url, "panel.example", True),
+        ("http://panel.example", "panel.example", False),
+        ("https://panel.example.evil.example", "panel.example", False),
+        ("https://evil.example", "127.0.0.1:7860", False),
+        ("", "panel.example", False),
+    ):
+        headers = Headers({"origin": origin, "host": host})
+        assert security.own_origin(headers, url=url, secure=True) is own, (origin, host)
+    assert not security.own_origin(Headers({"origin": "", "host": ""}), secure=False)
+
+
+# ---- the source ----
+
+
+def sources(*kinds: str) -> list[Path]:
+    return [path for path in sorted(UI.rglob("*")) if path.suffix in kinds]
+
+
+def test_the_source_keeps_the_rules_that_gradio_makes_easy_to_break() -> None:
+    for path in sources(".py"):
+        if "bench" in path.parts:
+            continue
+        text = path.read_text(encoding="utf-8")
+        code = re.sub(r'"""(?:.|\n)*?"""', "", text)
+        assert "gr.State" not in code, path
+        assert "share=True" not in code, path
+        assert "html_template" not in code, path  # the default is data, never a template
+        assert "BrowserState" not in code and "gr.load(" not in code, path
+
+
+def test_every_event_that_runs_is_private_and_the_panels_skip_the_queue(
+    panelist: httpx.Client, operator: httpx.Client
+) -> None:
+    for client, place in ((panelist, "/panel"), (operator, "/operate")):
+        assert events(client, place)
+        for dependency in client.get(f"{place}/config").json()["dependencies"]:
+            assert dependency["api_visibility"] == "private", dependency
+            if place == "/panel":
+                assert dependency["queue"] is False
+        assert client.get(f"{place}/config").json().get("connect_heartbeat") in (None, False)
+
+
+def test_pages_and_scripts_ask_nothing_of_other_hosts() -> None:
+    for path in sources(".html", ".js", ".css", ".svg"):
+        text = path.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
+        assert not re.search(r"https?://", text), path
+        assert not re.search(r"\beval\(|new Function|document\.write|insertAdjacentHTML", text), (
+            path
+        )

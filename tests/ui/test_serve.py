@@ -1,0 +1,409 @@
+"""szpo serve: refusals, the two processes, restarts, and a web process without a model."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from szpo.cli.app import call
+from szpo.ledger.database import Ledger
+from szpo.replay import verification
+from szpo.voting import lease
+from szpo_ui import serve
+from szpo_ui.web import address, credentials
+from szpo_ui.web.child_process import Keeper
+from tests.support import yard_run
+from tests.support.browser import make
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    stage = make(tmp_path / "run.db")
+    stage.ledger.close()
+    return tmp_path / "run.db"
+
+
+# ---- refusals ----
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert call(["serve", *words]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and said.startswith("error: ")
+    return said.removeprefix("error: ").strip()
+
+
+def test_a_port_in_use_names_a_free_one(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        said = refused(capsys, str(run), "--port", str(port))
+    found = re.fullmatch(rf"port {port} is in use; try --port (\d+)", said)
+    assert found is not None and int(found[1]) != port
+
+
+@pytest.mark.parametrize("port", ["80", "70000", "-1"])
+def test_a_port_out_of_range_is_named(
+    run: Path, capsys: pytest.CaptureFixture[str], port: str
+) -> None:
+    said = refused(capsys, str(run), f"--port={port}")
+    assert said == f"port {port} cannot be used; give one from 1024 to 65535"
+
+
+def test_a_network_address_needs_the_word_insecure(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refused(capsys, str(run), "--host", "0.0.0.0", "--port", "0")
+    assert said.startswith("--host 0.0.0.0 would show the panel to the network without TLS")
+    assert said.endswith("or add --insecure")
+
+
+def test_a_missing_run_and_contradictions_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = ("--folder", str(tmp_path), "--port", "0")
+    assert "no runs in" in refused(capsys, *folder)
+    assert "keeps its settings" in refused(capsys, "x", "--preset", "people", *folder)
+    assert "makes its own run" in refused(capsys, "x", "--demo", *folder)
+    assert "without a path" in refused(capsys, "x", "--url", "https://a.example/b", *folder)
+
+
+# ---- what ----
+
+
+@pytest.mark.parametrize("by_file", [True, False])
+def test_a_settings_file_or_a_preset_begins_a_run_in_its_own_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_file: bool
+) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('[panel]\nkind = "people"\n[run]\nlag = 1\n', encoding="utf-8")
+    words = [str(file)] if by_file else ["--preset", "people"]
+    folder = tmp_path / "runs"
+    chosen = serve._parser().parse_args(
+        [*words, "--set", "run.name=mine", "--folder", str(folder)]
+    )
+    path, config = serve._target(chosen)
+    assert path == folder / "mine.db"
+    assert config is not None and (config.panel.kind, config.run.lag) == ("people", 1)
+    begun: list[Sequence[str]] = []
+    monkeypatch.setattr(serve, "start", begun.append)
+    serve._begin(chosen, path)
+    assert begun[0][3:] == [
+        "run", *words, "--set", "run.name=mine", "--set", f"run.folder={folder}", "--stay",
+        "--hold",
+    ]  # fmt: skip
+    chosen.at_once = True
+    serve._begin(chosen, path)
+    assert begun[1] == begun[0][:-1]
+
+
+def test_each_demo_gets_a_name_of_its_own(tmp_path: Path) -> None:
+    words = ["--demo", "--folder", str(tmp_path)]
+    for taken in ("serve-demo-1", "serve-demo-2"):
+        path, _ = serve._target(serve._parser().parse_args(words))
+        assert path.stem == taken
+        path.touch()
+
+
+# ---- where ----
+
+
+def test_links_and_hosts_follow_the_public_address() -> None:
+    with address.listening("127.0.0.1", 0, insecure=False) as listener:
+        port = listener.getsockname()[1]
+        here = address.place_of(listener, "127.0.0.1", None)
+        assert (here.url, here.secure) == (f"http://127.0.0.1:{port}", False)
+        there = address.place_of(
+            listener, "127.0.0.1", "https://panel.example/", ("other.example",)
+        )
+    assert (there.url, there.secure) == ("https://panel.example", True)
+    assert {"panel.example", "other.example", "localhost"} <= set(there.names)
+    assert "evil.example" not in there.names
+
+
+# ---- the child ----
+
+
+class Children:
+    """Stands for subprocess.Popen: children that end with the given codes at once."""
+
+    def __init__(self, codes: Sequence[int], lived: Sequence[float] | None = None):
+        self.codes, self.lived = list(codes), list(lived or [0.0] * len(codes))
+        self.now = 0.0
+
+    def begin(self, command: Sequence[str]) -> Any:
+        code, lived = self.codes.pop(0), self.lived.pop(0)
+        children = self
+
+        class Child:
+            def wait(self) -> int:
+                children.now += lived
+                return code
+
+            def poll(self) -> int:
+                return code
+
+        return Child()
+
+
+def keep(children: Children) -> tuple[list[tuple[int, float]], Keeper]:
+    ends: list[tuple[int, float]] = []
+    keeper = Keeper(
+        "child", ["x"], say=lambda text: None, on_end=lambda *e: ends.append(e),
+        begin=children.begin, timer=lambda: children.now,
+    )  # fmt: skip
+    keeper.pause = lambda seconds: None
+    keeper.run()
+    keeper.join()
+    return ends, keeper
+
+
+def test_a_child_that_dies_is_started_again_with_longer_waits_up_to_a_minute() -> None:
+    ends, keeper = keep(Children([1] * 8 + [0]))
+    assert [wait for _, wait in ends] == [1, 2, 4, 8, 16, 32, 60, 60, 0]
+    assert keeper.starts == 9
+
+
+def test_a_child_that_had_lived_is_started_again_soon() -> None:
+    ends, _ = keep(Children([1, 1, 3, 0], [0, 0, 100, 0]))
+    assert ends == [(1, 1), (1, 2), (3, 1), (0, 0)]
+
+
+def test_a_child_that_cannot_be_started_is_tried_again() -> None:
+    children, refusals = Children([9, 0]), [OSError("no memory"), OSError("no memory")]
+    begin = children.begin
+
+    def short_of_memory(command: Sequence[str]) -> Any:
+        if len(children.codes) == 1 and refusals:
+            raise refusals.pop()
+        return begin(command)
+
+    children.begin = short_of_memory  # type: ignore[method-assign]
+    ends, keeper = keep(children)
+    assert ends == [(9, 1), (1, 2), (1, 4), (0, 0)] and keeper.starts == 4
+
+
+def test_closing_ends_a_real_child_in_order(tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    code = (
+        "import pathlib, signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
+        f"pathlib.Path({str(ready)!r}).write_text('x')\n"
+        "while True: time.sleep(60)"
+    )
+    ends: list[Any] = []
+    keeper = Keeper("child", [sys.executable, "-c", code], say=ends.append)
+    keeper.run()
+    while not ready.exists():
+        threading.Event().wait(0.02)
+    child = keeper.child
+    assert child is not None
+    keeper.close()
+    assert child.returncode == 143
+    assert ends == [], "an end that was asked for is no news"
+
+
+def test_a_child_follows_a_parent_that_is_killed() -> None:
+    code = (
+        "import sys, time\n"
+        "from szpo_ui.web.child_process import start\n"
+        "sleep = 'import time; print(1, flush=True); time.sleep(600)'\n"
+        "print(start([sys.executable, '-c', sleep]).pid, flush=True)\n"
+        "time.sleep(600)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    lines = {parent.stdout.readline().strip() for _ in range(2)}
+    child = int((lines - {"1"}).pop())
+    parent.kill()
+    parent.wait()
+
+    def gone() -> bool:
+        try:
+            state = Path(f"/proc/{child}/stat").read_text(encoding="ascii")
+        except OSError:
+            return True
+        return state.rpartition(")")[2].split()[0] == "Z"  # nobody may be there to reap it
+
+    until(gone, 20)
+    parent.stdout.close()
+
+
+def test_the_controllers_end_is_on_record(run: Path) -> None:
+    with Ledger.open(run) as ledger:
+        serve.noted(ledger)(3, 4.0)
+        (event,) = ledger.events("controller ended")
+        assert (event["actor"], event["body"]) == ("serve", {"code": 3, "again_in_s": 4.0})
+
+
+def test_an_operator_at_work_is_not_sent_away_after_a_day(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [1_700_000_000_000_000]
+    place = address.Place("127.0.0.1", 7860, "http://127.0.0.1:7860", ("127.0.0.1",))
+    with Ledger.open(run, clock=lambda: now[0]) as ledger:
+        serve._tell(argparse.Namespace(demo=False), ledger, place)
+        token = re.search(r"#t=(\S+)", capsys.readouterr().err)
+        assert token is not None
+        session, _ = credentials.redeem(ledger, token[1])
+        for _ in range(9):  # three days, a look every eight hours
+            now[0] += 8 * 3_600_000_000
+            assert credentials.identify(ledger, session) is not None
+
+
+# ---- the whole command ----
+
+
+class Served:
+    """``szpo serve`` as a process of its own, read until it has printed its links."""
+
+    def __init__(self, *words: str):
+        self.child = subprocess.Popen(
+            [sys.executable, "-X", "importtime", "-m", "szpo", "serve", *words, "--port", "0"],
+            stderr=subprocess.PIPE, text=True, cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        said: list[str] = []
+        assert self.child.stderr is not None
+        for line in self.child.stderr:
+            said.append(line)
+            if "invite panelists with" in line or "your link as a panelist" in line:
+                break
+        self.said = "".join(said)
+        found = re.search(r"link \(once\): (http://[\d.:]+)/login#t=(\S+)", self.said)
+        assert found is not None, self.said[-2000:]
+        self.url, self.token = found[1], found[2]
+        self._drain = threading.Thread(target=self.child.stderr.read, daemon=True)
+        self._drain.start()
+
+    def close(self) -> None:
+        if self.child.poll() is None:
+            self.child.terminate()
+            self.child.wait(60)
+        self._drain.join()
+        assert self.child.stderr is not None
+        self.child.stderr.close()
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_it_serves_without_torch_and_ends_on_a_signal(
+    run: Path, sent: signal.Signals, code: int
+) -> None:
+    served = Served(str(run), "--no-controller")
+    try:
+        loaded = set(re.findall(r"\|\s+([\w.]+)$", served.said, re.M))
+        assert "gradio" in loaded
+        assert not {"torch", "transformers", "peft"} & loaded, "the web process loads no model"
+        with httpx.Client(base_url=served.url, timeout=30) as client:
+            assert client.get("/healthz").json() == {"ok": True}
+            assert client.post("/redeem", json={"token": served.token}).json()["go"] == "/operate/"
+            assert client.get("/operate/config").status_code == 200
+        served.child.send_signal(sent)
+        assert served.child.wait(30) == code
+    finally:
+        served.close()
+
+
+def until(what: Callable[[], Any], seconds: float = 90) -> Any:
+    """The first truth that a question gets, asked ten times a second."""
+    for _ in range(int(seconds * 10)):
+        if found := what():
+            return found
+        threading.Event().wait(0.1)
+    raise AssertionError("it never came")
+
+
+def test_a_run_made_and_driven_beside_the_web_survives_a_killed_controller(tmp_path: Path) -> None:
+    sets = (*yard_run.SETS, f"prompts.path={yard_run.prompts(tmp_path)}", "run.name=yard",
+            "optimizer.comparisons=2", "panel.poll_seconds=0.05", "run.votes=100")  # fmt: skip
+    words = [word for text in sets for word in ("--set", text)]
+    served = Served("--preset", "people", *words, "--folder", str(tmp_path / "runs"), "--at-once")
+    ledger = Ledger.open(tmp_path / "runs" / "yard.db")
+    try:
+        invited = credentials.invite(ledger, "panelist")
+        with httpx.Client(base_url=served.url, timeout=30) as client:
+            answer = client.post("/api/session", json={"name": "P-01", "code": invited.code})
+            client.headers["Authorization"] = f"Bearer {answer.json()['token']}"
+
+            def applied(steps: int) -> None:
+                def vote() -> bool:
+                    shown = client.post("/api/assignment", json={"tab": "t"})
+                    if shown.status_code == 200:
+                        seat = shown.json()["assignment"]
+                        body = {"assignment": seat, "choice": "A", "idem": seat, "tab": "t"}
+                        assert client.post("/api/votes", json=body).status_code == 200
+                    return (ledger.last_applied() or 0) + 1 >= steps
+
+                until(vote)
+
+            until(lambda: client.get("/api/status").json()["state"] == "open")
+            applied(2)
+            killed = int(lease.controller(ledger)["lease"].split(":")[1])
+            assert killed != served.child.pid
+            os.kill(killed, signal.SIGKILL)
+            until(lambda: list(ledger.events("controller ended")))
+            assert client.get("/api/status").status_code == 200, "the web goes on"
+            applied(4)
+            again = int(lease.controller(ledger)["lease"].split(":")[1])
+            assert again != killed
+        served.child.send_signal(signal.SIGINT)
+        assert served.child.wait(60) == 130
+        with pytest.raises(ProcessLookupError):
+            os.kill(again, 0)
+        assert lease.controller(ledger)["lease"] is None, "the controller gave the run back"
+        assert verification.verify(ledger).ok
+    finally:
+        ledger.close()
+        served.close()
+
+
+def test_the_demo_asks_one_person_and_lets_colleagues_do_the_rest(tmp_path: Path) -> None:
+    sets = (*yard_run.SETS, f"prompts.path={yard_run.prompts(tmp_path)}",
+            "panel.poll_seconds=0.05")  # fmt: skip
+    words = [word for text in sets for word in ("--set", text)]
+    served = Served(
+        "--demo", "--no-browser", "--pace", "0.1", *words, "--folder", str(tmp_path / "runs")
+    )
+    ledger = Ledger.open(tmp_path / "runs" / "serve-demo-1.db")
+    try:
+        found = re.search(r"as a panelist: http://\S+/login#t=(\S+)", served.said)
+        assert found is not None
+        with httpx.Client(base_url=served.url, timeout=30) as client:
+            assert client.post("/redeem", json={"token": found[1]}).json()["go"] == "/panel/"
+
+            def status() -> dict[str, Any]:
+                told: dict[str, Any] = client.get("/api/status").json()
+                return told
+
+            for step in range(2):
+                # The colleagues answer three of the four and leave the last to the person.
+                until(lambda step=step: (status()["step"], status()["votes_in"]) == (step, 3))
+                shown = client.post("/api/assignment", json={"tab": "t"}).json()
+                body = {"assignment": shown["assignment"], "choice": "A", "tab": "t"}
+                answer = client.post("/api/votes", json={**body, "idem": shown["assignment"]})
+                assert answer.json()["counted"] is True
+            until(lambda: ledger.last_applied() == 1)
+        by = ledger.query(
+            "SELECT p.kind, count(*) AS n FROM votes JOIN assignments USING (assignment) "
+            "JOIN panelists p USING (panelist) JOIN comparisons c USING (comparison) "
+            "WHERE c.step < 2 GROUP BY 1"
+        )
+        assert {row["kind"]: row["n"] for row in by} == {"person": 2, "simulated": 6}
+    finally:
+        ledger.close()
+        served.close()

@@ -1,0 +1,180 @@
+"""Many answers in one commit, each taken or refused for itself."""
+
+import pytest
+from hypothesis import given, settings, strategies
+
+from szpo import failpoints
+from szpo.errors import StorageError, SzpoError, UsageError
+from szpo.failpoints import InjectedError
+from szpo.ledger.database import Ledger
+from szpo.replay import verification
+from szpo.voting import counting, seats
+from szpo.voting.casting import Ballot, Receipt, VoteConflictError
+from szpo.voting.service import VoteService
+from tests.support.quadratic import Clock, new_ledger, settings_of
+from tests.voting.test_service import KEY, ask, people
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    with new_ledger(tmp_path / "run.db", settings_of(N=5, M=1)) as found:
+        yield found
+
+
+@pytest.fixture
+def service(ledger):
+    return VoteService(ledger)
+
+
+def seated(ledger, service, count=5):
+    ask(ledger, n=count, m=1)
+    ids = people(service, count)
+    return [service.assign(panelist, tab="t") for panelist in ids]
+
+
+def test_a_group_is_one_event_and_each_answer_has_its_own_outcome(ledger, service):
+    one, two, three, four, five = seated(ledger, service)
+    events = len(list(ledger.events()))
+    results = service.cast_many(
+        [
+            Ballot(one.id, "A", KEY(1), tab="t", dwell_ms=900, details={"seen": 2}),
+            Ballot(two.id, "A", KEY(2), tab="other"),
+            Ballot("f" * 32, "A", KEY(3), tab="t"),
+            Ballot(three.id, "C", KEY(4), tab="t"),
+            Ballot(four.id, "B", KEY(5), tab="t", panelist=four.panelist),
+            Ballot(five.id, "B", KEY(6), tab="t", panelist=one.panelist),
+            Ballot(one.id, "A", KEY(1), tab="t", dwell_ms=900, details={"seen": 2}),
+            Ballot(one.id, "tie", KEY(7), tab="t"),
+            Ballot(one.id, "B", KEY(7), tab="t"),
+        ]
+    )
+    kinds = [type(each) for each in results]
+    assert kinds == [
+        Receipt, VoteConflictError, UsageError, UsageError, Receipt, UsageError, Receipt, Receipt,
+        VoteConflictError,
+    ]  # fmt: skip
+    assert [results[i].code for i in (1, 8)] == ["stale_tab", "key_reused"]
+    assert results[6].replayed and results[6].vote == results[0].vote
+    assert results[7].revision == 1
+    stored = [(vote["assignment"], vote["choice"]) for vote in ledger.votes()]
+    assert stored == [(one.id, "A"), (four.id, "B"), (one.id, "tie")]
+    assert len(list(ledger.events())) == events + 1
+    assert verification.verify(ledger, deep=False).ok
+
+
+def test_one_by_one_and_in_a_group_leave_the_same_rows(tmp_path):
+    found = []
+    for name in ("alone", "group"):
+        with new_ledger(tmp_path / f"{name}.db", settings_of()) as ledger:
+            service = VoteService(ledger, rubric_version=1)
+            ask(ledger, n=3, m=1)
+            ids = [service.enroll("simulated", f"p{i}") for i in range(3)]
+            seats = [service.assign_to(f"c{i}", panelist) for i, panelist in enumerate(ids)]
+            ballots = [Ballot(seat.id, "A", KEY(i)) for i, seat in enumerate(seats)]
+            if name == "alone":
+                for b in ballots:
+                    service.cast(b.assignment, b.choice, idem=b.idem)
+            else:
+                service.cast_many(ballots)
+            rows = ledger.query("SELECT * FROM votes ORDER BY vote")
+            found.append([{**row, "received_us": None} for row in rows])
+    assert found[0] == found[1]
+
+
+def test_a_group_that_nobody_may_answer_writes_nothing(ledger, service):
+    seated(ledger, service)
+    before = ledger.changes()
+    (result,) = service.cast_many([Ballot("f" * 32, "A", KEY(1))])
+    assert isinstance(result, UsageError) and service.cast_many([]) == []
+    assert ledger.changes() == before
+
+
+def test_a_disk_that_fails_stores_no_answer_of_the_group(ledger, service, monkeypatch):
+    one, two, *_ = seated(ledger, service)
+    append, calls = ledger.append, []
+
+    def full(table, row):
+        calls.append(table)
+        if len(calls) == 2:
+            raise StorageError("the disk is full")
+        return append(table, row)
+
+    monkeypatch.setattr(ledger, "append", full)
+    ballots = [Ballot(seat.id, "A", KEY(i), tab="t") for i, seat in enumerate((one, two))]
+    with pytest.raises(StorageError, match="full"):
+        service.cast_many(ballots)
+    assert ledger.votes() == [] and seats.board(ledger).votes_in == 0
+    monkeypatch.undo()
+    assert [type(r) for r in service.cast_many(ballots)] == [Receipt, Receipt]
+    assert seats.board(ledger).votes_in == 2 and verification.verify(ledger, deep=False).ok
+
+
+def test_a_group_whose_receipts_are_lost_is_stored_once(ledger, service):
+    given = seated(ledger, service)
+    ballots = [Ballot(seat.id, "A", KEY(i), tab="t") for i, seat in enumerate(given)]
+    with failpoints.arm("cp6:raise"), pytest.raises(InjectedError):
+        service.cast_many(ballots)
+    with Ledger.open(ledger.path, clock=Clock()) as second:
+        again = VoteService(second).cast_many(ballots)
+        assert all(isinstance(each, Receipt) and each.replayed for each in again)
+        assert len(second.votes()) == len(counting.counted(second, 0)) == 5
+
+
+ODD = strategies.one_of(
+    strategies.none(), strategies.integers(), strategies.floats(), strategies.text(max_size=20),
+    strategies.binary(max_size=5), strategies.lists(strategies.floats(), max_size=2),
+    strategies.dictionaries(strategies.text(max_size=3), strategies.floats(), max_size=2),
+    strategies.sampled_from(["A", "skip", "\ud800", "a\0b", 2**70, {"x": {1}}, {1: "y"}]),
+)  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    odd=strategies.lists(
+        strategies.fixed_dictionaries(
+            {"choice": ODD, "idem": ODD},
+            optional={
+                name: ODD
+                for name in ("assignment", "skip_reason", "dwell_ms", "details", "tab", "panelist")
+            },
+        ),
+        max_size=4,
+    ),
+    place=strategies.integers(0, 4),
+)
+def test_whatever_stands_beside_it_a_good_answer_is_stored(tmp_path_factory, odd, place):
+    plan = settings_of(N=5, M=1)
+    with new_ledger(tmp_path_factory.mktemp("odd") / "run.db", plan) as ledger:
+        ledger.execute("PRAGMA synchronous=OFF")
+        service = VoteService(ledger)
+        good, other, *_ = seated(ledger, service)
+        ballots = [
+            Ballot(**{"assignment": other.id, "tab": "t", "idem": KEY(i), **given})
+            for i, given in enumerate(odd)
+        ]
+        ballots.insert(place, Ballot(good.id, "A", KEY("good"), tab="t"))
+        results = service.cast_many(ballots)
+        assert len(results) == len(ballots)
+        (stored,) = [r for b, r in zip(ballots, results, strict=True) if b.assignment == good.id]
+        assert isinstance(stored, Receipt)
+        assert all(isinstance(each, Receipt | SzpoError) for each in results)
+        assert verification.verify(ledger, deep=False).ok
+
+
+def test_a_savepoint_undoes_its_own_part_and_needs_a_transaction(ledger):
+    with pytest.raises(UsageError, match="open a transaction"), ledger.savepoint():
+        pass
+    row = {"vote": 1, "action": "exclude", "reason": "x", "actor": "op", "at_us": 1}
+    with ledger.transaction("op"):
+        ledger.record_event("before", "op", {})
+        for kind in ("first", "second"):
+            try:
+                with ledger.savepoint():
+                    ledger.record_event(kind, "op", {})
+                    if kind == "first":
+                        ledger.append("amendments", row)  # of no vote: refused
+            except SzpoError:
+                pass
+    kinds = [event["kind"] for event in ledger.events()]
+    assert kinds[-2:] == ["before", "second"] and "first" not in kinds
+    assert verification.verify(ledger, deep=False).ok

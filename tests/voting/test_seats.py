@@ -1,0 +1,140 @@
+"""A panelist's own seats, the tab they belong to, and what a look at the board costs."""
+
+import pytest
+
+from szpo.ledger.database import Ledger
+from szpo.voting import seats, steps
+from szpo.voting import service as vote_service
+from szpo.voting.casting import VoteConflictError
+from szpo.voting.service import VoteService
+from tests.support.quadratic import Clock, new_ledger, settings_of
+from tests.voting.test_service import KEY, ask, people
+
+DAY_US = 86_400_000_000
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    with new_ledger(tmp_path / "run.db", settings_of()) as found:
+        found.execute("PRAGMA synchronous=OFF")
+        yield found
+
+
+@pytest.fixture
+def service(ledger):
+    return VoteService(ledger)
+
+
+def test_own_seats_come_with_the_answers_that_stand(ledger, service):
+    ask(ledger, n=4, m=2)
+    ann, ben = people(service, 2)
+    first = service.assign(ann, tab="t")
+    assert [own.receipt for own in service.own(ann, 0)] == [None]
+    service.cast(first.id, "A", idem=KEY(1), tab="t", details={"notes": {"0": "A"}})
+    last = service.cast(first.id, "skip", idem=KEY(2), tab="t", skip_reason="display")
+    second = service.assign(ann, tab="t")
+    service.cast(second.id, "tie", idem=KEY(3), tab="t", details={"seen": 2})
+    one, two = service.own(ann, 0)
+    assert one.seat == service.assignment(first.id) and one.receipt == last
+    assert (one.skip_reason, one.details) == ("display", {})
+    assert two.receipt.choice == "tie" and two.details == {"seen": 2}
+    assert service.own(ben, 0) == () and service.own(ann, 1) == ()
+
+
+def test_an_answered_seat_moves_to_another_tab_which_may_change_the_vote(ledger, service):
+    ask(ledger, n=1, m=1)
+    (ann,) = people(service, 1)
+    seat = service.assign(ann, tab="old")
+    service.cast(seat.id, "A", idem=KEY(1), tab="old")
+    service.take(seat.id, "new")
+    with pytest.raises(VoteConflictError, match="another tab"):
+        service.cast(seat.id, "B", idem=KEY(2), tab="old")
+    assert service.cast(seat.id, "B", idem=KEY(3), tab="new").revision == 1
+    assert [vote.choice for vote in service.counted(0)] == ["B"]
+
+
+def test_panelists_begin_at_different_comparisons(ledger, service):
+    ask(ledger, n=16, m=1)
+    shown = [service.assign(panelist).comparison for panelist in people(service, 16)]
+    assert len(set(shown)) == 16  # one answer each before anything has two
+    starts = {seats.walk(ledger.root_seed, 0, f"p{i}", 16)[0] for i in range(100)}
+    assert len(starts) > 12
+
+
+def test_the_board_reads_only_what_is_new(ledger, service):
+    ask(ledger, n=30, m=3)
+    for panelist in people(service, 20):
+        service.cast(service.assign(panelist).id, "A", idem=KEY(panelist))
+    with ledger.alone():
+        seats.board(ledger)
+    read = []
+    plain = ledger.query
+
+    def query(sql, parameters=()):
+        found = plain(sql, parameters)
+        read.append(len(found))
+        return found
+
+    ledger.query = query
+    late = service.enroll("person", "late")
+    read.clear()
+    service.cast(service.assign(late).id, "A", idem=KEY("late"))
+    with ledger.alone():
+        board = seats.board(ledger)
+    ledger.query = plain
+    assert board.votes_in == 21 and sum(read) < 20
+
+
+def test_steps_that_open_and_close_have_boards_of_their_own(ledger, service):
+    assert seats.board(ledger) is None
+    epoch = ask(ledger, n=4, m=1)
+    (ann,) = people(service, 1)
+    with ledger.alone():
+        assert seats.board(ledger).votes_needed == 4
+    while (seat := service.assign(ann)) is not None:
+        service.cast(seat.id, "A", idem=seat.id)
+    assert steps.close(ledger, 0, "rule", epoch=epoch)
+    assert seats.board(ledger) is None and service.assign(ann) is None
+
+
+def test_a_late_answer_stands_nowhere_on_the_board(ledger, service):
+    ask(ledger, n=1, m=1)
+    ann, ben = people(service, 2)
+    seat = service.assign(ann)
+    ledger.clock.now += vote_service.SEAT_TTL_US + 1
+    service.cast(service.assign(ben).id, "A", idem=KEY(1))
+    with Ledger.open(ledger.path, clock=Clock()) as second:
+        there = VoteService(second)
+        with second.alone():
+            assert seats.board(second).votes_in == 1
+        assert steps.close(ledger, 0, "rule")
+        assert there.cast(seat.id, "A", idem=KEY(2)).late
+        assert seats.board(second) is None
+        assert [own.receipt.late for own in there.own(ann, 0)] == [True]
+
+
+@pytest.mark.parametrize("spare", [0, 1])
+def test_a_clock_that_was_ahead_keeps_nobody_out(ledger, spare):
+    """Seats that were served a day ahead would hold a round up for a day."""
+    ask(ledger, n=1, m=2)
+    service = VoteService(ledger, spare=spare)
+    ann, ben, cy, dee, *more = people(service, 6)
+    ledger.clock.now += DAY_US
+    early = [service.assign(who, tab="t") for who in (ann, ben)]
+    ledger.clock.now -= DAY_US
+    fresh = [service.assign(who, tab="t") for who in (cy, dee)]
+    assert sorted(seat.plus_side for seat in fresh) == ["A", "B"]
+    assert [service.assign(who) is not None for who in more] == [bool(spare), False]
+    # Whose seat it was may answer all the same, and who comes by first counts.
+    service.cast(early[0].id, "A", idem=KEY(1), tab="t")
+    assert [vote.panelist for vote in service.counted(0)] == [ann]
+
+
+def test_a_seat_that_is_held_again_after_the_clock_was_set_back_is_held(ledger, service):
+    ask(ledger, n=1, m=1)
+    ann, ben = people(service, 2)
+    ledger.clock.now += DAY_US
+    seat = service.assign(ann)
+    ledger.clock.now -= DAY_US
+    assert service.extend(seat.id) and service.assign(ben) is None
+    assert service.assign(ann).id == seat.id

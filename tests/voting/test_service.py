@@ -1,0 +1,492 @@
+import tempfile
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+)
+
+from szpo.errors import UsageError
+from szpo.ledger.database import Ledger
+from szpo.replay import verification
+from szpo.types import Answer, Comparison, Prompt, Query, Row
+from szpo.voting import casting, counting, lease, steps
+from szpo.voting import service as vote_service
+from szpo.voting.casting import MOST_ANSWERS, VoteConflictError
+from szpo.voting.counting import sides, verdict
+from szpo.voting.service import VoteService
+from tests.support.quadratic import Clock, new_ledger, settings_of
+
+GOOD, BAD = Answer("warm"), Answer("cold")
+KEY = "0123456789abcdef-{}".format
+
+
+def ask(ledger, n=4, m=2, identical=()):
+    """Open step 0 with n comparisons of two rows each."""
+    plan = settings_of(N=n, M=m)
+    epoch = lease.acquire(ledger, "test").epoch
+    steps.plan(ledger, epoch, plan, Query(0, (), 0.5, None), ledger.head())
+    steps.begin(ledger, epoch, 0)
+    rows = [Row(Prompt.user("?"), GOOD, GOOD if i in identical else BAD) for i in range(n)]
+    comparisons = [Comparison(f"c{i}", 0, 0, i, (rows[i],) * 2) for i in range(n)]
+    steps.store(ledger, epoch, 0, comparisons, head=ledger.head(), notes={}, then_open=True)
+    return epoch
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    with new_ledger(tmp_path / "run.db", settings_of()) as found:
+        yield found
+
+
+@pytest.fixture
+def service(ledger):
+    return VoteService(ledger)
+
+
+def people(service, count):
+    return [service.enroll("person", f"person {i}") for i in range(count)]
+
+
+# ---- enrolment ----
+
+
+def test_ids_of_simulated_panelists_derive_from_the_seed_and_people_have_random_ones(tmp_path):
+    found = []
+    for name in ("a.db", "b.db"):
+        with new_ledger(tmp_path / name, settings_of()) as ledger:
+            service = VoteService(ledger)
+            found.append([service.enroll(k, f"{k} 1") for k in ("simulated", "judge", "person")])
+            assert service.enroll("judge", "judge 1") == found[-1][1]
+    assert found[0][:2] == found[1][:2] and found[0][2] != found[1][2]
+
+
+def test_a_name_belongs_to_one_kind(service):
+    service.enroll("person", "ann")
+    with pytest.raises(UsageError, match="enrolled as person"):
+        service.enroll("judge", "ann")
+    for name in ("", "x" * 65):
+        with pytest.raises(UsageError, match="1 to 64"):
+            service.enroll("person", name)
+
+
+# ---- seats ----
+
+
+def test_everybody_is_shown_every_comparison_at_most_once(ledger, service):
+    ask(ledger, n=4, m=2)
+    ids = people(service, 3)
+    seen = {panelist: [] for panelist in ids}
+    for _ in range(10):
+        for panelist in ids:
+            seat = service.assign(panelist)
+            if seat is not None:
+                seen[panelist].append(seat.comparison)
+                service.cast(seat.id, "A", idem=KEY(seat.id)[:60])
+    assert all(len(set(c)) == len(c) for c in seen.values())
+    shown = sorted(c for found in seen.values() for c in found)
+    assert shown == sorted([f"c{i}" for i in range(4)] * 2)  # M of each, and no more
+    assert counting.missing(ledger, 0) == 0
+
+
+def test_an_unanswered_seat_is_served_again_and_moves_to_the_tab_that_asks(ledger, service):
+    ask(ledger)
+    (ann,) = people(service, 1)
+    first = service.assign(ann, tab="one")
+    again = service.assign(ann, tab="two")
+    assert (first.id, first.plus_side, first.prompt_order) == (
+        again.id, again.plus_side, again.prompt_order
+    )  # fmt: skip
+    with pytest.raises(VoteConflictError) as caught:
+        service.cast(first.id, "A", idem=KEY(1), tab="one")
+    assert caught.value.code == "stale_tab"
+    assert not service.cast(first.id, "A", idem=KEY(1), tab="two").late
+
+
+def test_an_expired_seat_is_free_for_another_who_gets_its_side(ledger, service):
+    ask(ledger, n=1, m=1)
+    ann, ben = people(service, 2)
+    lost = service.assign(ann)
+    assert service.assign(ben) is None
+    ledger.clock.now += vote_service.SEAT_TTL_US + 1
+    taken = service.assign(ben)
+    assert taken.plus_side == lost.plus_side
+    # Work that was done is kept: the expired seat may still answer, but M are counted.
+    service.cast(taken.id, "A", idem=KEY(1))
+    late_but_open = service.cast(lost.id, "B", idem=KEY(2))
+    assert not late_but_open.late
+    assert [v.panelist for v in service.counted(0)] == [ben]
+
+
+def test_a_skip_frees_the_side_for_the_next(ledger, service):
+    ask(ledger, n=1, m=2)
+    ids = people(service, 3)
+    seats = [service.assign(panelist) for panelist in ids]
+    assert seats[2] is None and {seats[0].plus_side, seats[1].plus_side} == {"A", "B"}
+    service.cast(seats[0].id, "skip", idem=KEY(1), skip_reason="cannot tell")
+    assert service.assign(ids[2]).plus_side == seats[0].plus_side
+
+
+def test_a_spare_seat_is_served_but_only_m_votes_count(ledger):
+    ask(ledger, n=1, m=1)
+    service = VoteService(ledger, spare=1)
+    seats = [service.assign(panelist) for panelist in people(service, 3)]
+    assert seats[2] is None and seats[0].plus_side == seats[1].plus_side
+    for i, seat in enumerate(seats[1::-1]):
+        service.cast(seat.id, "A", idem=KEY(i))
+    assert [v.panelist for v in service.counted(0)] == [seats[1].panelist]
+
+
+def test_release_and_extend_move_only_the_end_of_a_seat(ledger, service):
+    ask(ledger, n=1, m=1)
+    ann, ben = people(service, 2)
+    seat = service.assign(ann)
+    service.release(seat.id)
+    assert service.extend(seat.id)  # nobody has it yet
+    assert service.assignment(seat.id).expires_us > seat.expires_us
+    service.release(seat.id)
+    assert service.assign(ben) is not None
+    before = service.assignment(seat.id)
+    assert not service.extend(seat.id) and service.assignment(seat.id) == before
+
+
+@pytest.mark.parametrize("spare", [0, 1])
+def test_a_heartbeat_that_comes_too_late_takes_no_seat_from_anybody(ledger, spare):
+    """Ann's seat runs out and others get it: no more people are at work than there were to be."""
+    ask(ledger, n=1, m=1)
+    service = VoteService(ledger, spare=spare)
+    ann, *others = people(service, 2 + spare)
+    late = service.assign(ann)
+    ledger.clock.now += vote_service.SEAT_TTL_US + 1
+    assert service.extend(late.id)  # before anybody came it is hers again
+    ledger.clock.now += vote_service.SEAT_TTL_US + 1
+    given = [service.assign(other) for other in others]
+    assert None not in given
+    assert not service.extend(late.id)
+    assert service.assignment(late.id).expires_us <= ledger.clock.now
+    assert service.assign(ann) is None
+    assert all(service.extend(seat.id) for seat in given)
+    service.release(given[0].id)  # it is free again: whoever asks first has it
+    assert service.extend(late.id) and not service.extend(given[0].id)
+
+
+def test_what_is_over_is_not_held_any_longer(ledger, service):
+    ask(ledger, n=1, m=1)
+    ann, ben = people(service, 2)
+    seat = service.assign(ann)
+    practice = service.practice(ben)
+    ledger.clock.now += vote_service.SEAT_TTL_US // 2
+    assert service.extend(practice.id) and service.extend(seat.id)
+    ledger.clock.now += 2 * vote_service.SEAT_TTL_US
+    assert not service.extend(practice.id)
+    assert not service.extend("no such seat")
+
+
+def test_identical_comparisons_are_never_served(ledger, service):
+    ask(ledger, n=3, m=1, identical={1})
+    shown = {service.assign(panelist).comparison for panelist in people(service, 2)}
+    assert shown == {"c0", "c2"}
+    assert service.assign_to("c1", people(service, 1)[0]) is None
+    assert counting.tally(ledger, 0, 1, 3).identical.tolist() == [[False, True, False]]
+
+
+def test_strangers_and_closed_steps_get_nothing(ledger, service):
+    with pytest.raises(UsageError, match="not enrolled"):
+        service.assign("nobody")
+    (ann,) = people(service, 1)
+    assert service.assign(ann) is None
+    with pytest.raises(UsageError, match="not open"):
+        service.assign_to("c0", ann)
+
+
+@pytest.mark.parametrize("m", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("n", [2, 3, 8])
+def test_sides_are_balanced(m, n):
+    drawn = [sides(5, step=3, k=1, n=i, m=m, rank=i) for i in range(n)]
+    balance = [row.count("A") - row.count("B") for row in drawn]
+    assert all(abs(b) == m % 2 for b in balance)
+    assert sum(balance) == 0 or (n * m) % 2  # each direction, when N·M is even
+    assert abs(sum(balance)) <= 1
+
+
+def test_sides_differ_between_steps_and_are_a_function_of_the_seed():
+    drawn = [sides(5, step=s, k=0, n=0, m=1, rank=0)[0] for s in range(64)]
+    assert 16 < drawn.count("A") < 48
+    assert drawn == [sides(5, step=s, k=0, n=0, m=1, rank=0)[0] for s in range(64)]
+
+
+# ---- answers ----
+
+
+@pytest.fixture
+def seat(ledger, service):
+    ask(ledger, n=1, m=1)
+    return service.assign(people(service, 1)[0], tab="t")
+
+
+def test_the_same_key_gives_the_stored_answer(service, seat):
+    first = service.cast(seat.id, "A", idem=KEY(1), tab="t", dwell_ms=900)
+    again = service.cast(seat.id, "A", idem=KEY(1), tab="t", dwell_ms=900)
+    assert again.replayed and not first.replayed and again.vote == first.vote
+    with pytest.raises(VoteConflictError) as caught:
+        service.cast(seat.id, "B", idem=KEY(1), tab="t", dwell_ms=900)
+    assert caught.value.code == "key_reused" and caught.value.stored.choice == "A"
+
+
+def test_a_new_key_before_the_close_is_a_revision(ledger, service, seat):
+    for i, choice in enumerate(("A", "skip", "tie", "B")):
+        receipt = service.cast(seat.id, choice, idem=KEY(i), tab="t")
+        assert receipt.revision == i
+    (vote,) = service.counted(0)
+    assert (vote.choice, vote.revision) == ("B", 3)
+    assert vote.verdict == verdict("B", seat.plus_side)
+    with pytest.raises(VoteConflictError, match="another tab"):
+        service.cast(seat.id, "A", idem=KEY(9), tab="other")
+
+
+@pytest.mark.parametrize("what", ["assign", "practice"])
+def test_a_hundred_answers_to_one_comparison_are_enough(ledger, service, what):
+    ask(ledger, n=1, m=1)
+    seat = getattr(service, what)(people(service, 1)[0], tab="t")
+    for i in range(MOST_ANSWERS):
+        service.cast(seat.id, "AB"[i % 2], idem=KEY(i), tab="t")
+    with pytest.raises(VoteConflictError, match="answered 100 times; the last") as caught:
+        service.cast(seat.id, "A", idem=KEY("more"), tab="t")
+    assert caught.value.code == "changed_often" and caught.value.stored.choice == "B"
+    assert service.cast(seat.id, "A", idem=KEY(0), tab="t").replayed  # a retry is no new answer
+    assert len(ledger.votes()) == MOST_ANSWERS
+
+
+def test_after_the_close_a_first_vote_is_late_and_a_change_is_refused(ledger, service):
+    ask(ledger, n=1, m=1)
+    ann, ben = people(service, 2)
+    seat = service.assign(ann)
+    ledger.clock.now += vote_service.SEAT_TTL_US + 1
+    other = service.assign(ben)
+    service.cast(other.id, "A", idem=KEY(1))
+    assert steps.close(ledger, 0, "rule")
+    before = service.counted(0)
+    receipt = service.cast(seat.id, "B", idem=KEY(2), tab="whatever")
+    assert receipt.late and service.counted(0) == before
+    assert service.cast(seat.id, "B", idem=KEY(2), tab="whatever").replayed
+    with pytest.raises(VoteConflictError) as caught:
+        service.cast(other.id, "B", idem=KEY(3))
+    assert caught.value.code == "closed" and caught.value.stored.choice == "A"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"choice": "C"}, "not one of A, B, tie, skip"),
+        ({"choice": 1}, "not one of"),
+        ({"idem": "short"}, "16 to 64"),
+        ({"idem": "x" * 65}, "16 to 64"),
+        ({"idem": "0123456789abcde✓"}, "16 to 64"),
+        ({"idem": None}, "16 to 64"),
+        ({"skip_reason": "why"}, "belongs to a skip"),
+        ({"dwell_ms": -1}, "milliseconds"),
+        ({"dwell_ms": 10**18}, "milliseconds"),
+        ({"panelist": "somebody else"}, "no such comparison"),
+    ],
+)
+def test_bad_votes_are_refused_in_words(ledger, service, seat, changes, words):
+    fine = {"choice": "A", "idem": KEY(1), "tab": "t"}
+    with pytest.raises(UsageError, match=words):
+        service.cast(seat.id, **{**fine, **changes})
+    assert ledger.votes() == []
+
+
+def test_an_unknown_seat_and_a_strangers_seat_read_alike(service, seat):
+    told = set()
+    for assignment, panelist in (("f" * 32, None), (seat.id, "stranger")):
+        with pytest.raises(UsageError) as caught:
+            service.cast(assignment, "A", idem=KEY(1), tab="t", panelist=panelist)
+        told.add(str(caught.value))
+    assert len(told) == 1
+
+
+def test_an_excluded_vote_makes_room_and_can_be_reinstated(ledger, service):
+    ask(ledger, n=1, m=1)
+    ann, ben = people(service, 2)
+    vote = service.cast(service.assign(ann).id, "A", idem=KEY(1)).vote
+    assert service.assign(ben) is None
+    service.amend(vote, "exclude", "answered in 40 ms", "operator")
+    assert service.counted(0) == () and counting.missing(ledger, 0) == 1
+    assert service.assign(ben) is not None
+    service.amend(vote, "reinstate", "was a reload", "operator")
+    assert len(service.counted(0)) == 1
+    assert steps.close(ledger, 0, "rule")
+    service.amend(vote, "exclude", "too late to matter", "operator")
+    assert len(service.counted(0)) == 1  # what was counted at the close stays counted
+    for bad in ((999, "exclude", "x"), (vote, "drop", "x"), (vote, "exclude", "")):
+        with pytest.raises(UsageError):
+            service.amend(*bad, "operator")
+
+
+def test_a_rule_close_waits_for_every_comparison(ledger, service):
+    ask(ledger, n=2, m=1)
+    (ann,) = people(service, 1)
+    service.cast(service.assign(ann).id, "A", idem=KEY(1))
+    assert not steps.close(ledger, 0, "rule")
+    assert steps.close(ledger, 0, "operator", reason="panel went home", actor="ann")
+    assert not steps.close(ledger, 0, "operator", reason="again", actor="ann")
+    assert ledger.step(0)["closed_by"] == "operator"
+
+
+def test_fifty_posts_of_one_click_are_one_row(ledger, service, seat):
+    receipts, barrier = [], threading.Barrier(10)
+
+    def click():
+        barrier.wait()
+        for _ in range(5):
+            receipts.append(service.cast(seat.id, "A", idem=KEY(1), tab="t"))
+
+    threads = [threading.Thread(target=click) for _ in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(receipts) == 50 and len(ledger.votes()) == 1
+    assert sum(not receipt.replayed for receipt in receipts) == 1
+
+
+def test_two_processes_doors_share_one_file(tmp_path):
+    with new_ledger(tmp_path / "run.db", settings_of(N=1)) as ledger:
+        ask(ledger, n=1, m=1)
+        service = VoteService(ledger)
+        seat = service.assign(people(service, 1)[0], tab="t")
+        with Ledger.open(ledger.path, clock=Clock()) as second:
+            VoteService(second).cast(seat.id, "A", idem=KEY(1), tab="t")
+        assert service.cast(seat.id, "A", idem=KEY(1), tab="t").replayed
+        service.cast(seat.id, "B", idem=KEY(2), tab="t")
+        assert verification.verify(ledger, deep=False).ok  # the chain of events is whole
+
+
+# ---- any order of events ----
+
+
+class Panel(RuleBasedStateMachine):
+    """Panelists do whatever they like; the counts are those of a plain model."""
+
+    M, N = 2, 3
+
+    def __init__(self):
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory()
+        self.ledger = new_ledger(Path(self.folder.name) / "run.db", settings_of())
+        self.ledger.execute("PRAGMA synchronous=OFF")
+        self.service = VoteService(self.ledger, spare=1)
+        ask(self.ledger, n=self.N, m=self.M)
+        # People's ids are random; hypothesis needs the same ones each time.
+        self.ids = [self.service.enroll("simulated", f"p{i}") for i in range(4)]
+        self.seats = {}
+        self.said = {}  # seat → last answer in time
+        self.order = []  # seats in order of their first answer in time
+        self.keys = {}
+        self.excluded = set()
+        self.frozen = None
+
+    def teardown(self):
+        self.ledger.close()
+        self.folder.cleanup()
+
+    @rule(who=strategies.integers(0, 3))
+    def come(self, who):
+        seat = self.service.assign(self.ids[who])
+        if seat is not None:
+            assert self.frozen is None
+            self.seats[seat.id] = seat
+
+    @precondition(lambda self: self.seats)
+    @rule(data=strategies.data(), choice=strategies.sampled_from(casting.CHOICES))
+    def answer(self, data, choice):
+        seat = data.draw(strategies.sampled_from(sorted(self.seats)))
+        key = KEY(len(self.keys))
+        known = seat in self.said or any(s == seat for s, _ in self.keys.values())
+        try:
+            receipt = self.service.cast(seat, choice, idem=key)
+        except VoteConflictError as error:
+            assert error.code == "closed" and self.frozen is not None and known
+            return
+        self.keys[key] = (seat, choice)
+        assert receipt.late == (self.frozen is not None)
+        if not receipt.late:
+            if seat in self.order and self.said[seat][0] == "skip":
+                self.order.remove(seat)
+            if seat not in self.order:
+                self.order.append(seat)
+            self.said[seat] = (choice, receipt.vote)
+
+    @precondition(lambda self: self.keys)
+    @rule(data=strategies.data())
+    def retry(self, data):
+        key = data.draw(strategies.sampled_from(sorted(self.keys)))
+        seat, choice = self.keys[key]
+        assert self.service.cast(seat, choice, idem=key).replayed
+
+    @precondition(lambda self: self.said)
+    @rule(data=strategies.data(), action=strategies.sampled_from(["exclude", "reinstate"]))
+    def amend(self, data, action):
+        vote = self.said[data.draw(strategies.sampled_from(sorted(self.said)))][1]
+        self.service.amend(vote, action, "because", "ann")
+        if self.frozen is None:
+            (self.excluded.add if action == "exclude" else self.excluded.discard)(vote)
+
+    @rule(jump=strategies.integers(-(10**12), 10**12))
+    def time_passes(self, jump):
+        self.ledger.clock.now = max(0, self.ledger.clock.now + jump)
+
+    @rule()
+    def crash_and_reopen(self):
+        clock = self.ledger.clock
+        self.ledger.close()
+        self.ledger = Ledger.open(self.ledger.path, clock=clock)
+        self.ledger.execute("PRAGMA synchronous=OFF")
+        self.service = VoteService(self.ledger, spare=1)
+
+    @rule()
+    def close(self):
+        done = steps.close(self.ledger, 0, "rule")
+        if self.frozen is None:
+            assert done == (len(self.expected()) == self.M * self.N)
+            if done:
+                self.frozen = self.expected()
+        else:
+            assert not done
+
+    def expected(self):
+        room = {(f"c{n}", side): self.M // 2 for n in range(self.N) for side in "AB"}
+        result = []
+        for seat in self.order:
+            choice, vote = self.said[seat]
+            place = self.seats[seat].comparison, self.seats[seat].plus_side
+            if choice == "skip" or vote in self.excluded or not room[place]:
+                continue
+            room[place] -= 1
+            result.append((place[0], self.seats[seat].panelist, choice))
+        return result
+
+    @invariant()
+    def counts_are_those_of_the_model(self):
+        counted = [(v.comparison, v.panelist, v.choice) for v in self.service.counted(0)]
+        assert counted == (self.expected() if self.frozen is None else self.frozen)
+
+
+Panel.TestCase.settings = settings(
+    max_examples=25,
+    stateful_step_count=30,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+TestPanel = Panel.TestCase
+
+
+@given(strategies.sampled_from(["A", "B"]), strategies.sampled_from(casting.CHOICES))
+def test_verdicts_swap_with_the_sides(side, choice):
+    swapped = {"A": "B", "B": "A"}
+    assert verdict(choice, side) == verdict(swapped.get(choice, choice), swapped[side])

@@ -1,0 +1,255 @@
+"""On which side plus stands: balanced over what is counted, whoever comes, goes or skips."""
+
+import itertools
+import random
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies
+
+from szpo.evaluators.panel_evaluator import PanelEvaluator
+from szpo.evaluators.remote_panel import lacking
+from szpo.ledger.database import Ledger
+from szpo.types import Answer, Comparison, Prompt, Query, Row
+from szpo.voting import counting, lease, seats, steps
+from szpo.voting import service as vote_service
+from szpo.voting.service import VoteService
+from tests.support.quadratic import Clock, ValueJudge, new_ledger, settings_of
+
+ROW = Row(Prompt.user("?"), Answer("warm 1"), Answer("cold 0"))
+ALIKE = Row(Prompt.user("?"), Answer("warm"), Answer("warm"))
+KEY = "0123456789abcdef-{}".format
+
+
+def opened(folder, *, k=1, n, m, identical=(), seed=11):
+    """A ledger with step 0 open: k directions of n comparisons, M votes each."""
+    plan = settings_of(root_seed=seed, K=k, N=n, M=m)
+    ledger = new_ledger(Path(folder) / "run.db", plan)
+    ledger.execute("PRAGMA synchronous=OFF")
+    epoch = lease.acquire(ledger, "test").epoch
+    steps.plan(ledger, epoch, plan, Query(0, (), 0.5, None), ledger.head())
+    steps.begin(ledger, epoch, 0)
+    places = [(i, j) for i in range(k) for j in range(n)]
+    asked = [
+        Comparison(f"c{i}-{j}", 0, i, j, ((ALIKE if (i, j) in identical else ROW),) * 2)
+        for i, j in places
+    ]
+    steps.store(ledger, epoch, 0, asked, head=ledger.head(), notes={}, then_open=True)
+    return ledger
+
+
+def counted_sides(ledger):
+    """Per comparison, the sides on which plus stood in its counted votes."""
+    side = {
+        (row["comparison"], row["panelist"]): row["plus_side"]
+        for row in ledger.query("SELECT comparison, panelist, plus_side FROM assignments")
+    }
+    found = {}
+    for vote in counting.counted(ledger, 0):
+        place = found.setdefault((vote.k, vote.n), Counter())
+        place[side[vote.comparison, vote.panelist]] += 1
+    return found
+
+
+def balanced(ledger, m):
+    """Half and half over each comparison, or over each direction where M is odd."""
+    found = counted_sides(ledger)
+    for sides in found.values():
+        assert abs(sides["A"] - sides["B"]) == m % 2
+    for k in {k for k, _ in found}:
+        here = [sides for (i, _), sides in found.items() if i == k]
+        plus_on_a = sum(sides["A"] for sides in here)
+        assert 2 * plus_on_a - m * len(here) in ((0,) if m * len(here) % 2 == 0 else (-1, 1))
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    seed=strategies.integers(0, 2**32),
+    k=strategies.integers(1, 2),
+    n=strategies.integers(1, 4),
+    m=strategies.integers(1, 4),
+    spare=strategies.integers(0, 2),
+)
+def test_sides_are_balanced_whatever_the_panel_does(seed, k, n, m, spare):
+    draw = random.Random(seed)
+    with tempfile.TemporaryDirectory() as folder, opened(folder, k=k, n=n, m=m) as ledger:
+        clock = ledger.clock
+        with Ledger.open(ledger.path, clock=clock) as second:
+            second.execute("PRAGMA synchronous=OFF")
+            doors = [VoteService(each, spare=spare) for each in (ledger, second)]
+            ids = [doors[0].enroll("person", f"p{i}") for i in range(3 * m + 6)]
+            kept = {}
+            for turn in range(2000):
+                if steps.close(ledger, 0, "rule"):
+                    break
+                service = draw.choice(doors)
+                panelist = ids[turn] if turn < len(ids) else draw.choice(ids)
+                seat = service.assign(panelist)
+                if seat is None:  # nothing for this one: time passes, others may come back
+                    clock.now += vote_service.SEAT_TTL_US // 3
+                    if turn % 20 == 19:
+                        ids.append(service.enroll("person", f"late {turn}"))
+                    continue
+                before = kept.setdefault(seat.id, seat)
+                assert (before.plus_side, before.prompt_order) == (
+                    seat.plus_side,
+                    seat.prompt_order,
+                )
+                what = draw.random()
+                if what < 0.15:  # walks away
+                    clock.now += draw.choice([0, vote_service.SEAT_TTL_US + 1])
+                elif what < 0.25:
+                    service.release(seat.id)
+                else:
+                    choice = draw.choice(["A", "B", "tie", "skip"])
+                    receipt = service.cast(seat.id, choice, idem=KEY(turn))
+                    if draw.random() < 0.2:
+                        draw.choice(doors).cast(seat.id, "B", idem=KEY(f"{turn}-again"))
+                    elif draw.random() < 0.1:
+                        service.amend(receipt.vote, "exclude", "too fast", "op")
+                for each in (ledger, second):  # what is in memory is what is in the file
+                    with each.alone():
+                        board = seats.board(each)
+                        fresh = seats.Board(each, each.step(0))
+                    assert board.votes_in == fresh.votes_in == len(counting.counted(each, 0))
+                    assert board.votes_needed - board.votes_in == counting.missing(each, 0)
+            assert ledger.step(0)["closed_by"] == "rule"
+            balanced(ledger, m)
+
+
+@pytest.mark.parametrize("spare", [0, 1, 2])
+@pytest.mark.parametrize(("k", "n", "m"), [(1, 4, 2), (2, 8, 1), (1, 6, 3), (3, 2, 5), (1, 5, 4)])
+def test_sides_are_exactly_half_in_a_plain_round(tmp_path, k, n, m, spare):
+    with opened(tmp_path, k=k, n=n, m=m) as ledger:
+        service = VoteService(ledger, spare=spare)
+        ids = [service.enroll("person", f"p{i}") for i in range(m + 2)]
+        for turn in range(500):
+            seat = service.assign(ids[turn % len(ids)])
+            if seat is not None:
+                service.cast(seat.id, "A", idem=KEY(turn))
+        assert steps.close(ledger, 0, "rule")
+        balanced(ledger, m)
+        total = sum(counted_sides(ledger).values(), Counter())
+        assert total["A"] == total["B"] == k * n * m / 2
+
+
+def test_identical_comparisons_do_not_unbalance_the_others(tmp_path):
+    with opened(tmp_path, n=6, m=1, identical={(0, 1), (0, 4)}) as ledger:
+        service = VoteService(ledger)
+        ann = service.enroll("person", "ann")
+        while (seat := service.assign(ann)) is not None:
+            service.cast(seat.id, "B", idem=KEY(seat.id)[:60])
+        total = sum(counted_sides(ledger).values(), Counter())
+        assert total == {"A": 2, "B": 2}
+
+
+def test_nobody_can_tell_the_next_side_from_the_last(tmp_path):
+    changes = 0
+    for seed in range(12):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        with opened(folder, n=8, m=1, seed=seed) as ledger:
+            service = VoteService(ledger)
+            ann, sides = service.enroll("simulated", "ann"), []
+            while (seat := service.assign(ann)) is not None:
+                sides.append(seat.plus_side)
+                service.cast(seat.id, "A", idem=KEY(seat.id)[:60])
+            assert sides.count("A") == 4
+            changes += sum(a != b for a, b in itertools.pairwise(sides))
+    assert 36 <= changes <= 60  # of 84; 48 are expected of a drawn order, 84 told everything
+
+
+def test_whoever_skipped_first_cannot_push_out_later_answers(tmp_path):
+    with opened(tmp_path, n=1, m=2) as ledger:
+        service = VoteService(ledger)
+        names = ("hank", "ann", "ben")
+        hank, ann, ben = (service.enroll("person", name) for name in names)
+        early = service.assign(hank)
+        service.cast(early.id, "skip", idem=KEY("early"))
+        seat = service.assign(ann)
+        assert seat.plus_side == early.plus_side
+        service.cast(seat.id, "A", idem=KEY("ann"))
+        service.cast(early.id, "B", idem=KEY("back"))  # now that others have answered
+        assert [vote.panelist for vote in counting.counted(ledger, 0)] == [ann]
+        service.cast(seat.id, "B", idem=KEY("ann-changes"))  # a change of mind moves nothing
+        assert [vote.panelist for vote in counting.counted(ledger, 0)] == [ann]
+        last = service.assign(ben)
+        service.cast(last.id, "tie", idem=KEY("ben"))
+        assert {vote.panelist for vote in counting.counted(ledger, 0)} == {ann, ben}
+
+
+def test_a_spare_takes_the_side_that_still_waits(tmp_path):
+    with opened(tmp_path, n=1, m=2) as ledger:
+        service = VoteService(ledger, spare=1)
+        ids = [service.enroll("person", f"p{i}") for i in range(4)]
+        ann, sleeper, spare = (service.assign(each) for each in ids[:3])
+        assert service.assign(ids[3]) is None  # one spare at a time
+        same = ann if spare.plus_side == ann.plus_side else sleeper
+        other = sleeper if same is ann else ann
+        for i, seat in enumerate((same, spare)):
+            service.cast(seat.id, "A", idem=KEY(i))
+        # Two answers stand on one side; the other one counts as much, and has a spare of its own.
+        assert counting.missing(ledger, 0) == 1 and not steps.close(ledger, 0, "rule")
+        last = service.assign(ids[3])
+        assert last.plus_side == other.plus_side
+        service.cast(last.id, "A", idem=KEY(9))
+        assert steps.close(ledger, 0, "rule")
+        assert {v.panelist for v in counting.counted(ledger, 0)} == {same.panelist, ids[3]}
+
+
+def test_simulated_colleagues_fill_the_side_that_people_left_open(tmp_path):
+    with opened(tmp_path, n=1, m=2) as ledger:
+        service = VoteService(ledger, spare=1)
+        seats_of = [service.assign(service.enroll("person", f"p{i}")) for i in range(3)]
+        spare = seats_of[2]
+        same = next(seat for seat in seats_of[:2] if seat.plus_side == spare.plus_side)
+        for i, seat in enumerate((same, spare)):  # two answers on one side; one sleeps
+            service.cast(seat.id, "A", idem=KEY(i))
+        ledger.clock.now += vote_service.SEAT_TTL_US + 1
+        assert [lack for _, lack in lacking(ledger)] == [1]
+        judges = [ValueJudge()] * 3
+        PanelEvaluator(VoteService(ledger), judges).submit(ledger.comparisons(0))
+        assert steps.close(ledger, 0, "rule")
+        balanced(ledger, 2)
+
+
+def test_a_seat_that_ran_out_is_served_again_only_where_its_side_is_wanted(tmp_path):
+    with opened(tmp_path, n=1, m=1) as ledger:
+        service = VoteService(ledger)
+        ann, ben = (service.enroll("person", name) for name in ("ann", "ben"))
+        lost = service.assign(ann)
+        ledger.clock.now += vote_service.SEAT_TTL_US + 1
+        again = service.assign(ann)
+        assert (again.id, again.plus_side) == (lost.id, lost.plus_side)
+        ledger.clock.now += vote_service.SEAT_TTL_US + 1
+        taken = service.assign(ben)
+        assert service.assign(ann) is None
+        service.release(taken.id)
+        assert service.assign(ann).id == lost.id
+
+
+def test_what_another_process_moves_is_seen(tmp_path):
+    with opened(tmp_path, n=1, m=1) as ledger, Ledger.open(ledger.path, clock=Clock()) as second:
+        here, there = VoteService(ledger), VoteService(second)
+        ann, ben = (here.enroll("person", name) for name in ("ann", "ben"))
+        seat = here.assign(ann)
+        assert there.assign(ben) is None
+        there.release(seat.id)
+        assert here.assign(ben).plus_side == seat.plus_side
+
+
+def test_a_transaction_that_is_undone_leaves_nothing_in_memory(tmp_path):
+    with opened(tmp_path, n=2, m=1) as ledger:
+        service = VoteService(ledger)
+        ann, ben = (service.enroll("person", name) for name in ("ann", "ben"))
+
+        with pytest.raises(ZeroDivisionError), ledger.transaction():
+            seat = service.assign(ann)
+            service.cast(seat.id, "A", idem=KEY(1))
+            assert seats.board(ledger).votes_in == 1
+            raise ZeroDivisionError
+        assert service.own(ann, 0) == () and seats.board(ledger).votes_in == 0
+        shown = [service.assign(ben).comparison, service.assign(ann).comparison]
+        assert sorted(shown) == ["c0-0", "c0-1"]

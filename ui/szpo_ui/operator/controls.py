@@ -1,0 +1,304 @@
+"""What an operator may do to a run, each as one function: validated, recorded, told in a sentence.
+
+No control rewrites what was voted or applied. Each leaves an event with the operator's name; who
+may press it is checked by the page before anything here is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from szpo.errors import UsageError
+from szpo.ledger import orders
+from szpo.ledger.database import Ledger
+from szpo.replay import without_panelist
+from szpo.replay.without_panelist import Preview
+from szpo.runs import branch
+from szpo.training import budget
+from szpo.training.budget import Limits
+from szpo.voting import counting, lease, steps
+from szpo_ui.web import credentials
+from szpo_ui.web.credentials import Invitation
+from szpo_ui.web.site import Site
+
+MOST_MINUTES: Final = 10.0
+"""Reading time of a vote above which the first round wants a typed confirmation."""
+DEFAULT_QUORUM: Final = 0.5
+"""Share of a round's votes without which an operator cannot close it, unless the run says."""
+LIVE: Final = "live view"
+EXCLUDE: Final = "exclude from now on"
+
+Do = Literal[
+    "look", "start", "pause", "pause-after", "resume", "close", "limits", "branch", "live",
+    "invite", "revoke", "erase", "preview", "exclude", "final", "samples", "close-final",
+]  # fmt: skip
+Text = Annotated[str, Field(max_length=500)]
+Count = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class Command(BaseModel):
+    """A request of the page."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    do: Do
+    ack: str = Field("", pattern=r"^[A-Za-z0-9]{0,32}$")
+    reason: Text = ""
+    name: Text = ""
+    typed: Text = ""
+    step: Count | None = None
+    count: Annotated[int, Field(ge=1, le=20)] = 1
+    comparisons: Annotated[int, Field(ge=1, le=1000)] = 20
+    prompts: Annotated[int, Field(ge=1, le=64)] = 6
+    order: Count | None = None
+    on: bool = False
+    steps: Count | None = None
+    votes: Count | None = None
+    hours: Annotated[float, Field(ge=0, le=1e6)] | None = None
+    money: Annotated[float, Field(ge=0, le=1e9)] | None = None
+    until: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d$")] | None = None
+    """Coordinated universal time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came of it, in a sentence; with what the page shows besides."""
+
+    text: str
+    invitations: tuple[Invitation, ...] = ()
+    preview: Preview | None = None
+
+
+def act(site: Site, by: str, command: Command) -> Reply | None:
+    """Do what an operator asks for; None where there is nothing to say.
+
+    Raises:
+        SzpoError: it cannot be done; nothing was changed.
+    """
+    return None if command.do == "look" else _ACTIONS[command.do](site, by, command)
+
+
+def is_live(ledger: Ledger) -> bool:
+    """Votes of the open round are shown to operators."""
+    found = list(ledger.events(LIVE))[-1:]
+    return bool(found) and found[0]["body"].get("on") is True
+
+
+def quorum(site: Site) -> float:
+    """The share of a round's votes from which an operator may close it."""
+    return site.config.panel.quorum or DEFAULT_QUORUM
+
+
+def excluded(ledger: Ledger) -> set[str]:
+    """Pseudonyms of those who were excluded and not invited again since."""
+    last: dict[str, str] = {}
+    for event in ledger.query(
+        "SELECT e.kind, p.pseudonym FROM events e JOIN panelists p "
+        "ON p.panelist = json_extract(e.body, '$.panelist') "
+        "WHERE e.kind IN (?, 'invite') ORDER BY e.event",
+        (EXCLUDE,),
+    ):
+        last[event["pseudonym"]] = event["kind"]
+    return {name for name, kind in last.items() if kind == EXCLUDE}
+
+
+def limits(site: Site) -> Limits:
+    """The limits in force."""
+    return budget.limits(site.ledger)
+
+
+# ---- the run ----
+
+
+def _start(site: Site, by: str, command: Command) -> Reply:
+    panel = site.config.panel
+    if not panel.question.strip() or not panel.guideline.strip():
+        raise UsageError("start: the question or the guideline is empty; panelists would guess")
+    minutes = reading_minutes(site)
+    if minutes > MOST_MINUTES and command.typed.strip() != f"{minutes:.0f}":
+        raise UsageError(
+            f"start: reading takes {minutes:.0f} minutes a vote; type that number to confirm"
+        )
+    lease.unpause(site.ledger, by)
+    return Reply("The first round opens as soon as its answers are written.")
+
+
+def reading_minutes(site: Site) -> float:
+    """Minutes that a vote takes to read: of the answers that are there, else as planned."""
+    from szpo.training.summary import WORDS_PER_MINUTE
+
+    found = site.ledger.query(
+        "SELECT avg(n) AS words FROM (SELECT sum(length(plus) - length(replace(plus, ' ', '')) "
+        "+ length(minus) - length(replace(minus, ' ', '')) + 2) AS n FROM comparisons c "
+        "JOIN answers a USING (comparison) WHERE c.kind = 'train' AND plus <> minus "
+        "GROUP BY c.comparison)"
+    )[0]["words"]
+    return float(found or site.config.words_per_vote) / WORDS_PER_MINUTE
+
+
+def _pause(site: Site, by: str, command: Command) -> Reply:
+    now = command.do == "pause"
+    lease.pause(site.ledger, by, command.reason.strip(), now=now)
+    if now:
+        return Reply("Paused. The round and its votes are kept; panelists are told.")
+    return Reply("The run pauses once the round at hand is applied.")
+
+
+def _resume(site: Site, by: str, command: Command) -> Reply:
+    lease.unpause(site.ledger, by)
+    return Reply("The run goes on.")
+
+
+def _close(site: Site, by: str, command: Command) -> Reply:
+    ledger = site.ledger
+    at_hand = [row["step"] for row in ledger.steps() if row["state"] == "open"]
+    if not at_hand:
+        raise UsageError("close: no round is open")
+    step, share = at_hand[0], quorum(site)
+    if not command.reason.strip():
+        raise UsageError("close: give a reason; it stays in the record")
+    if not steps.close(
+        ledger, step, "operator", actor=by, reason=command.reason.strip(), quorum=share
+    ):
+        have = len(counting.counted(ledger, step))
+        need = have + counting.missing(ledger, step)
+        raise UsageError(
+            f"close: round {step + 1} has {have} of {need} votes; its quorum is {share:.0%}"
+        )
+    return Reply(f"Round {step + 1} is closed with the votes it has.")
+
+
+def _limits(site: Site, by: str, command: Command) -> Reply:
+    at_us = None
+    if command.until is not None:
+        when = datetime.strptime(command.until, "%Y-%m-%dT%H:%M").replace(tzinfo=UTC)
+        at_us = round(when.timestamp() * 1e6)
+    found = Limits(
+        step=command.steps, votes=command.votes, at_us=at_us, person_hours=command.hours,
+        money=command.money,
+    )  # fmt: skip
+    budget.limit(site.ledger, by, found)
+    return Reply("Limits withdrawn." if found == Limits() else "Limits set.")
+
+
+def _branch(site: Site, by: str, command: Command) -> Reply:
+    ledger, name = site.ledger, command.name.strip()
+    run = ledger.path.stem
+    if command.step is None:
+        raise UsageError("roll back: choose a round")
+    if command.typed.strip() != run:
+        raise UsageError(f"roll back: type the name of this run ({run}) to confirm")
+    if not name or Path(name).name != name or not name.replace("-", "").replace("_", "").isalnum():
+        raise UsageError("roll back: give the branch a name of letters, digits, - and _")
+    path = ledger.path.with_name(f"{name}.db")
+    branch.branch(ledger.path, command.step, path, by=by).close()
+    return Reply(
+        f"Branch {name} begins with the weights after round {command.step + 1}. This run stays as "
+        f"it is; go on with: szpo serve {path}"
+    )
+
+
+def _live(site: Site, by: str, command: Command) -> Reply:
+    site.ledger.record_event(LIVE, by, {"on": command.on})
+    return Reply("Votes of the open round are shown." if command.on else "They are hidden again.")
+
+
+def _order(site: Site, by: str, command: Command) -> Reply:
+    if command.do == "final":
+        orders.place(site.ledger, "final", by, {"comparisons": command.comparisons})
+        return Reply(
+            f"{command.comparisons} blind comparisons are ordered. Panelists are offered them "
+            "while they wait, once the answers are written."
+        )
+    orders.place(site.ledger, "samples", by, {"prompts": command.prompts, "step": command.step})
+    return Reply("Samples are ordered; they appear here once they are written.")
+
+
+def _close_final(site: Site, by: str, command: Command) -> Reply:
+    if command.order is None:
+        raise UsageError("final comparison: which one?")
+    closed = orders.close(site.ledger, command.order, by)
+    return Reply("It takes no more votes." if closed else "It was closed before.")
+
+
+# ---- people ----
+
+
+def _invite(site: Site, by: str, command: Command) -> Reply:
+    role: Literal["panelist"] = "panelist"
+    name = command.name.strip() or None
+    if name is not None and command.count != 1:
+        raise UsageError("invite: a name is for one person; leave it out to invite several")
+    made = tuple(credentials.invite(site.ledger, role, name) for _ in range(command.count))
+    return Reply("Give each person their link or code; neither is shown again.", invitations=made)
+
+
+def _revoke(site: Site, by: str, command: Command) -> Reply:
+    _release(site, command.name)
+    ended = credentials.revoke(site.ledger, command.name, by)
+    return Reply(f"{command.name} is out: {ended} links, codes and sessions ended.")
+
+
+def _erase(site: Site, by: str, command: Command) -> Reply:
+    if command.typed.strip() != command.name:
+        raise UsageError(f"erase: type {command.name} to confirm")
+    _release(site, command.name)
+    credentials.erase(site.ledger, command.name, by)
+    return Reply(f"What was personal of {command.name} is deleted. The votes stay, by pseudonym.")
+
+
+def _preview(site: Site, by: str, command: Command) -> Reply:
+    return Reply("", preview=without_panelist.preview(site.ledger, command.name))
+
+
+def _exclude(site: Site, by: str, command: Command) -> Reply:
+    if not command.reason.strip():
+        raise UsageError("exclude: give a reason; it stays in the record")
+    found = site.ledger.query(
+        "SELECT panelist FROM panelists WHERE pseudonym = ?", (command.name,)
+    )
+    if not found:
+        raise UsageError(f"exclude: nobody is called {command.name}")
+    body = {"panelist": found[0]["panelist"], "reason": command.reason.strip()}
+    with site.ledger.transaction(by):
+        _release(site, command.name)
+        credentials.revoke(site.ledger, command.name, by)
+        site.ledger.record_event(EXCLUDE, by, body)
+    return Reply(f"{command.name} takes no part from now on. Past rounds stay as they are.")
+
+
+def _release(site: Site, name: str) -> None:
+    """Give the seats back that somebody holds unanswered, so that nobody waits for them."""
+    for seat in site.ledger.query(
+        "SELECT a.assignment FROM assignments a JOIN panelists p USING (panelist) "
+        "LEFT JOIN votes v USING (assignment) "
+        "WHERE p.pseudonym = ? AND v.vote IS NULL AND a.expires_us > ?",
+        (name, site.clock()),
+    ):
+        site.service.release(seat["assignment"])
+
+
+_ACTIONS: Final[dict[str, Callable[[Site, str, Command], Reply]]] = {
+    "start": _start,
+    "pause": _pause,
+    "pause-after": _pause,
+    "resume": _resume,
+    "close": _close,
+    "limits": _limits,
+    "branch": _branch,
+    "live": _live,
+    "final": _order,
+    "samples": _order,
+    "close-final": _close_final,
+    "invite": _invite,
+    "revoke": _revoke,
+    "erase": _erase,
+    "preview": _preview,
+    "exclude": _exclude,
+}

@@ -1,0 +1,354 @@
+"""The operator's page: figures that follow the ledger, controls that are recorded, one export.
+
+As on the panelist's page a hidden textbox and a hidden button carry JSON to one private event, and
+nothing is remembered outside the ledger. Dialogs are rendered once, so that what somebody types is
+not lost when figures change.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import secrets
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from importlib import resources
+from typing import IO, Any, Final
+
+import gradio as gr
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
+from jinja2 import Environment
+from markupsafe import Markup
+from pydantic import ValidationError
+
+from szpo.errors import SzpoError, UsageError
+from szpo.intervals import Share
+from szpo.reports import bundle
+from szpo_ui.operator import charts, controls
+from szpo_ui.operator.controls import Command, Reply
+from szpo_ui.operator.state import Board, board, columns, version
+from szpo_ui.panel import render, texts
+from szpo_ui.panel.screens import Screen
+from szpo_ui.web import login
+from szpo_ui.web.markup import environment, style
+from szpo_ui.web.site import Site
+
+LOG: Final = logging.getLogger("szpo.operate")
+MOST_BYTES: Final = 16_384
+"""Longest request of the page, in characters."""
+CHUNK: Final = 262_144
+FEW: Final = 20
+"""Under so many votes no word is said of improvement, whatever the interval."""
+
+STATES: Final = {
+    "none": "not begun", "generating": "writing answers", "open": "collecting votes",
+    "closed": "updating", "paused": "paused", "finished": "finished",
+}  # fmt: skip
+LINKS: Final = {"votes": "votes", "answers": "writing answers", "update": "the update"}
+ACCESS: Final = {
+    "invited": "invited", "active": "away", "revoked": "revoked", "expired": "expired"
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Vital:
+    """One figure of the run's health over its rounds."""
+
+    key: str
+    title: str
+    unit: str
+    digits: int
+    first: float
+    last: float
+    band: str
+    broken: bool
+    svg: Markup
+
+
+VITALS: Final = (
+    ("kl", "KL to the base", "nats", 2),
+    ("length", "Answer length", "tokens", 1),
+    ("norm", "|θ|", "", 2),
+    ("identical", "Identical rows", "share", 2),
+    ("repetition", "Repetition", "share", 2),
+    ("distinct", "Distinct word pairs", "share", 2),
+)
+
+
+def blocks(site: Site) -> gr.Blocks:
+    """The page: a screen, what came of a request, the dialogs, a hidden textbox and button."""
+
+    def answer(text: Any, request: gr.Request) -> tuple[str, str]:
+        who = login.identity(site, getattr(request, "request", None), "operator")
+        ack, said = "", Markup("")
+        try:
+            if not isinstance(text, str) or len(text) > MOST_BYTES:
+                raise UsageError("operate: this request is not one of the page's")
+            command = Command.model_validate_json(text)
+            ack = command.ack
+            done = controls.act(site, who.name, command)
+            if done is not None:
+                said = told(done, ack, base=_base(request))
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            field = ".".join(str(part) for part in first["loc"])
+            said = refused(f"{field}: {first['msg'].lower()}", ack)
+        except SzpoError as error:
+            said = refused(str(error), ack)
+        except Exception:
+            number = secrets.token_hex(4)
+            LOG.exception("operate error %s", number)
+            said = refused(f"something went wrong; the log has it as {number}", ack)
+        return page(site, ack), said
+
+    made = gr.Blocks(title="szpo: operate", analytics_enabled=False, fill_width=True)
+    with made:
+        screen = gr.HTML(_loading(), elem_id="op-screen", apply_default_css=False)
+        reply = gr.HTML("", elem_id="op-reply", apply_default_css=False)
+        gr.HTML(dialogs(site), elem_id="op-dialogs", apply_default_css=False)
+        box = gr.Textbox(elem_id="op-box", visible="hidden", container=False)
+        button = gr.Button("Send", elem_id="op-send", visible="hidden")
+        quietly: dict[str, Any] = {
+            "queue": False, "api_visibility": "private", "show_progress": "hidden",
+        }  # fmt: skip
+        made.load(answer, box, [screen, reply], js="() => szpoOperate.opening()", **quietly)
+        sent = button.click(
+            answer, box, [screen, reply], js="() => szpoOperate.sending()",
+            trigger_mode="multiple", **quietly,
+        )  # fmt: skip
+        sent.failure(None, None, None, js="() => szpoOperate.failed()", **quietly)
+    return made
+
+
+def router(site: Site) -> APIRouter:
+    """The poller's door and the export."""
+    made = APIRouter(prefix="/operate-api")
+
+    @made.get("/status")
+    def status(request: Request) -> Response:
+        login.identity(site, request, "operator")
+        found = version(site)
+        headers = {"ETag": f'"{found}"', "Cache-Control": "no-store"}
+        if request.headers.get("if-none-match") == headers["ETag"]:
+            return Response(status_code=304, headers=headers)
+        return Response(
+            json.dumps({"version": found}), media_type="application/json", headers=headers
+        )
+
+    @made.get("/export.zip")
+    def export(request: Request) -> Response:
+        login.identity(site, request, "operator")
+        file = tempfile.TemporaryFile()  # noqa: SIM115  (closed when it has been sent)
+        try:
+            live = controls.is_live(site.ledger)
+            bundle.write(site.ledger, file, live=live, as_of_us=site.clock())
+            size = file.tell()
+            file.seek(0)
+        except BaseException:
+            file.close()
+            raise
+        name = re.sub(r"[^A-Za-z0-9._-]", "-", site.ledger.path.stem) or "run"
+        headers = {
+            "Content-Disposition": f'attachment; filename="{name}.zip"',
+            "Content-Length": str(size),
+        }
+        return StreamingResponse(_parts(file), media_type="application/zip", headers=headers)
+
+    return made
+
+
+def _parts(file: IO[bytes]) -> Iterator[bytes]:
+    with file:
+        while part := file.read(CHUNK):
+            yield part
+
+
+def head() -> str:
+    """Style and script of the page, inline."""
+    script = (resources.files("szpo_ui") / "static" / "operate.js").read_text(encoding="utf-8")
+    return (
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<style>{style('operate')}</style>\n<script>{script}</script>\n"
+    )
+
+
+# ---- HTML ----
+
+
+def page(site: Site, ack: str = "") -> str:
+    """The whole page but its dialogs."""
+    found = board(site)
+    return (
+        _environment()
+        .get_template("operate/page.html")
+        .render(
+            b=found,
+            ack=ack,
+            chart=charts.values(found.page.values, "Value difference per round; table below"),
+            health=vitals(found),
+            samples=None if found.samples is None else columns(found.samples),
+            preview=preview(site, found),
+            states=STATES,
+            links=LINKS,
+            access=ACCESS,
+            most_minutes=controls.MOST_MINUTES,
+            few=FEW,
+        )
+    )
+
+
+def dialogs(site: Site) -> str:
+    """The dialogs, which never change."""
+    panel = site.config.panel
+    paid = panel.pay_per_hour is not None or panel.pay_per_vote is not None
+    template = _environment().get_template("operate/dialogs.html")
+    return template.render(
+        most_minutes=controls.MOST_MINUTES, currency=panel.currency if paid else ""
+    )
+
+
+def told(reply: Reply, ack: str, base: str) -> Markup:
+    """What came of a request."""
+    template = _environment().get_template("operate/reply.html")
+    return Markup(
+        template.render(
+            ack=ack, ok=True, text=reply.text, invitations=reply.invitations,
+            preview=reply.preview, base=base,
+        )
+    )  # fmt: skip
+
+
+def refused(text: str, ack: str) -> Markup:
+    """Why a request was not done."""
+    template = _environment().get_template("operate/reply.html")
+    return Markup(
+        template.render(ack=ack, ok=False, text=text, invitations=(), preview=None, base="")
+    )
+
+
+def preview(site: Site, found: Board) -> str:
+    """The panelist's page as a document of its own; empty once the run has begun."""
+    if found.before is None:
+        return ""
+    panel = site.config.panel
+    screen = Screen(
+        state="vote", name="P-00", status=found.status, key="", seat="preview",
+        sheet=found.before.sheet, step=0,
+    )  # fmt: skip
+    body = render.page(
+        screen,
+        question=panel.question,
+        guideline=panel.guideline,
+        guideline_full=panel.guideline_full,
+    )
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Preview</title>'
+        f"<style>{style('panel')}</style></head><body>{body}</body></html>"
+    )
+
+
+def vitals(found: Board) -> list[Vital]:
+    """Figures of health that the run has, each with its curve."""
+    made = []
+    for key, title, unit, digits in VITALS:
+        points = [(h.step, h.figures[key]) for h in found.page.health if key in h.figures]
+        if not points:
+            continue
+        low, high = band = found.facts.bands.get(key, (None, None))
+        edges = [f"{edge:g}" for edge in (low, high) if edge is not None]
+        told_band = "–".join(edges) if low is not None else f"up to {edges[0]}" if edges else ""
+        made.append(
+            Vital(
+                key, title, unit, digits, points[0][1], points[-1][1], told_band,
+                broken=any(key in h.broken for h in found.page.health[-1:]),
+                svg=charts.spark(points, band, f"{title} by round"),
+            )
+        )  # fmt: skip
+    return made
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A number with fixed digits and a true minus sign.
+
+    >>> number(0.614), number(-1.5, 1), number(None)
+    ('0.61', '−1.5', '–')
+    """
+    if value is None:
+        return "–"
+    return f"{value:,.{digits}f}".replace("-", "−")
+
+
+def span(seconds: float | None) -> str:
+    """A measured time, to the second; `szpo_ui.panel.texts.roughly` is for times that are guessed.
+
+    >>> span(41.4), span(161), span(8000)
+    ('41 s', '2:41', '2 h 13')
+    """
+    if seconds is None:
+        return "–"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02}"
+    return f"{whole // 3600} h {whole % 3600 // 60:02}"
+
+
+def moment(at_us: float) -> Markup:
+    """Date and time; the script puts them into the reader's own zone."""
+    return _time(at_us, "%d %b, %H:%M UTC", "moment")
+
+
+def clock(at_us: float) -> Markup:
+    """Time of day; the script puts it into the reader's own zone."""
+    return _time(at_us, "%H:%M UTC", "clock")
+
+
+def _time(at_us: float, form: str, kind: str) -> Markup:
+    when = datetime.fromtimestamp(at_us / 1e6, UTC)
+    return Markup('<time datetime="{}" data-form="{}">{}</time>').format(
+        when.isoformat(timespec="seconds"), kind, when.strftime(form)
+    )
+
+
+def rounds(steps: Sequence[int]) -> str:
+    """Rounds by number, counted from one.
+
+    >>> rounds((5, 8))
+    'rounds 6, 9'
+    """
+    named = ", ".join(str(step + 1) for step in steps[:12])
+    more = f" and {len(steps) - 12} more" if len(steps) > 12 else ""
+    return f"round{'s' if len(steps) > 1 else ''} {named}{more}"
+
+
+def line(share: Share, at: float | None = None) -> Markup:
+    """A share drawn as an interval."""
+    return charts.interval(share.low, share.high, share.value, at)
+
+
+def _base(request: gr.Request) -> str:
+    """Where this page was called: what an invitation's link begins with."""
+    return str(request.headers.get("origin") or "")
+
+
+def _loading() -> str:
+    return (
+        f'<div id="op-root" class="op" data-state="loading"><p class="op-empty">{_WAIT}</p></div>'
+    )
+
+
+_WAIT: Final = "Reading the record…"
+
+
+@cache
+def _environment() -> Environment:
+    return environment(
+        filters={"num": number, "span": span, "moment": moment, "clock": clock, "rounds": rounds},
+        names={"line": line, "choices": texts.CHOICES},
+    )

@@ -1,0 +1,358 @@
+"""Everything the operator's page shows at one time, read from the ledger; no HTML here."""
+
+from __future__ import annotations
+
+import json
+import math
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from szpo.aggregation.link_test import LinkCheck
+from szpo.analysis import evidence, overview
+from szpo.analysis.agreement import PanelistRow
+from szpo.analysis.evidence import RunFacts
+from szpo.analysis.overview import Overview
+from szpo.ledger import orders
+from szpo.ledger.canonical import canonical, sha256
+from szpo.ledger.database import Ledger
+from szpo.ledger.orders import Order
+from szpo.runs import cost_plan
+from szpo.training import budget
+from szpo.training.budget import Limits
+from szpo.training.status import RoundStatus, round_status
+from szpo.types import Assignment, Comparison
+from szpo.voting import calibration, lease, triads
+from szpo.voting.lease import PendingPause
+from szpo_ui.operator import controls
+from szpo_ui.panel.comparison_view import Sheet, sheet
+from szpo_ui.web import credentials
+from szpo_ui.web.credentials import Listed
+from szpo_ui.web.site import Site
+
+EVENTS: Final = 80
+"""Events shown, newest first."""
+ONLINE_US: Final = 150_000_000
+"""Somebody seen so lately is there; being seen is written once a minute."""
+HIDDEN_EVENTS: Final = ("rows", "generated", "step", "consent")
+"""Kinds of events that are told by other lines, or are nobody's business."""
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """A panelist's figures with their access."""
+
+    row: PanelistRow
+    access: Listed | None
+    """None for programs."""
+    online: bool
+    excluded: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of the log."""
+
+    at_us: int
+    who: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What is known before the first round."""
+
+    sheet: Sheet
+    real: bool
+    """The texts are the first round's; else the practice comparison stands in."""
+    minutes: float
+    """Reading time of a vote."""
+    person_hours: float
+    generation_minutes: float | None
+    votes: int
+    money: float | None
+    """What panelists are paid for all of it, where the settings name their pay."""
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """All of it."""
+
+    version: str
+    name: str
+    status: RoundStatus
+    page: Overview
+    facts: RunFacts
+    controller: bool
+    """Somebody drives the run."""
+    ended: str | None
+    """How the last controller ended, where none is there."""
+    people: tuple[Person, ...]
+    waiting: tuple[Listed, ...]
+    """Invited, and nobody's row yet; operators too."""
+    log: tuple[Line, ...]
+    limits: Limits
+    pending: PendingPause | None
+    live: bool
+    quorum: float
+    orders: tuple[Order, ...]
+    samples: Order | None
+    before: Before | None
+    question: str
+    guideline: str
+    votes_needed: int
+    """Votes from which an operator may close the open round."""
+    link: LinkCheck | None
+    """What triads say of the logistic link; None where none were ordered."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    key: tuple[object, ...]
+    facts: RunFacts
+    page: Overview
+
+
+_known: weakref.WeakKeyDictionary[Ledger, _Known] = weakref.WeakKeyDictionary()
+
+
+def version(site: Site) -> str:
+    """Changes with anything on the page but the passing of time."""
+    ledger = site.ledger
+    return sha256(canonical([round_status(ledger).version, _last_event(ledger), driven(ledger)]))[
+        :16
+    ]
+
+
+def driven(ledger: Ledger) -> bool:
+    """A controller holds the run and has said so lately."""
+    row = lease.controller(ledger)
+    return row["lease"] is not None and row["expires_us"] > ledger.clock()
+
+
+def board(site: Site) -> Board:
+    """The page as it stands."""
+    ledger = site.ledger
+    live, now = controls.is_live(ledger), site.clock()
+    status, found = round_status(ledger), _numbers(ledger, live)
+    placed = orders.orders(ledger)
+    drawn = [o for o in placed if o.kind == "samples" and o.result is not None and not o.error]
+    listed = {each.name: each for each in credentials.listed(ledger)}
+    out = controls.excluded(ledger)
+    people = tuple(
+        Person(
+            row,
+            listed.get(row.name),
+            online=_online(listed.get(row.name), now),
+            excluded=row.name in out,
+        )
+        for row in found.page.panelists
+    )
+    return Board(
+        version=version(site),
+        name=ledger.path.stem,
+        status=status,
+        page=found.page,
+        facts=found.facts,
+        controller=driven(ledger),
+        ended=_ended(ledger),
+        people=people,
+        waiting=tuple(each for each in listed.values() if each.role == "operator"),
+        log=_log(ledger),
+        limits=controls.limits(site),
+        pending=lease.pending_pause(ledger),
+        live=live,
+        quorum=controls.quorum(site),
+        orders=tuple(placed),
+        samples=drawn[-1] if drawn else None,
+        before=_before(site) if not _begun(ledger) else None,
+        question=site.config.panel.question,
+        guideline=site.config.panel.guideline,
+        votes_needed=math.ceil(status.votes_needed * controls.quorum(site) - 1e-9),
+        link=triads.check(ledger),
+    )
+
+
+def _numbers(ledger: Ledger, live: bool) -> _Known:
+    """The figures: made anew when a round moves or something is decided, and once a minute.
+
+    Reading thousands of votes takes a good part of a second, which the votes of an open round,
+    hidden as they are, are not worth; how many are in is told by the round's status at once.
+    """
+    decided = ledger.query("SELECT max(event) AS event FROM events WHERE kind <> 'rows'")[0]
+    states = tuple(row["state"] for row in ledger.steps())
+    shown = _last_event(ledger) if live else None
+    key = (decided["event"], states, shown, live, ledger.clock() // 60_000_000)
+    found = _known.get(ledger)
+    if found is None or found.key != key:
+        rows = evidence.read(ledger, live=live)
+        found = _known[ledger] = _Known(key, rows.run, overview.overview(rows))
+    return found
+
+
+def _last_event(ledger: Ledger) -> int:
+    return int(ledger.query("SELECT max(event) AS event FROM events")[0]["event"])
+
+
+def _online(access: Listed | None, now: int) -> bool:
+    return access is not None and access.seen_us is not None and now - access.seen_us < ONLINE_US
+
+
+def _ended(ledger: Ledger) -> str | None:
+    found = list(ledger.events("controller ended"))[-1:]
+    if not found:
+        return None
+    code, again = found[0]["body"].get("code"), found[0]["body"].get("again_in_s", 0)
+    return f"the last one ended with code {code}" + (
+        f" and is started again after {again:.0f} s" if again else ""
+    )
+
+
+# ---- before the first round ----
+
+
+def _begun(ledger: Ledger) -> bool:
+    return bool(ledger.query("SELECT 1 FROM steps WHERE opened_us IS NOT NULL LIMIT 1"))
+
+
+def _before(site: Site) -> Before:
+    ledger, config = site.ledger, site.config
+    first = next(iter(ledger.comparisons(0)), None)
+    shown = first or calibration.practice()
+    plan = cost_plan.estimate(config, matrix_seconds=_MATRIX_S)
+    minutes = controls.reading_minutes(site)
+    hours = plan.votes * minutes / 60
+    return Before(
+        sheet=_sheet(shown),
+        real=first is not None,
+        minutes=minutes,
+        person_hours=hours,
+        generation_minutes=plan.generation_minutes,
+        votes=plan.votes,
+        money=budget.pay(plan.votes, hours, config.panel.pay_per_vote, config.panel.pay_per_hour),
+    )
+
+
+_MATRIX_S: Final = 0.02
+"""Assumed time of the 1024³ product by which generation is reckoned: a laptop's two cores."""
+
+
+def _sheet(comparison: Comparison) -> Sheet:
+    order = tuple(range(len(comparison.rows)))
+    return sheet(comparison, Assignment("preview", comparison.id, "preview", "A", order, 0))
+
+
+# ---- the log ----
+
+
+def _log(ledger: Ledger) -> tuple[Line, ...]:
+    marks = ", ".join("?" * len(HIDDEN_EVENTS))
+    names = {row["panelist"]: row["pseudonym"] for row in ledger.query("SELECT * FROM panelists")}
+    events = ledger.query(
+        f"SELECT * FROM events WHERE kind NOT IN ({marks}) ORDER BY event DESC LIMIT ?",
+        (*HIDDEN_EVENTS, EVENTS),
+    )
+    lines = [
+        Line(
+            e["at_us"], str(names.get(e["actor"], e["actor"])), _told(e["kind"], e["body"], names)
+        )
+        for e in events
+    ]
+    lines += _votes(ledger) + _rounds(ledger)
+    return tuple(sorted(lines, key=lambda line: -line.at_us)[:EVENTS])
+
+
+def _votes(ledger: Ledger) -> list[Line]:
+    """That somebody voted, never what."""
+    rows = ledger.query(
+        "SELECT v.received_us, v.revision, v.choice = 'skip' AS skip, v.late, p.pseudonym, "
+        "c.step, c.kind FROM votes v JOIN assignments a USING (assignment) "
+        "JOIN panelists p USING (panelist) JOIN comparisons c USING (comparison) "
+        "ORDER BY v.vote DESC LIMIT ?",
+        (EVENTS,),
+    )
+    return [Line(row["received_us"], row["pseudonym"], _voted(row)) for row in rows]
+
+
+def _voted(row: Mapping[str, Any]) -> str:
+    if row["kind"] != "train":
+        return f"answered a {_KINDS[row['kind']]}"
+    where = f"in round {row['step'] + 1}"
+    if row["late"]:
+        return f"voted {where} after it had closed"
+    if row["revision"]:
+        return f"changed a vote {where}"
+    return f"{'could not judge' if row['skip'] else 'voted'} {where}"
+
+
+_KINDS: Final = {
+    "gold": "calibration comparison", "aa": "calibration comparison",
+    "repeat": "calibration comparison", "final": "blind final comparison",
+    "practice": "practice comparison",
+}  # fmt: skip
+
+
+def _rounds(ledger: Ledger) -> list[Line]:
+    lines = []
+    for row in ledger.steps()[-EVENTS:]:
+        name = f"round {row['step'] + 1}"
+        if row["opened_us"] is not None:
+            lines.append(Line(row["opened_us"], "run", f"{name} opened"))
+        if row["closed_us"] is not None and row["closed_by"] != "operator":
+            how = {"rule": "all votes in", "deadline": "deadline", "auto": "nothing to compare"}
+            lines.append(Line(row["closed_us"], "run", f"{name} closed: {how[row['closed_by']]}"))
+    for row in ledger.query(
+        "SELECT step, max(applied_us) AS at_us FROM updates GROUP BY step ORDER BY step DESC "
+        "LIMIT ?",
+        (EVENTS,),
+    ):
+        lines.append(Line(row["at_us"], "run", f"update of round {row['step'] + 1} applied"))
+    return lines
+
+
+def _told(kind: str, text: str, names: Mapping[str, str]) -> str:
+    body = json.loads(text)
+    who = names.get(body.get("panelist") or "", body.get("role") or "somebody")
+    reason = f": {body['reason']}" if body.get("reason") else ""
+    round_ = body["step"] + 1 if isinstance(body.get("step"), int) else "?"
+    sentences = {
+        "pause": f"paused the run{reason}",
+        "pause after": f"asked for a pause after the round{reason}",
+        "unpause": "let the run go on",
+        "close": f"closed round {round_}{reason}",
+        "void": f"gave round {round_} up{reason}",
+        "limits": "set the limits: " + (_limits(body) or "none"),
+        "stop": f"set the last round to {body.get('step') or 'none'}",
+        "invite": f"invited {who}",
+        "revoke": f"revoked the access of {who}",
+        "erase": f"erased what was personal of {who}",
+        controls.EXCLUDE: f"excluded {who} from now on{reason}",
+        controls.LIVE: f"turned the view of open votes {'on' if body.get('on') else 'off'}",
+        "order": f"ordered {_ORDERS.get(body.get('kind', ''), 'something')}",
+        "done": "fulfilled an order",
+        "order closed": "closed a final comparison",
+        "branch": f"branched {body.get('name')} off after round {(body.get('after') or 0) + 1}",
+        "controller ended": f"controller ended with code {body.get('code')}",
+    }
+    return sentences.get(kind, kind)
+
+
+_ORDERS: Final = {
+    "final": "a blind final comparison", "samples": "samples",
+    "triads": "triads that test the link",
+}  # fmt: skip
+
+
+def _limits(body: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in body.items() if value is not None)
+
+
+def columns(samples: Order) -> tuple[Sequence[str], list[tuple[str, list[tuple[str, bool]]]]]:
+    """(prompts, [(column's name, [(text, cut at the limit)])]) of an order of samples."""
+    result = samples.result or {}
+    named = [
+        (str(c["name"]), [(str(text), end == "length") for text, end in c["answers"]])
+        for c in result.get("columns", [])
+    ]
+    return result.get("prompts", []), named

@@ -1,0 +1,1 @@
+"""The panelist's page."""

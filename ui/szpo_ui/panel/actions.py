@@ -1,0 +1,185 @@
+"""What is done on the panelist's page: a request, checked; its deed; the screen that follows."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from szpo.errors import UsageError
+from szpo.ledger.canonical import canonical, sha256
+from szpo.types import Assignment, Choice
+from szpo.voting.casting import VoteConflictError
+from szpo_ui.panel import screens, texts
+from szpo_ui.panel.comparison_view import sheet
+from szpo_ui.panel.screens import Alive, Ask, Feedback, Mode, Screen
+from szpo_ui.web.site import Site
+
+Do = Literal[
+    "open", "look", "vote", "agree", "agree-practice", "practice", "break", "back", "calibrate",
+    "final", "leave", "go", "keep", "revise", "use-tab",
+]  # fmt: skip
+Word = Field(pattern=r"^[A-Za-z0-9_.:-]*$", max_length=64)
+
+
+class Ballot(BaseModel):
+    """A verdict as the page sends it; what the server knows itself is not taken from here."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    choice: Choice
+    idem: str = Word
+    reason: str | None = Field(None, pattern="^(language|content|display|other)$")
+    report: bool = False
+    dwell_ms: int = Field(ge=0, lt=2**40)
+    notes: dict[str, Literal["A", "tie", "B"]] = Field({}, max_length=4096)
+    seen: int = Field(ge=0, le=4096)
+    marks: bool = False
+    device: Literal["wide", "stacked"] = "wide"
+
+
+class Action(BaseModel):
+    """Something done on the page."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    do: Do
+    ack: str = Word
+    tab: str = Field(pattern=r"^[A-Za-z0-9-]{8,64}$")
+    seat: str | None = Field(None, pattern=r"^[A-Za-z0-9_.:-]{1,64}$")
+    mode: Mode = ""
+    ballot: Ballot | None = None
+
+
+def act(site: Site, panelist: str, name: str, action: Action, alive: Alive) -> Screen:
+    """Do what a page asks for, then look.
+
+    Raises:
+        UsageError: a seat that is not this panelist's, or a ballot without one.
+    """
+    ask = Ask(action.tab, action.seat, action.mode)
+    notice: str | None = None
+    match action.do:
+        case "vote":
+            return _vote(site, panelist, name, action, alive)
+        case "agree" | "agree-practice":
+            _agree(site, panelist)
+        case "break":
+            _release(site, panelist, action.seat)
+            ask = dataclasses.replace(ask, mode="break", seat=None)
+        case "leave":
+            _release(site, panelist, action.seat)
+            ask = dataclasses.replace(ask, leave=True, mode="")
+        case "back" | "go":
+            ask = dataclasses.replace(ask, leave=True, mode="")
+        case "keep":
+            ask, notice = dataclasses.replace(ask, leave=True, mode=""), texts.NOTICES["kept"]
+        case "revise":
+            ask = dataclasses.replace(ask, mode="revise")
+            _take(site, panelist, action)
+        case "use-tab":
+            alive = _nobody
+            screens.take_over(site, panelist, action.tab)
+        case _:
+            pass
+    extra = action.do.removeprefix("agree-")
+    if extra in {"practice", "calibrate", "final"}:
+        seat = _extra(site, panelist, extra, action.tab)
+        if seat is None:
+            notice = texts.NOTICES["none_left" if extra == "calibrate" else "no_final"]
+        elif extra == "practice":
+            ask = dataclasses.replace(ask, seat=seat.id, mode="practice")
+    screen = screens.look(site, panelist, name, ask, alive)
+    return dataclasses.replace(screen, notice=notice) if notice else screen
+
+
+def _vote(site: Site, panelist: str, name: str, action: Action, alive: Alive) -> Screen:
+    ballot, row = action.ballot, screens.seat_row(site, panelist, action.seat or "")
+    if ballot is None or row is None:
+        raise UsageError("vote: there is no such comparison for this panelist")
+    notice = texts.NOTICES["skipped"] if ballot.choice == "skip" else None
+    try:
+        receipt = site.service.cast(
+            row["assignment"],
+            ballot.choice,
+            idem=ballot.idem,
+            skip_reason=ballot.reason,
+            dwell_ms=ballot.dwell_ms,
+            details=_details(site, row, ballot),
+            tab=action.tab,
+            panelist=panelist,
+        )
+    except VoteConflictError as conflict:
+        if conflict.code == "stale_tab":
+            return screens.elsewhere(site, panelist, name)
+        notice = texts.NOTICES["often" if conflict.code == "changed_often" else "closed"]
+    else:
+        if row["kind"] == "practice":
+            feedback = Feedback(ballot.choice, screens.expected(row))
+            screen = screens.look(site, panelist, name, Ask(action.tab), alive)
+            return dataclasses.replace(
+                screen, state="feedback", feedback=feedback, sheet=None, seat=None
+            )
+        if row["kind"] != "train":
+            notice = notice or texts.NOTICES["thanks"]
+        elif receipt.late:
+            notice = texts.NOTICES["late"]
+    screen = screens.look(site, panelist, name, Ask(action.tab), alive)
+    return dataclasses.replace(screen, notice=notice)
+
+
+def _details(site: Site, row: dict[str, Any], ballot: Ballot) -> dict[str, Any]:
+    """What is kept beside a vote; the same again when the same ballot is sent again."""
+    comparison = site.ledger.comparison(row["comparison"])
+    assert comparison is not None, row["comparison"]
+    shown = sheet(comparison, screens.of_row(row))
+    rows = {str(pair.row) for pair in shown.pairs}
+    # A page may say what it likes; nobody has read for longer than they had the texts.
+    read_ms = min(ballot.dwell_ms, (site.clock() - row["served_us"]) / 1000)
+    details: dict[str, Any] = {
+        "notes": {i: note for i, note in sorted(ballot.notes.items()) if i in rows},
+        "rows": len(shown.pairs),
+        "seen": min(ballot.seen, len(shown.pairs)),
+        "words": shown.words,
+        "similarity": shown.similarity,
+        "fast": ballot.choice != "skip" and read_ms < 1000 * shown.gate_s,
+        "marks": ballot.marks,
+        "device": ballot.device,
+    }
+    if ballot.report:
+        details["report"] = True
+    return details
+
+
+def _agree(site: Site, panelist: str) -> None:
+    if not screens.consented(site, panelist):
+        told = sha256(canonical(texts.PAGE["consent"]))
+        site.ledger.record_event("consent", panelist, {"panelist": panelist, "text": told})
+
+
+def _take(site: Site, panelist: str, action: Action) -> None:
+    """The tab that changes a vote is the one that may."""
+    row = screens.seat_row(site, panelist, action.seat or "")
+    if row is not None and row["tab"] != action.tab:
+        site.service.take(row["assignment"], action.tab)
+
+
+def _release(site: Site, panelist: str, seat: str | None) -> None:
+    """Give an unanswered seat of this panelist back."""
+    row = screens.seat_row(site, panelist, seat) if seat else None
+    if row is not None and row["choice"] is None:
+        site.service.release(row["assignment"])
+
+
+def _extra(site: Site, panelist: str, kind: str, tab: str) -> Assignment | None:
+    """Seat the panelist at a comparison that is not for training, if there is one."""
+    if kind == "practice":
+        return site.service.practice(panelist, tab=tab)
+    if kind == "calibrate":
+        return site.service.calibration(panelist, tab=tab)
+    return site.service.final(panelist, tab=tab)
+
+
+def _nobody(panelist: str, tab: str) -> bool:
+    return False

@@ -1,0 +1,190 @@
+"""The panelist's page: one Gradio event for everything that is done, one small poller beside it.
+
+The page is a single ``gr.HTML``. What a person chooses stays in the browser until they confirm;
+then the script presses a hidden button with one JSON text, and `szpo_ui.panel.actions.act` answers
+with the next screen. No ``gr.State``, no queue, no unload: the ledger is the only memory.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import time
+import weakref
+from collections.abc import Callable
+from importlib import resources
+from typing import Any, Final
+
+import gradio as gr
+from fastapi import APIRouter, HTTPException, Request, Response
+from pydantic import ValidationError
+
+from szpo.errors import SzpoError, UsageError
+from szpo.ledger.canonical import canonical, sha256
+from szpo.voting.service import VoteService
+from szpo_ui.panel import render, screens, texts
+from szpo_ui.panel.actions import Action, act
+from szpo_ui.panel.screens import Ask
+from szpo_ui.web import login
+from szpo_ui.web.markup import style
+from szpo_ui.web.site import Site
+
+LOG: Final = logging.getLogger("szpo.panel")
+TAB_S: Final = 90.0
+"""A tab that has not been heard of for so long no longer keeps others out, seconds."""
+MOST_BYTES: Final = 65_536
+"""Longest request of a page, in characters."""
+SCRIPTS: Final = ("kit", "server", "screen", "choice", "reading", "controls")
+"""The parts of the page's script, in their order; the last one starts it."""
+
+
+class Presence:
+    """Which tabs have been heard of lately; in memory, since a restart may forget it."""
+
+    def __init__(self, now_s: Callable[[], float] = time.monotonic):
+        self.now_s = now_s
+        self._heard: dict[tuple[str, str], float] = {}
+
+    def here(self, panelist: str, tab: str) -> None:
+        """A tab has said something."""
+        now = self.now_s()
+        if len(self._heard) > 10_000:
+            self._heard = {k: at for k, at in [*self._heard.items()] if now - at < TAB_S}
+        self._heard[panelist, tab] = now
+
+    def gone(self, panelist: str, tab: str) -> None:
+        """A tab was closed."""
+        self._heard.pop((panelist, tab), None)
+
+    def alive(self, panelist: str, tab: str) -> bool:
+        """The tab is there, as far as anybody knows."""
+        return self.now_s() - self._heard.get((panelist, tab), -TAB_S) < TAB_S
+
+
+_PRESENCE: weakref.WeakKeyDictionary[VoteService, Presence] = weakref.WeakKeyDictionary()
+
+
+def presence(site: Site) -> Presence:
+    """The tabs of a site, shared by its page and its poller."""
+    return _PRESENCE.setdefault(site.service, Presence())
+
+
+# ---- the page ----
+
+
+def blocks(site: Site) -> gr.Blocks:
+    """The page: a screen, a hidden textbox, a hidden button."""
+    settings = site.config.panel
+    words = {
+        "question": settings.question,
+        "guideline": settings.guideline,
+        "guideline_full": settings.guideline_full,
+    }
+
+    def answer(text: Any, request: gr.Request) -> str:
+        who = login.identity(site, getattr(request, "request", None), "panelist")
+        ack = ""
+        try:
+            if not isinstance(text, str) or len(text) > MOST_BYTES or who.panelist is None:
+                raise UsageError("panel: this request is not one of the page's")
+            action = Action.model_validate_json(text)
+            ack = action.ack
+            tabs = presence(site)
+            tabs.here(who.panelist, action.tab)
+            screen = act(site, who.panelist, who.name, action, tabs.alive)
+            return render.page(screen, ack=ack, **words)
+        except Exception as error:
+            return render.failure(_noted(error), ack)
+
+    made = gr.Blocks(title=texts.LIVE["title"], analytics_enabled=False, fill_width=True)
+    with made:
+        screen = gr.HTML(render.skeleton(), elem_id="szpo-screen", apply_default_css=False)
+        box = gr.Textbox(elem_id="szpo-box", visible="hidden", container=False)
+        button = gr.Button("Send", elem_id="szpo-send", visible="hidden")
+        quietly: dict[str, Any] = {
+            "queue": False, "api_visibility": "private", "show_progress": "hidden",
+        }  # fmt: skip
+        made.load(answer, box, screen, js="() => szpo.opening()", **quietly)
+        sent = button.click(
+            answer, box, screen, js="() => szpo.sending()", trigger_mode="multiple", **quietly
+        )
+        sent.failure(None, None, None, js="() => szpo.failed()", **quietly)
+    return made
+
+
+def _noted(error: Exception) -> str:
+    """A number for an error that a person may tell the operator; the log has the rest."""
+    number = secrets.token_hex(4)
+    if isinstance(error, SzpoError | ValidationError):
+        LOG.warning("panel error %s: %s", number, str(error).splitlines()[0])
+    else:
+        LOG.exception("panel error %s", number)
+    return number
+
+
+def router(site: Site) -> APIRouter:
+    """The poller's door, the heartbeat of a seat, and the word that a tab was closed."""
+    made = APIRouter(prefix="/panel-api")
+
+    def panelist(request: Request) -> str:
+        who = login.identity(site, request, "panelist")
+        if who.panelist is None:
+            raise HTTPException(403, "this page is not yours")
+        return who.panelist
+
+    @made.get("/status")
+    def status(request: Request, tab: str = "", seat: str = "") -> Response:
+        who, tabs = panelist(request), presence(site)
+        if tab:
+            tabs.here(who, tab[:64])
+        found = screens.glance(site, who, Ask(tab[:64], seat[:64] or None), tabs.alive)
+        lease = found.pop("lease_s")
+        etag = f'"{sha256(canonical(found))[:16]}"'
+        headers = {"ETag": etag, "Cache-Control": "no-store"}
+        if lease is not None:
+            headers["X-Szpo-Lease"] = str(lease)
+        if request.headers.get("if-none-match") == etag:
+            return Response(status_code=304, headers=headers)
+        return Response(json.dumps(found), media_type="application/json", headers=headers)
+
+    @made.post("/extend")
+    def extend(request: Request, tab: str = "", seat: str = "") -> dict[str, float | None]:
+        who = panelist(request)
+        row = screens.seat_row(site, who, seat[:64])
+        if row is None or row["choice"] is not None or row["tab"] not in (None, tab):
+            return {"lease_s": None}
+        site.service.extend(row["assignment"])
+        again = screens.seat_row(site, who, seat[:64])
+        return {"lease_s": None if again is None else screens.lease_s(site, again)}
+
+    @made.post("/gone")
+    def gone(request: Request, tab: str = "") -> Response:
+        presence(site).gone(panelist(request), tab[:64])
+        return Response(status_code=204)
+
+    return made
+
+
+def head() -> str:
+    """Style, sentences and script of the page, inline: nothing flashes, nothing is fetched."""
+    live = {**texts.LIVE, "choices": texts.CHOICES, "seen": texts.PAGE["seen"],
+            "unseen": texts.PAGE["unseen"], "show_all": texts.PAGE["show_all"],
+            "show_less": texts.PAGE["show_less"], "confirm": texts.PAGE["confirm"]}  # fmt: skip
+    spoken = json.dumps(live).replace("<", "\\u003c")
+    return (
+        '<meta name="viewport" content="width=device-width, initial-scale=1, '
+        'viewport-fit=cover">\n'
+        f"<style>{style('panel')}</style>\n<script>window.szpoTexts = {spoken};</script>\n"
+        f"<script>{script()}</script>\n"
+    )
+
+
+def script() -> str:
+    """The page's script: its parts in one closure, so that they share names and nobody else does.
+
+    Texts of models are never touched as HTML: it reads and sets attributes and plain text only.
+    """
+    folder = resources.files("szpo_ui") / "static" / "panel"
+    parts = [(folder / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS]
+    return "\n".join(['(() => {\n"use strict";', *parts, "})();"])

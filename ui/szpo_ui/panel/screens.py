@@ -1,0 +1,370 @@
+"""Which screen a panelist is on and what it shows: read from the ledger and the vote service.
+
+`look` may seat the panelist (that is how a comparison gets onto the screen); `glance` only reads,
+for the poller. Nothing here knows HTML.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from szpo.ledger.database import Record
+from szpo.training.status import RoundStatus, round_status, told
+from szpo.types import Assignment, Choice
+from szpo.voting import counting, final_seats
+from szpo.voting.service import VoteService
+from szpo_ui.panel.comparison_view import Sheet, sheet
+from szpo_ui.web.site import Site
+
+State = Literal[
+    "welcome", "practice", "feedback", "idle", "vote", "closed", "waiting", "calib", "final",
+    "paused", "break", "other-tab", "finished", "error",
+]  # fmt: skip
+Mode = Literal["", "break", "revise", "practice"]
+
+READING: Final[frozenset[State]] = frozenset({"vote", "closed", "calib", "final", "practice"})
+"""States in which somebody reads: the page changes only when it must."""
+EXTRA: Final[Mapping[str, State]] = {
+    "practice": "practice", "gold": "calib", "aa": "calib", "repeat": "calib", "final": "final",
+}  # fmt: skip
+"""Screens of comparisons that are not for training, by kind."""
+
+_SEAT = (
+    "SELECT a.*, c.kind, c.step, c.expected, v.choice, v.details, v.received_us, v.revision "
+    "FROM {source} LEFT JOIN votes v ON v.assignment = a.assignment AND v.revision = "
+    "(SELECT max(revision) FROM votes WHERE assignment = a.assignment) "
+)
+_ONE_SEAT = _SEAT.format(source="assignments a JOIN comparisons c USING (comparison)")
+_OF_STEP = _SEAT.format(
+    source="comparisons c CROSS JOIN assignments a ON a.comparison = c.comparison"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a page says of itself: its tab, the seat it shows, what its person is doing."""
+
+    tab: str
+    seat: str | None = None
+    mode: Mode = ""
+    leave: bool = False
+    """Leave the seat that is shown for what comes next."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """An answer of this round that its panelist may look back on."""
+
+    seat: str
+    number: int
+    choice: Choice
+    at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """How the round ended that somebody was still reading."""
+
+    at_us: int
+    votes_in: int
+    needed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """What was said and what was expected in practice."""
+
+    choice: Choice
+    expected: Choice
+
+
+@dataclass(frozen=True, slots=True)
+class Screen:
+    """All that a page shows, and nothing else: no side's policy, no number of the algorithm."""
+
+    state: State
+    name: str
+    status: RoundStatus
+    key: str
+    """Changes when somebody who is reading must be told something."""
+    seat: str | None = None
+    sheet: Sheet | None = None
+    step: int | None = None
+    """The round that the sheet belongs to; on other screens the current one."""
+    number: int = 1
+    """Which of this round's comparisons it is for this panelist, from 1."""
+    chosen: Choice | None = None
+    notes: Mapping[str, str] = field(default_factory=dict)
+    revises: bool = False
+    answered: tuple[Answered, ...] = ()
+    may_change: bool = False
+    lease_s: float | None = None
+    closed: Closed | None = None
+    fresh: bool = False
+    """The open round is one that this panelist has not voted in yet."""
+    feedback: Feedback | None = None
+    votes: int = 0
+    calibration: bool = False
+    """Waiting may be used for calibration."""
+    final: bool = False
+    """There is a blind final comparison that this panelist has not answered."""
+    notice: str | None = None
+    mode: Mode = ""
+    error: str | None = None
+
+
+Alive = Callable[[str, str], bool]
+"""(panelist, tab) → whether that tab has been heard of lately."""
+
+
+def look(site: Site, panelist: str, name: str, ask: Ask, alive: Alive) -> Screen:
+    """The screen as it stands now; seats the panelist where there is something to compare."""
+    status = round_status(site.ledger)
+    about = _About(site, panelist, name, ask, status)
+    held = _held(site, panelist, status.step)
+    if not consented(site, panelist) and (held is None or held["kind"] != "practice"):
+        return about.screen("welcome")
+    if held is not None and _elsewhere(held, panelist, ask, alive):
+        return about.screen("other-tab")
+    if ask.mode == "break":
+        return about.screen("break", mode="break")
+    shown = seat_row(site, panelist, ask.seat) if ask.seat and not ask.leave else None
+    if ask.mode == "practice" and shown is not None and shown["kind"] == "practice":
+        return about.reading("practice", {**shown, "choice": None}, mode="practice")
+    if held is not None and held["kind"] != "train":
+        if held["tab"] != ask.tab:  # whose tab is gone: this one may answer
+            site.service.take(held["assignment"], ask.tab)
+        return about.reading(EXTRA[held["kind"]], held)
+    if status.state == "paused":
+        return about.screen("paused")
+    if shown is not None and shown["kind"] == "train":
+        if shown["choice"] is None and shown["step"] != _open(status):
+            return about.reading("closed", shown, closed=_closing(site, shown["step"]))
+        if ask.mode == "revise" and shown["choice"] and shown["step"] == _open(status):
+            return about.reading("vote", shown, revises=True, mode="revise")
+    if status.state == "open":
+        seat = _seat(site.service, panelist, ask.tab, held)
+        if seat is not None:
+            row = seat_row(site, panelist, seat.id)
+            assert row is not None, seat.id
+            return about.reading("vote", row)
+        return about.waiting(change=True)
+    if status.state == "finished":
+        return about.screen(
+            "finished", votes=_votes(site, panelist), final=_final_left(site, panelist)
+        )
+    if status.state == "none":
+        return about.screen("idle")
+    return about.waiting(change=False)
+
+
+def elsewhere(site: Site, panelist: str, name: str) -> Screen:
+    """The screen of a tab that is not the active one."""
+    return _About(site, panelist, name, Ask(""), round_status(site.ledger)).screen("other-tab")
+
+
+def take_over(site: Site, panelist: str, tab: str) -> None:
+    """Make this the panelist's active tab, without starting any lease anew."""
+    held = _held(site, panelist, round_status(site.ledger).step)
+    if held is not None:
+        site.service.take(held["assignment"], tab)
+
+
+def glance(site: Site, panelist: str, ask: Ask, alive: Alive) -> dict[str, Any]:
+    """What the poller needs, without seating anybody: two keys and the live numbers."""
+    status = round_status(site.ledger)
+    row = seat_row(site, panelist, ask.seat) if ask.seat else None
+    other = row is not None and row["choice"] is None and _elsewhere(row, panelist, ask, alive)
+    return {
+        "version": status.version,
+        "key": key(status, elsewhere=other),
+        "state": status.state,
+        "round": None if status.step is None else status.step + 1,
+        "votes_in": status.votes_in,
+        "votes_needed": status.votes_needed,
+        "lease_s": None if row is None else lease_s(site, row),
+    }
+
+
+def key(status: RoundStatus, *, elsewhere: bool = False) -> str:
+    """What the poller compares while somebody reads.
+
+    It says nothing of counts: a vote of somebody else must not move the page.
+    """
+    return "elsewhere" if elsewhere else f"{status.state}.{status.step}"
+
+
+def consented(site: Site, panelist: str) -> bool:
+    """The panelist has agreed to take part, which is an event of the record."""
+    sql = "SELECT 1 FROM events WHERE kind = 'consent' AND actor = ? LIMIT 1"
+    return bool(site.ledger.query(sql, (panelist,)))
+
+
+def seat_row(site: Site, panelist: str, seat: str) -> Record | None:
+    """A seat of this panelist with its last answer; None for anybody else's."""
+    found = site.ledger.query(
+        f"{_ONE_SEAT} WHERE a.assignment = ? AND a.panelist = ?", (seat, panelist)
+    )
+    return found[0] if found else None
+
+
+def lease_s(site: Site, row: Record) -> float | None:
+    """Seconds for which an unanswered seat of an open round is still held, at least 0."""
+    if row["choice"] is not None:
+        return None
+    left_us: int = max(0, row["expires_us"] - site.clock())
+    return round(left_us / 1e6, 1)
+
+
+def of_row(row: Record) -> Assignment:
+    """The seat as the service has it."""
+    return Assignment(
+        row["assignment"], row["comparison"], row["panelist"], row["plus_side"],
+        tuple(json.loads(row["prompt_order"])), row["expires_us"],
+    )  # fmt: skip
+
+
+def expected(row: Record) -> Choice:
+    """What a practice comparison expects, as a letter of this seat's screen."""
+    want = row["expected"]
+    if want not in {"plus", "minus"}:
+        return "tie"
+    return "A" if (want == "plus") == (row["plus_side"] == "A") else "B"
+
+
+@dataclass(frozen=True, slots=True)
+class _About:
+    """Who looks at what: the facts that every screen starts from."""
+
+    site: Site
+    panelist: str
+    name: str
+    ask: Ask
+    status: RoundStatus
+
+    def screen(self, state: State, **what: Any) -> Screen:
+        what.setdefault("step", self.status.step)
+        return Screen(
+            state=state,
+            name=self.name,
+            status=told(self.status),
+            key=key(self.status, elsewhere=state == "other-tab"),
+            **what,
+        )
+
+    def reading(self, state: State, row: Record, **what: Any) -> Screen:
+        comparison = self.site.ledger.comparison(row["comparison"])
+        assert comparison is not None, row["comparison"]
+        given = _answers(self.site, self.panelist, row["step"]) if row["kind"] == "train" else []
+        before = [seat for seat in given if seat["assignment"] != row["assignment"]]
+        details = json.loads(row["details"] or "{}")
+        return self.screen(
+            state,
+            seat=row["assignment"],
+            sheet=sheet(comparison, of_row(row)),
+            step=row["step"] if row["kind"] == "train" else self.status.step,
+            number=next(
+                (i for i, s in enumerate(given, 1) if s["assignment"] == row["assignment"]),
+                len(before) + 1,
+            ),
+            chosen=row["choice"],
+            notes=details.get("notes", {}),
+            fresh=self.fresh(),
+            lease_s=None if state == "closed" else lease_s(self.site, row),
+            **what,
+        )
+
+    def fresh(self) -> bool:
+        step = _open(self.status)
+        return step is not None and not _answers(self.site, self.panelist, step)
+
+    def waiting(self, *, change: bool) -> Screen:
+        given = [] if self.status.step is None else _last_round(self.site, self.panelist)
+        here = change and bool(given) and given[0]["step"] == self.status.step
+        return self.screen(
+            "waiting",
+            may_change=here,
+            calibration=self.site.config.panel.calibration,
+            final=_final_left(self.site, self.panelist),
+            step=self.status.step,
+            answered=tuple(
+                Answered(row["assignment"], i, row["choice"], row["received_us"])
+                for i, row in enumerate(given, 1)
+            ),
+        )
+
+
+def _open(status: RoundStatus) -> int | None:
+    return status.step if status.state == "open" else None
+
+
+def _seat(service: VoteService, panelist: str, tab: str, held: Record | None) -> Assignment | None:
+    """The seat that is held, without starting its lease anew, or one from the service."""
+    if held is not None and held["tab"] == tab:
+        return of_row(held)
+    return service.assign(panelist, tab=tab)
+
+
+def _held(site: Site, panelist: str, step: int | None) -> Record | None:
+    """The unanswered seat that the panelist holds: one outside training first."""
+    ledger = site.ledger
+    rows = ledger.query(
+        f"{_OF_STEP} WHERE c.run = ? AND (c.kind <> 'train' OR c.step = ?) AND a.panelist = ? "
+        "AND v.vote IS NULL AND a.released_us IS NULL AND a.expires_us > ? "
+        "ORDER BY c.kind = 'train', a.rowid",
+        (ledger.run, step, panelist, site.clock()),
+    )
+    return rows[0] if rows else None
+
+
+def _elsewhere(row: Record, panelist: str, ask: Ask, alive: Alive) -> bool:
+    return row["tab"] not in (None, ask.tab) and alive(panelist, row["tab"])
+
+
+def _answers(site: Site, panelist: str, step: int) -> list[Record]:
+    """The panelist's answered seats of a round, in the order of their first showing."""
+    return site.ledger.query(
+        f"{_OF_STEP} WHERE c.run = ? AND c.step = ? AND c.kind = 'train' AND a.panelist = ? "
+        "AND v.vote IS NOT NULL ORDER BY a.rowid",
+        (site.ledger.run, step, panelist),
+    )
+
+
+def _last_round(site: Site, panelist: str) -> list[Record]:
+    """The answers of the last round in which the panelist voted, at most two rounds ago."""
+    last = round_status(site.ledger).step or 0
+    for step in (last, last - 1):
+        found = _answers(site, panelist, step)
+        if found:
+            return found
+    return []
+
+
+def _closing(site: Site, step: int) -> Closed:
+    row = site.ledger.step(step) or {}
+    counted = len(counting.counted(site.ledger, step))
+    return Closed(
+        row.get("closed_us") or site.clock(),
+        counted,
+        counted + counting.missing(site.ledger, step),
+    )
+
+
+def _votes(site: Site, panelist: str) -> int:
+    sql = (
+        "SELECT count(*) AS n FROM assignments a JOIN comparisons c USING (comparison) "
+        "JOIN votes v ON v.assignment = a.assignment AND v.revision = 0 "
+        "WHERE a.panelist = ? AND c.kind = 'train'"
+    )
+    return int(site.ledger.query(sql, (panelist,))[0]["n"])
+
+
+def _final_left(site: Site, panelist: str) -> bool:
+    """There is a final comparison for this panelist."""
+    sql = "SELECT 1 FROM comparisons WHERE run = ? AND kind = 'final' LIMIT 1"
+    if not site.ledger.query(sql, (site.ledger.run,)):
+        return False
+    return final_seats.choose(site.ledger, panelist, site.clock()) is not None

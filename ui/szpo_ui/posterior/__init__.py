@@ -1,0 +1,1 @@
+"""The page of a posterior over two features: scenes, pictures, where it is mounted."""

@@ -1,0 +1,184 @@
+"""Where the page of a posterior stands: over an example, over a run's votes, behind the operator.
+
+``szpo visualize`` answers this machine alone and asks for no login: it shows numbers made from
+votes, no text, and stores nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+import gradio as gr
+import numpy as np
+from fastapi import APIRouter, FastAPI
+from fastapi.staticfiles import StaticFiles
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from szpo.analysis import features, vote_texts
+from szpo.errors import StorageError, UsageError
+from szpo.ledger.database import Ledger
+from szpo_ui.posterior import page as posterior_page
+from szpo_ui.posterior import pictures
+from szpo_ui.posterior.page import Start
+from szpo_ui.posterior.scene import EXTENT, scene, scenes
+from szpo_ui.web import address, login, mounting, security
+from szpo_ui.web.address import listening
+from szpo_ui.web.site import Site
+
+FEATURES: Final = "length,sentiment"
+"""What two weights are about where nobody says otherwise."""
+CLOSED: Final = (
+    "SELECT count(*) AS rounds, sum(last_amendment) AS amended FROM steps "
+    "WHERE state IN ('closed', 'applied')"
+)
+"""What a page over a run depends on: the rounds that are closed, as their votes were counted."""
+LATEST: Final = 40
+"""Votes that a page begins with: more arrows than these hide one another."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page to mount, and the routes that it asks."""
+
+    place: str
+    blocks: gr.Blocks
+    router: APIRouter
+
+
+def of_run(ledger: Ledger, named: str = FEATURES) -> Start:
+    """The latest decided votes of closed rounds, as differences of two named features.
+
+    A feature is measured in standard deviations of its differences over the comparisons; beyond
+    ±`EXTENT` it is drawn at the edge. Ties stay out. The pairs that may be asked next are the
+    comparisons that were asked: an old question shows what a new one like it would be worth.
+
+    Raises:
+        UsageError: no votes yet, not two features, or one that never differs.
+    """
+    chosen = features.parse(named)
+    if len(chosen) != 2:
+        raise UsageError(f"visualize: {len(chosen)} features are named; a plane has two")
+    seen = vote_texts.read(ledger)
+    apart = features.differences(chosen, seen.comparisons)
+    scale = np.sqrt((apart**2).mean(0))
+    for feature, size in zip(chosen, scale, strict=True):
+        if not size:
+            raise UsageError(f"visualize: {feature.name} never differs here; name another feature")
+    apart = np.clip(apart / scale, -EXTENT, EXTENT)
+    decided = np.flatnonzero(seen.y != 0.5)[-LATEST:]
+    deltas = apart[seen.which[decided]] * np.where(seen.y[decided] > 0.5, 1.0, -1.0)[:, None]
+    about = (
+        f"The last {len(decided)} of {len(seen.y)} votes of {ledger.path.stem}, per standard "
+        "deviation of each feature."
+    )
+    first, second = (feature.name for feature in chosen)
+    return Start(deltas, (first, second), about, apart)
+
+
+def of_site(site: Site) -> Page:
+    """The page behind the operator's login, over the run's own votes once there are any."""
+
+    @lru_cache(maxsize=1)
+    def begun(_closed: tuple[Any, ...]) -> Start:
+        try:
+            return of_run(site.ledger)
+        except UsageError as why:
+            made = posterior_page.example()
+            return Start(made.deltas, made.names, f"{made.about} (This run: {why}.)")
+
+    def start() -> Start:
+        # Asked with every move of a handle: texts are read again only when a round has closed.
+        (closed,) = site.ledger.query(CLOSED)
+        return begun(tuple(closed.values()))
+
+    api = f"{login.POSTERIOR}-api"
+    routes = posterior_page.router(
+        api, start, lambda asked: login.identity(site, asked, "operator")
+    )
+    blocks = posterior_page.blocks(f"{api}/", back=login.PLACES["operator"] + "/")
+    return Page(login.POSTERIOR, blocks, routes)
+
+
+def application(start: Callable[[], Start]) -> FastAPI:
+    """The page alone, at /visualize/, for browsers of this machine."""
+    made = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    made.mount("/static", StaticFiles(directory=str(mounting.STATIC)))
+    made.add_api_route("/favicon.ico", mounting.icon)
+    made.include_router(posterior_page.router("/visualize-api", start, lambda request: None))
+    mounting.inside_a_loop(
+        lambda: mounting.mount(
+            made,
+            posterior_page.blocks("/visualize-api/"),
+            posterior_page.PLACE,
+            head=posterior_page.head(),
+        )
+    )
+    made.add_middleware(security.OwnOnly)
+    made.add_middleware(
+        TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"], www_redirect=False
+    )
+    return made
+
+
+def command(arguments: Sequence[str]) -> int:
+    """The entry point of `szpo.commands`."""
+    chosen = _parser().parse_args(list(arguments))
+    begun = _start(chosen)
+    if chosen.svg or chosen.gif:
+        return _draw(chosen, begun)
+
+    with listening("127.0.0.1", chosen.port, insecure=False) as listener:
+        made = application(lambda: begun)
+        port = listener.getsockname()[1]
+        print(f"open http://127.0.0.1:{port}{posterior_page.PLACE}/  (Ctrl-C ends it)", flush=True)
+        address.answer(made, listener)
+    return 0
+
+
+def _start(chosen: argparse.Namespace) -> Start:
+    if chosen.run is None:
+        return posterior_page.example()
+    from szpo.cli import run_paths
+
+    with Ledger.open(run_paths.find(chosen.run, chosen.folder), readonly=True) as ledger:
+        return of_run(ledger, chosen.features)
+
+
+def _draw(chosen: argparse.Namespace, begun: Start) -> int:
+    deltas = begun.deltas
+    if chosen.svg:
+        _write(chosen.svg, pictures.svg(scene(deltas, begun.candidates), begun.names))
+    if chosen.gif:
+        rounds = scenes(deltas, begun.candidates, pictures.MOST_ROUNDS)
+        _write(chosen.gif, pictures.gif(rounds, begun.names))
+    return 0
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written ({error.strerror or error})") from None
+    print(f"wrote {path}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="szpo visualize",
+        description="Show what answers say about two weights: drag differences, watch the "
+        "posterior, its particles and its entropy change, see which pair to ask next.",
+    )
+    parser.add_argument("run", nargs="?", help="name or file of a run whose votes to begin with")
+    parser.add_argument("--folder", type=Path, default=Path("runs"), help="folder of the runs")
+    parser.add_argument(
+        "--features", default=FEATURES, help=f"the two features (default: {FEATURES})"
+    )
+    parser.add_argument("--port", type=int, default=7861, help="port of the page; 0: a free one")
+    parser.add_argument("--svg", type=Path, help="write the picture here instead of a page")
+    parser.add_argument("--gif", type=Path, help="write the particles' way here instead of a page")
+    return parser

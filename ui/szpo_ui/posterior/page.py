@@ -1,0 +1,153 @@
+"""The page of a posterior over two weights: arrows to drag, particles that move, the next pair.
+
+One page, mounted twice: by ``szpo visualize`` alone on this machine, and behind the operator's
+login of a run. The browser keeps the differences and draws; each request brings all of them, and
+the server, which remembers nothing, answers with a `szpo_ui.posterior.scene.Scene`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Annotated, Any, Final
+
+import gradio as gr
+import numpy as np
+from fastapi import APIRouter, Request, Response
+from jinja2 import Environment
+from pydantic import BaseModel, ConfigDict, Field
+
+from szpo.types import Floats
+from szpo_ui.posterior import pictures
+from szpo_ui.posterior.scene import CELLS, EXTENT, MOST, PARTICLES, Scene, scene, scenes
+from szpo_ui.web.markup import environment, style
+from szpo_ui.web.requests import read
+
+PLACE: Final = "/visualize"
+EXAMPLE: Final = ((1.5, 0.5), (0.5, 1.8), (-0.6, 1.2))
+Number = Annotated[float, Field(ge=-EXTENT, le=EXTENT, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Start:
+    """What the page begins with: differences (n, 2), and whose weights they speak of.
+
+    ``candidates`` (c, 2) are the pairs that may be asked next; None for an even fan.
+    """
+
+    deltas: Floats
+    names: tuple[str, str] = ("first weight", "second weight")
+    about: str = "An example of three answers."
+    candidates: Floats | None = None
+
+
+def example() -> Start:
+    """Three answers that leave something open."""
+    return Start(np.array(EXAMPLE))
+
+
+class Asked(BaseModel):
+    """A request of the page."""
+
+    model_config = ConfigDict(extra="forbid")
+    deltas: list[tuple[Number, Number]] = Field(max_length=MOST)
+
+
+def blocks(api: str, back: str = "") -> gr.Blocks:
+    """The page; ``api`` is what its requests begin with, ``back`` a link to where it came from."""
+    settings = json.dumps({"api": api, "extent": EXTENT})
+    page = _environment().get_template("visualize/page.html")
+    made = gr.Blocks(title="szpo: posterior", analytics_enabled=False, fill_width=True)
+    with made:
+        gr.HTML(
+            page.render(settings=settings, back=back, particles=PARTICLES),
+            elem_id="vz-page",
+            apply_default_css=False,
+        )
+    return made
+
+
+def router(prefix: str, start: Callable[[], Start], allow: Callable[[Request], Any]) -> APIRouter:
+    """What the page asks for: how to begin, a scene, a picture of it.
+
+    ``allow`` raises for whom the page is not.
+    """
+    made = APIRouter(prefix=prefix)
+
+    @made.get("/start")
+    def begin(request: Request) -> dict[str, Any]:
+        allow(request)
+        found = start()
+        return {"deltas": found.deltas.tolist(), "names": found.names, "about": found.about}
+
+    async def shown(request: Request, draw: Callable[[Asked, Start], Response]) -> Response:
+        allow(request)
+        asked = await read(Asked, request)
+        if isinstance(asked, Response):
+            return asked
+        return await asyncio.to_thread(lambda: draw(asked, start()))
+
+    @made.post("/scene")
+    async def figures(request: Request) -> Response:
+        return await shown(request, lambda asked, begun: _json(_scene(asked.deltas, begun)))
+
+    @made.post("/svg")
+    async def still(request: Request) -> Response:
+        return await shown(request, _svg)
+
+    @made.post("/gif")
+    async def moving(request: Request) -> Response:
+        return await shown(request, _gif)
+
+    return made
+
+
+def head() -> str:
+    """Style and script of the page, inline."""
+    script = (resources.files("szpo_ui") / "static" / "visualize.js").read_text(encoding="utf-8")
+    return (
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<style>{style('visualize')}</style>\n<script>{script}</script>\n"
+    )
+
+
+def _scene(deltas: list[tuple[float, float]], begun: Start) -> Scene:
+    return scene(deltas, begun.candidates)
+
+
+def _svg(asked: Asked, begun: Start) -> Response:
+    drawn = pictures.svg(_scene(asked.deltas, begun), begun.names)
+    return Response(drawn, media_type="image/svg+xml")
+
+
+def _gif(asked: Asked, begun: Start) -> Response:
+    rounds = scenes(asked.deltas, begun.candidates, pictures.MOST_ROUNDS)
+    return Response(pictures.gif(rounds, begun.names), media_type="image/gif")
+
+
+def _json(shown: Scene) -> Response:
+    found = {
+        "cells": CELLS,
+        "log_density": np.round(shown.log_density.ravel(), 3).tolist(),
+        "frames": np.round(shown.frames, 3).tolist(),
+        "rounds": [
+            {"gaussian": r.gaussian, "neighbours": r.neighbours, "svgd": r.svgd}
+            for r in shown.rounds
+        ],
+        "mean": shown.mean.tolist(),
+        "log_likelihood": shown.log_likelihood,
+        "log_likelihood_at_zero": -len(shown.deltas) * float(np.log(2)),
+        "suggested": None
+        if shown.suggested is None
+        else {"delta": shown.suggested.tolist(), "information": shown.information},
+    }
+    return Response(json.dumps(found), media_type="application/json")
+
+
+@cache
+def _environment() -> Environment:
+    return environment({}, {})

@@ -1,0 +1,1 @@
+"""The web process: login and sessions, the JSON API, the vote writer, mounting of pages."""

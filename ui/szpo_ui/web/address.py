@@ -1,0 +1,127 @@
+"""Where the site is: the socket it listens on, the address browsers know, the names it answers."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from szpo.errors import UsageError
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the site is reached."""
+
+    host: str
+    port: int
+    url: str
+    """What links begin with."""
+    names: tuple[str, ...]
+    """Host headers that are answered."""
+
+    @property
+    def secure(self) -> bool:
+        """Browsers come over TLS."""
+        return self.url.startswith("https://")
+
+
+@contextlib.contextmanager
+def listening(host: str, port: int, *, insecure: bool) -> Iterator[socket.socket]:
+    """A socket that listens, taken before anything slow begins.
+
+    Raises:
+        UsageError: no such port or address, the port is in use, or the address can be reached
+            from elsewhere and nobody said ``--insecure``.
+    """
+    if port != 0 and not 1024 <= port <= 65535:
+        raise UsageError(f"port {port} cannot be used; give one from 1024 to 65535")
+    if host not in LOOPBACK and not insecure:
+        raise UsageError(
+            f"--host {host} would show the panel to the network without TLS: codes and votes "
+            "could be read on the way; keep 127.0.0.1 behind a TLS proxy (--url https://…), or "
+            "add --insecure"
+        )
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+            listener.listen(2048)
+        except OSError as error:
+            if _in_use(host, port, family):
+                raise UsageError(
+                    f"port {port} is in use; try --port {_free(host, port, family)}"
+                ) from None
+            raise UsageError(f"--host {host} --port {port}: {error.strerror}") from None
+        yield listener
+
+
+def _in_use(host: str, port: int, family: int) -> bool:
+    with socket.socket(family) as probe:
+        return probe.connect_ex((host, port)) == 0
+
+
+def _free(host: str, port: int, family: int) -> int:
+    for other in [*range(port + 1, min(port + 100, 65536)), 0]:
+        with socket.socket(family) as probe, contextlib.suppress(OSError):
+            probe.bind((host, other))
+            return int(probe.getsockname()[1])
+    return 0
+
+
+def place_of(
+    listener: socket.socket, host: str, url: str | None, names: Sequence[str] = ()
+) -> Place:
+    """Where the site is, and by which names browsers may ask for it.
+
+    Raises:
+        UsageError: the URL is not http(s)://host[:port].
+    """
+    port = int(listener.getsockname()[1])
+    shown = f"[{host}]" if ":" in host else host
+    answered = {*LOOPBACK, host, *names}
+    if url is None:
+        if host in ("0.0.0.0", "::"):
+            answered |= _own_names()
+            shown = socket.gethostname()
+        return Place(host, port, f"http://{shown}:{port}", tuple(sorted(answered)))
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/"):
+        raise UsageError(f"--url {url}: give https://host, without a path")
+    return Place(host, port, url.rstrip("/"), tuple(sorted({*answered, parts.hostname})))
+
+
+def _own_names() -> set[str]:
+    """This machine's names and addresses."""
+    name = socket.gethostname()
+    found = {name, socket.getfqdn()}
+    with contextlib.suppress(OSError):
+        found |= {str(info[4][0]) for info in socket.getaddrinfo(name, None)}
+    return found
+
+
+KEEP_ALIVE = 75
+"""Seconds a connection may rest: longer than people read, so that no vote meets a closing one."""
+
+
+def answer(application: Any, listener: socket.socket, *, proxied: bool = False) -> None:
+    """Answer until a signal; no access log, for addresses are nobody's business."""
+    import uvicorn
+
+    options = uvicorn.Config(
+        application,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=5,
+        proxy_headers=proxied,
+        backlog=2048,
+    )
+    uvicorn.Server(options).run(sockets=[listener])

@@ -1,0 +1,233 @@
+"""The JSON door for panels with a front end of their own; docs/api.md shows it by examples.
+
+Status, a comparison, a vote, giving a comparison back. Which policy stands on which side never
+leaves the server, and a seat of somebody else is answered like one that does not exist.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from functools import lru_cache, partial
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from szpo.errors import StorageError, SzpoError, UsageError
+from szpo.training.status import round_status, told
+from szpo.types import Assignment, Comparison
+from szpo.voting.casting import Ballot, Receipt, VoteConflictError
+from szpo_ui.web import login
+from szpo_ui.web.rate import Buckets
+from szpo_ui.web.requests import read, refuse
+from szpo_ui.web.site import Site
+from szpo_ui.web.writer import Writer
+
+VOTES_PER_SECOND, VOTES_AT_ONCE = 2.0, 10
+"""Votes of one panelist: more than anybody reads, far less than a flood."""
+DETAILS = 32
+"""Most entries that a vote's details may have."""
+
+TEXTS = 256
+"""Comparisons whose texts are kept at hand."""
+
+Tab = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+Seat = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+
+
+class Body(BaseModel):
+    """A request: unknown fields are refused, values are never converted."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Ask(Body):
+    """POST /api/assignment."""
+
+    tab: Tab
+    of: Literal["round", "calibration", "practice", "final"] = "round"
+
+
+class Give(Body):
+    """POST /api/release and /api/extend."""
+
+    assignment: Seat
+
+
+class Cast(Body):
+    """POST /api/votes."""
+
+    assignment: Seat
+    choice: Literal["A", "B", "tie", "skip"]
+    idem: str = Field(pattern=r"^[A-Za-z0-9_.:-]{16,64}$")
+    tab: Tab
+    skip_reason: str | None = Field(None, min_length=1, max_length=200)
+    dwell_ms: int | None = Field(None, ge=0, lt=7 * 24 * 3600 * 1000)
+    details: dict[str, str | bool | int | Annotated[float, Field(allow_inf_nan=False)] | None] = (
+        Field(default_factory=dict, max_length=DETAILS)
+    )
+
+    @model_validator(mode="after")
+    def _reason_of_a_skip(self) -> Self:
+        if self.skip_reason is not None and self.choice != "skip":
+            raise ValueError("skip_reason belongs to the choice skip")
+        return self
+
+
+def routes(site: Site, writer: Writer) -> list[Route]:
+    """The paths under /api/; plain routes, for nothing here needs what FastAPI's cost."""
+    texts = lru_cache(maxsize=TEXTS)(site.ledger.comparison)  # they never change
+    votes = Buckets(site.clock, rate=VOTES_PER_SECOND, burst=VOTES_AT_ONCE)
+
+    def status(request: Request) -> Response:
+        login.identity(site, request, "panelist")
+        found = round_status(site.ledger)
+        tag = f'"{found.version}"'
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers={"ETag": tag})
+        return JSONResponse(asdict(told(found)), headers={"ETag": tag})
+
+    async def assignment(request: Request) -> Response:
+        who = login.identity(site, request, "panelist")
+        asked = await read(Ask, request)
+        if isinstance(asked, Response):
+            return asked
+        seat = await writer.do(partial(_seat, site, str(who.panelist), asked))
+        if seat is None or (comparison := texts(seat.comparison)) is None:
+            return Response(status_code=204)
+        return JSONResponse(_ballot(site, asked, comparison, seat))
+
+    async def vote(request: Request) -> Response:
+        who = login.identity(site, request, "panelist")
+        if wait := votes.take(who.credential):
+            return refuse(429, "too_many", "too many votes; slow down", retry_after=wait)
+        given = await read(Cast, request)
+        if isinstance(given, Response):
+            return given
+        try:
+            receipt = await writer.cast(
+                Ballot(
+                    assignment=given.assignment,
+                    choice=given.choice,
+                    idem=given.idem,
+                    skip_reason=given.skip_reason,
+                    dwell_ms=given.dwell_ms,
+                    details=given.details or None,
+                    tab=given.tab,
+                    panelist=who.panelist,
+                )
+            )
+        except SzpoError as error:
+            return refused(error)
+        return accepted(receipt)
+
+    async def release(request: Request) -> Response:
+        return await _keep(request, "release")
+
+    async def extend(request: Request) -> Response:
+        return await _keep(request, "extend")
+
+    async def _keep(request: Request, what: Literal["release", "extend"]) -> Response:
+        who = login.identity(site, request, "panelist")
+        given = await read(Give, request)
+        if isinstance(given, Response):
+            return given
+        seat = await run_in_threadpool(site.service.assignment, given.assignment)
+        if seat is None or seat.panelist != who.panelist:
+            return _no_such()
+        if what == "release":
+            await writer.do(partial(site.service.release, given.assignment))
+        elif not await writer.do(partial(site.service.extend, given.assignment)):
+            return refuse(409, "given_away", "somebody else may have this comparison now")
+        return Response(status_code=204)
+
+    return [
+        Route("/api/votes", vote, methods=["POST"]),
+        Route("/api/assignment", assignment, methods=["POST"]),
+        Route("/api/status", status, methods=["GET"]),
+        Route("/api/extend", extend, methods=["POST"]),
+        Route("/api/release", release, methods=["POST"]),
+    ]
+
+
+def accepted(receipt: Receipt) -> JSONResponse:
+    """A stored answer: whether it counts, and which revision it is."""
+    body: dict[str, Any] = {
+        "assignment": receipt.assignment,
+        "choice": receipt.choice,
+        "revision": receipt.revision,
+        "received_us": receipt.received_us,
+        "counted": not receipt.late,
+    }
+    if receipt.late:
+        body["reason"] = "step closed"
+    headers = {"Idempotent-Replayed": "true"} if receipt.replayed else None
+    return JSONResponse(body, headers=headers)
+
+
+def refused(error: SzpoError) -> JSONResponse:
+    """Why a vote was not stored, with what stands instead where something does."""
+    match error:
+        case VoteConflictError():
+            stored = None if error.stored is None else error.stored.choice
+            return refuse(409, error.code, str(error), choice=stored)
+        case UsageError():
+            return _no_such()
+        case StorageError():
+            return refuse(
+                503,
+                "storage",
+                "the server cannot write to its disk now; your answer was not stored: try again",
+                retry_after=5,
+            )
+        case _:
+            return refuse(500, "failed", "the answer could not be stored; tell the operator")
+
+
+def shown(comparison: Comparison, seat: Assignment) -> list[dict[str, Any]]:
+    """What a panelist sees of a comparison: rows in their order, answers by letter."""
+    rows = []
+    for i in seat.prompt_order:
+        row = comparison.rows[i]
+        left, right = (row.plus, row.minus) if seat.plus_side == "A" else (row.minus, row.plus)
+        rows.append(
+            {
+                "prompt": row.prompt.text,
+                "a": left.text,
+                "b": right.text,
+                "a_cut": left.end == "length",
+                "b_cut": right.end == "length",
+                "identical": row.identical,
+            }
+        )
+    return rows
+
+
+def _seat(site: Site, panelist: str, asked: Ask) -> Assignment | None:
+    service = site.service
+    ask = {
+        "round": service.assign,
+        "calibration": service.calibration,
+        "practice": service.practice,
+        "final": service.final,
+    }[asked.of]
+    return ask(panelist, tab=asked.tab)
+
+
+def _ballot(site: Site, asked: Ask, comparison: Comparison, seat: Assignment) -> dict[str, Any]:
+    return {
+        "assignment": seat.id,
+        "of": asked.of,
+        "round": comparison.step + 1 if asked.of == "round" else None,
+        "question": site.config.panel.question,
+        "guideline": site.config.panel.guideline,
+        "expires_us": seat.expires_us,
+        "rows": shown(comparison, seat),
+    }
+
+
+def _no_such() -> JSONResponse:
+    return refuse(404, "not_found", "there is no such comparison for this panelist")

@@ -1,0 +1,345 @@
+"""Who may come in: invitations by link and code, sessions, revocation, erasure.
+
+Only SHA-256 of random secrets is stored: 256 bits behind a link or a session, 80 behind a code
+that is typed. What is personal stands in `credentials` and `contacts`, never in the record.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+import secrets
+from dataclasses import asdict, dataclass, field
+from typing import Final, Literal, get_args
+
+from szpo.errors import SzpoError, UsageError
+from szpo.ledger.canonical import utf8
+from szpo.ledger.database import Ledger, Record
+from szpo.voting import seats
+from szpo.voting.service import VoteService
+from szpo_ui.web import credential_rows
+
+Role = Literal["panelist", "operator"]
+State = Literal["invited", "active", "revoked", "expired"]
+Reason = Literal["unknown", "expired", "revoked", "used"]
+
+SESSION_US: Final = 12 * 3600 * 1_000_000
+"""How long a session lasts without being used."""
+SLIDE_US: Final = 60_000_000
+"""A session's use is written down at most this often."""
+LONGEST_DAYS: Final = 3650.0
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}")
+
+
+class AccessError(SzpoError):
+    """Somebody is not let in; ``code`` says why."""
+
+    exit_code = 2
+
+    def __init__(self, code: Reason, message: str):
+        super().__init__(message)
+        self.code: Final = code
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who is asking: a panelist by pseudonym and id, or an operator by name."""
+
+    role: Role
+    name: str
+    panelist: str | None
+    credential: str
+
+
+@dataclass(frozen=True, slots=True)
+class Invitation:
+    """What an invited person gets; the only place where the secrets stand in clear."""
+
+    role: Role
+    name: str
+    panelist: str | None
+    token: str = field(repr=False)
+    """Goes into the fragment of a link; it works once."""
+    code: str = field(repr=False)
+    """Is typed beside the name; it works until it ends or is revoked."""
+    expires_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """Who a panelist is; erasable, and in no export."""
+
+    name: str | None = None
+    address: str | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One invited person as the operator sees them; times are µs since 1970."""
+
+    name: str
+    role: Role
+    state: State
+    created_us: int
+    expires_us: int
+    seen_us: int | None
+    """When a session was last used, to the minute; None before the first."""
+    contact: str | None = None
+
+
+def invite(
+    ledger: Ledger,
+    role: Role,
+    name: str | None = None,
+    *,
+    days: float = 30.0,
+    contact: Contact | str | None = None,
+) -> Invitation:
+    """Make a link and a code for a person; a panelist is enrolled under the name.
+
+    Without a name the next free one of P-01, P-02, … (O-01, … for operators) is taken. It becomes
+    part of the record: choose one that says nothing about the person. A former link or code of
+    the name ends; its sessions go on. A ``contact`` given as text is the person's name.
+
+    Raises:
+        UsageError: a name of another form or role, no days, or a contact of an operator.
+    """
+    if role not in get_args(Role):
+        raise UsageError(f"invite: role {role!r} is unknown; it is panelist or operator")
+    if not 0 < days <= LONGEST_DAYS:
+        raise UsageError(f"invite: days is {days:g}; give more than 0, at most {LONGEST_DAYS:g}")
+    if name is not None and not _NAME.fullmatch(name):
+        raise UsageError(
+            f"invite: {name!r} is no name; give 1 to 64 letters, digits, spaces, dots or dashes"
+        )
+    if contact is not None and role != "panelist":
+        raise UsageError("invite: a contact belongs to a panelist; an operator is known by name")
+    token, code = secrets.token_urlsafe(32), credential_rows.new_code()
+    _forget(ledger)
+    with ledger.transaction("access"):
+        name = name or _next_name(ledger, role)
+        _one_role(ledger, role, name)
+        panelist = VoteService(ledger).enroll("person", name) if role == "panelist" else None
+        now = ledger.clock()
+        expires = now + round(days * 86_400e6)
+        for kind in ("link", "code"):
+            credential_rows.end(ledger, f"{kind}:{name}")
+        for kind, secret in (("link", token), ("code", credential_rows.plain_code(code))):
+            credential_rows.add(ledger, kind, name, panelist, role, secret, now, expires)
+        if contact is not None and panelist is not None:
+            given = Contact(contact) if isinstance(contact, str) else contact
+            ledger.execute("DELETE FROM contacts WHERE panelist = ?", (panelist,))
+            ledger.execute(
+                "INSERT INTO contacts VALUES (?, ?, ?, ?)", (panelist, *asdict(given).values())
+            )
+        ledger.record_event("invite", "access", {"role": role, "panelist": panelist})
+    return Invitation(role, name, panelist, token, code, expires)
+
+
+def redeem(ledger: Ledger, token: str) -> tuple[str, Identity]:
+    """Turn a link's token into a session; returns its secret and whose it is. Works once.
+
+    Raises:
+        AccessError: unknown, used, revoked or expired.
+    """
+    with ledger.transaction("access"):
+        row = _checked(ledger, credential_rows.find(ledger, token, ("link", "used")), "this link")
+        ledger.execute(
+            "UPDATE credentials SET credential = 'used' || substr(credential, 5) "
+            "WHERE credential = ?",
+            (row["credential"],),
+        )
+        return _begin(ledger, row)
+
+
+def login(ledger: Ledger, name: str, code: str) -> tuple[str, Identity]:
+    """Turn a name and its code into a session; returns its secret and whose it is.
+
+    Case, spaces and dashes of the code and the case of the name do not matter. The code is looked
+    up by its hash, so that an unknown name takes as long as a wrong code.
+
+    Raises:
+        AccessError: unknown (name or code, it is not said which), revoked or expired.
+    """
+    with ledger.transaction("access"):
+        row = credential_rows.find(ledger, credential_rows.plain_code(code), ("code",))
+        known = "" if row is None else credential_rows.name_of(row)
+        if not hmac.compare_digest(*(utf8(n.strip().casefold()).encode() for n in (known, name))):
+            row = None
+        return _begin(ledger, _checked(ledger, row, "this name and code"))
+
+
+def identify(ledger: Ledger, session: str) -> Identity | None:
+    """Whose session it is; None unless it is alive.
+
+    Using it keeps it alive for twelve hours more (written at most once a minute), but not beyond
+    the invitation behind it. A ledger that is open for reading only looks.
+    """
+    row = credential_rows.find(ledger, session, ("session",))
+    now = ledger.clock()
+    if row is None or credential_rows.fault(row, now) is not None:
+        return None
+    if now - row["created_us"] >= SLIDE_US and not ledger.readonly:
+        with ledger.transaction("access"):
+            expires = min(
+                now + SESSION_US, credential_rows.ends_us(ledger, credential_rows.name_of(row))
+            )
+            ledger.execute(
+                "UPDATE credentials SET created_us = ?, expires_us = ? "
+                "WHERE credential = ? AND revoked_us IS NULL",
+                (now, expires, row["credential"]),
+            )
+    return _identity(row)
+
+
+def logout(ledger: Ledger, session: str) -> None:
+    """End a session; harmless if it has ended."""
+    with ledger.transaction("access"):
+        row = credential_rows.find(ledger, session, ("session",))
+        if row is not None:
+            credential_rows.end(ledger, row["credential"])
+
+
+def revoke(ledger: Ledger, name: str, by: str) -> int:
+    """End every link, code and session of a name at once; returns how many were alive.
+
+    Comparisons that a panelist of that name was shown and has not answered are free for others.
+    """
+    with ledger.transaction(by):
+        rows = credential_rows.all_of(ledger, name)
+        now = ledger.clock()
+        alive = [
+            r
+            for r in rows
+            if credential_rows.kind(r) != "used" and credential_rows.fault(r, now) is None
+        ]
+        for row in rows:
+            credential_rows.end(ledger, row["credential"])
+        if rows:
+            body = {"role": rows[0]["role"], "panelist": rows[0]["panelist"], "ended": len(alive)}
+            ledger.record_event("revoke", by, body)
+            if rows[0]["panelist"] is not None:
+                seats.give_back(ledger, rows[0]["panelist"])
+    return len(alive)
+
+
+def listed(ledger: Ledger) -> list[Listed]:
+    """Everybody who was invited, by name."""
+    names = {row["panelist"]: row["name"] for row in ledger.query("SELECT * FROM contacts")}
+    people: dict[str, list[Record]] = {}
+    for row in ledger.query("SELECT * FROM credentials ORDER BY rowid"):
+        people.setdefault(credential_rows.name_of(row), []).append(row)
+    now = ledger.clock()
+    return [_listed(name, people[name], names, now) for name in sorted(people)]
+
+
+def erase(ledger: Ledger, name: str, by: str) -> None:
+    """Delete a person's contact and credentials; the pseudonym and its votes stay in the record.
+
+    The bytes are overwritten in the file. Copies made before (backups) still have them.
+
+    Raises:
+        UsageError: nobody of that name was invited.
+    """
+    _forget(ledger)
+    # The log holds old pages: it is folded, begun anew with the new ones, and folded again.
+    ledger.fold_log()
+    with ledger.transaction(by):
+        rows = credential_rows.all_of(ledger, name)
+        if not rows:
+            raise UsageError(f"erase: nobody was invited as {name!r}")
+        panelist = rows[0]["panelist"]
+        ledger.record_event("erase", by, {"role": rows[0]["role"], "panelist": panelist})
+        for row in rows:
+            ledger.execute("DELETE FROM credentials WHERE credential = ?", (row["credential"],))
+        ledger.execute("DELETE FROM contacts WHERE panelist = ?", (panelist,))
+        if panelist is not None:
+            seats.give_back(ledger, panelist)
+    ledger.fold_log()
+
+
+# ---- the inside ----
+
+
+def _forget(ledger: Ledger) -> None:
+    """From now on SQLite overwrites what is deleted."""
+    ledger.query("PRAGMA secure_delete = ON")
+
+
+def _identity(row: Record) -> Identity:
+    return Identity(row["role"], credential_rows.name_of(row), row["panelist"], row["credential"])
+
+
+def _checked(ledger: Ledger, row: Record | None, what: str) -> Record:
+    if row is None:
+        raise AccessError("unknown", f"{what} is not known; check it, or ask for a new invitation")
+    fault: Reason | None = credential_rows.fault(row, ledger.clock())
+    if fault is None and credential_rows.kind(row) == "used":
+        fault = "used"
+    words = {"used": "was used before", "revoked": "was revoked", "expired": "has expired"}
+    if fault is not None:
+        raise AccessError(fault, f"{what} {words[fault]}; ask for a new invitation")
+    return row
+
+
+def _begin(ledger: Ledger, row: Record) -> tuple[str, Identity]:
+    """A new session behind a credential that was checked."""
+    now, secret, name = ledger.clock(), secrets.token_urlsafe(32), credential_rows.name_of(row)
+    for old in credential_rows.under(ledger, f"session:{name}"):  # keep the file small
+        if old["expires_us"] <= now:
+            ledger.execute("DELETE FROM credentials WHERE credential = ?", (old["credential"],))
+    expires = min(now + SESSION_US, credential_rows.ends_us(ledger, name))
+    credential = credential_rows.add(
+        ledger, "session", name, row["panelist"], row["role"], secret, now, expires
+    )
+    return secret, Identity(row["role"], name, row["panelist"], credential)
+
+
+def _next_name(ledger: Ledger, role: Role) -> str:
+    taken = {row["pseudonym"] for row in ledger.query("SELECT pseudonym FROM panelists")}
+    taken |= {
+        credential_rows.name_of(row) for row in ledger.query("SELECT credential FROM credentials")
+    }
+    letter = {"panelist": "P", "operator": "O"}[role]
+    number = 1
+    while f"{letter}-{number:02}" in taken:
+        number += 1
+    return f"{letter}-{number:02}"
+
+
+def _one_role(ledger: Ledger, role: Role, name: str) -> None:
+    others = {row["role"] for row in credential_rows.all_of(ledger, name)} - {role}
+    enrolled = ledger.query("SELECT 1 FROM panelists WHERE pseudonym = ?", (name,))
+    if others or (role == "operator" and enrolled):
+        other = "panelist" if role == "operator" else "operator"
+        raise UsageError(f"invite: {name!r} is the name of a {other}; choose another")
+
+
+def _listed(name: str, rows: list[Record], contacts: dict[str, str | None], now: int) -> Listed:
+    ways = [row for row in rows if credential_rows.kind(row) != "session"]
+    sessions = [row for row in rows if credential_rows.kind(row) == "session"]
+    open_ways = [
+        r
+        for r in ways
+        if credential_rows.kind(r) != "used" and credential_rows.fault(r, now) is None
+    ]
+    live = [row for row in sessions if credential_rows.fault(row, now) is None]
+    state: State
+    if live or (open_ways and sessions):
+        state = "active"
+    elif open_ways:
+        state = "invited"
+    else:
+        last = max(rows, key=lambda row: row["created_us"])
+        state = "revoked" if credential_rows.fault(last, now) == "revoked" else "expired"
+    return Listed(
+        name=name,
+        role=rows[0]["role"],
+        state=state,
+        created_us=min(row["created_us"] for row in ways or rows),
+        expires_us=max(row["expires_us"] for row in ways or rows),
+        seen_us=max((row["created_us"] for row in sessions), default=None),
+        contact=contacts.get(rows[0]["panelist"]),
+    )

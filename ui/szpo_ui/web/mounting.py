@@ -1,0 +1,90 @@
+"""Mount a Gradio page on the application with everything that leaks switched off."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from importlib import resources
+
+import gradio as gr
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Mount
+
+from szpo_ui.web.security import OnlyNeeded
+
+STATIC = resources.files("szpo_ui") / "static"
+
+
+def mount(
+    app: FastAPI,
+    blocks: gr.Blocks,
+    place: str,
+    *,
+    head: str,
+    allow: Callable[[Request], str | None] | None = None,
+    blocked: Sequence[str] = (),
+) -> None:
+    """Mount a Gradio page with everything that leaks switched off.
+
+    Style comes with ``head``, for Gradio would prefix each selector of its own ``css``. ``allow``
+    gives the name of who may see the page; ``blocked`` are folders whose files it never serves.
+    """
+    gr.mount_gradio_app(
+        app,
+        blocks,
+        place,
+        server_name="127.0.0.1",
+        footer_links=[],
+        run_history=False,
+        auth_dependency=allow,
+        allowed_paths=[],
+        blocked_paths=list(blocked),
+        show_error=False,
+        max_file_size="1kb",
+        ssr_mode=False,
+        enable_monitoring=False,
+        pwa=False,
+        mcp_server=False,
+        theme=_theme(),
+        head=head,
+        app_kwargs={"openapi_url": None, "docs_url": None, "redoc_url": None},
+    )
+    mounted = app.routes[-1]
+    assert isinstance(mounted, Mount)
+    mounted.app = OnlyNeeded(mounted.app)
+
+
+def _theme() -> gr.Theme:
+    """Local fonts, and a primary button that can be read in light and dark."""
+    fonts = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
+    return gr.themes.Default(font=fonts, font_mono=["ui-monospace", "monospace"]).set(
+        button_primary_background_fill="#1f4e79",
+        button_primary_background_fill_hover="#173b5c",
+        button_primary_background_fill_dark="#9cc7f0",
+        button_primary_background_fill_hover_dark="#bfdcf7",
+        button_primary_text_color="#ffffff",
+        button_primary_text_color_hover="#ffffff",
+        button_primary_text_color_dark="#10202f",
+        button_primary_text_color_hover_dark="#10202f",
+    )
+
+
+def inside_a_loop(act: Callable[[], None]) -> None:
+    """Call it where an event loop runs: Gradio makes one for each lock otherwise, unclosed."""
+
+    async def call() -> None:
+        act()
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        asyncio.run(call())
+    else:
+        act()
+
+
+def icon() -> Response:
+    """Where browsers find the site's icon."""
+    return RedirectResponse("/static/icon.svg", 308)

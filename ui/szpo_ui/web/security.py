@@ -1,0 +1,271 @@
+"""The door in front of every request: session, role, origin, size, rate, and what browsers may do.
+
+Gradio's own routes are narrowed to the few that its pages use; whatever else a later version of
+Gradio brings stays shut. Handlers check the role again (see `szpo_ui.web.login.identity`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from urllib.parse import quote, urlsplit
+
+from starlette._utils import get_route_path
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from szpo_ui.web import login
+from szpo_ui.web.credentials import Identity, Role
+from szpo_ui.web.rate import Buckets
+from szpo_ui.web.requests import refuse
+from szpo_ui.web.site import Site
+
+BODY_LIMIT = 65_536
+"""Largest request body, bytes."""
+BODY_SECONDS = 10.0
+"""How long a body may take to arrive."""
+POSTS_PER_SECOND, POSTS_AT_ONCE = 20.0, 60
+"""Requests that change something, of one session."""
+GRADIO_PAGES = ("/panel", "/operate", "/visualize")
+"""What the paths of Gradio's pages begin with."""
+OPEN_PATHS = frozenset({"/login", "/redeem", "/api/session", "/healthz", "/favicon.ico"})
+"""What needs no session, with everything under /static/."""
+
+_GRADIO = re.compile(
+    r"/|/config/?|/theme\.css|/favicon\.ico|/manifest\.json|/(assets|static|svelte)/[\w./-]+"
+    r"|/gradio_api/(startup-events|app_id/?|theme\.css|run/predict/?|queue/(join|data)/?|cancel)"
+)
+"""The routes of a Gradio mount that a page without files, state and streams needs."""
+
+_WHY = {
+    "login": "please log in",
+    "expired": "this session has expired; please log in again",
+    "revoked": "this access was revoked; ask for a new invitation",
+}
+_COMMON = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=(), payment=(), usb=()",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+_LIMITS = (
+    "connect-src 'self'; img-src 'self' data:; font-src 'self' data:; manifest-src 'self'; "
+    "object-src 'none'; frame-ancestors 'none'; form-action 'self'"
+)
+OWN_POLICY = f"default-src 'none'; script-src 'self'; style-src 'self'; base-uri 'none'; {_LIMITS}"
+"""Content-Security-Policy of pages without Gradio."""
+GRADIO_POLICY = (
+    "default-src 'none'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
+    f"style-src 'self' 'unsafe-inline'; worker-src 'self' blob:; base-uri 'self'; {_LIMITS}"
+)
+"""Of Gradio's: inline scripts start it, it compiles templates and sets its own base. So escaping
+is what keeps model text from running; the policy keeps anything from leaving."""
+
+
+class Door:
+    """ASGI middleware around the whole application."""
+
+    def __init__(self, app: ASGIApp, site: Site, sessions: login.Sessions, url: str = ""):
+        """``url`` is where a proxy in front shows the site, for browsers' Origin."""
+        self.app = app
+        self.url = url
+        self.site = site
+        self.sessions = sessions
+        self.posts = Buckets(site.clock, rate=POSTS_PER_SECOND, burst=POSTS_AT_ONCE)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer refusals here; hand everything else on, with headers added to the answer."""
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        if scope["type"] != "http":  # Gradio's pages need no web sockets
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        send = self._with_headers(scope["path"], send)
+        changes = scope["method"] not in ("GET", "HEAD", "OPTIONS")
+        refusal = await self._refused(scope, Headers(scope=scope), changes=changes)
+        if refusal is None and changes:
+            body = await _body(Headers(scope=scope), receive)
+            if isinstance(body, Response):
+                refusal = body
+            elif not _open(scope["path"]):  # whoever was let in may have been revoked meanwhile
+                who = await self._who(scope, Headers(scope=scope))
+                refusal = who if isinstance(who, Response) else None
+            if not isinstance(body, Response):
+                receive = _again(body, receive)
+        await (refusal or self.app)(scope, receive, send)
+
+    async def _refused(self, scope: Scope, headers: Headers, *, changes: bool) -> Response | None:
+        path = scope["path"]
+        if changes and not own_origin(headers, url=self.url, secure=self.site.secure):
+            return _foreign()
+        if _open(path):
+            return None
+        found = await self._who(scope, headers)
+        if isinstance(found, Response):
+            return found
+        if changes and (wait := self.posts.take(found.credential)):
+            return refuse(429, "too_many", "too many requests; slow down", retry_after=wait)
+        return None
+
+    async def _who(self, scope: Scope, headers: Headers) -> Identity | Response:
+        """Whose request it is, noted for the handlers; or why it is refused."""
+        found = await self.sessions.of(headers)
+        if found is None:
+            return self._to_login(scope, headers)
+        role = role_of(scope["path"])
+        if role is not None and found.role != role:
+            if _is_page(scope["path"]):
+                return RedirectResponse(login.PLACES[found.role] + "/", 303)
+            return refuse(401, "role", "this page is not yours")
+        scope[login.SCOPE] = found
+        return found
+
+    def _to_login(self, scope: Scope, headers: Headers) -> Response:
+        """Pages lead to the login, anything else gets JSON; only a revoked session gets 403."""
+        if scope["method"] in ("GET", "HEAD") and _is_page(scope["path"]):
+            query = f"?next={quote(scope['path'])}" if scope["path"] != "/" else ""
+            return RedirectResponse(f"/login{query}", 303)
+        why = login.fault(self.site, headers)
+        return refuse(403 if why == "revoked" else 401, why, _WHY[why])
+
+    def _with_headers(self, path: str, send: Send) -> Send:
+        return _with_headers(path, send, secure=self.site.secure)
+
+
+class OwnOnly:
+    """ASGI middleware of a page without login: requests of its own site only, the same headers."""
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse what another site's page asks and what is too long; hand everything else on."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        send, headers = _with_headers(scope["path"], send), Headers(scope=scope)
+        if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
+            if not own_origin(headers):
+                await _foreign()(scope, receive, send)
+                return
+            body = await _body(headers, receive)
+            if isinstance(body, Response):
+                await body(scope, receive, send)
+                return
+            receive = _again(body, receive)
+        await self.app(scope, receive, send)
+
+
+def _foreign() -> Response:
+    return refuse(403, "origin", "this request comes from another site")
+
+
+def _with_headers(path: str, send: Send, *, secure: bool = False) -> Send:
+    gradio = path.startswith(GRADIO_PAGES)
+    assets = path.startswith("/static/") or "/assets/" in path or "/static/" in path
+
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            for name, value in _COMMON.items():
+                headers[name] = value
+            headers["Content-Security-Policy"] = GRADIO_POLICY if gradio else OWN_POLICY
+            if secure:
+                headers["Strict-Transport-Security"] = "max-age=31536000"
+            if not assets:
+                headers.setdefault("Cache-Control", "no-store")
+        await send(message)
+
+    return sending
+
+
+class OnlyNeeded:
+    """A Gradio mount reduced to the routes that its page needs; the others are not found."""
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the few on."""
+        path = get_route_path(scope)
+        if scope["type"] == "http" and (".." in path or not _GRADIO.fullmatch(path)):
+            await refuse(404, "not_found", "there is nothing here")(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+
+def _open(path: str) -> bool:
+    """Needs no session."""
+    return path in OPEN_PATHS or path.startswith("/static/")
+
+
+def role_of(path: str) -> Role | None:
+    """Whose paths these are; None: anybody's with a session.
+
+    >>> role_of("/operate/export"), role_of("/panel-api/status"), role_of("/logout")
+    ('operator', 'panelist', None)
+    """
+    if path.startswith("/operate"):
+        return "operator"
+    if path.startswith(("/panel", "/api/")):
+        return "panelist"
+    return None
+
+
+def own_origin(headers: Headers, *, url: str = "", secure: bool = False) -> bool:
+    """The request was made by this site's own page, or by no browser.
+
+    Browsers send Origin with every request that is not a GET, and say in Sec-Fetch-Site where the
+    page came from. A program that sends neither is no forgery: it has to bring its own session.
+    """
+    if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+        return False
+    origin = headers.get("origin")
+    if origin is None or origin == (url or None):
+        return True
+    try:
+        parts = urlsplit(origin)
+    except ValueError:
+        return False
+    return parts.netloc == headers.get("host") and parts.scheme in (
+        ("https",) if secure else ("http", "https")
+    )
+
+
+async def _body(headers: Headers, receive: Receive) -> bytes | Response:
+    """The whole body, or the refusal of one that is too long or never ends."""
+    length = headers.get("content-length", "0")
+    if not length.isdigit() or int(length) > BODY_LIMIT:
+        return refuse(413, "too_large", f"a request has at most {BODY_LIMIT:,} bytes")
+    parts: list[bytes] = []
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            while True:
+                message = await receive()
+                if message["type"] != "http.request":
+                    return refuse(400, "gone", "the connection ended")
+                parts.append(message.get("body", b""))
+                if sum(map(len, parts)) > BODY_LIMIT:
+                    return refuse(413, "too_large", f"a request has at most {BODY_LIMIT:,} bytes")
+                if not message.get("more_body", False):
+                    return b"".join(parts)
+    except TimeoutError:
+        return refuse(408, "slow", f"the request took more than {BODY_SECONDS:.0f} s to arrive")
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """A receive that hands the read body out once, then goes on with the connection."""
+    waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return replay
+
+
+def _is_page(path: str) -> bool:
+    return path.rstrip("/") in ("", login.POSTERIOR, *login.PLACES.values())
