@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,6 +77,24 @@ def integer(key: bytes, index: int, below: int) -> int:
     return int(bits(key, 1, index)[0]) * below >> 64
 
 
+def endless_order(
+    count: int, need: int, key: Callable[[int], bytes], *, first: int = 0
+) -> list[int]:
+    """Places ``first`` … first + need − 1 of an endless order of 0 … count − 1.
+
+    The order is one permutation after another; ``key(lap)`` is the key of each.
+
+    >>> order = endless_order(3, 7, lambda lap: derive(1, "example", step=lap))
+    >>> sorted(order[:3]), sorted(order[3:6]), len(order)
+    ([0, 1, 2], [0, 1, 2], 7)
+    """
+    found: list[int] = []
+    for lap in range(first // count, (first + need - 1) // count + 1):
+        found += permutation(key(lap), count).tolist()
+    start = first % count
+    return found[start : start + need]
+
+
 def permutation(key: bytes, n: int) -> NDArray[np.int64]:
     """A random order of 0 … n − 1: the ranks of n words.
 
@@ -87,8 +106,7 @@ def permutation(key: bytes, n: int) -> NDArray[np.int64]:
 
 def branch_seed(parent_root_seed: int, parent_step: int, name: str) -> int:
     """The root seed of a branch: its own, and a function of parent, step and name."""
-    key = derive(parent_root_seed, "branch", step=parent_step, name=name)
-    return int.from_bytes(key[:8], "big") >> 1
+    return as_seed(derive(parent_root_seed, "branch", step=parent_step, name=name))
 
 
 def _plain(number: int | None) -> int | None:

@@ -136,10 +136,7 @@ def question(
 def drawn(
     count: int, need: int, seed: int, first: int = 0, purpose: str = "baseline prompts"
 ) -> list[int]:
-    """Places ``first`` … of an endless order of 0 … count − 1: one permutation after another."""
-    found: list[int] = []
-    for lap in range(first // count, (first + need - 1) // count + 1):
-        key = seeds.derive(seed, purpose, step=lap)
-        found += seeds.permutation(key, count).tolist()
-    start = first % count
-    return found[start : start + need]
+    """Places ``first`` … of the endless order of 0 … count − 1 that the seed gives a purpose."""
+    return seeds.endless_order(
+        count, need, lambda lap: seeds.derive(seed, purpose, step=lap), first=first
+    )

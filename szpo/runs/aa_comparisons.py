@@ -26,8 +26,9 @@ def make(ledger: Ledger, source: Source, count: int = COMPARISONS) -> bool:
     if _made(ledger):
         return False
     root, pool = ledger.root_seed, source.prompts.train
-    order = seeds.permutation(seeds.derive(root, "aa prompts"), len(pool))
-    asked = [pool[int(order[i % len(pool)])] for i in range(count * source.rows)]
+    key = seeds.derive(root, "aa prompts")  # the same permutation again where the prompts run out
+    order = seeds.endless_order(len(pool), count * source.rows, lambda lap: key)
+    asked = [pool[i] for i in order]
     plus, minus = (
         samples.answers(
             ledger, source, asked, until=None, seed=seeds.as_seed(seeds.derive(root, "aa", k=k))

@@ -127,8 +127,8 @@ def result(ledger: Ledger, order: Order) -> FinalResult:
 
 def _prompts(root_seed: int, place: int, heldout: Sequence[Prompt], count: int) -> list[Prompt]:
     """Held-out prompts in seeded order; where they run out, in another order again."""
-    chosen: list[Prompt] = []
-    while len(chosen) < count:
-        key = seeds.derive(root_seed, "final prompts", step=len(chosen), k=place)
-        chosen += [clean(heldout[i]) for i in seeds.permutation(key, len(heldout))]
-    return chosen[:count]
+    size = len(heldout)
+    order = seeds.endless_order(
+        size, count, lambda lap: seeds.derive(root_seed, "final prompts", step=lap * size, k=place)
+    )
+    return [clean(heldout[i]) for i in order]

@@ -107,8 +107,8 @@ def answer(panel: PanelEvaluator) -> int:
 
 def _prompts(root_seed: int, place: int, pool: Sequence[Prompt], count: int) -> list[Prompt]:
     """Training prompts in seeded order; where they run out, in another order again."""
-    chosen: list[Prompt] = []
-    while len(chosen) < count:
-        key = seeds.derive(root_seed, "triad prompts", step=len(chosen), k=place)
-        chosen += [clean(pool[i]) for i in seeds.permutation(key, len(pool))]
-    return chosen[:count]
+    size = len(pool)
+    order = seeds.endless_order(
+        size, count, lambda lap: seeds.derive(root_seed, "triad prompts", step=lap * size, k=place)
+    )
+    return [clean(pool[i]) for i in order]

@@ -25,14 +25,13 @@ def prompt_order(pool: Sequence[Prompt], settings: Settings) -> Prompts:
     prompts, per_step = tuple(pool), settings.K * settings.made * settings.D
 
     def of(step: int) -> tuple[Prompt, ...]:
-        chosen: list[Prompt] = []
-        place = step * per_step
-        while len(chosen) < per_step:
-            epoch, start = divmod(place + len(chosen), len(prompts))
-            key = seeds.derive(settings.root_seed, "prompts", step=epoch)
-            order = seeds.permutation(key, len(prompts))[start:]
-            chosen += [prompts[i] for i in order[: per_step - len(chosen)]]
-        return tuple(chosen)
+        order = seeds.endless_order(
+            len(prompts),
+            per_step,
+            lambda epoch: seeds.derive(settings.root_seed, "prompts", step=epoch),
+            first=step * per_step,
+        )
+        return tuple(prompts[i] for i in order)
 
     return of
 

@@ -259,7 +259,7 @@ class _Loop:
         asked = [prompts[shift.k * size : (shift.k + 1) * size] for shift in shifts]
         key = seeds.derive(self.settings.root_seed, "rollout", step=step)
         started = self.timer()
-        batches = self.policy.rollout(asked, shifts, seed=int.from_bytes(key[:8], "big") >> 1)
+        batches = self.policy.rollout(asked, shifts, seed=seeds.as_seed(key))
         failpoint("cp3")
         took = self.timer() - started
         self.generation_s += took

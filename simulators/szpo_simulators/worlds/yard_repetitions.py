@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from szpo.aggregation import weighting
 from szpo.optim import bayes_rule, optimizer, parameters, posterior, step_size, weighted_votes
 from szpo.optim.settings import Settings, defaults
-from szpo.seeds import derive, uniform
+from szpo.seeds import as_seed, derive, uniform
 from szpo.types import Floats, Ints
 from szpo_simulators.worlds.yard import COST, Yard
 
@@ -61,7 +61,7 @@ def starts(world: World, root_seed: int, step: int) -> Ints:
 def draws(world: World, root_seed: int, step: int) -> Floats:
     """The numbers (N · D, horizon, 2) that a rollout of `TabularPolicy` draws at a step."""
     key = derive(root_seed, "rollout", step=step)
-    walk = derive(int.from_bytes(key[:8], "big") >> 1, "walk", k=0)
+    walk = derive(as_seed(key), "walk", k=0)
     rows, horizon = world.comparisons * world.rows, world.yard.horizon
     return uniform(walk, rows * horizon * 2).reshape(rows, horizon, 2)
 
