@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -30,15 +31,15 @@ def names(group: str) -> dict[str, EntryPoint]:
     return dict(sorted(found.items()))
 
 
-def load(group: str, name: str, what: str) -> Any:
-    """The object behind an entry point.
+def load(group: str, name: str, what: str, *, builtin: Sequence[str] = ()) -> Any:
+    """The object behind an entry point; ``builtin`` are names that need none, for the message.
 
     Raises:
         UsageError: Nothing has this name, or what it needs is not installed.
     """
     known = names(group)
     if name not in known:
-        listed = ", ".join(known) or "none is installed"
+        listed = ", ".join([*builtin, *known]) or "none is installed"
         raise UsageError(f'no {what} "{name}"; there are: {listed}')
     try:
         return known[name].load()

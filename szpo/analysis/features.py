@@ -18,11 +18,11 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from importlib.metadata import entry_points
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from szpo import plugins
 from szpo.errors import UsageError
 from szpo.metrics import repetition, words
 from szpo.types import Answer, Comparison, Floats, Prompt
@@ -249,7 +249,7 @@ def parse(text: str) -> tuple[Feature, ...]:
 
 def known() -> str:
     """The names that may be used, as a line."""
-    added = sorted({point.name for point in entry_points(group="szpo.features")} - set(FEATURES))
+    added = [name for name in plugins.names("szpo.features") if name not in FEATURES]
     return ", ".join((*FEATURES, *added))
 
 
@@ -259,12 +259,11 @@ def _feature(text: str) -> Feature:
     if name in FEATURES:
         maker = FEATURES[name][0]
     else:
-        found = list(entry_points(group="szpo.features", name=name))
-        if not found:
+        if name not in plugins.names("szpo.features"):
             close = difflib.get_close_matches(name, FEATURES, n=1)
             hint = f' did you mean "{close[0]}"?' if close else ""
             raise UsageError(f"no feature {name!r};{hint} there are: {known()}")
-        maker = found[0].load()
+        maker = plugins.load("szpo.features", name, "feature")
     try:
         return Feature(text, maker(argument if colon else None))
     except UsageError as error:

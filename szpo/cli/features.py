@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Final, cast, get_args
 
 import typer
 
+from szpo import plugins
 from szpo.aggregation.bradley_terry import RIDGE, Ties
 from szpo.analysis import features as named
 from szpo.analysis import vote_texts
@@ -197,8 +197,8 @@ def _groups(found: Any, names: Sequence[str]) -> list[dict[str, Any]]:
 
 def _list(as_json: bool) -> None:
     found = {name: told for name, (_, told) in named.FEATURES.items()}
-    for point in entry_points(group="szpo.features"):
-        found.setdefault(point.name, f"of {point.value.split(':')[0]}")
+    for name, point in plugins.names("szpo.features").items():
+        found.setdefault(name, f"of {point.value.split(':')[0]}")
     if as_json:
         console.emit(found)
     else:

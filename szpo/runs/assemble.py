@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from szpo import __version__
+from szpo import __version__, plugins
 from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.data import prompts as promptfiles
@@ -319,23 +318,20 @@ def _maker(group: str, name: str, known: Sequence[str] = ()) -> Callable[..., An
     if name in known:
         return None
     plain, _, changes = name.partition("+")
-    for entry in entry_points(group=group, name=plain):
-        maker: Callable[..., Any] = entry.load()
-        if not changes:
-            return maker
-        if (changed := getattr(maker, "changed", None)) is None:
-            raise UsageError(f'"{plain}" takes no changes; name it without "+{changes}"')
-        found: Callable[..., Any] = changed(changes)
-        return found
-    others = sorted({e.name for e in entry_points(group=group)})
     what = group.rpartition(".")[2].rstrip("s")
-    raise UsageError(f'no {what} "{name}"; there are: {", ".join([*known, *others])}')
+    maker: Callable[..., Any] = plugins.load(group, plain, what, builtin=known)
+    if not changes:
+        return maker
+    if (changed := getattr(maker, "changed", None)) is None:
+        raise UsageError(f'"{plain}" takes no changes; name it without "+{changes}"')
+    found: Callable[..., Any] = changed(changes)
+    return found
 
 
 def _policy_maker(config: Config) -> Callable[..., Any] | None:
     """The factory of another package's policy, where the model's name is one's."""
     name = config.model.name
-    if not entry_points(group="szpo.policies", name=name):
+    if name not in plugins.names("szpo.policies"):
         return None
     if config.optimizer.mu is None:
         raise UsageError(

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from szpo.analysis import features, vote_texts
+from szpo import plugins
+from szpo.analysis import vote_texts
 from szpo.analysis.features import Feature, differences, parse
 from szpo.cli.app import call
 from szpo.errors import UsageError
@@ -86,10 +87,10 @@ class Point:
 
 
 def test_own_features_come_by_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
-    def points(group: str, name: str | None = None) -> list[Point]:
-        return [Point()] if group == "szpo.features" and name in (None, "shouting") else []
+    def points(group: str) -> list[Point]:
+        return [Point()] if group == "szpo.features" else []
 
-    monkeypatch.setattr(features, "entry_points", points)
+    monkeypatch.setattr(plugins, "entry_points", points)
     assert value("shouting:2", "abc") == 6
     with pytest.raises(UsageError, match=r"there are: length, .*, shouting"):
         parse("whispering")

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from szpo import plugins
 from szpo.cli.app import call
 from szpo.config import settings_file
 from szpo.evaluators.checks import check_judge
@@ -77,10 +78,10 @@ def test_installed_under_a_name_szpo_run_finds_them(
         "szpo.policies": EntryPoint("hesitant", "own_policy:Hesitant", "szpo.policies"),
     }
 
-    def entry_points(group: str, name: str | None = None) -> list[EntryPoint]:
-        return [e for g, e in found.items() if g == group and name in (None, e.name)]
+    def entry_points(group: str) -> list[EntryPoint]:
+        return [e for g, e in found.items() if g == group]
 
-    monkeypatch.setattr(assemble, "entry_points", entry_points)
+    monkeypatch.setattr(plugins, "entry_points", entry_points)
     sets = ["model.name=hesitant", "panel.kind=brief", "optimizer.mu=0.5", "run.votes=40",
             "optimizer.rows=2", "run.name=both"]  # fmt: skip
     words = [word for text in sets for word in ("--set", text)]
@@ -107,9 +108,16 @@ def test_a_simulated_panel_is_fitted_to_a_policy_that_only_rolls_out(
                 for asked in prompts
             ]
 
-    kinds = {"szpo.policies": Various, "szpo.evaluators": bt70}
-    monkeypatch.setattr(assemble, "entry_points", lambda group, name=None: [SimpleNamespace(
-        name=name, load=lambda: kinds[group])])  # fmt: skip
+    found = {"szpo.policies": ("various", Various), "szpo.evaluators": ("bt70", bt70)}
+
+    def entry_points(group: str) -> list[Any]:
+        return [
+            SimpleNamespace(name=name, load=lambda kind=kind: kind)
+            for g, (name, kind) in found.items()
+            if g == group
+        ]
+
+    monkeypatch.setattr(plugins, "entry_points", entry_points)
     config = settings_file.load(
         sets=["model.name=various", "optimizer.mu=0.5", "reward=length:3", "run.votes=8"]
     )

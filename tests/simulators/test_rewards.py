@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from szpo import plugins
 from szpo.errors import RunError, UsageError
 from szpo.ledger.canonical import answer_rows, row_of
 from szpo.types import Answer, Comparison, Floats, Prompt, Row
@@ -178,8 +179,6 @@ def test_every_reward_is_documented_by_its_name_in_the_module() -> None:
 
 
 def test_installed_packages_may_add_rewards(monkeypatch: pytest.MonkeyPatch) -> None:
-    from szpo_simulators.rewards import text_rewards
-
     class Shout:
         def __init__(self, mark: str | None) -> None:
             self.mark = mark or "!"
@@ -188,10 +187,11 @@ def test_installed_packages_may_add_rewards(monkeypatch: pytest.MonkeyPatch) -> 
             return float(answer.text.count(self.mark))
 
     class Point:
+        name = "shout"
         load = staticmethod(lambda: Shout)
 
-    def points(*, group: str, name: str) -> list[Point]:
-        return [Point()] if (group, name) == ("szpo.rewards", "shout") else []
+    def points(group: str) -> list[Point]:
+        return [Point()] if group == "szpo.rewards" else []
 
-    monkeypatch.setattr(text_rewards, "entry_points", points)
+    monkeypatch.setattr(plugins, "entry_points", points)
     assert value("0.5*shout:?+1*shout", "What?? No!") == 2.0

@@ -15,11 +15,11 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import entry_points
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
+from szpo import plugins
 from szpo.errors import RunError, UsageError
 from szpo.metrics import repetition, words
 from szpo.types import Answer, Comparison, Floats, Prompt
@@ -277,9 +277,9 @@ def _maker(name: str, logprob: Logprob | None) -> Callable[[str | None], Reward]
         return _bare(lambda: Fluency(logprob))
     if name in REWARDS:
         return REWARDS[name]
-    for point in entry_points(group="szpo.rewards", name=name):
-        made: Callable[[str | None], Reward] = point.load()
+    installed = [other for other in plugins.names("szpo.rewards") if other != "parse"]
+    if name in installed:
+        made: Callable[[str | None], Reward] = plugins.load("szpo.rewards", name, "reward")
         return made
-    installed = (point.name for point in entry_points(group="szpo.rewards"))
-    known = ", ".join(dict.fromkeys((*REWARDS, "fluency", *sorted(set(installed) - {"parse"}))))
+    known = ", ".join(dict.fromkeys((*REWARDS, "fluency", *installed)))
     raise UsageError(f"no reward of that name; there are {known} (sums: 0.7*one+0.3*other)")
