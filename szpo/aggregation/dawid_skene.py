@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 
 from szpo.aggregation import weighting
-from szpo.aggregation.weighting import HOSTILE_Z, History
+from szpo.aggregation.weighting import History, normalised, silenced
 from szpo.types import Floats
 
 _EDGE: Final = 0.02
@@ -68,10 +68,7 @@ def dawid_skene(
     square = (asked * rest * rest).sum(-1)
     z = (own * rest).sum(-1) / np.sqrt(np.maximum(square, 1e-12))
     error = np.sqrt(right * (1 - right) / np.maximum(square + votes, 1e-9))
-    weights = np.log(right / (1 - right))
-    weights = np.where((weights < 0) & (z > -HOSTILE_Z), 0.0, weights)
-    whole, power = np.abs(weights).sum(-1), (weights * weights).sum(-1)
-    scale = np.where(power > 0, whole / np.where(power > 0, power, 1.0), 1.0)
+    weights = silenced(np.log(right / (1 - right)), z)
     reach = 1.959963984540054 * error
     low, high = np.maximum(right - reach, 0.0), np.minimum(right + reach, 1.0)
-    return OneCoin(weights * scale[..., None], right, low, high, z)
+    return OneCoin(normalised(weights), right, low, high, z)

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from szpo.aggregation import weighting
-from szpo.aggregation.weighting import HOSTILE_Z, History
+from szpo.aggregation.weighting import HOSTILE_Z, History, normalised
 from szpo.types import Floats
 
 _LOG_BETA: Final = np.linspace(-3.0, 2.0, 41)
@@ -104,9 +104,7 @@ def rationality(history: History, prior: Prior | None = None) -> Rationality:
         delta2, noise2 = _scales(
             own, asked, beta, bound, delta2 * bar**2, noise2 * bar**2, shared, known
         )
-    size, power = np.abs(beta).sum(-1), (beta * beta).sum(-1)
-    scale = np.where(power > 0, size / np.where(power > 0, power, 1.0), 1.0)
-    return Rationality(beta * scale[..., None], beta, low, high, z)
+    return Rationality(normalised(beta), beta, low, high, z)
 
 
 def start(history: History, votes: float = 8.0) -> Floats:

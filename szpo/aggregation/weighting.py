@@ -189,10 +189,19 @@ def skill(history: History, prior: Prior | None = None) -> Skill:
         coin, bar = _coins(agreed, lost, worth, bar, known)
     z = (agreed + lost) / np.sqrt(np.maximum(worth + variance, 1e-12))
     log_odds = 2 * np.arctanh(coin)
-    weights = np.where((log_odds < 0) & (z > -HOSTILE_Z), 0.0, log_odds)
+    return Skill(normalised(silenced(log_odds, z)), coin, z)
+
+
+def silenced(weights: Floats, z: Floats) -> Floats:
+    """Weights (..., P) with 0 for each below 0 that is not surely so: z > −`HOSTILE_Z`."""
+    return np.where((weights < 0) & (z > -HOSTILE_Z), 0.0, weights)
+
+
+def normalised(weights: Floats) -> Floats:
+    """Weights (..., P) scaled to Σw² = Σ|w|, as if each were a number of votes; all 0 stays 0."""
     size, power = np.abs(weights).sum(-1), (weights * weights).sum(-1)
     scale = np.where(power > 0, size / np.where(power > 0, power, 1.0), 1.0)
-    return Skill(weights * scale[..., None], coin, z)
+    return np.asarray(weights * scale[..., None])
 
 
 def shrunk_logits(ballots: Ballots) -> Floats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -62,6 +63,18 @@ class Preferences:
     others: Preference
     majorities: Preference
     skips: int
+
+
+def better_side(product: float) -> float:
+    """The win rate p ≥ ½ of a direction's better side, without bias from choosing it afterwards.
+
+    ``product`` is the mean product of the signs of two votes on different comparisons of the
+    direction, which is (2p − 1)²; for their agreement a it is 2a − 1.
+
+    >>> better_side(0.16), better_side(-0.2)
+    (0.7, 0.5)
+    """
+    return 0.5 + 0.5 * math.sqrt(max(product, 0.0))
 
 
 def count(said: Sequence[Said], tuners: Collection[str]) -> Preferences:

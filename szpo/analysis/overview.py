@@ -202,9 +202,7 @@ def _better_side(votes: Sequence[Ballot]) -> Share:
     a = agreement.across([b for b in votes if b.verdict in SIDES])
     if not a.of:
         return share(0, 0)
-    value, low, high = (
-        0.5 * (1 + math.sqrt(max(0.0, 2 * x - 1))) for x in (a.value or 0.0, a.low, a.high)
-    )
+    value, low, high = (win_rates.better_side(2 * x - 1) for x in (a.value or 0.0, a.low, a.high))
     return Share(value * a.of, a.of, low, high)
 
 

@@ -10,6 +10,7 @@ import math
 import numpy as np
 
 from szpo.aggregation import estimators, links
+from szpo.aggregation.win_rates import better_side
 from szpo.errors import UsageError
 from szpo.optim.settings import Schedule, Settings
 from szpo.types import Tally
@@ -107,7 +108,7 @@ def steered(
         return kl_radius, (agreed, pairs, steps)
     radius = kl_radius
     if pairs > 0:
-        rate = 0.5 + 0.5 * math.sqrt(max(agreed / pairs, 0.0))
+        rate = better_side(agreed / pairs)
         if rate < RATES[0]:
             radius = min(radius * FACTOR, bounds[1])
         elif rate > RATES[1]:

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from szpo.aggregation.win_rates import better_side
 from szpo.config.schema import Config
 from szpo.intervals import wilson as wilson
 from szpo.ledger.database import Ledger
@@ -188,7 +189,7 @@ def separation(pairs: int, agreeing: int) -> float | None:
     """
     if not pairs:
         return None
-    return round(0.5 * (1 + math.sqrt(max(0.0, 2 * agreeing / pairs - 1))), 12)
+    return round(better_side(2 * agreeing / pairs - 1), 12)
 
 
 def _agreement(answered: Sequence[Vote]) -> tuple[int, int]:
