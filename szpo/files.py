@@ -40,6 +40,22 @@ def written_whole(path: Path) -> Iterator[Path]:
         draft.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """A draft beside ``path`` that takes its place when it is whole, also over an older file.
+
+    A process that dies leaves the file as it was, and at most a hidden draft. Errors of the
+    system come as they are.
+    """
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        yield draft
+        flush(draft)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
 def flush(path: Path) -> None:
     """Wait until a file, or a folder with all files in it, has reached the disk."""
     inside = sorted(path.rglob("*")) if path.is_dir() else []

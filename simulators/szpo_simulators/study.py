@@ -31,6 +31,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from szpo.errors import RunError
+from szpo.files import replaced
 from szpo.runs.machine_check import matrix_seconds
 from szpo_simulators.rewards.heldout import student
 
@@ -180,9 +181,8 @@ class Study:
                 file = place / f"{key({'bench': self.name, 'version': version, **one})}.json"
                 if not file.exists():
                     body = {"asked": dict(one), "found": dict(work(one))}
-                    draft = file.with_suffix(".draft")
-                    draft.write_text(json.dumps(body), encoding="utf-8")
-                    draft.replace(file)
+                    with replaced(file) as draft:
+                        draft.write_text(json.dumps(body), encoding="utf-8")
                 try:
                     kept = json.loads(file.read_text(encoding="utf-8"))["found"]
                 except (ValueError, KeyError) as error:

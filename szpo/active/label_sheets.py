@@ -17,6 +17,7 @@ from szpo.active.rounds import Question, Reply, prompt_of
 from szpo.data import label_studio, preference_files, text_files
 from szpo.data.preference_files import LINE_LIMIT
 from szpo.errors import UsageError
+from szpo.files import replaced
 
 RISKY = "=+-@\t\r"
 """First characters of what a spreadsheet would run."""
@@ -44,9 +45,8 @@ def write(questions: Sequence[Question], path: Path) -> None:
         text = json.dumps([_task(q) for q in questions], ensure_ascii=False, indent=1)
     else:
         raise UsageError(f"{path.name}: questions are written as .jsonl, .csv or .json")
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_text(text, encoding="utf-8", newline="")
-    draft.replace(path)
+    with replaced(path) as draft:
+        draft.write_text(text, encoding="utf-8", newline="")
 
 
 def read(path: Path) -> Iterator[Reply]:

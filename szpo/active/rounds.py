@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from szpo.active import acquisition, entropy, pool, svgd
 from szpo.active.pool import Differences, Filter, Pair, Seen
 from szpo.active.posterior import BradleyTerry
 from szpo.errors import UsageError
+from szpo.files import replaced
 from szpo.types import Floats, Prompt
 
 VERSION = 1
@@ -273,12 +273,8 @@ def _scaled(delta: Floats, state: State) -> Floats:
 def save(state: State, path: Path) -> None:
     """Write the state whole: a process that dies leaves the one before."""
     body = {"version": VERSION, **dataclasses.asdict(state)}
-    draft = path.with_name(f".{path.name}.draft")
-    with draft.open("w", encoding="utf-8") as file:
-        json.dump(body, file, ensure_ascii=False)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    with replaced(path) as draft:
+        draft.write_text(json.dumps(body, ensure_ascii=False), encoding="utf-8")
 
 
 def load(path: Path) -> State:

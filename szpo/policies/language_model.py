@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,6 +17,7 @@ import numpy as np
 from szpo import cache, seeds
 from szpo.config.schema import Config
 from szpo.errors import IntegrityError
+from szpo.files import replaced
 from szpo.generation.sampling import Sampling
 from szpo.ledger.database import THETA0, Ledger
 from szpo.models import adapter_files, loading, weight_files
@@ -222,11 +222,9 @@ def kept_answers(
         return [[Answer(*answer) for answer in row] for row in rows]
     found = draw()
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}")
-    part.write_text(
-        json.dumps([[(a.text, a.end, a.tokens) for a in row] for row in found]), encoding="utf-8"
-    )
-    part.replace(path)
+    rows = [[(a.text, a.end, a.tokens) for a in row] for row in found]
+    with replaced(path) as draft:
+        draft.write_text(json.dumps(rows), encoding="utf-8")
     return found
 
 

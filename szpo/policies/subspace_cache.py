@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -20,6 +19,7 @@ import numpy as np
 
 from szpo import cache
 from szpo.errors import ResourceError
+from szpo.files import replaced
 from szpo.models.lora_sites import Site
 from szpo.policies.subspaces import Subspace
 
@@ -39,16 +39,12 @@ def write(subspace: Subspace, path: Path) -> None:
         "sites": [asdict(site) for site in subspace.sites],
         "report": dict(subspace.report),
     }
-    draft = path.with_name(f".{os.getpid()}-{path.name}")
+    arrays: dict[str, Any] = dict(subspace.tensors())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        arrays: dict[str, Any] = dict(subspace.tensors())
-        with draft.open("wb") as file:
+        with replaced(path) as draft, draft.open("wb") as file:
             np.savez(file, **arrays, facts=np.array(json.dumps(facts)))
-        draft.replace(path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            draft.unlink()
         raise ResourceError(f"cannot write {path} ({error.strerror or error})") from None
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from szpo.errors import RunError, SzpoError
+from szpo.files import replaced
 from szpo.runs import machine_check
 
 VERSION = 1
@@ -65,9 +66,8 @@ def run(
 
 def write(path: Path, asked: Mapping[str, Any], found: Any) -> None:
     """Keep a record: whole or not at all."""
-    draft = path.with_suffix(f".{os.getpid()}.draft")
-    draft.write_text(json.dumps({"asked": dict(asked), "found": found}), encoding="utf-8")
-    draft.replace(path)
+    with replaced(path) as draft:
+        draft.write_text(json.dumps({"asked": dict(asked), "found": found}), encoding="utf-8")
 
 
 def main(arguments: Sequence[str]) -> int:
