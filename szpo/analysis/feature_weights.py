@@ -45,10 +45,6 @@ class Taste:
     nu: float | None = None
     """Davidson's ν."""
 
-    def utility(self, x: Floats) -> Floats:
-        """wᵀx of differences (…, p) in the features' own units; constant features add nothing."""
-        return np.asarray(x @ np.nan_to_num(self.weights / np.where(self.scale, self.scale, 1.0)))
-
 
 def held_out(x: Floats, y: Floats, groups: Ints, key: bytes, *, ridge: float = RIDGE) -> Share:
     """Votes for a side predicted by a fit to other comparisons (up to `FOLDS` parts).

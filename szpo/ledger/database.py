@@ -474,15 +474,3 @@ class Ledger:
             rows = self.query("SELECT * FROM events WHERE kind = ? ORDER BY event", (kind,))
         for row in rows:
             yield {**row, "body": json.loads(row["body"])}
-
-    def add_checkpoint(self, step: int, path: str, *, theta: str, adapter: str) -> None:
-        """Note a checkpoint file with both digests; outside the chain, since it is a cache."""
-        with self.transaction():
-            self.execute(
-                "INSERT INTO checkpoints VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                (self.run, step, path, theta, adapter, self.clock()),
-            )
-
-    def checkpoints(self) -> list[Record]:
-        """Noted checkpoints, oldest first."""
-        return self.query("SELECT * FROM checkpoints ORDER BY at_us, step")

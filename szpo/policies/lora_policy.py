@@ -275,7 +275,3 @@ class LoraPolicy:
             StorageError: The folder cannot be written.
         """
         adapter_files.save_merged(path, self.loaded, self.factors(theta), self.subspace.sites)
-
-    def adapter_sha256(self, theta: Theta | None = None) -> str:
-        """SHA-256 of all factors at θ, materialised."""
-        return parameters.basis_sha256(self.factors(theta))

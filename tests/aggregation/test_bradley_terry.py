@@ -109,7 +109,8 @@ def test_units_change_nothing_but_the_deviation() -> None:
     other = feature_weights.taste(x * [1000.0, 1.0], y, who, asked, seed=5)
     assert other.weights == pytest.approx(one.weights) and other.held_out == one.held_out
     assert other.scale == pytest.approx(one.scale * [1000, 1])
-    assert other.utility(x * [1000.0, 1.0]) == pytest.approx(one.utility(x))
+    utility = x @ (one.weights / one.scale)
+    assert (x * [1000.0, 1.0]) @ (other.weights / other.scale) == pytest.approx(utility)
 
 
 def test_repetitions_at_once_are_repetitions_one_by_one() -> None:
