@@ -160,7 +160,7 @@ def report(
         if svg is not None:
             target, text = svg, page.picture(ledger, score=score, score_name=name)
         else:
-            found = record.verification(ledger) if verify else None
+            found = record.verify_in_words(ledger) if verify else None
             text = page.render(ledger, score=score, score_name=name, verification=found)
     target.write_text(text, encoding="utf-8")
     if as_json:

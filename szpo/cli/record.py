@@ -14,9 +14,8 @@ from szpo.failpoints import failpoint
 from szpo.files import written_whole
 from szpo.ledger.database import Ledger
 from szpo.replay import backup as copies
-from szpo.replay import findings
+from szpo.replay import findings, verification
 from szpo.replay import replay as folding
-from szpo.replay import verification as verification_module
 from szpo.reports.html_report import Score, Verification
 from szpo.reports.model_card import model_card
 from szpo.reports.votes import write_votes
@@ -65,7 +64,7 @@ def verify(
 ) -> int:
     """Check every row's hash, the chain, the votes behind each update, and the weights."""
     with Ledger.open(run_paths.find(run, folder), readonly=True) as ledger:
-        found = verification(ledger, deep=not quick, head=head)
+        found = verify_in_words(ledger, deep=not quick, head=head)
     if as_json:
         document = {"ok": found.ok, "verdict": found.line, "details": found.details}
         console.emit({**document, "head": found.head})
@@ -120,10 +119,10 @@ def recover(
     return 0 if found.report.ok else 5
 
 
-def verification(ledger: Ledger, *, deep: bool = True, head: str | None = None) -> Verification:
+def verify_in_words(ledger: Ledger, *, deep: bool = True, head: str | None = None) -> Verification:
     """The verifier's report in words; a broken ledger is a finding, not a crash."""
     try:
-        return words(verification_module.verify(ledger, deep=deep, head=head))
+        return words(verification.verify(ledger, deep=deep, head=head))
     except IntegrityError as error:
         return Verification(False, str(error))
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from szpo.errors import UsageError
-from szpo.models.lora_sites import Site as Site
+from szpo.models.lora_sites import Site
 
 PLAIN_LORA_ONLY = (
     "use_dora",

@@ -17,7 +17,7 @@ from szpo.models.batched_lora import find_sites
 from szpo.models.loading import Loaded
 from szpo.models.logprobs import Sample
 from szpo.policies.kl_calibration import KL_DIRECTIONS, full_subspace, random_subspace
-from szpo.policies.layer_choice import lora_config as lora_config
+from szpo.policies.layer_choice import lora_config
 from szpo.policies.probe import Probe, Progress
 from szpo.policies.score_basis import score_subspace
 from szpo.policies.subspaces import KINDS, Kind, Subspace

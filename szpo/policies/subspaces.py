@@ -24,8 +24,6 @@ from numpy.typing import NDArray
 
 from szpo.models.lora_sites import Site
 from szpo.optim import parameters
-from szpo.policies.layer_choice import lora_config as lora_config
-from szpo.policies.layer_choice import middle_layers as middle_layers
 from szpo.types import Floats, Layout, Theta
 
 Kind: TypeAlias = Literal["full", "random", "score"]

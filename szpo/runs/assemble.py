@@ -21,10 +21,9 @@ from szpo.errors import IntegrityError, StorageError, UsageError
 from szpo.ledger.database import NO_BASE, Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.optim import optimizer
-from szpo.optim import settings as settings_of
 from szpo.optim.directions import DIRECTION_VERSION, Law
 from szpo.optim.parameters import layout_dim
-from szpo.optim.settings import Adam, Selection, Settings
+from szpo.optim.settings import Adam, Selection, Settings, defaults, settings_to_json
 from szpo.policies.protocol import Policy
 from szpo.replay import replay
 from szpo.runs import machine_check
@@ -158,7 +157,7 @@ def create(parts: Parts, path: Path) -> Ledger:
         "szpo": __version__,
         "versions": machine_check.versions(),
         "config": config.model_dump(mode="json"),
-        "optimizer": settings_of.settings_to_json(parts.settings),
+        "optimizer": settings_to_json(parts.settings),
         "panel": None if parts.panel is None else parts.panel.spec,
         "prompts": {
             "train": len(prompts.train),
@@ -400,7 +399,7 @@ def _settings(config: Config, layout: Layout, scale: float) -> Settings:
         changes["warmup"] = 0 if o.adam or o.alpha is not None else WARMUP
     if o.steer:
         changes["steering"] = (o.kl_radius / 4, o.kl_radius * 4)
-    return settings_of.defaults(
+    return defaults(
         config.run.seed,
         layout,
         rule=None if o.rule == "auto" else o.rule,

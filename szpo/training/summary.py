@@ -16,7 +16,6 @@ from typing import Any
 
 from szpo.aggregation.win_rates import better_side
 from szpo.config.schema import Config
-from szpo.intervals import wilson as wilson
 from szpo.ledger.database import Ledger
 from szpo.types import Vote
 from szpo.voting import counting
