@@ -13,6 +13,11 @@ from szpo.errors import StorageError
 from szpo.failpoints import failpoint
 
 
+def private(name: str, flags: int) -> int:
+    """For the ``opener`` of `open`: a new file is its owner's alone to read and to write."""
+    return os.open(name, flags, 0o600)
+
+
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """A place beside ``path`` for a file or a folder, which takes its name when it is whole.

@@ -14,13 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from szpo.active.rounds import Question, Reply, prompt_of
-from szpo.data import label_studio, preference_files, text_files
+from szpo.data import label_studio, preference_files, spreadsheets, text_files
 from szpo.data.preference_files import LINE_LIMIT
 from szpo.errors import UsageError
 from szpo.files import replaced
 
-RISKY = "=+-@\t\r"
-"""First characters of what a spreadsheet would run."""
 CHOICES = {"a": "A", "b": "B", "tie": "tie", "skip": "skip"}
 HEAD = ("id", "prompt", "a", "b", "choice", "by", "gain")
 
@@ -35,11 +33,8 @@ def write(questions: Sequence[Question], path: Path) -> None:
     if kind == ".jsonl":
         text = "".join(json.dumps(_row(q), ensure_ascii=False) + "\n" for q in questions)
     elif kind == ".csv":
-        file = io.StringIO()
-        sheet = csv.DictWriter(file, HEAD, lineterminator="\n")
-        sheet.writeheader()
-        for q in questions:
-            sheet.writerow({name: _cell(value) for name, value in _row(q).items()})
+        file = io.StringIO(newline="")
+        spreadsheets.write(file, HEAD, map(_row, questions))
         text = file.getvalue()
     elif kind == ".json":
         text = json.dumps([_task(q) for q in questions], ensure_ascii=False, indent=1)
@@ -69,7 +64,7 @@ def read(path: Path) -> Iterator[Reply]:
         choice = str(record.get("choice") or "").strip()
         if choice:
             by = str(record.get("by") or "").strip()
-            yield Reply(_plain(str(record["id"])), CHOICES.get(choice.lower(), choice), by)
+            yield Reply(str(record["id"]), CHOICES.get(choice.lower(), choice), by)
 
 
 def _row(question: Question) -> dict[str, Any]:
@@ -82,17 +77,6 @@ def _row(question: Question) -> dict[str, Any]:
         "by": "",
         "gain": round(question.gain, 6),
     }
-
-
-def _cell(value: Any) -> Any:
-    """Text that a spreadsheet would run as a formula, made plain."""
-    risky = isinstance(value, str) and value.startswith(tuple(RISKY))
-    return "'" + value if risky else value
-
-
-def _plain(text: str) -> str:
-    """An id as it was before `_cell`."""
-    return text[1:] if text[:1] == "'" and text[1:2] in tuple(RISKY) else text
 
 
 def _task(question: Question) -> dict[str, Any]:
@@ -121,10 +105,13 @@ def _ranked(record: dict[str, Any], where: str) -> Iterator[Reply]:
 def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     text_files.regular(path, "answers")
     with path.open("rb") as file:
-        texts = (text for _, text in text_files.numbered(file, path, LINE_LIMIT))
+        # A sheet of ours may hold a NUL: a pool's texts can have one.
+        texts = (text for _, text in text_files.numbered(file, path, LINE_LIMIT, nul=True))
         reader = csv.DictReader(texts, strict=True)
         try:
             for record in reader:
+                if record.get("id"):
+                    record["id"] = spreadsheets.plain(record["id"])
                 yield f"{path}:{reader.line_num}", record
         except csv.Error as error:
             raise UsageError(f"{path}:{reader.line_num}: {error}") from error

@@ -135,11 +135,13 @@ def estimate(
     nu: float | None = None,
     pool: bool = False,
     share: Floats | None = None,
+    share_noise: bool = True,
 ) -> Estimate:
     """Δ̂ of each direction: the mean over n **after** inversion, or `pooled` before it.
 
     With ``share`` (..., N), which chosen comparisons have, the sum Σ share·Δ̂_n replaces the mean;
-    where some were not answered, those answered stand for them.
+    where some were not answered, those answered stand for them. ``share_noise`` False leaves the
+    factor of ties out of its standard error, as runs recorded before it was there have it.
 
     Identical comparisons count with Δ̂_n = 0; comparisons without votes do not count. The
     standard error is the larger of the spread over n and the vote noise expected at the pooled
@@ -153,6 +155,8 @@ def estimate(
         return _pooled(wins, votes, asked, identical, invert)
     each = invert(wins, votes) if nu is None else davidson(plus, minus, tie, nu)
     each = np.where(asked, each, 0.0)
+    # A tie tells less: the variance of Δ̂_n at 0 is 2(2 + ν)/M, not 4/M.
+    tied = 1.0 if nu is None else 1 + nu / 2
     counts = asked | identical
     size = counts.sum(-1)
     if share is not None:
@@ -163,14 +167,15 @@ def estimate(
         )
         spread = ordered_sum(gap**2) * size / np.maximum(size - 1, 1)
         noise = ordered_sum(share**2 * _vote_variance(wins, votes, asked, invert))
+        if share_noise:
+            noise = noise * tied
         stderr = np.sqrt(np.maximum(np.where(size > 1, spread, 0.0), noise))
         return Estimate(mean, np.where(size > 0, stderr, np.inf), size)
     mean = ordered_sum(each) / np.maximum(size, 1)
     square = ordered_sum(np.where(counts, (each - mean[..., None]) ** 2, 0.0))
     spread = square / np.maximum(size - 1, 1) / np.maximum(size, 1)
     noise = ordered_sum(_vote_variance(wins, votes, asked, invert)) / np.maximum(size, 1) ** 2
-    if nu is not None:
-        noise = noise * (1 + nu / 2)  # a tie tells less: variance at 0 is 2(2 + ν)/M, not 4/M
+    noise = noise * tied
     stderr = np.sqrt(np.maximum(np.where(size > 1, spread, 0.0), noise))
     return Estimate(mean, np.where(size > 0, stderr, np.inf), size)
 

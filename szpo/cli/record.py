@@ -11,7 +11,7 @@ from szpo import plugins
 from szpo.cli import console, run_paths
 from szpo.errors import IntegrityError, SzpoError, UsageError
 from szpo.failpoints import failpoint
-from szpo.files import written_whole
+from szpo.files import private, written_whole
 from szpo.ledger.database import Ledger
 from szpo.replay import backup as copies
 from szpo.replay import findings, verification
@@ -152,7 +152,7 @@ def export(
         if packed is not None:
             from szpo.reports import bundle
 
-            with written_whole(packed) as draft, draft.open("xb") as file:
+            with written_whole(packed) as draft, open(draft, "xb", opener=private) as file:
                 page = bundle.write(ledger, file)
             document: dict[str, Any] = {"votes": page.progress.votes, "file": str(packed)}
             said = f"wrote {packed}; its README.txt says what is in it"

@@ -35,11 +35,14 @@ def regular(path: Path, what: str) -> tuple[int, bytes]:
         raise UsageError(f"{what} {path}: {error.strerror or error}") from error
 
 
-def numbered(file: IO[bytes], path: object, limit: int) -> Iterator[tuple[int, str]]:
+def numbered(
+    file: IO[bytes], path: object, limit: int, *, nul: bool = False
+) -> Iterator[tuple[int, str]]:
     """Number and text of each line; memory stays at one line whatever the file is.
 
     Raises:
-        UsageError: a line is longer than ``limit`` bytes, is not UTF-8, or holds a NUL.
+        UsageError: a line is longer than ``limit`` bytes, is not UTF-8, or holds a NUL
+            (unless ``nul`` lets it).
     """
     number = 0
     while raw := file.readline(limit + 2):
@@ -49,14 +52,14 @@ def numbered(file: IO[bytes], path: object, limit: int) -> Iterator[tuple[int, s
             while not raw.endswith(b"\n") and (raw := file.readline(limit)):
                 size += len(raw)
             raise UsageError(f"{path}: line {number} is {size:,} bytes; limit {limit:,}")
-        yield number, decoded(raw, f"{path}:{number}", first=number == 1)
+        yield number, decoded(raw, f"{path}:{number}", first=number == 1, nul=nul)
 
 
-def decoded(raw: bytes, where: str, *, first: bool = True) -> str:
+def decoded(raw: bytes, where: str, *, first: bool = True, nul: bool = False) -> str:
     """Bytes as text; a byte order mark is dropped where they begin a file (``first``).
 
     Raises:
-        UsageError: they are not UTF-8, or hold a NUL.
+        UsageError: they are not UTF-8, or hold a NUL (unless ``nul`` lets it).
     """
     try:
         text = raw.decode("utf-8-sig" if first else "utf-8")
@@ -65,7 +68,7 @@ def decoded(raw: bytes, where: str, *, first: bool = True) -> str:
         raise UsageError(f"{where}: byte 0x{byte:02x} is not UTF-8; save the file as UTF-8") from (
             error
         )
-    if "\0" in text:
+    if "\0" in text and not nul:
         raise UsageError(f"{where}: holds a NUL character; remove it")
     return text
 

@@ -12,7 +12,8 @@ from szpo.evaluators.panel_evaluator import SIDES
 from szpo.evaluators.protocol import Evaluator, Judge
 from szpo.ledger import canonical
 from szpo.ledger.database import Ledger
-from szpo.optim.settings import defaults
+from szpo.optim import directions
+from szpo.optim.settings import defaults, settings_to_json
 from szpo.types import Answer, Comparison, Prompt, Query, Row
 from szpo.voting import casting, counting, steps
 from szpo.voting.service import VoteService
@@ -55,7 +56,11 @@ def check_evaluator(
         layout = (("z", (2,)),)
         settings = defaults(7, layout, N=3, D=2)
         with Ledger.create(
-            Path(folder) / "check.db", {}, root_seed=7, layout=layout, direction_version=1
+            Path(folder) / "check.db",
+            {"optimizer": settings_to_json(settings)},
+            root_seed=7,
+            layout=layout,
+            direction_version=directions.DIRECTION_VERSION,
         ) as ledger:
             ledger.execute("UPDATE controller SET epoch = 1")
             service = VoteService(ledger)

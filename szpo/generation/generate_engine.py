@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import combinations
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
@@ -59,11 +62,44 @@ class GenerateEngine:
                 uniforms[rows], watch, begin,
             )  # fmt: skip
         if watch is not None:
+            self._look_across(prompts, members, deltas, sampling, watch)
             watch.judge()
         placed: list[tuple[int, ...]] = [()] * len(prompts)
         for row, made in zip(order, tokens, strict=True):
             placed[row] = made
         return Generated(tuple(placed), tuple(row[-1] in self.stop_tokens for row in placed))
+
+    def _look_across(
+        self,
+        prompts: Sequence[Sequence[int]],
+        members: Sequence[int],
+        deltas: Deltas | None,
+        sampling: Sampling,
+        watch: Canary,
+    ) -> None:
+        """Show the canary side by side what blocks have parted: members of one prompt.
+
+        Logits of two passes may differ by rounding where the policies are equal, so a pair must
+        stand in one pass. One token each, and only for pairs not yet seen to differ.
+        """
+        one_token = replace(sampling, max_new_tokens=1)
+        answering: dict[tuple[int, ...], set[int]] = {}
+        for prompt, member in zip(prompts, members, strict=True):
+            answering.setdefault(tuple(prompt), set()).add(member)
+        half = max(1, self.max_rows // 2)
+        place = len(prompts)  # none that a block had
+        for shared, owners in answering.items():
+            own = sorted(owners)
+            groups = [own[i : i + half] for i in range(0, len(own), half)]
+            for one, other in combinations(groups, 2) if len(groups) > 1 else [(own, [])]:
+                few = [*one, *other]
+                if all(watch.unlike(*pair) for pair in combinations(few, 2)):
+                    continue
+                self._part(
+                    [shared] * len(few), few, deltas, one_token, np.full((len(few), 1), 0.5),
+                    watch, place,
+                )  # fmt: skip
+                place += 1
 
     def _part(
         self,

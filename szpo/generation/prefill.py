@@ -105,6 +105,10 @@ class Canary:
                 self._differ[pair] = self._differ.get(pair, False) or not torch.equal(before, row)
             others.append((member, row))
 
+    def unlike(self, one: int, other: int) -> bool:
+        """Two members, the smaller first, were seen to differ on a prompt."""
+        return self._differ.get((one, other), False)
+
     def judge(self) -> None:
         """Raise RunError naming the first pair whose logits were equal on all their prompts."""
         for (one, other), differ in sorted(self._differ.items()):

@@ -26,16 +26,22 @@ def informed(
     )  # fmt: skip
     if settings.weighting in weighting.LEARNT and weighed.history is not None:
         window = reweighed(window, weighed.history, weighed.weights)
+    return window, gradient(settings, window, query.step)
+
+
+def gradient(settings: Settings, window: posterior.Window, step: int) -> posterior.Posterior:
+    """The posterior on the gradient that a window gives at a step, under the settings' prior.
+
+    Axes of the window before its rows may lead.
+    """
     precision: ArrayLike = posterior.prior_precision(
         base_mu(settings), settings.distance, settings.dim
     )
     if settings.prior_precision is not None:
         precision = settings.prior_precision
-    known = posterior.posterior(
-        window, precision=precision, mean=settings.prior_mean, forget=settings.forget,
-        step=query.step,
-    )  # fmt: skip
-    return window, known
+    return posterior.posterior(
+        window, precision=precision, mean=settings.prior_mean, forget=settings.forget, step=step
+    )
 
 
 def features(settings: Settings, query: Query) -> Floats:

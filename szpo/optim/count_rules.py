@@ -57,6 +57,7 @@ def coefficients(
         nu=nu,
         pool=settings.smoothing == "pooled",
         share=tally.share,
+        share_noise=settings.selection_noise is not None,
     )
     value = found.delta if delta is None else np.asarray(delta, dtype=np.float64)
     if settings.rule == "sign":

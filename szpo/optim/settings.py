@@ -26,7 +26,7 @@ BAYES_DIM = 256
 SMOOTHINGS = ("haldane", "clip", "trim", "laplace", "score", "second", "posterior", "pooled")
 RULES = ("known", "sign", "margin", "bayes")
 SELECTIONS = ("rows", "words", "uniform")
-LATER = ("selection", "vote_price")
+LATER = ("selection", "vote_price", "selection_noise")
 """Settings that came later; in a spec they stand only where they are set."""
 
 
@@ -112,7 +112,9 @@ class Settings:
     μ. ``steering``: the bounds of the KL radius, or None for a constant one. ``weighting``: how
     much each voter counts (`szpo.aggregation.weighting`). ``selection``: ask N of more
     comparisons. ``vote_price`` (``bayes`` only): a step ends once a further vote is expected to
-    gain less, in link units of value (`szpo.optim.stopping`).
+    gain less, in link units of value (`szpo.optim.stopping`). ``selection_noise``: "davidson"
+    where the standard error of a selection has the factor of Davidson's ties, as `defaults` sets
+    it; None in runs recorded before it had, whose figures stay what they were.
 
     Raises:
         UsageError: a value out of range, or a combination that cannot work.
@@ -149,6 +151,7 @@ class Settings:
     weighting: Weighting = "equal"
     selection: Selection | None = None
     vote_price: float | None = None
+    selection_noise: Literal["davidson"] | None = None
 
     def __post_init__(self) -> None:
         _check(self)
@@ -219,6 +222,8 @@ def defaults(
     unscaled = dim > 64 or changes.get("weighting") in ("shrunk-logits", "median")
     wide = chosen in ("known", "margin") and unscaled
     base: dict[str, Any] = {"law": Law.for_dim(dim), "warmup": 5 if wide and measured else 0}
+    if changes.get("selection") is not None and changes.get("ties") == "davidson":
+        base["selection_noise"] = "davidson"
     unknown = set(changes) - {field.name for field in dataclasses.fields(Settings)}
     if unknown:
         raise UsageError(f"settings: {', '.join(sorted(unknown))} unknown to the optimizer")
@@ -372,6 +377,8 @@ def _check_asking(s: Settings) -> None:
                 "settings: a selection weighs comparisons by 1/(C·q); it goes with weighting "
                 "equal and without pooled smoothing, or with bayes"
             )
+    if s.selection_noise not in (None, "davidson"):
+        raise UsageError(f"settings: selection_noise is {s.selection_noise!r}; leave it out")
     if s.vote_price is not None:
         _positive("vote_price", s.vote_price)
         if s.rule != "bayes":

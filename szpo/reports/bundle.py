@@ -12,7 +12,9 @@ import csv
 import hashlib
 import io
 import json
+import re
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -24,7 +26,8 @@ from szpo.analysis.evidence import Ballot, Evidence, Panelist, RunFacts, StepRow
 from szpo.analysis.overview import Overview
 from szpo.config import settings_file
 from szpo.config.schema import Config
-from szpo.errors import IntegrityError, StorageError
+from szpo.data import spreadsheets
+from szpo.errors import IntegrityError, ResourceError, StorageError
 from szpo.ledger.database import Ledger
 from szpo.replay import replay
 from szpo.reports import html_report
@@ -32,8 +35,19 @@ from szpo.reports.adapter import adapter_files
 from szpo.reports.model_card import model_card
 
 SUMS: Final = "SHA256SUMS"
-DANGEROUS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
-"""Texts that begin so are written with an apostrophe before them: no cell is a formula."""
+NUMBERS: Final = ("run.json", "steps.csv", "votes.jsonl", "panelists.csv")
+"""The files that the dashboard's numbers rest on."""
+ALWAYS: Final = (
+    *NUMBERS, "README.txt", "spec.json", "votes.csv", "pairs.jsonl", "updates.csv",
+    "events.jsonl", "overview.json", "report.html",
+)  # fmt: skip
+"""What every export holds."""
+LIMIT: Final = 2**28
+"""Bytes, unpacked, of `NUMBERS` together that a reader takes by default."""
+REST: Final = 16
+"""All files together may have so many times as much: they are read through and not kept."""
+SUMS_LIMIT: Final = 2**20
+CHUNK: Final = 2**16
 
 
 def write(
@@ -70,38 +84,47 @@ def _write(ledger: Ledger, file: IO[bytes], live: bool, as_of_us: int | None) ->
     return page
 
 
-def recompute(file: IO[bytes] | Path) -> Overview:
+def recompute(file: IO[bytes] | Path, *, limit: int = LIMIT) -> Overview:
     """The dashboard's numbers from a zip's files.
+
+    Args:
+        file: the zip.
+        limit: bytes that run.json, steps.csv, votes.jsonl and panelists.csv may have together,
+            unpacked; they are held in memory. All files together may have 16 times as many.
 
     Raises:
         StorageError: not such a zip.
-        IntegrityError: a file does not have the hash that SHA256SUMS gives.
+        IntegrityError: a file does not have the hash that SHA256SUMS gives, is missing, or stands
+            there without a line in it.
+        ResourceError: it unpacks to more than the limit allows.
     """
-    return overview.overview(read(file))
+    return overview.overview(read(file, limit=limit))
 
 
-def read(file: IO[bytes] | Path) -> Evidence:
+def read(file: IO[bytes] | Path, *, limit: int = LIMIT) -> Evidence:
     """The rows of a zip, its hashes checked; see `recompute`."""
     try:
         with zipfile.ZipFile(file) as packed:
-            _check(packed)
-            text = {
-                name: packed.read(name).decode()
-                for name in ("run.json", "steps.csv", "votes.jsonl", "panelists.csv")
-            }
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            return _evidence(_checked(packed, limit))
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise StorageError(f"not an export of szpo ({error})") from None
-    run = json.loads(text["run.json"])["facts"]
+    except (LookupError, TypeError, ValueError, RecursionError, csv.Error) as error:
+        # The hashes are right, so szpo did not write this.
+        raise StorageError(f"not an export of szpo ({type(error).__name__}: {error})") from None
+
+
+def _evidence(files: Mapping[str, bytes]) -> Evidence:
+    run = json.loads(files["run.json"])["facts"]
     run["pauses"] = tuple((begin, end) for begin, end in run["pauses"])
     run["hidden_us"] = tuple(run["hidden_us"])
     run["bands"] = {name: tuple(band) for name, band in run["bands"].items()}
     return Evidence(
         run=RunFacts(**run),
-        steps=tuple(StepRow(**row) for row in _typed(StepRow, text["steps.csv"])),
-        ballots=tuple(Ballot(**json.loads(line)) for line in text["votes.jsonl"].split("\n")[:-1]),
+        steps=tuple(StepRow(**row) for row in _typed(StepRow, files["steps.csv"])),
+        ballots=tuple(Ballot(**json.loads(line)) for line in io.BytesIO(files["votes.jsonl"])),
         panelists=tuple(
             Panelist(row["name"], row["kind"], row["enrolled_us"])
-            for row in _typed(Panelist, text["panelists.csv"])
+            for row in _typed(Panelist, files["panelists.csv"])
         ),
     )
 
@@ -267,12 +290,14 @@ train on the rows of pairs.jsonl as if it were. dpo.jsonl has only what panelist
 prompts.
 
 In CSV files a text that begins with one of = + - @ ' or a control character has an apostrophe
-before it, so that no program takes it for a formula.
+before it, so that no program takes it for a formula; so has one where = + - or @ follows spaces.
 
     python -c "from szpo.reports import bundle; from pathlib import Path; \\
         print(bundle.recompute(Path('this.zip')))"
 
-makes the numbers again from votes.jsonl, steps.csv, panelists.csv and run.json.
+makes the numbers again from votes.jsonl, steps.csv, panelists.csv and run.json. It refuses a zip
+that holds other files than SHA256SUMS names, and one whose numbers rest on more than
+{LIMIT // 2**20} MiB of files, unpacked, until it is given a larger limit=.
 """
 
 
@@ -282,27 +307,20 @@ makes the numbers again from votes.jsonl, steps.csv, panelists.csv and run.json.
 def table(rows: Iterable[Mapping[str, Any]], names: list[str]) -> bytes:
     """Rows as CSV in UTF-8; lists and objects as JSON, nothing as an empty cell."""
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fieldnames=names, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({name: _cell(row[name]) for name in names})
+    spreadsheets.write(text, names, ({name: _cell(row[name]) for name in names} for row in rows))
     return text.getvalue().encode()
 
 
 def _cell(value: Any) -> Any:
     if isinstance(value, list | tuple | Mapping):
         return json.dumps(value, ensure_ascii=False, sort_keys=True)
-    if isinstance(value, bool):
-        return int(value)
-    if isinstance(value, str) and value.startswith(DANGEROUS):
-        return f"'{value}"
-    return value
+    return int(value) if isinstance(value, bool) else value
 
 
-def _typed(row: type, text: str) -> Iterator[dict[str, Any]]:
+def _typed(row: type, content: bytes) -> Iterator[dict[str, Any]]:
     """CSV lines with the types of a dataclass's fields; other columns are left out."""
     hints = get_type_hints(row)
-    for line in csv.DictReader(io.StringIO(text, newline="")):
+    for line in csv.DictReader(io.StringIO(content.decode(), newline="")):
         yield {name: _value(line[name], str(hint)) for name, hint in hints.items()}
 
 
@@ -315,7 +333,7 @@ def _value(cell: str, hint: str) -> Any:
         return float(cell)
     if "int" in hint:
         return int(cell)
-    return cell[1:] if cell.startswith("'") else cell
+    return spreadsheets.plain(cell)
 
 
 def _json(value: Any) -> bytes:
@@ -337,9 +355,86 @@ def _add(packed: zipfile.ZipFile, name: str, content: bytes) -> None:
     packed.writestr(entry, content)
 
 
-def _check(packed: zipfile.ZipFile) -> None:
-    sums = packed.read(SUMS).decode().split("\n")[:-1]
-    for line in sums:
-        digest, _, name = line.partition("  ")
-        if hashlib.sha256(packed.read(name)).hexdigest() != digest:
-            raise IntegrityError(f"{name} in this export is not what its SHA256SUMS says")
+# ---- checks ----
+
+
+def _checked(packed: zipfile.ZipFile, limit: int) -> dict[str, bytes]:
+    """The contents of `NUMBERS`, after every file has proved to be what SHA256SUMS says."""
+    sizes = _sizes(packed, limit)
+    sums = _sums(packed)
+    for name in sizes:
+        if name not in sums and name != SUMS:
+            raise IntegrityError(f"{name!r} in this export has no line in its {SUMS}")
+    for name in sums:
+        if name not in sizes:
+            raise IntegrityError(f"{name!r} in {SUMS} is not in this export")
+    for name in ALWAYS:
+        if name not in sizes:
+            raise IntegrityError(f"this export lacks {name}, which every export holds")
+    kept: dict[str, bytes] = {}
+    for name, digest in sums.items():
+        found, parts = hashlib.sha256(), []
+        for part in _parts(packed, name, sizes[name]):
+            found.update(part)
+            if name in NUMBERS:
+                parts.append(part)
+        if found.hexdigest() != digest:
+            raise IntegrityError(f"{name!r} in this export is not what its {SUMS} says")
+        if name in NUMBERS:
+            kept[name] = b"".join(parts)
+    return kept
+
+
+def _sizes(packed: zipfile.ZipFile, limit: int) -> dict[str, int]:
+    """Bytes of each file as the zip declares them, before anything is unpacked."""
+    sizes: dict[str, int] = {}
+    for entry in packed.infolist():
+        if entry.filename in sizes:
+            raise IntegrityError(f"this export holds {entry.filename!r} twice")
+        if entry.flag_bits & 1:
+            raise StorageError(f"not an export of szpo ({entry.filename!r} is encrypted)")
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise StorageError(
+                f"not an export of szpo ({entry.filename!r} is packed in another way)"
+            )
+        sizes[entry.filename] = entry.file_size
+    held, whole = sum(sizes.get(name, 0) for name in NUMBERS), sum(sizes.values())
+    for size, most, what in (
+        (held, limit, "the files that the numbers rest on"),
+        (whole, REST * limit, "all its files"),
+        (sizes.get(SUMS, 0), SUMS_LIMIT, f"its {SUMS}"),
+    ):
+        if size > most:
+            more = "" if what.endswith(SUMS) else "; where you trust it, give a larger limit="
+            raise ResourceError(
+                f"this export unpacks to {size:,} bytes ({what}); at most {most:,} are read{more}"
+            )
+    return sizes
+
+
+def _sums(packed: zipfile.ZipFile) -> dict[str, str]:
+    """Digest by name."""
+    if SUMS not in packed.NameToInfo:
+        raise StorageError(f"not an export of szpo (there is no {SUMS})")
+    text = b"".join(_parts(packed, SUMS, packed.getinfo(SUMS).file_size)).decode()
+    sums: dict[str, str] = {}
+    for number, line in enumerate(text.removesuffix("\n").split("\n"), 1):
+        found = re.fullmatch(r"([0-9a-f]{64})  (.+)", line)
+        if found is None:
+            raise IntegrityError(f"line {number} of this export's {SUMS} is no hash and name")
+        digest, name = found.groups()
+        if name in sums:
+            raise IntegrityError(f"{SUMS} of this export names {name!r} twice")
+        sums[name] = digest
+    return sums
+
+
+def _parts(packed: zipfile.ZipFile, name: str, size: int) -> Iterator[bytes]:
+    """A file piece by piece, never more than the zip declares."""
+    with packed.open(name) as file:
+        left = size
+        while part := file.read(min(CHUNK, left + 1)):
+            left -= len(part)
+            if left < 0:
+                raise IntegrityError(f"{name!r} unpacks to more than this export says")
+            yield part

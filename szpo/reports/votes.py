@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import csv
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
+from szpo.data import spreadsheets
 from szpo.errors import UsageError
 from szpo.failpoints import failpoint
-from szpo.files import written_whole
+from szpo.files import private, written_whole
 from szpo.ledger.database import Ledger, Record
 from szpo.voting.counting import counted, verdict
 
@@ -27,7 +28,7 @@ def write_votes(ledger: Ledger, path: Path) -> int:
         raise UsageError(f"{path.name}: votes are written as .jsonl or .csv")
     with (
         written_whole(path) as draft,
-        draft.open("x", encoding="utf-8", newline="") as file,
+        open(draft, "x", encoding="utf-8", newline="", opener=private) as file,
         ledger.snapshot(),
     ):
         count = writers[path.suffix](ledger, file)
@@ -97,19 +98,9 @@ def write_jsonl(ledger: Ledger, file: IO[str], *, texts: bool = True) -> int:
 
 
 def write_csv(ledger: Ledger, file: IO[str]) -> int:
-    """Write every vote as a CSV line, cells that a spreadsheet would run as formulas quoted."""
-    count = 0
-    writer = None
-    for row in export_votes(ledger):
-        if writer is None:
-            writer = csv.DictWriter(file, fieldnames=list(row))
-            writer.writeheader()
-        writer.writerow({key: _harmless(value) for key, value in row.items()})
-        count += 1
-    return count
-
-
-def _harmless(value: Any) -> Any:
-    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return "'" + value
-    return value
+    """Write every vote as a line of CSV, no cell a formula; nothing where there is no vote."""
+    rows = export_votes(ledger)
+    first = next(rows, None)
+    if first is None:
+        return 0
+    return spreadsheets.write(file, list(first), itertools.chain([first], rows))

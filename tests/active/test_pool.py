@@ -221,6 +221,36 @@ def test_a_sheet_filled_in_comes_back_under_any_id(tmp_path: Path) -> None:
     assert (reply.id, reply.choice) == ("-7", "tie")
 
 
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "json"])
+def test_strange_ids_come_back_as_they_went(tmp_path: Path, suffix: str) -> None:
+    """Whatever an id begins with, the answer is that of its question, from every kind of sheet."""
+    names = ["=1", "'=1", "''x", "'tis", "\x00=1", "\x0b@", "\x1b-", "\n=2", "\r+3", " =4", "a\rb"]
+    made = [
+        {"id": n, "prompt": "Well?", "a": "short", "b": f"long {i}"} for i, n in enumerate(names)
+    ]
+    path, out = lines(tmp_path / "p.jsonl", made), tmp_path / f"n.{suffix}"
+    assert select(path, "--features", "length", "--out", out, "--count", 20) == 0
+    if suffix == "csv":
+        with out.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        for row in rows:
+            assert not row["id"].startswith(("=", "+", "-", "@", *map(chr, range(32)), " ="))
+        with out.open("w", encoding="utf-8", newline="") as file:
+            sheet = csv.DictWriter(file, list(rows[0]))
+            sheet.writeheader()
+            sheet.writerows({**row, "choice": "A"} for row in rows)
+    elif suffix == "jsonl":
+        answered(out, out, lambda row: "A")
+    else:
+        ranked = [{"type": "ranker", "value": {"ranker": ["a", "b"]}}]
+        tasks = json.loads(out.read_text())
+        told = [{**t, "annotations": [{"completed_by": 1, "result": ranked}]} for t in tasks]
+        out.write_text(json.dumps(told))
+    assert sorted(r.id for r in label_sheets.read(out)) == sorted(names)
+    assert select(path, "--out", tmp_path / "next.jsonl", "--answers", out,
+                  "--state", f"{path}.select.json") == 0  # fmt: skip
+
+
 def test_embeddings_from_a_matrix(some: Path, tmp_path: Path) -> None:
     both = numbers(300)
     np.save(tmp_path / "both.npy", both)

@@ -7,6 +7,9 @@ from szpo.errors import RunError, UsageError
 from szpo.evaluators import panel_evaluator
 from szpo.evaluators.checks import check_evaluator, check_judge
 from szpo.evaluators.panel_evaluator import LedgerEvaluator, PanelEvaluator
+from szpo.ledger import run_spec
+from szpo.ledger.run_spec import recorded_settings
+from szpo.optim import directions
 from szpo.training import controller
 from szpo.voting import counting
 from szpo.voting.service import VoteService
@@ -54,6 +57,22 @@ def test_shipped_evaluators_keep_the_contract():
 
     check_evaluator(LedgerEvaluator, serve=serve)
     check_judge(Keyed())
+
+
+def test_the_small_ledger_is_one_that_this_szpo_would_make(monkeypatch):
+    """An evaluator may read the run's settings, whichever table of directions szpo has."""
+    seen, now = [], directions.DIRECTION_VERSION
+
+    def make(service):
+        seen.append((service.ledger.row["direction_version"], recorded_settings(service.ledger)))
+        return PanelEvaluator(service, [Keyed()] * 3)
+
+    check_evaluator(make)
+    monkeypatch.setattr(directions, "DIRECTION_VERSION", 7)
+    monkeypatch.setattr(run_spec, "DIRECTION_VERSION", 7)
+    check_evaluator(make)
+    assert [version for version, _ in seen] == [now, 7]
+    assert all((s.N, s.D) == (3, 2) for _, s in seen)
 
 
 class Base:

@@ -186,6 +186,41 @@ def test_the_canary_sees_equal_members() -> None:
     engine.generate(prompts, members, deltas, Sampling(max_new_tokens=4), draws, canary=True)
 
 
+def twins(count: int, one: int, other: int) -> tuple[Any, tuple[Site, ...], Deltas]:
+    """Many members, of which two are the same policy."""
+    model, sites, deltas = adapted("llama", members=count)
+    for b in deltas.B.values():
+        b[other] = b[one]
+    return model, sites, deltas
+
+
+@pytest.mark.parametrize(("one", "other"), [(0, 1), (0, 35), (20, 31), (3, 39), (33, 38)])
+@pytest.mark.parametrize("rows", [1, 8, 32])
+def test_equal_members_are_seen_whatever_blocks_they_fall_into(
+    one: int, other: int, rows: int
+) -> None:
+    """Forty members answer one prompt, at most ``rows`` rows at a time."""
+    model, sites, deltas = twins(40, one, other)
+    prompts, members = questions(count=1, repeats=1, members=40)
+    engine = GenerateEngine(model, sites, max_rows=rows)
+    draws = np.full((40, 1), 0.5)
+    with pytest.raises(RunError, match=f"members {one} and {other} give identical logits"):
+        engine.generate(prompts, members, deltas, Sampling(max_new_tokens=1), draws, canary=True)
+
+
+def test_equal_members_are_seen_where_one_fills_a_block_by_itself() -> None:
+    model, sites, same = twins(2, 0, 1)
+    prompts, members = questions(count=1, repeats=32, members=2)
+    draws = np.random.default_rng(4).random((64, 3))
+    how = Sampling(max_new_tokens=3)
+    with pytest.raises(RunError, match="members 0 and 1 give identical logits"):
+        GenerateEngine(model, sites).generate(prompts, members, same, how, draws, canary=True)
+    _, _, deltas = adapted("llama", members=2)
+    engine = GenerateEngine(model, sites)
+    watched = engine.generate(prompts, members, deltas, how, draws, canary=True)
+    assert watched == engine.generate(prompts, members, deltas, how, draws)
+
+
 def test_the_canary_takes_no_member_for_another_when_it_comes_again() -> None:
     # Rows of one prompt and member that fall into two blocks are filled twice.
     watch = Canary()

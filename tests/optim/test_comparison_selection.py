@@ -171,6 +171,74 @@ def test_votes_that_never_came_are_stood_for_by_the_others() -> None:
     assert none.delta[0] == 0 and none.stderr[0] == math.inf
 
 
+# ---- the standard error where votes may be ties ----
+
+EIGHT = np.array([[1.0] * 8]), np.zeros((1, 8)), np.zeros((1, 8)), np.zeros((1, 8), bool)
+"""Eight comparisons with one vote each, all of them for plus."""
+
+
+def test_ties_widen_the_standard_error_of_a_selection_as_they_do_without_one() -> None:
+    """Davidson: P(plus, minus, tie) = (e^{x/2}, e^{-x/2}, ν)/Z with Z = 2 cosh(x/2) + ν.
+
+    The score of a vote is s − E s, with s = ½, −½, 0 for plus, minus, tie, so the information of a
+    vote is I(x) = Var s; at x = 0, where E s = 0, I = ¼ · 2/(2 + ν) = 1/(2(2 + ν)). The variance
+    of x̂ from M votes is therefore 2(2 + ν)/M: (1 + ν/2) times the 4/M of votes without ties. The
+    factor is that of each Δ̂_n, so it is the factor of the variance Σ share² Var Δ̂_n as well.
+    """
+    nu = 1.5
+    chance = np.array([1.0, 1.0, nu]) / (2 + nu)
+    s = np.array([0.5, -0.5, 0.0])
+    assert 1 / (chance @ s**2 - (chance @ s) ** 2) == pytest.approx(4 * (1 + nu / 2))
+
+    plain = estimators.estimate(*EIGHT, nu=nu)
+    share = np.full((1, 8), 1 / 8)
+    found = estimators.estimate(*EIGHT, nu=nu, share=share)
+    assert found.delta[0] == pytest.approx(plain.delta[0])
+    assert found.stderr[0] == pytest.approx(plain.stderr[0], rel=1e-12)
+    untied = estimators.estimate(*EIGHT, nu=0.0, share=share)
+    assert found.stderr[0] == pytest.approx(untied.stderr[0] * math.sqrt(1 + nu / 2), rel=1e-12)
+
+
+def test_the_standard_error_under_shares_is_the_spread_of_the_estimate() -> None:
+    """Unequal shares, ν = 1.5, no difference, one common rate: simulated against reported."""
+    nu, rng = 1.5, np.random.default_rng(3)
+    share = np.array([0.4, 0.1, 0.2, 0.3])
+    votes = rng.multinomial(40, np.array([1, 1, nu]) / (2 + nu), size=(20_000, 4)).astype(float)
+    plus, minus, tie = np.moveaxis(votes, -1, 0)
+    none = np.zeros(plus.shape, bool)
+    found = estimators.estimate(plus, minus, tie, none, nu=nu, share=np.tile(share, (20_000, 1)))
+    # The report is the larger of spread and noise; the noise alone must not be too small.
+    low = float(np.quantile(found.stderr, 0.05))
+    assert found.delta.std() < 1.03 * low
+
+
+TIED = {"rule": "known", "alpha": 0.1, "N": 8, "M": 1, "ties": "davidson", "tie_nu": 1.5,
+        "selection": Selection(8, "uniform", 1.0)}  # fmt: skip
+
+
+def test_new_runs_have_the_factor_and_recorded_runs_keep_their_figures() -> None:
+    settings = defaults(1, LAYOUT, **TIED)  # type: ignore[arg-type]
+    spec = settings_to_json(settings)
+    assert settings_from_json(spec) == settings
+    older = settings_from_json({k: v for k, v in spec.items() if k != "selection_noise"})
+    tally = Tally(*EIGHT, np.full((1, 8), 1 / 8))
+    errors = []
+    for chosen in (settings, older):
+        state = optimizer.init(chosen)
+        _, updates, info = optimizer.tell(state, optimizer.ask(state), tally)
+        errors.append((info.stderr[0], updates))
+    assert [round(error, 3) for error, _ in errors] == [0.235, 0.178]
+    assert errors[0][1] == errors[1][1]  # what moves θ is the same
+
+
+def test_only_a_selection_with_davidson_ties_records_which_arithmetic() -> None:
+    for name in ("selection", "ties"):
+        rest = {key: value for key, value in TIED.items() if key not in (name, "tie_nu")}
+        assert "selection_noise" not in settings_to_json(defaults(1, LAYOUT, **rest))  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="selection_noise is 'half'"):
+        defaults(1, LAYOUT, **{**TIED, "selection_noise": "half"})  # type: ignore[arg-type]
+
+
 # ---- settings ----
 
 

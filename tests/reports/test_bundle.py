@@ -6,8 +6,11 @@ import csv
 import hashlib
 import io
 import json
+import stat
+import tracemalloc
 import zipfile
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
@@ -20,7 +23,7 @@ from safetensors.numpy import load
 from szpo import seeds
 from szpo.analysis import evidence, overview
 from szpo.cli.app import call
-from szpo.errors import IntegrityError, StorageError
+from szpo.errors import IntegrityError, ResourceError, StorageError
 from szpo.intervals import wilson
 from szpo.ledger import canonical
 from szpo.ledger.database import Ledger
@@ -179,6 +182,210 @@ def test_no_cell_is_a_formula_and_names_come_back(stage: Stage) -> None:
                     float(cell)
     assert "'=HYPERLINK(1)" in packed.read("panelists.csv").decode()
     assert [p.name for p in bundle.read(io.BytesIO(content)).panelists] == list(NAMES)
+
+
+STRANGE = ("\x0b@sum", "\x1b[31m", "\n=1", "a\rb", "'=1")
+
+
+def test_names_that_begin_with_what_nobody_sees_are_no_formula_and_come_back(
+    tmp_path: Path,
+) -> None:
+    made = make(tmp_path / "run.db", clock=MovableClock())
+    for name in STRANGE:
+        made.site.service.enroll("person", name)
+    made.advance()
+    packed, _, content = exported(made)
+    text = packed.read("panelists.csv").decode()
+    cells = [row["name"] for row in csv.DictReader(io.StringIO(text, newline=""))]
+    assert cells == [name if name == "a\rb" else f"'{name}" for name in STRANGE]
+    assert [p.name for p in bundle.read(io.BytesIO(content)).panelists] == list(STRANGE)
+
+
+def test_a_vote_s_words_are_no_formula_in_either_table(tmp_path: Path) -> None:
+    made = make(tmp_path / "run.db", clock=MovableClock())
+    made.advance()
+    for reason in ("\x00=1+1", "\x0b=2", "\x1b=3", "\n=4", "'=5"):
+        seat = made.site.service.assign(made.site.service.enroll("person", f"P-{ord(reason[-1])}"))
+        assert seat is not None
+        made.site.service.cast(seat.id, "skip", idem=seat.id, skip_reason=reason)
+    out = tmp_path / "votes.csv"
+    assert call(["export", str(made.ledger.path), "--votes", str(out)]) == 0
+    packed = exported(made, live=True)[0].read("votes.csv").decode()
+    for text in (out.read_bytes().decode(), packed):
+        cells = [
+            row["skip_reason"]
+            for row in csv.DictReader(io.StringIO(text, newline=""))
+            if row["choice"] == "skip"
+        ]
+        assert cells == ["'\x00=1+1", "'\x0b=2", "'\x1b=3", "'\n=4", "''=5"]
+
+
+def test_votes_and_zip_are_for_their_owner_alone(stage: Stage, tmp_path: Path) -> None:
+    for words in (["--votes", "v.csv"], ["--votes", "v.jsonl"], ["--zip", "v.zip"]):
+        target = tmp_path / words[1]
+        assert call(["export", str(stage.ledger.path), words[0], str(target)]) == 0
+        assert stat.S_IMODE(target.stat().st_mode) == 0o600
+
+
+# ---- zips that are not as they were written ----
+
+
+def again(content: bytes, change: Callable[[dict[str, bytes]], None]) -> io.BytesIO:
+    """The same zip after a change of its files, by name."""
+    with zipfile.ZipFile(io.BytesIO(content)) as packed:
+        files = {name: packed.read(name) for name in packed.namelist()}
+    change(files)
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name, body in files.items():
+            packed.writestr(name, body)
+    return out
+
+
+def unlisted(files: dict[str, bytes], name: str) -> None:
+    kept = [line for line in files["SHA256SUMS"].splitlines(True) if name.encode() not in line]
+    files["SHA256SUMS"] = b"".join(kept)
+
+
+def listed(files: dict[str, bytes], name: str) -> None:
+    """Put a changed file's right hash into SHA256SUMS."""
+    unlisted(files, name)
+    line = f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n"
+    files["SHA256SUMS"] += line.encode()
+
+
+def swapped(files: dict[str, bytes]) -> None:
+    files["votes.jsonl"] = files["votes.jsonl"].replace(b'"plus"', b'"minus"', 1)
+    unlisted(files, "votes.jsonl")
+
+
+def gone(files: dict[str, bytes]) -> None:
+    del files["pairs.jsonl"]
+    unlisted(files, "pairs.jsonl")
+
+
+def emptied(files: dict[str, bytes]) -> None:
+    files["steps.csv"] = b"step\n0\n"
+    listed(files, "steps.csv")
+
+
+CHANGES: dict[str, tuple[Callable[[dict[str, bytes]], None], str]] = {
+    "a line missing, its file changed": (swapped, "votes.jsonl. .* no line"),
+    "a file too many": (lambda files: files.update({"note.txt": b"?"}), "note.txt. .* no line"),
+    "a file missing": (lambda files: files.pop("report.html") and None, "report.html. .* not in"),
+    "a file and its line missing": (gone, "lacks pairs.jsonl"),
+    "a line twice": (
+        lambda files: files.update({"SHA256SUMS": files["SHA256SUMS"] * 2}), "twice"
+    ),
+    "a line that is none": (
+        lambda files: files.update({"SHA256SUMS": b"hello\n" + files["SHA256SUMS"]}), "line 1 of"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_a_zip_must_hold_just_what_its_sums_name(stage: Stage, case: str) -> None:
+    change, words = CHANGES[case]
+    with pytest.raises(IntegrityError, match=words) as caught:
+        bundle.recompute(again(exported(stage)[2], change))
+    assert caught.value.exit_code == 5 and "\n" not in str(caught.value)
+
+
+def test_a_file_that_stands_twice_is_refused(stage: Stage) -> None:
+    file = again(exported(stage)[2], lambda files: None)
+    with zipfile.ZipFile(file, "a") as packed, pytest.warns(UserWarning, match="Duplicate"):
+        packed.writestr("votes.jsonl", b"")
+    with pytest.raises(IntegrityError, match=r"'votes\.jsonl' twice"):
+        bundle.recompute(file)
+
+
+def test_files_with_the_right_hashes_that_szpo_did_not_write_are_refused(stage: Stage) -> None:
+    with pytest.raises(StorageError, match="not an export of szpo"):
+        bundle.recompute(again(exported(stage)[2], emptied))
+
+
+def test_a_zip_that_unpacks_to_too_much_is_refused_before_it_is_unpacked(stage: Stage) -> None:
+    content = exported(stage)[2]
+
+    def blown(files: dict[str, bytes]) -> None:
+        files["votes.jsonl"] += b" " * 300_000_000 + b"\n"
+        listed(files, "votes.jsonl")
+
+    bomb = again(content, blown)
+    assert len(bomb.getvalue()) < 2_000_000
+    tracemalloc.start()
+    with pytest.raises(ResourceError, match=r"at most 268,435,456.*limit=") as caught:
+        bundle.recompute(bomb)
+    assert caught.value.exit_code == 6 and "\n" not in str(caught.value)
+    assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    tracemalloc.stop()
+
+    held = sum(
+        len(zipfile.ZipFile(io.BytesIO(content)).read(name))
+        for name in ("run.json", "steps.csv", "votes.jsonl", "panelists.csv")
+    )
+    whole = sum(one.file_size for one in zipfile.ZipFile(io.BytesIO(content)).infolist())
+    assert whole < 16 * held
+    assert bundle.recompute(io.BytesIO(content), limit=held) == bundle.recompute(
+        io.BytesIO(content)
+    )
+    with pytest.raises(ResourceError, match="the files that the numbers rest on"):
+        bundle.recompute(io.BytesIO(content), limit=held - 1)
+    with pytest.raises(ResourceError, match="all its files"):
+        bundle.recompute(again(content, padded), limit=held)
+
+
+def padded(files: dict[str, bytes]) -> None:
+    files["pairs.jsonl"] += b" " * 20 * sum(map(len, files.values()))
+    listed(files, "pairs.jsonl")
+
+
+def test_what_is_not_behind_the_numbers_is_read_through_and_not_kept(stage: Stage) -> None:
+    def large(files: dict[str, bytes]) -> None:
+        files["pairs.jsonl"] += b" " * 100_000_000
+        listed(files, "pairs.jsonl")
+
+    content = exported(stage)[2]
+    file = again(content, large)
+    tracemalloc.start()
+    found = bundle.recompute(file)
+    assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    tracemalloc.stop()
+    assert found == bundle.recompute(io.BytesIO(content))
+
+
+def test_a_size_in_the_zip_that_is_not_true_is_found(stage: Stage) -> None:
+    content = exported(stage)[2]
+    with zipfile.ZipFile(io.BytesIO(content)) as packed:
+        size = packed.getinfo("votes.jsonl").file_size
+    lying = content.replace(size.to_bytes(4, "little"), (size - 100).to_bytes(4, "little"))
+    assert lying != content
+    with pytest.raises((IntegrityError, StorageError)):
+        bundle.recompute(io.BytesIO(lying))
+
+
+def test_a_locked_or_oddly_packed_zip_is_one_line(stage: Stage) -> None:
+    content = exported(stage)[2]
+    locked = bytearray(content)
+    for mark, place in ((b"PK\x01\x02", 8), (b"PK\x03\x04", 6)):
+        start = -1
+        while (start := content.find(mark, start + 1)) >= 0:
+            locked[start + place] |= 1
+    with pytest.raises(StorageError, match="encrypted"):
+        bundle.recompute(io.BytesIO(bytes(locked)))
+    out = io.BytesIO()
+    with (
+        zipfile.ZipFile(io.BytesIO(content)) as packed,
+        zipfile.ZipFile(out, "w", zipfile.ZIP_LZMA) as other,
+    ):
+        for name in packed.namelist():
+            other.writestr(name, packed.read(name))
+    with pytest.raises(StorageError, match="packed in another way"):
+        bundle.recompute(out)
+    start = content.find(b"votes.jsonl") + 200
+    broken = content[:start] + bytes(50) + content[start + 50 :]
+    with pytest.raises((StorageError, IntegrityError)):
+        bundle.recompute(io.BytesIO(broken))
 
 
 def test_equal_ledgers_are_equal_bytes(stage: Stage) -> None:

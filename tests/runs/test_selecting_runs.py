@@ -63,6 +63,22 @@ def test_a_selecting_run_verifies_and_repeats(tmp_path: Path, rule: str) -> None
     assert found[0] == found[1]
 
 
+def test_a_run_recorded_before_ties_widened_the_error_still_verifies(tmp_path: Path) -> None:
+    """Its spec has no `selection_noise`; a run that begins now has, and both verify."""
+    tied = {"rule": "known", "alpha": 0.3, "warmup": 0, "M": 3, "ties": "davidson", "tie_nu": 1.5}
+    errors = []
+    for name, changes in (("new.db", {}), ("old.db", {"selection_noise": None})):
+        settings, ledger, policy = begin(tmp_path, name, **tied, **changes, **{**CHOSEN, "N": 1})
+        assert ("selection_noise" in ledger.spec["optimizer"]) is (name == "new.db")
+        go(settings, ledger, policy)
+        report = verification.verify(ledger)
+        assert report.ok, report.failure
+        errors.append([row["stderr"] for row in ledger.update_rows()])
+        ledger.close()
+    # One comparison has no spread, so the vote noise stands alone, √1.75 times what it was.
+    assert errors[0] == pytest.approx([1.75**0.5 * error for error in errors[1]])
+
+
 def test_the_update_is_the_weighted_sum(tmp_path: Path) -> None:
     """θ moves by α · Σ Δ̂_n/(C·q_n) / 2μ · v; votes of M = 1 say ± log 3."""
     settings, ledger, policy = begin(tmp_path, rule="known", alpha=0.1, warmup=0, **CHOSEN)

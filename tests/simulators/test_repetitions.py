@@ -8,7 +8,7 @@ import pytest
 from szpo.errors import RunError, UsageError
 from szpo.optim import optimizer
 from szpo.optim.directions import Law
-from szpo.optim.settings import Adam, Schedule
+from szpo.optim.settings import Adam, Schedule, Selection
 from szpo.policies.protocol import check_policy
 from szpo.types import Answer, Prompt, Tally
 from szpo_simulators.worlds import oracle, repetitions
@@ -59,6 +59,13 @@ CASES = {
     },
     "known, Adam": {"alpha": 0.05, "adam": Adam()},
     "bayes": {"rule": "bayes", "alpha": 0.2, "K": 2},
+    "bayes, a prior mean": {
+        "rule": "bayes", "alpha": 0.2, "prior_mean": tuple(np.linspace(-2, 2, WORLD.dim).tolist()),
+    },
+    "bayes, a prior precision": {
+        "rule": "bayes", "alpha": 0.2,
+        "prior_precision": tuple(map(tuple, np.diag(np.linspace(1, 90, WORLD.dim)).tolist())),
+    },
 }  # fmt: skip
 
 
@@ -119,12 +126,22 @@ def test_budgets_are_counted():
         ({"warmup": 2}, "no warm-up"),
         ({}, "needs alpha"),
         ({"alpha": 1.0, "steering": (1.0, 2.0)}, "no steering"),
+        ({"alpha": 1.0, "selection": Selection(32)}, "selection"),
+        ({"alpha": 0.2, "rule": "bayes", "vote_price": 0.01}, "vote_price"),
+        ({"alpha": 1.0, "ties": "davidson", "tie_nu": 1.0}, "ties davidson"),
     ],
 )
 def test_settings_that_no_world_can_run_are_refused(changes, words):
     chosen = repetitions.settings(WORLD, **changes)
     with pytest.raises(UsageError, match=words):
         repetitions.train(WORLD, chosen, [1], 1)
+
+
+def test_the_truth_is_no_vote_so_bayes_refuses_it():
+    # All its votes would count for minus: it walked away from what is better.
+    chosen = repetitions.settings(WORLD, rule="bayes", alpha=0.2)
+    with pytest.raises(UsageError, match=r"truth .* bayes"):
+        repetitions.train(WORLD, chosen, [1], 1, truth=True)
 
 
 @pytest.mark.parametrize("crn", [True, False])

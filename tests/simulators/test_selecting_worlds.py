@@ -72,6 +72,33 @@ def test_content_of_walks_by_hand() -> None:
     assert choosing.content(plus, minus, "words").tolist() == [[0, 0.5, 3 / 4]]
 
 
+def test_a_prior_is_used() -> None:
+    mean = tuple(np.linspace(-5, 5, SMALL.dim).tolist())
+    firm = tuple(map(tuple, (1e6 * np.eye(SMALL.dim)).tolist()))
+    plain, drawn, held = (
+        choosing.train(SMALL, settings(**prior), [1, 2], 2).curve
+        for prior in ({}, {"prior_mean": mean}, {"prior_mean": mean, "prior_precision": firm})
+    )
+    assert not np.isclose(plain, drawn).any() and not np.isclose(drawn, held).any()
+    assert held[0] == pytest.approx(
+        held[1], rel=1e-3
+    )  # sure of the prior, it goes its way whatever the votes
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"rule": "known", "ties": "davidson"}, "ties davidson"),
+        ({"steering": (1.0, 2.0)}, "no steering"),
+        ({"rule": "sign", "alpha": None, "warmup": 0}, "needs alpha"),
+    ],
+)
+def test_what_a_world_cannot_run_is_refused(changes: dict[str, Any], words: str) -> None:
+    chosen = repetitions.settings(SMALL, **{"rule": "bayes", "N": 8, "alpha": 0.5, **changes})
+    with pytest.raises(UsageError, match=words):
+        choosing.train(SMALL, chosen, [1], 1)
+
+
 def test_several_directions_are_refused() -> None:
     with pytest.raises(UsageError, match="one direction"):
         choosing.train(SMALL, settings("known", K=2), [1], 1)

@@ -17,7 +17,14 @@ from numpy.typing import NDArray
 
 from szpo import seeds
 from szpo.errors import UsageError
-from szpo.optim import comparison_selection, count_rules, optimizer, posterior, step_size, stopping
+from szpo.optim import (
+    bayes_rule,
+    comparison_selection,
+    count_rules,
+    optimizer,
+    posterior,
+    stopping,
+)
 from szpo.optim.settings import Settings
 from szpo.optim.step_size import longest
 from szpo.types import Floats, Tally
@@ -44,10 +51,11 @@ def train(
     """Run every root seed for so many steps, both sides by the same uniform numbers.
 
     Raises:
-        UsageError: several directions, or settings that `many.train` refuses.
+        UsageError: several directions, or settings that no world can run (`repetitions.check`).
     """
     if chosen.K != 1 or (chosen.vectored and chosen.rule != "bayes"):
         raise UsageError("choosing: one direction per step, no momentum, no Adam")
+    repetitions.check(chosen, panel or Panel())
     curves, spent = [], []
     for first in range(0, len(root_seeds), block):
         part = root_seeds[first : first + block]
@@ -145,7 +153,6 @@ def _posterior_step(
     """The step of ``bayes`` and which comparisons were asked, `PORTION` after `PORTION`."""
     chosen: Settings = run.chosen
     price, length = chosen.vote_price, longest(chosen, step)
-    precision = posterior.prior_precision(step_size.base_mu(chosen), chosen.distance, chosen.dim)
     going = np.ones(len(x), dtype=np.bool_)
     asked = np.zeros(tally.identical.shape, dtype=np.bool_)
     ends = [chosen.N] if price is None else [*range(PORTION, chosen.N, PORTION), chosen.N]
@@ -155,7 +162,7 @@ def _posterior_step(
         window = posterior.add(
             run.window, step, x, tally.plus, tally.minus, tally.tie, ~asked, forget=chosen.forget
         )
-        known = posterior.posterior(window, precision=precision, forget=chosen.forget, step=step)
+        known = bayes_rule.gradient(chosen, window, step)
         if price is not None:
             worth = stopping.worth(known, x[:, 0], length)
             going = going & (worth >= price)

@@ -123,10 +123,19 @@ def train(
 
     Raises:
         UsageError: settings that a world cannot run: a warm-up, weights of voters, steering,
-            momentum of a space too large for a vector.
+            Davidson's ties, momentum of a space too large for a vector, a selection or a price of
+            votes (`szpo_simulators.worlds.choosing` has them), ``truth`` under ``bayes``.
     """
     asked = panel or Panel()
-    _check(chosen, asked)
+    check(chosen, asked)
+    for name in ("selection", "vote_price"):
+        if getattr(chosen, name) is not None:
+            raise UsageError(f"worlds: no {name} here; leave it out, or take worlds.choosing")
+    if truth and chosen.rule == "bayes":
+        raise UsageError(
+            "worlds: truth gives a difference per direction, and bayes takes votes; choose the "
+            "rule known, sign or margin, or leave truth out"
+        )
     stops = tuple(marks) or (steps,)
     parts = [root_seeds[i : i + block] for i in range(0, len(root_seeds), block)]
 
@@ -327,12 +336,7 @@ class _Block:
         if chosen.weighting in weighting.LEARNT and votes.history is not None:
             self.window = bayes_rule.reweighed(self.window, votes.history, votes.weights)
         mu = step_size.base_mu(chosen)
-        known = posterior.posterior(
-            self.window,
-            precision=posterior.prior_precision(mu, chosen.distance, chosen.dim),
-            forget=chosen.forget,
-            step=step,
-        )
+        known = bayes_rule.gradient(chosen, self.window, step)
         length = mu * math.sqrt(chosen.dim * chosen.kl_step / chosen.kl_radius)
         return posterior.step_vector(known, length * step_size.shape(chosen, step))
 
@@ -363,12 +367,21 @@ def _rounded(coef: Floats) -> Floats:
     return parameters.round13(kept)
 
 
-def _check(chosen: Settings, panel: Panel | People) -> None:
+def check(chosen: Settings, panel: Panel | People) -> None:
+    """Refuse settings that the arithmetic of worlds does not have.
+
+    Raises:
+        UsageError: names the setting.
+    """
     if chosen.warmup or chosen.steering is not None:
-        raise UsageError("many: no warm-up and no steering; give alpha")
+        raise UsageError("worlds: no warm-up and no steering; give alpha")
+    if chosen.ties != "half":
+        raise UsageError(f"worlds: ties {chosen.ties} are not reckoned here; set ties to half")
     if chosen.weighting != "equal" and not isinstance(panel, People):
-        raise UsageError(f"many: weighting {chosen.weighting} needs a panel of members (People)")
+        raise UsageError(f"worlds: weighting {chosen.weighting} needs a panel of members (People)")
     if chosen.rule != "bayes" and chosen.given_alpha is None:
-        raise UsageError(f"many: the rule {chosen.rule} needs alpha, the benches tune it")
+        raise UsageError(f"worlds: the rule {chosen.rule} needs alpha, the benches tune it")
     if chosen.momentum > 0 and not chosen.vectored:
-        raise UsageError(f"many: momentum in {chosen.dim} coordinates; {optimizer.__name__} folds")
+        raise UsageError(
+            f"worlds: momentum in {chosen.dim} coordinates; {optimizer.__name__} folds"
+        )
