@@ -117,6 +117,7 @@ class _Loop:
     theta: Theta = field(init=False)
     head: str = field(init=False)
     made: dict[int, dict[str, float]] = field(default_factory=dict)
+    reading: budget.Reading = field(default_factory=budget.Reading)
     votes: StepVotes | None = None
     """Those of the step at hand, read on at each look."""
     spent: int = 0
@@ -139,7 +140,10 @@ class _Loop:
                 return paused
             row = self.ledger.step(step)
             if row is None or row["state"] not in ("open", "closed"):  # what is begun is finished
-                limit = budget.reached(self.ledger, step=step, votes=self.spent, per_step=per_step)
+                limit = budget.reached(
+                    self.ledger, step=step, votes=self.spent, per_step=per_step,
+                    reading=self.reading,
+                )  # fmt: skip
                 if limit is not None:
                     return self._end("stopped", limit)
             if until_step is not None and step >= until_step:
