@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from typing import Final, Literal, NamedTuple, Protocol, TypeVar
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from szpo import seeds
 from szpo.ledger.database import Ledger, Record
 from szpo.optim import comparison_selection
 from szpo.optim.settings import settings_from_json
-from szpo.types import Choice, Floats, Tally, Verdict, Vote
+from szpo.types import Choice, Floats, Kind, Tally, Verdict, Vote
 
 _VOTE: Final = (
     "SELECT v.vote, v.assignment, v.revision, v.choice, v.received_us, a.comparison, a.panelist, "
@@ -108,6 +108,7 @@ class StepVotes:
         self.ledger: Final = ledger
         self.step: Final = step
         self._marks: tuple[int, int, int] | None = None
+        self._counted: tuple[Vote, ...] | None = None
         self.look()
 
     def look(self) -> StepVotes:
@@ -176,14 +177,14 @@ class StepVotes:
 
     def _forget(self) -> None:
         self._vote = self._amendment = 0
-        self._latest: dict[str, _Cast] = {}
+        self._latest: dict[str, Cast] = {}
         """The last answer of each seat, in order of first answers since a skip."""
         self._out: set[int] = set()
         """Excluded votes."""
         self._room: dict[tuple[str, str], int] = {}
         self._have: dict[tuple[str, str], int] = {}
         self._lack = 0
-        self._counted: tuple[Vote, ...] | None = None
+        self._counted = None
 
     def _read(self) -> None:
         ledger, row = self.ledger, self.ledger.step(self.step)
@@ -221,14 +222,13 @@ class StepVotes:
             self._count_again()
 
     def _keep(self, row: Record) -> None:
-        cast = _Cast(row["vote"], row["plus_side"], _vote(row))
-        before = keep_last(self._latest, row["assignment"], cast)
+        cast, before = _keep_last(self._latest, row)
         if before is not None:
             self._count(before, -1)
         self._count(cast, 1)
         self._counted = None
 
-    def _count(self, cast: _Cast, by: int) -> None:
+    def _count(self, cast: Cast, by: int) -> None:
         """Add to (or take from) what its side of plus has, and so to what the step lacks."""
         place = cast.vote.comparison, cast.plus_side
         room = self._room.get(place, 0)
@@ -253,7 +253,7 @@ class StepVotes:
                 yield cast.number, cast.vote
 
 
-class _Cast(NamedTuple):
+class Cast(NamedTuple):
     """An answer with its row's id and the side on which plus stood."""
 
     number: int
@@ -262,27 +262,44 @@ class _Cast(NamedTuple):
 
     @property
     def skipped(self) -> bool:
+        """It is a skip."""
         return self.vote.choice == "skip"
 
 
-class _Answer(Protocol):
-    @property
-    def skipped(self) -> bool: ...
+def answers(
+    ledger: Ledger,
+    *kinds: Kind,
+    last_vote: int | None = None,
+    last_amendment: int | None = None,
+) -> tuple[Cast, ...]:
+    """The answers that stand to all comparisons of these kinds: each seat's last one in time.
+
+    Up to a vote and an amendment, where they are given. Those excluded are left out. A step's own
+    votes, up to its close, are `StepVotes.standing`.
+    """
+    marks = ", ".join("?" * len(kinds))
+    latest: dict[str, Cast] = {}
+    with ledger.snapshot():
+        for row in ledger.stream(
+            f"{_VOTE} FROM {_BY_STEP} WHERE c.kind IN ({marks}) AND v.late = 0 AND v.vote <= ? "
+            "ORDER BY v.vote",
+            (*kinds, 2**62 if last_vote is None else last_vote),
+        ):
+            _keep_last(latest, row)
+        without = excluded(ledger, last_amendment)
+    return tuple(cast for cast in latest.values() if cast.number not in without)
 
 
-_A = TypeVar("_A", bound=_Answer)
-
-
-def keep_last(latest: dict[str, _A], seat: str, answer: _A) -> _A | None:
-    """Let a seat's next answer in order of votes take the place of its last one, and return that.
+def _keep_last(latest: dict[str, Cast], row: Record) -> tuple[Cast, Cast | None]:
+    """Let a seat's next answer in order of votes take the place of its last one; returns both.
 
     A seat keeps its place by its first answer; after a skip it goes behind who answered meanwhile.
     """
-    before = latest.get(seat)
+    cast, before = Cast(row["vote"], row["plus_side"], _vote(row)), latest.get(row["assignment"])
     if before is not None and before.skipped:
-        del latest[seat]
-    latest[seat] = answer
-    return before
+        del latest[row["assignment"]]
+    latest[row["assignment"]] = cast
+    return cast, before
 
 
 def standing(ledger: Ledger, step: int) -> tuple[Vote, ...]:
