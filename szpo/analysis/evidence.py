@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -253,33 +253,32 @@ _VOTES: Final = (
 )
 
 
+_APART: Final[tuple[Kind, ...]] = ("gold", "aa", "repeat", "final", "practice")
+"""Kinds of comparisons that belong to no step."""
+
+
 def _ballots(ledger: Ledger, steps: Sequence[int]) -> list[Ballot]:
     rows = ledger.query(_VOTES)
-    standing: set[tuple[str, str, int]] = set()
-    counted: set[tuple[str, str, int]] = set()
+    standing = {cast.number for cast in counting.answers(ledger, *_APART)}
+    counted: set[int] = set()
     for step in steps:
-        standing |= {_key(vote) for vote in counting.standing(ledger, step)}
-        counted |= {_key(vote) for vote in counting.counted(ledger, step)}
-    without = counting.excluded(ledger)
-    last = {row["assignment"]: row["vote"] for row in rows if not row["late"]}
+        stand, count = counting.StepVotes(ledger, step).ids()
+        standing |= stand
+        counted |= count
     words = _words(ledger)
     ballots = []
     for row in rows:
-        key = (row["comparison"], row["panelist"], row["revision"])
         details = json.loads(row["details"] or "{}")
         prompt, plus, minus = words.get(row["comparison"], (0, 0, 0))
-        if row["kind"] == "train":
-            stands = key in standing
-        else:
-            stands = row["vote"] == last.get(row["assignment"]) and row["vote"] not in without
         ballots.append(
             Ballot(
                 vote=row["vote"], seat=row["assignment"], revision=row["revision"],
                 comparison=row["comparison"], kind=row["kind"], step=row["step"], k=row["k"],
                 n=row["n"], panelist=row["pseudonym"], plus_side=row["plus_side"],
                 choice=row["choice"], verdict=counting.verdict(row["choice"], row["plus_side"]),
-                expected=row["expected"], repeats=row["repeats"], standing=stands,
-                counted=key in counted, late=bool(row["late"]), skip_reason=row["skip_reason"],
+                expected=row["expected"], repeats=row["repeats"], standing=row["vote"] in standing,
+                counted=row["vote"] in counted, late=bool(row["late"]),
+                skip_reason=row["skip_reason"],
                 rubric_version=row["rubric_version"], dwell_ms=row["dwell_ms"],
                 served_us=row["served_us"], received_us=row["received_us"],
                 words=prompt + plus + minus, words_plus=plus, words_minus=minus,
@@ -288,10 +287,6 @@ def _ballots(ledger: Ledger, steps: Sequence[int]) -> list[Ballot]:
             )
         )  # fmt: skip
     return ballots
-
-
-def _key(vote: Any) -> tuple[str, str, int]:
-    return vote.comparison, vote.panelist, vote.revision
 
 
 def _text(value: object) -> str | None:

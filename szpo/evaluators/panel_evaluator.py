@@ -14,7 +14,6 @@ from szpo.errors import UsageError
 from szpo.evaluators.protocol import Judge, NobodyLeftError, Tiring
 from szpo.ledger.database import Ledger
 from szpo.types import Assignment, Comparison, Vote
-from szpo.voting import counting
 from szpo.voting.service import PanelistKind, VoteService
 
 SIDES: Final[tuple[Literal["A", "B"], ...]] = ("A", "B")
@@ -159,7 +158,7 @@ def open_seats(
         if not _is_open(ledger, row["step"]):
             return []
         have = {c.id: 0 for c in asked}
-        for vote in counting.counted(ledger, row["step"]):
+        for vote in service.counted(row["step"]):
             if vote.comparison in have:  # others of the step may be somebody else's to answer
                 have[vote.comparison] += 1
         short = [c for c in asked if have[c.id] < m]

@@ -40,6 +40,9 @@ BASIS: Final = "basis/"
 NO_BASE: Final = sha256("no base model")
 """The base hash of policies that stand on no stored model."""
 
+PART: Final = 500
+"""Rows that a stream has in memory at once."""
+
 Clock = Callable[[], int]
 """Microseconds since 1970; injected everywhere, so that no test waits."""
 Record = dict[str, Any]
@@ -331,12 +334,24 @@ class Ledger:
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[Record]:
         """All rows of a SELECT as dictionaries."""
         with self._lock:
-            cursor = self.execute(sql, parameters)
-            names = [column[0] for column in cursor.description]
-            try:
-                return [dict(zip(names, values, strict=True)) for values in cursor]
-            except sqlite3.Error as error:
-                translate(self.path, error)
+            return list(self.stream(sql, parameters))
+
+    def stream(self, sql: str, parameters: Sequence[Any] = ()) -> Iterator[Record]:
+        """The rows of a SELECT one after the other, however many there are.
+
+        Use it inside `snapshot` or `transaction`: else what is written meanwhile may show in it.
+        """
+        cursor = self.execute(sql, parameters)
+        names = [column[0] for column in cursor.description]
+        while True:
+            with self._lock:
+                try:
+                    part = cursor.fetchmany(PART)
+                except sqlite3.Error as error:
+                    translate(self.path, error)
+            yield from (dict(zip(names, values, strict=True)) for values in part)
+            if len(part) < PART:
+                return
 
     def changes(self) -> tuple[int, int, int]:
         """Marks of what was written: by other connections, by this one, and undone here.

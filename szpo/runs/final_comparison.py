@@ -98,19 +98,11 @@ def result(ledger: Ledger, order: Order) -> FinalResult:
     made = orders.comparisons(order)
     if not made or order.result is None:
         raise UsageError(f"order {order.id} has no comparisons: {order.error or 'not made yet'}")
-    wanted, without = set(made), counting.excluded(ledger)
-    latest = {}
-    for vote in ledger.query(
-        "SELECT v.vote, v.choice, v.assignment, a.plus_side, a.panelist, a.comparison "
-        "FROM comparisons c JOIN assignments a USING (comparison) JOIN votes v USING (assignment) "
-        "WHERE c.kind = 'final' AND v.late = 0 ORDER BY v.vote"
-    ):
-        if vote["comparison"] in wanted:
-            latest[vote["assignment"]] = vote
+    wanted = set(made)
     said = [
-        Said(row["comparison"], row["panelist"], counting.verdict(row["choice"], row["plus_side"]))
-        for row in latest.values()
-        if row["vote"] not in without
+        Said(vote.comparison, vote.panelist, vote.verdict)
+        for _, _, vote in counting.answers(ledger, "final")
+        if vote.comparison in wanted
     ]
     identical = ledger.query(
         "SELECT comparison FROM comparisons WHERE kind = 'final' AND identical = 1"

@@ -18,6 +18,7 @@ from szpo.runs import final_comparison, link_triads, samples
 from szpo.runs.samples import Source
 from szpo.training.step_report import Outcome
 from szpo.voting import lease, steps
+from szpo.voting.counting import StepVotes
 from szpo.voting.lease import Lease
 
 Say = Callable[[str], None]
@@ -172,7 +173,7 @@ def overdue(ledger: Ledger) -> str | None:
     """Why an open step whose deadline has passed is still open; None if it is not."""
     minutes, quorum = (_panel(ledger).get(name) for name in ("deadline_minutes", "quorum"))
     row = _open_step(ledger)
-    if row is None or minutes is None or steps.quorate(ledger, row["step"], quorum):
+    if row is None or minutes is None or steps.quorate(StepVotes(ledger, row["step"]), quorum):
         return None
     if ledger.clock() < steps.deadline_us(ledger, row, minutes * 60):
         return None

@@ -67,9 +67,14 @@ def limits(ledger: Ledger) -> Limits:
     return Limits(step=lease.controller(ledger)["stop_at"], **rest)
 
 
-def reached(ledger: Ledger, *, step: int, votes: int, per_step: int) -> str | None:
-    """Why ``step`` is not to be opened after so many counted votes; None if nothing forbids it."""
-    found = limits(ledger)
+def reached(
+    ledger: Ledger, *, step: int, votes: int, per_step: int, reading: Reading | None = None
+) -> str | None:
+    """Why ``step`` is not to be opened after so many counted votes; None if nothing forbids it.
+
+    ``reading`` is what the caller keeps from one question to the next.
+    """
+    found, reading = limits(ledger), reading or Reading()
     if found.step is not None and step >= found.step:
         return f"asked to stop before step {found.step}"
     if found.votes is not None and votes + per_step > found.votes:
@@ -77,10 +82,11 @@ def reached(ledger: Ledger, *, step: int, votes: int, per_step: int) -> str | No
     if found.at_us is not None and ledger.clock() >= found.at_us:
         when = datetime.fromtimestamp(found.at_us / 1e6, UTC)
         return f"asked to stop at {when:%Y-%m-%d %H:%M} UTC"
-    if found.person_hours is not None and (hours := person_hours(ledger)) >= found.person_hours:
+    if found.person_hours is not None and (hours := reading.hours(ledger)) >= found.person_hours:
         return f"asked to stop at {found.person_hours:g} person-hours: reading took {hours:.2f}"
     if found.money is not None:
-        so_far, then = spent(ledger, votes) or 0.0, spent(ledger, votes, more=per_step) or 0.0
+        hours = reading.hours(ledger)
+        so_far, then = (_spent(ledger, votes, hours, more) or 0.0 for more in (0, per_step))
         if then > found.money:
             return (
                 f"asked to stop at a cost of {found.money:.2f}: {so_far:.2f} are spent, a step "
@@ -102,18 +108,42 @@ def pay(
     return votes * (per_vote or 0) + hours * (per_hour or 0)
 
 
-def spent(ledger: Ledger, votes: int, *, more: int = 0) -> float | None:
-    """What ``votes`` counted votes have cost; with ``more`` of them, read as long as those before.
+def spent(ledger: Ledger, votes: int) -> float | None:
+    """What ``votes`` counted votes have cost; None where the settings name no pay."""
+    return _spent(ledger, votes, person_hours(ledger), 0)
 
-    Before the first vote, one is reckoned to read as long as the settings let answers be.
+
+def _spent(ledger: Ledger, votes: int, hours: float, more: int) -> float | None:
+    """With ``more`` votes, read as long as those before.
+
+    Before the first vote, one is taken to read as long as the settings let answers be.
     """
     recorded = ledger.spec.get("config")
     config = Config() if recorded is None else Config.model_validate(recorded)
-    panel, hours = config.panel, person_hours(ledger)
+    panel = config.panel
     each = hours / votes if votes else config.words_per_vote / summary.WORDS_PER_MINUTE / 60
     return pay(votes + more, hours + more * each, panel.pay_per_vote, panel.pay_per_hour)
 
 
+class Reading:
+    """What voters have read, step by step: a step whose votes are fixed is read once."""
+
+    def __init__(self) -> None:
+        self._fixed: dict[int, int] = {}
+
+    def hours(self, ledger: Ledger) -> float:
+        """Hours that reading the voted comparisons takes at 238 words a minute."""
+        total = 0
+        for row in ledger.query("SELECT step, last_vote FROM steps ORDER BY step"):
+            words = self._fixed.get(row["step"])
+            if words is None:
+                words = summary.words_read(ledger, row["step"])
+                if row["last_vote"] is not None:
+                    self._fixed[row["step"]] = words
+            total += words
+        return total / summary.WORDS_PER_MINUTE / 60
+
+
 def person_hours(ledger: Ledger) -> float:
     """Hours that reading the voted comparisons takes at 238 words a minute."""
-    return summary.summary(ledger).person_minutes / 60
+    return Reading().hours(ledger)

@@ -29,10 +29,11 @@ from szpo.replay import replay
 from szpo.training import budget, guards
 from szpo.training.comparisons import Prompts, compare
 from szpo.training.guards import Bands
-from szpo.training.step_report import Outcome, StepReport, flatten, plain
-from szpo.types import Comparison, Info, Query, Theta, Vote
-from szpo.voting import counting, lease, steps, triads
+from szpo.training.step_report import Outcome, StepReport, answers_read, flatten, plain
+from szpo.types import Comparison, Info, Query, Theta
+from szpo.voting import lease, steps, triads
 from szpo.voting.ballots import ballots
+from szpo.voting.counting import StepVotes
 from szpo.voting.lease import Lease
 
 if TYPE_CHECKING:
@@ -116,6 +117,9 @@ class _Loop:
     theta: Theta = field(init=False)
     head: str = field(init=False)
     made: dict[int, dict[str, float]] = field(default_factory=dict)
+    reading: budget.Reading = field(default_factory=budget.Reading)
+    votes: StepVotes | None = None
+    """Those of the step at hand, read on at each look."""
     spent: int = 0
     read: int = 0
     generation_s: float = 0.0
@@ -136,7 +140,10 @@ class _Loop:
                 return paused
             row = self.ledger.step(step)
             if row is None or row["state"] not in ("open", "closed"):  # what is begun is finished
-                limit = budget.reached(self.ledger, step=step, votes=self.spent, per_step=per_step)
+                limit = budget.reached(
+                    self.ledger, step=step, votes=self.spent, per_step=per_step,
+                    reading=self.reading,
+                )  # fmt: skip
                 if limit is not None:
                     return self._end("stopped", limit)
             if until_step is not None and step >= until_step:
@@ -175,15 +182,10 @@ class _Loop:
     def _count_void(self, row: Record) -> None:
         """A step that was closed and then made void has cost its votes all the same."""
         if row["state"] == "void" and row["closed_by"] is not None:
-            self.spent += len(counting.counted(self.ledger, row["step"]))
-            self.read += self._answers_read(
-                counting.standing(self.ledger, row["step"]), self.ledger.comparisons(row["step"])
-            )
-
-    @staticmethod
-    def _answers_read(standing: Sequence[Vote], comparisons: Sequence[Comparison]) -> int:
-        shown = {c.id: 2 * sum(not r.identical for r in c.rows) for c in comparisons}
-        return sum(shown[vote.comparison] for vote in standing)
+            votes = self._votes(row["step"])
+            self.spent += len(votes.counted)
+            comparisons = self.ledger.comparisons(row["step"])
+            self.read += answers_read(votes.standing, comparisons)
 
     def _catch_up(self) -> None:
         ledger = self.ledger
@@ -316,7 +318,7 @@ class _Loop:
             if not asked:
                 steps.close(ledger, step, "auto", epoch=self.lease.epoch)
             elif not (
-                steps.close(ledger, step, "rule", epoch=self.lease.epoch)
+                steps.close(ledger, step, "rule", epoch=self.lease.epoch, votes=self._votes(step))
                 or self._overdue(row)
                 or self._enough(step)
             ):
@@ -334,9 +336,9 @@ class _Loop:
     def _enough(self, step: int) -> bool:
         """Close a step that has a vote and whose next one is not worth its price."""
         settings, price = self.settings, self.settings.vote_price
-        if price is None or not counting.counted(self.ledger, step):
+        if price is None or not (votes := self._votes(step)).counted:
             return False
-        tally = counting.tally(self.ledger, step, settings.K, settings.N)
+        tally = votes.tally(settings.K, settings.N)
         worth = float(stopping.worth_asking(self.state, self._query(step), tally).max())
         return worth < price and steps.close(
             self.ledger, step, "operator", epoch=self.lease.epoch,
@@ -355,8 +357,9 @@ class _Loop:
         if self.ledger.clock() < steps.deadline_us(self.ledger, row, self.deadline_s):
             return False
         return steps.close(
-            self.ledger, row["step"], "deadline", epoch=self.lease.epoch, quorum=self.quorum
-        )
+            self.ledger, row["step"], "deadline", epoch=self.lease.epoch, quorum=self.quorum,
+            votes=self._votes(row["step"]),
+        )  # fmt: skip
 
     # ---- tell and apply ----
 
@@ -367,8 +370,8 @@ class _Loop:
         if row["state"] == "void":
             self._pass_over(row)
             return None
-        counted = counting.counted(ledger, step)
-        tally = counting.tally(ledger, step, settings.K, settings.N)
+        votes = self._votes(step)
+        counted, tally = votes.counted, votes.tally(settings.K, settings.N)
         voters = ballots(ledger, settings, step, counted, tally)
         query = self._query(step)
         state, updates, info = optimizer.tell(self.state, query, tally, ballots=voters)
@@ -380,7 +383,7 @@ class _Loop:
         for update in added:
             theta = parameters.applied(settings.space, theta, update)
         head = parameters.digest(theta, settings.layout, ledger.basis_sha256)
-        report = self._report(row, comparisons, counted, info, theta, head)
+        report = self._report(row, comparisons, votes, info, theta, head)
         notes = {**asdict(report), **report.figures, "figures": None, "seconds": None}
         with ledger.transaction("controller"):  # a guard's pause is never lost to a crash
             done = steps.apply(
@@ -421,13 +424,13 @@ class _Loop:
         self,
         row: Record,
         comparisons: Sequence[Comparison],
-        counted: Sequence[Vote],
+        votes: StepVotes,
         info: Info,
         theta: Theta,
         head: str,
     ) -> StepReport:
-        standing = counting.standing(self.ledger, row["step"])
-        read = self._answers_read(standing, comparisons)
+        counted, standing = votes.counted, votes.standing
+        read = answers_read(standing, comparisons)
         flat = flatten(theta, self.settings.layout)
         figures = self._figures(row["step"], comparisons)
         return StepReport(
@@ -470,6 +473,12 @@ class _Loop:
         return self.made.get(step) or guards.figures(comparisons)
 
     # ---- small things ----
+
+    def _votes(self, step: int) -> StepVotes:
+        """The votes of a step as they stand now."""
+        if self.votes is None or self.votes.step != step:
+            self.votes = StepVotes(self.ledger, step)
+        return self.votes.look()
 
     def _row(self, step: int) -> Record:
         row = self.ledger.step(step)

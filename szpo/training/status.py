@@ -50,7 +50,7 @@ class RoundStatus:
 
 
 _Key = tuple[int, int, int]
-_known: weakref.WeakKeyDictionary[Ledger, tuple[_Key, int, RoundStatus]] = (
+_known: weakref.WeakKeyDictionary[Ledger, tuple[_Key, int, RoundStatus, budget.Reading]] = (
     weakref.WeakKeyDictionary()
 )
 
@@ -65,7 +65,9 @@ def round_status(ledger: Ledger) -> RoundStatus:
         key, now = ledger.changes(), ledger.clock()
         found = _known.get(ledger)
         if found is None or found[0] != key or not 0 <= now - found[1] < FRESH_US:
-            found = _known[ledger] = key, now, _status(ledger)
+            kept = found is not None and found[0][2] == key[2]  # nothing was undone here
+            reading = found[3] if found is not None and kept else budget.Reading()
+            found = _known[ledger] = key, now, _status(ledger, reading), reading
         return found[2]
 
 
@@ -79,14 +81,14 @@ def told(status: RoundStatus) -> RoundStatus:
     return replace(status, paused_by="guard", pause_reason=None)
 
 
-def _status(ledger: Ledger) -> RoundStatus:
+def _status(ledger: Ledger, reading: budget.Reading) -> RoundStatus:
     flags, rows = lease.controller(ledger), ledger.steps()
     live = [row for row in rows if row["state"] not in ("applied", "void")]
     shown = next((row for row in live if row["state"] in ("open", "closed")), None)
     state, step = _state(ledger, rows, live, shown)
     by, reason = flags["paused_by"], flags["pause_reason"]
     if by is None and shown is None and state != "finished":
-        by, reason = _stopped(ledger, len(rows) - len(live))
+        by, reason = _stopped(ledger, len(rows) - len(live), reading)
     is_open = shown is not None and shown["state"] == "open"
     board = seats.board(ledger) if is_open else None
     found = RoundStatus(
@@ -131,11 +133,13 @@ def _spent(ledger: Ledger, done: int) -> bool:
     )
 
 
-def _stopped(ledger: Ledger, step: int) -> tuple[str | None, str | None]:
+def _stopped(ledger: Ledger, step: int, reading: budget.Reading) -> tuple[str | None, str | None]:
     """A limit that a person has set keeps the next step from being opened."""
     config = _config(ledger)
     per_step = 1 if config is None else config.votes_per_step
-    reason = budget.reached(ledger, step=step, votes=_votes(ledger), per_step=per_step)
+    reason = budget.reached(
+        ledger, step=step, votes=_votes(ledger), per_step=per_step, reading=reading
+    )
     return (None, None) if reason is None else ("limit", reason)
 
 

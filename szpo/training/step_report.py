@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
-from szpo.types import Floats, Layout, Theta
+from szpo.types import Comparison, Floats, Layout, Theta, Vote
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,3 +82,9 @@ def plain(value: Any) -> Any:
     if isinstance(value, (float, np.floating)):
         return float(value) if math.isfinite(value) else None
     return value
+
+
+def answers_read(standing: Iterable[Vote], comparisons: Iterable[Comparison]) -> int:
+    """Answers that the votes of a step that stand, skips among them, took reading."""
+    shown = {c.id: 2 * sum(not row.identical for row in c.rows) for c in comparisons}
+    return sum(shown[vote.comparison] for vote in standing)

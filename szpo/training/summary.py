@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from szpo.aggregation.win_rates import better_side
 from szpo.config.schema import Config
 from szpo.ledger.database import Ledger
 from szpo.types import Vote
-from szpo.voting import counting
+from szpo.voting.counting import StepVotes
 
 WORDS_PER_MINUTE = 238
 """Silent reading of English prose, adults, as the person-minutes are reckoned."""
@@ -104,18 +104,14 @@ def steps(ledger: Ledger) -> list[Facts]:
     """One line per step that was planned, in order."""
     seen = {row["step"]: row for row in ledger.steps()}
     counted: dict[int, Counter[str]] = {step: Counter() for step in seen}
-    reading = _reading(ledger)
     for step, tally in counted.items():
-        skipped = [vote for vote in counting.standing(ledger, step) if vote.verdict == "skip"]
-        answered = counting.counted(ledger, step)
+        votes = StepVotes(ledger, step)
+        answered, skipped = votes.counted, _skipped(votes)
         tally["votes"], tally["skips"] = len(answered), len(skipped)
-        tally["pairs"], tally["agreeing"] = _agreement(answered)
+        tally["pairs"], tally["agreeing"] = agreement(answered)
         for vote in answered:
             tally[{"tie": "ties"}.get(vote.verdict, vote.verdict)] += 1
-        for vote in (*answered, *skipped):
-            rows, words = reading.get(vote.comparison, (0, 0))
-            tally["answers_read"] += 2 * rows
-            tally["words_read"] += words
+        tally["answers_read"], tally["words_read"] = _read(ledger, votes)
     for row in ledger.query(
         "SELECT step, count(*) AS n FROM comparisons WHERE kind = 'train' AND identical = 1 "
         "AND step IS NOT NULL GROUP BY step"
@@ -177,6 +173,11 @@ def summary(ledger: Ledger, facts: list[Facts] | None = None) -> Summary:
     )
 
 
+def words_read(ledger: Ledger, step: int) -> int:
+    """Words that the votes of a step took reading, skips among them."""
+    return _read(ledger, StepVotes(ledger, step))[1]
+
+
 def separation(pairs: int, agreeing: int) -> float | None:
     """The win rate of a direction's better side, without bias from choosing the side afterwards.
 
@@ -191,14 +192,20 @@ def separation(pairs: int, agreeing: int) -> float | None:
     return round(better_side(2 * agreeing / pairs - 1), 12)
 
 
-def _agreement(answered: Sequence[Vote]) -> tuple[int, int]:
-    pairs = agreeing = 0
-    for i, one in enumerate(answered):
-        for other in answered[:i]:
-            if one.k == other.k and one.n != other.n and "tie" not in (one.verdict, other.verdict):
-                pairs += 1
-                agreeing += one.verdict == other.verdict
+def agreement(answered: Iterable[Vote]) -> tuple[int, int]:
+    """Pairs of votes for a side on different comparisons of a direction, and those that agree.
+
+    By counts: all pairs of a direction less those within one comparison.
+    """
+    sided = [vote for vote in answered if vote.verdict != "tie"]
+    pairs = _two(v.k for v in sided) - _two((v.k, v.n) for v in sided)
+    agreeing = _two((v.k, v.verdict) for v in sided) - _two((v.k, v.n, v.verdict) for v in sided)
     return pairs, agreeing
+
+
+def _two(groups: Iterable[Hashable]) -> int:
+    """Pairs within the same group."""
+    return sum(count * (count - 1) // 2 for count in Counter(groups).values())
 
 
 def _state(ledger: Ledger, votes_so_far: int) -> str:
@@ -228,14 +235,23 @@ def _spent(ledger: Ledger, votes_so_far: int) -> bool:
     return by_steps or by_votes
 
 
-def _reading(ledger: Ledger) -> dict[str, tuple[int, int]]:
-    """Rows that were really shown, and their words, by comparison."""
+def _skipped(votes: StepVotes) -> list[Vote]:
+    return [vote for vote in votes.standing if vote.verdict == "skip"]
+
+
+def _read(ledger: Ledger, votes: StepVotes) -> tuple[int, int]:
+    """Answers and words that a step's votes took reading: of rows that were really shown."""
     shown: dict[str, tuple[int, int]] = {}
-    for row in ledger.query("SELECT comparison, plus, minus FROM answers WHERE plus <> minus"):
-        rows, words = shown.get(row["comparison"], (0, 0))
+    for row in ledger.query(
+        "SELECT comparison, a.plus, a.minus FROM comparisons c JOIN answers a USING (comparison) "
+        "WHERE c.run = ? AND c.step = ? AND c.kind = 'train' AND a.plus <> a.minus",
+        (ledger.run, votes.step),
+    ):
+        answers, words = shown.get(row["comparison"], (0, 0))
         words += len(row["plus"].split()) + len(row["minus"].split())
-        shown[row["comparison"]] = rows + 1, words
-    return shown
+        shown[row["comparison"]] = answers + 2, words
+    read = [shown.get(vote.comparison, (0, 0)) for vote in (*votes.counted, *_skipped(votes))]
+    return sum(answers for answers, _ in read), sum(words for _, words in read)
 
 
 def _moved(ledger: Ledger) -> dict[int, tuple[float | None, float | None]]:

@@ -43,23 +43,15 @@ def known(ledger: Ledger, step: int) -> dict[str, tuple[float, float]]:
     row = ledger.step(step)
     if row is None or row["last_vote"] is None:
         return {}
-    without = counting.excluded(ledger, row["last_amendment"])
-    last = {
-        vote["assignment"]: vote
-        for vote in ledger.query(
-            "SELECT v.vote, v.assignment, v.choice, a.panelist, a.plus_side, c.expected "
-            "FROM comparisons c JOIN assignments a USING (comparison) "
-            "JOIN votes v USING (assignment) "
-            "WHERE c.kind = 'gold' AND v.late = 0 AND v.vote <= ? ORDER BY v.vote",
-            (row["last_vote"],),
-        )
-    }
+    gold = ledger.query("SELECT comparison, expected FROM comparisons WHERE kind = 'gold'")
+    expected = {head["comparison"]: head["expected"] for head in gold}
+    until = {"last_vote": row["last_vote"], "last_amendment": row["last_amendment"]}
     found: dict[str, tuple[float, float]] = {}
-    for vote in last.values():
-        verdict = counting.verdict(vote["choice"], vote["plus_side"])
-        if verdict == "skip" or vote["vote"] in without:
-            continue
-        right, asked = found.get(vote["panelist"], (0.0, 0.0))
-        hit = 0.5 if verdict == "tie" else float(verdict == vote["expected"])
-        found[vote["panelist"]] = right + hit, asked + 1
+    for _, _, vote in counting.answers(ledger, "gold", **until):
+        if vote.verdict != "skip":
+            right, asked = found.get(vote.panelist, (0.0, 0.0))
+            hit = (
+                0.5 if vote.verdict == "tie" else float(vote.verdict == expected[vote.comparison])
+            )
+            found[vote.panelist] = right + hit, asked + 1
     return found

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Iterable, Iterator
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 
@@ -12,7 +12,20 @@ from szpo import seeds
 from szpo.ledger.database import Ledger, Record
 from szpo.optim import comparison_selection
 from szpo.optim.settings import settings_from_json
-from szpo.types import Choice, Floats, Tally, Verdict, Vote
+from szpo.types import Choice, Floats, Kind, Tally, Verdict, Vote
+
+_VOTE: Final = (
+    "SELECT v.vote, v.assignment, v.revision, v.choice, v.received_us, a.comparison, a.panelist, "
+    "a.plus_side, c.k, c.n"
+)
+_BY_STEP: Final = (
+    "comparisons c CROSS JOIN assignments a USING (comparison) "
+    "CROSS JOIN votes v USING (assignment)"
+)
+_BY_VOTE: Final = (
+    "votes v CROSS JOIN assignments a USING (assignment) "
+    "CROSS JOIN comparisons c USING (comparison)"
+)
 
 
 def sides(
@@ -84,56 +97,229 @@ def verdict(choice: Choice, plus_side: str) -> Verdict:
     return "plus" if choice == plus_side else "minus"
 
 
-def standing(ledger: Ledger, step: int) -> tuple[Vote, ...]:
-    """Each panelist's last answer in time to each training comparison of a step, skips included.
+class StepVotes:
+    """The votes of one step as of the last look; a further look reads only what is new.
 
-    Up to the step's close: votes beyond `steps.last_vote`, late ones and those excluded by an
-    amendment up to `steps.last_amendment` are left out.
+    Pure reading. What stands and what counts are fixed once the step is closed; an open step is
+    looked at again and again (`look`), and each time costs what was appended meanwhile.
     """
-    return tuple(_vote(row) for row in _standing(ledger, step))
+
+    def __init__(self, ledger: Ledger, step: int):
+        self.ledger: Final = ledger
+        self.step: Final = step
+        self._marks: tuple[int, int, int] | None = None
+        self._counted: tuple[Vote, ...] | None = None
+        self.look()
+
+    def look(self) -> StepVotes:
+        """Read on from the last vote and the last amendment seen; returns itself."""
+        with self.ledger.snapshot():  # a step is not closed between its row and its votes
+            marks, before = self.ledger.changes(), self._marks
+            if marks != before:
+                self._marks = None  # until all is read: an interrupt must leave no half
+                if before is None or before[2] != marks[2]:  # undone here: seen, yet not there
+                    self._forget()
+                self._read()
+                self._marks = marks
+        return self
+
+    @property
+    def standing(self) -> tuple[Vote, ...]:
+        """Each panelist's last answer in time to each training comparison, skips included.
+
+        Up to the step's close: votes beyond `steps.last_vote`, late ones and those excluded by an
+        amendment up to `steps.last_amendment` are left out.
+        """
+        return tuple(vote for number, _, vote in self._latest.values() if number not in self._out)
+
+    @property
+    def counted(self) -> tuple[Vote, ...]:
+        """The votes that count: A, B or tie, M for each comparison, balanced over sides.
+
+        For each comparison and each side of plus the first panelists, as many as are planned
+        there (`sides`): plus then stands on A in exactly half of the votes of a complete
+        comparison with even M, whoever skipped, came late or had a spare seat. First by the place
+        of the panelist's first answer, so that no change of mind decides what counts; a skip
+        keeps no place, so that nobody can wait with one and push out what others answered
+        meanwhile.
+        """
+        if self._counted is None:
+            self._counted = tuple(vote for _, vote in self._first())
+        return self._counted
+
+    @property
+    def missing(self) -> int:
+        """How many counted votes the step still needs before its rule (M on each) is met."""
+        return self._lack
+
+    def ids(self) -> tuple[set[int], set[int]]:
+        """The rows of `votes` that stand, and those that count."""
+        standing = {number for number, _, _ in self._latest.values()} - self._out
+        return standing, {number for number, _ in self._first()}
+
+    def tally(self, K: int, N: int) -> Tally:
+        """The counted votes as arrays (K, N)."""
+        counts = np.zeros((3, K, N))
+        index = {"plus": 0, "minus": 1, "tie": 2}
+        for vote in self.counted:
+            counts[index[vote.verdict], vote.k, vote.n] += 1
+        identical = np.zeros((K, N), dtype=np.bool_)
+        for row in self.ledger.query(
+            "SELECT k, n FROM comparisons WHERE run = ? AND step = ? AND kind = 'train' "
+            "AND identical = 1",
+            (self.ledger.run, self.step),
+        ):
+            identical[row["k"], row["n"]] = True
+        shared = shares(self.ledger, self.step)
+        return Tally(counts[0], counts[1], counts[2], identical, shared)
+
+    # ---- the reading ----
+
+    def _forget(self) -> None:
+        self._vote = self._amendment = 0
+        self._latest: dict[str, Cast] = {}
+        """The last answer of each seat, in order of first answers since a skip."""
+        self._out: set[int] = set()
+        """Excluded votes."""
+        self._room: dict[tuple[str, str], int] = {}
+        self._have: dict[tuple[str, str], int] = {}
+        self._lack = 0
+        self._counted = None
+
+    def _read(self) -> None:
+        ledger, row = self.ledger, self.ledger.step(self.step)
+        if row is None:
+            return
+        if not self._room:  # stored as a whole before anybody votes, and never changed
+            self._room = quotas(ledger.root_seed, asked(ledger, self.step), row["m"])
+            self._lack = sum(self._room.values())
+        last = ledger.query(
+            "SELECT (SELECT coalesce(max(vote), 0) FROM votes) AS vote, "
+            "(SELECT coalesce(max(amendment), 0) FROM amendments) AS amendment"
+        )[0]
+        if row["last_vote"] is not None:
+            last["vote"] = min(last["vote"], row["last_vote"])
+            last["amendment"] = min(last["amendment"], row["last_amendment"])
+        if last["vote"] > self._vote:
+            # CROSS JOIN keeps the order of the tables: at first those of the step, then new ones.
+            order = _BY_STEP if not self._vote else _BY_VOTE
+            for vote in ledger.stream(
+                f"{_VOTE} FROM {order} WHERE v.vote > ? AND v.vote <= ? AND v.late = 0 "
+                "AND c.run = ? AND c.step = ? AND c.kind = 'train' ORDER BY v.vote",
+                (self._vote, last["vote"], ledger.run, self.step),
+            ):
+                self._keep(vote)
+            self._vote = last["vote"]
+        if last["amendment"] > self._amendment:
+            for amendment in ledger.query(
+                "SELECT vote, action FROM amendments WHERE amendment > ? AND amendment <= ? "
+                "ORDER BY amendment",
+                (self._amendment, last["amendment"]),
+            ):
+                act = self._out.add if amendment["action"] == "exclude" else self._out.discard
+                act(amendment["vote"])
+            self._amendment = last["amendment"]
+            self._count_again()
+
+    def _keep(self, row: Record) -> None:
+        cast, before = _keep_last(self._latest, row)
+        if before is not None:
+            self._count(before, -1)
+        self._count(cast, 1)
+        self._counted = None
+
+    def _count(self, cast: Cast, by: int) -> None:
+        """Add to (or take from) what its side of plus has, and so to what the step lacks."""
+        place = cast.vote.comparison, cast.plus_side
+        room = self._room.get(place, 0)
+        if cast.skipped or cast.number in self._out or not room:
+            return
+        before = self._have.get(place, 0)
+        self._have[place] = before + by
+        self._lack += min(before, room) - min(before + by, room)
+
+    def _count_again(self) -> None:
+        self._have, self._lack, self._counted = {}, sum(self._room.values()), None
+        for cast in self._latest.values():
+            self._count(cast, 1)
+
+    def _first(self) -> Iterator[tuple[int, Vote]]:
+        """Counted votes with their rows' ids: the first on each side, as many as there is room."""
+        room = dict(self._room)
+        for cast in self._latest.values():  # in order of first answers since a skip
+            place = cast.vote.comparison, cast.plus_side
+            if not cast.skipped and cast.number not in self._out and room.get(place, 0):
+                room[place] -= 1
+                yield cast.number, cast.vote
+
+
+class Cast(NamedTuple):
+    """An answer with its row's id and the side on which plus stood."""
+
+    number: int
+    plus_side: str
+    vote: Vote
+
+    @property
+    def skipped(self) -> bool:
+        """It is a skip."""
+        return self.vote.choice == "skip"
+
+
+def answers(
+    ledger: Ledger,
+    *kinds: Kind,
+    last_vote: int | None = None,
+    last_amendment: int | None = None,
+) -> tuple[Cast, ...]:
+    """The answers that stand to all comparisons of these kinds: each seat's last one in time.
+
+    Up to a vote and an amendment, where they are given. Those excluded are left out. A step's own
+    votes, up to its close, are `StepVotes.standing`.
+    """
+    marks = ", ".join("?" * len(kinds))
+    latest: dict[str, Cast] = {}
+    with ledger.snapshot():
+        for row in ledger.stream(
+            f"{_VOTE} FROM {_BY_STEP} WHERE c.kind IN ({marks}) AND v.late = 0 AND v.vote <= ? "
+            "ORDER BY v.vote",
+            (*kinds, 2**62 if last_vote is None else last_vote),
+        ):
+            _keep_last(latest, row)
+        without = excluded(ledger, last_amendment)
+    return tuple(cast for cast in latest.values() if cast.number not in without)
+
+
+def _keep_last(latest: dict[str, Cast], row: Record) -> tuple[Cast, Cast | None]:
+    """Let a seat's next answer in order of votes take the place of its last one; returns both.
+
+    A seat keeps its place by its first answer; after a skip it goes behind who answered meanwhile.
+    """
+    cast, before = Cast(row["vote"], row["plus_side"], _vote(row)), latest.get(row["assignment"])
+    if before is not None and before.skipped:
+        del latest[row["assignment"]]
+    latest[row["assignment"]] = cast
+    return cast, before
+
+
+def standing(ledger: Ledger, step: int) -> tuple[Vote, ...]:
+    """The votes of a step that stand; see `StepVotes.standing`."""
+    return StepVotes(ledger, step).standing
 
 
 def counted(ledger: Ledger, step: int) -> tuple[Vote, ...]:
-    """The votes of a step that count: A, B or tie, M for each comparison, balanced over sides.
-
-    For each comparison and each side of plus the first panelists, as many as are planned there
-    (`sides`): plus then stands on A in exactly half of the votes of a complete comparison with
-    even M, whoever skipped, came late or had a spare seat. First by the place of the panelist's
-    first answer, so that no change of mind decides what counts; a skip keeps no place, so that
-    nobody can wait with one and push out what others answered meanwhile.
-    """
-    row = ledger.step(step)
-    if row is None:
-        return ()
-    room = quotas(ledger.root_seed, asked(ledger, step), row["m"])
-    result = []
-    for vote in _standing(ledger, step):  # in order of first answers since a skip
-        place = vote["comparison"], vote["plus_side"]
-        if vote["choice"] != "skip" and room.get(place, 0):
-            room[place] -= 1
-            result.append(_vote(vote))
-    return tuple(result)
+    """The votes of a step that count; see `StepVotes.counted`."""
+    return StepVotes(ledger, step).counted
 
 
-def tally(
-    ledger: Ledger,
-    step: int,
-    K: int,
-    N: int,
-) -> Tally:
+def tally(ledger: Ledger, step: int, K: int, N: int) -> Tally:
     """Counts of a step's counted votes as arrays (K, N)."""
-    counts = np.zeros((3, K, N))
-    index = {"plus": 0, "minus": 1, "tie": 2}
-    for vote in counted(ledger, step):
-        counts[index[vote.verdict], vote.k, vote.n] += 1
-    identical = np.zeros((K, N), dtype=np.bool_)
-    for row in ledger.query(
-        "SELECT k, n FROM comparisons WHERE run = ? AND step = ? AND kind = 'train' "
-        "AND identical = 1",
-        (ledger.run, step),
-    ):
-        identical[row["k"], row["n"]] = True
-    return Tally(counts[0], counts[1], counts[2], identical, shares(ledger, step))
+    return StepVotes(ledger, step).tally(K, N)
+
+
+def missing(ledger: Ledger, step: int) -> int:
+    """How many counted votes the step still needs before its rule (M on each) is met."""
+    return StepVotes(ledger, step).missing
 
 
 def shares(ledger: Ledger, step: int) -> Floats | None:
@@ -153,14 +339,6 @@ def shares(ledger: Ledger, step: int) -> Floats | None:
     return comparison_selection.recorded(settings_from_json(optimizer), step, notes)
 
 
-def missing(ledger: Ledger, step: int) -> int:
-    """How many counted votes the step still needs before its rule (M on each) is met."""
-    row = ledger.step(step)
-    if row is None:
-        return 0
-    return len(asked(ledger, step)) * int(row["m"]) - len(counted(ledger, step))
-
-
 def excluded(ledger: Ledger, horizon: int | None = None) -> set[int]:
     """Votes whose last amendment (up to the horizon) excludes them."""
     rows = ledger.query(
@@ -168,22 +346,6 @@ def excluded(ledger: Ledger, horizon: int | None = None) -> set[int]:
         (2**62 if horizon is None else horizon,),
     )
     return {row["vote"] for row in rows if row["action"] == "exclude"}
-
-
-def _standing(ledger: Ledger, step: int) -> list[Record]:
-    row = ledger.step(step)
-    if row is None:
-        return []
-    last_vote = 2**62 if row["last_vote"] is None else row["last_vote"]
-    latest: dict[str, Record] = {}
-    for vote in ledger.votes(step):
-        if vote["kind"] == "train" and not vote["late"] and vote["vote"] <= last_vote:
-            before = latest.get(vote["assignment"])
-            if before is not None and before["choice"] == "skip":
-                del latest[vote["assignment"]]  # it goes behind who answered meanwhile
-            latest[vote["assignment"]] = vote  # in order of vote, so the last revision stays
-    without = excluded(ledger, row["last_amendment"])
-    return [vote for vote in latest.values() if vote["vote"] not in without]
 
 
 def _vote(row: Record) -> Vote:

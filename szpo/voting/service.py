@@ -17,7 +17,7 @@ from szpo.ledger.database import Clock, Ledger, Record
 from szpo.types import Assignment, Choice, Vote
 from szpo.voting import calibration, casting, final_seats, lease, seats
 from szpo.voting.casting import Ballot, Own, Receipt
-from szpo.voting.counting import counted
+from szpo.voting.counting import StepVotes
 from szpo.voting.seats import panelist_id, prompt_order, seat_id
 
 PanelistKind = Literal["person", "simulated", "judge"]
@@ -30,7 +30,7 @@ class VoteService:
 
     ``spare`` seats beyond those needed may be held at once while others still think;
     ``seat_ttl_us`` is how long an unanswered seat is held. Which answers count is decided by rows
-    alone (see `counted`). ``rubric_version`` is stored with every vote. Without ``calibrates``
+    alone (see `StepVotes`). ``rubric_version`` is stored with every vote. Without ``calibrates``
     nobody is shown gold, repeats or A/A.
     """
 
@@ -51,6 +51,7 @@ class VoteService:
         self.rubric_version: Final = rubric_version
         self.calibrates: Final = calibrates
         self._kinds: dict[str, str] = {}
+        self._votes: StepVotes | None = None
 
     # ---- panelists ----
 
@@ -305,8 +306,11 @@ class VoteService:
         return casting.amend(self.ledger, vote, action, reason, actor, self.clock())
 
     def counted(self, step: int) -> tuple[Vote, ...]:
-        """The votes of a step that count, as they stand now (see `counted`)."""
-        return counted(self.ledger, step)
+        """The votes of a step that count, as they stand now (see `StepVotes.counted`)."""
+        with self.ledger.alone():
+            if self._votes is None or self._votes.step != step:
+                self._votes = StepVotes(self.ledger, step)
+            return self._votes.look().counted
 
     # ---- the inside ----
 

@@ -17,7 +17,8 @@ from szpo.ledger import canonical
 from szpo.ledger.database import Ledger, Record
 from szpo.optim.settings import Settings
 from szpo.types import Comparison, Info, Query, Tally, Update
-from szpo.voting import counting, lease
+from szpo.voting import lease
+from szpo.voting.counting import StepVotes
 
 ClosedBy = Literal["rule", "deadline", "operator", "auto"]
 
@@ -150,25 +151,40 @@ def close(
     actor: str = "controller",
     reason: str | None = None,
     quorum: float | None = None,
+    votes: StepVotes | None = None,
 ) -> bool:
     """Freeze which votes count; False if the rule is not met yet or somebody closed it before.
 
-    ``rule`` closes when every asked comparison has M counted votes, checked in the closing
-    transaction. An operator (no epoch needed) and a deadline close with what there is, but not
-    below ``quorum``, a share of those votes.
+    ``rule`` closes when every asked comparison has M counted votes. An operator (no epoch needed)
+    and a deadline close with what there is, but not below ``quorum``, a share of those votes.
+    Both are looked at first without the lock that voters need, and again in the closing
+    transaction, which then reads only what came meanwhile. ``votes`` is the step's reader, where
+    the caller keeps one.
 
     Raises:
         UsageError: an operator gave no reason.
     """
     if by == "operator" and not reason:
         raise UsageError(f"closing step {step}: give a reason; it stays in the record")
-    with ledger.transaction(actor):
+
+    def may_close() -> bool:
         if epoch is not None:
             _fence(ledger, epoch)
-        row = _row(ledger, step)
-        if row["state"] != "open" or (by == "rule" and counting.missing(ledger, step)):
+        if _row(ledger, step)["state"] != "open":
             return False
-        if by in ("deadline", "operator") and not quorate(ledger, step, quorum):
+        if by == "rule":
+            return not reader().missing
+        return by == "auto" or quorum is None or quorate(reader(), quorum)
+
+    def reader() -> StepVotes:
+        nonlocal votes
+        votes = StepVotes(ledger, step) if votes is None else votes.look()
+        return votes
+
+    if not may_close():
+        return False
+    with ledger.transaction(actor):
+        if not may_close():
             return False
         failpoint("cp7")
         if epoch is None:
@@ -188,12 +204,12 @@ def close(
     return True
 
 
-def quorate(ledger: Ledger, step: int, quorum: float | None) -> bool:
+def quorate(votes: StepVotes, quorum: float | None) -> bool:
     """The step has this share of the votes that its rule asks for; None asks for nothing."""
     if quorum is None:
         return True
-    have, lack = len(counting.counted(ledger, step)), counting.missing(ledger, step)
-    return have >= quorum * (have + lack) - 1e-9
+    have = len(votes.counted)
+    return have >= quorum * (have + votes.missing) - 1e-9
 
 
 def apply(

@@ -8,15 +8,21 @@ answers say.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Final
+
 import numpy as np
 
 from szpo.aggregation import link_test
 from szpo.aggregation.link_test import LinkCheck
 from szpo.intervals import share
 from szpo.ledger import orders
-from szpo.ledger.database import Ledger, Record
+from szpo.ledger.database import Ledger
+from szpo.types import Vote
 from szpo.voting import counting, seats
 from szpo.voting.seats import Letter
+
+SIDES: Final = ("plus", "minus")
 
 
 def asked(ledger: Ledger) -> list[str]:
@@ -64,48 +70,37 @@ def check(ledger: Ledger) -> LinkCheck | None:
     place = {comparison: i for i, comparison in enumerate(ids)}
     won, votes = np.zeros((2, len(ids)))
     ties = 0
-    for row in _said(ledger):
-        if row["comparison"] in place:
-            ties += row["verdict"] == "tie"
-            if row["verdict"] in ("plus", "minus"):
-                votes[place[row["comparison"]]] += 1
-                won[place[row["comparison"]]] += row["verdict"] == "plus"
+    said = [cast.vote for cast in counting.answers(ledger, "train", "repeat")]
+    for vote in said:
+        if vote.comparison in place:
+            ties += vote.verdict == "tie"
+            if vote.verdict in SIDES:
+                votes[place[vote.comparison]] += 1
+                won[place[vote.comparison]] += vote.verdict == "plus"
     whole = votes.reshape(-1, 3)
     full = (whole > 0).all(-1)
     return link_test.check(
-        won.reshape(-1, 3)[full], whole[full], ties=ties, again=share(*_again(ledger))
+        won.reshape(-1, 3)[full], whole[full], ties=ties, again=share(*_again(ledger, said))
     )
 
 
-def _again(ledger: Ledger) -> tuple[int, int]:
+def _again(ledger: Ledger, said: Sequence[Vote]) -> tuple[int, int]:
     """Comparisons that a panelist answered twice: the same side, and all."""
-    rows = _said(ledger)
-    first = {(row["comparison"], row["panelist"]): row["verdict"] for row in rows}
+    repeated = {
+        row["comparison"]: row["repeats"]
+        for row in ledger.query(
+            "SELECT comparison, repeats FROM comparisons WHERE kind = 'repeat' "
+            "AND repeats IS NOT NULL"
+        )
+    }
+    first = {(vote.comparison, vote.panelist): vote.verdict for vote in said}
     both = [
-        (row["verdict"], first.get((row["repeats"], row["panelist"])))
-        for row in rows
-        if row["repeats"] is not None and row["kind"] == "repeat"
+        (vote.verdict, first.get((repeated[vote.comparison], vote.panelist)))
+        for vote in said
+        if vote.comparison in repeated
     ]
-    sided = [(a, b) for a, b in both if a in ("plus", "minus") and b in ("plus", "minus")]
+    sided = [(a, b) for a, b in both if a in SIDES and b in SIDES]
     return sum(a == b for a, b in sided), len(sided)
-
-
-def _said(ledger: Ledger) -> list[Record]:
-    """Last answers in time, not excluded, with what they say of the batches."""
-    without = counting.excluded(ledger)
-    last: dict[str, Record] = {}
-    for row in ledger.query(
-        "SELECT v.vote, v.assignment, v.choice, a.comparison, a.panelist, a.plus_side, c.kind, "
-        "c.repeats FROM comparisons c JOIN assignments a USING (comparison) "
-        "JOIN votes v USING (assignment) WHERE v.late = 0 AND c.kind IN ('train', 'repeat') "
-        "ORDER BY v.vote"
-    ):
-        last[row["assignment"]] = row
-    return [
-        {**row, "verdict": counting.verdict(row["choice"], row["plus_side"])}
-        for row in last.values()
-        if row["vote"] not in without
-    ]
 
 
 def note(ledger: Ledger) -> dict[str, str]:

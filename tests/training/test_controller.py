@@ -365,16 +365,16 @@ def test_an_estimate_that_is_not_finite_moves_nothing(tmp_path, monkeypatch):
     settings, ledger, policy = start(tmp_path, rule="known")
     go(settings, ledger, policy, until_step=1)
     before = ledger.head()
-    tally = counting.tally
+    tally = counting.StepVotes.tally
 
-    def poisoned(*arguments, **options):
-        found = tally(*arguments, **options)
-        if arguments[1] == 1:
+    def poisoned(votes, *size):
+        found = tally(votes, *size)
+        if votes.step == 1:
             found.plus[0, 0] = math.nan
         return found
 
     with monkeypatch.context() as patch:
-        patch.setattr(counting, "tally", poisoned)
+        patch.setattr(counting.StepVotes, "tally", poisoned)
         with pytest.raises(RunError, match="step 1"):
             go(settings, ledger, policy)
     assert ledger.head() == policy.digest() == before

@@ -22,7 +22,8 @@ from szpo.replay.without_panelist import Preview
 from szpo.runs import branch
 from szpo.training import budget
 from szpo.training.budget import Limits
-from szpo.voting import counting, lease, steps
+from szpo.voting import lease, steps
+from szpo.voting.counting import StepVotes
 from szpo_ui.web import credentials
 from szpo_ui.web.credentials import Invitation
 from szpo_ui.web.site import Site
@@ -166,8 +167,9 @@ def _close(site: Site, by: str, command: Command) -> Reply:
     if not steps.close(
         ledger, step, "operator", actor=by, reason=command.reason.strip(), quorum=share
     ):
-        have = len(counting.counted(ledger, step))
-        need = have + counting.missing(ledger, step)
+        votes = StepVotes(ledger, step)
+        have = len(votes.counted)
+        need = have + votes.missing
         raise UsageError(
             f"close: round {step + 1} has {have} of {need} votes; its quorum is {share:.0%}"
         )

@@ -14,7 +14,8 @@ from typing import Any, Final, Literal
 from szpo.ledger.database import Record
 from szpo.training.status import RoundStatus, round_status, told
 from szpo.types import Assignment, Choice
-from szpo.voting import counting, final_seats
+from szpo.voting import final_seats
+from szpo.voting.counting import StepVotes
 from szpo.voting.service import VoteService
 from szpo_ui.panel.comparison_view import Sheet, sheet
 from szpo_ui.web.site import Site
@@ -345,12 +346,9 @@ def _last_round(site: Site, panelist: str) -> list[Record]:
 
 def _closing(site: Site, step: int) -> Closed:
     row = site.ledger.step(step) or {}
-    counted = len(counting.counted(site.ledger, step))
-    return Closed(
-        row.get("closed_us") or site.clock(),
-        counted,
-        counted + counting.missing(site.ledger, step),
-    )
+    votes = StepVotes(site.ledger, step)
+    have = len(votes.counted)
+    return Closed(row.get("closed_us") or site.clock(), have, have + votes.missing)
 
 
 def _votes(site: Site, panelist: str) -> int:

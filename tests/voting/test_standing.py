@@ -1,0 +1,64 @@
+"""Which answer of a seat stands is decided in one place, for comparisons of every kind."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import szpo
+from szpo.types import Answer, Comparison, Prompt, Row
+from szpo.voting import counting, steps
+from szpo.voting.service import VoteService
+from tests.support.quadratic import start
+
+TREE = Path(szpo.__file__).parent
+
+
+def test_one_file_says_which_vote_stands():
+    """Beside it the board of seats, which is advisory, follows an open step in memory."""
+    found = {
+        path.relative_to(TREE).as_posix()
+        for path in TREE.rglob("*.py")
+        if re.search(r"\blate = 0|not \w+\[\"late\"\]", path.read_text(encoding="utf-8"))
+    }
+    assert found == {"voting/counting.py", "voting/seats.py"}
+
+
+@pytest.mark.parametrize("kind", ["practice", "final"])
+def test_the_last_answer_in_time_that_is_not_excluded_stands(tmp_path, kind):
+    _, ledger, _ = start(tmp_path)
+    service = VoteService(ledger)
+    rows = (Row(Prompt.user("which?"), Answer("left"), Answer("right")),)
+    with ledger.transaction("test"):
+        steps.record(ledger, Comparison("c", -1, 0, 0, rows, kind=kind))
+        for name in ("ann", "ben", "cay"):
+            who = service.enroll("person", name)
+            ledger.append(
+                "assignments",
+                {
+                    "assignment": f"seat-{name}", "comparison": "c", "panelist": who,
+                    "plus_side": "B", "prompt_order": "[0]", "served_us": 1, "expires_us": 2,
+                },
+            )  # fmt: skip
+    cast = []
+    for name, choice in [
+        ("ann", "A"),
+        ("ben", "skip"),
+        ("cay", "tie"),
+        ("ben", "B"),
+        ("ann", "tie"),
+    ]:
+        idem = f"{len(cast)}-of-the-seats-{name}"
+        cast.append(service.cast(f"seat-{name}", choice, idem=idem).vote)
+
+    def said(**until):
+        return {each.number: each.vote.verdict for each in counting.answers(ledger, kind, **until)}
+
+    assert said() == {cast[2]: "tie", cast[3]: "plus", cast[4]: "tie"}
+    assert said(last_vote=cast[2]) == {cast[0]: "minus", cast[1]: "skip", cast[2]: "tie"}
+    first = service.amend(cast[4], "exclude", "a test", "op")
+    assert said() == {cast[2]: "tie", cast[3]: "plus"}  # the answer before it stays replaced
+    service.amend(cast[4], "reinstate", "a test", "op")
+    assert cast[4] in said() and cast[4] not in said(last_amendment=first)
+    assert counting.answers(ledger, "gold", "repeat") == ()
+    ledger.close()
