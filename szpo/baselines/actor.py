@@ -124,6 +124,7 @@ class Actor:
 
     def complete(self, rows: Sequence[Sequence[int]], *, seed: int) -> tuple[tuple[int, ...], ...]:
         """Tokens that continue each row of tokens, an end token included."""
+        self.policy.demand_room(rows)
         width = self.policy.asking.sampling.max_new_tokens
         draws = seeds.uniform(seeds.derive(seed, "complete rows"), len(rows) * width)
         with self._unwrapped():

@@ -53,7 +53,7 @@ class Recipe:
     """Of the adapter's inputs; without effect while ``disable_dropout`` is on."""
     disable_dropout: bool = True
     max_length: int = 1024
-    """Tokens of prompt and answer; what is longer loses its end."""
+    """Tokens of prompt and answer, at most what the model reads; what is longer loses its end."""
     prompt_tokens: int | None = None
     """A longer prompt loses its beginning; None: no such cut."""
     loss: str = "sigmoid"
@@ -200,16 +200,15 @@ def _fit(
         def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
             return dataset  # tokens are ours already
 
-    rows = trainer.token_rows(
-        actor.loaded, pairs, recipe.max_length, listener.method, recipe.prompt_tokens
-    )
+    most = trainer.length(actor.loaded, recipe.max_length)
+    rows = trainer.token_rows(actor.loaded, pairs, most, listener.method, recipe.prompt_tokens)
     with trainer.workplace() as folder, actor.training(dropout=recipe.dropout) as model:
         start = actor.theta()
         arguments = DPOConfig(
             **trainer.here(actor.loaded, folder, seed, name),
             **trainer.schedule(recipe),
             beta=recipe.beta,
-            max_length=recipe.max_length,
+            max_length=most,
             loss_type=[recipe.loss],
             label_smoothing=recipe.label_smoothing,
             disable_dropout=recipe.disable_dropout,

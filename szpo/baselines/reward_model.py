@@ -56,7 +56,8 @@ class Recipe:
     targets: tuple[str, ...] | str = "all-linear"
     """Of its LoRA, in PEFT's words."""
     max_length: int = 1024
-    """Pairs of which one text is longer are left out, as TRL does."""
+    """Tokens, at most what the model reads; pairs of which one text is longer are left out, as TRL
+    does."""
     center: float | None = None
     """Weight of (r⁺ + r⁻)², which keeps rewards around 0; TRL's center_rewards_coefficient."""
 
@@ -206,7 +207,8 @@ def train(
         for pair in pairs
     ]
     longest = [max(map(len, row.values())) for row in rows]
-    rows = fitting(rows, longest, recipe.max_length, METHOD)
+    most = trainer.length(loaded, recipe.max_length)
+    rows = fitting(rows, longest, most, METHOD)
     shell = _shell(loaded)
     start = random_start(sites, seed)
     with (
@@ -219,7 +221,7 @@ def train(
             args=RewardConfig(
                 **trainer.here(loaded, folder, seed, METHOD),
                 **trainer.schedule(recipe),
-                max_length=recipe.max_length,
+                max_length=most,
                 center_rewards_coefficient=recipe.center,
             ),
             train_dataset=Dataset.from_list(rows),

@@ -29,8 +29,9 @@ from szpo.baselines.costs import Meter, OnStep, Trained, silent
 from szpo.data import preference_files
 from szpo.errors import RunError, StorageError, UsageError
 from szpo.generation.sampling import Sampling
-from szpo.models import adapter_files
+from szpo.models import adapter_files, context
 from szpo.models import loading as bases
+from szpo.models.context import Reader
 from szpo.seeds import as_seed
 from szpo.types import Answer, Prompt
 
@@ -100,12 +101,17 @@ def train(
     Raises:
         RunError: a round gave no pair (no judgement had a score, or all were ties), or DPO
             diverged; the models made before stay.
-        UsageError: no prompts, or the folder's models are of other settings.
+        UsageError: no prompts, the folder's models are of other settings, or a judgement needs
+            more than the model reads.
         StorageError: the folder cannot be read or written.
     """
     how = recipe or Recipe()
     if not prompts:
         raise UsageError(f"{METHOD}: no prompts to answer")
+    if judge is None:
+        demand_room(
+            context.of(actor.loaded), prompts, actor.policy.asking.sampling.max_new_tokens, how
+        )
     settings = _settings(actor, prompts, how, seed, examples, judge is not None)
     meter, log = Meter(), []
     for stage in range(how.models + 1):
@@ -121,6 +127,24 @@ def train(
     pairs = sum(int(figures.get("pairs", 0)) for figures in log)
     ties = sum(int(figures.get("ties", 0)) for figures in log)
     return Trained(meter.cost(), tuple(log), pairs, ties)
+
+
+def demand_room(reader: Reader, prompts: Sequence[Prompt], new: int, how: Recipe) -> None:
+    """Refuse a model that cannot read a prompt with an answer of ``new`` tokens and judge it.
+
+    Raises:
+        UsageError: it cannot; names the numbers.
+    """
+    if how.models < 2:  # M1 judges nothing
+        return
+    longest = max(reader.tokens(self_judging.request(prompt, "")) for prompt in prompts)
+    if reader.over(need := longest + new + how.judge_tokens):
+        raise UsageError(
+            f"{METHOD}: model {reader.name} reads {reader.most:,} tokens, and the longest "
+            f"judgement needs {need:,}: {longest:,} for the request, {new:,} for the answer, "
+            f"{how.judge_tokens:,} for what is said; shorten prompts, or lower judge_tokens or "
+            "generation.max_new_tokens"
+        )
 
 
 def judged(

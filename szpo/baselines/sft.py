@@ -33,7 +33,7 @@ class Recipe:
     optimizer: str = "adamw_torch"
     dropout: float = 0.0
     max_length: int = 1024
-    """Tokens of prompt and answer; what is longer loses its end."""
+    """Tokens of prompt and answer, at most what the model reads; what is longer loses its end."""
 
     def __post_init__(self) -> None:
         """Refuse what is no recipe.
@@ -68,7 +68,7 @@ def train(
 
     how = recipe or Recipe()
     listener = trainer.Listener(METHOD, meter or Meter(), on_step)
-    limit = how.max_length
+    limit = trainer.length(actor.loaded, how.max_length)
     texts = [
         (list(encode(actor.loaded.tokenizer, prompt)), answer_tokens(actor.loaded, answer))
         for prompt, answer in examples

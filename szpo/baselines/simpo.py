@@ -37,7 +37,7 @@ class Recipe:
     schedule: str = "constant"
     optimizer: str = "adamw_torch"
     max_length: int = 1024
-    """Tokens of prompt and answer; what is longer loses its end."""
+    """Tokens of prompt and answer, at most what the model reads; what is longer loses its end."""
 
     def __post_init__(self) -> None:
         """Refuse what is no recipe.
@@ -65,7 +65,7 @@ def train(
     trainer.demand_trl(METHOD)
     how = recipe or Recipe()
     listener = trainer.Listener(METHOD, meter or Meter(), on_step)
-    limit = how.max_length
+    limit = trainer.length(actor.loaded, how.max_length)
     rows = [
         {"prompt": "", "chosen": "", "rejected": "", **_tokens(row, limit)}
         for row in trainer.token_rows(actor.loaded, pairs, limit, METHOD)

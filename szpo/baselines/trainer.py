@@ -29,6 +29,7 @@ from szpo.baselines.costs import Meter, OnStep
 from szpo.baselines.validation import demand_finite, demand_weights, fitting
 from szpo.data.pairs import Pair
 from szpo.errors import UsageError
+from szpo.models import context
 from szpo.models.loading import Loaded, answer_tokens, encode
 from szpo.models.lora_sites import Site
 from szpo.types import Theta
@@ -169,6 +170,11 @@ def schedule(recipe: Schedule) -> dict[str, Any]:
         "lr_scheduler_type": recipe.schedule,
         "optim": recipe.optimizer,
     }
+
+
+def length(loaded: Loaded, most: int) -> int:
+    """Tokens that a text may have: a recipe's ``max_length``, and no more than the model reads."""
+    return min(most, context.of(loaded).most or most)
 
 
 def token_rows(

@@ -6,9 +6,11 @@ application), benchmarks by ``szpo.benches``.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
+import time
 from typing import Any, NoReturn
 
 import typer
@@ -30,6 +32,8 @@ from szpo.cli import (
 from szpo.errors import SzpoError
 
 INTERRUPTED, TERMINATED = 130, 143
+TWICE_S = 5.0
+"""An interrupt within so many seconds of another one is the same."""
 
 app = typer.Typer(
     name="szpo",
@@ -65,7 +69,13 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     6 resources, 130 and 143 on an interrupt or a termination signal.
     """
     signal.signal(signal.SIGTERM, _terminated)
-    sys.exit(call(arguments))
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as in a script's background
+        signal.signal(signal.SIGINT, _Interrupts())
+    code = call(arguments)
+    # The code stands: what the interpreter does at its end is not to be interrupted.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    sys.exit(code)
 
 
 def call(arguments: list[str] | None = None) -> int:
@@ -92,6 +102,22 @@ def call(arguments: list[str] | None = None) -> int:
     if result == INTERRUPTED:  # what typer makes of a KeyboardInterrupt
         console.stopped("an interrupt")
     return result if isinstance(result, int) else 0
+
+
+class _Interrupts:
+    """The handler of interrupts: one that follows at once, while the first is handled, is none.
+
+    A later one counts again, so that a command that does not end can be interrupted anew.
+    """
+
+    def __init__(self) -> None:
+        self.last = -math.inf
+
+    def __call__(self, _signal: int, _frame: object) -> None:
+        """Raise KeyboardInterrupt, unless that was done a moment ago."""
+        before, self.last = self.last, time.monotonic()
+        if self.last - before > TWICE_S:
+            raise KeyboardInterrupt
 
 
 def _terminated(_signal: int, _frame: object) -> NoReturn:

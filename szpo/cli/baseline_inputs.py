@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from szpo.baselines.registry import Ground
     from szpo.config.schema import Config
     from szpo.runs.assemble import Parts
+    from szpo.types import Prompt
 
 VOTES = 200
 """Of ``--fresh``, where nobody says how many; iterative-dpo has its own number."""
@@ -159,7 +160,7 @@ def prepare(wish: Wish, recipe: Any, folder: Path, seed: int) -> Ground:
     elif wish.fresh:
         ground = _fresh(wish, recipe, seed)
     else:
-        ground = _of_settings(wish, seed)
+        ground = _of_settings(wish, recipe, seed)
     if wish.score is not None or wish.reward is not None:
         ground = replace(ground, score=_score(ground, wish.score, wish.reward))
     return replace(ground, examples=examples)
@@ -225,13 +226,13 @@ def _actor(parts: Parts) -> Actor:
     )
 
 
-def _of_settings(wish: Wish, seed: int) -> Ground:
+def _of_settings(wish: Wish, recipe: Any, seed: int) -> Ground:
     """A model by settings, with the pairs of a file, or without votes."""
     from szpo.baselines import notebook_dpo, registry
     from szpo.baselines.actor import Actor
     from szpo.baselines.questions import Asked
     from szpo.baselines.validation import demand_pairs
-    from szpo.data import preference_files, prompts
+    from szpo.data import preference_files
     from szpo.policies import language_model
 
     read = None
@@ -243,14 +244,40 @@ def _of_settings(wish: Wish, seed: int) -> Ground:
         if wish.reads_votes:
             demand_pairs(read.pairs, read.ties, wish.method)
     config = _settings(wish)
+    given = Asked(() if read is None else read.pairs, 0 if read is None else read.ties)
+    asked = _answered(wish, recipe, config, tuple(dict.fromkeys(p.prompt for p in given.pairs)))
     lora = notebook_dpo.lora() if wish.method == "notebook-dpo" else None
     plain = language_model.plain(config, console.complain, lora)
     actor = Actor(plain.loaded, plain.sites, plain.start, sampling=plain.sampling, seed=seed)
-    if read is None:
-        return registry.Ground(actor, prompts.chosen(config.prompts, console.complain).train)
-    given = Asked(read.pairs, read.ties)
-    unique = tuple(dict.fromkeys(pair.prompt for pair in read.pairs))
-    return registry.Ground(actor, unique, lambda meter: given)
+    return registry.Ground(actor, asked, None if read is None else lambda meter: given)
+
+
+def _answered(
+    wish: Wish, recipe: Any, config: Config, unique: tuple[Prompt, ...]
+) -> tuple[Prompt, ...]:
+    """The prompts, those of a file of pairs where there is one, as the method asks them.
+
+    Methods that learn from pairs as they are ask none: they leave out what is too long.
+
+    Raises:
+        UsageError: The model is not there, or cannot read a prompt that it is to answer.
+    """
+    from szpo.baselines import registry, self_rewarding
+    from szpo.data import prompt_room, prompts
+    from szpo.models import context
+    from szpo.policies import language_model
+
+    language_model.check(config)
+    if wish.pairs is not None and wish.method in (*registry.OFFLINE, "reward-model"):
+        return unique
+    reader, new = context.reader(config.model.name), config.generation.max_new_tokens
+    chosen = prompts.PromptSet(unique, ()) if wish.pairs else prompts.chosen(config.prompts)
+    found = prompt_room.fitted(chosen, reader, new, config.prompts.too_long)
+    if wish.method == "self-rewarding":
+        self_rewarding.demand_room(reader, found.train, new, recipe)
+    for warning in found.warnings:
+        console.warn(warning)
+    return found.train
 
 
 def _settings(wish: Wish, *more: str) -> Config:

@@ -13,7 +13,6 @@ from szpo.errors import SzpoError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.reports import html_report as page
 from szpo.training import summary
-from szpo.types import Prompt
 from szpo.voting import triads
 
 
@@ -112,12 +111,10 @@ def sample(
     if any(not text.strip() for text in prompt):
         raise UsageError("--prompt is empty; give a question")
     with Ledger.open(run_paths.find(run, folder), readonly=True) as ledger:
+        own = assemble.own_prompts(ledger, prompt)  # refused before the model is loaded
         parts = assemble.reopen(ledger, panel=False, say=console.complain)
         policy = parts.language
-        system = parts.config.prompts.system
-        asked = [Prompt.user(text, system) for text in prompt] or list(
-            parts.prompts.heldout[:prompts]
-        )
+        asked = list(own or parts.prompts.heldout[:prompts])
         if not asked:
             raise UsageError("this run has no held-out prompts at hand; ask your own with -p")
         tuned = policy.sample(asked, samples, seed=seed)

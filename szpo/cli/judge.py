@@ -49,6 +49,9 @@ def judge(
             return
         config = _config(ledger, file, sets)
         judges.judge.check_config(config)
+        still = [step["step"] for step in ledger.steps() if step["state"] == "open"]
+        asked = [row.prompt for step in still for c in ledger.comparisons(step) for row in c.rows]
+        judges.judge.check_room(config, asked)
         # A run for people leaves to them what one judge cannot fill.
         alone = config.panel.kind == "judge"
         own = alone and file is None and not sets

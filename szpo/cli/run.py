@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -20,6 +20,9 @@ from szpo.reports.html_report import Score
 from szpo.runs import cost_plan, machine_check
 from szpo.training import step_report
 from szpo.voting import lease
+
+if TYPE_CHECKING:
+    from szpo.runs.assemble import Checked
 
 SETS = typer.Option([], "--set", help="Change one setting: section.key=value; may be repeated.")
 PRESET = typer.Option(
@@ -77,10 +80,14 @@ def run(
     if folder is not None:
         sets = [*sets, f"run.folder={folder}"]
     config = settings_file.load(file, preset_name=preset, sets=sets)
+    from szpo.runs import assemble
+
+    checked = assemble.check(config)
+    path = None if plan else assemble.new_path(config)
     _show_plan(config, as_json=as_json and plan)
-    if plan:
+    if path is None:
         return 0
-    return _start(config, as_json=as_json, stay=stay, hold=hold)
+    return _start(checked, path, as_json=as_json, stay=stay, hold=hold)
 
 
 def branch(
@@ -120,11 +127,10 @@ def _show_plan(config: Config, *, as_json: bool) -> None:
     console.pairs(dict(cost_plan.lines(costs, config)), to=console.errors)
 
 
-def _start(config: Config, *, as_json: bool, stay: bool, hold: bool) -> int:
+def _start(checked: Checked, path: Path, *, as_json: bool, stay: bool, hold: bool) -> int:
     from szpo.runs import assemble
 
-    path = assemble.new_path(config)
-    parts = assemble.build(config, say=console.complain)
+    parts = assemble.build(checked.config, say=console.complain, checked=checked)
     with assemble.create(parts, path) as ledger:
         console.complain(f"run {path.stem} in {path}")
         if hold:

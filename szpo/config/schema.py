@@ -322,6 +322,12 @@ class Prompts(Section):
         allow_inf_nan=False,
         description="Share of your own prompts kept for measuring, where the file does not say.",
     )
+    too_long: Literal["refuse", "cut"] = Field(
+        "refuse",
+        description="A prompt that with generation.max_new_tokens is longer than the model reads: "
+        "refuse it before anything begins, or cut it (oldest turns first, then the beginning of "
+        "the last one; the end of the question stays).",
+    )
 
 
 class Generation(Section):

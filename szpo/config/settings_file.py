@@ -5,6 +5,7 @@ The order of authority is: defaults, preset, file, ``--set``.
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import json
 import textwrap
@@ -95,7 +96,7 @@ def read(path: Path) -> dict[str, Any]:
     if size > SIZE_LIMIT:
         raise UsageError(f"{path.name} is {size:,} bytes; a settings file has at most 1,000,000")
     try:
-        raw = path.read_bytes()
+        raw = path.read_bytes().removeprefix(codecs.BOM_UTF8)  # some editors put it there
     except OSError as error:
         raise UsageError(f"{path.name} cannot be read ({error.strerror})") from None
     try:

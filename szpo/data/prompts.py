@@ -11,8 +11,8 @@ import csv
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from importlib.resources import files
 from math import ceil
@@ -47,6 +47,9 @@ class PromptSet:
     train: tuple[Prompt, ...]
     heldout: tuple[Prompt, ...]
     warnings: tuple[str, ...] = ()
+    places: Mapping[Prompt, str] = field(default_factory=dict, compare=False, repr=False)
+    """File and line of each prompt that came from a file; of several alike the first.
+    In the order of the file."""
 
     @property
     def sha256(self) -> str:
@@ -64,13 +67,20 @@ class PromptSet:
                 return prompt
             return Prompt((("system", system), *prompt.turns))
 
-        return PromptSet(tuple(map(add, self.train)), tuple(map(add, self.heldout)), self.warnings)
+        return replace(
+            self,
+            train=tuple(map(add, self.train)),
+            heldout=tuple(map(add, self.heldout)),
+            places={add(prompt): place for prompt, place in self.places.items()},
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class _Record:
     prompt: Prompt
     split: Split | None
+    where: str
+    """The file and, where it has lines, the line."""
 
 
 def shipped() -> PromptSet:
@@ -111,11 +121,15 @@ def load(path: str | Path, *, heldout: float = 0.25) -> PromptSet:
     train, held, warnings = _split(records, heldout)
     if not train:
         raise UsageError(f"{path}: every prompt is held out; mark some with split = train")
+    places: dict[Prompt, str] = {}
+    for record in records:
+        places.setdefault(_clean(record.prompt), record.where)
     cleaned = [_clean(prompt) for prompt in (*train, *held)]
     return PromptSet(
         tuple(cleaned[: len(train)]),
         tuple(cleaned[len(train) :]),
         (*_oddities((*train, *held)), *warnings),
+        places,
     )
 
 
@@ -153,9 +167,9 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _txt(path: Path) -> Iterator[_Record]:
-    for _, line in _lines(path):
+    for number, line in _lines(path):
         if line.strip():
-            yield _Record(Prompt.user(line.strip()), None)
+            yield _Record(Prompt.user(line.strip()), None, f"{path}:{number}")
 
 
 def _jsonl(path: Path) -> Iterator[_Record]:
@@ -252,7 +266,7 @@ def _records(value: Any, where: str) -> Iterator[_Record]:
             raise UsageError(f"{where}: holds a NUL character; remove it")
         if len(text) > LINE_LIMIT:
             raise UsageError(f"{where}: a text of {len(text):,} characters; limit {LINE_LIMIT:,}")
-    yield _Record(Prompt(turns), split)
+    yield _Record(Prompt(turns), split, where)
 
 
 def conversation(messages: list[Any], where: str) -> tuple[tuple[str, str], ...]:

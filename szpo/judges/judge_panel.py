@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from szpo.judges.backends import Backend
 from szpo.judges.judge_evaluator import JudgeEvaluator
 from szpo.judges.llm_judge import LanguageJudge, Opinionated
 from szpo.judges.prompting import LETTERS
+from szpo.types import Prompt
 from szpo.voting.service import VoteService
 
 if TYPE_CHECKING:
@@ -58,8 +59,8 @@ class Maker:
         """Refuse what can be refused before a model is loaded.
 
         Raises:
-            UsageError: A file cannot be read, no prompt has a reference, or the endpoint cannot
-                be asked.
+            UsageError: A file cannot be read, no prompt has a reference, the endpoint cannot be
+                asked, or the longest question is longer than a local model reads.
         """
         _, references = _files(config.judge)
         if references and prompts is not None and not _known(prompts, references):
@@ -73,6 +74,21 @@ class Maker:
             raise UsageError(
                 f"judge.model {config.judge.model} is not a file; train one with: szpo scorer"
             )
+        if prompts is not None:
+            self.check_room(config, (*prompts.train, *prompts.heldout))
+
+    def check_room(self, config: Config, prompts: Sequence[Prompt]) -> None:
+        """Refuse a local judge whose model cannot read the longest question about these prompts.
+
+        Raises:
+            UsageError: It cannot, or the model is not there.
+        """
+        if config.judge.kind == "local":
+            from szpo.judges import question_room
+            from szpo.models import context
+
+            reader = context.reader(config.judge.model)
+            question_room.demand(config, prompts, reader, *_files(config.judge))
 
     def of_run(
         self,

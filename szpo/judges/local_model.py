@@ -16,7 +16,7 @@ from szpo.generation.engine_choice import engine_for
 from szpo.generation.sampling import Sampling
 from szpo.judges.backends import Question, Reply
 from szpo.judges.prompting import Labels
-from szpo.models import loading
+from szpo.models import context, loading
 from szpo.models.loading import Loaded
 from szpo.models.logprobs import Sample, answer_logits, batches, words
 
@@ -104,8 +104,7 @@ class Local:
         raise UsageError(f"judge {self.name}: its tokenizer cannot tell {' from '.join(labels)}")
 
     def _too_long(self, ids: Sequence[int], new: int) -> Reply | None:
-        settings = self.loaded.model.config.get_text_config()
-        most = getattr(settings, "max_position_embeddings", None)
-        if most is None or len(ids) + new <= most:
+        reader = context.of(self.loaded)
+        if not reader.over(len(ids) + new):
             return None
-        return Reply(failure=f"{len(ids)} tokens, and the model reads {most}", final=True)
+        return Reply(failure=f"{len(ids)} tokens, and the model reads {reader.most}", final=True)

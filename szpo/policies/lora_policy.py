@@ -21,7 +21,7 @@ from szpo.errors import UsageError
 from szpo.generation.engine import Engine
 from szpo.generation.engine_choice import engine_for
 from szpo.generation.sampling import Sampling, uniforms
-from szpo.models import adapter_files, loading, logprobs
+from szpo.models import adapter_files, context, loading, logprobs
 from szpo.models.batched_lora import Deltas
 from szpo.models.loading import Loaded
 from szpo.models.logprobs import Sample
@@ -66,6 +66,7 @@ class LoraPolicy:
         self.engine = engine or engine_for(
             loaded.model, subspace.sites, stop_tokens=loading.stop_tokens(loaded)
         )
+        self._reader = context.of(loaded)
         self._stop = frozenset(loading.stop_tokens(loaded))
         self._basis_sha256 = subspace.basis_sha256
         self._plain_start = is_zero({**subspace.fixed, **subspace.start}, subspace.sites)
@@ -114,6 +115,24 @@ class LoraPolicy:
         """The prompt's tokens, through the chat template."""
         return loading.encode(self.loaded.tokenizer, prompt)
 
+    def encoded(self, prompts: Sequence[Prompt]) -> list[tuple[int, ...]]:
+        """The tokens of prompts that are to be answered.
+
+        Raises:
+            UsageError: one leaves no room for an answer in what the model reads.
+        """
+        ids = [self.encode(prompt) for prompt in prompts]
+        self.demand_room(ids)
+        return ids
+
+    def demand_room(self, rows: Sequence[Sequence[int]]) -> None:
+        """Refuse tokens after which the model cannot read a whole answer.
+
+        Raises:
+            UsageError: there are such.
+        """
+        context.demand_room(self._reader, rows, self.asking.sampling.max_new_tokens)
+
     def rollout(
         self, prompts: Sequence[Sequence[Prompt]], shifts: Sequence[Shift], *, seed: int
     ) -> list[Batch]:
@@ -121,7 +140,7 @@ class LoraPolicy:
 
         Raises:
             RunError: the canary: two different shifts give the same logits everywhere.
-            UsageError: prompts and shifts differ in number.
+            UsageError: prompts and shifts differ in number, or a prompt is too long.
         """
         if len(prompts) != len(shifts):
             raise UsageError(f"rollout: {len(prompts)} lists of prompts, {len(shifts)} shifts")
@@ -140,7 +159,7 @@ class LoraPolicy:
         sampling = self.asking.sampling
         draws = uniforms(seed, list(shifts), sizes, sampling.max_new_tokens, crn=self.asking.crn)
         made = self.engine.generate(
-            [self.encode(prompt) for part in prompts for prompt in part],
+            self.encoded([prompt for part in prompts for prompt in part]),
             [member for member, size in zip(owner, sizes, strict=True) for _ in range(size)],
             self.deltas(thetas),
             sampling,
@@ -171,7 +190,7 @@ class LoraPolicy:
         rows = len(prompts) * samples
         key = seeds.derive(seed, "sample prompts")
         draws = seeds.uniform(key, rows * sampling.max_new_tokens)
-        ids = [self.encode(prompt) for prompt in prompts]
+        ids = self.encoded(prompts)
         made = self.engine.generate(
             [row for row in ids for _ in range(samples)],
             [0] * rows,

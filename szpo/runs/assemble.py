@@ -104,23 +104,54 @@ def default_name(config: Config) -> str:
     return "".join(c if c.isascii() and (c.isalnum() or c == "-") else "-" for c in text)
 
 
-def build(config: Config, *, say: Say = print) -> Parts:
+@dataclass(frozen=True)
+class Checked:
+    """Settings with which a run can begin as far as can be told before a model is loaded."""
+
+    config: Config
+    prompts: PromptSet
+    panel_maker: Callable[..., Any] | None
+    policy_maker: Callable[..., Any] | None
+
+
+def check(config: Config) -> Checked:
+    """Refuse what can be refused before anything is said, loaded, generated or written.
+
+    Raises:
+        UsageError: A setting does not fit the prompts, the panel, its reward, this machine or the
+            model; or a prompt is longer than the model reads.
+    """
+    prompts = promptfiles.chosen(config.prompts)
+    panel_maker = _maker("szpo.evaluators", config.panel.kind, known=("people",))
+    policy_maker = _policy_maker(config)
+    if (look := getattr(panel_maker, "check", None)) is not None:
+        look(reward=config.panel.reward, size=config.panel.size)
+    if policy_maker is None:
+        if config.subspace.kind != "full":  # refused now, not after the set-up
+            _settings(config, (("z", (config.dim,)),), 1.0)
+        from szpo.policies import language_model
+
+        language_model.check(config)
+        prompts = _with_room(config, prompts)
+    if (look := getattr(panel_maker, "check_config", None)) is not None:
+        look(config, prompts)
+    return Checked(config, prompts, panel_maker, policy_maker)
+
+
+def build(config: Config, *, say: Say = print, checked: Checked | None = None) -> Parts:
     """Load the model, choose the coordinates, fit the panel. Cheap refusals come first.
+
+    ``checked`` is what `check` gave for these settings, where it was called before.
 
     Raises:
         UsageError: A setting does not fit the model, the prompts or the panel.
     """
-    prompts = promptfiles.chosen(config.prompts, say)
-    panel_maker = _maker("szpo.evaluators", config.panel.kind, known=("people",))
-    policy_maker = _policy_maker(config)
-    if (check := getattr(panel_maker, "check", None)) is not None:
-        check(reward=config.panel.reward, size=config.panel.size)
-    if (check := getattr(panel_maker, "check_config", None)) is not None:
-        check(config, prompts)
+    found = checked or check(config)
+    prompts, panel_maker, policy_maker = found.prompts, found.panel_maker, found.policy_maker
+    for warning in prompts.warnings:
+        say(f"warning: {warning}")
     base = None
     if policy_maker is None:
-        if config.subspace.kind != "full":  # refused now, not after the set-up
-            _settings(config, (("z", (config.dim,)),), 1.0)
         from szpo.policies import language_model
 
         base = language_model.prepare(config, prompts.train, say)
@@ -231,6 +262,21 @@ def reopen(
     return replace(parts, panel=_panel(maker, parts, beta=beta, recorded=recorded))
 
 
+def own_prompts(ledger: Ledger, texts: Sequence[str]) -> tuple[Prompt, ...]:
+    """A person's own questions as a run's model is asked them, with the run's system prompt.
+
+    Raises:
+        UsageError: One is longer than the model reads, and the run does not cut.
+    """
+    if not texts or "config" not in ledger.spec:
+        return ()
+    config = settings_file.check(ledger.spec["config"], where=ledger.path.name)
+    asked = tuple(Prompt.user(text, config.prompts.system) for text in texts)
+    if _policy_maker(config) is not None:
+        return asked
+    return _with_room(config, PromptSet(asked, ())).train
+
+
 def source(ledger: Ledger, parts: Parts) -> Source:
     """What orders and A/A comparisons draw their answers from."""
     maker = _policy_maker(parts.config)
@@ -293,6 +339,9 @@ def _same_prompts(config: Config, ledger: Ledger, *, needed: bool, say: Say) -> 
     recorded = ledger.spec.get("prompts", {}).get("sha256")
     try:
         found = promptfiles.chosen(config.prompts, say)
+        # Refused when the run began; here only what was cut then must be cut again.
+        if config.prompts.too_long == "cut" and _policy_maker(config) is None:
+            found = _with_room(config, found)
         if recorded not in (None, found.sha256):
             raise IntegrityError(
                 f"{config.prompts.path or 'the shipped prompts'}: not the prompts that "
@@ -304,6 +353,16 @@ def _same_prompts(config: Config, ledger: Ledger, *, needed: bool, say: Say) -> 
         say(f"warning: {error}")
         return PromptSet((), ())
     return found
+
+
+def _with_room(config: Config, prompts: PromptSet) -> PromptSet:
+    """The prompts as the settings' language model is asked them."""
+    from szpo.data import prompt_room
+    from szpo.models import context
+
+    reader = context.reader(config.model.name)
+    new, too_long = config.generation.max_new_tokens, config.prompts.too_long
+    return prompt_room.fitted(prompts, reader, new, too_long)
 
 
 def _maker(group: str, name: str, known: Sequence[str] = ()) -> Callable[..., Any] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -176,3 +177,51 @@ def test_examples_that_are_none_are_one_line(
     assert call([*told, *TINY]) == 2
     (error,) = capsys.readouterr().err.strip().splitlines()  # no model was loaded
     assert words in error and "examples.jsonl" in error
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        ["ppo", "--score", "sentiment"],
+        ["grpo", "--score", "sentiment"],
+        ["rloo", "--score", "sentiment"],
+        ["self-rewarding"],
+        ["iterative-dpo", "--fresh"],
+    ],
+    ids=lambda told: told[0],
+)
+def test_prompts_longer_than_the_model_reads_are_refused_before_it_is_loaded(
+    told: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(loading, "load", lambda *a, **k: pytest.fail("the model was loaded"))
+    path = tmp_path / "own.txt"
+    path.write_text(f"How was the sea?\n{'sea ' * 600}\nTell me more.\n", encoding="utf-8")
+    words = [*told, *TINY, "--set", f"prompts.path={path}", "--out", str(tmp_path / "out")]
+    assert call(["baseline", *words]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert re.match(rf"error: {path}:2: \d+ tokens and 8 for the answer .* tiny reads; ", said)
+
+
+def test_a_judgement_longer_than_the_model_reads_is_refused_before_it_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "load", lambda *a, **k: pytest.fail("the model was loaded"))
+    words = [*TINY, "--recipe", "judge_tokens=400", "--out", str(tmp_path / "out")]
+    assert call(["baseline", "self-rewarding", *words]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "model tiny reads 512 tokens, and the longest judgement needs" in said
+
+
+def test_pairs_longer_than_the_model_reads_are_left_out(
+    given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The recipe's own limit, 1,024 tokens, is more than the 512 of the model."""
+    pairs = list(preference_files.read(given, "trl", skip_bad=True).pairs)
+    long = replace(pairs[0], prompt=Prompt.user("sea " * 600))
+    path = tmp_path / "pairs.jsonl"
+    preference_files.write(path, [*pairs[:3], long])
+    for method in ("dpo", "simpo", "reward-model"):
+        told = [method, "--pairs", str(path), *TINY, "--recipe", "steps=1"]
+        _, said = done(told, tmp_path / method, capsys)
+        assert "1 of 4 do not fit into max_length and were left out" in said

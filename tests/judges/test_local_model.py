@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from szpo import seeds
+from szpo.cli.app import call
 from szpo.config import settings_file
 from szpo.config.judge import Judge
 from szpo.data import prompts
@@ -20,6 +21,7 @@ from szpo.judges.llm_judge import LanguageJudge
 from szpo.judges.local_model import LEAD, Local
 from szpo.ledger.database import Ledger
 from szpo.models import loading
+from szpo.policies import language_model
 from szpo.runs import assemble
 from szpo.types import Prompt
 from tests.support import folder_run, tiny_models
@@ -165,3 +167,24 @@ def test_references_and_principles_reach_the_judge(tmp_path):
     assert one.references == {"Request no. 0": "The truth."}
     found = one.opinion(comparison(("w5", "w6")), panelist="p", plus_side="A", key=KEY)
     assert found.details["principle"] in (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("sets", "words"),
+    [
+        (["judge.ask=soft", "optimizer.rows=8"], 'or ask row by row: judge.batches = "rows"'),
+        (["judge.max_tokens=400", "judge.batches=rows"], "lower generation.max_new_tokens or"),
+        (["judge.ask=grades", "judge.max_tokens=500"], "500 for its reply"),
+    ],
+)
+def test_a_question_longer_than_its_model_reads_is_refused_before_any_work(
+    tmp_path, monkeypatch, capsys, sets, words
+):
+    """The tiny model reads 512 tokens."""
+    monkeypatch.setattr(language_model, "prepare", lambda *a: pytest.fail("the set-up began"))
+    every = [word for text in ("panel.kind=judge", "judge.model=tiny", *sets)
+             for word in ("--set", text)]  # fmt: skip
+    assert call(["run", "--preset", "tiny", "--folder", str(tmp_path), *every]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("error: judge tiny reads 512 tokens, and its longest question needs ")
+    assert words in said

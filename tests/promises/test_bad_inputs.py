@@ -5,6 +5,7 @@ Rows are those of docs/bad-inputs.md, which names the test of each.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ import sqlite3
 import struct
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from safetensors.numpy import load_file, save_file
 from szpo.cli.app import call
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
+from szpo.runs import assemble
 from tests.support import folder_run, quadratic, yard_run
 
 ROOT = Path(__file__).parents[2]
@@ -73,6 +76,16 @@ def test_row_1_missing_settings_file(refused: Refused, tmp_path: Path) -> None:
 def test_row_2_settings_file_not_utf8(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_bytes(b"[run]\n\nseed = 1 # \xff\n")
     assert refused(2, "run", tmp_path / "run.toml") == "run.toml: byte 0xff at line 3 is not UTF-8"
+
+
+def test_row_2_a_byte_order_mark_is_no_fault(
+    refused: Refused, tmp_path: Path, capsys: Capture
+) -> None:
+    file = tmp_path / "run.toml"
+    file.write_bytes(b"\xef\xbb\xbf[run]\nseed = -1\n")
+    assert refused(2, "run", file).startswith(f"{file}: run.seed must be a whole number")
+    file.write_bytes(b"\xef\xbb\xbf[run]\n\nseed = 1 # \xff\n")
+    assert refused(2, "run", file) == "run.toml: byte 0xff at line 3 is not UTF-8"
 
 
 def test_row_3_settings_file_not_toml(refused: Refused, tmp_path: Path) -> None:
@@ -189,6 +202,33 @@ def test_row_19_pickle_weights(refused: Refused, tmp_path: Path) -> None:
     said = refused(2, *folder_run.arguments(tmp_path, model_folder=model))
     assert "pickle" in said
     assert "pytorch_model.bin" in said
+
+
+@pytest.mark.parametrize("plan", [[], ["--plan"]], ids=["run", "plan"])
+def test_row_18_no_tokenizer(refused: Refused, tmp_path: Path, plan: list[str]) -> None:
+    model = folder_run.model(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        (model / name).unlink(missing_ok=True)
+    said = refused(2, *folder_run.arguments(tmp_path, model_folder=model), *plan)
+    assert said == (
+        f"{model}: no tokenizer there (looked for tokenizer.json, tokenizer.model, vocab.json, "
+        "vocab.txt); copy those of the model's files that are its tokenizer's"
+    )
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:7", "mps", "xpu"])
+def test_row_57_a_device_that_is_not_there(
+    refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    import torch
+
+    kind = device.partition(":")[0]
+    monkeypatch.setattr(getattr(torch, kind), "device_count", lambda: 0)
+    line = ["run", "--preset", "tiny", "--folder", tmp_path, "--set", f"model.device={device}"]
+    for words in ([], ["--plan"]):
+        said = refused(2, *line, *words)
+        assert said.startswith(f"model.device {device} is not on this machine (torch finds: cpu")
+        assert said.endswith("; set model.device to one that is")
 
 
 @pytest.mark.parametrize("how", ["cut", "header"])
@@ -382,25 +422,62 @@ def test_failed_own_check_exits_1(tmp_path: Path, refused: Refused) -> None:
         assert len(ledger.heads()) == 2  # it paused after its first step
 
 
+COMMAND = (sys.executable, "-c", "from szpo.__main__ import main; main()")
+"""What the installed command does."""
+
+
 def test_row_52_two_interrupts(tmp_path: Path) -> None:
-    """The second comes while the first is being handled: still one line, and a run to resume."""
+    """More come while the first is being handled, to the end: one line, and a run to resume."""
     arguments = yard_run.arguments(tmp_path, "run.name=yard", "panel.inside=false")
     child = subprocess.Popen(
-        [sys.executable, "-m", "szpo", *arguments],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [*COMMAND, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
     assert child.stderr is not None
     assert any("waiting for votes" in line for line in child.stderr), "it never began"
-    for _ in range(2):
+    while child.poll() is None:
         child.send_signal(signal.SIGINT)
     rest = child.stderr.read()
     child.stderr.close()
-    assert child.wait(60) in {130, -signal.SIGINT}
-    assert "Traceback" not in rest
     path = tmp_path / "runs" / "yard.db"
+    assert child.returncode == 130, rest
+    # The line at hand when the first came may be printed a second time.
+    assert rest.count("stopped by") == 1 and "Traceback" not in rest
+    assert rest.endswith(
+        "stopped by an interrupt; nothing counted is lost. Continue with: szpo run --resume "
+        f"{path}\n"
+    )
     with Ledger.open(path) as ledger:
         assert verification.verify(ledger).ok
         assert not ledger.votes()
+
+
+@pytest.mark.parametrize(
+    ("sent", "code", "words"),
+    [(signal.SIGINT, 130, "an interrupt"), (signal.SIGTERM, 143, "SIGTERM")],
+    ids=["INT", "TERM"],
+)
+def test_row_52_an_interrupt_while_the_command_is_loaded(
+    tmp_path: Path, sent: signal.Signals, code: int, words: str
+) -> None:
+    """The first module that the command line imports tells that it is being loaded, and waits."""
+    (tmp_path / "typer.py").write_text(
+        "import os, time\nos.write(1, b'loading\\n')\nwhile True: time.sleep(0.01)\n"
+    )
+    places = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH"), str(ROOT)])]
+    child = subprocess.Popen(
+        [*COMMAND, "runs"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(places)},
+    )  # fmt: skip
+    assert child.stdout is not None and child.stdout.readline() == "loading\n"
+    for _ in range(2):
+        child.send_signal(sent)
+    _, said = child.communicate()
+    assert (child.returncode, said) == (code, f"stopped by {words}\n")
+
+
+def test_row_52_the_installed_command_loads_nothing_before_it_answers_signals() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["scripts"]["szpo"] == "szpo.__main__:main"
 
 
 @pytest.mark.parametrize("year", [1970, 2099])
@@ -450,9 +527,118 @@ def test_a_fault_of_szpo_says_so(refused: Refused, monkeypatch: pytest.MonkeyPat
 def test_table_names_a_test_for_every_row() -> None:
     text = (ROOT / "docs" / "bad-inputs.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| (\d+) \| [^|]+ \| [^|]+ \| ([^|]+) \|$", text, re.MULTILINE))
-    assert set(map(int, rows)) == set(range(1, 55))
+    assert set(map(int, rows)) == set(range(1, 59))
     for row, where in rows.items():
         for file, test in re.findall(r"`([\w/]+\.py)::(\w+)`", where):
             source = (ROOT / "tests" / file).read_text(encoding="utf-8")
             assert f"def {test}(" in source, f"row {row} names {test}, which {file} does not have"
         assert "::" in where or where.strip().startswith("not here: "), f"row {row}"
+
+
+@pytest.mark.parametrize("plan", [[], ["--plan"]], ids=["run", "plan"])
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("panel.kind=nobody", 'no evaluator "nobody"'),
+        ("panel.reward=nothing", "no reward of that name"),
+        ("prompts.path=absent.txt", "absent.txt"),
+        ("model.name=./absent", "not found"),
+        ("model.adapter=./absent", "adapter folder absent not found"),
+        ("optimizer.link=probit", "bayes knows the logistic link only"),
+    ],
+)
+def test_row_58_a_refusal_is_all_that_is_said(
+    tmp_path: Path, capsys: Capture, plan: list[str], setting: str, words: str
+) -> None:
+    """`--plan` refuses what a run refuses, and neither prints its costs before."""
+    line = ["run", "--preset", "tiny", "--folder", str(tmp_path / "runs"), *plan]
+    assert call([*line, "--set", setting]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    (told,) = said.err.splitlines()
+    assert words in told
+    assert not (tmp_path / "runs").exists()
+
+
+# --- what a model reads ------------------------------------------------------------------------
+
+
+def long_prompts(folder: Path) -> Path:
+    """Three prompts, the second of 5,000 words."""
+    path = folder / "long.txt"
+    path.write_text(f"How was the sea?\n{'sea ' * 5000}\nTell me more.\n", encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("plan", [[], ["--plan"]], ids=["run", "plan"])
+def test_row_55_a_prompt_longer_than_the_model_reads(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, plan: list[str]
+) -> None:
+    from szpo.policies import language_model
+
+    monkeypatch.setattr(language_model, "prepare", lambda *a: pytest.fail("the set-up began"))
+    path = long_prompts(tmp_path)
+    line = ["run", "--preset", "tiny", "--folder", str(tmp_path / "runs"), *plan]
+    assert call([*line, "--set", f"prompts.path={path}"]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    (told,) = said.err.splitlines()
+    assert re.match(
+        rf"error: {re.escape(str(path))}:2: [\d,]+ tokens and 24 for the answer "
+        r"\(generation\.max_new_tokens\) are more than the 512 that model tiny reads; ",
+        told,
+    )
+    assert told.endswith('prompts.too_long = "cut"')
+    assert not (tmp_path / "runs").exists()
+
+
+def test_row_55_an_answer_longer_than_the_model_reads(refused: Refused, tmp_path: Path) -> None:
+    said = refused(
+        2, "run", "--preset", "tiny", "--folder", tmp_path, "--set", "max_new_tokens=512"
+    )
+    assert said == (
+        "generation.max_new_tokens 512 leaves no room for a prompt: model tiny reads 512 tokens; "
+        "lower it"
+    )
+
+
+def test_row_55_a_short_context_counts_prompt_and_answer(refused: Refused, tmp_path: Path) -> None:
+    """Prompts of 4 tokens and answers of 8 fit into 12 positions, not into 11."""
+    for most in (11, 12):
+        place = tmp_path / str(most)
+        place.mkdir()
+        model = folder_run.model(place, positions=most)
+        arguments = folder_run.arguments(place, "run.steps=1", model_folder=model)
+        if most == 12:
+            assert call(arguments) == 0
+        else:
+            said = refused(2, *arguments)
+            assert said.startswith(f"{place / 'prompts.txt'}:1: 4 tokens and 8 for the answer")
+            assert '"cut" (19 more prompts are too long)' in said
+
+
+def test_row_55_it_is_cut_where_that_is_asked_for(tmp_path: Path, capsys: Capture) -> None:
+    """The end of the question stays, and a resumed run cuts alike."""
+    model = folder_run.model(tmp_path, positions=13)
+    path = tmp_path / "own.jsonl"
+    long = " ".join(f"w{i}" for i in range(30, 60))
+    lines = [{"text": text, "split": "train"} for text in ("w20 w21", long)]
+    lines.append({"text": "w22 w23", "split": "heldout"})
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    sets = ["prompts.too_long=cut", "run.steps=1", "panel.beta=1.0"]
+    arguments = folder_run.arguments(tmp_path, *sets, model_folder=model)
+    assert call([*arguments, "--set", f"prompts.path={path}"]) == 0
+    assert (
+        f"warning: cut at their beginning to fit model {model}: {path}:2\n"
+        in capsys.readouterr().err
+    )
+    with Ledger.open(tmp_path / "runs" / "folder.db", readonly=True) as ledger:
+        asked = {row.prompt.text for c in ledger.comparisons(0) for row in c.rows}
+        assert asked == {"w20 w21", "w57 w58 w59"}
+        assemble.reopen(ledger, say=lambda _: None)
+    assert call(["sample", str(tmp_path / "runs" / "folder.db"), "-p", "w7 " * 50]) == 0
+
+
+def test_row_55_a_question_of_ones_own(folder: Path, refused: Refused) -> None:
+    said = refused(2, "sample", folder, "-p", "w7 " * 3000)
+    assert re.match(r'prompt "w7 w7 .*…": 3,002 tokens and 8 for the answer', said)

@@ -8,10 +8,13 @@ from szpo.cli.app import call
 from tests.support import tiny_models
 
 
-def model(folder: Path, name: str = "llama") -> Path:
-    """A folder as the hub would give it."""
+def model(folder: Path, name: str = "llama", positions: int | None = None) -> Path:
+    """A folder as the hub would give it, of a model that reads so many tokens."""
     target = folder / name
-    tiny_models.build(name).save_pretrained(target)
+    made = tiny_models.build(name)
+    if positions is not None:
+        made.config.max_position_embeddings = positions
+    made.save_pretrained(target)
     tiny_models.tokenizer().save_pretrained(target)
     return target
 

@@ -404,6 +404,19 @@ def test_limits_are_set_and_withdrawn(voted: Stage) -> None:
     assert budget.limits(voted.ledger) == budget.Limits()
 
 
+@pytest.mark.parametrize("until", ["2026-02-31T00:00", "0000-01-01T00:00", "2026-01-01T24:00"])
+def test_a_limit_on_a_day_that_there_is_not_is_told_in_a_sentence(
+    voted: Stage, until: str
+) -> None:
+    with pytest.raises(UsageError) as refused:
+        do(voted, "limits", until=until)
+    shown = until.replace("T", " ")
+    assert str(refused.value) == (
+        f"limits: {shown} is no date and time that there is; give another end"
+    )
+    assert budget.limits(voted.ledger) == budget.Limits()
+
+
 def test_excluding_somebody_touches_rounds_to_come_only(voted: Stage) -> None:
     ledger, service = voted.ledger, voted.site.service
     bob = voted.invitation("panelist", "Bob").panelist or ""

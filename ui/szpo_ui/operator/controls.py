@@ -179,7 +179,13 @@ def _close(site: Site, by: str, command: Command) -> Reply:
 def _limits(site: Site, by: str, command: Command) -> Reply:
     at_us = None
     if command.until is not None:
-        when = datetime.strptime(command.until, "%Y-%m-%dT%H:%M").replace(tzinfo=UTC)
+        try:
+            when = datetime.strptime(command.until, "%Y-%m-%dT%H:%M").replace(tzinfo=UTC)
+        except ValueError:
+            raise UsageError(
+                f"limits: {command.until.replace('T', ' ')} is no date and time that there is; "
+                "give another end"
+            ) from None
         at_us = round(when.timestamp() * 1e6)
     found = Limits(
         step=command.steps, votes=command.votes, at_us=at_us, person_hours=command.hours,
