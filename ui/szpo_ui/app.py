@@ -58,7 +58,7 @@ def create(
             yield
         finally:
             await asyncio.to_thread(writer.close)
-            sessions.close()
+            await asyncio.to_thread(sessions.close)
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     app.add_exception_handler(HTTPException, _http_error)
@@ -68,7 +68,7 @@ def create(
     app.mount("/static", StaticFiles(directory=str(STATIC)), name="static")
     app.add_api_route("/healthz", _healthz)
     app.add_api_route("/favicon.ico", icon)
-    app.include_router(login.router(site))
+    app.include_router(login.router(site, sessions))
     inside_a_loop(partial(_mount_all, app, site, pages))
     app.add_middleware(CORSMiddleware, allow_origins=[])  # else Gradio echoes any origin
     app.add_middleware(Door, site=site, sessions=sessions, url=url)
@@ -94,8 +94,8 @@ def _mount(app: FastAPI, site: Site, role: Role) -> None:
         mount(app, made.blocks, made.place, head=posterior_page.head(), allow=allow, blocked=[run])
 
 
-def _healthz() -> dict[str, bool]:
-    return {"ok": True}
+async def _healthz() -> dict[str, bool]:
+    return {"ok": True}  # on the loop itself: it waits for no thread that may wait for the file
 
 
 _CODES = {401: "login", 403: "forbidden", 404: "not_found", 405: "method", 422: "invalid"}

@@ -96,7 +96,10 @@ def routes(site: Site, writer: Writer) -> list[Route]:
         if isinstance(asked, Response):
             return asked
         seat = await writer.do(partial(_seat, site, str(who.panelist), asked))
-        if seat is None or (comparison := texts(seat.comparison)) is None:
+        if seat is None:
+            return Response(status_code=204)
+        comparison = await run_in_threadpool(texts, seat.comparison)
+        if comparison is None:
             return Response(status_code=204)
         return JSONResponse(_ballot(site, asked, comparison, seat))
 

@@ -22,6 +22,8 @@ from szpo_ui.web import credential_rows
 Role = Literal["panelist", "operator"]
 State = Literal["invited", "active", "revoked", "expired"]
 Reason = Literal["unknown", "expired", "revoked", "used"]
+Fault = Literal["login", "expired", "revoked"]
+"""Why a session opens nothing: unknown or ended by its person, run out, or taken away."""
 
 SESSION_US: Final = 12 * 3600 * 1_000_000
 """How long a session lasts without being used."""
@@ -192,6 +194,18 @@ def identify(ledger: Ledger, session: str) -> Identity | None:
                 (now, expires, row["credential"]),
             )
     return _identity(row)
+
+
+def session_fault(ledger: Ledger, session: str) -> Fault:
+    """Why a session that `identify` does not know is refused."""
+    row = credential_rows.find(ledger, session, ("session",))
+    if row is None:
+        return "login"
+    if row["revoked_us"] is None:
+        return "expired"
+    name = credential_rows.name_of(row)
+    state = _listed(name, credential_rows.all_of(ledger, name), {}, ledger.clock()).state
+    return "revoked" if state == "revoked" else "login"
 
 
 def logout(ledger: Ledger, session: str) -> None:

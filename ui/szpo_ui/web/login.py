@@ -7,10 +7,14 @@ session ends at once.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from importlib import resources
-from typing import Any, Final, Literal
+from typing import Any, Final, TypeVar
 
 from fastapi import APIRouter, HTTPException, Request
 from pydantic import BaseModel, ConfigDict, Field
@@ -19,13 +23,16 @@ from starlette.datastructures import Headers
 from starlette.requests import cookie_parser
 from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
 
+from szpo.errors import SzpoError
 from szpo.ledger.canonical import sha256
 from szpo.ledger.database import Ledger
 from szpo_ui.web import credentials
-from szpo_ui.web.credentials import AccessError, Identity, Role
+from szpo_ui.web.credentials import AccessError, Fault, Identity, Role
 from szpo_ui.web.rate import KEPT, Locks
 from szpo_ui.web.requests import read, refuse
 from szpo_ui.web.site import Site
+
+T = TypeVar("T")
 
 PLACES: dict[Role, str] = {"panelist": "/panel", "operator": "/operate"}
 """Where each role works."""
@@ -46,56 +53,68 @@ def cookie_name(secure: bool) -> str:
 
 
 class Sessions:
-    """Who sends a request, asked of the file each time, over a connection that nobody writes on.
+    """Who sends a request, asked of the file each time, in a thread and over a connection of its own.
 
-    A look through the connection that takes votes would wait for their commits, and everybody
-    else behind it. Once a minute a session's use is written down, by a thread that may wait.
+    Nothing is asked on the event loop, nor over the connection that takes votes: whoever looked
+    there would wait for commits, and everybody else behind them. Once a minute a session's use is
+    written down by another thread, for which no request waits.
     """
 
     def __init__(self, site: Site):
         self.site: Final = site
         self._reader: Final = Ledger.open(site.ledger.path, readonly=True, clock=site.clock)
-        self._used: dict[str, int] = {}
+        self._looks: Final = ThreadPoolExecutor(1, thread_name_prefix="szpo-sessions")
+        self._notes: Final = ThreadPoolExecutor(1, thread_name_prefix="szpo-uses")
+        self._used: OrderedDict[str, tuple[int, Future[None]]] = OrderedDict()
 
-    async def of(self, headers: Headers) -> Identity | None:
-        """The identity behind a request's session; None without a good one."""
+    async def ask(self, look: Callable[[Ledger], T]) -> T:
+        """What a look at the file finds, over the connection that only reads.
+
+        Raises:
+            Exception: what it raises.
+        """
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._looks, look, self._reader)
+
+    async def of(self, headers: Headers) -> Identity | Fault:
+        """The identity behind a request's session, or why there is none."""
         token = _token(self.site, headers)
         if not token:
-            return None
+            return "login"
         key, now = sha256(token), self.site.clock()
-        if now - self._used.get(key, 0) < credentials.SLIDE_US:
-            return credentials.identify(self._reader, token)
-        found = await run_in_threadpool(credentials.identify, self.site.ledger, token)
-        if found is not None:
+        found = await self.ask(partial(_identity_or_fault, token=token))
+        noted = self._used.get(key)
+        if found == "expired" and noted is not None and not noted[1].done():
+            await asyncio.wait({asyncio.wrap_future(noted[1])})  # it was used in time
+            found = await self.ask(partial(_identity_or_fault, token=token))
+        if not isinstance(found, str) and (
+            noted is None or not 0 <= now - noted[0] < credentials.SLIDE_US
+        ):
+            self._used[key] = now, self._notes.submit(self._note, token)
             if len(self._used) > KEPT:
-                self._used.clear()
-            self._used[key] = now
+                self._used.popitem(last=False)
         return found
 
+    def _note(self, token: str) -> None:
+        """Write down that a session is used; where the disk is full, it ends as it would have."""
+        with contextlib.suppress(SzpoError):
+            credentials.identify(self.site.ledger, token)
+
     def close(self) -> None:
-        """Close the connection."""
+        """Write what is noted, and close the connection."""
+        self._notes.shutdown()
+        self._looks.shutdown()
         self._reader.close()
+
+
+def _identity_or_fault(ledger: Ledger, token: str) -> Identity | Fault:
+    return credentials.identify(ledger, token) or credentials.session_fault(ledger, token)
 
 
 def session(site: Site, headers: Headers) -> Identity | None:
     """Whose session a request carries, asked of the ledger; None without a good one."""
     token = _token(site, headers)
     return credentials.identify(site.ledger, token) if token else None
-
-
-def fault(site: Site, headers: Headers) -> Literal["login", "expired", "revoked"]:
-    """Why a request without a good session is refused."""
-    found = site.ledger.query(
-        "SELECT credential, revoked_us FROM credentials WHERE secret_sha256 = ?",
-        (sha256(_token(site, headers) or ""),),
-    )
-    if not found:
-        return "login"
-    if found[0]["revoked_us"] is None:
-        return "expired"
-    name = found[0]["credential"].split(":")[1]
-    states = {each.name: each.state for each in credentials.listed(site.ledger)}
-    return "revoked" if states.get(name) == "revoked" else "login"
 
 
 def identity(site: Site, request: Any, role: Role | None = None) -> Identity:
@@ -148,7 +167,7 @@ class Redeem(BaseModel):
     token: str = Field(min_length=1, max_length=128)
 
 
-def router(site: Site) -> APIRouter:
+def router(site: Site, sessions: Sessions) -> APIRouter:
     """GET /, GET and POST /login, POST /redeem, /logout and, for programs, /api/session."""
     routes = APIRouter()
     locks = Locks(site.clock)

@@ -114,8 +114,8 @@ class Door:
     async def _who(self, scope: Scope, headers: Headers) -> Identity | Response:
         """Whose request it is, noted for the handlers; or why it is refused."""
         found = await self.sessions.of(headers)
-        if found is None:
-            return self._to_login(scope, headers)
+        if isinstance(found, str):
+            return _to_login(scope, found)
         role = role_of(scope["path"])
         if role is not None and found.role != role:
             if _is_page(scope["path"]):
@@ -123,14 +123,6 @@ class Door:
             return refuse(401, "role", "this page is not yours")
         scope[login.SCOPE] = found
         return found
-
-    def _to_login(self, scope: Scope, headers: Headers) -> Response:
-        """Pages lead to the login, anything else gets JSON; only a revoked session gets 403."""
-        if scope["method"] in ("GET", "HEAD") and _is_page(scope["path"]):
-            query = f"?next={quote(scope['path'])}" if scope["path"] != "/" else ""
-            return RedirectResponse(f"/login{query}", 303)
-        why = login.fault(self.site, headers)
-        return refuse(403 if why == "revoked" else 401, why, _WHY[why])
 
     def _with_headers(self, path: str, send: Send) -> Send:
         return _with_headers(path, send, secure=self.site.secure)
@@ -158,6 +150,14 @@ class OwnOnly:
                 return
             receive = _again(body, receive)
         await self.app(scope, receive, send)
+
+
+def _to_login(scope: Scope, why: login.Fault) -> Response:
+    """Pages lead to the login, anything else gets JSON; only a revoked session gets 403."""
+    if scope["method"] in ("GET", "HEAD") and _is_page(scope["path"]):
+        query = f"?next={quote(scope['path'])}" if scope["path"] != "/" else ""
+        return RedirectResponse(f"/login{query}", 303)
+    return refuse(403 if why == "revoked" else 401, why, _WHY[why])
 
 
 def _foreign() -> Response:

@@ -1,0 +1,184 @@
+"""No SQL on the event loop: every route, for everybody, while somebody else holds the file."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.routing import Mount
+
+from szpo.ledger import connection
+from szpo_ui import app
+from szpo_ui.web import credentials
+from tests.support.browser import MovableClock, Stage, awaited, make, serve
+
+PLAIN = sqlite3.connect
+NOTED: list[tuple[bool, str]] = []
+"""(an event loop runs in this thread, the statement) of everything asked of any ledger."""
+
+
+WALKERS = ("nobody", "panelist", "operator")
+"""Who asks for every route; the others have a session that is refused."""
+
+
+class Watched(sqlite3.Connection):
+    """A connection that notes where it is used."""
+
+    def execute(self, *given: Any) -> sqlite3.Cursor:
+        NOTED.append((_in_a_loop(), str(given[0])))
+        return super().execute(*given)
+
+    def cursor(self, *given: Any) -> Any:
+        NOTED.append((_in_a_loop(), "cursor"))
+        return super().cursor(*given)
+
+
+def _in_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    """Both pages over connections that are watched; what happens before serving is forgotten."""
+    watched = partial(PLAIN, factory=Watched)
+    monkeypatch.setattr(connection.sqlite3, "connect", watched)
+    made = make(tmp_path / "run.db", clock=MovableClock())
+    application = app.create(made.site)
+    serving = serve(application)
+    made.url = next(serving)
+    made.advance()
+    made.application = application  # type: ignore[attr-defined]
+    yield made
+    next(serving, None)
+    made.ledger.close()
+
+
+def routes(found: Any, before: str = "") -> Iterator[tuple[str, str]]:
+    """(method, path) of every route of an application, Gradio's mounts and their rest included."""
+    for route in found:
+        inner = getattr(route, "app", None)
+        while not hasattr(inner, "routes") and hasattr(inner, "app"):
+            inner = inner.app
+        if hasattr(route, "original_router"):
+            yield from routes(route.original_router.routes, before)
+        elif isinstance(route, Mount) and hasattr(inner, "routes"):
+            yield from routes(inner.routes, before + route.path)
+        elif isinstance(route, Mount):
+            yield "GET", f"{before}{route.path}/login.css"
+        else:
+            path = re.sub(r"\{[^}]*\}", "x", before + route.path)
+            yield from ((method, path) for method in sorted(route.methods))
+
+
+def bodies(stage: Stage) -> dict[str, Any]:
+    """Requests that get past their checks, for what takes one."""
+    person = stage.invitation("panelist", "P-01").panelist or ""
+    seat = stage.site.service.assign(person, tab="t1")
+    assert seat is not None
+    page = '{"do": "look", "ack": "1", "tab": "tab-0001"}'
+    run = {"fn_index": 0, "data": [page], "session_hash": "x"}
+    code = {"name": "P-01", "code": stage.invitation("panelist", "P-01").code}
+    return {
+        "/api/votes": {"assignment": seat.id, "choice": "A", "idem": "k" * 16, "tab": "t1"},
+        "/api/assignment": {"tab": "t1"},
+        "/api/extend": {"assignment": seat.id},
+        "/api/release": {"assignment": seat.id},
+        "/login": {"name": "P-01", "code": "0000-0000-0000-0000"},
+        "/api/session": code,
+        "/redeem": {"token": "x" * 43},
+        "/panel/gradio_api/run/predict": run,
+        "/panel/gradio_api/run/predict/": run,
+        "/operate/gradio_api/run/predict": {**run, "data": ['{"do": "look", "ack": "1"}']},
+        "/operate-visualize-api/scene": {"deltas": [[1.0, 0.5]]},
+    }
+
+
+@pytest.fixture
+def people(stage: Stage) -> dict[str, dict[str, str]]:
+    """Cookies of everybody who may ask: nobody, somebody, somebody revoked, an operator."""
+    found: dict[str, dict[str, str]] = {
+        "nobody": {},
+        "unknown": {"szpo": "not-a-session"},
+        "panelist": stage.cookie("panelist", "P-01"),
+        "operator": stage.cookie("operator", "Olga"),
+        "revoked": stage.cookie("panelist", "P-02"),
+        "another": stage.cookie("panelist", "P-03"),
+    }
+    credentials.revoke(stage.ledger, "P-02", "test")
+    return found
+
+
+def until(what: Callable[[], bool]) -> None:
+    """Wait until something has happened, in a minute at the latest."""
+    end = time.monotonic() + 60
+    while not what():
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.01)
+
+
+def waiting_for_the_lock() -> bool:
+    """A writer of the server has asked for the lock that somebody else holds."""
+    return (False, "BEGIN IMMEDIATE") in NOTED
+
+
+def test_no_request_runs_sql_on_the_event_loop(
+    stage: Stage, people: dict[str, dict[str, str]]
+) -> None:
+    known, every = bodies(stage), sorted(set(routes(stage.application.routes)))  # type: ignore[attr-defined]
+    assert len(every) > 60 and ("POST", "/api/votes") in every
+    lock = PLAIN(stage.ledger.path, isolation_level=None, check_same_thread=False)
+    lock.execute("BEGIN IMMEDIATE")
+    NOTED.clear()
+
+    few = asyncio.Semaphore(150)
+
+    async def ask(client: httpx.AsyncClient, who: str, method: str, path: str) -> int:
+        body = {"json": known.get(path, {})} if method in ("POST", "PUT", "DELETE") else {}
+        cookies = "; ".join(f"{name}={value}" for name, value in people[who].items())
+        asked = client.build_request(method, path, headers={"Cookie": cookies}, **body)
+        async with few:
+            answer = await client.send(asked, stream=True)
+            if not answer.headers.get("content-type", "").startswith("text/event-stream"):
+                await answer.aread()
+            await answer.aclose()
+            return answer.status_code
+
+    async def walk() -> list[int]:
+        limits = httpx.Limits(max_connections=None)
+        async with (
+            httpx.AsyncClient(base_url=stage.url, timeout=120, limits=limits) as client,
+            httpx.AsyncClient(base_url=stage.url, timeout=120) as beside,
+        ):
+            first = asyncio.create_task(ask(client, "another", "POST", "/api/assignment"))
+            await asyncio.to_thread(until, waiting_for_the_lock)
+            asked = [
+                asyncio.create_task(ask(client, who, method, path))
+                for who in people
+                for method, path in (every if who in WALKERS else [("GET", "/api/status")])
+            ]
+            try:
+                for _ in range(3):
+                    assert (await beside.get("/healthz")).json() == {"ok": True}
+                assert not first.done(), "the lock was given up before the server answered"
+            finally:
+                lock.execute("ROLLBACK")
+                answers = await asyncio.gather(first, *asked)
+            return answers
+
+    answers = awaited(walk())
+    lock.close()
+    assert {200, 204, 303, 401, 403, 404} <= set(answers)
+    assert len(NOTED) > 100
+    assert [statement for on_loop, statement in NOTED if on_loop] == []
