@@ -79,16 +79,7 @@ class Folder:
             return False
         self._seen = size
         try:
-            try:
-                writer.execute("BEGIN IMMEDIATE")
-                folding = connect(self.path, readonly=False)
-                try:
-                    folding.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-                finally:
-                    folding.close()
-            finally:
-                if writer.in_transaction:
-                    writer.execute("ROLLBACK")
+            self._fold(writer)
         except sqlite3.Error as error:
             logging.getLogger("szpo").warning(
                 "%s: its log could not be folded (%s)", self.path, error
@@ -100,6 +91,59 @@ class Folder:
                 "it with: szpo doctor %s", self.path, size // 10**6, self.path,
             )  # fmt: skip
         return True
+
+    def begin_anew(self, writer: sqlite3.Connection) -> bool:
+        """Try once to leave no page from before in the log; False while somebody reads one.
+
+        The whole log is folded, and a commit that changes nothing begins it again; SQLite then
+        gives the rest of its file back. ``writer`` is outside a transaction.
+        """
+        if not self._fold(writer):
+            return False
+        before = _log_header(self.path)
+        version = writer.execute("PRAGMA user_version").fetchone()[0]
+        writer.execute("BEGIN IMMEDIATE")
+        try:
+            writer.execute(f"PRAGMA user_version = {version}")
+            writer.execute("COMMIT")
+        finally:
+            if writer.in_transaction:
+                writer.execute("ROLLBACK")
+        return _log_header(self.path) != before and _of_one_time(self.path)
+
+    def _fold(self, writer: sqlite3.Connection) -> bool:
+        """Fold what no reader needs, while ``writer`` keeps all others from committing.
+
+        True if that was everything.
+        """
+        try:
+            writer.execute("BEGIN IMMEDIATE")
+            folding = connect(self.path, readonly=False)
+            try:
+                answer = folding.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            finally:
+                folding.close()
+        finally:
+            if writer.in_transaction:
+                writer.execute("ROLLBACK")
+        busy, pages, folded = answer
+        return not busy and pages == folded
+
+
+def _log_header(path: Path) -> bytes:
+    """The beginning of the log, which has other salts each time that the log begins anew."""
+    try:
+        with path.with_name(path.name + "-wal").open("rb") as file:
+            return file.read(32)
+    except OSError:
+        return b""
+
+
+def _of_one_time(path: Path) -> bool:
+    """Every page in the log was written since it last began: each carries the header's salts."""
+    content = path.with_name(path.name + "-wal").read_bytes()
+    step = 24 + int.from_bytes(content[8:12], "big")
+    return all(content[at + 8 : at + 16] == content[16:24] for at in range(32, len(content), step))
 
 
 def log_bytes(path: Path) -> int:

@@ -27,6 +27,7 @@ from szpo.ledger import canonical as canonical_form
 from szpo.ledger import rows as ledger_rows
 from szpo.ledger.canonical import canonical, sha256
 from szpo.ledger.connection import Folder, check_place, connect, translate
+from szpo.ledger.holders import named, readers
 from szpo.ledger.schema import schema
 from szpo.optim import parameters as optim_parameters
 from szpo.types import Comparison, Layout, Row, Theta, Update
@@ -261,6 +262,34 @@ class Ledger:
         """
         with self._lock:
             self._folder.fold(self._conn, always=True)
+
+    def empty_log(self, wait_s: float) -> None:
+        """Leave no page from before in the file or its log, so that what was deleted is gone.
+
+        Readers are waited for, so many seconds; others go on writing meanwhile.
+
+        Raises:
+            StorageError: somebody still reads; ask again later.
+            UsageError: inside a transaction or a snapshot.
+        """
+        end = time.monotonic() + wait_s
+        while True:
+            with self._lock:
+                if self._conn.in_transaction:
+                    raise UsageError("empty_log: leave the transaction or the snapshot first")
+                try:
+                    if self._folder.begin_anew(self._conn):
+                        return
+                except sqlite3.Error as error:
+                    translate(self.path, error)
+            if time.monotonic() >= end:
+                break
+            time.sleep(0.05)
+        who = named(readers(self.path)) or "a program that this system does not name"
+        raise StorageError(
+            f"{self.path}: deleted, but its bytes are still in the file or its log, because of a "
+            f"reader: {who}; let it end or stop it, then ask for the same again"
+        )
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shutil
 import stat
 from collections.abc import Callable, Iterator
@@ -13,6 +11,7 @@ from typing import Final
 from szpo.errors import SzpoError
 from szpo.ledger import connection
 from szpo.ledger.database import Ledger
+from szpo.ledger.holders import holders, named
 from szpo.optim.directions import DIRECTION_VERSION
 from szpo.runs.machine_check import Check, versions
 from szpo.voting import lease
@@ -55,24 +54,11 @@ def _log(path: Path) -> Iterator[Check]:
     size, others = connection.log_bytes(path), holders(path)
     text = f"{size / 1e6:.1f} MB"
     if others:
-        text += ", open in " + ", ".join(f"process {pid} ({name})" for pid, name in others.items())
+        text += f", open in {named(others)}"
     if size < connection.LOG_ALARM:
         yield Check("log", "ok", text)
     else:
         yield Check("log", "warn", f"{text}; it is not being folded: end the one that only reads")
-
-
-def holders(path: Path) -> dict[int, str]:
-    """Other processes that have the file open, with their names; empty where /proc is not."""
-    found: dict[int, str] = {}
-    target = str(path.resolve())
-    for place in Path("/proc").glob("[0-9]*"):
-        if int(place.name) == os.getpid():
-            continue
-        with contextlib.suppress(OSError):  # it ended, or belongs to somebody else
-            if any(os.readlink(fd) == target for fd in (place / "fd").iterdir()):
-                found[int(place.name)] = (place / "comm").read_text(encoding="utf-8").strip()
-    return found
 
 
 def _sound(ledger: Ledger) -> Iterator[Check]:

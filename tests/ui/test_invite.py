@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from szpo.cli.app import call
 from szpo.ledger.database import Ledger
 from szpo_ui.web import credentials
+from tests.support import children
 from tests.support.browser import make
 
 
@@ -68,12 +70,81 @@ def test_list_revoke_and_erase(run: Path, capsys: pytest.CaptureFixture[str]) ->
         assert ledger.query("SELECT pseudonym FROM panelists")[0]["pseudonym"] == "P-01"
 
 
+# ---- an erasure while somebody reads ----
+
+
+def read(run: Path, told: Any, wanted: Any) -> None:
+    """In a child: see the run as of now until told to stop."""
+    with Ledger.open(run, readonly=True) as ledger, ledger.snapshot():
+        ledger.query("SELECT * FROM contacts")
+        told.send(None)
+        wanted.recv()
+
+
+def read_until_it_is_erased(run: Path, told: Any) -> None:
+    """In a child: see the run as of now until the event of an erasure stands in it."""
+    with (
+        Ledger.open(run, readonly=True) as looking,
+        Ledger.open(run, readonly=True) as ledger,
+        ledger.snapshot(),
+    ):
+        ledger.query("SELECT * FROM contacts")
+        told.send(None)
+        while not list(looking.events("erase")):
+            pass
+
+
+def holding(run: Path, name: bytes) -> list[str]:
+    """The run's files that hold these bytes."""
+    return [file.name for file in sorted(run.parent.iterdir()) if name in file.read_bytes()]
+
+
+def test_an_erasure_under_a_reader_fails_and_is_finished_by_asking_again(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    invite(run, "--name", "P-01", "--contact", "Ada Example")
+    with Ledger.open(run) as other:  # as the web process has it: the log outlives each command
+        other.record_event("note", "test", {})
+        (told, telling), (wanted, wanting) = children.pipe(), children.pipe()
+        child = children.start(read, run, telling, wanted)
+        told.recv()
+        capsys.readouterr()
+        assert invite(run, "--erase", "P-01", "--wait", "0") == 4
+        complaint = capsys.readouterr().err
+        assert complaint.count("\n") == 1 and "ask for the same again" in complaint
+        assert f"process {child.pid} (" in complaint  # the reader, and nobody else
+        assert complaint.count("process ") == 1
+        assert holding(run, b"Ada Example")
+        wanting.send(None)
+        child.join()
+        assert invite(run, "--erase", "P-01") == 0
+        assert "copies made before still hold the name" in capsys.readouterr().out
+        assert holding(run, b"Ada Example") == []
+        assert len(list(other.events("erase"))) == 1
+    assert invite(run, "--erase", "P-01") == 0  # and again is no error
+    assert holding(run, b"Ada Example") == []
+
+
+def test_an_erasure_waits_for_a_reader_that_ends(run: Path) -> None:
+    invite(run, "--name", "P-01", "--contact", "Ada Example")
+    with Ledger.open(run) as other:
+        other.record_event("note", "test", {})
+        told, telling = children.pipe()
+        child = children.start(read_until_it_is_erased, run, telling)
+        told.recv()
+        assert invite(run, "--erase", "P-01", "--wait", "60") == 0
+        assert holding(run, b"Ada Example") == []
+        child.join()
+        assert child.exitcode == 0
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (("--count", "0"), "--count is 1 to 1,000"),
         (("--count", "2", "--name", "P-01"), "without --name"),
         (("--days", "0"), "days is 0"),
+        (("--erase", "P-01", "--wait", "nan"), "--wait is 0 to 86,400 seconds"),
         (("--name", "<script>"), "is no name"),
         (("--erase", "nobody"), "nobody was invited as 'nobody'"),
     ],

@@ -459,6 +459,23 @@ def test_erasing_wants_the_name_typed(voted: Stage) -> None:
     assert [p.row.votes for p in state.board(voted.site).people] == [4, 4]
 
 
+def test_an_erasure_that_a_reader_holds_up_says_so_and_is_finished_by_pressing_again(
+    voted: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(credentials, "ERASE_WAIT_S", 0.0)
+    credentials.invite(voted.ledger, "panelist", "Bob", contact="Robert Longname")
+    path = voted.ledger.path
+    with Ledger.open(path, readonly=True) as reader, reader.snapshot():
+        reader.query("SELECT * FROM contacts")
+        with pytest.raises(StorageError, match=r"still in the file .* a reader: process \d+ \("):
+            do(voted, "erase", name="Bob", typed="Bob")
+    # Nothing of Bob is listed any more, yet the page still offers what finishes it.
+    page = str(operator_page.page(voted.site))
+    assert re.search(r'data-open="op-access" data-name="Bob"', page)
+    do(voted, "erase", name="Bob", typed="Bob")
+    assert not [f for f in path.parent.iterdir() if b"Longname" in f.read_bytes()]
+
+
 def test_orders_wait_and_say_so(voted: Stage) -> None:
     do(voted, "final", comparisons=20)
     do(voted, "samples", prompts=3, step=0)

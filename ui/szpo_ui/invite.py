@@ -15,6 +15,8 @@ from szpo_ui.web.credentials import Invitation
 
 MOST = 1_000
 """Invitations of one call."""
+LONGEST_WAIT_S = 86_400
+"""A day: the longest that ``--erase`` waits."""
 
 
 def command(arguments: Sequence[str]) -> int:
@@ -24,6 +26,8 @@ def command(arguments: Sequence[str]) -> int:
     chosen = _parser().parse_args(list(arguments))
     if chosen.count is not None and (chosen.name or not 1 <= chosen.count <= MOST):
         raise UsageError(f"--count is 1 to {MOST:,} people without --name")
+    if not 0 <= chosen.wait <= LONGEST_WAIT_S:
+        raise UsageError(f"--wait is 0 to {LONGEST_WAIT_S:,} seconds")
     with Ledger.open(run_paths.find(chosen.run, chosen.folder)) as ledger:
         if chosen.list:
             _list(ledger, as_json=chosen.json)
@@ -33,12 +37,12 @@ def command(arguments: Sequence[str]) -> int:
             _done(chosen, {"revoked": ended}, f"{chosen.revoke}: {ended} credentials revoked")
             return 0
         if chosen.erase is not None:
-            credentials.erase(ledger, chosen.erase, "szpo invite")
+            credentials.erase(ledger, chosen.erase, "szpo invite", wait_s=chosen.wait)
             _done(
                 chosen,
                 {"erased": chosen.erase},
                 f"{chosen.erase}: contact and credentials erased; the votes stay under the "
-                "pseudonym",
+                "pseudonym, and copies made before still hold the name",
             )
             return 0
         made = [
@@ -80,6 +84,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--erase", metavar="NAME", help="delete a person's contact and credentials, not the votes"
     )
+    parser.add_argument(
+        "--wait", type=float, default=credentials.ERASE_WAIT_S, metavar="SECONDS",
+        help="how long --erase waits for programs that read the run (default: %(default)g)",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     return parser
 

@@ -80,7 +80,8 @@ def act(site: Site, by: str, command: Command) -> Reply | None:
     """Do what an operator asks for; None where there is nothing to say.
 
     Raises:
-        SzpoError: it cannot be done; nothing was changed.
+        SzpoError: it cannot be done; nothing was changed, but for an erasure that could not
+            finish and says so.
     """
     return None if command.do == "look" else _ACTIONS[command.do](site, by, command)
 
@@ -257,8 +258,11 @@ def _erase(site: Site, by: str, command: Command) -> Reply:
     if command.typed.strip() != command.name:
         raise UsageError(f"erase: type {command.name} to confirm")
     _release(site, command.name)
-    credentials.erase(site.ledger, command.name, by)
-    return Reply(f"What was personal of {command.name} is deleted. The votes stay, by pseudonym.")
+    credentials.erase(site.ledger, command.name, by, wait_s=credentials.ERASE_WAIT_S)
+    return Reply(
+        f"What was personal of {command.name} is deleted. The votes stay, by pseudonym; copies "
+        "made before still hold the name."
+    )
 
 
 def _preview(site: Site, by: str, command: Command) -> Reply:

@@ -30,6 +30,8 @@ SESSION_US: Final = 12 * 3600 * 1_000_000
 SLIDE_US: Final = 60_000_000
 """A session's use is written down at most this often."""
 LONGEST_DAYS: Final = 3650.0
+ERASE_WAIT_S: Final = 10.0
+"""So many seconds an erasure waits for whoever reads the file."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}")
 
@@ -249,32 +251,57 @@ def listed(ledger: Ledger) -> list[Listed]:
     return [_listed(name, people[name], names, now) for name in sorted(people)]
 
 
-def erase(ledger: Ledger, name: str, by: str) -> None:
+def erase(ledger: Ledger, name: str, by: str, *, wait_s: float = ERASE_WAIT_S) -> None:
     """Delete a person's contact and credentials; the pseudonym and its votes stay in the record.
 
-    The bytes are overwritten in the file. Copies made before (backups) still have them.
+    Returns once the bytes are gone from the file and its log. Whoever reads the file keeps them
+    there and is waited for, ``wait_s`` seconds; asking again finishes what was begun. Copies made
+    before (backups) still have them.
 
     Raises:
         UsageError: nobody of that name was invited.
+        StorageError: deleted, but somebody who reads the file keeps the bytes in it; ask again.
     """
     _forget(ledger)
-    # The log holds old pages: it is folded, begun anew with the new ones, and folded again.
-    ledger.fold_log()
+    ledger.fold_log()  # so that the log begins anew with the deletion, if nobody reads
     with ledger.transaction(by):
         rows = credential_rows.all_of(ledger, name)
-        if not rows:
-            raise UsageError(f"erase: nobody was invited as {name!r}")
-        panelist = rows[0]["panelist"]
-        ledger.record_event("erase", by, {"role": rows[0]["role"], "panelist": panelist})
-        for row in rows:
-            ledger.execute("DELETE FROM credentials WHERE credential = ?", (row["credential"],))
-        ledger.execute("DELETE FROM contacts WHERE panelist = ?", (panelist,))
-        if panelist is not None:
-            seats.give_back(ledger, panelist)
-    ledger.fold_log()
+        if rows:
+            _delete(ledger, rows, by)
+        begun = bool(rows) or _erased(ledger, name)
+    if begun or _operator_erased(ledger):  # which one is not on record
+        ledger.empty_log(wait_s)
+    if not begun:
+        raise UsageError(f"erase: nobody was invited as {name!r}, or all of it is gone already")
 
 
 # ---- the inside ----
+
+
+def _delete(ledger: Ledger, rows: list[Record], by: str) -> None:
+    panelist = rows[0]["panelist"]
+    ledger.record_event("erase", by, {"role": rows[0]["role"], "panelist": panelist})
+    for row in rows:
+        ledger.execute("DELETE FROM credentials WHERE credential = ?", (row["credential"],))
+    ledger.execute("DELETE FROM contacts WHERE panelist = ?", (panelist,))
+    if panelist is not None:
+        seats.give_back(ledger, panelist)
+
+
+def _erased(ledger: Ledger, name: str) -> bool:
+    """A panelist of that name was erased before."""
+    return bool(
+        ledger.query(
+            "SELECT 1 FROM events e JOIN panelists p "
+            "ON p.panelist = json_extract(e.body, '$.panelist') "
+            "WHERE e.kind = 'erase' AND p.pseudonym = ? LIMIT 1",
+            (name,),
+        )
+    )
+
+
+def _operator_erased(ledger: Ledger) -> bool:
+    return any(event["body"]["role"] == "operator" for event in ledger.events("erase"))
 
 
 def _forget(ledger: Ledger) -> None:

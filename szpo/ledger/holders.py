@@ -1,0 +1,54 @@
+"""Which other programs have a ledger's file open, and which of them are reading it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+_READ_MARKS = (123, 127)
+"""Bytes of the file -shm on which SQLite locks what a reader still needs (its file format)."""
+
+
+def holders(path: Path) -> dict[int, str]:
+    """Other processes that have the file open, with their names; empty where /proc is not."""
+    found: dict[int, str] = {}
+    target = str(path.resolve())
+    for place in Path("/proc").glob("[0-9]*"):
+        if int(place.name) == os.getpid():
+            continue
+        with contextlib.suppress(OSError):  # it ended, or belongs to somebody else
+            if any(os.readlink(fd) == target for fd in (place / "fd").iterdir()):
+                found[int(place.name)] = (place / "comm").read_text(encoding="utf-8").strip()
+    return found
+
+
+def readers(path: Path) -> dict[int, str]:
+    """Processes that hold a view of the file at this moment, with their names.
+
+    This process may be among them. Where the system does not list locks, all that have the file
+    open; empty where it does not list those either.
+    """
+    known = {**holders(path), os.getpid(): "this program itself"}
+    marked: set[int] = set()
+    with contextlib.suppress(OSError, ValueError):
+        shared = path.with_name(path.name + "-shm").stat().st_ino
+        for line in Path("/proc/locks").read_text(encoding="ascii").splitlines():
+            words = line.split()  # 7: POSIX ADVISORY READ process major:minor:inode first last
+            if len(words) != 8 or int(words[5].rpartition(":")[2]) != shared:
+                continue
+            low, high = _READ_MARKS
+            if words[7] != "EOF" and int(words[6]) <= high and int(words[7]) >= low:
+                marked.add(int(words[4]))
+    exact = {process: name for process, name in known.items() if process in marked}
+    return exact or holders(path)
+
+
+def named(processes: Mapping[int, str]) -> str:
+    """Processes in words.
+
+    >>> named({12: "szpo", 14: "python"})
+    'process 12 (szpo), process 14 (python)'
+    """
+    return ", ".join(f"process {number} ({name})" for number, name in processes.items())
