@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sqlite3
+import tempfile
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from szpo.errors import IntegrityError, LeaseError, StorageError
 
@@ -15,6 +17,7 @@ LOG_FOLDED: Final = 4 * 2**20
 LOG_ALARM: Final = 256 * 2**20
 """A log of this size is not being folded: some reader has kept its view for too long."""
 _NETWORK_FILESYSTEMS = ("nfs", "cifs", "smb", "fuse.sshfs", "afs", "ncp")
+_NO_FILES_BESIDE = ("disk I/O error", "unable to open database file", "disk is full")
 _PRAGMAS = (
     "PRAGMA busy_timeout=10000",
     "PRAGMA synchronous=FULL",
@@ -31,13 +34,72 @@ _PRAGMAS = (
 
 def connect(path: Path, *, readonly: bool) -> sqlite3.Connection:
     """A connection to an existing file, usable from any thread, with every pragma set."""
-    uri = f"{path.absolute().as_uri()}?mode={'ro' if readonly else 'rw'}"
-    if readonly and _is_still(path):
-        uri += "&immutable=1"
-    conn = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
-    for pragma in _PRAGMAS:
-        conn.execute(pragma)
+    if not readonly:
+        return _opened(path, "mode=rw")
+    if _is_still(path):
+        return _opened(path, "mode=ro&immutable=1")
+    try:
+        return _opened(path, "mode=ro")
+    except sqlite3.OperationalError as error:
+        if not any(words in str(error) for words in _NO_FILES_BESIDE):
+            raise
+        return _without_files_beside(path)
+
+
+def _opened(path: Path, how: str, kind: type[sqlite3.Connection] | None = None) -> Any:
+    conn = sqlite3.connect(
+        f"{path.absolute().as_uri()}?{how}",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        factory=kind or sqlite3.Connection,
+    )
+    try:
+        for pragma in _PRAGMAS:  # the last of them already looks into the file
+            conn.execute(pragma)
+    except BaseException:
+        conn.close()
+        raise
     return conn
+
+
+class _Copied(sqlite3.Connection):
+    """To a copy in a folder of its own, which goes when it is closed."""
+
+    folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def close(self) -> None:
+        super().close()
+        if self.folder is not None:
+            self.folder.cleanup()
+
+
+def _without_files_beside(path: Path) -> sqlite3.Connection:
+    """A connection for reading where a disk is so full that SQLite cannot make its own files.
+
+    Without a log the file is read as it is. With one, both are read from a copy in the system's
+    folder for temporary files, since the log says what the file does not.
+
+    Raises:
+        StorageError: there is no room for the copy either.
+    """
+    if not log_bytes(path):
+        conn: sqlite3.Connection = _opened(path, "mode=ro&immutable=1")
+        return conn
+    folder = tempfile.TemporaryDirectory(prefix="szpo-")
+    try:
+        target = Path(folder.name) / path.name
+        for suffix in ("", "-wal"):
+            shutil.copyfile(f"{path}{suffix}", f"{target}{suffix}")
+        copied: _Copied = _opened(target, "mode=ro", _Copied)
+    except (OSError, sqlite3.Error) as error:
+        folder.cleanup()
+        raise StorageError(
+            f"{path}: its disk is full, and {tempfile.gettempdir()} has no room for a copy to "
+            f"read ({error}); make room, or set TMPDIR to a folder that has"
+        ) from None
+    copied.folder = folder
+    return copied
 
 
 def _is_still(path: Path) -> bool:

@@ -401,6 +401,59 @@ def test_row_34_ledger_with_a_gap(yard: Path, refused: Refused, tmp_path: Path) 
     assert refused(5, "verify", path).startswith("does not verify: ")
 
 
+FULL = """
+set -e
+mount -t tmpfs -o size=4m,mode=700 tmpfs "$1"
+cp "$2"/yard.db* "$1"
+cat /dev/zero > "$1/ballast" 2>/dev/null || true
+shift 2
+exec "$@"
+"""
+
+
+@pytest.mark.parametrize("log", [False, True], ids=["folded", "log"])
+def test_row_59_a_full_disk_is_read_and_exported_from(
+    yard: Path, tmp_path: Path, log: bool
+) -> None:
+    """In a name space of its own; "log": the last vote is only in the file's log."""
+    full, kept, out = (tmp_path / name for name in ("full", "kept", "out"))
+    for folder in (full, kept, out):
+        folder.mkdir()
+    path = copied(yard, kept)
+    if log:
+        other = tmp_path / "other"
+        other.mkdir()
+        source = copied(yard, other)
+        with Ledger.open(source) as ledger:
+            ledger.record_event("remark", "test", {"in": "the log"})
+            for suffix in ("", "-wal"):
+                shutil.copyfile(f"{source}{suffix}", f"{path}{suffix}")
+        assert Path(f"{path}-wal").stat().st_size
+    enter = ["unshare", "--map-root-user", "--mount"]
+    probe = subprocess.run([*enter, "mount", "-t", "tmpfs", "x", str(full)], capture_output=True)
+    if probe.returncode:
+        pytest.skip("mounting is not permitted here")
+    path = full / "yard.db"
+    lines = [
+        ["show", path], ["verify", path], ["export", path, "--votes", out / "v.csv"],
+        ["export", path, "--zip", out / "r.zip"], ["report", path, "--out", out / "r.html"],
+        ["backup", path, "--out", out / "b.db"],
+    ]  # fmt: skip
+    code = (
+        "import json, sys; from szpo.cli.app import call\n"
+        "sys.exit(sum(call(line) for line in json.loads(sys.argv[1])))"
+    )
+    told = json.dumps([[str(word) for word in line] for line in lines])
+    done = subprocess.run(
+        [*enter, "sh", "-c", FULL, "sh", str(full), str(kept), sys.executable, "-c", code, told],
+        capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {file.name for file in out.iterdir()} == {"v.csv", "r.zip", "r.html", "b.db"}
+    with Ledger.open(out / "b.db", readonly=True) as ledger:
+        assert len(list(ledger.events("remark"))) == log
+
+
 # --- who drives, and what nobody expected ------------------------------------------------------
 
 
@@ -527,7 +580,7 @@ def test_a_fault_of_szpo_says_so(refused: Refused, monkeypatch: pytest.MonkeyPat
 def test_table_names_a_test_for_every_row() -> None:
     text = (ROOT / "docs" / "bad-inputs.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| (\d+) \| [^|]+ \| [^|]+ \| ([^|]+) \|$", text, re.MULTILINE))
-    assert set(map(int, rows)) == set(range(1, 59))
+    assert set(map(int, rows)) == set(range(1, 60))
     for row, where in rows.items():
         for file, test in re.findall(r"`([\w/]+\.py)::(\w+)`", where):
             source = (ROOT / "tests" / file).read_text(encoding="utf-8")

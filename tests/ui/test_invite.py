@@ -155,3 +155,16 @@ def test_what_cannot_be_done_is_one_line(
     assert invite(run, *words) == 2
     complaint = capsys.readouterr().err
     assert said in complaint and complaint.count("\n") == 1
+
+
+def test_without_a_server_it_says_so_and_which_address_it_took(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert invite(run) == 0
+    said = capsys.readouterr()
+    assert "http://127.0.0.1:7860/login#t=" in said.out
+    (warned,) = said.err.splitlines()
+    assert warned.startswith(
+        "warning: no szpo serve of run is running; links lead to http://127.0.0.1:7860, its "
+    )
+    assert "--url" in warned

@@ -302,7 +302,7 @@ class Served:
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_it_serves_without_torch_and_ends_on_a_signal(
-    run: Path, sent: signal.Signals, code: int
+    run: Path, sent: signal.Signals, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     served = Served(str(run), "--no-controller")
     try:
@@ -313,8 +313,14 @@ def test_it_serves_without_torch_and_ends_on_a_signal(
             assert client.get("/healthz").json() == {"ok": True}
             assert client.post("/redeem", json={"token": served.token}).json()["go"] == "/operate/"
             assert client.get("/operate/config").status_code == 200
+        capsys.readouterr()
+        assert call(["invite", str(run)]) == 0
+        invited = capsys.readouterr()
+        assert f"link (once): {served.url}/login#t=" in invited.out and invited.err == ""
         served.child.send_signal(sent)
         assert served.child.wait(30) == code
+        assert call(["invite", str(run)]) == 0
+        assert "no szpo serve of run is running" in capsys.readouterr().err
     finally:
         served.close()
 

@@ -11,8 +11,11 @@ from typing import Any
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo_ui.web import credentials
+from szpo_ui.web.announcement import address
 from szpo_ui.web.credentials import Invitation
 
+DEFAULT = "http://127.0.0.1:7860"
+"""Where szpo serve is reached unless it is told otherwise."""
 MOST = 1_000
 """Invitations of one call."""
 LONGEST_WAIT_S = 86_400
@@ -28,7 +31,8 @@ def command(arguments: Sequence[str]) -> int:
         raise UsageError(f"--count is 1 to {MOST:,} people without --name")
     if not 0 <= chosen.wait <= LONGEST_WAIT_S:
         raise UsageError(f"--wait is 0 to {LONGEST_WAIT_S:,} seconds")
-    with Ledger.open(run_paths.find(chosen.run, chosen.folder)) as ledger:
+    path = run_paths.find(chosen.run, chosen.folder)
+    with Ledger.open(path) as ledger:
         if chosen.list:
             _list(ledger, as_json=chosen.json)
             return 0
@@ -51,15 +55,22 @@ def command(arguments: Sequence[str]) -> int:
             )
             for _ in range(chosen.count or 1)
         ]
+    url = (chosen.url or address(path) or "").rstrip("/")
+    if not url:
+        url = DEFAULT
+        console.warn(
+            f"no szpo serve of {path.stem} is running; links lead to {url}, its default. If it is "
+            "to be reached elsewhere, revoke these and invite with --url http(s)://HOST:PORT"
+        )
     if chosen.json:
-        console.emit([_plain(each, chosen.url) for each in made])
+        console.emit([_plain(each, url) for each in made])
         return 0
     from szpo_ui.serve import link
 
     for each in made:
         console.say(f"{each.name} ({each.role}), until {_day(each.expires_us)}")
-        console.say(f"  link (once): {link(chosen.url.rstrip('/'), each.token)}")
-        console.say(f"  or at {chosen.url.rstrip('/')}/login with the code: {each.code}")
+        console.say(f"  link (once): {link(url, each.token)}")
+        console.say(f"  or at {url}/login with the code: {each.code}")
     console.say("Neither can be shown again: only their hashes are kept.")
     return 0
 
@@ -78,7 +89,9 @@ def _parser() -> argparse.ArgumentParser:
         "--count", type=int, help="so many panelists, with pseudonyms of their own"
     )
     parser.add_argument("--days", type=float, default=30.0, help="how long code and link work")
-    parser.add_argument("--url", default="http://127.0.0.1:7860", help="where the site is reached")
+    parser.add_argument(
+        "--url", help="where the site is reached; left out: where szpo serve runs, or will"
+    )
     parser.add_argument("--list", action="store_true", help="who was invited, and what became")
     parser.add_argument("--revoke", metavar="NAME", help="end everything of that name, at once")
     parser.add_argument(
@@ -125,7 +138,7 @@ def _plain(each: Invitation, url: str) -> dict[str, Any]:
     return {
         "name": each.name,
         "role": each.role,
-        "link": link(url.rstrip("/"), each.token),
+        "link": link(url, each.token),
         "code": each.code,
         "expires_us": each.expires_us,
     }

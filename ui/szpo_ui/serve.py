@@ -24,6 +24,7 @@ from szpo.ledger.database import Ledger
 from szpo.voting import lease
 from szpo_ui.web import credentials
 from szpo_ui.web.address import Place, answer, listening, place_of
+from szpo_ui.web.announcement import announced
 from szpo_ui.web.child_process import Keeper, start
 
 OPERATOR = "operator"
@@ -116,6 +117,7 @@ def _serve(chosen: argparse.Namespace, listener: socket.socket, place: Place) ->
         application = app.create(site, place.names, url=place.url if chosen.url else "")
         for keeper in keepers:
             keeper.run()
+        stack.enter_context(announced(path, place.url))
         _tell(chosen, site.ledger, place)
         answer(application, listener, proxied=chosen.url is not None)
     return 0
