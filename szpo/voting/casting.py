@@ -20,6 +20,7 @@ Action = Literal["exclude", "reinstate"]
 MOST_ANSWERS: Final = 100
 """Answers to one comparison by one panelist, changes of mind included: no person needs more, and
 the record keeps every one."""
+_CLOSED: Final = {"train": "the round has closed", "final": "this comparison has closed"}
 _IDEM = re.compile(r"[A-Za-z0-9_.:-]{16,64}")
 
 
@@ -129,7 +130,8 @@ def store(ledger: Ledger, ballot: Ballot, *, rubric_version: int | None, at_us: 
     stands = receipt(before[-1]) if before else None
     is_open = _is_open(ledger, seat, answered=bool(before))
     if before and not is_open:
-        raise VoteConflictError("closed", "vote: the round has closed; your answer stands", stands)
+        why = _CLOSED.get(seat["kind"], "this comparison is answered once")
+        raise VoteConflictError("closed", f"vote: {why}; your answer stands", stands)
     if is_open and seat["tab"] != ballot.tab:
         raise VoteConflictError(
             "stale_tab", "vote: this comparison is open in another tab", stands

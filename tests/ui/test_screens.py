@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from szpo.errors import UsageError
+from szpo.replay import verification
 from szpo.training.status import round_status
 from szpo.voting import casting, lease
 from szpo_ui import app
@@ -173,6 +174,77 @@ def test_a_fast_vote_is_flagged_and_kept(stage):
     ann.vote("A", key=2, dwell_ms=int(1000 * gate) + 1)
     flags = [screens.json.loads(vote["details"])["fast"] for vote in stage.ledger.votes()]
     assert flags == [True, True, False]
+
+
+class SettableClock:
+    """A wall clock that can be set back; `make` takes it for its own."""
+
+    def __init__(self):
+        self.now = 1_800_000_000_000_000
+
+    def __call__(self):
+        self.now += 1
+        return self.now
+
+    def forward(self, seconds):
+        self.now += round(seconds * 1e6)
+
+
+@pytest.fixture
+def moved(tmp_path):
+    made = make(tmp_path / "run.db", clock=SettableClock())
+    made.advance()
+    yield made
+    made.ledger.close()
+
+
+DAY = 86_400
+
+
+def test_a_clock_that_was_set_back_makes_no_vote_fast(moved):
+    ann = Person(moved, "ann")
+    moved.clock.forward(300 - DAY)  # five minutes of reading, and a day back
+    ann.vote("A", dwell_ms=240_000)
+    (vote,) = moved.ledger.votes()
+    assert screens.json.loads(vote["details"])["fast"] is False
+
+
+@pytest.mark.parametrize("moves", [(300 - DAY, DAY), (300, -DAY), (1, DAY), (DAY, 1 - DAY)])
+def test_a_retry_is_known_though_the_clock_moved_in_between(moved, moves):
+    ann = Person(moved, "ann")
+    seat, before = ann.at.seat, ann.at
+    for seconds in moves:
+        moved.clock.forward(seconds)
+        ann.at = before
+        ann.do("vote", seat=seat, choice="A", idem=KEY(0), dwell_ms=240_000)
+        assert ann.at.state != "error" and ann.at.notice is None
+    (vote,) = moved.ledger.votes()
+    assert (vote["choice"], vote["revision"]) == ("A", 0)
+    assert verification.verify(moved.ledger).ok
+
+
+def test_what_was_refused_is_told_as_it_is(stage):
+    stage.advance()
+    ann = Person(stage, "ann")
+    seat = ann.at.seat
+    ann.vote("A")
+    at = ann.do("vote", seat=seat, choice="B", idem=KEY(0))  # the same key, another answer
+    assert at.notice == screens_notice("reused") and "closed" not in at.notice
+    assert [vote["choice"] for vote in stage.ledger.votes()] == ["A"]
+
+
+def test_a_second_answer_to_a_calibration_is_not_said_to_be_late(stage):
+    for step in range(2):
+        stage.advance()
+        answer_all(*[Person(stage, name) for name in ("ann", "ben")])
+        assert round_status(stage.ledger).step == step
+    ann = Person(stage, "ann")
+    at = ann.do("calibrate")
+    assert at.state == "calib"
+    seat = at.seat
+    ann.vote("A", key=50)
+    at = ann.do("vote", seat=seat, choice="B", idem=KEY(51))
+    assert at.notice == screens_notice("once") and "round" not in at.notice
 
 
 def test_a_vote_may_be_changed_until_the_round_closes_and_not_after(stage):

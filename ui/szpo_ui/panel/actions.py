@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from szpo.errors import UsageError
 from szpo.ledger.canonical import canonical, sha256
 from szpo.types import Assignment, Choice
+from szpo.voting import casting
 from szpo.voting.casting import VoteConflictError
 from szpo_ui.panel import screens, texts
 from szpo_ui.panel.comparison_view import sheet
@@ -100,20 +101,11 @@ def _vote(site: Site, panelist: str, name: str, action: Action, alive: Alive) ->
         raise UsageError("vote: there is no such comparison for this panelist")
     notice = texts.NOTICES["skipped"] if ballot.choice == "skip" else None
     try:
-        receipt = site.service.cast(
-            row["assignment"],
-            ballot.choice,
-            idem=ballot.idem,
-            skip_reason=ballot.reason,
-            dwell_ms=ballot.dwell_ms,
-            details=_details(site, row, ballot),
-            tab=action.tab,
-            panelist=panelist,
-        )
+        receipt = _cast(site, panelist, row, action.tab, ballot)
     except VoteConflictError as conflict:
         if conflict.code == "stale_tab":
             return screens.elsewhere(site, panelist, name)
-        notice = texts.NOTICES["often" if conflict.code == "changed_often" else "closed"]
+        notice = texts.NOTICES[_REFUSED.get(conflict.code) or _CLOSED.get(row["kind"], "once")]
     else:
         if row["kind"] == "practice":
             feedback = Feedback(ballot.choice, screens.expected(row))
@@ -129,14 +121,52 @@ def _vote(site: Site, panelist: str, name: str, action: Action, alive: Alive) ->
     return dataclasses.replace(screen, notice=notice)
 
 
+_REFUSED: Final = {"changed_often": "often", "key_reused": "reused"}
+_CLOSED: Final = {"train": "closed", "final": "final_closed"}
+"""Notices of an answer that is not taken, by its code and by what has closed."""
+
+
+def _cast(
+    site: Site, panelist: str, row: dict[str, Any], tab: str, ballot: Ballot
+) -> casting.Receipt:
+    """Store the verdict, or find it stored.
+
+    Raises:
+        VoteConflictError: what `VoteService.cast` refuses.
+    """
+    details = _details(site, row, ballot)
+
+    def cast(fast: bool) -> casting.Receipt:
+        return site.service.cast(
+            row["assignment"],
+            ballot.choice,
+            idem=ballot.idem,
+            skip_reason=ballot.reason,
+            dwell_ms=ballot.dwell_ms,
+            details={**details, "fast": fast},
+            tab=tab,
+            panelist=panelist,
+        )
+
+    try:
+        return cast(details["fast"])
+    except VoteConflictError as conflict:
+        if conflict.code != "key_reused":
+            raise
+        # The one mark that the page did not send: on another clock it may have come out otherwise.
+        return cast(not details["fast"])
+
+
 def _details(site: Site, row: dict[str, Any], ballot: Ballot) -> dict[str, Any]:
-    """What is kept beside a vote; the same again when the same ballot is sent again."""
+    """What is kept beside a vote; but for ``fast`` the same whenever the same ballot is sent."""
     comparison = site.ledger.comparison(row["comparison"])
     assert comparison is not None, row["comparison"]
     shown = sheet(comparison, screens.of_row(row))
     rows = {str(pair.row) for pair in shown.pairs}
-    # A page may say what it likes; nobody has read for longer than they had the texts.
-    read_ms = min(ballot.dwell_ms, (site.clock() - row["served_us"]) / 1000)
+    # A page may say what it likes; nobody has read for longer than they had the texts. Where the
+    # clock was set back meanwhile, it does not tell for how long that was.
+    had_ms = (site.clock() - row["served_us"]) / 1000
+    read_ms = ballot.dwell_ms if had_ms < 0 else min(ballot.dwell_ms, had_ms)
     details: dict[str, Any] = {
         "notes": {i: note for i, note in sorted(ballot.notes.items()) if i in rows},
         "rows": len(shown.pairs),

@@ -202,6 +202,9 @@ PAGE: Final = {
 NOTICES: Final = {
     "late": "Your vote is stored. The round had closed before, so it does not change that update.",
     "closed": "The round has closed, so the vote that you gave before stands.",
+    "final_closed": "This comparison has closed, so the answer that you gave before stands.",
+    "once": "This comparison is answered once, so the answer that you gave before stands.",
+    "reused": "Another answer came in with this one. The one that was stored first stands.",
     "often": "You have answered this a hundred times. The last answer stands.",
     "thanks": "Saved. Thank you.",
     "none_left": "There is nothing to calibrate with right now.",

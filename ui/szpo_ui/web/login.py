@@ -53,7 +53,7 @@ def cookie_name(secure: bool) -> str:
 
 
 class Sessions:
-    """Who sends a request: asked of the file each time, in a thread and on its own connection.
+    """Who sends a request, asked of the file each time, by a thread with a connection of its own.
 
     Nothing is asked on the event loop, nor over the connection that takes votes: whoever looked
     there would wait for commits, and everybody else behind them. Once a minute a session's use is
