@@ -41,7 +41,7 @@ BASIS: Final = "basis/"
 NO_BASE: Final = sha256("no base model")
 """The base hash of policies that stand on no stored model."""
 
-PART: Final = 500
+PART: Final = 32
 """Rows that a stream has in memory at once."""
 
 Clock = Callable[[], int]

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from szpo.errors import SzpoError
+from szpo.errors import StorageError, SzpoError
 from szpo.ledger import canonical, run_spec
 from szpo.ledger.canonical import sha256
 from szpo.ledger.database import BASIS, Ledger, Record
@@ -48,9 +48,10 @@ def _verify(ledger: Ledger, deep: bool, head: str | None) -> Report:
     rows, last = 0, ""
     try:
         _schema(ledger)
-        recorded = _chain(ledger)
-        last = _head(ledger, head)
-        rows = _hashes(ledger, recorded)
+        with contextlib.closing(sqlite3.connect("")) as recorded:  # on disk, as it may be large
+            _chain(ledger, recorded)
+            last = _head(ledger, head)
+            rows = _hashes(ledger, recorded)
         _pages(ledger)  # after the hashes: they name the row where this names the file
         _header(ledger)
         settings = run_spec.recorded_settings(ledger)
@@ -64,7 +65,11 @@ def _verify(ledger: Ledger, deep: bool, head: str | None) -> Report:
         checks += _steps(ledger, deep=deep)
     except Broken as found:
         return Report(tuple(checks), found.failure, rows, last)
-    except (SzpoError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+    except sqlite3.OperationalError as error:
+        raise StorageError(f"verify: no room for its own table of hashes ({error})") from None
+    except (
+        SzpoError, ArithmeticError, LookupError, TypeError, ValueError, sqlite3.Error
+    ) as error:  # fmt: skip
         failure = _no_text(ledger) or Failure("file", ledger.path.name, str(error))
         return Report(tuple(checks), failure, rows, last)
     return Report(tuple(checks), None, rows, last)
@@ -122,11 +127,13 @@ def _words(sql: str | None) -> list[str]:
     return re.sub(r"--[^\n]*", "", sql or "").split()
 
 
-def _chain(ledger: Ledger) -> dict[str, dict[str, str]]:
-    """Check every event; returns table → row key → recorded hash."""
-    recorded: dict[str, dict[str, str]] = {table: {} for table in canonical.CHAINED}
+def _chain(ledger: Ledger, recorded: sqlite3.Connection) -> None:
+    """Check every event, and note the hash that it recorded of each row (table, key, sha256)."""
+    recorded.execute("PRAGMA journal_mode = OFF")
+    for table in canonical.CHAINED:
+        recorded.execute(f"CREATE TABLE {table} (key TEXT PRIMARY KEY, sha256 TEXT) WITHOUT ROWID")
     before: Record | None = None
-    for event in ledger.query("SELECT * FROM events ORDER BY event"):
+    for event in ledger.stream("SELECT * FROM events ORDER BY event"):
         number = 1 if before is None else before["event"] + 1
         if event["event"] != number:
             raise Broken("events", number, f"is missing; the next is {event['event']}")
@@ -137,13 +144,15 @@ def _chain(ledger: Ledger) -> dict[str, dict[str, str]]:
         before = event
         if event["kind"] == "rows":
             for table, key, digest in json.loads(event["body"])["rows"]:
-                if key in recorded[table]:
-                    raise Broken(table, key, f"is recorded again by event {number}")
-                recorded[table][key] = digest
+                if table not in canonical.CHAINED:
+                    raise Broken("events", number, f"records a row of the unknown table {table}")
+                try:
+                    recorded.execute(f"INSERT INTO {table} VALUES (?, ?)", (key, digest))
+                except sqlite3.IntegrityError:
+                    raise Broken(table, key, f"is recorded again by event {number}") from None
     given = ledger.query("SELECT seq FROM sqlite_sequence WHERE name = 'events'")[0]["seq"]
     if before is not None and given != before["event"]:
         raise Broken("events", given, f"is missing; the last is {before['event']}")
-    return recorded
 
 
 def _head(ledger: Ledger, noted: str | None) -> str:
@@ -157,21 +166,37 @@ def _head(ledger: Ledger, noted: str | None) -> str:
     return str(found[0]["row_sha256"]) if found else ""
 
 
-def _hashes(ledger: Ledger, recorded: dict[str, dict[str, str]]) -> int:
+def _hashes(ledger: Ledger, recorded: sqlite3.Connection) -> int:
+    """Check every append-only row against the hash that its event recorded; returns their number.
+
+    Keys are unique in both, so where all rows are recorded, equal numbers mean that none is gone.
+    """
     count = 0
-    for table, known in recorded.items():
-        unseen = dict(known)
-        for row in ledger.query(f"SELECT * FROM {table}"):
+    for table in canonical.CHAINED:
+        seen = 0
+        for row in ledger.stream(f"SELECT * FROM {table}"):
             key = canonical.row_key(table, row)
-            digest = unseen.pop(key, None)
-            if digest is None:
+            found = recorded.execute(
+                f"SELECT sha256 FROM {table} WHERE key = ?", (key,)
+            ).fetchone()
+            if found is None:
                 raise Broken(table, key, "no event recorded it (added, or its key was changed)")
-            if canonical.row_sha256(table, row) != digest:
+            if canonical.row_sha256(table, row) != found[0]:
                 raise Broken(table, key, "differs from what was recorded")
-            count += 1
-        for key in unseen:
-            raise Broken(table, key, "was recorded and is gone")
+            seen += 1
+        if seen != recorded.execute(f"SELECT count(*) FROM {table}").fetchone()[0]:
+            raise Broken(table, _gone(ledger, recorded, table), "was recorded and is gone")
+        count += seen
     return count
+
+
+def _gone(ledger: Ledger, recorded: sqlite3.Connection, table: str) -> str:
+    """The first recorded row, in order of keys, that the table does not have."""
+    for row in ledger.stream(f"SELECT * FROM {table}"):
+        key = canonical.row_key(table, row)
+        recorded.execute(f"DELETE FROM {table} WHERE key = ?", (key,))
+    left = recorded.execute(f"SELECT min(key) FROM {table}").fetchone()
+    return str(left[0])
 
 
 def _header(ledger: Ledger) -> None:
@@ -317,7 +342,7 @@ def _seats(ledger: Ledger) -> None:
             kind == "person" and panelist["panelist"] in derived.values()
         ):
             raise Broken("panelists", panelist["panelist"], f"is not the {kind} {name}")
-    for seat in ledger.query(
+    for seat in ledger.stream(
         "SELECT a.*, c.step, c.k, c.n, (SELECT count(*) FROM answers "
         "WHERE comparison = a.comparison) AS d "
         "FROM assignments a JOIN comparisons c USING (comparison)"
@@ -333,11 +358,13 @@ def _seats(ledger: Ledger) -> None:
 
 def _votes(ledger: Ledger) -> None:
     closes = {row["step"]: row["last_vote"] for row in ledger.steps()}
-    revisions: dict[str, int] = {}
-    for vote in ledger.votes():
-        if vote["revision"] != revisions.get(vote["assignment"], -1) + 1:
+    for vote in ledger.stream(
+        "SELECT v.*, c.step, (SELECT count(*) FROM votes b WHERE b.assignment = v.assignment "
+        "AND b.vote < v.vote) AS before FROM votes v CROSS JOIN assignments a USING (assignment) "
+        "CROSS JOIN comparisons c USING (comparison) ORDER BY v.vote"
+    ):
+        if vote["revision"] != vote["before"]:
             raise Broken("votes", vote["vote"], "its revisions have a gap")
-        revisions[vote["assignment"]] = vote["revision"]
         sent = canonical.payload_sha256(
             *(vote[c] for c in ("assignment", "choice", "skip_reason", "dwell_ms", "details"))
         )
