@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 import tempfile
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
 from szpo.errors import IntegrityError, LeaseError, StorageError
 
@@ -46,13 +46,15 @@ def connect(path: Path, *, readonly: bool) -> sqlite3.Connection:
         return _without_files_beside(path)
 
 
-def _opened(path: Path, how: str, kind: type[sqlite3.Connection] | None = None) -> Any:
-    conn = sqlite3.connect(
+def _opened(
+    path: Path, how: str, kind: type[sqlite3.Connection] = sqlite3.Connection
+) -> sqlite3.Connection:
+    conn: sqlite3.Connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?{how}",
         uri=True,
         isolation_level=None,
         check_same_thread=False,
-        factory=kind or sqlite3.Connection,
+        factory=kind,
     )
     try:
         for pragma in _PRAGMAS:  # the last of them already looks into the file
@@ -84,20 +86,20 @@ def _without_files_beside(path: Path) -> sqlite3.Connection:
         StorageError: there is no room for the copy either.
     """
     if not log_bytes(path):
-        conn: sqlite3.Connection = _opened(path, "mode=ro&immutable=1")
-        return conn
+        return _opened(path, "mode=ro&immutable=1")
     folder = tempfile.TemporaryDirectory(prefix="szpo-")
     try:
         target = Path(folder.name) / path.name
         for suffix in ("", "-wal"):
             shutil.copyfile(f"{path}{suffix}", f"{target}{suffix}")
-        copied: _Copied = _opened(target, "mode=ro", _Copied)
+        copied = _opened(target, "mode=ro", _Copied)
     except (OSError, sqlite3.Error) as error:
         folder.cleanup()
         raise StorageError(
             f"{path}: its disk is full, and {tempfile.gettempdir()} has no room for a copy to "
             f"read ({error}); make room, or set TMPDIR to a folder that has"
         ) from None
+    assert isinstance(copied, _Copied)
     copied.folder = folder
     return copied
 

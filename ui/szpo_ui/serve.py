@@ -23,8 +23,7 @@ from szpo.errors import ResourceError, SzpoError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.voting import lease
 from szpo_ui.web import credentials
-from szpo_ui.web.address import Place, answer, listening, place_of
-from szpo_ui.web.announcement import announced
+from szpo_ui.web.address import Place, announced, answer, listening, place_of
 from szpo_ui.web.child_process import Keeper, start
 
 OPERATOR = "operator"

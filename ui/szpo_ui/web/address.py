@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -104,6 +106,47 @@ def _own_names() -> set[str]:
     with contextlib.suppress(OSError):
         found |= {str(info[4][0]) for info in socket.getaddrinfo(name, None)}
     return found
+
+
+# --- told to other commands: a small file beside the run, locked while its server lives ---
+
+ADDRESS_LIMIT = 2_000
+"""Characters of an address; links of this kind are far shorter."""
+
+
+@contextlib.contextmanager
+def announced(run: Path, url: str) -> Iterator[None]:
+    """Tell other commands of this machine the address; what cannot be written is left untold.
+
+    The lock goes with the process, however it ends. Where the run is served twice, the first
+    server's address stands.
+    """
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # another server has it, or the disk is full
+            file = stack.enter_context(_place(run).open("a+", encoding="utf-8"))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file.truncate(0)
+            file.write(url)
+            file.flush()
+            stack.callback(_place(run).unlink, missing_ok=True)
+        yield
+
+
+def served_at(run: Path) -> str | None:
+    """The address that links to this run begin with; None where no server of it is running."""
+    try:
+        with _place(run).open(encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return file.read(ADDRESS_LIMIT) or None
+    except OSError:
+        pass
+    return None
+
+
+def _place(run: Path) -> Path:
+    return run.with_name(f"{run.name}-served")
 
 
 KEEP_ALIVE = 75
