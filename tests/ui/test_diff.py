@@ -1,10 +1,14 @@
 """Difference marks: lossless, symmetric, off where they would not help, bounded in time."""
 
+import random
 import time
+import tracemalloc
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from szpo_ui.web import diff
 from szpo_ui.web.diff import MOST_WORDS, SIMILAR, Piece, compare, words
 
 TEXTS = st.text(alphabet="ab c.\n,ü漢字'’\u202e\x00", max_size=60)
@@ -73,3 +77,42 @@ def test_what_would_take_long_is_not_compared():
 
 def test_words_are_counted_as_a_reader_does():
     assert words("  Two words. ") == 2 and words("") == 0
+
+
+def kept_after(pairs):
+    """Bytes that stay in memory when so many pairs have been compared."""
+    diff.forget()
+    tracemalloc.start()
+    try:
+        for a, b in pairs:
+            compare(a, b)
+        return tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+        diff.forget()
+
+
+def long_pairs(count, letters, words):
+    """Pairs that differ in each second word, of so many letters and words a side."""
+    drawn = random.Random(1)
+    size = letters // words - 1
+    for _ in range(count):
+        a = [f"{drawn.getrandbits(4 * size):0{size}x}" for _ in range(words)]
+        yield " ".join(a), " ".join(word[::-1] if i % 2 else word for i, word in enumerate(a))
+
+
+@pytest.mark.parametrize(("count", "words"), [(60, 100), (40, 400)])
+def test_what_is_kept_is_bounded_in_bytes(monkeypatch, count, words):
+    monkeypatch.setattr(diff, "MOST_KEPT", 2**20)
+    assert kept_after(long_pairs(count, 19_000, words)) < 1.25 * 2**20
+
+
+def test_of_answers_that_are_not_compared_nothing_is_kept():
+    texts = (("x" * 300_000 + str(i), "y" * 300_000 + str(i)) for i in range(50))
+    assert kept_after(texts) < 1_000_000
+
+
+def test_a_pair_that_is_asked_again_is_not_compared_again():
+    diff.forget()
+    first = compare("one two three", "one two four")
+    assert compare("one two three", "one two four") is first

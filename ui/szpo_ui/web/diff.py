@@ -1,16 +1,18 @@
-"""Word-level difference marks between the two answers to a prompt: pure, from difflib.
+"""Word-level difference marks between the two answers to a prompt, from difflib.
 
 Below a similarity of one half nearly everything would be marked, which helps nobody, so nothing
-is; very long answers are not compared, since difflib takes quadratic time.
+is; very long answers are not compared, since difflib takes quadratic time. The same texts always
+give the same marks; what was compared lately is kept, up to a number of bytes.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
+import sys
+import threading
+from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from functools import lru_cache
 from typing import Final
 
 SIMILAR: Final = 0.5
@@ -21,6 +23,13 @@ MOST_LETTERS: Final = 20_000
 """Nor are longer ones."""
 MOST_MATCHES: Final = 20_000
 """Nor such that repeat themselves so much that this many pairs of words are the same."""
+MOST_KEPT: Final = 32 * 2**20
+"""Bytes of comparisons that are kept, for a page is drawn again with every look."""
+_ENTRY, _PIECE = 400, 72
+"""Bytes of an entry without its texts, and of a piece with its place in a tuple."""
+_kept: OrderedDict[tuple[str, str], Diff] = OrderedDict()
+_kept_lock = threading.Lock()
+_kept_bytes = 0
 
 _WORDS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+(?:['’]\w+)*|[^\w\s]|\s+")
 
@@ -47,7 +56,6 @@ class Diff:
         return any(piece.differs for piece in (*self.a, *self.b))
 
 
-@lru_cache(maxsize=2048)
 def compare(a: str, b: str) -> Diff:
     """The two texts with the words that differ marked; joined, the pieces are the texts.
 
@@ -56,9 +64,51 @@ def compare(a: str, b: str) -> Diff:
     >>> compare("The sky is blue.", "The sea is blue.").b
     (Piece(text='The ', differs=False), Piece(text='sea', differs=True), Piece(text=' is blue.', differs=False))
     """  # noqa: E501
-    plain = Diff(None, _whole(a), _whole(b))
     if max(len(a), len(b)) > MOST_LETTERS:
-        return plain
+        return Diff(None, _whole(a), _whole(b))
+    with _kept_lock:
+        if (found := _kept.get((a, b))) is not None:
+            _kept.move_to_end((a, b))
+            return found
+    found = _compared(a, b)
+    _keep(a, b, found)
+    return found
+
+
+def forget() -> None:
+    """Forget what was compared."""
+    with _kept_lock:
+        _kept.clear()
+
+
+def _keep(a: str, b: str, found: Diff) -> None:
+    """Keep a comparison in place of those that nobody has asked for since longest."""
+    global _kept_bytes
+    with _kept_lock:
+        if not _kept:
+            _kept_bytes = 0
+        if (a, b) in _kept:  # another thread was as fast
+            return
+        _kept[a, b] = found
+        _kept_bytes += _bytes(a, b, found)
+        while _kept_bytes > MOST_KEPT and _kept:
+            (left, right), old = _kept.popitem(last=False)
+            _kept_bytes -= _bytes(left, right, old)
+
+
+def _bytes(a: str, b: str, found: Diff) -> int:
+    """What a kept comparison takes: both texts, the pieces, their text, the entry itself."""
+    pieces = (*found.a, *found.b)
+    return (
+        _ENTRY
+        + sys.getsizeof(a)
+        + sys.getsizeof(b)
+        + sum(_PIECE + sys.getsizeof(piece.text) for piece in pieces)
+    )
+
+
+def _compared(a: str, b: str) -> Diff:
+    plain = Diff(None, _whole(a), _whole(b))
     left, right = _words(a), _words(b)
     if max(len(left), len(right)) > MOST_WORDS:
         return plain

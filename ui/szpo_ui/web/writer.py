@@ -1,7 +1,7 @@
 """One thread writes for the API: what arrives together shares a commit.
 
 An answer is acknowledged strictly after the COMMIT that holds it, so a slow disk makes batches
-larger, not promises weaker.
+larger, not promises weaker. What breaks in one of them fails alone.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-from szpo.errors import SzpoError
+from szpo.errors import StorageError, SzpoError
 from szpo.voting.casting import Ballot, Receipt
 from szpo.voting.service import VoteService
 
@@ -87,7 +87,16 @@ class Writer:
                 return
 
     def _votes(self, ballots: list[Any]) -> list[Any]:
-        return list(self.service.cast_many(ballots))
+        try:
+            return list(self.service.cast_many(ballots))
+        except SzpoError:  # the file cannot be written
+            raise
+        except (
+            Exception
+        ) as error:  # one of them breaks: each for itself, that the others are stored
+            if len(ballots) == 1:
+                return [error]
+            return [result for ballot in ballots for result in self._votes([ballot])]
 
     def _acts(self, acts: list[Any]) -> list[Any]:
         results: list[Any] = []
@@ -97,7 +106,9 @@ class Writer:
                 try:
                     with ledger.savepoint():
                         results.append(act())
-                except SzpoError as error:
+                except StorageError:  # it may have ended the transaction: nothing goes on in it
+                    raise
+                except Exception as error:
                     results.append(error)
         return results
 
