@@ -16,7 +16,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from szpo_ui.web import login
-from szpo_ui.web.credentials import Identity, Role
+from szpo_ui.web.credentials import Fault, Identity, Role
 from szpo_ui.web.rate import Buckets
 from szpo_ui.web.requests import refuse
 from szpo_ui.web.site import Site
@@ -152,7 +152,7 @@ class OwnOnly:
         await self.app(scope, receive, send)
 
 
-def _to_login(scope: Scope, why: login.Fault) -> Response:
+def _to_login(scope: Scope, why: Fault) -> Response:
     """Pages lead to the login, anything else gets JSON; only a revoked session gets 403."""
     if scope["method"] in ("GET", "HEAD") and _is_page(scope["path"]):
         query = f"?next={quote(scope['path'])}" if scope["path"] != "/" else ""
