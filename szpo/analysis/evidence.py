@@ -21,7 +21,8 @@ from szpo.ledger import orders, run_spec
 from szpo.ledger.database import Ledger, Record
 from szpo.optim import parameters
 from szpo.replay import replay
-from szpo.training import budget
+from szpo.training import budget, guards
+from szpo.training.guards import Bands
 from szpo.training.step_report import flatten
 from szpo.types import Floats, Kind
 from szpo.voting import counting, lease
@@ -117,6 +118,8 @@ class StepRow:
     identical: float | None = None
     repetition: float | None = None
     distinct: float | None = None
+    not_finite: tuple[str, ...] = ()
+    """Watched figures that came out as no number; they stand above as unknown."""
     theta_sha256: str | None = None
 
 
@@ -142,7 +145,7 @@ class RunFacts:
     """Votes after which the run ends, by its settings."""
     words_per_vote: float
     """As planned: prompt words are not known before."""
-    bands: Mapping[str, tuple[float | None, float | None]]
+    bands: Bands
     as_of_us: int
     hidden_us: tuple[int, ...]
     """When the votes of the open round came that were left out (first answers), µs."""
@@ -216,12 +219,6 @@ def _run(ledger: Ledger, as_of_us: int, hidden: Sequence[Ballot]) -> RunFacts:
     chosen = ledger.spec.get("optimizer", {})
     k, n, m = (int(chosen.get(key, 1)) for key in ("K", "N", "M"))
     found = budget.limits(ledger)
-    guards = {} if config is None else config.guards.model_dump()
-    bands: dict[str, tuple[float | None, float | None]] = {
-        "kl": (None, guards.get("kl")),
-        "length": (guards.get("min_length"), guards.get("max_length")),
-        "repetition": (None, guards.get("repetition")),
-    }
     return RunFacts(
         run=ledger.run,
         name=str((recorded or {}).get("run", {}).get("name") or ledger.path.stem),
@@ -230,7 +227,7 @@ def _run(ledger: Ledger, as_of_us: int, hidden: Sequence[Ballot]) -> RunFacts:
         votes_per_step=k * n * m,
         budget=None if config is None else config.run.votes,
         words_per_vote=Config().words_per_vote if config is None else config.words_per_vote,
-        bands={name: band for name, band in bands.items() if band != (None, None)},
+        bands=Bands() if config is None else guards.bands(config.guards),
         as_of_us=as_of_us,
         hidden_us=tuple(b.received_us for b in hidden if b.kind == "train"),
         hidden_final=sum(b.kind == "final" for b in hidden),
@@ -352,6 +349,7 @@ def _steps(ledger: Ledger, rows: Sequence[Record]) -> tuple[StepRow, ...]:
                 estimate=sum(known) / len(known) if known else None,
                 stderr=sum(e * e for e in errors) ** 0.5 / len(errors) if errors else None,
                 headings=headings.get(step, ()),
+                not_finite=tuple(figures.get("not_finite", ())),
                 theta_sha256=moved[-1]["theta_sha256"] if moved else None,
                 **health,
             )

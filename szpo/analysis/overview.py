@@ -25,6 +25,7 @@ from szpo.analysis.agreement import SIDES, Agreement, PanelistRow
 from szpo.analysis.evidence import WINDOW, Ballot, Evidence, StepRow
 from szpo.analysis.progress import Cost, Progress, Speed
 from szpo.intervals import Estimate, Share, correlation, log_odds, mapped, mean, share
+from szpo.training.guards import Bands
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,14 +239,9 @@ def _length(evidence: Evidence) -> Length:
     return Length(mapped(logs, math.exp), correlation(longer, signs))
 
 
-def _health(step: StepRow, bands: Mapping[str, tuple[float | None, float | None]]) -> Health:
+def _health(step: StepRow, bands: Bands) -> Health:
     names = ("kl", "length", "norm", "identical", "repetition", "distinct")
     figures = {name: getattr(step, name) for name in names}
     known = {name: value for name, value in figures.items() if value is not None}
-    broken = tuple(
-        name
-        for name, (low, high) in bands.items()
-        if name in known
-        and ((low is not None and known[name] < low) or (high is not None and known[name] > high))
-    )
+    broken = bands.outside({**known, **dict.fromkeys(step.not_finite, math.nan)})
     return Health(step.step, known, broken)

@@ -12,6 +12,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import re
 import zipfile
 import zlib
@@ -33,6 +34,7 @@ from szpo.replay import replay
 from szpo.reports import html_report
 from szpo.reports.adapter import adapter_files
 from szpo.reports.model_card import model_card
+from szpo.training.guards import Bands
 
 SUMS: Final = "SHA256SUMS"
 NUMBERS: Final = ("run.json", "steps.csv", "votes.jsonl", "panelists.csv")
@@ -117,7 +119,12 @@ def _evidence(files: Mapping[str, bytes]) -> Evidence:
     run = json.loads(files["run.json"])["facts"]
     run["pauses"] = tuple((begin, end) for begin, end in run["pauses"])
     run["hidden_us"] = tuple(run["hidden_us"])
-    run["bands"] = {name: tuple(band) for name, band in run["bands"].items()}
+    run["bands"] = Bands(
+        **{
+            name: (-math.inf if low is None else low, math.inf if high is None else high)
+            for name, (low, high) in run["bands"].items()
+        }
+    )
     return Evidence(
         run=RunFacts(**run),
         steps=tuple(StepRow(**row) for row in _typed(StepRow, files["steps.csv"])),
@@ -142,7 +149,8 @@ def _files(
 ) -> Iterator[tuple[str, bytes]]:
     adapter = adapter_files(ledger)
     yield "README.txt", _readme(found, live, adapter is not None).encode()
-    yield "run.json", _json({"facts": asdict(found.run), "record": _record(ledger)})
+    facts = {**asdict(found.run), "bands": _edges(found.run.bands)}
+    yield "run.json", _json({"facts": facts, "record": _record(ledger)})
     yield "spec.json", _json(ledger.spec)
     if "config" in ledger.spec:
         settings = Config.model_validate(ledger.spec["config"])
@@ -165,6 +173,15 @@ def _files(
         yield "lora/README.md", model_card(ledger).encode()
         for name, content in adapter.items():
             yield f"lora/{name}", content
+
+
+def _edges(bands: Bands) -> dict[str, list[float | None]]:
+    """Lower and upper edge of each band; null where it has none, which JSON cannot say."""
+    return {
+        name: [edge if math.isfinite(edge) else None for edge in band]
+        for name, band in asdict(bands).items()
+        if band is not None
+    }
 
 
 def _record(ledger: Ledger) -> dict[str, Any]:
@@ -321,7 +338,8 @@ def _typed(row: type, content: bytes) -> Iterator[dict[str, Any]]:
     """CSV lines with the types of a dataclass's fields; other columns are left out."""
     hints = get_type_hints(row)
     for line in csv.DictReader(io.StringIO(content.decode(), newline="")):
-        yield {name: _value(line[name], str(hint)) for name, hint in hints.items()}
+        # An export of an older szpo lacks the columns that came later.
+        yield {name: _value(line[name], str(h)) for name, h in hints.items() if name in line}
 
 
 def _value(cell: str, hint: str) -> Any:

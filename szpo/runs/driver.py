@@ -5,14 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from szpo.config.schema import Config
 from szpo.evaluators.panel_evaluator import LedgerEvaluator, PanelEvaluator
 from szpo.evaluators.protocol import Evaluator
 from szpo.ledger.database import Ledger
 from szpo.runs import aa_comparisons, assemble
 from szpo.runs.assemble import KL_PROMPTS, Parts
-from szpo.training import comparisons, controller, step_report
-from szpo.training.guards import Bands
+from szpo.training import comparisons, controller, guards, step_report
 from szpo.types import Theta
 from szpo.voting.lease import Lease
 from szpo.voting.service import VoteService
@@ -45,7 +43,7 @@ def drive(
         votes_budget=config.run.votes,
         on_step=on_step,
         kl=_quadratic_kl(parts) if config.guards.kl is None else _kl(parts),
-        bands=_bands(config),
+        bands=guards.bands(config.guards),
         lag=lag,
         deadline_s=None if minutes is None else minutes * 60,
         quorum=config.panel.quorum,
@@ -94,15 +92,3 @@ def _kl(parts: Parts) -> Callable[[Theta], float]:
             policy.place(kept)
 
     return measured
-
-
-def _bands(config: Config) -> Bands:
-    g, inf = config.guards, float("inf")
-    length = None
-    if g.min_length is not None or g.max_length is not None:
-        length = (g.min_length or 0.0, g.max_length or inf)
-    return Bands(
-        kl=None if g.kl is None else (-inf, g.kl),
-        length=length,
-        repetition=None if g.repetition is None else (0.0, g.repetition),
-    )

@@ -385,6 +385,8 @@ class _Loop:
         head = parameters.digest(theta, settings.layout, ledger.basis_sha256)
         report = self._report(row, comparisons, votes, info, theta, head)
         notes = {**asdict(report), **report.figures, "figures": None, "seconds": None}
+        if strange := self.bands.not_finite(asdict(report)):  # JSON has no NaN: null is "unknown"
+            notes["not_finite"] = strange
         with ledger.transaction("controller"):  # a guard's pause is never lost to a crash
             done = steps.apply(
                 ledger, self.lease.epoch, updates,

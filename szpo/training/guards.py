@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from szpo import metrics
+from szpo.config.schema import Guards
 from szpo.errors import UsageError
 from szpo.types import Answer, Comparison
 
@@ -36,15 +37,41 @@ class Bands:
             if band is not None and not band[0] <= band[1]:
                 raise UsageError(f"band {name}: {band[0]} … {band[1]} is empty")
 
-    def broken(self, figures: Mapping[str, float | None]) -> tuple[str, str] | None:
-        """Name and sentence of the first figure outside its band, or None."""
+    def outside(self, figures: Mapping[str, float | None]) -> tuple[str, ...]:
+        """Names of the figures outside their band; one that is not finite is outside any."""
+        found = []
         for name in self.__slots__:
             band, value = getattr(self, name), figures.get(name)
             if band is None or value is None:
                 continue
             if not (math.isfinite(value) and band[0] <= value <= band[1]):
-                return name, f"{name} is {value:.4g}, outside {band[0]:g} … {band[1]:g}"
+                found.append(name)
+        return tuple(found)
+
+    def broken(self, figures: Mapping[str, float | None]) -> tuple[str, str] | None:
+        """Name and sentence of the first figure outside its band, or None."""
+        for name in self.outside(figures):
+            low, high = getattr(self, name)
+            return name, f"{name} is {figures[name]:.4g}, outside {low:g} … {high:g}"
         return None
+
+    def not_finite(self, figures: Mapping[str, float | None]) -> tuple[str, ...]:
+        """Names of watched figures that are no finite number, which JSON cannot hold."""
+        return tuple(
+            name for name in self.outside(figures) if not math.isfinite(figures[name] or 0.0)
+        )
+
+
+def bands(chosen: Guards) -> Bands:
+    """The bands of a run's settings."""
+    length = None
+    if chosen.min_length is not None or chosen.max_length is not None:
+        length = (chosen.min_length or 0.0, chosen.max_length or math.inf)
+    return Bands(
+        kl=None if chosen.kl is None else (-math.inf, chosen.kl),
+        length=length,
+        repetition=None if chosen.repetition is None else (0.0, chosen.repetition),
+    )
 
 
 def mean_length(answers: Sequence[Answer]) -> float:

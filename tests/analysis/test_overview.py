@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import json
 import math
+import zipfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +17,10 @@ from szpo.analysis.evidence import Ballot, Evidence, Panelist, RunFacts, StepRow
 from szpo.intervals import log_odds, quantile, rate, share
 from szpo.ledger import orders, run_spec
 from szpo.optim import parameters
+from szpo.reports import bundle
 from szpo.runs import final_comparison
+from szpo.training import guards
+from szpo.training.guards import Bands
 from szpo.types import Answer, Comparison, Prompt, Row
 from szpo.voting import lease, steps
 from tests.support.browser import MovableClock, Stage, make
@@ -53,7 +59,7 @@ def page(
     """Evidence of a run of ten steps of two votes."""
     run = RunFacts(
         run="r", name="run", rule="bayes", planned_steps=10, votes_per_step=2, budget=None,
-        words_per_vote=476.0, bands={}, as_of_us=1000 * S, hidden_us=(), pauses=(),
+        words_per_vote=476.0, bands=Bands(), as_of_us=1000 * S, hidden_us=(), pauses=(),
     )  # fmt: skip
     names = sorted({b.panelist for b in ballots})
     people = tuple(Panelist(name, "person", 0) for name in names)
@@ -322,9 +328,42 @@ def test_length_of_winners() -> None:
 
 def test_figures_outside_their_band_are_named() -> None:
     rows = [step(0, kl=2.0, length=20.0), step(1, kl=16.0, length=3.0)]
-    bands = {"kl": (None, 15.0), "length": (4.0, 40.0)}
+    bands = Bands(kl=(-math.inf, 15.0), length=(4.0, 40.0))
     found = overview.overview(page([], rows, bands=bands)).health
     assert [health.broken for health in found] == [(), ("kl", "length")]
+
+
+@pytest.mark.parametrize("value", [2.0, 15.0, 15.1, -1.0, math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", ["kl", "length", "repetition", "norm"])
+def test_what_the_guard_calls_broken_the_page_does_too(name: str, value: float) -> None:
+    bands = Bands(**{name: (0.0, 15.0)})
+    (health,) = overview.overview(page([], [step(0, **{name: value})], bands=bands)).health
+    assert (health.broken == (name,)) is (bands.broken({name: value}) is not None)
+
+
+def test_a_pause_for_a_figure_that_is_no_number_is_red_on_the_page(tmp_path: Path) -> None:
+    """JSON has no NaN, so the record says of such a figure that it was not finite."""
+    stage = make(tmp_path / "run.db", sets=["guards.kl=15"], clock=MovableClock())
+    bands = guards.bands(stage.site.config.guards)
+    people = [stage.site.service.enroll("person", name) for name in ("P-01", "P-02")]
+    stage.advance(kl=lambda theta: 1.0, bands=bands)
+    for kl in (1.0, math.nan):
+        for person in people:
+            while (seat := stage.site.service.assign(person)) is not None:
+                stage.site.service.cast(seat.id, "A", idem=seat.id)
+        outcome = stage.advance(kl=lambda theta, kl=kl: kl, bands=bands)
+    assert outcome is not None and outcome.status == "paused"
+    assert "guard kl" in outcome.reason and "kl is nan" in outcome.reason
+    found = evidence.read(stage.ledger, as_of_us=0)
+    assert found.run.bands == bands
+    shown = overview.overview(found)
+    assert [health.broken for health in shown.health] == [(), ("kl",)]
+    assert "kl" not in shown.health[1].figures
+    packed = io.BytesIO()
+    bundle.write(stage.ledger, packed, as_of_us=0)
+    assert bundle.recompute(packed).health == shown.health
+    told = zipfile.ZipFile(packed).read("run.json").decode()
+    assert json.loads(told, parse_constant=pytest.fail)["facts"]["bands"] == {"kl": [None, 15.0]}
 
 
 # ---- from a ledger ----

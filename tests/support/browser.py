@@ -124,10 +124,13 @@ class Stage:
     lag: int = 0
     _people: dict[tuple[str, str], credentials.Invitation] = field(default_factory=dict)
 
-    def advance(self, until_step: int = 1000, deadline_s: float | None = None) -> Outcome | None:
+    def advance(
+        self, until_step: int = 1000, deadline_s: float | None = None, **guarded: Any
+    ) -> Outcome | None:
         """Drive the real controller until it would wait for people (None) or the run ends.
 
         The first call opens round 1; a call after the votes closes, applies and opens the next.
+        ``guarded``: what it watches, ``kl`` and ``bands``.
         """
 
         def wait() -> None:
@@ -141,6 +144,7 @@ class Stage:
             return controller.run(
                 self.ledger, self.policy, evaluator, prompts=prompts, until_step=until_step,
                 lag=self.lag, deadline_s=deadline_s, wait=wait,
+                **guarded,
             )  # fmt: skip
         except _Waits:
             return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 import secrets
 import tempfile
@@ -259,8 +260,10 @@ def vitals(found: Board) -> list[Vital]:
         points = [(h.step, h.figures[key]) for h in found.page.health if key in h.figures]
         if not points:
             continue
-        low, high = band = found.facts.bands.get(key, (None, None))
-        edges = [f"{edge:g}" for edge in (low, high) if edge is not None]
+        lowest, highest = getattr(found.facts.bands, key, None) or (-math.inf, math.inf)
+        low = lowest if lowest > 0 else None  # no figure is below 0
+        band = (low, highest if math.isfinite(highest) else None)
+        edges = [f"{edge:g}" for edge in band if edge is not None]
         told_band = "–".join(edges) if low is not None else f"up to {edges[0]}" if edges else ""
         made.append(
             Vital(
