@@ -33,6 +33,7 @@ POINTS: Final = {
     "cp12": "the weights in memory are the new ones, the policy has not been told",
     "cp13": "half of an export is written",
     "cp14": "an export is written whole, it does not have its name",
+    "cp15": "something is committed, the witness beside the file does not have it",
 }
 """Every place: what has been done there and what has not."""
 

@@ -12,7 +12,6 @@ from szpo.baselines import ledger_pairs
 from szpo.cli import console, run_paths
 from szpo.data import label_studio, preference_files
 from szpo.errors import UsageError
-from szpo.ledger.database import Ledger
 
 FIRST = typer.Option(None, "--first", min=1, help="Read only so many records of a file.")
 SKIP_BAD = typer.Option(
@@ -45,7 +44,7 @@ def pairs(
         found = preference_files.read(source, kind, first=first, skip_bad=skip_bad)
         what = "records"
     else:
-        with Ledger.open(run_paths.find(source, folder), readonly=True) as ledger:
+        with run_paths.look(run_paths.find(source, folder)) as ledger:
             told = ledger_pairs.recorded(ledger)
         found = preference_files.Votes(told.pairs, told.ties, told.comparisons)
         what = "comparisons"

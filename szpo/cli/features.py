@@ -16,7 +16,6 @@ from szpo.analysis.feature_weights import Own, Taste, own, taste
 from szpo.cli import console, run_paths
 from szpo.errors import RunError, UsageError
 from szpo.intervals import Share
-from szpo.ledger.database import Ledger
 
 USUAL: Final = "length,readability,politeness,sentiment,questions,repetition,overlap"
 """What is looked at where nobody says otherwise; English."""
@@ -52,7 +51,7 @@ def features(
     if not 0 < ridge < float("inf"):
         raise UsageError(f"--ridge {ridge} is no precision; give a number above 0")
     asked = named.parse(chosen)
-    with Ledger.open(run_paths.find(run, folder), readonly=True) as ledger:
+    with run_paths.look(run_paths.find(run, folder)) as ledger:
         votes, seed = vote_texts.read(ledger), ledger.root_seed
     x = named.differences(asked, votes.comparisons)[votes.which]
     names = [feature.name for feature in asked]
@@ -106,7 +105,7 @@ def clusters(
     from szpo.analysis import taste_clusters as study
 
     asked = named.parse(chosen)
-    with Ledger.open(run_paths.find(run, folder), readonly=True) as ledger:
+    with run_paths.look(run_paths.find(run, folder)) as ledger:
         votes, seed = vote_texts.read(ledger), ledger.root_seed
     x = named.differences(asked, votes.comparisons)[votes.which]
     found = study.clusters(x, votes.y, votes.panelist, votes.ids, seed=seed)

@@ -10,7 +10,6 @@ import typer
 
 from szpo.cli import console, run_paths
 from szpo.errors import SzpoError, UsageError
-from szpo.ledger.database import Ledger
 from szpo.reports import html_report as page
 from szpo.training import summary
 from szpo.voting import triads
@@ -29,7 +28,7 @@ def runs(folder: Path = run_paths.FOLDER, as_json: bool = console.AS_JSON) -> No
     found: list[dict[str, Any]] = []
     for path in run_paths.files(folder):
         try:
-            with Ledger.open(path, readonly=True) as ledger:
+            with run_paths.look(path) as ledger:
                 found.append(summary.summary(ledger).as_dict())
         except SzpoError as error:
             console.warn(f"{path.name}: {error}")
@@ -51,7 +50,7 @@ def show(
     as_json: bool = console.AS_JSON,
 ) -> None:
     """Tell a run's totals and its last steps."""
-    with Ledger.open(run_paths.find(run, folder), readonly=True) as ledger:
+    with run_paths.look(run_paths.find(run, folder)) as ledger:
         facts = summary.steps(ledger)
         total = summary.summary(ledger, facts)
         link = triads.check(ledger)
@@ -110,7 +109,7 @@ def sample(
 
     if any(not text.strip() for text in prompt):
         raise UsageError("--prompt is empty; give a question")
-    with Ledger.open(run_paths.find(run, folder), readonly=True) as ledger:
+    with run_paths.look(run_paths.find(run, folder)) as ledger:
         own = assemble.own_prompts(ledger, prompt)  # refused before the model is loaded
         parts = assemble.reopen(ledger, panel=False, say=console.complain)
         policy = parts.language
@@ -151,7 +150,7 @@ def report(
 
     path = run_paths.find(run, folder)
     target = out or path.with_suffix(".html")
-    with Ledger.open(path, readonly=True) as ledger, ledger.snapshot():
+    with run_paths.look(path) as ledger, ledger.snapshot():
         panel = ledger.spec.get("config", {}).get("panel", {})
         score, name = record.hidden_reward(ledger), str(panel.get("reward", "reward"))
         if svg is not None:

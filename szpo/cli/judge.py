@@ -91,7 +91,7 @@ def scorer(
     if source.endswith(".jsonl"):
         taught = training_pairs.of_file(Path(source))
     else:
-        with Ledger.open(run_paths.find(source, folder), readonly=True) as ledger:
+        with run_paths.look(run_paths.find(source, folder)) as ledger:
             taught = training_pairs.of_ledger(ledger)
     trained = scoring.train(loading.load(model, dtype="fp32"), taught, seed=seed)
     pair_scorer.save(out, trained.head, trained.facts)

@@ -42,7 +42,7 @@ def replay(
     """Rebuild the weights from the recorded updates and compare them with the recorded digest."""
     from szpo.optim import parameters
 
-    with Ledger.open(run_paths.find(run, folder), readonly=True) as ledger:
+    with run_paths.look(run_paths.find(run, folder)) as ledger:
         theta = folding.fold(ledger, until)
         found = parameters.digest(theta, ledger.layout, ledger.basis_sha256)
         steps = len({update.step for update in ledger.updates(until)})
@@ -67,7 +67,7 @@ def verify(
         found = verify_in_words(ledger, deep=not quick, head=head)
     if as_json:
         document = {"ok": found.ok, "verdict": found.line, "details": found.details}
-        console.emit({**document, "head": found.head})
+        console.emit({**document, "head": found.head, "note": found.note})
         return 0 if found.ok else 5
     if steps:
         for line in found.details:
@@ -75,6 +75,8 @@ def verify(
     if not found.ok:
         raise IntegrityError(found.line)
     console.say(found.line)
+    if found.note:
+        console.say(found.note)
     console.say(f"head {found.head} (note it elsewhere; later: szpo verify --head)")
     return 0
 
@@ -130,7 +132,7 @@ def verify_in_words(ledger: Ledger, *, deep: bool = True, head: str | None = Non
 def words(report: findings.Report) -> Verification:
     """The verifier's findings as lines for people; steps stand one by one only where few."""
     lines = report.lines if len(report.lines) <= 100 else ()
-    return Verification(report.ok, str(report), lines, report.head)
+    return Verification(report.ok, str(report), lines, report.head, report.note)
 
 
 def export(
@@ -148,7 +150,7 @@ def export(
 ) -> None:
     """Write the adapter (PEFT, with a model card), the votes as JSONL or CSV, or all as a zip."""
     path = run_paths.find(run, folder)
-    with Ledger.open(path, readonly=True) as ledger:
+    with run_paths.look(path) as ledger:
         if packed is not None:
             from szpo.reports import bundle
 
@@ -196,7 +198,7 @@ def merge(
 
     path = run_paths.find(run, folder)
     target = run_paths.fresh(out or path.with_name(f"{path.stem}-merged"))
-    with Ledger.open(path, readonly=True) as ledger, quiet():
+    with run_paths.look(path) as ledger, quiet():
         parts = assemble.reopen(ledger, panel=False, say=console.complain)
         with written_whole(target) as draft:
             parts.language.merge(draft)

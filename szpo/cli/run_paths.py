@@ -8,7 +8,9 @@ from pathlib import Path
 
 import typer
 
+from szpo.cli import console
 from szpo.errors import StorageError, UsageError
+from szpo.ledger.database import Ledger
 
 FOLDER = typer.Option(Path("runs"), "--folder", help="Folder of the runs.")
 RUN = typer.Argument(None, help="Name or file of a run; without it, the newest one.")
@@ -41,6 +43,18 @@ def find(run: str | None, folder: Path) -> Path:
     close = difflib.get_close_matches(run, [path.stem for path in known], n=1)
     hint = f'did you mean "{close[0]}"?' if close else "list them with: szpo runs"
     raise UsageError(f"no run {run} (looked for that file and for {named}); {hint}")
+
+
+def look(path: Path) -> Ledger:
+    """A run's file, open for reading, with a warning if acknowledged events are missing in it."""
+    ledger = Ledger.open(path, readonly=True)
+    try:
+        if lacks := ledger.witnessed().problem:
+            console.warn(f"{path}: {lacks}; see: szpo verify {path}")
+    except BaseException:
+        ledger.close()
+        raise
+    return ledger
 
 
 def run_name(name: str) -> str:

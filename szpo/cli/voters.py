@@ -29,7 +29,7 @@ def voters(
     """What each voter's votes would weigh, by every way of learning it, with intervals."""
     from szpo.analysis import voter_report as table
 
-    with Ledger.open(run_paths.find(run, folder), readonly=True) as ledger, ledger.snapshot():
+    with run_paths.look(run_paths.find(run, folder)) as ledger, ledger.snapshot():
         found = table.voters(ledger, crowd=crowd)
     if as_json:
         console.emit([asdict(row) for row in found])

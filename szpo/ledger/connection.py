@@ -7,10 +7,13 @@ import os
 import shutil
 import sqlite3
 import tempfile
+import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final, NoReturn
 
-from szpo.errors import IntegrityError, LeaseError, StorageError
+from szpo.errors import IntegrityError, LeaseError, StorageError, UsageError
+from szpo.ledger.holders import named, readers
 
 LOG_FOLDED: Final = 4 * 2**20
 """At this size (bytes) the log beside a ledger's file is folded into it, and at each more."""
@@ -156,6 +159,33 @@ class Folder:
             )  # fmt: skip
         return True
 
+    def empty(
+        self, writer: sqlite3.Connection, lock: AbstractContextManager[object], wait_s: float
+    ) -> None:
+        """Leave no page from before in the file or its log, once nobody reads one.
+
+        ``lock`` guards ``writer`` and is held for each try only: others go on writing.
+
+        Raises:
+            StorageError: after ``wait_s`` seconds somebody still reads; who, where that is known.
+            UsageError: inside a transaction or a snapshot.
+        """
+        end = time.monotonic() + wait_s
+        while True:
+            with lock:
+                if writer.in_transaction:
+                    raise UsageError("empty the log: leave the transaction or snapshot first")
+                if self.begin_anew(writer):
+                    return
+            if time.monotonic() >= end:
+                break
+            time.sleep(0.05)
+        who = named(readers(self.path)) or "a program that this system does not name"
+        raise StorageError(
+            f"{self.path}: deleted, but its bytes are still in the file or its log, because of a "
+            f"reader: {who}; let it end or stop it, then ask for the same again"
+        )
+
     def begin_anew(self, writer: sqlite3.Connection) -> bool:
         """Try once to leave no page from before in the log; False while somebody reads one.
 
@@ -231,6 +261,16 @@ def check_place(path: Path, *, new: bool) -> None:
         raise StorageError(
             f"{path} lies on {kind}, where file locks do not hold; use a local folder"
         )
+
+
+def check_kind(path: Path, conn: sqlite3.Connection, application: int, schema: int) -> None:
+    """Raise StorageError for another program's file, UsageError for that of a newer szpo."""
+    found = conn.execute("PRAGMA application_id").fetchone()[0]
+    if found != application:
+        raise StorageError(f"{path} is not a szpo ledger (application_id {found})")
+    version = conn.execute("PRAGMA user_version").fetchone()[0]
+    if version > schema:
+        raise UsageError(f"{path}: schema {version}; this szpo reads up to {schema}: upgrade")
 
 
 def filesystem(folder: Path) -> str:

@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,14 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlite_utils import Database
 
-from szpo.errors import IntegrityError, StorageError, UsageError
-from szpo.files import publish
+from szpo.errors import IntegrityError, SzpoError, UsageError
+from szpo.failpoints import failpoint
 from szpo.ledger import canonical as canonical_form
+from szpo.ledger import creation, witness
 from szpo.ledger import rows as ledger_rows
 from szpo.ledger.canonical import canonical, sha256
-from szpo.ledger.connection import Folder, check_place, connect, translate
-from szpo.ledger.holders import named, readers
-from szpo.ledger.schema import schema
+from szpo.ledger.connection import Folder, check_kind, check_place, connect, translate
 from szpo.optim import parameters as optim_parameters
 from szpo.types import Comparison, Layout, Row, Theta, Update
 
@@ -72,6 +71,8 @@ class Ledger:
         self._undone = 0
         self._pending: list[list[str]] = []
         self._folder = Folder(path)
+        self._noted = witness.read(path)  # before the record, which only grows
+        self._attested = 0
         try:
             found = self.query("SELECT * FROM runs ORDER BY created_us LIMIT 1")
         except IntegrityError as error:
@@ -134,33 +135,7 @@ class Ledger:
             "direction_version": direction_version,
             "created_us": clock(),
         }
-        draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        try:
-            os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-            conn = connect(draft, readonly=False)
-            try:
-                conn.executescript(f"BEGIN IMMEDIATE;\n{schema()}\nCOMMIT;")
-                conn.execute("BEGIN IMMEDIATE")
-                ledger_rows.insert(conn, "runs", row)
-                conn.execute("INSERT INTO controller (run) VALUES (?)", (row["run"],))
-                hashes = [["runs", row["run"], canonical_form.row_sha256("runs", row)]]
-                for name, array in sorted((tensors or {}).items()):
-                    tensor = ledger_rows.tensor(name, array)
-                    ledger_rows.insert(conn, "tensors", tensor)
-                    key = canonical_form.row_key("tensors", tensor)
-                    hashes.append(["tensors", key, canonical_form.row_sha256("tensors", tensor)])
-                event = ledger_rows.event(row, None, clock(), "szpo", "rows", {"rows": hashes})
-                ledger_rows.insert(conn, "events", event)
-                conn.execute("COMMIT")
-            finally:
-                conn.close()
-            publish(draft, path)
-        except FileExistsError:
-            raise StorageError(f"{path} already exists; choose another name") from None
-        except (OSError, sqlite3.Error) as error:
-            raise StorageError(f"{path}: cannot be written ({error})") from None
-        finally:
-            draft.unlink(missing_ok=True)
+        creation.write(path, row, tensors or {}, clock)
         return cls.open(path, clock=clock)
 
     @classmethod
@@ -170,24 +145,25 @@ class Ledger:
         Raises:
             StorageError: no such file, not a ledger, or a network file system.
             UsageError: the file's schema is newer than this szpo.
-            IntegrityError: the file is damaged.
+            IntegrityError: the file is damaged, or (not ``readonly``) acknowledged events are
+                missing at its end; `witnessed` tells that of a file that is only read.
         """
         path = Path(path)
         check_place(path, new=False)
+        # Found before anything may write: closing a connection that may would fold what is left.
+        if not readonly and (lacks := witness.problem(path)):
+            raise IntegrityError(f"{path}: {lacks}; {witness.remedy(path)}")
         conn = None
         try:
             conn = connect(path, readonly=readonly)
-            found = conn.execute("PRAGMA application_id").fetchone()[0]
-            if found != APPLICATION_ID:
-                raise StorageError(f"{path} is not a szpo ledger (application_id {found})")
-            version = conn.execute("PRAGMA user_version").fetchone()[0]
-            if version > SCHEMA_VERSION:
-                raise UsageError(
-                    f"{path}: schema {version}; this szpo reads up to {SCHEMA_VERSION}: upgrade"
-                )
+            check_kind(path, conn, APPLICATION_ID, SCHEMA_VERSION)
             if not readonly:
                 conn.execute("PRAGMA journal_mode=WAL")
-            return cls(path, conn, clock, readonly)
+            ledger = cls(path, conn, clock, readonly)
+            with suppress(SzpoError):  # a damaged page shows itself to whoever needs it
+                if not readonly and (last := ledger._last_event()) is not None:
+                    ledger._attest(last)
+            return ledger
         except BaseException as error:
             if conn is not None:
                 conn.close()
@@ -226,6 +202,7 @@ class Ledger:
                 if self._pending:
                     rows, self._pending = self._pending, []
                     self._add_event("rows", actor, {"rows": rows})
+                last = self._last_event()
                 self.execute("COMMIT")
             except BaseException:
                 self._undone += self._conn.total_changes != before
@@ -234,6 +211,9 @@ class Ledger:
                 raise
             finally:
                 self._depth, self._pending = 0, []
+            if last is not None and last["event"] > self._attested:
+                failpoint("cp15")
+                self._attest(last)
             self._folder.fold(self._conn)
 
     @contextmanager
@@ -255,6 +235,22 @@ class Ledger:
                 raise
             self.execute("RELEASE part")
 
+    def _attest(self, last: Record) -> None:
+        """Note the last event beside the file: its commit stands, nobody has been told of it."""
+        witness.attest(self.path, witness.Head(self.run, last["event"], last["row_sha256"]))
+        self._attested = last["event"]
+
+    def witnessed(self) -> witness.Verdict:
+        """What the witness beside the file says of the record's end.
+
+        As read when the file was opened, or when the last snapshot began.
+        """
+        with self._lock:
+            try:
+                return witness.compare(self.path, self._noted, self._conn)
+            except sqlite3.Error as error:
+                translate(self.path, error)
+
     def fold_log(self) -> None:
         """Bring the log (WAL) into the file; the next commit begins it anew.
 
@@ -272,24 +268,10 @@ class Ledger:
             StorageError: somebody still reads; ask again later.
             UsageError: inside a transaction or a snapshot.
         """
-        end = time.monotonic() + wait_s
-        while True:
-            with self._lock:
-                if self._conn.in_transaction:
-                    raise UsageError("empty_log: leave the transaction or the snapshot first")
-                try:
-                    if self._folder.begin_anew(self._conn):
-                        return
-                except sqlite3.Error as error:
-                    translate(self.path, error)
-            if time.monotonic() >= end:
-                break
-            time.sleep(0.05)
-        who = named(readers(self.path)) or "a program that this system does not name"
-        raise StorageError(
-            f"{self.path}: deleted, but its bytes are still in the file or its log, because of a "
-            f"reader: {who}; let it end or stop it, then ask for the same again"
-        )
+        try:
+            self._folder.empty(self._conn, self._lock, wait_s)
+        except sqlite3.Error as error:
+            translate(self.path, error)
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
@@ -301,6 +283,7 @@ class Ledger:
             if self._conn.in_transaction:
                 yield
                 return
+            self._noted = witness.read(self.path)
             try:
                 self.execute("BEGIN")
                 yield
@@ -352,11 +335,12 @@ class Ledger:
             self._add_event(kind, actor, body)
 
     def _add_event(self, kind: str, actor: str, body: Mapping[str, Any]) -> None:
-        last = self.query("SELECT event, row_sha256 FROM events ORDER BY event DESC LIMIT 1")
-        event = ledger_rows.event(
-            self.row, last[0] if last else None, self.clock(), actor, kind, body
-        )
+        event = ledger_rows.event(self.row, self._last_event(), self.clock(), actor, kind, body)
         self.execute(ledger_rows.insert_sql("events", tuple(event)), list(event.values()))
+
+    def _last_event(self) -> Record | None:
+        last = self.query("SELECT event, row_sha256 FROM events ORDER BY event DESC LIMIT 1")
+        return last[0] if last else None
 
     # ---- reading ----
 
@@ -399,9 +383,7 @@ class Ledger:
     def tensors(self) -> dict[str, NDArray[Any]]:
         """Stored tensors by name."""
         return {
-            row["name"]: np.frombuffer(row["bytes"], dtype=row["dtype"])
-            .reshape(json.loads(row["shape"]))
-            .copy()
+            row["name"]: ledger_rows.array(row)
             for row in self.query("SELECT * FROM tensors ORDER BY name")
         }
 
@@ -411,10 +393,7 @@ class Ledger:
             "SELECT * FROM tensors WHERE name >= ? AND name < ?", (THETA0, THETA0[:-1] + "0")
         )
         given = {
-            row["name"][len(THETA0) :]: np.frombuffer(row["bytes"], dtype="<f4")
-            .reshape(json.loads(row["shape"]))
-            .astype(np.float32)
-            for row in rows
+            row["name"][len(THETA0) :]: ledger_rows.array(row).astype(np.float32) for row in rows
         }
         if not given:
             return optim_parameters.zeros(self.layout)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Mapping
 from typing import Any
@@ -26,6 +27,12 @@ def tensor(name: str, array: NDArray[Any]) -> dict[str, Any]:
         "shape": canonical(list(little.shape)),
         "bytes": content,
     }
+
+
+def array(row: Mapping[str, Any]) -> NDArray[Any]:
+    """The array that a row of `tensors` holds."""
+    values = np.frombuffer(row["bytes"], dtype=row["dtype"])
+    return values.reshape(json.loads(row["shape"])).copy()
 
 
 def event(

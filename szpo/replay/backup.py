@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from szpo import files
 from szpo.errors import IntegrityError, StorageError
-from szpo.ledger import canonical, connection
+from szpo.ledger import canonical, connection, witness
 from szpo.ledger.database import Ledger
 from szpo.ledger.schema import schema
 from szpo.replay.findings import Report
@@ -54,8 +54,11 @@ def backup(path: Path, out: Path) -> Report:
 
     Raises:
         StorageError: ``out`` exists or cannot be written.
-        IntegrityError: the copy does not verify, which means that the run does not.
+        IntegrityError: the copy does not verify, which means that the run does not; or
+            acknowledged events are missing at the run's end.
     """
+    if lacks := witness.problem(path):
+        raise IntegrityError(f"{path}: no copy was made: {lacks}; {witness.remedy(path)}")
     with _draft(out) as draft:
         with (
             contextlib.closing(connection.connect(path, readonly=True)) as source,
@@ -101,7 +104,8 @@ def recover(path: Path, out: Path) -> Recovered:
             _write(conn, rows)
         with Ledger.open(new, readonly=True) as ledger:
             report = verify(ledger)
-    return Recovered({table: len(found) for table, found in rows.items()}, _lost(rows), report)
+    counts = {table: len(found) for table, found in rows.items()}
+    return Recovered(counts, _lost(rows, _acknowledged(path, rows)), report)
 
 
 @contextlib.contextmanager
@@ -113,6 +117,7 @@ def _draft(out: Path) -> Iterator[Path]:
         os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         yield draft
         files.flush(draft)
+        witness.forget(out)  # of a file that had this name and is gone
         files.publish(draft, out)
     except FileExistsError:
         raise StorageError(f"{out} already exists; choose another name") from None
@@ -214,12 +219,18 @@ def _write(conn: sqlite3.Connection, rows: Mapping[str, list[Row]]) -> None:
     conn.execute("COMMIT")
 
 
-def _lost(rows: Mapping[str, list[Row]]) -> dict[str, tuple[str, ...]]:
-    """Rows that an event recorded, and events between the first and the last, now missing."""
+def _acknowledged(path: Path, rows: Mapping[str, list[Row]]) -> int:
+    """The last event that the damaged file's witness knows, 0 where it says nothing."""
+    head = witness.read(path).head
+    return head.event if head is not None and head.of(rows["runs"][0]["run"]) else 0
+
+
+def _lost(rows: Mapping[str, list[Row]], acknowledged: int) -> dict[str, tuple[str, ...]]:
+    """Rows that an event recorded, and events up to the last that is known, now missing."""
     recorded: dict[str, dict[str, str]] = {table: {} for table in canonical.CHAINED}
     lost: dict[str, tuple[str, ...]] = {}
     numbers = sorted(row["event"] for row in rows["events"])
-    if gone := set(range(1, numbers[-1] + 1 if numbers else 1)) - set(numbers):
+    if gone := set(range(1, max([acknowledged, *numbers]) + 1)) - set(numbers):
         lost["events"] = tuple(str(number) for number in sorted(gone))
     for event in rows["events"]:
         if event["kind"] == "rows":

@@ -43,6 +43,8 @@ class Report:
     """Append-only rows whose hashes were recomputed."""
     head: str = ""
     """The hash of the last event, which covers everything before it."""
+    note: str = ""
+    """What could not be looked at; '' where all was."""
 
     @property
     def ok(self) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from szpo.errors import StorageError, SzpoError
-from szpo.ledger import canonical, run_spec
+from szpo.ledger import canonical, run_spec, witness
 from szpo.ledger.canonical import sha256
 from szpo.ledger.database import BASIS, Ledger, Record
 from szpo.ledger.schema import schema
@@ -63,6 +63,7 @@ def _verify(ledger: Ledger, deep: bool, head: str | None) -> Report:
         _apart(ledger)
         _told(ledger)
         checks += _steps(ledger, deep=deep)
+        note = _end(ledger)
     except Broken as found:
         return Report(tuple(checks), found.failure, rows, last)
     except sqlite3.OperationalError as error:
@@ -72,7 +73,7 @@ def _verify(ledger: Ledger, deep: bool, head: str | None) -> Report:
     ) as error:  # fmt: skip
         failure = _no_text(ledger) or Failure("file", ledger.path.name, str(error))
         return Report(tuple(checks), failure, rows, last)
-    return Report(tuple(checks), None, rows, last)
+    return Report(tuple(checks), None, rows, last, note)
 
 
 # ---- the file, the chain, the rows ----
@@ -164,6 +165,14 @@ def _head(ledger: Ledger, noted: str | None) -> str:
         raise Broken("events", "head", said)
     found = ledger.query("SELECT row_sha256 FROM events ORDER BY event DESC LIMIT 1")
     return str(found[0]["row_sha256"]) if found else ""
+
+
+def _end(ledger: Ledger) -> str:
+    """Nothing that was acknowledged is missing at the end; a note where that cannot be told."""
+    found = ledger.witnessed()
+    if found.problem:
+        raise Broken("events", "head", f"{found.problem}; {witness.remedy(ledger.path)}")
+    return found.note
 
 
 def _hashes(ledger: Ledger, recorded: sqlite3.Connection) -> int:

@@ -47,6 +47,7 @@ class Verification:
     line: str
     details: tuple[str, ...] = ()
     head: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)

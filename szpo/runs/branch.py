@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from szpo import seeds
 from szpo.errors import UsageError
+from szpo.ledger import witness
 from szpo.ledger.database import THETA0, Ledger
 from szpo.optim.settings import defaults, settings_from_json
 from szpo.replay import replay
@@ -75,6 +76,7 @@ def branch(
             parent.record_event("branch", by, body)
         except BaseException:
             new_path.unlink(missing_ok=True)
+            witness.forget(new_path)
             raise
     return Ledger.open(new_path)
 

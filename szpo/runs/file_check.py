@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from szpo.errors import SzpoError
-from szpo.ledger import connection
+from szpo.ledger import connection, witness
 from szpo.ledger.database import Ledger
 from szpo.ledger.holders import holders, named
 from szpo.optim.directions import DIRECTION_VERSION
@@ -69,6 +69,17 @@ def _sound(ledger: Ledger) -> Iterator[Check]:
         yield Check("pages", "fail", f"{found}; see: szpo recover {ledger.path} --out NEW")
 
 
+def _end(ledger: Ledger) -> Iterator[Check]:
+    found = ledger.witnessed()
+    if found.problem:
+        text = f"{found.problem}; {witness.remedy(ledger.path)}"
+        yield Check("end", "fail", text)
+    elif found.note:
+        yield Check("end", "ok", found.note)
+    else:
+        yield Check("end", "ok", "nothing that was acknowledged is missing")
+
+
 def _made_with(ledger: Ledger) -> Iterator[Check]:
     table = ledger.row["direction_version"]
     if table != DIRECTION_VERSION:
@@ -114,4 +125,10 @@ def _times(ledger: Ledger) -> Iterator[Check]:
         yield Check("times", "warn", f"{text} (counting does not depend on it)")
 
 
-RUN_LOOKS: tuple[Callable[[Ledger], Iterator[Check]], ...] = (_sound, _made_with, _lease, _times)
+RUN_LOOKS: tuple[Callable[[Ledger], Iterator[Check]], ...] = (
+    _sound,
+    _end,
+    _made_with,
+    _lease,
+    _times,
+)

@@ -69,7 +69,8 @@ def take_up(path, seed, expected):
     lines = path.with_suffix(".jsonl").read_text().splitlines()
     assert len(lines) == len(kept)
     assert {p.name for p in path.parent.glob(f"{path.stem}.*")} <= {
-        path.name, f"{path.name}-wal", f"{path.name}-shm", f"{path.stem}.jsonl",
+        path.name, f"{path.name}-wal", f"{path.name}-shm", f"{path.name}-head",
+        f"{path.stem}.jsonl",
     }  # fmt: skip
 
 

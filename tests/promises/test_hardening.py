@@ -66,7 +66,7 @@ def test_a_runs_files_and_folder_are_its_owners(tmp_path):
     with Ledger.open(path) as ledger:
         ledger.record_event("note", "test", {})
         beside = [p for p in path.parent.iterdir() if p.name.startswith(f"{path.name}-")]
-        assert len(beside) == 2 and {mode(p) for p in beside} == {0o600}
+        assert len(beside) == 3 and {mode(p) for p in beside} == {0o600}
     backup.backup(path, tmp_path / "copy.db")
     backup.recover(path, tmp_path / "again.db")
     assert {mode(tmp_path / name) for name in ("copy.db", "again.db")} == {0o600}

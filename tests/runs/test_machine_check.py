@@ -32,7 +32,7 @@ def found(path):
 def test_a_sound_run_has_no_trap(path):
     checks = found(path)
     assert {name: check.status for name, check in checks.items()} == dict.fromkeys(
-        ("permissions", "disk", "file system", "log", "pages", "versions", "lease"), "ok"
+        ("permissions", "disk", "file system", "log", "pages", "end", "versions", "lease"), "ok"
     )
     assert "no others recorded" in checks["versions"].text
 

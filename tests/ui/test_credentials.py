@@ -305,7 +305,7 @@ def test_erasing_a_person_leaves_the_record_and_no_byte_of_them(tmp_path):
     (event,) = ledger.events("erase")
     assert event["body"] == {"role": "panelist", "panelist": made.panelist}
     files = [file.read_bytes() for file in tmp_path.iterdir()]
-    assert len(files) == 3  # the ledger is open: its log is there as well
+    assert len(files) == 4  # the ledger is open: its log is there as well, and its witness
     for words in (b"Smithfield", b"example.org", b"Weatherby"):
         assert not any(words in content for content in files)
     assert any(b"P-01" in content for content in files)

@@ -1,0 +1,194 @@
+"""The witness: a small file beside a ledger's that holds its acknowledged head.
+
+SQLite takes a log that was cut or damaged for one that ends sooner, and says nothing. So the
+number and hash of the last event stand a second time, outside that log, in ``RUN.db-head``. It is
+written after the commit and before anybody is told, so a record that is longer is sound (a process
+died in between), and one that is shorter has lost what was acknowledged.
+
+The file has two places of 128 bytes, each with a checksum, written in turn: a write that is torn
+leaves the head before it. Writers of several processes take turns by a lock on the file.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from szpo.ledger.canonical import sha256
+from szpo.ledger.connection import connect
+
+try:
+    import fcntl
+except ImportError:  # not on this system; its writers are then told apart by the two places only
+    fcntl = None  # type: ignore[assignment]
+
+SLOT: Final = 128
+_MARK: Final = "szpo-head-1"
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The last event of a run: its number and hash."""
+
+    run: str
+    """As `advance` takes it; as `read` gives it, the beginning of its hash."""
+    event: int
+    sha256: str
+
+    def of(self, run: str) -> bool:
+        """A head that was read is of this run."""
+        return self.run == _named(run)
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """What stands in a witness, or why nothing does."""
+
+    head: Head | None
+    lack: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a witness says of the record: ``problem`` if it lacks something, else maybe a note."""
+
+    problem: str = ""
+    note: str = ""
+
+
+def beside(path: Path) -> Path:
+    """Where the witness of a ledger's file lies."""
+    return path.with_name(path.name + "-head")
+
+
+def forget(path: Path) -> None:
+    """Remove the witness of a file that is gone, so that it says nothing of the next one."""
+    beside(path).unlink(missing_ok=True)
+
+
+def advance(path: Path, head: Head) -> None:
+    """Note a head whose commit stands, unless a later one is noted.
+
+    A kill loses nothing of it. It is not synced, which would cost each vote as much again as its
+    commit; after a power failure it may be older than the record, which is sound.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    file = os.open(beside(path), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        places = _places(os.pread(file, 2 * SLOT, 0))
+        own = [each for each in places if each is not None and each.of(head.run)]
+        newest = max(own, key=lambda each: each.event, default=None)
+        if newest is None:
+            os.pwrite(file, _line(head) + b" " * SLOT, 0)
+        elif newest.event >= head.event:
+            return
+        else:
+            os.pwrite(file, _line(head), 0 if places[1] == newest else SLOT)
+    finally:
+        os.close(file)
+
+
+def attest(path: Path, head: Head) -> None:
+    """`advance`; a witness that cannot be written is told of and undoes nothing."""
+    try:
+        advance(path, head)
+    except OSError as error:
+        logging.getLogger("szpo").warning(
+            "%s cannot be written (%s); the end of the record is not attested meanwhile",
+            beside(path), error.strerror or error,
+        )  # fmt: skip
+
+
+def read(path: Path) -> Noted:
+    """What the witness says. Read it before the record, which only grows."""
+    try:
+        with beside(path).open("rb") as file:
+            content = file.read(2 * SLOT)
+    except FileNotFoundError:
+        return Noted(None, "there is none")
+    except OSError as error:
+        return Noted(None, f"it cannot be read: {error.strerror or error}")
+    found = [each for each in _places(content) if each is not None]
+    if not found:
+        return Noted(None, "it is damaged")
+    return Noted(max(found, key=lambda each: each.event))
+
+
+def compare(path: Path, noted: Noted, conn: sqlite3.Connection) -> Verdict:
+    """What a witness, read before, says of the record that a connection sees.
+
+    Raises:
+        sqlite3.Error: the record cannot be read.
+    """
+    name = beside(path).name
+    if noted.head is None:
+        return Verdict(note=_untold(f"its witness, {name}: {noted.lack}"))
+    (run,) = conn.execute("SELECT run FROM runs ORDER BY created_us LIMIT 1").fetchone()
+    if not noted.head.of(run):
+        return Verdict(note=_untold(f"its witness, {name}: it is another run's"))
+    event = noted.head.event
+    last = conn.execute("SELECT max(event) FROM events").fetchone()[0] or 0
+    if last < event:
+        missing = f"{event - last} acknowledged event{'s are' if event - last > 1 else ' is'}"
+        return Verdict(
+            f"{missing} missing at its end (it ends with event {last}; {name} says {event}): its "
+            "log was cut or damaged, or this is an older copy, or one made while the run went on"
+        )
+    found = conn.execute("SELECT row_sha256 FROM events WHERE event = ?", (event,)).fetchone()
+    if found is not None and found[0] != noted.head.sha256:
+        return Verdict(f"event {event} is not the one that was acknowledged ({name} has its hash)")
+    return Verdict()
+
+
+def problem(path: Path) -> str:
+    """What the record lacks, seen by a connection that cannot fold or remove its log; else ''."""
+    noted = read(path)
+    if noted.head is None:
+        return ""
+    try:
+        with closing(connect(path, readonly=True)) as conn:
+            return compare(path, noted, conn).problem
+    except sqlite3.Error:  # opening it says better what is wrong
+        return ""
+
+
+def remedy(path: Path) -> str:
+    """What to do about a record that lacks something."""
+    return (
+        f"restore a copy, or write what is left to a new file: szpo recover {path} --out NEW; if "
+        f"you put this copy here yourself, remove {beside(path).name}"
+    )
+
+
+def _untold(why: str) -> str:
+    return f"whether the newest events are all there cannot be told: {why}"
+
+
+def _named(run: str) -> str:
+    return sha256(run)[:16]
+
+
+def _line(head: Head) -> bytes:
+    said = f"{_MARK} {_named(head.run)} {head.event:012} {head.sha256}"
+    return f"{said} {sha256(said)[:16]}".ljust(SLOT - 1).encode("ascii", "replace") + b"\n"
+
+
+def _places(content: bytes) -> tuple[Head | None, Head | None]:
+    return _head(content[:SLOT]), _head(content[SLOT:])
+
+
+def _head(line: bytes) -> Head | None:
+    said, _, check = line.decode("ascii", "replace").strip().rpartition(" ")
+    words = said.split(" ")
+    if len(words) != 4 or words[0] != _MARK or sha256(said)[:16] != check:
+        return None
+    return Head(words[1], int(words[2]), words[3])

@@ -1,0 +1,251 @@
+"""The witness beside a ledger's file: a log that was cut or damaged is noticed."""
+
+import json
+import shutil
+
+import pytest
+
+from szpo.cli.app import call
+from szpo.errors import IntegrityError
+from szpo.failpoints import arm
+from szpo.ledger import witness
+from szpo.ledger.database import Ledger
+from szpo.replay import backup, verification
+from szpo.voting.service import VoteService
+from tests.support import children, voting
+
+VOTES = 150
+
+
+def vote(path, seats, numbers):
+    with Ledger.open(path) as ledger:
+        service = VoteService(ledger)
+        for number in numbers:
+            voting.post(service, seats, 0, number)
+
+
+@pytest.fixture(scope="module")
+def voted(tmp_path_factory):
+    """A folder with a run's files as a process left them that was killed after 150 answers."""
+    path = tmp_path_factory.mktemp("whole") / "run.db"
+    kept = tmp_path_factory.mktemp("voted")
+    seats = voting.ballot(path, 3 * VOTES, sync=False)
+    with Ledger.open(path) as ledger:
+        service = VoteService(ledger)
+        receipts = [voting.post(service, seats, 0, number) for number in range(VOTES)]
+        assert len({receipt.vote for receipt in receipts}) == VOTES
+        for suffix in ("", "-head", "-wal"):
+            shutil.copy(f"{path}{suffix}", kept)
+    return kept
+
+
+@pytest.fixture
+def run(voted, tmp_path):
+    shutil.copytree(voted, tmp_path / "runs")
+    return tmp_path / "runs" / "run.db"
+
+
+def log_of(run):
+    return run.with_name("run.db-wal")
+
+
+def cut(run, place):
+    content = log_of(run).read_bytes()
+    log_of(run).write_bytes(content[: place * len(content) // 20])
+
+
+def flip(run, place):
+    content = bytearray(log_of(run).read_bytes())
+    at = (2 * place + 1) * len(content) // 40
+    content[at] ^= 1 << place % 8
+    log_of(run).write_bytes(content)
+
+
+def short(run):
+    cut(run, 10)
+    with Ledger.open(run, readonly=True) as ledger:
+        return ledger.query("SELECT max(event) AS event FROM events")[0]["event"]
+
+
+def one_line(capsys):
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1, said
+    return said
+
+
+@pytest.mark.parametrize("place", range(20))
+@pytest.mark.parametrize("damage", [cut, flip])
+def test_a_damaged_log_is_noticed_wherever_it_is_damaged(run, damage, place):
+    noted = witness.read(run).head.event
+    damage(run, place)
+    with Ledger.open(run, readonly=True) as ledger:
+        assert len(ledger.votes()) < VOTES  # SQLite itself says nothing
+        last = ledger.query("SELECT max(event) AS event FROM events")[0]["event"]
+        report = verification.verify(ledger)
+    assert not report.ok and report.failure.table == "events"
+    many = "events are" if noted - last > 1 else "event is"
+    said = f"{noted - last} acknowledged {many} missing at its end"
+    assert said in str(report)
+    before = [file.read_bytes() for file in (run, log_of(run))]
+    with pytest.raises(IntegrityError, match=said):
+        Ledger.open(run)
+    assert [file.read_bytes() for file in (run, log_of(run))] == before  # evidence stays
+
+
+def test_the_whole_record_is_sound(run, capsys):
+    with Ledger.open(run) as ledger:
+        assert ledger.witnessed() == witness.Verdict()
+        assert len(ledger.votes()) == VOTES
+        assert verification.verify(ledger).ok
+    assert call(["verify", str(run)]) == 0
+    assert "cannot be told" not in capsys.readouterr().out
+
+
+def test_the_log_removed_altogether_is_noticed(run):
+    log_of(run).unlink()
+    with pytest.raises(IntegrityError, match="acknowledged events are missing"):
+        Ledger.open(run)
+
+
+def test_every_command_tells_it_in_one_line(run, tmp_path, capsys):
+    missing = witness.read(run).head.event - short(run)
+    lacks = f"{missing} acknowledged events are missing at its end"
+    assert call(["verify", str(run)]) == 5
+    assert lacks in (said := one_line(capsys)) and f"szpo recover {run} --out NEW" in said
+    assert call(["verify", str(run), "--json"]) == 5
+    assert lacks in json.loads(capsys.readouterr().out)["verdict"]
+    for words in (["show"], ["export", "--votes", str(tmp_path / "votes.csv")]):
+        assert call([words[0], str(run), *words[1:]]) == 0
+        assert lacks in one_line(capsys)
+    for words in (["invite"], ["backup"]):  # one would go on, the other would seem to be whole
+        assert call([words[0], str(run), *words[1:]]) == 5
+        assert lacks in one_line(capsys)
+    assert not list((run.parent / "backups").iterdir())
+    assert call(["doctor", str(run)]) != 0
+    assert lacks in " ".join(capsys.readouterr().out.split())
+
+
+def test_recover_lists_what_is_missing_and_its_file_goes_on(run, tmp_path):
+    last = short(run)
+    noted = witness.read(run).head.event
+    found = backup.recover(run, tmp_path / "new.db")
+    assert found.report.ok
+    assert found.lost == {"events": tuple(str(n) for n in range(last + 1, noted + 1))}
+    with Ledger.open(tmp_path / "new.db") as ledger:
+        ledger.record_event("note", "test", {})
+        assert verification.verify(ledger).note == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [(None, "there is none"), (b"", "it is damaged"), (b"x" * 256, "it is damaged")],
+)
+def test_a_run_without_its_witness_is_no_error(run, capsys, content, why):
+    if content is None:
+        witness.beside(run).unlink()
+    else:
+        witness.beside(run).write_bytes(content)
+    assert call(["verify", str(run)]) == 0
+    said = capsys.readouterr().out
+    assert said.count("cannot be told") == 1 and why in " ".join(said.split())
+    with Ledger.open(run) as ledger:
+        ledger.record_event("note", "test", {})
+        assert verification.verify(ledger).note == ""
+    assert witness.beside(run).stat().st_mode & 0o777 == 0o600
+
+
+def test_the_witness_of_another_run_says_nothing(run, tmp_path):
+    other = witness.Head("another", 10**6, "0" * 64)
+    witness.forget(run)
+    witness.advance(run, other)
+    with Ledger.open(run) as ledger:
+        assert "another run's" in ledger.witnessed().note
+        ledger.record_event("note", "test", {})
+    assert witness.read(run).head.of("run-1")
+
+
+def test_a_new_run_of_an_old_name_starts_with_nothing_noted(run, tmp_path):
+    for suffix in ("", "-wal"):
+        run.with_name(run.name + suffix).unlink()
+    voting.ballot(run, 3, sync=False)  # the same name, and in this test the same id
+    with Ledger.open(run) as ledger:
+        assert verification.verify(ledger).ok
+
+
+def test_a_write_of_the_witness_that_was_torn_leaves_the_head_before_it(run):
+    noted = witness.read(run).head.event
+    content = bytearray(witness.beside(run).read_bytes())
+    at = content.index(f" {noted:012} ".encode())
+    content[at + 20 : at + 40] = b"\0" * 20
+    witness.beside(run).write_bytes(content)
+    assert witness.read(run).head.event == noted - 1
+    with Ledger.open(run) as ledger:
+        assert verification.verify(ledger).ok
+
+
+def test_a_record_that_was_written_anew_is_found_while_its_witness_stands(run, capsys):
+    with Ledger.open(run) as ledger:
+        ledger.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        noted = witness.read(run).head
+    other = witness.Head("run-1", noted.event, "0" * 64)
+    witness.forget(run)
+    witness.advance(run, other)
+    assert call(["verify", str(run)]) == 5
+    assert f"event {noted.event} is not the one that was acknowledged" in one_line(capsys)
+
+
+def test_a_head_never_goes_back(tmp_path):
+    path = tmp_path / "run.db"
+    for event in (5, 3, 6, 6, 2):
+        witness.advance(path, witness.Head("r", event, f"{event:064}"))
+    head = witness.read(path).head
+    assert (head.event, head.sha256) == (6, f"{6:064}")
+
+
+# ---- several processes, and a kill between commit and witness ----
+
+
+def note(path, times):
+    with Ledger.open(path) as ledger:
+        for number in range(times):
+            ledger.record_event("note", "test", {"number": number})
+
+
+def test_processes_that_write_at_once_leave_the_last_head(run):
+    doors = [children.start(note, run, 60) for _ in range(3)]
+    for door in doors:
+        door.join()
+    assert [door.exitcode for door in doors] == [0] * 3
+    with Ledger.open(run, readonly=True) as ledger:
+        last = list(ledger.events())[-1]
+    head = witness.read(run).head
+    assert (head.event, head.sha256) == (last["event"], last["row_sha256"])
+
+
+def vote_and_die(path, seats, at):
+    with arm(f"cp15:kill@{at}"):
+        vote(path, seats, range(20))
+
+
+def test_a_kill_between_commit_and_witness_harms_nothing(tmp_path):
+    path = tmp_path / "run.db"
+    seats = voting.ballot(path, 60, sync=False)
+    with Ledger.open(path) as web:  # another process goes on
+        assert children.run(vote_and_die, path, seats, 8) == children.KILLED
+        last = list(web.events())[-1]["event"]
+        assert witness.read(path).head.event == last - 1  # longer than its witness
+        assert verification.verify(web).ok and len(web.votes()) == 8
+        # The client did not hear of it and asks again: now it is told, so now it is attested.
+        voting.post(VoteService(web), seats, 0, 7)
+        assert len(web.votes()) == 8
+        assert witness.read(path).head.event == last
+
+
+def test_a_record_longer_than_its_witness_is_taken_up(tmp_path):
+    path = tmp_path / "run.db"
+    seats = voting.ballot(path, 60, sync=False)
+    assert children.run(vote_and_die, path, seats, 8) == children.KILLED
+    noted = witness.read(path).head.event
+    assert call(["verify", str(path)]) == 0
+    with Ledger.open(path) as ledger:
+        assert list(ledger.events())[-1]["event"] == noted + 1 == witness.read(path).head.event
