@@ -14,10 +14,19 @@ import httpx
 import pytest
 
 from szpo.errors import StorageError
-from tests.support.browser import MINUS, PLUS, Stage
+from tests.support.browser import MINUS, PLUS, MovableClock, Stage
 
 pytest_plugins = ["tests.support.browser"]
 PAGES = ()
+
+
+class Still(MovableClock):
+    """A clock that only a test moves."""
+
+    def __call__(self) -> int:
+        self._last += 1
+        return 1_800_000_000_000_000 + self.ahead_us + self._last
+
 
 DOC = Path(__file__).parents[2] / "docs" / "api.md"
 BLIND = re.compile(r"plus|minus|seed|radius|\bmu\b|\"k\"|model|theta|adapter", re.IGNORECASE)
@@ -170,6 +179,18 @@ def test_a_flood_of_votes_is_slowed_and_nobody_else_is(stage: Stage, client: htt
     assert int(refused.headers["Retry-After"]) >= 1
     with httpx.Client(base_url=stage.url, cookies=stage.cookie("panelist", "P-02")) as other:
         assert other.post("/api/votes", json=ballot(take(other))).status_code == 200
+
+
+@pytest.mark.parametrize("stage", [{"clock": Still()}], indirect=True)
+def test_more_sessions_are_not_more_votes(stage: Stage) -> None:
+    stage.advance()
+    taken, sent = 0, None
+    for _ in range(5):
+        cookies = stage.cookie("panelist", "P-01")
+        with httpx.Client(base_url=stage.url, cookies=cookies, timeout=20) as one:
+            sent = sent or ballot(take(one))
+            taken += [one.post("/api/votes", json=sent).status_code for _ in range(6)].count(200)
+    assert taken == 10
 
 
 def test_a_full_disk_is_said_and_the_same_request_works_later(

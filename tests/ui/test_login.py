@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,13 +10,22 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.requests import Request
 
 from szpo_ui.web import credentials, login
 from szpo_ui.web.rate import Buckets, Locks
-from tests.support.browser import Stage, violations
+from tests.support.browser import MovableClock, Stage, awaited, violations
 
 pytest_plugins = ["tests.support.browser"]
 PAGES = ()
+
+
+class Still(MovableClock):
+    """A clock that only a test moves."""
+
+    def __call__(self) -> int:
+        self._last += 1
+        return 1_800_000_000_000_000 + self.ahead_us + self._last
 
 
 @pytest.fixture
@@ -48,21 +58,92 @@ def test_behind_tls_the_cookie_is_bound_to_the_host(stage: Stage, client: httpx.
     assert answer.headers["strict-transport-security"].startswith("max-age=")
 
 
-def test_five_wrong_codes_lock_the_name_and_the_address_for_a_minute(
+WRONG = "0000-0000-0000-0000"
+
+
+def test_five_wrong_codes_lock_the_name_there_for_a_minute(
     stage: Stage, client: httpx.Client
 ) -> None:
     invited = stage.invitation("panelist", "P-01")
-    other = stage.invitation("panelist", "P-02")
     for _ in range(5):
-        wrong = client.post("/login", json={"name": "P-01", "code": "0000-0000-0000-0000"})
+        wrong = client.post("/login", json={"name": "P-01", "code": WRONG})
         assert (wrong.status_code, wrong.json()["error"]) == (401, "unknown")
-    for name, code in (("p-01", invited.code), ("P-02", other.code)):
+    for name, code in (("p-01", invited.code), ("P-01", WRONG)):
         locked = client.post("/login", json={"name": name, "code": code})
         assert (locked.status_code, locked.json()["error"]) == (429, "locked")
         assert 50 <= int(locked.headers["retry-after"]) <= 60
-    assert client.post("/redeem", json={"token": other.token}).status_code == 429
     stage.clock.forward(61)
     assert client.post("/login", json={"name": "P-01", "code": invited.code}).status_code == 200
+
+
+def test_a_lock_keeps_out_no_other_name_and_no_link(stage: Stage, client: httpx.Client) -> None:
+    locked, other = (stage.invitation("panelist", name) for name in ("P-01", "P-02"))
+    for name in ("P-01", "nobody"):
+        for _ in range(6):
+            answer = client.post("/login", json={"name": name, "code": WRONG})
+        assert answer.status_code == 429
+    assert client.post("/login", json={"name": "P-02", "code": other.code}).status_code == 200
+    for token in ("x" * 43, locked.token, locked.token):
+        answer = client.post("/redeem", json={"token": token})
+        assert answer.status_code == (200 if token == locked.token else 401)
+        if answer.status_code == 200:
+            break
+
+
+def test_wrong_codes_that_arrive_together_are_counted_before_they_are_judged(
+    stage: Stage,
+) -> None:
+    stage.invitation("panelist", "P-01")
+
+    async def guess() -> list[int]:
+        limits = httpx.Limits(max_connections=200)
+        async with httpx.AsyncClient(base_url=stage.url, timeout=60, limits=limits) as many:
+            asked = [many.post("/login", json={"name": "P-01", "code": WRONG}) for _ in range(200)]
+            return [answer.status_code for answer in await asyncio.gather(*asked)]
+
+    codes = awaited(guess())
+    assert (codes.count(401), codes.count(429)) == (5, 195)
+
+
+@pytest.mark.parametrize("guessed", ["P-01", "P-02"])
+def test_a_right_login_clears_nothing(stage: Stage, client: httpx.Client, guessed: str) -> None:
+    own, _ = (stage.invitation("panelist", name) for name in ("P-01", "P-02"))
+    judged = 0
+    for i in range(40):
+        judged += client.post("/login", json={"name": guessed, "code": WRONG}).status_code == 401
+        if i % 4 == 3:
+            client.post("/login", json={"name": "P-01", "code": own.code})
+    assert judged == 5
+
+
+@pytest.mark.parametrize("stage", [{"clock": Still()}], indirect=True)
+def test_right_logins_and_their_sessions_have_a_bound(stage: Stage) -> None:
+    invited = stage.invitation("panelist", "P-01")
+    tokens, refused = [], 0
+    for i in range(40):
+        if i == 20:
+            stage.clock.forward(60)
+        sent = {"name": "P-01", "code": invited.code}
+        answer = httpx.post(f"{stage.url}/api/session", json=sent)
+        if answer.status_code == 200:
+            tokens.append(answer.json()["token"])
+        else:
+            assert (answer.status_code, answer.json()["error"]) == (429, "too_many")
+            refused += 1
+    assert (len(tokens), refused) == (20, 20)
+    rows = stage.ledger.query("SELECT 1 FROM credentials WHERE credential LIKE 'session:%'")
+    assert len(rows) == credentials.MOST_SESSIONS == 10
+    alive = [credentials.identify(stage.ledger, token) is not None for token in tokens]
+    assert alive == [False] * 10 + [True] * 10
+
+
+def test_addresses_of_one_network_are_one_to_the_lock() -> None:
+    def seen(host: str) -> str:
+        return login._network(Request({"type": "http", "client": (host, 1), "headers": []}))
+
+    assert seen("2001:db8::1") == seen("2001:db8::ffff:1") != seen("2001:db8:0:1::1")
+    assert seen("10.0.0.1") != seen("10.0.0.2")
+    assert seen("testclient") == "testclient"
 
 
 def test_an_unknown_name_is_answered_like_a_wrong_code(stage: Stage, client: httpx.Client) -> None:
@@ -206,16 +287,18 @@ def test_buckets_pass_a_burst_and_then_the_rate() -> None:
     assert buckets.take("a") > 0
 
 
-def test_locks_count_in_a_row_and_start_anew_after_a_lock() -> None:
+def test_locks_count_the_wrong_codes_of_the_last_minute() -> None:
     now = [0]
     locks = Locks(lambda: now[0], tries=2, seconds=10)
-    locks.wrong("a")
+    assert locks.take("a") == 0.0
     locks.right("a")
-    locks.wrong("a")
-    assert locks.left("a") == 0
-    locks.wrong("a", "b")
-    assert (locks.left("a"), locks.left("b")) == (10, 0)
-    now[0] = 10_000_000
-    assert locks.left("a", "b") == 0
-    locks.wrong("a")
-    assert locks.left("a") == 0, "one more try, not one more lock"
+    now[0] = 4_000_000
+    assert locks.take("a") == locks.take("a") == 0.0
+    assert locks.take("a") == pytest.approx(10)
+    assert locks.take("b") == 0.0, "others are not held up"
+    now[0] = 13_000_000
+    assert locks.take("a") == pytest.approx(1)
+    now[0] = 14_000_000
+    assert locks.take("a") == 0.0
+    now[0] = 1_000_000
+    assert locks.take("a") == 0.0, "a clock that was set back locks nobody"

@@ -105,7 +105,7 @@ def routes(site: Site, writer: Writer) -> list[Route]:
 
     async def vote(request: Request) -> Response:
         who = login.identity(site, request, "panelist")
-        if wait := votes.take(who.credential):
+        if wait := votes.take(str(who.panelist)):
             return refuse(429, "too_many", "too many votes; slow down", retry_after=wait)
         given = await read(Cast, request)
         if isinstance(given, Response):

@@ -27,6 +27,8 @@ Fault = Literal["login", "expired", "revoked"]
 
 SESSION_US: Final = 12 * 3600 * 1_000_000
 """How long a session lasts without being used."""
+MOST_SESSIONS: Final = 10
+"""Sessions of one person; a further one ends that which was not used for longest."""
 SLIDE_US: Final = 60_000_000
 """A session's use is written down at most this often."""
 LONGEST_DAYS: Final = 3650.0
@@ -149,7 +151,7 @@ def redeem(ledger: Ledger, token: str) -> tuple[str, Identity]:
         AccessError: unknown, used, revoked or expired.
     """
     with ledger.transaction("access"):
-        row = _checked(ledger, credential_rows.find(ledger, token, ("link", "used")), "this link")
+        row = _link(ledger, token)
         ledger.execute(
             "UPDATE credentials SET credential = 'used' || substr(credential, 5) "
             "WHERE credential = ?",
@@ -168,11 +170,25 @@ def login(ledger: Ledger, name: str, code: str) -> tuple[str, Identity]:
         AccessError: unknown (name or code, it is not said which), revoked or expired.
     """
     with ledger.transaction("access"):
-        row = credential_rows.find(ledger, credential_rows.plain_code(code), ("code",))
-        known = "" if row is None else credential_rows.name_of(row)
-        if not hmac.compare_digest(*(utf8(n.strip().casefold()).encode() for n in (known, name))):
-            row = None
-        return _begin(ledger, _checked(ledger, row, "this name and code"))
+        return _begin(ledger, _code(ledger, name, code))
+
+
+def check_link(ledger: Ledger, token: str) -> str:
+    """Whose link it is; nothing is written.
+
+    Raises:
+        AccessError: what `redeem` raises.
+    """
+    return credential_rows.name_of(_link(ledger, token))
+
+
+def check_code(ledger: Ledger, name: str, code: str) -> str:
+    """The name as it was given out, of a name and its code; nothing is written.
+
+    Raises:
+        AccessError: what `login` raises.
+    """
+    return credential_rows.name_of(_code(ledger, name, code))
 
 
 def identify(ledger: Ledger, session: str) -> Identity | None:
@@ -313,6 +329,18 @@ def _identity(row: Record) -> Identity:
     return Identity(row["role"], credential_rows.name_of(row), row["panelist"], row["credential"])
 
 
+def _link(ledger: Ledger, token: str) -> Record:
+    return _checked(ledger, credential_rows.find(ledger, token, ("link", "used")), "this link")
+
+
+def _code(ledger: Ledger, name: str, code: str) -> Record:
+    row = credential_rows.find(ledger, credential_rows.plain_code(code), ("code",))
+    known = "" if row is None else credential_rows.name_of(row)
+    if not hmac.compare_digest(*(utf8(n.strip().casefold()).encode() for n in (known, name))):
+        row = None
+    return _checked(ledger, row, "this name and code")
+
+
 def _checked(ledger: Ledger, row: Record | None, what: str) -> Record:
     if row is None:
         raise AccessError("unknown", f"{what} is not known; check it, or ask for a new invitation")
@@ -328,8 +356,10 @@ def _checked(ledger: Ledger, row: Record | None, what: str) -> Record:
 def _begin(ledger: Ledger, row: Record) -> tuple[str, Identity]:
     """A new session behind a credential that was checked."""
     now, secret, name = ledger.clock(), secrets.token_urlsafe(32), credential_rows.name_of(row)
-    for old in credential_rows.under(ledger, f"session:{name}"):  # keep the file small
-        if old["expires_us"] <= now:
+    before = credential_rows.under(ledger, f"session:{name}")
+    before.sort(key=lambda row: row["created_us"], reverse=True)
+    for i, old in enumerate(before):  # the file stays small, and so does what one person holds
+        if old["expires_us"] <= now or i >= MOST_SESSIONS - 1:
             ledger.execute("DELETE FROM credentials WHERE credential = ?", (old["credential"],))
     expires = min(now + SESSION_US, credential_rows.ends_us(ledger, name))
     credential = credential_rows.add(

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from importlib import resources
+from ipaddress import ip_address, ip_network
 from typing import Any, Final, TypeVar
 
 from fastapi import APIRouter, HTTPException, Request
@@ -28,7 +29,7 @@ from szpo.ledger.canonical import sha256
 from szpo.ledger.database import Ledger
 from szpo_ui.web import credentials
 from szpo_ui.web.credentials import AccessError, Fault, Identity, Role
-from szpo_ui.web.rate import KEPT, Locks
+from szpo_ui.web.rate import KEPT, Buckets, Locks
 from szpo_ui.web.requests import read, refuse
 from szpo_ui.web.site import Site
 
@@ -38,6 +39,8 @@ PLACES: dict[Role, str] = {"panelist": "/panel", "operator": "/operate"}
 """Where each role works."""
 POSTERIOR = "/operate-visualize"
 """The operator's page of what votes say about two features."""
+LOGINS_PER_SECOND, LOGINS_AT_ONCE = 1 / 6, 10
+"""Right codes of one person."""
 SCOPE = "szpo.identity"
 """Where the door leaves its finding for the handlers of the same request."""
 _LOGIN = resources.files("szpo_ui") / "static" / "login.html"
@@ -171,6 +174,7 @@ def router(site: Site, sessions: Sessions) -> APIRouter:
     """GET /, GET and POST /login, POST /redeem, /logout and, for programs, /api/session."""
     routes = APIRouter()
     locks = Locks(site.clock)
+    logins = Buckets(site.clock, rate=LOGINS_PER_SECOND, burst=LOGINS_AT_ONCE)
 
     @routes.get("/")
     def home(request: Request) -> Response:
@@ -199,35 +203,46 @@ def router(site: Site, sessions: Sessions) -> APIRouter:
         given = await read(Redeem, request)
         if isinstance(given, Response):
             return given
-        return await _let_in(
-            partial(credentials.redeem, site.ledger, given.token), (_address(request),), request
-        )
+        judge = partial(credentials.check_link, token=given.token)
+        if isinstance(name := await _judged(judge), Response):
+            return name
+        return await _let_in(partial(credentials.redeem, site.ledger, given.token), request)
 
     async def _by_code(given: Login, request: Request, *, cookie: bool = True) -> Response:
-        keys = (f"name {given.name.strip().casefold()}", _address(request))
-        ask = partial(credentials.login, site.ledger, given.name, given.code)
-        return await _let_in(ask, keys, request, cookie=cookie)
-
-    async def _let_in(
-        ask: Callable[[], tuple[str, Identity]],
-        keys: tuple[str, ...],
-        request: Request,
-        *,
-        cookie: bool = True,
-    ) -> Response:
-        if left := locks.left(*keys):
+        key = f"{given.name.strip().casefold()} {_network(request)}"
+        if left := locks.take(key):
             return refuse(
                 429,
                 "locked",
                 f"too many wrong codes; try again in {left:.0f} seconds",
                 retry_after=left,
             )
+        judge = partial(credentials.check_code, name=given.name, code=given.code)
+        if isinstance(name := await _judged(judge), Response):
+            return name
+        locks.right(key)
+        if wait := logins.take(name):
+            return refuse(429, "too_many", "too many logins; slow down", retry_after=wait)
+        ask = partial(credentials.login, site.ledger, given.name, given.code)
+        return await _let_in(ask, request, cookie=cookie)
+
+    async def _judged(look: Callable[[Ledger], str]) -> str | Response:
+        """Whose secret it is, by a look at the file; a wrong one takes no lock and no thread."""
+        try:
+            return await sessions.ask(look)
+        except AccessError as error:
+            return refused(error)
+
+    def refused(error: AccessError) -> Response:
+        return refuse(403 if error.code == "revoked" else 401, error.code, str(error))
+
+    async def _let_in(
+        ask: Callable[[], tuple[str, Identity]], request: Request, *, cookie: bool = True
+    ) -> Response:
         try:
             secret, found = await run_in_threadpool(ask)
-        except AccessError as error:
-            locks.wrong(*keys)
-            return refuse(403 if error.code == "revoked" else 401, error.code, str(error))
-        locks.right(*keys)
+        except AccessError as error:  # somebody was faster
+            return refused(error)
         if not cookie:
             return JSONResponse({"token": secret, "name": found.name, "role": found.role})
         if old := _token(site, request.headers):  # a fresh session, never a second one
@@ -260,6 +275,13 @@ def _token(site: Site, headers: Headers) -> str | None:
     return cookie_parser(headers.get("cookie", "")).get(cookie_name(site.secure))
 
 
-def _address(request: Request) -> str:
-    """Where a request comes from: kept in memory for the lock, never stored."""
-    return f"address {request.client.host if request.client else ''}"
+def _network(request: Request) -> str:
+    """Where a request comes from: kept in memory for the lock, never stored.
+
+    One subscriber has 2⁶⁴ addresses of IPv6: they count as one.
+    """
+    host = request.client.host if request.client else ""
+    with contextlib.suppress(ValueError):
+        if (address := ip_address(host)).version == 6:
+            return str(ip_network((int(address) >> 64 << 64, 64)))
+    return host

@@ -35,31 +35,28 @@ class Buckets:
 
 @dataclass
 class Locks:
-    """After ``tries`` wrong codes in a row a key is locked for ``seconds``."""
+    """At most ``tries`` wrong codes of a key within ``seconds``; nothing else takes one away.
+
+    A code counts as wrong from the moment it is taken in until it is found right, so that many at
+    once are no more than many in a row.
+    """
 
     clock: Clock
     tries: int = 5
     seconds: float = 60.0
-    _wrong: OrderedDict[str, tuple[int, int]] = field(default_factory=OrderedDict)
+    _wrong: OrderedDict[str, tuple[int, ...]] = field(default_factory=OrderedDict)
 
-    def left(self, *keys: str) -> float:
-        """Seconds until none of the keys is locked."""
-        now = self.clock()
-        ends = [self._wrong[key][1] for key in keys if key in self._wrong]
-        return max(0.0, (max(ends, default=0) - now) * 1e-6)
+    def take(self, key: str) -> float:
+        """0.0 if a code may be judged, which is counted; else the seconds until one may."""
+        now, span = self.clock(), round(self.seconds * 1e6)
+        # What lies ahead was noted before the clock was set back, and says nothing any more.
+        lately = tuple(at for at in self._wrong.pop(key, ()) if 0 <= now - at < span)
+        passes = len(lately) < self.tries
+        self._wrong[key] = (*lately, now) if passes else lately
+        if len(self._wrong) > KEPT:
+            self._wrong.popitem(last=False)
+        return 0.0 if passes else (lately[0] + span - now) * 1e-6
 
-    def wrong(self, *keys: str) -> None:
-        """Count a wrong code against each key; the count starts anew after a lock."""
-        now = self.clock()
-        for key in keys:
-            count, end = self._wrong.pop(key, (0, 0))
-            count = 1 if 0 < end <= now else count + 1
-            end = now + round(self.seconds * 1e6) if count >= self.tries else 0
-            self._wrong[key] = (count, end)
-            if len(self._wrong) > KEPT:
-                self._wrong.popitem(last=False)
-
-    def right(self, *keys: str) -> None:
-        """Forget the wrong codes of these keys."""
-        for key in keys:
-            self._wrong.pop(key, None)
+    def right(self, key: str) -> None:
+        """A code that was taken in was right: it alone does not count."""
+        self._wrong[key] = self._wrong.get(key, ())[:-1]

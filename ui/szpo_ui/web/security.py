@@ -26,7 +26,7 @@ BODY_LIMIT = 65_536
 BODY_SECONDS = 10.0
 """How long a body may take to arrive."""
 POSTS_PER_SECOND, POSTS_AT_ONCE = 20.0, 60
-"""Requests that change something, of one session."""
+"""Requests that change something, of one person."""
 GRADIO_PAGES = ("/panel", "/operate", "/visualize")
 """What the paths of Gradio's pages begin with."""
 OPEN_PATHS = frozenset({"/login", "/redeem", "/api/session", "/healthz", "/favicon.ico"})
@@ -107,7 +107,7 @@ class Door:
         found = await self._who(scope, headers)
         if isinstance(found, Response):
             return found
-        if changes and (wait := self.posts.take(found.credential)):
+        if changes and (wait := self.posts.take(found.name)):
             return refuse(429, "too_many", "too many requests; slow down", retry_after=wait)
         return None
 
