@@ -184,8 +184,7 @@ class _Loop:
         if row["state"] == "void" and row["closed_by"] is not None:
             votes = self._votes(row["step"])
             self.spent += len(votes.counted)
-            comparisons = self.ledger.comparisons(row["step"])
-            self.read += answers_read(votes.standing, comparisons)
+            self.read += answers_read(votes.standing, self.ledger.comparisons(row["step"]))
 
     def _catch_up(self) -> None:
         ledger = self.ledger
@@ -352,9 +351,9 @@ class _Loop:
 
     def _overdue(self, row: Record) -> bool:
         """Close a step whose deadline has passed, with what there is; False if that must wait."""
-        if self.deadline_s is None or row["opened_us"] is None:
-            return False
-        if self.ledger.clock() < steps.deadline_us(self.ledger, row, self.deadline_s):
+        if self.deadline_s is None or row["opened_us"] is None or (
+            self.ledger.clock() < steps.deadline_us(self.ledger, row, self.deadline_s)
+        ):  # fmt: skip
             return False
         return steps.close(
             self.ledger, row["step"], "deadline", epoch=self.lease.epoch, quorum=self.quorum,
