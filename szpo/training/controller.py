@@ -118,8 +118,7 @@ class _Loop:
     head: str = field(init=False)
     made: dict[int, dict[str, float]] = field(default_factory=dict)
     reading: budget.Reading = field(default_factory=budget.Reading)
-    votes: StepVotes | None = None
-    """Those of the step at hand, read on at each look."""
+    votes: StepVotes | None = None  # of the step at hand, read on at each look
     spent: int = 0
     read: int = 0
     generation_s: float = 0.0
