@@ -377,7 +377,8 @@ def _maker(group: str, name: str, known: Sequence[str] = ()) -> Callable[..., An
         return None
     plain, _, changes = name.partition("+")
     what = group.rpartition(".")[2].rstrip("s")
-    maker: Callable[..., Any] = plugins.load(group, plain, what, builtin=known)
+    asked = plain if plain in plugins.names(group) else name
+    maker: Callable[..., Any] = plugins.load(group, asked, what, builtin=known)
     if not changes:
         return maker
     if (changed := getattr(maker, "changed", None)) is None:
