@@ -95,7 +95,7 @@ def path(original, tmp_path):
 def failure(path):
     """The first failure, or the error that kept the file from opening, as (table, row)."""
     try:
-        with Ledger.open(path) as ledger:
+        with Ledger.open(path, readonly=True) as ledger:
             found = verification.verify(ledger).failure
     except IntegrityError as error:
         assert "runs" in str(error)
