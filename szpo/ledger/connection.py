@@ -10,7 +10,7 @@ import tempfile
 import time
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from szpo.errors import IntegrityError, LeaseError, StorageError, UsageError
 from szpo.ledger.holders import named, readers
@@ -50,14 +50,15 @@ def connect(path: Path, *, readonly: bool) -> sqlite3.Connection:
 
 
 def _opened(
-    path: Path, how: str, kind: type[sqlite3.Connection] = sqlite3.Connection
+    path: Path, how: str, kind: type[sqlite3.Connection] | None = None
 ) -> sqlite3.Connection:
+    own: dict[str, Any] = {} if kind is None else {"factory": kind}
     conn: sqlite3.Connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?{how}",
         uri=True,
         isolation_level=None,
         check_same_thread=False,
-        factory=kind,
+        **own,
     )
     try:
         for pragma in _PRAGMAS:  # the last of them already looks into the file
