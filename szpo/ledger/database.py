@@ -29,7 +29,7 @@ from szpo.ledger import rows as ledger_rows
 from szpo.ledger.canonical import canonical, sha256
 from szpo.ledger.connection import Folder, check_kind, check_place, connect, translate
 from szpo.optim import parameters as optim_parameters
-from szpo.types import Comparison, Layout, Row, Theta, Update
+from szpo.types import Comparison, Layout, Theta, Update
 
 APPLICATION_ID: Final = 0x535A504F
 SCHEMA_VERSION: Final = 1
@@ -72,7 +72,7 @@ class Ledger:
         self._pending: list[list[str]] = []
         self._folder = Folder(path)
         self._noted = witness.read(path)  # before the record, which only grows
-        self._attested = 0
+        self._head: Record | None = None
         try:
             found = self.query("SELECT * FROM runs ORDER BY created_us LIMIT 1")
         except IntegrityError as error:
@@ -195,14 +195,13 @@ class Ledger:
                 yield
                 return
             before = self._conn.total_changes
-            self._depth, self._pending = 1, []
+            self._depth, self._pending, self._head = 1, [], None
             try:  # from here on, that an interrupt at any instruction leaves no lock behind
                 self.execute("BEGIN IMMEDIATE")
                 yield
                 if self._pending:
                     rows, self._pending = self._pending, []
                     self._add_event("rows", actor, {"rows": rows})
-                last = self._last_event()
                 self.execute("COMMIT")
             except BaseException:
                 self._undone += self._conn.total_changes != before
@@ -211,9 +210,9 @@ class Ledger:
                 raise
             finally:
                 self._depth, self._pending = 0, []
-            if last is not None and last["event"] > self._attested:
+            if self._head is not None:
                 failpoint("cp15")
-                self._attest(last)
+                self._attest(self._head)
             self._folder.fold(self._conn)
 
     @contextmanager
@@ -222,12 +221,13 @@ class Ledger:
         with self._lock:
             if not self._depth:
                 raise UsageError("savepoint: open a transaction first")
-            kept, before = len(self._pending), self._conn.total_changes
+            kept, head, before = len(self._pending), self._head, self._conn.total_changes
             self.execute("SAVEPOINT part")
             try:
                 yield
             except BaseException:
                 del self._pending[kept:]
+                self._head = head
                 self._undone += self._conn.total_changes != before
                 if self._conn.in_transaction:
                     self._conn.execute("ROLLBACK TO part")
@@ -235,10 +235,16 @@ class Ledger:
                 raise
             self.execute("RELEASE part")
 
+    def vouch(self) -> None:
+        """Let this transaction attest the head that it finds, though it may add nothing.
+
+        For acknowledging what stands already: who stored it may have died before attesting it.
+        """
+        self._head = self._last_event()
+
     def _attest(self, last: Record) -> None:
         """Note the last event beside the file: its commit stands, nobody has been told of it."""
         witness.attest(self.path, witness.Head(self.run, last["event"], last["row_sha256"]))
-        self._attested = last["event"]
 
     def witnessed(self) -> witness.Verdict:
         """What the witness beside the file says of the record's end.
@@ -337,6 +343,7 @@ class Ledger:
     def _add_event(self, kind: str, actor: str, body: Mapping[str, Any]) -> None:
         event = ledger_rows.event(self.row, self._last_event(), self.clock(), actor, kind, body)
         self.execute(ledger_rows.insert_sql("events", tuple(event)), list(event.values()))
+        self._head = event
 
     def _last_event(self) -> Record | None:
         last = self.query("SELECT event, row_sha256 FROM events ORDER BY event DESC LIMIT 1")
@@ -461,22 +468,10 @@ class Ledger:
         return self._comparison(heads[0]) if heads else None
 
     def _comparison(self, head: Record) -> Comparison:
-        rows: tuple[Row, ...] = tuple(
-            canonical_form.row_of(answer)
-            for answer in self.query(
-                "SELECT * FROM answers WHERE comparison = ? ORDER BY i", (head["comparison"],)
-            )
+        answers = self.query(
+            "SELECT * FROM answers WHERE comparison = ? ORDER BY i", (head["comparison"],)
         )
-        return Comparison(
-            id=head["comparison"],
-            step=-1 if head["step"] is None else head["step"],
-            k=head["k"] or 0,
-            n=head["n"] or 0,
-            rows=rows,
-            kind=head["kind"],
-            repeats=head["repeats"],
-            expected=head["expected"],
-        )
+        return ledger_rows.comparison_of(head, answers)
 
     def votes(self, step: int | None = None) -> list[Record]:
         """Every stored vote with its comparison, panelist and side; of one step or of all."""

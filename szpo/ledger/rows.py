@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from szpo.errors import RunError
 from szpo.ledger import canonical as canonical_form
 from szpo.ledger.canonical import canonical, sha256
-from szpo.types import Update
+from szpo.types import Comparison, Update
 
 
 def tensor(name: str, array: NDArray[Any]) -> dict[str, Any]:
@@ -79,6 +79,20 @@ def update_of(row: Mapping[str, Any]) -> Update:
         return Update(row["step"], row["k"], coef=row["coef"])
     values = np.frombuffer(row["vector"], dtype="<f4")
     return Update(row["step"], row["k"], vector=tuple(float(value) for value in values))
+
+
+def comparison_of(head: Mapping[str, Any], answers: Iterable[Mapping[str, Any]]) -> Comparison:
+    """The comparison that a row of `comparisons` and its rows of `answers`, in order, hold."""
+    return Comparison(
+        id=head["comparison"],
+        step=-1 if head["step"] is None else head["step"],
+        k=head["k"] or 0,
+        n=head["n"] or 0,
+        rows=tuple(canonical_form.row_of(answer) for answer in answers),
+        kind=head["kind"],
+        repeats=head["repeats"],
+        expected=head["expected"],
+    )
 
 
 def insert_sql(table: str, columns: tuple[str, ...]) -> str:

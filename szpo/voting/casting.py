@@ -126,6 +126,7 @@ def store(ledger: Ledger, ballot: Ballot, *, rubric_version: int | None, at_us: 
                     "vote: this key was used for another answer; send a new key",
                     receipt(known),
                 )
+            ledger.vouch()
             return receipt(known, replayed=True)
     stands = receipt(before[-1]) if before else None
     is_open = _is_open(ledger, seat, answered=bool(before))
