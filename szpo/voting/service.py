@@ -21,6 +21,8 @@ from szpo.voting.counting import StepVotes
 from szpo.voting.seats import panelist_id, prompt_order, seat_id
 
 PanelistKind = Literal["person", "simulated", "judge"]
+SeatKind = Literal["round", "calibration", "practice", "final"]
+"""What a panelist may ask for: a comparison of the open step, or one of three outside training."""
 SEAT_TTL_US: Final = 600_000_000
 """How long a comparison stays reserved for the panelist who was shown it: ten minutes."""
 
@@ -88,6 +90,22 @@ class VoteService:
         return self.ledger.query("SELECT * FROM panelists ORDER BY rowid")
 
     # ---- seats ----
+
+    def ask(self, kind: SeatKind, panelist: str, *, tab: str | None = None) -> Assignment | None:
+        """A comparison of that kind for this panelist, or None while there is none.
+
+        Raises:
+            UsageError: nobody of that id is enrolled.
+        """
+        match kind:
+            case "round":
+                return self.assign(panelist, tab=tab)
+            case "calibration":
+                return self.calibration(panelist, tab=tab)
+            case "practice":
+                return self.practice(panelist, tab=tab)
+            case "final":
+                return self.final(panelist, tab=tab)
 
     def assign(self, panelist: str, *, tab: str | None = None) -> Assignment | None:
         """A comparison of the open step for this panelist, or None while nothing is left.

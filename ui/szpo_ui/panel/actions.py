@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from szpo.errors import UsageError
 from szpo.ledger.canonical import canonical, sha256
-from szpo.types import Assignment, Choice
+from szpo.types import Choice
 from szpo.voting import casting
 from szpo.voting.casting import VoteConflictError
+from szpo.voting.service import SeatKind
 from szpo_ui.panel import screens, texts
 from szpo_ui.panel.comparison_view import sheet
 from szpo_ui.panel.screens import Alive, Ask, Feedback, Mode, Screen
@@ -84,15 +86,22 @@ def act(site: Site, panelist: str, name: str, action: Action, alive: Alive) -> S
             screens.take_over(site, panelist, action.tab)
         case _:
             pass
-    extra = action.do.removeprefix("agree-")
-    if extra in {"practice", "calibrate", "final"}:
-        seat = _extra(site, panelist, extra, action.tab)
+    kind = _EXTRA.get(action.do)
+    if kind is not None:
+        seat = site.service.ask(kind, panelist, tab=action.tab)
         if seat is None:
-            notice = texts.NOTICES["none_left" if extra == "calibrate" else "no_final"]
-        elif extra == "practice":
+            notice = texts.NOTICES["none_left" if kind == "calibration" else "no_final"]
+        elif kind == "practice":
             ask = dataclasses.replace(ask, seat=seat.id, mode="practice")
     screen = screens.look(site, panelist, name, ask, alive)
     return dataclasses.replace(screen, notice=notice) if notice else screen
+
+
+_EXTRA: Final[Mapping[Do, SeatKind]] = {
+    "agree-practice": "practice", "practice": "practice", "calibrate": "calibration",
+    "final": "final",
+}  # fmt: skip
+"""Deeds that ask for a comparison outside training."""
 
 
 def _vote(site: Site, panelist: str, name: str, action: Action, alive: Alive) -> Screen:
@@ -200,15 +209,6 @@ def _release(site: Site, panelist: str, seat: str | None) -> None:
     row = screens.seat_row(site, panelist, seat) if seat else None
     if row is not None and row["choice"] is None:
         site.service.release(row["assignment"])
-
-
-def _extra(site: Site, panelist: str, kind: str, tab: str) -> Assignment | None:
-    """Seat the panelist at a comparison that is not for training, if there is one."""
-    if kind == "practice":
-        return site.service.practice(panelist, tab=tab)
-    if kind == "calibrate":
-        return site.service.calibration(panelist, tab=tab)
-    return site.service.final(panelist, tab=tab)
 
 
 def _nobody(panelist: str, tab: str) -> bool:

@@ -20,6 +20,7 @@ from szpo.errors import StorageError, SzpoError, UsageError
 from szpo.training.status import round_status, told
 from szpo.types import Assignment, Comparison
 from szpo.voting.casting import Ballot, Receipt, VoteConflictError
+from szpo.voting.service import SeatKind
 from szpo_ui.web import login
 from szpo_ui.web.rate import Buckets
 from szpo_ui.web.requests import read, refuse
@@ -48,7 +49,7 @@ class Ask(Body):
     """POST /api/assignment."""
 
     tab: Tab
-    of: Literal["round", "calibration", "practice", "final"] = "round"
+    of: SeatKind = "round"
 
 
 class Give(Body):
@@ -95,7 +96,9 @@ def routes(site: Site, writer: Writer) -> list[Route]:
         asked = await read(Ask, request)
         if isinstance(asked, Response):
             return asked
-        seat = await writer.do(partial(_seat, site, str(who.panelist), asked))
+        seat = await writer.do(
+            partial(site.service.ask, asked.of, str(who.panelist), tab=asked.tab)
+        )
         if seat is None:
             return Response(status_code=204)
         comparison = await run_in_threadpool(texts, seat.comparison)
@@ -207,17 +210,6 @@ def shown(comparison: Comparison, seat: Assignment) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def _seat(site: Site, panelist: str, asked: Ask) -> Assignment | None:
-    service = site.service
-    ask = {
-        "round": service.assign,
-        "calibration": service.calibration,
-        "practice": service.practice,
-        "final": service.final,
-    }[asked.of]
-    return ask(panelist, tab=asked.tab)
 
 
 def _ballot(site: Site, asked: Ask, comparison: Comparison, seat: Assignment) -> dict[str, Any]:
