@@ -9,15 +9,15 @@ answers to each prompt, asks which is better, trains on the answers and starts o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any
 
-from szpo.baselines import trainer, validation
+from szpo.baselines import trainer
 from szpo.baselines.actor import Actor
 from szpo.baselines.asking import question
 from szpo.baselines.costs import Meter, OnStep, Trained, silent
 from szpo.baselines.lm_head_adapter import is_adapted, plain_head, trainable_head
 from szpo.baselines.questions import Ask
+from szpo.baselines.recipes import Count, Dropout, Positive, one_of, recipe, within
 from szpo.baselines.validation import answering, demand_pairs, left_out, remarks, risen
 from szpo.data.pairs import Pair
 from szpo.errors import UsageError
@@ -31,76 +31,46 @@ LOSSES = (
 """Those of TRL's DPOTrainer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """Settings of one DPO training; those not explained are TRL's words."""
+@recipe(METHOD)
+class Recipe(trainer.Fitting):
+    """Settings of one DPO training; those not explained are TRL's words.
 
-    beta: float = 0.1
+    TRL's default learning rate for full weights is 1e-6, its advice for LoRA ten times as much; a
+    LoRA of low rank trained for few steps needs more (docs/baselines.md).
+    """
+
+    beta: Positive = 0.1
     """Of the paper's experiments, and TRL's default."""
-    learning_rate: float = 1e-3
-    """TRL's default for full weights is 1e-6, its advice for LoRA ten times as much; a LoRA of low
-    rank trained for few steps needs more (docs/baselines.md)."""
-    epochs: float = 1.0
-    steps: int | None = None
-    """Optimizer steps; None: by epochs."""
-    batch: int = 8
-    """Pairs of one forward pass."""
-    accumulation: int = 1
-    """Passes of one optimizer step."""
-    schedule: str = "constant"
-    optimizer: str = "adamw_torch"
-    dropout: float = 0.0
+    dropout: Dropout = 0.0
     """Of the adapter's inputs; without effect while ``disable_dropout`` is on."""
     disable_dropout: bool = True
-    max_length: int = 1024
-    """Tokens of prompt and answer, at most what the model reads; what is longer loses its end."""
-    prompt_tokens: int | None = None
+    prompt_tokens: Count | None = None
     """A longer prompt loses its beginning; None: no such cut."""
-    loss: str = "sigmoid"
-    label_smoothing: float = 0.0
+    loss: Annotated[str, one_of(*LOSSES)] = "sigmoid"
+    label_smoothing: Annotated[float, within(0, 0.5)] = 0.0
     """ε of the loss ``robust``: the share of votes that are wrong by chance."""
-    reference: Literal["start", "now"] = "start"
+    reference: Annotated[str, one_of("start", "now")] = "start"
     """π_ref: the actor's start, or where it stands when the training (or round) begins."""
 
     def __post_init__(self) -> None:
-        """Refuse what is no recipe.
-
-        Raises:
-            UsageError: a field is out of its range.
-        """
-        trainer.check(self, METHOD)
-        validation.above(self, METHOD, 0, "beta")
-        validation.within(self, METHOD, 0, 1, "dropout")
-        validation.within(self, METHOD, 0, 0.5, "label_smoothing")
-        validation.at_least(self, METHOD, 1, "prompt_tokens")
-        validation.one_of(self, METHOD, LOSSES, "loss")
-        validation.one_of(self, METHOD, ("start", "now"), "reference")
+        """Refuse a loss without its ε."""
         if self.loss == "exo_pair" and not self.label_smoothing:
-            raise UsageError(f"{METHOD}: label_smoothing must be above 0 for exo_pair (got 0)")
+            raise ValueError("label_smoothing must be above 0 for exo_pair (got 0)")
 
 
-@dataclass(frozen=True, slots=True)
+@recipe("iterative-dpo")
 class Rounds:
     """How iterative DPO spends its votes: ``rounds`` × ``questions``, one vote each."""
 
-    rounds: int = 5
-    questions: int = 16
+    rounds: Count = 5
+    questions: Count = 16
     """Votes of a round."""
-    rows: int | None = None
-    """D: each vote is on a batch of so many prompts, all of whose rows take the verdict; None: a
-    vote on a single pair."""
-    memory: Literal["all", "round"] = "all"
+    rows: Count | None = None
+    """D: each vote is on a batch of D prompts, all of whose rows take the verdict; None: a vote
+    on a single pair."""
+    memory: Annotated[str, one_of("all", "round")] = "all"
     """Train on all pairs so far, or on those of the last round that brought any."""
     recipe: Recipe = Recipe()
-
-    def __post_init__(self) -> None:
-        """Refuse what is no recipe.
-
-        Raises:
-            UsageError: a field is out of its range.
-        """
-        validation.at_least(self, "iterative-dpo", 1, "rounds", "questions", "rows")
-        validation.one_of(self, "iterative-dpo", ("all", "round"), "memory")
 
 
 def train(

@@ -7,64 +7,46 @@ serve one update, so the ratio of probabilities is 1 and there is nothing to cli
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import isfinite
-from typing import Any, Protocol
+from typing import Annotated, Any
 
 from szpo import seeds
-from szpo.baselines import trainer, validation
+from szpo.baselines import trainer
 from szpo.baselines.actor import Actor
 from szpo.baselines.asking import drawn
 from szpo.baselines.costs import Meter, OnStep, Trained
 from szpo.baselines.questions import Score
+from szpo.baselines.recipes import Count, Positive, Weight, at_least
 from szpo.baselines.validation import answering, demand_plain, distant
 from szpo.errors import RunError, UsageError
 from szpo.seeds import as_seed
 from szpo.types import Prompt
 
 
-class Recipe(Protocol):
-    """What both recipes have."""
+@dataclass(frozen=True)
+class Recipe:
+    """What the recipes of both methods share."""
 
-    @property
-    def steps(self) -> int:
-        """Optimizer steps."""
+    steps: Count = 40
+    prompts: Count = 8
+    """Prompts of a step."""
+    samples: Annotated[int, at_least(2)] = 8
+    """Answers to each prompt: the group."""
+    passes: Count = 1
+    """Forward passes of a step: more need less memory."""
+    learning_rate: Positive = 1e-3
+    """TRL's 1e-6 is for full weights; a LoRA of low rank in few steps needs more."""
+    beta: Weight = 0.05
+    """Weight of the KL penalty, in units of the reward per nat."""
 
-    @property
-    def prompts(self) -> int:
-        """Prompts of a step."""
-
-    @property
-    def samples(self) -> int:
-        """Answers to each prompt: the group."""
-
-    @property
-    def passes(self) -> int:
-        """Forward passes of a step."""
-
-    @property
-    def learning_rate(self) -> float:
-        """Of the optimizer."""
-
-    @property
-    def beta(self) -> float:
-        """Weight of the KL penalty."""
-
-
-def check(recipe: Recipe, method: str) -> None:
-    """Refuse what is no recipe.
-
-    Raises:
-        UsageError: a number is out of its range.
-    """
-    validation.at_least(recipe, method, 1, "steps", "prompts", "passes")
-    validation.at_least(recipe, method, 2, "samples")
-    validation.above(recipe, method, 0, "learning_rate")
-    validation.at_least(recipe, method, 0, "beta")
-    if recipe.prompts * recipe.samples % recipe.passes:
-        raise UsageError(
-            f"{method}: {recipe.prompts * recipe.samples} answers of a step do not divide into "
-            f"{recipe.passes} passes"
-        )
+    def __post_init__(self) -> None:
+        """Refuse answers that do not divide into passes."""
+        if self.prompts * self.samples % self.passes:
+            raise ValueError(
+                f"{self.prompts * self.samples} answers of a step do not divide into "
+                f"{self.passes} passes"
+            )
 
 
 def arguments(actor: Actor, recipe: Recipe, folder: str, seed: int, method: str) -> dict[str, Any]:

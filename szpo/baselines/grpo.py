@@ -7,13 +7,13 @@ over the group's standard deviation (of a sample, as TRL has it, plus 1e-4). No 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from szpo.baselines import group_rl, trainer, validation
+from szpo.baselines import group_rl, trainer
 from szpo.baselines.actor import Actor
 from szpo.baselines.costs import Meter, OnStep, Trained, silent
 from szpo.baselines.questions import Score
+from szpo.baselines.recipes import Weight, one_of, recipe
 from szpo.types import Prompt
 
 METHOD = "grpo"
@@ -21,28 +21,16 @@ LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "vespo")
 """Those of TRL's GRPOTrainer that weigh each token by itself."""
 
 
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """Settings of GRPO; β and the loss are the paper's, not TRL's defaults (0, dapo)."""
+@recipe(METHOD)
+class Recipe(group_rl.Recipe):
+    """Settings of GRPO; β and the loss are the paper's, not TRL's defaults (0, dapo).
 
-    steps: int = 40
-    prompts: int = 8
-    """Prompts of a step."""
-    samples: int = 8
-    """G, the size of a group; TRL's default (the paper draws 64)."""
-    passes: int = 1
-    """Forward passes of a step: more need less memory."""
-    learning_rate: float = 1e-3
-    """TRL's 1e-6 is for full weights; a LoRA of low rank in few steps needs more."""
-    beta: float = 0.04
-    """Weight of the KL penalty."""
-    loss: str = "grpo"
+    Groups of 8 are TRL's default; the paper draws 64.
+    """
+
+    beta: Weight = 0.04
+    loss: Annotated[str, one_of(*LOSSES)] = "grpo"
     """The mean over each answer's tokens, then over answers, as in the paper."""
-
-    def __post_init__(self) -> None:
-        """Refuse what is no recipe."""
-        group_rl.check(self, METHOD)
-        validation.one_of(self, METHOD, LOSSES, "loss")
 
 
 def train(

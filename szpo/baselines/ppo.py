@@ -14,19 +14,20 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from szpo import seeds
-from szpo.baselines import ppo_loss, validation
+from szpo.baselines import ppo_loss
 from szpo.baselines.actor import Actor, read, write
 from szpo.baselines.advantages import gae, standardised, token_rewards
 from szpo.baselines.asking import drawn
 from szpo.baselines.costs import Meter, Moment, OnStep, Trained, silent
 from szpo.baselines.questions import Score
+from szpo.baselines.recipes import Count, Positive, between, recipe
 from szpo.baselines.validation import FAR, answering, demand_finite, demand_plain, demand_weights
 from szpo.errors import RunError, UsageError
 from szpo.models import logprobs
@@ -36,53 +37,40 @@ from szpo.types import Answer, Floats, Ints, Prompt
 METHOD = "ppo"
 
 
-@dataclass(frozen=True)
+@recipe(METHOD)
 class Recipe:
     """How answers become updates. ε, epochs and λ are those of Schulman et al. 2017."""
 
-    steps: int = 40
+    steps: Count = 40
     """Rounds of drawing answers and learning from them."""
-    prompts: int = 32
+    prompts: Count = 32
     """Prompts of a step."""
-    samples: int = 1
+    samples: Count = 1
     """Answers to each prompt."""
-    epochs: int = 4
-    minibatches: int = 2
+    epochs: Count = 4
+    minibatches: Count = 2
     """Updates of an epoch."""
-    rate: float = 3e-3
+    rate: Positive = 3e-3
     """Adam's, for the LoRA weights."""
-    critic_rate: float = 1e-2
+    critic_rate: Positive = 1e-2
     """Adam's, for the critic."""
-    beta: float = 0.05
+    beta: Annotated[float, between(0, math.inf)] = 0.05
     """Weight β of the KL penalty, in units of the reward per nat."""
-    clip: float = 0.2
-    value_clip: float = math.inf
+    clip: Positive = 0.2
+    value_clip: Positive = math.inf
     """How far values may move within a step; as far as they like by default."""
-    gamma: float = 1.0
-    lam: float = 0.95
-    grad_norm: float = 1.0
+    gamma: Annotated[float, between(0, 1)] = 1.0
+    lam: Annotated[float, between(0, 1)] = 0.95
+    grad_norm: Positive = 1.0
     """Longer gradients are shortened to this."""
-    kl_limit: float = FAR
+    kl_limit: Positive = FAR
     """Nats per token from the start, mean of a step, at which a run counts as lost and stops."""
 
     def __post_init__(self) -> None:
-        """Refuse what is no recipe.
-
-        Raises:
-            UsageError: a number is out of its range.
-        """
-        validation.at_least(
-            self, METHOD, 1, "steps", "prompts", "samples", "epochs", "minibatches"
-        )
-        validation.above(
-            self, METHOD, 0, "rate", "critic_rate", "clip", "value_clip", "grad_norm", "kl_limit"
-        )
-        for name, most in (("beta", math.inf), ("gamma", 1.0), ("lam", 1.0)):
-            if not 0 <= getattr(self, name) <= most:
-                raise UsageError(f"ppo: {name} must be 0 to {most:g} (got {getattr(self, name)})")
+        """Refuse a step with fewer answers than minibatches."""
         if self.prompts * self.samples < self.minibatches:
-            raise UsageError(
-                f"ppo: {self.minibatches} minibatches of {self.prompts * self.samples} answers; "
+            raise ValueError(
+                f"{self.minibatches} minibatches of {self.prompts * self.samples} answers; "
                 "draw more answers or make fewer minibatches"
             )
 

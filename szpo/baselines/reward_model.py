@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from szpo.baselines import actor as actors
-from szpo.baselines import trainer, validation
+from szpo.baselines import trainer
 from szpo.baselines.costs import Meter, OnStep, Trained, silent
+from szpo.baselines.recipes import Count, Epochs, Weight, recipe
 from szpo.baselines.validation import demand_pairs, fitting, left_out
 from szpo.data.pairs import Pair
 from szpo.errors import StorageError, UsageError
@@ -40,36 +41,20 @@ ROWS = 64
 """Rows of one forward pass when scoring."""
 
 
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """Settings of a reward model's training."""
+@recipe(METHOD)
+class Recipe(trainer.Fitting):
+    """Settings of a reward model's training.
 
-    learning_rate: float = 1e-3
-    """TRL's default for full weights is 1e-4; ten times as much for LoRA."""
-    epochs: float = 3.0
-    steps: int | None = None
-    batch: int = 8
-    accumulation: int = 1
-    schedule: str = "constant"
-    optimizer: str = "adamw_torch"
-    rank: int = 8
+    TRL's default learning rate for full weights is 1e-4; ten times as much for LoRA. Pairs of
+    which one text is longer than ``max_length`` are left out, as TRL does.
+    """
+
+    epochs: Epochs = 3.0
+    rank: Count = 8
     targets: tuple[str, ...] | str = "all-linear"
     """Of its LoRA, in PEFT's words."""
-    max_length: int = 1024
-    """Tokens, at most what the model reads; pairs of which one text is longer are left out, as TRL
-    does."""
-    center: float | None = None
+    center: Weight | None = None
     """Weight of (r⁺ + r⁻)², which keeps rewards around 0; TRL's center_rewards_coefficient."""
-
-    def __post_init__(self) -> None:
-        """Refuse what is no recipe.
-
-        Raises:
-            UsageError: a field is out of its range.
-        """
-        trainer.check(self, METHOD)
-        validation.at_least(self, METHOD, 1, "rank")
-        validation.at_least(self, METHOD, 0, "center")
 
 
 @dataclass(frozen=True)

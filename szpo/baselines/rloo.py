@@ -7,37 +7,27 @@ others of its group. Whole answers are the actions; no critic.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from szpo.baselines import group_rl, trainer
 from szpo.baselines.actor import Actor
 from szpo.baselines.costs import Meter, OnStep, Trained, silent
 from szpo.baselines.questions import Score
+from szpo.baselines.recipes import Count, at_least, recipe
 from szpo.types import Prompt
 
 METHOD = "rloo"
 
 
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """Settings of RLOO; TRL's defaults but for the rate and the size of a group (TRL: 2)."""
+@recipe(METHOD)
+class Recipe(group_rl.Recipe):
+    """Settings of RLOO; TRL's defaults but for the rate and the size of a group (TRL: 2).
 
-    steps: int = 40
-    prompts: int = 16
-    """Prompts of a step."""
-    samples: int = 4
-    """Size of a group; the paper's larger one."""
-    passes: int = 1
-    """Forward passes of a step: more need less memory."""
-    learning_rate: float = 1e-3
-    """TRL's 1e-6 is for full weights; a LoRA of low rank in few steps needs more."""
-    beta: float = 0.05
-    """Weight of the KL penalty, in units of the reward per nat."""
+    Groups of 4 are the larger of the paper's two sizes.
+    """
 
-    def __post_init__(self) -> None:
-        """Refuse what is no recipe."""
-        group_rl.check(self, METHOD)
+    prompts: Count = 16
+    samples: Annotated[int, at_least(2)] = 4
 
 
 def train(

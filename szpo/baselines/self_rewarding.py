@@ -18,14 +18,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 from szpo import files, seeds
-from szpo.baselines import asking, dpo, self_judging, sft, validation
+from szpo.baselines import asking, dpo, self_judging, sft
 from szpo.baselines.actor import Actor
 from szpo.baselines.costs import Meter, OnStep, Trained, silent
+from szpo.baselines.recipes import Count, Positive, above, at_least, at_most, recipe
 from szpo.data import preference_files
 from szpo.errors import RunError, StorageError, UsageError
 from szpo.generation.sampling import Sampling
@@ -42,37 +43,25 @@ Judge: TypeAlias = Callable[[Sequence[Prompt], int, int], list[list[Answer]]]
 """(requests, judgements of each, seed) → texts. The model itself, unless another is given."""
 
 
-@dataclass(frozen=True)
+@recipe(METHOD)
 class Recipe:
     """Numbers of the paper where it gives them."""
 
-    models: int = 3
+    models: Count = 3
     """The last model's number: M3."""
-    prompts: int = 32
+    prompts: Count = 32
     """Prompts of a round."""
-    candidates: int = 3
-    judgements: int = 3
+    candidates: Annotated[int, at_least(2)] = 3
+    judgements: Count = 3
     """Of each candidate, averaged."""
-    temperature: float = 0.7
-    top_p: float = 0.9
-    judge_tokens: int = 160
+    temperature: Positive = 0.7
+    top_p: Annotated[float, above(0), at_most(1)] = 0.9
+    judge_tokens: Count = 160
     """Room for a judgement of 100 words and its score."""
     dpo: dpo.Recipe = field(default_factory=lambda: dpo.Recipe(reference="now"))
     """π_ref of a round is the model that it begins with, as in the paper."""
     fit: sft.Recipe = field(default_factory=sft.Recipe)
     """How M1 is fitted to examples."""
-
-    def __post_init__(self) -> None:
-        """Refuse what is no recipe.
-
-        Raises:
-            UsageError: a number is out of its range.
-        """
-        validation.at_least(self, METHOD, 1, "models", "prompts", "judgements", "judge_tokens")
-        validation.at_least(self, METHOD, 2, "candidates")
-        validation.above(self, METHOD, 0, "temperature", "top_p")
-        if self.top_p > 1:
-            raise UsageError(f"{METHOD}: top_p must be at most 1 (got {self.top_p})")
 
 
 def train(

@@ -6,11 +6,11 @@ loss = −mean log π(y|x) over the answers' tokens; prompts are not learned
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from szpo.baselines import trainer, validation
+from szpo.baselines import trainer
 from szpo.baselines.actor import Actor
 from szpo.baselines.costs import Meter, OnStep, Trained, silent
+from szpo.baselines.recipes import Dropout, Positive, recipe
 from szpo.baselines.validation import fitting, left_out
 from szpo.errors import RunError
 from szpo.models.loading import answer_tokens, encode
@@ -19,30 +19,13 @@ from szpo.types import Answer, Prompt
 METHOD = "sft"
 
 
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """Settings in TRL's words."""
+@recipe(METHOD)
+class Recipe(trainer.Fitting):
+    """Settings of one supervised training."""
 
-    learning_rate: float = 1e-4
-    epochs: float = 1.0
-    steps: int | None = None
-    """Optimizer steps; None: by epochs."""
-    batch: int = 8
-    accumulation: int = 1
-    schedule: str = "constant"
-    optimizer: str = "adamw_torch"
-    dropout: float = 0.0
-    max_length: int = 1024
-    """Tokens of prompt and answer, at most what the model reads; what is longer loses its end."""
-
-    def __post_init__(self) -> None:
-        """Refuse what is no recipe.
-
-        Raises:
-            UsageError: a field is out of its range.
-        """
-        trainer.check(self, METHOD)
-        validation.within(self, METHOD, 0, 1, "dropout")
+    learning_rate: Positive = 1e-4
+    dropout: Dropout = 0.0
+    """Of the adapter's inputs."""
 
 
 def train(

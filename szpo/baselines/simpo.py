@@ -8,46 +8,26 @@ The reward is the mean log-probability per token; no reference policy, and a mar
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from szpo.baselines import trainer, validation
+from szpo.baselines import trainer
 from szpo.baselines.actor import Actor
 from szpo.baselines.costs import Meter, OnStep, Trained, silent
+from szpo.baselines.recipes import Positive, Weight, recipe
 from szpo.baselines.validation import demand_pairs, left_out, remarks, risen
 from szpo.data.pairs import Pair
 
 METHOD = "simpo"
 
 
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """Settings of one SimPO training; those not explained are TRL's words."""
+@recipe(METHOD)
+class Recipe(trainer.Fitting):
+    """Settings of one SimPO training."""
 
-    beta: float = 2.0
+    beta: Positive = 2.0
     """Of the paper (2.0 to 2.5)."""
-    gamma: float = 0.5
+    gamma: Weight = 0.5
     """γ: the margin, in the units of β times log-probabilities; TRL's default."""
-    learning_rate: float = 1e-3
-    epochs: float = 1.0
-    steps: int | None = None
-    """Optimizer steps; None: by epochs."""
-    batch: int = 8
-    accumulation: int = 1
-    schedule: str = "constant"
-    optimizer: str = "adamw_torch"
-    max_length: int = 1024
-    """Tokens of prompt and answer, at most what the model reads; what is longer loses its end."""
-
-    def __post_init__(self) -> None:
-        """Refuse what is no recipe.
-
-        Raises:
-            UsageError: a field is out of its range.
-        """
-        trainer.check(self, METHOD)
-        validation.above(self, METHOD, 0, "beta")
-        validation.at_least(self, METHOD, 0, "gamma")
 
 
 def train(

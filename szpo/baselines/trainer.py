@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import math
 import os
 import random
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -24,8 +23,8 @@ from transformers.training_args import OptimizerNames
 
 from szpo import cache, seeds
 from szpo.baselines import actor as actors
-from szpo.baselines import validation
 from szpo.baselines.costs import Meter, OnStep
+from szpo.baselines.recipes import Count, Epochs, Positive, demand, one_of
 from szpo.baselines.validation import demand_finite, demand_weights, fitting
 from szpo.data.pairs import Pair
 from szpo.errors import UsageError
@@ -106,60 +105,34 @@ def here(loaded: Loaded, folder: str, seed: int, name: str) -> dict[str, Any]:
     }
 
 
-class Schedule(Protocol):
-    """The part of a recipe that says how to step."""
-
-    @property
-    def learning_rate(self) -> float:
-        """Of the optimizer."""
-
-    @property
-    def epochs(self) -> float:
-        """Passes over the data."""
-
-    @property
-    def steps(self) -> int | None:
-        """Optimizer steps, instead of epochs."""
-
-    @property
-    def batch(self) -> int:
-        """Rows of one forward pass."""
-
-    @property
-    def accumulation(self) -> int:
-        """Passes of one optimizer step."""
-
-    @property
-    def schedule(self) -> str:
-        """How the rate goes on."""
-
-    @property
-    def optimizer(self) -> str:
-        """In transformers' words."""
-
-    @property
-    def max_length(self) -> int:
-        """Tokens of prompt and answer."""
+OPTIMIZERS = frozenset(name.value for name in OptimizerNames)
 
 
-def check(recipe: Schedule, method: str) -> None:
-    """Refuse steps, rates and lengths that no trainer can go by.
+@dataclass(frozen=True)
+class Fitting:
+    """How a trainer goes over its rows: fields that several recipes share, in TRL's words."""
 
-    Raises:
-        UsageError: one is out of its range; names it.
-    """
-    validation.at_least(recipe, method, 1, "steps", "batch", "accumulation", "max_length")
-    validation.above(recipe, method, 0, "learning_rate", "epochs")
-    validation.within(recipe, method, 0, math.inf, "epochs")
-    validation.one_of(recipe, method, SCHEDULES, "schedule")
-    if recipe.optimizer not in {name.value for name in OptimizerNames}:
-        raise UsageError(
-            f"{method}: optimizer must be one that transformers names, such as adamw_torch, sgd "
-            f"or paged_adamw_8bit (got {recipe.optimizer!r})"
-        )
+    learning_rate: Positive = 1e-3
+    epochs: Epochs = 1.0
+    steps: Count | None = None
+    """Optimizer steps; None: by epochs."""
+    batch: Count = 8
+    """Rows of one forward pass."""
+    accumulation: Count = 1
+    """Passes of one optimizer step."""
+    schedule: Annotated[str, one_of(*SCHEDULES)] = "constant"
+    optimizer: Annotated[
+        str,
+        demand(
+            OPTIMIZERS.__contains__,
+            "one that transformers names, such as adamw_torch, sgd or paged_adamw_8bit",
+        ),
+    ] = "adamw_torch"
+    max_length: Count = 1024
+    """Tokens of prompt and answer, at most what the model reads; what is longer loses its end."""
 
 
-def schedule(recipe: Schedule) -> dict[str, Any]:
+def schedule(recipe: Fitting) -> dict[str, Any]:
     """A recipe's steps in the words of the trainers."""
     return {
         "learning_rate": recipe.learning_rate,
