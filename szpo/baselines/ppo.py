@@ -236,7 +236,7 @@ def _parts(
     for rows in np.array_split(order, learner.how.minibatches):
         samples = [logprobs.Sample(encoded[row], tokens[row]) for row in rows]
         batches = logprobs.batches(
-            samples, device=learner.model.device, vocab=logprobs.words(learner.model)
+            samples, device=learner.model.device, vocab=logprobs.vocabulary_size(learner.model)
         )
         found.append([Part(batch, rows[list(batch.index)]) for batch in batches])
     return found

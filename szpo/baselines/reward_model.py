@@ -29,7 +29,7 @@ from szpo.baselines.validation import demand_pairs, fitting, left_out
 from szpo.data.pairs import Pair
 from szpo.errors import StorageError, UsageError
 from szpo.models import adapter_files
-from szpo.models.batched_lora import Deltas, attached, find_sites
+from szpo.models.batched_lora import Deltas, attach_deltas, find_sites
 from szpo.models.loading import Loaded, encode
 from szpo.models.lora_sites import Site
 from szpo.policies.language_model import random_start
@@ -84,7 +84,7 @@ class RewardModel:
         width = max(map(len, rows))
         ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
         seen = torch.tensor([[1] * len(r) + [0] * (width - len(r)) for r in rows], device=device)
-        with attached(model, self.sites, deltas):
+        with attach_deltas(model, self.sites, deltas):
             hidden = model.base_model(
                 input_ids=ids, attention_mask=seen, use_cache=False
             ).last_hidden_state

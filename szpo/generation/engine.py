@@ -1,24 +1,24 @@
-"""Engines turn prompts into tokens for several members in one batch.
+"""The contract of an engine: tokens and log-probabilities for several members in one batch.
 
-`Engine` is the contract and `HfEngine` runs it on any transformers model whose attention can be
-replaced. `szpo.generation.engine_choice` has the fallback for the others, and the contract's
-public test.
+Rows are prompts, each answered by one *member*: a policy of the same base model with LoRA weights
+of its own. `szpo.generation.flat_engine` meets the contract for any transformers model whose
+attention can be replaced, `szpo.generation.generate_engine` for the others, and
+`szpo.generation.engine_choice` picks one and has the contract's public test.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 
 from szpo.errors import UsageError
 from szpo.generation.sampling import Sampling
-from szpo.models.batched_lora import Deltas, attached
-from szpo.models.logprobs import Sample, answer_logits, batches, words
-from szpo.models.lora_sites import Site
+from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas
+from szpo.models.logprobs import Sample, answer_logits, batches, vocabulary_size
 from szpo.types import Floats
 
 
@@ -43,12 +43,19 @@ class Engine(Protocol):
         *,
         canary: bool = False,
     ) -> Generated:
-        """Continue each prompt under its member; ``uniforms`` (rows, new tokens) decide the draws.
+        """Continue each prompt under its member.
 
-        With ``canary``, members that answer a same prompt must differ in the logits after it.
+        Args:
+            prompts: The tokens of each row's prompt, at least one.
+            members: Member of each row; 0 … members of ``deltas`` − 1.
+            deltas: The members' LoRA weights; None is the base model, which is member 0.
+            sampling: How tokens are drawn, and how many at most.
+            uniforms: Numbers in [0, 1) that decide the draws, (rows, ``max_new_tokens``).
+            canary: Members that answer a common prompt must differ in the logits after it.
 
         Raises:
             RunError: the canary found two members that are the same policy.
+            UsageError: the arguments do not fit each other.
         """
 
     def logprobs(
@@ -63,16 +70,28 @@ class Engine(Protocol):
         """Log-probability of each completion token under the row's member, in nats."""
 
 
+class HasModel(Protocol):
+    """An engine that runs a transformers model in this process."""
+
+    @property
+    def adapted(self) -> AdaptedModel:
+        """The model that the engine runs."""
+
+
 def padded_logprobs(
-    model: Any,
-    sites: tuple[Site, ...],
+    engine: HasModel,
     prompts: Sequence[Sequence[int]],
     completions: Sequence[Sequence[int]],
     members: Sequence[int],
     deltas: Deltas | None,
-    temperature: float,
+    *,
+    temperature: float = 1.0,
 ) -> list[Floats]:
-    """`Engine.logprobs` by plain padded passes, which every causal LM of transformers offers."""
+    """`Engine.logprobs` by plain padded passes; both engines have it as their method.
+
+    Log-probabilities are in nats, one array per row, one value per completion token.
+    """
+    model = engine.adapted.model
     samples = [
         Sample(tuple(p), tuple(c), i)
         for i, (p, c) in enumerate(zip(prompts, completions, strict=True))
@@ -80,10 +99,10 @@ def padded_logprobs(
     found: list[Floats] = [np.zeros(0)] * len(samples)
     spoken = [sample for sample in samples if sample.answer]
     with torch.inference_mode():
-        for batch in batches(spoken, device=model.device, vocab=words(model)):
+        for batch in batches(spoken, device=model.device, vocab=vocabulary_size(model)):
             rows = [spoken[i].group for i in batch.index]
             owner = torch.tensor([members[row] for row in rows], device=model.device)
-            with attached(model, sites, deltas, owner[:, None]):
+            with attach_deltas(model, engine.adapted.sites, deltas, owner[:, None]):
                 logp = answer_logits(model, batch, temperature).log_softmax(-1)
             picked = logp.gather(-1, batch.targets[batch.mask][:, None])[:, 0]
             parts = np.split(

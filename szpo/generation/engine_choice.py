@@ -1,48 +1,45 @@
-"""Which engine a model gets, the fallback through ``transformers.generate``, the contract's test.
+"""Which engine a model gets, and the public test of the engine's contract.
 
 A model's code may do things with positions or shapes that the flat batch does not allow. So the
-choice is made by trying: a few tokens through each way, against a plain forward pass.
+choice is made by trying: a few tokens through the flat batch, against a plain forward pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import torch
 
 from szpo.errors import RunError
 from szpo.generation.engine import Engine
-from szpo.generation.flat_attention import flat_model, staged
-from szpo.generation.flat_engine import HfEngine
+from szpo.generation.flat_attention import attend_with, use_flat_attention
+from szpo.generation.flat_engine import FlatEngine
 from szpo.generation.generate_engine import GenerateEngine
-from szpo.generation.prefill import Prompts, plan
+from szpo.generation.prefill import PrefillBatch, plan_prefill
 from szpo.generation.sampling import Sampling
-from szpo.models.batched_lora import Deltas, attached
-from szpo.models.logprobs import words
+from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas
+from szpo.models.logprobs import vocabulary_size
 from szpo.models.lora_sites import Site
 
 
-def engine_for(
-    model: Any, sites: tuple[Site, ...] = (), *, stop_tokens: Sequence[int] = ()
-) -> Engine:
-    """`HfEngine` where its logits agree with the model's own forward pass, else `GenerateEngine`.
+def engine_for(adapted: AdaptedModel) -> Engine:
+    """`FlatEngine` where its logits agree with the model's own pass, else `GenerateEngine`.
 
     Takes a few small forward passes.
     """
-    engine = HfEngine(model, sites, stop_tokens=stop_tokens)
+    engine = FlatEngine(adapted)
     try:
         agrees = _agrees(engine)
     except (RuntimeError, IndexError, TypeError, ValueError, AttributeError, RunError):
         agrees = False
-    return engine if agrees else GenerateEngine(model, sites, stop_tokens=stop_tokens)
+    return engine if agrees else GenerateEngine(adapted)
 
 
-def _agrees(engine: HfEngine) -> bool:
+def _agrees(engine: FlatEngine) -> bool:
     """Prefill and one decoding step give the logits of a plain pass, for two small members."""
-    model, sites = engine.model, engine.sites
-    count = words(model)
+    model, sites = engine.adapted.model, engine.adapted.sites
+    count = vocabulary_size(model)
     prompts = [tuple((7 * i + 3 * n) % count for i in range(n)) for n in (3, 9, 14)]
     prompts += [(*prompts[-1][:12], (1 + i) % count) for i in range(2)]
     generator = torch.Generator().manual_seed(0)
@@ -56,20 +53,20 @@ def _agrees(engine: HfEngine) -> bool:
         )
     members = [i % 2 if sites else 0 for i in range(2 * len(prompts))]
     rows = [prompt for prompt in prompts for _ in range(2)]
-    layout = plan(rows, members)
+    layout = plan_prefill(rows, members)
     with torch.inference_mode():
-        with flat_model(model):
-            batch = Prompts(model, sites, deltas, layout, engine.max_tokens)
+        with use_flat_attention(model):
+            batch = PrefillBatch(engine.adapted, deltas, layout, engine.max_tokens)
             cache, first = batch.fill(range(len(rows)), 1, None)
             owner = torch.tensor([layout.member(row) for row in range(len(rows))])
             new = torch.full((len(rows),), 5 % count, device=model.device)
-            with staged(cache), attached(model, sites, deltas, owner[None]):
+            with attend_with(cache), attach_deltas(model, sites, deltas, owner[None]):
                 second = model(
                     input_ids=new[None], position_ids=cache.lengths[None], use_cache=False
                 ).logits[0]
-        for row, place in enumerate(layout.order):
-            ids = torch.tensor([[*rows[place], 5 % count]], device=model.device)
-            with attached(model, sites, deltas, torch.tensor([[members[place]]])):
+        for row, given in enumerate(layout.order):
+            ids = torch.tensor([[*rows[given], 5 % count]], device=model.device)
+            with attach_deltas(model, sites, deltas, torch.tensor([[members[given]]])):
                 plain = model(input_ids=ids, use_cache=False).logits[0, -2:].to(torch.float32)
             mine = torch.stack([first[row], second[row]]).to(torch.float32)
             # In bf16, and more so over 4-bit weights, the order of sums shows; a wrong position or

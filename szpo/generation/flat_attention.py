@@ -4,10 +4,8 @@ The model sees one sequence [1, tokens] in which all rows lie one after another 
 token with its own position. Only attention has to know which token belongs to which row; it is
 registered with transformers under a name of its own, so the model's code stays untouched.
 
-Three things that padded generation does for every row are done once here. *Units*: rows with the
-same prompt and the same member share their prefill. *Heads*: the tokens that all prompts start
-with are computed once per member. *Lower layers*: below the first adapted layer members do not
-differ, so a prompt goes through once for all of them.
+`RowCache` attends while rows are decoded, `PrefillPass` while prompts are read. What prompts share
+is computed once; `szpo.generation.prefill` has the picture of units, heads and lower layers.
 """
 
 from __future__ import annotations
@@ -15,6 +13,7 @@ from __future__ import annotations
 import contextvars
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -26,8 +25,8 @@ from szpo.errors import RunError
 NAME = "szpo_flat"
 
 
-class Attend(Protocol):
-    """What the current stage does with the queries, keys and values of one layer."""
+class Attends(Protocol):
+    """What attends in a forward pass: it sees the queries, keys and values of every layer."""
 
     def attend(
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None
@@ -38,11 +37,11 @@ class Attend(Protocol):
 class Store(Protocol):
     """Takes the keys and values (sequences, kv, longest, size) that a prefill has computed."""
 
-    def __call__(self, stage: Prefill, layer: int, k: Tensor, v: Tensor) -> None:
-        """Called once per layer."""
+    def __call__(self, layer: int, k: Tensor, v: Tensor, *, expanded: bool) -> None:
+        """Called once per layer; ``expanded`` says that the sequences are the units by now."""
 
 
-_stage: contextvars.ContextVar[Attend] = contextvars.ContextVar("szpo_stage")
+_attends: contextvars.ContextVar[Attends] = contextvars.ContextVar("szpo_attends")
 
 
 def flat_attention(
@@ -55,21 +54,25 @@ def flat_attention(
     sliding_window: int | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Attention in the form that transformers calls: tensors (1, heads, tokens, size)."""
+    """Attention with the signature that transformers calls, on tensors (1, heads, tokens, size).
+
+    Raises:
+        RunError: the model asks for a variant that is not computed here.
+    """
     for name in ("softcap", "s_aux", "position_bias"):
         if options.get(name) is not None:
             raise RunError(f"flat attention knows no {name}; use the engine 'generate'")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))
     layer = int(module.layer_idx)  # type: ignore[arg-type]
-    return _stage.get().attend(layer, q, k, v, scale, sliding_window)[None], None
+    return _attends.get().attend(layer, q, k, v, scale, sliding_window)[None], None
 
 
 AttentionInterface.register(NAME, flat_attention)
 
 
 @contextmanager
-def flat_model(model: Any) -> Iterator[None]:
+def use_flat_attention(model: Any) -> Iterator[None]:
     """Let ``model`` attend through `flat_attention` inside the block."""
     before = model.config._attn_implementation
     model.set_attn_implementation(NAME)
@@ -80,16 +83,16 @@ def flat_model(model: Any) -> Iterator[None]:
 
 
 @contextmanager
-def staged(stage: Attend) -> Iterator[None]:
-    """Make ``stage`` the one that attends inside the block."""
-    token = _stage.set(stage)
+def attend_with(attends: Attends) -> Iterator[None]:
+    """Let ``attends`` compute the attention of every layer inside the block."""
+    token = _attends.set(attends)
     try:
         yield
     finally:
-        _stage.reset(token)
+        _attends.reset(token)
 
 
-class Rows:
+class RowCache:
     """Key-value cache of the rows being generated: per layer K and V (rows, kv, columns, size).
 
     A row's tokens lie in its columns 0 … length − 1 without gaps, so a column is a position.
@@ -112,7 +115,7 @@ class Rows:
             store[layer][rows, :, at : at + new.shape[2]] = new
 
     def keep(self, rows: Tensor) -> None:
-        """Forget all rows but these."""
+        """Drop all rows but these."""
         self.lengths = self.lengths[rows]
         self._index = torch.arange(len(rows), device=rows.device)
         for store in (self.keys, self.values):
@@ -152,46 +155,67 @@ class Rows:
         return out.view(n, -1, size)
 
 
-class Prefill:
-    """One pass over the tokens of several sequences, optionally after heads already cached.
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """Keys and values of the tokens that all prompts start with, computed once per member."""
 
-    ``lengths`` are the sequences' own tokens. Units (sequence, member) are given by
-    ``sequence_of`` and ``head_of`` (which cached head the unit continues). With ``shared`` the
-    flat list starts with one copy of each sequence and `expand` turns it into units at the first
-    adapted layer; otherwise it holds the units from the start.
+    length: int = 0
+    layers: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """Per layer K and V (members, kv, length, size); one for all below the first adapted layer."""
+
+    def pick(self, layer: int, head_of: Tensor) -> tuple[Tensor, Tensor]:
+        """K and V (sequences, kv, length, size) of the heads numbered ``head_of``."""
+        k, v = self.layers[layer]
+        pick = head_of if len(k) > 1 else torch.zeros_like(head_of)
+        return k[pick], v[pick]
+
+
+@dataclass(frozen=True, slots=True)
+class Units:
+    """The units of a pass, each a sequence answered by a member."""
+
+    sequence_of: Tensor
+    """Number of each unit's sequence."""
+    head_of: Tensor
+    """Number of the cached head that each unit continues: its member's."""
+
+
+class PrefillPass:
+    """One pass over the tokens of several sequences, after heads already cached if there are any.
+
+    With ``shared`` the flat list starts with one copy of each sequence and `expand` turns it into
+    units at the first adapted layer; otherwise it holds the units from the start.
     """
 
     def __init__(
         self,
         lengths: Tensor,
-        sequence_of: Tensor,
-        head_of: Tensor,
+        units: Units,
         store: Store,
         *,
-        head: int = 0,
-        heads: dict[int, tuple[Tensor, Tensor]] | None = None,
-        shared: bool = False,
-        device: torch.device | None = None,
+        heads: Heads,
+        shared: bool,
+        device: torch.device,
     ):
+        """``lengths`` counts the sequences' tokens after the head; ``store`` takes K and V."""
         self._store = store
-        self._device = device or torch.device("cpu")
-        self._head = head
-        self._heads = heads or {}
-        self._unit_lengths = lengths[sequence_of]
-        self._unit_head_of = head_of
+        self._device = device
+        self._heads = heads
+        self._unit_lengths = lengths[units.sequence_of]
+        self._unit_head_of = units.head_of
         self.expanded = not shared
         first = lengths.cumsum(0) - lengths
-        spans = zip(first[sequence_of].tolist(), self._unit_lengths.tolist(), strict=True)
+        spans = zip(first[units.sequence_of].tolist(), self._unit_lengths.tolist(), strict=True)
         self.index = torch.cat([torch.arange(begin, begin + n) for begin, n in spans])
         """Where each token of the units lies among the tokens of the sequences."""
         self.tokens = int(lengths.sum())
         if shared:
-            self._lay(lengths, torch.zeros(len(lengths), dtype=torch.long))
+            self._lay_out(lengths, torch.zeros(len(lengths), dtype=torch.long))
         else:
-            self._lay(self._unit_lengths, head_of)
+            self._lay_out(self._unit_lengths, units.head_of)
 
-    def _lay(self, lengths: Tensor, head_of: Tensor) -> None:
-        """Where each token of the flat list sits in the padded (sequences, longest) form."""
+    def _lay_out(self, lengths: Tensor, head_of: Tensor) -> None:
+        """Compute where the flat list's tokens sit in the padded (sequences, longest) form."""
         self._head_of = head_of
         longest = int(lengths.max())
         flat = (torch.arange(longest) < lengths[:, None]).flatten().nonzero()[:, 0]
@@ -201,16 +225,16 @@ class Prefill:
         self._masks: dict[int | None, Tensor] = {}
 
     def expand(self) -> None:
-        """From here on the flat list holds the units' tokens."""
-        self._lay(self._unit_lengths, self._unit_head_of)
+        """Make the flat list hold the units' tokens from here on."""
+        self._lay_out(self._unit_lengths, self._unit_head_of)
         self.expanded = True
 
     def mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
         """0 where a token may look, −∞ elsewhere: (1, 1, longest, head + longest)."""
         if window not in self._masks:
             longest = self._padded.shape[1]
-            query = self._head + torch.arange(longest)[:, None]
-            ahead = query - torch.arange(self._head + longest)
+            query = self._heads.length + torch.arange(longest)[:, None]
+            ahead = query - torch.arange(self._heads.length + longest)
             seen = ahead >= 0 if window is None else (ahead >= 0) & (ahead < window)
             zero = torch.zeros(seen.shape, dtype=dtype)
             mask = zero.masked_fill(~seen, float("-inf"))[None, None]
@@ -222,12 +246,11 @@ class Prefill:
     ) -> Tensor:
         """All tokens of the sequences: each looks at its head and at its own earlier tokens."""
         q, k, v = (t[self._padded].transpose(1, 2) for t in (q, k, v))
-        self._store(self, layer, k, v)
-        if self._head:
-            head_k, head_v = self._heads[layer]
-            pick = own_head(head_k, self._head_of)
-            k = torch.cat([head_k[pick], k], dim=2)
-            v = torch.cat([head_v[pick], v], dim=2)
+        self._store(layer, k, v, expanded=self.expanded)
+        if self._heads.length:
+            head_k, head_v = self._heads.pick(layer, self._head_of)
+            k = torch.cat([head_k, k], dim=2)
+            v = torch.cat([head_v, v], dim=2)
         group = q.shape[1] // k.shape[1]
         if group > 1:
             k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
@@ -236,38 +259,34 @@ class Prefill:
         return out.transpose(1, 2).flatten(0, 1)[self._flat]
 
 
-def own_head(heads: Tensor, head_of: Tensor) -> Tensor:
-    """Which cached head each sequence continues; below the first adapted layer, the only one."""
-    return head_of if len(heads) > 1 else torch.zeros_like(head_of)
-
-
 @contextmanager
-def expanding(layers: Sequence[nn.Module], stage: Prefill) -> Iterator[None]:
+def expand_at(layers: Sequence[nn.Module], prefill: PrefillPass) -> Iterator[None]:
     """Turn sequences into units when the first of ``layers`` (the adapted ones) is reached.
 
     Later layers get their keyword inputs (positions, rotations) from the model's own loop, still
     in the short form, so each of them expands what has the short length.
     """
-    known: dict[int, tuple[Any, Any]] = {}
+    # Short form and long form by the id of the short one, which is held so that no other has it.
+    forms: dict[int, tuple[Any, Any]] = {}
 
-    def long(value: Any) -> Any:
+    def expand(value: Any) -> Any:
         if isinstance(value, Tensor):
-            fits = value.dim() > 1 and value.shape[1] == stage.tokens
-            if not fits or len(stage.index) == stage.tokens:
+            fits = value.dim() > 1 and value.shape[1] == prefill.tokens
+            if not fits or len(prefill.index) == prefill.tokens:
                 return value
-            if id(value) not in known:
-                known[id(value)] = (value, value[:, stage.index])  # kept, so the id stays its own
-            return known[id(value)][1]
+            if id(value) not in forms:
+                forms[id(value)] = (value, value[:, prefill.index])
+            return forms[id(value)][1]
         if isinstance(value, tuple | list):
-            return type(value)(long(item) for item in value)
+            return type(value)(expand(item) for item in value)
         if isinstance(value, dict):
-            return {name: long(item) for name, item in value.items()}
+            return {name: expand(item) for name, item in value.items()}
         return value
 
     def enter(module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        if not stage.expanded:
-            stage.expand()
-        return long(args), long(kwargs)
+        if not prefill.expanded:
+            prefill.expand()
+        return expand(args), expand(kwargs)
 
     handles = [layer.register_forward_pre_hook(enter, with_kwargs=True) for layer in layers]
     try:

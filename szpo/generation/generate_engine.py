@@ -1,11 +1,13 @@
-"""The fallback engine: `transformers.generate`, one member at a time."""
+"""The fallback engine: ``transformers.generate``, a few rows at a time.
+
+It is slower than `szpo.generation.flat_engine` and runs models that the flat batch does not allow.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,28 +15,21 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from szpo.generation.engine import Generated, check_rows, padded_logprobs
-from szpo.generation.prefill import Canary, plan
+from szpo.generation.prefill import Canary, plan_prefill
 from szpo.generation.sampling import Sampling, draw
-from szpo.models.batched_lora import Deltas, attached
-from szpo.models.lora_sites import Site
+from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas
 from szpo.types import Floats
 
 
+@dataclass(eq=False)
 class GenerateEngine:
-    """``transformers.generate`` with per-row deltas: slower, for models `HfEngine` cannot run."""
+    """``transformers.generate`` with LoRA deltas per row."""
 
-    def __init__(
-        self,
-        model: Any,
-        sites: tuple[Site, ...] = (),
-        *,
-        stop_tokens: Sequence[int] = (),
-        max_rows: int = 32,
-    ):
-        self.model = model
-        self.sites = sites
-        self.stop_tokens = tuple(stop_tokens)
-        self.max_rows = max_rows
+    adapted: AdaptedModel
+    max_rows: int = 32
+    """Rows in one call; with a large vocabulary each row takes tens of megabytes."""
+
+    logprobs = padded_logprobs
 
     def generate(
         self,
@@ -46,30 +41,28 @@ class GenerateEngine:
         *,
         canary: bool = False,
     ) -> Generated:
-        """See `Engine.generate`; at most ``max_rows`` rows go through together.
-
-        ``transformers.generate`` holds tens of megabytes a row for a large vocabulary.
-        """
+        """See `Engine.generate`."""
         check_rows(prompts, members, deltas, sampling, uniforms)
         watch = Canary() if canary else None
-        tokens: list[tuple[int, ...]] = []
+        tokens: list[tuple[int, ...]] = [()] * len(prompts)
         # Rows of one prompt stay together, so that the canary sees its members side by side.
         order = sorted(range(len(prompts)), key=lambda row: tuple(prompts[row]))
         for begin in range(0, len(order), self.max_rows):
             rows = order[begin : begin + self.max_rows]
-            tokens += self._part(
-                [prompts[row] for row in rows], [members[row] for row in rows], deltas, sampling,
-                uniforms[rows], watch, begin,
-            )  # fmt: skip
+            part = [prompts[row] for row in rows]
+            owner = [members[row] for row in rows]
+            made, first = self._generate_block(part, owner, deltas, sampling, uniforms[rows])
+            if watch is not None:
+                _show(watch, part, owner, first, begin)
+            for row, new in zip(rows, made, strict=True):
+                tokens[row] = new
         if watch is not None:
-            self._look_across(prompts, members, deltas, sampling, watch)
+            self._compare_across_blocks(prompts, members, deltas, sampling, watch)
             watch.judge()
-        placed: list[tuple[int, ...]] = [()] * len(prompts)
-        for row, made in zip(order, tokens, strict=True):
-            placed[row] = made
-        return Generated(tuple(placed), tuple(row[-1] in self.stop_tokens for row in placed))
+        stop = self.adapted.stop_tokens
+        return Generated(tuple(tokens), tuple(row[-1] in stop for row in tokens))
 
-    def _look_across(
+    def _compare_across_blocks(
         self,
         prompts: Sequence[Sequence[int]],
         members: Sequence[int],
@@ -77,7 +70,7 @@ class GenerateEngine:
         sampling: Sampling,
         watch: Canary,
     ) -> None:
-        """Show the canary side by side what blocks have parted: members of one prompt.
+        """Show the canary, in one pass, members of one prompt that fell into different blocks.
 
         Logits of two passes may differ by rounding where the policies are equal, so a pair must
         stand in one pass. One token each, and only for pairs not yet seen to differ.
@@ -87,80 +80,79 @@ class GenerateEngine:
         for prompt, member in zip(prompts, members, strict=True):
             answering.setdefault(tuple(prompt), set()).add(member)
         half = max(1, self.max_rows // 2)
-        place = len(prompts)  # none that a block had
+        number = len(prompts)  # no block's sequence has this number
         for shared, owners in answering.items():
             own = sorted(owners)
             groups = [own[i : i + half] for i in range(0, len(own), half)]
             for one, other in combinations(groups, 2) if len(groups) > 1 else [(own, [])]:
                 few = [*one, *other]
-                if all(watch.unlike(*pair) for pair in combinations(few, 2)):
+                if all(watch.differs(*pair) for pair in combinations(few, 2)):
                     continue
-                self._part(
-                    [shared] * len(few), few, deltas, one_token, np.full((len(few), 1), 0.5),
-                    watch, place,
-                )  # fmt: skip
-                place += 1
+                same = [shared] * len(few)
+                uniforms = np.full((len(few), 1), 0.5)
+                _, first = self._generate_block(same, few, deltas, one_token, uniforms)
+                _show(watch, same, few, first, number)
+                number += 1
 
-    def _part(
+    def _generate_block(
         self,
         prompts: Sequence[Sequence[int]],
         members: Sequence[int],
         deltas: Deltas | None,
         sampling: Sampling,
         uniforms: Floats,
-        watch: Canary | None,
-        begin: int,
-    ) -> list[tuple[int, ...]]:
-        device = self.model.device
+    ) -> tuple[list[tuple[int, ...]], Tensor]:
+        """Each row's new tokens, and the logits after its prompt (rows, words)."""
+        model, stop = self.adapted.model, self.adapted.stop_tokens
+        device = model.device
         width = max(len(prompt) for prompt in prompts)
         ids = torch.zeros(len(prompts), width, dtype=torch.long)
         seen = torch.zeros_like(ids)
         for row, prompt in enumerate(prompts):
             ids[row, width - len(prompt) :] = torch.tensor(list(prompt))
             seen[row, width - len(prompt) :] = 1
-        layout = plan(prompts, members)
         chooser = _Chooser(torch.from_numpy(uniforms).to(device), width, sampling)
         owner = torch.tensor(list(members), device=device)[:, None]
-        with torch.inference_mode(), attached(self.model, self.sites, deltas, owner):
-            out = self.model.generate(
+        with torch.inference_mode(), attach_deltas(model, self.adapted.sites, deltas, owner):
+            out = model.generate(
                 input_ids=ids.to(device),
                 attention_mask=seen.to(device),
                 max_new_tokens=sampling.max_new_tokens,
                 do_sample=False,
-                eos_token_id=list(self.stop_tokens) or None,
-                pad_token_id=self.stop_tokens[0] if self.stop_tokens else 0,
+                eos_token_id=list(stop) or None,
+                pad_token_id=stop[0] if stop else 0,
                 logits_processor=LogitsProcessorList([chooser]),
             )
-        if watch is not None and chooser.first is not None:
-            row_of = dict(zip(layout.unit_of_row, layout.order, strict=True))
-            units = [(begin + sequence, member) for sequence, member in layout.units]
-            watch.see(units, chooser.first[[row_of[u] for u in range(len(units))]])
         tokens = []
-        for row in out[:, width:].tolist():
-            end = next((i for i, token in enumerate(row) if token in self.stop_tokens), None)
-            tokens.append(tuple(row if end is None else row[: end + 1]))
-        return tokens
+        for line in out[:, width:].tolist():
+            end = next((i for i, token in enumerate(line) if token in stop), None)
+            tokens.append(tuple(line if end is None else line[: end + 1]))
+        return tokens, chooser.first
 
-    def logprobs(
-        self,
-        prompts: Sequence[Sequence[int]],
-        completions: Sequence[Sequence[int]],
-        members: Sequence[int],
-        deltas: Deltas | None,
-        *,
-        temperature: float = 1.0,
-    ) -> list[Floats]:
-        """See `szpo.generation.engine.Engine.logprobs`."""
-        return padded_logprobs(
-            self.model, self.sites, prompts, completions, members, deltas, temperature
-        )
+
+def _show(
+    watch: Canary,
+    prompts: Sequence[Sequence[int]],
+    members: Sequence[int],
+    logits: Tensor,
+    begin: int,
+) -> None:
+    """Let the canary see the logits after a block's prompts.
+
+    ``begin`` is added to the numbers of the block's sequences, so that those of two blocks differ.
+    """
+    layout = plan_prefill(prompts, members)
+    row_of = dict(zip(layout.unit_of_row, layout.order, strict=True))
+    units = [(begin + sequence, member) for sequence, member in layout.units]
+    watch.see(units, logits[[row_of[u] for u in range(len(units))]])
 
 
 class _Chooser(LogitsProcessor):
     """Draws the word itself and leaves ``generate`` no other choice."""
 
     def __init__(self, uniforms: Tensor, width: int, sampling: Sampling):
-        self.first: Tensor | None = None
+        self.first = uniforms.new_empty(0)
+        """Logits after the prompts, once the first word was drawn."""
         self._uniforms, self._width, self._sampling = uniforms, width, sampling
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:

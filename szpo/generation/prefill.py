@@ -1,4 +1,19 @@
-"""From prompts to a filled cache: what rows share, and the passes that compute it once."""
+"""From prompts to a filled key-value cache, computing once what rows share.
+
+Two prompts A and B, each answered twice by the members m0 and m1, are eight rows:
+
+    rows        A·m0 A·m0   A·m1 A·m1   B·m0 B·m0   B·m1 B·m1    what is generated
+    units       A·m0        A·m1        B·m0        B·m1         rows of a unit share its prefill
+    sequences   A                       B                        the distinct prompts
+
+One forward pass reads the *head*, the tokens that A and B start with, another what is left:
+
+    from the first adapted layer on   head·m0  head·m1   |   A·m0  A·m1  B·m0  B·m1
+    in the lower layers               head               |   A           B
+
+Members do not differ below the first adapted layer, so there a sequence goes through once; it is
+expanded into its units where that layer begins.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +21,21 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from szpo.errors import RunError
-from szpo.generation.flat_attention import Prefill, Rows, Store, expanding, own_head, staged
-from szpo.models.batched_lora import Deltas, attached
+from szpo.generation.flat_attention import (
+    Heads,
+    PrefillPass,
+    RowCache,
+    Store,
+    Units,
+    attend_with,
+    expand_at,
+)
+from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas
 from szpo.models.lora_sites import Site
 
 SHORTEST_SAVING = 256
@@ -21,16 +43,14 @@ SHORTEST_SAVING = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """Rows in the order they are generated in, and what they share.
-
-    A sequence is a distinct prompt, a unit a distinct (sequence, member); all rows of a unit
-    (several samples of one prompt) share its prefill.
-    """
+class PrefillPlan:
+    """The rows in the order they are generated in, and what they share."""
 
     order: list[int]
     sequences: list[tuple[int, ...]]
+    """The distinct prompts."""
     units: list[tuple[int, int]]
+    """The distinct (sequence, member), sorted."""
     unit_of_row: list[int]
     """The unit of each row, in generation order: not decreasing."""
     head: int
@@ -41,10 +61,10 @@ class Plan:
         return self.units[self.unit_of_row[row]][1]
 
 
-def plan(prompts: Sequence[Sequence[int]], members: Sequence[int]) -> Plan:
+def plan_prefill(prompts: Sequence[Sequence[int]], members: Sequence[int]) -> PrefillPlan:
     """Group rows into units and sequences.
 
-    >>> p = plan([[5, 6], [5, 7], [5, 6]], [0, 1, 1])
+    >>> p = plan_prefill([[5, 6], [5, 7], [5, 6]], [0, 1, 1])
     >>> p.sequences, p.units, p.order
     ([(5, 6), (5, 7)], [(0, 0), (0, 1), (1, 1)], [0, 2, 1])
     """
@@ -59,11 +79,11 @@ def plan(prompts: Sequence[Sequence[int]], members: Sequence[int]) -> Plan:
     head = common_head(list(sequence_of))
     if head * (len(units) - len(set(members))) < SHORTEST_SAVING:
         head = 0
-    return Plan(order, list(sequence_of), units, [index[keys[row]] for row in order], head)
+    return PrefillPlan(order, list(sequence_of), units, [index[keys[row]] for row in order], head)
 
 
 def common_head(sequences: Sequence[tuple[int, ...]]) -> int:
-    """How many tokens all sequences start with, leaving each at least one of its own.
+    """Count the tokens that all sequences start with, leaving each at least one of its own.
 
     >>> common_head([(1, 2, 3), (1, 2, 4, 5)]), common_head([(1, 2, 3)])
     (2, 2)
@@ -86,7 +106,7 @@ def adapted_layers(model: nn.Module, sites: tuple[Site, ...]) -> list[nn.Module]
 
 @dataclass
 class Canary:
-    """Sees the logits after the prompts; tells whether members really are different policies."""
+    """Checks by the logits after the prompts that members really are different policies."""
 
     _seen: dict[int, list[tuple[int, Tensor]]] = field(default_factory=dict)
     _differ: dict[tuple[int, int], bool] = field(default_factory=dict)
@@ -105,7 +125,7 @@ class Canary:
                 self._differ[pair] = self._differ.get(pair, False) or not torch.equal(before, row)
             others.append((member, row))
 
-    def unlike(self, one: int, other: int) -> bool:
+    def differs(self, one: int, other: int) -> bool:
         """Two members, the smaller first, were seen to differ on a prompt."""
         return self._differ.get((one, other), False)
 
@@ -119,67 +139,68 @@ class Canary:
                 )
 
 
-class Prompts:
+class PrefillBatch:
     """The prompts of one generate call; heads are computed at once, the rest in `fill`."""
 
     def __init__(
-        self,
-        model: Any,
-        sites: tuple[Site, ...],
-        deltas: Deltas | None,
-        plan: Plan,
-        max_tokens: int,
+        self, adapted: AdaptedModel, deltas: Deltas | None, plan: PrefillPlan, max_tokens: int
     ):
-        self._model, self._sites, self._deltas, self._plan = model, sites, deltas, plan
+        self._adapted, self._deltas, self._plan = adapted, deltas, plan
         self._max_tokens = max_tokens
         self._members = sorted({member for _, member in plan.units})
-        self._upper = [] if deltas is None else adapted_layers(model, sites)
-        self._heads: dict[int, tuple[Tensor, Tensor]] = {}
+        self._upper = [] if deltas is None else adapted_layers(adapted.model, adapted.sites)
+        self._heads = Heads(plan.head)
         if plan.head:
-            heads = self._heads
+            layers = self._heads.layers
 
-            def save(stage: Prefill, layer: int, k: Tensor, v: Tensor) -> None:
-                heads[layer] = (k, v)
+            def save(layer: int, k: Tensor, v: Tensor, *, expanded: bool) -> None:
+                layers[layer] = (k, v)
 
             pairs = [(0, member) for member in self._members]
-            self._run([plan.sequences[0][: plan.head]], pairs, save, 0)
+            self._run([plan.sequences[0][: plan.head]], pairs, save, Heads())
 
-    def fill(self, rows: range, new: int, canary: Canary | None) -> tuple[Rows, Tensor]:
+    def fill(self, rows: range, new: int, canary: Canary | None) -> tuple[RowCache, Tensor]:
         """A cache with room for ``new`` tokens holding the rows' prompts, and the logits after."""
         plan = self._plan
         units = [plan.unit_of_row[row] for row in rows]
         lengths = torch.tensor([len(plan.sequences[plan.units[unit][0]]) for unit in units])
-        cache = Rows(lengths.to(self._model.device), int(lengths.max()) + new)
+        cache = RowCache(lengths.to(self._adapted.model.device), int(lengths.max()) + new)
         parts = []
         for chunk in self._chunks(range(units[0], units[-1] + 1)):
             local = torch.tensor([unit - chunk.start for unit in units if unit in chunk])
             at = units.index(chunk.start)
             pairs = [plan.units[unit] for unit in chunk]
             own = [plan.sequences[s][plan.head :] for s in range(pairs[0][0], pairs[-1][0] + 1)]
-            store = self._into(cache, slice(at, at + len(local)), local, pairs)
-            logits = self._run(own, [(s - pairs[0][0], m) for s, m in pairs], store, plan.head)
+            pairs = [(s - pairs[0][0], m) for s, m in pairs]
+            store = self._store_into(cache, slice(at, at + len(local)), local, pairs)
+            logits = self._run(own, pairs, store, self._heads)
             if canary is not None:
-                canary.see(pairs, logits)
+                canary.see([plan.units[unit] for unit in chunk], logits)
             parts.append(logits[local] if len(local) > len(chunk) else logits)
         return cache, torch.cat(parts) if len(parts) > 1 else parts[0]
 
-    def _into(
-        self, cache: Rows, at: slice, unit_of: Tensor, pairs: list[tuple[int, int]]
+    def _store_into(
+        self, cache: RowCache, at: slice, unit_of: Tensor, pairs: list[tuple[int, int]]
     ) -> Store:
         """Store into the cache rows ``at``, whose units (sequence, member) are pairs[unit_of]."""
-        sequence_of = torch.tensor([s - pairs[0][0] for s, _ in pairs])[unit_of]
-        head_of = torch.tensor([self._members.index(m) for _, m in pairs])[unit_of]
-        head = self._plan.head
+        units = self._units(pairs)
+        sequence_of, head_of = units.sequence_of[unit_of], units.head_of[unit_of]
+        heads = self._heads
 
-        def store(stage: Prefill, layer: int, k: Tensor, v: Tensor) -> None:
-            if head:
-                head_k, head_v = self._heads[layer]
-                pick = own_head(head_k, head_of)
-                cache.write(layer, at, 0, head_k[pick], head_v[pick])
-            pick = unit_of if stage.expanded else sequence_of
-            cache.write(layer, at, head, k[pick], v[pick])
+        def store(layer: int, k: Tensor, v: Tensor, *, expanded: bool) -> None:
+            if heads.length:
+                cache.write(layer, at, 0, *heads.pick(layer, head_of))
+            pick = unit_of if expanded else sequence_of
+            cache.write(layer, at, heads.length, k[pick], v[pick])
 
         return store
+
+    def _units(self, pairs: Sequence[tuple[int, int]]) -> Units:
+        """Pairs (sequence, member) as tensors."""
+        return Units(
+            torch.tensor([sequence for sequence, _ in pairs]),
+            torch.tensor([self._members.index(member) for _, member in pairs]),
+        )
 
     def _chunks(self, units: range) -> Iterator[range]:
         """Consecutive units, cut where a forward pass would exceed its tokens."""
@@ -197,49 +218,47 @@ class Prompts:
         sequences: Sequence[tuple[int, ...]],
         pairs: Sequence[tuple[int, int]],
         store: Store,
-        head: int,
+        heads: Heads,
     ) -> Tensor:
         """One forward pass: logits (units, words) after each unit (sequence, member)."""
         if self._upper and len(pairs) > len(sequences):
             try:
-                return self._forward(sequences, pairs, store, head, shared=True)
+                return self._forward(sequences, pairs, store, heads, shared=True)
             except (IndexError, RuntimeError):
                 # Some models (GPT-2) give their last hidden states the shape of the tokens that
                 # came in, which fails once there are more. They go without this saving.
                 self._upper = []
-        return self._forward(sequences, pairs, store, head, shared=False)
+        return self._forward(sequences, pairs, store, heads, shared=False)
 
     def _forward(
         self,
         sequences: Sequence[tuple[int, ...]],
         pairs: Sequence[tuple[int, int]],
         store: Store,
-        head: int,
+        heads: Heads,
         *,
         shared: bool,
     ) -> Tensor:
-        sequence_of = torch.tensor([sequence for sequence, _ in pairs])
+        model = self._adapted.model
+        device = model.device
+        units = self._units(pairs)
         member = torch.tensor([member for _, member in pairs])
-        head_of = torch.tensor([self._members.index(m) for _, m in pairs])
         lengths = torch.tensor([len(sequence) for sequence in sequences])
-        heads = self._heads if head else None
-        device = self._model.device
-        stage = Prefill(
-            lengths, sequence_of, head_of, store, head=head, heads=heads, shared=shared,
-            device=device,
-        )  # fmt: skip
+        prefill = PrefillPass(lengths, units, store, heads=heads, shared=shared, device=device)
         ids = torch.tensor([token for sequence in sequences for token in sequence])
-        positions = torch.cat([torch.arange(head, head + len(s)) for s in sequences])
+        positions = torch.cat(
+            [torch.arange(heads.length, heads.length + len(s)) for s in sequences]
+        )
         if not shared:
-            ids, positions = ids[stage.index], positions[stage.index]
-        sizes = lengths[sequence_of]
+            ids, positions = ids[prefill.index], positions[prefill.index]
+        sizes = lengths[units.sequence_of]
         rows = member.repeat_interleave(sizes)[None]
         with ExitStack() as stack:
-            stack.enter_context(staged(stage))
-            stack.enter_context(attached(self._model, self._sites, self._deltas, rows))
+            stack.enter_context(attend_with(prefill))
+            stack.enter_context(attach_deltas(model, self._adapted.sites, self._deltas, rows))
             if shared:
-                stack.enter_context(expanding(self._upper, stage))
-            logits: Tensor = self._model(
+                stack.enter_context(expand_at(self._upper, prefill))
+            logits: Tensor = model(
                 input_ids=ids[None].to(device),
                 position_ids=positions[None].to(device),
                 use_cache=False,

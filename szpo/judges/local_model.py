@@ -18,7 +18,7 @@ from szpo.judges.backends import Question, Reply
 from szpo.judges.prompting import Labels
 from szpo.models import context, loading
 from szpo.models.loading import Loaded
-from szpo.models.logprobs import Sample, answer_logits, batches, words
+from szpo.models.logprobs import Sample, answer_logits, batches, vocabulary_size
 
 LEAD = "Verdict:"
 """How a weighed reply begins; small models would else spend their mass on pleasantries."""
@@ -46,7 +46,7 @@ class Local:
     @cached_property
     def engine(self) -> Engine:
         """What generates; choosing it takes a few tokens."""
-        return engine_for(self.loaded.model, (), stop_tokens=loading.stop_tokens(self.loaded))
+        return engine_for(self.loaded.adapt())
 
     def write(self, questions: Sequence[Question]) -> list[Reply]:
         """See `Backend.write`."""
@@ -81,7 +81,7 @@ class Local:
         model = self.loaded.model
         samples = [Sample(asked[i], (first,), i) for i in fits]
         with torch.inference_mode():
-            for batch in batches(samples, device=model.device, vocab=words(model)):
+            for batch in batches(samples, device=model.device, vocab=vocabulary_size(model)):
                 found = answer_logits(model, batch, 1.0).double().log_softmax(-1)
                 for at, odds in zip(batch.index, found[:, [first, second]].tolist(), strict=True):
                     ids = samples[at].prompt

@@ -26,7 +26,7 @@ from szpo.errors import StorageError, UsageError
 from szpo.judges.training_pairs import Lesson
 from szpo.models import loading, weight_files
 from szpo.models.loading import Loaded
-from szpo.models.logprobs import Sample, batches, body, words
+from szpo.models.logprobs import Sample, batches, body, vocabulary_size
 from szpo.types import Answer, Prompt
 
 FORMAT: Final = "szpo pair scorer 1"
@@ -64,7 +64,7 @@ def features(loaded: Loaded, prompts: Sequence[Prompt], answers: Sequence[Answer
     found: list[Tensor] = [torch.zeros(0)] * len(samples)
     inner = body(loaded.model)
     with torch.inference_mode():
-        for batch in batches(samples, device=loaded.device, vocab=words(loaded.model)):
+        for batch in batches(samples, device=loaded.device, vocab=vocabulary_size(loaded.model)):
             hidden = inner(
                 input_ids=batch.ids,
                 attention_mask=batch.attention,

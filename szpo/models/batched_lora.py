@@ -37,6 +37,20 @@ WIDE = 64
 
 
 @dataclass(frozen=True, slots=True)
+class AdaptedModel:
+    """A causal language model, the weights of it that LoRA adapts, and how its answers end.
+
+    The model itself is never changed; `Deltas` say what the adapted weights add.
+    """
+
+    model: Any
+    """Any causal LM of transformers."""
+    sites: tuple[Site, ...] = ()
+    stop_tokens: tuple[int, ...] = ()
+    """Tokens that end an answer."""
+
+
+@dataclass(frozen=True, slots=True)
 class Deltas:
     """The LoRA factors of all members, in fp32, keyed by the name of the site.
 
@@ -100,8 +114,8 @@ def _depth(name: str) -> int | None:
 
 
 @dataclass(frozen=True)
-class _Reading:
-    """A factors that read the same inputs, side by side, so that one product serves all.
+class _SharedProduct:
+    """The A factors of sites with the same inputs, side by side, so that one product serves all.
 
     ``At`` is (in, widths), ``columns`` says where each site's own lie. Where ``whole``, a site has
     members·rank columns, otherwise (members share a large A) only rank.
@@ -117,44 +131,44 @@ class Attachment:
     """Deltas hooked onto a model; ``assign`` says which member each row (or token) belongs to."""
 
     def __init__(self, sites: tuple[Site, ...], deltas: Deltas):
-        self._m = deltas.members
+        self._members = deltas.members
         self._device = next(iter(deltas.B.values())).device
         self._factors: dict[str, tuple[Tensor, Tensor]] = {}
-        self._out: dict[str, Tensor] = {}
-        self._columns: dict[str, tuple[Tensor, int, bool]] = {}
+        self._up: dict[str, Tensor] = {}  # scale · Bᵀ of all members, (members·rank, out)
+        self._down: dict[str, tuple[Tensor, int, bool]] = {}  # Aᵀ, rank, whole
         siblings: dict[tuple[str, int, bool], list[str]] = {}
         for site in sites:
             A, B = deltas.A[site.name], deltas.B[site.name] * site.scale
             self._factors[site.name] = (A, B)
-            self._out[site.name] = B.permute(0, 2, 1).reshape(-1, B.shape[1]).contiguous()
-            whole = A.dim() == 3 or self._m * site.rank <= WIDE
+            self._up[site.name] = B.permute(0, 2, 1).reshape(-1, B.shape[1]).contiguous()
+            whole = A.dim() == 3 or self._members * site.rank <= WIDE
             if whole and A.dim() == 2:
-                A = A.repeat(self._m, 1)  # cheaper than repeating each result
-            self._columns[site.name] = (A.reshape(-1, A.shape[-1]).t(), site.rank, whole)
-            place = (site.name.rpartition(".")[0], site.inputs, whole)
-            siblings.setdefault(place, []).append(site.name)
-        self._reading: dict[str, _Reading] = {}
+                A = A.repeat(self._members, 1)  # cheaper than repeating each result
+            self._down[site.name] = (A.reshape(-1, A.shape[-1]).t(), site.rank, whole)
+            parent = (site.name.rpartition(".")[0], site.inputs, whole)
+            siblings.setdefault(parent, []).append(site.name)
+        self._shared: dict[str, _SharedProduct] = {}
         for names in siblings.values():
-            self._together(names)
-        self._read: tuple[Tensor, _Reading, Tensor] | None = None
+            self._share_product(names)
+        self._last_product: tuple[Tensor, _SharedProduct, Tensor] | None = None
         self._rows = torch.zeros(1, dtype=torch.long)
         self._masks: dict[tuple[int, ...], Tensor] = {}
-        self._own = False
+        self._row_is_member = False
 
-    def _together(self, names: list[str]) -> None:
-        """Let these sites, which get the same inputs, share one product."""
-        parts = [self._columns[name] for name in names]
+    def _share_product(self, names: list[str]) -> None:
+        """Let these sites, which have the same inputs, share one product with their A factors."""
+        parts = [self._down[name] for name in names]
         ends = [0, *itertools.accumulate(At.shape[1] for At, _, _ in parts)]
         columns = {
             name: slice(a, b) for name, (a, b) in zip(names, itertools.pairwise(ends), strict=True)
         }
-        reading = _Reading(
+        shared = _SharedProduct(
             torch.cat([At for At, _, _ in parts], dim=1),
             columns,
             tuple(rank for _, rank, _ in parts),
             parts[0][2],
         )
-        self._reading.update(dict.fromkeys(names, reading))
+        self._shared.update(dict.fromkeys(names, shared))
 
     def assign(self, rows: Tensor) -> None:
         """Give each row its member: (rows, 1) for inputs (rows, tokens, ·), (1, tokens) for flat.
@@ -164,46 +178,47 @@ class Attachment:
         """
         rows = rows.to(self._device)
         self._rows = rows
-        self._masks, self._read = {}, None
-        self._own = (
-            self._m > 1
-            and rows.shape == (self._m, 1)
-            and bool((rows[:, 0] == torch.arange(self._m, device=self._device)).all())
+        self._masks, self._last_product = {}, None
+        self._row_is_member = (
+            self._members > 1
+            and rows.shape == (self._members, 1)
+            and bool((rows[:, 0] == torch.arange(self._members, device=self._device)).all())
         )
 
     def _mask(self, *ranks: int) -> Tensor:
         """One-hot membership, each column repeated ``rank`` times: (*rows.shape, members·rank)."""
         if ranks not in self._masks:
-            hot = nn.functional.one_hot(self._rows, self._m).to(torch.float32)
+            hot = nn.functional.one_hot(self._rows, self._members).to(torch.float32)
             parts = [hot.repeat_interleave(rank, dim=-1) for rank in ranks]
             self._masks[ranks] = torch.cat(parts, dim=-1)
         return self._masks[ranks]
 
-    def _h(self, name: str, x: Tensor) -> Tensor:
-        """A x of a site for all members, masked to each row's own: (…, members·rank)."""
-        reading = self._reading[name]
-        if self._read is None or self._read[0] is not x or self._read[1] is not reading:
-            if next(iter(reading.columns)) != name:
+    def _project_down(self, name: str, x: Tensor) -> Tensor:
+        """A x of a site for all members, zero but for each row's own: (…, members·rank)."""
+        shared = self._shared[name]
+        last = self._last_product
+        if last is None or last[0] is not x or last[1] is not shared:
+            if next(iter(shared.columns)) != name:
                 # Not the inputs of its neighbours after all (o_proj beside q_proj): on its own.
-                self._together([other for other in reading.columns if other != name])
-                self._together([name])
-                reading = self._reading[name]
-            h = x.to(torch.float32) @ reading.At
-            if self._m > 1 and reading.whole:
-                h = h * self._mask(*reading.ranks)
-            self._read = (x, reading, h)
-        h = self._read[2][..., reading.columns[name]]
-        if self._m > 1 and not reading.whole:
-            rank = self._columns[name][1]
-            h = h.repeat(*(1,) * (h.dim() - 1), self._m) * self._mask(rank)
+                self._share_product([other for other in shared.columns if other != name])
+                self._share_product([name])
+                shared = self._shared[name]
+            h = x.to(torch.float32) @ shared.At
+            if self._members > 1 and shared.whole:
+                h = h * self._mask(*shared.ranks)
+            self._last_product = last = (x, shared, h)
+        h = last[2][..., shared.columns[name]]
+        if self._members > 1 and not shared.whole:
+            rank = self._down[name][1]
+            h = h.repeat(*(1,) * (h.dim() - 1), self._members) * self._mask(rank)
         return h
 
     def delta(self, name: str, x: Tensor) -> Tensor:
         """``scale · B_m A_m x`` per row in fp32, for x (rows, tokens, in)."""
-        if self._own:
+        if self._row_is_member:
             A, B = self._factors[name]
             return (x.to(torch.float32) @ A.transpose(-1, -2)) @ B.transpose(1, 2)
-        return self._h(name, x) @ self._out[name]
+        return self._project_down(name, x) @ self._up[name]
 
     def _add(self, name: str, x: Tensor, out: Tensor) -> Tensor:
         """``out`` plus the delta, written into ``out`` and rounded once, from fp32.
@@ -212,13 +227,13 @@ class Attachment:
         an addition of mixed types.
         """
         wide = out.to(torch.float32)  # itself where the base is fp32
-        if self._own:
+        if self._row_is_member:
             A, B = self._factors[name]
             h = x.to(torch.float32) @ A.transpose(-1, -2)
             wide.baddbmm_(h, B.transpose(1, 2))
         else:
-            h = self._h(name, x)
-            wide.view(-1, wide.shape[-1]).addmm_(h.reshape(-1, h.shape[-1]), self._out[name])
+            h = self._project_down(name, x)
+            wide.view(-1, wide.shape[-1]).addmm_(h.reshape(-1, h.shape[-1]), self._up[name])
         return out if wide is out else out.copy_(wide)
 
     def hook(self, name: str) -> Any:
@@ -233,7 +248,7 @@ class Attachment:
 
 
 @contextmanager
-def attached(
+def attach_deltas(
     model: nn.Module, sites: tuple[Site, ...], deltas: Deltas | None, rows: Tensor | None = None
 ) -> Iterator[Attachment | None]:
     """Add the deltas to every forward pass of ``model`` inside the block.
@@ -242,7 +257,7 @@ def attached(
     With ``deltas`` None the model stays the base model. Differentiable with respect to A and B:
 
         B = {s.name: torch.zeros(n, s.outputs, s.rank, requires_grad=True) for s in sites}
-        with attached(model, sites, Deltas(A, B), torch.arange(n)[:, None]):
+        with attach_deltas(model, sites, Deltas(A, B), torch.arange(n)[:, None]):
             logp = answer_logps(model, batch, temperature)
         scores = torch.autograd.grad(logp.sum(), list(B.values()))   # per row, one backward
     """

@@ -28,6 +28,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 from szpo import cache
 from szpo.errors import ResourceError, UsageError
 from szpo.models import weight_files
+from szpo.models.batched_lora import AdaptedModel
+from szpo.models.lora_sites import Site
 from szpo.types import Answer, Prompt
 
 Dtype: TypeAlias = Literal["fp32", "bf16", "fp16"]
@@ -83,6 +85,10 @@ class Loaded:
         """Where the model's weights live."""
         device: torch.device = self.model.device
         return device
+
+    def adapt(self, sites: tuple[Site, ...] = ()) -> AdaptedModel:
+        """The model with the LoRA sites ``sites`` and its own stop tokens, for an engine."""
+        return AdaptedModel(self.model, sites, stop_tokens(self))
 
 
 def load(

@@ -1,7 +1,7 @@
-"""Scores of the sampled law and Monte-Carlo KL, with a LoRA update of its own for every row.
+"""Score vectors and Monte-Carlo KL of sampled answers, each row with LoRA weights of its own.
 
-The score of an answer y is ∇_B log π(y | x) at the run's start: where the policy's own probability
-of what it said would move. It needs gradients of the policy and no judgement of anybody. Rows of a
+The score of an answer y is ∇_B log π(y | x) at the run's start: the direction in which the
+answer's own log-probability grows fastest. It needs gradients of the policy and no vote. Rows of a
 batch each carry their own B, so that one backward pass gives one score per row.
 """
 
@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from scipy import linalg
 
 from szpo.errors import RunError
-from szpo.models.batched_lora import Deltas, attached
+from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas
 from szpo.models.loading import differentiable
-from szpo.models.lora_sites import Site
 from szpo.types import Floats, Theta
 
 TOKENS = 4096
@@ -100,7 +99,7 @@ def _pad(samples: Sequence[Sample], index: tuple[int, ...], device: torch.device
 
 @contextmanager
 def _head_at(model: Any, rows: torch.Tensor, columns: torch.Tensor) -> Iterator[None]:
-    """Within it the LM head sees only the given positions, as one row (1, n, hidden).
+    """Let the LM head see only the given positions inside the block, as one row (1, n, hidden).
 
     The head is the largest product of a small model; padding and prompts need no logits. What a
     model does to its logits afterwards (soft caps, scaling) still happens.
@@ -150,8 +149,7 @@ def _per_row(batch: Batch, values: torch.Tensor) -> torch.Tensor:
 
 
 def score_vectors(
-    model: Any,
-    sites: tuple[Site, ...],
+    adapted: AdaptedModel,
     start: Theta,
     samples: Sequence[Sample],
     *,
@@ -164,8 +162,7 @@ def score_vectors(
     Only the part of the model above the first adapted site is differentiated.
 
     Args:
-        model: Any causal LM of transformers; its own weights get no gradient.
-        sites: The adapted weights.
+        adapted: The model, whose own weights get no gradient, and the adapted weights.
         start: A and B of each site, by ``site.a`` and ``site.b``.
         samples: Answers drawn from the start's law (same temperature, no top-p).
         temperature: The run's sampling temperature.
@@ -178,12 +175,13 @@ def score_vectors(
     Raises:
         RunError: A score is not finite.
     """
+    model, sites = adapted.model, adapted.sites
     device = model.device
     A = {s.name: torch.from_numpy(start[s.a]).to(device) for s in sites}
     centre = {s.name: torch.from_numpy(start[s.b]).to(device) for s in sites}
     scores = np.empty((len(samples), sum(s.outputs * s.rank for s in sites)), np.float32)
     done = 0
-    for batch in batches(samples, device=device, vocab=words(model), tokens=tokens):
+    for batch in batches(samples, device=device, vocab=vocabulary_size(model), tokens=tokens):
         rows = len(batch.index)
         B = {
             name: value.expand(rows, -1, -1).clone().requires_grad_()
@@ -193,7 +191,7 @@ def score_vectors(
         with (
             torch.enable_grad(),
             differentiable(model),
-            attached(model, sites, Deltas(A, B), own),
+            attach_deltas(model, sites, Deltas(A, B), own),
         ):
             logp = answer_logps(model, batch, temperature)
             grads = torch.autograd.grad(logp.sum(), [B[s.name] for s in sites])
@@ -210,13 +208,13 @@ def score_vectors(
     return scores
 
 
-def words(model: Any) -> int:
-    """Size of the vocabulary that the head writes."""
+def vocabulary_size(model: Any) -> int:
+    """Number of tokens that the model's head writes logits for."""
     return int(model.config.get_text_config().vocab_size)
 
 
 def input_directions(
-    model: Any, sites: tuple[Site, ...], samples: Sequence[Sample]
+    adapted: AdaptedModel, samples: Sequence[Sample]
 ) -> dict[str, NDArray[np.float32]]:
     """Leading right singular vectors of each module's inputs, each scaled to unit rms output.
 
@@ -226,6 +224,7 @@ def input_directions(
     Returns:
         ``site.a`` → A, (rank, in), fp32.
     """
+    model, sites = adapted.model, adapted.sites
     moments = {s.name: torch.zeros(s.inputs, s.inputs, device=model.device) for s in sites}
     state: dict[str, Any] = {}
 
@@ -272,8 +271,7 @@ def body(model: Any) -> Any:
 
 
 def kl_of_members(
-    model: Any,
-    sites: tuple[Site, ...],
+    adapted: AdaptedModel,
     deltas: Deltas,
     samples: Sequence[Sample],
     owner: Sequence[int],
@@ -287,23 +285,23 @@ def kl_of_members(
     has the same mean as log π/π₀ of the answer and a far smaller spread.
 
     Args:
-        model: The base model.
-        sites: The adapted weights.
+        adapted: The base model and its adapted weights.
         deltas: The members.
         samples: Answers of the members.
         owner: Member of each sample.
         reference: One member to compare with; None is the base model.
         temperature: The sampling temperature.
     """
+    model, sites = adapted.model, adapted.sites
     found = np.empty(len(samples))
     with torch.inference_mode():
-        for batch in batches(samples, device=model.device, vocab=words(model)):
+        for batch in batches(samples, device=model.device, vocab=vocabulary_size(model)):
             rows = torch.tensor([owner[i] for i in batch.index], device=model.device)
-            with attached(model, sites, deltas, rows[:, None]):
+            with attach_deltas(model, sites, deltas, rows[:, None]):
                 moved = answer_logits(model, batch, temperature)
             norm = moved.logsumexp(-1)
             p = (moved - norm[:, None]).exp_()
-            with attached(model, sites, reference):
+            with attach_deltas(model, sites, reference):
                 still = answer_logits(model, batch, temperature)
             # Σ p (log p − log q), with the two normalisers taken out of the sum over words.
             norm -= still.logsumexp(-1)

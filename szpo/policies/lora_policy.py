@@ -63,9 +63,7 @@ class LoraPolicy:
         self.subspace = subspace
         self.asking = asking or Asking()
         self.space = Space(root_seed, subspace.layout, law or Law.for_dim(subspace.dim))
-        self.engine = engine or engine_for(
-            loaded.model, subspace.sites, stop_tokens=loading.stop_tokens(loaded)
-        )
+        self.engine = engine or engine_for(loaded.adapt(subspace.sites))
         self._reader = context.of(loaded)
         self._stop = frozenset(loading.stop_tokens(loaded))
         self._basis_sha256 = subspace.basis_sha256
@@ -227,8 +225,7 @@ class LoraPolicy:
         ids = [self.encode(prompt) for prompt in prompts]
         answers = [Sample(ids[i // samples], row, i // samples) for i, row in enumerate(rows)]
         found = logprobs.kl_of_members(
-            self.loaded.model,
-            self.subspace.sites,
+            self.loaded.adapt(self.subspace.sites),
             self.deltas([self._theta]),
             answers,
             [0] * len(answers),

@@ -82,7 +82,7 @@ class Probe:
         answers = self.samples(deltas, owner, groups, name)
         reference = None if is_zero(start, self.sites) else self.deltas(start, [{}])
         found = logprobs.kl_of_members(
-            self.loaded.model, self.sites, deltas, answers, owner,
+            self.loaded.adapt(self.sites), deltas, answers, owner,
             reference=reference, temperature=self.sampling.temperature,
         )  # fmt: skip
         return found.reshape(len(members), rows)

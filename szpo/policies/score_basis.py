@@ -32,7 +32,7 @@ def score_subspace(
     """``dim`` whitened principal directions of the score of ``base``, scaled by measured KL."""
     began = time.monotonic()
     vectors = logprobs.score_vectors(
-        plan.loaded.model, plan.sites, start, base, temperature=plan.sampling.temperature,
+        plan.loaded.adapt(plan.sites), start, base, temperature=plan.sampling.temperature,
         progress=lambda done, of: plan.progress("scores", done, of),
     )  # fmt: skip
     seconds = time.monotonic() - began

@@ -69,7 +69,7 @@ def setup(
     if law.temperature == 0:
         raise UsageError("temperature 0 has no score and no KL; set a temperature above 0")
     tokens = tuple(loading.encode(loaded.tokenizer, p) for p in prompts)
-    engine = engine_for(loaded.model, sites, stop_tokens=loading.stop_tokens(loaded))
+    engine = engine_for(loaded.adapt(sites))
     say = progress or (lambda what, done, of: None)
     plan = Probe(loaded, sites, tokens, law, root_seed, engine, say)
     base: list[Sample] = []
@@ -79,7 +79,7 @@ def setup(
         blank = {s.a: np.zeros((s.rank, s.inputs), np.float32) for s in sites}
         need = samples if kind == "score" else INPUT_SAMPLES
         base = plan.base_samples({**blank, **zero}, need)
-        start = {**logprobs.input_directions(loaded.model, sites, base[:INPUT_SAMPLES]), **zero}
+        start = {**logprobs.input_directions(loaded.adapt(sites), base[:INPUT_SAMPLES]), **zero}
     elif kind == "score":
         base = plan.base_samples(start, samples)
     names = [s.b for s in sites] if train == "B" else [n for s in sites for n in (s.a, s.b)]

@@ -17,7 +17,7 @@ from szpo.baselines.actor import Actor
 from szpo.baselines.costs import Moment
 from szpo.data.pairs import Pair
 from szpo.errors import RunError
-from szpo.models.batched_lora import Deltas, attached
+from szpo.models.batched_lora import Deltas, attach_deltas
 from szpo.models.loading import answer_tokens
 from szpo.types import Answer, Prompt, Verdict
 from tests.support.baseline_actors import (
@@ -47,7 +47,7 @@ def logps(actor: Actor, deltas: Deltas, rows: Sequence[tuple[Prompt, Answer]]) -
     found = []
     for prompt, answer in rows:
         ids = [*actor.encode(prompt), *answer_tokens(actor.loaded, answer)]
-        with attached(actor.loaded.model, actor.sites, deltas, torch.zeros(1, 1).long()):
+        with attach_deltas(actor.loaded.model, actor.sites, deltas, torch.zeros(1, 1).long()):
             logp = actor.loaded.model(torch.tensor([ids])).logits[0].log_softmax(-1)
         steps = range(len(actor.encode(prompt)), len(ids))
         found.append(torch.stack([logp[i - 1, ids[i]] for i in steps]).sum())

@@ -12,11 +12,11 @@ from peft import LoraConfig
 from szpo.errors import RunError, UsageError
 from szpo.generation.engine import Engine
 from szpo.generation.engine_choice import check_engine, engine_for
-from szpo.generation.flat_engine import HfEngine
+from szpo.generation.flat_engine import FlatEngine
 from szpo.generation.generate_engine import GenerateEngine
-from szpo.generation.prefill import Canary, common_head, plan
+from szpo.generation.prefill import Canary, common_head, plan_prefill
 from szpo.generation.sampling import Sampling, draw
-from szpo.models.batched_lora import Deltas, attached, find_sites
+from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas, find_sites
 from szpo.models.lora_sites import Site
 from tests.support.tiny_models import ARCHITECTURES, STOP, TARGETS, WORDS, build
 
@@ -49,7 +49,7 @@ def one_by_one(
 ) -> tuple[int, ...]:  # fmt: skip
     ids, new = list(prompt), []
     mine = Deltas(deltas.A, {k: b[member : member + 1] for k, b in deltas.B.items()})
-    with torch.inference_mode(), attached(model, sites, mine):
+    with torch.inference_mode(), attach_deltas(model, sites, mine):
         for t in range(sampling.max_new_tokens):
             logits = model(torch.tensor([ids]), use_cache=False).logits[0, -1:]
             new.append(int(draw(logits, torch.from_numpy(draws[t : t + 1]), sampling)))
@@ -67,7 +67,7 @@ def test_flat_batch_says_what_single_rows_say(name: str, layers: list[int] | Non
     sampling = Sampling(max_new_tokens=14)
     draws = np.random.default_rng(0).random((len(prompts), 14))
     # Small limits force several chunks of prompts and several groups of rows.
-    engine = HfEngine(model, sites, stop_tokens=[STOP], max_rows=10, max_tokens=20)
+    engine = FlatEngine(AdaptedModel(model, sites, (STOP,)), max_rows=10, max_tokens=20)
     made = engine.generate(prompts, members, deltas, sampling, draws, canary=True)
     expected = [
         one_by_one(model, sites, deltas, p, m, u, sampling)
@@ -83,10 +83,12 @@ def test_finished_rows_leave_and_the_others_go_on() -> None:
     prompts, members = questions(count=6, repeats=2, members=3)
     sampling = Sampling(max_new_tokens=12)
     draws = np.random.default_rng(5).random((len(prompts), 12))
-    free = HfEngine(model, sites).generate(prompts, members, deltas, sampling, draws)
+    free = FlatEngine(AdaptedModel(model, sites)).generate(
+        prompts, members, deltas, sampling, draws
+    )
     # Make the words that rows say early the end tokens: rows then end at many different places.
     stops = sorted({row[i % 9] for i, row in enumerate(free.tokens)})
-    ended = HfEngine(model, sites, stop_tokens=stops).generate(
+    ended = FlatEngine(AdaptedModel(model, sites, tuple(stops))).generate(
         prompts, members, deltas, sampling, draws
     )
     for whole, cut in zip(free.tokens, ended.tokens, strict=True):
@@ -98,8 +100,8 @@ def test_finished_rows_leave_and_the_others_go_on() -> None:
 @pytest.mark.parametrize("name", [*ARCHITECTURES, "gemma2"])
 def test_every_model_gets_an_engine_that_keeps_the_contract(name: str) -> None:
     model, sites, _ = adapted(name, [2, 3])
-    engine = engine_for(model, sites, stop_tokens=[STOP])
-    expected = {"gemma2": GenerateEngine}.get(name, HfEngine)
+    engine = engine_for(AdaptedModel(model, sites, (STOP,)))
+    expected = {"gemma2": GenerateEngine}.get(name, FlatEngine)
     assert type(engine) is expected
     check_engine(lambda: engine, sites, WORDS)
 
@@ -109,8 +111,8 @@ def test_generate_engine_and_flat_engine_agree() -> None:
     prompts, members = questions(count=3, repeats=1, members=3)
     sampling = Sampling(max_new_tokens=8, temperature=0.7, top_k=20, top_p=0.9)
     draws = np.random.default_rng(3).random((len(prompts), 8))
-    one = HfEngine(model, sites, stop_tokens=[STOP])
-    other = GenerateEngine(model, sites, stop_tokens=[STOP])
+    one = FlatEngine(AdaptedModel(model, sites, (STOP,)))
+    other = GenerateEngine(AdaptedModel(model, sites, (STOP,)))
     assert one.generate(prompts, members, deltas, sampling, draws) == other.generate(
         prompts, members, deltas, sampling, draws
     )
@@ -121,13 +123,15 @@ def test_generate_engine_says_the_same_however_few_rows_go_through_together() ->
     prompts, members = questions(count=3, repeats=1, members=3)
     draws = np.random.default_rng(3).random((len(prompts), 8))
     made = [
-        GenerateEngine(model, sites, stop_tokens=[STOP], max_rows=rows).generate(
+        GenerateEngine(AdaptedModel(model, sites, (STOP,)), max_rows=rows).generate(
             prompts, members, deltas, Sampling(max_new_tokens=8), draws, canary=True
         )
         for rows in (1, 2, 32)
     ]
     assert made[0] == made[1] == made[2]
-    nothing = GenerateEngine(model, sites).generate([], [], deltas, Sampling(), np.zeros((0, 24)))
+    nothing = GenerateEngine(AdaptedModel(model, sites)).generate(
+        [], [], deltas, Sampling(), np.zeros((0, 24))
+    )
     assert nothing.tokens == ()
 
 
@@ -137,7 +141,7 @@ def test_generate_engine_says_the_same_however_few_rows_go_through_together() ->
 )
 def test_check_engine_names_the_broken_clause(broken: str, clause: str) -> None:
     model, sites, _ = adapted("llama")
-    inner = HfEngine(model, sites, stop_tokens=[STOP])
+    inner = FlatEngine(AdaptedModel(model, sites, (STOP,)))
 
     class Broken:
         def generate(self, prompts, members, deltas, sampling, uniforms, *, canary=False):  # type: ignore[no-untyped-def]
@@ -162,12 +166,14 @@ def test_logprobs_are_those_of_a_plain_pass() -> None:
     prompts, members = questions(count=3, repeats=1, members=3)
     completions = [[7, 8, 9][: 1 + i % 3] for i in range(len(prompts))]
     completions[4] = []
-    found = HfEngine(model, sites).logprobs(prompts, completions, members, deltas, temperature=0.5)
+    found = FlatEngine(AdaptedModel(model, sites)).logprobs(
+        prompts, completions, members, deltas, temperature=0.5
+    )
     assert [len(values) for values in found] == [len(c) for c in completions]
     for i in (0, 5, 8):
         mine = Deltas(deltas.A, {k: b[members[i] : members[i] + 1] for k, b in deltas.B.items()})
         ids = torch.tensor([[*prompts[i], *completions[i]]])
-        with torch.inference_mode(), attached(model, sites, mine):
+        with torch.inference_mode(), attach_deltas(model, sites, mine):
             logp = (model(ids).logits[0] / 0.5).log_softmax(-1)
         expected = [
             float(logp[len(prompts[i]) - 1 + t, token]) for t, token in enumerate(completions[i])
@@ -180,7 +186,7 @@ def test_the_canary_sees_equal_members() -> None:
     same = Deltas(deltas.A, {k: b[:1].repeat(2, 1, 1) for k, b in deltas.B.items()})
     prompts, members = questions(count=3, repeats=1, members=2)
     draws = np.full((6, 4), 0.5)
-    engine = HfEngine(model, sites)
+    engine = FlatEngine(AdaptedModel(model, sites))
     with pytest.raises(RunError, match="members 0 and 1 give identical logits"):
         engine.generate(prompts, members, same, Sampling(max_new_tokens=4), draws, canary=True)
     engine.generate(prompts, members, deltas, Sampling(max_new_tokens=4), draws, canary=True)
@@ -202,7 +208,7 @@ def test_equal_members_are_seen_whatever_blocks_they_fall_into(
     """Forty members answer one prompt, at most ``rows`` rows at a time."""
     model, sites, deltas = twins(40, one, other)
     prompts, members = questions(count=1, repeats=1, members=40)
-    engine = GenerateEngine(model, sites, max_rows=rows)
+    engine = GenerateEngine(AdaptedModel(model, sites), max_rows=rows)
     draws = np.full((40, 1), 0.5)
     with pytest.raises(RunError, match=f"members {one} and {other} give identical logits"):
         engine.generate(prompts, members, deltas, Sampling(max_new_tokens=1), draws, canary=True)
@@ -214,9 +220,11 @@ def test_equal_members_are_seen_where_one_fills_a_block_by_itself() -> None:
     draws = np.random.default_rng(4).random((64, 3))
     how = Sampling(max_new_tokens=3)
     with pytest.raises(RunError, match="members 0 and 1 give identical logits"):
-        GenerateEngine(model, sites).generate(prompts, members, same, how, draws, canary=True)
+        GenerateEngine(AdaptedModel(model, sites)).generate(
+            prompts, members, same, how, draws, canary=True
+        )
     _, _, deltas = adapted("llama", members=2)
-    engine = GenerateEngine(model, sites)
+    engine = GenerateEngine(AdaptedModel(model, sites))
     watched = engine.generate(prompts, members, deltas, how, draws, canary=True)
     assert watched == engine.generate(prompts, members, deltas, how, draws)
 
@@ -247,19 +255,23 @@ def test_the_canary_compares_only_members_that_share_a_prompt() -> None:
 
 def test_plan_shares_what_is_the_same() -> None:
     prompts = [[1, 2, 3], [1, 2, 4], [1, 2, 3], [1, 2, 3]]
-    found = plan(prompts, [0, 0, 1, 0])
+    found = plan_prefill(prompts, [0, 0, 1, 0])
     assert found.sequences == [(1, 2, 3), (1, 2, 4)]
     assert found.units == [(0, 0), (0, 1), (1, 0)]
     assert found.order == [0, 3, 2, 1]
     assert found.head == 0  # too short to be worth a pass of its own
     assert common_head([(5, 6, 7), (5, 6, 7, 8)]) == 2
     long = [[*range(200), 300 + i] for i in range(4)]
-    assert plan(long, [0, 0, 0, 0]).head == 200
+    assert plan_prefill(long, [0, 0, 0, 0]).head == 200
 
 
 def test_arguments_that_do_not_fit_are_named() -> None:
     model, sites, deltas = adapted("llama")
-    engine, sampling, draws = HfEngine(model, sites), Sampling(max_new_tokens=2), np.zeros((1, 2))
+    engine, sampling, draws = (
+        FlatEngine(AdaptedModel(model, sites)),
+        Sampling(max_new_tokens=2),
+        np.zeros((1, 2)),
+    )
     with pytest.raises(UsageError, match="1 prompts but 2 members"):
         engine.generate([[5]], [0, 1], deltas, sampling, draws)
     with pytest.raises(UsageError, match="0 … 2"):

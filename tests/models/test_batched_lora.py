@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from szpo.cache import quiet
 from szpo.errors import UsageError
 from szpo.models import adapter_files
-from szpo.models.batched_lora import Deltas, attached, find_sites
+from szpo.models.batched_lora import Deltas, attach_deltas, find_sites
 from tests.support.tiny_models import ARCHITECTURES, TARGETS, WORDS, build, with_adapter
 
 MEMBERS = 3
@@ -58,7 +58,7 @@ def test_rows_equal_separately_loaded_adapters(
     members, deltas = factors(sites, rank, trains_a)
     ids = torch.arange(6 * 7).reshape(6, 7) % WORDS
     owner = torch.tensor([2, 0, 1, 1, 0, 2])
-    with torch.inference_mode(), attached(model, sites, deltas, owner[:, None]):
+    with torch.inference_mode(), attach_deltas(model, sites, deltas, owner[:, None]):
         mixed = model(ids).logits
     for member, values in enumerate(members):
         folder = tmp_path / str(member)
@@ -92,7 +92,10 @@ def test_rows_equal_separately_loaded_adapters_on_four_bits(
     assert sites[0].inputs == 64
     members, deltas = factors(sites, rank, trains_a)
     ids = torch.arange(3 * 7).reshape(3, 7) % WORDS
-    with torch.inference_mode(), attached(model, sites, deltas, torch.tensor([[0], [1], [2]])):
+    with (
+        torch.inference_mode(),
+        attach_deltas(model, sites, deltas, torch.tensor([[0], [1], [2]])),
+    ):
         mixed = model(ids).logits
     for member, values in enumerate(members):
         folder = tmp_path / str(member)
@@ -116,7 +119,7 @@ def test_neighbours_share_a_product_only_where_they_share_inputs() -> None:
     ids = torch.arange(4 * 6).reshape(4, 6)
     owner = torch.tensor([1, 0, 2, 1])
     with torch.inference_mode():
-        with attached(model, sites, deltas, owner[:, None]):
+        with attach_deltas(model, sites, deltas, owner[:, None]):
             first = model(ids).logits
             again = model(ids).logits
         assert torch.equal(first, again)  # the grouping is found during the first pass
@@ -125,7 +128,7 @@ def test_neighbours_share_a_product_only_where_they_share_inputs() -> None:
                 {k: a[owner[row]] for k, a in deltas.A.items()},
                 {k: b[owner[row]][None] for k, b in deltas.B.items()},
             )
-            with attached(model, sites, mine):
+            with attach_deltas(model, sites, mine):
                 alone = model(ids[row : row + 1]).logits[0]
             torch.testing.assert_close(first[row], alone, rtol=1e-5, atol=1e-5)
 
@@ -139,11 +142,11 @@ def test_many_members_of_a_large_rank_agree_with_single_ones() -> None:
     ids = torch.arange(12 * 3).reshape(12, 3)
     owner = torch.arange(12).flip(0)
     with torch.inference_mode():
-        with attached(model, sites, Deltas(A, B), owner[:, None]):
+        with attach_deltas(model, sites, Deltas(A, B), owner[:, None]):
             mixed = model(ids).logits
         for row in (0, 5, 11):
             mine = Deltas(A, {k: b[owner[row]][None] for k, b in B.items()})
-            with attached(model, sites, mine):
+            with attach_deltas(model, sites, mine):
                 alone = model(ids[row : row + 1]).logits[0]
             torch.testing.assert_close(mixed[row], alone, rtol=1e-5, atol=1e-5)
 
@@ -157,7 +160,7 @@ def test_one_backward_gives_every_row_its_own_gradient() -> None:
     def gradients(rows: torch.Tensor) -> list[torch.Tensor]:
         n = len(rows)
         B = {s.name: torch.zeros(n, s.outputs, s.rank, requires_grad=True) for s in sites}
-        with attached(model, sites, Deltas(deltas.A, B), torch.arange(n)[:, None]):
+        with attach_deltas(model, sites, Deltas(deltas.A, B), torch.arange(n)[:, None]):
             logp = model(rows).logits.log_softmax(-1)[:, :-1]
         total = logp.gather(-1, rows[:, 1:, None]).sum()
         return list(torch.autograd.grad(total, list(B.values())))
@@ -175,7 +178,7 @@ def test_the_model_is_the_base_model_again_afterwards() -> None:
     before = model(ids).logits
     sites = find_sites(model, config("llama", 8))
     _, deltas = factors(sites, 8, False)
-    with torch.inference_mode(), attached(model, sites, deltas):
+    with torch.inference_mode(), attach_deltas(model, sites, deltas):
         assert not torch.equal(model(ids).logits, before)
     assert torch.equal(model(ids).logits, before)
     assert [name for name, _ in model.named_modules()] == names

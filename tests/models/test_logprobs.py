@@ -10,7 +10,7 @@ import torch
 
 from szpo.errors import RunError
 from szpo.models import logprobs
-from szpo.models.batched_lora import Deltas, attached, find_sites
+from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas, find_sites
 from szpo.models.logprobs import Sample
 from szpo.models.lora_sites import Site
 from szpo.policies.layer_choice import lora_config
@@ -56,7 +56,7 @@ def alone(model: torch.nn.Module, sample: Sample, temperature: float) -> torch.T
 @pytest.mark.parametrize("rank", [1, 2])
 def test_a_score_is_the_gradient_of_the_answers_log_probability(name: str, rank: int) -> None:
     model, sites, start = parts(name, rank)
-    found = logprobs.score_vectors(model, sites, start, SAMPLES, temperature=0.8)
+    found = logprobs.score_vectors(AdaptedModel(model, sites), start, SAMPLES, temperature=0.8)
     assert found.shape == (4, sum(s.outputs * rank for s in sites))
     rng = np.random.default_rng(1)
     step = 1e-3
@@ -65,7 +65,7 @@ def test_a_score_is_the_gradient_of_the_answers_log_probability(name: str, rank:
         sides = []
         for sign in (1, -1):
             b = {n: np.float32(sign * step) * v for n, v in move.items()}
-            with torch.no_grad(), attached(model, sites, deltas(sites, start, b)):
+            with torch.no_grad(), attach_deltas(model, sites, deltas(sites, start, b)):
                 sides.append(float(alone(model, sample, 0.8)))
         slope = (sides[0] - sides[1]) / (2 * step)
         flat = np.concatenate([move[s.b].ravel() for s in sites])
@@ -74,16 +74,16 @@ def test_a_score_is_the_gradient_of_the_answers_log_probability(name: str, rank:
 
 def test_a_score_does_not_depend_on_its_batch() -> None:
     model, sites, start = parts("llama")
-    together = logprobs.score_vectors(model, sites, start, SAMPLES)
-    one = [logprobs.score_vectors(model, sites, start, [s])[0] for s in SAMPLES]
+    together = logprobs.score_vectors(AdaptedModel(model, sites), start, SAMPLES)
+    one = [logprobs.score_vectors(AdaptedModel(model, sites), start, [s])[0] for s in SAMPLES]
     np.testing.assert_allclose(together, one, rtol=2e-4, atol=1e-5)
 
 
 def test_scores_are_taken_at_the_start_not_at_zero() -> None:
     model, sites, start = parts("llama")
     moved = {n: v + np.float32(0.3) if n.endswith("lora_B") else v for n, v in start.items()}
-    a = logprobs.score_vectors(model, sites, start, SAMPLES)
-    b = logprobs.score_vectors(model, sites, moved, SAMPLES)
+    a = logprobs.score_vectors(AdaptedModel(model, sites), start, SAMPLES)
+    b = logprobs.score_vectors(AdaptedModel(model, sites), moved, SAMPLES)
     assert np.abs(a - b).max() > 1e-3
 
 
@@ -92,7 +92,7 @@ def test_the_mean_score_of_the_policys_own_answers_is_zero() -> None:
     model, sites, start = parts("qwen2")
     prompt = (5, 9, 11)
     every = [Sample(prompt, (word,)) for word in range(tiny_models.WORDS)]
-    found = logprobs.score_vectors(model, sites, start, every)
+    found = logprobs.score_vectors(AdaptedModel(model, sites), start, every)
     with torch.no_grad():
         p = model(torch.tensor([prompt])).logits[0, -1].softmax(-1).numpy()
     scale = np.sqrt((p[:, None] * found**2).sum(0)).max()
@@ -106,12 +106,14 @@ def test_kl_of_one_token_is_that_of_the_next_words() -> None:
     b = {s.b: rng.normal(size=start[s.b].shape).astype(np.float32) for s in sites}
     member = deltas(sites, start, b)
     rows = [Sample((5, 9, 11), (40,)), Sample((5, 8), (7,))]
-    found = logprobs.kl_of_members(model, sites, member, rows, [0, 0], temperature=1.5)
+    found = logprobs.kl_of_members(
+        AdaptedModel(model, sites), member, rows, [0, 0], temperature=1.5
+    )
     for sample, value in zip(rows, found, strict=True):
         ids = torch.tensor([sample.prompt])
         with torch.no_grad():
             q = (model(ids).logits[0, -1].double() / 1.5).log_softmax(-1)
-            with attached(model, sites, member):
+            with attach_deltas(model, sites, member):
                 p = (model(ids).logits[0, -1].double() / 1.5).log_softmax(-1)
         assert value == pytest.approx(float((p.exp() * (p - q)).sum()), rel=1e-3, abs=1e-6)
 
@@ -121,13 +123,15 @@ def test_kl_of_the_reference_with_itself_is_zero() -> None:
     rng = np.random.default_rng(3)
     b = {s.b: rng.normal(size=start[s.b].shape).astype(np.float32) for s in sites}
     same = deltas(sites, start, b)
-    found = logprobs.kl_of_members(model, sites, same, SAMPLES, [0] * 4, reference=same)
+    found = logprobs.kl_of_members(
+        AdaptedModel(model, sites), same, SAMPLES, [0] * 4, reference=same
+    )
     np.testing.assert_allclose(found, 0, atol=1e-5)
 
 
 def test_input_directions_are_the_leading_singular_vectors_scaled_to_unit_rms() -> None:
     model, sites, _ = parts("mistral", rank=2)
-    found = logprobs.input_directions(model, sites, SAMPLES)
+    found = logprobs.input_directions(AdaptedModel(model, sites), SAMPLES)
     for site in sites:
         seen: list[torch.Tensor] = []
         module = model.get_submodule(site.name)
@@ -165,4 +169,4 @@ def test_scores_that_are_not_finite_are_an_error() -> None:
     model, sites, start = parts("llama")
     start = {**start, sites[0].a: np.full_like(start[sites[0].a], math.inf)}
     with pytest.raises(RunError, match="4 of 4 score vectors are not finite"):
-        logprobs.score_vectors(model, sites, start, SAMPLES)
+        logprobs.score_vectors(AdaptedModel(model, sites), start, SAMPLES)

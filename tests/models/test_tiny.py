@@ -73,9 +73,8 @@ def test_the_trained_model_answers_in_two_moods() -> None:
     loaded = loading.load("tiny", dtype="fp32")
     asked = prompts.shipped().heldout[:64]
     rows = [loading.encode(loaded.tokenizer, p) for p in asked for _ in range(2)]
-    stop = loading.stop_tokens(loaded)
     draws = np.random.default_rng(0).random((len(rows), 28))
-    made = engine_for(loaded.model, (), stop_tokens=stop).generate(
+    made = engine_for(loaded.adapt()).generate(
         rows, [0] * len(rows), None, Sampling(max_new_tokens=28), draws
     )
     assert np.mean(made.ended) > 0.8

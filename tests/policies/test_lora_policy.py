@@ -13,7 +13,7 @@ from szpo.cache import quiet
 from szpo.errors import UsageError
 from szpo.generation.sampling import Sampling
 from szpo.models import adapter_files
-from szpo.models.batched_lora import attached
+from szpo.models.batched_lora import attach_deltas
 from szpo.models.loading import Loaded
 from szpo.optim import parameters
 from szpo.policies.lora_policy import Asking, LoraPolicy
@@ -157,7 +157,9 @@ def test_a_saved_adapter_gives_the_same_logits_in_peft(name: str, tmp_path: Path
     ids = torch.arange(12)[None]
     with torch.inference_mode():
         expected = with_adapter(build(name), tmp_path)(ids).logits
-        with attached(policy.loaded.model, policy.subspace.sites, policy.deltas([policy.theta()])):
+        with attach_deltas(
+            policy.loaded.model, policy.subspace.sites, policy.deltas([policy.theta()])
+        ):
             mine = policy.loaded.model(ids).logits
     torch.testing.assert_close(mine, expected, rtol=1e-5, atol=1e-5)
 

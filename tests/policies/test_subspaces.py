@@ -44,7 +44,7 @@ def setup(loaded: Loaded, kind: Any = "score", **options: Any) -> Subspace:
 def mean_kl(loaded: Loaded, space: Subspace, radius: float, rows: int = 12) -> tuple[float, float]:
     """KL at ``radius`` along 24 directions, measured with answers that no set-up saw."""
     ids = tuple(loading.encode(loaded.tokenizer, p) for p in ASKED)
-    engine = engine_for(loaded.model, space.sites, stop_tokens=loading.stop_tokens(loaded))
+    engine = engine_for(loaded.adapt(space.sites))
     probe = Probe(loaded, space.sites, ids, SHORT, 999, engine)
     if space.basis:
         units = kl_calibration.unit_directions(999, 24, space.dim, "test")
@@ -290,7 +290,7 @@ def test_the_tiny_diary_model_keeps_the_promise() -> None:
     loaded = loading.load("tiny", dtype="fp32")
     asked = prompts.shipped().train
     space = subspace_setup.setup(loaded, asked, dim=8, samples=384, root_seed=1)
-    engine = engine_for(loaded.model, space.sites, stop_tokens=loading.stop_tokens(loaded))
+    engine = engine_for(loaded.adapt(space.sites))
     ids = tuple(loading.encode(loaded.tokenizer, p) for p in prompts.shipped().heldout)
     probe = Probe(loaded, space.sites, ids, Sampling(), seeds.branch_seed(1, 0, "test"), engine)
     units = kl_calibration.unit_directions(7, 16, 8, "test")

@@ -16,6 +16,7 @@ from szpo.data.pairs import Pair
 from szpo.errors import RunError, UsageError
 from szpo.generation import flat_engine
 from szpo.ledger.database import Ledger
+from szpo.models.batched_lora import AdaptedModel
 from szpo.policies import subspace_cache
 from szpo.training import summary as of_ledger
 from szpo.types import Answer, Prompt
@@ -206,8 +207,8 @@ def test_measuring_is_on_no_clock_and_counts_no_tokens(monkeypatch):
         measurements.Instruments, "_now", staticmethod(lambda: (float(next(clock)),) * 2)
     )
     made = SimpleNamespace(tokens=((5, 6, 1),) * 3)
-    monkeypatch.setattr(flat_engine.HfEngine, "generate", lambda self: made)
-    engine = flat_engine.HfEngine(None, stop_tokens=(1,))
+    monkeypatch.setattr(flat_engine.FlatEngine, "generate", lambda self: made)
+    engine = flat_engine.FlatEngine(AdaptedModel(None, stop_tokens=(1,)))
     tools = measurements.Instruments()  # at 0
     with tools.counting():
         engine.generate()

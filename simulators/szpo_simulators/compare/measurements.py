@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from szpo import memory
-from szpo.generation.flat_engine import HfEngine
+from szpo.generation.flat_engine import FlatEngine
 from szpo.generation.generate_engine import GenerateEngine
 from szpo.policies import subspace_cache
 from szpo.policies.subspaces import Subspace
@@ -95,7 +95,7 @@ class Instruments:
             def run(engine: Any, *some: Any, **more: Any) -> Any:
                 made = generate(engine, *some, **more)
                 if self._on:
-                    self.tokens += spoken(made.tokens, engine.stop_tokens)
+                    self.tokens += spoken(made.tokens, engine.adapted.stop_tokens)
                 return made
 
             return run
@@ -103,7 +103,7 @@ class Instruments:
         def unkept(_key: Any, make: Callable[[], Subspace]) -> Subspace:
             return make()
 
-        for engine in (HfEngine, GenerateEngine):
+        for engine in (FlatEngine, GenerateEngine):
             put(engine, "generate", counted(engine.generate))
         put(subspace_cache, "kept", unkept)
         try:

@@ -35,7 +35,7 @@ TOLERANCE = 0.2
 def probe_of(loaded: Loaded, subspace: Subspace, sampling: Sampling, root_seed: int) -> Probe:
     """Asks the subspace's model with held-out prompts and random numbers of its own."""
     asked = tuple(loading.encode(loaded.tokenizer, p) for p in prompts.shipped().heldout)
-    engine = engine_for(loaded.model, subspace.sites, stop_tokens=loading.stop_tokens(loaded))
+    engine = engine_for(loaded.adapt(subspace.sites))
     key = branch_seed(root_seed, 0, "bench kl")
     return Probe(loaded, subspace.sites, asked, sampling, key, engine)
 

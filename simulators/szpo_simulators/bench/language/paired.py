@@ -29,11 +29,11 @@ from scipy.stats import binom
 from szpo import memory
 from szpo.data import prompts
 from szpo.evaluators.panel_evaluator import PanelEvaluator
-from szpo.generation.flat_engine import HfEngine
+from szpo.generation.flat_engine import FlatEngine
 from szpo.generation.sampling import Sampling
 from szpo.ledger.database import THETA0, Ledger
 from szpo.models import loading
-from szpo.models.batched_lora import Deltas, find_sites
+from szpo.models.batched_lora import AdaptedModel, Deltas, find_sites
 from szpo.models.loading import Loaded
 from szpo.models.lora_sites import Site
 from szpo.optim import settings
@@ -102,7 +102,7 @@ class Job:
         ids = self.ids[:half] * 2 if shared else self.ids
         draws = np.random.default_rng(0).random((half, self.tokens))
         members = [0] * half + [int(deltas is not None)] * half
-        HfEngine(self.loaded.model, self.sites).generate(
+        FlatEngine(AdaptedModel(self.loaded.model, self.sites)).generate(
             ids, members, deltas, Sampling(max_new_tokens=self.tokens), np.tile(draws, (2, 1))
         )
 

@@ -169,7 +169,7 @@ def fresh(
     """``count`` answers with their score vectors, in chunks kept in ``folder``."""
     start = {**subspace.fixed, **subspace.start}
     ids = tuple(loading.encode(loaded.tokenizer, p) for p in asked)
-    engine = engine_for(loaded.model, subspace.sites, stop_tokens=loading.stop_tokens(loaded))
+    engine = engine_for(loaded.adapt(subspace.sites))
     stop = set(loading.stop_tokens(loaded))
     parts = []
     for index in range(-(-count // CHUNK)):
@@ -179,7 +179,7 @@ def fresh(
             probe = Probe(loaded, subspace.sites, ids, Sampling(), key, engine)
             groups = [(index * CHUNK + i) % len(ids) for i in range(CHUNK)]
             drawn = probe.samples(None, [0] * CHUNK, groups, "fresh")
-            vectors = logprobs.score_vectors(loaded.model, subspace.sites, start, drawn)
+            vectors = logprobs.score_vectors(loaded.adapt(subspace.sites), start, drawn)
             rows = [[t for t in sample.answer if t not in stop] for sample in drawn]
             texts = loaded.tokenizer.batch_decode(rows, skip_special_tokens=True)
             draft = path.with_suffix(".draft.npz")
