@@ -20,7 +20,7 @@ from szpo.optim.settings import defaults, settings_to_json
 from szpo.training.status import round_status
 from szpo.types import Answer, Comparison, Prompt, Query, Row
 from szpo.voting import lease, steps
-from szpo.voting.casting import Ballot
+from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 
 N, M, P, D = 300, 8, 1000, 4
@@ -47,9 +47,9 @@ def opened(path: Path) -> tuple[Ledger, lease.Lease]:
     held = lease.acquire(ledger, "bench", 10**12)
     row = Row(Prompt.user("?"), Answer("warm " * 40), Answer("cold " * 40))
     asked = [Comparison(f"c{n}", 0, 0, n, (row,) * D) for n in range(N)]
-    steps.plan(ledger, held.epoch, plan, Query(0, (), 0.5, None), ledger.head())
+    steps.record_plan(ledger, held.epoch, plan, Query(0, (), 0.5, None), ledger.head())
     steps.begin(ledger, held.epoch, 0)
-    steps.store(ledger, held.epoch, 0, asked, head=ledger.head(), notes={}, then_open=True)
+    steps.store(ledger, held.epoch, steps.StepAnswers(0, asked, ledger.head()), then_open=True)
     return ledger, held
 
 
@@ -67,12 +67,11 @@ def main() -> None:
             if seat is None or draw.random() < 0.05:
                 continue
             votes += 1
-            ballot = Ballot(seat.id, "A", f"{votes:032}", tab="t")
+            request = VoteRequest(seat.id, "A", f"{votes:032}", tab="t")
             if votes % 3:
-                one = {"idem": ballot.idem, "tab": "t"}
-                timed("cast", lambda s=seat, o=one: service.cast(s.id, "A", **o))
+                timed("cast", lambda r=request: service.cast(r))
             else:
-                groups.append(ballot)
+                groups.append(request)
             if len(groups) == 64:
                 timed("cast_many, 64 votes", lambda g=tuple(groups): service.cast_many(g))
                 groups = []

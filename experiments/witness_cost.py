@@ -27,7 +27,7 @@ def rate(service: VoteService, seats: list[str], begin: int, at_once: int) -> fl
     """Answers a second; each commit is waited for."""
     began = time.perf_counter()
     for number in range(begin, begin + VOTES, at_once):
-        ballots = [voting.ballot_of(seats, 0, n) for n in range(number, number + at_once)]
+        ballots = [voting.request_of(seats, 0, n) for n in range(number, number + at_once)]
         service.cast_many(ballots)
     return VOTES / (time.perf_counter() - began)
 

@@ -58,7 +58,9 @@ def probe(
     from szpo.voting import triads as triad_votes
 
     with Ledger.open(run_paths.find(run, folder)) as ledger:
-        order = orders.place(ledger, "triads", "szpo probe", {"triads": triads, "radius": radius})
+        order = orders.place_order(
+            ledger, "triads", "szpo probe", {"triads": triads, "radius": radius}
+        )
         try:
             with lease.hold(ledger):
                 parts = assemble.reopen(ledger, say=console.complain)

@@ -68,9 +68,9 @@ def check_evaluator(
             if evaluator.collect(0):
                 raise RunError("evaluator: collect of a step that is not open must be empty")
             examples = _examples(0)
-            steps.plan(ledger, 1, settings, Query(0, (), 1.0, None), ledger.head())
+            steps.record_plan(ledger, 1, settings, Query(0, (), 1.0, None), ledger.head())
             steps.begin(ledger, 1, 0)
-            steps.store(ledger, 1, 0, examples, head=ledger.head(), notes={}, then_open=True)
+            steps.store(ledger, 1, steps.StepAnswers(0, examples, ledger.head()), then_open=True)
             evaluator.submit(examples)
             if serve is not None:
                 serve(service)

@@ -14,6 +14,7 @@ from szpo.errors import UsageError
 from szpo.evaluators.protocol import Judge, NobodyLeftError, Tiring
 from szpo.ledger.database import Ledger
 from szpo.types import Assignment, Comparison, Vote
+from szpo.voting.casting import VoteRequest
 from szpo.voting.service import PanelistKind, VoteService
 
 SIDES: Final[tuple[Literal["A", "B"], ...]] = ("A", "B")
@@ -104,7 +105,7 @@ def answer(
         with ledger.transaction("votes"):
             for (comparison, panelist, seat), choice in zip(seats, chosen, strict=True):
                 idem = idem_key(ledger.root_seed, comparison, panelist)
-                service.cast(seat.id, choice, idem=idem)
+                service.cast(VoteRequest(seat.id, choice, idem=idem))
 
 
 def _by_now(

@@ -16,7 +16,7 @@ from szpo.judges.llm_judge import Opinion, Opinionated
 from szpo.ledger.database import Ledger
 from szpo.types import Assignment, Comparison, Vote
 from szpo.voting import steps
-from szpo.voting.casting import VoteConflictError
+from szpo.voting.casting import VoteConflictError, VoteRequest
 from szpo.voting.service import VoteService
 
 Seat: TypeAlias = tuple[Comparison, str, Assignment]
@@ -110,11 +110,15 @@ class JudgeEvaluator:
         # Another process of this judge was faster, or the step closed: what stands, stands.
         with contextlib.suppress(VoteConflictError):
             self.service.cast(
-                assignment.id,
-                opinion.choice,
-                idem=panel_evaluator.idem_key(self.service.ledger.root_seed, comparison, panelist),
-                skip_reason=opinion.reason,
-                details=opinion.details,
+                VoteRequest(
+                    assignment.id,
+                    opinion.choice,
+                    idem=panel_evaluator.idem_key(
+                        self.service.ledger.root_seed, comparison, panelist
+                    ),
+                    skip_reason=opinion.reason,
+                    details=opinion.details,
+                )
             )
 
     def _close(self, step: int) -> None:
@@ -132,7 +136,7 @@ class JudgeEvaluator:
                 "the judge, then resume with a larger panel.size or close the step by hand"
             )
         reason = f"skipped by every judge: {told}" if told else "nobody is left to ask"
-        steps.close(ledger, step, "operator", actor="judge", reason=reason)
+        steps.close(ledger, step, steps.Closing("operator", actor="judge", reason=reason))
 
 
 def tokens(ledger: Ledger) -> Mapping[str, tuple[int, int]]:

@@ -51,7 +51,9 @@ class Order:
         return None if self.result is None else self.result.get("error")
 
 
-def place(ledger: Ledger, kind: OrderKind, by: str, body: Mapping[str, Any] | None = None) -> int:
+def place_order(
+    ledger: Ledger, kind: OrderKind, by: str, body: Mapping[str, Any] | None = None
+) -> int:
     """Ask for something; returns the order's number.
 
     ``final``: {"comparisons": F, 1 to 1,000} blind comparisons of the base with the tuned policy.

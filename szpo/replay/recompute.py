@@ -25,7 +25,7 @@ ROUNDINGS: Final = {"coef": 2.0**-12, "vector": 2.0**-23}
 """Relative: one unit of the last place that is recorded (13 bits; fp32)."""
 
 
-class Folding:
+class Recomputation:
     """State and weights, step by step, as votes and updates give them."""
 
     def __init__(self, ledger: Ledger):

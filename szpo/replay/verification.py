@@ -24,7 +24,7 @@ from szpo.ledger.schema import schema
 from szpo.optim import parameters
 from szpo.optim.settings import Settings
 from szpo.replay.findings import Broken, Failure, Promise, Report, StepCheck
-from szpo.replay.recompute import Folding
+from szpo.replay.recompute import Recomputation
 from szpo.types import Comparison
 from szpo.voting import counting, seats
 from szpo.voting.steps import stored
@@ -58,7 +58,7 @@ def _verify(ledger: Ledger, deep: bool, head: str | None) -> Report:
         _seats(ledger)
         _votes(ledger)
         for row in ledger.steps():
-            _plan(row, settings)
+            _check_plan(row, settings)
             _questions(ledger, row)
         _apart(ledger)
         _told(ledger)
@@ -235,7 +235,7 @@ def _header(ledger: Ledger) -> None:
 # ---- what the rows say of each other ----
 
 
-def _plan(row: Record, settings: Settings) -> None:
+def _check_plan(row: Record, settings: Settings) -> None:
     wanted = {
         "pairing": settings.pairing,
         "n": settings.N,
@@ -390,7 +390,7 @@ def _votes(ledger: Ledger) -> None:
 def _steps(ledger: Ledger, *, deep: bool) -> Iterator[StepCheck]:
     rows_of = _updates(ledger)
     told = {event["body"]["step"]: event["body"] for event in ledger.events("step")}
-    fold = Folding(ledger) if deep else None
+    fold = Recomputation(ledger) if deep else None
     heads, steps = ledger.heads(), ledger.steps()
     done = 0
     for number, step in enumerate(steps):

@@ -22,6 +22,7 @@ from szpo.runs import samples
 from szpo.runs.samples import Source
 from szpo.types import Batch, Comparison, Prompt, Row, Shift
 from szpo.voting import steps, triads
+from szpo.voting.casting import VoteRequest
 
 TRIADS: Final = 20
 """Triads of an order that does not say how many."""
@@ -100,7 +101,7 @@ def answer(panel: PanelEvaluator) -> int:
                 key=seeds.derive(ledger.root_seed, "judge", name=name),
             )
             idem = seeds.derive(ledger.root_seed, "idem", name=name).hex()
-            service.cast(seat.id, choice, idem=idem)
+            service.cast(VoteRequest(seat.id, choice, idem=idem))
             given += 1
     return given
 

@@ -229,7 +229,7 @@ class _Loop:
         """
         if self.lag and self.ledger.step(step) is None:
             query = optimizer.ask(self.state, step)
-            steps.plan(self.ledger, self.lease.epoch, self.settings, query, self.head)
+            steps.record_plan(self.ledger, self.lease.epoch, self.settings, query, self.head)
 
     def _generate(self, step: int, *, then_open: bool) -> None:
         ledger, epoch = self.ledger, self.lease.epoch
@@ -242,7 +242,7 @@ class _Loop:
         with ledger.transaction("controller"):
             if row is None:
                 query = optimizer.ask(self.state, step)
-                steps.plan(ledger, epoch, self.settings, query, self.head)
+                steps.record_plan(ledger, epoch, self.settings, query, self.head)
             if not steps.begin(ledger, epoch, step):
                 return  # void
         failpoint("cp2")
@@ -268,10 +268,8 @@ class _Loop:
         notes = {**guards.figures(comparisons), "generation_s": took}
         head = self.policy.digest()
         with ledger.transaction("controller"):
-            stored = steps.store(
-                ledger, epoch, step, comparisons, head, notes={**notes, **selected},
-                then_open=then_open,
-            )  # fmt: skip
+            answers = steps.StepAnswers(step, comparisons, head, {**notes, **selected})
+            stored = steps.store(ledger, epoch, answers, then_open=then_open)
             if stored and then_open:
                 self._plan_ahead(step + 1)
         self.made[step] = notes
@@ -314,9 +312,9 @@ class _Loop:
                 return paused
             self._evaluating(lambda: self.evaluator.collect(step))
             if not asked:
-                steps.close(ledger, step, "auto", epoch=self.lease.epoch)
+                steps.close(ledger, step, self._closing("auto"))
             elif not (
-                steps.close(ledger, step, "rule", epoch=self.lease.epoch, votes=self._votes(step))
+                steps.close(ledger, step, self._closing("rule"), votes=self._votes(step))
                 or self._overdue(row)
                 or self._enough(step)
             ):
@@ -338,10 +336,9 @@ class _Loop:
             return False
         tally = votes.tally(settings.K, settings.N)
         worth = float(stopping.worth_asking(self.state, self._query(step), tally).max())
-        return worth < price and steps.close(
-            self.ledger, step, "operator", epoch=self.lease.epoch,
-            reason=f"a further vote is expected to gain {worth:.3g}, its price is {price:g}",
-        )  # fmt: skip
+        reason = f"a further vote is expected to gain {worth:.3g}, its price is {price:g}"
+        closing = self._closing("operator", reason=reason)
+        return worth < price and steps.close(self.ledger, step, closing)
 
     def _evaluating(self, act: Callable[[], object]) -> None:
         started = self.timer()
@@ -354,10 +351,12 @@ class _Loop:
             self.ledger.clock() < steps.deadline_us(self.ledger, row, self.deadline_s)
         ):  # fmt: skip
             return False
-        return steps.close(
-            self.ledger, row["step"], "deadline", epoch=self.lease.epoch, quorum=self.quorum,
-            votes=self._votes(row["step"]),
-        )  # fmt: skip
+        closing, votes = self._closing("deadline"), self._votes(row["step"])
+        return steps.close(self.ledger, row["step"], closing, votes=votes)
+
+    def _closing(self, by: steps.ClosedBy, reason: str | None = None) -> steps.Closing:
+        quorum = self.quorum if by == "deadline" else None
+        return steps.Closing(by, epoch=self.lease.epoch, reason=reason, quorum=quorum)
 
     # ---- tell and apply ----
 
@@ -386,12 +385,11 @@ class _Loop:
         if strange := self.bands.not_finite(asdict(report)):  # JSON has no NaN: null is "unknown"
             notes["not_finite"] = strange
         with ledger.transaction("controller"):  # a guard's pause is never lost to a crash
-            done = steps.apply(
-                ledger, self.lease.epoch, updates,
-                rule=settings.rule, info=info, tally=tally, votes_sha256=report.votes_sha256,
-                theta_sha256=head,
-                notes=plain({**notes, **self._seconds(started)}),
-            )  # fmt: skip
+            result = steps.StepResult(
+                updates, settings.rule, info, tally, report.votes_sha256, theta_sha256=head
+            )
+            all_notes = plain({**notes, **self._seconds(started)})
+            done = steps.apply(ledger, self.lease.epoch, result, all_notes)
             if done and (broken := self.bands.broken(asdict(report))) is not None:
                 lease.pause(ledger, f"guard {broken[0]}", f"after step {step}: {broken[1]}")
         if not done:

@@ -36,17 +36,19 @@ class VoteConflictError(SzpoError):
 
 
 @dataclass(frozen=True, slots=True)
-class Ballot:
-    """An answer as a client sends it; see `VoteService.cast`."""
+class VoteRequest:
+    """An answer as a client sends it, for `VoteService.cast`."""
 
     assignment: str
     choice: Choice
     idem: str
+    """The client's own key, 16 to 64 of [A-Za-z0-9_.:-]: a retry sends the same one."""
     skip_reason: str | None = None
     dwell_ms: int | None = None
     details: Mapping[str, Any] | None = None
     tab: str | None = None
     panelist: str | None = None
+    """Whose seat it must be; None: not checked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,15 +113,17 @@ def amend(ledger: Ledger, vote: int, action: Action, reason: str, actor: str, at
         return int(ledger.append("amendments", row)["amendment"])
 
 
-def store(ledger: Ledger, ballot: Ballot, *, rubric_version: int | None, at_us: int) -> Receipt:
+def store(
+    ledger: Ledger, request: VoteRequest, *, rubric_version: int | None, at_us: int
+) -> Receipt:
     """Store an answer within the caller's transaction; `VoteService.cast` says what is refused."""
-    row = _row(ballot)
-    seat = _seat(ledger, ballot.assignment, ballot.panelist)
+    row = _row(request)
+    seat = _seat(ledger, request.assignment, request.panelist)
     before = ledger.query(
-        "SELECT * FROM votes WHERE assignment = ? ORDER BY revision", (ballot.assignment,)
+        "SELECT * FROM votes WHERE assignment = ? ORDER BY revision", (request.assignment,)
     )
     for known in before:
-        if known["idem"] == ballot.idem:
+        if known["idem"] == request.idem:
             if known["payload_sha256"] != row["payload_sha256"]:
                 raise VoteConflictError(
                     "key_reused",
@@ -133,7 +137,7 @@ def store(ledger: Ledger, ballot: Ballot, *, rubric_version: int | None, at_us: 
     if before and not is_open:
         why = _CLOSED.get(seat["kind"], "this comparison is answered once")
         raise VoteConflictError("closed", f"vote: {why}; your answer stands", stands)
-    if is_open and seat["tab"] != ballot.tab:
+    if is_open and seat["tab"] != request.tab:
         raise VoteConflictError(
             "stale_tab", "vote: this comparison is open in another tab", stands
         )
@@ -180,22 +184,22 @@ def _seat(ledger: Ledger, assignment: str, panelist: str | None) -> Record:
     return found[0]
 
 
-def _row(ballot: Ballot) -> Record:
-    """The ballot as a row of `votes`, as far as it knows it.
+def _row(request: VoteRequest) -> Record:
+    """The columns of `votes` that the request gives.
 
     Raises:
         UsageError: a value is not of its form.
     """
-    if ballot.choice not in CHOICES:
-        raise UsageError(f"vote: choice {ballot.choice!r} is not one of {', '.join(CHOICES)}")
-    if not isinstance(ballot.idem, str) or not _IDEM.fullmatch(ballot.idem):
+    if request.choice not in CHOICES:
+        raise UsageError(f"vote: choice {request.choice!r} is not one of {', '.join(CHOICES)}")
+    if not isinstance(request.idem, str) or not _IDEM.fullmatch(request.idem):
         raise UsageError("vote: the key must be 16 to 64 of A-Z a-z 0-9 _ . : -")
-    reason, dwell, details = ballot.skip_reason, ballot.dwell_ms, ballot.details
-    if reason is not None and ballot.choice != "skip":
+    reason, dwell, details = request.skip_reason, request.dwell_ms, request.details
+    if reason is not None and request.choice != "skip":
         raise UsageError("vote: a skip reason belongs to a skip")
     if dwell is not None and not (isinstance(dwell, int | float) and 0 <= dwell < 2**53):
         raise UsageError(f"vote: dwell_ms is {dwell}; give milliseconds from 0")
-    for name in (ballot.assignment, ballot.tab, ballot.panelist, reason):
+    for name in (request.assignment, request.tab, request.panelist, reason):
         if name is not None and not isinstance(name, str):
             raise UsageError(f"vote: {name!r} is not a text")
     try:
@@ -203,7 +207,7 @@ def _row(ballot: Ballot) -> Record:
     except (TypeError, ValueError, RecursionError) as error:
         raise UsageError(f"vote: details are not plain JSON ({error})") from None
     content = (
-        ballot.choice,
+        request.choice,
         None if reason is None else canonical.utf8(reason),
         None if dwell is None else int(dwell),
         told,
@@ -211,9 +215,9 @@ def _row(ballot: Ballot) -> Record:
     names = ("choice", "skip_reason", "dwell_ms", "details")
     return {
         **dict(zip(names, content, strict=True)),
-        "assignment": ballot.assignment,
-        "idem": ballot.idem,
-        "payload_sha256": canonical.payload_sha256(ballot.assignment, *content),
+        "assignment": request.assignment,
+        "idem": request.idem,
+        "payload_sha256": canonical.payload_sha256(request.assignment, *content),
     }
 
 

@@ -7,16 +7,16 @@ exactly once is a UNIQUE constraint and an aggregate over rows, never a client's
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal, get_args
+from collections.abc import Sequence
+from typing import Final, Literal, get_args
 
 from szpo.errors import StorageError, SzpoError, UsageError
 from szpo.failpoints import failpoint
 from szpo.ledger import canonical
 from szpo.ledger.database import Clock, Ledger, Record
-from szpo.types import Assignment, Choice, Vote
+from szpo.types import Assignment, Vote
 from szpo.voting import calibration, casting, final_seats, lease, seats
-from szpo.voting.casting import Ballot, Own, Receipt
+from szpo.voting.casting import Own, Receipt, VoteRequest
 from szpo.voting.counting import StepVotes
 from szpo.voting.seats import panelist_id, prompt_order, seat_id
 
@@ -263,38 +263,25 @@ class VoteService:
 
     # ---- answers ----
 
-    def cast(
-        self,
-        assignment: str,
-        choice: Choice,
-        *,
-        idem: str,
-        skip_reason: str | None = None,
-        dwell_ms: int | None = None,
-        details: Mapping[str, Any] | None = None,
-        tab: str | None = None,
-        panelist: str | None = None,
-    ) -> Receipt:
+    def cast(self, request: VoteRequest) -> Receipt:
         """Store an answer; when this returns, it survives a kill of any process.
 
-        ``idem`` is the client's key (16–64 of [A-Za-z0-9_.:-]): the same key again returns the
-        stored answer. A new key from the current tab before the step (or a final comparison's
-        order) closes is a revision; the first answer after the close is stored as late. Practice
-        never closes. Gold, repeats and A/A close with their first answer, because a second
-        thought would not measure the first. ``panelist`` checks whose seat it is.
+        The same key (``request.idem``) again returns the stored answer. A new key from the
+        current tab before the step (or a final comparison's order) closes is a revision; the first
+        answer after the close is stored as late. Practice never closes. Gold, repeats and A/A
+        close with their first answer, because a second thought would not measure the first.
 
         Raises:
             UsageError: unknown seat or choice, or a key of another form.
             VoteConflictError: key_reused (other answer, same key), stale_tab, closed, or
                 changed_often (a hundred answers to one comparison).
         """
-        ballot = Ballot(assignment, choice, idem, skip_reason, dwell_ms, details, tab, panelist)
         with self.ledger.transaction("votes"):
-            receipt = self._store(ballot)
+            receipt = self._store(request)
         failpoint("cp6")
         return receipt
 
-    def cast_many(self, ballots: Sequence[Ballot]) -> list[Receipt | SzpoError]:
+    def cast_many(self, requests: Sequence[VoteRequest]) -> list[Receipt | SzpoError]:
         """Store many answers in one transaction; each is taken or refused for itself.
 
         When this returns, those with a receipt survive a kill of any process.
@@ -304,10 +291,10 @@ class VoteService:
         """
         results: list[Receipt | SzpoError] = []
         with self.ledger.transaction("votes"):
-            for ballot in ballots:
+            for request in requests:
                 try:
                     with self.ledger.savepoint():
-                        results.append(self._store(ballot))
+                        results.append(self._store(request))
                 except StorageError:
                     raise
                 except SzpoError as error:
@@ -332,9 +319,9 @@ class VoteService:
 
     # ---- the inside ----
 
-    def _store(self, ballot: Ballot) -> Receipt:
+    def _store(self, request: VoteRequest) -> Receipt:
         version, now = self.rubric_version, self.clock()
-        return casting.store(self.ledger, ballot, rubric_version=version, at_us=now)
+        return casting.store(self.ledger, request, rubric_version=version, at_us=now)
 
     def _kind(self, panelist: str) -> str:
         if panelist not in self._kinds:

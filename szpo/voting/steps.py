@@ -7,6 +7,7 @@ one. A step that was not applied can be taken up again at any of them after a cr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -23,7 +24,47 @@ from szpo.voting.counting import StepVotes
 ClosedBy = Literal["rule", "deadline", "operator", "auto"]
 
 
-def plan(ledger: Ledger, epoch: int, settings: Settings, query: Query, head: str) -> None:
+@dataclass(frozen=True, slots=True)
+class StepAnswers:
+    """What generation made of a planned step: its comparisons, with both batches of each.
+
+    ``head`` is the digest of the weights that answered; ``notes`` goes into the event "generated".
+    """
+
+    step: int
+    comparisons: Sequence[Comparison]
+    head: str
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """Who closes a step and why: the rule, a deadline, an operator, or nothing left to ask.
+
+    ``epoch`` fences a controller; an operator needs none, but a ``reason``. ``quorum`` is the
+    share of the votes of a complete step below which a deadline or an operator closes nothing.
+    """
+
+    by: ClosedBy
+    epoch: int | None = None
+    actor: str = "controller"
+    reason: str | None = None
+    quorum: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What the optimizer made of a closed step, and the hashes of the votes and of the new θ."""
+
+    updates: Sequence[Update]
+    rule: str
+    info: Info
+    tally: Tally
+    votes_sha256: str
+    theta_sha256: str
+
+
+def record_plan(ledger: Ledger, epoch: int, settings: Settings, query: Query, head: str) -> None:
     """Fix what a step will ask and the weights it starts from (``head``: theta_sha256)."""
     with ledger.transaction("controller"):
         _fence(ledger, epoch)
@@ -47,25 +88,16 @@ def begin(ledger: Ledger, epoch: int, step: int) -> bool:
     return True
 
 
-def store(
-    ledger: Ledger,
-    epoch: int,
-    step: int,
-    comparisons: Sequence[Comparison],
-    head: str,
-    *,
-    notes: Mapping[str, Any],
-    then_open: bool,
-) -> bool:
+def store(ledger: Ledger, epoch: int, answers: StepAnswers, *, then_open: bool) -> bool:
     """Store all answers of a step at once; with lag 0 the same transaction opens it.
 
-    ``head`` is the digest of the weights that answered; ``notes`` goes into the event
-    "generated". False, and nothing is stored, if somebody made the step void meanwhile.
+    False, and nothing is stored, if somebody made the step void meanwhile.
 
     Raises:
         IntegrityError: the answers come from other weights than the planned ones.
         LeaseError: another controller has stored this step meanwhile.
     """
+    step, head = answers.step, answers.head
     with ledger.transaction("controller"):
         _fence(ledger, epoch)
         row = _row(ledger, step)
@@ -78,10 +110,10 @@ def store(
             )
         if stored(ledger, step):
             raise LeaseError(f"step {step}: its answers are stored already; another controller?")
-        for comparison in comparisons:
+        for comparison in answers.comparisons:
             record(ledger, comparison)
             failpoint("cp4")
-        ledger.record_event("generated", "controller", {"step": step, **notes})
+        ledger.record_event("generated", "controller", {"step": step, **answers.notes})
         if then_open:
             open_step(ledger, epoch, step)
         else:  # also fences a batch that waits for its turn
@@ -142,29 +174,19 @@ def deadline_us(ledger: Ledger, row: Record, deadline_s: float) -> int:
     return opened + round(deadline_s * 1e6) + lease.paused_us(ledger, opened)
 
 
-def close(
-    ledger: Ledger,
-    step: int,
-    by: ClosedBy,
-    *,
-    epoch: int | None = None,
-    actor: str = "controller",
-    reason: str | None = None,
-    quorum: float | None = None,
-    votes: StepVotes | None = None,
-) -> bool:
+def close(ledger: Ledger, step: int, how: Closing, *, votes: StepVotes | None = None) -> bool:
     """Freeze which votes count; False if the rule is not met yet or somebody closed it before.
 
-    ``rule`` closes when every asked comparison has M counted votes. An operator (no epoch needed)
-    and a deadline close with what there is, but not below ``quorum``, a share of those votes.
-    Both are looked at first without the lock that voters need, and again in the closing
-    transaction, which then reads only what came meanwhile. ``votes`` is the step's reader, where
-    the caller keeps one.
+    The rule closes when every comparison that is asked has M counted votes. An operator and a
+    deadline close with what there is, but not below the quorum. Both are checked first without
+    the lock that voters need, and again in the closing transaction, which then reads only what
+    came meanwhile. ``votes`` is the step's reader, where the caller has one.
 
     Raises:
         UsageError: an operator gave no reason.
     """
-    if by == "operator" and not reason:
+    by, epoch = how.by, how.epoch
+    if by == "operator" and not how.reason:
         raise UsageError(f"closing step {step}: give a reason; it stays in the record")
 
     def may_close() -> bool:
@@ -174,7 +196,7 @@ def close(
             return False
         if by == "rule":
             return not reader().missing
-        return by == "auto" or quorum is None or quorate(reader(), quorum)
+        return by == "auto" or how.quorum is None or quorate(reader(), how.quorum)
 
     def reader() -> StepVotes:
         nonlocal votes
@@ -183,7 +205,7 @@ def close(
 
     if not may_close():
         return False
-    with ledger.transaction(actor):
+    with ledger.transaction(how.actor):
         if not may_close():
             return False
         failpoint("cp7")
@@ -199,7 +221,8 @@ def close(
             (epoch, ledger.clock(), by, last["vote"], last["amendment"], ledger.run, step),
         )
         if by != "rule":
-            ledger.record_event("close", actor, {"step": step, "by": by, "reason": reason})
+            body = {"step": step, "by": by, "reason": how.reason}
+            ledger.record_event("close", how.actor, body)
     failpoint("cp8")
     return True
 
@@ -212,24 +235,14 @@ def quorate(votes: StepVotes, quorum: float | None) -> bool:
     return have >= quorum * (have + votes.missing) - 1e-9
 
 
-def apply(
-    ledger: Ledger,
-    epoch: int,
-    updates: Sequence[Update],
-    *,
-    rule: str,
-    info: Info,
-    tally: Tally,
-    votes_sha256: str,
-    theta_sha256: str,
-    notes: Mapping[str, Any],
-) -> bool:
-    """Write a step's updates and flip its state: the one commit that changes the run.
+def apply(ledger: Ledger, epoch: int, result: StepResult, notes: Mapping[str, Any]) -> bool:
+    """Write a step's updates and move it to "applied": the one commit that changes the run.
 
     ``notes`` becomes the event "step": figures for people, read back by no computation. With them
     stands the step's row, which is itself outside the chain. False, and nothing is written, if
     somebody made the step void meanwhile.
     """
+    updates, info = result.updates, result.info
     step = updates[0].step
     with ledger.transaction("controller"):
         _fence(ledger, epoch)
@@ -249,12 +262,12 @@ def apply(
                 "vector": None
                 if update.vector is None
                 else np.asarray(update.vector, dtype="<f4").tobytes(),
-                "rule": rule,
+                "rule": result.rule,
                 "estimate": finite(info.delta[update.k]),
                 "stderr": finite(info.stderr[update.k]),
-                "n_votes": votes_of(tally, update, whole=len(updates) == 1),
-                "votes_sha256": votes_sha256,
-                "theta_sha256": theta_sha256,
+                "n_votes": votes_of(result.tally, update, whole=len(updates) == 1),
+                "votes_sha256": result.votes_sha256,
+                "theta_sha256": result.theta_sha256,
                 "prev_sha256": prev,
                 "epoch": epoch,
                 "applied_us": ledger.clock(),

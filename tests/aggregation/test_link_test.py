@@ -24,6 +24,7 @@ from szpo.runs import link_triads, worker
 from szpo.runs.samples import Source
 from szpo.voting import lease, triads
 from szpo.voting import triads as triad_votes
+from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from szpo_simulators.bench.voters import linkcheck as bench
 from szpo_ui.operator import page as operator_page
@@ -180,7 +181,7 @@ def driven(tmp_path):
 
 
 def made(ledger, source, **body):
-    number = orders.place(ledger, "triads", "op", body)
+    number = orders.place_order(ledger, "triads", "op", body)
     worker.fulfil(ledger, source, lambda _: None)
     order = orders.get(ledger, number)
     return [ledger.comparison(c) for c in orders.comparisons(order)]
@@ -240,7 +241,7 @@ def test_a_person_meets_each_triad_once_before_any_twice(driven):
     for i in range(4):
         seat = service.calibration(person)
         met.append([c.id for c in found].index(seat.comparison) // 3)
-        service.cast(seat.id, "A", idem=f"key-{i}-0123456789ab")
+        service.cast(VoteRequest(seat.id, "A", idem=f"key-{i}-0123456789ab"))
     assert sorted(met[:3]) == [0, 1, 2]
     assert triads.choose(ledger, person) is not None
 
@@ -320,7 +321,7 @@ def test_a_comparison_asked_twice_gives_the_panelists_own_scale(tmp_path):
         if first is not None:
             same = first["plus_side"] == seat.plus_side
             choice = first["choice"] if same else {"A": "B", "B": "A"}[first["choice"]]
-        service.cast(seat.id, choice, idem=f"key-{i}-0123456789ab")
+        service.cast(VoteRequest(seat.id, choice, idem=f"key-{i}-0123456789ab"))
         if first is not None:
             break
     assert kinds[:3] == [False] * 3 and kinds[-1]
@@ -338,13 +339,13 @@ def test_a_comparison_asked_twice_gives_the_panelists_own_scale(tmp_path):
 )
 def test_an_order_of_another_form_is_refused(driven, body, words):
     with pytest.raises(UsageError, match=words):
-        orders.place(driven[1], "triads", "op", body)
+        orders.place_order(driven[1], "triads", "op", body)
 
 
 def test_without_prompts_the_order_says_why(driven):
     _, ledger, source = driven
     said = []
-    orders.place(ledger, "triads", "op")
+    orders.place_order(ledger, "triads", "op")
     worker.fulfil(ledger, replace(source, prompts=PromptSet((), ())), said.append)
     assert "no training prompts" in orders.results(ledger, "triads")[0].error
     assert triad_votes.check(ledger) is None

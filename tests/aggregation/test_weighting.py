@@ -18,6 +18,7 @@ from szpo.optim.settings import defaults, settings_from_json, settings_to_json
 from szpo.replay import verification
 from szpo.types import Tally
 from szpo.voting.ballots import known
+from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from tests.replay.test_replay import forge
 from tests.support.quadratic import (
@@ -462,7 +463,7 @@ def test_answers_to_known_questions_up_to_a_close_enter_the_weights_after_it(tmp
         wrong = {"A": "B", "B": "A"}[seat.plus_side]
         said = {"right": seat.plus_side, "wrong": wrong, "tie": "tie", "skip": "skip"}[kind]
         reason = "reading" if kind == "skip" else None
-        service.cast(seat.id, said, idem=seat.id, tab="t", skip_reason=reason)
+        service.cast(VoteRequest(seat.id, said, idem=seat.id, tab="t", skip_reason=reason))
 
     for panelist, kind in zip(ids, ("right", "wrong", "wrong", "tie", "skip"), strict=True):
         answer(panelist, kind)

@@ -23,6 +23,7 @@ from szpo.training import guards
 from szpo.training.guards import Bands
 from szpo.types import Answer, Comparison, Prompt, Row
 from szpo.voting import lease, steps
+from szpo.voting.casting import VoteRequest
 from tests.support.browser import MovableClock, Stage, make
 
 S = 1_000_000
@@ -350,7 +351,7 @@ def test_a_pause_for_a_figure_that_is_no_number_is_red_on_the_page(tmp_path: Pat
     for kl in (1.0, math.nan):
         for person in people:
             while (seat := stage.site.service.assign(person)) is not None:
-                stage.site.service.cast(seat.id, "A", idem=seat.id)
+                stage.site.service.cast(VoteRequest(seat.id, "A", idem=seat.id))
         outcome = stage.advance(kl=lambda theta, kl=kl: kl, bands=bands)
     assert outcome is not None and outcome.status == "paused"
     assert "guard kl" in outcome.reason and "kl is nan" in outcome.reason
@@ -378,11 +379,13 @@ def voted(tmp_path: Path) -> Stage:
     for _ in range(3):
         for person in people:
             while (seat := stage.site.service.assign(person)) is not None:
-                stage.site.service.cast(seat.id, seat.plus_side, idem=seat.id, dwell_ms=30_000)
+                stage.site.service.cast(
+                    VoteRequest(seat.id, seat.plus_side, idem=seat.id, dwell_ms=30_000)
+                )
         stage.advance()
     seat = stage.site.service.assign(people[0])
     assert seat is not None
-    stage.site.service.cast(seat.id, seat.plus_side, idem=seat.id)
+    stage.site.service.cast(VoteRequest(seat.id, seat.plus_side, idem=seat.id))
     return stage
 
 
@@ -422,7 +425,9 @@ def test_a_constant_wish_is_seen_along_the_path_and_a_turned_one_against_it(
             for person in people:
                 while (seat := service.assign(person)) is not None:
                     other = {"A": "B", "B": "A"}[seat.plus_side]
-                    service.cast(seat.id, seat.plus_side if likes else other, idem=seat.id)
+                    service.cast(
+                        VoteRequest(seat.id, seat.plus_side if likes else other, idem=seat.id)
+                    )
             stage.advance()
         found = overview.overview(evidence.read(stage.ledger))
         shares.append([v.heading.value or 0.0 for v in found.values])
@@ -446,8 +451,8 @@ def test_a_changed_vote_stands_once(voted: Stage) -> None:
     seat = service.assign(person)
     assert seat is not None
     other = "B" if seat.plus_side == "A" else "A"
-    service.cast(seat.id, seat.plus_side, idem="a" * 16)
-    service.cast(seat.id, other, idem="b" * 16)
+    service.cast(VoteRequest(seat.id, seat.plus_side, idem="a" * 16))
+    service.cast(VoteRequest(seat.id, other, idem="b" * 16))
     own = [b for b in evidence.read(voted.ledger, live=True).ballots if b.seat == seat.id]
     assert [(b.revision, b.verdict, b.standing, b.counted) for b in own] == [
         (0, "plus", False, False), (1, "minus", True, True)
@@ -467,7 +472,7 @@ def answered_final(stage: Stage) -> int:
     """A final order of three comparisons, open, with six answers: three tuned, one base, one tie
     and a skip; its number."""
     ledger, service = stage.ledger, stage.site.service
-    order = orders.place(ledger, "final", "olga", {"comparisons": 3})
+    order = orders.place_order(ledger, "final", "olga", {"comparisons": 3})
     rows = [Row(Prompt.user("q?"), *(_answer(f"{word} {n}") for word in ("new", "old")))
             for n in range(3)]  # fmt: skip
     made = [Comparison(f"f{n}", -1, 0, n, (rows[n],), kind="final") for n in range(3)]

@@ -15,6 +15,7 @@ from szpo.ledger.database import Ledger
 from szpo.optim.settings import defaults
 from szpo.types import Answer, Choice, Comparison, Prompt, Query, Row
 from szpo.voting import steps
+from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 
 ROWS = (
@@ -32,9 +33,9 @@ def new_ledger(path: Path) -> Iterator[Ledger]:
     settings = defaults(7, layout, N=2, D=3, M=2)
     with Ledger.create(path, {}, root_seed=7, layout=layout, direction_version=1) as made:
         made.execute("UPDATE controller SET epoch = 1")
-        steps.plan(made, 1, settings, Query(0, (), 1.0, None), made.head())
+        steps.record_plan(made, 1, settings, Query(0, (), 1.0, None), made.head())
         steps.begin(made, 1, 0)
-        steps.store(made, 1, 0, ASKED, head=made.head(), notes={}, then_open=True)
+        steps.store(made, 1, steps.StepAnswers(0, ASKED, made.head()), then_open=True)
         yield made
 
 
@@ -55,11 +56,13 @@ def vote(ledger: Ledger, who: str, comparison: str, wish: str, notes: Any = None
     }  # fmt: skip
     given = {str(i): letter[w] for i, w in (notes or {}).items()}
     details = {"notes": given, "rows": 2}
-    service.cast(seat.id, letter[wish], idem=f"{who}-{comparison}-0123456789", details=details)
+    service.cast(
+        VoteRequest(seat.id, letter[wish], idem=f"{who}-{comparison}-0123456789", details=details)
+    )
 
 
 def closed(ledger: Ledger) -> Recorded:
-    steps.close(ledger, 0, "operator", epoch=1, reason="enough")
+    steps.close(ledger, 0, steps.Closing("operator", epoch=1, reason="enough"))
     return recorded(ledger)
 
 

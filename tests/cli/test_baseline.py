@@ -193,7 +193,7 @@ def test_an_empty_ledger_and_one_of_ties_are_one_line(
         said(capsys, "dpo: no pair to learn from: there is no vote to learn from")
         vote(ledger, "ann", "c0", "plus")
         vote(ledger, "ben", "c0", "minus")
-        steps.close(ledger, 0, "operator", epoch=1, reason="enough")
+        steps.close(ledger, 0, steps.Closing("operator", epoch=1, reason="enough"))
         assert call(told) == RunError.exit_code
         said(capsys, "dpo: no pair to learn from: all 1 answers were ties or skips")
 

@@ -12,6 +12,7 @@ from szpo.ledger.run_spec import recorded_settings
 from szpo.optim import directions
 from szpo.training import controller
 from szpo.voting import counting
+from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from tests.support.quadratic import (
     QuadraticPolicy,
@@ -53,7 +54,7 @@ def test_shipped_evaluators_keep_the_contract():
     def serve(service):
         ann = service.enroll("person", "ann")
         while (seat := service.assign(ann)) is not None:
-            service.cast(seat.id, "A", idem=seat.id)
+            service.cast(VoteRequest(seat.id, "A", idem=seat.id))
 
     check_evaluator(LedgerEvaluator, serve=serve)
     check_judge(Keyed())
@@ -103,7 +104,9 @@ class Changing(Base):
         self.panel.submit(comparisons)
         for row in self.service.ledger.votes():
             other = "A" if row["choice"] == "B" else "B"
-            self.service.cast(row["assignment"], other, idem=f"changed-{row['vote']:012}")
+            self.service.cast(
+                VoteRequest(row["assignment"], other, idem=f"changed-{row['vote']:012}")
+            )
 
 
 @pytest.mark.parametrize(
@@ -214,7 +217,7 @@ def test_people_leave_rows_of_the_same_form(tmp_path):
         def people():
             ann = service.enroll("person", "ann")
             while (seat := service.assign(ann, tab="t")) is not None:
-                service.cast(seat.id, "A", idem=seat.id, tab="t", dwell_ms=4000)
+                service.cast(VoteRequest(seat.id, "A", idem=seat.id, tab="t", dwell_ms=4000))
 
         controller.run(
             ledger,

@@ -19,6 +19,7 @@ from szpo.replay import verification
 from szpo.training import step_report
 from szpo.types import Prompt
 from szpo.voting import counting, lease
+from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from szpo_simulators.judges.stub_endpoint import (
     SCRIPTS,
@@ -259,7 +260,7 @@ def test_a_judge_visits_a_run_for_people_and_leaves_them_their_seats(tmp_path, c
             def people():
                 assert call(visit) == 0
                 while (seat := service.assign(ann)) is not None:
-                    service.cast(seat.id, "A", idem=seat.id)
+                    service.cast(VoteRequest(seat.id, "A", idem=seat.id))
 
             done = driver.drive(ledger, parts, wait=people)
             assert isinstance(done, step_report.Outcome) and done.status == "finished"

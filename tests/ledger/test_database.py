@@ -32,7 +32,7 @@ def run(tmp_path):
 def plan(run, step=0, epoch=None):
     if epoch is None:
         epoch = lease.acquire(run, "test").epoch
-    steps.plan(run, epoch, settings_of(), Query(step, (), 0.5, None), run.head())
+    steps.record_plan(run, epoch, settings_of(), Query(step, (), 0.5, None), run.head())
     return epoch
 
 
@@ -260,7 +260,7 @@ def test_a_step_only_goes_forward(run):
         steps.begin(run, epoch, 0)
     with pytest.raises(IntegrityError, match="plan of a step is fixed"):
         run.execute("UPDATE steps SET mu = 3")
-    assert steps.close(run, 0, "deadline", epoch=epoch)
+    assert steps.close(run, 0, steps.Closing("deadline", epoch=epoch))
     with pytest.raises(IntegrityError, match="stays as it was closed"):
         run.execute("UPDATE steps SET last_vote = 9")
     with pytest.raises(IntegrityError):
@@ -279,13 +279,13 @@ def test_answers_of_other_weights_are_refused(run):
     epoch = plan(run)
     steps.begin(run, epoch, 0)
     with pytest.raises(IntegrityError, match="planned from"):
-        steps.store(run, epoch, 0, (), head="f" * 64, notes={}, then_open=True)
+        steps.store(run, epoch, steps.StepAnswers(0, (), "f" * 64), then_open=True)
 
 
 def test_an_operator_needs_a_reason(run):
     epoch = plan(run)
     with pytest.raises(UsageError, match="reason"):
-        steps.close(run, 0, "operator")
+        steps.close(run, 0, steps.Closing("operator"))
     with pytest.raises(UsageError, match="reason"):
         steps.void(run, 0, "", "ann")
     with pytest.raises(UsageError, match="reason"):

@@ -14,8 +14,8 @@ def ledger(tmp_path):
 
 
 def test_an_order_is_open_until_it_is_settled_once(ledger):
-    first = orders.place(ledger, "samples", "op", {"prompts": 2})
-    second = orders.place(ledger, "final", "op", {"comparisons": 3})
+    first = orders.place_order(ledger, "samples", "op", {"prompts": 2})
+    second = orders.place_order(ledger, "final", "op", {"comparisons": 3})
     assert [(o.id, o.kind, o.by) for o in orders.open_orders(ledger)] == [
         (first, "samples", "op"),
         (second, "final", "op"),
@@ -30,7 +30,7 @@ def test_an_order_is_open_until_it_is_settled_once(ledger):
 
 
 def test_a_settlement_falls_with_the_transaction_around_it(ledger):
-    order = orders.get(ledger, orders.place(ledger, "final", "op"))
+    order = orders.get(ledger, orders.place_order(ledger, "final", "op"))
     with pytest.raises(ZeroDivisionError), ledger.transaction():
         orders.settle(ledger, order, {"comparisons": ["c"]})
         raise ZeroDivisionError
@@ -38,7 +38,7 @@ def test_a_settlement_falls_with_the_transaction_around_it(ledger):
 
 
 def test_comparisons_of_an_order_are_closed_once_and_by_name(ledger):
-    number = orders.place(ledger, "final", "op")
+    number = orders.place_order(ledger, "final", "op")
     with pytest.raises(UsageError, match=f"order {number} has no comparisons"):
         orders.close(ledger, number, "op")
     orders.settle(ledger, orders.get(ledger, number), {"comparisons": ["c1", "c2"]})
@@ -50,7 +50,7 @@ def test_comparisons_of_an_order_are_closed_once_and_by_name(ledger):
 
 def test_orders_leave_the_record_whole(tmp_path):
     settings, ledger, policy = start(tmp_path)
-    orders.place(ledger, "samples", "op")
+    orders.place_order(ledger, "samples", "op")
     go(settings, ledger, policy, until_step=1)
     assert verification.verify(ledger).ok
     ledger.close()
@@ -69,5 +69,5 @@ def test_orders_leave_the_record_whole(tmp_path):
 )
 def test_an_order_of_another_form_is_refused_before_it_is_placed(ledger, kind, body, says):
     with pytest.raises(UsageError, match=says):
-        orders.place(ledger, kind, "op", body)
+        orders.place_order(ledger, kind, "op", body)
     assert orders.orders(ledger) == []

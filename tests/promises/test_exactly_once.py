@@ -9,6 +9,7 @@ import pytest
 from szpo import seeds
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
+from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from tests.support import children, voting
 
@@ -89,14 +90,14 @@ def retry_until_acknowledged(path: Path, posts: int, dropped: float = 0.1) -> No
         service = VoteService(ledger)
         while made < posts:
             sent = [
-                voting.ballot_of(seats, client, begin[client])
+                voting.request_of(seats, client, begin[client])
                 for client in range(min(CLIENTS, posts - made))
             ]
             together = made // CLIENTS % 2
             receipts = (
                 service.cast_many(sent)
                 if together
-                else [service.cast(b.assignment, b.choice, idem=b.idem) for b in sent]
+                else [service.cast(VoteRequest(b.assignment, b.choice, idem=b.idem)) for b in sent]
             )
             for client, receipt in enumerate(receipts):
                 before = unheard.pop(client, None)

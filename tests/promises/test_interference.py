@@ -15,6 +15,7 @@ from szpo.training.comparisons import prompt_order
 from szpo.training.guards import Bands
 from szpo.types import Prompt
 from szpo.voting import counting, lease, steps
+from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from tests.support.quadratic import (
     Clock,
@@ -63,7 +64,9 @@ def acting_rollout(policy, act, at):
 
 def test_a_step_closed_while_judges_think_is_no_error(tmp_path):
     settings, ledger, policy = start(tmp_path)
-    judge = Acting(lambda: steps.close(ledger, 0, "operator", reason="enough", actor="ann"))
+    judge = Acting(
+        lambda: steps.close(ledger, 0, steps.Closing("operator", reason="enough", actor="ann"))
+    )
     outcome = go(settings, ledger, policy, panel_of(ledger, judge=judge))
     assert outcome.steps == 4
     assert [row["closed_by"] for row in ledger.steps()] == ["operator", "rule", "rule", "rule"]
@@ -79,7 +82,9 @@ def test_nobody_is_seated_at_a_step_that_has_closed(tmp_path):
             super().judge(*arguments, **options)
             return "skip"
 
-    judge = Skipping(lambda: steps.close(ledger, 0, "operator", reason="enough", actor="ann"))
+    judge = Skipping(
+        lambda: steps.close(ledger, 0, steps.Closing("operator", reason="enough", actor="ann"))
+    )
     go(settings, ledger, policy, panel_of(ledger, judge=judge), until_step=1)
     assert len(ledger.votes(0)) == settings.N  # one round, none after the close
     panel_of(ledger).submit(ledger.comparisons(0))
@@ -110,7 +115,7 @@ def test_a_step_made_void_between_two_moves_is_not_moved(tmp_path):
     settings, ledger, _ = start(tmp_path)
     epoch = lease.acquire(ledger, "test").epoch
     query = optimizer.ask(optimizer.init(settings))
-    steps.plan(ledger, epoch, settings, query, ledger.head())
+    steps.record_plan(ledger, epoch, settings, query, ledger.head())
     steps.void(ledger, 0, "wrong prompts", "ann")
     assert not steps.begin(ledger, epoch, 0)
     steps.open_step(ledger, epoch, 0)
@@ -244,10 +249,10 @@ def test_the_details_of_a_vote_are_hashed_as_they_are_stored(tmp_path):
         if seat is not None:
             more = {"skip_reason": "un\ud83dclear", "details": {"note": "\ud83d"}}
             skip = not ledger.votes()
-            service.cast(
+            service.cast(VoteRequest(
                 seat.id, "skip" if skip else "A", idem=seat.id, dwell_ms=4000.0,
                 **(more if skip else {}),
-            )  # fmt: skip
+            ))  # fmt: skip
         else:
             panel_of(ledger).submit(ledger.comparisons(0))
 
@@ -319,7 +324,9 @@ def test_what_a_seat_costs_does_not_grow_with_the_answers(tmp_path):
             costs.append(count[0])
             ledger.query = plain
             while seat is not None:
-                service.cast(seat.id, "AB"[seeds.integer(b"k" * 16, i, 2)], idem=seat.id)
+                service.cast(
+                    VoteRequest(seat.id, "AB"[seeds.integer(b"k" * 16, i, 2)], idem=seat.id)
+                )
                 seat = service.assign(service.enroll("person", f"p{i}"))
 
     go(settings, ledger, policy, LedgerEvaluator(service), until_step=1, wait=people)

@@ -62,7 +62,7 @@ def test_a_controller_that_slept_answers_no_order_by_old_weights(tmp_path, start
     with opened(path) as late, opened(path, Clock(now_us() + 10**12)) as other:
         policy = QuadraticPolicy(SETTINGS)
         go(SETTINGS, late, policy, panel_of(late), until_step=1)
-        orders.place(late, kind, "ann")
+        orders.place_order(late, kind, "ann")
         live(other)
         fulfil = {"final": final_comparison.fulfil, "samples": samples.fulfil}[kind]
         prompts = PromptSet(PROMPTS[:20], PROMPTS[20:])

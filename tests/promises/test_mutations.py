@@ -13,6 +13,7 @@ from szpo.ledger import canonical
 from szpo.ledger.database import Ledger
 from szpo.ledger.schema import schema
 from szpo.replay import verification
+from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from tests.replay.test_replay import APPEND_ONLY, forge, other, small_run
 from tests.replay.test_verification import CHANGES
@@ -181,7 +182,7 @@ def test_what_a_person_is_called_stands_outside_the_record_and_who_voted_inside(
     with Ledger.open(path) as ledger:
         service = VoteService(ledger)
         ann, bob = (service.enroll("person", name) for name in ("Ann", "Bob"))
-        service.cast(service.practice(ann).id, "A", idem="a-key-of-16-chars")
+        service.cast(VoteRequest(service.practice(ann).id, "A", idem="a-key-of-16-chars"))
     assert forge(path, "UPDATE panelists SET pseudonym = 'Eve' WHERE pseudonym = 'Ann'") == 1
     assert failure(path) == (None, None)
     assert forge(path, "UPDATE panelists SET kind = 'judge' WHERE panelist = ?", (bob,)) == 1

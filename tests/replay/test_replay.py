@@ -24,6 +24,7 @@ from szpo.optim.settings import settings_to_json
 from szpo.replay import replay, verification
 from szpo.reports import votes
 from szpo.training import controller
+from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from tests.support.quadratic import (
     LAYOUT,
@@ -442,7 +443,7 @@ def test_spreadsheets_are_given_no_formula(tmp_path):
 
         def people():
             while (seat := service.assign(panelist)) is not None:
-                service.cast(seat.id, "A", idem=f"key-of-{seat.id}"[:60])
+                service.cast(VoteRequest(seat.id, "A", idem=f"key-of-{seat.id}"[:60]))
 
         controller.run(
             ledger,

@@ -17,6 +17,7 @@ from szpo.optim.settings import settings_to_json
 from szpo.replay import verification
 from szpo.training import controller
 from szpo.voting import steps
+from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from tests.replay.test_replay import forge, rewrite
 from tests.support.quadratic import (
@@ -133,7 +134,7 @@ def test_who_closed_a_step_is_told_by_an_event_alone(tmp_path, by, other, monkey
 
             def submit(self, comparisons):
                 if by in ("operator", "deadline"):
-                    steps.close(ledger, 0, by, reason="a test", actor="ann")
+                    steps.close(ledger, 0, steps.Closing(by, reason="a test", actor="ann"))
                 else:
                     self.service.submit(comparisons)
 
@@ -368,7 +369,9 @@ def test_what_is_written_meanwhile_is_no_fault(original, tmp_path, monkeypatch, 
             if self.readonly:
                 name = f"P-{next(looks)}"
                 seat = service.practice(service.enroll("person", name))
-                service.cast(seat.id, "A", idem=f"key-of-{name:>12}".replace(" ", "0"))
+                service.cast(
+                    VoteRequest(seat.id, "A", idem=f"key-of-{name:>12}".replace(" ", "0"))
+                )
             return found
 
         monkeypatch.setattr(Ledger, "query", query)

@@ -9,6 +9,7 @@ import pytest
 from szpo.errors import UsageError
 from szpo.ledger import run_spec
 from szpo.replay import without_panelist
+from szpo.voting.casting import VoteRequest
 from tests.support.browser import MovableClock, Stage, make
 
 
@@ -28,7 +29,7 @@ def stage(tmp_path: Path) -> Stage:
             while (seat := service.assign(person)) is not None:
                 against = number == 1 and person == bob
                 side = {"A": "B", "B": "A"}[seat.plus_side] if against else seat.plus_side
-                service.cast(seat.id, side, idem=seat.id)
+                service.cast(VoteRequest(seat.id, side, idem=seat.id))
                 answered += 1
             assert answered == 2
         made.advance()

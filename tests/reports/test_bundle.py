@@ -30,6 +30,7 @@ from szpo.ledger.database import Ledger
 from szpo.optim import parameters
 from szpo.reports import bundle
 from szpo.voting import lease, steps
+from szpo.voting.casting import VoteRequest
 from tests.support.browser import MovableClock, Stage, make
 
 NAMES = ("P-01", "=HYPERLINK(1)", "'@sum")
@@ -49,11 +50,13 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Stage:
                 coin = seeds.integer(seeds.derive(7, "coin", step=number, name=seat.id[:4]), 0, 10)
                 choice = "skip" if coin == 9 else "tie" if coin == 8 else "AB"[coin % 2]
                 notes = {"notes": {"0": "A", "1": "tie", "9": "B"}, "fast": coin == 3}
-                service.cast(seat.id, choice, idem=seat.id, dwell_ms=15_000 + 100 * coin,
-                             details=notes)  # fmt: skip
+                dwell = 15_000 + 100 * coin
+                service.cast(VoteRequest(seat.id, choice, seat.id, dwell_ms=dwell, details=notes))
         made.advance()
         if made.ledger.last_applied() != number:  # a comparison that too many skipped
-            assert steps.close(made.ledger, number, "operator", reason="skips", actor="olga")
+            assert steps.close(
+                made.ledger, number, steps.Closing("operator", reason="skips", actor="olga")
+            )
             made.advance()
         if number == 4:
             lease.pause(made.ledger, "olga", "lunch")
@@ -62,7 +65,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Stage:
     for person in people[:2]:
         seat = service.assign(person)
         assert seat is not None
-        service.cast(seat.id, "A", idem=seat.id)
+        service.cast(VoteRequest(seat.id, "A", idem=seat.id))
     return made
 
 
@@ -207,7 +210,7 @@ def test_a_vote_s_words_are_no_formula_in_either_table(tmp_path: Path) -> None:
     for reason in ("\x00=1+1", "\x0b=2", "\x1b=3", "\n=4", "'=5"):
         seat = made.site.service.assign(made.site.service.enroll("person", f"P-{ord(reason[-1])}"))
         assert seat is not None
-        made.site.service.cast(seat.id, "skip", idem=seat.id, skip_reason=reason)
+        made.site.service.cast(VoteRequest(seat.id, "skip", idem=seat.id, skip_reason=reason))
     out = tmp_path / "votes.csv"
     assert call(["export", str(made.ledger.path), "--votes", str(out)]) == 0
     packed = exported(made, live=True)[0].read("votes.csv").decode()

@@ -135,7 +135,7 @@ def test_steps_that_were_given_up_count_in_the_name_and_not_in_the_weights(tmp_p
     from szpo.optim import optimizer
 
     query = optimizer.ask(replay.retell(ledger, settings))
-    steps.plan(ledger, epoch, settings, query, ledger.head())
+    steps.record_plan(ledger, epoch, settings, query, ledger.head())
     steps.void(ledger, 1, "wrong prompts", "ann")
     go(settings, ledger, policy, until_step=3)
     with pytest.raises(UsageError, match="step 1 is void"):

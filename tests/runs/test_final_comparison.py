@@ -16,6 +16,7 @@ from szpo.runs import assemble, final_comparison, worker
 from szpo.runs.samples import Source
 from szpo.types import Answer
 from szpo.voting import steps
+from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from tests.support import folder_run
 from tests.support.quadratic import PROMPTS, QuadraticPolicy, go, start
@@ -35,7 +36,7 @@ def tuned(tmp_path):
 
 
 def made(ledger, source, count=4):
-    number = orders.place(ledger, "final", "op", {"comparisons": count})
+    number = orders.place_order(ledger, "final", "op", {"comparisons": count})
     worker.fulfil(ledger, source, lambda _: None)
     order = orders.get(ledger, number)
     return order, [ledger.comparison(c) for c in orders.comparisons(order)]
@@ -110,7 +111,7 @@ def test_a_second_final_has_its_own_comparisons_and_a_repeated_run_the_same(tune
     assert [c.rows for c in first] != [c.rows for c in second]
     settings, again, policy = start(tmp_path, "again.db")
     go(settings, again, policy, until_step=3)
-    orders.place(again, "samples", "op")  # other orders before it change nothing
+    orders.place_order(again, "samples", "op")  # other orders before it change nothing
     other = Source(policy, source.prompts, settings.D, source.fresh)
     assert made(again, other)[1] == first
     again.close()
@@ -181,21 +182,21 @@ def test_answers_that_are_alike_are_shown_to_nobody(tuned):
 
 def test_what_a_final_needs_is_said(tuned, tmp_path):
     ledger, source = tuned
-    number = orders.place(ledger, "final", "op")
+    number = orders.place_order(ledger, "final", "op")
     bare = Source(source.policy, PromptSet(TRAIN, ()), 2, source.fresh)
     worker.fulfil(ledger, bare, lambda _: None)
     order = orders.get(ledger, number)
     assert "no held-out prompts" in order.error
     with pytest.raises(UsageError, match="has no comparisons"):
         final_comparison.result(ledger, order)
-    number = orders.place(ledger, "samples", "op")
+    number = orders.place_order(ledger, "samples", "op")
     worker.fulfil(ledger, Source(source.policy, source.prompts, 2), lambda _: None)
     assert "no `place`" in orders.get(ledger, number).error
 
 
 def test_samples_show_the_base_a_step_and_the_head(tuned):
     ledger, source = tuned
-    number = orders.place(ledger, "samples", "op", {"prompts": 2, "step": 0})
+    number = orders.place_order(ledger, "samples", "op", {"prompts": 2, "step": 0})
     worker.fulfil(ledger, source, lambda _: None)
     result = orders.get(ledger, number).result
     assert result["prompts"] == [prompt.text for prompt in HELDOUT[:2]]
@@ -214,7 +215,7 @@ def test_a_language_model_answers_as_it_was_and_stays_where_it_is(tmp_path):
     with Ledger.open(path) as ledger:
         parts = assemble.reopen(ledger, panel=False, say=lambda _: None)
         source = assemble.source(ledger, parts)
-        number = orders.place(ledger, "samples", "op", {"prompts": 3, "step": 0})
+        number = orders.place_order(ledger, "samples", "op", {"prompts": 3, "step": 0})
         order, found = made(ledger, source, count=2)
         columns = [c["answers"] for c in orders.get(ledger, number).result["columns"]]
         policy, asked = parts.language, parts.prompts.heldout[:3]
@@ -237,7 +238,7 @@ def test_people_are_served_it_like_any_other_comparison(tuned):
     while (seat := service.final(ann)) is not None:
         assert seat.comparison in orders.comparisons(order)
         plus.append(seat.plus_side)
-        service.cast(seat.id, "A", idem=f"key-{seat.id}")
+        service.cast(VoteRequest(seat.id, "A", idem=f"key-{seat.id}"))
     assert len(plus) == len(found) == 3
     result = final_comparison.result(ledger, order).votes
     assert result.everybody == Preference(tuned=plus.count("A"), base=plus.count("B"))

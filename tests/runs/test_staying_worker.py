@@ -50,9 +50,9 @@ def test_it_stays_when_finished_and_fulfils_orders_until_a_signal(
     with staying(*yard_run.arguments(tmp_path, "run.name=yard", "panel.poll_seconds=0.05")) as run:
         until(run, "finished: 24 of 24 votes spent, a step takes 8; standing by")
         with Ledger.open(tmp_path / "runs" / "yard.db") as ledger:
-            number = orders.place(ledger, "final", "ann", {"comparisons": 2})
+            number = orders.place_order(ledger, "final", "ann", {"comparisons": 2})
             assert until(run, "order") == f"order {number} by ann: final"
-            orders.place(ledger, "samples", "ann")
+            orders.place_order(ledger, "samples", "ann")
             until(run, "samples")
             assert lease.controller(ledger)["lease"] is not None
         os.kill(run.pid, sent)

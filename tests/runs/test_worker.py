@@ -17,6 +17,7 @@ from szpo.training import budget, controller
 from szpo.training.budget import Limits
 from szpo.types import Answer, Comparison, Prompt, Row
 from szpo.voting import lease, steps
+from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from szpo_ui.web import credentials
 from tests.promises.test_crash import Crash, CrashingPolicy, Faulty, opened, wrap
@@ -137,11 +138,11 @@ def test_orders_are_fulfilled_while_people_vote_and_after_the_end(tmp_path):
     def act():
         done.append(len(orders.open_orders(ledger)))
         if not placed:
-            placed.append(orders.place(ledger, "samples", "op", {"prompts": 2}))
+            placed.append(orders.place_order(ledger, "samples", "op", {"prompts": 2}))
         elif vote(ledger):
             return
         elif len(placed) == 1:
-            placed.append(orders.place(ledger, "final", "op", {"comparisons": 3}))
+            placed.append(orders.place_order(ledger, "final", "op", {"comparisons": 3}))
         else:
             raise Leave
 
@@ -159,7 +160,7 @@ def test_orders_are_fulfilled_while_people_vote_and_after_the_end(tmp_path):
 def test_without_staying_orders_are_fulfilled_before_it_leaves(tmp_path):
     settings, ledger, policy = start(tmp_path)
     lease.pause(ledger, "ann", "lunch")
-    orders.place(ledger, "samples", "op")
+    orders.place_order(ledger, "samples", "op")
     outcome = life(ledger, policy, settings, lambda: None, stay=False)
     assert outcome.status == "paused" and not orders.open_orders(ledger)
     ledger.close()
@@ -174,7 +175,7 @@ def test_without_staying_orders_are_fulfilled_before_it_leaves(tmp_path):
 )
 def test_an_order_that_cannot_be_done_says_why_once(tmp_path, kind, body, says):
     settings, ledger, policy = start(tmp_path)
-    orders.place(ledger, kind, "op", body)
+    orders.place_order(ledger, kind, "op", body)
     said = []
     source = source_of(policy, settings)
     assert worker.fulfil(ledger, source, said.append) == 1
@@ -186,7 +187,7 @@ def test_an_order_that_cannot_be_done_says_why_once(tmp_path, kind, body, says):
 
 def test_an_engine_that_fails_an_order_does_not_end_the_run(tmp_path):
     settings, ledger, policy = start(tmp_path)
-    orders.place(ledger, "samples", "op")
+    orders.place_order(ledger, "samples", "op")
 
     def out_of_memory(*_, **__):
         raise MemoryError("no room")
@@ -208,7 +209,7 @@ def test_killed_at_any_write_it_loses_nothing_and_fulfils_no_order_twice(tmp_pat
             life(ledger, QuadraticPolicy(settings), settings, leave_when_done(ledger))
         expected = history(ledger)
     with new_ledger(tmp_path / "start.db", settings) as ledger:
-        orders.place(ledger, "samples", "op", {"prompts": 1})
+        orders.place_order(ledger, "samples", "op", {"prompts": 1})
     content = (tmp_path / "start.db").read_bytes()
     path, at, finished = tmp_path / "killed.db", 0, False
     while not finished:
@@ -226,7 +227,7 @@ def test_killed_at_any_write_it_loses_nothing_and_fulfils_no_order_twice(tmp_pat
             def act(ledger=ledger):
                 # A person asks for the final comparison once there is something to compare.
                 if ledger.last_applied() is not None and not orders.orders(ledger, "final"):
-                    orders.place(ledger, "final", "op", {"comparisons": 2})
+                    orders.place_order(ledger, "final", "op", {"comparisons": 2})
                 elif not vote(ledger):
                     raise Leave
 
@@ -260,7 +261,7 @@ def check(ledger, expected, at):
 def test_two_processes_fulfil_an_order_once(tmp_path):
     settings, ledger, policy = start(tmp_path)
     go(settings, ledger, policy, until_step=1)
-    orders.place(ledger, "final", "op", {"comparisons": 2})
+    orders.place_order(ledger, "final", "op", {"comparisons": 2})
     with Ledger.open(ledger.path, clock=Clock()) as other:
         rival = source_of(QuadraticPolicy(settings), settings)
         rival.policy.kept = policy.kept
@@ -313,11 +314,11 @@ def test_who_was_erased_is_not_waited_for(tmp_path):
     _, ledger, _ = start(tmp_path, M=2)
     plan = settings_of(M=2)
     epoch = lease.acquire(ledger, "test").epoch
-    steps.plan(ledger, epoch, plan, optimizer.ask(optimizer.init(plan)), ledger.head())
+    steps.record_plan(ledger, epoch, plan, optimizer.ask(optimizer.init(plan)), ledger.head())
     steps.begin(ledger, epoch, 0)
     row = Row(Prompt.user("?"), Answer("left"), Answer("right"))
     asked = [Comparison("c", 0, 0, 0, (row,))]
-    steps.store(ledger, epoch, 0, asked, ledger.head(), notes={}, then_open=True)
+    steps.store(ledger, epoch, steps.StepAnswers(0, asked, ledger.head()), then_open=True)
     for name in ("ann", "ben"):
         credentials.invite(ledger, "panelist", name)
     assert worker.shortage(ledger) is None
@@ -349,7 +350,7 @@ def test_a_deadline_that_waits_for_its_quorum_is_said(tmp_path):
             return
         assert "deadline has passed" in said[-1] and "quorum of 50%" in said[-1]
         seat = service.assign(panel[0])
-        service.cast(seat.id, "A", idem=f"key-{seat.id}")
+        service.cast(VoteRequest(seat.id, "A", idem=f"key-{seat.id}"))
 
     go(
         settings, ledger, QuadraticPolicy(settings), LedgerEvaluator(service), until_step=1,

@@ -22,6 +22,7 @@ from szpo.training import controller
 from szpo.training.comparisons import prompt_order
 from szpo.types import Comparison, Vote
 from szpo.voting import lease
+from szpo.voting.casting import VoteRequest
 from szpo.voting.lease import Lease
 from szpo.voting.service import VoteService
 from szpo_simulators.panels.panel import Panel, build
@@ -292,7 +293,7 @@ def test_colleagues_leave_a_comparison_of_each_step_to_the_person(tmp_path: Path
         assert len(lacking(ledger)) == 1, "the last one waits for the person"
         seat = service.assign(person)
         assert seat is not None
-        service.cast(seat.id, "A", idem=seat.id)
+        service.cast(VoteRequest(seat.id, "A", idem=seat.id))
 
     drive(ledger, LedgerEvaluator(service), 2, wait=wait)
     assert left == [1, 1]
@@ -316,7 +317,7 @@ def test_a_panel_that_reads_waits_before_each_answer_and_looks_again(tmp_path: P
     def read() -> None:
         seat = service.assign(person)
         assert seat is not None
-        service.cast(seat.id, "A", idem=seat.id)
+        service.cast(VoteRequest(seat.id, "A", idem=seat.id))
         taken.append(seat.comparison)
 
     def wait() -> None:

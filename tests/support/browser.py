@@ -33,6 +33,7 @@ from szpo.optim.settings import defaults, settings_to_json
 from szpo.training import comparisons, controller
 from szpo.training.step_report import Outcome
 from szpo.types import Answer, Batch, Prompt, Shift, Theta, Update
+from szpo.voting.casting import VoteRequest
 from szpo_ui import app
 from szpo_ui.web import credentials, login
 from szpo_ui.web.site import Site, of_ledger
@@ -204,7 +205,7 @@ def cast(stage: Stage, name: str) -> None:
     person = stage.invitation("panelist", name).panelist or ""
     seat = stage.site.service.assign(person)
     assert seat is not None
-    stage.site.service.cast(seat.id, seat.plus_side, idem=seat.id, dwell_ms=20_000)
+    stage.site.service.cast(VoteRequest(seat.id, seat.plus_side, idem=seat.id, dwell_ms=20_000))
 
 
 def serve(application: Any) -> Iterator[str]:

@@ -19,6 +19,7 @@ from szpo.ledger import orders
 from szpo.training import comparisons
 from szpo.types import Answer, Comparison, Prompt, Row
 from szpo.voting import lease, steps
+from szpo.voting.casting import VoteRequest
 from tests.support.browser import Stage
 
 PROMPTS = (
@@ -133,12 +134,12 @@ def others_vote(stage: Stage, *names: str) -> None:
     for name in names:
         panelist = service.enroll("person", name)
         while (seat := service.assign(panelist, tab="none")) is not None:
-            service.cast(seat.id, "tie", idem=f"others-{seat.id}"[:40], tab="none")
+            service.cast(VoteRequest(seat.id, "tie", idem=f"others-{seat.id}"[:40], tab="none"))
 
 
 def final_comparison(stage: Stage) -> None:
     """An operator's order of blind final comparisons, fulfilled with fixed texts."""
-    order = orders.place(stage.ledger, "final", "olga", {"comparisons": 1})
+    order = orders.place_order(stage.ledger, "final", "olga", {"comparisons": 1})
     rows = tuple(
         Row(Prompt.user(p), Answer(a), Answer(b))
         for p, a, b in zip(PROMPTS[:3], ONE, OTHER, strict=False)

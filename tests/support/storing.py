@@ -15,6 +15,7 @@ from szpo.optim.settings import Settings
 from szpo.replay import replay, verification
 from szpo.types import Answer, Assignment, Choice, Comparison, Prompt, Row
 from szpo.voting import counting, lease, steps
+from szpo.voting.casting import VoteRequest
 from szpo.voting.lease import Lease
 from szpo.voting.service import VoteService
 from szpo_ui.web import credentials
@@ -81,7 +82,7 @@ class File:
         self.service.release(seat)
 
     def cast(self, seat: str, choice: Choice, key: str, tab: str) -> Any:
-        return self.service.cast(seat, choice, idem=key, tab=tab)
+        return self.service.cast(VoteRequest(seat, choice, idem=key, tab=tab))
 
     def cast_and_die(self, seat: str, choice: Choice, key: str, tab: str) -> None:
         """The vote is stored, the process dies before it can say so."""
@@ -97,7 +98,7 @@ class File:
     def plan(self, held: Lease, step: int) -> None:
         if self.ledger.step(step) is None:
             query = optimizer.ask(replay.retell(self.ledger, SETTINGS), step)
-            steps.plan(self.ledger, held.epoch, SETTINGS, query, self.ledger.head())
+            steps.record_plan(self.ledger, held.epoch, SETTINGS, query, self.ledger.head())
         steps.begin(self.ledger, held.epoch, step)
 
     def generate(self, held: Lease, step: int) -> None:
@@ -108,13 +109,14 @@ class File:
             for n in range(SETTINGS.N)
         ]
         head = self.ledger.head()
-        steps.store(self.ledger, held.epoch, step, asked, head, notes={}, then_open=True)
+        steps.store(self.ledger, held.epoch, steps.StepAnswers(step, asked, head), then_open=True)
 
     def close(self, held: Lease, step: int, by: Any) -> bool:
         return steps.close(
-            self.ledger, step, by, epoch=held.epoch,
-            reason="enough" if by == "operator" else None,
-        )  # fmt: skip
+            self.ledger,
+            step,
+            steps.Closing(by, epoch=held.epoch, reason="enough" if by == "operator" else None),
+        )
 
     def apply(self, held: Lease, step: int) -> bool:
         ledger = self.ledger
@@ -128,10 +130,18 @@ class File:
         for update in momentum.fold(SETTINGS, list(updates), step):
             theta = parameters.applied(SETTINGS.space, theta, update)
         return steps.apply(
-            ledger, held.epoch, updates, rule=SETTINGS.rule, info=info, tally=tally,
-            votes_sha256=canonical.votes_sha256(counting.counted(ledger, step)),
-            theta_sha256=parameters.digest(theta, ledger.layout), notes={},
-        )  # fmt: skip
+            ledger,
+            held.epoch,
+            steps.StepResult(
+                updates,
+                rule=SETTINGS.rule,
+                info=info,
+                tally=tally,
+                votes_sha256=canonical.votes_sha256(counting.counted(ledger, step)),
+                theta_sha256=parameters.digest(theta, ledger.layout),
+            ),
+            notes={},
+        )
 
     def void(self, step: int) -> None:
         steps.void(self.ledger, step, "a mistake", "ann")

@@ -10,7 +10,7 @@ from szpo.ledger.database import Ledger
 from szpo.optim import optimizer, parameters
 from szpo.types import Answer, Comparison, Prompt, Row
 from szpo.voting import lease, steps
-from szpo.voting.casting import Ballot
+from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from tests.support.quadratic import new_ledger, settings_of
 
@@ -29,11 +29,11 @@ def ballot(path: Path, seats: int, *, sync: bool = True) -> list[str]:
             ledger.execute("PRAGMA synchronous=OFF")
         epoch = lease.acquire(ledger, "test").epoch
         head = parameters.digest(ledger.start(), ledger.layout)
-        steps.plan(ledger, epoch, settings, optimizer.ask(optimizer.init(settings)), head)
+        steps.record_plan(ledger, epoch, settings, optimizer.ask(optimizer.init(settings)), head)
         steps.begin(ledger, epoch, 0)
         rows = (Row(Prompt.user("which?"), Answer("left"), Answer("right")),)
         asked = [Comparison(f"comparison-{n:05}", 0, 0, n, rows) for n in range(seats)]
-        steps.store(ledger, epoch, 0, asked, head, notes={}, then_open=True)
+        steps.store(ledger, epoch, steps.StepAnswers(0, asked, head), then_open=True)
         service = VoteService(ledger)
         with ledger.transaction("votes"):
             who = service.enroll("simulated", "p")
@@ -41,17 +41,16 @@ def ballot(path: Path, seats: int, *, sync: bool = True) -> list[str]:
         return [seat.id for seat in made if seat is not None]
 
 
-def ballot_of(seats: list[str], door: int, number: int) -> Ballot:
+def request_of(seats: list[str], door: int, number: int) -> VoteRequest:
     """Answer ``number`` of a door: seat, choice and key follow from it, so a retry is the same."""
     seat = seats[(number * DOORS + door) % len(seats)]
     choice: Any = CHOICES[(number + door) % len(CHOICES)]
-    return Ballot(seat, choice, f"door-{door}:{number:012}")
+    return VoteRequest(seat, choice, f"door-{door}:{number:012}")
 
 
 def post(service: VoteService, seats: list[str], door: int, number: int) -> Any:
     """Send one answer by itself."""
-    sent = ballot_of(seats, door, number)
-    return service.cast(sent.assignment, sent.choice, idem=sent.idem)
+    return service.cast(request_of(seats, door, number))
 
 
 def answer(path: Path, seats: list[str], begin: list[int], acks: Any, rest_s: float = 0.0) -> None:
@@ -67,7 +66,7 @@ def answer(path: Path, seats: list[str], begin: list[int], acks: Any, rest_s: fl
             while True:
                 numbers = range(number, number + at_once)
                 receipts: list[Any] = (
-                    service.cast_many([ballot_of(seats, door, n) for n in numbers])
+                    service.cast_many([request_of(seats, door, n) for n in numbers])
                     if at_once > 1
                     else [post(service, seats, door, number)]
                 )

@@ -14,6 +14,7 @@ from szpo.training.comparisons import prompt_order
 from szpo.training.guards import Bands
 from szpo.types import Answer, Comparison, Row
 from szpo.voting import counting, lease, steps
+from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from tests.support.quadratic import (
     PROMPTS,
@@ -188,7 +189,7 @@ def test_an_evaluator_that_answers_in_part_is_waited_for(tmp_path):
         for name in ("ann", "ben"):
             seat = service.assign(service.enroll("person", name))
             if seat is not None:
-                service.cast(seat.id, "A", idem=seat.id)
+                service.cast(VoteRequest(seat.id, "A", idem=seat.id))
                 return
 
     go(settings, ledger, policy, LedgerEvaluator(service), until_step=2, wait=one_vote)
@@ -203,7 +204,7 @@ def test_a_deadline_closes_with_what_there_is(tmp_path):
 
     def one_vote_then_a_day():
         seat = service.assign(service.enroll("person", "ann"))
-        service.cast(seat.id, "tie", idem=seat.id)
+        service.cast(VoteRequest(seat.id, "tie", idem=seat.id))
         ledger.clock.now += 86_400_000_000
 
     go(
@@ -224,7 +225,7 @@ def test_a_deadline_closes_with_what_there_is(tmp_path):
 def test_an_operator_may_close_or_void_a_step(tmp_path):
     settings, ledger, policy = start(tmp_path)
     acts = [
-        lambda: steps.close(ledger, 0, "operator", reason="enough", actor="ann"),
+        lambda: steps.close(ledger, 0, steps.Closing("operator", reason="enough", actor="ann")),
         lambda: steps.void(ledger, 1, "wrong prompts", "ann"),
     ]
     panel = panel_of(ledger)

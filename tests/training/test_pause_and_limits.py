@@ -11,6 +11,7 @@ from szpo.replay import verification
 from szpo.training import budget
 from szpo.training.budget import Limits
 from szpo.voting import counting, lease, steps
+from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from tests.support.quadratic import Clock, QuadraticPolicy, go, history, panel_of, start
 from tests.training.test_status import new_run
@@ -151,10 +152,10 @@ def test_a_deadline_waits_for_the_quorum(tmp_path):
         votes_when.append(len(counting.counted(ledger, 0)))
         seat = service.assign(service.enroll("person", "ann"))
         if seat is not None:
-            service.cast(seat.id, "A", idem=seat.id)
+            service.cast(VoteRequest(seat.id, "A", idem=seat.id))
         elif len(votes_when) == 7:  # nobody else came: an operator may not close it either
-            assert not steps.close(ledger, 0, "operator", reason="late", quorum=0.6)
-            assert steps.close(ledger, 0, "operator", reason="late", quorum=0.5)
+            assert not steps.close(ledger, 0, steps.Closing("operator", reason="late", quorum=0.6))
+            assert steps.close(ledger, 0, steps.Closing("operator", reason="late", quorum=0.5))
         ledger.clock.now += 86_400_000_000
 
     outcome = go(
@@ -262,7 +263,9 @@ def test_nobody_is_seated_while_a_run_is_paused(tmp_path):
     ledger.clock.now += 5 * 3_600_000_000
     service.extend(held[0].id)  # a client that knows of no pause
     assert service.assignment(held[0].id) == held[0]  # as it was, for the tab that reads it
-    service.cast(held[0].id, "A", idem="0123456789abcdef", tab="one")  # what was read is kept
+    service.cast(
+        VoteRequest(held[0].id, "A", idem="0123456789abcdef", tab="one")
+    )  # what was read is kept
     lease.unpause(ledger, "op")
     left = service.assignment(held[0].id).expires_us - ledger.clock()
     assert 0 < left <= service.seat_ttl_us  # not five hours more

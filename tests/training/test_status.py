@@ -13,6 +13,7 @@ from szpo.training import budget
 from szpo.training.budget import Limits
 from szpo.training.status import round_status
 from szpo.voting import counting, lease, steps
+from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from tests.support.quadratic import Clock, QuadraticPolicy, go, settings_of
 from tests.voting.test_service import KEY, ask, people
@@ -63,7 +64,7 @@ class Panel:
         self.seen.append(facts(self.ledger))
         self.then()
         while (seat := self.service.assign(self.ann)) is not None:
-            self.service.cast(seat.id, "A", idem=seat.id)
+            self.service.cast(VoteRequest(seat.id, "A", idem=seat.id))
             self.seen.append(facts(self.ledger))
 
 
@@ -113,7 +114,7 @@ def test_a_closed_round_is_closed_until_it_is_applied(tmp_path):
     _, ledger = new_run(tmp_path / "run.db")
     with ledger:
         ask(ledger, n=4, m=1)
-        assert steps.close(ledger, 0, "operator", reason="enough")
+        assert steps.close(ledger, 0, steps.Closing("operator", reason="enough"))
         assert facts(ledger) == ("closed", 0, 0, 0, False)
         steps.void(ledger, 0, "enough", "op")
         assert facts(ledger) == ("generating", 1, 0, 0, False)
@@ -180,12 +181,14 @@ def test_the_version_changes_with_what_is_seen_and_with_nothing_else(tmp_path):
         seat = service.assign(ann)
         service.extend(seat.id)
         assert round_status(ledger).version == before
-        service.cast(seat.id, "A", idem=KEY(1))
+        service.cast(VoteRequest(seat.id, "A", idem=KEY(1)))
         after = round_status(ledger).version
         assert after != before
-        service.cast(seat.id, "B", idem=KEY(2))  # a change of mind is nobody's business
+        service.cast(
+            VoteRequest(seat.id, "B", idem=KEY(2))
+        )  # a change of mind is nobody's business
         assert round_status(ledger).version == after
-        service.cast(seat.id, "skip", idem=KEY(3))
+        service.cast(VoteRequest(seat.id, "skip", idem=KEY(3)))
         assert round_status(ledger).version == before
 
 
@@ -198,7 +201,7 @@ def test_it_sees_what_other_processes_write(tmp_path):
         (ann,) = people(service, 1)
         for i in range(3):
             assert round_status(second) == round_status(ledger)
-            service.cast(service.assign(ann).id, "A", idem=KEY(i))
+            service.cast(VoteRequest(service.assign(ann).id, "A", idem=KEY(i)))
         assert round_status(second).votes_in == 3
 
 
@@ -209,7 +212,7 @@ def test_counts_are_those_of_the_closing_rule(tmp_path):
         service = VoteService(ledger, spare=1)
         for i, panelist in enumerate(people(service, 6)):
             while (seat := service.assign(panelist)) is not None:
-                service.cast(seat.id, ["A", "skip", "tie"][i % 3], idem=seat.id)
+                service.cast(VoteRequest(seat.id, ["A", "skip", "tie"][i % 3], idem=seat.id))
                 found = round_status(ledger)
                 assert found.votes_in == len(counting.counted(ledger, 0))
                 assert found.votes_needed - found.votes_in == counting.missing(ledger, 0)
@@ -223,7 +226,7 @@ def test_polling_costs_a_look_at_two_counters(tmp_path):
         service = VoteService(ledger)
         ids = people(service, 40)
         for i, panelist in enumerate(ids):
-            service.cast(service.assign(panelist).id, "A", idem=KEY(i))
+            service.cast(VoteRequest(service.assign(panelist).id, "A", idem=KEY(i)))
         round_status(ledger)
         asked = []
         ledger.db.conn.set_trace_callback(asked.append)
@@ -234,7 +237,7 @@ def test_polling_costs_a_look_at_two_counters(tmp_path):
         # After a write it is computed anew, from what was appended.
         spent = []
         for i, panelist in enumerate(ids):
-            service.cast(service.assign(panelist).id, "A", idem=KEY(f"more-{i}"))
+            service.cast(VoteRequest(service.assign(panelist).id, "A", idem=KEY(f"more-{i}")))
             began = time.thread_time()
             round_status(ledger)
             spent.append(time.thread_time() - began)

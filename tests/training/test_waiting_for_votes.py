@@ -5,6 +5,7 @@ import pytest
 from szpo.evaluators.panel_evaluator import LedgerEvaluator
 from szpo.replay import verification
 from szpo.voting import counting, steps
+from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from tests.support.quadratic import go, start
 
@@ -36,7 +37,7 @@ def voted(service, people, each):
             who = service.enroll("person", name)
             for _ in range(each):
                 seat = service.assign(who)
-                service.cast(seat.id, "A", idem=seat.id)
+                service.cast(VoteRequest(seat.id, "A", idem=seat.id))
 
 
 def polls(tmp_path, size):
@@ -83,7 +84,7 @@ def test_what_came_between_the_look_and_the_lock_is_counted_again(tmp_path):
                 return reader
 
             reader.look = look
-            seen.append(steps.close(ledger, 0, "rule", votes=reader))
+            seen.append(steps.close(ledger, 0, steps.Closing("rule"), votes=reader))
             seen.append(reader.missing)
             service.amend(last, "reinstate", "it was none", "ann")
 
@@ -118,11 +119,13 @@ def test_a_reader_that_follows_a_step_says_what_one_says_that_begins_anew(tmp_pa
                 continue
             held.append(seat.id)
             choice = ("skip", "A", "tie", "B")[turn % 4]
-            service.cast(seat.id, choice, idem=f"first {seat.id}".replace(" ", "-"))
+            service.cast(VoteRequest(seat.id, choice, idem=f"first {seat.id}".replace(" ", "-")))
             script.append(choice)
             same()
             if turn % 3 == 1:  # an earlier answer is changed, a skip among them
-                service.cast(held[turn // 3], "B", idem=f"again-{turn}-{held[turn // 3]}")
+                service.cast(
+                    VoteRequest(held[turn // 3], "B", idem=f"again-{turn}-{held[turn // 3]}")
+                )
                 same()
             if turn % 5 == 2:
                 vote = ledger.query("SELECT max(vote) AS vote FROM votes")[0]["vote"]
@@ -132,11 +135,11 @@ def test_a_reader_that_follows_a_step_says_what_one_says_that_begins_anew(tmp_pa
                     service.amend(vote, "reinstate", "a test", "ann")
                     assert vote in same().ids()[0]
         with pytest.raises(ZeroDivisionError), ledger.transaction("votes"):
-            service.cast(held[0], "tie", idem=f"undone-{held[0]}")
+            service.cast(VoteRequest(held[0], "tie", idem=f"undone-{held[0]}"))
             within = same().standing
             raise ZeroDivisionError
         assert same().standing != within
-        steps.close(ledger, 0, "operator", reason="enough", actor="ann")
+        steps.close(ledger, 0, steps.Closing("operator", reason="enough", actor="ann"))
         before = same().counted
         service.amend(min(same().ids()[1]), "exclude", "too late", "ann")
         assert same().counted == before

@@ -12,6 +12,7 @@ from szpo.ledger.canonical import sha256
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
 from szpo.reports import votes
+from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from szpo_ui.web import credentials
 from szpo_ui.web.credential_rows import ALPHABET, plain_code
@@ -274,7 +275,7 @@ def test_who_is_sent_away_leaves_no_seat_behind(tmp_path, end):
         service = VoteService(ledger)
         ann, ben = (credentials.invite(ledger, "panelist") for _ in range(2))
         answered = service.assign(ann.panelist)
-        service.cast(answered.id, "A", idem=answered.id)
+        service.cast(VoteRequest(answered.id, "A", idem=answered.id))
         open_seat = service.assign(ann.panelist)
         assert service.assign(ben.panelist) is None
         end(ledger, ann.name, "op")
@@ -291,7 +292,7 @@ def test_erasing_a_person_leaves_the_record_and_no_byte_of_them(tmp_path):
 
     def vote():
         while (seat := service.assign(made.panelist)) is not None:
-            service.cast(seat.id, "A", idem=seat.id)
+            service.cast(VoteRequest(seat.id, "A", idem=seat.id))
 
     go(settings, ledger, policy, LedgerEvaluator(service), wait=vote, until_step=1)
     assert credentials.listed(ledger)[0].contact == "Ann Smithfield"

@@ -17,6 +17,7 @@ from szpo.ledger import orders
 from szpo.ledger.database import Ledger
 from szpo.reports import bundle
 from szpo.voting import lease
+from szpo.voting.casting import VoteRequest
 from tests.support.browser import NARROW, ZOOMED, Stage, context, misfits, violations, window
 
 pytest_plugins = ["tests.support.browser"]
@@ -29,7 +30,9 @@ def vote(stage: Stage, name: str, *, most: int = 100) -> int:
     person = stage.invitation("panelist", name).panelist or ""
     cast = 0
     while cast < most and (seat := stage.site.service.assign(person)) is not None:
-        stage.site.service.cast(seat.id, seat.plus_side, idem=seat.id, dwell_ms=20_000)
+        stage.site.service.cast(
+            VoteRequest(seat.id, seat.plus_side, idem=seat.id, dwell_ms=20_000)
+        )
         cast += 1
     return cast
 
@@ -77,7 +80,7 @@ def test_axe_finds_nothing_before_during_paused_and_in_every_dialog(
     page.wait_for_selector("iframe.op-preview")
     assert violations(page) == []
     play(stage, 2)
-    order = orders.place(stage.ledger, "samples", "Olga", {"prompts": 1})
+    order = orders.place_order(stage.ledger, "samples", "Olga", {"prompts": 1})
     column = {"name": "base", "step": None, "theta_sha256": "0", "answers": [["yes", "length"]]}
     orders.settle(
         stage.ledger, orders.get(stage.ledger, order), {"prompts": ["well?"], "columns": [column]}
@@ -190,7 +193,7 @@ def test_a_round_closes_with_quorum_and_a_late_vote_changes_no_update(
     dialog.get_by_role("button", name="Close the round").click()
     page.locator("#op-toast", has_text="Round 3 is closed").wait_for()
     stage.advance()
-    receipt = stage.site.service.cast(late.id, "A", idem=late.id)
+    receipt = stage.site.service.cast(VoteRequest(late.id, "A", idem=late.id))
     assert receipt.late
     assert stage.ledger.update_rows()[-1]["n_votes"] == 2
     page.get_by_text("Bob is silent").first.wait_for(timeout=8_000)
@@ -318,7 +321,7 @@ def test_the_export_opens_and_gives_the_numbers_on_the_screen(
 
 def test_nothing_on_the_page_runs_or_leaves(stage: Stage, operator: Callable[..., Any]) -> None:
     play(stage, 1)
-    order = orders.place(stage.ledger, "samples", "Olga", {"prompts": 1})
+    order = orders.place_order(stage.ledger, "samples", "Olga", {"prompts": 1})
     text = "<img src=x onerror=window.pwn=1> ${window.pwn=1} <script>window.pwn=1</script> {{7*7}}"
     column = {"name": "base", "step": None, "theta_sha256": "0", "answers": [[text, "stop"]]}
     body = {"prompts": [text], "columns": [column]}

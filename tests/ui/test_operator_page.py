@@ -22,6 +22,7 @@ from szpo.reports import bundle
 from szpo.training import budget
 from szpo.types import Answer
 from szpo.voting import lease
+from szpo.voting.casting import VoteRequest
 from szpo_ui.operator import charts, controls, state
 from szpo_ui.operator import page as operator_page
 from szpo_ui.operator.controls import Command
@@ -55,7 +56,9 @@ def voted(held: Stage) -> Stage:
     for _ in range(2):
         for person in people:
             while (seat := held.site.service.assign(person or "")) is not None:
-                held.site.service.cast(seat.id, seat.plus_side, idem=seat.id, dwell_ms=20_000)
+                held.site.service.cast(
+                    VoteRequest(seat.id, seat.plus_side, idem=seat.id, dwell_ms=20_000)
+                )
         held.advance()
     cast(held, "Ada")
     return held
@@ -269,7 +272,7 @@ def test_texts_of_models_are_text(tmp_path: Path) -> None:
         text=lambda step, i, side: Answer(f"{PACK[i % len(PACK)]} {side}", tokens=3),
     )  # fmt: skip
     stage.advance()
-    order = orders.place(stage.ledger, "samples", "<b>Olga</b>", {"prompts": 2})
+    order = orders.place_order(stage.ledger, "samples", "<b>Olga</b>", {"prompts": 2})
     column = {
         "name": "base",
         "step": None,

@@ -255,7 +255,7 @@ def test_a_vote_is_changed_until_the_close_and_not_after(stage, ann):
     stage.site.service.ledger.execute("SELECT 1")
     from szpo.voting import steps
 
-    assert steps.close(stage.ledger, 0, "rule")
+    assert steps.close(stage.ledger, 0, steps.Closing("rule"))
     ann.clock.fast_forward(4_000)
     until(ann, "paused")
     assert ann.locator("[data-do=revise]").count() == 0

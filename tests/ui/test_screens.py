@@ -8,6 +8,7 @@ from szpo.errors import UsageError
 from szpo.replay import verification
 from szpo.training.status import round_status
 from szpo.voting import casting, lease
+from szpo.voting.casting import VoteRequest
 from szpo_ui import app
 from szpo_ui.panel import comparison_view, render, screens
 from szpo_ui.panel import page as panel_page
@@ -481,7 +482,7 @@ def test_sides_are_constant_within_a_sheet_and_balanced_over_the_panel(tmp_path)
                          for pair in shown.pairs}  # fmt: skip
                 assert len(sides) == 1  # the same policy on A in every row
                 by_comparison.setdefault(seat.comparison, []).append(sides.pop())
-                service.cast(seat.id, "tie", idem=KEY(f"{number}-{person}")[:64])
+                service.cast(VoteRequest(seat.id, "tie", idem=KEY(f"{number}-{person}")[:64]))
         for pair in by_comparison.values():
             assert sorted(pair) == [False, True]
             plus_on_a += sum(pair)

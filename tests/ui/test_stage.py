@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 
+from szpo.voting.casting import VoteRequest
 from tests.support.browser import PLUS, Stage
 
 pytest_plugins = ["tests.support.browser"]
@@ -19,7 +20,7 @@ def test_the_controller_goes_on_exactly_when_the_votes_are_in(stage: Stage) -> N
     assert [row["state"] for row in stage.ledger.steps()] == ["open"]
     for person in people:
         while (seat := service.assign(person)) is not None:
-            service.cast(seat.id, seat.plus_side, idem=seat.id)
+            service.cast(VoteRequest(seat.id, seat.plus_side, idem=seat.id))
     assert stage.advance() is None
     assert [row["state"] for row in stage.ledger.steps()] == ["applied", "open"]
     assert PLUS in stage.ledger.comparisons(1)[0].rows[0].plus.text

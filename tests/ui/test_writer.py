@@ -81,7 +81,7 @@ def test_a_vote_that_breaks_fails_alone(quiet: Stage, monkeypatch: pytest.Monkey
     seats = [quiet.site.service.assign(who) for who in people]
     writer, real = Writer(quiet.site.service), casting.store
 
-    def store(ledger: Any, ballot: casting.Ballot, **more: Any) -> casting.Receipt:
+    def store(ledger: Any, ballot: casting.VoteRequest, **more: Any) -> casting.Receipt:
         receipt = real(ledger, ballot, **more)
         if ballot.panelist == people[1]:
             raise ZeroDivisionError("a fault of ours")
@@ -89,7 +89,7 @@ def test_a_vote_that_breaks_fails_alone(quiet: Stage, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(casting, "store", store)
     ballots = [
-        casting.Ballot(seat.id, "A", f"key-{seat.id}", panelist=who)
+        casting.VoteRequest(seat.id, "A", f"key-{seat.id}", panelist=who)
         for seat, who in zip(seats, people, strict=True)
         if seat is not None
     ]

@@ -11,7 +11,7 @@ from szpo.reports import votes
 from szpo.types import Answer, Comparison, Prompt, Query, Row
 from szpo.voting import calibration, counting, lease, seats, steps
 from szpo.voting import service as vote_service
-from szpo.voting.casting import VoteConflictError
+from szpo.voting.casting import VoteConflictError, VoteRequest
 from szpo.voting.counting import verdict
 from szpo.voting.service import VoteService
 from tests.support.quadratic import new_ledger, settings_of
@@ -42,10 +42,10 @@ def ask(ledger, step, n=8, m=2, alike=()):
     epoch = row["epoch"] or lease.acquire(ledger, "test", 10**15).epoch
     plan = settings_of(N=n, M=m, D=6)
     mu = optimizer.ask(optimizer.init(plan)).mu
-    steps.plan(ledger, epoch, plan, Query(step, (), mu, None), ledger.head())
+    steps.record_plan(ledger, epoch, plan, Query(step, (), mu, None), ledger.head())
     steps.begin(ledger, epoch, step)
     asked = [Comparison(f"s{step}-{i}", step, 0, i, rows(i, alike=i in alike)) for i in range(n)]
-    steps.store(ledger, epoch, step, asked, head=ledger.head(), notes={}, then_open=True)
+    steps.store(ledger, epoch, steps.StepAnswers(step, asked, ledger.head()), then_open=True)
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def people(service, count=2):
 
 def vote_all(service, panelist, choice="A"):
     while (seat := service.assign(panelist)) is not None:
-        service.cast(seat.id, choice, idem=seat.id)
+        service.cast(VoteRequest(seat.id, choice, idem=seat.id))
 
 
 def closed(ledger, service, ids, **shape):
@@ -74,7 +74,7 @@ def closed(ledger, service, ids, **shape):
     ask(ledger, 0, **shape)
     for panelist in ids:
         vote_all(service, panelist)
-    assert steps.close(ledger, 0, "rule")
+    assert steps.close(ledger, 0, steps.Closing("rule"))
 
 
 def answered(service, panelist, choice="A"):
@@ -82,7 +82,7 @@ def answered(service, panelist, choice="A"):
     kinds = []
     while (seat := service.calibration(panelist)) is not None:
         kinds.append(service.ledger.comparison(seat.comparison).kind)
-        service.cast(seat.id, choice, idem=seat.id)
+        service.cast(VoteRequest(seat.id, choice, idem=seat.id))
         assert len(kinds) < 100
     return kinds
 
@@ -113,7 +113,7 @@ def test_gold_is_a_true_batch_beside_the_same_texts_spoiled(ledger, service):
     seat = service.calibration(ids[0])
     while seat is not None:
         shown = ledger.comparison(seat.comparison)
-        service.cast(seat.id, "tie", idem=seat.id)
+        service.cast(VoteRequest(seat.id, "tie", idem=seat.id))
         if shown.kind == "gold":
             source = ledger.comparison(shown.repeats)
             true = {
@@ -162,7 +162,7 @@ def test_a_repeat_is_an_own_earlier_comparison_with_the_sides_swapped(ledger, se
     seat = service.calibration(ids[0])
     while seat is not None:
         shown = ledger.comparison(seat.comparison)
-        service.cast(seat.id, "A", idem=seat.id)
+        service.cast(VoteRequest(seat.id, "A", idem=seat.id))
         if shown.kind == "repeat":
             assert shown.rows == ledger.comparison(shown.repeats).rows
             assert seat.plus_side != before[shown.repeats]
@@ -179,7 +179,7 @@ def test_a_skipped_comparison_is_not_repeated(ledger, service):
     vote_all(service, ids[0], "skip")
     for panelist in ids[1:]:
         vote_all(service, panelist)
-    assert steps.close(ledger, 0, "rule")
+    assert steps.close(ledger, 0, steps.Closing("rule"))
     assert set(answered(service, ids[0])) == {"gold"}
 
 
@@ -199,13 +199,13 @@ def test_gold_made_from_what_the_panelist_has_not_seen_comes_first(ledger, servi
     ask(ledger, 0, m=1)
     for i in range(8):
         seat = service.assign_to(f"s0-{i}", ann if i < 3 else ben)
-        service.cast(seat.id, "A", idem=KEY(i))
-    assert steps.close(ledger, 0, "rule")
+        service.cast(VoteRequest(seat.id, "A", idem=KEY(i)))
+    assert steps.close(ledger, 0, steps.Closing("rule"))
     sources = []
     for _ in range(8):
         seat = service.calibration(ann)
         sources.append(ledger.comparison(seat.comparison).repeats)
-        service.cast(seat.id, "A", idem=seat.id)
+        service.cast(VoteRequest(seat.id, "A", idem=seat.id))
     assert set(sources[-3:]) == {"s0-0", "s0-1", "s0-2"}
     # Whoever has seen none of them gets the same gold in the same order.
     first = [ledger.comparison(service.calibration(cem).comparison).repeats]
@@ -244,7 +244,7 @@ def test_what_is_being_read_is_shown_again_and_what_was_given_up_is_not(ledger, 
     third = service.calibration(ids[0], tab="two")
     assert third.comparison not in (first.comparison, second.comparison)
     # The work of whoever finishes one that ran out is kept all the same.
-    assert not service.cast(second.id, "A", idem=KEY(1), tab="two").late
+    assert not service.cast(VoteRequest(second.id, "A", idem=KEY(1), tab="two")).late
 
 
 # ---- what becomes of the answers ----
@@ -268,12 +268,12 @@ def test_a_calibration_answer_is_final_at_once(service, ledger):
     closed(ledger, service, ids)
     seat = service.calibration(ids[0], tab="t")
     with pytest.raises(VoteConflictError, match="another tab"):
-        service.cast(seat.id, "A", idem=KEY(0), tab="other")
-    receipt = service.cast(seat.id, "A", idem=KEY(1), tab="t")
+        service.cast(VoteRequest(seat.id, "A", idem=KEY(0), tab="other"))
+    receipt = service.cast(VoteRequest(seat.id, "A", idem=KEY(1), tab="t"))
     assert not receipt.late
-    assert service.cast(seat.id, "A", idem=KEY(1), tab="t").replayed
+    assert service.cast(VoteRequest(seat.id, "A", idem=KEY(1), tab="t")).replayed
     with pytest.raises(VoteConflictError) as caught:
-        service.cast(seat.id, "B", idem=KEY(2), tab="t")
+        service.cast(VoteRequest(seat.id, "B", idem=KEY(2), tab="t"))
     assert caught.value.code == "closed" and caught.value.stored.choice == "A"
 
 
@@ -288,7 +288,7 @@ def test_nothing_outside_training_is_ever_counted(ledger, service):
     )  # fmt: skip
     for panelist in ids:
         assert len(set(answered(service, panelist, "B"))) == 3
-        service.cast(service.practice(panelist).id, "B", idem=KEY(panelist))
+        service.cast(VoteRequest(service.practice(panelist).id, "B", idem=KEY(panelist)))
     tally = counting.tally(ledger, 0, 1, 8)
     after = (
         service.counted(0), counting.standing(ledger, 0), counting.missing(ledger, 0),
@@ -316,7 +316,7 @@ def test_a_ledger_with_every_kind_verifies(ledger, service):
     closed(ledger, service, ids)
     add_aa(ledger, 2)
     for panelist in ids:  # ids of seats derive from the seed for simulated panelists
-        service.cast(service.practice(panelist).id, "A", idem=KEY(panelist))
+        service.cast(VoteRequest(service.practice(panelist).id, "A", idem=KEY(panelist)))
         answered(service, panelist)
     report = verification.verify(ledger)
     assert report.ok, str(report)
@@ -340,7 +340,7 @@ def test_practice_is_one_comparison_that_may_be_answered_again_and_again(ledger,
     shown = ledger.comparison(seat.comparison)
     assert shown == calibration.practice() and shown.expected == "plus"
     for i, choice in enumerate(("A", "B", "tie")):
-        receipt = service.cast(seat.id, choice, idem=KEY(i), tab="t")
+        receipt = service.cast(VoteRequest(seat.id, choice, idem=KEY(i), tab="t"))
         assert receipt.revision == i and not receipt.late
     assert service.practice(ids[0], tab="u").id == seat.id
     right = "A" if seat.plus_side == "A" else "B"

@@ -9,7 +9,7 @@ from szpo.failpoints import InjectedError
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
 from szpo.voting import counting, seats
-from szpo.voting.casting import Ballot, Receipt, VoteConflictError
+from szpo.voting.casting import Receipt, VoteConflictError, VoteRequest
 from szpo.voting.service import VoteService
 from tests.support.quadratic import Clock, new_ledger, settings_of
 from tests.voting.test_service import KEY, ask, people
@@ -37,15 +37,15 @@ def test_a_group_is_one_event_and_each_answer_has_its_own_outcome(ledger, servic
     events = len(list(ledger.events()))
     results = service.cast_many(
         [
-            Ballot(one.id, "A", KEY(1), tab="t", dwell_ms=900, details={"seen": 2}),
-            Ballot(two.id, "A", KEY(2), tab="other"),
-            Ballot("f" * 32, "A", KEY(3), tab="t"),
-            Ballot(three.id, "C", KEY(4), tab="t"),
-            Ballot(four.id, "B", KEY(5), tab="t", panelist=four.panelist),
-            Ballot(five.id, "B", KEY(6), tab="t", panelist=one.panelist),
-            Ballot(one.id, "A", KEY(1), tab="t", dwell_ms=900, details={"seen": 2}),
-            Ballot(one.id, "tie", KEY(7), tab="t"),
-            Ballot(one.id, "B", KEY(7), tab="t"),
+            VoteRequest(one.id, "A", KEY(1), tab="t", dwell_ms=900, details={"seen": 2}),
+            VoteRequest(two.id, "A", KEY(2), tab="other"),
+            VoteRequest("f" * 32, "A", KEY(3), tab="t"),
+            VoteRequest(three.id, "C", KEY(4), tab="t"),
+            VoteRequest(four.id, "B", KEY(5), tab="t", panelist=four.panelist),
+            VoteRequest(five.id, "B", KEY(6), tab="t", panelist=one.panelist),
+            VoteRequest(one.id, "A", KEY(1), tab="t", dwell_ms=900, details={"seen": 2}),
+            VoteRequest(one.id, "tie", KEY(7), tab="t"),
+            VoteRequest(one.id, "B", KEY(7), tab="t"),
         ]
     )
     kinds = [type(each) for each in results]
@@ -70,10 +70,10 @@ def test_one_by_one_and_in_a_group_leave_the_same_rows(tmp_path):
             ask(ledger, n=3, m=1)
             ids = [service.enroll("simulated", f"p{i}") for i in range(3)]
             seats = [service.assign_to(f"c{i}", panelist) for i, panelist in enumerate(ids)]
-            ballots = [Ballot(seat.id, "A", KEY(i)) for i, seat in enumerate(seats)]
+            ballots = [VoteRequest(seat.id, "A", KEY(i)) for i, seat in enumerate(seats)]
             if name == "alone":
                 for b in ballots:
-                    service.cast(b.assignment, b.choice, idem=b.idem)
+                    service.cast(VoteRequest(b.assignment, b.choice, idem=b.idem))
             else:
                 service.cast_many(ballots)
             rows = ledger.query("SELECT * FROM votes ORDER BY vote")
@@ -84,7 +84,7 @@ def test_one_by_one_and_in_a_group_leave_the_same_rows(tmp_path):
 def test_a_group_that_nobody_may_answer_writes_nothing(ledger, service):
     seated(ledger, service)
     before = ledger.changes()
-    (result,) = service.cast_many([Ballot("f" * 32, "A", KEY(1))])
+    (result,) = service.cast_many([VoteRequest("f" * 32, "A", KEY(1))])
     assert isinstance(result, UsageError) and service.cast_many([]) == []
     assert ledger.changes() == before
 
@@ -100,7 +100,7 @@ def test_a_disk_that_fails_stores_no_answer_of_the_group(ledger, service, monkey
         return append(table, row)
 
     monkeypatch.setattr(ledger, "append", full)
-    ballots = [Ballot(seat.id, "A", KEY(i), tab="t") for i, seat in enumerate((one, two))]
+    ballots = [VoteRequest(seat.id, "A", KEY(i), tab="t") for i, seat in enumerate((one, two))]
     with pytest.raises(StorageError, match="full"):
         service.cast_many(ballots)
     assert ledger.votes() == [] and seats.board(ledger).votes_in == 0
@@ -111,7 +111,7 @@ def test_a_disk_that_fails_stores_no_answer_of_the_group(ledger, service, monkey
 
 def test_a_group_whose_receipts_are_lost_is_stored_once(ledger, service):
     given = seated(ledger, service)
-    ballots = [Ballot(seat.id, "A", KEY(i), tab="t") for i, seat in enumerate(given)]
+    ballots = [VoteRequest(seat.id, "A", KEY(i), tab="t") for i, seat in enumerate(given)]
     with failpoints.arm("cp6:raise"), pytest.raises(InjectedError):
         service.cast_many(ballots)
     with Ledger.open(ledger.path, clock=Clock()) as second:
@@ -149,10 +149,10 @@ def test_whatever_stands_beside_it_a_good_answer_is_stored(tmp_path_factory, odd
         service = VoteService(ledger)
         good, other, *_ = seated(ledger, service)
         ballots = [
-            Ballot(**{"assignment": other.id, "tab": "t", "idem": KEY(i), **given})
+            VoteRequest(**{"assignment": other.id, "tab": "t", "idem": KEY(i), **given})
             for i, given in enumerate(odd)
         ]
-        ballots.insert(place, Ballot(good.id, "A", KEY("good"), tab="t"))
+        ballots.insert(place, VoteRequest(good.id, "A", KEY("good"), tab="t"))
         results = service.cast_many(ballots)
         assert len(results) == len(ballots)
         (stored,) = [r for b, r in zip(ballots, results, strict=True) if b.assignment == good.id]

@@ -10,7 +10,7 @@ from szpo.replay import verification
 from szpo.types import Comparison
 from szpo.voting import final_seats, steps
 from szpo.voting import service as vote_service
-from szpo.voting.casting import VoteConflictError
+from szpo.voting.casting import VoteConflictError, VoteRequest
 from szpo.voting.final_seats import AROUND_US
 from szpo.voting.service import VoteService
 from szpo_ui.web import credentials
@@ -34,7 +34,7 @@ def service(ledger):
 
 def ordered(ledger, count=4, alike=()):
     """A final order that was fulfilled, with ``count`` comparisons."""
-    number = orders.place(ledger, "final", "op", {"comparisons": count})
+    number = orders.place_order(ledger, "final", "op", {"comparisons": count})
     (order,) = orders.open_orders(ledger)
     made = [
         Comparison(f"f{number}-{n}", -1, 0, n, rows(n, alike=n in alike), kind="final")
@@ -51,7 +51,7 @@ def answer_all(service, panelist, choice="A"):
     shown = []
     while (seat := service.final(panelist)) is not None:
         shown.append(seat)
-        service.cast(seat.id, choice, idem=seat.id)
+        service.cast(VoteRequest(seat.id, choice, idem=seat.id))
     return shown
 
 
@@ -60,7 +60,7 @@ def tuner(service):
     ann = service.enroll("person", "ann")
     ask(service.ledger, 0, m=1)
     vote_all(service, ann)
-    assert steps.close(service.ledger, 0, "rule")
+    assert steps.close(service.ledger, 0, steps.Closing("rule"))
     return ann
 
 
@@ -89,7 +89,9 @@ def test_sides_are_balanced_over_each_round_through_an_order(tmp_path_factory, c
         for i, act in enumerate(acts):  # people who leave something open behind them
             seat = service.final(service.enroll("person", f"odd {i}"))
             if act in ("answer", "skip"):
-                service.cast(seat.id, "tie" if act == "answer" else "skip", idem=seat.id)
+                service.cast(
+                    VoteRequest(seat.id, "tie" if act == "answer" else "skip", idem=seat.id)
+                )
             elif act == "release":
                 service.release(seat.id)
             else:
@@ -99,7 +101,7 @@ def test_sides_are_balanced_over_each_round_through_an_order(tmp_path_factory, c
             if len(set(_answers(ledger).values())) == 1 and len(_answers(ledger)) == count:
                 break
             seat = service.final(service.enroll("person", f"even {i}"))
-            service.cast(seat.id, "A", idem=seat.id)
+            service.cast(VoteRequest(seat.id, "A", idem=seat.id))
         answers = _answers(ledger)
         assert set(answers.values()) == {max(level, 1)}
         found = ledger.query(
@@ -186,13 +188,13 @@ def test_an_answer_may_be_changed_until_the_order_is_closed(ledger, service):
     ann, ben = (service.enroll("person", name) for name in ("ann", "ben"))
     number = ordered(ledger, 2)
     mine, late = service.final(ann, tab="t"), service.final(ben, tab="t")
-    assert service.cast(mine.id, "A", idem=KEY(1), tab="t").revision == 0
-    assert service.cast(mine.id, "B", idem=KEY(2), tab="t").revision == 1
+    assert service.cast(VoteRequest(mine.id, "A", idem=KEY(1), tab="t")).revision == 0
+    assert service.cast(VoteRequest(mine.id, "B", idem=KEY(2), tab="t")).revision == 1
     orders.close(ledger, number, "op")
     with pytest.raises(VoteConflictError) as caught:
-        service.cast(mine.id, "A", idem=KEY(3), tab="t")
+        service.cast(VoteRequest(mine.id, "A", idem=KEY(3), tab="t"))
     assert caught.value.code == "closed" and caught.value.stored.choice == "B"
-    assert service.cast(late.id, "A", idem=KEY(4), tab="t").late
+    assert service.cast(VoteRequest(late.id, "A", idem=KEY(4), tab="t")).late
     assert service.final(ann) is None and service.final(ben) is None
     assert service.counted(0) == ()
     assert verification.verify(ledger, deep=False).ok

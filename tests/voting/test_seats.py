@@ -5,7 +5,7 @@ import pytest
 from szpo.ledger.database import Ledger
 from szpo.voting import seats, steps
 from szpo.voting import service as vote_service
-from szpo.voting.casting import VoteConflictError
+from szpo.voting.casting import VoteConflictError, VoteRequest
 from szpo.voting.service import VoteService
 from tests.support.quadratic import Clock, new_ledger, settings_of
 from tests.voting.test_service import KEY, ask, people
@@ -30,10 +30,10 @@ def test_own_seats_come_with_the_answers_that_stand(ledger, service):
     ann, ben = people(service, 2)
     first = service.assign(ann, tab="t")
     assert [own.receipt for own in service.own(ann, 0)] == [None]
-    service.cast(first.id, "A", idem=KEY(1), tab="t", details={"notes": {"0": "A"}})
-    last = service.cast(first.id, "skip", idem=KEY(2), tab="t", skip_reason="display")
+    service.cast(VoteRequest(first.id, "A", idem=KEY(1), tab="t", details={"notes": {"0": "A"}}))
+    last = service.cast(VoteRequest(first.id, "skip", idem=KEY(2), tab="t", skip_reason="display"))
     second = service.assign(ann, tab="t")
-    service.cast(second.id, "tie", idem=KEY(3), tab="t", details={"seen": 2})
+    service.cast(VoteRequest(second.id, "tie", idem=KEY(3), tab="t", details={"seen": 2}))
     one, two = service.own(ann, 0)
     assert one.seat == service.assignment(first.id) and one.receipt == last
     assert (one.skip_reason, one.details) == ("display", {})
@@ -45,11 +45,11 @@ def test_an_answered_seat_moves_to_another_tab_which_may_change_the_vote(ledger,
     ask(ledger, n=1, m=1)
     (ann,) = people(service, 1)
     seat = service.assign(ann, tab="old")
-    service.cast(seat.id, "A", idem=KEY(1), tab="old")
+    service.cast(VoteRequest(seat.id, "A", idem=KEY(1), tab="old"))
     service.take(seat.id, "new")
     with pytest.raises(VoteConflictError, match="another tab"):
-        service.cast(seat.id, "B", idem=KEY(2), tab="old")
-    assert service.cast(seat.id, "B", idem=KEY(3), tab="new").revision == 1
+        service.cast(VoteRequest(seat.id, "B", idem=KEY(2), tab="old"))
+    assert service.cast(VoteRequest(seat.id, "B", idem=KEY(3), tab="new")).revision == 1
     assert [vote.choice for vote in service.counted(0)] == ["B"]
 
 
@@ -64,7 +64,7 @@ def test_panelists_begin_at_different_comparisons(ledger, service):
 def test_the_board_reads_only_what_is_new(ledger, service):
     ask(ledger, n=30, m=3)
     for panelist in people(service, 20):
-        service.cast(service.assign(panelist).id, "A", idem=KEY(panelist))
+        service.cast(VoteRequest(service.assign(panelist).id, "A", idem=KEY(panelist)))
     with ledger.alone():
         seats.board(ledger)
     read = []
@@ -78,7 +78,7 @@ def test_the_board_reads_only_what_is_new(ledger, service):
     ledger.query = query
     late = service.enroll("person", "late")
     read.clear()
-    service.cast(service.assign(late).id, "A", idem=KEY("late"))
+    service.cast(VoteRequest(service.assign(late).id, "A", idem=KEY("late")))
     with ledger.alone():
         board = seats.board(ledger)
     ledger.query = plain
@@ -92,8 +92,8 @@ def test_steps_that_open_and_close_have_boards_of_their_own(ledger, service):
     with ledger.alone():
         assert seats.board(ledger).votes_needed == 4
     while (seat := service.assign(ann)) is not None:
-        service.cast(seat.id, "A", idem=seat.id)
-    assert steps.close(ledger, 0, "rule", epoch=epoch)
+        service.cast(VoteRequest(seat.id, "A", idem=seat.id))
+    assert steps.close(ledger, 0, steps.Closing("rule", epoch=epoch))
     assert seats.board(ledger) is None and service.assign(ann) is None
 
 
@@ -102,13 +102,13 @@ def test_a_late_answer_stands_nowhere_on_the_board(ledger, service):
     ann, ben = people(service, 2)
     seat = service.assign(ann)
     ledger.clock.now += vote_service.SEAT_TTL_US + 1
-    service.cast(service.assign(ben).id, "A", idem=KEY(1))
+    service.cast(VoteRequest(service.assign(ben).id, "A", idem=KEY(1)))
     with Ledger.open(ledger.path, clock=Clock()) as second:
         there = VoteService(second)
         with second.alone():
             assert seats.board(second).votes_in == 1
-        assert steps.close(ledger, 0, "rule")
-        assert there.cast(seat.id, "A", idem=KEY(2)).late
+        assert steps.close(ledger, 0, steps.Closing("rule"))
+        assert there.cast(VoteRequest(seat.id, "A", idem=KEY(2))).late
         assert seats.board(second) is None
         assert [own.receipt.late for own in there.own(ann, 0)] == [True]
 
@@ -126,7 +126,7 @@ def test_a_clock_that_was_ahead_keeps_nobody_out(ledger, spare):
     assert sorted(seat.plus_side for seat in fresh) == ["A", "B"]
     assert [service.assign(who) is not None for who in more] == [bool(spare), False]
     # Whose seat it was may answer all the same, and who comes by first counts.
-    service.cast(early[0].id, "A", idem=KEY(1), tab="t")
+    service.cast(VoteRequest(early[0].id, "A", idem=KEY(1), tab="t"))
     assert [vote.panelist for vote in service.counted(0)] == [ann]
 
 

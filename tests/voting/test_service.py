@@ -17,7 +17,7 @@ from szpo.replay import verification
 from szpo.types import Answer, Comparison, Prompt, Query, Row
 from szpo.voting import casting, counting, lease, steps
 from szpo.voting import service as vote_service
-from szpo.voting.casting import MOST_ANSWERS, VoteConflictError
+from szpo.voting.casting import MOST_ANSWERS, VoteConflictError, VoteRequest
 from szpo.voting.counting import sides, verdict
 from szpo.voting.service import VoteService
 from tests.support.quadratic import Clock, new_ledger, settings_of
@@ -30,11 +30,11 @@ def ask(ledger, n=4, m=2, identical=()):
     """Open step 0 with n comparisons of two rows each."""
     plan = settings_of(N=n, M=m)
     epoch = lease.acquire(ledger, "test").epoch
-    steps.plan(ledger, epoch, plan, Query(0, (), 0.5, None), ledger.head())
+    steps.record_plan(ledger, epoch, plan, Query(0, (), 0.5, None), ledger.head())
     steps.begin(ledger, epoch, 0)
     rows = [Row(Prompt.user("?"), GOOD, GOOD if i in identical else BAD) for i in range(n)]
     comparisons = [Comparison(f"c{i}", 0, 0, i, (rows[i],) * 2) for i in range(n)]
-    steps.store(ledger, epoch, 0, comparisons, head=ledger.head(), notes={}, then_open=True)
+    steps.store(ledger, epoch, steps.StepAnswers(0, comparisons, ledger.head()), then_open=True)
     return epoch
 
 
@@ -87,7 +87,7 @@ def test_everybody_is_shown_every_comparison_at_most_once(ledger, service):
             seat = service.assign(panelist)
             if seat is not None:
                 seen[panelist].append(seat.comparison)
-                service.cast(seat.id, "A", idem=KEY(seat.id)[:60])
+                service.cast(VoteRequest(seat.id, "A", idem=KEY(seat.id)[:60]))
     assert all(len(set(c)) == len(c) for c in seen.values())
     shown = sorted(c for found in seen.values() for c in found)
     assert shown == sorted([f"c{i}" for i in range(4)] * 2)  # M of each, and no more
@@ -103,9 +103,9 @@ def test_an_unanswered_seat_is_served_again_and_moves_to_the_tab_that_asks(ledge
         again.id, again.plus_side, again.prompt_order
     )  # fmt: skip
     with pytest.raises(VoteConflictError) as caught:
-        service.cast(first.id, "A", idem=KEY(1), tab="one")
+        service.cast(VoteRequest(first.id, "A", idem=KEY(1), tab="one"))
     assert caught.value.code == "stale_tab"
-    assert not service.cast(first.id, "A", idem=KEY(1), tab="two").late
+    assert not service.cast(VoteRequest(first.id, "A", idem=KEY(1), tab="two")).late
 
 
 def test_an_expired_seat_is_free_for_another_who_gets_its_side(ledger, service):
@@ -117,8 +117,8 @@ def test_an_expired_seat_is_free_for_another_who_gets_its_side(ledger, service):
     taken = service.assign(ben)
     assert taken.plus_side == lost.plus_side
     # Work that was done is kept: the expired seat may still answer, but M are counted.
-    service.cast(taken.id, "A", idem=KEY(1))
-    late_but_open = service.cast(lost.id, "B", idem=KEY(2))
+    service.cast(VoteRequest(taken.id, "A", idem=KEY(1)))
+    late_but_open = service.cast(VoteRequest(lost.id, "B", idem=KEY(2)))
     assert not late_but_open.late
     assert [v.panelist for v in service.counted(0)] == [ben]
 
@@ -128,7 +128,7 @@ def test_a_skip_frees_the_side_for_the_next(ledger, service):
     ids = people(service, 3)
     seats = [service.assign(panelist) for panelist in ids]
     assert seats[2] is None and {seats[0].plus_side, seats[1].plus_side} == {"A", "B"}
-    service.cast(seats[0].id, "skip", idem=KEY(1), skip_reason="cannot tell")
+    service.cast(VoteRequest(seats[0].id, "skip", idem=KEY(1), skip_reason="cannot tell"))
     assert service.assign(ids[2]).plus_side == seats[0].plus_side
 
 
@@ -138,7 +138,7 @@ def test_a_spare_seat_is_served_but_only_m_votes_count(ledger):
     seats = [service.assign(panelist) for panelist in people(service, 3)]
     assert seats[2] is None and seats[0].plus_side == seats[1].plus_side
     for i, seat in enumerate(seats[1::-1]):
-        service.cast(seat.id, "A", idem=KEY(i))
+        service.cast(VoteRequest(seat.id, "A", idem=KEY(i)))
     assert [v.panelist for v in service.counted(0)] == [seats[1].panelist]
 
 
@@ -230,23 +230,23 @@ def seat(ledger, service):
 
 
 def test_the_same_key_gives_the_stored_answer(service, seat):
-    first = service.cast(seat.id, "A", idem=KEY(1), tab="t", dwell_ms=900)
-    again = service.cast(seat.id, "A", idem=KEY(1), tab="t", dwell_ms=900)
+    first = service.cast(VoteRequest(seat.id, "A", idem=KEY(1), tab="t", dwell_ms=900))
+    again = service.cast(VoteRequest(seat.id, "A", idem=KEY(1), tab="t", dwell_ms=900))
     assert again.replayed and not first.replayed and again.vote == first.vote
     with pytest.raises(VoteConflictError) as caught:
-        service.cast(seat.id, "B", idem=KEY(1), tab="t", dwell_ms=900)
+        service.cast(VoteRequest(seat.id, "B", idem=KEY(1), tab="t", dwell_ms=900))
     assert caught.value.code == "key_reused" and caught.value.stored.choice == "A"
 
 
 def test_a_new_key_before_the_close_is_a_revision(ledger, service, seat):
     for i, choice in enumerate(("A", "skip", "tie", "B")):
-        receipt = service.cast(seat.id, choice, idem=KEY(i), tab="t")
+        receipt = service.cast(VoteRequest(seat.id, choice, idem=KEY(i), tab="t"))
         assert receipt.revision == i
     (vote,) = service.counted(0)
     assert (vote.choice, vote.revision) == ("B", 3)
     assert vote.verdict == verdict("B", seat.plus_side)
     with pytest.raises(VoteConflictError, match="another tab"):
-        service.cast(seat.id, "A", idem=KEY(9), tab="other")
+        service.cast(VoteRequest(seat.id, "A", idem=KEY(9), tab="other"))
 
 
 @pytest.mark.parametrize("what", ["assign", "practice"])
@@ -254,11 +254,13 @@ def test_a_hundred_answers_to_one_comparison_are_enough(ledger, service, what):
     ask(ledger, n=1, m=1)
     seat = getattr(service, what)(people(service, 1)[0], tab="t")
     for i in range(MOST_ANSWERS):
-        service.cast(seat.id, "AB"[i % 2], idem=KEY(i), tab="t")
+        service.cast(VoteRequest(seat.id, "AB"[i % 2], idem=KEY(i), tab="t"))
     with pytest.raises(VoteConflictError, match="answered 100 times; the last") as caught:
-        service.cast(seat.id, "A", idem=KEY("more"), tab="t")
+        service.cast(VoteRequest(seat.id, "A", idem=KEY("more"), tab="t"))
     assert caught.value.code == "changed_often" and caught.value.stored.choice == "B"
-    assert service.cast(seat.id, "A", idem=KEY(0), tab="t").replayed  # a retry is no new answer
+    assert service.cast(
+        VoteRequest(seat.id, "A", idem=KEY(0), tab="t")
+    ).replayed  # a retry is no new answer
     assert len(ledger.votes()) == MOST_ANSWERS
 
 
@@ -268,14 +270,14 @@ def test_after_the_close_a_first_vote_is_late_and_a_change_is_refused(ledger, se
     seat = service.assign(ann)
     ledger.clock.now += vote_service.SEAT_TTL_US + 1
     other = service.assign(ben)
-    service.cast(other.id, "A", idem=KEY(1))
-    assert steps.close(ledger, 0, "rule")
+    service.cast(VoteRequest(other.id, "A", idem=KEY(1)))
+    assert steps.close(ledger, 0, steps.Closing("rule"))
     before = service.counted(0)
-    receipt = service.cast(seat.id, "B", idem=KEY(2), tab="whatever")
+    receipt = service.cast(VoteRequest(seat.id, "B", idem=KEY(2), tab="whatever"))
     assert receipt.late and service.counted(0) == before
-    assert service.cast(seat.id, "B", idem=KEY(2), tab="whatever").replayed
+    assert service.cast(VoteRequest(seat.id, "B", idem=KEY(2), tab="whatever")).replayed
     with pytest.raises(VoteConflictError) as caught:
-        service.cast(other.id, "B", idem=KEY(3))
+        service.cast(VoteRequest(other.id, "B", idem=KEY(3)))
     assert caught.value.code == "closed" and caught.value.stored.choice == "A"
 
 
@@ -297,7 +299,7 @@ def test_after_the_close_a_first_vote_is_late_and_a_change_is_refused(ledger, se
 def test_bad_votes_are_refused_in_words(ledger, service, seat, changes, words):
     fine = {"choice": "A", "idem": KEY(1), "tab": "t"}
     with pytest.raises(UsageError, match=words):
-        service.cast(seat.id, **{**fine, **changes})
+        service.cast(VoteRequest(seat.id, **{**fine, **changes}))
     assert ledger.votes() == []
 
 
@@ -305,7 +307,7 @@ def test_an_unknown_seat_and_a_strangers_seat_read_alike(service, seat):
     told = set()
     for assignment, panelist in (("f" * 32, None), (seat.id, "stranger")):
         with pytest.raises(UsageError) as caught:
-            service.cast(assignment, "A", idem=KEY(1), tab="t", panelist=panelist)
+            service.cast(VoteRequest(assignment, "A", idem=KEY(1), tab="t", panelist=panelist))
         told.add(str(caught.value))
     assert len(told) == 1
 
@@ -313,14 +315,14 @@ def test_an_unknown_seat_and_a_strangers_seat_read_alike(service, seat):
 def test_an_excluded_vote_makes_room_and_can_be_reinstated(ledger, service):
     ask(ledger, n=1, m=1)
     ann, ben = people(service, 2)
-    vote = service.cast(service.assign(ann).id, "A", idem=KEY(1)).vote
+    vote = service.cast(VoteRequest(service.assign(ann).id, "A", idem=KEY(1))).vote
     assert service.assign(ben) is None
     service.amend(vote, "exclude", "answered in 40 ms", "operator")
     assert service.counted(0) == () and counting.missing(ledger, 0) == 1
     assert service.assign(ben) is not None
     service.amend(vote, "reinstate", "was a reload", "operator")
     assert len(service.counted(0)) == 1
-    assert steps.close(ledger, 0, "rule")
+    assert steps.close(ledger, 0, steps.Closing("rule"))
     service.amend(vote, "exclude", "too late to matter", "operator")
     assert len(service.counted(0)) == 1  # what was counted at the close stays counted
     for bad in ((999, "exclude", "x"), (vote, "drop", "x"), (vote, "exclude", "")):
@@ -331,10 +333,10 @@ def test_an_excluded_vote_makes_room_and_can_be_reinstated(ledger, service):
 def test_a_rule_close_waits_for_every_comparison(ledger, service):
     ask(ledger, n=2, m=1)
     (ann,) = people(service, 1)
-    service.cast(service.assign(ann).id, "A", idem=KEY(1))
-    assert not steps.close(ledger, 0, "rule")
-    assert steps.close(ledger, 0, "operator", reason="panel went home", actor="ann")
-    assert not steps.close(ledger, 0, "operator", reason="again", actor="ann")
+    service.cast(VoteRequest(service.assign(ann).id, "A", idem=KEY(1)))
+    assert not steps.close(ledger, 0, steps.Closing("rule"))
+    assert steps.close(ledger, 0, steps.Closing("operator", reason="panel went home", actor="ann"))
+    assert not steps.close(ledger, 0, steps.Closing("operator", reason="again", actor="ann"))
     assert ledger.step(0)["closed_by"] == "operator"
 
 
@@ -344,7 +346,7 @@ def test_fifty_posts_of_one_click_are_one_row(ledger, service, seat):
     def click():
         barrier.wait()
         for _ in range(5):
-            receipts.append(service.cast(seat.id, "A", idem=KEY(1), tab="t"))
+            receipts.append(service.cast(VoteRequest(seat.id, "A", idem=KEY(1), tab="t")))
 
     threads = [threading.Thread(target=click) for _ in range(10)]
     for thread in threads:
@@ -361,9 +363,9 @@ def test_two_processes_doors_share_one_file(tmp_path):
         service = VoteService(ledger)
         seat = service.assign(people(service, 1)[0], tab="t")
         with Ledger.open(ledger.path, clock=Clock()) as second:
-            VoteService(second).cast(seat.id, "A", idem=KEY(1), tab="t")
-        assert service.cast(seat.id, "A", idem=KEY(1), tab="t").replayed
-        service.cast(seat.id, "B", idem=KEY(2), tab="t")
+            VoteService(second).cast(VoteRequest(seat.id, "A", idem=KEY(1), tab="t"))
+        assert service.cast(VoteRequest(seat.id, "A", idem=KEY(1), tab="t")).replayed
+        service.cast(VoteRequest(seat.id, "B", idem=KEY(2), tab="t"))
         assert verification.verify(ledger, deep=False).ok  # the chain of events is whole
 
 
@@ -409,7 +411,7 @@ class Panel(RuleBasedStateMachine):
         key = KEY(len(self.keys))
         known = seat in self.said or any(s == seat for s, _ in self.keys.values())
         try:
-            receipt = self.service.cast(seat, choice, idem=key)
+            receipt = self.service.cast(VoteRequest(seat, choice, idem=key))
         except VoteConflictError as error:
             assert error.code == "closed" and self.frozen is not None and known
             return
@@ -427,7 +429,7 @@ class Panel(RuleBasedStateMachine):
     def retry(self, data):
         key = data.draw(strategies.sampled_from(sorted(self.keys)))
         seat, choice = self.keys[key]
-        assert self.service.cast(seat, choice, idem=key).replayed
+        assert self.service.cast(VoteRequest(seat, choice, idem=key)).replayed
 
     @precondition(lambda self: self.said)
     @rule(data=strategies.data(), action=strategies.sampled_from(["exclude", "reinstate"]))
@@ -451,7 +453,7 @@ class Panel(RuleBasedStateMachine):
 
     @rule()
     def close(self):
-        done = steps.close(self.ledger, 0, "rule")
+        done = steps.close(self.ledger, 0, steps.Closing("rule"))
         if self.frozen is None:
             assert done == (len(self.expected()) == self.M * self.N)
             if done:

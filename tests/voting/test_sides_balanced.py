@@ -15,6 +15,7 @@ from szpo.ledger.database import Ledger
 from szpo.types import Answer, Comparison, Prompt, Query, Row
 from szpo.voting import counting, lease, seats, steps
 from szpo.voting import service as vote_service
+from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from tests.support.quadratic import Clock, ValueJudge, new_ledger, settings_of
 
@@ -29,14 +30,14 @@ def opened(folder, *, k=1, n, m, identical=(), seed=11):
     ledger = new_ledger(Path(folder) / "run.db", plan)
     ledger.execute("PRAGMA synchronous=OFF")
     epoch = lease.acquire(ledger, "test").epoch
-    steps.plan(ledger, epoch, plan, Query(0, (), 0.5, None), ledger.head())
+    steps.record_plan(ledger, epoch, plan, Query(0, (), 0.5, None), ledger.head())
     steps.begin(ledger, epoch, 0)
     places = [(i, j) for i in range(k) for j in range(n)]
     asked = [
         Comparison(f"c{i}-{j}", 0, i, j, ((ALIKE if (i, j) in identical else ROW),) * 2)
         for i, j in places
     ]
-    steps.store(ledger, epoch, 0, asked, head=ledger.head(), notes={}, then_open=True)
+    steps.store(ledger, epoch, steps.StepAnswers(0, asked, ledger.head()), then_open=True)
     return ledger
 
 
@@ -82,7 +83,7 @@ def test_sides_are_balanced_whatever_the_panel_does(seed, k, n, m, spare):
             ids = [doors[0].enroll("person", f"p{i}") for i in range(3 * m + 6)]
             kept = {}
             for turn in range(2000):
-                if steps.close(ledger, 0, "rule"):
+                if steps.close(ledger, 0, steps.Closing("rule")):
                     break
                 service = draw.choice(doors)
                 panelist = ids[turn] if turn < len(ids) else draw.choice(ids)
@@ -104,9 +105,11 @@ def test_sides_are_balanced_whatever_the_panel_does(seed, k, n, m, spare):
                     service.release(seat.id)
                 else:
                     choice = draw.choice(["A", "B", "tie", "skip"])
-                    receipt = service.cast(seat.id, choice, idem=KEY(turn))
+                    receipt = service.cast(VoteRequest(seat.id, choice, idem=KEY(turn)))
                     if draw.random() < 0.2:
-                        draw.choice(doors).cast(seat.id, "B", idem=KEY(f"{turn}-again"))
+                        draw.choice(doors).cast(
+                            VoteRequest(seat.id, "B", idem=KEY(f"{turn}-again"))
+                        )
                     elif draw.random() < 0.1:
                         service.amend(receipt.vote, "exclude", "too fast", "op")
                 for each in (ledger, second):  # what is in memory is what is in the file
@@ -128,8 +131,8 @@ def test_sides_are_exactly_half_in_a_plain_round(tmp_path, k, n, m, spare):
         for turn in range(500):
             seat = service.assign(ids[turn % len(ids)])
             if seat is not None:
-                service.cast(seat.id, "A", idem=KEY(turn))
-        assert steps.close(ledger, 0, "rule")
+                service.cast(VoteRequest(seat.id, "A", idem=KEY(turn)))
+        assert steps.close(ledger, 0, steps.Closing("rule"))
         balanced(ledger, m)
         total = sum(counted_sides(ledger).values(), Counter())
         assert total["A"] == total["B"] == k * n * m / 2
@@ -140,7 +143,7 @@ def test_identical_comparisons_do_not_unbalance_the_others(tmp_path):
         service = VoteService(ledger)
         ann = service.enroll("person", "ann")
         while (seat := service.assign(ann)) is not None:
-            service.cast(seat.id, "B", idem=KEY(seat.id)[:60])
+            service.cast(VoteRequest(seat.id, "B", idem=KEY(seat.id)[:60]))
         total = sum(counted_sides(ledger).values(), Counter())
         assert total == {"A": 2, "B": 2}
 
@@ -155,7 +158,7 @@ def test_nobody_can_tell_the_next_side_from_the_last(tmp_path):
             ann, sides = service.enroll("simulated", "ann"), []
             while (seat := service.assign(ann)) is not None:
                 sides.append(seat.plus_side)
-                service.cast(seat.id, "A", idem=KEY(seat.id)[:60])
+                service.cast(VoteRequest(seat.id, "A", idem=KEY(seat.id)[:60]))
             assert sides.count("A") == 4
             changes += sum(a != b for a, b in itertools.pairwise(sides))
     assert 36 <= changes <= 60  # of 84; 48 are expected of a drawn order, 84 told everything
@@ -167,16 +170,18 @@ def test_whoever_skipped_first_cannot_push_out_later_answers(tmp_path):
         names = ("hank", "ann", "ben")
         hank, ann, ben = (service.enroll("person", name) for name in names)
         early = service.assign(hank)
-        service.cast(early.id, "skip", idem=KEY("early"))
+        service.cast(VoteRequest(early.id, "skip", idem=KEY("early")))
         seat = service.assign(ann)
         assert seat.plus_side == early.plus_side
-        service.cast(seat.id, "A", idem=KEY("ann"))
-        service.cast(early.id, "B", idem=KEY("back"))  # now that others have answered
+        service.cast(VoteRequest(seat.id, "A", idem=KEY("ann")))
+        service.cast(VoteRequest(early.id, "B", idem=KEY("back")))  # now that others have answered
         assert [vote.panelist for vote in counting.counted(ledger, 0)] == [ann]
-        service.cast(seat.id, "B", idem=KEY("ann-changes"))  # a change of mind moves nothing
+        service.cast(
+            VoteRequest(seat.id, "B", idem=KEY("ann-changes"))
+        )  # a change of mind moves nothing
         assert [vote.panelist for vote in counting.counted(ledger, 0)] == [ann]
         last = service.assign(ben)
-        service.cast(last.id, "tie", idem=KEY("ben"))
+        service.cast(VoteRequest(last.id, "tie", idem=KEY("ben")))
         assert {vote.panelist for vote in counting.counted(ledger, 0)} == {ann, ben}
 
 
@@ -189,13 +194,15 @@ def test_a_spare_takes_the_side_that_still_waits(tmp_path):
         same = ann if spare.plus_side == ann.plus_side else sleeper
         other = sleeper if same is ann else ann
         for i, seat in enumerate((same, spare)):
-            service.cast(seat.id, "A", idem=KEY(i))
+            service.cast(VoteRequest(seat.id, "A", idem=KEY(i)))
         # Two answers stand on one side; the other one counts as much, and has a spare of its own.
-        assert counting.missing(ledger, 0) == 1 and not steps.close(ledger, 0, "rule")
+        assert counting.missing(ledger, 0) == 1 and not steps.close(
+            ledger, 0, steps.Closing("rule")
+        )
         last = service.assign(ids[3])
         assert last.plus_side == other.plus_side
-        service.cast(last.id, "A", idem=KEY(9))
-        assert steps.close(ledger, 0, "rule")
+        service.cast(VoteRequest(last.id, "A", idem=KEY(9)))
+        assert steps.close(ledger, 0, steps.Closing("rule"))
         assert {v.panelist for v in counting.counted(ledger, 0)} == {same.panelist, ids[3]}
 
 
@@ -206,12 +213,12 @@ def test_simulated_colleagues_fill_the_side_that_people_left_open(tmp_path):
         spare = seats_of[2]
         same = next(seat for seat in seats_of[:2] if seat.plus_side == spare.plus_side)
         for i, seat in enumerate((same, spare)):  # two answers on one side; one sleeps
-            service.cast(seat.id, "A", idem=KEY(i))
+            service.cast(VoteRequest(seat.id, "A", idem=KEY(i)))
         ledger.clock.now += vote_service.SEAT_TTL_US + 1
         assert [lack for _, lack in lacking(ledger)] == [1]
         judges = [ValueJudge()] * 3
         PanelEvaluator(VoteService(ledger), judges).submit(ledger.comparisons(0))
-        assert steps.close(ledger, 0, "rule")
+        assert steps.close(ledger, 0, steps.Closing("rule"))
         balanced(ledger, 2)
 
 
@@ -247,7 +254,7 @@ def test_a_transaction_that_is_undone_leaves_nothing_in_memory(tmp_path):
 
         with pytest.raises(ZeroDivisionError), ledger.transaction():
             seat = service.assign(ann)
-            service.cast(seat.id, "A", idem=KEY(1))
+            service.cast(VoteRequest(seat.id, "A", idem=KEY(1)))
             assert seats.board(ledger).votes_in == 1
             raise ZeroDivisionError
         assert service.own(ann, 0) == () and seats.board(ledger).votes_in == 0

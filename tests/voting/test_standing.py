@@ -8,6 +8,7 @@ import pytest
 import szpo
 from szpo.types import Answer, Comparison, Prompt, Row
 from szpo.voting import counting, steps
+from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from tests.support.quadratic import start
 
@@ -49,7 +50,7 @@ def test_the_last_answer_in_time_that_is_not_excluded_stands(tmp_path, kind):
         ("ann", "tie"),
     ]:
         idem = f"{len(cast)}-of-the-seats-{name}"
-        cast.append(service.cast(f"seat-{name}", choice, idem=idem).vote)
+        cast.append(service.cast(VoteRequest(f"seat-{name}", choice, idem=idem)).vote)
 
     def said(**until):
         return {each.number: each.vote.verdict for each in counting.answers(ledger, kind, **until)}

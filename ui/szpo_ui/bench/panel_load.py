@@ -74,9 +74,9 @@ def make_run(path: Path, people: int, votes: int) -> list[str]:
                 sessions.append(credentials.login(ledger, made.name, made.code)[0])
         rows = tuple(Row(Prompt.user(f"Question {i}?"), _text(i), _text(-i)) for i in range(1, 5))
         asked = [Comparison(f"{n:032x}", 0, 0, n, rows) for n in range(COMPARISONS)]
-        steps.plan(ledger, 1, settings, Query(0, (), 0.3, None), ledger.head())
+        steps.record_plan(ledger, 1, settings, Query(0, (), 0.3, None), ledger.head())
         steps.begin(ledger, 1, 0)
-        steps.store(ledger, 1, 0, asked, ledger.head(), notes={}, then_open=True)
+        steps.store(ledger, 1, steps.StepAnswers(0, asked, ledger.head()), then_open=True)
     return sessions
 
 

@@ -166,7 +166,9 @@ def _close(site: Site, by: str, command: Command) -> Reply:
     if not command.reason.strip():
         raise UsageError("close: give a reason; it stays in the record")
     if not steps.close(
-        ledger, step, "operator", actor=by, reason=command.reason.strip(), quorum=share
+        ledger,
+        step,
+        steps.Closing("operator", actor=by, reason=command.reason.strip(), quorum=share),
     ):
         votes = StepVotes(ledger, step)
         have = len(votes.counted)
@@ -220,12 +222,14 @@ def _live(site: Site, by: str, command: Command) -> Reply:
 
 def _order(site: Site, by: str, command: Command) -> Reply:
     if command.do == "final":
-        orders.place(site.ledger, "final", by, {"comparisons": command.comparisons})
+        orders.place_order(site.ledger, "final", by, {"comparisons": command.comparisons})
         return Reply(
             f"{command.comparisons} blind comparisons are ordered. Panelists are offered them "
             "while they wait, once the answers are written."
         )
-    orders.place(site.ledger, "samples", by, {"prompts": command.prompts, "step": command.step})
+    orders.place_order(
+        site.ledger, "samples", by, {"prompts": command.prompts, "step": command.step}
+    )
     return Reply("Samples are ordered; they appear here once they are written.")
 
 

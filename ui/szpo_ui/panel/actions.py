@@ -12,7 +12,7 @@ from szpo.errors import UsageError
 from szpo.ledger.canonical import canonical, sha256
 from szpo.types import Choice
 from szpo.voting import casting
-from szpo.voting.casting import VoteConflictError
+from szpo.voting.casting import VoteConflictError, VoteRequest
 from szpo.voting.service import SeatKind
 from szpo_ui.panel import screens, texts
 from szpo_ui.panel.comparison_view import sheet
@@ -147,14 +147,16 @@ def _cast(
 
     def cast(fast: bool) -> casting.Receipt:
         return site.service.cast(
-            row["assignment"],
-            ballot.choice,
-            idem=ballot.idem,
-            skip_reason=ballot.reason,
-            dwell_ms=ballot.dwell_ms,
-            details={**details, "fast": fast},
-            tab=tab,
-            panelist=panelist,
+            VoteRequest(
+                row["assignment"],
+                ballot.choice,
+                idem=ballot.idem,
+                skip_reason=ballot.reason,
+                dwell_ms=ballot.dwell_ms,
+                details={**details, "fast": fast},
+                tab=tab,
+                panelist=panelist,
+            )
         )
 
     try:

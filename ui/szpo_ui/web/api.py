@@ -19,7 +19,7 @@ from starlette.routing import Route
 from szpo.errors import StorageError, SzpoError, UsageError
 from szpo.training.status import round_status, told
 from szpo.types import Assignment, Comparison
-from szpo.voting.casting import Ballot, Receipt, VoteConflictError
+from szpo.voting.casting import Receipt, VoteConflictError, VoteRequest
 from szpo.voting.service import SeatKind
 from szpo_ui.web import login
 from szpo_ui.web.rate import Buckets
@@ -115,7 +115,7 @@ def routes(site: Site, writer: Writer) -> list[Route]:
             return given
         try:
             receipt = await writer.cast(
-                Ballot(
+                VoteRequest(
                     assignment=given.assignment,
                     choice=given.choice,
                     idem=given.idem,

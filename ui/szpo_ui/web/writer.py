@@ -13,14 +13,14 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 from szpo.errors import StorageError, SzpoError
-from szpo.voting.casting import Ballot, Receipt
+from szpo.voting.casting import Receipt, VoteRequest
 from szpo.voting.service import VoteService
 
 BATCH = 256
 """Most votes and seats in one commit."""
 
 T = TypeVar("T")
-_Job = tuple[Ballot | Callable[[], Any], asyncio.AbstractEventLoop, "asyncio.Future[Any]"]
+_Job = tuple[VoteRequest | Callable[[], Any], asyncio.AbstractEventLoop, "asyncio.Future[Any]"]
 
 
 class Writer:
@@ -43,13 +43,13 @@ class Writer:
             self._thread.join()
             self._thread = None
 
-    async def cast(self, ballot: Ballot) -> Receipt:
+    async def cast(self, request: VoteRequest) -> Receipt:
         """`VoteService.cast`, returning once the vote is on disk.
 
         Raises:
             SzpoError: what `VoteService.cast` raises.
         """
-        receipt: Receipt = await self._done(ballot)
+        receipt: Receipt = await self._done(request)
         return receipt
 
     async def do(self, act: Callable[[], T]) -> T:
@@ -61,7 +61,7 @@ class Writer:
         found: T = await self._done(act)
         return found
 
-    async def _done(self, what: Ballot | Callable[[], Any]) -> Any:
+    async def _done(self, what: VoteRequest | Callable[[], Any]) -> Any:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[Any] = loop.create_future()
         self._jobs.put((what, loop, done))
@@ -81,22 +81,22 @@ class Writer:
                 else:
                     batch.append(more)
             # Votes first and by themselves: they never wait for anything but their own commit.
-            self._settle([job for job in batch if isinstance(job[0], Ballot)], self._votes)
-            self._settle([job for job in batch if not isinstance(job[0], Ballot)], self._acts)
+            self._settle([job for job in batch if isinstance(job[0], VoteRequest)], self._votes)
+            self._settle([job for job in batch if not isinstance(job[0], VoteRequest)], self._acts)
             if ended:
                 return
 
-    def _votes(self, ballots: list[Any]) -> list[Any]:
+    def _votes(self, requests: list[Any]) -> list[Any]:
         try:
-            return list(self.service.cast_many(ballots))
+            return list(self.service.cast_many(requests))
         except SzpoError:  # the file cannot be written
             raise
         except (
             Exception
         ) as error:  # one of them breaks: each for itself, that the others are stored
-            if len(ballots) == 1:
+            if len(requests) == 1:
                 return [error]
-            return [result for ballot in ballots for result in self._votes([ballot])]
+            return [result for request in requests for result in self._votes([request])]
 
     def _acts(self, acts: list[Any]) -> list[Any]:
         results: list[Any] = []
