@@ -36,6 +36,7 @@ from szpo.types import Answer, Batch, Prompt, Shift, Theta, Update
 from szpo.voting.casting import VoteRequest
 from szpo_ui import app
 from szpo_ui.web import credentials, login
+from szpo_ui.web.server import configure
 from szpo_ui.web.site import Site, of_ledger
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -213,9 +214,7 @@ def serve(application: Any) -> Iterator[str]:
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     port = listener.getsockname()[1]
-    server = uvicorn.Server(
-        uvicorn.Config(application, log_level="error", lifespan="on", timeout_keep_alive=75)
-    )
+    server = uvicorn.Server(configure(application))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     while not server.started:

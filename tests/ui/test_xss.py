@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from szpo_ui.web.diff import Piece, compare
-from szpo_ui.web.prose import plain, prose
+from szpo_ui.web.markup import plain, prose
 from tests.support.panel_states import agree, until, visit
 from tests.support.xss_corpus import HOST, LONG, MARKER, PAYLOADS
 

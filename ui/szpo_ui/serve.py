@@ -23,7 +23,7 @@ from szpo.errors import ResourceError, SzpoError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.voting import lease
 from szpo_ui.web import credentials
-from szpo_ui.web.address import Place, announced, answer, listening, place_of
+from szpo_ui.web.address import Place, announced, listening, place_of
 from szpo_ui.web.child_process import Keeper, start
 
 OPERATOR = "operator"
@@ -99,6 +99,7 @@ def _serve(chosen: argparse.Namespace, listener: socket.socket, place: Place) ->
     with contextlib.ExitStack() as stack:
         # Imported late: refusals above cost no second, and gradio alone takes three.
         from szpo_ui import app
+        from szpo_ui.web.server import answer
         from szpo_ui.web.site import open_site
 
         try:

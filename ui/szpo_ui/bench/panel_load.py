@@ -105,15 +105,15 @@ def server(path: Path) -> Iterator[tuple[int, int]]:
 def _serve(path: str) -> None:
     """What the server's process does."""
     from szpo_ui import app
-    from szpo_ui.web import address
+    from szpo_ui.web.address import listening
+    from szpo_ui.web.server import answer
     from szpo_ui.web.site import open_site
 
-    _many_files()
     site = open_site(path)
     application = app.create(site, pages=("panelist",))
-    with address.listening("127.0.0.1", 0, insecure=False) as listener:
+    with listening("127.0.0.1", 0, insecure=False) as listener:
         print(listener.getsockname()[1], flush=True)
-        address.answer(application, listener)
+        answer(application, listener)
 
 
 def _many_files() -> None:

@@ -1,6 +1,6 @@
 """The panelist's page as HTML: templates that escape everything, filled from a `Screen`.
 
-Texts of models, prompts and operators go through `szpo_ui.web.prose.prose`; whatever else is not
+Texts of models, prompts and operators go through `szpo_ui.web.markup.prose`; whatever else is not
 markup is escaped by the templates themselves. A name that a template does not know is an error.
 """
 

@@ -26,7 +26,7 @@ from szpo_ui.posterior import page as posterior_page
 from szpo_ui.posterior import pictures
 from szpo_ui.posterior.page import Start
 from szpo_ui.posterior.scene import EXTENT, scene, scenes
-from szpo_ui.web import address, login, mounting, security
+from szpo_ui.web import login, mounting, security, server
 from szpo_ui.web.address import listening
 from szpo_ui.web.site import Site
 
@@ -136,7 +136,7 @@ def command(arguments: Sequence[str]) -> int:
         made = application(lambda: begun)
         port = listener.getsockname()[1]
         print(f"open http://127.0.0.1:{port}{posterior_page.PLACE}/  (Ctrl-C ends it)", flush=True)
-        address.answer(made, listener)
+        server.answer(made, listener)
     return 0
 
 

@@ -8,7 +8,6 @@ import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from szpo.errors import UsageError
@@ -147,24 +146,3 @@ def served_at(run: Path) -> str | None:
 
 def _place(run: Path) -> Path:
     return run.with_name(f"{run.name}-served")
-
-
-KEEP_ALIVE = 75
-"""Seconds a connection may rest: longer than people read, so that no vote meets a closing one."""
-
-
-def answer(application: Any, listener: socket.socket, *, proxied: bool = False) -> None:
-    """Answer until a signal; no access log, for addresses are nobody's business."""
-    import uvicorn
-
-    options = uvicorn.Config(
-        application,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=KEEP_ALIVE,
-        timeout_graceful_shutdown=5,
-        proxy_headers=proxied,
-        backlog=2048,
-    )
-    uvicorn.Server(options).run(sockets=[listener])

@@ -1,14 +1,30 @@
-"""What both pages are made with: templates that escape everything, and their style."""
+"""Templates that escape everything, and text from a model or an operator made safe as HTML.
+
+`prose` is the only way of such text into a page. Everything is escaped. What would be invisible,
+or would reorder the text around it, is shown by a sign instead: a control character as its
+picture, a bidirectional override by its number.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from importlib import resources
-from typing import Any
+from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
-from szpo_ui.web.prose import prose
+from szpo_ui.web.diff import Piece
+
+_HIDDEN: Final = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028\u2029\u202a-\u202e"
+    "\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
+"""Controls (but tab and line feed), directional marks, and characters without width.
+
+Joiners (U+200C, U+200D) stay: scripts and emoji are written with them.
+"""
 
 
 def environment(
@@ -36,3 +52,51 @@ def style(page: str) -> str:
     return "\n".join(
         (folder / f"{name}.css").read_text(encoding="utf-8") for name in ("common", page)
     )
+
+
+def prose(text: str | Iterable[Piece]) -> Markup:
+    r"""Escaped HTML of a text, or of a text in pieces; the only way of such text into a page.
+
+    >>> prose('<b onclick="x">')
+    Markup('&lt;b onclick=&#34;x&#34;&gt;')
+    >>> prose("a\x00")
+    Markup('a<span class="sz-sign" title="U+0000">␀</span>')
+    """
+    if isinstance(text, str):
+        return _signs(text)
+    parts = (
+        Markup('<span class="sz-diff">{}</span>').format(_signs(piece.text))
+        if piece.differs
+        else _signs(piece.text)
+        for piece in text
+    )
+    return Markup("").join(parts)
+
+
+def plain(text: str) -> str:
+    r"""The text with Unix line ends and without halves of surrogate pairs.
+
+    >>> plain("a\r\nb\ud800")
+    'a\nb�'
+    """
+    text = text.replace("\r\n", "\n")
+    return re.sub("[\ud800-\udfff]", "\ufffd", text)
+
+
+def _signs(text: str) -> Markup:
+    text, parts, at = plain(text), [], 0
+    for match in _HIDDEN.finditer(text):
+        code = ord(match[0])
+        parts.append(escape(text[at : match.start()]))
+        parts.append(
+            Markup('<span class="sz-sign" title="U+{:04X}">{}</span>').format(code, _sign(code))
+        )
+        at = match.end()
+    parts.append(escape(text[at:]))
+    return Markup("").join(parts)
+
+
+def _sign(code: int) -> str:
+    if code < 0x20:
+        return chr(0x2400 + code)
+    return "\u2421" if code == 0x7F else f"⟨{code:04X}⟩"

@@ -21,6 +21,10 @@ from szpo_ui.web.rate import Buckets
 from szpo_ui.web.requests import refuse
 from szpo_ui.web.site import Site
 
+HEAD_LIMIT = 16_384
+"""Longest headers of a request, bytes: names and values together."""
+PATH_LIMIT = 4_096
+"""Longest path of a request with what follows its question mark, bytes."""
 BODY_LIMIT = 65_536
 """Largest request body, bytes."""
 BODY_SECONDS = 10.0
@@ -85,6 +89,9 @@ class Door:
             await send({"type": "websocket.close", "code": 1008})
             return
         send = self._with_headers(scope["path"], send)
+        if (too_long := _too_long(scope)) is not None:
+            await too_long(scope, receive, send)
+            return
         changes = scope["method"] not in ("GET", "HEAD", "OPTIONS")
         refusal = await self._refused(scope, Headers(scope=scope), changes=changes)
         if refusal is None and changes:
@@ -140,6 +147,9 @@ class OwnOnly:
             await self.app(scope, receive, send)
             return
         send, headers = _with_headers(scope["path"], send), Headers(scope=scope)
+        if (too_long := _too_long(scope)) is not None:
+            await too_long(scope, receive, send)
+            return
         if scope["method"] not in ("GET", "HEAD", "OPTIONS"):
             if not own_origin(headers):
                 await _foreign()(scope, receive, send)
@@ -234,6 +244,19 @@ def own_origin(headers: Headers, *, url: str = "", secure: bool = False) -> bool
     return parts.netloc == headers.get("host") and parts.scheme in (
         ("https",) if secure else ("http", "https")
     )
+
+
+def _too_long(scope: Scope) -> Response | None:
+    """The refusal of a path or of headers that nobody needs so long.
+
+    The server bounds a head only while it arrives in parts; one that comes whole is met here.
+    """
+    path = scope.get("raw_path") or scope["path"].encode()
+    if len(path) + len(scope.get("query_string", b"")) > PATH_LIMIT:
+        return refuse(414, "too_long", f"a path has at most {PATH_LIMIT:,} bytes")
+    if sum(len(name) + len(value) for name, value in scope["headers"]) > HEAD_LIMIT:
+        return refuse(431, "too_long", f"headers have at most {HEAD_LIMIT:,} bytes together")
+    return None
 
 
 async def _body(headers: Headers, receive: Receive) -> bytes | Response:

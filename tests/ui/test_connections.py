@@ -1,0 +1,269 @@
+"""Requests that never end or are too long, answers that nobody reads, too many connections.
+
+The server is a process of its own, and the clients are plain sockets. Its bounds are short ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import selectors
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from szpo_ui import app
+from szpo_ui.web import security, server
+from szpo_ui.web.address import listening
+from szpo_ui.web.server import Bounds
+from szpo_ui.web.site import open_site
+from tests.support import children
+from tests.support.browser import make
+
+HEAD = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+LOGIN = b"POST /login HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+DEADLINE_S = 30.0
+SHORT = Bounds(head_seconds=0.3, unread_seconds=0.3)
+
+
+def run(path: Path, bounds: Bounds, body_seconds: float, ports: Any) -> None:
+    """In a child: serve the real application, and beside it answers that take their time."""
+    security.BODY_SECONDS = body_seconds
+    site = open_site(path)
+    application = app.create(site, pages=())
+    free, ended = asyncio.Event(), 0
+
+    async def both(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal ended
+        path = scope.get("path", "")
+        if not path.startswith("/test/"):
+            await application(scope, receive, send)
+            return
+        await send({"type": "http.response.start", "status": 200})
+        if path == "/test/long":  # as a stream of events: it begins, and goes on much later
+            await send({"type": "http.response.body", "body": b"begun,", "more_body": True})
+            await free.wait()
+        elif path == "/test/flood":  # more than any buffer holds
+            for _ in range(1000):
+                part = b"x" * 65_536
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+            ended += 1
+        elif path == "/test/free":
+            free.set()
+        body = str(ended) if path == "/test/ended" else "done"
+        await send({"type": "http.response.body", "body": body.encode()})
+
+    with listening("127.0.0.1", 0, insecure=False) as listener:
+        ports.send(listener.getsockname()[1])
+        server.answer(both, listener, bounds)
+
+
+@contextlib.contextmanager
+def serving(folder: Path, bounds: Bounds, body_seconds: float = 20.0) -> Iterator[int]:
+    """The port of a server over a run in the folder."""
+    make(folder / "run.db").ledger.close()
+    here, there = children.pipe()
+    child = children.start(run, folder / "run.db", bounds, body_seconds, there)
+    try:
+        assert here.poll(120), "the server did not start"
+        yield here.recv()
+    finally:
+        child.terminate()
+        child.join(DEADLINE_S)
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    with serving(tmp_path_factory.mktemp("short"), SHORT) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def wire(port: int, sent: bytes = b"") -> Iterator[socket.socket]:
+    with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S) as made:
+        made.sendall(sent)
+        yield made
+
+
+def read_to_end(made: socket.socket) -> bytes:
+    """All that comes until the server hangs up; an error where it does not."""
+    found = b""
+    with contextlib.suppress(ConnectionResetError):
+        while part := made.recv(65_536):
+            found += part
+    return found
+
+
+def read_answer(made: socket.socket, end: bytes = b'{"ok":true}') -> bytes:
+    """One answer, by what it ends with."""
+    found = b""
+    while not found.endswith(end):
+        part = made.recv(65_536)
+        assert part, "the server hung up"
+        found += part
+    return found
+
+
+def wait_beyond_the_limit(port: int) -> None:
+    """Return when a head that began now would have been given up."""
+    with wire(port, HEAD) as other:
+        read_to_end(other)
+
+
+def until(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + DEADLINE_S
+    while not holds():
+        assert time.monotonic() < end, "it never happened"
+
+
+def healthy(port: int) -> bool:
+    with contextlib.suppress(httpx.TransportError):
+        return httpx.get(f"http://127.0.0.1:{port}/healthz").status_code == 200
+    return False
+
+
+# ---- heads that do not end ----
+
+
+def test_of_150_half_sent_requests_none_stays_open(port: int) -> None:
+    with contextlib.ExitStack() as stack, selectors.DefaultSelector() as waiting:
+        for _ in range(150):
+            waiting.register(stack.enter_context(wire(port, HEAD)), selectors.EVENT_READ)
+        assert healthy(port)
+        end, answers = time.monotonic() + DEADLINE_S, []
+        while waiting.get_map() and time.monotonic() < end:
+            for key, _ in waiting.select(timeout=1):
+                answers.append(read_to_end(key.fileobj))  # type: ignore[arg-type]
+                waiting.unregister(key.fileobj)
+        assert len(waiting.get_map()) == 0, "half-sent requests that are still open"
+        assert all(answer.startswith(b"HTTP/1.1 408 ") for answer in answers)
+    assert healthy(port)
+
+
+@pytest.mark.parametrize("half", [b"G", HEAD, HEAD + b"X-Long: abc"])
+def test_a_head_that_never_ends_is_given_up(port: int, half: bytes) -> None:
+    with wire(port, half) as made:
+        assert read_to_end(made).startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_connection_without_a_word_is_closed_in_silence(port: int) -> None:
+    with wire(port) as made:
+        assert read_to_end(made) == b""
+
+
+def test_a_second_head_has_no_more_time_than_the_first(port: int) -> None:
+    with wire(port, HEAD + b"\r\n" + HEAD) as made:
+        found = read_to_end(made)
+    assert found.startswith(b"HTTP/1.1 200 ") and b"HTTP/1.1 408 " in found
+    with wire(port, HEAD + b"\r\n") as made:
+        read_answer(made)
+        made.sendall(b"GET /heal")
+        assert read_to_end(made).startswith(b"HTTP/1.1 408 ")
+
+
+def test_what_drips_in_gets_no_more_time(port: int) -> None:
+    end = time.monotonic() + DEADLINE_S
+    with wire(port, HEAD) as made, contextlib.suppress(ConnectionError):
+        made.settimeout(0.05)
+        while time.monotonic() < end:
+            made.sendall(b"X: 1\r\n")
+            with contextlib.suppress(TimeoutError):
+                made.recv(65_536)
+                return
+        pytest.fail("the server still listens")
+
+
+# ---- what is not cut ----
+
+
+def test_a_connection_that_rests_between_requests_stays(port: int) -> None:
+    with wire(port, HEAD + b"\r\n") as resting:
+        read_answer(resting)
+        wait_beyond_the_limit(port)
+        resting.sendall(HEAD + b"\r\n")
+        read_answer(resting)
+
+
+def test_an_answer_may_take_its_time(port: int) -> None:
+    with wire(port, HEAD.replace(b"/healthz", b"/test/long") + b"\r\n") as made:
+        read_answer(made, b"begun,\r\n")
+        wait_beyond_the_limit(port)
+        assert httpx.get(f"http://127.0.0.1:{port}/test/free").text == "done"
+        read_answer(made, b"done\r\n0\r\n\r\n")
+
+
+def test_a_body_has_the_applications_time_not_the_heads(port: int) -> None:
+    body = b'{"name": "nobody", "code": "0000-0000-0000-0000"}'
+    with wire(port, LOGIN + b"Content-Length: %d\r\n\r\n" % len(body) + body[:9]) as made:
+        wait_beyond_the_limit(port)
+        made.sendall(body[9:])
+        assert read_answer(made, b"}").startswith(b"HTTP/1.1 401 ")
+
+
+# ---- bodies and answers ----
+
+
+def test_a_half_sent_body_is_given_up(tmp_path: Path) -> None:
+    with (
+        serving(tmp_path, SHORT, body_seconds=0.3) as port,
+        wire(port, LOGIN + b"Content-Length: 50\r\n\r\n{") as made,
+    ):
+        assert read_to_end(made).startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_body_that_nobody_waits_for_has_an_end_too(port: int) -> None:
+    with wire(port, HEAD + b"Content-Length: 50\r\n\r\nx") as made:
+        assert read_to_end(made).endswith(b'{"ok":true}')
+
+
+def test_after_a_late_body_the_connection_rests_like_any_other(tmp_path: Path) -> None:
+    with (
+        serving(tmp_path, Bounds(head_seconds=5, rest_seconds=0.3)) as port,
+        wire(port, HEAD + b"Content-Length: 2\r\n\r\nx") as made,
+    ):
+        read_answer(made)
+        made.sendall(b"x")
+        assert read_to_end(made) == b""
+
+
+def test_an_answer_that_nobody_reads_is_given_up(port: int) -> None:
+    def ended() -> bool:
+        return httpx.get(f"http://127.0.0.1:{port}/test/ended").text == "1"
+
+    with wire(port, HEAD.replace(b"/healthz", b"/test/flood") + b"\r\n") as made:
+        assert made.recv(1)
+        until(ended)
+        assert len(read_to_end(made)) < 65_536_000
+
+
+# ---- lengths and numbers ----
+
+
+def test_long_headers_and_paths_are_refused(port: int) -> None:
+    url = f"http://127.0.0.1:{port}"
+    assert httpx.get(f"{url}/login", headers={"X": "x" * 10_000}).status_code == 200
+    assert httpx.get(f"{url}/login", headers={"X": "x" * 70_000}).status_code in (400, 431)
+    answer = httpx.get(f"{url}/login", headers={"X": "x" * security.HEAD_LIMIT})
+    assert (answer.status_code, answer.json()["error"]) == (431, "too_long")
+    for path in ("/" + "a" * 5_000, "/login?next=" + "a" * 5_000):
+        answer = httpx.get(url + path)
+        assert (answer.status_code, answer.json()["error"]) == (414, "too_long")
+        assert answer.headers["x-content-type-options"] == "nosniff"
+    assert httpx.get(f"{url}/" + "a" * 60_000).status_code in (400, 414)
+    with wire(port, HEAD + b"X: " + b"x" * 70_000) as made:  # never ends
+        assert read_to_end(made)[:13] in (b"HTTP/1.1 400 ", b"")
+
+
+def test_connections_have_a_bound_and_come_free_again(tmp_path: Path) -> None:
+    with serving(tmp_path, Bounds(connections=5)) as port:
+        with contextlib.ExitStack() as held:
+            for _ in range(5):
+                held.enter_context(wire(port, HEAD))
+            with wire(port) as further:
+                assert read_to_end(further).startswith(b"HTTP/1.1 503 ")
+        until(lambda: healthy(port))

@@ -1,0 +1,189 @@
+"""The HTTP server: uvicorn, with bounds on connections and on what a client leaves unfinished.
+
+uvicorn waits without end for the rest of a request's head, and for the rest of a body that nobody
+asked for. Here one timer for each connection runs while the client owes something. A request whose
+head has come is never cut: the application alone says how long its body and its answer may take.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import resource
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final, cast
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+OPEN_FILES: Final = 256
+"""Files that the process may need besides its connections."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What clients may take of the server before the application sees a request."""
+
+    head_seconds: float = 10.0
+    """From the beginning of a request (or of the connection) to the end of its headers."""
+    head_bytes: int = 32_768
+    """First line and headers, where they arrive in parts; the application allows less."""
+    connections: int = 4096
+    """Connections at once; a further one is answered 503 and closed."""
+    rest_seconds: float = 75.0
+    """Between two requests: longer than people read, so that no vote meets a closing one."""
+    unread_seconds: float = 60.0
+    """How long a client may leave an answer unread that the system cannot buffer any more."""
+
+
+class BoundedConnection(H11Protocol):
+    """One connection of uvicorn's, held to `Bounds`."""
+
+    def __init__(self, *, bounds: Bounds, **given: Any) -> None:
+        super().__init__(**given)
+        self._most: Final = bounds.connections
+        self._unfinished: Final = _Timer(self.loop, bounds.head_seconds, self._give_up)
+        self._unread: Final = _Timer(self.loop, bounds.unread_seconds, self._abort)
+        self._refused = False
+
+    def connection_made(self, transport: Any) -> None:
+        """Wait for a request, unless there are too many connections."""
+        super().connection_made(transport)
+        if len(self.connections) > self._most:
+            self._refuse(b"503 Service Unavailable")
+        else:
+            self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        """Read on, unless the client has been refused."""
+        if not self._refused:
+            super().data_received(data)
+            self._watch()
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request, or go on with one that has come meanwhile."""
+        super().on_response_complete()
+        self._watch()
+
+    def pause_writing(self) -> None:
+        """Note that the client does not read, and that nothing more fits into the buffers."""
+        super().pause_writing()
+        self._unread.start()
+
+    def resume_writing(self) -> None:
+        """Note that the client has read on."""
+        self._unread.stop()
+        super().resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the timers."""
+        self._unfinished.stop()
+        self._unread.stop()
+        super().connection_lost(exc)
+        self._unset_keepalive_if_required()
+
+    def _watch(self) -> None:
+        """Run the timer while the client owes something; what drips in gets no more time."""
+        ours = self.conn.our_state
+        if self.transport.is_closing() or ours in (h11.SEND_RESPONSE, h11.SEND_BODY):
+            self._unfinished.stop()  # it is the application's turn
+        elif ours is h11.IDLE and self.cycle is not None and not self._unparsed():
+            self._unfinished.stop()  # between two requests
+            if self.timeout_keep_alive_task is None:  # stopped by the late end of a body
+                self.timeout_keep_alive_task = self.loop.call_later(
+                    self.timeout_keep_alive, self.timeout_keep_alive_handler
+                )
+        else:
+            self._unfinished.start()
+
+    def _unparsed(self) -> bytes:
+        return bytes(self.conn.trailing_data[0])
+
+    def _give_up(self) -> None:
+        """Say that a head took too long; hang up where none has begun, or a body goes on."""
+        if self.conn.our_state is h11.IDLE and self._unparsed():
+            self._refuse(b"408 Request Timeout")
+        else:
+            self.transport.close()
+
+    def _abort(self) -> None:
+        self.transport.abort()
+
+    def _refuse(self, status: bytes) -> None:
+        self._refused = True
+        self.transport.write(
+            b"HTTP/1.1 " + status + b"\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+        )
+        self.transport.close()
+
+
+class _Timer:
+    """Acts once, some seconds after the first `start` since the last `stop`."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, seconds: float, act: Callable[[], None]
+    ) -> None:
+        self._loop, self._seconds, self._act = loop, seconds, act
+        self._handle: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        if self._handle is None:
+            self._handle = self._loop.call_later(self._seconds, self._act)
+
+    def stop(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+
+def configure(
+    application: Any, bounds: Bounds = Bounds(), *, proxied: bool = False
+) -> uvicorn.Config:
+    """How every web server of this project answers.
+
+    There is no access log, since addresses are personal, and there are no web sockets, which no
+    page needs. ``proxied`` takes a proxy's word for who is asking.
+    """
+    return uvicorn.Config(
+        application,
+        http=cast(Any, partial(BoundedConnection, bounds=bounds)),
+        ws="none",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=cast(int, bounds.rest_seconds),
+        timeout_graceful_shutdown=5,
+        proxy_headers=proxied,
+        backlog=2048,
+        h11_max_incomplete_event_size=bounds.head_bytes,
+    )
+
+
+def answer(
+    application: Any,
+    listener: socket.socket,
+    bounds: Bounds = Bounds(),
+    *,
+    proxied: bool = False,
+) -> None:
+    """Answer until a signal, with as many connections as the limit of open files leaves."""
+    most = min(bounds.connections, _raise_file_limit(bounds.connections))
+    bounds = replace(bounds, connections=most)
+    uvicorn.Server(configure(application, bounds, proxied=proxied)).run(sockets=[listener])
+
+
+def _raise_file_limit(connections: int) -> int:
+    """Raise the limit of open files as far as is needed and allowed; how many connections fit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + OPEN_FILES
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+    return connections if soft == resource.RLIM_INFINITY else max(1, soft - OPEN_FILES)
