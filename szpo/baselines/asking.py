@@ -1,26 +1,40 @@
-"""Fresh votes on what a policy answers: a panel's judges as an `Ask`, and rounds of questions."""
+"""Fresh votes on a policy's own answers: judges as an `Ask`, and rounds of questions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from szpo import seeds
 from szpo.baselines.actor import Actor
 from szpo.baselines.costs import Meter
-from szpo.baselines.questions import Ask, Asked, ask_batches, ask_pairs
+from szpo.baselines.questions import Ask, Preferences, ask_batches, ask_pairs
 from szpo.errors import UsageError
 from szpo.evaluators.protocol import Judge
 from szpo.seeds import as_seed
 from szpo.types import Answer, Batch, Comparison, Prompt, Row, Verdict
 from szpo.voting.counting import verdict
 
+Letter: TypeAlias = Literal["A", "B"]
+Sides: TypeAlias = Callable[[bytes, int, int], Sequence[tuple[bytes, Letter]]]
+"""(key, questions, judges) → for each question the key of its draws and the side of the first."""
+
+
+def draw_sides(key: bytes, questions: int, judges: int) -> list[tuple[bytes, Letter]]:
+    """A side drawn for each question from a key of its own."""
+    keys = [seeds.derive(as_seed(key), "baseline vote", k=i) for i in range(questions)]
+    return [(own, "B" if seeds.integer(own, 1, 2) == 0 else "A") for own in keys]
+
 
 @dataclass(frozen=True)
 class JudgesAsk:
-    """The judges of a run's panel, asked in turn; the sides are drawn for each question."""
+    """The judges of a panel as an `Ask`: one vote on each question, by one judge after another."""
 
     judges: tuple[Judge, ...]
+    of_pairs: tuple[Judge, ...] | None = None
+    """Who judges single pairs, where that is a panel fitted to them; None: the same judges."""
+    sides: Sides = draw_sides
 
     def __post_init__(self) -> None:
         """Refuse an empty panel."""
@@ -36,9 +50,8 @@ class JudgesAsk:
         key: bytes,
     ) -> list[Verdict]:
         """One vote on each pair of answers."""
-        return self.batches(
-            [(p,) for p in prompts], [(a,) for a in first], [(b,) for b in second], key=key
-        )
+        rows = [(Row(*one),) for one in zip(prompts, first, second, strict=True)]
+        return self._vote(self.of_pairs or self.judges, rows, key)
 
     def batches(
         self,
@@ -49,94 +62,74 @@ class JudgesAsk:
         key: bytes,
     ) -> list[Verdict]:
         """One vote on each pair of batches."""
-        asked = rows_of(prompts, first, second)
-        keys = [seeds.derive(as_seed(key), "baseline vote", k=i) for i in range(len(asked))]
-        return in_turn(self.judges, asked, keys, lambda i: "AB"[1 - seeds.integer(keys[i], 1, 2)])
+        rows = [tuple(map(Row, *batch)) for batch in zip(prompts, first, second, strict=True)]
+        return self._vote(self.judges, rows, key)
+
+    def _vote(
+        self, judges: Sequence[Judge], questions: Sequence[tuple[Row, ...]], key: bytes
+    ) -> list[Verdict]:
+        found: list[Verdict] = []
+        sides = self.sides(key, len(questions), len(judges))
+        for i, (rows, (own, plus)) in enumerate(zip(questions, sides, strict=True)):
+            member = i % len(judges)
+            choice = judges[member].judge(
+                Comparison(own.hex(), 0, 0, i, rows),
+                panelist=f"panel-{member}",
+                plus_side=plus,
+                key=own,
+            )
+            found.append(verdict(choice, plus))
+        return found
 
 
-def rows_of(
-    prompts: Sequence[Sequence[Prompt]], first: Sequence[Batch], second: Sequence[Batch]
-) -> list[tuple[Row, ...]]:
-    """The rows of each question about two batches."""
-    return [tuple(map(Row, *batch)) for batch in zip(prompts, first, second, strict=True)]
+@dataclass(frozen=True)
+class Survey:
+    """Rounds of questions about a policy's own answers, two to each prompt."""
+
+    prompts: Sequence[Prompt]
+    """Drawn from in a seeded order, round after round."""
+    ask: Ask
+    questions: int
+    """Votes of a round."""
+    rows: int | None
+    """D of a batch vote; None: votes on single pairs."""
+    seed: int
+    """Names prompts, answers and votes."""
+    purpose: str = "baseline"
+    """Names answers and votes beside the seed."""
 
 
-def in_turn(
-    judges: Sequence[Judge],
-    asked: Sequence[tuple[Row, ...]],
-    keys: Sequence[bytes],
-    side: Callable[[int], str],
-) -> list[Verdict]:
-    """One vote on each question, of one judge after another.
+def ask_round(survey: Survey, actor: Actor, meter: Meter, i: int = 0) -> Preferences:
+    """Round ``i`` of a survey: draw answers of the actor as it stands, and ask which are better.
 
-    Args:
-        judges: Of a panel.
-        asked: Rows of each question.
-        keys: Name the draws of each.
-        side: On which side, "A" or "B", question ``i`` shows the first batch.
+    The meter is charged with answers and votes.
     """
-    found: list[Verdict] = []
-    for i, (rows, key) in enumerate(zip(asked, keys, strict=True)):
-        member, plus = i % len(judges), side(i)
-        choice = judges[member].judge(
-            Comparison(key.hex(), 0, 0, i, rows),
-            panelist=f"panel-{member}",
-            plus_side="A" if plus == "A" else "B",
-            key=key,
-        )
-        found.append(verdict(choice, plus))
-    return found
-
-
-def question(
-    actor: Actor,
-    prompts: Sequence[Prompt],
-    ask: Ask,
-    questions: int,
-    rows: int | None,
-    meter: Meter,
-    seed: int,
-    i: int = 0,
-    purpose: str = "baseline",
-) -> Asked:
-    """Round ``i``: two answers each to prompts of their own, and which of them is better.
-
-    Args:
-        actor: Answers as it stands.
-        prompts: Drawn from in a seeded order, round after round.
-        ask: Who votes.
-        questions: Votes.
-        rows: D of a batch vote; None: votes on single pairs.
-        meter: Charged with answers and votes.
-        seed: Names prompts, answers and votes.
-        i: Number of the round.
-        purpose: Names answers and votes beside the seed.
-    """
-    size = rows or 1
-    need = questions * size
-    chosen = [prompts[j] for j in drawn(len(prompts), need, seed, first=i * need)]
-    key = seeds.derive(seed, f"{purpose} answers", step=i)
-    answers = actor.sample(chosen, 2, seed=as_seed(key))
+    size = survey.rows or 1
+    need = survey.questions * size
+    order = draw_order(len(survey.prompts), need, survey.seed, first=i * need)
+    prompts = [survey.prompts[j] for j in order]
+    key = seeds.derive(survey.seed, f"{survey.purpose} answers", step=i)
+    answers = actor.sample(prompts, 2, seed=as_seed(key))
     meter.generated([answer for two in answers for answer in two])
     first, second = [two[0] for two in answers], [two[1] for two in answers]
-    vote = seeds.derive(seed, f"{purpose} votes", step=i)
-    if rows is None:
-        return ask_pairs(ask, meter, chosen, first, second, key=vote)
-    cuts = [slice(n * size, (n + 1) * size) for n in range(questions)]
+    vote = seeds.derive(survey.seed, f"{survey.purpose} votes", step=i)
+    if survey.rows is None:
+        return ask_pairs(survey.ask, meter, prompts, first, second, key=vote)
+    cuts = [slice(n * size, (n + 1) * size) for n in range(survey.questions)]
     return ask_batches(
-        ask,
+        survey.ask,
         meter,
-        [chosen[cut] for cut in cuts],
+        [prompts[cut] for cut in cuts],
         [tuple(first[cut]) for cut in cuts],
         [tuple(second[cut]) for cut in cuts],
         key=vote,
     )
 
 
-def drawn(
+def draw_order(
     count: int, need: int, seed: int, first: int = 0, purpose: str = "baseline prompts"
 ) -> list[int]:
-    """Places ``first`` … of the endless order of 0 … count − 1 that the seed gives a purpose."""
+    """Entries ``first`` … of the endless order of 0 … count − 1 that the seed gives a purpose."""
     return seeds.endless_order(
         count, need, lambda lap: seeds.derive(seed, purpose, step=lap), first=first
     )

@@ -13,10 +13,10 @@ from typing import Annotated, Any
 
 from szpo.baselines import trainer
 from szpo.baselines.actor import Actor
-from szpo.baselines.asking import question
+from szpo.baselines.asking import Survey, ask_round
 from szpo.baselines.costs import Meter, OnStep, Trained, silent
 from szpo.baselines.lm_head_adapter import is_adapted, plain_head, trainable_head
-from szpo.baselines.questions import Ask
+from szpo.baselines.questions import Ask, Preferences
 from szpo.baselines.recipes import Count, Dropout, Positive, one_of, recipe, within
 from szpo.baselines.validation import answering, demand_pairs, left_out, remarks, risen
 from szpo.data.pairs import Pair
@@ -75,34 +75,32 @@ class Rounds:
 
 def train(
     actor: Actor,
-    pairs: Sequence[Pair],
+    data: Preferences,
     recipe: Recipe | None = None,
     *,
     seed: int,
     on_step: OnStep = silent,
-    ties: int = 0,
     meter: Meter | None = None,
 ) -> Trained:
     """DPO on these pairs; the actor then stands at the trained weights.
 
     Args:
         actor: Trained in place.
-        pairs: To learn from.
+        data: Pairs to learn from; where there is none, its ties say why.
         recipe: Settings; the defaults where None.
         seed: Names the order of the pairs.
-        on_step: Told after each optimizer step.
-        ties: Questions that gave no pair, for the message where nothing else came.
+        on_step: Called after each optimizer step.
         meter: What was spent before; a new one where None.
 
     Raises:
         RunError: there is no pair, none fits into ``max_length``, or training diverged.
         UsageError: the extra is not installed, or a setting is none.
     """
-    demand_pairs(pairs, ties, METHOD)
+    demand_pairs(data, METHOD)
     listener = trainer.Listener(METHOD, meter or Meter(), on_step)
-    learned = _fit(actor, pairs, recipe or Recipe(), seed, listener)
-    remark = remarks(left_out(learned, len(pairs)), risen(listener.log))
-    return Trained(listener.meter.cost(), tuple(listener.log), learned, ties, remark)
+    learned = _fit(actor, data.pairs, recipe or Recipe(), seed, listener)
+    remark = remarks(left_out(learned, len(data.pairs)), risen(listener.log))
+    return Trained(listener.meter.cost(), tuple(listener.log), learned, data.ties, remark)
 
 
 def iterative(
@@ -114,7 +112,7 @@ def iterative(
     seed: int,
     on_step: OnStep = silent,
 ) -> Trained:
-    """Generate, ask, train, repeat; ``on_step`` is told after each round (figures of its end).
+    """Generate, ask, train, repeat; ``on_step`` is called after each round.
 
     Every question has prompts of its own, drawn from ``prompts`` in a seeded order, and two
     answers of the current policy. A round in which everything was a tie trains on what came
@@ -127,23 +125,24 @@ def iterative(
     plan = plan or Rounds()
     if not prompts:
         raise UsageError("iterative-dpo: no prompts; give those to answer")
+    survey = Survey(prompts, ask, plan.questions, plan.rows, seed)
     meter = Meter()
     listener = trainer.Listener("iterative-dpo", meter, silent)
     pairs: list[Pair] = []
     ties = found = learned = 0
     for i in range(plan.rounds):
         with meter, answering("iterative-dpo"):
-            asked = question(actor, prompts, ask, plan.questions, plan.rows, meter, seed, i)
-        ties += asked.ties
-        if asked.pairs:
-            pairs = [*pairs, *asked.pairs] if plan.memory == "all" else list(asked.pairs)
-        found += len(asked.pairs)
+            new = ask_round(survey, actor, meter, i)
+        ties += new.ties
+        if new.pairs:
+            pairs = [*pairs, *new.pairs] if plan.memory == "all" else list(new.pairs)
+        found += len(new.pairs)
         if pairs:
             learned = _fit(actor, pairs, plan.recipe, seed, listener, name=f"round {i}")
         figures = {"round": i + 1.0, "pairs": float(len(pairs)), "ties": float(ties)}
         meter.tell(on_step, i + 1, plan.rounds, {**_last(listener), **figures})
     if not listener.log:
-        demand_pairs((), ties, "iterative-dpo")
+        demand_pairs(Preferences((), ties), "iterative-dpo")
     remark = remarks(left_out(learned, len(pairs)), risen(listener.log))
     return Trained(meter.cost(), tuple(listener.log), found, ties, remark)
 

@@ -6,7 +6,7 @@ serve one update, so the ratio of probabilities is 1 and there is nothing to cli
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Annotated, Any
@@ -14,9 +14,9 @@ from typing import Annotated, Any
 from szpo import seeds
 from szpo.baselines import trainer
 from szpo.baselines.actor import Actor
-from szpo.baselines.asking import drawn
-from szpo.baselines.costs import Meter, OnStep, Trained
-from szpo.baselines.questions import Score
+from szpo.baselines.asking import draw_order
+from szpo.baselines.costs import Trained
+from szpo.baselines.questions import Task
 from szpo.baselines.recipes import Count, Positive, Weight, at_least
 from szpo.baselines.validation import answering, demand_plain, distant
 from szpo.errors import RunError, UsageError
@@ -49,8 +49,63 @@ class Recipe:
             )
 
 
-def arguments(actor: Actor, recipe: Recipe, folder: str, seed: int, method: str) -> dict[str, Any]:
-    """Arguments that both trainers get."""
+def train(
+    library: tuple[Any, Callable[..., Any]],
+    actor: Actor,
+    task: Task,
+    recipe: Recipe,
+    seed: int,
+    listener: trainer.Listener,
+) -> Trained:
+    """Train by a class of TRL.
+
+    Args:
+        library: The trainer's class, and what makes its configuration from keyword arguments.
+        actor: Trained in place.
+        task: Prompts and the reward of an answer.
+        recipe: Settings.
+        seed: Names the order of the prompts and every answer.
+        listener: Called after each step; names the method and has the meter.
+    """
+    from datasets import Dataset
+
+    kind, config = library
+    method, meter = listener.method, listener.meter
+    if not task.prompts:
+        raise UsageError(f"{method}: no prompts; give those to answer")
+    demand_plain(actor.policy.asking.sampling, method)
+    order = draw_order(len(task.prompts), recipe.steps * recipe.prompts, seed)
+    rows = [{"prompt": _turns(actor, task.prompts[i]), "at": i} for i in order]
+
+    def reward(
+        completion_ids: Sequence[Sequence[int]], at: Sequence[int], **_: Any
+    ) -> list[float]:
+        answers = [actor.policy.answer(ids) for ids in completion_ids]
+        meter.generated(answers)
+        values = [float(v) for v in task.score([task.prompts[i] for i in at], answers)]
+        if not all(map(isfinite, values)):
+            raise RunError(f"{method}: a reward is not finite; check the reward or verifier")
+        return values
+
+    with trainer.workplace() as folder, actor.training() as model:
+        start = actor.theta()
+        made = _sampling_class(kind, actor, seed, method)(
+            model=model,
+            reward_funcs=reward,
+            args=config(**_arguments(actor, recipe, folder, seed, method)),
+            train_dataset=Dataset.from_list(rows),
+            processing_class=actor.loaded.tokenizer,
+        )
+        reference = actor.start() if "ref" in model.peft_config else None
+        trainer.fit(made, listener, model.get_base_model(), actor.sites, start, reference)
+    log = tuple(listener.log)
+    return Trained(meter.cost(), log, remark=distant(log))
+
+
+def _arguments(
+    actor: Actor, recipe: Recipe, folder: str, seed: int, method: str
+) -> dict[str, Any]:
+    """Arguments of both trainers' configurations."""
     sampling = actor.policy.asking.sampling
     return {
         **trainer.here(actor.loaded, folder, seed, method),
@@ -69,59 +124,10 @@ def arguments(actor: Actor, recipe: Recipe, folder: str, seed: int, method: str)
     }
 
 
-def train(
-    kind: Any,
-    make: Any,
-    actor: Actor,
-    prompts: Sequence[Prompt],
-    score: Score,
-    recipe: Recipe,
-    *,
-    method: str,
-    seed: int,
-    on_step: OnStep,
-    meter: Meter | None,
-) -> Trained:
-    """Train by a trainer class ``kind``; ``make`` gives its arguments for a folder."""
-    from datasets import Dataset
-
-    if not prompts:
-        raise UsageError(f"{method}: no prompts; give those to answer")
-    demand_plain(actor.policy.asking.sampling, method)
-    meter = meter or Meter()
-    listener = trainer.Listener(method, meter, on_step)
-    order = drawn(len(prompts), recipe.steps * recipe.prompts, seed)
-    rows = [{"prompt": _turns(actor, prompts[i]), "at": i} for i in order]
-
-    def reward(
-        completion_ids: Sequence[Sequence[int]], at: Sequence[int], **_: Any
-    ) -> list[float]:
-        answers = [actor.policy.answer(ids) for ids in completion_ids]
-        meter.generated(answers)
-        values = [float(v) for v in score([prompts[i] for i in at], answers)]
-        if not all(map(isfinite, values)):
-            raise RunError(f"{method}: a reward is not finite; check the reward or verifier")
-        return values
-
-    with trainer.workplace() as folder, actor.training() as model:
-        start = actor.theta()
-        made = _drawing(kind, actor, seed, method)(
-            model=model,
-            reward_funcs=reward,
-            args=make(folder),
-            train_dataset=Dataset.from_list(rows),
-            processing_class=actor.loaded.tokenizer,
-        )
-        reference = actor.start() if "ref" in model.peft_config else None
-        trainer.fit(made, listener, model.get_base_model(), actor.sites, start, reference)
-    log = tuple(listener.log)
-    return Trained(meter.cost(), log, remark=distant(log))
-
-
-def _drawing(kind: Any, actor: Actor, seed: int, method: str) -> Any:
+def _sampling_class(kind: Any, actor: Actor, seed: int, method: str) -> Any:
     """The trainer class, with answers by the actor's own engine and named random numbers."""
 
-    class Drawing(kind):  # type: ignore[misc]
+    class Sampling(kind):  # type: ignore[misc]
         def _generate_single_turn(self, prompt_ids: Any, *_: Any, **__: Any) -> Any:
             key = seeds.derive(seed, "baseline answers", step=int(self.state.global_step))
             with answering(method):
@@ -129,7 +135,7 @@ def _drawing(kind: Any, actor: Actor, seed: int, method: str) -> Any:
             found = [list(row) for row in rows]
             return (found, None) if kind.__name__ == "GRPOTrainer" else found
 
-    return Drawing
+    return Sampling
 
 
 def _turns(actor: Actor, prompt: Prompt) -> Any:

@@ -6,15 +6,14 @@ over the group's standard deviation (of a sample, as TRL has it, plus 1e-4). No 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any
+from functools import partial
+from typing import Annotated
 
 from szpo.baselines import group_rl, trainer
 from szpo.baselines.actor import Actor
 from szpo.baselines.costs import Meter, OnStep, Trained, silent
-from szpo.baselines.questions import Score
+from szpo.baselines.questions import Task
 from szpo.baselines.recipes import Weight, one_of, recipe
-from szpo.types import Prompt
 
 METHOD = "grpo"
 LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "vespo")
@@ -35,23 +34,22 @@ class Recipe(group_rl.Recipe):
 
 def train(
     actor: Actor,
-    prompts: Sequence[Prompt],
-    score: Score,
+    task: Task,
     recipe: Recipe | None = None,
     *,
     seed: int,
     on_step: OnStep = silent,
     meter: Meter | None = None,
 ) -> Trained:
-    """GRPO on these prompts; the actor then stands at the trained weights.
+    """GRPO on this task; the actor then stands at the trained weights.
 
     Args:
         actor: Trained in place.
-        prompts: To answer, in a seeded order.
-        score: Rewards of answers: a `szpo.baselines.reward_model.RewardModel`, or a verifier.
+        task: Prompts to answer in a seeded order, and the reward of an answer: a
+            `szpo.baselines.reward_model.RewardModel`, or a verifier.
         recipe: Settings; the defaults where None.
         seed: Names the order of the prompts and every answer.
-        on_step: Told after each optimizer step.
+        on_step: Called after each optimizer step.
         meter: What was spent before; a new one where None.
 
     Raises:
@@ -62,15 +60,6 @@ def train(
     from trl import GRPOConfig, GRPOTrainer
 
     how = recipe or Recipe()
-
-    def make(folder: str) -> Any:
-        return GRPOConfig(
-            **group_rl.arguments(actor, how, folder, seed, METHOD),
-            loss_type=how.loss,
-            scale_rewards="group",
-        )
-
-    return group_rl.train(
-        GRPOTrainer, make, actor, prompts, score, how,
-        method=METHOD, seed=seed, on_step=on_step, meter=meter,
-    )  # fmt: skip
+    config = partial(GRPOConfig, loss_type=how.loss, scale_rewards="group")
+    listener = trainer.Listener(METHOD, meter or Meter(), on_step)
+    return group_rl.train((GRPOTrainer, config), actor, task, how, seed, listener)

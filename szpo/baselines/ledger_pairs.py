@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from szpo.baselines.costs import Cost, Meter
-from szpo.baselines.questions import decided
+from szpo.baselines.questions import pair_of
 from szpo.data.pairs import Pair
 from szpo.ledger.database import Ledger
 from szpo.types import Comparison, Verdict, Vote
@@ -71,12 +71,12 @@ def _of(
     found = []
     for i, row in enumerate(comparison.rows):
         if i in own:
-            pair = decided(
+            pair = pair_of(
                 row.prompt, row.plus, row.minus, _verdict(sum(own[i])),
                 source="note", votes=len(own[i]),
             )  # fmt: skip
         else:
-            pair = decided(
+            pair = pair_of(
                 row.prompt, row.plus, row.minus, _verdict(lead), source="batch", votes=len(said)
             )
         found += [] if pair is None else [pair]

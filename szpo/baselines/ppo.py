@@ -24,9 +24,9 @@ from szpo import seeds
 from szpo.baselines import ppo_loss
 from szpo.baselines.actor import Actor, read, write
 from szpo.baselines.advantages import gae, standardised, token_rewards
-from szpo.baselines.asking import drawn
+from szpo.baselines.asking import draw_order
 from szpo.baselines.costs import Meter, Moment, OnStep, Trained, silent
-from szpo.baselines.questions import Score
+from szpo.baselines.questions import Score, Task
 from szpo.baselines.recipes import Count, Positive, between, recipe
 from szpo.baselines.validation import FAR, answering, demand_finite, demand_plain, demand_weights
 from szpo.errors import RunError, UsageError
@@ -134,8 +134,7 @@ class Lesson:
 
 def train(
     actor: Actor,
-    prompts: Sequence[Prompt],
-    score: Score,
+    task: Task,
     recipe: Recipe | None = None,
     *,
     seed: int,
@@ -146,11 +145,10 @@ def train(
 
     Args:
         actor: the policy; must sample plainly, as its log-probabilities are read.
-        prompts: to learn on, in seeded permutations.
-        score: r_φ of each answer, asked once a step.
+        task: prompts, taken in seeded permutations, and r_φ, called once a step.
         recipe: settings.
         seed: root of all draws; the same twice gives the same weights.
-        on_step: told after each step.
+        on_step: called after each step.
         meter: of a method that spent something before, such as votes on a reward model.
 
     Raises:
@@ -159,7 +157,7 @@ def train(
         RunError: the run diverged.
     """
     how, meter = recipe or Recipe(), meter or Meter()
-    if not prompts:
+    if not task.prompts:
         raise UsageError("ppo: no prompts to learn on")
     demand_plain(actor.policy.asking.sampling, METHOD)
     log = []
@@ -167,11 +165,11 @@ def train(
         learner = _learner(actor, peft.get_base_model(), how)
         for step in range(how.steps):
             with meter:
-                asked = take(prompts, how.prompts, seed, step)
-                answers, tokens = _answers(learner, asked, seed, step)
+                prompts = take(task.prompts, how.prompts, seed, step)
+                answers, tokens = _answers(learner, prompts, seed, step)
                 meter.generated(answers)
-                each = [prompt for prompt in asked for _ in range(how.samples)]
-                reward = _scored(score, each, answers)
+                each = [prompt for prompt in prompts for _ in range(how.samples)]
+                reward = _score(task.score, each, answers)
                 parts = _parts(learner, each, tokens, seed, step)
                 lessons, figures = _lessons(learner, parts, reward)
                 figures["tokens"] = float(np.mean([answer.tokens for answer in answers]))
@@ -195,21 +193,21 @@ def _learner(actor: Actor, model: Any, how: Recipe) -> Learner:
 
 def take(prompts: Sequence[Prompt], count: int, seed: int, step: int) -> list[Prompt]:
     """The prompts of a step: seeded permutations of all, one after another."""
-    places = drawn(len(prompts), count, seed, first=step * count, purpose="ppo prompts")
-    return [prompts[i] for i in places]
+    order = draw_order(len(prompts), count, seed, first=step * count, purpose="ppo prompts")
+    return [prompts[i] for i in order]
 
 
 def _answers(
-    learner: Learner, asked: Sequence[Prompt], seed: int, step: int
+    learner: Learner, prompts: Sequence[Prompt], seed: int, step: int
 ) -> tuple[list[Answer], tuple[tuple[int, ...], ...]]:
     """A step's answers as people read them, and as tokens."""
     key = seeds.derive(seed, "ppo answers", step=step)
     with answering(METHOD):
-        tokens = learner.actor.sample_tokens(asked, learner.how.samples, seed=as_seed(key))
+        tokens = learner.actor.sample_tokens(prompts, learner.how.samples, seed=as_seed(key))
     return [learner.actor.policy.answer(row) for row in tokens], tokens
 
 
-def _scored(score: Score, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
+def _score(score: Score, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
     reward = np.asarray(score(prompts, answers), np.float64)
     if reward.shape != (len(answers),):
         raise UsageError(

@@ -1,4 +1,4 @@
-"""Who is asked for preferences, and what comes back: pairs from votes on answers and batches."""
+"""Data of the gradient methods: preferences from votes on answers or batches, and scored tasks."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from szpo.types import Answer, Batch, Prompt, Verdict
 
 
 class Ask(Protocol):
-    """Somebody who compares; *plus* is the first of the two, *minus* the second.
+    """An annotator or panel that compares; *plus* is the first of the two, *minus* the second.
 
-    Each call is one vote per entry. Charging it to a `Meter` and leaving out identical answers is
-    the caller's work: `ask_pairs` and `ask_batches` do both.
+    Each call asks for one vote per entry. The caller charges the votes to a `Meter` and leaves
+    out identical answers: `ask_pairs` and `ask_batches` do both.
     """
 
     def pairs(
@@ -44,12 +44,20 @@ Score: TypeAlias = Callable[[Sequence[Prompt], Sequence[Answer]], Sequence[float
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What came of asking: pairs to learn from, and how many questions gave none."""
+class Task:
+    """Prompts to answer and the score of an answer: what reinforcement learning works on."""
 
-    pairs: tuple[Pair, ...]
+    prompts: Sequence[Prompt]
+    score: Score
+
+
+@dataclass(frozen=True, slots=True)
+class Preferences:
+    """Pairs to learn from, and the number of questions that gave none."""
+
+    pairs: Sequence[Pair]
     ties: int = 0
-    """Answered with a tie (or skipped)."""
+    """Questions answered with a tie, or skipped."""
 
 
 def ask_pairs(
@@ -60,7 +68,7 @@ def ask_pairs(
     second: Sequence[Answer],
     *,
     key: bytes,
-) -> Asked:
+) -> Preferences:
     """One vote on each pair of answers that differ, as pairs; charged to the meter."""
     differ = [i for i in range(len(prompts)) if first[i].text != second[i].text]
     verdicts = ask.pairs(
@@ -72,10 +80,10 @@ def ask_pairs(
     found, ties = [], 0
     for i, verdict in zip(differ, verdicts, strict=True):
         meter.read([(first[i], second[i])], votes=int(verdict != "skip"))
-        pair = decided(prompts[i], first[i], second[i], verdict)
+        pair = pair_of(prompts[i], first[i], second[i], verdict)
         found += [] if pair is None else [pair]
         ties += pair is None
-    return Asked(tuple(found), ties)
+    return Preferences(tuple(found), ties)
 
 
 def ask_batches(
@@ -86,7 +94,7 @@ def ask_batches(
     second: Sequence[Batch],
     *,
     key: bytes,
-) -> Asked:
+) -> Preferences:
     """One vote on each pair of batches that differ: every row that differs takes its verdict.
 
     The pairs are marked ``batch``: each is weaker evidence than a vote of its own.
@@ -104,12 +112,12 @@ def ask_batches(
         rows = list(zip(prompts[i], first[i], second[i], strict=True))
         meter.read([(a, b) for _, a, b in rows], votes=int(verdict != "skip"))
         ties += verdict in ("tie", "skip")
-        pairs = [decided(p, a, b, verdict, source="batch") for p, a, b in rows]
+        pairs = [pair_of(p, a, b, verdict, source="batch") for p, a, b in rows]
         found += [pair for pair in pairs if pair is not None]
-    return Asked(tuple(found), ties)
+    return Preferences(tuple(found), ties)
 
 
-def decided(
+def pair_of(
     prompt: Prompt,
     first: Answer,
     second: Answer,
@@ -120,7 +128,7 @@ def decided(
 ) -> Pair | None:
     """The pair that a verdict makes of two answers; None for a tie, a skip or equal texts.
 
-    >>> decided(Prompt.user("Hello?"), Answer("Hi."), Answer("No."), "minus").chosen.text
+    >>> pair_of(Prompt.user("Hello?"), Answer("Hi."), Answer("No."), "minus").chosen.text
     'No.'
     """
     if verdict in ("tie", "skip") or first.text == second.text:

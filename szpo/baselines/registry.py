@@ -24,7 +24,7 @@ from szpo.baselines import (
 )
 from szpo.baselines.actor import Actor
 from szpo.baselines.costs import Meter, OnStep, Trained
-from szpo.baselines.questions import Ask, Asked, Score
+from szpo.baselines.questions import Ask, Preferences, Score, Task
 from szpo.baselines.reward_scaling import scaled
 from szpo.baselines.validation import remarks
 from szpo.errors import UsageError
@@ -51,7 +51,7 @@ class Ground:
 
     actor: Actor
     prompts: tuple[Prompt, ...]
-    votes: Callable[[Meter], Asked] | None = None
+    votes: Callable[[Meter], Preferences] | None = None
     """Gives the pairs to learn from and charges what they cost; None: there are no votes."""
     ask: Ask | None = None
     """Who can be asked anew."""
@@ -99,60 +99,62 @@ def run(
     """
     how = recipe(method, settings)
     demand_extra(method, scored=ground.score is not None)
+    if method == "iterative-dpo":
+        return _iterate(ground, how, settings, seed=seed, on_step=on_step)
+    if method == "self-rewarding":
+        data = self_rewarding.Material(ground.prompts, ground.examples)
+        trained = self_rewarding.train(
+            ground.actor, data, how, folder=folder, seed=seed, on_step=on_step
+        )
+        return Outcome(trained, how)
     meter = Meter()
     if method in OFFLINE:
-        asked = _votes(method, ground, meter)
+        votes = _votes(method, ground, meter)
         trained = OFFLINE[method].train(
-            ground.actor, asked.pairs, how, seed=seed, on_step=on_step, ties=asked.ties,
-            meter=meter,
-        )  # fmt: skip
+            ground.actor, votes, how, seed=seed, on_step=on_step, meter=meter
+        )
         return Outcome(trained, how)
     if method == "reward-model":
-        asked = _votes(method, ground, meter)
+        votes = _votes(method, ground, meter)
         rewards, trained = reward_model.train(
-            ground.actor.loaded, asked.pairs, how, seed=seed, on_step=on_step, ties=asked.ties,
-            meter=meter,
-        )  # fmt: skip
-        return Outcome(trained, how, rewards)
-    if method == "iterative-dpo":
-        if ground.ask is None:
-            raise UsageError(
-                "iterative-dpo asks while it trains: give --fresh, or a --run whose panel is "
-                "no people"
-            )
-        if "rows" not in settings and ground.rows is not None:
-            how = replace(how, rows=None if ground.rows == 1 else ground.rows)
-        return Outcome(
-            dpo.iterative(
-                ground.actor, ground.prompts, ground.ask, how, seed=seed, on_step=on_step
-            ),
-            how,
+            ground.actor.loaded, votes, how, seed=seed, on_step=on_step, meter=meter
         )
-    if method == "self-rewarding":
-        return Outcome(
-            self_rewarding.train(
-                ground.actor, ground.prompts, folder, how, seed=seed, on_step=on_step,
-                examples=ground.examples,
-            ),
-            how,
-        )  # fmt: skip
+        return Outcome(trained, how, rewards)
     learned: reward_model.RewardModel | None = None
     fitted, score = None, ground.score
     if score is None:
-        asked = _votes(method, ground, meter)
-        learned, fitted = reward_model.train(
-            ground.actor.loaded, asked.pairs, seed=seed, ties=asked.ties, meter=meter
-        )
+        votes = _votes(method, ground, meter)
+        learned, fitted = reward_model.train(ground.actor.loaded, votes, seed=seed, meter=meter)
         with meter:
-            score = scaled(learned, asked.pairs)
+            score = scaled(learned, votes.pairs)
     trained = SCORED[method].train(
-        ground.actor, ground.prompts, score, how,
-        seed=seed, on_step=on_step, meter=meter,
-    )  # fmt: skip
+        ground.actor, Task(ground.prompts, score), how, seed=seed, on_step=on_step, meter=meter
+    )
     if fitted is not None:
         remark = remarks(fitted.remark, trained.remark)
         trained = replace(trained, pairs=fitted.pairs, ties=fitted.ties, remark=remark)
     return Outcome(trained, how, learned)
+
+
+def _iterate(
+    ground: Ground,
+    how: dpo.Rounds,
+    settings: Mapping[str, Any],
+    *,
+    seed: int,
+    on_step: OnStep,
+) -> Outcome:
+    """Iterative DPO, on questions of as many rows as its panel was fitted to."""
+    if ground.ask is None:
+        raise UsageError(
+            "iterative-dpo asks while it trains: give --fresh, or a --run whose panel is no people"
+        )
+    if "rows" not in settings and ground.rows is not None:
+        how = replace(how, rows=None if ground.rows == 1 else ground.rows)
+    trained = dpo.iterative(
+        ground.actor, ground.prompts, ground.ask, how, seed=seed, on_step=on_step
+    )
+    return Outcome(trained, how)
 
 
 def recipe(method: str, settings: Mapping[str, Any]) -> Any:
@@ -214,7 +216,7 @@ def _plain(value: Any) -> Any:
     return None if value in ("none", "None", "null") else value
 
 
-def _votes(method: str, ground: Ground, meter: Meter) -> Asked:
+def _votes(method: str, ground: Ground, meter: Meter) -> Preferences:
     if ground.votes is None:
         raise UsageError(f"{method} learns from votes: give --run, --pairs or --fresh")
     with meter:

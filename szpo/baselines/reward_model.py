@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from szpo.baselines import actor as actors
 from szpo.baselines import trainer
 from szpo.baselines.costs import Meter, OnStep, Trained, silent
+from szpo.baselines.questions import Preferences
 from szpo.baselines.recipes import Count, Epochs, Weight, recipe
 from szpo.baselines.validation import demand_pairs, fitting, left_out
 from szpo.data.pairs import Pair
@@ -148,30 +149,28 @@ def load(folder: Path, loaded: Loaded) -> RewardModel:
 
 def train(
     loaded: Loaded,
-    pairs: Sequence[Pair],
+    data: Preferences,
     recipe: Recipe | None = None,
     *,
     seed: int,
     on_step: OnStep = silent,
-    ties: int = 0,
     meter: Meter | None = None,
 ) -> tuple[RewardModel, Trained]:
     """A reward model fitted to these pairs.
 
     Args:
         loaded: The base model, which is left as it is.
-        pairs: To learn from.
+        data: Pairs to learn from; where there is none, its ties say why.
         recipe: Settings; the defaults where None.
         seed: Names the LoRA's start and the order of the pairs.
-        on_step: Told after each optimizer step.
-        ties: Questions that gave no pair, for the message where nothing else came.
+        on_step: Called after each optimizer step.
         meter: What was spent before; a new one where None.
 
     Raises:
         RunError: there is no pair, or training diverged.
         UsageError: the extra is not installed, or a setting is none.
     """
-    demand_pairs(pairs, ties, METHOD)
+    demand_pairs(data, METHOD)
     trainer.demand_trl(METHOD)
     from datasets import Dataset
     from peft import LoraConfig
@@ -189,7 +188,7 @@ def train(
             "chosen_ids": read_as(loaded, pair.prompt, pair.chosen),
             "rejected_ids": read_as(loaded, pair.prompt, pair.rejected),
         }
-        for pair in pairs
+        for pair in data.pairs
     ]
     longest = [max(map(len, row.values())) for row in rows]
     most = trainer.length(loaded, recipe.max_length)
@@ -222,8 +221,8 @@ def train(
             shell.score.weight.detach().float().cpu().numpy()[0].copy(),
         )
     cost = listener.meter.cost()
-    remark = left_out(len(rows), len(pairs))
-    return learned, Trained(cost, tuple(listener.log), len(rows), ties, remark)
+    remark = left_out(len(rows), len(data.pairs))
+    return learned, Trained(cost, tuple(listener.log), len(rows), data.ties, remark)
 
 
 def read_as(loaded: Loaded, prompt: Prompt, answer: Answer) -> list[int]:

@@ -6,15 +6,13 @@ others of its group. Whole answers are the actions; no critic.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 from szpo.baselines import group_rl, trainer
 from szpo.baselines.actor import Actor
 from szpo.baselines.costs import Meter, OnStep, Trained, silent
-from szpo.baselines.questions import Score
+from szpo.baselines.questions import Task
 from szpo.baselines.recipes import Count, at_least, recipe
-from szpo.types import Prompt
 
 METHOD = "rloo"
 
@@ -32,24 +30,17 @@ class Recipe(group_rl.Recipe):
 
 def train(
     actor: Actor,
-    prompts: Sequence[Prompt],
-    score: Score,
+    task: Task,
     recipe: Recipe | None = None,
     *,
     seed: int,
     on_step: OnStep = silent,
     meter: Meter | None = None,
 ) -> Trained:
-    """RLOO on these prompts; arguments and errors as in `szpo.baselines.grpo.train`."""
+    """RLOO on this task; arguments and errors as in `szpo.baselines.grpo.train`."""
     trainer.demand_trl(METHOD)
     from trl import RLOOConfig, RLOOTrainer
 
+    listener = trainer.Listener(METHOD, meter or Meter(), on_step)
     how = recipe or Recipe()
-
-    def make(folder: str) -> Any:
-        return RLOOConfig(**group_rl.arguments(actor, how, folder, seed, METHOD))
-
-    return group_rl.train(
-        RLOOTrainer, make, actor, prompts, score, how,
-        method=METHOD, seed=seed, on_step=on_step, meter=meter,
-    )  # fmt: skip
+    return group_rl.train((RLOOTrainer, RLOOConfig), actor, task, how, seed, listener)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
@@ -26,6 +26,7 @@ from szpo import files, seeds
 from szpo.baselines import asking, dpo, self_judging, sft
 from szpo.baselines.actor import Actor
 from szpo.baselines.costs import Meter, OnStep, Trained, silent
+from szpo.baselines.questions import Preferences
 from szpo.baselines.recipes import Count, Positive, above, at_least, at_most, recipe
 from szpo.data import preference_files
 from szpo.errors import RunError, StorageError, UsageError
@@ -64,28 +65,46 @@ class Recipe:
     """How M1 is fitted to examples."""
 
 
+@dataclass(frozen=True)
+class Material:
+    """What the models are made from."""
+
+    prompts: Sequence[Prompt]
+    """To answer, a part of them each round in a seeded order."""
+    examples: Sequence[tuple[Prompt, Answer]] = ()
+    """Prompts with good answers, for M1."""
+    judge: Judge | None = None
+    """Who gives the points; None: the model as it stands."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One training: its actor, and all that decides what comes out."""
+
+    actor: Actor
+    data: Material
+    recipe: Recipe
+    seed: int
+
+
 def train(
     actor: Actor,
-    prompts: Sequence[Prompt],
-    folder: Path,
+    data: Material,
     recipe: Recipe | None = None,
     *,
+    folder: Path,
     seed: int,
-    examples: Sequence[tuple[Prompt, Answer]] = (),
-    judge: Judge | None = None,
     on_step: OnStep = silent,
 ) -> Trained:
     """Make M0 … M3 in ``folder``; the actor then stands at the last one.
 
     Args:
         actor: stands at M0.
-        prompts: to answer, a part of them each round in a seeded order.
-        folder: of the models; those that are whole already are taken as they are.
+        data: prompts, examples, and who judges.
         recipe: settings.
+        folder: of the models; those that are whole already are taken as they are.
         seed: root of all draws.
-        examples: prompts with good answers, for M1.
-        judge: who gives the points; None: the model as it stands.
-        on_step: told after each model, also after those that were there.
+        on_step: called after each model, also after those that were there.
 
     Raises:
         RunError: a round gave no pair (no judgement had a score, or all were ties), or DPO
@@ -95,20 +114,20 @@ def train(
         StorageError: the folder cannot be read or written.
     """
     how = recipe or Recipe()
-    if not prompts:
+    if not data.prompts:
         raise UsageError(f"{METHOD}: no prompts to answer")
-    if judge is None:
-        demand_room(
-            context.of(actor.loaded), prompts, actor.policy.asking.sampling.max_new_tokens, how
-        )
-    settings = _settings(actor, prompts, how, seed, examples, judge is not None)
+    if data.judge is None:
+        room = actor.policy.asking.sampling.max_new_tokens
+        demand_room(context.of(actor.loaded), data.prompts, room, how)
+    job = _Job(actor, data, how, seed)
+    settings = _describe(job)
     meter, log = Meter(), []
     for stage in range(how.models + 1):
-        place = folder / f"M{stage}"
-        if place.is_dir():
-            record = _taken(actor, place, settings)
+        model = folder / f"M{stage}"
+        if model.is_dir():
+            record = _load(actor, model, settings)
         else:
-            record = _made(actor, place, stage, prompts, how, seed, examples, judge, settings)
+            record = _make(job, stage, model, settings)
         meter.tokens_generated += record["tokens_generated"]
         meter.seconds += record["seconds"]
         log.append({"model": float(stage), **record["figures"]})
@@ -136,7 +155,7 @@ def demand_room(reader: Reader, prompts: Sequence[Prompt], new: int, how: Recipe
         )
 
 
-def judged(
+def judge_candidates(
     actor: Actor,
     prompts: Sequence[Prompt],
     how: Recipe,
@@ -157,9 +176,9 @@ def judged(
         for answer in row
     ]
     ask = judge or _itself(actor, how)
-    said = ask(requests, how.judgements, as_seed(seeds.derive(seed, "self-rewarding judge")))
-    meter.generated([answer for row in said for answer in row])
-    texts = [tuple(answer.text for answer in row) for row in said]
+    judgements = ask(requests, how.judgements, as_seed(seeds.derive(seed, "self-rewarding judge")))
+    meter.generated([answer for row in judgements for answer in row])
+    texts = [tuple(answer.text for answer in row) for row in judgements]
     cuts = [slice(i * how.candidates, (i + 1) * how.candidates) for i in range(len(prompts))]
     return self_judging.Round(
         tuple(
@@ -188,31 +207,23 @@ def _speaker(actor: Actor, how: Recipe, tokens: int) -> Actor:
 # --- one model ---
 
 
-def _made(
-    actor: Actor,
-    place: Path,
-    stage: int,
-    prompts: Sequence[Prompt],
-    how: Recipe,
-    seed: int,
-    examples: Sequence[tuple[Prompt, Answer]],
-    judge: Judge | None,
-    settings: dict[str, Any],
-) -> dict[str, Any]:
+def _make(job: _Job, stage: int, folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """Make a model from the one before, and its folder; returns the record."""
-    own = as_seed(seeds.derive(seed, "self-rewarding", step=stage))
+    actor, data, how = job.actor, job.data, job.recipe
+    own = as_seed(seeds.derive(job.seed, "self-rewarding", step=stage))
     meter, figures, found = Meter(), dict[str, float](), None
-    if stage == 1 and examples:
-        told = sft.train(actor, examples, how.fit, seed=own, meter=meter)
-        figures = {"examples": float(told.pairs), "loss": float(told.log[-1]["loss"])}
+    if stage == 1 and data.examples:
+        fitted = sft.train(actor, data.examples, how.fit, seed=own, meter=meter)
+        figures = {"examples": float(fitted.pairs), "loss": float(fitted.log[-1]["loss"])}
     elif stage > 1:
         with meter:
-            order = asking.drawn(len(prompts), how.prompts, seed, first=(stage - 2) * how.prompts)
-            asked = [prompts[i] for i in order]
-            found = judged(actor, asked, how, seed=own, judge=judge, meter=meter)
+            first = (stage - 2) * how.prompts
+            order = asking.draw_order(len(data.prompts), how.prompts, job.seed, first=first)
+            prompts = [data.prompts[i] for i in order]
+            found = judge_candidates(actor, prompts, how, seed=own, judge=data.judge, meter=meter)
         _demand_pairs(found, stage)
-        told = dpo.train(actor, found.pairs, how.dpo, seed=own, meter=meter)
-        figures = {**found.figures, "loss": float(told.log[-1]["loss"])}
+        fitted = dpo.train(actor, Preferences(found.pairs), how.dpo, seed=own, meter=meter)
+        figures = {**found.figures, "loss": float(fitted.log[-1]["loss"])}
     cost = meter.cost()
     record = {
         "settings": settings,
@@ -221,7 +232,7 @@ def _made(
         "seconds": cost.seconds,
         "theta_sha256": actor.digest(),
     }
-    _write(actor, place, record, found)
+    _write(actor, folder, record, found)
     return record
 
 
@@ -240,28 +251,28 @@ def _demand_pairs(found: self_judging.Round, stage: int) -> None:
 
 
 def _write(
-    actor: Actor, place: Path, record: dict[str, Any], found: self_judging.Round | None
+    actor: Actor, folder: Path, record: dict[str, Any], found: self_judging.Round | None
 ) -> None:
     """The folder of a model, whole or not at all."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with files.written_whole(place) as draft:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with files.written_whole(folder) as draft:
         actor.save_adapter(draft)
         if found is not None:
             preference_files.write(draft / "pairs.jsonl", found.pairs)
             with (draft / "judged.jsonl").open("x", encoding="utf-8") as file:
                 for one in found.judged:
-                    told = {
+                    line = {
                         "prompt": [list(turn) for turn in one.prompt.turns],
                         "completions": [answer.text for answer in one.answers],
                         "points": list(one.points),
                         "said": [list(texts) for texts in one.said],
                     }
-                    file.write(json.dumps(told, ensure_ascii=False) + "\n")
+                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
         text = json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False)
         (draft / RECORD).write_text(text + "\n", encoding="utf-8")
 
 
-def _taken(actor: Actor, place: Path, settings: dict[str, Any]) -> dict[str, Any]:
+def _load(actor: Actor, folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """The record of a model that is there already; the actor is put at its weights.
 
     Raises:
@@ -269,44 +280,38 @@ def _taken(actor: Actor, place: Path, settings: dict[str, Any]) -> dict[str, Any
         StorageError: the folder is not whole.
     """
     try:
-        record: dict[str, Any] = json.loads((place / RECORD).read_text(encoding="utf-8"))
+        record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         before, digest = record["settings"], record["theta_sha256"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StorageError(
-            f"{place} is no finished model of {METHOD} ({error}); remove it or choose another "
+            f"{folder} is no finished model of {METHOD} ({error}); remove it or choose another "
             "folder"
         ) from None
     differ = [name for name in settings if before.get(name) != settings[name]]
     if differ:
         raise UsageError(
-            f"{place} was made with other settings ({', '.join(differ)}); choose another folder"
+            f"{folder} was made with other settings ({', '.join(differ)}); choose another folder"
         )
-    actor.policy.place(adapter_files.factors(bases.read_adapter(place), actor.sites))
+    actor.policy.place(adapter_files.factors(bases.read_adapter(folder), actor.sites))
     if actor.digest() != digest:
-        raise StorageError(f"{place}: the adapter is not the recorded one; remove the folder")
+        raise StorageError(f"{folder}: the adapter is not the recorded one; remove the folder")
     return record
 
 
-def _settings(
-    actor: Actor,
-    prompts: Sequence[Prompt],
-    how: Recipe,
-    seed: int,
-    examples: Sequence[tuple[Prompt, Answer]],
-    other: bool,
-) -> dict[str, Any]:
+def _describe(job: _Job) -> dict[str, Any]:
     """What all models of a folder share, as plain JSON; the number of models may grow."""
-    listed = [[prompt.turns, answer.text, answer.end] for prompt, answer in examples]
+    actor, data = job.actor, job.data
+    examples = [[prompt.turns, answer.text, answer.end] for prompt, answer in data.examples]
     made = {
         "base": [actor.loaded.sha256, actor.loaded.dtype, actor.loaded.quantization],
         "sites": [asdict(site) for site in actor.sites],
         "sampling": asdict(actor.policy.asking.sampling),
         "M0": actor.digest(),
-        "prompts": _sha256([prompt.turns for prompt in prompts]),
-        "examples": _sha256(listed) if listed else None,
-        "judge": "given" if other else "the model itself",
-        "recipe": {k: v for k, v in asdict(how).items() if k != "models"},
-        "seed": seed,
+        "prompts": _sha256([prompt.turns for prompt in data.prompts]),
+        "examples": _sha256(examples) if examples else None,
+        "judge": "the model itself" if data.judge is None else "given",
+        "recipe": {k: v for k, v in asdict(job.recipe).items() if k != "models"},
+        "seed": job.seed,
     }
     plain: dict[str, Any] = json.loads(json.dumps(made))
     return plain

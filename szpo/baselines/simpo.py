@@ -7,15 +7,14 @@ The reward is the mean log-probability per token; no reference policy, and a mar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from szpo.baselines import trainer
 from szpo.baselines.actor import Actor
 from szpo.baselines.costs import Meter, OnStep, Trained, silent
+from szpo.baselines.questions import Preferences
 from szpo.baselines.recipes import Positive, Weight, recipe
 from szpo.baselines.validation import demand_pairs, left_out, remarks, risen
-from szpo.data.pairs import Pair
 
 METHOD = "simpo"
 
@@ -32,23 +31,22 @@ class Recipe(trainer.Fitting):
 
 def train(
     actor: Actor,
-    pairs: Sequence[Pair],
+    data: Preferences,
     recipe: Recipe | None = None,
     *,
     seed: int,
     on_step: OnStep = silent,
-    ties: int = 0,
     meter: Meter | None = None,
 ) -> Trained:
     """SimPO on these pairs; arguments and errors as in `szpo.baselines.dpo.train`."""
-    demand_pairs(pairs, ties, METHOD)
+    demand_pairs(data, METHOD)
     trainer.demand_trl(METHOD)
     how = recipe or Recipe()
     listener = trainer.Listener(METHOD, meter or Meter(), on_step)
     limit = trainer.length(actor.loaded, how.max_length)
     rows = [
         {"prompt": "", "chosen": "", "rejected": "", **_tokens(row, limit)}
-        for row in trainer.token_rows(actor.loaded, pairs, limit, METHOD)
+        for row in trainer.token_rows(actor.loaded, data.pairs, limit, METHOD)
     ]
     with trainer.workplace() as folder, actor.training() as model:
         from datasets import Dataset
@@ -76,8 +74,8 @@ def train(
         )
         trainer.fit(made, listener, model.get_base_model(), actor.sites, start)
     cost = listener.meter.cost()
-    remark = remarks(left_out(len(rows), len(pairs)), risen(listener.log))
-    return Trained(cost, tuple(listener.log), len(rows), ties, remark)
+    remark = remarks(left_out(len(rows), len(data.pairs)), risen(listener.log))
+    return Trained(cost, tuple(listener.log), len(rows), data.ties, remark)
 
 
 def _tokens(row: dict[str, list[int]], limit: int) -> dict[str, list[int]]:

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from szpo.data.pairs import Pair
+from szpo.baselines.questions import Preferences
 from szpo.errors import LogitsError, RunError, UsageError
 from szpo.generation.sampling import Sampling
 
@@ -138,16 +138,17 @@ def _end(log: Sequence[Mapping[str, float]], name: str) -> float:
     return sum(last) / max(1, len(last))
 
 
-def demand_pairs(pairs: Sequence[Pair], ties: int, method: str) -> None:
+def demand_pairs(data: Preferences, method: str) -> None:
     """Refuse to learn from nothing.
 
     Raises:
         RunError: there is no pair; says whether that is because everything was a tie.
     """
-    if not pairs:
+    if not data.pairs:
         why = (
-            f"all {ties} answers were ties or skips; ask a panel that can tell the answers apart"
-            if ties
+            f"all {data.ties} answers were ties or skips; ask a panel that can tell the answers "
+            "apart"
+            if data.ties
             else "there is no vote to learn from; give a ledger or a file with votes"
         )
         raise RunError(f"{method}: no pair to learn from: {why}")

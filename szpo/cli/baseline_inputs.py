@@ -16,7 +16,7 @@ from szpo.errors import UsageError
 if TYPE_CHECKING:
     from szpo.baselines.actor import Actor
     from szpo.baselines.costs import Meter
-    from szpo.baselines.questions import Asked, Score
+    from szpo.baselines.questions import Preferences, Score
     from szpo.baselines.registry import Ground
     from szpo.config.schema import Config
     from szpo.runs.assemble import Parts
@@ -171,7 +171,7 @@ def _of_run(wish: Wish, name: str, folder: Path) -> Ground:
     from szpo.baselines import registry
     from szpo.baselines.asking import JudgesAsk
     from szpo.baselines.ledger_pairs import recorded
-    from szpo.baselines.questions import Asked
+    from szpo.baselines.questions import Preferences
     from szpo.baselines.validation import demand_pairs
     from szpo.ledger.database import Ledger
     from szpo.runs import assemble
@@ -179,17 +179,18 @@ def _of_run(wish: Wish, name: str, folder: Path) -> Ground:
     path = run_paths.find(name, folder)
     with Ledger.open(path) as ledger:
         found = recorded(ledger)
+        data = Preferences(found.pairs, found.ties)
         if wish.reads_votes:
-            demand_pairs(found.pairs, found.ties, wish.method)
+            demand_pairs(data, wish.method)
         asks = wish.method == "iterative-dpo"
         parts = assemble.reopen(ledger, until=0, panel=asks, say=console.complain)
     actor = _actor(parts)
     prompts = parts.prompts.train or tuple(dict.fromkeys(p.prompt for p in found.pairs))
 
-    def votes(meter: Meter) -> Asked:
+    def votes(meter: Meter) -> Preferences:
         meter.votes += found.cost.votes
         meter.answers_read += found.cost.answers_read
-        return Asked(found.pairs, found.ties)
+        return data
 
     ask = JudgesAsk(tuple(parts.panel.judges)) if parts.panel is not None else None
     return registry.Ground(actor, tuple(prompts), votes, ask, rows=parts.config.optimizer.rows)
@@ -198,7 +199,7 @@ def _of_run(wish: Wish, name: str, folder: Path) -> Ground:
 def _fresh(wish: Wish, recipe: Any, seed: int) -> Ground:
     """A model by settings, and their panel, fitted to questions of as many rows as are asked."""
     from szpo.baselines import registry
-    from szpo.baselines.asking import JudgesAsk, question
+    from szpo.baselines.asking import JudgesAsk, Survey, ask_round
     from szpo.runs import assemble
 
     rows = wish.rows or getattr(recipe, "rows", None) or 1
@@ -208,12 +209,12 @@ def _fresh(wish: Wish, recipe: Any, seed: int) -> Ground:
         raise UsageError("people answer in a run; take its votes with --run")
     actor, ask = _actor(parts), JudgesAsk(tuple(parts.panel.judges))
     prompts = tuple(parts.prompts.train)
-    size = None if rows == 1 else rows
+    survey = Survey(prompts, ask, wish.votes or VOTES, None if rows == 1 else rows, seed)
 
-    def asked(meter: Meter) -> Asked:
-        return question(actor, prompts, ask, wish.votes or VOTES, size, meter, seed)
+    def votes(meter: Meter) -> Preferences:
+        return ask_round(survey, actor, meter)
 
-    return registry.Ground(actor, prompts, asked, ask, rows=rows)
+    return registry.Ground(actor, prompts, votes, ask, rows=rows)
 
 
 def _actor(parts: Parts) -> Actor:
@@ -230,7 +231,7 @@ def _of_settings(wish: Wish, recipe: Any, seed: int) -> Ground:
     """A model by settings, with the pairs of a file, or without votes."""
     from szpo.baselines import notebook_dpo, registry
     from szpo.baselines.actor import Actor
-    from szpo.baselines.questions import Asked
+    from szpo.baselines.questions import Preferences
     from szpo.baselines.validation import demand_pairs
     from szpo.data import preference_files
     from szpo.policies import language_model
@@ -241,10 +242,10 @@ def _of_settings(wish: Wish, recipe: Any, seed: int) -> Ground:
             wish.pairs, wish.kind or "trl", first=wish.first, skip_bad=wish.skip_bad
         )
         name_bad(read)
-        if wish.reads_votes:
-            demand_pairs(read.pairs, read.ties, wish.method)
+    given = Preferences(() if read is None else read.pairs, 0 if read is None else read.ties)
+    if read is not None and wish.reads_votes:
+        demand_pairs(given, wish.method)
     config = _settings(wish)
-    given = Asked(() if read is None else read.pairs, 0 if read is None else read.ties)
     asked = _answered(wish, recipe, config, tuple(dict.fromkeys(p.prompt for p in given.pairs)))
     lora = notebook_dpo.lora() if wish.method == "notebook-dpo" else None
     plain = language_model.plain(config, console.complain, lora)

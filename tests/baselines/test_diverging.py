@@ -10,6 +10,7 @@ import pytest
 
 from szpo.baselines import dpo, grpo, ppo, reward_model, rloo, simpo, validation
 from szpo.baselines.actor import Actor
+from szpo.baselines.questions import Preferences, Task
 from szpo.errors import RunError
 from szpo.types import Answer, Prompt, Verdict
 from tests.support.baseline_actors import (
@@ -41,14 +42,16 @@ class Lengthy(Cheerful):
 def grouped(method: Any) -> Callable[[Actor, float, int], Any]:
     def train(actor: Actor, rate: float, steps: int) -> Any:
         how = method.Recipe(steps=steps, prompts=4, samples=4, learning_rate=rate)
-        return method.train(actor, PROMPTS, length, how, seed=0)
+        return method.train(actor, Task(PROMPTS, length), how, seed=0)
 
     return train
 
 
 def of_pairs(method: Any) -> Callable[[Actor, float, int], Any]:
     def train(actor: Actor, rate: float, steps: int) -> Any:
-        return method.train(actor, pairs(), method.Recipe(steps=steps, learning_rate=rate), seed=0)
+        return method.train(
+            actor, Preferences(pairs()), method.Recipe(steps=steps, learning_rate=rate), seed=0
+        )
 
     return train
 
@@ -60,12 +63,12 @@ def in_rounds(actor: Actor, rate: float, steps: int) -> Any:
 
 def clipped(actor: Actor, rate: float, steps: int) -> Any:
     how = ppo.Recipe(steps=steps, prompts=4, samples=4, epochs=1, minibatches=1, rate=rate)
-    return ppo.train(actor, PROMPTS, length, how, seed=0)
+    return ppo.train(actor, Task(PROMPTS, length), how, seed=0)
 
 
 def rewarded(actor: Actor, rate: float, steps: int) -> Any:
     how = reward_model.Recipe(steps=steps, learning_rate=rate)
-    return reward_model.train(actor.loaded, pairs(), how, seed=0)
+    return reward_model.train(actor.loaded, Preferences(pairs()), how, seed=0)
 
 
 METHODS: dict[str, Callable[[Actor, float, int], Any]] = {
@@ -121,11 +124,14 @@ def test_so_does_iterative_dpo_between_its_rounds(monkeypatch: pytest.MonkeyPatc
 def test_a_loss_that_ends_far_above_its_start_is_remarked_on() -> None:
     """Margins times β = 5 of a policy thrown about: many nats where ln 2 was."""
     wild = dpo.Recipe(beta=5.0, steps=10, learning_rate=10.0)
-    told = dpo.train(diary_actor(), diary_pairs(diary_actor()), wild, seed=1)
+    told = dpo.train(diary_actor(), Preferences(diary_pairs(diary_actor())), wild, seed=1)
     assert told.log[-1]["loss"] > 2 * math.log(2)
     assert told.remark.startswith("the loss rose from 0.69 to ")
     mild = dpo.Recipe(steps=10, learning_rate=1e-3)
-    assert dpo.train(diary_actor(), diary_pairs(diary_actor()), mild, seed=1).remark == ""
+    assert (
+        dpo.train(diary_actor(), Preferences(diary_pairs(diary_actor())), mild, seed=1).remark
+        == ""
+    )
 
 
 def test_the_end_of_a_loss_is_the_mean_of_its_last_tenth() -> None:
@@ -140,7 +146,7 @@ def test_a_policy_far_from_its_start_is_remarked_on(method: str) -> None:
     def after(rate: float) -> Any:
         kind = {"grpo": grpo, "rloo": rloo}[method]
         how = kind.Recipe(steps=5, prompts=4, samples=4, learning_rate=rate)
-        return kind.train(diary_actor(), DIARY, length, how, seed=1)
+        return kind.train(diary_actor(), Task(DIARY, length), how, seed=1)
 
     told = after(1.0)
     assert told.log[-1]["kl"] > validation.FAR

@@ -15,6 +15,7 @@ from torch.nn.functional import logsigmoid
 from szpo.baselines import dpo
 from szpo.baselines.actor import Actor
 from szpo.baselines.costs import Moment
+from szpo.baselines.questions import Preferences
 from szpo.data.pairs import Pair
 from szpo.errors import RunError
 from szpo.models.batched_lora import Deltas, attach_deltas
@@ -75,7 +76,7 @@ def loss_by_hand(
 
 def test_the_first_loss_is_ln_2() -> None:
     seen: list[Moment] = []
-    dpo.train(tiny_actor(), pairs()[:4], ONE, seed=0, on_step=seen.append)
+    dpo.train(tiny_actor(), Preferences(pairs()[:4]), ONE, seed=0, on_step=seen.append)
     assert seen[0].figures["loss"] == pytest.approx(math.log(2), abs=1e-7)
 
 
@@ -87,7 +88,7 @@ def test_one_step_is_that_of_a_hand_calculation() -> None:
     norm = math.sqrt(sum(float(g.square().sum()) for g in gradient.values()))
     seen: list[Moment] = []
     recipe = replace(ONE, optimizer="sgd", learning_rate=0.5)
-    dpo.train(actor, data, recipe, seed=0, on_step=seen.append)
+    dpo.train(actor, Preferences(data), recipe, seed=0, on_step=seen.append)
     assert expected != pytest.approx(math.log(2), abs=1e-3)
     assert seen[0].figures["loss"] == pytest.approx(expected, abs=1e-6)
     assert seen[0].figures["grad_norm"] == pytest.approx(norm, rel=1e-5)
@@ -102,7 +103,7 @@ def test_the_reference_is_the_start_or_the_present() -> None:
         actor = moved(tiny_actor())
         hand, _ = loss_by_hand(actor, pairs()[:4], beta=0.1)
         recipe = replace(ONE, reference=reference)
-        log = dpo.train(actor, pairs()[:4], recipe, seed=0).log
+        log = dpo.train(actor, Preferences(pairs()[:4]), recipe, seed=0).log
         assert log[0]["loss"] == pytest.approx(expected or hand, abs=1e-6)
 
 
@@ -110,13 +111,13 @@ def test_it_learns_what_is_preferred_and_twice_the_same() -> None:
     recipe = dpo.Recipe(steps=20, batch=16, learning_rate=1e-2)
     actor, again = diary_actor(), diary_actor()
     before, data = mean_mood(actor), diary_pairs(actor)
-    log = dpo.train(actor, data, recipe, seed=3).log
+    log = dpo.train(actor, Preferences(data), recipe, seed=3).log
     losses = [figures["loss"] for figures in log]
     assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:2])
     assert mean_mood(actor) > before + 0.3
     torch.manual_seed(12345)  # chance outside must not matter
     state = torch.random.get_rng_state()
-    dpo.train(again, data, recipe, seed=3)
+    dpo.train(again, Preferences(data), recipe, seed=3)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert again.digest() == actor.digest()
 
@@ -179,7 +180,7 @@ def test_a_panel_that_always_ties_is_one_line() -> None:
     with pytest.raises(RunError, match=r"all \d+ answers were ties or skips"):
         dpo.iterative(tiny_actor(), PROMPTS, Undecided(), plan, seed=0)
     with pytest.raises(RunError, match="no vote to learn from"):
-        dpo.train(tiny_actor(), [], seed=0)
+        dpo.train(tiny_actor(), Preferences([]), seed=0)
 
 
 def test_a_run_that_diverges_is_one_line_and_changes_nothing() -> None:
@@ -187,7 +188,7 @@ def test_a_run_that_diverges_is_one_line_and_changes_nothing() -> None:
     before = actor.digest()
     recipe = dpo.Recipe(steps=20, learning_rate=1e30)
     with pytest.raises(RunError, match=r"dpo: .* at step \d+: training diverged; lower the"):
-        dpo.train(actor, pairs(), recipe, seed=0)
+        dpo.train(actor, Preferences(pairs()), recipe, seed=0)
     assert actor.digest() == before
 
 
@@ -196,7 +197,7 @@ def test_an_adapter_on_the_lm_head_is_trained_like_any_other() -> None:
     data = pairs()[:4]
     expected, gradient = loss_by_hand(actor, data, beta=0.1)
     before = {n: v.copy() for n, v in actor.theta().items()}
-    log = dpo.train(actor, data, replace(ONE, optimizer="sgd"), seed=0).log
+    log = dpo.train(actor, Preferences(data), replace(ONE, optimizer="sgd"), seed=0).log
     assert log[0]["loss"] == pytest.approx(expected, abs=1e-6)
     norm = math.sqrt(sum(float(g.square().sum()) for g in gradient.values()))
     cut = 1e-3 * min(1.0, 1.0 / (norm + 1e-6))

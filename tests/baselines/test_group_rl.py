@@ -10,6 +10,7 @@ import torch
 
 from szpo.baselines import group_rl, grpo, rloo
 from szpo.baselines.actor import Actor
+from szpo.baselines.questions import Task
 from szpo.errors import RunError, UsageError
 from szpo.generation.sampling import Sampling
 from szpo.types import Answer, Prompt
@@ -38,7 +39,7 @@ def advantages(
 ) -> list[float]:
     """What the trainer makes of one group of answers with these rewards."""
     seen: list[torch.Tensor] = []
-    drawing = group_rl._drawing
+    drawing = group_rl._sampling_class
 
     def watched(kind: Any, *rest: Any) -> Any:
         class Watched(drawing(kind, *rest)):  # type: ignore[misc]
@@ -49,9 +50,9 @@ def advantages(
 
         return Watched
 
-    monkeypatch.setattr(group_rl, "_drawing", watched)
+    monkeypatch.setattr(group_rl, "_sampling_class", watched)
     recipe = METHODS[method].Recipe(steps=1, prompts=1, samples=len(rewards), **settings)
-    METHODS[method].train(tiny_actor(), PROMPTS[:1], lambda p, a: rewards, recipe, seed=0)
+    METHODS[method].train(tiny_actor(), Task(PROMPTS[:1], lambda p, a: rewards), recipe, seed=0)
     return [float(x) for x in seen[0]]
 
 
@@ -78,7 +79,7 @@ def test_it_learns_a_verifiers_taste(method: str) -> None:
     )  # fmt: skip
     actor = diary_actor()
     before = mean_mood(actor)
-    done = train(actor, DIARY, cheerful, recipe, seed=3)
+    done = train(actor, Task(DIARY, cheerful), recipe, seed=3)
     assert mean_mood(actor) > before + 0.2
     assert len(done.log) == 7
     assert done.cost.votes == done.cost.answers_read == 0
@@ -93,7 +94,10 @@ def test_the_same_seed_twice_is_the_same_adapter(method: str) -> None:
     def tuned(seed: int) -> str:
         actor = tiny_actor()
         METHODS[method].train(
-            actor, PROMPTS, lambda p, a: [float(len(x.text) % 3) for x in a], recipe, seed=seed
+            actor,
+            Task(PROMPTS, lambda p, a: [float(len(x.text) % 3) for x in a]),
+            recipe,
+            seed=seed,
         )
         return actor.digest()
 
@@ -104,7 +108,7 @@ def test_the_same_seed_twice_is_the_same_adapter(method: str) -> None:
 def test_kl_is_to_the_start_also_where_training_goes_on(method: str) -> None:
     actor = moved(tiny_actor(), 0.2)
     recipe = METHODS[method].Recipe(steps=1, prompts=2, samples=2)
-    done = METHODS[method].train(actor, PROMPTS, lambda p, a: [1.0, 0.0] * 2, recipe, seed=0)
+    done = METHODS[method].train(actor, Task(PROMPTS, lambda p, a: [1.0, 0.0] * 2), recipe, seed=0)
     assert abs(done.log[0]["kl"]) > 1e-3
 
 
@@ -133,7 +137,9 @@ def test_truncated_sampling_is_refused_as_trl_reads_the_whole_distribution(
         loaded("llama"), lora("q_proj"), sampling=Sampling(max_new_tokens=6, **sampling)
     )
     with pytest.raises(UsageError, match=f"{method}: .* set top_p 1, top_k 0 and a temperature"):
-        METHODS[method].train(actor, PROMPTS, cheerful, METHODS[method].Recipe(steps=1), seed=0)
+        METHODS[method].train(
+            actor, Task(PROMPTS, cheerful), METHODS[method].Recipe(steps=1), seed=0
+        )
 
 
 def test_bad_rewards_and_no_prompts_are_one_line() -> None:
@@ -141,7 +147,7 @@ def test_bad_rewards_and_no_prompts_are_one_line() -> None:
     actor = tiny_actor()
     before = actor.digest()
     with pytest.raises(RunError, match="grpo: a reward is not finite"):
-        grpo.train(actor, PROMPTS, lambda p, a: [float("nan")] * 2, recipe, seed=0)
+        grpo.train(actor, Task(PROMPTS, lambda p, a: [float("nan")] * 2), recipe, seed=0)
     with pytest.raises(UsageError, match="grpo: no prompts"):
-        grpo.train(actor, [], cheerful, recipe, seed=0)
+        grpo.train(actor, Task([], cheerful), recipe, seed=0)
     assert actor.digest() == before

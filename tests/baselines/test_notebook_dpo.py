@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig
 
 from szpo.baselines import dpo, grpo, notebook_dpo, reward_model, rloo, sft, simpo
 from szpo.baselines.actor import Actor
+from szpo.baselines.questions import Preferences, Task
 from szpo.models import loading
 from szpo.models.loading import Loaded
 from tests.support.baseline_actors import PROMPTS, SHORT, pairs, tiny_actor
@@ -92,7 +93,7 @@ def test_its_steps_run_on_a_4_bit_base_and_move_the_head_too(four_bit: Loaded) -
     actor = Actor.fresh(four_bit, notebook_dpo.lora(r=4, lora_alpha=8), sampling=SHORT, seed=1)
     actor.sample(PROMPTS[:1], seed=0)  # packs the weights on some CPUs, see szpo/models/loading.py
     recipe = replace(notebook_dpo.RECIPE, steps=2)
-    log = dpo.train(actor, pairs()[:8], recipe, seed=0).log
+    log = dpo.train(actor, Preferences(pairs()[:8]), recipe, seed=0).log
     assert log[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert len(log) == 2
     moved = {n: np.abs(v - actor.start()[n]).max() for n, v in actor.theta().items()}
@@ -116,10 +117,12 @@ def test_adapters_stay_fp32_on_a_4_bit_base(
 
     match method:
         case "dpo":
-            dpo.train(actor, pairs()[:4], dpo.Recipe(steps=2, batch=4, learning_rate=small),
+            dpo.train(actor, Preferences(pairs()[:4]),
+                      dpo.Recipe(steps=2, batch=4, learning_rate=small),
                       seed=0, on_step=look)  # fmt: skip
         case "simpo":
-            simpo.train(actor, pairs()[:4], simpo.Recipe(steps=2, batch=4, learning_rate=small),
+            simpo.train(actor, Preferences(pairs()[:4]),
+                        simpo.Recipe(steps=2, batch=4, learning_rate=small),
                         seed=0, on_step=look)  # fmt: skip
         case "sft":
             examples = [(pair.prompt, pair.chosen) for pair in pairs()[:4]]
@@ -128,7 +131,7 @@ def test_adapters_stay_fp32_on_a_4_bit_base(
         case _:
             kind: Any = grpo if method == "grpo" else rloo
             prompts = [pair.prompt for pair in pairs()[:2]]
-            kind.train(actor, prompts, lambda p, a: [float(i % 2) for i in range(len(a))],
+            kind.train(actor, Task(prompts, lambda p, a: [float(i % 2) for i in range(len(a))]),
                        kind.Recipe(steps=2, prompts=2, samples=2, learning_rate=small),
                        seed=0, on_step=look)  # fmt: skip
     assert seen == {torch.float32}
@@ -138,7 +141,7 @@ def test_adapters_stay_fp32_on_a_4_bit_base(
 
 def test_a_reward_model_stays_fp32_on_a_4_bit_base(four_bit: Loaded) -> None:
     recipe = reward_model.Recipe(steps=2, batch=4, rank=2, learning_rate=1e-7)
-    model, trained = reward_model.train(four_bit, pairs()[:4], recipe, seed=0)
+    model, trained = reward_model.train(four_bit, Preferences(pairs()[:4]), recipe, seed=0)
     assert trained.log[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert 0 < np.abs(model.head).max() < 5e-7
     again = model([pairs()[0].prompt], [pairs()[0].chosen])

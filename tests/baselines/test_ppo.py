@@ -14,7 +14,7 @@ from peft import LoraConfig
 from szpo.baselines import ppo
 from szpo.baselines.actor import Actor
 from szpo.baselines.costs import Meter, Moment
-from szpo.baselines.questions import Score
+from szpo.baselines.questions import Score, Task
 from szpo.errors import RunError, UsageError
 from szpo.generation.sampling import Sampling
 from szpo.metrics import words
@@ -100,7 +100,7 @@ def test_each_token_learns_from_its_own_answer() -> None:
 def test_first_update_of_every_step_has_ratio_one_and_the_start_has_no_penalty() -> None:
     told: list[Moment] = []
     how = replace(SHORT, minibatches=1, epochs=3, steps=3)
-    ppo.train(moved(), PROMPTS, length, how, seed=4, on_step=told.append)
+    ppo.train(moved(), Task(PROMPTS, length), how, seed=4, on_step=told.append)
     for moment in told:
         assert moment.figures["first_ratio_gap"] == 0.0
         assert moment.figures["ratio_gap"] > 1e-4  # the later epochs, whose policy has moved
@@ -115,7 +115,7 @@ def test_the_same_seed_gives_the_same_weights() -> None:
     for seed in (5, 5, 6):
         trained = actor()
         before = trained.digest()
-        logs.append(ppo.train(trained, PROMPTS, length, SHORT, seed=seed).log)
+        logs.append(ppo.train(trained, Task(PROMPTS, length), SHORT, seed=seed).log)
         digests.append(trained.digest())
         assert trained.digest() != before
     assert digests[0] == digests[1] != digests[2]
@@ -130,7 +130,7 @@ def test_prompts_come_in_permutations() -> None:
 
 def test_costs_go_on_from_what_was_spent_before() -> None:
     meter = Meter(votes=40, answers_read=80, tokens_generated=1000)
-    found = ppo.train(actor(), PROMPTS, length, SHORT, seed=1, meter=meter)
+    found = ppo.train(actor(), Task(PROMPTS, length), SHORT, seed=1, meter=meter)
     assert (found.cost.votes, found.cost.answers_read) == (40, 80)
     # Two steps of six answers, 1 to 6 tokens each.
     assert 1000 + 12 <= found.cost.tokens_generated <= 1000 + 72
@@ -151,7 +151,7 @@ def test_a_diverging_run_stops_with_one_line_and_leaves_the_actor_alone(
 ) -> None:
     before = tiny.digest()
     with pytest.raises(RunError) as caught:
-        ppo.train(tiny, PROMPTS, score, replace(SHORT, rate=rate), seed=2)
+        ppo.train(tiny, Task(PROMPTS, score), replace(SHORT, rate=rate), seed=2)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
     assert tiny.digest() == before
@@ -161,11 +161,11 @@ def test_a_diverging_run_stops_with_one_line_and_leaves_the_actor_alone(
 def test_what_cannot_be_trained_is_refused() -> None:
     for sampling in (Sampling(top_p=0.9), Sampling(top_k=5), Sampling(temperature=0)):
         with pytest.raises(UsageError, match="set top_p 1, top_k 0 and a temperature above 0"):
-            ppo.train(actor(sampling), PROMPTS, length, SHORT, seed=0)
+            ppo.train(actor(sampling), Task(PROMPTS, length), SHORT, seed=0)
     with pytest.raises(UsageError, match="no prompts"):
-        ppo.train(actor(), [], length, SHORT, seed=0)
+        ppo.train(actor(), Task([], length), SHORT, seed=0)
     with pytest.raises(UsageError, match="gave 1 numbers for 6 answers"):
-        ppo.train(actor(), PROMPTS, lambda p, a: [1.0], SHORT, seed=0)
+        ppo.train(actor(), Task(PROMPTS, lambda p, a: [1.0]), SHORT, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_a_verifier_is_learned_from_on_the_tiny_model(tiny: Actor) -> None:
         rows = tiny.sample(heldout, 2, seed=9, base=start)
         return float(np.mean([cheerful([], row) for row in rows]))
 
-    ppo.train(tiny, asked, cheerful, ppo.Recipe(steps=12, rate=1e-2, epochs=3), seed=3)
+    ppo.train(tiny, Task(asked, cheerful), ppo.Recipe(steps=12, rate=1e-2, epochs=3), seed=3)
     before, after = rate(True), rate(False)
     assert 0.25 < before < 0.6
     # 160 answers: .2 is five standard errors of a difference of paired shares.

@@ -12,6 +12,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from szpo.baselines import reward_model
+from szpo.baselines.questions import Preferences
 from szpo.baselines.reward_model import Recipe
 from szpo.errors import RunError, UsageError
 from szpo.types import Answer
@@ -27,7 +28,7 @@ def test_equal_rewards_cost_ln_2_and_the_base_model_comes_out_unchanged(name: st
     base = loaded(name)
     types = [type(module) for module in base.model.modules()]
     recipe = Recipe(steps=1, batch=4, rank=2)
-    model, trained = reward_model.train(base, pairs()[:4], recipe, seed=0)
+    model, trained = reward_model.train(base, Preferences(pairs()[:4]), recipe, seed=0)
     assert trained.log[0]["loss"] == pytest.approx(math.log(2), abs=1e-7)
     assert np.abs(model.head).max() > 0
     assert [type(module) for module in base.model.modules()] == types
@@ -35,8 +36,8 @@ def test_equal_rewards_cost_ln_2_and_the_base_model_comes_out_unchanged(name: st
 
 def test_it_learns_what_is_preferred_and_twice_the_same() -> None:
     base = loaded("llama")
-    model, trained = reward_model.train(base, pairs()[:12], FAST, seed=2)
-    again, _ = reward_model.train(loaded("llama"), pairs()[:12], FAST, seed=2)
+    model, trained = reward_model.train(base, Preferences(pairs()[:12]), FAST, seed=2)
+    again, _ = reward_model.train(loaded("llama"), Preferences(pairs()[:12]), FAST, seed=2)
     assert trained.log[-1]["loss"] < 0.3 < trained.log[0]["loss"]
     assert model.agreement(pairs()[12:]) == 1.0  # not seen in training
     assert model(PROMPTS[:1], [GOOD]) > model(PROMPTS[:1], [BAD])
@@ -47,8 +48,10 @@ def test_it_learns_what_is_preferred_and_twice_the_same() -> None:
 def test_what_it_says_is_what_was_trained_whatever_else_is_in_the_batch() -> None:
     base = loaded("llama")
     one = Recipe(steps=1, batch=1, rank=2, learning_rate=1e-2)
-    model, trained = reward_model.train(base, pairs()[:1], replace(one, steps=2), seed=0)
-    again, _ = reward_model.train(base, pairs()[:1], one, seed=0)
+    model, trained = reward_model.train(
+        base, Preferences(pairs()[:1]), replace(one, steps=2), seed=0
+    )
+    again, _ = reward_model.train(base, Preferences(pairs()[:1]), one, seed=0)
     pair = pairs()[0]
     seen = again([pair.prompt] * 3, [pair.chosen, pair.rejected, Answer("w7")])
     # The margin that TRL logs at the second step is that of the model after the first.
@@ -59,7 +62,7 @@ def test_what_it_says_is_what_was_trained_whatever_else_is_in_the_batch() -> Non
 
 def test_it_is_the_same_beside_an_actor_in_training() -> None:
     actor = tiny_actor()
-    model, _ = reward_model.train(actor.loaded, pairs()[:4], FAST, seed=2)
+    model, _ = reward_model.train(actor.loaded, Preferences(pairs()[:4]), FAST, seed=2)
     before = model(PROMPTS[:2], [GOOD, BAD])
     with actor.training() as peft:
         for parameter in peft.parameters():
@@ -70,7 +73,7 @@ def test_it_is_the_same_beside_an_actor_in_training() -> None:
 
 def test_it_comes_back_from_disk_and_knows_its_base(tmp_path: Path) -> None:
     base = loaded("llama")
-    model, _ = reward_model.train(base, pairs()[:4], FAST, seed=2)
+    model, _ = reward_model.train(base, Preferences(pairs()[:4]), FAST, seed=2)
     model.save(tmp_path)
     again = reward_model.load(tmp_path, base)
     assert again(PROMPTS[:2], [GOOD, BAD]) == model(PROMPTS[:2], [GOOD, BAD])
@@ -82,7 +85,7 @@ def test_it_comes_back_from_disk_and_knows_its_base(tmp_path: Path) -> None:
 
 def test_a_reward_model_that_lacks_a_tensor_is_told_in_a_line(tmp_path: Path) -> None:
     base = loaded("llama")
-    model, _ = reward_model.train(base, pairs()[:4], replace(FAST, steps=1), seed=2)
+    model, _ = reward_model.train(base, Preferences(pairs()[:4]), replace(FAST, steps=1), seed=2)
     model.save(tmp_path)
     path = tmp_path / "adapter_model.safetensors"
     tensors = load_file(path)
@@ -95,12 +98,12 @@ def test_a_reward_model_that_lacks_a_tensor_is_told_in_a_line(tmp_path: Path) ->
 
 def test_nothing_to_learn_from_is_one_line() -> None:
     with pytest.raises(RunError, match="all 7 answers were ties or skips"):
-        reward_model.train(loaded("llama"), [], seed=0, ties=7)
+        reward_model.train(loaded("llama"), Preferences([], ties=7), seed=0)
 
 
 def test_a_bf16_base_has_an_fp32_reward_model() -> None:
     base = loaded("llama", dtype=torch.bfloat16)
     recipe = Recipe(steps=1, batch=4, rank=2, learning_rate=1e-6)
-    model, _ = reward_model.train(base, pairs()[:4], recipe, seed=0)
+    model, _ = reward_model.train(base, Preferences(pairs()[:4]), recipe, seed=0)
     # A step of 1e-6 does not survive in bf16.
     assert 0 < np.abs(model.head).max() == pytest.approx(1e-6, rel=0.05)

@@ -17,6 +17,7 @@ from peft import LoraConfig
 from szpo.baselines import dpo, self_judging, self_rewarding, sft
 from szpo.baselines.actor import Actor
 from szpo.baselines.costs import Meter, Moment
+from szpo.baselines.self_rewarding import Material
 from szpo.data import preference_files
 from szpo.errors import RunError, StorageError, UsageError
 from szpo.generation.sampling import Sampling
@@ -122,7 +123,12 @@ def test_four_models_are_made_and_a_stopped_run_goes_on(tmp_path: Path) -> None:
     first = actor()
     start = first.digest()
     found = self_rewarding.train(
-        first, PROMPTS, tmp_path, SMALL, seed=3, judge=judge, on_step=told.append
+        first,
+        Material(PROMPTS, judge=judge),
+        SMALL,
+        folder=tmp_path,
+        seed=3,
+        on_step=told.append,
     )
     assert sorted(place.name for place in tmp_path.iterdir()) == ["M0", "M1", "M2", "M3"]
     records = [json.loads((tmp_path / f"M{i}" / "record.json").read_text()) for i in range(4)]
@@ -154,7 +160,9 @@ def test_four_models_are_made_and_a_stopped_run_goes_on(tmp_path: Path) -> None:
 
     shutil.rmtree(tmp_path / "M3")
     again, second = Scripted(), actor()
-    resumed = self_rewarding.train(second, PROMPTS, tmp_path, SMALL, seed=3, judge=again)
+    resumed = self_rewarding.train(
+        second, Material(PROMPTS, judge=again), SMALL, folder=tmp_path, seed=3
+    )
     assert second.digest() == digests[3]
     assert again.asked == 4 * 3  # only what was missing was judged
     assert resumed.cost.tokens_generated == found.cost.tokens_generated
@@ -163,24 +171,24 @@ def test_four_models_are_made_and_a_stopped_run_goes_on(tmp_path: Path) -> None:
 
 def test_models_of_other_settings_or_half_a_model_are_refused(tmp_path: Path) -> None:
     one = replace(SMALL, models=1)
-    self_rewarding.train(actor(), PROMPTS, tmp_path, one, seed=3)
+    self_rewarding.train(actor(), Material(PROMPTS), one, folder=tmp_path, seed=3)
     for change, name in (
         ({"seed": 4}, "seed"),
-        ({"prompts": PROMPTS[1:]}, "prompts"),
+        ({"data": Material(PROMPTS[1:])}, "prompts"),
         ({"recipe": replace(one, candidates=4)}, "recipe"),
     ):
-        given = {"prompts": PROMPTS, "recipe": one, "seed": 3} | change
+        given = {"data": Material(PROMPTS), "recipe": one, "seed": 3} | change
         with pytest.raises(UsageError, match=rf"M0 was made with other settings \({name}\)"):
             self_rewarding.train(actor(), folder=tmp_path, **given)  # type: ignore[arg-type]
     (tmp_path / "M1" / "record.json").unlink()
     with pytest.raises(StorageError, match="M1 is no finished model"):
-        self_rewarding.train(actor(), PROMPTS, tmp_path, one, seed=3)
+        self_rewarding.train(actor(), Material(PROMPTS), one, folder=tmp_path, seed=3)
 
 
 def test_a_judge_that_cannot_judge_is_told_so(tmp_path: Path) -> None:
     """The random model as its own judge never says a score."""
     with pytest.raises(RunError) as caught:
-        self_rewarding.train(actor(), PROMPTS, tmp_path, SMALL, seed=3)
+        self_rewarding.train(actor(), Material(PROMPTS), SMALL, folder=tmp_path, seed=3)
     assert "no pair for M2: 0% of 36 judgements had a score" in str(caught.value)
     assert sorted(place.name for place in tmp_path.iterdir()) == ["M0", "M1"]
 
@@ -188,7 +196,9 @@ def test_a_judge_that_cannot_judge_is_told_so(tmp_path: Path) -> None:
         return [[Answer("Score: 3")] * samples for _ in requests]
 
     with pytest.raises(RunError, match=r"100% of 36 judgements .* all 4 prompts were ties"):
-        self_rewarding.train(actor(), PROMPTS, tmp_path / "even", SMALL, seed=3, judge=even)
+        self_rewarding.train(
+            actor(), Material(PROMPTS, judge=even), SMALL, folder=tmp_path / "even", seed=3
+        )
 
 
 def test_examples_make_the_first_model(tmp_path: Path) -> None:
@@ -202,7 +212,7 @@ def test_examples_make_the_first_model(tmp_path: Path) -> None:
         return float(at.logprob_base(asked, answers).mean())
 
     before = likely()
-    told = self_rewarding.train(fitted, PROMPTS, tmp_path, how, seed=3, examples=examples)
+    told = self_rewarding.train(fitted, Material(PROMPTS, examples), how, folder=tmp_path, seed=3)
     assert likely() > before + 1.0
     assert told.log[1]["examples"] == 6
     # The loss is the mean over tokens of −log π of the answers alone.
@@ -215,6 +225,6 @@ def test_recipes_out_of_range_are_refused() -> None:
     with pytest.raises(UsageError, match="candidates must be at least 2"):
         self_rewarding.Recipe(candidates=1)
     with pytest.raises(UsageError, match="no prompts"):
-        self_rewarding.train(actor(), [], Path("nowhere"), SMALL, seed=0)
+        self_rewarding.train(actor(), Material([]), SMALL, folder=Path("nowhere"), seed=0)
     with pytest.raises(RunError, match="no example"):
         sft.train(actor(), [], seed=0)

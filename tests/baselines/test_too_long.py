@@ -10,6 +10,7 @@ import pytest
 
 from szpo.baselines import dpo, reward_model, sft, simpo
 from szpo.baselines.costs import Trained
+from szpo.baselines.questions import Preferences
 from szpo.data.pairs import Pair
 from szpo.errors import RunError
 from szpo.models.loading import encode
@@ -23,7 +24,9 @@ HOW = {"steps": 1, "batch": 4, "learning_rate": 1e-3}
 def of_pairs(method: Any) -> Callable[[Sequence[Pair], int], tuple[Trained, Any]]:
     def train(data: Sequence[Pair], limit: int) -> tuple[Trained, Any]:
         actor = tiny_actor()
-        done = method.train(actor, data, method.Recipe(**HOW, max_length=limit), seed=0)
+        done = method.train(
+            actor, Preferences(data), method.Recipe(**HOW, max_length=limit), seed=0
+        )
         return done, actor.theta()
 
     return train
@@ -31,7 +34,7 @@ def of_pairs(method: Any) -> Callable[[Sequence[Pair], int], tuple[Trained, Any]
 
 def of_rewards(data: Sequence[Pair], limit: int) -> tuple[Trained, Any]:
     recipe = reward_model.Recipe(**HOW, rank=2, max_length=limit)
-    model, done = reward_model.train(tiny_actor().loaded, data, recipe, seed=0)
+    model, done = reward_model.train(tiny_actor().loaded, Preferences(data), recipe, seed=0)
     return done, {**model.factors, "head": model.head}
 
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from szpo.baselines.asking import question
+from szpo.baselines.asking import JudgesAsk, Survey, ask_round
 from szpo.baselines.costs import Meter
 from szpo.baselines.reward_scaling import scaled
 from szpo.data.pairs import Pair
@@ -27,10 +27,10 @@ from szpo_simulators.compare import (
     measurements,
     plan,
     presets,
+    shared_setup,
     show,
     summary,
 )
-from szpo_simulators.compare.asking import PanelAsk
 from szpo_simulators.panels import panel as panels
 from szpo_simulators.rewards import heldout
 from szpo_simulators.study import Study
@@ -60,12 +60,13 @@ def ask_of(kind="bt70"):
     def one(rows):
         return panels.build(kind, reward="keyword:good", size=5, rows=rows, beta=1e6)
 
-    return PanelAsk(one(2), one(1))
+    return shared_setup.ask_panels(one(2), one(1))
 
 
 def gathered(*answers, votes, rows):
     meter = Meter()
-    found = question(Says(*answers), PROMPTS, ask_of(), votes, rows, meter, 0, purpose="compare")
+    survey = Survey(PROMPTS, ask_of(), votes, rows, 0, purpose="compare")
+    found = ask_round(survey, Says(*answers), meter)
     return found, meter
 
 
@@ -106,7 +107,7 @@ def test_the_panel_answers_in_turn_and_sees_either_side_equally_often():
             return "A"
 
     judges = tuple(Judge(i) for i in range(5))
-    ask = PanelAsk(panel, panels.Panel("x", "y", panel.raters, 1, judges))
+    ask = JudgesAsk(panel.judges, judges, shared_setup.alternate_sides)
     texts = [Answer("a"), Answer("b")]
     verdicts = ask.pairs(PROMPTS[:1] * 20, texts[:1] * 20, texts[1:] * 20, key=b"1")
     assert verdicts.count("plus") == verdicts.count("minus") == 10

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from szpo.baselines import dpo, ppo
-from szpo.baselines.questions import Asked
+from szpo.baselines.questions import Preferences
 from szpo.data.pairs import Pair
 from szpo.types import Answer
 from szpo_simulators.compare import cell, gradient, methods, plan, presets
@@ -108,19 +108,20 @@ def test_each_round_of_each_seed_has_draws_of_its_own(base, monkeypatch):
         def agreement(self, pairs):
             return len(pairs) / 8
 
-    def fit(loaded, pairs, recipe, *, seed, ties, meter):
-        given.append((seed, len(pairs), ties))
+    def fit(loaded, data, recipe, *, seed, meter):
+        given.append((seed, len(data.pairs), data.ties))
         return Learned(), None
 
-    def question(actor, prompts, ask, count, rows, meter, seed, i, *, purpose):
-        found = [Pair(p, Answer("bb"), Answer("a")) for p in prompts[: next(asked)]]
-        return Asked(tuple(found), ties=count - len(found))
+    def ask_round(survey, actor, meter, i):
+        found = [Pair(p, Answer("bb"), Answer("a")) for p in survey.prompts[: next(asked)]]
+        return Preferences(tuple(found), ties=survey.questions - len(found))
 
-    def follow(actor, prompts, score, recipe, *, seed, meter, on_step):
-        assert score(prompts[:1], [Answer("bb")]) != score(prompts[:1], [Answer("a")])
+    def follow(actor, task, recipe, *, seed, meter, on_step):
+        one = task.prompts[:1]
+        assert task.score(one, [Answer("bb")]) != task.score(one, [Answer("a")])
         assert seed == given[-1][0]
 
-    monkeypatch.setattr(gradient, "question", question)
+    monkeypatch.setattr(gradient, "ask_round", ask_round)
     monkeypatch.setattr(gradient.reward_model, "train", fit)
     monkeypatch.setitem(methods.ARMS, "rm+ppo", gradient.rewarded(follow, ppo.Recipe))
     found = []

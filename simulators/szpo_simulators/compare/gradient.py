@@ -13,8 +13,9 @@ from typing import Any, Final
 from szpo import seeds
 from szpo.baselines import dpo, reward_model
 from szpo.baselines.actor import Actor
-from szpo.baselines.asking import question
+from szpo.baselines.asking import Survey, ask_round
 from szpo.baselines.costs import Meter, Moment, OnStep
+from szpo.baselines.questions import Preferences, Task
 from szpo.baselines.reward_scaling import SCALED, scaled
 from szpo.data.pairs import Pair
 from szpo.errors import UsageError
@@ -60,6 +61,15 @@ def questions(asked: Mapping[str, Any]) -> tuple[int, int | None]:
     return asked["votes"], asked["D"]
 
 
+def survey(asked: Mapping[str, Any], rounds: int = 1) -> Survey:
+    """The questions of a cell, in equal rounds."""
+    votes, rows = questions(asked)
+    return Survey(
+        shared_setup.prompts(asked).train, shared_setup.ask(asked), votes // rounds, rows,
+        asked["seed"], purpose="compare",
+    )  # fmt: skip
+
+
 def noted(way: Course, actor: Actor, first: float = 0.0, share: float = 1.0) -> OnStep:
     """Notes the steps of a training that covers ``share`` of the way from ``first`` on."""
 
@@ -84,14 +94,11 @@ def offline(train: Callable[..., Any], kind: Any) -> Callable[..., dict[str, Any
         known(asked, kind)
         actor, meter = shared_setup.actor(asked), Meter()
         with meter:
-            found = question(
-                actor, shared_setup.prompts(asked).train, shared_setup.ask(asked),
-                *questions(asked), meter, asked["seed"], purpose="compare",
-            )  # fmt: skip
+            found = ask_round(survey(asked), actor, meter)
         way.still(spent(meter.cost()))
         train(
-            actor, found.pairs, recipe(kind, asked["settings"]), seed=asked["seed"],
-            on_step=noted(way, actor), ties=found.ties, meter=meter,
+            actor, found, recipe(kind, asked["settings"]), seed=asked["seed"],
+            on_step=noted(way, actor), meter=meter,
         )  # fmt: skip
         return {"pairs": len(found.pairs), "ties": found.ties}
 
@@ -127,19 +134,16 @@ def rewarded(train: Callable[..., Any], kind: Any) -> Callable[..., dict[str, An
     def arm(asked: Mapping[str, Any], way: Course) -> dict[str, Any]:
         known(asked, kind, more=REWARDED)
         settings, seed = asked["settings"], asked["seed"]
-        actor, meter, ask = shared_setup.actor(asked), Meter(), shared_setup.ask(asked)
-        prompts = shared_setup.prompts(asked).train
-        votes, rows = questions(asked)
+        actor, meter = shared_setup.actor(asked), Meter()
         rounds = int(settings.get("rounds", 1))
+        source = survey(asked, rounds)
         own = {name.removeprefix(OF_REWARD): value for name, value in settings.items()
                if name.startswith(OF_REWARD)}  # fmt: skip
         pairs: list[Pair] = []
         ties, agreed = 0, []
         for i in range(rounds):
             with meter:
-                found = question(
-                    actor, prompts, ask, votes // rounds, rows, meter, seed, i, purpose="compare"
-                )
+                found = ask_round(source, actor, meter, i)
             pairs, ties = [*pairs, *found.pairs], ties + found.ties
             recent = found.pairs or pairs  # a round may bring nothing but ties
             if i == 0:
@@ -147,8 +151,8 @@ def rewarded(train: Callable[..., Any], kind: Any) -> Callable[..., dict[str, An
             # Derived, as seed + 1 would give a round the draws of the next seed's run.
             own_seed = as_seed(seeds.derive(seed, "compare round", step=i))
             learned, _ = reward_model.train(
-                actor.loaded, pairs, recipe(reward_model.Recipe, own), seed=own_seed, ties=ties,
-                meter=meter,
+                actor.loaded, Preferences(pairs, ties), recipe(reward_model.Recipe, own),
+                seed=own_seed, meter=meter,
             )  # fmt: skip
             with way.instruments.aside():
                 agreed.append(learned.agreement(recent[:SCALED]))
@@ -156,8 +160,8 @@ def rewarded(train: Callable[..., Any], kind: Any) -> Callable[..., dict[str, An
                 score = scaled(learned, recent)
             way.proxy = score
             train(
-                actor, prompts, score, recipe(kind, settings), seed=own_seed, meter=meter,
-                on_step=noted(way, actor, i / rounds, 1 / rounds),
+                actor, Task(source.prompts, score), recipe(kind, settings), seed=own_seed,
+                meter=meter, on_step=noted(way, actor, i / rounds, 1 / rounds),
             )  # fmt: skip
         return {"pairs": len(pairs), "ties": ties, "reward_model_agrees": agreed}
 

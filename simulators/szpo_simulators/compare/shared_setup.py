@@ -10,14 +10,15 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from szpo import seeds
 from szpo.baselines.actor import Actor
+from szpo.baselines.asking import JudgesAsk, Letter
 from szpo.config.schema import Config
 from szpo.data.prompts import PromptSet, chosen
 from szpo.errors import UsageError
 from szpo.policies import language_model
 from szpo.runs.assemble import CALIBRATION_PROMPTS, CALIBRATION_SAMPLES
 from szpo_simulators.compare import cell_config, checkpoints
-from szpo_simulators.compare.asking import PanelAsk
 from szpo_simulators.panels import panel as panels
 from szpo_simulators.rewards import heldout, text_rewards
 
@@ -73,14 +74,33 @@ def yardstick(asked: Mapping[str, Any], start: Mapping[str, Any]) -> checkpoints
     )
 
 
-def ask(asked: Mapping[str, Any]) -> PanelAsk:
+def ask(asked: Mapping[str, Any]) -> JudgesAsk:
     """The panel, fitted for either size of question."""
     size = cell_config.config(asked).panel.size
 
-    def panel(name: str, rows: int) -> panels.Panel:
+    def fit(name: str, rows: int) -> panels.Panel:
         beta = asked["beta"][name]
         return panels.build(
             asked["panel"], reward=asked["reward"], size=size, rows=rows, beta=beta
         )
 
-    return PanelAsk(panel("batch", asked["D"]), panel("pair", 1))
+    return ask_panels(fit("batch", asked["D"]), fit("pair", 1))
+
+
+def ask_panels(of_batches: panels.Panel, of_pairs: panels.Panel) -> JudgesAsk:
+    """Panels fitted to the size of the question: one for batches, one for single pairs.
+
+    Members answer in turn and see plus on either side equally often, as in a run of szpo.
+    """
+    return JudgesAsk(of_batches.judges, of_pairs.judges, alternate_sides)
+
+
+def alternate_sides(key: bytes, questions: int, judges: int) -> list[tuple[bytes, Letter]]:
+    """Sides in turn for each member, with a key of its own for each question."""
+    found: list[tuple[bytes, Letter]] = []
+    for n in range(questions):
+        lap = n // judges
+        # Of an even number of members, each would else see plus on one side throughout.
+        side: Letter = "B" if (n + lap * (judges % 2 == 0)) % 2 else "A"
+        found.append((seeds.derive(0, "asked", k=n, name=key.hex()), side))
+    return found

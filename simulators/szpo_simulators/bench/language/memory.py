@@ -206,6 +206,7 @@ def _szpo(asked: Mapping[str, Any]) -> Measured:
 
 def _dpo(asked: Mapping[str, Any]) -> Measured:
     from szpo.baselines import dpo, trainer
+    from szpo.baselines.questions import Preferences
     from szpo.data.pairs import Pair
 
     trainer.demand_trl("dpo")
@@ -218,7 +219,7 @@ def _dpo(asked: Mapping[str, Any]) -> Measured:
     drawn = actor.sample(prompts, 2, seed=0)
     pairs = [Pair(p, a, b) for p, (a, b) in zip(prompts, drawn, strict=True)]
     recipe = dpo.Recipe(steps=1, batch=half)
-    return _watched(lambda: dpo.train(actor, pairs, recipe, seed=0))
+    return _watched(lambda: dpo.train(actor, Preferences(pairs), recipe, seed=0))
 
 
 def _ppo(asked: Mapping[str, Any]) -> Measured:
@@ -253,13 +254,14 @@ def _reward_model(loaded: Any) -> Any:
 def _clipped(asked: Mapping[str, Any], make: Callable[[Any], Any]) -> Measured:
     """One step of PPO; ``make`` gives its score for a loaded model and is part of the step."""
     from szpo.baselines import ppo
+    from szpo.baselines.questions import Task
 
     actor = _actor(asked)
     recipe = replace(
         ppo.Recipe(), steps=1, prompts=asked["answers"] // 2, samples=2, epochs=1, minibatches=1
     )
     prompts = _prompts(recipe.prompts)
-    return _watched(lambda: ppo.train(actor, prompts, make(actor.loaded), recipe, seed=0))
+    return _watched(lambda: ppo.train(actor, Task(prompts, make(actor.loaded)), recipe, seed=0))
 
 
 if __name__ == "__main__":
