@@ -11,7 +11,7 @@ from szpo.evaluators import PanelEvaluator
 from szpo.ledger import Ledger
 from szpo.optim import DIRECTION_VERSION, defaults, settings_to_json
 from szpo.testing import check_judge, check_policy
-from szpo.training import prompt_order, run
+from szpo.training import Bounds, prompt_order, run
 from szpo.types import Prompt, Shift
 from szpo.voting import VoteService
 
@@ -34,7 +34,7 @@ def main(path):
         panel = PanelEvaluator(VoteService(ledger), [Brief()] * 3)
         order = prompt_order(prompts, settings)
         before = words(policy)
-        outcome = run(ledger, policy, panel, prompts=order, votes_budget=96)
+        outcome = run(ledger, policy, panel, order, Bounds(votes_budget=96))
     return before, words(policy), outcome.votes
 
 

@@ -218,7 +218,7 @@ def _run(ledger: Ledger, as_of_us: int, hidden: Sequence[Ballot]) -> RunFacts:
     panel = Panel() if config is None else config.panel
     chosen = ledger.spec.get("optimizer", {})
     k, n, m = (int(chosen.get(key, 1)) for key in ("K", "N", "M"))
-    found = budget.limits(ledger)
+    found = budget.read_limits(ledger)
     return RunFacts(
         run=ledger.run,
         name=str((recorded or {}).get("run", {}).get("name") or ledger.path.stem),

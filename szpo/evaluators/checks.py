@@ -1,4 +1,4 @@
-"""The public tests of the contracts of judges and evaluators."""
+"""Public tests of the contracts of judges and evaluators, for whoever writes one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from szpo import seeds
 from szpo.errors import RunError
 from szpo.evaluators.panel_evaluator import SIDES
 from szpo.evaluators.protocol import Evaluator, Judge
-from szpo.ledger import canonical
 from szpo.ledger.database import Ledger
 from szpo.optim import directions
 from szpo.optim.settings import defaults, settings_to_json
@@ -20,7 +19,7 @@ from szpo.voting.service import VoteService
 
 
 def check_judge(judge: Judge) -> None:
-    """The contract of a judge, on three comparisons: a pure function with a valid answer.
+    """Test a judge on three comparisons: it must be a pure function that gives a valid answer.
 
     Raises:
         RunError: names the broken clause.
@@ -44,10 +43,10 @@ def check_judge(judge: Judge) -> None:
 def check_evaluator(
     make: Callable[[VoteService], Evaluator], *, serve: Callable[[VoteService], None] | None = None
 ) -> None:
-    """The contract of an evaluator, on a small ledger of its own.
+    """Test an evaluator on a small ledger of its own.
 
     ``make`` builds it over a vote service; ``serve`` stands for the people who answer between
-    submit and collect, where the evaluator does not answer by itself.
+    submit and poll, where the evaluator does not answer by itself.
 
     Raises:
         RunError: names the broken clause.
@@ -65,8 +64,6 @@ def check_evaluator(
             ledger.execute("UPDATE controller SET epoch = 1")
             service = VoteService(ledger)
             evaluator = make(service)
-            if evaluator.collect(0):
-                raise RunError("evaluator: collect of a step that is not open must be empty")
             examples = _examples(0)
             steps.record_plan(ledger, 1, settings, Query(0, (), 1.0, None), ledger.head())
             steps.begin(ledger, 1, 0)
@@ -74,16 +71,18 @@ def check_evaluator(
             evaluator.submit(examples)
             if serve is not None:
                 serve(service)
-            found = tuple(evaluator.collect(0))
-            if found != service.counted(0):
-                raise RunError("evaluator: collect must return the counted votes of the ledger")
+            evaluator.poll(0)
+            found = service.counted(0)
             if any(vote.comparison == examples[-1].id for vote in found):
                 raise RunError("evaluator: identical comparisons are not asked")
             if counting.missing(ledger, 0):
                 raise RunError("evaluator: after submit (and serve) every comparison has M votes")
+            evaluator.poll(0)
+            if service.counted(0) != found:
+                raise RunError("evaluator: a poll with nothing new must change no counted vote")
             evaluator.submit(examples)
-            again = canonical.votes_sha256(evaluator.collect(0))
-            if again != canonical.votes_sha256(found):
+            evaluator.poll(0)
+            if service.counted(0) != found:
                 raise RunError("evaluator: a second submit must change no counted vote")
 
 

@@ -13,7 +13,7 @@ from szpo import seeds
 from szpo.errors import UsageError
 from szpo.evaluators.protocol import Judge, NobodyLeftError, Tiring
 from szpo.ledger.database import Ledger
-from szpo.types import Assignment, Comparison, Vote
+from szpo.types import Assignment, Comparison
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import PanelistKind, VoteService
 
@@ -29,9 +29,8 @@ class LedgerEvaluator:
     def submit(self, comparisons: Sequence[Comparison]) -> None:
         """Nothing to do: an open step is what people are shown."""
 
-    def collect(self, step: int) -> Sequence[Vote]:
-        """The counted votes of a step so far."""
-        return self.service.counted(step)
+    def poll(self, step: int) -> None:
+        """Nothing to do: votes reach the ledger by the service."""
 
 
 class PanelEvaluator:
@@ -62,7 +61,7 @@ class PanelEvaluator:
 
         Raises:
             UsageError: M is larger than the panel.
-            RunError: so many skipped that a comparison cannot reach M.
+            RunError: after skips, too few panelists are left for a comparison to reach M.
         """
         if not self._ids:
             with self.service.ledger.transaction("votes"):
@@ -72,9 +71,8 @@ class PanelEvaluator:
                 )
         answer(self.service, dict(zip(self._ids, self.judges, strict=True)), comparisons)
 
-    def collect(self, step: int) -> Sequence[Vote]:
-        """The counted votes of the step."""
-        return self.service.counted(step)
+    def poll(self, step: int) -> None:
+        """Nothing to do: `submit` has stored every answer."""
 
 
 def answer(

@@ -1,4 +1,4 @@
-"""The contracts of evaluators and judges: whatever answers comparisons, now, later or in part."""
+"""The contracts of evaluators and judges: whatever answers the comparisons of a run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Literal, Protocol, runtime_checkable
 
 from szpo.errors import RunError
-from szpo.types import Choice, Comparison, Vote
+from szpo.types import Choice, Comparison
 
 
 class NobodyLeftError(RunError):
@@ -15,13 +15,21 @@ class NobodyLeftError(RunError):
 
 @runtime_checkable
 class Evaluator(Protocol):
-    """Answers the comparisons of a step; asking and answering are apart, so people fit."""
+    """Answers the comparisons of a step, at once or over time, as votes in the ledger.
+
+    It is built over a `szpo.voting.VoteService` and casts its votes there (`enroll`, `assign_to`,
+    `cast`). The controller reads them from the ledger, so neither method returns anything.
+    """
 
     def submit(self, comparisons: Sequence[Comparison]) -> None:
-        """Ask; called again after a crash with the same comparisons."""
+        """Ask for answers; called again after a crash with the same comparisons."""
 
-    def collect(self, step: int) -> Sequence[Vote]:
-        """The counted votes of a step so far; empty while people think."""
+    def poll(self, step: int) -> None:
+        """Cast the answers that have come since the last call.
+
+        Called at each look at an open step until it is closed. Nothing is to be done where
+        answers are cast as they come, by `submit` or by other processes.
+        """
 
 
 @runtime_checkable
@@ -46,4 +54,4 @@ class Tiring(Judge, Protocol):
     tires: bool
 
     def after(self, given: int) -> Judge:
-        """The judge after so many votes."""
+        """The judge after ``given`` votes."""

@@ -14,7 +14,7 @@ from szpo.evaluators import panel_evaluator
 from szpo.evaluators.protocol import NobodyLeftError
 from szpo.judges.llm_judge import Opinion, Opinionated
 from szpo.ledger.database import Ledger
-from szpo.types import Assignment, Comparison, Vote
+from szpo.types import Assignment, Comparison
 from szpo.voting import steps
 from szpo.voting.casting import VoteConflictError, VoteRequest
 from szpo.voting.service import VoteService
@@ -64,9 +64,8 @@ class JudgeEvaluator:
         except NobodyLeftError:
             self._close(comparisons[0].step)
 
-    def collect(self, step: int) -> Sequence[Vote]:
-        """The counted votes of the step."""
-        return self.service.counted(step)
+    def poll(self, step: int) -> None:
+        """Nothing to do: `submit` has stored every answer."""
 
     def _enroll(self) -> None:
         if not self._panel:

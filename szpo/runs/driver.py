@@ -11,6 +11,7 @@ from szpo.ledger.database import Ledger
 from szpo.runs import aa_comparisons, assemble
 from szpo.runs.assemble import KL_PROMPTS, Parts
 from szpo.training import comparisons, controller, guards, step_report
+from szpo.training.services import Bounds, Hooks
 from szpo.types import Theta
 from szpo.voting.lease import Lease
 from szpo.voting.service import VoteService
@@ -38,17 +39,21 @@ def drive(
         ledger,
         parts.policy,
         evaluator(ledger, parts),
-        prompts=comparisons.prompt_order(parts.prompts.train, parts.settings),
-        until_step=config.run.steps,
-        votes_budget=config.run.votes,
-        on_step=on_step,
-        kl=_quadratic_kl(parts) if config.guards.kl is None else _kl(parts),
-        bands=guards.bands(config.guards),
-        lag=lag,
-        deadline_s=None if minutes is None else minutes * 60,
-        quorum=config.panel.quorum,
-        held=held,
-        wait=wait,
+        comparisons.prompt_order(parts.prompts.train, parts.settings),
+        Bounds(
+            until_step=config.run.steps,
+            votes_budget=config.run.votes,
+            bands=guards.bands(config.guards),
+            lag=lag,
+            deadline_s=None if minutes is None else minutes * 60,
+            quorum=config.panel.quorum,
+        ),
+        Hooks(
+            on_step=on_step,
+            kl=_quadratic_kl(parts) if config.guards.kl is None else _kl(parts),
+            lease=held,
+            wait=wait,
+        ),
     )
 
 

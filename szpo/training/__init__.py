@@ -1,4 +1,4 @@
-"""The controller's loop: what a step asks, guards, budgets, what a step reports."""
+"""The training loop: what a step asks, its guards, budgets and report, and a run's totals."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ import lazy_loader
 if TYPE_CHECKING:
     from szpo.training.comparisons import prompt_order as prompt_order
     from szpo.training.controller import run as run
+    from szpo.training.services import Bounds as Bounds
+    from szpo.training.services import Hooks as Hooks
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__, submod_attrs={"comparisons": ["prompt_order"], "controller": ["run"]}
+    __name__,
+    submod_attrs={
+        "comparisons": ["prompt_order"],
+        "controller": ["run"],
+        "services": ["Bounds", "Hooks"],
+    },
 )

@@ -1,4 +1,4 @@
-"""What a run may still spend: limits that a person sets or withdraws while it goes on.
+"""What a run may still spend: limits that an operator sets or withdraws while it goes on.
 
 A limit keeps the next step from being opened; a step that people are voting on is finished.
 The settings' own budget (`run.votes`, `run.steps`) holds besides.
@@ -42,13 +42,13 @@ class Limits:
                 raise UsageError(f"limit {name} is {value}; give a number of at least 0")
 
 
-def limit(ledger: Ledger, by: str, limits: Limits) -> None:
+def set_limits(ledger: Ledger, by: str, limits: Limits) -> None:
     """Set the run's limits, in place of all former ones; recorded as events.
 
     Raises:
         UsageError: a limit of money in a run whose settings name no pay.
     """
-    if limits.money is not None and spent(ledger, 0) is None:
+    if limits.money is not None and money_spent(ledger, 0) is None:
         raise UsageError(
             "limit money: this run's settings name no pay; panel.pay_per_hour and "
             "panel.pay_per_vote are set before a run begins"
@@ -60,21 +60,22 @@ def limit(ledger: Ledger, by: str, limits: Limits) -> None:
         ledger.record_event("limits", by, body)
 
 
-def limits(ledger: Ledger) -> Limits:
+def read_limits(ledger: Ledger) -> Limits:
     """The limits in force."""
     found = list(ledger.events("limits"))[-1:]
     rest = found[0]["body"] if found else {}
     return Limits(step=lease.controller(ledger)["stop_at"], **rest)
 
 
-def reached(
+def reason_to_stop(
     ledger: Ledger, *, step: int, votes: int, per_step: int, reading: Reading | None = None
 ) -> str | None:
-    """Why ``step`` is not to be opened after so many counted votes; None if nothing forbids it.
+    """Why ``step`` is not to be opened; None if no limit forbids it.
 
-    ``reading`` is what the caller keeps from one question to the next.
+    ``votes`` are counted so far, and ``per_step`` more are needed for it. A caller that asks
+    again and again passes its `Reading`, so that finished steps are read once.
     """
-    found, reading = limits(ledger), reading or Reading()
+    found, reading = read_limits(ledger), reading or Reading()
     if found.step is not None and step >= found.step:
         return f"asked to stop before step {found.step}"
     if found.votes is not None and votes + per_step > found.votes:
@@ -86,7 +87,7 @@ def reached(
         return f"asked to stop at {found.person_hours:g} person-hours: reading took {hours:.2f}"
     if found.money is not None:
         hours = reading.hours(ledger)
-        so_far, then = (_spent(ledger, votes, hours, more) or 0.0 for more in (0, per_step))
+        so_far, then = (_cost(ledger, votes, hours, more) or 0.0 for more in (0, per_step))
         if then > found.money:
             return (
                 f"asked to stop at a cost of {found.money:.2f}: {so_far:.2f} are spent, a step "
@@ -98,7 +99,7 @@ def reached(
 def pay(
     votes: float, hours: float, per_vote: float | None, per_hour: float | None
 ) -> float | None:
-    """What so many counted votes and hours of reading cost; None where no pay is named.
+    """The cost of counted votes and hours of reading; None where no pay is named.
 
     >>> pay(10, 0.5, per_vote=0.1, per_hour=12)
     7.0
@@ -108,13 +109,13 @@ def pay(
     return votes * (per_vote or 0) + hours * (per_hour or 0)
 
 
-def spent(ledger: Ledger, votes: int) -> float | None:
+def money_spent(ledger: Ledger, votes: int) -> float | None:
     """What ``votes`` counted votes have cost; None where the settings name no pay."""
-    return _spent(ledger, votes, person_hours(ledger), 0)
+    return _cost(ledger, votes, person_hours(ledger), 0)
 
 
-def _spent(ledger: Ledger, votes: int, hours: float, more: int) -> float | None:
-    """With ``more`` votes, read as long as those before.
+def _cost(ledger: Ledger, votes: int, hours: float, more: int) -> float | None:
+    """The cost of ``votes`` votes and ``hours`` of reading, and of ``more`` votes like them.
 
     Before the first vote, one is taken to read as long as the settings let answers be.
     """

@@ -137,7 +137,7 @@ def _stopped(ledger: Ledger, step: int, reading: budget.Reading) -> tuple[str | 
     """A limit that a person has set keeps the next step from being opened."""
     config = _config(ledger)
     per_step = 1 if config is None else config.votes_per_step
-    reason = budget.reached(
+    reason = budget.reason_to_stop(
         ledger, step=step, votes=_votes(ledger), per_step=per_step, reading=reading
     )
     return (None, None) if reason is None else ("limit", reason)

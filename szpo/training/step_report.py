@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
 
 from szpo.types import Comparison, Floats, Layout, Theta, Vote
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """What a finished step says; nothing here is read back by the algorithm.
+    """The figures of a finished step; nothing here is read back by the algorithm.
 
     ``seconds`` has generation (the policy's rollout), evaluation (asking and waiting) and other.
     ``kl`` is in nats per completion, ``norm`` is |θ|, ``length`` in tokens (else words).
@@ -62,6 +64,30 @@ class Outcome:
     reason: str
     steps: int
     votes: int
+
+
+class Stopwatch:
+    """Seconds of one step: in generation, in evaluation (asking and waiting), and the rest."""
+
+    def __init__(self, timer: Callable[[], float]):
+        self._timer: Final = timer
+        self._started: Final = timer()
+        self._spent = {"generation_s": 0.0, "evaluation_s": 0.0}
+
+    def time(
+        self, part: Literal["generation_s", "evaluation_s"], act: Callable[[], T]
+    ) -> tuple[T, float]:
+        """Do something and add its seconds to a part; returns what it gave, and the seconds."""
+        started = self._timer()
+        found = act()
+        seconds = self._timer() - started
+        self._spent[part] += seconds
+        return found, seconds
+
+    def seconds(self) -> dict[str, float]:
+        """By part, up to now."""
+        total = self._timer() - self._started
+        return {**self._spent, "other_s": max(0.0, total - sum(self._spent.values()))}
 
 
 def flatten(theta: Theta, layout: Layout) -> Floats:

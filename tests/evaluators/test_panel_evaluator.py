@@ -11,6 +11,7 @@ from szpo.ledger import run_spec
 from szpo.ledger.run_spec import recorded_settings
 from szpo.optim import directions
 from szpo.training import controller
+from szpo.training.services import Bounds, Hooks
 from szpo.voting import counting
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
@@ -42,8 +43,8 @@ def run(path, judges, until=2, **changes):
         ledger,
         QuadraticPolicy(settings),
         PanelEvaluator(VoteService(ledger), judges),
-        prompts=prompts_of(settings),
-        until_step=until,
+        prompts_of(settings),
+        Bounds(until_step=until),
     )
     return ledger
 
@@ -84,8 +85,8 @@ class Base:
     def submit(self, comparisons):
         self.panel.submit(comparisons)
 
-    def collect(self, step):
-        return self.panel.collect(step)
+    def poll(self, step):
+        self.panel.poll(step)
 
 
 class Silent(Base):
@@ -93,10 +94,14 @@ class Silent(Base):
         pass
 
 
-class Inventing(Base):
-    def collect(self, step):
-        found = self.panel.collect(step)
-        return (*found, *found[:1])
+class Restless(Base):
+    """Each look turns one more vote round."""
+
+    def poll(self, step):
+        for row in self.service.ledger.votes()[-1:]:
+            other = "A" if row["choice"] == "B" else "B"
+            request = VoteRequest(row["assignment"], other, idem=f"turned-{row['vote']:012}")
+            self.service.cast(request)
 
 
 class Changing(Base):
@@ -111,7 +116,7 @@ class Changing(Base):
 
 @pytest.mark.parametrize(
     ("broken", "words"),
-    [(Silent, "has M votes"), (Inventing, "counted votes"), (Changing, "second submit")],
+    [(Silent, "has M votes"), (Restless, "nothing new must change"), (Changing, "second submit")],
 )
 def test_a_broken_evaluator_is_told_which_clause(broken, words):
     with pytest.raises(RunError, match=words):
@@ -187,9 +192,9 @@ def test_a_panel_in_process_and_one_at_the_doors_leave_the_same_rows(tmp_path):
             ledger,
             QuadraticPolicy(settings),
             inside if name == "in process" else LedgerEvaluator(service),
-            prompts=prompts_of(settings),
-            until_step=2,
-            wait=visit,
+            prompts_of(settings),
+            Bounds(until_step=2),
+            Hooks(wait=visit),
         )
     inside, outside = ledgers.values()
     for table in ("panelists", "comparisons", "answers", "assignments", "votes", "updates"):
@@ -223,9 +228,9 @@ def test_people_leave_rows_of_the_same_form(tmp_path):
             ledger,
             QuadraticPolicy(settings),
             LedgerEvaluator(service),
-            prompts=prompts_of(settings),
-            until_step=2,
-            wait=people,
+            prompts_of(settings),
+            Bounds(until_step=2),
+            Hooks(wait=people),
         )
         human = ledger.votes()
     with run(tmp_path / "b.db", [Keyed()]) as ledger:

@@ -11,6 +11,7 @@ import pytest
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
 from szpo.training import controller
+from szpo.training.services import Bounds, Hooks
 from szpo.voting import lease
 from tests.support.quadratic import (
     LAYOUT,
@@ -98,9 +99,8 @@ def drive(ledger, policy, settings, lag, until):
         ledger,
         policy,
         panel_of(ledger, judge=judge),
-        prompts=prompts_of(settings),
-        until_step=until,
-        lag=lag,
+        prompts_of(settings),
+        Bounds(until_step=until, lag=lag),
     )
 
 
@@ -173,9 +173,9 @@ def _forever(path):
             ledger,
             QuadraticPolicy(settings),
             panel_of(ledger),
-            prompts=prompts_of(settings),
-            until_step=10**6,
-            on_step=lambda report: print(report.step, report.theta_sha256, flush=True),
+            prompts_of(settings),
+            Bounds(until_step=10**6),
+            Hooks(on_step=lambda report: print(report.step, report.theta_sha256, flush=True)),
         )
 
 

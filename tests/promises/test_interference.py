@@ -276,7 +276,8 @@ def test_a_long_rollout_keeps_its_lease(tmp_path, monkeypatch):
     monkeypatch.setattr(lease, "renew", renew)
     seen = []
     acting_rollout(policy, lambda: seen.append(renewed.wait(60)), at=0)
-    go(settings, ledger, policy, until_step=1, lease_s=0.01)
+    with lease.hold(ledger, ttl_us=10_000) as held:
+        go(settings, ledger, policy, until_step=1, lease=held)
     assert seen == [True]
     assert lease.controller(ledger)["lease"] is None
     assert not any(thread.name == "szpo-lease" for thread in threading.enumerate())

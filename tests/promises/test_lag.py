@@ -13,6 +13,7 @@ from szpo.evaluators.panel_evaluator import LedgerEvaluator
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
 from szpo.training import controller
+from szpo.training.services import Bounds, Hooks
 from szpo.voting.service import VoteService
 from tests.support.quadratic import (
     Clock,
@@ -119,10 +120,9 @@ def live(path, people, lag, kill_at):
             ledger,
             HookedPolicy(act),
             Hooked(VoteService(ledger), act),
-            prompts=prompts_of(SETTINGS),
-            until_step=STEPS,
-            lag=lag,
-            wait=lambda: act("waiting"),
+            prompts_of(SETTINGS),
+            Bounds(until_step=STEPS, lag=lag),
+            Hooks(wait=lambda: act("waiting")),
         )
         return True
     except Killed:
@@ -165,9 +165,8 @@ def expected(switch=STEPS):
                 ledger,
                 policy,
                 panel_of(ledger, judge=TextJudge(skips=0.3)),
-                prompts=prompts_of(SETTINGS),
-                until_step=until,
-                lag=lag,
+                prompts_of(SETTINGS),
+                Bounds(until_step=until, lag=lag),
             )
         found = history(ledger)
         ledger.close()

@@ -24,6 +24,7 @@ from szpo.optim.settings import settings_to_json
 from szpo.replay import replay, verification
 from szpo.reports import votes
 from szpo.training import controller
+from szpo.training.services import Bounds, Hooks
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from tests.support.quadratic import (
@@ -68,9 +69,9 @@ def small_run(path, **changes):
         ledger,
         QuadraticPolicy(settings),
         panel,
-        prompts=prompts_of(settings),
-        until_step=2,
-        on_step=amend_then_continue,
+        prompts_of(settings),
+        Bounds(until_step=2),
+        Hooks(on_step=amend_then_continue),
     )
     return ledger
 
@@ -97,10 +98,12 @@ def test_the_fold_is_what_the_policy_holds(tmp_path, layout, changes):
             ledger,
             policy,
             panel_of(ledger),
-            prompts=prompts_of(settings),
-            until_step=5,
-            on_step=lambda report: seen.append(
-                optim_parameters.digest(policy.theta(), settings.layout)
+            prompts_of(settings),
+            Bounds(until_step=5),
+            Hooks(
+                on_step=lambda report: seen.append(
+                    optim_parameters.digest(policy.theta(), settings.layout)
+                )
             ),
         )
         assert [h[2] for h in history(ledger)] == seen
@@ -449,9 +452,9 @@ def test_spreadsheets_are_given_no_formula(tmp_path):
             ledger,
             QuadraticPolicy(settings),
             LedgerEvaluator(service),
-            prompts=prompts_of(settings),
-            until_step=1,
-            wait=people,
+            prompts_of(settings),
+            Bounds(until_step=1),
+            Hooks(wait=people),
         )
         out = io.StringIO()
         votes.write_csv(ledger, out)

@@ -16,6 +16,7 @@ from szpo.optim.directions import DIRECTION_VERSION
 from szpo.optim.settings import settings_to_json
 from szpo.replay import verification
 from szpo.training import controller
+from szpo.training.services import Bounds, Hooks
 from szpo.voting import steps
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
@@ -43,10 +44,9 @@ def drive(ledger, settings, until=3, lag=0, **more):
         ledger,
         policy,
         panel_of(ledger),
-        prompts=prompts_of(settings),
-        until_step=until,
-        lag=lag,
-        **more,
+        prompts_of(settings),
+        Bounds(until_step=until, lag=lag),
+        Hooks(**more),
     )
 
 
@@ -138,16 +138,14 @@ def test_who_closed_a_step_is_told_by_an_event_alone(tmp_path, by, other, monkey
                 else:
                     self.service.submit(comparisons)
 
-            def collect(self, step):
-                return self.service.collect(step)
+            def poll(self, step):
+                self.service.poll(step)
 
         plain = ledger.record_event
         ledger.record_event = lambda kind, actor, body: plain(
             kind, actor, {k: v for k, v in body.items() if k != "row"}
         )
-        controller.run(
-            ledger, policy, Closing(), prompts=prompts_of(settings), until_step=1
-        )  # fmt: skip
+        controller.run(ledger, policy, Closing(), prompts_of(settings), Bounds(until_step=1))
         assert ledger.step(0)["closed_by"] == by
         report = verification.verify(ledger)
         assert report.ok, str(report)

@@ -6,6 +6,7 @@ import pytest
 import szpo
 from szpo.errors import StorageError
 from szpo.training import controller
+from szpo.training.services import Bounds
 from tests.support.quadratic import (
     QuadraticPolicy,
     history,
@@ -25,8 +26,8 @@ def path(tmp_path_factory):
             ledger,
             QuadraticPolicy(settings),
             panel_of(ledger),
-            prompts=prompts_of(settings),
-            until_step=3,
+            prompts_of(settings),
+            Bounds(until_step=3),
         )
     return path
 

@@ -13,6 +13,7 @@ from szpo.ledger.database import Ledger
 from szpo.reports import html_report
 from szpo.reports.charts import Series, line_chart, ticks
 from szpo.training import comparisons, controller, summary
+from szpo.training.services import Bounds
 from szpo.types import Prompt
 from tests.support import yard_run
 from tests.support.quadratic import QuadraticPolicy, new_ledger, panel_of, settings_of
@@ -88,7 +89,7 @@ def test_hostile_texts_are_shown_not_run(tmp_path: Path) -> None:
     settings = settings_of(N=2, D=1)
     with new_ledger(tmp_path / "x.db", settings) as ledger:
         prompts = comparisons.prompt_order([Prompt.user(HOSTILE)], settings)
-        controller.run(ledger, Hostile(settings), panel_of(ledger), prompts=prompts, until_step=2)
+        controller.run(ledger, Hostile(settings), panel_of(ledger), prompts, Bounds(until_step=2))
         page = html_report.render(ledger)
     tags = Tags(page)
     assert "script" not in tags.seen

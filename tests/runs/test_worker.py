@@ -15,6 +15,7 @@ from szpo.runs import worker
 from szpo.runs.samples import Source
 from szpo.training import budget, controller
 from szpo.training.budget import Limits
+from szpo.training.services import Bounds, Hooks
 from szpo.types import Answer, Comparison, Prompt, Row
 from szpo.voting import lease, steps
 from szpo.voting.casting import VoteRequest
@@ -55,11 +56,9 @@ def life(ledger, policy, settings, act, *, until=2, lag=1, said=None, stay=True)
             ledger,
             policy,
             LedgerEvaluator(VoteService(ledger)),
-            prompts=prompts_of(settings),
-            until_step=until,
-            lag=lag,
-            held=held,
-            wait=wait,
+            prompts_of(settings),
+            Bounds(until_step=until, lag=lag),
+            Hooks(lease=held, wait=wait),
         )
 
     follow = worker.attend if stay else worker.once
@@ -119,11 +118,11 @@ def test_it_stops_at_a_limit_and_goes_on_when_that_is_withdrawn(tmp_path):
     def act():
         looks.append(ledger.last_applied())
         if len(looks) == 1:
-            budget.limit(ledger, "ann", Limits(votes=4))
+            budget.set_limits(ledger, "ann", Limits(votes=4))
         elif not vote(ledger):
             if ledger.last_applied() == 1:
                 raise Leave
-            budget.limit(ledger, "ann", Limits())
+            budget.set_limits(ledger, "ann", Limits())
 
     with pytest.raises(Leave):
         life(ledger, policy, settings, act, said=said)

@@ -20,7 +20,8 @@ from szpo.optim.settings import defaults, settings_to_json
 from szpo.replay import verification
 from szpo.training import controller
 from szpo.training.comparisons import prompt_order
-from szpo.types import Comparison, Vote
+from szpo.training.services import Bounds, Hooks
+from szpo.types import Comparison
 from szpo.voting import lease
 from szpo.voting.casting import VoteRequest
 from szpo.voting.lease import Lease
@@ -59,7 +60,7 @@ def drive(
     policy = TabularPolicy(SEED)
     prompts = prompt_order(PROMPTS, recorded_settings(ledger))
     outcome = controller.run(
-        ledger, policy, evaluator, prompts=prompts, until_step=until, wait=wait
+        ledger, policy, evaluator, prompts, Bounds(until_step=until), Hooks(wait=wait)
     )
     assert outcome.status == "finished"
     return policy
@@ -228,14 +229,18 @@ def test_a_step_closed_meanwhile_is_no_error_but_a_small_panel_is(tmp_path: Path
         def submit(self, comparisons: Sequence[Comparison]) -> None:
             asked.extend(comparison for comparison, _ in lacking(ledger))
 
-        def collect(self, step: int) -> Sequence[Vote]:
-            return ()
+        def poll(self, step: int) -> None:
+            pass
 
     prompts = prompt_order(PROMPTS, recorded_settings(ledger))
     controller.run(
-        ledger, TabularPolicy(SEED), Late(), prompts=prompts, until_step=1,
-        deadline_s=0.001, wait=lambda: None,
-    )  # fmt: skip
+        ledger,
+        TabularPolicy(SEED),
+        Late(),
+        prompts,
+        Bounds(until_step=1, deadline_s=0.001),
+        Hooks(wait=lambda: None),
+    )
     assert len(asked) == 4
     assert (ledger.step(0) or {})["closed_by"] == "deadline"
     answering = PanelEvaluator(VoteService(ledger), judged.judges)

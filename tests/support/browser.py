@@ -31,6 +31,8 @@ from szpo.optim import parameters
 from szpo.optim.directions import DIRECTION_VERSION
 from szpo.optim.settings import defaults, settings_to_json
 from szpo.training import comparisons, controller
+from szpo.training.guards import Bands
+from szpo.training.services import Bounds, Hooks
 from szpo.training.step_report import Outcome
 from szpo.types import Answer, Batch, Prompt, Shift, Theta, Update
 from szpo.voting.casting import VoteRequest
@@ -127,12 +129,16 @@ class Stage:
     _people: dict[tuple[str, str], credentials.Invitation] = field(default_factory=dict)
 
     def advance(
-        self, until_step: int = 1000, deadline_s: float | None = None, **guarded: Any
+        self,
+        until_step: int = 1000,
+        deadline_s: float | None = None,
+        kl: Callable[[Theta], float] | None = None,
+        bands: Bands | None = None,
     ) -> Outcome | None:
         """Drive the real controller until it would wait for people (None) or the run ends.
 
         The first call opens round 1; a call after the votes closes, applies and opens the next.
-        ``guarded``: what it watches, ``kl`` and ``bands``.
+        ``kl`` and ``bands`` are what it watches.
         """
 
         def wait() -> None:
@@ -144,9 +150,12 @@ class Stage:
         )
         try:
             return controller.run(
-                self.ledger, self.policy, evaluator, prompts=prompts, until_step=until_step,
-                lag=self.lag, deadline_s=deadline_s, wait=wait,
-                **guarded,
+                self.ledger, self.policy, evaluator, prompts,
+                Bounds(
+                    until_step=until_step, lag=self.lag, deadline_s=deadline_s,
+                    bands=bands or Bands(),
+                ),
+                Hooks(wait=wait, kl=kl),
             )  # fmt: skip
         except _Waits:
             return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from szpo.optim.parameters import Space
 from szpo.optim.settings import Settings, defaults, settings_to_json
 from szpo.training import controller, step_report
 from szpo.training.comparisons import prompt_order
+from szpo.training.services import Bounds, Hooks
 from szpo.types import Answer, Batch, Choice, Comparison, Prompt, Shift, Theta, Update
 from szpo.voting.service import VoteService
 
@@ -132,12 +134,17 @@ def go(
     settings: Settings, ledger: Ledger, policy: QuadraticPolicy, evaluator: Any = None,
     **arguments: Any,
 ) -> step_report.Outcome:  # fmt: skip
-    """Drive the run, four steps unless told otherwise."""
+    """Drive the run, by default for four steps; ``arguments``: those of `Bounds` and `Hooks`."""
+    prompts = arguments.pop("prompts", None) or prompts_of(settings)
+    arguments = {"until_step": 4, **arguments}
+    bounds = {field.name for field in fields(Bounds)} & arguments.keys()
     return controller.run(
         ledger,
         policy,
         evaluator or panel_of(ledger),
-        **{"prompts": prompts_of(settings), "until_step": 4, **arguments},
+        prompts,
+        Bounds(**{name: arguments.pop(name) for name in bounds}),
+        Hooks(**arguments),
     )
 
 

@@ -188,11 +188,11 @@ def test_a_deadline_waits_for_the_quorum(tmp_path):
 )
 def test_limits_stop_a_run_before_the_step_that_would_pass_them(tmp_path, limits, done, says):
     settings, ledger, policy = start(tmp_path)
-    budget.limit(ledger, "ann", limits)
-    assert budget.limits(ledger) == limits
+    budget.set_limits(ledger, "ann", limits)
+    assert budget.read_limits(ledger) == limits
     outcome = go(settings, ledger, policy)
     assert outcome.status == "stopped" and outcome.steps == done and says in outcome.reason
-    budget.limit(ledger, "ann", Limits())
+    budget.set_limits(ledger, "ann", Limits())
     assert go(settings, ledger, policy).status == "finished"
     assert verification.verify(ledger).ok
     ledger.close()
@@ -213,27 +213,27 @@ def test_limits_stop_a_run_before_the_step_that_would_pass_them(tmp_path, limits
 )
 def test_money_stops_a_run_before_the_step_that_would_pass_it(tmp_path, panel, money, done, says):
     plan, ledger = new_run(tmp_path / "run.db", steps=12, **panel)
-    budget.limit(ledger, "ann", Limits(money=money))
+    budget.set_limits(ledger, "ann", Limits(money=money))
     outcome = go(plan, ledger, QuadraticPolicy(plan), until_step=12)
     assert outcome.status == "stopped" and outcome.steps == done and says in outcome.reason
     page = overview.overview(evidence.read(ledger)).cost
-    assert page.spent == pytest.approx(budget.spent(ledger, outcome.votes))
-    budget.limit(ledger, "ann", Limits())
+    assert page.spent == pytest.approx(budget.money_spent(ledger, outcome.votes))
+    budget.set_limits(ledger, "ann", Limits())
     ledger.close()
 
 
 def test_a_limit_of_money_needs_a_price(tmp_path):
     _, ledger = new_run(tmp_path / "run.db")
     with pytest.raises(UsageError, match=r"panel\.pay_per_hour"):
-        budget.limit(ledger, "ann", Limits(money=3))
-    assert budget.limits(ledger) == Limits()
-    assert budget.spent(ledger, 4) is None
+        budget.set_limits(ledger, "ann", Limits(money=3))
+    assert budget.read_limits(ledger) == Limits()
+    assert budget.money_spent(ledger, 4) is None
     ledger.close()
 
 
 def test_a_limit_set_while_people_vote_lets_the_step_be_finished(tmp_path):
     settings, ledger, policy = start(tmp_path)
-    people = Slow(ledger, lambda: budget.limit(ledger, "ann", Limits(votes=0)))
+    people = Slow(ledger, lambda: budget.set_limits(ledger, "ann", Limits(votes=0)))
     outcome = go(settings, ledger, policy, people.evaluator, wait=people.wait, lag=1)
     assert (outcome.status, outcome.steps, outcome.votes) == ("stopped", 1, 4)
     assert states(ledger) == ["applied", "generating"]

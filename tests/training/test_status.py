@@ -136,7 +136,7 @@ def test_pause_limit_and_deadline(tmp_path):
         found = round_status(ledger)
         assert abs(found.deadline_us - (opened + 90 * MINUTE)) < MINUTE / 10
         assert found.state == "open" and found.paused_by is None
-        budget.limit(ledger, "op", Limits(step=0))
+        budget.set_limits(ledger, "op", Limits(step=0))
         assert round_status(ledger).state == "open"  # what people vote on is finished
         steps.void(ledger, 0, "test", "op")
         found = round_status(ledger)
@@ -147,7 +147,7 @@ def test_pause_limit_and_deadline(tmp_path):
 def test_a_limit_by_date_is_seen_when_its_time_comes(tmp_path):
     _, ledger = new_run(tmp_path / "run.db")
     with ledger:
-        budget.limit(ledger, "op", Limits(at_us=ledger.clock() + MINUTE))
+        budget.set_limits(ledger, "op", Limits(at_us=ledger.clock() + MINUTE))
         assert round_status(ledger).state == "none"
         ledger.clock.now += 2 * MINUTE
         assert round_status(ledger).state == "paused"

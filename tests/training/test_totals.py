@@ -17,7 +17,7 @@ STEPS = 24
 def work_by_step(tmp_path, name, limits, **changes):
     """SQLite's instructions for each step of a run, and its ledger's path."""
     settings, ledger, policy = start(tmp_path, name, rule="known", **changes)
-    budget.limit(ledger, "ann", limits)
+    budget.set_limits(ledger, "ann", limits)
     done, found = [0], []
 
     def worked():
@@ -45,7 +45,7 @@ def test_a_limit_of_hours_costs_a_late_step_no_more_than_an_early_one(tmp_path):
         read = sum(fact.words_read for fact in summary.steps(ledger))
         hours = read / summary.WORDS_PER_MINUTE / 60
         assert read and budget.person_hours(ledger) == hours == budget.Reading().hours(ledger)
-        budget.limit(ledger, "ann", Limits(person_hours=hours / 2))
+        budget.set_limits(ledger, "ann", Limits(person_hours=hours / 2))
         assert status.round_status(ledger).paused_by == "limit"
 
 
@@ -65,9 +65,9 @@ def test_what_was_read_is_added_up_while_steps_open_close_and_fall_out(tmp_path)
                 panel.submit([comparison])
                 same()
 
-        def collect(self, step):
+        def poll(self, step):
             same()
-            return panel.collect(step)
+            panel.poll(step)
 
     go(settings, ledger, policy, Watching(), until_step=3, on_step=same)
     assert seen == sorted(seen) and len(set(seen)) == 3 * settings.N

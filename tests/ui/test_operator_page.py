@@ -384,7 +384,7 @@ def test_money_is_told_before_the_start_and_can_be_limited(tmp_path: Path) -> No
     assert f"about {planned.money:,.2f} CHF" in text(operator_page.page(stage.site))
     assert "Money, in CHF" in operator_page.dialogs(stage.site)
     do(stage, "limits", money=0.5)
-    assert budget.limits(stage.ledger) == budget.Limits(money=0.5)
+    assert budget.read_limits(stage.ledger) == budget.Limits(money=0.5)
     assert "0.50 CHF" in text(operator_page.page(stage.site))
     stopped = stage.advance()
     assert stopped is not None and stopped.status == "stopped" and "cost of 0.50" in stopped.reason
@@ -399,12 +399,12 @@ def test_without_a_price_no_money_is_spoken_of(held: Stage) -> None:
 
 def test_limits_are_set_and_withdrawn(voted: Stage) -> None:
     do(voted, "limits", votes=12, hours=1.5, until="2030-01-31T17:30")
-    found = budget.limits(voted.ledger)
+    found = budget.read_limits(voted.ledger)
     assert (found.votes, found.person_hours, found.step) == (12, 1.5, None)
     assert found.at_us == 1_896_111_000_000_000
     assert state.board(voted.site).page.progress.planned == 3
     do(voted, "limits")
-    assert budget.limits(voted.ledger) == budget.Limits()
+    assert budget.read_limits(voted.ledger) == budget.Limits()
 
 
 @pytest.mark.parametrize("until", ["2026-02-31T00:00", "0000-01-01T00:00", "2026-01-01T24:00"])
@@ -417,7 +417,7 @@ def test_a_limit_on_a_day_that_there_is_not_is_told_in_a_sentence(
     assert str(refused.value) == (
         f"limits: {shown} is no date and time that there is; give another end"
     )
-    assert budget.limits(voted.ledger) == budget.Limits()
+    assert budget.read_limits(voted.ledger) == budget.Limits()
 
 
 def test_excluding_somebody_touches_rounds_to_come_only(voted: Stage) -> None:

@@ -112,7 +112,7 @@ def excluded(ledger: Ledger) -> set[str]:
 
 def limits(site: Site) -> Limits:
     """The limits in force."""
-    return budget.limits(site.ledger)
+    return budget.read_limits(site.ledger)
 
 
 # ---- the run ----
@@ -194,7 +194,7 @@ def _limits(site: Site, by: str, command: Command) -> Reply:
         step=command.steps, votes=command.votes, at_us=at_us, person_hours=command.hours,
         money=command.money,
     )  # fmt: skip
-    budget.limit(site.ledger, by, found)
+    budget.set_limits(site.ledger, by, found)
     return Reply("Limits withdrawn." if found == Limits() else "Limits set.")
 
 

@@ -42,6 +42,7 @@ from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.subspaces import Subspace
 from szpo.runs import machine_check
 from szpo.training import comparisons, controller, step_report
+from szpo.training.services import Bounds, Hooks
 from szpo.types import Floats
 from szpo.voting.service import VoteService
 from szpo_simulators.panels import panel
@@ -247,9 +248,9 @@ def step_shares(loaded: Loaded, case: Case, rows: int, tokens: int, steps: int) 
                 ledger,
                 policy,
                 PanelEvaluator(VoteService(ledger), judges),
-                prompts=comparisons.prompt_order(prompts.shipped().train, chosen),
-                until_step=steps + 1,
-                on_step=reports.append,
+                comparisons.prompt_order(prompts.shipped().train, chosen),
+                Bounds(until_step=steps + 1),
+                Hooks(on_step=reports.append),
             )
     return [
         1 - report.seconds["generation_s"] / sum(report.seconds.values()) for report in reports[1:]

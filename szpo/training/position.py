@@ -1,0 +1,105 @@
+"""Where a run stands after its finished steps: a function of its ledger."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from szpo.errors import IntegrityError, UsageError
+from szpo.ledger.database import Ledger, Record
+from szpo.optim import optimizer, parameters
+from szpo.optim.settings import Settings
+from szpo.replay import replay
+from szpo.training.step_report import answers_read
+from szpo.types import Theta
+from szpo.voting.counting import StepVotes
+
+if TYPE_CHECKING:
+    from szpo.policies.protocol import Policy
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Position:
+    """The run's state before its next step."""
+
+    state: optimizer.State
+    theta: Theta
+    head: str
+    """SHA-256 of θ in canonical form."""
+    votes: int
+    """Counted votes so far; a step that was made void after its close has cost its votes too."""
+    answers_read: int
+
+    @property
+    def step(self) -> int:
+        """The step to do next."""
+        return self.state.step
+
+
+def resume(ledger: Ledger, settings: Settings, policy: Policy) -> Position:
+    """Read the position from the ledger and bring the policy to its head.
+
+    Raises:
+        UsageError: the policy's layout is not the run's.
+        IntegrityError: the policy's weights are not those of this run at any step.
+    """
+    if policy.layout != settings.layout:
+        raise UsageError("run: the policy's layout is not that of the ledger")
+    state = replay.retell(ledger, settings)
+    _catch_up(ledger, settings, policy)
+    total = ledger.query("SELECT coalesce(sum(n_votes), 0) AS total FROM updates")[0]["total"]
+    read = sum(event["body"].get("answers_read", 0) for event in ledger.events("step"))
+    theta = {name: np.array(value) for name, value in policy.theta().items()}
+    at = Position(state, theta, ledger.heads()[-1], round(total), read)
+    check_weights(ledger, policy, at, "taking the run up")
+    for row in ledger.steps()[: state.step]:
+        at = _add_void(ledger, at, row)
+    return at
+
+
+def pass_over(ledger: Ledger, settings: Settings, at: Position, step: int) -> Position:
+    """The position after a void step, which moves nothing."""
+    row = ledger.step(step)
+    at = at if row is None else _add_void(ledger, at, row)
+    return replace(at, state=replay.advance(ledger, settings, at.state))
+
+
+def check_weights(ledger: Ledger, policy: Policy, at: Position, when: str) -> None:
+    """Compare the policy's weights and the position's θ with the head of the ledger.
+
+    Raises:
+        IntegrityError: they differ.
+    """
+    own = parameters.digest(at.theta, policy.layout, ledger.basis_sha256)
+    found = policy.digest()
+    if own != at.head or found != at.head:
+        raise IntegrityError(
+            f"{when}: the policy's weights are {found[:12]}, the ledger's {at.head[:12]}; "
+            "build the policy anew and resume"
+        )
+
+
+def _add_void(ledger: Ledger, at: Position, row: Record) -> Position:
+    """A step that was closed and then made void has cost its votes all the same."""
+    if row["state"] != "void" or row["closed_by"] is None:
+        return at
+    votes = StepVotes(ledger, row["step"])
+    read = answers_read(votes.standing, ledger.comparisons(row["step"]))
+    return replace(at, votes=at.votes + len(votes.counted), answers_read=at.answers_read + read)
+
+
+def _catch_up(ledger: Ledger, settings: Settings, policy: Policy) -> None:
+    """Apply to the policy the recorded updates that it lacks."""
+    heads, found = ledger.heads(), policy.digest()
+    if found not in heads:
+        raise IntegrityError(
+            f"{ledger.path.name}: the policy's weights ({found[:12]}) are not those of this "
+            "run at any step; build it anew from the run's settings"
+        )
+    # The same weights may occur twice (a warm-up moves nothing): any of the places will do.
+    done = heads.index(found)
+    for number, (_, updates) in enumerate(replay.added(ledger, settings)):
+        for update in updates if number >= done else ():
+            policy.apply(update)

@@ -1,0 +1,133 @@
+"""From the optimizer's question to an open step: plan it, generate its answers, show it.
+
+Each function picks up where the ledger says that the step stands, so a killed run repeats none.
+"""
+
+from __future__ import annotations
+
+from szpo import seeds
+from szpo.data.text_files import clean
+from szpo.errors import RunError, UsageError
+from szpo.failpoints import failpoint
+from szpo.ledger.database import Ledger
+from szpo.optim import comparison_selection, optimizer
+from szpo.training import guards
+from szpo.training.comparisons import compare
+from szpo.training.position import Position
+from szpo.training.services import Services
+from szpo.training.step_report import Stopwatch
+from szpo.types import Prompt, Query
+from szpo.voting import steps
+
+CANARY_STEPS = 3
+"""This many steps in a row in which every answer is the same on both sides are an error."""
+
+
+def ask(run: Services, at: Position, step: int) -> bool:
+    """Fix in the ledger what a step perturbs, and begin it; False if nothing is to be generated.
+
+    Nothing is where its answers are stored, or somebody made the step void.
+    """
+    ledger, epoch = run.ledger, run.lease.epoch
+    row = ledger.step(step)
+    if row is not None and (
+        row["state"] not in ("planned", "generating") or steps.stored(ledger, step)
+    ):
+        return False
+    failpoint("cp1")
+    with ledger.transaction("controller"):
+        if row is None:
+            _plan(run, at, step)
+        if not steps.begin(ledger, epoch, step):
+            return False
+    failpoint("cp2")
+    return True
+
+
+def generate(run: Services, at: Position, step: int, watch: Stopwatch, *, then_open: bool) -> None:
+    """Let the perturbed policies answer the step's prompts, and store the comparisons.
+
+    Raises:
+        UsageError: the number of prompts is not the step's.
+        RunError: the policy left prompts unanswered.
+        IntegrityError: the policy stands at other weights than the step was planned from.
+    """
+    ledger, settings = run.ledger, run.settings
+    query = recorded_query(run, step)
+    prompts = _prompts(run, step)
+    shifts = [shift for pair in query.shifts for shift in pair]
+    size = settings.made * settings.D
+    asked = [prompts[shift.k * size : (shift.k + 1) * size] for shift in shifts]
+    key = seeds.derive(settings.root_seed, "rollout", step=step)
+    batches, seconds = watch.time(
+        "generation_s", lambda: run.policy.rollout(asked, shifts, seed=seeds.as_seed(key))
+    )
+    failpoint("cp3")
+    candidates = compare(settings, step, asked, batches)
+    comparisons, selected = comparison_selection.pick(settings, step, candidates)
+    figures = {**guards.figures(comparisons), "generation_s": seconds}
+    head = run.policy.digest()
+    answers = steps.StepAnswers(step, comparisons, head, {**figures, **selected})
+    with ledger.transaction("controller"):
+        stored = steps.store(ledger, run.lease.epoch, answers, then_open=then_open)
+        if stored and then_open:
+            _plan_ahead(run, at, step + 1)
+
+
+def open_stored(run: Services, at: Position, step: int) -> None:
+    """Open a step whose answers were stored while the step before was voted on."""
+    if run.row(step)["state"] == "generating":
+        with run.ledger.transaction("controller"):
+            steps.open_step(run.ledger, run.lease.epoch, step)
+            _plan_ahead(run, at, step + 1)
+
+
+def recorded_query(run: Services, step: int) -> Query:
+    """What the optimizer asked in a step, from the radius on record."""
+    return optimizer.query(run.settings, step, run.row(step)["mu"])
+
+
+def check_perturbation(ledger: Ledger, step: int) -> None:
+    """The canary: plus and minus must differ somewhere in the last `CANARY_STEPS` steps.
+
+    Raises:
+        RunError: they do not.
+    """
+    first = step - CANARY_STEPS + 1
+    found = ledger.query(
+        "SELECT count(*) AS n, coalesce(sum(identical = 0), 0) AS differing FROM comparisons "
+        "WHERE run = ? AND kind = 'train' AND step BETWEEN ? AND ?",
+        (ledger.run, first, step),
+    )[0]
+    row = ledger.step(step)
+    if first >= 0 and found["n"] and not found["differing"] and row is not None:
+        raise RunError(
+            f"steps {first}–{step}: plus and minus gave equal answers in every row at mu = "
+            f"{row['mu']:.3g}; the perturbation does not reach the model, or is far too small"
+        )
+
+
+def _plan(run: Services, at: Position, step: int) -> None:
+    query = optimizer.ask(at.state, step)
+    steps.record_plan(run.ledger, run.lease.epoch, run.settings, query, at.head)
+
+
+def _plan_ahead(run: Services, at: Position, step: int) -> None:
+    """With lag, the plan of the next step is fixed as this one opens.
+
+    So no kill, and no later run without lag, can plan it from another head.
+    """
+    if run.bounds.lag and run.ledger.step(step) is None:
+        _plan(run, at, step)
+
+
+def _prompts(run: Services, step: int) -> tuple[Prompt, ...]:
+    settings = run.settings
+    prompts = tuple(clean(prompt) for prompt in run.prompts(step))
+    needed = settings.K * settings.made * settings.D
+    if len(prompts) != needed:
+        letters = "K·N·D" if settings.selection is None else "K·C·D"
+        raise UsageError(
+            f"step {step}: {len(prompts)} prompts given, {letters} = {needed} are needed"
+        )
+    return prompts

@@ -1,0 +1,92 @@
+"""What a run is driven with: its bounds, the caller's hooks, and the parts that the loop calls."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from szpo.errors import IntegrityError, UsageError
+from szpo.evaluators.protocol import Evaluator
+from szpo.ledger.database import Ledger, Record
+from szpo.optim.settings import Settings
+from szpo.training import budget
+from szpo.training.comparisons import Prompts
+from szpo.training.guards import Bands
+from szpo.training.step_report import StepReport
+from szpo.types import Theta
+from szpo.voting.lease import Lease
+
+if TYPE_CHECKING:
+    from szpo.policies.protocol import Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How far a run goes, how far it generates ahead, and when it closes a step early or pauses.
+
+    Raises:
+        UsageError: nothing ends the run, or ``lag`` is neither 0 nor 1.
+    """
+
+    until_step: int | None = None
+    """The run is finished once it has applied this many steps, those of earlier calls included."""
+    votes_budget: int | None = None
+    """The run is finished once the next step could bring the counted votes above this."""
+    lag: int = 0
+    """1: the answers of step t + 1 come from the weights after t − 1, while t is voted on."""
+    deadline_s: float | None = None
+    """A step is closed with what there is this long after it opened, pauses not counted."""
+    quorum: float | None = None
+    """Share of its votes below which the deadline does not close a step."""
+    bands: Bands = field(default_factory=Bands)
+    """A step's figures outside these pause the run."""
+
+    def __post_init__(self) -> None:
+        if self.until_step is None and self.votes_budget is None:
+            raise UsageError("run: give until_step or votes_budget, else it would never end")
+        if self.lag not in (0, 1):
+            raise UsageError(f"run: lag is {self.lag}; it is 0 or 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """What the calling process supplies; every field may be left out."""
+
+    wait: Callable[[], None] = lambda: time.sleep(0.2)
+    """Called between two looks at the ledger while votes are missing."""
+    on_step: Callable[[StepReport], None] | None = None
+    """Called with the report of every applied step."""
+    kl: Callable[[Theta], float] | None = None
+    """KL of the policy at θ to its start, nats per completion, for reports and guards."""
+    timer: Callable[[], float] = time.perf_counter
+    """Seconds, for what reports say of durations."""
+    lease: Lease | None = None
+    """A lease that the caller holds; without one the run takes its own and gives it back."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Services:
+    """Everything that one call of `run` works with; where the run stands is a `Position`."""
+
+    ledger: Ledger
+    policy: Policy
+    evaluator: Evaluator
+    prompts: Prompts
+    settings: Settings
+    lease: Lease
+    bounds: Bounds
+    hooks: Hooks
+    reading: budget.Reading = field(default_factory=budget.Reading)
+
+    def row(self, step: int) -> Record:
+        """The ledger's row of a step that must be there.
+
+        Raises:
+            IntegrityError: it is not.
+        """
+        row = self.ledger.step(step)
+        if row is None:
+            raise IntegrityError(f"step {step} is missing from {self.ledger.path.name}")
+        return row

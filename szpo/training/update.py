@@ -1,0 +1,157 @@
+"""From a closed step's votes to its update: tell the optimizer, report, apply."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from szpo.failpoints import failpoint
+from szpo.ledger import canonical
+from szpo.ledger.database import Ledger
+from szpo.optim import momentum, optimizer, parameters
+from szpo.training import guards
+from szpo.training.position import Position, check_weights
+from szpo.training.rollouts import recorded_query
+from szpo.training.services import Services
+from szpo.training.step_report import StepReport, Stopwatch, answers_read, flatten, plain
+from szpo.types import Comparison, Info, Tally, Theta, Update
+from szpo.voting import lease, steps, triads
+from szpo.voting.ballots import ballots
+from szpo.voting.counting import StepVotes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Estimate:
+    """What the optimizer makes of a step's votes, before anything is written or moved."""
+
+    tally: Tally
+    state: optimizer.State
+    """After the step."""
+    updates: tuple[Update, ...]
+    """As recorded, one per direction or one for all."""
+    added: tuple[Update, ...]
+    """As added to θ; under momentum more than was recorded."""
+    info: Info
+    theta: Theta
+    """After the step."""
+    head: str
+    """SHA-256 of that θ."""
+
+
+def tell(run: Services, at: Position, votes: StepVotes) -> Estimate:
+    """Hand the counted votes of a closed step to the optimizer."""
+    ledger, settings, step = run.ledger, run.settings, votes.step
+    tally = votes.tally(settings.K, settings.N)
+    voters = ballots(ledger, settings, step, votes.counted, tally)
+    query = recorded_query(run, step)
+    state, updates, info = optimizer.tell(at.state, query, tally, ballots=voters)
+    failpoint("cp9")
+    reach = settings.momentum_terms if settings.momentum else 0
+    recent = [u for u in ledger.updates(step) if u.step >= step - reach] if reach else []
+    added = tuple(momentum.fold(settings, [*recent, *updates], step))
+    theta = at.theta
+    for update in added:
+        theta = parameters.applied(settings.space, theta, update)  # θ ← θ + coef·v
+    head = parameters.digest(theta, settings.layout, ledger.basis_sha256)
+    return Estimate(tally, state, tuple(updates), added, info, theta, head)
+
+
+def apply(
+    run: Services, at: Position, new: Estimate, report: StepReport, watch: Stopwatch
+) -> Position | None:
+    """Commit a step's update to the ledger, then move the policy; None if the step was made void.
+
+    A figure outside its band pauses the run in the same transaction.
+
+    Raises:
+        IntegrityError: the policy does not stand at the new head afterwards.
+    """
+    ledger, bands = run.ledger, run.bounds.bands
+    figures = asdict(report)
+    notes = {**figures, **report.figures, "figures": None}
+    if strange := bands.not_finite(figures):  # JSON has no NaN: null is "unknown"
+        notes["not_finite"] = strange
+    result = steps.StepResult(
+        new.updates, run.settings.rule, new.info, new.tally, report.votes_sha256,
+        theta_sha256=new.head,
+    )  # fmt: skip
+    with ledger.transaction("controller"):  # a guard's pause is never lost to a crash
+        all_notes = plain({**notes, "seconds": None, **watch.seconds()})
+        done = steps.apply(ledger, run.lease.epoch, result, all_notes)
+        if done and (broken := bands.broken(figures)) is not None:
+            lease.pause(ledger, f"guard {broken[0]}", f"after step {report.step}: {broken[1]}")
+    if not done:
+        return None
+    # From here on the step is done; what follows is a function of the ledger.
+    failpoint("cp11")
+    after = Position(new.state, new.theta, new.head, report.total_votes, report.total_answers_read)
+    failpoint("cp12")
+    for update in new.added:
+        run.policy.apply(update)
+    check_weights(ledger, run.policy, after, f"after step {report.step}")
+    return after
+
+
+def describe(
+    run: Services,
+    at: Position,
+    new: Estimate,
+    votes: StepVotes,
+    comparisons: Sequence[Comparison],
+) -> StepReport:
+    """The report of a step that is about to be applied; its ``seconds`` come afterwards."""
+    row, counted, standing, info = run.row(votes.step), votes.counted, votes.standing, new.info
+    read = answers_read(standing, comparisons)
+    before, after = (flatten(theta, run.settings.layout) for theta in (at.theta, new.theta))
+    figures = _figures(run.ledger, votes.step, comparisons)
+    return StepReport(
+        step=votes.step,
+        delta=info.delta,
+        stderr=tuple(steps.finite(value) for value in info.stderr),
+        win_rate=info.win_rate,
+        votes=len(counted),
+        ties=sum(vote.verdict == "tie" for vote in counted),
+        skips=sum(vote.verdict == "skip" for vote in standing),
+        automatic_ties=sum(c.identical for c in comparisons),
+        answers_read=read,
+        total_votes=at.votes + len(counted),
+        total_answers_read=at.answers_read + read,
+        kl=None if run.hooks.kl is None else float(run.hooks.kl(new.theta)),
+        length=figures["length"],
+        repetition=figures["repetition"],
+        identical=figures["identical"],
+        norm=float(np.linalg.norm(after)),
+        moved=float(np.linalg.norm(after - before)),
+        mu=row["mu"],
+        alpha=(info.extra or {}).get("alpha"),
+        kl_radius=info.kl_radius,
+        flip_share=info.flip_share,
+        capped=info.capped,
+        warmup=info.warmup,
+        closed_by=row["closed_by"],
+        theta_sha256=new.head,
+        votes_sha256=canonical.votes_sha256(counted),
+        figures=figures,
+        seconds={},
+        extra=plain({**(info.extra or {}), **triads.note(run.ledger)}),
+    )
+
+
+def _figures(ledger: Ledger, step: int, comparisons: Sequence[Comparison]) -> dict[str, float]:
+    """As measured when the answers were made: token counts are not stored with the texts."""
+    found = ledger.query(
+        "SELECT body FROM events WHERE kind = 'generated' AND json_extract(body, '$.step') = ? "
+        "ORDER BY event DESC LIMIT 1",
+        (step,),
+    )
+    if not found:
+        return guards.figures(comparisons)
+    body = json.loads(found[0]["body"])
+    return {
+        name: value
+        for name, value in body.items()
+        if isinstance(value, int | float) and name != "step"
+    }
