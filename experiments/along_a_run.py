@@ -38,7 +38,7 @@ def along(path: Path, budgets: list[int]) -> list[dict[str, Any]]:
         found = []
         for votes in budgets:
             steps = votes // config.votes_per_step
-            policy.place(policy.start())
+            policy.move_to(policy.start())
             for _, updates in replay.added(ledger, parts.settings, steps):
                 for update in updates:
                     policy.apply(update)

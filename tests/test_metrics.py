@@ -87,7 +87,7 @@ def test_three_ways_to_the_kl_of_the_tiny_model_agree() -> None:
     config = LoraConfig(r=1, lora_alpha=1, target_modules=["down_proj"])
     moved = Actor.fresh(base, config, sampling=Sampling(max_new_tokens=2), seed=1)
     rng = np.random.default_rng(4)
-    moved.policy.place(
+    moved.policy.move_to(
         {n: np.float32(v + rng.normal(scale=0.7, size=v.shape)) for n, v in moved.theta().items()}
     )
     prompt = Prompt.user("How was the sea?")

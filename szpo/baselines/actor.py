@@ -24,7 +24,8 @@ from szpo.generation.engine import Engine
 from szpo.generation.sampling import Sampling
 from szpo.models import adapter_files, peft_format
 from szpo.models.batched_lora import find_sites
-from szpo.models.loading import Loaded, differentiable
+from szpo.models.four_bit import allow_gradients
+from szpo.models.loading import Loaded
 from szpo.models.lora_sites import Site
 from szpo.policies import language_model
 from szpo.policies.lora_policy import Asking, LoraPolicy
@@ -161,7 +162,7 @@ class Actor:
     def theta(self) -> Theta:
         """A and B at the current weights, fp32; not to be written to."""
         if self._peft is not None:
-            self.policy.place(read(self._peft.get_base_model(), self.sites))
+            self.policy.move_to(read(self._peft.get_base_model(), self.sites))
         return self.policy.theta()
 
     def start(self) -> Theta:
@@ -194,7 +195,7 @@ class Actor:
                 yield peft
                 self.theta()
             except BaseException:
-                self.policy.place(before)  # sampling has moved it to weights on the way
+                self.policy.move_to(before)  # sampling has moved it to weights on the way
                 raise
             finally:
                 self._peft = None
@@ -229,13 +230,13 @@ def adapted(
 
     base = loaded.model if model is None else model
     conv1d = any(adapter_files.is_conv1d(base, site) for site in sites)
-    settings = peft_format.settings(sites, base=loaded.name, conv1d=conv1d)
+    settings = peft_format.peft_config(sites, base=loaded.name, conv1d=conv1d)
     settings |= {"inference_mode": False, "lora_dropout": dropout, "task_type": task}
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")  # a tied LM head among the sites is meant
         peft = get_peft_model(base, LoraConfig(**settings))
     try:
-        with differentiable(base):
+        with allow_gradients(base):
             yield peft
     finally:
         for site in sites:

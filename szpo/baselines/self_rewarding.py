@@ -118,7 +118,7 @@ def train(
         raise UsageError(f"{METHOD}: no prompts to answer")
     if data.judge is None:
         room = actor.policy.asking.sampling.max_new_tokens
-        demand_room(context.of(actor.loaded), data.prompts, room, how)
+        demand_room(context.reader_of(actor.loaded), data.prompts, room, how)
     job = _Job(actor, data, how, seed)
     settings = _describe(job)
     meter, log = Meter(), []
@@ -292,7 +292,7 @@ def _load(actor: Actor, folder: Path, settings: dict[str, Any]) -> dict[str, Any
         raise UsageError(
             f"{folder} was made with other settings ({', '.join(differ)}); choose another folder"
         )
-    actor.policy.place(adapter_files.factors(bases.read_adapter(folder), actor.sites))
+    actor.policy.move_to(adapter_files.factors(bases.read_adapter(folder), actor.sites))
     if actor.digest() != digest:
         raise StorageError(f"{folder}: the adapter is not the recorded one; remove the folder")
     return record

@@ -147,7 +147,7 @@ def schedule(recipe: Fitting) -> dict[str, Any]:
 
 def length(loaded: Loaded, most: int) -> int:
     """Tokens that a text may have: a recipe's ``max_length``, and no more than the model reads."""
-    return min(most, context.of(loaded).most or most)
+    return min(most, context.reader_of(loaded).most or most)
 
 
 def token_rows(

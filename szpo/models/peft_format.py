@@ -1,6 +1,6 @@
-"""An adapter as PEFT's two files, made from arrays alone: no model, no tensor library.
+"""A LoRA adapter as PEFT's two files, made from arrays alone: no model, no tensor library.
 
-The ledger of a run keeps everything that its adapter is made of, so whoever has the ledger can
+The ledger of a run holds everything that its adapter is made of, so whoever has the ledger can
 write the adapter; the web process does, for the export.
 """
 
@@ -18,7 +18,7 @@ from szpo.types import Theta
 HUB_NAMES = {"smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct"}
 
 
-def files(
+def peft_files(
     factors: Theta, sites: Sequence[Site], *, base: str, conv1d: bool = False
 ) -> dict[str, bytes]:
     """The files of a folder that ``PeftModel.from_pretrained`` loads, by name.
@@ -39,13 +39,13 @@ def files(
         for name, letter in ((site.a, "A"), (site.b, "B"))
     }
     return {
-        "adapter_config.json": _json(settings(sites, base=base, conv1d=conv1d)),
+        "adapter_config.json": _json(peft_config(sites, base=base, conv1d=conv1d)),
         "adapter_model.safetensors": save(tensors, metadata={"format": "pt"}),
     }
 
 
-def settings(sites: Sequence[Site], *, base: str, conv1d: bool = False) -> dict[str, Any]:
-    """PEFT's settings of a plain LoRA on these sites; see `files`."""
+def peft_config(sites: Sequence[Site], *, base: str, conv1d: bool = False) -> dict[str, Any]:
+    """PEFT's ``adapter_config.json`` of a plain LoRA on these sites; see `peft_files`."""
     alphas = {site.name: site.scale * site.rank for site in sites}
     first = sites[0]
     return {

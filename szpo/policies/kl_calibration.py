@@ -1,4 +1,4 @@
-"""Scale coordinates so that a step of a given length has a given KL divergence."""
+"""Scale coordinates so that a perturbation of a given length has a given KL divergence."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ import numpy as np
 
 from szpo import seeds
 from szpo.errors import RunError
-from szpo.models.logprobs import Sample
 from szpo.optim import directions, parameters
 from szpo.policies.probe import Probe
-from szpo.policies.subspaces import Subspace, split_basis
+from szpo.policies.subspaces import SetupSettings, Subspace, split_basis
 from szpo.types import Floats, Theta
 
 KL_DIRECTIONS = 16
@@ -22,63 +21,64 @@ CALIBRATION_PASSES = 6
 
 
 def unit_directions(root_seed: int, count: int, dim: int, name: str = "kl") -> Floats:
-    """Random unit vectors (count, dim) from the direction table."""
+    """Draw random unit vectors (count, dim) from the direction table."""
     key = seeds.derive(root_seed, "setup directions", name=name)
     rows = directions.gaussian(key, count * dim).astype(np.float64).reshape(count, dim)
     return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
 
 
 def kl_ratios(
-    plan: Probe,
-    start: Theta,
+    probe: Probe,
     subspace: Subspace,
     units: Floats,
     radii: Sequence[float],
     rows: int,
     name: str,
 ) -> dict[float, Floats]:
-    """Monte-Carlo KL(π_δ ‖ π_0) over |δ|²/2 for δ = radius·unit; per radius (directions, rows)."""
+    """Measure KL(π_δ ‖ π_0) over |δ|²/2 by Monte Carlo for δ = radius·unit.
+
+    Returns:
+        Per radius (directions, rows); ``name`` seeds the answers.
+
+    Raises:
+        RunError: KL is not finite, or 0.
+    """
     found = {}
     for i, radius in enumerate(radii):
         members = [subspace.weights({"z": (radius * u).astype(np.float32)}) for u in units]
-        kl = plan.kl(start, members, rows, f"{name} {radius}")
+        kl = probe.kl(members, rows, f"{name} {radius}")
         if not np.isfinite(kl).all() or kl.mean() <= 0:
             raise RunError(f"KL at |δ| = {radius} is {kl.mean()}: the directions do not move it")
-        found[radius] = kl / (0.5 * radius * radius)
-        plan.progress("KL", i + 1, len(radii))
+        found[radius] = kl / (0.5 * radius * radius)  # KL ≈ |δ|²/2 where P is whitened
+        probe.progress("KL", i + 1, len(radii))
     return found
 
 
-def random_subspace(
-    plan: Probe, start: Theta, whole: Subspace, dim: int, base: Sequence[Sample],
-    kl_samples: int, kl_radius: float,
-) -> Subspace:  # fmt: skip
-    """``dim`` orthonormal random directions of the moving weights, scaled to KL ``kl_radius``."""
+def random_subspace(probe: Probe, whole: Subspace, setup: SetupSettings) -> Subspace:
+    """Draw orthonormal directions of the moving weights, scaled to KL ``setup.kl_radius``."""
+    dim = setup.dim
     size = sum(v.size for v in whole.start.values())
-    key = seeds.derive(plan.root_seed, "setup directions", name="basis")
+    key = seeds.derive(probe.root_seed, "setup directions", name="basis")
     draws = directions.gaussian(key, size * dim).astype(np.float64).reshape(size, dim)
     Q, R = np.linalg.qr(draws)
     Q *= np.sign(np.diag(R))
-    units = unit_directions(plan.root_seed, KL_DIRECTIONS, dim)
-    radius = math.sqrt(2 * kl_radius)
+    units = unit_directions(probe.root_seed, KL_DIRECTIONS, dim)
+    radius = math.sqrt(2 * setup.kl_radius)
     raw = replace(whole, basis=split_basis(whole.start, Q))
 
     def members(scale: float) -> list[Theta]:
         return [raw.weights({"z": (scale * radius * u).astype(np.float32)}) for u in units]
 
-    scale, report = calibrate(plan, start, members, kl_radius, kl_samples)
+    scale, report = calibrate(probe, members, setup)
     return replace(raw, basis=split_basis(whole.start, Q * scale), report=report)
 
 
-def full_subspace(
-    plan: Probe, start: Theta, whole: Subspace, dim: int, base: Sequence[Sample],
-    kl_samples: int, kl_radius: float,
-) -> Subspace:  # fmt: skip
-    """Every moving weight as a coordinate, with the scale of μ that gives KL ``kl_radius``."""
+def full_subspace(probe: Probe, whole: Subspace, setup: SetupSettings) -> Subspace:
+    """Every moving weight as a coordinate, with the scale of μ that gives ``setup.kl_radius``."""
     space = parameters.Space(
-        seeds.branch_seed(plan.root_seed, 0, "kl scale"), whole.layout, directions.Law()
+        seeds.branch_seed(probe.root_seed, 0, "kl scale"), whole.layout, directions.Law()
     )
-    mu = whole.mu(kl_radius)
+    mu = whole.mu(setup.kl_radius)
 
     def members(scale: float) -> list[Theta]:
         found: list[Theta] = []
@@ -88,36 +88,36 @@ def full_subspace(
             found.append({name: whole.start[name] + radius * v[name] for name in v})
         return found
 
-    scale, report = calibrate(plan, start, members, kl_radius, kl_samples)
+    scale, report = calibrate(probe, members, setup)
     return replace(whole, scale=scale, report=report)
 
 
 def calibrate(
-    plan: Probe,
-    start: Theta,
-    members: Callable[[float], list[Theta]],
-    target: float,
-    kl_samples: int,
+    probe: Probe, members: Callable[[float], list[Theta]], setup: SetupSettings
 ) -> tuple[float, dict[str, Any]]:
-    """The scale at which the mean KL of the members is ``target`` nats per completion.
+    """Find the scale at which the members' mean KL is ``setup.kl_radius`` nats per completion.
 
     Small samples with the same random numbers search it by secants of log KL in log scale (KL
-    grows with the square of small scales); a last pass of ``kl_samples`` other answers corrects
-    what was found by one more such step.
+    grows with the square of small scales); a last pass of ``setup.kl_samples`` other answers
+    corrects what was found by one more such step.
+
+    Returns:
+        The scale, and what a run's report says of it.
 
     Raises:
         RunError: No scale moves the policy, or KL is not finite.
     """
+    target = setup.kl_radius
     scale, power = 1.0, 2.0
     passes: list[tuple[float, float]] = []
     for i in range(CALIBRATION_PASSES + 1):
         last = i == CALIBRATION_PASSES or (
             bool(passes) and abs(math.log(passes[-1][1] / target)) < 0.25
         )
-        rows = max(1, kl_samples // KL_DIRECTIONS) if last else 4
-        kl = plan.kl(start, members(scale), rows, "scale check" if last else "scale").mean(1)
+        rows = max(1, setup.kl_samples // KL_DIRECTIONS) if last else 4
+        kl = probe.kl(members(scale), rows, "scale check" if last else "scale").mean(1)
         mean = float(kl.mean())
-        plan.progress("KL scale", i + 1, CALIBRATION_PASSES + 1)
+        probe.progress("KL scale", i + 1, CALIBRATION_PASSES + 1)
         if not math.isfinite(mean):
             raise RunError(f"KL is {mean} at scale {scale}: the policy's logits are not finite")
         passes.append((scale, max(mean, 1e-9)))

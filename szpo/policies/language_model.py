@@ -1,6 +1,6 @@
-"""The language-model side of a run's assembly: model, adapter, coordinates, and back to files.
+"""The language model of a run: load it, choose its coordinates, record and restore them.
 
-Kept apart from `szpo.runs.assemble` so that runs of other policies load no tensor library.
+Apart from `szpo.runs.assemble`, so that runs of other policies load no tensor library.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from szpo.optim import directions
 from szpo.optim.settings import Settings
 from szpo.policies import layer_choice, subspace_cache, subspace_setup
 from szpo.policies.lora_policy import Asking, LoraPolicy
-from szpo.policies.subspaces import Subspace
+from szpo.policies.subspaces import SetupSettings, Subspace
 from szpo.types import Answer, Prompt, Theta
 
 Say = Callable[[str], None]
@@ -37,13 +37,13 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Base:
-    """A loaded model and the coordinates in which a run moves it."""
+    """A base model and the coordinates in which a run moves it."""
 
     loaded: Loaded
     subspace: Subspace
 
 
-def check(config: Config) -> None:
+def check_files(config: Config) -> None:
     """Refuse a model, an adapter or a device that is not there, before weights are loaded.
 
     Raises:
@@ -59,7 +59,7 @@ def check(config: Config) -> None:
 
 
 def prepare(config: Config, prompts: Sequence[Prompt], say: Say) -> Base:
-    """Load the model and choose the coordinates; asks nobody and sees no reward.
+    """Load the model and choose the coordinates; no vote is asked for and no reward is seen.
 
     Raises:
         UsageError: The model is missing, or a setting does not fit it.
@@ -72,25 +72,23 @@ def prepare(config: Config, prompts: Sequence[Prompt], say: Say) -> Base:
     sites = find_sites(loaded.model, lora)
 
     def make() -> Subspace:
-        return subspace_setup.setup(
-            loaded,
-            prompts,
+        setup = SetupSettings(
             kind=config.subspace.kind,
             dim=config.dim,
-            config=lora,
             train=config.adapter.train,
-            start=_start(config, loaded, sites),
             samples=config.subspace.samples,
             kl_samples=config.subspace.kl_samples,
             kl_radius=config.optimizer.kl_radius,
             sampling=_sampling(config),
             root_seed=config.run.seed,
         )
+        start = _start(config, loaded, sites)
+        return subspace_setup.set_up_subspace(loaded, prompts, setup, lora=lora, start=start)
 
     if loaded.adapter is not None:  # its tensors would have to be part of the key
         subspace = make()
     else:
-        subspace = subspace_cache.kept(_setup_key(config, loaded, sites, prompts), make)
+        subspace = subspace_cache.load_or_make(_setup_key(config, loaded, sites, prompts), make)
     report = subspace.report
     say(
         f"subspace {subspace.kind}: {subspace.dim:,} coordinates, {report.get('samples', 0)} "
@@ -102,7 +100,7 @@ def prepare(config: Config, prompts: Sequence[Prompt], say: Say) -> Base:
 
 @dataclass(frozen=True)
 class Plain:
-    """A loaded model and where its adapter sits, without a set-up of coordinates."""
+    """A base model and where its adapter sits, without a subspace."""
 
     loaded: Loaded
     sites: tuple[Site, ...]
@@ -111,7 +109,7 @@ class Plain:
     sampling: Sampling
 
 
-def plain(config: Config, say: Say, lora: Any = None) -> Plain:
+def load_plain(config: Config, say: Say, lora: Any = None) -> Plain:
     """Load the model and find its adapter's sites, for methods that need no subspace.
 
     ``lora`` is a ``peft.LoraConfig`` in place of the settings'; a starting adapter keeps its own.
@@ -130,10 +128,10 @@ def plain(config: Config, say: Say, lora: Any = None) -> Plain:
 def _setup_key(
     config: Config, loaded: Loaded, sites: Sequence[Site], prompts: Sequence[Prompt]
 ) -> dict[str, Any]:
-    """All that a set-up depends on, as plain JSON."""
+    """Everything that a set-up depends on, as plain JSON."""
     return {
-        # Scores of 4-bit models were once cut off at their layers (`szpo.models.loading`): "whole"
-        # since.
+        # Scores of 4-bit models were once cut off at their layers (`szpo.models.four_bit`);
+        # "whole" since.
         "base": [
             loaded.sha256,
             loaded.dtype,
@@ -151,7 +149,7 @@ def _setup_key(
 
 
 def restore(config: Config, ledger: Ledger) -> Base:
-    """The same from a ledger: the model is loaded, the coordinates are read, nothing is chosen.
+    """Load the model that a ledger names, and read the coordinates from the ledger.
 
     Raises:
         IntegrityError: The model is not the recorded one, or does not fit the tensors.
@@ -184,8 +182,8 @@ def restore(config: Config, ledger: Ledger) -> Base:
     return Base(loaded, subspace)
 
 
-def policy(config: Config, base: Base, settings: Settings) -> LoraPolicy:
-    """The policy at its start."""
+def make_policy(config: Config, base: Base, settings: Settings) -> LoraPolicy:
+    """Make the policy at its start."""
     return LoraPolicy(
         base.loaded,
         base.subspace,
@@ -196,7 +194,7 @@ def policy(config: Config, base: Base, settings: Settings) -> LoraPolicy:
 
 
 def record(base: Base) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the ledger keeps of it: facts for the spec, and tensors by name."""
+    """What the ledger records of a base: facts for the run's spec, and tensors by name."""
     loaded, space = base.loaded, base.subspace
     facts = {
         "space": {
@@ -219,12 +217,12 @@ def record(base: Base) -> tuple[dict[str, Any], dict[str, Any]]:
     return facts, tensors
 
 
-def kept_answers(
+def load_or_draw_answers(
     config: Config, base: Base, prompts: Sequence[Prompt], draw: Callable[[], list[list[Answer]]]
 ) -> list[list[Answer]]:
-    """What ``draw`` gives for this base, prompts and sampling, read from the cache if it is there.
+    """Read the answers to these prompts from the cache, or draw them and write them there.
 
-    A starting adapter is part of the policy and not of the key: its answers are never kept.
+    A starting adapter is part of the policy and not of the key: its answers are not cached.
     """
     if base.loaded.adapter is not None:
         return draw()
@@ -291,7 +289,7 @@ def _start(config: Config, loaded: Loaded, sites: tuple[Site, ...]) -> Theta | N
 
 
 def random_start(sites: Sequence[Site], root_seed: int) -> Theta:
-    """Factors that add nothing yet: A drawn as wide as an input of unit rms is read, B zero."""
+    """Draw LoRA factors that add nothing yet: B is zero, A reads an input of unit rms as such."""
     start: dict[str, Any] = {}
     for site in sites:
         key = seeds.derive(root_seed, "adapter start", name=site.a)
@@ -304,7 +302,7 @@ def random_start(sites: Sequence[Site], root_seed: int) -> Theta:
 
 
 def _shapes(loaded: Loaded, site: Site) -> dict[str, tuple[int, ...]]:
-    """What a site's factors must look like in this model."""
+    """The shapes that a site's factors must have in this model."""
     try:
         module = loaded.model.get_submodule(site.name)
     except AttributeError:

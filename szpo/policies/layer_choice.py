@@ -1,4 +1,4 @@
-"""Which weights an adapter goes on, when nobody says: a rule that sees the model's shape only."""
+"""Which weights an adapter goes on by default: a rule that sees the model's shape only."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ from szpo.types import Answer, Batch, Floats, Layout, Prompt, Shift, Theta, Upda
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """How the policy is asked: sampling, and whether both sides share their random numbers."""
+    """How a policy's answers are drawn: sampling, and common random numbers of both sides."""
 
     sampling: Sampling = field(default_factory=Sampling)
     crn: bool = True
@@ -64,7 +64,7 @@ class LoraPolicy:
         self.asking = asking or Asking()
         self.space = Space(root_seed, subspace.layout, law or Law.for_dim(subspace.dim))
         self.engine = engine or engine_for(loaded.adapt(subspace.sites))
-        self._reader = context.of(loaded)
+        self._reader = context.reader_of(loaded)
         self._stop = frozenset(loading.stop_tokens(loaded))
         self._basis_sha256 = subspace.basis_sha256
         self._plain_start = is_zero({**subspace.fixed, **subspace.start}, subspace.sites)
@@ -90,8 +90,8 @@ class LoraPolicy:
         """The master coordinates; arrays are not to be written to."""
         return self._theta
 
-    def place(self, theta: Theta) -> None:
-        """Put the policy at θ, such as one folded from a ledger.
+    def move_to(self, theta: Theta) -> None:
+        """Put the policy at θ, such as one recomputed from a ledger.
 
         Raises:
             UsageError: θ does not fit the layout.
@@ -107,14 +107,14 @@ class LoraPolicy:
         """SHA-256 of θ in canonical form."""
         return parameters.digest(self._theta, self.layout, self._basis_sha256)
 
-    # ---- asking ----
+    # ---- answers ----
 
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
         """The prompt's tokens, through the chat template."""
         return loading.encode(self.loaded.tokenizer, prompt)
 
-    def encoded(self, prompts: Sequence[Prompt]) -> list[tuple[int, ...]]:
-        """The tokens of prompts that are to be answered.
+    def encode_all(self, prompts: Sequence[Prompt]) -> list[tuple[int, ...]]:
+        """The tokens of prompts that are about to be answered.
 
         Raises:
             UsageError: one leaves no room for an answer in what the model reads.
@@ -127,7 +127,7 @@ class LoraPolicy:
         """Refuse tokens after which the model cannot read a whole answer.
 
         Raises:
-            UsageError: there are such.
+            UsageError: one of the rows is too long.
         """
         context.demand_room(self._reader, rows, self.asking.sampling.max_new_tokens)
 
@@ -157,7 +157,7 @@ class LoraPolicy:
         sampling = self.asking.sampling
         draws = uniforms(seed, list(shifts), sizes, sampling.max_new_tokens, crn=self.asking.crn)
         made = self.engine.generate(
-            self.encoded([prompt for part in prompts for prompt in part]),
+            self.encode_all([prompt for part in prompts for prompt in part]),
             [member for member, size in zip(owner, sizes, strict=True) for _ in range(size)],
             self.deltas(thetas),
             sampling,
@@ -173,8 +173,8 @@ class LoraPolicy:
     ) -> list[list[Answer]]:
         """``samples`` answers to each prompt at θ, or at the start with ``base``.
 
-        The random numbers depend on seed, prompt index and sample only, so two policies asked
-        alike are compared under common random numbers.
+        The random numbers depend on seed, prompt index and sample only, so two policies with the
+        same arguments are compared under common random numbers.
         """
         rows = self.sample_tokens(prompts, samples, seed=seed, base=base)
         answers = [self.answer(row) for row in rows]
@@ -188,7 +188,7 @@ class LoraPolicy:
         rows = len(prompts) * samples
         key = seeds.derive(seed, "sample prompts")
         draws = seeds.uniform(key, rows * sampling.max_new_tokens)
-        ids = self.encoded(prompts)
+        ids = self.encode_all(prompts)
         made = self.engine.generate(
             [row for row in ids for _ in range(samples)],
             [0] * rows,
@@ -211,7 +211,7 @@ class LoraPolicy:
         end: Literal["stop", "length"] = "stop" if ended else "length"
         return Answer(text.strip(), end, len(spoken))
 
-    # ---- how far it went ----
+    # ---- distance to the start ----
 
     def kl(self, prompts: Sequence[Prompt], *, seed: int, samples: int = 1) -> tuple[float, float]:
         """KL(π_θ ‖ π_start) in nats per completion: mean over answers drawn at θ, and its s.e.

@@ -1,6 +1,6 @@
-"""Asking the starting policy before a run: its answers, and how far members are from it.
+"""Measure a run's starting policy during set-up: its answers, and the KL of members to it.
 
-Nothing here sees a vote or a reward. Every answer's random numbers are named by the run's seed.
+Nothing here sees a vote or a reward. All random numbers are derived from the run's seed.
 """
 
 from __future__ import annotations
@@ -28,24 +28,35 @@ Progress: TypeAlias = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Probe:
-    """A model, its adapted sites and prompts: all that a set-up pass asks it with."""
+    """A model at its starting policy, with the prompts and the sampling of a set-up's passes."""
 
     loaded: Loaded
     sites: tuple[Site, ...]
+    start: Theta
+    """A and B of the starting policy, by ``site.a`` and ``site.b``."""
     prompts: tuple[tuple[int, ...], ...]
+    """As tokens."""
     sampling: Sampling
     root_seed: int
     engine: Engine
     progress: Progress = lambda what, done, of: None
 
-    def deltas(self, start: Theta, members: Sequence[Theta]) -> Deltas:
-        """Members as `stack` makes them, on the model's device."""
-        return stack(self.sites, start, members, self.loaded.device)
+    def deltas(self, members: Sequence[Theta]) -> Deltas:
+        """Members that each replace some tensors of the start, on the model's device."""
+        return stack(self.sites, self.start, members, self.loaded.device)
+
+    @property
+    def start_deltas(self) -> Deltas | None:
+        """The starting policy as a member; None where it is the base model itself."""
+        return None if is_zero(self.start, self.sites) else self.deltas([{}])
 
     def samples(
         self, deltas: Deltas | None, owner: Sequence[int], groups: Sequence[int], name: str
     ) -> list[Sample]:
-        """Answers of members ``owner`` to prompts ``groups``, row by row."""
+        """Draw answers of the members ``owner`` to the prompts ``groups``, row by row.
+
+        ``name`` seeds the random numbers.
+        """
         width = self.sampling.max_new_tokens
         key = seeds.derive(self.root_seed, "setup", name=name)
         draws = seeds.uniform(key, len(owner) * width).reshape(len(owner), width)
@@ -57,39 +68,39 @@ class Probe:
             for g, answer in zip(groups, made.tokens, strict=True)
         ]
 
-    def base_samples(self, start: Theta, count: int, name: str = "base") -> list[Sample]:
-        """``count`` answers of the starting policy, prompts in turn."""
+    def start_samples(self, count: int) -> list[Sample]:
+        """Draw ``count`` answers of the starting policy, prompts in turn."""
         key = seeds.derive(self.root_seed, "setup", name="prompts")
         order = seeds.permutation(key, len(self.prompts))
         groups = [int(order[i % len(order)]) for i in range(count)]
         found: list[Sample] = []
         for first in range(0, count, 256):
             part = groups[first : first + 256]
-            deltas = None if is_zero(start, self.sites) else self.deltas(start, [{}])
-            found += self.samples(deltas, [0] * len(part), part, f"{name} {first}")
+            found += self.samples(self.start_deltas, [0] * len(part), part, f"base {first}")
             self.progress("base answers", len(found), count)
         return found
 
-    def kl(
-        self, start: Theta, members: Sequence[Theta], rows: int, name: str
-    ) -> NDArray[np.float64]:
-        """KL of each member to the start, (members, rows) nats per completion, prompts in turn."""
-        deltas = self.deltas(start, members)
+    def kl(self, members: Sequence[Theta], rows: int, name: str) -> NDArray[np.float64]:
+        """Measure the KL of each member to the start, prompts in turn.
+
+        Returns:
+            (members, rows), nats per completion; each from an answer that ``name`` seeds.
+        """
+        deltas = self.deltas(members)
         owner = [m for m in range(len(members)) for _ in range(rows)]
         key = seeds.derive(self.root_seed, "setup", name=f"prompts {name}")
         order = seeds.permutation(key, len(self.prompts))
         groups = [int(order[i % len(order)]) for i in range(len(owner))]
         answers = self.samples(deltas, owner, groups, name)
-        reference = None if is_zero(start, self.sites) else self.deltas(start, [{}])
         found = logprobs.kl_of_members(
             self.loaded.adapt(self.sites), deltas, answers, owner,
-            reference=reference, temperature=self.sampling.temperature,
+            reference=self.start_deltas, temperature=self.sampling.temperature,
         )  # fmt: skip
         return found.reshape(len(members), rows)
 
 
 def is_zero(start: Theta, sites: tuple[Site, ...]) -> bool:
-    """The start is the base model itself: every B is 0."""
+    """Whether the start is the base model itself: every B is 0."""
     return all(not start[s.b].any() for s in sites)
 
 
@@ -99,7 +110,10 @@ def stack(
     members: Sequence[Theta],
     device: torch.device | str = "cpu",
 ) -> Deltas:
-    """Deltas of members that each replace some tensors of ``start``."""
+    """Stack members that each replace some tensors of ``start`` into deltas.
+
+    A stays shared where no member replaces it.
+    """
 
     def whole(name: str) -> torch.Tensor:
         return torch.from_numpy(np.stack([m.get(name, start[name]) for m in members])).to(device)

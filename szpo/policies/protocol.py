@@ -20,7 +20,7 @@ from szpo.types import Answer, Batch, Floats, Layout, Prompt, Shift, Theta, Upda
 
 @runtime_checkable
 class Policy(Protocol):
-    """Anything that can be perturbed."""
+    """Anything that can be perturbed along a direction and answers prompts."""
 
     @property
     def dim(self) -> int:
@@ -47,7 +47,7 @@ class Policy(Protocol):
 
 @runtime_checkable
 class Monitored(Protocol):
-    """A policy that can also say how far it went; a run uses it for guards where it exists."""
+    """A policy that can also measure its distance to the start; guards use it where it exists."""
 
     def kl(self, prompts: Sequence[Prompt], *, seed: int, samples: int = 1) -> tuple[float, float]:
         """KL(π_θ ‖ π_start) in nats per completion: Monte-Carlo mean and standard error."""
@@ -65,7 +65,7 @@ def check_policy(
     basis_sha256: str | None = None,
     seed: int = 0,
 ) -> None:
-    """Ask a policy a few questions and raise RunError naming the clause of the contract it breaks.
+    """Test a policy and raise RunError naming the clause of the contract that it breaks.
 
     The policy is moved and moved back: θ ends with the values it had, up to one rounding.
 

@@ -15,8 +15,8 @@ from szpo.models import logprobs
 from szpo.models.logprobs import Sample
 from szpo.policies.kl_calibration import KL_DIRECTIONS, kl_ratios, unit_directions
 from szpo.policies.probe import Probe
-from szpo.policies.subspaces import Subspace, split_basis
-from szpo.types import Floats, Theta
+from szpo.policies.subspaces import SetupSettings, Subspace, split_basis
+from szpo.types import Floats
 
 KL_RADII = (0.5, 1.0)
 """|δ| at which the score subspace's scale is measured."""
@@ -26,20 +26,23 @@ KL_PASSES = 8
 
 
 def score_subspace(
-    plan: Probe, start: Theta, whole: Subspace, dim: int, base: Sequence[Sample],
-    kl_samples: int, kl_radius: float,
-) -> Subspace:  # fmt: skip
-    """``dim`` whitened principal directions of the score of ``base``, scaled by measured KL."""
+    probe: Probe, whole: Subspace, setup: SetupSettings, base: Sequence[Sample]
+) -> Subspace:
+    """Find the whitened principal directions of the scores of ``base``, scaled by measured KL.
+
+    ``base`` are answers of the starting policy, ``whole`` the subspace of all moving weights.
+    """
     began = time.monotonic()
     vectors = logprobs.score_vectors(
-        plan.loaded.adapt(plan.sites), start, base, temperature=plan.sampling.temperature,
-        progress=lambda done, of: plan.progress("scores", done, of),
+        probe.loaded.adapt(probe.sites), probe.start, base,
+        temperature=probe.sampling.temperature,
+        progress=lambda done, of: probe.progress("scores", done, of),
     )  # fmt: skip
     seconds = time.monotonic() - began
     first = halves(base)
-    basis, spectrum = components(vectors[first], vectors[~first], dim)
+    basis, spectrum = components(vectors[first], vectors[~first], setup.dim)
     raw = replace(whole, basis=split_basis(whole.start, basis))
-    measured = _measured(plan, start, raw, kl_samples)
+    measured = _measure_ratios(probe, raw, setup.kl_samples)
     ratios = {radius: float(values.mean()) for radius, values in measured.items()}
     correction = math.exp(-0.5 * sum(map(math.log, ratios.values())) / len(ratios))
     scaled = split_basis(whole.start, basis * correction)
@@ -58,20 +61,17 @@ def score_subspace(
     )
 
 
-def _measured(
-    plan: Probe, start: Theta, subspace: Subspace, kl_samples: int
-) -> dict[float, Floats]:
-    """`kl_ratios` along fresh directions until their mean is known to `KL_PRECISION`.
+def _measure_ratios(probe: Probe, subspace: Subspace, kl_samples: int) -> dict[float, Floats]:
+    """Measure `kl_ratios` along fresh directions until their mean is known to `KL_PRECISION`.
 
     One pass is enough for most models; answers whose KL is uneven need more.
     """
     rows = max(1, kl_samples // (len(KL_RADII) * KL_DIRECTIONS))
     found: dict[float, list[Floats]] = {radius: [] for radius in KL_RADII}
     for i in range(KL_PASSES):
-        units = unit_directions(plan.root_seed, KL_DIRECTIONS, subspace.dim, f"kl {i}")
-        for radius, values in kl_ratios(
-            plan, start, subspace, units, KL_RADII, rows, f"kl {i}"
-        ).items():
+        units = unit_directions(probe.root_seed, KL_DIRECTIONS, subspace.dim, f"kl {i}")
+        ratios = kl_ratios(probe, subspace, units, KL_RADII, rows, f"kl {i}")
+        for radius, values in ratios.items():
             found[radius].append(values)
         both = np.mean([np.concatenate(parts).mean(1) for parts in found.values()], axis=0)
         if both.std(ddof=1) / math.sqrt(len(both)) < KL_PRECISION * both.mean():
@@ -80,7 +80,7 @@ def _measured(
 
 
 def halves(samples: Sequence[Sample]) -> NDArray[np.bool_]:
-    """Which samples belong to the first half: every other prompt, or sample if there is one."""
+    """Mark the samples of the first half: every other prompt, or sample if there is one prompt."""
     groups = np.array([s.group for s in samples])
     ranks = np.unique(groups, return_inverse=True)[1]
     if ranks.max() == 0:
@@ -91,7 +91,7 @@ def halves(samples: Sequence[Sample]) -> NDArray[np.bool_]:
 def components(
     first: NDArray[np.float32], second: NDArray[np.float32], dim: int
 ) -> tuple[Floats, Floats]:
-    """Whitened score directions: Q of the first half's second moment, Q C^{-1/2} by the second's.
+    """Whitened score directions: Q of the first half's second moment, C of the second half's.
 
     Args:
         first: Scores (n₁, D) that choose the directions.
@@ -112,11 +112,11 @@ def components(
     if len(sizes) < dim or sizes[dim - 1] <= 1e-7 * sizes[0]:
         rank = int((sizes > 1e-7 * sizes[0]).sum())
         raise RunError(f"scores span {rank} directions, dim is {dim}; lower dim or read more")
-    Q = rows[:dim].T
+    Q = rows[:dim].T  # leading eigenvectors of F̂₁ = E[s sᵀ]
     Q *= np.sign(Q[np.abs(Q).argmax(0), np.arange(dim)])
     small = second.astype(np.float64) @ Q
-    C = small.T @ small / len(small)
+    C = small.T @ small / len(small)  # C = Qᵀ F̂₂ Q
     values, axes = np.linalg.eigh(C)
     if values[0] <= 1e-9 * values[-1]:
         raise RunError(f"too few samples to whiten {dim} directions; lower dim or read more")
-    return Q @ (axes / np.sqrt(values)) @ axes.T, np.diag(C)
+    return Q @ (axes / np.sqrt(values)) @ axes.T, np.diag(C)  # P = Q C^{-1/2}

@@ -1,7 +1,7 @@
-"""Set-ups as files: a subspace that took minutes to find is found once per model and settings.
+"""Subspaces as files: one that took minutes to find is found once per model and settings.
 
-What is kept depends on nothing but its key: the base model, the adapter, the coordinates'
-settings, the sampled law, the prompts and the seed. No set-up sees a vote or a reward.
+A cached subspace depends on nothing but its key: the base model, the adapter, the coordinates'
+settings, the sampling, the prompts and the seed. No set-up sees a vote or a reward.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def write(subspace: Subspace, path: Path) -> None:
 
 
 def read(path: Path) -> Subspace:
-    """The subspace that `write` wrote.
+    """Read the subspace that `write` wrote.
 
     Raises:
         OSError, ValueError, KeyError, zipfile.BadZipFile: It is no such file.
@@ -67,11 +67,11 @@ def read(path: Path) -> Subspace:
     )
 
 
-def kept(key: Mapping[str, Any], make: Callable[[], Subspace]) -> Subspace:
-    """What ``make`` gives for this key, read from the cache where it is there.
+def load_or_make(key: Mapping[str, Any], make: Callable[[], Subspace]) -> Subspace:
+    """Read the subspace of this key from the cache, or ``make`` it and write it there.
 
     ``report["cached"]`` says which it was. A file that cannot be read is made anew; a cache that
-    cannot be written is done without.
+    cannot be written is no error.
     """
     text = json.dumps([VERSION, dict(key)], sort_keys=True)
     name = hashlib.sha256(text.encode()).hexdigest()

@@ -22,12 +22,34 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from szpo.generation.sampling import Sampling
 from szpo.models.lora_sites import Site
 from szpo.optim import parameters
 from szpo.types import Floats, Layout, Theta
 
 Kind: TypeAlias = Literal["full", "random", "score"]
 KINDS = ("full", "random", "score")
+
+
+@dataclass(frozen=True, slots=True)
+class SetupSettings:
+    """Which subspace a run gets, and from how many answers of the starting policy it is found."""
+
+    kind: Kind = "score"
+    dim: int = 8
+    """Coordinates d; ignored by ``full``."""
+    train: Literal["B", "AB"] = "B"
+    """Which factors move. A subspace moves B only."""
+    samples: int = 384
+    """Answers of the start that are read for scores (``score``)."""
+    kl_samples: int = 96
+    """Answers read to measure KL."""
+    kl_radius: float = 1.62
+    """κ, nats; ``random`` and ``full`` are scaled to have this KL at its radius."""
+    sampling: Sampling = field(default_factory=Sampling)
+    """The run's; scores are those of its temperature without top-p and top-k."""
+    root_seed: int = 0
+    """Of the run."""
 
 
 @dataclass(frozen=True)
@@ -84,14 +106,8 @@ class Subspace:
         }
 
 
-# --- set-up ------------------------------------------------------------------------------------
-
-
-# --- score -------------------------------------------------------------------------------------
-
-
 def split_basis(start: Theta, matrix: Floats) -> dict[str, NDArray[np.float32]]:
-    """Columns over all moving weights (D, d) as one fp32 array (*shape, d) per tensor."""
+    """Split columns over all moving weights (D, d) into one fp32 array (*shape, d) per tensor."""
     parts, at = {}, 0
     for name, value in start.items():
         rows = matrix[at : at + value.size]
@@ -100,6 +116,3 @@ def split_basis(start: Theta, matrix: Floats) -> dict[str, NDArray[np.float32]]:
         )
         at += value.size
     return parts
-
-
-# --- random and full ---------------------------------------------------------------------------

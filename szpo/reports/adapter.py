@@ -9,7 +9,7 @@ import numpy as np
 
 from szpo.ledger.database import Ledger
 from szpo.models.lora_sites import Site
-from szpo.models.peft_format import files
+from szpo.models.peft_format import peft_files
 from szpo.optim import parameters
 from szpo.replay import replay
 
@@ -34,7 +34,7 @@ def adapter_files(ledger: Ledger, until: int | None = None) -> dict[str, bytes] 
     theta = replay.fold(ledger, until)
     basis = parts["basis"]
     moved = parameters.materialise(parts["start"], basis, theta["z"]) if basis else theta
-    return files(
+    return peft_files(
         {**parts["fixed"], **parts["start"], **moved},
         [Site(**site) for site in space["sites"]],
         base=ledger.spec["base"]["name"],

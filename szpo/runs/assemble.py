@@ -131,7 +131,7 @@ def check(config: Config) -> Checked:
             _settings(config, (("z", (config.dim,)),), 1.0)
         from szpo.policies import language_model
 
-        language_model.check(config)
+        language_model.check_files(config)
         prompts = _with_room(config, prompts)
     if (look := getattr(panel_maker, "check_config", None)) is not None:
         look(config, prompts)
@@ -156,7 +156,7 @@ def build(config: Config, *, say: Say = print, checked: Checked | None = None) -
 
         base = language_model.prepare(config, prompts.train, say)
         settings = _settings(config, base.subspace.layout, base.subspace.scale)
-        policy: Policy = language_model.policy(config, base, settings)
+        policy: Policy = language_model.make_policy(config, base, settings)
     else:
         policy = policy_maker(root_seed=config.run.seed)
         settings = _settings(config, policy.layout, 1.0)
@@ -239,7 +239,7 @@ def reopen(
         from szpo.policies import language_model
 
         base = language_model.restore(config, ledger)
-        policy: Policy = language_model.policy(config, base, settings)
+        policy: Policy = language_model.make_policy(config, base, settings)
     else:
         policy = policy_maker(root_seed=config.run.seed)
     policy = _at_start(ledger, policy)
@@ -312,8 +312,8 @@ def _at_start(ledger: Ledger, policy: Any) -> Policy:
     if ledger.row["parent"] is None:
         return found
     start = ledger.start()
-    if hasattr(policy, "place"):
-        policy.place(start)
+    if hasattr(policy, "move_to"):
+        policy.move_to(start)
     elif len(start) == 1 and not any(value.any() for value in found.theta().values()):
         # 0 + θ₀ is exact.
         (values,) = start.values()
@@ -360,7 +360,7 @@ def _with_room(config: Config, prompts: PromptSet) -> PromptSet:
     from szpo.data import prompt_room
     from szpo.models import context
 
-    reader = context.reader(config.model.name)
+    reader = context.load_reader(config.model.name)
     new, too_long = config.generation.max_new_tokens, config.prompts.too_long
     return prompt_room.fitted(prompts, reader, new, too_long)
 
@@ -423,7 +423,7 @@ def _base_answers(parts: Parts) -> tuple[Sequence[Prompt], list[list[Answer]]]:
         return asked, draw()
     from szpo.policies import language_model
 
-    return asked, language_model.kept_answers(parts.config, parts.base, asked, draw)
+    return asked, language_model.load_or_draw_answers(parts.config, parts.base, asked, draw)
 
 
 def _panel(

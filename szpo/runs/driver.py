@@ -90,10 +90,10 @@ def _kl(parts: Parts) -> Callable[[Theta], float]:
 
     def measured(theta: Theta) -> float:
         kept = policy.theta()
-        policy.place(theta)
+        policy.move_to(theta)
         try:
             return policy.kl(asked, seed=parts.config.run.seed)[0]
         finally:
-            policy.place(kept)
+            policy.move_to(kept)
 
     return measured

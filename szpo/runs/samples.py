@@ -96,13 +96,13 @@ def standing(ledger: Ledger, source: Source, until: int | None) -> Iterator[Poli
                 f"{ledger.path.name}: another controller has moved this run on; this one stops"
             )
         yield policy
-    elif hasattr(policy, "place"):
+    elif hasattr(policy, "move_to"):
         kept = policy.theta()
         try:
-            policy.place(replay.fold(ledger, until))
+            policy.move_to(replay.fold(ledger, until))
             yield policy
         finally:
-            policy.place(kept)
+            policy.move_to(kept)
     elif source.fresh is not None:
         replay.fold(ledger, until)  # says what is wrong with a step that is not there
         other = source.fresh()

@@ -111,7 +111,7 @@ def test_so_does_iterative_dpo_between_its_rounds(monkeypatch: pytest.MonkeyPatc
     def lost(
         actor: Actor, pairs: object, recipe: object, seed: int, listener: Any, **_: Any
     ) -> None:
-        actor.policy.place({name: value * math.nan for name, value in actor.theta().items()})
+        actor.policy.move_to({name: value * math.nan for name, value in actor.theta().items()})
         listener.log.append({"loss": 0.7})
 
     monkeypatch.setattr(dpo, "_fit", lost)

@@ -91,7 +91,9 @@ def four_bit(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
 
 def test_its_steps_run_on_a_4_bit_base_and_move_the_head_too(four_bit: Loaded) -> None:
     actor = Actor.fresh(four_bit, notebook_dpo.lora(r=4, lora_alpha=8), sampling=SHORT, seed=1)
-    actor.sample(PROMPTS[:1], seed=0)  # packs the weights on some CPUs, see szpo/models/loading.py
+    actor.sample(
+        PROMPTS[:1], seed=0
+    )  # packs the weights on some CPUs, see szpo/models/four_bit.py
     recipe = replace(notebook_dpo.RECIPE, steps=2)
     log = dpo.train(actor, Preferences(pairs()[:8]), recipe, seed=0).log
     assert log[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)

@@ -11,7 +11,7 @@ import torch
 
 from szpo.models import loading, logprobs
 from szpo.models.batched_lora import AdaptedModel, find_sites
-from szpo.models.loading import differentiable
+from szpo.models.four_bit import allow_gradients
 from szpo.models.logprobs import Sample
 from szpo.policies.language_model import random_start
 from tests.support.tiny_models import build, tokenizer
@@ -40,14 +40,14 @@ def packed(model: Any) -> bool:
 
 
 def test_gradients_are_the_same_before_and_after_the_weights_were_packed(model: Any) -> None:
-    with differentiable(model):
+    with allow_gradients(model):
         before = gradient(model)
     with torch.inference_mode():
         model(IDS)  # where the CPU has the instructions, this packs the weights
     assert packed(model) == any(
         getattr(m, "support_avx512bf16_for_cpu", False) for m in model.modules()
     )
-    with differentiable(model):
+    with allow_gradients(model):
         assert not packed(model)
         after = gradient(model)
         with torch.inference_mode():

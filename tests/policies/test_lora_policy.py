@@ -92,7 +92,7 @@ def test_kl_is_zero_at_the_start_and_quadratic_nearby() -> None:
     assert policy.kl(PROMPTS, seed=0) == (0.0, 0.0)
     values = []
     for size in (0.001, 0.002):
-        policy.place({"z": np.full(4, size, np.float32)})
+        policy.move_to({"z": np.full(4, size, np.float32)})
         values.append(policy.kl(PROMPTS, seed=0, samples=8)[0])
     assert values[1] / values[0] == pytest.approx(4, rel=0.1)
 
@@ -208,8 +208,8 @@ def test_a_quantised_base_is_not_merged_into(tmp_path: Path) -> None:
 def test_placing_needs_the_layout() -> None:
     policy = policy_of(loaded("llama"), small(loaded("llama")))
     with pytest.raises(UsageError, match="names"):
-        policy.place({"w": np.zeros(4, np.float32)})
-    policy.place({"z": np.ones(4, np.float32)})
+        policy.move_to({"w": np.zeros(4, np.float32)})
+    policy.move_to({"z": np.ones(4, np.float32)})
     assert policy.digest() == parameters.digest(
         {"z": np.ones(4, np.float32)}, policy.layout, policy.subspace.basis_sha256
     )

@@ -125,7 +125,7 @@ def test_members_are_theta_plus_and_minus_the_direction() -> None:
     for sign in (1, -1):
         shift = Shift(3, 1, sign, 0.75)  # type: ignore[arg-type]
         asked = policy.rollout([PROMPTS], [shift], seed=4)
-        other.place(parameters.shifted(policy.space, theta, shift))
+        other.move_to(parameters.shifted(policy.space, theta, shift))
         # Shift 0 of the same k shares the numbers, so the answers must be the same.
         assert other.rollout([PROMPTS], [Shift(3, 1, 0, 0.0)], seed=4) == asked
 

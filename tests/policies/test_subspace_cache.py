@@ -51,22 +51,24 @@ def test_a_set_up_is_made_once_per_key(space):
         made.append(1)
         return space
 
-    first = subspace_cache.kept({"seed": 1}, make)
-    again = subspace_cache.kept({"seed": 1}, make)
+    first = subspace_cache.load_or_make({"seed": 1}, make)
+    again = subspace_cache.load_or_make({"seed": 1}, make)
     assert len(made) == 1 and "cached" not in first.report and again.report["cached"]
-    subspace_cache.kept({"seed": 2}, make)
+    subspace_cache.load_or_make({"seed": 2}, make)
     assert len(made) == 2
 
 
 def test_a_damaged_file_is_made_anew(space, cache):
-    subspace_cache.kept({}, lambda: space)
+    subspace_cache.load_or_make({}, lambda: space)
     (file,) = cache.iterdir()
     file.write_bytes(file.read_bytes()[:100])
-    assert "cached" not in subspace_cache.kept({}, lambda: space).report
-    assert subspace_cache.kept({}, lambda: pytest.fail("it is there again")).report["cached"]
+    assert "cached" not in subspace_cache.load_or_make({}, lambda: space).report
+    assert subspace_cache.load_or_make({}, lambda: pytest.fail("it is there again")).report[
+        "cached"
+    ]
 
 
 def test_without_a_cache_folder_it_works_all_the_same(space, cache):
     cache.parent.write_text("a file where the folder would be")
-    assert subspace_cache.kept({}, lambda: space) is space
+    assert subspace_cache.load_or_make({}, lambda: space) is space
     assert os.listdir(cache.parent.parent) == ["cache"]

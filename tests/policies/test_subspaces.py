@@ -23,7 +23,7 @@ from szpo.models.loading import Loaded
 from szpo.optim import directions, parameters
 from szpo.policies import kl_calibration, layer_choice, score_basis, subspace_setup, subspaces
 from szpo.policies.probe import Probe
-from szpo.policies.subspaces import Subspace
+from szpo.policies.subspaces import SetupSettings, Subspace
 from szpo.types import Prompt
 from tests.support import tiny_models
 
@@ -37,15 +37,16 @@ def model() -> Loaded:
 
 
 def setup(loaded: Loaded, kind: Any = "score", **options: Any) -> Subspace:
+    apart = {name: options.pop(name) for name in ("lora", "start") if name in options}
     chosen = {"dim": 4, "samples": 192, "kl_samples": 64, "sampling": SHORT, **options}
-    return subspace_setup.setup(loaded, ASKED, kind=kind, **chosen)
+    return subspace_setup.set_up_subspace(loaded, ASKED, SetupSettings(kind, **chosen), **apart)
 
 
 def mean_kl(loaded: Loaded, space: Subspace, radius: float, rows: int = 12) -> tuple[float, float]:
     """KL at ``radius`` along 24 directions, measured with answers that no set-up saw."""
     ids = tuple(loading.encode(loaded.tokenizer, p) for p in ASKED)
     engine = engine_for(loaded.adapt(space.sites))
-    probe = Probe(loaded, space.sites, ids, SHORT, 999, engine)
+    probe = Probe(loaded, space.sites, {**space.fixed, **space.start}, ids, SHORT, 999, engine)
     if space.basis:
         units = kl_calibration.unit_directions(999, 24, space.dim, "test")
         members = [space.weights({"z": (radius * u).astype(np.float32)}) for u in units]
@@ -57,7 +58,7 @@ def mean_kl(loaded: Loaded, space: Subspace, radius: float, rows: int = 12) -> t
             {n: space.start[n] + scale * v for n, v in parameters.direction(draws, 0, k).items()}
             for k in range(24)
         ]
-    kl = probe.kl({**space.fixed, **space.start}, members, rows, "test").mean(1)
+    kl = probe.kl(members, rows, "test").mean(1)
     return float(kl.mean()), float(kl.std(ddof=1) / math.sqrt(24))
 
 
@@ -155,7 +156,7 @@ def test_a_starting_adapter_is_the_centre(model: Loaded) -> None:
     for s in find_sites(model.model, config):
         start[s.a] = (rng.normal(size=(1, s.inputs)) / s.inputs).astype(np.float32)
         start[s.b] = (0.3 * rng.normal(size=(s.outputs, 1))).astype(np.float32)
-    space = setup(model, config=config, start=start)
+    space = setup(model, lora=config, start=start)
     at_zero = space.weights({"z": np.zeros(4, np.float32)})
     assert all(np.array_equal(at_zero[n], start[n]) for n in at_zero)
     kl, _ = mean_kl(model, space, 1e-4, rows=2)
@@ -271,7 +272,7 @@ def test_settings_that_cannot_work_are_refused(
 
 def test_no_prompts_are_refused(model: Loaded) -> None:
     with pytest.raises(UsageError, match="needs prompts"):
-        subspace_setup.setup(model, [], dim=4)
+        subspace_setup.set_up_subspace(model, [], SetupSettings(dim=4))
 
 
 def test_an_adapter_that_moves_nothing_is_an_error(model: Loaded) -> None:
@@ -280,23 +281,24 @@ def test_an_adapter_that_moves_nothing_is_an_error(model: Loaded) -> None:
     dead = {s.a: np.zeros((1, s.inputs), np.float32) for s in sites}
     dead |= {s.b: np.zeros((s.outputs, 1), np.float32) for s in sites}
     with pytest.raises(RunError, match="no scale gives a KL of"):
-        setup(model, "random", config=config, start=dead)
+        setup(model, "random", lora=config, start=dead)
     with pytest.raises(RunError, match="scores span 0 directions"):
-        setup(model, config=config, start=dead)
+        setup(model, lora=config, start=dead)
 
 
 def test_the_tiny_diary_model_keeps_the_promise() -> None:
     """On a trained model, at the sample count that runs use."""
     loaded = loading.load("tiny", dtype="fp32")
     asked = prompts.shipped().train
-    space = subspace_setup.setup(loaded, asked, dim=8, samples=384, root_seed=1)
+    space = subspace_setup.set_up_subspace(
+        loaded, asked, SetupSettings(dim=8, samples=384, root_seed=1)
+    )
     engine = engine_for(loaded.adapt(space.sites))
     ids = tuple(loading.encode(loaded.tokenizer, p) for p in prompts.shipped().heldout)
-    probe = Probe(loaded, space.sites, ids, Sampling(), seeds.branch_seed(1, 0, "test"), engine)
+    start, key = {**space.fixed, **space.start}, seeds.branch_seed(1, 0, "test")
+    probe = Probe(loaded, space.sites, start, ids, Sampling(), key, engine)
     units = kl_calibration.unit_directions(7, 16, 8, "test")
-    found = kl_calibration.kl_ratios(
-        probe, {**space.fixed, **space.start}, replace(space), units, (0.5, 1.0), 12, "test"
-    )
+    found = kl_calibration.kl_ratios(probe, replace(space), units, (0.5, 1.0), 12, "test")
     for ratios in found.values():
         error = ratios.std(ddof=1) / math.sqrt(ratios.size)
         assert abs(ratios.mean() - 1) < 0.2 + 3 * error

@@ -46,7 +46,7 @@ def test_parts_are_kept_and_not_made_twice(
     def never(*_: Any, **__: Any) -> Any:
         raise AssertionError("made again")
 
-    monkeypatch.setattr(subspaces.subspace_setup, "setup", never)
+    monkeypatch.setattr(subspaces.subspace_setup, "set_up_subspace", never)
     monkeypatch.setattr(subspaces.logprobs, "score_vectors", never)
     monkeypatch.setattr(
         demo, "run_seed", lambda seed, *_, **__: {"gain": 0.1 * seed, "votes": 200, "kl": [5.0, 1]}

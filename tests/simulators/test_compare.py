@@ -223,7 +223,7 @@ def test_measuring_is_on_no_clock_and_counts_no_tokens(monkeypatch):
 
 def test_a_kept_setup_is_made_anew_while_costs_are_counted():
     with measurements.Instruments().counting():
-        assert subspace_cache.kept({"any": "key"}, lambda: "made") == "made"
+        assert subspace_cache.load_or_make({"any": "key"}, lambda: "made") == "made"
 
 
 def test_votes_asked_before_the_first_step_are_not_earned_back_by_a_line():

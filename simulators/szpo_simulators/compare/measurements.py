@@ -105,7 +105,7 @@ class Instruments:
 
         for engine in (FlatEngine, GenerateEngine):
             put(engine, "generate", counted(engine.generate))
-        put(subspace_cache, "kept", unkept)
+        put(subspace_cache, "load_or_make", unkept)
         try:
             yield
         finally:

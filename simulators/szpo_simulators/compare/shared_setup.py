@@ -33,7 +33,7 @@ def actor(asked: Mapping[str, Any]) -> Actor:
 
 def actor_of(config: Config) -> Actor:
     """The model with a LoRA of its own on the sites and with the rank that SZPO moves."""
-    of = language_model.plain(config, say=lambda text: None)
+    of = language_model.load_plain(config, say=lambda text: None)
     return Actor(of.loaded, of.sites, of.start, sampling=of.sampling, seed=config.run.seed)
 
 

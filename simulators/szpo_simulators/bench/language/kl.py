@@ -24,7 +24,7 @@ from szpo.models import loading
 from szpo.models.loading import Loaded
 from szpo.policies import kl_calibration, subspace_setup
 from szpo.policies.probe import Probe
-from szpo.policies.subspaces import Subspace
+from szpo.policies.subspaces import SetupSettings, Subspace
 from szpo.seeds import branch_seed
 
 RADII = (0.5, 1.0, 2.0, 3.0)
@@ -37,7 +37,8 @@ def probe_of(loaded: Loaded, subspace: Subspace, sampling: Sampling, root_seed: 
     asked = tuple(loading.encode(loaded.tokenizer, p) for p in prompts.shipped().heldout)
     engine = engine_for(loaded.adapt(subspace.sites))
     key = branch_seed(root_seed, 0, "bench kl")
-    return Probe(loaded, subspace.sites, asked, sampling, key, engine)
+    start = {**subspace.fixed, **subspace.start}
+    return Probe(loaded, subspace.sites, start, asked, sampling, key, engine)
 
 
 def measure(
@@ -53,11 +54,10 @@ def measure(
     """Per |δ|: mean KL over directions, its standard error, and the ratio to |δ|²/2."""
     probe = probe_of(loaded, subspace, sampling or Sampling(), root_seed)
     units = kl_calibration.unit_directions(probe.root_seed, directions, subspace.dim, "bench")
-    start = {**subspace.fixed, **subspace.start}
     found = []
     for radius in radii:
         members = [subspace.weights({"z": (radius * u).astype(np.float32)}) for u in units]
-        kl = probe.kl(start, members, rows, f"radius {radius}").mean(1)
+        kl = probe.kl(members, rows, f"radius {radius}").mean(1)
         promised = radius * radius / 2
         found.append(
             {
@@ -94,10 +94,10 @@ def main(
         path = folder / f"{model.replace('/', '-')}-{kind}-d{dim}-n{samples}-{seed}.json"
         if not path.exists():
             loaded = loaded or loading.load(model)
-            space = subspace_setup.setup(
-                loaded, prompts.shipped().train, kind=kind, dim=dim,  # type: ignore[arg-type]
-                samples=samples, root_seed=seed,
+            setup = SetupSettings(
+                kind=kind, dim=dim, samples=samples, root_seed=seed,  # type: ignore[arg-type]
             )  # fmt: skip
+            space = subspace_setup.set_up_subspace(loaded, prompts.shipped().train, setup)
             kept = measure(loaded, space, directions=directions, rows=rows, root_seed=seed)
             record = {"seed": seed, "setup": dict(space.report), "kl": kept}
             path.write_text(json.dumps(record, indent=1), encoding="utf-8")

@@ -181,10 +181,10 @@ def _generation(asked: Mapping[str, Any]) -> Measured:
 
 
 def _setup(asked: Mapping[str, Any]) -> Measured:
-    from szpo.policies.subspace_setup import setup
+    from szpo.policies.subspace_setup import set_up_subspace
 
     loaded = _actor(asked).loaded
-    return _watched(lambda: setup(loaded, _prompts(160)))
+    return _watched(lambda: set_up_subspace(loaded, _prompts(160)))
 
 
 def _szpo(asked: Mapping[str, Any]) -> Measured:

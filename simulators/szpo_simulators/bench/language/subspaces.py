@@ -31,7 +31,7 @@ from szpo.models.loading import Loaded
 from szpo.optim import directions
 from szpo.policies import subspace_cache, subspace_setup
 from szpo.policies.probe import Probe
-from szpo.policies.subspaces import Subspace
+from szpo.policies.subspaces import SetupSettings, Subspace
 from szpo.types import Answer, Floats, Ints, Prompt
 from szpo_simulators import study
 from szpo_simulators.bench.language import demo
@@ -176,7 +176,7 @@ def fresh(
         path = folder / f"scores-{index:03d}.npz"
         if not path.exists():
             key = seeds.branch_seed(0, index, "bench subspaces")
-            probe = Probe(loaded, subspace.sites, ids, Sampling(), key, engine)
+            probe = Probe(loaded, subspace.sites, start, ids, Sampling(), key, engine)
             groups = [(index * CHUNK + i) % len(ids) for i in range(CHUNK)]
             drawn = probe.samples(None, [0] * CHUNK, groups, "fresh")
             vectors = logprobs.score_vectors(loaded.adapt(subspace.sites), start, drawn)
@@ -215,8 +215,8 @@ def chosen(
     names = {kind: folder / f"space-{kind}-d{dim}-n{samples}-{seed}.npz" for kind in KINDS}
     if not names["score"].exists():
         subspace_cache.write(
-            subspace_setup.setup(
-                loaded, asked, kind="score", dim=dim, samples=samples, root_seed=seed
+            subspace_setup.set_up_subspace(
+                loaded, asked, SetupSettings("score", dim, samples=samples, root_seed=seed)
             ),
             names["score"],
         )
@@ -225,8 +225,8 @@ def chosen(
     for kind in ("random", "full"):
         if not names[kind].exists():
             subspace_cache.write(
-                subspace_setup.setup(
-                    loaded, asked, kind=kind, dim=dim, start=start, root_seed=seed
+                subspace_setup.set_up_subspace(
+                    loaded, asked, SetupSettings(kind, dim, root_seed=seed), start=start
                 ),
                 names[kind],
             )
