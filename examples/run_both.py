@@ -9,6 +9,7 @@ from own_policy import Hesitant
 
 from szpo.evaluators import PanelEvaluator
 from szpo.ledger import Ledger
+from szpo.ledger.creation import NewRun
 from szpo.optim import DIRECTION_VERSION, defaults, settings_to_json
 from szpo.testing import check_judge, check_policy
 from szpo.training import Bounds, prompt_order, run
@@ -29,7 +30,7 @@ def main(path):
     settings = defaults(1, policy.layout, N=4, D=2, mu=0.5)
     spec = {"optimizer": settings_to_json(settings)}
     with Ledger.create(
-        path, spec, root_seed=1, layout=policy.layout, direction_version=DIRECTION_VERSION
+        path, NewRun(spec, root_seed=1, layout=policy.layout, direction_version=DIRECTION_VERSION)
     ) as ledger:
         panel = PanelEvaluator(VoteService(ledger), [Brief()] * 3)
         order = prompt_order(prompts, settings)

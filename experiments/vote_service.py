@@ -14,7 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
+from szpo.ledger.theta import theta_digest
 from szpo.optim.directions import DIRECTION_VERSION
 from szpo.optim.settings import defaults, settings_to_json
 from szpo.training.status import round_status
@@ -40,16 +42,23 @@ def opened(path: Path) -> tuple[Ledger, lease.Lease]:
     layout = (("z", (4,)),)
     plan = defaults(0, layout, N=N, M=M, D=D)
     ledger = Ledger.create(
-        path, {"optimizer": settings_to_json(plan)}, root_seed=0, layout=layout,
-        direction_version=DIRECTION_VERSION,
-    )  # fmt: skip
+        path,
+        NewRun(
+            {"optimizer": settings_to_json(plan)},
+            root_seed=0,
+            layout=layout,
+            direction_version=DIRECTION_VERSION,
+        ),
+    )
     ledger.execute("PRAGMA synchronous=OFF")
     held = lease.acquire(ledger, "bench", 10**12)
     row = Row(Prompt.user("?"), Answer("warm " * 40), Answer("cold " * 40))
     asked = [Comparison(f"c{n}", 0, 0, n, (row,) * D) for n in range(N)]
-    steps.record_plan(ledger, held.epoch, plan, Query(0, (), 0.5, None), ledger.head())
+    steps.record_plan(ledger, held.epoch, plan, Query(0, (), 0.5, None), theta_digest(ledger))
     steps.begin(ledger, held.epoch, 0)
-    steps.store(ledger, held.epoch, steps.StepAnswers(0, asked, ledger.head()), then_open=True)
+    steps.store(
+        ledger, held.epoch, steps.StepAnswers(0, asked, theta_digest(ledger)), then_open=True
+    )
     return ledger, held
 
 

@@ -19,6 +19,7 @@ from szpo import metrics
 from szpo.config.schema import Config, Panel
 from szpo.ledger import orders, run_spec
 from szpo.ledger.database import Ledger, Record
+from szpo.ledger.theta import starting_theta
 from szpo.optim import parameters
 from szpo.replay import replay
 from szpo.training import budget, guards
@@ -395,9 +396,9 @@ def _headings(ledger: Ledger) -> dict[int, tuple[float, ...]]:
     settings = run_spec.recorded_settings(ledger)
     if settings.space.dim > HEADING_DIM:
         return {}
-    places = [flatten(ledger.start(), ledger.layout)]
+    places = [flatten(starting_theta(ledger), ledger.layout)]
     steps = []
-    theta = ledger.start()
+    theta = starting_theta(ledger)
     for step, updates in replay.added(ledger, settings):
         for update in updates:
             theta = parameters.applied(settings.space, theta, update)

@@ -16,6 +16,7 @@ from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.errors import StorageError, UsageError
 from szpo.ledger.database import Ledger
+from szpo.ledger.theta import theta_digest
 from szpo.reports.html_report import Score
 from szpo.runs import cost_plan, machine_check
 from szpo.training import step_report
@@ -110,7 +111,7 @@ def branch(
     with branching.branch(path, step, target, by="szpo branch", rule=rule) as ledger:
         document = {
             "run": ledger.run, "path": str(target), "parent": ledger.row["parent"],
-            "theta_sha256": ledger.head(), "seed": ledger.root_seed,
+            "theta_sha256": theta_digest(ledger), "seed": ledger.root_seed,
         }  # fmt: skip
     if as_json:
         console.emit(document)

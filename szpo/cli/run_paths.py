@@ -49,7 +49,7 @@ def look(path: Path) -> Ledger:
     """A run's file, open for reading, with a warning if acknowledged events are missing in it."""
     ledger = Ledger.open(path, readonly=True)
     try:
-        if lacks := ledger.witnessed().problem:
+        if lacks := ledger.check_end().problem:
             console.warn(f"{path}: {lacks}; see: szpo verify {path}")
     except BaseException:
         ledger.close()

@@ -10,7 +10,9 @@ from szpo import seeds
 from szpo.errors import RunError
 from szpo.evaluators.panel_evaluator import SIDES
 from szpo.evaluators.protocol import Evaluator, Judge
+from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
+from szpo.ledger.theta import theta_digest
 from szpo.optim import directions
 from szpo.optim.settings import defaults, settings_to_json
 from szpo.types import Answer, Comparison, Prompt, Query, Row
@@ -56,18 +58,22 @@ def check_evaluator(
         settings = defaults(7, layout, N=3, D=2)
         with Ledger.create(
             Path(folder) / "check.db",
-            {"optimizer": settings_to_json(settings)},
-            root_seed=7,
-            layout=layout,
-            direction_version=directions.DIRECTION_VERSION,
+            NewRun(
+                {"optimizer": settings_to_json(settings)},
+                root_seed=7,
+                layout=layout,
+                direction_version=directions.DIRECTION_VERSION,
+            ),
         ) as ledger:
             ledger.execute("UPDATE controller SET epoch = 1")
             service = VoteService(ledger)
             evaluator = make(service)
             examples = _examples(0)
-            steps.record_plan(ledger, 1, settings, Query(0, (), 1.0, None), ledger.head())
+            steps.record_plan(ledger, 1, settings, Query(0, (), 1.0, None), theta_digest(ledger))
             steps.begin(ledger, 1, 0)
-            steps.store(ledger, 1, steps.StepAnswers(0, examples, ledger.head()), then_open=True)
+            steps.store(
+                ledger, 1, steps.StepAnswers(0, examples, theta_digest(ledger)), then_open=True
+            )
             evaluator.submit(examples)
             if serve is not None:
                 serve(service)

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import sqlite3
 import tempfile
-import time
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, NoReturn
 
 from szpo.errors import IntegrityError, LeaseError, StorageError, UsageError
-from szpo.ledger.holders import named, readers
 
-LOG_FOLDED: Final = 4 * 2**20
-"""At this size (bytes) the log beside a ledger's file is folded into it, and at each more."""
-LOG_ALARM: Final = 256 * 2**20
-"""A log of this size is not being folded: some reader has kept its view for too long."""
 _NETWORK_FILESYSTEMS = ("nfs", "cifs", "smb", "fuse.sshfs", "afs", "ncp")
 _NO_FILES_BESIDE = ("disk I/O error", "unable to open database file", "disk is full")
 _PRAGMAS = (
@@ -30,7 +22,7 @@ _PRAGMAS = (
     "PRAGMA trusted_schema=OFF",
     "PRAGMA cell_size_check=ON",
     "PRAGMA mmap_size=0",
-    "PRAGMA wal_autocheckpoint=0",  # see Folder
+    "PRAGMA wal_autocheckpoint=0",  # see szpo.ledger.checkpoint
     "PRAGMA journal_size_limit=0",  # a log that starts again gives its space back
 )
 
@@ -116,129 +108,6 @@ def _is_still(path: Path) -> bool:
     beside = (path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))
     folder = path.absolute().parent
     return not os.access(folder, os.W_OK) and not any(each.exists() for each in beside)
-
-
-class Folder:
-    """Folds the log (WAL) into the file, only while its own process holds the write lock.
-
-    SQLite up to 3.51.2 may lose pages when one connection commits while another checkpoints, and
-    a panel's web process and the controller write to one file. So no connection checkpoints by
-    itself: whoever has just committed calls `fold`, which takes the write lock first.
-    """
-
-    def __init__(self, path: Path):
-        self.path = path
-        self._seen = 0
-        self._alarm = LOG_ALARM
-
-    def fold(self, writer: sqlite3.Connection, *, always: bool = False) -> bool:
-        """Fold the log if it has grown by `LOG_FOLDED`; ``writer`` is outside a transaction.
-
-        With ``always``, whatever its size.
-
-        Readers are not waited for: what they still need stays in the log until a later call.
-        True if there was something to do. Nothing that goes wrong here undoes the commit that
-        came before, so nothing is raised.
-        """
-        size = log_bytes(self.path)
-        if size < self._seen:  # it has started again from its beginning
-            self._seen, self._alarm = 0, LOG_ALARM
-        if size < self._seen + LOG_FOLDED and not always:
-            return False
-        self._seen = size
-        try:
-            self._fold(writer)
-        except sqlite3.Error as error:
-            logging.getLogger("szpo").warning(
-                "%s: its log could not be folded (%s)", self.path, error
-            )
-        if size >= self._alarm:
-            self._alarm = 2 * size
-            logging.getLogger("szpo").warning(
-                "%s: its log has %d MB, because some program has kept it open for reading; find "
-                "it with: szpo doctor %s", self.path, size // 10**6, self.path,
-            )  # fmt: skip
-        return True
-
-    def empty(
-        self, writer: sqlite3.Connection, lock: AbstractContextManager[object], wait_s: float
-    ) -> None:
-        """Leave no page from before in the file or its log, once nobody reads one.
-
-        ``lock`` guards ``writer`` and is held for each try only: others go on writing.
-
-        Raises:
-            StorageError: after ``wait_s`` seconds somebody still reads; who, where that is known.
-            UsageError: inside a transaction or a snapshot.
-        """
-        end = time.monotonic() + wait_s
-        while True:
-            with lock:
-                if writer.in_transaction:
-                    raise UsageError("empty the log: leave the transaction or snapshot first")
-                if self.begin_anew(writer):
-                    return
-            if time.monotonic() >= end:
-                break
-            time.sleep(0.05)
-        who = named(readers(self.path)) or "a program that this system does not name"
-        raise StorageError(
-            f"{self.path}: deleted, but its bytes are still in the file or its log, because of a "
-            f"reader: {who}; let it end or stop it, then ask for the same again"
-        )
-
-    def begin_anew(self, writer: sqlite3.Connection) -> bool:
-        """Try once to leave no page from before in the log; False while somebody reads one.
-
-        The whole log is folded, and a commit that changes nothing begins it again; SQLite then
-        gives the rest of its file back. ``writer`` is outside a transaction.
-        """
-        if not self._fold(writer):
-            return False
-        before = _log_header(self.path)
-        version = writer.execute("PRAGMA user_version").fetchone()[0]
-        writer.execute("BEGIN IMMEDIATE")
-        try:
-            writer.execute(f"PRAGMA user_version = {version}")
-            writer.execute("COMMIT")
-        finally:
-            if writer.in_transaction:
-                writer.execute("ROLLBACK")
-        return _log_header(self.path) != before and _of_one_time(self.path)
-
-    def _fold(self, writer: sqlite3.Connection) -> bool:
-        """Fold what no reader needs, while ``writer`` keeps all others from committing.
-
-        True if that was everything.
-        """
-        try:
-            writer.execute("BEGIN IMMEDIATE")
-            folding = connect(self.path, readonly=False)
-            try:
-                answer = folding.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-            finally:
-                folding.close()
-        finally:
-            if writer.in_transaction:
-                writer.execute("ROLLBACK")
-        busy, pages, folded = answer
-        return not busy and pages == folded
-
-
-def _log_header(path: Path) -> bytes:
-    """The beginning of the log, which has other salts each time that the log begins anew."""
-    try:
-        with path.with_name(path.name + "-wal").open("rb") as file:
-            return file.read(32)
-    except OSError:
-        return b""
-
-
-def _of_one_time(path: Path) -> bool:
-    """Every page in the log was written since it last began: each carries the header's salts."""
-    content = path.with_name(path.name + "-wal").read_bytes()
-    step = 24 + int.from_bytes(content[8:12], "big")
-    return all(content[at + 8 : at + 16] == content[16:24] for at in range(32, len(content), step))
 
 
 def log_bytes(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""Write the file of a new run, whole or not at all."""
+"""What a new run is made of, and its file, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -6,29 +6,84 @@ import os
 import secrets
 import sqlite3
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from numpy.typing import NDArray
 
-from szpo.errors import StorageError
+from szpo.errors import StorageError, UsageError
 from szpo.files import publish
 from szpo.ledger import canonical, rows, witness
-from szpo.ledger.connection import connect
+from szpo.ledger.connection import check_place, connect
 from szpo.ledger.schema import schema
+from szpo.optim import parameters
+from szpo.types import Layout
+
+NO_BASE: Final = canonical.sha256("no base model")
+"""The base hash of policies that stand on no stored model."""
 
 
-def write(
-    path: Path,
-    run: Mapping[str, Any],
-    tensors: Mapping[str, NDArray[Any]],
-    clock: Callable[[], int],
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class NewRun:
+    """What a run is made of: it is recorded at its creation and never changes.
+
+    ``spec`` holds plain JSON values; the layout is added to it under spec["space"]["layout"].
+    ``tensors`` are stored by name (see `szpo.ledger.rows` for the prefixes). A branch names its
+    ``parent`` run and the parent's step from whose weights it starts. ``run`` is the new run's
+    id, drawn where it is None.
+    """
+
+    spec: Mapping[str, Any] = field(kw_only=False)
+    root_seed: int
+    layout: Layout
+    direction_version: int
+    base_sha256: str = NO_BASE
+    basis_sha256: str | None = None
+    tensors: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    run: str | None = None
+    parent: str | None = None
+    parent_step: int | None = None
+
+    def row(self, at_us: int) -> dict[str, Any]:
+        """The run's row in the table `runs`.
+
+        Raises:
+            UsageError: the spec is not JSON.
+        """
+        layout = [[name, list(shape)] for name, shape in self.layout]
+        space = {**self.spec.get("space", {}), "layout": layout}
+        try:
+            text = canonical.canonical({**self.spec, "space": space})
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"{error}; use plain JSON values") from None
+        return {
+            "run": self.run or secrets.token_hex(8),
+            "parent": self.parent,
+            "parent_step": self.parent_step,
+            "root_seed": int(self.root_seed),
+            "spec": text,
+            "spec_sha256": canonical.sha256(text),
+            "base_sha256": self.base_sha256,
+            "basis_sha256": self.basis_sha256,
+            "layout_sha256": parameters.layout_sha256(self.layout),
+            "direction_version": self.direction_version,
+            "created_us": at_us,
+        }
+
+
+def write(path: Path, new: NewRun, clock: Callable[[], int]) -> None:
     """Write a file (mode 0600) with the schema, the row of `runs`, tensors and the first event.
 
     Raises:
-        StorageError: the file exists, or its folder cannot be written.
+        StorageError: the file exists, or its folder cannot be written or is on a network.
+        UsageError: the spec is not JSON.
     """
+    check_place(path, new=True)
+    try:
+        run = new.row(clock())
+    except UsageError as error:
+        raise UsageError(f"spec of {path.name}: {error}") from None
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
@@ -39,7 +94,7 @@ def write(
             rows.insert(conn, "runs", run)
             conn.execute("INSERT INTO controller (run) VALUES (?)", (run["run"],))
             hashes = [["runs", run["run"], canonical.row_sha256("runs", run)]]
-            for name, array in sorted(tensors.items()):
+            for name, array in sorted(new.tensors.items()):
                 tensor = rows.tensor(name, array)
                 rows.insert(conn, "tensors", tensor)
                 key = canonical.row_key("tensors", tensor)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import sqlite3
 import threading
 import time
@@ -17,8 +16,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-from numpy.typing import NDArray
 from sqlite_utils import Database
 
 from szpo.errors import IntegrityError, SzpoError, UsageError
@@ -26,19 +23,11 @@ from szpo.failpoints import failpoint
 from szpo.ledger import canonical as canonical_form
 from szpo.ledger import creation, witness
 from szpo.ledger import rows as ledger_rows
-from szpo.ledger.canonical import canonical, sha256
-from szpo.ledger.connection import Folder, check_kind, check_place, connect, translate
-from szpo.optim import parameters as optim_parameters
-from szpo.types import Comparison, Layout, Theta, Update
-
-APPLICATION_ID: Final = 0x535A504F
-SCHEMA_VERSION: Final = 1
-THETA0: Final = "theta0/"
-"""Tensors of this prefix are the start of the master coordinates; without any it is zero."""
-BASIS: Final = "basis/"
-"""Tensors of this prefix are the basis of a subspace; `runs.basis_sha256` covers them."""
-NO_BASE: Final = sha256("no base model")
-"""The base hash of policies that stand on no stored model."""
+from szpo.ledger.checkpoint import Checkpointer
+from szpo.ledger.connection import translate
+from szpo.ledger.creation import NewRun
+from szpo.ledger.opening import open_connection
+from szpo.types import Comparison, Layout, Update
 
 PART: Final = 32
 """Rows that a stream has in memory at once."""
@@ -70,7 +59,7 @@ class Ledger:
         self._depth = 0
         self._undone = 0
         self._pending: list[list[str]] = []
-        self._folder = Folder(path)
+        self._checkpointer = Checkpointer(path)
         self._noted = witness.read(path)  # before the record, which only grows
         self._head: Record | None = None
         try:
@@ -91,51 +80,14 @@ class Ledger:
     # ---- making and opening ----
 
     @classmethod
-    def create(
-        cls,
-        path: str | Path,
-        spec: Mapping[str, Any],
-        *,
-        root_seed: int,
-        layout: Layout,
-        direction_version: int,
-        base_sha256: str = NO_BASE,
-        basis_sha256: str | None = None,
-        tensors: Mapping[str, NDArray[Any]] | None = None,
-        run: str | None = None,
-        parent: str | None = None,
-        parent_step: int | None = None,
-        clock: Clock = now_us,
-    ) -> Ledger:
-        """Write a new file, whole or not at all (mode 0600), and open it.
-
-        ``spec`` is stored as canonical JSON with the layout under spec["space"]["layout"].
+    def create(cls, path: str | Path, new: NewRun, *, clock: Clock = now_us) -> Ledger:
+        """Write the file of a new run, whole or not at all (mode 0600), and open it.
 
         Raises:
             StorageError: the file exists, or its folder cannot be written or is on a network.
             UsageError: the spec is not JSON.
         """
-        path = Path(path)
-        check_place(path, new=True)
-        space = {**spec.get("space", {}), "layout": [[n, list(s)] for n, s in layout]}
-        try:
-            text = canonical({**spec, "space": space})
-        except (TypeError, ValueError) as error:
-            raise UsageError(f"spec of {path.name}: {error}; use plain JSON values") from None
-        row: Record = {
-            "run": run or secrets.token_hex(8),
-            "parent": parent,
-            "parent_step": parent_step,
-            "root_seed": int(root_seed),
-            "spec": text,
-            "spec_sha256": sha256(text),
-            "base_sha256": base_sha256,
-            "basis_sha256": basis_sha256,
-            "layout_sha256": optim_parameters.layout_sha256(layout),
-            "direction_version": direction_version,
-            "created_us": clock(),
-        }
-        creation.write(path, row, tensors or {}, clock)
+        creation.write(Path(path), new, clock)
         return cls.open(path, clock=clock)
 
     @classmethod
@@ -146,32 +98,18 @@ class Ledger:
             StorageError: no such file, not a ledger, or a network file system.
             UsageError: the file's schema is newer than this szpo.
             IntegrityError: the file is damaged, or (not ``readonly``) acknowledged events are
-                missing at its end; `witnessed` tells that of a file that is only read.
+                missing at its end; `check_end` reports that of a file that is only read.
         """
         path = Path(path)
-        check_place(path, new=False)
-        # Found before anything may write: closing a connection that may would fold what is left.
-        if not readonly and (lacks := witness.problem(path)):
-            raise IntegrityError(f"{path}: {lacks}; {witness.remedy(path)}")
-        conn = None
+        conn = open_connection(path, readonly=readonly)
         try:
-            conn = connect(path, readonly=readonly)
-            check_kind(path, conn, APPLICATION_ID, SCHEMA_VERSION)
-            if not readonly:
-                conn.execute("PRAGMA journal_mode=WAL")
             ledger = cls(path, conn, clock, readonly)
             with suppress(SzpoError):  # a damaged page shows itself to whoever needs it
                 if not readonly and (last := ledger._last_event()) is not None:
                     ledger._attest(last)
             return ledger
-        except BaseException as error:
-            if conn is not None:
-                conn.close()
-            if isinstance(error, sqlite3.Error):
-                translate(path, error)
-            if isinstance(error, UnicodeDecodeError):  # SQLite quotes a damaged schema
-                said = f"{path}: the file is damaged (schema); restore a copy"
-                raise IntegrityError(said) from None
+        except BaseException:
+            conn.close()
             raise
 
     def close(self) -> None:
@@ -213,7 +151,7 @@ class Ledger:
             if self._head is not None:
                 failpoint("cp15")
                 self._attest(self._head)
-            self._folder.fold(self._conn)
+            self._checkpointer.checkpoint(self._conn)
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:
@@ -221,12 +159,12 @@ class Ledger:
         with self._lock:
             if not self._depth:
                 raise UsageError("savepoint: open a transaction first")
-            kept, head, before = len(self._pending), self._head, self._conn.total_changes
+            pending, head, before = len(self._pending), self._head, self._conn.total_changes
             self.execute("SAVEPOINT part")
             try:
                 yield
             except BaseException:
-                del self._pending[kept:]
+                del self._pending[pending:]
                 self._head = head
                 self._undone += self._conn.total_changes != before
                 if self._conn.in_transaction:
@@ -243,13 +181,13 @@ class Ledger:
         self._head = self._last_event()
 
     def _attest(self, last: Record) -> None:
-        """Note the last event beside the file: its commit stands, nobody has been told of it."""
+        """Note the last event beside the file: committed, not yet acknowledged to anybody."""
         witness.attest(self.path, witness.Head(self.run, last["event"], last["row_sha256"]))
 
-    def witnessed(self) -> witness.Verdict:
-        """What the witness beside the file says of the record's end.
+    def check_end(self) -> witness.Verdict:
+        """Compare the end of the record with the witness beside the file.
 
-        As read when the file was opened, or when the last snapshot began.
+        As the witness was read when the file was opened, or when the last snapshot began.
         """
         with self._lock:
             try:
@@ -257,25 +195,25 @@ class Ledger:
             except sqlite3.Error as error:
                 translate(self.path, error)
 
-    def fold_log(self) -> None:
-        """Bring the log (WAL) into the file; the next commit begins it anew.
+    def checkpoint_log(self) -> None:
+        """Copy the log (WAL) into the file; the next commit starts the log again.
 
-        What another program is reading at that moment stays until the log is next folded.
+        What another program is reading at that moment stays until the next checkpoint.
         """
         with self._lock:
-            self._folder.fold(self._conn, always=True)
+            self._checkpointer.checkpoint(self._conn, always=True)
 
     def empty_log(self, wait_s: float) -> None:
         """Leave no page from before in the file or its log, so that what was deleted is gone.
 
-        Readers are waited for, so many seconds; others go on writing meanwhile.
+        Readers are waited for, at most ``wait_s`` seconds; others go on writing meanwhile.
 
         Raises:
             StorageError: somebody still reads; ask again later.
             UsageError: inside a transaction or a snapshot.
         """
         try:
-            self._folder.empty(self._conn, self._lock, wait_s)
+            self._checkpointer.empty(self._conn, self._lock, wait_s)
         except sqlite3.Error as error:
             translate(self.path, error)
 
@@ -333,6 +271,15 @@ class Ledger:
         )
         return stored
 
+    def append_comparison(self, comparison: Comparison) -> None:
+        """Append a comparison and its answers, within the caller's transaction.
+
+        One with a negative step belongs to no step and is part of no tally.
+        """
+        self.append("comparisons", ledger_rows.comparison_row(self.run, comparison))
+        for answer in canonical_form.answer_rows(comparison.id, comparison.rows):
+            self.append("answers", answer)
+
     def record_event(self, kind: str, actor: str, body: Mapping[str, Any]) -> None:
         """Append an event; inside an open transaction it becomes part of it."""
         if kind == "rows":
@@ -387,25 +334,6 @@ class Ledger:
         """Names and shapes of the master coordinates."""
         return tuple((name, tuple(shape)) for name, shape in self.spec["space"]["layout"])
 
-    def tensors(self) -> dict[str, NDArray[Any]]:
-        """Stored tensors by name."""
-        return {
-            row["name"]: ledger_rows.array(row)
-            for row in self.query("SELECT * FROM tensors ORDER BY name")
-        }
-
-    def start(self) -> Theta:
-        """θ₀: the tensors named theta0/…, or zeros."""
-        rows = self.query(
-            "SELECT * FROM tensors WHERE name >= ? AND name < ?", (THETA0, THETA0[:-1] + "0")
-        )
-        given = {
-            row["name"][len(THETA0) :]: ledger_rows.array(row).astype(np.float32) for row in rows
-        }
-        if not given:
-            return optim_parameters.zeros(self.layout)
-        return {name: given[name] for name, _ in self.layout}
-
     def steps(self) -> list[Record]:
         """The rows of `steps`, in order."""
         return self.query("SELECT * FROM steps WHERE run = ? ORDER BY step", (self.run,))
@@ -421,33 +349,10 @@ class Ledger:
         step: int | None = self.query(sql, (self.run,))[0]["step"]
         return step
 
-    def head(self) -> str:
-        """theta_sha256 after the last applied step (of θ₀ before the first)."""
-        rows = self.query(
-            "SELECT theta_sha256 FROM updates WHERE run = ? ORDER BY step DESC, k DESC LIMIT 1",
-            (self.run,),
-        )
-        if rows:
-            return str(rows[0]["theta_sha256"])
-        return optim_parameters.digest(self.start(), self.layout, self.basis_sha256)
-
-    def heads(self) -> list[str]:
-        """theta_sha256 before the first step and after each applied one, in order."""
-        rows = self.query(
-            "SELECT theta_sha256 FROM updates WHERE run = ? GROUP BY step ORDER BY step",
-            (self.run,),
-        )
-        first = optim_parameters.digest(self.start(), self.layout, self.basis_sha256)
-        return [first, *(row["theta_sha256"] for row in rows)]
-
     def updates(self, until: int | None = None) -> tuple[Update, ...]:
         """Recorded updates in order, those of steps < ``until`` if it is given."""
-        rows = self.query(
-            "SELECT step, k, coef, vector FROM updates WHERE run = ? AND step < ? "
-            "ORDER BY step, k",
-            (self.run, 2**62 if until is None else until),
-        )
-        return tuple(ledger_rows.update_of(row) for row in rows)
+        end = 2**62 if until is None else until
+        return tuple(ledger_rows.update_of(row) for row in self.update_rows() if row["step"] < end)
 
     def update_rows(self) -> list[Record]:
         """The rows of `updates`, in order."""
@@ -486,9 +391,6 @@ class Ledger:
 
     def events(self, kind: str | None = None) -> Iterator[Record]:
         """Events in order, with their body read from JSON."""
-        if kind is None:
-            rows = self.query("SELECT * FROM events ORDER BY event")
-        else:
-            rows = self.query("SELECT * FROM events WHERE kind = ? ORDER BY event", (kind,))
-        for row in rows:
+        sql = "SELECT * FROM events WHERE ? IS NULL OR kind = ? ORDER BY event"
+        for row in self.query(sql, (kind, kind)):
             yield {**row, "body": json.loads(row["body"])}

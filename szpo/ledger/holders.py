@@ -45,10 +45,10 @@ def readers(path: Path) -> dict[int, str]:
     return exact or holders(path)
 
 
-def named(processes: Mapping[int, str]) -> str:
+def describe_processes(processes: Mapping[int, str]) -> str:
     """Processes in words.
 
-    >>> named({12: "szpo", 14: "python"})
+    >>> describe_processes({12: "szpo", 14: "python"})
     'process 12 (szpo), process 14 (python)'
     """
     return ", ".join(f"process {number} ({name})" for number, name in processes.items())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,11 @@ from szpo.errors import RunError
 from szpo.ledger import canonical as canonical_form
 from szpo.ledger.canonical import canonical, sha256
 from szpo.types import Comparison, Update
+
+THETA0: Final = "theta0/"
+"""Tensors of this prefix are the start of the master coordinates; without any it is zero."""
+BASIS: Final = "basis/"
+"""Tensors of this prefix are the basis of a subspace; `runs.basis_sha256` covers them."""
 
 
 def tensor(name: str, array: NDArray[Any]) -> dict[str, Any]:
@@ -79,6 +84,22 @@ def update_of(row: Mapping[str, Any]) -> Update:
         return Update(row["step"], row["k"], coef=row["coef"])
     values = np.frombuffer(row["vector"], dtype="<f4")
     return Update(row["step"], row["k"], vector=tuple(float(value) for value in values))
+
+
+def comparison_row(run: str, comparison: Comparison) -> dict[str, Any]:
+    """The row of `comparisons` for a comparison; its answers are rows of their own."""
+    return {
+        "comparison": comparison.id,
+        "run": run,
+        "step": None if comparison.step < 0 else comparison.step,
+        "kind": comparison.kind,
+        "k": comparison.k,
+        "n": comparison.n,
+        "repeats": comparison.repeats,
+        "expected": comparison.expected,
+        "identical": comparison.identical,
+        "rows_sha256": canonical_form.rows_sha256(comparison.rows),
+    }
 
 
 def comparison_of(head: Mapping[str, Any], answers: Iterable[Mapping[str, Any]]) -> Comparison:

@@ -20,7 +20,9 @@ from szpo.config.schema import Config
 from szpo.errors import IntegrityError
 from szpo.files import replaced
 from szpo.generation.sampling import Sampling
-from szpo.ledger.database import THETA0, Ledger
+from szpo.ledger.database import Ledger
+from szpo.ledger.rows import THETA0
+from szpo.ledger.theta import stored_tensors
 from szpo.models import adapter_files, loading, weight_files
 from szpo.models.batched_lora import find_sites
 from szpo.models.loading import Loaded
@@ -157,7 +159,7 @@ def restore(config: Config, ledger: Ledger) -> Base:
     loaded = _load(config, adapter=None)
     weight_files.demand_same(ledger.row["base_sha256"], loaded.sha256, what=f"model {loaded.name}")
     parts: dict[str, dict[str, Any]] = {"fixed": {}, "start": {}, "basis": {}}
-    for name, value in ledger.tensors().items():
+    for name, value in stored_tensors(ledger).items():
         kind, _, rest = name.partition("/")
         if kind in parts:
             parts[kind][rest] = value.astype(np.float32)

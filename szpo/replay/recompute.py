@@ -12,6 +12,7 @@ from szpo.ledger import canonical
 from szpo.ledger.database import Ledger, Record
 from szpo.ledger.rows import update_of
 from szpo.ledger.run_spec import recorded_settings
+from szpo.ledger.theta import starting_theta
 from szpo.optim import momentum, optimizer, parameters
 from szpo.optim.settings import Settings
 from szpo.replay.findings import Broken, Promise
@@ -34,7 +35,7 @@ class Recomputation:
         self.state = optimizer.init(self.settings)
         self.before = self.state
         """The state before the last applied step: what a lagging step was asked from."""
-        self.theta: Theta = ledger.start()
+        self.theta: Theta = starting_theta(ledger)
         self.past: list[Update] = []
         self.exact = is_exact(self.settings)
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from szpo.errors import IntegrityError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
+from szpo.ledger.theta import starting_theta
 from szpo.optim import momentum, optimizer, parameters
 from szpo.optim.settings import Settings
 from szpo.types import Theta, Update
@@ -46,7 +47,7 @@ def fold(ledger: Ledger, until: int | None = None) -> Theta:
             f"{ledger.path.name}: {0 if last is None else last + 1} steps are applied; "
             f"there is no {until}"
         )
-    theta = ledger.start()
+    theta = starting_theta(ledger)
     for _, updates in added(ledger, found, until):
         for update in updates:
             theta = parameters.applied(found.space, theta, update)

@@ -19,8 +19,10 @@ import numpy as np
 from szpo.errors import StorageError, SzpoError
 from szpo.ledger import canonical, run_spec, witness
 from szpo.ledger.canonical import sha256
-from szpo.ledger.database import BASIS, Ledger, Record
+from szpo.ledger.database import Ledger, Record
+from szpo.ledger.rows import BASIS
 from szpo.ledger.schema import schema
+from szpo.ledger.theta import stored_tensors, theta_digests
 from szpo.optim import parameters
 from szpo.optim.settings import Settings
 from szpo.replay.findings import Broken, Failure, Promise, Report, StepCheck
@@ -169,7 +171,7 @@ def _head(ledger: Ledger, noted: str | None) -> str:
 
 def _end(ledger: Ledger) -> str:
     """Nothing that was acknowledged is missing at the end; a note where that cannot be told."""
-    found = ledger.witnessed()
+    found = ledger.check_end()
     if found.problem:
         raise Broken("events", "head", f"{found.problem}; {witness.remedy(ledger.path)}")
     return found.note
@@ -225,7 +227,7 @@ def _header(ledger: Ledger) -> None:
         size = int(np.prod(json.loads(tensor["shape"]), dtype=np.int64))
         if size * np.dtype(tensor["dtype"]).itemsize != len(tensor["bytes"]):
             raise Broken("tensors", key, "shape and dtype do not fit the bytes")
-    stored = ledger.tensors().items()
+    stored = stored_tensors(ledger).items()
     basis = {name[len(BASIS) :]: value for name, value in stored if name.startswith(BASIS)}
     digest = parameters.basis_sha256(basis) if basis else None
     if digest != row["basis_sha256"]:
@@ -391,7 +393,7 @@ def _steps(ledger: Ledger, *, deep: bool) -> Iterator[StepCheck]:
     rows_of = _updates(ledger)
     told = {event["body"]["step"]: event["body"] for event in ledger.events("step")}
     fold = Recomputation(ledger) if deep else None
-    heads, steps = ledger.heads(), ledger.steps()
+    heads, steps = theta_digests(ledger), ledger.steps()
     done = 0
     for number, step in enumerate(steps):
         if step["step"] != number:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from szpo.ledger.database import Ledger
+from szpo.ledger.theta import stored_tensors
 from szpo.models.lora_sites import Site
 from szpo.models.peft_format import peft_files
 from szpo.optim import parameters
@@ -27,7 +28,7 @@ def adapter_files(ledger: Ledger, until: int | None = None) -> dict[str, bytes] 
     if space is None or "sites" not in space:
         return None
     parts: dict[str, dict[str, Any]] = {"fixed": {}, "start": {}, "basis": {}}
-    for name, value in ledger.tensors().items():
+    for name, value in stored_tensors(ledger).items():
         kind, _, rest = name.partition("/")
         if kind in parts:
             parts[kind][rest] = value.astype(np.float32)

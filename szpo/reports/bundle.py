@@ -30,6 +30,7 @@ from szpo.config.schema import Config
 from szpo.data import spreadsheets
 from szpo.errors import IntegrityError, ResourceError, StorageError
 from szpo.ledger.database import Ledger
+from szpo.ledger.theta import theta_digest
 from szpo.replay import replay
 from szpo.reports import html_report
 from szpo.reports.adapter import adapter_files
@@ -186,7 +187,7 @@ def _edges(bands: Bands) -> dict[str, list[float | None]]:
 
 def _record(ledger: Ledger) -> dict[str, Any]:
     row = {name: value for name, value in ledger.row.items() if name != "spec"}
-    return {**row, "head_sha256": ledger.head(), "szpo": __version__}
+    return {**row, "head_sha256": theta_digest(ledger), "szpo": __version__}
 
 
 def _panelists(found: Evidence, page: Overview) -> tuple[list[dict[str, Any]], list[str]]:
@@ -267,7 +268,7 @@ def _theta(ledger: Ledger) -> bytes:
     from safetensors.numpy import save
 
     theta = {name: values.copy() for name, values in replay.fold(ledger).items()}
-    content: bytes = save(theta, metadata={"theta_sha256": ledger.head()})
+    content: bytes = save(theta, metadata={"theta_sha256": theta_digest(ledger)})
     return content
 
 

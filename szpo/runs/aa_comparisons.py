@@ -12,7 +12,6 @@ from szpo.ledger.database import Ledger
 from szpo.runs import samples
 from szpo.runs.samples import Source
 from szpo.types import Comparison, Row
-from szpo.voting import steps
 
 COMPARISONS = 4
 
@@ -42,7 +41,7 @@ def make(ledger: Ledger, source: Source, count: int = COMPARISONS) -> bool:
         for n in range(count):
             shown = tuple(rows[n * source.rows : (n + 1) * source.rows])
             key = seeds.derive(root, "aa", name=str(n))
-            steps.record(ledger, Comparison(key.hex(), -1, 0, n, shown, kind="aa"))
+            ledger.append_comparison(Comparison(key.hex(), -1, 0, n, shown, kind="aa"))
     return True
 
 

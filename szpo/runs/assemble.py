@@ -18,8 +18,10 @@ from szpo.config.schema import Config
 from szpo.data import prompts as promptfiles
 from szpo.data.prompts import PromptSet
 from szpo.errors import IntegrityError, StorageError, UsageError
-from szpo.ledger.database import NO_BASE, Ledger
+from szpo.ledger.creation import NO_BASE, NewRun
+from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
+from szpo.ledger.theta import starting_theta, theta_digests
 from szpo.optim import optimizer
 from szpo.optim.directions import DIRECTION_VERSION, Law
 from szpo.optim.parameters import layout_dim
@@ -199,13 +201,15 @@ def create(parts: Parts, path: Path) -> Ledger:
     }
     return Ledger.create(
         path,
-        spec,
-        root_seed=config.run.seed,
-        layout=parts.settings.layout,
-        direction_version=DIRECTION_VERSION,
-        base_sha256=base_sha256,
-        basis_sha256=basis_sha256,
-        tensors=tensors,
+        NewRun(
+            spec,
+            root_seed=config.run.seed,
+            layout=parts.settings.layout,
+            direction_version=DIRECTION_VERSION,
+            base_sha256=base_sha256,
+            basis_sha256=basis_sha256,
+            tensors=tensors,
+        ),
     )
 
 
@@ -248,7 +252,7 @@ def reopen(
         applied += 1
         for update in updates:
             policy.apply(update)
-    if policy.digest() != ledger.heads()[applied]:
+    if policy.digest() != theta_digests(ledger)[applied]:
         raise IntegrityError(
             f"{ledger.path.name}: {applied} recorded updates give other weights than recorded; "
             "find the row with: szpo verify"
@@ -311,14 +315,14 @@ def _at_start(ledger: Ledger, policy: Any) -> Policy:
     found: Policy = policy
     if ledger.row["parent"] is None:
         return found
-    start = ledger.start()
+    start = starting_theta(ledger)
     if hasattr(policy, "move_to"):
         policy.move_to(start)
     elif len(start) == 1 and not any(value.any() for value in found.theta().values()):
         # 0 + θ₀ is exact.
         (values,) = start.values()
         found.apply(Update(0, 0, vector=tuple(values.ravel().tolist())))
-    if found.digest() != ledger.heads()[0]:
+    if found.digest() != theta_digests(ledger)[0]:
         raise UsageError(
             f"{ledger.path.name} begins at other weights than {type(policy).__name__} does, and "
             "that policy has no `place`; it cannot be branched"

@@ -15,7 +15,10 @@ from typing import Any, cast
 from szpo import seeds
 from szpo.errors import UsageError
 from szpo.ledger import witness
-from szpo.ledger.database import THETA0, Ledger
+from szpo.ledger.creation import NewRun
+from szpo.ledger.database import Ledger
+from szpo.ledger.rows import THETA0
+from szpo.ledger.theta import stored_tensors
 from szpo.optim.settings import defaults, settings_from_json
 from szpo.replay import replay
 from szpo.types import Rule
@@ -55,20 +58,24 @@ def branch(
         seeds.derive(root, "branch")  # says what is wrong with a bad seed
         spec = _spec(parent.spec, root, rule)
         kept = {
-            name: value for name, value in parent.tensors().items() if not name.startswith(THETA0)
+            name: value
+            for name, value in stored_tensors(parent).items()
+            if not name.startswith(THETA0)
         }
         # The parent's people vote meanwhile: writing the weights out may take long.
         with Ledger.create(
             new_path,
-            spec,
-            root_seed=root,
-            layout=parent.layout,
-            direction_version=parent.row["direction_version"],
-            base_sha256=parent.row["base_sha256"],
-            basis_sha256=parent.basis_sha256,
-            tensors={**kept, **{f"{THETA0}{name}": value for name, value in theta.items()}},
-            parent=parent.run,
-            parent_step=step,
+            NewRun(
+                spec,
+                root_seed=root,
+                layout=parent.layout,
+                direction_version=parent.row["direction_version"],
+                base_sha256=parent.row["base_sha256"],
+                basis_sha256=parent.basis_sha256,
+                tensors={**kept, **{f"{THETA0}{name}": value for name, value in theta.items()}},
+                parent=parent.run,
+                parent_step=step,
+            ),
             clock=parent.clock,
         ) as child:
             body = {"after": step, "run": child.run, "name": new_path.stem}

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Final
 
 from szpo.errors import SzpoError
-from szpo.ledger import connection, witness
+from szpo.ledger import checkpoint, connection, witness
 from szpo.ledger.database import Ledger
-from szpo.ledger.holders import holders, named
+from szpo.ledger.holders import describe_processes, holders
 from szpo.optim.directions import DIRECTION_VERSION
 from szpo.runs.machine_check import Check, versions
 from szpo.voting import lease
@@ -54,8 +54,8 @@ def _log(path: Path) -> Iterator[Check]:
     size, others = connection.log_bytes(path), holders(path)
     text = f"{size / 1e6:.1f} MB"
     if others:
-        text += f", open in {named(others)}"
-    if size < connection.LOG_ALARM:
+        text += f", open in {describe_processes(others)}"
+    if size < checkpoint.LOG_ALARM:
         yield Check("log", "ok", text)
     else:
         yield Check("log", "warn", f"{text}; it is not being folded: end the one that only reads")
@@ -70,7 +70,7 @@ def _sound(ledger: Ledger) -> Iterator[Check]:
 
 
 def _end(ledger: Ledger) -> Iterator[Check]:
-    found = ledger.witnessed()
+    found = ledger.check_end()
     if found.problem:
         text = f"{found.problem}; {witness.remedy(ledger.path)}"
         yield Check("end", "fail", text)

@@ -22,7 +22,7 @@ from szpo.ledger.orders import Order
 from szpo.runs import samples
 from szpo.runs.samples import Source
 from szpo.types import Comparison, Prompt, Row
-from szpo.voting import calibration, counting, steps
+from szpo.voting import calibration, counting
 
 COMPARISONS = 20
 """Comparisons of an order that does not say how many."""
@@ -86,7 +86,7 @@ def fulfil(ledger: Ledger, order: Order, source: Source) -> None:
     with ledger.transaction("controller"):
         if orders.settle(ledger, order, body):
             for comparison in made:
-                steps.record(ledger, comparison)
+                ledger.append_comparison(comparison)
 
 
 def result(ledger: Ledger, order: Order) -> FinalResult:

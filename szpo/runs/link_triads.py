@@ -21,7 +21,7 @@ from szpo.replay import replay
 from szpo.runs import samples
 from szpo.runs.samples import Source
 from szpo.types import Batch, Comparison, Prompt, Row, Shift
-from szpo.voting import steps, triads
+from szpo.voting import triads
 from szpo.voting.casting import VoteRequest
 
 TRIADS: Final = 20
@@ -79,7 +79,7 @@ def fulfil(ledger: Ledger, order: Order, source: Source) -> None:
     with ledger.transaction("controller"):
         if orders.settle(ledger, order, body):
             for comparison in made:
-                steps.record(ledger, comparison)
+                ledger.append_comparison(comparison)
 
 
 def answer(panel: PanelEvaluator) -> int:

@@ -18,6 +18,7 @@ from szpo.errors import LeaseError, UsageError
 from szpo.ledger import orders, run_spec
 from szpo.ledger.database import Ledger
 from szpo.ledger.orders import Order
+from szpo.ledger.theta import theta_digest
 from szpo.policies.protocol import Policy
 from szpo.replay import replay
 from szpo.seeds import as_seed
@@ -91,7 +92,9 @@ def standing(ledger: Ledger, source: Source, until: int | None) -> Iterator[Poli
     """
     policy: Any = source.policy
     if until is None:
-        if policy.digest() != ledger.head():  # what it answers would pass for the new weights'
+        if policy.digest() != theta_digest(
+            ledger
+        ):  # what it answers would pass for the new weights'
             raise LeaseError(
                 f"{ledger.path.name}: another controller has moved this run on; this one stops"
             )

@@ -9,6 +9,7 @@ import numpy as np
 
 from szpo.errors import IntegrityError, UsageError
 from szpo.ledger.database import Ledger, Record
+from szpo.ledger.theta import theta_digests
 from szpo.optim import optimizer, parameters
 from szpo.optim.settings import Settings
 from szpo.replay import replay
@@ -52,7 +53,7 @@ def resume(ledger: Ledger, settings: Settings, policy: Policy) -> Position:
     total = ledger.query("SELECT coalesce(sum(n_votes), 0) AS total FROM updates")[0]["total"]
     read = sum(event["body"].get("answers_read", 0) for event in ledger.events("step"))
     theta = {name: np.array(value) for name, value in policy.theta().items()}
-    at = Position(state, theta, ledger.heads()[-1], round(total), read)
+    at = Position(state, theta, theta_digests(ledger)[-1], round(total), read)
     check_weights(ledger, policy, at, "taking the run up")
     for row in ledger.steps()[: state.step]:
         at = _add_void(ledger, at, row)
@@ -92,7 +93,7 @@ def _add_void(ledger: Ledger, at: Position, row: Record) -> Position:
 
 def _catch_up(ledger: Ledger, settings: Settings, policy: Policy) -> None:
     """Apply to the policy the recorded updates that it lacks."""
-    heads, found = ledger.heads(), policy.digest()
+    heads, found = theta_digests(ledger), policy.digest()
     if found not in heads:
         raise IntegrityError(
             f"{ledger.path.name}: the policy's weights ({found[:12]}) are not those of this "

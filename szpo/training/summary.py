@@ -17,6 +17,7 @@ from typing import Any
 from szpo.aggregation.win_rates import better_side
 from szpo.config.schema import Config
 from szpo.ledger.database import Ledger
+from szpo.ledger.theta import theta_digest
 from szpo.types import Vote
 from szpo.voting.counting import StepVotes
 
@@ -167,7 +168,7 @@ def summary(ledger: Ledger, facts: list[Facts] | None = None) -> Summary:
         person_minutes=sum(f.words_read for f in facts) / WORDS_PER_MINUTE,
         panelists=people,
         win_rate=wins / total if total else None,
-        head=ledger.head(),
+        head=theta_digest(ledger),
         beta=fitted.get("beta", panel.get("beta")),
         agreement=fitted.get("agreement"),
     )

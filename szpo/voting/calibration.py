@@ -15,7 +15,7 @@ from typing import Final, Literal
 from szpo import seeds
 from szpo.ledger.database import Ledger, Record
 from szpo.types import Answer, Comparison, Prompt, Row
-from szpo.voting import seats, steps, triads
+from szpo.voting import seats, triads
 from szpo.voting.seats import Letter
 
 Kind = Literal["gold", "repeat", "aa"]
@@ -65,7 +65,7 @@ def store_practice(ledger: Ledger) -> str:
     """The id of the practice comparison, which is stored at the first call."""
     with ledger.transaction("votes"):
         if ledger.comparison(PRACTICE_ID) is None:
-            steps.record(ledger, practice())
+            ledger.append_comparison(practice())
     return PRACTICE_ID
 
 
@@ -223,7 +223,7 @@ def _finished(ledger: Ledger) -> set[int]:
 def _store(ledger: Ledger, comparison: Comparison) -> None:
     known = ledger.query("SELECT 1 FROM comparisons WHERE comparison = ?", (comparison.id,))
     if not known:
-        steps.record(ledger, comparison)
+        ledger.append_comparison(comparison)
 
 
 def _balanced(

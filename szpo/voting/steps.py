@@ -111,7 +111,7 @@ def store(ledger: Ledger, epoch: int, answers: StepAnswers, *, then_open: bool) 
         if stored(ledger, step):
             raise LeaseError(f"step {step}: its answers are stored already; another controller?")
         for comparison in answers.comparisons:
-            record(ledger, comparison)
+            ledger.append_comparison(comparison)
             failpoint("cp4")
         ledger.record_event("generated", "controller", {"step": step, **answers.notes})
         if then_open:
@@ -119,30 +119,6 @@ def store(ledger: Ledger, epoch: int, answers: StepAnswers, *, then_open: bool) 
         else:  # also fences a batch that waits for its turn
             _move(ledger, epoch, step, "generating")
     return True
-
-
-def record(ledger: Ledger, comparison: Comparison) -> None:
-    """Append a comparison and its answers, within the caller's transaction.
-
-    A negative step is none: the comparison belongs to no step and teaches nothing.
-    """
-    ledger.append(
-        "comparisons",
-        {
-            "comparison": comparison.id,
-            "run": ledger.run,
-            "step": None if comparison.step < 0 else comparison.step,
-            "kind": comparison.kind,
-            "k": comparison.k,
-            "n": comparison.n,
-            "repeats": comparison.repeats,
-            "expected": comparison.expected,
-            "identical": comparison.identical,
-            "rows_sha256": canonical.rows_sha256(comparison.rows),
-        },
-    )
-    for answer in canonical.answer_rows(comparison.id, comparison.rows):
-        ledger.append("answers", answer)
 
 
 def stored(ledger: Ledger, step: int) -> bool:

@@ -22,7 +22,7 @@ from szpo.runs import final_comparison
 from szpo.training import guards
 from szpo.training.guards import Bands
 from szpo.types import Answer, Comparison, Prompt, Row
-from szpo.voting import lease, steps
+from szpo.voting import lease
 from szpo.voting.casting import VoteRequest
 from tests.support.browser import MovableClock, Stage, make
 
@@ -481,7 +481,7 @@ def answered_final(stage: Stage) -> int:
     with ledger.transaction("controller"):
         assert orders.settle(ledger, orders.get(ledger, order), body)
         for comparison in made:
-            steps.record(ledger, comparison)
+            ledger.append_comparison(comparison)
     people = [service.enroll("person", name) for name in ("P-01", "P-02", "P-03")]
     for place, (person, choice) in enumerate(
         zip(people * 2, ["A", "A", "B", "tie", "skip", "A"], strict=True)

@@ -11,7 +11,9 @@ import pytest
 
 from szpo.baselines.ledger_pairs import Recorded, recorded
 from szpo.data import preference_files
+from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
+from szpo.ledger.theta import theta_digest
 from szpo.optim.settings import defaults
 from szpo.types import Answer, Choice, Comparison, Prompt, Query, Row
 from szpo.voting import steps
@@ -31,11 +33,11 @@ def new_ledger(path: Path) -> Iterator[Ledger]:
     """One open step of two comparisons, two votes each."""
     layout = (("z", (2,)),)
     settings = defaults(7, layout, N=2, D=3, M=2)
-    with Ledger.create(path, {}, root_seed=7, layout=layout, direction_version=1) as made:
+    with Ledger.create(path, NewRun({}, root_seed=7, layout=layout, direction_version=1)) as made:
         made.execute("UPDATE controller SET epoch = 1")
-        steps.record_plan(made, 1, settings, Query(0, (), 1.0, None), made.head())
+        steps.record_plan(made, 1, settings, Query(0, (), 1.0, None), theta_digest(made))
         steps.begin(made, 1, 0)
-        steps.store(made, 1, steps.StepAnswers(0, ASKED, made.head()), then_open=True)
+        steps.store(made, 1, steps.StepAnswers(0, ASKED, theta_digest(made)), then_open=True)
         yield made
 
 

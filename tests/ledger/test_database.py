@@ -13,7 +13,9 @@ import pytest
 from szpo import files
 from szpo.errors import IntegrityError, LeaseError, RunError, StorageError, UsageError
 from szpo.ledger import canonical, connection
+from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
+from szpo.ledger.theta import starting_theta, stored_tensors, theta_digest
 from szpo.optim import parameters as optim_parameters
 from szpo.types import Query
 from szpo.voting import lease, steps
@@ -32,7 +34,7 @@ def run(tmp_path):
 def plan(run, step=0, epoch=None):
     if epoch is None:
         epoch = lease.acquire(run, "test").epoch
-    steps.record_plan(run, epoch, settings_of(), Query(step, (), 0.5, None), run.head())
+    steps.record_plan(run, epoch, settings_of(), Query(step, (), 0.5, None), theta_digest(run))
     return epoch
 
 
@@ -44,22 +46,24 @@ def test_what_was_created_is_read_back(tmp_path):
     basis = np.ones((3, 4), np.float64)
     made = Ledger.create(
         tmp_path / "a.db",
-        {"x": {"b": 1}},
-        root_seed=2**63 - 1,
-        layout=LAYOUT,
-        direction_version=1,
-        basis_sha256="b" * 64,
-        tensors={"theta0/z": start, "basis/layer": basis},
-        parent="other",
-        parent_step=3,
+        NewRun(
+            {"x": {"b": 1}},
+            root_seed=2**63 - 1,
+            layout=LAYOUT,
+            direction_version=1,
+            basis_sha256="b" * 64,
+            tensors={"theta0/z": start, "basis/layer": basis},
+            parent="other",
+            parent_step=3,
+        ),
     )
     made.close()
     with Ledger.open(tmp_path / "a.db", readonly=True) as found:
         assert found.root_seed == 2**63 - 1 and found.layout == LAYOUT
         assert found.spec["x"] == {"b": 1}
-        assert found.start()["z"].tolist() == [0, 1, 2, 3]
-        assert found.tensors()["basis/layer"].tolist() == basis.tolist()
-        assert found.head() == optim_parameters.digest({"z": start}, LAYOUT, "b" * 64)
+        assert starting_theta(found)["z"].tolist() == [0, 1, 2, 3]
+        assert stored_tensors(found)["basis/layer"].tolist() == basis.tolist()
+        assert theta_digest(found) == optim_parameters.digest({"z": start}, LAYOUT, "b" * 64)
         assert (found.row["parent"], found.row["parent_step"]) == ("other", 3)
 
 
@@ -104,7 +108,8 @@ def test_a_file_system_without_hard_links_serves_too(tmp_path, monkeypatch):
 def test_a_spec_that_is_not_json_leaves_no_file(tmp_path):
     with pytest.raises(UsageError, match="plain JSON"):
         Ledger.create(
-            tmp_path / "a.db", {"x": object()}, root_seed=1, layout=LAYOUT, direction_version=1
+            tmp_path / "a.db",
+            NewRun({"x": object()}, root_seed=1, layout=LAYOUT, direction_version=1),
         )
     assert not list(tmp_path.iterdir())
 
@@ -174,7 +179,7 @@ def test_a_lock_of_another_program_is_said(run):
 def test_a_forked_process_must_open_its_own(run):
     run._pid += 1
     with pytest.raises(UsageError, match="open it again in the child"):
-        run.head()
+        theta_digest(run)
     run._pid -= 1
 
 
@@ -207,7 +212,7 @@ def test_a_failed_transaction_leaves_nothing(run):
             run.append("tensors", tensor("a"))
         raise ValueError
     assert run.query("SELECT count(*) AS n FROM events") == before
-    assert run.tensors() == {}
+    assert stored_tensors(run) == {}
 
 
 def tensor(name):
@@ -230,7 +235,7 @@ def test_append_needs_a_transaction_and_finite_numbers(run):
 def test_text_that_utf8_cannot_hold_is_stored_marked(run):
     with run.transaction():
         run.append("tensors", tensor("half \ud800 pair"))
-    assert list(run.tensors()) == ["half ? pair"]
+    assert list(stored_tensors(run)) == ["half ? pair"]
 
 
 def test_events_chain_from_the_spec(run):

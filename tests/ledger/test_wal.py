@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from szpo.ledger import connection
+from szpo.ledger import checkpoint, connection
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
 from tests.support.quadratic import Clock, new_ledger, settings_of
@@ -15,7 +15,7 @@ from tests.support.quadratic import Clock, new_ledger, settings_of
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    monkeypatch.setattr(connection, "LOG_FOLDED", 100_000)
+    monkeypatch.setattr(checkpoint, "CHECKPOINT_BYTES", 100_000)
     with new_ledger(tmp_path / "run.db", settings_of()) as found:
         found.execute("PRAGMA synchronous=OFF")
         yield found
@@ -45,8 +45,8 @@ def test_the_log_is_folded_as_it_grows_and_starts_again(run):
     assert verification.verify(run, deep=False).ok
 
 
-def test_folding_holds_the_write_lock(run, monkeypatch):
-    """While the log is folded nobody can commit: not even at once, let alone by luck."""
+def test_a_checkpoint_holds_the_write_lock(run, monkeypatch):
+    """While a checkpoint runs nobody can commit: not even at once, let alone by luck."""
     refused = []
     plain = connection.connect
 
@@ -58,14 +58,14 @@ def test_folding_holds_the_write_lock(run, monkeypatch):
         other.close()
         return plain(path, readonly=readonly)
 
-    monkeypatch.setattr(connection, "connect", connect)
+    monkeypatch.setattr(checkpoint, "connect", connect)
     write(run, 10)
     assert refused
 
 
 def test_a_long_reader_only_delays_and_is_told_of_once_per_doubling(run, monkeypatch, caplog):
-    monkeypatch.setattr(connection, "LOG_ALARM", 400_000)
-    run._folder = connection.Folder(run.path)
+    monkeypatch.setattr(checkpoint, "LOG_ALARM", 400_000)
+    run._checkpointer = checkpoint.Checkpointer(run.path)
     with Ledger.open(run.path, readonly=True) as reader, caplog.at_level(logging.WARNING):
         reader.execute("BEGIN")
         before = reader.query("SELECT count(*) AS n FROM events")
@@ -79,18 +79,18 @@ def test_a_long_reader_only_delays_and_is_told_of_once_per_doubling(run, monkeyp
     assert len(said) == len(caplog.records)
 
 
-def test_a_log_that_cannot_be_folded_undoes_no_commit(run, monkeypatch, caplog):
+def test_a_checkpoint_that_fails_undoes_no_commit(run, monkeypatch, caplog):
     def refused(path, *, readonly):
         raise sqlite3.OperationalError("disk I/O error")
 
-    monkeypatch.setattr(connection, "connect", refused)
+    monkeypatch.setattr(checkpoint, "connect", refused)
     with caplog.at_level(logging.WARNING):
         write(run, 10)
-    assert "could not be folded (disk I/O error)" in caplog.text
+    assert "could not be checkpointed (disk I/O error)" in caplog.text
     assert run.query("SELECT count(*) AS n FROM events")[0]["n"] == 11
 
 
-def test_two_writers_fold_one_log(run):
+def test_two_writers_checkpoint_one_log(run):
     """Two doors to one file, as a web process and a controller have: every commit is there."""
     done = []
 

@@ -94,7 +94,7 @@ def test_a_damaged_log_is_noticed_wherever_it_is_damaged(run, damage, place):
 
 def test_the_whole_record_is_sound(run, capsys):
     with Ledger.open(run) as ledger:
-        assert ledger.witnessed() == witness.Verdict()
+        assert ledger.check_end() == witness.Verdict()
         assert len(ledger.votes()) == VOTES
         assert verification.verify(ledger).ok
     assert call(["verify", str(run)]) == 0
@@ -159,7 +159,7 @@ def test_the_witness_of_another_run_says_nothing(run, tmp_path):
     witness.forget(run)
     witness.advance(run, other)
     with Ledger.open(run) as ledger:
-        assert "another run's" in ledger.witnessed().note
+        assert "another run's" in ledger.check_end().note
         ledger.record_event("note", "test", {})
     assert witness.read(run).head.of("run-1")
 

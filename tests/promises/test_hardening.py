@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from szpo.cli.app import call
-from szpo.ledger import connection
+from szpo.ledger import checkpoint
 from szpo.ledger.database import Ledger
 from szpo.replay import backup
 from szpo_ui.web import credentials
@@ -130,7 +130,7 @@ def test_the_record_tells_of_an_erasure_only_with_it(tmp_path, monkeypatch):
             assert bool(told) == (not ledger.query("SELECT 1 FROM contacts"))
             assert bool(told) == (not ledger.query("SELECT 1 FROM credentials"))
         assert at > 4
-        ledger.fold_log()  # as the next process does; the bytes go with it
+        ledger.checkpoint_log()  # as the next process does; the bytes go with it
     for file in path.parent.iterdir():
         assert b"Secretive" not in file.read_bytes()
 
@@ -171,8 +171,8 @@ def test_the_audit_is_part_of_all_tests_and_its_words_are_seen():
 
 def test_the_log_of_a_run_names_no_panelist(tmp_path, caplog, monkeypatch):
     """What szpo itself logs is about files."""
-    monkeypatch.setattr(connection, "LOG_FOLDED", 1)
-    monkeypatch.setattr(connection, "LOG_ALARM", 1)
+    monkeypatch.setattr(checkpoint, "CHECKPOINT_BYTES", 1)
+    monkeypatch.setattr(checkpoint, "LOG_ALARM", 1)
     path = yard_run.make(tmp_path, "run.votes=8")
     with (
         caplog.at_level(logging.DEBUG, "szpo"),

@@ -8,6 +8,7 @@ from szpo import seeds
 from szpo.errors import RunError, UsageError
 from szpo.evaluators.panel_evaluator import LedgerEvaluator, PanelEvaluator
 from szpo.ledger.database import Ledger
+from szpo.ledger.theta import theta_digest, theta_digests
 from szpo.optim import optimizer
 from szpo.optim.settings import Schedule
 from szpo.replay import verification
@@ -115,7 +116,7 @@ def test_a_step_made_void_between_two_moves_is_not_moved(tmp_path):
     settings, ledger, _ = start(tmp_path)
     epoch = lease.acquire(ledger, "test").epoch
     query = optimizer.ask(optimizer.init(settings))
-    steps.record_plan(ledger, epoch, settings, query, ledger.head())
+    steps.record_plan(ledger, epoch, settings, query, theta_digest(ledger))
     steps.void(ledger, 0, "wrong prompts", "ann")
     assert not steps.begin(ledger, epoch, 0)
     steps.open_step(ledger, epoch, 0)
@@ -155,7 +156,7 @@ def test_a_run_killed_under_lag_goes_on_without(tmp_path):
         go(settings, ledger, policy, lag=1)
     assert [row["state"] for row in ledger.steps()] == ["applied", "open", "generating"]
     assert go(settings, ledger, QuadraticPolicy(settings), lag=0).steps == 4
-    heads = ledger.heads()
+    heads = theta_digests(ledger)
     assert [row["head_sha256"] for row in ledger.steps()] == [
         heads[0],
         heads[0],

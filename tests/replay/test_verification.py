@@ -10,6 +10,7 @@ import pytest
 from szpo.cli.app import call
 from szpo.errors import IntegrityError
 from szpo.ledger import canonical, run_spec
+from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
 from szpo.optim import parameters as optim_parameters
 from szpo.optim.directions import DIRECTION_VERSION
@@ -245,12 +246,14 @@ def based(path, digest, tensors):
     settings = settings_of(N=2, rule="sign")
     ledger = Ledger.create(
         path,
-        {"optimizer": settings_to_json(settings)},
-        root_seed=settings.root_seed,
-        layout=LAYOUT,
-        direction_version=DIRECTION_VERSION,
-        basis_sha256=digest,
-        tensors=tensors,
+        NewRun(
+            {"optimizer": settings_to_json(settings)},
+            root_seed=settings.root_seed,
+            layout=LAYOUT,
+            direction_version=DIRECTION_VERSION,
+            basis_sha256=digest,
+            tensors=tensors,
+        ),
         clock=Clock(),
     )
     drive(ledger, settings, until=1)

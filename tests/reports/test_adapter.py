@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 from szpo.cache import quiet
 from szpo.cli.app import call
 from szpo.ledger.database import Ledger
+from szpo.ledger.theta import theta_digests
 from szpo.reports.adapter import adapter_files
 from szpo.runs import assemble
 from szpo.types import Prompt
@@ -45,9 +46,9 @@ def base(run: Path) -> object:
 def test_reopened_policy_stands_at_the_head(run: Path) -> None:
     with Ledger.open(run, readonly=True) as ledger:
         parts = assemble.reopen(ledger, say=lambda text: None)
-        assert parts.policy.digest() == ledger.heads()[-1] != ledger.heads()[0]
+        assert parts.policy.digest() == theta_digests(ledger)[-1] != theta_digests(ledger)[0]
         first = assemble.reopen(ledger, until=0, panel=False, say=lambda text: None)
-        assert first.policy.digest() == ledger.heads()[0]
+        assert first.policy.digest() == theta_digests(ledger)[0]
         assert parts.panel is not None
         assert parts.panel.spec["calibration"] is None or parts.panel.spec["raters"]
 
@@ -130,7 +131,7 @@ def test_model_card_says_where_it_came_from(run: Path, tmp_path: Path) -> None:
     compile(card.split("```python")[1].split("```")[0], "card", "exec")
     assert "votes | 8 from a simulated panel (bt70 (length:6)); no person judged" in card
     with Ledger.open(run, readonly=True) as ledger:
-        assert ledger.heads()[-1] in card
+        assert theta_digests(ledger)[-1] in card
         assert ledger.row["base_sha256"] in card
 
 
@@ -139,7 +140,7 @@ def test_card_of_an_earlier_step_counts_what_stands_behind_it(run: Path, tmp_pat
     assert call(["export", str(run), "--step", "1", "--out", str(out)]) == 0
     card = (out / "README.md").read_text(encoding="utf-8")
     with Ledger.open(run, readonly=True) as ledger:
-        assert ledger.heads()[1] in card
+        assert theta_digests(ledger)[1] in card
     assert "votes | 4 from a simulated panel" in card
     assert "steps | 1 of rule" in card
 
@@ -212,4 +213,4 @@ def test_other_coordinates_run_and_verify(
     assert call(["verify", str(path)]) == 0
     with Ledger.open(path, readonly=True) as ledger:
         parts = assemble.reopen(ledger, say=lambda text: None)
-        assert parts.policy.digest() == ledger.heads()[-1]
+        assert parts.policy.digest() == theta_digests(ledger)[-1]

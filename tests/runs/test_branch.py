@@ -8,6 +8,7 @@ from szpo.cli.app import call
 from szpo.errors import StorageError, UsageError
 from szpo.ledger import run_spec
 from szpo.ledger.database import Ledger
+from szpo.ledger.theta import starting_theta, theta_digest, theta_digests
 from szpo.replay import replay, verification
 from szpo.runs import branch
 from szpo.voting import steps
@@ -28,7 +29,7 @@ def rows(path, but=("events", "sqlite_sequence")):
 def placed(settings, ledger):
     """The quadratic policy of a ledger's seed at its θ₀."""
     policy = QuadraticPolicy(settings)
-    policy.kept = ledger.start()
+    policy.kept = starting_theta(ledger)
     return policy
 
 
@@ -42,9 +43,9 @@ def test_a_branch_starts_with_the_parents_weights_bit_for_bit(tmp_path, layout, 
     go(settings, ledger, policy)
     before = rows(ledger.path)
     with branch.branch(ledger.path, 1, tmp_path / "two.db", by="op") as child:
-        theta, wanted = child.start(), replay.fold(ledger, 2)
+        theta, wanted = starting_theta(child), replay.fold(ledger, 2)
         assert all(theta[name].tobytes() == wanted[name].tobytes() for name in wanted)
-        assert child.heads() == [ledger.heads()[2]]
+        assert theta_digests(child) == [theta_digests(ledger)[2]]
         assert (child.row["parent"], child.row["parent_step"]) == (ledger.run, 1)
         assert child.root_seed == seeds.branch_seed(ledger.root_seed, 1, "two")
         own = run_spec.recorded_settings(child)
@@ -70,8 +71,8 @@ def test_a_branch_of_a_branch_and_of_the_last_step(tmp_path):
         policy = placed(own, child)
         go(own, child, policy, until_step=1)
         with branch.branch(child.path, 0, tmp_path / "three.db", by="op") as grandchild:
-            assert grandchild.heads()[0] == policy.digest() == child.head()
-            assert np.array_equal(grandchild.start()["z"], policy.theta()["z"])
+            assert theta_digests(grandchild)[0] == policy.digest() == theta_digest(child)
+            assert np.array_equal(starting_theta(grandchild)["z"], policy.theta()["z"])
             assert verification.verify(grandchild).ok
     ledger.close()
 
@@ -135,13 +136,13 @@ def test_steps_that_were_given_up_count_in_the_name_and_not_in_the_weights(tmp_p
     from szpo.optim import optimizer
 
     query = optimizer.ask(replay.retell(ledger, settings))
-    steps.record_plan(ledger, epoch, settings, query, ledger.head())
+    steps.record_plan(ledger, epoch, settings, query, theta_digest(ledger))
     steps.void(ledger, 1, "wrong prompts", "ann")
     go(settings, ledger, policy, until_step=3)
     with pytest.raises(UsageError, match="step 1 is void"):
         branch.branch(ledger.path, 1, tmp_path / "two.db", by="op")
     with branch.branch(ledger.path, 2, tmp_path / "two.db", by="op") as child:
-        assert child.heads()[0] == ledger.head()
+        assert theta_digests(child)[0] == theta_digest(ledger)
     ledger.close()
 
 
@@ -152,14 +153,14 @@ def test_the_command_line_branches_resumes_verifies_and_reports(tmp_path, capsys
     assert "begins after step 0 of yard" in capsys.readouterr().out
     new = path.with_name("yard-b.db")
     with Ledger.open(path, readonly=True) as parent, Ledger.open(new, readonly=True) as child:
-        assert child.heads() == [parent.heads()[1]]
-        first = parent.heads()
+        assert theta_digests(child) == [theta_digests(parent)[1]]
+        first = theta_digests(parent)
     assert call(["run", "--resume", str(new)]) == 0
     assert "of 24 votes spent" in capsys.readouterr().out
     for command in ("verify", "replay", "show", "report"):
         assert call([command, str(new)]) == 0, command
     with Ledger.open(path, readonly=True) as parent:
-        assert parent.heads() == first
+        assert theta_digests(parent) == first
     assert call(["verify", str(path)]) == 0
     capsys.readouterr()
     assert call(["branch", str(path), "--step", "9"]) == 2
@@ -189,7 +190,7 @@ def test_a_language_models_branch_exports_what_the_parent_had_then(tmp_path, kin
     assert adapters[0] == adapters[1]
     assert call(["run", "--resume", str(new)]) == 0
     with Ledger.open(new, readonly=True) as child:
-        assert child.last_applied() == 1 and child.heads()[2] != child.heads()[0]
+        assert child.last_applied() == 1 and theta_digests(child)[2] != theta_digests(child)[0]
     for command in ("verify", "report", "sample"):
         assert call([command, str(new)]) == 0
     out = tmp_path / "tuned"
@@ -215,7 +216,7 @@ def test_a_branch_goes_on_by_another_rule(tmp_path, changes, rule, warmup):
         own = run_spec.recorded_settings(child)
         assert (own.rule, own.warmup) == (rule, warmup)
         assert own.weighting == settings.weighting
-        assert child.heads() == [ledger.heads()[2]]
+        assert theta_digests(child) == [theta_digests(ledger)[2]]
         go(own, child, placed(own, child), until_step=2)
         assert verification.verify(child).ok
     ledger.close()

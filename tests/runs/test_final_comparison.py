@@ -11,11 +11,11 @@ from szpo.data.prompts import PromptSet
 from szpo.errors import UsageError
 from szpo.ledger import canonical, orders, run_spec
 from szpo.ledger.database import Ledger
+from szpo.ledger.theta import theta_digest, theta_digests
 from szpo.replay import verification
 from szpo.runs import assemble, final_comparison, worker
 from szpo.runs.samples import Source
 from szpo.types import Answer
-from szpo.voting import steps
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from tests.support import folder_run
@@ -79,8 +79,8 @@ def test_plus_is_tuned_minus_is_base_and_prompts_taught_nothing(tuned):
     # Independent draws: the noise of one side says nothing of that of the other.
     noise = [(p - head, m + 1) for p, m in zip(value["plus"], value["minus"], strict=True)]
     assert all(abs(a - b) > 1e-6 for a, b in noise)
-    assert order.result["tuned_sha256"] == ledger.head() == source.policy.digest()
-    assert order.result["base_sha256"] == ledger.heads()[0] and order.result["after"] == 2
+    assert order.result["tuned_sha256"] == theta_digest(ledger) == source.policy.digest()
+    assert order.result["base_sha256"] == theta_digests(ledger)[0] and order.result["after"] == 2
     assert verification.verify(ledger).ok
 
 
@@ -88,7 +88,7 @@ def test_a_final_comparison_that_is_not_its_answers_is_found(tuned):
     ledger, source = tuned
     found = made(ledger, source)[1][0]
     with ledger.transaction():
-        steps.record(ledger, replace(found, id="forged"))
+        ledger.append_comparison(replace(found, id="forged"))
     assert verification.verify(ledger).ok
     with ledger.transaction():
         plain = ledger.append
@@ -99,7 +99,7 @@ def test_a_final_comparison_that_is_not_its_answers_is_found(tuned):
             return plain(table, row)
 
         ledger.append = altered
-        steps.record(ledger, replace(found, id="altered"))
+        ledger.append_comparison(replace(found, id="altered"))
     ledger.append = plain
     assert "comparisons row altered: identical does not fit" in str(verification.verify(ledger))
 
@@ -202,7 +202,9 @@ def test_samples_show_the_base_a_step_and_the_head(tuned):
     assert result["prompts"] == [prompt.text for prompt in HELDOUT[:2]]
     columns = {column["name"]: column for column in result["columns"]}
     assert list(columns) == ["base", "step 0", "current"]
-    assert [c["theta_sha256"] for c in columns.values()] == [ledger.heads()[i] for i in (0, 1, 3)]
+    assert [c["theta_sha256"] for c in columns.values()] == [
+        theta_digests(ledger)[i] for i in (0, 1, 3)
+    ]
     assert [c["step"] for c in columns.values()] == [None, 0, 2]
     assert len({tuple(text for text, _ in c["answers"]) for c in columns.values()}) == 3
 
@@ -224,7 +226,7 @@ def test_a_language_model_answers_as_it_was_and_stays_where_it_is(tmp_path):
             wanted = [row[0] for row in policy.sample(asked, 1, seed=seed, base=base)]
             assert column == [[answer.text, answer.end] for answer in wanted]
         assert columns[0] != columns[1] != columns[2]
-        assert policy.digest() == ledger.head()
+        assert policy.digest() == theta_digest(ledger)
         assert order.error is None and all(len(c.rows) == 2 for c in found)
         assert verification.verify(ledger).ok
 

@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from szpo.cli.app import call
-from szpo.ledger import connection
+from szpo.ledger import checkpoint
+from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
 from szpo.optim.directions import DIRECTION_VERSION
 from szpo.runs import file_check, machine_check
@@ -66,7 +67,7 @@ def test_a_long_log_is_named_with_the_one_who_keeps_it(path, monkeypatch):
         assert child.stdout.readline() == b"reading\n"
         with Ledger.open(path) as ledger:
             ledger.record_event("note", "test", {})
-            monkeypatch.setattr(connection, "LOG_ALARM", 1000)
+            monkeypatch.setattr(checkpoint, "LOG_ALARM", 1000)
             check = found(path)["log"]
     finally:
         child.communicate(b"")
@@ -107,10 +108,9 @@ def test_other_libraries_than_the_runs_are_named(tmp_path, recorded, words):
     path = tmp_path / "run.db"
     Ledger.create(
         path,
-        {"versions": recorded},
-        root_seed=1,
-        layout=LAYOUT,
-        direction_version=DIRECTION_VERSION,
+        NewRun(
+            {"versions": recorded}, root_seed=1, layout=LAYOUT, direction_version=DIRECTION_VERSION
+        ),
     ).close()
     check = found(path)["versions"]
     assert words in check.text and check.status == ("ok" if "as recorded" in words else "warn")

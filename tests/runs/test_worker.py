@@ -6,7 +6,9 @@ from szpo.data.prompts import PromptSet
 from szpo.errors import LeaseError
 from szpo.evaluators.panel_evaluator import LedgerEvaluator
 from szpo.ledger import orders
+from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
+from szpo.ledger.theta import theta_digest
 from szpo.optim import optimizer
 from szpo.optim.directions import DIRECTION_VERSION
 from szpo.optim.settings import settings_to_json
@@ -152,7 +154,7 @@ def test_orders_are_fulfilled_while_people_vote_and_after_the_end(tmp_path):
     # The first was asked for while step 0 was open: the current policy was still the base.
     assert [c["step"] for c in first.result["columns"]] == [None, None]
     assert len(orders.comparisons(second)) == 3 and second.result["after"] == 1
-    assert policy.digest() == ledger.head() and verification.verify(ledger).ok
+    assert policy.digest() == theta_digest(ledger) and verification.verify(ledger).ok
     ledger.close()
 
 
@@ -313,11 +315,13 @@ def test_who_was_erased_is_not_waited_for(tmp_path):
     _, ledger, _ = start(tmp_path, M=2)
     plan = settings_of(M=2)
     epoch = lease.acquire(ledger, "test").epoch
-    steps.record_plan(ledger, epoch, plan, optimizer.ask(optimizer.init(plan)), ledger.head())
+    steps.record_plan(
+        ledger, epoch, plan, optimizer.ask(optimizer.init(plan)), theta_digest(ledger)
+    )
     steps.begin(ledger, epoch, 0)
     row = Row(Prompt.user("?"), Answer("left"), Answer("right"))
     asked = [Comparison("c", 0, 0, 0, (row,))]
-    steps.store(ledger, epoch, steps.StepAnswers(0, asked, ledger.head()), then_open=True)
+    steps.store(ledger, epoch, steps.StepAnswers(0, asked, theta_digest(ledger)), then_open=True)
     for name in ("ann", "ben"):
         credentials.invite(ledger, "panelist", name)
     assert worker.shortage(ledger) is None
@@ -335,9 +339,15 @@ def test_a_deadline_that_waits_for_its_quorum_is_said(tmp_path):
         "config": {"panel": {"deadline_minutes": 10, "quorum": 0.5}},
     }
     ledger = Ledger.create(
-        tmp_path / "run.db", spec, root_seed=settings.root_seed, layout=settings.layout,
-        direction_version=DIRECTION_VERSION, clock=Clock(),
-    )  # fmt: skip
+        tmp_path / "run.db",
+        NewRun(
+            spec,
+            root_seed=settings.root_seed,
+            layout=settings.layout,
+            direction_version=DIRECTION_VERSION,
+        ),
+        clock=Clock(),
+    )
     service, said = VoteService(ledger), []
     panel = [service.enroll("person", name) for name in ("ann", "ben")]
     watch = worker.Watch(ledger, said.append)

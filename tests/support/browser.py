@@ -25,6 +25,7 @@ import uvicorn
 
 from szpo.config import settings_file
 from szpo.evaluators.panel_evaluator import LedgerEvaluator
+from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.optim import parameters
@@ -205,7 +206,9 @@ def make(
         "base": {"name": "fixed"},
     }
     ledger = Ledger.create(
-        path, spec, root_seed=seed, layout=LAYOUT, direction_version=DIRECTION_VERSION, clock=clock
+        path,
+        NewRun(spec, root_seed=seed, layout=LAYOUT, direction_version=DIRECTION_VERSION),
+        clock=clock,
     )
     return Stage(ledger, of_ledger(ledger, secure=secure), FixedTexts(seed, text), clock, lag=lag)
 

@@ -18,7 +18,7 @@ import pytest
 from szpo.ledger import orders
 from szpo.training import comparisons
 from szpo.types import Answer, Comparison, Prompt, Row
-from szpo.voting import lease, steps
+from szpo.voting import lease
 from szpo.voting.casting import VoteRequest
 from tests.support.browser import Stage
 
@@ -145,7 +145,7 @@ def final_comparison(stage: Stage) -> None:
         for p, a, b in zip(PROMPTS[:3], ONE, OTHER, strict=False)
     )
     with stage.ledger.transaction("controller"):
-        steps.record(stage.ledger, Comparison("f" * 32, -1, 0, 0, rows, kind="final"))
+        stage.ledger.append_comparison(Comparison("f" * 32, -1, 0, 0, rows, kind="final"))
         found = orders.get(stage.ledger, order)
         orders.settle(stage.ledger, found, {"comparisons": ["f" * 32], "rows": 3})
 

@@ -13,6 +13,7 @@ import numpy as np
 from szpo import seeds
 from szpo.evaluators.panel_evaluator import PanelEvaluator
 from szpo.evaluators.protocol import Judge
+from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
 from szpo.optim import parameters
 from szpo.optim.directions import DIRECTION_VERSION
@@ -105,11 +106,13 @@ def settings_of(layout: Any = LAYOUT, root_seed: int = 11, **changes: Any) -> Se
 def new_ledger(path: Path, settings: Settings, clock: Callable[[], int] | None = None) -> Ledger:
     return Ledger.create(
         path,
-        {"szpo": "test", "optimizer": settings_to_json(settings)},
-        root_seed=settings.root_seed,
-        layout=settings.layout,
-        direction_version=DIRECTION_VERSION,
-        run="run-1",
+        NewRun(
+            {"szpo": "test", "optimizer": settings_to_json(settings)},
+            root_seed=settings.root_seed,
+            layout=settings.layout,
+            direction_version=DIRECTION_VERSION,
+            run="run-1",
+        ),
         clock=clock or Clock(),
     )
 

@@ -10,6 +10,7 @@ import numpy as np
 from szpo.failpoints import arm
 from szpo.ledger import canonical
 from szpo.ledger.database import Clock, Ledger
+from szpo.ledger.theta import theta_digest
 from szpo.optim import momentum, optimizer, parameters
 from szpo.optim.settings import Settings
 from szpo.replay import replay, verification
@@ -98,7 +99,7 @@ class File:
     def plan(self, held: Lease, step: int) -> None:
         if self.ledger.step(step) is None:
             query = optimizer.ask(replay.retell(self.ledger, SETTINGS), step)
-            steps.record_plan(self.ledger, held.epoch, SETTINGS, query, self.ledger.head())
+            steps.record_plan(self.ledger, held.epoch, SETTINGS, query, theta_digest(self.ledger))
         steps.begin(self.ledger, held.epoch, step)
 
     def generate(self, held: Lease, step: int) -> None:
@@ -108,7 +109,7 @@ class File:
             )
             for n in range(SETTINGS.N)
         ]
-        head = self.ledger.head()
+        head = theta_digest(self.ledger)
         steps.store(self.ledger, held.epoch, steps.StepAnswers(step, asked, head), then_open=True)
 
     def close(self, held: Lease, step: int, by: Any) -> bool:

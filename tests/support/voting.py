@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from szpo.ledger.database import Ledger
+from szpo.ledger.theta import starting_theta
 from szpo.optim import optimizer, parameters
 from szpo.types import Answer, Comparison, Prompt, Row
 from szpo.voting import lease, steps
@@ -28,7 +29,7 @@ def ballot(path: Path, seats: int, *, sync: bool = True) -> list[str]:
         if not sync:
             ledger.execute("PRAGMA synchronous=OFF")
         epoch = lease.acquire(ledger, "test").epoch
-        head = parameters.digest(ledger.start(), ledger.layout)
+        head = parameters.digest(starting_theta(ledger), ledger.layout)
         steps.record_plan(ledger, epoch, settings, optimizer.ask(optimizer.init(settings)), head)
         steps.begin(ledger, epoch, 0)
         rows = (Row(Prompt.user("which?"), Answer("left"), Answer("right")),)

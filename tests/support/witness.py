@@ -18,6 +18,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from szpo.ledger.database import Ledger
+from szpo.ledger.theta import theta_digest
 from szpo.optim import parameters
 from szpo.optim.directions import Law
 from szpo.optim.settings import Adam
@@ -76,8 +77,10 @@ def read(folder: Path) -> dict[str, Any]:
                 raise SystemExit(f"{path.name}: {report}")
             theta = replay.fold(ledger)
             digest = parameters.digest(theta, ledger.layout, ledger.basis_sha256)
-            if digest != ledger.head():
-                raise SystemExit(f"{path.name}: the fold is {digest}, recorded {ledger.head()}")
+            if digest != theta_digest(ledger):
+                raise SystemExit(
+                    f"{path.name}: the fold is {digest}, recorded {theta_digest(ledger)}"
+                )
             found[path.stem] = history(ledger)
     return found
 

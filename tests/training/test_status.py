@@ -6,6 +6,7 @@ import pytest
 
 from szpo.config import schema
 from szpo.evaluators.panel_evaluator import LedgerEvaluator
+from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
 from szpo.optim.directions import DIRECTION_VERSION
 from szpo.optim.settings import settings_to_json
@@ -33,9 +34,16 @@ def new_run(path, *, steps=3, votes=None, **panel):
     )
     spec = {"config": chosen.model_dump(mode="json"), "optimizer": settings_to_json(plan)}
     ledger = Ledger.create(
-        path, spec, root_seed=plan.root_seed, layout=plan.layout,
-        direction_version=DIRECTION_VERSION, run="run-1", clock=Clock(),
-    )  # fmt: skip
+        path,
+        NewRun(
+            spec,
+            root_seed=plan.root_seed,
+            layout=plan.layout,
+            direction_version=DIRECTION_VERSION,
+            run="run-1",
+        ),
+        clock=Clock(),
+    )
     ledger.execute("PRAGMA synchronous=OFF")
     return plan, ledger
 

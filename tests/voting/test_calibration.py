@@ -5,6 +5,7 @@ from hypothesis import given, strategies
 
 from szpo import seeds
 from szpo.errors import UsageError
+from szpo.ledger.theta import theta_digest
 from szpo.optim import optimizer
 from szpo.replay import verification
 from szpo.reports import votes
@@ -42,10 +43,12 @@ def ask(ledger, step, n=8, m=2, alike=()):
     epoch = row["epoch"] or lease.acquire(ledger, "test", 10**15).epoch
     plan = settings_of(N=n, M=m, D=6)
     mu = optimizer.ask(optimizer.init(plan)).mu
-    steps.record_plan(ledger, epoch, plan, Query(step, (), mu, None), ledger.head())
+    steps.record_plan(ledger, epoch, plan, Query(step, (), mu, None), theta_digest(ledger))
     steps.begin(ledger, epoch, step)
     asked = [Comparison(f"s{step}-{i}", step, 0, i, rows(i, alike=i in alike)) for i in range(n)]
-    steps.store(ledger, epoch, steps.StepAnswers(step, asked, ledger.head()), then_open=True)
+    steps.store(
+        ledger, epoch, steps.StepAnswers(step, asked, theta_digest(ledger)), then_open=True
+    )
 
 
 @pytest.fixture
@@ -90,7 +93,7 @@ def answered(service, panelist, choice="A"):
 def add_aa(ledger, count):
     with ledger.transaction("controller"):
         for n in range(count):
-            steps.record(ledger, Comparison(f"aa-{n}", -1, 0, n, rows(90 + n), kind="aa"))
+            ledger.append_comparison(Comparison(f"aa-{n}", -1, 0, n, rows(90 + n), kind="aa"))
 
 
 # ---- what is shown ----

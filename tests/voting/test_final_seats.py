@@ -43,7 +43,7 @@ def ordered(ledger, count=4, alike=()):
     with ledger.transaction("controller"):
         orders.settle(ledger, order, {"comparisons": [c.id for c in made], "after": 0})
         for comparison in made:
-            steps.record(ledger, comparison)
+            ledger.append_comparison(comparison)
     return number
 
 

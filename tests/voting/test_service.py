@@ -13,6 +13,7 @@ from hypothesis.stateful import (
 
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
+from szpo.ledger.theta import theta_digest
 from szpo.replay import verification
 from szpo.types import Answer, Comparison, Prompt, Query, Row
 from szpo.voting import casting, counting, lease, steps
@@ -30,11 +31,13 @@ def ask(ledger, n=4, m=2, identical=()):
     """Open step 0 with n comparisons of two rows each."""
     plan = settings_of(N=n, M=m)
     epoch = lease.acquire(ledger, "test").epoch
-    steps.record_plan(ledger, epoch, plan, Query(0, (), 0.5, None), ledger.head())
+    steps.record_plan(ledger, epoch, plan, Query(0, (), 0.5, None), theta_digest(ledger))
     steps.begin(ledger, epoch, 0)
     rows = [Row(Prompt.user("?"), GOOD, GOOD if i in identical else BAD) for i in range(n)]
     comparisons = [Comparison(f"c{i}", 0, 0, i, (rows[i],) * 2) for i in range(n)]
-    steps.store(ledger, epoch, steps.StepAnswers(0, comparisons, ledger.head()), then_open=True)
+    steps.store(
+        ledger, epoch, steps.StepAnswers(0, comparisons, theta_digest(ledger)), then_open=True
+    )
     return epoch
 
 

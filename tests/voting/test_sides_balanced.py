@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings, strategies
 from szpo.evaluators.panel_evaluator import PanelEvaluator
 from szpo.evaluators.remote_panel import lacking
 from szpo.ledger.database import Ledger
+from szpo.ledger.theta import theta_digest
 from szpo.types import Answer, Comparison, Prompt, Query, Row
 from szpo.voting import counting, lease, seats, steps
 from szpo.voting import service as vote_service
@@ -30,14 +31,14 @@ def opened(folder, *, k=1, n, m, identical=(), seed=11):
     ledger = new_ledger(Path(folder) / "run.db", plan)
     ledger.execute("PRAGMA synchronous=OFF")
     epoch = lease.acquire(ledger, "test").epoch
-    steps.record_plan(ledger, epoch, plan, Query(0, (), 0.5, None), ledger.head())
+    steps.record_plan(ledger, epoch, plan, Query(0, (), 0.5, None), theta_digest(ledger))
     steps.begin(ledger, epoch, 0)
     places = [(i, j) for i in range(k) for j in range(n)]
     asked = [
         Comparison(f"c{i}-{j}", 0, i, j, ((ALIKE if (i, j) in identical else ROW),) * 2)
         for i, j in places
     ]
-    steps.store(ledger, epoch, steps.StepAnswers(0, asked, ledger.head()), then_open=True)
+    steps.store(ledger, epoch, steps.StepAnswers(0, asked, theta_digest(ledger)), then_open=True)
     return ledger
 
 

@@ -7,7 +7,7 @@ import pytest
 
 import szpo
 from szpo.types import Answer, Comparison, Prompt, Row
-from szpo.voting import counting, steps
+from szpo.voting import counting
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from tests.support.quadratic import start
@@ -31,7 +31,7 @@ def test_the_last_answer_in_time_that_is_not_excluded_stands(tmp_path, kind):
     service = VoteService(ledger)
     rows = (Row(Prompt.user("which?"), Answer("left"), Answer("right")),)
     with ledger.transaction("test"):
-        steps.record(ledger, Comparison("c", -1, 0, 0, rows, kind=kind))
+        ledger.append_comparison(Comparison("c", -1, 0, 0, rows, kind=kind))
         for name in ("ann", "ben", "cay"):
             who = service.enroll("person", name)
             ledger.append(

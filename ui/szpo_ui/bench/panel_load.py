@@ -27,7 +27,9 @@ from rich.table import Table
 
 from szpo.config import settings_file
 from szpo.errors import RunError
+from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
+from szpo.ledger.theta import theta_digest
 from szpo.optim.directions import DIRECTION_VERSION
 from szpo.optim.settings import defaults, settings_to_json
 from szpo.runs import machine_check
@@ -64,7 +66,7 @@ def make_run(path: Path, people: int, votes: int) -> list[str]:
         "prompts": {"train": 8, "heldout": 0, "sha256": "0" * 64},
     }  # fmt: skip
     with Ledger.create(
-        path, spec, root_seed=1, layout=layout, direction_version=DIRECTION_VERSION
+        path, NewRun(spec, root_seed=1, layout=layout, direction_version=DIRECTION_VERSION)
     ) as ledger:
         ledger.execute("UPDATE controller SET epoch = 1")
         sessions = []
@@ -74,9 +76,9 @@ def make_run(path: Path, people: int, votes: int) -> list[str]:
                 sessions.append(credentials.login(ledger, made.name, made.code)[0])
         rows = tuple(Row(Prompt.user(f"Question {i}?"), _text(i), _text(-i)) for i in range(1, 5))
         asked = [Comparison(f"{n:032x}", 0, 0, n, rows) for n in range(COMPARISONS)]
-        steps.record_plan(ledger, 1, settings, Query(0, (), 0.3, None), ledger.head())
+        steps.record_plan(ledger, 1, settings, Query(0, (), 0.3, None), theta_digest(ledger))
         steps.begin(ledger, 1, 0)
-        steps.store(ledger, 1, steps.StepAnswers(0, asked, ledger.head()), then_open=True)
+        steps.store(ledger, 1, steps.StepAnswers(0, asked, theta_digest(ledger)), then_open=True)
     return sessions
 
 

@@ -279,7 +279,7 @@ def erase(ledger: Ledger, name: str, by: str, *, wait_s: float = ERASE_WAIT_S) -
         StorageError: deleted, but somebody who reads the file keeps the bytes in it; ask again.
     """
     _forget(ledger)
-    ledger.fold_log()  # so that the log begins anew with the deletion, if nobody reads
+    ledger.checkpoint_log()  # so that the log begins anew with the deletion, if nobody reads
     with ledger.transaction(by):
         rows = credential_rows.all_of(ledger, name)
         if rows:

@@ -31,7 +31,9 @@ from szpo.data import prompts
 from szpo.evaluators.panel_evaluator import PanelEvaluator
 from szpo.generation.flat_engine import FlatEngine
 from szpo.generation.sampling import Sampling
-from szpo.ledger.database import THETA0, Ledger
+from szpo.ledger.creation import NewRun
+from szpo.ledger.database import Ledger
+from szpo.ledger.rows import THETA0
 from szpo.models import loading
 from szpo.models.batched_lora import AdaptedModel, Deltas, find_sites
 from szpo.models.loading import Loaded
@@ -235,12 +237,14 @@ def step_shares(loaded: Loaded, case: Case, rows: int, tokens: int, steps: int) 
     with tempfile.TemporaryDirectory() as folder:
         ledger = Ledger.create(
             Path(folder) / "run.db",
-            {"optimizer": settings.settings_to_json(chosen)},
-            root_seed=1,
-            layout=space.layout,
-            direction_version=DIRECTION_VERSION,
-            base_sha256=loaded.sha256,
-            tensors={f"{THETA0}{name}": value for name, value in start.items()},
+            NewRun(
+                {"optimizer": settings.settings_to_json(chosen)},
+                root_seed=1,
+                layout=space.layout,
+                direction_version=DIRECTION_VERSION,
+                base_sha256=loaded.sha256,
+                tensors={f"{THETA0}{name}": value for name, value in start.items()},
+            ),
         )
         with ledger:
             judges = panel.judges(reward, [Rater(beta=5.0)] * 5)

@@ -1,0 +1,137 @@
+"""Checkpoints of the log (WAL) of a ledger's file, made only under the write lock.
+
+SQLite up to 3.51.2 may lose pages when one connection commits while another checkpoints, and a
+panel's web process and the controller write to one file. So no connection checkpoints by itself:
+whoever has just committed calls `Checkpointer.checkpoint`, which takes the write lock first.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import time
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Final
+
+from szpo.errors import StorageError, UsageError
+from szpo.ledger.connection import connect, log_bytes
+from szpo.ledger.holders import describe_processes, readers
+
+CHECKPOINT_BYTES: Final = 4 * 2**20
+"""The log is copied into the file when it has this size, and each time it has grown by it."""
+LOG_ALARM: Final = 256 * 2**20
+"""A log of this size does not get shorter: some program has held its view for too long."""
+
+
+class Checkpointer:
+    """Copies the log (WAL) of a ledger's file into the file, and starts the log again."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._seen = 0
+        self._alarm = LOG_ALARM
+
+    def checkpoint(self, writer: sqlite3.Connection, *, always: bool = False) -> bool:
+        """Checkpoint if the log has grown by `CHECKPOINT_BYTES`, or ``always``.
+
+        ``writer`` is outside a transaction. Readers are not waited for: what they still need
+        stays in the log until a later call. True if a checkpoint was tried. Nothing that goes
+        wrong here undoes the commit that came before, so nothing is raised.
+        """
+        size = log_bytes(self.path)
+        if size < self._seen:  # it has started again from its beginning
+            self._seen, self._alarm = 0, LOG_ALARM
+        if size < self._seen + CHECKPOINT_BYTES and not always:
+            return False
+        self._seen = size
+        try:
+            self._copy(writer)
+        except sqlite3.Error as error:
+            logging.getLogger("szpo").warning(
+                "%s: its log could not be checkpointed (%s)", self.path, error
+            )
+        if size >= self._alarm:
+            self._alarm = 2 * size
+            logging.getLogger("szpo").warning(
+                "%s: its log has %d MB, because some program has kept it open for reading; find "
+                "it with: szpo doctor %s", self.path, size // 10**6, self.path,
+            )  # fmt: skip
+        return True
+
+    def empty(
+        self, writer: sqlite3.Connection, lock: AbstractContextManager[object], wait_s: float
+    ) -> None:
+        """Leave no page from before in the file or its log, once nobody reads one.
+
+        ``lock`` guards ``writer`` and is held for each try only: others go on writing.
+
+        Raises:
+            StorageError: after ``wait_s`` seconds somebody still reads; who, where that is known.
+            UsageError: inside a transaction or a snapshot.
+        """
+        end = time.monotonic() + wait_s
+        while True:
+            with lock:
+                if writer.in_transaction:
+                    raise UsageError("empty the log: leave the transaction or snapshot first")
+                if self.restart(writer):
+                    return
+            if time.monotonic() >= end:
+                break
+            time.sleep(0.05)
+        who = describe_processes(readers(self.path)) or "a program that this system does not name"
+        raise StorageError(
+            f"{self.path}: deleted, but its bytes are still in the file or its log, because of a "
+            f"reader: {who}; let it end or stop it, then ask for the same again"
+        )
+
+    def restart(self, writer: sqlite3.Connection) -> bool:
+        """Try once to leave no page from before in the log; False while somebody reads one.
+
+        The whole log is copied, and a commit that changes nothing starts it again; SQLite then
+        gives the rest of its file back. ``writer`` is outside a transaction.
+        """
+        if not self._copy(writer):
+            return False
+        before = _log_header(self.path)
+        version = writer.execute("PRAGMA user_version").fetchone()[0]
+        writer.execute("BEGIN IMMEDIATE")
+        try:
+            writer.execute(f"PRAGMA user_version = {version}")
+            writer.execute("COMMIT")
+        finally:
+            if writer.in_transaction:
+                writer.execute("ROLLBACK")
+        return _log_header(self.path) != before and _of_one_time(self.path)
+
+    def _copy(self, writer: sqlite3.Connection) -> bool:
+        """Copy what no reader needs, under ``writer``'s write lock; True if that was all."""
+        try:
+            writer.execute("BEGIN IMMEDIATE")
+            other = connect(self.path, readonly=False)
+            try:
+                answer = other.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            finally:
+                other.close()
+        finally:
+            if writer.in_transaction:
+                writer.execute("ROLLBACK")
+        busy, pages, copied = answer
+        return not busy and pages == copied
+
+
+def _log_header(path: Path) -> bytes:
+    """The beginning of the log, which has other salts each time that the log begins anew."""
+    try:
+        with path.with_name(path.name + "-wal").open("rb") as file:
+            return file.read(32)
+    except OSError:
+        return b""
+
+
+def _of_one_time(path: Path) -> bool:
+    """Every page in the log was written since it last began: each carries the header's salts."""
+    content = path.with_name(path.name + "-wal").read_bytes()
+    step = 24 + int.from_bytes(content[8:12], "big")
+    return all(content[at + 8 : at + 16] == content[16:24] for at in range(32, len(content), step))

@@ -1,0 +1,52 @@
+"""What a ledger records of the master coordinates θ: the start θ₀, and digests after steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from szpo.ledger.database import Ledger
+from szpo.ledger.rows import THETA0, array
+from szpo.optim import parameters
+from szpo.types import Theta
+
+
+def stored_tensors(ledger: Ledger) -> dict[str, NDArray[Any]]:
+    """Every stored tensor by name: the start of θ, and the basis of a subspace."""
+    rows = ledger.query("SELECT * FROM tensors ORDER BY name")
+    return {row["name"]: array(row) for row in rows}
+
+
+def starting_theta(ledger: Ledger) -> Theta:
+    """θ₀: the tensors named theta0/…, or zeros."""
+    rows = ledger.query(
+        "SELECT * FROM tensors WHERE name >= ? AND name < ?", (THETA0, THETA0[:-1] + "0")
+    )
+    given = {row["name"].removeprefix(THETA0): array(row).astype(np.float32) for row in rows}
+    if not given:
+        return parameters.zeros(ledger.layout)
+    return {name: given[name] for name, _ in ledger.layout}
+
+
+def theta_digest(ledger: Ledger) -> str:
+    """theta_sha256 after the last applied step (of θ₀ before the first)."""
+    rows = ledger.query(
+        "SELECT theta_sha256 FROM updates WHERE run = ? ORDER BY step DESC, k DESC LIMIT 1",
+        (ledger.run,),
+    )
+    return str(rows[0]["theta_sha256"]) if rows else _starting_digest(ledger)
+
+
+def theta_digests(ledger: Ledger) -> list[str]:
+    """theta_sha256 before the first step and after each applied one, in order."""
+    rows = ledger.query(
+        "SELECT theta_sha256 FROM updates WHERE run = ? GROUP BY step ORDER BY step",
+        (ledger.run,),
+    )
+    return [_starting_digest(ledger), *(row["theta_sha256"] for row in rows)]
+
+
+def _starting_digest(ledger: Ledger) -> str:
+    return parameters.digest(starting_theta(ledger), ledger.layout, ledger.basis_sha256)
