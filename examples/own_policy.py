@@ -16,7 +16,7 @@ class Hesitant:
         self.kept = parameters.zeros(self.layout)
 
     def rollout(self, prompts, shifts, *, seed):
-        places = [parameters.shifted(self.space, self.kept, shift)["z"] for shift in shifts]
+        places = [parameters.shift(self.space, self.kept, shift)["z"] for shift in shifts]
         words = ["so " * max(0, round(40 + 5 * float(z[0]))) for z in places]
         return [
             tuple(Answer(f"{said}yes", tokens=said.count("so") + 1) for _ in asked)
@@ -24,7 +24,7 @@ class Hesitant:
         ]
 
     def apply(self, update):
-        self.kept = parameters.applied(self.space, self.kept, update)
+        self.kept = parameters.apply_update(self.space, self.kept, update)
 
     def theta(self):
         return self.kept

@@ -19,7 +19,7 @@ import itertools
 import numpy as np
 
 from szpo.optim import optimizer, parameters
-from szpo.optim.settings import defaults
+from szpo.optim.checked_settings import defaults
 from szpo.types import Tally
 
 G, H, SPREAD, BETA, DIM, STEPS, SEEDS = 0.16, 0.04, 0.38, 11.0, 8, 37, 40
@@ -43,7 +43,7 @@ def run(seed: int, kl_radius: float, forget: float) -> tuple[float, float]:
         tally = Tally(plus, 1 - plus, nothing, nothing.astype(bool))
         state, updates, _ = optimizer.tell(state, query, tally)
         for update in updates:
-            theta = parameters.applied(settings.space, theta, update)
+            theta = parameters.apply_update(settings.space, theta, update)
     z = theta["z"].astype(float)
     return float(gradient @ z - H * z @ z / 2), float(z @ z / 2)
 

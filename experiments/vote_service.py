@@ -17,8 +17,8 @@ from typing import Any
 from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest
+from szpo.optim.checked_settings import defaults, settings_to_json
 from szpo.optim.directions import DIRECTION_VERSION
-from szpo.optim.settings import defaults, settings_to_json
 from szpo.training.status import round_status
 from szpo.types import Answer, Comparison, Prompt, Query, Row
 from szpo.voting import lease, steps

@@ -28,7 +28,7 @@ def one_coin(history: History, rounds: int = ROUNDS) -> Floats:
         from crowdkit.aggregation.classification.dawid_skene import OneCoinDawidSkene
     except ModuleNotFoundError as error:
         raise UsageError(f"--crowd needs {error.name}: pip install 'szpo[crowd]'") from None
-    own = np.where(np.abs(history.said) == 1, history.said, 0)
+    own = np.where(np.abs(history.verdicts) == 1, history.verdicts, 0)
     several = (own != 0).sum(0) > 1
     rows: list[tuple[Any, ...]] = []
     for voter, r, n in zip(*np.nonzero((own != 0) & several), strict=True):

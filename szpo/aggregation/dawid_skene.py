@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 
 from szpo.aggregation import weighting
-from szpo.aggregation.weighting import History, normalised, silenced
+from szpo.aggregation.weighting import History, normalise, silence
 from szpo.types import Floats
 
 _EDGE: Final = 0.02
@@ -45,7 +45,7 @@ def dawid_skene(
     ``votes``: how many votes the panel's accuracy is worth to a voter, and ``accuracy`` to the
     panel; 0 gives the maximum likelihood. Ties say nothing.
     """
-    said = history.said[..., -weighting.ROWS :, :]
+    said = history.verdicts[..., -weighting.ROWS :, :]
     own = np.where(np.abs(said) == 1, said, 0).astype(np.float64)
     own = np.where(np.abs(own).sum(-3, keepdims=True) > 1, own, 0.0)
     own = own.reshape(*own.shape[:-2], -1)  # (..., P, comparisons)
@@ -68,7 +68,7 @@ def dawid_skene(
     square = (asked * rest * rest).sum(-1)
     z = (own * rest).sum(-1) / np.sqrt(np.maximum(square, 1e-12))
     error = np.sqrt(right * (1 - right) / np.maximum(square + votes, 1e-9))
-    weights = silenced(np.log(right / (1 - right)), z)
+    weights = silence(np.log(right / (1 - right)), z)
     reach = 1.959963984540054 * error
     low, high = np.maximum(right - reach, 0.0), np.minimum(right + reach, 1.0)
-    return OneCoin(normalised(weights), right, low, high, z)
+    return OneCoin(normalise(weights), right, low, high, z)

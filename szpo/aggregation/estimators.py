@@ -23,7 +23,7 @@ from scipy import special
 
 from szpo.aggregation.links import LINKS, Link
 from szpo.errors import UsageError
-from szpo.types import Floats
+from szpo.types import Floats, Tally
 
 LOGISTIC = LINKS["logistic"]
 _FIFTY_DIGITS = Context(prec=50)
@@ -126,92 +126,79 @@ def tie_nu(ties: float, votes: float) -> float:
 
 
 def estimate(
-    plus: Floats,
-    minus: Floats,
-    tie: Floats,
-    identical: NDArray[np.bool_],
+    tally: Tally,
     invert: Inversion = haldane,
     *,
     nu: float | None = None,
     pool: bool = False,
-    share: Floats | None = None,
     share_noise: bool = True,
 ) -> Estimate:
-    """Δ̂ of each direction: the mean over n **after** inversion, or `pooled` before it.
+    """Δ̂ of each direction (..., K): the mean over n **after** inversion, or `_pooled` before it.
 
-    With ``share`` (..., N), which chosen comparisons have, the sum Σ share·Δ̂_n replaces the mean;
-    where some were not answered, those answered stand for them. ``share_noise`` False leaves the
-    factor of ties out of its standard error, as runs recorded before it was there have it.
+    With shares (..., K, N), which chosen comparisons have, the Horvitz-Thompson sum Σ share·Δ̂_n
+    replaces the mean; where some were not answered, those answered stand for them.
+    ``share_noise`` False leaves the factor of ties out of its standard error, as runs recorded
+    before it was there have it.
 
     Identical comparisons count with Δ̂_n = 0; comparisons without votes do not count. The
     standard error is the larger of the spread over n and the vote noise expected at the pooled
     rate, so neither one comparison nor a unanimous panel gives a false 0. ``nu`` switches to
     Davidson's tie model.
     """
-    votes = np.where(identical, 0.0, plus + minus + tie)
-    wins = np.where(identical, 0.0, plus + 0.5 * tie)
+    identical = tally.identical
+    votes = np.where(identical, 0.0, tally.plus + tally.minus + tally.tie)
+    wins = np.where(identical, 0.0, tally.plus + 0.5 * tally.tie)
     asked = votes > 0
     if pool:
         return _pooled(wins, votes, asked, identical, invert)
-    each = invert(wins, votes) if nu is None else davidson(plus, minus, tie, nu)
+    each = invert(wins, votes) if nu is None else davidson(tally.plus, tally.minus, tally.tie, nu)
     each = np.where(asked, each, 0.0)
     # A tie tells less: the variance of Δ̂_n at 0 is 2(2 + ν)/M, not 4/M.
     tied = 1.0 if nu is None else 1 + nu / 2
     counts = asked | identical
     size = counts.sum(-1)
-    if share is not None:
-        share = answered(share, counts)
+    vote_noise = _vote_variance(wins, votes, asked, invert)
+    if tally.share is not None:
+        share = answered(tally.share, counts)
         mean = ordered_sum(share * each)
         gap = np.where(
             counts, share * each - mean[..., None] / np.maximum(size, 1)[..., None], 0.0
         )
         spread = ordered_sum(gap**2) * size / np.maximum(size - 1, 1)
-        noise = ordered_sum(share**2 * _vote_variance(wins, votes, asked, invert))
-        if share_noise:
-            noise = noise * tied
-        stderr = np.sqrt(np.maximum(np.where(size > 1, spread, 0.0), noise))
-        return Estimate(mean, np.where(size > 0, stderr, np.inf), size)
-    mean = ordered_sum(each) / np.maximum(size, 1)
-    square = ordered_sum(np.where(counts, (each - mean[..., None]) ** 2, 0.0))
-    spread = square / np.maximum(size - 1, 1) / np.maximum(size, 1)
-    noise = ordered_sum(_vote_variance(wins, votes, asked, invert)) / np.maximum(size, 1) ** 2
-    noise = noise * tied
-    stderr = np.sqrt(np.maximum(np.where(size > 1, spread, 0.0), noise))
+        noise = ordered_sum(share**2 * vote_noise)
+        tied = tied if share_noise else 1.0
+    else:
+        mean = ordered_sum(each) / np.maximum(size, 1)
+        square = ordered_sum(np.where(counts, (each - mean[..., None]) ** 2, 0.0))
+        spread = square / np.maximum(size - 1, 1) / np.maximum(size, 1)
+        noise = ordered_sum(vote_noise) / np.maximum(size, 1) ** 2
+    stderr = np.sqrt(np.maximum(np.where(size > 1, spread, 0.0), noise * tied))
     return Estimate(mean, np.where(size > 0, stderr, np.inf), size)
 
 
-def margin(
-    plus: Floats,
-    minus: Floats,
-    tie: Floats,
-    identical: NDArray[np.bool_],
-    cast: Floats | None = None,
-    share: Floats | None = None,
-) -> Floats:
-    """Mean over n of (for − against)/(votes of n), per direction; needs no link.
+def margin(tally: Tally) -> Floats:
+    """Mean over n of (for − against)/(votes of n), per direction (..., K); needs no link.
 
-    ``share`` as in `estimate`.
-
-    ``cast``: how many votes were given, where the counts are weighted.
+    The votes of n are those given where the counts are weighted; shares as in `estimate`.
     """
-    votes = np.where(identical, 0.0, plus + minus + tie if cast is None else cast)
-    each = np.where(votes > 0, (plus - minus) / np.maximum(votes, 1e-300), 0.0)
-    counts = (votes > 0) | identical
-    if share is not None:
-        return ordered_sum(answered(share, counts) * np.where(identical, 0.0, each))
-    mean: Floats = ordered_sum(np.where(identical, 0.0, each)) / np.maximum(counts.sum(-1), 1)
+    given = tally.plus + tally.minus + tally.tie if tally.cast is None else tally.cast
+    votes = np.where(tally.identical, 0.0, given)
+    each = np.where(votes > 0, (tally.plus - tally.minus) / np.maximum(votes, 1e-300), 0.0)
+    each = np.where(tally.identical, 0.0, each)
+    counts = (votes > 0) | tally.identical
+    if tally.share is not None:
+        return ordered_sum(answered(tally.share, counts) * each)
+    mean: Floats = ordered_sum(each) / np.maximum(counts.sum(-1), 1)
     return mean
 
 
-def majority(
-    plus: Floats, minus: Floats, identical: NDArray[np.bool_], share: Floats | None = None
-) -> Floats:
+def majority(tally: Tally) -> Floats:
     """Sign of all votes for plus less all votes against, per direction; 0 for an exact tie.
 
-    With ``share`` (..., N) the votes of a comparison count for so much.
+    With shares (..., K, N) the votes of a comparison count in proportion to its share.
     """
-    lead = np.where(identical, 0.0, plus - minus)
-    return np.asarray(np.sign(ordered_sum(lead if share is None else share * lead)))
+    lead = np.where(tally.identical, 0.0, tally.plus - tally.minus)
+    return np.asarray(np.sign(ordered_sum(lead if tally.share is None else tally.share * lead)))
 
 
 def answered(share: Floats, counts: NDArray[np.bool_]) -> Floats:

@@ -40,7 +40,7 @@ def noisy_bt(history: History) -> NoisyBT:
 
     x belongs to a comparison where some have several votes, else to a direction. No leading axes.
     """
-    said = history.said[:, -weighting.ROWS :, :]
+    said = history.verdicts[:, -weighting.ROWS :, :]
     own = np.where(np.abs(said) == 1, said, 0).astype(np.float64)
     if (np.abs(own).sum(0) > 1).any():
         own = own.reshape(len(own), -1, 1)

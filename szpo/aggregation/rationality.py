@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from szpo.aggregation import weighting
-from szpo.aggregation.weighting import HOSTILE_Z, History, normalised
+from szpo.aggregation.weighting import HOSTILE_Z, History, normalise
 from szpo.types import Floats
 
 _LOG_BETA: Final = np.linspace(-3.0, 2.0, 41)
@@ -104,7 +104,7 @@ def rationality(history: History, prior: Prior | None = None) -> Rationality:
         delta2, noise2 = _scales(
             own, asked, beta, bound, delta2 * bar**2, noise2 * bar**2, shared, known
         )
-    return Rationality(normalised(beta), beta, low, high, z)
+    return Rationality(normalise(beta), beta, low, high, z)
 
 
 def start(history: History, votes: float = 8.0) -> Floats:
@@ -133,7 +133,7 @@ def start(history: History, votes: float = 8.0) -> Floats:
 
 
 def _own(history: History) -> Floats:
-    said: NDArray[np.int8] = history.said[..., -weighting.ROWS :, :]
+    said: NDArray[np.int8] = history.verdicts[..., -weighting.ROWS :, :]
     return np.where(np.abs(said) == 1, said, 0).astype(np.float64)
 
 

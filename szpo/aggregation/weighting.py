@@ -23,19 +23,19 @@ from szpo.types import Floats, Ints, Tally
 
 Weighting = Literal["equal", "skill", "rationality", "dawid-skene", "shrunk-logits", "median"]
 WEIGHTINGS: Final[tuple[Weighting, ...]] = get_args(Weighting)
-LEARNT: Final[tuple[Weighting, ...]] = ("skill", "rationality", "dawid-skene")
-"""Those with one weight per voter, learnt from earlier steps: see `weighted_votes.learnt`."""
+LEARNED: Final[tuple[Weighting, ...]] = ("skill", "rationality", "dawid-skene")
+"""One weight per voter, learned from earlier steps: `szpo.optim.weighted_votes.learn_weights`."""
 PLUS, MINUS, TIE = 1, -1, 2
-"""What a voter said of a comparison; 0 is nothing."""
+"""A voter's verdict on a comparison; 0 is no vote."""
 
 SHRINK: Final = 4.0
 """A voter's m votes on a direction weigh m/(m + 4)."""
 ROWS: Final = 512
-"""Weights are learnt from the last so many directions."""
+"""Weights are learned from the votes on this many of the latest directions."""
 HOSTILE_Z: Final = 3.0
 """Standard errors below chance from which a voter's votes count for the other side."""
 CLEAR: Final = 2.5
-"""Known questions are taken to be at most so many times as clear as a run's own."""
+"""Known questions are taken to be at most this many times as clear as a run's own."""
 _LIMIT: Final = 0.95
 _GRID: Final = np.linspace(-_LIMIT, _LIMIT, 39)
 
@@ -48,44 +48,48 @@ class Prior:
     """2·accuracy − 1 of the panel."""
     votes: float = 8.0
     """How many votes that is worth."""
-    alike: float = 0.8
+    typical: float = 0.8
     """Probability that a voter is as accurate as the panel; else anything is as likely."""
     passes: int = 10
     """Rounds of judging voters by the rest and the rest by its voters."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ballots:
-    """One step's counted votes by voter: ``said`` (..., P, K, N) holds `PLUS`, `MINUS`, `TIE`, 0.
+class VotesByVoter:
+    """One step's counted votes by voter; ``verdicts`` (..., P, K, N): `PLUS`, `MINUS`, `TIE`, 0.
 
     ``gold``: answers to known questions up to the step's close (..., P, 2): right ones, all.
     """
 
     voters: tuple[str, ...]
-    said: NDArray[np.int8]
+    verdicts: NDArray[np.int8]
     identical: NDArray[np.bool_]
     gold: Floats | None = None
 
     def tally(self, weights: Floats | None = None) -> Tally:
         """Counts (..., K, N); a negative weight counts a vote for the other side."""
-        return Tally(*weighted(self.said, weights), self.identical)
+        return Tally(*sum_votes(self.verdicts, weights), self.identical)
+
+
+Lead = Callable[[VotesByVoter], Floats]
+"""What moves each direction (K,), as a function of the votes."""
 
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What each voter said of past directions: (..., P, R, N), rows in order of time."""
+    """Each voter's verdicts on past directions (..., P, R, N), rows in order of time."""
 
     voters: tuple[str, ...]
     steps: Ints
-    said: NDArray[np.int8]
+    verdicts: NDArray[np.int8]
     gold: Floats
     """Right and all answers to known questions (..., P, 2)."""
 
     @classmethod
     def empty(cls, comparisons: int, lead: tuple[int, ...] = ()) -> History:
         """Nothing yet, for N comparisons per direction."""
-        said = np.zeros((*lead, 0, 0, comparisons), dtype=np.int8)
-        return cls((), np.zeros(0, dtype=np.int64), said, np.zeros((*lead, 0, 2)))
+        verdicts = np.zeros((*lead, 0, 0, comparisons), dtype=np.int8)
+        return cls((), np.zeros(0, dtype=np.int64), verdicts, np.zeros((*lead, 0, 2)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,85 +103,87 @@ class Skill:
     """Agreement with the rest in standard errors above chance."""
 
 
-def weighted(
-    said: NDArray[np.int8], weights: Floats | None = None
+def sum_votes(
+    verdicts: NDArray[np.int8], weights: Floats | None = None
 ) -> tuple[Floats, Floats, Floats]:
     """Votes for plus, for minus and ties, summed over voters: (..., P, K, N) → (..., K, N)."""
     if weights is None:
-        plus, minus, tie = ((said == what).sum(-3) * 1.0 for what in (PLUS, MINUS, TIE))
+        plus, minus, tie = ((verdicts == what).sum(-3) * 1.0 for what in (PLUS, MINUS, TIE))
         return plus, minus, tie
     weight = weights[..., None, None]
-    value = np.where(np.abs(said) == 1, said * weight, 0.0)
-    ties = np.where(said == TIE, np.abs(weight), 0.0)
+    value = np.where(np.abs(verdicts) == 1, verdicts * weight, 0.0)
+    ties = np.where(verdicts == TIE, np.abs(weight), 0.0)
     return np.maximum(value, 0.0).sum(-3), np.maximum(-value, 0.0).sum(-3), ties.sum(-3)
 
 
-def squares(said: NDArray[np.int8], weights: Floats) -> tuple[Floats, Floats]:
+def squares(verdicts: NDArray[np.int8], weights: Floats) -> tuple[Floats, Floats]:
     """Sums of squared weights (..., K, N): of all votes of a comparison, and of its ties."""
     square = (weights * weights)[..., None, None]
-    every = np.where(said != 0, square, 0.0).sum(-3)
-    return every, np.where(said == TIE, square, 0.0).sum(-3)
+    every = np.where(verdicts != 0, square, 0.0).sum(-3)
+    return every, np.where(verdicts == TIE, square, 0.0).sum(-3)
 
 
-def joined(history: History, voters: Sequence[str]) -> History:
+def add_voters(history: History, voters: Sequence[str]) -> History:
     """The history with columns for these voters too."""
     both = tuple(sorted({*history.voters, *voters}))
     if both == history.voters:
         return history
     old = _places(history.voters, both)
-    lead = history.said.shape[:-3]
-    said = np.zeros((*lead, len(both), *history.said.shape[-2:]), dtype=np.int8)
-    said[..., old, :, :] = history.said
+    lead = history.verdicts.shape[:-3]
+    verdicts = np.zeros((*lead, len(both), *history.verdicts.shape[-2:]), dtype=np.int8)
+    verdicts[..., old, :, :] = history.verdicts
     gold = np.zeros((*lead, len(both), 2))
     gold[..., old, :] = history.gold
-    return History(both, history.steps, said, gold)
+    return History(both, history.steps, verdicts, gold)
 
 
-def seated(ballots: Ballots, voters: Sequence[str]) -> Ballots:
-    """The ballots with a column for each of ``voters``, who include its own."""
-    if tuple(voters) == ballots.voters:
-        return ballots
-    new = _places(ballots.voters, voters)
-    shape = ballots.said.shape
-    said = np.zeros((*shape[:-3], len(voters), *shape[-2:]), dtype=np.int8)
-    said[..., new, :, :] = ballots.said
+def align(by_voter: VotesByVoter, voters: Sequence[str]) -> VotesByVoter:
+    """The votes with a column for each of ``voters``, who include their own."""
+    if tuple(voters) == by_voter.voters:
+        return by_voter
+    new = _places(by_voter.voters, voters)
+    shape = by_voter.verdicts.shape
+    verdicts = np.zeros((*shape[:-3], len(voters), *shape[-2:]), dtype=np.int8)
+    verdicts[..., new, :, :] = by_voter.verdicts
     gold = None
-    if ballots.gold is not None:
+    if by_voter.gold is not None:
         gold = np.zeros((*shape[:-3], len(voters), 2))
-        gold[..., new, :] = ballots.gold
-    return Ballots(tuple(voters), said, ballots.identical, gold)
+        gold[..., new, :] = by_voter.gold
+    return VotesByVoter(tuple(voters), verdicts, by_voter.identical, gold)
 
 
-def remember(history: History, step: int, ballots: Ballots, rows: int = ROWS) -> History:
+def remember(history: History, step: int, by_voter: VotesByVoter, rows: int = ROWS) -> History:
     """The history after a step, its last ``rows`` directions; identical comparisons left out."""
-    history = joined(history, ballots.voters)
-    ballots = seated(ballots, history.voters)
-    live = np.where(ballots.identical[..., None, :, :], np.int8(0), ballots.said)
+    history = add_voters(history, by_voter.voters)
+    by_voter = align(by_voter, history.voters)
+    live = np.where(by_voter.identical[..., None, :, :], np.int8(0), by_voter.verdicts)
     steps = np.full(live.shape[-2], step, dtype=np.int64)
     return History(
         history.voters,
         np.concatenate([history.steps, steps])[-rows:],
-        np.concatenate([history.said, live], axis=-2)[..., -rows:, :],
-        history.gold if ballots.gold is None else ballots.gold,
+        np.concatenate([history.verdicts, live], axis=-2)[..., -rows:, :],
+        history.gold if by_voter.gold is None else by_voter.gold,
     )
 
 
 def skill(history: History, prior: Prior | None = None) -> Skill:
-    """One weight per voter from what all have said so far: 1 each for voters of equal skill.
+    """One weight per voter from the votes of all so far: 1 each for voters of equal skill.
 
     One coin per voter: on the better side of a direction with probability ½(1 + r). What the rest
     thinks of a direction is t = tanh(½ Σ log((1 + r)/(1 − r)) · (votes for − against)); a voter's
     r is estimated from the agreement of own votes with t, given that it is the panel's or, with
-    probability 1 − ``alike``, anything. The two are taken in turns, from equal voters on. Known
+    probability 1 − ``typical``, anything. The two are taken in turns, from equal voters on. Known
     questions can cost agreement, never win it: whoever answers them like everybody else may still
     be hostile where nobody knows the answer. Weights go with the log-odds of r, below 0 only from
-    three standard errors on, and are scaled so that Σw² = Σ|w|: silenced voters do not make the
+    three standard errors on, and are scaled so that Σw² = Σ|w|: silence voters do not make the
     others louder.
     """
     known = Prior() if prior is None else prior
-    said = history.said[..., -ROWS:, :]
-    net = ((said == PLUS).sum(-1) - (said == MINUS).sum(-1)).astype(np.float64)  # (..., P, R)
-    count = (np.abs(said) == 1).sum(-1).astype(np.float64)
+    verdicts = history.verdicts[..., -ROWS:, :]
+    net = ((verdicts == PLUS).sum(-1) - (verdicts == MINUS).sum(-1)).astype(
+        np.float64
+    )  # (..., P, R)
+    count = (np.abs(verdicts) == 1).sum(-1).astype(np.float64)
     right, asked = history.gold[..., 0], history.gold[..., 1]
     coin = np.full(count.shape[:-1], known.coin)
     bar = np.full((*count.shape[:-2], 1), known.coin)
@@ -189,41 +195,41 @@ def skill(history: History, prior: Prior | None = None) -> Skill:
         coin, bar = _coins(agreed, lost, worth, bar, known)
     z = (agreed + lost) / np.sqrt(np.maximum(worth + variance, 1e-12))
     log_odds = 2 * np.arctanh(coin)
-    return Skill(normalised(silenced(log_odds, z)), coin, z)
+    return Skill(normalise(silence(log_odds, z)), coin, z)
 
 
-def silenced(weights: Floats, z: Floats) -> Floats:
+def silence(weights: Floats, z: Floats) -> Floats:
     """Weights (..., P) with 0 for each below 0 that is not surely so: z > −`HOSTILE_Z`."""
     return np.where((weights < 0) & (z > -HOSTILE_Z), 0.0, weights)
 
 
-def normalised(weights: Floats) -> Floats:
+def normalise(weights: Floats) -> Floats:
     """Weights (..., P) scaled to Σw² = Σ|w|, as if each were a number of votes; all 0 stays 0."""
     size, power = np.abs(weights).sum(-1), (weights * weights).sum(-1)
     scale = np.where(power > 0, size / np.where(power > 0, power, 1.0), 1.0)
     return np.asarray(weights * scale[..., None])
 
 
-def shrunk_logits(ballots: Ballots) -> Floats:
+def shrunk_logits(by_voter: VotesByVoter) -> Floats:
     """Δ̂ (..., K): mean over voters of log((k+½)/(m−k+½)) · m/(m+4).
 
     k of a voter's m votes on the direction are for plus, a tie is half a vote; comparisons that
     were identical pull towards 0 by their share.
     """
-    values, weights, share = _logits(ballots)
+    values, weights, share = _logits(by_voter)
     voters = np.maximum((weights > 0).sum(-2), 1)
     # Voter by voter, so that the sum is the same on every machine.
     return _clean(share * estimators.ordered_sum(np.swapaxes(values, -1, -2)) / voters)
 
 
-def median(ballots: Ballots) -> Floats:
+def median(by_voter: VotesByVoter) -> Floats:
     """Δ̂ (..., K): the middle of the same over voters, each weighing m/(m+4).
 
     The mean over the middle fifth of the weight: for five voters of equal weight their median, for
     more of them steadier than it, and as long as fewer than two fifths are hostile they are not in
     it.
     """
-    values, weights, share = _logits(ballots)
+    values, weights, share = _logits(by_voter)
     order = np.argsort(values, axis=-2, kind="stable")
     values = np.take_along_axis(values, order, -2)
     weights = np.take_along_axis(weights, order, -2)
@@ -236,28 +242,30 @@ def median(ballots: Ballots) -> Floats:
     return _clean(share * total / np.where(size > 0, size, 1.0))
 
 
-def flip_share(ballots: Ballots, weights: Floats, lead: Callable[[Ballots], Floats]) -> float:
+def flip_share(
+    by_voter: VotesByVoter, weights: Floats, lead: Callable[[VotesByVoter], Floats]
+) -> float:
     """Smallest share of a step's voters who could have turned it round, in [0, 1].
 
-    ``lead`` gives what moves each direction (K,), a function of the ballots. A direction's voters
+    ``lead`` gives what moves each direction (K,), a function of the by_voter. A direction's voters
     are switched to voting against its lead throughout, those who move most first, until the lead
     has the other sign; the share of them is the direction's, the smallest of the directions the
     step's. 0 where no direction has a lead; 1 where even all of them could not. Without leading
     axes.
     """
-    found = lead(ballots)
+    found = lead(by_voter)
     shares = [
-        _flip(ballots, weights, lead, k, float(np.sign(value)))
+        _flip(by_voter, weights, lead, k, float(np.sign(value)))
         for k, value in enumerate(found)
         if value != 0
     ]
     return min(shares, default=0.0)
 
 
-def enough(moves: Floats, wanted: float) -> float:
+def share_to_pass(moves: Floats, wanted: float) -> float:
     """The share of the entries (P,), largest first, whose sum passes ``wanted``; 1 if none does.
 
-    >>> enough(np.array([1.0, 3.0, 1.0, 1.0]), 2.5)
+    >>> share_to_pass(np.array([1.0, 3.0, 1.0, 1.0]), 2.5)
     0.25
     """
     total = np.cumsum(np.sort(moves)[::-1])
@@ -266,21 +274,25 @@ def enough(moves: Floats, wanted: float) -> float:
 
 
 def _flip(
-    ballots: Ballots, weights: Floats, lead: Callable[[Ballots], Floats], k: int, side: float
+    by_voter: VotesByVoter,
+    weights: Floats,
+    lead: Callable[[VotesByVoter], Floats],
+    k: int,
+    side: float,
 ) -> float:
     """Bisection over how many of the direction's voters are switched: each one only adds."""
-    said = ballots.said[:, k]
-    live = (said != 0) & ~ballots.identical[k]
+    verdicts = by_voter.verdicts[:, k]
+    live = (verdicts != 0) & ~by_voter.identical[k]
     against = np.where(weights < 0, side, -side)[:, None]
-    moved = np.where(said == TIE, 0.5, said != against) * live * np.abs(weights)[:, None]
+    moved = np.where(verdicts == TIE, 0.5, verdicts != against) * live * np.abs(weights)[:, None]
     voters = np.flatnonzero(live.any(-1) & (weights != 0))
     order = voters[np.argsort(-moved.sum(-1)[voters], kind="stable")]
 
     def turned(number: int) -> bool:
         chosen = order[:number]
-        after = ballots.said.copy()
-        after[chosen, k] = np.where(live[chosen], against[chosen], said[chosen])
-        return float(lead(replace(ballots, said=after))[k]) * side < 0
+        after = by_voter.verdicts.copy()
+        after[chosen, k] = np.where(live[chosen], against[chosen], verdicts[chosen])
+        return float(lead(replace(by_voter, verdicts=after))[k]) * side < 0
 
     low, high = 0, len(order)
     if not turned(high):
@@ -302,8 +314,8 @@ def _coins(
     like = score[..., None] * _GRID - worth[..., None] * _GRID**2 / 2
     top = like.max(-1, keepdims=True)
     odd = np.exp(like - top)
-    same = prior.alike * np.exp(score * bar - worth * bar**2 / 2 - top[..., 0])
-    typical = same / (same + (1 - prior.alike) * odd.mean(-1))
+    same = prior.typical * np.exp(score * bar - worth * bar**2 / 2 - top[..., 0])
+    typical = same / (same + (1 - prior.typical) * odd.mean(-1))
     pooled = (typical * agreed).sum(-1, keepdims=True) + prior.coin * prior.votes
     bar = pooled / ((typical * worth).sum(-1, keepdims=True) + prior.votes)
     bar = np.clip(bar, 0.05, _LIMIT)
@@ -324,15 +336,15 @@ def _short(right: Floats, asked: Floats, bar: Floats) -> tuple[Floats, Floats]:
     return short * clear, np.where(short < 0, asked * clear**2, 0.0)
 
 
-def _logits(ballots: Ballots) -> tuple[Floats, Floats, Floats]:
+def _logits(by_voter: VotesByVoter) -> tuple[Floats, Floats, Floats]:
     """Shrunk logits and weights m/(m+4) of voters (..., P, K); share of comparisons asked."""
-    live = ~ballots.identical
-    said = np.where(live[..., None, :, :], ballots.said, np.int8(0))
-    m = (said != 0).sum(-1).astype(np.float64)
-    k = (said == PLUS).sum(-1) + 0.5 * (said == TIE).sum(-1)
+    live = ~by_voter.identical
+    verdicts = np.where(live[..., None, :, :], by_voter.verdicts, np.int8(0))
+    m = (verdicts != 0).sum(-1).astype(np.float64)
+    k = (verdicts == PLUS).sum(-1) + 0.5 * (verdicts == TIE).sum(-1)
     weights = m / (m + SHRINK)
-    heard = (said != 0).any(-3)
-    share = heard.sum(-1) / np.maximum((heard | ballots.identical).sum(-1), 1)
+    heard = (verdicts != 0).any(-3)
+    share = heard.sum(-1) / np.maximum((heard | by_voter.identical).sum(-1), 1)
     return estimators.haldane(k, m) * weights, weights, share
 
 

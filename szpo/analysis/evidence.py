@@ -401,7 +401,7 @@ def _headings(ledger: Ledger) -> dict[int, tuple[float, ...]]:
     theta = starting_theta(ledger)
     for step, updates in replay.added(ledger, settings):
         for update in updates:
-            theta = parameters.applied(settings.space, theta, update)
+            theta = parameters.apply_update(settings.space, theta, update)
         places.append(flatten(theta, ledger.layout))
         steps.append(step)
     found: dict[int, tuple[float, ...]] = {}

@@ -16,7 +16,7 @@ from szpo.ledger import run_spec
 from szpo.ledger.database import Ledger
 from szpo.optim import weighted_votes
 from szpo.voting import counting
-from szpo.voting.ballots import ballots
+from szpo.voting.votes_by_voter import read_votes_by_voter
 
 LEGEND: Final = (
     "weights: 1 is an equal vote; in brackets 95 % intervals. β: how steeply votes follow "
@@ -60,7 +60,7 @@ def history(ledger: Ledger) -> History:
         counts = counting.tally(ledger, row["step"], settings.K, settings.N)
         votes = counting.counted(ledger, row["step"])
         found = weighting.remember(
-            found, row["step"], ballots(ledger, settings, row["step"], votes, counts)
+            found, row["step"], read_votes_by_voter(ledger, settings, row["step"], votes, counts)
         )
     return found
 
@@ -76,23 +76,23 @@ def voters(ledger: Ledger, *, crowd: bool = False) -> tuple[Voter, ...]:
         return ()
     chosen = run_spec.recorded_settings(ledger).weighting
     in_use = np.ones(len(past.voters))
-    if chosen in weighting.LEARNT:
-        in_use = weighted_votes.learnt(chosen, past)
+    if chosen in weighting.LEARNED:
+        in_use = weighted_votes.learn_weights(chosen, past)
     skill, steep = weighting.skill(past), rationality.rationality(past)
     coin, looks = onecoin.dawid_skene(past), noisy_bradley_terry.noisy_bt(past)
     other = one_coin(past) if crowd else np.full(len(past.voters), np.nan)
-    shared = (past.said != 0) & ((np.abs(past.said) == 1).sum(0) > 1)
+    shared = (past.verdicts != 0) & ((np.abs(past.verdicts) == 1).sum(0) > 1)
     place = {voter: i for i, voter in enumerate(past.voters)}
     rows = []
     for person in ledger.query("SELECT panelist, pseudonym FROM panelists ORDER BY rowid"):
         i = place.get(person["panelist"])
-        if i is None or not past.said[i].any():
+        if i is None or not past.verdicts[i].any():
             continue
         told = bool(shared[i].any())
         rows.append(
             Voter(
                 name=person["pseudonym"],
-                votes=int((past.said[i] != 0).sum()),
+                votes=int((past.verdicts[i] != 0).sum()),
                 in_use=float(in_use[i]),
                 skill=float(skill.weights[i]),
                 rationality=float(steep.weights[i]),

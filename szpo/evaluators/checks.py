@@ -14,7 +14,7 @@ from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest
 from szpo.optim import directions
-from szpo.optim.settings import defaults, settings_to_json
+from szpo.optim.checked_settings import defaults, settings_to_json
 from szpo.types import Answer, Comparison, Prompt, Query, Row
 from szpo.voting import casting, counting, steps
 from szpo.voting.service import VoteService

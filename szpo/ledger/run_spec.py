@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from szpo.errors import IntegrityError
 from szpo.ledger.database import Ledger
+from szpo.optim.checked_settings import settings_from_json
 from szpo.optim.directions import DIRECTION_VERSION
-from szpo.optim.settings import Settings, settings_from_json
+from szpo.optim.settings import Settings
 
 
 def recorded_settings(ledger: Ledger) -> Settings:

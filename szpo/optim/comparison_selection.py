@@ -25,7 +25,7 @@ from szpo.types import Comparison, Floats, Ints
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class Choice:
     """Which candidates of a direction are shown, in order, and with which probabilities."""
 
     q: tuple[float, ...]
@@ -35,7 +35,7 @@ class Chosen:
 
 
 def content(comparison: Comparison, by: str) -> float:
-    """How much a comparison may teach, seen from its texts alone; at least 0.
+    """How informative a comparison may be, from its texts alone; at least 0.
 
     ``rows``: the share of rows that differ. ``words``: mean over rows of the share of different
     words that only one of the two answers has (Jaccard's distance). ``uniform``: 1.
@@ -54,14 +54,14 @@ def content(comparison: Comparison, by: str) -> float:
     raise UsageError(f"selection: {by!r} is unknown; choose rows, words or uniform")
 
 
-def chosen(
+def choose(
     candidates: Sequence[Comparison], selection: Selection, count: int, key: bytes
-) -> Chosen:
+) -> Choice:
     """Draw ``count`` of a direction's candidates by the run's selection and the key."""
     differ = np.array([not c.identical for c in candidates], dtype=np.bool_)
     score = np.array([content(c, selection.by) for c in candidates])
     q = inclusion(np.where(differ, np.maximum(score, 1e-9), 0.0), count, selection.floor)
-    return Chosen(tuple(q.tolist()), drawn(q, count, key))
+    return Choice(tuple(q.tolist()), draw(q, count, key))
 
 
 def pick(
@@ -79,18 +79,18 @@ def pick(
     notes = []
     for k in range(settings.K):
         mine = [c for c in candidates if c.k == k]
-        found = chosen(mine, settings.selection, settings.N, draw_key(settings, step, k))
+        found = choose(mine, settings.selection, settings.N, draw_key(settings, step, k))
         notes.append({"q": list(found.q), "index": list(map(float, found.index))})
         shown += [replace(mine[c], n=n, id=mine[n].id) for n, c in enumerate(found.index)]
     return tuple(shown), {"selection": notes}
 
 
 def draw_key(settings: Settings, step: int, k: int) -> bytes:
-    """What draws the comparisons of a direction that are asked."""
+    """The key of the random numbers that draw a direction's comparisons."""
     return seeds.derive(settings.root_seed, "selection", step=step, k=k)
 
 
-def recorded(settings: Settings, step: int, notes: object) -> Floats:
+def recorded_shares(settings: Settings, step: int, notes: object) -> Floats:
     """The weights 1/(C·q) of a step's comparisons (K, N) from what its event recorded.
 
     Raises:
@@ -116,13 +116,13 @@ def recorded(settings: Settings, step: int, notes: object) -> Floats:
             or abs(float(q.sum()) - total) > 1e-9 * max(total, 1)
         ):
             raise IntegrityError(f"{where} has probabilities that this run's rule cannot give")
-        if index != drawn(q, settings.N, draw_key(settings, step, k)):
+        if index != draw(q, settings.N, draw_key(settings, step, k)):
             raise IntegrityError(f"{where} shows others than its probabilities and the seed draw")
         rows.append(shares(q, index))
     return np.stack(rows)
 
 
-def drawn(q: Floats, count: int, key: bytes) -> tuple[int, ...]:
+def draw(q: Floats, count: int, key: bytes) -> tuple[int, ...]:
     """The candidates shown: a function of their probabilities and the key alone.
 
     Those asked by `systematic` over a drawn order; identical ones (q = 0) fill up to ``count``.
@@ -188,7 +188,7 @@ def shares(q: Floats, index: Sequence[int] | Ints) -> Floats:
     return np.asarray(1 / (len(q) * np.where(found > 0, found, 1.0)))
 
 
-def masked(q: Floats, taken: NDArray[np.bool_]) -> Floats:
+def mask_shares(q: Floats, taken: NDArray[np.bool_]) -> Floats:
     """Weights 1/(C·q) (..., C) of those taken, 0 elsewhere: the same sum, over all candidates."""
     return np.where(taken, 1 / (q.shape[-1] * np.where(q > 0, q, 1.0)), 0.0)
 

@@ -25,7 +25,7 @@ GRID = 256
 """Integers are in units of 1/256."""
 TABLE_SHA256 = "586fabbefab1ca027691c6b3d5704762521173d6ce9ad1624f04c5fbc16b9968"
 NORMALISE_UP_TO = 64
-"""Directions of at most so many coordinates are scaled to |v| = √d unless a law says not to."""
+"""Directions of at most this many coordinates are scaled to |v| = √d unless a law says not to."""
 
 
 @dataclass(frozen=True, slots=True)

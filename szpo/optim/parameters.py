@@ -2,7 +2,7 @@
 
 Everything is fp32 NumPy. A coefficient has 13 significant bits and a direction value 11, so their
 product is exact in fp32 and θ + coef · v is rounded once, with or without fused multiply-add.
-Nothing is ever un-perturbed by subtracting: both sides of a step are written from the kept θ.
+Nothing is ever un-perturbed by subtracting: both sides of a step are written from the stored θ.
 """
 
 from __future__ import annotations
@@ -104,17 +104,17 @@ def zeros(layout: Layout) -> dict[str, NDArray[np.float32]]:
     return {name: np.zeros(shape, dtype=np.float32) for name, shape in layout}
 
 
-def shifted(space: Space, theta: Theta, shift: Shift) -> dict[str, NDArray[np.float32]]:
+def shift(space: Space, theta: Theta, to: Shift) -> dict[str, NDArray[np.float32]]:
     """θ + sign · radius · v(step, k) as new arrays; sign 0 is a copy of θ.
 
     Raises:
         UsageError: the radius has more than 13 significant bits, or θ does not fit the layout.
         RunError: the radius is not finite.
     """
-    return _added(space, theta, shift.step, shift.k, shift.sign * shift.radius, "radius")
+    return _add(space, theta, to.step, to.k, to.sign * to.radius, "radius")
 
 
-def applied(space: Space, theta: Theta, update: Update) -> dict[str, NDArray[np.float32]]:
+def apply_update(space: Space, theta: Theta, update: Update) -> dict[str, NDArray[np.float32]]:
     """θ + coef · v(step, k), or θ + vector, as new arrays.
 
     Raises:
@@ -125,7 +125,7 @@ def applied(space: Space, theta: Theta, update: Update) -> dict[str, NDArray[np.
     if (update.coef is None) == (update.vector is None):
         raise UsageError(f"update of step {update.step}: set exactly one of coef and vector")
     if update.coef is not None:
-        return _added(space, theta, update.step, update.k, update.coef, "coefficient")
+        return _add(space, theta, update.step, update.k, update.coef, "coefficient")
     check_theta(theta, space.layout)
     if len(space.layout) != 1:
         raise UsageError(f"update of step {update.step}: a vector needs a layout of one tensor")
@@ -238,7 +238,7 @@ def _integers(space: Space, step: int, k: int) -> list[NDArray[np.int16]]:
     ]
 
 
-def _added(
+def _add(
     space: Space, theta: Theta, step: int, k: int, coef: float, source: str
 ) -> dict[str, NDArray[np.float32]]:
     check_theta(theta, space.layout)
@@ -247,7 +247,7 @@ def _added(
     if float(round13(coef)) != coef:
         raise UsageError(
             f"step {step}: {source} {coef!r} has more than {SIGNIFICANT_BITS} significant bits; "
-            "round it with coordinates.round13"
+            "round it with parameters.round13"
         )
     if coef == 0:  # adding 0 would still turn a -0.0 into 0.0
         return {name: values.copy() for name, values in theta.items()}

@@ -15,11 +15,11 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import special
 
 from szpo.errors import UsageError
-from szpo.types import Floats, Ints
+from szpo.types import Floats, Ints, Tally
 
 AGE_CUT = 1e-3
 """Votes of a smaller weight λ^a leave the window."""
@@ -36,7 +36,7 @@ class Window:
     """Recent votes: one row per (step, direction), with counts per comparison.
 
     Shapes: steps (R,), x (..., R, d), counts (..., R, N); plus and minus hold half a vote for each
-    of the ties, and a comparison that does not count has none. Counts of a row are kept in sorted
+    of the ties, and a comparison that does not count has none. Counts of a row stand in sorted
     order, so that the order in which votes came cannot matter.
     """
 
@@ -74,24 +74,15 @@ class Posterior:
         return centre - half, centre + half
 
 
-def add(
-    window: Window,
-    step: int,
-    x: Floats,
-    plus: Floats,
-    minus: Floats,
-    tie: Floats,
-    identical: NDArray[np.bool_],
-    *,
-    forget: float,
-) -> Window:
+def add(window: Window, step: int, x: Floats, tally: Tally, *, forget: float) -> Window:
     """The window after a step's votes, without those that have become too old.
 
     Shapes: x (..., K, d), counts (..., K, N).
     """
-    up = np.where(identical, 0.0, plus + 0.5 * tie)
-    down = np.where(identical, 0.0, minus + 0.5 * tie)
-    even = np.where(identical, 0.0, tie)
+    live = ~tally.identical
+    up = np.where(live, tally.plus + 0.5 * tally.tie, 0.0)
+    down = np.where(live, tally.minus + 0.5 * tally.tie, 0.0)
+    even = np.where(live, tally.tie, 0.0)
     order = np.lexsort((even, down, up), axis=-1)
     up, down, even = (np.take_along_axis(count, order, -1) for count in (up, down, even))
     keep = forget ** (step - window.steps.astype(np.float64)) >= AGE_CUT

@@ -1,33 +1,26 @@
-"""The settings of a run's optimizer, their defaults, and their form in the ledger.
+"""The settings of a run's optimizer, each in its range.
 
 Everything `szpo.optim.optimizer` does is a function of these settings and of the recorded votes.
+What a rule asks of them is checked by `szpo.optim.checked_settings`, which makes them.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import numpy as np
+from typing import Literal
 
 from szpo.aggregation import links
-from szpo.aggregation.weighting import LEARNT, WEIGHTINGS, Weighting
+from szpo.aggregation.weighting import LEARNED, WEIGHTINGS, Weighting
 from szpo.errors import UsageError
 from szpo.optim.directions import Law
 from szpo.optim.parameters import Space, layout_dim
-from szpo.types import Layout, Pairing, Rule
+from szpo.types import Layout, Pairing
 
 SMALL_DIM = 4096
 """Largest space whose updates may be recorded as a vector (momentum, Adam)."""
-BAYES_DIM = 256
 SMOOTHINGS = ("haldane", "clip", "trim", "laplace", "score", "second", "posterior", "pooled")
-RULES = ("known", "sign", "margin", "bayes")
 SELECTIONS = ("rows", "words", "uniform")
-LATER = ("selection", "vote_price", "selection_noise")
-"""Settings that came later; in a spec they stand only where they are set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +96,12 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All of the optimizer's settings; `defaults` fills them for a space.
+    """All of the optimizer's settings; `szpo.optim.checked_settings.defaults` makes them.
 
     ``mu`` None: μ = scale · √(2 · kl_radius / d). ``alpha`` None: the value whose expected step is
-    as long as √(2 · kl_step) in whitened units (see `szpo.optim.step_size.default_alpha`); under
+    as long as √(2 · kl_step) in whitened units (see `szpo.optim.default_alpha`); under
     ``bayes`` only the shape of a schedule counts. ``tie_nu`` is Davidson's ν; None estimates it
-    from the share of ties so far. ``coef_cap``: a step moves along a direction by at most so many
+    from the share of ties so far. ``coef_cap``: the longest step along a direction, in units of
     μ. ``steering``: the bounds of the KL radius, or None for a constant one. ``weighting``: how
     much each voter counts (`szpo.aggregation.weighting`). ``selection``: ask N of more
     comparisons. ``vote_price`` (``bayes`` only): a step ends once a further vote is expected to
@@ -123,7 +116,7 @@ class Settings:
     root_seed: int
     layout: Layout
     law: Law
-    rule: Rule
+    rule: str
     pairing: Pairing = "antithetic"
     K: int = 1
     N: int = 8
@@ -192,86 +185,9 @@ class Settings:
         return self.weighting in ("shrunk-logits", "median")
 
     @property
-    def vectored(self) -> bool:
-        """A step is recorded as one vector row instead of one coefficient per direction."""
-        return self.rule == "bayes" or self.adam is not None or (self.momentum > 0 and self.small)
-
-
-def defaults(
-    root_seed: int, layout: Layout, *, rule: Rule | None = None, **changes: Any
-) -> Settings:
-    """The default settings for a space: `bayes` for d ≤ 64, `known` with five warm-up steps above.
-
-    >>> settings = defaults(1, (("z", (8,)),))
-    >>> settings.rule, settings.law.normalise, settings.N, settings.warmup
-    ('bayes', True, 8, 0)
-    >>> settings = defaults(1, (("w", (100, 100)),), rule="sign", N=4)
-    >>> settings.law.normalise, settings.N, settings.warmup
-    (False, 4, 0)
-
-    Adam needs no warm-up: the size of its step does not depend on that of the gradient.
-
-    Raises:
-        UsageError: an unknown setting, or one out of range.
-    """
-    dim = layout_dim(layout)
-    chosen: Rule = rule if rule is not None else ("bayes" if dim <= 64 else "known")
-    alpha = changes.get("alpha")
-    given = alpha.start if isinstance(alpha, Schedule) else alpha
-    measured = given is None and changes.get("adam") is None
-    unscaled = dim > 64 or changes.get("weighting") in ("shrunk-logits", "median")
-    wide = chosen in ("known", "margin") and unscaled
-    base: dict[str, Any] = {"law": Law.for_dim(dim), "warmup": 5 if wide and measured else 0}
-    if changes.get("selection") is not None and changes.get("ties") == "davidson":
-        base["selection_noise"] = "davidson"
-    unknown = set(changes) - {field.name for field in dataclasses.fields(Settings)}
-    if unknown:
-        raise UsageError(f"settings: {', '.join(sorted(unknown))} unknown to the optimizer")
-    return Settings(root_seed=root_seed, layout=layout, rule=chosen, **{**base, **changes})
-
-
-def settings_to_json(settings: Settings) -> dict[str, Any]:
-    """The settings as plain JSON values; `settings_from_json` gives equal settings back."""
-    plain: dict[str, Any] = _plain(dataclasses.asdict(settings))
-    for name in LATER:
-        if plain[name] is None:  # so that a run without it has the spec it always had
-            del plain[name]
-    return plain
-
-
-def settings_from_json(body: Mapping[str, Any]) -> Settings:
-    """Settings from their JSON form.
-
-    Raises:
-        UsageError: a field is missing, unknown, or out of range.
-    """
-    values = dict(body)
-    try:
-        values["layout"] = tuple((name, tuple(shape)) for name, shape in values["layout"])
-        values["law"] = Law(**values["law"])
-        for name in ("mu", "alpha"):
-            if isinstance(values.get(name), Mapping):
-                values[name] = Schedule(**values[name])
-        if values.get("adam") is not None:
-            values["adam"] = Adam(**values["adam"])
-        if values.get("selection") is not None:
-            values["selection"] = Selection(**values["selection"])
-        for name in ("steering", "prior_mean"):
-            if values.get(name) is not None:
-                values[name] = tuple(values[name])
-        if values.get("prior_precision") is not None:
-            values["prior_precision"] = tuple(tuple(row) for row in values["prior_precision"])
-        return Settings(**values)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"settings: cannot be read ({error})") from error
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value
+    def carries(self) -> bool:
+        """Momentum or Adam is carried as one vector, and a step of a counting rule is one."""
+        return self.adam is not None or (self.momentum > 0 and self.small)
 
 
 def _positive(name: str, value: float | None) -> None:
@@ -280,9 +196,7 @@ def _positive(name: str, value: float | None) -> None:
 
 
 def _check(s: Settings) -> None:
-    dim = s.space.dim  # checks seed, layout and law
-    if s.rule not in RULES:
-        raise UsageError(f"settings: rule {s.rule!r} is unknown; choose {', '.join(RULES)}")
+    _ = s.space.dim  # checks seed, layout and law
     if s.pairing not in ("antithetic", "forward"):
         raise UsageError(f"settings: pairing {s.pairing!r}; choose antithetic or forward")
     if s.smoothing not in SMOOTHINGS:
@@ -312,30 +226,15 @@ def _check(s: Settings) -> None:
         raise UsageError("settings: davidson, second and posterior are for the logistic link")
     if s.ties == "davidson" and s.smoothing != "haldane":
         raise UsageError("settings: davidson ties go with the haldane smoothing only")
-    measures = s.rule in ("known", "margin") and s.given_alpha is None and s.adam is None
-    if s.warmup and not measures:
+    if s.adam is not None and (s.momentum > 0 or not s.small):
         raise UsageError(
-            "settings: a warm-up measures alpha for known and margin without Adam; set warmup = 0"
+            f"settings: Adam needs one tensor of at most {SMALL_DIM} coordinates and no momentum"
         )
-    if s.adam is not None and (s.momentum > 0 or s.rule == "bayes" or not s.small):
-        raise UsageError(
-            f"settings: Adam needs one tensor of at most {SMALL_DIM} coordinates, "
-            "no momentum, and another rule than bayes"
-        )
-    _check_weighting(s, measures)
-    _check_asking(s)
-    if s.rule == "bayes":
-        _check_bayes(s, dim)
-    elif s.prior_mean is not None or s.prior_precision is not None:
-        raise UsageError("settings: a prior on the gradient belongs to the rule bayes")
-
-
-def _check_weighting(s: Settings, measures: bool) -> None:
     if s.weighting not in WEIGHTINGS:
         raise UsageError(
             f"settings: weighting {s.weighting!r} is unknown; choose {', '.join(WEIGHTINGS)}"
         )
-    if s.weighting in LEARNT and s.smoothing in ("clip", "second"):
+    if s.weighting in LEARNED and s.smoothing in ("clip", "second"):
         raise UsageError(
             f"settings: smoothing {s.smoothing} cannot take the fractions of votes that weighting "
             f"{s.weighting} makes; choose haldane"
@@ -346,69 +245,14 @@ def _check_weighting(s: Settings, measures: bool) -> None:
             "answered, and each has one vote here (M = 1); set M to 2 or more, or choose skill or "
             "rationality"
         )
-    if not s.pooled_by_voter:
-        return
-    if s.rule == "bayes":
+    if s.selection is not None and s.selection.candidates < s.N:
         raise UsageError(
-            f"settings: bayes takes votes, weighting {s.weighting} gives one estimate per "
-            "direction; choose equal, skill or rationality, or the rule known, sign or margin"
+            f"settings: selection of {s.selection.candidates} candidates for N = {s.N}; "
+            "give at least N"
         )
-    if (s.link, s.smoothing, s.ties) != ("logistic", "haldane", "half"):
-        raise UsageError(
-            f"settings: weighting {s.weighting} makes logistic log-odds itself; set link "
-            "logistic, smoothing haldane, ties half"
-        )
-    if measures and not s.warmup:
-        raise UsageError(
-            f"settings: the size of an estimate under weighting {s.weighting} depends on the "
-            "panel; give alpha, or a warm-up that measures it"
-        )
-
-
-def _check_asking(s: Settings) -> None:
-    if s.selection is not None:
-        if s.selection.candidates < s.N:
-            raise UsageError(
-                f"settings: selection of {s.selection.candidates} candidates for N = {s.N}; "
-                "give at least N"
-            )
-        if s.rule != "bayes" and (s.weighting != "equal" or s.smoothing == "pooled"):
-            raise UsageError(
-                "settings: a selection weighs comparisons by 1/(C·q); it goes with weighting "
-                "equal and without pooled smoothing, or with bayes"
-            )
     if s.selection_noise not in (None, "davidson"):
         raise UsageError(f"settings: selection_noise is {s.selection_noise!r}; leave it out")
     if s.vote_price is not None:
         _positive("vote_price", s.vote_price)
-        if s.rule != "bayes":
-            raise UsageError(
-                f"settings: vote_price ends a step by its votes, which biases {s.rule}; use bayes"
-            )
         if s.weighting != "equal":
             raise UsageError("settings: vote_price goes with weighting equal")
-
-
-def _check_bayes(s: Settings, dim: int) -> None:
-    if len(s.layout) != 1 or dim > BAYES_DIM:
-        raise UsageError(f"settings: bayes needs one tensor of at most {BAYES_DIM} coordinates")
-    if s.link != "logistic":
-        raise UsageError("settings: bayes knows the logistic link only; use known, sign or margin")
-    if s.momentum > 0:
-        raise UsageError("settings: bayes keeps past votes itself; set momentum = 0")
-    if s.alpha is not None and not (isinstance(s.alpha, Schedule) and s.alpha.start is None):
-        raise UsageError("settings: bayes takes its step from kl_step; alpha may be a shape only")
-    if s.prior_mean is not None and len(s.prior_mean) != dim:
-        raise UsageError(f"settings: prior_mean has {len(s.prior_mean)} of {dim} values")
-    if s.prior_mean is not None and not all(map(math.isfinite, s.prior_mean)):
-        raise UsageError(f"settings: prior_mean {s.prior_mean} is not finite")
-    rows = s.prior_precision
-    if rows is None:
-        return
-    if len(rows) != dim or any(len(row) != dim for row in rows):
-        raise UsageError(f"settings: prior_precision must be {dim} by {dim}")
-    matrix = np.asarray(rows, dtype=np.float64)
-    if not (np.isfinite(matrix).all() and np.allclose(matrix, matrix.T, rtol=1e-9, atol=0)):
-        raise UsageError("settings: prior_precision must be finite and symmetric")
-    if np.linalg.eigvalsh(matrix)[0] <= 0:
-        raise UsageError("settings: prior_precision must be positive definite")

@@ -9,9 +9,7 @@ import math
 
 import numpy as np
 
-from szpo.aggregation import estimators, links
 from szpo.aggregation.win_rates import better_side
-from szpo.errors import UsageError
 from szpo.optim.settings import Schedule, Settings
 from szpo.types import Tally
 
@@ -22,33 +20,6 @@ def base_mu(settings: Settings) -> float:
     if isinstance(settings.mu, Schedule):
         return settings.mu.at(0, default)
     return default if settings.mu is None else float(settings.mu)
-
-
-def default_alpha(settings: Settings, rms: float | None = None) -> float:
-    """The base step size: as set, or the one whose expected step has the length of κ_step.
-
-    A step of K independent directions with root mean square coefficient c is c · √(d/K) long, and
-    is wanted to be μ · √d · √(κ_step/κ). ``rms`` is that of Δ̂ (known) or of m (margin), as a
-    warm-up measured it; None takes it from the exact law of the votes at rate ½. Momentum ρ
-    divides by 1/(1 − ρ), so that a direction's total move is the same.
-
-    Raises:
-        UsageError: the estimator is 0 whatever the votes (clip at M = 1).
-    """
-    if settings.given_alpha is not None:
-        return float(settings.given_alpha)
-    mu = base_mu(settings)
-    coef = mu * math.sqrt(settings.kl_step / settings.kl_radius)
-    if settings.adam is not None:
-        return coef  # Adam's step is about α in every coordinate, whatever the gradient's size
-    coef *= math.sqrt(settings.K) * (1 - settings.momentum)
-    if settings.rule == "sign":
-        return coef
-    if rms is None:
-        rms = _null_rms(settings)
-    if settings.rule == "margin":
-        return coef / rms
-    return coef * settings.distance * mu / rms
 
 
 def shape(settings: Settings, step: int) -> float:
@@ -63,25 +34,6 @@ def longest(settings: Settings, step: int) -> float:
     return length * shape(settings, step)
 
 
-def _null_rms(settings: Settings) -> float:
-    """Root mean square of Δ̂ (known) or m (margin) of a direction when nobody has a preference."""
-    if settings.rule == "margin":
-        return math.sqrt(1 / (settings.N * settings.M))
-    invert = estimators.inversion(
-        settings.smoothing, links.link(settings.link), trim=settings.trim
-    )
-    if settings.smoothing == "pooled":
-        rms = estimators.null_rms(settings.N * settings.M, invert)
-    else:
-        rms = estimators.null_rms(settings.M, invert) / math.sqrt(settings.N)
-    if rms < 1e-12:
-        raise UsageError(
-            f"settings: smoothing {settings.smoothing} with M = {settings.M} is 0 whatever the "
-            "votes; choose haldane, or a larger M"
-        )
-    return rms
-
-
 STEPS = 10
 FACTOR = 1.25
 RATES = (0.65, 0.85)
@@ -89,7 +41,7 @@ Pool = tuple[float, float, int]
 """Sum of agreements, pairs of votes, steps since the last decision."""
 
 
-def steered(
+def steer(
     kl_radius: float, pool: Pool, tally: Tally, bounds: tuple[float, float]
 ) -> tuple[float, Pool]:
     """κ × or ÷ 1.25 within bounds, every ten steps, towards win rates of 65–85 %.

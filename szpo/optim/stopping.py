@@ -19,8 +19,10 @@ from scipy import special
 
 from szpo.errors import UsageError
 from szpo.optim import posterior
-from szpo.optim.bayes_rule import features, informed
-from szpo.optim.optimizer import State
+from szpo.optim.rules import bayes
+from szpo.optim.rules.registry import rule_of
+from szpo.optim.rules.rule import perturbations
+from szpo.optim.state import State
 from szpo.optim.step_size import longest
 from szpo.optim.weighted_votes import weigh
 from szpo.types import Floats, Query, Tally
@@ -51,8 +53,10 @@ def worth_asking(state: State, query: Query, tally: Tally) -> Floats:
         UsageError: the run's rule is not ``bayes``.
     """
     settings = state.settings
-    if state.window is None:
+    if not rule_of(settings.rule).bayesian:
         raise UsageError(f"stopping: rule {settings.rule} keeps no posterior; only bayes may stop")
-    weighed = weigh(settings, None, query.step, tally, None)
-    _, known = informed(settings, state.window, query, weighed)
-    return worth(known, features(settings, query), longest(settings, query.step))
+    at = perturbations(settings, query, None)
+    votes = weigh(settings, None, query.step, tally, None)
+    window = bayes.add_votes(settings, state.carried, at, votes)
+    known = bayes.gradient(settings, window, query.step)
+    return worth(known, at.features(settings.distance), longest(settings, query.step))

@@ -1,32 +1,31 @@
-"""A step's votes after the weighting, and what the rule `bayes` makes of weights in its window."""
+"""A step's votes after the weighting of voters, and what to remember of who voted how."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from szpo.aggregation import dawid_skene, rationality, weighting
-from szpo.aggregation.weighting import Ballots, History, Weighting
+from szpo.aggregation.weighting import History, VotesByVoter, Weighting
 from szpo.errors import RunError, UsageError
 from szpo.optim.settings import Settings
 from szpo.types import Floats, Tally
 
 
 @dataclass(frozen=True, slots=True)
-class Weighed:
-    """What the rules reckon with, and what to remember of it."""
+class WeightedVotes:
+    """A step's tally after voter weighting, and the updated voter history."""
 
     tally: Tally
-    cast: Floats | None
-    """Votes given (K, N), where the tally is weighted."""
-    delta: Floats | None
-    """One estimate per direction (K,), where the weighting makes it."""
-    ballots: Ballots | None
-    weights: Floats
-    """Per voter of ``ballots`` (P,)."""
-    history: History | None
+    """Counts, or sums of voters' weights; the latter say in ``cast`` how many votes there were."""
+    delta: Floats | None = None
+    """One estimate per direction (..., K), where the weighting makes it in place of the tally."""
+    by_voter: VotesByVoter | None = None
+    weights: Floats = field(default_factory=lambda: np.ones(0))
+    """Per voter of ``by_voter`` (..., P)."""
+    history: History | None = None
 
 
 def weigh(
@@ -34,42 +33,37 @@ def weigh(
     history: History | None,
     step: int,
     tally: Tally,
-    ballots: Ballots | None,
-    delta: Floats | None = None,
+    by_voter: VotesByVoter | None,
     *,
     rows: int = 0,
-) -> Weighed:
+) -> WeightedVotes:
     """Apply the run's weighting to a step; weights rest on earlier steps alone.
 
-    ``delta`` overrules it. The history keeps the directions that weights are learnt from; under
-    ``bayes`` the last ``rows`` (its window) and this step's; else nothing.
+    The history keeps the last directions that weights are learned from, and at least ``rows``.
 
     Raises:
-        UsageError: the weighting has to know who voted how, and ``ballots`` is None.
+        UsageError: the weighting has to know who voted how, and ``by_voter`` is None.
     """
-    if ballots is None:
+    if by_voter is None:
         if settings.weighting != "equal":
-            raise UsageError(f"tell: weighting {settings.weighting} needs ballots: who voted how")
-        return Weighed(tally, None, delta, None, np.ones(0), history)
-    past = weighting.joined(history or History.empty(settings.N), ballots.voters)
-    ballots = weighting.seated(ballots, past.voters)
-    weights, cast = np.ones(len(past.voters)), None
-    if settings.weighting in weighting.LEARNT:
-        weights = learnt(settings.weighting, past)
-        cast = tally.plus + tally.minus + tally.tie
-        tally = ballots.tally(weights)
-    elif settings.pooled_by_voter and delta is None:
-        delta = by_voter(settings, ballots)
-    kept = rows + settings.K if settings.rule == "bayes" else 0
-    if settings.weighting in weighting.LEARNT:
-        kept = max(kept, weighting.ROWS)
-    if kept:
-        history = weighting.remember(past, step, ballots, kept)
-    return Weighed(tally, cast, delta, ballots, weights, history)
+            raise UsageError(f"tell: weighting {settings.weighting} needs to know who voted how")
+        return WeightedVotes(tally, history=history)
+    past = weighting.add_voters(history or History.empty(settings.N), by_voter.voters)
+    by_voter = weighting.align(by_voter, past.voters)
+    weights, delta = np.ones(len(past.voters)), None
+    if settings.weighting in weighting.LEARNED:
+        weights = learn_weights(settings.weighting, past)
+        tally = replace(by_voter.tally(weights), cast=tally.plus + tally.minus + tally.tie)
+        rows = max(rows, weighting.ROWS)
+    elif settings.pooled_by_voter:
+        delta = estimate_by_voter(settings, by_voter)
+    if rows:
+        history = weighting.remember(past, step, by_voter, rows)
+    return WeightedVotes(tally, delta, by_voter, weights, history)
 
 
-def learnt(name: Weighting, history: History) -> Floats:
-    """One weight per voter (..., P) from what all have said so far, by a weighting of `LEARNT`.
+def learn_weights(name: Weighting, history: History) -> Floats:
+    """One weight per voter (..., P) from everyone's past votes, by a weighting of `LEARNED`.
 
     Raises:
         UsageError: the weighting learns nothing.
@@ -81,14 +75,14 @@ def learnt(name: Weighting, history: History) -> Floats:
             return rationality.rationality(history).weights
         case "dawid-skene":
             return dawid_skene.dawid_skene(history).weights
-    raise UsageError(f"weighting {name} learns no weights; choose {', '.join(weighting.LEARNT)}")
+    raise UsageError(f"weighting {name} learns no weights; choose {', '.join(weighting.LEARNED)}")
 
 
-def by_voter(settings: Settings, ballots: Ballots) -> Floats:
+def estimate_by_voter(settings: Settings, by_voter: VotesByVoter) -> Floats:
     """Δ̂ per direction by ``median`` or ``shrunk-logits``."""
     if settings.weighting == "median":
-        return weighting.median(ballots)
-    return weighting.shrunk_logits(ballots)
+        return weighting.median(by_voter)
+    return weighting.shrunk_logits(by_voter)
 
 
 def check_tally(tally: Tally, step: int) -> None:

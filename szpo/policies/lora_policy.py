@@ -101,7 +101,7 @@ class LoraPolicy:
 
     def apply(self, update: Update) -> None:
         """θ ← θ + coef · v(step, k), or θ ← θ + vector, on the fp32 master coordinates."""
-        self._theta = parameters.applied(self.space, self._theta, update)
+        self._theta = parameters.apply_update(self.space, self._theta, update)
 
     def digest(self) -> str:
         """SHA-256 of θ in canonical form."""
@@ -152,7 +152,7 @@ class LoraPolicy:
             for s in shifts
         ]
         first = {member: shifts[i] for i, member in reversed(list(enumerate(owner)))}
-        thetas = [parameters.shifted(self.space, self._theta, first[m]) for m in range(len(first))]
+        thetas = [parameters.shift(self.space, self._theta, first[m]) for m in range(len(first))]
         sizes = [len(part) for part in prompts]
         sampling = self.asking.sampling
         draws = uniforms(seed, list(shifts), sizes, sampling.max_new_tokens, crn=self.asking.crn)

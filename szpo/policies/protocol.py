@@ -139,10 +139,10 @@ def check_policy(
         "digest is not szpo.optim.parameters.digest of θ",
     )
     if space is not None:
-        expected = parameters.applied(space, start, update)
+        expected = parameters.apply_update(space, start, update)
         need(
             all(np.array_equal(moved[key], expected[key]) for key in expected),
-            "apply gives other values than szpo.optim.parameters.applied",
+            "apply gives other values than szpo.optim.parameters.apply_update",
         )
     policy.apply(Update(0, 0, coef=-size))
     need(

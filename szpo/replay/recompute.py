@@ -14,11 +14,12 @@ from szpo.ledger.rows import update_of
 from szpo.ledger.run_spec import recorded_settings
 from szpo.ledger.theta import starting_theta
 from szpo.optim import momentum, optimizer, parameters
+from szpo.optim.rules.registry import rule_of
 from szpo.optim.settings import Settings
 from szpo.replay.findings import Broken, Promise
 from szpo.types import Info, Theta, Update
 from szpo.voting import counting, steps
-from szpo.voting.ballots import ballots
+from szpo.voting.votes_by_voter import read_votes_by_voter
 
 TOLERANCE: Final = 1e-9
 """Relative: what another machine's rounding may change in an estimate that is not exact."""
@@ -57,8 +58,10 @@ class Recomputation:
         query = optimizer.query(settings, number, step["mu"])
         tally = counting.tally(ledger, number, settings.K, settings.N)
         self.before = self.state
-        voters = ballots(ledger, settings, number, counting.counted(ledger, number), tally)
-        self.state, told, info = optimizer.tell(self.state, query, tally, ballots=voters)
+        voters = read_votes_by_voter(
+            ledger, settings, number, counting.counted(ledger, number), tally
+        )
+        self.state, told, info = optimizer.tell(self.state, query, tally, by_voter=voters)
         recorded = [update_of(row) for row in rows]
         if [u.k for u in told] != [u.k for u in recorded]:
             key = canonical.row_key("updates", rows[0])
@@ -71,8 +74,8 @@ class Recomputation:
             self._compare(row, mine, stored, info)
         reach = settings.momentum_terms if settings.momentum else 0
         self.past = [u for u in (*self.past, *recorded) if u.step >= number - reach]
-        for update in momentum.fold(settings, self.past, number):
-            self.theta = parameters.applied(settings.space, self.theta, update)
+        for update in momentum.added_updates(settings, self.past, number):
+            self.theta = parameters.apply_update(settings.space, self.theta, update)
         digest = parameters.digest(self.theta, ledger.layout, ledger.basis_sha256)
         for row in rows:
             if row["theta_sha256"] != digest:
@@ -104,11 +107,9 @@ def is_exact(settings: Settings) -> bool:
     Counting rules always; `known` with the logistic link, log-ratio smoothing and half-vote ties.
     Not Adam, nor momentum kept as a vector, nor `bayes`, nor votes of unequal weight.
     """
-    if settings.vectored or settings.ties != "half" or settings.weighting != "equal":
+    if settings.carries or settings.ties != "half" or settings.weighting != "equal":
         return False
-    if settings.rule in ("sign", "margin"):
-        return True
-    return settings.link == "logistic" and settings.smoothing in ("haldane", "pooled")
+    return rule_of(settings.rule).is_exact(settings)
 
 
 def _values(update: Update) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

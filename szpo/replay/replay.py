@@ -14,9 +14,10 @@ from szpo.ledger.run_spec import recorded_settings
 from szpo.ledger.theta import starting_theta
 from szpo.optim import momentum, optimizer, parameters
 from szpo.optim.settings import Settings
+from szpo.optim.state import State
 from szpo.types import Theta, Update
 from szpo.voting import counting
-from szpo.voting.ballots import ballots
+from szpo.voting.votes_by_voter import read_votes_by_voter
 
 
 def added(
@@ -30,7 +31,7 @@ def added(
     reach = settings.momentum_terms if settings.momentum else 0
     for step in by_step:
         recent = [u for s in range(step - reach, step + 1) for u in by_step.get(s, ())]
-        yield step, momentum.fold(settings, recent, step)
+        yield step, momentum.added_updates(settings, recent, step)
 
 
 def fold(ledger: Ledger, until: int | None = None) -> Theta:
@@ -50,7 +51,7 @@ def fold(ledger: Ledger, until: int | None = None) -> Theta:
     theta = starting_theta(ledger)
     for _, updates in added(ledger, found, until):
         for update in updates:
-            theta = parameters.applied(found.space, theta, update)
+            theta = parameters.apply_update(found.space, theta, update)
     rows = ledger.query(
         "SELECT theta_sha256 FROM updates WHERE run = ? AND step < ? "
         "ORDER BY step DESC, k DESC LIMIT 1",
@@ -65,12 +66,12 @@ def fold(ledger: Ledger, until: int | None = None) -> Theta:
     return theta
 
 
-def retell(ledger: Ledger, settings: Settings) -> optimizer.State:
+def retell(ledger: Ledger, settings: Settings) -> State:
     """The optimizer's state after every applied (or void) step, from recorded votes and radii."""
     return advance(ledger, settings, optimizer.init(settings))
 
 
-def advance(ledger: Ledger, settings: Settings, state: optimizer.State) -> optimizer.State:
+def advance(ledger: Ledger, settings: Settings, state: State) -> State:
     """Tell a state the finished steps that it has not seen."""
     for row in ledger.steps()[state.step :]:
         if row["state"] == "void":
@@ -79,8 +80,8 @@ def advance(ledger: Ledger, settings: Settings, state: optimizer.State) -> optim
             query = optimizer.query(settings, row["step"], row["mu"])
             counts = counting.tally(ledger, row["step"], settings.K, settings.N)
             counted = counting.counted(ledger, row["step"])
-            voters = ballots(ledger, settings, row["step"], counted, counts)
-            state = optimizer.tell(state, query, counts, ballots=voters)[0]
+            voters = read_votes_by_voter(ledger, settings, row["step"], counted, counts)
+            state = optimizer.tell(state, query, counts, by_voter=voters)[0]
         else:
             break
     return state

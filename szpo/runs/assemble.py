@@ -23,9 +23,10 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.ledger.theta import starting_theta, theta_digests
 from szpo.optim import optimizer
+from szpo.optim.checked_settings import defaults, settings_to_json
 from szpo.optim.directions import DIRECTION_VERSION, Law
 from szpo.optim.parameters import layout_dim
-from szpo.optim.settings import Adam, Selection, Settings, defaults, settings_to_json
+from szpo.optim.settings import Adam, Selection, Settings
 from szpo.policies.protocol import Policy
 from szpo.replay import replay
 from szpo.runs import machine_check

@@ -19,7 +19,7 @@ from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
 from szpo.ledger.rows import THETA0
 from szpo.ledger.theta import stored_tensors
-from szpo.optim.settings import defaults, settings_from_json
+from szpo.optim.checked_settings import defaults, settings_from_json
 from szpo.replay import replay
 from szpo.types import Rule
 

@@ -10,8 +10,9 @@ import numpy as np
 from szpo.errors import IntegrityError, UsageError
 from szpo.ledger.database import Ledger, Record
 from szpo.ledger.theta import theta_digests
-from szpo.optim import optimizer, parameters
+from szpo.optim import parameters
 from szpo.optim.settings import Settings
+from szpo.optim.state import State
 from szpo.replay import replay
 from szpo.training.step_report import answers_read
 from szpo.types import Theta
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 class Position:
     """The run's state before its next step."""
 
-    state: optimizer.State
+    state: State
     theta: Theta
     head: str
     """SHA-256 of θ in canonical form."""

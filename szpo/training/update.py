@@ -12,6 +12,7 @@ from szpo.failpoints import failpoint
 from szpo.ledger import canonical
 from szpo.ledger.database import Ledger
 from szpo.optim import momentum, optimizer, parameters
+from szpo.optim.state import State
 from szpo.training import guards
 from szpo.training.position import Position, check_weights
 from szpo.training.rollouts import recorded_query
@@ -19,8 +20,8 @@ from szpo.training.services import Services
 from szpo.training.step_report import StepReport, Stopwatch, answers_read, flatten, plain
 from szpo.types import Comparison, Info, Tally, Theta, Update
 from szpo.voting import lease, steps, triads
-from szpo.voting.ballots import ballots
 from szpo.voting.counting import StepVotes
+from szpo.voting.votes_by_voter import read_votes_by_voter
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,7 +29,7 @@ class Estimate:
     """What the optimizer makes of a step's votes, before anything is written or moved."""
 
     tally: Tally
-    state: optimizer.State
+    state: State
     """After the step."""
     updates: tuple[Update, ...]
     """As recorded, one per direction or one for all."""
@@ -45,16 +46,16 @@ def tell(run: Services, at: Position, votes: StepVotes) -> Estimate:
     """Hand the counted votes of a closed step to the optimizer."""
     ledger, settings, step = run.ledger, run.settings, votes.step
     tally = votes.tally(settings.K, settings.N)
-    voters = ballots(ledger, settings, step, votes.counted, tally)
+    voters = read_votes_by_voter(ledger, settings, step, votes.counted, tally)
     query = recorded_query(run, step)
-    state, updates, info = optimizer.tell(at.state, query, tally, ballots=voters)
+    state, updates, info = optimizer.tell(at.state, query, tally, by_voter=voters)
     failpoint("cp9")
     reach = settings.momentum_terms if settings.momentum else 0
     recent = [u for u in ledger.updates(step) if u.step >= step - reach] if reach else []
-    added = tuple(momentum.fold(settings, [*recent, *updates], step))
+    added = tuple(momentum.added_updates(settings, [*recent, *updates], step))
     theta = at.theta
     for update in added:
-        theta = parameters.applied(settings.space, theta, update)  # θ ← θ + coef·v
+        theta = parameters.apply_update(settings.space, theta, update)  # θ ← θ + coef·v
     head = parameters.digest(theta, settings.layout, ledger.basis_sha256)
     return Estimate(tally, state, tuple(updates), added, info, theta, head)
 

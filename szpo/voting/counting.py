@@ -11,7 +11,7 @@ import numpy as np
 from szpo import seeds
 from szpo.ledger.database import Ledger, Record
 from szpo.optim import comparison_selection
-from szpo.optim.settings import settings_from_json
+from szpo.optim.checked_settings import settings_from_json
 from szpo.types import Choice, Floats, Kind, Tally, Verdict, Vote
 
 _VOTE: Final = (
@@ -336,7 +336,7 @@ def shares(ledger: Ledger, step: int) -> Floats | None:
         (step,),
     )
     notes = json.loads(found[-1]["body"]).get("selection") if found else None
-    return comparison_selection.recorded(settings_from_json(optimizer), step, notes)
+    return comparison_selection.recorded_shares(settings_from_json(optimizer), step, notes)
 
 
 def excluded(ledger: Ledger, horizon: int | None = None) -> set[int]:

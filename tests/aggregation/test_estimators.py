@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from szpo.aggregation import estimators as e
 from szpo.aggregation.links import LINKS, link
 from szpo.errors import UsageError
+from szpo.types import Tally
 
 LOGISTIC = LINKS["logistic"]
 COLUMNS = ("clip", "haldane", "laplace", "second", "posterior", "score")
@@ -147,9 +148,9 @@ def test_nu_comes_from_the_share_of_ties():
 
 def test_estimates_are_averaged_after_inversion():
     plus, minus = counts([3, 0]), counts([0, 1])
-    found = e.estimate(plus, minus, 0 * plus, no(plus))
+    found = e.estimate(Tally(plus, minus, 0 * plus, no(plus)))
     assert found.delta[0] == (math.log(7) - math.log(3)) / 2
-    pooled = e.estimate(plus, minus, 0 * plus, no(plus), pool=True)
+    pooled = e.estimate(Tally(plus, minus, 0 * plus, no(plus)), pool=True)
     assert pooled.delta[0] == pytest.approx(math.log(3.5 / 1.5))
 
 
@@ -157,44 +158,46 @@ def test_identical_counts_as_zero_and_unanswered_not_at_all():
     plus = counts([1, 0, 1])
     minus = counts([0, 0, 0])
     identical = np.array([[False, True, False]])
-    found = e.estimate(plus, minus, 0 * plus, identical)
+    found = e.estimate(Tally(plus, minus, 0 * plus, identical))
     assert found.delta[0] == 2 * math.log(3) / 3
     assert found.counted.tolist() == [3]
-    unanswered = e.estimate(plus, minus, 0 * plus, no(plus))
+    unanswered = e.estimate(Tally(plus, minus, 0 * plus, no(plus)))
     assert unanswered.delta[0] == math.log(3)
     assert unanswered.counted.tolist() == [2]
-    assert e.margin(plus, minus, 0 * plus, identical).tolist() == [2 / 3]
-    assert e.margin(plus, minus, 0 * plus, no(plus)).tolist() == [1.0]
-    assert e.majority(plus, minus, identical).tolist() == [1.0]
-    pooled = e.estimate(plus, minus, 0 * plus, identical, pool=True)
+    assert e.margin(Tally(plus, minus, 0 * plus, identical)).tolist() == [2 / 3]
+    assert e.margin(Tally(plus, minus, 0 * plus, no(plus))).tolist() == [1.0]
+    assert e.majority(Tally(plus, minus, 0 * (plus), identical)).tolist() == [1.0]
+    pooled = e.estimate(Tally(plus, minus, 0 * plus, identical), pool=True)
     assert pooled.delta[0] == pytest.approx(2 / 3 * math.log(5))
 
 
 def test_votes_on_identical_comparisons_are_not_read():
     plus, identical = counts([9, 1]), np.array([[True, False]])
-    assert e.majority(0 * plus, plus, identical).tolist() == [-1.0]
-    assert e.margin(plus, 0 * plus, 0 * plus, identical).tolist() == [0.5]
-    assert e.estimate(plus, 0 * plus, 0 * plus, identical).delta.tolist() == [math.log(3) / 2]
+    assert e.majority(Tally(0 * plus, plus, 0 * (0 * plus), identical)).tolist() == [-1.0]
+    assert e.margin(Tally(plus, 0 * plus, 0 * plus, identical)).tolist() == [0.5]
+    assert e.estimate(Tally(plus, 0 * plus, 0 * plus, identical)).delta.tolist() == [
+        math.log(3) / 2
+    ]
 
 
 def test_nothing_counted_has_infinite_error_and_all_identical_none():
     none = counts([0, 0])
-    assert e.estimate(none, none, none, no(none)).stderr.tolist() == [np.inf]
-    assert e.estimate(none, none, none, ~no(none)).stderr.tolist() == [0.0]
+    assert e.estimate(Tally(none, none, none, no(none))).stderr.tolist() == [np.inf]
+    assert e.estimate(Tally(none, none, none, ~no(none))).stderr.tolist() == [0.0]
 
 
 def test_ties_are_half_a_vote_each():
     plus, tie = counts([1, 2]), counts([2, 0])
     minus = counts([0, 1])
-    found = e.estimate(plus, minus, tie, no(plus))
+    found = e.estimate(Tally(plus, minus, tie, no(plus)))
     assert found.delta[0] == (math.log(2.5 / 1.5) + math.log(2.5 / 1.5)) / 2
-    assert e.margin(plus, minus, tie, no(plus))[0] == pytest.approx(1 / 3)
+    assert e.margin(Tally(plus, minus, tie, no(plus)))[0] == pytest.approx(1 / 3)
 
 
 def test_margin_weighs_comparisons_alike_when_votes_differ():
     plus, minus = counts([3, 0]), counts([0, 1])
-    assert e.margin(plus, minus, 0 * plus, no(plus)).tolist() == [0.0]
-    assert e.majority(plus, minus, no(plus)).tolist() == [1.0]
+    assert e.margin(Tally(plus, minus, 0 * plus, no(plus))).tolist() == [0.0]
+    assert e.majority(Tally(plus, minus, 0 * (plus), no(plus))).tolist() == [1.0]
 
 
 def test_leading_axes_are_repetitions():
@@ -202,9 +205,9 @@ def test_leading_axes_are_repetitions():
     plus, minus, tie = rng.integers(0, 4, size=(3, 5, 2, 6)).astype(float)
     identical = rng.random((5, 2, 6)) < 0.2
     for pool in (False, True):
-        whole = e.estimate(plus, minus, tie, identical, pool=pool)
+        whole = e.estimate(Tally(plus, minus, tie, identical), pool=pool)
         for i in np.ndindex(5, 2):
-            one = e.estimate(plus[i], minus[i], tie[i], identical[i], pool=pool)
+            one = e.estimate(Tally(plus[i], minus[i], tie[i], identical[i]), pool=pool)
             assert whole.delta[i] == one.delta
             assert whole.stderr[i] == pytest.approx(one.stderr, rel=1e-12)
 
@@ -224,13 +227,13 @@ def test_standard_error_is_the_spread_of_the_estimate(smoothing, noise, votes):
     x = 0.6 + noise * rng.normal(size=(4000, 8))
     plus = rng.binomial(votes, LOGISTIC.prob(x)).astype(float)
     invert, pool = e.inversion(smoothing), smoothing == "pooled"
-    found = e.estimate(plus, votes - plus, 0 * plus, no(plus), invert, pool=pool)
+    found = e.estimate(Tally(plus, votes - plus, 0 * plus, no(plus)), invert, pool=pool)
     ratio = np.sqrt((found.stderr**2).mean()) / found.delta.std()
     assert 0.9 < ratio < 1.3
 
 
 def test_one_unanimous_comparison_still_has_an_error():
-    found = e.estimate(counts([1]), counts([0]), counts([0]), np.array([[False]]))
+    found = e.estimate(Tally(counts([1]), counts([0]), counts([0]), np.array([[False]])))
     assert found.stderr[0] > 0.8
 
 
@@ -246,7 +249,7 @@ def test_votes_have_their_exact_expectation(votes):
     x = 0.8
     rng = np.random.default_rng(votes)
     plus = rng.binomial(votes, LOGISTIC.prob(x), size=(200_000, 1)).astype(float)
-    found = e.estimate(plus, votes - plus, 0 * plus, no(plus))
+    found = e.estimate(Tally(plus, votes - plus, 0 * plus, no(plus)))
     mean, sd = e.moments(LOGISTIC.prob(x), votes)
     assert abs(found.delta.mean() - mean) < 3 * sd / math.sqrt(len(plus))
     assert found.delta.std() == pytest.approx(float(sd), rel=0.01)

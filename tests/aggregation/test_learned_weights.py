@@ -16,7 +16,8 @@ from szpo.analysis import voter_report
 from szpo.errors import UsageError
 from szpo.evaluators.panel_evaluator import PanelEvaluator
 from szpo.optim import optimizer, weighted_votes
-from szpo.optim.settings import defaults
+from szpo.optim.checked_settings import defaults
+from szpo.optim.state import state_to_json
 from szpo.replay import replay, verification
 from szpo.voting.service import VoteService
 from szpo_simulators.bench.voters import weighting as bench
@@ -24,7 +25,7 @@ from szpo_simulators.worlds.efficiency import weights_gain
 from tests.aggregation.test_weighting import ballots
 from tests.support.quadratic import LAYOUT, ValueJudge, go, panel_of, start
 
-LEARNT = ("rationality", "dawid-skene")
+LEARNED = ("rationality", "dawid-skene")
 
 
 def past(said):
@@ -42,41 +43,41 @@ def drawn(beta, each, *, answered="all", seed=0):
 
 def one(history):
     """The first repetition alone."""
-    return replace(history, said=history.said[0], gold=history.gold[0])
+    return replace(history, verdicts=history.verdicts[0], gold=history.gold[0])
 
 
 # ---- what all of them promise ----
 
 
-@pytest.mark.parametrize("name", weighting.LEARNT)
+@pytest.mark.parametrize("name", weighting.LEARNED)
 def test_nothing_known_and_voters_alike_weigh_one(name):
-    nobody = weighting.joined(History.empty(4), ["b", "a", "c"])
-    assert weighted_votes.learnt(name, nobody) == pytest.approx(np.ones(3), rel=1e-12)
+    nobody = weighting.add_voters(History.empty(4), ["b", "a", "c"])
+    assert weighted_votes.learn_weights(name, nobody) == pytest.approx(np.ones(3), rel=1e-12)
     same = past(np.tile(np.where(np.arange(30) % 3 > 0, PLUS, MINUS), (4, 1))[..., None])
-    assert weighted_votes.learnt(name, same) == pytest.approx(np.ones(4), rel=1e-9)
+    assert weighted_votes.learn_weights(name, same) == pytest.approx(np.ones(4), rel=1e-9)
 
 
-@pytest.mark.parametrize("name", LEARNT)
+@pytest.mark.parametrize("name", LEARNED)
 @pytest.mark.parametrize("answered", ["all", "one"])
 def test_no_side_no_order_of_voters_and_no_neighbour_matters(name, answered):
     told = drawn(np.exp(np.random.default_rng(1).normal(size=(3, 5))), 40, answered=answered)
-    weights = weighted_votes.learnt(name, told)
-    swapped = replace(told, said=(-told.said).astype(np.int8))
-    assert weighted_votes.learnt(name, swapped) == pytest.approx(weights, rel=1e-9)
+    weights = weighted_votes.learn_weights(name, told)
+    swapped = replace(told, verdicts=(-told.verdicts).astype(np.int8))
+    assert weighted_votes.learn_weights(name, swapped) == pytest.approx(weights, rel=1e-9)
     order = [3, 1, 4, 0, 2]
-    mixed = replace(told, said=told.said[:, order])
-    assert weighted_votes.learnt(name, mixed) == pytest.approx(weights[:, order], rel=1e-9)
-    flipped = told.said.copy()
+    mixed = replace(told, verdicts=told.verdicts[:, order])
+    assert weighted_votes.learn_weights(name, mixed) == pytest.approx(weights[:, order], rel=1e-9)
+    flipped = told.verdicts.copy()
     flipped[:, :, ::2] *= -1  # every other direction called the other way round
-    assert weighted_votes.learnt(name, replace(told, said=flipped)) == pytest.approx(
+    assert weighted_votes.learn_weights(name, replace(told, verdicts=flipped)) == pytest.approx(
         weights, rel=1e-9
     )
     for i in range(3):
-        alone = replace(told, said=told.said[i], gold=told.gold[i])
-        assert weighted_votes.learnt(name, alone) == pytest.approx(weights[i], rel=1e-9)
+        alone = replace(told, verdicts=told.verdicts[i], gold=told.gold[i])
+        assert weighted_votes.learn_weights(name, alone) == pytest.approx(weights[i], rel=1e-9)
 
 
-@given(st.integers(0, 2**32), st.integers(1, 25), st.sampled_from(LEARNT))
+@given(st.integers(0, 2**32), st.integers(1, 25), st.sampled_from(LEARNED))
 @settings(max_examples=30)
 def test_negative_only_beyond_three_standard_errors_and_silence_is_not_redistributed(
     seed, rows, name
@@ -93,25 +94,25 @@ def test_negative_only_beyond_three_standard_errors_and_silence_is_not_redistrib
     assert (found.weights**2).sum() == pytest.approx(np.abs(found.weights).sum())
 
 
-@pytest.mark.parametrize("name", LEARNT)
+@pytest.mark.parametrize("name", LEARNED)
 def test_two_hostile_of_seven_are_turned_round_with_many_votes_and_never_with_few(name):
     beta = np.repeat([[1.0] * 5 + [-1.0] * 2], 40, axis=0)
-    many = weighted_votes.learnt(name, drawn(beta, 150, seed=2)).mean(0)
+    many = weighted_votes.learn_weights(name, drawn(beta, 150, seed=2)).mean(0)
     assert many[:5].min() > 0.7 and many[5:].max() < -0.3
-    few = weighted_votes.learnt(name, drawn(beta, 4, seed=3))
+    few = weighted_votes.learn_weights(name, drawn(beta, 4, seed=3))
     assert few.min() >= 0
 
 
-@pytest.mark.parametrize("name", LEARNT)
+@pytest.mark.parametrize("name", LEARNED)
 def test_the_prior_dominates_a_handful_of_votes(name):
-    weights = weighted_votes.learnt(name, drawn(np.full((30, 6), 1.0), 3, seed=4))
+    weights = weighted_votes.learn_weights(name, drawn(np.full((30, 6), 1.0), 3, seed=4))
     assert np.abs(weights - 1).mean() < 0.25
 
 
-@pytest.mark.parametrize("name", LEARNT)
+@pytest.mark.parametrize("name", LEARNED)
 def test_weights_learnt_from_a_hundred_votes_save_what_equal_ones_cannot(name):
     beta = np.exp(0.7 * np.random.default_rng(5).normal(size=(40, 20)))
-    gained = weights_gain(weighted_votes.learnt(name, drawn(beta, 100, seed=6)), beta)
+    gained = weights_gain(weighted_votes.learn_weights(name, drawn(beta, 100, seed=6)), beta)
     assert gained.mean() > 1.2
     assert gained.mean() < weights_gain(beta, beta).mean()
 
@@ -136,13 +137,13 @@ def test_a_run_with_learnt_weights_is_recomputed_from_its_votes(tmp_path, name, 
     assert report.ok and {step.promise for step in report.steps} == {"1e-9"}
     # Told again from the ledger alone, the next step is the same to the last bit here.
     again, kept = replay.retell(ledger, run), replay.retell(ledger, run)
-    assert optimizer.state_to_json(again) == optimizer.state_to_json(kept)
+    assert state_to_json(again) == state_to_json(kept)
     ledger.close()
 
 
 def test_what_learns_nothing_is_refused():
     with pytest.raises(UsageError, match="median learns no weights"):
-        weighted_votes.learnt("median", History.empty(2))
+        weighted_votes.learn_weights("median", History.empty(2))
 
 
 # ---- rationality ----
@@ -150,7 +151,7 @@ def test_what_learns_nothing_is_refused():
 
 def test_the_start_is_the_leading_eigenvector_of_agreement():
     """Of the mean products of two voters' votes, diagonal left out, by an eigenvalue routine."""
-    said = drawn(np.array([2.0, 1.5, 1.0, 0.5, -1.0]), 300, seed=7).said[0]
+    said = drawn(np.array([2.0, 1.5, 1.0, 0.5, -1.0]), 300, seed=7).verdicts[0]
     votes = said[..., 0].astype(float)
     agree = votes @ votes.T / votes.shape[1]
     np.fill_diagonal(agree, 0)
@@ -216,9 +217,9 @@ def test_a_sharp_voter_is_told_from_a_dull_one_and_the_interval_covers():
 
 def test_ties_say_nothing_of_beta():
     told = one(drawn([1.0, 1.0, 0.3], 30, seed=9))
-    with_ties = np.concatenate([told.said, np.full((3, 5, 1), TIE, dtype=np.int8)], axis=1)
-    assert weighted_votes.learnt("rationality", past(with_ties)) == pytest.approx(
-        weighted_votes.learnt("rationality", told), rel=1e-9
+    with_ties = np.concatenate([told.verdicts, np.full((3, 5, 1), TIE, dtype=np.int8)], axis=1)
+    assert weighted_votes.learn_weights("rationality", past(with_ties)) == pytest.approx(
+        weighted_votes.learn_weights("rationality", told), rel=1e-9
     )
 
 
@@ -236,7 +237,7 @@ def test_one_round_of_the_one_coin_by_hand():
 
 def test_without_shared_comparisons_the_one_coin_knows_nobody():
     alone = drawn([1.0, 1.0, -1.0], 60, answered="one", seed=10)
-    assert weighted_votes.learnt("dawid-skene", alone) == pytest.approx(np.ones((1, 3)))
+    assert weighted_votes.learn_weights("dawid-skene", alone) == pytest.approx(np.ones((1, 3)))
 
 
 def test_the_maximum_likelihood_is_crowd_kits():
@@ -309,5 +310,5 @@ def test_weights_of_a_step_rest_on_earlier_steps_alone():
     chosen = defaults(1, LAYOUT, N=2, M=2, weighting="dawid-skene")
     state = optimizer.init(chosen)
     cast = ballots([[[PLUS, PLUS]], [[MINUS, MINUS]]])
-    _, _, info = optimizer.tell(state, optimizer.ask(state), cast.tally(), ballots=cast)
+    _, _, info = optimizer.tell(state, optimizer.ask(state), cast.tally(), by_voter=cast)
     assert list(info.extra["weights"].values()) == pytest.approx([1.0, 1.0])

@@ -9,18 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from szpo.aggregation import weighting
-from szpo.aggregation.weighting import MINUS, PLUS, TIE, Ballots, History
+from szpo.aggregation.weighting import MINUS, PLUS, TIE, History, VotesByVoter
 from szpo.config.schema import Config
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest
-from szpo.optim import bayes_rule, count_rules, optimizer, posterior
-from szpo.optim.settings import defaults, settings_from_json, settings_to_json
+from szpo.optim import bayes, optimizer, posterior
+from szpo.optim.checked_settings import defaults, settings_from_json, settings_to_json
 from szpo.replay import verification
 from szpo.types import Tally
-from szpo.voting.ballots import known
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
+from szpo.voting.votes_by_voter import count_gold
 from tests.replay.test_replay import forge
 from tests.support.quadratic import (
     LAYOUT,
@@ -33,13 +33,14 @@ from tests.support.quadratic import (
     settings_of,
     start,
 )
+from tests.support.tallies import coefficients
 
 
 def ballots(said, gold=None, identical=None):
     """Votes (P, K, N), voters a, b, c, …"""
     said = np.array(said, dtype=np.int8)
     dead = np.zeros(said.shape[-2:], dtype=bool) if identical is None else np.array(identical)
-    return Ballots(tuple("abcdefghijklmnop"[: said.shape[-3]]), said, dead, gold)
+    return VotesByVoter(tuple("abcdefghijklmnop"[: said.shape[-3]]), said, dead, gold)
 
 
 def past(rng, coins, steps=40, N=8):
@@ -75,8 +76,8 @@ def test_margin_hears_weights_where_every_comparison_has_one_vote():
         np.array([[0.2, 0]]), np.array([[0, 1.0]]), np.zeros((1, 2)), np.zeros((1, 2), bool)
     )
     given = {"mu": 1.0, "alpha": 1.0}
-    assert count_rules.coefficients(settings, heavy, **given).coef.tolist() == [0]
-    found = count_rules.coefficients(settings, heavy, **given, cast=np.ones((1, 2))).coef
+    assert coefficients(settings, heavy, **given).coef.tolist() == [0]
+    found = coefficients(settings, replace(heavy, cast=np.ones((1, 2))), **given).coef
     assert found == pytest.approx([-0.4])
 
 
@@ -87,7 +88,7 @@ def test_fractions_of_votes_are_no_agreement_within_a_comparison():
     empty = np.zeros((6, 4))
     window = posterior.Window(np.arange(6), x, empty, empty, empty)
     filled = History(("a",), np.arange(6), said, np.zeros((1, 2)))
-    heavy = bayes_rule.reweighed(window, filled, np.array([1.1]))
+    heavy = bayes.reweigh(window, filled, np.array([1.1]))
     weight = np.ones(6)
     assert posterior.comparison_noise(heavy, weight, np.zeros(6)) == 0
     fooled = replace(heavy, squares=None)
@@ -98,11 +99,11 @@ def test_weights_of_one_leave_the_window_as_it_was():
     rng = np.random.default_rng(0)
     said = rng.choice(np.array([PLUS, MINUS, TIE, 0], dtype=np.int8), (5, 6, 4))
     said[1:3] = said[0]  # three who agree: there is noise to be found
-    plus, minus, tie = weighting.weighted(said)
+    plus, minus, tie = weighting.sum_votes(said)
     x = rng.normal(size=(6, 3))
     plain = posterior.Window(np.arange(6), x, plus + tie / 2, minus + tie / 2, tie)
     filled = History(tuple("abcde"), np.arange(6), said, np.zeros((5, 2)))
-    same = bayes_rule.reweighed(plain, filled, np.ones(5))
+    same = bayes.reweigh(plain, filled, np.ones(5))
     a, b = (posterior.posterior(w, precision=1.0, forget=0.9) for w in (plain, same))
     assert np.array_equal(a.w, b.w) and np.array_equal(a.s, b.s)
     assert a.s > 0
@@ -115,7 +116,7 @@ def test_under_bayes_a_weight_of_two_is_the_same_vote_twice():
         np.arange(1), x, np.zeros((1, 2)), np.zeros((1, 2)), np.zeros((1, 2))
     )
     filled = History(("a", "b"), np.arange(1), said, np.zeros((2, 2)))
-    heavy = bayes_rule.reweighed(window, filled, np.array([2.0, 1.0]))
+    heavy = bayes.reweigh(window, filled, np.array([2.0, 1.0]))
     twice = replace(window, plus=np.array([[2.0, 0]]), minus=np.array([[0, 1.0]]))
     a, b = (posterior.posterior(w, precision=1.0, forget=1.0, s=0.0) for w in (heavy, twice))
     assert np.array_equal(a.w, b.w)
@@ -125,7 +126,7 @@ def test_under_bayes_a_weight_of_two_is_the_same_vote_twice():
 
 
 def test_before_anything_is_known_all_weigh_one():
-    unknown = weighting.joined(History.empty(8), ["b", "a"])
+    unknown = weighting.add_voters(History.empty(8), ["b", "a"])
     assert weighting.skill(unknown).weights == pytest.approx([1.0, 1.0])
 
 
@@ -157,8 +158,10 @@ def test_no_weight_is_negative_within_three_standard_errors_and_silence_is_not_r
 
 def test_skill_knows_no_side_and_no_order_of_voters():
     told = past(np.random.default_rng(1), [0.7, 0.5, 0.2, -0.4])
-    swapped = replace(told, said=np.where(np.abs(told.said) == 1, -told.said, told.said))
-    mixed = replace(told, said=told.said[[2, 0, 3, 1]])
+    swapped = replace(
+        told, verdicts=np.where(np.abs(told.verdicts) == 1, -told.verdicts, told.verdicts)
+    )
+    mixed = replace(told, verdicts=told.verdicts[[2, 0, 3, 1]])
     weights = weighting.skill(told).weights
     assert weighting.skill(swapped).weights == pytest.approx(weights, rel=1e-12)
     assert weighting.skill(mixed).weights == pytest.approx(weights[[2, 0, 3, 1]], rel=1e-9)
@@ -168,7 +171,7 @@ def test_many_histories_at_once_are_each_alone():
     rng = np.random.default_rng(2)
     alone = [past(rng, [0.6, 0.4, 0.3, -0.5]) for _ in range(3)]
     gold = rng.integers(0, 5, (3, 4, 2)).cumsum(-1).astype(float)
-    together = replace(alone[0], said=np.stack([h.said for h in alone]), gold=gold)
+    together = replace(alone[0], verdicts=np.stack([h.verdicts for h in alone]), gold=gold)
     found = weighting.skill(together).weights
     for one, own, weights in zip(alone, gold, found, strict=True):
         assert weighting.skill(replace(one, gold=own)).weights == pytest.approx(weights, rel=1e-12)
@@ -189,11 +192,11 @@ def test_wrong_answers_to_known_questions_cost_weight_and_right_ones_win_none():
 
 def test_newcomers_join_and_old_rows_leave():
     first = weighting.remember(History.empty(2), 0, ballots([[[PLUS, 0]], [[0, MINUS]]]))
-    other = Ballots(("aa",), np.array([[[TIE, TIE]]], np.int8), np.array([[False, True]]))
+    other = VotesByVoter(("aa",), np.array([[[TIE, TIE]]], np.int8), np.array([[False, True]]))
     both = weighting.remember(first, 1, other)
     assert both.voters == ("a", "aa", "b")
-    assert both.said[:, 0].tolist() == [[PLUS, 0], [0, 0], [0, MINUS]]
-    assert both.said[:, 1].tolist() == [[0, 0], [TIE, 0], [0, 0]]  # identical ones say nothing
+    assert both.verdicts[:, 0].tolist() == [[PLUS, 0], [0, 0], [0, MINUS]]
+    assert both.verdicts[:, 1].tolist() == [[0, 0], [TIE, 0], [0, 0]]  # identical ones say nothing
     assert weighting.remember(both, 2, other, rows=2).steps.tolist() == [1, 2]
 
 
@@ -263,7 +266,7 @@ def test_the_share_that_turns_a_step_is_that_of_the_pooled_threshold():
 
 
 def ballots_of(said):
-    return Ballots(
+    return VotesByVoter(
         tuple(f"{i:02d}" for i in range(len(said))), said, np.zeros(said.shape[1:], bool)
     )
 
@@ -306,7 +309,7 @@ def test_every_rule_reports_a_share_and_a_nearer_vote_a_smaller_one(rule, kind):
         said[np.arange(7), 0, np.arange(7)] = [PLUS] * wins + [MINUS] * (7 - wins)
         state = optimizer.init(settings)
         cast = ballots(said)
-        info = optimizer.tell(state, optimizer.ask(state), cast.tally(), ballots=cast)[2]
+        info = optimizer.tell(state, optimizer.ask(state), cast.tally(), by_voter=cast)[2]
         shares.append(info.flip_share)
     assert 0 < shares[1] < shares[0] <= 1
     if kind == "equal" and rule != "bayes":
@@ -356,7 +359,7 @@ def test_old_settings_without_a_weighting_are_equal():
 
 def test_a_weighting_without_voters_is_refused():
     state = optimizer.init(defaults(1, (("z", (4,)),), N=2, weighting="skill"))
-    with pytest.raises(UsageError, match="needs ballots"):
+    with pytest.raises(UsageError, match="needs to know who voted how"):
         optimizer.tell(state, optimizer.ask(state), ballots([[[PLUS, MINUS]]]).tally())
 
 
@@ -367,9 +370,9 @@ def test_weights_rest_on_earlier_steps_alone():
     for _ in range(6):
         cast = ballots(rng.choice(np.array([PLUS, MINUS], np.int8), (4, 1, 4)))
         before = state
-        state, _, info = optimizer.tell(state, optimizer.ask(state), cast.tally(), ballots=cast)
-    other = ballots(-cast.said)
-    again = optimizer.tell(before, optimizer.ask(before), other.tally(), ballots=other)[2]
+        state, _, info = optimizer.tell(state, optimizer.ask(state), cast.tally(), by_voter=cast)
+    other = ballots(-cast.verdicts)
+    again = optimizer.tell(before, optimizer.ask(before), other.tally(), by_voter=other)[2]
     assert again.extra["weights"] == info.extra["weights"]
     assert again.delta != info.delta
 
@@ -447,7 +450,7 @@ def test_a_changed_vote_of_a_run_with_skill_is_named(tmp_path):
 def test_no_questions_are_known_before_any_was_answered(tmp_path):
     settings, ledger, policy = start(tmp_path, weighting="skill", layout=LAYOUT)
     go(settings, ledger, policy, until_step=1)
-    assert known(ledger, 0) == {} and known(ledger, 5) == {}
+    assert count_gold(ledger, 0) == {} and count_gold(ledger, 5) == {}
 
 
 def test_answers_to_known_questions_up_to_a_close_enter_the_weights_after_it(tmp_path):
@@ -471,10 +474,10 @@ def test_answers_to_known_questions_up_to_a_close_enter_the_weights_after_it(tmp
     go(settings, ledger, policy, panel, until_step=2)
     answer(ids[4], "right")
     go(settings, ledger, policy, panel, until_step=4)
-    assert known(ledger, 0) == {}
+    assert count_gold(ledger, 0) == {}
     expected = dict(zip(ids, [(1, 1), (0, 1), (0, 1), (0.5, 1)], strict=False))
-    assert known(ledger, 1) == expected
-    assert known(ledger, 2) == {**expected, ids[4]: (1, 1)}
+    assert count_gold(ledger, 1) == expected
+    assert count_gold(ledger, 2) == {**expected, ids[4]: (1, 1)}
     bodies = [event["body"] for event in ledger.events("step")]
     weights = [body["extra"]["weights"] for body in bodies]
     assert len({round(w, 12) for w in weights[0].values()}) == 1

@@ -14,7 +14,7 @@ from szpo.data import preference_files
 from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest
-from szpo.optim.settings import defaults
+from szpo.optim.checked_settings import defaults
 from szpo.types import Answer, Choice, Comparison, Prompt, Query, Row
 from szpo.voting import steps
 from szpo.voting.casting import VoteRequest

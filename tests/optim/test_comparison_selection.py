@@ -13,10 +13,12 @@ from scipy import special
 
 from szpo.aggregation import estimators
 from szpo.errors import UsageError
-from szpo.optim import comparison_selection, count_rules, optimizer, posterior, step_size, stopping
-from szpo.optim.settings import Selection, defaults, settings_from_json, settings_to_json
+from szpo.optim import comparison_selection, optimizer, posterior, step_size, stopping
+from szpo.optim.checked_settings import defaults, settings_from_json, settings_to_json
+from szpo.optim.settings import Selection
 from szpo.seeds import derive
 from szpo.types import Answer, Comparison, Floats, Prompt, Row, Tally
+from tests.support.tallies import coefficients
 
 LAYOUT = (("z", (4,)),)
 
@@ -65,13 +67,13 @@ def test_systematic_sampling_takes_each_with_its_probability(
 
 def test_a_draw_fills_up_with_identical_ones() -> None:
     q = np.array([0.0, 1.0, 0.0, 1.0, 0.0])
-    assert comparison_selection.drawn(q, 4, derive(0, "t")) == (0, 1, 2, 3)
-    assert comparison_selection.drawn(np.zeros(3), 2, derive(0, "t")) == (0, 1)
+    assert comparison_selection.draw(q, 4, derive(0, "t")) == (0, 1, 2, 3)
+    assert comparison_selection.draw(np.zeros(3), 2, derive(0, "t")) == (0, 1)
 
 
 def test_draws_by_key_meet_the_probabilities() -> None:
     q = comparison_selection.inclusion(np.array([1.0, 2.0, 3.0, 6.0]), 2, 0.2)
-    draws = [comparison_selection.drawn(q, 2, derive(1, "draw", step=i)) for i in range(4000)]
+    draws = [comparison_selection.draw(q, 2, derive(1, "draw", step=i)) for i in range(4000)]
     share = np.bincount([i for d in draws for i in d], minlength=4) / len(draws)
     assert share == pytest.approx(q, abs=4 * 0.5 / math.sqrt(len(draws)))
 
@@ -95,7 +97,7 @@ def test_content_by_hand() -> None:
 
 def test_identical_candidates_are_not_asked() -> None:
     same, other = comparison(("x", "x")), comparison(("x", "y"))
-    found = comparison_selection.chosen(
+    found = comparison_selection.choose(
         [same, other, same, other], Selection(4), 2, derive(0, "t")
     )
     assert found.q == (0, 1, 0, 1) and found.index == (1, 3)
@@ -121,7 +123,7 @@ def expected(
             tally = Tally(
                 k[None], (votes - k)[None], np.zeros((1, len(k))), identical[index][None], share
             )
-            found = count_rules.coefficients(settings, tally, mu=0.5, alpha=1.0)
+            found = coefficients(settings, tally, mu=0.5, alpha=1.0)
             total += (high - low) * float(chance) * float(found.coef[0])
     return total
 
@@ -143,7 +145,7 @@ def test_the_weighted_estimate_is_unbiased_under_selection(rule: str, votes: int
         k = np.arange(votes + 1.0)[:, None, None]
         chance = special.comb(votes, k) * special.expit(d) ** k * special.expit(-d) ** (votes - k)
         flat = np.full(k.shape, same)
-        one = count_rules.coefficients(
+        one = coefficients(
             settings, Tally(k, votes - k, 0 * k, flat), mu=np.full(votes + 1, 0.5), alpha=1.0
         )
         each.append(float((chance.ravel() * one.coef.ravel()).sum()))
@@ -157,8 +159,8 @@ def test_with_equal_shares_the_sum_is_the_mean() -> None:
     plus = rng.integers(0, 4, (3, 8)).astype(float)
     minus, tie = 3 - plus, np.zeros((3, 8))
     same = rng.random((3, 8)) < 0.2
-    one = estimators.estimate(plus, minus, tie, same)
-    other = estimators.estimate(plus, minus, tie, same, share=np.full((3, 8), 1 / 8))
+    one = estimators.estimate(Tally(plus, minus, tie, same))
+    other = estimators.estimate(Tally(plus, minus, tie, same, share=np.full((3, 8), 1 / 8)))
     assert other.delta == pytest.approx(one.delta)
     assert other.stderr == pytest.approx(one.stderr, rel=0.35)  # noise of identical ones aside
 
@@ -167,7 +169,7 @@ def test_votes_that_never_came_are_stood_for_by_the_others() -> None:
     share = np.array([[0.5, 0.25, 0.25]])
     counts = np.array([[True, False, True]])
     assert estimators.answered(share, counts).tolist() == [[2 / 3, 0, 1 / 3]]
-    none = estimators.estimate(*np.zeros((3, 1, 3)), np.zeros((1, 3), bool), share=share)
+    none = estimators.estimate(Tally(*np.zeros((3, 1, 3)), np.zeros((1, 3), bool), share=share))
     assert none.delta[0] == 0 and none.stderr[0] == math.inf
 
 
@@ -190,12 +192,12 @@ def test_ties_widen_the_standard_error_of_a_selection_as_they_do_without_one() -
     s = np.array([0.5, -0.5, 0.0])
     assert 1 / (chance @ s**2 - (chance @ s) ** 2) == pytest.approx(4 * (1 + nu / 2))
 
-    plain = estimators.estimate(*EIGHT, nu=nu)
+    plain = estimators.estimate(Tally(*EIGHT), nu=nu)
     share = np.full((1, 8), 1 / 8)
-    found = estimators.estimate(*EIGHT, nu=nu, share=share)
+    found = estimators.estimate(Tally(*EIGHT, share=share), nu=nu)
     assert found.delta[0] == pytest.approx(plain.delta[0])
     assert found.stderr[0] == pytest.approx(plain.stderr[0], rel=1e-12)
-    untied = estimators.estimate(*EIGHT, nu=0.0, share=share)
+    untied = estimators.estimate(Tally(*EIGHT, share=share), nu=0.0)
     assert found.stderr[0] == pytest.approx(untied.stderr[0] * math.sqrt(1 + nu / 2), rel=1e-12)
 
 
@@ -206,7 +208,9 @@ def test_the_standard_error_under_shares_is_the_spread_of_the_estimate() -> None
     votes = rng.multinomial(40, np.array([1, 1, nu]) / (2 + nu), size=(20_000, 4)).astype(float)
     plus, minus, tie = np.moveaxis(votes, -1, 0)
     none = np.zeros(plus.shape, bool)
-    found = estimators.estimate(plus, minus, tie, none, nu=nu, share=np.tile(share, (20_000, 1)))
+    found = estimators.estimate(
+        Tally(plus, minus, tie, none, share=np.tile(share, (20_000, 1))), nu=nu
+    )
     # The report is the larger of spread and noise; the noise alone must not be too small.
     low = float(np.quantile(found.stderr, 0.05))
     assert found.delta.std() < 1.03 * low
@@ -282,10 +286,10 @@ def test_selections_that_cannot_be(values: tuple[object, ...], said: str) -> Non
 
 def posterior_after(plus: float, minus: float) -> posterior.Posterior:
     """Of one direction x = (1, 0) with a prior of precision 1 in two dimensions."""
-    window = posterior.add(
-        posterior.Window.empty(2, 1), 0, np.array([[1.0, 0.0]]), np.array([[plus]]),
-        np.array([[minus]]), np.zeros((1, 1)), np.zeros((1, 1), bool), forget=1.0,
-    )  # fmt: skip
+    none = np.zeros((1, 1))
+    votes = Tally(none + plus, none + minus, none, none > 0)
+    empty, x = posterior.Window.empty(2, 1), np.array([[1.0, 0.0]])
+    window = posterior.add(empty, 0, x, votes, forget=1.0)
     return posterior.posterior(window, precision=1.0, forget=1.0)
 
 

@@ -8,10 +8,11 @@ import pytest
 
 from szpo.aggregation import estimators
 from szpo.aggregation.links import LINKS
-from szpo.optim import count_rules, optimizer, parameters
+from szpo.optim import optimizer, parameters
+from szpo.optim.checked_settings import defaults
 from szpo.optim.directions import Law
-from szpo.optim.settings import Settings, defaults
-from tests.support.tallies import SMALL, tally
+from szpo.optim.settings import Settings
+from tests.support.tallies import SMALL, coefficients, tally
 
 LOGISTIC = LINKS["logistic"]
 
@@ -37,7 +38,7 @@ def gradients(pairing, law, value, centre, mu, draws):
     low = centre - mu * v if pairing == "antithetic" else centre
     delta = value(centre + mu * v) - value(low)
     votes = tally(np.ones((draws, 1, 1)))
-    found = count_rules.coefficients(settings, votes, mu=mu, alpha=1.0, delta=delta[:, None])
+    found = coefficients(settings, votes, mu=mu, alpha=1.0, delta=delta[:, None])
     return found.coef * v
 
 
@@ -84,7 +85,7 @@ def test_votes_give_the_exact_expectation_of_the_gradient(votes, pairing):
         ways = [math.comb(votes, k) * p**k * (1 - p) ** (votes - k) for k in range(votes + 1)]
         weight = np.prod(np.array(ways)[outcomes.astype(int)], axis=1)
         counted = tally(outcomes[:, None], votes - outcomes[:, None])
-        found = count_rules.coefficients(settings, counted, mu=mu, alpha=1.0)
+        found = coefficients(settings, counted, mu=mu, alpha=1.0)
         logs = [math.log((k + 0.5) / (votes - k + 0.5)) for k in range(votes + 1)]
         exact = sum(w * log for w, log in zip(ways, logs, strict=True)) / (distance * mu)
         assert float(weight @ found.coef[:, 0]) == pytest.approx(exact, rel=1e-12)
@@ -97,7 +98,7 @@ def test_simulated_votes_agree_with_the_exact_expectation(votes):
     v = np.array([parameters.direction_vector(settings.space, t, 0) for t in range(200)])
     p = LOGISTIC.prob(sine(mu * v) - sine(-mu * v))
     plus = rng.binomial(votes, p[:, None, None], size=(reps, 200, 1, 8)).astype(float)
-    found = count_rules.coefficients(settings, tally(plus, votes - plus), mu=mu, alpha=1.0)
+    found = coefficients(settings, tally(plus, votes - plus), mu=mu, alpha=1.0)
     g = (found.coef * v).mean(1)  # one ĝ per repetition, averaged over the directions
     exact = (estimators.moments(p, votes)[0][:, None] / (2 * mu) * v).mean(0)
     error = np.linalg.norm(g.std(0)) / math.sqrt(reps)
@@ -114,14 +115,14 @@ def climbed(rule, goal, steps, **changes):
     for _ in range(steps):
         query = optimizer.ask(state)
         plus, minus = (
-            parameters.shifted(settings.space, theta, shift)["z"] for shift in query.shifts[0]
+            parameters.shift(settings.space, theta, shift)["z"] for shift in query.shifts[0]
         )
         delta = 0.5 * ((minus - goal) ** 2).sum() - 0.5 * ((plus - goal) ** 2).sum()
         p = LOGISTIC.prob(delta + 0.25 * rng.normal(size=(1, 4)))
         wins = rng.binomial(10, p).astype(float)
         state, updates, _ = optimizer.tell(state, query, tally(wins, 10 - wins))
         for update in updates:
-            theta = parameters.applied(settings.space, theta, update)
+            theta = parameters.apply_update(settings.space, theta, update)
     return 1 - float(((theta["z"] - goal) ** 2).sum() / (goal**2).sum())
 
 

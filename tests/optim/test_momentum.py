@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from szpo.optim import momentum, optimizer, parameters
+from szpo.optim.checked_settings import defaults
 from szpo.optim.directions import Law
 from szpo.optim.parameters import round13
-from szpo.optim.settings import Adam, defaults
+from szpo.optim.settings import Adam
 from szpo.types import Update
 from tests.support.tallies import SMALL, WIDE, random_tally, tally, told
 
@@ -23,7 +24,7 @@ def test_full_space_momentum_is_a_fold_of_undecayed_rows():
         state, updates, _ = optimizer.tell(state, optimizer.ask(state), votes)
         assert [u.coef for u in updates] == [0.5, -0.5]  # undecayed
         rows.extend(updates)
-        added = momentum.fold(settings, rows, step)
+        added = momentum.added_updates(settings, rows, step)
         expected = [
             Update(step - j, k, coef=sign * 0.5 * 0.5**j)
             for j in range(min(step, 2) + 1)
@@ -31,21 +32,24 @@ def test_full_space_momentum_is_a_fold_of_undecayed_rows():
         ]
         assert list(added) == expected
         # Later rows and the order of the record do not matter.
-        assert momentum.fold(settings, [*reversed(rows), Update(9, 0, coef=1.0)], step) == added
+        assert (
+            momentum.added_updates(settings, [*reversed(rows), Update(9, 0, coef=1.0)], step)
+            == added
+        )
 
 
 def test_folded_coefficients_are_rounded_again():
     settings = defaults(1, WIDE, rule="sign", momentum=0.9, momentum_terms=3)
     coef = float(round13(0.1234567))
-    added = momentum.fold(settings, [Update(0, 0, coef=coef)], 3)
+    added = momentum.added_updates(settings, [Update(0, 0, coef=coef)], 3)
     assert added == (Update(0, 0, coef=float(round13(0.9 * 0.9 * 0.9 * coef))),)
-    assert momentum.fold(settings, [Update(0, 0, coef=coef)], 4) == ()
+    assert momentum.added_updates(settings, [Update(0, 0, coef=coef)], 4) == ()
 
 
 def test_without_momentum_a_fold_is_the_step_itself():
     settings = defaults(1, WIDE, rule="sign", K=2)
     rows = [Update(1, 1, coef=1.0), Update(1, 0, coef=0.0), Update(0, 0, coef=2.0)]
-    assert momentum.fold(settings, rows, 1) == (rows[1], rows[0])
+    assert momentum.added_updates(settings, rows, 1) == (rows[1], rows[0])
 
 
 def test_small_momentum_and_fold_tell_the_same_story():
@@ -90,7 +94,7 @@ def test_adam_sees_the_size_of_a_gradient_at_a_small_radius():
     state, _, info = told(settings, tally([[1.0, 1, 1, 1]]))
     assert not info.capped
     split, _, _ = told(settings, tally([[1.0, 1, 1, 0]], [[0.0, 0, 0, 1]]))
-    assert state.memory.first == pytest.approx(2 * split.memory.first, rel=1e-12)
+    assert state.carried.memory.first == pytest.approx(2 * split.carried.memory.first, rel=1e-12)
 
 
 def test_a_vector_step_is_capped_too():

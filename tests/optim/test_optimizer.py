@@ -11,12 +11,22 @@ from hypothesis import strategies as st
 
 from szpo.aggregation import estimators
 from szpo.errors import RunError, UsageError
-from szpo.optim import count_rules, optimizer, parameters, step_size
+from szpo.optim import optimizer, parameters, step_size
+from szpo.optim.checked_settings import defaults, settings_from_json, settings_to_json
 from szpo.optim.directions import Law
 from szpo.optim.parameters import Space, round13
-from szpo.optim.settings import Adam, Schedule, defaults, settings_from_json, settings_to_json
+from szpo.optim.settings import Adam, Schedule
+from szpo.optim.state import state_to_json
 from szpo.types import Query, Shift, Tally, Update
-from tests.support.tallies import SMALL, WIDE, random_tally, tally, told
+from tests.support.tallies import (
+    SMALL,
+    WIDE,
+    coefficients,
+    default_alpha,
+    random_tally,
+    tally,
+    told,
+)
 
 
 @pytest.mark.parametrize("pairing", ["antithetic", "forward"])
@@ -141,9 +151,9 @@ def test_one_repetition_of_the_arrays_is_the_ordinary_loop(rule):
     seeds = range(20)
     all_settings = [defaults(seed, WIDE, rule=rule, K=2, N=3, M=2) for seed in seeds]
     many = random_tally(rng, all_settings[0], (len(all_settings),))
-    alpha = step_size.default_alpha(all_settings[0])
+    alpha = default_alpha(all_settings[0])
     mu = step_size.base_mu(all_settings[0])
-    found = count_rules.coefficients(all_settings[0], many, mu=mu, alpha=alpha)
+    found = coefficients(all_settings[0], many, mu=mu, alpha=alpha)
     for i, settings in enumerate(all_settings):
         one = Tally(many.plus[i], many.minus[i], many.tie[i], many.identical[i])
         _, updates, info = told(settings, one)
@@ -156,7 +166,7 @@ def test_one_repetition_of_the_arrays_is_the_ordinary_loop(rule):
 def test_radius_and_step_size_may_differ_between_repetitions():
     settings = defaults(0, WIDE, rule="sign", N=1)
     votes = tally(np.ones((2, 1, 1)))
-    found = count_rules.coefficients(settings, votes, mu=[1.0, 0.001], alpha=[0.5, 0.5])
+    found = coefficients(settings, votes, mu=[1.0, 0.001], alpha=[0.5, 0.5])
     assert found.coef.tolist() == [[0.5], [0.01]]
     assert found.capped.tolist() == [[False], [True]]
 
@@ -228,10 +238,13 @@ def test_a_state_is_rebuilt_by_telling_again(case):
         rows.append(updates)
     stored = json.loads(json.dumps(settings_to_json(settings)))
     again = settings_from_json(stored)
-    for rebuilt in (optimizer.retell(again, tallies), optimizer.retell(again, tallies, mus)):
-        assert optimizer.state_to_json(rebuilt) == optimizer.state_to_json(state)
-    json.dumps(optimizer.state_to_json(state), allow_nan=False)
-    half = optimizer.retell(again, tallies[:11])
+    for rebuilt in (
+        optimizer.replay_state(again, tallies),
+        optimizer.replay_state(again, tallies, mus),
+    ):
+        assert state_to_json(rebuilt) == state_to_json(state)
+    json.dumps(state_to_json(state), allow_nan=False)
+    half = optimizer.replay_state(again, tallies[:11])
     assert optimizer.tell(half, optimizer.ask(half), tallies[11])[1] == rows[11]
 
 

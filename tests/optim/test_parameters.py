@@ -86,7 +86,7 @@ def test_coefficient_times_direction_is_exact_in_fp32(coef, step):
 def test_sum_has_a_single_rounding():
     space, theta = Space(1, LAYOUT, PLAIN), random_theta()
     coef = float(c.round13(0.0137))
-    after = c.applied(space, theta, Update(3, 0, coef=coef))
+    after = c.apply_update(space, theta, Update(3, 0, coef=coef))
     v = c.direction(space, 3, 0)
     for name, _ in LAYOUT:
         exact = theta[name].astype(np.float64) + coef * v[name].astype(np.float64)
@@ -97,9 +97,9 @@ def test_sum_has_a_single_rounding():
 def test_both_sides_are_written_from_theta():
     space, theta = Space(1, LAYOUT, PLAIN), random_theta()
     radius = float(c.round13(0.3))
-    plus = c.shifted(space, theta, Shift(0, 0, 1, radius))
-    minus = c.shifted(space, theta, Shift(0, 0, -1, radius))
-    same = c.shifted(space, theta, Shift(0, 0, 0, radius))
+    plus = c.shift(space, theta, Shift(0, 0, 1, radius))
+    minus = c.shift(space, theta, Shift(0, 0, -1, radius))
+    same = c.shift(space, theta, Shift(0, 0, 0, radius))
     v = c.direction(space, 0, 0)
     for name, _ in LAYOUT:
         assert (plus[name] == theta[name] + np.float32(radius) * v[name]).all()
@@ -114,9 +114,9 @@ def cycles(count):
     before = c.digest(theta, LAYOUT)
     for step in range(count):
         for sign in (1, -1):
-            side = c.shifted(space, theta, Shift(step, 0, sign, 0.25))
+            side = c.shift(space, theta, Shift(step, 0, sign, 0.25))
             assert c.digest(side, LAYOUT) != before
-        theta = c.shifted(space, theta, Shift(step, 0, 0, 0.25))
+        theta = c.shift(space, theta, Shift(step, 0, 0, 0.25))
     return before, c.digest(theta, LAYOUT)
 
 
@@ -134,7 +134,7 @@ def test_10000_perturb_restore_cycles_leave_the_hash():
 def test_zero_coefficient_keeps_every_bit():
     theta = {"z": np.array([-0.0, 1.0], dtype=np.float32)}
     space = Space(0, (("z", (2,)),), PLAIN)
-    after = c.applied(space, theta, Update(0, 0, coef=0.0))
+    after = c.apply_update(space, theta, Update(0, 0, coef=0.0))
     assert after["z"].tobytes() == theta["z"].tobytes()
 
 
@@ -142,7 +142,7 @@ def test_vector_update_is_added_in_fp32():
     layout = (("theta", (2, 2)),)
     theta = random_theta(layout)
     vector = tuple(np.float32([0.1, -0.2, 0.3, 1e-8]).tolist())
-    after = c.applied(Space(0, layout, PLAIN), theta, Update(0, 0, vector=vector))
+    after = c.apply_update(Space(0, layout, PLAIN), theta, Update(0, 0, vector=vector))
     expected = theta["theta"] + np.float32(vector).reshape(2, 2)
     assert (after["theta"] == expected).all()
 
@@ -212,9 +212,9 @@ def test_non_finite_coefficients_name_the_step_and_apply_nothing(value):
     space, theta = Space(0, LAYOUT, PLAIN), random_theta()
     before = c.digest(theta, LAYOUT)
     with pytest.raises(RunError, match=r"step 7: coefficient of direction 2 is .*nothing was"):
-        c.applied(space, theta, Update(7, 2, coef=value))
+        c.apply_update(space, theta, Update(7, 2, coef=value))
     with pytest.raises(RunError, match="step 7: radius of direction 0 is"):
-        c.shifted(space, theta, Shift(7, 0, 1, value))
+        c.shift(space, theta, Shift(7, 0, 1, value))
     assert c.digest(theta, LAYOUT) == before
 
 
@@ -222,19 +222,19 @@ def test_an_overflow_is_found_before_it_is_applied():
     space, theta = Space(0, LAYOUT, PLAIN), random_theta()
     theta["a.B"][:] = np.copysign(np.float32(3e38), c.direction(space, 1, 0)["a.B"])
     with pytest.raises(RunError, match=r"step 1: the coefficient would make tensor a\.B non-fin"):
-        c.applied(space, theta, Update(1, 0, coef=2.0**127))
+        c.apply_update(space, theta, Update(1, 0, coef=2.0**127))
 
 
 def test_updates_that_do_not_fit_are_refused():
     space, theta = Space(0, LAYOUT, PLAIN), random_theta()
     with pytest.raises(UsageError, match="more than 13 significant bits"):
-        c.applied(space, theta, Update(0, 0, coef=0.1))
+        c.apply_update(space, theta, Update(0, 0, coef=0.1))
     with pytest.raises(UsageError, match="exactly one of coef and vector"):
-        c.applied(space, theta, Update(0, 0))
+        c.apply_update(space, theta, Update(0, 0))
     with pytest.raises(UsageError, match="layout of one tensor"):
-        c.applied(space, theta, Update(0, 0, vector=(0.0,) * 11))
+        c.apply_update(space, theta, Update(0, 0, vector=(0.0,) * 11))
     single = Space(0, (("z", (2,)),), PLAIN)
     with pytest.raises(UsageError, match="vector of 3 for 2 coordinates"):
-        c.applied(single, c.zeros(single.layout), Update(0, 0, vector=(0.0,) * 3))
+        c.apply_update(single, c.zeros(single.layout), Update(0, 0, vector=(0.0,) * 3))
     with pytest.raises(UsageError, match=r"tensor z is float64 \(2,\)"):
         c.digest({"z": np.zeros(2)}, single.layout)

@@ -9,7 +9,8 @@ from scipy import integrate, optimize, stats
 from szpo.aggregation.links import LINKS
 from szpo.errors import UsageError
 from szpo.optim import optimizer, parameters, posterior, step_size
-from szpo.optim.settings import Schedule, defaults
+from szpo.optim.checked_settings import defaults
+from szpo.optim.settings import Schedule
 from szpo.types import Tally
 
 SIGMA = LINKS["logistic"].prob
@@ -32,7 +33,9 @@ def filled(rng, w, steps, votes, noise=0.0, *, forget=0.97, n=N):
         p = SIGMA(eta + noise * rng.normal(size=(*eta.shape[:-1], n)))
         plus = rng.binomial(votes, p).astype(float)
         none = np.zeros_like(plus)
-        window = posterior.add(window, step, x, plus, votes - plus, none, none > 0, forget=forget)
+        window = posterior.add(
+            window, step, x, Tally(plus, votes - plus, none, none > 0), forget=forget
+        )
     return window
 
 
@@ -161,9 +164,13 @@ def test_identical_comparisons_do_not_enter():
     x, one = np.ones((1, 2)), np.ones((1, 3))
     identical = np.array([[False, True, True]])
     empty = posterior.Window.empty(2, 3)
-    window = posterior.add(empty, 0, x, one, 0 * one, 0 * one, identical, forget=0.97)
+    window = posterior.add(empty, 0, x, Tally(one, 0 * one, 0 * one, identical), forget=0.97)
     alone = posterior.add(
-        empty, 0, x, np.array([[1.0, 0, 0]]), 0 * one, 0 * one, identical & False, forget=0.97
+        empty,
+        0,
+        x,
+        Tally(np.array([[1.0, 0, 0]]), 0 * one, 0 * one, identical & False),
+        forget=0.97,
     )
     assert posterior.posterior(window, precision=1.0, forget=0.97).w.tolist() == (
         posterior.posterior(alone, precision=1.0, forget=0.97).w.tolist()
@@ -173,7 +180,7 @@ def test_identical_comparisons_do_not_enter():
 def test_a_tie_is_half_a_vote_for_either_side():
     x, two = np.ones((1, 1)), np.full((1, 1), 2.0)
     window = posterior.add(
-        posterior.Window.empty(1, 1), 0, x, 0 * two, 0 * two, two, two < 0, forget=0.97
+        posterior.Window.empty(1, 1), 0, x, Tally(0 * two, 0 * two, two, two < 0), forget=0.97
     )
     assert (window.plus.item(), window.minus.item(), window.ties.item()) == (1.0, 1.0, 2.0)
     assert posterior.posterior(window, precision=1.0, forget=0.97).w.tolist() == [0.0]
@@ -183,11 +190,11 @@ def test_old_votes_weigh_less_and_leave():
     x, one = np.ones((1, 1)), np.ones((1, 1))
     window = posterior.Window.empty(1, 1)
     for step in range(300):
-        window = posterior.add(window, step, x, one, 0 * one, 0 * one, one < 0, forget=0.97)
+        window = posterior.add(window, step, x, Tally(one, 0 * one, 0 * one, one < 0), forget=0.97)
     # .97^226 = .00102 stays, .97^227 = .00099 leaves.
     assert window.steps.tolist() == list(range(73, 300))
     single = posterior.add(
-        posterior.Window.empty(1, 1), 0, x, one, 0 * one, 0 * one, one < 0, forget=0.5
+        posterior.Window.empty(1, 1), 0, x, Tally(one, 0 * one, 0 * one, one < 0), forget=0.5
     )
     fresh = posterior.posterior(single, precision=1.0, forget=0.5)
     old = posterior.posterior(single, precision=1.0, forget=0.5, step=3)
@@ -217,7 +224,11 @@ def test_noise_is_not_made_up_from_ties():
     votes = rng.multinomial(4, [1 / 3] * 3, size=(4000, 4)).astype(float)
     window = posterior.Window.empty(1, 4)
     window = posterior.add(
-        window, 0, np.ones((4000, 1)), *np.moveaxis(votes, -1, 0), votes[..., 0] < 0, forget=1.0
+        window,
+        0,
+        np.ones((4000, 1)),
+        Tally(*np.moveaxis(votes, -1, 0), votes[..., 0] < 0),
+        forget=1.0,
     )
     assert posterior.posterior(window, precision=1.0, forget=0.97).s < 0.25
 

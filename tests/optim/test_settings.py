@@ -7,8 +7,9 @@ import pytest
 
 from szpo.errors import UsageError
 from szpo.optim import step_size
+from szpo.optim.checked_settings import defaults, settings_from_json, settings_to_json
 from szpo.optim.directions import Law
-from szpo.optim.settings import Adam, Schedule, defaults, settings_from_json, settings_to_json
+from szpo.optim.settings import Adam, Schedule
 from tests.support.tallies import SMALL, WIDE
 
 

@@ -7,11 +7,20 @@ import numpy as np
 import pytest
 
 from szpo.errors import UsageError
-from szpo.optim import count_rules, optimizer, step_size
+from szpo.optim import optimizer, step_size
+from szpo.optim.checked_settings import defaults
 from szpo.optim.directions import Law
-from szpo.optim.settings import Schedule, defaults
+from szpo.optim.settings import Schedule
 from szpo.types import Update
-from tests.support.tallies import SMALL, WIDE, random_tally, tally, told
+from tests.support.tallies import (
+    SMALL,
+    WIDE,
+    coefficients,
+    default_alpha,
+    random_tally,
+    tally,
+    told,
+)
 
 
 @pytest.mark.parametrize("rule", ["known", "margin", "sign"])
@@ -20,8 +29,8 @@ def test_default_step_has_the_length_of_kl_step(rule, K, N, M):
     rng = np.random.default_rng(0)
     settings = defaults(1, (("z", (16,)),), rule=rule, K=K, N=N, M=M)
     plus = rng.binomial(M, 0.5, size=(20_000, K, N)).astype(float)
-    alpha, mu = step_size.default_alpha(settings), step_size.base_mu(settings)
-    found = count_rules.coefficients(settings, tally(plus, M - plus), mu=mu, alpha=alpha)
+    alpha, mu = default_alpha(settings), step_size.base_mu(settings)
+    found = coefficients(settings, tally(plus, M - plus), mu=mu, alpha=alpha)
     length = math.sqrt((found.coef**2).sum(-1).mean() * settings.dim)
     # With N·M even the sign is now and then an exact tie, which moves nothing.
     tied = (plus.sum(-1) * 2 == N * M).mean() if rule == "sign" else 0.0
@@ -54,14 +63,16 @@ def test_warmup_spends_votes_moves_nothing_and_sets_alpha(rule):
             squares.append(one**2)
     mu = step_size.base_mu(settings)
     wanted = mu * math.sqrt(0.03 / 1.62) / math.sqrt(np.mean(squares))
-    assert state.alpha == pytest.approx(wanted * (2 * mu if rule == "known" else 1), rel=1e-12)
+    assert state.carried.alpha == pytest.approx(
+        wanted * (2 * mu if rule == "known" else 1), rel=1e-12
+    )
     assert updates[0].coef != 0.0
 
 
 def test_a_warmup_of_ties_falls_back_to_vote_noise():
     settings = defaults(1, (("w", (100,)),), N=2, warmup=1)
     state, _, _ = told(settings, tally([[1, 0]], [[0, 1]]))
-    assert state.alpha == step_size.default_alpha(settings)
+    assert state.carried.alpha == default_alpha(settings)
 
 
 def test_what_nobody_voted_on_measures_nothing():
@@ -70,8 +81,8 @@ def test_what_nobody_voted_on_measures_nothing():
     state = optimizer.init(settings)
     for votes in (tally([[0, 0], [1, 1]]), tally(np.zeros((2, 2)))):
         state, _, _ = optimizer.tell(state, optimizer.ask(state), votes)
-    assert state.warm == (math.log(3) ** 2,)
-    assert state.alpha == step_size.default_alpha(settings, math.log(3))
+    assert state.carried.warm == (math.log(3) ** 2,)
+    assert state.carried.alpha == default_alpha(settings, math.log(3))
 
 
 def test_a_warmup_whose_last_step_is_void_measures_one_later():
@@ -87,8 +98,8 @@ def test_a_warmup_whose_last_step_is_void_measures_one_later():
 def test_a_warmup_measures_the_size_of_a_schedule():
     settings = defaults(1, (("w", (100,)),), N=1, warmup=1, alpha=Schedule("inverse", None, 1.0))
     state, _, info = told(settings, tally([[1]]), steps=2)
-    assert state.alpha == step_size.default_alpha(settings, math.log(3))
-    assert info.extra["alpha"] == state.alpha / 2
+    assert state.carried.alpha == default_alpha(settings, math.log(3))
+    assert info.extra["alpha"] == state.carried.alpha / 2
 
 
 def test_alpha_follows_its_schedule():

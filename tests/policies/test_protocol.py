@@ -125,7 +125,7 @@ def test_members_are_theta_plus_and_minus_the_direction() -> None:
     for sign in (1, -1):
         shift = Shift(3, 1, sign, 0.75)  # type: ignore[arg-type]
         asked = policy.rollout([PROMPTS], [shift], seed=4)
-        other.move_to(parameters.shifted(policy.space, theta, shift))
+        other.move_to(parameters.shift(policy.space, theta, shift))
         # Shift 0 of the same k shares the numbers, so the answers must be the same.
         assert other.rollout([PROMPTS], [Shift(3, 1, 0, 0.0)], seed=4) == asked
 
@@ -165,7 +165,7 @@ def test_the_updates_of_a_run_change_theta_as_the_coordinates_say() -> None:
         )
         update = Update(step, 0, vector=(0.1, 0.0, -0.2, 0.05))
         policy.apply(update)
-        theta = parameters.applied(policy.space, theta, update)
+        theta = parameters.apply_update(policy.space, theta, update)
         assert policy.digest() == parameters.digest(theta, policy.layout, subspace.basis_sha256)
 
 

@@ -70,7 +70,7 @@ def test_a_fold_is_the_same_bits_on_any_device_and_in_one_rounding_or_two(device
     rng = np.random.default_rng(3)
     theta = {name: rng.normal(size=shape).astype(np.float32) for name, shape in SPACE.layout}
     for step, coef in enumerate(coefficients(rounded=True)):
-        theta = parameters.applied(SPACE, theta, Update(step, 0, coef=float(coef)))
+        theta = parameters.apply_update(SPACE, theta, Update(step, 0, coef=float(coef)))
     wanted = parameters.digest(theta, SPACE.layout)
     assert folded(device, way, coefficients(rounded=True)) == wanted
 
@@ -96,7 +96,7 @@ def test_plus_and_minus_reach_the_device_bit_for_bit(device, kind):
     adapters = [parameters.basis_sha256(each.factors()) for each in (policy, copy)]
     assert adapters[0] == adapters[1]
     sides = [
-        parameters.shifted(policy.space, policy.theta(), Shift(3, 0, sign, 0.125))
+        parameters.shift(policy.space, policy.theta(), Shift(3, 0, sign, 0.125))
         for sign in (1, -1)
     ]
     deltas = policy.deltas(sides)

@@ -20,9 +20,9 @@ from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
 from szpo.ledger.schema import schema
 from szpo.ledger.theta import theta_digest
-from szpo.optim import optimizer
 from szpo.optim import parameters as optim_parameters
-from szpo.optim.settings import settings_to_json
+from szpo.optim.checked_settings import settings_to_json
+from szpo.optim.state import state_to_json
 from szpo.replay import replay, verification
 from szpo.reports import votes
 from szpo.training import controller
@@ -116,7 +116,7 @@ def test_the_fold_is_what_the_policy_holds(tmp_path, layout, changes):
             assert optim_parameters.digest(theta, settings.layout) == digest
         report = verification.verify(ledger)
         assert report.ok, str(report)
-        exact = settings.rule != "bayes" and not settings.vectored
+        exact = settings.rule != "bayes" and not settings.carries
         assert {c.promise for c in report.steps} == {"exact" if exact else "1e-9"}
         assert len(report.lines) == 5 and "verified" in str(report)
         with pytest.raises(UsageError, match="5 steps are applied; there is no 6"):
@@ -129,7 +129,7 @@ def test_the_state_is_a_function_of_the_record(tmp_path):
         state = replay.retell(ledger, settings)
         again = replay.retell(ledger, settings)
         assert state.step == 2
-        assert optimizer.state_to_json(state) == optimizer.state_to_json(again)
+        assert state_to_json(state) == state_to_json(again)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 8])

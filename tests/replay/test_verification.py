@@ -13,8 +13,8 @@ from szpo.ledger import canonical, run_spec
 from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
 from szpo.optim import parameters as optim_parameters
+from szpo.optim.checked_settings import settings_to_json
 from szpo.optim.directions import DIRECTION_VERSION
-from szpo.optim.settings import settings_to_json
 from szpo.replay import verification
 from szpo.training import controller
 from szpo.training.services import Bounds, Hooks

@@ -130,9 +130,9 @@ def test_a_record_of_other_probabilities_is_refused(
     go(settings, ledger, policy, until_step=1)
     (event,) = ledger.events("generated")
     notes = json.loads(json.dumps(event["body"]["selection"]))
-    assert comparison_selection.recorded(settings, 0, notes).shape == (1, 4)
+    assert comparison_selection.recorded_shares(settings, 0, notes).shape == (1, 4)
     with pytest.raises(IntegrityError, match=said):
-        comparison_selection.recorded(settings, 0, changed(notes))
+        comparison_selection.recorded_shares(settings, 0, changed(notes))
     ledger.close()
 
 

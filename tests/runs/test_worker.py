@@ -10,8 +10,8 @@ from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest
 from szpo.optim import optimizer
+from szpo.optim.checked_settings import settings_to_json
 from szpo.optim.directions import DIRECTION_VERSION
-from szpo.optim.settings import settings_to_json
 from szpo.replay import verification
 from szpo.runs import worker
 from szpo.runs.samples import Source

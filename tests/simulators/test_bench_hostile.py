@@ -2,73 +2,84 @@
 
 import csv
 import json
+import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from szpo import seeds
-from szpo.aggregation.weighting import Ballots
+from szpo.aggregation.weighting import VotesByVoter
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.optim import optimizer
 from szpo.replay import verification
-from szpo.types import Prompt
 from szpo_simulators.bench.language import demo
 from szpo_simulators.bench.voters import hostile, hostile_runs
-from szpo_simulators.worlds import yard_repetitions
-from szpo_simulators.worlds.yard import TabularPolicy, Walk, Yard
-from szpo_simulators.worlds.yard_repetitions import World
+from szpo_simulators.worlds import people, repetitions
+from szpo_simulators.worlds.people import People
+from szpo_simulators.worlds.policies import PROMPT, WorldPolicy, worth
+from szpo_simulators.worlds.world import draws
+from szpo_simulators.worlds.yard import COST
+from szpo_simulators.worlds.yard_world import YardWorld
 
 
-def one_by_one(world, root_seed, steps):
-    """The same repetition through ask, rollout, tell and apply."""
-    settings = world.settings(root_seed)
-    policy, yard, liked = TabularPolicy(root_seed), world.yard, Walk()
-    state = optimizer.init(settings)
-    beta = np.array([world.beta] * (world.members - world.hostile) + [-world.beta] * world.hostile)
-    for step in range(steps):
-        query = optimizer.ask(state)
-        cells = yard_repetitions.starts(world, root_seed, step)
-        places = [divmod(int(cell), yard.columns) for cell in cells]
-        prompts = [Prompt.user(f"Walk from row {r}, column {c}.") for r, c in places]
-        key = seeds.derive(root_seed, "rollout", step=step)
-        batches = policy.rollout(
-            [prompts] * 2, query.shifts[0], seed=int.from_bytes(key[:8], "big") >> 1
-        )
-        worth = np.array(
-            [[liked.score(p, a) for p, a in zip(prompts, batch, strict=True)] for batch in batches]
-        )
-        gap = (worth[0] - worth[1]).reshape(world.comparisons, world.rows).mean(1)
-        seats = world.seats(step)
-        coin = yard_repetitions.chance(world, root_seed, step)
-        said = np.zeros((world.members, 1, world.comparisons), dtype=np.int8)
-        chosen = np.where(coin < 1 / (1 + np.exp(-beta[seats] * gap)), 1, -1)
-        said[seats, 0, np.arange(world.comparisons)] = chosen
-        cast = Ballots(world.names, said, np.abs(gap)[None] < 1e-12)
-        state, updates, _ = optimizer.tell(state, query, cast.tally(), ballots=cast)
-        for update in updates:
-            policy.apply(update)
-    return policy.theta()["logits"].ravel()
+def test_the_yards_walks_by_the_array_are_the_yards():
+    """Returns are those of the full walks; their mean is the exact value; cells are walkable."""
+    world, rng = YardWorld(), np.random.default_rng(1)
+    theta = rng.normal(size=(2, world.dim)).astype(np.float32)
+    u = rng.random((2, 20_000, world.width)).astype(np.float32)
+    walked = world.walks(theta, u)
+    assert np.array_equal(walked.returns, world.returns(theta, u))
+    error = walked.returns.std(1) / math.sqrt(20_000)
+    assert np.abs(walked.returns.mean(1) - world.value(theta)).max() < 4 * error.max()
+    yard = world.yard
+    begin, end = walked.states[..., 0], walked.states[..., -1]
+    assert set(np.unique(begin)) == set(yard.starts)
+    assert np.allclose(walked.returns, yard.ending[end] - COST * walked.moves)
+    assert walked.moves.min() >= 1 and walked.moves.max() == yard.horizon
 
 
 @pytest.mark.parametrize("kind", ["equal", "skill"])
 def test_many_repetitions_are_each_the_ordinary_loop(kind):
-    world = World(5.8, hostile=2, comparisons=4, rows=2, weighting=kind)
-    found = yard_repetitions.train(world, [3, 4], votes=4 * 12)
-    for theta, root_seed in zip(found, (3, 4), strict=True):
-        assert theta == pytest.approx(one_by_one(world, root_seed, 12), abs=1e-5)
+    world, panel = YardWorld(), People("bt70+hostile=2", 5.8, 7)
+    chosen = repetitions.settings_for(world, rule="bayes", N=4, D=2, mu=0.4, weighting=kind)
+    found = repetitions.train(world, chosen, [3, 4], 12, panel=panel)
+    for theta, root_seed in zip(found.theta, (3, 4), strict=True):
+        assert theta == pytest.approx(one_by_one(world, chosen, root_seed, panel, 12), abs=1e-5)
+
+
+def one_by_one(world, chosen, root_seed, panel, steps):
+    """The same repetition through ask, rollout, tell and apply."""
+    chosen = replace(chosen, root_seed=root_seed)
+    policy = WorldPolicy(world, root_seed, chosen.law)
+    state, shape = optimizer.init(chosen), (1, chosen.N, chosen.M)
+    for step in range(steps):
+        query = optimizer.ask(state)
+        batches = policy.rollout(
+            [[PROMPT] * (chosen.N * chosen.D)] * 2, query.shifts[0], seed=step
+        )
+        totals = np.array([[worth(answer) for answer in batch] for batch in batches])
+        gap = (totals[0] - totals[1]).reshape(1, 1, chosen.N, chosen.D).mean(-1)
+        numbers = people.coins([root_seed], step, shape)
+        cast = people.cast_votes(
+            panel, panel.raters([root_seed]), step, (gap, None, None),
+            (numbers[0][0], numbers[1][0]),
+        )  # fmt: skip
+        voters = VotesByVoter(cast.voters, cast.verdicts[0], cast.identical[0])
+        state, updates, _ = optimizer.tell(state, query, voters.tally(), by_voter=voters)
+        for update in updates:
+            policy.apply(update)
+    return policy.theta()["theta"]
 
 
 def test_hostile_members_change_votes_and_nothing_else():
-    honest, mixed = World(5.8), World(5.8, hostile=2)
-    assert np.array_equal(
-        yard_repetitions.starts(honest, 1, 5), yard_repetitions.starts(mixed, 1, 5)
-    )
-    gained = []
-    for world in (honest, mixed):
-        theta = yard_repetitions.train(world, range(4), votes=160).astype(float)
-        gained.append(np.mean([Yard().value(t.reshape(-1, 4)) for t in theta]))
-    assert gained[0] > gained[1]
+    world = YardWorld()
+    assert np.array_equal(draws(world, [1], 5, 0, 8), draws(world, [1], 5, 0, 8))
+    gained = [
+        hostile.gains(hostile.Case(5.8, hostile=bad), range(4), lambda done: None).mean()
+        for bad in (0, 2)
+    ]
+    assert gained[0] > gained[1] > 0
 
 
 def test_a_step_with_a_fifth_of_hostile_voters_is_lost_to_the_pool_and_saved_by_the_median():

@@ -35,11 +35,11 @@ def test_what_a_sign_keeps_by_counting_every_outcome():
         sums = [sum(votes) for votes in product((-1, 1), repeat=n)]
         size = sum(map(abs, sums)) / 2**n
         moved = sum(s != 0 for s in sums) / 2**n
-        assert float(efficiency.kept_by_sign(n)) == pytest.approx(size**2 / (n * moved))
+        assert float(efficiency.sign_efficiency(n)) == pytest.approx(size**2 / (n * moved))
 
 
 def test_the_limits_of_what_a_sign_keeps():
-    kept = {n: float(efficiency.kept_by_sign(n)) for n in (1, 2, 3, 4, 12, 64, 10_001)}
+    kept = {n: float(efficiency.sign_efficiency(n)) for n in (1, 2, 3, 4, 12, 64, 10_001)}
     assert kept[1] == kept[2] == 1 and kept[3] == 0.75 and kept[4] == 0.9
     # 12: E|S| = 12·C(11, 5)/2¹¹ = 2.70703, P(tie) = C(12, 6)/2¹² = .225586; 64 likewise.
     assert kept[12] == pytest.approx(2.70703125**2 / (12 * (1 - 0.2255859375)))
@@ -50,12 +50,12 @@ def test_the_limits_of_what_a_sign_keeps():
 @pytest.mark.parametrize("n", rules.VOTES)
 def test_exact_small_and_simulated_merits_agree(n):
     sign, margin = efficiency.merits(n, 0.01)
-    assert sign / margin == pytest.approx(float(efficiency.kept_by_sign(n)), rel=1e-3)
+    assert sign / margin == pytest.approx(float(efficiency.sign_efficiency(n)), rel=1e-3)
     # At small signal a margin's merit is its votes times E[x²]/4.
     assert margin == pytest.approx(n * 0.01**2 / 4, rel=1e-2)
     sign, margin = efficiency.merits(n, 1.0)
     for rule, merit in (("sign", sign), ("margin", margin)):
-        found = efficiency.simulated(n, 1.0, rule, 80_000, 3)
+        found = efficiency.simulate_merit(n, 1.0, rule, 80_000, 3)
         assert found.mean() == pytest.approx(merit, abs=4 * found.std() / sqrt(40) + 1e-3)
 
 
@@ -63,16 +63,16 @@ def test_exact_small_and_simulated_merits_agree(n):
 def test_with_one_or_two_votes_sign_and_margin_are_one_rule(n):
     found = [
         repetitions.train(
-            DENSE, repetitions.settings(DENSE, rule=rule, N=n, alpha=0.2), [1, 2], 30
+            DENSE, repetitions.settings_for(DENSE, rule=rule, N=n, alpha=0.2), [1, 2], 30
         ).theta
         for rule in ("sign", "margin")
     ]
     np.testing.assert_array_equal(*found)
     three = repetitions.train(
-        DENSE, repetitions.settings(DENSE, rule="sign", N=3, alpha=0.2), [1], 30
+        DENSE, repetitions.settings_for(DENSE, rule="sign", N=3, alpha=0.2), [1], 30
     ).theta
     other = repetitions.train(
-        DENSE, repetitions.settings(DENSE, rule="margin", N=3, alpha=0.2), [1], 30
+        DENSE, repetitions.settings_for(DENSE, rule="margin", N=3, alpha=0.2), [1], 30
     ).theta
     assert np.abs(three - other).max() > 0.1
 
@@ -165,7 +165,7 @@ def test_a_cell_is_the_runs_it_names():
         law="block:10", panel="probit", beta=2.0, crn=True,
     )  # fmt: skip
     found = runs.work(asked)
-    chosen = repetitions.settings(runs.WORLDS["sparse"], rule="sign", N=4, M=3, D=2, alpha=0.2,
+    chosen = repetitions.settings_for(runs.WORLDS["sparse"], rule="sign", N=4, M=3, D=2, alpha=0.2,
                            law=runs.law("block:10"))  # fmt: skip
     expected = repetitions.train(
         runs.WORLDS["sparse"], chosen, [5, 6], 20, panel=oracle.Panel("probit", 2.0)

@@ -8,7 +8,7 @@ import pytest
 from scipy.special import ndtri
 
 from szpo.aggregation import weighting
-from szpo.aggregation.weighting import Ballots
+from szpo.aggregation.weighting import VotesByVoter
 from szpo.errors import UsageError
 from szpo.optim import optimizer
 from szpo_simulators.panels.flaws import members
@@ -71,11 +71,11 @@ def one_by_one(chosen, root_seed, steps, panel):
                 for pair in query.shifts
             ]  # fmt: skip
             gaps.append(np.array([plus - minus for plus, minus in means]))
-        ballots = Ballots(
+        ballots = VotesByVoter(
             panel.names, said(panel, root_seed, step, gaps, shape),
             np.zeros(shape[:2], dtype=bool),
         )  # fmt: skip
-        state, updates, _ = optimizer.tell(state, query, ballots.tally(), ballots=ballots)
+        state, updates, _ = optimizer.tell(state, query, ballots.tally(), by_voter=ballots)
         for policy in policies:
             for update in updates:
                 policy.apply(update)
@@ -84,17 +84,17 @@ def one_by_one(chosen, root_seed, steps, panel):
 
 @pytest.mark.parametrize("name", weighting.WEIGHTINGS)
 def test_a_repetition_with_every_flaw_is_the_ordinary_loop(name):
-    chosen = repetitions.settings(WORLD, N=3, M=2, K=2, mu=0.7, alpha=0.5, weighting=name)
+    chosen = repetitions.settings_for(WORLD, N=3, M=2, K=2, mu=0.7, alpha=0.5, weighting=name)
     found = repetitions.train(WORLD, chosen, [3, 4], 8, panel=PANEL)
     for theta, root_seed in zip(found.theta, (3, 4), strict=True):
         expected = one_by_one(chosen, root_seed, 8, PANEL)
         # Learnt weights come from sums of other order: the last digit may differ.
-        np.testing.assert_allclose(theta, expected, atol=1e-5 if name in weighting.LEARNT else 0)
+        np.testing.assert_allclose(theta, expected, atol=1e-5 if name in weighting.LEARNED else 0)
         assert np.abs(expected).max() > 0.05
 
 
 def test_so_it_is_under_the_posterior_rule_with_learnt_weights():
-    chosen = repetitions.settings(
+    chosen = repetitions.settings_for(
         WORLD, N=3, M=2, mu=0.7, alpha=0.5, rule="bayes", weighting="skill"
     )  # fmt: skip
     found = repetitions.train(WORLD, chosen, [5], 8, panel=PANEL)
@@ -103,7 +103,7 @@ def test_so_it_is_under_the_posterior_rule_with_learnt_weights():
 
 
 def test_company_changes_no_member():
-    chosen = repetitions.settings(WORLD, N=3, M=2, mu=0.7, alpha=0.5, weighting="skill")
+    chosen = repetitions.settings_for(WORLD, N=3, M=2, mu=0.7, alpha=0.5, weighting="skill")
     alone = repetitions.train(WORLD, chosen, [9], 40, panel=PANEL)
     together = repetitions.train(WORLD, chosen, range(7, 12), 40, panel=PANEL, block=2)
     np.testing.assert_allclose(alone.theta[0], together.theta[2], atol=1e-5)
@@ -116,7 +116,7 @@ def test_members_answer_as_often_as_their_law_says():
     raters = panel.raters([1, 2])
     seats, own = (part[0] for part in people.coins([1, 2], 0, shape))
     gap = np.full((2, 1, 5_000), 0.6)
-    found = people.ballots(panel, raters, 0, (gap, None, None), seats, own).said
+    found = people.cast_votes(panel, raters, 0, (gap, None, None), (seats, own)).verdicts
 
     def weights(x):
         shares = np.array([exp(x / 2), exp(-x / 2), 0.5])
@@ -134,7 +134,9 @@ def test_a_ring_says_one_thing_of_a_comparison():
     panel = People("bt70+ring=3", 1.0, 4)
     seats, own = (part[0] for part in people.coins([1], 0, (1, 300, 4)))
     gap = np.full((1, 1, 300), 0.1)
-    votes = people.ballots(panel, panel.raters([1]), 0, (gap, None, None), seats, own).said
+    votes = people.cast_votes(
+        panel, panel.raters([1]), 0, (gap, None, None), (seats, own)
+    ).verdicts
     assert (votes[0, 1:, 0] == votes[0, 1:2, 0]).all()
     # β = −10 for a gap of .1: minus with σ(1).
     assert (votes[0, 1] == weighting.MINUS).mean() == pytest.approx(0.731, abs=0.077)
@@ -155,6 +157,6 @@ def test_panels_that_cannot_vote_are_refused(make, words):
 
 
 def test_weights_of_voters_need_voters():
-    chosen = repetitions.settings(WORLD, N=3, alpha=0.5, weighting="skill")
+    chosen = repetitions.settings_for(WORLD, N=3, alpha=0.5, weighting="skill")
     with pytest.raises(UsageError, match="needs a panel of members"):
         repetitions.train(WORLD, chosen, [1], 1)

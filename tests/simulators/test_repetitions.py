@@ -72,7 +72,7 @@ CASES = {
 @pytest.mark.parametrize("crn", [True, False], ids=["shared numbers", "own numbers"])
 @pytest.mark.parametrize("case", CASES)
 def test_a_repetition_is_the_ordinary_loop(case, crn):
-    chosen = repetitions.settings(WORLD, **{"N": 3, "M": 3, "mu": 0.7, **CASES[case]})
+    chosen = repetitions.settings_for(WORLD, **{"N": 3, "M": 3, "mu": 0.7, **CASES[case]})
     found = repetitions.train(WORLD, chosen, [3, 4], 12, panel=PANEL, crn=crn)
     for theta, root_seed in zip(found.theta, (3, 4), strict=True):
         expected = one_by_one(chosen, root_seed, 12, crn)
@@ -87,7 +87,7 @@ def test_a_repetition_is_the_ordinary_loop(case, crn):
     ids=["linear", "net", "track"],
 )
 def test_so_it_is_for_nets_that_balance_a_pole_and_for_the_track(world):
-    chosen = repetitions.settings(world, rule="sign", N=3, D=2, mu=1.0, alpha=0.3)
+    chosen = repetitions.settings_for(world, rule="sign", N=3, D=2, mu=1.0, alpha=0.3)
     found = repetitions.train(world, chosen, [3, 4], 6, panel=PANEL)
     for theta, root_seed in zip(found.theta, (3, 4), strict=True):
         np.testing.assert_array_equal(theta, one_by_one(chosen, root_seed, 6, True, world))
@@ -95,7 +95,7 @@ def test_so_it_is_for_nets_that_balance_a_pole_and_for_the_track(world):
 
 
 def test_company_blocks_and_threads_change_nothing():
-    chosen = repetitions.settings(WORLD, alpha=1.0, N=4)
+    chosen = repetitions.settings_for(WORLD, alpha=1.0, N=4)
     alone = repetitions.train(WORLD, chosen, [9], 40, marks=(20, 40))
     together = repetitions.train(
         WORLD, chosen, range(7, 13), 40, marks=(20, 40), block=4, threads=2
@@ -106,7 +106,7 @@ def test_company_blocks_and_threads_change_nothing():
 
 
 def test_it_learns_and_the_truth_teaches_more_than_one_vote():
-    chosen = repetitions.settings(WORLD, alpha=1.0, N=4)
+    chosen = repetitions.settings_for(WORLD, alpha=1.0, N=4)
     start = WORLD.value(WORLD.theta0[None])[0]
     voted = repetitions.train(WORLD, chosen, range(30), 60).final
     told = repetitions.train(WORLD, chosen, range(30), 60, truth=True).final
@@ -114,7 +114,7 @@ def test_it_learns_and_the_truth_teaches_more_than_one_vote():
 
 
 def test_budgets_are_counted():
-    chosen = repetitions.settings(WORLD, alpha=1.0, K=2, N=4, M=3, D=5)
+    chosen = repetitions.settings_for(WORLD, alpha=1.0, K=2, N=4, M=3, D=5)
     found = repetitions.train(WORLD, chosen, [1], 1)
     # 2 directions × 4 comparisons × 3 votes; a vote reads 2 × 5 walks, a comparison makes 10.
     assert (found.votes, found.answers, found.walks) == (24, 240, 80)
@@ -132,14 +132,14 @@ def test_budgets_are_counted():
     ],
 )
 def test_settings_that_no_world_can_run_are_refused(changes, words):
-    chosen = repetitions.settings(WORLD, **changes)
+    chosen = repetitions.settings_for(WORLD, **changes)
     with pytest.raises(UsageError, match=words):
         repetitions.train(WORLD, chosen, [1], 1)
 
 
 def test_the_truth_is_no_vote_so_bayes_refuses_it():
     # All its votes would count for minus: it walked away from what is better.
-    chosen = repetitions.settings(WORLD, rule="bayes", alpha=0.2)
+    chosen = repetitions.settings_for(WORLD, rule="bayes", alpha=0.2)
     with pytest.raises(UsageError, match=r"truth .* bayes"):
         repetitions.train(WORLD, chosen, [1], 1, truth=True)
 

@@ -17,7 +17,7 @@ ALPHA = {"bayes": 0.6, "known": 1.0}
 
 
 def settings(rule: str = "bayes", **changes: Any) -> Any:
-    return repetitions.settings(SMALL, rule=rule, alpha=ALPHA[rule], **{"N": 8, **changes})
+    return repetitions.settings_for(SMALL, rule=rule, alpha=ALPHA[rule], **{"N": 8, **changes})
 
 
 @pytest.mark.parametrize("rule", ["bayes", "known"])
@@ -94,7 +94,7 @@ def test_a_prior_is_used() -> None:
     ],
 )
 def test_what_a_world_cannot_run_is_refused(changes: dict[str, Any], words: str) -> None:
-    chosen = repetitions.settings(SMALL, **{"rule": "bayes", "N": 8, "alpha": 0.5, **changes})
+    chosen = repetitions.settings_for(SMALL, **{"rule": "bayes", "N": 8, "alpha": 0.5, **changes})
     with pytest.raises(UsageError, match=words):
         choosing.train(SMALL, chosen, [1], 1)
 

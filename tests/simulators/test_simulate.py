@@ -17,8 +17,8 @@ from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.ledger.theta import theta_digest
+from szpo.optim.checked_settings import defaults, settings_to_json
 from szpo.optim.directions import DIRECTION_VERSION
-from szpo.optim.settings import defaults, settings_to_json
 from szpo.replay import verification
 from szpo.training import controller
 from szpo.training.comparisons import prompt_order

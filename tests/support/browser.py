@@ -29,8 +29,8 @@ from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.optim import parameters
+from szpo.optim.checked_settings import defaults, settings_to_json
 from szpo.optim.directions import DIRECTION_VERSION
-from szpo.optim.settings import defaults, settings_to_json
 from szpo.training import comparisons, controller
 from szpo.training.guards import Bands
 from szpo.training.services import Bounds, Hooks
@@ -89,7 +89,7 @@ class FixedTexts:
         return made if isinstance(made, Answer) else Answer(made, tokens=len(made.split()))
 
     def apply(self, update: Update) -> None:
-        self.kept = parameters.applied(self.space, self.kept, update)
+        self.kept = parameters.apply_update(self.space, self.kept, update)
 
     def digest(self) -> str:
         return parameters.digest(self.kept, self.layout, None)

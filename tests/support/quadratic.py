@@ -16,9 +16,10 @@ from szpo.evaluators.protocol import Judge
 from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
 from szpo.optim import parameters
+from szpo.optim.checked_settings import defaults, settings_to_json
 from szpo.optim.directions import DIRECTION_VERSION
 from szpo.optim.parameters import Space
-from szpo.optim.settings import Settings, defaults, settings_to_json
+from szpo.optim.settings import Settings
 from szpo.training import controller, step_report
 from szpo.training.comparisons import prompt_order
 from szpo.training.services import Bounds, Hooks
@@ -49,7 +50,7 @@ class QuadraticPolicy:
         self.rollouts += 1
         batches = []
         for i, (asked, shift) in enumerate(zip(prompts, shifts, strict=True)):
-            at = self.kept if self.dead else parameters.shifted(self.space, self.kept, shift)
+            at = self.kept if self.dead else parameters.shift(self.space, self.kept, shift)
             flat = np.concatenate([at[name].ravel() for name, _ in self.layout]).astype(float)
             value = -float(((flat - 1) ** 2).mean())
             key = seeds.derive(seed, "noise", k=0 if self.dead else i)
@@ -58,7 +59,7 @@ class QuadraticPolicy:
         return batches
 
     def apply(self, update: Update) -> None:
-        self.kept = parameters.applied(self.space, self.kept, update)
+        self.kept = parameters.apply_update(self.space, self.kept, update)
 
     def digest(self) -> str:
         return parameters.digest(self.kept, self.layout, self.basis_sha256)

@@ -128,8 +128,8 @@ class File:
         query = optimizer.query(SETTINGS, step, row["mu"])
         _, updates, info = optimizer.tell(state, query, tally)
         theta = replay.fold(ledger)
-        for update in momentum.fold(SETTINGS, list(updates), step):
-            theta = parameters.applied(SETTINGS.space, theta, update)
+        for update in momentum.added_updates(SETTINGS, list(updates), step):
+            theta = parameters.apply_update(SETTINGS.space, theta, update)
         return steps.apply(
             ledger,
             held.epoch,

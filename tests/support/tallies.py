@@ -7,7 +7,10 @@ from typing import Any
 import numpy as np
 
 from szpo.optim import optimizer
+from szpo.optim.rules import counting, known, margin, sign
+from szpo.optim.rules.rule import Perturbations
 from szpo.optim.settings import Settings
+from szpo.optim.state import State
 from szpo.types import Info, Tally, Update
 
 SMALL = (("z", (3,)),)
@@ -32,9 +35,25 @@ def random_tally(
     return tally(plus, settings.M - plus)
 
 
+COUNTING = {one.COUNTING.name: one.COUNTING for one in (known, sign, margin)}
+
+
+def coefficients(
+    settings: Settings, votes: Tally, *, mu: Any, alpha: Any, delta: Any = None
+) -> counting.Coefficients:
+    """The coefficients of a counting rule at a radius and a step size."""
+    at = Perturbations(0, mu, alpha, np.zeros(settings.K), lambda: (np.zeros(0), np.zeros(0)))
+    return counting.coefficients(COUNTING[settings.rule], settings, at, votes, delta=delta)
+
+
+def default_alpha(settings: Settings, rms: float | None = None) -> float:
+    """The step size that a counting rule takes where none is set."""
+    return counting.default_alpha(COUNTING[settings.rule], settings, rms)
+
+
 def told(
     settings: Settings, votes: Tally, steps: int = 1
-) -> tuple[optimizer.State, tuple[Update, ...], Info]:
+) -> tuple[State, tuple[Update, ...], Info]:
     """What comes of telling a new optimizer the same votes some times."""
     state = optimizer.init(settings)
     for _ in range(steps):

@@ -8,8 +8,8 @@ from szpo.config import schema
 from szpo.evaluators.panel_evaluator import LedgerEvaluator
 from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
+from szpo.optim.checked_settings import settings_to_json
 from szpo.optim.directions import DIRECTION_VERSION
-from szpo.optim.settings import settings_to_json
 from szpo.training import budget
 from szpo.training.budget import Limits
 from szpo.training.status import round_status

@@ -82,7 +82,7 @@ class CartPolePolicy:
             raise UsageError(f"rollout: {len(prompts)} lists of prompts for {len(shifts)} shifts")
         return [
             self._episodes(
-                parameters.shifted(self.space, self._theta, shift)["net"],
+                parameters.shift(self.space, self._theta, shift)["net"],
                 [begin(prompt) for prompt in asked],
                 derive(seed, "cartpole", k=shift.k),
             )
@@ -91,7 +91,7 @@ class CartPolePolicy:
 
     def apply(self, update: Update) -> None:
         """θ ← θ + coef · v, or θ + vector."""
-        self._theta = parameters.applied(self.space, self._theta, update)
+        self._theta = parameters.apply_update(self.space, self._theta, update)
 
     def theta(self) -> Theta:
         """A copy of the master coordinates."""

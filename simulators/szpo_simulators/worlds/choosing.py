@@ -7,9 +7,8 @@ repetitions this drives. Identical walks cost no vote here, as in a run's ledger
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,19 +16,16 @@ from numpy.typing import NDArray
 
 from szpo import seeds
 from szpo.errors import UsageError
-from szpo.optim import (
-    bayes_rule,
-    comparison_selection,
-    count_rules,
-    optimizer,
-    posterior,
-    stopping,
-)
+from szpo.optim import comparison_selection, stopping
+from szpo.optim.rules import bayes
+from szpo.optim.rules.rule import Perturbations
 from szpo.optim.settings import Settings
 from szpo.optim.step_size import longest
+from szpo.optim.weighted_votes import weigh
 from szpo.types import Floats, Tally
 from szpo_simulators.worlds import oracle, repetitions
 from szpo_simulators.worlds.oracle import Panel
+from szpo_simulators.worlds.repetitions import Block
 from szpo_simulators.worlds.world import World
 
 PORTION = 4
@@ -45,23 +41,21 @@ class Chosen:
 
 
 def train(
-    world: World, chosen: Settings, root_seeds: Sequence[int], steps: int, *,
+    world: World, settings: Settings, root_seeds: Sequence[int], steps: int, *,
     panel: Panel | None = None, block: int = 50,
 ) -> Chosen:  # fmt: skip
-    """Run every root seed for so many steps, both sides by the same uniform numbers.
+    """Run every root seed for T steps, both sides by the same uniform numbers.
 
     Raises:
         UsageError: several directions, or settings that no world can run (`repetitions.check`).
     """
-    if chosen.K != 1 or (chosen.vectored and chosen.rule != "bayes"):
+    if settings.K != 1 or settings.carries:
         raise UsageError("choosing: one direction per step, no momentum, no Adam")
-    repetitions.check(chosen, panel or Panel())
+    repetitions.check(settings, panel or Panel())
     curves, spent = [], []
     for first in range(0, len(root_seeds), block):
         part = root_seeds[first : first + block]
-        run = repetitions._Block(
-            world, chosen, part, panel or Panel(), True, False, repetitions._Clock()
-        )
+        run = Block(world, settings, part, panel or Panel())
         votes = np.zeros(len(part))
         lines: tuple[list[Floats], list[Floats]] = ([], [])
         for step in range(steps):
@@ -88,86 +82,73 @@ def content(plus: NDArray[Any], minus: NDArray[Any], by: str) -> Floats:
     return np.where(differ, np.where(apart > 0, apart, 0.5), 0.0)
 
 
-def _advance(run: Any, panel: Panel, step: int) -> Floats:
+def _advance(run: Block, panel: Panel, step: int) -> Floats:
     """One step of all repetitions; returns the votes that it asked of each (S,)."""
-    chosen: Settings = run.chosen
-    query = optimizer.ask(dataclasses.replace(run.state, step=step))
-    v, factor = run._directions(step)
-    radius = repetitions._rounded(query.mu * factor)
-    gap, score = _candidates(run, step, radius[:, 0], v[:, 0])
-    q, index = _drawn(chosen, run.root_seeds, step, score)
+    settings, at = run.settings, run.perturb(step)
+    gap, score = _candidates(run, at)
+    q, index = _draw(settings, run.root_seeds, step, score)
     taken = np.take_along_axis(q, index, -1)
     same = (taken == 0)[:, None]
     gap = np.take_along_axis(gap, index, -1)[:, None]
-    coins = oracle.coins(run.root_seeds, step, (1, chosen.N, chosen.M))[0]
+    coins = oracle.coins(run.root_seeds, step, (1, settings.N, settings.M))[0]
     plus = oracle.votes(panel.chance(gap), coins)
     share = None
-    if chosen.selection is not None:
-        share = 1 / (q.shape[-1] * np.where(same, 1.0, taken[:, None]))
-    tally = Tally(plus, chosen.M - plus, np.zeros_like(plus), same, share)
-    if chosen.rule == "bayes":
-        x = chosen.distance * radius[..., None] * v
-        move, asked = _posterior_step(run, step, tally, x)
-        run.theta = run.theta + move.astype(np.float32)
-        return np.asarray(chosen.M * asked.sum((1, 2)), dtype=np.float64)
-    found = count_rules.coefficients(chosen, tally, mu=query.mu, alpha=query.alpha or 0.0)
-    coef = repetitions._rounded(found.coef * factor)[:, 0].astype(np.float32)
-    run.theta = run.theta + coef[:, None] * v[:, 0].astype(np.float32)
-    return np.asarray(chosen.M * (~same).sum((1, 2)))
+    if settings.selection is not None:
+        share = 1 / (q.shape[-1] * np.where(same, 1.0, taken[:, None]))  # 1/(C·q)
+    tally = Tally(plus, settings.M - plus, np.zeros_like(plus), same, share)
+    if settings.vote_price is not None:
+        tally = _stop_asking(run, at, tally, settings.vote_price)
+    votes = weigh(settings, None, step, tally, None)
+    run.apply(run.rule.move(settings, run.carried, at, votes, None), at)
+    return np.asarray(settings.M * (~tally.identical).sum((1, 2)), dtype=np.float64)
 
 
-def _candidates(run: Any, step: int, radius: Floats, v: Floats) -> tuple[Floats, Floats]:
+def _candidates(run: Block, at: Perturbations) -> tuple[Floats, Floats]:
     """Differences of mean returns and content of all candidates, (S, C)."""
-    chosen, world = run.chosen, run.world
-    shift = radius.astype(np.float32)[:, None] * v.astype(np.float32)
-    below = run.theta - shift if chosen.pairing == "antithetic" else run.theta
-    u = run._drawn(step, 0, chosen.made * chosen.D, None)
-    up, down = world.walks(run.theta + shift, u), world.walks(below, u)
-    shape = (len(run.root_seeds), chosen.made, chosen.D)
+    settings, world = run.settings, run.world
+    u = run.draw(at.step, 0, settings.made * settings.D, None)
+    up, down = (world.walks(theta, u) for theta in run.sides(at, 0))
+    shape = (len(run.root_seeds), settings.made, settings.D)
     gap = (up.returns - down.returns).reshape(shape).mean(-1)
-    by = "rows" if chosen.selection is None else chosen.selection.by
+    by = "rows" if settings.selection is None else settings.selection.by
     score = content(up.states, down.states, by).reshape(shape).mean(-1)
     return np.asarray(gap), np.asarray(score)
 
 
-def _drawn(
-    chosen: Settings, root_seeds: Sequence[int], step: int, score: Floats
+def _draw(
+    settings: Settings, root_seeds: Sequence[int], step: int, score: Floats
 ) -> tuple[Floats, NDArray[np.int64]]:
     """Probabilities (S, C) of the candidates, and the places (S, N) of those shown."""
-    if chosen.selection is None:
-        index = np.tile(np.arange(chosen.N), (len(score), 1))
+    if settings.selection is None:
+        index = np.tile(np.arange(settings.N), (len(score), 1))
         return (score > 0).astype(np.float64), index
-    if chosen.selection.by == "uniform":
+    if settings.selection.by == "uniform":
         score = (score > 0).astype(np.float64)
-    q = comparison_selection.inclusion(score, chosen.N, chosen.selection.floor)
+    q = comparison_selection.inclusion(score, settings.N, settings.selection.floor)
     keys = (seeds.derive(int(s), "selection", step=step, k=0) for s in root_seeds)
     shown = [
-        comparison_selection.drawn(one, chosen.N, key) for one, key in zip(q, keys, strict=True)
+        comparison_selection.draw(one, settings.N, key) for one, key in zip(q, keys, strict=True)
     ]
     return q, np.array(shown)
 
 
-def _posterior_step(
-    run: Any, step: int, tally: Tally, x: Floats
-) -> tuple[Floats, NDArray[np.bool_]]:
-    """The step of ``bayes`` and which comparisons were asked, `PORTION` after `PORTION`."""
-    chosen: Settings = run.chosen
-    price, length = chosen.vote_price, longest(chosen, step)
+def _stop_asking(run: Block, at: Perturbations, tally: Tally, price: float) -> Tally:
+    """The tally without what is not asked: each repetition stops where a vote is worth less.
+
+    Looks after every `PORTION` comparisons.
+    """
+    settings, x = run.settings, at.features(run.settings.distance)
     going = np.ones(len(x), dtype=np.bool_)
     asked = np.zeros(tally.identical.shape, dtype=np.bool_)
-    ends = [chosen.N] if price is None else [*range(PORTION, chosen.N, PORTION), chosen.N]
     start = 0
-    for end in ends:
+    for end in (*range(PORTION, settings.N, PORTION), settings.N):
         asked[going, :, start:end] = ~tally.identical[going, :, start:end]
-        window = posterior.add(
-            run.window, step, x, tally.plus, tally.minus, tally.tie, ~asked, forget=chosen.forget
-        )
-        known = bayes_rule.gradient(chosen, window, step)
-        if price is not None:
-            worth = stopping.worth(known, x[:, 0], length)
-            going = going & (worth >= price)
-            if not going.any():
-                break
+        part = weigh(settings, None, at.step, replace(tally, identical=~asked), None)
+        window = bayes.add_votes(settings, run.carried, at, part)
+        known = bayes.gradient(settings, window, at.step)
+        worth = stopping.worth(known, x[:, 0], longest(settings, at.step))
+        going = going & (worth >= price)
+        if not going.any():
+            break
         start = end
-    run.window = window
-    return posterior.step_vector(known, length), asked
+    return replace(tally, identical=~asked)

@@ -27,16 +27,19 @@ from fractions import Fraction
 import numpy as np
 from scipy import special, stats
 
-from szpo.optim import count_rules
-from szpo.types import Floats, Rule, Tally
+from szpo.errors import UsageError
+from szpo.optim.rules.registry import rule_of
+from szpo.optim.rules.rule import Perturbations
+from szpo.optim.weighted_votes import WeightedVotes
+from szpo.types import Floats, Tally
 from szpo_simulators.worlds import repetitions
 from szpo_simulators.worlds.gridworld import DENSE
 
 
-def kept_by_sign(votes: int) -> Fraction:
-    """R(n): the share of merit that the sign keeps of the margin's at small signal, exact.
+def sign_efficiency(votes: int) -> Fraction:
+    """R(n): the merit of the sign relative to the margin's at small signal, exact.
 
-    >>> [str(kept_by_sign(n)) for n in (1, 2, 3, 4)]
+    >>> [str(sign_efficiency(n)) for n in (1, 2, 3, 4)]
     ['1', '1', '3/4', '9/10']
     """
     half = math.comb(votes - 1, (votes - 1) // 2)
@@ -65,7 +68,7 @@ def merits(votes: int, spread: float) -> tuple[float, float]:
     return merit(np.sign(2.0 * k - votes)), merit(2.0 * k / votes - 1)
 
 
-def simulated(votes: int, spread: float, rule: Rule, draws: int, seed: int) -> Floats:
+def simulate_merit(votes: int, spread: float, rule: str, draws: int, seed: int) -> Floats:
     """Merit (40,) of a rule over groups of directions, its coefficients by `szpo.optim.optimizer`.
 
     A gradient of length ``spread`` and Gaussian directions: x ~ N(0, spread²).
@@ -74,9 +77,14 @@ def simulated(votes: int, spread: float, rule: Rule, draws: int, seed: int) -> F
     along = rng.normal(size=(40, draws // 40))
     plus = rng.binomial(votes, special.expit(spread * along)).astype(np.float64)[..., None, None]
     none = np.zeros_like(plus)
-    chosen = repetitions.settings(DENSE, rule=rule, N=1, M=votes, alpha=1.0)
+    chosen = repetitions.settings_for(DENSE, rule=rule, N=1, M=votes, alpha=1.0)
     tally = Tally(plus, votes - plus, none, none > 0)
-    coef = count_rules.coefficients(chosen, tally, mu=1.0, alpha=1.0).coef[..., 0]
+    at = Perturbations(0, 1.0, 1.0, np.ones(1), lambda: (np.ones((1, DENSE.dim)), np.ones(1)))
+    how = rule_of(rule)
+    found = how.move(chosen, how.init(chosen, ()), at, WeightedVotes(tally), None)
+    if found.coef is None:
+        raise UsageError(f"efficiency: {rule} moves by no coefficient; choose known, sign, margin")
+    coef = found.coef[..., 0]
     return np.asarray((coef * along).mean(-1) ** 2 / (coef**2).mean(-1))
 
 

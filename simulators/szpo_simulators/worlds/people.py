@@ -16,7 +16,7 @@ import numpy as np
 from scipy.special import ndtri
 
 from szpo.aggregation import weighting
-from szpo.aggregation.weighting import Ballots
+from szpo.aggregation.weighting import VotesByVoter
 from szpo.errors import UsageError
 from szpo.types import Floats, Ints
 from szpo_simulators.panels import flaws
@@ -88,24 +88,23 @@ def coins(
     return seats, oracle.coins(root_seeds, step, (*shape[:-1], 3), steps, name="comparisons")
 
 
-def ballots(
+def cast_votes(
     people: People,
     raters: Raters,
     step: int,
     views: tuple[Floats, Floats | None, Floats | None],
-    seat_coins: Uniforms,
-    own_coins: Uniforms,
-) -> Ballots:
-    """One step's votes, ``said`` (S, P, K, N).
+    numbers: tuple[Uniforms, Uniforms],
+) -> VotesByVoter:
+    """One step's votes, ``verdicts`` (S, P, K, N).
 
     Args:
         people: the panel.
         raters: its members (S, P).
         step: of the run.
         views: differences (S, K, N) of mean returns, of the other taste's and of words.
-        seat_coins: (S, K, N, M, 2) of `coins`.
-        own_coins: (S, K, N, 3) of `coins`.
+        numbers: of `coins`, one step's: (S, K, N, M, 2) and (S, K, N, 3).
     """
+    seat_coins, own_coins = numbers
     seats, given = people.seats(step, seat_coins.shape[1:4])
     who = raters.of(seats).at(given[seats], step)
     gap, other, words = (None if view is None else view[..., None] for view in views)
@@ -122,6 +121,6 @@ def ballots(
     sided = np.where((answer == 0) == plus_on_a, weighting.PLUS, weighting.MINUS)
     verdict = np.where(answer == 2, weighting.TIE, sided).astype(np.int8)
     lead, (K, N, _) = seat_coins.shape[0], seats.shape
-    said = np.zeros((lead, people.size, K, N), dtype=np.int8)
-    said[:, seats, np.arange(K)[:, None, None], np.arange(N)[:, None]] = verdict
-    return Ballots(people.names, said, np.zeros((lead, K, N), dtype=bool))
+    verdicts = np.zeros((lead, people.size, K, N), dtype=np.int8)
+    verdicts[:, seats, np.arange(K)[:, None, None], np.arange(N)[:, None]] = verdict
+    return VotesByVoter(people.names, verdicts, np.zeros((lead, K, N), dtype=bool))

@@ -49,7 +49,7 @@ class WorldPolicy:
 
     def apply(self, update: Update) -> None:
         """θ ← θ + coef · v, or θ + vector."""
-        self._theta = parameters.applied(self.space, self._theta, update)
+        self._theta = parameters.apply_update(self.space, self._theta, update)
 
     def theta(self) -> Theta:
         """A copy of the master coordinates."""
@@ -64,7 +64,7 @@ class WorldPolicy:
         return float(self.world.value(self._theta["theta"][None])[0])
 
     def _shifted(self, shift: Shift) -> Floats:
-        moved = parameters.shifted(self.space, self._theta, shift)
+        moved = parameters.shift(self.space, self._theta, shift)
         return np.asarray(moved["theta"])
 
     def _walks(self, theta: Floats, count: int, step: int, shift: Shift) -> Batch:

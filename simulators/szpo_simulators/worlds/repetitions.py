@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,19 +23,14 @@ from numpy.typing import NDArray
 
 from szpo.aggregation import weighting
 from szpo.errors import UsageError
-from szpo.optim import (
-    bayes_rule,
-    count_rules,
-    directions,
-    momentum,
-    optimizer,
-    parameters,
-    posterior,
-    step_size,
-    weighted_votes,
-)
+from szpo.optim import directions, optimizer, parameters
+from szpo.optim.checked_settings import defaults
+from szpo.optim.momentum import round_coefs
 from szpo.optim.parameters import Space
-from szpo.optim.settings import Settings, defaults
+from szpo.optim.rules.registry import rule_of
+from szpo.optim.rules.rule import Move, Perturbations
+from szpo.optim.settings import Settings
+from szpo.optim.weighted_votes import WeightedVotes, weigh
 from szpo.types import Floats, Tally
 from szpo_simulators.worlds import oracle, people
 from szpo_simulators.worlds.oracle import Panel
@@ -47,8 +41,8 @@ COINS = 32
 """Steps whose votes are drawn at once."""
 AHEAD = 8192
 """Uniform numbers of walks that are drawn at once for a repetition, where a step needs fewer."""
-KEPT_DIM = 256
-"""Directions of at most so many coordinates are kept for the next bench's cell."""
+CACHED_DIM = 256
+"""Directions of at most this many coordinates are cached for the next bench's cell."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,7 +71,7 @@ class Runs:
         return np.asarray(self.curve[:, -1])
 
 
-def settings(world: World, **changes: Any) -> Settings:
+def settings_for(world: World, **changes: Any) -> Settings:
     """The optimizer's settings on a world, in the notation of `szpo.optim.settings.Settings`.
 
     Gaussian directions with |v| = √d, N = 16, M = 1, D = 1, μ = 1 unless said otherwise. Under
@@ -93,7 +87,7 @@ def settings(world: World, **changes: Any) -> Settings:
 
 def train(
     world: World,
-    chosen: Settings,
+    settings: Settings,
     root_seeds: Sequence[int],
     steps: int,
     *,
@@ -105,11 +99,11 @@ def train(
     threads: int = 1,
     on_step: Callable[[int], None] = lambda runs: None,
 ) -> Runs:
-    """Run every root seed for so many steps.
+    """Run every root seed for T steps.
 
     Args:
         world: Where the policies walk.
-        chosen: The optimizer's settings; their root seed is replaced by each of ``root_seeds``.
+        settings: The optimizer's settings; their root seed is replaced by each of ``root_seeds``.
         root_seeds: One per repetition.
         steps: T.
         panel: Who votes; the logistic panel with β = 1 by default. Only `People` have members, and
@@ -119,31 +113,30 @@ def train(
         marks: Steps after which the value is taken; the last step by default.
         block: Repetitions that are worked on together; changes no result.
         threads: Blocks at a time; changes no result.
-        on_step: Told how many repetitions have made a further step.
+        on_step: Called with how many repetitions have made a further step.
 
     Raises:
         UsageError: settings that a world cannot run: a warm-up, weights of voters, steering,
             Davidson's ties, momentum of a space too large for a vector, a selection or a price of
             votes (`szpo_simulators.worlds.choosing` has them), ``truth`` under ``bayes``.
     """
-    asked = panel or Panel()
-    check(chosen, asked)
+    voters = panel or Panel()
+    check(settings, voters)
     for name in ("selection", "vote_price"):
-        if getattr(chosen, name) is not None:
+        if getattr(settings, name) is not None:
             raise UsageError(f"worlds: no {name} here; leave it out, or take worlds.choosing")
-    if truth and chosen.rule == "bayes":
+    if truth and rule_of(settings.rule).bayesian:
         raise UsageError(
-            "worlds: truth gives a difference per direction, and bayes takes votes; choose the "
-            "rule known, sign or margin, or leave truth out"
+            f"worlds: truth gives a difference per direction, and {settings.rule} takes votes; "
+            "choose the rule known, sign or margin, or leave truth out"
         )
     stops = tuple(marks) or (steps,)
     parts = [root_seeds[i : i + block] for i in range(0, len(root_seeds), block)]
 
     def one(
         part: Sequence[int],
-    ) -> tuple[NDArray[np.float32], Floats, NDArray[np.float32], _Clock]:
-        clock = _Clock()
-        run = _Block(world, chosen, part, asked, crn, truth, clock)
+    ) -> tuple[NDArray[np.float32], Floats, NDArray[np.float32], Clock]:
+        run = Block(world, settings, part, voters, crn=crn, truth=truth)
         values, trail = [], []
         for step in range(steps):
             run.advance(step)
@@ -151,26 +144,26 @@ def train(
                 values.append(world.value(run.theta))
                 trail.append(run.theta)
             on_step(len(part))
-        return run.theta, np.stack(values, axis=1), np.stack(trail, axis=1), clock
+        return run.theta, np.stack(values, axis=1), np.stack(trail, axis=1), run.clock
 
     with ThreadPoolExecutor(threads) as pool:
         found = list(pool.map(one, parts))
-    per_step = chosen.K * chosen.N * chosen.M
+    per_step = settings.K * settings.N * settings.M
     return Runs(
         theta=np.concatenate([theta for theta, _, _, _ in found]),
         curve=np.concatenate([values for _, values, _, _ in found]),
         trail=np.concatenate([trail for _, _, trail, _ in found]),
         marks=stops,
         votes=0 if truth else per_step,
-        answers=2 * chosen.D * per_step,
-        walks=2 * chosen.D * chosen.K * chosen.N,
+        answers=2 * settings.D * per_step,
+        walks=2 * settings.D * settings.K * settings.N,
         seconds={
-            name: sum(clock.seconds[name] for _, _, _, clock in found) for name in _Clock.PARTS
+            name: sum(clock.seconds[name] for _, _, _, clock in found) for name in Clock.PARTS
         },
     )
 
 
-class _Clock:
+class Clock:
     """CPU time of this thread by part."""
 
     PARTS = ("rollouts", "oracle", "optimizer")
@@ -180,136 +173,79 @@ class _Clock:
 
     @contextmanager
     def timing(self, part: str) -> Iterator[None]:
+        """Add what the block takes to a part."""
         start = time.thread_time()
         yield
         self.seconds[part] += time.thread_time() - start
 
 
-class _Block:
-    """Some repetitions on their way: θ and what the rule carries over."""
+class Block:
+    """Some repetitions on their way: θ (S, d) and what the rule carries over."""
 
     def __init__(
         self,
         world: World,
-        chosen: Settings,
+        settings: Settings,
         root_seeds: Sequence[int],
         panel: Panel | People,
-        crn: bool,
-        truth: bool,
-        clock: _Clock,
+        *,
+        crn: bool = True,
+        truth: bool = False,
     ) -> None:
-        self.world, self.chosen, self.root_seeds = world, chosen, root_seeds
-        self.panel, self.crn, self.truth, self.clock = panel, crn, truth, clock
+        self.world, self.settings, self.root_seeds = world, settings, root_seeds
+        self.panel, self.crn, self.truth, self.clock = panel, crn, truth, Clock()
         self.spaces = [
-            dataclasses.replace(chosen, root_seed=int(seed)).space for seed in root_seeds
+            dataclasses.replace(settings, root_seed=int(seed)).space for seed in root_seeds
         ]
         lead = (len(root_seeds),)
         self.theta = np.tile(world.theta0.astype(np.float32), (*lead, 1))
-        self.state = optimizer.init(chosen)
-        self.window = posterior.Window.empty(chosen.dim, chosen.N, lead)
-        zero = np.zeros((*lead, chosen.dim))
-        self.memory = momentum.Memory(zero, zero)
+        self.state = optimizer.init(settings)
+        self.rule = rule_of(settings.rule)
+        self.carried = self.rule.init(settings, lead)
+        self.history: weighting.History | None = None
         self.draws: dict[tuple[int, str | None], Uniforms] = {}
         if isinstance(panel, People):
             self.raters = panel.raters(root_seeds)
-            empty = weighting.History.empty(chosen.N, lead)
-            self.history: weighting.History | None = weighting.joined(empty, panel.names)
+            empty = weighting.History.empty(settings.N, lead)
+            self.history = weighting.add_voters(empty, panel.names)
 
     def advance(self, step: int) -> None:
         """One step of all repetitions."""
-        chosen, clock = self.chosen, self.clock
+        settings, clock = self.settings, self.clock
         with clock.timing("optimizer"):
-            query = optimizer.ask(dataclasses.replace(self.state, step=step))
-            v, factor = self._directions(step)
-            radius = _rounded(query.mu * factor)
+            at = self.perturb(step)
         with clock.timing("rollouts"):
-            views = [
-                None if view is None else self._gaps(view, step, radius, v)
-                for view in (self.world, *self._other_views())
-            ]
-            gap = views[0]
-            assert gap is not None
-        with clock.timing("oracle"):
-            votes = self._voted(step, gap, *views[1:])
-        with clock.timing("optimizer"):
-            if chosen.rule == "bayes":
-                move = self._posterior_step(step, votes, radius, v)
-            else:
-                found = count_rules.coefficients(
-                    chosen,
-                    votes.tally,
-                    mu=query.mu,
-                    alpha=1.0 if chosen.adam is not None else (query.alpha or 0.0),
-                    delta=gap.mean(-1) if self.truth else votes.delta,
-                    cast=votes.cast,
-                )
-                if not chosen.vectored:
-                    for k, coef in enumerate(_rounded(found.coef * factor).T):
-                        added = coef.astype(np.float32)[:, None] * v[:, k].astype(np.float32)
-                        self.theta = self.theta + added
-                    return
-                move = self._carried(query.alpha or 0.0, query.mu, found.coef * factor, v)
-            self.theta = self.theta + move.astype(np.float32)
-
-    def _other_views(self) -> tuple[World | None, World | None]:
-        panel = self.panel
-        return (panel.other, panel.words) if isinstance(panel, People) else (None, None)
-
-    def _voted(
-        self, step: int, gap: Floats, other: Floats | None = None, words: Floats | None = None
-    ) -> weighted_votes.Weighed:
-        """The step's votes after the weighting."""
-        chosen = self.chosen
-        if isinstance(self.panel, People):
-            shape = (chosen.K, chosen.N, chosen.M)
-            if step % COINS == 0:
-                self.seat_coins, self.own_coins = people.coins(self.root_seeds, step, shape, COINS)
-            said = people.ballots(
-                self.panel, self.raters, step, (gap, other, words),
-                self.seat_coins[step % COINS], self.own_coins[step % COINS],
-            )  # fmt: skip
-            found = weighted_votes.weigh(
-                chosen, self.history, step, said.tally(), said, rows=len(self.window.steps)
+            gap = self._gaps(self.world, at)
+            other, words = (
+                None if view is None else self._gaps(view, at) for view in self._other_views()
             )
-            self.history = found.history
-            return found
-        plus = np.zeros_like(gap) if self.truth else self._votes(step, gap)
-        tally = Tally(plus, chosen.M - plus, 0 * plus, np.zeros(plus.shape, dtype=bool))
-        return weighted_votes.weigh(chosen, None, step, tally, None)
+        with clock.timing("oracle"):
+            votes = self._vote(step, gap, other, words)
+        with clock.timing("optimizer"):
+            if self.truth:
+                votes = dataclasses.replace(votes, delta=gap.mean(-1))
+            self.apply(self.rule.move(settings, self.carried, at, votes, None), at)
 
-    def _directions(self, step: int) -> tuple[Floats, Floats]:
-        """Grid values (S, K, d) and their factors (S, K)."""
-        chosen = self.chosen
-        make = _kept if chosen.dim <= KEPT_DIM else parameters.direction_vector
-        v = np.stack([[make(space, step, k) for k in range(chosen.K)] for space in self.spaces])
-        law = chosen.law
-        if law.block is not None:
-            return v, np.full(v.shape[:2], directions.block_factor(chosen.dim, law.block))
-        if not law.normalise:
-            return v, np.ones(v.shape[:2])
-        squares = ((v * directions.GRID) ** 2).sum(-1)
-        factors = [
-            directions.gaussian_factor(int(square), chosen.dim) for square in squares.ravel()
-        ]
-        return v, np.reshape(factors, squares.shape)
+    def perturb(self, step: int) -> Perturbations:
+        """Where all repetitions' policies stand at a step."""
+        query = optimizer.ask(dataclasses.replace(self.state, step=step))
+        grid, factor = self._directions(step)
+        radius = round_coefs(query.mu * factor)
+        return Perturbations(step, query.mu, query.alpha, radius, lambda: (grid, factor))
 
-    def _gaps(self, world: World, step: int, radius: Floats, v: Floats) -> Floats:
-        """Differences of mean returns (S, K, N), plus over minus, as a view counts them."""
-        every = range(self.chosen.K)
-        return np.stack([self._gap(world, step, k, radius[:, k], v[:, k]) for k in every], axis=1)
+    def apply(self, move: Move, at: Perturbations) -> None:
+        """Move θ as a run's policies do, in fp32, direction by direction."""
+        self.carried = move.carried
+        if move.vector is not None:
+            self.theta = self.theta + move.vector.astype(np.float32)
+        elif move.coef is not None:
+            grid, factor = at.directions()
+            for k, coef in enumerate(round_coefs(move.coef * factor).T):
+                added = coef.astype(np.float32)[:, None] * grid[:, k].astype(np.float32)
+                self.theta = self.theta + added
 
-    def _gap(self, world: World, step: int, k: int, radius: Floats, v: Floats) -> Floats:
-        chosen, runs = self.chosen, len(self.root_seeds)
-        rows = chosen.N * chosen.D
-        shift = radius.astype(np.float32)[:, None] * v.astype(np.float32)
-        below = self.theta - shift if chosen.pairing == "antithetic" else self.theta
-        u = self._drawn(step, k, rows, None if self.crn else "plus")
-        up = world.returns(self.theta + shift, u)
-        down = world.returns(below, u if self.crn else self._drawn(step, k, rows, "minus"))
-        both = np.stack([up, down]).reshape(2, runs, chosen.N, chosen.D).mean(-1)
-        return np.asarray(both[0] - both[1])
-
-    def _drawn(self, step: int, k: int, rows: int, side: str | None) -> Uniforms:
+    def draw(self, step: int, k: int, rows: int, side: str | None) -> Uniforms:
+        """The uniform numbers (S, rows, width) of a direction's walks at a step."""
         ahead = max(1, min(COINS, AHEAD // (rows * self.world.width)))
         if step % ahead == 0:
             self.draws[k, side] = draws_ahead(
@@ -318,70 +254,98 @@ class _Block:
         now: Uniforms = self.draws[k, side][step % ahead]
         return now
 
-    def _votes(self, step: int, gap: Floats) -> Floats:
+    def sides(self, at: Perturbations, k: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The plus and the minus policies (S, d) of a direction; minus is θ under forward."""
+        grid, _ = at.directions()
+        shift = at.radius[:, k].astype(np.float32)[:, None] * grid[:, k].astype(np.float32)
+        antithetic = self.settings.pairing == "antithetic"
+        return self.theta + shift, self.theta - shift if antithetic else self.theta
+
+    def _other_views(self) -> tuple[World | None, World | None]:
+        panel = self.panel
+        return (panel.other, panel.words) if isinstance(panel, People) else (None, None)
+
+    def _vote(
+        self, step: int, gap: Floats, other: Floats | None = None, words: Floats | None = None
+    ) -> WeightedVotes:
+        """The step's votes after the weighting."""
+        settings = self.settings
+        rows = self.rule.rows(settings, self.carried)
+        if isinstance(self.panel, People):
+            shape = (settings.K, settings.N, settings.M)
+            if step % COINS == 0:
+                self.seat_coins, self.own_coins = people.coins(self.root_seeds, step, shape, COINS)
+            cast = people.cast_votes(
+                self.panel, self.raters, step, (gap, other, words),
+                (self.seat_coins[step % COINS], self.own_coins[step % COINS]),
+            )  # fmt: skip
+            found = weigh(settings, self.history, step, cast.tally(), cast, rows=rows)
+            self.history = found.history
+            return found
+        plus = np.zeros_like(gap) if self.truth else self._count(step, gap)
+        tally = Tally(plus, settings.M - plus, 0 * plus, np.zeros(plus.shape, dtype=bool))
+        return weigh(settings, None, step, tally, None)
+
+    def _count(self, step: int, gap: Floats) -> Floats:
+        """Votes for plus (S, K, N) of voters who all follow one law."""
         if step % COINS == 0:
-            shape = (*gap.shape[1:], self.chosen.M)
+            shape = (*gap.shape[1:], self.settings.M)
             self.coins = oracle.coins(self.root_seeds, step, shape, COINS)
         assert isinstance(self.panel, Panel)
         return oracle.votes(self.panel.chance(gap), self.coins[step % COINS])
 
-    def _posterior_step(
-        self, step: int, votes: weighted_votes.Weighed, radius: Floats, v: Floats
-    ) -> Floats:
-        chosen, tally = self.chosen, votes.tally
-        self.window = posterior.add(
-            self.window, step, chosen.distance * radius[..., None] * v,
-            tally.plus, tally.minus, tally.tie, tally.identical, forget=chosen.forget,
-        )  # fmt: skip
-        if chosen.weighting in weighting.LEARNT and votes.history is not None:
-            self.window = bayes_rule.reweighed(self.window, votes.history, votes.weights)
-        mu = step_size.base_mu(chosen)
-        known = bayes_rule.gradient(chosen, self.window, step)
-        length = mu * math.sqrt(chosen.dim * chosen.kl_step / chosen.kl_radius)
-        return posterior.step_vector(known, length * step_size.shape(chosen, step))
+    def _directions(self, step: int) -> tuple[Floats, Floats]:
+        """Grid values (S, K, d) and their factors (S, K)."""
+        settings = self.settings
+        make = _cached_direction if settings.dim <= CACHED_DIM else parameters.direction_vector
+        v = np.stack([[make(space, step, k) for k in range(settings.K)] for space in self.spaces])
+        law = settings.law
+        if law.block is not None:
+            return v, np.full(v.shape[:2], directions.block_factor(settings.dim, law.block))
+        if not law.normalise:
+            return v, np.ones(v.shape[:2])
+        squares = ((v * directions.GRID) ** 2).sum(-1)
+        factors = [
+            directions.gaussian_factor(int(square), settings.dim) for square in squares.ravel()
+        ]
+        return v, np.reshape(factors, squares.shape)
 
-    def _carried(self, alpha: float, mu: float, coef: Floats, v: Floats) -> Floats:
-        """The step under momentum or Adam, no longer than the cap."""
-        chosen = self.chosen
-        move = np.zeros(self.theta.shape)
-        for k in range(chosen.K):
-            move = move + coef[:, k, None] * v[:, k]
-        if chosen.adam is not None:
-            move, self.memory = momentum.adam_step(self.memory, move, alpha, chosen.adam)
-        else:
-            move, self.memory = momentum.momentum_step(self.memory, move, chosen.momentum)
-        length = np.linalg.norm(move, axis=-1, keepdims=True)
-        limit = chosen.coef_cap * mu * math.sqrt(chosen.dim)
-        return np.asarray(move * np.minimum(1.0, limit / np.maximum(length, 1e-300)))
+    def _gaps(self, world: World, at: Perturbations) -> Floats:
+        """Differences of mean returns (S, K, N), plus over minus, as a view counts them."""
+        return np.stack([self._gap(world, at, k) for k in range(self.settings.K)], axis=1)
+
+    def _gap(self, world: World, at: Perturbations, k: int) -> Floats:
+        settings, runs = self.settings, len(self.root_seeds)
+        rows = settings.N * settings.D
+        above, below = self.sides(at, k)
+        u = self.draw(at.step, k, rows, None if self.crn else "plus")
+        up = world.returns(above, u)
+        down = world.returns(below, u if self.crn else self.draw(at.step, k, rows, "minus"))
+        both = np.stack([up, down]).reshape(2, runs, settings.N, settings.D).mean(-1)
+        return np.asarray(both[0] - both[1])
 
 
 @functools.lru_cache(maxsize=2**18)
-def _kept(space: Space, step: int, k: int) -> Floats:
-    """`coordinates.direction_vector`, remembered: the cells of a bench share their seeds."""
+def _cached_direction(space: Space, step: int, k: int) -> Floats:
+    """`szpo.optim.parameters.direction_vector`, remembered: a bench's cells share their seeds."""
     return parameters.direction_vector(space, step, k)
 
 
-def _rounded(coef: Floats) -> Floats:
-    """`szpo.optim.momentum.rounded` of arrays."""
-    kept = np.where(np.abs(coef) < momentum.SMALLEST_COEF, 0.0, coef)
-    return parameters.round13(kept)
-
-
-def check(chosen: Settings, panel: Panel | People) -> None:
+def check(settings: Settings, panel: Panel | People) -> None:
     """Refuse settings that the arithmetic of worlds does not have.
 
     Raises:
         UsageError: names the setting.
     """
-    if chosen.warmup or chosen.steering is not None:
+    if settings.warmup or settings.steering is not None:
         raise UsageError("worlds: no warm-up and no steering; give alpha")
-    if chosen.ties != "half":
-        raise UsageError(f"worlds: ties {chosen.ties} are not reckoned here; set ties to half")
-    if chosen.weighting != "equal" and not isinstance(panel, People):
-        raise UsageError(f"worlds: weighting {chosen.weighting} needs a panel of members (People)")
-    if chosen.rule != "bayes" and chosen.given_alpha is None:
-        raise UsageError(f"worlds: the rule {chosen.rule} needs alpha, the benches tune it")
-    if chosen.momentum > 0 and not chosen.vectored:
+    if settings.ties != "half":
+        raise UsageError(f"worlds: ties {settings.ties} are not simulated here; set ties to half")
+    if settings.weighting != "equal" and not isinstance(panel, People):
         raise UsageError(
-            f"worlds: momentum in {chosen.dim} coordinates; {optimizer.__name__} folds"
+            f"worlds: weighting {settings.weighting} needs a panel of members (People)"
         )
+    if not rule_of(settings.rule).bayesian and settings.given_alpha is None:
+        raise UsageError(f"worlds: the rule {settings.rule} needs alpha, the benches tune it")
+    if settings.momentum > 0 and not settings.carries:
+        raise UsageError(f"worlds: momentum in {settings.dim} coordinates; a run sums past steps")

@@ -165,7 +165,7 @@ class TabularPolicy:
 
     def apply(self, update: Update) -> None:
         """θ ← θ + coef · v, or θ + vector."""
-        self._theta = parameters.applied(self.space, self._theta, update)
+        self._theta = parameters.apply_update(self.space, self._theta, update)
 
     def digest(self) -> str:
         """SHA-256 of θ in canonical form."""
@@ -197,7 +197,7 @@ class TabularPolicy:
         return np.full(len(answers), -np.log(4.0))
 
     def _logits(self, shift: Shift) -> Floats:
-        moved = parameters.shifted(self.space, self._theta, shift)
+        moved = parameters.shift(self.space, self._theta, shift)
         return moved["logits"].astype(np.float64)
 
     def _walks(self, logits: Floats, prompts: Sequence[Prompt], key: bytes) -> Batch:

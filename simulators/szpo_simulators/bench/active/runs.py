@@ -29,7 +29,7 @@ def run(asked: Asked) -> dict[str, Any]:
     selection = None
     if asked.get("candidates"):
         selection = Selection(asked["candidates"], asked["by"])
-    chosen = repetitions.settings(
+    chosen = repetitions.settings_for(
         DENSE, rule=asked["rule"], N=16, alpha=asked["alpha"], selection=selection,
         vote_price=asked.get("price"),
     )  # fmt: skip

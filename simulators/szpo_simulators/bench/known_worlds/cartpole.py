@@ -161,7 +161,7 @@ def reaching(asked: Mapping[str, Any]) -> dict[str, Any]:
     u = np.repeat(draws(world, [0], 0, 0, 16, "calibration"), len(tried), axis=0)
     beta = panel.calibrate(world.returns(tried, u).T, 4, 0).beta
     marks = [episodes // 8 for episodes in asked["episodes"]]
-    chosen = batched.settings(world, rule="bayes", N=1, D=4, mu=0.2, alpha=0.05)
+    chosen = batched.settings_for(world, rule="bayes", N=1, D=4, mu=0.2, alpha=0.05)
     runs = batched.train(
         world, chosen, [asked["seed"]], marks[-1], marks=marks, panel=Panel(beta=beta)
     )
@@ -209,7 +209,7 @@ def szpo(asked: Mapping[str, Any]) -> dict[str, Any]:
     world = CartPole(net)
     marks = [mark // (2 * D) for mark in asked["marks"]]
     how = WAYS[asked["net"]][0]
-    chosen = batched.settings(world, N=1, D=D, alpha=asked["alpha"], **how)
+    chosen = batched.settings_for(world, N=1, D=D, alpha=asked["alpha"], **how)
     runs = batched.train(
         world, chosen, asked["seeds"], marks[-1], marks=marks, panel=Panel(beta=asked["beta"])
     )

@@ -131,7 +131,7 @@ def _szpo(
     block = rest.pop("block", None)
     law = Law("block", block) if block else Law(normalise=True)
     crn = rest.pop("crn", True)
-    how = repetitions.settings(world, D=D, law=law, **rest)
+    how = repetitions.settings_for(world, D=D, law=law, **rest)
     steps = budget // (how.K * how.N * how.M)
     runs = repetitions.train(
         world, how, list(root_seeds), steps, panel=panel, crn=crn, marks=spread(steps)

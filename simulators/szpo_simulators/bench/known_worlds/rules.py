@@ -49,7 +49,7 @@ SEEN = (8, 32, 128, 512)
 def ratio(asked: Asked) -> dict[str, Any]:
     """Merit of sign over margin by simulation, with its interval over 40 groups."""
     both = [
-        efficiency.simulated(asked["each"], asked["spread"], rule, asked["draws"], 7)
+        efficiency.simulate_merit(asked["each"], asked["spread"], rule, asked["draws"], 7)
         for rule in ("sign", "margin")
     ]
     return interval((both[0] / both[1]).tolist())
@@ -101,7 +101,7 @@ def main(study: Study) -> dict[str, Any]:
     for row in ratios:
         sign, margin = efficiency.merits(row["each"], row["spread"])
         row["exact"] = sign / margin
-        row["small"] = float(efficiency.kept_by_sign(row["each"]))
+        row["small"] = float(efficiency.sign_efficiency(row["each"]))
     wanted = [row for row in rows() if not study.quick or row["N"] in (12, 64)]
     trained = runs.tuned(study, "equal votes", wanted, grid=step_sizes)
     memory = runs.tuned(
@@ -138,7 +138,7 @@ def main(study: Study) -> dict[str, Any]:
             points(left, VOTES, some, f"simulated, spread {spread:g}")
             colour = left.lines[-1].get_color()
             left.plot(VOTES, [row["exact"] for row in some], color=colour, marker="", lw=1)
-        small = [float(efficiency.kept_by_sign(n)) for n in VOTES]
+        small = [float(efficiency.sign_efficiency(n)) for n in VOTES]
         left.plot(VOTES, small, color="black", marker="", ls="--", lw=1, label="exact, small x")
         left.axhline(2 / np.pi, color="#888888", lw=0.8, ls=":", label="2/π")
         ticks(left, VOTES)

@@ -86,7 +86,7 @@ def work(asked: Mapping[str, Any]) -> dict[str, Any]:
     fields = {k: v for k, v in asked.items() if k not in (*HERE, *LABELS)}
     if fields.pop("adam", False):
         fields["adam"] = Adam()
-    chosen = batched.settings(place, law=law(asked.get("law", "gaussian")), **fields)
+    chosen = batched.settings_for(place, law=law(asked.get("law", "gaussian")), **fields)
     steps = asked["steps"]
     marks = asked.get("marks") or spread(steps)
     runs = batched.train(

@@ -25,7 +25,7 @@ def grid(
     CPU seconds are of all threads together; on a machine with nothing else to do, wall seconds are
     about CPU seconds over threads.
     """
-    chosen = batched.settings(DENSE, N=N, M=1, alpha=1.0)
+    chosen = batched.settings_for(DENSE, N=N, M=1, alpha=1.0)
     with Progress(transient=True) as progress:
         bar = progress.add_task("default grid", total=repetitions * steps)
         wall, cpu = time.perf_counter(), time.process_time()

@@ -120,7 +120,7 @@ def szpo(asked: Mapping[str, Any]) -> dict[str, Any]:
     """SZPO (margin, antithetic, N = 4, D = M = 1) on votes of a panel with these eyes."""
     track = TRUTH if asked["sees"] == "progress" else PROXY
     marks = [votes // N for votes in asked["budgets"]]
-    chosen = batched.settings(track, rule="margin", N=N, mu=MU, alpha=asked["alpha"])
+    chosen = batched.settings_for(track, rule="margin", N=N, mu=MU, alpha=asked["alpha"])
     runs = batched.train(
         track, chosen, asked["seeds"], marks[-1], marks=marks, panel=Panel(beta=asked["beta"])
     )

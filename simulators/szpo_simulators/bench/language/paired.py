@@ -38,7 +38,7 @@ from szpo.models import loading
 from szpo.models.batched_lora import AdaptedModel, Deltas, find_sites
 from szpo.models.loading import Loaded
 from szpo.models.lora_sites import Site
-from szpo.optim import settings
+from szpo.optim.checked_settings import defaults, settings_to_json
 from szpo.optim.directions import DIRECTION_VERSION
 from szpo.policies.lora_policy import LoraPolicy
 from szpo.policies.subspaces import Subspace
@@ -228,9 +228,7 @@ def step_shares(loaded: Loaded, case: Case, rows: int, tokens: int, steps: int) 
     fixed = {s.a: rng.normal(size=(s.rank, s.inputs)).astype(np.float32) for s in sites}
     start = {s.b: np.zeros((s.outputs, s.rank), np.float32) for s in sites}
     space = Subspace("full", sites, fixed, start, {})
-    chosen = settings.defaults(
-        1, space.layout, rule="sign", N=rows // 16, D=8, mu=1e-3, alpha=1e-4
-    )
+    chosen = defaults(1, space.layout, rule="sign", N=rows // 16, D=8, mu=1e-3, alpha=1e-4)
     policy = LoraPolicy(loaded, space, root_seed=1)
     reward = text_rewards.parse("sentiment")
     reports: list[step_report.StepReport] = []
@@ -238,7 +236,7 @@ def step_shares(loaded: Loaded, case: Case, rows: int, tokens: int, steps: int) 
         ledger = Ledger.create(
             Path(folder) / "run.db",
             NewRun(
-                {"optimizer": settings.settings_to_json(chosen)},
+                {"optimizer": settings_to_json(chosen)},
                 root_seed=1,
                 layout=space.layout,
                 direction_version=DIRECTION_VERSION,

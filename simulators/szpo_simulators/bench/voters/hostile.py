@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,10 @@ from szpo_simulators import study
 from szpo_simulators.bench.voters import hostile_runs
 from szpo_simulators.panels import panel
 from szpo_simulators.rewards import heldout
+from szpo_simulators.worlds.people import People
+from szpo_simulators.worlds.repetitions import settings_for, train
 from szpo_simulators.worlds.yard import TabularPolicy, Walk, Yard
-from szpo_simulators.worlds.yard_repetitions import World, train
+from szpo_simulators.worlds.yard_world import YardWorld
 
 SHARES = (0.0, 0.1, 0.2, 0.3)
 STEP_GOALS = {0.2: 0.99, 0.3: 0.95}
@@ -38,6 +41,8 @@ RUN_GOALS = {1: 0.80, 2: 0.55}
 """What `skill` is to keep of the honest gain, by hostile members of seven."""
 FLAGGED, FALSELY = 0.95, 0.01
 VOTES = 400
+MEMBERS = 7
+YARD = YardWorld()
 
 
 def generator(key: bytes) -> np.random.Generator:
@@ -45,22 +50,22 @@ def generator(key: bytes) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
 
 
-def trimmed(ballots: weighting.Ballots) -> Floats:
+def trimmed(ballots: weighting.VotesByVoter) -> Floats:
     """Mean over voters of (for − against)/votes without the fifth at either end, (..., K)."""
-    said = ballots.said.astype(np.float64)
+    said = ballots.verdicts.astype(np.float64)
     means = np.sort((said * (np.abs(said) == 1)).mean(-1), axis=-2)
     cut = means.shape[-2] // 5
     middle: Floats = means[..., cut : means.shape[-2] - cut, :].mean(-2)
     return middle
 
 
-def equal(ballots: weighting.Ballots) -> Floats:
+def equal(ballots: weighting.VotesByVoter) -> Floats:
     """All votes for less all votes against, (..., K)."""
     tally = ballots.tally()
     return estimators.ordered_sum(tally.plus - tally.minus)
 
 
-RULES: Mapping[str, Callable[[weighting.Ballots], Floats]] = {
+RULES: Mapping[str, Callable[[weighting.VotesByVoter], Floats]] = {
     "equal": equal,
     "trimmed": trimmed,
     "shrunk-logits": weighting.shrunk_logits,
@@ -92,7 +97,7 @@ def step(
             draw = generator(derive(seed, "hostile step", k=start, name=str(share)))
             said = np.where(draw.random((size, voters, 1, each)) < right, 1, -1).astype(np.int8)
             said[:, :hostile] = -1
-            ballots = weighting.Ballots(names, said, np.zeros((size, 1, each), dtype=bool))
+            ballots = weighting.VotesByVoter(names, said, np.zeros((size, 1, each), dtype=bool))
             for name, rule in RULES.items():
                 hits[name] += int((rule(ballots)[:, 0] > 0).sum())
             on_trials(size)
@@ -105,17 +110,27 @@ def step(
     return rows
 
 
-def gains(world: World, seeds: Sequence[int], on_seeds: Callable[[int], None]) -> Floats:
+@dataclass(frozen=True)
+class Case:
+    """A panel of `MEMBERS`, of whom the last ``hostile`` have −β, and how the run weighs them."""
+
+    beta: float
+    hostile: int = 0
+    mu: float = 0.4
+    weighting: weighting.Weighting = "equal"
+
+
+def gains(case: Case, seeds: Sequence[int], on_seeds: Callable[[int], None]) -> Floats:
     """Gain in exact value (S,) after `VOTES` votes, in chunks of seeds that fit a cache."""
-    start = world.yard.value(np.zeros((world.yard.cells, 4)))
+    settings = settings_for(YARD, rule="bayes", N=8, D=8, mu=case.mu, weighting=case.weighting)
+    panel = People(f"bt70+hostile={case.hostile}", case.beta, MEMBERS)
+    start = YARD.value(YARD.theta0[None])[0]
     found = []
     for first in range(0, len(seeds), 25):
         chunk = seeds[first : first + 25]
-        for theta in train(world, chunk, VOTES):
-            logits = theta.astype(np.float64).reshape(-1, 4)
-            found.append(world.yard.value(logits) - start)
+        found.append(train(YARD, settings, chunk, VOTES // settings.N, panel=panel).final - start)
         on_seeds(len(chunk))
-    return np.array(found)
+    return np.concatenate(found)
 
 
 def sharpness(rows: int = 8) -> panel.Calibration:
@@ -143,13 +158,13 @@ def runs(
     on_seeds: Callable[[int], None] = lambda done: None,
 ) -> list[dict[str, Any]]:
     """Runs of P = 7 and `VOTES` votes with 0, 1, 2 hostile members, equal and learnt weights."""
-    honest = gains(World(beta, mu=mu), seeds, on_seeds)
+    honest = gains(Case(beta, mu=mu), seeds, on_seeds)
     rows = []
     for hostile in (0, *RUN_GOALS):
         plain = honest
         if hostile:
-            plain = gains(World(beta, hostile=hostile, mu=mu), seeds, on_seeds)
-        learnt = gains(World(beta, hostile=hostile, mu=mu, weighting="skill"), seeds, on_seeds)
+            plain = gains(Case(beta, hostile=hostile, mu=mu), seeds, on_seeds)
+        learnt = gains(Case(beta, hostile=hostile, mu=mu, weighting="skill"), seeds, on_seeds)
         difference, low, high = heldout.student((learnt - plain).tolist())
         rows.append(
             {

@@ -108,7 +108,7 @@ def grid(asked: Asked) -> dict[str, Any]:
     people = People(
         line, asked["beta"], SIZE, other=other, words=CHATTY if "words=" in line else None
     )
-    chosen = batched.settings(
+    chosen = batched.settings_for(
         DENSE, **DESIGN, weighting=asked["weighting"], alpha=asked["alpha"]
     )  # fmt: skip
     steps = asked["steps"]
@@ -137,7 +137,7 @@ def opposed(asked: Asked) -> dict[str, Any]:
     """
     slope = Slope()
     people = People(asked["panel"], 1.0, 9, other=replace(slope, steep=-2.0))
-    chosen = batched.settings(
+    chosen = batched.settings_for(
         slope, N=108, M=2, D=1, mu=0.2, rule="known", weighting=asked["weighting"], alpha=0.2
     )
     runs = batched.train(slope, chosen, asked["seeds"], asked["steps"], panel=people)
@@ -178,7 +178,7 @@ def learnt(asked: Asked) -> dict[str, Any]:
     for i in range(0, count, 20):
         part = said[i : i + 20]
         history = History(names, np.arange(each), part, np.zeros((len(part), voters, 2)))
-        weights = weighted_votes.learnt(asked["weighting"], history)
+        weights = weighted_votes.learn_weights(asked["weighting"], history)
         found += weights_gain(weights, beta[i : i + 20]).tolist()
     return {**interval(found), "best": float(weights_gain(beta, beta).mean())}
 
@@ -296,7 +296,7 @@ def _saved(study: Study) -> dict[str, Any]:
         {"voters": voters, "each": each, "weighting": name, "panels": 20 if study.quick else 200,
          "seed": 1000}
         for voters in VOTERS[:2]
-        for name in weighting.LEARNT
+        for name in weighting.LEARNED
         for each in EACH
     ]  # fmt: skip
     learned = study.cells("learnt sharpness", asked, learnt)
@@ -312,7 +312,7 @@ def _saved(study: Study) -> dict[str, Any]:
     study.csv("saved", known)
     study.csv("learnt", learned)
     with study.figure("panels-saved", height=3.4) as axes:
-        for name in weighting.LEARNT:
+        for name in weighting.LEARNED:
             some = [r for r in learned if r["weighting"] == name and r["voters"] == VOTERS[1]]
             points(axes, EACH, some, f"{name}, {VOTERS[1]} voters", fmt="o-")
         axes.axhline(some[0]["best"], color="black", lw=1, ls="--", label="β known")

@@ -31,7 +31,6 @@ from szpo_simulators.study import (
     ticks,
     told,
 )
-from szpo_simulators.worlds.yard_repetitions import World
 
 SPREAD: Final = 0.7
 """Of log β among voters: the best weights then need exp(.49) = 1.63 times fewer votes."""
@@ -102,7 +101,7 @@ def learnt(asked: Asked) -> dict[str, Any]:
         size = min(CHUNK, asked["panels"] - first)
         beta = sharpness(asked["panel"], size, asked["voters"], rng)
         history = past(beta, asked["each"], answered=asked["answered"], rng=rng)
-        weights = weighted_votes.learnt(asked["weighting"], history)
+        weights = weighted_votes.learn_weights(asked["weighting"], history)
         scale = (np.abs(beta).sum(-1) ** 2 / beta.shape[-1])[:, None]
         for found, w in ((gained, weights), (best, beta)):
             merit = (w * beta).sum(-1) ** 2 / np.maximum((w**2).sum(-1), 1e-300)
@@ -112,10 +111,8 @@ def learnt(asked: Asked) -> dict[str, Any]:
 
 def run(asked: Asked) -> dict[str, Any]:
     """Gains of runs of the small policy, one per seed (`szpo bench hostile`'s second part)."""
-    world = World(
-        asked["beta"], hostile=asked["hostile"], mu=asked["mu"], weighting=asked["weighting"]
-    )
-    return {"values": hostile.gains(world, asked["seeds"], lambda done: None).tolist()}
+    case = hostile.Case(asked["beta"], asked["hostile"], asked["mu"], asked["weighting"])
+    return {"values": hostile.gains(case, asked["seeds"], lambda done: None).tolist()}
 
 
 def runs(study: Study) -> list[dict[str, Any]]:
@@ -159,7 +156,7 @@ def main(study: Study) -> dict[str, Any]:
          "panels": panels, "seed": REPORTED}
         for kind, voters in PANELS
         for answered in ("all", "one")
-        for name in weighting.LEARNT
+        for name in weighting.LEARNED
         for each in EACH
         if not (name == "dawid-skene" and answered == "one")
     ]  # fmt: skip
@@ -186,7 +183,7 @@ def main(study: Study) -> dict[str, Any]:
         study.csv(part, rows)
     with study.figure("weighting", columns=2, height=3.9) as axes:
         for axis, answered in zip(axes, ("all", "one"), strict=True):
-            for name in weighting.LEARNT:
+            for name in weighting.LEARNED:
                 some = [
                     row for row in saved
                     if (row["panel"], row["voters"]) == PANELS[0]

@@ -1,4 +1,4 @@
-"""A step's counted votes by voter, read from the ledger: what a weighting of voters needs."""
+"""Read a step's counted votes by voter: what a weighting of voters needs."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ from typing import Final
 
 import numpy as np
 
-from szpo.aggregation.weighting import MINUS, PLUS, TIE, Ballots
+from szpo.aggregation.weighting import MINUS, PLUS, TIE, VotesByVoter
 from szpo.ledger.database import Ledger
 from szpo.optim.settings import Settings
 from szpo.types import Floats, Tally, Vote
 from szpo.voting import counting
 
-SAID: Final = {"plus": PLUS, "minus": MINUS, "tie": TIE}
+VERDICTS: Final = {"plus": PLUS, "minus": MINUS, "tie": TIE}
 
 
-def ballots(
+def read_votes_by_voter(
     ledger: Ledger, settings: Settings, step: int, votes: Sequence[Vote], tally: Tally
-) -> Ballots:
+) -> VotesByVoter:
     """The counted ``votes`` of a closed step by voter, their ids in order.
 
     Under the weighting ``skill`` with the known questions answered up to the step's close.
     """
-    gold = known(ledger, step) if settings.weighting == "skill" else {}
+    gold = count_gold(ledger, step) if settings.weighting == "skill" else {}
     voters = tuple(sorted({vote.panelist for vote in votes} | set(gold)))
     place = {voter: i for i, voter in enumerate(voters)}
-    said = np.zeros((len(voters), *tally.identical.shape), dtype=np.int8)
+    verdicts = np.zeros((len(voters), *tally.identical.shape), dtype=np.int8)
     for vote in votes:
-        said[place[vote.panelist], vote.k, vote.n] = SAID[vote.verdict]
+        verdicts[place[vote.panelist], vote.k, vote.n] = VERDICTS[vote.verdict]
     asked: Floats | None = None
     if gold:
         asked = np.array([gold.get(voter, (0.0, 0.0)) for voter in voters])
-    return Ballots(voters, said, tally.identical, asked)
+    return VotesByVoter(voters, verdicts, tally.identical, asked)
 
 
-def known(ledger: Ledger, step: int) -> dict[str, tuple[float, float]]:
+def count_gold(ledger: Ledger, step: int) -> dict[str, tuple[float, float]]:
     """Right and all answers to known questions by panelist, up to the close of a step.
 
     Last answers count; a tie is half right, a skip is no answer.

@@ -1,0 +1,148 @@
+"""Settings that a rule can work with: filled with defaults, read from JSON, checked together."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from szpo.errors import UsageError
+from szpo.optim.directions import Law
+from szpo.optim.parameters import layout_dim
+from szpo.optim.rules.registry import rule_of
+from szpo.optim.settings import Adam, Schedule, Selection, Settings
+from szpo.types import Layout
+
+POSTERIOR_DIM = 64
+"""Coordinates up to which `bayes` is the default rule."""
+WARMUP = 5
+"""Steps of a warm-up where a step size has to be measured."""
+LATER = ("selection", "vote_price", "selection_noise")
+"""Settings that came later; in a spec they stand only where they are set."""
+
+
+def defaults(
+    root_seed: int, layout: Layout, *, rule: str | None = None, **changes: Any
+) -> Settings:
+    """The default settings for a space: `bayes` for d ≤ 64, `known` with five warm-up steps above.
+
+    >>> settings = defaults(1, (("z", (8,)),))
+    >>> settings.rule, settings.law.normalise, settings.N, settings.warmup
+    ('bayes', True, 8, 0)
+    >>> settings = defaults(1, (("w", (100, 100)),), rule="sign", N=4)
+    >>> settings.law.normalise, settings.N, settings.warmup
+    (False, 4, 0)
+
+    Adam needs no warm-up: the size of its step does not depend on that of the gradient.
+
+    Raises:
+        UsageError: an unknown setting, or one out of range.
+    """
+    dim = layout_dim(layout)
+    chosen = rule_of(rule or ("bayes" if dim <= POSTERIOR_DIM else "known"))
+    alpha = changes.get("alpha")
+    given = alpha.start if isinstance(alpha, Schedule) else alpha
+    measured = given is None and changes.get("adam") is None
+    unscaled = dim > POSTERIOR_DIM or changes.get("weighting") in ("shrunk-logits", "median")
+    wide = chosen.measures and unscaled
+    base: dict[str, Any] = {"law": Law.for_dim(dim), "warmup": WARMUP if wide and measured else 0}
+    if changes.get("selection") is not None and changes.get("ties") == "davidson":
+        base["selection_noise"] = "davidson"
+    unknown = set(changes) - {field.name for field in dataclasses.fields(Settings)}
+    if unknown:
+        raise UsageError(f"settings: {', '.join(sorted(unknown))} unknown to the optimizer")
+    settings = Settings(root_seed, layout, rule=chosen.name, **{**base, **changes})
+    check(settings)
+    return settings
+
+
+def settings_to_json(settings: Settings) -> dict[str, Any]:
+    """The settings as plain JSON values; `settings_from_json` gives equal settings back."""
+    plain: dict[str, Any] = _plain(dataclasses.asdict(settings))
+    for name in LATER:
+        if plain[name] is None:  # so that a run without it has the spec it always had
+            del plain[name]
+    return plain
+
+
+def settings_from_json(body: Mapping[str, Any]) -> Settings:
+    """Settings from their JSON form.
+
+    Raises:
+        UsageError: a field is missing, unknown, or out of range.
+    """
+    values = dict(body)
+    try:
+        values["layout"] = tuple((name, tuple(shape)) for name, shape in values["layout"])
+        values["law"] = Law(**values["law"])
+        for name in ("mu", "alpha"):
+            if isinstance(values.get(name), Mapping):
+                values[name] = Schedule(**values[name])
+        if values.get("adam") is not None:
+            values["adam"] = Adam(**values["adam"])
+        if values.get("selection") is not None:
+            values["selection"] = Selection(**values["selection"])
+        for name in ("steering", "prior_mean"):
+            if values.get(name) is not None:
+                values[name] = tuple(values[name])
+        if values.get("prior_precision") is not None:
+            values["prior_precision"] = tuple(tuple(row) for row in values["prior_precision"])
+        settings = Settings(**values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"settings: cannot be read ({error})") from error
+    check(settings)
+    return settings
+
+
+def check(settings: Settings) -> None:
+    """Refuse settings that their rule cannot work with.
+
+    Raises:
+        UsageError: the rule is unknown, or names what does not go with it.
+    """
+    s, rule = settings, rule_of(settings.rule)
+    measures = rule.measures and s.given_alpha is None and s.adam is None
+    if s.warmup and not measures:
+        raise UsageError(
+            "settings: a warm-up measures alpha for known and margin without Adam; set warmup = 0"
+        )
+    if s.pooled_by_voter:
+        _check_pooled(s, bayesian=rule.bayesian)
+        if measures and not s.warmup:
+            raise UsageError(
+                f"settings: the size of an estimate under weighting {s.weighting} depends on the "
+                "panel; give alpha, or a warm-up that measures it"
+            )
+    if not rule.bayesian:
+        weighs = s.weighting != "equal" or s.smoothing == "pooled"
+        if s.selection is not None and weighs:
+            raise UsageError(
+                "settings: a selection weighs comparisons by 1/(C·q); it goes with weighting "
+                "equal and without pooled smoothing, or with bayes"
+            )
+        if s.vote_price is not None:
+            raise UsageError(
+                f"settings: vote_price ends a step by its votes, which biases {s.rule}; use bayes"
+            )
+    rule.check(s)
+
+
+def _check_pooled(s: Settings, *, bayesian: bool) -> None:
+    if bayesian:
+        raise UsageError(
+            f"settings: {s.rule} takes votes, weighting {s.weighting} gives one estimate per "
+            "direction; choose equal, skill or rationality, or the rule known, sign or margin"
+        )
+    if (s.link, s.smoothing, s.ties) != ("logistic", "haldane", "half"):
+        raise UsageError(
+            f"settings: weighting {s.weighting} makes logistic log-odds itself; set link "
+            "logistic, smoothing haldane, ties half"
+        )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,274 @@
+"""What `known`, `sign` and `margin` share: one coefficient per direction, from its vote counts.
+
+Each reads one number in the votes of a direction (its measure), and θ moves along the direction by
+α · measure / (unit · K). Where no α is set, the one is taken whose expected step has the length of
+``kl_step``: from the law of the votes when nobody has a preference, or measured in a warm-up.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from szpo.aggregation import estimators, links, weighting
+from szpo.aggregation.estimators import Estimate
+from szpo.aggregation.weighting import VotesByVoter
+from szpo.errors import UsageError
+from szpo.optim import momentum
+from szpo.optim.momentum import Memory
+from szpo.optim.rules.rule import Move, Perturbations, Rule, check_finite
+from szpo.optim.settings import Settings
+from szpo.optim.step_size import base_mu, shape
+from szpo.optim.weighted_votes import WeightedVotes, estimate_by_voter
+from szpo.types import Floats, Tally
+
+
+@dataclass(frozen=True, slots=True)
+class Counting:
+    """In what the counting rules differ."""
+
+    name: str
+    measure: Callable[[Settings, Floats, Tally | None], Floats]
+    """(settings, Δ̂ (..., K), tally) → (..., K); no tally where Δ̂ came from elsewhere."""
+    unit: Callable[[Settings, Any], Any]
+    """(settings, μ (...)) → by what the measure is divided."""
+    null_rms: Callable[[Settings], float]
+    """Root mean square of a direction's measure when nobody has a preference."""
+    is_exact: Callable[[Settings], bool]
+    measures: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What a counting rule carries: its step size, and the moments of momentum or Adam."""
+
+    alpha: float | None
+    """Base step size; None during a warm-up."""
+    warm: tuple[float, ...] = ()
+    """Squares of what the warm-up measured, one per direction."""
+    memory: Memory | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Coefficients:
+    """The arithmetic of one step, for any leading axes: arrays (..., K).
+
+    ``coef`` multiplies the unit-variance direction (factor · grid values) and already contains
+    1/K; it is neither scaled by the direction's factor nor rounded.
+    """
+
+    coef: Floats
+    delta: Floats
+    stderr: Floats
+    capped: NDArray[np.bool_]
+
+
+def rule(counting: Counting) -> Rule:
+    """The rule that moves by this measure."""
+    return Rule(
+        name=counting.name,
+        check=check,
+        init=functools.partial(init, counting),
+        alpha=alpha_at,
+        rows=lambda settings, pace: 0,
+        move=functools.partial(move, counting),
+        report=functools.partial(report, counting),
+        is_exact=counting.is_exact,
+        measures=counting.measures,
+    )
+
+
+def check(settings: Settings) -> None:
+    """A counting rule has no prior to take."""
+    if settings.prior_mean is not None or settings.prior_precision is not None:
+        raise UsageError("settings: a prior on the gradient belongs to the rule bayes")
+
+
+def init(counting: Counting, settings: Settings, lead: tuple[int, ...] = ()) -> Pace:
+    """The step size, unless a warm-up is to measure it, and empty moments."""
+    return Pace(
+        alpha=None if settings.warmup > 0 else default_alpha(counting, settings),
+        memory=Memory.empty(settings.dim, lead) if settings.carries else None,
+    )
+
+
+def alpha_at(settings: Settings, pace: Pace, step: int) -> float | None:
+    """α at a step: the base size times its schedule's shape; None during a warm-up."""
+    return None if pace.alpha is None else pace.alpha * shape(settings, step)
+
+
+def default_alpha(counting: Counting, settings: Settings, rms: float | None = None) -> float:
+    """The base step size: as set, or the one whose expected step has the length of κ_step.
+
+    A step of K independent directions with root mean square coefficient c is c · √(d/K) long, and
+    is wanted to be μ · √d · √(κ_step/κ). ``rms`` is that of the measure, as a warm-up found it;
+    None takes it from the exact law of the votes at rate ½. Momentum ρ divides by 1/(1 − ρ), so
+    that a direction's total move is the same.
+
+    Raises:
+        UsageError: the estimator is 0 whatever the votes (clip at M = 1).
+    """
+    if settings.given_alpha is not None:
+        return float(settings.given_alpha)
+    mu = base_mu(settings)
+    coef = mu * math.sqrt(settings.kl_step / settings.kl_radius)
+    if settings.adam is not None:
+        return coef  # Adam's step is about α in every coordinate, whatever the gradient's size
+    coef *= math.sqrt(settings.K) * (1 - settings.momentum)
+    return float(coef * counting.unit(settings, mu) / (rms or counting.null_rms(settings)))
+
+
+def coefficients(
+    counting: Counting,
+    settings: Settings,
+    at: Perturbations,
+    tally: Tally,
+    *,
+    nu: float | None = None,
+    delta: ArrayLike | None = None,
+) -> Coefficients:
+    """Votes (..., K, N) to the coefficient of each direction (..., K): α · measure / (unit · K).
+
+    A coefficient beyond ``coef_cap`` · μ is cut to it, but under Adam, where it is a gradient and
+    not yet a step. ``delta`` (..., K) replaces the estimate: true value differences, or one
+    estimate per direction from a weighting of voters. ``nu`` is Davidson's.
+    """
+    size = np.asarray(at.mu, dtype=np.float64)[..., None]
+    rate = np.asarray(at.alpha, dtype=np.float64)[..., None]
+    found = estimate(settings, tally, nu)
+    value = found.delta if delta is None else np.asarray(delta, dtype=np.float64)
+    measure = counting.measure(settings, value, tally if delta is None else None)
+    coef = rate * measure / counting.unit(settings, size) / settings.K
+    limit = settings.coef_cap * size if settings.adam is None else np.inf
+    capped = np.abs(coef) > limit
+    coef = np.where(capped, np.copysign(limit, coef), coef)
+    return Coefficients(coef, value, found.stderr, capped)
+
+
+def estimate(settings: Settings, tally: Tally, nu: float | None = None) -> Estimate:
+    """Δ̂ and its standard error per direction, by the settings' link and smoothing."""
+    link = links.link(settings.link)
+    return estimators.estimate(
+        tally,
+        estimators.inversion(settings.smoothing, link, trim=settings.trim),
+        nu=nu,
+        pool=settings.smoothing == "pooled",
+        share_noise=settings.selection_noise is not None,
+    )
+
+
+def move(
+    counting: Counting,
+    settings: Settings,
+    pace: Pace,
+    at: Perturbations,
+    votes: WeightedVotes,
+    nu: float | None = None,
+) -> Move:
+    """Move along each direction by its coefficient, or measure α while the warm-up lasts."""
+    if pace.alpha is None:
+        return _warm_up(counting, settings, pace, at, votes, nu)
+    rate = 1.0 if settings.adam is not None else at.alpha
+    found = _coefficients(counting, settings, replace(at, alpha=rate), votes, nu)
+    check_finite(found.coef, at.step, "coefficient")
+    done = Move(
+        pace, found.coef, delta=found.delta, stderr=found.stderr, capped=bool(found.capped.any())
+    )
+    if pace.memory is None:
+        return done
+    v = at.unit()
+    gradient = np.zeros(v.shape[:-2] + v.shape[-1:])
+    for k in range(settings.K):
+        gradient = gradient + found.coef[..., k, None] * v[..., k, :]
+    if settings.adam is not None:
+        alpha = np.asarray(at.alpha, dtype=np.float64)
+        step, memory = momentum.adam_step(pace.memory, gradient, alpha, settings.adam)
+    else:
+        step, memory = momentum.momentum_step(pace.memory, gradient, settings.momentum)
+    limit = settings.coef_cap * np.asarray(at.mu)[..., None] * math.sqrt(settings.dim)
+    length = np.sqrt((step * step).sum(-1, keepdims=True))
+    long = length > limit
+    step = np.where(long, step * (limit / np.where(long, length, 1.0)), step)
+    return replace(
+        done, carried=replace(pace, memory=memory), coef=None, vector=step,
+        capped=done.capped or bool(long.any()),
+    )  # fmt: skip
+
+
+def report(
+    counting: Counting,
+    settings: Settings,
+    done: Move,
+    at: Perturbations,
+    votes: WeightedVotes,
+    nu: float | None = None,
+) -> dict[str, Any]:
+    """α and μ of the step, and the share of hostile voters who would have turned it round."""
+    known = {} if at.alpha is None else {"alpha": at.alpha}
+    by_voter = votes.by_voter
+    if by_voter is None:
+        return {**known, "mu": at.mu, "flip_share": None}
+
+    def lead(cast: VotesByVoter) -> Floats:
+        if settings.pooled_by_voter:
+            return estimate_by_voter(settings, cast)
+        learned = votes.tally.cast is not None
+        tally = cast.tally(votes.weights if learned else None)
+        tally = replace(tally, share=votes.tally.share, cast=votes.tally.cast)
+        return coefficients(counting, settings, replace(at, alpha=1.0), tally, nu=nu).coef
+
+    return {
+        **known,
+        "mu": at.mu,
+        "flip_share": weighting.flip_share(by_voter, votes.weights, lead),
+    }
+
+
+def _coefficients(
+    counting: Counting,
+    settings: Settings,
+    at: Perturbations,
+    votes: WeightedVotes,
+    nu: float | None,
+) -> Coefficients:
+    return coefficients(counting, settings, at, votes.tally, nu=nu, delta=votes.delta)
+
+
+def _warm_up(
+    counting: Counting,
+    settings: Settings,
+    pace: Pace,
+    at: Perturbations,
+    votes: WeightedVotes,
+    nu: float | None,
+) -> Move:
+    """Votes are spent and recorded, nothing moves; the last warm-up step sets α.
+
+    A direction of which nothing was counted (a deadline) measures nothing.
+    """
+    found = _coefficients(counting, settings, replace(at, alpha=1.0), votes, nu)
+    check_finite(found.delta, at.step, "value difference")
+    tally = votes.tally if votes.delta is None else None
+    measured = counting.measure(settings, found.delta, tally)
+    squares = (value * value for value in measured[np.isfinite(found.stderr)].tolist())
+    warm = (*pace.warm, *squares)
+    alpha = None
+    if at.step + 1 >= settings.warmup:
+        total = 0.0
+        for square in warm:
+            total += square
+        # Only ties so far say nothing about the spread: fall back to that of pure vote noise.
+        rms = math.sqrt(total / max(len(warm), 1))
+        alpha = default_alpha(counting, settings, rms or None)
+    return Move(
+        replace(pace, alpha=alpha, warm=warm),
+        coef=np.zeros(1 if settings.carries else settings.K),
+        delta=found.delta,
+        stderr=found.stderr,
+    )

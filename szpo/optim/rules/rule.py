@@ -1,0 +1,118 @@
+"""What a rule is: how a step's votes become a move of θ, and what it carries to the next step.
+
+A rule is a value of functions, so that the optimizer of one run and the worlds with a thousand
+repetitions call the same ones. All arrays may have leading axes, the repetitions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from szpo.errors import RunError
+from szpo.optim import parameters
+from szpo.optim.posterior import Posterior
+from szpo.optim.settings import Settings
+from szpo.optim.weighted_votes import WeightedVotes
+from szpo.types import Floats, Query
+
+
+@dataclass(frozen=True, slots=True)
+class Perturbations:
+    """Where the two policies of each of a step's K directions stood: z⁺ and z⁻ around θ."""
+
+    step: int
+    mu: ArrayLike
+    """Perturbation radius μ of the unit-variance direction, (...)."""
+    alpha: ArrayLike | None
+    """Step size α, (...); None while a warm-up measures it, and for rules that need none."""
+    radius: Floats
+    """Radius (..., K) of the integer-grid direction: μ · factor, rounded to 13 bits."""
+    directions: Callable[[], tuple[Floats, Floats]]
+    """Makes the grid values (..., K, d) and their factors (..., K); for small spaces only."""
+
+    def unit(self) -> Floats:
+        """The unit-variance directions v (..., K, d)."""
+        grid, factor = self.directions()
+        return np.asarray(factor[..., None] * grid)
+
+    def features(self, distance: int) -> Floats:
+        """What a vote on each direction is about: x = z⁺ − z⁻, (..., K, d)."""
+        grid, _ = self.directions()
+        return np.asarray((distance * self.radius)[..., None] * grid)
+
+
+def perturbations(settings: Settings, query: Query, alpha: float | None) -> Perturbations:
+    """Those of one run's query, at a step size."""
+    space, ks = settings.space, range(settings.K)
+
+    def directions() -> tuple[Floats, Floats]:
+        grid = np.stack([parameters.direction_vector(space, query.step, k) for k in ks])
+        return grid, np.array([parameters.factor(space, query.step, k) for k in ks])
+
+    radius = np.array([plus.radius for plus, _ in query.shifts])
+    return Perturbations(query.step, query.mu, alpha, radius, directions)
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """What a rule makes of a step's votes: coefficients of the directions, or one vector."""
+
+    carried: Any
+    """What the rule carries on."""
+    coef: Floats | None = None
+    """(..., K), of unit-variance directions: θ moves by Σ coef·v."""
+    vector: Floats | None = None
+    """(..., d): θ moves by it."""
+    delta: Floats | None = None
+    """Δ̂ (..., K), where the move rests on it."""
+    stderr: Floats | None = None
+    """Its standard error (..., K)."""
+    capped: bool = False
+    """Some coefficient, or the vector, was cut to `Settings.coef_cap`."""
+    posterior: Posterior | None = None
+    """On the gradient, for the report."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A rule's name, traits and functions.
+
+    ``check`` refuses settings that the rule cannot work with (UsageError). ``init`` gives what is
+    carried before step 0, for leading axes. ``alpha`` is the step size at a step, or None.
+    ``rows`` says of how many past directions the votes are needed by voter. ``move`` makes the
+    step from what was carried, the perturbations, the votes and Davidson's ν. ``report`` says
+    more of a step, for people: the flip share among it. ``is_exact``: the update is recomputed to
+    the last bit on any machine.
+    """
+
+    name: str
+    check: Callable[[Settings], None]
+    init: Callable[[Settings, tuple[int, ...]], Any]
+    alpha: Callable[[Settings, Any, int], float | None]
+    rows: Callable[[Settings, Any], int]
+    move: Callable[[Settings, Any, Perturbations, WeightedVotes, float | None], Move]
+    report: Callable[[Settings, Move, Perturbations, WeightedVotes, float | None], dict[str, Any]]
+    is_exact: Callable[[Settings], bool]
+    bayesian: bool = False
+    """It keeps the votes and their likelihood: it can take a prior, may stop asking when it has
+    seen enough, and takes no estimate in place of votes."""
+    measures: bool = False
+    """A warm-up may measure its step size."""
+
+
+def check_finite(values: Floats, step: int, source: str) -> None:
+    """Raise unless every number is finite.
+
+    Raises:
+        RunError: names the step, the source and the first index.
+    """
+    bad = np.flatnonzero(~np.isfinite(values))
+    if len(bad):
+        raise RunError(
+            f"step {step}: {source} {bad[0]} is {values.flat[bad[0]]}; nothing was applied"
+        )
