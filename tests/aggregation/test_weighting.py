@@ -14,8 +14,9 @@ from szpo.config.schema import Config
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest
-from szpo.optim import bayes, optimizer, posterior
+from szpo.optim import optimizer, posterior
 from szpo.optim.checked_settings import defaults, settings_from_json, settings_to_json
+from szpo.optim.rules import bayes
 from szpo.replay import verification
 from szpo.types import Tally
 from szpo.voting.casting import VoteRequest
