@@ -236,6 +236,22 @@ def test_cannot_judge_needs_a_reason_and_may_report(stage, ann):
     assert json.loads(row["details"])["report"] is True and not stage.site.service.counted(0)
 
 
+def test_a_key_right_after_a_dialog_has_closed_is_not_lost(stage, ann):
+    """Until the next frame the focus is still on a field of the closed dialog."""
+    ann.keyboard.press("s")
+    ann.wait_for_selector("#sz-cannot-dialog[open]")
+    where = ann.evaluate(
+        """() => {
+          document.getElementById("sz-cannot-dialog").close();
+          const at = document.activeElement;
+          at.dispatchEvent(new KeyboardEvent("keydown", {key: "s", bubbles: true}));
+          return at.tagName;
+        }"""
+    )
+    assert where == "INPUT"
+    assert ann.locator("#sz-cannot-dialog[open]").count() == 1
+
+
 def test_a_vote_is_changed_until_the_close_and_not_after(stage, ann):
     vote(ann, "ArrowRight")
     vote(ann, "ArrowRight")

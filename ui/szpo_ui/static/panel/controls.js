@@ -112,7 +112,9 @@ const KEYS = {
 function typed(event) {
   if (event.repeat || event.ctrlKey || event.altKey || event.metaKey || event.isComposing) return;
   const target = event.target;
-  if (target.closest?.("input, textarea, select, [contenteditable]")) return;
+  // Right after a dialog has closed, the focus is still on one of its fields: nobody types there.
+  const field = target.closest?.("input, textarea, select, [contenteditable]");
+  if (field && !field.closest("dialog:not([open])")) return;
   if ($("dialog[open]")) return;
   if (event.key === "Enter") {
     const control = target.closest?.("button, a, summary, label");
