@@ -94,7 +94,7 @@ def test_no_secret_stands_in_a_file_a_log_or_an_output(tmp_path, capfd, caplog):
             with pytest.raises(AccessError) as caught:
                 act()
             said.append(str(caught.value))
-        for_operators = repr(credentials.listed(ledger))  # names, but no secret either
+        for_operators = repr(credentials.list_people(ledger))  # names, but no secret either
         content = b"".join(p.read_bytes() for p in path.parent.iterdir() if p.is_file())
     capfd.readouterr()
     for line in (

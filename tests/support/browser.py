@@ -39,6 +39,7 @@ from szpo.types import Answer, Batch, Prompt, Shift, Theta, Update
 from szpo.voting.casting import VoteRequest
 from szpo_ui import app
 from szpo_ui.web import credentials, login
+from szpo_ui.web.credential_rows import Role
 from szpo_ui.web.server import configure
 from szpo_ui.web.site import Site, of_ledger
 
@@ -161,13 +162,13 @@ class Stage:
         except _Waits:
             return None
 
-    def invitation(self, role: credentials.Role, name: str) -> credentials.Invitation:
+    def invitation(self, role: Role, name: str) -> credentials.Invitation:
         """The invitation of a name, made at the first call."""
         if (role, name) not in self._people:
             self._people[role, name] = credentials.invite(self.ledger, role, name)
         return self._people[role, name]
 
-    def cookie(self, role: credentials.Role, name: str) -> dict[str, str]:
+    def cookie(self, role: Role, name: str) -> dict[str, str]:
         """A fresh session of that name as a cookie, for an HTTP client."""
         invitation = self.invitation(role, name)
         session, _ = credentials.login(self.ledger, invitation.name, invitation.code)
@@ -266,7 +267,7 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
-def context(browser: Any, stage: Stage, role: credentials.Role, name: str, **options: Any) -> Any:
+def context(browser: Any, stage: Stage, role: Role, name: str, **options: Any) -> Any:
     """A browser context with a session of that name; ``context.new_page()`` goes from there."""
     made = browser.new_context(base_url=stage.url, **options)
     made.set_default_timeout(15_000)
@@ -291,9 +292,7 @@ def operator(chromium: Any, stage: Stage) -> Iterator[Callable[..., Any]]:
     yield from _contexts(chromium, stage, "operator", "Olga")
 
 
-def _contexts(
-    browser: Any, stage: Stage, role: credentials.Role, first: str
-) -> Iterator[Callable[..., Any]]:
+def _contexts(browser: Any, stage: Stage, role: Role, first: str) -> Iterator[Callable[..., Any]]:
     made: list[Any] = []
 
     def new(name: str = first, **options: Any) -> Any:

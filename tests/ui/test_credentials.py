@@ -193,7 +193,7 @@ def test_the_use_of_a_session_is_written_at_most_once_a_minute(ledger):
     assert credentials.identify(ledger, session) is not None
     after = ledger.changes()
     assert after[1] == before[1] + 1
-    (found,) = credentials.listed(ledger)
+    (found,) = credentials.list_people(ledger)
     assert ledger.clock.now - found.seen_us < 10_000
 
 
@@ -234,7 +234,7 @@ def test_the_list_tells_what_became_of_everybody(ledger):
     credentials.revoke(ledger, "c", "op")
     credentials.redeem(ledger, made["d"].token)
     credentials.revoke(ledger, "d", "op")
-    states = {each.name: each.state for each in credentials.listed(ledger)}
+    states = {each.name: each.state for each in credentials.list_people(ledger)}
     assert states == {
         "a": "invited",
         "b": "active",
@@ -243,9 +243,9 @@ def test_the_list_tells_what_became_of_everybody(ledger):
         "e": "invited",
     }
     ledger.clock.now += 25 * HOUR
-    states = {each.name: each.state for each in credentials.listed(ledger)}
+    states = {each.name: each.state for each in credentials.list_people(ledger)}
     assert states["a"] == states["b"] == "expired" and states["c"] == "revoked"
-    seen = {each.name: each.seen_us for each in credentials.listed(ledger)}
+    seen = {each.name: each.seen_us for each in credentials.list_people(ledger)}
     assert seen["a"] is None and seen["b"] is not None
 
 
@@ -295,9 +295,9 @@ def test_erasing_a_person_leaves_the_record_and_no_byte_of_them(tmp_path):
             service.cast(VoteRequest(seat.id, "A", idem=seat.id))
 
     go(settings, ledger, policy, LedgerEvaluator(service), wait=vote, until_step=1)
-    assert credentials.listed(ledger)[0].contact == "Ann Smithfield"
+    assert credentials.list_people(ledger)[0].contact == "Ann Smithfield"
     credentials.erase(ledger, "P-01", "op")
-    assert credentials.listed(ledger) == []
+    assert credentials.list_people(ledger) == []
     assert ledger.query("SELECT * FROM contacts") == []
     assert refused(credentials.login, ledger, "P-01", made.code) == "unknown"
     report = verification.verify(ledger)

@@ -79,14 +79,14 @@ def test_a_final_comparison_is_told_once_it_is_closed_or_by_a_switch_in_the_log(
     order = answered_final(voted)
     hidden = operator_page.page(voted.site)
     assert "not measured" in hidden and "6 are in" in hidden
-    assert state.board(voted.site).page.improving.final is None
+    assert state.read_state(voted.site).page.improving.final is None
     do(voted, "live", on=True)
-    shown = state.board(voted.site)
+    shown = state.read_state(voted.site)
     assert shown.page.improving.final is not None
     assert shown.page.improving.final.tuned.of == 4
     assert "turned the view of open votes on" in [line.text for line in shown.log]
     do(voted, "live", on=False)
-    assert state.board(voted.site).page.improving.final is None
+    assert state.read_state(voted.site).page.improving.final is None
     file = io.BytesIO()
     bundle.write(voted.ledger, file)
     with zipfile.ZipFile(file) as packed:
@@ -95,7 +95,7 @@ def test_a_final_comparison_is_told_once_it_is_closed_or_by_a_switch_in_the_log(
         assert '"final"' not in packed.read("votes.jsonl").decode()
     do(voted, "close-final", order=order)
     assert "not measured" not in operator_page.page(voted.site)
-    assert state.board(voted.site).page.improving.final == shown.page.improving.final
+    assert state.read_state(voted.site).page.improving.final == shown.page.improving.final
 
 
 # ---- who may call it ----
@@ -194,12 +194,12 @@ def test_every_event_is_private_quiet_and_without_a_state(held: Stage) -> None:
 
 
 def test_open_votes_are_counted_but_not_shown(voted: Stage) -> None:
-    before = state.board(voted.site).page
+    before = state.read_state(voted.site).page
     cast(voted, "Bob")
     shown = operator_page.page(voted.site)
     assert "2 of 4 votes in" in text(shown)
     assert "hidden until the round closes" in text(shown)
-    after = state.board(voted.site).page
+    after = state.read_state(voted.site).page
     assert after.values == before.values
     assert after.agreement == before.agreement
     assert [p.votes for p in after.panelists] == [p.votes for p in before.panelists]
@@ -210,29 +210,29 @@ def test_figures_are_not_reckoned_anew_for_every_vote(
 ) -> None:
     minute = 60_000_000
     monkeypatch.setattr(voted.ledger, "clock", lambda: 40 * minute)
-    first = state.board(voted.site).page
+    first = state.read_state(voted.site).page
     cast(voted, "Bob")
-    assert state.board(voted.site).page is first
+    assert state.read_state(voted.site).page is first
     assert state.version(voted.site) != ""
     monkeypatch.setattr(voted.ledger, "clock", lambda: 41 * minute)
-    assert state.board(voted.site).page is not first
-    second = state.board(voted.site).page
+    assert state.read_state(voted.site).page is not first
+    second = state.read_state(voted.site).page
     do(voted, "close", reason="enough")
-    assert state.board(voted.site).page is not second
+    assert state.read_state(voted.site).page is not second
 
 
 def test_showing_them_is_a_switch_in_the_record(voted: Stage) -> None:
     do(voted, "live", on=True)
-    assert len(state.board(voted.site).page.values) == 3
+    assert len(state.read_state(voted.site).page.values) == 3
     assert "Votes of the open round are shown" in operator_page.page(voted.site)
     do(voted, "live", on=False)
-    assert len(state.board(voted.site).page.values) == 2
-    told = [line.text for line in state.board(voted.site).log if line.who == "Olga"]
+    assert len(state.read_state(voted.site).page.values) == 2
+    told = [line.text for line in state.read_state(voted.site).log if line.who == "Olga"]
     assert told == ["turned the view of open votes off", "turned the view of open votes on"]
 
 
 def test_intervals_and_words_stand_beside_numbers(voted: Stage) -> None:
-    found = state.board(voted.site).page.improving
+    found = state.read_state(voted.site).page.improving
     assert found.heading.of == 4
     read = text(operator_page.page(voted.site))
     low, high = f"{found.heading.low:.2f}", f"{found.heading.high:.2f}"
@@ -243,7 +243,7 @@ def test_intervals_and_words_stand_beside_numbers(voted: Stage) -> None:
 
 
 def test_every_point_of_the_chart_is_in_the_table(voted: Stage) -> None:
-    page = state.board(voted.site).page
+    page = state.read_state(voted.site).page
     drawn = charts.values(page.values)
     assert drawn.count("<title>") == len(page.values) == 2
     assert drawn.count("hollow") == 1  # round 2: all for plus; round 1 has no path yet
@@ -321,13 +321,13 @@ def test_start_refuses_what_panelists_could_not_judge(tmp_path: Path) -> None:
 
 def test_pause_keeps_the_round_and_resume_goes_on_with_it(voted: Stage) -> None:
     do(voted, "pause", reason="lunch")
-    assert state.board(voted.site).status.state == "paused"
+    assert state.read_state(voted.site).status.state == "paused"
     assert voted.ledger.step(2)["state"] == "open"  # type: ignore[index]
     do(voted, "resume")
-    found = state.board(voted.site).status
+    found = state.read_state(voted.site).status
     assert (found.state, found.votes_in) == ("open", 1)
     do(voted, "pause-after", reason="enough for today")
-    assert state.board(voted.site).pending is not None
+    assert state.read_state(voted.site).pending is not None
     with pytest.raises(UsageError, match="reason"):
         do(voted, "pause", reason="  ")
 
@@ -342,7 +342,7 @@ def test_a_round_is_closed_with_a_quorum_and_a_reason(voted: Stage) -> None:
     row = voted.ledger.step(2)
     assert row is not None
     assert (row["state"], row["closed_by"]) == ("closed", "operator")
-    assert any("everybody left" in line.text for line in state.board(voted.site).log)
+    assert any("everybody left" in line.text for line in state.read_state(voted.site).log)
     with pytest.raises(UsageError, match="no round is open"):
         do(voted, "close", reason="again")
 
@@ -379,7 +379,7 @@ def test_rolling_back_branches_and_deletes_nothing(voted: Stage) -> None:
 def test_money_is_told_before_the_start_and_can_be_limited(tmp_path: Path) -> None:
     paid = ("panel.pay_per_hour=15", "panel.pay_per_vote=0.2", "panel.currency=CHF")
     stage = make(tmp_path / "run.db", clock=MovableClock(), sets=paid)
-    planned = state.board(stage.site).before
+    planned = state.read_state(stage.site).before
     assert planned is not None
     assert planned.money == pytest.approx(planned.votes * 0.2 + planned.person_hours * 15)
     assert f"about {planned.money:,.2f} CHF" in text(operator_page.page(stage.site))
@@ -403,7 +403,7 @@ def test_limits_are_set_and_withdrawn(voted: Stage) -> None:
     found = budget.read_limits(voted.ledger)
     assert (found.votes, found.person_hours, found.step) == (12, 1.5, None)
     assert found.at_us == 1_896_111_000_000_000
-    assert state.board(voted.site).page.progress.planned == 3
+    assert state.read_state(voted.site).page.progress.planned == 3
     do(voted, "limits")
     assert budget.read_limits(voted.ledger) == budget.Limits()
 
@@ -459,8 +459,8 @@ def test_erasing_wants_the_name_typed(voted: Stage) -> None:
     with pytest.raises(UsageError, match="type Bob"):
         do(voted, "erase", name="Bob", typed="Ada")
     do(voted, "erase", name="Bob", typed="Bob")
-    assert all(each.name != "Bob" for each in credentials.listed(voted.ledger))
-    assert [p.row.votes for p in state.board(voted.site).people] == [4, 4]
+    assert all(each.name != "Bob" for each in credentials.list_people(voted.ledger))
+    assert [p.row.votes for p in state.read_state(voted.site).people] == [4, 4]
 
 
 def test_an_erasure_that_a_reader_holds_up_says_so_and_is_finished_by_pressing_again(

@@ -16,6 +16,7 @@ from starlette.datastructures import Headers
 
 from szpo_ui import app
 from szpo_ui.web import credentials, login, security
+from szpo_ui.web.credential_rows import Role
 from tests.support.browser import MovableClock, Stage, awaited, make, serve
 
 pytest_plugins = ["tests.support.browser"]
@@ -176,7 +177,7 @@ def test_a_body_that_never_ends_is_given_up(whole: Stage, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("role", ["panelist", "operator"])
 def test_who_is_revoked_while_a_body_uploads_is_not_let_through(
-    role: credentials.Role, tmp_path: Path
+    role: Role, tmp_path: Path
 ) -> None:
     """The session was good when the request began; it ends with the last byte of the body."""
     stage = make(tmp_path / "run.db", clock=MovableClock())

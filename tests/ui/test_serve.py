@@ -126,9 +126,9 @@ def test_each_demo_gets_a_name_of_its_own(tmp_path: Path) -> None:
 def test_links_and_hosts_follow_the_public_address() -> None:
     with address.listening("127.0.0.1", 0, insecure=False) as listener:
         port = listener.getsockname()[1]
-        here = address.place_of(listener, "127.0.0.1", None)
+        here = address.site_address(listener, "127.0.0.1", None)
         assert (here.url, here.secure) == (f"http://127.0.0.1:{port}", False)
-        there = address.place_of(
+        there = address.site_address(
             listener, "127.0.0.1", "https://panel.example/", ("other.example",)
         )
     assert (there.url, there.secure) == ("https://panel.example", True)
@@ -255,7 +255,7 @@ def test_an_operator_at_work_is_not_sent_away_after_a_day(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = [1_700_000_000_000_000]
-    place = address.Place("127.0.0.1", 7860, "http://127.0.0.1:7860", ("127.0.0.1",))
+    place = address.SiteAddress("127.0.0.1", 7860, "http://127.0.0.1:7860", ("127.0.0.1",))
     with Ledger.open(run, clock=lambda: now[0]) as ledger:
         serve._tell(argparse.Namespace(demo=False), ledger, place)
         token = re.search(r"#t=(\S+)", capsys.readouterr().err)

@@ -22,7 +22,7 @@ from szpo.errors import SzpoError
 from szpo_ui.posterior import mounts
 from szpo_ui.posterior import page as posterior_page
 from szpo_ui.web import api, login
-from szpo_ui.web.credentials import Role
+from szpo_ui.web.credential_rows import Role
 from szpo_ui.web.mounting import STATIC, icon, inside_a_loop, mount
 from szpo_ui.web.requests import refuse
 from szpo_ui.web.security import Door

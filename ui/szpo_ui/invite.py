@@ -11,7 +11,7 @@ from typing import Any
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo_ui.web import credentials
-from szpo_ui.web.address import served_at
+from szpo_ui.web.address import read_address
 from szpo_ui.web.credentials import Invitation
 
 DEFAULT = "http://127.0.0.1:7860"
@@ -55,7 +55,7 @@ def command(arguments: Sequence[str]) -> int:
             )
             for _ in range(chosen.count or 1)
         ]
-    url = (chosen.url or served_at(path) or "").rstrip("/")
+    url = (chosen.url or read_address(path) or "").rstrip("/")
     if not url:
         url = DEFAULT
         console.warn(
@@ -108,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
 def _list(ledger: Ledger, *, as_json: bool) -> None:
     from szpo.cli import console
 
-    found = credentials.listed(ledger)
+    found = credentials.list_people(ledger)
     if as_json:
         console.emit([_fields(each) for each in found])
         return

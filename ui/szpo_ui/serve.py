@@ -23,7 +23,7 @@ from szpo.errors import ResourceError, SzpoError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.voting import lease
 from szpo_ui.web import credentials
-from szpo_ui.web.address import Place, announced, listening, place_of
+from szpo_ui.web.address import SiteAddress, announce, listening, site_address
 from szpo_ui.web.child_process import Keeper, start
 
 OPERATOR = "operator"
@@ -43,7 +43,7 @@ def command(arguments: Sequence[str]) -> int:
     """The entry point of `szpo.commands`."""
     chosen = _parser().parse_args(list(arguments))
     with listening(chosen.host, chosen.port, insecure=chosen.insecure) as listener:
-        place = place_of(listener, chosen.host, chosen.url, chosen.name or ())
+        place = site_address(listener, chosen.host, chosen.url, chosen.name or ())
         return _serve(chosen, listener, place)
 
 
@@ -91,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
 # ---- what ----
 
 
-def _serve(chosen: argparse.Namespace, listener: socket.socket, place: Place) -> int:
+def _serve(chosen: argparse.Namespace, listener: socket.socket, place: SiteAddress) -> int:
     path, config = _target(chosen)
     child = None
     if config is not None:
@@ -117,7 +117,7 @@ def _serve(chosen: argparse.Namespace, listener: socket.socket, place: Place) ->
         application = app.create(site, place.names, url=place.url if chosen.url else "")
         for keeper in keepers:
             keeper.run()
-        stack.enter_context(announced(path, place.url))
+        stack.enter_context(announce(path, place.url))
         _tell(chosen, site.ledger, place)
         answer(application, listener, proxied=chosen.url is not None)
     return 0
@@ -212,7 +212,7 @@ def _szpo() -> list[str]:
     return [sys.executable, "-m", "szpo"]
 
 
-def _tell(chosen: argparse.Namespace, ledger: Ledger, place: Place) -> None:
+def _tell(chosen: argparse.Namespace, ledger: Ledger, place: SiteAddress) -> None:
     """Print the links of this start; in the demo, open the panelist's."""
     made = credentials.invite(ledger, "operator", OPERATOR, days=OPERATOR_DAYS)
     _say(f"run {ledger.path.stem} at {place.url}; press Ctrl-C to end it")

@@ -32,7 +32,7 @@ from szpo.intervals import Share
 from szpo.reports import bundle
 from szpo_ui.operator import charts, controls
 from szpo_ui.operator.controls import Command, Reply
-from szpo_ui.operator.state import Board, board, columns, version
+from szpo_ui.operator.state import OperatorState, columns, read_state, version
 from szpo_ui.panel import render, texts
 from szpo_ui.panel.screens import Screen
 from szpo_ui.web import login
@@ -183,7 +183,7 @@ def head() -> str:
 
 def page(site: Site, ack: str = "") -> str:
     """The whole page but its dialogs."""
-    found = board(site)
+    found = read_state(site)
     return (
         _environment()
         .get_template("operate/page.html")
@@ -232,7 +232,7 @@ def refused(text: str, ack: str) -> Markup:
     )
 
 
-def preview(site: Site, found: Board) -> str:
+def preview(site: Site, found: OperatorState) -> str:
     """The panelist's page as a document of its own; empty once the run has begun."""
     if found.before is None:
         return ""
@@ -253,7 +253,7 @@ def preview(site: Site, found: Board) -> str:
     )
 
 
-def vitals(found: Board) -> list[Vital]:
+def vitals(found: OperatorState) -> list[Vital]:
     """Figures of health that the run has, each with its curve."""
     made = []
     for key, title, unit, digits in VITALS:

@@ -28,7 +28,7 @@ from szpo.voting.lease import PendingPause
 from szpo_ui.operator import controls
 from szpo_ui.panel.comparison_view import Sheet, sheet
 from szpo_ui.web import credentials
-from szpo_ui.web.credentials import Listed
+from szpo_ui.web.credential_rows import Invited
 from szpo_ui.web.site import Site
 
 EVENTS: Final = 80
@@ -44,7 +44,7 @@ class Person:
     """A panelist's figures with their access."""
 
     row: PanelistRow
-    access: Listed | None
+    access: Invited | None
     """None for programs."""
     online: bool
     excluded: bool
@@ -76,7 +76,7 @@ class Before:
 
 
 @dataclass(frozen=True, slots=True)
-class Board:
+class OperatorState:
     """All of it."""
 
     version: str
@@ -89,7 +89,7 @@ class Board:
     ended: str | None
     """How the last controller ended, where none is there."""
     people: tuple[Person, ...]
-    waiting: tuple[Listed, ...]
+    waiting: tuple[Invited, ...]
     """Invited, and nobody's row yet; operators too."""
     log: tuple[Line, ...]
     limits: Limits
@@ -131,14 +131,14 @@ def driven(ledger: Ledger) -> bool:
     return row["lease"] is not None and row["expires_us"] > ledger.clock()
 
 
-def board(site: Site) -> Board:
+def read_state(site: Site) -> OperatorState:
     """The page as it stands."""
     ledger = site.ledger
     live, now = controls.is_live(ledger), site.clock()
     status, found = round_status(ledger), _numbers(ledger, live)
     placed = orders.orders(ledger)
     drawn = [o for o in placed if o.kind == "samples" and o.result is not None and not o.error]
-    listed = {each.name: each for each in credentials.listed(ledger)}
+    listed = {each.name: each for each in credentials.list_people(ledger)}
     out = controls.excluded(ledger)
     people = tuple(
         Person(
@@ -149,7 +149,7 @@ def board(site: Site) -> Board:
         )
         for row in found.page.panelists
     )
-    return Board(
+    return OperatorState(
         version=version(site),
         name=ledger.path.stem,
         status=status,
@@ -195,7 +195,7 @@ def _last_event(ledger: Ledger) -> int:
     return int(ledger.query("SELECT max(event) AS event FROM events")[0]["event"])
 
 
-def _online(access: Listed | None, now: int) -> bool:
+def _online(access: Invited | None, now: int) -> bool:
     return access is not None and access.seen_us is not None and now - access.seen_us < ONLINE_US
 
 

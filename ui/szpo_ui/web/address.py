@@ -16,7 +16,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True)
-class Place:
+class SiteAddress:
     """Where the site is reached."""
 
     host: str
@@ -76,9 +76,9 @@ def _free(host: str, port: int, family: int) -> int:
     return 0
 
 
-def place_of(
+def site_address(
     listener: socket.socket, host: str, url: str | None, names: Sequence[str] = ()
-) -> Place:
+) -> SiteAddress:
     """Where the site is, and by which names browsers may ask for it.
 
     Raises:
@@ -91,11 +91,11 @@ def place_of(
         if host in ("0.0.0.0", "::"):
             answered |= _own_names()
             shown = socket.gethostname()
-        return Place(host, port, f"http://{shown}:{port}", tuple(sorted(answered)))
+        return SiteAddress(host, port, f"http://{shown}:{port}", tuple(sorted(answered)))
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/"):
         raise UsageError(f"--url {url}: give https://host, without a path")
-    return Place(host, port, url.rstrip("/"), tuple(sorted({*answered, parts.hostname})))
+    return SiteAddress(host, port, url.rstrip("/"), tuple(sorted({*answered, parts.hostname})))
 
 
 def _own_names() -> set[str]:
@@ -114,7 +114,7 @@ ADDRESS_LIMIT = 2_000
 
 
 @contextlib.contextmanager
-def announced(run: Path, url: str) -> Iterator[None]:
+def announce(run: Path, url: str) -> Iterator[None]:
     """Tell other commands of this machine the address; what cannot be written is left untold.
 
     The lock goes with the process, however it ends. Where the run is served twice, the first
@@ -122,19 +122,19 @@ def announced(run: Path, url: str) -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):  # another server has it, or the disk is full
-            file = stack.enter_context(_place(run).open("a+", encoding="utf-8"))
+            file = stack.enter_context(_address_file(run).open("a+", encoding="utf-8"))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             file.truncate(0)
             file.write(url)
             file.flush()
-            stack.callback(_place(run).unlink, missing_ok=True)
+            stack.callback(_address_file(run).unlink, missing_ok=True)
         yield
 
 
-def served_at(run: Path) -> str | None:
+def read_address(run: Path) -> str | None:
     """The address that links to this run begin with; None where no server of it is running."""
     try:
-        with _place(run).open(encoding="utf-8") as file:
+        with _address_file(run).open(encoding="utf-8") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -144,5 +144,5 @@ def served_at(run: Path) -> str | None:
     return None
 
 
-def _place(run: Path) -> Path:
+def _address_file(run: Path) -> Path:
     return run.with_name(f"{run.name}-served")

@@ -7,18 +7,45 @@ from __future__ import annotations
 
 import hmac
 import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final, Literal
 
 from szpo.ledger.canonical import sha256
 from szpo.ledger.database import Ledger, Record
 
 Fault = Literal["expired", "revoked"]
+Role = Literal["panelist", "operator"]
+State = Literal["invited", "active", "revoked", "expired"]
 
 ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 """Thirty-two letters without I, L, O and U (Crockford 2002): what is misread is read right."""
 KINDS: Final = ("link", "used", "code", "session")
 
 _MISREAD = str.maketrans({"O": "0", "I": "1", "L": "1", "-": None, " ": None})
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Whose credential it is: a panelist by pseudonym and id, or an operator by name."""
+
+    role: Role
+    name: str
+    panelist: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Invited:
+    """One invited person as the operator sees them; times are µs since 1970."""
+
+    name: str
+    role: Role
+    state: State
+    created_us: int
+    expires_us: int
+    seen_us: int | None
+    """When a session was last used, to the minute; None before the first."""
+    contact: str | None = None
 
 
 def new_code() -> str:
@@ -72,21 +99,12 @@ def end(ledger: Ledger, prefix: str) -> None:
     )
 
 
-def add(
-    ledger: Ledger,
-    kind: str,
-    name: str,
-    panelist: str | None,
-    role: str,
-    secret: str,
-    now: int,
-    expires: int,
-) -> str:
+def add(ledger: Ledger, kind: str, who: Holder, secret: str, now_us: int, expires_us: int) -> str:
     """Store the hash of a secret; returns the credential's id."""
-    credential = f"{kind}:{name}:{secrets.token_hex(8)}"
+    credential = f"{kind}:{who.name}:{secrets.token_hex(8)}"
     ledger.execute(
         "INSERT INTO credentials VALUES (?, ?, ?, ?, ?, ?, NULL)",
-        (credential, panelist, role, sha256(secret), now, expires),
+        (credential, who.panelist, who.role, sha256(secret), now_us, expires_us),
     )
     return credential
 
@@ -116,3 +134,32 @@ def ends_us(ledger: Ledger, name: str) -> int:
         if row["revoked_us"] is None
     ]
     return max(ends, default=0)
+
+
+def opens(row: Record, now: int) -> bool:
+    """The credential still lets somebody in."""
+    return kind(row) != "used" and fault(row, now) is None
+
+
+def summarize(rows: Sequence[Record], now: int, contact: str | None = None) -> Invited:
+    """What all credentials of one name say together; there is at least one."""
+    ways = [row for row in rows if kind(row) != "session"]
+    sessions = [row for row in rows if kind(row) == "session"]
+    invited = any(opens(row, now) for row in ways)
+    state: State
+    if any(opens(row, now) for row in sessions) or (invited and sessions):
+        state = "active"
+    elif invited:
+        state = "invited"
+    else:
+        last = max(rows, key=lambda row: row["created_us"])
+        state = "revoked" if fault(last, now) == "revoked" else "expired"
+    return Invited(
+        name=name_of(rows[0]),
+        role=rows[0]["role"],
+        state=state,
+        created_us=min(row["created_us"] for row in ways or rows),
+        expires_us=max(row["expires_us"] for row in ways or rows),
+        seen_us=max((row["created_us"] for row in sessions), default=None),
+        contact=contact,
+    )

@@ -18,9 +18,8 @@ from szpo.ledger.database import Ledger, Record
 from szpo.voting import seats
 from szpo.voting.service import VoteService
 from szpo_ui.web import credential_rows
+from szpo_ui.web.credential_rows import Invited, Role
 
-Role = Literal["panelist", "operator"]
-State = Literal["invited", "active", "revoked", "expired"]
 Reason = Literal["unknown", "expired", "revoked", "used"]
 Fault = Literal["login", "expired", "revoked"]
 """Why a session opens nothing: unknown or ended by its person, run out, or taken away."""
@@ -33,7 +32,7 @@ SLIDE_US: Final = 60_000_000
 """A session's use is written down at most this often."""
 LONGEST_DAYS: Final = 3650.0
 ERASE_WAIT_S: Final = 10.0
-"""So many seconds an erasure waits for whoever reads the file."""
+"""How long an erasure waits for readers of the file, seconds."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}")
 
@@ -81,20 +80,6 @@ class Contact:
     note: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """One invited person as the operator sees them; times are µs since 1970."""
-
-    name: str
-    role: Role
-    state: State
-    created_us: int
-    expires_us: int
-    seen_us: int | None
-    """When a session was last used, to the minute; None before the first."""
-    contact: str | None = None
-
-
 def invite(
     ledger: Ledger,
     role: Role,
@@ -132,8 +117,9 @@ def invite(
         expires = now + round(days * 86_400e6)
         for kind in ("link", "code"):
             credential_rows.end(ledger, f"{kind}:{name}")
+        who = credential_rows.Holder(role, name, panelist)
         for kind, secret in (("link", token), ("code", credential_rows.plain_code(code))):
-            credential_rows.add(ledger, kind, name, panelist, role, secret, now, expires)
+            credential_rows.add(ledger, kind, who, secret, now, expires)
         if contact is not None and panelist is not None:
             given = Contact(contact) if isinstance(contact, str) else contact
             ledger.execute("DELETE FROM contacts WHERE panelist = ?", (panelist,))
@@ -167,7 +153,7 @@ def login(ledger: Ledger, name: str, code: str) -> tuple[str, Identity]:
     up by its hash, so that an unknown name takes as long as a wrong code.
 
     Raises:
-        AccessError: unknown (name or code, it is not said which), revoked or expired.
+        AccessError: unknown (without naming which of the two), revoked or expired.
     """
     with ledger.transaction("access"):
         return _begin(ledger, _code(ledger, name, code))
@@ -221,8 +207,8 @@ def session_fault(ledger: Ledger, session: str) -> Fault:
         return "login"
     if row["revoked_us"] is None:
         return "expired"
-    name = credential_rows.name_of(row)
-    state = _listed(name, credential_rows.all_of(ledger, name), {}, ledger.clock()).state
+    rows = credential_rows.all_of(ledger, credential_rows.name_of(row))
+    state = credential_rows.summarize(rows, ledger.clock()).state
     return "revoked" if state == "revoked" else "login"
 
 
@@ -242,11 +228,7 @@ def revoke(ledger: Ledger, name: str, by: str) -> int:
     with ledger.transaction(by):
         rows = credential_rows.all_of(ledger, name)
         now = ledger.clock()
-        alive = [
-            r
-            for r in rows
-            if credential_rows.kind(r) != "used" and credential_rows.fault(r, now) is None
-        ]
+        alive = [row for row in rows if credential_rows.opens(row, now)]
         for row in rows:
             credential_rows.end(ledger, row["credential"])
         if rows:
@@ -257,14 +239,17 @@ def revoke(ledger: Ledger, name: str, by: str) -> int:
     return len(alive)
 
 
-def listed(ledger: Ledger) -> list[Listed]:
+def list_people(ledger: Ledger) -> list[Invited]:
     """Everybody who was invited, by name."""
     names = {row["panelist"]: row["name"] for row in ledger.query("SELECT * FROM contacts")}
     people: dict[str, list[Record]] = {}
     for row in ledger.query("SELECT * FROM credentials ORDER BY rowid"):
         people.setdefault(credential_rows.name_of(row), []).append(row)
     now = ledger.clock()
-    return [_listed(name, people[name], names, now) for name in sorted(people)]
+    return [
+        credential_rows.summarize(people[name], now, names.get(people[name][0]["panelist"]))
+        for name in sorted(people)
+    ]
 
 
 def erase(ledger: Ledger, name: str, by: str, *, wait_s: float = ERASE_WAIT_S) -> None:
@@ -330,7 +315,7 @@ def _identity(row: Record) -> Identity:
 
 
 def _link(ledger: Ledger, token: str) -> Record:
-    return _checked(ledger, credential_rows.find(ledger, token, ("link", "used")), "this link")
+    return _check(ledger, credential_rows.find(ledger, token, ("link", "used")), "this link")
 
 
 def _code(ledger: Ledger, name: str, code: str) -> Record:
@@ -338,10 +323,10 @@ def _code(ledger: Ledger, name: str, code: str) -> Record:
     known = "" if row is None else credential_rows.name_of(row)
     if not hmac.compare_digest(*(utf8(n.strip().casefold()).encode() for n in (known, name))):
         row = None
-    return _checked(ledger, row, "this name and code")
+    return _check(ledger, row, "this name and code")
 
 
-def _checked(ledger: Ledger, row: Record | None, what: str) -> Record:
+def _check(ledger: Ledger, row: Record | None, what: str) -> Record:
     if row is None:
         raise AccessError("unknown", f"{what} is not known; check it, or ask for a new invitation")
     fault: Reason | None = credential_rows.fault(row, ledger.clock())
@@ -362,10 +347,9 @@ def _begin(ledger: Ledger, row: Record) -> tuple[str, Identity]:
         if old["expires_us"] <= now or i >= MOST_SESSIONS - 1:
             ledger.execute("DELETE FROM credentials WHERE credential = ?", (old["credential"],))
     expires = min(now + SESSION_US, credential_rows.ends_us(ledger, name))
-    credential = credential_rows.add(
-        ledger, "session", name, row["panelist"], row["role"], secret, now, expires
-    )
-    return secret, Identity(row["role"], name, row["panelist"], credential)
+    who = credential_rows.Holder(row["role"], name, row["panelist"])
+    credential = credential_rows.add(ledger, "session", who, secret, now, expires)
+    return secret, Identity(who.role, name, who.panelist, credential)
 
 
 def _next_name(ledger: Ledger, role: Role) -> str:
@@ -386,31 +370,3 @@ def _one_role(ledger: Ledger, role: Role, name: str) -> None:
     if others or (role == "operator" and enrolled):
         other = "panelist" if role == "operator" else "operator"
         raise UsageError(f"invite: {name!r} is the name of a {other}; choose another")
-
-
-def _listed(name: str, rows: list[Record], contacts: dict[str, str | None], now: int) -> Listed:
-    ways = [row for row in rows if credential_rows.kind(row) != "session"]
-    sessions = [row for row in rows if credential_rows.kind(row) == "session"]
-    open_ways = [
-        r
-        for r in ways
-        if credential_rows.kind(r) != "used" and credential_rows.fault(r, now) is None
-    ]
-    live = [row for row in sessions if credential_rows.fault(row, now) is None]
-    state: State
-    if live or (open_ways and sessions):
-        state = "active"
-    elif open_ways:
-        state = "invited"
-    else:
-        last = max(rows, key=lambda row: row["created_us"])
-        state = "revoked" if credential_rows.fault(last, now) == "revoked" else "expired"
-    return Listed(
-        name=name,
-        role=rows[0]["role"],
-        state=state,
-        created_us=min(row["created_us"] for row in ways or rows),
-        expires_us=max(row["expires_us"] for row in ways or rows),
-        seen_us=max((row["created_us"] for row in sessions), default=None),
-        contact=contacts.get(rows[0]["panelist"]),
-    )

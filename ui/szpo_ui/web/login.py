@@ -28,7 +28,8 @@ from szpo.errors import SzpoError
 from szpo.ledger.canonical import sha256
 from szpo.ledger.database import Ledger
 from szpo_ui.web import credentials
-from szpo_ui.web.credentials import AccessError, Fault, Identity, Role
+from szpo_ui.web.credential_rows import Role
+from szpo_ui.web.credentials import AccessError, Fault, Identity
 from szpo_ui.web.rate import KEPT, Buckets, Locks
 from szpo_ui.web.requests import read, refuse
 from szpo_ui.web.site import Site

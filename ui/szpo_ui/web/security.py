@@ -16,7 +16,8 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from szpo_ui.web import login
-from szpo_ui.web.credentials import Fault, Identity, Role
+from szpo_ui.web.credential_rows import Role
+from szpo_ui.web.credentials import Fault, Identity
 from szpo_ui.web.rate import Buckets
 from szpo_ui.web.requests import refuse
 from szpo_ui.web.site import Site
