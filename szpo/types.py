@@ -189,6 +189,10 @@ class Assignment:
     prompt_order: tuple[int, ...]
     expires_us: int
 
+    def sides(self, row: Row) -> tuple[Answer, Answer]:
+        """A row's answers as this panelist sees them: A, then B."""
+        return (row.plus, row.minus) if self.plus_side == "A" else (row.minus, row.plus)
+
 
 @dataclass(frozen=True, slots=True)
 class Vote:

@@ -12,8 +12,8 @@ from szpo.voting.casting import VoteRequest
 from szpo_ui import app
 from szpo_ui.panel import comparison_view, render, screens
 from szpo_ui.panel import page as panel_page
-from szpo_ui.panel.actions import Action, Ballot, act
-from szpo_ui.panel.page import Presence
+from szpo_ui.panel.actions import Action, VoteForm, act
+from szpo_ui.web.site import Presence
 from tests.support.browser import make
 
 TAB, OTHER = "tab-0001", "tab-0002"
@@ -43,7 +43,7 @@ class Person:
         seat = (None if at is None else at.seat) if seat == "shown" else seat
         made = None
         if ballot:
-            made = Ballot(**{"idem": KEY(0), "dwell_ms": 60_000, "seen": 3, **ballot})
+            made = VoteForm(**{"idem": KEY(0), "dwell_ms": 60_000, "seen": 3, **ballot})
         action = Action(
             do=what, ack="a", tab=self.tab, seat=seat, ballot=made,
             mode=(at.mode if at and mode is None else mode or ""),
@@ -356,15 +356,15 @@ def test_a_tab_that_is_gone_keeps_nobody_out(stage):
 def test_presence_ends_with_a_word_or_with_silence():
     now = [0.0]
     tabs = Presence(lambda: now[0])
-    assert not tabs.alive("ann", TAB)
-    tabs.here("ann", TAB)
+    assert not tabs.is_alive("ann", TAB)
+    tabs.note("ann", TAB)
     now[0] = 89.0
-    assert tabs.alive("ann", TAB) and not tabs.alive("ben", TAB)
+    assert tabs.is_alive("ann", TAB) and not tabs.is_alive("ben", TAB)
     now[0] = 91.0
-    assert not tabs.alive("ann", TAB)
-    tabs.here("ann", TAB)
-    tabs.gone("ann", TAB)
-    assert not tabs.alive("ann", TAB)
+    assert not tabs.is_alive("ann", TAB)
+    tabs.note("ann", TAB)
+    tabs.forget("ann", TAB)
+    assert not tabs.is_alive("ann", TAB)
 
 
 def test_pause_shows_the_reason_and_keeps_the_round(stage):

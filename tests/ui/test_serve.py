@@ -165,8 +165,9 @@ def keep(children: Children) -> tuple[list[tuple[int, float]], Keeper]:
     ends: list[tuple[int, float]] = []
     keeper = Keeper(
         "child", ["x"], say=lambda text: None, on_end=lambda *e: ends.append(e),
-        begin=children.begin, timer=lambda: children.now,
+        begin=children.begin,
     )  # fmt: skip
+    keeper.timer = lambda: children.now
     keeper.pause = lambda seconds: None
     keeper.run()
     keeper.join()

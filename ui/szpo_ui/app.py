@@ -106,7 +106,7 @@ def _http_error(_: Request, error: Any) -> JSONResponse:
 
 
 def _own_error(_: Request, error: Any) -> JSONResponse:
-    return api.refused(error)
+    return api.answer_error(error)
 
 
 def _failure(request: Request, error: Exception) -> JSONResponse:

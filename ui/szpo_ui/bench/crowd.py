@@ -22,8 +22,8 @@ POLL_SECONDS: Final = 3.0
 
 
 @dataclass
-class Told:
-    """What the clients of one part saw; seconds per acknowledged vote, and who was told what."""
+class Seen:
+    """What the clients of one part saw; seconds per acknowledged vote, seats and their keys."""
 
     seconds: list[float] = field(default_factory=list)
     others: list[float] = field(default_factory=list)
@@ -44,17 +44,17 @@ async def wires(port: int, sessions: Sequence[str]) -> AsyncIterator[list[Wire]]
             await wire.close()
 
 
-def _note(told: Told, seat: str, idem: str, reply: Reply, *, ok: bool) -> None:
+def _note(seen: Seen, seat: str, idem: str, reply: Reply, *, ok: bool) -> None:
     if ok:
-        told.seconds.append(reply.seconds)
-        told.acknowledged[seat] = idem
+        seen.seconds.append(reply.seconds)
+        seen.acknowledged[seat] = idem
     else:
-        told.refused += 1
+        seen.refused += 1
 
 
-async def at_the_page(port: int, sessions: Sequence[str], bursts: int) -> Told:
+async def at_the_page(port: int, sessions: Sequence[str], bursts: int) -> Seen:
     """Everybody confirms on the page within one second, again and again, pollers beside."""
-    told, drawn = Told(), random.Random(1)
+    seen, drawn = Seen(), random.Random(1)
     async with wires(port, sessions) as people, wires(port, sessions) as pollers:
         config = (await people[0].ask("GET", "/panel/config")).json
         event = next(d["id"] for d in config["dependencies"] if d["backend_fn"] and d["inputs"])
@@ -67,9 +67,9 @@ async def at_the_page(port: int, sessions: Sequence[str], bursts: int) -> Told:
         seats = []
         for wire in people:
             first = await do(wire, do="agree", ack="0")
-            told.others.append(first.seconds)
+            seen.others.append(first.seconds)
             seats.append(_seat(first))
-        polling = [asyncio.create_task(_poll(wire, told, drawn.random())) for wire in pollers]
+        polling = [asyncio.create_task(_poll(wire, seen, drawn.random())) for wire in pollers]
         for burst in range(bursts):
 
             async def confirm(i: int, burst: int = burst) -> None:
@@ -78,15 +78,15 @@ async def at_the_page(port: int, sessions: Sequence[str], bursts: int) -> Told:
                 ballot = {"choice": "A", "idem": idem, "dwell_ms": 60_000, "seen": ROWS}
                 reply = await do(people[i], do="vote", ack=idem, seat=seat, ballot=ballot)
                 ok = reply.status == 200 and f'data-ack=\\"{idem}\\"'.encode() in reply.body
-                _note(told, seat, idem, reply, ok=ok and b'data-state=\\"error' not in reply.body)
+                _note(seen, seat, idem, reply, ok=ok and b'data-state=\\"error' not in reply.body)
                 seats[i] = _seat(reply)
 
             await asyncio.gather(*(confirm(i) for i in range(len(people))))
         for task in polling:
             task.cancel()
         await asyncio.gather(*polling, return_exceptions=True)
-        told.reopened = sum(wire.reopened for wire in [*people, *pollers])
-    return told
+        seen.reopened = sum(wire.reopened for wire in [*people, *pollers])
+    return seen
 
 
 def _seat(reply: Reply) -> str:
@@ -96,20 +96,20 @@ def _seat(reply: Reply) -> str:
     return found[1].decode()
 
 
-async def _poll(wire: Wire, told: Told, first: float) -> None:
+async def _poll(wire: Wire, seen: Seen, first: float) -> None:
     tag = ""
     await asyncio.sleep(first * POLL_SECONDS)
     while True:
         wire.headers = {**wire.headers, **({"If-None-Match": tag} if tag else {})}
         reply = await wire.ask("GET", f"/panel-api/status?tab={'t' * 16}")
         tag = reply.headers.get("etag", "")
-        told.others.append(reply.seconds)
+        seen.others.append(reply.seconds)
         await asyncio.sleep(POLL_SECONDS)
 
 
-async def by_the_api(port: int, sessions: Sequence[str], *, seconds: float, think: float) -> Told:
-    """Everybody takes a comparison, thinks, votes, for so long."""
-    told, drawn = Told(), random.Random(2)
+async def by_the_api(port: int, sessions: Sequence[str], *, seconds: float, think: float) -> Seen:
+    """Everybody takes a comparison, thinks and votes, for ``seconds``."""
+    seen, drawn = Seen(), random.Random(2)
     clock = asyncio.get_running_loop().time
     async with wires(port, sessions) as people:
         end = clock() + seconds
@@ -118,17 +118,17 @@ async def by_the_api(port: int, sessions: Sequence[str], *, seconds: float, thin
             await asyncio.sleep(drawn.random() * think)
             while clock() < end:
                 taken = await wire.ask("POST", "/api/assignment", {"tab": "t"})
-                told.others.append(taken.seconds)
+                seen.others.append(taken.seconds)
                 if taken.status != 200:
-                    told.refused += taken.status != 204
+                    seen.refused += taken.status != 204
                     return
                 await asyncio.sleep(think * (0.9 + 0.2 * drawn.random()))
                 seat = taken.json["assignment"]
                 idem = f"api-{i}-{seat}"[:64]
                 body = {"assignment": seat, "choice": "B", "idem": idem, "tab": "t"}
                 reply = await wire.ask("POST", "/api/votes", body)
-                _note(told, seat, idem, reply, ok=reply.status == 200)
+                _note(seen, seat, idem, reply, ok=reply.status == 200)
 
         await asyncio.gather(*(panelist(i, wire) for i, wire in enumerate(people)))
-        told.reopened = sum(wire.reopened for wire in people)
-    return told
+        seen.reopened = sum(wire.reopened for wire in people)
+    return seen

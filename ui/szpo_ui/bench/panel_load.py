@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,7 +36,7 @@ from szpo.optim.directions import DIRECTION_VERSION
 from szpo.runs import machine_check
 from szpo.types import Answer, Comparison, Prompt, Query, Row
 from szpo.voting import steps
-from szpo_ui.bench.crowd import ROWS, Told, at_the_page, by_the_api
+from szpo_ui.bench.crowd import ROWS, Seen, at_the_page, by_the_api
 from szpo_ui.web import credentials
 
 COMPARISONS: Final = 64
@@ -144,23 +145,23 @@ def cpu_seconds(pid: int) -> float:
 # ---- what came of it ----
 
 
-def figures(told: Told, path: Path, pid: int) -> dict[str, float]:
-    """Latencies in seconds, and what the ledger says of every acknowledged vote."""
+def figures(seen: Seen, path: Path, pid: int) -> dict[str, float]:
+    """Latencies in seconds, and how many acknowledged votes the ledger lacks or holds twice."""
     with Ledger.open(path, readonly=True) as ledger:
         rows = ledger.query("SELECT assignment, idem FROM votes")
     stored = {row["assignment"]: row["idem"] for row in rows}
-    lost = sum(stored.get(seat) != idem for seat, idem in told.acknowledged.items())
-    p50, p95, p99 = np.quantile(told.seconds or [float("nan")], (0.5, 0.95, 0.99)).tolist()
+    lost = sum(stored.get(seat) != idem for seat, idem in seen.acknowledged.items())
+    p50, p95, p99 = np.quantile(seen.seconds or [float("nan")], (0.5, 0.95, 0.99)).tolist()
     return {
-        "votes": len(told.seconds),
+        "votes": len(seen.seconds),
         "p50": p50,
         "p95": p95,
         "p99": p99,
-        "slowest": max([*told.seconds, *told.others], default=float("nan")),
+        "slowest": max([*seen.seconds, *seen.others], default=float("nan")),
         "lost": lost,
         "doubled": len(rows) - len(stored),
-        "refused": told.refused,
-        "reopened": told.reopened,
+        "refused": seen.refused,
+        "reopened": seen.reopened,
         "rss_mb": rss_mb(pid),
     }
 
@@ -245,12 +246,10 @@ def main(
     results: dict[str, dict[str, float]] = {}
     load = os.getloadavg()[0]
     product = machine_check.matrix_seconds()
+    crowd = Crowd(voters, bursts, panelists, think, seconds, model)
     with tempfile.TemporaryDirectory() as folder:
         for part in parts:
-            results[part] = _part(
-                part, Path(folder), voters=voters, bursts=bursts, panelists=panelists,
-                think=think, seconds=seconds, model=model,
-            )  # fmt: skip
+            results[part] = _part(part, Path(folder), crowd)
     missed = _print(results, load=load, product=product)
     bad = [p for p, f in results.items() if f["lost"] or f["doubled"] or not f["votes"]]
     if bad or (missed and strict):
@@ -258,37 +257,39 @@ def main(
     return {"parts": results, "load": load, "matrix_seconds": product, "missed": missed}
 
 
-def _part(
-    part: str,
-    folder: Path,
-    *,
-    voters: int,
-    bursts: int,
-    panelists: int,
-    think: float,
-    seconds: float,
-    model: str,
-) -> dict[str, float]:
-    people = panelists if part == "api" else voters
-    per_person = bursts + 1 if part == "gradio" else int(seconds / think) + 2
+@dataclass(frozen=True, slots=True)
+class Crowd:
+    """How many vote, how fast and for how long; see `main`."""
+
+    voters: int
+    bursts: int
+    panelists: int
+    think: float
+    seconds: float
+    model: str
+
+
+def _part(part: str, folder: Path, crowd: Crowd) -> dict[str, float]:
+    people = crowd.panelists if part == "api" else crowd.voters
+    votes = crowd.bursts + 1 if part == "gradio" else int(crowd.seconds / crowd.think) + 2
     path = folder / f"{part}.db"
-    sessions = make_run(path, people, people * per_person)
+    sessions = make_run(path, people, people * votes)
     ask: Callable[[int], Any] = lambda port: by_the_api(  # noqa: E731
-        port, sessions, seconds=seconds, think=think
+        port, sessions, seconds=crowd.seconds, think=crowd.think
     )
     if part == "gradio":
-        ask = lambda port: at_the_page(port, sessions, bursts)  # noqa: E731
+        ask = lambda port: at_the_page(port, sessions, crowd.bursts)  # noqa: E731
     with contextlib.ExitStack() as stack:
         port, pid = stack.enter_context(server(path))
         if part == "beside":
-            stack.enter_context(generating(model))
+            stack.enter_context(generating(crowd.model))
         before = cpu_seconds(pid)
         # A loop in a thread of its own: the caller may be inside one.
         with ThreadPoolExecutor(1) as thread:
-            told = thread.submit(lambda: asyncio.run(ask(port))).result()
-        requests = len(told.seconds) + len(told.others) + told.refused
+            seen = thread.submit(lambda: asyncio.run(ask(port))).result()
+        requests = len(seen.seconds) + len(seen.others) + seen.refused
         cpu_ms = 1000 * (cpu_seconds(pid) - before) / max(1, requests)
-        return {**figures(told, path, pid), "cpu_ms": cpu_ms}
+        return {**figures(seen, path, pid), "cpu_ms": cpu_ms}
 
 
 def _print(results: dict[str, dict[str, float]], *, load: float, product: float) -> list[str]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from szpo.aggregation.link_test import LinkCheck
@@ -36,7 +36,7 @@ EVENTS: Final = 80
 ONLINE_US: Final = 150_000_000
 """Somebody seen so lately is there; being seen is written once a minute."""
 HIDDEN_EVENTS: Final = ("rows", "generated", "step", "consent")
-"""Kinds of events that are told by other lines, or are nobody's business."""
+"""Kinds of events that other lines report, or that are nobody's business."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,16 +107,6 @@ class OperatorState:
     """What triads say of the logistic link; None where none were ordered."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
-    key: tuple[object, ...]
-    facts: RunFacts
-    page: Overview
-
-
-_known: weakref.WeakKeyDictionary[Ledger, _Known] = weakref.WeakKeyDictionary()
-
-
 def version(site: Site) -> str:
     """Changes with anything on the page but the passing of time."""
     ledger = site.ledger
@@ -135,7 +125,7 @@ def read_state(site: Site) -> OperatorState:
     """The page as it stands."""
     ledger = site.ledger
     live, now = controls.is_live(ledger), site.clock()
-    status, found = round_status(ledger), _numbers(ledger, live)
+    status, (facts, page) = round_status(ledger), _figures(site, live)
     placed = orders.orders(ledger)
     drawn = [o for o in placed if o.kind == "samples" and o.result is not None and not o.error]
     listed = {each.name: each for each in credentials.list_people(ledger)}
@@ -147,16 +137,16 @@ def read_state(site: Site) -> OperatorState:
             online=_online(listed.get(row.name), now),
             excluded=row.name in out,
         )
-        for row in found.page.panelists
+        for row in page.panelists
     )
     return OperatorState(
         version=version(site),
         name=ledger.path.stem,
         status=status,
-        page=found.page,
-        facts=found.facts,
+        page=page,
+        facts=facts,
         controller=driven(ledger),
-        ended=_ended(ledger),
+        ended=_last_end(ledger),
         people=people,
         waiting=tuple(each for each in listed.values() if each.role == "operator"),
         log=_log(ledger),
@@ -166,7 +156,7 @@ def read_state(site: Site) -> OperatorState:
         quorum=controls.quorum(site),
         orders=tuple(placed),
         samples=drawn[-1] if drawn else None,
-        before=_before(site) if not _begun(ledger) else None,
+        before=_before(site) if not _has_begun(ledger) else None,
         question=site.config.panel.question,
         guideline=site.config.panel.guideline,
         votes_needed=math.ceil(status.votes_needed * controls.quorum(site) - 1e-9),
@@ -174,21 +164,23 @@ def read_state(site: Site) -> OperatorState:
     )
 
 
-def _numbers(ledger: Ledger, live: bool) -> _Known:
+def _figures(site: Site, live: bool) -> tuple[RunFacts, Overview]:
     """The figures: made anew when a round moves or something is decided, and once a minute.
 
     Reading thousands of votes takes a good part of a second, which the votes of an open round,
-    hidden as they are, are not worth; how many are in is told by the round's status at once.
+    hidden as they are, are not worth. How many are in, the round's status reports at once.
     """
+    ledger = site.ledger
     decided = ledger.query("SELECT max(event) AS event FROM events WHERE kind <> 'rows'")[0]
     states = tuple(row["state"] for row in ledger.steps())
     shown = _last_event(ledger) if live else None
     key = (decided["event"], states, shown, live, ledger.clock() // 60_000_000)
-    found = _known.get(ledger)
-    if found is None or found.key != key:
+
+    def read() -> tuple[RunFacts, Overview]:
         rows = evidence.read(ledger, live=live)
-        found = _known[ledger] = _Known(key, rows.run, overview.overview(rows))
-    return found
+        return rows.run, overview.overview(rows)
+
+    return site.figures.get(key, read)
 
 
 def _last_event(ledger: Ledger) -> int:
@@ -199,7 +191,7 @@ def _online(access: Invited | None, now: int) -> bool:
     return access is not None and access.seen_us is not None and now - access.seen_us < ONLINE_US
 
 
-def _ended(ledger: Ledger) -> str | None:
+def _last_end(ledger: Ledger) -> str | None:
     found = list(ledger.events("controller ended"))[-1:]
     if not found:
         return None
@@ -212,7 +204,7 @@ def _ended(ledger: Ledger) -> str | None:
 # ---- before the first round ----
 
 
-def _begun(ledger: Ledger) -> bool:
+def _has_begun(ledger: Ledger) -> bool:
     return bool(ledger.query("SELECT 1 FROM steps WHERE opened_us IS NOT NULL LIMIT 1"))
 
 
@@ -235,7 +227,7 @@ def _before(site: Site) -> Before:
 
 
 _MATRIX_S: Final = 0.02
-"""Assumed time of the 1024³ product by which generation is reckoned: a laptop's two cores."""
+"""Assumed time of the 1024³ product from which the time of generation is estimated: two cores."""
 
 
 def _sheet(comparison: Comparison) -> Sheet:
@@ -245,37 +237,40 @@ def _sheet(comparison: Comparison) -> Sheet:
 
 # ---- the log ----
 
+_Entry = tuple[int, str, Callable[[], str]]
+"""When, who, and what makes the sentence: only those of the newest are made."""
+
 
 def _log(ledger: Ledger) -> tuple[Line, ...]:
+    entries = [*_events(ledger), *_votes(ledger), *_rounds(ledger)]
+    entries.sort(key=lambda entry: -entry[0])
+    return tuple(Line(at_us, who, describe()) for at_us, who, describe in entries[:EVENTS])
+
+
+def _events(ledger: Ledger) -> Iterator[_Entry]:
     marks = ", ".join("?" * len(HIDDEN_EVENTS))
     names = {row["panelist"]: row["pseudonym"] for row in ledger.query("SELECT * FROM panelists")}
-    events = ledger.query(
+    for e in ledger.query(
         f"SELECT * FROM events WHERE kind NOT IN ({marks}) ORDER BY event DESC LIMIT ?",
         (*HIDDEN_EVENTS, EVENTS),
-    )
-    lines = [
-        Line(
-            e["at_us"], str(names.get(e["actor"], e["actor"])), _told(e["kind"], e["body"], names)
-        )
-        for e in events
-    ]
-    lines += _votes(ledger) + _rounds(ledger)
-    return tuple(sorted(lines, key=lambda line: -line.at_us)[:EVENTS])
+    ):
+        who = str(names.get(e["actor"], e["actor"]))
+        yield e["at_us"], who, partial(_describe_event, e["kind"], e["body"], names)
 
 
-def _votes(ledger: Ledger) -> list[Line]:
+def _votes(ledger: Ledger) -> Iterator[_Entry]:
     """That somebody voted, never what."""
-    rows = ledger.query(
+    for row in ledger.query(
         "SELECT v.received_us, v.revision, v.choice = 'skip' AS skip, v.late, p.pseudonym, "
         "c.step, c.kind FROM votes v JOIN assignments a USING (assignment) "
         "JOIN panelists p USING (panelist) JOIN comparisons c USING (comparison) "
         "ORDER BY v.vote DESC LIMIT ?",
         (EVENTS,),
-    )
-    return [Line(row["received_us"], row["pseudonym"], _voted(row)) for row in rows]
+    ):
+        yield row["received_us"], row["pseudonym"], partial(_describe_vote, row)
 
 
-def _voted(row: Mapping[str, Any]) -> str:
+def _describe_vote(row: Mapping[str, Any]) -> str:
     if row["kind"] != "train":
         return f"answered a {_KINDS[row['kind']]}"
     where = f"in round {row['step'] + 1}"
@@ -291,51 +286,71 @@ _KINDS: Final = {
     "repeat": "calibration comparison", "final": "blind final comparison",
     "practice": "practice comparison",
 }  # fmt: skip
+_CLOSED: Final = {
+    "rule": "all votes in", "deadline": "deadline", "auto": "nothing to compare",
+}  # fmt: skip
 
 
-def _rounds(ledger: Ledger) -> list[Line]:
-    lines = []
+def _rounds(ledger: Ledger) -> Iterator[_Entry]:
     for row in ledger.steps()[-EVENTS:]:
-        name = f"round {row['step'] + 1}"
         if row["opened_us"] is not None:
-            lines.append(Line(row["opened_us"], "run", f"{name} opened"))
+            yield row["opened_us"], "run", partial("round {} opened".format, row["step"] + 1)
         if row["closed_us"] is not None and row["closed_by"] != "operator":
-            how = {"rule": "all votes in", "deadline": "deadline", "auto": "nothing to compare"}
-            lines.append(Line(row["closed_us"], "run", f"{name} closed: {how[row['closed_by']]}"))
+            how = _CLOSED[row["closed_by"]]
+            yield (
+                row["closed_us"],
+                "run",
+                partial("round {} closed: {}".format, row["step"] + 1, how),
+            )
     for row in ledger.query(
         "SELECT step, max(applied_us) AS at_us FROM updates GROUP BY step ORDER BY step DESC "
         "LIMIT ?",
         (EVENTS,),
     ):
-        lines.append(Line(row["at_us"], "run", f"update of round {row['step'] + 1} applied"))
-    return lines
+        yield row["at_us"], "run", partial("update of round {} applied".format, row["step"] + 1)
 
 
-def _told(kind: str, text: str, names: Mapping[str, str]) -> str:
+def _describe_event(kind: str, text: str, names: Mapping[str, str]) -> str:
     body = json.loads(text)
-    who = names.get(body.get("panelist") or "", body.get("role") or "somebody")
     reason = f": {body['reason']}" if body.get("reason") else ""
     round_ = body["step"] + 1 if isinstance(body.get("step"), int) else "?"
-    sentences = {
-        "pause": f"paused the run{reason}",
-        "pause after": f"asked for a pause after the round{reason}",
-        "unpause": "let the run go on",
-        "close": f"closed round {round_}{reason}",
-        "void": f"gave round {round_} up{reason}",
-        "limits": "set the limits: " + (_limits(body) or "none"),
-        "stop": f"set the last round to {body.get('step') or 'none'}",
-        "invite": f"invited {who}",
-        "revoke": f"revoked the access of {who}",
-        "erase": f"erased what was personal of {who}",
-        controls.EXCLUDE: f"excluded {who} from now on{reason}",
-        controls.LIVE: f"turned the view of open votes {'on' if body.get('on') else 'off'}",
-        "order": f"ordered {_ORDERS.get(body.get('kind', ''), 'something')}",
-        "done": "fulfilled an order",
-        "order closed": "closed a final comparison",
-        "branch": f"branched {body.get('name')} off after round {(body.get('after') or 0) + 1}",
-        "controller ended": f"controller ended with code {body.get('code')}",
-    }
-    return sentences.get(kind, kind)
+    who = names.get(body.get("panelist") or "", body.get("role") or "somebody")
+    match kind:
+        case "pause":
+            return f"paused the run{reason}"
+        case "pause after":
+            return f"asked for a pause after the round{reason}"
+        case "unpause":
+            return "let the run go on"
+        case "close":
+            return f"closed round {round_}{reason}"
+        case "void":
+            return f"gave round {round_} up{reason}"
+        case "limits":
+            return "set the limits: " + (_describe_limits(body) or "none")
+        case "stop":
+            return f"set the last round to {body.get('step') or 'none'}"
+        case "invite":
+            return f"invited {who}"
+        case "revoke":
+            return f"revoked the access of {who}"
+        case "erase":
+            return f"erased what was personal of {who}"
+        case controls.EXCLUDE:
+            return f"excluded {who} from now on{reason}"
+        case controls.LIVE:
+            return f"turned the view of open votes {'on' if body.get('on') else 'off'}"
+        case "order":
+            return f"ordered {_ORDERS.get(body.get('kind', ''), 'something')}"
+        case "done":
+            return "fulfilled an order"
+        case "order closed":
+            return "closed a final comparison"
+        case "branch":
+            return f"branched {body.get('name')} off after round {(body.get('after') or 0) + 1}"
+        case "controller ended":
+            return f"controller ended with code {body.get('code')}"
+    return kind
 
 
 _ORDERS: Final = {
@@ -344,7 +359,7 @@ _ORDERS: Final = {
 }  # fmt: skip
 
 
-def _limits(body: Mapping[str, Any]) -> str:
+def _describe_limits(body: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in body.items() if value is not None)
 
 

@@ -26,7 +26,7 @@ Do = Literal[
 Word = Field(pattern=r"^[A-Za-z0-9_.:-]*$", max_length=64)
 
 
-class Ballot(BaseModel):
+class VoteForm(BaseModel):
     """A verdict as the page sends it; what the server knows itself is not taken from here."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -52,7 +52,7 @@ class Action(BaseModel):
     tab: str = Field(pattern=r"^[A-Za-z0-9-]{8,64}$")
     seat: str | None = Field(None, pattern=r"^[A-Za-z0-9_.:-]{1,64}$")
     mode: Mode = ""
-    ballot: Ballot | None = None
+    ballot: VoteForm | None = None
 
 
 def act(site: Site, panelist: str, name: str, action: Action, alive: Alive) -> Screen:
@@ -105,19 +105,19 @@ _EXTRA: Final[Mapping[Do, SeatKind]] = {
 
 
 def _vote(site: Site, panelist: str, name: str, action: Action, alive: Alive) -> Screen:
-    ballot, row = action.ballot, screens.seat_row(site, panelist, action.seat or "")
-    if ballot is None or row is None:
+    form, row = action.ballot, screens.seat_row(site, panelist, action.seat or "")
+    if form is None or row is None:
         raise UsageError("vote: there is no such comparison for this panelist")
-    notice = texts.NOTICES["skipped"] if ballot.choice == "skip" else None
+    notice = texts.NOTICES["skipped"] if form.choice == "skip" else None
     try:
-        receipt = _cast(site, panelist, row, action.tab, ballot)
+        receipt = _cast(site, panelist, row, action.tab, form)
     except VoteConflictError as conflict:
         if conflict.code == "stale_tab":
             return screens.elsewhere(site, panelist, name)
         notice = texts.NOTICES[_REFUSED.get(conflict.code) or _CLOSED.get(row["kind"], "once")]
     else:
         if row["kind"] == "practice":
-            feedback = Feedback(ballot.choice, screens.expected(row))
+            feedback = Feedback(form.choice, screens.expected(row))
             screen = screens.look(site, panelist, name, Ask(action.tab), alive)
             return dataclasses.replace(
                 screen, state="feedback", feedback=feedback, sheet=None, seat=None
@@ -136,23 +136,23 @@ _CLOSED: Final = {"train": "closed", "final": "final_closed"}
 
 
 def _cast(
-    site: Site, panelist: str, row: dict[str, Any], tab: str, ballot: Ballot
+    site: Site, panelist: str, row: dict[str, Any], tab: str, form: VoteForm
 ) -> casting.Receipt:
     """Store the verdict, or find it stored.
 
     Raises:
         VoteConflictError: what `VoteService.cast` refuses.
     """
-    details = _details(site, row, ballot)
+    details = _details(site, row, form)
 
     def cast(fast: bool) -> casting.Receipt:
         return site.service.cast(
             VoteRequest(
                 row["assignment"],
-                ballot.choice,
-                idem=ballot.idem,
-                skip_reason=ballot.reason,
-                dwell_ms=ballot.dwell_ms,
+                form.choice,
+                idem=form.idem,
+                skip_reason=form.reason,
+                dwell_ms=form.dwell_ms,
                 details={**details, "fast": fast},
                 tab=tab,
                 panelist=panelist,
@@ -168,8 +168,8 @@ def _cast(
         return cast(not details["fast"])
 
 
-def _details(site: Site, row: dict[str, Any], ballot: Ballot) -> dict[str, Any]:
-    """What is kept beside a vote; but for ``fast`` the same whenever the same ballot is sent."""
+def _details(site: Site, row: dict[str, Any], form: VoteForm) -> dict[str, Any]:
+    """What is kept beside a vote; but for ``fast`` the same whenever the same form is sent."""
     comparison = site.ledger.comparison(row["comparison"])
     assert comparison is not None, row["comparison"]
     shown = sheet(comparison, screens.of_row(row))
@@ -177,18 +177,18 @@ def _details(site: Site, row: dict[str, Any], ballot: Ballot) -> dict[str, Any]:
     # A page may say what it likes; nobody has read for longer than they had the texts. Where the
     # clock was set back meanwhile, it does not tell for how long that was.
     had_ms = (site.clock() - row["served_us"]) / 1000
-    read_ms = ballot.dwell_ms if had_ms < 0 else min(ballot.dwell_ms, had_ms)
+    read_ms = form.dwell_ms if had_ms < 0 else min(form.dwell_ms, had_ms)
     details: dict[str, Any] = {
-        "notes": {i: note for i, note in sorted(ballot.notes.items()) if i in rows},
+        "notes": {i: note for i, note in sorted(form.notes.items()) if i in rows},
         "rows": len(shown.pairs),
-        "seen": min(ballot.seen, len(shown.pairs)),
+        "seen": min(form.seen, len(shown.pairs)),
         "words": shown.words,
         "similarity": shown.similarity,
-        "fast": ballot.choice != "skip" and read_ms < 1000 * shown.gate_s,
-        "marks": ballot.marks,
-        "device": ballot.device,
+        "fast": form.choice != "skip" and read_ms < 1000 * shown.gate_s,
+        "marks": form.marks,
+        "device": form.device,
     }
-    if ballot.report:
+    if form.report:
         details["report"] = True
     return details
 

@@ -78,8 +78,7 @@ def sheet(comparison: Comparison, seat: Assignment) -> Sheet:
     pairs = []
     for i in seat.prompt_order:
         row = comparison.rows[i]
-        a, b = (row.plus, row.minus) if seat.plus_side == "A" else (row.minus, row.plus)
-        pairs.append(_pair(i, row.prompt, a, b))
+        pairs.append(_pair(i, row.prompt, *seat.sides(row)))
     return Sheet(
         seat=seat.id,
         pairs=tuple(pair for pair in pairs if not pair.same),

@@ -10,9 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import secrets
-import time
-import weakref
-from collections.abc import Callable
 from importlib import resources
 from typing import Any, Final
 
@@ -22,7 +19,6 @@ from pydantic import ValidationError
 
 from szpo.errors import SzpoError, UsageError
 from szpo.ledger.canonical import canonical, sha256
-from szpo.voting.service import VoteService
 from szpo_ui.panel import render, screens, texts
 from szpo_ui.panel.actions import Action, act
 from szpo_ui.panel.screens import Ask
@@ -31,43 +27,10 @@ from szpo_ui.web.markup import style
 from szpo_ui.web.site import Site
 
 LOG: Final = logging.getLogger("szpo.panel")
-TAB_S: Final = 90.0
-"""A tab that has not been heard of for so long no longer keeps others out, seconds."""
 MOST_BYTES: Final = 65_536
 """Longest request of a page, in characters."""
 SCRIPTS: Final = ("kit", "server", "screen", "choice", "reading", "controls")
 """The parts of the page's script, in their order; the last one starts it."""
-
-
-class Presence:
-    """Which tabs have been heard of lately; in memory, since a restart may forget it."""
-
-    def __init__(self, now_s: Callable[[], float] = time.monotonic):
-        self.now_s = now_s
-        self._heard: dict[tuple[str, str], float] = {}
-
-    def here(self, panelist: str, tab: str) -> None:
-        """A tab has said something."""
-        now = self.now_s()
-        if len(self._heard) > 10_000:
-            self._heard = {k: at for k, at in [*self._heard.items()] if now - at < TAB_S}
-        self._heard[panelist, tab] = now
-
-    def gone(self, panelist: str, tab: str) -> None:
-        """A tab was closed."""
-        self._heard.pop((panelist, tab), None)
-
-    def alive(self, panelist: str, tab: str) -> bool:
-        """The tab is there, as far as anybody knows."""
-        return self.now_s() - self._heard.get((panelist, tab), -TAB_S) < TAB_S
-
-
-_PRESENCE: weakref.WeakKeyDictionary[VoteService, Presence] = weakref.WeakKeyDictionary()
-
-
-def presence(site: Site) -> Presence:
-    """The tabs of a site, shared by its page and its poller."""
-    return _PRESENCE.setdefault(site.service, Presence())
 
 
 # ---- the page ----
@@ -90,12 +53,11 @@ def blocks(site: Site) -> gr.Blocks:
                 raise UsageError("panel: this request is not one of the page's")
             action = Action.model_validate_json(text)
             ack = action.ack
-            tabs = presence(site)
-            tabs.here(who.panelist, action.tab)
-            screen = act(site, who.panelist, who.name, action, tabs.alive)
+            site.tabs.note(who.panelist, action.tab)
+            screen = act(site, who.panelist, who.name, action, site.tabs.is_alive)
             return render.page(screen, ack=ack, **words)
         except Exception as error:
-            return render.failure(_noted(error), ack)
+            return render.failure(_log_error(error), ack)
 
     made = gr.Blocks(title=texts.LIVE["title"], analytics_enabled=False, fill_width=True)
     with made:
@@ -113,7 +75,7 @@ def blocks(site: Site) -> gr.Blocks:
     return made
 
 
-def _noted(error: Exception) -> str:
+def _log_error(error: Exception) -> str:
     """A number for an error that a person may tell the operator; the log has the rest."""
     number = secrets.token_hex(4)
     if isinstance(error, SzpoError | ValidationError):
@@ -135,10 +97,10 @@ def router(site: Site) -> APIRouter:
 
     @made.get("/status")
     def status(request: Request, tab: str = "", seat: str = "") -> Response:
-        who, tabs = panelist(request), presence(site)
+        who = panelist(request)
         if tab:
-            tabs.here(who, tab[:64])
-        found = screens.glance(site, who, Ask(tab[:64], seat[:64] or None), tabs.alive)
+            site.tabs.note(who, tab[:64])
+        found = screens.glance(site, who, Ask(tab[:64], seat[:64] or None), site.tabs.is_alive)
         lease = found.pop("lease_s")
         etag = f'"{sha256(canonical(found))[:16]}"'
         headers = {"ETag": etag, "Cache-Control": "no-store"}
@@ -160,7 +122,7 @@ def router(site: Site) -> APIRouter:
 
     @made.post("/gone")
     def gone(request: Request, tab: str = "") -> Response:
-        presence(site).gone(panelist(request), tab[:64])
+        site.tabs.forget(panelist(request), tab[:64])
         return Response(status_code=204)
 
     return made

@@ -33,7 +33,7 @@ DETAILS = 32
 """Most entries that a vote's details may have."""
 
 TEXTS = 256
-"""Comparisons whose texts are kept at hand."""
+"""Comparisons whose texts are cached."""
 
 Tab = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Seat = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
@@ -104,7 +104,7 @@ def routes(site: Site, writer: Writer) -> list[Route]:
         comparison = await run_in_threadpool(texts, seat.comparison)
         if comparison is None:
             return Response(status_code=204)
-        return JSONResponse(_ballot(site, asked, comparison, seat))
+        return JSONResponse(_describe(site, asked, comparison, seat))
 
     async def vote(request: Request) -> Response:
         who = login.identity(site, request, "panelist")
@@ -127,8 +127,8 @@ def routes(site: Site, writer: Writer) -> list[Route]:
                 )
             )
         except SzpoError as error:
-            return refused(error)
-        return accepted(receipt)
+            return answer_error(error)
+        return _accept(receipt)
 
     async def release(request: Request) -> Response:
         return await _keep(request, "release")
@@ -159,7 +159,7 @@ def routes(site: Site, writer: Writer) -> list[Route]:
     ]
 
 
-def accepted(receipt: Receipt) -> JSONResponse:
+def _accept(receipt: Receipt) -> JSONResponse:
     """A stored answer: whether it counts, and which revision it is."""
     body: dict[str, Any] = {
         "assignment": receipt.assignment,
@@ -174,7 +174,7 @@ def accepted(receipt: Receipt) -> JSONResponse:
     return JSONResponse(body, headers=headers)
 
 
-def refused(error: SzpoError) -> JSONResponse:
+def answer_error(error: SzpoError) -> JSONResponse:
     """Why a vote was not stored, with what stands instead where something does."""
     match error:
         case VoteConflictError():
@@ -193,26 +193,21 @@ def refused(error: SzpoError) -> JSONResponse:
             return refuse(500, "failed", "the answer could not be stored; tell the operator")
 
 
-def shown(comparison: Comparison, seat: Assignment) -> list[dict[str, Any]]:
-    """What a panelist sees of a comparison: rows in their order, answers by letter."""
+def _describe(site: Site, asked: Ask, comparison: Comparison, seat: Assignment) -> dict[str, Any]:
+    """The comparison as its panelist sees it: rows in the seat's order, answers by letter."""
     rows = []
-    for i in seat.prompt_order:
-        row = comparison.rows[i]
-        left, right = (row.plus, row.minus) if seat.plus_side == "A" else (row.minus, row.plus)
+    for row in (comparison.rows[i] for i in seat.prompt_order):
+        a, b = seat.sides(row)
         rows.append(
             {
                 "prompt": row.prompt.text,
-                "a": left.text,
-                "b": right.text,
-                "a_cut": left.end == "length",
-                "b_cut": right.end == "length",
+                "a": a.text,
+                "b": b.text,
+                "a_cut": a.end == "length",
+                "b_cut": b.end == "length",
                 "identical": row.identical,
             }
         )
-    return rows
-
-
-def _ballot(site: Site, asked: Ask, comparison: Comparison, seat: Assignment) -> dict[str, Any]:
     return {
         "assignment": seat.id,
         "of": asked.of,
@@ -220,7 +215,7 @@ def _ballot(site: Site, asked: Ask, comparison: Comparison, seat: Assignment) ->
         "question": site.config.panel.question,
         "guideline": site.config.panel.guideline,
         "expires_us": seat.expires_us,
-        "rows": shown(comparison, seat),
+        "rows": rows,
     }
 
 

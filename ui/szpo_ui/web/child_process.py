@@ -12,7 +12,7 @@ from typing import Any, Final
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
 """Seconds before a restart: doubled after each quick end."""
 SETTLED = 60.0
-"""A child that lived so many seconds had started well: the next wait is the first again."""
+"""After a life of this many seconds a child had started well: the next wait is the first again."""
 GRACE = 15.0
 """Seconds that a child has to end its transaction and leave."""
 
@@ -49,21 +49,27 @@ class Keeper:
         on_end: Callable[[int, float], None] = lambda code, wait: None,
         first: subprocess.Popen[Any] | None = None,
         begin: Start = start,
-        timer: Callable[[], float] = time.monotonic,
     ):
-        """``on_end`` is told the exit code and the seconds until the restart.
+        """Restart the child whenever it ends with another exit code than 0.
 
-        ``first`` is a child that runs already; ``command`` starts the ones after it. An exit code
-        of 0 means that there is nothing left to do, and ends the keeping.
+        Args:
+            name: what messages call the child.
+            command: starts the child.
+            say: takes one line for the terminal at each end that nobody asked for.
+            on_end: takes the exit code and the seconds until the restart; 0 and 0.0 at the last.
+            first: a child that runs already; ``command`` starts the ones after it.
+            begin: makes a process of the command.
         """
         self.name: Final = name
         self.command: Final = tuple(command)
         self.starts = 0
-        self._say, self._on_end, self._begin, self._timer = say, on_end, begin, timer
+        self._say, self._on_end, self._begin = say, on_end, begin
         self._child = first
         self._ending = threading.Event()
         self.pause: Callable[[float], object] = self._ending.wait
         """Waits before a restart; ends early when the keeper is closed."""
+        self.timer: Callable[[], float] = time.monotonic
+        """Measures how long a child lived, seconds."""
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._keep, name=f"szpo-{name}", daemon=True)
 
@@ -98,7 +104,7 @@ class Keeper:
     def _keep(self) -> None:
         wait = FIRST_WAIT
         while not self._ending.is_set():
-            began = self._timer()
+            began = self.timer()
             with self._lock:
                 if self._ending.is_set():
                     return
@@ -117,7 +123,7 @@ class Keeper:
             if code == 0:
                 self._on_end(0, 0.0)
                 return
-            if self._timer() - began >= SETTLED:
+            if self.timer() - began >= SETTLED:
                 wait = FIRST_WAIT
             self._say(f"the {self.name} ended with code {code}; starting it again in {wait:.0f} s")
             self._on_end(code, wait)

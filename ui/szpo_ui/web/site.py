@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Final, TypeVar
 
 from szpo.config import settings_file
 from szpo.config.schema import RUBRIC_VERSION, Config
@@ -11,10 +14,53 @@ from szpo.errors import UsageError
 from szpo.ledger.database import Clock, Ledger, now_us
 from szpo.voting.service import VoteService
 
+TAB_S: Final = 90.0
+"""A tab that has not been heard of for this long no longer keeps others out, seconds."""
+
+T = TypeVar("T")
+
+
+class Presence:
+    """Which tabs have been heard of lately; in memory, since a restart may forget it."""
+
+    def __init__(self, now_s: Callable[[], float] = time.monotonic):
+        self.now_s = now_s
+        self._heard: dict[tuple[str, str], float] = {}
+
+    def note(self, panelist: str, tab: str) -> None:
+        """A tab has sent something."""
+        now = self.now_s()
+        if len(self._heard) > 10_000:
+            self._heard = {k: at for k, at in [*self._heard.items()] if now - at < TAB_S}
+        self._heard[panelist, tab] = now
+
+    def forget(self, panelist: str, tab: str) -> None:
+        """A tab was closed."""
+        self._heard.pop((panelist, tab), None)
+
+    def is_alive(self, panelist: str, tab: str) -> bool:
+        """The tab is there, as far as anybody knows."""
+        return self.now_s() - self._heard.get((panelist, tab), -TAB_S) < TAB_S
+
+
+class Latest:
+    """One computed value, with the key that it was computed for."""
+
+    def __init__(self) -> None:
+        self._made: tuple[object, Any] | None = None
+
+    def get(self, key: object, make: Callable[[], T]) -> T:
+        """The value if it was made for an equal key, else a new one."""
+        made = self._made
+        if made is None or made[0] != key:
+            made = self._made = (key, make())
+        value: T = made[1]
+        return value
+
 
 @dataclass(frozen=True)
 class Site:
-    """One run as the web serves it.
+    """One run as the web serves it, with what is remembered between requests.
 
     ``secure`` says that browsers reach the site over TLS: cookies carry Secure and ``__Host-``.
     """
@@ -24,6 +70,10 @@ class Site:
     config: Config
     clock: Clock
     secure: bool = False
+    tabs: Presence = field(default_factory=Presence)
+    """The tabs of panelists."""
+    figures: Latest = field(default_factory=Latest)
+    """The operator's figures, which take a good part of a second."""
 
 
 def open_site(path: str | Path, *, secure: bool = False, clock: Clock = now_us) -> Site:
