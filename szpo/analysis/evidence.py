@@ -16,7 +16,8 @@ from typing import Final
 import numpy as np
 
 from szpo import metrics
-from szpo.config.schema import Config, Panel
+from szpo.config.run_sections import Panel
+from szpo.config.schema import Config
 from szpo.ledger import orders, run_spec
 from szpo.ledger.database import Ledger, Record
 from szpo.ledger.theta import starting_theta

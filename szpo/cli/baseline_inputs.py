@@ -107,7 +107,7 @@ def _demand_company(wish: Wish) -> None:
 
 
 def _optimizer(text: str) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = settings_file.assignment(text).get("optimizer", {})
+    found: Mapping[str, Any] = settings_file.parse_assignment(text).get("optimizer", {})
     return found
 
 

@@ -113,7 +113,7 @@ def _config(ledger: Ledger, file: Path | None, sets: list[str]) -> Config:
     if file is not None:
         chosen = dict(settings_file.read(file).get("judge") or {})
     for text in sets:
-        tree = settings_file.assignment(text)
+        tree = settings_file.parse_assignment(text)
         if set(tree) != {"judge"}:
             raise UsageError(f"--set {text}: only judge.* can be set here; the run stays as it is")
         chosen |= tree["judge"]

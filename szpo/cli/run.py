@@ -48,7 +48,7 @@ def init(
     config = settings_file.load(preset_name=preset, sets=sets)
     if file.exists() and not force:
         raise StorageError(f"{file} exists; overwrite it with --force, or give another name")
-    file.write_text(settings_file.commented(config), encoding="utf-8")
+    file.write_text(settings_file.to_toml(config), encoding="utf-8")
     console.say(f"wrote {file}; see what it costs with: szpo run {file} --plan")
 
 

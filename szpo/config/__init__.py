@@ -1,4 +1,4 @@
-"""Settings of a run: typed sections (`schema`), TOML files and presets (`settings_file`)."""
+"""Settings of a run: `schema` holds the typed sections, `settings_file` reads TOML and presets."""
 
 from __future__ import annotations
 

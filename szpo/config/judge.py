@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-
-class Section(BaseModel):
-    """A table of the settings file: unknown keys are refused, values are never converted."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+from szpo.config.section import Positive, Section
 
 
 class Judge(Section):
@@ -95,7 +89,7 @@ class Judge(Section):
 
     @property
     def same_each_time(self) -> bool:
-        """Asked twice it answers the same, so that a second vote would tell nothing."""
+        """Whether it always gives the same answer, so that a second vote would add nothing."""
         return not (self.draw or self.principles or (self.temperature and self.ask != "soft"))
 
     @model_validator(mode="after")

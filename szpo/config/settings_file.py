@@ -1,6 +1,6 @@
-"""Settings files: reading TOML, presets and ``--set``, saying what is wrong, writing comments.
+"""Settings files: read TOML, presets and ``--set``, name what is wrong, write comments.
 
-The order of authority is: defaults, preset, file, ``--set``.
+Later ones win: defaults, preset, file, ``--set``.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ def preset(name: str) -> dict[str, Any]:
     """
     known = presets()
     if name not in known:
-        raise UsageError(f'no preset "{name}"{_meant(name, known)}; there are: {", ".join(known)}')
+        raise UsageError(
+            f'no preset "{name}"{_suggest(name, known)}; there are: {", ".join(known)}'
+        )
     text = (resources.files("szpo") / "config" / "presets" / f"{name}.toml").read_text(
         encoding="utf-8"
     )
@@ -61,7 +63,7 @@ def preset(name: str) -> dict[str, Any]:
 def load(
     path: Path | None = None, *, preset_name: str | None = None, sets: Sequence[str] = ()
 ) -> Config:
-    """The settings of a run from a preset, a file and ``key=value`` texts, later ones winning.
+    """Load a run's settings from a preset, a file and ``key=value`` texts, later ones winning.
 
     Raises:
         UsageError: A file is missing or unreadable, or a setting is unknown or out of range.
@@ -75,12 +77,12 @@ def load(
     if path is not None:
         _merge(tree, read(path))
     for text in sets:
-        _merge(tree, assignment(text))
+        _merge(tree, parse_assignment(text))
     return check(tree, where=str(path) if path else "settings")
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A TOML file as a tree.
+    """Read a TOML file as a tree.
 
     Raises:
         UsageError: It is missing, too large, not UTF-8 or not TOML.
@@ -112,15 +114,15 @@ def read(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path.name} is not TOML: {error}") from None
 
 
-def assignment(text: str) -> dict[str, Any]:
-    """The tree of one ``key=value``; the section may be left out where the key is unique.
+def parse_assignment(text: str) -> dict[str, Any]:
+    """Parse one ``key=value`` into a tree; the section may be left out where the key is unique.
 
     The value is read as TOML, and as plain text where it is not TOML.
 
     Raises:
         UsageError: There is no "=", or the key is unknown or stands in several sections.
 
-    >>> assignment("seed=3"), assignment("panel.kind=people")
+    >>> parse_assignment("seed=3"), parse_assignment("panel.kind=people")
     ({'run': {'seed': 3}}, {'panel': {'kind': 'people'}})
     """
     key, equals, value = text.partition("=")
@@ -131,11 +133,11 @@ def assignment(text: str) -> dict[str, Any]:
     if not dot:
         owners = [s for s, model in SECTIONS.items() if key in model.model_fields]
         if len(owners) > 1:
-            said = " or ".join(f"{owner}.{key}" for owner in owners)
-            raise UsageError(f'--set {text}: "{key}" is ambiguous; write {said}')
+            full = " or ".join(f"{owner}.{key}" for owner in owners)
+            raise UsageError(f'--set {text}: "{key}" is ambiguous; write {full}')
         if not owners:
             every = {f: s for s, model in SECTIONS.items() for f in model.model_fields}
-            raise UsageError(f'unknown key "{key}"{_meant(key, every)} (in --set {text})')
+            raise UsageError(f'unknown key "{key}"{_suggest(key, every)} (in --set {text})')
         section, name = owners[0], key
     if value.strip().lower() == "none":
         return {section: {name: None}}
@@ -147,7 +149,7 @@ def assignment(text: str) -> dict[str, Any]:
 
 
 def check(tree: Mapping[str, Any], *, where: str = "settings") -> Config:
-    """A tree of plain values as checked settings.
+    """Check a tree of plain values and make settings of it.
 
     Raises:
         UsageError: Naming the first key that is wrong, what it may be, and how many more are.
@@ -157,29 +159,29 @@ def check(tree: Mapping[str, Any], *, where: str = "settings") -> Config:
     except ValidationError as error:
         found = error.errors(include_url=False)
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-        raise UsageError(f"{where}: {_words(found[0])}{more}") from None
+        raise UsageError(f"{where}: {_describe(found[0])}{more}") from None
 
 
-def _words(error: Any) -> str:
-    """One validation error in the project's words: the key, the rule, the value."""
+def _describe(error: Any) -> str:
+    """Describe one validation error in a line: the key, the rule, the value."""
     loc = [part for part in error["loc"] if part not in {"constrained-str", "literal"}]
     key = ".".join(str(part) for part in loc[:2])
     got, kind, context = error.get("input"), error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
         known = SECTIONS if len(loc) == 1 else SECTIONS[str(loc[0])].model_fields
         place = f" in [{loc[0]}]" if len(loc) > 1 else ""
-        return f'unknown key "{loc[-1]}"{place}{_meant(str(loc[-1]), known)}'
+        return f'unknown key "{loc[-1]}"{place}{_suggest(str(loc[-1]), known)}'
     if kind == "value_error":
         prefix = f"{key}." if key else ""
         return f"{prefix}{context['error']}"
     if kind == "model_type":
         return f"{key} must be a table: write [{key}] and its keys below"
     wants = _requirement(loc, kind, context)
-    return f"{key} must be {wants} (got {_shown(got)})"
+    return f"{key} must be {wants} (got {_format(got)})"
 
 
 def _requirement(loc: Sequence[Any], kind: str, context: Mapping[str, Any]) -> str:
-    """What a key may be, read from its own declaration."""
+    """Describe what values a key may have, from its own declaration."""
     field = SECTIONS[str(loc[0])].model_json_schema()["properties"][str(loc[1])]
     choices = [field, *field.get("anyOf", [])]
     options = [json.dumps(v) for c in choices for v in c.get("enum", [])]
@@ -214,12 +216,12 @@ def _number(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:g}"
 
 
-def _shown(value: object) -> str:
+def _format(value: object) -> str:
     text = json.dumps(value) if isinstance(value, str | bool) else repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _meant(word: str, known: Mapping[str, Any]) -> str:
+def _suggest(word: str, known: Mapping[str, Any]) -> str:
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f'; did you mean "{close[0]}"?' if close else ""
 
@@ -232,10 +234,10 @@ def _merge(tree: dict[str, Any], change: Mapping[str, Any]) -> None:
             tree[section] = values
 
 
-def commented(config: Config) -> str:
-    """The settings as TOML with each key's description above it.
+def to_toml(config: Config) -> str:
+    """Write the settings as TOML with each key's description above it.
 
-    >>> print(commented(Config()).splitlines()[0])
+    >>> print(to_toml(Config()).splitlines()[0])
     # Settings of one szpo run. Start it with: szpo run run.toml
     """
     lines = [

@@ -24,7 +24,7 @@ from szpo.errors import UsageError
 from szpo.types import Prompt
 
 if TYPE_CHECKING:
-    from szpo.config.schema import Prompts
+    from szpo.config.model_sections import Prompts
 
 Split: TypeAlias = Literal["train", "heldout"]
 

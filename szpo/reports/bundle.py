@@ -155,7 +155,7 @@ def _files(
     yield "spec.json", _json(ledger.spec)
     if "config" in ledger.spec:
         settings = Config.model_validate(ledger.spec["config"])
-        yield "run.toml", settings_file.commented(settings).encode()
+        yield "run.toml", settings_file.to_toml(settings).encode()
     ballots = [asdict(ballot) for ballot in found.ballots]
     yield "votes.jsonl", _lines(ballots)
     yield "votes.csv", table(ballots, [f.name for f in fields(Ballot)])

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from szpo import metrics
-from szpo.config.schema import Guards
+from szpo.config.run_sections import Guards
 from szpo.errors import UsageError
 from szpo.types import Answer, Comparison
 

@@ -33,7 +33,7 @@ def test_a_step_that_votes_cannot_pay_whole_is_not_begun(votes: int, steps: int)
 @pytest.mark.parametrize("name", sorted(settings_file.presets()))
 def test_presets_are_valid_and_survive_the_written_file(name: str) -> None:
     config = settings_file.load(preset_name=name)
-    written = settings_file.commented(config)
+    written = settings_file.to_toml(config)
     assert settings_file.check(tomllib.loads(written)) == config
 
 
@@ -53,7 +53,7 @@ def test_written_settings_read_back_the_same(
         "generation": {"stop": stop},
     }
     config = settings_file.check(tree)
-    assert settings_file.check(tomllib.loads(settings_file.commented(config))) == config
+    assert settings_file.check(tomllib.loads(settings_file.to_toml(config))) == config
 
 
 def test_every_key_has_a_comment() -> None:
@@ -81,7 +81,7 @@ def test_set_wins_over_file_and_file_over_preset(tmp_path: Path) -> None:
     ],
 )
 def test_set_reads_toml_and_plain_text(text: str, section: str, key: str, value: object) -> None:
-    assert settings_file.assignment(text) == {section: {key: value}}
+    assert settings_file.parse_assignment(text) == {section: {key: value}}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,119 @@
+"""The settings of what is tuned: model, adapter, subspace, prompts, sampling."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from szpo.config.section import Positive, Section
+
+
+class Model(Section):
+    """The base model, which is never changed."""
+
+    name: str = Field(
+        "smollm2",
+        min_length=1,
+        description="smollm2, tiny, a local folder (safetensors only), or a hub id (owner/name).",
+    )
+    dtype: Literal["fp32", "bf16", "fp16"] = Field(
+        "bf16", description="Numbers of the base weights: fp32, bf16 or fp16; adapters are fp32."
+    )
+    quantization: Literal["nf4", "fp4"] | None = Field(
+        None, description="4-bit base weights: nf4 or fp4; left out: not quantised."
+    )
+    adapter: str | None = Field(
+        None, description="Folder of a PEFT LoRA adapter from which the run starts."
+    )
+    device: str = Field(
+        "cpu", pattern=r"^(cpu|cuda(:\d+)?|mps|xpu)$", description="cpu, cuda, cuda:1, mps or xpu."
+    )
+
+
+class Adapter(Section):
+    """The low-rank weights that carry what the votes teach."""
+
+    rank: int = Field(1, ge=1, le=1024, description="LoRA rank r.")
+    alpha: Positive | None = Field(
+        None, description="LoRA scale numerator; left out: equal to rank."
+    )
+    targets: Annotated[list[str], Field(min_length=1)] | None = Field(
+        None,
+        description="Module names that get an adapter; left out: the MLP's output (down_proj).",
+    )
+    layers: list[Annotated[int, Field(ge=0)]] | Literal["middle", "all"] = Field(
+        "middle",
+        description='"middle" (five layers centred at two thirds of the depth), "all", or a '
+        "list of layer numbers.",
+    )
+    train: Literal["B", "AB"] = Field(
+        "B", description="Train B over a fixed A, or both matrices (AB)."
+    )
+    init: Literal["inputs", "random"] = Field(
+        "inputs",
+        description="A from the leading directions of the layer's own inputs, or random.",
+    )
+
+
+class Subspace(Section):
+    """The few directions of the adapter in which the run may move."""
+
+    kind: Literal["score", "random", "full"] = Field(
+        "score",
+        description="score: principal directions of the policy's own log-probability gradient "
+        "(needs a local model); random: random orthonormal ones; full: every weight.",
+    )
+    dim: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = Field(
+        8,
+        description='Number of coordinates d (not used by full), or "auto": as many as the votes '
+        "can tell apart.",
+    )
+    samples: int = Field(
+        384, ge=8, le=100_000, description="Base answers read during set-up; they cost no votes."
+    )
+    kl_samples: int = Field(
+        96,
+        ge=16,
+        le=100_000,
+        description="Answers of one KL pass; passes repeat until the scale is known.",
+    )
+
+
+class Prompts(Section):
+    """What the policy is asked."""
+
+    path: str | None = Field(
+        None, description="CSV, JSONL or chat lists of your own; left out: the prompts that ship."
+    )
+    system: str | None = Field(
+        None, max_length=65_536, description="System prompt put before every conversation."
+    )
+    heldout: float = Field(
+        0.25,
+        gt=0,
+        lt=1,
+        allow_inf_nan=False,
+        description="Share of your own prompts kept for measuring, where the file does not say.",
+    )
+    too_long: Literal["refuse", "cut"] = Field(
+        "refuse",
+        description="A prompt that with generation.max_new_tokens is longer than the model reads: "
+        "refuse it before anything begins, or cut it (oldest turns first, then the beginning of "
+        "the last one; the end of the question stays).",
+    )
+
+
+class Generation(Section):
+    """How answers are sampled."""
+
+    max_new_tokens: int = Field(24, ge=1, le=4096, description="Longest answer, in tokens.")
+    temperature: Positive = Field(1.0, le=100, description="Sampling temperature.")
+    top_p: float = Field(1.0, gt=0, le=1, allow_inf_nan=False, description="Nucleus; 1: off.")
+    top_k: int = Field(0, ge=0, description="Only the k likeliest tokens; 0: all.")
+    stop: list[Annotated[str, Field(min_length=1)]] = Field(
+        [], max_length=16, description="Texts that end an answer."
+    )
+    common_random_numbers: bool = Field(
+        True, description="Both sides draw from the same uniform numbers."
+    )

@@ -1,0 +1,110 @@
+"""The settings of a step: what is asked, how votes are weighed, how far the step goes."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from szpo.config.section import Count, Positive, Section
+
+FLOAT32_MAX = 3.4028234663852886e38
+
+
+class Optimizer(Section):
+    """How questions are made and what votes do."""
+
+    rule: Literal["auto", "bayes", "known", "sign", "margin"] = Field(
+        "auto",
+        description="bayes, known (link), sign or margin; auto: bayes up to 64 coordinates, "
+        "known above.",
+    )
+    pairing: Literal["antithetic", "forward"] = Field(
+        "antithetic", description="Compare θ+μv with θ−μv, or with θ as published (forward)."
+    )
+    directions: Count = Field(1, description="K: directions per step.")
+    comparisons: Count = Field(
+        8, description="N: comparisons per direction, each its own prompts."
+    )
+    votes: Count = Field(1, description="M: panelists asked per comparison.")
+    rows: Count = Field(8, description="D: prompts shown side by side in one comparison.")
+    kl_radius: Positive = Field(
+        1.62, le=1e6, description="κ: KL of one side from the centre, nats; makes μ = √(2κ/d)."
+    )
+    kl_step: Positive = Field(
+        0.03, le=1e6, description="κ_step: KL of one expected step, nats; makes the step size."
+    )
+    mu: Positive | None = Field(
+        None, le=1e6, description="Perturbation radius μ, instead of kl_radius."
+    )
+    alpha: Positive | None = Field(None, description="Step size α, instead of kl_step.")
+    forget: float = Field(
+        0.94, gt=0, le=1, allow_inf_nan=False, description="λ: weight of a vote one step older."
+    )
+    warmup: Annotated[int, Field(ge=0, le=1000)] | None = Field(
+        None, description="Steps that only measure; left out: 0, or 5 where α must be measured."
+    )
+    link: Literal["logistic", "probit", "cauchit", "linear", "cloglog"] = Field(
+        "logistic", description="logistic, probit, cauchit, linear or cloglog."
+    )
+    smoothing: Literal[
+        "haldane", "clip", "trim", "laplace", "score", "second", "posterior", "pooled"
+    ] = Field(
+        "haldane", description="How a vote share is kept inside (0, 1) under the rule known."
+    )
+    ties: Literal["half", "davidson"] = Field(
+        "half", description="A tie is half a vote each, or goes through Davidson's model."
+    )
+    weighting: Literal[
+        "equal", "skill", "rationality", "dawid-skene", "shrunk-logits", "median"
+    ] = Field(
+        "equal",
+        description="How much each voter counts: equal; learned from agreement with the rest: "
+        "skill, rationality, dawid-skene (votes of 2 or more); one opinion per voter: "
+        "shrunk-logits, median (known, sign, margin).",
+    )
+    block: int | None = Field(
+        None, ge=1, description="Perturb only this many random coordinates (ZBCPG)."
+    )
+    momentum: float = Field(
+        0.0, ge=0, lt=1, allow_inf_nan=False, description="ρ: share of past steps added again."
+    )
+    adam: bool = Field(False, description="Adam on small vectors (up to 4,096 coordinates).")
+    steer: bool = Field(
+        False, description="Let agreement between votes move κ within a quarter and four times."
+    )
+
+    @model_validator(mode="after")
+    def _step_fits_fp32(self) -> Self:
+        # 2·log(2·4096+1) bounds every Δ̂ that votes can give; the normal table ends at 4.33.
+        if self.alpha is not None and self.alpha * 4.33 * 2 * math.log(8193) > FLOAT32_MAX:
+            raise ValueError(f"alpha × Δ̂ × v would exceed fp32 range (alpha = {self.alpha:g})")
+        return self
+
+
+class Selection(Section):
+    """Which comparisons are asked, and when to stop asking; left out: all, to the end."""
+
+    candidates: Count | None = Field(
+        None,
+        description="C: comparisons generated per direction, of which N are drawn and asked, each "
+        "with a known probability that its weight 1/(C·q) makes up for; left out: N.",
+    )
+    by: Literal["rows", "words", "uniform"] = Field(
+        "rows",
+        description="What makes a candidate likelier: the share of rows that differ (rows), how "
+        "much their words differ (words), nothing (uniform).",
+    )
+    floor: float = Field(
+        0.2,
+        gt=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Share of the probability that is spread evenly over the candidates.",
+    )
+    vote_price: Positive | None = Field(
+        None,
+        description="bayes: end a step once a further vote is expected to gain less than this, in "
+        "logits of value; left out: ask for all votes.",
+    )

@@ -1,0 +1,156 @@
+"""The settings around the steps: where and how long a run lives, who votes, guards, measuring."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from szpo.config.section import Count, Positive, Section
+
+RESERVED = re.compile(r"^(con|prn|aux|nul|com\d|lpt\d)$")
+"""Names that some file systems give to devices."""
+
+
+class Run(Section):
+    """Where the run lives and when it ends."""
+
+    name: str | None = Field(
+        None,
+        pattern=r"^[a-z0-9][a-z0-9-]{0,63}$",
+        description="Name of the run and of its file; left out: made from model, panel and seed.",
+    )
+    folder: str = Field("runs", min_length=1, description="Folder that holds the runs' files.")
+    seed: int = Field(
+        0, ge=0, lt=2**63, description="The only seed: everything random is derived from it."
+    )
+    votes: int | None = Field(
+        240, ge=1, le=100_000_000, description="Stop when this many votes are counted."
+    )
+    steps: int | None = Field(None, ge=1, le=10_000_000, description="Stop after this many steps.")
+    lag: Literal[0, 1] | None = Field(
+        None,
+        description="1 generates the next step while people vote on this one; left out: 0 for "
+        "panels inside the process, 1 for people.",
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_file_everywhere(cls, name: str | None) -> str | None:
+        if name is not None and RESERVED.match(name):
+            raise ValueError(f'"{name}" is reserved by some file systems; choose another name')
+        return name
+
+
+class Panel(Section):
+    """Who answers."""
+
+    kind: str = Field(
+        "bt70",
+        min_length=1,
+        description="people (through the panel's page or another process), a simulated panel "
+        "(bt70, half-beta, lapse10, hostile, hostile2, mtbench, labels70, close, or changed, as "
+        "in bt70+side=.3+hostile=1), judge (a language model, see [judge]), or one of your own.",
+    )
+    size: int = Field(5, ge=1, le=100_000, description="P: panelists.")
+    reward: str = Field(
+        "sentiment",
+        min_length=1,
+        description="What a simulated panel likes, unknown to the run: sentiment, length:40, "
+        "keyword:sea,sun, verify:no_comma, or a sum such as 0.7*sentiment+0.3*length:40.",
+    )
+    beta: Positive | None = Field(
+        None, description="Sharpness of a simulated panel; left out: fitted to 70 % agreement."
+    )
+    inside: bool = Field(
+        True, description="A panel answers inside the run; false: it waits for szpo simulate RUN."
+    )
+    lease_minutes: Positive = Field(
+        10.0, le=10_080, description="How long a question stays with one person."
+    )
+    poll_seconds: Positive = Field(
+        2.0, le=3600, description="How often a run that waits for people looks for votes."
+    )
+    question: str = Field(
+        "Which set of answers is better overall?",
+        min_length=1,
+        max_length=200,
+        description="What people are asked; fixed once the run has begun.",
+    )
+    guideline: str = Field(
+        "Prefer correct, direct and helpful answers; longer is not better by itself.",
+        max_length=300,
+        description="One line beside the question.",
+    )
+    guideline_full: str = Field(
+        "Read what differs, prompt by prompt, then judge each set as a whole: if you had to keep "
+        "one set, which would it be? A single bad answer may weigh more than several that are "
+        'slightly better. Choose "About the same" where you could as well toss a coin, and '
+        '"Can\'t judge" where you cannot or would rather not read the texts.',
+        max_length=20_000,
+        description="The whole guideline, shown on request.",
+    )
+    spare: int = Field(
+        1,
+        ge=0,
+        le=100,
+        description="Seats beyond those needed that may be served at once, so that somebody who "
+        "went away holds nobody up; only the votes needed are counted.",
+    )
+    deadline_minutes: Positive | None = Field(
+        None,
+        le=525_600,
+        description="Close a round this long after it opened, pauses not counted; left out: wait "
+        "until every vote is in.",
+    )
+    quorum: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Share of a round's votes without which its deadline does not close it; left "
+        "out: it closes with what there is.",
+    )
+    pay_per_hour: Positive | None = Field(
+        None,
+        description="What an hour of reading costs; with it, or pay_per_vote, money is estimated "
+        "beforehand, shown, and can be limited while the run goes on.",
+    )
+    pay_per_vote: Positive | None = Field(None, description="What a counted vote costs.")
+    currency: str = Field("EUR", pattern=r"^\S{1,8}$", description="Of both.")
+    calibration: bool = Field(
+        True,
+        description="Offer people short comparisons while they wait; they teach the run nothing "
+        "and tell how reliable votes are.",
+    )
+
+
+class Guards(Section):
+    """Bands that pause a run when it leaves them; left out: not watched."""
+
+    kl: Positive | None = Field(None, description="Highest KL to the base, nats per completion.")
+    min_length: Positive | None = Field(None, description="Lowest mean answer length, tokens.")
+    max_length: Positive | None = Field(None, description="Highest mean answer length, tokens.")
+    repetition: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Highest share of repeated word pairs within answers.",
+    )
+
+    @model_validator(mode="after")
+    def _band_is_open(self) -> Self:
+        if self.min_length and self.max_length and self.min_length >= self.max_length:
+            raise ValueError(
+                f"min_length {self.min_length:g} must be below max_length {self.max_length:g}"
+            )
+        return self
+
+
+class Evaluation(Section):
+    """Measuring on held-out prompts, before and after; costs no votes."""
+
+    prompts: Count = Field(64, description="Held-out prompts.")
+    samples: Count = Field(8, description="Answers to each.")
