@@ -50,9 +50,9 @@ def read(path: Path) -> Iterator[Reply]:
     Raises:
         UsageError: the file or a line of it cannot be used.
     """
-    source = _csv(path) if path.suffix.lower() == ".csv" else preference_files.records(path)
+    source = _csv(path) if path.suffix.lower() == ".csv" else preference_files.read_records(path)
     for where, record in source:
-        if isinstance(record, preference_files.Unreadable):
+        if isinstance(record, text_files.Unreadable):
             raise UsageError(f"{where}: not valid JSON ({record.reason})")
         if not isinstance(record, dict):
             raise UsageError(f"{where}: an answer must be an object")
@@ -95,7 +95,7 @@ def _ranked(record: dict[str, Any], where: str) -> Iterator[Reply]:
     if not isinstance(data.get("pair"), str):
         raise UsageError(f"{where}: data has no pair; is this an export of szpo select's tasks?")
     for number, annotation in enumerate(annotations if isinstance(annotations, list) else [], 1):
-        found = label_studio.found({**record, "annotations": [annotation]}, where)
+        found = label_studio.read_pairs({**record, "annotations": [annotation]}, where)
         by = str(annotation.get("completed_by", number))
         for pair in found.pairs:
             bodies = {str(item["id"]): item["body"] for item in data["items"]}
@@ -103,15 +103,15 @@ def _ranked(record: dict[str, Any], where: str) -> Iterator[Reply]:
 
 
 def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    text_files.regular(path, "answers")
+    text_files.inspect_file(path, "answers")
     with path.open("rb") as file:
         # A sheet of ours may hold a NUL: a pool's texts can have one.
-        texts = (text for _, text in text_files.numbered(file, path, LINE_LIMIT, nul=True))
+        texts = (text for _, text in text_files.read_lines(file, path, LINE_LIMIT, nul=True))
         reader = csv.DictReader(texts, strict=True)
         try:
             for record in reader:
                 if record.get("id"):
-                    record["id"] = spreadsheets.plain(record["id"])
+                    record["id"] = spreadsheets.unguard(record["id"])
                 yield f"{path}:{reader.line_num}", record
         except csv.Error as error:
             raise UsageError(f"{path}:{reader.line_num}: {error}") from error

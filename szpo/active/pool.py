@@ -94,7 +94,7 @@ def read(path: Path | str) -> Iterator[Pair]:
     """
     path = Path(path)
     row = 0
-    source = _csv(path) if path.suffix.lower() == ".csv" else preference_files.records(path)
+    source = _csv(path) if path.suffix.lower() == ".csv" else preference_files.read_records(path)
     for where, record in source:
         for pair in _pairs(record, where):
             yield Pair(pair.id, pair.prompt, pair.a, pair.b, row, pair.values)
@@ -188,7 +188,7 @@ def digest(prompt: Prompt, *texts: str) -> str:
 
 
 def _pairs(record: Any, where: str) -> Iterator[Pair]:
-    if isinstance(record, preference_files.Unreadable):
+    if isinstance(record, text_files.Unreadable):
         raise UsageError(f"{where}: not valid JSON ({record.reason})")
     if not isinstance(record, dict):
         raise UsageError(f"{where}: a pair must be an object (got {type(record).__name__})")
@@ -263,9 +263,9 @@ def _finite(value: float, name: str, pair: Pair) -> float:
 
 
 def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    text_files.regular(path, "pool")
+    text_files.inspect_file(path, "pool")
     with path.open("rb") as file:
-        texts = (text for _, text in text_files.numbered(file, path, LINE_LIMIT))
+        texts = (text for _, text in text_files.read_lines(file, path, LINE_LIMIT))
         reader = csv.DictReader(texts, strict=True)
         try:
             for record in reader:

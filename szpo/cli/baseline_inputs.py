@@ -154,7 +154,7 @@ def prepare(wish: Wish, recipe: Any, folder: Path, seed: int) -> Ground:
     """
     from szpo.data import preference_files
 
-    examples = preference_files.examples(wish.examples) if wish.examples is not None else ()
+    examples = preference_files.read_examples(wish.examples) if wish.examples is not None else ()
     if wish.run is not None:
         ground = _of_run(wish, wish.run, folder)
     elif wish.fresh:
@@ -272,8 +272,10 @@ def _answered(
     if wish.pairs is not None and wish.method in (*registry.OFFLINE, "reward-model"):
         return unique
     reader, new = context.load_reader(config.model.name), config.generation.max_new_tokens
-    chosen = prompts.PromptSet(unique, ()) if wish.pairs else prompts.chosen(config.prompts)
-    found = prompt_room.fitted(chosen, reader, new, config.prompts.too_long)
+    chosen = (
+        prompts.PromptSet(unique, ()) if wish.pairs else prompts.load_configured(config.prompts)
+    )
+    found = prompt_room.fit_prompts(chosen, reader, new, config.prompts.too_long)
     if wish.method == "self-rewarding":
         self_rewarding.demand_room(reader, found.train, new, recipe)
     for warning in found.warnings:

@@ -46,7 +46,7 @@ def pairs(
     else:
         with run_paths.look(run_paths.find(source, folder)) as ledger:
             told = ledger_pairs.recorded(ledger)
-        found = preference_files.Votes(told.pairs, told.ties, told.comparisons)
+        found = preference_files.Preferences(told.pairs, told.ties, told.comparisons)
         what = "comparisons"
     if out is not None:
         if not found.pairs:
@@ -64,7 +64,7 @@ def pairs(
     )
 
 
-def name_bad(found: preference_files.Votes) -> None:
+def name_bad(found: preference_files.Preferences) -> None:
     """Say which records were left out, a few by their line."""
     for reason in found.bad[: preference_files.NAMED]:
         console.warn(f"left out {reason}")
@@ -80,8 +80,8 @@ def rank(
 ) -> None:
     """Write Label Studio tasks and their page, for people to rank several answers to a prompt."""
     tasks = [
-        label_studio.task(prompt, answers, key=seeds.derive(seed, "ranking", step=place))
-        for place, (prompt, answers) in enumerate(preference_files.groups(source))
+        label_studio.make_task(prompt, answers, key=seeds.derive(seed, "ranking", step=place))
+        for place, (prompt, answers) in enumerate(preference_files.read_groups(source))
     ]
     if not tasks:
         raise UsageError(f"{source}: no prompt with two different answers to rank")

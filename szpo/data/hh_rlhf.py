@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from szpo.data.rankings import Found, asked, single, text
+from szpo.data.rankings import RecordPairs, get_text, make_pair, make_prompt
 from szpo.errors import UsageError
 
 TAG = "\n\nAssistant:"
@@ -18,7 +18,7 @@ _TURN = re.compile(r"\n\n(Human|Assistant):")
 
 
 def split(transcript: str, where: str = "transcript") -> tuple[str, str]:
-    r"""The prompt with the last "Assistant:" at its end, and the answer behind it.
+    r"""Split a transcript into the prompt, up to the last "Assistant:", and the answer after it.
 
     Raises:
         UsageError: nothing in the transcript begins with that tag.
@@ -36,23 +36,23 @@ def split(transcript: str, where: str = "transcript") -> tuple[str, str]:
     return transcript[:end], transcript[end:]
 
 
-def turns(prompt: str, where: str = "prompt") -> tuple[tuple[str, str], ...]:
-    r"""The turns of a prompt that ends with "Assistant:", without that.
+def parse_turns(prompt: str, where: str = "prompt") -> tuple[tuple[str, str], ...]:
+    r"""Parse the turns of a prompt that ends with "Assistant:".
 
-    A turn without words is left out, and turns of one speaker in a row are one.
+    Empty turns are left out, and consecutive turns of one speaker are joined.
 
     Raises:
         UsageError: it does not begin with a speaker, or the last turn is not Human's.
 
-    >>> turns("\n\nHuman: Hello?\n\nAssistant: Hi.\n\nHuman: Bye.\n\nAssistant:")
+    >>> parse_turns("\n\nHuman: Hello?\n\nAssistant: Hi.\n\nHuman: Bye.\n\nAssistant:")
     (('user', 'Hello?'), ('assistant', 'Hi.'), ('user', 'Bye.'))
     """
     before, *parts = _TURN.split(prompt.removesuffix(TAG))
     if before.strip():
         raise UsageError(f"{where} begins with words of no speaker; begin with \\n\\nHuman:")
     found: list[tuple[str, str]] = []
-    for speaker, said in zip(parts[::2], parts[1::2], strict=True):
-        role, words = ROLES[speaker], said.strip()
+    for speaker, text in zip(parts[::2], parts[1::2], strict=True):
+        role, words = ROLES[speaker], text.strip()
         if words and found and found[-1][0] == role:
             found[-1] = (role, f"{found[-1][1]}\n\n{words}")
         elif words:
@@ -62,16 +62,16 @@ def turns(prompt: str, where: str = "prompt") -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
-def found(record: dict[str, Any], where: str) -> Found:
-    """The pair of a record.
+def read_pairs(record: dict[str, Any], where: str) -> RecordPairs:
+    """Read the pair of a record.
 
     Raises:
         UsageError: a transcript is missing or not one, or the two do not share their prompt.
     """
-    chosen, rejected = (text(record, key, where) for key in ("chosen", "rejected"))
+    chosen, rejected = (get_text(record, key, where) for key in ("chosen", "rejected"))
     prompt, better = split(chosen, f"{where}: chosen")
     if not rejected.startswith(prompt):
         split(rejected, f"{where}: rejected")  # says so where the tag itself is missing
         raise UsageError(f"{where}: chosen and rejected do not share the prompt before the answer")
     worse = rejected[len(prompt) :]
-    return single(asked(turns(prompt, where)), better.strip(), worse.strip())
+    return make_pair(make_prompt(parse_turns(prompt, where)), better.strip(), worse.strip())

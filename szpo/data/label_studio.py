@@ -12,7 +12,7 @@ from typing import Any
 from szpo import seeds
 from szpo.data.pairs import Pair
 from szpo.data.prompts import conversation
-from szpo.data.rankings import Found, asked, plain, ranked
+from szpo.data.rankings import RecordPairs, make_pairs, make_prompt, require_text
 from szpo.errors import UsageError
 from szpo.types import Prompt
 
@@ -39,8 +39,8 @@ TEMPLATE = f"""<View>
 """The labelling configuration for a project's settings."""
 
 
-def task(prompt: Prompt, answers: Sequence[str], *, key: bytes) -> dict[str, Any]:
-    """A task for import; the answers stand in an order drawn from ``key``, without their origin.
+def make_task(prompt: Prompt, answers: Sequence[str], *, key: bytes) -> dict[str, Any]:
+    """Make a task for import, with the answers in an order drawn from ``key``, origins hidden.
 
     Raises:
         UsageError: fewer than two answers, or two that are the same.
@@ -55,11 +55,11 @@ def task(prompt: Prompt, answers: Sequence[str], *, key: bytes) -> dict[str, Any
         for shown, place in enumerate(order, start=1)
     ]
     turns = [{"role": role, "content": words} for role, words in prompt.turns]
-    return {"data": {"prompt": _shown(prompt), "items": items, "messages": turns}}
+    return {"data": {"prompt": _format_prompt(prompt), "items": items, "messages": turns}}
 
 
-def found(record: dict[str, Any], where: str) -> Found:
-    """The pairs of one exported task: those of each ranking that was not cancelled.
+def read_pairs(record: dict[str, Any], where: str) -> RecordPairs:
+    """Read the pairs of one exported task: those of each ranking that was not cancelled.
 
     Raises:
         UsageError: the task has no data or no ranking, or a ranking is not one of its items.
@@ -78,24 +78,24 @@ def found(record: dict[str, Any], where: str) -> Found:
         if annotation.get("was_cancelled"):
             continue
         order = _order(annotation, texts, place)
-        one = ranked(prompt, [texts[name] for name in order], range(len(order)), "ranking")
+        one = make_pairs(prompt, [texts[name] for name in order], range(len(order)), "ranking")
         pairs += one.pairs
         ties += one.ties
-    return Found(tuple(pairs), ties)
+    return RecordPairs(tuple(pairs), ties)
 
 
-def _shown(prompt: Prompt) -> str:
-    """The prompt as the page shows it: its only turn, or all turns with their speakers."""
+def _format_prompt(prompt: Prompt) -> str:
+    """The prompt as one text for the page: its only turn, or all turns with their speakers."""
     if len(prompt.turns) == 1:
         return prompt.text
     return "\n\n".join(f"{role}: {words}" for role, words in prompt.turns)
 
 
 def _prompt(data: dict[str, Any], where: str) -> Prompt:
-    """The turns that `task` wrote; a task of another tool has only the text."""
+    """The turns that `make_task` wrote; a task of another tool has only the text."""
     if isinstance(data.get("messages"), list):
-        return asked(conversation(data["messages"], where))
-    return asked((("user", plain(data.get("prompt"), f"{where}: prompt")),))
+        return make_prompt(conversation(data["messages"], where))
+    return make_prompt((("user", require_text(data.get("prompt"), f"{where}: prompt")),))
 
 
 def _items(data: dict[str, Any], where: str) -> dict[str, str]:
@@ -107,7 +107,9 @@ def _items(data: dict[str, Any], where: str) -> dict[str, str]:
     for item in listed:
         if not isinstance(item, dict) or "id" not in item:
             raise UsageError(f"{where}: an item has no id")
-        texts[str(item["id"])] = plain(item.get("body"), f"{where}: item {item['id']}: body")
+        texts[str(item["id"])] = require_text(
+            item.get("body"), f"{where}: item {item['id']}: body"
+        )
     if len(texts) < len(listed):
         raise UsageError(f"{where}: two items have the same id")
     return texts

@@ -18,6 +18,6 @@ class Pair:
     chosen: Answer
     rejected: Answer
     source: Source = "pair"
-    """What stands behind it: a vote on these two, the verdict on a whole batch, …"""
+    """What the preference comes from: a vote on these two, the verdict on a whole batch, …"""
     votes: int = 1
-    """Votes behind it; rows of one batch verdict share their votes."""
+    """Number of votes that it comes from; rows of one batch verdict share their votes."""

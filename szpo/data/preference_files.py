@@ -1,7 +1,7 @@
-"""Preference files, read line by line with caps, and written whole or not at all.
+"""Preference files: read line by line with caps, written whole or not at all.
 
-They are somebody else's files: nothing is executed, a packed one is unpacked only up to a limit,
-and what cannot be used is named by its line.
+They come from other people: nothing is executed, a compressed file is unpacked only up to a limit,
+and every record that cannot be used is named by its line.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 from szpo import files
 from szpo.data import hh_rlhf, label_studio, text_files, trl, ultrafeedback
 from szpo.data.pairs import Pair
-from szpo.data.rankings import Found
+from szpo.data.rankings import RecordPairs
 from szpo.errors import UsageError
 from szpo.types import Answer, Prompt
 
@@ -31,19 +31,19 @@ FILE_LIMIT = 2**30
 ARRAY_LIMIT = 64 * 2**20
 """Bytes of a .json file, which is read at once."""
 NAMED = 5
-"""Bad lines that a refusal names; the others are counted."""
+"""Bad records that an error message names; the others are counted."""
 
-Format: TypeAlias = Callable[[dict[str, Any], str], Found]
+Format: TypeAlias = Callable[[dict[str, Any], str], RecordPairs]
 FORMATS: dict[str, Format] = {
-    "trl": trl.found,
-    "hh": hh_rlhf.found,
-    "ultrafeedback": ultrafeedback.found,
-    "label-studio": label_studio.found,
+    "trl": trl.read_pairs,
+    "hh": hh_rlhf.read_pairs,
+    "ultrafeedback": ultrafeedback.read_pairs,
+    "label-studio": label_studio.read_pairs,
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Votes:
+class Preferences:
     """What a preference file holds."""
 
     pairs: tuple[Pair, ...]
@@ -56,13 +56,13 @@ class Votes:
 
 def read(
     path: Path | str, kind: str = "trl", *, first: int | None = None, skip_bad: bool = False
-) -> Votes:
-    """The pairs of a preference file: .jsonl (also .jsonl.gz), or .json with a list of records.
+) -> Preferences:
+    """Read the pairs of a preference file: .jsonl, .jsonl.gz, or .json with a list of records.
 
     Args:
         path: the file.
         kind: trl, hh, ultrafeedback or label-studio.
-        first: read only so many records.
+        first: read at most this many records.
         skip_bad: leave out records that cannot be used and say which, instead of refusing.
 
     Raises:
@@ -75,31 +75,31 @@ def read(
     pairs: list[Pair] = []
     ties = count = 0
     bad: dict[str, str] = {}
-    for where, value in records(Path(path)):
+    for where, value in read_records(Path(path)):
         if count == first:
             break
         count += 1
         try:
-            one = FORMATS[kind](_object(value, where), where)
+            one = FORMATS[kind](_require_object(value, where), where)
         except UsageError as error:
             bad[where.removeprefix(str(path)).lstrip(": ")] = str(error)
             continue
         pairs += one.pairs
         ties += one.ties
     if bad and not skip_bad:
-        raise UsageError(_refusal(bad))
+        raise UsageError(_describe_bad(bad))
     if not count:
         raise UsageError(f"{path} holds no records")
-    return Votes(tuple(pairs), ties, count, tuple(bad.values()))
+    return Preferences(tuple(pairs), ties, count, tuple(bad.values()))
 
 
-def records(path: Path) -> Iterator[tuple[str, Any]]:
-    """Each record's place and value; a line that is no JSON is given as the `Unreadable` it is.
+def read_records(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield where each record stands and its value: `text_files.Unreadable` where it is no JSON.
 
     Raises:
         UsageError: the file is not there, too large, or broken as a file.
     """
-    size, head = text_files.regular(path, "preference file")
+    size, head = text_files.inspect_file(path, "preference file")
     packed = head.startswith(b"\x1f\x8b")
     names = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
     if names[-1:] == [".json"]:
@@ -116,27 +116,20 @@ def records(path: Path) -> Iterator[tuple[str, Any]]:
         raise UsageError(f"{path}: preferences are read from .jsonl, .jsonl.gz and .json files")
 
 
-@dataclass(frozen=True, slots=True)
-class Unreadable:
-    """A line that is not JSON, and why."""
-
-    reason: str
-
-
 def _lines(file: Any, path: Path) -> Iterator[tuple[str, Any]]:
     try:
-        for number, line in text_files.numbered(file, path, LINE_LIMIT):
+        for number, line in text_files.read_lines(file, path, LINE_LIMIT):
             if file.tell() > FILE_LIMIT:
                 raise UsageError(f"{path}: more than {FILE_LIMIT:,} bytes at line {number}")
             if line.strip():
-                yield f"{path}:{number}", _parsed(line)
+                yield f"{path}:{number}", text_files.parse_json(line)
     except (OSError, EOFError, zlib.error) as error:
         raise UsageError(f"{path} cannot be unpacked ({error}); fetch it again") from None
 
 
 def _array(path: Path) -> Iterator[tuple[str, Any]]:
-    value = _parsed(text_files.decoded(path.read_bytes(), str(path)))
-    if isinstance(value, Unreadable):
+    value = text_files.parse_json(text_files.decode(path.read_bytes(), str(path)))
+    if isinstance(value, text_files.Unreadable):
         raise UsageError(f"{path}: not valid JSON ({value.reason})")
     if not isinstance(value, list):
         raise UsageError(f"{path} must be a list of records")
@@ -144,27 +137,21 @@ def _array(path: Path) -> Iterator[tuple[str, Any]]:
         yield f"{path}: record {number}", item
 
 
-def _parsed(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        return Unreadable(text_files.reason(error))
-
-
-def _object(value: Any, where: str) -> dict[str, Any]:
-    if isinstance(value, Unreadable):
+def _require_object(value: Any, where: str) -> dict[str, Any]:
+    if isinstance(value, text_files.Unreadable):
         raise UsageError(f"{where}: not valid JSON ({value.reason})")
     if not isinstance(value, dict):
         raise UsageError(f"{where}: a record must be an object (got {type(value).__name__})")
     return value
 
 
-def _refusal(bad: dict[str, str]) -> str:
-    """The first bad record in full, where some others are, and how many there are."""
-    _, *others = bad
-    said = f"; {len(others)} more such records" if others else ""
+def _describe_bad(bad: dict[str, str]) -> str:
+    """Describe the first bad record in full, and say how many others there are and where."""
+    first, *others = bad
+    if not others:
+        return bad[first]
     named = ", ".join(others[:NAMED]) + (", …" if len(others) > NAMED else "")
-    return f"{next(iter(bad.values()))}{said}{f' (at {named})' if others else ''}"
+    return f"{bad[first]}; {len(others)} more such records (at {named})"
 
 
 def write(path: Path, pairs: Iterable[Pair]) -> int:
@@ -179,25 +166,25 @@ def write(path: Path, pairs: Iterable[Pair]) -> int:
     count = 0
     with files.written_whole(path) as draft, draft.open("x", encoding="utf-8") as file:
         for pair in pairs:
-            file.write(json.dumps(trl.record(pair), ensure_ascii=False) + "\n")
+            file.write(json.dumps(trl.to_record(pair), ensure_ascii=False) + "\n")
             count += 1
     return count
 
 
-def groups(path: Path | str) -> Iterator[tuple[Prompt, tuple[str, ...]]]:
-    """Prompts with the answers that are to be ranked: of lists of completions, or of pairs.
+def read_groups(path: Path | str) -> Iterator[tuple[Prompt, tuple[str, ...]]]:
+    """Yield prompts with answers to rank: from lists of completions, or from pairs.
 
-    Equal answers stand once; a record with fewer than two different ones gives nothing.
+    Equal answers appear once; a record with fewer than two different ones is left out.
 
     Raises:
         UsageError: the file or one of its records cannot be used.
     """
-    for where, value in records(Path(path)):
-        record = _object(value, where)
+    for where, value in read_records(Path(path)):
+        record = _require_object(value, where)
         if "completions" in record:
-            prompt, texts = ultrafeedback.candidates(record, where)
+            prompt, texts = ultrafeedback.read_candidates(record, where)
         else:
-            found = trl.found(record, where).pairs
+            found = trl.read_pairs(record, where).pairs
             if not found:
                 continue
             prompt, texts = found[0].prompt, [found[0].chosen.text, found[0].rejected.text]
@@ -206,14 +193,15 @@ def groups(path: Path | str) -> Iterator[tuple[Prompt, tuple[str, ...]]]:
             yield prompt, answers
 
 
-def examples(path: Path | str) -> tuple[tuple[Prompt, Answer], ...]:
-    """Prompts with good answers of a file in TRL's formats for supervised fitting.
+def read_examples(path: Path | str) -> tuple[tuple[Prompt, Answer], ...]:
+    """Read prompts with good answers from a file in TRL's formats for supervised fine-tuning.
 
     Raises:
         UsageError: the file or one of its records cannot be used, or it holds none.
     """
     found = tuple(
-        trl.example(_object(value, where), where) for where, value in records(Path(path))
+        trl.read_example(_require_object(value, where), where)
+        for where, value in read_records(Path(path))
     )
     if not found:
         raise UsageError(f"{path} holds no records")

@@ -1,4 +1,4 @@
-"""Prompts and a model's context: those that are too long for it are refused, or cut."""
+"""Fit prompts into a model's context: those that are too long are refused, or cut."""
 
 from __future__ import annotations
 
@@ -13,46 +13,46 @@ from szpo.types import Prompt
 
 TooLong: TypeAlias = Literal["refuse", "cut"]
 SHOWN = 3
-"""So many places of long prompts are named."""
+"""Long prompts that a warning names; the others are counted."""
 
 
-def fitted(prompts: PromptSet, reader: Reader, new: int, too_long: TooLong) -> PromptSet:
-    """The set with room for ``new`` tokens after each prompt; what was cut is a warning.
+def fit_prompts(prompts: PromptSet, reader: Reader, new: int, too_long: TooLong) -> PromptSet:
+    """Make room for ``new`` tokens after each prompt of a set; cuts are named in a warning.
 
     Raises:
         UsageError: A prompt is too long and is not to be cut, or cannot be.
     """
     every = tuple(dict.fromkeys((*prompts.places, *prompts.train, *prompts.heldout)))
-    kept = room(every, reader, new, too_long, prompts.places)
-    if not (changed := [prompt for prompt in every if kept[prompt] != prompt]):
+    fitted = fit_each(every, reader, new, too_long, prompts.places)
+    if not (changed := [prompt for prompt in every if fitted[prompt] != prompt]):
         return prompts
-    where = ", ".join(_place(prompt, prompts.places) for prompt in changed[:SHOWN])
+    where = ", ".join(_locate(prompt, prompts.places) for prompt in changed[:SHOWN])
     more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
-    told = f"cut at their beginning to fit model {reader.name}: {where}{more}"
+    warning = f"cut at their beginning to fit model {reader.name}: {where}{more}"
     return replace(
         prompts,
-        train=tuple(kept[prompt] for prompt in prompts.train),
-        heldout=tuple(kept[prompt] for prompt in prompts.heldout),
-        warnings=(*prompts.warnings, told),
-        places={kept[prompt]: place for prompt, place in prompts.places.items()},
+        train=tuple(fitted[prompt] for prompt in prompts.train),
+        heldout=tuple(fitted[prompt] for prompt in prompts.heldout),
+        warnings=(*prompts.warnings, warning),
+        places={fitted[prompt]: place for prompt, place in prompts.places.items()},
     )
 
 
-def room(
+def fit_each(
     prompts: Sequence[Prompt],
     reader: Reader,
     new: int,
     too_long: TooLong,
     places: Mapping[Prompt, str] | None = None,
 ) -> dict[Prompt, Prompt]:
-    """Each prompt as it is asked: itself, or what is left of it.
+    """Map each prompt to the one that the model gets: itself, or what is left after cutting.
 
     Args:
-        prompts: To ask.
-        reader: Of the model.
+        prompts: The prompts.
+        reader: The model's tokenizer and context length.
         new: Tokens that an answer may have.
-        too_long: What becomes of those that leave no room.
-        places: Where each stands, for the message.
+        too_long: What to do with prompts that leave no room.
+        places: File and line of each prompt, for the message.
 
     Raises:
         UsageError: One is too long and is not to be cut, or cannot be.
@@ -67,16 +67,16 @@ def room(
         prompt, tokens = next(iter(long.items()))
         more = f" ({len(long) - 1} more prompts are too long)" if len(long) > 1 else ""
         raise UsageError(
-            f"{_place(prompt, places)}: {tokens:,} tokens and {new:,} for the answer "
+            f"{_locate(prompt, places)}: {tokens:,} tokens and {new:,} for the answer "
             f"(generation.max_new_tokens) are more than the {reader.most:,} that model "
             f"{reader.name} reads; shorten it, lower generation.max_new_tokens, or let it be cut: "
             f'prompts.too_long = "cut"{more}'
         )
-    return {p: cut(p, reader, new, _place(p, places)) if p in long else p for p in prompts}
+    return {p: cut_prompt(p, reader, new, _locate(p, places)) if p in long else p for p in prompts}
 
 
-def cut(prompt: Prompt, reader: Reader, new: int, where: str = "prompt") -> Prompt:
-    """What is left of a prompt when it loses its beginning until it fits.
+def cut_prompt(prompt: Prompt, reader: Reader, new: int, where: str = "prompt") -> Prompt:
+    """Cut a prompt from its beginning until it fits.
 
     The oldest turns go first, up to the next one of the user, then the beginning of the last one.
     A system turn stays whole, and so does the end of the question.
@@ -115,7 +115,7 @@ def cut(prompt: Prompt, reader: Reader, new: int, where: str = "prompt") -> Prom
     return Prompt((*system, (role, left.lstrip() or left)))
 
 
-def _place(prompt: Prompt, places: Mapping[Prompt, str] | None) -> str:
+def _locate(prompt: Prompt, places: Mapping[Prompt, str] | None) -> str:
     """The file and line of a prompt, or its first words."""
     if places and prompt in places:
         return places[prompt]

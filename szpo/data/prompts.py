@@ -1,8 +1,8 @@
-"""Prompts: the shipped set, and own ones from CSV, JSONL, JSON chat lists or plain lines.
+"""Prompts: the shipped set, or a user's own from CSV, JSONL, JSON chat lists or plain lines.
 
-A prompt file is somebody else's file: it is read line by line with caps, never executed, never
-decompressed, and every refusal names the file and the line. What is odd but harmless
-(duplicates, direction marks, lone surrogates) is read and said as a warning.
+A prompt file may come from anywhere: it is read line by line with caps, never executed, never
+decompressed, and every error names the file and the line. What is odd but harmless (duplicates,
+direction marks, lone surrogates) is read and gives a warning.
 """
 
 from __future__ import annotations
@@ -42,23 +42,22 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True, slots=True)
 class PromptSet:
-    """Prompts to learn from, prompts kept for measuring, and what was odd about their file."""
+    """Prompts to train on, held-out prompts to measure on, and warnings about their file."""
 
     train: tuple[Prompt, ...]
     heldout: tuple[Prompt, ...]
     warnings: tuple[str, ...] = ()
     places: Mapping[Prompt, str] = field(default_factory=dict, compare=False, repr=False)
-    """File and line of each prompt that came from a file; of several alike the first.
-    In the order of the file."""
+    """File and line of each prompt of a file, in the file's order; of copies the first."""
 
     @property
     def sha256(self) -> str:
-        """Digest of both lists in their order, by which a resumed run knows its prompts."""
+        """Digest of both lists in their order, by which a resumed run recognises its prompts."""
         lists = [[prompt.turns for prompt in part] for part in (self.train, self.heldout)]
         return sha256(json.dumps(lists).encode()).hexdigest()
 
     def with_system(self, system: str | None) -> PromptSet:
-        """The same prompts, each with this system prompt unless it brings its own."""
+        """Add a system prompt to each prompt that has none of its own."""
         if not system:
             return self
 
@@ -83,10 +82,10 @@ class _Record:
     """The file and, where it has lines, the line."""
 
 
-def shipped() -> PromptSet:
-    """The project's own 256 everyday requests: 160 to learn from, 96 held out.
+def load_shipped() -> PromptSet:
+    """Load the project's own 256 everyday requests: 160 to train on, 96 held out.
 
-    >>> prompts = shipped()
+    >>> prompts = load_shipped()
     >>> len(prompts.train), len(prompts.heldout)
     (160, 96)
     """
@@ -99,7 +98,7 @@ def shipped() -> PromptSet:
 
 
 def load(path: str | Path, *, heldout: float = 0.25) -> PromptSet:
-    """Read own prompts from a .jsonl, .csv, .json or .txt file.
+    """Load a user's prompts from a .jsonl, .csv, .json or .txt file.
 
     A record is a string, an object with ``text`` or ``prompt`` (and optionally ``system`` and
     ``split``), an object with ``messages``, or a list of messages ({"role", "content"}, the last
@@ -133,14 +132,14 @@ def load(path: str | Path, *, heldout: float = 0.25) -> PromptSet:
     )
 
 
-def chosen(settings: Prompts, say: Callable[[str], None] | None = None) -> PromptSet:
-    """The prompts that the settings mean, with their system prompt; ``say`` is told what is odd.
+def load_configured(settings: Prompts, say: Callable[[str], None] | None = None) -> PromptSet:
+    """Load the prompts that the settings name, with their system prompt; ``say`` gets warnings.
 
     Raises:
         UsageError: their file, or one of its lines, cannot be used.
     """
     path = settings.path
-    found = shipped() if path is None else load(path, heldout=settings.heldout)
+    found = load_shipped() if path is None else load(path, heldout=settings.heldout)
     if say is not None:
         for warning in found.warnings:
             say(f"warning: {warning}")
@@ -148,8 +147,8 @@ def chosen(settings: Prompts, say: Callable[[str], None] | None = None) -> Promp
 
 
 def _check_file(path: Path) -> None:
-    """Refuse what is not a small, plain, readable file before its content is looked at."""
-    size, head = text_files.regular(path, "prompt file")
+    """Refuse a file that is too large, compressed or unreadable before its content is read."""
+    size, head = text_files.inspect_file(path, "prompt file")
     for magic, name in _COMPRESSED.items():
         if head.startswith(magic):
             raise UsageError(f"{path} is {name}: compressed prompt files are not read; unpack it")
@@ -163,7 +162,7 @@ def _check_file(path: Path) -> None:
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Number and text of each line; memory stays at one line whatever the file is."""
     with path.open("rb") as file:
-        yield from text_files.numbered(file, path, LINE_LIMIT)
+        yield from text_files.read_lines(file, path, LINE_LIMIT)
 
 
 def _txt(path: Path) -> Iterator[_Record]:
@@ -177,12 +176,10 @@ def _jsonl(path: Path) -> Iterator[_Record]:
     for number, line in _lines(path):
         if not line.strip():
             continue
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            bad.append(f"{path}:{number}: not valid JSON ({text_files.reason(error)})")
-            continue
-        if not bad:
+        value = text_files.parse_json(line)
+        if isinstance(value, text_files.Unreadable):
+            bad.append(f"{path}:{number}: not valid JSON ({value.reason})")
+        elif not bad:
             yield from _records(value, f"{path}:{number}")
     if bad:
         others = f"; {len(bad) - 1} more such lines" if len(bad) > 1 else ""
@@ -190,15 +187,13 @@ def _jsonl(path: Path) -> Iterator[_Record]:
 
 
 def _json(path: Path) -> Iterator[_Record]:
-    text = text_files.decoded(path.read_bytes(), str(path))
+    text = text_files.decode(path.read_bytes(), str(path))
     if not text.strip():
         return
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UsageError(f"{path}:{error.lineno}: not valid JSON ({error.msg})") from error
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: not valid JSON ({text_files.reason(error)})") from error
+    value = text_files.parse_json(text)
+    if isinstance(value, text_files.Unreadable):
+        where = f"{path}:{value.line}" if value.line else str(path)
+        raise UsageError(f"{where}: not valid JSON ({value.reason})")
     if isinstance(value, list) and not _is_chat(value):
         for index, item in enumerate(value):
             yield from _records(item, f"{path}: entry {index + 1}")
@@ -209,13 +204,13 @@ def _json(path: Path) -> Iterator[_Record]:
 def _csv(path: Path) -> Iterator[_Record]:
     position = 0
 
-    def numbered() -> Iterator[str]:
+    def lines() -> Iterator[str]:
         nonlocal position
         for number, line in _lines(path):
             position = number
             yield line
 
-    rows = csv.reader(numbered(), strict=True)
+    rows = csv.reader(lines(), strict=True)
     try:
         header = [name.strip().lower() for name in next(rows, [])]
         if not header:
@@ -239,7 +234,7 @@ def _csv(path: Path) -> Iterator[_Record]:
 
 
 def _records(value: Any, where: str) -> Iterator[_Record]:
-    """The record of one JSON value; empty strings give none, anything else wrong is an error."""
+    """Read the record of one JSON value; an empty string gives none, other mistakes are errors."""
     split: Split | None = None
     system: str | None = None
     if isinstance(value, dict):
@@ -249,7 +244,8 @@ def _records(value: Any, where: str) -> Iterator[_Record]:
             raise UsageError(f"{where}: system must be text")
         found = [key for key in ("messages", "text", "prompt") if key in value]
         if not found:
-            raise UsageError(f"{where}: needs text, prompt or messages (found: {_keys(value)})")
+            keys = text_files.list_keys(value)
+            raise UsageError(f"{where}: needs text, prompt or messages (found: {keys})")
         value = value[found[0]]
     if isinstance(value, str):
         if not value.strip():
@@ -270,10 +266,10 @@ def _records(value: Any, where: str) -> Iterator[_Record]:
 
 
 def conversation(messages: list[Any], where: str) -> tuple[tuple[str, str], ...]:
-    """The turns of a list of messages ({"role", "content"}), the last one from the user.
+    """Read the turns of a list of messages ({"role", "content"}), the last one from the user.
 
     Raises:
-        UsageError: it is not one.
+        UsageError: it is no such list.
     """
     turns: list[tuple[str, str]] = []
     for index, message in enumerate(messages, start=1):
@@ -294,12 +290,8 @@ def conversation(messages: list[Any], where: str) -> tuple[tuple[str, str], ...]
 
 
 def _is_chat(value: list[Any]) -> bool:
-    """A top-level list of messages is one conversation, not a list of prompts."""
+    """Whether a top-level list is one conversation and not a list of prompts."""
     return bool(value) and all(isinstance(item, dict) and "role" in item for item in value)
-
-
-def _keys(value: dict[str, Any]) -> str:
-    return ", ".join(map(str, value)) or "nothing"
 
 
 def _split_name(value: Any, where: str) -> Split | None:
@@ -334,7 +326,7 @@ def _hash(prompt: Prompt) -> bytes:
 
 
 def _clean(prompt: Prompt) -> Prompt:
-    """Lone surrogates cannot be stored as UTF-8 and become the replacement character."""
+    """Replace lone surrogates, which UTF-8 cannot hold, by the replacement character."""
     return Prompt(tuple((role, _SURROGATE.sub("\ufffd", text)) for role, text in prompt.turns))
 
 

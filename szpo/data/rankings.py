@@ -1,4 +1,4 @@
-"""From what an evaluator said of several answers to pairs: rankings, ratings, one against one."""
+"""Turn rankings and ratings of several answers to one prompt into preference pairs."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ End: TypeAlias = Literal["stop", "length"]
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What one record holds: pairs, and how many comparisons prefer neither answer."""
+class RecordPairs:
+    """The pairs of one record, and the number of comparisons that prefer neither answer."""
 
     pairs: tuple[Pair, ...]
     ties: int = 0
 
 
-def ordered(ranks: Sequence[float]) -> tuple[tuple[int, int], ...]:
-    """(better, worse) places of every two answers whose ranks differ; rank 1 is the best.
+def order_by_rank(ranks: Sequence[float]) -> tuple[tuple[int, int], ...]:
+    """List (better, worse) for every two answers whose ranks differ; the lowest rank is the best.
 
     A ranking of n answers without ties gives n(n − 1)/2.
 
-    >>> ordered([3, 1, 2])
+    >>> order_by_rank([3, 1, 2])
     ((1, 0), (2, 0), (1, 2))
-    >>> len(ordered([2, 4, 1, 3]))
+    >>> len(order_by_rank([2, 4, 1, 3]))
     6
     """
     return tuple(
@@ -40,57 +40,56 @@ def ordered(ranks: Sequence[float]) -> tuple[tuple[int, int], ...]:
     )
 
 
-def ranked(
+def make_pairs(
     prompt: Prompt, answers: Sequence[str], ranks: Sequence[float], source: Source
-) -> Found:
-    """The pairs of a ranking of answers to one prompt; equal ranks or texts make a tie."""
+) -> RecordPairs:
+    """Make the pairs of a ranking of answers to one prompt; equal ranks or texts make a tie."""
     pairs = [
         Pair(prompt, _answer(answers[better]), _answer(answers[worse]), source)
-        for better, worse in ordered(ranks)
+        for better, worse in order_by_rank(ranks)
         if answers[better] != answers[worse]
     ]
     count = len(answers)
-    return Found(tuple(pairs), count * (count - 1) // 2 - len(pairs))
+    return RecordPairs(tuple(pairs), count * (count - 1) // 2 - len(pairs))
 
 
-def single(
+def make_pair(
     prompt: Prompt,
     chosen: str,
     rejected: str,
     source: Source = "file",
     votes: int = 1,
     ends: tuple[End, End] = ("stop", "stop"),
-) -> Found:
-    """One answer that was preferred to another; equal texts make a tie."""
+) -> RecordPairs:
+    """Make the pair of an answer that was preferred to another; equal texts make a tie."""
     if chosen == rejected:
-        return Found((), 1)
+        return RecordPairs((), 1)
     better, worse = _answer(chosen, ends[0]), _answer(rejected, ends[1])
-    return Found((Pair(prompt, better, worse, source, votes),))
+    return RecordPairs((Pair(prompt, better, worse, source, votes),))
 
 
-def asked(turns: Sequence[tuple[str, str]]) -> Prompt:
-    """A prompt of these turns, as UTF-8 can hold it."""
-    return text_files.clean(Prompt(tuple(turns)))
+def make_prompt(turns: Sequence[tuple[str, str]]) -> Prompt:
+    """Make a prompt of turns (role, text), as UTF-8 can hold it."""
+    return text_files.clean_prompt(Prompt(tuple(turns)))
 
 
-def text(record: dict[str, object], key: str, where: str) -> str:
-    """A text of a record.
+def get_text(record: dict[str, object], key: str, where: str) -> str:
+    """Return the text under ``key`` of a record.
 
     Raises:
-        UsageError: it is not there, is no text, or holds a NUL.
+        UsageError: it is missing, is no text, or holds a NUL.
     """
     value = record.get(key)
     if value is None:
-        there = ", ".join(map(str, record)) or "nothing"
-        raise UsageError(f"{where}: needs {key} (found: {there})")
-    return plain(value, f"{where}: {key}")
+        raise UsageError(f"{where}: needs {key} (found: {text_files.list_keys(record)})")
+    return require_text(value, f"{where}: {key}")
 
 
-def plain(value: object, where: str) -> str:
-    """A value that must be a text without NUL; ``where`` ends with its name.
+def require_text(value: object, where: str) -> str:
+    """Return a value that must be a text without NUL; ``where`` ends with its name.
 
     Raises:
-        UsageError: it is not.
+        UsageError: it is no such text.
     """
     if not isinstance(value, str):
         raise UsageError(f"{where} must be text (got {type(value).__name__})")

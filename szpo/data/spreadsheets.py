@@ -1,7 +1,7 @@
-"""Tables for other people's spreadsheets: CSV in which no cell is a formula.
+"""CSV tables for spreadsheet programs, in which no cell is run as a formula.
 
-A text that a spreadsheet might run is written with an apostrophe before it. `plain` takes exactly
-that apostrophe off again, so that a table that comes back has the texts that went out.
+A text that a spreadsheet might run is written with an apostrophe before it. `unguard` takes
+exactly that apostrophe off again, so that a table that comes back has the texts that went out.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from typing import IO, Any, Final
 _RISKY: Final = re.compile(
     r"['\x00-\x1f\x7f-\x9f]|[\s\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]*[=+\-@＝＋－＠]"
 )
-"""How a text begins that is guarded: with a control character (programs drop some, and run what
-is left), with an apostrophe (so that the guard can be undone), or, after what nobody sees, with a
-character that begins a formula, its wide form too."""
+"""Beginnings of texts that are guarded: a control character (programs drop some, and run what is
+left), an apostrophe (so that the guard can be undone), or, after invisible characters, one that
+begins a formula, its wide form too."""
 
 
-def guarded(text: str) -> str:
-    """The text as a cell: with an apostrophe before it where a spreadsheet might run it.
+def guard(text: str) -> str:
+    """Make a cell of a text: with an apostrophe before it where a spreadsheet might run it.
 
-    >>> guarded("=1+1"), guarded("Tea.")
+    >>> guard("=1+1"), guard("Tea.")
     ("'=1+1", 'Tea.')
     """
     return f"'{text}" if _RISKY.match(text) else text
 
 
-def plain(cell: str) -> str:
-    """The text that `guarded` made this cell of."""
+def unguard(cell: str) -> str:
+    """Return the text that `guard` made this cell of."""
     return cell[1:] if cell.startswith("'") and _RISKY.match(cell[1:]) else cell
 
 
 def write(file: IO[str], names: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> int:
-    """Write a head and the rows as CSV, every text guarded; returns how many rows.
+    """Write a header and the rows as CSV, every text guarded; returns the number of rows.
 
     ``file`` is opened with ``newline=""``. Lines end in CR LF: only then the module of Python 3.11
     quotes cells that hold a lone CR.
@@ -49,4 +49,4 @@ def write(file: IO[str], names: Sequence[str], rows: Iterable[Mapping[str, Any]]
 
 
 def _cell(value: Any) -> Any:
-    return guarded(value) if isinstance(value, str) else value
+    return guard(value) if isinstance(value, str) else value

@@ -1,24 +1,25 @@
-"""Lines of somebody else's text file: numbered, capped, UTF-8 or refused with the place."""
+"""Read other people's text files: lines with numbers and a cap, UTF-8 and JSON, or an error."""
 
 from __future__ import annotations
 
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from szpo.errors import UsageError
 from szpo.ledger import canonical
 from szpo.types import Answer, Prompt
 
 
-def regular(path: Path, what: str) -> tuple[int, bytes]:
-    """Size and first bytes of a file that is there, plain and readable.
+def inspect_file(path: Path, what: str) -> tuple[int, bytes]:
+    """Return the size and the first bytes of a regular, readable file.
 
     Raises:
-        UsageError: it is not; ``what`` names it, such as "prompt file".
+        UsageError: it is not one; ``what`` names it, such as "prompt file".
     """
     try:
         # stat, not open: opening a pipe would wait for whoever writes into it.
@@ -35,10 +36,10 @@ def regular(path: Path, what: str) -> tuple[int, bytes]:
         raise UsageError(f"{what} {path}: {error.strerror or error}") from error
 
 
-def numbered(
+def read_lines(
     file: IO[bytes], path: object, limit: int, *, nul: bool = False
 ) -> Iterator[tuple[int, str]]:
-    """Number and text of each line; memory stays at one line whatever the file is.
+    """Yield number and text of each line; memory stays at one line whatever the file is.
 
     Raises:
         UsageError: a line is longer than ``limit`` bytes, is not UTF-8, or holds a NUL
@@ -52,11 +53,11 @@ def numbered(
             while not raw.endswith(b"\n") and (raw := file.readline(limit)):
                 size += len(raw)
             raise UsageError(f"{path}: line {number} is {size:,} bytes; limit {limit:,}")
-        yield number, decoded(raw, f"{path}:{number}", first=number == 1, nul=nul)
+        yield number, decode(raw, f"{path}:{number}", first=number == 1, nul=nul)
 
 
-def decoded(raw: bytes, where: str, *, first: bool = True, nul: bool = False) -> str:
-    """Bytes as text; a byte order mark is dropped where they begin a file (``first``).
+def decode(raw: bytes, where: str, *, first: bool = True, nul: bool = False) -> str:
+    """Decode bytes as UTF-8; a byte order mark is dropped where they begin a file (``first``).
 
     Raises:
         UsageError: they are not UTF-8, or hold a NUL (unless ``nul`` lets it).
@@ -73,17 +74,36 @@ def decoded(raw: bytes, where: str, *, first: bool = True, nul: bool = False) ->
     return text
 
 
-def reason(error: Exception) -> str:
-    """Why a text is not JSON, in words; for what `json.loads` raises."""
-    if isinstance(error, json.JSONDecodeError):
-        return error.msg
-    return "nested too deeply" if isinstance(error, RecursionError) else "a number too long"
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A text that is not JSON, and why."""
+
+    reason: str
+    line: int | None = None
+    """Where it stops being JSON, from 1; None where the parser gives no line."""
 
 
-def clean(prompt: Prompt) -> Prompt:
-    """The prompt as UTF-8 can hold it: halves of surrogate pairs become question marks.
+def parse_json(text: str) -> Any:
+    """Parse a text as JSON; returns `Unreadable` where it is none."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        return Unreadable(error.msg, error.lineno)
+    except RecursionError:
+        return Unreadable("nested too deeply")
+    except ValueError:
+        return Unreadable("a number too long")
 
-    >>> clean(Prompt.user("Why " + chr(0xD83D) + "?")).text
+
+def list_keys(record: Mapping[Any, Any]) -> str:
+    """Name the keys of a record for an error message."""
+    return ", ".join(map(str, record)) or "nothing"
+
+
+def clean_prompt(prompt: Prompt) -> Prompt:
+    """Return the prompt as UTF-8 can hold it: halves of surrogate pairs become question marks.
+
+    >>> clean_prompt(Prompt.user("Why " + chr(0xD83D) + "?")).text
     'Why ??'
     """
     turns = tuple((canonical.utf8(role), canonical.utf8(text)) for role, text in prompt.turns)
@@ -91,6 +111,6 @@ def clean(prompt: Prompt) -> Prompt:
 
 
 def clean_answer(answer: Answer) -> Answer:
-    """The answer with its text as UTF-8 can hold it."""
+    """Return the answer with its text as UTF-8 can hold it."""
     text = canonical.utf8(answer.text)
     return answer if text == answer.text else Answer(text, answer.end, answer.tokens)

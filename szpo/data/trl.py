@@ -1,4 +1,4 @@
-"""TRL's preference format, in and out: prompt, chosen, rejected, as texts or as messages.
+"""Read and write TRL's preference format: prompt, chosen, rejected, as texts or as messages.
 
 Reads the standard, the conversational and the implicit-prompt form, the pairs of a run's zip
 (``dpo.jsonl``), and files that repeat the prompt before both answers, as the binarised
@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from szpo.data.pairs import Pair, Source
 from szpo.data.prompts import conversation
-from szpo.data.rankings import End, Found, asked, plain, single, text
+from szpo.data.rankings import End, RecordPairs, get_text, make_pair, make_prompt, require_text
 from szpo.data.text_files import clean_answer
 from szpo.errors import UsageError
 from szpo.types import Answer, Prompt
@@ -19,14 +19,14 @@ from szpo.types import Answer, Prompt
 Turns = tuple[tuple[str, str], ...]
 
 
-def record(pair: Pair) -> dict[str, Any]:
-    """A pair as a record; ``source`` and ``votes`` say what stands behind it.
+def to_record(pair: Pair) -> dict[str, Any]:
+    """Make a record of a pair; ``source`` and ``votes`` say what the preference rests on.
 
     ``chosen_end`` and ``rejected_end`` say whether an answer ended itself or was cut at the limit,
     as only the first is trained with an end token.
 
     >>> from szpo.types import Answer, Prompt
-    >>> record(Pair(Prompt.user("Hello?"), Answer("Hi."), Answer("No.")))["chosen"]
+    >>> to_record(Pair(Prompt.user("Hello?"), Answer("Hi."), Answer("No.")))["chosen"]
     [{'role': 'assistant', 'content': 'Hi.'}]
     """
     return {
@@ -40,8 +40,8 @@ def record(pair: Pair) -> dict[str, Any]:
     }
 
 
-def found(record: dict[str, Any], where: str) -> Found:
-    """The pair of a record.
+def read_pairs(record: dict[str, Any], where: str) -> RecordPairs:
+    """Read the pair of a record.
 
     Raises:
         UsageError: something is missing or of another form, or the two differ in their prompt.
@@ -55,19 +55,19 @@ def found(record: dict[str, Any], where: str) -> Found:
     if not before:
         raise UsageError(f"{where}: no prompt; give one as prompt or before both answers")
     ends = _end(record, "chosen"), _end(record, "rejected")
-    return single(asked(before), chosen, rejected, *_evidence(record, where), ends)
+    return make_pair(make_prompt(before), chosen, rejected, *_evidence(record, where), ends)
 
 
-def example(record: dict[str, Any], where: str) -> tuple[Prompt, Answer]:
-    """A prompt with a good answer: ``prompt`` and ``completion``, or ``messages``.
+def read_example(record: dict[str, Any], where: str) -> tuple[Prompt, Answer]:
+    """Read a prompt with a good answer: ``prompt`` and ``completion``, or ``messages``.
 
-    Each is text or messages, as in TRL's formats for supervised fitting; the last message is the
-    assistant's. The answer is taken to have ended itself.
+    Each is text or messages, as in TRL's formats for supervised fine-tuning; the last message is
+    the assistant's. The answer is taken to have ended itself.
 
     Raises:
         UsageError: something is missing or of another form.
 
-    >>> example({"prompt": "Hello?", "completion": "Hi."}, "line 1")[1].text
+    >>> read_example({"prompt": "Hello?", "completion": "Hi."}, "line 1")[1].text
     'Hi.'
     """
     key = "messages" if "messages" in record else "completion"
@@ -75,14 +75,14 @@ def example(record: dict[str, Any], where: str) -> tuple[Prompt, Answer]:
     before, words = _answer(record, key, where, given)
     if not before:
         raise UsageError(f"{where}: no prompt; give one as prompt or before the answer")
-    return asked(before), clean_answer(Answer(words))
+    return make_prompt(before), clean_answer(Answer(words))
 
 
 def _prompt(value: Any, where: str) -> Turns:
     if isinstance(value, str):
         if not value.strip():
             raise UsageError(f"{where} is empty")
-        return (("user", plain(value, where)),)
+        return (("user", require_text(value, where)),)
     if isinstance(value, list):
         return conversation([_message(item) for item in value], where)
     raise UsageError(f"{where} is text or a list of messages")
@@ -94,13 +94,13 @@ def _answer(
     """The prompt of an answer, and its text; an answer without one takes the record's."""
     value = record.get(key)
     if not isinstance(value, list):
-        return prompt or (), text(record, key, where)
+        return prompt or (), get_text(record, key, where)
     place = f"{where}: {key}"
     messages = [_message(item) for item in value]
     last = messages[-1] if messages else None
     if not isinstance(last, dict) or last.get("role") != "assistant":
         raise UsageError(f"{place}: the last message must come from the assistant")
-    words = text(last, "content", place)
+    words = get_text(last, "content", place)
     before = conversation(messages[:-1], place) if len(messages) > 1 else (prompt or ())
     if prompt and before != prompt:
         raise UsageError(f"{place}: the messages before the answer are not the record's prompt")
@@ -115,12 +115,12 @@ def _message(item: Any) -> Any:
 
 
 def _end(record: dict[str, Any], key: str) -> End:
-    """Why an answer ended; one of a file that does not say so ended itself."""
+    """Why an answer ended; where the file does not say, it ended itself."""
     return "length" if record.get(f"{key}_end") == "length" else "stop"
 
 
 def _evidence(record: dict[str, Any], where: str) -> tuple[Source, int]:
-    """What the record says stands behind it; other projects' own columns of these names do not."""
+    """Source and votes of a record; columns of other projects with these names are ignored."""
     source: Any = record.get("source")
     votes = record.get("votes", 1)
     if source not in get_args(Source):

@@ -12,7 +12,7 @@ from typing import Any
 
 from szpo.data import trl
 from szpo.data.prompts import conversation
-from szpo.data.rankings import Found, asked, plain, ranked
+from szpo.data.rankings import RecordPairs, make_pairs, make_prompt, require_text
 from szpo.errors import UsageError
 
 TEXTS = ("response", "text", "content")
@@ -20,45 +20,47 @@ RATINGS = ("score", "rating", "fine-grained_score", "overall_score")
 """Where a completion's own rating stands, the first that is there, if its annotations are not."""
 
 
-def found(record: dict[str, Any], where: str) -> Found:
-    """All n(n − 1)/2 pairs of the completions; equal ratings make ties.
+def read_pairs(record: dict[str, Any], where: str) -> RecordPairs:
+    """Read all n(n − 1)/2 pairs of a record's completions; equal ratings make ties.
 
     Raises:
         UsageError: prompt, completions or a rating is missing or of another form.
     """
     if "completions" not in record:
-        return trl.found(record, where)
+        return trl.read_pairs(record, where)
     texts, ratings = [], []
-    for place, item in completions(record, where):
+    for place, item in list_completions(record, where):
         texts.append(_words(item, place))
         ratings.append(_rating(item, place))
-    return ranked(prompt(record, where), texts, [-rating for rating in ratings], "ranking")
+    return make_pairs(
+        read_prompt(record, where), texts, [-rating for rating in ratings], "ranking"
+    )
 
 
-def candidates(record: dict[str, Any], where: str) -> tuple[Any, list[str]]:
-    """Prompt and texts of a record whose completions nobody has rated yet.
+def read_candidates(record: dict[str, Any], where: str) -> tuple[Any, list[str]]:
+    """Read prompt and texts of a record whose completions are not rated yet.
 
     Raises:
         UsageError: prompt or completions are missing or of another form.
     """
-    texts = [_words(item, place) for place, item in completions(record, where)]
-    return prompt(record, where), texts
+    texts = [_words(item, place) for place, item in list_completions(record, where)]
+    return read_prompt(record, where), texts
 
 
-def prompt(record: dict[str, Any], where: str) -> Any:
-    """The prompt of a record, a text or a list of messages."""
+def read_prompt(record: dict[str, Any], where: str) -> Any:
+    """Read the prompt of a record, a text or a list of messages."""
     key = "prompt" if "prompt" in record else "instruction"
     value = record.get(key)
     if isinstance(value, list):
-        return asked(conversation(value, where))
-    words = plain("" if value is None else value, f"{where}: {key}")
+        return make_prompt(conversation(value, where))
+    words = require_text("" if value is None else value, f"{where}: {key}")
     if not words.strip():
         raise UsageError(f"{where}: needs prompt or instruction")
-    return asked((("user", words),))
+    return make_prompt((("user", words),))
 
 
-def completions(record: dict[str, Any], where: str) -> list[tuple[str, Any]]:
-    """The completions of a record, each with its place; at least two."""
+def list_completions(record: dict[str, Any], where: str) -> list[tuple[str, Any]]:
+    """List the completions of a record, at least two, each with its position for messages."""
     listed = record.get("completions")
     if not isinstance(listed, list) or len(listed) < 2:
         raise UsageError(f"{where}: completions must be a list of at least two")
@@ -67,24 +69,24 @@ def completions(record: dict[str, Any], where: str) -> list[tuple[str, Any]]:
 
 def _words(item: Any, where: str) -> str:
     if isinstance(item, str):
-        return plain(item, where)
+        return require_text(item, where)
     for key in TEXTS if isinstance(item, dict) else ():
         if key in item:
-            return plain(item[key], f"{where}: {key}")
+            return require_text(item[key], f"{where}: {key}")
     raise UsageError(f"{where} needs its text under {', '.join(TEXTS)}")
 
 
 def _rating(item: Any, where: str) -> float:
-    """The mean rating over the annotated aspects where they are there, else the own rating.
+    """Mean rating over the annotated aspects if there are any, else the completion's own rating.
 
-    The set's own overall scores are known to be off for some completions, so aspects go first.
+    The set's overall scores are known to be wrong for some completions, so aspects go first.
     """
     aspects = item.get("annotations") if isinstance(item, dict) else None
     if isinstance(aspects, dict):
         rated = [a.get("Rating") for a in aspects.values() if isinstance(a, dict)]
-        known = [value for value in map(_number, rated) if value is not None]
-        if known:
-            return sum(known) / len(known)
+        numbers = [value for value in map(_number, rated) if value is not None]
+        if numbers:
+            return sum(numbers) / len(numbers)
     for key in RATINGS if isinstance(item, dict) else ():
         value = _number(item.get(key))
         if value is not None:
@@ -93,7 +95,7 @@ def _rating(item: Any, where: str) -> float:
 
 
 def _number(value: Any) -> float | None:
-    """A finite number, also where it stands as text ("N/A" is none)."""
+    """A finite number, given as a number or as text; None for anything else, such as "N/A"."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:

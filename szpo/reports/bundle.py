@@ -352,7 +352,7 @@ def _value(cell: str, hint: str) -> Any:
         return float(cell)
     if "int" in hint:
         return int(cell)
-    return spreadsheets.plain(cell)
+    return spreadsheets.unguard(cell)
 
 
 def _json(value: Any) -> bytes:

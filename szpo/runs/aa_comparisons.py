@@ -7,7 +7,7 @@ They are made once, at the beginning of a people's run, and teach nothing.
 from __future__ import annotations
 
 from szpo import seeds
-from szpo.data.text_files import clean
+from szpo.data.text_files import clean_prompt
 from szpo.ledger.database import Ledger
 from szpo.runs import samples
 from szpo.runs.samples import Source
@@ -34,7 +34,7 @@ def make(ledger: Ledger, source: Source, count: int = COMPARISONS) -> bool:
         )[0]
         for k in (0, 1)
     )
-    rows = [Row(clean(p), a, b) for p, a, b in zip(asked, plus, minus, strict=True)]
+    rows = [Row(clean_prompt(p), a, b) for p, a, b in zip(asked, plus, minus, strict=True)]
     with ledger.transaction("controller"):
         if _made(ledger):
             return False

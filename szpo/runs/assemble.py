@@ -124,7 +124,7 @@ def check(config: Config) -> Checked:
         UsageError: A setting does not fit the prompts, the panel, its reward, this machine or the
             model; or a prompt is longer than the model reads.
     """
-    prompts = promptfiles.chosen(config.prompts)
+    prompts = promptfiles.load_configured(config.prompts)
     panel_maker = _maker("szpo.evaluators", config.panel.kind, known=("people",))
     policy_maker = _policy_maker(config)
     if (look := getattr(panel_maker, "check", None)) is not None:
@@ -343,7 +343,7 @@ def _same_prompts(config: Config, ledger: Ledger, *, needed: bool, say: Say) -> 
     """
     recorded = ledger.spec.get("prompts", {}).get("sha256")
     try:
-        found = promptfiles.chosen(config.prompts, say)
+        found = promptfiles.load_configured(config.prompts, say)
         # Refused when the run began; here only what was cut then must be cut again.
         if config.prompts.too_long == "cut" and _policy_maker(config) is None:
             found = _with_room(config, found)
@@ -367,7 +367,7 @@ def _with_room(config: Config, prompts: PromptSet) -> PromptSet:
 
     reader = context.load_reader(config.model.name)
     new, too_long = config.generation.max_new_tokens, config.prompts.too_long
-    return prompt_room.fitted(prompts, reader, new, too_long)
+    return prompt_room.fit_prompts(prompts, reader, new, too_long)
 
 
 def _maker(group: str, name: str, known: Sequence[str] = ()) -> Callable[..., Any] | None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from szpo import seeds
 from szpo.aggregation import win_rates
 from szpo.aggregation.win_rates import Preferences, Said
-from szpo.data.text_files import clean
+from szpo.data.text_files import clean_prompt
 from szpo.errors import UsageError
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger
@@ -123,4 +123,4 @@ def _prompts(root_seed: int, place: int, heldout: Sequence[Prompt], count: int) 
     order = seeds.endless_order(
         size, count, lambda lap: seeds.derive(root_seed, "final prompts", step=lap * size, k=place)
     )
-    return [clean(heldout[i]) for i in order]
+    return [clean_prompt(heldout[i]) for i in order]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from szpo import seeds
-from szpo.data.text_files import clean, clean_answer
+from szpo.data.text_files import clean_answer, clean_prompt
 from szpo.errors import UsageError
 from szpo.evaluators.panel_evaluator import PanelEvaluator
 from szpo.ledger import orders, run_spec
@@ -112,4 +112,4 @@ def _prompts(root_seed: int, place: int, pool: Sequence[Prompt], count: int) -> 
     order = seeds.endless_order(
         size, count, lambda lap: seeds.derive(root_seed, "triad prompts", step=lap * size, k=place)
     )
-    return [clean(pool[i]) for i in order]
+    return [clean_prompt(pool[i]) for i in order]

@@ -13,7 +13,7 @@ from typing import Any
 
 from szpo import seeds
 from szpo.data.prompts import PromptSet
-from szpo.data.text_files import clean, clean_answer
+from szpo.data.text_files import clean_answer, clean_prompt
 from szpo.errors import LeaseError, UsageError
 from szpo.ledger import orders, run_spec
 from szpo.ledger.database import Ledger
@@ -52,7 +52,7 @@ def answers(
         UsageError: the run has not so many steps, or the policy cannot be put elsewhere.
         LeaseError: the head is not where this process left it.
     """
-    asked = [clean(prompt) for prompt in prompts]
+    asked = [clean_prompt(prompt) for prompt in prompts]
     with standing(ledger, source, until) as policy:
         return _ask(policy, asked, seed), policy.digest()
 
@@ -78,7 +78,7 @@ def fulfil(ledger: Ledger, order: Order, source: Source) -> None:
         given, digest = answers(ledger, source, asked, until=until, seed=seed)
         column: dict[str, Any] = {"name": name, "step": at, "theta_sha256": digest}
         columns.append({**column, "answers": [[answer.text, answer.end] for answer in given]})
-    body = {"prompts": [clean(prompt).text for prompt in asked], "columns": columns}
+    body = {"prompts": [clean_prompt(prompt).text for prompt in asked], "columns": columns}
     orders.settle(ledger, order, body)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from szpo import seeds
-from szpo.data.text_files import clean, clean_answer
+from szpo.data.text_files import clean_answer, clean_prompt
 from szpo.errors import RunError, UsageError
 from szpo.optim.settings import Settings
 from szpo.types import Batch, Comparison, Prompt, Row
@@ -57,7 +57,7 @@ def compare(
     result = []
     for k in range(settings.K):
         rows = [
-            Row(clean(prompt), clean_answer(plus), clean_answer(minus))
+            Row(clean_prompt(prompt), clean_answer(plus), clean_answer(minus))
             for prompt, plus, minus in zip(
                 prompts[2 * k], batches[2 * k], batches[2 * k + 1], strict=True
             )

@@ -6,7 +6,7 @@ Each function picks up where the ledger says that the step stands, so a killed r
 from __future__ import annotations
 
 from szpo import seeds
-from szpo.data.text_files import clean
+from szpo.data.text_files import clean_prompt
 from szpo.errors import RunError, UsageError
 from szpo.failpoints import failpoint
 from szpo.ledger.database import Ledger
@@ -123,7 +123,7 @@ def _plan_ahead(run: Services, at: Position, step: int) -> None:
 
 def _prompts(run: Services, step: int) -> tuple[Prompt, ...]:
     settings = run.settings
-    prompts = tuple(clean(prompt) for prompt in run.prompts(step))
+    prompts = tuple(clean_prompt(prompt) for prompt in run.prompts(step))
     needed = settings.K * settings.made * settings.D
     if len(prompts) != needed:
         letters = "K·N·D" if settings.selection is None else "K·C·D"

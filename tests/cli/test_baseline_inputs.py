@@ -155,7 +155,7 @@ def test_self_rewarding_fits_its_first_model_to_examples(
 def test_examples_are_read_in_trls_formats(line: str, tmp_path: Path) -> None:
     path = tmp_path / "examples.jsonl"
     path.write_text(line + "\n")
-    assert preference_files.examples(path) == ((Prompt.user("Hello?"), Answer("Hi.")),)
+    assert preference_files.read_examples(path) == ((Prompt.user("Hello?"), Answer("Hi.")),)
 
 
 @pytest.mark.parametrize(

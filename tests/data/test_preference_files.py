@@ -38,14 +38,14 @@ def texts(found):
 
 def test_rankings_of_n_answers_give_n_choose_2_pairs():
     # The notebook's ranks: the second answer is the best, the first the worst.
-    assert rankings.ordered([3, 1, 2]) == ((1, 0), (2, 0), (1, 2))
-    assert len(rankings.ordered([2, 4, 1, 3])) == 6
-    assert rankings.ordered([1, 1, 2]) == ((0, 2), (1, 2))  # a tie is no pair
+    assert rankings.order_by_rank([3, 1, 2]) == ((1, 0), (2, 0), (1, 2))
+    assert len(rankings.order_by_rank([2, 4, 1, 3])) == 6
+    assert rankings.order_by_rank([1, 1, 2]) == ((0, 2), (1, 2))  # a tie is no pair
 
 
 @given(st.permutations(range(6)))
 def test_pairs_of_a_ranking_give_the_ranking_back(ranks):
-    pairs = rankings.ordered(ranks)
+    pairs = rankings.order_by_rank(ranks)
     assert len(pairs) == math.comb(6, 2)
     won = [sum(better == place for better, _ in pairs) for place in range(6)]
     assert won == [5 - rank for rank in ranks]
@@ -58,7 +58,7 @@ def test_hh_prompt_reaches_to_the_last_assistant():
     assert hh_rlhf.split("\n\nHuman: a\n\nAssistant: b") == ("\n\nHuman: a\n\nAssistant:", " b")
     prompt, answer = hh_rlhf.split(CHAT + " No.\n\nReally: no.")
     assert (prompt, answer) == (CHAT, " No.\n\nReally: no.")
-    assert hh_rlhf.turns(prompt) == TURNS
+    assert hh_rlhf.parse_turns(prompt) == TURNS
 
 
 def test_hh_records_become_pairs(tmp_path):
@@ -77,7 +77,7 @@ def test_hh_records_become_pairs(tmp_path):
 
 def test_hh_turns_without_words_or_of_one_speaker_are_joined():
     odd = "\n\nHuman: One.\n\nHuman: Two.\n\nAssistant:\n\nHuman: Three.\n\nAssistant:"
-    assert hh_rlhf.turns(odd) == (("user", "One.\n\nTwo.\n\nThree."),)
+    assert hh_rlhf.parse_turns(odd) == (("user", "One.\n\nTwo.\n\nThree."),)
 
 
 @pytest.mark.parametrize(
@@ -127,13 +127,13 @@ def test_what_is_written_for_trl_reads_the_same(words, source, votes, ends):
     prompt = Prompt((("system", "Be brief."), *(said or [("user", "Hello?")])))
     answers = Answer(words[0], ends[0]), Answer(words[0] + "!", ends[1])
     pair = Pair(prompt, *answers, source, votes)
-    record = json.loads(json.dumps(trl.record(pair)))
-    assert trl.found(record, "here").pairs == (pair,)
+    record = json.loads(json.dumps(trl.to_record(pair)))
+    assert trl.read_pairs(record, "here").pairs == (pair,)
 
 
 def test_an_answer_of_a_file_that_tells_no_end_ended_itself():
     plain = {"prompt": "?", "chosen": "Yes.", "rejected": "No.", "rejected_end": "a friend's"}
-    (pair,) = trl.found(plain, "here").pairs
+    (pair,) = trl.read_pairs(plain, "here").pairs
     assert (pair.chosen.end, pair.rejected.end) == ("stop", "stop")
 
 
@@ -160,7 +160,7 @@ def test_all_forms_of_the_preference_format_mean_the_same(record):
         for key, value in record.items()
     }
     wanted = Pair(Prompt.user("Hello?"), Answer("Hi."), Answer("No."), "file")
-    assert trl.found(full, "here").pairs == (wanted,)
+    assert trl.read_pairs(full, "here").pairs == (wanted,)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_all_forms_of_the_preference_format_mean_the_same(record):
 )  # fmt: skip
 def test_trl_refusals(record, words):
     with pytest.raises(UsageError, match=r"^v:7: ") as caught:
-        trl.found(record, "v:7")
+        trl.read_pairs(record, "v:7")
     assert words in str(caught.value)
 
 
@@ -206,7 +206,7 @@ def test_rated_completions_become_all_pairs_that_differ():
             {"response": "Blue.", "score": 4.5, "overall_score": 10},
         ],
     }
-    found = ultrafeedback.found(record, "here")
+    found = ultrafeedback.read_pairs(record, "here")
     assert texts(found) == [("Red.", "No."), ("Blue.", "No.")]  # 4.5, 1 and 4.5
     assert found.ties == 1
     assert {pair.source for pair in found.pairs} == {"ranking"}
@@ -214,7 +214,7 @@ def test_rated_completions_become_all_pairs_that_differ():
 
 def test_four_ratings_make_six_pairs():
     rated = [{"text": str(i), "rating": i} for i in (2, 9, 4, 7)]
-    found = ultrafeedback.found({"prompt": "Which?", "completions": rated}, "here")
+    found = ultrafeedback.read_pairs({"prompt": "Which?", "completions": rated}, "here")
     assert len(found.pairs) == 6
     assert all(int(better) > int(worse) for better, worse in texts(found))
 
@@ -231,7 +231,7 @@ def test_four_ratings_make_six_pairs():
 )
 def test_ultrafeedback_refusals(completions, words):
     with pytest.raises(UsageError) as caught:
-        ultrafeedback.found({"prompt": "Which?", "completions": completions}, "v:1")
+        ultrafeedback.read_pairs({"prompt": "Which?", "completions": completions}, "v:1")
     assert f"v:1: {words}" in str(caught.value)
 
 
@@ -255,7 +255,7 @@ def test_the_labelling_page_parses_and_names_what_tasks_hold():
 @given(st.permutations(range(3)), st.integers(0, 9), st.booleans())
 def test_a_ranking_comes_back_as_its_pairs(best_first, seed, named):
     answers = ["Knock, knock.", "No.", "Why?"]
-    task = label_studio.task(Prompt(TURNS), answers, key=seeds.derive(seed, "order"))
+    task = label_studio.make_task(Prompt(TURNS), answers, key=seeds.derive(seed, "order"))
     assert all(set(item) == {"id", "title", "body"} for item in task["data"]["items"])
     # People see "Answer 1", … in the order drawn, which says nothing of where an answer is from.
     titles = [item["title"] for item in task["data"]["items"]]
@@ -263,7 +263,7 @@ def test_a_ranking_comes_back_as_its_pairs(best_first, seed, named):
     by_text = {item["body"]: item["id"] for item in task["data"]["items"]}
     order = [by_text[answers[place]] for place in best_first]
     record = json.loads(json.dumps(exported(task, {"rank": order} if named else order)))
-    found = label_studio.found(record, "here")
+    found = label_studio.read_pairs(record, "here")
     a, b, c = (answers[place] for place in best_first)
     assert texts(found) == [(a, b), (a, c), (b, c)]
     assert {pair.prompt for pair in found.pairs} == {Prompt(TURNS)}
@@ -271,7 +271,7 @@ def test_a_ranking_comes_back_as_its_pairs(best_first, seed, named):
 
 
 def test_each_annotator_counts_and_a_cancelled_one_does_not(tmp_path):
-    task = label_studio.task(Prompt.user("Which?"), ["x", "y"], key=bytes(16))
+    task = label_studio.make_task(Prompt.user("Which?"), ["x", "y"], key=bytes(16))
     record = exported(task, ["0", "1"])
     record["annotations"] += exported(task, ["1", "0"])["annotations"]
     record["annotations"] += exported(task, ["0"], was_cancelled=True)["annotations"]
@@ -289,17 +289,17 @@ def test_each_annotator_counts_and_a_cancelled_one_does_not(tmp_path):
     ],
 )
 def test_a_ranking_that_does_not_fit_its_items_is_refused(order, words):
-    task = label_studio.task(Prompt.user("Which?"), ["x", "y"], key=bytes(16))
+    task = label_studio.make_task(Prompt.user("Which?"), ["x", "y"], key=bytes(16))
     with pytest.raises(UsageError) as caught:
-        label_studio.found(exported(task, order), "e.json: record 3")
+        label_studio.read_pairs(exported(task, order), "e.json: record 3")
     assert f"e.json: record 3: annotation 1: {words}" in str(caught.value)
     with pytest.raises(UsageError, match="export the project as JSON"):
-        label_studio.found(task, "e.json: record 3")
+        label_studio.read_pairs(task, "e.json: record 3")
 
 
 def test_a_task_needs_different_answers():
     with pytest.raises(UsageError, match="at least two answers, all different"):
-        label_studio.task(Prompt.user("Which?"), ["x", "x"], key=bytes(16))
+        label_studio.make_task(Prompt.user("Which?"), ["x", "x"], key=bytes(16))
 
 
 # ---- files ----

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from szpo.data.prompts import LINE_LIMIT, load, shipped
+from szpo.data.prompts import LINE_LIMIT, load, load_shipped
 from szpo.errors import UsageError
 from szpo.metrics import distinct_n, repetition
 from szpo.types import Prompt
@@ -34,7 +34,7 @@ def refused(path: Path) -> str:
 
 
 def test_shipped_prompts_are_distinct_short_and_split() -> None:
-    prompts = shipped()
+    prompts = load_shipped()
     texts = [prompt.text for prompt in (*prompts.train, *prompts.heldout)]
     assert (len(prompts.train), len(prompts.heldout)) == (160, 96)
     assert len({text.lower() for text in texts}) == 256

@@ -17,30 +17,30 @@ RUN = ["=1+1", "+1", "-1", "@sum", "＝1", "  =1", "\ufeff=1", "\u200b@x", "'quo
 
 @pytest.mark.parametrize("first", CONTROL, ids=lambda c: f"{ord(c):02x}")
 def test_a_cell_never_begins_with_a_control_character(first: str) -> None:
-    assert spreadsheets.guarded(f"{first}=1+1") == f"'{first}=1+1"
-    assert spreadsheets.guarded(first) == f"'{first}"
+    assert spreadsheets.guard(f"{first}=1+1") == f"'{first}=1+1"
+    assert spreadsheets.guard(first) == f"'{first}"
 
 
 @pytest.mark.parametrize("text", RUN)
 def test_what_a_spreadsheet_would_run_is_text(text: str) -> None:
-    assert spreadsheets.guarded(text) == f"'{text}"
+    assert spreadsheets.guard(text) == f"'{text}"
 
 
 @pytest.mark.parametrize("text", ["", "a", "Tea.", " two words", "3", "ß", "(=1)", "{}"])
 def test_ordinary_texts_stay_as_they_are(text: str) -> None:
-    assert spreadsheets.guarded(text) == text
+    assert spreadsheets.guard(text) == text
 
 
 @given(st.text(alphabet=st.sampled_from("'=+-@ \t\r\n\x00\x0b\x1b\ufeffa7")))
 def test_the_guard_is_undone_exactly(text: str) -> None:
-    assert spreadsheets.plain(spreadsheets.guarded(text)) == text
+    assert spreadsheets.unguard(spreadsheets.guard(text)) == text
 
 
 def test_cells_of_older_tables_are_read_as_they_were_meant() -> None:
     # Tables written before the guard knew these: an apostrophe or a NUL stood bare.
-    assert spreadsheets.plain("'tis") == "'tis"
-    assert spreadsheets.plain("\x00=1") == "\x00=1"
-    assert spreadsheets.plain("'=1") == "=1"
+    assert spreadsheets.unguard("'tis") == "'tis"
+    assert spreadsheets.unguard("\x00=1") == "\x00=1"
+    assert spreadsheets.unguard("'=1") == "=1"
 
 
 @given(st.lists(st.text(alphabet=st.sampled_from("'=\t\r\n\x00\",a")), min_size=1, max_size=4))
@@ -51,5 +51,5 @@ def test_a_table_comes_back_cell_by_cell(texts: list[str]) -> None:
     )
     assert count == len(texts)
     rows = list(csv.DictReader(io.StringIO(file.getvalue(), newline="")))
-    assert [spreadsheets.plain(row["text"]) for row in rows] == texts
+    assert [spreadsheets.unguard(row["text"]) for row in rows] == texts
     assert {row["number"] for row in rows} == {"-1"}  # a number is no text

@@ -144,7 +144,7 @@ def test_files_of_a_judge_are_checked_before_anything_is_loaded(tmp_path, name, 
     file.write_text(content, encoding="utf-8")
     config = settings_file.check({"panel": {"kind": "judge"}, "judge": {name: str(file)}})
     with pytest.raises(UsageError) as caught:
-        judge_panel.judge.check_config(config, prompts.shipped())
+        judge_panel.judge.check_config(config, prompts.load_shipped())
     assert words in str(caught.value)
 
 

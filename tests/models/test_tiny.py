@@ -71,7 +71,7 @@ def test_training_twice_gives_the_same_model_and_the_cache_is_used(
 
 def test_the_trained_model_answers_in_two_moods() -> None:
     loaded = loading.load("tiny", dtype="fp32")
-    asked = prompts.shipped().heldout[:64]
+    asked = prompts.load_shipped().heldout[:64]
     rows = [loading.encode(loaded.tokenizer, p) for p in asked for _ in range(2)]
     draws = np.random.default_rng(0).random((len(rows), 28))
     made = engine_for(loaded.adapt()).generate(

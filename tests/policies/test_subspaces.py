@@ -289,12 +289,12 @@ def test_an_adapter_that_moves_nothing_is_an_error(model: Loaded) -> None:
 def test_the_tiny_diary_model_keeps_the_promise() -> None:
     """On a trained model, at the sample count that runs use."""
     loaded = loading.load("tiny", dtype="fp32")
-    asked = prompts.shipped().train
+    asked = prompts.load_shipped().train
     space = subspace_setup.set_up_subspace(
         loaded, asked, SetupSettings(dim=8, samples=384, root_seed=1)
     )
     engine = engine_for(loaded.adapt(space.sites))
-    ids = tuple(loading.encode(loaded.tokenizer, p) for p in prompts.shipped().heldout)
+    ids = tuple(loading.encode(loaded.tokenizer, p) for p in prompts.load_shipped().heldout)
     start, key = {**space.fixed, **space.start}, seeds.branch_seed(1, 0, "test")
     probe = Probe(loaded, space.sites, start, ids, Sampling(), key, engine)
     units = kl_calibration.unit_directions(7, 16, 8, "test")

@@ -74,7 +74,7 @@ def test_wheel_works_outside_the_repository(outside: Path, tmp_path: Path) -> No
         "from szpo.data import prompts\n"
         "print(json.dumps([szpo.__file__, szpo_simulators.__file__, szpo_ui.__file__,\n"
         "  [n for n in ('ui', 'simulators', 'tests', 'experiments') if u.find_spec(n)],\n"
-        "  len(prompts.shipped().train), sorted(settings_file.presets())]))"
+        "  len(prompts.load_shipped().train), sorted(settings_file.presets())]))"
     )
     first, second, third, leaked, trained, presets = json.loads(python(outside, code, tmp_path))
     assert all(file.startswith(str(outside)) for file in (first, second, third))

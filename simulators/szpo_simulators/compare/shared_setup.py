@@ -14,7 +14,7 @@ from szpo import seeds
 from szpo.baselines.actor import Actor
 from szpo.baselines.asking import JudgesAsk, Letter
 from szpo.config.schema import Config
-from szpo.data.prompts import PromptSet, chosen
+from szpo.data.prompts import PromptSet, load_configured
 from szpo.errors import UsageError
 from szpo.policies import language_model
 from szpo.runs.assemble import CALIBRATION_PROMPTS, CALIBRATION_SAMPLES
@@ -39,7 +39,7 @@ def actor_of(config: Config) -> Actor:
 
 def prompts(asked: Mapping[str, Any]) -> PromptSet:
     """The prompts of all cells: those to learn from, and those held out."""
-    found = chosen(cell_config.config(asked).prompts)
+    found = load_configured(cell_config.config(asked).prompts)
     if not found.heldout:
         raise UsageError("compare: no prompts are held out to measure on; raise prompts.heldout")
     return found

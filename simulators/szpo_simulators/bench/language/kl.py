@@ -34,7 +34,7 @@ TOLERANCE = 0.2
 
 def probe_of(loaded: Loaded, subspace: Subspace, sampling: Sampling, root_seed: int) -> Probe:
     """Asks the subspace's model with held-out prompts and random numbers of its own."""
-    asked = tuple(loading.encode(loaded.tokenizer, p) for p in prompts.shipped().heldout)
+    asked = tuple(loading.encode(loaded.tokenizer, p) for p in prompts.load_shipped().heldout)
     engine = engine_for(loaded.adapt(subspace.sites))
     key = branch_seed(root_seed, 0, "bench kl")
     start = {**subspace.fixed, **subspace.start}
@@ -97,7 +97,7 @@ def main(
             setup = SetupSettings(
                 kind=kind, dim=dim, samples=samples, root_seed=seed,  # type: ignore[arg-type]
             )  # fmt: skip
-            space = subspace_setup.set_up_subspace(loaded, prompts.shipped().train, setup)
+            space = subspace_setup.set_up_subspace(loaded, prompts.load_shipped().train, setup)
             kept = measure(loaded, space, directions=directions, rows=rows, root_seed=seed)
             record = {"seed": seed, "setup": dict(space.report), "kl": kept}
             path.write_text(json.dumps(record, indent=1), encoding="utf-8")

@@ -169,9 +169,9 @@ def _actor(asked: Mapping[str, Any]) -> Any:
 
 
 def _prompts(count: int) -> Any:
-    from szpo.data.prompts import shipped
+    from szpo.data.prompts import load_shipped
 
-    pool = shipped().train
+    pool = load_shipped().train
     return [pool[i % len(pool)] for i in range(count)]
 
 

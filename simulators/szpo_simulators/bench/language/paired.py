@@ -132,7 +132,7 @@ def job(loaded: Loaded, case: Case, rows: int, tokens: int) -> Job:
     generator = torch.Generator().manual_seed(0)
     A = {s.name: torch.randn(s.rank, s.inputs, generator=generator) for s in sites}
     B = {s.name: 1e-3 * torch.randn(2, s.outputs, s.rank, generator=generator) for s in sites}
-    pool = [loading.encode(loaded.tokenizer, p) for p in prompts.shipped().train]
+    pool = [loading.encode(loaded.tokenizer, p) for p in prompts.load_shipped().train]
     return Job(
         loaded, sites, Deltas(A, B), [list(pool[i % len(pool)]) for i in range(rows)], tokens
     )
@@ -250,7 +250,7 @@ def step_shares(loaded: Loaded, case: Case, rows: int, tokens: int, steps: int) 
                 ledger,
                 policy,
                 PanelEvaluator(VoteService(ledger), judges),
-                comparisons.prompt_order(prompts.shipped().train, chosen),
+                comparisons.prompt_order(prompts.load_shipped().train, chosen),
                 Bounds(until_step=steps + 1),
                 Hooks(on_step=reports.append),
             )

@@ -265,7 +265,7 @@ def _shares(
     console: Console,
 ) -> list[dict[str, Any]]:  # fmt: skip
     loaded = loading.load(model)
-    asked = prompts.shipped().train
+    asked = prompts.load_shipped().train
     spaces = chosen(loaded, asked, dim, samples, place, 0)
     seen = fresh(loaded, spaces["score"], asked, answers, place, console.print)
     vectors = seen.scores.astype(np.float64)
