@@ -15,7 +15,8 @@ from szpo.evaluators.protocol import Judge, NobodyLeftError, Tiring
 from szpo.ledger.database import Ledger
 from szpo.types import Assignment, Comparison
 from szpo.voting.casting import VoteRequest
-from szpo.voting.service import PanelistKind, VoteService
+from szpo.voting.panelists import PanelistKind
+from szpo.voting.service import VoteService
 
 SIDES: Final[tuple[Literal["A", "B"], ...]] = ("A", "B")
 

@@ -28,7 +28,7 @@ from szpo.optim.settings import Settings
 from szpo.replay.findings import Broken, Failure, Promise, Report, StepCheck
 from szpo.replay.recompute import Recomputation
 from szpo.types import Comparison
-from szpo.voting import counting, seats
+from szpo.voting import counting, panelists, seats
 from szpo.voting.steps import stored
 
 
@@ -348,7 +348,7 @@ def _seats(ledger: Ledger) -> None:
     for panelist in ledger.query("SELECT * FROM panelists"):
         name, kind = panelist["pseudonym"], panelist["kind"]
         kinds[panelist["panelist"]] = kind
-        derived = {k: seats.panelist_id(root, k, name) for k in ("simulated", "judge")}
+        derived = {k: panelists.panelist_id(root, k, name) for k in ("simulated", "judge")}
         if panelist["panelist"] != derived.get(kind, panelist["panelist"]) or (
             kind == "person" and panelist["panelist"] in derived.values()
         ):

@@ -15,7 +15,8 @@ from szpo.config.schema import Config
 from szpo.ledger.canonical import canonical, sha256
 from szpo.ledger.database import Ledger, Record
 from szpo.training import budget
-from szpo.voting import lease, seats, steps
+from szpo.voting import lease, seat_counts, steps
+from szpo.voting.seat_counts import SeatCounts
 
 State = Literal["none", "generating", "open", "closed", "paused", "finished"]
 FRESH_US: Final = 5_000_000
@@ -49,10 +50,18 @@ class RoundStatus:
     """Changes with anything above."""
 
 
-_Key = tuple[int, int, int]
-_known: weakref.WeakKeyDictionary[Ledger, tuple[_Key, int, RoundStatus, budget.Reading]] = (
-    weakref.WeakKeyDictionary()
-)
+@dataclass(slots=True)
+class _Look:
+    """The last look at a run: marks of its file, the time, and what the next look goes on from."""
+
+    marks: tuple[int, int, int]
+    at_us: int
+    status: RoundStatus
+    reading: budget.Reading
+    counts: SeatCounts | None
+
+
+_known: weakref.WeakKeyDictionary[Ledger, _Look] = weakref.WeakKeyDictionary()
 
 
 def round_status(ledger: Ledger) -> RoundStatus:
@@ -62,13 +71,15 @@ def round_status(ledger: Ledger) -> RoundStatus:
     `FRESH_US`.
     """
     with ledger.alone():
-        key, now = ledger.changes(), ledger.clock()
-        found = _known.get(ledger)
-        if found is None or found[0] != key or not 0 <= now - found[1] < FRESH_US:
-            kept = found is not None and found[0][2] == key[2]  # nothing was undone here
-            reading = found[3] if found is not None and kept else budget.Reading()
-            found = _known[ledger] = key, now, _status(ledger, reading), reading
-        return found[2]
+        marks, now = ledger.changes(), ledger.clock()
+        last = _known.get(ledger)
+        if last is None or last.marks != marks or not 0 <= now - last.at_us < FRESH_US:
+            same_past = last is not None and last.marks[2] == marks[2]  # nothing was undone here
+            reading = last.reading if last is not None and same_past else budget.Reading()
+            counts = seat_counts.follow(ledger, None if last is None else last.counts)
+            status = _status(ledger, reading, counts)
+            last = _known[ledger] = _Look(marks, now, status, reading, counts)
+        return last.status
 
 
 def told(status: RoundStatus) -> RoundStatus:
@@ -81,7 +92,7 @@ def told(status: RoundStatus) -> RoundStatus:
     return replace(status, paused_by="guard", pause_reason=None)
 
 
-def _status(ledger: Ledger, reading: budget.Reading) -> RoundStatus:
+def _status(ledger: Ledger, reading: budget.Reading, counts: SeatCounts | None) -> RoundStatus:
     flags, rows = lease.controller(ledger), ledger.steps()
     live = [row for row in rows if row["state"] not in ("applied", "void")]
     shown = next((row for row in live if row["state"] in ("open", "closed")), None)
@@ -90,13 +101,12 @@ def _status(ledger: Ledger, reading: budget.Reading) -> RoundStatus:
     if by is None and shown is None and state != "finished":
         by, reason = _stopped(ledger, len(rows) - len(live), reading)
     is_open = shown is not None and shown["state"] == "open"
-    board = seats.board(ledger) if is_open else None
     found = RoundStatus(
         step=step,
         rounds=_rounds(ledger, rows),
         state="paused" if by is not None and state != "finished" else state,
-        votes_in=0 if board is None else board.votes_in,
-        votes_needed=0 if board is None else board.votes_needed,
+        votes_in=0 if counts is None else counts.votes_in,
+        votes_needed=0 if counts is None else counts.votes_needed,
         opened_us=None if shown is None else shown["opened_us"],
         deadline_us=None if not is_open or by is not None else _deadline(ledger, shown),
         paused_by=by,

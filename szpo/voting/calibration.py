@@ -231,4 +231,4 @@ def _balanced(
 ) -> Letter:
     """The side that plus had less often for this panelist in comparisons of the kind."""
     key = seats.side_key(ledger.root_seed, comparison, panelist)
-    return seats.lesser((seat["plus_side"] for seat in mine if seat["kind"] == kind), key)
+    return seats.less_used_side((seat["plus_side"] for seat in mine if seat["kind"] == kind), key)

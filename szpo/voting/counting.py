@@ -46,10 +46,10 @@ def sides(
     return tuple("A" if pool[i] == "A" else "B" for i in order)
 
 
-def planned(
+def planned_sides(
     root_seed: int, asked: Iterable[Record], m: int
 ) -> dict[str, tuple[Literal["A", "B"], ...]]:
-    """The sides of plus for each comparison of a step, given those `asked`."""
+    """The sides of plus for each comparison of a step, given its `comparisons_asked`."""
     ranks: dict[int, int] = {}
     found = {}
     for head in asked:
@@ -60,7 +60,7 @@ def planned(
 
 
 def quotas(root_seed: int, asked: Iterable[Record], m: int) -> dict[tuple[str, str], int]:
-    """How many votes count per (comparison, side of plus): as many as `planned` has there."""
+    """The number of votes that count per (comparison, side of plus), as in `planned_sides`."""
     ranks: dict[int, int] = {}
     odd: dict[int, str] = {}
     found = {}
@@ -75,7 +75,7 @@ def quotas(root_seed: int, asked: Iterable[Record], m: int) -> dict[tuple[str, s
     return found
 
 
-def asked(ledger: Ledger, step: int) -> list[Record]:
+def comparisons_asked(ledger: Ledger, step: int) -> list[Record]:
     """The comparisons of a step that panelists are asked, by (k, n); identical ones are not."""
     return ledger.query(
         "SELECT comparison, kind, step, k, n FROM comparisons WHERE run = ? AND step = ? "
@@ -191,7 +191,7 @@ class StepVotes:
         if row is None:
             return
         if not self._room:  # stored as a whole before anybody votes, and never changed
-            self._room = quotas(ledger.root_seed, asked(ledger, self.step), row["m"])
+            self._room = quotas(ledger.root_seed, comparisons_asked(ledger, self.step), row["m"])
             self._lack = sum(self._room.values())
         last = ledger.query(
             "SELECT (SELECT coalesce(max(vote), 0) FROM votes) AS vote, "
@@ -286,7 +286,7 @@ def answers(
             (*kinds, 2**62 if last_vote is None else last_vote),
         ):
             _keep_last(latest, row)
-        without = excluded(ledger, last_amendment)
+        without = excluded_votes(ledger, last_amendment)
     return tuple(cast for cast in latest.values() if cast.number not in without)
 
 
@@ -339,7 +339,7 @@ def shares(ledger: Ledger, step: int) -> Floats | None:
     return comparison_selection.recorded_shares(settings_from_json(optimizer), step, notes)
 
 
-def excluded(ledger: Ledger, horizon: int | None = None) -> set[int]:
+def excluded_votes(ledger: Ledger, horizon: int | None = None) -> set[int]:
     """Votes whose last amendment (up to the horizon) excludes them."""
     rows = ledger.query(
         "SELECT vote, action, max(amendment) FROM amendments WHERE amendment <= ? GROUP BY vote",

@@ -42,18 +42,18 @@ def choose(ledger: Ledger, panelist: str, now: int) -> tuple[str, Letter] | None
         if _waits(ledger, order, panelist, places, now):
             return None
         name = f"final {order.id}/{panelist}"
-        walk = seats.walk(ledger.root_seed, None, name, len(places))
+        walk = seats.panelist_order(ledger.root_seed, None, name, len(places))
         rank, place = min(left, key=lambda each: (len(each[1].in_use), walk[each[0]]))
         a, b = place.in_use.count("A"), place.in_use.count("B")
         if a == b:
-            side = planned(ledger.root_seed, order.id, rank, len(place.in_use))
+            side = planned_side(ledger.root_seed, order.id, rank, len(place.in_use))
         else:  # a seat that was given up leaves its side to the next
             side = "A" if a < b else "B"
         return place.comparison, side
     return None
 
 
-def planned(root_seed: int, order: int, rank: int, place: int) -> Letter:
+def planned_side(root_seed: int, order: int, rank: int, place: int) -> Letter:
     """Where plus stands for the ``place``-th seat of an order's ``rank``-th comparison.
 
     It alternates over both, so that each round through an order of even length is balanced.

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from typing import Final, Literal, get_args
+from typing import Final, Literal
 
 from szpo.errors import StorageError, SzpoError, UsageError
 from szpo.failpoints import failpoint
 from szpo.ledger import canonical
 from szpo.ledger.database import Clock, Ledger, Record
 from szpo.types import Assignment, Vote
-from szpo.voting import calibration, casting, final_seats, lease, seats
+from szpo.voting import calibration, casting, final_seats, lease, panelists, seat_counts, seats
 from szpo.voting.casting import Own, Receipt, VoteRequest
 from szpo.voting.counting import StepVotes
-from szpo.voting.seats import panelist_id, prompt_order, seat_id
+from szpo.voting.panelists import PanelistKind
+from szpo.voting.seat_counts import ComparisonSeats, SeatCounts
 
-PanelistKind = Literal["person", "simulated", "judge"]
 SeatKind = Literal["round", "calibration", "practice", "final"]
 """What a panelist may ask for: a comparison of the open step, or one of three outside training."""
 SEAT_TTL_US: Final = 600_000_000
@@ -54,6 +54,7 @@ class VoteService:
         self.calibrates: Final = calibrates
         self._kinds: dict[str, str] = {}
         self._votes: StepVotes | None = None
+        self._counts: SeatCounts | None = None
 
     # ---- panelists ----
 
@@ -65,25 +66,7 @@ class VoteService:
         Raises:
             UsageError: the name belongs to a panelist of another kind, or is not 1–64 characters.
         """
-        if kind not in get_args(PanelistKind):
-            raise UsageError(f"panelist {pseudonym!r}: kind {kind!r} is unknown")
-        if not 1 <= len(pseudonym) <= 64:
-            raise UsageError("panelist: a pseudonym has 1 to 64 characters")
-        with self.ledger.transaction("votes"):
-            found = self.ledger.query("SELECT * FROM panelists WHERE pseudonym = ?", (pseudonym,))
-            if found:
-                if found[0]["kind"] != kind:
-                    raise UsageError(f"panelist {pseudonym!r} is enrolled as {found[0]['kind']}")
-                return str(found[0]["panelist"])
-            if kind == "person":
-                panelist = secrets.token_hex(8)
-            else:
-                panelist = panelist_id(self.ledger.root_seed, kind, pseudonym)
-            self.ledger.execute(
-                "INSERT INTO panelists VALUES (?, ?, ?, ?)",
-                (panelist, kind, pseudonym, self.clock()),
-            )
-            return panelist
+        return panelists.enroll(self.ledger, kind, pseudonym, self.clock())
 
     def panelists(self) -> list[Record]:
         """Everybody enrolled, in order of enrolment."""
@@ -120,22 +103,22 @@ class VoteService:
         """
         with self.ledger.transaction("votes"):
             self._kind(panelist)
-            board = self._board()
-            if board is None or self._paused():
+            counts = self._fresh_counts()
+            if counts is None or self._paused():
                 return None
             now = self.clock()
-            for seat in board.held.get(panelist, ()):
-                place = board.places[seat.comparison]
-                if not seat.answered and place.holds(seat, now, self.spare):
+            for seat in counts.by_panelist.get(panelist, ()):
+                at = counts.comparisons[seat.comparison]
+                if not seat.answered and at.may_hold(seat, now, self.spare):
                     return self._serve_again(seat.assignment, tab)
-            best: seats.Place | None = None
+            best: ComparisonSeats | None = None
             fewest = 2**31
-            for place in board.places_for(self.ledger, panelist):
-                if panelist in place.holders or (taken := place.taken(now)) >= fewest:
+            for at in counts.in_order_of(self.ledger, panelist):
+                if panelist in at.holders or (in_use := at.in_use(now)) >= fewest:
                     continue
-                if place.free(now, self.spare) is not None:
-                    best, fewest = place, taken
-            return None if best is None else self._seat_at(board, best, panelist, tab)
+                if at.free_side(now, self.spare) is not None:
+                    best, fewest = at, in_use
+            return None if best is None else self._seat_at(best, counts.d, panelist, tab)
 
     def assign_to(
         self, comparison: str, panelist: str, *, tab: str | None = None
@@ -147,15 +130,15 @@ class VoteService:
         """
         with self.ledger.transaction("votes"):
             self._kind(panelist)
-            board = self._board()
-            place = None if board is None else board.places.get(comparison)
-            if board is None or place is None:
-                self._is_identical(comparison)
+            counts = self._fresh_counts()
+            at = None if counts is None else counts.comparisons.get(comparison)
+            if counts is None or at is None:
+                self._check_identical(comparison)
                 return None
-            own = place.holders.get(panelist)
+            own = at.holders.get(panelist)
             if own is not None:
                 return None if own.answered else self._serve_again(own.assignment, tab)
-            return self._seat_at(board, place, panelist, tab)
+            return self._seat_at(at, counts.d, panelist, tab)
 
     def calibration(self, panelist: str, *, tab: str | None = None) -> Assignment | None:
         """A short comparison for waiting time that is counted in nothing; None if none is left.
@@ -169,9 +152,9 @@ class VoteService:
         """
         with self.ledger.transaction("votes"):
             self._kind(panelist)
-            held = self._unanswered(panelist, calibration.KINDS)
+            held = seats.find_unanswered(self.ledger, panelist, calibration.KINDS, self.clock())
             if held is not None:
-                return self._serve_again(held, tab)
+                return self._serve_again(held.id, tab)
             if not self.calibrates or self._paused():
                 return None
             found = calibration.choose(self.ledger, panelist)
@@ -188,11 +171,11 @@ class VoteService:
         with self.ledger.transaction("votes"):
             self._kind(panelist)
             comparison = calibration.store_practice(self.ledger)
-            own = self._own_seat(comparison, panelist)
+            own = seats.find_at(self.ledger, comparison, panelist)
             if own is not None:
                 return self._serve_again(own, tab)
             key = seats.side_key(self.ledger.root_seed, comparison, panelist)
-            return self._make(comparison, seats.lesser((), key), panelist, tab)
+            return self._make(comparison, seats.less_used_side((), key), panelist, tab)
 
     def final(self, panelist: str, *, tab: str | None = None) -> Assignment | None:
         """A blind final comparison, None while there is none for this panelist.
@@ -206,10 +189,11 @@ class VoteService:
         """
         with self.ledger.transaction("votes"):
             self._kind(panelist)
-            held = self._unanswered(panelist, ("final",))
-            if held is not None and final_seats.is_open(self.ledger, self._comparison_of(held)):
-                return self._serve_again(held, tab)
-            found = final_seats.choose(self.ledger, panelist, self.clock())
+            now = self.clock()
+            held = seats.find_unanswered(self.ledger, panelist, ("final",), now)
+            if held is not None and final_seats.is_open(self.ledger, held.comparison):
+                return self._serve_again(held.id, tab)
+            found = final_seats.choose(self.ledger, panelist, now)
             return None if found is None else self._make(*found, panelist, tab)
 
     def own(self, panelist: str, step: int) -> tuple[Own, ...]:
@@ -218,8 +202,7 @@ class VoteService:
 
     def assignment(self, assignment: str) -> Assignment | None:
         """The seat of that id, or None."""
-        found = self.ledger.query("SELECT * FROM assignments WHERE assignment = ?", (assignment,))
-        return seats.assignment(found[0]) if found else None
+        return seats.find(self.ledger, assignment)
 
     def release(self, assignment: str) -> None:
         """Give an unanswered seat back before it expires."""
@@ -230,7 +213,7 @@ class VoteService:
                 "WHERE assignment = ?",
                 (now, now, assignment),
             )
-            self._moved(assignment, now)
+            self._note_expiry(assignment, now)
 
     def extend(self, assignment: str) -> bool:
         """Hold a seat for another full term (the page's heartbeat); whether it is held now.
@@ -240,16 +223,16 @@ class VoteService:
         had left is given back at its end, and what was added meanwhile would be too.
         """
         with self.ledger.transaction("votes"):
-            found, board, now = self.assignment(assignment), self._board(), self.clock()
+            found, counts, now = self.assignment(assignment), self._fresh_counts(), self.clock()
             if found is None:
                 return False
             if self._paused():
                 return found.expires_us > now
-            seat = None if board is None else board.seats.get(assignment)
-            if board is None or seat is None:
+            seat = None if counts is None else counts.seats.get(assignment)
+            if counts is None or seat is None:
                 may = found.expires_us > now
             else:
-                may = board.places[seat.comparison].holds(seat, now, self.spare)
+                may = counts.comparisons[seat.comparison].may_hold(seat, now, self.spare)
             if may:
                 self._hold(assignment, "expires_us = ?, released_us = NULL")
             return may
@@ -260,6 +243,14 @@ class VoteService:
             self.ledger.execute(
                 "UPDATE assignments SET tab = ? WHERE assignment = ?", (tab, assignment)
             )
+
+    def seat_counts(self) -> SeatCounts | None:
+        """The seats of the open step, caught up with the file; None while no step is open.
+
+        Call it inside a transaction, or in a block of `Ledger.alone`.
+        """
+        self._counts = seat_counts.follow(self.ledger, self._counts)
+        return self._counts
 
     # ---- answers ----
 
@@ -334,19 +325,17 @@ class VoteService:
     def _paused(self) -> bool:
         return lease.controller(self.ledger)["paused_by"] is not None
 
-    def _board(self) -> seats.Board | None:
-        board = seats.board(self.ledger)
-        if board is not None:
-            board.read_leases(self.ledger)
-        return board
+    def _fresh_counts(self) -> SeatCounts | None:
+        counts = self.seat_counts()
+        if counts is not None:
+            counts.refresh_expiry(self.ledger)
+        return counts
 
     def _seat_at(
-        self, board: seats.Board, place: seats.Place, panelist: str, tab: str | None
+        self, at: ComparisonSeats, d: int, panelist: str, tab: str | None
     ) -> Assignment | None:
-        side = place.free(self.clock(), self.spare)
-        if side is None:
-            return None
-        return self._serve(place.head, board.d, side, panelist, tab)
+        side = at.free_side(self.clock(), self.spare)
+        return None if side is None else self._serve(at.head, d, side, panelist, tab)
 
     def _make(self, comparison: str, side: str, panelist: str, tab: str | None) -> Assignment:
         head = self.ledger.query(
@@ -362,11 +351,11 @@ class VoteService:
         now, root = self.clock(), self.ledger.root_seed
         person = self._kind(panelist) == "person"
         row = {
-            "assignment": secrets.token_hex(16) if person else seat_id(root, head, panelist),
+            "assignment": secrets.token_hex(16) if person else seats.seat_id(root, head, panelist),
             "comparison": head["comparison"],
             "panelist": panelist,
             "plus_side": side,
-            "prompt_order": canonical.canonical(prompt_order(root, head, panelist, d)),
+            "prompt_order": canonical.canonical(seats.prompt_order(root, head, panelist, d)),
             "served_us": now,
             "expires_us": now + self.seat_ttl_us,
             "tab": tab,
@@ -385,14 +374,14 @@ class VoteService:
         self.ledger.execute(
             f"UPDATE assignments SET {change} WHERE assignment = ?", (expires, *values, assignment)
         )
-        self._moved(assignment, expires)
+        self._note_expiry(assignment, expires)
 
-    def _moved(self, assignment: str, expires_us: int) -> None:
-        if (board := seats.board(self.ledger)) is not None:
-            board.moved(assignment, expires_us)
+    def _note_expiry(self, assignment: str, expires_us: int) -> None:
+        if (counts := self.seat_counts()) is not None:
+            counts.set_expiry(assignment, expires_us)
 
-    def _is_identical(self, comparison: str) -> None:
-        """Raise UsageError unless it is a comparison of the open step that nobody is asked."""
+    def _check_identical(self, comparison: str) -> None:
+        """Raise UsageError unless both batches of this comparison of the open step are equal."""
         found = self.ledger.query(
             "SELECT 1 FROM comparisons c JOIN steps s USING (run, step) "
             "WHERE c.comparison = ? AND c.kind = 'train' AND c.identical = 1 AND s.state = 'open'",
@@ -400,27 +389,3 @@ class VoteService:
         )
         if not found:
             raise UsageError(f"comparison {comparison} is not open for votes")
-
-    def _unanswered(self, panelist: str, kinds: Sequence[str]) -> str | None:
-        """The seat at a comparison of these kinds that the panelist is reading now."""
-        found = self.ledger.query(
-            "SELECT a.assignment FROM assignments a JOIN comparisons c USING (comparison) "
-            "LEFT JOIN votes v ON v.assignment = a.assignment AND v.revision = 0 "
-            f"WHERE a.panelist = ? AND c.kind IN ({', '.join('?' * len(kinds))}) "
-            "AND v.vote IS NULL AND a.released_us IS NULL AND a.expires_us > ? "
-            "ORDER BY a.rowid DESC LIMIT 1",
-            (panelist, *kinds, self.clock()),
-        )
-        return found[0]["assignment"] if found else None
-
-    def _own_seat(self, comparison: str, panelist: str) -> str | None:
-        found = self.ledger.query(
-            "SELECT assignment FROM assignments WHERE comparison = ? AND panelist = ?",
-            (comparison, panelist),
-        )
-        return found[0]["assignment"] if found else None
-
-    def _comparison_of(self, assignment: str) -> str:
-        found = self.assignment(assignment)
-        assert found is not None
-        return found.comparison

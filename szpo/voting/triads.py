@@ -59,7 +59,7 @@ def choose(ledger: Ledger, panelist: str) -> tuple[str, Letter] | None:
     best = min(free, key=rank)
     key = seats.side_key(ledger.root_seed, best["comparison"], panelist)
     sides = ["A"] * best["left"] + ["B"] * (best["seats"] - best["left"])
-    return best["comparison"], seats.lesser(sides, key)
+    return best["comparison"], seats.less_used_side(sides, key)
 
 
 def check(ledger: Ledger) -> LinkCheck | None:

@@ -10,7 +10,7 @@ from szpo.optim import optimizer
 from szpo.replay import verification
 from szpo.reports import votes
 from szpo.types import Answer, Comparison, Prompt, Query, Row
-from szpo.voting import calibration, counting, lease, seats, steps
+from szpo.voting import calibration, counting, lease, steps
 from szpo.voting import service as vote_service
 from szpo.voting.casting import VoteConflictError, VoteRequest
 from szpo.voting.counting import verdict
@@ -308,7 +308,7 @@ def test_calibration_fills_no_seat_of_the_open_step(ledger, service):
     ids = people(service)
     closed(ledger, service, ids)
     with ledger.alone():
-        assert seats.board(ledger) is None
+        assert service.seat_counts() is None
     answered(service, ids[0])
     assert counting.missing(ledger, 0) == 0
 

@@ -122,9 +122,9 @@ def _answers(ledger):
 def test_sides_alternate_over_comparisons_and_over_their_answers():
     for order in range(8):
         for place in range(3):
-            drawn = [final_seats.planned(3, order, rank, place) for rank in range(6)]
+            drawn = [final_seats.planned_side(3, order, rank, place) for rank in range(6)]
             assert drawn.count("A") == 3
-            assert drawn[0] != final_seats.planned(3, order, 0, place + 1)
+            assert drawn[0] != final_seats.planned_side(3, order, 0, place + 1)
 
 
 def test_nobody_can_tell_the_next_side_from_the_last(ledger, service):

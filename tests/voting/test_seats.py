@@ -1,4 +1,4 @@
-"""A panelist's own seats, the tab they belong to, and what a look at the board costs."""
+"""A panelist's own seats, the tab they belong to, and what a look at the counts of seats costs."""
 
 import pytest
 
@@ -57,16 +57,16 @@ def test_panelists_begin_at_different_comparisons(ledger, service):
     ask(ledger, n=16, m=1)
     shown = [service.assign(panelist).comparison for panelist in people(service, 16)]
     assert len(set(shown)) == 16  # one answer each before anything has two
-    starts = {seats.walk(ledger.root_seed, 0, f"p{i}", 16)[0] for i in range(100)}
+    starts = {seats.panelist_order(ledger.root_seed, 0, f"p{i}", 16)[0] for i in range(100)}
     assert len(starts) > 12
 
 
-def test_the_board_reads_only_what_is_new(ledger, service):
+def test_the_counts_read_only_what_is_new(ledger, service):
     ask(ledger, n=30, m=3)
     for panelist in people(service, 20):
         service.cast(VoteRequest(service.assign(panelist).id, "A", idem=KEY(panelist)))
     with ledger.alone():
-        seats.board(ledger)
+        service.seat_counts()
     read = []
     plain = ledger.query
 
@@ -80,24 +80,24 @@ def test_the_board_reads_only_what_is_new(ledger, service):
     read.clear()
     service.cast(VoteRequest(service.assign(late).id, "A", idem=KEY("late")))
     with ledger.alone():
-        board = seats.board(ledger)
+        counts = service.seat_counts()
     ledger.query = plain
-    assert board.votes_in == 21 and sum(read) < 20
+    assert counts.votes_in == 21 and sum(read) < 20
 
 
-def test_steps_that_open_and_close_have_boards_of_their_own(ledger, service):
-    assert seats.board(ledger) is None
+def test_steps_that_open_and_close_have_counts_of_their_own(ledger, service):
+    assert service.seat_counts() is None
     epoch = ask(ledger, n=4, m=1)
     (ann,) = people(service, 1)
     with ledger.alone():
-        assert seats.board(ledger).votes_needed == 4
+        assert service.seat_counts().votes_needed == 4
     while (seat := service.assign(ann)) is not None:
         service.cast(VoteRequest(seat.id, "A", idem=seat.id))
     assert steps.close(ledger, 0, steps.Closing("rule", epoch=epoch))
-    assert seats.board(ledger) is None and service.assign(ann) is None
+    assert service.seat_counts() is None and service.assign(ann) is None
 
 
-def test_a_late_answer_stands_nowhere_on_the_board(ledger, service):
+def test_a_late_answer_is_in_no_count_of_seats(ledger, service):
     ask(ledger, n=1, m=1)
     ann, ben = people(service, 2)
     seat = service.assign(ann)
@@ -106,10 +106,10 @@ def test_a_late_answer_stands_nowhere_on_the_board(ledger, service):
     with Ledger.open(ledger.path, clock=Clock()) as second:
         there = VoteService(second)
         with second.alone():
-            assert seats.board(second).votes_in == 1
+            assert there.seat_counts().votes_in == 1
         assert steps.close(ledger, 0, steps.Closing("rule"))
         assert there.cast(VoteRequest(seat.id, "A", idem=KEY(2))).late
-        assert seats.board(second) is None
+        assert there.seat_counts() is None
         assert [own.receipt.late for own in there.own(ann, 0)] == [True]
 
 

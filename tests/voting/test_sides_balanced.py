@@ -14,9 +14,10 @@ from szpo.evaluators.remote_panel import lacking
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest
 from szpo.types import Answer, Comparison, Prompt, Query, Row
-from szpo.voting import counting, lease, seats, steps
+from szpo.voting import counting, lease, steps
 from szpo.voting import service as vote_service
 from szpo.voting.casting import VoteRequest
+from szpo.voting.seat_counts import SeatCounts
 from szpo.voting.service import VoteService
 from tests.support.quadratic import Clock, ValueJudge, new_ledger, settings_of
 
@@ -113,12 +114,13 @@ def test_sides_are_balanced_whatever_the_panel_does(seed, k, n, m, spare):
                         )
                     elif draw.random() < 0.1:
                         service.amend(receipt.vote, "exclude", "too fast", "op")
-                for each in (ledger, second):  # what is in memory is what is in the file
+                for door in doors:  # what is in memory is what is in the file
+                    each = door.ledger
                     with each.alone():
-                        board = seats.board(each)
-                        fresh = seats.Board(each, each.step(0))
-                    assert board.votes_in == fresh.votes_in == len(counting.counted(each, 0))
-                    assert board.votes_needed - board.votes_in == counting.missing(each, 0)
+                        counts = door.seat_counts()
+                        fresh = SeatCounts(each, each.step(0))
+                    assert counts.votes_in == fresh.votes_in == len(counting.counted(each, 0))
+                    assert counts.votes_needed - counts.votes_in == counting.missing(each, 0)
             assert ledger.step(0)["closed_by"] == "rule"
             balanced(ledger, m)
 
@@ -256,8 +258,8 @@ def test_a_transaction_that_is_undone_leaves_nothing_in_memory(tmp_path):
         with pytest.raises(ZeroDivisionError), ledger.transaction():
             seat = service.assign(ann)
             service.cast(VoteRequest(seat.id, "A", idem=KEY(1)))
-            assert seats.board(ledger).votes_in == 1
+            assert service.seat_counts().votes_in == 1
             raise ZeroDivisionError
-        assert service.own(ann, 0) == () and seats.board(ledger).votes_in == 0
+        assert service.own(ann, 0) == () and service.seat_counts().votes_in == 0
         shown = [service.assign(ben).comparison, service.assign(ann).comparison]
         assert sorted(shown) == ["c0-0", "c0-1"]

@@ -16,13 +16,13 @@ TREE = Path(szpo.__file__).parent
 
 
 def test_one_file_says_which_vote_stands():
-    """Beside it the board of seats, which is advisory, follows an open step in memory."""
+    """Beside it the counts of seats, which are advisory, follow an open step in memory."""
     found = {
         path.relative_to(TREE).as_posix()
         for path in TREE.rglob("*.py")
         if re.search(r"\blate = 0|not \w+\[\"late\"\]", path.read_text(encoding="utf-8"))
     }
-    assert found == {"voting/counting.py", "voting/seats.py"}
+    assert found == {"voting/counting.py", "voting/seat_counts.py"}
 
 
 @pytest.mark.parametrize("kind", ["practice", "final"])

@@ -1,0 +1,43 @@
+"""Who votes: persons, simulated raters and judges, each enrolled once under a pseudonym."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Literal, get_args
+
+from szpo import seeds
+from szpo.errors import UsageError
+from szpo.ledger.database import Ledger
+
+PanelistKind = Literal["person", "simulated", "judge"]
+
+
+def panelist_id(root_seed: int, kind: str, pseudonym: str) -> str:
+    """The id of a simulated panelist or a judge; persons' are random."""
+    return seeds.derive(root_seed, "panelist", name=f"{kind}/{pseudonym}")[:8].hex()
+
+
+def enroll(ledger: Ledger, kind: PanelistKind, pseudonym: str, at_us: int) -> str:
+    """The id of the panelist of that name, who is enrolled at the first call.
+
+    Raises:
+        UsageError: the name belongs to a panelist of another kind, or is not 1–64 characters.
+    """
+    if kind not in get_args(PanelistKind):
+        raise UsageError(f"panelist {pseudonym!r}: kind {kind!r} is unknown")
+    if not 1 <= len(pseudonym) <= 64:
+        raise UsageError("panelist: a pseudonym has 1 to 64 characters")
+    with ledger.transaction("votes"):
+        found = ledger.query("SELECT * FROM panelists WHERE pseudonym = ?", (pseudonym,))
+        if found:
+            if found[0]["kind"] != kind:
+                raise UsageError(f"panelist {pseudonym!r} is enrolled as {found[0]['kind']}")
+            return str(found[0]["panelist"])
+        if kind == "person":
+            panelist = secrets.token_hex(8)
+        else:
+            panelist = panelist_id(ledger.root_seed, kind, pseudonym)
+        ledger.execute(
+            "INSERT INTO panelists VALUES (?, ?, ?, ?)", (panelist, kind, pseudonym, at_us)
+        )
+        return panelist

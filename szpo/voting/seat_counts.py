@@ -1,0 +1,262 @@
+"""Which comparison of the open step a panelist is served: counts of seats, in memory.
+
+The rows are the truth. The counts are read from them once per step and then follow what is
+appended, by whomever; only the ends of seats that somebody else moves are read again as a whole.
+Seats are advisory: which votes count, and so the balance of sides, never depends on them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from szpo.ledger.database import Ledger, Record
+from szpo.voting import counting, seats
+
+_NEW_EVENTS: Final = (
+    f"SELECT max(event) AS last, max(kind IN ({', '.join('?' * len(seats.MOVING_EVENTS))})) "
+    "AS moved FROM events WHERE event > ?"
+)
+
+
+@dataclass(slots=True)
+class Seat:
+    """A panelist at a comparison; ``vote`` is their last answer in time."""
+
+    assignment: str
+    comparison: str
+    panelist: str
+    side: seats.Letter
+    served_us: int
+    expires_us: int
+    vote: int | None = None
+    choice: str | None = None
+
+    @property
+    def answered(self) -> bool:
+        """There is an answer in time, a skip included."""
+        return self.vote is not None
+
+    def is_held(self, now: int) -> bool:
+        """It is still held.
+
+        Not where a clock that was ahead served it, and was set back by more than its term.
+        """
+        given, ahead = self.expires_us - self.served_us, self.served_us - now
+        return self.expires_us > now and not 0 < given < ahead
+
+
+@dataclass(slots=True)
+class ComparisonSeats:
+    """The seats at one comparison: answers that each side of plus is to get, and those it has."""
+
+    head: Record
+    planned: tuple[seats.Letter, ...]
+    holders: dict[str, Seat] = field(default_factory=dict)
+    standing: dict[seats.Letter, int] = field(default_factory=lambda: {"A": 0, "B": 0})
+    waiting: list[Seat] = field(default_factory=list)
+
+    def recount(self, without: set[int]) -> None:
+        """Count again the answers that stand on each side, and the unanswered seats."""
+        self.standing = {"A": 0, "B": 0}
+        self.waiting = []
+        for seat in self.holders.values():
+            if not seat.answered:
+                self.waiting.append(seat)
+            elif seat.choice != "skip" and seat.vote not in without:
+                self.standing[seat.side] += 1
+
+    def lack(self, side: seats.Letter) -> int:
+        """Answers that the side still needs."""
+        return max(0, self.planned.count(side) - self.standing[side])
+
+    @property
+    def done(self) -> int:
+        """Answers that count: no more on a side than are planned there."""
+        return sum(min(self.planned.count(side), self.standing[side]) for side in seats.LETTERS)
+
+    def held(self, now: int, but: str | None = None) -> dict[seats.Letter, int]:
+        """Unanswered seats on each side that are still held (but not those of one panelist)."""
+        counts: dict[seats.Letter, int] = {"A": 0, "B": 0}
+        for seat in self.waiting:
+            if seat.is_held(now) and seat.panelist != but:
+                counts[seat.side] += 1
+        return counts
+
+    def in_use(self, now: int) -> int:
+        """Answers that stand and seats that are held."""
+        return sum(self.standing.values()) + sum(self.held(now).values())
+
+    def free_side(self, now: int, spare: int, but: str | None = None) -> seats.Letter | None:
+        """The side that a further seat gets, None if there is to be none.
+
+        It is the first planned one that no answer and no held seat uses. A spare seat repeats the
+        side of those that wait, the one with the fewest spares first; what was answered beyond
+        the plan of one side takes nothing from the other.
+        """
+        held = self.held(now, but)
+        used = {side: self.standing[side] + held[side] for side in seats.LETTERS}
+        for side in self.planned:
+            if not used[side]:
+                return side
+            used[side] -= 1
+        waiting_for = [side for side in seats.LETTERS if self.lack(side)]
+        beyond = {side: held[side] - self.lack(side) for side in waiting_for}
+        if not beyond or sum(beyond.values()) >= spare:
+            return None
+        since = {
+            side: min(seat.served_us for seat in self.waiting if seat.side == side)
+            for side in waiting_for
+        }
+        return min(waiting_for, key=lambda side: (beyond[side], since[side]))
+
+    def may_hold(self, seat: Seat, now: int, spare: int) -> bool:
+        """A seat that ran out may be served again: its side still lacks somebody."""
+        if seat.is_held(now):
+            return True
+        held, lack = self.held(now, seat.panelist), self.lack(seat.side)
+        beyond = sum(max(0, held[s] - self.lack(s)) for s in seats.LETTERS if self.lack(s))
+        return lack > 0 and (held[seat.side] < lack or beyond < spare)
+
+
+class SeatCounts:
+    """The seats of one open step by comparison, as of the last look (see `follow`)."""
+
+    def __init__(self, ledger: Ledger, step: Record):
+        self.step: Final[int] = step["step"]
+        self.m: Final[int] = step["m"]
+        self.d: Final[int] = step["d"]
+        self.marks = ledger.changes()
+        self.seats: dict[str, Seat] = {}
+        self.by_panelist: dict[str, list[Seat]] = {}
+        self._orders: dict[str, list[int]] = {}
+        self.stale = False
+        """Somebody else may have moved the ends of seats."""
+        self._seat, self._vote, self._amendment, self._event = 0, 0, 0, 0
+        self._without: set[int] = set()
+        asked = counting.comparisons_asked(ledger, self.step)
+        sides = counting.planned_sides(ledger.root_seed, asked, self.m)
+        self.comparisons: dict[str, ComparisonSeats] = {
+            head["comparison"]: ComparisonSeats(head, sides[head["comparison"]]) for head in asked
+        }
+        last = ledger.query(
+            "SELECT (SELECT coalesce(max(rowid), 0) FROM assignments) AS seat, "
+            "(SELECT coalesce(max(vote), 0) FROM votes) AS vote, "
+            "(SELECT coalesce(max(event), 0) FROM events) AS event"
+        )[0]
+        first = ledger.query(
+            "SELECT min(a.rowid) AS seat, min(v.vote) AS vote FROM comparisons c "
+            "JOIN assignments a USING (comparison) LEFT JOIN votes v USING (assignment) "
+            "WHERE c.run = ? AND c.step = ? AND c.kind = 'train'",
+            (ledger.run, self.step),
+        )[0]
+        self._seat = last["seat"] if first["seat"] is None else first["seat"] - 1
+        self._vote = last["vote"] if first["vote"] is None else first["vote"] - 1
+        self._event = last["event"]
+        self._follow(ledger)
+
+    def in_order_of(self, ledger: Ledger, panelist: str) -> list[ComparisonSeats]:
+        """The comparisons in the panelist's own random order."""
+        if panelist not in self._orders:
+            size = len(self.comparisons)
+            order = seats.panelist_order(ledger.root_seed, self.step, panelist, size)
+            self._orders[panelist] = order
+        found = list(self.comparisons.values())
+        return [found[i] for i in self._orders[panelist]]
+
+    @property
+    def votes_in(self) -> int:
+        """Answers that count so far."""
+        return sum(each.done for each in self.comparisons.values())
+
+    @property
+    def votes_needed(self) -> int:
+        """Answers that the step needs."""
+        return self.m * len(self.comparisons)
+
+    def catch_up(self, ledger: Ledger, marks: tuple[int, int, int]) -> None:
+        """Read what was appended since the last look."""
+        new = ledger.query(_NEW_EVENTS, (*seats.MOVING_EVENTS, self._event))[0]
+        self._event = new["last"] or self._event
+        self.stale |= marks[0] != self.marks[0] or bool(new["moved"])
+        self._follow(ledger)
+        self.marks = marks
+
+    def refresh_expiry(self, ledger: Ledger) -> None:
+        """Reload the ends of unanswered seats, where somebody else may have moved them."""
+        if not self.stale:
+            return
+        for row in ledger.query(
+            "SELECT a.assignment, a.expires_us FROM comparisons c "
+            "JOIN assignments a USING (comparison) WHERE c.run = ? AND c.step = ? "
+            "AND c.kind = 'train' "
+            "AND NOT EXISTS (SELECT 1 FROM votes WHERE assignment = a.assignment)",
+            (ledger.run, self.step),
+        ):
+            if (seat := self.seats.get(row["assignment"])) is not None:
+                seat.expires_us = row["expires_us"]
+        self.stale = False
+
+    def set_expiry(self, assignment: str, expires_us: int) -> None:
+        """Note that this service moved the end of a seat."""
+        if (seat := self.seats.get(assignment)) is not None:
+            seat.expires_us = expires_us
+
+    def _follow(self, ledger: Ledger) -> None:
+        # Each thing is read before what it refers to, so that none is met without that.
+        sql = "SELECT coalesce(max(amendment), 0) AS last FROM amendments"
+        amendment = ledger.query(sql)[0]["last"]
+        votes = ledger.query(
+            "SELECT vote, assignment, choice, late FROM votes WHERE vote > ? ORDER BY vote",
+            (self._vote,),
+        )
+        # CROSS JOIN keeps the order of the tables: new rows first, however large the step is.
+        new_seats = ledger.query(
+            "SELECT a.rowid AS place, a.assignment, a.comparison, a.panelist, "
+            "a.plus_side AS side, a.served_us, a.expires_us "
+            "FROM assignments a CROSS JOIN comparisons c USING (comparison) "
+            "WHERE a.rowid > ? AND c.run = ? AND c.step = ? AND c.kind = 'train' "
+            "ORDER BY a.rowid",
+            (self._seat, ledger.run, self.step),
+        )
+        touched: set[str] = set()
+        for row in new_seats:
+            self._seat = row.pop("place")
+            seat = Seat(**row)
+            if seat.comparison not in self.comparisons:  # two equal batches: nobody is asked
+                continue
+            self.seats[seat.assignment] = seat
+            self.by_panelist.setdefault(seat.panelist, []).append(seat)
+            self.comparisons[seat.comparison].holders[seat.panelist] = seat
+            touched.add(seat.comparison)
+        for vote in votes:
+            self._vote = vote["vote"]
+            answered = self.seats.get(vote["assignment"])
+            if answered is not None and not vote["late"]:
+                answered.vote, answered.choice = vote["vote"], vote["choice"]
+                touched.add(answered.comparison)
+        if amendment != self._amendment:
+            self._amendment, self._without = amendment, counting.excluded_votes(ledger)
+            touched |= set(self.comparisons)
+        for comparison in touched:
+            self.comparisons[comparison].recount(self._without)
+
+
+def follow(ledger: Ledger, known: SeatCounts | None) -> SeatCounts | None:
+    """The counts of the open step, caught up with the file; None while no step is open.
+
+    ``known`` is what the last call returned. Call it inside a transaction, or in a block of
+    `Ledger.alone`.
+    """
+    marks = ledger.changes()
+    if known is not None and known.marks == marks:
+        return known
+    found = ledger.query(
+        "SELECT step, m, d FROM steps WHERE run = ? AND state = 'open'", (ledger.run,)
+    )
+    if not found:
+        return None
+    if known is None or known.step != found[0]["step"] or known.marks[2] != marks[2]:
+        return SeatCounts(ledger, found[0])
+    known.catch_up(ledger, marks)
+    return known
