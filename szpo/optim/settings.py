@@ -19,6 +19,10 @@ from szpo.types import Layout, Pairing
 
 SMALL_DIM = 4096
 """Largest space whose updates may be recorded as a vector (momentum, Adam)."""
+ADAM_NEEDS = (
+    f"settings: Adam needs one tensor of at most {SMALL_DIM} coordinates, no momentum, "
+    "and another rule than bayes"
+)
 SMOOTHINGS = ("haldane", "clip", "trim", "laplace", "score", "second", "posterior", "pooled")
 SELECTIONS = ("rows", "words", "uniform")
 
@@ -227,9 +231,7 @@ def _check(s: Settings) -> None:
     if s.ties == "davidson" and s.smoothing != "haldane":
         raise UsageError("settings: davidson ties go with the haldane smoothing only")
     if s.adam is not None and (s.momentum > 0 or not s.small):
-        raise UsageError(
-            f"settings: Adam needs one tensor of at most {SMALL_DIM} coordinates and no momentum"
-        )
+        raise UsageError(ADAM_NEEDS)
     if s.weighting not in WEIGHTINGS:
         raise UsageError(
             f"settings: weighting {s.weighting!r} is unknown; choose {', '.join(WEIGHTINGS)}"

@@ -58,7 +58,7 @@ def planned_side(root_seed: int, order: int, rank: int, place: int) -> Letter:
 
     It alternates over both, so that each round through an order of even length is balanced.
 
-    >>> [planned(0, 7, rank, 0) for rank in range(4)].count("A")
+    >>> [planned_side(0, 7, rank, 0) for rank in range(4)].count("A")
     2
     """
     first = seeds.integer(seeds.derive(root_seed, "final sides", name=str(order)), 0, 2)

@@ -115,6 +115,9 @@ def people(stage: Stage) -> dict[str, dict[str, str]]:
         "operator": stage.cookie("operator", "Olga"),
         "revoked": stage.cookie("panelist", "P-02"),
         "another": stage.cookie("panelist", "P-03"),
+        # Who logs out does so with a session of their own, else all that follows is a stranger's.
+        "leaving panelist": stage.cookie("panelist", "P-01"),
+        "leaving operator": stage.cookie("operator", "Olga"),
     }
     credentials.revoke(stage.ledger, "P-02", "test")
     return found
@@ -146,7 +149,8 @@ def test_no_request_runs_sql_on_the_event_loop(
 
     async def ask(client: httpx.AsyncClient, who: str, method: str, path: str) -> int:
         body = {"json": known.get(path, {})} if method in ("POST", "PUT", "DELETE") else {}
-        cookies = "; ".join(f"{name}={value}" for name, value in people[who].items())
+        session = people[f"leaving {who}" if path == "/logout" and who != "nobody" else who]
+        cookies = "; ".join(f"{name}={value}" for name, value in session.items())
         asked = client.build_request(method, path, headers={"Cookie": cookies}, **body)
         async with few:
             answer = await client.send(asked, stream=True)

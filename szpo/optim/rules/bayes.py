@@ -18,7 +18,7 @@ from szpo.errors import UsageError
 from szpo.optim import posterior
 from szpo.optim.posterior import Posterior, Window
 from szpo.optim.rules.rule import Move, Perturbations, Rule
-from szpo.optim.settings import Schedule, Settings
+from szpo.optim.settings import ADAM_NEEDS, Schedule, Settings
 from szpo.optim.step_size import base_mu, longest
 from szpo.optim.weighted_votes import WeightedVotes
 from szpo.types import Floats
@@ -36,7 +36,7 @@ def check(settings: Settings) -> None:
     """
     s, dim = settings, settings.dim
     if s.adam is not None:
-        raise UsageError("settings: Adam needs another rule than bayes")
+        raise UsageError(ADAM_NEEDS)
     if len(s.layout) != 1 or dim > LARGEST_DIM:
         raise UsageError(f"settings: bayes needs one tensor of at most {LARGEST_DIM} coordinates")
     if s.link != "logistic":
