@@ -190,6 +190,8 @@ def walk(stage: Stage, context: Callable[..., Any]) -> Iterator[tuple[str, Any]]
     page.keyboard.press("Enter")
     until(page, "saving")
     yield "saving", page
+    while not held:  # the page shows "saving" before its request reaches the handler
+        page.wait_for_timeout(10)
     held[0].abort()
     page.unroute("**/run/predict*")
     reloaded(page)
