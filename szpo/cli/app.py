@@ -72,7 +72,10 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as in a script's background
         signal.signal(signal.SIGINT, _Interrupts())
     code = call(arguments)
-    # The code stands: what the interpreter does at its end is not to be interrupted.
+    # The code stands: what the interpreter does at its end is not to be interrupted. Blocked
+    # first: Python reports a signal that comes just before it is ignored with a traceback.
+    if hasattr(signal, "pthread_sigmask"):  # not on Windows
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     sys.exit(code)
