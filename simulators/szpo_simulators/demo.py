@@ -46,7 +46,7 @@ def command(arguments: Sequence[str]) -> int:
     if chosen.json:
         print(json.dumps(found, indent=1))
     else:
-        for line in told(found, path):
+        for line in describe(found, path):
             print(line)
     return 0 if all(guard["ok"] for guard in found["guards"]) else 1
 
@@ -91,7 +91,7 @@ def play(config: Config, path: Path, *, quiet: bool) -> dict[str, Any]:
         )
 
 
-def told(found: dict[str, Any], path: Path) -> list[str]:
+def describe(found: dict[str, Any], path: Path) -> list[str]:
     """The result in lines: figures, texts, what to do next; a failing guard stands last."""
     low, high = found["interval"]
     lines = [

@@ -1,8 +1,8 @@
-"""What the benches of known worlds share: seeds, resumable cells, tuning, tables, CSV, figures.
+"""What all benches share: seeds, resumable cells, tuning, tables, CSV, figures.
 
-A bench is a list of cells. A cell is asked by plain JSON values and found as plain JSON values; it
-is kept in the bench's folder under the hash of what was asked, so that a bench that was stopped
-goes on where it stood, and quick and full settings can share a folder.
+A bench is a list of cells. A cell has a spec and a result, both plain JSON values. The result is
+stored in the bench's folder under the hash of the spec, so that a bench that was stopped resumes,
+and quick and full settings can share a folder.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ TUNING, REPORTED, CONFIRMED = 0, 1000, 5000
 """First seeds for choosing settings, for what is reported, and for claims confirmed once."""
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-"""Okabe and Ito's colours, told apart by all readers."""
+"""Okabe and Ito's colours, distinct for all readers."""
 MARKS = ("o", "s", "^", "D", "v", "P", "X")
 STYLE: Any = {
     "svg.hashsalt": "szpo",
@@ -74,9 +74,9 @@ OPTIONS = """Args:
 """
 """The options of every bench, as the command line explains them."""
 
-Asked = Mapping[str, Any]
-Work = Callable[[Asked], Mapping[str, Any]]
-"""What is asked, to what is found: both plain JSON values."""
+Spec = Mapping[str, Any]
+Work = Callable[[Spec], Mapping[str, Any]]
+"""From the spec of a cell to its result: both plain JSON values."""
 
 
 def seeds(count: int, first: int = REPORTED) -> list[int]:
@@ -88,9 +88,9 @@ def seeds(count: int, first: int = REPORTED) -> list[int]:
     return list(range(first, first + count))
 
 
-def key(asked: Asked) -> str:
-    """The name under which a cell is kept: a hash of what was asked."""
-    text = json.dumps(asked, sort_keys=True, separators=(",", ":"), allow_nan=False)
+def key(spec: Spec) -> str:
+    """The name under which a cell is stored: a hash of its spec."""
+    text = json.dumps(spec, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
@@ -104,10 +104,10 @@ def interval(values: Sequence[float]) -> dict[str, float]:
     return {"mean": mean, "low": low, "high": high, "n": len(values)}
 
 
-def told(row: Mapping[str, Any], digits: int = 2) -> str:
-    """A row's mean with half the width of its interval.
+def format_interval(row: Mapping[str, Any], digits: int = 2) -> str:
+    """A row's mean ± half the width of its interval, as text.
 
-    >>> told({"mean": 7.1264, "low": 7.08, "high": 7.17})
+    >>> format_interval({"mean": 7.1264, "low": 7.08, "high": 7.17})
     '7.13 ± 0.04'
     """
     half = (row["high"] - row["low"]) / 2
@@ -122,7 +122,7 @@ def machine() -> str:
 
 
 @dataclass(frozen=True)
-class Tuned:
+class Choice:
     """A setting chosen from a grid on seeds of its own."""
 
     value: float
@@ -132,11 +132,25 @@ class Tuned:
     """"lowest" or "highest" where the choice stands at an edge of the grid, else ""."""
 
 
-def choose(grid: Sequence[float], scores: Sequence[float]) -> Tuned:
+@dataclass(frozen=True)
+class Search:
+    """A grid of one setting, and the number of tuning seeds that choose from it."""
+
+    grid: Sequence[float] | Callable[[Spec], Sequence[float]]
+    """The values, or what gives them for a row."""
+    setting: str = "alpha"
+    trials: int = 10
+
+    def grid_of(self, row: Spec) -> Sequence[float]:
+        """The values that are tried for a row."""
+        return self.grid(row) if callable(self.grid) else self.grid
+
+
+def choose(grid: Sequence[float], scores: Sequence[float]) -> Choice:
     """The value of the best score; the first of equals.
 
     >>> choose([0.3, 1.0, 3.0], [6.9, 7.1, 6.0])
-    Tuned(value=1.0, tried={'0.3': 6.9, '1': 7.1, '3': 6.0}, edge='')
+    Choice(value=1.0, tried={'0.3': 6.9, '1': 7.1, '3': 6.0}, edge='')
     """
     ranked = [-math.inf if math.isnan(score) else score for score in scores]
     best = int(np.argmax(ranked))
@@ -144,7 +158,7 @@ def choose(grid: Sequence[float], scores: Sequence[float]) -> Tuned:
     if len(grid) > 1 and grid[best] in (min(grid), max(grid)):
         edge = "lowest" if grid[best] == min(grid) else "highest"
     tried = {f"{value:g}": float(score) for value, score in zip(grid, scores, strict=True)}
-    return Tuned(float(grid[best]), tried, edge)
+    return Choice(float(grid[best]), tried, edge)
 
 
 @dataclass(frozen=True)
@@ -163,54 +177,52 @@ class Study:
         return f"szpo bench {self.name}{' --quick' if self.quick else ''}"
 
     def cells(
-        self, label: str, asked: Sequence[Asked], work: Work, *, version: int = 1
+        self, label: str, specs: Sequence[Spec], work: Work, *, version: int = 1
     ) -> list[dict[str, Any]]:
-        """What each cell finds, in order, with what it was asked; kept ones are read back.
+        """Each cell's result with its spec, in order; stored results are read back.
 
-        Raise ``version`` when the work's arithmetic changes. ``work`` gets ``asked`` as given.
+        Raise ``version`` when the work's arithmetic changes. ``work`` gets the spec as given.
 
         Raises:
-            RunError: a kept cell cannot be read.
+            RunError: a stored cell cannot be read.
         """
-        place = self.folder / "cells"
-        place.mkdir(parents=True, exist_ok=True)
+        folder = self.folder / "cells"
+        folder.mkdir(parents=True, exist_ok=True)
         found = []
         with Progress(console=self.console, transient=True) as progress:
-            bar = progress.add_task(f"{self.name}: {label}", total=len(asked))
-            for one in asked:
-                file = place / f"{key({'bench': self.name, 'version': version, **one})}.json"
+            bar = progress.add_task(f"{self.name}: {label}", total=len(specs))
+            for one in specs:
+                file = folder / f"{key({'bench': self.name, 'version': version, **one})}.json"
                 if not file.exists():
                     body = {"asked": dict(one), "found": dict(work(one))}
                     with replaced(file) as draft:
                         draft.write_text(json.dumps(body), encoding="utf-8")
                 try:
-                    kept = json.loads(file.read_text(encoding="utf-8"))["found"]
+                    record = json.loads(file.read_text(encoding="utf-8"))["found"]
                 except (ValueError, KeyError) as error:
                     raise RunError(f"{file} cannot be read ({error}); delete it") from error
-                found.append({**one, **kept})
+                found.append({**one, **record})
                 progress.advance(bar)
         return found
 
-    def tuned(
+    def tune(
         self,
         label: str,
-        rows: Sequence[Asked],
+        rows: Sequence[Spec],
         work: Work,
-        grid: Sequence[float] | Callable[[Asked], Sequence[float]],
+        search: Search,
         *,
-        setting: str = "alpha",
-        trials: int = 10,
         repetitions: int = 40,
         version: int = 1,
     ) -> list[dict[str, Any]]:
-        """Each row at the best ``setting`` of its grid: chosen on tuning seeds, then reported.
+        """Each row at the best value of a setting: chosen on tuning seeds, then reported.
 
-        ``work`` gets the row with ``setting`` and ``seeds``, and finds ``values``, one per seed
+        ``work`` gets the row with the setting and ``seeds``, and finds ``values``, one per seed
         (larger is better). A row of the answer has in addition mean, low, high, n, ``tried`` and
         ``edge``.
         """
-        grids = [list(grid(row) if callable(grid) else grid) for row in rows]
-        first = seeds(trials, TUNING)
+        grids = [list(search.grid_of(row)) for row in rows]
+        setting, first = search.setting, seeds(search.trials, TUNING)
         trial = [
             {**row, setting: value, "seeds": first}
             for row, values in zip(rows, grids, strict=True)
@@ -292,7 +304,7 @@ class Study:
 def bench(name: str) -> Callable[[Callable[[Study], Any]], Callable[..., Any]]:
     """Make what works on a study the bench ``name`` of the command line, with `OPTIONS`."""
 
-    def made(work: Callable[[Study], Any]) -> Callable[..., Any]:
+    def decorate(work: Callable[[Study], Any]) -> Callable[..., Any]:
         def main(
             quick: bool = False,
             folder: Path = Path(f"runs/bench-{name}"),
@@ -303,7 +315,7 @@ def bench(name: str) -> Callable[[Callable[[Study], Any]], Callable[..., Any]]:
         main.__doc__ = f"{work.__doc__}\n\n{OPTIONS}"
         return main
 
-    return made
+    return decorate
 
 
 def curve(

@@ -27,8 +27,8 @@ from szpo_simulators.judges.stub_endpoint import (
     StubEndpoint,
     answers,
     busy,
+    completion,
     longer,
-    said,
 )
 from tests.support import yard_run
 from tests.support.judging import comparison
@@ -119,7 +119,7 @@ def test_a_refused_request_says_why_and_nobody_there_is_told():
 
 
 def test_odds_need_both_names_among_the_likeliest():
-    with StubEndpoint(lambda request, before: said("A", odds=(-0.1,))) as stub:
+    with StubEndpoint(lambda request, before: completion("A", odds=(-0.1,))) as stub:
         found = asked(stub, ask="soft", on_error="tie")
     assert found.details["error"] == "B is not among the 1 likeliest first tokens"
 
@@ -286,7 +286,7 @@ def test_the_key_stands_nowhere(tmp_path, monkeypatch, capfd, caplog):
     def echo(request, before):
         if before == 3:
             return Sent({"error": {"message": f"bad key {KEY}", "code": KEY}}, 400)
-        return said(f"Your key is {KEY}.\nVerdict: A")
+        return completion(f"Your key is {KEY}.\nVerdict: A")
 
     with caplog.at_level(logging.DEBUG), StubEndpoint(echo) as stub:
         assert call(arguments(tmp_path, stub, "judge.on_error=tie")) == 0

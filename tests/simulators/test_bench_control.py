@@ -61,7 +61,7 @@ def test_goals_count_seeds_that_reach_500() -> None:
 
 def test_cartpoles_figures_and_both_axes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def curves(asked):
-        return cartpole._scored(
+        return cartpole._score(
             np.array([[s % 7 + m for m in asked["marks"]] for s in asked["seeds"]], float)
         )
 

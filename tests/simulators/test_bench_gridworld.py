@@ -55,7 +55,7 @@ def test_the_panel_agrees_on_seventy_percent_of_pairs_as_they_are_asked():
 def test_what_is_chosen_has_the_best_score_of_all_that_is_listed(tmp_path):
     asked = {"world": "dense", "budget": 300, "method": "rm-plan"}
     grid = {"ridge": [100.0, 0.01]}
-    found, listed = contest.chosen(Study("gridworld", tmp_path), "x", asked, [grid], trials=2)
+    found, listed = contest.choose(Study("gridworld", tmp_path), "x", asked, [grid], trials=2)
     assert found == {"ridge": 0.01}
     assert [one["ridge"] for one in listed] == [100.0, 0.01]
     assert listed[1]["score"] > listed[0]["score"]
@@ -90,7 +90,7 @@ def test_a_difference_is_decided_seed_by_seed():
         {"way": "pair votes", "name": "DPO", "values": rival.tolist()},
         {"way": "batch votes", "name": "DPO", "values": rival.tolist()},
     ]
-    (one,) = courier.decided(rows)
+    (one,) = courier.compare(rows)
     assert (one["way"], one["rival"]) == ("pair votes", "DPO")
     assert 0.98 < one["low"] < one["mean"] < one["high"] < 1.02
 

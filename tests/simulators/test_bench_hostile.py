@@ -91,8 +91,8 @@ def test_a_step_with_a_fifth_of_hostile_voters_is_lost_to_the_pool_and_saved_by_
 
 def test_what_is_kept_is_a_share_of_the_honest_gain():
     honest = np.array([1.0, 2.0, 3.0, 4.0])
-    assert hostile.kept(honest / 2, honest) == pytest.approx((0.5, 0.5, 0.5))
-    share, low, high = hostile.kept(np.array([0.0, 2.0, 1.0, 3.0]), honest)
+    assert hostile.retained_share(honest / 2, honest) == pytest.approx((0.5, 0.5, 0.5))
+    share, low, high = hostile.retained_share(np.array([0.0, 2.0, 1.0, 3.0]), honest)
     assert low < share < high
 
 
@@ -128,7 +128,7 @@ def test_whole_runs_of_a_model_are_points_shared_between_processes(tmp_path, mon
     monkeypatch.setenv("COLUMNS", "160")
     ask = {"model": "tiny", "points": (3,), "sets": SETS, "folder": tmp_path}
     lock = tmp_path / "tiny" / "tiny-2-skill-3.lock"
-    with hostile_runs._claimed(lock) as ours:
+    with hostile_runs._claim(lock) as ours:
         assert ours
         first = hostile.main(**ask)
     assert first["elsewhere"] == 1 and [row["hostile"] for row in first["rows"]] == [0]

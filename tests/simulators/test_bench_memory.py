@@ -95,7 +95,7 @@ def test_the_tasks_do_what_they_are_named_for(task, calls, monkeypatch):
         return done[-1]
 
     monkeypatch.setattr(sys.modules[calls.__module__], calls.__name__, watched)
-    found = memory.measured({"model": "tiny", "answers": 16, "dtype": "fp32", "task": task})
+    found = memory.measure({"model": "tiny", "answers": 16, "dtype": "fp32", "task": task})
     assert len(done) == 1
     assert found["peak"] >= found["before"] > 50 * MIB
     if task == "dpo":
@@ -115,7 +115,7 @@ def test_the_reward_model_of_rank_8_scores_by_the_model():
 def test_a_missing_extra_is_told_with_its_advice(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *_: None)
     with pytest.raises(UsageError, match=r"dpo needs trl: pip install 'szpo\[baselines\]'"):
-        memory.measured({"model": "tiny", "answers": 16, "dtype": "fp32", "task": "dpo"})
+        memory.measure({"model": "tiny", "answers": 16, "dtype": "fp32", "task": "dpo"})
 
 
 def test_nothing_to_compare_with_is_a_dash_and_each_row_names_its_measure(

@@ -43,10 +43,10 @@ def test_opposed_tastes_move_pooled_votes_and_not_logits_by_voter():
     """
     base = {"panel": panels.OPPOSED, "steps": 20, "seeds": seeds(60)}
     found = {
-        name: interval(panels.opposed({**base, "weighting": name})["values"])
+        name: interval(panels.oppose({**base, "weighting": name})["values"])
         for name in ("equal", "shrunk-logits")
     }
-    liked = panels.opposed({**base, "panel": "bt70", "weighting": "equal", "seeds": seeds(20)})
+    liked = panels.oppose({**base, "panel": "bt70", "weighting": "equal", "seeds": seeds(20)})
     whole = float(np.mean(liked["values"]))
     assert found["equal"]["low"] > 0
     assert found["equal"]["mean"] == pytest.approx(0.06 * whole, abs=0.03 * whole)
@@ -56,15 +56,15 @@ def test_opposed_tastes_move_pooled_votes_and_not_logits_by_voter():
 
 def test_known_sharpness_saves_what_the_formula_says():
     """1 + CV(β)² = exp(.49) = 1.632 for log β of spread .7; variances of drawn votes."""
-    found = panels.saved({"voters": 400, "draws": 2000, "seeds": seeds(24)})
+    found = panels.saving({"voters": 400, "draws": 2000, "seeds": seeds(24)})
     assert found["mean"] == pytest.approx(math.exp(0.49), abs=0.1)
     assert found["mean"] == pytest.approx(found["exact"], rel=0.02)
 
 
 def test_learnt_sharpness_saves_something_and_no_more_than_known():
     rows = [
-        panels.learnt({"voters": 20, "each": each, "weighting": "rationality", "panels": 40,
-                       "seed": 1})
+        panels.learned_saving({"voters": 20, "each": each, "weighting": "rationality",
+                               "panels": 40, "seed": 1})
         for each in (20, 100)
     ]  # fmt: skip
     assert 1 < rows[0]["mean"] < rows[1]["mean"] < rows[1]["best"]

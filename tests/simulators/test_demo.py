@@ -74,7 +74,7 @@ def test_screen_says_figures_texts_and_what_comes_next(
     played: tuple[dict[str, Any], Path],
 ) -> None:
     found, path = played
-    said = "\n".join(demo.told(found, path))
+    said = "\n".join(demo.describe(found, path))
     low, high = found["interval"]
     assert f"gain {found['gain']:+.3f}, 95 % [{low:+.3f}, {high:+.3f}]" in said
     assert said.count("  before  ") == said.count("  after   ") == 3
@@ -87,9 +87,9 @@ def test_screen_says_figures_texts_and_what_comes_next(
 def test_failing_guard_stands_in_the_last_line(played: tuple[dict[str, Any], Path]) -> None:
     found, path = played
     held = [{**guard, "ok": True} for guard in found["guards"]]
-    assert "guard failed" not in demo.told({**found, "guards": held}, path)[-1]
+    assert "guard failed" not in demo.describe({**found, "guards": held}, path)[-1]
     broken = [{**held[0], "ok": False}, *held[1:]]
-    last = demo.told({**found, "guards": broken}, path)[-1]
+    last = demo.describe({**found, "guards": broken}, path)[-1]
     assert last == f"guard failed: {held[0]['name']}"
 
 

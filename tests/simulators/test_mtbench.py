@@ -107,7 +107,7 @@ def test_statistics_of_a_few_votes_by_hand(tmp_path) -> None:
         "1": [2, 0, 1], "2": [0, 3, 0], "3": [0, 0, 1]
     }  # fmt: skip
     # Pairs alike 1 + 3 of 6; of the 4 without a tie all; 2 ties of 7; 1 of 2 items unanimous.
-    assert fitting.measured(items) == pytest.approx([4 / 6, 1.0, 2 / 7, 0.5])
+    assert fitting.measure(items) == pytest.approx([4 / 6, 1.0, 2 / 7, 0.5])
     assert fitting.design(items) == {"x/y": {"1": 1, "3": 2}}
     assert sum(map(len, fitting.halves(items))) == 3
 
@@ -130,7 +130,7 @@ def test_the_fit_finds_what_made_the_votes() -> None:
     assert found.item_spread == pytest.approx(1.5, abs=0.45)
     assert found.tie_spread == pytest.approx(1.0, abs=0.5)
     assert mtbench.expected(found, fitting.design(items)) == pytest.approx(
-        fitting.measured(items), abs=0.02
+        fitting.measure(items), abs=0.02
     )
 
 

@@ -6,7 +6,16 @@ import json
 import pytest
 
 from szpo.errors import RunError
-from szpo_simulators.study import REPORTED, Study, choose, curve, interval, seeds, told
+from szpo_simulators.study import (
+    REPORTED,
+    Search,
+    Study,
+    choose,
+    curve,
+    format_interval,
+    interval,
+    seeds,
+)
 
 
 class Work:
@@ -57,7 +66,7 @@ def test_a_broken_cell_is_named(study):
 
 def test_settings_are_chosen_on_seeds_that_are_not_reported(study):
     work = Work()
-    (row,) = study.tuned("runs", [{"rule": "known"}], work, (1.0, 3.0, 10.0), trials=4,
+    (row,) = study.tune("runs", [{"rule": "known"}], work, Search((1.0, 3.0, 10.0), trials=4),
                          repetitions=5)  # fmt: skip
     tried, final = work.asked[:-1], work.asked[-1]
     assert all(one["seeds"] == [0, 1, 2, 3] for one in tried)
@@ -77,7 +86,7 @@ def test_intervals_are_students():
     # Mean 2, standard deviation 1, t(.975, 2) = 4.3027: half a width is 4.3027/√3.
     row = interval([1.0, 2.0, 3.0])
     assert (row["low"], row["high"]) == pytest.approx((2 - 2.4841, 2 + 2.4841), abs=1e-4)
-    assert told(row) == "2.00 ± 2.48"
+    assert format_interval(row) == "2.00 ± 2.48"
 
 
 def test_figures_are_the_same_bytes_every_time(study, tmp_path):

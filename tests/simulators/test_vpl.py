@@ -18,9 +18,9 @@ from szpo.errors import UsageError
 from szpo_simulators.vpl import data, sets
 from szpo_simulators.vpl.data import (
     Pairs,
-    Said,
+    UserVote,
     contexts,
-    hashed,
+    hash_words,
     load,
     majority,
     marked_by,
@@ -178,7 +178,7 @@ def test_sets_are_what_their_ceilings_need() -> None:
 def test_new_pets_are_in_new_sentences() -> None:
     train, test = (sets.pets(500, 3, part) for part in ("train", "test"))
 
-    def frames(said: list[Said]) -> set[str]:
+    def frames(said: list[UserVote]) -> set[str]:
         texts = [text for one in said for text in (one.chosen, one.rejected)]
         for text in {word for names in sets.PETS.values() for word in names}:
             texts = [found.replace(text, "…") for found in texts]
@@ -196,12 +196,12 @@ def test_new_pets_are_in_new_sentences() -> None:
 
 
 def test_hashed_words_are_the_same_on_every_machine() -> None:
-    row = np.array(hashed("The sea, the sea.", 8))
+    row = np.array(hash_words("The sea, the sea.", 8))
     # the ×2, sea ×2, "the sea" ×2, "sea the" ×1, each at its place with its sign
     assert row @ row == pytest.approx(1)
-    assert hashed("") == (0.0,) * data.WIDTH
-    assert np.dot(hashed("a warm sea"), hashed("a cold sea")) > np.dot(
-        hashed("a warm sea"), hashed("quite another thing")
+    assert hash_words("") == (0.0,) * data.WIDTH
+    assert np.dot(hash_words("a warm sea"), hash_words("a cold sea")) > np.dot(
+        hash_words("a warm sea"), hash_words("quite another thing")
     )
 
 

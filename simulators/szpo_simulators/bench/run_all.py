@@ -38,13 +38,13 @@ def main(
     """
     console = Console()
     took, failed = {}, {}
-    asked: list[tuple[str, str, dict[str, Path]]] = [(name, name, {}) for name in only or NAMES]
+    wanted: list[tuple[str, str, dict[str, Path]]] = [(name, name, {}) for name in only or NAMES]
     if frozen.exists():
-        names = [name for name, *_ in asked]
+        names = [name for name, *_ in wanted]
         if "gridworld" in names:
             claim = ("gridworld-claim", "gridworld", {"frozen": frozen})
-            asked.insert(names.index("gridworld") + 1, claim)
-    for name, bench, more in asked:
+            wanted.insert(names.index("gridworld") + 1, claim)
+    for name, bench, more in wanted:
         console.rule(name)
         start = time.perf_counter()
         try:

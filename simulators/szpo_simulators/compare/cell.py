@@ -24,14 +24,14 @@ VERSION = 1
 
 
 def run(
-    asked: Mapping[str, Any],
+    spec: Mapping[str, Any],
     start: Mapping[str, Any] | None = None,
     say: Callable[[float], None] = lambda share: None,
 ) -> dict[str, Any]:
     """What the cell finds, as plain JSON values.
 
     Args:
-        asked: Method, way of asking, seed, settings and all that the cells share.
+        spec: Method, way of asking, seed, settings and all that the cells share.
         start: The measurement that the cell ``base`` found; that cell itself has none.
         say: Told what share is done.
 
@@ -43,15 +43,15 @@ def run(
     from szpo_simulators.compare.shared_setup import base, yardstick
 
     if start is None:
-        return {"elapsed": time.monotonic() - began, **base(asked)}
+        return {"elapsed": time.monotonic() - began, **base(spec)}
     tools = measurements.Instruments()
     loaded_bytes = measurements.resident()
-    way = checkpoints.Course(yardstick(asked, start), tools, asked["points"], say=say)
+    way = checkpoints.Course(yardstick(spec, start), tools, spec["points"], say=say)
     way.still()
     stopped = None
     with tools.counting():
         try:
-            more = methods.play(asked, way)
+            more = methods.play(spec, way)
         except RunError as error:
             stopped, more = str(error), {}
     return {
@@ -64,25 +64,25 @@ def run(
     }  # fmt: skip
 
 
-def write(path: Path, asked: Mapping[str, Any], found: Any) -> None:
+def write(path: Path, spec: Mapping[str, Any], found: Any) -> None:
     """Keep a record: whole or not at all."""
     with replaced(path) as draft:
-        draft.write_text(json.dumps({"asked": dict(asked), "found": found}), encoding="utf-8")
+        draft.write_text(json.dumps({"asked": dict(spec), "found": found}), encoding="utf-8")
 
 
 def main(arguments: Sequence[str]) -> int:
     """Do the cell on stdin and write its record to the path given; 0, or an error's exit code."""
-    asked, path = json.loads(sys.stdin.read()), Path(arguments[0])
+    spec, path = json.loads(sys.stdin.read()), Path(arguments[0])
     start = None
-    if "base" in asked:
-        found = json.loads(path.with_name(f"{asked['base']}.json").read_text(encoding="utf-8"))
+    if "base" in spec:
+        found = json.loads(path.with_name(f"{spec['base']}.json").read_text(encoding="utf-8"))
         start = found["found"]["measurement"]
     try:
-        found = run(asked, start, lambda share: print(f"{share:.4f}", flush=True))
+        found = run(spec, start, lambda share: print(f"{share:.4f}", flush=True))
     except SzpoError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    write(path, asked, found)
+    write(path, spec, found)
     return 0
 
 

@@ -9,8 +9,8 @@ from szpo.config import settings_file
 from szpo.config.schema import Config
 
 
-def config(asked: Mapping[str, Any]) -> Config:
+def config(spec: Mapping[str, Any]) -> Config:
     """The run's settings that a cell stands on: all its methods share model, sites and prompts."""
-    sets = [f"run.seed={asked['seed']}", f"panel.reward={asked['reward']}",
-            f"panel.kind={asked['panel']}", *asked["sets"]]  # fmt: skip
-    return settings_file.load(preset_name=asked["run"], sets=sets)
+    sets = [f"run.seed={spec['seed']}", f"panel.reward={spec['reward']}",
+            f"panel.kind={spec['panel']}", *spec["sets"]]  # fmt: skip
+    return settings_file.load(preset_name=spec["run"], sets=sets)

@@ -95,10 +95,10 @@ class Place:
         for path in (record, log):
             path.parent.mkdir(parents=True, exist_ok=True)
         with (
-            _text(json.dumps(dict(cell.asked))) as asked,
+            _text(json.dumps(dict(cell.asked))) as spec,
             log.open("w") as errors,
             subprocess.Popen(
-                [*self.command, str(record)], stdin=asked, stdout=subprocess.PIPE,
+                [*self.command, str(record)], stdin=spec, stdout=subprocess.PIPE,
                 stderr=errors, text=True, pass_fds=[lock.fileno()],
             ) as child,
         ):  # fmt: skip

@@ -42,31 +42,31 @@ def recipe(kind: Any, settings: Mapping[str, Any], **more: Any) -> Any:
     return kind(**{**{k: v for k, v in settings.items() if k in own}, **more})
 
 
-def known(asked: Mapping[str, Any], *kinds: Any, more: Collection[str] = ()) -> None:
+def known(spec: Mapping[str, Any], *kinds: Any, more: Collection[str] = ()) -> None:
     """Refuse a setting that no recipe of the method has: it would change nothing.
 
     Raises:
         UsageError: names it.
     """
     own = {field.name for kind in kinds for field in fields(kind)} | set(more)
-    for name in asked["settings"]:
+    for name in spec["settings"]:
         if name not in own:
-            raise UsageError(f"compare: {asked['method']} has no setting {name}")
+            raise UsageError(f"compare: {spec['method']} has no setting {name}")
 
 
-def questions(asked: Mapping[str, Any]) -> tuple[int, int | None]:
+def questions(spec: Mapping[str, Any]) -> tuple[int, int | None]:
     """How many votes there are, and on how many rows each; None: on a single pair."""
-    if asked["ask"] == "pair":
-        return asked["votes"] * asked["D"], None
-    return asked["votes"], asked["D"]
+    if spec["ask"] == "pair":
+        return spec["votes"] * spec["D"], None
+    return spec["votes"], spec["D"]
 
 
-def survey(asked: Mapping[str, Any], rounds: int = 1) -> Survey:
+def survey(spec: Mapping[str, Any], rounds: int = 1) -> Survey:
     """The questions of a cell, in equal rounds."""
-    votes, rows = questions(asked)
+    votes, rows = questions(spec)
     return Survey(
-        shared_setup.prompts(asked).train, shared_setup.ask(asked), votes // rounds, rows,
-        asked["seed"], purpose="compare",
+        shared_setup.prompts(spec).train, shared_setup.ask(spec), votes // rounds, rows,
+        spec["seed"], purpose="compare",
     )  # fmt: skip
 
 
@@ -90,14 +90,14 @@ def spent(cost: Any) -> dict[str, float]:
 def offline(train: Callable[..., Any], kind: Any) -> Callable[..., dict[str, Any]]:
     """An arm that asks once, about the base model's answers, and then trains on the pairs."""
 
-    def arm(asked: Mapping[str, Any], way: Course) -> dict[str, Any]:
-        known(asked, kind)
-        actor, meter = shared_setup.actor(asked), Meter()
+    def arm(spec: Mapping[str, Any], way: Course) -> dict[str, Any]:
+        known(spec, kind)
+        actor, meter = shared_setup.actor(spec), Meter()
         with meter:
-            found = ask_round(survey(asked), actor, meter)
+            found = ask_round(survey(spec), actor, meter)
         way.still(spent(meter.cost()))
         train(
-            actor, found, recipe(kind, asked["settings"]), seed=asked["seed"],
+            actor, found, recipe(kind, spec["settings"]), seed=spec["seed"],
             on_step=noted(way, actor), meter=meter,
         )  # fmt: skip
         return {"pairs": len(found.pairs), "ties": found.ties}
@@ -105,20 +105,20 @@ def offline(train: Callable[..., Any], kind: Any) -> Callable[..., dict[str, Any
     return arm
 
 
-def iterative_dpo(asked: Mapping[str, Any], way: Course) -> dict[str, Any]:
+def iterative_dpo(spec: Mapping[str, Any], way: Course) -> dict[str, Any]:
     """Answers, votes, DPO, and again from what came out."""
-    known(asked, dpo.Recipe, dpo.Rounds)
-    actor = shared_setup.actor(asked)
-    votes, rows = questions(asked)
-    plan = recipe(dpo.Rounds, asked["settings"], rows=rows)
+    known(spec, dpo.Recipe, dpo.Rounds)
+    actor = shared_setup.actor(spec)
+    votes, rows = questions(spec)
+    plan = recipe(dpo.Rounds, spec["settings"], rows=rows)
     plan = replace(
         plan,
         questions=votes // plan.rounds,
-        recipe=recipe(dpo.Recipe, asked["settings"]),
+        recipe=recipe(dpo.Recipe, spec["settings"]),
     )
     done = dpo.iterative(
-        actor, shared_setup.prompts(asked).train, shared_setup.ask(asked), plan,
-        seed=asked["seed"],
+        actor, shared_setup.prompts(spec).train, shared_setup.ask(spec), plan,
+        seed=spec["seed"],
         on_step=noted(way, actor),
     )  # fmt: skip
     return {"pairs": done.pairs, "ties": done.ties}
@@ -131,12 +131,12 @@ def rewarded(train: Callable[..., Any], kind: Any) -> Callable[..., dict[str, An
     far and goes on from where the policy stands.
     """
 
-    def arm(asked: Mapping[str, Any], way: Course) -> dict[str, Any]:
-        known(asked, kind, more=REWARDED)
-        settings, seed = asked["settings"], asked["seed"]
-        actor, meter = shared_setup.actor(asked), Meter()
+    def arm(spec: Mapping[str, Any], way: Course) -> dict[str, Any]:
+        known(spec, kind, more=REWARDED)
+        settings, seed = spec["settings"], spec["seed"]
+        actor, meter = shared_setup.actor(spec), Meter()
         rounds = int(settings.get("rounds", 1))
-        source = survey(asked, rounds)
+        source = survey(spec, rounds)
         own = {name.removeprefix(OF_REWARD): value for name, value in settings.items()
                if name.startswith(OF_REWARD)}  # fmt: skip
         pairs: list[Pair] = []

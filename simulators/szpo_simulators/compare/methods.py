@@ -14,30 +14,30 @@ from szpo.training.step_report import StepReport
 from szpo_simulators.compare import cell_config, gradient
 from szpo_simulators.compare.checkpoints import Course
 
-Asked: TypeAlias = Mapping[str, Any]
-Arm: TypeAlias = Callable[[Asked, Course], dict[str, Any]]
+Spec: TypeAlias = Mapping[str, Any]
+Arm: TypeAlias = Callable[[Spec, Course], dict[str, Any]]
 """Walks the way; gives what else is worth keeping."""
 
 
-def play(asked: Asked, way: Course) -> dict[str, Any]:
+def play(spec: Spec, way: Course) -> dict[str, Any]:
     """One arm from its start to its last vote.
 
     Raises:
         RunError: it diverged, or there was nothing to learn from.
     """
-    return ARMS[asked["method"]](asked, way)
+    return ARMS[spec["method"]](spec, way)
 
 
-def szpo(asked: Asked, way: Course) -> dict[str, Any]:
+def szpo(spec: Spec, way: Course) -> dict[str, Any]:
     """A whole run of szpo: set-up, votes through the ledger, updates."""
-    D = asked["D"] if asked["ask"] == "batch" else 1
-    votes = asked["votes"] * asked["D"] // D
-    tree = cell_config.config(asked).model_dump()
+    D = spec["D"] if spec["ask"] == "batch" else 1
+    votes = spec["votes"] * spec["D"] // D
+    tree = cell_config.config(spec).model_dump()
     tree["run"]["votes"] = votes
-    tree["panel"]["beta"] = asked["beta"][asked["ask"]]
-    tree["optimizer"] |= asked["settings"]
+    tree["panel"]["beta"] = spec["beta"][spec["ask"]]
+    tree["optimizer"] |= spec["settings"]
     tree["optimizer"]["rows"] = D
-    tree["optimizer"]["comparisons"] *= asked["D"] // D
+    tree["optimizer"]["comparisons"] *= spec["D"] // D
     config = settings_file.check(tree, where="compare")
     steps, priced = votes // config.votes_per_step, config.selection.vote_price is not None
     done: list[StepReport] = []

@@ -66,11 +66,11 @@ def cell(
     if settings is None:
         settings = preset.settled(method)
     told = {**preset.common.get(method.name, {}), **settings}
-    asked = {
+    spec = {
         **shared(preset), "method": method.name, "ask": ask, "seed": seed, "settings": told,
         "votes": preset.votes, "points": method.points or preset.points, **start,
     }  # fmt: skip
-    return Cell(asked, preset.seconds.get(method.name, 0.0))
+    return Cell(spec, preset.seconds.get(method.name, 0.0))
 
 
 def order(

@@ -26,9 +26,9 @@ MEASURING = 0
 """Names the held-out random numbers, the same for every cell: policies are paired by them."""
 
 
-def actor(asked: Mapping[str, Any]) -> Actor:
+def actor(spec: Mapping[str, Any]) -> Actor:
     """The model of a cell, ready for a gradient method."""
-    return actor_of(cell_config.config(asked))
+    return actor_of(cell_config.config(spec))
 
 
 def actor_of(config: Config) -> Actor:
@@ -37,24 +37,24 @@ def actor_of(config: Config) -> Actor:
     return Actor(of.loaded, of.sites, of.start, sampling=of.sampling, seed=config.run.seed)
 
 
-def prompts(asked: Mapping[str, Any]) -> PromptSet:
+def prompts(spec: Mapping[str, Any]) -> PromptSet:
     """The prompts of all cells: those to learn from, and those held out."""
-    found = load_configured(cell_config.config(asked).prompts)
+    found = load_configured(cell_config.config(spec).prompts)
     if not found.heldout:
         raise UsageError("compare: no prompts are held out to measure on; raise prompts.heldout")
     return found
 
 
-def base(asked: Mapping[str, Any]) -> dict[str, Any]:
+def base(spec: Mapping[str, Any]) -> dict[str, Any]:
     """β of the panel at D rows and at one, and the held-out measurement before any vote."""
-    policy, told = actor(asked), prompts(asked)
-    liked = text_rewards.parse(asked["reward"])
+    policy, told = actor(spec), prompts(spec)
+    liked = text_rewards.parse(spec["reward"])
     drawn = policy.sample(told.train[:CALIBRATION_PROMPTS], CALIBRATION_SAMPLES, seed=0)
     worth = text_rewards.matrix(liked, told.train[:CALIBRATION_PROMPTS], drawn)
     fitted = {name: panels.calibrate(worth, rows, 0)
-              for name, rows in (("batch", asked["D"]), ("pair", 1))}  # fmt: skip
+              for name, rows in (("batch", spec["D"]), ("pair", 1))}  # fmt: skip
     found = heldout.measure(
-        policy, told.heldout[: asked["prompts"]], liked.score, samples=asked["samples"],
+        policy, told.heldout[: spec["prompts"]], liked.score, samples=spec["samples"],
         seed=MEASURING, moved=False,
     )  # fmt: skip
     return {
@@ -63,28 +63,26 @@ def base(asked: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def yardstick(asked: Mapping[str, Any], start: Mapping[str, Any]) -> checkpoints.Yardstick:
+def yardstick(spec: Mapping[str, Any], start: Mapping[str, Any]) -> checkpoints.Yardstick:
     """How the cell is measured, beside what the cell ``base`` measured."""
     return checkpoints.Yardstick(
-        prompts(asked).heldout[: asked["prompts"]],
-        asked["samples"],
+        prompts(spec).heldout[: spec["prompts"]],
+        spec["samples"],
         MEASURING,
-        text_rewards.parse(asked["reward"]).score,
+        text_rewards.parse(spec["reward"]).score,
         checkpoints.restored(start),
     )
 
 
-def ask(asked: Mapping[str, Any]) -> JudgesAsk:
+def ask(spec: Mapping[str, Any]) -> JudgesAsk:
     """The panel, fitted for either size of question."""
-    size = cell_config.config(asked).panel.size
+    size = cell_config.config(spec).panel.size
 
     def fit(name: str, rows: int) -> panels.Panel:
-        beta = asked["beta"][name]
-        return panels.build(
-            asked["panel"], reward=asked["reward"], size=size, rows=rows, beta=beta
-        )
+        beta = spec["beta"][name]
+        return panels.build(spec["panel"], reward=spec["reward"], size=size, rows=rows, beta=beta)
 
-    return ask_panels(fit("batch", asked["D"]), fit("pair", 1))
+    return ask_panels(fit("batch", spec["D"]), fit("pair", 1))
 
 
 def ask_panels(of_batches: panels.Panel, of_pairs: panels.Panel) -> JudgesAsk:

@@ -12,7 +12,7 @@ from szpo.training.step_report import plain
 from szpo_simulators.compare import summary
 from szpo_simulators.compare.presets import METHODS, Preset
 from szpo_simulators.compare.summary import Records
-from szpo_simulators.study import COLOURS, MARKS, Study, curve, machine, told
+from szpo_simulators.study import COLOURS, MARKS, Study, curve, format_interval, machine
 
 MORE: Final = (*COLOURS, "#666666", "#882255")
 SHAPES: Final = (*MARKS, "<", ">")
@@ -65,7 +65,7 @@ def signed(row: Mapping[str, Any]) -> str:
 def _gain(row: Mapping[str, Any]) -> str:
     if "mean" not in row:
         return "stopped"
-    around = told(row, 3) if row["n"] > 1 else f"{row['mean']:.3f}"
+    around = format_interval(row, 3) if row["n"] > 1 else f"{row['mean']:.3f}"
     lost = f", {len(row['stopped'])} stopped" if row["stopped"] else ""
     return f"{around}{lost}"
 

@@ -36,15 +36,15 @@ def tune(
     collect: bool = False,
 ) -> tuple[dict[str, Any], list[str]]:
     """Run and tell the trials; the mean final gain decides, a run that stopped counts as none."""
-    asked = trials(preset, arms, start)
-    failures = [] if collect else watch(study, place, [one for _, _, one in asked])
+    specs = trials(preset, arms, start)
+    failures = [] if collect else watch(study, place, [one for _, _, one in specs])
     gains: dict[tuple[str, int], list[float]] = {}
-    for method, i, one in asked:
+    for method, i, one in specs:
         record = place.found(one)
         if record is not None:
             last = record["course"][-1]["gain"]
             gains.setdefault((method.name, i), []).append(0.0 if record["stopped"] else last)
-    methods = {method.name: method for method, _, _ in asked}
+    methods = {method.name: method for method, _, _ in specs}
     rows = []
     for (name, i), each in gains.items():
         scores = {j: np.mean(gains[name, j]) for n, j in gains if n == name}

@@ -68,7 +68,7 @@ def tasks(count: int, seed: int = 0, rows: int = 1) -> tuple[Comparison, ...]:
     return tuple(found)
 
 
-def padded(comparison: Comparison) -> Comparison:
+def pad(comparison: Comparison) -> Comparison:
     """The good answer, said twice in other words, against itself: plus is the longer one."""
     rows = tuple(
         Row(r.prompt, Answer(f"{r.plus.text} To say it once more: {r.plus.text}"), r.plus)
@@ -78,7 +78,7 @@ def padded(comparison: Comparison) -> Comparison:
 
 
 @dataclass(frozen=True)
-class Told:
+class Answers:
     """Opinions on comparisons; in each, plus stood on side A."""
 
     opinions: tuple[Opinion, ...]
@@ -107,18 +107,18 @@ class Told:
         same = [a == b != "tie" for a, b in self.orders]
         odds = [each["p"] > 0.5 for each in details if "p" in each and each["p"] != 0.5]
         return {
-            "consistency": told(same),
-            "first place": told(self.firsts),
-            "plus": told(decided),
-            "liking cancelled": told(odds),
-            "ties": told([choice == "tie" for choice in choices]),
-            "unreadable": told([choice == "skip" for choice in choices]),
+            "consistency": share_of(same),
+            "first place": share_of(self.firsts),
+            "plus": share_of(decided),
+            "liking cancelled": share_of(odds),
+            "ties": share_of([choice == "tie" for choice in choices]),
+            "unreadable": share_of([choice == "skip" for choice in choices]),
             "errors": sorted({str(d["error"]) for d in details if "error" in d}),
             "tokens": [sum(d.get("tokens", (0, 0))[i] for d in details) for i in (0, 1)],
         }
 
 
-def told(hits: Sequence[bool]) -> list[float] | None:
+def share_of(hits: Sequence[bool]) -> list[float] | None:
     """A share as [value, low, high, of]."""
     if not hits:
         return None
@@ -126,10 +126,10 @@ def told(hits: Sequence[bool]) -> list[float] | None:
     return [sum(hits) / len(hits), found.low, found.high, len(hits)]
 
 
-def ask(judge: Opinionated, comparisons: Sequence[Comparison]) -> Told:
+def ask(judge: Opinionated, comparisons: Sequence[Comparison]) -> Answers:
     """Every comparison put to the judge once, plus on side A."""
     keys = [seeds.derive(0, "bench", name=each.id) for each in comparisons]
-    return Told(
+    return Answers(
         tuple(
             judge.opinion(each, panelist="p", plus_side="A", key=key)
             for each, key in zip(comparisons, keys, strict=True)
@@ -137,7 +137,7 @@ def ask(judge: Opinionated, comparisons: Sequence[Comparison]) -> Told:
     )
 
 
-def renamed(judge: LanguageJudge, comparisons: Sequence[Comparison]) -> dict[str, Any]:
+def rename(judge: LanguageJudge, comparisons: Sequence[Comparison]) -> dict[str, Any]:
     """How often a single reply prefers the same answer when the two sets are called otherwise."""
     before = ask(judge, comparisons)
     found = {}
@@ -150,7 +150,7 @@ def renamed(judge: LanguageJudge, comparisons: Sequence[Comparison]) -> dict[str
             for pair, again in zip(a.details["orders"], b.details["orders"], strict=True)
             for one, other in zip(pair, again, strict=True)
         ]
-        found[name] = told(kept)
+        found[name] = share_of(kept)
     return found
 
 

@@ -32,7 +32,7 @@ class Sent:
 Script: TypeAlias = Callable[[Mapping[str, Any], int], Sent]
 
 
-def said(text: str, *, odds: tuple[float, float] | None = None, end: str = "stop") -> Sent:
+def completion(text: str, *, odds: tuple[float, float] | None = None, end: str = "stop") -> Sent:
     """A chat completion of one choice; ``odds`` are log-probabilities of A and B."""
     listed = [
         {"token": t, "logprob": o, "bytes": None} for t, o in zip("AB", odds or (), strict=False)
@@ -67,7 +67,7 @@ def longer(request: Mapping[str, Any], _: int) -> Sent:
         sizes[label] = sizes.get(label, 0) + len(text)
     (one, a), (other, b) = sizes.items()
     best = "tie" if a == b else one if a > b else other
-    return said(f"I counted.\nVerdict: {best}", odds=(0.02 * (a - b) - 1.0, -1.0))
+    return completion(f"I counted.\nVerdict: {best}", odds=(0.02 * (a - b) - 1.0, -1.0))
 
 
 def busy(times: int) -> Script:
@@ -86,15 +86,15 @@ def _status(code: int) -> Script:
 
 
 SCRIPTS: dict[str, Script] = {
-    "always-a": lambda _r, _n: said("The first.\nVerdict: A", odds=(-0.1, -3.0)),
-    "nonsense": lambda _r, _n: said("Purple, mostly. Verdict pending: A? B? Who can say."),
+    "always-a": lambda _r, _n: completion("The first.\nVerdict: A", odds=(-0.1, -3.0)),
+    "nonsense": lambda _r, _n: completion("Purple, mostly. Verdict pending: A? B? Who can say."),
     "longer": longer,
     "silent": lambda _r, _n: Sent(silent=True),
     "no-choices": lambda _r, _n: Sent({"id": "stub", "object": "chat.completion", "choices": []}),
-    "no-text": lambda _r, _n: said(None),  # type: ignore[arg-type]
+    "no-text": lambda _r, _n: completion(None),  # type: ignore[arg-type]
     "other-json": lambda _r, _n: Sent({"hello": 1}),
     "no-json": lambda _r, _n: Sent("<html>busy</html>"),
-    "cut": lambda _r, _n: said("Verdict: A", end="length"),
+    "cut": lambda _r, _n: completion("Verdict: A", end="length"),
     "429": _status(429),
     "500": _status(500),
     "401": _status(401),

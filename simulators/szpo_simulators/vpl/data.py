@@ -1,6 +1,6 @@
 """Pairs of texts that users judged: as numbers, as contexts, from files; hashed word features.
 
-Texts become numbers by hashing words and pairs of words (`hashed`): no model, the same bits on
+Texts become numbers by hashing words and pairs of words (`hash_words`): no model, the same bits on
 every machine, and a word that decides is seen as such, where the hidden state of a small model
 knows little but its own corpus. Any other (n, e) array may stand in its place.
 """
@@ -51,7 +51,7 @@ class Pairs:
 
 
 @dataclass(frozen=True)
-class Said:
+class UserVote:
     """One judged pair as text."""
 
     user: str
@@ -63,12 +63,12 @@ class Said:
 
 
 @lru_cache(maxsize=65_536)
-def hashed(text: str, width: int = WIDTH) -> tuple[float, ...]:
+def hash_words(text: str, width: int = WIDTH) -> tuple[float, ...]:
     """Words and pairs of words, each at a hashed place with a hashed sign, of length 1.
 
     The hashing trick of Weinberger et al. (2009).
 
-    >>> round(sum(x * x for x in hashed("The sea is calm.")), 9)
+    >>> round(sum(x * x for x in hash_words("The sea is calm.")), 9)
     1.0
     """
     found = words(text)
@@ -81,26 +81,29 @@ def hashed(text: str, width: int = WIDTH) -> tuple[float, ...]:
     return tuple((row / size if size else row).tolist())
 
 
-def pairs(said: Sequence[Said], users: Sequence[str] | None = None, width: int = WIDTH) -> Pairs:
+def pairs(
+    votes: Sequence[UserVote], users: Sequence[str] | None = None, width: int = WIDTH
+) -> Pairs:
     """Judged texts as numbers; users are numbered in the order given, or sorted.
 
     Raises:
         UsageError: there is no pair, or some have embeddings of their own and others have not.
     """
-    if not said:
+    if not votes:
         raise UsageError("no judged pairs; give at least one")
-    order = {name: i for i, name in enumerate(users or sorted({one.user for one in said}))}
-    own = {one.embedding is not None for one in said}
+    order = {name: i for i, name in enumerate(users or sorted({one.user for one in votes}))}
+    own = {one.embedding is not None for one in votes}
     if len(own) > 1:
         raise UsageError("some pairs bring embeddings and some do not; give them for all or none")
     both = [
-        one.embedding or (hashed(one.chosen, width), hashed(one.rejected, width)) for one in said
+        one.embedding or (hash_words(one.chosen, width), hash_words(one.rejected, width))
+        for one in votes
     ]
     return Pairs(
         np.array([one for one, _ in both]),
         np.array([other for _, other in both]),
-        np.array([order[one.user] for one in said], dtype=np.int64),
-        np.array([one.controversial for one in said]),
+        np.array([order[one.user] for one in votes], dtype=np.int64),
+        np.array([one.controversial for one in votes]),
     )
 
 
@@ -132,17 +135,18 @@ def contexts(known: Pairs, users: Ints, size: Ints, u: Floats, skip: Ints | None
     return np.where(np.arange(u.shape[1]) < size[:, None], rows, -1)
 
 
-def majority(said: Sequence[Said], *, controversial: bool = False) -> Share:
+def majority(votes: Sequence[UserVote], *, controversial: bool = False) -> Share:
     """How often the vote on a pair is its most frequent one: what no model without users beats.
 
     Only pairs that were judged more than once, for one vote always is the most frequent.
 
-    >>> votes = [Said("a", "x", "y", True), Said("b", "y", "x", True), Said("c", "x", "y", True)]
+    >>> votes = [UserVote("a", "x", "y", True), UserVote("b", "y", "x", True)]
+    >>> votes.append(UserVote("c", "x", "y", True))
     >>> majority(votes).hits
     2
     """
     counts: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
-    for one in said:
+    for one in votes:
         if one.controversial or not controversial:
             counts[one.prompt, *sorted((one.chosen, one.rejected))][one.chosen] += 1
     several = [found for found in counts.values() if found.total() > 1]
@@ -151,7 +155,7 @@ def majority(said: Sequence[Said], *, controversial: bool = False) -> Share:
     )
 
 
-def load(path: str | Path) -> list[Said]:
+def load(path: str | Path) -> list[UserVote]:
     """Judged pairs of a local file of JSON lines, as UF-P's are.
 
     Each line has ``chosen`` and ``rejected`` (texts, or conversations whose last turn counts) and
@@ -167,40 +171,40 @@ def load(path: str | Path) -> list[Said]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot be read ({error}); give a file of JSON lines") from None
-    said, marked = [], False
+    votes, marked = [], False
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-            said.append(_said(row))
+            votes.append(_votes(row))
             marked |= "controversial" in row
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             what = f"no {error}" if isinstance(error, KeyError) else str(error)
             raise UsageError(f"{path}, line {number}: {what}") from None
-    if not said:
+    if not votes:
         raise UsageError(f"{path} has no lines")
-    widths = {len(e) for one in said if one.embedding for e in one.embedding}
+    widths = {len(e) for one in votes if one.embedding for e in one.embedding}
     if len(widths) > 1:
         raise UsageError(f"{path}: embeddings of different lengths: {sorted(widths)}")
-    return said if marked else marked_by(said)
+    return votes if marked else marked_by(votes)
 
 
-def marked_by(said: Sequence[Said]) -> list[Said]:
+def marked_by(votes: Sequence[UserVote]) -> list[UserVote]:
     """The same, controversial where users prefer different texts of the pair."""
     wanted: dict[tuple[str, ...], set[str]] = defaultdict(set)
-    for one in said:
+    for one in votes:
         wanted[one.prompt, *sorted((one.chosen, one.rejected))].add(one.chosen)
     return [
         replace(
             one,
             controversial=len(wanted[one.prompt, *sorted((one.chosen, one.rejected))]) > 1,
         )
-        for one in said
+        for one in votes
     ]
 
 
-def _said(row: Mapping[str, Any]) -> Said:
+def _votes(row: Mapping[str, Any]) -> UserVote:
     user = row["data_subset"] if "data_subset" in row else row["user"]
     own = row.get("embeddings")
     embedding = None
@@ -210,7 +214,7 @@ def _said(row: Mapping[str, Any]) -> Said:
             for name in ("embedding_chosen", "embedding_rejected")
         )
         embedding = one, other
-    return Said(
+    return UserVote(
         str(user), _text(row["chosen"]), _text(row["rejected"]),
         bool(row.get("controversial", False)), _text(row.get("prompt", "")), embedding,
     )  # fmt: skip

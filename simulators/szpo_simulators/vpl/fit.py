@@ -129,7 +129,7 @@ def fit(train: Pairs, recipe: Recipe, seed: int) -> Fitted:
             for rows in np.array_split(order, per_epoch):
                 z, kl = None, torch.zeros(())
                 if recipe.kind == "vae":
-                    found = model.posterior(_drawn(train, rows, recipe, rng, one, other))
+                    found = model.posterior(_draw_context(train, rows, recipe, rng, one, other))
                     z = draw(*found, torch.randn(found[0].shape, generator=noise))
                     kl = divergence(*found).sum(-1).mean()
                 index = torch.from_numpy(rows)
@@ -234,7 +234,7 @@ def means(fitted: Fitted, known: Pairs, users: int) -> Floats:
     return np.array(found)
 
 
-def _drawn(
+def _draw_context(
     train: Pairs, rows: Ints, recipe: Recipe, rng: np.random.Generator, one: Tensor, other: Tensor
 ) -> Context:
     few, many = recipe.context

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from szpo import seeds
-from szpo_simulators.vpl.data import Pairs, Said
+from szpo_simulators.vpl.data import Pairs, UserVote
 
 DIM: Final = 6
 PETS: Final = {
@@ -64,13 +64,13 @@ def two_users(n: int, seed: int, part: str = "train") -> Pairs:
     return Pairs(chosen, rejected, user, np.abs(gap[:, 1]) > np.abs(gap[:, 0]))
 
 
-def pets(n: int, seed: int, part: str = "train") -> list[Said]:
+def pets(n: int, seed: int, part: str = "train") -> list[UserVote]:
     """Sentences about pets: all like birds most and rabbits least, users differ on the rest.
 
     Half of the pairs set a dog against a cat. Test sentences are none of the training ones.
     """
     pick = _draws(seed, "pets", part, n * 12)
-    said = []
+    votes = []
     for _ in range(n):
         user = list(RANKS)[pick(2)]
         controversial = bool(pick(2))
@@ -82,8 +82,8 @@ def pets(n: int, seed: int, part: str = "train") -> list[Said]:
             kinds = list(others[pick(5)])
         kinds.sort(key=RANKS[user].index)
         chosen, rejected = (_pet(kind, pick, part) for kind in kinds)
-        said.append(Said(user, chosen, rejected, controversial, "Tell me about a pet."))
-    return said
+        votes.append(UserVote(user, chosen, rejected, controversial, "Tell me about a pet."))
+    return votes
 
 
 def _pet(kind: str, pick: Callable[[int], int], part: str) -> str:
@@ -93,14 +93,14 @@ def _pet(kind: str, pick: Callable[[int], int], part: str) -> str:
     return f"{opening} a {PETS[kind][pick(3)]} {ending}."
 
 
-def two_attributes(n: int, seed: int, part: str = "train") -> list[Said]:
+def two_attributes(n: int, seed: int, part: str = "train") -> list[UserVote]:
     """Notes on a place, of four grades of warmth and with none to three facts.
 
     One user wants warmth, the other facts. Both differ in every pair, so both users have a
     preference, the same one in half of them.
     """
     pick = _draws(seed, "two attributes", part, n * 32)
-    said = []
+    votes = []
     for _ in range(n):
         topic, user = TOPICS[pick(len(TOPICS))], ("warm", "full")[pick(2)]
         grades = [(i := pick(4), (i + 1 + pick(3)) % 4) for _ in range(2)]  # warmth, facts
@@ -108,8 +108,8 @@ def two_attributes(n: int, seed: int, part: str = "train") -> list[Said]:
         wanted = grades[user == "full"]
         chosen, rejected = (one, other) if wanted[0] > wanted[1] else (other, one)
         controversial = (grades[0][0] > grades[0][1]) != (grades[1][0] > grades[1][1])
-        said.append(Said(user, chosen, rejected, controversial, f"What is {topic} like?"))
-    return said
+        votes.append(UserVote(user, chosen, rejected, controversial, f"What is {topic} like?"))
+    return votes
 
 
 def _note(topic: str, warmth: int, facts: int, pick: Callable[[int], int]) -> str:
@@ -125,7 +125,7 @@ def _draws(seed: int, purpose: str, part: str, count: int) -> Callable[[int], in
     return lambda below: int(next(u) * below)
 
 
-SETS: Final[dict[str, Callable[[int, int, str], Sequence[Said]]]] = {
+SETS: Final[dict[str, Callable[[int, int, str], Sequence[UserVote]]]] = {
     "pets": pets,
     "two-attributes": two_attributes,
 }

@@ -14,7 +14,7 @@ from szpo.active import acquisition, entropy, svgd
 from szpo.active.posterior import BradleyTerry
 from szpo.seeds import derive, uniform
 from szpo.types import Floats
-from szpo_simulators.study import Asked
+from szpo_simulators.study import Spec
 
 TAU = 2.0
 """Standard deviation of each true weight and of the prior."""
@@ -26,7 +26,7 @@ def normal(seed: int, name: str, *shape: int) -> Floats:
     return svgd.normals(derive(seed, "bench active", name=name), shape)
 
 
-def design(asked: Asked) -> dict[str, Any]:
+def design(spec: Spec) -> dict[str, Any]:
     """One person answering ``questions`` of a pool, ``batch`` at a time; per seed, what is known.
 
     True weights N(0, τ²I), δ of the pool N(0, 4·2/d I), so that questions are equally hard in any
@@ -34,9 +34,9 @@ def design(asked: Asked) -> dict[str, Any]:
     by quadrature, and ``particles`` the three estimates from the last particles.
     """
     rows: dict[str, list[Any]] = {"entropy": [], "cosine": [], "curve": [], "seconds": []}
-    for seed in asked["seeds"]:
+    for seed in spec["seeds"]:
         start = time.process_time()
-        curve, target, truth = _answered(asked, seed)
+        curve, target, truth = _answer(spec, seed)
         mode, covariance = target.laplace()
         rows["seconds"].append((time.process_time() - start) / len(curve))
         rows["curve"].append(curve)
@@ -51,22 +51,22 @@ def design(asked: Asked) -> dict[str, Any]:
     return rows
 
 
-def _answered(asked: Asked, seed: int) -> tuple[list[float], BradleyTerry, Floats]:
-    d, rule, size = asked["dim"], asked["rule"], asked["pool"]
+def _answer(spec: Spec, seed: int) -> tuple[list[float], BradleyTerry, Floats]:
+    d, rule, size = spec["dim"], spec["rule"], spec["pool"]
     truth = TAU * normal(seed, "truth", d)
     pool = 2 * math.sqrt(2 / d) * normal(seed, "pool", size, d)
-    u = uniform(derive(seed, "bench active coins"), asked["questions"])
+    u = uniform(derive(seed, "bench active coins"), spec["questions"])
     free = np.ones(size, dtype=np.bool_)
     target, curve = BradleyTerry.prior(d, TAU), []
-    for done in range(0, asked["questions"], asked["batch"]):
+    for done in range(0, spec["questions"], spec["batch"]):
         key = derive(seed, "bench active choice", step=done)
         if rule == "random":
-            chosen = np.arange(done, done + asked["batch"])  # the pool is in random order
+            chosen = np.arange(done, done + spec["batch"])  # the pool is in random order
         else:
             cloud = _cloud(target, rule, key)
             by: acquisition.By = "entropy" if rule == "entropy" else "bald"
             chosen = acquisition.select(
-                cloud, pool, asked["batch"], key=key, rule=by, allowed=free
+                cloud, pool, spec["batch"], key=key, rule=by, allowed=free
             ).index
         free[chosen] = False
         won = u[done : done + len(chosen)] < special.expit(pool[chosen] @ truth)
@@ -92,9 +92,9 @@ def quadrature(target: BradleyTerry, size: int = 401) -> float:
     return float(-(np.exp(log) * log).sum() + cell)
 
 
-def large_pool(asked: Asked) -> dict[str, Any]:
+def large_pool(spec: Spec) -> dict[str, Any]:
     """CPU seconds and peak memory of choosing from a pool of many questions."""
-    d, size = asked["dim"], asked["pool"]
+    d, size = spec["dim"], spec["pool"]
     truth = TAU * normal(1, "truth", d)
     pool = 2 * math.sqrt(2 / d) * normal(1, "large", size, d)
     seen = pool[:60]
@@ -104,10 +104,10 @@ def large_pool(asked: Asked) -> dict[str, Any]:
     cloud = svgd.spread(target, key=key, count=PARTICLES, steps=STEPS)[-1].x
     spread = time.process_time() - start
     start = time.process_time()
-    batch = acquisition.select(cloud, pool, asked["batch"], key=key, rule=asked["rule"])
+    batch = acquisition.select(cloud, pool, spec["batch"], key=key, rule=spec["rule"])
     chosen = time.process_time() - start
     tracemalloc.start()
-    acquisition.select(cloud, pool, asked["batch"], key=key, rule=asked["rule"])
+    acquisition.select(cloud, pool, spec["batch"], key=key, rule=spec["rule"])
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     return {
@@ -119,9 +119,9 @@ def large_pool(asked: Asked) -> dict[str, Any]:
     }
 
 
-def estimates(asked: Asked) -> dict[str, Any]:
+def estimates(spec: Spec) -> dict[str, Any]:
     """Nearest-neighbour and Gaussian entropy of draws of N(0, I), true value ½d log 2πe."""
-    draws = [normal(seed, "draws", asked["count"], asked["dim"]) for seed in asked["seeds"]]
+    draws = [normal(seed, "draws", spec["count"], spec["dim"]) for seed in spec["seeds"]]
     return {
         "nearest": [entropy.nearest(x) for x in draws],
         "gaussian": [entropy.gaussian(x) for x in draws],
@@ -141,23 +141,23 @@ class _Gaussian:
         return -w
 
 
-def drift(asked: Asked) -> dict[str, Any]:
+def drift(spec: Spec) -> dict[str, Any]:
     """The change-of-variables entropy less the true one along SVGD's way to N(0, I).
 
     Particles start from N(0, sd² I); by time ε·L (``times``), with the errors of the other two
     estimates and the covariance's trace over d beside.
     """
-    d, epsilon = asked["dim"], asked["epsilon"]
+    d, epsilon = spec["dim"], spec["epsilon"]
     target, true = _Gaussian(d), 0.5 * d * math.log(2 * math.pi * math.e)
     rows: dict[str, list[list[float]]] = {
         "stein": [], "nearest": [], "gaussian": [], "trace": [], "moved": [], "discrepancy": [],
     }  # fmt: skip
-    for seed in asked["seeds"]:
-        here = svgd.Sampler(np.zeros(d), np.full(d, asked["sd"])).draw(
-            asked["count"], derive(seed, "bench active drift")
+    for seed in spec["seeds"]:
+        here = svgd.Sampler(np.zeros(d), np.full(d, spec["sd"])).draw(
+            spec["count"], derive(seed, "bench active drift")
         )
         lines: dict[str, list[float]] = {name: [] for name in rows}
-        for until in asked["times"]:
+        for until in spec["times"]:
             steps = round(until / epsilon) - here.steps
             if steps:
                 here = svgd.run(target, here, steps=steps, epsilon=epsilon)[-1]

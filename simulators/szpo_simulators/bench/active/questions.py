@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 
 from szpo_simulators.bench.active import designs, runs
-from szpo_simulators.study import Study, bench, interval, legend_below, points, seeds, told
+from szpo_simulators.study import (
+    Study,
+    bench,
+    format_interval,
+    interval,
+    legend_below,
+    points,
+    seeds,
+)
 
 RULES = ("random", "bald", "entropy", "laplace")
 SIZES = ((2, 15, 1, 1000, 50), (8, 60, 4, 1000, 50), (32, 240, 8, 1000, 20))
@@ -18,16 +26,16 @@ TIMES = (0.0, 1.0, 2.0, 4.0, 6.0, 12.0)
 """ε·L at which the drift of the entropy estimate is looked at."""
 
 
-def designed(study: Study) -> list[dict[str, Any]]:
+def compare_designs(study: Study) -> list[dict[str, Any]]:
     """Entropy and cosine by rule and dimension, and the differences to random, paired by seed."""
     sizes = SIZES[:2] if study.quick else SIZES
-    asked = [
+    specs = [
         {"dim": d, "questions": q, "batch": b, "pool": size, "rule": rule,
          "seeds": seeds(8 if study.quick else count)}
         for d, q, b, size, count in sizes
         for rule in RULES
     ]  # fmt: skip
-    found = study.cells("questions", asked, designs.design)
+    found = study.cells("questions", specs, designs.design)
     by_rule = {(row["dim"], row["rule"]): row for row in found}
     rows = []
     for row in found:
@@ -38,28 +46,28 @@ def designed(study: Study) -> list[dict[str, Any]]:
             {
                 "dim": row["dim"], "questions": row["questions"], "batch": row["batch"],
                 "rule": row["rule"], "seeds": len(row["seeds"]),
-                **_named("entropy", row[measure]), **_named("less", less),
-                **_named("cosine", row["cosine"]),
+                **_name_interval("entropy", row[measure]), **_name_interval("less", less),
+                **_name_interval("cosine", row["cosine"]),
                 "seconds": float(np.median(row["seconds"])), "curve": row["curve"],
             }
         )  # fmt: skip
     study.table(
         "chosen against random questions", rows,
         {"d": "dim", "questions": "questions", "at a time": "batch", "rule": "rule",
-         "entropy, nats": _told("entropy"), "less than random": _told("less"),
-         "cosine": _told("cosine", 3), "seeds": "seeds", "CPU s a choice": "seconds"},
+         "entropy, nats": _interval_of("entropy"), "less than random": _interval_of("less"),
+         "cosine": _interval_of("cosine", 3), "seeds": "seeds", "CPU s a choice": "seconds"},
     )  # fmt: skip
     study.csv("designs", rows)
     return rows
 
 
-def pooled(study: Study) -> list[dict[str, Any]]:
+def measure_large_pool(study: Study) -> list[dict[str, Any]]:
     """Time and memory of a choice from a large pool."""
-    asked = [
+    specs = [
         {"dim": d, "pool": 5_000 if study.quick else 50_000, "batch": m, "rule": rule}
         for d, m, rule in ((2, 10, "bald"), (32, 1, "bald"), (32, 10, "bald"), (32, 10, "entropy"))
     ]
-    rows = study.cells("large pool", asked, designs.large_pool)
+    rows = study.cells("large pool", specs, designs.large_pool)
     study.table(
         "a choice from a large pool", rows,
         {"d": "dim", "pairs": "pool", "M": "batch", "rule": "rule",
@@ -70,10 +78,10 @@ def pooled(study: Study) -> list[dict[str, Any]]:
     return rows
 
 
-def estimated(study: Study) -> list[dict[str, Any]]:
+def compare_estimates(study: Study) -> list[dict[str, Any]]:
     """Entropy estimates of draws from N(0, I), and the drift of the one along SVGD."""
-    asked = [{"dim": d, "count": 2000, "seeds": seeds(20)} for d in (2, 8)]
-    draws = study.cells("entropy of draws", asked, designs.estimates)
+    specs = [{"dim": d, "count": 2000, "seeds": seeds(20)} for d in (2, 8)]
+    draws = study.cells("entropy of draws", specs, designs.estimates)
     rows = []
     for row in draws:
         true = 0.5 * row["dim"] * math.log(2 * math.pi * math.e)
@@ -82,8 +90,8 @@ def estimated(study: Study) -> list[dict[str, Any]]:
             rows.append({"dim": row["dim"], "estimate": name, "true": true, "worst": worst,
                          **interval(row[name])})  # fmt: skip
     study.table("entropy of 2,000 draws of N(0, I), 20 times", rows,
-                {"d": "dim", "estimate": "estimate", "true": "true", "mean": lambda r: told(r, 3),
-                 "largest error": "worst"})  # fmt: skip
+                {"d": "dim", "estimate": "estimate", "true": "true",
+                 "mean": lambda r: format_interval(r, 3), "largest error": "worst"})  # fmt: skip
     study.csv("estimates", rows)
     few = 2 if study.quick else 5
     paths = study.cells(
@@ -114,10 +122,10 @@ def estimated(study: Study) -> list[dict[str, Any]]:
 def main(study: Study) -> dict[str, Any]:
     """Questions chosen by information against random ones; runs that select and stop."""
     found = {
-        "designs": designed(study),
-        "pool": pooled(study),
-        "drift": estimated(study),
-        "runs": runs.looped(study),
+        "designs": compare_designs(study),
+        "pool": measure_large_pool(study),
+        "drift": compare_estimates(study),
+        "runs": runs.run_cases(study),
     }
     _draw(study, found)
     study.end()
@@ -146,9 +154,11 @@ def _draw(study: Study, found: Mapping[str, Sequence[Mapping[str, Any]]]) -> Non
         legend_below(right)
 
 
-def _named(name: str, values: Sequence[float]) -> dict[str, float]:
+def _name_interval(name: str, values: Sequence[float]) -> dict[str, float]:
     return {f"{name}_{key}": value for key, value in interval(values).items() if key != "n"}
 
 
-def _told(name: str, digits: int = 2) -> Any:
-    return lambda row: told({k: row[f"{name}_{k}"] for k in ("mean", "low", "high")}, digits)
+def _interval_of(name: str, digits: int = 2) -> Any:
+    return lambda row: format_interval(
+        {k: row[f"{name}_{k}"] for k in ("mean", "low", "high")}, digits
+    )

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from szpo.optim.settings import Selection
-from szpo_simulators.study import Asked, Study, interval, seeds, told
+from szpo_simulators.study import Spec, Study, format_interval, interval, seeds
 from szpo_simulators.worlds import choosing, repetitions
 from szpo_simulators.worlds.gridworld import DENSE
 
@@ -24,18 +24,18 @@ CASES: tuple[tuple[str, dict[str, Any]], ...] = (
 )
 
 
-def run(asked: Asked) -> dict[str, Any]:
+def run(spec: Spec) -> dict[str, Any]:
     """Value and votes along runs on the dense grid, N = 16, M = D = 1, common random numbers."""
     selection = None
-    if asked.get("candidates"):
-        selection = Selection(asked["candidates"], asked["by"])
+    if spec.get("candidates"):
+        selection = Selection(spec["candidates"], spec["by"])
     chosen = repetitions.settings_for(
-        DENSE, rule=asked["rule"], N=16, alpha=asked["alpha"], selection=selection,
-        vote_price=asked.get("price"),
+        DENSE, rule=spec["rule"], N=16, alpha=spec["alpha"], selection=selection,
+        vote_price=spec.get("price"),
     )  # fmt: skip
-    found = choosing.train(DENSE, chosen, asked["seeds"], asked["steps"])
-    reached = found.curve >= asked["target"]
-    first = np.where(reached.any(1), reached.argmax(1), asked["steps"] - 1)
+    found = choosing.train(DENSE, chosen, spec["seeds"], spec["steps"])
+    reached = found.curve >= spec["target"]
+    first = np.where(reached.any(1), reached.argmax(1), spec["steps"] - 1)
     return {
         "values": found.curve[:, -1].tolist(),
         "votes": found.spent[:, -1].tolist(),
@@ -46,14 +46,14 @@ def run(asked: Asked) -> dict[str, Any]:
     }
 
 
-def looped(study: Study) -> list[dict[str, Any]]:
+def run_cases(study: Study) -> list[dict[str, Any]]:
     """Votes until the value is reached first, and the value at the end, by case."""
-    asked = [
+    specs = [
         {**case, "alpha": ALPHA[case["rule"]], "steps": STEPS, "target": TARGET,
          "seeds": seeds(20 if study.quick else 200)}
         for _, case in CASES
     ]  # fmt: skip
-    found = study.cells("runs", asked, run)
+    found = study.cells("runs", specs, run)
     rows = []
     for (label, _), row in zip(CASES, found, strict=True):
         named = {f"{name}_{k}": v for name in ("needed", "votes") if (part := interval(row[name]))
@@ -63,13 +63,14 @@ def looped(study: Study) -> list[dict[str, Any]]:
         )
     study.table(
         f"grid, {STEPS} steps; votes until the value is {TARGET:g}", rows,
-        {"run": "label", "value at the end": told, "votes": lambda r: f"{r['votes_mean']:.0f}",
-         f"votes to {TARGET:g}": lambda r: _told(r, "needed"),
+        {"run": "label", "value at the end": format_interval,
+         "votes": lambda r: f"{r['votes_mean']:.0f}",
+         f"votes to {TARGET:g}": lambda r: _format_interval(r, "needed"),
          "reached": lambda r: f"{r['reached']:.0%}"},
     )  # fmt: skip
     study.csv("runs", rows)
     return rows
 
 
-def _told(row: dict[str, Any], name: str) -> str:
-    return told({k: row[f"{name}_{k}"] for k in ("mean", "low", "high")}, 0)
+def _format_interval(row: dict[str, Any], name: str) -> str:
+    return format_interval({k: row[f"{name}_{k}"] for k in ("mean", "low", "high")}, 0)

@@ -12,7 +12,7 @@ import numpy as np
 
 from szpo.aggregation.estimators import inversion, moments
 from szpo_simulators.bench.known_worlds import runs
-from szpo_simulators.study import Asked, Study, bench, curve, interval, legend_below, seeds
+from szpo_simulators.study import Spec, Study, bench, curve, interval, legend_below, seeds
 from szpo_simulators.worlds.bandit import Bandit
 from szpo_simulators.worlds.oracle import Panel
 
@@ -42,10 +42,10 @@ def mean_estimate(beta: float, voters: int, rows: int = 1) -> float:
     return float((chances * each).sum())
 
 
-def work(asked: Asked) -> dict[str, Any]:
+def work(spec: Spec) -> dict[str, Any]:
     """`runs.work` with P(risky) in place of the value."""
-    found = runs.work(asked)
-    world = runs.world(asked)
+    found = runs.work(spec)
+    world = runs.world(spec)
     safe, risky = world.value(np.array([[-60.0], [60.0]])).tolist()
     shares = ((np.array(found["values"]) - safe) / (risky - safe)).tolist()
     points = [
@@ -60,13 +60,13 @@ def main(study: Study) -> dict[str, Any]:
     """The risky arm is better on average and loses most comparisons: which arm is learnt?"""
     used = seeds(20 if study.quick else 200)
     steps = 400 if study.quick else 800
-    asked = [
+    specs = [
         runs.base(world="bandit", rule=rule, N=32, M=M, D=D, alpha=ALPHA[rule], steps=steps,
                   panel=panel, beta=beta, seeds=used)
         for panel, beta in PANELS
         for rule, M, D in WAYS
     ]  # fmt: skip
-    rows = [{**row, **interval(row["values"])} for row in study.cells("runs", asked, work)]
+    rows = [{**row, **interval(row["values"])} for row in study.cells("runs", specs, work)]
     theory = [
         {
             "beta": beta,

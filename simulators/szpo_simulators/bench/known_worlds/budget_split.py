@@ -14,11 +14,11 @@ from szpo_simulators.study import (
     Study,
     bench,
     curve,
+    format_interval,
     legend_below,
     points,
     seeds,
     ticks,
-    told,
 )
 from szpo_simulators.worlds.gridworld import DENSE
 from szpo_simulators.worlds.world import draws
@@ -53,14 +53,14 @@ def spread() -> float:
 @bench("budget-split")
 def main(study: Study) -> dict[str, Any]:
     """Votes spent on N or on M; what walks that cost something change; N and D at M = 1."""
-    splits = runs.tuned(study, "N or M", [base(N=N, M=M) for N, M in SPLITS])
-    more = runs.tuned(
+    splits = runs.tune(study, "N or M", [base(N=N, M=M) for N, M in SPLITS])
+    more = runs.tune(
         study,
         "more voters",
         [base(N=16, M=1), base(N=16, M=100), base(N=16, M=1, truth=True)],
     )
     s = spread()
-    shapes = runs.tuned(
+    shapes = runs.tune(
         study,
         "costly walks",
         [
@@ -72,9 +72,9 @@ def main(study: Study) -> dict[str, Any]:
     for row in shapes:
         row["cost"] = float(row["part"].split()[1])
         row["ratio"] = row["M"] / row["D"]
-    sizes = runs.tuned(study, "N and D", [base(N=N, D=D) for D in ROWS for N in SIZES])
-    budget = {"N": "N", "M": "M", "D": "D", "V": told, "α": runs.alpha, "votes": "votes",
-              "answers read": "answers"}  # fmt: skip
+    sizes = runs.tune(study, "N and D", [base(N=N, D=D) for D in ROWS for N in SIZES])
+    budget = {"N": "N", "M": "M", "D": "D", "V": format_interval, "α": runs.alpha,
+              "votes": "votes", "answers read": "answers"}  # fmt: skip
     study.table("64 votes a step", splits, budget)
     study.table(
         "more voters at N = 16",

@@ -13,7 +13,16 @@ import numpy as np
 from szpo.types import Floats
 from szpo_simulators.baselines import notebook
 from szpo_simulators.panels import panel
-from szpo_simulators.study import COLOURS, MARKS, Study, curve, interval, seeds, told
+from szpo_simulators.study import (
+    COLOURS,
+    MARKS,
+    Search,
+    Study,
+    curve,
+    format_interval,
+    interval,
+    seeds,
+)
 from szpo_simulators.worlds import repetitions as batched
 from szpo_simulators.worlds.cartpole import HORIZON, NOTEBOOK, CartPole, Network
 from szpo_simulators.worlds.mujoco import Linear, environment
@@ -54,19 +63,19 @@ def main(
         return _reaching(Study("cartpole --mujoco", folder, quick, figures))
     study = Study("cartpole", folder, quick, figures)
     episodes, each = (60, 2) if quick else (EPISODES, 5)
-    asked = [
+    specs = [
         {"label": label, "episodes": episodes, "seed": seed}
         for label in ("REINFORCE", *(f"PPO {form}" for form in notebook.FORMS))
         for seed in seeds(each)
     ]
-    written = study.cells("the notebook", asked, as_written)
+    written = study.cells("the notebook", specs, as_written)
     study.table(
         f"the notebook's settings, {episodes} episodes, {each} seeds from {seeds(each)[0]}",
         [_summary(label, of, episodes) for label, of in _by_label(written)],
         {
             "method": "label",
             "first episode of 500 moves, by seed": "first",
-            "mean of the last 20": told,
+            "mean of the last 20": format_interval,
         },
     )
     goals = [] if quick else [_goal(written, *goal) for goal in GOALS]
@@ -89,21 +98,18 @@ def main(
     ]
     trials, repetitions = (1, 3) if quick else (3, 10)
     rows = [
-        *study.tuned(
+        *study.tune(
             "SZPO",
             direct,
             szpo,
-            lambda row: _few(WAYS[row["net"]][1], quick),
-            trials=trials,
+            Search(lambda row: _few(WAYS[row["net"]][1], quick), trials=trials),
             repetitions=repetitions,
         ),
-        *study.tuned(
+        *study.tune(
             "gradients of the true reward",
             gradient,
             by_gradient,
-            _few(RATES, quick),
-            setting="rate",
-            trials=trials,
+            Search(_few(RATES, quick), "rate", trials),
             repetitions=repetitions,
         ),
     ]
@@ -135,8 +141,8 @@ def _reaching(study: Study) -> dict[str, Any]:
     """SZPO on Reacher-v5: a linear policy, d = 22, votes on batches of four episodes."""
     environment("Reacher-v5")
     budgets = [32, 64] if study.quick else [64, 128, 256, 512, 1024]
-    asked = [{"seed": seed, "episodes": budgets} for seed in seeds(2 if study.quick else 5)]
-    found = study.cells("Reacher-v5", asked, reaching)
+    specs = [{"seed": seed, "episodes": budgets} for seed in seeds(2 if study.quick else 5)]
+    found = study.cells("Reacher-v5", specs, reaching)
     rows = [
         {
             "episodes": episodes,
@@ -145,14 +151,18 @@ def _reaching(study: Study) -> dict[str, Any]:
         }
         for i, episodes in enumerate([0, *budgets])
     ]
-    heads = {"episodes": "episodes", "votes": "votes", "mean return of 8 episodes": told}
-    study.table(f"Reacher-v5, SZPO (bayes, D = 4), {len(asked)} seeds", rows, heads)
+    heads = {
+        "episodes": "episodes",
+        "votes": "votes",
+        "mean return of 8 episodes": format_interval,
+    }
+    study.table(f"Reacher-v5, SZPO (bayes, D = 4), {len(specs)} seeds", rows, heads)
     study.csv("reaching", rows)
     study.end()
     return {"rows": rows}
 
 
-def reaching(asked: Mapping[str, Any]) -> dict[str, Any]:
+def reaching(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Value of one seed before and after so many episodes; β so that raters agree on 70 %."""
     world = Linear()
     start = world.theta0[None]
@@ -160,10 +170,10 @@ def reaching(asked: Mapping[str, Any]) -> dict[str, Any]:
     tried = start + np.random.default_rng(0).normal(0, 0.2, (16, world.dim))
     u = np.repeat(draws(world, [0], 0, 0, 16, "calibration"), len(tried), axis=0)
     beta = panel.calibrate(world.returns(tried, u).T, 4, 0).beta
-    marks = [episodes // 8 for episodes in asked["episodes"]]
+    marks = [episodes // 8 for episodes in spec["episodes"]]
     chosen = batched.settings_for(world, rule="bayes", N=1, D=4, mu=0.2, alpha=0.05)
     runs = batched.train(
-        world, chosen, [asked["seed"]], marks[-1], marks=marks, panel=Panel(beta=beta)
+        world, chosen, [spec["seed"]], marks[-1], marks=marks, panel=Panel(beta=beta)
     )
     return {"beta": beta, "curve": [float(world.value(start)[0]), *runs.curve[0].tolist()]}
 
@@ -176,47 +186,47 @@ def sharpness(rows: int) -> panel.Calibration:
     return panel.calibrate(lengths.reshape(200, 100), rows, 0)
 
 
-def as_written(asked: Mapping[str, Any]) -> dict[str, Any]:
+def as_written(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Lengths of the episodes of one seed by the notebook's net and rate."""
-    name, _, form = asked["label"].partition(" ")
+    name, _, form = spec["label"].partition(" ")
     learning = (
-        notebook.reinforce(asked["seed"])
+        notebook.reinforce(spec["seed"])
         if name == "REINFORCE"
-        else notebook.ppo(asked["seed"], notebook.FORMS[form])
+        else notebook.ppo(spec["seed"], notebook.FORMS[form])
     )
-    return {"lengths": [length for length, _ in islice(learning, asked["episodes"])]}
+    return {"lengths": [length for length, _ in islice(learning, spec["episodes"])]}
 
 
-def by_gradient(asked: Mapping[str, Any]) -> dict[str, Any]:
+def by_gradient(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Value along a gradient method's episodes; scored by its mean over the marks."""
-    net, marks = NETS[asked["net"]], asked["marks"]
-    learn = notebook.reinforce if asked["method"] == "REINFORCE" else notebook.ppo
+    net, marks = NETS[spec["net"]], spec["marks"]
+    learn = notebook.reinforce if spec["method"] == "REINFORCE" else notebook.ppo
     world, found = CartPole(net), []
-    for seed in asked["seeds"]:
-        learning = learn(seed, rate=asked["rate"], policy=net)
+    for seed in spec["seeds"]:
+        learning = learn(seed, rate=spec["rate"], policy=net)
         values = [
             float(world.value(learner.theta()[None])[0])
             for episode, (_, learner) in enumerate(islice(learning, marks[-1]), 1)
             if episode in marks
         ]
         found.append(values)
-    return _scored(np.array(found))
+    return _score(np.array(found))
 
 
-def szpo(asked: Mapping[str, Any]) -> dict[str, Any]:
+def szpo(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Value along SZPO's episodes: one vote per step, on two batches of D episodes."""
-    net, D = NETS[asked["net"]], asked["D"]
+    net, D = NETS[spec["net"]], spec["D"]
     world = CartPole(net)
-    marks = [mark // (2 * D) for mark in asked["marks"]]
-    how = WAYS[asked["net"]][0]
-    chosen = batched.settings_for(world, N=1, D=D, alpha=asked["alpha"], **how)
+    marks = [mark // (2 * D) for mark in spec["marks"]]
+    how = WAYS[spec["net"]][0]
+    chosen = batched.settings_for(world, N=1, D=D, alpha=spec["alpha"], **how)
     runs = batched.train(
-        world, chosen, asked["seeds"], marks[-1], marks=marks, panel=Panel(beta=asked["beta"])
+        world, chosen, spec["seeds"], marks[-1], marks=marks, panel=Panel(beta=spec["beta"])
     )
-    return _scored(runs.curve)
+    return _score(runs.curve)
 
 
-def _scored(curves: Floats) -> dict[str, Any]:
+def _score(curves: Floats) -> dict[str, Any]:
     """Curves (S, marks) as score per seed and intervals per mark."""
     return {
         "values": curves.mean(1).tolist(),
@@ -262,7 +272,7 @@ def _step(row: Mapping[str, Any]) -> str:
 
 
 def _at(mark: int) -> Any:
-    return lambda row: told(row["curve"][row["marks"].index(mark)], 0)
+    return lambda row: format_interval(row["curve"][row["marks"].index(mark)], 0)
 
 
 def _draw(

@@ -55,10 +55,10 @@ def combinations(grid: Mapping[str, Sequence[Any]]) -> list[Settings]:
     return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
 
-def chosen(
+def choose(
     study: Study,
     label: str,
-    asked: Mapping[str, Any],
+    spec: Mapping[str, Any],
     grids: Sequence[Mapping[str, Sequence[Any]]],
     trials: int,
     most: int | None = None,
@@ -72,18 +72,18 @@ def chosen(
         tried = [tried[(2 * i + 1) * len(tried) // (2 * most)] for i in range(most)]
     first = seeds(trials, TUNING)
     found = study.cells(
-        f"choosing {label}", [{**asked, **one, "seeds": first} for one in tried], work
+        f"choosing {label}", [{**spec, **one, "seeds": first} for one in tried], work
     )
     scores = [float(np.mean(row["values"])) for row in found]
     listed = [{**one, "score": round(score, 4)} for one, score in zip(tried, scores, strict=True)]
     return tried[int(np.argmax(scores))], listed
 
 
-def work(asked: Mapping[str, Any]) -> dict[str, Any]:
+def work(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Run a cell: ``values`` at the end, ``curve`` of means along ``votes`` and ``answers``."""
-    plain = {k: v for k, v in asked.items() if k != "seeds"}
-    used = asked["seeds"]
-    block = len(used) if asked["method"] == "szpo" else BLOCK
+    plain = {k: v for k, v in spec.items() if k != "seeds"}
+    used = spec["seeds"]
+    block = len(used) if spec["method"] == "szpo" else BLOCK
     blocks = [run(plain, used[i : i + block]) for i in range(0, len(used), block)]
     values = np.concatenate([block.values for block in blocks])
     return {
@@ -94,9 +94,9 @@ def work(asked: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def run(asked: Settings, root_seeds: Sequence[int]) -> Curve:
+def run(spec: Settings, root_seeds: Sequence[int]) -> Curve:
     """The curve of some repetitions of a method on a world."""
-    rest = dict(asked)
+    rest = dict(spec)
     method, world = rest.pop("method"), WORLDS[rest.pop("world")]
     budget, D = rest.pop("budget"), rest.pop("D", 1)
     panel = Panel(rest.pop("panel", "logistic"), rest.pop("sharpness", 1.0))
@@ -109,7 +109,7 @@ def run(asked: Settings, root_seeds: Sequence[int]) -> Curve:
         how = rlhf.Recipe(**ours, practice=ppo.Clip(**rest))
         return rlhf.train(world, root_seeds, budget, how, rows=D, panel=panel)
     if method == "rm-plan":
-        return _plan(world, root_seeds, budget, D, panel, **rest)
+        return _train_and_plan(world, root_seeds, budget, D, panel, **rest)
     if method == "ppo":
         return _true_ppo(world, root_seeds, budget, ppo.Clip(**rest))
     if method == "reinforce":
@@ -140,12 +140,12 @@ def _szpo(
     return curve(list(runs.curve.T), votes, [runs.answers * mark for mark in runs.marks])
 
 
-def _plan(
+def _train_and_plan(
     world: GridWorld, root_seeds: Sequence[int], budget: int, D: int, panel: Panel, ridge: float
 ) -> Curve:
     theta = np.tile(world.theta0, (len(root_seeds), 1))
-    asked = walks.ask(world, theta, root_seeds, 0, budget, rows=D, kind="cells", panel=panel)
-    w = reward_model.fit(asked.x, asked.won, ridge)
+    answers = walks.ask(world, theta, root_seeds, 0, budget, rows=D, kind="cells", panel=panel)
+    w = reward_model.fit(answers.x, answers.won, ridge)
     return curve([planning.value(world, w)], [budget], [2 * D * budget])
 
 

@@ -22,7 +22,16 @@ from matplotlib.lines import Line2D
 from szpo.errors import UsageError
 from szpo_simulators.bench.known_worlds import contest
 from szpo_simulators.rewards.heldout import student
-from szpo_simulators.study import COLOURS, CONFIRMED, MARKS, Study, curve, interval, points, told
+from szpo_simulators.study import (
+    COLOURS,
+    CONFIRMED,
+    MARKS,
+    Study,
+    curve,
+    format_interval,
+    interval,
+    points,
+)
 
 
 @dataclass(frozen=True)
@@ -107,13 +116,13 @@ REFERENCE: Final = "reward model of the whole state + PPO"
 """Told what nobody tells the others: whether the bag is full. Not part of the claim."""
 
 
-def fixed(name: str, way: Way) -> dict[str, Any]:
+def fixed_settings(name: str, way: Way) -> dict[str, Any]:
     """What a method is asked, the choices of its grid apart."""
-    asked = dict(GRIDS[name][0])
+    spec = dict(GRIDS[name][0])
     # DPO has a β of its own; the panel's travels under another name.
     return {
         "world": "courier", "budget": way.budget, "D": way.D,
-        "sharpness": contest.bt70("courier", way.D).beta, **asked,
+        "sharpness": contest.bt70("courier", way.D).beta, **spec,
     }  # fmt: skip
 
 
@@ -133,16 +142,16 @@ def tune(
         for name in names:
             if name not in (tuple(GRIDS), (OURS, *RIVALS), AGAIN)[WAYS.index(way)]:
                 continue
-            asked = fixed(name, way)
-            row = {"name": name, "way": way.name, "fixed": asked}
+            spec = fixed_settings(name, way)
+            row = {"name": name, "way": way.name, "fixed": spec}
             if way is WAYS[2]:
                 pair = next(one for one in found if one["name"] == name)
                 found.append({**row, "chosen": pair["chosen"], "tried": []})
                 continue
-            settings, tried = contest.chosen(
+            settings, tried = contest.choose(
                 study,
                 f"{name}, {way.name}",
-                asked,
+                spec,
                 GRIDS[name][1:],
                 min(way.trials, 3) if study.quick else way.trials,
                 most,
@@ -154,7 +163,7 @@ def tune(
 def contenders(study: Study) -> list[dict[str, Any]]:
     """What is frozen: the claim's methods, tuned, and the reference as it is."""
     reference = {
-        "name": REFERENCE, "way": WAYS[0].name, "fixed": fixed(REFERENCE, WAYS[0]),
+        "name": REFERENCE, "way": WAYS[0].name, "fixed": fixed_settings(REFERENCE, WAYS[0]),
         "chosen": {"rounds": 1, "batches": 40, "ridge": 0.01, "tie": 0.0}, "tried": [],
     }  # fmt: skip
     return [*tune(study, names=(OURS, *RIVALS)), reference]
@@ -208,8 +217,8 @@ def run(
     study: Study, label: str, tuned: Sequence[Mapping[str, Any]], used: Sequence[int]
 ) -> list[dict[str, Any]]:
     """Each tuned method on the same seeds: mean with interval, and the curve."""
-    asked = [{**row["fixed"], **row["chosen"], "seeds": list(used)} for row in tuned]
-    found = study.cells(label, asked, contest.work)
+    specs = [{**row["fixed"], **row["chosen"], "seeds": list(used)} for row in tuned]
+    found = study.cells(label, specs, contest.work)
     return [
         {**row, **interval(row["values"]), "name": one["name"], "way": one["way"],
          "chosen": one["chosen"]}
@@ -217,7 +226,7 @@ def run(
     ]  # fmt: skip
 
 
-def decided(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def compare(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """SZPO less each rival, way by way: mean difference with its 95 % interval, paired by seed."""
     found = []
     for way in dict.fromkeys(row["way"] for row in rows):
@@ -233,7 +242,7 @@ def _inline(settings: Mapping[str, Any]) -> str:
     return "{ " + ", ".join(f"{k} = {json.dumps(v)}" for k, v in settings.items()) + " }"
 
 
-def written(settings: Mapping[str, Any]) -> str:
+def format_settings(settings: Mapping[str, Any]) -> str:
     """Chosen settings in a table's cell."""
     return ", ".join(f"{name} {value}" for name, value in settings.items())
 
@@ -244,14 +253,14 @@ def show(study: Study, part: str, rows: Sequence[Mapping[str, Any]], used: Seque
         f"courier: value 1.86 at the start; 95 % intervals over seeds {used[0]} to {used[-1]}",
         rows,
         {"method": "name", "asked": "way", "votes": lambda row: row["votes"][-1],
-         "walks read": lambda row: row["answers"][-1], "value": told,
-         "chosen": lambda row: written(row["chosen"])},
+         "walks read": lambda row: row["answers"][-1], "value": format_interval,
+         "chosen": lambda row: format_settings(row["chosen"])},
     )  # fmt: skip
     study.csv(part, rows)
-    differences = decided(rows)
+    differences = compare(rows)
     study.table(
         f"{OURS} less each rival", differences,
-        {"asked": "way", "rival": "rival", "difference": told,
+        {"asked": "way", "rival": "rival", "difference": format_interval,
          "": lambda row: "above" if row["low"] > 0 else "BELOW" if row["high"] < 0 else "open"},
     )  # fmt: skip
     study.csv(f"{part}-differences", differences)

@@ -6,7 +6,16 @@ from typing import Any
 
 from szpo_simulators.bench.known_worlds import runs
 from szpo_simulators.bench.known_worlds.runs import base
-from szpo_simulators.study import COLOURS, Study, bench, curve, legend_below, points, ticks, told
+from szpo_simulators.study import (
+    COLOURS,
+    Study,
+    bench,
+    curve,
+    format_interval,
+    legend_below,
+    points,
+    ticks,
+)
 from szpo_simulators.worlds.gridworld import SPARSE
 
 SUBSPACES = (4, 8, 16, 32, 64, 100)
@@ -20,12 +29,12 @@ TRADES = ((1, 1200), (4, 300), (16, 75))
 def main(study: Study) -> dict[str, Any]:
     """Random subspaces of the default grid, block coordinates, K against T, a sparse reward."""
     trades = TRADES[1:] if study.quick else TRADES
-    spaces = runs.tuned(
+    spaces = runs.tune(
         study, "subspaces", [base(subspace=d, steps=T) for T in LENGTHS for d in SUBSPACES]
     )
-    blocks = runs.tuned(study, "blocks", [base(law=f"block:{B}") for B in BLOCKS])
-    trade = runs.tuned(study, "K or T", [base(K=K, steps=T, N=16, M=4) for K, T in trades])
-    sparse = runs.tuned(
+    blocks = runs.tune(study, "blocks", [base(law=f"block:{B}") for B in BLOCKS])
+    trade = runs.tune(study, "K or T", [base(K=K, steps=T, N=16, M=4) for K, T in trades])
+    sparse = runs.tune(
         study,
         "sparse reward",
         [
@@ -33,7 +42,7 @@ def main(study: Study) -> dict[str, Any]:
             for N, truth in ((16, False), (64, False), (16, True))
         ],
     )
-    columns = {"V": told, "α": runs.alpha, "votes": "votes", "answers read": "answers"}
+    columns = {"V": format_interval, "α": runs.alpha, "votes": "votes", "answers read": "answers"}
     study.table("random subspaces of 100", spaces, {"d": "subspace", "T": "steps", **columns})
     study.table(
         "block coordinates, T = 300", blocks, {"B": lambda r: r["law"].split(":")[1], **columns}

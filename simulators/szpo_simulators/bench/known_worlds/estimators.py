@@ -11,7 +11,7 @@ from szpo.aggregation.links import LINKS
 from szpo.types import Floats
 from szpo_simulators.bench.known_worlds import runs
 from szpo_simulators.bench.known_worlds.runs import base
-from szpo_simulators.study import Asked, Study, bench, legend_below, points, told
+from szpo_simulators.study import Spec, Study, bench, format_interval, legend_below, points
 
 NAMES = ("clip", "trim", "haldane", "laplace", "second", "posterior", "score")
 TRIM = 16.0
@@ -21,11 +21,11 @@ DIFFERENCES = (0.25, 0.5, 1.0, 2.0, 3.0)
 SIDE_BIASES = (0.25, 0.5, 1.0, 2.0)
 
 
-def exact(asked: Asked) -> dict[str, Any]:
+def exact(spec: Spec) -> dict[str, Any]:
     """Bias and root mean square error of Δ̂ for M voters at a true difference x: exact sums."""
-    rate = LINKS["logistic"].prob(asked["x"])
-    mean, sd = moments(rate, asked["M"], inversion(asked["smoothing"], trim=TRIM))
-    bias = float(mean) - asked["x"]
+    rate = LINKS["logistic"].prob(spec["x"])
+    mean, sd = moments(rate, spec["M"], inversion(spec["smoothing"], trim=TRIM))
+    bias = float(mean) - spec["x"]
     return {"bias": bias, "rmse": float(np.hypot(bias, sd))}
 
 
@@ -54,11 +54,11 @@ def side_slope(bias: float) -> float:
 @bench("estimators")
 def main(study: Study) -> dict[str, Any]:
     """Exact bias of the estimators of Δ̂, and their runs on the default grid."""
-    asked = [{"smoothing": s, "M": M, "x": x} for M in VOTERS for x in DIFFERENCES for s in NAMES]
-    table = study.cells("exact", asked, exact)
+    specs = [{"smoothing": s, "M": M, "x": x} for M in VOTERS for x in DIFFERENCES for s in NAMES]
+    table = study.cells("exact", specs, exact)
     slopes = [{"smoothing": s, **{f"M = {M}": slope(s, M) for M in VOTERS}} for s in NAMES]
     shapes = ((16, 5),) if study.quick else ((16, 5), (4, 20))
-    trained = runs.tuned(
+    trained = runs.tune(
         study,
         "runs",
         [base(N=N, M=M, smoothing=s, trim=TRIM) for N, M in shapes for s in (*NAMES, "pooled")],
@@ -78,7 +78,7 @@ def main(study: Study) -> dict[str, Any]:
         [{"b": b, "slope": side_slope(b)} for b in SIDE_BIASES],
         {"b": "b", "slope left": "slope"},
     )
-    columns = {"N": "N", "M": "M", "smoothing": "smoothing", "V": told, "α": runs.alpha,
+    columns = {"N": "N", "M": "M", "smoothing": "smoothing", "V": format_interval, "α": runs.alpha,
                "votes": "votes", "answers read": "answers"}  # fmt: skip
     study.table("runs on the default grid", trained, columns)
     study.csv("exact", table)

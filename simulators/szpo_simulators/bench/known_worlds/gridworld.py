@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 
 from szpo_simulators.bench.known_worlds import contest, courier
 from szpo_simulators.bench.known_worlds.speed import measure
-from szpo_simulators.study import Study, curve, interval, points, seeds, told
+from szpo_simulators.study import Study, curve, format_interval, interval, points, seeds
 
 WAYS: Final = (("pair votes", 4800, 1), ("batch votes", 1200, 4))
 """Name, votes, D: as many walks to read, one vote on each pair or on each two batches of four."""
@@ -133,12 +133,12 @@ def _dense(study: Study) -> list[dict[str, Any]]:
         for name, (fixed, grid) in {**GRIDS, **(TRUE if D == 1 else {})}.items():
             # The true-reward methods read as many walks as the voters do.
             budget = (2 * votes if name in TRUE else votes) // share
-            asked = {"world": "dense", "budget": budget, "D": D, **fixed}
-            settings, _ = contest.chosen(
-                study, f"{name}, {way}", asked, [grid], trials, 2 if study.quick else None
+            spec = {"world": "dense", "budget": budget, "D": D, **fixed}
+            settings, _ = contest.choose(
+                study, f"{name}, {way}", spec, [grid], trials, 2 if study.quick else None
             )
             (row,) = study.cells(
-                f"{name}, {way}", [{**asked, **settings, "seeds": seeds(count)}], contest.work
+                f"{name}, {way}", [{**spec, **settings, "seeds": seeds(count)}], contest.work
             )
             found.append(
                 {**row, **interval(row["values"]), "name": name, "way": way, "chosen": settings}
@@ -147,8 +147,8 @@ def _dense(study: Study) -> list[dict[str, Any]]:
     study.table(
         f"{title}; 95 % intervals over {count} seeds", found,
         {"method": "name", "asked": "way", "votes": lambda row: row["votes"][-1],
-         "walks read": lambda row: row["answers"][-1], "value": told,
-         "chosen": lambda row: courier.written(row["chosen"])},
+         "walks read": lambda row: row["answers"][-1], "value": format_interval,
+         "chosen": lambda row: courier.format_settings(row["chosen"])},
     )  # fmt: skip
     study.csv("dense", found)
     return found
@@ -156,17 +156,17 @@ def _dense(study: Study) -> list[dict[str, Any]]:
 
 def _models(study: Study) -> list[dict[str, Any]]:
     """Reward model and planner by votes, the panel as modelled and five times as steep."""
-    asked = [
+    specs = [
         {"method": "rm-plan", "world": "dense", "budget": votes, "sharpness": beta,
          "ridge": 0.002, "seeds": seeds(6 if study.quick else 40)}
         for beta in (1.0, 5.0)
         for votes in (MODELS[:3] if study.quick else MODELS)
     ]  # fmt: skip
-    found = study.cells("reward model and planner", asked, contest.work)
+    found = study.cells("reward model and planner", specs, contest.work)
     rows = [{**row, **interval(row["values"])} for row in found]
     study.table(
         "a well-specified reward model + planning (C10)", rows,
-        {"votes": "budget", "panel's β": "sharpness", "value": told},
+        {"votes": "budget", "panel's β": "sharpness", "value": format_interval},
     )  # fmt: skip
     study.csv("models", rows)
     return rows

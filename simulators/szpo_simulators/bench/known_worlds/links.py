@@ -6,7 +6,7 @@ from typing import Any
 
 from szpo_simulators.bench.known_worlds import runs
 from szpo_simulators.bench.known_worlds.runs import base
-from szpo_simulators.study import Study, bench, points, told
+from szpo_simulators.study import Study, bench, format_interval, points
 from szpo_simulators.worlds.oracle import ONE_SIDED
 
 PANELS = (
@@ -48,7 +48,7 @@ def main(study: Study) -> dict[str, Any]:
     found = [
         row
         for N, M, D in shapes
-        for row in runs.tuned(
+        for row in runs.tune(
             study,
             f"N = {N}, M = {M}, D = {D}",
             [
@@ -63,7 +63,10 @@ def main(study: Study) -> dict[str, Any]:
     for N, M, D in shapes:
         rows = [row for row in found if (row["N"], row["M"], row["D"]) == (N, M, D)]
         lines = [
-            {"panel": name, **{row["part"]: told(row) for row in rows if row["label"] == name}}
+            {
+                "panel": name,
+                **{row["part"]: format_interval(row) for row in rows if row["label"] == name},
+            }
             for name, *_ in PANELS
         ]
         title = f"N = {N}, M = {M}, D = {D}: {rows[0]['votes']} votes, {rows[0]['answers']} read"

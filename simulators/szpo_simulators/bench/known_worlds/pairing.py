@@ -10,7 +10,16 @@ from typing import Any
 
 from szpo_simulators.bench.known_worlds import runs
 from szpo_simulators.bench.known_worlds.runs import base
-from szpo_simulators.study import COLOURS, Study, bench, curve, legend_below, points, ticks, told
+from szpo_simulators.study import (
+    COLOURS,
+    Study,
+    bench,
+    curve,
+    format_interval,
+    legend_below,
+    points,
+    ticks,
+)
 
 PAIRINGS = (
     ("one-sided, μ = 1", {"pairing": "forward", "mu": 1.0}),
@@ -20,17 +29,17 @@ PAIRINGS = (
 RADII = (0.1, 0.3, 1.0, 2.0, 4.0)
 
 
-def grid(asked: Any) -> tuple[float, ...]:
+def grid(spec: Any) -> tuple[float, ...]:
     """Step sizes by radius: a vote's noise is divided by μ, so small radii need small steps."""
-    if asked["mu"] < 1:
+    if spec["mu"] < 1:
         return (0.01, 0.03, *runs.GRIDS["known"][:-1])
-    return (*runs.GRIDS["known"][1:], 30.0) if asked["mu"] > 1 else runs.GRIDS["known"]
+    return (*runs.GRIDS["known"][1:], 30.0) if spec["mu"] > 1 else runs.GRIDS["known"]
 
 
 @bench("pairing")
 def main(study: Study) -> dict[str, Any]:
     """One-sided or antithetic pairs, common random numbers, and the radius μ, at equal votes."""
-    pairs = runs.tuned(
+    pairs = runs.tune(
         study,
         "pairs",
         [
@@ -39,15 +48,15 @@ def main(study: Study) -> dict[str, Any]:
             for label, how in PAIRINGS
         ],
     )
-    radii = runs.tuned(
+    radii = runs.tune(
         study,
         "radius",
         [base(part="radius", N=16, M=4, crn=crn, mu=mu) for crn in (False, True) for mu in RADII],
         grid=grid,
     )
     columns = {
-        "pair": "label", "numbers": lambda r: "common" if r["crn"] else "own", "V": told,
-        "α": runs.alpha, "votes": "votes",
+        "pair": "label", "numbers": lambda r: "common" if r["crn"] else "own", 
+        "V": format_interval, "α": runs.alpha, "votes": "votes",
     }  # fmt: skip
     study.table("value after equal votes (N = 16, M = 4)", pairs, columns)
     study.table("radius, antithetic", radii, {"μ": "mu", **dict(list(columns.items())[1:])})

@@ -15,15 +15,15 @@ from szpo.seeds import derive
 from szpo_simulators.bench.known_worlds import runs
 from szpo_simulators.bench.known_worlds.runs import base
 from szpo_simulators.study import (
-    Asked,
+    Spec,
     Study,
     bench,
     curve,
+    format_interval,
     interval,
     legend_below,
     points,
     ticks,
-    told,
 )
 from szpo_simulators.worlds import efficiency
 
@@ -46,21 +46,21 @@ SEEN = (8, 32, 128, 512)
 """Directions from which a voter's weight is learnt, one vote of each voter on each."""
 
 
-def ratio(asked: Asked) -> dict[str, Any]:
+def ratio(spec: Spec) -> dict[str, Any]:
     """Merit of sign over margin by simulation, with its interval over 40 groups."""
     both = [
-        efficiency.simulate_merit(asked["each"], asked["spread"], rule, asked["draws"], 7)
+        efficiency.simulate_merit(spec["each"], spec["spread"], rule, spec["draws"], 7)
         for rule in ("sign", "margin")
     ]
     return interval((both[0] / both[1]).tolist())
 
 
-def learnt(asked: Asked) -> dict[str, Any]:
+def learning(spec: Spec) -> dict[str, Any]:
     """Votes saved by weights learnt from earlier directions, over panels."""
     rng = np.random.Generator(
-        np.random.Philox(key=int.from_bytes(derive(asked["seed"], "panels"), "little"))
+        np.random.Philox(key=int.from_bytes(derive(spec["seed"], "panels"), "little"))
     )
-    panels, seen = asked["panels"], asked["seen"]
+    panels, seen = spec["panels"], spec["seen"]
     beta = np.exp(UNEVEN * rng.normal(size=(panels, VOTERS)))
     x = rng.normal(size=(panels, 1, seen))
     said = np.where(rng.random((panels, VOTERS, seen)) < 1 / (1 + np.exp(-beta[..., None] * x)), 1,
@@ -85,26 +85,26 @@ def rows() -> list[dict[str, Any]]:
     return made
 
 
-def step_sizes(asked: Asked) -> tuple[float, ...]:
+def step_sizes(spec: Spec) -> tuple[float, ...]:
     """Equal step lengths for sign and margin: the margin of n votes is about 1/√n."""
-    if asked["rule"] == "margin":
-        return tuple(float(alpha * asked["N"] ** 0.5) for alpha in runs.GRIDS["sign"])
-    return runs.GRIDS[asked["rule"]]
+    if spec["rule"] == "margin":
+        return tuple(float(alpha * spec["N"] ** 0.5) for alpha in runs.GRIDS["sign"])
+    return runs.GRIDS[spec["rule"]]
 
 
 @bench("rules")
 def main(study: Study) -> dict[str, Any]:
     """Sign against margin (exact, simulated, in runs), the posterior, memory, voters' weights."""
     draws = 40_000 if study.quick else 400_000
-    asked = [{"each": n, "spread": s, "draws": draws} for s in SPREADS for n in VOTES]
-    ratios = study.cells("sign against margin", asked, ratio)
+    specs = [{"each": n, "spread": s, "draws": draws} for s in SPREADS for n in VOTES]
+    ratios = study.cells("sign against margin", specs, ratio)
     for row in ratios:
         sign, margin = efficiency.merits(row["each"], row["spread"])
         row["exact"] = sign / margin
         row["small"] = float(efficiency.sign_efficiency(row["each"]))
     wanted = [row for row in rows() if not study.quick or row["N"] in (12, 64)]
-    trained = runs.tuned(study, "equal votes", wanted, grid=step_sizes)
-    memory = runs.tuned(
+    trained = runs.tune(study, "equal votes", wanted, grid=step_sizes)
+    memory = runs.tune(
         study,
         "memory",
         [base(label=name, N=16, M=4, crn=False, **how) for name, how in MEMORIES],
@@ -112,22 +112,22 @@ def main(study: Study) -> dict[str, Any]:
     )
     panels = 20 if study.quick else 400
     weights = study.cells(
-        "weights", [{"seen": seen, "panels": panels, "seed": 1000} for seen in SEEN], learnt
+        "weights", [{"seen": seen, "panels": panels, "seed": 1000} for seen in SEEN], learning
     )
     study.table(
         "merit of the sign over that of the margin", ratios,
         {"votes per direction": "each", "spread of x": "spread", "small signal, exact": "small",
-         "exact": "exact", "simulated": lambda r: told(r, 4)},
+         "exact": "exact", "simulated": lambda r: format_interval(r, 4)},
     )  # fmt: skip
     columns = {
-        "rule": "rule", "votes per direction": lambda r: r["N"] * r["M"], "T": "steps", "V": told,
-        "α": runs.alpha, "votes": "votes", "answers read": "answers",
+        "rule": "rule", "votes per direction": lambda r: r["N"] * r["M"], "T": "steps", 
+        "V": format_interval, "α": runs.alpha, "votes": "votes", "answers read": "answers",
     }  # fmt: skip
     study.table(f"{trained[0]['votes']} votes on the default grid", trained, columns)
     study.table("memory (known, N = 16, M = 4)", memory, {"memory": "label", **columns})
     study.table(
         f"votes saved by weights; log β of {VOTERS} voters has spread {UNEVEN:g}", weights,
-        {"directions seen": "seen", "learnt weights": told, "best weights (β)": "best"},
+        {"directions seen": "seen", "learnt weights": format_interval, "best weights (β)": "best"},
     )  # fmt: skip
     for part, table in (("ratios", ratios), ("runs", trained), ("memory", memory),
                         ("weights", weights)):  # fmt: skip

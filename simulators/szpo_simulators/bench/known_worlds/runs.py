@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from szpo.optim.directions import Law
 from szpo.optim.settings import Adam
-from szpo_simulators.study import Study, interval
+from szpo_simulators.study import Search, Study, interval
 from szpo_simulators.worlds import repetitions as batched
 from szpo_simulators.worlds.bandit import Bandit
 from szpo_simulators.worlds.gridworld import DENSE, ERRAND, SPARSE
@@ -45,12 +45,12 @@ def base(**changes: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def grid(asked: Mapping[str, Any]) -> Sequence[float]:
+def grid(spec: Mapping[str, Any]) -> Sequence[float]:
     """The step sizes to try for a row."""
-    return GRIDS[asked["rule"]]
+    return GRIDS[spec["rule"]]
 
 
-def tuned(
+def tune(
     study: Study,
     label: str,
     rows: Sequence[Mapping[str, Any]],
@@ -58,17 +58,17 @@ def tuned(
     repetitions: int = 40,
     grid: Callable[[Mapping[str, Any]], Sequence[float]] = grid,
 ) -> list[dict[str, Any]]:
-    """`Study.tuned` over α; quick: a quarter of the steps, 3 tuning and 8 reported seeds."""
+    """`Study.tune` over α; quick: a quarter of the steps, 3 tuning and 8 reported seeds."""
     if not study.quick:
-        return study.tuned(label, rows, work, grid, repetitions=repetitions)
+        return study.tune(label, rows, work, Search(grid), repetitions=repetitions)
     short = [{**row, "steps": max(row["steps"] // 4, 20)} for row in rows]
-    return study.tuned(label, short, work, grid, trials=3, repetitions=8)
+    return study.tune(label, short, work, Search(grid, trials=3), repetitions=8)
 
 
-def world(asked: Mapping[str, Any]) -> World:
+def world(spec: Mapping[str, Any]) -> World:
     """The world of a row, seen through a subspace where it names one."""
-    whole = WORLDS[asked["world"]]
-    return Subspace(whole, asked["subspace"]) if asked.get("subspace") else whole
+    whole = WORLDS[spec["world"]]
+    return Subspace(whole, spec["subspace"]) if spec.get("subspace") else whole
 
 
 def law(name: str) -> Law:
@@ -77,22 +77,22 @@ def law(name: str) -> Law:
     return Law("block", int(size)) if kind == "block" else Law(normalise=kind != "plain")
 
 
-def work(asked: Mapping[str, Any]) -> dict[str, Any]:
+def work(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Run a row's seeds: ``values`` at the end, ``curve`` of means at ``marks``, budgets.
 
     ``votes``, ``answers`` (walks read by voters) and ``walks`` are those of the whole run.
     """
-    place = world(asked)
-    fields = {k: v for k, v in asked.items() if k not in (*HERE, *LABELS)}
+    place = world(spec)
+    fields = {k: v for k, v in spec.items() if k not in (*HERE, *LABELS)}
     if fields.pop("adam", False):
         fields["adam"] = Adam()
-    chosen = batched.settings_for(place, law=law(asked.get("law", "gaussian")), **fields)
-    steps = asked["steps"]
-    marks = asked.get("marks") or spread(steps)
+    chosen = batched.settings_for(place, law=law(spec.get("law", "gaussian")), **fields)
+    steps = spec["steps"]
+    marks = spec.get("marks") or spread(steps)
     runs = batched.train(
-        place, chosen, asked["seeds"], steps, panel=Panel(asked["panel"], asked["beta"]),
-        crn=asked["crn"], truth=asked.get("truth", False), marks=marks,
-        block=max(25, WALKS // (asked["N"] * asked["D"])),
+        place, chosen, spec["seeds"], steps, panel=Panel(spec["panel"], spec["beta"]),
+        crn=spec["crn"], truth=spec.get("truth", False), marks=marks,
+        block=max(25, WALKS // (spec["N"] * spec["D"])),
     )  # fmt: skip
     return {
         "values": runs.final.tolist(),

@@ -63,7 +63,7 @@ def measure(
 ) -> dict[str, Any]:
     """Both timings, printed with the goals: 3 minutes on two cores, 10⁷ votes a second."""
     ran = grid(repetitions, steps, threads=threads)
-    asked = votes(min(repetitions, 1000), steps=max(steps // 2, batched.COINS))
+    voting = votes(min(repetitions, 1000), steps=max(steps // 2, batched.COINS))
     view = Table(title=f"speed: {machine()}")
     for head in ("what", "figure"):
         view.add_column(head, justify="right")
@@ -73,6 +73,6 @@ def measure(
     for part in ("rollouts", "oracle", "optimizer"):
         view.add_row(f"share of {part}", f"{ran[f'share_{part}']:.0%}")
     view.add_row("moves per CPU second, in all", f"{ran['moves'] / ran['cpu_s']:.2e}")
-    view.add_row("oracle alone, votes per CPU second", f"{asked['votes_per_cpu_s']:.2e}")
+    view.add_row("oracle alone, votes per CPU second", f"{voting['votes_per_cpu_s']:.2e}")
     console.print(view)
-    return {"grid": ran, "oracle": asked}
+    return {"grid": ran, "oracle": voting}

@@ -11,7 +11,7 @@ import numpy as np
 from szpo.types import Floats
 from szpo_simulators.baselines import hacking
 from szpo_simulators.panels import panel as panels
-from szpo_simulators.study import Study, bench, curve, interval, told
+from szpo_simulators.study import Search, Study, bench, curve, format_interval, interval
 from szpo_simulators.worlds import repetitions as batched
 from szpo_simulators.worlds.oracle import Panel
 from szpo_simulators.worlds.track import FEATURES, PROXY, TRUTH, Track
@@ -36,18 +36,17 @@ def main(study: Study) -> dict[str, Any]:
     budgets = BUDGETS[1:4] if study.quick else BUDGETS
     beta: dict[str, panels.Calibration] = {w.seen: sharpness(w) for w in (TRUTH, PROXY)}
     trials, repetitions = (4, 20) if study.quick else (20, 100)
-    direct = study.tuned(
+    direct = study.tune(
         "SZPO",
         [
             {"label": label, "sees": seen, "beta": beta[seen].beta, "budgets": list(budgets)}
             for label, seen in ((SZPO, "progress"), (COUNTING, "checkpoints"))
         ],
         szpo,
-        ALPHAS[2:3] if study.quick else ALPHAS,
-        trials=trials,
+        Search(ALPHAS[2:3] if study.quick else ALPHAS, trials=trials),
         repetitions=repetitions,
     )
-    modelled = study.tuned(
+    modelled = study.tune(
         "reward models",
         [
             {"label": label, "eyes": list(eyes), "beta": beta["progress"].beta, "votes": votes}
@@ -55,9 +54,7 @@ def main(study: Study) -> dict[str, Any]:
             for votes in budgets
         ],
         model,
-        RATES[2:3] if study.quick else RATES,
-        setting="rate",
-        trials=trials,
+        Search(RATES[2:3] if study.quick else RATES, "rate", trials),
         repetitions=repetitions,
     )
     rows = [
@@ -80,7 +77,7 @@ def main(study: Study) -> dict[str, Any]:
     )
     for seen in FEATURES:
         lines = [
-            {"method": label, **{f"{row['votes']:,}": told(row[seen]) for row in of}}
+            {"method": label, **{f"{row['votes']:,}": format_interval(row[seen]) for row in of}}
             for label, of in by_label(rows)
         ]
         heads = {head: head for head in lines[0]}
@@ -116,13 +113,13 @@ def ends(theta: Reals) -> dict[str, dict[str, float]]:
     return {track.seen: interval(track.value(theta).tolist()) for track in (TRUTH, PROXY)}
 
 
-def szpo(asked: Mapping[str, Any]) -> dict[str, Any]:
+def szpo(spec: Mapping[str, Any]) -> dict[str, Any]:
     """SZPO (margin, antithetic, N = 4, D = M = 1) on votes of a panel with these eyes."""
-    track = TRUTH if asked["sees"] == "progress" else PROXY
-    marks = [votes // N for votes in asked["budgets"]]
-    chosen = batched.settings_for(track, rule="margin", N=N, mu=MU, alpha=asked["alpha"])
+    track = TRUTH if spec["sees"] == "progress" else PROXY
+    marks = [votes // N for votes in spec["budgets"]]
+    chosen = batched.settings_for(track, rule="margin", N=N, mu=MU, alpha=spec["alpha"])
     runs = batched.train(
-        track, chosen, asked["seeds"], marks[-1], marks=marks, panel=Panel(beta=asked["beta"])
+        track, chosen, spec["seeds"], marks[-1], marks=marks, panel=Panel(beta=spec["beta"])
     )
     return {
         "values": runs.final.tolist(),
@@ -130,13 +127,13 @@ def szpo(asked: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def model(asked: Mapping[str, Any]) -> dict[str, Any]:
+def model(spec: Mapping[str, Any]) -> dict[str, Any]:
     """A reward model from votes on untrained drives, then PPO on it; valued by its own reward."""
-    panel, seeds = Panel(beta=asked["beta"]), asked["seeds"]
-    w = hacking.weights(TRUTH, seeds, asked["votes"], asked["eyes"], panel)
+    panel, seeds = Panel(beta=spec["beta"]), spec["seeds"]
+    w = hacking.weights(TRUTH, seeds, spec["votes"], spec["eyes"], panel)
     trail: list[Floats] = []
     theta = hacking.practise(
-        TRUTH, w, seeds, BATCHES, rate=asked["rate"], mark=partial(_keep, trail)
+        TRUTH, w, seeds, BATCHES, rate=spec["rate"], mark=partial(_keep, trail)
     )
     believed = TRUTH.worth(theta, np.einsum("cmf,sf->scm", TRUTH.features, w))
     return {

@@ -47,13 +47,13 @@ def measure_run(
     parts = assemble.build(config, say=say)
     policy = parts.language
     liked = text_rewards.parse(config.panel.reward, logprob=policy.logprob_base)
-    asked = parts.prompts.heldout[: config.evaluation.prompts]
-    if not asked:
+    held = parts.prompts.heldout[: config.evaluation.prompts]
+    if not held:
         raise UsageError("no prompts are held out to measure on; raise prompts.heldout")
     samples = config.evaluation.samples
     ready = time.monotonic()
     before = heldout.measure(
-        policy, asked, liked.score, samples=samples, seed=config.run.seed, moved=False
+        policy, held, liked.score, samples=samples, seed=config.run.seed, moved=False
     )
     say(f"held-out {config.panel.reward} before: {before.rewards.mean():.3f}")
     measured = time.monotonic()
@@ -67,7 +67,7 @@ def measure_run(
     with assemble.create(parts, path) as ledger:
         outcome = driver.drive(ledger, parts, on_step=note)
     tuned = time.monotonic()
-    after = heldout.measure(policy, asked, liked.score, samples=samples, seed=config.run.seed)
+    after = heldout.measure(policy, held, liked.score, samples=samples, seed=config.run.seed)
     done = time.monotonic()
     mean, low, high = heldout.gain(before, after, seed=config.run.seed)
     with Ledger.open(path) as ledger:
@@ -93,7 +93,7 @@ def measure_run(
         "setup": {} if parts.base is None else dict(parts.base.subspace.report),
         "texts": [
             {"prompt": p.text, "before": b[0], "after": a[0]}
-            for p, b, a in list(zip(asked, before.texts, after.texts, strict=True))[:3]
+            for p, b, a in list(zip(held, before.texts, after.texts, strict=True))[:3]
         ],
         "seconds": {
             "setup": ready - began,

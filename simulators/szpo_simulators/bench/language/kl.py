@@ -34,11 +34,11 @@ TOLERANCE = 0.2
 
 def probe_of(loaded: Loaded, subspace: Subspace, sampling: Sampling, root_seed: int) -> Probe:
     """Asks the subspace's model with held-out prompts and random numbers of its own."""
-    asked = tuple(loading.encode(loaded.tokenizer, p) for p in prompts.load_shipped().heldout)
+    heldout = tuple(loading.encode(loaded.tokenizer, p) for p in prompts.load_shipped().heldout)
     engine = engine_for(loaded.adapt(subspace.sites))
     key = branch_seed(root_seed, 0, "bench kl")
     start = {**subspace.fixed, **subspace.start}
-    return Probe(loaded, subspace.sites, start, asked, sampling, key, engine)
+    return Probe(loaded, subspace.sites, start, heldout, sampling, key, engine)
 
 
 def measure(

@@ -60,12 +60,12 @@ def main(
         if wrong := [one for one in given if one not in known]:
             raise UsageError(f"bench memory: --{name} {wrong[0]}: give {', '.join(known)}")
     study = Study("memory", folder, figures=figures)
-    asked = [
+    specs = [
         {"model": model, "answers": answers, "dtype": dtype, "task": task}
         for dtype in dtypes
         for task in tasks
     ]
-    rows = ratios(study.cells(model, asked, fresh))
+    rows = ratios(study.cells(model, specs, fresh))
     study.table(
         f"{model}, {answers} answers of up to 24 tokens: peak of resident memory",
         rows,
@@ -111,7 +111,7 @@ def ratios(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-def fresh(asked: Mapping[str, Any]) -> dict[str, Any]:
+def fresh(spec: Mapping[str, Any]) -> dict[str, Any]:
     """What a process of its own finds.
 
     Raises:
@@ -119,14 +119,14 @@ def fresh(asked: Mapping[str, Any]) -> dict[str, Any]:
     """
     done = subprocess.run(
         [sys.executable, "-m", "szpo_simulators.bench.language.memory"],
-        input=json.dumps(dict(asked)), capture_output=True, text=True, check=False,
+        input=json.dumps(dict(spec)), capture_output=True, text=True, check=False,
     )  # fmt: skip
     lines = [
         line for line in (done.stderr if done.returncode else done.stdout).splitlines() if line
     ]
     if done.returncode or not lines:
         why = lines[-1] if lines else f"ended with code {done.returncode}"
-        raise RunError(f"bench memory: {asked['task']}, {asked['dtype']}: {why}")
+        raise RunError(f"bench memory: {spec['task']}, {spec['dtype']}: {why}")
     found: dict[str, Any] = json.loads(lines[-1])
     return found
 
@@ -134,27 +134,27 @@ def fresh(asked: Mapping[str, Any]) -> dict[str, Any]:
 # --- in the fresh process ------------------------------------------------------------------------
 
 
-def settings(asked: Mapping[str, Any]) -> Config:
+def config_of(spec: Mapping[str, Any]) -> Config:
     """A run's settings: the default sites, one step with as many answers as were asked for."""
-    dtype = asked["dtype"]
+    dtype = spec["dtype"]
     sets = [
-        f"model.name={asked['model']}", f"optimizer.comparisons={asked['answers'] // (2 * D)}",
-        f"optimizer.rows={D}", f"run.votes={asked['answers'] // (2 * D)}", "panel.kind=bt70",
+        f"model.name={spec['model']}", f"optimizer.comparisons={spec['answers'] // (2 * D)}",
+        f"optimizer.rows={D}", f"run.votes={spec['answers'] // (2 * D)}", "panel.kind=bt70",
         "panel.reward=sentiment", "panel.beta=5",
         *(["model.quantization=nf4"] if dtype == "4-bit" else [f"model.dtype={dtype}"]),
     ]  # fmt: skip
     return settings_file.load(sets=sets)
 
 
-def measured(asked: Mapping[str, Any]) -> Measured:
+def measure(spec: Mapping[str, Any]) -> Measured:
     """Resident bytes before and at the peak of one task, and whether the peak is the task's."""
     return {
         "generation": _generation, "szpo": _szpo, "szpo set-up": _setup, "dpo": _dpo, "ppo": _ppo,
-        "rm+ppo": _rewarded,
-    }[asked["task"]](asked)  # fmt: skip
+        "rm+ppo": _rm_ppo,
+    }[spec["task"]](spec)  # fmt: skip
 
 
-def _watched(work: Callable[[], object]) -> Measured:
+def _watch(work: Callable[[], object]) -> Measured:
     from szpo_simulators.compare.measurements import Instruments, resident
 
     tools, before = Instruments(), resident()
@@ -162,10 +162,10 @@ def _watched(work: Callable[[], object]) -> Measured:
     return {"before": before, "peak": tools.peak(), "exact": tools.exact}
 
 
-def _actor(asked: Mapping[str, Any]) -> Any:
+def _actor(spec: Mapping[str, Any]) -> Any:
     from szpo_simulators.compare import shared_setup
 
-    return shared_setup.actor_of(settings(asked))
+    return shared_setup.actor_of(config_of(spec))
 
 
 def _prompts(count: int) -> Any:
@@ -175,25 +175,25 @@ def _prompts(count: int) -> Any:
     return [pool[i % len(pool)] for i in range(count)]
 
 
-def _generation(asked: Mapping[str, Any]) -> Measured:
-    actor = _actor(asked)
-    return _watched(lambda: actor.sample(_prompts(asked["answers"] // 2), 2, seed=0))
+def _generation(spec: Mapping[str, Any]) -> Measured:
+    actor = _actor(spec)
+    return _watch(lambda: actor.sample(_prompts(spec["answers"] // 2), 2, seed=0))
 
 
-def _setup(asked: Mapping[str, Any]) -> Measured:
+def _setup(spec: Mapping[str, Any]) -> Measured:
     from szpo.policies.subspace_setup import set_up_subspace
 
-    loaded = _actor(asked).loaded
-    return _watched(lambda: set_up_subspace(loaded, _prompts(160)))
+    loaded = _actor(spec).loaded
+    return _watch(lambda: set_up_subspace(loaded, _prompts(160)))
 
 
-def _szpo(asked: Mapping[str, Any]) -> Measured:
+def _szpo(spec: Mapping[str, Any]) -> Measured:
     """A step of a run whose set-up comes from the cache: its memory is not the step's."""
     from szpo.runs import assemble, driver
 
-    config = settings(asked)
-    if not asked.get("ready"):
-        ready = {**asked, "ready": True}
+    config = config_of(spec)
+    if not spec.get("ready"):
+        ready = {**spec, "ready": True}
         assemble.build(config, say=lambda line: None)  # leaves the set-up in the cache
         return fresh(ready)
     parts = assemble.build(config, say=lambda line: None)
@@ -201,10 +201,10 @@ def _szpo(asked: Mapping[str, Any]) -> Measured:
         tempfile.TemporaryDirectory() as folder,
         assemble.create(parts, Path(folder) / "run.db") as ledger,
     ):
-        return _watched(lambda: driver.drive(ledger, parts))
+        return _watch(lambda: driver.drive(ledger, parts))
 
 
-def _dpo(asked: Mapping[str, Any]) -> Measured:
+def _dpo(spec: Mapping[str, Any]) -> Measured:
     from szpo.baselines import dpo, trainer
     from szpo.baselines.questions import Preferences
     from szpo.data.pairs import Pair
@@ -213,21 +213,21 @@ def _dpo(asked: Mapping[str, Any]) -> Measured:
     import trl  # its libraries are resident before the step, and so in both figures
 
     trl.DPOTrainer  # noqa: B018  # loads it
-    actor = _actor(asked)
-    half = asked["answers"] // 2
+    actor = _actor(spec)
+    half = spec["answers"] // 2
     prompts = _prompts(half)
     drawn = actor.sample(prompts, 2, seed=0)
     pairs = [Pair(p, a, b) for p, (a, b) in zip(prompts, drawn, strict=True)]
     recipe = dpo.Recipe(steps=1, batch=half)
-    return _watched(lambda: dpo.train(actor, Preferences(pairs), recipe, seed=0))
+    return _watch(lambda: dpo.train(actor, Preferences(pairs), recipe, seed=0))
 
 
-def _ppo(asked: Mapping[str, Any]) -> Measured:
-    return _clipped(asked, lambda loaded: _length)
+def _ppo(spec: Mapping[str, Any]) -> Measured:
+    return _ppo_step(spec, lambda loaded: _length)
 
 
-def _rewarded(asked: Mapping[str, Any]) -> Measured:
-    return _clipped(asked, _reward_model)
+def _rm_ppo(spec: Mapping[str, Any]) -> Measured:
+    return _ppo_step(spec, _reward_model)
 
 
 def _length(prompts: Sequence[Any], answers: Sequence[Any]) -> list[float]:
@@ -251,21 +251,21 @@ def _reward_model(loaded: Any) -> Any:
     return RewardModel(loaded, sites, factors, np.ones(width, np.float32))
 
 
-def _clipped(asked: Mapping[str, Any], make: Callable[[Any], Any]) -> Measured:
+def _ppo_step(spec: Mapping[str, Any], make: Callable[[Any], Any]) -> Measured:
     """One step of PPO; ``make`` gives its score for a loaded model and is part of the step."""
     from szpo.baselines import ppo
     from szpo.baselines.questions import Task
 
-    actor = _actor(asked)
+    actor = _actor(spec)
     recipe = replace(
-        ppo.Recipe(), steps=1, prompts=asked["answers"] // 2, samples=2, epochs=1, minibatches=1
+        ppo.Recipe(), steps=1, prompts=spec["answers"] // 2, samples=2, epochs=1, minibatches=1
     )
     prompts = _prompts(recipe.prompts)
-    return _watched(lambda: ppo.train(actor, Task(prompts, make(actor.loaded)), recipe, seed=0))
+    return _watch(lambda: ppo.train(actor, Task(prompts, make(actor.loaded)), recipe, seed=0))
 
 
 if __name__ == "__main__":
     try:
-        print(json.dumps(measured(json.loads(sys.stdin.read()))))
+        print(json.dumps(measure(json.loads(sys.stdin.read()))))
     except SzpoError as error:
         sys.exit(str(error))

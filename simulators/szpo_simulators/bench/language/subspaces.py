@@ -88,7 +88,7 @@ def cross_fitted(
     spread = np.mean([_products(coordinates, reward, s, count, draws) for s in splits], axis=0)
     low, high = np.quantile(spread.mean(1), (0.025, 0.975))
     null = [
-        float(_products(coordinates, _shuffled(reward, ranks, rng), splits[i % SPLITS], count,
+        float(_products(coordinates, _shuffle(reward, ranks, rng), splits[i % SPLITS], count,
                         whole).mean())
         for i in range(resamples)
     ]  # fmt: skip
@@ -120,7 +120,7 @@ def _split(ranks: Ints, rng: np.random.Generator) -> Ints:
     return np.asarray(2 * ranks + half)
 
 
-def _shuffled(reward: Floats, ranks: Ints, rng: np.random.Generator) -> Floats:
+def _shuffle(reward: Floats, ranks: Ints, rng: np.random.Generator) -> Floats:
     order = np.lexsort((rng.random(len(ranks)), ranks))
     back = np.argsort(ranks, kind="stable")
     mixed = np.empty_like(reward)
@@ -132,7 +132,7 @@ def _products(
     coordinates: Floats, reward: Floats, cells: Ints, count: int, weights: Floats
 ) -> Floats:
     """ρ̂_first · ρ̂_second per weighting of the groups, (weightings, d)."""
-    s, r = _centred(coordinates, cells), _centred(reward[:, None], cells)
+    s, r = _centre(coordinates, cells), _centre(reward[:, None], cells)
     sums = [np.zeros((2 * count, x.shape[1])) for x in (s, s, r)]
     for total, values in zip(sums, (s * r, s * s, r * r), strict=True):
         np.add.at(total, cells, values)
@@ -143,7 +143,7 @@ def _products(
     return np.asarray(found[0] * found[1])
 
 
-def _centred(values: Floats, cells: Ints) -> Floats:
+def _centre(values: Floats, cells: Ints) -> Floats:
     count = np.bincount(cells).clip(min=1)
     sums = np.zeros((len(count), values.shape[1]))
     np.add.at(sums, cells, values)
@@ -164,11 +164,11 @@ class Fresh:
 
 
 def fresh(
-    loaded: Loaded, subspace: Subspace, asked: Sequence[Prompt], count: int, folder: Path, say: Any
+    loaded: Loaded, subspace: Subspace, pool: Sequence[Prompt], count: int, folder: Path, say: Any
 ) -> Fresh:
     """``count`` answers with their score vectors, in chunks kept in ``folder``."""
     start = {**subspace.fixed, **subspace.start}
-    ids = tuple(loading.encode(loaded.tokenizer, p) for p in asked)
+    ids = tuple(loading.encode(loaded.tokenizer, p) for p in pool)
     engine = engine_for(loaded.adapt(subspace.sites))
     stop = set(loading.stop_tokens(loaded))
     parts = []
@@ -208,15 +208,15 @@ def projection(subspace: Subspace) -> Floats:
     return draws.reshape(subspace.dim, FULL_DIRECTIONS)
 
 
-def chosen(
-    loaded: Loaded, asked: Sequence[Prompt], dim: int, samples: int, folder: Path, seed: int
+def load_or_build(
+    loaded: Loaded, pool: Sequence[Prompt], dim: int, samples: int, folder: Path, seed: int
 ) -> dict[str, Subspace]:
     """The three kinds over the same weights, with the same A, d and KL radius."""
     names = {kind: folder / f"space-{kind}-d{dim}-n{samples}-{seed}.npz" for kind in KINDS}
     if not names["score"].exists():
         subspace_cache.write(
             subspace_setup.set_up_subspace(
-                loaded, asked, SetupSettings("score", dim, samples=samples, root_seed=seed)
+                loaded, pool, SetupSettings("score", dim, samples=samples, root_seed=seed)
             ),
             names["score"],
         )
@@ -226,7 +226,7 @@ def chosen(
         if not names[kind].exists():
             subspace_cache.write(
                 subspace_setup.set_up_subspace(
-                    loaded, asked, SetupSettings(kind, dim, root_seed=seed), start=start
+                    loaded, pool, SetupSettings(kind, dim, root_seed=seed), start=start
                 ),
                 names[kind],
             )
@@ -265,9 +265,9 @@ def _shares(
     console: Console,
 ) -> list[dict[str, Any]]:  # fmt: skip
     loaded = loading.load(model)
-    asked = prompts.load_shipped().train
-    spaces = chosen(loaded, asked, dim, samples, place, 0)
-    seen = fresh(loaded, spaces["score"], asked, answers, place, console.print)
+    pool = prompts.load_shipped().train
+    spaces = load_or_build(loaded, pool, dim, samples, place, 0)
+    seen = fresh(loaded, spaces["score"], pool, answers, place, console.print)
     vectors = seen.scores.astype(np.float64)
     texts = [Answer(t, tokens=n) for t, n in zip(seen.texts, seen.tokens, strict=True)]
     rows = []
@@ -280,7 +280,7 @@ def _shares(
     }
     for spec in wanted:
         liked = text_rewards.parse(spec)
-        values = text_rewards.scores(liked, [asked[g] for g in seen.groups], texts)
+        values = text_rewards.scores(liked, [pool[g] for g in seen.groups], texts)
         for kind in KINDS:
             share = cross_fitted(vectors @ projection(spaces[kind]), values, seen.groups)
             d, equal = spaces[kind].dim, sizes[kind]

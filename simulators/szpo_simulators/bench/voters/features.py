@@ -10,14 +10,14 @@ from szpo import seeds
 from szpo.aggregation.bradley_terry import halves, newton
 from szpo.intervals import Z
 from szpo.types import Floats
-from szpo_simulators.study import Asked, Study, bench, interval, told
+from szpo_simulators.study import Spec, Study, bench, format_interval, interval
 from szpo_simulators.study import seeds as listed
 
 LARGE = 200_000
 """Votes from which the common weights of a panel of many tastes are taken."""
 
 
-def work(asked: Asked) -> dict[str, Any]:
+def work(spec: Spec) -> dict[str, Any]:
     """Cosine with the true weights and coverage, one value per seed.
 
     n votes of ``panelists`` voters on p standardised features; the panel's weights have norm
@@ -25,16 +25,16 @@ def work(asked: Asked) -> dict[str, Any]:
     standard (their differences have variance 2), or "pairs" (differences have variance 1).
     Weights are compared in logits per deviation of a difference.
     """
-    n, p, groups = int(asked["n"]), int(asked["p"]), int(asked["panelists"])
-    wide = 2**0.5 if asked["differ"] == "answers" else 1.0
-    worlds = [_world(seed, n, p, groups, asked, wide) for seed in asked["seeds"]]
+    n, p, groups = int(spec["n"]), int(spec["p"]), int(spec["panelists"])
+    wide = 2**0.5 if spec["differ"] == "answers" else 1.0
+    worlds = [_world(seed, n, p, groups, spec, wide) for seed in spec["seeds"]]
     w, x, y = (np.stack(part) for part in zip(*worlds, strict=True))
     scale = np.sqrt(np.mean(x**2, axis=-2))
     who = np.arange(n) % groups
     fit = newton(x / scale[:, None], y)
     half, _ = halves(x / scale[:, None], y, who, fit)
     alone = Z * np.sqrt(np.diagonal(np.linalg.inv(fit.information), axis1=-2, axis2=-1))
-    truth = w * _shrink(asked, wide) * scale
+    truth = w * _shrink(spec, wide) * scale
     off = np.abs(fit.weights - truth)
     size = np.linalg.norm(fit.weights / scale, axis=-1) * np.linalg.norm(w, axis=-1)
     return {
@@ -51,29 +51,29 @@ def _rng(seed: int, name: str) -> np.random.Generator:
 
 
 def _world(
-    seed: int, n: int, p: int, groups: int, asked: Asked, wide: float
+    seed: int, n: int, p: int, groups: int, spec: Spec, wide: float
 ) -> tuple[Floats, Floats, Floats]:
     rng = _rng(seed, "world")
     w = rng.normal(size=p)
-    w *= asked["norm"] / np.linalg.norm(w)
+    w *= spec["norm"] / np.linalg.norm(w)
     x = wide * rng.normal(size=(n, p))
-    own = w + asked["spread"] * rng.normal(size=(groups, p))
+    own = w + spec["spread"] * rng.normal(size=(groups, p))
     u = (x * own[np.arange(n) % groups]).sum(-1)
     return w, x, (rng.random(n) < 1 / (1 + np.exp(-u))).astype(np.float64)
 
 
-def _shrink(asked: Asked, wide: float) -> float:
+def _shrink(spec: Spec, wide: float) -> float:
     """By how much the common weights of voters who scatter are shorter than their mean taste.
 
     By symmetry they are parallel; the factor is fitted once to many votes along one axis.
     """
-    if not asked["spread"]:
+    if not spec["spread"]:
         return 1.0
-    rng, p = _rng(0, "shrink"), int(asked["p"])
+    rng, p = _rng(0, "shrink"), int(spec["p"])
     x = wide * rng.normal(size=(LARGE, p))
-    u = x[:, 0] * asked["norm"] + asked["spread"] * (x * rng.normal(size=(LARGE, p))).sum(-1)
+    u = x[:, 0] * spec["norm"] + spec["spread"] * (x * rng.normal(size=(LARGE, p))).sum(-1)
     y = (rng.random(LARGE) < 1 / (1 + np.exp(-u))).astype(np.float64)
-    return float(newton(x, y).weights[0] / asked["norm"])
+    return float(newton(x, y).weights[0] / spec["norm"])
 
 
 @bench("features")
@@ -106,7 +106,7 @@ def main(study: Study) -> dict[str, Any]:
 
     def column(name: str) -> Any:
         parts = ("mean", "low", "high")
-        return lambda row: told({part: row[f"{name}_{part}"] for part in parts}, 3)
+        return lambda row: format_interval({part: row[f"{name}_{part}"] for part in parts}, 3)
 
     study.table(
         "4 standardised features, weights of norm 2",

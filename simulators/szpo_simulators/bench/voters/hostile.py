@@ -50,7 +50,7 @@ def generator(key: bytes) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
 
 
-def trimmed(ballots: weighting.VotesByVoter) -> Floats:
+def trim_means(ballots: weighting.VotesByVoter) -> Floats:
     """Mean over voters of (for − against)/votes without the fifth at either end, (..., K)."""
     said = ballots.verdicts.astype(np.float64)
     means = np.sort((said * (np.abs(said) == 1)).mean(-1), axis=-2)
@@ -67,7 +67,7 @@ def equal(ballots: weighting.VotesByVoter) -> Floats:
 
 RULES: Mapping[str, Callable[[weighting.VotesByVoter], Floats]] = {
     "equal": equal,
-    "trimmed": trimmed,
+    "trimmed": trim_means,
     "shrunk-logits": weighting.shrunk_logits,
     "median": weighting.median,
 }
@@ -142,7 +142,7 @@ def sharpness(rows: int = 8) -> panel.Calibration:
     return panel.calibrate(np.array(worth), rows, 0)
 
 
-def kept(gain: Floats, honest: Floats, draws: int = 2000) -> tuple[float, float, float]:
+def retained_share(gain: Floats, honest: Floats, draws: int = 2000) -> tuple[float, float, float]:
     """Share of the honest mean gain that is kept, with its 95 % bootstrap interval over seeds."""
     picks = generator(derive(0, "bootstrap")).integers(0, len(gain), (draws, len(gain)))
     ratios = gain[picks].mean(1) / honest[picks].mean(1)
@@ -172,8 +172,8 @@ def runs(
                 "equal": float(plain.mean()),
                 "skill": float(learnt.mean()),
                 "difference": [difference, low, high],
-                "kept_equal": kept(plain, honest),
-                "kept_skill": kept(learnt, honest),
+                "kept_equal": retained_share(plain, honest),
+                "kept_skill": retained_share(learnt, honest),
                 "gains": {"equal": plain.tolist(), "skill": learnt.tolist()},
             }
         )

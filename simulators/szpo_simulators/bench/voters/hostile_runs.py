@@ -64,7 +64,7 @@ def cell(
         f"optimizer.weighting={weighting}",
         *sets,
     ]
-    with _claimed(folder / f"{tag}-{seed}.lock") as ours:
+    with _claim(folder / f"{tag}-{seed}.lock") as ours:
         if not ours:
             return None
         return demo.run_seed(
@@ -165,7 +165,7 @@ def table(model: str, votes: int, rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 @contextlib.contextmanager
-def _claimed(lock: Path) -> Iterator[bool]:
+def _claim(lock: Path) -> Iterator[bool]:
     """Whether this process has the cell; the system lets go of it when the process ends."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("a") as file:

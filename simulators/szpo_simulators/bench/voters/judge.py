@@ -17,7 +17,7 @@ from szpo.judges.local_model import Local
 from szpo.models import loading
 from szpo_simulators.judges import probes
 from szpo_simulators.judges.stub_endpoint import StubEndpoint
-from szpo_simulators.study import Asked, Study, machine
+from szpo_simulators.study import Spec, Study, machine
 
 MODELS: tuple[tuple[str, dict[str, Any], dict[str, int]], ...] = (
     ("SmolLM2, odds", {"ask": "soft"}, {}),
@@ -80,35 +80,35 @@ def main(
     return {"judges": found}
 
 
-def work(asked: Asked) -> Mapping[str, Any]:
+def work(spec: Spec) -> Mapping[str, Any]:
     """One part of one judge's examination."""
-    if asked["stub"] is None:
-        return _examined(_judge(tuple(asked["sets"])), asked)
-    with StubEndpoint(asked["stub"]) as stub:
-        patience = 0.2 if asked["stub"] == "silent" else 60.0
+    if spec["stub"] is None:
+        return _examine(_judge(tuple(spec["sets"])), spec)
+    with StubEndpoint(spec["stub"]) as stub:
+        patience = 0.2 if spec["stub"] == "silent" else 60.0
         sets = ("judge.kind=endpoint", f"judge.base_url={stub.url}", "judge.attempts=1",
                 "judge.retries=1", f"judge.timeout_s={patience}")  # fmt: skip
-        return _examined(_judge(sets), asked)
+        return _examine(_judge(sets), spec)
 
 
-def _examined(judge: Opinionated, asked: Asked) -> Mapping[str, Any]:
+def _examine(judge: Opinionated, spec: Spec) -> Mapping[str, Any]:
     began = time.monotonic()
-    truth, habits = (probes.tasks(asked["of"][part]) for part in ("pairs", "habits"))
+    truth, habits = (probes.tasks(spec["of"][part]) for part in ("pairs", "habits"))
     found: dict[str, Any] = {}
-    match asked["part"]:
+    match spec["part"]:
         case "truth":
             found = probes.ask(judge, truth).figures()
         case "names" if (
             habits and isinstance(judge, LanguageJudge) and judge.settings.ask != "grades"
         ):
-            found = probes.renamed(judge, habits)
+            found = probes.rename(judge, habits)
         case "length":
-            found = probes.ask(judge, [probes.padded(each) for each in habits]).figures()
+            found = probes.ask(judge, [probes.pad(each) for each in habits]).figures()
         case "own" if (
             habits and isinstance(judge, LanguageJudge) and isinstance(judge.backend, SPEAKERS)
-        ) and asked["stub"] is None:
+        ) and spec["stub"] is None:
             own = replace(judge.backend, temperature=1.0, max_tokens=OWN_TOKENS)
-            theirs = Local(_model(asked["other"]), 1.0, OWN_TOKENS)
+            theirs = Local(_model(spec["other"]), 1.0, OWN_TOKENS)
             both = probes.own_and_other(own, theirs, habits)
             found = probes.ask(judge, both).figures() if both else {}
     return {**found, "seconds": time.monotonic() - began}

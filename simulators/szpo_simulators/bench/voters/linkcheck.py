@@ -17,7 +17,7 @@ from szpo.intervals import wilson
 from szpo.seeds import derive
 from szpo.types import Floats
 from szpo_simulators.bench.voters import hostile
-from szpo_simulators.study import REPORTED, Asked, Study, bench, legend_below, ticks
+from szpo_simulators.study import REPORTED, Spec, Study, bench, legend_below, ticks
 
 VOTES: Final = (200, 400, 1000)
 EDGE: Final = (5, 20)
@@ -40,21 +40,21 @@ def chance(panel: str, x: Floats, rng: np.random.Generator) -> Floats:
     return chosen.prob(x / (4 * chosen.slope0))
 
 
-def power(asked: Asked) -> dict[str, Any]:
+def power(spec: Spec) -> dict[str, Any]:
     """Share of repetitions in which the test rejects at 5 %, with Wilson's interval.
 
     The middle batch lies halfway, give or take: x_ab, x_bc = ± far/2 + N(0, (.3 far)²).
     """
-    name = f"{asked['panel']} {asked['far']}"
-    rng = hostile.generator(derive(asked["seed"], "triads", k=asked["votes"], name=name))
-    edge, far = asked["edge"], asked["far"]
-    triads = max(asked["votes"] // (3 * edge), 1)
-    reps = asked["repetitions"]
+    name = f"{spec['panel']} {spec['far']}"
+    rng = hostile.generator(derive(spec["seed"], "triads", k=spec["votes"], name=name))
+    edge, far = spec["edge"], spec["far"]
+    triads = max(spec["votes"] // (3 * edge), 1)
+    reps = spec["repetitions"]
     half = rng.choice([-far / 2, far / 2], size=(reps, triads, 1))
     inner = half + 0.3 * far * rng.normal(size=(reps, triads, 2))
     x = np.concatenate([inner, inner.sum(-1, keepdims=True)], axis=-1)
     each = np.broadcast_to(x[..., None], (*x.shape, edge))
-    won = (rng.random(each.shape) < chance(asked["panel"], each, rng)).sum(-1) * 1.0
+    won = (rng.random(each.shape) < chance(spec["panel"], each, rng)).sum(-1) * 1.0
     found = link_test.curvature(won, np.full(won.shape, float(edge)))
     hits = int((found.p < link_test.LEVEL).sum())
     low, high = wilson(hits, reps)
@@ -64,7 +64,7 @@ def power(asked: Asked) -> dict[str, Any]:
             "curvature": float(np.median(estimate))}  # fmt: skip
 
 
-def _told(row: dict[str, Any]) -> str:
+def _format_share(row: dict[str, Any]) -> str:
     """The share; empty where there are fewer triads than the test asks for."""
     return "" if row["triads"] < link_test.LEAST else f"{row['mean']:.1%}"
 
@@ -72,16 +72,16 @@ def _told(row: dict[str, Any]) -> str:
 @bench("linkcheck")
 def main(study: Study) -> dict[str, Any]:
     """How often triads find that the logistic link does not fit: size and power by votes."""
-    asked = [
+    specs = [
         {"panel": panel, "far": far, "edge": edge, "votes": votes,
          "repetitions": 200 if study.quick else 1000, "seed": REPORTED}
         for panel in PANELS for far in FAR for edge in EDGE for votes in VOTES
     ]  # fmt: skip
-    found = study.cells("triads", asked, power)
+    found = study.cells("triads", specs, power)
     by = {(r["panel"], r["far"], r["edge"], r["votes"]): r for r in found}
     rows = [
         {"panel": panel, "far": far, "edge": edge}
-        | {f"{votes}": _told(by[panel, far, edge, votes]) for votes in VOTES}
+        | {f"{votes}": _format_share(by[panel, far, edge, votes]) for votes in VOTES}
         | {"curvature": by[panel, far, edge, VOTES[-1]]["curvature"]}
         for panel in PANELS for edge in EDGE for far in FAR
     ]  # fmt: skip
@@ -91,14 +91,16 @@ def main(study: Study) -> dict[str, Any]:
         | {f"{votes} votes": f"{votes}" for votes in VOTES}
         | {"γ, median": lambda r: f"{r['curvature']:+.3f}"},
     )  # fmt: skip
-    sizes = [r["mean"] for r in found if r["panel"] == "logistic" and _told(r)]
+    sizes = [r["mean"] for r in found if r["panel"] == "logistic" and _format_share(r)]
     study.console.print(f"size over {len(sizes)} settings: {min(sizes):.1%} to {max(sizes):.1%}")
     study.csv("linkcheck", found)
     with study.figure("linkcheck", columns=2, height=3.9) as axes:
         for axis, far in zip(axes, (2.0, 4.0), strict=True):
             for panel in PANELS:
                 row = [by[panel, far, EDGE[-1], votes] for votes in VOTES]
-                axis.plot(VOTES, [r["mean"] if _told(r) else np.nan for r in row], label=panel)
+                axis.plot(
+                    VOTES, [r["mean"] if _format_share(r) else np.nan for r in row], label=panel
+                )
             axis.axhline(link_test.LEVEL, color="#888888", lw=0.8, ls=":")
             ticks(axis, VOTES)
             axis.set(xlabel="votes", ylabel="rejected at 5 %", ylim=(0, 1),

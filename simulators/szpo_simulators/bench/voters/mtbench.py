@@ -86,12 +86,12 @@ def design(items: Items) -> dict[str, dict[str, int]]:
     return {pair: dict(sorted(votes.items())) for pair, votes in sorted(found.items())}
 
 
-def measured(items: Items) -> Floats:
+def measure(items: Items) -> Floats:
     """The four statistics (4,) of the votes."""
     return mtbench.ratios(mtbench.sums(np.stack(list(items.values()))).sum(0))
 
 
-def bootstrapped(items: Items, draws: int = BOOTSTRAPS) -> Floats:
+def bootstrap(items: Items, draws: int = BOOTSTRAPS) -> Floats:
     """95 % bootstrap intervals (2, 4) of the statistics, over items."""
     each = mtbench.sums(np.stack(list(items.values())))
     key = int.from_bytes(derive(0, "mtbench bootstrap"), "little")
@@ -146,7 +146,7 @@ def fit(items: Items) -> Constants:
     return constants(found.x)
 
 
-def rounded(found: Constants, theta: int, rest: int) -> Constants:
+def round_constants(found: Constants, theta: int, rest: int) -> Constants:
     """Constants with so many significant digits: short enough to print, store and retype."""
 
     def short(value: float, digits: int) -> float:
@@ -161,8 +161,8 @@ def table(
     items: Items, held: Items, training: Constants, preset: Constants
 ) -> list[dict[str, Any]]:
     """Each statistic of the data and of the model, and whether the model's is near enough."""
-    low, high = bootstrapped(held)
-    whole, half = measured(items), measured(held)
+    low, high = bootstrap(held)
+    whole, half = measure(items), measure(held)
     on_held, on_all = (mtbench.expected(training, design(part)) for part in (held, items))
     by_preset = mtbench.expected(preset, design(items))
     rows = []
@@ -179,7 +179,7 @@ def table(
 
 def close(some: Items, model: Constants) -> dict[str, Any]:
     """What people said of chatbots close to each other, beside the model fitted to that alone."""
-    (low, high), whole = bootstrapped(some), measured(some)
+    (low, high), whole = bootstrap(some), measure(some)
     by_model = mtbench.expected(model, design(some))
     rows = [
         {"statistic": name, "votes": whole[i], "low": low[i], "high": high[i],
@@ -215,8 +215,8 @@ def report(items: Items) -> dict[str, Any]:
     if not some:
         raise UsageError(f"bench mtbench: no votes on {' or '.join(CLOSE)}, which close needs")
     training, held = halves(items)
-    fitted, preset = rounded(fit(training), 4, 4), rounded(fit(items), 3, 2)
-    near = rounded(fit(some), 3, 2)
+    fitted, preset = round_constants(fit(training), 4, 4), round_constants(fit(items), 3, 2)
+    near = round_constants(fit(some), 3, 2)
     body: dict[str, Any] = {
         "items": len(items),
         "votes": int(sum(counts.sum() for counts in items.values())),

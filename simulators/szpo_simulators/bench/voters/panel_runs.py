@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from szpo.errors import UsageError
 from szpo_simulators.bench.language import demo
-from szpo_simulators.study import Study, interval, points, told
+from szpo_simulators.study import Study, format_interval, interval, points
 
 MODELS: Final = ("tiny",)
 PANELS: Final[Mapping[str, str]] = {
@@ -77,8 +77,9 @@ def show(study: Study, model: str, used: Sequence[int]) -> dict[str, Any]:
     study.table(
         f"{model}: held-out gain after {rows[0]['votes']} votes of {SIZE}, {len(used)} seeds",
         rows,
-        {"panel": "label", "weighting": "weighting", "gain": lambda row: told(row, 3),
-         "over equal": lambda row: told(row["over_equal"], 3), "answers read": "answers"},
+        {"panel": "label", "weighting": "weighting", "gain": lambda row: format_interval(row, 3),
+         "over equal": lambda row: format_interval(row["over_equal"], 3),
+         "answers read": "answers"},
     )  # fmt: skip
     study.csv(model, rows)
     with study.figure(f"panels-{model}", height=3.4) as axes:

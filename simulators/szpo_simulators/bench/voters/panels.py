@@ -24,7 +24,17 @@ from szpo.types import Floats
 from szpo_simulators.bench.voters import panel_runs
 from szpo_simulators.panels import panel as simulated
 from szpo_simulators.panels.raters import Rater, law, pick, stacked
-from szpo_simulators.study import Asked, Study, curve, interval, legend_below, points, seeds, told
+from szpo_simulators.study import (
+    Search,
+    Spec,
+    Study,
+    curve,
+    format_interval,
+    interval,
+    legend_below,
+    points,
+    seeds,
+)
 from szpo_simulators.worlds import repetitions as batched
 from szpo_simulators.worlds.efficiency import weights_gain
 from szpo_simulators.worlds.gridworld import DENSE
@@ -98,23 +108,23 @@ def sharpness() -> simulated.Calibration:
     return simulated.calibrate(DENSE.returns(DENSE.theta0[None], u).reshape(200, 100), 1, 0)
 
 
-def grid(asked: Asked) -> dict[str, Any]:
+def grid(spec: Spec) -> dict[str, Any]:
     """One panel, one weighting: ``values`` at the end by seed, ``curve`` at ``marks``.
 
     The value is the exact mean over what the members who judge like.
     """
-    line = asked["panel"]
+    line = spec["panel"]
     other = MIRROR if "other=" in line else None
     people = People(
-        line, asked["beta"], SIZE, other=other, words=CHATTY if "words=" in line else None
+        line, spec["beta"], SIZE, other=other, words=CHATTY if "words=" in line else None
     )
     chosen = batched.settings_for(
-        DENSE, **DESIGN, weighting=asked["weighting"], alpha=asked["alpha"]
+        DENSE, **DESIGN, weighting=spec["weighting"], alpha=spec["alpha"]
     )  # fmt: skip
-    steps = asked["steps"]
+    steps = spec["steps"]
     marks = sorted({max(1, round(steps * part / 10)) for part in range(1, 11)})
     runs = batched.train(
-        DENSE, chosen, asked["seeds"], steps, panel=people, crn=False, marks=marks, block=25
+        DENSE, chosen, spec["seeds"], steps, panel=people, crn=False, marks=marks, block=25
     )
     value = runs.curve
     if other is not None:
@@ -130,29 +140,29 @@ def grid(asked: Asked) -> dict[str, Any]:
     }
 
 
-def opposed(asked: Asked) -> dict[str, Any]:
+def oppose(spec: Spec) -> dict[str, Any]:
     """How far θ₁ goes (values by seed) where the members' mean taste for it is nothing.
 
     A member gives 24 votes on each direction, of gaps with spread .4 and −.8 logits.
     """
     slope = Slope()
-    people = People(asked["panel"], 1.0, 9, other=replace(slope, steep=-2.0))
+    people = People(spec["panel"], 1.0, 9, other=replace(slope, steep=-2.0))
     chosen = batched.settings_for(
-        slope, N=108, M=2, D=1, mu=0.2, rule="known", weighting=asked["weighting"], alpha=0.2
+        slope, N=108, M=2, D=1, mu=0.2, rule="known", weighting=spec["weighting"], alpha=0.2
     )
-    runs = batched.train(slope, chosen, asked["seeds"], asked["steps"], panel=people)
-    return {"values": runs.final.tolist(), "votes": runs.votes * asked["steps"]}
+    runs = batched.train(slope, chosen, spec["seeds"], spec["steps"], panel=people)
+    return {"values": runs.final.tolist(), "votes": runs.votes * spec["steps"]}
 
 
-def saved(asked: Asked) -> dict[str, Any]:
+def saving(spec: Spec) -> dict[str, Any]:
     """How many times fewer votes known sharpness needs, from the variance of drawn votes.
 
     One direction with x = .02 logits, one vote of each of P voters: by equal weights
     x̂ = 4 Σ(o − ½)/Σβ, by known ones x̂ = 4 Σβ(o − ½)/Σβ². Variances over draws of votes.
     """
-    voters, draws, x = asked["voters"], asked["draws"], 0.02
+    voters, draws, x = spec["voters"], spec["draws"], 0.02
     ratios, bests = [], []
-    for seed in asked["seeds"]:
+    for seed in spec["seeds"]:
         rng = _stream(seed, "saved")
         beta = np.exp(SPREAD * rng.normal(size=voters))
         raters = stacked([[Rater(beta=float(b)) for b in beta]])
@@ -165,10 +175,10 @@ def saved(asked: Asked) -> dict[str, Any]:
     return {"values": ratios, **interval(ratios), "exact": float(np.mean(bests))}
 
 
-def learnt(asked: Asked) -> dict[str, Any]:
+def learned_saving(spec: Spec) -> dict[str, Any]:
     """The same of learnt weights: ``each`` votes of every voter, one on each direction."""
-    voters, each, count = asked["voters"], asked["each"], asked["panels"]
-    rng = _stream(asked["seed"], "learnt")
+    voters, each, count = spec["voters"], spec["each"], spec["panels"]
+    rng = _stream(spec["seed"], "learnt")
     beta = np.exp(SPREAD * rng.normal(size=(count, voters)))
     x = rng.normal(size=(count, 1, each))
     chance = 1 / (1 + np.exp(-beta[..., None] * x))
@@ -178,7 +188,7 @@ def learnt(asked: Asked) -> dict[str, Any]:
     for i in range(0, count, 20):
         part = said[i : i + 20]
         history = History(names, np.arange(each), part, np.zeros((len(part), voters, 2)))
-        weights = weighted_votes.learn_weights(asked["weighting"], history)
+        weights = weighted_votes.learn_weights(spec["weighting"], history)
         found += weights_gain(weights, beta[i : i + 20]).tolist()
     return {**interval(found), "best": float(weights_gain(beta, beta).mean())}
 
@@ -219,7 +229,7 @@ def main(
     if model:
         return panel_runs.show(study, model, points)
     found: dict[str, Any] = {"grid": _grid(study, 6 if quick else repetitions)}
-    found |= {"opposed": _opposed(study), "saved": _saved(study)}
+    found |= {"opposed": _show_opposed(study), "saved": _show_savings(study)}
     study.end()
     return found
 
@@ -227,17 +237,21 @@ def main(
 def _grid(study: Study, repetitions: int) -> list[dict[str, Any]]:
     fitted = sharpness()
     study.console.print(f"bt70 of single walks: {fitted}")
-    asked = rows(fitted.beta, 10 if study.quick else STEPS)
-    # Nobody knows the panel beforehand: α is chosen for each weighting on members all alike.
-    alike = [row for row in asked if row["label"] == asked[0]["label"]]
-    found = study.tuned(
-        "all alike", alike, grid, ALPHAS, trials=2 if study.quick else 10, repetitions=repetitions
+    specs = rows(fitted.beta, 10 if study.quick else STEPS)
+    # Nobody knows the panel beforehand: α is chosen for each weighting on equal members.
+    equals = [row for row in specs if row["label"] == specs[0]["label"]]
+    found = study.tune(
+        "members all equal",
+        equals,
+        grid,
+        Search(ALPHAS, trials=2 if study.quick else 10),
+        repetitions=repetitions,
     )
     alphas = {row["weighting"]: row["alpha"] for row in found}
     rest = [
         {**row, "alpha": alphas[row["weighting"]], "seeds": seeds(repetitions)}
-        for row in asked
-        if row["label"] != asked[0]["label"]
+        for row in specs
+        if row["label"] != specs[0]["label"]
     ]
     found += [{**row, **interval(row["values"])} for row in study.cells("grid", rest, grid)]
     honest = {
@@ -249,8 +263,8 @@ def _grid(study: Study, repetitions: int) -> list[dict[str, Any]]:
     study.table(
         f"dense grid, {found[0]['votes']} votes of {SIZE}, {repetitions} seeds, 95 % intervals",
         found,
-        {"panel": "label", "weighting": "weighting", "value": told,
-         "over equal": lambda row: told(row["over_equal"]), "α": "alpha",
+        {"panel": "label", "weighting": "weighting", "value": format_interval,
+         "over equal": lambda row: format_interval(row["over_equal"]), "α": "alpha",
          "answers read": "answers"},
     )  # fmt: skip
     study.csv("grid", found)
@@ -266,48 +280,48 @@ def _grid(study: Study, repetitions: int) -> list[dict[str, Any]]:
     return found
 
 
-def _opposed(study: Study) -> list[dict[str, Any]]:
+def _show_opposed(study: Study) -> list[dict[str, Any]]:
     count = 20 if study.quick else 60
-    asked = [
+    specs = [
         {"panel": OPPOSED, "weighting": name, "steps": 20, "seeds": seeds(count)}
         for name in weighting.WEIGHTINGS
     ]
-    asked.append({**asked[0], "panel": "bt70"})
+    specs.append({**specs[0], "panel": "bt70"})
     found = [
-        {**row, **interval(row["values"])} for row in study.cells("opposed tastes", asked, opposed)
+        {**row, **interval(row["values"])} for row in study.cells("opposed tastes", specs, oppose)
     ]
     study.table(
         f"opposed tastes with zero mean on a slope: θ₁ after {found[0]['votes']} votes", found,
         {"panel": lambda row: "opposed" if row["panel"] == OPPOSED else "like-minded",
-         "weighting": "weighting", "θ₁": lambda row: told(row, 3)},
+         "weighting": "weighting", "θ₁": lambda row: format_interval(row, 3)},
     )  # fmt: skip
     study.csv("opposed", found)
     return found
 
 
-def _saved(study: Study) -> dict[str, Any]:
+def _show_savings(study: Study) -> dict[str, Any]:
     count, draws = (4, 1_000) if study.quick else (40, 3_000)
     known = study.cells(
         "known sharpness",
         [{"voters": voters, "draws": draws, "seeds": seeds(count)} for voters in VOTERS],
-        saved,
+        saving,
     )
-    asked = [
+    specs = [
         {"voters": voters, "each": each, "weighting": name, "panels": 20 if study.quick else 200,
          "seed": 1000}
         for voters in VOTERS[:2]
         for name in weighting.LEARNED
         for each in EACH
     ]  # fmt: skip
-    learned = study.cells("learnt sharpness", asked, learnt)
+    learned = study.cells("learnt sharpness", specs, learned_saving)
     study.table(
         f"votes saved by known sharpness, log β with spread {SPREAD:g}", known,
-        {"voters": "voters", "measured": told, "by formula": "exact"},
+        {"voters": "voters", "measured": format_interval, "by formula": "exact"},
     )  # fmt: skip
     study.table(
         "votes saved by learnt weights", learned,
-        {"voters": "voters", "weighting": "weighting", "votes each": "each", "saved": told,
-         "best": "best"},
+        {"voters": "voters", "weighting": "weighting", "votes each": "each", 
+         "saved": format_interval, "best": "best"},
     )  # fmt: skip
     study.csv("saved", known)
     study.csv("learnt", learned)

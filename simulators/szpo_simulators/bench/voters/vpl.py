@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from szpo_simulators.study import Asked, Study, bench, interval, points, seeds, told
+from szpo_simulators.study import Spec, Study, bench, format_interval, interval, points, seeds
 from szpo_simulators.vpl import data, sets
 from szpo_simulators.vpl.fit import Recipe, fit, latent, scores
 from szpo_simulators.vpl.model import KINDS
@@ -17,11 +17,11 @@ COLLAPSED: Final = 10.0
 """A weight of the KL term at which no unit is worth its price."""
 
 
-def work(asked: Asked) -> dict[str, Any]:
+def work(spec: Spec) -> dict[str, Any]:
     """Accuracy on new pairs of one model trained on one set, and how it uses its latent."""
-    train, test = pairs(asked["set"], asked["n"], asked["seed"])
-    recipe = Recipe(kind=asked["model"], epochs=asked["epochs"], beta=asked["beta"])
-    fitted = fit(train, recipe, asked["seed"])
+    train, test = pairs(spec["set"], spec["n"], spec["seed"])
+    recipe = Recipe(kind=spec["model"], epochs=spec["epochs"], beta=spec["beta"])
+    fitted = fit(train, recipe, spec["seed"])
     whole = scores(fitted, test)
     found: dict[str, Any] = {
         "all": whole.everything.value,
@@ -60,21 +60,21 @@ def main(study: Study) -> dict[str, Any]:
         n, epochs = chosen[name]
         return {"set": name, "model": model, "n": n, "epochs": epochs, "beta": beta, "seed": seed}
 
-    asked = [
+    specs = [
         cell(name, model, seed, Recipe().beta)
         for name in chosen
         for model in KINDS
         for seed in repetitions
     ]
-    asked += [cell("two-users", "vae", seed, COLLAPSED) for seed in repetitions]
-    found = study.cells("fits", asked, work)
+    specs += [cell("two-users", "vae", seed, COLLAPSED) for seed in repetitions]
+    found = study.cells("fits", specs, work)
     rows = [_row(found, name, model, Recipe().beta) for name in chosen for model in KINDS]
     rows.append(_row(found, "two-users", "vae", COLLAPSED))
     spread = len(repetitions) > 1
 
     def column(name: str) -> Any:
         def text(row: dict[str, Any]) -> str:
-            return told(row[name], 3) if spread else f"{row[name]['mean']:.3f}"
+            return format_interval(row[name], 3) if spread else f"{row[name]['mean']:.3f}"
 
         return text
 

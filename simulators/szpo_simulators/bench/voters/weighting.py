@@ -21,15 +21,15 @@ from szpo_simulators.bench.voters import hostile
 from szpo_simulators.rewards import heldout
 from szpo_simulators.study import (
     REPORTED,
-    Asked,
+    Spec,
     Study,
     bench,
     curve,
+    format_interval,
     interval,
     legend_below,
     seeds,
     ticks,
-    told,
 )
 
 SPREAD: Final = 0.7
@@ -73,35 +73,35 @@ def past(beta: Floats, each: int, *, answered: str, rng: np.random.Generator) ->
     return History(names, np.arange(rows), said, np.zeros((panels, voters, 2)))
 
 
-def known(asked: Asked) -> dict[str, Any]:
+def exact_saving(spec: Spec) -> dict[str, Any]:
     """Variance of x̂ under equal weights over that under weights β, at x = 0, by simulation.
 
     x̂ = 4 Σ w (o − ½)/Σ w β for votes o of many voters; interval over panels.
     """
-    rng = hostile.generator(derive(asked["seed"], "known weights"))
+    rng = hostile.generator(derive(spec["seed"], "known weights"))
     ratios = []
-    for _ in range(asked["panels"]):
-        beta = sharpness("uneven", 1, asked["voters"], rng)[0]
-        votes = (rng.random((asked["draws"], asked["voters"])) < 0.5) - 0.5
+    for _ in range(spec["panels"]):
+        beta = sharpness("uneven", 1, spec["voters"], rng)[0]
+        votes = (rng.random((spec["draws"], spec["voters"])) < 0.5) - 0.5
         best, equal = 4 * votes @ beta / (beta @ beta), 4 * votes.sum(-1) / beta.sum()
         ratios.append(float(equal.var() / best.var()))
     return interval(ratios)
 
 
-def learnt(asked: Asked) -> dict[str, Any]:
+def learned_saving(spec: Spec) -> dict[str, Any]:
     """Votes saved by learnt weights against equal ones, over panels, and what β would save.
 
     With hostile members equal weights of the honest alone are what is compared with: 1 is as
     good as nobody hostile.
     """
-    rng = hostile.generator(derive(asked["seed"], "panels", name=f"{asked['panel']}"))
+    rng = hostile.generator(derive(spec["seed"], "panels", name=f"{spec['panel']}"))
     gained: list[float] = []
     best: list[float] = []
-    for first in range(0, asked["panels"], CHUNK):
-        size = min(CHUNK, asked["panels"] - first)
-        beta = sharpness(asked["panel"], size, asked["voters"], rng)
-        history = past(beta, asked["each"], answered=asked["answered"], rng=rng)
-        weights = weighted_votes.learn_weights(asked["weighting"], history)
+    for first in range(0, spec["panels"], CHUNK):
+        size = min(CHUNK, spec["panels"] - first)
+        beta = sharpness(spec["panel"], size, spec["voters"], rng)
+        history = past(beta, spec["each"], answered=spec["answered"], rng=rng)
+        weights = weighted_votes.learn_weights(spec["weighting"], history)
         scale = (np.abs(beta).sum(-1) ** 2 / beta.shape[-1])[:, None]
         for found, w in ((gained, weights), (best, beta)):
             merit = (w * beta).sum(-1) ** 2 / np.maximum((w**2).sum(-1), 1e-300)
@@ -109,26 +109,26 @@ def learnt(asked: Asked) -> dict[str, Any]:
     return {**interval(gained), "best": float(np.mean(best))}
 
 
-def run(asked: Asked) -> dict[str, Any]:
+def run(spec: Spec) -> dict[str, Any]:
     """Gains of runs of the small policy, one per seed (`szpo bench hostile`'s second part)."""
-    case = hostile.Case(asked["beta"], asked["hostile"], asked["mu"], asked["weighting"])
-    return {"values": hostile.gains(case, asked["seeds"], lambda done: None).tolist()}
+    case = hostile.Case(spec["beta"], spec["hostile"], spec["mu"], spec["weighting"])
+    return {"values": hostile.gains(case, spec["seeds"], lambda done: None).tolist()}
 
 
 def runs(study: Study) -> list[dict[str, Any]]:
     """Per number of hostile members and weighting: what is kept, and the difference to skill."""
     used = seeds(10 if study.quick else 100)
     beta = hostile.sharpness().beta
-    asked = [
+    specs = [
         {"hostile": bad, "weighting": name, "beta": beta, "mu": 0.4, "seeds": used}
         for bad in (0, 1, 2)
         for name in ("equal", "skill", "rationality")
     ]
-    rows = study.cells("runs", asked, run)
+    rows = study.cells("runs", specs, run)
     by = {(row["hostile"], row["weighting"]): np.array(row["values"]) for row in rows}
     for row in rows:
         gain, honest = np.array(row["values"]), by[0, "equal"]
-        share, low, high = hostile.kept(gain, honest)
+        share, low, high = hostile.retained_share(gain, honest)
         mean, least, most = heldout.student((gain - by[row["hostile"], "skill"]).tolist())
         row |= {**interval(row["values"]), "kept": share, "kept_low": low, "kept_high": high,
                 "to_skill": mean, "to_skill_low": least, "to_skill_high": most}  # fmt: skip
@@ -149,9 +149,9 @@ def main(study: Study) -> dict[str, Any]:
     ideal = study.cells(
         "known β",
         [{"voters": 500, "draws": 2000, "panels": 10 if study.quick else 50, "seed": REPORTED}],
-        known,
+        exact_saving,
     )
-    asked = [
+    specs = [
         {"panel": kind, "voters": voters, "each": each, "answered": answered, "weighting": name,
          "panels": panels, "seed": REPORTED}
         for kind, voters in PANELS
@@ -160,20 +160,20 @@ def main(study: Study) -> dict[str, Any]:
         for each in EACH
         if not (name == "dawid-skene" and answered == "one")
     ]  # fmt: skip
-    saved = study.cells("learnt", asked, learnt)
+    saved = study.cells("learnt", specs, learned_saving)
     gained = runs(study)
     study.table("variance saved by weights β known beforehand, 500 voters", ideal,
-                {"log β spread": lambda r: f"{SPREAD:g}", "saved": told})  # fmt: skip
+                {"log β spread": lambda r: f"{SPREAD:g}", "saved": format_interval})  # fmt: skip
     study.table(
         "votes saved by learnt weights, times (1: as equal weights of as many honest voters)",
         saved,
         {"panel": "panel", "voters": "voters", "a comparison is answered by": "answered",
-         "weights": "weighting", "votes each": "each", "saved": lambda r: told(r, 3),
+         "weights": "weighting", "votes each": "each", "saved": lambda r: format_interval(r, 3),
          "best": "best", "of the best": share_of_best},
     )  # fmt: skip
     study.table(
         f"gain of the small policy after {hostile.VOTES} votes, P = 7, M = 1", gained,
-        {"hostile": "hostile", "weights": "weighting", "gain": lambda r: told(r, 3),
+        {"hostile": "hostile", "weights": "weighting", "gain": lambda r: format_interval(r, 3),
          "of the honest gain": lambda r: f"{r['kept']:.1%} [{r['kept_low']:.1%}, "
                                          f"{r['kept_high']:.1%}]",
          "less skill's": lambda r: f"{r['to_skill']:+.3f} [{r['to_skill_low']:+.3f}, "
