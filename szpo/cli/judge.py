@@ -36,6 +36,7 @@ def judge(
 ) -> None:
     """Answer a run's open comparisons with a judge, as a process of its own."""
     from szpo.evaluators import remote_panel
+    from szpo.evaluators.panel_factory import StartingPolicy
     from szpo.judges import judge_evaluator
     from szpo.judges import judge_panel as judges
     from szpo.training import summary
@@ -48,14 +49,15 @@ def judge(
             console.say("0 votes cast: the run is finished")
             return
         config = _config(ledger, file, sets)
-        judges.judge.check_config(config)
+        judges.judge.check(config)
         still = [step["step"] for step in ledger.steps() if step["state"] == "open"]
         asked = [row.prompt for step in still for c in ledger.comparisons(step) for row in c.rows]
         judges.judge.check_room(config, asked)
         # A run for people leaves to them what one judge cannot fill.
         alone = config.panel.kind == "judge"
         own = alone and file is None and not sets
-        panel = judges.judge.of_run(config, recorded=ledger.spec.get("panel") if own else None)
+        recorded = ledger.spec.get("panel") if own else None
+        panel = judges.judge.build(config, StartingPolicy(), recorded)
         console.say(str(panel))
         ledger.record_event("judge", "szpo judge", {"name": name, **panel.spec})
         service = VoteService(ledger, seat_ttl_us=round(config.panel.lease_minutes * 60e6))

@@ -12,8 +12,9 @@ from urllib.parse import urlsplit
 
 from szpo.config.judge import Judge
 from szpo.config.schema import Config
-from szpo.data.prompts import PromptSet
 from szpo.errors import IntegrityError, UsageError
+from szpo.evaluators import panel_factory
+from szpo.evaluators.panel_factory import PanelFactory, StartingPolicy
 from szpo.judges.backends import Backend
 from szpo.judges.judge_evaluator import JudgeEvaluator
 from szpo.judges.llm_judge import LanguageJudge, Opinionated
@@ -53,10 +54,10 @@ class JudgePanel:
 
 
 class Maker:
-    """The entry point ``judge`` of `szpo.evaluators`."""
+    """The panel factory ``judge`` of the entry point `szpo.evaluators`."""
 
-    def check_config(self, config: Config, prompts: PromptSet | None = None) -> None:
-        """Refuse what can be refused before a model is loaded.
+    def check(self, config: Config, prompts: Sequence[Prompt] | None = None) -> None:
+        """Refuse what can be refused before a model is loaded; without prompts, less of it.
 
         Raises:
             UsageError: A file cannot be read, no prompt has a reference, the endpoint cannot be
@@ -75,7 +76,7 @@ class Maker:
                 f"judge.model {config.judge.model} is not a file; train one with: szpo scorer"
             )
         if prompts is not None:
-            self.check_room(config, (*prompts.train, *prompts.heldout))
+            self.check_room(config, prompts)
 
     def check_room(self, config: Config, prompts: Sequence[Prompt]) -> None:
         """Refuse a local judge whose model cannot read the longest question about these prompts.
@@ -90,14 +91,17 @@ class Maker:
             reader = context.load_reader(config.judge.model)
             question_room.demand(config, prompts, reader, *_files(config.judge))
 
-    def of_run(
+    def with_changes(self, changes: str) -> PanelFactory:
+        """The table ``[judge]`` says all there is."""
+        raise panel_factory.refuse_changes("judge", changes)
+
+    def build(
         self,
         config: Config,
-        *,
-        loaded: Loaded | None = None,
+        start: StartingPolicy,
         recorded: Mapping[str, Any] | None = None,
     ) -> JudgePanel:
-        """The panel of a run; ``loaded`` is used where it is the judge's own model.
+        """The panel of a run; the run's own model judges where it is the one that is named.
 
         Raises:
             UsageError: It cannot be built.
@@ -112,7 +116,7 @@ class Maker:
             "principles": list(principles),
             "references_sha256": _sha256(references) if references else None,
         }
-        judge, spec["model_sha256"] = _judge(config, principles, references, loaded)
+        judge, spec["model_sha256"] = _judge(config, principles, references, start.model)
         for key in ("model_sha256", "principles", "references_sha256"):
             if recorded is not None and recorded.get(key) != spec[key]:
                 raise IntegrityError(
@@ -218,8 +222,8 @@ def _text(path: str, key: str) -> str:
     return text
 
 
-def _known(prompts: PromptSet, references: Mapping[str, str]) -> bool:
-    return any(prompt.text in references for prompt in (*prompts.train, *prompts.heldout))
+def _known(prompts: Sequence[Prompt], references: Mapping[str, str]) -> bool:
+    return any(prompt.text in references for prompt in prompts)
 
 
 def _sha256(references: Mapping[str, str]) -> str:

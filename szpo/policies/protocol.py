@@ -46,14 +46,29 @@ class Policy(Protocol):
 
 
 @runtime_checkable
-class Monitored(Protocol):
+class Sampler(Protocol):
+    """A policy that can also draw several answers to each prompt in one call."""
+
+    def sample(
+        self, prompts: Sequence[Prompt], samples: int = 1, *, seed: int
+    ) -> list[list[Answer]]:
+        """``samples`` answers to each prompt at θ."""
+
+
+@runtime_checkable
+class BaseScorer(Protocol):
+    """A policy that can also score answers under its start; rewards with `fluency` need it."""
+
+    def logprob_base(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
+        """Mean log-probability per token of each answer under the starting policy, nats."""
+
+
+@runtime_checkable
+class Monitored(BaseScorer, Protocol):
     """A policy that can also measure its distance to the start; guards use it where it exists."""
 
     def kl(self, prompts: Sequence[Prompt], *, seed: int, samples: int = 1) -> tuple[float, float]:
         """KL(π_θ ‖ π_start) in nats per completion: Monte-Carlo mean and standard error."""
-
-    def logprob_base(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
-        """Mean log-probability per token of each answer under the starting policy, nats."""
 
 
 def check_policy(

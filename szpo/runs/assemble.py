@@ -6,11 +6,11 @@ and numbers, so that continuing, sampling and exporting never repeat it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from szpo import __version__, plugins
 from szpo.config import settings_file
@@ -18,32 +18,30 @@ from szpo.config.schema import Config
 from szpo.data import prompts as promptfiles
 from szpo.data.prompts import PromptSet
 from szpo.errors import IntegrityError, StorageError, UsageError
+from szpo.evaluators.panel_factory import PanelFactory, RunPanel, StartingPolicy, load_factory
 from szpo.ledger.creation import NO_BASE, NewRun
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.ledger.theta import starting_theta, theta_digests
-from szpo.optim import optimizer
-from szpo.optim.checked_settings import defaults, settings_to_json
-from szpo.optim.directions import DIRECTION_VERSION, Law
-from szpo.optim.parameters import layout_dim
-from szpo.optim.settings import Adam, Selection, Settings
-from szpo.policies.protocol import Policy
+from szpo.optim.checked_settings import settings_to_json
+from szpo.optim.directions import DIRECTION_VERSION
+from szpo.optim.settings import Settings
+from szpo.policies.protocol import BaseScorer, Policy, Sampler
 from szpo.replay import replay
 from szpo.runs import machine_check
+from szpo.runs.optimizer_settings import describe_settings, make_settings
 from szpo.runs.samples import Source
-from szpo.types import Answer, Layout, Prompt, Shift, Update
+from szpo.types import Answer, Prompt, Shift, Update
 
 if TYPE_CHECKING:
     from szpo.policies.language_model import Base
     from szpo.policies.lora_policy import LoraPolicy
 
 Say = Callable[[str], None]
-WARMUP = 5
-"""Steps that measure α where it cannot be known beforehand."""
+PolicyFactory = Callable[..., Policy]
+"""What a package registers at `szpo.policies`: a function of ``root_seed``."""
 CALIBRATION_PROMPTS, CALIBRATION_SAMPLES = 96, 4
 """Base answers to which the sharpness of a simulated panel is fitted."""
-KL_PROMPTS = 32
-"""Answers a step costs more where a run guards its KL."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +50,11 @@ class Parts:
 
     config: Config
     settings: Settings
-    policy: Any
-    """A `Policy`; a `LoraPolicy` where ``base`` is there."""
+    policy: Policy
+    """A `LoraPolicy` where ``base`` is there."""
     prompts: PromptSet
-    panel: Any | None = None
-    """What the entry point of `szpo.evaluators` gave: judges and a spec; None for people."""
+    panel: RunPanel | None = None
+    """Who answers in this process; None for people."""
     base: Base | None = None
     """The language model and its coordinates; None for policies of other packages."""
 
@@ -69,8 +67,7 @@ class Parts:
         """
         if self.base is None:
             raise UsageError(f"{self.config.model.name} is no language model; this needs one")
-        found: LoraPolicy = self.policy
-        return found
+        return cast("LoraPolicy", self.policy)
 
 
 def new_path(config: Config) -> Path:
@@ -109,36 +106,36 @@ def default_name(config: Config) -> str:
 
 @dataclass(frozen=True)
 class Checked:
-    """Settings with which a run can begin as far as can be told before a model is loaded."""
+    """Settings that a run can begin with, as far as is known before a model is loaded."""
 
     config: Config
     prompts: PromptSet
-    panel_maker: Callable[..., Any] | None
-    policy_maker: Callable[..., Any] | None
+    panel_factory: PanelFactory | None
+    """None for people."""
+    policy_factory: PolicyFactory | None
+    """None for a language model."""
 
 
 def check(config: Config) -> Checked:
-    """Refuse what can be refused before anything is said, loaded, generated or written.
+    """Refuse what can be refused before anything is printed, loaded, generated or written.
 
     Raises:
         UsageError: A setting does not fit the prompts, the panel, its reward, this machine or the
             model; or a prompt is longer than the model reads.
     """
     prompts = promptfiles.load_configured(config.prompts)
-    panel_maker = _maker("szpo.evaluators", config.panel.kind, known=("people",))
-    policy_maker = _policy_maker(config)
-    if (look := getattr(panel_maker, "check", None)) is not None:
-        look(reward=config.panel.reward, size=config.panel.size)
-    if policy_maker is None:
+    panel_factory = load_factory(config.panel.kind)
+    policy_factory = _policy_factory(config)
+    if policy_factory is None:
         if config.subspace.kind != "full":  # refused now, not after the set-up
-            _settings(config, (("z", (config.dim,)),), 1.0)
+            make_settings(config, (("z", (config.dim,)),), 1.0)
         from szpo.policies import language_model
 
         language_model.check_files(config)
         prompts = _with_room(config, prompts)
-    if (look := getattr(panel_maker, "check_config", None)) is not None:
-        look(config, prompts)
-    return Checked(config, prompts, panel_maker, policy_maker)
+    if panel_factory is not None:
+        panel_factory.check(config, (*prompts.train, *prompts.heldout))
+    return Checked(config, prompts, panel_factory, policy_factory)
 
 
 def build(config: Config, *, say: Say = print, checked: Checked | None = None) -> Parts:
@@ -150,27 +147,26 @@ def build(config: Config, *, say: Say = print, checked: Checked | None = None) -
         UsageError: A setting does not fit the model, the prompts or the panel.
     """
     found = checked or check(config)
-    prompts, panel_maker, policy_maker = found.prompts, found.panel_maker, found.policy_maker
+    prompts, policy_factory = found.prompts, found.policy_factory
     for warning in prompts.warnings:
         say(f"warning: {warning}")
     base = None
-    if policy_maker is None:
+    if policy_factory is None:
         from szpo.policies import language_model
 
         base = language_model.prepare(config, prompts.train, say)
-        settings = _settings(config, base.subspace.layout, base.subspace.scale)
+        settings = make_settings(config, base.subspace.layout, base.subspace.scale)
         policy: Policy = language_model.make_policy(config, base, settings)
     else:
-        policy = policy_maker(root_seed=config.run.seed)
-        settings = _settings(config, policy.layout, 1.0)
-    for line in told(settings):
+        policy = policy_factory(root_seed=config.run.seed)
+        settings = make_settings(config, policy.layout, 1.0)
+    for line in describe_settings(settings):
         say(line)
     parts = Parts(config, settings, policy, prompts, base=base)
-    if panel_maker is None:
+    if found.panel_factory is None:
         return parts
-    panel = _panel(
-        panel_maker, parts, beta=config.panel.beta, answers=partial(_base_answers, parts)
-    )
+    start = replace(_starting_policy(parts), answers=partial(_base_answers, parts))
+    panel = found.panel_factory.build(config, start)
     say(str(panel))
     return replace(parts, panel=panel)
 
@@ -223,12 +219,12 @@ def reopen(
         ledger: The run.
         until: Steps to fold; None: all that were applied.
         panel: Build all that driving the run takes: its panel, and the prompts it began with.
-        say: Told what happens.
+        say: Called with each line for the user.
 
     Raises:
         IntegrityError: The model or the prompts are not the recorded ones, or the weights do not
             come out.
-        UsageError: The ledger was not made by ``szpo run``, or has not so many steps.
+        UsageError: The ledger was not made by ``szpo run``, or has fewer steps.
     """
     if "config" not in ledger.spec:
         raise UsageError(f"{ledger.path.name} was not made by szpo run; open it from Python")
@@ -238,15 +234,15 @@ def reopen(
     if until is not None and until > (known := 0 if last is None else last + 1):
         raise UsageError(f"{ledger.path.name}: {known} steps are applied; there is no {until}")
     prompts = _same_prompts(config, ledger, needed=panel, say=say)
-    policy_maker = _policy_maker(config)
+    policy_factory = _policy_factory(config)
     base = None
-    if policy_maker is None:
+    if policy_factory is None:
         from szpo.policies import language_model
 
         base = language_model.restore(config, ledger)
         policy: Policy = language_model.make_policy(config, base, settings)
     else:
-        policy = policy_maker(root_seed=config.run.seed)
+        policy = policy_factory(root_seed=config.run.seed)
     policy = _at_start(ledger, policy)
     applied = 0
     for _, updates in replay.added(ledger, settings, until):
@@ -259,12 +255,11 @@ def reopen(
             "find the row with: szpo verify"
         )
     parts = Parts(config, settings, policy, prompts, base=base)
-    maker = _maker("szpo.evaluators", config.panel.kind, known=("people",)) if panel else None
-    if maker is None:
+    factory = load_factory(config.panel.kind) if panel else None
+    if factory is None:
         return parts
     recorded = ledger.spec.get("panel") or {}
-    beta = (recorded.get("calibration") or {}).get("beta", config.panel.beta)
-    return replace(parts, panel=_panel(maker, parts, beta=beta, recorded=recorded))
+    return replace(parts, panel=factory.build(config, _starting_policy(parts), recorded))
 
 
 def own_prompts(ledger: Ledger, texts: Sequence[str]) -> tuple[Prompt, ...]:
@@ -277,14 +272,14 @@ def own_prompts(ledger: Ledger, texts: Sequence[str]) -> tuple[Prompt, ...]:
         return ()
     config = settings_file.check(ledger.spec["config"], where=ledger.path.name)
     asked = tuple(Prompt.user(text, config.prompts.system) for text in texts)
-    if _policy_maker(config) is not None:
+    if _policy_factory(config) is not None:
         return asked
     return _with_room(config, PromptSet(asked, ())).train
 
 
 def source(ledger: Ledger, parts: Parts) -> Source:
     """What orders and A/A comparisons draw their answers from."""
-    maker = _policy_maker(parts.config)
+    maker = _policy_factory(parts.config)
 
     def fresh() -> Policy:
         if maker is None:
@@ -293,17 +288,6 @@ def source(ledger: Ledger, parts: Parts) -> Source:
 
     return Source(
         parts.policy, parts.prompts, parts.config.optimizer.rows, None if maker is None else fresh
-    )
-
-
-def told(settings: Settings) -> Sequence[str]:
-    """What was chosen for the run, in lines for people: nothing is left to guess."""
-    s = settings
-    return (
-        f"rule {s.rule}, {s.pairing}, K {s.K} × N {s.N} × M {s.M} votes, D {s.D} rows, link "
-        f"{s.link}, ties {s.ties}, weighting {s.weighting}, seed {s.root_seed}",
-        f"mu {optimizer.ask(optimizer.init(s)).mu:.4g} (KL radius {s.kl_radius:g}), KL step "
-        f"{s.kl_step:g}, forget {s.forget:g}, warm-up {s.warmup} steps",
     )
 
 
@@ -345,7 +329,7 @@ def _same_prompts(config: Config, ledger: Ledger, *, needed: bool, say: Say) -> 
     try:
         found = promptfiles.load_configured(config.prompts, say)
         # Refused when the run began; here only what was cut then must be cut again.
-        if config.prompts.too_long == "cut" and _policy_maker(config) is None:
+        if config.prompts.too_long == "cut" and _policy_factory(config) is None:
             found = _with_room(config, found)
         if recorded not in (None, found.sha256):
             raise IntegrityError(
@@ -370,29 +354,7 @@ def _with_room(config: Config, prompts: PromptSet) -> PromptSet:
     return prompt_room.fit_prompts(prompts, reader, new, too_long)
 
 
-def _maker(group: str, name: str, known: Sequence[str] = ()) -> Callable[..., Any] | None:
-    """The factory behind a name; None for names that szpo serves itself.
-
-    What follows a "+" goes to the factory's ``changed``, as in ``bt70+side=.3``.
-
-    Raises:
-        UsageError: No installed package has it, or it takes no changes.
-    """
-    if name in known:
-        return None
-    plain, _, changes = name.partition("+")
-    what = group.rpartition(".")[2].rstrip("s")
-    asked = plain if plain in plugins.names(group) else name
-    maker: Callable[..., Any] = plugins.load(group, asked, what, builtin=known)
-    if not changes:
-        return maker
-    if (changed := getattr(maker, "changed", None)) is None:
-        raise UsageError(f'"{plain}" takes no changes; name it without "+{changes}"')
-    found: Callable[..., Any] = changed(changes)
-    return found
-
-
-def _policy_maker(config: Config) -> Callable[..., Any] | None:
+def _policy_factory(config: Config) -> PolicyFactory | None:
     """The factory of another package's policy, where the model's name is one's."""
     name = config.model.name
     if name not in plugins.names("szpo.policies"):
@@ -401,27 +363,33 @@ def _policy_maker(config: Config) -> Callable[..., Any] | None:
         raise UsageError(
             f"policy {name} has no log-probabilities to choose a radius by; set optimizer.mu"
         )
-    return _maker("szpo.policies", name)
+    factory: PolicyFactory = plugins.load("szpo.policies", name, "policy")
+    return factory
+
+
+def _starting_policy(parts: Parts) -> StartingPolicy:
+    policy = parts.policy
+    return StartingPolicy(
+        logprob=policy.logprob_base if isinstance(policy, BaseScorer) else None,
+        model=None if parts.base is None else parts.base.loaded,
+    )
 
 
 def _base_answers(parts: Parts) -> tuple[Sequence[Prompt], list[list[Answer]]]:
     """Answers of the base policy to which a panel is fitted: the same for every run of one base.
 
     The seed is fixed, so that the panel's sharpness belongs to (base, reward, rows) and not to a
-    run's luck; language models' answers are kept in the cache, since they cost a minute.
+    run's luck; language models' answers stay in the cache, since they cost a minute.
     """
     asked = parts.prompts.train[:CALIBRATION_PROMPTS]
 
     def draw() -> list[list[Answer]]:
-        sample = getattr(parts.policy, "sample", None)
-        if sample is not None:
-            found: list[list[Answer]] = sample(asked, CALIBRATION_SAMPLES, seed=0)
-            return found
-        # Any policy can be asked unperturbed; one answer a call, so that seeds tell them apart.
+        policy = parts.policy
+        if isinstance(policy, Sampler):
+            return policy.sample(asked, CALIBRATION_SAMPLES, seed=0)
+        # Any policy can be asked unperturbed; a call gives one answer, its seed makes it another.
         still = [Shift(0, 0, 0, 0.0)]
-        drawn = [
-            parts.policy.rollout([asked], still, seed=i)[0] for i in range(CALIBRATION_SAMPLES)
-        ]
+        drawn = [policy.rollout([asked], still, seed=i)[0] for i in range(CALIBRATION_SAMPLES)]
         return [list(answers) for answers in zip(*drawn, strict=True)]
 
     if parts.base is None:
@@ -429,65 +397,3 @@ def _base_answers(parts: Parts) -> tuple[Sequence[Prompt], list[list[Answer]]]:
     from szpo.policies import language_model
 
     return asked, language_model.load_or_draw_answers(parts.config, parts.base, asked, draw)
-
-
-def _panel(
-    maker: Callable[..., Any],
-    parts: Parts,
-    recorded: Mapping[str, Any] | None = None,
-    **more: Any,
-) -> Any:
-    panel = parts.config.panel
-    if (of_run := getattr(maker, "of_run", None)) is not None:  # it reads more than [panel]
-        loaded = None if parts.base is None else parts.base.loaded
-        return of_run(parts.config, loaded=loaded, recorded=recorded)
-    return maker(
-        reward=panel.reward,
-        size=panel.size,
-        rows=parts.config.optimizer.rows,
-        seed=0,
-        logprob=getattr(parts.policy, "logprob_base", None),
-        **more,
-    )
-
-
-def _settings(config: Config, layout: Layout, scale: float) -> Settings:
-    o = config.optimizer
-    dim = layout_dim(layout)
-    changes: dict[str, Any] = {}
-    if o.block is not None:
-        changes["law"] = Law("block", min(o.block, dim))
-    if o.warmup is not None:
-        changes["warmup"] = o.warmup
-    elif config.subspace.kind == "random" and o.rule in ("known", "margin"):
-        # Nothing is known of how far votes carry along random directions: α is measured.
-        changes["warmup"] = 0 if o.adam or o.alpha is not None else WARMUP
-    if o.steer:
-        changes["steering"] = (o.kl_radius / 4, o.kl_radius * 4)
-    return defaults(
-        config.run.seed,
-        layout,
-        rule=None if o.rule == "auto" else o.rule,
-        pairing=o.pairing,
-        K=o.directions,
-        N=o.comparisons,
-        M=o.votes,
-        D=o.rows,
-        mu=o.mu,
-        alpha=o.alpha,
-        link=o.link,
-        smoothing=o.smoothing,
-        ties=o.ties,
-        weighting=o.weighting,
-        kl_radius=o.kl_radius,
-        kl_step=o.kl_step,
-        scale=scale,
-        forget=o.forget,
-        momentum=o.momentum,
-        adam=Adam() if o.adam else None,
-        selection=None
-        if config.selection.candidates is None
-        else Selection(config.selection.candidates, config.selection.by, config.selection.floor),
-        vote_price=config.selection.vote_price,
-        **changes,
-    )

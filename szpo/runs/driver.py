@@ -5,16 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from szpo.evaluators.panel_evaluator import LedgerEvaluator, PanelEvaluator
+from szpo.evaluators.panel_evaluator import LedgerEvaluator
 from szpo.evaluators.protocol import Evaluator
 from szpo.ledger.database import Ledger
 from szpo.runs import aa_comparisons, assemble
-from szpo.runs.assemble import KL_PROMPTS, Parts
+from szpo.runs.assemble import Parts
 from szpo.training import comparisons, controller, guards, step_report
 from szpo.training.services import Bounds, Hooks
 from szpo.types import Theta
 from szpo.voting.lease import Lease
 from szpo.voting.service import VoteService
+
+KL_PROMPTS = 32
+"""Prompts on which a run's guard measures KL at each step, each answered once."""
 
 
 def drive(
@@ -63,8 +66,7 @@ def evaluator(ledger: Ledger, parts: Parts) -> Evaluator:
     service = VoteService(ledger, seat_ttl_us=round(minutes * 60e6))
     if parts.panel is None or not parts.config.panel.inside:
         return LedgerEvaluator(service)
-    own = getattr(parts.panel, "evaluator", None)
-    return PanelEvaluator(service, parts.panel.judges) if own is None else own(service)
+    return parts.panel.evaluator(service)
 
 
 def _quadratic_kl(parts: Parts) -> Callable[[Theta], float] | None:
@@ -74,7 +76,7 @@ def _quadratic_kl(parts: Parts) -> Callable[[Theta], float] | None:
     """
     if parts.base is None:
         return None
-    start, scale = parts.policy.start(), parts.settings.scale
+    start, scale = parts.language.start(), parts.settings.scale
 
     def estimate(theta: Theta) -> float:
         moved = sum(float(((theta[n].astype(float) - start[n]) ** 2).sum()) for n in start)
@@ -88,12 +90,12 @@ def _kl(parts: Parts) -> Callable[[Theta], float]:
     policy = parts.language
     asked = (parts.prompts.heldout or parts.prompts.train)[:KL_PROMPTS]
 
-    def measured(theta: Theta) -> float:
-        kept = policy.theta()
+    def measure(theta: Theta) -> float:
+        head = policy.theta()
         policy.move_to(theta)
         try:
             return policy.kl(asked, seed=parts.config.run.seed)[0]
         finally:
-            policy.move_to(kept)
+            policy.move_to(head)
 
-    return measured
+    return measure

@@ -15,6 +15,7 @@ from szpo.config.judge import Judge
 from szpo.data import prompts
 from szpo.errors import IntegrityError, UsageError
 from szpo.evaluators.checks import check_judge
+from szpo.evaluators.panel_factory import StartingPolicy
 from szpo.judges import judge_panel, prompting
 from szpo.judges.backends import JudgeError, Question
 from szpo.judges.llm_judge import LanguageJudge
@@ -114,7 +115,9 @@ def test_a_model_judges_a_run_of_itself_and_a_resume_wants_the_same_one(tmp_path
         assert {row["choice"] for row in ledger.votes()} <= {"A", "B"}
         recorded = dict(ledger.spec["panel"], model_sha256="0" * 64)
         with pytest.raises(IntegrityError, match="judge: model is not what this run began with"):
-            judge_panel.judge.of_run(parts.config, loaded=parts.base.loaded, recorded=recorded)
+            judge_panel.judge.build(
+                parts.config, StartingPolicy(model=parts.base.loaded), recorded
+            )
 
 
 def test_the_panel_counts_an_opinion_once():
@@ -122,7 +125,7 @@ def test_the_panel_counts_an_opinion_once():
 
     def members(**settings):
         config = settings_file.check({"panel": {"kind": "judge", "size": 5}, "judge": settings})
-        return len(judge_panel.judge.of_run(config, loaded=loaded).judges)
+        return len(judge_panel.judge.build(config, StartingPolicy(model=loaded)).judges)
 
     assert members() == 1
     assert members(temperature=0.7) == 5
@@ -144,7 +147,7 @@ def test_files_of_a_judge_are_checked_before_anything_is_loaded(tmp_path, name, 
     file.write_text(content, encoding="utf-8")
     config = settings_file.check({"panel": {"kind": "judge"}, "judge": {name: str(file)}})
     with pytest.raises(UsageError) as caught:
-        judge_panel.judge.check_config(config, prompts.load_shipped())
+        judge_panel.judge.check(config, prompts.load_shipped().train)
     assert words in str(caught.value)
 
 
@@ -161,7 +164,7 @@ def test_references_and_principles_reach_the_judge(tmp_path):
         }
     )  # fmt: skip
     loaded = dataclasses.replace(loading.load(str(lettered(tmp_path))), name="smollm2")
-    made = judge_panel.judge.of_run(config, loaded=loaded)
+    made = judge_panel.judge.build(config, StartingPolicy(model=loaded))
     (one, *_) = made.judges
     assert one.principles == ("Be kind.", "Be brief.") and len(made.judges) == 5
     assert one.references == {"Request no. 0": "The truth."}

@@ -15,7 +15,7 @@ from szpo.ledger.database import Ledger
 from szpo.optim import comparison_selection, parameters
 from szpo.optim.settings import Selection
 from szpo.replay import verification
-from szpo.runs import assemble
+from szpo.runs.optimizer_settings import make_settings
 from szpo.types import Batch
 from szpo.voting import counting
 from tests.support.quadratic import Clock, QuadraticPolicy, go, history, start
@@ -190,10 +190,10 @@ def test_a_priced_run_in_pieces_is_the_run_in_one(tmp_path: Path) -> None:
 def test_the_config_table_reaches_the_settings() -> None:
     table = {"candidates": 24, "by": "words", "floor": 0.5, "vote_price": 0.01}
     config = Config.model_validate({"selection": table})
-    found = assemble._settings(config, (("z", (4,)),), 1.0)
+    found = make_settings(config, (("z", (4,)),), 1.0)
     assert found.selection == Selection(24, "words", 0.5) and found.vote_price == 0.01
-    plain = assemble._settings(Config(), (("z", (4,)),), 1.0)
+    plain = make_settings(Config(), (("z", (4,)),), 1.0)
     assert plain.selection is None and plain.vote_price is None
     few = Config.model_validate({"selection": {"candidates": 4}})
     with pytest.raises(UsageError, match="4 candidates for N = 8"):
-        assemble._settings(few, (("z", (4,)),), 1.0)
+        make_settings(few, (("z", (4,)),), 1.0)

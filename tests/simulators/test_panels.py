@@ -157,7 +157,9 @@ def base_answers() -> tuple[Sequence[Prompt], Sequence[Sequence[Answer]]]:
 
 
 def test_a_panel_is_built_printed_recorded_and_built_again() -> None:
-    panel = bt70(reward="keyword:sea,sun", size=3, rows=4, seed=7, answers=base_answers)
+    panel = build(
+        bt70.name, reward="keyword:sea,sun", size=3, rows=4, seed=7, answers=base_answers
+    )
     assert panel.calibration
     assert panel.calibration.agreement == pytest.approx(0.70, abs=0.01)
     assert "beta" in str(panel)

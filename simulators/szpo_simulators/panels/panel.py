@@ -23,13 +23,16 @@ from typing import Any, Final
 import numpy as np
 
 from szpo.aggregation.links import link
+from szpo.config.schema import Config
 from szpo.errors import UsageError
+from szpo.evaluators.panel_evaluator import PanelEvaluator
+from szpo.evaluators.panel_factory import BaseAnswers, Logprob, StartingPolicy, sharpness
 from szpo.seeds import derive, uniform
 from szpo.types import Answer, Comparison, Floats, Prompt
+from szpo.voting.service import VoteService
 from szpo_simulators.panels import flaws, mtbench
 from szpo_simulators.panels.raters import Rater, SimulatedJudge
 from szpo_simulators.rewards.text_rewards import (
-    Logprob,
     Reward,
     difference,
     matrix,
@@ -44,9 +47,6 @@ PAIRS = 16_384
 """Pairs of batches drawn to fit β, and again to measure the agreement it gives."""
 ZERO = 1e-12
 """Differences up to this are rounding of equal means, and count as zero."""
-
-BaseAnswers = Callable[[], tuple[Sequence[Prompt], Sequence[Sequence[Answer]]]]
-"""Prompts, and for each of them the same number (two or more) of the base policy's answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +236,10 @@ class Panel:
             **({"other": self.other} if self.other else {}),
         }
 
+    def evaluator(self, service: VoteService) -> PanelEvaluator:
+        """The panel at a vote service."""
+        return PanelEvaluator(service, self.judges)
+
     def __str__(self) -> str:
         fitted = str(self.calibration or f"beta {self.raters[0].beta:.3g}, given")
         return f"panel {self.name} of {len(self.raters)}, {self.reward}, {fitted}"
@@ -331,20 +335,12 @@ def from_spec(spec: Mapping[str, Any], *, logprob: Logprob | None = None) -> Pan
 
 @dataclass(frozen=True)
 class Maker:
-    """A panel by name, as an entry point of `szpo.evaluators`: called with the rest of `build`."""
+    """The panel factory of a name, as an entry point of `szpo.evaluators`."""
 
     name: str
 
-    def __call__(self, **options: Any) -> Panel:
-        """The panel."""
-        return build(self.name, **options)
-
-    def changed(self, changes: str) -> Maker:
-        """The maker of this panel with changes, as in ``side=.3+hostile=1``."""
-        return Maker(f"{self.name}+{changes}")
-
-    def check(self, *, reward: str, size: int) -> None:
-        """Refuse what can be refused before a model is loaded.
+    def check(self, config: Config, prompts: Sequence[Prompt]) -> None:
+        """Refuse an unknown reward and too few members before a model is loaded.
 
         Raises:
             UsageError: no such reward, or too few members.
@@ -354,10 +350,28 @@ class Maker:
             return np.zeros(len(answers))
 
         _, chosen = flaws.read(self.name)
-        parse(reward, logprob=nothing)
+        parse(config.panel.reward, logprob=nothing)
         if chosen.other:
             parse(chosen.other, logprob=nothing)
-        flaws.members(self.name, 1.0, size)
+        flaws.members(self.name, 1.0, config.panel.size)
+
+    def with_changes(self, changes: str) -> Maker:
+        """The factory of this panel with changes, as in ``side=.3+hostile=1``."""
+        return Maker(f"{self.name}+{changes}")
+
+    def build(
+        self, config: Config, start: StartingPolicy, recorded: Mapping[str, Any] | None = None
+    ) -> Panel:
+        """The panel of a run; β is fitted to base answers, or taken from settings or record."""
+        return build(
+            self.name,
+            reward=config.panel.reward,
+            size=config.panel.size,
+            rows=config.optimizer.rows,
+            answers=start.answers,
+            beta=sharpness(config, recorded),
+            logprob=start.logprob,
+        )
 
 
 bt70 = Maker("bt70")

@@ -52,10 +52,13 @@ def panel_of(ledger: Ledger, *, logprob: Logprob | None = None) -> Panel:
 
 def _base_logprob(ledger: Ledger) -> Logprob:
     """Log-probabilities under the run's base model, which is loaded for it."""
+    from szpo.policies.protocol import BaseScorer
     from szpo.runs import assemble  # torch and the model: only a reward with fluency needs them
 
-    logprob: Logprob = assemble.reopen(ledger).policy.logprob_base
-    return logprob
+    policy = assemble.reopen(ledger).policy
+    if not isinstance(policy, BaseScorer):
+        raise UsageError(f"{ledger.path.name}: its policy has no log-probabilities for fluency")
+    return policy.logprob_base
 
 
 def command(arguments: Sequence[str]) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from szpo.config import settings_file
+from szpo.evaluators.panel_factory import StartingPolicy
 from szpo.judges.endpoint import Endpoint
 from szpo.judges.judge_panel import judge as maker
 from szpo.judges.llm_judge import LanguageJudge, Opinionated
@@ -118,9 +119,9 @@ def _examine(judge: Opinionated, spec: Spec) -> Mapping[str, Any]:
 def _judge(sets: tuple[str, ...]) -> Opinionated:
     """The judge of these settings; what fails is counted."""
     config = settings_file.load(sets=["model.dtype=fp32", *sets, "judge.on_error=skip"])
-    maker.check_config(config)
+    maker.check(config)
     loaded = _model(config.judge.model) if config.judge.kind == "local" else None
-    return maker.of_run(config, loaded=loaded).judges[0]
+    return maker.build(config, StartingPolicy(model=loaded)).judges[0]
 
 
 @cache

@@ -1,0 +1,188 @@
+"""Panels by name: what a package registers at the entry point `szpo.evaluators`.
+
+``panel.kind`` names it. It is either a `PanelFactory`, or a function that returns a panel::
+
+    def panel(*, size, reward, rows, seed, logprob, beta, answers=None): ...
+
+The function gets the settings as keywords (``answers`` only where a new run begins) and returns
+an object with ``judges`` and ``spec``. `load_factory` gives either as a `PanelFactory`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+from szpo import plugins
+from szpo.config.schema import Config
+from szpo.errors import UsageError
+from szpo.evaluators.panel_evaluator import PanelEvaluator
+from szpo.evaluators.protocol import Evaluator, Judge
+from szpo.types import Answer, Floats, Prompt
+from szpo.voting.service import VoteService
+
+GROUP = "szpo.evaluators"
+PEOPLE = "people"
+"""The kind that needs no factory: the panel opens the ledger by itself."""
+
+BaseAnswers: TypeAlias = Callable[[], tuple[Sequence[Prompt], Sequence[Sequence[Answer]]]]
+"""Prompts, and for each of them the same number (two or more) of the base policy's answers."""
+Logprob: TypeAlias = Callable[[Sequence[Prompt], Sequence[Answer]], Floats]
+"""Mean log-probability per token of each answer under the starting policy, nats."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StartingPolicy:
+    """What a panel may use of the policy that a run starts from; None where there is none."""
+
+    answers: BaseAnswers | None = None
+    """To fit the panel to, in a new run; in a run that goes on the fit is on record."""
+    logprob: Logprob | None = None
+    model: Any = None
+    """The `szpo.models.loading.Loaded` of a language model."""
+
+
+class RunPanel(Protocol):
+    """A panel that answers inside the process of a run; ``str`` of it is shown to the user."""
+
+    @property
+    def judges(self) -> Sequence[Judge]:
+        """One per panelist."""
+
+    @property
+    def spec(self) -> Mapping[str, Any]:
+        """The panel as JSON values, for the run's record."""
+
+    def evaluator(self, service: VoteService) -> Evaluator:
+        """The panel at a vote service."""
+
+
+@runtime_checkable
+class PanelFactory(Protocol):
+    """Makes the panel of a run from its settings."""
+
+    def check(self, config: Config, prompts: Sequence[Prompt]) -> None:
+        """Refuse what can be refused before a model is loaded.
+
+        Raises:
+            UsageError: the settings do not fit this panel.
+        """
+
+    def with_changes(self, changes: str) -> PanelFactory:
+        """The factory behind a name with changes: ``side=.3`` of ``bt70+side=.3``.
+
+        Raises:
+            UsageError: the panel takes no such changes.
+        """
+
+    def build(
+        self, config: Config, start: StartingPolicy, recorded: Mapping[str, Any] | None = None
+    ) -> RunPanel:
+        """The panel of a new run, or that of a run with this ``spec`` on record.
+
+        Raises:
+            UsageError: it cannot be built.
+            IntegrityError: it is not the panel on record.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class JudgesPanel:
+    """A panel of judges without an evaluator of its own: they are asked by `PanelEvaluator`."""
+
+    judges: tuple[Judge, ...]
+    spec: Mapping[str, Any]
+    text: str
+
+    def evaluator(self, service: VoteService) -> PanelEvaluator:
+        """The judges, each a panelist, seated by a seeded round robin."""
+        return PanelEvaluator(service, self.judges)
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionFactory:
+    """A function that returns a panel, as a `PanelFactory`."""
+
+    name: str
+    function: Callable[..., Any]
+
+    def check(self, config: Config, prompts: Sequence[Prompt]) -> None:
+        """Nothing can be refused before the function is called."""
+
+    def with_changes(self, changes: str) -> PanelFactory:
+        """A function takes no changes."""
+        raise refuse_changes(self.name, changes)
+
+    def build(
+        self, config: Config, start: StartingPolicy, recorded: Mapping[str, Any] | None = None
+    ) -> RunPanel:
+        """Call the function with the settings."""
+        more = {} if start.answers is None else {"answers": start.answers}
+        found = self.function(
+            reward=config.panel.reward,
+            size=config.panel.size,
+            rows=config.optimizer.rows,
+            seed=0,
+            logprob=start.logprob,
+            beta=sharpness(config, recorded),
+            **more,
+        )
+        own = hasattr(found, "evaluator")
+        needed = ("spec",) if own else ("judges", "spec")
+        if missing := [name for name in needed if not hasattr(found, name)]:
+            raise UsageError(
+                f'panel "{self.name}" gave {type(found).__name__} without '
+                f"{' and '.join(missing)}; a panel has judges and a spec"
+            )
+        if not own:
+            found = JudgesPanel(tuple(found.judges), found.spec, str(found))
+        panel: RunPanel = found
+        return panel
+
+
+def load_factory(kind: str) -> PanelFactory | None:
+    """The factory behind ``panel.kind``; None for people. What follows a "+" are changes.
+
+    Raises:
+        UsageError: no installed package has it, it is no factory, or it takes no such changes.
+    """
+    if kind == PEOPLE:
+        return None
+    plain, _, changes = kind.partition("+")
+    name = plain if plain in plugins.names(GROUP) else kind
+    factory = as_factory(name, plugins.load(GROUP, name, "evaluator", builtin=(PEOPLE,)))
+    return factory.with_changes(changes) if changes else factory
+
+
+def as_factory(name: str, found: object) -> PanelFactory:
+    """What an entry point gave, as a `PanelFactory`.
+
+    Raises:
+        UsageError: it is neither one nor a function; the message names what it lacks.
+    """
+    if isinstance(found, PanelFactory):
+        return found
+    if callable(found) and not hasattr(found, "build"):
+        return FunctionFactory(name, found)
+    lacks = [part for part in ("check", "with_changes", "build") if not hasattr(found, part)]
+    raise UsageError(
+        f'panel "{name}" is {type(found).__name__} without {", ".join(lacks)}; register a '
+        "function, or an object with check, with_changes and build (see "
+        "szpo.evaluators.panel_factory)"
+    )
+
+
+def refuse_changes(name: str, changes: str) -> UsageError:
+    """The error of a factory that takes no changes."""
+    return UsageError(f'"{name}" takes no changes; name it without "+{changes}"')
+
+
+def sharpness(config: Config, recorded: Mapping[str, Any] | None) -> float | None:
+    """β of a simulated panel: as fitted when the run began, else as set; None is to be fitted."""
+    fitted = (recorded or {}).get("calibration") or {}
+    beta: float | None = fitted.get("beta", config.panel.beta)
+    return beta
