@@ -17,7 +17,7 @@ from scipy import special
 
 from szpo.aggregation import weighting
 from szpo.aggregation.weighting import History
-from szpo.types import Floats
+from szpo.types import Floats, Ints
 
 SCALE: Final = 1.5
 """Standard deviation of x beforehand, logits."""
@@ -44,17 +44,17 @@ def noisy_bt(history: History) -> NoisyBT:
     own = np.where(np.abs(said) == 1, said, 0).astype(np.float64)
     if (np.abs(own).sum(0) > 1).any():
         own = own.reshape(len(own), -1, 1)
-    plus, minus = (own == 1).sum(-1)[..., None], (own == -1).sum(-1)[..., None]  # (P, U, 1)
+    plus, minus = (own == 1).sum(-1), (own == -1).sum(-1)  # (P, U)
     sigma = special.expit(SCALE * _NODES)
     skill = np.full(len(own), 0.7)
     posterior = np.ones((len(own), len(_GRID)))
     for _ in range(_ROUNDS):
-        told = _log(plus, minus, skill[:, None, None], sigma)  # (P, U, nodes)
-        rest = told.sum(0, keepdims=True) - told + np.log(_MASS / _MASS.sum())
-        rest = np.exp(rest - special.logsumexp(rest, -1, keepdims=True))
-        for i, s in enumerate(_GRID):
-            value = (rest * np.exp(_log(plus, minus, s, sigma))).sum(-1)
-            posterior[:, i] = np.log(np.maximum(value, 1e-300)).sum(-1)
+        # One voter at a time: (P, U, nodes) at once would be gigabytes after a million votes.
+        whole = sum(_log(*votes, sigma) for votes in zip(plus, minus, skill, strict=True))
+        for j, votes in enumerate(zip(plus, minus, skill, strict=True)):
+            rest = whole - _log(*votes, sigma) + np.log(_MASS / _MASS.sum())  # (U, nodes)
+            rest = np.exp(rest - special.logsumexp(rest, -1, keepdims=True))
+            posterior[j] = _log_likelihoods(plus[j], minus[j], rest, sigma)
         posterior = np.exp(posterior - posterior.max(-1, keepdims=True))
         posterior = posterior / posterior.sum(-1, keepdims=True)
         skill = posterior @ _GRID
@@ -63,7 +63,18 @@ def noisy_bt(history: History) -> NoisyBT:
     return NoisyBT(skill, low, high)
 
 
-def _log(plus: Floats, minus: Floats, s: Floats | float, sigma: Floats) -> Floats:
-    """Log-likelihood of votes at each node."""
+def _log_likelihoods(plus: Ints, minus: Ints, rest: Floats, sigma: Floats) -> Floats:
+    """Of one voter's votes (U,) at each s of the grid, given what the rest say of x (U, nodes)."""
+    kinds, kind = np.unique(np.stack([plus, minus]), axis=1, return_inverse=True)  # few: 0 and 1
+    found = np.empty(len(_GRID))
+    for i, s in enumerate(_GRID):
+        chance = np.exp(_log(*kinds, s, sigma))  # (kinds, nodes)
+        value = (rest * chance[kind.ravel()]).sum(-1)
+        found[i] = np.log(np.maximum(value, 1e-300)).sum(-1)
+    return found
+
+
+def _log(plus: Ints, minus: Ints, s: float, sigma: Floats) -> Floats:
+    """Log-likelihood of one voter's votes (U,) at each node (U, nodes)."""
     up, down = s * sigma + (1 - s) / 2, s * (1 - sigma) + (1 - s) / 2
-    return np.asarray(plus * np.log(up) + minus * np.log(down))
+    return np.asarray(plus[:, None] * np.log(up) + minus[:, None] * np.log(down))

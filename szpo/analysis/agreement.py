@@ -1,23 +1,24 @@
 """How far panelists agree: with each other, with known answers, with themselves, with a side.
 
 All of it reads `szpo.analysis.evidence`; training votes are the counted ones. As the two policies
-of a step become alike, agreement falls to chance by construction, so it says little without gold
+of a step become equal, agreement falls to chance by construction, so it says little without gold
 beside it.
 """
 
 from __future__ import annotations
 
 import math
+from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from szpo.aggregation.low_effort import Conduct, Flag, Usual, flags, longest_run, soonest_ms
-from szpo.analysis.evidence import Ballot, Evidence
+from szpo.analysis.evidence import Evidence, Panelist
+from szpo.analysis.vote_totals import SIDES, Direction, VoterTotals, VoteTotals
 from szpo.intervals import Estimate, Share, Z, quantile, share
 from szpo.training.summary import WORDS_PER_MINUTE
 
-SIDES = ("plus", "minus")
 ENOUGH = 30
 """Answers from which the panel's own share is what an honest member is expected to have."""
 
@@ -70,20 +71,19 @@ class PanelistRow:
 
 def agreement(evidence: Evidence) -> Agreement:
     """The panel's agreement."""
-    trained = [b for b in evidence.ballots if b.counted]
-    sided = [b for b in trained if b.verdict in SIDES]
-    calibration = [b for b in evidence.ballots if b.standing and b.choice != "skip"]
-    same = [b for b in calibration if b.kind == "aa"]
-    same_sided = [b for b in same if b.verdict in SIDES]
+    totals = evidence.totals
+    voters = [_figures(voter) for voter in totals.voters.values()]
+    same = totals.same_policy
+    sides = same["A"] + same["B"]
     return Agreement(
-        same=_pairs(_groups(sided)),
-        across=across(sided),
-        alpha=alpha(_groups(trained).values()),
-        gold=_gold(calibration),
-        repeat=_repeats(calibration),
-        a_side=share(sum(b.choice == "A" for b in sided), len(sided)),
-        aa_side=share(sum(b.choice == "A" for b in same_sided), len(same_sided)),
-        aa_ties=share(sum(b.choice == "tie" for b in same), len(same)),
+        same=_pairs(totals.groups().values()),
+        across=across(totals),
+        alpha=_alpha_of(totals.groups().values()),
+        gold=_pool(voter.gold for voter in voters),
+        repeat=_pool(voter.repeat for voter in voters),
+        a_side=_pool(voter.a_side for voter in voters),
+        aa_side=share(same["A"], sides),
+        aa_ties=share(same["tie"], same.total()),
     )
 
 
@@ -96,7 +96,12 @@ def alpha(units: Iterable[Sequence[str]]) -> Estimate:
     >>> round(found.value, 4)
     0.4444
     """
-    parts = [(Counter(unit), len(unit)) for unit in units if len(unit) > 1]
+    return _alpha_of(Counter(unit) for unit in units)
+
+
+def _alpha_of(units: Iterable[Counter[str]]) -> Estimate:
+    """`alpha` of units that are counted."""
+    parts = [(unit, unit.total()) for unit in units if unit.total() > 1]
     totals: Counter[str] = Counter()
     disagreeing = 0.0
     for counts, m in parts:
@@ -125,61 +130,85 @@ def _alpha(disagreeing: float, totals: Counter[str]) -> float | None:
     return None if not expected else 1 - (n - 1) * disagreeing / expected
 
 
+# ---- panelists ----
+
+
+@dataclass(frozen=True, slots=True)
+class _Figures:
+    """One panelist's shares, which the panel's are the sums of."""
+
+    gold: Share
+    repeat: Share
+    a_side: Share
+
+
+def _figures(voter: VoterTotals) -> _Figures:
+    left, right = voter.choices.count(b"A"), voter.choices.count(b"B")
+    return _Figures(
+        gold=share(voter.gold_right, voter.gold),
+        repeat=share(voter.repeats_same, voter.repeats),
+        a_side=share(left, left + right),
+    )
+
+
+def _pool(shares: Iterable[Share]) -> Share:
+    """The share of all cases together."""
+    known = list(shares)
+    return share(sum(s.hits for s in known), sum(s.of for s in known))
+
+
 def panelists(evidence: Evidence) -> tuple[PanelistRow, ...]:
     """One row per panelist, in order of enrolment."""
-    by_name = _by_name(evidence.ballots)
-    rest = _rest(evidence)
+    voters, rest = evidence.totals.voters, _rest(evidence)
+    none = VoterTotals(-1)
     rows = [
-        _row(person.name, person.kind, by_name.get(person.name, []), rest)
+        _row(person, voters.get(person.name, none), rest.get(person.name, share(0, 0)))
         for person in evidence.panelists
     ]
     usual = _usual([row for row in rows if row.kind == "person"])
     return tuple(
-        replace(row, flags=flags(_conduct(row, by_name.get(row.name, [])), usual))
+        replace(row, flags=flags(_conduct(row, voters.get(row.name, none)), usual))
         if row.kind == "person"
         else row
         for row in rows
     )
 
 
-def _row(name: str, kind: str, own: Sequence[Ballot], rest: Mapping[str, Share]) -> PanelistRow:
-    trained = [b for b in own if b.counted]
-    standing = [b for b in own if b.standing and b.kind == "train"]
-    sided = [b for b in trained if b.verdict in SIDES]
-    answered = [b for b in own if b.standing and b.choice != "skip"]
+def _row(person: Panelist, voter: VoterTotals, rest: Share) -> PanelistRow:
+    figures, votes = _figures(voter), len(voter.choices)
     return PanelistRow(
-        name=name,
-        kind=kind,
-        votes=len(trained),
-        median=quantile([b.seconds for b in trained], 0.5),
-        reading_s=quantile([_reading_s(b) for b in trained], 0.5).value,
-        gold=_gold(answered),
-        repeat=_repeats(answered),
-        a_side=share(sum(b.choice == "A" for b in sided), len(sided)),
-        ties=share(sum(b.choice == "tie" for b in trained), len(trained)),
-        skips=share(sum(b.choice == "skip" for b in standing), len(standing)),
-        rest=rest.get(name, share(0, 0)),
-        fast=sum(b.fast for b in standing),
-        late=sum(b.late for b in own),
-        run_of_side=longest_run([b.choice for b in trained]),
-        last_us=max((b.received_us for b in own), default=None),
+        name=person.name,
+        kind=person.kind,
+        votes=votes,
+        median=quantile(voter.seconds, 0.5),
+        reading_s=quantile([_reading_s(words) for words in voter.words], 0.5).value,
+        gold=figures.gold,
+        repeat=figures.repeat,
+        a_side=figures.a_side,
+        ties=share(voter.choices.count(b"t"), votes),
+        skips=share(voter.skips, voter.standing),
+        rest=rest,
+        fast=voter.fast,
+        late=voter.late,
+        run_of_side=longest_run(voter.choices.decode()),
+        last_us=voter.last_us,
         flags=(),
     )
 
 
-def _reading_s(ballot: Ballot) -> float:
-    """Seconds that its texts take to read."""
-    return ballot.words * 60 / WORDS_PER_MINUTE
+def _reading_s(words: int) -> float:
+    """Seconds that texts of this many words take to read."""
+    return words * 60 / WORDS_PER_MINUTE
 
 
-def _conduct(row: PanelistRow, own: Sequence[Ballot]) -> Conduct:
+def _conduct(row: PanelistRow, voter: VoterTotals) -> Conduct:
     """What `low_effort` judges somebody by: the figures of their row, and their single times."""
-    trained = [b for b in own if b.counted]
-    soon = sum(1e3 * b.seconds < soonest_ms(b.words) for b in trained)
-    skim = sum(b.seconds < _reading_s(b) / 4 for b in trained)
+    times = list(zip(voter.seconds, voter.words, strict=True))
+    soon = sum(1e3 * seconds < soonest_ms(words) for seconds, words in times)
+    skim = sum(seconds < _reading_s(words) / 4 for seconds, words in times)
     return Conduct(
-        fast=(soon, len(trained)),
-        skim=(skim, len(trained)),
+        fast=(soon, len(times)),
+        skim=(skim, len(times)),
         left=(row.a_side.hits, row.a_side.of),
         run=row.run_of_side,
         gold=(row.gold.hits, row.gold.of),
@@ -193,70 +222,50 @@ def _usual(rows: Sequence[PanelistRow]) -> Usual:
     """The panel's own shares, where enough answers stand behind them."""
     found: dict[str, float] = {}
     for name in ("gold", "repeat", "rest"):
-        shares: list[Share] = [getattr(row, name) for row in rows]
-        hits, of = sum(s.hits for s in shares), sum(s.of for s in shares)
-        if of >= ENOUGH:
-            found[name] = hits / of
+        pooled = _pool(getattr(row, name) for row in rows)
+        if pooled.of >= ENOUGH:
+            found[name] = pooled.hits / pooled.of
     return Usual(**found)
 
 
-# ---- the parts ----
+# ---- pairs of votes ----
 
 
-def _groups(ballots: Iterable[Ballot]) -> dict[str, list[str]]:
-    """Verdicts by comparison."""
-    found: dict[str, list[str]] = defaultdict(list)
-    for ballot in ballots:
-        found[ballot.comparison].append(ballot.verdict)
-    return found
-
-
-def _pairs(groups: Mapping[str, Sequence[str]]) -> Share:
+def _pairs(groups: Iterable[Counter[str]]) -> Share:
     """Agreeing pairs within groups; the interval counts disjoint pairs, which are independent."""
     agreeing = pairs = disjoint = 0
-    for verdicts in groups.values():
-        counts, m = Counter(verdicts), len(verdicts)
-        agreeing += sum(c * (c - 1) // 2 for c in counts.values())
-        pairs += m * (m - 1) // 2
-        disjoint += m // 2
-    return _scaled(agreeing, pairs, disjoint)
+    for counts in groups:
+        sides = [counts[side] for side in SIDES]
+        agreeing += _two(sides)
+        pairs += _two([sum(sides)])
+        disjoint += sum(sides) // 2
+    return _share_of_pairs(agreeing, pairs, disjoint)
 
 
-def across(sided: Sequence[Ballot]) -> Share:
-    """As `_pairs`, for votes of one direction on different comparisons."""
+def across(totals: VoteTotals, steps: Collection[int] | None = None) -> Share:
+    """As `_pairs`, for votes of one direction on different comparisons (of some steps)."""
+    directions: dict[Direction, list[Counter[str]]] = defaultdict(list)
+    for (direction, _), part in totals.comparisons.items():
+        if part.sided and (steps is None or direction[0] in steps):
+            directions[direction].append(part.counts)
     agreeing = pairs = disjoint = 0
-    directions: dict[tuple[int | None, int | None], list[Ballot]] = defaultdict(list)
-    for ballot in sided:
-        directions[ballot.step, ballot.k].append(ballot)
-    for ballots in directions.values():
-        whole = Counter(b.verdict for b in ballots)
-        inside = Counter((b.comparison, b.verdict) for b in ballots)
-        sizes = Counter(b.comparison for b in ballots)
-        agreeing += _two(whole.values()) - _two(inside.values())
-        pairs += _two([len(ballots)]) - _two(sizes.values())
-        most = max(sizes.values())
-        disjoint += min(len(ballots) // 2, len(ballots) - most)
-    return _scaled(agreeing, pairs, disjoint)
+    for parts in directions.values():
+        whole = [sum(counts[side] for counts in parts) for side in SIDES]
+        sizes = [counts["plus"] + counts["minus"] for counts in parts]
+        agreeing += _two(whole) - _two(counts[side] for counts in parts for side in SIDES)
+        pairs += _two([sum(whole)]) - _two(sizes)
+        disjoint += min(sum(whole) // 2, sum(whole) - max(sizes))
+    return _share_of_pairs(agreeing, pairs, disjoint)
 
 
 def _two(counts: Iterable[int]) -> int:
+    """Pairs within the same group."""
     return sum(c * (c - 1) // 2 for c in counts)
 
 
-def _scaled(agreeing: int, pairs: int, disjoint: int) -> Share:
+def _share_of_pairs(agreeing: int, pairs: int, disjoint: int) -> Share:
+    """The share of agreeing pairs, with the interval of as many cases as pairs are disjoint."""
     return share(agreeing / pairs * disjoint, disjoint) if pairs else share(0, 0)
-
-
-def _gold(ballots: Sequence[Ballot]) -> Share:
-    asked = [b for b in ballots if b.kind == "gold" and b.expected is not None]
-    return share(sum(b.verdict == b.expected for b in asked), len(asked))
-
-
-def _repeats(ballots: Sequence[Ballot]) -> Share:
-    """Comparisons shown again: the same verdict as the panelist's own first one."""
-    first = {(b.comparison, b.panelist): b.verdict for b in ballots if b.kind != "repeat"}
-    again = [b for b in ballots if b.kind == "repeat" and (b.repeats, b.panelist) in first]
-    return share(sum(first[b.repeats or "", b.panelist] == b.verdict for b in again), len(again))
 
 
 def _rest(evidence: Evidence) -> dict[str, Share]:
@@ -266,31 +275,21 @@ def _rest(evidence: Evidence) -> dict[str, Share]:
     direction; where they are split, or nobody else chose a side, there is nothing to agree with.
     """
     several = any(step.m > 1 for step in evidence.steps)
-    groups: dict[tuple[object, ...], list[Ballot]] = defaultdict(list)
-    for b in evidence.ballots:
-        if b.counted and b.verdict in SIDES:
-            groups[(b.comparison,) if several else (b.step, b.k)].append(b)
+    groups: dict[object, array[int]] = defaultdict(lambda: array("q"))
+    for (direction, comparison), part in evidence.totals.comparisons.items():
+        groups[comparison if several else direction] += part.sided
+    names = list(evidence.totals.voters)
     hits: Counter[str] = Counter()
     asked: Counter[str] = Counter()
-    for ballots in groups.values():
-        total = sum(_sign(b) for b in ballots)
-        own: Counter[str] = Counter()
-        for b in ballots:
-            own[b.panelist] += _sign(b)
-        for b in ballots:
-            lead = total - own[b.panelist]
+    for votes in groups.values():
+        total = sum(1 if vote >= 0 else -1 for vote in votes)
+        own: Counter[int] = Counter()
+        for vote in votes:
+            own[vote if vote >= 0 else -1 - vote] += 1 if vote >= 0 else -1
+        for vote in votes:
+            number, sign = (vote, 1) if vote >= 0 else (-1 - vote, -1)
+            lead = total - own[number]
             if lead:
-                asked[b.panelist] += 1
-                hits[b.panelist] += lead * _sign(b) > 0
+                asked[names[number]] += 1
+                hits[names[number]] += lead * sign > 0
     return {name: share(hits[name], asked[name]) for name in asked}
-
-
-def _sign(ballot: Ballot) -> int:
-    return 1 if ballot.verdict == "plus" else -1
-
-
-def _by_name(ballots: Iterable[Ballot]) -> dict[str, list[Ballot]]:
-    found: dict[str, list[Ballot]] = defaultdict(list)
-    for ballot in ballots:
-        found[ballot.panelist].append(ballot)
-    return found

@@ -12,7 +12,7 @@ one half for any run, since which end of a random direction is called plus means
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -21,11 +21,13 @@ from szpo.aggregation import win_rates
 from szpo.aggregation.win_rates import Said
 from szpo.analysis import agreement
 from szpo.analysis import progress as run_progress
-from szpo.analysis.agreement import SIDES, Agreement, PanelistRow
-from szpo.analysis.evidence import WINDOW, Ballot, Evidence, StepRow
+from szpo.analysis.agreement import Agreement, PanelistRow
+from szpo.analysis.evidence import WINDOW, Evidence
 from szpo.analysis.progress import Cost, Progress, Speed
+from szpo.analysis.vote_totals import VoteTotals
 from szpo.intervals import Estimate, Share, correlation, log_odds, mapped, mean, share
 from szpo.training.guards import Bands
+from szpo.training.step_rows import StepRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +132,7 @@ def overview(evidence: Evidence) -> Overview:
         values=values,
         agreement=agreement.agreement(evidence),
         panelists=agreement.panelists(evidence),
-        length=_length(evidence),
+        length=_length(evidence.totals),
         health=tuple(_health(step, evidence.run.bands) for step in evidence.steps),
     )
 
@@ -139,68 +141,67 @@ def overview(evidence: Evidence) -> Overview:
 
 
 def _values(evidence: Evidence) -> tuple[StepValue, ...]:
-    by_step: dict[int, list[Ballot]] = defaultdict(list)
-    for ballot in evidence.ballots:
-        if ballot.counted and ballot.step is not None:
-            by_step[ballot.step].append(ballot)
+    by_step: dict[int | None, dict[int | None, Counter[str]]] = {}
+    for (number, k), counts in evidence.totals.directions().items():
+        by_step.setdefault(number, {})[k] = counts
     found: list[StepValue] = []
     along: list[tuple[float, int]] = []
     for step in evidence.steps:
-        votes = by_step.get(step.step, [])
-        if not votes:
+        if step.step not in by_step:
             continue
-        hits, of = _along(votes, step.headings)
+        directions = by_step[step.step]
+        whole = sum(directions.values(), Counter[str]())
+        votes, plus, minus, ties = whole.total(), whole["plus"], whole["minus"], whole["tie"]
+        hits, of = _along(directions, step.headings)
         along.append((hits, of))
         recent = along[-WINDOW:]
-        plus, minus, ties = (_count(votes, v) for v in ("plus", "minus", "tie"))
         found.append(
             StepValue(
                 step=step.step,
-                votes=len(votes),
+                votes=votes,
                 plus=plus,
                 minus=minus,
                 ties=ties,
-                raw=log_odds(plus + ties / 2, len(votes)),
+                raw=log_odds(plus + ties / 2, votes),
                 heading=log_odds(hits, of),
-                unanimous=len(votes) in (plus, minus),
+                unanimous=votes in (plus, minus),
                 pooled=log_odds(sum(h for h, _ in recent), sum(n for _, n in recent)),
             )
         )
     return tuple(found)
 
 
-def _count(votes: Sequence[Ballot], verdict: str) -> int:
-    return sum(b.verdict == verdict for b in votes)
-
-
-def _along(votes: Sequence[Ballot], headings: Sequence[float]) -> tuple[float, int]:
+def _along(
+    directions: Mapping[int | None, Counter[str]], headings: Sequence[float]
+) -> tuple[float, int]:
     """(votes for the side along the path, votes of directions that have one)."""
     hits, of = 0.0, 0
-    for b in votes:
-        heading = headings[b.k] if b.k is not None and b.k < len(headings) else 0.0
+    for k, counts in directions.items():
+        heading = headings[k] if k is not None and k < len(headings) else 0.0
         if heading:
-            of += 1
-            hits += 0.5 if b.verdict == "tie" else (b.verdict == "plus") == (heading > 0)
+            of += counts.total()
+            hits += counts["tie"] / 2 + counts["plus" if heading > 0 else "minus"]
     return hits, of
 
 
 def _improving(evidence: Evidence, values: Sequence[StepValue]) -> Improving:
     recent = {value.step for value in values[-WINDOW:]}
-    votes = [b for b in evidence.ballots if b.counted and b.step in recent]
     headings = {step.step: step.headings for step in evidence.steps}
-    parts = [_along([b for b in votes if b.step == s], headings[s]) for s in recent]
-    hits, of = sum(h for h, _ in parts), sum(n for _, n in parts)
+    hits, of = 0.0, 0
+    for (step, k), counts in evidence.totals.directions().items():
+        if step in recent:
+            own, votes = _along({k: counts}, headings[step])
+            hits, of = hits + own, of + votes
     return Improving(
         heading=share(hits, of),
         value=log_odds(hits, of),
-        better_side=_better_side(votes),
+        better_side=_better_side(agreement.across(evidence.totals, recent)),
         final=_final(evidence),
     )
 
 
-def _better_side(votes: Sequence[Ballot]) -> Share:
+def _better_side(a: Share) -> Share:
     """From the agreement a of votes on different comparisons: p = ½(1 + √(2a − 1))."""
-    a = agreement.across([b for b in votes if b.verdict in SIDES])
     if not a.of:
         return share(0, 0)
     value, low, high = (win_rates.better_side(2 * x - 1) for x in (a.value or 0.0, a.low, a.high))
@@ -208,13 +209,14 @@ def _better_side(votes: Sequence[Ballot]) -> Share:
 
 
 def _final(evidence: Evidence) -> Final | None:
-    asked = [b for b in evidence.ballots if b.kind == "final" and b.standing]
-    if not asked:
+    answers = evidence.totals.final
+    if not answers:
         return None
-    last = max(b.k or 0 for b in asked)
-    asked = [b for b in asked if b.k == last]
-    tuners = {b.panelist for b in evidence.ballots if b.kind == "train" and b.choice != "skip"}
-    found = win_rates.count([Said(b.comparison, b.panelist, b.verdict) for b in asked], tuners)
+    last = max(vote.k or 0 for vote in answers)
+    found = win_rates.count(
+        [Said(v.comparison, v.panelist, v.verdict) for v in answers if v.k == last],
+        evidence.totals.trainers,
+    )
     return Final(
         order=last,
         tuned=found.everybody.decided,
@@ -228,15 +230,10 @@ def _final(evidence: Evidence) -> Final | None:
 # ---- texts ----
 
 
-def _length(evidence: Evidence) -> Length:
-    sided = [
-        b for b in evidence.ballots
-        if b.counted and b.verdict in SIDES and b.words_plus and b.words_minus
-    ]  # fmt: skip
-    longer = [math.log(b.words_plus / b.words_minus) for b in sided]
-    signs = [1.0 if b.verdict == "plus" else -1.0 for b in sided]
-    logs = mean([s * x for s, x in zip(signs, longer, strict=True)])
-    return Length(mapped(logs, math.exp), correlation(longer, signs))
+def _length(totals: VoteTotals) -> Length:
+    logs, signs = totals.length_logs, totals.length_signs
+    preferred = mean([sign * x for sign, x in zip(signs, logs, strict=True)])
+    return Length(mapped(preferred, math.exp), correlation(logs, signs))
 
 
 def _health(step: StepRow, bands: Bands) -> Health:

@@ -6,10 +6,10 @@ Times are of the rows in `evidence`: a pause does not count, nor does time befor
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from szpo.analysis.evidence import WINDOW, Ballot, Evidence, RunFacts
+from szpo.analysis.evidence import WINDOW, Evidence, RunFacts
 from szpo.intervals import NOTHING, Estimate, mapped, quantile, rate
 from szpo.training.budget import pay
 from szpo.training.summary import WORDS_PER_MINUTE
@@ -76,11 +76,11 @@ class Cost:
 
 def progress(evidence: Evidence) -> Progress:
     """How far the run has come."""
-    run, steps, ballots = evidence.run, evidence.steps, evidence.ballots
-    counted = [b.step for b in ballots if b.counted]
+    run, steps, voters = evidence.run, evidence.steps, evidence.totals.voters.values()
+    counted = evidence.totals.steps()
     done = {step.step for step in steps if step.state == "applied"}
     applied = len(done)
-    spent = sum(step in done for step in counted)
+    spent = sum(votes for step, votes in counted.items() if step in done)
     by_votes = [n for n in (run.budget, run.limit_votes) if n is not None]
     ends = [n for n in (run.planned_steps, run.limit_steps) if n is not None]
     ends += [applied + max(0, n - spent) // run.votes_per_step for n in by_votes]
@@ -89,14 +89,14 @@ def progress(evidence: Evidence) -> Progress:
     # Rounds that are still to be answered, less what the open one has already.
     left = None if planned is None else (planned - applied) * run.votes_per_step
     if left is not None and at_hand:
-        left = max(0, left - counted.count(at_hand[0].step) - len(run.hidden_us))
+        left = max(0, left - counted[at_hand[0].step] - len(run.hidden_us))
     return Progress(
         applied=applied,
         planned=planned,
-        votes=len(counted),
+        votes=counted.total(),
         votes_left=left,
-        skips=sum(b.standing and b.kind == "train" and b.choice == "skip" for b in ballots),
-        late=sum(b.late for b in ballots),
+        skips=sum(voter.skips for voter in voters),
+        late=sum(voter.late for voter in voters),
         automatic_ties=sum(step.identical_comparisons for step in steps),
         step=at_hand[0].step if at_hand else None,
         state=at_hand[0].state if at_hand else ("none" if not steps else "between"),
@@ -108,8 +108,7 @@ def speed(evidence: Evidence) -> Speed:
     """How fast the panel votes."""
     run, steps = evidence.run, evidence.steps
     # A first answer is the vote; changing it later is not another one.
-    first = [b.received_us for b in evidence.ballots if b.kind == "train" and not b.revision]
-    first += run.hidden_us
+    first = [*evidence.totals.first_us, *run.hidden_us]
     times = _times(evidence)
     shut = _spans(run.pauses, run.as_of_us)
     rounds = [(s.opened_us, s.closed_us or run.as_of_us) for s in steps if s.opened_us is not None]
@@ -137,16 +136,14 @@ def speed(evidence: Evidence) -> Speed:
         waiting=waiting,
         links=links,
         slowest=max(known, key=lambda name: known[name]) if known else None,
-        fast=sum(b.fast and b.counted for b in evidence.ballots),
+        fast=evidence.totals.fast,
     )
 
 
-def _times(evidence: Evidence) -> list[float]:
+def _times(evidence: Evidence) -> Sequence[float]:
     """Seconds per counted vote of people; of programs where nobody else voted."""
-    people = {p.name for p in evidence.panelists if p.kind == "person"}
-    counted = [b for b in evidence.ballots if b.counted]
-    theirs = [b.seconds for b in counted if b.panelist in people]
-    return theirs or [b.seconds for b in counted]
+    people = [p.name for p in evidence.panelists if p.kind == "person"]
+    return evidence.totals.seconds(people) or evidence.totals.seconds(evidence.totals.voters)
 
 
 Span = tuple[int, int]
@@ -165,29 +162,24 @@ def cost(evidence: Evidence, come: Progress, panel: Speed) -> Cost:
     """What is left to do, at the pace so far."""
     run, left = evidence.run, come.votes_left
     measured = panel.median.n >= ENOUGH_TIMED
-    words = quantile([float(b.words) for b in evidence.ballots if b.counted], 0.5).value
+    words = quantile(evidence.totals.words(), 0.5).value
     reading = (words or run.words_per_vote) * 60 / WORDS_PER_MINUTE
     each = panel.median if measured else Estimate(reading, None, None, 0)
     hours, end, money = NOTHING, NOTHING, NOTHING
     if left is not None:
         hours = mapped(each, lambda s: s * left / 3600)
-        if _paid(run, 0, 0) is not None:
-            money = mapped(hours, lambda h: _paid(run, left, h) or 0.0)
+        if _price(run, 0, 0) is not None:
+            money = mapped(hours, lambda h: _price(run, left, h) or 0.0)
         pace = quantile(_paces(evidence), 0.5)
         steps = (come.planned or 0) - come.applied
         if steps and pace.value is not None:
             end = mapped(pace, lambda s: run.as_of_us + s * steps * 1e6)
-    # As the limit of money reckons it: answers that were shown, whether judged or not.
-    read = sum(b.words_plus + b.words_minus for b in evidence.ballots if b.standing and _train(b))
-    spent = _paid(run, come.votes, read / WORDS_PER_MINUTE / 60)
+    # As the limit of money counts it: answers that were shown, whether judged or not.
+    spent = _price(run, come.votes, evidence.totals.words_judged / WORDS_PER_MINUTE / 60)
     return Cost(left, each, measured, hours, end, money, spent)
 
 
-def _train(ballot: Ballot) -> bool:
-    return ballot.kind == "train" and (ballot.counted or ballot.choice == "skip")
-
-
-def _paid(run: RunFacts, votes: float, hours: float) -> float | None:
+def _price(run: RunFacts, votes: float, hours: float) -> float | None:
     return pay(votes, hours, run.pay_per_vote, run.pay_per_hour)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import IO, Any, Final
 
 _RISKY: Final = re.compile(
@@ -33,17 +33,25 @@ def unguard(cell: str) -> str:
     return cell[1:] if cell.startswith("'") and _RISKY.match(cell[1:]) else cell
 
 
-def write(file: IO[str], names: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> int:
-    """Write a header and the rows as CSV, every text guarded; returns the number of rows.
+def writer(file: IO[str], names: Sequence[str]) -> Callable[[Mapping[str, Any]], object]:
+    """Write a header as CSV; returns the function that writes a row, every text guarded.
 
     ``file`` is opened with ``newline=""``. Lines end in CR LF: only then the module of Python 3.11
     quotes cells that hold a lone CR.
     """
     table = csv.DictWriter(file, names, lineterminator="\r\n")
     table.writeheader()
-    count = 0
+    return lambda row: table.writerow({name: _cell(row[name]) for name in names})
+
+
+def write(file: IO[str], names: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> int:
+    """Write a header and the rows as CSV, every text guarded; returns the number of rows.
+
+    ``file`` is opened with ``newline=""``.
+    """
+    row_of, count = writer(file, names), 0
     for row in rows:
-        table.writerow({name: _cell(row[name]) for name in names})
+        row_of(row)
         count += 1
     return count
 

@@ -3,41 +3,41 @@
 `recompute` makes the dashboard's numbers again from the files of such a zip alone. The same ledger
 at the same time gives the same bytes. Panelists stand by pseudonym; contacts and credentials are
 never read. Votes of the round and of final comparisons that are open are left out unless they are
-asked for.
+asked for. Files are written while their rows are read, so a long run takes little memory.
 """
 
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
+import itertools
 import json
 import math
-import re
-import zipfile
-import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
+from operator import attrgetter
 from pathlib import Path
 from typing import IO, Any, Final, get_type_hints
 
 from szpo import __version__
 from szpo.analysis import evidence, overview
-from szpo.analysis.evidence import Ballot, Evidence, Panelist, RunFacts, StepRow
+from szpo.analysis.evidence import Evidence, Panelist, RunFacts
 from szpo.analysis.overview import Overview
+from szpo.analysis.vote_rows import VoteRow
 from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.data import spreadsheets
-from szpo.errors import IntegrityError, ResourceError, StorageError
+from szpo.errors import StorageError
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest
 from szpo.replay import replay
-from szpo.reports import html_report
+from szpo.reports import html_report, sealed_zip
 from szpo.reports.adapter import adapter_files
 from szpo.reports.model_card import model_card
+from szpo.reports.sealed_zip import Member
 from szpo.training.guards import Bands
+from szpo.training.step_rows import StepRow
 
-SUMS: Final = "SHA256SUMS"
 NUMBERS: Final = ("run.json", "steps.csv", "votes.jsonl", "panelists.csv")
 """The files that the dashboard's numbers rest on."""
 ALWAYS: Final = (
@@ -47,10 +47,8 @@ ALWAYS: Final = (
 """What every export holds."""
 LIMIT: Final = 2**28
 """Bytes, unpacked, of `NUMBERS` together that a reader takes by default."""
-REST: Final = 16
-"""All files together may have so many times as much: they are read through and not kept."""
-SUMS_LIMIT: Final = 2**20
-CHUNK: Final = 2**16
+VOTE_BYTES: Final = 2**11
+"""More than a vote without notes takes in a file."""
 
 
 def write(
@@ -77,13 +75,7 @@ def _write(ledger: Ledger, file: IO[bytes], live: bool, as_of_us: int | None) ->
     at = last_event_us(ledger) if as_of_us is None else as_of_us
     found = evidence.read(ledger, live=live, as_of_us=at)
     page = overview.overview(found)
-    sums: dict[str, str] = {}
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as packed:
-        for name, content in _files(ledger, found, page, live):
-            _add(packed, name, content)
-            sums[name] = hashlib.sha256(content).hexdigest()
-        lines = (f"{digest}  {name}\n" for name, digest in sorted(sums.items()))
-        _add(packed, SUMS, "".join(lines).encode())
+    sealed_zip.write(file, _files(ledger, found, page, live))
     return page
 
 
@@ -106,11 +98,9 @@ def recompute(file: IO[bytes] | Path, *, limit: int = LIMIT) -> Overview:
 
 def read(file: IO[bytes] | Path, *, limit: int = LIMIT) -> Evidence:
     """The rows of a zip, its hashes checked; see `recompute`."""
+    files = sealed_zip.read(file, always=ALWAYS, wanted=NUMBERS, limit=limit)
     try:
-        with zipfile.ZipFile(file) as packed:
-            return _evidence(_checked(packed, limit))
-    except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
-        raise StorageError(f"not an export of szpo ({error})") from None
+        return _evidence(files)
     except (LookupError, TypeError, ValueError, RecursionError, csv.Error) as error:
         # The hashes are right, so szpo did not write this.
         raise StorageError(f"not an export of szpo ({type(error).__name__}: {error})") from None
@@ -128,11 +118,11 @@ def _evidence(files: Mapping[str, bytes]) -> Evidence:
     )
     return Evidence(
         run=RunFacts(**run),
-        steps=tuple(StepRow(**row) for row in _typed(StepRow, files["steps.csv"])),
-        ballots=tuple(Ballot(**json.loads(line)) for line in io.BytesIO(files["votes.jsonl"])),
+        steps=tuple(StepRow(**row) for row in _parse(StepRow, files["steps.csv"])),
+        votes=tuple(VoteRow(**json.loads(line)) for line in io.BytesIO(files["votes.jsonl"])),
         panelists=tuple(
             Panelist(row["name"], row["kind"], row["enrolled_us"])
-            for row in _typed(Panelist, files["panelists.csv"])
+            for row in _parse(Panelist, files["panelists.csv"])
         ),
     )
 
@@ -145,35 +135,50 @@ def last_event_us(ledger: Ledger) -> int:
 # ---- the files ----
 
 
-def _files(
-    ledger: Ledger, found: Evidence, page: Overview, live: bool
-) -> Iterator[tuple[str, bytes]]:
+def _files(ledger: Ledger, found: Evidence, page: Overview, live: bool) -> Iterator[Member]:
     adapter = adapter_files(ledger)
-    yield "README.txt", _readme(found, live, adapter is not None).encode()
+    yield _whole("README.txt", _readme(found, live, adapter is not None).encode())
     facts = {**asdict(found.run), "bands": _edges(found.run.bands)}
-    yield "run.json", _json({"facts": facts, "record": _record(ledger)})
-    yield "spec.json", _json(ledger.spec)
+    yield _whole("run.json", _json({"facts": facts, "record": _record(ledger)}))
+    yield _whole("spec.json", _json(ledger.spec))
     if "config" in ledger.spec:
         settings = Config.model_validate(ledger.spec["config"])
-        yield "run.toml", settings_file.to_toml(settings).encode()
-    ballots = [asdict(ballot) for ballot in found.ballots]
-    yield "votes.jsonl", _lines(ballots)
-    yield "votes.csv", table(ballots, [f.name for f in fields(Ballot)])
-    yield "steps.csv", table(map(asdict, found.steps), [f.name for f in fields(StepRow)])
-    yield "panelists.csv", table(*_panelists(found, page))
-    yield "pairs.jsonl", _lines(_pairs(ledger))
-    if own := list(_preferences(ledger, found)):
-        yield "dpo.jsonl", _lines(own)
-    yield "updates.csv", table(*_updates(ledger))
-    yield "events.jsonl", _lines(_events(ledger))
-    yield "overview.json", _json(page.as_dict())
-    yield "report.html", html_report.render(ledger, open_round=live).encode()
+        yield _whole("run.toml", settings_file.to_toml(settings).encode())
+    most = VOTE_BYTES * ledger.query("SELECT count(*) AS n FROM votes")[0]["n"]
+    votes = _columns(VoteRow)
+    yield Member("votes.jsonl", _lines(_records(found.votes, votes)), most)
+    yield Member("votes.csv", table(_records(found.votes, votes), votes), most)
+    steps = _columns(StepRow)
+    yield Member("steps.csv", table(_records(found.steps, steps), steps))
+    yield Member("panelists.csv", table(*_panelists(found, page)))
+    yield Member("pairs.jsonl", _lines(_pairs(ledger)), most)
+    own = _preferences(ledger, found)
+    if (first := next(own, None)) is not None:
+        yield Member("dpo.jsonl", _lines(itertools.chain([first], own)))
+    yield Member("updates.csv", table(*_updates(ledger)))
+    yield Member("events.jsonl", _lines(_events(ledger)), most)
+    yield _whole("overview.json", _json(page.as_dict()))
+    yield _whole("report.html", html_report.render(ledger, open_round=live).encode())
     if "optimizer" in ledger.spec:
-        yield "theta.safetensors", _theta(ledger)
+        yield _whole("theta.safetensors", _theta(ledger))
     if adapter is not None:
-        yield "lora/README.md", model_card(ledger).encode()
+        yield _whole("lora/README.md", model_card(ledger).encode())
         for name, content in adapter.items():
-            yield f"lora/{name}", content
+            yield _whole(f"lora/{name}", content)
+
+
+def _whole(name: str, content: bytes) -> Member:
+    return Member(name, [content], len(content))
+
+
+def _columns(row: type) -> list[str]:
+    return [field.name for field in fields(row)]
+
+
+def _records(rows: Iterable[object], names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Rows of a dataclass as objects of JSON."""
+    values = attrgetter(*names)
+    return (dict(zip(names, values(row), strict=True)) for row in rows)
 
 
 def _edges(bands: Bands) -> dict[str, list[float | None]]:
@@ -217,7 +222,7 @@ def _panelists(found: Evidence, page: Overview) -> tuple[list[dict[str, Any]], l
 
 
 def _pairs(ledger: Ledger) -> Iterator[dict[str, Any]]:
-    for row in ledger.query(
+    for row in ledger.stream(
         "SELECT c.comparison, c.kind, c.step, c.k, c.n, c.expected, c.repeats, a.i, a.prompt, "
         "a.plus, a.minus, a.plus_end, a.minus_end FROM comparisons c "
         "JOIN answers a USING (comparison) ORDER BY c.step, c.kind, c.k, c.n, c.comparison, a.i"
@@ -227,23 +232,23 @@ def _pairs(ledger: Ledger) -> Iterator[dict[str, Any]]:
 
 def _preferences(ledger: Ledger, found: Evidence) -> Iterator[dict[str, Any]]:
     """A panelist's own notes on single prompts; a verdict on a batch is none."""
-    for ballot in found.ballots:
-        if not ballot.counted or not ballot.notes:
+    for vote in found.votes:
+        if not vote.counted or not vote.notes:
             continue
-        comparison = ledger.comparison(ballot.comparison)
+        comparison = ledger.comparison(vote.comparison)
         rows = comparison.rows if comparison is not None else ()
-        for place, note in sorted(ballot.notes.items()):
+        for place, note in sorted(vote.notes.items()):
             if note == "tie" or not place.isdigit() or int(place) >= len(rows):
                 continue
             row = rows[int(place)]
-            better = note == ballot.plus_side
+            better = note == vote.plus_side
             chosen, rejected = (row.plus, row.minus) if better else (row.minus, row.plus)
             yield {
                 "prompt": [list(turn) for turn in row.prompt.turns],
                 "chosen": chosen.text,
                 "rejected": rejected.text,
-                "panelist": ballot.panelist,
-                "comparison": ballot.comparison,
+                "panelist": vote.panelist,
+                "comparison": vote.comparison,
                 "row": int(place),
             }
 
@@ -259,9 +264,9 @@ def _updates(ledger: Ledger) -> tuple[list[dict[str, Any]], list[str]]:
 
 
 def _events(ledger: Ledger) -> Iterator[dict[str, Any]]:
-    for event in ledger.events():
+    for event in ledger.stream("SELECT * FROM events ORDER BY event"):
         del event["run"]
-        yield event
+        yield {**event, "body": json.loads(event["body"])}
 
 
 def _theta(ledger: Ledger) -> bytes:
@@ -322,11 +327,17 @@ that holds other files than SHA256SUMS names, and one whose numbers rest on more
 # ---- forms ----
 
 
-def table(rows: Iterable[Mapping[str, Any]], names: list[str]) -> bytes:
-    """Rows as CSV in UTF-8; lists and objects as JSON, nothing as an empty cell."""
+def table(rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> Iterator[bytes]:
+    """Rows as CSV in UTF-8, in pieces; lists and objects as JSON, nothing as an empty cell."""
     text = io.StringIO(newline="")
-    spreadsheets.write(text, names, ({name: _cell(row[name]) for name in names} for row in rows))
-    return text.getvalue().encode()
+    writer = spreadsheets.writer(text, names)
+    for row in rows:
+        writer({name: _cell(row[name]) for name in names})
+        if text.tell() >= sealed_zip.CHUNK:
+            yield text.getvalue().encode()
+            text.seek(0)
+            text.truncate()
+    yield text.getvalue().encode()
 
 
 def _cell(value: Any) -> Any:
@@ -335,7 +346,7 @@ def _cell(value: Any) -> Any:
     return int(value) if isinstance(value, bool) else value
 
 
-def _typed(row: type, content: bytes) -> Iterator[dict[str, Any]]:
+def _parse(row: type, content: bytes) -> Iterator[dict[str, Any]]:
     """CSV lines with the types of a dataclass's fields; other columns are left out."""
     hints = get_type_hints(row)
     for line in csv.DictReader(io.StringIO(content.decode(), newline="")):
@@ -360,100 +371,6 @@ def _json(value: Any) -> bytes:
     return (text + "\n").encode("utf-8", "replace")
 
 
-def _lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode(
-        "utf-8", "replace"
-    )
-
-
-def _add(packed: zipfile.ZipFile, name: str, content: bytes) -> None:
-    """One file, with a fixed time and mode, so that equal contents are equal bytes."""
-    entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
-    entry.compress_type = zipfile.ZIP_DEFLATED
-    entry.create_system, entry.external_attr = 3, 0o600 << 16
-    packed.writestr(entry, content)
-
-
-# ---- checks ----
-
-
-def _checked(packed: zipfile.ZipFile, limit: int) -> dict[str, bytes]:
-    """The contents of `NUMBERS`, after every file has proved to be what SHA256SUMS says."""
-    sizes = _sizes(packed, limit)
-    sums = _sums(packed)
-    for name in sizes:
-        if name not in sums and name != SUMS:
-            raise IntegrityError(f"{name!r} in this export has no line in its {SUMS}")
-    for name in sums:
-        if name not in sizes:
-            raise IntegrityError(f"{name!r} in {SUMS} is not in this export")
-    for name in ALWAYS:
-        if name not in sizes:
-            raise IntegrityError(f"this export lacks {name}, which every export holds")
-    kept: dict[str, bytes] = {}
-    for name, digest in sums.items():
-        found, parts = hashlib.sha256(), []
-        for part in _parts(packed, name, sizes[name]):
-            found.update(part)
-            if name in NUMBERS:
-                parts.append(part)
-        if found.hexdigest() != digest:
-            raise IntegrityError(f"{name!r} in this export is not what its {SUMS} says")
-        if name in NUMBERS:
-            kept[name] = b"".join(parts)
-    return kept
-
-
-def _sizes(packed: zipfile.ZipFile, limit: int) -> dict[str, int]:
-    """Bytes of each file as the zip declares them, before anything is unpacked."""
-    sizes: dict[str, int] = {}
-    for entry in packed.infolist():
-        if entry.filename in sizes:
-            raise IntegrityError(f"this export holds {entry.filename!r} twice")
-        if entry.flag_bits & 1:
-            raise StorageError(f"not an export of szpo ({entry.filename!r} is encrypted)")
-        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise StorageError(
-                f"not an export of szpo ({entry.filename!r} is packed in another way)"
-            )
-        sizes[entry.filename] = entry.file_size
-    held, whole = sum(sizes.get(name, 0) for name in NUMBERS), sum(sizes.values())
-    for size, most, what in (
-        (held, limit, "the files that the numbers rest on"),
-        (whole, REST * limit, "all its files"),
-        (sizes.get(SUMS, 0), SUMS_LIMIT, f"its {SUMS}"),
-    ):
-        if size > most:
-            more = "" if what.endswith(SUMS) else "; where you trust it, give a larger limit="
-            raise ResourceError(
-                f"this export unpacks to {size:,} bytes ({what}); at most {most:,} are read{more}"
-            )
-    return sizes
-
-
-def _sums(packed: zipfile.ZipFile) -> dict[str, str]:
-    """Digest by name."""
-    if SUMS not in packed.NameToInfo:
-        raise StorageError(f"not an export of szpo (there is no {SUMS})")
-    text = b"".join(_parts(packed, SUMS, packed.getinfo(SUMS).file_size)).decode()
-    sums: dict[str, str] = {}
-    for number, line in enumerate(text.removesuffix("\n").split("\n"), 1):
-        found = re.fullmatch(r"([0-9a-f]{64})  (.+)", line)
-        if found is None:
-            raise IntegrityError(f"line {number} of this export's {SUMS} is no hash and name")
-        digest, name = found.groups()
-        if name in sums:
-            raise IntegrityError(f"{SUMS} of this export names {name!r} twice")
-        sums[name] = digest
-    return sums
-
-
-def _parts(packed: zipfile.ZipFile, name: str, size: int) -> Iterator[bytes]:
-    """A file piece by piece, never more than the zip declares."""
-    with packed.open(name) as file:
-        left = size
-        while part := file.read(min(CHUNK, left + 1)):
-            left -= len(part)
-            if left < 0:
-                raise IntegrityError(f"{name!r} unpacks to more than this export says")
-            yield part
+def _lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[bytes]:
+    for row in rows:
+        yield (json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", "replace")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from szpo.ledger.database import Ledger
 from szpo.replay import replay, verification
 from szpo.replay.findings import Report
-from szpo.reports.votes import export_votes
+from szpo.reports.votes import COLUMNS, export_votes
 from szpo.types import Theta
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Tables:
     @cached_property
     def votes(self) -> pd.DataFrame:
         """Every stored vote, in order."""
-        return _frame(list(export_votes(self.ledger)), VOTES)
+        return _frame(list(export_votes(self.ledger)), COLUMNS)
 
     @cached_property
     def steps(self) -> pd.DataFrame:
@@ -106,10 +106,6 @@ class Tables:
         self.close()
 
 
-VOTES: Final = (
-    "run", "step", "k", "n", "comparison", "kind", "panelist", "panelist_kind", "vote", "revision",
-    "plus_side", "choice", "verdict", "counted", "late", "skip_reason", "dwell_ms", "received_us",
-)  # fmt: skip
 STEPS: Final = ("step", "state", "mu", "n", "d", "m", "k", "head_sha256", "closed_by")
 COMPARISONS: Final = ("comparison", "step", "kind", "k", "n", "identical", "plus", "minus", "tie")
 ANSWERS: Final = ("step", "k", "n", "comparison", "i", "prompt", "plus", "minus")

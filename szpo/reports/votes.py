@@ -5,15 +5,23 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
+from szpo.analysis.vote_rows import VoteRows
 from szpo.data import spreadsheets
 from szpo.errors import UsageError
 from szpo.failpoints import failpoint
 from szpo.files import private, written_whole
 from szpo.ledger.database import Ledger, Record
-from szpo.voting.counting import counted, verdict
+
+COLUMNS: Final = (
+    "run", "step", "k", "n", "comparison", "kind", "panelist", "panelist_kind", "vote", "revision",
+    "plus_side", "choice", "verdict", "counted", "late", "skip_reason", "dwell_ms", "received_us",
+)  # fmt: skip
+HELD: Final = 256
+"""Comparisons whose texts are in memory at once."""
 
 
 def write_votes(ledger: Ledger, path: Path) -> int:
@@ -41,51 +49,25 @@ def export_votes(ledger: Ledger, *, texts: bool = False) -> Iterator[Record]:
 
     ``texts`` adds the comparison's prompts and both batches (as lists).
     """
-    names = {
-        row["panelist"]: (row["pseudonym"], row["kind"])
-        for row in ledger.query("SELECT * FROM panelists")
+    people = ledger.query("SELECT pseudonym, kind FROM panelists")
+    kinds = {row["pseudonym"]: row["kind"] for row in people}
+    texts_of = lru_cache(HELD)(partial(_texts, ledger))
+    for vote in VoteRows(ledger):
+        row: Record = {"run": ledger.run}
+        for name in COLUMNS[1:]:
+            own = name == "panelist_kind"
+            row[name] = kinds[vote.panelist] if own else getattr(vote, name)
+        yield row | texts_of(vote.comparison) if texts else row
+
+
+def _texts(ledger: Ledger, comparison: str) -> Record:
+    found = ledger.comparison(comparison)
+    shown = found.rows if found else ()
+    return {
+        "prompts": [row.prompt.turns for row in shown],
+        "plus": [row.plus.text for row in shown],
+        "minus": [row.minus.text for row in shown],
     }
-    counting: dict[int, set[tuple[str, str, int]]] = {}
-    rows_of: dict[str, Record] = {}
-    for vote in ledger.votes():
-        step = vote["step"]
-        if step is not None and step not in counting:
-            counting[step] = {
-                (v.comparison, v.panelist, v.revision) for v in counted(ledger, step)
-            }
-        key = (vote["comparison"], vote["panelist"], vote["revision"])
-        name, kind = names[vote["panelist"]]
-        row: Record = {
-            "run": ledger.run,
-            "step": step,
-            "k": vote["k"],
-            "n": vote["n"],
-            "comparison": vote["comparison"],
-            "kind": vote["kind"],
-            "panelist": name,
-            "panelist_kind": kind,
-            "vote": vote["vote"],
-            "revision": vote["revision"],
-            "plus_side": vote["plus_side"],
-            "choice": vote["choice"],
-            "verdict": verdict(vote["choice"], vote["plus_side"]),
-            "counted": key in counting.get(step, ()),
-            "late": bool(vote["late"]),
-            "skip_reason": vote["skip_reason"],
-            "dwell_ms": vote["dwell_ms"],
-            "received_us": vote["received_us"],
-        }
-        if texts:
-            if vote["comparison"] not in rows_of:
-                comparison = ledger.comparison(vote["comparison"])
-                shown = comparison.rows if comparison else ()
-                rows_of[vote["comparison"]] = {
-                    "prompts": [r.prompt.turns for r in shown],
-                    "plus": [r.plus.text for r in shown],
-                    "minus": [r.minus.text for r in shown],
-                }
-            row |= rows_of[vote["comparison"]]
-        yield row
 
 
 def write_jsonl(ledger: Ledger, file: IO[str], *, texts: bool = True) -> int:
@@ -103,4 +85,4 @@ def write_csv(ledger: Ledger, file: IO[str]) -> int:
     first = next(rows, None)
     if first is None:
         return 0
-    return spreadsheets.write(file, list(first), itertools.chain([first], rows))
+    return spreadsheets.write(file, COLUMNS, itertools.chain([first], rows))

@@ -7,7 +7,6 @@ have their own numbers.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -18,6 +17,7 @@ from szpo.aggregation.win_rates import better_side
 from szpo.config.schema import Config
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest
+from szpo.training import step_rows
 from szpo.types import Vote
 from szpo.voting.counting import StepVotes
 
@@ -103,8 +103,8 @@ class Summary:
 
 def steps(ledger: Ledger) -> list[Facts]:
     """One line per step that was planned, in order."""
-    seen = {row["step"]: row for row in ledger.steps()}
-    counted: dict[int, Counter[str]] = {step: Counter() for step in seen}
+    rows = step_rows.read(ledger)
+    counted: dict[int, Counter[str]] = {row.step: Counter() for row in rows}
     for step, tally in counted.items():
         votes = StepVotes(ledger, step)
         answered, skipped = votes.counted, _skipped(votes)
@@ -113,23 +113,18 @@ def steps(ledger: Ledger) -> list[Facts]:
         for vote in answered:
             tally[{"tie": "ties"}.get(vote.verdict, vote.verdict)] += 1
         tally["answers_read"], tally["words_read"] = _read(ledger, votes)
-    for row in ledger.query(
-        "SELECT step, count(*) AS n FROM comparisons WHERE kind = 'train' AND identical = 1 "
-        "AND step IS NOT NULL GROUP BY step"
-    ):
-        counted[row["step"]]["identical"] = row["n"]
-    moved = _moved(ledger)
     notes = _notes(ledger)
     return [
         Facts(
-            step,
-            row["state"],
-            **counted[step],
-            estimate=moved.get(step, (None, None))[0],
-            stderr=moved.get(step, (None, None))[1],
-            info=notes.get(step, {}),
+            row.step,
+            row.state,
+            identical=row.identical_comparisons,
+            **counted[row.step],
+            estimate=row.estimate,
+            stderr=row.stderr,
+            info=notes.get(row.step, {}),
         )
-        for step, row in seen.items()
+        for row in rows
     ]
 
 
@@ -255,30 +250,10 @@ def _read(ledger: Ledger, votes: StepVotes) -> tuple[int, int]:
     return sum(answers for answers, _ in read), sum(words for _, words in read)
 
 
-def _moved(ledger: Ledger) -> dict[int, tuple[float | None, float | None]]:
-    """Δ̂ and its standard error per step, the mean over directions."""
-    found: dict[int, list[Mapping[str, Any]]] = {}
-    for row in ledger.update_rows():
-        found.setdefault(row["step"], []).append(row)
-    means = {}
-    for step, rows in found.items():
-        estimates = [r["estimate"] for r in rows if r["estimate"] is not None]
-        errors = [r["stderr"] for r in rows if r["stderr"] is not None]
-        mean = sum(estimates) / len(estimates) if estimates else None
-        error = math.sqrt(sum(e * e for e in errors)) / len(errors) if errors else None
-        means[step] = mean, error
-    return means
-
-
 def _notes(ledger: Ledger) -> dict[int, dict[str, Any]]:
-    """What events say about steps: every body with a step, later ones completing earlier ones."""
-    notes: dict[int, dict[str, Any]] = {}
-    for row in ledger.query("SELECT kind FROM events WHERE kind <> 'rows' GROUP BY kind"):
-        for event in ledger.events(row["kind"]):
-            body = event["body"]
-            if isinstance(body.get("step"), int):
-                plain = {
-                    k: v for k, v in body.items() if isinstance(v, int | float) and k != "step"
-                }
-                notes.setdefault(body["step"], {}).update(plain)
-    return notes
+    """The numbers that events of any kind note of each step."""
+    kinds = ledger.query("SELECT kind FROM events WHERE kind <> 'rows' GROUP BY kind")
+    return {
+        step: {k: v for k, v in body.items() if isinstance(v, int | float) and k != "step"}
+        for step, body in step_rows.read_figures(ledger, [row["kind"] for row in kinds]).items()
+    }

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from szpo.analysis import agreement, evidence, overview
-from szpo.analysis.evidence import Ballot, Evidence, Panelist, RunFacts, StepRow
+from szpo.analysis.evidence import Evidence, Panelist, RunFacts
+from szpo.analysis.vote_rows import VoteRow
 from szpo.intervals import log_odds, quantile, rate, share
 from szpo.ledger import orders, run_spec
 from szpo.optim import parameters
@@ -21,6 +22,7 @@ from szpo.reports import bundle
 from szpo.runs import final_comparison
 from szpo.training import guards
 from szpo.training.guards import Bands
+from szpo.training.step_rows import StepRow
 from szpo.types import Answer, Comparison, Prompt, Row
 from szpo.voting import lease
 from szpo.voting.casting import VoteRequest
@@ -30,10 +32,10 @@ S = 1_000_000
 """One second in µs."""
 
 
-def ballot(vote: int, verdict: str, **what: object) -> Ballot:
+def ballot(vote: int, verdict: str, **what: object) -> VoteRow:
     """A counted training vote with plus on A."""
     choice = {"plus": "A", "minus": "B"}.get(verdict, verdict)
-    base = Ballot(
+    base = VoteRow(
         vote=vote, seat=f"s{vote}", revision=0, comparison=f"c{vote}", kind="train", step=0, k=0,
         n=vote, panelist="P-01", plus_side="A", choice=choice, verdict=verdict, expected=None,
         repeats=None, standing=True, counted=verdict != "skip", late=False, skip_reason=None,
@@ -55,7 +57,7 @@ def step(number: int, **what: object) -> StepRow:
 
 
 def page(
-    ballots: Sequence[Ballot], steps: Sequence[StepRow] = (), **what: object
+    ballots: Sequence[VoteRow], steps: Sequence[StepRow] = (), **what: object
 ) -> evidence.Evidence:
     """Evidence of a run of ten steps of two votes."""
     run = RunFacts(
@@ -173,7 +175,7 @@ def test_flags_speak_of_sides_speed_skips_and_runs_but_never_of_a_program() -> N
 def test_what_is_usual_is_the_panels_own_share_once_enough_is_known() -> None:
     """Answers that are odd in one panel are ordinary in another, whose members all give them."""
 
-    def known(name: str, right: int, of: int) -> list[Ballot]:
+    def known(name: str, right: int, of: int) -> list[VoteRow]:
         return [
             ballot(i, "plus" if i < right else "minus", panelist=name, kind="gold",
                    expected="plus", counted=False, step=None)
@@ -391,8 +393,8 @@ def voted(tmp_path: Path) -> Stage:
 
 def test_votes_of_the_open_round_stay_hidden(voted: Stage) -> None:
     shut, live = evidence.read(voted.ledger), evidence.read(voted.ledger, live=True)
-    assert (len(shut.ballots), len(shut.run.hidden_us)) == (12, 1)
-    assert (len(live.ballots), len(live.run.hidden_us)) == (13, 0)
+    assert (len(list(shut.votes)), len(shut.run.hidden_us)) == (12, 1)
+    assert (len(list(live.votes)), len(live.run.hidden_us)) == (13, 0)
     found = overview.overview(shut)
     assert (found.progress.votes, found.progress.applied, found.progress.step) == (12, 3, 3)
     assert found.progress.votes_left == 97 * 4 - 1
@@ -439,7 +441,7 @@ def test_a_constant_wish_is_seen_along_the_path_and_a_turned_one_against_it(
 
 
 def test_words_are_those_of_rows_that_differ(voted: Stage) -> None:
-    found = evidence.read(voted.ledger).ballots[0]
+    found = next(iter(evidence.read(voted.ledger).votes))
     # Three rows of "Question i?" and twice "Answer i of round 1 is amber. It has a second …"
     assert (found.words_plus, found.words_minus) == (36, 36)
     assert found.words == 72 + 6
@@ -453,7 +455,7 @@ def test_a_changed_vote_stands_once(voted: Stage) -> None:
     other = "B" if seat.plus_side == "A" else "A"
     service.cast(VoteRequest(seat.id, seat.plus_side, idem="a" * 16))
     service.cast(VoteRequest(seat.id, other, idem="b" * 16))
-    own = [b for b in evidence.read(voted.ledger, live=True).ballots if b.seat == seat.id]
+    own = [b for b in evidence.read(voted.ledger, live=True).votes if b.seat == seat.id]
     assert [(b.revision, b.verdict, b.standing, b.counted) for b in own] == [
         (0, "plus", False, False), (1, "minus", True, True)
     ]  # fmt: skip

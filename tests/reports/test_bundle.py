@@ -417,7 +417,7 @@ def test_only_notes_on_single_prompts_become_preferences(stage: Stage) -> None:
     packed, _, content = exported(stage)
     rows = [json.loads(line) for line in packed.read("dpo.jsonl").splitlines()]
     found = bundle.read(io.BytesIO(content))
-    counted = [b for b in found.ballots if b.counted]
+    counted = [b for b in found.votes if b.counted]
     assert len(rows) == len(counted)  # each noted A on row 0; a tie, and a row that is not there
     sides = Counter((row["row"], "amber" in row["chosen"]) for row in rows)
     assert sides[0, True] == sum(b.plus_side == "A" for b in counted)

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from szpo.analysis import agreement, evidence
+from szpo.analysis import agreement
+from szpo.analysis.vote_rows import VoteRow
 from szpo_ui.operator import page as operator_page
 from szpo_ui.operator import state
 from tests.analysis.test_overview import ballot
@@ -15,7 +16,7 @@ from tests.analysis.test_overview import page as numbers
 from tests.ui.test_operator_page import text
 
 
-def known(right: int, of: int, kind: str = "gold") -> list[evidence.Ballot]:
+def known(right: int, of: int, kind: str = "gold") -> list[VoteRow]:
     """Answers to known questions, or to comparisons shown a second time, so many right."""
     again = {"kind": kind, "counted": False, "step": None, "expected": "plus"}
     first = [ballot(100 + i, "plus", comparison=f"x{i}", choice="A") for i in range(of)]
@@ -26,7 +27,7 @@ def known(right: int, of: int, kind: str = "gold") -> list[evidence.Ballot]:
     return made if kind == "gold" else [*first, *made]
 
 
-def contrary() -> list[evidence.Ballot]:
+def contrary() -> list[VoteRow]:
     """Three vote on each of 32 directions; P-01 against the two others, sides in turn."""
     return [
         ballot(
@@ -40,7 +41,7 @@ def contrary() -> list[evidence.Ballot]:
     ]  # fmt: skip
 
 
-def turns(count: int, run: int = 0) -> list[evidence.Ballot]:
+def turns(count: int, run: int = 0) -> list[VoteRow]:
     """Votes for A and B in turn, after so many for A."""
     return [ballot(i, "plus" if i < run or i % 2 else "minus") for i in range(count)]
 
@@ -62,9 +63,7 @@ def turns(count: int, run: int = 0) -> list[evidence.Ballot]:
         ("random", "to 1 for answers at random", known(1, 4)),
     ],
 )  # fmt: skip
-def test_each_flag_is_shown_with_its_reason(
-    code: str, said: str, votes: list[evidence.Ballot]
-) -> None:
+def test_each_flag_is_shown_with_its_reason(code: str, said: str, votes: list[VoteRow]) -> None:
     rows = agreement.panelists(numbers(votes))
     assert code in [flag.code for flag in rows[0].flags]
     assert all(not row.flags for row in rows[1:])

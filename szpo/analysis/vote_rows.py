@@ -1,0 +1,156 @@
+"""The stored votes of a run as rows: the one form that reports, exports and tables are made of.
+
+Panelists stand by pseudonym. Rows are read part by part, so a run of a million votes takes no more
+memory than a short one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from szpo.ledger.database import Ledger, Record
+from szpo.types import Kind
+from szpo.voting import counting
+
+_APART: Final[tuple[Kind, ...]] = ("gold", "aa", "repeat", "final", "practice")
+"""Kinds of comparisons that belong to no step."""
+_STANDING: Final = 1
+_COUNTED: Final = 2
+_VOTES: Final = (
+    "SELECT v.*, a.comparison, a.plus_side, a.served_us, c.kind, c.step, c.k, c.n, c.expected, "
+    "c.repeats, p.pseudonym FROM votes v CROSS JOIN assignments a USING (assignment) "
+    "CROSS JOIN comparisons c USING (comparison) CROSS JOIN panelists p USING (panelist) "
+    "WHERE v.vote <= ? ORDER BY v.vote"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class VoteRow:
+    """One stored vote; a changed vote is several rows of one seat."""
+
+    vote: int
+    seat: str
+    revision: int
+    comparison: str
+    kind: Kind
+    step: int | None
+    k: int | None
+    n: int | None
+    panelist: str
+    """Pseudonym."""
+    plus_side: str
+    choice: str
+    verdict: str
+    expected: str | None
+    """What a comparison with a known answer expects: plus, minus or tie."""
+    repeats: str | None
+    """The comparison that this one shows again."""
+    standing: bool
+    """The seat's last answer, in time and not excluded."""
+    counted: bool
+    """Of a training comparison, and used by its step's update."""
+    late: bool
+    skip_reason: str | None
+    rubric_version: int | None
+    dwell_ms: int | None
+    served_us: int
+    received_us: int
+    words: int
+    """Of the prompts and both answers, in rows that differ."""
+    words_plus: int
+    words_minus: int
+    fast: bool
+    """Cast sooner than a quarter of the reading time."""
+    device: str | None
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """Row number → A, tie or B: a panelist's own notes."""
+
+    @property
+    def seconds(self) -> float:
+        """Time on the page; from showing to answer where the page did not measure it."""
+        if self.dwell_ms is not None:
+            return self.dwell_ms / 1e3
+        return max(0, self.received_us - self.served_us) / 1e6
+
+
+class VoteRows:
+    """The votes that a ledger holds now, in order; each iteration reads them again, part by part.
+
+    In memory stand one byte per vote and the numbers of words of each comparison. Votes on the
+    comparisons ``without`` are left out.
+    """
+
+    def __init__(self, ledger: Ledger, without: Collection[str] = ()):
+        self._ledger = ledger
+        self._without = without
+        last = ledger.query("SELECT coalesce(max(vote), 0) AS vote FROM votes")[0]["vote"]
+        self._marks = _mark_votes(ledger, last)
+        self._words = _count_words(ledger)
+
+    def __iter__(self) -> Iterator[VoteRow]:
+        for row in self._ledger.stream(_VOTES, (len(self._marks) - 1,)):
+            if row["comparison"] not in self._without:
+                yield self._row(row)
+
+    def _row(self, row: Record) -> VoteRow:
+        details = json.loads(row["details"]) if row["details"] else {}
+        prompt, plus, minus = self._words.get(row["comparison"], (0, 0, 0))
+        marks = self._marks[row["vote"]]
+        return VoteRow(
+            vote=row["vote"], seat=row["assignment"], revision=row["revision"],
+            comparison=row["comparison"], kind=row["kind"], step=row["step"], k=row["k"],
+            n=row["n"], panelist=row["pseudonym"], plus_side=row["plus_side"],
+            choice=row["choice"], verdict=counting.verdict(row["choice"], row["plus_side"]),
+            expected=row["expected"], repeats=row["repeats"],
+            standing=bool(marks & _STANDING), counted=bool(marks & _COUNTED),
+            late=bool(row["late"]), skip_reason=row["skip_reason"],
+            rubric_version=row["rubric_version"], dwell_ms=row["dwell_ms"],
+            served_us=row["served_us"], received_us=row["received_us"],
+            words=prompt + plus + minus, words_plus=plus, words_minus=minus,
+            fast=details.get("fast") is True, device=_text(details.get("device")),
+            notes=_notes(details.get("notes")),
+        )  # fmt: skip
+
+
+def _mark_votes(ledger: Ledger, last: int) -> bytearray:
+    """Which votes up to ``last`` stand and which count, one byte for each id."""
+    marks = bytearray(last + 1)
+    for cast in counting.answers(ledger, *_APART, last_vote=last):
+        marks[cast.number] |= _STANDING
+    for step in ledger.steps():
+        standing, counted = counting.StepVotes(ledger, step["step"]).ids()
+        for found, mark in ((standing, _STANDING), (counted, _COUNTED)):
+            for vote in found:
+                if vote <= last:  # else cast since then
+                    marks[vote] |= mark
+    return marks
+
+
+def _count_words(ledger: Ledger) -> dict[str, tuple[int, int, int]]:
+    """(prompt, plus, minus) words in the rows that differ, of the comparisons voted on."""
+    found: dict[str, tuple[int, int, int]] = {}
+    for row in ledger.stream(
+        "SELECT comparison, prompt, plus, minus FROM answers WHERE plus <> minus "
+        "AND comparison IN (SELECT comparison FROM assignments)"
+    ):
+        prompt, plus, minus = found.get(row["comparison"], (0, 0, 0))
+        question = json.loads(row["prompt"])[-1][1]
+        found[row["comparison"]] = (
+            prompt + len(question.split()),
+            plus + len(row["plus"].split()),
+            minus + len(row["minus"].split()),
+        )
+    return found
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _notes(value: object) -> dict[str, str]:
+    if not isinstance(value, Mapping):
+        return {}
+    return {str(row): note for row, note in value.items() if note in ("A", "tie", "B")}

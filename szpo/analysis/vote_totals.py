@@ -1,0 +1,213 @@
+"""Votes summed up in one pass: what the dashboard's numbers need, in a few bytes per vote.
+
+Pure. Counts stand per comparison and per panelist. Of single votes only what a median, a
+correlation or the agreement with others needs is held, in typed arrays.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from szpo.analysis.vote_rows import VoteRow
+
+SIDES: Final = ("plus", "minus")
+Direction = tuple[int | None, int | None]
+"""Step and direction k."""
+
+
+def _floats() -> array[float]:
+    return array("d")
+
+
+def _integers() -> array[int]:
+    return array("q")
+
+
+@dataclass(slots=True)
+class VoterTotals:
+    """One panelist's votes. Training votes are the counted ones."""
+
+    number: int
+    """Panelists are numbered by their first vote."""
+    choices: bytearray = field(default_factory=bytearray)
+    """A, B or t (tie) of each training vote."""
+    seconds: array[float] = field(default_factory=_floats)
+    """On the page, of each training vote."""
+    words: array[int] = field(default_factory=_integers)
+    """Shown with each training vote."""
+    standing: int = 0
+    """Last answers to training comparisons, skips included."""
+    skips: int = 0
+    fast: int = 0
+    """Of `standing`: marked as cast sooner than reading takes."""
+    late: int = 0
+    gold: int = 0
+    gold_right: int = 0
+    repeats: int = 0
+    """Comparisons shown again, where the first answer is known."""
+    repeats_same: int = 0
+    last_us: int | None = None
+
+    def add(self, vote: VoteRow) -> None:
+        """Add the panelist's next vote."""
+        self.late += vote.late
+        self.last_us = max(self.last_us or 0, vote.received_us)
+        if vote.counted:
+            self.choices += vote.choice[:1].encode()
+            self.seconds.append(vote.seconds)
+            self.words.append(vote.words)
+        if vote.standing and vote.kind == "train":
+            self.standing += 1
+            self.skips += vote.choice == "skip"
+            self.fast += vote.fast
+        if _answered(vote) and vote.kind == "gold" and vote.expected is not None:
+            self.gold += 1
+            self.gold_right += vote.verdict == vote.expected
+
+
+@dataclass(slots=True)
+class ComparisonTotals:
+    """The counted votes of one training comparison."""
+
+    comparison: str
+    counts: Counter[str] = field(default_factory=Counter)
+    """By verdict: plus, minus, tie."""
+    sided: array[int] = field(default_factory=_integers)
+    """Of each vote for a side: the panelist's number, negated and less one for minus."""
+
+
+@dataclass(slots=True)
+class VoteTotals:
+    """All votes of a run."""
+
+    voters: dict[str, VoterTotals] = field(default_factory=dict)
+    comparisons: dict[tuple[Direction, str], ComparisonTotals] = field(default_factory=dict)
+    """In order of their first counted votes."""
+    first_us: array[int] = field(default_factory=_integers)
+    """When each first answer to a training comparison came."""
+    fast: int = 0
+    """Counted votes marked as cast sooner than reading takes."""
+    words_judged: int = 0
+    """In the answers of training comparisons that were counted or skipped, once per vote."""
+    length_logs: array[float] = field(default_factory=_floats)
+    """log(words of plus / words of minus), of each counted vote for a side."""
+    length_signs: array[float] = field(default_factory=_floats)
+    """1 for plus, −1 for minus, of the same votes."""
+    same_policy: Counter[str] = field(default_factory=Counter)
+    """Choices where both batches are from one policy: A, B, tie."""
+    final: list[VoteRow] = field(default_factory=list)
+    """Last answers to blind comparisons of the tuned policy with the base."""
+    trainers: set[str] = field(default_factory=set)
+    """Panelists who voted in training."""
+
+    def steps(self) -> Counter[int | None]:
+        """Counted votes by step."""
+        found: Counter[int | None] = Counter()
+        for ((step, _), _), part in self.comparisons.items():
+            found[step] += part.counts.total()
+        return found
+
+    def directions(self) -> dict[Direction, Counter[str]]:
+        """Counted verdicts by direction."""
+        found: dict[Direction, Counter[str]] = defaultdict(Counter)
+        for (direction, _), part in self.comparisons.items():
+            found[direction].update(part.counts)
+        return found
+
+    def groups(self) -> dict[str, Counter[str]]:
+        """Counted verdicts by comparison."""
+        found: dict[str, Counter[str]] = defaultdict(Counter)
+        for part in self.comparisons.values():
+            found[part.comparison].update(part.counts)
+        return found
+
+    def seconds(self, names: Iterable[str]) -> Sequence[float]:
+        """Of the training votes of these panelists."""
+        found = _floats()
+        for name in names:
+            if name in self.voters:
+                found += self.voters[name].seconds
+        return found
+
+    def words(self) -> Sequence[int]:
+        """Shown with each training vote."""
+        found = _integers()
+        for voter in self.voters.values():
+            found += voter.words
+        return found
+
+
+def total_votes(votes: Iterable[VoteRow]) -> VoteTotals:
+    """Sum up votes, in the order of the ledger.
+
+    ``votes`` is iterated a second time where comparisons were shown again: for their first
+    answers.
+    """
+    totals = VoteTotals()
+    again: list[VoteRow] = []
+    for vote in votes:
+        if vote.panelist not in totals.voters:
+            totals.voters[vote.panelist] = VoterTotals(len(totals.voters))
+        totals.voters[vote.panelist].add(vote)
+        if vote.counted:
+            _add_counted(totals, vote)
+        if vote.kind == "train":
+            _add_training(totals, vote)
+        elif vote.standing and vote.kind == "final":
+            totals.final.append(vote)
+        elif _answered(vote) and vote.kind == "aa":
+            totals.same_policy[vote.choice] += 1
+        elif _answered(vote) and vote.kind == "repeat" and vote.repeats is not None:
+            again.append(vote)
+    if again:
+        _add_repeats(totals, votes, again)
+    return totals
+
+
+def _answered(vote: VoteRow) -> bool:
+    return vote.standing and vote.choice != "skip"
+
+
+def _add_counted(totals: VoteTotals, vote: VoteRow) -> None:
+    place = (vote.step, vote.k), vote.comparison
+    if place not in totals.comparisons:
+        totals.comparisons[place] = ComparisonTotals(vote.comparison)
+    part = totals.comparisons[place]
+    part.counts[vote.verdict] += 1
+    totals.fast += vote.fast
+    if vote.verdict not in SIDES:
+        return
+    number, plus = totals.voters[vote.panelist].number, vote.verdict == "plus"
+    part.sided.append(number if plus else -1 - number)
+    if vote.words_plus and vote.words_minus:
+        totals.length_logs.append(math.log(vote.words_plus / vote.words_minus))
+        totals.length_signs.append(1.0 if plus else -1.0)
+
+
+def _add_training(totals: VoteTotals, vote: VoteRow) -> None:
+    if not vote.revision:
+        totals.first_us.append(vote.received_us)
+    if vote.choice != "skip":
+        totals.trainers.add(vote.panelist)
+    if vote.standing and (vote.counted or vote.choice == "skip"):
+        totals.words_judged += vote.words_plus + vote.words_minus
+
+
+def _add_repeats(totals: VoteTotals, votes: Iterable[VoteRow], again: Sequence[VoteRow]) -> None:
+    """Compare answers to comparisons shown again with the panelist's own first ones."""
+    wanted = {(vote.repeats, vote.panelist) for vote in again}
+    first = {
+        (vote.comparison, vote.panelist): vote.verdict
+        for vote in votes
+        if vote.kind != "repeat" and (vote.comparison, vote.panelist) in wanted and _answered(vote)
+    }
+    for vote in again:
+        before = first.get((str(vote.repeats), vote.panelist))
+        if before is not None:
+            totals.voters[vote.panelist].repeats += 1
+            totals.voters[vote.panelist].repeats_same += vote.verdict == before

@@ -1,0 +1,175 @@
+"""A zip that says what it holds: members written piece by piece, SHA256SUMS, and the way back.
+
+Equal contents are equal bytes. A reader checks every member against its hash before any is used,
+and never unpacks more than a limit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import zipfile
+import zlib
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Final
+
+from szpo.errors import IntegrityError, ResourceError, StorageError
+
+SUMS: Final = "SHA256SUMS"
+SUMS_LIMIT: Final = 2**20
+REST: Final = 16
+"""All files together may have this many times the limit: they are read through, not held."""
+CHUNK: Final = 2**16
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One file: its bytes in pieces, made as they are written."""
+
+    name: str
+    parts: Iterable[bytes]
+    most: int = 0
+    """At least as many bytes as it may have, where it may have 2 GiB or more."""
+
+
+def write(file: IO[bytes], members: Iterable[Member]) -> None:
+    """Write the members and their SHA256SUMS; at no time is more than a piece in memory."""
+    sums: dict[str, str] = {}
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as packed:
+        for member in members:
+            sums[member.name] = _add(packed, member)
+        lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items()))
+        _add(packed, Member(SUMS, [lines.encode()]))
+
+
+def _add(packed: zipfile.ZipFile, member: Member) -> str:
+    """Add one file, with a fixed time and mode; returns its hash."""
+    entry = zipfile.ZipInfo(member.name, (1980, 1, 1, 0, 0, 0))
+    entry.compress_type = zipfile.ZIP_DEFLATED
+    entry.create_system, entry.external_attr = 3, 0o600 << 16
+    entry.file_size = member.most  # decides the form of the header; the true size follows
+    found = hashlib.sha256()
+    with packed.open(entry, "w") as target:
+        for part in _collect(member.parts):
+            found.update(part)
+            target.write(part)
+    return found.hexdigest()
+
+
+def _collect(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes in pieces of about `CHUNK`."""
+    held = bytearray()
+    for part in parts:
+        held += part
+        if len(held) >= CHUNK:
+            yield bytes(held)
+            held.clear()
+    yield bytes(held)
+
+
+# ---- reading ----
+
+
+def read(
+    file: IO[bytes] | Path, *, always: Collection[str], wanted: Collection[str], limit: int
+) -> dict[str, bytes]:
+    """The ``wanted`` members, after every member has proved to be what SHA256SUMS says.
+
+    ``always`` must be there; the wanted ones may have ``limit`` bytes together, unpacked.
+
+    Raises:
+        StorageError: not such a zip.
+        IntegrityError: a file does not have the hash that SHA256SUMS gives, is missing, or stands
+            there without a line in it.
+        ResourceError: it unpacks to more than the limit allows.
+    """
+    try:
+        with zipfile.ZipFile(file) as packed:
+            return _read(packed, always, wanted, limit)
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        raise StorageError(f"not an export of szpo ({error})") from None
+
+
+def _read(
+    packed: zipfile.ZipFile, always: Collection[str], wanted: Collection[str], limit: int
+) -> dict[str, bytes]:
+    sizes = _sizes(packed, wanted, limit)
+    sums = _sums(packed)
+    for name in sizes:
+        if name not in sums and name != SUMS:
+            raise IntegrityError(f"{name!r} in this export has no line in its {SUMS}")
+    for name in sums:
+        if name not in sizes:
+            raise IntegrityError(f"{name!r} in {SUMS} is not in this export")
+    for name in always:
+        if name not in sizes:
+            raise IntegrityError(f"this export lacks {name}, which every export holds")
+    held: dict[str, bytes] = {}
+    for name, digest in sums.items():
+        found, parts = hashlib.sha256(), []
+        for part in _parts(packed, name, sizes[name]):
+            found.update(part)
+            if name in wanted:
+                parts.append(part)
+        if found.hexdigest() != digest:
+            raise IntegrityError(f"{name!r} in this export is not what its {SUMS} says")
+        if name in wanted:
+            held[name] = b"".join(parts)
+    return held
+
+
+def _sizes(packed: zipfile.ZipFile, wanted: Collection[str], limit: int) -> dict[str, int]:
+    """Bytes of each file as the zip declares them, before anything is unpacked."""
+    sizes: dict[str, int] = {}
+    for entry in packed.infolist():
+        if entry.filename in sizes:
+            raise IntegrityError(f"this export holds {entry.filename!r} twice")
+        if entry.flag_bits & 1:
+            raise StorageError(f"not an export of szpo ({entry.filename!r} is encrypted)")
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise StorageError(
+                f"not an export of szpo ({entry.filename!r} is packed in another way)"
+            )
+        sizes[entry.filename] = entry.file_size
+    held, whole = sum(sizes.get(name, 0) for name in wanted), sum(sizes.values())
+    for size, most, what in (
+        (held, limit, "the files that the numbers rest on"),
+        (whole, REST * limit, "all its files"),
+        (sizes.get(SUMS, 0), SUMS_LIMIT, f"its {SUMS}"),
+    ):
+        if size > most:
+            more = "" if what.endswith(SUMS) else "; where you trust it, give a larger limit="
+            raise ResourceError(
+                f"this export unpacks to {size:,} bytes ({what}); at most {most:,} are read{more}"
+            )
+    return sizes
+
+
+def _sums(packed: zipfile.ZipFile) -> dict[str, str]:
+    """Digest by name."""
+    if SUMS not in packed.NameToInfo:
+        raise StorageError(f"not an export of szpo (there is no {SUMS})")
+    text = b"".join(_parts(packed, SUMS, packed.getinfo(SUMS).file_size)).decode()
+    sums: dict[str, str] = {}
+    for number, line in enumerate(text.removesuffix("\n").split("\n"), 1):
+        found = re.fullmatch(r"([0-9a-f]{64})  (.+)", line)
+        if found is None:
+            raise IntegrityError(f"line {number} of this export's {SUMS} is no hash and name")
+        digest, name = found.groups()
+        if name in sums:
+            raise IntegrityError(f"{SUMS} of this export names {name!r} twice")
+        sums[name] = digest
+    return sums
+
+
+def _parts(packed: zipfile.ZipFile, name: str, size: int) -> Iterator[bytes]:
+    """A file piece by piece, never more than the zip declares."""
+    with packed.open(name) as file:
+        left = size
+        while part := file.read(min(CHUNK, left + 1)):
+            left -= len(part)
+            if left < 0:
+                raise IntegrityError(f"{name!r} unpacks to more than this export says")
+            yield part
