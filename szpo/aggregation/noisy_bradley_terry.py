@@ -50,9 +50,12 @@ def noisy_bt(history: History) -> NoisyBT:
     posterior = np.ones((len(own), len(_GRID)))
     for _ in range(_ROUNDS):
         # One voter at a time: (P, U, nodes) at once would be gigabytes after a million votes.
-        whole = sum(_log(*votes, sigma) for votes in zip(plus, minus, skill, strict=True))
-        for j, votes in enumerate(zip(plus, minus, skill, strict=True)):
-            rest = whole - _log(*votes, sigma) + np.log(_MASS / _MASS.sum())  # (U, nodes)
+        whole = np.zeros(())
+        for j in range(len(own)):
+            whole = whole + _log(plus[j], minus[j], skill[j], sigma)
+        for j in range(len(own)):
+            rest = whole - _log(plus[j], minus[j], skill[j], sigma)  # (U, nodes)
+            rest = rest + np.log(_MASS / _MASS.sum())
             rest = np.exp(rest - special.logsumexp(rest, -1, keepdims=True))
             posterior[j] = _log_likelihoods(plus[j], minus[j], rest, sigma)
         posterior = np.exp(posterior - posterior.max(-1, keepdims=True))
@@ -68,7 +71,7 @@ def _log_likelihoods(plus: Ints, minus: Ints, rest: Floats, sigma: Floats) -> Fl
     kinds, kind = np.unique(np.stack([plus, minus]), axis=1, return_inverse=True)  # few: 0 and 1
     found = np.empty(len(_GRID))
     for i, s in enumerate(_GRID):
-        chance = np.exp(_log(*kinds, s, sigma))  # (kinds, nodes)
+        chance = np.exp(_log(kinds[0], kinds[1], s, sigma))  # (kinds, nodes)
         value = (rest * chance[kind.ravel()]).sum(-1)
         found[i] = np.log(np.maximum(value, 1e-300)).sum(-1)
     return found

@@ -11,7 +11,7 @@ import numpy as np
 from szpo import seeds
 from szpo.ledger import canonical
 from szpo.ledger.database import Ledger, Record
-from szpo.types import Comparison, Vote
+from szpo.types import Comparison
 from szpo.voting import counting, seats
 from szpo.voting.service import VoteService
 from tests.support.quadratic import QuadraticPolicy, go, new_ledger, settings_of
@@ -66,9 +66,8 @@ class Crowd:
                  "received_us": now + 1000 * dwell},
             )  # fmt: skip
 
-    def collect(self, step: int) -> Sequence[Vote]:
-        """Nothing: the rows stand already."""
-        return ()
+    def poll(self, step: int) -> None:
+        """Nothing is left to do: the rows stand already."""
 
 
 def make(path: Path, *, steps: int, comparisons: int, people: int) -> None:
