@@ -8,13 +8,17 @@ that slept through its lease fails cleanly instead of writing twice.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import secrets
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 from szpo.errors import LeaseError, SzpoError, UsageError
 from szpo.ledger.database import Ledger, Record
@@ -47,8 +51,26 @@ def controller(ledger: Ledger) -> Record:
 
 
 def own_name() -> str:
-    """host:process:random, so that a dead process of this host is recognised."""
-    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+    """host:process:random:space, so that a dead process of the same space is recognised."""
+    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}:{process_space()}"
+
+
+@cache
+def process_space() -> str:
+    """Where process ids mean the same: eight hexadecimal digits, or "" where nobody can tell.
+
+    Containers may share a host name and have process ids of their own. On Linux the start of the
+    system and the namespace of process ids tell them apart; elsewhere there are no such
+    namespaces, and the host's name is enough.
+    """
+    if not sys.platform.startswith("linux"):
+        return "0" * 8
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        text = f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def acquire(ledger: Ledger, holder: str | None = None, ttl_us: int = DEFAULT_TTL_US) -> Lease:
@@ -251,10 +273,14 @@ def _at_hand(ledger: Ledger) -> int:
 
 
 def gone(holder: str) -> bool:
-    """The holder was a process of this host that no longer exists."""
-    host, _, rest = holder.partition(":")
-    pid = rest.partition(":")[0]
-    if host != socket.gethostname() or not pid.isdigit() or os.name != "posix":
+    """The holder was a process of this host and process space that no longer exists.
+
+    False where it cannot be told, as of names without a space that older versions wrote: such a
+    lease runs out.
+    """
+    host, pid, _, space = (holder.split(":") + [""] * 3)[:4]
+    here = (socket.gethostname(), process_space())
+    if not space or (host, space) != here or not pid.isdigit() or os.name != "posix":
         return False
     try:
         os.kill(int(pid), 0)  # signal 0 only asks whether the process exists

@@ -1,5 +1,6 @@
 import itertools
 import os
+import re
 import resource
 import signal
 import sqlite3
@@ -338,11 +339,43 @@ def test_a_clock_that_jumped_back_locks_nobody_out(run):
 def test_a_dead_process_of_this_host_holds_nothing(run):
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
-    host = lease.own_name().split(":")[0]
-    lease.acquire(run, f"{host}:{child.pid}:x")
+    own = lease.own_name()
+    lease.acquire(run, own.replace(f":{os.getpid()}:", f":{child.pid}:"))
     lease.acquire(run, "two:1:b")  # no wait
     with pytest.raises(LeaseError):
-        lease.acquire(run, f"{host}:{os.getpid()}:x")
+        lease.acquire(run, own)
+
+
+@pytest.mark.parametrize("space", [":0123abcd", ":", ""])
+def test_a_process_of_another_container_is_not_taken_for_dead(run, space):
+    """The same host name, and a process id that means nothing here; or a name of before."""
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    host = lease.own_name().split(":")[0]
+    other = f"{host}:{child.pid}:x{space}"
+    lease.acquire(run, other)
+    with pytest.raises(LeaseError, match=f"run by {other} for 60 s"):
+        lease.acquire(run)
+    run.clock.now += 60_000_001
+    lease.acquire(run)  # its lease ran out
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="namespaces of process ids are Linux's")
+def test_a_namespace_of_process_ids_is_a_space_of_its_own():
+    """A real namespace, where making one is permitted; the same from process to process."""
+    code = "from szpo.voting import lease; print(lease.process_space())"
+    here = subprocess.check_output([sys.executable, "-c", code], text=True).strip()
+    assert here == lease.process_space() and re.fullmatch("[0-9a-f]{8}", here)
+    unshared = subprocess.run(
+        ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if unshared.returncode == 0:
+        assert unshared.stdout.strip() != here
+    else:
+        assert "unshare" in unshared.stderr  # not permitted here
 
 
 def test_pause_and_stop_leave_events(run):

@@ -1,6 +1,7 @@
 """What the doctor finds of a run: each trap is set, and named."""
 
 import json
+import os
 import sqlite3
 import subprocess
 import sys
@@ -83,9 +84,9 @@ def test_a_stale_lease_is_named(path):
     assert "ran out" in found(path)["lease"].text
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
-    host = lease.own_name().split(":")[0]
+    dead = lease.own_name().replace(f":{os.getpid()}:", f":{child.pid}:")
     with Ledger.open(path) as ledger:
-        ledger.execute("UPDATE controller SET lease = ?", (f"{host}:{child.pid}:x",))
+        ledger.execute("UPDATE controller SET lease = ?", (dead,))
     check = found(path)["lease"]
     assert check.status == "warn" and "which is gone" in check.text
 
