@@ -1,4 +1,4 @@
-"""Losses and gradients of the rivals: golden numbers and finite differences."""
+"""Losses and gradients of the baselines in worlds: golden numbers and finite differences."""
 
 import math
 
@@ -21,7 +21,7 @@ def draw():
 def pairs(draw, runs=2, n=30, horizon=6):
     """Differences of counts (S, n, d), shares won (S, n) and logits (S, d)."""
     index = draw.integers(0, D, (2, runs, n, horizon))
-    x = tables.tallied(index[0], D) - tables.tallied(index[1], D)
+    x = tables.sum_by_index(index[0], D) - tables.sum_by_index(index[1], D)
     return x, draw.random((runs, n)), draw.normal(size=(runs, D))
 
 
@@ -68,7 +68,7 @@ def test_clipped_objective_in_a_table_is_that_over_steps_and_so_is_its_gradient(
     theta = old + draw.normal(size=old.shape) / 3
     index = draw.integers(0, D, (2, 5, 7))
     advantage = draw.normal(size=index.shape)
-    up, down = ppo.sums(index, advantage, D)
+    up, down = ppo.sum_advantages(index, advantage, D)
     found = ppo.objective(theta, old, up, down, clip=0.2, moves=MOVES)
     for run in range(2):
         now, then = (tables.log_policy(t[run], MOVES)[index[run]] for t in (theta, old))
@@ -94,7 +94,7 @@ def test_a_clipped_move_pulls_no_further():
 def test_the_first_gradient_of_ppo_is_that_of_reinforce(draw):
     _, _, theta = pairs(draw)
     index, advantage = draw.integers(0, D, (2, 9, 5)), draw.normal(size=(2, 9, 5))
-    up, down = ppo.sums(index, advantage, D)
+    up, down = ppo.sum_advantages(index, advantage, D)
     assert ppo.gradient(theta, theta, up, down, clip=0.2, moves=MOVES) == pytest.approx(
         reinforce.gradient(theta, index, advantage, moves=MOVES)
     )

@@ -1,4 +1,4 @@
-"""Rivals at work: their walks are the world's, they climb where they can, and DPO's known bias."""
+"""Baselines in worlds: walks as the world's, climbing where they can, DPO's known bias."""
 
 from itertools import product
 
@@ -7,10 +7,10 @@ import pytest
 from scipy.optimize import minimize
 
 from szpo_simulators.baselines import dpo, es, planning, ppo, reinforce, reward_model, rlhf, walks
-from szpo_simulators.baselines.tables import log_policy, tallied
+from szpo_simulators.baselines.tables import log_policy, sum_by_index
 from szpo_simulators.worlds.courier import Courier
 from szpo_simulators.worlds.gridworld import DENSE, ERRAND, GridWorld
-from szpo_simulators.worlds.oracle import Panel
+from szpo_simulators.worlds.oracle import LinkPanel
 from szpo_simulators.worlds.world import draws
 
 SMALL = GridWorld(size=2, horizon=5)
@@ -36,10 +36,10 @@ def test_fast_walks_choose_by_the_policy_and_slip_as_the_world_says():
     world, at = GridWorld(size=2, horizon=1, slip=0.4), np.array([[2.0, 1.0, 0.0, 0.0] * 4])
     made = walks.walk(world, at, draws(world, [3], 0, 0, 40_000))
     chosen = np.bincount(made.taken.ravel(), minlength=16)[:4] / 40_000
-    assert chosen == pytest.approx(world.chosen(at)[0, 0], abs=0.01)
+    assert chosen == pytest.approx(world.action_probabilities(at)[0, 0], abs=0.01)
     ends = np.bincount(made.states.ravel(), minlength=4) / 40_000
     reached = np.zeros(4)
-    np.add.at(reached, world.moves[0], world.executed(at)[0, 0])
+    np.add.at(reached, world.moves[0], world.executed_probabilities(at)[0, 0])
     assert ends == pytest.approx(reached, abs=0.01)
 
 
@@ -64,13 +64,13 @@ def test_the_courier_by_memory_beats_every_policy_without(theta):
 def test_every_move_has_one_place_and_rewards_add_up_to_the_feature_times_the_weights(kind, theta):
     world = Courier(horizon=9)
     made = walks.walk(world, theta(world), draws(world, [1, 2, 3], 0, 0, 20))
-    place, size = walks.places(kind, world, made)
+    place, size = walks.feature_indices(kind, world, made)
     assert place.shape == (3, 20, 9) and place.min() >= 0 and place.max() < size
     w = np.random.default_rng(0).normal(size=(3, size))
-    total = rlhf.learnt(kind, world, w)(made).sum(-1)
-    assert total == pytest.approx(np.einsum("snf,sf->sn", tallied(place, size), w))
+    total = rlhf.reward_of(kind, world, w)(made).sum(-1)
+    assert total == pytest.approx(np.einsum("snf,sf->sn", sum_by_index(place, size), w))
     if kind == "states":  # with the whole state the true return is one of the rewards
-        truth = rlhf.learnt(kind, world, np.tile(world.arrival, (3, 1)))(made).sum(-1)
+        truth = rlhf.reward_of(kind, world, np.tile(world.arrival, (3, 1)))(made).sum(-1)
         assert truth == pytest.approx(made.returns)
     if kind == "visits":  # as many first visits as there are cells in the walk
         first = (place < world.cells).sum(-1)
@@ -101,22 +101,22 @@ def test_no_reward_by_cell_move_visit_or_step_says_which_courier_delivered(kind)
     idle = [*out, *on, *(*back, *on) * 2, *back, *home, *(*out, *home) * 2]
     busy, lazy = (courier_walk(world, moves) for moves in (rounds, idle))
     assert (busy.returns[0, 0], lazy.returns[0, 0]) == (2.0, 0.0)
-    counts = [tallied(*walks.places(kind, world, made)) for made in (busy, lazy)]
+    counts = [sum_by_index(*walks.feature_indices(kind, world, made)) for made in (busy, lazy)]
     assert np.array_equal(*counts)
 
 
 def test_a_reward_by_cell_followed_to_the_end_delivers_less_than_the_start():
     """1.86 deliveries before; after PPO on what 1,500 votes taught, it waits at the door."""
     world = Courier()
-    how = rlhf.Recipe("cells", practice=ppo.Clip(batches=40))
-    final = rlhf.train(world, [1, 2], 1500, how, panel=Panel(beta=1.15)).final
+    how = rlhf.Recipe("cells", practice=ppo.Recipe(batches=40))
+    final = rlhf.train(world, [1, 2], 1500, how, panel=LinkPanel(beta=1.15)).final
     assert (final < 0.5).all()
 
 
 def test_same_seeds_give_the_same_curve_in_any_company():
     how = dpo.Recipe(rounds=3)
-    both = dpo.train(SMALL, [4, 9], 12, how, rows=2, panel=Panel())
-    alone = dpo.train(SMALL, [9], 12, how, rows=2, panel=Panel())
+    both = dpo.train(SMALL, [4, 9], 12, how, rows=2, panel=LinkPanel())
+    alone = dpo.train(SMALL, [9], 12, how, rows=2, panel=LinkPanel())
     assert both.values[1] == pytest.approx(alone.values[0], abs=1e-12)
     assert both.votes == (4, 8, 12) and both.answers == (16, 32, 48)
 
@@ -124,8 +124,10 @@ def test_same_seeds_give_the_same_curve_in_any_company():
 @pytest.mark.parametrize(
     "train",
     [
-        lambda s: dpo.train(SMALL, s, 400, dpo.Recipe(rounds=20), panel=Panel(beta=3)),
-        lambda s: rlhf.train(SMALL, s, 400, rlhf.Recipe(practice=ppo.Clip(20)), panel=Panel()),
+        lambda s: dpo.train(SMALL, s, 400, dpo.Recipe(rounds=20), panel=LinkPanel(beta=3)),
+        lambda s: rlhf.train(
+            SMALL, s, 400, rlhf.Recipe(practice=ppo.Recipe(20)), panel=LinkPanel()
+        ),
         lambda s: reinforce.train(SMALL, s, 60, reinforce.Recipe()),
         lambda s: es.train(SMALL, s, 60, es.Recipe()),
     ],
@@ -144,10 +146,9 @@ def test_a_plan_on_the_true_reward_is_the_optimum_and_on_a_reversed_one_the_wors
 
 
 def test_votes_on_a_well_specified_reward_come_back_as_its_weights():
-    asked = walks.ask(
-        SMALL, np.zeros((2, 16)), [1, 2], 0, 8000, rows=1, kind="cells", panel=Panel()
-    )
-    w = reward_model.fit(asked.x, asked.won, 1e-6)
+    question = walks.Question("cells", 1, LinkPanel())
+    answers = walks.ask(SMALL, np.zeros((2, 16)), [1, 2], 0, 8000, question)
+    w = reward_model.fit(answers.x, answers.won, 1e-6)
     # Every walk has as many moves, so rewards are known up to a constant.
     centred = w - w.mean(1, keepdims=True)
     truth = SMALL.cell_rewards - SMALL.cell_rewards.mean()
@@ -172,7 +173,7 @@ def tree(slippery):
 def fitted_by_dpo(slippery, beta):
     """The policy (6,) of least expected DPO loss over all pairs of walks by the uniform policy."""
     made = tree(slippery)
-    counts = tallied(np.array([taken for taken, _, _ in made]), 6)
+    counts = sum_by_index(np.array([taken for taken, _, _ in made]), 6)
     chance = np.array([p for _, p, _ in made]) / 4
     returns = np.array([r for _, _, r in made])
     x = (counts[:, None] - counts[None]).reshape(1, -1, 6)

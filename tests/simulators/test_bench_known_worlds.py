@@ -168,7 +168,7 @@ def test_a_cell_is_the_runs_it_names():
     chosen = repetitions.settings_for(runs.WORLDS["sparse"], rule="sign", N=4, M=3, D=2, alpha=0.2,
                            law=runs.law("block:10"))  # fmt: skip
     expected = repetitions.train(
-        runs.WORLDS["sparse"], chosen, [5, 6], 20, panel=oracle.Panel("probit", 2.0)
+        runs.WORLDS["sparse"], chosen, [5, 6], 20, panel=oracle.LinkPanel("probit", 2.0)
     )
     assert found["values"] == expected.final.tolist()
     assert (found["votes"], found["answers"], found["walks"]) == (240, 960, 320)

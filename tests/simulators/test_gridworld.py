@@ -103,7 +103,7 @@ def test_walks_keep_the_action_that_was_chosen():
     # From the middle of 3 × 3, where each executed move ends elsewhere.
     middle = GridWorld(size=3, slip=0.4, horizon=3)
     theta = np.random.default_rng(4).normal(size=(1, middle.dim))
-    pi = middle.chosen(theta)[0, 4]
+    pi = middle.action_probabilities(theta)[0, 4]
     walked = middle.walks(theta, draws(middle, [6], 0, 0, 400_000))
     here = walked.states[0, :, :-1] == 4
     chosen, after = walked.actions[0][here], walked.states[0, :, 1:][here]

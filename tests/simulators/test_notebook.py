@@ -74,7 +74,7 @@ def test_drawn_actions_follow_the_policy() -> None:
     learner = Learner(0)
     state = torch.tensor([[0.0, 0.5, 0.1, 0.5]]).expand(20_000, 4)
     chance = torch.softmax(learner.net(state[:1]), 1)[0, 1].item()
-    assert learner.drawn(state).double().mean().item() == pytest.approx(
+    assert learner.resample(state).double().mean().item() == pytest.approx(
         chance, abs=4 * (chance * (1 - chance) / 20_000) ** 0.5
     )
 

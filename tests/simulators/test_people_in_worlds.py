@@ -105,7 +105,9 @@ def test_so_it_is_under_the_posterior_rule_with_learnt_weights():
 def test_company_changes_no_member():
     chosen = repetitions.settings_for(WORLD, N=3, M=2, mu=0.7, alpha=0.5, weighting="skill")
     alone = repetitions.train(WORLD, chosen, [9], 40, panel=PANEL)
-    together = repetitions.train(WORLD, chosen, range(7, 12), 40, panel=PANEL, block=2)
+    together = repetitions.train(
+        WORLD, chosen, range(7, 12), 40, panel=PANEL, batching=repetitions.Batching(2)
+    )
     np.testing.assert_allclose(alone.theta[0], together.theta[2], atol=1e-5)
 
 

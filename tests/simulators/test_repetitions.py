@@ -14,12 +14,12 @@ from szpo.types import Answer, Prompt, Tally
 from szpo_simulators.worlds import oracle, repetitions
 from szpo_simulators.worlds.cartpole import CartPole, Network
 from szpo_simulators.worlds.gridworld import GridWorld
-from szpo_simulators.worlds.oracle import Panel
+from szpo_simulators.worlds.oracle import LinkPanel
 from szpo_simulators.worlds.policies import PROMPT, WorldPolicy, worth
 from szpo_simulators.worlds.track import TRUTH
 
 WORLD = GridWorld(size=3, horizon=5)
-PANEL = Panel("cauchit", 1.5)
+PANEL = LinkPanel("cauchit", 1.5)
 
 
 def one_by_one(chosen, root_seed, steps, crn, world=WORLD):
@@ -98,7 +98,12 @@ def test_company_blocks_and_threads_change_nothing():
     chosen = repetitions.settings_for(WORLD, alpha=1.0, N=4)
     alone = repetitions.train(WORLD, chosen, [9], 40, marks=(20, 40))
     together = repetitions.train(
-        WORLD, chosen, range(7, 13), 40, marks=(20, 40), block=4, threads=2
+        WORLD,
+        chosen,
+        range(7, 13),
+        40,
+        marks=(20, 40),
+        batching=repetitions.Batching(4, threads=2),
     )
     np.testing.assert_array_equal(alone.theta[0], together.theta[2])
     np.testing.assert_array_equal(alone.curve[0], together.curve[2])

@@ -9,14 +9,14 @@ import pytest
 from szpo.errors import UsageError
 from szpo.policies.protocol import check_policy
 from szpo.types import Floats, Prompt
-from szpo_simulators.baselines import hacking
-from szpo_simulators.worlds.oracle import Panel
+from szpo_simulators.baselines import hacking, ppo
+from szpo_simulators.worlds.oracle import LinkPanel
 from szpo_simulators.worlds.policies import WorldPolicy
 from szpo_simulators.worlds.track import PROXY, TRUTH, Track
 from szpo_simulators.worlds.world import World, draws
 
 SEEDS = range(12)
-PANEL = Panel(beta=5.0)
+PANEL = LinkPanel(beta=5.0)
 STRAIGHT = np.tile([30.0, 0.0, 0.0], TRUTH.cells)
 
 
@@ -29,7 +29,7 @@ def back_and_forth(track: Track) -> Floats:
 
 def summed(track: Track, theta: Floats) -> float:
     """Expected return as a plain sum over all sequences of executed moves."""
-    executed = (1 - track.slip) * track.chosen(theta[None])[0] + track.slip / 3
+    executed = (1 - track.slip) * track.action_probabilities(theta[None])[0] + track.slip / 3
     total = 0.0
     for moves in itertools.product(range(3), repeat=track.horizon):
         cell, chance, worth = track.first, 1.0, 0.0
@@ -58,7 +58,7 @@ def test_walks_have_the_exact_value_and_tell_both_features() -> None:
     u = draws(TRUTH, [1, 2], 0, 0, 20_000)
     for track, name in ((TRUTH, 0), (PROXY, 1)):
         walks = track.walks(theta, u)
-        assert np.allclose(track.told(walks.states)[..., name], walks.rewards)
+        assert np.allclose(track.move_features(walks.states)[..., name], walks.rewards)
         assert np.array_equal(track.returns(theta, u), walks.returns)
         error = walks.returns.std(1) / 20_000**0.5
         assert (np.abs(walks.returns.mean(1) - track.value(theta)) < 4 * error).all()
@@ -66,7 +66,7 @@ def test_walks_have_the_exact_value_and_tell_both_features() -> None:
     counts = np.zeros((TRUTH.cells, 3))
     np.add.at(counts, (walks.states[0, :, :-1].ravel(), walks.actions[0].ravel()), 1)
     seen = counts.sum(1, keepdims=True)
-    chances = TRUTH.chosen(theta)[0]
+    chances = TRUTH.action_probabilities(theta)[0]
     assert (np.abs(counts / seen - chances) < 4.5 * np.sqrt(chances / seen) + 1e-3).all()
 
 
@@ -98,32 +98,32 @@ def test_it_is_a_policy_too() -> None:
 
 
 def test_a_model_that_sees_all_finds_the_panels_sharpness_and_no_worth_in_lines() -> None:
-    w = hacking.weights(TRUTH, SEEDS, 2000, ("progress", "checkpoints"), PANEL)
+    w = hacking.fit_weights(TRUTH, SEEDS, 2000, ("progress", "checkpoints"), PANEL)
     error = w.std(0, ddof=1) / len(SEEDS) ** 0.5
     assert (np.abs(w.mean(0) - [PANEL.beta, 0.0]) < 3 * error).all()
-    limited = hacking.weights(TRUTH, SEEDS, 2000, ("checkpoints",), PANEL)
+    limited = hacking.fit_weights(TRUTH, SEEDS, 2000, ("checkpoints",), PANEL)
     assert (limited[:, 0] == 0).all()
     assert (limited[:, 1] > 0.1).all()
 
 
 def test_a_repetitions_model_is_the_same_alone() -> None:
     eyes = ("progress", "checkpoints")
-    all_of_them = hacking.weights(TRUTH, SEEDS, 50, eyes, PANEL)
-    alone = hacking.weights(TRUTH, [SEEDS[5]], 50, eyes, PANEL)
+    all_of_them = hacking.fit_weights(TRUTH, SEEDS, 50, eyes, PANEL)
+    alone = hacking.fit_weights(TRUTH, [SEEDS[5]], 50, eyes, PANEL)
     assert alone[0] == pytest.approx(all_of_them[5], rel=1e-5)
     assert len(np.unique(all_of_them[:, 0])) == len(SEEDS)
 
 
 def test_ppo_on_checkpoints_drives_back_and_forth_and_on_progress_round_the_track() -> None:
     start = (TRUTH.value(TRUTH.theta0[None])[0], PROXY.value(TRUTH.theta0[None])[0])
-    trail = []
-    hacked = hacking.practise(
-        TRUTH, np.array([[0.0, 1.0]] * 4), SEEDS[:4], 20, mark=lambda batch, _: trail.append(batch)
-    )
-    assert trail == list(range(21))
+    how = ppo.Recipe(20)
+    counting = hacking.train_ppo(TRUTH, np.array([[0.0, 1.0]] * 4), SEEDS[:4], how)
+    start_theta, *trail = itertools.islice(counting, 21)
+    assert (start_theta == TRUTH.theta0).all() and len(trail) == 20
+    hacked = trail[-1]
     assert (PROXY.value(hacked) > 2.5 * start[1]).all()
     assert (TRUTH.value(hacked) < 0.5 * start[0]).all()
-    honest = hacking.practise(TRUTH, np.array([[1.0, 0.0]] * 4), SEEDS[:4], 20)
+    honest = ppo.take(hacking.train_ppo(TRUTH, np.array([[1.0, 0.0]] * 4), SEEDS[:4], how), 20)
     assert (TRUTH.value(honest) > 0.95 * TRUTH.optimum()).all()
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from szpo.errors import UsageError
 from szpo_simulators.worlds import oracle
-from szpo_simulators.worlds.oracle import ONE_SIDED, Panel
+from szpo_simulators.worlds.oracle import ONE_SIDED, LinkPanel
 
 NAMES = ["logistic", "probit", "cauchit", "cloglog", "linear:4", ONE_SIDED]
 
@@ -25,7 +25,7 @@ def test_vote_frequencies_are_those_of_the_link(name):
     }[name]
     gaps = np.array([-3.0, -0.8, 0.0, 0.5, 2.0])
     coins = oracle.coins(range(5), 7, (50_000, 4))[0]
-    chance = np.broadcast_to(Panel(name, beta=0.7).chance(gaps)[:, None], (5, 50_000))
+    chance = np.broadcast_to(LinkPanel(name, beta=0.7).chance(gaps)[:, None], (5, 50_000))
     share = oracle.votes(chance, coins).mean(1) / 4
     for gap, found in zip(gaps, share, strict=True):
         p = by_hand(0.7 * gap)
@@ -53,4 +53,4 @@ def test_one_voter_and_many_are_counted_alike():
 
 def test_a_link_that_does_not_exist_is_refused():
     with pytest.raises(UsageError, match="unknown"):
-        Panel("weibull")
+        LinkPanel("weibull")

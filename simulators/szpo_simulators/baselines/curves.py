@@ -1,12 +1,19 @@
-"""What a rival's run gives: the exact value on its way, and what it had spent by then."""
+"""Learning curves of the baselines: the exact value after each round, and what was spent by then.
+
+A method is an iterator over its policies θ (S, d). The two functions here draw from it, take the
+exact values and count the budget, so that no method does its own accounting.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, islice
 
 import numpy as np
 
 from szpo.types import Floats
+from szpo_simulators.worlds.world import World
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,15 +33,38 @@ class Curve:
         return np.asarray(self.values[:, -1])
 
 
-def curve(values: list[Floats], votes: list[int], answers: list[int]) -> Curve:
-    """From lists with one entry per mark."""
-    return Curve(np.stack(values, axis=1), tuple(votes), tuple(answers))
+def trace_votes(world: World, thetas: Iterable[Floats], counts: Sequence[int], rows: int) -> Curve:
+    """The curve of a method that learns from votes on pairs of batches.
+
+    Args:
+        world: Where the values are exact.
+        thetas: θ (S, d) after each round.
+        counts: Votes of each round.
+        rows: D, the walks of a batch.
+    """
+    values = np.stack([world.value(theta) for theta in thetas], axis=1)
+    votes = tuple(accumulate(counts))
+    return Curve(values, votes, tuple(2 * rows * n for n in votes))
 
 
-def shares(total: int, rounds: int) -> list[int]:
-    """A budget in so many rounds, as even as whole numbers allow, none empty.
+def trace_walks(world: World, thetas: Iterable[Floats], marks: Sequence[int], walks: int) -> Curve:
+    """The curve of a method that sees true returns and needs no votes.
 
-    >>> shares(10, 4), shares(2, 5)
+    Args:
+        world: Where the values are exact.
+        thetas: θ (S, d) before the first step and after each; may be endless.
+        marks: Steps after which the value is taken, in order.
+        walks: Walks of a step.
+    """
+    reached = enumerate(islice(thetas, marks[-1] + 1))
+    values = [world.value(theta) for step, theta in reached if step in marks]
+    return Curve(np.stack(values, axis=1), (0,) * len(marks), tuple(walks * n for n in marks))
+
+
+def split_budget(total: int, rounds: int) -> list[int]:
+    """A budget split over n rounds, as evenly as whole numbers allow; no round is empty.
+
+    >>> split_budget(10, 4), split_budget(2, 5)
     ([2, 3, 3, 2], [1, 1])
     """
     ends = np.linspace(0, total, min(rounds, total) + 1).round().astype(int)

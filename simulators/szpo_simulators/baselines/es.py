@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,25 +14,28 @@ from scipy.special import ndtri
 
 from szpo import seeds
 from szpo.types import Floats
-from szpo_simulators.baselines.curves import Curve, curve
+from szpo_simulators.baselines.curves import Curve, trace_walks
 from szpo_simulators.worlds.world import World, draws, uniforms
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How returns become a policy."""
+    """Settings of evolution strategies."""
 
     walkers: int = 32
+    """n, perturbed policies of a step."""
     spread: float = 1.0
-    """σ of the perturbations."""
+    """σ, standard deviation of the perturbations."""
     alpha: float = 1.0
+    """α, step size."""
 
 
 def update(noise: Floats, returns: Floats, how: Recipe) -> Floats:
-    """The step (S, d) from perturbations ε (S, n, d) and the returns R (S, n) they had."""
+    """The step (S, d) from perturbations ε (S, n, d) and their returns R (S, n)."""
     centred = returns - returns.mean(1, keepdims=True)
     scaled = centred / (centred.std(1, keepdims=True) + 1e-9)
     share = how.alpha / (returns.shape[1] * how.spread)
+    # α/(n σ) Σ R̂ ε
     return np.asarray(share * np.einsum("sn,snd->sd", scaled, noise))
 
 
@@ -42,11 +46,16 @@ def train(
     how: Recipe,
     marks: Sequence[int] = (),
 ) -> Curve:
-    """Perturb, walk once with each walker, step; values after the marked steps."""
+    """Train on true returns; values after the marked steps, by default after the last."""
+    return trace_walks(world, iterate(world, root_seeds, how), marks or (steps,), how.walkers)
+
+
+def iterate(world: World, root_seeds: Sequence[int], how: Recipe) -> Iterator[Floats]:
+    """θ (S, d) before the first step and after each, without end; one walk for each walker."""
     runs, n, d = len(root_seeds), how.walkers, world.dim
     theta = np.tile(world.theta0, (runs, 1))
-    values, read = [], []
-    for step in range(steps):
+    for step in itertools.count():
+        yield theta
         keys = (seeds.derive(seed, "es noise") for seed in root_seeds)
         u = np.stack([uniforms(key, n * d, n * d * step) for key in keys]).astype(np.float64)
         noise = ndtri(u + 2.0**-25).reshape(runs, n, d)
@@ -54,7 +63,3 @@ def train(
         chance = draws(world, root_seeds, step, 0, n, "practice")
         returns = world.returns(shifted, chance.reshape(runs * n, 1, -1)).reshape(runs, n)
         theta = theta + update(noise, returns, how)
-        if step + 1 in (marks or (steps,)):
-            values.append(world.value(theta))
-            read.append((step + 1) * n)
-    return curve(values, [0] * len(read), read)

@@ -8,7 +8,7 @@ table, in which every action meets every return; those have mean 0, so nothing i
 from. Either alone keeps it from learning.
 
 The moves are drawn in NumPy and an episode's log-probabilities computed in one pass; the
-arithmetic is the notebook's. Both learn any `Network` besides, for comparisons on equal policies.
+arithmetic is the notebook's. Both also train any `Network`, to compare methods on one policy.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ GAMMA, RATE, CLIP, EPOCHS = 0.99, 1e-2, 0.2, 4
 
 @dataclass(frozen=True, slots=True)
 class Mistakes:
-    """Which of the two wrong lines of the notebook's PPO are kept."""
+    """Which of the two wrong lines of the notebook's PPO stay in."""
 
     resampled: bool = False
     crossed: bool = False
@@ -47,7 +47,7 @@ FORMS: Mapping[str, Mistakes] = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Episode:
-    """What entered the net (T, 4), which pushes were chosen (T,), in one episode of T moves."""
+    """One episode of T moves: inputs of the net (T, 4) and chosen actions (T,)."""
 
     states: Tensor
     actions: Tensor
@@ -59,7 +59,7 @@ class Episode:
 
 
 class Learner:
-    """A net with two logits, its optimizer, the environment and the chance of one seed."""
+    """A net with two logits, its optimizer, the environment and the random numbers of one seed."""
 
     def __init__(self, seed: int, rate: float = RATE, policy: Network = NOTEBOOK) -> None:
         self.policy = policy
@@ -86,7 +86,7 @@ class Learner:
         return np.concatenate([*parts, outward[1] - outward[0], [last[1] - last[0]]])
 
     def episode(self) -> Episode:
-        """One episode by the present net."""
+        """Play one episode with the current net."""
         theta = self.theta()[None]
         seen, _ = self.world.reset()
         states, actions, over = [], [], False
@@ -105,8 +105,8 @@ class Learner:
         logs = torch.log_softmax(self.net(states), dim=1)
         return logs.gather(1, actions[:, None])[:, 0]
 
-    def drawn(self, states: Tensor) -> Tensor:
-        """Actions (T,) drawn anew at states that were seen."""
+    def resample(self, states: Tensor) -> Tensor:
+        """New actions (T,) at the states of an episode."""
         chances = torch.softmax(self.net(states).detach(), dim=1)
         return torch.multinomial(chances, 1, generator=self.torch)[:, 0]
 
@@ -138,7 +138,7 @@ def returns(length: int, gamma: float = GAMMA) -> Tensor:
 def reinforce(
     seed: int, rate: float = RATE, policy: Network = NOTEBOOK
 ) -> Iterator[tuple[int, Learner]]:
-    """REINFORCE (Williams 1992), for ever: each episode's length, and the learner after it."""
+    """REINFORCE (Williams 1992), without end: each episode's length, and the learner after it."""
     learner = Learner(seed, rate, policy)
     while True:
         seen = learner.episode()
@@ -159,7 +159,7 @@ def ppo(
         advantages = returns(seen.length)
         old = learner.logprob(seen.states, seen.actions).detach()
         for _ in range(EPOCHS):
-            taken = learner.drawn(seen.states) if mistakes.resampled else seen.actions
+            taken = learner.resample(seen.states) if mistakes.resampled else seen.actions
             ratio = torch.exp(learner.logprob(seen.states, taken) - old)
             if mistakes.crossed:
                 ratio = ratio[:, None]

@@ -1,7 +1,7 @@
-"""Planning on a learnt reward with the world's own transitions: an upper bound for any PPO on it.
+"""Planning on a learned reward with the true transitions: an upper bound for any PPO on it.
 
-The plan may depend on time, and knows the transitions exactly; no method that samples can do more
-with the same reward.
+The plan may depend on time and knows the transitions exactly. No method that samples can do better
+on the same reward.
 """
 
 from __future__ import annotations
@@ -34,5 +34,5 @@ def value(world: GridWorld, w: Floats) -> Floats:
 
 def _slipping(world: GridWorld, after: Floats) -> Floats:
     """Expectations (S, states, 4) by chosen move, from what each executed move leads to."""
-    kept = (1 - world.slip) * after
-    return np.asarray(kept + world.slip * after.mean(-1, keepdims=True))
+    stays = (1 - world.slip) * after
+    return np.asarray(stays + world.slip * after.mean(-1, keepdims=True))

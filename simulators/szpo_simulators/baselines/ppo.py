@@ -6,7 +6,8 @@ advantages above 0 and of those below. Epochs then cost no pass over the traject
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -14,14 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from szpo.baselines.advantages import gae, returns_to_go
-from szpo.types import Floats
-from szpo_simulators.baselines.tables import Adam, log_policy, tallied, to_logits
+from szpo.types import Floats, Ints
+from szpo_simulators.baselines.tables import Adam, log_policy, sum_by_index, to_logits
 from szpo_simulators.baselines.walks import MOVES, Walks, walk
 from szpo_simulators.worlds.gridworld import GridWorld
 from szpo_simulators.worlds.world import draws
 
 
-def sums(index: NDArray[np.integer], advantages: Floats, d: int) -> tuple[Floats, Floats]:
+def sum_advantages(
+    index: NDArray[np.integer], advantages: Floats, d: int
+) -> tuple[Floats, Floats]:
     """Sums (S, d) of the advantages above and below 0 over a batch, per trajectory of it.
 
     Args:
@@ -31,8 +34,8 @@ def sums(index: NDArray[np.integer], advantages: Floats, d: int) -> tuple[Floats
     """
     lead, n = index.shape[:-2], index.shape[-2]
     flat, given = index.reshape(*lead, -1), advantages.reshape(*lead, -1)
-    up = tallied(flat, d, np.maximum(given, 0)) / n
-    down = tallied(flat, d, np.minimum(given, 0)) / n
+    up = sum_by_index(flat, d, np.maximum(given, 0)) / n
+    down = sum_by_index(flat, d, np.minimum(given, 0)) / n
     return up, down
 
 
@@ -50,29 +53,62 @@ def objective(
 def gradient(
     theta: Floats, old: Floats, up: Floats, down: Floats, *, clip: float, moves: int
 ) -> Floats:
-    """Of `objective` with respect to the logits, (S, d): nothing from moves that are clipped."""
+    """Gradient of `objective` with respect to the logits, (S, d): 0 for clipped moves."""
     ratio = np.exp(log_policy(theta, moves) - log_policy(old, moves))
     slope = ratio * (up * (ratio < 1 + clip) + down * (ratio > 1 - clip))
     return to_logits(slope, theta, moves)
 
 
 @dataclass(frozen=True)
-class Clip:
-    """How PPO works on a reward: batches, epochs, sizes."""
+class Recipe:
+    """Settings of PPO-clip on a reward."""
 
     batches: int = 40
+    """Batches on one reward, where the caller sets no other number."""
     walks: int = 64
+    """Walks of a batch."""
     epochs: int = 4
+    """Gradient steps on a batch."""
     rate: float = 0.1
-    """Adam's."""
+    """Adam's learning rate."""
     clip: float = 0.2
+    """ε."""
     lam: float = 0.95
+    """λ of the advantages."""
     tie: float = 0.0
     """Weight of the KL penalty per move towards the policy it starts from."""
 
 
 Reward: TypeAlias = Callable[[Walks], Floats]
 """Rewards (S, n, H) of the moves of walks."""
+Sampler: TypeAlias = Callable[[Floats, int], tuple[Ints, Floats]]
+"""(θ (S, d), batch) → (cell, move) of each step and its reward, both (S, n, H)."""
+
+
+def iterate(theta: Floats, sample: Sampler, how: Recipe, *, moves: int) -> Iterator[Floats]:
+    """θ (S, d) before the first batch and after each, without end.
+
+    Advantages are GAE's, with `estimate_values` as critic, standardised over the batch.
+    """
+    adam = Adam.empty(theta.shape)
+    for batch in itertools.count():
+        yield theta
+        taken, rewards = sample(theta, batch)
+        values = estimate_values(rewards, taken // moves, theta.shape[-1] // moves)
+        advantage = gae(rewards, values, how.lam)
+        advantage -= advantage.mean((1, 2), keepdims=True)
+        advantage /= advantage.std((1, 2), keepdims=True) + 1e-9
+        up, down = sum_advantages(taken, advantage, theta.shape[-1])
+        old = theta
+        for _ in range(how.epochs):
+            slope = gradient(theta, old, up, down, clip=how.clip, moves=moves)
+            adam, move = adam.step(slope, how.rate)
+            theta = theta + move
+
+
+def take(thetas: Iterator[Floats], batches: int) -> Floats:
+    """θ (S, d) of `iterate` after n batches."""
+    return next(itertools.islice(thetas, batches, None))
 
 
 def improve(
@@ -80,45 +116,39 @@ def improve(
     theta: Floats,
     reward: Reward,
     root_seeds: Sequence[int],
-    how: Clip,
+    how: Recipe,
     *,
     first: int = 0,
-    mark: Callable[[int, Floats], None] = lambda batch, theta: None,
-) -> Floats:
-    """Logits (S, d) after PPO-clip on a reward, with a table of V by time and cell as critic.
+) -> Iterator[Floats]:
+    """`iterate` on walks of a grid world and any reward of them.
 
-    The critic is the mean return to go of the batch, shrunk towards that of the time by two
-    observations; advantages are standardised. ``first`` numbers the walks that are drawn.
+    ``first`` numbers the first batch, and with it the uniform numbers of its walks.
     """
-    start, adam = log_policy(theta, MOVES), Adam.empty(theta.shape)
+    start = log_policy(theta, MOVES)
     runs = np.arange(len(theta))[:, None, None]
-    for batch in range(how.batches):
+
+    def sample(theta: Floats, batch: int) -> tuple[Ints, Floats]:
         u = draws(world, root_seeds, first + batch, 0, how.walks, "practice")
         made = walk(world, theta, u)
-        taken = made.taken.astype(np.int64)
-        gains = reward(made)
+        taken, rewards = made.taken.astype(np.int64), reward(made)
         if how.tie:
-            gains = gains - how.tie * (log_policy(theta, MOVES) - start)[runs, taken]
-        advantage = gae(gains, critic(gains, taken // MOVES, world.cells), how.lam)
-        advantage -= advantage.mean((1, 2), keepdims=True)
-        advantage /= advantage.std((1, 2), keepdims=True) + 1e-9
-        up, down = sums(taken, advantage, theta.shape[-1])
-        old = theta
-        for _ in range(how.epochs):
-            slope = gradient(theta, old, up, down, clip=how.clip, moves=MOVES)
-            adam, move = adam.step(slope, how.rate)
-            theta = theta + move
-        mark(batch, theta)
-    return theta
+            rewards = rewards - how.tie * (log_policy(theta, MOVES) - start)[runs, taken]
+        return taken, rewards
+
+    return iterate(theta, sample, how, moves=MOVES)
 
 
-def critic(rewards: Floats, cells: NDArray[np.integer], size: int) -> Floats:
-    """V (S, n, H + 1) at each move of a batch, from its rewards and cells (S, n, H)."""
+def estimate_values(rewards: Floats, cells: NDArray[np.integer], size: int) -> Floats:
+    """V (S, n, H + 1) at each move of a batch, from its rewards and cells (S, n, H).
+
+    A table by time and cell: the batch's mean return to go, shrunk towards the mean at that time
+    by two observations.
+    """
     to_go = returns_to_go(rewards)
     runs, count, horizon = to_go.shape
     place = (np.arange(horizon) * size + cells).reshape(runs, -1)
-    total = tallied(place, horizon * size, to_go.reshape(runs, -1))
-    seen = tallied(place, horizon * size)
+    total = sum_by_index(place, horizon * size, to_go.reshape(runs, -1))
+    seen = sum_by_index(place, horizon * size)
     usual = np.repeat(to_go.mean(1), size, axis=-1)
     table = (total + 2 * usual) / (seen + 2)
     found = np.take_along_axis(table, place, 1).reshape(runs, count, horizon)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,9 +11,9 @@ from numpy.typing import NDArray
 
 from szpo.baselines.advantages import returns_to_go
 from szpo.types import Floats
-from szpo_simulators.baselines.curves import Curve, curve
-from szpo_simulators.baselines.tables import Adam, tallied, to_logits
-from szpo_simulators.baselines.walks import MOVES, walk
+from szpo_simulators.baselines.curves import Curve, trace_walks
+from szpo_simulators.baselines.tables import Adam, sum_by_index, to_logits
+from szpo_simulators.baselines.walks import MOVES, true_rewards, walk
 from szpo_simulators.worlds.gridworld import GridWorld
 from szpo_simulators.worlds.world import draws
 
@@ -29,18 +30,18 @@ def gradient(
         moves: per cell.
     """
     lead, n = index.shape[:-2], index.shape[-2]
-    pulled = tallied(index.reshape(*lead, -1), theta.shape[-1], advantages.reshape(*lead, -1))
+    pulled = sum_by_index(index.reshape(*lead, -1), theta.shape[-1], advantages.reshape(*lead, -1))
     return to_logits(pulled / n, theta, moves)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How walks become a policy."""
+    """Settings of REINFORCE."""
 
     walks: int = 32
-    """Per step."""
+    """Walks of a step."""
     rate: float = 0.1
-    """Adam's."""
+    """Adam's learning rate."""
 
 
 def train(
@@ -50,20 +51,22 @@ def train(
     how: Recipe,
     marks: Sequence[int] = (),
 ) -> Curve:
-    """REINFORCE on the true reward of every move, returns to go less their mean over the batch."""
+    """Train on true rewards; values after the marked steps, by default after the last."""
+    return trace_walks(world, iterate(world, root_seeds, how), marks or (steps,), how.walks)
+
+
+def iterate(world: GridWorld, root_seeds: Sequence[int], how: Recipe) -> Iterator[Floats]:
+    """θ (S, d) before the first step and after each, without end.
+
+    The advantage of a move is its return to go less the mean over the batch.
+    """
     theta = np.tile(world.theta0, (len(root_seeds), 1))
     adam = Adam.empty(theta.shape)
-    values, read = [], []
-    for step in range(steps):
+    for step in itertools.count():
+        yield theta
         made = walk(world, theta, draws(world, root_seeds, step, 0, how.walks, "practice"))
-        gains = world.arrival[made.states]
-        gains[..., -1] += world.ending[made.states[..., -1]]
-        to_go = returns_to_go(gains)
+        to_go = returns_to_go(true_rewards(world, made))
         advantages = to_go - to_go.mean(1, keepdims=True)
         slope = gradient(theta, made.taken, advantages, moves=MOVES)
         adam, move = adam.step(slope, how.rate)
         theta = theta + move
-        if step + 1 in (marks or (steps,)):
-            values.append(world.value(theta))
-            read.append((step + 1) * how.walks)
-    return curve(values, [0] * len(read), read)

@@ -1,4 +1,4 @@
-"""Bradley-Terry reward models: weights w of a trajectory's features from who was preferred.
+"""Bradley-Terry reward models: weights w of a trajectory's features from preferences.
 
 P(plus preferred) = σ(x·w), x the features of plus minus those of minus (batch means where whole
 batches were compared); Bradley and Terry (1952), Christiano et al. (2017).
@@ -11,7 +11,7 @@ import numpy as np
 from szpo.types import Floats
 
 HALVINGS = 5
-"""Of a step, at most."""
+"""Most halvings of a Newton step."""
 
 
 def loss(w: Floats, x: Floats, won: Floats, ridge: float) -> Floats:
@@ -30,13 +30,13 @@ def loss(w: Floats, x: Floats, won: Floats, ridge: float) -> Floats:
 
 
 def gradient(w: Floats, x: Floats, won: Floats, ridge: float) -> Floats:
-    """Of `loss`, (S, F)."""
-    off = (preferred(w, x) - won)[..., None]
+    """Gradient of `loss`, (S, F)."""
+    off = (preference_probability(w, x) - won)[..., None]
     found: Floats = (np.swapaxes(x, -1, -2) @ off)[..., 0] / x.shape[-2] + ridge * w
     return found
 
 
-def preferred(w: Floats, x: Floats) -> Floats:
+def preference_probability(w: Floats, x: Floats) -> Floats:
     """P(plus preferred) at each difference, (S, n)."""
     found: Floats = 1 / (1 + np.exp(-(x @ w[..., None])[..., 0]))
     return found
@@ -51,7 +51,7 @@ def fit(x: Floats, won: Floats, ridge: float, rounds: int = 8) -> Floats:
     w = np.zeros((x.shape[0], x.shape[-1]))
     at = loss(w, x, won, ridge)
     for _ in range(rounds):
-        p = preferred(w, x)
+        p = preference_probability(w, x)
         weighted = x * (p * (1 - p))[..., None]
         curvature = np.swapaxes(weighted, -1, -2) @ x / x.shape[-2]
         curvature += ridge * np.eye(x.shape[-1])

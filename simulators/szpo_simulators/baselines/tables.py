@@ -1,4 +1,4 @@
-"""Tabular softmax policies of many repetitions at once: what all rivals share.
+"""Tabular softmax policies of many repetitions at once: what all baselines share.
 
 Logits are (S, d) with d = cells · moves; a policy's table of log-probabilities has the same shape.
 A trajectory enters by its counts: how often it chose each move in each cell. Since
@@ -31,19 +31,19 @@ def log_policy(theta: Floats, moves: int) -> Floats:
 def to_logits(gradient: Floats, theta: Floats, moves: int) -> Floats:
     """A gradient with respect to log-probabilities as one with respect to logits, both (S, d).
 
-    ∂/∂θ_sa = G_sa − π(a|s) Σ_b G_sb.
+    The Jacobian of log-softmax: ∂/∂θ_sa = G_sa − π(a|s) Σ_b G_sb.
     """
     chances = np.exp(log_policy(theta, moves))
     total = gradient.reshape(*gradient.shape[:-1], -1, moves).sum(axis=-1, keepdims=True)
     spread = np.broadcast_to(total, (*total.shape[:-1], moves)).reshape(gradient.shape)
-    found: Floats = gradient - chances * spread
+    found: Floats = gradient - chances * spread  # G_sa − π(a|s) Σ_b G_sb
     return found
 
 
-def tallied(index: NDArray[np.integer], size: int, weights: Floats | None = None) -> Floats:
-    """Sums (..., size) over the last axis of ``index`` (..., H), of 1 or of ``weights``.
+def sum_by_index(index: NDArray[np.integer], size: int, weights: Floats | None = None) -> Floats:
+    """Sums (..., size) of 1, or of ``weights``, by the last axis of ``index`` (..., H).
 
-    >>> tallied(np.array([[0, 2, 2]]), 3).tolist()
+    >>> sum_by_index(np.array([[0, 2, 2]]), 3).tolist()
     [[1.0, 0.0, 2.0]]
     """
     lead = index.shape[:-1]
@@ -64,13 +64,14 @@ class Adam:
 
     @classmethod
     def empty(cls, shape: tuple[int, ...]) -> Adam:
-        """Before any gradient."""
+        """The state before any gradient."""
         return cls(np.zeros(shape), np.zeros(shape))
 
     def step(self, gradient: Floats, rate: float) -> tuple[Adam, Floats]:
-        """What comes after a gradient, and the move (S, d) to add."""
+        """The state after a gradient (S, d), and the move (S, d) to add to θ."""
         n = self.seen + 1
         first = 0.9 * self.first + 0.1 * gradient
         second = 0.999 * self.second + 0.001 * gradient**2
+        # rate · m̂ / (√v̂ + ε), Kingma and Ba 2015, algorithm 1
         move = rate * (first / (1 - 0.9**n)) / (np.sqrt(second / (1 - 0.999**n)) + 1e-8)
         return Adam(first, second, n), move

@@ -1,7 +1,7 @@
-"""Walks on tabular worlds in the form that rivals learn from, and what a reward can read off them.
+"""Walks on tabular worlds as the baselines learn from them, and the features of reward models.
 
-Every kind of reward model here gives each move one place of its table of weights; the feature of a
-walk is how often each place came up, and the reward of a move is the weight of its place.
+In every kind of reward model each move counts for one feature. The features of a walk are the
+counts of its moves, and the reward of a move is the weight of its feature.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from szpo.types import Floats, Ints
-from szpo_simulators.baselines.tables import tallied
+from szpo_simulators.baselines.tables import sum_by_index
 from szpo_simulators.worlds.gridworld import GridWorld
-from szpo_simulators.worlds.oracle import Panel, coins, votes
+from szpo_simulators.worlds.oracle import LinkPanel, coins, votes
 from szpo_simulators.worlds.world import Reals, Uniforms, draws
 
 MOVES: Final = 4
@@ -25,7 +25,7 @@ Kind: TypeAlias = Literal["cells", "moves", "visits", "steps", "times", "states"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Walks:
-    """``taken`` cell · 4 + chosen move, ``states`` after it (S, n, H); ``returns`` (S, n)."""
+    """``taken``: cell · 4 + chosen move, ``states`` after it (S, n, H); ``returns`` (S, n)."""
 
     taken: NDArray[np.int16]
     states: NDArray[np.int16]
@@ -36,10 +36,10 @@ def walk(world: GridWorld, theta: Reals, u: Uniforms) -> Walks:
     """Walks of the policies θ (S, d) by uniform numbers (S, n, width).
 
     The law of `GridWorld.walks`, several times as fast: a number chooses the policy's move, and
-    what is left of it says whether the move slips and where to.
+    its remainder decides whether the move slips and where to.
     """
     cells, runs, count = world.cells, len(u), u.shape[1]
-    chances = world.chosen(theta).reshape(-1, MOVES)
+    chances = world.action_probabilities(theta).reshape(-1, MOVES)
     edges = np.cumsum(chances, axis=-1)[:, :3].astype(np.float32)
     inner = [np.ascontiguousarray(edges[:, i]) for i in range(3)]
     low = np.concatenate([np.zeros((len(edges), 1), np.float32), edges], axis=1).ravel()
@@ -70,10 +70,17 @@ def walk(world: GridWorld, theta: Reals, u: Uniforms) -> Walks:
     return Walks(taken.T.reshape(shape), states.T.reshape(shape), total.reshape(runs, count))
 
 
-def places(kind: Kind, world: GridWorld, made: Walks) -> tuple[Ints, int]:
-    """Which place (S, n, H) of its table each move has, and how many places there are.
+def true_rewards(world: GridWorld, made: Walks) -> Floats:
+    """The world's own reward (S, n, H) of each move; the last one's has the worth of the walk."""
+    rewards: Floats = world.arrival[made.states]
+    rewards[..., -1] += world.ending[made.states[..., -1]]
+    return rewards
 
-    ``cells``: where it ends; ``moves``: cell and chosen move, which is all that DPO can tell;
+
+def feature_indices(kind: Kind, world: GridWorld, made: Walks) -> tuple[Ints, int]:
+    """The feature (S, n, H) that each move counts for, and the number of features.
+
+    ``cells``: where it ends; ``moves``: cell and chosen move, all that DPO can express;
     ``visits``: where it ends, a first visit apart from others; ``steps``: from where to where;
     ``times``: where it ends, by quarter of the walk; ``states``: the world's whole state, with
     which a reward model is well specified.
@@ -109,29 +116,38 @@ class Answers:
     won: Floats
 
 
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a panel is asked and what a learner sees of it."""
+
+    kind: Kind
+    """The features of a walk."""
+    rows: int
+    """D, the walks of a batch."""
+    panel: LinkPanel
+
+
 def ask(
     world: GridWorld,
     theta: Reals,
     root_seeds: Sequence[int],
     step: int,
     pairs: int,
-    *,
-    rows: int,
-    kind: Kind,
-    panel: Panel,
+    question: Question,
 ) -> Answers:
     """One vote on each of n pairs of batches of D walks, all by the policies θ (S, d).
 
     Features are means over a batch, as its return is. Walks and votes come from each
     repetition's root seed and the step.
     """
+    rows = question.rows
     made = walk(world, theta, draws(world, root_seeds, step, 0, 2 * pairs * rows, "pairs"))
-    place, size = places(kind, world, made)
+    index, size = feature_indices(question.kind, world, made)
     lead = (len(root_seeds), 2, pairs, rows)
-    features = tallied(place, size).reshape(*lead, size).mean(3)
+    features = sum_by_index(index, size).reshape(*lead, size).mean(3)
     worth = made.returns.reshape(lead).mean(3)
-    drawn = coins(root_seeds, step, (pairs, 1))[0]
+    numbers = coins(root_seeds, step, (pairs, 1))[0]
     return Answers(
         features[:, 0] - features[:, 1],
-        votes(panel.chance(worth[:, 0] - worth[:, 1]), drawn),
+        votes(question.panel.chance(worth[:, 0] - worth[:, 1]), numbers),
     )

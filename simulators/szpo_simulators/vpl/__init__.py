@@ -1,4 +1,4 @@
-"""Variational preference learning: votes by people of unlike tastes, a latent taste for each.
+"""Variational preference learning: votes by people of different tastes, a latent taste for each.
 
 After Poddar et al. (2024), on frozen features of texts: ``data`` holds
 pairs, ``sets`` makes some with known truth, ``model`` and ``fit`` are the method and the three

@@ -115,8 +115,8 @@ def two_attributes(n: int, seed: int, part: str = "train") -> list[UserVote]:
 def _note(topic: str, warmth: int, facts: int, pick: Callable[[int], int]) -> str:
     word = WARMTH[warmth][pick(3)]
     start = pick(len(FACTS))
-    told = [FACTS[(start + i) % len(FACTS)] for i in range(facts)]
-    return " ".join([f"{topic.capitalize()} is {word}.", *told])
+    chosen = [FACTS[(start + i) % len(FACTS)] for i in range(facts)]
+    return " ".join([f"{topic.capitalize()} is {word}.", *chosen])
 
 
 def _draws(seed: int, purpose: str, part: str, count: int) -> Callable[[int], int]:

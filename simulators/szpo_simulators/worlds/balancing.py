@@ -1,4 +1,4 @@
-"""CartPole behind the `Policy` protocol: prompts name a start, answers tell an episode.
+"""CartPole behind the `Policy` protocol: a prompt names a start, an answer describes an episode.
 
 An answer is "RLLRL. Fell after 5 moves." or "… Stood for all 500 moves.", so that panels,
 ledgers and rewards treat it as they treat any text. Both sides of a direction share all chance.
@@ -27,7 +27,7 @@ _EPISODE = re.compile(r"[LR]+\. (?:Fell after|Stood for all) (\d+) moves\.")
 
 
 def prompts(count: int, seed: int = 0) -> tuple[Prompt, ...]:
-    """Prompts that name so many random starts.
+    """Prompts that name n random starts.
 
     >>> prompts(1)[0].text
     'Balance the pole from position +0.0309, speed +0.0187, angle +0.0178, spin +0.0160.'
@@ -111,7 +111,7 @@ class CartPolePolicy:
         for _, right, walking in play(self.net, theta[None], state, u):
             for i in np.flatnonzero(walking[0]):
                 letters[i].append("R" if right[0, i] else "L")
-        return tuple(_told("".join(moves)) for moves in letters)
+        return tuple(_describe_episode("".join(moves)) for moves in letters)
 
 
 def policy(*, root_seed: int) -> CartPolePolicy:
@@ -146,8 +146,8 @@ def balance(argument: str | None) -> Balance:
     return Balance()
 
 
-def _told(moves: str) -> Answer:
-    """A full episode may still end in a fall at its last move: both are 500 moves long."""
+def _describe_episode(moves: str) -> Answer:
+    """An episode's moves as an answer; 500 moves count as stood even if the last one is a fall."""
     whole = len(moves) == HORIZON
     end = "Stood for all" if whole else "Fell after"
     return Answer(f"{moves}. {end} {len(moves)} moves.", "length" if whole else "stop", len(moves))

@@ -1,7 +1,7 @@
-"""Two arms: a safe one, and one that pays much but seldom and is a little better on average.
+"""A two-armed bandit: a safe arm, and one that pays rarely but is a little better on average.
 
-Whoever compares single pulls prefers the safe arm, which wins more often; whoever compares means
-prefers the risky one. The policy has one parameter: P(risky) = σ(θ).
+In single pulls the safe arm wins more often; in means over many pulls the risky one wins. The
+policy has one parameter: P(risky) = σ(θ).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Bandit:
 
     @property
     def theta0(self) -> Floats:
-        """Both arms alike."""
+        """Both arms equally likely."""
         return np.zeros(1)
 
     def risky(self, theta: Reals) -> Floats:

@@ -1,4 +1,4 @@
-"""Many runs that select their comparisons or stop asking, on one world, all at a time.
+"""Many repetitions on one world that select their comparisons or stop asking early.
 
 The arithmetic is that of `szpo.optim.comparison_selection` and `szpo.optim.stopping` on arrays;
 directions, walks and votes come as in `szpo_simulators.worlds.repetitions`, whose block of
@@ -24,7 +24,7 @@ from szpo.optim.step_size import longest
 from szpo.optim.weighted_votes import weigh
 from szpo.types import Floats, Tally
 from szpo_simulators.worlds import oracle, repetitions
-from szpo_simulators.worlds.oracle import Panel
+from szpo_simulators.worlds.oracle import LinkPanel
 from szpo_simulators.worlds.repetitions import Block
 from szpo_simulators.worlds.world import World
 
@@ -33,7 +33,7 @@ PORTION = 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Chosen:
+class Spending:
     """Values and votes spent along the runs, (S, steps)."""
 
     curve: Floats
@@ -42,8 +42,8 @@ class Chosen:
 
 def train(
     world: World, settings: Settings, root_seeds: Sequence[int], steps: int, *,
-    panel: Panel | None = None, block: int = 50,
-) -> Chosen:  # fmt: skip
+    panel: LinkPanel | None = None, block: int = 50,
+) -> Spending:  # fmt: skip
     """Run every root seed for T steps, both sides by the same uniform numbers.
 
     Raises:
@@ -51,20 +51,20 @@ def train(
     """
     if settings.K != 1 or settings.carries:
         raise UsageError("choosing: one direction per step, no momentum, no Adam")
-    repetitions.check(settings, panel or Panel())
+    repetitions.check(settings, panel or LinkPanel())
     curves, spent = [], []
     for first in range(0, len(root_seeds), block):
         part = root_seeds[first : first + block]
-        run = Block(world, settings, part, panel or Panel())
+        run = Block(world, settings, part, panel or LinkPanel())
         votes = np.zeros(len(part))
         lines: tuple[list[Floats], list[Floats]] = ([], [])
         for step in range(steps):
-            votes = votes + _advance(run, panel or Panel(), step)
+            votes = votes + _advance(run, panel or LinkPanel(), step)
             lines[0].append(world.value(run.theta))
             lines[1].append(votes)
         curves.append(np.stack(lines[0], 1))
         spent.append(np.stack(lines[1], 1))
-    return Chosen(np.concatenate(curves), np.concatenate(spent))
+    return Spending(np.concatenate(curves), np.concatenate(spent))
 
 
 def content(plus: NDArray[Any], minus: NDArray[Any], by: str) -> Floats:
@@ -82,7 +82,7 @@ def content(plus: NDArray[Any], minus: NDArray[Any], by: str) -> Floats:
     return np.where(differ, np.where(apart > 0, apart, 0.5), 0.0)
 
 
-def _advance(run: Block, panel: Panel, step: int) -> Floats:
+def _advance(run: Block, panel: LinkPanel, step: int) -> Floats:
     """One step of all repetitions; returns the votes that it asked of each (S,)."""
     settings, at = run.settings, run.perturb(step)
     gap, score = _candidates(run, at)

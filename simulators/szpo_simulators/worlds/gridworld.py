@@ -70,7 +70,7 @@ class GridWorld:
 
     @property
     def theta0(self) -> Floats:
-        """All actions alike."""
+        """All actions equally likely."""
         return np.zeros(self.dim)
 
     @cached_property
@@ -113,22 +113,22 @@ class GridWorld:
 
     @cached_property
     def ending(self) -> Floats:
-        """What a walk is worth as a whole (sets · cells,), by the state in which it ends."""
+        """The worth (sets · cells,) of a whole walk, by the state in which it ends."""
         return np.repeat(np.asarray(self.worth, dtype=np.float64), self.cells)
 
-    def chosen(self, theta: Reals) -> Floats:
+    def action_probabilities(self, theta: Reals) -> Floats:
         """π(action | cell) of the policies θ (S, d): (S, cells, 4)."""
         logits = np.asarray(theta, dtype=np.float64).reshape(-1, self.cells, 4)
         powers = np.exp(logits - logits.max(-1, keepdims=True))
         return np.asarray(powers / powers.sum(-1, keepdims=True))
 
-    def executed(self, theta: Reals) -> Floats:
+    def executed_probabilities(self, theta: Reals) -> Floats:
         """Probability of each executed move, slip included: (S, cells, 4)."""
-        return (1 - self.slip) * self.chosen(theta) + self.slip / 4
+        return (1 - self.slip) * self.action_probabilities(theta) + self.slip / 4
 
     def value(self, theta: Reals) -> Floats:
         """Exact expected return (S,) by backward induction over the horizon."""
-        chances = np.tile(self.executed(theta), (1, self.sets, 1))
+        chances = np.tile(self.executed_probabilities(theta), (1, self.sets, 1))
         ahead = np.broadcast_to(self.ending, chances.shape[:2])
         for _ in range(self.horizon):
             ahead = (chances * (self.arrival + ahead)[:, self.landing]).sum(-1)
@@ -144,7 +144,7 @@ class GridWorld:
 
     def returns(self, theta: Reals, u: Uniforms) -> Floats:
         """Returns (S, n); a move's number chooses among the executed moves at once."""
-        edges = _edges(self.executed(theta), self.sets)
+        edges = _edges(self.executed_probabilities(theta), self.sets)
         runs, states = len(u), self.sets * self.cells
         base = (np.arange(runs, dtype=np.intp) * states)[:, None]
         # Tables of the repetitions end to end, so that a state and a table's row are one number.
@@ -168,9 +168,9 @@ class GridWorld:
         """The walks of `returns` with cells, chosen actions and rewards.
 
         Given the executed move m the chosen action is m with probability (1 − slip)·π(m)/P(m),
-        else any by π; what is left of the move's number decides.
+        else one drawn from π; the remainder of the move's number decides.
         """
-        chosen, executed = self.chosen(theta), self.executed(theta)
+        chosen, executed = self.action_probabilities(theta), self.executed_probabilities(theta)
         edges = np.stack(_edges(executed, self.sets), axis=-1)
         runs, count, horizon = u.shape
         run = np.arange(runs)[:, None]
@@ -187,10 +187,10 @@ class GridWorld:
             low = np.take_along_axis(bounds, move[..., None], -1)[..., 0].astype(np.float64)
             chance = executed[run, cell, move]
             rest = np.clip((u[:, :, t] - low) / np.maximum(chance, 1e-300), 0, 1)
-            kept = (1 - self.slip) * chosen[run, cell, move] / np.maximum(chance, 1e-300)
-            again = np.where(rest < kept, 0, (rest - kept) / np.maximum(1 - kept, 1e-300))
+            direct = (1 - self.slip) * chosen[run, cell, move] / np.maximum(chance, 1e-300)
+            again = np.where(rest < direct, 0, (rest - direct) / np.maximum(1 - direct, 1e-300))
             any_by_policy = (again[..., None] >= chosen[run, cell].cumsum(-1)[..., :3]).sum(-1)
-            actions[:, :, t] = np.where(rest < kept, move, any_by_policy)
+            actions[:, :, t] = np.where(rest < direct, move, any_by_policy)
             state = self.landing[state, move]
             states[:, :, t + 1] = state % self.cells
             rewards[:, :, t] = self.arrival[state]

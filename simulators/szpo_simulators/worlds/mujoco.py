@@ -2,7 +2,7 @@
 
 An extra, since MuJoCo is large: pip install 'szpo[mujoco]'. Episodes are played one after the
 other in gymnasium's own environment; a walk's one uniform number seeds its reset, so that both
-sides of a comparison may start alike.
+sides of a comparison may start from the same state.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Simulated panels for worlds: votes of M alike voters on differences of mean returns.
+"""The plain panel of the worlds: M identical voters compare differences of mean returns.
 
+This is the panel of the published experiments, P(plus) = σ(β·gap), at millions of votes a second.
 `szpo_simulators.panels.raters` has the whole law of a rater (ties, lapses, sides), and
-`szpo_simulators.worlds.people` panels of such members. Here is the plain one of the published
-experiments, P(plus) = σ(β·gap), for millions of votes a second.
+`szpo_simulators.worlds.people` has panels of such members.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ONE_SIDED = "one-sided"
 
 
 def law(name: str) -> Callable[[ArrayLike], Floats]:
-    """The probability of a vote for plus: a link of szpo, or the one that is not even.
+    """The probability of a vote for plus: a link of szpo, or ``one-sided``, an asymmetric law.
 
     ``one-sided`` is 1 − exp(−eˣ ln 2), for which σ(−x) ≠ 1 − σ(x): what a Weibull-like panel does
     when plus always stands on the same side. ``cloglog`` is the mean over both sides.
@@ -36,8 +36,8 @@ def law(name: str) -> Callable[[ArrayLike], Floats]:
 
 
 @dataclass(frozen=True)
-class Panel:
-    """Voters who all follow one law."""
+class LinkPanel:
+    """Voters who all follow one law: P(plus) = link(β · difference of mean returns)."""
 
     link: str = "logistic"
     beta: float = 1.0
@@ -70,7 +70,7 @@ def coins(
 ) -> Uniforms:
     """The voters' uniform numbers (steps, S, *shape) from a step on, by each root seed.
 
-    ``name`` tells apart numbers for different uses.
+    ``name`` separates the streams of different uses.
     """
     size = int(np.prod(shape))
     made = [

@@ -1,10 +1,9 @@
-"""A panel of single members for worlds: who answers what, with every flaw that members can have.
+"""A simulated panel of individual members for worlds, with every flaw that a member can have.
 
-The law is that of `szpo_simulators.panels.raters`, on arrays: repetitions × members. Seats go
-round; on which side plus stands is drawn for each seat. Votes given, for fatigue, are those of
-earlier steps, as for a panel that answers through the ledger. A taste, or the length of a walk, is
-another
-*view*: a world with the same walks that counts something else.
+The law is that of `szpo_simulators.panels.raters`, on arrays: repetitions × members. Seats are a
+round robin; the side of plus is drawn for each seat. Fatigue counts the votes of earlier steps, as
+for a panel that answers through the ledger. A taste, or the length of a walk, is another *view*: a
+world with the same walks that counts something else.
 """
 
 from __future__ import annotations

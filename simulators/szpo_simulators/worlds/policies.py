@@ -1,6 +1,6 @@
-"""A world's policy behind the `Policy` protocol: the same walks, told as text.
+"""A world's policy behind the `Policy` protocol: the same walks, described as text.
 
-With it a world can be run through the ordinary loop, ledger and vote service included.
+With it a world runs through the ordinary loop, with ledger and vote service.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class WorldPolicy:
     ) -> list[Batch]:
         """One walk per prompt, whatever it says."""
         return [
-            self._walks(self._shifted(shift), len(asked), seed, shift)
+            self._walks(self._shift_theta(shift), len(asked), seed, shift)
             for asked, shift in zip(prompts, shifts, strict=True)
         ]
 
@@ -63,7 +63,7 @@ class WorldPolicy:
         """The world's value of the current θ."""
         return float(self.world.value(self._theta["theta"][None])[0])
 
-    def _shifted(self, shift: Shift) -> Floats:
+    def _shift_theta(self, shift: Shift) -> Floats:
         moved = parameters.shift(self.space, self._theta, shift)
         return np.asarray(moved["theta"])
 
@@ -75,7 +75,11 @@ class WorldPolicy:
         walked = self.world.walks(theta[None], u)
         totals = self.world.returns(theta[None], u)[0].tolist()
         return tuple(
-            Answer(_told(walked.actions[0, i], walked.states[0, i], totals[i]), "stop", int(moves))
+            Answer(
+                _describe_walk(walked.actions[0, i], walked.states[0, i], totals[i]),
+                "stop",
+                int(moves),
+            )
             for i, moves in enumerate(walked.moves[0])
         )
 
@@ -92,7 +96,7 @@ def worth(answer: Answer) -> float:
     return float(found[1])
 
 
-def _told(actions: Floats, states: Floats, total: float) -> str:
+def _describe_walk(actions: Floats, states: Floats, total: float) -> str:
     moves = "".join(str(int(action)) for action in actions)
     places = " ".join(f"{x:g}" for x in np.ravel(states).tolist())
     return f"moves {moves}; places {places}; return {total!r}"

@@ -1,10 +1,9 @@
 """Many repetitions of the optimizer on one world, all repetitions of a block at a time.
 
-The arithmetic is that of `szpo.optim.optimizer`, called on arrays; what is new is only that walks
-and votes of all repetitions are made together. Directions, walks and votes of a repetition come
-from its own root seed, so that a repetition is the same alone, in any company, and through the
-ordinary loop of ask, rollout, votes and tell (`szpo_simulators.worlds.policies` has that loop's
-policy).
+The arithmetic is that of `szpo.optim.optimizer`, called on arrays: walks and votes of all
+repetitions are made together. Directions, walks and votes of a repetition come from its own root
+seed. So a repetition gives the same result alone, beside others, and through the ordinary loop of
+ask, rollout, votes and tell (`szpo_simulators.worlds.policies` has that loop's policy).
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from szpo.optim.settings import Settings
 from szpo.optim.weighted_votes import WeightedVotes, weigh
 from szpo.types import Floats, Tally
 from szpo_simulators.worlds import oracle, people
-from szpo_simulators.worlds.oracle import Panel
+from szpo_simulators.worlds.oracle import LinkPanel
 from szpo_simulators.worlds.people import People
 from szpo_simulators.worlds.world import Uniforms, World, draws_ahead
 
@@ -74,7 +73,7 @@ class Runs:
 def settings_for(world: World, **changes: Any) -> Settings:
     """The optimizer's settings on a world, in the notation of `szpo.optim.settings.Settings`.
 
-    Gaussian directions with |v| = √d, N = 16, M = 1, D = 1, μ = 1 unless said otherwise. Under
+    Gaussian directions with |v| = √d, N = 16, M = 1, D = 1, μ = 1 unless changed. Under
     ``bayes`` an ``alpha`` is the longest step over √d, as under ``sign``, and sets ``kl_step``.
     """
     law = changes.pop("law", directions.Law(normalise=True))
@@ -85,19 +84,29 @@ def settings_for(world: World, **changes: Any) -> Settings:
     return defaults(0, (("theta", (world.dim,)),), law=law, **wanted)
 
 
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """How repetitions are divided among blocks and threads; changes no result."""
+
+    block: int = 50
+    """Repetitions that are computed together."""
+    threads: int = 1
+    """Blocks at a time."""
+    on_step: Callable[[int], None] = lambda runs: None
+    """Called with the number of repetitions that have made a further step."""
+
+
 def train(
     world: World,
     settings: Settings,
     root_seeds: Sequence[int],
     steps: int,
     *,
-    panel: Panel | People | None = None,
+    panel: LinkPanel | People | None = None,
     crn: bool = True,
     truth: bool = False,
     marks: Sequence[int] = (),
-    block: int = 50,
-    threads: int = 1,
-    on_step: Callable[[int], None] = lambda runs: None,
+    batching: Batching | None = None,
 ) -> Runs:
     """Run every root seed for T steps.
 
@@ -111,16 +120,14 @@ def train(
         crn: Both sides of a comparison walk by the same uniform numbers.
         truth: The true difference of mean returns instead of votes (a reference).
         marks: Steps after which the value is taken; the last step by default.
-        block: Repetitions that are worked on together; changes no result.
-        threads: Blocks at a time; changes no result.
-        on_step: Called with how many repetitions have made a further step.
+        batching: How the repetitions are divided; changes no result.
 
     Raises:
         UsageError: settings that a world cannot run: a warm-up, weights of voters, steering,
             Davidson's ties, momentum of a space too large for a vector, a selection or a price of
             votes (`szpo_simulators.worlds.choosing` has them), ``truth`` under ``bayes``.
     """
-    voters = panel or Panel()
+    voters = panel or LinkPanel()
     check(settings, voters)
     for name in ("selection", "vote_price"):
         if getattr(settings, name) is not None:
@@ -130,8 +137,8 @@ def train(
             f"worlds: truth gives a difference per direction, and {settings.rule} takes votes; "
             "choose the rule known, sign or margin, or leave truth out"
         )
-    stops = tuple(marks) or (steps,)
-    parts = [root_seeds[i : i + block] for i in range(0, len(root_seeds), block)]
+    stops, work = tuple(marks) or (steps,), batching or Batching()
+    parts = [root_seeds[i : i + work.block] for i in range(0, len(root_seeds), work.block)]
 
     def one(
         part: Sequence[int],
@@ -143,10 +150,10 @@ def train(
             if step + 1 in stops:
                 values.append(world.value(run.theta))
                 trail.append(run.theta)
-            on_step(len(part))
+            work.on_step(len(part))
         return run.theta, np.stack(values, axis=1), np.stack(trail, axis=1), run.clock
 
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(work.threads) as pool:
         found = list(pool.map(one, parts))
     per_step = settings.K * settings.N * settings.M
     return Runs(
@@ -180,14 +187,14 @@ class Clock:
 
 
 class Block:
-    """Some repetitions on their way: θ (S, d) and what the rule carries over."""
+    """Some repetitions in progress: θ (S, d) and the state that the rule carries over."""
 
     def __init__(
         self,
         world: World,
         settings: Settings,
         root_seeds: Sequence[int],
-        panel: Panel | People,
+        panel: LinkPanel | People,
         *,
         crn: bool = True,
         truth: bool = False,
@@ -227,7 +234,7 @@ class Block:
             self.apply(self.rule.move(settings, self.carried, at, votes, None), at)
 
     def perturb(self, step: int) -> Perturbations:
-        """Where all repetitions' policies stand at a step."""
+        """The perturbations of all repetitions at a step."""
         query = optimizer.ask(dataclasses.replace(self.state, step=step))
         grid, factor = self._directions(step)
         radius = round_coefs(query.mu * factor)
@@ -249,7 +256,7 @@ class Block:
         ahead = max(1, min(COINS, AHEAD // (rows * self.world.width)))
         if step % ahead == 0:
             self.draws[k, side] = draws_ahead(
-                self.world, self.root_seeds, step, k, rows, side, ahead
+                self.world, self.root_seeds, range(step, step + ahead), k, rows, side
             )
         now: Uniforms = self.draws[k, side][step % ahead]
         return now
@@ -268,7 +275,7 @@ class Block:
     def _vote(
         self, step: int, gap: Floats, other: Floats | None = None, words: Floats | None = None
     ) -> WeightedVotes:
-        """The step's votes after the weighting."""
+        """The step's votes, weighted by voter."""
         settings = self.settings
         rows = self.rule.rows(settings, self.carried)
         if isinstance(self.panel, People):
@@ -291,7 +298,7 @@ class Block:
         if step % COINS == 0:
             shape = (*gap.shape[1:], self.settings.M)
             self.coins = oracle.coins(self.root_seeds, step, shape, COINS)
-        assert isinstance(self.panel, Panel)
+        assert isinstance(self.panel, LinkPanel)
         return oracle.votes(self.panel.chance(gap), self.coins[step % COINS])
 
     def _directions(self, step: int) -> tuple[Floats, Floats]:
@@ -311,7 +318,7 @@ class Block:
         return v, np.reshape(factors, squares.shape)
 
     def _gaps(self, world: World, at: Perturbations) -> Floats:
-        """Differences of mean returns (S, K, N), plus over minus, as a view counts them."""
+        """Differences of mean returns (S, K, N), plus less minus, in one view of the world."""
         return np.stack([self._gap(world, at, k) for k in range(self.settings.K)], axis=1)
 
     def _gap(self, world: World, at: Perturbations, k: int) -> Floats:
@@ -331,8 +338,8 @@ def _cached_direction(space: Space, step: int, k: int) -> Floats:
     return parameters.direction_vector(space, step, k)
 
 
-def check(settings: Settings, panel: Panel | People) -> None:
-    """Refuse settings that the arithmetic of worlds does not have.
+def check(settings: Settings, panel: LinkPanel | People) -> None:
+    """Refuse settings that worlds do not simulate.
 
     Raises:
         UsageError: names the setting.

@@ -1,9 +1,9 @@
-"""A round track with checkpoints: what is counted (checkpoints passed) is not what is meant.
+"""A round track with checkpoints, where the proxy reward (checkpoints) can be hacked.
 
-A car on a ring of cells drives forward, drives back, or waits. Meant is progress, in laps; counted
-is how often a line between two cells is crossed, either way. Among ordinary drives those that pass
-more checkpoints also make more progress; but driving back and forth over one line passes most, and
-gets nowhere: the proxy can be hacked, as in the boat race of Clark and Amodei (2016).
+A car on a ring of cells drives forward, drives back, or waits. The true reward is progress, in
+laps. The proxy counts how often a line between two cells is crossed, either way. Among ordinary
+drives those that pass more checkpoints also make more progress. But driving back and forth over
+one line passes most and gets nowhere, as in the boat race of Clark and Amodei (2016).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from szpo_simulators.worlds.world import Reals, Trajectories, Uniforms
 MOVES = ("forward", "back", "wait")
 _STEPS = np.array([1, -1, 0])
 FEATURES = ("progress", "checkpoints")
-"""What may be seen of a drive: laps made good, lines crossed."""
+"""Features of a drive: laps of progress, lines crossed."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Track:
     """A `World`: H moves round the ring, softmax over three moves in each cell, d = 3 · cells.
 
     ``seen`` is the feature that is the return. A move slips with probability ``slip``: it becomes
-    any of the three. ``start`` are the chances of the untrained driver's moves, alike in every
-    cell: it dawdles. A walk starts in the middle of the first section and uses 2·H uniform
+    any of the three. ``start`` are the chances of the untrained driver's moves, the same in every
+    cell: mostly it waits. A walk starts in the middle of the first section and uses 2·H uniform
     numbers: its choices, then its slips.
 
     Raises:
@@ -97,7 +97,7 @@ class Track:
         """The reward (cells, 3) of a move executed in a cell."""
         return np.asarray(self.features[..., FEATURES.index(self.seen)])
 
-    def chosen(self, theta: Reals) -> Floats:
+    def action_probabilities(self, theta: Reals) -> Floats:
         """π(move | cell) of the policies θ (S, d): (S, cells, 3)."""
         logits = np.asarray(theta, dtype=np.float64).reshape(len(theta), self.cells, 3)
         powers = np.exp(logits - logits.max(-1, keepdims=True))
@@ -109,7 +109,7 @@ class Track:
 
     def worth(self, theta: Reals, rewards: Floats) -> Floats:
         """Exact expected sum (S,) of any rewards (cells, 3), or (S, cells, 3), over a walk."""
-        executed = (1 - self.slip) * self.chosen(theta) + self.slip / 3
+        executed = (1 - self.slip) * self.action_probabilities(theta) + self.slip / 3
         ahead = np.zeros(executed.shape[:2])
         for _ in range(self.horizon):
             ahead = (executed * (rewards + ahead[:, self.landing])).sum(-1)
@@ -129,7 +129,7 @@ class Track:
 
     def walks(self, theta: Reals, u: Uniforms) -> Trajectories:
         """The walks: cells, chosen moves (numbers of `MOVES`), rewards of the executed ones."""
-        edges = self.chosen(theta).cumsum(-1)[..., :2]
+        edges = self.action_probabilities(theta).cumsum(-1)[..., :2]
         lead, horizon = u.shape[:2], self.horizon
         run = np.arange(lead[0])[:, None]
         slipped = u[:, :, horizon:] < self.slip
@@ -145,7 +145,7 @@ class Track:
             states[:, :, t + 1] = cell
         return Trajectories(states, actions, rewards, np.full(lead, horizon))
 
-    def told(self, states: NDArray[np.integer]) -> Floats:
+    def move_features(self, states: NDArray[np.integer]) -> Floats:
         """`FEATURES` (..., H, 2) of each move of walks whose cells are (..., H + 1)."""
         before = states[..., :-1].astype(np.int64)
         ahead = (states[..., 1:] - before) % self.cells
@@ -154,4 +154,4 @@ class Track:
 
 
 TRUTH, PROXY = Track("progress"), Track("checkpoints")
-"""The same drives, seen as laps made good and as checkpoints passed."""
+"""The same drives, rewarded by laps of progress and by checkpoints passed."""

@@ -1,7 +1,8 @@
-"""What a world is: walks of a policy θ, their returns, and the exact value of θ.
+"""The contract of a world: walks of a policy θ, their returns, and the exact value of θ.
 
-The first axis S runs over repetitions (or over policies), the second, n, over walks. All chance
-comes in as uniform numbers, so both sides of a comparison can share them (common random numbers).
+The first axis S runs over repetitions (or over policies), the second, n, over walks. All
+randomness comes in as uniform numbers, so both sides of a comparison can share them (common random
+numbers).
 """
 
 from __future__ import annotations
@@ -88,21 +89,20 @@ def draws(
 
     ``side`` None gives those that both sides share; "plus" and "minus" give each side its own.
     """
-    whole: Uniforms = draws_ahead(world, root_seeds, step, k, count, side, 1)[0]
+    whole: Uniforms = draws_ahead(world, root_seeds, range(step, step + 1), k, count, side)[0]
     return whole
 
 
 def draws_ahead(
     world: World,
     root_seeds: Sequence[int],
-    step: int,
+    steps: range,
     k: int,
     count: int,
     side: str | None,
-    steps: int,
 ) -> Uniforms:
-    """`draws` of so many steps from one on, at once: (steps, S, count, width)."""
+    """`draws` of a range of steps at once: (steps, S, count, width)."""
     size = count * world.width
     keys = (seeds.derive(seed, "world walk", k=k, name=side) for seed in root_seeds)
-    made = np.stack([uniforms(key, size * steps, size * step) for key in keys])
-    return made.reshape(-1, steps, count, world.width).swapaxes(0, 1)
+    made = np.stack([uniforms(key, size * len(steps), size * steps.start) for key in keys])
+    return made.reshape(-1, len(steps), count, world.width).swapaxes(0, 1)

@@ -193,7 +193,7 @@ class TabularPolicy:
         return self.yard.divergence(here, np.zeros_like(here)), 0.0
 
     def logprob_base(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
-        """Mean log-probability per move under θ = 0, where all four moves are alike."""
+        """Mean log-probability per move under θ = 0, where all four moves are equally likely."""
         return np.full(len(answers), -np.log(4.0))
 
     def _logits(self, shift: Shift) -> Floats:
@@ -206,7 +206,7 @@ class TabularPolicy:
         cells = np.array([yard.start(prompt) for prompt in prompts], dtype=np.int64)
         u = uniform(key, rows * yard.horizon * 2).reshape(rows, yard.horizon, 2)
         edges = np.cumsum(_softmax(logits), axis=1)
-        told: list[list[str]] = [[] for _ in range(rows)]
+        words: list[list[str]] = [[] for _ in range(rows)]
         walking = np.ones(rows, dtype=bool)
         for t in range(yard.horizon):
             chosen = np.minimum((u[:, t, :1] >= edges[cells]).sum(axis=1), 3)
@@ -214,12 +214,12 @@ class TabularPolicy:
             turn = np.where(u[:, t, 1] >= 1 - yard.wind / 2, 1, turn)
             moved = (chosen + turn) % 4
             for i in np.flatnonzero(walking):
-                told[i].append(_word(int(chosen[i]), int(moved[i])))
+                words[i].append(_word(int(chosen[i]), int(moved[i])))
             cells = np.where(walking, yard.landing[cells, moved], cells)
             walking &= yard.ending[cells] == 0
             if not walking.any():
                 break
-        return tuple(_told(told[i], float(yard.ending[cells[i]])) for i in range(rows))
+        return tuple(_describe_walk(words[i], float(yard.ending[cells[i]])) for i in range(rows))
 
 
 def policy(*, root_seed: int, yard: Yard | None = None) -> TabularPolicy:
@@ -265,7 +265,7 @@ def _word(chosen: int, moved: int) -> str:
     return MOVES[chosen] if chosen == moved else f"{MOVES[chosen]}>{MOVES[moved]}"
 
 
-def _told(moves: list[str], worth: float) -> Answer:
+def _describe_walk(moves: list[str], worth: float) -> Answer:
     end = WELL if worth > 0 else PIT if worth < 0 else ""
     text = f"{' '.join(moves)}. {end}".rstrip()
     return Answer(text, "stop" if worth else "length", len(moves))

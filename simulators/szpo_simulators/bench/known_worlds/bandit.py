@@ -14,7 +14,7 @@ from szpo.aggregation.estimators import inversion, moments
 from szpo_simulators.bench.known_worlds import runs
 from szpo_simulators.study import Spec, Study, bench, curve, interval, legend_below, seeds
 from szpo_simulators.worlds.bandit import Bandit
-from szpo_simulators.worlds.oracle import Panel
+from szpo_simulators.worlds.oracle import LinkPanel
 
 WAYS = (
     *(("known", M, 1) for M in (1, 5, 20, 100)),
@@ -32,13 +32,13 @@ rule `known` with its Δ̂ = ± log 3 (0.165 ≈ 0.3 · log 3 / 2)."""
 def lean(beta: float, rows: int) -> float:
     """E σ(β·gap) − ½ for means of ``rows`` pulls: the sign is what enough votes learn; exact."""
     gaps, chances = Bandit().gaps(rows)
-    return float((chances * (Panel("logistic", beta).chance(gaps) - 0.5)).sum())
+    return float((chances * (LinkPanel("logistic", beta).chance(gaps) - 0.5)).sum())
 
 
 def mean_estimate(beta: float, voters: int, rows: int = 1) -> float:
     """E[Δ̂] of the rule `known` for risky against safe; exact."""
     gaps, chances = Bandit().gaps(rows)
-    each, _ = moments(Panel("logistic", beta).chance(gaps), voters, inversion("haldane"))
+    each, _ = moments(LinkPanel("logistic", beta).chance(gaps), voters, inversion("haldane"))
     return float((chances * each).sum())
 
 

@@ -26,7 +26,7 @@ from szpo_simulators.study import (
 from szpo_simulators.worlds import repetitions as batched
 from szpo_simulators.worlds.cartpole import HORIZON, NOTEBOOK, CartPole, Network
 from szpo_simulators.worlds.mujoco import Linear, environment
-from szpo_simulators.worlds.oracle import Panel
+from szpo_simulators.worlds.oracle import LinkPanel
 from szpo_simulators.worlds.world import draws
 
 EPISODES = 300
@@ -173,7 +173,7 @@ def reaching(spec: Mapping[str, Any]) -> dict[str, Any]:
     marks = [episodes // 8 for episodes in spec["episodes"]]
     chosen = batched.settings_for(world, rule="bayes", N=1, D=4, mu=0.2, alpha=0.05)
     runs = batched.train(
-        world, chosen, [spec["seed"]], marks[-1], marks=marks, panel=Panel(beta=beta)
+        world, chosen, [spec["seed"]], marks[-1], marks=marks, panel=LinkPanel(beta=beta)
     )
     return {"beta": beta, "curve": [float(world.value(start)[0]), *runs.curve[0].tolist()]}
 
@@ -221,7 +221,7 @@ def szpo(spec: Mapping[str, Any]) -> dict[str, Any]:
     how = WAYS[spec["net"]][0]
     chosen = batched.settings_for(world, N=1, D=D, alpha=spec["alpha"], **how)
     runs = batched.train(
-        world, chosen, spec["seeds"], marks[-1], marks=marks, panel=Panel(beta=spec["beta"])
+        world, chosen, spec["seeds"], marks[-1], marks=marks, panel=LinkPanel(beta=spec["beta"])
     )
     return _score(runs.curve)
 

@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final
 
 import numpy as np
 
 from szpo.optim.directions import Law
 from szpo_simulators.baselines import dpo, es, planning, ppo, reinforce, reward_model, rlhf, walks
-from szpo_simulators.baselines.curves import Curve, curve
+from szpo_simulators.baselines.curves import Curve, trace_walks
 from szpo_simulators.panels.panel import Calibration, calibrate
 from szpo_simulators.study import TUNING, Study, interval, seeds
 from szpo_simulators.worlds import repetitions
 from szpo_simulators.worlds.courier import Courier
 from szpo_simulators.worlds.gridworld import DENSE, GridWorld
-from szpo_simulators.worlds.oracle import Panel
+from szpo_simulators.worlds.oracle import LinkPanel
 from szpo_simulators.worlds.world import draws
 
 WORLDS: Final[Mapping[str, GridWorld]] = {"dense": DENSE, "courier": Courier()}
@@ -99,19 +99,19 @@ def run(spec: Settings, root_seeds: Sequence[int]) -> Curve:
     rest = dict(spec)
     method, world = rest.pop("method"), WORLDS[rest.pop("world")]
     budget, D = rest.pop("budget"), rest.pop("D", 1)
-    panel = Panel(rest.pop("panel", "logistic"), rest.pop("sharpness", 1.0))
+    panel = LinkPanel(rest.pop("panel", "logistic"), rest.pop("sharpness", 1.0))
     if method == "szpo":
         return _szpo(world, root_seeds, budget, D, panel, rest)
     if method == "dpo":
         return dpo.train(world, root_seeds, budget, dpo.Recipe(**rest), rows=D, panel=panel)
     if method == "rm-ppo":
         ours = {k: rest.pop(k) for k in ("kind", "rounds", "keep", "ridge") if k in rest}
-        how = rlhf.Recipe(**ours, practice=ppo.Clip(**rest))
+        how = rlhf.Recipe(**ours, practice=ppo.Recipe(**rest))
         return rlhf.train(world, root_seeds, budget, how, rows=D, panel=panel)
     if method == "rm-plan":
         return _train_and_plan(world, root_seeds, budget, D, panel, **rest)
     if method == "ppo":
-        return _true_ppo(world, root_seeds, budget, ppo.Clip(**rest))
+        return _true_ppo(world, root_seeds, budget, ppo.Recipe(**rest))
     if method == "reinforce":
         steps = budget // rest["walks"]
         how_r = reinforce.Recipe(**rest)
@@ -126,8 +126,9 @@ def spread(steps: int) -> list[int]:
 
 
 def _szpo(
-    world: GridWorld, root_seeds: Sequence[int], budget: int, D: int, panel: Panel, rest: Settings
-) -> Curve:
+    world: GridWorld, root_seeds: Sequence[int], budget: int, D: int, panel: LinkPanel,
+    rest: Settings,
+) -> Curve:  # fmt: skip
     block = rest.pop("block", None)
     law = Law("block", block) if block else Law(normalise=True)
     crn = rest.pop("crn", True)
@@ -136,36 +137,24 @@ def _szpo(
     runs = repetitions.train(
         world, how, list(root_seeds), steps, panel=panel, crn=crn, marks=spread(steps)
     )
-    votes = [runs.votes * mark for mark in runs.marks]
-    return curve(list(runs.curve.T), votes, [runs.answers * mark for mark in runs.marks])
+    votes, answers = (tuple(n * mark for mark in runs.marks) for n in (runs.votes, runs.answers))
+    return Curve(runs.curve, votes, answers)
 
 
 def _train_and_plan(
-    world: GridWorld, root_seeds: Sequence[int], budget: int, D: int, panel: Panel, ridge: float
-) -> Curve:
+    world: GridWorld, root_seeds: Sequence[int], budget: int, D: int, panel: LinkPanel,
+    ridge: float,
+) -> Curve:  # fmt: skip
     theta = np.tile(world.theta0, (len(root_seeds), 1))
-    answers = walks.ask(world, theta, root_seeds, 0, budget, rows=D, kind="cells", panel=panel)
+    question = walks.Question("cells", D, panel)
+    answers = walks.ask(world, theta, root_seeds, 0, budget, question)
     w = reward_model.fit(answers.x, answers.won, ridge)
-    return curve([planning.value(world, w)], [budget], [2 * D * budget])
+    return Curve(planning.value(world, w)[:, None], (budget,), (2 * D * budget,))
 
 
-def _true_ppo(world: GridWorld, root_seeds: Sequence[int], budget: int, how: ppo.Clip) -> Curve:
+def _true_ppo(world: GridWorld, root_seeds: Sequence[int], budget: int, how: ppo.Recipe) -> Curve:
     """PPO on the true reward of every move: a reference that reads ``budget`` walks."""
-    batches = budget // how.walks
-    marks = spread(batches)
-    values, read = [], []
-
-    def true(made: walks.Walks) -> Any:
-        gains = world.arrival[made.states]
-        gains[..., -1] += world.ending[made.states[..., -1]]
-        return gains
-
-    def mark(batch: int, theta: Any) -> None:
-        if batch + 1 in marks:
-            values.append(world.value(theta))
-            read.append((batch + 1) * how.walks)
-
     theta = np.tile(world.theta0, (len(root_seeds), 1))
-    settings = ppo.Clip(**{**how.__dict__, "batches": batches})
-    ppo.improve(world, theta, true, root_seeds, settings, mark=mark)
-    return curve(values, [0] * len(read), read)
+    reward = partial(walks.true_rewards, world)
+    thetas = ppo.improve(world, theta, reward, root_seeds, how)
+    return trace_walks(world, thetas, spread(budget // how.walks), how.walks)

@@ -12,7 +12,7 @@ from szpo_simulators.study import Search, Study, interval
 from szpo_simulators.worlds import repetitions as batched
 from szpo_simulators.worlds.bandit import Bandit
 from szpo_simulators.worlds.gridworld import DENSE, ERRAND, SPARSE
-from szpo_simulators.worlds.oracle import Panel
+from szpo_simulators.worlds.oracle import LinkPanel
 from szpo_simulators.worlds.subspace import Subspace
 from szpo_simulators.worlds.world import World
 
@@ -90,9 +90,9 @@ def work(spec: Mapping[str, Any]) -> dict[str, Any]:
     steps = spec["steps"]
     marks = spec.get("marks") or spread(steps)
     runs = batched.train(
-        place, chosen, spec["seeds"], steps, panel=Panel(spec["panel"], spec["beta"]),
+        place, chosen, spec["seeds"], steps, panel=LinkPanel(spec["panel"], spec["beta"]),
         crn=spec["crn"], truth=spec.get("truth", False), marks=marks,
-        block=max(25, WALKS // (spec["N"] * spec["D"])),
+        batching=batched.Batching(max(25, WALKS // (spec["N"] * spec["D"]))),
     )  # fmt: skip
     return {
         "values": runs.final.tolist(),

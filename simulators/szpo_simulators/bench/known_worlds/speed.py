@@ -14,7 +14,7 @@ from szpo_simulators.study import machine, seeds
 from szpo_simulators.worlds import oracle
 from szpo_simulators.worlds import repetitions as batched
 from szpo_simulators.worlds.gridworld import DENSE
-from szpo_simulators.worlds.oracle import Panel
+from szpo_simulators.worlds.oracle import LinkPanel
 
 
 def grid(
@@ -30,8 +30,8 @@ def grid(
         bar = progress.add_task("default grid", total=repetitions * steps)
         wall, cpu = time.perf_counter(), time.process_time()
         runs = batched.train(
-            DENSE, chosen, seeds(repetitions), steps, crn=False, threads=threads, block=block,
-            on_step=lambda made: progress.advance(bar, made),
+            DENSE, chosen, seeds(repetitions), steps, crn=False,
+            batching=batched.Batching(block, threads, lambda made: progress.advance(bar, made)),
         )  # fmt: skip
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     total = sum(runs.seconds.values())
@@ -47,7 +47,7 @@ def grid(
 def votes(repetitions: int = 1000, N: int = 64, steps: int = 320) -> dict[str, Any]:
     """Time the oracle alone: keyed uniform numbers, the logistic link, one vote a comparison."""
     gaps = np.random.Generator(np.random.Philox(key=1)).normal(size=(repetitions, 1, N))
-    panel, used = Panel(), seeds(repetitions)
+    panel, used = LinkPanel(), seeds(repetitions)
     cpu = time.process_time()
     for step in range(steps):
         if step % batched.COINS == 0:

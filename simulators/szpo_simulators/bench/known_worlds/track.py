@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
-from szpo.types import Floats
-from szpo_simulators.baselines import hacking
+from szpo_simulators.baselines import hacking, ppo
 from szpo_simulators.panels import panel as panels
 from szpo_simulators.study import Search, Study, bench, curve, format_interval, interval
 from szpo_simulators.worlds import repetitions as batched
-from szpo_simulators.worlds.oracle import Panel
+from szpo_simulators.worlds.oracle import LinkPanel
 from szpo_simulators.worlds.track import FEATURES, PROXY, TRUTH, Track
 from szpo_simulators.worlds.world import Reals, draws
 
@@ -119,7 +119,7 @@ def szpo(spec: Mapping[str, Any]) -> dict[str, Any]:
     marks = [votes // N for votes in spec["budgets"]]
     chosen = batched.settings_for(track, rule="margin", N=N, mu=MU, alpha=spec["alpha"])
     runs = batched.train(
-        track, chosen, spec["seeds"], marks[-1], marks=marks, panel=Panel(beta=spec["beta"])
+        track, chosen, spec["seeds"], marks[-1], marks=marks, panel=LinkPanel(beta=spec["beta"])
     )
     return {
         "values": runs.final.tolist(),
@@ -129,16 +129,14 @@ def szpo(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 def model(spec: Mapping[str, Any]) -> dict[str, Any]:
     """A reward model from votes on untrained drives, then PPO on it; valued by its own reward."""
-    panel, seeds = Panel(beta=spec["beta"]), spec["seeds"]
-    w = hacking.weights(TRUTH, seeds, spec["votes"], spec["eyes"], panel)
-    trail: list[Floats] = []
-    theta = hacking.practise(
-        TRUTH, w, seeds, BATCHES, rate=spec["rate"], mark=partial(_keep, trail)
-    )
-    believed = TRUTH.worth(theta, np.einsum("cmf,sf->scm", TRUTH.features, w))
+    panel, seeds = LinkPanel(beta=spec["beta"]), spec["seeds"]
+    w = hacking.fit_weights(TRUTH, seeds, spec["votes"], spec["eyes"], panel)
+    how = ppo.Recipe(BATCHES, rate=spec["rate"])
+    trail = list(islice(hacking.train_ppo(TRUTH, w, seeds, how), BATCHES + 1))
+    believed = TRUTH.worth(trail[-1], np.einsum("cmf,sf->scm", TRUTH.features, w))
     return {
         "values": believed.tolist(),
-        "ends": ends(theta),
+        "ends": ends(trail[-1]),
         "practice": [ends(at) for at in trail],
     }
 
@@ -153,10 +151,6 @@ def by_label(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Mapping[
 
 def _step(row: Mapping[str, Any]) -> str:
     return f"α = {row['alpha']:g}" if "alpha" in row else f"PPO rate {row['rate']:g}"
-
-
-def _keep(trail: list[Floats], batch: int, theta: Floats) -> None:
-    trail.append(theta)
 
 
 def _draw(

@@ -124,7 +124,14 @@ def grid(spec: Spec) -> dict[str, Any]:
     steps = spec["steps"]
     marks = sorted({max(1, round(steps * part / 10)) for part in range(1, 11)})
     runs = batched.train(
-        DENSE, chosen, spec["seeds"], steps, panel=people, crn=False, marks=marks, block=25
+        DENSE,
+        chosen,
+        spec["seeds"],
+        steps,
+        panel=people,
+        crn=False,
+        marks=marks,
+        batching=batched.Batching(25),
     )
     value = runs.curve
     if other is not None:
