@@ -19,6 +19,20 @@ FOLDS = 10
 
 
 @dataclass(frozen=True, slots=True)
+class FeatureVotes:
+    """n votes, each with the difference of p features between the sides of its comparison."""
+
+    x: Floats
+    """(n, p) plus − minus, in the features' own units."""
+    y: Floats
+    """(n,) 1 plus, 0 minus, ½ tie."""
+    panelists: Sequence[str]
+    """(n,) who voted."""
+    comparisons: Sequence[str]
+    """(n,) on what."""
+
+
+@dataclass(frozen=True, slots=True)
 class Taste:
     """What votes say about the weights of p features; a constant feature has weight nan."""
 
@@ -70,40 +84,28 @@ def held_out(x: Floats, y: Floats, groups: Ints, key: bytes, *, ridge: float = R
     return share(hits, of)
 
 
-def taste(
-    x: Floats,
-    y: Floats,
-    who: Sequence[str],
-    comparisons: Sequence[str],
-    *,
-    seed: int,
-    ridge: float = RIDGE,
-    ties: Ties = "half",
-    scale: Floats | None = None,
+def fit_taste(
+    votes: FeatureVotes, *, seed: int, ridge: float = RIDGE, ties: Ties = "half"
 ) -> Taste:
     """Fit the weights of features to votes.
 
     Args:
-        x: differences plus − minus (n, p), in the features' own units.
-        y: votes (n,): 1 plus, 0 minus, ½ tie.
-        who: the panelist of each vote.
-        comparisons: the comparison of each vote.
+        votes: of all panelists.
         seed: names the division into parts that are predicted, and the shuffles.
         ridge: precision of the prior on each standardised weight.
         ties: half a vote each way, or Davidson's.
-        scale: what one unit of a weight is; by default the differences' own deviation.
 
     Raises:
         RunError: no feature differs in any comparison.
     """
-    if scale is None:
-        scale = np.sqrt(np.mean(x**2, axis=0))
+    x, y = votes.x, votes.y
+    scale = np.sqrt(np.mean(x**2, axis=0))
     moves = scale > 0
     if not moves.any():
         raise RunError("no feature differs in any comparison")
     z = x[:, moves] / scale[moves]
-    _, panelists = np.unique(np.asarray(who), return_inverse=True)
-    _, groups = np.unique(np.asarray(comparisons), return_inverse=True)
+    _, panelists = np.unique(np.asarray(votes.panelists), return_inverse=True)
+    _, groups = np.unique(np.asarray(votes.comparisons), return_inverse=True)
     ties = ties if (y == 0.5).any() else "half"
     fit = newton(z, y, ridge, ties)
     p = z.shape[1]
@@ -143,18 +145,18 @@ class Own:
     high: Floats
 
 
-def own(x: Floats, y: Floats, who: Sequence[str], panel: Taste) -> dict[str, Own]:
-    """Every panelist's weights by name, given the panel's.
+def fit_panelists(votes: FeatureVotes, panel: Taste) -> dict[str, Own]:
+    """Fit every panelist's weights, by name, given the panel's.
 
     The prior of each weight is the panel's, give or take one logit, so that few votes say little;
     intervals by Laplace.
     """
     moves = panel.scale > 0
-    z = x[:, moves] / panel.scale[moves]
+    z = votes.x[:, moves] / panel.scale[moves]
     found = {}
-    for name in sorted(set(who)):
-        mine = np.array([one == name for one in who])
-        fit = newton(z[mine], y[mine], 1.0, centre=panel.weights[moves])
+    for name in sorted(set(votes.panelists)):
+        mine = np.array([one == name for one in votes.panelists])
+        fit = newton(z[mine], votes.y[mine], 1.0, centre=panel.weights[moves])
         half = Z * np.sqrt(np.diagonal(np.linalg.inv(fit.information)))
         weights, width = _spread_out(fit.weights, moves), _spread_out(half, moves)
         found[name] = Own(int(mine.sum()), weights, weights - width, weights + width)

@@ -240,15 +240,15 @@ def parse(text: str) -> tuple[Feature, ...]:
     parts = [part.replace("\\,", ",").strip() for part in re.split(r"(?<!\\),", text)]
     named = [one for part in parts for one in (PLAIN if part == "all" else (part,)) if one]
     if not named:
-        raise UsageError(f"no feature is named; there are: {known()}")
+        raise UsageError(f"no feature is named; there are: {list_names()}")
     twice = next((one for one in named if named.count(one) > 1), None)
     if twice is not None:
         raise UsageError(f"feature {twice!r} is named twice; name it once")
     return tuple(_feature(one) for one in named)
 
 
-def known() -> str:
-    """The names that may be used, as a line."""
+def list_names() -> str:
+    """The names of all features, those of installed packages included, as one line."""
     added = [name for name in plugins.names("szpo.features") if name not in FEATURES]
     return ", ".join((*FEATURES, *added))
 
@@ -262,7 +262,7 @@ def _feature(text: str) -> Feature:
         if name not in plugins.names("szpo.features"):
             close = difflib.get_close_matches(name, FEATURES, n=1)
             hint = f' did you mean "{close[0]}"?' if close else ""
-            raise UsageError(f"no feature {name!r};{hint} there are: {known()}")
+            raise UsageError(f"no feature {name!r};{hint} there are: {list_names()}")
         maker = plugins.load("szpo.features", name, "feature")
     try:
         return Feature(text, maker(argument if colon else None))

@@ -108,29 +108,31 @@ def speed(evidence: Evidence) -> Speed:
     """How fast the panel votes."""
     run, steps = evidence.run, evidence.steps
     # A first answer is the vote; changing it later is not another one.
-    first = [*evidence.totals.first_us, *run.hidden_us]
+    first = evidence.totals.first_us
     times = _times(evidence)
     shut = _spans(run.pauses, run.as_of_us)
     rounds = [(s.opened_us, s.closed_us or run.as_of_us) for s in steps if s.opened_us is not None]
-    open_us = sum(_less(begin, end, shut) for begin, end in rounds)
+    open_us = sum(_time_outside(begin, end, shut) for begin, end in rounds)
     waiting = None
     if rounds:
         busy = any(s.state in ("planned", "generating", "open", "closed") for s in steps)
         end = run.as_of_us if busy else max(end for _, end in rounds)
-        whole = _less(rounds[0][0], end, shut)
+        whole = _time_outside(rounds[0][0], end, shut)
         waiting = max(0.0, 1 - open_us / whole) if whole else None
     links = {
-        "votes": quantile([_less(s.opened_us, s.closed_us, shut) / 1e6 for s in steps
+        "votes": quantile([_time_outside(s.opened_us, s.closed_us, shut) / 1e6 for s in steps
                            if s.opened_us is not None and s.closed_us is not None], 0.5),
         "answers": quantile([s.generation_s for s in steps if s.generation_s is not None], 0.5),
         "update": quantile([(s.applied_us - s.closed_us) / 1e6 for s in steps
                             if s.applied_us is not None and s.closed_us is not None], 0.5),
     }  # fmt: skip
     known = {name: link.value for name, link in links.items() if link.value is not None}
-    recent = sum(run.as_of_us - HOUR_US < at <= run.as_of_us for at in first)
+    recent = sum(
+        run.as_of_us - HOUR_US < at <= run.as_of_us for at in itertools.chain(first, run.hidden_us)
+    )
     return Speed(
         last_hour=rate(recent, 1.0),
-        overall=rate(len(first), open_us / HOUR_US),
+        overall=rate(len(first) + len(run.hidden_us), open_us / HOUR_US),
         median=quantile(times, 0.5),
         p90=quantile(times, 0.9),
         waiting=waiting,
@@ -153,7 +155,7 @@ def _spans(pauses: Iterable[tuple[int, int | None]], now: int) -> list[Span]:
     return [(begin, now if end is None else end) for begin, end in pauses]
 
 
-def _less(begin: int, end: int, shut: Iterable[Span]) -> int:
+def _time_outside(begin: int, end: int, shut: Iterable[Span]) -> int:
     """µs from begin to end outside the spans that are shut."""
     return max(0, end - begin) - sum(max(0, min(end, b) - max(begin, a)) for a, b in shut)
 
@@ -190,4 +192,4 @@ def _paces(evidence: Evidence) -> list[float]:
     opened = [s.opened_us for s in evidence.steps if s.opened_us is not None]
     ends = [*opened[:1], *ends]
     both = list(itertools.pairwise(ends))[-WINDOW:]
-    return [_less(a, b, shut) / 1e6 for a, b in both]
+    return [_time_outside(a, b, shut) / 1e6 for a, b in both]

@@ -1,9 +1,9 @@
 """Do a panel's votes come from one taste or from several, and whose is which?
 
-Three answers are kept apart: several tastes; one taste; too few votes to tell. Whether panelists
-differ at all is a test by shuffling (`szpo.aggregation.bradley_terry.unlike`). How many tastes
-there are, and how far panelists agree within and between them, is told by votes that were left out
-of the fit, since clusters found in votes always seem to agree on those votes.
+There are three answers: several tastes; one taste; too few votes to decide. Whether panelists
+differ at all is a permutation test (`szpo.aggregation.bradley_terry.unlike`). How many tastes
+there are, and how far panelists agree within and between them, is measured on votes that were left
+out of the fit, since clusters found in votes always seem to agree on those votes.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from scipy import stats
 
 from szpo import seeds
 from szpo.aggregation.bradley_terry import newton, unlike
-from szpo.analysis.taste_mixture import RIDGE, Mixture, mixture
+from szpo.analysis.feature_weights import FeatureVotes
+from szpo.analysis.taste_mixture import RIDGE, Mixture, fit_mixture
 from szpo.errors import UsageError
 from szpo.intervals import Share, share
 from szpo.types import Floats, Ints
 
 Verdict: TypeAlias = Literal["several", "sharpness", "unlike", "one", "few"]
-"""several tastes; one taste, held with unlike sharpness; panelists differ but in no groups; one
-taste; too few votes to tell."""
+"""In order: several tastes; one taste, held with different sharpness; panelists differ but in no
+groups; one taste; too few votes to decide."""
 
 MOST: Final = 4
 """Tastes that are looked for."""
@@ -46,7 +47,7 @@ class Clusters:
     p: float
     """P-value of "the panelists share one taste"."""
     power: float
-    """Share of simulated panels of two opposed halves that these comparisons would have told."""
+    """Share of simulated panels of two opposed halves that would have been found out."""
     votes: int
     names: tuple[str, ...]
     """(G,) panelists by pseudonym."""
@@ -70,23 +71,19 @@ class Clusters:
         return np.asarray(unit @ unit.T)
 
 
-def clusters(
-    x: Floats, y: Floats, who: Sequence[str], comparisons: Sequence[str], *, seed: int
-) -> Clusters:
+def find_clusters(votes: FeatureVotes, *, seed: int) -> Clusters:
     """Look for groups of panelists who share a taste.
 
     Args:
-        x: differences plus − minus (n, p) of named features, in any units.
-        y: votes (n,): 1 plus, 0 minus, ½ tie.
-        who: the panelist of each vote.
-        comparisons: the comparison of each vote.
+        votes: of all panelists, with the differences in any units.
         seed: names every draw.
 
     Raises:
         UsageError: one panelist only, or no feature differs.
     """
-    names, panelist = np.unique(np.asarray(who), return_inverse=True)
-    _, asked = np.unique(np.asarray(comparisons), return_inverse=True)
+    x, y = votes.x, votes.y
+    names, panelist = np.unique(np.asarray(votes.panelists), return_inverse=True)
+    _, asked = np.unique(np.asarray(votes.comparisons), return_inverse=True)
     scale = np.sqrt(np.mean(x**2, axis=0))
     if len(names) < 2:
         raise UsageError("one panelist only: clusters need at least two; ask more people")
@@ -110,7 +107,7 @@ def clusters(
     )  # fmt: skip
     if p >= LEVEL:
         k = 0
-    found = mixture(z, y, panelist, len(names), k + 1, seeds.derive(seed, "clusters", k=k))
+    found = fit_mixture(z, y, panelist, len(names), k + 1, seeds.derive(seed, "clusters", k=k))
     within, between = _agreement(y, panelist, asked, fold, left[k][1])
     chances = 1 / (1 + np.exp(-z @ found.weights.T))
     expected = (chances.T @ chances + (1 - chances).T @ (1 - chances)) / len(y)
@@ -122,7 +119,7 @@ def clusters(
 
 
 def detectable(x: Floats, who: Ints, seed: int) -> float:
-    """How often two opposed halves would have been told apart from one taste, in [0, 1].
+    """The power of the test against a panel of two opposed halves, in [0, 1].
 
     Simulated panels vote on the same comparisons: every other panelist likes a random direction
     of the features, the rest its opposite, so sharply that two of one taste agree on 70 %.
@@ -165,7 +162,7 @@ def _left_out(
     for part in range(FOLDS):
         test = fold == part
         key = seeds.derive(seed, "clusters left out", step=part, k=k)
-        found = mixture(z[~test], y[~test], who[~test], groups, k, key)
+        found = fit_mixture(z[~test], y[~test], who[~test], groups, k, key)
         chance = np.clip(found.predict(z[test], who[test]), 1e-9, 1 - 1e-9)
         scores[test] = y[test] * np.log(chance) + (1 - y[test]) * np.log1p(-chance)
         members.append(found.members)

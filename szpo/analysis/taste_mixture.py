@@ -1,9 +1,9 @@
-"""A latent taste for each panelist that is one of K: what a few hundred votes can bear.
+"""A mixture of K tastes, one for each panelist, fitted to a few hundred votes.
 
-The decoder is r(x, z = k) = xᵀw_k, and with K values q(z | votes) need not be learnt by an
-encoder: it is computed, so the evidence lower bound is tight and expectation–maximisation raises
-it (Dempster, Laird and Rubin, 1977). Pure arithmetic; the encoder of `szpo_simulators.vpl.model`
-needs thousands of pairs.
+The reward under taste k is r(x, z = k) = xᵀw_k. With K values of z the posterior q(z | votes) is
+computed, not learned by an encoder, so the evidence lower bound is tight and
+expectation–maximisation raises it (Dempster, Laird and Rubin, 1977). Pure arithmetic; the encoder
+of `szpo_simulators.vpl.model` needs thousands of pairs.
 """
 
 from __future__ import annotations
@@ -46,10 +46,8 @@ class Mixture:
         return np.asarray((special.expit(x @ self.weights.T) * self.posterior[who]).sum(-1))
 
 
-def mixture(
-    x: Floats, y: Floats, who: Ints, groups: int, k: int, key: bytes, *, ridge: float = RIDGE
-) -> Mixture:
-    """The best of `STARTS` runs of expectation–maximisation, all of them at once.
+def fit_mixture(x: Floats, y: Floats, who: Ints, groups: int, k: int, key: bytes) -> Mixture:
+    """Fit K tastes: the best of `STARTS` runs of expectation–maximisation, all of them at once.
 
     Args:
         x: standardised differences (n, p).
@@ -58,7 +56,6 @@ def mixture(
         groups: G.
         k: number of tastes.
         key: names the starts.
-        ridge: precision of the prior on each weight.
     """
     n, p = x.shape
     starts = STARTS if k > 1 else 1
@@ -70,13 +67,13 @@ def mixture(
     one_hot = np.zeros((groups, n))
     one_hot[who, np.arange(n)] = 1.0
     for _ in range(ROUNDS):
-        heed = np.swapaxes(posterior[:, who], 1, 2)  # (starts, k, n)
+        responsibility = np.swapaxes(posterior[:, who], 1, 2)  # q(z | votes), (starts, k, n)
         for _ in range(2):  # Newton steps; EM needs no more than a rise
             chance = special.expit(w @ x.T)
-            gradient = (heed * (y - chance)) @ x - ridge * w
-            curve = heed * chance * (1 - chance)
+            gradient = (responsibility * (y - chance)) @ x - RIDGE * w
+            curve = responsibility * chance * (1 - chance)
             information = np.einsum("skn,ni,nj->skij", curve, x, x, optimize=True)
-            information += ridge * np.eye(p)
+            information += RIDGE * np.eye(p)
             w = w + np.clip(np.linalg.solve(information, gradient[..., None])[..., 0], -2, 2)
         shares = (posterior.sum(1) + 1) / (groups + k)  # one phantom panelist for each taste
         logit = w @ x.T
@@ -84,7 +81,7 @@ def mixture(
         joint = np.swapaxes(each @ one_hot.T, 1, 2) + np.log(shares)[:, None]  # (starts, G, k)
         evidence = special.logsumexp(joint, axis=-1)
         posterior = np.exp(joint - evidence[..., None])
-        bound = evidence.sum(-1) - ridge / 2 * (w**2).sum((-1, -2)) + np.log(shares).sum(-1)
+        bound = evidence.sum(-1) - RIDGE / 2 * (w**2).sum((-1, -2)) + np.log(shares).sum(-1)
     best = int(np.argmax(bound))
     order = np.argsort(-posterior[best].sum(0), kind="stable")
     return Mixture(

@@ -1,6 +1,6 @@
-"""A ledger's training votes beside the texts that they judge, as who studies tastes reads them.
+"""A ledger's training votes with the texts that they judge, for the study of tastes.
 
-Only votes that count, and of rounds that are closed: who steers a panel should not watch it vote.
+Only votes that count, of rounds that are closed: an operator should not watch a panel vote.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What each voter's votes would weigh in the next step, by every way of learning it."""
+"""The weight of each voter in the next step, under every weighting that learns weights."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,6 +15,7 @@ from szpo.aggregation.weighting import History
 from szpo.ledger import run_spec
 from szpo.ledger.database import Ledger
 from szpo.optim import weighted_votes
+from szpo.types import Floats
 from szpo.voting import counting
 from szpo.voting.votes_by_voter import read_votes_by_voter
 
@@ -51,17 +52,16 @@ class Voter:
 
 
 def history(ledger: Ledger) -> History:
-    """Who said what in the finished steps, as the weightings see it."""
+    """Every voter's verdicts in the applied steps, as the weightings read them."""
     settings = run_spec.recorded_settings(ledger)
     found = History.empty(settings.N)
     for row in ledger.steps():
         if row["state"] != "applied":
             continue
-        counts = counting.tally(ledger, row["step"], settings.K, settings.N)
-        votes = counting.counted(ledger, row["step"])
-        found = weighting.remember(
-            found, row["step"], read_votes_by_voter(ledger, settings, row["step"], votes, counts)
-        )
+        step = counting.StepVotes(ledger, row["step"])
+        counts = step.tally(settings.K, settings.N)
+        by_voter = read_votes_by_voter(ledger, settings, step.step, step.counted, counts)
+        found = weighting.remember(found, step.step, by_voter)
     return found
 
 
@@ -74,24 +74,17 @@ def voters(ledger: Ledger, *, crowd: bool = False) -> tuple[Voter, ...]:
     past = history(ledger)
     if not past.voters:
         return ()
-    chosen = run_spec.recorded_settings(ledger).weighting
-    in_use = np.ones(len(past.voters))
-    if chosen in weighting.LEARNED:
-        in_use = weighted_votes.learn_weights(chosen, past)
+    in_use = _weights_in_use(ledger, past)
     skill, steep = weighting.skill(past), rationality.rationality(past)
     coin, looks = onecoin.dawid_skene(past), noisy_bradley_terry.noisy_bt(past)
     other = one_coin(past) if crowd else np.full(len(past.voters), np.nan)
     shared = (past.verdicts != 0) & ((np.abs(past.verdicts) == 1).sum(0) > 1)
-    place = {voter: i for i, voter in enumerate(past.voters)}
     rows = []
-    for person in ledger.query("SELECT panelist, pseudonym FROM panelists ORDER BY rowid"):
-        i = place.get(person["panelist"])
-        if i is None or not past.verdicts[i].any():
-            continue
-        told = bool(shared[i].any())
+    for name, i in _columns(ledger, past):
+        compared = bool(shared[i].any())
         rows.append(
             Voter(
-                name=person["pseudonym"],
+                name=name,
                 votes=int((past.verdicts[i] != 0).sum()),
                 in_use=float(in_use[i]),
                 skill=float(skill.weights[i]),
@@ -99,9 +92,9 @@ def voters(ledger: Ledger, *, crowd: bool = False) -> tuple[Voter, ...]:
                 beta=float(steep.beta[i]),
                 beta_interval=(float(steep.low[i]), float(steep.high[i])),
                 z=float(steep.z[i]),
-                dawid_skene=float(coin.weights[i]) if told else None,
-                accuracy=float(coin.accuracy[i]) if told else None,
-                accuracy_interval=(float(coin.low[i]), float(coin.high[i])) if told else None,
+                dawid_skene=float(coin.weights[i]) if compared else None,
+                accuracy=float(coin.accuracy[i]) if compared else None,
+                accuracy_interval=(float(coin.low[i]), float(coin.high[i])) if compared else None,
                 looks=float(looks.skill[i]),
                 looks_interval=(float(looks.low[i]), float(looks.high[i])),
                 crowd_kit=None if np.isnan(other[i]) else float(other[i]),
@@ -110,30 +103,71 @@ def voters(ledger: Ledger, *, crowd: bool = False) -> tuple[Voter, ...]:
     return tuple(rows)
 
 
+@dataclass(frozen=True, slots=True)
+class VoterWeight:
+    """What a run's page shows of a voter."""
+
+    in_use: float
+    """By the run's own weighting."""
+    beta: float
+    beta_interval: tuple[float, float]
+
+
+def weights(ledger: Ledger) -> dict[str, VoterWeight]:
+    """By name everybody who has a counted vote: the part of `voters` that is quick to compute."""
+    past = history(ledger)
+    if not past.voters:
+        return {}
+    in_use, steep = _weights_in_use(ledger, past), rationality.rationality(past)
+    return {
+        name: VoterWeight(
+            float(in_use[i]), float(steep.beta[i]), (float(steep.low[i]), float(steep.high[i]))
+        )
+        for name, i in _columns(ledger, past)
+    }
+
+
+def _weights_in_use(ledger: Ledger, past: History) -> Floats:
+    """Every voter's weight (P,) by the run's own weighting."""
+    chosen = run_spec.recorded_settings(ledger).weighting
+    if chosen in weighting.LEARNED:
+        return weighted_votes.learn_weights(chosen, past)
+    return np.ones(len(past.voters))
+
+
+def _columns(ledger: Ledger, past: History) -> Iterator[tuple[str, int]]:
+    """Name and column of everybody who has a counted vote, in order of enrolment."""
+    place = {voter: i for i, voter in enumerate(past.voters)}
+    for person in ledger.query("SELECT panelist, pseudonym FROM panelists ORDER BY rowid"):
+        i = place.get(person["panelist"])
+        if i is not None and past.verdicts[i].any():
+            yield person["pseudonym"], i
+
+
 def table(rows: Sequence[Voter]) -> tuple[list[str], list[list[object]]]:
     """Heads and lines for the command line; columns that say nothing of anybody are left out."""
     columns: dict[str, list[object]] = {
         "voter": [row.name for row in rows],
         "votes": [row.votes for row in rows],
-        "in use": [_plain(row.in_use) for row in rows],
-        "skill": [_plain(row.skill) for row in rows],
-        "rationality": [_plain(row.rationality) for row in rows],
-        "β": [_told(row.beta, row.beta_interval) for row in rows],
+        "in use": [_format(row.in_use) for row in rows],
+        "skill": [_format(row.skill) for row in rows],
+        "rationality": [_format(row.rationality) for row in rows],
+        "β": [_format_interval(row.beta, row.beta_interval) for row in rows],
         "z": [f"{row.z:+.1f}" for row in rows],
-        "dawid-skene": [_plain(row.dawid_skene) for row in rows],
-        "accuracy": [_told(row.accuracy, row.accuracy_interval) for row in rows],
-        "looks": [_told(row.looks, row.looks_interval) for row in rows],
-        "crowd-kit": [_plain(row.crowd_kit) for row in rows],
+        "dawid-skene": [_format(row.dawid_skene) for row in rows],
+        "accuracy": [_format_interval(row.accuracy, row.accuracy_interval) for row in rows],
+        "looks": [_format_interval(row.looks, row.looks_interval) for row in rows],
+        "crowd-kit": [_format(row.crowd_kit) for row in rows],
     }
     shown = {head: lines for head, lines in columns.items() if set(lines) != {"–"}}
     return list(shown), [list(line) for line in zip(*shown.values(), strict=True)]
 
 
-def _plain(value: float | None) -> str:
+def _format(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
 
 
-def _told(value: float | None, interval: tuple[float, float] | None) -> str:
+def _format_interval(value: float | None, interval: tuple[float, float] | None) -> str:
     if value is None or interval is None:
         return "–"
     return f"{value:.2f} [{interval[0]:.1f}, {interval[1]:.1f}]"

@@ -12,7 +12,7 @@ from szpo import plugins
 from szpo.aggregation.bradley_terry import RIDGE, Ties
 from szpo.analysis import features as named
 from szpo.analysis import vote_texts
-from szpo.analysis.feature_weights import Own, Taste, own, taste
+from szpo.analysis.feature_weights import FeatureVotes, Own, Taste, fit_panelists, fit_taste
 from szpo.cli import console, run_paths
 from szpo.errors import RunError, UsageError
 from szpo.intervals import Share
@@ -60,10 +60,9 @@ def features(
             f"{', '.join(names)}: the same on both sides of every comparison; name features in "
             "which answers differ"
         )
-    found = taste(
-        x, votes.y, votes.panelist, votes.ids, seed=seed, ridge=ridge, ties=cast(Ties, ties)
-    )
-    panelists = own(x, votes.y, votes.panelist, found) if each else {}
+    judged = FeatureVotes(x, votes.y, votes.panelist, votes.ids)
+    found = fit_taste(judged, seed=seed, ridge=ridge, ties=cast(Ties, ties))
+    panelists = fit_panelists(judged, found) if each else {}
     if as_json:
         document = {
             "features": _rows(names, found),
@@ -108,7 +107,7 @@ def clusters(
     with run_paths.look(run_paths.find(run, folder)) as ledger:
         votes, seed = vote_texts.read(ledger), ledger.root_seed
     x = named.differences(asked, votes.comparisons)[votes.which]
-    found = study.clusters(x, votes.y, votes.panelist, votes.ids, seed=seed)
+    found = study.find_clusters(FeatureVotes(x, votes.y, votes.panelist, votes.ids), seed=seed)
     names = [f.name for i, f in enumerate(asked) if x[:, i].any()]
     groups = _groups(found, names)
     if as_json:

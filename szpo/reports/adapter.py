@@ -21,7 +21,7 @@ def adapter_files(ledger: Ledger, until: int | None = None) -> dict[str, bytes] 
     None where the run's policy is no language model, so that there is no adapter.
 
     Raises:
-        UsageError: the run has not applied so many steps.
+        UsageError: the run has applied fewer steps.
         IntegrityError: the weights are not those that the ledger recorded.
     """
     space: Mapping[str, Any] | None = ledger.spec.get("space")

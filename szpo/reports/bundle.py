@@ -64,7 +64,7 @@ def write(
         ledger: an open run, which others may go on using meanwhile.
         file: a binary file, written from its start.
         live: include the votes of the open round.
-        as_of_us: the time for which rates are told; left out: that of the last event, so that the
+        as_of_us: the time that rates refer to; by default that of the last event, so that the
             bytes depend on the record alone.
     """
     with Ledger.open(ledger.path, readonly=True, clock=ledger.clock) as own, own.snapshot():

@@ -101,7 +101,7 @@ def line_chart(
             f'<line class="reference" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>'
         )
     for i, s in enumerate(series):
-        parts += _drawn(s, i, at_x, at_y)
+        parts += _draw_series(s, i, at_x, at_y)
     return "".join([*parts, "</svg>"])
 
 
@@ -132,7 +132,7 @@ def _colours(values: Sequence[str]) -> str:
     )
 
 
-def _drawn(
+def _draw_series(
     s: Series, i: int, at_x: Callable[[float], float], at_y: Callable[[float], float]
 ) -> list[str]:
     points = [(x, y) for x, y in zip(s.x, s.y, strict=True) if math.isfinite(y)]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Tables:
-    """A run opened for reading. Tables are made when first asked for and then kept.
+    """A run opened for reading. Tables are read when first used, and cached.
 
     ``votes``: every stored vote, panelists by pseudonym, with what it resolved to and whether it
     counts. ``steps``: one row per step with its plan, its close, its figures and the digest after
@@ -43,10 +43,10 @@ class Tables:
     @cached_property
     def steps(self) -> pd.DataFrame:
         """Every planned step; figures of applied ones as their event recorded them."""
-        told = {event["body"]["step"]: event["body"] for event in self.ledger.events("step")}
+        recorded = {event["body"]["step"]: event["body"] for event in self.ledger.events("step")}
         rows = []
         for row in self.ledger.steps():
-            figures = told.get(row["step"], {})
+            figures = recorded.get(row["step"], {})
             figures = {k: v for k, v in figures.items() if k not in row and k != "row"}
             del row["run"]
             rows.append({**row, **figures})

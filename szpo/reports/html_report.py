@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -22,7 +22,7 @@ from szpo.ledger.database import Ledger
 from szpo.reports.charts import Series, line_chart, standalone
 from szpo.training import summary
 from szpo.training.summary import Facts, Summary
-from szpo.types import Answer, Comparison, Prompt
+from szpo.types import Answer, Comparison, Prompt, Vote
 from szpo.voting import counting, triads
 
 NOTES = {
@@ -74,8 +74,8 @@ def render(
         ledger: an open run; only read.
         score: the hidden reward of a simulated panel, drawn as one more curve.
         score_name: what to call it.
-        verification: what the verifier said; None says that it was not asked.
-        shown: at most how many samples, spread over the run.
+        verification: what the verifier found; None says that it did not run.
+        shown: the most samples on the page, spread over the run.
         open_round: show what has been voted in a round that is still open.
     """
     facts = [f for f in summary.steps(ledger) if open_round or f.state != "open"]
@@ -92,20 +92,20 @@ def render(
         begun=when(total.created_us),
         cards=list(_cards(total)),
         link=triads.check(ledger),
-        measured=_measured(ledger),
+        measured=_read_evaluation(ledger),
         figures=list(_figures(ledger, facts, score, score_name)),
         samples=list(_samples(ledger, facts, shown)),
         panelists=list(_panelists(ledger, facts)),
         facts=facts,
         verification=verification,
-        settings=_settings(ledger.spec),
+        settings=_flatten_spec(ledger.spec),
         words_per_minute=summary.WORDS_PER_MINUTE,
         version=__version__,
     )
 
 
 def picture(ledger: Ledger, *, score: Score | None = None, score_name: str = "reward") -> str:
-    """The chart that tells most about a run as an SVG file: its hidden reward, else win rates."""
+    """The main chart of a run as an SVG file: its hidden reward, else its win rates."""
     facts = summary.steps(ledger)
     if score is None:
         return standalone(next(iter(_figures(ledger, facts, None, score_name))).svg)
@@ -154,7 +154,7 @@ def _cards(total: Summary) -> Iterator[dict[str, str]]:
         yield {"name": name, "value": value}
 
 
-def _measured(ledger: Ledger) -> list[dict[str, str]]:
+def _read_evaluation(ledger: Ledger) -> list[dict[str, str]]:
     """Rows of the held-out table, from the last event of kind ``evaluation``."""
     events = list(ledger.events("evaluation"))
     if not events:
@@ -248,7 +248,7 @@ def _figure(
 
 
 def _separation(voted: Sequence[Facts], window: int = 10) -> Series:
-    """How clearly directions are told apart, over the last ten steps with votes."""
+    """Win rate of the better side, over the last ten steps with votes."""
     xs, ys = [], []
     for i in range(len(voted)):
         recent = voted[max(0, i + 1 - window) : i + 1]
@@ -287,9 +287,7 @@ def _samples(ledger: Ledger, facts: Sequence[Facts], shown: int) -> Iterator[dic
     last = len(answered) - 1
     for i in sorted({round(j * last / max(shown - 1, 1)) for j in range(shown)}):
         step = answered[i].step
-        tallies: dict[str, Counter[str]] = defaultdict(Counter)
-        for vote in counting.counted(ledger, step):
-            tallies[vote.comparison][vote.verdict] += 1
+        tallies = _count_verdicts(counting.counted(ledger, step))
         comparison = next(c for c in ledger.comparisons(step) if c.id in tallies)
         row = next(row for row in comparison.rows if not row.identical)
         tally = tallies[comparison.id]
@@ -299,8 +297,16 @@ def _samples(ledger: Ledger, facts: Sequence[Facts], shown: int) -> Iterator[dic
             "plus": visible(row.plus.text),
             "minus": visible(row.minus.text),
             "won": _winner(tally),
-            "votes": _said(comparison, tally),
+            "votes": _describe_votes(comparison, tally),
         }
+
+
+def _count_verdicts(votes: Iterable[Vote]) -> dict[str, Counter[str]]:
+    """The verdicts on each comparison."""
+    tallies: dict[str, Counter[str]] = defaultdict(Counter)
+    for vote in votes:
+        tallies[vote.comparison][vote.verdict] += 1
+    return tallies
 
 
 def _winner(tally: Mapping[str, int]) -> str | None:
@@ -308,7 +314,7 @@ def _winner(tally: Mapping[str, int]) -> str | None:
     return None if plus == minus else ("plus" if plus > minus else "minus")
 
 
-def _said(comparison: Comparison, tally: Mapping[str, int]) -> str:
+def _describe_votes(comparison: Comparison, tally: Mapping[str, int]) -> str:
     parts = [f"{n} for {side}" if side != "tie" else f"{n} tie" for side, n in tally.items()]
     return f"one of {len(comparison.rows)} rows; votes: {', '.join(parts)}"
 
@@ -317,26 +323,27 @@ def _panelists(ledger: Ledger, facts: Sequence[Facts]) -> Iterator[dict[str, str
     people = ledger.query("SELECT * FROM panelists ORDER BY rowid")
     tallies: dict[str, Counter[str]] = {p["panelist"]: Counter() for p in people}
     for f in facts:
-        cast = counting.counted(ledger, f.step)
-        groups: dict[str, list[str]] = defaultdict(list)
-        for vote in cast:
-            groups[vote.comparison].append(vote.verdict)
-        for vote in cast:
-            tally = tallies[vote.panelist]
+        votes = counting.StepVotes(ledger, f.step)
+        verdicts = _count_verdicts(votes.counted)
+        for vote in votes.counted:
+            tally, others = tallies[vote.panelist], verdicts[vote.comparison]
             tally["votes"] += 1
             tally[vote.choice] += 1
-            others = Counter(groups[vote.comparison])
             others[vote.verdict] -= 1
             side = _winner(others)
+            others[vote.verdict] += 1
             if side and vote.verdict != "tie":
                 tally["judged"] += 1
                 tally["agreed"] += vote.verdict == side
-        for vote in counting.standing(ledger, f.step):
+        for vote in votes.standing:
             tallies[vote.panelist]["skip"] += vote.verdict == "skip"
-    for row in ledger.votes():
-        tallies[row["panelist"]]["late"] += row["late"]
+    for row in ledger.query(
+        "SELECT panelist, count(*) AS late FROM votes JOIN assignments USING (assignment) "
+        "WHERE late = 1 GROUP BY panelist"
+    ):
+        tallies[row["panelist"]]["late"] = row["late"]
     known = "rule" in ledger.spec.get("optimizer", {})
-    weighed = {row.name: row for row in voter_report.voters(ledger)} if known else {}
+    weighed = voter_report.weights(ledger) if known else {}
     for p in people:
         t = tallies[p["panelist"]]
         sided = t["A"] + t["B"]
@@ -353,15 +360,15 @@ def _panelists(ledger: Ledger, facts: Sequence[Facts]) -> Iterator[dict[str, str
         }
 
 
-def _weight(voter: voter_report.Voter | None) -> dict[str, str]:
-    """What a vote of theirs counts in the next step, and how steeply they vote, with interval."""
+def _weight(voter: voter_report.VoterWeight | None) -> dict[str, str]:
+    """The weight of their next vote, and β, the slope of their votes, with its interval."""
     if voter is None:
         return {"weight": "–", "beta": "–"}
     low, high = voter.beta_interval
     return {"weight": f"{voter.in_use:.2f}", "beta": f"{voter.beta:.2f} [{low:.1f}, {high:.1f}]"}
 
 
-def _settings(spec: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+def _flatten_spec(spec: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """The spec as sections of plain texts; long values are cut."""
     recorded = [(name, value) for name, value in spec.items() if name != "config"]
     sections: dict[str, dict[str, str]] = {}

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from szpo import seeds
 from szpo.aggregation import bradley_terry as bt
 from szpo.analysis import feature_weights
+from szpo.analysis.feature_weights import FeatureVotes
 from szpo.errors import RunError
 from szpo.types import Floats, Ints
 from szpo_simulators.bench.voters import features as bench
@@ -58,7 +59,8 @@ def test_davidson_without_ties_is_bradley_and_terry() -> None:
     x, y = drawn(1, np.array([1.0, -2.0]), 200)
     who, asked = ["ann"] * 200, [str(i) for i in range(200)]
     one, other = (
-        feature_weights.taste(x, y, who, asked, seed=0, ties=t) for t in ("half", "davidson")
+        feature_weights.fit_taste(FeatureVotes(x, y, who, asked), seed=0, ties=t)
+        for t in ("half", "davidson")
     )
     assert other.nu is None and other.weights.tolist() == one.weights.tolist()
     with pytest.raises(RunError, match="Davidson's model needs a tie"):
@@ -105,8 +107,8 @@ def test_which_side_is_plus_means_nothing(seed: int, swapped: list[bool]) -> Non
 def test_units_change_nothing_but_the_deviation() -> None:
     x, y = drawn(4, np.array([1.0, -0.5]), 120)
     who, asked = ["ann"] * 120, [str(i) for i in range(120)]
-    one = feature_weights.taste(x, y, who, asked, seed=5)
-    other = feature_weights.taste(x * [1000.0, 1.0], y, who, asked, seed=5)
+    one = feature_weights.fit_taste(FeatureVotes(x, y, who, asked), seed=5)
+    other = feature_weights.fit_taste(FeatureVotes(x * [1000.0, 1.0], y, who, asked), seed=5)
     assert other.weights == pytest.approx(one.weights) and other.held_out == one.held_out
     assert other.scale == pytest.approx(one.scale * [1000, 1])
     utility = x @ (one.weights / one.scale)
@@ -191,8 +193,9 @@ def test_a_panelist_with_few_votes_is_near_the_panel() -> None:
     x, y = drawn(9, np.array([2.0, 0.0]), 203)
     who = ["ann"] * 100 + ["ben"] * 100 + ["cho"] * 3
     y[100:200] = 1 - y[100:200]
-    panel = feature_weights.taste(x, y, who, [str(i) for i in range(203)], seed=1)
-    own = feature_weights.own(x, y, who, panel)
+    votes = FeatureVotes(x, y, who, [str(i) for i in range(203)])
+    panel = feature_weights.fit_taste(votes, seed=1)
+    own = feature_weights.fit_panelists(votes, panel)
     assert own["ann"].low[0] > 0 > own["ben"].high[0]
     assert own["cho"].votes == 3 and abs(own["cho"].weights[0] - panel.weights[0]) < 1
     assert own["cho"].high[0] - own["cho"].low[0] > own["ann"].high[0] - own["ann"].low[0]
@@ -200,7 +203,9 @@ def test_a_panelist_with_few_votes_is_near_the_panel() -> None:
 
 def test_nothing_differs() -> None:
     with pytest.raises(RunError, match="no feature differs"):
-        feature_weights.taste(np.zeros((2, 1)), np.ones(2), ["a", "b"], ["1", "2"], seed=0)
+        feature_weights.fit_taste(
+            FeatureVotes(np.zeros((2, 1)), np.ones(2), ["a", "b"], ["1", "2"]), seed=0
+        )
 
 
 def test_predicting_what_was_left_out_is_no_better_than_chance_on_noise() -> None:

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from szpo import seeds
-from szpo.analysis.taste_clusters import Clusters, clusters
-from szpo.analysis.taste_mixture import mixture
+from szpo.analysis.feature_weights import FeatureVotes
+from szpo.analysis.taste_clusters import Clusters, find_clusters
+from szpo.analysis.taste_mixture import fit_mixture
 from szpo.cli.app import call
 from szpo.errors import UsageError
 from szpo.types import Floats, Ints
@@ -35,7 +36,8 @@ def panel(
 
 def told(x: Floats, y: Floats, who: Ints) -> Clusters:
     names = [f"p{g:02d}" for g in who]
-    return clusters(x, y, names, [str(i // 3) for i in range(len(y))], seed=4)
+    comparisons = [str(i // 3) for i in range(len(y))]
+    return find_clusters(FeatureVotes(x, y, names, comparisons), seed=4)
 
 
 def opposed(g: int) -> tuple[float, ...]:
@@ -87,7 +89,7 @@ def test_expectation_maximisation_never_falls(monkeypatch: pytest.MonkeyPatch) -
     for rounds in (1, 2, 4, 8, 30):
         monkeypatch.setattr(module, "ROUNDS", rounds)
         monkeypatch.setattr(module, "STARTS", 1)
-        bounds.append(mixture(x, y, who, 8, 2, seeds.derive(0, "t")).bound)
+        bounds.append(fit_mixture(x, y, who, 8, 2, seeds.derive(0, "t")).bound)
     assert bounds == sorted(bounds)
 
 
@@ -95,7 +97,7 @@ def test_one_taste_is_the_ridge_fit() -> None:
     from szpo.aggregation.bradley_terry import newton
 
     x, y, who = panel(7, opposed, 4, 25)
-    found = mixture(x, y, who, 5, 1, seeds.derive(0, "t"))
+    found = fit_mixture(x, y, who, 5, 1, seeds.derive(0, "t"))
     assert found.weights[0] == pytest.approx(newton(x, y, ridge=1.0).weights)
     assert found.posterior.tolist() == [[1.0]] * 5  # the fifth never voted
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import itertools
 import json
 import stat
 import tracemalloc
@@ -46,9 +47,12 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Stage:
     made.advance()
     for number in range(12):
         for place, person in enumerate(people):
-            while (seat := service.assign(person)) is not None:
+            for turn in itertools.count():
+                if (seat := service.assign(person)) is None:
+                    break
                 made.clock.forward(20 + 3 * place)
-                coin = seeds.integer(seeds.derive(7, "coin", step=number, name=seat.id[:4]), 0, 10)
+                key = seeds.derive(7, "coin", step=number, k=place, name=str(turn))
+                coin = seeds.integer(key, 0, 10)  # of no id: ids are random, and so who votes
                 choice = "skip" if coin == 9 else "tie" if coin == 8 else "AB"[coin % 2]
                 notes = {"notes": {"0": "A", "1": "tie", "9": "B"}, "fast": coin == 3}
                 dwell = 15_000 + 100 * coin

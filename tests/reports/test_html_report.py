@@ -112,7 +112,7 @@ def test_verification_is_what_verify_says(yard: Path) -> None:
 
 def test_settings_hold_both_what_was_asked_and_what_was_made_of_it(yard: Path) -> None:
     with Ledger.open(yard, readonly=True) as ledger:
-        sections = html_report._settings(ledger.spec)
+        sections = html_report._flatten_spec(ledger.spec)
     assert sections["panel"]["size"] == "5" and "calibration" in sections["panel"]
     assert "heldout" in sections["prompts"] and "path" in sections["prompts"]
 

@@ -31,8 +31,8 @@ class Crowd:
 
     def submit(self, comparisons: Sequence[Comparison]) -> None:
         """Answer at once; plus wins where its number is the larger one, in seven of ten votes."""
-        asked = counting.asked(self.ledger, comparisons[0].step or 0)
-        planned = counting.planned(self.ledger.root_seed, asked, len(self.people))
+        asked = counting.comparisons_asked(self.ledger, comparisons[0].step or 0)
+        planned = counting.planned_sides(self.ledger.root_seed, asked, len(self.people))
         by_id = {c.id: c for c in comparisons}
         for head in asked:
             with self.ledger.transaction("votes"):

@@ -1,0 +1,99 @@
+"""What leaves a run is written while it is read: four times the votes take hardly more memory."""
+
+import io
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from szpo.analysis import evidence, overview
+from szpo.analysis.vote_rows import VoteRows
+from szpo.ledger.database import Ledger
+from szpo.reports import bundle, html_report, votes
+from tests.support import many_votes
+
+COMPARISONS, PEOPLE = 10, 40
+FEW, MANY = 2, 8
+"""Steps of the two runs; each step has 400 votes."""
+MOST = 2.0
+"""The peak of the long run may be this many times that of the short one; a list has nearly 4."""
+
+
+class Sink(io.RawIOBase):
+    """A binary file that forgets what is written, but for where it stands."""
+
+    def __init__(self) -> None:
+        self.at = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: bytes) -> int:
+        self.at += len(data)
+        return len(data)
+
+    def tell(self) -> int:
+        return self.at
+
+
+def write_zip(ledger: Ledger) -> None:
+    bundle.write(ledger, Sink())
+
+
+def write_csv(ledger: Ledger) -> None:
+    votes.write_csv(ledger, io.TextIOWrapper(Sink()))
+
+
+def write_jsonl(ledger: Ledger) -> None:
+    votes.write_jsonl(ledger, io.TextIOWrapper(Sink()))
+
+
+def write_page(ledger: Ledger) -> None:
+    html_report.render(ledger)
+
+
+def compute_overview(ledger: Ledger) -> None:
+    overview.overview(evidence.read(ledger))
+
+
+def list_rows(ledger: Ledger) -> None:
+    list(VoteRows(ledger))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A run, and one of four times as many votes."""
+    folder = tmp_path_factory.mktemp("memory")
+    for steps in (FEW, MANY):
+        path = folder / f"{steps}.db"
+        many_votes.make(path, steps=steps, comparisons=COMPARISONS, people=PEOPLE)
+    return folder / f"{FEW}.db", folder / f"{MANY}.db"
+
+
+def growth(runs: tuple[Path, Path], read: Callable[[Ledger], None]) -> float:
+    """The most bytes that Python held while it read the long run, over those of the short one."""
+    peak_of(runs[0], read)  # imports are no part of it
+    return peak_of(runs[1], read) / peak_of(runs[0], read)
+
+
+def peak_of(path: Path, read: Callable[[Ledger], None]) -> int:
+    """The most bytes that Python held while it read a run."""
+    with Ledger.open(path, readonly=True) as ledger, ledger.snapshot():
+        tracemalloc.start()
+        try:
+            read(ledger)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+
+@pytest.mark.parametrize("read", [write_csv, write_jsonl, write_page, compute_overview, write_zip])
+def test_memory_hardly_grows_with_the_votes(
+    runs: tuple[Path, Path], read: Callable[[Ledger], None]
+) -> None:
+    assert growth(runs, read) < MOST
+
+
+def test_a_reader_that_lists_all_votes_is_seen(runs: tuple[Path, Path]) -> None:
+    assert growth(runs, list_rows) > 1.5 * MOST
