@@ -19,7 +19,7 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest
 from szpo.optim.checked_settings import defaults, settings_to_json
 from szpo.optim.directions import DIRECTION_VERSION
-from szpo.training.status import round_status
+from szpo.training.status import StatusReader
 from szpo.types import Answer, Comparison, Prompt, Query, Row
 from szpo.voting import lease, steps
 from szpo.voting.casting import VoteRequest
@@ -68,6 +68,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         ledger, held = opened(Path(folder) / "run.db")
         service, other = VoteService(ledger, spare=1), Ledger.open(ledger.path)
+        status = StatusReader(ledger)
         with ledger.transaction("votes"):
             ids = [service.enroll("person", f"p{i}") for i in range(P)]
         votes, groups = 0, []
@@ -84,8 +85,8 @@ def main() -> None:
             if len(groups) == 64:
                 timed("cast_many, 64 votes", lambda g=tuple(groups): service.cast_many(g))
                 groups = []
-            timed("round_status after a write", lambda: round_status(ledger))
-            timed("round_status, nothing new", lambda: round_status(ledger))
+            timed("round_status after a write", status.read)
+            timed("round_status, nothing new", status.read)
             if votes % 50 == 0:
                 lease.renew(other, held)
                 timed("assign after another process wrote", lambda: service.assign(ids[0]))

@@ -1,4 +1,4 @@
-"""Where converted and trained models are kept, and how a folder appears there whole."""
+"""The folder of converted and trained models, and how another folder is put there whole."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from szpo.errors import ResourceError
 
 
 def cache_dir() -> Path:
-    """Where converted and trained models are kept: $SZPO_CACHE, else ~/.cache/szpo."""
+    """The folder of converted and trained models: $SZPO_CACHE, else ~/.cache/szpo."""
     chosen = os.environ.get("SZPO_CACHE")
     return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "szpo"
 

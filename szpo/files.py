@@ -19,8 +19,8 @@ def private(name: str, flags: int) -> int:
 
 
 @contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A place beside ``path`` for a file or a folder, which takes its name when it is whole.
+def write_whole(path: Path) -> Iterator[Path]:
+    """Write a new file or folder: yields a draft's path, which gets the name ``path`` at the end.
 
     A process that dies leaves at most a hidden draft, never half of what was asked for.
 
@@ -46,8 +46,8 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def replaced(path: Path) -> Iterator[Path]:
-    """A draft beside ``path`` that takes its place when it is whole, also over an older file.
+def replace_whole(path: Path) -> Iterator[Path]:
+    """Write a file anew: yields a draft's path, which replaces ``path`` at the end, if it exists.
 
     A process that dies leaves the file as it was, and at most a hidden draft. Errors of the
     system come as they are.

@@ -1,4 +1,4 @@
-"""Numbers with their 95 % intervals, and what may be said of them in words: pure arithmetic."""
+"""Estimates with their 95 % intervals, and whether they exclude a value: pure arithmetic."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Share:
         return self.hits / self.of if self.of else None
 
     def unsure(self, at: float = 0.5) -> bool:
-        """The interval covers ``at``, so the data do not say on which side of it the truth is."""
+        """The interval covers ``at``, so the data do not show on which side of it the truth is."""
         return self.low <= at <= self.high
 
 
@@ -146,10 +146,10 @@ def correlation(x: Sequence[float], y: Sequence[float]) -> Estimate:
     return Estimate(r, math.tanh(z - half), math.tanh(z + half), n)
 
 
-def mapped(x: Estimate, f: Callable[[float], float]) -> Estimate:
-    """The estimate on another scale; ``f`` grows.
+def rescale(x: Estimate, f: Callable[[float], float]) -> Estimate:
+    """Put an estimate on another scale, by an increasing function.
 
-    >>> mapped(Estimate(1.0, None, 2.0, 3), lambda x: 60 * x)
+    >>> rescale(Estimate(1.0, None, 2.0, 3), lambda x: 60 * x)
     Estimate(value=60.0, low=None, high=120.0, n=3)
     """
     value, low, high = (None if v is None else f(v) for v in (x.value, x.low, x.high))

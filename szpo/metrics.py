@@ -24,8 +24,8 @@ _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 def words(text: str) -> list[str]:
     """The words of a text in lower case, without punctuation.
 
-    >>> words("It's a well-kept -- secret_place, No. 7!")
-    ["it's", 'a', 'well-kept', 'secret', 'place', 'no', '7']
+    >>> words("It's a well-read -- secret_place, No. 7!")
+    ["it's", 'a', 'well-read', 'secret', 'place', 'no', '7']
     """
     return _WORD.findall(text.lower())
 
@@ -170,8 +170,8 @@ def versus(tuned: ArrayLike, base: ArrayLike) -> Floats:
 def win_rate(outcomes: ArrayLike) -> Share:
     """Share of comparisons that the tuned policy wins, a tie half, with its 95 % interval.
 
-    The interval is Wilson's with as many cases as prompts: answers to one prompt are alike, and
-    a prompt's own rate lies between 0 and 1, so it is never too narrow for that.
+    The interval is Wilson's with as many cases as prompts: answers to one prompt resemble each
+    other, and a prompt's own rate lies between 0 and 1, so it is never too narrow for that.
 
     Args:
         outcomes: (prompts, …), 1 won, ½ tied, 0 lost, NaN not compared; see `versus`.
@@ -210,7 +210,7 @@ def label_agreement(
 
 
 def labels(first: ArrayLike, second: ArrayLike) -> list[str]:
-    """What a score says of pairs of answers: "plus" where the first is higher, "minus", "tie".
+    """Which answer of each pair a score prefers: "plus" where the first is higher, "minus", "tie".
 
     >>> labels([1.0, 2.0, 3.0], [2.0, 2.0, 2.0])
     ['minus', 'tie', 'plus']

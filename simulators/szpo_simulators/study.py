@@ -31,7 +31,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from szpo.errors import RunError
-from szpo.files import replaced
+from szpo.files import replace_whole
 from szpo.runs.machine_check import matrix_seconds
 from szpo_simulators.rewards.heldout import student
 
@@ -195,7 +195,7 @@ class Study:
                 file = folder / f"{key({'bench': self.name, 'version': version, **one})}.json"
                 if not file.exists():
                     body = {"asked": dict(one), "found": dict(work(one))}
-                    with replaced(file) as draft:
+                    with replace_whole(file) as draft:
                         draft.write_text(json.dumps(body), encoding="utf-8")
                 try:
                     record = json.loads(file.read_text(encoding="utf-8"))["found"]

@@ -17,7 +17,7 @@ from szpo.active.rounds import Question, Reply, prompt_of
 from szpo.data import label_studio, preference_files, spreadsheets, text_files
 from szpo.data.preference_files import LINE_LIMIT
 from szpo.errors import UsageError
-from szpo.files import replaced
+from szpo.files import replace_whole
 
 CHOICES = {"a": "A", "b": "B", "tie": "tie", "skip": "skip"}
 HEAD = ("id", "prompt", "a", "b", "choice", "by", "gain")
@@ -40,7 +40,7 @@ def write(questions: Sequence[Question], path: Path) -> None:
         text = json.dumps([_task(q) for q in questions], ensure_ascii=False, indent=1)
     else:
         raise UsageError(f"{path.name}: questions are written as .jsonl, .csv or .json")
-    with replaced(path) as draft:
+    with replace_whole(path) as draft:
         draft.write_text(text, encoding="utf-8", newline="")
 
 

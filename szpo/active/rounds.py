@@ -21,7 +21,7 @@ from szpo.active import acquisition, entropy, pool, svgd
 from szpo.active.pool import Differences, Filter, Pair, Seen
 from szpo.active.posterior import BradleyTerry
 from szpo.errors import UsageError
-from szpo.files import replaced
+from szpo.files import replace_whole
 from szpo.types import Floats, Prompt
 
 VERSION = 1
@@ -273,7 +273,7 @@ def _scaled(delta: Floats, state: State) -> Floats:
 def save(state: State, path: Path) -> None:
     """Write the state whole: a process that dies leaves the one before."""
     body = {"version": VERSION, **dataclasses.asdict(state)}
-    with replaced(path) as draft:
+    with replace_whole(path) as draft:
         draft.write_text(json.dumps(body, ensure_ascii=False), encoding="utf-8")
 
 

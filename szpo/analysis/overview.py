@@ -25,7 +25,7 @@ from szpo.analysis.agreement import Agreement, PanelistRow
 from szpo.analysis.evidence import WINDOW, Evidence
 from szpo.analysis.progress import Cost, Progress, Speed
 from szpo.analysis.vote_totals import VoteTotals
-from szpo.intervals import Estimate, Share, correlation, log_odds, mapped, mean, share
+from szpo.intervals import Estimate, Share, correlation, log_odds, mean, rescale, share
 from szpo.training.guards import Bands
 from szpo.training.step_rows import StepRow
 
@@ -233,7 +233,7 @@ def _final(evidence: Evidence) -> Final | None:
 def _length(totals: VoteTotals) -> Length:
     logs, signs = totals.length_logs, totals.length_signs
     preferred = mean([sign * x for sign, x in zip(signs, logs, strict=True)])
-    return Length(mapped(preferred, math.exp), correlation(logs, signs))
+    return Length(rescale(preferred, math.exp), correlation(logs, signs))
 
 
 def _health(step: StepRow, bands: Bands) -> Health:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from szpo.analysis.evidence import WINDOW, Evidence, RunFacts
-from szpo.intervals import NOTHING, Estimate, mapped, quantile, rate
+from szpo.intervals import NOTHING, Estimate, quantile, rate, rescale
 from szpo.training.budget import pay
 from szpo.training.summary import WORDS_PER_MINUTE
 
@@ -169,13 +169,13 @@ def cost(evidence: Evidence, come: Progress, panel: Speed) -> Cost:
     each = panel.median if measured else Estimate(reading, None, None, 0)
     hours, end, money = NOTHING, NOTHING, NOTHING
     if left is not None:
-        hours = mapped(each, lambda s: s * left / 3600)
+        hours = rescale(each, lambda s: s * left / 3600)
         if _price(run, 0, 0) is not None:
-            money = mapped(hours, lambda h: _price(run, left, h) or 0.0)
+            money = rescale(hours, lambda h: _price(run, left, h) or 0.0)
         pace = quantile(_paces(evidence), 0.5)
         steps = (come.planned or 0) - come.applied
         if steps and pace.value is not None:
-            end = mapped(pace, lambda s: run.as_of_us + s * steps * 1e6)
+            end = rescale(pace, lambda s: run.as_of_us + s * steps * 1e6)
     # As the limit of money counts it: answers that were shown, whether judged or not.
     spent = _price(run, come.votes, evidence.totals.words_judged / WORDS_PER_MINUTE / 60)
     return Cost(left, each, measured, hours, end, money, spent)

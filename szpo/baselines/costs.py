@@ -77,7 +77,7 @@ class Meter:
             self.answers_read,
             self.tokens_generated,
             self.seconds + running,
-            memory.most(),
+            memory.peak_bytes(),
         )
 
 

@@ -255,7 +255,7 @@ def _write(
 ) -> None:
     """The folder of a model, whole or not at all."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with files.written_whole(folder) as draft:
+    with files.write_whole(folder) as draft:
         actor.save_adapter(draft)
         if found is not None:
             preference_files.write(draft / "pairs.jsonl", found.pairs)

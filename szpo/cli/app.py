@@ -33,7 +33,7 @@ from szpo.errors import SzpoError
 
 INTERRUPTED, TERMINATED = 130, 143
 TWICE_S = 5.0
-"""An interrupt within so many seconds of another one is the same."""
+"""An interrupt that follows another one within this time (seconds) counts as the same one."""
 
 app = typer.Typer(
     name="szpo",
@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     Exit codes: 0 done, 1 the run failed its own check, 2 usage, 3 lease, 4 storage, 5 integrity,
     6 resources, 130 and 143 on an interrupt or a termination signal.
     """
-    signal.signal(signal.SIGTERM, _terminated)
+    signal.signal(signal.SIGTERM, _raise_terminated)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as in a script's background
         signal.signal(signal.SIGINT, _Interrupts())
     code = call(arguments)
@@ -91,10 +91,10 @@ def call(arguments: list[str] | None = None) -> int:
     except typer.Exit as stop:
         return int(stop.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        console.stopped("an interrupt")
+        console.report_stop("an interrupt")
         return INTERRUPTED
     except console.Terminated:
-        console.stopped("SIGTERM")
+        console.report_stop("SIGTERM")
         return TERMINATED
     except SystemExit as stop:  # argparse of a benchmark or of another package's command
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
@@ -103,7 +103,7 @@ def call(arguments: list[str] | None = None) -> int:
             raise
         return console.fail(error)
     if result == INTERRUPTED:  # what typer makes of a KeyboardInterrupt
-        console.stopped("an interrupt")
+        console.report_stop("an interrupt")
     return result if isinstance(result, int) else 0
 
 
@@ -123,7 +123,7 @@ class _Interrupts:
             raise KeyboardInterrupt
 
 
-def _terminated(_signal: int, _frame: object) -> NoReturn:
+def _raise_terminated(_signal: int, _frame: object) -> NoReturn:
     raise console.Terminated
 
 

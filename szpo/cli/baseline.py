@@ -94,7 +94,7 @@ def baseline(
     if method != "self-rewarding":  # which goes on where it stopped
         run_paths.fresh(target)
     stand = baseline_inputs.prepare(wish, how, folder, seed)
-    with _shown(method) as on_step:
+    with _show_progress(method) as on_step:
         outcome = registry.run(method, stand, changed, folder=target, seed=seed, on_step=on_step)
     if method == "reward-model" and outcome.rewards is not None:
         outcome.rewards.save(target)
@@ -148,18 +148,18 @@ def _setting(text: str) -> tuple[str, str]:
 
 
 @contextmanager
-def _shown(method: str) -> Iterator[OnStep]:
+def _show_progress(method: str) -> Iterator[OnStep]:
     """A progress bar on stderr with the loss or reward of the last step."""
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
-        TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[said]}"),
+        TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[figures]}"),
         console=console.errors,
     ) as bar:  # fmt: skip
-        task = bar.add_task(method, total=None, said="")
+        task = bar.add_task(method, total=None, figures="")
 
         def on_step(moment: Moment) -> None:
             names = [n for n in ("loss", "reward", "kl") if n in moment.figures]
-            said = ", ".join(f"{n} {moment.figures[n]:.3f}" for n in names)
-            bar.update(task, completed=moment.step, total=moment.of, said=said)
+            figures = ", ".join(f"{n} {moment.figures[n]:.3f}" for n in names)
+            bar.update(task, completed=moment.step, total=moment.of, figures=figures)
 
         yield on_step

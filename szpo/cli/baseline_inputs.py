@@ -1,4 +1,4 @@
-"""What ``szpo baseline`` learns from: a run's votes, a file's, fresh ones, a score, examples."""
+"""Load what ``szpo baseline`` learns from: recorded or fresh votes, a score, or examples."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from szpo.types import Prompt
 
 VOTES = 200
-"""Of ``--fresh``, where nobody says how many; iterative-dpo has its own number."""
+"""Votes of ``--fresh`` where ``--votes`` is not given; iterative-dpo has its own number."""
 
 
 @dataclass(frozen=True)
 class Wish:
-    """The arguments that say what to learn from; None, False or empty: not given."""
+    """The arguments that name what to learn from; None, False or empty: not given."""
 
     method: str
     run: str | None
@@ -203,7 +203,7 @@ def _fresh(wish: Wish, recipe: Any, seed: int) -> Ground:
     from szpo.runs import assemble
 
     rows = wish.rows or getattr(recipe, "rows", None) or 1
-    config = _settings(wish, f"optimizer.rows={rows}")
+    config = _load_settings(wish, f"optimizer.rows={rows}")
     parts = assemble.build(config, say=console.complain)
     if parts.panel is None:
         raise UsageError("people answer in a run; take its votes with --run")
@@ -245,15 +245,17 @@ def _of_settings(wish: Wish, recipe: Any, seed: int) -> Ground:
     given = Preferences(() if read is None else read.pairs, 0 if read is None else read.ties)
     if read is not None and wish.reads_votes:
         demand_pairs(given, wish.method)
-    config = _settings(wish)
-    asked = _answered(wish, recipe, config, tuple(dict.fromkeys(p.prompt for p in given.pairs)))
+    config = _load_settings(wish)
+    asked = _choose_prompts(
+        wish, recipe, config, tuple(dict.fromkeys(p.prompt for p in given.pairs))
+    )
     lora = notebook_dpo.lora() if wish.method == "notebook-dpo" else None
     plain = language_model.load_plain(config, console.complain, lora)
     actor = Actor(plain.loaded, plain.sites, plain.start, sampling=plain.sampling, seed=seed)
     return registry.Ground(actor, asked, None if read is None else lambda meter: given)
 
 
-def _answered(
+def _choose_prompts(
     wish: Wish, recipe: Any, config: Config, unique: tuple[Prompt, ...]
 ) -> tuple[Prompt, ...]:
     """The prompts, those of a file of pairs where there is one, as the method asks them.
@@ -283,8 +285,8 @@ def _answered(
     return found.train
 
 
-def _settings(wish: Wish, *more: str) -> Config:
-    """The settings that were given, after those of the notebook where its recipe is meant."""
+def _load_settings(wish: Wish, *more: str) -> Config:
+    """Load the settings that were given, on top of the notebook's where its recipe is meant."""
     own: list[str] = []
     if wish.method == "notebook-dpo":
         from szpo.baselines import notebook_dpo
@@ -307,7 +309,7 @@ def _score(ground: Ground, text: str | None, folder: Path | None) -> Score:
         text, logprob=ground.actor.logprob_base
     )
 
-    def scored(prompts: Any, answers: Any) -> list[float]:
+    def score_all(prompts: Any, answers: Any) -> list[float]:
         return [float(found.score(p, a)) for p, a in zip(prompts, answers, strict=True)]
 
-    return scored
+    return score_all

@@ -20,13 +20,13 @@ errors = Console(stderr=True, highlight=False, soft_wrap=True)
 AS_JSON = typer.Option(False, "--json", help="Print one JSON document instead of a table.")
 
 
-def resumable(path: Path | None) -> None:
-    """Name the run that an interrupt leaves behind; None: there is none."""
+def set_resumable(path: Path | None) -> None:
+    """Remember which run an interrupt would leave behind, for `report_stop`; None: no run."""
     _run["path"] = path
 
 
-def stopped(how: str) -> None:
-    """Say that a signal ended the command, and how to go on."""
+def report_stop(how: str) -> None:
+    """Print that a signal ended the command, and how to continue the run."""
     path = _run.get("path")
     hint = f"; nothing counted is lost. Continue with: szpo run --resume {path}" if path else ""
     complain(f"stopped by {how}{hint}")
@@ -40,27 +40,27 @@ class Terminated(BaseException):
 
 
 def say(text: str = "") -> None:
-    """One line, as it is: answers and names may hold brackets."""
+    """Print one line as it is: answers and names may hold brackets, which are no markup."""
     console.print(text, markup=False)
 
 
 def complain(text: str) -> None:
-    """One line on stderr."""
+    """Print one line on stderr."""
     errors.print(" ".join(text.split()), markup=False)
 
 
 def warn(text: str) -> None:
-    """One line on stderr that does not stop anything."""
+    """Print a warning as one line on stderr."""
     complain(f"warning: {text}")
 
 
 def emit(document: Any) -> None:
-    """A JSON document on stdout; not-a-number becomes null."""
+    """Print a JSON document on stdout; numbers that are not finite become null."""
     typer.echo(json.dumps(finite(document), ensure_ascii=False, indent=2))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> None:
-    """A table; numbers stand right, None is a dash."""
+    """Print a table: numbers on the right, None as a dash."""
     made = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
     content = [[_cell(value) for value in row] for row in rows]
     for i, column in enumerate(columns):
@@ -72,7 +72,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str =
 
 
 def pairs(values: Mapping[str, object], *, to: Console = console) -> None:
-    """Names and values, one per line, aligned."""
+    """Print names and values, one pair per line, aligned."""
     width = max(map(len, values), default=0)
     for name, value in values.items():
         to.print(f"{name.ljust(width)}  {_cell(value)}", markup=False)
@@ -123,7 +123,7 @@ def _numeric(text: str) -> bool:
 
 
 def finite(value: Any) -> Any:
-    """A value as JSON can say it: arrays of one and all numbers plain, what is not finite None.
+    """A value that JSON can hold: one-element arrays as plain numbers, what is not finite as None.
 
     >>> finite({"clip": float("inf"), "of": (1.5, float("nan"))})
     {'clip': None, 'of': [1.5, None]}

@@ -13,7 +13,7 @@ from szpo.cli import console, run_paths
 from szpo.data import label_studio, preference_files
 from szpo.errors import UsageError
 
-FIRST = typer.Option(None, "--first", min=1, help="Read only so many records of a file.")
+FIRST = typer.Option(None, "--first", min=1, help="Read only this many records of a file.")
 SKIP_BAD = typer.Option(
     False, "--skip-bad", help="Leave out records that cannot be used, and name them."
 )
@@ -45,8 +45,8 @@ def pairs(
         what = "records"
     else:
         with run_paths.look(run_paths.find(source, folder)) as ledger:
-            told = ledger_pairs.recorded(ledger)
-        found = preference_files.Preferences(told.pairs, told.ties, told.comparisons)
+            recorded = ledger_pairs.recorded(ledger)
+        found = preference_files.Preferences(recorded.pairs, recorded.ties, recorded.comparisons)
         what = "comparisons"
     if out is not None:
         if not found.pairs:
@@ -65,7 +65,7 @@ def pairs(
 
 
 def name_bad(found: preference_files.Preferences) -> None:
-    """Say which records were left out, a few by their line."""
+    """Warn of the records that were left out: the first few by line, the rest by number."""
     for reason in found.bad[: preference_files.NAMED]:
         console.warn(f"left out {reason}")
     if len(found.bad) > preference_files.NAMED:
@@ -85,7 +85,7 @@ def rank(
     ]
     if not tasks:
         raise UsageError(f"{source}: no prompt with two different answers to rank")
-    with files.written_whole(out) as draft:
+    with files.write_whole(out) as draft:
         draft.mkdir()
         text = json.dumps(tasks, ensure_ascii=False, indent=1)
         (draft / "tasks.json").write_text(text, encoding="utf-8")

@@ -18,7 +18,7 @@ from szpo.errors import RunError, UsageError
 from szpo.intervals import Share
 
 USUAL: Final = "length,readability,politeness,sentiment,questions,repetition,overlap"
-"""What is looked at where nobody says otherwise; English."""
+"""Features that are looked at where ``--features`` names none; for English texts."""
 
 
 def register(app: typer.Typer) -> None:
@@ -85,7 +85,7 @@ def features(
         console.table(
             ("panelist", "votes", *names),
             [
-                (who, one.votes, *(_told(*ends) for ends in _ends(one)))
+                (who, one.votes, *(_format_weight(*ends) for ends in _ends(one)))
                 for who, one in panelists.items()
             ],
         )
@@ -194,7 +194,7 @@ def _groups(found: Any, names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _list(as_json: bool) -> None:
-    found = {name: told for name, (_, told) in named.FEATURES.items()}
+    found = {name: text for name, (_, text) in named.FEATURES.items()}
     for name, point in plugins.names("szpo.features").items():
         found.setdefault(name, f"of {point.value.split(':')[0]}")
     if as_json:
@@ -275,7 +275,7 @@ def _percent(one: Share) -> str:
     return f"{one.value:.0%} ({one.low:.0%} to {one.high:.0%}) of {one.of:g}"
 
 
-def _told(weight: float, low: float, high: float) -> str:
+def _format_weight(weight: float, low: float, high: float) -> str:
     return "–" if weight != weight else f"{weight:+.2f} ({low:+.2f} to {high:+.2f})"
 
 

@@ -28,7 +28,7 @@ def judge(
     sets: list[str] = typer.Option(
         [], "--set", help="Change one setting: judge.key=value; may be repeated."
     ),
-    votes: int | None = typer.Option(None, "--votes", help="Stop after so many votes."),
+    votes: int | None = typer.Option(None, "--votes", help="Stop after this many votes."),
     once: bool = typer.Option(False, "--once", help="Answer what is open now and stop."),
     leave: int = typer.Option(0, "--leave", help="Comparisons of each step to leave to people."),
     name: str = typer.Option("judge", "--name", help="Name of the panelists: NAME-0, NAME-1, …"),

@@ -54,9 +54,9 @@ def fetch(
     """Make a model ready before the first run; says what it will do before doing it."""
     from szpo.models import loading
 
-    place = loading.fetch(name, say=console.complain if as_json else console.say)
+    model_folder = loading.fetch(name, say=console.complain if as_json else console.say)
     if as_json:
-        console.emit({"model": name, "folder": str(place)})
+        console.emit({"model": name, "folder": str(model_folder)})
 
 
 def bench(context: typer.Context) -> int:

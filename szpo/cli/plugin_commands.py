@@ -12,7 +12,7 @@ import typer
 
 from szpo.plugins import load, names
 
-TOLD = {
+DESCRIPTIONS = {
     "demo": "Tune SmolLM2-135M from a few hundred simulated votes and measure before and after.",
     "compare": "Compare methods on one model and panel by what they cost, or runs by their files.",
     "simulate": "Answer a run's open comparisons with a simulated panel, as an own process.",
@@ -31,27 +31,25 @@ def call_with_options(target: Callable[..., Any], name: str, arguments: Sequence
     booleans have a ``--no-`` form. The first paragraph of the docstring becomes the help, its
     "Args" that of the options.
     """
-    text = inspect.getdoc(target) or ""
-    explained = dict(
-        re.findall(r"^    (\w+): (.+)$", text.partition("\nArgs:\n")[2], re.MULTILINE)
-    )
-    parser = argparse.ArgumentParser(prog=name, description=text.split("\n\n")[0])
+    doc = inspect.getdoc(target) or ""
+    explained = dict(re.findall(r"^    (\w+): (.+)$", doc.partition("\nArgs:\n")[2], re.MULTILINE))
+    parser = argparse.ArgumentParser(prog=name, description=doc.split("\n\n")[0])
     hints = get_type_hints(target)
     for key, parameter in inspect.signature(target).parameters.items():
         option, kind, default = f"--{key.replace('_', '-')}", hints[key], parameter.default
         shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
         words = [explained.get(key, ""), f"(default: {shown})" if shown not in (None, "") else ""]
-        told = " ".join(filter(None, words)).replace("%", "%%")
+        text = " ".join(filter(None, words)).replace("%", "%%")
         if kind is bool:
             parser.add_argument(
-                option, default=default, action=argparse.BooleanOptionalAction, help=told
+                option, default=default, action=argparse.BooleanOptionalAction, help=text
             )
         elif get_origin(kind) is not None and isinstance(default, Sequence):
             (item, *_) = get_args(kind)
-            parser.add_argument(option, type=item, nargs="*", default=default, help=told)
+            parser.add_argument(option, type=item, nargs="*", default=default, help=text)
         else:
             one = next((k for k in get_args(kind) if k is not type(None)), kind)
-            parser.add_argument(option, type=one, default=default, help=told)
+            parser.add_argument(option, type=one, default=default, help=text)
     return target(**vars(parser.parse_args(list(arguments))))
 
 
@@ -60,7 +58,7 @@ def register(app: typer.Typer) -> None:
     for name, entry in names("szpo.commands").items():
         app.command(
             name,
-            help=TOLD.get(name, f"Command of {entry.value.split(':')[0]}."),
+            help=DESCRIPTIONS.get(name, f"Command of {entry.value.split(':')[0]}."),
             context_settings={"allow_extra_args": True, "ignore_unknown_options": True,
                               "help_option_names": []},
         )(_runner(name))  # fmt: skip

@@ -11,11 +11,11 @@ from szpo import plugins
 from szpo.cli import console, run_paths
 from szpo.errors import IntegrityError, SzpoError, UsageError
 from szpo.failpoints import failpoint
-from szpo.files import private, written_whole
+from szpo.files import private, write_whole
 from szpo.ledger.database import Ledger
 from szpo.replay import backup as copies
 from szpo.replay import findings, verification
-from szpo.replay import replay as folding
+from szpo.replay.replay import fold
 from szpo.reports.html_report import Score, Verification
 from szpo.reports.model_card import model_card
 from szpo.reports.votes import write_votes
@@ -43,7 +43,7 @@ def replay(
     from szpo.optim import parameters
 
     with run_paths.look(run_paths.find(run, folder)) as ledger:
-        theta = folding.fold(ledger, until)
+        theta = fold(ledger, until)
         found = parameters.digest(theta, ledger.layout, ledger.basis_sha256)
         steps = len({update.step for update in ledger.updates(until)})
     if as_json:
@@ -122,15 +122,15 @@ def recover(
 
 
 def verify_in_words(ledger: Ledger, *, deep: bool = True, head: str | None = None) -> Verification:
-    """The verifier's report in words; a broken ledger is a finding, not a crash."""
+    """Verify a ledger and describe what was found; a broken one is a finding, not a crash."""
     try:
-        return words(verification.verify(ledger, deep=deep, head=head))
+        return describe_report(verification.verify(ledger, deep=deep, head=head))
     except IntegrityError as error:
         return Verification(False, str(error))
 
 
-def words(report: findings.Report) -> Verification:
-    """The verifier's findings as lines for people; steps stand one by one only where few."""
+def describe_report(report: findings.Report) -> Verification:
+    """Describe the verifier's findings for people: step by step only up to 100 lines."""
     lines = report.lines if len(report.lines) <= 100 else ()
     return Verification(report.ok, str(report), lines, report.head, report.note)
 
@@ -154,14 +154,14 @@ def export(
         if packed is not None:
             from szpo.reports import bundle
 
-            with written_whole(packed) as draft, open(draft, "xb", opener=private) as file:
+            with write_whole(packed) as draft, open(draft, "xb", opener=private) as file:
                 page = bundle.write(ledger, file)
             document: dict[str, Any] = {"votes": page.progress.votes, "file": str(packed)}
-            said = f"wrote {packed}; its README.txt says what is in it"
+            message = f"wrote {packed}; its README.txt says what is in it"
         elif votes is not None:
             count = write_votes(ledger, votes)
             document = {"votes": count, "file": str(votes)}
-            said = f"wrote {count} votes to {votes}"
+            message = f"wrote {count} votes to {votes}"
         else:
             target = run_paths.fresh(out or path.with_name(f"{path.stem}-adapter"))
             from szpo.reports.adapter import adapter_files
@@ -169,7 +169,7 @@ def export(
             adapter = adapter_files(ledger, step)
             if adapter is None:
                 raise UsageError(f"{path.stem}: its policy is no language model; no adapter")
-            with written_whole(target) as draft:
+            with write_whole(target) as draft:
                 draft.mkdir()
                 for name, content in adapter.items():
                     (draft / name).write_bytes(content)
@@ -177,13 +177,13 @@ def export(
                 card = model_card(ledger, step=step)
                 (draft / "README.md").write_text(card, encoding="utf-8")
             document = {"adapter": str(target)}
-            said = (
+            message = (
                 f"wrote {target}; load it with PeftModel.from_pretrained(model, {str(target)!r})"
             )
     if as_json:
         console.emit(document)
     else:
-        console.say(said)
+        console.say(message)
 
 
 def merge(
@@ -200,7 +200,7 @@ def merge(
     target = run_paths.fresh(out or path.with_name(f"{path.stem}-merged"))
     with run_paths.look(path) as ledger, quiet():
         parts = assemble.reopen(ledger, panel=False, say=console.complain)
-        with written_whole(target) as draft:
+        with write_whole(target) as draft:
             parts.language.merge(draft)
     if as_json:
         console.emit({"model": str(target)})

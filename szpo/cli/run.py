@@ -125,7 +125,7 @@ def _show_plan(config: Config, *, as_json: bool) -> None:
     if as_json:
         console.emit(costs.as_dict())
         return
-    console.pairs(dict(cost_plan.lines(costs, config)), to=console.errors)
+    console.pairs(dict(cost_plan.describe(costs, config)), to=console.errors)
 
 
 def _start(checked: Checked, path: Path, *, as_json: bool, stay: bool, hold: bool) -> int:
@@ -159,7 +159,7 @@ def drive(ledger: Ledger, parts: Any, *, as_json: bool = False, stay: bool = Fal
     """
     from szpo.runs import assemble, driver, worker
 
-    console.resumable(ledger.path)
+    console.set_resumable(ledger.path)
     config: Config = parts.config
     score = record.hidden_reward(ledger)
     if parts.panel is None or not config.panel.inside:
@@ -182,7 +182,7 @@ def drive(ledger: Ledger, parts: Any, *, as_json: bool = False, stay: bool = Fal
 
         if stay:
             worker.attend(ledger, source, go, wait=pause, say=console.complain)
-        outcome = worker.once(ledger, source, go, wait=pause, say=console.complain)
+        outcome = worker.drive_once(ledger, source, go, wait=pause, say=console.complain)
     if as_json:
         console.emit({"run": ledger.run, "path": str(ledger.path), **asdict(outcome)})
     else:

@@ -24,28 +24,30 @@ def command(arguments: Sequence[str]) -> int:
 
     chosen = _parser().parse_args(list(arguments))
     pool: Path = chosen.pool
-    place: Path = chosen.state or pool.with_name(pool.name + ".select.json")
-    if place.exists():
-        state = rounds.load(place)
-        _agrees(chosen, state.plan, place)
+    state_path: Path = chosen.state or pool.with_name(pool.name + ".select.json")
+    if state_path.exists():
+        state = rounds.load(state_path)
+        _check_options(chosen, state.plan, state_path)
     elif chosen.answers is not None:
-        raise UsageError(f"{place} does not exist; answers belong to questions of a state file")
+        raise UsageError(
+            f"{state_path} does not exist; answers belong to questions of a state file"
+        )
     elif chosen.features is None:
         raise UsageError("give --features, such as length,politeness (szpo taste lists the names)")
     else:
-        state = rounds.State(_plan(chosen))
+        state = rounds.State(_make_plan(chosen))
     differences, _ = _features(state.plan.features, pool)
     done = rounds.advance(
         state, pool, differences, count=chosen.count,
         replies=[] if chosen.answers is None else label_sheets.read(chosen.answers),
     )  # fmt: skip
     # The state first: a process that dies in between hands the same questions out again.
-    rounds.save(done.state, place)
+    rounds.save(done.state, state_path)
     label_sheets.write(done.out, chosen.out)
     if chosen.json:
-        console.emit(_figures(done, place, chosen.out))
+        console.emit(_figures(done, state_path, chosen.out))
     else:
-        _say(done, place, chosen.out)
+        _say(done, state_path, chosen.out)
     return 0
 
 
@@ -79,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _plan(chosen: argparse.Namespace) -> Plan:
+def _make_plan(chosen: argparse.Namespace) -> Plan:
     from szpo import seeds
     from szpo.active.posterior import BradleyTerry
     from szpo.active.rounds import Plan
@@ -99,7 +101,7 @@ def _plan(chosen: argparse.Namespace) -> Plan:
     )
 
 
-def _agrees(chosen: argparse.Namespace, plan: Plan, place: Path) -> None:
+def _check_options(chosen: argparse.Namespace, plan: Plan, state_path: Path) -> None:
     have = {
         "features": plan.features, "rule": plan.rule, "tau": plan.tau, "seed": plan.seed,
         "min_words": plan.shortest, "max_words": plan.longest,
@@ -109,8 +111,8 @@ def _agrees(chosen: argparse.Namespace, plan: Plan, place: Path) -> None:
         if given is not None and given != have[name]:
             option = "--" + name.replace("_", "-")
             raise UsageError(
-                f"{option} {given}: {place} was begun with {have[name]}; leave it out, or begin "
-                "anew with another --state"
+                f"{option} {given}: {state_path} was begun with {have[name]}; leave it out, or "
+                "begin anew with another --state"
             )
 
 
@@ -131,10 +133,10 @@ def _features(text: str, path: Path) -> tuple[Differences, tuple[str, ...]]:
     return pool.named(found), tuple(feature.name for feature in found)
 
 
-def _figures(done: Round, place: Path, out: Path) -> dict[str, Any]:
+def _figures(done: Round, state_path: Path, out: Path) -> dict[str, Any]:
     return {
         "out": str(out),
-        "state": str(place),
+        "state": str(state_path),
         "questions": len(done.out),
         "fresh": done.fresh,
         "new_answers": done.new_replies,
@@ -150,7 +152,7 @@ def _figures(done: Round, place: Path, out: Path) -> dict[str, Any]:
     }
 
 
-def _say(done: Round, place: Path, out: Path) -> None:
+def _say(done: Round, state_path: Path, out: Path) -> None:
     from szpo.cli import console
 
     answers = len(done.state.replies)
@@ -171,5 +173,5 @@ def _say(done: Round, place: Path, out: Path) -> None:
         f"waiting); the new ones are expected to tell {done.gain:.2f} nats"
     )
     console.say(
-        f"fill in choice (A, B, tie, skip) and give it back with --answers; state: {place}"
+        f"fill in choice (A, B, tie, skip) and give it back with --answers; state: {state_path}"
     )

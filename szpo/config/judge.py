@@ -1,4 +1,4 @@
-"""The settings table ``[judge]``: who judges, how it is asked, and what happens when it fails."""
+"""The settings table ``[judge]``: which model judges, how it is asked, what follows a failure."""
 
 from __future__ import annotations
 

@@ -164,7 +164,7 @@ def write(path: Path, pairs: Iterable[Pair]) -> int:
     if path.suffix != ".jsonl":
         raise UsageError(f"{path.name}: pairs are written as .jsonl")
     count = 0
-    with files.written_whole(path) as draft, draft.open("x", encoding="utf-8") as file:
+    with files.write_whole(path) as draft, draft.open("x", encoding="utf-8") as file:
         for pair in pairs:
             file.write(json.dumps(trl.to_record(pair), ensure_ascii=False) + "\n")
             count += 1

@@ -18,7 +18,7 @@ import numpy as np
 from szpo import cache, seeds
 from szpo.config.schema import Config
 from szpo.errors import IntegrityError
-from szpo.files import replaced
+from szpo.files import replace_whole
 from szpo.generation.sampling import Sampling
 from szpo.ledger.database import Ledger
 from szpo.ledger.rows import THETA0
@@ -239,7 +239,7 @@ def load_or_draw_answers(
     found = draw()
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = [[(a.text, a.end, a.tokens) for a in row] for row in found]
-    with replaced(path) as draft:
+    with replace_whole(path) as draft:
         draft.write_text(json.dumps(rows), encoding="utf-8")
     return found
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from szpo import cache
 from szpo.errors import ResourceError
-from szpo.files import replaced
+from szpo.files import replace_whole
 from szpo.models.lora_sites import Site
 from szpo.policies.subspaces import Subspace
 
@@ -42,7 +42,7 @@ def write(subspace: Subspace, path: Path) -> None:
     arrays: dict[str, Any] = dict(subspace.tensors())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replaced(path) as draft, draft.open("wb") as file:
+        with replace_whole(path) as draft, draft.open("wb") as file:
             np.savez(file, **arrays, facts=np.array(json.dumps(facts)))
     except OSError as error:
         raise ResourceError(f"cannot write {path} ({error.strerror or error})") from None

@@ -13,7 +13,7 @@ from szpo.analysis.vote_rows import VoteRows
 from szpo.data import spreadsheets
 from szpo.errors import UsageError
 from szpo.failpoints import failpoint
-from szpo.files import private, written_whole
+from szpo.files import private, write_whole
 from szpo.ledger.database import Ledger, Record
 
 COLUMNS: Final = (
@@ -35,7 +35,7 @@ def write_votes(ledger: Ledger, path: Path) -> int:
     if path.suffix not in writers:
         raise UsageError(f"{path.name}: votes are written as .jsonl or .csv")
     with (
-        written_whole(path) as draft,
+        write_whole(path) as draft,
         open(draft, "x", encoding="utf-8", newline="", opener=private) as file,
         ledger.snapshot(),
     ):

@@ -1,4 +1,4 @@
-"""Runs as a whole: assembled from settings, driven, branched, planned, and asked on the side."""
+"""Runs as a whole: assemble, plan, drive and branch them; comparisons beside the training."""
 
 from __future__ import annotations
 

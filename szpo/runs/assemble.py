@@ -283,7 +283,7 @@ def source(ledger: Ledger, parts: Parts) -> Source:
 
     def fresh() -> Policy:
         if maker is None:
-            raise UsageError("a language model is placed, never built a second time")
+            raise UsageError("a language model is moved, never built a second time")
         return _at_start(ledger, maker(root_seed=parts.settings.root_seed))
 
     return Source(
@@ -295,7 +295,7 @@ def _at_start(ledger: Ledger, policy: Any) -> Policy:
     """The policy, just built, put at θ₀ of the ledger: elsewhere than its own start in a branch.
 
     Raises:
-        UsageError: It can neither be placed nor be moved there by one vector.
+        UsageError: It has no `move_to`, and one vector does not take it there.
     """
     found: Policy = policy
     if ledger.row["parent"] is None:
@@ -310,7 +310,7 @@ def _at_start(ledger: Ledger, policy: Any) -> Policy:
     if found.digest() != theta_digests(ledger)[0]:
         raise UsageError(
             f"{ledger.path.name} begins at other weights than {type(policy).__name__} does, and "
-            "that policy has no `place`; it cannot be branched"
+            "that policy has no `move_to`; it cannot be branched"
         )
     return found
 

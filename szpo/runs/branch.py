@@ -57,7 +57,7 @@ def branch(
         root = seeds.branch_seed(parent.root_seed, step, new_path.stem) if seed is None else seed
         seeds.derive(root, "branch")  # says what is wrong with a bad seed
         spec = _spec(parent.spec, root, rule)
-        kept = {
+        factors = {
             name: value
             for name, value in stored_tensors(parent).items()
             if not name.startswith(THETA0)
@@ -72,7 +72,7 @@ def branch(
                 direction_version=parent.row["direction_version"],
                 base_sha256=parent.row["base_sha256"],
                 basis_sha256=parent.basis_sha256,
-                tensors={**kept, **{f"{THETA0}{name}": value for name, value in theta.items()}},
+                tensors={**factors, **{f"{THETA0}{name}": value for name, value in theta.items()}},
                 parent=parent.run,
                 parent_step=step,
             ),

@@ -26,7 +26,7 @@ MINIMAL_TOKEN_SECONDS = 2e-5
 
 
 @dataclass(frozen=True)
-class Plan:
+class CostPlan:
     """The costs of a run; None where they cannot be known yet."""
 
     steps: int
@@ -46,8 +46,10 @@ class Plan:
         return asdict(self)
 
 
-def estimate(config: Config, *, matrix_seconds: float) -> Plan:
-    """The costs of these settings on a machine with that 1024³ fp32 matrix product.
+def estimate(config: Config, *, matrix_seconds: float) -> CostPlan:
+    """Estimate what these settings cost on a machine.
+
+    ``matrix_seconds`` is how long it takes for a 1024³ fp32 matrix product.
 
     Reading is what people would have to do; a simulated panel's reading is counted all the same,
     because it is what the same votes would cost.
@@ -59,7 +61,7 @@ def estimate(config: Config, *, matrix_seconds: float) -> Plan:
     o = config.optimizer
     votes = config.steps * config.votes_per_step
     rows = config.steps * o.directions * o.comparisons * o.rows
-    # A selection generates C comparisons of which N are kept and asked.
+    # A selection generates C comparisons of which N are drawn and asked.
     made = rows * (config.selection.candidates or o.comparisons) // o.comparisons
     setup = config.subspace.kl_samples
     setup += config.subspace.samples if config.subspace.kind == "score" else 0
@@ -69,14 +71,14 @@ def estimate(config: Config, *, matrix_seconds: float) -> Plan:
     tokens = (2 * made + 2 * setup) * config.generation.max_new_tokens
     read = votes * 2 * o.rows
     hours = votes * config.words_per_vote / WORDS_PER_MINUTE / 60
-    size = parameters(config.model.name)
+    size = count_parameters(config.model.name)
     minutes = None
     if size is not None:
         rate = EFFICIENCY * 2 * 1024**3 / matrix_seconds
         minutes = tokens * max(2 * size / rate, MINIMAL_TOKEN_SECONDS) / 60
     answer_bytes = config.generation.max_new_tokens * 4.5 + 60
     disk = rows * (2 * answer_bytes + 250) + votes * 1_500 + config.steps * 4_000
-    return Plan(
+    return CostPlan(
         steps=config.steps,
         votes=votes,
         answers_to_read=read,
@@ -90,16 +92,16 @@ def estimate(config: Config, *, matrix_seconds: float) -> Plan:
     )
 
 
-def parameters(model: str) -> int | None:
-    """Number of weights of a model by name or folder; None where only loading it would tell."""
+def count_parameters(model: str) -> int | None:
+    """Count the weights of a model, by name or folder; None where only loading it would show."""
     if model in PARAMETERS:
         return PARAMETERS[model]
     sizes = [file.stat().st_size for file in Path(model).expanduser().glob("*.safetensors")]
     return sum(sizes) // 2 or None  # most checkpoints hold two bytes a weight
 
 
-def lines(plan: Plan, config: Config) -> Iterator[tuple[str, str]]:
-    """The plan as names and sentences."""
+def describe(plan: CostPlan, config: Config) -> Iterator[tuple[str, str]]:
+    """Describe the plan as pairs of a name and a sentence."""
     o = config.optimizer
     yield "steps", f"{plan.steps}, of {o.directions} × {o.comparisons} × {o.votes} votes (K·N·M)"
     yield "votes", f"{plan.votes} from {config.panel.size} panelists ({config.panel.kind})"

@@ -58,7 +58,8 @@ def _log(path: Path) -> Iterator[Check]:
     if size < checkpoint.LOG_ALARM:
         yield Check("log", "ok", text)
     else:
-        yield Check("log", "warn", f"{text}; it is not being folded: end the one that only reads")
+        text += "; it is not checkpointed: end the process that only reads"
+        yield Check("log", "warn", text)
 
 
 def _sound(ledger: Ledger) -> Iterator[Check]:

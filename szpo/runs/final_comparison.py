@@ -1,9 +1,9 @@
 """The blind final comparison: the base against the tuned policy, on prompts that taught nothing.
 
 Ordered by an operator, answered through the panelists' ordinary screen: plus is the tuned policy,
-minus the base, and nobody is told. The two sides draw independent random numbers (unlike a
-step's), because the figure is meant for readers: how often an answer of the one is preferred to
-an answer of the other, each drawn as a user would get it.
+minus the base, and nobody sees which is which. The two sides draw independent random numbers
+(unlike a step's), because the figure is meant for readers: how often an answer of the one is
+preferred to an answer of the other, each drawn as a user would get it.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from szpo.types import Comparison, Prompt, Row
 from szpo.voting import calibration, counting
 
 COMPARISONS = 20
-"""Comparisons of an order that does not say how many."""
+"""Comparisons of an order that names no number."""
 
 
 @dataclass(frozen=True, slots=True)
 class FinalResult:
-    """What a final comparison has come to so far."""
+    """The result of a final comparison so far."""
 
     order: int
     step: int
     """The last step applied to the tuned side."""
     comparisons: int
     identical: int
-    """Comparisons whose answers are alike in every row: shown to nobody."""
+    """Comparisons whose two answers are the same in every row: shown to nobody."""
     closed: bool
     votes: Preferences
 
@@ -90,7 +90,7 @@ def fulfil(ledger: Ledger, order: Order, source: Source) -> None:
 
 
 def result(ledger: Ledger, order: Order) -> FinalResult:
-    """What panelists have answered to an order's comparisons: last answers that were not late.
+    """Count an order's final comparisons: each seat's last answer, unless it was late.
 
     Raises:
         UsageError: the order made no comparisons.
@@ -99,7 +99,7 @@ def result(ledger: Ledger, order: Order) -> FinalResult:
     if not made or order.result is None:
         raise UsageError(f"order {order.id} has no comparisons: {order.error or 'not made yet'}")
     wanted = set(made)
-    said = [
+    answers = [
         Said(vote.comparison, vote.panelist, vote.verdict)
         for _, _, vote in counting.answers(ledger, "final")
         if vote.comparison in wanted
@@ -113,7 +113,7 @@ def result(ledger: Ledger, order: Order) -> FinalResult:
         comparisons=len(made),
         identical=sum(row["comparison"] in wanted for row in identical),
         closed=order.closed_us is not None,
-        votes=win_rates.count(said, calibration.tuned(ledger)),
+        votes=win_rates.count(answers, calibration.tuned(ledger)),
     )
 
 

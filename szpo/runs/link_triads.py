@@ -1,4 +1,4 @@
-"""The order "triads": the process that holds the model makes them, judges in it answer at once.
+"""Triads, ordered by an operator: comparisons of three policies in pairs, which test the link.
 
 For each triad θ + cμv, θ and θ − cμv answer the same prompts, with v of an applied step (the
 latest first) and the same random numbers on all sides, as in a step.
@@ -25,9 +25,9 @@ from szpo.voting import triads
 from szpo.voting.casting import VoteRequest
 
 TRIADS: Final = 20
-"""Triads of an order that does not say how many."""
+"""Triads of an order that names no number."""
 RADIUS: Final = 2
-"""c: the outer batches stand so many times as far from θ as a step's."""
+"""c: the outer batches stand c times as far from θ as those of a step."""
 EDGES: Final = ((0, 1), (1, 2), (0, 2))
 """Batches (θ + cμv, θ, θ − cμv) of the comparisons ab, bc, ac; the first is plus."""
 AT_ONCE: Final = 4
@@ -56,7 +56,7 @@ def fulfil(ledger: Ledger, order: Order, source: Source) -> None:
         shifts += [plus, Shift(step, 0, 0, 0.0), Shift(step, 0, -1, plus.radius)]
     parts = [asked[t * source.rows : (t + 1) * source.rows] for t in range(count)]
     batches: list[Batch] = []
-    with samples.standing(ledger, source, None) as policy:
+    with samples.policy_at(ledger, source, None) as policy:
         for first in range(0, count, AT_ONCE):
             some = parts[first : first + AT_ONCE]
             seed = seeds.as_seed(seeds.derive(ledger.root_seed, "triads", step=first, k=place))

@@ -37,7 +37,7 @@ class Check:
 
 
 def examine(folder: Path) -> list[Check]:
-    """Every check of this machine, for runs that will be kept in ``folder``."""
+    """Every check of this machine, for runs whose files will be in ``folder``."""
     return [check for look in LOOKS for check in look(folder)]
 
 
@@ -101,8 +101,8 @@ def _sqlite(_: Path) -> Iterator[Check]:
     version = sqlite3.sqlite_version
     if wal_reset_bug(tuple(map(int, version.split(".")))):
         text = (
-            f"{version} has the WAL-reset bug; szpo folds its log under the write lock, where it "
-            "cannot happen: let no other program write to a run's file"
+            f"{version} has the WAL-reset bug; szpo checkpoints its log under the write lock, "
+            "where it cannot happen: let no other program write to a run's file"
         )
         yield Check("sqlite", "warn", text)
     else:

@@ -1,7 +1,7 @@
 """Answers of a run's policy as it was after any of its steps, and the order "samples".
 
-The weights are folded from the ledger, never kept: the base is θ₀ of this ledger (for a branch,
-the parent's weights where it left them), the current policy is the head.
+The weights are recomputed from the ledger's updates, never stored. The base is θ₀ of this ledger
+(for a branch, the parent's weights where it left them), the current policy is the head.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from szpo.seeds import as_seed
 from szpo.types import Answer, Prompt, Shift
 
 PROMPTS = 6
-"""Prompts of an order that does not say how many."""
+"""Prompts of an order that names no number."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """What answers are drawn from: the policy of the process that drives the run, and prompts."""
+    """What draws answers: the policy of the process that drives the run, and its prompts."""
 
     policy: Policy
     """At the run's head."""
@@ -38,7 +38,7 @@ class Source:
     rows: int
     """D: rows of a comparison."""
     fresh: Callable[[], Policy] | None = None
-    """Another policy at θ₀; needed where the policy cannot be placed (`place`)."""
+    """Another policy at θ₀; needed where the policy cannot be moved (it has no `move_to`)."""
 
 
 def answers(
@@ -49,16 +49,16 @@ def answers(
     ``until`` None is the head. The same seed means the same random numbers for any weights.
 
     Raises:
-        UsageError: the run has not so many steps, or the policy cannot be put elsewhere.
+        UsageError: the run has fewer steps, or the policy cannot be put elsewhere.
         LeaseError: the head is not where this process left it.
     """
     asked = [clean_prompt(prompt) for prompt in prompts]
-    with standing(ledger, source, until) as policy:
+    with policy_at(ledger, source, until) as policy:
         return _ask(policy, asked, seed), policy.digest()
 
 
 def fulfil(ledger: Ledger, order: Order, source: Source) -> None:
-    """Let the base, the weights after the step that was named, and the head answer alike.
+    """Ask the base, the weights after the step that was named, and the head the same prompts.
 
     The result has "prompts" (texts) and "columns": each a "name" (base, step k or current), the
     last step applied ("step", None for the base), "theta_sha256" and "answers" ([text, end]).
@@ -83,11 +83,11 @@ def fulfil(ledger: Ledger, order: Order, source: Source) -> None:
 
 
 @contextmanager
-def standing(ledger: Ledger, source: Source, until: int | None) -> Iterator[Policy]:
-    """The policy at those weights; where it was placed there, it is put back afterwards.
+def policy_at(ledger: Ledger, source: Source, until: int | None) -> Iterator[Policy]:
+    """Lend the policy at the weights after the steps < ``until``, and move it back afterwards.
 
     Raises:
-        UsageError: the run has not so many steps, or the policy cannot be put elsewhere.
+        UsageError: the run has fewer steps, or the policy cannot be put elsewhere.
         LeaseError: the head is not where this process left it.
     """
     policy: Any = source.policy
@@ -100,21 +100,21 @@ def standing(ledger: Ledger, source: Source, until: int | None) -> Iterator[Poli
             )
         yield policy
     elif hasattr(policy, "move_to"):
-        kept = policy.theta()
+        head = policy.theta()
         try:
             policy.move_to(replay.fold(ledger, until))
             yield policy
         finally:
-            policy.move_to(kept)
+            policy.move_to(head)
     elif source.fresh is not None:
-        replay.fold(ledger, until)  # says what is wrong with a step that is not there
+        replay.fold(ledger, until)  # raises where that step is not there
         other = source.fresh()
         for _, updates in replay.added(ledger, run_spec.recorded_settings(ledger), until):
             for update in updates:
                 other.apply(update)
         yield other
     else:
-        raise UsageError("this policy cannot be put at other weights; it has no `place`")
+        raise UsageError("this policy cannot be put at other weights; it has no `move_to`")
 
 
 def _ask(policy: Any, prompts: Sequence[Prompt], seed: int) -> tuple[Answer, ...]:

@@ -1,4 +1,4 @@
-"""The process that holds the model: it drives a run, and does for people what needs the model.
+"""The process that holds the model: it drives the run and fulfils the operators' orders.
 
 While the run goes on it drives it; while it is paused, stopped or finished it stands by, keeps
 the lease, and goes on when somebody lets it. Orders (`szpo.ledger.orders`) are fulfilled whenever
@@ -50,11 +50,11 @@ def fulfil(ledger: Ledger, source: Source, say: Say) -> int:
     waiting = orders.open_orders(ledger)
     for order in waiting:
         say(f"order {order.id} by {order.by}: {order.kind}")
-        _one(ledger, source, order, say)
+        _fulfil_one(ledger, source, order, say)
     return len(waiting)
 
 
-def _one(ledger: Ledger, source: Source, order: Order, say: Say) -> None:
+def _fulfil_one(ledger: Ledger, source: Source, order: Order, say: Say) -> None:
     try:
         _FULFIL[order.kind](ledger, order, source)
     except (LeaseError, StorageError, IntegrityError):
@@ -69,12 +69,12 @@ def _one(ledger: Ledger, source: Source, order: Order, say: Say) -> None:
     orders.settle(ledger, order, {"error": reason})
 
 
-def once(
+def drive_once(
     ledger: Ledger, source: Source, drive: Drive, *, wait: Callable[[], None], say: Say
 ) -> Outcome:
     """Drive the run to its end or its pause, fulfilling orders on the way and before leaving."""
     with lease.hold(ledger) as held:
-        outcome = drive(held, _turn(ledger, source, held, wait, say))
+        outcome = drive(held, _make_turn(ledger, source, held, wait, say))
         fulfil(ledger, source, say)
     return outcome
 
@@ -91,22 +91,22 @@ def attend(
         SzpoError: whatever ends a run that is driven; see `szpo.training.controller.run`.
     """
     with lease.hold(ledger) as held:
-        turn = _turn(ledger, source, held, wait, say)
-        said = None
+        turn = _make_turn(ledger, source, held, wait, say)
+        reported = None
         while True:
             seen = _changes(ledger)
             outcome = drive(held, turn)
-            if outcome != said:
-                said = outcome
+            if outcome != reported:
+                reported = outcome
                 say(f"{outcome.status}: {outcome.reason}; standing by")
             while _changes(ledger) == seen:
                 turn()
 
 
-def _turn(
+def _make_turn(
     ledger: Ledger, source: Source, held: Lease, wait: Callable[[], None], say: Say
 ) -> Callable[[], None]:
-    """What is done between two looks at the ledger."""
+    """The function that is called between two looks at the ledger."""
     watch = Watch(ledger, say)
 
     def turn() -> None:
@@ -119,28 +119,29 @@ def _turn(
 
 
 class Watch:
-    """Says once, when it begins, why an open step may stay open for longer than people expect."""
+    """Warns once, when it begins, why an open step may stay open for longer than people expect."""
 
     def __init__(self, ledger: Ledger, say: Say):
         self.ledger: Final = ledger
         self.say: Final = say
-        self._said: frozenset[str] = frozenset()
+        self._reported: frozenset[str] = frozenset()
 
     def __call__(self) -> None:
-        """Look at the open step; needs a few queries."""
-        found = frozenset(filter(None, (shortage(self.ledger), overdue(self.ledger))))
-        for reason in sorted(found - self._said):
+        """Look at the open step and warn of what is new; needs a few queries."""
+        reasons = explain_shortage(self.ledger), explain_delay(self.ledger)
+        found = frozenset(filter(None, reasons))
+        for reason in sorted(found - self._reported):
             self.say(f"warning: {reason}")
-        self._said = found
+        self._reported = found
 
 
-def shortage(ledger: Ledger) -> str | None:
+def explain_shortage(ledger: Ledger) -> str | None:
     """Why the open step cannot get all its votes from those who may vote; None if it can.
 
     Nor is there one where a simulated panel answers: it enrols itself.
     """
     row = _open_step(ledger)
-    if row is None or _panel(ledger).get("kind", "people") != "people":
+    if row is None or _panel_settings(ledger).get("kind", "people") != "people":
         return None
     step, m = row["step"], row["m"]
     panel = ledger.query(
@@ -169,9 +170,11 @@ def shortage(ledger: Ledger) -> str | None:
     )
 
 
-def overdue(ledger: Ledger) -> str | None:
+def explain_delay(ledger: Ledger) -> str | None:
     """Why an open step whose deadline has passed is still open; None if it is not."""
-    minutes, quorum = (_panel(ledger).get(name) for name in ("deadline_minutes", "quorum"))
+    minutes, quorum = (
+        _panel_settings(ledger).get(name) for name in ("deadline_minutes", "quorum")
+    )
     row = _open_step(ledger)
     if row is None or minutes is None or steps.quorate(StepVotes(ledger, row["step"]), quorum):
         return None
@@ -183,7 +186,7 @@ def overdue(ledger: Ledger) -> str | None:
     )
 
 
-def _panel(ledger: Ledger) -> Mapping[str, Any]:
+def _panel_settings(ledger: Ledger) -> Mapping[str, Any]:
     found: Mapping[str, Any] = ledger.spec.get("config", {}).get("panel", {})
     return found
 

@@ -1,4 +1,4 @@
-"""What a run may still spend: limits that an operator sets or withdraws while it goes on.
+"""Limits on what a run spends, which an operator sets or withdraws while it goes on.
 
 A limit keeps the next step from being opened; a step that people are voting on is finished.
 The settings' own budget (`run.votes`, `run.steps`) holds besides.

@@ -65,7 +65,8 @@ def run(
         at = position.resume(ledger, services.settings, policy)
         while True:
             lease.pause_if_due(ledger, at.step)
-            if (end := _paused(services, at) or _finished(services, at)) is not None:
+            end = _outcome_if_paused(services, at) or _outcome_if_done(services, at)
+            if end is not None:
                 return end
             found = _do_step(services, at)
             if isinstance(found, Outcome):
@@ -82,7 +83,7 @@ def _do_step(run: Services, at: Position) -> Position | Outcome:
     rollouts.check_perturbation(run.ledger, step)
     comparisons, votes = run.ledger.comparisons(step), StepVotes(run.ledger, step)
 
-    if (paused := _paused(run, at)) is not None:
+    if (paused := _outcome_if_paused(run, at)) is not None:
         return paused
     _serve(run, at, comparisons, votes, watch)
     # A step planned under lag 1 keeps its head, also when the run goes on without lag.
@@ -136,7 +137,7 @@ def _wait(
         row = run.row(at.step)
         if row["state"] != "open":
             return None  # closed by the rule, an operator, or before a crash
-        if (paused := _paused(run, at)) is not None:
+        if (paused := _outcome_if_paused(run, at)) is not None:
             return paused
         watch.time("evaluation_s", lambda: run.evaluator.poll(at.step))
         if all(c.identical for c in comparisons):
@@ -177,14 +178,14 @@ def _close_if_not_worth_it(run: Services, at: Position, votes: StepVotes) -> boo
 # ---- why a run ends ----
 
 
-def _paused(run: Services, at: Position) -> Outcome | None:
+def _outcome_if_paused(run: Services, at: Position) -> Outcome | None:
     flags = lease.controller(run.ledger)
     if flags["paused_by"] is None:
         return None
     return _outcome(at, "paused", f"{flags['paused_by']}: {flags['pause_reason']}")
 
 
-def _finished(run: Services, at: Position) -> Outcome | None:
+def _outcome_if_done(run: Services, at: Position) -> Outcome | None:
     """Why the next step is not done, by an operator's limits or the bounds of this call."""
     bounds, row = run.bounds, run.ledger.step(at.step)
     per_step = run.settings.K * run.settings.N * run.settings.M

@@ -84,7 +84,7 @@ def mean_length(answers: Sequence[Answer]) -> float:
 
 
 def figures(comparisons: Sequence[Comparison]) -> dict[str, float]:
-    """What a step's texts tell without a model: lengths, repetition, shares of equal rows."""
+    """What a step's texts show without a model: lengths, repetition, shares of equal rows."""
     rows = [row for comparison in comparisons for row in comparison.rows]
     plus, minus = [row.plus for row in rows], [row.minus for row in rows]
     both = [*plus, *minus]

@@ -37,7 +37,7 @@ def ask(run: Services, at: Position, step: int) -> bool:
     failpoint("cp1")
     with ledger.transaction("controller"):
         if row is None:
-            _plan(run, at, step)
+            _record_plan(run, at, step)
         if not steps.begin(ledger, epoch, step):
             return False
     failpoint("cp2")
@@ -107,7 +107,7 @@ def check_perturbation(ledger: Ledger, step: int) -> None:
         )
 
 
-def _plan(run: Services, at: Position, step: int) -> None:
+def _record_plan(run: Services, at: Position, step: int) -> None:
     query = optimizer.ask(at.state, step)
     steps.record_plan(run.ledger, run.lease.epoch, run.settings, query, at.head)
 
@@ -118,7 +118,7 @@ def _plan_ahead(run: Services, at: Position, step: int) -> None:
     So no kill, and no later run without lag, can plan it from another head.
     """
     if run.bounds.lag and run.ledger.step(step) is None:
-        _plan(run, at, step)
+        _record_plan(run, at, step)
 
 
 def _prompts(run: Services, step: int) -> tuple[Prompt, ...]:

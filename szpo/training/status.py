@@ -5,7 +5,6 @@ Nothing here tells how anybody voted, nor what stands on which side.
 
 from __future__ import annotations
 
-import weakref
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from statistics import median
@@ -20,8 +19,10 @@ from szpo.voting.seat_counts import SeatCounts
 
 State = Literal["none", "generating", "open", "closed", "paused", "finished"]
 FRESH_US: Final = 5_000_000
+OVER: Final = ("applied", "void")
+"""States of a step that nothing more happens to."""
 ROUNDS_OF_WAIT: Final = 5
-"""The usual wait is the median over so many rounds."""
+"""The usual wait is the median over this many rounds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class RoundStatus:
 
     step: int | None
     rounds: int
-    """How many the run is planned to have; so many as there are where nothing is planned."""
+    """How many the run is planned to have; where nothing is planned, how many there are."""
     state: State
     votes_in: int
     votes_needed: int
@@ -61,54 +62,67 @@ class _Look:
     counts: SeatCounts | None
 
 
-_known: weakref.WeakKeyDictionary[Ledger, _Look] = weakref.WeakKeyDictionary()
+class StatusReader:
+    """Reads a run's status again and again; computes it only when the file has changed."""
 
+    def __init__(self, ledger: Ledger):
+        self._ledger: Final = ledger
+        recorded = ledger.spec.get("config")
+        self._config: Final = None if recorded is None else Config.model_validate(recorded)
+        self._last: _Look | None = None
 
-def round_status(ledger: Ledger) -> RoundStatus:
-    """Where the run stands; computed anew when somebody has written to the file.
+    def read(self) -> RoundStatus:
+        """Where the run stands; never older than `FRESH_US`.
 
-    Some of it depends on the time alone (a limit by date), so that it is never older than
-    `FRESH_US`.
-    """
-    with ledger.alone():
-        marks, now = ledger.changes(), ledger.clock()
-        last = _known.get(ledger)
-        if last is None or last.marks != marks or not 0 <= now - last.at_us < FRESH_US:
-            same_past = last is not None and last.marks[2] == marks[2]  # nothing was undone here
-            reading = last.reading if last is not None and same_past else budget.Reading()
-            counts = seat_counts.follow(ledger, None if last is None else last.counts)
-            status = _status(ledger, reading, counts)
-            last = _known[ledger] = _Look(marks, now, status, reading, counts)
+        Some of it depends on the time alone: a limit by date.
+        """
+        ledger = self._ledger
+        with ledger.alone():
+            last = self._last
+            marks, now = ledger.changes(), ledger.clock()
+            if last is None or last.marks != marks or not 0 <= now - last.at_us < FRESH_US:
+                same_past = last is not None and last.marks[2] == marks[2]  # nothing was undone
+                reading = last.reading if last is not None and same_past else budget.Reading()
+                counts = seat_counts.follow(ledger, None if last is None else last.counts)
+                status = _status(ledger, self._config, reading, counts)
+                last = self._last = _Look(marks, now, status, reading, counts)
         return last.status
 
 
-def told(status: RoundStatus) -> RoundStatus:
-    """The status as panelists may know it.
+def round_status(ledger: Ledger) -> RoundStatus:
+    """Where the run stands, read once."""
+    return StatusReader(ledger).read()
 
-    Why a person paused the run is for them; a guard's figures would tell them how to vote next.
+
+def redact_for_panelists(status: RoundStatus) -> RoundStatus:
+    """The status as panelists may know it: a guard's figures would show them how to vote next.
+
+    Why a person paused the run stays in it.
     """
     if status.paused_by is None or not status.paused_by.startswith("guard "):
         return status
     return replace(status, paused_by="guard", pause_reason=None)
 
 
-def _status(ledger: Ledger, reading: budget.Reading, counts: SeatCounts | None) -> RoundStatus:
+def _status(
+    ledger: Ledger, config: Config | None, reading: budget.Reading, counts: SeatCounts | None
+) -> RoundStatus:
     flags, rows = lease.controller(ledger), ledger.steps()
-    live = [row for row in rows if row["state"] not in ("applied", "void")]
+    live = [row for row in rows if row["state"] not in OVER]
     shown = next((row for row in live if row["state"] in ("open", "closed")), None)
-    state, step = _state(ledger, rows, live, shown)
+    state, step = _state(ledger, config, rows, shown)
     by, reason = flags["paused_by"], flags["pause_reason"]
     if by is None and shown is None and state != "finished":
-        by, reason = _stopped(ledger, len(rows) - len(live), reading)
+        by, reason = _find_limit(ledger, config, len(rows) - len(live), reading)
     is_open = shown is not None and shown["state"] == "open"
     found = RoundStatus(
         step=step,
-        rounds=_rounds(ledger, rows),
+        rounds=max(0 if config is None else config.steps, len(rows)),
         state="paused" if by is not None and state != "finished" else state,
         votes_in=0 if counts is None else counts.votes_in,
         votes_needed=0 if counts is None else counts.votes_needed,
         opened_us=None if shown is None else shown["opened_us"],
-        deadline_us=None if not is_open or by is not None else _deadline(ledger, shown),
+        deadline_us=None if not is_open or by is not None else _deadline(ledger, config, shown),
         paused_by=by,
         pause_reason=reason,
         usual_wait_s=_usual_wait(rows),
@@ -119,20 +133,20 @@ def _status(ledger: Ledger, reading: budget.Reading, counts: SeatCounts | None) 
 
 
 def _state(
-    ledger: Ledger, rows: list[Record], live: list[Record], shown: Record | None
+    ledger: Ledger, config: Config | None, rows: list[Record], shown: Record | None
 ) -> tuple[State, int | None]:
     if shown is not None:
         return shown["state"], shown["step"]
-    if _spent(ledger, len(rows) - len(live)):
-        return "finished", len(rows) - len(live) - 1
+    done = sum(row["state"] in OVER for row in rows)
+    if _spent(ledger, config, done):
+        return "finished", done - 1
     if not rows:
         return "none", None
-    return "generating", len(rows) - len(live)
+    return "generating", done
 
 
-def _spent(ledger: Ledger, done: int) -> bool:
+def _spent(ledger: Ledger, config: Config | None, done: int) -> bool:
     """The run's own budget has no further step in it."""
-    config = _config(ledger)
     if config is None or not done:
         return False
     limit = config.run.steps
@@ -143,9 +157,10 @@ def _spent(ledger: Ledger, done: int) -> bool:
     )
 
 
-def _stopped(ledger: Ledger, step: int, reading: budget.Reading) -> tuple[str | None, str | None]:
-    """A limit that a person has set keeps the next step from being opened."""
-    config = _config(ledger)
+def _find_limit(
+    ledger: Ledger, config: Config | None, step: int, reading: budget.Reading
+) -> tuple[str | None, str | None]:
+    """A limit that a person has set and that keeps the next step from being opened: by, reason."""
     per_step = 1 if config is None else config.votes_per_step
     reason = budget.reason_to_stop(
         ledger, step=step, votes=_votes(ledger), per_step=per_step, reading=reading
@@ -157,13 +172,7 @@ def _votes(ledger: Ledger) -> int:
     return int(ledger.query("SELECT coalesce(sum(n_votes), 0) AS n FROM updates")[0]["n"])
 
 
-def _rounds(ledger: Ledger, rows: list[Record]) -> int:
-    config = _config(ledger)
-    return max(0 if config is None else config.steps, len(rows))
-
-
-def _deadline(ledger: Ledger, row: Record | None) -> int | None:
-    config = _config(ledger)
+def _deadline(ledger: Ledger, config: Config | None, row: Record | None) -> int | None:
     if row is None or config is None or config.panel.deadline_minutes is None:
         return None
     return steps.deadline_us(ledger, row, config.panel.deadline_minutes * 60)
@@ -176,14 +185,3 @@ def _usual_wait(rows: list[Record]) -> float | None:
         if before["closed_us"] is not None and after["opened_us"] is not None
     ]
     return round(median(waits[-ROUNDS_OF_WAIT:]), 3) if waits else None
-
-
-def _config(ledger: Ledger) -> Config | None:
-    """The run's settings, None where it was made without; they never change."""
-    if ledger not in _configs:
-        given = ledger.spec.get("config")
-        _configs[ledger] = None if given is None else Config.model_validate(given)
-    return _configs[ledger]
-
-
-_configs: weakref.WeakKeyDictionary[Ledger, Config | None] = weakref.WeakKeyDictionary()

@@ -106,8 +106,8 @@ def read_figures(ledger: Ledger, kinds: Iterable[str]) -> defaultdict[int, dict[
         for event in ledger.events(kind):
             body = event["body"]
             if isinstance(body.get("step"), int):
-                known = {name: value for name, value in body.items() if value is not None}
-                found[body["step"]] |= known
+                noted = {name: value for name, value in body.items() if value is not None}
+                found[body["step"]] |= noted
     return found
 
 

@@ -1,4 +1,4 @@
-"""What a ledger says about its run, for people: totals, one line per step, samples.
+"""A run's ledger summed up for people: totals, and one line per step.
 
 Reads only. Votes are counted as everywhere: answers A, B or tie on training comparisons, the
 highest revision up to the step's close, amendments applied; skips, automatic ties and late votes
@@ -22,7 +22,7 @@ from szpo.types import Vote
 from szpo.voting.counting import StepVotes
 
 WORDS_PER_MINUTE = 238
-"""Silent reading of English prose, adults, as the person-minutes are reckoned."""
+"""How fast adults read English prose silently; person-minutes are computed with it."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Facts:
     """Δ̂ in link units, mean over the directions."""
     stderr: float | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
-    """Whatever the controller noted besides: KL, mean length, |θ|."""
+    """What else the controller recorded: KL, mean length, |θ|."""
 
     @property
     def win_rate(self) -> float | None:
@@ -107,7 +107,7 @@ def steps(ledger: Ledger) -> list[Facts]:
     counted: dict[int, Counter[str]] = {row.step: Counter() for row in rows}
     for step, tally in counted.items():
         votes = StepVotes(ledger, step)
-        answered, skipped = votes.counted, _skipped(votes)
+        answered, skipped = votes.counted, _find_skips(votes)
         tally["votes"], tally["skips"] = len(answered), len(skipped)
         tally["pairs"], tally["agreeing"] = agreement(answered)
         for vote in answered:
@@ -137,11 +137,11 @@ def summary(ledger: Ledger, facts: list[Facts] | None = None) -> Summary:
     people = ledger.query("SELECT count(*) AS n FROM panelists")[0]["n"]
     total = sum(f.votes for f in facts)
     wins = sum((f.win_rate or 0) * f.votes for f in facts)
-    told = panel.get("kind", "–")
-    if told == "judge":
-        told = f"judge ({config.get('judge', {}).get('model')})"
-    elif told not in {"people", "–"}:
-        told = f"{told} ({panel.get('reward')})"
+    voters = panel.get("kind", "–")
+    if voters == "judge":
+        voters = f"judge ({config.get('judge', {}).get('model')})"
+    elif voters not in {"people", "–"}:
+        voters = f"{voters} ({panel.get('reward')})"
     fitted = (ledger.spec.get("panel") or {}).get("calibration") or {}
     return Summary(
         path=str(ledger.path),
@@ -150,7 +150,7 @@ def summary(ledger: Ledger, facts: list[Facts] | None = None) -> Summary:
         state=_state(ledger, total),
         seed=ledger.root_seed,
         model=str(config.get("model", {}).get("name", "–")),
-        panel=told,
+        panel=voters,
         rule=str(ledger.spec.get("optimizer", {}).get("rule", "–")),
         created_us=ledger.row["created_us"],
         steps=sum(f.state == "applied" for f in facts),
@@ -231,7 +231,7 @@ def _spent(ledger: Ledger, votes_so_far: int) -> bool:
     return by_steps or by_votes
 
 
-def _skipped(votes: StepVotes) -> list[Vote]:
+def _find_skips(votes: StepVotes) -> list[Vote]:
     return [vote for vote in votes.standing if vote.verdict == "skip"]
 
 
@@ -246,7 +246,7 @@ def _read(ledger: Ledger, votes: StepVotes) -> tuple[int, int]:
         answers, words = shown.get(row["comparison"], (0, 0))
         words += len(row["plus"].split()) + len(row["minus"].split())
         shown[row["comparison"]] = answers + 2, words
-    read = [shown.get(vote.comparison, (0, 0)) for vote in (*votes.counted, *_skipped(votes))]
+    read = [shown.get(vote.comparison, (0, 0)) for vote in (*votes.counted, *_find_skips(votes))]
     return sum(answers for answers, _ in read), sum(words for _, words in read)
 
 

@@ -191,7 +191,7 @@ def test_what_a_final_needs_is_said(tuned, tmp_path):
         final_comparison.result(ledger, order)
     number = orders.place_order(ledger, "samples", "op")
     worker.fulfil(ledger, Source(source.policy, source.prompts, 2), lambda _: None)
-    assert "no `place`" in orders.get(ledger, number).error
+    assert "no `move_to`" in orders.get(ledger, number).error
 
 
 def test_samples_show_the_base_a_step_and_the_head(tuned):

@@ -63,7 +63,7 @@ def life(ledger, policy, settings, act, *, until=2, lag=1, said=None, stay=True)
             Hooks(lease=held, wait=wait),
         )
 
-    follow = worker.attend if stay else worker.once
+    follow = worker.attend if stay else worker.drive_once
     say = (said if said is not None else []).append
     return follow(ledger, source_of(policy, settings), drive, wait=act, say=say)
 
@@ -324,11 +324,11 @@ def test_who_was_erased_is_not_waited_for(tmp_path):
     steps.store(ledger, epoch, steps.StepAnswers(0, asked, theta_digest(ledger)), then_open=True)
     for name in ("ann", "ben"):
         credentials.invite(ledger, "panelist", name)
-    assert worker.shortage(ledger) is None
+    assert worker.explain_shortage(ledger) is None
     credentials.erase(ledger, "ben", "op")
-    assert "2 votes from the 1 panelists" in worker.shortage(ledger)
+    assert "2 votes from the 1 panelists" in worker.explain_shortage(ledger)
     credentials.invite(ledger, "panelist", "ben")  # is back
-    assert worker.shortage(ledger) is None
+    assert worker.explain_shortage(ledger) is None
     ledger.close()
 
 

@@ -12,7 +12,7 @@ from szpo.optim.checked_settings import settings_to_json
 from szpo.optim.directions import DIRECTION_VERSION
 from szpo.training import budget
 from szpo.training.budget import Limits
-from szpo.training.status import round_status
+from szpo.training.status import StatusReader, round_status
 from szpo.voting import counting, lease, steps
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
@@ -182,64 +182,68 @@ def test_the_usual_wait_is_the_median_of_the_last_five(run):
 def test_the_version_changes_with_what_is_seen_and_with_nothing_else(tmp_path):
     _, ledger = new_run(tmp_path / "run.db")
     with ledger:
+        status = StatusReader(ledger)
         ask(ledger, n=4, m=1)
         service = VoteService(ledger)
         (ann,) = people(service, 1)
-        before = round_status(ledger).version
+        before = status.read().version
         seat = service.assign(ann)
         service.extend(seat.id)
-        assert round_status(ledger).version == before
+        assert status.read().version == before
         service.cast(VoteRequest(seat.id, "A", idem=KEY(1)))
-        after = round_status(ledger).version
+        after = status.read().version
         assert after != before
         service.cast(
             VoteRequest(seat.id, "B", idem=KEY(2))
         )  # a change of mind is nobody's business
-        assert round_status(ledger).version == after
+        assert status.read().version == after
         service.cast(VoteRequest(seat.id, "skip", idem=KEY(3)))
-        assert round_status(ledger).version == before
+        assert status.read().version == before
 
 
 def test_it_sees_what_other_processes_write(tmp_path):
     _, ledger = new_run(tmp_path / "run.db")
     with ledger, Ledger.open(ledger.path, readonly=True, clock=Clock()) as second:
-        assert round_status(second).state == "none"
+        ours, theirs = StatusReader(ledger), StatusReader(second)
+        assert theirs.read().state == "none"
         ask(ledger, n=4, m=1)
         service = VoteService(ledger)
         (ann,) = people(service, 1)
         for i in range(3):
-            assert round_status(second) == round_status(ledger)
+            assert theirs.read() == ours.read()
             service.cast(VoteRequest(service.assign(ann).id, "A", idem=KEY(i)))
-        assert round_status(second).votes_in == 3
+        assert theirs.read().votes_in == 3
 
 
 def test_counts_are_those_of_the_closing_rule(tmp_path):
     _, ledger = new_run(tmp_path / "run.db")
     with ledger:
+        status = StatusReader(ledger)
         ask(ledger, n=4, m=2, identical={3})
         service = VoteService(ledger, spare=1)
         for i, panelist in enumerate(people(service, 6)):
             while (seat := service.assign(panelist)) is not None:
                 service.cast(VoteRequest(seat.id, ["A", "skip", "tie"][i % 3], idem=seat.id))
-                found = round_status(ledger)
+                found = status.read()
                 assert found.votes_in == len(counting.counted(ledger, 0))
                 assert found.votes_needed - found.votes_in == counting.missing(ledger, 0)
-        assert round_status(ledger).votes_needed == 6
+        assert status.read().votes_needed == 6
 
 
 def test_polling_costs_a_look_at_two_counters(tmp_path):
     _, ledger = new_run(tmp_path / "run.db")
     with ledger:
+        status = StatusReader(ledger)
         ask(ledger, n=200, m=5)
         service = VoteService(ledger)
         ids = people(service, 40)
         for i, panelist in enumerate(ids):
             service.cast(VoteRequest(service.assign(panelist).id, "A", idem=KEY(i)))
-        round_status(ledger)
+        status.read()
         asked = []
         ledger.db.conn.set_trace_callback(asked.append)
         for _ in range(1000):
-            round_status(ledger)
+            status.read()
         ledger.db.conn.set_trace_callback(None)
         assert set(asked) == {"PRAGMA data_version"} and len(asked) == 1000
         # After a write it is computed anew, from what was appended.
@@ -247,6 +251,6 @@ def test_polling_costs_a_look_at_two_counters(tmp_path):
         for i, panelist in enumerate(ids):
             service.cast(VoteRequest(service.assign(panelist).id, "A", idem=KEY(f"more-{i}")))
             began = time.thread_time()
-            round_status(ledger)
+            status.read()
             spent.append(time.thread_time() - began)
         assert sorted(spent)[len(spent) // 2] < 0.005  # 0.5 ms on two cores at 2 GHz

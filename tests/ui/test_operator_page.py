@@ -205,7 +205,7 @@ def test_open_votes_are_counted_but_not_shown(voted: Stage) -> None:
     assert [p.votes for p in after.panelists] == [p.votes for p in before.panelists]
 
 
-def test_figures_are_not_reckoned_anew_for_every_vote(
+def test_figures_are_not_computed_anew_for_every_vote(
     voted: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     minute = 60_000_000

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from szpo.errors import RunError, SzpoError
-from szpo.files import replaced
+from szpo.files import replace_whole
 from szpo.runs import machine_check
 
 VERSION = 1
@@ -66,7 +66,7 @@ def run(
 
 def write(path: Path, spec: Mapping[str, Any], found: Any) -> None:
     """Keep a record: whole or not at all."""
-    with replaced(path) as draft:
+    with replace_whole(path) as draft:
         draft.write_text(json.dumps({"asked": dict(spec), "found": found}), encoding="utf-8")
 
 

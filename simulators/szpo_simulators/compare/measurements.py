@@ -56,7 +56,7 @@ class Instruments:
 
     def process_peak(self) -> int:
         """Largest resident memory of the process so far, measuring included, in bytes."""
-        self._process_peak = max(self._process_peak, high_water(), memory.most())
+        self._process_peak = max(self._process_peak, high_water(), memory.peak_bytes())
         return self._process_peak
 
     @contextmanager
@@ -127,9 +127,9 @@ def high_water() -> int:
     try:
         lines = STATUS.read_text().splitlines()
     except OSError:
-        return memory.most()
+        return memory.peak_bytes()
     found = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
-    return int(found[0]) * 1024 if found else memory.most()
+    return int(found[0]) * 1024 if found else memory.peak_bytes()
 
 
 def resident() -> int:
@@ -137,9 +137,9 @@ def resident() -> int:
     try:
         lines = STATUS.read_text().splitlines()
     except OSError:
-        return memory.most()
+        return memory.peak_bytes()
     found = [line.split()[1] for line in lines if line.startswith("VmRSS:")]
-    return int(found[0]) * 1024 if found else memory.most()
+    return int(found[0]) * 1024 if found else memory.peak_bytes()
 
 
 def _reset() -> bool:

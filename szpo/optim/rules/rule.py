@@ -47,7 +47,7 @@ class Perturbations:
 
 
 def perturbations(settings: Settings, query: Query, alpha: float | None) -> Perturbations:
-    """Those of one run's query, at a step size."""
+    """The perturbations of one run's query, at a step size."""
     space, ks = settings.space, range(settings.K)
 
     def directions() -> tuple[Floats, Floats]:

@@ -21,7 +21,7 @@ from szpo.ledger.orders import Order
 from szpo.runs import cost_plan
 from szpo.training import budget
 from szpo.training.budget import Limits
-from szpo.training.status import RoundStatus, round_status
+from szpo.training.status import RoundStatus
 from szpo.types import Assignment, Comparison
 from szpo.voting import calibration, lease, triads
 from szpo.voting.lease import PendingPause
@@ -109,10 +109,8 @@ class OperatorState:
 
 def version(site: Site) -> str:
     """Changes with anything on the page but the passing of time."""
-    ledger = site.ledger
-    return sha256(canonical([round_status(ledger).version, _last_event(ledger), driven(ledger)]))[
-        :16
-    ]
+    seen = site.status.read().version, _last_event(site.ledger), driven(site.ledger)
+    return sha256(canonical(list(seen)))[:16]
 
 
 def driven(ledger: Ledger) -> bool:
@@ -125,7 +123,7 @@ def read_state(site: Site) -> OperatorState:
     """The page as it stands."""
     ledger = site.ledger
     live, now = controls.is_live(ledger), site.clock()
-    status, (facts, page) = round_status(ledger), _figures(site, live)
+    status, (facts, page) = site.status.read(), _figures(site, live)
     placed = orders.orders(ledger)
     drawn = [o for o in placed if o.kind == "samples" and o.result is not None and not o.error]
     listed = {each.name: each for each in credentials.list_people(ledger)}

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from szpo.ledger.database import Record
-from szpo.training.status import RoundStatus, round_status, told
+from szpo.training.status import RoundStatus, redact_for_panelists
 from szpo.types import Assignment, Choice
 from szpo.voting import final_seats
 from szpo.voting.counting import StepVotes
@@ -123,7 +123,7 @@ Alive = Callable[[str, str], bool]
 
 def look(site: Site, panelist: str, name: str, ask: Ask, alive: Alive) -> Screen:
     """The screen as it stands now; seats the panelist where there is something to compare."""
-    status = round_status(site.ledger)
+    status = site.status.read()
     about = _About(site, panelist, name, ask, status)
     held = _held(site, panelist, status.step)
     if not consented(site, panelist) and (held is None or held["kind"] != "practice"):
@@ -164,19 +164,19 @@ def look(site: Site, panelist: str, name: str, ask: Ask, alive: Alive) -> Screen
 
 def elsewhere(site: Site, panelist: str, name: str) -> Screen:
     """The screen of a tab that is not the active one."""
-    return _About(site, panelist, name, Ask(""), round_status(site.ledger)).screen("other-tab")
+    return _About(site, panelist, name, Ask(""), site.status.read()).screen("other-tab")
 
 
 def take_over(site: Site, panelist: str, tab: str) -> None:
     """Make this the panelist's active tab, without starting any lease anew."""
-    held = _held(site, panelist, round_status(site.ledger).step)
+    held = _held(site, panelist, site.status.read().step)
     if held is not None:
         site.service.take(held["assignment"], tab)
 
 
 def glance(site: Site, panelist: str, ask: Ask, alive: Alive) -> dict[str, Any]:
     """What the poller needs, without seating anybody: two keys and the live numbers."""
-    status = round_status(site.ledger)
+    status = site.status.read()
     row = seat_row(site, panelist, ask.seat) if ask.seat else None
     other = row is not None and row["choice"] is None and _elsewhere(row, panelist, ask, alive)
     return {
@@ -251,7 +251,7 @@ class _About:
         return Screen(
             state=state,
             name=self.name,
-            status=told(self.status),
+            status=redact_for_panelists(self.status),
             key=key(self.status, elsewhere=state == "other-tab"),
             **what,
         )
@@ -336,7 +336,7 @@ def _answers(site: Site, panelist: str, step: int) -> list[Record]:
 
 def _last_round(site: Site, panelist: str) -> list[Record]:
     """The answers of the last round in which the panelist voted, at most two rounds ago."""
-    last = round_status(site.ledger).step or 0
+    last = site.status.read().step or 0
     for step in (last, last - 1):
         found = _answers(site, panelist, step)
         if found:

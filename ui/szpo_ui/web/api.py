@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from szpo.errors import StorageError, SzpoError, UsageError
-from szpo.training.status import round_status, told
+from szpo.training.status import redact_for_panelists
 from szpo.types import Assignment, Comparison
 from szpo.voting.casting import Receipt, VoteConflictError, VoteRequest
 from szpo.voting.service import SeatKind
@@ -85,11 +85,11 @@ def routes(site: Site, writer: Writer) -> list[Route]:
 
     def status(request: Request) -> Response:
         login.identity(site, request, "panelist")
-        found = round_status(site.ledger)
+        found = site.status.read()
         tag = f'"{found.version}"'
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers={"ETag": tag})
-        return JSONResponse(asdict(told(found)), headers={"ETag": tag})
+        return JSONResponse(asdict(redact_for_panelists(found)), headers={"ETag": tag})
 
     async def assignment(request: Request) -> Response:
         who = login.identity(site, request, "panelist")

@@ -12,6 +12,7 @@ from szpo.config import settings_file
 from szpo.config.schema import RUBRIC_VERSION, Config
 from szpo.errors import UsageError
 from szpo.ledger.database import Clock, Ledger, now_us
+from szpo.training.status import StatusReader
 from szpo.voting.service import VoteService
 
 TAB_S: Final = 90.0
@@ -69,6 +70,7 @@ class Site:
     service: VoteService
     config: Config
     clock: Clock
+    status: StatusReader
     secure: bool = False
     tabs: Presence = field(default_factory=Presence)
     """The tabs of panelists."""
@@ -109,4 +111,4 @@ def of_ledger(ledger: Ledger, *, secure: bool = False) -> Site:
         rubric_version=RUBRIC_VERSION,
         calibrates=config.panel.calibration,
     )
-    return Site(ledger, service, config, ledger.clock, secure)
+    return Site(ledger, service, config, ledger.clock, StatusReader(ledger), secure)

@@ -215,7 +215,7 @@ def generate_once(kind: str, model: str, rows: int, tokens: int) -> None:
         work.transformers()
     else:
         work.engine(work.deltas if kind == "with" else None)
-    print(json.dumps(memory.most() / 2**20))
+    print(json.dumps(memory.peak_bytes() / 2**20))
 
 
 # --- the rest of a step ------------------------------------------------------------------------
