@@ -59,6 +59,9 @@ def run(
     resume: str | None = typer.Option(
         None, "--resume", help="Continue this run (name or file) instead of starting one."
     ),
+    device: str | None = typer.Option(
+        None, "--device", help="With --resume: go on on another device, such as cpu or cuda."
+    ),
     plan: bool = typer.Option(False, "--plan", help="Tell what it would cost, and stop."),
     stay: bool = typer.Option(
         False, "--stay", help="Stand by while paused or finished, for the operator's page."
@@ -75,7 +78,10 @@ def run(
             raise UsageError(
                 "--resume takes the run as it is; leave file, preset, set and hold away"
             )
-        return _resume(run_paths.find(resume, folder or Path("runs")), as_json=as_json, stay=stay)
+        path = run_paths.find(resume, folder or Path("runs"))
+        return _resume(path, as_json=as_json, stay=stay, device=device)
+    if device is not None:
+        raise UsageError("--device goes with --resume; for a new run set model.device")
     if file is None and preset is None and not sets:
         raise UsageError("give a settings file (szpo init), a --preset, or --set; see --help")
     if folder is not None:
@@ -84,11 +90,11 @@ def run(
     from szpo.runs import assemble
 
     checked = assemble.check(config)
-    path = None if plan else assemble.new_path(config)
+    new = None if plan else assemble.new_path(config)
     _show_plan(config, as_json=as_json and plan)
-    if path is None:
+    if new is None:
         return 0
-    return _start(checked, path, as_json=as_json, stay=stay, hold=hold)
+    return _start(checked, new, as_json=as_json, stay=stay, hold=hold)
 
 
 def branch(
@@ -139,11 +145,13 @@ def _start(checked: Checked, path: Path, *, as_json: bool, stay: bool, hold: boo
         return drive(ledger, parts, as_json=as_json, stay=stay)
 
 
-def _resume(path: Path, *, as_json: bool, stay: bool) -> int:
-    from szpo.runs import assemble
+def _resume(path: Path, *, as_json: bool, stay: bool, device: str | None) -> int:
+    from szpo.runs import assemble, run_device
 
     with Ledger.open(path) as ledger:
-        parts = assemble.reopen(ledger, say=console.complain)
+        parts = assemble.reopen(ledger, say=console.complain, device=device)
+        if device is not None and parts.base is not None:
+            run_device.record_move(ledger, parts.config)
         held = lease.controller(ledger)
         if held["paused_by"] is not None:
             console.complain(f"was paused by {held['paused_by']}: {held['pause_reason']}")

@@ -17,8 +17,10 @@ class Model(Section):
         min_length=1,
         description="smollm2, tiny, a local folder (safetensors only), or a hub id (owner/name).",
     )
-    dtype: Literal["fp32", "bf16", "fp16"] = Field(
-        "bf16", description="Numbers of the base weights: fp32, bf16 or fp16; adapters are fp32."
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto",
+        description="Numbers of the base weights: fp32, bf16, fp16, or auto (bf16; fp16 on mps "
+        "and on GPUs without bf16); adapters are fp32.",
     )
     quantization: Literal["nf4", "fp4"] | None = Field(
         None, description="4-bit base weights: nf4 or fp4; left out: not quantised."
@@ -27,7 +29,10 @@ class Model(Section):
         None, description="Folder of a PEFT LoRA adapter from which the run starts."
     )
     device: str = Field(
-        "cpu", pattern=r"^(cpu|cuda(:\d+)?|mps|xpu)$", description="cpu, cuda, cuda:1, mps or xpu."
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?|mps|xpu)$",
+        description="cpu, cuda, cuda:1, mps, xpu, or auto: the first GPU, else the CPU. A run "
+        "keeps the device that it was created on.",
     )
 
 

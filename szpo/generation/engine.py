@@ -14,11 +14,13 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from szpo.errors import UsageError
 from szpo.generation.sampling import Sampling
 from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas
 from szpo.models.logprobs import Sample, answer_logits, batches, vocabulary_size
+from szpo.models.smaller_batches import split_halved
 from szpo.types import Floats
 
 
@@ -98,19 +100,25 @@ def padded_logprobs(
     ]
     found: list[Floats] = [np.zeros(0)] * len(samples)
     spoken = [sample for sample in samples if sample.answer]
-    with torch.inference_mode():
-        for batch in batches(spoken, device=model.device, vocab=vocabulary_size(model)):
-            rows = [spoken[i].group for i in batch.index]
-            owner = torch.tensor([members[row] for row in rows], device=model.device)
+
+    def read(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        part = [spoken[i] for i in rows]
+        for batch in batches(part, device=model.device, vocab=vocabulary_size(model)):
+            asked = [part[i].group for i in batch.index]
+            owner = torch.tensor([members[row] for row in asked], device=model.device)
             with attach_deltas(model, engine.adapted.sites, deltas, owner[:, None]):
                 logp = answer_logits(model, batch, temperature).log_softmax(-1)
             picked = logp.gather(-1, batch.targets[batch.mask][:, None])[:, 0]
             parts = np.split(
-                picked.to(torch.float64).cpu().numpy(),
-                np.cumsum([len(completions[row]) for row in rows])[:-1],
+                picked.cpu().to(torch.float64).numpy(),
+                np.cumsum([len(completions[row]) for row in asked])[:-1],
             )
-            for row, values in zip(rows, parts, strict=True):
+            for row, values in zip(asked, parts, strict=True):
                 found[row] = values
+        return rows
+
+    with torch.inference_mode():
+        split_halved(read, np.arange(len(spoken)))
     return found
 
 

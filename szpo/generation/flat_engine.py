@@ -11,8 +11,9 @@ from torch import Tensor
 from szpo.generation.engine import Generated, check_rows, padded_logprobs
 from szpo.generation.flat_attention import RowCache, attend_with, use_flat_attention
 from szpo.generation.prefill import Canary, PrefillBatch, plan_prefill
-from szpo.generation.sampling import Sampling, draw
+from szpo.generation.sampling import Sampling, draw, place_uniforms
 from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas
+from szpo.models.smaller_batches import retry_halved
 from szpo.types import Floats
 
 
@@ -29,6 +30,8 @@ class FlatEngine:
     """Rows decoded together. It bounds memory and changes no distribution."""
     max_tokens: int = 2048
     """Prompt tokens in one forward pass, about; it bounds memory as well."""
+    halved_rows: int | None = None
+    """Rows decoded together since memory ran out; None while it has not."""
 
     logprobs = padded_logprobs
 
@@ -46,6 +49,25 @@ class FlatEngine:
         check_rows(prompts, members, deltas, sampling, uniforms)
         if not prompts:
             return Generated((), ())
+
+        def attempt(rows: int) -> Generated:
+            if rows < most:
+                self.max_tokens = max(1, self.max_tokens // 2)
+                self.max_rows = self.halved_rows = rows
+            return self._generate(prompts, members, deltas, sampling, uniforms, canary)
+
+        most = min(self.max_rows, len(prompts))
+        return retry_halved(attempt, most)
+
+    def _generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        members: Sequence[int],
+        deltas: Deltas | None,
+        sampling: Sampling,
+        uniforms: Floats,
+        canary: bool,
+    ) -> Generated:
         layout = plan_prefill(prompts, members)
         tokens: list[tuple[int, ...]] = [()] * len(prompts)
         watch = Canary() if canary else None
@@ -55,7 +77,7 @@ class FlatEngine:
                 rows = range(begin, min(begin + self.max_rows, len(prompts)))
                 cache, logits = batch.fill(rows, sampling.max_new_tokens, watch)
                 order = [layout.order[row] for row in rows]
-                draws = torch.from_numpy(uniforms[order]).to(logits.device)
+                draws = place_uniforms(uniforms[order], logits.device)
                 owner = torch.tensor([layout.member(row) for row in rows], device=logits.device)
                 made = self._decode(owner, deltas, cache, logits, sampling, draws)
                 for row, new in zip(order, made, strict=True):

@@ -16,8 +16,9 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from szpo.generation.engine import Generated, check_rows, padded_logprobs
 from szpo.generation.prefill import Canary, plan_prefill
-from szpo.generation.sampling import Sampling, draw
+from szpo.generation.sampling import Sampling, draw, place_uniforms
 from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas
+from szpo.models.smaller_batches import retry_halved
 from szpo.types import Floats
 
 
@@ -28,6 +29,8 @@ class GenerateEngine:
     adapted: AdaptedModel
     max_rows: int = 32
     """Rows in one call; with a large vocabulary each row takes tens of megabytes."""
+    halved_rows: int | None = None
+    """Rows in one call since memory ran out; None while it has not."""
 
     logprobs = padded_logprobs
 
@@ -43,6 +46,24 @@ class GenerateEngine:
     ) -> Generated:
         """See `Engine.generate`."""
         check_rows(prompts, members, deltas, sampling, uniforms)
+
+        def attempt(rows: int) -> Generated:
+            if rows < most:
+                self.max_rows = self.halved_rows = rows
+            return self._generate(prompts, members, deltas, sampling, uniforms, canary)
+
+        most = min(self.max_rows, len(prompts))
+        return retry_halved(attempt, most)
+
+    def _generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        members: Sequence[int],
+        deltas: Deltas | None,
+        sampling: Sampling,
+        uniforms: Floats,
+        canary: bool,
+    ) -> Generated:
         watch = Canary() if canary else None
         tokens: list[tuple[int, ...]] = [()] * len(prompts)
         # Rows of one prompt stay together, so that the canary sees its members side by side.
@@ -111,7 +132,7 @@ class GenerateEngine:
         for row, prompt in enumerate(prompts):
             ids[row, width - len(prompt) :] = torch.tensor(list(prompt))
             seen[row, width - len(prompt) :] = 1
-        chooser = _Chooser(torch.from_numpy(uniforms).to(device), width, sampling)
+        chooser = _Chooser(place_uniforms(uniforms, device), width, sampling)
         owner = torch.tensor(list(members), device=device)[:, None]
         with torch.inference_mode(), attach_deltas(model, self.adapted.sites, deltas, owner):
             out = model.generate(

@@ -83,19 +83,30 @@ def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> Tensor:
     return torch.cat([_draw(logits[rows], uniforms[rows], sampling) for rows in parts])
 
 
+def widest_dtype(device: torch.device) -> torch.dtype:
+    """Return float64, or float32 on MPS, which has nothing wider."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def place_uniforms(uniforms: Floats, device: torch.device) -> Tensor:
+    """Put uniform numbers on a device, in the widest dtype that it has."""
+    return torch.from_numpy(uniforms).to(widest_dtype(device)).to(device)
+
+
 def _draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> Tensor:
     p = probabilities(logits, sampling)
     rows, words = p.shape
     if words % BLOCK:
         p = torch.nn.functional.pad(p, (0, BLOCK - words % BLOCK))
     p = p.view(rows, -1, BLOCK)
-    coarse = p.sum(-1).to(torch.float64).cumsum(-1)
+    wide = widest_dtype(p.device)
+    coarse = p.sum(-1).to(wide).cumsum(-1)
     if not bool(torch.isfinite(coarse[:, -1]).all()):
         raise LogitsError("generation: the model's logits are not finite; lower the KL radius")
-    target = uniforms.to(torch.float64) * coarse[:, -1]
+    target = uniforms.to(wide) * coarse[:, -1]
     block = _invert(coarse, target)
     below = torch.where(block > 0, coarse.gather(1, (block - 1).clamp(min=0)[:, None])[:, 0], 0.0)
-    fine = p[torch.arange(rows, device=p.device), block].to(torch.float64).cumsum(-1)
+    fine = p[torch.arange(rows, device=p.device), block].to(wide).cumsum(-1)
     return block * BLOCK + _invert(fine, target - below)
 
 

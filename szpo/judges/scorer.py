@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -54,7 +54,9 @@ class ScorerJudge:
         return Opinion("tie" if s == 0 else "A" if s > 0 else "B", details)
 
 
-def load(path: Path, settings: Judge, *, dtype: loading.Dtype, device: str) -> ScorerJudge:
+def load(
+    path: Path, settings: Judge, *, dtype: loading.Dtype | Literal["auto"], device: str
+) -> ScorerJudge:
     """The scorer of a file, with the model whose features it reads.
 
     Raises:

@@ -21,12 +21,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from szpo import cache
 from szpo.errors import ResourceError, UsageError
-from szpo.models import four_bit, smollm2, weight_files
+from szpo.models import devices, four_bit, smollm2, weight_files
 from szpo.models.batched_lora import AdaptedModel
+from szpo.models.devices import Dtype as Dtype
 from szpo.models.lora_sites import Site
 from szpo.types import Answer, Prompt
 
-Dtype: TypeAlias = Literal["fp32", "bf16", "fp16"]
 Quantization: TypeAlias = Literal["nf4", "fp4"]
 
 DTYPES: dict[str, torch.dtype] = {
@@ -82,7 +82,7 @@ class Loaded:
 def load(
     name: str,
     *,
-    dtype: Dtype = "bf16",
+    dtype: Dtype | Literal["auto"] = "bf16",
     quantization: Quantization | None = None,
     adapter: str | Path | None = None,
     device: str = "cpu",
@@ -91,23 +91,25 @@ def load(
 
     Args:
         name: ``smollm2``, ``tiny``, a local folder, or a hub id (owner/name).
-        dtype: Of the base weights; with a quantisation, of the arithmetic.
+        dtype: Of the base weights; with a quantisation, of the arithmetic. "auto" is the
+            device's usual one.
         quantization: 4-bit by bitsandbytes, on CPU as well.
         adapter: Folder of a PEFT LoRA adapter from which a run starts.
-        device: As torch names it.
+        device: As torch names it, or "auto".
 
     Raises:
         UsageError: The model is missing, is not safetensors, is corrupt or not finite.
         ResourceError: It does not fit into memory.
     """
-    if dtype not in DTYPES:
+    if dtype != "auto" and dtype not in DTYPES:
         raise UsageError(f"dtype must be one of {', '.join(DTYPES)} (got {dtype!r})")
     if quantization is not None and quantization not in QUANTIZATIONS:
         raise UsageError(
             f"quantization must be one of {', '.join(QUANTIZATIONS)} or absent "
             f"(got {quantization!r})"
         )
-    demand_device(device)
+    chosen = devices.choose(device, dtype)
+    device, dtype = chosen.device, chosen.dtype
     start = None if adapter is None else read_adapter(Path(adapter))
     folder = locate(name)
     sha256 = weight_files.digest(weight_files.safetensors_in(folder))
@@ -127,24 +129,6 @@ def load(
     if quantization is not None:
         four_bit.store_scales(model)
     return Loaded(model, tokenizer, name, folder, sha256, dtype, quantization, start)
-
-
-def demand_device(device: str) -> None:
-    """Refuse a device that torch does not find on this machine.
-
-    Raises:
-        UsageError: It is not there; names those that are.
-    """
-    kind, _, number = device.partition(":")
-    kinds = {"cuda": torch.cuda, "mps": torch.mps, "xpu": torch.xpu}
-    counts = {name: module.device_count() for name, module in kinds.items()}
-    if kind == "cpu" or int(number or 0) < counts.get(kind, 0):
-        return
-    there = [f"{name}:{i}" for name, count in counts.items() for i in range(count)]
-    raise UsageError(
-        f"model.device {device} is not on this machine (torch finds: {', '.join(['cpu', *there])}"
-        "); set model.device to one that is"
-    )
 
 
 def locate(name: str, *, weights: bool = True) -> Path:

@@ -20,6 +20,7 @@ from scipy import linalg
 from szpo.errors import RunError
 from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas
 from szpo.models.four_bit import allow_gradients
+from szpo.models.smaller_batches import split_halved
 from szpo.types import Floats, Theta
 
 TOKENS = 4096
@@ -179,26 +180,34 @@ def score_vectors(
     device = model.device
     A = {s.name: torch.from_numpy(start[s.a]).to(device) for s in sites}
     centre = {s.name: torch.from_numpy(start[s.b]).to(device) for s in sites}
-    scores = np.empty((len(samples), sum(s.outputs * s.rank for s in sites)), np.float32)
+    width = sum(s.outputs * s.rank for s in sites)
     done = 0
-    for batch in batches(samples, device=device, vocab=vocabulary_size(model), tokens=tokens):
-        rows = len(batch.index)
-        B = {
-            name: value.expand(rows, -1, -1).clone().requires_grad_()
-            for name, value in centre.items()
-        }
-        own = torch.arange(rows, device=device)[:, None]
-        with (
-            torch.enable_grad(),
-            allow_gradients(model),
-            attach_deltas(model, sites, Deltas(A, B), own),
-        ):
-            logp = answer_logps(model, batch, temperature)
-            grads = torch.autograd.grad(logp.sum(), [B[s.name] for s in sites])
-        scores[list(batch.index)] = torch.cat([g.reshape(rows, -1) for g in grads], 1).cpu()
-        done += rows
-        if progress is not None:
-            progress(done, len(samples))
+
+    def differentiate(part: NDArray[np.int64]) -> NDArray[np.float32]:
+        nonlocal done
+        found = np.empty((len(part), width), np.float32)
+        few = [samples[i] for i in part]
+        for batch in batches(few, device=device, vocab=vocabulary_size(model), tokens=tokens):
+            rows = len(batch.index)
+            B = {
+                name: value.expand(rows, -1, -1).clone().requires_grad_()
+                for name, value in centre.items()
+            }
+            own = torch.arange(rows, device=device)[:, None]
+            with (
+                torch.enable_grad(),
+                allow_gradients(model),
+                attach_deltas(model, sites, Deltas(A, B), own),
+            ):
+                logp = answer_logps(model, batch, temperature)
+                grads = torch.autograd.grad(logp.sum(), [B[s.name] for s in sites])
+            found[list(batch.index)] = torch.cat([g.reshape(rows, -1) for g in grads], 1).cpu()
+            done = min(done + rows, len(samples))
+            if progress is not None:
+                progress(done, len(samples))
+        return found
+
+    scores = split_halved(differentiate, np.arange(len(samples)))
     bad = int((~np.isfinite(scores)).any(1).sum())
     if bad:
         raise RunError(
@@ -293,10 +302,12 @@ def kl_of_members(
         temperature: The sampling temperature.
     """
     model, sites = adapted.model, adapted.sites
-    found = np.empty(len(samples))
-    with torch.inference_mode():
-        for batch in batches(samples, device=model.device, vocab=vocabulary_size(model)):
-            rows = torch.tensor([owner[i] for i in batch.index], device=model.device)
+
+    def measure(part: NDArray[np.int64]) -> Floats:
+        found = np.empty(len(part))
+        few = [samples[i] for i in part]
+        for batch in batches(few, device=model.device, vocab=vocabulary_size(model)):
+            rows = torch.tensor([owner[part[i]] for i in batch.index], device=model.device)
             with attach_deltas(model, sites, deltas, rows[:, None]):
                 moved = answer_logits(model, batch, temperature)
             norm = moved.logsumexp(-1)
@@ -307,4 +318,7 @@ def kl_of_members(
             norm -= still.logsumexp(-1)
             each = moved.sub_(still).mul_(p).sum(-1) - norm
             found[list(batch.index)] = _per_row(batch, each).cpu()
-    return found
+        return found
+
+    with torch.inference_mode():
+        return split_halved(measure, np.arange(len(samples)))

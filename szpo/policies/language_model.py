@@ -23,7 +23,7 @@ from szpo.generation.sampling import Sampling
 from szpo.ledger.database import Ledger
 from szpo.ledger.rows import THETA0
 from szpo.ledger.theta import stored_tensors
-from szpo.models import adapter_files, loading, weight_files
+from szpo.models import adapter_files, devices, loading, weight_files
 from szpo.models.batched_lora import find_sites
 from szpo.models.loading import Loaded
 from szpo.models.lora_sites import Site
@@ -52,7 +52,7 @@ def check_files(config: Config) -> None:
         UsageError: One is not, or holds no weights that may be read.
     """
     m = config.model
-    loading.demand_device(m.device)
+    devices.demand(m.device)
     if m.adapter is not None:
         weight_files.safetensors_in(Path(m.adapter), what="adapter")
     folder = loading.locate(m.name, weights=False)
@@ -67,7 +67,7 @@ def prepare(config: Config, prompts: Sequence[Prompt], say: Say) -> Base:
         UsageError: The model is missing, or a setting does not fit it.
     """
     loaded = _load(config, adapter=config.model.adapter)
-    say(f"model {loaded.name}, {loaded.quantization or loaded.dtype}")
+    say(f"model {loaded.name}, {loaded.quantization or loaded.dtype} on {loaded.device}")
     if loaded.adapter is not None:
         say("adapter rank, alpha, targets and layers are those of the starting adapter")
     lora = _lora(config, loaded)
@@ -138,7 +138,7 @@ def _setup_key(
             loaded.sha256,
             loaded.dtype,
             loaded.quantization and f"{loaded.quantization} whole",
-            config.model.device,
+            str(loaded.device),
         ],
         "sites": [asdict(site) for site in sites],
         "adapter": config.adapter.model_dump(mode="json"),
@@ -211,6 +211,7 @@ def record(base: Base) -> tuple[dict[str, Any], dict[str, Any]]:
             "sha256": loaded.sha256,
             "dtype": loaded.dtype,
             "quantization": loaded.quantization,
+            "hardware": devices.hardware(str(loaded.device)),
         },
     }
     tensors = dict(space.tensors())

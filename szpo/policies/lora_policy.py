@@ -107,6 +107,11 @@ class LoraPolicy:
         """SHA-256 of θ in canonical form."""
         return parameters.digest(self._theta, self.layout, self._basis_sha256)
 
+    @property
+    def halved_rows(self) -> int | None:
+        """Rows of the engine's batches since memory ran out; None while it has not."""
+        return getattr(self.engine, "halved_rows", None)
+
     # ---- answers ----
 
     def encode(self, prompt: Prompt) -> tuple[int, ...]:

@@ -71,6 +71,15 @@ class Monitored(BaseScorer, Protocol):
         """KL(π_θ ‖ π_start) in nats per completion: Monte-Carlo mean and standard error."""
 
 
+@runtime_checkable
+class Halving(Protocol):
+    """A policy that answers in smaller batches once memory has run out."""
+
+    @property
+    def halved_rows(self) -> int | None:
+        """Rows of a batch since then; None while memory has sufficed."""
+
+
 def check_policy(
     policy: Policy,
     prompts: Sequence[Prompt],

@@ -28,7 +28,7 @@ from szpo.optim.directions import DIRECTION_VERSION
 from szpo.optim.settings import Settings
 from szpo.policies.protocol import BaseScorer, Policy, Sampler
 from szpo.replay import replay
-from szpo.runs import machine_check
+from szpo.runs import machine_check, run_device
 from szpo.runs.optimizer_settings import describe_settings, make_settings
 from szpo.runs.samples import Source
 from szpo.types import Answer, Prompt, Shift, Update
@@ -131,6 +131,7 @@ def check(config: Config) -> Checked:
             make_settings(config, (("z", (config.dim,)),), 1.0)
         from szpo.policies import language_model
 
+        config = run_device.choose(config)
         language_model.check_files(config)
         prompts = _with_room(config, prompts)
     if panel_factory is not None:
@@ -147,10 +148,9 @@ def build(config: Config, *, say: Say = print, checked: Checked | None = None) -
         UsageError: A setting does not fit the model, the prompts or the panel.
     """
     found = checked or check(config)
-    prompts, policy_factory = found.prompts, found.policy_factory
+    config, prompts, policy_factory = found.config, found.prompts, found.policy_factory
     for warning in prompts.warnings:
         say(f"warning: {warning}")
-    base = None
     if policy_factory is None:
         from szpo.policies import language_model
 
@@ -159,7 +159,7 @@ def build(config: Config, *, say: Say = print, checked: Checked | None = None) -
         policy: Policy = language_model.make_policy(config, base, settings)
     else:
         policy = policy_factory(root_seed=config.run.seed)
-        settings = make_settings(config, policy.layout, 1.0)
+        base, settings = None, make_settings(config, policy.layout, 1.0)
     for line in describe_settings(settings):
         say(line)
     parts = Parts(config, settings, policy, prompts, base=base)
@@ -211,7 +211,12 @@ def create(parts: Parts, path: Path) -> Ledger:
 
 
 def reopen(
-    ledger: Ledger, *, until: int | None = None, panel: bool = True, say: Say = print
+    ledger: Ledger,
+    *,
+    until: int | None = None,
+    panel: bool = True,
+    say: Say = print,
+    device: str | None = None,
 ) -> Parts:
     """The parts of a recorded run, its policy at the head (or before step ``until``).
 
@@ -220,10 +225,10 @@ def reopen(
         until: Steps to fold; None: all that were applied.
         panel: Build all that driving the run takes: its panel, and the prompts it began with.
         say: Called with each line for the user.
+        device: Where a language model computes from here on; None: where it did.
 
     Raises:
-        IntegrityError: The model or the prompts are not the recorded ones, or the weights do not
-            come out.
+        IntegrityError: Model, prompts or weights are not the recorded ones.
         UsageError: The ledger was not made by ``szpo run``, or has fewer steps.
     """
     if "config" not in ledger.spec:
@@ -239,6 +244,7 @@ def reopen(
     if policy_factory is None:
         from szpo.policies import language_model
 
+        config = run_device.restore(config, ledger, wanted=device, driven=panel, say=say)
         base = language_model.restore(config, ledger)
         policy: Policy = language_model.make_policy(config, base, settings)
     else:
@@ -258,8 +264,8 @@ def reopen(
     factory = load_factory(config.panel.kind) if panel else None
     if factory is None:
         return parts
-    recorded = ledger.spec.get("panel") or {}
-    return replace(parts, panel=factory.build(config, _starting_policy(parts), recorded))
+    start = _starting_policy(parts)
+    return replace(parts, panel=factory.build(config, start, ledger.spec.get("panel") or {}))
 
 
 def own_prompts(ledger: Ledger, texts: Sequence[str]) -> tuple[Prompt, ...]:
@@ -304,8 +310,7 @@ def _at_start(ledger: Ledger, policy: Any) -> Policy:
     if hasattr(policy, "move_to"):
         policy.move_to(start)
     elif len(start) == 1 and not any(value.any() for value in found.theta().values()):
-        # 0 + θ₀ is exact.
-        (values,) = start.values()
+        (values,) = start.values()  # 0 + θ₀ is exact
         found.apply(Update(0, 0, vector=tuple(values.ravel().tolist())))
     if found.digest() != theta_digests(ledger)[0]:
         raise UsageError(
@@ -313,9 +318,6 @@ def _at_start(ledger: Ledger, policy: Any) -> Policy:
             "that policy has no `move_to`; it cannot be branched"
         )
     return found
-
-
-# --- the parts ---------------------------------------------------------------------------------
 
 
 def _same_prompts(config: Config, ledger: Ledger, *, needed: bool, say: Say) -> PromptSet:
@@ -363,8 +365,7 @@ def _policy_factory(config: Config) -> PolicyFactory | None:
         raise UsageError(
             f"policy {name} has no log-probabilities to choose a radius by; set optimizer.mu"
         )
-    factory: PolicyFactory = plugins.load("szpo.policies", name, "policy")
-    return factory
+    return cast("PolicyFactory", plugins.load("szpo.policies", name, "policy"))
 
 
 def _starting_policy(parts: Parts) -> StartingPolicy:

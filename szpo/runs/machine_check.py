@@ -122,6 +122,15 @@ def _machine(_: Path) -> Iterator[Check]:
         yield Check("memory", "ok" if enough else "warn", text)
 
 
+def _device(_: Path) -> Iterator[Check]:
+    try:
+        from szpo.models import devices
+
+        yield Check("device", "ok", devices.describe(devices.choose()))
+    except Exception as error:  # a driver that does not fit fails in ways of its own
+        yield Check("device", "warn", f"{error}; set model.device to cpu")
+
+
 def _disk(folder: Path) -> Iterator[Check]:
     place = existing(folder)
     free = shutil.disk_usage(place).free / GIB
@@ -155,5 +164,5 @@ def _clock(_: Path) -> Iterator[Check]:
 
 
 LOOKS: tuple[Callable[[Path], Iterator[Check]], ...] = (
-    _python, _packages, _sqlite, _machine, _disk, _model, _clock,
+    _python, _packages, _sqlite, _machine, _device, _disk, _model, _clock,
 )  # fmt: skip

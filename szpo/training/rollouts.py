@@ -11,6 +11,7 @@ from szpo.errors import RunError, UsageError
 from szpo.failpoints import failpoint
 from szpo.ledger.database import Ledger
 from szpo.optim import comparison_selection, optimizer
+from szpo.policies.protocol import Halving
 from szpo.training import guards
 from szpo.training.comparisons import compare
 from szpo.training.position import Position
@@ -66,6 +67,8 @@ def generate(run: Services, at: Position, step: int, watch: Stopwatch, *, then_o
     candidates = compare(settings, step, asked, batches)
     comparisons, selected = comparison_selection.pick(settings, step, candidates)
     figures = {**guards.figures(comparisons), "generation_s": seconds}
+    if isinstance(run.policy, Halving) and run.policy.halved_rows is not None:
+        figures["batch_rows"] = run.policy.halved_rows  # another shape has other last bits
     head = run.policy.digest()
     answers = steps.StepAnswers(step, comparisons, head, {**figures, **selected})
     with ledger.transaction("controller"):

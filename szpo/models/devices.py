@@ -1,0 +1,119 @@
+"""Which device a model runs on, and in which numbers, where the settings say auto."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+
+from szpo.errors import UsageError
+
+Dtype: TypeAlias = Literal["fp32", "bf16", "fp16"]
+
+PREFERRED = ("cuda", "mps")
+"""Kinds that `choose` takes before the CPU; xpu must be asked for by name."""
+GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A device as torch names it, the dtype of the base weights on it, and why these."""
+
+    device: str
+    dtype: Dtype
+    reason: str
+
+
+def counts() -> dict[str, int]:
+    """Number of accelerators of each kind that torch finds."""
+    kinds = {"cuda": torch.cuda, "mps": torch.mps, "xpu": torch.xpu}
+    return {kind: module.device_count() for kind, module in kinds.items()}
+
+
+def choose(device: str = "auto", dtype: Dtype | Literal["auto"] = "auto") -> Choice:
+    """Resolve "auto" on this machine; what is named is taken as it stands.
+
+    Raises:
+        UsageError: the named device is not there.
+    """
+    found = counts()
+    if device == "auto":
+        device, reason = first_of(found)
+    else:
+        demand(device)
+        reason = "model.device names it"
+    return Choice(device, usual_dtype(device) if dtype == "auto" else dtype, reason)
+
+
+def first_of(found: Mapping[str, int]) -> tuple[str, str]:
+    """Choose the device for these numbers of accelerators, with the reason.
+
+    >>> first_of({"cuda": 2, "mps": 0})
+    ('cuda', 'the first of 2 that torch finds')
+    >>> first_of({"cuda": 0, "mps": 0})
+    ('cpu', 'torch finds no CUDA and no MPS device')
+    """
+    for kind in PREFERRED:
+        if found.get(kind, 0):
+            n = found[kind]
+            return kind, "torch finds one" if n == 1 else f"the first of {n} that torch finds"
+    return "cpu", "torch finds no CUDA and no MPS device"
+
+
+def usual_dtype(device: str) -> Dtype:
+    """bf16 where the device computes in it, as CPUs do; fp16 on MPS and on older GPUs."""
+    kind = device.partition(":")[0]
+    if kind == "mps":
+        return "fp16"
+    if kind == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
+        return "fp16"
+    return "bf16"
+
+
+def demand(device: str) -> None:
+    """Refuse a device that torch does not find on this machine.
+
+    Raises:
+        UsageError: It is not there; names those that are.
+    """
+    if not is_here(device):
+        raise UsageError(
+            f"model.device {device} is not on this machine (torch finds: {list_found()}); "
+            "set model.device to one that is"
+        )
+
+
+def is_here(device: str) -> bool:
+    """Whether torch finds this device on this machine."""
+    kind, _, number = device.partition(":")
+    return kind in ("auto", "cpu") or int(number or 0) < counts().get(kind, 0)
+
+
+def list_found() -> str:
+    """All devices that torch finds, as text."""
+    return ", ".join(
+        ["cpu", *(f"{kind}:{i}" for kind, count in counts().items() for i in range(count))]
+    )
+
+
+def hardware(device: str) -> str | None:
+    """Name the model of an accelerator, since each model rounds in its own way; None on a CPU."""
+    kind = device.partition(":")[0]
+    if kind == "cuda":
+        return torch.cuda.get_device_name(device)
+    return None if kind == "cpu" else kind
+
+
+def describe(choice: Choice) -> str:
+    """Describe a choice in a line.
+
+    >>> describe(Choice("cpu", "bf16", "torch finds no CUDA and no MPS device"))
+    'auto is cpu in bf16: torch finds no CUDA and no MPS device'
+    """
+    name = choice.device
+    if name.startswith("cuda"):
+        memory = torch.cuda.get_device_properties(name).total_memory / GIB
+        name = f"{name} ({torch.cuda.get_device_name(name)}, {memory:.0f} GiB)"
+    return f"auto is {name} in {choice.dtype}: {choice.reason}"

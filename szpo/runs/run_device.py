@@ -1,0 +1,92 @@
+"""Where a run's model computes: chosen when the run is created, the same when it is resumed.
+
+Answers of another kind of device differ in their last bits, and so in words and votes. Weights
+do not: they follow from the recorded updates on any machine (`szpo.replay`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from szpo.config.schema import Config
+from szpo.errors import UsageError
+from szpo.ledger.database import Ledger
+
+MOVED = "device"
+"""Kind of the event by which a run goes on elsewhere."""
+
+
+def choose(config: Config) -> Config:
+    """Replace ``auto`` in the settings by this machine's device and dtype.
+
+    Raises:
+        UsageError: the device that they name is not here.
+    """
+    from szpo.models import devices
+
+    chosen = devices.choose(config.model.device, config.model.dtype)
+    return _set(config, device=chosen.device, dtype=chosen.dtype)
+
+
+def restore(
+    config: Config, ledger: Ledger, *, wanted: str | None, driven: bool, say: Callable[[str], None]
+) -> Config:
+    """The settings with the device on which a recorded run's model computes now.
+
+    Args:
+        config: The run's recorded settings.
+        ledger: The run.
+        wanted: A device that somebody chose for the rest of the run.
+        driven: The run goes on. Where it does not, any device will do.
+        say: Called with a line where the device is another one.
+
+    Raises:
+        UsageError: the run's device is not on this machine, or is of another model there.
+    """
+    from szpo.models import devices
+
+    if wanted is not None:
+        return _set(config, device=devices.choose(wanted).device)
+    device, hardware = recorded(ledger)
+    name = ledger.path.name
+    if not devices.is_here(device):
+        if driven:
+            raise UsageError(
+                f"{name} runs on {device}, which is not on this machine (torch finds: "
+                f"{devices.list_found()}), and answers differ elsewhere; resume it there, or "
+                "name one of these with --device"
+            )
+        found = devices.choose().device
+        say(f"{name} runs on {device}, which is not here; its model is loaded on {found}")
+        return _set(config, device=found)
+    here = devices.hardware(device)
+    if driven and hardware is not None and here != hardware:
+        raise UsageError(
+            f"{name} runs on {hardware}; {device} is {here} here, and answers differ there; "
+            f"resume it on {hardware}, or accept that with --device {device}"
+        )
+    return _set(config, device=device)
+
+
+def recorded(ledger: Ledger) -> tuple[str, str | None]:
+    """The device on which a run computed last, and its model where that was noted."""
+    for event in reversed(list(ledger.events(MOVED))):
+        return event["body"]["device"], event["body"]["hardware"]
+    base: dict[str, Any] = ledger.spec.get("base") or {}
+    # Runs without the setting are older than it, and ran on the CPU.
+    return ledger.spec["config"]["model"].get("device", "cpu"), base.get("hardware")
+
+
+def record_move(ledger: Ledger, config: Config) -> None:
+    """Write down that a run goes on, on the device of these settings, where that is new."""
+    from szpo.models import devices
+
+    now = (config.model.device, devices.hardware(config.model.device))
+    if now != recorded(ledger):
+        body = {"device": now[0], "hardware": now[1]}
+        ledger.record_event(MOVED, "operator", body)
+
+
+def _set(config: Config, **changes: str) -> Config:
+    return config.model_copy(update={"model": config.model.model_copy(update=changes)})

@@ -1,0 +1,47 @@
+"""Which device "auto" is, and the numbers that go with it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from szpo.config import settings_file
+from szpo.errors import UsageError
+from szpo.models import devices
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, **found: int) -> None:
+    for kind in ("cuda", "mps", "xpu"):
+        count = found.get(kind, 0)
+        monkeypatch.setattr(getattr(torch, kind), "device_count", lambda count=count: count)
+
+
+@pytest.mark.parametrize(
+    ("found", "capability", "device", "dtype"),
+    [
+        ({}, None, "cpu", "bf16"),
+        ({"mps": 1}, None, "mps", "fp16"),
+        ({"cuda": 1}, (9, 0), "cuda", "bf16"),
+        ({"cuda": 2, "mps": 1}, (7, 5), "cuda", "fp16"),
+        ({"xpu": 1}, None, "cpu", "bf16"),
+    ],
+)
+def test_auto_takes_cuda_then_mps_then_the_cpu(monkeypatch, found, capability, device, dtype):
+    pretend(monkeypatch, **found)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    chosen = devices.choose()
+    assert (chosen.device, chosen.dtype) == (device, dtype)
+
+
+def test_what_is_named_is_taken_as_it_stands(monkeypatch):
+    pretend(monkeypatch, cuda=1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    assert devices.choose("cpu", "fp32").device == "cpu"
+    assert devices.choose("cuda:0", "fp32").dtype == "fp32"
+    with pytest.raises(UsageError, match=r"cuda:1 is not on this machine \(torch finds: cpu, cu"):
+        devices.choose("cuda:1")
+
+
+def test_auto_is_what_the_settings_say_by_default():
+    model = settings_file.load().model
+    assert (model.device, model.dtype) == ("auto", "auto")

@@ -1,0 +1,104 @@
+"""A run keeps its device; going on elsewhere is refused in a line, or chosen and recorded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from szpo.cli.app import call
+from szpo.generation.flat_engine import FlatEngine
+from szpo.ledger.database import Ledger
+from szpo.models import devices
+from szpo.replay import verification
+from szpo.runs import assemble, machine_check, run_device
+from tests.support import folder_run
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return folder_run.make(tmp_path)
+
+
+def pretend_it_ran_on(monkeypatch: pytest.MonkeyPatch, device: str, model: str | None) -> None:
+    monkeypatch.setattr(run_device, "recorded", lambda ledger: (device, model))
+
+
+def test_auto_is_resolved_when_the_run_is_created(path: Path) -> None:
+    with Ledger.open(path, readonly=True) as ledger:
+        stored = ledger.spec["config"]["model"]
+        assert stored["device"] in ("cpu", "cuda", "mps") and stored["dtype"] == "fp32"
+        assert ledger.spec["base"]["hardware"] == devices.hardware(stored["device"])
+        assert run_device.recorded(ledger) == (stored["device"], devices.hardware("cpu"))
+
+
+def test_a_run_of_another_device_is_not_driven_here(path, monkeypatch, capsys) -> None:
+    pretend_it_ran_on(monkeypatch, "cuda:99", "Some GPU")
+    capsys.readouterr()
+    assert call(["run", "--resume", str(path)]) == 2
+    said = capsys.readouterr().err
+    assert "folder.db runs on cuda:99, which is not on this machine (torch finds: cpu" in said
+    assert "resume it there, or name one of these with --device" in said
+    assert len(said.strip().splitlines()) == 1
+    with Ledger.open(path, readonly=True) as ledger:  # to look at it any device will do
+        told: list[str] = []
+        parts = assemble.reopen(ledger, panel=False, say=told.append)
+        assert parts.base is not None and "which is not here; its model is" in told[0]
+
+
+def test_another_model_of_gpu_is_not_the_same_device(path, monkeypatch, capsys) -> None:
+    pretend_it_ran_on(monkeypatch, "cpu", "NVIDIA A100")
+    assert call(["run", "--resume", str(path)]) == 2
+    assert "runs on NVIDIA A100; cpu is None here" in capsys.readouterr().err
+
+
+def test_who_names_a_device_goes_on_there_and_the_ledger_says_so(path, monkeypatch) -> None:
+    with monkeypatch.context() as patch:
+        pretend_it_ran_on(patch, "cuda:99", "Some GPU")
+        assert call(["run", "--resume", str(path), "--device", "cpu"]) == 0
+    with Ledger.open(path, readonly=True) as ledger:
+        moves = [event["body"] for event in ledger.events(run_device.MOVED)]
+        assert moves == [{"device": "cpu", "hardware": None}]
+        assert run_device.recorded(ledger) == ("cpu", None)
+        assert verification.verify(ledger).ok
+    assert call(["run", "--resume", str(path)]) == 0  # from now on it is the run's own
+
+
+def test_a_device_is_named_only_when_a_run_is_resumed(capsys) -> None:
+    assert call(["run", "--preset", "tiny", "--device", "cpu"]) == 2
+    assert "--device goes with --resume" in capsys.readouterr().err
+
+
+def test_a_halved_batch_is_recorded_with_the_step(tmp_path: Path, monkeypatch) -> None:
+    inner = FlatEngine._decode
+
+    def decode(self, owner, *rest):
+        if len(owner) > 8:
+            raise torch.OutOfMemoryError("a stand-in")
+        return inner(self, owner, *rest)
+
+    monkeypatch.setattr(FlatEngine, "_decode", decode)
+    path = folder_run.make(tmp_path)
+    with Ledger.open(path, readonly=True) as ledger:
+        notes = [event["body"] for event in ledger.events("generated")]
+        rows = [note.get("batch_rows") for note in notes]
+        assert rows == [8, 8]
+        assert verification.verify(ledger).ok
+
+
+def test_the_doctor_says_the_device_and_why(tmp_path: Path, monkeypatch) -> None:
+    for kind in (torch.cuda, torch.mps, torch.xpu):
+        monkeypatch.setattr(kind, "device_count", lambda: 0)
+    checks = {check.name: check for check in machine_check.examine(tmp_path)}
+    assert checks["device"].text == ("auto is cpu in bf16: torch finds no CUDA and no MPS device")
+
+    def broken() -> None:
+        raise RuntimeError("driver too old")
+
+    monkeypatch.setattr(devices, "counts", broken)
+    checks = {check.name: check for check in machine_check.examine(tmp_path)}
+    assert checks["device"].status == "warn"
+    assert checks["device"].text == "driver too old; set model.device to cpu"
+    assert np.isfinite(machine_check.matrix_seconds(64, 1))
