@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from szpo.errors import StorageError, UsageError
-from szpo.ledger.connection import connect, log_bytes
+from szpo.ledger.connection import beside, connect, log_bytes
 from szpo.ledger.holders import describe_processes, readers
 
 CHECKPOINT_BYTES: Final = 4 * 2**20
@@ -124,7 +124,7 @@ class Checkpointer:
 def _log_header(path: Path) -> bytes:
     """The beginning of the log, which has other salts each time that the log begins anew."""
     try:
-        with path.with_name(path.name + "-wal").open("rb") as file:
+        with beside(path, "-wal").open("rb") as file:
             return file.read(32)
     except OSError:
         return b""
@@ -132,6 +132,6 @@ def _log_header(path: Path) -> bytes:
 
 def _of_one_time(path: Path) -> bool:
     """Every page in the log was written since it last began: each carries the header's salts."""
-    content = path.with_name(path.name + "-wal").read_bytes()
+    content = beside(path, "-wal").read_bytes()
     step = 24 + int.from_bytes(content[8:12], "big")
     return all(content[at + 8 : at + 16] == content[16:24] for at in range(32, len(content), step))

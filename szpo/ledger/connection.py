@@ -87,7 +87,7 @@ def _without_files_beside(path: Path) -> sqlite3.Connection:
     try:
         target = Path(folder.name) / path.name
         for suffix in ("", "-wal"):
-            shutil.copyfile(f"{path}{suffix}", f"{target}{suffix}")
+            shutil.copyfile(beside(path, suffix), f"{target}{suffix}")
         copied = _opened(target, "mode=ro", _Copied)
     except (OSError, sqlite3.Error) as error:
         folder.cleanup()
@@ -105,15 +105,24 @@ def _is_still(path: Path) -> bool:
 
     SQLite would want to make its files beside it, even to read, and would refuse.
     """
-    beside = (path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))
-    folder = path.absolute().parent
-    return not os.access(folder, os.W_OK) and not any(each.exists() for each in beside)
+    files = (beside(path, suffix) for suffix in ("-wal", "-shm"))
+    folder = beside(path, "").absolute().parent
+    return not os.access(folder, os.W_OK) and not any(each.exists() for each in files)
+
+
+def beside(path: Path, suffix: str) -> Path:
+    """The file of that suffix beside a ledger's; where the path is a link, beside what it names.
+
+    SQLite puts its own files there, so that every name of a run means the same ones.
+    """
+    file = path.resolve() if path.is_symlink() else path
+    return file.with_name(file.name + suffix)
 
 
 def log_bytes(path: Path) -> int:
     """Size of the log (WAL) beside a ledger's file, 0 where there is none."""
     try:
-        return path.with_name(path.name + "-wal").stat().st_size
+        return beside(path, "-wal").stat().st_size
     except OSError:
         return 0
 
@@ -124,6 +133,8 @@ def check_place(path: Path, *, new: bool) -> None:
         raise StorageError(f"{path} already exists; choose another name")
     if new and not path.parent.is_dir():
         raise StorageError(f"{path.parent} is not a folder; create it first")
+    if new:
+        _check_nothing_left(path)
     if not new and not path.is_file():
         raise StorageError(f"{path}: no such ledger")
     kind = filesystem(path.parent.resolve())
@@ -131,6 +142,17 @@ def check_place(path: Path, *, new: bool) -> None:
         raise StorageError(
             f"{path} lies on {kind}, where file locks do not hold; use a local folder"
         )
+
+
+def _check_nothing_left(path: Path) -> None:
+    """Raise StorageError if a log lies there: SQLite would take its pages for the new file's."""
+    for suffix in ("-wal", "-journal"):
+        left = beside(path, suffix)
+        if left.exists() and left.stat().st_size:
+            raise StorageError(
+                f"{left} is left of a run whose file is gone; put that file back, choose another "
+                f"name, or remove {left.name} first"
+            )
 
 
 def check_kind(path: Path, conn: sqlite3.Connection, application: int, schema: int) -> None:

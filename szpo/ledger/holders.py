@@ -7,6 +7,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from szpo.ledger.connection import beside
+
 _READ_MARKS = (123, 127)
 """Bytes of the file -shm on which SQLite locks what a reader still needs (its file format)."""
 
@@ -33,7 +35,7 @@ def readers(path: Path) -> dict[int, str]:
     known = {**holders(path), os.getpid(): "this program itself"}
     marked: set[int] = set()
     with contextlib.suppress(OSError, ValueError):
-        shared = path.with_name(path.name + "-shm").stat().st_ino
+        shared = beside(path, "-shm").stat().st_ino
         for line in Path("/proc/locks").read_text(encoding="ascii").splitlines():
             words = line.split()  # 7: POSIX ADVISORY READ process major:minor:inode first last
             if len(words) != 8 or int(words[5].rpartition(":")[2]) != shared:

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from szpo.ledger import connection
 from szpo.ledger.canonical import sha256
-from szpo.ledger.connection import connect
 
 try:
     import fcntl
@@ -63,7 +63,7 @@ class Verdict:
 
 def beside(path: Path) -> Path:
     """Where the witness of a ledger's file lies."""
-    return path.with_name(path.name + "-head")
+    return connection.beside(path, "-head")
 
 
 def forget(path: Path) -> None:
@@ -155,7 +155,7 @@ def problem(path: Path) -> str:
     if noted.head is None:
         return ""
     try:
-        with closing(connect(path, readonly=True)) as conn:
+        with closing(connection.connect(path, readonly=True)) as conn:
             return compare(path, noted, conn).problem
     except sqlite3.Error:  # opening it says better what is wrong
         return ""

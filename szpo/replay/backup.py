@@ -92,8 +92,8 @@ def recover(path: Path, out: Path) -> Recovered:
     ):
         damaged = Path(folder) / "damaged.db"
         for suffix in ("", "-wal"):
-            if path.with_name(path.name + suffix).exists():
-                shutil.copyfile(path.with_name(path.name + suffix), f"{damaged}{suffix}")
+            if (part := connection.beside(path, suffix)).exists():
+                shutil.copyfile(part, f"{damaged}{suffix}")
         rows: dict[str, list[Row]] = {}
         with contextlib.closing(_lenient(damaged, path)) as old:
             for table in _tables():

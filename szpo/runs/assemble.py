@@ -19,6 +19,7 @@ from szpo.data import prompts as promptfiles
 from szpo.data.prompts import PromptSet
 from szpo.errors import IntegrityError, StorageError, UsageError
 from szpo.evaluators.panel_factory import PanelFactory, RunPanel, StartingPolicy, load_factory
+from szpo.ledger.connection import check_place
 from szpo.ledger.creation import NO_BASE, NewRun
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
@@ -87,6 +88,7 @@ def new_path(config: Config) -> Path:
             f"{path} exists; continue it with: szpo run --resume {path.stem}, "
             "or set another run.name or run.seed"
         )
+    check_place(path, new=True)
     return path
 
 
@@ -99,8 +101,7 @@ def default_name(config: Config) -> str:
     panel = config.panel
     words = [Path(config.model.name).name, panel.kind]
     words += [panel.reward] if panel.kind not in ("people", "judge") else []
-    end = f"-{config.run.seed}"
-    text = "-".join(words).lower()[: 64 - len(end)] + end
+    text = "-".join(words).lower()[: 63 - len(str(config.run.seed))] + f"-{config.run.seed}"
     return "".join(c if c.isascii() and (c.isalnum() or c == "-") else "-" for c in text)
 
 

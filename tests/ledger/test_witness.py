@@ -6,9 +6,9 @@ import shutil
 import pytest
 
 from szpo.cli.app import call
-from szpo.errors import IntegrityError
+from szpo.errors import IntegrityError, StorageError
 from szpo.failpoints import arm
-from szpo.ledger import witness
+from szpo.ledger import connection, witness
 from szpo.ledger.database import Ledger
 from szpo.replay import backup, verification
 from szpo.voting.service import VoteService
@@ -170,6 +170,43 @@ def test_a_new_run_of_an_old_name_starts_with_nothing_noted(run, tmp_path):
     voting.ballot(run, 3, sync=False)  # the same name, and in this test the same id
     with Ledger.open(run) as ledger:
         assert verification.verify(ledger).ok
+
+
+@pytest.mark.parametrize("make", ["a new run", "a backup", "what could be recovered"])
+def test_no_file_takes_the_name_of_one_whose_log_was_left(run, tmp_path, make):
+    """SQLite would take the old log for the new file's: damage, or other votes in a backup."""
+    kept = tmp_path / "kept.db"
+    backup.backup(run, kept)
+    log = log_of(run).read_bytes()
+    assert log
+    run.unlink()
+    with pytest.raises(StorageError, match="db-wal is left of a run whose file is gone; put"):
+        match make:
+            case "a new run":
+                voting.ballot(run, 3, sync=False)
+            case "a backup":
+                backup.backup(kept, run)
+            case _:
+                backup.recover(kept, run)
+    assert not run.exists() and log_of(run).read_bytes() == log, "nothing was lost by refusing"
+    log_of(run).unlink()
+    backup.backup(kept, run)
+    with Ledger.open(run) as ledger:
+        assert verification.verify(ledger).ok
+
+
+def test_a_run_behind_a_link_has_one_log_and_one_witness(run, tmp_path):
+    """SQLite's own files lie beside the file that the link names; szpo looks there too."""
+    link = tmp_path / "elsewhere" / "other.db"
+    link.parent.mkdir()
+    link.symlink_to(run)
+    with Ledger.open(link) as ledger:
+        ledger.record_event("note", "test", {})
+        last = list(ledger.events())[-1]["event"]
+        assert connection.log_bytes(link) == connection.log_bytes(run) > 0
+        assert witness.read(run).head.event == witness.read(link).head.event == last
+        ledger.empty_log(wait_s=5.0)
+    assert [each.name for each in link.parent.iterdir()] == ["other.db"]
 
 
 def test_a_write_of_the_witness_that_was_torn_leaves_the_head_before_it(run):

@@ -458,6 +458,15 @@ def test_row_59_a_full_disk_is_read_and_exported_from(
 # --- who drives, and what nobody expected ------------------------------------------------------
 
 
+def test_a_log_left_of_a_run_that_is_gone_exits_4(tmp_path: Path, refused: Refused) -> None:
+    left = tmp_path / "runs" / "yard.db-wal"
+    left.parent.mkdir()
+    left.write_bytes(b"pages of votes")
+    line = refused(4, *yard_run.arguments(tmp_path, "run.name=yard"))
+    assert "yard.db-wal is left of a run whose file is gone" in line
+    assert left.read_bytes() == b"pages of votes"
+
+
 def test_lease_held_elsewhere_exits_3(yard: Path, refused: Refused, tmp_path: Path) -> None:
     path = copied(yard, tmp_path)
     with Ledger.open(path) as ledger:
