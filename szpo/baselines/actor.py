@@ -1,8 +1,8 @@
-"""`Actor`: the policy of a gradient method, a LoRA on the same model and sites as a run of szpo.
+"""`Actor`: the policy of a gradient method, a LoRA on the model and sites of a run of szpo.
 
-Its weights are the A and B of a `szpo.policies.lora_policy.LoraPolicy`, which answers and
-measures: all methods share one way of decoding. For training the base model is wrapped by PEFT and
-unwrapped again; base weights exist once. Adapter weights are fp32 throughout, also on a bf16 or
+Its weights are the A and B of a `szpo.policies.lora_policy.LoraPolicy`, which draws and measures
+answers: all methods share one way of decoding. For training, PEFT wraps the base model and is
+removed afterwards; base weights exist once. Adapter weights are fp32 throughout, also on a bf16 or
 4-bit base.
 """
 
@@ -56,9 +56,9 @@ class Actor:
 
         Args:
             loaded: The base model.
-            sites: What is adapted.
+            sites: Layers with a LoRA.
             start: A and B at the start, by ``site.a`` and ``site.b``.
-            sampling: How it answers.
+            sampling: How answers are drawn.
             seed: Root seed of everything the actor draws by itself.
             engine: Generates; made for the model where None.
         """
@@ -107,20 +107,20 @@ class Actor:
         start = language_model.random_start(sites, seed)
         return cls(loaded, sites, start, sampling=sampling, seed=seed, engine=engine)
 
-    # ---- answering and measuring: as a `LoraPolicy`, also in the middle of training ----
+    # ---- generation and measurements: as a `LoraPolicy`, also in the middle of training ----
 
     def sample(
         self, prompts: Sequence[Prompt], samples: int = 1, *, seed: int, base: bool = False
     ) -> list[list[Answer]]:
         """``samples`` answers to each prompt, at the current weights or at the start."""
-        with self._unwrapped():
+        with self._unwrap_peft():
             return self.policy.sample(prompts, samples, seed=seed, base=base)
 
     def sample_tokens(
         self, prompts: Sequence[Prompt], samples: int = 1, *, seed: int
     ) -> tuple[tuple[int, ...], ...]:
         """The tokens of `sample`, an end token included: all answers to a prompt in a row."""
-        with self._unwrapped():
+        with self._unwrap_peft():
             return self.policy.sample_tokens(prompts, samples, seed=seed)
 
     def complete(self, rows: Sequence[Sequence[int]], *, seed: int) -> tuple[tuple[int, ...], ...]:
@@ -128,7 +128,7 @@ class Actor:
         self.policy.demand_room(rows)
         width = self.policy.asking.sampling.max_new_tokens
         draws = seeds.uniform(seeds.derive(seed, "complete rows"), len(rows) * width)
-        with self._unwrapped():
+        with self._unwrap_peft():
             deltas = self.policy.deltas([self.policy.theta()])
             return self.policy.engine.generate(
                 rows,
@@ -140,17 +140,17 @@ class Actor:
 
     def logprob_base(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
         """Mean log-probability per token of each answer at the start, nats."""
-        with self._unwrapped():
+        with self._unwrap_peft():
             return self.policy.logprob_base(prompts, answers)
 
     def kl(self, prompts: Sequence[Prompt], *, seed: int, samples: int = 1) -> tuple[float, float]:
         """KL(π ‖ π_start) in nats per completion, with its standard error over prompts."""
-        with self._unwrapped():
+        with self._unwrap_peft():
             return self.policy.kl(prompts, seed=seed, samples=samples)
 
     def digest(self) -> str:
         """SHA-256 of the trained weights in canonical form."""
-        with self._unwrapped():
+        with self._unwrap_peft():
             return self.policy.digest()
 
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
@@ -175,19 +175,19 @@ class Actor:
         Raises:
             StorageError: The folder cannot be written.
         """
-        with self._unwrapped():
+        with self._unwrap_peft():
             self.policy.save_adapter(folder)
 
     @contextmanager
     def training(self, *, dropout: float = 0.0) -> Iterator[Peft]:
         """The model wrapped by PEFT, its adapter "default" at the current weights and trainable.
 
-        Left without an error, the actor stands at what was trained, otherwise where it was
-        before. Inside, `sample`, `kl` and the rest see the weights as they are at that moment.
+        After the block the actor has the trained weights; after an error, those from before.
+        Inside, `sample`, `kl` and the rest use the weights of that moment.
         """
         if self._peft is not None:
             raise UsageError("the actor is being trained already; one training at a time")
-        with adapted(self.loaded, self.sites, dropout=dropout) as peft:
+        with wrap_peft(self.loaded, self.sites, dropout=dropout) as peft:
             write(peft.get_base_model(), self.sites, self.policy.theta())
             before = self.policy.theta()
             self._peft = peft
@@ -201,7 +201,7 @@ class Actor:
                 self._peft = None
 
     @contextmanager
-    def _unwrapped(self) -> Iterator[None]:
+    def _unwrap_peft(self) -> Iterator[None]:
         if self._peft is None:
             yield
             return
@@ -214,7 +214,7 @@ class Actor:
 
 
 @contextmanager
-def adapted(
+def wrap_peft(
     loaded: Loaded,
     sites: Sequence[Site],
     *,
@@ -224,7 +224,7 @@ def adapted(
 ) -> Iterator[Peft]:
     """The model wrapped by PEFT, with a trainable fp32 adapter "default"; unwrapped afterwards.
 
-    ``model`` stands for the loaded one where a shell around the same weights is trained.
+    ``model`` replaces the loaded one where a shell around the same weights is trained.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -250,7 +250,7 @@ def adapted(
 
 @contextmanager
 def without_adapters(model: Any) -> Iterator[None]:
-    """The bare base model inside the block, layers that PEFT put in set aside; then as before."""
+    """Take PEFT's layers out of the model inside the block and put them back afterwards."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     found = [(n, m) for n, m in model.named_modules() if isinstance(m, BaseTunerLayer)]

@@ -1,4 +1,4 @@
-"""Returns and advantages of recorded rewards: what a policy gradient multiplies a choice by."""
+"""Returns and advantages (GAE) of recorded rewards, and KL-penalised rewards per token."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def returns_to_go(rewards: Floats, gamma: float = 1.0) -> Floats:
 def gae(rewards: Floats, values: Floats, lam: float, gamma: float = 1.0) -> Floats:
     """Generalised advantages (..., H) (Schulman et al. 2016, eq. 16).
 
-    Trajectories of different lengths are padded with rewards and values of 0: an end is worth 0,
-    and nothing flows back from behind it.
+    Trajectories of different lengths are padded with rewards and values of 0, so that nothing
+    after an end counts.
 
     Args:
         rewards: r_t (..., H).
@@ -29,11 +29,12 @@ def gae(rewards: Floats, values: Floats, lam: float, gamma: float = 1.0) -> Floa
         lam: λ in [0, 1]: 0 gives temporal differences, 1 returns to go less V.
         gamma: discount.
     """
+    # δ_t = r_t + γ V(s_{t+1}) − V(s_t)
     errors = rewards + gamma * values[..., 1:] - values[..., :-1]
     found = np.empty(errors.shape)
     ahead = np.zeros(errors.shape[:-1])
     for t in range(errors.shape[-1] - 1, -1, -1):
-        ahead = errors[..., t] + gamma * lam * ahead
+        ahead = errors[..., t] + gamma * lam * ahead  # Â_t = δ_t + γλ Â_{t+1}
         found[..., t] = ahead
     return found
 
@@ -59,8 +60,8 @@ def token_rewards(
     return found
 
 
-def standardised(values: Floats, there: NDArray[np.bool_]) -> Floats:
-    """Values less their mean, over their spread, where they are there; 0 elsewhere."""
+def standardise(values: Floats, there: NDArray[np.bool_]) -> Floats:
+    """Values less their mean, over their standard deviation, where ``there``; 0 elsewhere."""
     known = values[there]
     if not known.size:
         return np.zeros_like(values)

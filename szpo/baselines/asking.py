@@ -1,4 +1,4 @@
-"""Fresh votes on a policy's own answers: judges as an `Ask`, and rounds of questions."""
+"""New votes on a policy's own answers: judges as an `Ask`, and rounds of comparisons."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class JudgesAsk:
 
     judges: tuple[Judge, ...]
     of_pairs: tuple[Judge, ...] | None = None
-    """Who judges single pairs, where that is a panel fitted to them; None: the same judges."""
+    """Judges of single pairs, where another panel is fitted to them; None: the same judges."""
     sides: Sides = draw_sides
 
     def __post_init__(self) -> None:
@@ -84,7 +84,7 @@ class JudgesAsk:
 
 @dataclass(frozen=True)
 class Survey:
-    """Rounds of questions about a policy's own answers, two to each prompt."""
+    """Rounds of comparisons between a policy's own answers, two to each prompt."""
 
     prompts: Sequence[Prompt]
     """Drawn from in a seeded order, round after round."""
@@ -100,7 +100,7 @@ class Survey:
 
 
 def ask_round(survey: Survey, actor: Actor, meter: Meter, i: int = 0) -> Preferences:
-    """Round ``i`` of a survey: draw answers of the actor as it stands, and ask which are better.
+    """Round ``i`` of a survey: draw answers of the current actor and ask which are better.
 
     The meter is charged with answers and votes.
     """
@@ -110,7 +110,7 @@ def ask_round(survey: Survey, actor: Actor, meter: Meter, i: int = 0) -> Prefere
     prompts = [survey.prompts[j] for j in order]
     key = seeds.derive(survey.seed, f"{survey.purpose} answers", step=i)
     answers = actor.sample(prompts, 2, seed=as_seed(key))
-    meter.generated([answer for two in answers for answer in two])
+    meter.charge_tokens([answer for two in answers for answer in two])
     first, second = [two[0] for two in answers], [two[1] for two in answers]
     vote = seeds.derive(survey.seed, f"{survey.purpose} votes", step=i)
     if survey.rows is None:

@@ -1,8 +1,8 @@
-"""What the gradient methods share: pairs, whoever is asked for them, and what it all cost.
+"""What the gradient methods share: costs and their meter, and the result of a training.
 
 A method is one file with ``train(actor, source, recipe, *, seed, on_step) -> Trained``. It learns
-from pairs (`Pair`), from somebody who can be asked (`Ask`) or from a score (`Score`); its recipe
-is a frozen dataclass. Nothing here needs a tensor library.
+from pairs (`Pair`), from an annotator who can be asked (`Ask`) or from a score (`Score`). Its
+recipe is a frozen dataclass. Nothing here needs a tensor library.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from szpo.types import Answer
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a method spent so far. Votes and answers read are counted as for a run of szpo."""
+    """What a method has spent. Votes and answers read are counted as for a run of szpo."""
 
     votes: int = 0
     """Answers A, B or tie on comparisons that differ."""
     answers_read: int = 0
-    """Texts really shown: two for each row whose answers differ."""
+    """Texts shown: two for each row whose answers differ."""
     tokens_generated: int = 0
-    """Tokens of all answers the method drew, those that nobody read included."""
+    """Tokens of all answers the method drew, read or not."""
     seconds: float = 0.0
-    """Wall time, measurements left out."""
+    """Wall time without measurements."""
     peak_bytes: int = 0
     """Largest resident memory of the process so far."""
 
@@ -42,11 +42,11 @@ class Meter:
     seconds: float = 0.0
     _since: float | None = field(default=None, repr=False)
 
-    def generated(self, answers: Sequence[Answer]) -> None:
+    def charge_tokens(self, answers: Sequence[Answer]) -> None:
         """Charge the tokens of these answers."""
         self.tokens_generated += sum(answer.tokens for answer in answers)
 
-    def read(self, rows: Sequence[tuple[Answer, Answer]], votes: int = 1) -> None:
+    def charge_votes(self, rows: Sequence[tuple[Answer, Answer]], votes: int = 1) -> None:
         """Charge votes on one comparison of these rows; identical rows are not read."""
         self.votes += votes
         self.answers_read += 2 * votes * sum(a.text != b.text for a, b in rows)
@@ -61,8 +61,8 @@ class Meter:
         self.seconds = self.cost().seconds
         self._since = None
 
-    def tell(self, on_step: OnStep, step: int, of: int, figures: Mapping[str, float]) -> None:
-        """Call ``on_step`` with the clock stopped: measuring costs a method nothing."""
+    def report(self, on_step: OnStep, step: int, of: int, figures: Mapping[str, float]) -> None:
+        """Call ``on_step`` with the clock stopped, so that measurements cost nothing."""
         ran = self._since is not None
         self.__exit__()
         on_step(Moment(step, of, self.cost(), figures))
@@ -70,7 +70,7 @@ class Meter:
             self.__enter__()
 
     def cost(self) -> Cost:
-        """All of it, up to now."""
+        """The costs up to now."""
         running = 0.0 if self._since is None else time.monotonic() - self._since
         return Cost(
             self.votes,
@@ -83,14 +83,14 @@ class Meter:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """One step of training, told while the actor stands at the weights after it."""
+    """One finished step of training, reported while the actor has the weights after it."""
 
     step: int
     """Counted from 1."""
     of: int
     cost: Cost
     figures: Mapping[str, float]
-    """What the method logs of a step: loss, reward, KL, …"""
+    """Logged figures of the step: loss, reward, KL, …"""
 
 
 OnStep: TypeAlias = Callable[[Moment], None]
@@ -99,18 +99,18 @@ OnStep: TypeAlias = Callable[[Moment], None]
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What is left of a training run beside the actor, which now stands at the tuned weights."""
+    """The result of a training run; the actor now has the trained weights."""
 
     cost: Cost
     log: tuple[Mapping[str, float], ...]
     """The figures of each step."""
     pairs: int = 0
-    """Pairs that were learned from; in supervised fitting, examples."""
+    """Pairs in the training set; in supervised fine-tuning, examples."""
     ties: int = 0
     """Questions that gave no pair."""
     remark: str = ""
-    """What to look at before the result is believed."""
+    """A warning about the result; empty where there is none."""
 
 
-def silent(_: Moment) -> None:
-    """The ``on_step`` of whoever does not want to know."""
+def ignore_step(_: Moment) -> None:
+    """An ``on_step`` that does nothing."""

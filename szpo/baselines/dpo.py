@@ -14,11 +14,17 @@ from typing import Annotated, Any
 from szpo.baselines import trainer
 from szpo.baselines.actor import Actor
 from szpo.baselines.asking import Survey, ask_round
-from szpo.baselines.costs import Meter, OnStep, Trained, silent
+from szpo.baselines.costs import Meter, OnStep, Trained, ignore_step
 from szpo.baselines.lm_head_adapter import is_adapted, plain_head, trainable_head
 from szpo.baselines.questions import Ask, Preferences
 from szpo.baselines.recipes import Count, Dropout, Positive, one_of, recipe, within
-from szpo.baselines.validation import answering, demand_pairs, left_out, remarks, risen
+from szpo.baselines.validation import (
+    catch_divergence,
+    demand_pairs,
+    describe_left_out,
+    describe_rise,
+    join_remarks,
+)
 from szpo.data.pairs import Pair
 from szpo.errors import UsageError
 from szpo.types import Prompt
@@ -32,7 +38,7 @@ LOSSES = (
 
 
 @recipe(METHOD)
-class Recipe(trainer.Fitting):
+class Recipe(trainer.Recipe):
     """Settings of one DPO training; those not explained are TRL's words.
 
     TRL's default learning rate for full weights is 1e-6, its advice for LoRA ten times as much; a
@@ -79,7 +85,7 @@ def train(
     recipe: Recipe | None = None,
     *,
     seed: int,
-    on_step: OnStep = silent,
+    on_step: OnStep = ignore_step,
     meter: Meter | None = None,
 ) -> Trained:
     """DPO on these pairs; the actor then stands at the trained weights.
@@ -99,7 +105,7 @@ def train(
     demand_pairs(data, METHOD)
     listener = trainer.Listener(METHOD, meter or Meter(), on_step)
     learned = _fit(actor, data.pairs, recipe or Recipe(), seed, listener)
-    remark = remarks(left_out(learned, len(data.pairs)), risen(listener.log))
+    remark = join_remarks(describe_left_out(learned, len(data.pairs)), describe_rise(listener.log))
     return Trained(listener.meter.cost(), tuple(listener.log), learned, data.ties, remark)
 
 
@@ -110,7 +116,7 @@ def iterative(
     plan: Rounds | None = None,
     *,
     seed: int,
-    on_step: OnStep = silent,
+    on_step: OnStep = ignore_step,
 ) -> Trained:
     """Generate, ask, train, repeat; ``on_step`` is called after each round.
 
@@ -127,11 +133,11 @@ def iterative(
         raise UsageError("iterative-dpo: no prompts; give those to answer")
     survey = Survey(prompts, ask, plan.questions, plan.rows, seed)
     meter = Meter()
-    listener = trainer.Listener("iterative-dpo", meter, silent)
+    listener = trainer.Listener("iterative-dpo", meter, ignore_step)
     pairs: list[Pair] = []
     ties = found = learned = 0
     for i in range(plan.rounds):
-        with meter, answering("iterative-dpo"):
+        with meter, catch_divergence("iterative-dpo"):
             new = ask_round(survey, actor, meter, i)
         ties += new.ties
         if new.pairs:
@@ -140,10 +146,10 @@ def iterative(
         if pairs:
             learned = _fit(actor, pairs, plan.recipe, seed, listener, name=f"round {i}")
         figures = {"round": i + 1.0, "pairs": float(len(pairs)), "ties": float(ties)}
-        meter.tell(on_step, i + 1, plan.rounds, {**_last(listener), **figures})
+        meter.report(on_step, i + 1, plan.rounds, {**_last(listener), **figures})
     if not listener.log:
         demand_pairs(Preferences((), ties), "iterative-dpo")
-    remark = remarks(left_out(learned, len(pairs)), risen(listener.log))
+    remark = join_remarks(describe_left_out(learned, len(pairs)), describe_rise(listener.log))
     return Trained(meter.cost(), tuple(listener.log), found, ties, remark)
 
 
@@ -169,13 +175,13 @@ def _fit(
         def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
             return dataset  # tokens are ours already
 
-    most = trainer.length(actor.loaded, recipe.max_length)
-    rows = trainer.token_rows(actor.loaded, pairs, most, listener.method, recipe.prompt_tokens)
-    with trainer.workplace() as folder, actor.training(dropout=recipe.dropout) as model:
+    most = trainer.limit_length(actor.loaded, recipe.max_length)
+    rows = trainer.tokenize_pairs(actor.loaded, pairs, most, listener.method, recipe.prompt_tokens)
+    with trainer.isolate() as folder, actor.training(dropout=recipe.dropout) as model:
         start = actor.theta()
         arguments = DPOConfig(
-            **trainer.here(actor.loaded, folder, seed, name),
-            **trainer.schedule(recipe),
+            **trainer.base_arguments(actor.loaded, folder, seed, name),
+            **trainer.schedule_arguments(recipe),
             beta=recipe.beta,
             max_length=most,
             loss_type=[recipe.loss],

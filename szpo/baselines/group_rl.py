@@ -18,7 +18,7 @@ from szpo.baselines.asking import draw_order
 from szpo.baselines.costs import Trained
 from szpo.baselines.questions import Task
 from szpo.baselines.recipes import Count, Positive, Weight, at_least
-from szpo.baselines.validation import answering, demand_plain, distant
+from szpo.baselines.validation import catch_divergence, demand_plain, describe_drift
 from szpo.errors import RunError, UsageError
 from szpo.seeds import as_seed
 from szpo.types import Prompt
@@ -81,13 +81,13 @@ def train(
         completion_ids: Sequence[Sequence[int]], at: Sequence[int], **_: Any
     ) -> list[float]:
         answers = [actor.policy.answer(ids) for ids in completion_ids]
-        meter.generated(answers)
+        meter.charge_tokens(answers)
         values = [float(v) for v in task.score([task.prompts[i] for i in at], answers)]
         if not all(map(isfinite, values)):
             raise RunError(f"{method}: a reward is not finite; check the reward or verifier")
         return values
 
-    with trainer.workplace() as folder, actor.training() as model:
+    with trainer.isolate() as folder, actor.training() as model:
         start = actor.theta()
         made = _sampling_class(kind, actor, seed, method)(
             model=model,
@@ -99,7 +99,7 @@ def train(
         reference = actor.start() if "ref" in model.peft_config else None
         trainer.fit(made, listener, model.get_base_model(), actor.sites, start, reference)
     log = tuple(listener.log)
-    return Trained(meter.cost(), log, remark=distant(log))
+    return Trained(meter.cost(), log, remark=describe_drift(log))
 
 
 def _arguments(
@@ -108,7 +108,7 @@ def _arguments(
     """Arguments of both trainers' configurations."""
     sampling = actor.policy.asking.sampling
     return {
-        **trainer.here(actor.loaded, folder, seed, method),
+        **trainer.base_arguments(actor.loaded, folder, seed, method),
         "learning_rate": recipe.learning_rate,
         "lr_scheduler_type": "constant",
         "optim": "adamw_torch",
@@ -130,7 +130,7 @@ def _sampling_class(kind: Any, actor: Actor, seed: int, method: str) -> Any:
     class Sampling(kind):  # type: ignore[misc]
         def _generate_single_turn(self, prompt_ids: Any, *_: Any, **__: Any) -> Any:
             key = seeds.derive(seed, "baseline answers", step=int(self.state.global_step))
-            with answering(method):
+            with catch_divergence(method):
                 rows = actor.complete(prompt_ids, seed=as_seed(key))
             found = [list(row) for row in rows]
             return (found, None) if kind.__name__ == "GRPOTrainer" else found

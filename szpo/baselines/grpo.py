@@ -11,7 +11,7 @@ from typing import Annotated
 
 from szpo.baselines import group_rl, trainer
 from szpo.baselines.actor import Actor
-from szpo.baselines.costs import Meter, OnStep, Trained, silent
+from szpo.baselines.costs import Meter, OnStep, Trained, ignore_step
 from szpo.baselines.questions import Task
 from szpo.baselines.recipes import Weight, one_of, recipe
 
@@ -38,7 +38,7 @@ def train(
     recipe: Recipe | None = None,
     *,
     seed: int,
-    on_step: OnStep = silent,
+    on_step: OnStep = ignore_step,
     meter: Meter | None = None,
 ) -> Trained:
     """GRPO on this task; the actor then stands at the trained weights.

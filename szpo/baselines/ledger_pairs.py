@@ -21,8 +21,8 @@ from szpo.voting.counting import counted
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
-    """What a ledger's votes say about single rows."""
+class LedgerPairs:
+    """Preference pairs of single rows, from a ledger's votes."""
 
     pairs: tuple[Pair, ...]
     """In the order of steps, comparisons and rows."""
@@ -34,7 +34,7 @@ class Recorded:
     """Votes and answers read, as the run counted them."""
 
 
-def recorded(ledger: Ledger) -> Recorded:
+def read_pairs(ledger: Ledger) -> LedgerPairs:
     """The pairs of the closed steps, from the votes that counted."""
     pairs: list[Pair] = []
     ties = comparisons = 0
@@ -48,24 +48,24 @@ def recorded(ledger: Ledger) -> Recorded:
             votes[vote.comparison].append(vote)
         notes = _notes(ledger, row["step"])
         for comparison in ledger.comparisons(row["step"]):
-            said = votes.get(comparison.id, [])
-            if not said:
+            own_votes = votes.get(comparison.id, [])
+            if not own_votes:
                 continue
-            meter.read([(r.plus, r.minus) for r in comparison.rows], votes=len(said))
-            found = _of(comparison, said, notes)
+            meter.charge_votes([(r.plus, r.minus) for r in comparison.rows], votes=len(own_votes))
+            found = _make_pairs(comparison, own_votes, notes)
             pairs += found
             ties += not found
             comparisons += 1
-    return Recorded(tuple(pairs), ties, comparisons, meter.cost())
+    return LedgerPairs(tuple(pairs), ties, comparisons, meter.cost())
 
 
-def _of(
-    comparison: Comparison, said: list[Vote], notes: Mapping[tuple[str, str, int], dict[int, int]]
+def _make_pairs(
+    comparison: Comparison, votes: list[Vote], notes: Mapping[tuple[str, str, int], dict[int, int]]
 ) -> list[Pair]:
     """The pairs of one comparison."""
-    lead = sum(_VALUE[vote.verdict] for vote in said)
+    lead = sum(_VALUE[vote.verdict] for vote in votes)
     own: dict[int, list[int]] = defaultdict(list)
-    for vote in said:
+    for vote in votes:
         for i, value in notes.get((vote.comparison, vote.panelist, vote.revision), {}).items():
             own[i].append(value)
     found = []
@@ -77,7 +77,7 @@ def _of(
             )  # fmt: skip
         else:
             pair = pair_of(
-                row.prompt, row.plus, row.minus, _verdict(lead), source="batch", votes=len(said)
+                row.prompt, row.plus, row.minus, _verdict(lead), source="batch", votes=len(votes)
             )
         found += [] if pair is None else [pair]
     return found

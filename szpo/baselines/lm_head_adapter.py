@@ -45,7 +45,7 @@ def plain_head(actor: Actor, model: Peft) -> None:
     """Let a built trainer get its log-probabilities from the model's own logits.
 
     Takes the place of the forward pass that TRL's ``add_fused_lm_head`` put into the model, and
-    gives what its DPO loss and figures read. `szpo.baselines.actor.adapted` takes it out again.
+    gives what its DPO loss and figures read. `szpo.baselines.actor.wrap_peft` takes it out again.
     """
     base = model.get_base_model()
     original = type(base).forward

@@ -1,7 +1,7 @@
 """PPO-clip with a KL penalty for language models: reward, critic and actor.
 
-Each step draws answers, keeps their tokens with the log-probabilities that they had, and goes over
-them several times (Schulman et al. 2017). What an answer earns is r_φ − β(log π − log π_ref)
+Each step draws answers, keeps their tokens with their log-probabilities, and goes over them
+several times (Schulman et al. 2017). The reward of an answer is r_φ − β(log π − log π_ref)
 (Ziegler et al. 2019): a score at its end, from a learned reward or a verifier, and the penalty at
 every token. The critic is a linear head on the actor's last hidden state; its gradient stops
 there, so only the policy's own loss moves the policy. The reference is the actor's start, on the
@@ -23,12 +23,18 @@ from torch import Tensor, nn
 from szpo import seeds
 from szpo.baselines import ppo_loss
 from szpo.baselines.actor import Actor, read, write
-from szpo.baselines.advantages import gae, standardised, token_rewards
+from szpo.baselines.advantages import gae, standardise, token_rewards
 from szpo.baselines.asking import draw_order
-from szpo.baselines.costs import Meter, Moment, OnStep, Trained, silent
+from szpo.baselines.costs import Meter, Moment, OnStep, Trained, ignore_step
 from szpo.baselines.questions import Score, Task
 from szpo.baselines.recipes import Count, Positive, between, recipe
-from szpo.baselines.validation import FAR, answering, demand_finite, demand_plain, demand_weights
+from szpo.baselines.validation import (
+    FAR,
+    catch_divergence,
+    demand_finite,
+    demand_plain,
+    demand_weights,
+)
 from szpo.errors import RunError, UsageError
 from szpo.models import logprobs
 from szpo.seeds import as_seed
@@ -39,7 +45,7 @@ METHOD = "ppo"
 
 @recipe(METHOD)
 class Recipe:
-    """How answers become updates. ε, epochs and λ are those of Schulman et al. 2017."""
+    """Settings of PPO. ε, epochs and λ are those of Schulman et al. 2017."""
 
     steps: Count = 40
     """Rounds of drawing answers and learning from them."""
@@ -58,13 +64,13 @@ class Recipe:
     """Weight β of the KL penalty, in units of the reward per nat."""
     clip: Positive = 0.2
     value_clip: Positive = math.inf
-    """How far values may move within a step; as far as they like by default."""
+    """How far values may move within a step; no limit by default."""
     gamma: Annotated[float, between(0, 1)] = 1.0
     lam: Annotated[float, between(0, 1)] = 0.95
     grad_norm: Positive = 1.0
     """Longer gradients are shortened to this."""
     kl_limit: Positive = FAR
-    """Nats per token from the start, mean of a step, at which a run counts as lost and stops."""
+    """Nats per token from the start, mean of a step, above which a run stops as diverged."""
 
     def __post_init__(self) -> None:
         """Refuse a step with fewer answers than minibatches."""
@@ -93,7 +99,7 @@ class Critic(nn.Module):
 
 @dataclass(frozen=True)
 class Learner:
-    """All that training moves, and how."""
+    """The weights that training moves, their optimizer and settings."""
 
     actor: Actor
     model: Any
@@ -107,7 +113,7 @@ class Learner:
 class Part:
     """Answers that pass through the model together.
 
-    What is known of their tokens stands in the order of ``batch.mask.nonzero()``.
+    Values of their tokens are in the order of ``batch.mask.nonzero()``.
     """
 
     batch: logprobs.Batch
@@ -123,7 +129,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Lesson:
-    """A part with what was known of its tokens when they were drawn, one number for each."""
+    """A part with old log-probabilities, values, advantages and returns, one per token."""
 
     part: Part
     logp: Tensor
@@ -138,15 +144,15 @@ def train(
     recipe: Recipe | None = None,
     *,
     seed: int,
-    on_step: OnStep = silent,
+    on_step: OnStep = ignore_step,
     meter: Meter | None = None,
 ) -> Trained:
-    """Move the actor towards answers that score well; it stands at the tuned weights afterwards.
+    """Train the actor towards answers that score well; it has the trained weights afterwards.
 
     Args:
         actor: the policy; must sample plainly, as its log-probabilities are read.
         task: prompts, taken in seeded permutations, and r_φ, called once a step.
-        recipe: settings.
+        recipe: settings; the defaults where None.
         seed: root of all draws; the same twice gives the same weights.
         on_step: called after each step.
         meter: of a method that spent something before, such as votes on a reward model.
@@ -165,9 +171,9 @@ def train(
         learner = _learner(actor, peft.get_base_model(), how)
         for step in range(how.steps):
             with meter:
-                prompts = take(task.prompts, how.prompts, seed, step)
+                prompts = draw_prompts(task.prompts, how.prompts, seed, step)
                 answers, tokens = _answers(learner, prompts, seed, step)
-                meter.generated(answers)
+                meter.charge_tokens(answers)
                 each = [prompt for prompt in prompts for _ in range(how.samples)]
                 reward = _score(task.score, each, answers)
                 parts = _parts(learner, each, tokens, seed, step)
@@ -191,7 +197,7 @@ def _learner(actor: Actor, model: Any, how: Recipe) -> Learner:
     return Learner(actor, model, critic, weights, torch.optim.Adam(groups), how)
 
 
-def take(prompts: Sequence[Prompt], count: int, seed: int, step: int) -> list[Prompt]:
+def draw_prompts(prompts: Sequence[Prompt], count: int, seed: int, step: int) -> list[Prompt]:
     """The prompts of a step: seeded permutations of all, one after another."""
     order = draw_order(len(prompts), count, seed, first=step * count, purpose="ppo prompts")
     return [prompts[i] for i in order]
@@ -200,9 +206,9 @@ def take(prompts: Sequence[Prompt], count: int, seed: int, step: int) -> list[Pr
 def _answers(
     learner: Learner, prompts: Sequence[Prompt], seed: int, step: int
 ) -> tuple[list[Answer], tuple[tuple[int, ...], ...]]:
-    """A step's answers as people read them, and as tokens."""
+    """A step's answers, as text and as tokens."""
     key = seeds.derive(seed, "ppo answers", step=step)
-    with answering(METHOD):
+    with catch_divergence(METHOD):
         tokens = learner.actor.sample_tokens(prompts, learner.how.samples, seed=as_seed(key))
     return [learner.actor.policy.answer(row) for row in tokens], tokens
 
@@ -243,7 +249,7 @@ def _parts(
 def _lessons(
     learner: Learner, parts: Sequence[Sequence[Part]], reward: Floats
 ) -> tuple[list[list[Lesson]], dict[str, float]]:
-    """What each stored token was worth, and the figures of what was drawn."""
+    """Advantages and returns of each stored token, and the figures of the step's answers."""
     every = [part for group in parts for part in group]
     shape = (len(reward), max(part.batch.width for part in every))
     logp, value, reference = (np.zeros(shape) for _ in range(3))
@@ -259,7 +265,7 @@ def _lessons(
     how = learner.how
     earned = token_rewards(reward, logp, reference, there, how.beta)
     ahead = gae(earned, np.pad(value, ((0, 0), (0, 1))), how.lam, how.gamma)
-    advantage, returns = standardised(ahead, there), ahead + value
+    advantage, returns = standardise(ahead, there), ahead + value
 
     def lesson(part: Part) -> Lesson:
         known = (
@@ -278,17 +284,17 @@ def _lessons(
 
 def _improve(learner: Learner, lessons: Sequence[Sequence[Lesson]], step: int) -> dict[str, float]:
     """All epochs over a step's lessons; figures are means over the updates."""
-    how, told = learner.how, []
+    how, updates = learner.how, []
     for _ in range(how.epochs):
         for group in lessons:
             figures = _update(learner, group)
             demand_finite(figures, METHOD, step)
             learner.optimizer.step()
-            told.append(figures)
+            updates.append(figures)
     demand_weights(learner.weights, METHOD, step)
-    means = {name: float(np.mean([figures[name] for figures in told])) for name in told[0]}
+    means = {name: float(np.mean([figures[name] for figures in updates])) for name in updates[0]}
     # Before the first update of a step the policy is the one that drew: any gap is a mistake.
-    return {**means, "first_ratio_gap": told[0]["ratio_gap"]}
+    return {**means, "first_ratio_gap": updates[0]["ratio_gap"]}
 
 
 def _update(learner: Learner, group: Sequence[Lesson]) -> dict[str, float]:
@@ -334,7 +340,7 @@ def token_values(learner: Learner, batch: logprobs.Batch) -> tuple[Tensor, Tenso
 
 @contextmanager
 def _at_start(learner: Learner) -> Iterator[None]:
-    """The adapter at the actor's start inside the block, the reference policy; then as before."""
+    """Put the adapter at the reference policy, the actor's start, inside the block."""
     sites = learner.actor.sites
     now = read(learner.model, sites)
     write(learner.model, sites, learner.actor.start())
@@ -345,7 +351,7 @@ def _at_start(learner: Learner) -> Iterator[None]:
 
 
 def _demand_near(figures: Mapping[str, float], how: Recipe, step: int) -> None:
-    """Stop a policy that has run away: its answers are noise, though every number is finite."""
+    """Stop a policy that is too far from its start: its answers are noise, though finite."""
     each = figures["kl"] / max(figures["tokens"], 1.0)
     if each > how.kl_limit:
         raise RunError(

@@ -1,4 +1,4 @@
-"""The losses of PPO-clip on tensors (Schulman et al. 2017): no model, no chance, no state."""
+"""The losses of PPO-clip on tensors (Schulman et al. 2017); pure functions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class PolicyLoss:
-    """The loss to descend, and what the update did to the choices it is made of."""
+    """The policy loss, and statistics of the ratios it is made of."""
 
     loss: Tensor
     ratio: Tensor
@@ -35,6 +35,7 @@ def policy_loss(
     """
     ratio = (logp - old_logp.detach()).exp()
     bounded = ratio.clamp(1 - clip, 1 + clip)
+    # −L^CLIP, eq. 7
     loss = -torch.minimum(ratio * advantages, bounded * advantages).mean()
     left = float((ratio.detach() != bounded.detach()).float().mean())
     return PolicyLoss(loss, ratio.detach(), left)

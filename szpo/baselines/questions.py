@@ -79,7 +79,7 @@ def ask_pairs(
     )
     found, ties = [], 0
     for i, verdict in zip(differ, verdicts, strict=True):
-        meter.read([(first[i], second[i])], votes=int(verdict != "skip"))
+        meter.charge_votes([(first[i], second[i])], votes=int(verdict != "skip"))
         pair = pair_of(prompts[i], first[i], second[i], verdict)
         found += [] if pair is None else [pair]
         ties += pair is None
@@ -110,7 +110,7 @@ def ask_batches(
     ties = 0
     for i, verdict in zip(differ, verdicts, strict=True):
         rows = list(zip(prompts[i], first[i], second[i], strict=True))
-        meter.read([(a, b) for _, a, b in rows], votes=int(verdict != "skip"))
+        meter.charge_votes([(a, b) for _, a, b in rows], votes=int(verdict != "skip"))
         ties += verdict in ("tie", "skip")
         pairs = [pair_of(p, a, b, verdict, source="batch") for p, a, b in rows]
         found += [pair for pair in pairs if pair is not None]

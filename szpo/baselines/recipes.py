@@ -1,7 +1,7 @@
 """Recipes: the settings of a gradient method, each field with its range as part of its type.
 
     @recipe("dpo")
-    class Recipe(Fitting):
+    class Recipe(trainer.Recipe):
         beta: Positive = 0.1
 
 A recipe is a frozen pydantic dataclass. Text is read by the type of the field, so values may come
@@ -43,13 +43,13 @@ def recipe(method: str) -> Callable[[Kind], Kind]:
         validate = made.__init__
 
         @functools.wraps(validate)
-        def checked(self: Any, *args: Any, **fields: Any) -> None:
+        def initialise(self: Any, *args: Any, **fields: Any) -> None:
             try:
                 validate(self, *args, **fields)
             except ValidationError as error:
                 raise UsageError(f"{method}: {_describe(error)}") from None
 
-        made.__init__ = checked
+        made.__init__ = initialise
         return made  # type: ignore[no-any-return]
 
     return decorate
@@ -65,7 +65,7 @@ def _describe(error: ValidationError) -> str:
 
 
 def demand(holds: Callable[[Any], bool], words: str) -> AfterValidator:
-    """A condition on a field and the words in which it is refused; None passes."""
+    """A condition on a field, and the words of its refusal; None passes."""
 
     def check(value: Any) -> Any:
         if value is not None and not holds(value):

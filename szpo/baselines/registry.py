@@ -1,7 +1,7 @@
-"""Every gradient method by name: its recipe, and how it is run on one ground.
+"""Every gradient method by name: its recipe, and how it is run on given inputs.
 
-A *ground* is what a method works on, wherever it came from: an actor, prompts, votes that are
-there, somebody to ask, or a score. `szpo baseline` is a thin shell around `run`.
+A *ground* holds the inputs of a method, whatever their source: an actor, prompts, recorded votes,
+an annotator to ask, or a score. `szpo baseline` is a thin shell around `run`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from szpo.baselines import (
 from szpo.baselines.actor import Actor
 from szpo.baselines.costs import Meter, OnStep, Trained
 from szpo.baselines.questions import Ask, Preferences, Score, Task
-from szpo.baselines.reward_scaling import scaled
-from szpo.baselines.validation import remarks
+from szpo.baselines.reward_scaling import scale_reward
+from szpo.baselines.validation import join_remarks
 from szpo.errors import UsageError
 from szpo.types import Answer, Prompt
 
@@ -47,30 +47,30 @@ INNER: Mapping[str, tuple[Any, str]] = {
 
 @dataclass(frozen=True)
 class Ground:
-    """What a method works on."""
+    """The inputs of a method."""
 
     actor: Actor
     prompts: tuple[Prompt, ...]
     votes: Callable[[Meter], Preferences] | None = None
-    """Gives the pairs to learn from and charges what they cost; None: there are no votes."""
+    """Returns the training pairs and charges their cost; None: there are no votes."""
     ask: Ask | None = None
-    """Who can be asked anew."""
+    """Who gives new votes; None: nobody."""
     score: Score | None = None
     """A reward or verifier; None: one is learned from the votes, where a method needs one."""
     rows: int | None = None
-    """D of the questions that whoever can be asked was fitted to, which iterative-dpo asks where
-    its settings do not say; None: its recipe's."""
+    """D of the comparisons that the panel of ``ask`` was fitted to: the default of iterative-dpo;
+    None: its recipe's."""
     examples: tuple[tuple[Prompt, Answer], ...] = ()
     """Prompts with good answers, to which self-rewarding fits M1."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a method: what it says of itself, and the reward model where it made one."""
+    """The result of a method, and the reward model where it trained one."""
 
     trained: Trained
     recipe: Any
-    """As it was used: with the ground's rows, where it named none."""
+    """The recipe as used, with the ground's rows where it named none."""
     rewards: reward_model.RewardModel | None = None
 
 
@@ -87,11 +87,11 @@ def run(
 
     Args:
         method: One of `NAMES`.
-        ground: What it works on.
+        ground: Its inputs.
         settings: Values by names of fields; those of other recipes are refused.
         folder: Of the artefacts of self-rewarding; other methods write nothing.
         seed: Root of all draws.
-        on_step: Told after each step.
+        on_step: Called after each step.
 
     Raises:
         UsageError: no such method or setting, or the ground lacks what the method needs.
@@ -126,12 +126,12 @@ def run(
         votes = _votes(method, ground, meter)
         learned, fitted = reward_model.train(ground.actor.loaded, votes, seed=seed, meter=meter)
         with meter:
-            score = scaled(learned, votes.pairs)
+            score = scale_reward(learned, votes.pairs)
     trained = SCORED[method].train(
         ground.actor, Task(ground.prompts, score), how, seed=seed, on_step=on_step, meter=meter
     )
     if fitted is not None:
-        remark = remarks(fitted.remark, trained.remark)
+        remark = join_remarks(fitted.remark, trained.remark)
         trained = replace(trained, pairs=fitted.pairs, ties=fitted.ties, remark=remark)
     return Outcome(trained, how, learned)
 
@@ -144,7 +144,7 @@ def _iterate(
     seed: int,
     on_step: OnStep,
 ) -> Outcome:
-    """Iterative DPO, on questions of as many rows as its panel was fitted to."""
+    """Iterative DPO; its questions have the rows D that the panel was fitted to."""
     if ground.ask is None:
         raise UsageError(
             "iterative-dpo asks while it trains: give --fresh, or a --run whose panel is no people"
@@ -169,19 +169,19 @@ def recipe(method: str, settings: Mapping[str, Any]) -> Any:
     if method not in NAMES:
         raise UsageError(f"no method {method!r}; there are: {', '.join(NAMES)}")
     if method == "notebook-dpo":
-        return _changed(notebook_dpo.RECIPE, method, settings)
+        return _replace_fields(notebook_dpo.RECIPE, method, settings)
     if method in INNER:
         outer, name = INNER[method]
         own = _plain_fields(outer)
-        plan = _changed(outer, method, {k: v for k, v in settings.items() if k in own})
+        plan = _replace_fields(outer, method, {k: v for k, v in settings.items() if k in own})
         rest = {k: v for k, v in settings.items() if k not in own}
-        inner = _changed(getattr(outer, name), method, rest, also=own)
+        inner = _replace_fields(getattr(outer, name), method, rest, also=own)
         return replace(plan, **{name: inner})
     kinds: Mapping[str, Any] = {
         **{name: module.Recipe for name, module in {**OFFLINE, **SCORED}.items()},
         "reward-model": reward_model.Recipe,
     }
-    return _changed(kinds[method](), method, settings)
+    return _replace_fields(kinds[method](), method, settings)
 
 
 def demand_extra(method: str, *, scored: bool) -> None:
@@ -194,7 +194,7 @@ def demand_extra(method: str, *, scored: bool) -> None:
         trainer.demand_trl(method)
 
 
-def _changed(
+def _replace_fields(
     default: Any, method: str, settings: Mapping[str, Any], also: Sequence[str] = ()
 ) -> Any:
     """A recipe with fields given as text or as values."""
@@ -207,7 +207,7 @@ def _changed(
 
 
 def _plain_fields(recipe: Any) -> list[str]:
-    """The names of its fields, those that hold another recipe left out."""
+    """The names of a recipe's fields, without those that hold another recipe."""
     return [f.name for f in fields(recipe) if not is_dataclass(getattr(recipe, f.name))]
 
 

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 
 from szpo.baselines import actor as actors
 from szpo.baselines import trainer
-from szpo.baselines.costs import Meter, OnStep, Trained, silent
+from szpo.baselines.costs import Meter, OnStep, Trained, ignore_step
 from szpo.baselines.questions import Preferences
 from szpo.baselines.recipes import Count, Epochs, Weight, recipe
-from szpo.baselines.validation import demand_pairs, fitting, left_out
+from szpo.baselines.validation import demand_pairs, describe_left_out, drop_too_long
 from szpo.data.pairs import Pair
 from szpo.errors import StorageError, UsageError
 from szpo.models import adapter_files
@@ -43,7 +43,7 @@ ROWS = 64
 
 
 @recipe(METHOD)
-class Recipe(trainer.Fitting):
+class Recipe(trainer.Recipe):
     """Settings of a reward model's training.
 
     TRL's default learning rate for full weights is 1e-4; ten times as much for LoRA. Pairs of
@@ -69,7 +69,7 @@ class RewardModel:
 
     def __call__(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> list[float]:
         """Rewards of answers, also while an actor is trained on the same base model."""
-        rows = [read_as(self.loaded, p, a) for p, a in zip(prompts, answers, strict=True)]
+        rows = [reward_tokens(self.loaded, p, a) for p, a in zip(prompts, answers, strict=True)]
         found = np.zeros(len(rows))
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         deltas = stack(self.sites, self.factors, [{}], self.loaded.device)
@@ -93,7 +93,7 @@ class RewardModel:
         real = (ids != pad_token(self.loaded)) & (seen == 1)
         last = (real * torch.arange(width, device=device)).argmax(1)
         weight = torch.from_numpy(self.head).to(device)
-        values = scored(hidden[torch.arange(len(rows), device=device), last], weight)
+        values = compute_rewards(hidden[torch.arange(len(rows), device=device), last], weight)
         return np.asarray(values.double().cpu().numpy())
 
     def agreement(self, pairs: Sequence[Pair]) -> float:
@@ -153,7 +153,7 @@ def train(
     recipe: Recipe | None = None,
     *,
     seed: int,
-    on_step: OnStep = silent,
+    on_step: OnStep = ignore_step,
     meter: Meter | None = None,
 ) -> tuple[RewardModel, Trained]:
     """A reward model fitted to these pairs.
@@ -185,26 +185,26 @@ def train(
     listener = trainer.Listener(METHOD, meter or Meter(), on_step)
     rows = [
         {
-            "chosen_ids": read_as(loaded, pair.prompt, pair.chosen),
-            "rejected_ids": read_as(loaded, pair.prompt, pair.rejected),
+            "chosen_ids": reward_tokens(loaded, pair.prompt, pair.chosen),
+            "rejected_ids": reward_tokens(loaded, pair.prompt, pair.rejected),
         }
         for pair in data.pairs
     ]
     longest = [max(map(len, row.values())) for row in rows]
-    most = trainer.length(loaded, recipe.max_length)
-    rows = fitting(rows, longest, most, METHOD)
+    most = trainer.limit_length(loaded, recipe.max_length)
+    rows = drop_too_long(rows, longest, most, METHOD)
     shell = _shell(loaded)
     start = random_start(sites, seed)
     with (
-        trainer.workplace() as folder,
+        trainer.isolate() as folder,
         actors.without_adapters(loaded.model),
-        actors.adapted(loaded, sites, model=shell, task=None) as model,
+        actors.wrap_peft(loaded, sites, model=shell, task=None) as model,
     ):
         made = RewardTrainer(
             model=model,
             args=RewardConfig(
-                **trainer.here(loaded, folder, seed, METHOD),
-                **trainer.schedule(recipe),
+                **trainer.base_arguments(loaded, folder, seed, METHOD),
+                **trainer.schedule_arguments(recipe),
                 max_length=most,
                 center_rewards_coefficient=recipe.center,
             ),
@@ -221,11 +221,11 @@ def train(
             shell.score.weight.detach().float().cpu().numpy()[0].copy(),
         )
     cost = listener.meter.cost()
-    remark = left_out(len(rows), len(data.pairs))
+    remark = describe_left_out(len(rows), len(data.pairs))
     return learned, Trained(cost, tuple(listener.log), len(rows), data.ties, remark)
 
 
-def read_as(loaded: Loaded, prompt: Prompt, answer: Answer) -> list[int]:
+def reward_tokens(loaded: Loaded, prompt: Prompt, answer: Answer) -> list[int]:
     """The tokens a reward model reads: prompt and answer, without the end token.
 
     The sequence classifiers of transformers find the end of a text by the padding token, which
@@ -241,7 +241,7 @@ def pad_token(loaded: Loaded) -> int:
     return int(loaded.tokenizer.eos_token_id if pad is None else pad)
 
 
-def scored(hidden: Tensor, weight: Tensor) -> Tensor:
+def compute_rewards(hidden: Tensor, weight: Tensor) -> Tensor:
     """Rewards of hidden states (…, width): standardised, times the head, over √width."""
     plain = nn.functional.layer_norm(hidden.to(torch.float32), hidden.shape[-1:])
     # Over √width, so that one learning rate suits hidden states of any width.
@@ -258,7 +258,7 @@ class Head(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Rewards (…, 1)."""
-        return scored(hidden, self.weight[0])[..., None]
+        return compute_rewards(hidden, self.weight[0])[..., None]
 
 
 def _shell(loaded: Loaded) -> Any:

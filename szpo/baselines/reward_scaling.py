@@ -1,4 +1,4 @@
-"""A learned reward in units that mean the same for every reward model."""
+"""Learned rewards on one scale, so that a KL penalty means the same for every reward model."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from szpo.baselines.questions import Score
 from szpo.data.pairs import Pair
 from szpo.types import Answer, Prompt
 
-SCALED: Final = 320
-"""So many pairs show what a learned reward is like."""
+SCALE_PAIRS: Final = 320
+"""Number of pairs from which a learned reward's mean and spread are estimated."""
 
 
-def scaled(learned: Score, pairs: Sequence[Pair], most: int = SCALED) -> Score:
+def scale_reward(learned: Score, pairs: Sequence[Pair], most: int = SCALE_PAIRS) -> Score:
     """The learned reward less its mean for the prompt, over its spread within prompts.
 
     Means and spread are those of the answers of the first ``most`` of these pairs; a prompt that
-    is not among them gets the mean over all. Pairs leave a reward model's level free for each
-    prompt, and so its spread says nothing; unscaled, the KL penalty would mean another thing for
-    every model (Ziegler et al. 2019, section 2.1, scale likewise).
+    is not among them gets the mean over all. Pairs do not determine a reward model's level for
+    each prompt, nor its spread; without scaling, one KL penalty would differ in strength between
+    models (compare Ziegler et al. 2019, section 2.1).
     """
     pairs = pairs[:most]
     prompts = [pair.prompt for pair in pairs] * 2

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from szpo.baselines import group_rl, trainer
 from szpo.baselines.actor import Actor
-from szpo.baselines.costs import Meter, OnStep, Trained, silent
+from szpo.baselines.costs import Meter, OnStep, Trained, ignore_step
 from szpo.baselines.questions import Task
 from szpo.baselines.recipes import Count, at_least, recipe
 
@@ -34,7 +34,7 @@ def train(
     recipe: Recipe | None = None,
     *,
     seed: int,
-    on_step: OnStep = silent,
+    on_step: OnStep = ignore_step,
     meter: Meter | None = None,
 ) -> Trained:
     """RLOO on this task; arguments and errors as in `szpo.baselines.grpo.train`."""

@@ -1,4 +1,4 @@
-"""A model as judge by points: the request, the score read back, best and worst candidates.
+"""LLM-as-a-judge by points: the request, the parsed score, best and worst candidates.
 
 The additive five-point judging of Self-Rewarding Language Models (Yuan et al. 2024): each of five
 demands that an answer meets adds a point, and the judge ends with "Score: n". Pure text.
@@ -32,7 +32,7 @@ _SCORE = re.compile(
 
 
 def request(prompt: Prompt, answer: str) -> Prompt:
-    """What the judge is asked about an answer to a prompt.
+    """The request to the judge for one answer to a prompt.
 
     >>> request(Prompt.user("Hello?"), "Hi.").text.splitlines()[-1]
     'End with a line "Score: n", n from 0 to 5.'
@@ -50,7 +50,7 @@ def request(prompt: Prompt, answer: str) -> Prompt:
 def score(text: str) -> float | None:
     """The points that a judge's text gives, 0 to 5; None where it names none or others.
 
-    The last score counts, as judges say theirs at the end. Markup, other words for the colon and
+    The last score counts, as judges end with theirs. Markup, other words for the colon and
     "4/5" are understood; sums, ranges, other scales and words for numbers are not guessed at.
 
     >>> score("Relevant and clear. Score: 4")
@@ -90,17 +90,17 @@ def extremes(points: Sequence[float | None]) -> tuple[int, int] | None:
 
 @dataclass(frozen=True)
 class Judged:
-    """A prompt's candidates with what the judge said of them."""
+    """A prompt's candidate answers with the texts of their judgements."""
 
     prompt: Prompt
     answers: tuple[Answer, ...]
-    said: tuple[tuple[str, ...], ...]
+    judgements: tuple[tuple[str, ...], ...]
     """Per candidate its judgements."""
 
     @property
     def points(self) -> tuple[float | None, ...]:
         """Per candidate its average, None where no judgement had a score."""
-        return tuple(average(texts) for texts in self.said)
+        return tuple(average(texts) for texts in self.judgements)
 
     @property
     def pair(self) -> Pair | None:
@@ -126,7 +126,7 @@ class Round:
     @property
     def figures(self) -> dict[str, float]:
         """Counts, the share of judgements with a score, and the mean score."""
-        texts = [text for one in self.judged for said in one.said for text in said]
+        texts = [text for one in self.judged for own in one.judgements for text in own]
         read = [value for value in map(score, texts) if value is not None]
         return {
             "judgements": float(len(texts)),

@@ -9,8 +9,8 @@ person and no other model votes.
 Each model is a folder that appears when it is whole: the adapter, the judged candidates, the
 pairs, and a record. A run that was stopped goes on after its last whole folder.
 
-What the judge is worth is what its model is worth: SmolLM2-135M gives no score that can be read
-and stops at M2 (docs/baselines.md). The share of judgements with one is the figure ``parsed``.
+The judge is as good as its model: SmolLM2-135M gives no readable score and stops at M2
+(docs/baselines.md). The share of judgements with a score is the figure ``parsed``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Annotated, Any, TypeAlias
 from szpo import files, seeds
 from szpo.baselines import asking, dpo, self_judging, sft
 from szpo.baselines.actor import Actor
-from szpo.baselines.costs import Meter, OnStep, Trained, silent
+from szpo.baselines.costs import Meter, OnStep, Trained, ignore_step
 from szpo.baselines.questions import Preferences
 from szpo.baselines.recipes import Count, Positive, above, at_least, at_most, recipe
 from szpo.data import preference_files
@@ -67,19 +67,19 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Material:
-    """What the models are made from."""
+    """The data of a training."""
 
     prompts: Sequence[Prompt]
     """To answer, a part of them each round in a seeded order."""
     examples: Sequence[tuple[Prompt, Answer]] = ()
     """Prompts with good answers, for M1."""
     judge: Judge | None = None
-    """Who gives the points; None: the model as it stands."""
+    """Who gives the points; None: the current model."""
 
 
 @dataclass(frozen=True)
 class _Job:
-    """One training: its actor, and all that decides what comes out."""
+    """One training: its actor and every input of the result."""
 
     actor: Actor
     data: Material
@@ -94,7 +94,7 @@ def train(
     *,
     folder: Path,
     seed: int,
-    on_step: OnStep = silent,
+    on_step: OnStep = ignore_step,
 ) -> Trained:
     """Make M0 … M3 in ``folder``; the actor then stands at the last one.
 
@@ -131,7 +131,7 @@ def train(
         meter.tokens_generated += record["tokens_generated"]
         meter.seconds += record["seconds"]
         log.append({"model": float(stage), **record["figures"]})
-        meter.tell(on_step, stage, how.models, log[-1])
+        meter.report(on_step, stage, how.models, log[-1])
     pairs = sum(int(figures.get("pairs", 0)) for figures in log)
     ties = sum(int(figures.get("ties", 0)) for figures in log)
     return Trained(meter.cost(), tuple(log), pairs, ties)
@@ -150,7 +150,7 @@ def demand_room(reader: Reader, prompts: Sequence[Prompt], new: int, how: Recipe
         raise UsageError(
             f"{METHOD}: model {reader.name} reads {reader.most:,} tokens, and the longest "
             f"judgement needs {need:,}: {longest:,} for the request, {new:,} for the answer, "
-            f"{how.judge_tokens:,} for what is said; shorten prompts, or lower judge_tokens or "
+            f"{how.judge_tokens:,} for the judgement; shorten prompts, or lower judge_tokens or "
             "generation.max_new_tokens"
         )
 
@@ -169,7 +169,7 @@ def judge_candidates(
     answers = _speaker(actor, how, plain.max_new_tokens).sample(
         prompts, how.candidates, seed=as_seed(seeds.derive(seed, "self-rewarding candidates"))
     )
-    meter.generated([answer for row in answers for answer in row])
+    meter.charge_tokens([answer for row in answers for answer in row])
     requests = [
         self_judging.request(prompt, answer.text)
         for prompt, row in zip(prompts, answers, strict=True)
@@ -177,7 +177,7 @@ def judge_candidates(
     ]
     ask = judge or _itself(actor, how)
     judgements = ask(requests, how.judgements, as_seed(seeds.derive(seed, "self-rewarding judge")))
-    meter.generated([answer for row in judgements for answer in row])
+    meter.charge_tokens([answer for row in judgements for answer in row])
     texts = [tuple(answer.text for answer in row) for row in judgements]
     cuts = [slice(i * how.candidates, (i + 1) * how.candidates) for i in range(len(prompts))]
     return self_judging.Round(
@@ -265,7 +265,7 @@ def _write(
                         "prompt": [list(turn) for turn in one.prompt.turns],
                         "completions": [answer.text for answer in one.answers],
                         "points": list(one.points),
-                        "said": [list(texts) for texts in one.said],
+                        "said": [list(texts) for texts in one.judgements],
                     }
                     file.write(json.dumps(line, ensure_ascii=False) + "\n")
         text = json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""Supervised fitting through TRL's SFTTrainer: raise the likelihood of given answers.
+"""Supervised fine-tuning through TRL's SFTTrainer: raise the likelihood of given answers.
 
 loss = −mean log π(y|x) over the answers' tokens; prompts are not learned
 """
@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 from szpo.baselines import trainer
 from szpo.baselines.actor import Actor
-from szpo.baselines.costs import Meter, OnStep, Trained, silent
+from szpo.baselines.costs import Meter, OnStep, Trained, ignore_step
 from szpo.baselines.recipes import Dropout, Positive, recipe
-from szpo.baselines.validation import fitting, left_out
+from szpo.baselines.validation import describe_left_out, drop_too_long
 from szpo.errors import RunError
 from szpo.models.loading import answer_tokens, encode
 from szpo.types import Answer, Prompt
@@ -20,7 +20,7 @@ METHOD = "sft"
 
 
 @recipe(METHOD)
-class Recipe(trainer.Fitting):
+class Recipe(trainer.Recipe):
     """Settings of one supervised training."""
 
     learning_rate: Positive = 1e-4
@@ -34,7 +34,7 @@ def train(
     recipe: Recipe | None = None,
     *,
     seed: int,
-    on_step: OnStep = silent,
+    on_step: OnStep = ignore_step,
     meter: Meter | None = None,
 ) -> Trained:
     """Fit the actor to prompts with their answers; it then stands at the trained weights.
@@ -51,20 +51,20 @@ def train(
 
     how = recipe or Recipe()
     listener = trainer.Listener(METHOD, meter or Meter(), on_step)
-    limit = trainer.length(actor.loaded, how.max_length)
+    limit = trainer.limit_length(actor.loaded, how.max_length)
     texts = [
         (list(encode(actor.loaded.tokenizer, prompt)), answer_tokens(actor.loaded, answer))
         for prompt, answer in examples
     ]
-    texts = fitting(texts, [len(asked) + 1 for asked, _ in texts], limit, METHOD)
+    texts = drop_too_long(texts, [len(asked) + 1 for asked, _ in texts], limit, METHOD)
     rows = [
-        {"input_ids": (asked + said)[:limit], "labels": ([-100] * len(asked) + said)[:limit]}
-        for asked, said in texts
+        {"input_ids": (asked + answer)[:limit], "labels": ([-100] * len(asked) + answer)[:limit]}
+        for asked, answer in texts
     ]
-    with trainer.workplace() as folder, actor.training(dropout=how.dropout) as model:
+    with trainer.isolate() as folder, actor.training(dropout=how.dropout) as model:
         arguments = SFTConfig(
-            **trainer.here(actor.loaded, folder, seed, METHOD),
-            **trainer.schedule(how),
+            **trainer.base_arguments(actor.loaded, folder, seed, METHOD),
+            **trainer.schedule_arguments(how),
             max_length=None,
             dataset_kwargs={"skip_prepare_dataset": True},
         )
@@ -76,5 +76,5 @@ def train(
             processing_class=actor.loaded.tokenizer,
         )
         trainer.fit(made, listener, model.get_base_model(), actor.sites, start)
-    remark = left_out(len(rows), len(examples))
+    remark = describe_left_out(len(rows), len(examples))
     return Trained(listener.meter.cost(), tuple(listener.log), len(rows), remark=remark)

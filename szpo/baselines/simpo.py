@@ -11,16 +11,16 @@ from typing import Any
 
 from szpo.baselines import trainer
 from szpo.baselines.actor import Actor
-from szpo.baselines.costs import Meter, OnStep, Trained, silent
+from szpo.baselines.costs import Meter, OnStep, Trained, ignore_step
 from szpo.baselines.questions import Preferences
 from szpo.baselines.recipes import Positive, Weight, recipe
-from szpo.baselines.validation import demand_pairs, left_out, remarks, risen
+from szpo.baselines.validation import demand_pairs, describe_left_out, describe_rise, join_remarks
 
 METHOD = "simpo"
 
 
 @recipe(METHOD)
-class Recipe(trainer.Fitting):
+class Recipe(trainer.Recipe):
     """Settings of one SimPO training."""
 
     beta: Positive = 2.0
@@ -35,7 +35,7 @@ def train(
     recipe: Recipe | None = None,
     *,
     seed: int,
-    on_step: OnStep = silent,
+    on_step: OnStep = ignore_step,
     meter: Meter | None = None,
 ) -> Trained:
     """SimPO on these pairs; arguments and errors as in `szpo.baselines.dpo.train`."""
@@ -43,12 +43,12 @@ def train(
     trainer.demand_trl(METHOD)
     how = recipe or Recipe()
     listener = trainer.Listener(METHOD, meter or Meter(), on_step)
-    limit = trainer.length(actor.loaded, how.max_length)
+    limit = trainer.limit_length(actor.loaded, how.max_length)
     rows = [
         {"prompt": "", "chosen": "", "rejected": "", **_tokens(row, limit)}
-        for row in trainer.token_rows(actor.loaded, data.pairs, limit, METHOD)
+        for row in trainer.tokenize_pairs(actor.loaded, data.pairs, limit, METHOD)
     ]
-    with trainer.workplace() as folder, actor.training() as model:
+    with trainer.isolate() as folder, actor.training() as model:
         from datasets import Dataset
         from trl.experimental.cpo import CPOConfig, CPOTrainer
 
@@ -60,8 +60,8 @@ def train(
         made = PairTrainer(
             model=model,
             args=CPOConfig(
-                **trainer.here(actor.loaded, folder, seed, METHOD),
-                **trainer.schedule(how),
+                **trainer.base_arguments(actor.loaded, folder, seed, METHOD),
+                **trainer.schedule_arguments(how),
                 loss_type="simpo",
                 cpo_alpha=0.0,  # no likelihood term: SimPO alone
                 beta=how.beta,
@@ -74,7 +74,9 @@ def train(
         )
         trainer.fit(made, listener, model.get_base_model(), actor.sites, start)
     cost = listener.meter.cost()
-    remark = remarks(left_out(len(rows), len(data.pairs)), risen(listener.log))
+    remark = join_remarks(
+        describe_left_out(len(rows), len(data.pairs)), describe_rise(listener.log)
+    )
     return Trained(cost, tuple(listener.log), len(rows), data.ties, remark)
 
 

@@ -1,6 +1,6 @@
-"""What TRL's trainers need here: settings for this machine, silence, and figures of every step.
+"""Running TRL's trainers: their arguments, silence, and the figures of every step.
 
-TRL is asked for one step's loss after the other; tokens are ours (`szpo.models.loading.encode`,
+TRL computes the losses; tokens are ours (`szpo.models.loading.encode`,
 and an end token only where an answer ended itself), and so are the fp32 weights.
 """
 
@@ -25,7 +25,7 @@ from szpo import cache, seeds
 from szpo.baselines import actor as actors
 from szpo.baselines.costs import Meter, OnStep
 from szpo.baselines.recipes import Count, Epochs, Positive, demand, one_of
-from szpo.baselines.validation import demand_finite, demand_weights, fitting
+from szpo.baselines.validation import demand_finite, demand_weights, drop_too_long
 from szpo.data.pairs import Pair
 from szpo.errors import UsageError
 from szpo.models import context
@@ -37,7 +37,7 @@ SCHEDULES = (
     "constant", "linear", "cosine", "cosine_with_restarts", "polynomial", "constant_with_warmup",
     "inverse_sqrt",
 )  # fmt: skip
-"""How a rate may go on: those of transformers that need no numbers of their own."""
+"""Schedules of the learning rate: those of transformers without parameters of their own."""
 
 
 def demand_trl(method: str) -> None:
@@ -57,10 +57,10 @@ def torch_seed(seed: int, name: str) -> int:
 
 
 @contextmanager
-def workplace() -> Iterator[str]:
-    """A folder that is gone afterwards, no remarks or bars of the libraries, chance left alone.
+def isolate() -> Iterator[str]:
+    """A temporary folder for a trainer, with silent libraries and unchanged global random state.
 
-    Trainers seed the global generators; outside they go on as if nothing had been.
+    Trainers seed the global generators; their states are restored afterwards.
     """
     import datasets
 
@@ -86,8 +86,8 @@ def workplace() -> Iterator[str]:
             datasets.enable_progress_bars()
 
 
-def here(loaded: Loaded, folder: str, seed: int, name: str) -> dict[str, Any]:
-    """Arguments that every trainer gets: this device, no autocast, nothing written or printed."""
+def base_arguments(loaded: Loaded, folder: str, seed: int, name: str) -> dict[str, Any]:
+    """Arguments of every trainer: this device, no autocast, nothing written or printed."""
     return {
         "output_dir": folder,
         "use_cpu": loaded.device.type == "cpu",
@@ -109,8 +109,8 @@ OPTIMIZERS = frozenset(name.value for name in OptimizerNames)
 
 
 @dataclass(frozen=True)
-class Fitting:
-    """How a trainer goes over its rows: fields that several recipes share, in TRL's words."""
+class Recipe:
+    """Optimizer steps and batches of a TRL trainer: fields that several recipes share."""
 
     learning_rate: Positive = 1e-3
     epochs: Epochs = 1.0
@@ -132,8 +132,8 @@ class Fitting:
     """Tokens of prompt and answer, at most what the model reads; what is longer loses its end."""
 
 
-def schedule(recipe: Fitting) -> dict[str, Any]:
-    """A recipe's steps in the words of the trainers."""
+def schedule_arguments(recipe: Recipe) -> dict[str, Any]:
+    """A recipe's steps as arguments of TRL's trainers."""
     return {
         "learning_rate": recipe.learning_rate,
         "num_train_epochs": recipe.epochs,
@@ -145,12 +145,12 @@ def schedule(recipe: Fitting) -> dict[str, Any]:
     }
 
 
-def length(loaded: Loaded, most: int) -> int:
+def limit_length(loaded: Loaded, most: int) -> int:
     """Tokens that a text may have: a recipe's ``max_length``, and no more than the model reads."""
     return min(most, context.reader_of(loaded).most or most)
 
 
-def token_rows(
+def tokenize_pairs(
     loaded: Loaded,
     pairs: Sequence[Pair],
     max_length: int,
@@ -172,12 +172,12 @@ def token_rows(
         }
         for pair in pairs
     ]
-    return fitting(rows, [len(row["prompt_ids"]) + 1 for row in rows], max_length, method)
+    return drop_too_long(rows, [len(row["prompt_ids"]) + 1 for row in rows], max_length, method)
 
 
 @dataclass
 class Listener(TrainerCallback):
-    """Collects the figures of each step, stops a run that diverges, tells whoever listens."""
+    """Collects the figures of each step, reports them, and stops a run that diverges."""
 
     method: str
     meter: Meter
@@ -196,7 +196,7 @@ class Listener(TrainerCallback):
         demand_finite(named, self.method, step)
         demand_weights((p for p in model.parameters() if p.requires_grad), self.method, step)
         self.log.append(figures)
-        self.meter.tell(self.on_step, step, state.max_steps, figures)
+        self.meter.report(self.on_step, step, state.max_steps, figures)
 
 
 def fit(
@@ -214,7 +214,7 @@ def fit(
 
     Args:
         trainer: Built, not run.
-        listener: Told of each step.
+        listener: Called after each step.
         base: The model under PEFT's.
         sites: Where the adapter is.
         start: A and B of the adapter that is trained.

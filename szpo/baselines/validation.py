@@ -1,4 +1,4 @@
-"""Where a training is refused, or has to stop: truncated sampling, weights that ran away."""
+"""Refusals before a training, and stops of a training that diverges."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from szpo.generation.sampling import Sampling
 Row = TypeVar("Row")
 
 FAR = 3.0
-"""Nats per token from the start beyond which a policy's answers may be noise."""
+"""Nats per token from the start above which a policy's answers may be noise."""
 RISE = 1.5
-"""So many times its first value a loss at the end is worth a remark."""
+"""A loss that ends above this many times its first value is worth a remark."""
 
 
 def demand_plain(sampling: Sampling, method: str) -> None:
@@ -34,8 +34,8 @@ def demand_plain(sampling: Sampling, method: str) -> None:
         )
 
 
-def fitting(rows: Sequence[Row], tokens: Sequence[int], most: int, method: str) -> list[Row]:
-    """Rows to learn from whose tokens are at most so many: the others would teach nothing.
+def drop_too_long(rows: Sequence[Row], tokens: Sequence[int], most: int, method: str) -> list[Row]:
+    """The rows that are short enough to train on; longer ones leave no token to learn.
 
     Args:
         rows: Pairs or examples.
@@ -46,34 +46,34 @@ def fitting(rows: Sequence[Row], tokens: Sequence[int], most: int, method: str) 
     Raises:
         RunError: not one is short enough.
 
-    >>> fitting(["a", "b"], [3, 9], 8, "dpo")
+    >>> drop_too_long(["a", "b"], [3, 9], 8, "dpo")
     ['a']
     """
-    kept = [row for row, needed in zip(rows, tokens, strict=True) if needed <= most]
-    if rows and not kept:
+    short = [row for row, needed in zip(rows, tokens, strict=True) if needed <= most]
+    if rows and not short:
         raise RunError(
             f"{method}: nothing to learn from: none of {len(rows)} fits into max_length {most}; "
             f"the shortest needs {min(tokens)} tokens"
         )
-    return kept
+    return short
 
 
-def left_out(kept: int, of: int) -> str:
+def describe_left_out(used: int, of: int) -> str:
     """A remark where rows were too long to learn from, else nothing.
 
-    >>> left_out(7, 10), left_out(10, 10)
+    >>> describe_left_out(7, 10), describe_left_out(10, 10)
     ('3 of 10 do not fit into max_length and were left out', '')
     """
-    return f"{of - kept} of {of} do not fit into max_length and were left out" if kept < of else ""
+    return f"{of - used} of {of} do not fit into max_length and were left out" if used < of else ""
 
 
-def remarks(*each: str) -> str:
-    """Those that say something, in one line."""
+def join_remarks(*each: str) -> str:
+    """The remarks that are not empty, in one line."""
     return "; ".join(filter(None, each))
 
 
 def demand_weights(weights: Iterable[Tensor], method: str, step: int) -> None:
-    """Stop where the last step has left weights that are no numbers: no loss has shown them yet.
+    """Stop where the last step has left non-finite weights, which no loss shows yet.
 
     Raises:
         RunError: one is not finite.
@@ -86,8 +86,8 @@ def demand_weights(weights: Iterable[Tensor], method: str, step: int) -> None:
 
 
 @contextmanager
-def answering(method: str) -> Iterator[None]:
-    """Answers drawn within it are a trained policy's: one that has none has diverged.
+def catch_divergence(method: str) -> Iterator[None]:
+    """Turn non-finite logits of a trained policy inside the block into a `RunError`.
 
     Raises:
         RunError: its logits are not finite.
@@ -101,12 +101,12 @@ def answering(method: str) -> Iterator[None]:
         ) from None
 
 
-def risen(log: Sequence[Mapping[str, float]]) -> str:
+def describe_rise(log: Sequence[Mapping[str, float]]) -> str:
     """A remark where the loss ends far above where it began, else nothing.
 
     This stops no run: a single batch of a training that goes well may cost as much.
 
-    >>> risen([{"loss": 0.7}] * 9 + [{"loss": 1.4}])
+    >>> describe_rise([{"loss": 0.7}] * 9 + [{"loss": 1.4}])
     'the loss rose from 0.70 to 1.40: it may have diverged; try a lower learning rate'
     """
     first, end = log[0]["loss"] if log else 0.0, _end(log, "loss")
@@ -118,7 +118,7 @@ def risen(log: Sequence[Mapping[str, float]]) -> str:
     )
 
 
-def distant(log: Sequence[Mapping[str, float]]) -> str:
+def describe_drift(log: Sequence[Mapping[str, float]]) -> str:
     """A remark where a policy ends far from its start, by TRL's ``kl`` per token, else nothing.
 
     This stops no run: policies that learned what they were rewarded for have been as far.
@@ -139,7 +139,7 @@ def _end(log: Sequence[Mapping[str, float]], name: str) -> float:
 
 
 def demand_pairs(data: Preferences, method: str) -> None:
-    """Refuse to learn from nothing.
+    """Refuse to train without a pair.
 
     Raises:
         RunError: there is no pair; says whether that is because everything was a tie.
@@ -155,7 +155,7 @@ def demand_pairs(data: Preferences, method: str) -> None:
 
 
 def demand_finite(figures: Mapping[str, float], method: str, step: int) -> None:
-    """Stop a run that diverged.
+    """Stop a run with a figure that is not finite.
 
     Raises:
         RunError: a loss, reward or gradient is not finite; names it, the step and what to do.

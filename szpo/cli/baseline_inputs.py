@@ -170,7 +170,7 @@ def _of_run(wish: Wish, name: str, folder: Path) -> Ground:
     """A recorded run: its model at the start, its sites, its votes; its panel where it asks."""
     from szpo.baselines import registry
     from szpo.baselines.asking import JudgesAsk
-    from szpo.baselines.ledger_pairs import recorded
+    from szpo.baselines.ledger_pairs import read_pairs
     from szpo.baselines.questions import Preferences
     from szpo.baselines.validation import demand_pairs
     from szpo.ledger.database import Ledger
@@ -178,7 +178,7 @@ def _of_run(wish: Wish, name: str, folder: Path) -> Ground:
 
     path = run_paths.find(name, folder)
     with Ledger.open(path) as ledger:
-        found = recorded(ledger)
+        found = read_pairs(ledger)
         data = Preferences(found.pairs, found.ties)
         if wish.reads_votes:
             demand_pairs(data, wish.method)

@@ -45,7 +45,7 @@ def pairs(
         what = "records"
     else:
         with run_paths.look(run_paths.find(source, folder)) as ledger:
-            recorded = ledger_pairs.recorded(ledger)
+            recorded = ledger_pairs.read_pairs(ledger)
         found = preference_files.Preferences(recorded.pairs, recorded.ties, recorded.comparisons)
         what = "comparisons"
     if out is not None:

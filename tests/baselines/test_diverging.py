@@ -135,10 +135,10 @@ def test_a_loss_that_ends_far_above_its_start_is_remarked_on() -> None:
 
 
 def test_the_end_of_a_loss_is_the_mean_of_its_last_tenth() -> None:
-    assert validation.risen([]) == validation.risen([{"loss": 0.7}]) == ""
+    assert validation.describe_rise([]) == validation.describe_rise([{"loss": 0.7}]) == ""
     # One batch of twenty's last two: (.7 + 1.6)/2 = 1.15 > 1.05; then (.7 + 1.3)/2 = 1.
-    assert "from 0.70 to 1.15" in validation.risen([{"loss": 0.7}] * 19 + [{"loss": 1.6}])
-    assert validation.risen([{"loss": 0.7}] * 19 + [{"loss": 1.3}]) == ""
+    assert "from 0.70 to 1.15" in validation.describe_rise([{"loss": 0.7}] * 19 + [{"loss": 1.6}])
+    assert validation.describe_rise([{"loss": 0.7}] * 19 + [{"loss": 1.3}]) == ""
 
 
 @pytest.mark.parametrize("method", ["grpo", "rloo"])

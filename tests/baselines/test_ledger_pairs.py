@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from szpo.baselines.ledger_pairs import Recorded, recorded
+from szpo.baselines.ledger_pairs import LedgerPairs, read_pairs
 from szpo.data import preference_files
 from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
@@ -63,12 +63,12 @@ def vote(ledger: Ledger, who: str, comparison: str, wish: str, notes: Any = None
     )
 
 
-def closed(ledger: Ledger) -> Recorded:
+def closed(ledger: Ledger) -> LedgerPairs:
     steps.close(ledger, 0, steps.Closing("operator", epoch=1, reason="enough"))
-    return recorded(ledger)
+    return read_pairs(ledger)
 
 
-def words(found: Recorded) -> list[tuple[str, str, str, int]]:
+def words(found: LedgerPairs) -> list[tuple[str, str, str, int]]:
     return [(p.chosen.text, p.rejected.text, p.source, p.votes) for p in found.pairs]
 
 
@@ -91,7 +91,7 @@ def test_a_batch_verdict_is_a_pair_for_each_row_that_differs(ledger: Ledger) -> 
 def test_votes_that_cancel_are_a_tie_and_open_rounds_say_nothing(ledger: Ledger) -> None:
     vote(ledger, "ann", "c0", "plus")
     vote(ledger, "ben", "c0", "minus")
-    assert recorded(ledger).pairs == ()
+    assert read_pairs(ledger).pairs == ()
     found = closed(ledger)
     assert (words(found), found.ties, found.comparisons) == ([], 1, 1)
 

@@ -123,7 +123,7 @@ def test_the_same_seed_gives_the_same_weights() -> None:
 
 
 def test_prompts_come_in_permutations() -> None:
-    drawn = [prompt for step in range(5) for prompt in ppo.take(PROMPTS, 4, 3, step)]
+    drawn = [prompt for step in range(5) for prompt in ppo.draw_prompts(PROMPTS, 4, 3, step)]
     assert set(drawn[:10]) == set(drawn[10:]) == set(PROMPTS)
     assert drawn[:10] != drawn[10:]
 

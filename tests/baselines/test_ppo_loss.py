@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from szpo.baselines import ppo_loss
-from szpo.baselines.advantages import gae, returns_to_go, standardised, token_rewards
+from szpo.baselines.advantages import gae, returns_to_go, standardise, token_rewards
 
 
 def test_returns_of_the_notebook():
@@ -97,5 +97,5 @@ def test_padding_behind_an_end_changes_no_advantage(rewards, pad, lam, gamma):
 
 def test_standardised_values_ignore_what_is_not_there():
     values, there = np.array([[1.0, 3.0, 99.0]]), np.array([[True, True, False]])
-    assert standardised(values, there) == pytest.approx(np.array([[-1.0, 1.0, 0.0]]), abs=1e-6)
-    assert not standardised(values, np.zeros((1, 3), bool)).any()
+    assert standardise(values, there) == pytest.approx(np.array([[-1.0, 1.0, 0.0]]), abs=1e-6)
+    assert not standardise(values, np.zeros((1, 3), bool)).any()

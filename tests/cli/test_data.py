@@ -99,7 +99,7 @@ def test_pairs_of_a_run_are_those_of_its_ledger(
     path = folder_run.make(tmp_path)
     capsys.readouterr()
     with Ledger.open(path, readonly=True) as ledger:
-        recorded = ledger_pairs.recorded(ledger)
+        recorded = ledger_pairs.read_pairs(ledger)
     out = tmp_path / "pairs.jsonl"
     arguments = ["pairs", path.stem, "--folder", str(path.parent), "--out", str(out)]
     assert app.call(arguments) == 0

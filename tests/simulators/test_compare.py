@@ -11,7 +11,7 @@ import pytest
 
 from szpo.baselines.asking import JudgesAsk, Survey, ask_round
 from szpo.baselines.costs import Meter
-from szpo.baselines.reward_scaling import scaled
+from szpo.baselines.reward_scaling import scale_reward
 from szpo.data.pairs import Pair
 from szpo.errors import RunError, UsageError
 from szpo.generation import flat_engine
@@ -437,10 +437,11 @@ def test_a_learned_reward_is_told_within_prompts_and_in_spreads():
         ]
 
     pairs = [Pair(p, Answer("good"), Answer("bad")) for p in PROMPTS[:2]]
-    score = scaled(learned, pairs)
+    score = scale_reward(learned, pairs)
     # Gaps of 2 are √2 spreads of √2: the spread is √2, and 1 over it is .7071.
     assert score(PROMPTS[:2], [Answer("good")] * 2) == pytest.approx([0.7071, 0.7071], abs=1e-4)
     assert score(PROMPTS[1:2], [Answer("best")]) == pytest.approx([2.1213], abs=1e-4)
     # An unknown prompt's level is the mean of all, 50.
     assert score(PROMPTS[2:3], [Answer("good")]) == pytest.approx([-49 / 2**0.5])
-    assert list(scaled(lambda p, a: [5.0] * len(a), pairs)(PROMPTS[:1], [Answer("x")])) == [0]
+    flat = scale_reward(lambda p, a: [5.0] * len(a), pairs)
+    assert list(flat(PROMPTS[:1], [Answer("x")])) == [0]

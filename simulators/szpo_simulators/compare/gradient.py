@@ -16,7 +16,7 @@ from szpo.baselines.actor import Actor
 from szpo.baselines.asking import Survey, ask_round
 from szpo.baselines.costs import Meter, Moment, OnStep
 from szpo.baselines.questions import Preferences, Task
-from szpo.baselines.reward_scaling import SCALED, scaled
+from szpo.baselines.reward_scaling import SCALE_PAIRS, scale_reward
 from szpo.data.pairs import Pair
 from szpo.errors import UsageError
 from szpo.seeds import as_seed
@@ -155,9 +155,9 @@ def rewarded(train: Callable[..., Any], kind: Any) -> Callable[..., dict[str, An
                 seed=own_seed, meter=meter,
             )  # fmt: skip
             with way.instruments.aside():
-                agreed.append(learned.agreement(recent[:SCALED]))
+                agreed.append(learned.agreement(recent[:SCALE_PAIRS]))
             with meter:
-                score = scaled(learned, recent)
+                score = scale_reward(learned, recent)
             way.proxy = score
             train(
                 actor, Task(source.prompts, score), recipe(kind, settings), seed=own_seed,
