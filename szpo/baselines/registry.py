@@ -1,7 +1,7 @@
 """Every gradient method by name: its recipe, and how it is run on given inputs.
 
-A *ground* holds the inputs of a method, whatever their source: an actor, prompts, recorded votes,
-an annotator to ask, or a score. `szpo baseline` is a thin shell around `run`.
+The `Inputs` of a method are an actor, prompts, recorded votes, an annotator to ask, or a score,
+whatever their source. `szpo baseline` is a thin shell around `run`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ INNER: Mapping[str, tuple[Any, str]] = {
 
 
 @dataclass(frozen=True)
-class Ground:
+class Inputs:
     """The inputs of a method."""
 
     actor: Actor
@@ -70,65 +70,65 @@ class Outcome:
 
     trained: Trained
     recipe: Any
-    """The recipe as used, with the ground's rows where it named none."""
+    """The recipe as used, with the inputs' ``rows`` where it named none."""
     rewards: reward_model.RewardModel | None = None
 
 
 def run(
     method: str,
-    ground: Ground,
+    inputs: Inputs,
     settings: Mapping[str, Any],
     *,
     folder: Path,
     seed: int,
     on_step: OnStep,
 ) -> Outcome:
-    """Train the ground's actor by a method; ``settings`` change its recipe, by field.
+    """Train the actor of the inputs by a method; ``settings`` change its recipe, by field.
 
     Args:
         method: One of `NAMES`.
-        ground: Its inputs.
+        inputs: What it trains and on which data.
         settings: Values by names of fields; those of other recipes are refused.
         folder: Of the artefacts of self-rewarding; other methods write nothing.
         seed: Root of all draws.
         on_step: Called after each step.
 
     Raises:
-        UsageError: no such method or setting, or the ground lacks what the method needs.
+        UsageError: no such method or setting, or an input of the method is missing.
         RunError: there is nothing to learn from, or training diverged.
     """
     how = recipe(method, settings)
-    demand_extra(method, scored=ground.score is not None)
+    demand_extra(method, scored=inputs.score is not None)
     if method == "iterative-dpo":
-        return _iterate(ground, how, settings, seed=seed, on_step=on_step)
+        return _iterate(inputs, how, settings, seed=seed, on_step=on_step)
     if method == "self-rewarding":
-        data = self_rewarding.Material(ground.prompts, ground.examples)
+        data = self_rewarding.Material(inputs.prompts, inputs.examples)
         trained = self_rewarding.train(
-            ground.actor, data, how, folder=folder, seed=seed, on_step=on_step
+            inputs.actor, data, how, folder=folder, seed=seed, on_step=on_step
         )
         return Outcome(trained, how)
     meter = Meter()
     if method in OFFLINE:
-        votes = _votes(method, ground, meter)
+        votes = _votes(method, inputs, meter)
         trained = OFFLINE[method].train(
-            ground.actor, votes, how, seed=seed, on_step=on_step, meter=meter
+            inputs.actor, votes, how, seed=seed, on_step=on_step, meter=meter
         )
         return Outcome(trained, how)
     if method == "reward-model":
-        votes = _votes(method, ground, meter)
+        votes = _votes(method, inputs, meter)
         rewards, trained = reward_model.train(
-            ground.actor.loaded, votes, how, seed=seed, on_step=on_step, meter=meter
+            inputs.actor.loaded, votes, how, seed=seed, on_step=on_step, meter=meter
         )
         return Outcome(trained, how, rewards)
     learned: reward_model.RewardModel | None = None
-    fitted, score = None, ground.score
+    fitted, score = None, inputs.score
     if score is None:
-        votes = _votes(method, ground, meter)
-        learned, fitted = reward_model.train(ground.actor.loaded, votes, seed=seed, meter=meter)
+        votes = _votes(method, inputs, meter)
+        learned, fitted = reward_model.train(inputs.actor.loaded, votes, seed=seed, meter=meter)
         with meter:
             score = scale_reward(learned, votes.pairs)
     trained = SCORED[method].train(
-        ground.actor, Task(ground.prompts, score), how, seed=seed, on_step=on_step, meter=meter
+        inputs.actor, Task(inputs.prompts, score), how, seed=seed, on_step=on_step, meter=meter
     )
     if fitted is not None:
         remark = join_remarks(fitted.remark, trained.remark)
@@ -137,7 +137,7 @@ def run(
 
 
 def _iterate(
-    ground: Ground,
+    inputs: Inputs,
     how: dpo.Rounds,
     settings: Mapping[str, Any],
     *,
@@ -145,14 +145,14 @@ def _iterate(
     on_step: OnStep,
 ) -> Outcome:
     """Iterative DPO; its questions have the rows D that the panel was fitted to."""
-    if ground.ask is None:
+    if inputs.ask is None:
         raise UsageError(
             "iterative-dpo asks while it trains: give --fresh, or a --run whose panel is no people"
         )
-    if "rows" not in settings and ground.rows is not None:
-        how = replace(how, rows=None if ground.rows == 1 else ground.rows)
+    if "rows" not in settings and inputs.rows is not None:
+        how = replace(how, rows=None if inputs.rows == 1 else inputs.rows)
     trained = dpo.iterative(
-        ground.actor, ground.prompts, ground.ask, how, seed=seed, on_step=on_step
+        inputs.actor, inputs.prompts, inputs.ask, how, seed=seed, on_step=on_step
     )
     return Outcome(trained, how)
 
@@ -216,8 +216,8 @@ def _plain(value: Any) -> Any:
     return None if value in ("none", "None", "null") else value
 
 
-def _votes(method: str, ground: Ground, meter: Meter) -> Preferences:
-    if ground.votes is None:
+def _votes(method: str, inputs: Inputs, meter: Meter) -> Preferences:
+    if inputs.votes is None:
         raise UsageError(f"{method} learns from votes: give --run, --pairs or --fresh")
     with meter:
-        return ground.votes(meter)
+        return inputs.votes(meter)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from szpo.baselines.actor import Actor
     from szpo.baselines.costs import Meter
     from szpo.baselines.questions import Preferences, Score
-    from szpo.baselines.registry import Ground
+    from szpo.baselines.registry import Inputs
     from szpo.config.schema import Config
     from szpo.runs.assemble import Parts
     from szpo.types import Prompt
@@ -139,7 +139,7 @@ def rounds(wish: Wish, settings: Mapping[str, Any]) -> dict[str, Any]:
     return {**found, "questions": each}
 
 
-def prepare(wish: Wish, recipe: Any, folder: Path, seed: int) -> Ground:
+def prepare(wish: Wish, recipe: Any, folder: Path, seed: int) -> Inputs:
     """Load what the method works on; who votes is asked only when it is run.
 
     Args:
@@ -156,17 +156,17 @@ def prepare(wish: Wish, recipe: Any, folder: Path, seed: int) -> Ground:
 
     examples = preference_files.read_examples(wish.examples) if wish.examples is not None else ()
     if wish.run is not None:
-        ground = _of_run(wish, wish.run, folder)
+        inputs = _of_run(wish, wish.run, folder)
     elif wish.fresh:
-        ground = _fresh(wish, recipe, seed)
+        inputs = _fresh(wish, recipe, seed)
     else:
-        ground = _of_settings(wish, recipe, seed)
+        inputs = _of_settings(wish, recipe, seed)
     if wish.score is not None or wish.reward is not None:
-        ground = replace(ground, score=_score(ground, wish.score, wish.reward))
-    return replace(ground, examples=examples)
+        inputs = replace(inputs, score=_score(inputs, wish.score, wish.reward))
+    return replace(inputs, examples=examples)
 
 
-def _of_run(wish: Wish, name: str, folder: Path) -> Ground:
+def _of_run(wish: Wish, name: str, folder: Path) -> Inputs:
     """A recorded run: its model at the start, its sites, its votes; its panel where it asks."""
     from szpo.baselines import registry
     from szpo.baselines.asking import JudgesAsk
@@ -193,10 +193,10 @@ def _of_run(wish: Wish, name: str, folder: Path) -> Ground:
         return data
 
     ask = JudgesAsk(tuple(parts.panel.judges)) if parts.panel is not None else None
-    return registry.Ground(actor, tuple(prompts), votes, ask, rows=parts.config.optimizer.rows)
+    return registry.Inputs(actor, tuple(prompts), votes, ask, rows=parts.config.optimizer.rows)
 
 
-def _fresh(wish: Wish, recipe: Any, seed: int) -> Ground:
+def _fresh(wish: Wish, recipe: Any, seed: int) -> Inputs:
     """A model by settings, and their panel, fitted to questions of as many rows as are asked."""
     from szpo.baselines import registry
     from szpo.baselines.asking import JudgesAsk, Survey, ask_round
@@ -214,7 +214,7 @@ def _fresh(wish: Wish, recipe: Any, seed: int) -> Ground:
     def votes(meter: Meter) -> Preferences:
         return ask_round(survey, actor, meter)
 
-    return registry.Ground(actor, prompts, votes, ask, rows=rows)
+    return registry.Inputs(actor, prompts, votes, ask, rows=rows)
 
 
 def _actor(parts: Parts) -> Actor:
@@ -227,7 +227,7 @@ def _actor(parts: Parts) -> Actor:
     )
 
 
-def _of_settings(wish: Wish, recipe: Any, seed: int) -> Ground:
+def _of_settings(wish: Wish, recipe: Any, seed: int) -> Inputs:
     """A model by settings, with the pairs of a file, or without votes."""
     from szpo.baselines import notebook_dpo, registry
     from szpo.baselines.actor import Actor
@@ -252,7 +252,7 @@ def _of_settings(wish: Wish, recipe: Any, seed: int) -> Ground:
     lora = notebook_dpo.lora() if wish.method == "notebook-dpo" else None
     plain = language_model.load_plain(config, console.complain, lora)
     actor = Actor(plain.loaded, plain.sites, plain.start, sampling=plain.sampling, seed=seed)
-    return registry.Ground(actor, asked, None if read is None else lambda meter: given)
+    return registry.Inputs(actor, asked, None if read is None else lambda meter: given)
 
 
 def _choose_prompts(
@@ -299,14 +299,14 @@ def _load_settings(wish: Wish, *more: str) -> Config:
     return settings_file.load(wish.file, preset_name=wish.preset, sets=sets)
 
 
-def _score(ground: Ground, text: str | None, folder: Path | None) -> Score:
+def _score(inputs: Inputs, text: str | None, folder: Path | None) -> Score:
     """A reward by its text, or the reward model of a folder."""
     if folder is not None:
         from szpo.baselines import reward_model
 
-        return reward_model.load(folder, ground.actor.loaded)
+        return reward_model.load(folder, inputs.actor.loaded)
     found = plugins.load("szpo.rewards", "parse", "reader of rewards")(
-        text, logprob=ground.actor.logprob_base
+        text, logprob=inputs.actor.logprob_base
     )
 
     def score_all(prompts: Any, answers: Any) -> list[float]:

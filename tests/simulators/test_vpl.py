@@ -23,7 +23,7 @@ from szpo_simulators.vpl.data import (
     hash_words,
     load,
     majority,
-    marked_by,
+    mark_controversial,
     pairs,
 )
 from szpo_simulators.vpl.fit import Fitted, Recipe, fit, latent, margins, scores, weight
@@ -230,7 +230,7 @@ def test_a_local_file_and_its_majority(tmp_path: Path) -> None:
     )
     made = pairs(said)
     assert made.user.tolist() == [3, 2, 1, 3, 2, 0] and made.controversial.sum() == 3
-    assert marked_by(said) == said
+    assert mark_controversial(said) == said
     bare = [{k: v for k, v in line.items() if k != "controversial"} for line in LINES]
     assert load(write(tmp_path / "bare.jsonl", bare)) == said
 

@@ -31,7 +31,7 @@ def loss(w: Floats, x: Floats, won: Floats, ridge: float) -> Floats:
 
 def gradient(w: Floats, x: Floats, won: Floats, ridge: float) -> Floats:
     """Gradient of `loss`, (S, F)."""
-    off = (preference_probability(w, x) - won)[..., None]
+    off = (preference_probability(w, x) - won)[..., None]  # ∂/∂w = mean (σ(x·w) − y) x + ridge·w
     found: Floats = (np.swapaxes(x, -1, -2) @ off)[..., 0] / x.shape[-2] + ridge * w
     return found
 
@@ -53,6 +53,7 @@ def fit(x: Floats, won: Floats, ridge: float, rounds: int = 8) -> Floats:
     for _ in range(rounds):
         p = preference_probability(w, x)
         weighted = x * (p * (1 - p))[..., None]
+        # Hessian of `loss`: mean p(1 − p) x xᵀ + ridge·I
         curvature = np.swapaxes(weighted, -1, -2) @ x / x.shape[-2]
         curvature += ridge * np.eye(x.shape[-1])
         slope = gradient(w, x, won, ridge)

@@ -2,5 +2,6 @@
 
 After Poddar et al. (2024), on frozen features of texts: ``data`` holds
 pairs, ``sets`` makes some with known truth, ``model`` and ``fit`` are the method and the three
-models without a latent that it is compared with, ``clusters`` asks what a ledger's votes say.
+models without a latent that it is compared with. `szpo.analysis.taste_clusters` finds tastes in a
+ledger's votes.
 """

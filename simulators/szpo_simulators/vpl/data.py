@@ -1,8 +1,8 @@
-"""Pairs of texts that users judged: as numbers, as contexts, from files; hashed word features.
+"""Preference pairs of users: features by hashed words, contexts of users, and files.
 
-Texts become numbers by hashing words and pairs of words (`hash_words`): no model, the same bits on
-every machine, and a word that decides is seen as such, where the hidden state of a small model
-knows little but its own corpus. Any other (n, e) array may stand in its place.
+Texts become features by hashing words and pairs of words (`hash_words`). That needs no model,
+gives the same bits on every machine, and keeps a decisive word visible, where the hidden state of
+a small model reflects little but its own corpus. Any other (n, e) array may take its place.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ WIDTH = 256
 
 @dataclass(frozen=True)
 class Pairs:
-    """n judged pairs as numbers."""
+    """n preference pairs as features."""
 
     chosen: Floats
     """(n, e)"""
@@ -44,7 +44,7 @@ class Pairs:
         return len(self.user)
 
     def take(self, index: Ints | NDArray[np.bool_]) -> Pairs:
-        """Some of them."""
+        """The pairs of an index or a mask."""
         return Pairs(
             self.chosen[index], self.rejected[index], self.user[index], self.controversial[index]
         )
@@ -52,7 +52,7 @@ class Pairs:
 
 @dataclass(frozen=True)
 class UserVote:
-    """One judged pair as text."""
+    """One preference pair as text."""
 
     user: str
     chosen: str
@@ -84,7 +84,7 @@ def hash_words(text: str, width: int = WIDTH) -> tuple[float, ...]:
 def pairs(
     votes: Sequence[UserVote], users: Sequence[str] | None = None, width: int = WIDTH
 ) -> Pairs:
-    """Judged texts as numbers; users are numbered in the order given, or sorted.
+    """Preference pairs as features; users are numbered in the order given, or sorted.
 
     Raises:
         UsageError: there is no pair, or some have embeddings of their own and others have not.
@@ -108,7 +108,7 @@ def pairs(
 
 
 def contexts(known: Pairs, users: Ints, size: Ints, u: Floats, skip: Ints | None = None) -> Ints:
-    """Rows of ``known`` (b, n) that stand for what is known of users, −1 where there is none.
+    """Rows of ``known`` (b, n) drawn as contexts of users; −1 is padding.
 
     Args:
         known: pairs to draw from, with replacement.
@@ -136,9 +136,9 @@ def contexts(known: Pairs, users: Ints, size: Ints, u: Floats, skip: Ints | None
 
 
 def majority(votes: Sequence[UserVote], *, controversial: bool = False) -> Share:
-    """How often the vote on a pair is its most frequent one: what no model without users beats.
+    """How often the vote on a pair is its most frequent one: the limit of models without users.
 
-    Only pairs that were judged more than once, for one vote always is the most frequent.
+    Only pairs with several votes count; a single vote is always the most frequent.
 
     >>> votes = [UserVote("a", "x", "y", True), UserVote("b", "y", "x", True)]
     >>> votes.append(UserVote("c", "x", "y", True))
@@ -156,12 +156,12 @@ def majority(votes: Sequence[UserVote], *, controversial: bool = False) -> Share
 
 
 def load(path: str | Path) -> list[UserVote]:
-    """Judged pairs of a local file of JSON lines, as UF-P's are.
+    """Preference pairs of a local file of JSON lines, as UF-P's are.
 
     Each line has ``chosen`` and ``rejected`` (texts, or conversations whose last turn counts) and
     the user as ``data_subset`` (or ``user``); it may have ``prompt``, ``controversial`` and
     ``embeddings`` (``embedding_chosen``, ``embedding_rejected``: lists of numbers). Where no line
-    says what is controversial, pairs are on which users differ.
+    has ``controversial``, pairs on which users differ are.
 
     Raises:
         UsageError: no such file, or a line cannot be read; it is named.
@@ -187,11 +187,11 @@ def load(path: str | Path) -> list[UserVote]:
     widths = {len(e) for one in votes if one.embedding for e in one.embedding}
     if len(widths) > 1:
         raise UsageError(f"{path}: embeddings of different lengths: {sorted(widths)}")
-    return votes if marked else marked_by(votes)
+    return votes if marked else mark_controversial(votes)
 
 
-def marked_by(votes: Sequence[UserVote]) -> list[UserVote]:
-    """The same, controversial where users prefer different texts of the pair."""
+def mark_controversial(votes: Sequence[UserVote]) -> list[UserVote]:
+    """The same votes, marked as controversial where users prefer different texts of the pair."""
     wanted: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for one in votes:
         wanted[one.prompt, *sorted((one.chosen, one.rejected))].add(one.chosen)

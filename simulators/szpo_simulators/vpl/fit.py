@@ -1,4 +1,4 @@
-"""Training by the evidence lower bound, accuracy given a context, the use made of the latent."""
+"""Training by the evidence lower bound, accuracy given a context, and the use of the latent."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from szpo_simulators.vpl.data import Pairs, contexts
 from szpo_simulators.vpl.model import Context, Kind, Model, Shape, divergence, draw
 
 ACTIVE = 0.01
-"""Variance of a unit's mean over contexts above which it is active (Burda et al., 2016)."""
+"""Variance over contexts of a unit's mean above which it is active (Burda et al., 2016)."""
 SAMPLES = 512
-"""Contexts drawn to see whether the latent is used."""
+"""Contexts drawn to test whether the latent is used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Fitted:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Pairs whose preferred text is ranked first."""
+    """Accuracy: the share of pairs whose preferred text is ranked first."""
 
     everything: Share
     controversial: Share
@@ -72,18 +72,18 @@ class Latent:
     kl: float
     """Mean KL of a posterior to the prior, nats."""
     own: float
-    """Share of pairs ranked rightly given contexts of their own users …"""
+    """Accuracy given contexts of the pairs' own users …"""
     others: float
     """… and given those of other users."""
 
     @property
     def collapsed(self) -> bool:
-        """No unit says anything, so the posterior is the prior whoever is read."""
+        """Posterior collapse: no unit is active, so the posterior equals the prior."""
         return self.active == 0
 
     @property
     def ignored(self) -> bool:
-        """Whose context it is makes no difference beyond chance (two standard errors)."""
+        """Contexts of own and of other users predict equally well, within two standard errors."""
         error = math.sqrt(max(self.own * (1 - self.own), 0.25 / SAMPLES) * 2 / SAMPLES)
         return self.own - self.others < 2 * error
 
@@ -152,7 +152,7 @@ def fit(train: Pairs, recipe: Recipe, seed: int) -> Fitted:
 def margins(
     fitted: Fitted, pairs: Pairs, known: Pairs, *, size: int = 8, own: bool = True, name: str = ""
 ) -> Floats:
-    """How much the chosen texts (n,) are preferred, given contexts of their users.
+    """Margins (n,) of the chosen over the rejected texts, given contexts of their users.
 
     Args:
         fitted: the model; without an encoder contexts are not read.
@@ -223,7 +223,7 @@ def latent(fitted: Fitted, pairs: Pairs, *, size: int = 8) -> Latent:
 
 
 def means(fitted: Fitted, known: Pairs, users: int) -> Floats:
-    """Posterior means (users, latent), each given all that is known of the user."""
+    """Posterior means (users, latent), each given all pairs of the user."""
     found = []
     with torch.no_grad():
         for user in range(users):
@@ -249,7 +249,7 @@ def _context(rows: Ints, one: Tensor, other: Tensor) -> Context:
 
 
 def _start(model: Model, made: torch.Generator) -> None:
-    """Torch's own law for linear layers, from a generator of our own."""
+    """Initialise linear layers by torch's own law, from a given generator."""
     for module in model.modules():
         if isinstance(module, torch.nn.Linear):
             bound = 1 / math.sqrt(module.in_features)

@@ -37,7 +37,7 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What is known of each of b users: up to n pairs, and which of the n are there."""
+    """The contexts of b users: up to n pairs each, and a mask of those that exist."""
 
     preferred: Tensor
     """(b, n, e)"""
@@ -84,7 +84,7 @@ class Model(nn.Module):
         self.register_buffer("scale", torch.ones(shape.inputs))
 
     def standardise(self, texts: Tensor) -> None:
-        """Read features from now on about their mean, in their deviations over these (n, e)."""
+        """Standardise features from now on by the mean and deviation of these (n, e)."""
         self.centre = texts.mean(0)
         deviation = texts.std(0)
         self.scale = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
@@ -102,7 +102,7 @@ class Model(nn.Module):
         return read
 
     def margin(self, one: Tensor, other: Tensor, z: Tensor | None) -> Tensor:
-        """How much the one is preferred (b,): logits, for ``categorical`` P − ½."""
+        """Preference margins (b,) of the one over the other: logits, for ``categorical`` P − ½."""
         a, b = self._out(one, z), self._out(other, z)
         if self.kind == "mean_and_variance":
             return probit_logit(a, b)

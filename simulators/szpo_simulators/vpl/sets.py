@@ -1,7 +1,7 @@
-"""Sets with known truth: two users as numbers, pets and two attributes as texts made up here.
+"""Synthetic data with known truth: two users as features; pets and two attributes as texts.
 
-In each, half of the pairs are controversial: the two users prefer opposite sides. So a model that
-knows no users is right on at most half of those and on 75 % of all; one that knows them, on all.
+In each, half of the pairs are controversial: the two users prefer opposite sides. So a model
+without users is right on at most half of those and on 75 % of all; one with users, on all.
 """
 
 from __future__ import annotations

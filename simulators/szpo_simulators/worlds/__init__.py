@@ -1,1 +1,1 @@
-"""Worlds whose truth is known, and the optimizer in thousands of repetitions on them."""
+"""Worlds with known values, and thousands of repetitions of the optimizer on them."""

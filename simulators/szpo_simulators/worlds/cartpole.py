@@ -40,6 +40,7 @@ def step(state: Floats, right: NDArray[np.bool_]) -> tuple[Floats, NDArray[np.bo
     x, speed, angle, spin = (state[..., i] for i in range(4))
     push = np.where(right, FORCE, -FORCE)
     cos, sin = np.cos(angle), np.sin(angle)
+    # Accelerations of cart and pole, Barto, Sutton & Anderson 1983, appendix.
     pull = (push + POLE_MASS * HALF_LENGTH * np.square(spin) * sin) / TOTAL_MASS
     turn = (GRAVITY * sin - cos * pull) / (
         HALF_LENGTH * (4.0 / 3.0 - POLE_MASS * np.square(cos) / TOTAL_MASS)

@@ -1,4 +1,4 @@
-"""A courier on a grid: the return of a walk is what was delivered, which no cell's reward can say.
+"""A courier on a grid: the return counts deliveries, which no reward by cell can express.
 
 Arriving at the depot, the upper left cell, fills the bag; arriving at the customer's, the lower
 right one, with a full bag delivers it. The state is (bag, cell); the policy sees the cell alone,

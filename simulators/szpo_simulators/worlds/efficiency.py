@@ -1,4 +1,4 @@
-"""What the sign of a sum of votes loses against their margin, and what weights of voters gain.
+"""Vote efficiency of the sign rule against the margin rule, and of weights of voters.
 
 A direction v gets n votes y = ±1 with E y = 2σ(x) − 1, x the difference in logits, and θ moves by
 α·X·v. To first order the value grows by α·E[X x] (in units of x), and the squared step, which the
@@ -45,7 +45,7 @@ def sign_efficiency(votes: int) -> Fraction:
     half = math.comb(votes - 1, (votes - 1) // 2)
     mean_size = Fraction(votes * half, 2 ** (votes - 1))
     tied = Fraction(math.comb(votes, votes // 2), 2**votes) if votes % 2 == 0 else Fraction(0)
-    return mean_size**2 / (votes * (1 - tied))
+    return mean_size**2 / (votes * (1 - tied))  # R(n) = (E|S|)² / (n P(S ≠ 0))
 
 
 def merits(votes: int, spread: float) -> tuple[float, float]:
@@ -89,7 +89,7 @@ def simulate_merit(votes: int, spread: float, rule: str, draws: int, seed: int) 
 
 
 def weights_gain(weights: Floats, beta: Floats) -> Floats:
-    """How many times fewer votes weights (..., P) need than equal ones, at small signal.
+    """Votes that equal weights need, over those that weights (..., P) need, at small signal.
 
     Voter j's vote has mean β_j·x/2, so Σ w y has merit ∝ (Σ w β)²/Σ w². The best weights are β,
     and gain 1 + CV(β)².

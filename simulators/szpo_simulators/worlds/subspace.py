@@ -1,4 +1,4 @@
-"""A world seen through few coordinates: θ = θ₀ + P z with a random P of orthogonal columns."""
+"""A world restricted to few coordinates: θ = θ₀ + P z with a random P of orthogonal columns."""
 
 from __future__ import annotations
 

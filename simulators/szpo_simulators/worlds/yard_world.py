@@ -1,4 +1,4 @@
-"""The yard as a world: its walks by the array, for a thousand repetitions at once."""
+"""The yard as a world: walks as arrays, for a thousand repetitions at once."""
 
 from __future__ import annotations
 
