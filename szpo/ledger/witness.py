@@ -11,9 +11,12 @@ leaves the head before it. Writers of several processes take turns by a lock on 
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sqlite3
+import stat
+import time
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +31,8 @@ except ImportError:  # not on this system; its writers are then told apart by th
     fcntl = None  # type: ignore[assignment]
 
 SLOT: Final = 128
+LOCK_S: Final = 2.0
+"""How long a writer waits for its turn, seconds; another one needs a fraction of a millisecond."""
 _MARK: Final = "szpo-head-1"
 
 
@@ -80,10 +85,9 @@ def advance(path: Path, head: Head) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    file = os.open(beside(path), os.O_RDWR | os.O_CREAT, 0o600)
+    file = _open_plain(beside(path), os.O_RDWR | os.O_CREAT)
     try:
-        if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        _lock(file)
         places = _places(os.pread(file, 2 * SLOT, 0))
         own = [each for each in places if each is not None and each.of(head.run)]
         newest = max(own, key=lambda each: each.event, default=None)
@@ -95,6 +99,33 @@ def advance(path: Path, head: Head) -> None:
             os.pwrite(file, _line(head), 0 if places[1] == newest else SLOT)
     finally:
         os.close(file)
+
+
+def _open_plain(file: Path, flags: int) -> int:
+    """Open a regular file, never what else may lie there: a link, a pipe, a device."""
+    for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):  # each where the system has it
+        flags |= getattr(os, name, 0)
+    opened = os.open(file, flags, 0o600)
+    if not stat.S_ISREG(os.fstat(opened).st_mode):
+        os.close(opened)
+        raise OSError(errno.EINVAL, "it is no regular file")
+    return opened
+
+
+def _lock(file: int) -> None:
+    """Take the lock on the file; a program that keeps it for `LOCK_S` is not waited for."""
+    if fcntl is None:
+        return
+    end = time.monotonic() + LOCK_S
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                raise OSError(errno.EAGAIN, "locked by another program") from None
+            time.sleep(0.002)
+        else:
+            return
 
 
 def attest(path: Path, head: Head) -> None:
@@ -111,7 +142,7 @@ def attest(path: Path, head: Head) -> None:
 def read(path: Path) -> Noted:
     """What the witness says. Read it before the record, which only grows."""
     try:
-        with beside(path).open("rb") as file:
+        with os.fdopen(_open_plain(beside(path), os.O_RDONLY), "rb") as file:
             content = file.read(2 * SLOT)
     except FileNotFoundError:
         return Noted(None, "there is none")

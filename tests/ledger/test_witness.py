@@ -1,6 +1,8 @@
 """The witness beside a ledger's file: a log that was cut or damaged is noticed."""
 
+import fcntl
 import json
+import os
 import shutil
 
 import pytest
@@ -229,6 +231,38 @@ def test_a_record_that_was_written_anew_is_found_while_its_witness_stands(run, c
     witness.advance(run, other)
     assert call(["verify", str(run)]) == 5
     assert f"event {noted.event} is not the one that was acknowledged" in one_line(capsys)
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a link", "a link to nothing", "a folder"])
+def test_what_is_no_file_is_neither_waited_for_nor_written_to(run, tmp_path, kind, caplog):
+    victim, place = tmp_path / "victim.txt", witness.beside(run)
+    place.unlink()
+    match kind:
+        case "a pipe":
+            os.mkfifo(place)  # to open it would wait for somebody at the other end
+        case "a folder":
+            place.mkdir()
+        case _:
+            if kind == "a link":
+                victim.write_text("mine")
+            place.symlink_to(victim)
+    with Ledger.open(run) as ledger:
+        ledger.record_event("note", "test", {})
+        assert "it cannot be read: " in ledger.check_end().note
+    assert "run.db-head cannot be written (" in caplog.text
+    assert [victim.read_text()] == ["mine"] if kind == "a link" else not victim.exists()
+
+
+def test_a_witness_that_another_program_keeps_locked_stops_no_vote(run, monkeypatch, caplog):
+    monkeypatch.setattr(witness, "LOCK_S", 0.05)
+    with witness.beside(run).open("rb") as file, Ledger.open(run) as ledger:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        ledger.record_event("note", "test", {})
+        last = list(ledger.events())[-1]["event"]
+        assert "run.db-head cannot be written (locked by another program)" in caplog.text
+        fcntl.flock(file, fcntl.LOCK_UN)
+        ledger.record_event("note", "test", {})
+    assert witness.read(run).head.event == last + 1
 
 
 def test_a_head_never_goes_back(tmp_path):
