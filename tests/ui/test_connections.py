@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import selectors
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +22,7 @@ import pytest
 from szpo_ui import app
 from szpo_ui.web import security, server
 from szpo_ui.web.address import listening
+from szpo_ui.web.rate import FEW, RepeatLimit
 from szpo_ui.web.server import Bounds
 from szpo_ui.web.site import open_site
 from tests.support import children
@@ -33,6 +36,7 @@ SHORT = Bounds(head_seconds=0.3, unread_seconds=0.3)
 
 def run(path: Path, bounds: Bounds, body_seconds: float, ports: Any) -> None:
     """In a child: serve the real application, and beside it answers that take their time."""
+    sys.stderr = path.with_suffix(".log").open("w", buffering=1)  # where the server's log goes
     security.BODY_SECONDS = body_seconds
     site = open_site(path)
     application = app.create(site, pages=())
@@ -267,3 +271,50 @@ def test_connections_have_a_bound_and_come_free_again(tmp_path: Path) -> None:
             with wire(port) as further:
                 assert read_to_end(further).startswith(b"HTTP/1.1 503 ")
         until(lambda: healthy(port))
+
+
+def test_malformed_requests_do_not_fill_the_log(tmp_path: Path) -> None:
+    upgrade = HEAD + b"Connection: upgrade, close\r\nUpgrade: websocket\r\n\r\n"
+    with serving(tmp_path, Bounds()) as own:
+        for _ in range(40):
+            with wire(own, b"no request\r\n\r\n") as made:
+                assert b" 400 " in read_to_end(made)
+            with wire(own, upgrade) as made:
+                assert b" 200 " in read_to_end(made)
+    lines = [x for x in (tmp_path / "run.log").read_text().splitlines() if "WARNING" in x]
+    for text in ("Invalid HTTP request", "Unsupported upgrade", "No supported WebSocket"):
+        assert sum(text in line for line in lines) == FEW, text
+    assert len(lines) == 3 * FEW
+
+
+class Records(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
+
+
+def test_of_many_equal_warnings_the_first_are_written_and_then_their_number() -> None:
+    waiting: list[tuple[float, Callable[[], None]]] = []
+    limit = RepeatLimit(few=2, seconds=60.0, later=lambda s, act: waiting.append((s, act)))
+    log, records = logging.getLogger("test.repeats"), Records()
+    log.propagate = False
+    log.addHandler(records)
+    log.addFilter(limit)
+    for name in "abcde":
+        log.warning("bad request %s", name)
+    log.warning("another place")
+    log.error("an error is never held back")
+    assert records.texts == [
+        "bad request a", "bad request b", "another place", "an error is never held back",
+    ]  # fmt: skip
+    records.texts.clear()
+    ((seconds, close),) = waiting
+    close()
+    assert seconds == 60.0 and records.texts == ["3 more in 60 seconds: bad request %s"]
+    log.warning("bad request %s", "f")  # the next minute begins
+    assert records.texts[1:] == ["bad request f"] and len(waiting) == 2
+    waiting[1][1]()
+    assert len(records.texts) == 2  # nothing was held back in it

@@ -1,15 +1,22 @@
-"""How often somebody may ask: token buckets, and the lock after wrong codes; both in memory."""
+"""Rate limits, all in memory: token buckets, the lock after wrong codes, warnings in the log."""
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeAlias
 
 from szpo.ledger.database import Clock
 
 KEPT = 10_000
 """Names remembered at once; the one that was quiet for longest is forgotten first."""
+FEW = 5
+"""Warnings from one line of code that are written each minute."""
+Later: TypeAlias = Callable[[float, Callable[[], None]], object]
+"""Calls a function after some seconds."""
 
 
 class Buckets:
@@ -60,3 +67,55 @@ class Locks:
     def right(self, key: str) -> None:
         """A code that was taken in was right: it alone does not count."""
         self._wrong[key] = self._wrong.get(key, ())[:-1]
+
+
+def _start_timer(seconds: float, act: Callable[[], None]) -> None:
+    timer = threading.Timer(seconds, act)
+    timer.daemon = True
+    timer.start()
+
+
+class RepeatLimit(logging.Filter):
+    """Write the first few warnings of a minute, then one line with the number of the others.
+
+    Warnings are equal if the same line of code writes them. All clients share the limit: the
+    warnings name no address, since addresses are personal, and one client can have many. Errors
+    always pass.
+    """
+
+    def __init__(self, few: int = FEW, seconds: float = 60.0, later: Later = _start_timer):
+        super().__init__()
+        self._few, self._seconds, self._later = few, seconds, later
+        self._lock = threading.Lock()
+        self._seen: dict[tuple[str, str, int], tuple[int, str]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether to write this record; counts it if it is a warning."""
+        if record.levelno != logging.WARNING or getattr(record, "is_count", False):
+            return True
+        key = (record.name, record.pathname, record.lineno)
+        with self._lock:
+            begins = not self._seen
+            count = self._seen.get(key, (0, ""))[0] + 1
+            self._seen[key] = count, str(record.msg)
+        if begins:
+            self._later(self._seconds, self._close)
+        return count <= self._few
+
+    def _close(self) -> None:
+        with self._lock:
+            seen, self._seen = self._seen, {}
+        for (name, _, _), (count, text) in seen.items():
+            if count > self._few:
+                logging.getLogger(name).warning(
+                    "%d more in %g seconds: %s", count - self._few, self._seconds, text,
+                    extra={"is_count": True},
+                )  # fmt: skip
+
+
+def limit_warnings() -> None:
+    """Limit the warnings of the HTTP server and of asyncio; calling it again changes nothing."""
+    for name in ("uvicorn.error", "asyncio"):
+        logger = logging.getLogger(name)
+        if not any(isinstance(each, RepeatLimit) for each in logger.filters):
+            logger.addFilter(RepeatLimit())

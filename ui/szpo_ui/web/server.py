@@ -20,6 +20,8 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from szpo_ui.web.rate import limit_warnings
+
 OPEN_FILES: Final = 256
 """Files that the process may need besides its connections."""
 
@@ -143,12 +145,13 @@ class _Timer:
 def configure(
     application: Any, bounds: Bounds = Bounds(), *, proxied: bool = False
 ) -> uvicorn.Config:
-    """How every web server of this project answers.
+    """Make the settings of every web server of this project.
 
     There is no access log, since addresses are personal, and there are no web sockets, which no
-    page needs. ``proxied`` takes a proxy's word for who is asking.
+    page needs. Warnings that clients can cause are limited (`RepeatLimit`). ``proxied`` trusts a
+    proxy's headers for the client's address.
     """
-    return uvicorn.Config(
+    config = uvicorn.Config(
         application,
         http=cast(Any, partial(BoundedConnection, bounds=bounds)),
         ws="none",
@@ -161,6 +164,8 @@ def configure(
         backlog=2048,
         h11_max_incomplete_event_size=bounds.head_bytes,
     )
+    limit_warnings()  # after uvicorn has set up its loggers
+    return config
 
 
 def answer(
