@@ -28,7 +28,7 @@ from szpo.models.four_bit import allow_gradients
 from szpo.models.loading import Loaded
 from szpo.models.lora_sites import Site
 from szpo.policies import language_model
-from szpo.policies.lora_policy import Asking, LoraPolicy
+from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
 from szpo.policies.subspaces import Subspace
 from szpo.types import Answer, Floats, Prompt, Theta
 
@@ -68,7 +68,7 @@ class Actor:
             loaded,
             Subspace("full", self.sites, {}, both, {}),
             root_seed=seed,
-            asking=Asking(sampling or Sampling()),
+            answering=AnswerSampling(sampling or Sampling()),
             engine=engine,
         )
         self.loaded = loaded
@@ -126,7 +126,7 @@ class Actor:
     def complete(self, rows: Sequence[Sequence[int]], *, seed: int) -> tuple[tuple[int, ...], ...]:
         """Tokens that continue each row of tokens, an end token included."""
         self.policy.demand_room(rows)
-        width = self.policy.asking.sampling.max_new_tokens
+        width = self.policy.answering.sampling.max_new_tokens
         draws = seeds.uniform(seeds.derive(seed, "complete rows"), len(rows) * width)
         with self._unwrap_peft():
             deltas = self.policy.deltas([self.policy.theta()])
@@ -134,7 +134,7 @@ class Actor:
                 rows,
                 [0] * len(rows),
                 deltas,
-                self.policy.asking.sampling,
+                self.policy.answering.sampling,
                 draws.reshape(len(rows), width),
             ).tokens
 

@@ -73,7 +73,7 @@ def train(
     method, meter = listener.method, listener.meter
     if not task.prompts:
         raise UsageError(f"{method}: no prompts; give those to answer")
-    demand_plain(actor.policy.asking.sampling, method)
+    demand_plain(actor.policy.answering.sampling, method)
     order = draw_order(len(task.prompts), recipe.steps * recipe.prompts, seed)
     rows = [{"prompt": _turns(actor, task.prompts[i]), "at": i} for i in order]
 
@@ -106,7 +106,7 @@ def _arguments(
     actor: Actor, recipe: Recipe, folder: str, seed: int, method: str
 ) -> dict[str, Any]:
     """Arguments of both trainers' configurations."""
-    sampling = actor.policy.asking.sampling
+    sampling = actor.policy.answering.sampling
     return {
         **trainer.base_arguments(actor.loaded, folder, seed, method),
         "learning_rate": recipe.learning_rate,

@@ -165,7 +165,7 @@ def train(
     how, meter = recipe or Recipe(), meter or Meter()
     if not task.prompts:
         raise UsageError("ppo: no prompts to learn on")
-    demand_plain(actor.policy.asking.sampling, METHOD)
+    demand_plain(actor.policy.answering.sampling, METHOD)
     log = []
     with actor.training() as peft:
         learner = _learner(actor, peft.get_base_model(), how)
@@ -329,7 +329,7 @@ def token_values(learner: Learner, batch: logprobs.Batch) -> tuple[Tensor, Tenso
 
     handle = learner.model.get_output_embeddings().register_forward_hook(look)
     try:
-        temperature = learner.actor.policy.asking.sampling.temperature
+        temperature = learner.actor.policy.answering.sampling.temperature
         logits = logprobs.answer_logits(learner.model, batch, temperature)
     finally:
         handle.remove()

@@ -1,4 +1,4 @@
-"""What a judge is asked through: a model in this process, or a server."""
+"""Back ends of a judge: a model in this process, or a server."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came back, or why nothing did; tokens are what it cost either way."""
+    """A back end's reply, or why there is none; with the tokens it cost either way."""
 
     text: str = ""
     odds: tuple[float, float] | None = None
@@ -35,13 +35,13 @@ class Reply:
     failure: str | None = None
     """What went wrong, in a few words."""
     final: bool = False
-    """Asking again is no use: it was tried often enough, or can never work."""
+    """No retry will help: it was tried often enough, or can never work."""
     tokens_in: int = 0
     tokens_out: int = 0
 
 
 class Backend(Protocol):
-    """Replies to questions. It never raises for what may be better next time: `Reply.failure`."""
+    """Replies to questions. Failures that a retry may mend are `Reply.failure`, not raised."""
 
     @property
     def name(self) -> str:
@@ -55,12 +55,12 @@ class Backend(Protocol):
         """A text for each question.
 
         Raises:
-            RunError: asking again cannot help, such as a refused key.
+            RunError: no retry can help, such as a refused key.
         """
 
     def weigh(self, questions: Sequence[Question], labels: Labels) -> list[Reply]:
         """The log-probabilities with which each reply would begin with one or the other label.
 
         Raises:
-            RunError: asking again cannot help.
+            RunError: no retry can help.
         """

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 HOPELESS: Final = {401: "refuses the key", 403: "forbids it", 404: "does not know the model"}
-"""What asking again does not mend."""
+"""HTTP status codes that no retry mends, in words."""
 TOP: Final = 20
 """Likeliest first tokens asked for; the two names must be among them."""
 SECRET: Final = 8
-"""Letters from which a key is one; servers without keys are given any short word."""
+"""Shortest key that is removed from texts; servers without keys get any short word."""
 _NO_KEY = "none"
 
 
@@ -53,7 +53,7 @@ class Endpoint:
         return self._each(questions, self._text, max_tokens=self.max_tokens)
 
     def weigh(self, questions: Sequence[Question], labels: Labels) -> list[Reply]:
-        """See `Backend.weigh`: from the likeliest first tokens that the server tells."""
+        """See `Backend.weigh`: from the likeliest first tokens that the server reports."""
 
         def read(choice: Any) -> Reply:
             return _odds(choice, labels)
@@ -64,7 +64,7 @@ class Endpoint:
     def _each(
         self, questions: Sequence[Question], read: Callable[[Any], Reply], **more: Any
     ) -> list[Reply]:
-        """One after the other; where one was given up, the rest is not tried."""
+        """Ask one question after the other; after a final failure the rest is not tried."""
         found: list[Reply] = []
         for question in questions:
             if found and found[-1].final:
@@ -92,8 +92,8 @@ class Endpoint:
                     f"judge.model, judge.base_url and ${self.key_env}"
                 ) from None
             if error.status_code in (400, 422):  # only the server knows what it did not like
-                told = " ".join(str(error.message).replace(self.key, "[key]").split())[:200]
-                return Reply(failure=f"HTTP {error.status_code} ({told})", final=True)
+                message = " ".join(str(error.message).replace(self.key, "[key]").split())[:200]
+                return Reply(failure=f"HTTP {error.status_code} ({message})", final=True)
             return self._gave_up(f"HTTP {error.status_code}")
         except openai.APIConnectionError:
             return self._gave_up("no connection")
@@ -115,7 +115,7 @@ class Endpoint:
         )
 
     def _gave_up(self, why: str) -> Reply:
-        """The client has tried again by itself, where that could help."""
+        """A final failure; the client has retried by itself where that could help."""
         tries = f", tried {self.attempts} times" if self.attempts > 1 else ""
         return Reply(failure=f"{why}{tries}", final=True)
 
@@ -155,7 +155,7 @@ def connect(settings: Judge) -> Endpoint:
         api_key=key or _NO_KEY,
         timeout=settings.timeout_s,
         max_retries=settings.attempts - 1,
-        # Else it would take these from the environment and tell a server that is not OpenAI's.
+        # Else it would take these from the environment and send them to another server.
         organization="",
         project="",
     )

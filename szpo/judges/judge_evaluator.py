@@ -106,7 +106,7 @@ class JudgeEvaluator:
 
     def _cast(self, seat: Seat, opinion: Opinion) -> None:
         comparison, panelist, assignment = seat
-        # Another process of this judge was faster, or the step closed: what stands, stands.
+        # Another process of this judge was faster, or the step closed: the stored vote stands.
         with contextlib.suppress(VoteConflictError):
             self.service.cast(
                 VoteRequest(
@@ -128,13 +128,13 @@ class JudgeEvaluator:
         """
         ledger = self.service.ledger
         reasons = _reasons(ledger, step)
-        told = "; ".join(f"{count} × {reason}" for reason, count in reasons.most_common(3))
+        top = "; ".join(f"{count} × {reason}" for reason, count in reasons.most_common(3))
         if not self.service.counted(step):
             raise RunError(
-                f"step {step}: no comparison was judged ({told or 'nobody is left to ask'}); mend "
+                f"step {step}: no comparison was judged ({top or 'nobody is left to ask'}); mend "
                 "the judge, then resume with a larger panel.size or close the step by hand"
             )
-        reason = f"skipped by every judge: {told}" if told else "nobody is left to ask"
+        reason = f"skipped by every judge: {top}" if top else "nobody is left to ask"
         steps.close(ledger, step, steps.Closing("operator", actor="judge", reason=reason))
 
 

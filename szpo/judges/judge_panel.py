@@ -64,7 +64,7 @@ class Maker:
                 asked, or the longest question is longer than a local model reads.
         """
         _, references = _files(config.judge)
-        if references and prompts is not None and not _known(prompts, references):
+        if references and prompts is not None and not _any_reference(prompts, references):
             raise UsageError(
                 f"{config.judge.references}: no prompt of this run has a reference there; prompts "
                 "must stand there word for word"
@@ -89,7 +89,7 @@ class Maker:
             from szpo.models import context
 
             reader = context.load_reader(config.judge.model)
-            question_room.demand(config, prompts, reader, *_files(config.judge))
+            question_room.demand_room(config, prompts, reader, *_files(config.judge))
 
     def with_changes(self, changes: str) -> PanelFactory:
         """The table ``[judge]`` says all there is."""
@@ -222,7 +222,7 @@ def _text(path: str, key: str) -> str:
     return text
 
 
-def _known(prompts: Sequence[Prompt], references: Mapping[str, str]) -> bool:
+def _any_reference(prompts: Sequence[Prompt], references: Mapping[str, str]) -> bool:
     return any(prompt.text in references for prompt in prompts)
 
 

@@ -11,19 +11,19 @@ from szpo import seeds
 from szpo.config.judge import Judge
 from szpo.judges import prompting
 from szpo.judges.backends import Backend, JudgeError, Question, Reply
-from szpo.judges.prompting import Labels, Place
+from szpo.judges.prompting import Labels, Preferred
 from szpo.types import Choice, Comparison, Prompt, Row
 
 Letter: TypeAlias = Literal["A", "B"]
 
-KEPT: Final = 2000
+REPLY_CHARACTERS: Final = 2000
 """Characters of each reply that stand in a vote's details, the last ones."""
 UNREADABLE: Final = "no verdict in the last line"
 
 
 @dataclass(frozen=True, slots=True)
 class Opinion:
-    """A judge's answer as letters on screen, and how it came about."""
+    """A judge's answer as letters on screen, with its reasons."""
 
     choice: Choice
     details: Mapping[str, Any] = field(default_factory=dict)
@@ -32,7 +32,7 @@ class Opinion:
 
 
 class Opinionated(Protocol):
-    """A judge that tells how it came to its choice; that is kept with the vote."""
+    """A judge that gives reasons for its choice; they are stored with the vote."""
 
     def opinion(
         self, comparison: Comparison, *, panelist: str, plus_side: Letter, key: bytes
@@ -41,25 +41,25 @@ class Opinionated(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
-    """One reply, read: a place, a grade or odds; None where it cannot be."""
+class ParsedReply:
+    """A parsed reply: a preference, a grade or odds; all None where it cannot be read."""
 
     reply: Reply
-    place: Place | None = None
+    preferred: Preferred | None = None
     grade: int | None = None
     logit: float | None = None
     """log p(first)/p(second) of the two names."""
 
     @property
-    def value(self) -> Place | int | float | None:
+    def value(self) -> Preferred | int | float | None:
         """What was read."""
-        found = (self.place, self.grade, self.logit)
+        found = (self.preferred, self.grade, self.logit)
         return next((each for each in found if each is not None), None)
 
 
 @dataclass(frozen=True)
 class LanguageJudge:
-    """Asks a back end and makes one vote of what it says.
+    """Asks a language model about both orders and makes one vote of the replies.
 
     ``principles`` stand in for ``criterion``, one drawn by each vote's key; ``references`` gives
     good answers by the request's text; ``labels`` are the names of the two sets.
@@ -107,32 +107,33 @@ class LanguageJudge:
             details["principle"] = at
         failed = next((r.reply for r in read if r.value is None), None)
         if failed is not None:
-            return self._failed(failed, details)
+            return self._resolve_failure(failed, details)
         details["orders"] = [side for side, _ in found]
         logits = [logit for _, logit in found if logit is not None]
         if not logits:
-            return Opinion(majority([agreed(pair) for pair, _ in found]), details)
+            return Opinion(majority([combine_orders(pair) for pair, _ in found]), details)
         mean = math.fsum(logits) / len(logits)
-        details["p"] = p = probability(mean)  # of A on screen, a liking for a side cancelled
+        details["p"] = p = probability(mean)  # of A on screen; a bias for a position cancels
         if self.settings.draw:
-            drawn: Letter = "A" if seeds.uniform(_derived(key, "draw"), 1)[0] < p else "B"
+            drawn: Letter = "A" if seeds.uniform(_derive_key(key, "draw"), 1)[0] < p else "B"
             return Opinion(drawn, details)
         if self.settings.conflict == "debias":
             return Opinion("tie" if mean == 0 else "A" if mean > 0 else "B", details)
-        return Opinion(majority([agreed(pair) for pair, _ in found]), details)
+        return Opinion(majority([combine_orders(pair) for pair, _ in found]), details)
 
     def _ask(
         self, parts: Sequence[Sequence[Row]], criterion: str, plus_side: Letter, key: bytes
-    ) -> list[Read]:
+    ) -> list[ParsedReply]:
         """Two replies a part: A first and B first, or the grades of A and of B."""
         orders: tuple[Literal["plus", "minus"], ...]
         orders = ("plus", "minus") if plus_side == "A" else ("minus", "plus")
         makers = [self._maker(rows, first, criterion) for rows in parts for first in orders]
-        found: list[Read] = [Read(Reply())] * len(makers)
+        found: list[ParsedReply] = [ParsedReply(Reply())] * len(makers)
         waiting = list(range(len(makers)))
         for attempt in range(self.settings.retries + 1):
             questions = [
-                Question(makers[i](attempt > 0), _derived(key, f"{i}/{attempt}")) for i in waiting
+                Question(makers[i](attempt > 0), _derive_key(key, f"{i}/{attempt}"))
+                for i in waiting
             ]
             replies = (
                 self.backend.weigh(questions, self.labels)
@@ -140,7 +141,7 @@ class LanguageJudge:
                 else self.backend.write(questions)
             )
             for i, reply in zip(waiting, replies, strict=True):
-                found[i] = self._read(_added(reply, found[i].reply))
+                found[i] = self._read(_add_cost(reply, found[i].reply))
             waiting = [i for i in waiting if found[i].value is None and not found[i].reply.final]
             if not waiting:
                 break
@@ -150,41 +151,39 @@ class LanguageJudge:
         self, rows: Sequence[Row], first: Literal["plus", "minus"], criterion: str
     ) -> Callable[[bool], Prompt]:
         shown = prompting.rows_of(rows, first)
-        common: Any = {
-            "criterion": criterion,
-            "references": self.references,
-            "reserved": self.backend.reserved,
-        }
+        given = prompting.Instructions(criterion, self.references, self.backend.reserved)
         if self.settings.ask == "grades":
             one = [(prompt, answer) for prompt, answer, _ in shown]
-            return lambda again: prompting.grading(one, again=again, **common)
+            return lambda again: prompting.ask_grade(one, given, again=again)
         template: Literal["soft", "verdict"] = "soft" if self.settings.ask == "soft" else "verdict"
-        return lambda again: prompting.question(
-            template, shown, labels=self.labels, again=again, **common
+        return lambda again: prompting.ask_verdict(
+            template, shown, given, labels=self.labels, again=again
         )
 
-    def _read(self, reply: Reply) -> Read:
+    def _read(self, reply: Reply) -> ParsedReply:
         if reply.failure is not None:
-            return Read(reply)
+            return ParsedReply(reply)
         if reply.odds is not None:
             if not all(map(math.isfinite, reply.odds)):
-                return Read(replace(reply, odds=None, failure="a log-probability is not finite"))
-            return Read(reply, logit=reply.odds[0] - reply.odds[1])
+                return ParsedReply(
+                    replace(reply, odds=None, failure="a log-probability is not finite")
+                )
+            return ParsedReply(reply, logit=reply.odds[0] - reply.odds[1])
         if not reply.ended:  # the last line may be half of one
-            return Read(reply)
+            return ParsedReply(reply)
         if self.settings.ask == "grades":
-            return Read(reply, grade=prompting.read_grade(reply.text))
-        return Read(reply, place=prompting.read_verdict(reply.text, self.labels))
+            return ParsedReply(reply, grade=prompting.read_grade(reply.text))
+        return ParsedReply(reply, preferred=prompting.read_verdict(reply.text, self.labels))
 
-    def _failed(self, reply: Reply, details: Mapping[str, Any]) -> Opinion:
+    def _resolve_failure(self, reply: Reply, details: Mapping[str, Any]) -> Opinion:
         wrong = reply.failure or UNREADABLE
         if not reply.final and self.settings.retries:
             wrong += f", asked {self.settings.retries + 1} times"
-        told = {**details, "error": wrong}
+        shown = {**details, "error": wrong}
         if self.settings.on_error == "skip":
-            return Opinion("skip", told, f"judge: {wrong}")
+            return Opinion("skip", shown, f"judge: {wrong}")
         if self.settings.on_error == "tie":
-            return Opinion("tie", told)
+            return Opinion("tie", shown)
         raise JudgeError(
             f"judge {self.backend.name}: {wrong}; the votes so far are kept. Mend it and resume, "
             "or set judge.on_error to skip or tie"
@@ -192,13 +191,13 @@ class LanguageJudge:
 
 
 Sides: TypeAlias = tuple[Choice, Choice]
-"""What each order said, as letters on screen."""
+"""The answer in each order, as letters on screen."""
 
 
-def agreed(orders: Sides) -> Choice:
+def combine_orders(orders: Sides) -> Choice:
     """The side that both orders name, else a tie.
 
-    >>> agreed(("A", "A")), agreed(("A", "B")), agreed(("A", "tie"))
+    >>> combine_orders(("A", "A")), combine_orders(("A", "B")), combine_orders(("A", "tie"))
     ('A', 'tie', 'tie')
     """
     return orders[0] if orders[0] == orders[1] else "tie"
@@ -225,10 +224,10 @@ def probability(logit: float) -> float:
     return 1 / (1 + math.exp(-logit))
 
 
-def _part(ask: str, one: Read, other: Read) -> tuple[Sides, float | None]:
-    """Two replies as what each order says of the sides on screen, and the mean of their logits.
+def _part(ask: str, one: ParsedReply, other: ParsedReply) -> tuple[Sides, float | None]:
+    """The answers of two replies as sides on screen, and the mean of their logits.
 
-    A liking b for the first place adds to both: l₁ = Δ + b, l₂ = −Δ + b, so (l₁ − l₂)/2 = Δ.
+    A bias b for the first position adds to both: l₁ = Δ + b, l₂ = −Δ + b, so (l₁ − l₂)/2 = Δ.
     """
     if ask == "grades":
         side = _by_sign((one.grade or 0) - (other.grade or 0))
@@ -236,24 +235,26 @@ def _part(ask: str, one: Read, other: Read) -> tuple[Sides, float | None]:
     if ask == "soft":
         a, b = one.logit or 0.0, other.logit or 0.0
         return (_by_sign(a), _by_sign(-b)), (a - b) / 2
-    first: dict[Place | None, Choice] = {"first": "A", "second": "B"}
-    second: dict[Place | None, Choice] = {"first": "B", "second": "A"}
-    return (first.get(one.place, "tie"), second.get(other.place, "tie")), None
+    first: dict[Preferred | None, Choice] = {"first": "A", "second": "B"}
+    second: dict[Preferred | None, Choice] = {"first": "B", "second": "A"}
+    return (first.get(one.preferred, "tie"), second.get(other.preferred, "tie")), None
 
 
 def _by_sign(value: float) -> Choice:
     return "tie" if value == 0 else "A" if value > 0 else "B"
 
 
-def _raw(read: Read) -> dict[str, Any]:
+def _raw(read: ParsedReply) -> dict[str, Any]:
     reply = read.reply
     if reply.odds is not None:
         return {"odds": list(reply.odds)}
-    return {"text": reply.text[-KEPT:]} | ({"failure": reply.failure} if reply.failure else {})
+    return {"text": reply.text[-REPLY_CHARACTERS:]} | (
+        {"failure": reply.failure} if reply.failure else {}
+    )
 
 
-def _added(reply: Reply, before: Reply) -> Reply:
-    """A reply with what the tries before it cost."""
+def _add_cost(reply: Reply, before: Reply) -> Reply:
+    """The reply with the tokens of the tries before it added."""
     return replace(
         reply,
         tokens_in=reply.tokens_in + before.tokens_in,
@@ -261,5 +262,5 @@ def _added(reply: Reply, before: Reply) -> Reply:
     )
 
 
-def _derived(key: bytes, name: str) -> bytes:
+def _derive_key(key: bytes, name: str) -> bytes:
     return seeds.derive(0, "judge question", name=f"{key.hex()}/{name}")

@@ -45,7 +45,7 @@ class Local:
 
     @cached_property
     def engine(self) -> Engine:
-        """What generates; choosing it takes a few tokens."""
+        """The engine that generates; choosing it takes a few tokens."""
         return engine_for(self.loaded.adapt())
 
     def write(self, questions: Sequence[Question]) -> list[Reply]:
@@ -72,7 +72,7 @@ class Local:
         """See `Backend.weigh`: one forward pass over all questions, both labels read from it.
 
         Raises:
-            UsageError: the tokenizer begins both labels alike.
+            UsageError: the two labels begin with the same tokens.
         """
         lead, first, second = self.fork(labels)
         asked = [(*loading.encode(self.loaded.tokenizer, q.prompt), *lead) for q in questions]
@@ -89,7 +89,7 @@ class Local:
         return [reply for reply in replies if reply is not None]
 
     def fork(self, labels: Labels) -> tuple[tuple[int, ...], int, int]:
-        """What a reply with either label begins with, and the tokens in which the two differ.
+        """The tokens with which a reply begins under both labels, and the first two that differ.
 
         Raises:
             UsageError: there are none.

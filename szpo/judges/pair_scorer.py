@@ -3,8 +3,8 @@
 For candidates i and j of one prompt with features f there is a score for each beside the other,
 sⁱ = g(fᵢ, fⱼ) and sʲ = g(fⱼ, fᵢ), and s_ij = sⁱ − sʲ: swapping the two changes the sign and
 nothing else. PairRM (arXiv:2306.02561) reads both candidates with one encoder; here each is read
-by itself, once, by a model that is not trained, and only g (a linear part and a few tanh units) is
-learnt.
+by itself, once, by a model that is not trained; only g (a linear part and a few tanh units) is
+trained.
 """
 
 from __future__ import annotations
@@ -123,13 +123,13 @@ def material(loaded: Loaded, lessons: Sequence[Lesson]) -> Material:
     )
 
 
-def train(learnt: Material, *, units: int = 8, ridge: float = 0.1, seed: int = 0) -> Parameters:
+def train(lessons: Material, *, units: int = 8, ridge: float = 0.1, seed: int = 0) -> Parameters:
     """The head that minimises PairRM's loss plus ``ridge``/2 · |parameters|², by L-BFGS.
 
     Features are standardised and divided by √f, so that a parameter of 1 means the same for models
     of any width. The same material and seed give the same head.
     """
-    both = torch.cat([learnt.first, learnt.second])
+    both = torch.cat([lessons.first, lessons.second])
     width = both.shape[1]
     mean, spread = both.mean(0), both.std(0, unbiased=False).clamp(min=1e-6)
     draws = seeds.uniform(seeds.derive(seed, "pair scorer"), units * (2 * width + 1))
@@ -149,9 +149,9 @@ def train(learnt: Material, *, units: int = 8, ridge: float = 0.1, seed: int = 0
 
     def closure() -> Tensor:
         search.zero_grad()
-        s = learnt.scores(head)
+        s = lessons.scores(head)
         size = sum((tensor**2).sum() for tensor in free.values())
-        loss = pair_loss(s, -s, learnt.z).sum() + ridge / 2 * size
+        loss = pair_loss(s, -s, lessons.z).sum() + ridge / 2 * size
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 

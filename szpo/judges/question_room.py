@@ -11,7 +11,7 @@ from szpo.models.context import Reader
 from szpo.types import Prompt
 
 
-def demand(
+def demand_room(
     config: Config,
     prompts: Sequence[Prompt],
     reader: Reader,
@@ -58,16 +58,15 @@ def _frame(
 ) -> int:
     """Tokens of the question with empty answers."""
     criterion = max(principles, key=len, default=config.panel.guideline)
+    given = prompting.Instructions(criterion, references or {})
     again = config.judge.retries > 0
     if config.judge.ask == "grades":
-        asked = prompting.grading(
-            [(prompt, "") for prompt in shown],
-            criterion=criterion, references=references, again=again,
-        )  # fmt: skip
+        asked = prompting.ask_grade([(prompt, "") for prompt in shown], given, again=again)
     else:
-        asked = prompting.question(
+        asked = prompting.ask_verdict(
             "soft" if config.judge.ask == "soft" else "verdict",
             [(prompt, "", "") for prompt in shown],
-            criterion=criterion, references=references, again=again,
-        )  # fmt: skip
+            given,
+            again=again,
+        )
     return reader.tokens(asked)

@@ -75,7 +75,7 @@ def load(
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A head, and how well it does on lessons that it did not see."""
+    """A trained head, and its accuracy on held-out lessons."""
 
     head: Mapping[str, Tensor]
     facts: Mapping[str, Any]

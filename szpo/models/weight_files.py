@@ -158,7 +158,7 @@ def _demand_finite(path: Path, name: str, tensor: torch.Tensor) -> None:
 
 
 def demand_same(expected: str, found: str, *, what: str) -> None:
-    """Two digests that must agree, such as a run's base model and the one just loaded.
+    """Refuse a digest that is not the expected one, such as that of a run's base model.
 
     Raises:
         IntegrityError: They differ; the message shows both.

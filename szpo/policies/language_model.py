@@ -30,7 +30,7 @@ from szpo.models.lora_sites import Site
 from szpo.optim import directions
 from szpo.optim.settings import Settings
 from szpo.policies import layer_choice, subspace_cache, subspace_setup
-from szpo.policies.lora_policy import Asking, LoraPolicy
+from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
 from szpo.policies.subspaces import SetupSettings, Subspace
 from szpo.types import Answer, Prompt, Theta
 
@@ -191,7 +191,7 @@ def make_policy(config: Config, base: Base, settings: Settings) -> LoraPolicy:
         base.subspace,
         root_seed=settings.root_seed,
         law=settings.law,
-        asking=Asking(_sampling(config), crn=config.generation.common_random_numbers),
+        answering=AnswerSampling(_sampling(config), crn=config.generation.common_random_numbers),
     )
 
 

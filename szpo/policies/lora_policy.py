@@ -34,8 +34,8 @@ from szpo.types import Answer, Batch, Floats, Layout, Prompt, Shift, Theta, Upda
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
-    """How a policy's answers are drawn: sampling, and common random numbers of both sides."""
+class AnswerSampling:
+    """How a policy draws answers: sampling, and common random numbers of both sides."""
 
     sampling: Sampling = field(default_factory=Sampling)
     crn: bool = True
@@ -56,12 +56,12 @@ class LoraPolicy:
         *,
         root_seed: int,
         law: Law | None = None,
-        asking: Asking | None = None,
+        answering: AnswerSampling | None = None,
         engine: Engine | None = None,
     ):
         self.loaded = loaded
         self.subspace = subspace
-        self.asking = asking or Asking()
+        self.answering = answering or AnswerSampling()
         self.space = Space(root_seed, subspace.layout, law or Law.for_dim(subspace.dim))
         self.engine = engine or engine_for(loaded.adapt(subspace.sites))
         self._reader = context.reader_of(loaded)
@@ -134,7 +134,7 @@ class LoraPolicy:
         Raises:
             UsageError: one of the rows is too long.
         """
-        context.demand_room(self._reader, rows, self.asking.sampling.max_new_tokens)
+        context.demand_room(self._reader, rows, self.answering.sampling.max_new_tokens)
 
     def rollout(
         self, prompts: Sequence[Sequence[Prompt]], shifts: Sequence[Shift], *, seed: int
@@ -159,8 +159,10 @@ class LoraPolicy:
         first = {member: shifts[i] for i, member in reversed(list(enumerate(owner)))}
         thetas = [parameters.shift(self.space, self._theta, first[m]) for m in range(len(first))]
         sizes = [len(part) for part in prompts]
-        sampling = self.asking.sampling
-        draws = uniforms(seed, list(shifts), sizes, sampling.max_new_tokens, crn=self.asking.crn)
+        sampling = self.answering.sampling
+        draws = uniforms(
+            seed, list(shifts), sizes, sampling.max_new_tokens, crn=self.answering.crn
+        )
         made = self.engine.generate(
             self.encode_all([prompt for part in prompts for prompt in part]),
             [member for member, size in zip(owner, sizes, strict=True) for _ in range(size)],
@@ -189,7 +191,7 @@ class LoraPolicy:
         self, prompts: Sequence[Prompt], samples: int = 1, *, seed: int, base: bool = False
     ) -> tuple[tuple[int, ...], ...]:
         """The tokens of `sample`, an end token included: all answers to a prompt in a row."""
-        sampling = self.asking.sampling
+        sampling = self.answering.sampling
         rows = len(prompts) * samples
         key = seeds.derive(seed, "sample prompts")
         draws = seeds.uniform(key, rows * sampling.max_new_tokens)
@@ -210,7 +212,7 @@ class LoraPolicy:
         text = self.loaded.tokenizer.decode(
             spoken, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
-        cuts = [text.find(stop) for stop in self.asking.sampling.stop if stop and stop in text]
+        cuts = [text.find(stop) for stop in self.answering.sampling.stop if stop and stop in text]
         if cuts:
             text, ended = text[: min(cuts)], True
         end: Literal["stop", "length"] = "stop" if ended else "length"
@@ -235,7 +237,7 @@ class LoraPolicy:
             answers,
             [0] * len(answers),
             reference=self._start_deltas(),
-            temperature=self.asking.sampling.temperature or 1.0,
+            temperature=self.answering.sampling.temperature or 1.0,
         )
         means = found.reshape(len(prompts), samples).mean(axis=1)
         spread = means.std(ddof=1) / math.sqrt(len(means)) if len(means) > 1 else float("nan")

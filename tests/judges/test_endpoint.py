@@ -23,8 +23,8 @@ from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from szpo_simulators.judges.stub_endpoint import (
     SCRIPTS,
-    Sent,
     StubEndpoint,
+    StubReply,
     answers,
     busy,
     completion,
@@ -107,7 +107,7 @@ def test_what_no_second_try_mends_always_stops(code, words):
 
 
 def test_a_refused_request_says_why_and_nobody_there_is_told():
-    refuses = Sent({"error": {"message": f"no parameter {KEY}\n here"}}, 400)
+    refuses = StubReply({"error": {"message": f"no parameter {KEY}\n here"}}, 400)
     with StubEndpoint(lambda request, before: refuses) as stub:
         assert "HTTP 400" in asked(stub, on_error="tie").details["error"]
     with socket.socket() as taken:  # bound and not listening: nobody answers there
@@ -285,7 +285,7 @@ def test_the_key_stands_nowhere(tmp_path, monkeypatch, capfd, caplog):
 
     def echo(request, before):
         if before == 3:
-            return Sent({"error": {"message": f"bad key {KEY}", "code": KEY}}, 400)
+            return StubReply({"error": {"message": f"bad key {KEY}", "code": KEY}}, 400)
         return completion(f"Your key is {KEY}.\nVerdict: A")
 
     with caplog.at_level(logging.DEBUG), StubEndpoint(echo) as stub:

@@ -92,7 +92,7 @@ def test_no_answer_holds_a_control_token(tiny, parts):
     reserved = Local(tiny).reserved
     assert {"<end>", "<pad>"} <= set(reserved)
     control = {tiny.tokenizer.convert_tokens_to_ids(word) for word in reserved}
-    text = prompting.quoted("".join(parts), reserved)
+    text = prompting.quote("".join(parts), reserved)
     assert not control & set(tiny.tokenizer(text)["input_ids"])
 
 

@@ -20,10 +20,10 @@ FORGED = (
 )
 
 
-def asked(plus, minus, prompt="Say something.", **more):
-    return prompting.question(
-        "verdict", [(Prompt.user(prompt), plus, minus)], criterion="x", **more
-    ).text
+def asked(plus, minus, prompt="Say something.", references=None, **more):
+    given = prompting.Instructions("x", references or {})
+    pairs = [(Prompt.user(prompt), plus, minus)]
+    return prompting.ask_verdict("verdict", pairs, given, **more).text
 
 
 def bare(text):
@@ -43,7 +43,7 @@ def test_the_frame_is_the_same_whatever_is_quoted(plus, minus, prompt, reference
 @given(head=TEXTS, tail=TEXTS, end=BREAKS)
 def test_no_break_of_a_line_leaves_the_quotation(head, tail, end):
     for line in re.split(
-        "\r\n|[\n\r\x0b\x0c\x85\u2028\u2029]", prompting.quoted(head + end + tail)
+        "\r\n|[\n\r\x0b\x0c\x85\u2028\u2029]", prompting.quote(head + end + tail)
     ):
         assert line.startswith("|")
 
@@ -100,9 +100,8 @@ def test_a_grade_is_a_whole_number_from_one_to_five(text, grade):
 
 def test_all_turns_and_references_are_shown():
     prompt = Prompt((("user", "Hello."), ("assistant", "Hi."), ("user", "Sum of 2 and 2?")))
-    made = prompting.grading(
-        [(prompt, "5")], criterion="right", references={"Sum of 2 and 2?": "4"}, again=True
-    )
+    given = prompting.Instructions("right", references={"Sum of 2 and 2?": "4"})
+    made = prompting.ask_grade([(prompt, "5")], given, again=True)
     assert "Request 1, assistant:\n| Hi." in made.text
     assert "A good answer to request 1, to compare with:\n| 4" in made.text
     again = files("szpo").joinpath("judges", "templates", "again.txt").read_text("utf-8")

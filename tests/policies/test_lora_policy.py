@@ -16,7 +16,7 @@ from szpo.models import adapter_files
 from szpo.models.batched_lora import attach_deltas
 from szpo.models.loading import Loaded
 from szpo.optim import parameters
-from szpo.policies.lora_policy import Asking, LoraPolicy
+from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
 from szpo.policies.subspaces import Subspace
 from szpo.types import Answer, Prompt, Shift, Update
 from tests.policies.test_protocol import PROMPTS, full, policy_of, small
@@ -57,7 +57,7 @@ def test_models_without_a_template_read_plain_text() -> None:
 
 
 def test_answers_end_at_end_tokens_and_stop_texts() -> None:
-    policy = policy_of(loaded("llama"), asking=Asking(Sampling(stop=("w9 ", "w30"))))
+    policy = policy_of(loaded("llama"), answering=AnswerSampling(Sampling(stop=("w9 ", "w30"))))
     assert policy.answer([7, 8, STOP]) == Answer("w7 w8", "stop", 2)
     assert policy.answer([7, 8]) == Answer("w7 w8", "length", 2)
     assert policy.answer([7, 8, 30, 10]) == Answer("w7 w8", "stop", 4)
@@ -66,9 +66,11 @@ def test_answers_end_at_end_tokens_and_stop_texts() -> None:
 
 
 def test_greedy_answers_do_not_depend_on_the_seed() -> None:
-    policy = policy_of(loaded("llama"), asking=Asking(Sampling(temperature=0, max_new_tokens=6)))
+    policy = policy_of(
+        loaded("llama"), answering=AnswerSampling(Sampling(temperature=0, max_new_tokens=6))
+    )
     assert policy.sample(PROMPTS, 2, seed=1) == policy.sample(PROMPTS, 2, seed=2)
-    warm = policy_of(loaded("llama"), asking=Asking(Sampling(max_new_tokens=6)))
+    warm = policy_of(loaded("llama"), answering=AnswerSampling(Sampling(max_new_tokens=6)))
     assert warm.sample(PROMPTS, 2, seed=1) != warm.sample(PROMPTS, 2, seed=2)
 
 
@@ -140,7 +142,7 @@ def test_a_starting_adapter_is_the_start() -> None:
             {},
         ),
         root_seed=1,
-        asking=policy.asking,
+        answering=policy.answering,
     )
     assert later.sample(PROMPTS, 2, seed=0) == policy.sample(PROMPTS, 2, seed=0)
     assert later.sample(PROMPTS, 2, seed=0, base=True) == later.sample(PROMPTS, 2, seed=0)

@@ -18,7 +18,7 @@ from szpo.models.batched_lora import find_sites
 from szpo.models.loading import Loaded
 from szpo.optim import parameters
 from szpo.optim.directions import Law
-from szpo.policies.lora_policy import Asking, LoraPolicy
+from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
 from szpo.policies.protocol import Monitored, Policy, check_policy
 from szpo.policies.subspaces import Subspace
 from szpo.types import Answer, Batch, Prompt, Shift, Theta, Update
@@ -57,7 +57,7 @@ def small(base: Loaded, dim: int = 4) -> Subspace:
 
 
 def policy_of(base: Loaded, subspace: Subspace | None = None, **options: Any) -> LoraPolicy:
-    options.setdefault("asking", Asking(Sampling(max_new_tokens=10)))
+    options.setdefault("answering", AnswerSampling(Sampling(max_new_tokens=10)))
     return LoraPolicy(base, subspace or small(base), root_seed=5, **options)
 
 
@@ -136,7 +136,7 @@ def test_common_random_numbers_make_equal_policies_say_the_same() -> None:
     tiny = [Shift(0, 0, 1, 2.0**-20), Shift(0, 0, -1, 2.0**-20)]
     plus, minus = policy_of(base).rollout([PROMPTS * 4] * 2, tiny, seed=3)
     assert plus == minus
-    apart = policy_of(base, asking=Asking(Sampling(max_new_tokens=10), crn=False))
+    apart = policy_of(base, answering=AnswerSampling(Sampling(max_new_tokens=10), crn=False))
     plus, minus = apart.rollout([PROMPTS * 4] * 2, tiny, seed=3)
     assert plus != minus
 

@@ -99,7 +99,7 @@ def test_a_simulated_panel_is_fitted_to_a_policy_that_only_rolls_out(
     from own_policy import Hesitant  # type: ignore[import-not-found]
 
     from szpo.types import Answer
-    from szpo_simulators.panels.panel import Panel, bt70
+    from szpo_simulators.panels.panel import SimulatedPanel, bt70
 
     class Various(Hesitant):  # type: ignore[misc]
         def rollout(self, prompts: Any, shifts: Any, *, seed: int) -> Any:
@@ -122,5 +122,5 @@ def test_a_simulated_panel_is_fitted_to_a_policy_that_only_rolls_out(
         sets=["model.name=various", "optimizer.mu=0.5", "reward=length:3", "run.votes=8"]
     )
     panel = assemble.build(config, say=lambda text: None).panel
-    assert isinstance(panel, Panel) and panel.calibration is not None
+    assert isinstance(panel, SimulatedPanel) and panel.calibration is not None
     assert panel.calibration.agreement == pytest.approx(0.7, abs=0.01)

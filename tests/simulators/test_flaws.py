@@ -18,8 +18,8 @@ from szpo.types import Answer, Comparison, Prompt, Row
 from szpo_simulators.panels import flaws
 from szpo_simulators.panels import panel as panels
 from szpo_simulators.panels.flaws import members, read
-from szpo_simulators.panels.panel import Panel, build, from_spec
-from szpo_simulators.panels.raters import Rater, law, noisy_choice, stacked
+from szpo_simulators.panels.panel import SimulatedPanel, build, from_spec
+from szpo_simulators.panels.raters import Rater, law, noisy_choice, stack_raters
 
 SEA, LAND = Answer("the sea the sea"), Answer("land")
 
@@ -28,7 +28,7 @@ def comparison(i: int, plus: Answer = SEA, minus: Answer = LAND, step: int = 0) 
     return Comparison(f"c{i}", step, 0, i, (Row(Prompt.user("?"), plus, minus),) * 2)
 
 
-def panel(name: str, size: int = 5, beta: float = 3.0) -> Panel:
+def panel(name: str, size: int = 5, beta: float = 3.0) -> SimulatedPanel:
     return build(name, reward="keyword:sea,sun", size=size, beta=beta)
 
 
@@ -171,7 +171,9 @@ def test_attention_falls_with_votes_given_and_taste_turns_with_steps() -> None:
     assert tired.lapse == pytest.approx(1 - 0.9 * a)
     assert tired.taste == pytest.approx(0.7)
     assert Rater(taste=0.9, turn=1.0).at(0, 500).taste == 1.0
-    arrays = stacked([[Rater(beta=2.0, fatigue=1.0), Rater(beta=-1.0)]]).at(np.array([50, 9]), 7)
+    arrays = stack_raters([[Rater(beta=2.0, fatigue=1.0), Rater(beta=-1.0)]]).at(
+        np.array([50, 9]), 7
+    )
     assert arrays.beta[0].tolist() == pytest.approx([2 * a, -1.0])
     judge = panel("bt70+fatigue=2", size=1).judges[0]
     fresh, late = verdicts(judge)[0], verdicts(judge.after(300))[0]

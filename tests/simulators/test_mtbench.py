@@ -15,7 +15,7 @@ from szpo_simulators.panels.flaws import members
 from szpo_simulators.panels.mtbench import STATISTICS, Constants
 from szpo_simulators.panels.raters import law, pick
 
-KEPT = mtbench.committed()
+KEPT = mtbench.load_committed()
 
 
 def test_the_committed_table_follows_from_the_committed_constants() -> None:
@@ -23,9 +23,11 @@ def test_the_committed_table_follows_from_the_committed_constants() -> None:
     assert mtbench.digest(KEPT) == KEPT["sha256"]
     training, preset = mtbench.constants("training"), mtbench.constants()
     columns = {
-        "model on the held-out half": mtbench.expected(training, KEPT["design"]["held-out"]),
-        "model on all": mtbench.expected(training, KEPT["design"]["all"]),
-        "preset on all": mtbench.expected(preset, KEPT["design"]["all"]),
+        "model on the held-out half": mtbench.expected_statistics(
+            training, KEPT["design"]["held-out"]
+        ),
+        "model on all": mtbench.expected_statistics(training, KEPT["design"]["all"]),
+        "preset on all": mtbench.expected_statistics(preset, KEPT["design"]["all"]),
     }
     assert [row["statistic"] for row in KEPT["table"]] == list(STATISTICS)
     for name, values in columns.items():
@@ -66,7 +68,7 @@ def test_the_panel_itself_votes_with_these_statistics() -> None:
 def test_close_policies_are_judged_as_close_chatbots_are() -> None:
     """A model of those items alone is inside their bootstrap intervals and within .03."""
     design = {k: v for k, v in KEPT["design"]["all"].items() if k in fitting.CLOSE}
-    found = mtbench.expected(mtbench.constants("close"), design)
+    found = mtbench.expected_statistics(mtbench.constants("close"), design)
     for value, row in zip(found, KEPT["close"]["table"], strict=True):
         assert value == pytest.approx(row["model"], abs=5.1e-5)
         assert row["low"] <= value <= row["high"]
@@ -129,7 +131,7 @@ def test_the_fit_finds_what_made_the_votes() -> None:
     assert found.log_tie == pytest.approx(made.log_tie, abs=0.3)
     assert found.item_spread == pytest.approx(1.5, abs=0.45)
     assert found.tie_spread == pytest.approx(1.0, abs=0.5)
-    assert mtbench.expected(found, fitting.design(items)) == pytest.approx(
+    assert mtbench.expected_statistics(found, fitting.design(items)) == pytest.approx(
         fitting.measure(items), abs=0.02
     )
 

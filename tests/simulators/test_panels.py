@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from szpo.errors import UsageError
+from szpo.evaluators.panel_factory import StartingPolicy
 from szpo.seeds import derive, uniform
 from szpo.types import Answer, Comparison, Floats, Prompt, Row
 from szpo_simulators.panels.flaws import members
@@ -158,7 +159,7 @@ def base_answers() -> tuple[Sequence[Prompt], Sequence[Sequence[Answer]]]:
 
 def test_a_panel_is_built_printed_recorded_and_built_again() -> None:
     panel = build(
-        bt70.name, reward="keyword:sea,sun", size=3, rows=4, seed=7, answers=base_answers
+        bt70.name, reward="keyword:sea,sun", size=3, rows=4, start=StartingPolicy(base_answers)
     )
     assert panel.calibration
     assert panel.calibration.agreement == pytest.approx(0.70, abs=0.01)
@@ -180,7 +181,7 @@ def test_a_known_beta_needs_no_answers() -> None:
     def never() -> tuple[Sequence[Prompt], Sequence[Sequence[Answer]]]:
         raise AssertionError
 
-    panel = build("half-beta", reward="sentiment", beta=8.0, answers=never)
+    panel = build("half-beta", reward="sentiment", beta=8.0, start=StartingPolicy(never))
     assert {rater.beta for rater in panel.raters} == {4.0}
     assert str(panel) == "panel half-beta of 5, sentiment, beta 4, given"
     with pytest.raises(UsageError, match="needs base answers"):
@@ -196,7 +197,7 @@ def test_judges_of_a_panel_compute_a_comparison_once() -> None:
         calls.append(len(answers))
         return np.zeros(len(answers))
 
-    panel = build("bt70", reward="fluency", beta=1.0, logprob=logprob)
+    panel = build("bt70", reward="fluency", beta=1.0, start=StartingPolicy(logprob=logprob))
     asked = Comparison("c", 0, 0, 0, (Row(Prompt.user("?"), Answer("a"), Answer("b")),))
     for judge in panel.judges:
         judge.judge(asked, panelist="p", plus_side="A", key=bytes(16))

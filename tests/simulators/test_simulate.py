@@ -11,6 +11,7 @@ import pytest
 from szpo.errors import UsageError
 from szpo.evaluators.checks import check_evaluator, check_judge
 from szpo.evaluators.panel_evaluator import LedgerEvaluator, PanelEvaluator
+from szpo.evaluators.panel_factory import StartingPolicy
 from szpo.evaluators.protocol import Evaluator
 from szpo.evaluators.remote_panel import lacking, submit
 from szpo.ledger.creation import NewRun
@@ -28,7 +29,7 @@ from szpo.voting import lease
 from szpo.voting.casting import VoteRequest
 from szpo.voting.lease import Lease
 from szpo.voting.service import VoteService
-from szpo_simulators.panels.panel import Panel, build
+from szpo_simulators.panels.panel import SimulatedPanel, build
 from szpo_simulators.panels.simulate import command, panel_of, simulate
 from szpo_simulators.worlds.yard import TabularPolicy
 
@@ -37,15 +38,15 @@ SEED = 11
 PROMPTS = TabularPolicy(0).yard.prompts()
 
 
-def panel(name: str = "bt70", size: int = 5) -> Panel:
+def panel(name: str = "bt70", size: int = 5) -> SimulatedPanel:
     policy = TabularPolicy(SEED)
     return build(
-        name, reward="walk", size=size, rows=4, seed=SEED,
-        answers=lambda: (PROMPTS, policy.sample(PROMPTS, 16, seed=0)),
+        name, reward="walk", size=size, rows=4,
+        start=StartingPolicy(lambda: (PROMPTS, policy.sample(PROMPTS, 16, seed=0))),
     )  # fmt: skip
 
 
-def create(path: Path, panel: Panel, **changes: Any) -> Ledger:
+def create(path: Path, panel: SimulatedPanel, **changes: Any) -> Ledger:
     layout = TabularPolicy(0).layout
     settings = defaults(SEED, layout, **{"N": 4, "D": 4, "mu": 0.4, **changes})
     spec = {"optimizer": settings_to_json(settings), "panel": panel.spec}
@@ -95,7 +96,7 @@ def rows(ledger: Ledger) -> dict[str, list[dict[str, Any]]]:
     return content
 
 
-def served_once(ledger: Ledger, panel: Panel) -> Callable[[], None]:
+def served_once(ledger: Ledger, panel: SimulatedPanel) -> Callable[[], None]:
     def wait() -> None:
         simulate(ledger, panel.judges, once=True)
 

@@ -103,7 +103,7 @@ def long_pairs(count, letters, words):
 
 @pytest.mark.parametrize(("count", "words"), [(60, 100), (40, 400)])
 def test_what_is_kept_is_bounded_in_bytes(monkeypatch, count, words):
-    monkeypatch.setattr(diff, "MOST_KEPT", 2**20)
+    monkeypatch.setattr(diff, "CACHE_BYTES", 2**20)
     assert kept_after(long_pairs(count, 19_000, words)) < 1.25 * 2**20
 
 

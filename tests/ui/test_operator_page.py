@@ -438,16 +438,18 @@ def test_excluding_somebody_touches_rounds_to_come_only(voted: Stage) -> None:
     assert credentials.identify(ledger, session) is None
     released = ledger.query("SELECT * FROM assignments WHERE assignment = ?", (seat.id,))[0]
     assert released["expires_us"] <= ledger.clock()
-    assert controls.excluded(ledger) == {"Bob"}
+    assert controls.list_excluded(ledger) == {"Bob"}
     assert "excluded" in operator_page.page(voted.site)
     do(voted, "invite", name="Bob")
-    assert controls.excluded(ledger) == set()
+    assert controls.list_excluded(ledger) == set()
 
 
 def test_invitations_work_and_are_shown_once(voted: Stage) -> None:
     made = do(voted, "invite", count=2).invitations
     assert len({i.name for i in made}) == 2
-    html = operator_page.told(controls.Reply("", invitations=made), "", "https://panel.example")
+    html = operator_page.render_reply(
+        controls.Reply("", invitations=made), "", "https://panel.example"
+    )
     assert f"https://panel.example/login#t={made[0].token}" in html
     assert credentials.login(voted.ledger, made[0].name, made[0].code)
     assert made[0].token not in operator_page.page(voted.site)

@@ -33,7 +33,7 @@ def test_panelists_at_the_api_with_something_heavy_beside() -> None:
 
 def test_a_lost_vote_is_noticed(tmp_path: Path) -> None:
     panel_load.make_run(tmp_path / "run.db", 2, 4)
-    seen = crowd.Seen(seconds=[0.1], acknowledged={"0" * 32: "key"})
+    seen = crowd.Measured(seconds=[0.1], acknowledged={"0" * 32: "key"})
     assert panel_load.figures(seen, tmp_path / "run.db", 0)["lost"] == 1
 
 

@@ -55,7 +55,7 @@ class Person:
         return self.do("vote", choice=choice, idem=KEY(key), **more)
 
     def glance(self):
-        ask = screens.Ask(self.tab, self.at.seat)
+        ask = screens.PageState(self.tab, self.at.seat)
         return screens.glance(self.site, self.id, ask, self.alive)
 
 

@@ -205,7 +205,7 @@ def test_who_is_revoked_while_a_body_uploads_is_not_let_through(
         return sent[0]["status"] if sent else None
 
     sessions = login.Sessions(stage.site)
-    door = security.Door(inner, stage.site, sessions)
+    door = security.AccessControl(inner, stage.site, sessions)
     assert asked(revoke=False) is None and len(reached) == 1
     assert asked(revoke=True) == 403 and len(reached) == 1
     sessions.close()

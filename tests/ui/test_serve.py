@@ -247,7 +247,7 @@ def test_a_child_follows_a_parent_that_is_killed() -> None:
 
 def test_the_controllers_end_is_on_record(run: Path) -> None:
     with Ledger.open(run) as ledger:
-        serve.noted(ledger)(3, 4.0)
+        serve.make_end_recorder(ledger)(3, 4.0)
         (event,) = ledger.events("controller ended")
         assert (event["actor"], event["body"]) == ("serve", {"code": 3, "again_in_s": 4.0})
 
@@ -258,7 +258,7 @@ def test_an_operator_at_work_is_not_sent_away_after_a_day(
     now = [1_700_000_000_000_000]
     place = address.SiteAddress("127.0.0.1", 7860, "http://127.0.0.1:7860", ("127.0.0.1",))
     with Ledger.open(run, clock=lambda: now[0]) as ledger:
-        serve._tell(argparse.Namespace(demo=False), ledger, place)
+        serve._print_links(argparse.Namespace(demo=False), ledger, place)
         token = re.search(r"#t=(\S+)", capsys.readouterr().err)
         assert token is not None
         session, _ = credentials.redeem(ledger, token[1])

@@ -1,4 +1,4 @@
-"""The web application: one FastAPI with the login, the API and two Gradio mounts."""
+"""The web application: one FastAPI application with the login, the API and two Gradio mounts."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from szpo_ui.posterior import mounts
 from szpo_ui.posterior import page as posterior_page
 from szpo_ui.web import api, login
 from szpo_ui.web.credential_rows import Role
-from szpo_ui.web.mounting import STATIC, icon, inside_a_loop, mount
+from szpo_ui.web.mounting import STATIC, call_in_loop, icon, mount
 from szpo_ui.web.requests import refuse
-from szpo_ui.web.security import Door
+from szpo_ui.web.security import AccessControl
 from szpo_ui.web.site import Site
 from szpo_ui.web.writer import Writer
 
@@ -43,7 +43,7 @@ def create(
     url: str = "",
     pages: Sequence[Role] = tuple(PAGES),
 ) -> FastAPI:
-    """The application over one run; it opens no port and starts no process.
+    """Make the application over one run; it opens no port and starts no process.
 
     ``hosts`` are the Host headers that are answered; ``url`` is where a proxy in front shows the
     site, if there is one; ``pages`` are the roles whose Gradio page is
@@ -64,14 +64,14 @@ def create(
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(SzpoError, _own_error)
     app.add_exception_handler(Exception, _failure)
-    app.router.routes.extend(api.routes(site, writer))  # first, since they are asked most
+    app.router.routes.extend(api.routes(site, writer))  # first, since they get most requests
     app.mount("/static", StaticFiles(directory=str(STATIC)), name="static")
     app.add_api_route("/healthz", _healthz)
     app.add_api_route("/favicon.ico", icon)
     app.include_router(login.router(site, sessions))
-    inside_a_loop(partial(_mount_all, app, site, pages))
+    call_in_loop(partial(_mount_all, app, site, pages))
     app.add_middleware(CORSMiddleware, allow_origins=[])  # else Gradio echoes any origin
-    app.add_middleware(Door, site=site, sessions=sessions, url=url)
+    app.add_middleware(AccessControl, site=site, sessions=sessions, url=url)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
     return app
 
@@ -87,11 +87,18 @@ def _mount(app: FastAPI, site: Site, role: Role) -> None:
     app.include_router(page.router(site))
     run = str(site.ledger.path.absolute().parent)
     allow = login.name_for(site, role)
-    mount(app, page.blocks(site), login.PLACES[role], head=page.head(), allow=allow, blocked=[run])
+    mount(
+        app,
+        page.blocks(site),
+        login.HOME_PATHS[role],
+        head=page.head(),
+        allow=allow,
+        blocked=[run],
+    )
     if role == "operator":
         made = mounts.of_site(site)
         app.include_router(made.router)
-        mount(app, made.blocks, made.place, head=posterior_page.head(), allow=allow, blocked=[run])
+        mount(app, made.blocks, made.path, head=posterior_page.head(), allow=allow, blocked=[run])
 
 
 async def _healthz() -> dict[str, bool]:
@@ -110,7 +117,7 @@ def _own_error(_: Request, error: Any) -> JSONResponse:
 
 
 def _failure(request: Request, error: Exception) -> JSONResponse:
-    """An id for the person, the traceback for the log only."""
+    """Answer 500 with an id for the person; the traceback goes to the log only."""
     number = secrets.token_hex(4)
     _log.error("error %s at %s", number, request.url.path, exc_info=error)
     return refuse(500, "failed", f"something went wrong; tell the operator the number {number}")

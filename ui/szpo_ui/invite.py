@@ -15,9 +15,9 @@ from szpo_ui.web.address import read_address
 from szpo_ui.web.credentials import Invitation
 
 DEFAULT = "http://127.0.0.1:7860"
-"""Where szpo serve is reached unless it is told otherwise."""
+"""The default address of szpo serve, for links when no server runs and no ``--url`` is given."""
 MOST = 1_000
-"""Invitations of one call."""
+"""Most invitations of one call."""
 LONGEST_WAIT_S = 86_400
 """A day: the longest that ``--erase`` waits."""
 
@@ -38,11 +38,13 @@ def command(arguments: Sequence[str]) -> int:
             return 0
         if chosen.revoke is not None:
             ended = credentials.revoke(ledger, chosen.revoke, "szpo invite")
-            _done(chosen, {"revoked": ended}, f"{chosen.revoke}: {ended} credentials revoked")
+            _print_result(
+                chosen, {"revoked": ended}, f"{chosen.revoke}: {ended} credentials revoked"
+            )
             return 0
         if chosen.erase is not None:
             credentials.erase(ledger, chosen.erase, "szpo invite", wait_s=chosen.wait)
-            _done(
+            _print_result(
                 chosen,
                 {"erased": chosen.erase},
                 f"{chosen.erase}: contact and credentials erased; the votes stay under the "
@@ -144,7 +146,7 @@ def _plain(each: Invitation, url: str) -> dict[str, Any]:
     }
 
 
-def _done(chosen: argparse.Namespace, body: dict[str, Any], text: str) -> None:
+def _print_result(chosen: argparse.Namespace, body: dict[str, Any], text: str) -> None:
     from szpo.cli import console
 
     if chosen.json:

@@ -27,9 +27,9 @@ from szpo_ui.web.address import SiteAddress, announce, listening, site_address
 from szpo_ui.web.child_process import Keeper, start
 
 OPERATOR = "operator"
-"""Who opens the link of a start; each start ends the link of the one before, not its sessions."""
+"""Name behind the link of a start; each start revokes the earlier link, not its sessions."""
 OPERATOR_DAYS = 30.0
-"""How long the link printed at a start works, and the sessions begun with it."""
+"""How long the link printed at a start works, and its sessions."""
 DEMO = (
     "run.votes=80", "subspace.samples=96", "subspace.kl_samples=32", "optimizer.comparisons=4",
     "optimizer.rows=4",
@@ -43,8 +43,8 @@ def command(arguments: Sequence[str]) -> int:
     """The entry point of `szpo.commands`."""
     chosen = _parser().parse_args(list(arguments))
     with listening(chosen.host, chosen.port, insecure=chosen.insecure) as listener:
-        place = site_address(listener, chosen.host, chosen.url, chosen.name or ())
-        return _serve(chosen, listener, place)
+        address = site_address(listener, chosen.host, chosen.url, chosen.name or ())
+        return _serve(chosen, listener, address)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -88,16 +88,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-# ---- what ----
+# ---- the run and its processes ----
 
 
-def _serve(chosen: argparse.Namespace, listener: socket.socket, place: SiteAddress) -> int:
+def _serve(chosen: argparse.Namespace, listener: socket.socket, address: SiteAddress) -> int:
     path, config = _target(chosen)
     child = None
     if config is not None:
         child = _begin(chosen, path)
     with contextlib.ExitStack() as stack:
-        # Imported late: refusals above cost no second, and gradio alone takes three.
+        # Imported late: gradio alone takes three seconds, which refusals above do not need.
         from szpo_ui import app
         from szpo_ui.web.server import answer
         from szpo_ui.web.site import open_site
@@ -105,7 +105,7 @@ def _serve(chosen: argparse.Namespace, listener: socket.socket, place: SiteAddre
         try:
             if child is not None:
                 _wait_for(path, child)
-            site = open_site(path, secure=place.secure)
+            site = open_site(path, secure=address.secure)
         except BaseException:
             if child is not None:
                 child.terminate()
@@ -114,11 +114,11 @@ def _serve(chosen: argparse.Namespace, listener: socket.socket, place: SiteAddre
         keepers = _keepers(chosen, path, child, site.ledger)
         for keeper in keepers:
             stack.callback(keeper.close)
-        application = app.create(site, place.names, url=place.url if chosen.url else "")
+        application = app.create(site, address.names, url=address.url if chosen.url else "")
         for keeper in keepers:
             keeper.run()
-        stack.enter_context(announce(path, place.url))
-        _tell(chosen, site.ledger, place)
+        stack.enter_context(announce(path, address.url))
+        _print_links(chosen, site.ledger, address)
         answer(application, listener, proxied=chosen.url is not None)
     return 0
 
@@ -173,7 +173,7 @@ def _wait_for(path: Path, child: subprocess.Popen[Any], pause: float = 0.2) -> N
     """Wait until the child has written the run's file.
 
     Raises:
-        SzpoError: it ended before; it has said why.
+        SzpoError: the child ended before; it has printed the reason.
     """
     while not path.exists():
         if child.poll() is not None:
@@ -188,7 +188,9 @@ def _keepers(
     keepers = []
     if not chosen.no_controller:
         words = [*_szpo(), "run", "--resume", str(path), "--stay"]
-        keepers.append(Keeper("controller", words, say=_say, on_end=noted(ledger), first=child))
+        keepers.append(
+            Keeper("controller", words, say=_say, on_end=make_end_recorder(ledger), first=child)
+        )
     if chosen.demo:
         words = [
             *_szpo(), "simulate", str(path), "--panel", "bt70", "--reward", "sentiment",
@@ -198,11 +200,11 @@ def _keepers(
     return keepers
 
 
-def noted(ledger: Ledger) -> Callable[[int, float], None]:
-    """Puts the controller's end on record, where the operator's page reads it."""
+def make_end_recorder(ledger: Ledger) -> Callable[[int, float], None]:
+    """Make the callback that records the controller's end for the operator's page."""
 
     def on_end(code: int, wait: float) -> None:
-        with contextlib.suppress(SzpoError):  # a full disk: the terminal has been told
+        with contextlib.suppress(SzpoError):  # a full disk: the terminal has the line
             ledger.record_event("controller ended", "serve", {"code": code, "again_in_s": wait})
 
     return on_end
@@ -212,14 +214,14 @@ def _szpo() -> list[str]:
     return [sys.executable, "-m", "szpo"]
 
 
-def _tell(chosen: argparse.Namespace, ledger: Ledger, place: SiteAddress) -> None:
+def _print_links(chosen: argparse.Namespace, ledger: Ledger, address: SiteAddress) -> None:
     """Print the links of this start; in the demo, open the panelist's."""
     made = credentials.invite(ledger, "operator", OPERATOR, days=OPERATOR_DAYS)
-    _say(f"run {ledger.path.stem} at {place.url}; press Ctrl-C to end it")
-    _say(f"operator's link (once): {link(place.url, made.token)}")
+    _say(f"run {ledger.path.stem} at {address.url}; press Ctrl-C to end it")
+    _say(f"operator's link (once): {link(address.url, made.token)}")
     if chosen.demo:
         person = credentials.invite(ledger, "panelist", days=OPERATOR_DAYS)
-        mine = link(place.url, person.token)
+        mine = link(address.url, person.token)
         _say(f"your link as a panelist: {mine}")
         if not chosen.no_browser:
             webbrowser.open(mine)

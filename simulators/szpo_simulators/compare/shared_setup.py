@@ -78,14 +78,14 @@ def ask(spec: Mapping[str, Any]) -> JudgesAsk:
     """The panel, fitted for either size of question."""
     size = cell_config.config(spec).panel.size
 
-    def fit(name: str, rows: int) -> panels.Panel:
+    def fit(name: str, rows: int) -> panels.SimulatedPanel:
         beta = spec["beta"][name]
         return panels.build(spec["panel"], reward=spec["reward"], size=size, rows=rows, beta=beta)
 
     return ask_panels(fit("batch", spec["D"]), fit("pair", 1))
 
 
-def ask_panels(of_batches: panels.Panel, of_pairs: panels.Panel) -> JudgesAsk:
+def ask_panels(of_batches: panels.SimulatedPanel, of_pairs: panels.SimulatedPanel) -> JudgesAsk:
     """Panels fitted to the size of the question: one for batches, one for single pairs.
 
     Members answer in turn and see plus on either side equally often, as in a run of szpo.

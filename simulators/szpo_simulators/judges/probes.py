@@ -1,8 +1,8 @@
-"""What can be known about a judge: pairs whose better answer is certain, and habits to measure.
+"""Probes of a judge: pairs whose better answer is certain, and measures of its biases.
 
 The pairs are requests with a form to keep (`szpo_simulators.rewards.verifiers`), answered twice by
-texts that the project makes up itself: once in that form, once not, otherwise alike. The habits
-are those described for language models as judges (Zheng et al., arXiv:2306.05685).
+generated texts: once in that form, once not, otherwise equal. The biases are those described for
+language models as judges (Zheng et al., arXiv:2306.05685).
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def tasks(count: int, seed: int = 0, rows: int = 1) -> tuple[Comparison, ...]:
 
 
 def pad(comparison: Comparison) -> Comparison:
-    """The good answer, said twice in other words, against itself: plus is the longer one."""
+    """The good answer with a padded copy of itself: plus is the longer one."""
     rows = tuple(
         Row(r.prompt, Answer(f"{r.plus.text} To say it once more: {r.plus.text}"), r.plus)
         for r in comparison.rows
@@ -85,7 +85,7 @@ class Answers:
 
     @property
     def orders(self) -> list[tuple[Choice, Choice]]:
-        """What both orders said, A for plus; a judge without orders said the same twice."""
+        """The answers in both orders, A for plus; a judge without orders counts twice."""
         found: list[tuple[Choice, Choice]] = []
         for each in self.opinions:
             if each.choice != "skip":
@@ -95,12 +95,12 @@ class Answers:
 
     @property
     def firsts(self) -> list[bool]:
-        """Whether the first place was preferred, of every single reply that named a side."""
+        """For every single reply that names a side: whether it prefers the answer shown first."""
         flat = [(a == "A", a) for a, _ in self.orders] + [(b == "B", b) for _, b in self.orders]
         return [first for first, choice in flat if choice != "tie"]
 
     def figures(self) -> dict[str, Any]:
-        """Shares as [value, low, high, of], 95 % (Wilson); None of nothing."""
+        """Shares as [value, low, high, of], 95 % (Wilson); None where there is no answer."""
         choices = [each.choice for each in self.opinions]
         details = [each.details for each in self.opinions]
         decided = [choice == "A" for choice in choices if choice in ("A", "B")]
@@ -138,19 +138,19 @@ def ask(judge: Opinionated, comparisons: Sequence[Comparison]) -> Answers:
 
 
 def rename(judge: LanguageJudge, comparisons: Sequence[Comparison]) -> dict[str, Any]:
-    """How often a single reply prefers the same answer when the two sets are called otherwise."""
+    """How often a single reply prefers the same answer when the two sets have other names."""
     before = ask(judge, comparisons)
     found = {}
     for name, labels in OTHER_NAMES.items():
         after = ask(replace(judge, labels=labels), comparisons)
-        kept = [
+        same = [
             one == other
             for a, b in zip(before.opinions, after.opinions, strict=True)
             if "skip" not in (a.choice, b.choice)
             for pair, again in zip(a.details["orders"], b.details["orders"], strict=True)
             for one, other in zip(pair, again, strict=True)
         ]
-        found[name] = share_of(kept)
+        found[name] = share_of(same)
     return found
 
 

@@ -19,7 +19,7 @@ LONGEST_WAIT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
+class StubReply:
     """A reply of the stub: a status, a body, or silence until the stub is closed."""
 
     body: Any = None
@@ -29,10 +29,12 @@ class Sent:
     silent: bool = False
 
 
-Script: TypeAlias = Callable[[Mapping[str, Any], int], Sent]
+Script: TypeAlias = Callable[[Mapping[str, Any], int], StubReply]
 
 
-def completion(text: str, *, odds: tuple[float, float] | None = None, end: str = "stop") -> Sent:
+def completion(
+    text: str, *, odds: tuple[float, float] | None = None, end: str = "stop"
+) -> StubReply:
     """A chat completion of one choice; ``odds`` are log-probabilities of A and B."""
     listed = [
         {"token": t, "logprob": o, "bytes": None} for t, o in zip("AB", odds or (), strict=False)
@@ -45,7 +47,7 @@ def completion(text: str, *, odds: tuple[float, float] | None = None, end: str =
         "logprobs": {"content": [first], "refusal": None} if odds else None,
     }
     usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
-    return Sent(
+    return StubReply(
         {"id": "stub", "object": "chat.completion", "created": 0, "model": "stub",
          "choices": [choice], "usage": usage}
     )  # fmt: skip
@@ -60,8 +62,8 @@ def answers(request: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def longer(request: Mapping[str, Any], _: int) -> Sent:
-    """Prefers the set with more characters: a judge without any liking for a place."""
+def longer(request: Mapping[str, Any], _: int) -> StubReply:
+    """Prefers the set with more characters: a judge without a position bias."""
     sizes: dict[str, int] = {}
     for label, text in answers(request):
         sizes[label] = sizes.get(label, 0) + len(text)
@@ -71,16 +73,16 @@ def longer(request: Mapping[str, Any], _: int) -> Sent:
 
 
 def busy(times: int) -> Script:
-    """Too many requests, so many times for each; then the longer answer."""
+    """Answers 429 the first ``times`` times of each request, then prefers the longer answer."""
 
-    def script(request: Mapping[str, Any], before: int) -> Sent:
+    def script(request: Mapping[str, Any], before: int) -> StubReply:
         return _status(429)(request, before) if before < times else longer(request, before)
 
     return script
 
 
 def _status(code: int) -> Script:
-    return lambda _request, _before: Sent(
+    return lambda _request, _before: StubReply(
         {"error": {"message": f"stub {code}"}}, code, {"retry-after-ms": "1"}
     )
 
@@ -89,11 +91,13 @@ SCRIPTS: dict[str, Script] = {
     "always-a": lambda _r, _n: completion("The first.\nVerdict: A", odds=(-0.1, -3.0)),
     "nonsense": lambda _r, _n: completion("Purple, mostly. Verdict pending: A? B? Who can say."),
     "longer": longer,
-    "silent": lambda _r, _n: Sent(silent=True),
-    "no-choices": lambda _r, _n: Sent({"id": "stub", "object": "chat.completion", "choices": []}),
+    "silent": lambda _r, _n: StubReply(silent=True),
+    "no-choices": lambda _r, _n: StubReply(
+        {"id": "stub", "object": "chat.completion", "choices": []}
+    ),
     "no-text": lambda _r, _n: completion(None),  # type: ignore[arg-type]
-    "other-json": lambda _r, _n: Sent({"hello": 1}),
-    "no-json": lambda _r, _n: Sent("<html>busy</html>"),
+    "other-json": lambda _r, _n: StubReply({"hello": 1}),
+    "no-json": lambda _r, _n: StubReply("<html>busy</html>"),
     "cut": lambda _r, _n: completion("Verdict: A", end="length"),
     "429": _status(429),
     "500": _status(500),
@@ -160,7 +164,7 @@ class StubEndpoint:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Let go of everybody who waits, and stop."""
+        """Release the requests that wait, and stop."""
         self._closing.set()
         self._server.shutdown()
         self._thread.join()

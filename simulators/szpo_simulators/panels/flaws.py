@@ -2,7 +2,7 @@
 
 `FLAWS` says what may be written, `PRESETS` what the names stand for; `members` makes the raters.
 The order of members: those who judge, the last of them of the other taste, then hostile ones, lazy
-ones (always the side A), random ones (fast, never looking), and a ring that votes as one.
+ones (always side A), random ones (fast, without looking), and a ring of members who vote as one.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from szpo_simulators.panels import mtbench
 from szpo_simulators.panels.raters import Rater
 
 
-def _flaw(default: float | int | str, told: str) -> Any:
-    return field(default=default, metadata={"told": told})
+def _flaw(default: float | int | str, meaning: str) -> Any:
+    return field(default=default, metadata={"meaning": meaning})
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +51,14 @@ class Flaws:
 
     @property
     def odd(self) -> int:
-        """Members who do not judge."""
+        """Number of members who do not judge."""
         return self.hostile + self.lazy + self.random + self.ring
 
 
-FLAWS: Final[Mapping[str, str]] = {f.name: f.metadata["told"] for f in fields(Flaws)}
-"""What may be changed, with what it means."""
+FLAWS: Final[Mapping[str, str]] = {f.name: f.metadata["meaning"] for f in fields(Flaws)}
+"""Names of the flaws, with their meaning."""
 RING_SHARPNESS: Final = 10.0
-"""A ring knows what it wants: its β over the panel's."""
+"""Factor of a ring's β over the panel's."""
 CERTAIN: Final = 50.0
 """Logits beyond which an answer is never seen to differ."""
 

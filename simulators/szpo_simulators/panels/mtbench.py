@@ -28,8 +28,8 @@ from szpo.types import Floats, Ints
 from szpo_simulators.panels.raters import Rater, law
 
 STATISTICS: Final = ("agreement", "agreement where nobody tied", "tie rate", "unanimity")
-"""Share of pairs of votes on one item that are alike; the same among pairs without a tie; share of
-ties; share of items with three votes or more where all are alike."""
+"""Share of pairs of votes on one item that agree; the same among pairs without a tie; share of
+ties; share of items with three votes or more where all agree."""
 NODES: Final = (25, 15)
 """Gauss–Hermite nodes in z₁ and z₂."""
 
@@ -79,11 +79,11 @@ def shares(rater: Rater, gaps: Floats) -> Floats:
 def sums(counts: Ints) -> Floats:
     """What the statistics are ratios of, per item (n, 8), from its votes for a, b, tie (n, 3)."""
     m, sided = counts.sum(-1), counts[:, :2].sum(-1)
-    alike = (counts * (counts - 1)).sum(-1)
-    sided_alike = (counts[:, :2] * (counts[:, :2] - 1)).sum(-1)
+    agreeing = (counts * (counts - 1)).sum(-1)
+    sided_agreeing = (counts[:, :2] * (counts[:, :2] - 1)).sum(-1)
     many = m >= 3
     columns = [
-        alike, m * (m - 1), sided_alike, sided * (sided - 1), counts[:, 2], m,
+        agreeing, m * (m - 1), sided_agreeing, sided * (sided - 1), counts[:, 2], m,
         many & (counts.max(-1) == m), many,
     ]  # fmt: skip
     return np.stack(columns, axis=-1).astype(np.float64)
@@ -94,12 +94,12 @@ def ratios(total: Floats) -> Floats:
     return np.asarray(total[..., ::2] / total[..., 1::2])
 
 
-def expected(constants: Constants, design: Design) -> Floats:
+def expected_statistics(constants: Constants, design: Design) -> Floats:
     """The four statistics (4,) that the model gives a set of this design; by quadrature.
 
     >>> fair = Constants({"x": 0.0, "y": 0.0}, log_tie=float(np.log(1.0)), lapse=0.0,
     ...                  item_spread=0.0, tie_spread=0.0)
-    >>> expected(fair, {"x/y": {"3": 10}}).round(4).tolist()
+    >>> expected_statistics(fair, {"x/y": {"3": 10}}).round(4).tolist()
     [0.3333, 0.5, 0.3333, 0.1111]
     """
     weight = nodes()[1]
@@ -109,10 +109,10 @@ def expected(constants: Constants, design: Design) -> Floats:
         gap = np.array([constants.theta[first] - constants.theta[second]])
         p = shares(constants.rater, gap)[:, 0]
         sided = p[:, :2].sum(-1)
-        for told, items in votes.items():
-            m = int(told)
-            alike = [(p**2).sum(-1), np.ones(len(p)), (p[:, :2] ** 2).sum(-1), sided**2]
-            one = [m * (m - 1) * (weight @ part) for part in alike]
+        for count, items in votes.items():
+            m = int(count)
+            agreeing = [(p**2).sum(-1), np.ones(len(p)), (p[:, :2] ** 2).sum(-1), sided**2]
+            one = [m * (m - 1) * (weight @ part) for part in agreeing]
             same = weight @ (p**m).sum(-1) if m >= 3 else 0.0
             total += items * np.array([*one, m * (weight @ p[:, 2]), m, same, m >= 3])
     return ratios(total)
@@ -130,14 +130,14 @@ def favourite(rater: Rater, gaps: Floats) -> float:
 
 def digest(body: Mapping[str, Any]) -> str:
     """SHA-256 of everything but the digest itself, as canonical JSON."""
-    kept = {name: value for name, value in body.items() if name != "sha256"}
-    text = json.dumps(kept, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    content = {name: value for name, value in body.items() if name != "sha256"}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 @cache
-def committed() -> dict[str, Any]:
-    """The committed constants, design and table."""
+def load_committed() -> dict[str, Any]:
+    """The constants, design and table that are committed with the code."""
     file = resources.files("szpo_simulators") / "data" / "mtbench.json"
     found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return found
@@ -145,7 +145,7 @@ def committed() -> dict[str, Any]:
 
 def constants(part: str = "preset") -> Constants:
     """The committed constants: of the ``preset``, of the ``training`` half, of ``close`` pairs."""
-    return Constants(**committed()["constants"][part])
+    return Constants(**load_committed()["constants"][part])
 
 
 def start(names: Sequence[str]) -> Constants:

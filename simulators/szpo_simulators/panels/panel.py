@@ -26,7 +26,7 @@ from szpo.aggregation.links import link
 from szpo.config.schema import Config
 from szpo.errors import UsageError
 from szpo.evaluators.panel_evaluator import PanelEvaluator
-from szpo.evaluators.panel_factory import BaseAnswers, Logprob, StartingPolicy, sharpness
+from szpo.evaluators.panel_factory import Logprob, StartingPolicy, sharpness
 from szpo.seeds import derive, uniform
 from szpo.types import Answer, Comparison, Floats, Prompt
 from szpo.voting.service import VoteService
@@ -55,7 +55,7 @@ class Calibration:
 
     beta: float
     agreement: float
-    """Mean of p² + (1 − p)² over pairs that differ: how often two raters answer alike."""
+    """Mean of p² + (1 − p)² over pairs that differ: the share of pairs of raters who agree."""
     zero_share: float
     fitted: str = "agreement"
     """What β was fitted to, a name of `MEASURES`."""
@@ -65,8 +65,8 @@ class Calibration:
     @property
     def spec(self) -> dict[str, Any]:
         """As JSON values; what was fitted is left out where it is the agreement."""
-        kept = asdict(self)
-        return kept if self.reached is not None else {k: kept[k] for k in list(kept)[:3]}
+        values = asdict(self)
+        return values if self.reached is not None else {k: values[k] for k in list(values)[:3]}
 
     def __str__(self) -> str:
         more = "" if self.reached is None else f"{self.fitted} {self.reached:.3f}, "
@@ -77,7 +77,7 @@ class Calibration:
 
 
 def agreement(rater: Rater, gaps: Floats) -> float:
-    """How often two raters of this law answer alike on comparisons with these differences.
+    """How often two raters of this law agree on comparisons with these differences.
 
     Lapses, ties and item effects are left out: this is the β part alone, as the fit needs it.
 
@@ -114,7 +114,7 @@ MEASURES: Final[Mapping[str, Measure]] = {"agreement": agreement, "labels": labe
 QUANTILES: Final = 200
 TARGETS: Final[Mapping[str, tuple[str, float]]] = {
     "labels70": ("labels", 0.70),
-    "close": ("wins", mtbench.committed()["close"]["favourite"]),
+    "close": ("wins", mtbench.load_committed()["close"]["favourite"]),
 }
 """What β of a preset is fitted to, where that is not two raters' agreement of 70 %."""
 
@@ -155,7 +155,6 @@ def calibrate(
     seed: int,
     target: float = 0.70,
     *,
-    link: str = "logistic",
     measure: str = "agreement",
     rater: Rater | None = None,
 ) -> Calibration:
@@ -166,9 +165,8 @@ def calibrate(
         D: rows of a batch in the run.
         seed: names the draw of pairs.
         target: of the measure over non-zero differences, in (½, 1).
-        link: of the raters.
         measure: a name of `MEASURES`; two raters' ``agreement``, the mean of p² + (1 − p)².
-        rater: the rest of the law, for ``wins``.
+        rater: the law whose β is fitted: its link, and for ``wins`` its ties and lapses.
 
     Raises:
         UsageError: the shape does not fit, the target is out of reach, or the base policy's
@@ -186,7 +184,7 @@ def calibrate(
     if not len(gaps):
         raise UsageError("calibration: base answers never differ in this reward; choose another")
     scale = float(np.sqrt(np.mean(gaps**2)))
-    base, measured = rater or Rater(link=link), MEASURES[measure]
+    base, measured = rater or Rater(), MEASURES[measure]
     # The measure rises with β, from ½ at 0 to its most far out: halve the interval of log β.
     low, high = np.log(1e-6 / scale), np.log(1e6 / scale)
     if measured(replace(base, beta=exp(high)), gaps) < target:
@@ -212,8 +210,8 @@ def calibrate(
 
 
 @dataclass(frozen=True)
-class Panel:
-    """Raters, one judge each, and the facts from which to build them again."""
+class SimulatedPanel:
+    """A panel of simulated raters, one judge each, with the facts to build it again."""
 
     name: str
     reward: str
@@ -222,7 +220,7 @@ class Panel:
     judges: tuple[SimulatedJudge, ...]
     calibration: Calibration | None = None
     other: str = ""
-    """What members of the other taste like."""
+    """The reward of members with the other taste; "" for none."""
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -231,7 +229,7 @@ class Panel:
             "panel": self.name,
             "reward": self.reward,
             "rows": self.rows,
-            "raters": [_recorded(rater) for rater in self.raters],
+            "raters": [_rater_spec(rater) for rater in self.raters],
             "calibration": self.calibration.spec if self.calibration else None,
             **({"other": self.other} if self.other else {}),
         }
@@ -245,7 +243,7 @@ class Panel:
         return f"panel {self.name} of {len(self.raters)}, {self.reward}, {fitted}"
 
 
-def _recorded(rater: Rater) -> dict[str, Any]:
+def _rater_spec(rater: Rater) -> dict[str, Any]:
     """A rater as JSON values: β to the item effects always, the rest where it is used."""
     whole = asdict(rater)
     always = list(whole)[:7]  # what records had before raters could do more: theirs do not change
@@ -259,48 +257,48 @@ def build(
     reward: str,
     size: int = 5,
     rows: int = 8,
-    seed: int = 0,
-    answers: BaseAnswers | None = None,
     beta: float | None = None,
-    logprob: Logprob | None = None,
-) -> Panel:
-    """A panel by name; β is fitted to the base policy's answers unless it is given.
+    start: StartingPolicy | None = None,
+) -> SimulatedPanel:
+    """Build a panel by name; β is fitted to the base policy's answers unless it is given.
 
     Args:
         name: one of `PANELS`, or one with changes: ``bt70+side=.3+hostile=1``.
         reward: what its members like, as `szpo_simulators.rewards.text_rewards.parse` reads it.
         size: P, the number of members.
         rows: D of the run, at which β is fitted.
-        seed: the run's root seed.
-        answers: gives base answers; called only where β is not given.
         beta: of the preset, from an earlier calibration of the same base, reward and D.
-        logprob: base log-probabilities, for rewards with ``fluency``.
+        start: its answers fit β where that is not given; its log-probabilities are for rewards
+            with ``fluency``.
 
     Raises:
-        UsageError: the name or the reward is unknown, or neither ``answers`` nor β is given.
+        UsageError: the name or the reward is unknown, or neither answers nor β are given.
     """
+    start = start or StartingPolicy()
     preset, chosen = flaws.read(name)
-    liked = parse(reward, logprob=logprob)
+    liked = parse(reward, logprob=start.logprob)
     fitted = None
     if beta is None:
-        if answers is None:
+        if start.answers is None:
             raise UsageError(f"panel {name}: needs base answers to fit beta, or a beta")
-        prompts, drawn = answers()
+        prompts, drawn = start.answers()
         measure, target = TARGETS.get(preset, ("agreement", 0.70))
         fitted = calibrate(
-            matrix(liked, prompts, drawn), rows, seed, target, measure=measure,
+            matrix(liked, prompts, drawn), rows, 0, target, measure=measure,
             rater=flaws.members(preset, 1.0, chosen.odd + 1)[0],
         )  # fmt: skip
         beta = fitted.beta
-    raters = flaws.members(name, beta, size, seed)
-    other = parse(chosen.other, logprob=logprob) if chosen.other else None
-    return Panel(name, reward, raters, rows, judges(liked, raters, other), fitted, chosen.other)
+    raters = flaws.members(name, beta, size)
+    other = parse(chosen.other, logprob=start.logprob) if chosen.other else None
+    return SimulatedPanel(
+        name, reward, raters, rows, judges(liked, raters, other), fitted, chosen.other
+    )
 
 
 def judges(
     reward: Reward, raters: Sequence[Rater], other: Reward | None = None
 ) -> tuple[SimulatedJudge, ...]:
-    """One judge per rater, sharing what they computed about a comparison."""
+    """Make one judge per rater; they share the computed reward differences."""
 
     @lru_cache(maxsize=1024)
     def gap(comparison: Comparison) -> float:
@@ -314,8 +312,8 @@ def judges(
     return tuple(SimulatedJudge(gap, rater, second, longer) for rater in raters)
 
 
-def from_spec(spec: Mapping[str, Any], *, logprob: Logprob | None = None) -> Panel:
-    """The panel that `Panel.spec` recorded, with no model and no new fit.
+def from_spec(spec: Mapping[str, Any], *, logprob: Logprob | None = None) -> SimulatedPanel:
+    """The panel that `SimulatedPanel.spec` recorded, with no model and no new fit.
 
     Raises:
         UsageError: the record is not a simulated panel's.
@@ -330,7 +328,7 @@ def from_spec(spec: Mapping[str, Any], *, logprob: Logprob | None = None) -> Pan
     liked, second = (parse(text, logprob=logprob) if text else None for text in (reward, other))
     if liked is None:
         raise UsageError("this run has no simulated panel on record (it likes nothing)")
-    return Panel(name, reward, raters, rows, judges(liked, raters, second), fitted, other)
+    return SimulatedPanel(name, reward, raters, rows, judges(liked, raters, second), fitted, other)
 
 
 @dataclass(frozen=True)
@@ -361,16 +359,15 @@ class Maker:
 
     def build(
         self, config: Config, start: StartingPolicy, recorded: Mapping[str, Any] | None = None
-    ) -> Panel:
+    ) -> SimulatedPanel:
         """The panel of a run; β is fitted to base answers, or taken from settings or record."""
         return build(
             self.name,
             reward=config.panel.reward,
             size=config.panel.size,
             rows=config.optimizer.rows,
-            answers=start.answers,
             beta=sharpness(config, recorded),
-            logprob=start.logprob,
+            start=start,
         )
 
 

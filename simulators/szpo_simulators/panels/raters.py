@@ -66,10 +66,10 @@ class Rater:
     turn: float = 0.0
     """Change of the taste per hundred steps, as far as 0 or 1."""
     ring: bool = False
-    """Answers alike with all others of the ring: its chance is the comparison's, not its own."""
+    """A member of a ring: its random numbers are those of the comparison, shared by the ring."""
 
     def __post_init__(self) -> None:
-        """Refuse laws that are none."""
+        """Check the numbers."""
         link(self.link)
         sizes = (self.tie, self.item_spread, self.tie_spread, self.threshold, self.fatigue)
         numbers = (self.beta, self.side_bias, self.verbosity, self.drift, self.turn, *sizes)
@@ -85,14 +85,14 @@ class Rater:
             raise UsageError("rater: ties are Davidson's (tie) or unnoticed (threshold), not both")
 
     def at(self, given: int, step: int) -> Rater:
-        """The law after so many votes given, at a step of the run.
+        """The law after ``given`` votes, at a step of the run.
 
         >>> round(Rater(beta=2.0, fatigue=0.5).at(200, 0).beta, 4)  # 2 · exp(−.5 · 200/100)
         0.7358
         """
         if not (self.fatigue or self.drift or self.turn):
             return self
-        beta, lapse, taste = (float(value) for value in _moved(self, given, step))
+        beta, lapse, taste = (float(value) for value in _law_over_time(self, given, step))
         return replace(self, beta=beta, lapse=lapse, taste=taste)
 
 
@@ -116,8 +116,8 @@ class Raters:
     ring: Floats
 
     def at(self, given: ArrayLike, step: int) -> Raters:
-        """The laws after so many votes given each, at a step of the run."""
-        beta, lapse, taste = _moved(self, given, step)
+        """The laws after ``given`` votes each, at a step of the run."""
+        beta, lapse, taste = _law_over_time(self, given, step)
         return replace(self, beta=beta, lapse=lapse, taste=taste)
 
     def of(self, members: NDArray[np.int64]) -> Raters:
@@ -128,8 +128,8 @@ class Raters:
 _NUMBERS = tuple(field.name for field in fields(Raters) if field.name != "link")
 
 
-def stacked(panels: Sequence[Sequence[Rater]]) -> Raters:
-    """The members of several panels of equal size as arrays (panels, P).
+def stack_raters(panels: Sequence[Sequence[Rater]]) -> Raters:
+    """Stack the members of several panels of equal size into arrays (panels, P).
 
     Raters who do not look (β = 0) take the others' link.
 
@@ -146,8 +146,10 @@ def stacked(panels: Sequence[Sequence[Rater]]) -> Raters:
     return Raters(links.pop(), *numbers)
 
 
-def _moved(rater: Rater | Raters, given: ArrayLike, step: int) -> tuple[Floats, Floats, Floats]:
-    """β, lapse and taste after votes given and steps."""
+def _law_over_time(
+    rater: Rater | Raters, given: ArrayLike, step: int
+) -> tuple[Floats, Floats, Floats]:
+    """β, lapse and taste after ``given`` votes, at a step."""
     attention = np.exp(-np.asarray(rater.fatigue) * np.asarray(given) / 100)
     drifted = np.exp(np.minimum(np.asarray(rater.drift) * step / 100, _STEEPEST))
     taste = np.clip(np.asarray(rater.taste) + np.asarray(rater.turn) * step / 100, 0.0, 1.0)
@@ -211,7 +213,7 @@ def pick(shares: Floats, u: ArrayLike) -> NDArray[np.int8]:
 
 
 def noisy_choice(values: Floats, noise: Noise, u: Floats) -> NDArray[np.int64]:
-    """What a mind of limited rationality takes: the largest of values + noise, (..., n) → (...).
+    """Choice by noisy utilities: argmax of values + noise, (..., n) → (...).
 
     The noise is of scale 1: Gumbel's makes two values a logistic vote, P = σ(V₁ − V₀); a
     Gaussian's a probit one, P = Φ((V₁ − V₀)/√2). ``u``: uniform numbers in (0, 1), as ``values``.
@@ -254,7 +256,7 @@ class SimulatedJudge:
         return self.rater.fatigue > 0
 
     def after(self, given: int) -> SimulatedJudge:
-        """The same judge after so many votes."""
+        """The same judge after ``given`` votes."""
         return replace(self, given=given)
 
     def judge(
@@ -274,7 +276,7 @@ class SimulatedJudge:
             longer = self.longer(comparison)
         effects = item_effects(comparison.id)
         answers: tuple[Choice, ...] = ("A", "B", "tie")
-        if now.ring:  # as if plus stood on A, by the ring's own number: alike on any side
+        if now.ring:  # as if plus stood on A, by the ring's own number: the same on any side
             u = uniform(derive(0, "ring", name=comparison.id), 1)[0]
             agreed = answers[int(pick(law(now, gap, True, effects, longer), u))]
             return agreed if plus_side == "A" else _SWAPPED.get(agreed, agreed)

@@ -15,17 +15,18 @@ from typing import Any
 from szpo.errors import UsageError
 from szpo.evaluators import remote_panel
 from szpo.evaluators.panel_evaluator import PanelEvaluator
+from szpo.evaluators.panel_factory import StartingPolicy
 from szpo.evaluators.protocol import Judge
 from szpo.evaluators.remote_panel import Served
 from szpo.ledger.database import Ledger
 from szpo.training import summary
 from szpo.voting.service import VoteService
-from szpo_simulators.panels.panel import PANELS, Panel, build, from_spec
+from szpo_simulators.panels.panel import PANELS, SimulatedPanel, build, from_spec
 from szpo_simulators.rewards.text_rewards import Logprob
 
 
 def simulate(ledger: Ledger, judges: Sequence[Judge], **how: Any) -> Served:
-    """Answer open comparisons with these judges; the rest is in `remote_panel.visit`.
+    """Answer open comparisons with these judges; keywords as in `remote_panel.visit`.
 
     Raises:
         UsageError: M is larger than the panel.
@@ -33,7 +34,7 @@ def simulate(ledger: Ledger, judges: Sequence[Judge], **how: Any) -> Served:
     return remote_panel.visit(ledger, PanelEvaluator(VoteService(ledger), judges), **how)
 
 
-def panel_of(ledger: Ledger, *, logprob: Logprob | None = None) -> Panel:
+def panel_of(ledger: Ledger, *, logprob: Logprob | None = None) -> SimulatedPanel:
     """The simulated panel that a run has on record.
 
     Raises:
@@ -106,7 +107,7 @@ def command(arguments: Sequence[str]) -> int:
                 reward=chosen.reward,
                 size=chosen.size,
                 beta=chosen.beta,
-                logprob=_base_logprob(ledger) if wanted else None,
+                start=StartingPolicy(logprob=_base_logprob(ledger) if wanted else None),
             )
         print(panel)
         pace = chosen.pace

@@ -19,7 +19,7 @@ from szpo.aggregation.weighting import VotesByVoter
 from szpo.errors import UsageError
 from szpo.types import Floats, Ints
 from szpo_simulators.panels import flaws
-from szpo_simulators.panels.raters import Raters, law, pick, stacked
+from szpo_simulators.panels.raters import Raters, law, pick, stack_raters
 from szpo_simulators.worlds import oracle
 from szpo_simulators.worlds.world import Uniforms, World
 
@@ -59,7 +59,9 @@ class People:
 
     def raters(self, root_seeds: Sequence[int]) -> Raters:
         """The members' laws (S, P): temperatures are drawn by each root seed."""
-        return stacked([flaws.members(self.name, self.beta, self.size, s) for s in root_seeds])
+        return stack_raters(
+            [flaws.members(self.name, self.beta, self.size, s) for s in root_seeds]
+        )
 
     def seats(self, step: int, shape: tuple[int, int, int]) -> tuple[Ints, Ints]:
         """Who answers (K, N, M), a round robin, and how many votes each had given before (P,).

@@ -18,12 +18,12 @@ from szpo_ui.web import login
 ROWS: Final = 4
 """Rows of each comparison."""
 POLL_SECONDS: Final = 3.0
-"""How often a page asks where the run stands."""
+"""Interval at which a page asks for the run's status."""
 
 
 @dataclass
-class Seen:
-    """What the clients of one part saw; seconds per acknowledged vote, seats and their keys."""
+class Measured:
+    """Measurements of one part's clients: seconds per acknowledged vote, seats and their keys."""
 
     seconds: list[float] = field(default_factory=list)
     others: list[float] = field(default_factory=list)
@@ -44,7 +44,7 @@ async def wires(port: int, sessions: Sequence[str]) -> AsyncIterator[list[Wire]]
             await wire.close()
 
 
-def _note(seen: Seen, seat: str, idem: str, reply: Reply, *, ok: bool) -> None:
+def _note(seen: Measured, seat: str, idem: str, reply: Reply, *, ok: bool) -> None:
     if ok:
         seen.seconds.append(reply.seconds)
         seen.acknowledged[seat] = idem
@@ -52,9 +52,9 @@ def _note(seen: Seen, seat: str, idem: str, reply: Reply, *, ok: bool) -> None:
         seen.refused += 1
 
 
-async def at_the_page(port: int, sessions: Sequence[str], bursts: int) -> Seen:
-    """Everybody confirms on the page within one second, again and again, pollers beside."""
-    seen, drawn = Seen(), random.Random(1)
+async def at_the_page(port: int, sessions: Sequence[str], bursts: int) -> Measured:
+    """All panelists confirm on the page within one second, ``bursts`` times, while pollers run."""
+    seen, drawn = Measured(), random.Random(1)
     async with wires(port, sessions) as people, wires(port, sessions) as pollers:
         config = (await people[0].ask("GET", "/panel/config")).json
         event = next(d["id"] for d in config["dependencies"] if d["backend_fn"] and d["inputs"])
@@ -96,7 +96,7 @@ def _seat(reply: Reply) -> str:
     return found[1].decode()
 
 
-async def _poll(wire: Wire, seen: Seen, first: float) -> None:
+async def _poll(wire: Wire, seen: Measured, first: float) -> None:
     tag = ""
     await asyncio.sleep(first * POLL_SECONDS)
     while True:
@@ -107,9 +107,11 @@ async def _poll(wire: Wire, seen: Seen, first: float) -> None:
         await asyncio.sleep(POLL_SECONDS)
 
 
-async def by_the_api(port: int, sessions: Sequence[str], *, seconds: float, think: float) -> Seen:
-    """Everybody takes a comparison, thinks and votes, for ``seconds``."""
-    seen, drawn = Seen(), random.Random(2)
+async def by_the_api(
+    port: int, sessions: Sequence[str], *, seconds: float, think: float
+) -> Measured:
+    """All panelists take comparisons, think and vote, for ``seconds``."""
+    seen, drawn = Measured(), random.Random(2)
     clock = asyncio.get_running_loop().time
     async with wires(port, sessions) as people:
         end = clock() + seconds

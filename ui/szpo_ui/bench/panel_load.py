@@ -1,8 +1,7 @@
 """`szpo bench panel-load`: does the panel stay quick when everybody votes at once?
 
 The server is a process of its own over a real ledger; the panelists are coroutines with a raw
-HTTP connection each. Of every acknowledged vote the ledger is asked afterwards: none lost, none
-twice.
+HTTP connection each. Afterwards every acknowledged vote must be in the ledger exactly once.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from szpo.optim.directions import DIRECTION_VERSION
 from szpo.runs import machine_check
 from szpo.types import Answer, Comparison, Prompt, Query, Row
 from szpo.voting import steps
-from szpo_ui.bench.crowd import ROWS, Seen, at_the_page, by_the_api
+from szpo_ui.bench.crowd import ROWS, Measured, at_the_page, by_the_api
 from szpo_ui.web import credentials
 
 COMPARISONS: Final = 64
@@ -45,7 +44,7 @@ TARGETS: Final = {
     "api": (("p99", 0.5, "s"), ("rss_mb", 500.0, "MB")),
     "beside": (("p95", 1.0, "s"), ("slowest", 5.0, "s")),
 }
-"""What each part promises: a figure, its bound and the unit."""
+"""Target of each part: a figure, its bound and the unit."""
 
 
 # ---- the run and its server ----
@@ -106,7 +105,7 @@ def server(path: Path) -> Iterator[tuple[int, int]]:
 
 
 def _serve(path: str) -> None:
-    """What the server's process does."""
+    """The main function of the server's process."""
     from szpo_ui import app
     from szpo_ui.web.address import listening
     from szpo_ui.web.server import answer
@@ -119,15 +118,15 @@ def _serve(path: str) -> None:
         answer(application, listener)
 
 
-def _many_files() -> None:
-    """A connection is a file: let there be as many as the system allows."""
+def _raise_file_limit() -> None:
+    """Raise the limit of open files as far as the system allows: each connection is one."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65_536), hard))
 
 
 def rss_mb(pid: int) -> float:
-    """The most memory that a process has held, MB; 0 where the system does not tell."""
+    """Peak resident memory of a process, MB; 0 where the system does not report it."""
     with contextlib.suppress(OSError):
         status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
         return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) / 1024
@@ -135,18 +134,18 @@ def rss_mb(pid: int) -> float:
 
 
 def cpu_seconds(pid: int) -> float:
-    """The processor time that a process has used; 0 where the system does not tell."""
+    """Processor time that a process has used, seconds; 0 where the system does not report it."""
     with contextlib.suppress(OSError):
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     return 0.0
 
 
-# ---- what came of it ----
+# ---- results ----
 
 
-def figures(seen: Seen, path: Path, pid: int) -> dict[str, float]:
-    """Latencies in seconds, and how many acknowledged votes the ledger lacks or holds twice."""
+def figures(seen: Measured, path: Path, pid: int) -> dict[str, float]:
+    """Latencies in seconds, and the number of acknowledged votes that are missing or doubled."""
     with Ledger.open(path, readonly=True) as ledger:
         rows = ledger.query("SELECT assignment, idem FROM votes")
     stored = {row["assignment"]: row["idem"] for row in rows}
@@ -166,7 +165,7 @@ def figures(seen: Seen, path: Path, pid: int) -> dict[str, float]:
     }
 
 
-# ---- something heavy beside it ----
+# ---- background load ----
 
 _GENERATE = """
 import torch
@@ -193,9 +192,9 @@ while True:
 
 @contextmanager
 def generating(model: str) -> Iterator[None]:
-    """A process that generates without pause on every core, as a run's controller may.
+    """Run a process that generates without pause on every core, as a run's controller may.
 
-    ``multiply`` stands for a model where none is wanted: a matrix product without end.
+    With ``multiply`` in place of a model it repeats a matrix product.
     """
     code = _GENERATE.format(model=model, threads=os.cpu_count() or 1)
     child = subprocess.Popen(
@@ -242,7 +241,7 @@ def main(
     Raises:
         RunError: a vote was lost or stored twice, or (strict) a target was missed.
     """
-    _many_files()
+    _raise_file_limit()
     results: dict[str, dict[str, float]] = {}
     load = os.getloadavg()[0]
     product = machine_check.matrix_seconds()

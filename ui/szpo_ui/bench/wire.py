@@ -1,4 +1,4 @@
-"""A raw HTTP client for load: one kept connection per panelist, as browsers have; no library."""
+"""A raw HTTP client for load tests: one persistent connection per panelist, without a library."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Final
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came back, and after how many seconds."""
+    """A reply, and the seconds until it came."""
 
     status: int
     headers: dict[str, str]
@@ -20,13 +20,13 @@ class Reply:
 
     @property
     def json(self) -> Any:
-        """The body, read."""
+        """The body as JSON."""
         return json.loads(self.body)
 
 
 @dataclass
 class Wire:
-    """One connection; a lost one is opened again and the same request sent again."""
+    """One connection; if it is lost, it is opened again and the request repeated."""
 
     host: str
     port: int

@@ -1,4 +1,4 @@
-"""Charts of the operator's page as inline SVG: text of ours only, every point also in a table.
+"""Charts of the operator's page as inline SVG; every point also stands in a table.
 
 A chart is an image to assistive technology, named by its heading; the numbers stand in the table
 that the page puts behind it. Colours and line widths come from the page's style.
@@ -89,7 +89,7 @@ def _point(step: StepValue, x: Estimate, px: float, at_y: _Scale) -> str:
     if x.value is None or x.low is None or x.high is None:
         return ""
     low, high, y = at_y(x.low), at_y(x.high), at_y(x.value)
-    told = (
+    caption = (
         f"round {step.step + 1}: {x.value:+.2f} [{x.low:+.2f} to {x.high:+.2f}], "
         f"{step.votes} votes{', unanimous' if step.unanimous else ''}"
     )
@@ -99,7 +99,7 @@ def _point(step: StepValue, x: Estimate, px: float, at_y: _Scale) -> str:
     else:
         mark = f'<path class="cross" d="M{px - 4:.1f} {y - 4:.1f}l8 8m0 -8l-8 8"/>'
     return (
-        f'<g class="step"><title>{told}</title>'
+        f'<g class="step"><title>{caption}</title>'
         f'<line class="whisker" x1="{px:.1f}" x2="{px:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>'
         f"{mark}</g>"
     )

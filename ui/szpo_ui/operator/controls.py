@@ -1,4 +1,4 @@
-"""What an operator may do to a run, each as one function: validated, recorded, told in a sentence.
+"""Controls of a run, one function each: validate, record an event, report in one sentence.
 
 No control rewrites what was voted or applied. Each leaves an event with the operator's name; who
 may press it is checked by the page before anything here is called.
@@ -44,7 +44,7 @@ Count = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class Command(BaseModel):
-    """A request of the page."""
+    """A request from the operator's page."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -69,7 +69,7 @@ class Command(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came of it, in a sentence; with what the page shows besides."""
+    """The outcome of a command in one sentence, with what else the page shows."""
 
     text: str
     invitations: tuple[Invitation, ...] = ()
@@ -77,7 +77,7 @@ class Reply:
 
 
 def act(site: Site, by: str, command: Command) -> Reply | None:
-    """Do what an operator asks for; None where there is nothing to say.
+    """Carry out an operator's command; None where there is nothing to report.
 
     Raises:
         SzpoError: it cannot be done; nothing was changed, but for an erasure that could not
@@ -97,8 +97,8 @@ def quorum(site: Site) -> float:
     return site.config.panel.quorum or DEFAULT_QUORUM
 
 
-def excluded(ledger: Ledger) -> set[str]:
-    """Pseudonyms of those who were excluded and not invited again since."""
+def list_excluded(ledger: Ledger) -> set[str]:
+    """List the pseudonyms of panelists who are excluded and were not invited again since."""
     last: dict[str, str] = {}
     for event in ledger.query(
         "SELECT e.kind, p.pseudonym FROM events e JOIN panelists p "
@@ -132,7 +132,7 @@ def _start(site: Site, by: str, command: Command) -> Reply:
 
 
 def reading_minutes(site: Site) -> float:
-    """Minutes that a vote takes to read: of the answers that are there, else as planned."""
+    """Minutes to read one comparison: measured on the answers so far, else as planned."""
     from szpo.training.summary import WORDS_PER_MINUTE
 
     found = site.ledger.query(
@@ -290,7 +290,7 @@ def _exclude(site: Site, by: str, command: Command) -> Reply:
 
 
 def _release(site: Site, name: str) -> None:
-    """Give the seats back that somebody holds unanswered, so that nobody waits for them."""
+    """Release the unanswered seats of a panelist, so that nobody waits for them."""
     for seat in site.ledger.query(
         "SELECT a.assignment FROM assignments a JOIN panelists p USING (panelist) "
         "LEFT JOIN votes v USING (assignment) "

@@ -44,7 +44,7 @@ MOST_BYTES: Final = 16_384
 """Longest request of the page, in characters."""
 CHUNK: Final = 262_144
 FEW: Final = 20
-"""Under so many votes no word is said of improvement, whatever the interval."""
+"""Votes below which the page makes no statement on improvement, whatever the interval."""
 
 STATES: Final = {
     "none": "not begun", "generating": "writing answers", "open": "collecting votes",
@@ -82,11 +82,11 @@ VITALS: Final = (
 
 
 def blocks(site: Site) -> gr.Blocks:
-    """The page: a screen, what came of a request, the dialogs, a hidden textbox and button."""
+    """Build the page: screen, reply to a request, dialogs, a hidden textbox and button."""
 
     def answer(text: Any, request: gr.Request) -> tuple[str, str]:
         who = login.identity(site, getattr(request, "request", None), "operator")
-        ack, said = "", Markup("")
+        ack, reply_html = "", Markup("")
         try:
             if not isinstance(text, str) or len(text) > MOST_BYTES:
                 raise UsageError("operate: this request is not one of the page's")
@@ -94,18 +94,18 @@ def blocks(site: Site) -> gr.Blocks:
             ack = command.ack
             done = controls.act(site, who.name, command)
             if done is not None:
-                said = told(done, ack, base=_base(request))
+                reply_html = render_reply(done, ack, base=_base(request))
         except ValidationError as error:
             first = error.errors(include_url=False, include_context=False, include_input=False)[0]
             field = ".".join(str(part) for part in first["loc"])
-            said = refused(f"{field}: {first['msg'].lower()}", ack)
+            reply_html = render_refusal(f"{field}: {first['msg'].lower()}", ack)
         except SzpoError as error:
-            said = refused(str(error), ack)
+            reply_html = render_refusal(str(error), ack)
         except Exception:
             number = secrets.token_hex(4)
             LOG.exception("operate error %s", number)
-            said = refused(f"something went wrong; the log has it as {number}", ack)
-        return page(site, ack), said
+            reply_html = render_refusal(f"something went wrong; the log has it as {number}", ack)
+        return page(site, ack), reply_html
 
     made = gr.Blocks(title="szpo: operate", analytics_enabled=False, fill_width=True)
     with made:
@@ -127,7 +127,7 @@ def blocks(site: Site) -> gr.Blocks:
 
 
 def router(site: Site) -> APIRouter:
-    """The poller's door and the export."""
+    """The routes of the poller and of the export."""
     made = APIRouter(prefix="/operate-api")
 
     @made.get("/status")
@@ -182,7 +182,7 @@ def head() -> str:
 
 
 def page(site: Site, ack: str = "") -> str:
-    """The whole page but its dialogs."""
+    """The whole page except its dialogs."""
     found = read_state(site)
     return (
         _environment()
@@ -213,8 +213,8 @@ def dialogs(site: Site) -> str:
     )
 
 
-def told(reply: Reply, ack: str, base: str) -> Markup:
-    """What came of a request."""
+def render_reply(reply: Reply, ack: str, base: str) -> Markup:
+    """The outcome of a request as HTML."""
     template = _environment().get_template("operate/reply.html")
     return Markup(
         template.render(
@@ -224,8 +224,8 @@ def told(reply: Reply, ack: str, base: str) -> Markup:
     )  # fmt: skip
 
 
-def refused(text: str, ack: str) -> Markup:
-    """Why a request was not done."""
+def render_refusal(text: str, ack: str) -> Markup:
+    """The reason why a request was refused, as HTML."""
     template = _environment().get_template("operate/reply.html")
     return Markup(
         template.render(ack=ack, ok=False, text=text, invitations=(), preview=None, base="")
@@ -254,7 +254,7 @@ def preview(site: Site, found: OperatorState) -> str:
 
 
 def vitals(found: OperatorState) -> list[Vital]:
-    """Figures of health that the run has, each with its curve."""
+    """The health figures that the run has, each with its curve."""
     made = []
     for key, title, unit, digits in VITALS:
         points = [(h.step, h.figures[key]) for h in found.page.health if key in h.figures]
@@ -264,10 +264,10 @@ def vitals(found: OperatorState) -> list[Vital]:
         low = lowest if lowest > 0 else None  # no figure is below 0
         band = (low, highest if math.isfinite(highest) else None)
         edges = [f"{edge:g}" for edge in band if edge is not None]
-        told_band = "–".join(edges) if low is not None else f"up to {edges[0]}" if edges else ""
+        band_text = "–".join(edges) if low is not None else f"up to {edges[0]}" if edges else ""
         made.append(
             Vital(
-                key, title, unit, digits, points[0][1], points[-1][1], told_band,
+                key, title, unit, digits, points[0][1], points[-1][1], band_text,
                 broken=any(key in h.broken for h in found.page.health[-1:]),
                 svg=charts.spark(points, band, f"{title} by round"),
             )
@@ -287,7 +287,7 @@ def number(value: float | None, digits: int = 2) -> str:
 
 
 def span(seconds: float | None) -> str:
-    """A measured time, to the second; `szpo_ui.panel.texts.roughly` is for times that are guessed.
+    """A measured time, to the second; `szpo_ui.panel.texts.roughly` is for estimated times.
 
     >>> span(41.4), span(161), span(8000)
     ('41 s', '2:41', '2 h 13')
@@ -336,7 +336,7 @@ def line(share: Share, at: float | None = None) -> Markup:
 
 
 def _base(request: gr.Request) -> str:
-    """Where this page was called: what an invitation's link begins with."""
+    """The address at which this page was opened; links of invitations begin with it."""
     return str(request.headers.get("origin") or "")
 
 

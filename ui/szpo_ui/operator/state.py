@@ -34,9 +34,9 @@ from szpo_ui.web.site import Site
 EVENTS: Final = 80
 """Events shown, newest first."""
 ONLINE_US: Final = 150_000_000
-"""Somebody seen so lately is there; being seen is written once a minute."""
+"""A person seen within this time counts as online, µs; sightings are recorded once a minute."""
 HIDDEN_EVENTS: Final = ("rows", "generated", "step", "consent")
-"""Kinds of events that other lines report, or that are nobody's business."""
+"""Kinds of events that the log leaves out: other lines report them, or they are private."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Before:
-    """What is known before the first round."""
+    """What the page shows before the first round."""
 
     sheet: Sheet
     real: bool
@@ -77,7 +77,7 @@ class Before:
 
 @dataclass(frozen=True, slots=True)
 class OperatorState:
-    """All of it."""
+    """Everything that the operator's page shows at one time."""
 
     version: str
     name: str
@@ -85,12 +85,12 @@ class OperatorState:
     page: Overview
     facts: RunFacts
     controller: bool
-    """Somebody drives the run."""
+    """A controller drives the run."""
     ended: str | None
     """How the last controller ended, where none is there."""
     people: tuple[Person, ...]
     waiting: tuple[Invited, ...]
-    """Invited, and nobody's row yet; operators too."""
+    """Invited, but not in the table of panelists yet; operators too."""
     log: tuple[Line, ...]
     limits: Limits
     pending: PendingPause | None
@@ -108,26 +108,26 @@ class OperatorState:
 
 
 def version(site: Site) -> str:
-    """Changes with anything on the page but the passing of time."""
+    """A key that changes with everything on the page except the passing of time."""
     seen = site.status.read().version, _last_event(site.ledger), driven(site.ledger)
     return sha256(canonical(list(seen)))[:16]
 
 
 def driven(ledger: Ledger) -> bool:
-    """A controller holds the run and has said so lately."""
+    """Whether a controller holds the run and has renewed its lease lately."""
     row = lease.controller(ledger)
     return row["lease"] is not None and row["expires_us"] > ledger.clock()
 
 
 def read_state(site: Site) -> OperatorState:
-    """The page as it stands."""
+    """Read the state of the page from the ledger."""
     ledger = site.ledger
     live, now = controls.is_live(ledger), site.clock()
     status, (facts, page) = site.status.read(), _figures(site, live)
     placed = orders.orders(ledger)
     drawn = [o for o in placed if o.kind == "samples" and o.result is not None and not o.error]
     listed = {each.name: each for each in credentials.list_people(ledger)}
-    out = controls.excluded(ledger)
+    out = controls.list_excluded(ledger)
     people = tuple(
         Person(
             row,
@@ -163,7 +163,7 @@ def read_state(site: Site) -> OperatorState:
 
 
 def _figures(site: Site, live: bool) -> tuple[RunFacts, Overview]:
-    """The figures: made anew when a round moves or something is decided, and once a minute.
+    """The figures, computed again when a round moves or something is decided, and once a minute.
 
     Reading thousands of votes takes a good part of a second, which the votes of an open round,
     hidden as they are, are not worth. How many are in, the round's status reports at once.
@@ -236,7 +236,7 @@ def _sheet(comparison: Comparison) -> Sheet:
 # ---- the log ----
 
 _Entry = tuple[int, str, Callable[[], str]]
-"""When, who, and what makes the sentence: only those of the newest are made."""
+"""Time, name, and a function that makes the sentence; it is called for the newest only."""
 
 
 def _log(ledger: Ledger) -> tuple[Line, ...]:
@@ -257,7 +257,7 @@ def _events(ledger: Ledger) -> Iterator[_Entry]:
 
 
 def _votes(ledger: Ledger) -> Iterator[_Entry]:
-    """That somebody voted, never what."""
+    """One entry per vote: who voted and when, never the answer."""
     for row in ledger.query(
         "SELECT v.received_us, v.revision, v.choice = 'skip' AS skip, v.late, p.pseudonym, "
         "c.step, c.kind FROM votes v JOIN assignments a USING (assignment) "

@@ -1,4 +1,4 @@
-"""What is done on the panelist's page: a request, checked; its deed; the screen that follows."""
+"""Actions of the panelist's page: validate a request, carry it out, return the next screen."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from szpo.voting.casting import VoteConflictError, VoteRequest
 from szpo.voting.service import SeatKind
 from szpo_ui.panel import screens, texts
 from szpo_ui.panel.comparison_view import sheet
-from szpo_ui.panel.screens import Alive, Ask, Feedback, Mode, Screen
+from szpo_ui.panel.screens import Alive, Feedback, Mode, PageState, Screen
 from szpo_ui.web.site import Site
 
 Do = Literal[
@@ -27,7 +27,7 @@ Word = Field(pattern=r"^[A-Za-z0-9_.:-]*$", max_length=64)
 
 
 class VoteForm(BaseModel):
-    """A verdict as the page sends it; what the server knows itself is not taken from here."""
+    """A vote as the page sends it; facts that the server knows itself are not read from it."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -43,7 +43,7 @@ class VoteForm(BaseModel):
 
 
 class Action(BaseModel):
-    """Something done on the page."""
+    """One action of a panelist, as the page sends it."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -56,12 +56,12 @@ class Action(BaseModel):
 
 
 def act(site: Site, panelist: str, name: str, action: Action, alive: Alive) -> Screen:
-    """Do what a page asks for, then look.
+    """Carry out an action, then return the next screen.
 
     Raises:
         UsageError: a seat that is not this panelist's, or a ballot without one.
     """
-    ask = Ask(action.tab, action.seat, action.mode)
+    page = PageState(action.tab, action.seat, action.mode)
     notice: str | None = None
     match action.do:
         case "vote":
@@ -70,16 +70,16 @@ def act(site: Site, panelist: str, name: str, action: Action, alive: Alive) -> S
             _agree(site, panelist)
         case "break":
             _release(site, panelist, action.seat)
-            ask = dataclasses.replace(ask, mode="break", seat=None)
+            page = dataclasses.replace(page, mode="break", seat=None)
         case "leave":
             _release(site, panelist, action.seat)
-            ask = dataclasses.replace(ask, leave=True, mode="")
+            page = dataclasses.replace(page, leave=True, mode="")
         case "back" | "go":
-            ask = dataclasses.replace(ask, leave=True, mode="")
+            page = dataclasses.replace(page, leave=True, mode="")
         case "keep":
-            ask, notice = dataclasses.replace(ask, leave=True, mode=""), texts.NOTICES["kept"]
+            page, notice = dataclasses.replace(page, leave=True, mode=""), texts.NOTICES["kept"]
         case "revise":
-            ask = dataclasses.replace(ask, mode="revise")
+            page = dataclasses.replace(page, mode="revise")
             _take(site, panelist, action)
         case "use-tab":
             alive = _nobody
@@ -92,8 +92,8 @@ def act(site: Site, panelist: str, name: str, action: Action, alive: Alive) -> S
         if seat is None:
             notice = texts.NOTICES["none_left" if kind == "calibration" else "no_final"]
         elif kind == "practice":
-            ask = dataclasses.replace(ask, seat=seat.id, mode="practice")
-    screen = screens.look(site, panelist, name, ask, alive)
+            page = dataclasses.replace(page, seat=seat.id, mode="practice")
+    screen = screens.look(site, panelist, name, page, alive)
     return dataclasses.replace(screen, notice=notice) if notice else screen
 
 
@@ -101,7 +101,7 @@ _EXTRA: Final[Mapping[Do, SeatKind]] = {
     "agree-practice": "practice", "practice": "practice", "calibrate": "calibration",
     "final": "final",
 }  # fmt: skip
-"""Deeds that ask for a comparison outside training."""
+"""Actions that ask for a comparison outside training."""
 
 
 def _vote(site: Site, panelist: str, name: str, action: Action, alive: Alive) -> Screen:
@@ -114,11 +114,11 @@ def _vote(site: Site, panelist: str, name: str, action: Action, alive: Alive) ->
     except VoteConflictError as conflict:
         if conflict.code == "stale_tab":
             return screens.elsewhere(site, panelist, name)
-        notice = texts.NOTICES[_REFUSED.get(conflict.code) or _CLOSED.get(row["kind"], "once")]
+        notice = texts.NOTICES[_REFUSALS.get(conflict.code) or _CLOSED.get(row["kind"], "once")]
     else:
         if row["kind"] == "practice":
-            feedback = Feedback(form.choice, screens.expected(row))
-            screen = screens.look(site, panelist, name, Ask(action.tab), alive)
+            feedback = Feedback(form.choice, screens.expected_choice(row))
+            screen = screens.look(site, panelist, name, PageState(action.tab), alive)
             return dataclasses.replace(
                 screen, state="feedback", feedback=feedback, sheet=None, seat=None
             )
@@ -126,19 +126,19 @@ def _vote(site: Site, panelist: str, name: str, action: Action, alive: Alive) ->
             notice = notice or texts.NOTICES["thanks"]
         elif receipt.late:
             notice = texts.NOTICES["late"]
-    screen = screens.look(site, panelist, name, Ask(action.tab), alive)
+    screen = screens.look(site, panelist, name, PageState(action.tab), alive)
     return dataclasses.replace(screen, notice=notice)
 
 
-_REFUSED: Final = {"changed_often": "often", "key_reused": "reused"}
+_REFUSALS: Final = {"changed_often": "often", "key_reused": "reused"}
 _CLOSED: Final = {"train": "closed", "final": "final_closed"}
-"""Notices of an answer that is not taken, by its code and by what has closed."""
+"""Notices for an answer that is refused, by its code and by the kind that has closed."""
 
 
 def _cast(
     site: Site, panelist: str, row: dict[str, Any], tab: str, form: VoteForm
 ) -> casting.Receipt:
-    """Store the verdict, or find it stored.
+    """Store the vote, or find that it is stored.
 
     Raises:
         VoteConflictError: what `VoteService.cast` refuses.
@@ -164,18 +164,19 @@ def _cast(
     except VoteConflictError as conflict:
         if conflict.code != "key_reused":
             raise
-        # The one mark that the page did not send: on another clock it may have come out otherwise.
+        # ``fast`` is the one detail that the page did not send: the first time the clock may have
+        # given the other value.
         return cast(not details["fast"])
 
 
 def _details(site: Site, row: dict[str, Any], form: VoteForm) -> dict[str, Any]:
-    """What is kept beside a vote; but for ``fast`` the same whenever the same form is sent."""
+    """The details stored with a vote; all but ``fast`` depend on the form alone."""
     comparison = site.ledger.comparison(row["comparison"])
     assert comparison is not None, row["comparison"]
-    shown = sheet(comparison, screens.of_row(row))
+    shown = sheet(comparison, screens.read_assignment(row))
     rows = {str(pair.row) for pair in shown.pairs}
-    # A page may say what it likes; nobody has read for longer than they had the texts. Where the
-    # clock was set back meanwhile, it does not tell for how long that was.
+    # The page's reading time is not trusted: at most the time since the texts were served counts.
+    # A negative time means that the clock was set back; then that bound is unknown.
     had_ms = (site.clock() - row["served_us"]) / 1000
     read_ms = form.dwell_ms if had_ms < 0 else min(form.dwell_ms, had_ms)
     details: dict[str, Any] = {
@@ -195,12 +196,12 @@ def _details(site: Site, row: dict[str, Any], form: VoteForm) -> dict[str, Any]:
 
 def _agree(site: Site, panelist: str) -> None:
     if not screens.consented(site, panelist):
-        told = sha256(canonical(texts.PAGE["consent"]))
-        site.ledger.record_event("consent", panelist, {"panelist": panelist, "text": told})
+        digest = sha256(canonical(texts.PAGE["consent"]))
+        site.ledger.record_event("consent", panelist, {"panelist": panelist, "text": digest})
 
 
 def _take(site: Site, panelist: str, action: Action) -> None:
-    """The tab that changes a vote is the one that may."""
+    """Move a seat to this tab, as only the tab that holds a seat may change its vote."""
     row = screens.seat_row(site, panelist, action.seat or "")
     if row is not None and row["tab"] != action.tab:
         site.service.take(row["assignment"], action.tab)

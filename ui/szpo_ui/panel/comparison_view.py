@@ -1,7 +1,7 @@
 """A comparison as one panelist sees it: order, sides and marks resolved; pure.
 
-From here on there is only A and B. Which policy stands behind a letter is known to the seat in the
-ledger and to nothing that is rendered.
+Rendered objects know sides A and B only. Which policy a letter stands for is recorded with the
+seat in the ledger.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from szpo_ui.web.diff import Piece, compare, words
 LEAST_SHARE: Final = 0.25
 """Share of the reading time before which a vote counts as fast."""
 LONGEST_GATE_S: Final = 30.0
-"""Nobody is held longer than this, seconds."""
+"""No vote later than this counts as fast, seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """What is on the table: pairs that differ, pairs that do not, and how long reading takes."""
+    """What a comparison shows: pairs that differ, pairs that do not, and the words to read."""
 
     seat: str
     pairs: tuple[Pair, ...]

@@ -21,7 +21,7 @@ from szpo.errors import SzpoError, UsageError
 from szpo.ledger.canonical import canonical, sha256
 from szpo_ui.panel import render, screens, texts
 from szpo_ui.panel.actions import Action, act
-from szpo_ui.panel.screens import Ask
+from szpo_ui.panel.screens import PageState
 from szpo_ui.web import login
 from szpo_ui.web.markup import style
 from szpo_ui.web.site import Site
@@ -37,7 +37,7 @@ SCRIPTS: Final = ("kit", "server", "screen", "choice", "reading", "controls")
 
 
 def blocks(site: Site) -> gr.Blocks:
-    """The page: a screen, a hidden textbox, a hidden button."""
+    """Build the page: a screen, a hidden textbox, a hidden button."""
     settings = site.config.panel
     words = {
         "question": settings.question,
@@ -76,7 +76,7 @@ def blocks(site: Site) -> gr.Blocks:
 
 
 def _log_error(error: Exception) -> str:
-    """A number for an error that a person may tell the operator; the log has the rest."""
+    """Log an error; returns the number that a person can report to the operator."""
     number = secrets.token_hex(4)
     if isinstance(error, SzpoError | ValidationError):
         LOG.warning("panel error %s: %s", number, str(error).splitlines()[0])
@@ -86,7 +86,7 @@ def _log_error(error: Exception) -> str:
 
 
 def router(site: Site) -> APIRouter:
-    """The poller's door, the heartbeat of a seat, and the word that a tab was closed."""
+    """Routes of the poller, of a seat's heartbeat, and of the notice that a tab was closed."""
     made = APIRouter(prefix="/panel-api")
 
     def panelist(request: Request) -> str:
@@ -100,7 +100,9 @@ def router(site: Site) -> APIRouter:
         who = panelist(request)
         if tab:
             site.tabs.note(who, tab[:64])
-        found = screens.glance(site, who, Ask(tab[:64], seat[:64] or None), site.tabs.is_alive)
+        found = screens.glance(
+            site, who, PageState(tab[:64], seat[:64] or None), site.tabs.is_alive
+        )
         lease = found.pop("lease_s")
         etag = f'"{sha256(canonical(found))[:16]}"'
         headers = {"ETag": etag, "Cache-Control": "no-store"}
@@ -121,7 +123,7 @@ def router(site: Site) -> APIRouter:
         return {"lease_s": None if again is None else screens.lease_s(site, again)}
 
     @made.post("/gone")
-    def gone(request: Request, tab: str = "") -> Response:
+    def close_tab(request: Request, tab: str = "") -> Response:
         site.tabs.forget(panelist(request), tab[:64])
         return Response(status_code=204)
 
@@ -129,7 +131,7 @@ def router(site: Site) -> APIRouter:
 
 
 def head() -> str:
-    """Style, sentences and script of the page, inline: nothing flashes, nothing is fetched."""
+    """Style, sentences and script of the page, inline, so that nothing is fetched."""
     live = {**texts.LIVE, "choices": texts.CHOICES, "seen": texts.PAGE["seen"],
             "unseen": texts.PAGE["unseen"], "show_all": texts.PAGE["show_all"],
             "show_less": texts.PAGE["show_less"], "confirm": texts.PAGE["confirm"]}  # fmt: skip
@@ -143,9 +145,9 @@ def head() -> str:
 
 
 def script() -> str:
-    """The page's script: its parts in one closure, so that they share names and nobody else does.
+    """The page's script: its parts in one closure, which hides their names from other scripts.
 
-    Texts of models are never touched as HTML: it reads and sets attributes and plain text only.
+    It never writes texts of models as HTML: it reads and sets attributes and plain text only.
     """
     folder = resources.files("szpo_ui") / "static" / "panel"
     parts = [(folder / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS]

@@ -19,7 +19,7 @@ from szpo_ui.panel.screens import Screen
 from szpo_ui.web.markup import environment
 
 MOST_DOTS: Final = 12
-"""Up to so many votes are drawn one by one."""
+"""Votes up to this number are drawn as one dot each."""
 
 
 def page(
@@ -36,12 +36,12 @@ def page(
 
 
 def skeleton() -> str:
-    """What stands on the page until the first screen arrives."""
+    """The page until the first screen arrives."""
     return _environment().get_template("panel/loading.html").render()
 
 
 def failure(error: str, ack: str = "") -> str:
-    """The screen for an error of ours, with its number."""
+    """The screen for an error of the server, with its number."""
     return _environment().get_template("panel/error.html").render(error=error, ack=ack)
 
 

@@ -45,19 +45,19 @@ _OF_STEP = _SEAT.format(
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """What a page says of itself: its tab, the seat it shows, what its person is doing."""
+class PageState:
+    """The state that a page reports: its tab, the seat it shows, the panelist's current mode."""
 
     tab: str
     seat: str | None = None
     mode: Mode = ""
     leave: bool = False
-    """Leave the seat that is shown for what comes next."""
+    """Leave the seat that is shown and go on to the next screen."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """An answer of this round that its panelist may look back on."""
+    """An answer of this round, listed for its panelist."""
 
     seat: str
     number: int
@@ -67,7 +67,7 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """How the round ended that somebody was still reading."""
+    """The end of a round whose comparison the panelist was still reading."""
 
     at_us: int
     votes_in: int
@@ -76,7 +76,7 @@ class Closed:
 
 @dataclass(frozen=True, slots=True)
 class Feedback:
-    """What was said and what was expected in practice."""
+    """The answer given in practice, and the expected one."""
 
     choice: Choice
     expected: Choice
@@ -90,7 +90,7 @@ class Screen:
     name: str
     status: RoundStatus
     key: str
-    """Changes when somebody who is reading must be told something."""
+    """Changes when a panelist who is reading must see something new."""
     seat: str | None = None
     sheet: Sheet | None = None
     step: int | None = None
@@ -118,67 +118,71 @@ class Screen:
 
 
 Alive = Callable[[str, str], bool]
-"""(panelist, tab) → whether that tab has been heard of lately."""
+"""(panelist, tab) → whether that tab has sent a request lately."""
 
 
-def look(site: Site, panelist: str, name: str, ask: Ask, alive: Alive) -> Screen:
+def look(site: Site, panelist: str, name: str, page: PageState, alive: Alive) -> Screen:
     """The screen as it stands now; seats the panelist where there is something to compare."""
     status = site.status.read()
-    about = _About(site, panelist, name, ask, status)
-    held = _held(site, panelist, status.step)
+    viewer = _Viewer(site, panelist, name, page, status)
+    held = _find_held_seat(site, panelist, status.step)
     if not consented(site, panelist) and (held is None or held["kind"] != "practice"):
-        return about.screen("welcome")
-    if held is not None and _elsewhere(held, panelist, ask, alive):
-        return about.screen("other-tab")
-    if ask.mode == "break":
-        return about.screen("break", mode="break")
-    shown = seat_row(site, panelist, ask.seat) if ask.seat and not ask.leave else None
-    if ask.mode == "practice" and shown is not None and shown["kind"] == "practice":
-        return about.reading("practice", {**shown, "choice": None}, mode="practice")
+        return viewer.make_screen("welcome")
+    if held is not None and _elsewhere(held, panelist, page, alive):
+        return viewer.make_screen("other-tab")
+    if page.mode == "break":
+        return viewer.make_screen("break", mode="break")
+    shown = seat_row(site, panelist, page.seat) if page.seat and not page.leave else None
+    if page.mode == "practice" and shown is not None and shown["kind"] == "practice":
+        return viewer.make_reading_screen("practice", {**shown, "choice": None}, mode="practice")
     if held is not None and held["kind"] != "train":
-        if held["tab"] != ask.tab:  # whose tab is gone: this one may answer
-            site.service.take(held["assignment"], ask.tab)
-        return about.reading(EXTRA[held["kind"]], held)
+        if held["tab"] != page.tab:  # its tab is closed, so this one may answer
+            site.service.take(held["assignment"], page.tab)
+        return viewer.make_reading_screen(EXTRA[held["kind"]], held)
     if status.state == "paused":
-        return about.screen("paused")
+        return viewer.make_screen("paused")
     if shown is not None and shown["kind"] == "train":
         if shown["choice"] is None and shown["step"] != _open(status):
-            return about.reading("closed", shown, closed=_closing(site, shown["step"]))
-        if ask.mode == "revise" and shown["choice"] and shown["step"] == _open(status):
-            return about.reading("vote", shown, revises=True, mode="revise")
+            return viewer.make_reading_screen(
+                "closed", shown, closed=_closing(site, shown["step"])
+            )
+        if page.mode == "revise" and shown["choice"] and shown["step"] == _open(status):
+            return viewer.make_reading_screen("vote", shown, revises=True, mode="revise")
     if status.state == "open":
-        seat = _seat(site.service, panelist, ask.tab, held)
+        seat = _seat(site.service, panelist, page.tab, held)
         if seat is not None:
             row = seat_row(site, panelist, seat.id)
             assert row is not None, seat.id
-            return about.reading("vote", row)
-        return about.waiting(change=True)
+            return viewer.make_reading_screen("vote", row)
+        return viewer.make_waiting_screen(change=True)
     if status.state == "finished":
-        return about.screen(
+        return viewer.make_screen(
             "finished", votes=_votes(site, panelist), final=_final_left(site, panelist)
         )
     if status.state == "none":
-        return about.screen("idle")
-    return about.waiting(change=False)
+        return viewer.make_screen("idle")
+    return viewer.make_waiting_screen(change=False)
 
 
 def elsewhere(site: Site, panelist: str, name: str) -> Screen:
     """The screen of a tab that is not the active one."""
-    return _About(site, panelist, name, Ask(""), site.status.read()).screen("other-tab")
+    return _Viewer(site, panelist, name, PageState(""), site.status.read()).make_screen(
+        "other-tab"
+    )
 
 
 def take_over(site: Site, panelist: str, tab: str) -> None:
     """Make this the panelist's active tab, without starting any lease anew."""
-    held = _held(site, panelist, site.status.read().step)
+    held = _find_held_seat(site, panelist, site.status.read().step)
     if held is not None:
         site.service.take(held["assignment"], tab)
 
 
-def glance(site: Site, panelist: str, ask: Ask, alive: Alive) -> dict[str, Any]:
-    """What the poller needs, without seating anybody: two keys and the live numbers."""
+def glance(site: Site, panelist: str, page: PageState, alive: Alive) -> dict[str, Any]:
+    """What the poller needs, without reserving a seat: two keys and the live numbers."""
     status = site.status.read()
-    row = seat_row(site, panelist, ask.seat) if ask.seat else None
-    other = row is not None and row["choice"] is None and _elsewhere(row, panelist, ask, alive)
+    row = seat_row(site, panelist, page.seat) if page.seat else None
+    other = row is not None and row["choice"] is None and _elsewhere(row, panelist, page, alive)
     return {
         "version": status.version,
         "key": key(status, elsewhere=other),
@@ -191,15 +195,15 @@ def glance(site: Site, panelist: str, ask: Ask, alive: Alive) -> dict[str, Any]:
 
 
 def key(status: RoundStatus, *, elsewhere: bool = False) -> str:
-    """What the poller compares while somebody reads.
+    """The key that the poller compares while a panelist reads.
 
-    It says nothing of counts: a vote of somebody else must not move the page.
+    It holds no counts, so that votes of others do not redraw the page.
     """
     return "elsewhere" if elsewhere else f"{status.state}.{status.step}"
 
 
 def consented(site: Site, panelist: str) -> bool:
-    """The panelist has agreed to take part, which is an event of the record."""
+    """Whether the ledger has an event with which the panelist agreed to take part."""
     sql = "SELECT 1 FROM events WHERE kind = 'consent' AND actor = ? LIMIT 1"
     return bool(site.ledger.query(sql, (panelist,)))
 
@@ -220,16 +224,16 @@ def lease_s(site: Site, row: Record) -> float | None:
     return round(left_us / 1e6, 1)
 
 
-def of_row(row: Record) -> Assignment:
-    """The seat as the service has it."""
+def read_assignment(row: Record) -> Assignment:
+    """A row of the ledger as the vote service's `Assignment`."""
     return Assignment(
         row["assignment"], row["comparison"], row["panelist"], row["plus_side"],
         tuple(json.loads(row["prompt_order"])), row["expires_us"],
     )  # fmt: skip
 
 
-def expected(row: Record) -> Choice:
-    """What a practice comparison expects, as a letter of this seat's screen."""
+def expected_choice(row: Record) -> Choice:
+    """The expected answer of a practice comparison, as a letter on this seat's screen."""
     want = row["expected"]
     if want not in {"plus", "minus"}:
         return "tie"
@@ -237,16 +241,16 @@ def expected(row: Record) -> Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class _About:
-    """Who looks at what: the facts that every screen starts from."""
+class _Viewer:
+    """A panelist and the state of the page: what every screen is made from."""
 
     site: Site
     panelist: str
     name: str
-    ask: Ask
+    page: PageState
     status: RoundStatus
 
-    def screen(self, state: State, **what: Any) -> Screen:
+    def make_screen(self, state: State, **what: Any) -> Screen:
         what.setdefault("step", self.status.step)
         return Screen(
             state=state,
@@ -256,16 +260,16 @@ class _About:
             **what,
         )
 
-    def reading(self, state: State, row: Record, **what: Any) -> Screen:
+    def make_reading_screen(self, state: State, row: Record, **what: Any) -> Screen:
         comparison = self.site.ledger.comparison(row["comparison"])
         assert comparison is not None, row["comparison"]
         given = _answers(self.site, self.panelist, row["step"]) if row["kind"] == "train" else []
         before = [seat for seat in given if seat["assignment"] != row["assignment"]]
         details = json.loads(row["details"] or "{}")
-        return self.screen(
+        return self.make_screen(
             state,
             seat=row["assignment"],
-            sheet=sheet(comparison, of_row(row)),
+            sheet=sheet(comparison, read_assignment(row)),
             step=row["step"] if row["kind"] == "train" else self.status.step,
             number=next(
                 (i for i, s in enumerate(given, 1) if s["assignment"] == row["assignment"]),
@@ -273,19 +277,19 @@ class _About:
             ),
             chosen=row["choice"],
             notes=details.get("notes", {}),
-            fresh=self.fresh(),
+            fresh=self.is_new_round(),
             lease_s=None if state == "closed" else lease_s(self.site, row),
             **what,
         )
 
-    def fresh(self) -> bool:
+    def is_new_round(self) -> bool:
         step = _open(self.status)
         return step is not None and not _answers(self.site, self.panelist, step)
 
-    def waiting(self, *, change: bool) -> Screen:
+    def make_waiting_screen(self, *, change: bool) -> Screen:
         given = [] if self.status.step is None else _last_round(self.site, self.panelist)
         here = change and bool(given) and given[0]["step"] == self.status.step
-        return self.screen(
+        return self.make_screen(
             "waiting",
             may_change=here,
             calibration=self.site.config.panel.calibration,
@@ -303,13 +307,13 @@ def _open(status: RoundStatus) -> int | None:
 
 
 def _seat(service: VoteService, panelist: str, tab: str, held: Record | None) -> Assignment | None:
-    """The seat that is held, without starting its lease anew, or one from the service."""
+    """The seat that is held, without renewing its lease, or a new one from the service."""
     if held is not None and held["tab"] == tab:
-        return of_row(held)
+        return read_assignment(held)
     return service.assign(panelist, tab=tab)
 
 
-def _held(site: Site, panelist: str, step: int | None) -> Record | None:
+def _find_held_seat(site: Site, panelist: str, step: int | None) -> Record | None:
     """The unanswered seat that the panelist holds: one outside training first."""
     ledger = site.ledger
     rows = ledger.query(
@@ -321,8 +325,8 @@ def _held(site: Site, panelist: str, step: int | None) -> Record | None:
     return rows[0] if rows else None
 
 
-def _elsewhere(row: Record, panelist: str, ask: Ask, alive: Alive) -> bool:
-    return row["tab"] not in (None, ask.tab) and alive(panelist, row["tab"])
+def _elsewhere(row: Record, panelist: str, page: PageState, alive: Alive) -> bool:
+    return row["tab"] not in (None, page.tab) and alive(panelist, row["tab"])
 
 
 def _answers(site: Site, panelist: str, step: int) -> list[Record]:

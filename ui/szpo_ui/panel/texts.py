@@ -1,4 +1,4 @@
-"""Every sentence of the panelist's screen in one place, for whoever translates it.
+"""Every sentence of the panelist's screen in one place, for translators.
 
 `PAGE` is used by the templates, `LIVE` by the script; ``{name}`` stands for what is filled in.
 """
@@ -261,7 +261,7 @@ def clock_time(at_us: int) -> str:
 
 
 def roughly(seconds: float) -> str:
-    """A time that is only guessed, in round words.
+    """An estimated time in round words.
 
     >>> roughly(50), roughly(95), roughly(4000)
     ('about 50 seconds', 'about 2 minutes', 'about 1 hour')

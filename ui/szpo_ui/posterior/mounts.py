@@ -1,7 +1,7 @@
-"""Where the page of a posterior stands: over an example, over a run's votes, behind the operator.
+"""Mount the page of a posterior: over an example, over a run's votes, behind the operator's login.
 
-``szpo visualize`` answers this machine alone and asks for no login: it shows numbers made from
-votes, no text, and stores nothing.
+``szpo visualize`` answers this machine alone, without a login: it shows numbers made from votes,
+no text, and stores nothing.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from szpo_ui.web.address import listening
 from szpo_ui.web.site import Site
 
 FEATURES: Final = "length,sentiment"
-"""What two weights are about where nobody says otherwise."""
+"""The features of the two weights by default."""
 CLOSED: Final = (
     "SELECT count(*) AS rounds, sum(last_amendment) AS amended FROM steps "
     "WHERE state IN ('closed', 'applied')"
 )
-"""What a page over a run depends on: the rounds that are closed, as their votes were counted."""
+"""Query of what a page over a run depends on: the closed rounds with the votes counted."""
 LATEST: Final = 40
 """Votes that a page begins with: more arrows than these hide one another."""
 
 
 @dataclass(frozen=True)
 class Page:
-    """A page to mount, and the routes that it asks."""
+    """A page to mount, and the routes that it calls."""
 
-    place: str
+    path: str
     blocks: gr.Blocks
     router: APIRouter
 
@@ -84,7 +84,7 @@ def of_site(site: Site) -> Page:
     """The page behind the operator's login, over the run's own votes once there are any."""
 
     @lru_cache(maxsize=1)
-    def begun(_closed: tuple[Any, ...]) -> Start:
+    def read_start(_closed: tuple[Any, ...]) -> Start:
         try:
             return of_run(site.ledger)
         except UsageError as why:
@@ -92,15 +92,15 @@ def of_site(site: Site) -> Page:
             return Start(made.deltas, made.names, f"{made.about} (This run: {why}.)")
 
     def start() -> Start:
-        # Asked with every move of a handle: texts are read again only when a round has closed.
+        # Called with every move of a handle; texts are read again only when a round has closed.
         (closed,) = site.ledger.query(CLOSED)
-        return begun(tuple(closed.values()))
+        return read_start(tuple(closed.values()))
 
     api = f"{login.POSTERIOR}-api"
     routes = posterior_page.router(
         api, start, lambda asked: login.identity(site, asked, "operator")
     )
-    blocks = posterior_page.blocks(f"{api}/", back=login.PLACES["operator"] + "/")
+    blocks = posterior_page.blocks(f"{api}/", back=login.HOME_PATHS["operator"] + "/")
     return Page(login.POSTERIOR, blocks, routes)
 
 
@@ -110,15 +110,15 @@ def application(start: Callable[[], Start]) -> FastAPI:
     made.mount("/static", StaticFiles(directory=str(mounting.STATIC)))
     made.add_api_route("/favicon.ico", mounting.icon)
     made.include_router(posterior_page.router("/visualize-api", start, lambda request: None))
-    mounting.inside_a_loop(
+    mounting.call_in_loop(
         lambda: mounting.mount(
             made,
             posterior_page.blocks("/visualize-api/"),
-            posterior_page.PLACE,
+            posterior_page.PATH,
             head=posterior_page.head(),
         )
     )
-    made.add_middleware(security.OwnOnly)
+    made.add_middleware(security.SameSiteOnly)
     made.add_middleware(
         TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"], www_redirect=False
     )
@@ -135,7 +135,7 @@ def command(arguments: Sequence[str]) -> int:
     with listening("127.0.0.1", chosen.port, insecure=False) as listener:
         made = application(lambda: begun)
         port = listener.getsockname()[1]
-        print(f"open http://127.0.0.1:{port}{posterior_page.PLACE}/  (Ctrl-C ends it)", flush=True)
+        print(f"open http://127.0.0.1:{port}{posterior_page.PATH}/  (Ctrl-C ends it)", flush=True)
         server.answer(made, listener)
     return 0
 

@@ -1,8 +1,8 @@
 """The page of a posterior over two weights: arrows to drag, particles that move, the next pair.
 
 One page, mounted twice: by ``szpo visualize`` alone on this machine, and behind the operator's
-login of a run. The browser keeps the differences and draws; each request brings all of them, and
-the server, which remembers nothing, answers with a `szpo_ui.posterior.scene.Scene`.
+login of a run. The browser holds the differences and draws; each request sends all of them, and
+the server, which stores nothing, answers with a `szpo_ui.posterior.scene.Scene`.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from szpo_ui.posterior.scene import CELLS, EXTENT, MOST, PARTICLES, Scene, scene
 from szpo_ui.web.markup import environment, style
 from szpo_ui.web.requests import read
 
-PLACE: Final = "/visualize"
+PATH: Final = "/visualize"
 EXAMPLE: Final = ((1.5, 0.5), (0.5, 1.8), (-0.6, 1.2))
 Number = Annotated[float, Field(ge=-EXTENT, le=EXTENT, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Start:
-    """What the page begins with: differences (n, 2), and whose weights they speak of.
+    """What the page begins with: differences (n, 2), and the names of the two weights.
 
     ``candidates`` (c, 2) are the pairs that may be asked next; None for an even fan.
     """
@@ -46,19 +46,19 @@ class Start:
 
 
 def example() -> Start:
-    """Three answers that leave something open."""
+    """Three answers that leave the posterior wide."""
     return Start(np.array(EXAMPLE))
 
 
-class Asked(BaseModel):
-    """A request of the page."""
+class SceneRequest(BaseModel):
+    """A request of the page for a scene."""
 
     model_config = ConfigDict(extra="forbid")
     deltas: list[tuple[Number, Number]] = Field(max_length=MOST)
 
 
 def blocks(api: str, back: str = "") -> gr.Blocks:
-    """The page; ``api`` is what its requests begin with, ``back`` a link to where it came from."""
+    """Build the page; ``api`` is the prefix of its requests, ``back`` links to the former page."""
     settings = json.dumps({"api": api, "extent": EXTENT})
     page = _environment().get_template("visualize/page.html")
     made = gr.Blocks(title="szpo: posterior", analytics_enabled=False, fill_width=True)
@@ -72,9 +72,9 @@ def blocks(api: str, back: str = "") -> gr.Blocks:
 
 
 def router(prefix: str, start: Callable[[], Start], allow: Callable[[Request], Any]) -> APIRouter:
-    """What the page asks for: how to begin, a scene, a picture of it.
+    """The routes of the page: its start, a scene, pictures of it.
 
-    ``allow`` raises for whom the page is not.
+    ``allow`` raises for clients without access.
     """
     made = APIRouter(prefix=prefix)
 
@@ -84,24 +84,26 @@ def router(prefix: str, start: Callable[[], Start], allow: Callable[[Request], A
         found = start()
         return {"deltas": found.deltas.tolist(), "names": found.names, "about": found.about}
 
-    async def shown(request: Request, draw: Callable[[Asked, Start], Response]) -> Response:
+    async def respond(
+        request: Request, draw: Callable[[SceneRequest, Start], Response]
+    ) -> Response:
         allow(request)
-        asked = await read(Asked, request)
+        asked = await read(SceneRequest, request)
         if isinstance(asked, Response):
             return asked
         return await asyncio.to_thread(lambda: draw(asked, start()))
 
     @made.post("/scene")
     async def figures(request: Request) -> Response:
-        return await shown(request, lambda asked, begun: _json(_scene(asked.deltas, begun)))
+        return await respond(request, lambda asked, begun: _json(_scene(asked.deltas, begun)))
 
     @made.post("/svg")
     async def still(request: Request) -> Response:
-        return await shown(request, _svg)
+        return await respond(request, _svg)
 
     @made.post("/gif")
     async def moving(request: Request) -> Response:
-        return await shown(request, _gif)
+        return await respond(request, _gif)
 
     return made
 
@@ -119,12 +121,12 @@ def _scene(deltas: list[tuple[float, float]], begun: Start) -> Scene:
     return scene(deltas, begun.candidates)
 
 
-def _svg(asked: Asked, begun: Start) -> Response:
+def _svg(asked: SceneRequest, begun: Start) -> Response:
     drawn = pictures.svg(_scene(asked.deltas, begun), begun.names)
     return Response(drawn, media_type="image/svg+xml")
 
 
-def _gif(asked: Asked, begun: Start) -> Response:
+def _gif(asked: SceneRequest, begun: Start) -> Response:
     rounds = scenes(asked.deltas, begun.candidates, pictures.MOST_ROUNDS)
     return Response(pictures.gif(rounds, begun.names), media_type="image/gif")
 

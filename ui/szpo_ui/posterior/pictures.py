@@ -1,4 +1,4 @@
-"""A scene as an SVG, and the particles' way over the rounds as an animated GIF (matplotlib)."""
+"""A scene as an SVG, and the particles' path over the rounds as an animated GIF (matplotlib)."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def svg(shown: Scene, names: Sequence[str] = NAMES) -> bytes:
 def gif(
     rounds: Sequence[Scene], names: Sequence[str] = ("first weight", "second weight")
 ) -> bytes:
-    """The particles on their way to the posterior of each scene in turn.
+    """The path of the particles to the posterior of each scene in turn.
 
     At most the last `MOST_ROUNDS` scenes are shown.
     """
@@ -54,8 +54,8 @@ def gif(
     for shown in rounds[-MOST_ROUNDS:]:
         axes.clear()
         _plane(axes, shown, names)
-        told = f"{len(shown.deltas)} answers, entropy {shown.rounds[-1].gaussian:.2f} nats"
-        axes.set_title(told)
+        title = f"{len(shown.deltas)} answers, entropy {shown.rounds[-1].gaussian:.2f} nats"
+        axes.set_title(title)
         dots = _dots(axes, shown, 0)
         for frame in [*shown.frames[:-1:SKIP], shown.frames[-1]]:
             dots.set_offsets(frame)
@@ -70,7 +70,7 @@ def gif(
 
 
 def _figure(width: float) -> Any:
-    """Without pyplot, whose figures outlive their use."""
+    """Make a figure without pyplot, which would hold it in memory."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -25,11 +25,11 @@ EXTENT = 4.0
 CELLS = 61
 PARTICLES, STEPS, EVERY = 120, 30, 3
 TRAINING, DRAWN = 100, 8
-"""Steps of training the initial sampler, and how often it is shown on its way."""
+"""Training steps of the initial sampler, and snapshots taken of it."""
 CANDIDATES = 48
-"""Pairs that the next one is chosen from, where none are given: an even fan of directions."""
+"""Number of candidates for the next pair by default: an even fan of directions."""
 MOST = 200
-"""More answers than these make a slow picture that nobody can read."""
+"""Most answers: more make a slow picture that is hard to read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Scene:
     """One picture; see `scene`.
 
     Shapes: deltas (n, 2), winner − loser; log_density (CELLS, CELLS), its greatest value 0, rows
-    from the top (largest second weight) down; frames (f, m, 2), the particles' way; mean (2,).
+    from the top (largest second weight) down; frames (f, m, 2), the particles' path; mean (2,).
     """
 
     deltas: Floats
@@ -60,9 +60,9 @@ class Scene:
     log_likelihood: float
     """Of the answers at the mean weights; −n log 2 at w = 0."""
     suggested: Floats | None
-    """The candidate whose answer teaches most, (2,); None where no candidate teaches anything."""
+    """The candidate with the largest information gain, (2,); None where every gain is 0."""
     information: float
-    """What that answer is worth, nats."""
+    """Its information gain, nats."""
 
 
 def scene(
@@ -91,7 +91,7 @@ def scene(
     if not (np.isfinite(rows).all() and (np.abs(rows) <= EXTENT).all()):
         raise UsageError(f"picture: differences must lie within ±{EXTENT:g}")
     answers: _Answers = tuple((float(x), float(y)) for x, y in rows)
-    shown = _way(answers, tau, seed)
+    shown = _trace_particles(answers, tau, seed)
     posterior = _posterior(rows, tau)
     mean = shown[-1].x.mean(0)
     fan = fan_of(CANDIDATES) if candidates is None else candidates
@@ -117,9 +117,9 @@ def scenes(
 
 
 def fan_of(count: int, length: float = 2.0) -> Floats:
-    """So many differences of equal length, evenly over half a turn, (count, 2).
+    """Differences (count, 2) of equal length, evenly spaced over half a turn.
 
-    The other half asks the same questions with their answers named the other way round.
+    The other half would be the same questions with the two answers swapped.
     """
     angle = np.pi * np.arange(count) / count
     return length * np.stack([np.cos(angle), np.sin(angle)], axis=1)
@@ -130,7 +130,7 @@ def _posterior(rows: Floats, tau: float) -> BradleyTerry:
 
 
 @lru_cache(maxsize=64)
-def _way(answers: _Answers, tau: float, seed: int) -> tuple[svgd.Particles, ...]:
+def _trace_particles(answers: _Answers, tau: float, seed: int) -> tuple[svgd.Particles, ...]:
     """Snapshots of the particles from the prior to the posterior of these answers.
 
     First the same draws from the sampler while it is trained, then SVGD from there.
@@ -154,8 +154,8 @@ def _between(one: svgd.Sampler, other: svgd.Sampler, share: float) -> svgd.Sampl
 
 @lru_cache(maxsize=1024)
 def _round(answers: _Answers, tau: float, seed: int) -> Round:
-    """Kept, since who moves the last answer leaves the rounds before it as they are."""
-    found = _way(answers, tau, seed)[-1]
+    """The entropies after these answers; cached, since a drag changes the last round only."""
+    found = _trace_particles(answers, tau, seed)[-1]
     return Round(entropy.gaussian(found.x), entropy.nearest(found.x), found.entropy)
 
 

@@ -38,7 +38,7 @@ def listening(host: str, port: int, *, insecure: bool) -> Iterator[socket.socket
 
     Raises:
         UsageError: no such port or address, the port is in use, or the address can be reached
-            from elsewhere and nobody said ``--insecure``.
+            from elsewhere and ``--insecure`` was not given.
     """
     if port != 0 and not 1024 <= port <= 65535:
         raise UsageError(f"port {port} cannot be used; give one from 1024 to 65535")
@@ -107,7 +107,7 @@ def _own_names() -> set[str]:
     return found
 
 
-# --- told to other commands: a small file beside the run, locked while its server lives ---
+# --- for other commands: a small file beside the run, locked while its server lives ---
 
 ADDRESS_LIMIT = 2_000
 """Characters of an address; links of this kind are far shorter."""
@@ -115,7 +115,7 @@ ADDRESS_LIMIT = 2_000
 
 @contextlib.contextmanager
 def announce(run: Path, url: str) -> Iterator[None]:
-    """Tell other commands of this machine the address; what cannot be written is left untold.
+    """Publish the address to other commands of this machine; a failure to write is ignored.
 
     The lock goes with the process, however it ends. Where the run is served twice, the first
     server's address stands.

@@ -1,7 +1,7 @@
-"""The JSON door for panels with a front end of their own; docs/api.md shows it by examples.
+"""The JSON API for panels with a front end of their own; docs/api.md shows it by examples.
 
 Status, a comparison, a vote, giving a comparison back. Which policy stands on which side never
-leaves the server, and a seat of somebody else is answered like one that does not exist.
+leaves the server, and another panelist's seat is answered like one that does not exist.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from szpo_ui.web.site import Site
 from szpo_ui.web.writer import Writer
 
 VOTES_PER_SECOND, VOTES_AT_ONCE = 2.0, 10
-"""Votes of one panelist: more than anybody reads, far less than a flood."""
+"""Rate limit of one panelist's votes: more than a person reads, far less than a flood."""
 DETAILS = 32
 """Most entries that a vote's details may have."""
 
@@ -45,20 +45,20 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class Ask(Body):
+class AssignmentRequest(Body):
     """POST /api/assignment."""
 
     tab: Tab
     of: SeatKind = "round"
 
 
-class Give(Body):
+class SeatRequest(Body):
     """POST /api/release and /api/extend."""
 
     assignment: Seat
 
 
-class Cast(Body):
+class VoteBody(Body):
     """POST /api/votes."""
 
     assignment: Seat
@@ -79,7 +79,7 @@ class Cast(Body):
 
 
 def routes(site: Site, writer: Writer) -> list[Route]:
-    """The paths under /api/; plain routes, for nothing here needs what FastAPI's cost."""
+    """The routes under /api/: plain Starlette, since nothing here needs FastAPI's validation."""
     texts = lru_cache(maxsize=TEXTS)(site.ledger.comparison)  # they never change
     votes = Buckets(site.clock, rate=VOTES_PER_SECOND, burst=VOTES_AT_ONCE)
 
@@ -93,7 +93,7 @@ def routes(site: Site, writer: Writer) -> list[Route]:
 
     async def assignment(request: Request) -> Response:
         who = login.identity(site, request, "panelist")
-        asked = await read(Ask, request)
+        asked = await read(AssignmentRequest, request)
         if isinstance(asked, Response):
             return asked
         seat = await writer.do(
@@ -110,7 +110,7 @@ def routes(site: Site, writer: Writer) -> list[Route]:
         who = login.identity(site, request, "panelist")
         if wait := votes.take(str(who.panelist)):
             return refuse(429, "too_many", "too many votes; slow down", retry_after=wait)
-        given = await read(Cast, request)
+        given = await read(VoteBody, request)
         if isinstance(given, Response):
             return given
         try:
@@ -138,7 +138,7 @@ def routes(site: Site, writer: Writer) -> list[Route]:
 
     async def _keep(request: Request, what: Literal["release", "extend"]) -> Response:
         who = login.identity(site, request, "panelist")
-        given = await read(Give, request)
+        given = await read(SeatRequest, request)
         if isinstance(given, Response):
             return given
         seat = await run_in_threadpool(site.service.assignment, given.assignment)
@@ -193,7 +193,9 @@ def answer_error(error: SzpoError) -> JSONResponse:
             return refuse(500, "failed", "the answer could not be stored; tell the operator")
 
 
-def _describe(site: Site, asked: Ask, comparison: Comparison, seat: Assignment) -> dict[str, Any]:
+def _describe(
+    site: Site, asked: AssignmentRequest, comparison: Comparison, seat: Assignment
+) -> dict[str, Any]:
     """The comparison as its panelist sees it: rows in the seat's order, answers by letter."""
     rows = []
     for row in (comparison.rows[i] for i in seat.prompt_order):

@@ -1,4 +1,4 @@
-"""Keeping a child process alive beside the web: started, started again, ended in order."""
+"""Run a child process beside the web server: start it, restart it, end it in order."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any, Final
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
 """Seconds before a restart: doubled after each quick end."""
 SETTLED = 60.0
-"""After a life of this many seconds a child had started well: the next wait is the first again."""
+"""A child that lived this many seconds had started well: the wait is `FIRST_WAIT` again."""
 GRACE = 15.0
-"""Seconds that a child has to end its transaction and leave."""
+"""Seconds that a child has to end its transaction and exit."""
 
 Start = Callable[[Sequence[str]], "subprocess.Popen[Any]"]
 
@@ -38,7 +38,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 
 
 class Keeper:
-    """One child that should live as long as its parent."""
+    """A child process that runs as long as its parent."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Keeper:
         Args:
             name: what messages call the child.
             command: starts the child.
-            say: takes one line for the terminal at each end that nobody asked for.
+            say: prints one line to the terminal at each unexpected end.
             on_end: takes the exit code and the seconds until the restart; 0 and 0.0 at the last.
             first: a child that runs already; ``command`` starts the ones after it.
             begin: makes a process of the command.
@@ -97,7 +97,7 @@ class Keeper:
         self.join()
 
     def join(self) -> None:
-        """Wait until the keeping has ended: by `close`, or because the child was done."""
+        """Wait until no child will be started again: after `close`, or once it ended with 0."""
         if self._thread.ident is not None:
             self._thread.join()
 

@@ -19,7 +19,7 @@ Role = Literal["panelist", "operator"]
 State = Literal["invited", "active", "revoked", "expired"]
 
 ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-"""Thirty-two letters without I, L, O and U (Crockford 2002): what is misread is read right."""
+"""Thirty-two letters without I, L, O and U (Crockford 2002), since those are misread."""
 KINDS: Final = ("link", "used", "code", "session")
 
 _MISREAD = str.maketrans({"O": "0", "I": "1", "L": "1", "-": None, " ": None})
@@ -55,7 +55,7 @@ def new_code() -> str:
 
 
 def plain_code(code: str) -> str:
-    """A typed code as it was given out: without dashes and spaces, misread letters put right.
+    """Normalize a typed code: no dashes and spaces, misread letters corrected.
 
     >>> plain_code("abcd-efgh jkmo-pq1i")
     'ABCDEFGHJKM0PQ11'
@@ -110,7 +110,7 @@ def add(ledger: Ledger, kind: str, who: Holder, secret: str, now_us: int, expire
 
 
 def find(ledger: Ledger, secret: str, kinds: tuple[str, ...]) -> Record | None:
-    """The credential behind a secret. The index sees its hash only, which nobody can steer."""
+    """The credential behind a secret. It is looked up by its hash, which no client can choose."""
     digest = sha256(secret)
     found = ledger.query("SELECT * FROM credentials WHERE secret_sha256 = ?", (digest,))
     if not found or kind(found[0]) not in kinds:
@@ -137,12 +137,12 @@ def ends_us(ledger: Ledger, name: str) -> int:
 
 
 def opens(row: Record, now: int) -> bool:
-    """The credential still lets somebody in."""
+    """Whether the credential still gives access."""
     return kind(row) != "used" and fault(row, now) is None
 
 
 def summarize(rows: Sequence[Record], now: int, contact: str | None = None) -> Invited:
-    """What all credentials of one name say together; there is at least one."""
+    """Summarize all credentials of one name; there is at least one."""
     ways = [row for row in rows if kind(row) != "session"]
     sessions = [row for row in rows if kind(row) == "session"]
     invited = any(opens(row, now) for row in ways)

@@ -1,4 +1,4 @@
-"""Who may come in: invitations by link and code, sessions, revocation, erasure.
+"""Access of people: invitations by link and code, sessions, revocation, erasure.
 
 Only SHA-256 of random secrets is stored: 256 bits behind a link or a session, 80 behind a code
 that is typed. What is personal stands in `credentials` and `contacts`, never in the record.
@@ -38,7 +38,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}")
 
 
 class AccessError(SzpoError):
-    """Somebody is not let in; ``code`` says why."""
+    """Access is refused; ``code`` says why."""
 
     exit_code = 2
 
@@ -255,13 +255,13 @@ def list_people(ledger: Ledger) -> list[Invited]:
 def erase(ledger: Ledger, name: str, by: str, *, wait_s: float = ERASE_WAIT_S) -> None:
     """Delete a person's contact and credentials; the pseudonym and its votes stay in the record.
 
-    Returns once the bytes are gone from the file and its log. Whoever reads the file keeps them
-    there and is waited for, ``wait_s`` seconds; asking again finishes what was begun. Copies made
+    Returns once the bytes are gone from the file and its log. Readers of the file delay
+    that and are waited for, ``wait_s`` seconds; another call finishes what was begun. Copies made
     before (backups) still have them.
 
     Raises:
         UsageError: nobody of that name was invited.
-        StorageError: deleted, but somebody who reads the file keeps the bytes in it; ask again.
+        StorageError: deleted, but a reader of the file delays that; call again.
     """
     _forget(ledger)
     ledger.checkpoint_log()  # so that the log begins anew with the deletion, if nobody reads
@@ -276,7 +276,7 @@ def erase(ledger: Ledger, name: str, by: str, *, wait_s: float = ERASE_WAIT_S) -
         raise UsageError(f"erase: nobody was invited as {name!r}, or all of it is gone already")
 
 
-# ---- the inside ----
+# ---- internals ----
 
 
 def _delete(ledger: Ledger, rows: list[Record], by: str) -> None:

@@ -2,7 +2,7 @@
 
 Below a similarity of one half nearly everything would be marked, which helps nobody, so nothing
 is; very long answers are not compared, since difflib takes quadratic time. The same texts always
-give the same marks; what was compared lately is kept, up to a number of bytes.
+give the same marks; recent comparisons are cached, up to a number of bytes.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ MOST_LETTERS: Final = 20_000
 """Nor are longer ones."""
 MOST_MATCHES: Final = 20_000
 """Nor such that repeat themselves so much that this many pairs of words are the same."""
-MOST_KEPT: Final = 32 * 2**20
-"""Bytes of comparisons that are kept, for a page is drawn again with every look."""
+CACHE_BYTES: Final = 32 * 2**20
+"""Size of the cache of comparisons, bytes; a page is drawn again with every request."""
 _ENTRY, _PIECE = 400, 72
 """Bytes of an entry without its texts, and of a piece with its place in a tuple."""
-_kept: OrderedDict[tuple[str, str], Diff] = OrderedDict()
-_kept_lock = threading.Lock()
-_kept_bytes = 0
+_cache: OrderedDict[tuple[str, str], Diff] = OrderedDict()
+_cache_lock = threading.Lock()
+_cached_bytes = 0
 
 _WORDS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+(?:['’]\w+)*|[^\w\s]|\s+")
 
@@ -44,7 +44,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Diff:
-    """Both texts in pieces, and how alike they are: 0 to 1, None where they were not compared."""
+    """Both texts in pieces, and their similarity: 0 to 1, None where they were not compared."""
 
     similarity: float | None
     a: tuple[Piece, ...]
@@ -66,38 +66,38 @@ def compare(a: str, b: str) -> Diff:
     """  # noqa: E501
     if max(len(a), len(b)) > MOST_LETTERS:
         return Diff(None, _whole(a), _whole(b))
-    with _kept_lock:
-        if (found := _kept.get((a, b))) is not None:
-            _kept.move_to_end((a, b))
+    with _cache_lock:
+        if (found := _cache.get((a, b))) is not None:
+            _cache.move_to_end((a, b))
             return found
-    found = _compared(a, b)
-    _keep(a, b, found)
+    found = _compare_words(a, b)
+    _store(a, b, found)
     return found
 
 
 def forget() -> None:
-    """Forget what was compared."""
-    with _kept_lock:
-        _kept.clear()
+    """Empty the cache."""
+    with _cache_lock:
+        _cache.clear()
 
 
-def _keep(a: str, b: str, found: Diff) -> None:
-    """Keep a comparison in place of those that nobody has asked for since longest."""
-    global _kept_bytes
-    with _kept_lock:
-        if not _kept:
-            _kept_bytes = 0
-        if (a, b) in _kept:  # another thread was as fast
+def _store(a: str, b: str, found: Diff) -> None:
+    """Cache a comparison; those unused for longest make room."""
+    global _cached_bytes
+    with _cache_lock:
+        if not _cache:
+            _cached_bytes = 0
+        if (a, b) in _cache:  # another thread was as fast
             return
-        _kept[a, b] = found
-        _kept_bytes += _bytes(a, b, found)
-        while _kept_bytes > MOST_KEPT and _kept:
-            (left, right), old = _kept.popitem(last=False)
-            _kept_bytes -= _bytes(left, right, old)
+        _cache[a, b] = found
+        _cached_bytes += _bytes(a, b, found)
+        while _cached_bytes > CACHE_BYTES and _cache:
+            (left, right), old = _cache.popitem(last=False)
+            _cached_bytes -= _bytes(left, right, old)
 
 
 def _bytes(a: str, b: str, found: Diff) -> int:
-    """What a kept comparison takes: both texts, the pieces, their text, the entry itself."""
+    """Bytes of a cached comparison: both texts, the pieces, their text, the entry itself."""
     pieces = (*found.a, *found.b)
     return (
         _ENTRY
@@ -107,7 +107,7 @@ def _bytes(a: str, b: str, found: Diff) -> int:
     )
 
 
-def _compared(a: str, b: str) -> Diff:
+def _compare_words(a: str, b: str) -> Diff:
     plain = Diff(None, _whole(a), _whole(b))
     left, right = _words(a), _words(b)
     if max(len(left), len(right)) > MOST_WORDS:

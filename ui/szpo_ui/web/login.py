@@ -1,7 +1,7 @@
-"""Who is asking: sessions, the login page, invitations, the lock after wrong codes.
+"""Identify who sends a request: sessions, the login page, invitations, the lock after wrong codes.
 
 A session is a random secret in a cookie of this host (or, for programs, behind ``Authorization:
-Bearer``); the ledger keeps only its hash. Each request is checked there anew, so that a revoked
+Bearer``); the ledger stores only its hash. Each request is checked there anew, so that a revoked
 session ends at once.
 """
 
@@ -30,20 +30,20 @@ from szpo.ledger.database import Ledger
 from szpo_ui.web import credentials
 from szpo_ui.web.credential_rows import Role
 from szpo_ui.web.credentials import AccessError, Fault, Identity
-from szpo_ui.web.rate import KEPT, Buckets, Locks
+from szpo_ui.web.rate import MOST_KEYS, Buckets, Locks
 from szpo_ui.web.requests import read, refuse
 from szpo_ui.web.site import Site
 
 T = TypeVar("T")
 
-PLACES: dict[Role, str] = {"panelist": "/panel", "operator": "/operate"}
-"""Where each role works."""
+HOME_PATHS: dict[Role, str] = {"panelist": "/panel", "operator": "/operate"}
+"""The path of each role's page."""
 POSTERIOR = "/operate-visualize"
 """The operator's page of what votes say about two features."""
 LOGINS_PER_SECOND, LOGINS_AT_ONCE = 1 / 6, 10
-"""Right codes of one person."""
+"""Rate limit of one person's logins with right codes."""
 SCOPE = "szpo.identity"
-"""Where the door leaves its finding for the handlers of the same request."""
+"""Key under which `AccessControl` leaves the identity for the handlers of the request."""
 _LOGIN = resources.files("szpo_ui") / "static" / "login.html"
 
 
@@ -57,11 +57,11 @@ def cookie_name(secure: bool) -> str:
 
 
 class Sessions:
-    """Who sends a request, asked of the file each time, by a thread with a connection of its own.
+    """Looks sessions up in the file for each request, in a thread with a connection of its own.
 
-    Nothing is asked on the event loop, nor over the connection that takes votes: whoever looked
-    there would wait for commits, and everybody else behind them. Once a minute a session's use is
-    written down by another thread, for which no request waits.
+    Nothing is read on the event loop, nor over the connection that writes votes: a reader there
+    would wait for commits, and all requests behind it. Once a minute another thread records that
+    a session is in use; no request waits for it.
     """
 
     def __init__(self, site: Site):
@@ -72,7 +72,7 @@ class Sessions:
         self._used: OrderedDict[str, tuple[int, Future[None]]] = OrderedDict()
 
     async def ask(self, look: Callable[[Ledger], T]) -> T:
-        """What a look at the file finds, over the connection that only reads.
+        """Call ``look`` with the connection that only reads, and return its result.
 
         Raises:
             Exception: what it raises.
@@ -95,12 +95,12 @@ class Sessions:
             noted is None or not 0 <= now - noted[0] < credentials.SLIDE_US
         ):
             self._used[key] = now, self._notes.submit(self._note, token)
-            if len(self._used) > KEPT:
+            if len(self._used) > MOST_KEYS:
                 self._used.popitem(last=False)
         return found
 
     def _note(self, token: str) -> None:
-        """Write down that a session is used; where the disk is full, it ends as it would have."""
+        """Record that a session is in use; on a full disk it ends when it would have."""
         with contextlib.suppress(SzpoError):
             credentials.identify(self.site.ledger, token)
 
@@ -116,15 +116,15 @@ def _identity_or_fault(ledger: Ledger, token: str) -> Identity | Fault:
 
 
 def session(site: Site, headers: Headers) -> Identity | None:
-    """Whose session a request carries, asked of the ledger; None without a good one."""
+    """The identity behind a request's session, from the ledger; None without a valid one."""
     token = _token(site, headers)
     return credentials.identify(site.ledger, token) if token else None
 
 
 def identity(site: Site, request: Any, role: Role | None = None) -> Identity:
-    """Whose request this is; handlers ask although the door has asked before.
+    """The identity behind a request; handlers check it again after `AccessControl`.
 
-    What the door found for this very request holds; without a door the ledger is asked.
+    What `AccessControl` found for this request holds; without it the ledger is read.
     Takes a Starlette request or a ``gr.Request`` (None, as Gradio hands to direct calls, is
     nobody). ``identity.panelist`` is the id by which the vote service knows a panelist.
 
@@ -179,7 +179,7 @@ def router(site: Site, sessions: Sessions) -> APIRouter:
 
     @routes.get("/")
     def home(request: Request) -> Response:
-        return RedirectResponse(PLACES[identity(site, request).role] + "/", 303)
+        return RedirectResponse(HOME_PATHS[identity(site, request).role] + "/", 303)
 
     @routes.get("/login")
     def page() -> Response:
@@ -204,8 +204,8 @@ def router(site: Site, sessions: Sessions) -> APIRouter:
         given = await read(Redeem, request)
         if isinstance(given, Response):
             return given
-        judge = partial(credentials.check_link, token=given.token)
-        if isinstance(name := await _judged(judge), Response):
+        check = partial(credentials.check_link, token=given.token)
+        if isinstance(name := await _check_secret(check), Response):
             return name
         return await _let_in(partial(credentials.redeem, site.ledger, given.token), request)
 
@@ -218,8 +218,8 @@ def router(site: Site, sessions: Sessions) -> APIRouter:
                 f"too many wrong codes; try again in {left:.0f} seconds",
                 retry_after=left,
             )
-        judge = partial(credentials.check_code, name=given.name, code=given.code)
-        if isinstance(name := await _judged(judge), Response):
+        check = partial(credentials.check_code, name=given.name, code=given.code)
+        if isinstance(name := await _check_secret(check), Response):
             return name
         locks.right(key)
         if wait := logins.take(name):
@@ -227,14 +227,14 @@ def router(site: Site, sessions: Sessions) -> APIRouter:
         ask = partial(credentials.login, site.ledger, given.name, given.code)
         return await _let_in(ask, request, cookie=cookie)
 
-    async def _judged(look: Callable[[Ledger], str]) -> str | Response:
-        """Whose secret it is, by a look at the file; a wrong one takes no lock and no thread."""
+    async def _check_secret(look: Callable[[Ledger], str]) -> str | Response:
+        """The name behind a secret, or the refusal; a wrong secret takes no lock and no thread."""
         try:
             return await sessions.ask(look)
         except AccessError as error:
-            return refused(error)
+            return answer_refusal(error)
 
-    def refused(error: AccessError) -> Response:
+    def answer_refusal(error: AccessError) -> Response:
         return refuse(403 if error.code == "revoked" else 401, error.code, str(error))
 
     async def _let_in(
@@ -242,13 +242,13 @@ def router(site: Site, sessions: Sessions) -> APIRouter:
     ) -> Response:
         try:
             secret, found = await run_in_threadpool(ask)
-        except AccessError as error:  # somebody was faster
-            return refused(error)
+        except AccessError as error:  # used or revoked meanwhile
+            return answer_refusal(error)
         if not cookie:
             return JSONResponse({"token": secret, "name": found.name, "role": found.role})
         if old := _token(site, request.headers):  # a fresh session, never a second one
             await run_in_threadpool(credentials.logout, site.ledger, old)
-        answer = JSONResponse({"go": PLACES[found.role] + "/", "name": found.name})
+        answer = JSONResponse({"go": HOME_PATHS[found.role] + "/", "name": found.name})
         answer.set_cookie(
             cookie_name(site.secure), secret, path="/", secure=site.secure, httponly=True,
             samesite="strict",
@@ -277,7 +277,7 @@ def _token(site: Site, headers: Headers) -> str | None:
 
 
 def _network(request: Request) -> str:
-    """Where a request comes from: kept in memory for the lock, never stored.
+    """The network that a request comes from; in memory for the lock only, never stored.
 
     One subscriber has 2⁶⁴ addresses of IPv6: they count as one.
     """

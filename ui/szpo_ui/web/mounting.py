@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Mount
 
-from szpo_ui.web.security import OnlyNeeded
+from szpo_ui.web.security import NeededRoutesOnly
 
 STATIC = resources.files("szpo_ui") / "static"
 
@@ -20,7 +20,7 @@ STATIC = resources.files("szpo_ui") / "static"
 def mount(
     app: FastAPI,
     blocks: gr.Blocks,
-    place: str,
+    path: str,
     *,
     head: str,
     allow: Callable[[Request], str | None] | None = None,
@@ -34,7 +34,7 @@ def mount(
     gr.mount_gradio_app(
         app,
         blocks,
-        place,
+        path,
         server_name="127.0.0.1",
         footer_links=[],
         run_history=False,
@@ -53,7 +53,7 @@ def mount(
     )
     mounted = app.routes[-1]
     assert isinstance(mounted, Mount)
-    mounted.app = OnlyNeeded(mounted.app)
+    mounted.app = NeededRoutesOnly(mounted.app)
 
 
 def _theme() -> gr.Theme:
@@ -71,8 +71,8 @@ def _theme() -> gr.Theme:
     )
 
 
-def inside_a_loop(act: Callable[[], None]) -> None:
-    """Call it where an event loop runs: Gradio makes one for each lock otherwise, unclosed."""
+def call_in_loop(act: Callable[[], None]) -> None:
+    """Call ``act`` while an event loop runs; Gradio would open one per lock and not close it."""
 
     async def call() -> None:
         act()
@@ -86,5 +86,5 @@ def inside_a_loop(act: Callable[[], None]) -> None:
 
 
 def icon() -> Response:
-    """Where browsers find the site's icon."""
+    """Redirect to the site's icon."""
     return RedirectResponse("/static/icon.svg", 308)

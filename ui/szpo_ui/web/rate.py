@@ -11,8 +11,8 @@ from typing import Final, TypeAlias
 
 from szpo.ledger.database import Clock
 
-KEPT = 10_000
-"""Names remembered at once; the one that was quiet for longest is forgotten first."""
+MOST_KEYS = 10_000
+"""Most keys in memory; the one unused for longest is dropped first."""
 FEW = 5
 """Warnings from one line of code that are written each minute."""
 Later: TypeAlias = Callable[[float, Callable[[], None]], object]
@@ -35,14 +35,14 @@ class Buckets:
         level = min(self.burst, level + max(0, now - before) * 1e-6 * self.rate)
         passes = level >= 1.0
         self._level[key] = (level - 1.0 if passes else level, now)
-        if len(self._level) > KEPT:
+        if len(self._level) > MOST_KEYS:
             self._level.popitem(last=False)
         return 0.0 if passes else (1.0 - level) / self.rate
 
 
 @dataclass
 class Locks:
-    """At most ``tries`` wrong codes of a key within ``seconds``; nothing else takes one away.
+    """At most ``tries`` wrong codes of a key within ``seconds``; only time takes one away.
 
     A code counts as wrong from the moment it is taken in until it is found right, so that many at
     once are no more than many in a row.
@@ -54,18 +54,18 @@ class Locks:
     _wrong: OrderedDict[str, tuple[int, ...]] = field(default_factory=OrderedDict)
 
     def take(self, key: str) -> float:
-        """0.0 if a code may be judged, which is counted; else the seconds until one may."""
+        """Count a code; 0.0 if it may be checked, else the seconds until one may."""
         now, span = self.clock(), round(self.seconds * 1e6)
-        # What lies ahead was noted before the clock was set back, and says nothing any more.
+        # Times in the future were noted before the clock was set back; they are dropped.
         lately = tuple(at for at in self._wrong.pop(key, ()) if 0 <= now - at < span)
         passes = len(lately) < self.tries
         self._wrong[key] = (*lately, now) if passes else lately
-        if len(self._wrong) > KEPT:
+        if len(self._wrong) > MOST_KEYS:
             self._wrong.popitem(last=False)
         return 0.0 if passes else (lately[0] + span - now) * 1e-6
 
     def right(self, key: str) -> None:
-        """A code that was taken in was right: it alone does not count."""
+        """Take back the count of a code that was right."""
         self._wrong[key] = self._wrong.get(key, ())[:-1]
 
 

@@ -1,4 +1,4 @@
-"""Reading a JSON request strictly, and the one form that errors have."""
+"""Read JSON requests strictly; make error responses of one form."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ M = TypeVar("M", bound=BaseModel)
 def refuse(
     status: int, code: str, message: str, *, retry_after: float | None = None, **more: object
 ) -> JSONResponse:
-    """An error: {"error": code, "message": text}, with what else helps to go on."""
+    """An error response: {"error": code, "message": text}, with further fields."""
     headers = None
     if retry_after is not None:
         headers = {"Retry-After": str(max(1, int(-(-retry_after // 1))))}
@@ -24,7 +24,7 @@ def refuse(
 async def read(model: type[M], request: Request) -> M | JSONResponse:
     """The body as a model, or the refusal that names the first wrong field: 415 or 422.
 
-    A form is refused by its type: a page of another site could send one without being asked.
+    HTML forms are refused by their type, since pages of other sites can send them.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().casefold()
     if kind != "application/json":
@@ -34,5 +34,5 @@ async def read(model: type[M], request: Request) -> M | JSONResponse:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        said = first["msg"][0].lower() + first["msg"][1:]
-        return refuse(422, "invalid", f"{where}: {said}" if where else said, field=where or None)
+        text = first["msg"][0].lower() + first["msg"][1:]
+        return refuse(422, "invalid", f"{where}: {text}" if where else text, field=where or None)

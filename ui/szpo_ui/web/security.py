@@ -1,7 +1,7 @@
-"""The door in front of every request: session, role, origin, size, rate, and what browsers may do.
+"""Access control of every request: session, role, origin, size, rate, and browser policies.
 
-Gradio's own routes are narrowed to the few that its pages use; whatever else a later version of
-Gradio brings stays shut. Handlers check the role again (see `szpo_ui.web.login.identity`).
+Gradio's own routes are narrowed to the few that its pages use; routes that a later version of
+Gradio adds stay closed. Handlers check the role again (see `szpo_ui.web.login.identity`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ BODY_LIMIT = 65_536
 BODY_SECONDS = 10.0
 """How long a body may take to arrive."""
 POSTS_PER_SECOND, POSTS_AT_ONCE = 20.0, 60
-"""Requests that change something, of one person."""
+"""Rate limit of one person's requests that change something."""
 GRADIO_PAGES = ("/panel", "/operate", "/visualize")
 """What the paths of Gradio's pages begin with."""
 OPEN_PATHS = frozenset({"/login", "/redeem", "/api/session", "/healthz", "/favicon.ico"})
@@ -70,7 +70,7 @@ GRADIO_POLICY = (
 is what keeps model text from running; the policy keeps anything from leaving."""
 
 
-class Door:
+class AccessControl:
     """ASGI middleware around the whole application."""
 
     def __init__(self, app: ASGIApp, site: Site, sessions: login.Sessions, url: str = ""):
@@ -94,40 +94,42 @@ class Door:
             await too_long(scope, receive, send)
             return
         changes = scope["method"] not in ("GET", "HEAD", "OPTIONS")
-        refusal = await self._refused(scope, Headers(scope=scope), changes=changes)
+        refusal = await self._find_refusal(scope, Headers(scope=scope), changes=changes)
         if refusal is None and changes:
             body = await _body(Headers(scope=scope), receive)
             if isinstance(body, Response):
                 refusal = body
-            elif not _open(scope["path"]):  # whoever was let in may have been revoked meanwhile
-                who = await self._who(scope, Headers(scope=scope))
+            elif not _open(scope["path"]):  # access may have been revoked meanwhile
+                who = await self._identify(scope, Headers(scope=scope))
                 refusal = who if isinstance(who, Response) else None
             if not isinstance(body, Response):
-                receive = _again(body, receive)
+                receive = _replay_body(body, receive)
         await (refusal or self.app)(scope, receive, send)
 
-    async def _refused(self, scope: Scope, headers: Headers, *, changes: bool) -> Response | None:
+    async def _find_refusal(
+        self, scope: Scope, headers: Headers, *, changes: bool
+    ) -> Response | None:
         path = scope["path"]
         if changes and not own_origin(headers, url=self.url, secure=self.site.secure):
             return _foreign()
         if _open(path):
             return None
-        found = await self._who(scope, headers)
+        found = await self._identify(scope, headers)
         if isinstance(found, Response):
             return found
         if changes and (wait := self.posts.take(found.name)):
             return refuse(429, "too_many", "too many requests; slow down", retry_after=wait)
         return None
 
-    async def _who(self, scope: Scope, headers: Headers) -> Identity | Response:
-        """Whose request it is, noted for the handlers; or why it is refused."""
+    async def _identify(self, scope: Scope, headers: Headers) -> Identity | Response:
+        """The identity behind a request, also left in its scope; or the refusal."""
         found = await self.sessions.of(headers)
         if isinstance(found, str):
             return _to_login(scope, found)
         role = role_of(scope["path"])
         if role is not None and found.role != role:
             if _is_page(scope["path"]):
-                return RedirectResponse(login.PLACES[found.role] + "/", 303)
+                return RedirectResponse(login.HOME_PATHS[found.role] + "/", 303)
             return refuse(401, "role", "this page is not yours")
         scope[login.SCOPE] = found
         return found
@@ -136,14 +138,14 @@ class Door:
         return _with_headers(path, send, secure=self.site.secure)
 
 
-class OwnOnly:
+class SameSiteOnly:
     """ASGI middleware of a page without login: requests of its own site only, the same headers."""
 
     def __init__(self, app: ASGIApp):
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse what another site's page asks and what is too long; hand everything else on."""
+        """Refuse requests from pages of other sites and long ones; hand everything else on."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -159,7 +161,7 @@ class OwnOnly:
             if isinstance(body, Response):
                 await body(scope, receive, send)
                 return
-            receive = _again(body, receive)
+            receive = _replay_body(body, receive)
         await self.app(scope, receive, send)
 
 
@@ -194,14 +196,14 @@ def _with_headers(path: str, send: Send, *, secure: bool = False) -> Send:
     return sending
 
 
-class OnlyNeeded:
+class NeededRoutesOnly:
     """A Gradio mount reduced to the routes that its page needs; the others are not found."""
 
     def __init__(self, app: ASGIApp):
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the few on."""
+        """Hand the needed routes on; answer the others 404."""
         path = get_route_path(scope)
         if scope["type"] == "http" and (".." in path or not _GRADIO.fullmatch(path)):
             await refuse(404, "not_found", "there is nothing here")(scope, receive, send)
@@ -210,12 +212,12 @@ class OnlyNeeded:
 
 
 def _open(path: str) -> bool:
-    """Needs no session."""
+    """Whether a path needs no session."""
     return path in OPEN_PATHS or path.startswith("/static/")
 
 
 def role_of(path: str) -> Role | None:
-    """Whose paths these are; None: anybody's with a session.
+    """The role that a path belongs to; None: any role with a session.
 
     >>> role_of("/operate/export"), role_of("/panel-api/status"), role_of("/logout")
     ('operator', 'panelist', None)
@@ -228,10 +230,10 @@ def role_of(path: str) -> Role | None:
 
 
 def own_origin(headers: Headers, *, url: str = "", secure: bool = False) -> bool:
-    """The request was made by this site's own page, or by no browser.
+    """Whether this site's own page sent the request, or no browser did.
 
     Browsers send Origin with every request that is not a GET, and say in Sec-Fetch-Site where the
-    page came from. A program that sends neither is no forgery: it has to bring its own session.
+    page came from. A program that sends neither needs a session of its own.
     """
     if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         return False
@@ -248,9 +250,9 @@ def own_origin(headers: Headers, *, url: str = "", secure: bool = False) -> bool
 
 
 def _too_long(scope: Scope) -> Response | None:
-    """The refusal of a path or of headers that nobody needs so long.
+    """The refusal of a path or of headers beyond their limits; None within them.
 
-    The server bounds a head only while it arrives in parts; one that comes whole is met here.
+    The server bounds a head only while it arrives in parts; here one that came whole.
     """
     path = scope.get("raw_path") or scope["path"].encode()
     if len(path) + len(scope.get("query_string", b"")) > PATH_LIMIT:
@@ -281,7 +283,7 @@ async def _body(headers: Headers, receive: Receive) -> bytes | Response:
         return refuse(408, "slow", f"the request took more than {BODY_SECONDS:.0f} s to arrive")
 
 
-def _again(body: bytes, receive: Receive) -> Receive:
+def _replay_body(body: bytes, receive: Receive) -> Receive:
     """A receive that hands the read body out once, then goes on with the connection."""
     waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -292,4 +294,4 @@ def _again(body: bytes, receive: Receive) -> Receive:
 
 
 def _is_page(path: str) -> bool:
-    return path.rstrip("/") in ("", login.POSTERIOR, *login.PLACES.values())
+    return path.rstrip("/") in ("", login.POSTERIOR, *login.HOME_PATHS.values())

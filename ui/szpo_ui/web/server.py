@@ -1,8 +1,8 @@
 """The HTTP server: uvicorn, with bounds on connections and on what a client leaves unfinished.
 
-uvicorn waits without end for the rest of a request's head, and for the rest of a body that nobody
-asked for. Here one timer for each connection runs while the client owes something. A request whose
-head has come is never cut: the application alone says how long its body and its answer may take.
+uvicorn waits without end for the rest of a request's head, and for the rest of a body that no
+handler reads. Here one timer per connection runs while the client has something to send. A request
+whose head has come is never cut: the application alone limits its body and its answer.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ OPEN_FILES: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What clients may take of the server before the application sees a request."""
+    """Limits on what clients take from the server before the application sees a request."""
 
     head_seconds: float = 10.0
     """From the beginning of a request (or of the connection) to the end of its headers."""
@@ -89,11 +89,11 @@ class BoundedConnection(H11Protocol):
         self._unset_keepalive_if_required()
 
     def _watch(self) -> None:
-        """Run the timer while the client owes something; what drips in gets no more time."""
+        """Run the timer while the client has to send; a slow sender gets no more time."""
         ours = self.conn.our_state
         if self.transport.is_closing() or ours in (h11.SEND_RESPONSE, h11.SEND_BODY):
             self._unfinished.stop()  # it is the application's turn
-        elif ours is h11.IDLE and self.cycle is not None and not self._unparsed():
+        elif ours is h11.IDLE and self.cycle is not None and not self._unparsed_bytes():
             self._unfinished.stop()  # between two requests
             if self.timeout_keep_alive_task is None:  # stopped by the late end of a body
                 self.timeout_keep_alive_task = self.loop.call_later(
@@ -102,12 +102,12 @@ class BoundedConnection(H11Protocol):
         else:
             self._unfinished.start()
 
-    def _unparsed(self) -> bytes:
+    def _unparsed_bytes(self) -> bytes:
         return bytes(self.conn.trailing_data[0])
 
     def _give_up(self) -> None:
-        """Say that a head took too long; hang up where none has begun, or a body goes on."""
-        if self.conn.our_state is h11.IDLE and self._unparsed():
+        """Answer 408 to an unfinished head; close if none has begun, or if a body goes on."""
+        if self.conn.our_state is h11.IDLE and self._unparsed_bytes():
             self._refuse(b"408 Request Timeout")
         else:
             self.transport.close()

@@ -16,13 +16,13 @@ from szpo.training.status import StatusReader
 from szpo.voting.service import VoteService
 
 TAB_S: Final = 90.0
-"""A tab that has not been heard of for this long no longer keeps others out, seconds."""
+"""A tab that was silent for this long no longer blocks others, seconds."""
 
 T = TypeVar("T")
 
 
 class Presence:
-    """Which tabs have been heard of lately; in memory, since a restart may forget it."""
+    """Which tabs have sent a request lately; in memory, since a restart may forget it."""
 
     def __init__(self, now_s: Callable[[], float] = time.monotonic):
         self.now_s = now_s
@@ -40,7 +40,7 @@ class Presence:
         self._heard.pop((panelist, tab), None)
 
     def is_alive(self, panelist: str, tab: str) -> bool:
-        """The tab is there, as far as anybody knows."""
+        """Whether the tab has sent something within `TAB_S` and was not closed."""
         return self.now_s() - self._heard.get((panelist, tab), -TAB_S) < TAB_S
 
 
@@ -61,7 +61,7 @@ class Latest:
 
 @dataclass(frozen=True)
 class Site:
-    """One run as the web serves it, with what is remembered between requests.
+    """One run as the web process serves it, with the state between requests.
 
     ``secure`` says that browsers reach the site over TLS: cookies carry Secure and ``__Host-``.
     """

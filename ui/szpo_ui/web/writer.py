@@ -1,7 +1,7 @@
 """One thread writes for the API: what arrives together shares a commit.
 
-An answer is acknowledged strictly after the COMMIT that holds it, so a slow disk makes batches
-larger, not promises weaker. What breaks in one of them fails alone.
+A vote is acknowledged only after the COMMIT that holds it, so a slow disk makes batches larger and
+weakens no guarantee. A request that raises fails alone.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Writer:
         Raises:
             SzpoError: what `VoteService.cast` raises.
         """
-        receipt: Receipt = await self._done(request)
+        receipt: Receipt = await self._submit(request)
         return receipt
 
     async def do(self, act: Callable[[], T]) -> T:
@@ -58,10 +58,10 @@ class Writer:
         Raises:
             Exception: what it raises; only its own part is undone then.
         """
-        found: T = await self._done(act)
+        found: T = await self._submit(act)
         return found
 
-    async def _done(self, what: VoteRequest | Callable[[], Any]) -> Any:
+    async def _submit(self, what: VoteRequest | Callable[[], Any]) -> Any:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[Any] = loop.create_future()
         self._jobs.put((what, loop, done))

@@ -163,8 +163,10 @@ def table(
     """Each statistic of the data and of the model, and whether the model's is near enough."""
     low, high = bootstrap(held)
     whole, half = measure(items), measure(held)
-    on_held, on_all = (mtbench.expected(training, design(part)) for part in (held, items))
-    by_preset = mtbench.expected(preset, design(items))
+    on_held, on_all = (
+        mtbench.expected_statistics(training, design(part)) for part in (held, items)
+    )
+    by_preset = mtbench.expected_statistics(preset, design(items))
     rows = []
     for i, name in enumerate(STATISTICS):
         near = max(abs(on_all[i] - whole[i]), abs(by_preset[i] - whole[i])) <= TOLERANCE
@@ -180,7 +182,7 @@ def table(
 def close(some: Items, model: Constants) -> dict[str, Any]:
     """What people said of chatbots close to each other, beside the model fitted to that alone."""
     (low, high), whole = bootstrap(some), measure(some)
-    by_model = mtbench.expected(model, design(some))
+    by_model = mtbench.expected_statistics(model, design(some))
     rows = [
         {"statistic": name, "votes": whole[i], "low": low[i], "high": high[i],
          "model": by_model[i]}
@@ -241,13 +243,13 @@ def main(votes: Path | None = None, folder: Path = Path("runs/bench-mtbench")) -
     """
     console = screen()
     if votes is None:
-        body = mtbench.committed()
+        body = mtbench.load_committed()
     else:
         body = report(read(votes))
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(body, indent=1, allow_nan=False)
         (folder / "mtbench.json").write_text(text + "\n", encoding="utf-8")
-        same = body["sha256"] == mtbench.committed()["sha256"]
+        same = body["sha256"] == mtbench.load_committed()["sha256"]
         console.print(f"{folder / 'mtbench.json'}: {'as' if same else 'not as'} committed")
     title = f"{body['votes']} votes on {body['items']} items; sha256 {body['sha256'][:12]}"
     console.print(view(body, title))

@@ -23,7 +23,7 @@ from szpo.seeds import derive
 from szpo.types import Floats
 from szpo_simulators.bench.voters import panel_runs
 from szpo_simulators.panels import panel as simulated
-from szpo_simulators.panels.raters import Rater, law, pick, stacked
+from szpo_simulators.panels.raters import Rater, law, pick, stack_raters
 from szpo_simulators.study import (
     Search,
     Spec,
@@ -172,7 +172,7 @@ def saving(spec: Spec) -> dict[str, Any]:
     for seed in spec["seeds"]:
         rng = _stream(seed, "saved")
         beta = np.exp(SPREAD * rng.normal(size=voters))
-        raters = stacked([[Rater(beta=float(b)) for b in beta]])
+        raters = stack_raters([[Rater(beta=float(b)) for b in beta]])
         shares = np.broadcast_to(law(raters, np.full((1, voters), x)), (draws, voters, 3))
         centred = (pick(shares, rng.random((draws, voters))) == 0) - 0.5
         equal = 4 * centred.sum(-1) / beta.sum()
