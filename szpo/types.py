@@ -19,7 +19,6 @@ Choice: TypeAlias = Literal["A", "B", "tie", "skip"]
 Verdict: TypeAlias = Literal["plus", "minus", "tie", "skip"]
 Kind: TypeAlias = Literal["train", "gold", "aa", "repeat", "final", "practice"]
 Pairing: TypeAlias = Literal["antithetic", "forward"]
-Rule: TypeAlias = Literal["known", "sign", "margin", "bayes"]
 
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]

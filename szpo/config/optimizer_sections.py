@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from szpo.config.section import Count, Positive, Section
+from szpo.aggregation.bradley_terry import Ties
+from szpo.aggregation.links import LINKS
+from szpo.aggregation.weighting import Weighting
+from szpo.config.section import Count, OneOf, Positive, Section, list_names
+from szpo.optim.checked_settings import POSTERIOR_DIM
+from szpo.optim.rules.registry import RULES
+from szpo.optim.settings import SELECTIONS, SMOOTHINGS
+from szpo.types import Pairing
 
 FLOAT32_MAX = 3.4028234663852886e38
+LINK_NAMES = (*LINKS, "linear")
 
 
 class Optimizer(Section):
     """How questions are made and what votes do."""
 
-    rule: Literal["auto", "bayes", "known", "sign", "margin"] = Field(
+    rule: Annotated[str, OneOf(("auto", *RULES))] = Field(
         "auto",
-        description="bayes, known (link), sign or margin; auto: bayes up to 64 coordinates, "
+        description=f"{list_names(list(RULES))}; auto: bayes up to {POSTERIOR_DIM} coordinates, "
         "known above.",
     )
-    pairing: Literal["antithetic", "forward"] = Field(
+    pairing: Pairing = Field(
         "antithetic", description="Compare θ+μv with θ−μv, or with θ as published (forward)."
     )
     directions: Count = Field(1, description="K: directions per step.")
@@ -45,20 +53,16 @@ class Optimizer(Section):
     warmup: Annotated[int, Field(ge=0, le=1000)] | None = Field(
         None, description="Steps that only measure; left out: 0, or 5 where α must be measured."
     )
-    link: Literal["logistic", "probit", "cauchit", "linear", "cloglog"] = Field(
-        "logistic", description="logistic, probit, cauchit, linear or cloglog."
+    link: Annotated[str, OneOf(LINK_NAMES)] = Field(
+        "logistic", description=f"{list_names(LINK_NAMES)}."
     )
-    smoothing: Literal[
-        "haldane", "clip", "trim", "laplace", "score", "second", "posterior", "pooled"
-    ] = Field(
+    smoothing: Annotated[str, OneOf(SMOOTHINGS)] = Field(
         "haldane", description="How a vote share is kept inside (0, 1) under the rule known."
     )
-    ties: Literal["half", "davidson"] = Field(
+    ties: Ties = Field(
         "half", description="A tie is half a vote each, or goes through Davidson's model."
     )
-    weighting: Literal[
-        "equal", "skill", "rationality", "dawid-skene", "shrunk-logits", "median"
-    ] = Field(
+    weighting: Weighting = Field(
         "equal",
         description="How much each voter counts: equal; learned from agreement with the rest: "
         "skill, rationality, dawid-skene (votes of 2 or more); one opinion per voter: "
@@ -91,7 +95,7 @@ class Selection(Section):
         description="C: comparisons generated per direction, of which N are drawn and asked, each "
         "with a known probability that its weight 1/(C·q) makes up for; left out: N.",
     )
-    by: Literal["rows", "words", "uniform"] = Field(
+    by: Annotated[str, OneOf(SELECTIONS)] = Field(
         "rows",
         description="What makes a candidate likelier: the share of rows that differ (rows), how "
         "much their words differ (words), nothing (uniform).",

@@ -4,13 +4,14 @@ The tables are in `szpo.config.model_sections`, `szpo.config.optimizer_sections`
 `szpo.config.run_sections` and `szpo.config.judge`; their descriptions are also the comments of the
 file that ``szpo init`` writes. `Config` holds them and the rules between them. Reading files,
 presets and ``--set`` is `szpo.config.settings_file`'s business; what is made of the settings, that
-of `szpo.runs.assemble`.
+of `szpo.runs.assemble`, but for the optimizer's settings: what they refuse is refused here.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Self
+from collections.abc import Mapping
+from typing import Any, Final, Self
 
 from pydantic import Field, model_validator
 
@@ -19,11 +20,32 @@ from szpo.config.model_sections import Adapter, Generation, Model, Prompts, Subs
 from szpo.config.optimizer_sections import Optimizer, Selection
 from szpo.config.run_sections import Evaluation, Guards, Panel, Run
 from szpo.config.section import Section
+from szpo.errors import UsageError
+from szpo.optim.checked_settings import AUTO_RULES, WARMUP, defaults
+from szpo.optim.directions import Law
+from szpo.optim.parameters import layout_dim
+from szpo.optim.rules.registry import RULES
+from szpo.optim.settings import Adam, Settings, SettingsError
+from szpo.optim.settings import Selection as CandidateSelection
+from szpo.types import Layout
 
 WORDS_PER_TOKEN = 0.75
 """Of English, with the tokenizers of small models."""
 RUBRIC_VERSION = 1
 """Which wording of question, guideline and choices a vote was given under; stored with it."""
+ONE_COORDINATE: Final[Layout] = (("z", (1,)),)
+"""A layout that no setting is too large for."""
+NAMES: Final[Mapping[str, str]] = {
+    **{name: f"optimizer.{name}" for name in Optimizer.model_fields},
+    "K": "optimizer.directions",
+    "N": "optimizer.comparisons",
+    "M": "optimizer.votes",
+    "D": "optimizer.rows",
+    "steering": "optimizer.steer",
+    "selection": "selection.candidates",
+    "vote_price": "selection.vote_price",
+}
+"""What the optimizer's settings are called in a run's settings."""
 
 
 class Config(Section):
@@ -73,20 +95,55 @@ class Config(Section):
             raise ValueError(
                 f'adapter.train "AB" goes with subspace.kind "full"; "{space.kind}" moves B only'
             )
-        chosen = self.optimizer.weighting
-        if self.optimizer.rule == "bayes" and chosen in ("shrunk-logits", "median"):
-            raise ValueError(
-                f'optimizer.weighting "{chosen}" gives one estimate per direction and bayes takes '
-                'votes; choose "skill" or "rationality", or rule known, sign or margin'
-            )
-        if chosen == "dawid-skene" and self.optimizer.votes < 2:
-            raise ValueError(
-                'optimizer.weighting "dawid-skene" learns from comparisons that several voters '
-                'answered; set optimizer.votes to 2 or more, or choose "skill" or "rationality"'
-            )
-        if self.optimizer.momentum and self.optimizer.adam:
-            raise ValueError("optimizer.momentum and optimizer.adam exclude each other")
         return self
+
+    @model_validator(mode="after")
+    def _optimizer_can_work(self) -> Self:
+        """Refuse what the optimizer refuses in coordinates of any layout."""
+        chosen = self.optimizer.rule
+        refused: list[SettingsError] = []
+        for rule in AUTO_RULES if chosen == "auto" else (chosen,):
+            try:
+                self._settings(ONE_COORDINATE, 1.0, rule)
+            except SettingsError as error:
+                refused.append(error)
+            else:
+                return self
+        raise ValueError(refused[0].rename(NAMES))
+
+    def optimizer_settings(self, layout: Layout, scale: float) -> Settings:
+        """The optimizer's settings of a run in coordinates of this layout and scale.
+
+        Raises:
+            UsageError: they do not fit together, or not the coordinates.
+        """
+        try:
+            return self._settings(layout, scale, None)
+        except SettingsError as error:
+            raise UsageError(f"settings: {error.rename(NAMES)}") from None
+
+    def _settings(self, layout: Layout, scale: float, rule: str | None) -> Settings:
+        o, chosen = self.optimizer, self.selection
+        rule = rule or (None if o.rule == "auto" else o.rule)
+        changes: dict[str, Any] = {}
+        if o.block is not None:
+            changes["law"] = Law("block", min(o.block, layout_dim(layout)))
+        if o.warmup is not None:
+            changes["warmup"] = o.warmup
+        elif self.subspace.kind == "random" and o.rule != "auto" and RULES[o.rule].measures:
+            # Nothing is known of how far votes carry along random directions: α is measured.
+            changes["warmup"] = 0 if o.adam or o.alpha is not None else WARMUP
+        if o.steer:
+            changes["steering"] = (o.kl_radius / 4, o.kl_radius * 4)
+        if chosen.candidates is not None:
+            changes["selection"] = CandidateSelection(chosen.candidates, chosen.by, chosen.floor)
+        return defaults(
+            self.run.seed, layout, rule=rule, pairing=o.pairing, K=o.directions, N=o.comparisons,
+            M=o.votes, D=o.rows, mu=o.mu, alpha=o.alpha, link=o.link, smoothing=o.smoothing,
+            ties=o.ties, weighting=o.weighting, kl_radius=o.kl_radius, kl_step=o.kl_step,
+            scale=scale, forget=o.forget, momentum=o.momentum, adam=Adam() if o.adam else None,
+            vote_price=chosen.vote_price, **changes,
+        )  # fmt: skip
 
     @property
     def steps(self) -> int:

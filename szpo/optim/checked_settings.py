@@ -9,12 +9,14 @@ from typing import Any
 from szpo.errors import UsageError
 from szpo.optim.directions import Law
 from szpo.optim.parameters import layout_dim
-from szpo.optim.rules.registry import rule_of
-from szpo.optim.settings import Adam, Schedule, Selection, Settings
+from szpo.optim.rules.registry import RULES, rule_of
+from szpo.optim.settings import Adam, Schedule, Selection, Settings, SettingsError
 from szpo.types import Layout
 
 POSTERIOR_DIM = 64
-"""Coordinates up to which `bayes` is the default rule."""
+"""Coordinates up to which the first of `AUTO_RULES` is the default rule."""
+AUTO_RULES = ("bayes", "known")
+"""The default rules of small and of large spaces."""
 WARMUP = 5
 """Steps of a warm-up where a step size has to be measured."""
 LATER = ("selection", "vote_price", "selection_noise")
@@ -39,7 +41,7 @@ def defaults(
         UsageError: an unknown setting, or one out of range.
     """
     dim = layout_dim(layout)
-    chosen = rule_of(rule or ("bayes" if dim <= POSTERIOR_DIM else "known"))
+    chosen = rule_of(rule or AUTO_RULES[dim > POSTERIOR_DIM])
     alpha = changes.get("alpha")
     given = alpha.start if isinstance(alpha, Schedule) else alpha
     measured = given is None and changes.get("adam") is None
@@ -50,7 +52,7 @@ def defaults(
         base["selection_noise"] = "davidson"
     unknown = set(changes) - {field.name for field in dataclasses.fields(Settings)}
     if unknown:
-        raise UsageError(f"settings: {', '.join(sorted(unknown))} unknown to the optimizer")
+        raise SettingsError(f"{', '.join(sorted(unknown))} unknown to the optimizer")
     settings = Settings(root_seed, layout, rule=chosen.name, **{**base, **changes})
     check(settings)
     return settings
@@ -103,40 +105,42 @@ def check(settings: Settings) -> None:
     s, rule = settings, rule_of(settings.rule)
     measures = rule.measures and s.given_alpha is None and s.adam is None
     if s.warmup and not measures:
-        raise UsageError(
-            "settings: a warm-up measures alpha for known and margin without Adam; set warmup = 0"
+        able = " and ".join(name for name, other in RULES.items() if other.measures)
+        raise SettingsError(
+            f"a warm-up measures `alpha` for {able} without Adam; set `warmup` = 0"
         )
     if s.pooled_by_voter:
         _check_pooled(s, bayesian=rule.bayesian)
         if measures and not s.warmup:
-            raise UsageError(
-                f"settings: the size of an estimate under weighting {s.weighting} depends on the "
-                "panel; give alpha, or a warm-up that measures it"
+            raise SettingsError(
+                f"the size of an estimate under `weighting` {s.weighting} depends on the panel; "
+                "give `alpha`, or a warm-up that measures it"
             )
     if not rule.bayesian:
         weighs = s.weighting != "equal" or s.smoothing == "pooled"
         if s.selection is not None and weighs:
-            raise UsageError(
-                "settings: a selection weighs comparisons by 1/(C·q); it goes with weighting "
-                "equal and without pooled smoothing, or with bayes"
+            raise SettingsError(
+                "a `selection` weighs comparisons by 1/(C·q); it goes with `weighting` equal and "
+                "without pooled `smoothing`, or with bayes"
             )
         if s.vote_price is not None:
-            raise UsageError(
-                f"settings: vote_price ends a step by its votes, which biases {s.rule}; use bayes"
+            raise SettingsError(
+                f"`vote_price` ends a step by its votes, which biases {s.rule}; use bayes"
             )
     rule.check(s)
 
 
 def _check_pooled(s: Settings, *, bayesian: bool) -> None:
     if bayesian:
-        raise UsageError(
-            f"settings: {s.rule} takes votes, weighting {s.weighting} gives one estimate per "
-            "direction; choose equal, skill or rationality, or the rule known, sign or margin"
+        others = ", ".join(name for name, other in RULES.items() if not other.bayesian)
+        raise SettingsError(
+            f'`weighting` "{s.weighting}" gives one estimate per direction and {s.rule} takes '
+            f'votes; choose "skill" or "rationality", or rule {others}'
         )
     if (s.link, s.smoothing, s.ties) != ("logistic", "haldane", "half"):
-        raise UsageError(
-            f"settings: weighting {s.weighting} makes logistic log-odds itself; set link "
-            "logistic, smoothing haldane, ties half"
+        raise SettingsError(
+            f"`weighting` {s.weighting} makes logistic log-odds itself; set `link` logistic, "
+            "`smoothing` haldane, `ties` half"
         )
 
 

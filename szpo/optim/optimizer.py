@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -115,7 +116,8 @@ def tell(
     at = perturbations(settings, query, alpha_at(state, step))
     move = rule.move(settings, state.carried, at, weighted, nu)
     updates = _updates(settings, step, move)
-    extra = rule.report(settings, move, at, weighted, nu)
+    extra: dict[str, Any] = {} if at.alpha is None else {"alpha": at.alpha}
+    extra |= {"mu": at.mu, **rule.figures(move)}
     if settings.weighting in weighting.LEARNED and weighted.by_voter is not None:
         voters = weighted.by_voter.voters
         extra["weights"] = dict(zip(voters, weighted.weights.tolist(), strict=True))
@@ -139,7 +141,7 @@ def tell(
         warmup=settings.warmup > 0 and at.alpha is None,
         kl_radius=state.kl_radius,
         extra=extra,
-        flip_share=extra.pop("flip_share", None),
+        flip_share=rule.flip_share(settings, move, at, weighted, nu),
     )
     return after, updates, info
 
@@ -157,6 +159,17 @@ def replay_state(
         wanted = ask(state) if mus is None else query(settings, step, mus[step])
         state = tell(state, wanted, tally)[0]
     return state
+
+
+def describe_settings(settings: Settings) -> Sequence[str]:
+    """Describe the settings of a run as lines to print."""
+    s = settings
+    return (
+        f"rule {s.rule}, {s.pairing}, K {s.K} × N {s.N} × M {s.M} votes, D {s.D} rows, link "
+        f"{s.link}, ties {s.ties}, weighting {s.weighting}, seed {s.root_seed}",
+        f"mu {ask(init(s)).mu:.4g} (KL radius {s.kl_radius:g}), KL step {s.kl_step:g}, forget "
+        f"{s.forget:g}, warm-up {s.warmup} steps",
+    )
 
 
 def _check_votes(state: State, query: Query, tally: Tally) -> None:

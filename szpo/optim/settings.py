@@ -7,10 +7,13 @@ What a rule asks of them is checked by `szpo.optim.checked_settings`, which make
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal, get_args
 
 from szpo.aggregation import links
+from szpo.aggregation.bradley_terry import Ties
 from szpo.aggregation.weighting import LEARNED, WEIGHTINGS, Weighting
 from szpo.errors import UsageError
 from szpo.optim.directions import Law
@@ -19,12 +22,32 @@ from szpo.types import Layout, Pairing
 
 SMALL_DIM = 4096
 """Largest space whose updates may be recorded as a vector (momentum, Adam)."""
-ADAM_NEEDS = (
-    f"settings: Adam needs one tensor of at most {SMALL_DIM} coordinates, no momentum, "
-    "and another rule than bayes"
-)
+ADAM_NEEDS = f"Adam needs one tensor of at most {SMALL_DIM} coordinates and a rule but bayes"
 SMOOTHINGS = ("haldane", "clip", "trim", "laplace", "score", "second", "posterior", "pooled")
 SELECTIONS = ("rows", "words", "uniform")
+
+
+class SettingsError(UsageError):
+    """Settings that are out of range or do not go together.
+
+    In the text the names of settings stand in backticks, so that it can be put in the names by
+    which they were given; see `rename`.
+    """
+
+    def __init__(self, text: str):
+        super().__init__(text)
+        self.text: Final = text
+
+    def __str__(self) -> str:
+        return f"settings: {self.rename({})}"
+
+    def rename(self, names: Mapping[str, str]) -> str:
+        """The text with other names for settings.
+
+        >>> SettingsError("`M` is 0; give an integer from 1 up").rename({"M": "optimizer.votes"})
+        'optimizer.votes is 0; give an integer from 1 up'
+        """
+        return re.sub(r"`(\w+)`", lambda found: names.get(found[1], found[1]), self.text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +154,7 @@ class Settings:
     link: str = "logistic"
     smoothing: str = "haldane"
     trim: float = 4.0
-    ties: Literal["half", "davidson"] = "half"
+    ties: Ties = "half"
     tie_nu: float | None = None
     kl_radius: float = 1.62
     kl_step: float = 0.03
@@ -196,65 +219,67 @@ class Settings:
 
 def _positive(name: str, value: float | None) -> None:
     if value is not None and not (value > 0 and math.isfinite(value)):
-        raise UsageError(f"settings: {name} is {value}; it must be a positive number")
+        raise SettingsError(f"`{name}` is {value}; it must be a positive number")
 
 
 def _check(s: Settings) -> None:
     _ = s.space.dim  # checks seed, layout and law
     if s.pairing not in ("antithetic", "forward"):
-        raise UsageError(f"settings: pairing {s.pairing!r}; choose antithetic or forward")
+        raise SettingsError(f"`pairing` {s.pairing!r}; choose antithetic or forward")
     if s.smoothing not in SMOOTHINGS:
-        raise UsageError(f"settings: smoothing {s.smoothing!r}; choose {', '.join(SMOOTHINGS)}")
-    if s.ties not in ("half", "davidson"):
-        raise UsageError(f"settings: ties {s.ties!r}; choose half or davidson")
+        raise SettingsError(f"`smoothing` {s.smoothing!r}; choose {', '.join(SMOOTHINGS)}")
+    if s.ties not in get_args(Ties):
+        raise SettingsError(f"`ties` {s.ties!r}; choose {' or '.join(get_args(Ties))}")
     links.link(s.link)
     for name in ("K", "N", "M", "D"):
         if not isinstance(getattr(s, name), int) or getattr(s, name) < 1:
-            raise UsageError(f"settings: {name} is {getattr(s, name)}; give an integer from 1 up")
+            raise SettingsError(f"`{name}` is {getattr(s, name)}; give an integer from 1 up")
     for name in ("mu", "alpha"):
         if not isinstance(value := getattr(s, name), Schedule):
             _positive(name, value)
     if isinstance(s.mu, Schedule) and s.mu.kind == "linear" and s.mu.floor == 0:
-        raise UsageError("settings: mu must not fall to 0; give its schedule a floor above 0")
+        raise SettingsError("`mu` must not fall to 0; give its schedule a floor above 0")
     for name in ("trim", "kl_radius", "kl_step", "scale", "coef_cap"):
         _positive(name, getattr(s, name))
     if s.tie_nu is not None and not (s.tie_nu >= 0 and math.isfinite(s.tie_nu)):
-        raise UsageError(f"settings: tie_nu is {s.tie_nu}; it must not be negative")
+        raise SettingsError(f"`tie_nu` is {s.tie_nu}; it must not be negative")
     if not 0 < s.forget <= 1:
-        raise UsageError(f"settings: forget is {s.forget}; it must be within (0, 1]")
+        raise SettingsError(f"`forget` is {s.forget}; it must be within (0, 1]")
     if not 0 <= s.momentum < 1 or s.momentum_terms < 0 or s.warmup < 0:
-        raise UsageError("settings: momentum must be in [0, 1), terms and warm-up not negative")
+        raise SettingsError("`momentum` must be in [0, 1), terms and `warmup` not negative")
     if s.steering is not None and not 0 < s.steering[0] <= s.kl_radius <= s.steering[1]:
-        raise UsageError(f"settings: steering {s.steering} must contain kl_radius {s.kl_radius}")
+        raise SettingsError(f"`steering` {s.steering} must contain `kl_radius` {s.kl_radius}")
     if s.link != "logistic" and (s.ties == "davidson" or s.smoothing in ("second", "posterior")):
-        raise UsageError("settings: davidson, second and posterior are for the logistic link")
+        raise SettingsError("davidson, second and posterior are for the logistic link")
     if s.ties == "davidson" and s.smoothing != "haldane":
-        raise UsageError("settings: davidson ties go with the haldane smoothing only")
-    if s.adam is not None and (s.momentum > 0 or not s.small):
-        raise UsageError(ADAM_NEEDS)
+        raise SettingsError("davidson ties go with the haldane smoothing only")
+    if s.adam is not None and s.momentum > 0:
+        raise SettingsError("`momentum` and `adam` exclude each other")
+    if s.adam is not None and not s.small:
+        raise SettingsError(ADAM_NEEDS)
     if s.weighting not in WEIGHTINGS:
-        raise UsageError(
-            f"settings: weighting {s.weighting!r} is unknown; choose {', '.join(WEIGHTINGS)}"
+        raise SettingsError(
+            f"`weighting` {s.weighting!r} is unknown; choose {', '.join(WEIGHTINGS)}"
         )
     if s.weighting in LEARNED and s.smoothing in ("clip", "second"):
-        raise UsageError(
-            f"settings: smoothing {s.smoothing} cannot take the fractions of votes that weighting "
+        raise SettingsError(
+            f"`smoothing` {s.smoothing} cannot take the fractions of votes that `weighting` "
             f"{s.weighting} makes; choose haldane"
         )
     if s.weighting == "dawid-skene" and s.M < 2:
-        raise UsageError(
-            "settings: weighting dawid-skene learns from comparisons that several voters "
-            "answered, and each has one vote here (M = 1); set M to 2 or more, or choose skill or "
+        raise SettingsError(
+            "`weighting` dawid-skene learns from comparisons that several voters answered, and "
+            "each has one vote here (`M` = 1); set `M` to 2 or more, or choose skill or "
             "rationality"
         )
     if s.selection is not None and s.selection.candidates < s.N:
-        raise UsageError(
-            f"settings: selection of {s.selection.candidates} candidates for N = {s.N}; "
-            "give at least N"
+        raise SettingsError(
+            f"`selection` of {s.selection.candidates} candidates for `N` = {s.N}; "
+            "give at least as many"
         )
     if s.selection_noise not in (None, "davidson"):
-        raise UsageError(f"settings: selection_noise is {s.selection_noise!r}; leave it out")
+        raise SettingsError(f"`selection_noise` is {s.selection_noise!r}; leave it out")
     if s.vote_price is not None:
         _positive("vote_price", s.vote_price)
         if s.weighting != "equal":
-            raise UsageError("settings: vote_price goes with weighting equal")
+            raise SettingsError("`vote_price` goes with `weighting` equal")

@@ -26,11 +26,11 @@ from szpo.ledger.run_spec import recorded_settings
 from szpo.ledger.theta import starting_theta, theta_digests
 from szpo.optim.checked_settings import settings_to_json
 from szpo.optim.directions import DIRECTION_VERSION
+from szpo.optim.optimizer import describe_settings
 from szpo.optim.settings import Settings
 from szpo.policies.protocol import BaseScorer, Policy, Sampler
 from szpo.replay import replay
 from szpo.runs import machine_check, run_device
-from szpo.runs.optimizer_settings import describe_settings, make_settings
 from szpo.runs.samples import Source
 from szpo.types import Answer, Prompt, Shift, Update
 
@@ -129,7 +129,7 @@ def check(config: Config) -> Checked:
     policy_factory = _policy_factory(config)
     if policy_factory is None:
         if config.subspace.kind != "full":  # refused now, not after the set-up
-            make_settings(config, (("z", (config.dim,)),), 1.0)
+            config.optimizer_settings((("z", (config.dim,)),), 1.0)
         from szpo.policies import language_model
 
         config = run_device.choose(config)
@@ -156,11 +156,11 @@ def build(config: Config, *, say: Say = print, checked: Checked | None = None) -
         from szpo.policies import language_model
 
         base = language_model.prepare(config, prompts.train, say)
-        settings = make_settings(config, base.subspace.layout, base.subspace.scale)
+        settings = config.optimizer_settings(base.subspace.layout, base.subspace.scale)
         policy: Policy = language_model.make_policy(config, base, settings)
     else:
         policy = policy_factory(root_seed=config.run.seed)
-        base, settings = None, make_settings(config, policy.layout, 1.0)
+        base, settings = None, config.optimizer_settings(policy.layout, 1.0)
     for line in describe_settings(settings):
         say(line)
     parts = Parts(config, settings, policy, prompts, base=base)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from szpo import seeds
 from szpo.errors import UsageError
@@ -20,8 +20,8 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.rows import THETA0
 from szpo.ledger.theta import stored_tensors
 from szpo.optim.checked_settings import defaults, settings_from_json
+from szpo.optim.rules.registry import rule_of
 from szpo.replay import replay
-from szpo.types import Rule
 
 
 def branch(
@@ -98,14 +98,14 @@ def _spec(spec: Mapping[str, Any], root_seed: int, rule: str | None) -> dict[str
         return made
     parent, own = settings_from_json(spec["optimizer"]), made["optimizer"]
     own |= {"rule": rule, "warmup": 0}
-    if rule != "bayes":
+    if not rule_of(rule).bayesian:
         own |= {"prior_mean": None, "prior_precision": None}
-    if rule in ("known", "margin"):  # as long a warm-up as a run that begins with that rule
+    if rule_of(rule).measures:  # as long a warm-up as a run that begins with that rule
         own["warmup"] = defaults(
-            root_seed, parent.layout, rule=cast(Rule, rule), alpha=parent.alpha,
+            root_seed, parent.layout, rule=rule, alpha=parent.alpha,
             adam=parent.adam, weighting=parent.weighting, M=parent.M,
         ).warmup  # fmt: skip
     settings_from_json(own)
     if "config" in made:
-        made["config"]["optimizer"]["rule"] = rule
+        made["config"]["optimizer"] |= {"rule": rule, "warmup": None}
     return made

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.errors import IntegrityError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.optim import comparison_selection, parameters
 from szpo.optim.settings import Selection
 from szpo.replay import verification
-from szpo.runs.optimizer_settings import make_settings
 from szpo.types import Batch
 from szpo.voting import counting
 from tests.support.quadratic import Clock, QuadraticPolicy, go, history, start
@@ -190,10 +190,9 @@ def test_a_priced_run_in_pieces_is_the_run_in_one(tmp_path: Path) -> None:
 def test_the_config_table_reaches_the_settings() -> None:
     table = {"candidates": 24, "by": "words", "floor": 0.5, "vote_price": 0.01}
     config = Config.model_validate({"selection": table})
-    found = make_settings(config, (("z", (4,)),), 1.0)
+    found = config.optimizer_settings((("z", (4,)),), 1.0)
     assert found.selection == Selection(24, "words", 0.5) and found.vote_price == 0.01
-    plain = make_settings(Config(), (("z", (4,)),), 1.0)
+    plain = Config().optimizer_settings((("z", (4,)),), 1.0)
     assert plain.selection is None and plain.vote_price is None
-    few = Config.model_validate({"selection": {"candidates": 4}})
-    with pytest.raises(UsageError, match="4 candidates for N = 8"):
-        make_settings(few, (("z", (4,)),), 1.0)
+    with pytest.raises(UsageError, match=r"4 candidates for optimizer\.comparisons = 8"):
+        settings_file.check({"selection": {"candidates": 4}})

@@ -7,18 +7,17 @@ step is ℓ·ŵ/√(|ŵ|² + tr P): its full length where the votes say much, sh
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from szpo.aggregation import weighting
 from szpo.aggregation.weighting import History
-from szpo.errors import UsageError
+from szpo.errors import RunError
 from szpo.optim import posterior
 from szpo.optim.posterior import Posterior, Window
 from szpo.optim.rules.rule import Move, Perturbations, Rule
-from szpo.optim.settings import ADAM_NEEDS, Schedule, Settings
+from szpo.optim.settings import ADAM_NEEDS, Schedule, Settings, SettingsError
 from szpo.optim.step_size import base_mu, longest
 from szpo.optim.weighted_votes import WeightedVotes
 from szpo.types import Floats
@@ -31,34 +30,34 @@ def check(settings: Settings) -> None:
     """Refuse what the model does not have.
 
     Raises:
-        UsageError: several tensors or too many coordinates, another link than the logistic,
+        SettingsError: several tensors or too many coordinates, another link than the logistic,
             momentum, Adam, a step size, or a prior that is none.
     """
     s, dim = settings, settings.dim
     if s.adam is not None:
-        raise UsageError(ADAM_NEEDS)
+        raise SettingsError(ADAM_NEEDS)
     if len(s.layout) != 1 or dim > LARGEST_DIM:
-        raise UsageError(f"settings: bayes needs one tensor of at most {LARGEST_DIM} coordinates")
+        raise SettingsError(f"bayes needs one tensor of at most {LARGEST_DIM} coordinates")
     if s.link != "logistic":
-        raise UsageError("settings: bayes knows the logistic link only; use known, sign or margin")
+        raise SettingsError("bayes knows the logistic link only; choose another `rule`")
     if s.momentum > 0:
-        raise UsageError("settings: bayes keeps past votes itself; set momentum = 0")
+        raise SettingsError("bayes keeps past votes itself; set `momentum` = 0")
     if s.alpha is not None and not (isinstance(s.alpha, Schedule) and s.alpha.start is None):
-        raise UsageError("settings: bayes takes its step from kl_step; alpha may be a shape only")
+        raise SettingsError("bayes takes its step from kl_step; `alpha` may be a shape only")
     if s.prior_mean is not None and len(s.prior_mean) != dim:
-        raise UsageError(f"settings: prior_mean has {len(s.prior_mean)} of {dim} values")
+        raise SettingsError(f"`prior_mean` has {len(s.prior_mean)} of {dim} values")
     if s.prior_mean is not None and not all(map(math.isfinite, s.prior_mean)):
-        raise UsageError(f"settings: prior_mean {s.prior_mean} is not finite")
+        raise SettingsError(f"`prior_mean` {s.prior_mean} is not finite")
     rows = s.prior_precision
     if rows is None:
         return
     if len(rows) != dim or any(len(row) != dim for row in rows):
-        raise UsageError(f"settings: prior_precision must be {dim} by {dim}")
+        raise SettingsError(f"`prior_precision` must be {dim} by {dim}")
     matrix = np.asarray(rows, dtype=np.float64)
     if not (np.isfinite(matrix).all() and np.allclose(matrix, matrix.T, rtol=1e-9, atol=0)):
-        raise UsageError("settings: prior_precision must be finite and symmetric")
+        raise SettingsError("`prior_precision` must be finite and symmetric")
     if np.linalg.eigvalsh(matrix)[0] <= 0:
-        raise UsageError("settings: prior_precision must be positive definite")
+        raise SettingsError("`prior_precision` must be positive definite")
 
 
 def init(settings: Settings, lead: tuple[int, ...] = ()) -> Window:
@@ -75,9 +74,9 @@ def move(
 ) -> Move:
     """Add the step's votes to the window, fit the posterior, and step along its mean."""
     window = add_votes(settings, window, at, votes)
-    known = gradient(settings, window, at.step)
-    vector = posterior.step_vector(known, longest(settings, at.step))
-    return Move(window, vector=vector, posterior=known)
+    found = gradient(settings, window, at.step)
+    vector = posterior.step_vector(found, longest(settings, at.step))
+    return Move(window, vector=vector, posterior=found)
 
 
 def add_votes(
@@ -117,32 +116,38 @@ def reweigh(window: Window, history: History, weights: Floats) -> Window:
     return Window(window.steps, window.x, plus + tie / 2, minus + tie / 2, ties, every)
 
 
-def report(
+def figures(done: Move) -> dict[str, float]:
+    """Sizes of the gradient, its uncertainty, the noise between comparisons, and the step.
+
+    Raises:
+        RunError: the move is not one of this rule.
+    """
+    found, vector = done.posterior, done.vector
+    if found is None or vector is None:
+        raise RunError("figures: not a move of the rule bayes")
+    return {
+        "gradient": float(np.linalg.norm(found.w)),
+        "uncertainty": math.sqrt(float(np.trace(found.covariance))),
+        "comparison_noise": float(found.s),
+        "length": float(np.linalg.norm(vector)),
+    }
+
+
+def flip_share_of_move(
     settings: Settings,
     done: Move,
     at: Perturbations,
     votes: WeightedVotes,
     nu: float | None = None,
-) -> dict[str, Any]:
-    """μ, sizes of gradient, uncertainty, noise and step, and the share that could turn it."""
-    known, vector = done.posterior, done.vector
-    if known is None or vector is None:
-        raise UsageError("report: not a move of bayes")
-    share = None
-    if votes.by_voter is not None and votes.history is not None:
-        share = flip_share(done.carried, known, votes.history, votes.weights, settings.forget)
-    return {
-        "flip_share": share,
-        "mu": at.mu,
-        "gradient": float(np.linalg.norm(known.w)),
-        "uncertainty": math.sqrt(float(np.trace(known.covariance))),
-        "comparison_noise": float(known.s),
-        "length": float(np.linalg.norm(vector)),
-    }
+) -> float | None:
+    """`flip_share` of a step; None where its votes came without their voters."""
+    if done.posterior is None or votes.by_voter is None or votes.history is None:
+        return None
+    return flip_share(done.carried, done.posterior, votes.history, votes.weights, settings.forget)
 
 
 def flip_share(
-    window: Window, known: Posterior, history: History, weights: Floats, forget: float
+    window: Window, fitted: Posterior, history: History, weights: Floats, forget: float
 ) -> float:
     """Smallest share of the window's voters who could have turned the step round: ŵ·δ < 0.
 
@@ -155,14 +160,14 @@ def flip_share(
         return 0.0
     x, steps = window.x[-rows:], window.steps[-rows:]
     verdicts = history.verdicts[:, -rows:]
-    pull = x @ known.covariance @ known.w
+    pull = x @ fitted.covariance @ fitted.w
     age = forget ** (float(steps[-1]) - steps.astype(np.float64))
     for_it = np.sign(pull)[None, :, None] * np.where(weights < 0, -1.0, 1.0)[:, None, None]
     moved = np.where(verdicts == weighting.TIE, 0.5, (verdicts == for_it) & (verdicts != 0)).sum(
         -1
     )
     moves = np.abs(weights) * (moved * age * np.abs(pull)).sum(-1)
-    lead = float(known.w @ known.w)
+    lead = float(fitted.w @ fitted.w)
     voters = (verdicts != 0).any((-2, -1))
     return weighting.share_to_pass(moves[voters], lead) if lead > 0 else 0.0
 
@@ -174,7 +179,8 @@ RULE = Rule(
     alpha=lambda settings, window, step: None,
     rows=lambda settings, window: len(window.steps) + settings.K,
     move=move,
-    report=report,
+    figures=figures,
+    flip_share=flip_share_of_move,
     is_exact=lambda settings: False,
     bayesian=True,
 )

@@ -19,11 +19,10 @@ from numpy.typing import ArrayLike, NDArray
 from szpo.aggregation import estimators, links, weighting
 from szpo.aggregation.estimators import Estimate
 from szpo.aggregation.weighting import VotesByVoter
-from szpo.errors import UsageError
 from szpo.optim import momentum
 from szpo.optim.momentum import Memory
 from szpo.optim.rules.rule import Move, Perturbations, Rule, check_finite
-from szpo.optim.settings import Settings
+from szpo.optim.settings import Settings, SettingsError
 from szpo.optim.step_size import base_mu, shape
 from szpo.optim.weighted_votes import WeightedVotes, estimate_by_voter
 from szpo.types import Floats, Tally
@@ -66,6 +65,8 @@ class Coefficients:
     coef: Floats
     delta: Floats
     stderr: Floats
+    measure: Floats
+    """What the rule reads in the votes; see `Counting.measure`."""
     capped: NDArray[np.bool_]
 
 
@@ -78,7 +79,8 @@ def rule(counting: Counting) -> Rule:
         alpha=alpha_at,
         rows=lambda settings, pace: 0,
         move=functools.partial(move, counting),
-        report=functools.partial(report, counting),
+        figures=lambda done: {},
+        flip_share=functools.partial(flip_share, counting),
         is_exact=counting.is_exact,
         measures=counting.measures,
     )
@@ -87,7 +89,7 @@ def rule(counting: Counting) -> Rule:
 def check(settings: Settings) -> None:
     """A counting rule has no prior to take."""
     if settings.prior_mean is not None or settings.prior_precision is not None:
-        raise UsageError("settings: a prior on the gradient belongs to the rule bayes")
+        raise SettingsError("a prior on the gradient belongs to the rule bayes")
 
 
 def init(counting: Counting, settings: Settings, lead: tuple[int, ...] = ()) -> Pace:
@@ -148,7 +150,7 @@ def coefficients(
     limit = settings.coef_cap * size if settings.adam is None else np.inf
     capped = np.abs(coef) > limit
     coef = np.where(capped, np.copysign(limit, coef), coef)
-    return Coefficients(coef, value, found.stderr, capped)
+    return Coefficients(coef, value, found.stderr, measure, capped)
 
 
 def estimate(settings: Settings, tally: Tally, nu: float | None = None) -> Estimate:
@@ -175,7 +177,8 @@ def move(
     if pace.alpha is None:
         return _warm_up(counting, settings, pace, at, votes, nu)
     rate = 1.0 if settings.adam is not None else at.alpha
-    found = _coefficients(counting, settings, replace(at, alpha=rate), votes, nu)
+    at_rate = replace(at, alpha=rate)
+    found = coefficients(counting, settings, at_rate, votes.tally, nu=nu, delta=votes.delta)
     check_finite(found.coef, at.step, "coefficient")
     done = Move(
         pace, found.coef, delta=found.delta, stderr=found.stderr, capped=bool(found.capped.any())
@@ -201,19 +204,17 @@ def move(
     )  # fmt: skip
 
 
-def report(
+def flip_share(
     counting: Counting,
     settings: Settings,
     done: Move,
     at: Perturbations,
     votes: WeightedVotes,
     nu: float | None = None,
-) -> dict[str, Any]:
-    """α and μ of the step, and the share of hostile voters who would have turned it round."""
-    known = {} if at.alpha is None else {"alpha": at.alpha}
-    by_voter = votes.by_voter
-    if by_voter is None:
-        return {**known, "mu": at.mu, "flip_share": None}
+) -> float | None:
+    """Share of hostile voters who would have turned the step; None without votes by voter."""
+    if votes.by_voter is None:
+        return None
 
     def lead(cast: VotesByVoter) -> Floats:
         if settings.pooled_by_voter:
@@ -223,21 +224,7 @@ def report(
         tally = replace(tally, share=votes.tally.share, cast=votes.tally.cast)
         return coefficients(counting, settings, replace(at, alpha=1.0), tally, nu=nu).coef
 
-    return {
-        **known,
-        "mu": at.mu,
-        "flip_share": weighting.flip_share(by_voter, votes.weights, lead),
-    }
-
-
-def _coefficients(
-    counting: Counting,
-    settings: Settings,
-    at: Perturbations,
-    votes: WeightedVotes,
-    nu: float | None,
-) -> Coefficients:
-    return coefficients(counting, settings, at, votes.tally, nu=nu, delta=votes.delta)
+    return weighting.flip_share(votes.by_voter, votes.weights, lead)
 
 
 def _warm_up(
@@ -252,11 +239,11 @@ def _warm_up(
 
     A direction of which nothing was counted (a deadline) measures nothing.
     """
-    found = _coefficients(counting, settings, replace(at, alpha=1.0), votes, nu)
+    at_one = replace(at, alpha=1.0)
+    found = coefficients(counting, settings, at_one, votes.tally, nu=nu, delta=votes.delta)
     check_finite(found.delta, at.step, "value difference")
-    tally = votes.tally if votes.delta is None else None
-    measured = counting.measure(settings, found.delta, tally)
-    squares = (value * value for value in measured[np.isfinite(found.stderr)].tolist())
+    measured = found.measure[np.isfinite(found.stderr)]
+    squares = (value * value for value in measured.tolist())
     warm = (*pace.warm, *squares)
     alpha = None
     if at.step + 1 >= settings.warmup:

@@ -10,9 +10,8 @@ from __future__ import annotations
 import math
 
 from szpo.aggregation import estimators, links
-from szpo.errors import UsageError
 from szpo.optim.rules import counting
-from szpo.optim.settings import Settings
+from szpo.optim.settings import Settings, SettingsError
 
 
 def null_rms(settings: Settings) -> float:
@@ -29,9 +28,9 @@ def null_rms(settings: Settings) -> float:
     else:
         rms = estimators.null_rms(settings.M, invert) / math.sqrt(settings.N)
     if rms < 1e-12:
-        raise UsageError(
-            f"settings: smoothing {settings.smoothing} with M = {settings.M} is 0 whatever the "
-            "votes; choose haldane, or a larger M"
+        raise SettingsError(
+            f"`smoothing` {settings.smoothing} with `M` = {settings.M} is 0 whatever the votes; "
+            "choose haldane, or a larger `M`"
         )
     return rms
 

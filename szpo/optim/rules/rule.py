@@ -85,9 +85,10 @@ class Rule:
     ``check`` refuses settings that the rule cannot work with (UsageError). ``init`` gives what is
     carried before step 0, for leading axes. ``alpha`` is the step size at a step, or None.
     ``rows`` says of how many past directions the votes are needed by voter. ``move`` makes the
-    step from what was carried, the perturbations, the votes and Davidson's ν. ``report`` says
-    more of a step, for people: the flip share among it. ``is_exact``: the update is recomputed to
-    the last bit on any machine.
+    step from what was carried, the perturbations, the votes and Davidson's ν. ``figures`` are the
+    rule's own in the step's report, for people. ``flip_share`` is the smallest share of voters
+    who, voting against throughout, would have turned the step; None where nobody can tell.
+    ``is_exact``: the update is recomputed to the last bit on any machine.
     """
 
     name: str
@@ -96,7 +97,10 @@ class Rule:
     alpha: Callable[[Settings, Any, int], float | None]
     rows: Callable[[Settings, Any], int]
     move: Callable[[Settings, Any, Perturbations, WeightedVotes, float | None], Move]
-    report: Callable[[Settings, Move, Perturbations, WeightedVotes, float | None], dict[str, Any]]
+    figures: Callable[[Move], dict[str, float]]
+    flip_share: Callable[
+        [Settings, Move, Perturbations, WeightedVotes, float | None], float | None
+    ]
     is_exact: Callable[[Settings], bool]
     bayesian: bool = False
     """It keeps the votes and their likelihood: it can take a prior, may stop asking when it has
