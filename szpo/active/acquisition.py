@@ -1,13 +1,13 @@
-"""Which questions to ask: expected information, expected entropy after the answer, in batches.
+"""Acquisition functions: expected information and entropy reduction of a batch of questions.
 
 A question is δ = φ(A) − φ(B); the answer is A with probability σ(w·δ). Over particles wⱼ of the
 posterior, with pⱼ = σ(wⱼ·δ) and s = w·δ:
 
 * `bald`: I(answer; w) = H(mean p) − mean H(p), in nats (Houlsby et al. 2011).
-* `entropy_gain`: the fall of the entropy of w by the answer. As the answer depends on w through s
-  alone, H(w | answer) = H(s | answer) + H(w | s), and the last term is not touched; with Gaussian
-  entropies of s the fall is ½ log Var s − E ½ log Var(s | answer). Exactly computed it would equal
-  `bald`; over particles it looks at second moments only and can be negative.
+* `entropy_gain`: the expected reduction of the entropy of w. As the answer depends on w through s
+  alone, H(w | answer) = H(s | answer) + H(w | s), and the last term does not change; with Gaussian
+  entropies of s the reduction is ½ log Var s − E ½ log Var(s | answer). Its exact value would be
+  `bald`; this estimate uses second moments of particles only, and can be negative.
 
 A batch is chosen greedily: each next question by what it adds to those before, over the joint
 distribution of their answers (BatchBALD, Kirsch et al. 2019).
@@ -31,9 +31,9 @@ from szpo.types import Floats, Ints
 By: TypeAlias = Literal["bald", "entropy"]
 RULES: tuple[By, ...] = ("bald", "entropy")
 EXACT = 6
-"""Up to so many questions all 2^k answers are enumerated; further answers are drawn to each."""
+"""All 2^k answers are enumerated up to this number k of questions; further ones are sampled."""
 SHORTLIST = 1000
-"""Questions kept for the greedy choice, those with the largest gain of their own."""
+"""Candidates of the greedy choice: this many questions with the largest gain of their own."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,7 +62,7 @@ def bald(x: Floats, delta: Floats) -> Floats:
 
 
 def entropy_gain(x: Floats, delta: Floats) -> Floats:
-    """Expected fall of the Gaussian entropy by the answer, in nats, (n,); see this module."""
+    """Expected reduction of the Gaussian entropy by the answer, in nats, (n,); see the module."""
     one = _alone(x)
 
     def of(part: slice) -> Floats:
@@ -88,31 +88,44 @@ def gains(x: Floats, delta: Floats, rule: By = "bald") -> Floats:
     return (bald if rule == "bald" else entropy_gain)(x, delta)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidates:
+    """Questions to choose from: δ (n, d), and which of them are in the running.
+
+    Rows of δ that are 0 carry no information and are never chosen; ``allowed`` (n,) leaves out
+    others. ``beyond`` is the largest gain among questions that the caller left out before (of a
+    stream), for `Batch.certain`.
+    """
+
+    delta: Floats
+    allowed: NDArray[np.bool_] | None = None
+    beyond: float = -np.inf
+
+
 def select(
     x: Floats,
-    delta: Floats,
+    candidates: Candidates,
     count: int,
     *,
     key: bytes,
     rule: By = "bald",
-    allowed: NDArray[np.bool_] | None = None,
     shortlist: int = SHORTLIST,
-    beyond: float = -np.inf,
 ) -> Batch:
-    """The ``count`` questions to ask together, greedily.
+    """Choose ``count`` questions to ask together, greedily; fewer where fewer can be chosen.
 
-    x (m, d), δ (n, d). Rows of δ that are 0 teach nothing and are never chosen; ``allowed`` (n,)
-    leaves out others. ``key`` draws the joint answers of long batches. ``beyond``: the largest
-    gain among candidates that the caller has left out already (a stream), for ``certain``.
-    Fewer than ``count`` come back where there are not so many.
+    Particles x (m, d). ``key`` draws the joint answers of long batches. ``shortlist``: at least
+    this many questions with the largest gain of their own are compared in the greedy choice.
 
     Raises:
         UsageError: ``count`` is not positive, or see `gains`.
     """
     if count < 1:
         raise UsageError(f"selection: {count} questions; ask for at least 1")
+    delta, beyond = candidates.delta, candidates.beyond
     alone = gains(x, delta, rule)
-    usable = delta.any(1) if allowed is None else delta.any(1) & allowed
+    usable = delta.any(1)
+    if candidates.allowed is not None:
+        usable = usable & candidates.allowed
     order = np.argsort(np.where(usable, -alone, np.inf), kind="stable")[: usable.sum()]
     short = order[: max(shortlist, 4 * count)]
     if len(short) < len(order):
@@ -129,7 +142,7 @@ def select(
         chosen.append(best)
         found.append(float(gain[best]))
         left[best] = False
-        joint = _joined(joint, p[best], len(chosen), key)
+        joint = _join_answer(joint, p[best], len(chosen), key)
     certain = rule == "bald" and all(gain >= beyond for gain in found)
     return Batch(short[np.array(chosen, dtype=np.int64)], np.array(found), certain)
 
@@ -149,8 +162,8 @@ def _alone(x: Floats) -> _Joint:
     return _Joint(np.full((1, len(x)), 1 / len(x)), np.ones(1))
 
 
-def _joined(joint: _Joint, p: Floats, chosen: int, key: bytes) -> _Joint:
-    """With the answer to one more question, p (m,): both answers of it, or one drawn per row."""
+def _join_answer(joint: _Joint, p: Floats, chosen: int, key: bytes) -> _Joint:
+    """Add the answer to one more question, p (m,): both answers, or one sampled per row."""
     yes = joint.weight @ p
     if chosen <= EXACT:
         weight = np.concatenate([joint.weight * p, joint.weight * (1 - p)])
@@ -163,7 +176,7 @@ def _joined(joint: _Joint, p: Floats, chosen: int, key: bytes) -> _Joint:
 
 
 def _information(p: Floats, joint: _Joint) -> Floats:
-    """H(answer | answers so far) − mean H(answer | w) for p (n, m), (n,)."""
+    """H(answer | answers so far) − mean H(answer | w), for p (n, m), (n,)."""
     after = np.clip(p @ joint.weight.T, 0.0, 1.0)
     return np.asarray(_binary(after) @ joint.odds - _binary(p) @ (joint.odds @ joint.weight))
 

@@ -1,4 +1,4 @@
-"""Questions as files for people to fill in, and their answers as they come back.
+"""Write questions into files for people to fill in, and read the answers back.
 
 .jsonl and .csv hold a line per question with an empty ``choice``; filled in, the same file is the
 answers. .json holds Label Studio tasks (ranker of two items), and its export the answers.
@@ -45,7 +45,7 @@ def write(questions: Sequence[Question], path: Path) -> None:
 
 
 def read(path: Path) -> Iterator[Reply]:
-    """Answers from a filled-in sheet or Label Studio's export; empty choices are passed over.
+    """Read answers from a filled-in sheet or Label Studio's export; empty choices are skipped.
 
     Raises:
         UsageError: the file or a line of it cannot be used.
@@ -57,7 +57,7 @@ def read(path: Path) -> Iterator[Reply]:
         if not isinstance(record, dict):
             raise UsageError(f"{where}: an answer must be an object")
         if isinstance(record.get("data"), dict):
-            yield from _ranked(record, where)
+            yield from _read_rankings(record, where)
             continue
         if record.get("id") in (None, ""):
             raise UsageError(f"{where}: needs id, that of the question")
@@ -89,8 +89,8 @@ def _task(question: Question) -> dict[str, Any]:
     return {"data": {**data, "messages": turns}}
 
 
-def _ranked(record: dict[str, Any], where: str) -> Iterator[Reply]:
-    """The answer of each annotation of an exported task."""
+def _read_rankings(record: dict[str, Any], where: str) -> Iterator[Reply]:
+    """Read the answer of each annotation of an exported task."""
     data, annotations = record["data"], record.get("annotations")
     if not isinstance(data.get("pair"), str):
         raise UsageError(f"{where}: data has no pair; is this an export of szpo select's tasks?")

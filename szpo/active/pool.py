@@ -29,13 +29,13 @@ from szpo.metrics import words
 from szpo.types import Answer, Floats, Prompt
 
 CHUNK = 2048
-"""Pairs that are worked on together."""
+"""Pairs of one chunk."""
 MATRIX_SUFFIX = ".npy"
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two answers to a prompt; ``row`` is its place among the pairs of its file."""
+    """Two answers to a prompt; ``row`` is its index among the pairs of its file."""
 
     id: str
     prompt: Prompt
@@ -47,13 +47,13 @@ class Pair:
 
     @property
     def key(self) -> str:
-        """What the pair is, whichever answer stands first."""
+        """The pair's identity, whichever answer stands first."""
         return digest(self.prompt, *sorted((self.a, self.b)))
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which pairs are not worth a question; limits count words of either answer."""
+    """Which pairs to leave out; limits count the words of either answer."""
 
     shortest: int = 1
     longest: int | None = None
@@ -80,7 +80,7 @@ Differences: TypeAlias = Callable[[list[Pair]], Floats]
 
 @dataclass(slots=True)
 class Seen:
-    """What a pass over a pool met."""
+    """Counts of one pass over a pool: pairs, and pairs left out by reason."""
 
     pairs: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
@@ -104,7 +104,7 @@ def read(path: Path | str) -> Iterator[Pair]:
 def chunks(
     pairs: Iterable[Pair], keep: Filter, seen: Seen, size: int = CHUNK
 ) -> Iterator[list[Pair]]:
-    """Pairs that pass the filter, so many at a time; counts go into ``seen``."""
+    """Yield the pairs that pass the filter, ``size`` at a time; counts go into ``seen``."""
 
     def passing() -> Iterator[Pair]:
         for pair in pairs:
@@ -119,8 +119,8 @@ def chunks(
         yield part
 
 
-def named(features: tuple[Feature, ...]) -> Differences:
-    """δ from named features of the texts (`szpo.features`)."""
+def differences_from_features(features: tuple[Feature, ...]) -> Differences:
+    """δ from named features of the texts (`szpo.analysis.features`)."""
 
     def of(pairs: list[Pair]) -> Floats:
         rows = [
@@ -136,7 +136,7 @@ def named(features: tuple[Feature, ...]) -> Differences:
     return of
 
 
-def columns(names: tuple[str, ...]) -> Differences:
+def differences_from_columns(names: tuple[str, ...]) -> Differences:
     """δ from numbers in the file itself."""
 
     def of(pairs: list[Pair]) -> Floats:
@@ -146,10 +146,10 @@ def columns(names: tuple[str, ...]) -> Differences:
     return of
 
 
-def matrix(path: Path) -> tuple[Differences, int]:
+def differences_from_matrix(path: Path) -> tuple[Differences, int]:
     """δ from a .npy beside the pool, and d: (pairs, d) differences, or (pairs, 2, d) of A and B.
 
-    Row i belongs to the file's pair i. It is mapped, not loaded: embeddings may be larger than
+    Row i belongs to the file's pair i. The file is memory-mapped, as embeddings may be larger than
     memory.
 
     Raises:
@@ -197,8 +197,8 @@ def _pairs(record: Any, where: str) -> Iterator[Pair]:
         return
     prompt = _prompt(record.get("prompt"), where)
     a, b = _text(record, "a", where), _text(record, "b", where)
-    named = record.get("id")
-    pair_id = digest(prompt, a, b) if named in (None, "") else str(named)
+    given = record.get("id")
+    pair_id = digest(prompt, a, b) if given in (None, "") else str(given)
     values = (_numbers(record, "a", where), _numbers(record, "b", where))
     yield Pair(pair_id, prompt, a, b, values=values)
 
@@ -209,8 +209,7 @@ def _task(record: dict[str, Any], where: str) -> Iterator[Pair]:
     items = data.get("items")
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise UsageError(f"{where}: data needs items, a list of id, title and body")
-    asked = data.get("messages") or data.get("prompt")
-    prompt = _prompt(asked, where)
+    prompt = _prompt(data.get("messages") or data.get("prompt"), where)
     for first, second in combinations(items, 2):
         a, b = _text(first, "body", where), _text(second, "body", where)
         if record.get("id") is None:

@@ -17,12 +17,12 @@ from szpo.errors import UsageError
 from szpo.types import Choice, Floats
 
 BLOCK = 2**21
-"""Numbers of one intermediate array; longer sums are made in parts."""
+"""Numbers in one intermediate array at most; longer sums are made in parts."""
 _NEWTON_STEPS = 100
 
 
 class Target(Protocol):
-    """A density that particles can be spread over."""
+    """A density from which particles can be drawn."""
 
     @property
     def dim(self) -> int:
@@ -75,18 +75,21 @@ class BradleyTerry:
     def of(
         cls, delta: ArrayLike, choices: Sequence[Choice], tau: float = 1.0, dim: int | None = None
     ) -> BradleyTerry:
-        """From δ = φ(A) − φ(B) (n, d) and what was answered; see `oriented`."""
+        """From δ = φ(A) − φ(B) (n, d) and the choices; see `orient`."""
         rows = np.asarray(delta, dtype=np.float64)
         rows = rows.reshape(len(choices), -1 if rows.size else dim or 1)
-        return cls(*oriented(rows, choices), tau)
+        return cls(*orient(rows, choices), tau)
 
     @property
     def dim(self) -> int:
         """The number of weights d."""
         return int(self.delta.shape[1])
 
-    def added(self, delta: ArrayLike, weight: ArrayLike | None = None) -> BradleyTerry:
-        """With further answers, δ (k, d) or (d,) as winner − loser, weight 1 each by default."""
+    def with_answers(self, delta: ArrayLike, weight: ArrayLike | None = None) -> BradleyTerry:
+        """The posterior with further answers, δ (k, d) or (d,) as winner − loser.
+
+        Each has weight 1 by default.
+        """
         rows = np.atleast_2d(np.asarray(delta, dtype=np.float64))
         more = np.ones(len(rows)) if weight is None else np.atleast_1d(np.asarray(weight, float))
         return BradleyTerry(
@@ -139,15 +142,15 @@ class BradleyTerry:
         return np.asarray(self.delta.T @ curved + eye / self.tau**2)
 
 
-def oriented(delta: Floats, choices: Sequence[Choice]) -> tuple[Floats, Floats]:
-    """δ = φ(A) − φ(B) (n, d) as winner − loser, with weights.
+def orient(delta: Floats, choices: Sequence[Choice]) -> tuple[Floats, Floats]:
+    """Turn δ = φ(A) − φ(B) (n, d) into winner − loser, with weights.
 
-    A keeps δ, B turns it round, a tie is half an answer in either direction, a skip is none.
+    A leaves δ, B negates it, a tie is half an answer in either direction, a skip is none.
 
     Raises:
         UsageError: a choice is unknown, or their number is not that of δ.
 
-    >>> rows, weight = oriented(np.array([[1.0], [2.0], [3.0]]), ["A", "B", "tie"])
+    >>> rows, weight = orient(np.array([[1.0], [2.0], [3.0]]), ["A", "B", "tie"])
     >>> rows.ravel().tolist(), weight.tolist()
     ([1.0, -2.0, 3.0, -3.0], [1.0, 1.0, 0.5, 0.5])
     """

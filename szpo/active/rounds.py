@@ -1,7 +1,7 @@
 """Rounds of questions from a pool: choose, hand out, take answers back, choose again.
 
-Between rounds everything stands in one JSON file, written whole before the questions are: whoever
-is interrupted runs the same command again. Nothing is asked twice, an answer that comes again
+Between rounds the state is one JSON file, written whole before the questions are: after an
+interruption the same command is run again. Nothing is asked twice, an answer that is read again
 changes nothing, and questions without an answer are handed out again before new ones.
 """
 
@@ -26,13 +26,13 @@ from szpo.types import Floats, Prompt
 
 VERSION = 1
 SCALED_ON = 10_000
-"""Pairs from whose δ the unit of each feature is taken, once."""
+"""The unit of each feature is taken, once, from the δ of this many pairs."""
 PARTICLES, STEPS = 200, 20
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What stays the same over all rounds of a selection."""
+class SelectionSettings:
+    """Settings that stay the same over all rounds of a selection."""
 
     features: str
     names: tuple[str, ...]
@@ -69,9 +69,9 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Where a selection stands."""
+    """The state of a selection between rounds."""
 
-    plan: Plan
+    plan: SelectionSettings
     scale: tuple[float, ...] = ()
     questions: tuple[Question, ...] = ()
     replies: tuple[Reply, ...] = ()
@@ -84,7 +84,7 @@ class State:
 
     @property
     def posterior(self) -> BradleyTerry:
-        """What the answers say of the weights."""
+        """The posterior of the weights given the answers."""
         delta = {q.id: q.delta for q in self.questions}
         rows = np.array([delta[reply.id] for reply in self.replies], dtype=np.float64)
         choices: list[Any] = [reply.choice for reply in self.replies]
@@ -93,7 +93,7 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What a call did: questions handed out, and the figures for people."""
+    """The result of `advance`: questions handed out, and figures for people."""
 
     state: State
     out: tuple[Question, ...]
@@ -101,7 +101,7 @@ class Round:
     """Of ``out``, those that were not handed out before."""
     new_replies: int
     changed: int
-    """Answers that somebody gave anew and otherwise."""
+    """Answers that their giver has changed."""
     seen: Seen
     certain: bool
     before: float
@@ -122,7 +122,7 @@ def advance(
     count: int,
     replies: Iterable[Reply] = (),
 ) -> Round:
-    """Take answers, then hand out ``count`` questions: those still waiting first, then new ones.
+    """Add answers, then hand out ``count`` questions: unanswered ones first, then new ones.
 
     Raises:
         UsageError: an answer to a question that was never asked, an unknown choice, an empty pool,
@@ -130,7 +130,7 @@ def advance(
     """
     if count < 1:
         raise UsageError(f"--count is {count}; ask for at least 1")
-    state, new, changed = _told(state, replies)
+    state, new, changed = _add_replies(state, replies)
     waiting = state.waiting
     if not state.scale:
         state = replace(state, scale=_scale(path, differences, state.plan))
@@ -140,10 +140,7 @@ def advance(
     seen, certain = Seen(), True
     fresh: tuple[Question, ...] = ()
     if len(waiting) < count:
-        number = 1 + max((q.round for q in state.questions), default=-1)
-        fresh, certain = _chosen(
-            state, target, path, differences, count - len(waiting), number, seen
-        )
+        fresh, certain = _choose(state, path, differences, count - len(waiting), seen)
         state = replace(state, questions=state.questions + fresh)
     return Round(
         state=state,
@@ -164,13 +161,16 @@ def advance(
     )
 
 
-def _told(state: State, replies: Iterable[Reply]) -> tuple[State, int, int]:
-    """The state with further answers; the last of one person to one question counts."""
-    known = {q.id for q in state.questions}
+def _add_replies(state: State, replies: Iterable[Reply]) -> tuple[State, int, int]:
+    """Add answers to the state; the last one of a person to a question counts.
+
+    Also how many are new, and how many their giver has changed.
+    """
+    asked = {q.id for q in state.questions}
     have = {(reply.id, reply.by): reply for reply in state.replies}
     new = changed = 0
     for reply in replies:
-        if reply.id not in known:
+        if reply.id not in asked:
             raise UsageError(
                 f"answers: {reply.id!r} was never asked; is this the right state file?"
             )
@@ -183,27 +183,30 @@ def _told(state: State, replies: Iterable[Reply]) -> tuple[State, int, int]:
     return replace(state, replies=tuple(have.values())), new, changed
 
 
-def _chosen(
-    state: State, target: BradleyTerry, path: Path, differences: Differences, count: int,
-    number: int, seen: Seen,
-) -> tuple[tuple[Question, ...], bool]:  # fmt: skip
-    """One pass over the pool, keeping the best of each chunk; then the greedy batch."""
+def _choose(
+    state: State, path: Path, differences: Differences, count: int, seen: Seen
+) -> tuple[tuple[Question, ...], bool]:
+    """Choose new questions: the best of one pass over the pool, then greedily among these.
+
+    Also whether no other question could have been chosen in their place (`Batch.certain`).
+    """
     plan = state.plan
+    number = 1 + max((q.round for q in state.questions), default=-1)
     key = seeds.derive(plan.seed, "select", step=number)
-    cloud = svgd.spread(target, key=key, count=PARTICLES, steps=STEPS)[-1].x
+    cloud = svgd.spread(state.posterior, key=key, count=PARTICLES, steps=STEPS)[-1].x
     most = max(acquisition.SHORTLIST, 4 * count)
     asked = frozenset(name for q in state.questions for name in (q.id, q.key))
     keep = Filter(plan.shortest, plan.longest, asked)
     best: list[tuple[float, int, Pair, Floats]] = []
     beyond = -np.inf
     for part in pool.chunks(pool.read(path), keep, seen):
-        delta = _scaled(differences(part), state)
+        delta = _rescale(differences(part), state)
         flat = ~delta.any(1)
         seen.left_out["no difference in any feature"] += int(flat.sum())
         gain = acquisition.gains(cloud, delta, plan.rule)
         best += [(-float(gain[i]), part[i].row, part[i], delta[i]) for i in np.flatnonzero(~flat)]
         best.sort(key=lambda one: one[:2])
-        best = _once(best, seen)
+        best = _drop_copies(best, seen)
         if len(best) > most:
             beyond = max(beyond, -best[most][0])
             del best[most:]
@@ -212,7 +215,8 @@ def _chosen(
     if not best:
         return (), True
     delta = np.stack([one[3] for one in best])
-    batch = acquisition.select(cloud, delta, count, key=key, rule=plan.rule, beyond=beyond)
+    candidates = acquisition.Candidates(delta, beyond=beyond)
+    batch = acquisition.select(cloud, candidates, count, key=key, rule=plan.rule)
     found = tuple(
         Question(
             pair.id, pair.key, number, pair.prompt.turns, pair.a, pair.b,
@@ -224,26 +228,26 @@ def _chosen(
     return found, batch.certain
 
 
-def _once(
+def _drop_copies(
     best: list[tuple[float, int, Pair, Floats]], seen: Seen
 ) -> list[tuple[float, int, Pair, Floats]]:
-    """Each pair once, the first of the file, by id and by content.
+    """Drop copies of a pair, by id and by content; the first of the file stays.
 
-    Copies have equal gains, so among the kept ones none comes back that was dropped with it.
+    Copies have equal gains, so no copy of a remaining pair comes back in a later chunk's cut.
     """
-    kept: list[tuple[float, int, Pair, Floats]] = []
-    known: set[str] = set()
+    unique: list[tuple[float, int, Pair, Floats]] = []
+    names: set[str] = set()
     for one in best:
-        names = {one[2].id, one[2].key}
-        if names & known:
+        own = {one[2].id, one[2].key}
+        if own & names:
             seen.left_out["a copy of another pair"] += 1
             continue
-        known |= names
-        kept.append(one)
-    return kept
+        names |= own
+        unique.append(one)
+    return unique
 
 
-def _scale(path: Path, differences: Differences, plan: Plan) -> tuple[float, ...]:
+def _scale(path: Path, differences: Differences, plan: SelectionSettings) -> tuple[float, ...]:
     """Root mean square of each feature's δ over the first pairs; 1 where it never differs."""
     total, rows = np.zeros(len(plan.names)), 0
     for part in pool.chunks(pool.read(path), Filter(plan.shortest, plan.longest), Seen()):
@@ -258,7 +262,7 @@ def _scale(path: Path, differences: Differences, plan: Plan) -> tuple[float, ...
     return tuple(np.where(size > 0, size, 1.0).tolist())
 
 
-def _scaled(delta: Floats, state: State) -> Floats:
+def _rescale(delta: Floats, state: State) -> Floats:
     if delta.shape[1] != len(state.scale):
         raise UsageError(
             f"features: {delta.shape[1]} of them; this selection was begun with "
@@ -289,7 +293,7 @@ def load(path: Path) -> State:
             raise UsageError(f"{path}: version {body.get('version')}; this szpo reads {VERSION}")
         plan = body["plan"]
         return State(
-            plan=Plan(**{**plan, "names": tuple(plan["names"])}),
+            plan=SelectionSettings(**{**plan, "names": tuple(plan["names"])}),
             scale=tuple(body["scale"]),
             questions=tuple(_question(q) for q in body["questions"]),
             replies=tuple(Reply(**reply) for reply in body["replies"]),

@@ -1,4 +1,4 @@
-"""Stein variational gradient descent: particles that spread over a density (Liu & Wang 2016).
+"""Stein variational gradient descent: particles that approximate a density (Liu & Wang 2016).
 
 xᵢ ← xᵢ + ε φᵢ with φᵢ = (1/m) Σⱼ [k(xⱼ, xᵢ) s(xⱼ) + k(xⱼ, xᵢ)(xᵢ − xⱼ)/h], the score s = ∇ log p,
 k = exp(−|x − x'|²/2h), and the bandwidth h = median|x − x'|²/(2 log(m + 1)).
@@ -25,15 +25,15 @@ from szpo.optim.settings import Adam
 from szpo.types import Floats
 
 MEDIAN_OF = 256
-"""The bandwidth is the median over at most so many particles: enough, and quadratic in them."""
+"""The bandwidth is a median over pairs of at most this many particles: its cost is quadratic."""
 _LOG_2PI = math.log(2 * math.pi)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Particles:
-    """Where the particles are after ``steps`` steps.
+    """The particles after ``steps`` steps.
 
-    Shapes: x (m, d); log_q (m,), the log-density of each under the law it was carried to.
+    Shapes: x (m, d); log_q (m,), the log-density of each under the transported law.
     ``moved`` is the root mean square of φ in the last step (in `spread`: in posterior units).
     """
 
@@ -121,8 +121,8 @@ class Whitened:
         return replace(particles, x=self.x(particles.x), log_q=log_q)
 
 
-def whitened(target: BradleyTerry) -> Whitened:
-    """The posterior in units of its Laplace approximation: near N(0, I) once it is informed."""
+def whiten(target: BradleyTerry) -> Whitened:
+    """The posterior in units of its Laplace approximation: near N(0, I) with enough answers."""
     mode, covariance = target.laplace()
     root: Floats = np.asarray(np.linalg.cholesky(covariance), dtype=np.float64)
     return Whitened(target, mode, root)
@@ -183,9 +183,9 @@ def run(
     target: Target, particles: Particles, *, steps: int, epsilon: float = 0.3, every: int = 0,
     tolerance: float = 0.0,
 ) -> tuple[Particles, ...]:  # fmt: skip
-    """So many steps: snapshots at the start, after every ``every`` steps (0: none), at the end.
+    """Run ``steps`` steps, fewer once ``moved`` falls below ``tolerance``.
 
-    It ends sooner once ``moved`` falls below ``tolerance``.
+    Returns snapshots at the start, after every ``every`` steps (0: none), and at the end.
 
     Raises:
         UsageError, RunError: see `step`.
@@ -209,7 +209,7 @@ def spread(
 
     Snapshots as in `run`, in the weights' own coordinates.
     """
-    view = whitened(target)
+    view = whiten(target)
     start = train(view, key=key, steps=50).draw(count, key)
     return tuple(map(view.back, run(view, start, steps=steps, epsilon=epsilon, every=every)))
 
@@ -257,9 +257,9 @@ def _field(x: Floats, score: Floats) -> tuple[Floats, Floats]:
         squares = _squares(x[rows], x)
         k = np.exp(-squares / (2 * h))
         phi[rows] = (k @ score + (k.sum(1)[:, None] * x[rows] - k @ x) / h) / m
-        apart = x[rows] @ score.T - own  # (xᵢ − xⱼ)·sⱼ
+        dot = x[rows] @ score.T - own  # (xᵢ − xⱼ)·sⱼ
         squares /= h
-        squares += apart
+        squares += dot
         trace[rows] = (d * (k.sum(1) - 1) - np.einsum("ij,ij->i", k, squares)) / (h * m)
     return phi, trace
 

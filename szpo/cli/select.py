@@ -11,7 +11,7 @@ from szpo.errors import UsageError
 
 if TYPE_CHECKING:
     from szpo.active.pool import Differences
-    from szpo.active.rounds import Plan, Round
+    from szpo.active.rounds import Round, SelectionSettings
 
 FIXED = ("rule", "tau", "seed", "min_words", "max_words")
 """Options that belong to a selection from its first round on."""
@@ -81,16 +81,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _make_plan(chosen: argparse.Namespace) -> Plan:
+def _make_plan(chosen: argparse.Namespace) -> SelectionSettings:
     from szpo import seeds
     from szpo.active.posterior import BradleyTerry
-    from szpo.active.rounds import Plan
+    from szpo.active.rounds import SelectionSettings
 
     _, names = _features(chosen.features, chosen.pool)
     tau = 1.0 if chosen.tau is None else chosen.tau
     BradleyTerry.prior(1, tau)  # refuses what is no standard deviation
     seeds.derive(chosen.seed or 0, "select")  # refuses what is no seed
-    return Plan(
+    return SelectionSettings(
         features=chosen.features,
         names=names,
         rule=chosen.rule or "bald",
@@ -101,7 +101,7 @@ def _make_plan(chosen: argparse.Namespace) -> Plan:
     )
 
 
-def _check_options(chosen: argparse.Namespace, plan: Plan, state_path: Path) -> None:
+def _check_options(chosen: argparse.Namespace, plan: SelectionSettings, state_path: Path) -> None:
     have = {
         "features": plan.features, "rule": plan.rule, "tau": plan.tau, "seed": plan.seed,
         "min_words": plan.shortest, "max_words": plan.longest,
@@ -125,12 +125,12 @@ def _features(text: str, path: Path) -> tuple[Differences, tuple[str, ...]]:
         names = tuple(name.strip() for name in text.removeprefix("columns:").split(","))
         if not all(names):
             raise UsageError(f"--features {text}: name the columns, as in columns:x,y")
-        return pool.columns(names), names
+        return pool.differences_from_columns(names), names
     if text.endswith(pool.MATRIX_SUFFIX):
-        differences, dim = pool.matrix(Path(text))
+        differences, dim = pool.differences_from_matrix(Path(text))
         return differences, tuple(f"{i}" for i in range(dim))
     found = features.parse(text)
-    return pool.named(found), tuple(feature.name for feature in found)
+    return pool.differences_from_features(found), tuple(feature.name for feature in found)
 
 
 def _figures(done: Round, state_path: Path, out: Path) -> dict[str, Any]:

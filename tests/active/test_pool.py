@@ -14,7 +14,7 @@ import pytest
 
 from szpo.active import acquisition, label_sheets, pool, rounds
 from szpo.active.pool import Filter, Pair, Seen
-from szpo.active.rounds import Plan, Reply, State
+from szpo.active.rounds import Reply, SelectionSettings, State
 from szpo.analysis import features
 from szpo.cli.app import call
 from szpo.errors import UsageError
@@ -56,7 +56,7 @@ def sheet_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def answered(questions: Path, out: Path, how: Callable[[dict[str, Any]], str]) -> Path:
+def fill_in(questions: Path, out: Path, how: Callable[[dict[str, Any]], str]) -> Path:
     rows = [json.loads(line) for line in questions.read_text(encoding="utf-8").splitlines()]
     return lines(out, [{**row, "choice": how(row)} for row in rows])
 
@@ -81,15 +81,15 @@ def test_rounds_find_what_the_answers_like(
     assert select(some, *begin) == 0
     asked = []
     for number in range(4):
-        told = answered(out, tmp_path / f"answers{number}.jsonl", likes)
-        asked += [json.loads(line)["id"] for line in told.read_text().splitlines()]
-        assert select(some, "--out", out, "--answers", told, "--count", 6) == 0
+        replies_file = fill_in(out, tmp_path / f"answers{number}.jsonl", likes)
+        asked += [json.loads(line)["id"] for line in replies_file.read_text().splitlines()]
+        assert select(some, "--out", out, "--answers", replies_file, "--count", 6) == 0
     capsys.readouterr()
     assert select(some, "--out", out, "--count", 6, "--json") == 0
     figures = json.loads(capsys.readouterr().out)
     assert len(set(asked)) == len(asked) == figures["answers"] == 24  # nothing twice
     found = np.array([weight["mean"] for weight in figures["weights"]])
-    # Units are standard deviations of δ, alike here for x and y: TRUTH keeps its direction.
+    # Units are standard deviations of δ, equal here for x and y: TRUTH keeps its direction.
     assert found @ TRUTH / np.linalg.norm(found) / np.linalg.norm(TRUTH) > 0.98
     assert figures["entropy"] < figures["entropy_prior"] - 1.5
     assert figures["fresh"] == 0 and figures["questions"] == 6
@@ -101,12 +101,14 @@ def test_the_same_command_again_changes_nothing(some: Path, tmp_path: Path) -> N
         assert select(some, "--features", "columns:x,y", "--out", out, "--state", place) == 0
     first = out.read_bytes(), place.read_bytes()
     rows = sheet_of(out)
-    told = lines(tmp_path / "told.jsonl", [{"id": r["id"], "choice": "tie"} for r in rows[:7]])
-    kept = []
+    replies_file = lines(
+        tmp_path / "told.jsonl", [{"id": r["id"], "choice": "tie"} for r in rows[:7]]
+    )
+    files = []
     for _ in range(2):
-        assert select(some, "--out", out, "--state", place, "--answers", told) == 0
-        kept.append((out.read_bytes(), place.read_bytes()))
-    assert kept[0] == kept[1] != first
+        assert select(some, "--out", out, "--state", place, "--answers", replies_file) == 0
+        files.append((out.read_bytes(), place.read_bytes()))
+    assert files[0] == files[1] != first
     again = [r["id"] for r in sheet_of(out)]
     assert again[:3] == [r["id"] for r in rows[7:]]  # what waits comes first
     assert len(set(again)) == 10
@@ -131,11 +133,13 @@ def test_whoever_dies_before_the_sheet_gets_the_same_questions(
 
 
 def test_who_changes_their_mind_counts_once_and_two_people_twice(some: Path) -> None:
-    of = pool.columns(("x", "y"))
-    begun = rounds.advance(State(Plan("columns:x,y", ("x", "y"))), some, of, count=2).state
+    of = pool.differences_from_columns(("x", "y"))
+    begun = rounds.advance(
+        State(SelectionSettings("columns:x,y", ("x", "y"))), some, of, count=2
+    ).state
     name = begun.questions[0].id
-    told = [Reply(name, "A", "ada"), Reply(name, "B", "ada"), Reply(name, "A", "bob")]
-    done = rounds.advance(begun, some, of, count=2, replies=told)
+    replies = [Reply(name, "A", "ada"), Reply(name, "B", "ada"), Reply(name, "A", "bob")]
+    done = rounds.advance(begun, some, of, count=2, replies=replies)
     assert (done.new_replies, done.changed) == (2, 1)
     # One for A and one for B contradict each other: nothing is preferred, yet something is known.
     assert [abs(mean) < 1e-9 for _, mean, _ in done.weights] == [True, True]
@@ -147,8 +151,8 @@ def test_a_stream_chooses_as_the_whole_would(
     some: Path, rule: acquisition.By, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Chunks of 7 pairs against one chunk."""
-    plan = Plan("columns:x,y", ("x", "y"), rule=rule)
-    of = pool.columns(plan.names)
+    plan = SelectionSettings("columns:x,y", ("x", "y"), rule=rule)
+    of = pool.differences_from_columns(plan.names)
     whole = rounds.advance(State(plan), some, of, count=5)
     monkeypatch.setattr(pool.chunks, "__defaults__", (7,))
     parts = rounds.advance(State(plan), some, of, count=5)
@@ -173,7 +177,7 @@ def test_all_formats_hold_the_same_pairs(tmp_path: Path) -> None:
             values = [*r["a_features"].values(), *r["b_features"].values()]
             sheet.writerow([r["id"], r["prompt"], r["a"], r["b"], *values])
     assert list(pool.read(array)) == as_lines == list(pool.read(table))
-    delta = pool.columns(("x", "y"))(as_lines)
+    delta = pool.differences_from_columns(("x", "y"))(as_lines)
     assert np.allclose(delta, numbers(5)[:, 0] - numbers(5)[:, 1], rtol=1e-15)
 
 
@@ -194,10 +198,10 @@ def test_label_studio_there_and_back(tmp_path: Path) -> None:
         ]}
         for t in tasks
     ]  # fmt: skip
-    told = tmp_path / "export.json"
-    told.write_text(json.dumps(export))
-    assert [(r.choice, r.by) for r in label_sheets.read(told)] == [("B", "7")] * 3
-    assert select(path, "--out", out, "--state", place, "--answers", told) == 0
+    replies_file = tmp_path / "export.json"
+    replies_file.write_text(json.dumps(export))
+    assert [(r.choice, r.by) for r in label_sheets.read(replies_file)] == [("B", "7")] * 3
+    assert select(path, "--out", out, "--state", place, "--answers", replies_file) == 0
     mode, _ = rounds.load(place).posterior.laplace()
     assert mode[0] > 0  # B, the longer one, each time
     assert json.loads(out.read_text()) == []
@@ -240,12 +244,12 @@ def test_strange_ids_come_back_as_they_went(tmp_path: Path, suffix: str) -> None
             sheet.writeheader()
             sheet.writerows({**row, "choice": "A"} for row in rows)
     elif suffix == "jsonl":
-        answered(out, out, lambda row: "A")
+        fill_in(out, out, lambda row: "A")
     else:
         ranked = [{"type": "ranker", "value": {"ranker": ["a", "b"]}}]
         tasks = json.loads(out.read_text())
-        told = [{**t, "annotations": [{"completed_by": 1, "result": ranked}]} for t in tasks]
-        out.write_text(json.dumps(told))
+        export = [{**t, "annotations": [{"completed_by": 1, "result": ranked}]} for t in tasks]
+        out.write_text(json.dumps(export))
     assert sorted(r.id for r in label_sheets.read(out)) == sorted(names)
     assert select(path, "--out", tmp_path / "next.jsonl", "--answers", out,
                   "--state", f"{path}.select.json") == 0  # fmt: skip
@@ -256,9 +260,9 @@ def test_embeddings_from_a_matrix(some: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "both.npy", both)
     np.save(tmp_path / "delta.npy", both[:, 0] - both[:, 1])
     pairs = list(pool.read(some))[3:50]
-    wanted = pool.columns(("x", "y"))(pairs)
+    wanted = pool.differences_from_columns(("x", "y"))(pairs)
     for name in ("both.npy", "delta.npy"):
-        of, dim = pool.matrix(tmp_path / name)
+        of, dim = pool.differences_from_matrix(tmp_path / name)
         assert dim == 2 and np.allclose(of(pairs), wanted)
     assert select(some, "--features", tmp_path / "both.npy", "--out", tmp_path / "n.jsonl") == 0
 
@@ -289,8 +293,8 @@ def test_filters(one: Pair, why: str | None) -> None:
 def test_copies_are_asked_once_whichever_answer_stands_first(tmp_path: Path) -> None:
     texts = [("a long answer", "short"), ("short", "a long answer"), ("a long answer", "short")]
     path = lines(tmp_path / "p.jsonl", [{"prompt": "Well?", "a": a, "b": b} for a, b in texts])
-    of = pool.named(features.parse("length"))
-    done = rounds.advance(State(Plan("length", ("length",))), path, of, count=3)
+    of = pool.differences_from_features(features.parse("length"))
+    done = rounds.advance(State(SelectionSettings("length", ("length",))), path, of, count=3)
     assert len(done.out) == 1
     assert done.seen.left_out["a copy of another pair"] == 2
 
@@ -301,8 +305,8 @@ def test_constant_features_leave_nothing_to_ask(
     texts = [{"prompt": "Well?", "a": f"same {i}", "b": f"size {i}"} for i in range(4)]
     path = lines(tmp_path / "p.jsonl", texts)
     assert select(path, "--features", "length", "--out", tmp_path / "n.jsonl") == 0
-    said = capsys.readouterr().out
-    assert "4 no difference in any feature" in said and "nothing is left to ask" in said
+    message = capsys.readouterr().out
+    assert "4 no difference in any feature" in message and "nothing is left to ask" in message
     assert (tmp_path / "n.jsonl").read_text() == ""
 
 
@@ -322,14 +326,14 @@ def thousands(count: int) -> Iterator[dict[str, Any]]:
 
 
 def peak(tmp_path: Path, count: int) -> float:
-    """MiB at the most while choosing from so many rows, beyond what there was before."""
+    """MiB at the most while choosing from this many rows, beyond what there was before."""
     path = tmp_path / f"{count}.jsonl"
     with path.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(r) + "\n" for r in thousands(count))
-    state = State(Plan("columns:x,y", ("x", "y")), scale=(1.0, 1.0))
+    state = State(SelectionSettings("columns:x,y", ("x", "y")), scale=(1.0, 1.0))
     tracemalloc.start()
     try:
-        done = rounds.advance(state, path, pool.columns(("x", "y")), count=10)
+        done = rounds.advance(state, path, pool.differences_from_columns(("x", "y")), count=10)
         most = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -355,7 +359,7 @@ def test_a_million_rows(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "body", "said"),
+    ("name", "body", "message"),
     [
         ("p.jsonl", "", "holds no pairs"),
         ("p.csv", "id,prompt,a,b\n", "holds no pairs"),
@@ -370,17 +374,17 @@ def test_a_million_rows(tmp_path: Path) -> None:
     ],
 )
 def test_pools_that_cannot_be_used(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, body: str | None, said: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, body: str | None, message: str
 ) -> None:
     if body is not None:
         (tmp_path / name).write_text(body)
     code = select(tmp_path / name, "--features", "length", "--out", tmp_path / "n.jsonl")
     assert code == 2
-    assert said in " ".join(capsys.readouterr().err.split())
+    assert message in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--features", "charm"], "no feature 'charm'"),
         (["--features", "columns:x,z"], "has no number 'z'; it has x, y"),
@@ -394,14 +398,14 @@ def test_pools_that_cannot_be_used(
     ],
 )
 def test_arguments_that_cannot_be_used(
-    some: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+    some: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     assert select(some, "--out", some.with_name("n.jsonl"), *arguments) == 2
-    assert said in " ".join(capsys.readouterr().err.split())
+    assert message in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(
-    ("told", "said"),
+    ("reply", "message"),
     [
         ({"id": "p999", "choice": "A"}, "'p999' was never asked"),
         ({"id": None, "choice": "A"}, "needs id"),
@@ -409,16 +413,20 @@ def test_arguments_that_cannot_be_used(
     ],
 )
 def test_answers_that_cannot_be_used(
-    some: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], told: dict[str, Any], said: str
+    some: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    reply: dict[str, Any],
+    message: str,
 ) -> None:
     out, place = tmp_path / "n.jsonl", tmp_path / "s.json"
     assert select(some, "--features", "columns:x,y", "--out", out, "--state", place) == 0
     before = place.read_bytes()
-    if told["id"] == "FIRST":
-        told = {**told, "id": rounds.load(place).questions[0].id}
-    bad = lines(tmp_path / "bad.jsonl", [told])
+    if reply["id"] == "FIRST":
+        reply = {**reply, "id": rounds.load(place).questions[0].id}
+    bad = lines(tmp_path / "bad.jsonl", [reply])
     assert select(some, "--out", out, "--state", place, "--answers", bad) == 2
-    assert said in " ".join(capsys.readouterr().err.split())
+    assert message in " ".join(capsys.readouterr().err.split())
     assert place.read_bytes() == before
 
 
@@ -441,11 +449,11 @@ def test_a_feature_that_is_no_number_is_named(tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     path.write_text(json.dumps(rows[0]).replace("Infinity", "1e999") + "\n")
     with pytest.raises(UsageError, match="feature x is inf"):
-        pool.columns(("x",))(list(pool.read(path)))
+        pool.differences_from_columns(("x",))(list(pool.read(path)))
 
 
 def test_the_seen_counts_add_up() -> None:
     seen = Seen()
     pairs = [pair("one two", "three"), pair("x", "x"), pair("", "y")]
-    kept = [p for part in pool.chunks(pairs, Filter(), seen) for p in part]
-    assert (seen.pairs, len(kept), sum(seen.left_out.values())) == (3, 1, 2)
+    passing = [p for part in pool.chunks(pairs, Filter(), seen) for p in part]
+    assert (seen.pairs, len(passing), sum(seen.left_out.values())) == (3, 1, 2)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import special
 
 from szpo.active import acquisition, entropy, svgd
-from szpo.active.posterior import BradleyTerry, oriented
+from szpo.active.posterior import BradleyTerry, orient
 from szpo.errors import UsageError
 from szpo.seeds import derive
 from szpo.types import Floats
@@ -38,7 +38,7 @@ def normals(name: str, *shape: int) -> Floats:
     return svgd.normals(derive(7, "test active", name=name), shape)
 
 
-def answered(count: int = 12, dim: int = 2) -> BradleyTerry:
+def random_answers(count: int = 12, dim: int = 2) -> BradleyTerry:
     """Answers of somebody who likes the first feature."""
     delta = normals("answered", count, dim)
     return BradleyTerry(delta * np.sign(delta[:, :1]), np.ones(count), 2.0)
@@ -48,7 +48,7 @@ def answered(count: int = 12, dim: int = 2) -> BradleyTerry:
 
 
 def test_the_likelihood_at_zero_is_a_coin() -> None:
-    target = answered(9)
+    target = random_answers(9)
     assert target.log_likelihood(np.zeros((1, 2)))[0] == pytest.approx(-9 * math.log(2))
 
 
@@ -73,7 +73,7 @@ def test_the_score_is_the_gradient(count: int, tau: float) -> None:
 
 
 def test_sums_in_parts_are_the_sum(monkeypatch: pytest.MonkeyPatch) -> None:
-    target, w = answered(50), normals("w", 7, 2)
+    target, w = random_answers(50), normals("w", 7, 2)
     whole = target.log_density(w), target.score(w)
     monkeypatch.setattr("szpo.active.posterior.BLOCK", 21)  # three answers at a time
     assert target.log_density(w) == pytest.approx(whole[0], rel=1e-12)
@@ -93,7 +93,7 @@ def test_laplace_arrives_where_newton_overshoots() -> None:
     assert abs(target.score(mode[None])[0, 0]) < 1e-6
 
 
-def test_contradictory_answers_say_that_the_two_are_alike() -> None:
+def test_contradictory_answers_say_that_the_two_are_equal() -> None:
     """As often A as B: the mode is 0 and the posterior narrower than the prior."""
     target = BradleyTerry.of(np.ones((40, 1)), ["A", "B"] * 20)
     mode, covariance = target.laplace()
@@ -104,20 +104,20 @@ def test_contradictory_answers_say_that_the_two_are_alike() -> None:
 
 
 def test_skips_say_nothing() -> None:
-    rows, weight = oriented(np.ones((2, 3)), ["skip", "skip"])
+    rows, weight = orient(np.ones((2, 3)), ["skip", "skip"])
     assert rows.shape == (0, 3) and weight.shape == (0,)
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda: BradleyTerry(np.ones((2, 2)), np.ones(3)), "shape"),
         (lambda: BradleyTerry(np.full((1, 2), np.nan), np.ones(1)), "answer 0 is not finite"),
         (lambda: BradleyTerry(np.ones((1, 2)), np.zeros(1)), "positive"),
         (lambda: BradleyTerry.prior(0), "no feature"),
         (lambda: BradleyTerry.prior(2, tau=0.0), "tau is 0.0"),
-        (lambda: oriented(np.ones((1, 2)), ["C"]), "'C' is none"),
-        (lambda: oriented(np.ones((1, 2)), []), "0 of them for 1"),
+        (lambda: orient(np.ones((1, 2)), ["C"]), "'C' is none"),
+        (lambda: orient(np.ones((1, 2)), []), "0 of them for 1"),
         (lambda: svgd.Sampler(np.zeros(2), np.ones(2)).draw(1, bytes(16)), "at least 2"),
         (lambda: svgd.train(Gaussian(2), key=bytes(16), steps=0), "at least 1"),
         (lambda: entropy.nearest(np.zeros((3, 2))), "at least"),
@@ -125,13 +125,15 @@ def test_skips_say_nothing() -> None:
         (lambda: acquisition.gains(np.ones((3, 2)), np.ones((3, 1))), "do not fit"),
         (lambda: acquisition.gains(np.ones((3, 2)), np.ones((3, 2)), "luck"), "bald or entropy"),
         (
-            lambda: acquisition.select(np.ones((3, 2)), np.ones((3, 2)), 0, key=bytes(16)),
+            lambda: acquisition.select(
+                np.ones((3, 2)), acquisition.Candidates(np.ones((3, 2))), 0, key=bytes(16)
+            ),
             "at least",
         ),
     ],
 )
-def test_wrong_input_is_said(make: object, said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_wrong_input_is_refused(make: object, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         make()  # type: ignore[operator]
 
 
@@ -217,7 +219,7 @@ def test_the_trace_is_the_divergence_of_phi() -> None:
 
 def test_particles_over_a_posterior_match_it() -> None:
     """Mean and covariance against quadrature on a grid."""
-    target = answered()
+    target = random_answers()
     axis = np.linspace(-10, 10, 201)
     grid = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
     share = special.softmax(target.log_density(grid))
@@ -289,7 +291,7 @@ def test_gains_do_not_depend_on_the_sides(rule: acquisition.By) -> None:
 def test_a_batch_adds_up_to_the_joint_information() -> None:
     """The sum of gains is I(answers; w), by enumeration of all 2⁴ answers."""
     x, delta = normals("x", 30, 2), 2 * normals("d", 12, 2)
-    batch = acquisition.select(x, delta, 4, key=bytes(16))
+    batch = acquisition.select(x, acquisition.Candidates(delta), 4, key=bytes(16))
     p = special.expit(delta[batch.index] @ x.T)
     joint, own = 0.0, 0.0
     for answers in itertools.product((0, 1), repeat=4):
@@ -304,34 +306,44 @@ def test_a_batch_does_not_ask_the_same_twice() -> None:
     """Two copies of the best question and a lesser one on another weight: the copy comes last."""
     delta = np.array([[3.0, 0.0], [3.0, 0.0], [0.0, 2.0]])
     x = normals("x", 500, 2)
-    assert acquisition.select(x, delta, 3, key=bytes(16)).index.tolist() == [0, 2, 1]
+    assert acquisition.select(
+        x, acquisition.Candidates(delta), 3, key=bytes(16)
+    ).index.tolist() == [0, 2, 1]
 
 
 def test_a_long_batch_is_nearly_what_enumeration_gives(monkeypatch: pytest.MonkeyPatch) -> None:
     x, delta = normals("x", 100, 3), normals("d", 40, 3)
-    short = acquisition.select(x, delta, 10, key=derive(3, "long"))
+    short = acquisition.select(x, acquisition.Candidates(delta), 10, key=derive(3, "long"))
     monkeypatch.setattr(acquisition, "EXACT", 10)
-    whole = acquisition.select(x, delta, 10, key=derive(3, "long"))
+    whole = acquisition.select(x, acquisition.Candidates(delta), 10, key=derive(3, "long"))
     assert short.gain.sum() == pytest.approx(whole.gain.sum(), rel=0.03)
 
 
 def test_the_shortlist_loses_nothing_when_it_says_so() -> None:
     x, delta = normals("x", 60, 2), normals("d", 400, 2)
-    whole = acquisition.select(x, delta, 3, key=bytes(16))
-    short = acquisition.select(x, delta, 3, key=bytes(16), shortlist=200)
+    whole = acquisition.select(x, acquisition.Candidates(delta), 3, key=bytes(16))
+    short = acquisition.select(x, acquisition.Candidates(delta), 3, key=bytes(16), shortlist=200)
     assert short.certain and (short.index == whole.index).all()
-    assert not acquisition.select(x, delta, 3, key=bytes(16), beyond=1.0).certain
+    assert not acquisition.select(
+        x, acquisition.Candidates(delta, beyond=1.0), 3, key=bytes(16)
+    ).certain
 
 
 @pytest.mark.parametrize("rule", acquisition.RULES)
 def test_little_to_choose_from(rule: acquisition.By) -> None:
     x = normals("x", 20, 2)
-    none = acquisition.select(x, np.zeros((0, 2)), 3, key=bytes(16), rule=rule)
+    none = acquisition.select(
+        x, acquisition.Candidates(np.zeros((0, 2))), 3, key=bytes(16), rule=rule
+    )
     assert len(none.index) == 0
-    one = acquisition.select(x, np.ones((1, 2)), 3, key=bytes(16), rule=rule)
+    one = acquisition.select(
+        x, acquisition.Candidates(np.ones((1, 2))), 3, key=bytes(16), rule=rule
+    )
     assert one.index.tolist() == [0]
-    constant = acquisition.select(x, np.zeros((5, 2)), 3, key=bytes(16), rule=rule)
+    constant = acquisition.select(
+        x, acquisition.Candidates(np.zeros((5, 2))), 3, key=bytes(16), rule=rule
+    )
     assert len(constant.index) == 0
-    allowed = np.array([False, True, False])
-    left = acquisition.select(x, normals("d", 3, 2), 3, key=bytes(16), rule=rule, allowed=allowed)
+    some = acquisition.Candidates(normals("d", 3, 2), allowed=np.array([False, True, False]))
+    left = acquisition.select(x, some, 3, key=bytes(16), rule=rule)
     assert left.index.tolist() == [1]

@@ -140,7 +140,7 @@ def _trace_particles(answers: _Answers, tau: float, seed: int) -> tuple[svgd.Par
     trained = svgd.train(target, key=key, steps=TRAINING, start=prior)
     shares = np.linspace(0, 1, DRAWN)
     drawn = [_between(prior, trained, share).draw(PARTICLES, key) for share in shares]
-    view = svgd.whitened(target)
+    view = svgd.whiten(target)
     wide = float(np.log(np.diag(view.root)).sum())
     start = svgd.Particles(view.z(drawn[-1].x), drawn[-1].log_q + wide)
     moved = svgd.run(view, start, steps=STEPS, every=EVERY)

@@ -65,25 +65,24 @@ def _answer(spec: Spec, seed: int) -> tuple[list[float], BradleyTerry, Floats]:
         else:
             cloud = _cloud(target, rule, key)
             by: acquisition.By = "entropy" if rule == "entropy" else "bald"
-            chosen = acquisition.select(
-                cloud, pool, spec["batch"], key=key, rule=by, allowed=free
-            ).index
+            among = acquisition.Candidates(pool, allowed=free)
+            chosen = acquisition.select(cloud, among, spec["batch"], key=key, rule=by).index
         free[chosen] = False
         won = u[done : done + len(chosen)] < special.expit(pool[chosen] @ truth)
-        target = target.added(pool[chosen] * np.where(won, 1.0, -1.0)[:, None])
+        target = target.with_answers(pool[chosen] * np.where(won, 1.0, -1.0)[:, None])
         curve.append(entropy.gaussian_of(target.laplace()[1]))
     return curve, target, truth
 
 
 def _cloud(target: BradleyTerry, rule: str, key: bytes) -> Floats:
     if rule == "laplace":  # the same choice without Stein steps
-        return svgd.whitened(target).x(svgd.normals(key, (PARTICLES, target.dim)))
+        return svgd.whiten(target).x(svgd.normals(key, (PARTICLES, target.dim)))
     return svgd.spread(target, key=key, count=PARTICLES, steps=STEPS)[-1].x
 
 
 def quadrature(target: BradleyTerry, size: int = 401) -> float:
     """Entropy of a posterior over two weights, on a grid of ± 8 Laplace standard deviations."""
-    view = svgd.whitened(target)
+    view = svgd.whiten(target)
     axis = np.linspace(-8, 8, size)
     grid = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
     log = view.log_density(grid)
@@ -104,10 +103,11 @@ def large_pool(spec: Spec) -> dict[str, Any]:
     cloud = svgd.spread(target, key=key, count=PARTICLES, steps=STEPS)[-1].x
     spread = time.process_time() - start
     start = time.process_time()
-    batch = acquisition.select(cloud, pool, spec["batch"], key=key, rule=spec["rule"])
+    among = acquisition.Candidates(pool)
+    batch = acquisition.select(cloud, among, spec["batch"], key=key, rule=spec["rule"])
     chosen = time.process_time() - start
     tracemalloc.start()
-    acquisition.select(cloud, pool, spec["batch"], key=key, rule=spec["rule"])
+    acquisition.select(cloud, among, spec["batch"], key=key, rule=spec["rule"])
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     return {
