@@ -39,7 +39,7 @@ def along(path: Path, budgets: list[int]) -> list[dict[str, Any]]:
         for votes in budgets:
             steps = votes // config.votes_per_step
             policy.move_to(policy.start())
-            for _, updates in replay.added(ledger, parts.settings, steps):
+            for _, updates in replay.read_applied_updates(ledger, parts.settings, steps):
                 for update in updates:
                     policy.apply(update)
             after = measure(moved=True)

@@ -24,9 +24,9 @@ Ties: TypeAlias = Literal["half", "davidson"]
 RIDGE = 0.1
 """Precision of the prior on a weight in logits per standard deviation: N(0, 3.2²)."""
 FEW = 4
-"""Panelists from which intervals are taken over them; of fewer, votes are all there is."""
+"""Panelists needed for intervals over panelists; with fewer they are taken over votes."""
 SHUFFLES = 999
-"""Times that panelists are shuffled over votes to see what chance does."""
+"""Random permutations of panelists over votes in `heterogeneity_p`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +138,8 @@ def over_panelists(x: Floats, y: Floats, who: Ints, fit: Fit, ties: Ties = "half
 def halves(x: Floats, y: Floats, who: Ints, fit: Fit, ties: Ties = "half") -> tuple[Floats, bool]:
     """Half widths (…, p) of the 95 % intervals, and whether they are taken over panelists.
 
-    Over panelists where there are `FEW` or more, with Student's quantile for so many; else by
-    Laplace, as if all panelists were alike.
+    Over panelists where there are `FEW` or more (G), with Student's quantile at G − 1 degrees of
+    freedom; else by the Laplace approximation, as if one person had cast all votes.
     """
     p, groups = x.shape[-1], int(who.max()) + 1
     clustered = groups >= FEW
@@ -153,10 +153,9 @@ def halves(x: Floats, y: Floats, who: Ints, fit: Fit, ties: Ties = "half") -> tu
 
 
 def spread(x: Floats, y: Floats, who: Ints, fit: Fit, orders: Ints) -> Floats:
-    """How far panelists' scores lie from common weights, one number per order (…,).
+    """Score statistic of panelists having weights of their own, one number per order (…,).
 
-    Q = Σ_g s_gᵀ I⁻¹ s_g · n/n_g with s_g the sum of a panelist's scores at the common fit: the
-    score statistic of weights of their own.
+    Q = Σ_g s_gᵀ I⁻¹ s_g · n/n_g with s_g the sum of a panelist's scores at the common fit.
 
     Args:
         x: differences (n, p).
@@ -174,17 +173,18 @@ def spread(x: Floats, y: Floats, who: Ints, fit: Fit, orders: Ints) -> Floats:
     return np.asarray(((sums**2).sum(-1) * len(y) / counts).sum(-1))
 
 
-def unlike(
+def heterogeneity_p(
     x: Floats, y: Floats, who: Ints, fit: Fit, key: bytes, shuffles: int = SHUFFLES
 ) -> float:
-    """P-value of "the panelists share these weights": `spread` against shuffled panelists.
+    """p-value of the test that all panelists share one weight vector.
 
-    Exact where it does not depend on the votes who was asked what; nan for one panelist.
+    A permutation test: `spread` against its value with panelists shuffled over votes. Exact where
+    which panelist got which comparison does not depend on the votes; nan for one panelist.
     """
     if who.max() == 0:
         return float("nan")
     n, found = len(y), 0
-    actual = float(spread(x, y, who, fit, np.arange(n))) * (1 - 1e-9)  # equal ones count as found
+    actual = float(spread(x, y, who, fit, np.arange(n))) * (1 - 1e-9)  # ties count as found
     for start in range(0, shuffles, 100):  # bounds the memory
         count = min(100, shuffles - start)
         drawn = seeds.uniform(key, count * n, start * n).reshape(count, n)

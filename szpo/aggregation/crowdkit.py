@@ -37,10 +37,10 @@ def one_coin(history: History, rounds: int = ROUNDS) -> Floats:
     found = np.full(len(history.voters), np.nan)
     if rows:
         votes = pd.DataFrame(rows, columns=["task", "worker", "label"])
-        with warnings.catch_warnings():  # what the library asks of pandas is its own affair
+        with warnings.catch_warnings():  # warnings about its use of pandas are not ours
             warnings.simplefilter("ignore")
             # It stops at the first round that gains less than tol: with a negative one never.
             fitted = OneCoinDawidSkene(n_iter=rounds, tol=-1.0).fit(votes)
-        known = {int(voter): float(skill) for voter, skill in dict(fitted.skills_).items()}
-        found = np.array([known.get(i, np.nan) for i in range(len(found))])
+        skills = {int(voter): float(skill) for voter, skill in dict(fitted.skills_).items()}
+        found = np.array([skills.get(i, np.nan) for i in range(len(found))])
     return found

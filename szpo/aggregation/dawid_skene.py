@@ -1,9 +1,9 @@
-"""Weights by the one-coin model of Dawid & Skene (1979), for comparisons that several answer.
+"""Voter weights by the one-coin model of Dawid & Skene (1979), for comparisons with several votes.
 
 Each comparison has a better side, and a voter names it with a probability of their own, whatever
-the comparison. The EM of Zhang, Chen, Zhou & Jordan (2016, JMLR 17:102), with sides alike
-beforehand and every voter's accuracy drawn towards the panel's. Where each comparison has one
-vote (M = 1) nothing is learnt: `szpo.aggregation.weighting.skill` and
+the comparison. Fitted by the EM of Zhang, Chen, Zhou & Jordan (2016, JMLR 17:102), with both sides
+equally likely a priori and every voter's accuracy shrunk towards the panel's. Where comparisons
+have one vote each (M = 1) there is nothing to learn from: `szpo.aggregation.weighting.skill` and
 `szpo.aggregation.rationality` compare votes over a direction instead. Pure arithmetic over arrays
 with any leading axes, as in `szpo.aggregation.weighting`.
 """
@@ -25,7 +25,7 @@ _EDGE: Final = 0.02
 
 @dataclass(frozen=True, slots=True)
 class OneCoin:
-    """What was found, per voter (..., P)."""
+    """The fitted model, per voter (..., P)."""
 
     weights: Floats
     """log-odds of the accuracy, below 0 only from three standard errors on; Σw² = Σ|w|."""
@@ -42,11 +42,11 @@ def dawid_skene(
 ) -> OneCoin:
     """One weight per voter from the comparisons that two or more answered with a side.
 
-    ``votes``: how many votes the panel's accuracy is worth to a voter, and ``accuracy`` to the
-    panel; 0 gives the maximum likelihood. Ties say nothing.
+    The prior counts as ``votes`` votes: at the panel's accuracy for a voter, at ``accuracy`` for
+    the panel; 0 gives the maximum likelihood. Ties carry no information.
     """
-    said = history.verdicts[..., -weighting.ROWS :, :]
-    own = np.where(np.abs(said) == 1, said, 0).astype(np.float64)
+    verdicts = history.verdicts[..., -weighting.ROWS :, :]
+    own = np.where(np.abs(verdicts) == 1, verdicts, 0).astype(np.float64)
     own = np.where(np.abs(own).sum(-3, keepdims=True) > 1, own, 0.0)
     own = own.reshape(*own.shape[:-2], -1)  # (..., P, comparisons)
     asked = np.abs(own)
@@ -59,12 +59,14 @@ def dawid_skene(
         hits = ((1 + own * side) / 2 * asked).sum(-1)
         every = count.sum(-1, keepdims=True)
         panel = (hits.sum(-1, keepdims=True) + votes * accuracy) / np.maximum(every + votes, 1e-9)
+        # M step: a voter's share of right votes, shrunk to the panel's by ``votes`` more.
         right = (hits + votes * panel) / np.maximum(count + votes, 1e-9)
         right = np.where(count + votes > 0, right, accuracy)
         right = np.clip(right, _EDGE, 1 - _EDGE)
-        told = own * np.log(right / (1 - right))[..., None]
-        side = np.tanh(told.sum(-2, keepdims=True) / 2)
-    rest = np.tanh((told.sum(-2, keepdims=True) - told) / 2)
+        # E step: the mean side in [−1, 1], tanh of half the sum of signed log-odds.
+        evidence = own * np.log(right / (1 - right))[..., None]
+        side = np.tanh(evidence.sum(-2, keepdims=True) / 2)
+    rest = np.tanh((evidence.sum(-2, keepdims=True) - evidence) / 2)
     square = (asked * rest * rest).sum(-1)
     z = (own * rest).sum(-1) / np.sqrt(np.maximum(square, 1e-12))
     error = np.sqrt(right * (1 - right) / np.maximum(square + votes, 1e-9))

@@ -61,20 +61,20 @@ def inversion(smoothing: str, link: Link = LOGISTIC, *, trim: float = 4.0) -> In
     if smoothing in ("haldane", "pooled"):
         if link.name == "logistic":
             return haldane
-        return _guarded(lambda k, m: link.inverse((k + 0.5) / (m + 1)))
+        return _zero_without_votes(lambda k, m: link.inverse((k + 0.5) / (m + 1)))
     if smoothing == "clip":
-        return _guarded(lambda k, m: link.inverse(_clip(k, m)))
+        return _zero_without_votes(lambda k, m: link.inverse(_clip(k, m)))
     if smoothing == "trim":
         low, high = float(link.prob(-trim)), float(link.prob(trim))
-        return _guarded(lambda k, m: link.inverse(np.clip(k / m, low, high)))
+        return _zero_without_votes(lambda k, m: link.inverse(np.clip(k / m, low, high)))
     if smoothing == "laplace":
-        return _guarded(lambda k, m: link.inverse((k + 1) / (m + 2)))
+        return _zero_without_votes(lambda k, m: link.inverse((k + 1) / (m + 2)))
     if smoothing == "score":
-        return _guarded(lambda k, m: (k / m - 0.5) / link.slope0)
+        return _zero_without_votes(lambda k, m: (k / m - 0.5) / link.slope0)
     if smoothing == "second":
-        return _guarded(_second_order)
+        return _zero_without_votes(_second_order)
     if smoothing == "posterior":
-        return _guarded(_posterior_mean)
+        return _zero_without_votes(_posterior_mean)
     raise UsageError(f"smoothing: {smoothing!r} is unknown")
 
 
@@ -133,10 +133,12 @@ def estimate(
     pool: bool = False,
     share_noise: bool = True,
 ) -> Estimate:
-    """Δ̂ of each direction (..., K): the mean over n **after** inversion, or `_pooled` before it.
+    """Δ̂ of each direction (..., K): the mean over n **after** inversion.
+
+    With ``pool`` the votes of a direction are summed first and inverted once (`_estimate_pooled`).
 
     With shares (..., K, N), which chosen comparisons have, the Horvitz-Thompson sum Σ share·Δ̂_n
-    replaces the mean; where some were not answered, those answered stand for them.
+    replaces the mean; the shares of unanswered ones go to those answered (`rescale_shares`).
     ``share_noise`` False leaves the factor of ties out of its standard error, as runs recorded
     before it was there have it.
 
@@ -150,16 +152,16 @@ def estimate(
     wins = np.where(identical, 0.0, tally.plus + 0.5 * tally.tie)
     asked = votes > 0
     if pool:
-        return _pooled(wins, votes, asked, identical, invert)
+        return _estimate_pooled(wins, votes, asked, identical, invert)
     each = invert(wins, votes) if nu is None else davidson(tally.plus, tally.minus, tally.tie, nu)
     each = np.where(asked, each, 0.0)
-    # A tie tells less: the variance of Δ̂_n at 0 is 2(2 + ν)/M, not 4/M.
+    # A tie is less informative: the variance of Δ̂_n at 0 is 2(2 + ν)/M, not 4/M.
     tied = 1.0 if nu is None else 1 + nu / 2
     counts = asked | identical
     size = counts.sum(-1)
     vote_noise = _vote_variance(wins, votes, asked, invert)
     if tally.share is not None:
-        share = answered(tally.share, counts)
+        share = rescale_shares(tally.share, counts)
         mean = ordered_sum(share * each)
         gap = np.where(
             counts, share * each - mean[..., None] / np.maximum(size, 1)[..., None], 0.0
@@ -187,7 +189,7 @@ def margin(tally: Tally) -> Floats:
     each = np.where(tally.identical, 0.0, each)
     counts = (votes > 0) | tally.identical
     if tally.share is not None:
-        return ordered_sum(answered(tally.share, counts) * each)
+        return ordered_sum(rescale_shares(tally.share, counts) * each)
     mean: Floats = ordered_sum(each) / np.maximum(counts.sum(-1), 1)
     return mean
 
@@ -201,13 +203,13 @@ def majority(tally: Tally) -> Floats:
     return np.asarray(np.sign(ordered_sum(lead if tally.share is None else tally.share * lead)))
 
 
-def answered(share: Floats, counts: NDArray[np.bool_]) -> Floats:
-    """Shares (..., N) of comparisons that count, raised to stand for those that do not."""
-    kept = np.where(counts, share, 0.0)
+def rescale_shares(share: Floats, counts: NDArray[np.bool_]) -> Floats:
+    """Shares (..., N) of the comparisons that count, scaled up to the sum of all shares."""
+    used = np.where(counts, share, 0.0)
     if counts.all():
-        return kept
-    whole, rest = ordered_sum(share), ordered_sum(kept)
-    return np.asarray(kept * (whole / np.where(rest > 0, rest, 1.0))[..., None])
+        return used
+    whole, rest = ordered_sum(share), ordered_sum(used)
+    return np.asarray(used * (whole / np.where(rest > 0, rest, 1.0))[..., None])
 
 
 def moments(rate: ArrayLike, votes: int, invert: Inversion = haldane) -> tuple[Floats, Floats]:
@@ -245,7 +247,7 @@ def ordered_sum(values: Floats) -> Floats:
     return total
 
 
-def _pooled(
+def _estimate_pooled(
     wins: Floats,
     votes: Floats,
     asked: NDArray[np.bool_],
@@ -287,14 +289,16 @@ def _distinct(values: Floats) -> list[float]:
     return [float(value) for value in np.unique(values)]
 
 
-def _guarded(invert: Inversion) -> Inversion:
-    def guarded(k: Floats, m: Floats) -> Floats:
+def _zero_without_votes(invert: Inversion) -> Inversion:
+    """The inversion with 0 where there are no votes (M = 0)."""
+
+    def invert_or_zero(k: Floats, m: Floats) -> Floats:
         k, m = np.broadcast_arrays(np.asarray(k, float), np.asarray(m, float))
         asked = m > 0
         safe = np.where(asked, m, 1.0)
         return np.where(asked, invert(np.where(asked, k, 0.5), safe), 0.0)
 
-    return guarded
+    return invert_or_zero
 
 
 def _clip(k: Floats, m: Floats) -> Floats:

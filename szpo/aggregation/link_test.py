@@ -30,11 +30,11 @@ from szpo.types import Floats
 
 LEVEL: Final = 0.05
 LEAST: Final = 5
-"""Triads that say something of the link, below which nothing is told."""
+"""Informative triads that a p-value needs; with fewer none is reported."""
 POWER: Final = 0.8416212335729143
 """Normal quantile of 80 %."""
 _PRIOR: Final = 1.5
-"""Standard deviation of differences where the estimate of x is drawn in, logits."""
+"""Prior standard deviation of a difference x in `differences`, logits."""
 _NEWTON: Final = 12
 
 
@@ -46,11 +46,11 @@ class Curvature:
     information: Floats
     """Variance of the score under the logistic link."""
     telling: Floats
-    """Triads whose votes leave k_ac open."""
+    """Informative triads: k_ac is not fixed by s₁ and s₂."""
 
     @property
     def z(self) -> Floats:
-        """The score in standard deviations; 0 where nothing is told."""
+        """The score in standard deviations; 0 without an informative triad."""
         return np.asarray(
             self.score / np.sqrt(np.where(self.information > 0, self.information, 1))
         )
@@ -64,7 +64,7 @@ class Curvature:
 
 @dataclass(frozen=True, slots=True)
 class LinkCheck:
-    """What triads and repeats say, for people."""
+    """The result of the link test, from triads and repeats, for people."""
 
     triads: int
     votes: int
@@ -77,7 +77,7 @@ class LinkCheck:
     """95 % interval."""
     p: float | None
     detectable: float | None
-    """|γ| that so many votes find in 80 of 100 cases."""
+    """The |γ| that this number of votes detects with a power of 80 %."""
     scale: float | None
     """Root mean square difference that votes of different panelists show, in logits."""
     own_scale: float | None
@@ -85,12 +85,12 @@ class LinkCheck:
 
     @property
     def fits(self) -> bool | None:
-        """Whether the logistic link stands; None where nothing can be said."""
+        """Whether the logistic link stands; None where there is too little data."""
         return None if self.p is None else self.p >= LEVEL
 
     @property
     def warning(self) -> str | None:
-        """One line for the operator where it does not."""
+        """One line for the operator where the link does not fit, else None."""
         if self.fits is not False or self.curvature is None or self.p is None:
             return None
         how = "sooner sure" if self.curvature > 0 else "less sure of large differences"
@@ -105,21 +105,21 @@ class LinkCheck:
         if self.curvature is None or self.p is None:
             return (
                 f"{self.triads} triads, {self.votes} votes: too little to tell whether the "
-                "logistic link fits (few votes, or batches too alike or too far apart)"
+                "logistic link fits (few votes, or batches too similar or too far apart)"
                 f"{self._apart()}"
             )
-        said = "does not fit" if self.fits is False else "is not contradicted"
+        verdict = "does not fit" if self.fits is False else "is not contradicted"
         return (
-            f"logistic link {said}: curvature {self.curvature:+.3f} [{self.low:+.3f}, "
+            f"logistic link {verdict}: curvature {self.curvature:+.3f} [{self.low:+.3f}, "
             f"{self.high:+.3f}], p = {self.p:.2g}, from {self.triads} triads and {self.votes} "
             f"votes, which find {self.detectable:.3f} in 80 of 100 cases{self._apart()}"
         )
 
     def _apart(self) -> str:
-        """How far apart comparisons lie, as far as it is known."""
-        known = {"between panelists": self.scale, "for one panelist": self.own_scale}
-        told = [f"{far:.1f} {who}" for who, far in known.items() if far is not None]
-        return f"; comparisons lie apart by {', '.join(told)}, in logits" if told else ""
+        """How far apart comparisons lie, in words; '' where no votes tell."""
+        scales = {"between panelists": self.scale, "for one panelist": self.own_scale}
+        found = [f"{far:.1f} {who}" for who, far in scales.items() if far is not None]
+        return f"; comparisons lie apart by {', '.join(found)}, in logits" if found else ""
 
 
 def curvature(won: Floats, votes: Floats) -> Curvature:
@@ -142,7 +142,7 @@ def curvature(won: Floats, votes: Floats) -> Curvature:
     chance = chance / chance.sum(-1, keepdims=True)
     mean = (chance * k).sum(-1)
     variance = (chance * (k - mean[..., None]) ** 2).sum(-1)
-    weight = 3 * x_ab * x_bc * (x_ab + x_bc)
+    weight = 3 * x_ab * x_bc * (x_ab + x_bc)  # (a + b)³ − a³ − b³
     return Curvature(
         (weight * (won[..., 2] - mean)).sum(-1),
         (weight**2 * variance).sum(-1),
@@ -179,9 +179,9 @@ def check(won: Floats, votes: Floats, *, ties: int, again: Share) -> LinkCheck:
     ``again``: comparisons that a panelist answered twice with the same side.
     """
     found = curvature(won, votes)
-    told = int(found.telling) >= LEAST
+    enough = int(found.telling) >= LEAST
     scale, width = math.sqrt(max(float(found.information), 1e-300)), float(found.information)
-    gamma = float(found.score) / width if told else None
+    gamma = float(found.score) / width if enough else None
     pairs = votes * (votes - 1) / 2
     same = (won * (won - 1) + (votes - won) * (votes - won - 1)) / 2
     between = float(same.sum() / pairs.sum()) if pairs.sum() else None
@@ -192,15 +192,15 @@ def check(won: Floats, votes: Floats, *, ties: int, again: Share) -> LinkCheck:
         curvature=gamma,
         low=None if gamma is None else gamma - Z / scale,
         high=None if gamma is None else gamma + Z / scale,
-        p=float(found.p) if told else None,
-        detectable=(Z + POWER) / scale if told else None,
+        p=float(found.p) if enough else None,
+        detectable=(Z + POWER) / scale if enough else None,
         scale=spread(between),
         own_scale=spread(again.value if again.of else None),
     )
 
 
 def spread(same: float | None) -> float | None:
-    """The difference in logits at which two votes agree so often: 2·atanh √(2a − 1).
+    """The difference in logits at which two votes agree with probability a: 2·atanh √(2a − 1).
 
     >>> round(spread(0.7), 3), spread(0.4), spread(None)
     (1.491, 0.0, None)

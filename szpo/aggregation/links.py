@@ -47,8 +47,8 @@ def link(name: str) -> Link:
         except ValueError:
             raise UsageError(f"link: {name!r} needs a number after the colon") from None
     if name not in LINKS:
-        known = ", ".join((*LINKS, "linear:B"))
-        raise UsageError(f"link: {name!r} is unknown; choose one of {known}")
+        names = ", ".join((*LINKS, "linear:B"))
+        raise UsageError(f"link: {name!r} is unknown; choose one of {names}")
     return LINKS[name]
 
 

@@ -1,4 +1,4 @@
-"""Signs of low effort in one panelist's answers: flags to look into, never silent drops.
+"""Flags for low effort in one panelist's answers: for people to look into, never silent drops.
 
 Pure arithmetic on counts. Each flag alone is meant to meet fewer than one honest panelist in a
 hundred; ``szpo bench hostile`` measures how many it meets, and how many who click at random. The
@@ -75,7 +75,7 @@ class Flag:
 
 
 def soonest_ms(words: int) -> float:
-    """The shortest time in which a text of so many words can have been looked at.
+    """The shortest time, in ms, in which somebody can have looked at a text of this many words.
 
     >>> soonest_ms(10), soonest_ms(300)
     (700.0, 4500.0)

@@ -1,10 +1,9 @@
-"""Bradley–Terry with a skill for each voter, for a report: who looks, and who clicks.
+"""Noisy Bradley–Terry: the probability that a voter looked at all, for the report on voters.
 
-P(o) = s_j σ(o x) + (1 − s_j)/2 for a vote o = ±1 of voter j on a difference x: with chance s_j
-the voter looked (Chen, Bennett, Collins-Thompson & Horvitz 2013 with a coin for the rest). No
-weight of a step: a weight needs the slope of votes near x = 0, and there s_j and the β_j of
-`szpo.aggregation.rationality` are one number; apart they can only be told where differences are
-large.
+P(o) = s_j σ(o x) + (1 − s_j)/2 for a vote o = ±1 of voter j on a difference x: with probability
+s_j the voter looked, else a fair coin voted (after Chen, Bennett, Collins-Thompson & Horvitz
+2013). It weighs no step: a weight needs the slope of votes near x = 0, and there s_j and the β_j
+of `szpo.aggregation.rationality` are one number; only large differences identify both.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from szpo.aggregation.weighting import History
 from szpo.types import Floats, Ints
 
 SCALE: Final = 1.5
-"""Standard deviation of x beforehand, logits."""
+"""Prior standard deviation of x, logits."""
 _NODES, _MASS = np.polynomial.hermite_e.hermegauss(21)
 _GRID: Final = np.linspace(0.01, 0.99, 50)
 _ROUNDS: Final = 15
@@ -36,12 +35,13 @@ class NoisyBT:
 
 
 def noisy_bt(history: History) -> NoisyBT:
-    """Every voter's s given the rest's, taken in turns; s is anything in (0, 1) beforehand.
+    """Every voter's s given the rest's, by coordinate updates; uniform prior on (0, 1).
 
-    x belongs to a comparison where some have several votes, else to a direction. No leading axes.
+    There is one x per comparison where any comparison has several votes, else one per direction.
+    No leading axes.
     """
-    said = history.verdicts[:, -weighting.ROWS :, :]
-    own = np.where(np.abs(said) == 1, said, 0).astype(np.float64)
+    verdicts = history.verdicts[:, -weighting.ROWS :, :]
+    own = np.where(np.abs(verdicts) == 1, verdicts, 0).astype(np.float64)
     if (np.abs(own).sum(0) > 1).any():
         own = own.reshape(len(own), -1, 1)
     plus, minus = (own == 1).sum(-1), (own == -1).sum(-1)  # (P, U)
@@ -67,7 +67,10 @@ def noisy_bt(history: History) -> NoisyBT:
 
 
 def _log_likelihoods(plus: Ints, minus: Ints, rest: Floats, sigma: Floats) -> Floats:
-    """Of one voter's votes (U,) at each s of the grid, given what the rest say of x (U, nodes)."""
+    """Log-likelihoods of one voter's votes (U,) at each s of the grid.
+
+    ``rest`` (U, nodes): the posterior of x by the others' votes.
+    """
     kinds, kind = np.unique(np.stack([plus, minus]), axis=1, return_inverse=True)  # few: 0 and 1
     found = np.empty(len(_GRID))
     for i, s in enumerate(_GRID):

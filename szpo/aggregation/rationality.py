@@ -31,25 +31,25 @@ _ROUNDS: Final = 40
 
 @dataclass(frozen=True, slots=True)
 class Prior:
-    """What is believed before any vote; chosen on simulated panels."""
+    """The prior of `rationality`; chosen on simulated panels."""
 
     spread: float = 0.7
-    """Of log β among voters, learnt from then on."""
+    """Standard deviation of log β among voters, updated from the votes."""
     voters: float = 4.0
-    """How many voters that is worth."""
+    """Pseudo-count of that, in voters."""
     hostile: float = 0.05
     """Probability that a voter's β is negative."""
     scale: float = 0.85
     """Root mean square of Δ, and of u, in logits of a mean voter."""
     directions: float = 8.0
-    """How many directions (for u: comparisons) that is worth."""
+    """Pseudo-count of that, in directions (for u: in comparisons)."""
     passes: int = 15
-    """Rounds of judging voters by the rest and the rest by its voters."""
+    """Rounds of the EM."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rationality:
-    """What was found, per voter (..., P)."""
+    """The fitted model, per voter (..., P)."""
 
     weights: Floats
     """β, below 0 only from three standard errors on, scaled so that Σw² = Σ|w|."""
@@ -63,46 +63,70 @@ class Rationality:
 
 
 @dataclass(frozen=True, slots=True)
+class _Votes:
+    """Votes for a side as the model reads them."""
+
+    own: Floats
+    """+1 plus, −1 minus, 0 no vote or a tie (..., P, R, N)."""
+    asked: Floats
+    """1 where there is a vote for a side (..., P, R, N)."""
+    shared: Floats
+    """1 where any comparison has several such votes, else 0 (..., 1): whether u is modelled."""
+
+    @classmethod
+    def of(cls, history: History) -> _Votes:
+        """The votes of the latest directions."""
+        own = _own(history)
+        asked = np.abs(own)
+        return cls(own, asked, ((asked.sum(-3) > 1).any((-2, -1)) * 1.0)[..., None])
+
+
+@dataclass(frozen=True, slots=True)
+class _Scales:
+    """E Δ² and E u² (..., 1)."""
+
+    delta2: Floats
+    noise2: Floats
+
+
+@dataclass(frozen=True, slots=True)
 class _Rest:
-    """x of each of a voter's votes as the others see it: mean and variance (..., P, R, N)."""
+    """Posterior of x at each of a voter's votes by the others' votes (..., P, R, N)."""
 
     mean: Floats
     variance: Floats
 
 
 def rationality(history: History, prior: Prior | None = None) -> Rationality:
-    """One weight per voter from what all have said so far: 1 each for voters who are alike.
+    """One weight per voter from all votes so far: 1 each for voters of equal rationality.
 
-    Ties say nothing of β. Voters without votes have the prior's mean.
+    Ties carry no information on β. Voters without votes have the prior's mean.
     """
-    known = Prior() if prior is None else prior
-    own = _own(history)
-    asked = np.abs(own)
-    lead = own.shape[:-3]
-    shared = ((asked.sum(-3) > 1).any((-2, -1)) * 1.0)[..., None]  # (..., 1)
+    prior = Prior() if prior is None else prior
+    votes = _Votes.of(history)
+    lead = votes.own.shape[:-3]
     beta = start(history)
-    delta2 = np.full((*lead, 1), known.scale**2)
-    noise2 = shared * known.scale**2
-    spread = np.full((*lead, 1), known.spread)
-    bound = np.full(own.shape, 1 / 8)
+    scales = _Scales(np.full((*lead, 1), prior.scale**2), votes.shared * prior.scale**2)
+    spread = np.full((*lead, 1), prior.spread)
+    bound = np.full(votes.own.shape, 1 / 8)  # λ(0)
     low, high, z = np.zeros_like(beta), np.zeros_like(beta), np.zeros_like(beta)
-    for _ in range(known.passes):
-        seen = _rest(own, asked, beta, bound, delta2, noise2)
+    for _ in range(prior.passes):
+        seen = _rest(votes, beta, bound, scales)
         square = seen.mean**2 + seen.variance
-        bound = _lambda(np.sqrt(square) * np.abs(beta)[..., None, None])
-        z = _z(own, asked, seen)
-        agreed = (own * seen.mean).sum((-2, -1)) / 2
-        worth = (asked * bound * square).sum((-2, -1))
-        beta, low, high, wide2 = _betas(agreed, worth, z, spread, known)
+        bound = _lambda(np.sqrt(square) * np.abs(beta)[..., None, None])  # ξ² = β² E x²
+        z = _z(votes, seen)
+        agreed = (votes.own * seen.mean).sum((-2, -1)) / 2
+        worth = (votes.asked * bound * square).sum((-2, -1))
+        beta, low, high, wide2 = _betas(agreed, worth, z, spread, prior)
         spread = np.sqrt(
-            (wide2.sum(-1, keepdims=True) + known.voters * known.spread**2)
-            / (beta.shape[-1] + known.voters)
+            (wide2.sum(-1, keepdims=True) + prior.voters * prior.spread**2)
+            / (beta.shape[-1] + prior.voters)
         )
         bar = np.abs(beta).mean(-1, keepdims=True)
         bar = np.where(bar > 0, bar, 1.0)
-        beta, low, high = beta / bar, low / bar, high / bar
-        delta2, noise2 = _scales(
-            own, asked, beta, bound, delta2 * bar**2, noise2 * bar**2, shared, known
+        beta, low, high = beta / bar, low / bar, high / bar  # the mean of |β| is 1
+        scales = _update_scales(
+            votes, beta, bound, _Scales(scales.delta2 * bar**2, scales.noise2 * bar**2), prior
         )
     return Rationality(normalise(beta), beta, low, high, z)
 
@@ -111,9 +135,9 @@ def start(history: History, votes: float = 8.0) -> Floats:
     """Where the EM begins (..., P): the leading eigenvector of the voters' agreement, ≥ 0.
 
     The matrix of mean agreements of two voters on one direction, without its diagonal, is βββᵀ to
-    first order (spectral Dawid–Skene; Ghosh, Kale & McAfee 2011). Power iteration from equal
-    voters, so that nothing is known where nobody agrees or disagrees; the sign is that of the
-    majority. ``votes`` of a voter weigh as much as knowing nothing of them (1).
+    first order (spectral Dawid–Skene; Ghosh, Kale & McAfee 2011). Power iteration starts from
+    equal voters and stays there where no two votes can be compared; the sign is that of the
+    majority. A voter with ``votes`` votes lies halfway between the eigenvector and the prior's 1.
     """
     own = _own(history)
     net, count = own.sum(-1), np.abs(own).sum(-1)
@@ -133,24 +157,22 @@ def start(history: History, votes: float = 8.0) -> Floats:
 
 
 def _own(history: History) -> Floats:
-    said: NDArray[np.int8] = history.verdicts[..., -weighting.ROWS :, :]
-    return np.where(np.abs(said) == 1, said, 0).astype(np.float64)
+    verdicts: NDArray[np.int8] = history.verdicts[..., -weighting.ROWS :, :]
+    return np.where(np.abs(verdicts) == 1, verdicts, 0).astype(np.float64)
 
 
-def _messages(own: Floats, asked: Floats, beta: Floats, bound: Floats) -> tuple[Floats, Floats]:
+def _messages(votes: _Votes, beta: Floats, bound: Floats) -> tuple[Floats, Floats]:
     """Precision and precision times mean that each vote gives x (..., P, R, N)."""
     b = beta[..., None, None]
-    return 2 * bound * b * b * asked, own * b / 2
+    return 2 * bound * b * b * votes.asked, votes.own * b / 2  # 2λβ², oβ/2
 
 
-def _rest(
-    own: Floats, asked: Floats, beta: Floats, bound: Floats, delta2: Floats, noise2: Floats
-) -> _Rest:
-    """What all but the voter say of x: their votes on the comparison, and on the direction."""
-    precise, pull = _messages(own, asked, beta, bound)
+def _rest(votes: _Votes, beta: Floats, bound: Floats, scales: _Scales) -> _Rest:
+    """Posterior of x without the voter's own votes, by the rest of comparison and direction."""
+    precise, pull = _messages(votes, beta, bound)
     precise = np.maximum(precise.sum(-3, keepdims=True) - precise, 0.0)
     pull = pull.sum(-3, keepdims=True) - pull
-    noise, prior = noise2[..., None, None], 1 / delta2[..., None, None]
+    noise, prior = scales.noise2[..., None, None], 1 / scales.delta2[..., None, None]
     damp = 1 / (1 + precise * noise)
     far, drawn = precise * damp, pull * damp
     through = prior + far.sum(-1, keepdims=True) - far  # Δ without this comparison
@@ -160,27 +182,26 @@ def _rest(
     return _Rest((middle / spread + pull) / whole, 1 / whole)
 
 
-def _scales(
-    own: Floats, asked: Floats, beta: Floats, bound: Floats, delta2: Floats, noise2: Floats,
-    shared: Floats, prior: Prior,
-) -> tuple[Floats, Floats]:  # fmt: skip
-    """E Δ² and E u² given all votes (..., 1), with the prior's worth of each."""
-    precise, pull = (part.sum(-3) for part in _messages(own, asked, beta, bound))  # (..., R, N)
-    noise = noise2[..., None]
+def _update_scales(
+    votes: _Votes, beta: Floats, bound: Floats, scales: _Scales, prior: Prior
+) -> _Scales:
+    """E Δ² and E u² given all votes, each shrunk to the prior by its pseudo-count."""
+    precise, pull = (part.sum(-3) for part in _messages(votes, beta, bound))  # (..., R, N)
+    noise = scales.noise2[..., None]
     damp = 1 / (1 + precise * noise)
-    through = 1 / delta2 + (precise * damp).sum(-1)
+    through = 1 / scales.delta2 + (precise * damp).sum(-1)
     middle = (pull * damp).sum(-1) / through
-    voted = asked.any((-3, -1)) * 1.0
+    voted = votes.asked.any((-3, -1)) * 1.0
     total = (voted * (middle**2 + 1 / through)).sum(-1, keepdims=True)
     worth = prior.directions
     found = (total + worth * prior.scale**2) / (voted.sum(-1, keepdims=True) + worth)
     gain = noise * damp
     mean = gain * (pull - precise * middle[..., None])
     second = mean**2 + gain + (gain * precise) ** 2 / through[..., None]
-    voted = asked.any(-3) * 1.0
+    voted = votes.asked.any(-3) * 1.0
     total = (voted * second).sum((-2, -1))[..., None]
     size = voted.sum((-2, -1))[..., None]
-    return found, shared * (total + worth * prior.scale**2) / (size + worth)
+    return _Scales(found, votes.shared * (total + worth * prior.scale**2) / (size + worth))
 
 
 def _betas(
@@ -205,11 +226,11 @@ def _betas(
     return mean, low, high, wide2
 
 
-def _z(own: Floats, asked: Floats, seen: _Rest) -> Floats:
+def _z(votes: _Votes, seen: _Rest) -> Floats:
     """Σ o t over its standard deviation for a voter who clicks at random; t = tanh(x̂/2)."""
     t = np.tanh(seen.mean / 2)
-    square = (asked * t * t).sum((-2, -1))
-    return np.asarray((own * t).sum((-2, -1)) / np.sqrt(np.maximum(square, 1e-12)))
+    square = (votes.asked * t * t).sum((-2, -1))
+    return np.asarray((votes.own * t).sum((-2, -1)) / np.sqrt(np.maximum(square, 1e-12)))
 
 
 def _lambda(xi: Floats) -> Floats:

@@ -1,10 +1,10 @@
 """How much each voter counts: a separate stage between the counted votes and the update.
 
 ``equal`` counts every vote once. ``skill``, ``rationality`` and ``dawid-skene`` learn from earlier
-steps how far each voter goes with the rest, and give one weight per voter (docs/weighting.md says
-which when). ``shrunk-logits`` and ``median`` need no history: they make one Δ̂ per direction out
-of one logit per voter, however many votes each gave. A mean of logits listens most to the most
-decided voters, liars included; it is the median that withstands a hostile minority.
+steps how far each voter agrees with the rest, and give one weight per voter (docs/weighting.md
+says when to use which). ``shrunk-logits`` and ``median`` need no history: they make one Δ̂ per
+direction out of one logit per voter, however many votes each gave. A mean of logits follows the
+most decided voters, liars included; the median withstands a hostile minority.
 
 Pure arithmetic over arrays with any leading axes; voters are columns in the order of their ids.
 """
@@ -35,23 +35,23 @@ ROWS: Final = 512
 HOSTILE_Z: Final = 3.0
 """Standard errors below chance from which a voter's votes count for the other side."""
 CLEAR: Final = 2.5
-"""Known questions are taken to be at most this many times as clear as a run's own."""
+"""Gold questions are taken to be at most this many times as clear as a run's own."""
 _LIMIT: Final = 0.95
 _GRID: Final = np.linspace(-_LIMIT, _LIMIT, 39)
 
 
 @dataclass(frozen=True, slots=True)
 class Prior:
-    """What `skill` believes before it has seen anything; chosen on simulated panels."""
+    """The prior of `skill`; chosen on simulated panels."""
 
     coin: float = 0.4
     """2·accuracy − 1 of the panel."""
     votes: float = 8.0
-    """How many votes that is worth."""
+    """Pseudo-count of that, in votes."""
     typical: float = 0.8
     """Probability that a voter is as accurate as the panel; else anything is as likely."""
     passes: int = 10
-    """Rounds of judging voters by the rest and the rest by its voters."""
+    """Rounds of alternating between voters' skills and the directions' better sides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class VotesByVoter:
 
 
 Lead = Callable[[VotesByVoter], Floats]
-"""What moves each direction (K,), as a function of the votes."""
+"""The signed lead of plus on each direction (K,), as a function of a step's votes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Skill:
-    """What `skill` found, per voter (..., P)."""
+    """The fitted model of `skill`, per voter (..., P)."""
 
     weights: Floats
     coin: Floats
@@ -128,7 +128,7 @@ def add_voters(history: History, voters: Sequence[str]) -> History:
     both = tuple(sorted({*history.voters, *voters}))
     if both == history.voters:
         return history
-    old = _places(history.voters, both)
+    old = _columns(history.voters, both)
     lead = history.verdicts.shape[:-3]
     verdicts = np.zeros((*lead, len(both), *history.verdicts.shape[-2:]), dtype=np.int8)
     verdicts[..., old, :, :] = history.verdicts
@@ -141,7 +141,7 @@ def align(by_voter: VotesByVoter, voters: Sequence[str]) -> VotesByVoter:
     """The votes with a column for each of ``voters``, who include their own."""
     if tuple(voters) == by_voter.voters:
         return by_voter
-    new = _places(by_voter.voters, voters)
+    new = _columns(by_voter.voters, voters)
     shape = by_voter.verdicts.shape
     verdicts = np.zeros((*shape[:-3], len(voters), *shape[-2:]), dtype=np.int8)
     verdicts[..., new, :, :] = by_voter.verdicts
@@ -169,30 +169,30 @@ def remember(history: History, step: int, by_voter: VotesByVoter, rows: int = RO
 def skill(history: History, prior: Prior | None = None) -> Skill:
     """One weight per voter from the votes of all so far: 1 each for voters of equal skill.
 
-    One coin per voter: on the better side of a direction with probability ½(1 + r). What the rest
-    thinks of a direction is t = tanh(½ Σ log((1 + r)/(1 − r)) · (votes for − against)); a voter's
+    One coin per voter: on the better side of a direction with probability ½(1 + r). The rest's
+    view of a direction is t = tanh(½ Σ log((1 + r)/(1 − r)) · (votes for − against)); a voter's
     r is estimated from the agreement of own votes with t, given that it is the panel's or, with
-    probability 1 − ``typical``, anything. The two are taken in turns, from equal voters on. Known
-    questions can cost agreement, never win it: whoever answers them like everybody else may still
-    be hostile where nobody knows the answer. Weights go with the log-odds of r, below 0 only from
-    three standard errors on, and are scaled so that Σw² = Σ|w|: silence voters do not make the
-    others louder.
+    probability 1 − ``typical``, anything. The two are updated in turns, starting from equal
+    voters. Gold can cost agreement, never win it: whoever answers gold like everybody else may
+    still be hostile where nobody knows the answer. Weights are proportional to the log-odds of r,
+    below 0 only from three standard errors on, and are scaled so that Σw² = Σ|w|: silencing a
+    voter does not make the others louder.
     """
-    known = Prior() if prior is None else prior
+    prior = Prior() if prior is None else prior
     verdicts = history.verdicts[..., -ROWS:, :]
     net = ((verdicts == PLUS).sum(-1) - (verdicts == MINUS).sum(-1)).astype(
         np.float64
     )  # (..., P, R)
     count = (np.abs(verdicts) == 1).sum(-1).astype(np.float64)
     right, asked = history.gold[..., 0], history.gold[..., 1]
-    coin = np.full(count.shape[:-1], known.coin)
-    bar = np.full((*count.shape[:-2], 1), known.coin)
-    for _ in range(known.passes):
+    coin = np.full(count.shape[:-1], prior.coin)
+    bar = np.full((*count.shape[:-2], 1), prior.coin)
+    for _ in range(prior.passes):
         own = net * (2 * np.arctanh(coin))[..., None]
         rest = np.tanh((own.sum(-2, keepdims=True) - own) / 2)
         agreed, worth = (net * rest).sum(-1), (count * rest * rest).sum(-1)
-        lost, variance = _short(right, asked, bar)
-        coin, bar = _coins(agreed, lost, worth, bar, known)
+        lost, variance = _gold_shortfall(right, asked, bar)
+        coin, bar = _update_coins(agreed, lost, worth, bar, prior)
     z = (agreed + lost) / np.sqrt(np.maximum(worth + variance, 1e-12))
     log_odds = 2 * np.arctanh(coin)
     return Skill(normalise(silence(log_odds, z)), coin, z)
@@ -223,11 +223,11 @@ def shrunk_logits(by_voter: VotesByVoter) -> Floats:
 
 
 def median(by_voter: VotesByVoter) -> Floats:
-    """Δ̂ (..., K): the middle of the same over voters, each weighing m/(m+4).
+    """Δ̂ (..., K): a trimmed mean of the voters' logits, each weighing m/(m+4).
 
-    The mean over the middle fifth of the weight: for five voters of equal weight their median, for
-    more of them steadier than it, and as long as fewer than two fifths are hostile they are not in
-    it.
+    It is the mean over the middle fifth of the weight: for five voters of equal weight their
+    median, for more voters less noisy than it. Fewer than two fifths of hostile voters are never
+    in it.
     """
     values, weights, share = _logits(by_voter)
     order = np.argsort(values, axis=-2, kind="stable")
@@ -242,12 +242,10 @@ def median(by_voter: VotesByVoter) -> Floats:
     return _clean(share * total / np.where(size > 0, size, 1.0))
 
 
-def flip_share(
-    by_voter: VotesByVoter, weights: Floats, lead: Callable[[VotesByVoter], Floats]
-) -> float:
-    """Smallest share of a step's voters who could have turned it round, in [0, 1].
+def flip_share(by_voter: VotesByVoter, weights: Floats, lead: Lead) -> float:
+    """Smallest share of a step's voters who could have reversed its sign, in [0, 1].
 
-    ``lead`` gives what moves each direction (K,), a function of the by_voter. A direction's voters
+    ``lead`` gives the signed lead of each direction (K,) for a step's votes. A direction's voters
     are switched to voting against its lead throughout, those who move most first, until the lead
     has the other sign; the share of them is the direction's, the smallest of the directions the
     step's. 0 where no direction has a lead; 1 where even all of them could not. Without leading
@@ -276,7 +274,7 @@ def share_to_pass(moves: Floats, wanted: float) -> float:
 def _flip(
     by_voter: VotesByVoter,
     weights: Floats,
-    lead: Callable[[VotesByVoter], Floats],
+    lead: Lead,
     k: int,
     side: float,
 ) -> float:
@@ -288,27 +286,27 @@ def _flip(
     voters = np.flatnonzero(live.any(-1) & (weights != 0))
     order = voters[np.argsort(-moved.sum(-1)[voters], kind="stable")]
 
-    def turned(number: int) -> bool:
+    def is_reversed(number: int) -> bool:
         chosen = order[:number]
         after = by_voter.verdicts.copy()
         after[chosen, k] = np.where(live[chosen], against[chosen], verdicts[chosen])
         return float(lead(replace(by_voter, verdicts=after))[k]) * side < 0
 
     low, high = 0, len(order)
-    if not turned(high):
+    if not is_reversed(high):
         return 1.0
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if turned(middle) else (middle, high)
+        low, high = (low, middle) if is_reversed(middle) else (middle, high)
     return high / int(live.any(-1).sum())
 
 
-def _coins(
+def _update_coins(
     agreed: Floats, lost: Floats, worth: Floats, bar: Floats, prior: Prior
 ) -> tuple[Floats, Floats]:
     """Each voter's r and the panel's, from Σ o·t and Σ t² (log(1 + rot) to second order).
 
-    What known questions cost a voter is not laid at the panel's door.
+    Agreement lost by gold questions lowers the voter's r, never the panel's.
     """
     score = agreed + lost
     like = score[..., None] * _GRID - worth[..., None] * _GRID**2 / 2
@@ -323,11 +321,11 @@ def _coins(
     return np.clip(typical * bar + (1 - typical) * free, -_LIMIT, _LIMIT), bar
 
 
-def _short(right: Floats, asked: Floats, bar: Floats) -> tuple[Floats, Floats]:
-    """How far known answers fall short of the panel's, as agreement lost, and its variance.
+def _gold_shortfall(right: Floats, asked: Floats, bar: Floats) -> tuple[Floats, Floats]:
+    """How far gold answers fall short of the panel's, as agreement lost, and its variance.
 
-    Such questions are clearer than a run's by the panel's r there over its r here; who answers
-    them as well as the panel is neither better nor worse for it.
+    Gold is clearer than a run's comparisons by the panel's r there over its r here. Whoever
+    answers gold as well as the panel loses nothing and gains nothing.
     """
     score = 2 * right - asked
     panel = (score.sum(-1, keepdims=True) + 9) / (asked.sum(-1, keepdims=True) + 10)
@@ -349,10 +347,10 @@ def _logits(by_voter: VotesByVoter) -> tuple[Floats, Floats, Floats]:
 
 
 def _clean(delta: Floats) -> Floats:
-    """What rounding leaves of votes that cancel is 0, so that it moves nothing."""
+    """Δ̂ with rounding residues of votes that cancel set to 0, so that they move nothing."""
     return np.where(np.abs(delta) < 1e-12, 0.0, delta)
 
 
-def _places(some: Sequence[str], every: Sequence[str]) -> Ints:
-    where = {voter: place for place, voter in enumerate(every)}
-    return np.array([where[voter] for voter in some], dtype=np.int64)
+def _columns(some: Sequence[str], every: Sequence[str]) -> Ints:
+    column = {voter: i for i, voter in enumerate(every)}
+    return np.array([column[voter] for voter in some], dtype=np.int64)

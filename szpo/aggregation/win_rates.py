@@ -6,6 +6,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from szpo.intervals import Share, share
 
@@ -39,19 +40,25 @@ class Preference:
         return self.decided.low, self.decided.high
 
 
-@dataclass(frozen=True, slots=True)
-class Said:
-    """One answer that stands."""
+class PolicyVote(Protocol):
+    """A vote between two policies that stands, such as `szpo.types.Vote`."""
 
-    comparison: str
-    panelist: str
-    verdict: str
-    """plus (tuned), minus (base), tie or skip."""
+    @property
+    def comparison(self) -> str:
+        """The id of the comparison."""
+
+    @property
+    def panelist(self) -> str:
+        """Who gave it."""
+
+    @property
+    def verdict(self) -> str:
+        """Plus (tuned), minus (base), tie or skip."""
 
 
 @dataclass(frozen=True, slots=True)
 class Preferences:
-    """What panelists said, in all and by who they are.
+    """Counted votes: of everybody, and of panelists with and without votes in training.
 
     ``majorities`` has one entry per comparison, its majority: where panelists vote on the same
     comparison, their votes are not independent and this interval is the honest one.
@@ -77,14 +84,16 @@ def better_side(product: float) -> float:
     return 0.5 + 0.5 * math.sqrt(max(product, 0.0))
 
 
-def count(said: Sequence[Said], tuners: Collection[str]) -> Preferences:
-    """The answers to one blind comparison of two policies.
+def count(votes: Sequence[PolicyVote], tuners: Collection[str]) -> Preferences:
+    """Count the votes on blind comparisons of two policies; ``tuners`` voted in training.
 
-    >>> found = count([Said("c", "ann", "plus"), Said("c", "ben", "minus")], {"ben"})
+    >>> from szpo.types import Vote
+    >>> votes = [Vote("c", "ann", 0, 0, "plus", "A"), Vote("c", "ben", 0, 0, "minus", "B")]
+    >>> found = count(votes, {"ben"})
     >>> found.everybody, found.others, found.majorities.ties
     (Preference(tuned=1, base=1, ties=0), Preference(tuned=1, base=0, ties=0), 1)
     """
-    answered = [each for each in said if each.verdict != "skip"]
+    answered = [each for each in votes if each.verdict != "skip"]
     leads: dict[str, int] = defaultdict(int)
     for each in answered:
         leads[each.comparison] += {"plus": 1, "minus": -1, "tie": 0}[each.verdict]
@@ -95,7 +104,7 @@ def count(said: Sequence[Said], tuners: Collection[str]) -> Preferences:
         majorities=_preference(
             ["plus" if lead > 0 else "minus" if lead < 0 else "tie" for lead in leads.values()]
         ),
-        skips=len(said) - len(answered),
+        skips=len(votes) - len(answered),
     )
 
 

@@ -199,7 +199,7 @@ def _headings(ledger: Ledger) -> dict[int, tuple[float, ...]]:
     places = [flatten(starting_theta(ledger), ledger.layout)]
     steps = []
     theta = starting_theta(ledger)
-    for step, updates in replay.added(ledger, settings):
+    for step, updates in replay.read_applied_updates(ledger, settings):
         for update in updates:
             theta = parameters.apply_update(settings.space, theta, update)
         places.append(flatten(theta, ledger.layout))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from szpo import seeds
-from szpo.aggregation.bradley_terry import RIDGE, Ties, halves, newton, separable, unlike
+from szpo.aggregation.bradley_terry import RIDGE, Ties, halves, heterogeneity_p, newton, separable
 from szpo.errors import RunError
 from szpo.intervals import Share, Z, share
 from szpo.types import Floats, Ints
@@ -54,7 +54,7 @@ class Taste:
     """Per feature, how often the batch that has more of it won, of the votes for a side."""
     held_out: Share
     """Votes for a side that the other comparisons' votes predict."""
-    unlike: float
+    heterogeneity_p: float
     """P-value of "the panelists share these weights"; nan for one panelist."""
     nu: float | None = None
     """Davidson's ν."""
@@ -119,7 +119,9 @@ def fit_taste(
         clustered=clustered, separable=separable(z, y),
         alone=tuple(_alone(x[:, j], y) for j in range(x.shape[1])),
         held_out=held_out(z, y, groups, seeds.derive(seed, "taste parts"), ridge=ridge),
-        unlike=unlike(z, y, panelists, plain, seeds.derive(seed, "taste shuffles")),
+        heterogeneity_p=heterogeneity_p(
+            z, y, panelists, plain, seeds.derive(seed, "taste shuffles")
+        ),
         nu=float(np.exp(fit.weights[p])) if ties == "davidson" else None,
     )  # fmt: skip
 

@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from szpo.aggregation import win_rates
-from szpo.aggregation.win_rates import Said
 from szpo.analysis import agreement
 from szpo.analysis import progress as run_progress
 from szpo.analysis.agreement import Agreement, PanelistRow
@@ -28,6 +27,7 @@ from szpo.analysis.vote_totals import VoteTotals
 from szpo.intervals import Estimate, Share, correlation, log_odds, mean, rescale, share
 from szpo.training.guards import Bands
 from szpo.training.step_rows import StepRow
+from szpo.voting import finals
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,16 +209,12 @@ def _better_side(a: Share) -> Share:
 
 
 def _final(evidence: Evidence) -> Final | None:
-    answers = evidence.totals.final
-    if not answers:
+    counted = finals.results(evidence.totals.final, evidence.totals.trainers)
+    if counted is None:
         return None
-    last = max(vote.k or 0 for vote in answers)
-    found = win_rates.count(
-        [Said(v.comparison, v.panelist, v.verdict) for v in answers if v.k == last],
-        evidence.totals.trainers,
-    )
+    order, found = counted
     return Final(
-        order=last,
+        order=order,
         tuned=found.everybody.decided,
         ties=found.everybody.ties,
         skips=found.skips,

@@ -1,9 +1,9 @@
 """Do a panel's votes come from one taste or from several, and whose is which?
 
 There are three answers: several tastes; one taste; too few votes to decide. Whether panelists
-differ at all is a permutation test (`szpo.aggregation.bradley_terry.unlike`). How many tastes
-there are, and how far panelists agree within and between them, is measured on votes that were left
-out of the fit, since clusters found in votes always seem to agree on those votes.
+differ at all is a permutation test (`szpo.aggregation.bradley_terry.heterogeneity_p`). How many
+tastes there are, and how far panelists agree within and between them, is measured on votes that
+were left out of the fit, since clusters found in votes always seem to agree on those votes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from scipy import stats
 
 from szpo import seeds
-from szpo.aggregation.bradley_terry import newton, unlike
+from szpo.aggregation.bradley_terry import heterogeneity_p, newton
 from szpo.analysis.feature_weights import FeatureVotes
 from szpo.analysis.taste_mixture import RIDGE, Mixture, fit_mixture
 from szpo.errors import UsageError
@@ -90,7 +90,7 @@ def find_clusters(votes: FeatureVotes, *, seed: int) -> Clusters:
     if not scale.any():
         raise UsageError("no feature differs between the answers; name others")
     z = x[:, scale > 0] / scale[scale > 0]
-    p = unlike(z, y, panelist, newton(z, y), seeds.derive(seed, "clusters shuffles"))
+    p = heterogeneity_p(z, y, panelist, newton(z, y), seeds.derive(seed, "clusters shuffles"))
     power = detectable(z, panelist, seed)
     most = min(MOST, len(names))
     fold = (seeds.permutation(seeds.derive(seed, "clusters parts"), int(asked.max()) + 1) % FOLDS)[
@@ -134,7 +134,7 @@ def detectable(x: Floats, who: Ints, seed: int) -> float:
         side = np.where(rng.permutation(int(who.max()) + 1) % 2, 1.0, -1.0)
         votes = (rng.random(len(u)) < 1 / (1 + np.exp(-u * side[who]))).astype(np.float64)
         key = seeds.derive(seed, "clusters power", k=i)
-        seen += unlike(x, votes, who, newton(x, votes), key, shuffles=99) < LEVEL
+        seen += heterogeneity_p(x, votes, who, newton(x, votes), key, shuffles=99) < LEVEL
     return seen / PANELS
 
 

@@ -69,7 +69,7 @@ def features(
             **{key: getattr(found, key) for key in ("votes", "ties", "panelists", "separable")},
             "intervals_over": "panelists" if found.clustered else "votes",
             "held_out": _share(found.held_out),
-            "unlike_p": found.unlike,
+            "unlike_p": found.heterogeneity_p,
             "nu": found.nu,
         }
         if each:
@@ -227,13 +227,13 @@ def _show(names: Sequence[str], found: Taste) -> None:
     console.say(f"{found.votes} votes{tied}; {over}")
     if found.held_out.of:
         console.say(f"votes on other comparisons predicted: {_percent(found.held_out)}")
-    if found.unlike == found.unlike:
+    if found.heterogeneity_p == found.heterogeneity_p:
         says = (
             "panelists differ in these tastes"
-            if found.unlike < 0.05
+            if found.heterogeneity_p < 0.05
             else ("no sign that panelists differ in these tastes")
         )
-        console.say(f"{says} (p = {found.unlike:.3f}); one by one: --each")
+        console.say(f"{says} (p = {found.heterogeneity_p:.3f}); one by one: --each")
     for name, scale in zip(names, found.scale, strict=True):
         if not scale:
             console.warn(f"{name} is the same on both sides of every comparison: it has no weight")

@@ -53,7 +53,7 @@ def show(
     with run_paths.look(run_paths.find(run, folder)) as ledger:
         facts = summary.steps(ledger)
         total = summary.summary(ledger, facts)
-        link = triads.check(ledger)
+        link = triads.results(ledger)
     if as_json:
         rows = [{**asdict(f), "win_rate": f.win_rate} for f in facts]
         tested = {} if link is None else {"link_check": {**asdict(link), "fits": link.fits}}

@@ -73,7 +73,7 @@ def probe(
             console.complain(
                 f"order {order} is placed; the process that drives the run makes its comparisons"
             )
-        found = triad_votes.check(ledger)
+        found = triad_votes.results(ledger)
     if as_json:
         console.emit(None if found is None else {**asdict(found), "fits": found.fits})
     elif found is None:

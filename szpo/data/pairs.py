@@ -18,6 +18,6 @@ class Pair:
     chosen: Answer
     rejected: Answer
     source: Source = "pair"
-    """What the preference comes from: a vote on these two, the verdict on a whole batch, …"""
+    """The origin of the preference: a vote on these two, the verdict on a whole batch, …"""
     votes: int = 1
     """Number of votes that it comes from; rows of one batch verdict share their votes."""

@@ -2,7 +2,7 @@
 
 A prompt file may come from anywhere: it is read line by line with caps, never executed, never
 decompressed, and every error names the file and the line. What is odd but harmless (duplicates,
-direction marks, lone surrogates) is read and gives a warning.
+direction marks, lone surrogates) is read with a warning.
 """
 
 from __future__ import annotations

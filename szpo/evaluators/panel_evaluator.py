@@ -90,7 +90,7 @@ def answer(
         NobodyLeftError: everybody has been asked and a comparison still lacks votes.
     """
     ledger = service.ledger
-    panel = _by_now(ledger, panel, comparisons)
+    panel = _advance_tiring(ledger, panel, comparisons)
     while seats := open_seats(service, list(panel), comparisons):
         chosen = [
             panel[panelist].judge(
@@ -107,10 +107,10 @@ def answer(
                 service.cast(VoteRequest(seat.id, choice, idem=idem))
 
 
-def _by_now(
+def _advance_tiring(
     ledger: Ledger, panel: dict[str, Judge], comparisons: Sequence[Comparison]
 ) -> dict[str, Judge]:
-    """The panel, those who tire after the votes they gave in earlier steps: a resume agrees."""
+    """Put each tiring judge where its votes of earlier steps left it, so that a resume agrees."""
     tiring = {who for who, judge in panel.items() if isinstance(judge, Tiring) and judge.tires}
     if not tiring or not comparisons:
         return panel
@@ -136,8 +136,8 @@ def open_seats(
 ) -> list[tuple[Comparison, str, Assignment]]:
     """Seats for these panelists at comparisons of the open step that lack votes, in one commit.
 
-    None once M is met, or the step is closed or void. Unless ``complete``, others may answer too:
-    what these panelists cannot fill is left to them.
+    Empty once M is met, or the step is closed or void. Unless ``complete``, others may answer too:
+    the votes that these panelists cannot give are left to them.
 
     Raises:
         UsageError: the step does not exist, or M is larger than the panel that is to fill it.
@@ -159,13 +159,13 @@ def open_seats(
             return []
         have = {c.id: 0 for c in asked}
         for vote in service.counted(row["step"]):
-            if vote.comparison in have:  # others of the step may be somebody else's to answer
+            if vote.comparison in have:  # the step may have comparisons for others
                 have[vote.comparison] += 1
         short = [c for c in asked if have[c.id] < m]
         for comparison in short:
             lack = m - have[comparison.id]
-            place = (comparison.k * row["n"] + comparison.n) * m
-            for panelist in seat_order(ledger.root_seed, comparison.step, place, ids):
+            first = (comparison.k * row["n"] + comparison.n) * m
+            for panelist in seat_order(ledger.root_seed, comparison.step, first, ids):
                 seat = service.assign_to(comparison.id, panelist) if lack else None
                 if seat is not None:
                     seats.append((comparison, panelist, seat))
@@ -184,19 +184,19 @@ def _is_open(ledger: Ledger, step: int) -> bool:
     return row is not None and row["state"] == "open"
 
 
-def seat_order(root_seed: int, step: int, place: int, ids: Sequence[str]) -> list[str]:
-    """Everybody in the order in which they are asked from seat ``place`` of a step on.
+def seat_order(root_seed: int, step: int, first: int, ids: Sequence[str]) -> list[str]:
+    """Everybody in the order in which they are asked, from seat number ``first`` of a step on.
 
     A round robin over a permutation drawn per step. With an even panel each round starts one
     later, so that a panelist does not meet plus on the same side throughout.
 
-    >>> [seat_order(0, 0, place, ["a", "b"])[0] for place in range(4)]
+    >>> [seat_order(0, 0, first, ["a", "b"])[0] for first in range(4)]
     ['a', 'b', 'b', 'a']
     """
     size = len(ids)
     line = seeds.permutation(seeds.derive(root_seed, "panel", step=step), size)
     order: list[str] = []
-    seat = place
+    seat = first
     while len(order) < size:
         late = seat // size if size % 2 == 0 else 0
         panelist = ids[int(line[(seat + late) % size])]
@@ -207,7 +207,7 @@ def seat_order(root_seed: int, step: int, place: int, ids: Sequence[str]) -> lis
 
 
 def judge_key(root_seed: int, comparison: Comparison, panelist: str) -> bytes:
-    """The randomness of a panelist's answer to a comparison."""
+    """The key of all randomness in a panelist's answer to a comparison."""
     return _key(root_seed, "judge", comparison, panelist)
 
 

@@ -37,7 +37,7 @@ class StartingPolicy:
     """What a panel may use of the policy that a run starts from; None where there is none."""
 
     answers: BaseAnswers | None = None
-    """To fit the panel to, in a new run; in a run that goes on the fit is on record."""
+    """To fit the panel to, in a new run; a resumed run has the fit on record."""
     logprob: Logprob | None = None
     model: Any = None
     """The `szpo.models.loading.Loaded` of a language model."""
@@ -159,7 +159,7 @@ def load_factory(kind: str) -> PanelFactory | None:
 
 
 def as_factory(name: str, found: object) -> PanelFactory:
-    """What an entry point gave, as a `PanelFactory`.
+    """Return what an entry point gave as a `PanelFactory`.
 
     Raises:
         UsageError: it is neither one nor a function; the message names what it lacks.

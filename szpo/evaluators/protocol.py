@@ -1,4 +1,4 @@
-"""The contracts of evaluators and judges: whatever answers the comparisons of a run."""
+"""The contracts of evaluators and judges, which answer the comparisons of a run."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ EVENT_COLUMNS: Final = ("event", "run", "at_us", "actor", "kind", "body", "prev_
 
 
 def canonical(value: Any) -> str:
-    """The one JSON text of a value: sorted keys, no spaces, Unicode kept, no NaN.
+    """The one JSON text of a value: sorted keys, no spaces, Unicode as it is, no NaN.
 
     >>> canonical({"b": 1, "a": [0.1, None]})
     '{"a":[0.1,null],"b":1}'

@@ -19,9 +19,9 @@ from szpo.ledger.connection import beside, connect, log_bytes
 from szpo.ledger.holders import describe_processes, readers
 
 CHECKPOINT_BYTES: Final = 4 * 2**20
-"""The log is copied into the file when it has this size, and each time it has grown by it."""
+"""The log is copied into the file each time that it has grown by this size."""
 LOG_ALARM: Final = 256 * 2**20
-"""A log of this size does not get shorter: some program has held its view for too long."""
+"""A warning is logged at this size: some program has held its view of the file for too long."""
 
 
 class Checkpointer:
@@ -62,7 +62,7 @@ class Checkpointer:
     def empty(
         self, writer: sqlite3.Connection, lock: AbstractContextManager[object], wait_s: float
     ) -> None:
-        """Leave no page from before in the file or its log, once nobody reads one.
+        """Remove every earlier page from the file and its log, once nobody reads one.
 
         ``lock`` guards ``writer`` and is held for each try only: others go on writing.
 
@@ -87,7 +87,7 @@ class Checkpointer:
         )
 
     def restart(self, writer: sqlite3.Connection) -> bool:
-        """Try once to leave no page from before in the log; False while somebody reads one.
+        """Try once to remove every earlier page from the log; False while somebody reads one.
 
         The whole log is copied, and a commit that changes nothing starts it again; SQLite then
         gives the rest of its file back. ``writer`` is outside a transaction.
@@ -103,10 +103,10 @@ class Checkpointer:
         finally:
             if writer.in_transaction:
                 writer.execute("ROLLBACK")
-        return _log_header(self.path) != before and _of_one_time(self.path)
+        return _log_header(self.path) != before and _is_of_one_generation(self.path)
 
     def _copy(self, writer: sqlite3.Connection) -> bool:
-        """Copy what no reader needs, under ``writer``'s write lock; True if that was all."""
+        """Copy the pages that no reader needs, under the write lock; True if none is left."""
         try:
             writer.execute("BEGIN IMMEDIATE")
             other = connect(self.path, readonly=False)
@@ -122,7 +122,7 @@ class Checkpointer:
 
 
 def _log_header(path: Path) -> bytes:
-    """The beginning of the log, which has other salts each time that the log begins anew."""
+    """The header of the log, which has new salts each time that the log starts again."""
     try:
         with beside(path, "-wal").open("rb") as file:
             return file.read(32)
@@ -130,7 +130,7 @@ def _log_header(path: Path) -> bytes:
         return b""
 
 
-def _of_one_time(path: Path) -> bool:
+def _is_of_one_generation(path: Path) -> bool:
     """Every page in the log was written since it last began: each carries the header's salts."""
     content = beside(path, "-wal").read_bytes()
     step = 24 + int.from_bytes(content[8:12], "big")

@@ -1,4 +1,4 @@
-"""Where a ledger's file lies and how it is opened: pragmas, places, SQLite's errors in words."""
+"""Connections to a ledger's file: pragmas, file systems, SQLite's errors translated."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ _PRAGMAS = (
 def connect(path: Path, *, readonly: bool) -> sqlite3.Connection:
     """A connection to an existing file, usable from any thread, with every pragma set."""
     if not readonly:
-        return _opened(path, "mode=rw")
+        return _open(path, "mode=rw")
     if _is_still(path):
-        return _opened(path, "mode=ro&immutable=1")
+        return _open(path, "mode=ro&immutable=1")
     try:
-        return _opened(path, "mode=ro")
+        return _open(path, "mode=ro")
     except sqlite3.OperationalError as error:
         if not any(words in str(error) for words in _NO_FILES_BESIDE):
             raise
         return _without_files_beside(path)
 
 
-def _opened(
+def _open(
     path: Path, how: str, kind: type[sqlite3.Connection] | None = None
 ) -> sqlite3.Connection:
     own: dict[str, Any] = {} if kind is None else {"factory": kind}
@@ -62,7 +62,7 @@ def _opened(
 
 
 class _Copied(sqlite3.Connection):
-    """To a copy in a folder of its own, which goes when it is closed."""
+    """A connection to a copy in a folder of its own, which is removed when it is closed."""
 
     folder: tempfile.TemporaryDirectory[str] | None = None
 
@@ -73,22 +73,22 @@ class _Copied(sqlite3.Connection):
 
 
 def _without_files_beside(path: Path) -> sqlite3.Connection:
-    """A connection for reading where a disk is so full that SQLite cannot make its own files.
+    """A connection for reading where a disk is too full for the files that SQLite makes itself.
 
     Without a log the file is read as it is. With one, both are read from a copy in the system's
-    folder for temporary files, since the log says what the file does not.
+    folder for temporary files, since the log holds commits that the file lacks.
 
     Raises:
         StorageError: there is no room for the copy either.
     """
     if not log_bytes(path):
-        return _opened(path, "mode=ro&immutable=1")
+        return _open(path, "mode=ro&immutable=1")
     folder = tempfile.TemporaryDirectory(prefix="szpo-")
     try:
         target = Path(folder.name) / path.name
         for suffix in ("", "-wal"):
             shutil.copyfile(beside(path, suffix), f"{target}{suffix}")
-        copied = _opened(target, "mode=ro", _Copied)
+        copied = _open(target, "mode=ro", _Copied)
     except (OSError, sqlite3.Error) as error:
         folder.cleanup()
         raise StorageError(
@@ -101,9 +101,9 @@ def _without_files_beside(path: Path) -> sqlite3.Connection:
 
 
 def _is_still(path: Path) -> bool:
-    """It lies where nothing can be written (a mounted copy), and no log beside it says otherwise.
+    """It lies in a folder that cannot be written (a mounted copy), and has no log beside it.
 
-    SQLite would want to make its files beside it, even to read, and would refuse.
+    SQLite makes files beside it even to read, and would refuse to open it there.
     """
     files = (beside(path, suffix) for suffix in ("-wal", "-shm"))
     folder = beside(path, "").absolute().parent
@@ -183,7 +183,7 @@ def filesystem(folder: Path) -> str:
 
 
 def translate(path: Path, error: sqlite3.Error) -> NoReturn:
-    """Raise what an SQLite error means here: storage, integrity or a lost lease."""
+    """Raise the project's own error for an SQLite error: storage, integrity or a lost lease."""
     text = str(error)
     if "stale controller" in text:
         raise LeaseError(

@@ -1,4 +1,4 @@
-"""What a new run is made of, and its file, written whole or not at all."""
+"""Create the file of a new run, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NO_BASE: Final = canonical.sha256("no base model")
 
 @dataclass(frozen=True, kw_only=True)
 class NewRun:
-    """What a run is made of: it is recorded at its creation and never changes.
+    """What defines a run: recorded when it is created, and never changed.
 
     ``spec`` holds plain JSON values; the layout is added to it under spec["space"]["layout"].
     ``tensors`` are stored by name (see `szpo.ledger.rows` for the prefixes). A branch names its

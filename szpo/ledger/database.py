@@ -104,7 +104,7 @@ class Ledger:
         conn = open_connection(path, readonly=readonly)
         try:
             ledger = cls(path, conn, clock, readonly)
-            with suppress(SzpoError):  # a damaged page shows itself to whoever needs it
+            with suppress(SzpoError):  # a damaged page is reported to whoever reads it
                 if not readonly and (last := ledger._last_event()) is not None:
                     ledger._attest(last)
             return ledger
@@ -134,7 +134,7 @@ class Ledger:
                 return
             before = self._conn.total_changes
             self._depth, self._pending, self._head = 1, [], None
-            try:  # from here on, that an interrupt at any instruction leaves no lock behind
+            try:  # from here on, so that an interrupt anywhere leaves no lock behind
                 self.execute("BEGIN IMMEDIATE")
                 yield
                 if self._pending:
@@ -174,14 +174,14 @@ class Ledger:
             self.execute("RELEASE part")
 
     def vouch(self) -> None:
-        """Let this transaction attest the head that it finds, though it may add nothing.
+        """Let this transaction attest the current head, even if it adds nothing.
 
-        For acknowledging what stands already: who stored it may have died before attesting it.
+        For acknowledging a row that stands already: its writer may have died before attesting it.
         """
         self._head = self._last_event()
 
     def _attest(self, last: Record) -> None:
-        """Note the last event beside the file: committed, not yet acknowledged to anybody."""
+        """Write the last event, which is committed and not yet acknowledged, into the witness."""
         witness.attest(self.path, witness.Head(self.run, last["event"], last["row_sha256"]))
 
     def check_end(self) -> witness.Verdict:
@@ -204,7 +204,7 @@ class Ledger:
             self._checkpointer.checkpoint(self._conn, always=True)
 
     def empty_log(self, wait_s: float) -> None:
-        """Leave no page from before in the file or its log, so that what was deleted is gone.
+        """Remove every earlier page from the file and its log, so that deleted rows are gone.
 
         Readers are waited for, at most ``wait_s`` seconds; others go on writing meanwhile.
 

@@ -17,12 +17,12 @@ def holders(path: Path) -> dict[int, str]:
     """Other processes that have the file open, with their names; empty where /proc is not."""
     found: dict[int, str] = {}
     target = str(path.resolve())
-    for place in Path("/proc").glob("[0-9]*"):
-        if int(place.name) == os.getpid():
+    for process in Path("/proc").glob("[0-9]*"):
+        if int(process.name) == os.getpid():
             continue
         with contextlib.suppress(OSError):  # it ended, or belongs to somebody else
-            if any(os.readlink(fd) == target for fd in (place / "fd").iterdir()):
-                found[int(place.name)] = (place / "comm").read_text(encoding="utf-8").strip()
+            if any(os.readlink(fd) == target for fd in (process / "fd").iterdir()):
+                found[int(process.name)] = (process / "comm").read_text(encoding="utf-8").strip()
     return found
 
 
@@ -32,7 +32,7 @@ def readers(path: Path) -> dict[int, str]:
     This process may be among them. Where the system does not list locks, all that have the file
     open; empty where it does not list those either.
     """
-    known = {**holders(path), os.getpid(): "this program itself"}
+    processes = {**holders(path), os.getpid(): "this program itself"}
     marked: set[int] = set()
     with contextlib.suppress(OSError, ValueError):
         shared = beside(path, "-shm").stat().st_ino
@@ -43,7 +43,7 @@ def readers(path: Path) -> dict[int, str]:
             low, high = _READ_MARKS
             if words[7] != "EOF" and int(words[6]) <= high and int(words[7]) >= low:
                 marked.add(int(words[4]))
-    exact = {process: name for process, name in known.items() if process in marked}
+    exact = {process: name for process, name in processes.items() if process in marked}
     return exact or holders(path)
 
 

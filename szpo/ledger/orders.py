@@ -1,4 +1,4 @@
-"""What an operator asks of the process that holds the model: append-only, fulfilled exactly once.
+"""Orders: what an operator requests of the process that holds the model, fulfilled exactly once.
 
 The operator's screen holds no model. It places an order (an event "order"); the process that
 drives the run fulfils it and settles it (an event "done") in the transaction that stores what it
@@ -8,12 +8,13 @@ made. An order without a settlement is open, so a crash loses none and fulfils n
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger, Record
+from szpo.types import Comparison
 
 OrderKind = Literal["final", "samples", "triads"]
 KINDS: Final = get_args(OrderKind)
@@ -54,7 +55,7 @@ class Order:
 def place_order(
     ledger: Ledger, kind: OrderKind, by: str, body: Mapping[str, Any] | None = None
 ) -> int:
-    """Ask for something; returns the order's number.
+    """Place an order; returns its number.
 
     ``final``: {"comparisons": F, 1 to 1,000} blind comparisons of the base with the tuned policy.
     ``samples``: {"prompts": how many, 1 to 64, "step": k or None} answers of the base, of the
@@ -117,15 +118,21 @@ def get(ledger: Ledger, order: int) -> Order:
     return _order(found[0])
 
 
-def settle(ledger: Ledger, order: Order, body: Mapping[str, Any]) -> bool:
-    """Note what came of an order; inside an open transaction it commits with what that stores.
+def settle(
+    ledger: Ledger, order: Order, body: Mapping[str, Any], made: Sequence[Comparison] = ()
+) -> bool:
+    """Record the result of an order, and store the comparisons made for it, in one commit.
 
-    False, and nothing is noted, if it was settled before: the caller then stores nothing either.
+    False, and nothing is stored, if it was settled before.
     """
     with ledger.transaction("controller"):
         if get(ledger, order.id).result is not None:
             return False
-        ledger.record_event("done", "controller", {"order": order.id, "result": dict(body)})
+        ids = {"comparisons": [comparison.id for comparison in made]} if made else {}
+        result = {**ids, **body}
+        ledger.record_event("done", "controller", {"order": order.id, "result": result})
+        for comparison in made:
+            ledger.append_comparison(comparison)
         return True
 
 
@@ -159,13 +166,13 @@ def of_comparison(ledger: Ledger, comparison: str) -> Order | None:
 
 
 def _order(row: Record) -> Order:
-    asked = json.loads(row["body"])
+    placed = json.loads(row["body"])
     return Order(
         id=row["event"],
-        kind=asked["kind"],
+        kind=placed["kind"],
         by=row["actor"],
         at_us=row["at_us"],
-        body=asked["body"],
+        body=placed["body"],
         result=None if row["done"] is None else json.loads(row["done"])["result"],
         done_us=row["done_us"],
         closed_us=row["closed_us"],

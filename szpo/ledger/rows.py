@@ -1,4 +1,4 @@
-"""Rows as a ledger's file has them: plain values, events with their hashes, statements."""
+"""Convert values to and from rows of a ledger's file: tensors, events, updates, comparisons."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def event(
 
 
 def plain(table: str, column: str, value: Any) -> Any:
-    """A value as SQLite keeps it.
+    """A value as SQLite stores it.
 
     Raises:
         RunError: a number is not finite.
@@ -72,7 +72,7 @@ def plain(table: str, column: str, value: Any) -> Any:
     if isinstance(value, (float, np.floating)):
         if not np.isfinite(value):
             raise RunError(f"{table}.{column} is {value}; nothing was recorded")
-        return float(value) + 0.0  # SQLite keeps no −0.0, and the hash must match what it keeps
+        return float(value) + 0.0  # SQLite stores no −0.0, and the hash must match what it stores
     if isinstance(value, str):  # engines may emit halves of surrogate pairs; UTF-8 cannot
         return canonical_form.utf8(value)
     return value

@@ -1,4 +1,4 @@
-"""What a run's spec records: the optimizer's settings."""
+"""Read the optimizer's settings from a run's spec."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
 """The witness: a small file beside a ledger's that holds its acknowledged head.
 
-SQLite takes a log that was cut or damaged for one that ends sooner, and says nothing. So the
-number and hash of the last event stand a second time, outside that log, in ``RUN.db-head``. It is
-written after the commit and before anybody is told, so a record that is longer is sound (a process
-died in between), and one that is shorter has lost what was acknowledged.
+SQLite takes a log that was cut or damaged for one that ends sooner, without an error. So the
+number and hash of the last event stand a second time, outside that log, in ``RUN.db-head``. The
+witness is written after the commit and before it is acknowledged, so a record that is longer is
+sound (a process died in between), and one that is shorter has lost what was acknowledged.
 
-The file has two places of 128 bytes, each with a checksum, written in turn: a write that is torn
+The file has two slots of 128 bytes, each with a checksum, written in turn: a write that is torn
 leaves the head before it. Writers of several processes take turns by a lock on the file.
 """
 
@@ -27,7 +27,9 @@ from szpo.ledger.canonical import sha256
 
 try:
     import fcntl
-except ImportError:  # not on this system; its writers are then told apart by the two places only
+except (
+    ImportError
+):  # not on this system; two writers at once are then guarded by the checksums only
     fcntl = None  # type: ignore[assignment]
 
 SLOT: Final = 128
@@ -41,13 +43,13 @@ class Head:
     """The last event of a run: its number and hash."""
 
     run: str
-    """As `advance` takes it; as `read` gives it, the beginning of its hash."""
+    """The run's id in what `advance` takes; the beginning of its hash in what `read` gives."""
     event: int
     sha256: str
 
     def of(self, run: str) -> bool:
-        """A head that was read is of this run."""
-        return self.run == _named(run)
+        """Whether a head that was read belongs to this run."""
+        return self.run == _shorten(run)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ class Noted:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a witness says of the record: ``problem`` if it lacks something, else maybe a note."""
+    """A record compared with its witness: ``problem`` if events are missing, else maybe a note."""
 
     problem: str = ""
     note: str = ""
@@ -77,9 +79,9 @@ def forget(path: Path) -> None:
 
 
 def advance(path: Path, head: Head) -> None:
-    """Note a head whose commit stands, unless a later one is noted.
+    """Write a committed head into the witness, unless it holds a later one.
 
-    A kill loses nothing of it. It is not synced, which would cost each vote as much again as its
+    It survives a killed process. It is not synced, which would cost each vote as much again as its
     commit; after a power failure it may be older than the record, which is sound.
 
     Raises:
@@ -88,15 +90,15 @@ def advance(path: Path, head: Head) -> None:
     file = _open_plain(beside(path), os.O_RDWR | os.O_CREAT)
     try:
         _lock(file)
-        places = _places(os.pread(file, 2 * SLOT, 0))
-        own = [each for each in places if each is not None and each.of(head.run)]
+        slots = _parse_slots(os.pread(file, 2 * SLOT, 0))
+        own = [each for each in slots if each is not None and each.of(head.run)]
         newest = max(own, key=lambda each: each.event, default=None)
         if newest is None:
             os.pwrite(file, _line(head) + b" " * SLOT, 0)
         elif newest.event >= head.event:
             return
         else:
-            os.pwrite(file, _line(head), 0 if places[1] == newest else SLOT)
+            os.pwrite(file, _line(head), 0 if slots[1] == newest else SLOT)
     finally:
         os.close(file)
 
@@ -129,7 +131,7 @@ def _lock(file: int) -> None:
 
 
 def attest(path: Path, head: Head) -> None:
-    """`advance`; a witness that cannot be written is told of and undoes nothing."""
+    """Call `advance`; a failure to write is logged as a warning and undoes nothing."""
     try:
         advance(path, head)
     except OSError as error:
@@ -140,7 +142,7 @@ def attest(path: Path, head: Head) -> None:
 
 
 def read(path: Path) -> Noted:
-    """What the witness says. Read it before the record, which only grows."""
+    """Read the witness. Do so before the record, which only grows."""
     try:
         with os.fdopen(_open_plain(beside(path), os.O_RDONLY), "rb") as file:
             content = file.read(2 * SLOT)
@@ -148,24 +150,24 @@ def read(path: Path) -> Noted:
         return Noted(None, "there is none")
     except OSError as error:
         return Noted(None, f"it cannot be read: {error.strerror or error}")
-    found = [each for each in _places(content) if each is not None]
+    found = [each for each in _parse_slots(content) if each is not None]
     if not found:
         return Noted(None, "it is damaged")
     return Noted(max(found, key=lambda each: each.event))
 
 
 def compare(path: Path, noted: Noted, conn: sqlite3.Connection) -> Verdict:
-    """What a witness, read before, says of the record that a connection sees.
+    """Compare a witness, read before, with the record that a connection sees.
 
     Raises:
         sqlite3.Error: the record cannot be read.
     """
     name = beside(path).name
     if noted.head is None:
-        return Verdict(note=_untold(f"its witness, {name}: {noted.lack}"))
+        return Verdict(note=_describe_doubt(f"its witness, {name}: {noted.lack}"))
     (run,) = conn.execute("SELECT run FROM runs ORDER BY created_us LIMIT 1").fetchone()
     if not noted.head.of(run):
-        return Verdict(note=_untold(f"its witness, {name}: it is another run's"))
+        return Verdict(note=_describe_doubt(f"its witness, {name}: it is another run's"))
     event = noted.head.event
     last = conn.execute("SELECT max(event) FROM events").fetchone()[0] or 0
     if last < event:
@@ -181,45 +183,45 @@ def compare(path: Path, noted: Noted, conn: sqlite3.Connection) -> Verdict:
 
 
 def problem(path: Path) -> str:
-    """What the record lacks, seen by a connection that cannot fold or remove its log; else ''."""
+    """What is missing from the record, read without changing its log; '' if nothing is."""
     noted = read(path)
     if noted.head is None:
         return ""
     try:
         with closing(connection.connect(path, readonly=True)) as conn:
             return compare(path, noted, conn).problem
-    except sqlite3.Error:  # opening it says better what is wrong
+    except sqlite3.Error:  # opening it gives the better message
         return ""
 
 
 def remedy(path: Path) -> str:
-    """What to do about a record that lacks something."""
+    """What to do about a record from which events are missing."""
     return (
         f"restore a copy, or write what is left to a new file: szpo recover {path} --out NEW; if "
         f"you put this copy here yourself, remove {beside(path).name}"
     )
 
 
-def _untold(why: str) -> str:
+def _describe_doubt(why: str) -> str:
     return f"whether the newest events are all there cannot be told: {why}"
 
 
-def _named(run: str) -> str:
+def _shorten(run: str) -> str:
     return sha256(run)[:16]
 
 
 def _line(head: Head) -> bytes:
-    said = f"{_MARK} {_named(head.run)} {head.event:012} {head.sha256}"
-    return f"{said} {sha256(said)[:16]}".ljust(SLOT - 1).encode("ascii", "replace") + b"\n"
+    text = f"{_MARK} {_shorten(head.run)} {head.event:012} {head.sha256}"
+    return f"{text} {sha256(text)[:16]}".ljust(SLOT - 1).encode("ascii", "replace") + b"\n"
 
 
-def _places(content: bytes) -> tuple[Head | None, Head | None]:
-    return _head(content[:SLOT]), _head(content[SLOT:])
+def _parse_slots(content: bytes) -> tuple[Head | None, Head | None]:
+    return _parse_head(content[:SLOT]), _parse_head(content[SLOT:])
 
 
-def _head(line: bytes) -> Head | None:
-    said, _, check = line.decode("ascii", "replace").strip().rpartition(" ")
-    words = said.split(" ")
-    if len(words) != 4 or words[0] != _MARK or sha256(said)[:16] != check:
+def _parse_head(line: bytes) -> Head | None:
+    text, _, check = line.decode("ascii", "replace").strip().rpartition(" ")
+    words = text.split(" ")
+    if len(words) != 4 or words[0] != _MARK or sha256(text)[:16] != check:
         return None
     return Head(words[1], int(words[2]), words[3])

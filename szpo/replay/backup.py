@@ -1,4 +1,4 @@
-"""Copies of a run: one that is checked while the run goes on, one of what a damaged file holds."""
+"""Copies of a run: a verified backup while the run goes on, and recovery of a damaged file."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from szpo.replay.verification import verify
 
 Row = dict[str, Any]
 HOLES: Final = 100_000
-"""So many ids are looked up one by one where a scan cannot pass a damaged page."""
+"""At most this many ids are looked up one by one where a scan cannot pass a damaged page."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """What of a damaged file stands in the new one, and what is known to be lost."""
+    """What was recovered from a damaged file into the new one, and what is certainly lost."""
 
     rows: Mapping[str, int]
     lost: Mapping[str, tuple[str, ...]]
@@ -38,13 +38,13 @@ class Recovered:
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """What to tell a person: a line for each table, and the verdict on the new file."""
-        told = []
+        """A report for people: a line for each table, and the verdict on the new file."""
+        lines = []
         for table, count in self.rows.items():
             missing = self.lost.get(table, ())
             shown = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
-            told.append(f"{table}: {count} rows" + (f"; lost: {shown}" if missing else ""))
-        return (*told, str(self.report))
+            lines.append(f"{table}: {count} rows" + (f"; lost: {shown}" if missing else ""))
+        return (*lines, str(self.report))
 
 
 def backup(path: Path, out: Path) -> Report:
@@ -64,7 +64,7 @@ def backup(path: Path, out: Path) -> Report:
             contextlib.closing(connection.connect(path, readonly=True)) as source,
             contextlib.closing(connection.connect(draft, readonly=False)) as copy,
         ):
-            source.backup(copy)  # in one step: what is committed meanwhile is not in it
+            source.backup(copy)  # in one step: later commits are not in it
             copy.execute("PRAGMA journal_mode=DELETE")  # one file; opening it to write undoes it
             found = copy.execute("PRAGMA integrity_check(1)").fetchone()[0]
         if found != "ok":
@@ -77,10 +77,10 @@ def backup(path: Path, out: Path) -> Report:
 
 
 def recover(path: Path, out: Path) -> Recovered:
-    """Write all rows that can still be read into a new file, and say what is lost.
+    """Write all rows that can still be read into a new file, and list what is lost.
 
     The damaged file is only read (with its log, from a copy of both). Rows go over as they are;
-    `verify` of the new file tells whether what is left is a run.
+    `verify` of the new file says whether what is left is a sound run.
 
     Raises:
         StorageError: ``out`` exists or cannot be written.
@@ -95,9 +95,9 @@ def recover(path: Path, out: Path) -> Recovered:
             if (part := connection.beside(path, suffix)).exists():
                 shutil.copyfile(part, f"{damaged}{suffix}")
         rows: dict[str, list[Row]] = {}
-        with contextlib.closing(_lenient(damaged, path)) as old:
+        with contextlib.closing(_open_leniently(damaged, path)) as old:
             for table in _tables():
-                rows[table] = _readable(old, table)
+                rows[table] = _read_rows(old, table)
         if not rows["runs"]:
             raise IntegrityError(f"{path}: its table runs cannot be read; restore a copy")
         with contextlib.closing(connection.connect(new, readonly=False)) as conn:
@@ -105,7 +105,7 @@ def recover(path: Path, out: Path) -> Recovered:
         with Ledger.open(new, readonly=True) as ledger:
             report = verify(ledger)
     counts = {table: len(found) for table, found in rows.items()}
-    return Recovered(counts, _lost(rows, _acknowledged(path, rows)), report)
+    return Recovered(counts, _list_lost(rows, _read_acknowledged(path, rows)), report)
 
 
 @contextlib.contextmanager
@@ -136,12 +136,12 @@ def _tables() -> list[str]:
         return [str(name) for (name,) in fresh.execute(sql)]
 
 
-def _lenient(copy: Path, path: Path) -> sqlite3.Connection:
+def _open_leniently(copy: Path, path: Path) -> sqlite3.Connection:
     conn = sqlite3.connect(copy, isolation_level=None)
     conn.row_factory = sqlite3.Row
     conn.text_factory = lambda raw: raw.decode("utf-8", "replace")
     try:
-        conn.execute("PRAGMA writable_schema=ON")  # a definition that is broken is passed over
+        conn.execute("PRAGMA writable_schema=ON")  # so that a broken definition is skipped
         conn.execute("PRAGMA cell_size_check=ON")
         conn.execute("SELECT count(*) FROM sqlite_master").fetchone()
     except sqlite3.Error as error:
@@ -150,20 +150,20 @@ def _lenient(copy: Path, path: Path) -> sqlite3.Connection:
     return conn
 
 
-def _readable(conn: sqlite3.Connection, table: str) -> list[Row]:
-    """The rows of a table that lie before, behind and between its damaged pages."""
+def _read_rows(conn: sqlite3.Connection, table: str) -> list[Row]:
+    """The rows of a table before, after and between its damaged pages."""
     key = ", ".join(canonical.KEYS.get(table, ())) or "1"
     rows, whole = _scan(conn, f"SELECT * FROM {table} NOT INDEXED")
     if whole:
         return rows
-    place = "rowid" if _has_rowid(conn, table) else None
-    order = place or key
+    number = "rowid" if _has_rowid(conn, table) else None
+    order = number or key
     rows, _ = _scan(conn, f"SELECT * FROM {table} NOT INDEXED ORDER BY {order}")
     back = ", ".join(f"{column} DESC" for column in order.split(", "))
     behind, _ = _scan(conn, f"SELECT * FROM {table} NOT INDEXED ORDER BY {back}")
     found = [*rows, *reversed(behind)]
-    if place is not None:
-        found += _between(conn, table)
+    if number is not None:
+        found += _look_up_rows(conn, table)
     return list({tuple(row.values()): row for row in found}.values())
 
 
@@ -177,8 +177,8 @@ def _scan(conn: sqlite3.Connection, sql: str) -> tuple[list[Row], bool]:
     return rows, True
 
 
-def _between(conn: sqlite3.Connection, table: str) -> list[Row]:
-    """Rows looked up one by one by their number, up to the last that is known."""
+def _look_up_rows(conn: sqlite3.Connection, table: str) -> list[Row]:
+    """Look up rows one by one by their number, up to the last that can be found."""
     try:
         last = conn.execute(f"SELECT max(rowid) FROM {table}").fetchone()[0] or 0
     except sqlite3.Error:
@@ -211,7 +211,7 @@ def _write(conn: sqlite3.Connection, rows: Mapping[str, list[Row]]) -> None:
     for table, found in rows.items():
         for row in found:
             names, marks = ", ".join(row), ", ".join("?" * len(row))
-            # A row that no rule of the table allows is damage too; it shows as lost.
+            # A row that the table's rules refuse is damaged too; it counts as lost.
             with contextlib.suppress(sqlite3.IntegrityError):
                 conn.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", list(row.values()))
     for _, sql in triggers:
@@ -219,14 +219,14 @@ def _write(conn: sqlite3.Connection, rows: Mapping[str, list[Row]]) -> None:
     conn.execute("COMMIT")
 
 
-def _acknowledged(path: Path, rows: Mapping[str, list[Row]]) -> int:
-    """The last event that the damaged file's witness knows, 0 where it says nothing."""
+def _read_acknowledged(path: Path, rows: Mapping[str, list[Row]]) -> int:
+    """Read the last event from the damaged file's witness; 0 where there is none."""
     head = witness.read(path).head
     return head.event if head is not None and head.of(rows["runs"][0]["run"]) else 0
 
 
-def _lost(rows: Mapping[str, list[Row]], acknowledged: int) -> dict[str, tuple[str, ...]]:
-    """Rows that an event recorded, and events up to the last that is known, now missing."""
+def _list_lost(rows: Mapping[str, list[Row]], acknowledged: int) -> dict[str, tuple[str, ...]]:
+    """List what is missing: rows that an event recorded, and events up to the acknowledged one."""
     recorded: dict[str, dict[str, str]] = {table: {} for table in canonical.CHAINED}
     lost: dict[str, tuple[str, ...]] = {}
     numbers = sorted(row["event"] for row in rows["events"])
@@ -237,8 +237,8 @@ def _lost(rows: Mapping[str, list[Row]], acknowledged: int) -> dict[str, tuple[s
             with contextlib.suppress(ValueError, KeyError, TypeError):
                 for table, key, digest in json.loads(event["body"])["rows"]:
                     recorded[table][key] = digest
-    for table, known in recorded.items():
-        left = dict(known)
+    for table, hashes in recorded.items():
+        left = dict(hashes)
         for row in rows[table]:
             key = canonical.row_key(table, row)
             if left.get(key) == canonical.row_sha256(table, row):

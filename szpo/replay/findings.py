@@ -1,9 +1,13 @@
-"""What a verification finds: steps that agree, and the first row that does not."""
+"""The result of a verification: steps that agree, and the first row that does not; its checks."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Final, Literal
+
+from szpo.ledger.database import Ledger
 
 Promise = Literal["exact", "1e-9", "void", "not recomputed"]
 
@@ -44,7 +48,7 @@ class Report:
     head: str = ""
     """The hash of the last event, which covers everything before it."""
     note: str = ""
-    """What could not be looked at; '' where all was."""
+    """What could not be checked; '' where all was."""
 
     @property
     def ok(self) -> bool:
@@ -55,19 +59,19 @@ class Report:
     def lines(self) -> tuple[str, ...]:
         """One line per step: what was recomputed."""
         return tuple(
-            f"step {check.step}: {check.votes} votes, update {_TOLD[check.promise]}"
+            f"step {check.step}: {check.votes} votes, update {_PROMISES[check.promise]}"
             for check in self.steps
         )
 
     def __str__(self) -> str:
         if self.failure is not None:
             return f"does not verify: {self.failure}"
-        counts = {p: sum(check.promise == p for check in self.steps) for p in _TOLD}
-        told = ", ".join(f"{n} {_TOLD[p]}" for p, n in counts.items() if n)
-        return f"verified: {self.rows} rows, {len(self.steps)} steps ({told or 'none yet'})"
+        counts = {p: sum(check.promise == p for check in self.steps) for p in _PROMISES}
+        found = ", ".join(f"{n} {_PROMISES[p]}" for p, n in counts.items() if n)
+        return f"verified: {self.rows} rows, {len(self.steps)} steps ({found or 'none yet'})"
 
 
-_TOLD: Final[dict[Promise, str]] = {
+_PROMISES: Final[dict[Promise, str]] = {
     "exact": "exact from the votes",
     "1e-9": "from the votes to 1e-9",
     "void": "void",
@@ -81,3 +85,34 @@ class Broken(Exception):  # noqa: N818
     def __init__(self, table: str, row: object, problem: str):
         super().__init__(problem)
         self.failure = Failure(table, str(row), problem)
+
+
+@dataclass(slots=True)
+class Examination:
+    """A verification while it runs: what is examined, and what was found so far."""
+
+    ledger: Ledger
+    hashes: sqlite3.Connection
+    """A scratch database: per table, the hash that an event recorded of each row."""
+    deep: bool = True
+    """Recompute updates and weights too."""
+    noted_head: str | None = None
+    """The hash of an event as noted elsewhere; None where nobody noted one."""
+    steps: list[StepCheck] = field(default_factory=list)
+    rows: int = 0
+    head: str = ""
+    note: str = ""
+
+    def report(self, failure: Failure | None = None) -> Report:
+        """The report with what was found so far; the note only where nothing failed."""
+        note = self.note if failure is None else ""
+        return Report(tuple(self.steps), failure, self.rows, self.head, note)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One check of a verification; ``run`` raises `Broken` at the first row that disagrees."""
+
+    name: str
+    proves: str
+    run: Callable[[Examination], None]

@@ -1,4 +1,4 @@
-"""A run told again step by step: what its votes, radii and updates give, against the record."""
+"""Recompute every step from recorded votes, and compare with the recorded updates and weights."""
 
 from __future__ import annotations
 
@@ -24,36 +24,36 @@ from szpo.voting.votes_by_voter import read_votes_by_voter
 TOLERANCE: Final = 1e-9
 """Relative: what another machine's rounding may change in an estimate that is not exact."""
 ROUNDINGS: Final = {"coef": 2.0**-12, "vector": 2.0**-23}
-"""Relative: one unit of the last place that is recorded (13 bits; fp32)."""
+"""Relative: one unit in the last recorded place (13 bits; fp32)."""
 
 
 class Recomputation:
-    """State and weights, step by step, as votes and updates give them."""
+    """The optimizer's state and θ, recomputed step by step from votes and updates."""
 
     def __init__(self, ledger: Ledger):
         self.ledger = ledger
         self.settings: Settings = recorded_settings(ledger)
         self.state = optimizer.init(self.settings)
         self.before = self.state
-        """The state before the last applied step: what a lagging step was asked from."""
+        """The state before the last applied step: a step with lag 1 took its radius from it."""
         self.theta: Theta = starting_theta(ledger)
         self.past: list[Update] = []
         self.exact = is_exact(self.settings)
 
-    def planned(self, step: Record, *, lagging: bool, prompt: bool) -> None:
-        """The radius must be what the state asks for (``prompt``), or the one before it did."""
+    def check_radius(self, step: Record, *, lagging: bool, prompt: bool) -> None:
+        """Check that the radius is the state's (``prompt``) or its predecessor's (``lagging``)."""
         number = step["step"]
         states = [self.state] * prompt + [self.before] * lagging
-        asked = [optimizer.ask(replace(state, step=number)).mu for state in states]
-        if step["mu"] not in asked:
-            raise Broken("steps", number, f"mu is {step['mu']}, the run gives {asked[0]}")
+        radii = [optimizer.ask(replace(state, step=number)).mu for state in states]
+        if step["mu"] not in radii:
+            raise Broken("steps", number, f"mu is {step['mu']}, the run gives {radii[0]}")
 
     def skip(self) -> None:
-        """A void step: nothing is told."""
+        """Pass a void step: its number is used, nothing else changes."""
         self.state = replace(self.state, step=self.state.step + 1)
 
     def check(self, step: Record, rows: Sequence[Record]) -> Promise:
-        """Tell an applied step and fold its updates; each row must say what comes out."""
+        """Recompute an applied step from its votes and compare each row of its updates."""
         ledger, settings, number = self.ledger, self.settings, step["step"]
         query = optimizer.query(settings, number, step["mu"])
         tally = counting.tally(ledger, number, settings.K, settings.N)
@@ -61,13 +61,13 @@ class Recomputation:
         voters = read_votes_by_voter(
             ledger, settings, number, counting.counted(ledger, number), tally
         )
-        self.state, told, info = optimizer.tell(self.state, query, tally, by_voter=voters)
+        self.state, updates, info = optimizer.tell(self.state, query, tally, by_voter=voters)
         recorded = [update_of(row) for row in rows]
-        if [u.k for u in told] != [u.k for u in recorded]:
+        if [u.k for u in updates] != [u.k for u in recorded]:
             key = canonical.row_key("updates", rows[0])
             raise Broken("updates", key, "the votes give another number of updates")
-        for row, mine, stored in zip(rows, told, recorded, strict=True):
-            n_votes = steps.votes_of(tally, mine, whole=len(told) == 1)
+        for row, mine, stored in zip(rows, updates, recorded, strict=True):
+            n_votes = steps.votes_of(tally, mine, whole=len(updates) == 1)
             if row["n_votes"] != n_votes:
                 key = canonical.row_key("updates", row)
                 raise Broken("updates", key, f"n_votes is {row['n_votes']}, counted {n_votes}")
@@ -105,7 +105,7 @@ def is_exact(settings: Settings) -> bool:
     """The update is recomputed to the last bit on any machine.
 
     Counting rules always; `known` with the logistic link, log-ratio smoothing and half-vote ties.
-    Not Adam, nor momentum kept as a vector, nor `bayes`, nor votes of unequal weight.
+    Not Adam, nor momentum stored as a vector, nor `bayes`, nor votes of unequal weight.
     """
     if settings.carries or settings.ties != "half" or settings.weighting != "equal":
         return False

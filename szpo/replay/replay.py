@@ -1,4 +1,4 @@
-"""From the ledger back to the run: weights from updates, optimizer state from votes, exports.
+"""Replay a ledger: weights from its updates, optimizer state from its votes.
 
 Needs NumPy and the file: no model, no torch. `verify` re-derives every hash and figure.
 """
@@ -20,10 +20,13 @@ from szpo.voting import counting
 from szpo.voting.votes_by_voter import read_votes_by_voter
 
 
-def added(
+def read_applied_updates(
     ledger: Ledger, settings: Settings, until: int | None = None
 ) -> Iterator[tuple[int, tuple[Update, ...]]]:
-    """(step, what it really added to θ, in order); under momentum more than it recorded."""
+    """Yield each step with the updates it added to θ, in order.
+
+    Under momentum these are more than the step recorded: recent updates are added again, decayed.
+    """
     rows = ledger.updates(until)
     by_step: dict[int, list[Update]] = {}
     for update in rows:
@@ -38,10 +41,10 @@ def fold(ledger: Ledger, until: int | None = None) -> Theta:
     """θ after the steps < ``until`` (all of them by default): exact on any machine.
 
     Raises:
-        UsageError: the run has not applied so many steps.
+        UsageError: the run has applied fewer steps.
         IntegrityError: the result is not the weights that the ledger recorded.
     """
-    found = recorded_settings(ledger)
+    settings = recorded_settings(ledger)
     last = ledger.last_applied()
     if until is not None and not 0 <= until <= (-1 if last is None else last) + 1:
         raise UsageError(
@@ -49,9 +52,9 @@ def fold(ledger: Ledger, until: int | None = None) -> Theta:
             f"there is no {until}"
         )
     theta = starting_theta(ledger)
-    for _, updates in added(ledger, found, until):
+    for _, updates in read_applied_updates(ledger, settings, until):
         for update in updates:
-            theta = parameters.apply_update(found.space, theta, update)
+            theta = parameters.apply_update(settings.space, theta, update)
     rows = ledger.query(
         "SELECT theta_sha256 FROM updates WHERE run = ? AND step < ? "
         "ORDER BY step DESC, k DESC LIMIT 1",
@@ -66,13 +69,13 @@ def fold(ledger: Ledger, until: int | None = None) -> Theta:
     return theta
 
 
-def retell(ledger: Ledger, settings: Settings) -> State:
-    """The optimizer's state after every applied (or void) step, from recorded votes and radii."""
+def replay_state(ledger: Ledger, settings: Settings) -> State:
+    """The optimizer's state after all applied and void steps, from recorded votes and radii."""
     return advance(ledger, settings, optimizer.init(settings))
 
 
 def advance(ledger: Ledger, settings: Settings, state: State) -> State:
-    """Tell a state the finished steps that it has not seen."""
+    """Advance a state by the finished steps that it has not seen."""
     for row in ledger.steps()[state.step :]:
         if row["state"] == "void":
             state = replace(state, step=state.step + 1)

@@ -1,6 +1,6 @@
-"""What the run's steps would have been without one panelist: a preview, nothing is changed.
+"""Preview a run without one panelist: which steps would have gone another way. Nothing changes.
 
-Past updates stay as they are whatever it says; excluding somebody touches rounds to come only.
+Past updates stand in any case; excluding somebody affects only later rounds.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from szpo.types import Floats, Tally, Update, Vote
 from szpo.voting import counting
 
 LARGEST: Final = 4096
-"""Up to so many coordinates the steps are taken again; above, only their votes are counted."""
+"""Above this many coordinates only votes are counted; up to it, steps are recomputed."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepEffect:
-    """One applied step with and without them."""
+    """One applied step with and without the panelist's votes."""
 
     step: int
     votes: int
     theirs: int
     flips: bool
-    """In a direction the majority turns round, or vanishes, or appears."""
+    """In some direction the majority changes sign, vanishes or appears."""
     cosine: float | None
-    """Of the step taken with the one without their votes, all earlier steps as they were; None
-    where one of the two does not move, or the run's weighting needs to know its voters."""
+    """Between the step taken and the one without their votes, earlier steps unchanged; None where
+    one of the two does not move, or the run's weighting needs to know its voters."""
 
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What the record would be without one panelist."""
+    """The effect of leaving out one panelist."""
 
     name: str
     votes: int
@@ -50,12 +50,12 @@ class Preview:
 
     @property
     def flipped(self) -> tuple[int, ...]:
-        """Steps whose majority would be another."""
+        """Steps whose majority would be different."""
         return tuple(effect.step for effect in self.effects if effect.flips)
 
     @property
     def turned(self) -> tuple[int, ...]:
-        """Steps that would have gone the other way."""
+        """Steps that would have moved in an opposing direction."""
         return tuple(e.step for e in self.effects if e.cosine is not None and e.cosine < 0)
 
 
@@ -100,7 +100,7 @@ def _leads(votes: Iterable[Vote]) -> dict[int, int]:
 
 
 def _cosines(ledger: Ledger, panelist: str) -> dict[int, float]:
-    """Per step: the one it took against the one without their votes of that step."""
+    """Cosine, per step, between the step taken and the one without the panelist's votes."""
     try:
         settings = run_spec.recorded_settings(ledger)
     except IntegrityError:
@@ -121,7 +121,7 @@ def _cosines(ledger: Ledger, panelist: str) -> dict[int, float]:
             after, taken, _ = optimizer.tell(state, query, whole)
             if any(vote.panelist == panelist for vote in votes):
                 other = optimizer.tell(state, query, rest)[1]
-                cosine = _cosine(_moved(settings, taken), _moved(settings, other))
+                cosine = _cosine(_sum_updates(settings, taken), _sum_updates(settings, other))
                 if cosine is not None:
                     found[step] = cosine
         except (RunError, UsageError):
@@ -137,7 +137,7 @@ def _tally(votes: Sequence[Vote], like: Tally) -> Tally:
     return Tally(counts[0], counts[1], counts[2], like.identical, like.share)
 
 
-def _moved(settings: Settings, updates: Sequence[Update]) -> Floats:
+def _sum_updates(settings: Settings, updates: Sequence[Update]) -> Floats:
     total = np.zeros(settings.space.dim)
     for update in updates:
         if update.vector is not None:

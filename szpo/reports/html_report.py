@@ -91,7 +91,7 @@ def render(
         summary=total,
         begun=when(total.created_us),
         cards=list(_cards(total)),
-        link=triads.check(ledger),
+        link=triads.results(ledger),
         measured=_read_evaluation(ledger),
         figures=list(_figures(ledger, facts, score, score_name)),
         samples=list(_samples(ledger, facts, shown)),

@@ -12,6 +12,7 @@ from szpo.ledger.database import Ledger
 from szpo.runs import samples
 from szpo.runs.samples import Source
 from szpo.types import Comparison, Row
+from szpo.voting import calibration
 
 COMPARISONS = 4
 
@@ -22,7 +23,7 @@ def make(ledger: Ledger, source: Source, count: int = COMPARISONS) -> bool:
     Both sides are independent samples of the policy at the head; everything derives from the
     root seed, and no other draw of the run depends on it.
     """
-    if _made(ledger):
+    if calibration.has_aa(ledger):
         return False
     root, pool = ledger.root_seed, source.prompts.train
     key = seeds.derive(root, "aa prompts")  # the same permutation again where the prompts run out
@@ -35,15 +36,10 @@ def make(ledger: Ledger, source: Source, count: int = COMPARISONS) -> bool:
         for k in (0, 1)
     )
     rows = [Row(clean_prompt(p), a, b) for p, a, b in zip(asked, plus, minus, strict=True)]
-    with ledger.transaction("controller"):
-        if _made(ledger):
-            return False
-        for n in range(count):
-            shown = tuple(rows[n * source.rows : (n + 1) * source.rows])
-            key = seeds.derive(root, "aa", name=str(n))
-            ledger.append_comparison(Comparison(key.hex(), -1, 0, n, shown, kind="aa"))
-    return True
-
-
-def _made(ledger: Ledger) -> bool:
-    return bool(ledger.query("SELECT 1 FROM comparisons WHERE kind = 'aa' LIMIT 1"))
+    parts = [tuple(rows[n * source.rows : (n + 1) * source.rows]) for n in range(count)]
+    keys = [seeds.derive(root, "aa", name=str(n)) for n in range(count)]
+    made = [
+        Comparison(key.hex(), -1, 0, n, part, kind="aa")
+        for n, (key, part) in enumerate(zip(keys, parts, strict=True))
+    ]
+    return calibration.create(ledger, made)

@@ -252,7 +252,7 @@ def reopen(
         policy = policy_factory(root_seed=config.run.seed)
     policy = _at_start(ledger, policy)
     applied = 0
-    for _, updates in replay.added(ledger, settings, until):
+    for _, updates in replay.read_applied_updates(ledger, settings, until):
         applied += 1
         for update in updates:
             policy.apply(update)

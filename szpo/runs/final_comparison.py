@@ -9,11 +9,8 @@ preferred to an answer of the other, each drawn as a user would get it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from szpo import seeds
-from szpo.aggregation import win_rates
-from szpo.aggregation.win_rates import Preferences, Said
 from szpo.data.text_files import clean_prompt
 from szpo.errors import UsageError
 from szpo.ledger import orders
@@ -22,24 +19,10 @@ from szpo.ledger.orders import Order
 from szpo.runs import samples
 from szpo.runs.samples import Source
 from szpo.types import Comparison, Prompt, Row
-from szpo.voting import calibration, counting
+from szpo.voting import finals
 
 COMPARISONS = 20
 """Comparisons of an order that names no number."""
-
-
-@dataclass(frozen=True, slots=True)
-class FinalResult:
-    """The result of a final comparison so far."""
-
-    order: int
-    step: int
-    """The last step applied to the tuned side."""
-    comparisons: int
-    identical: int
-    """Comparisons whose two answers are the same in every row: shown to nobody."""
-    closed: bool
-    votes: Preferences
 
 
 def fulfil(ledger: Ledger, order: Order, source: Source) -> None:
@@ -76,45 +59,13 @@ def fulfil(ledger: Ledger, order: Order, source: Source) -> None:
         )
         for n in range(count)
     ]
-    body = {
-        "comparisons": [comparison.id for comparison in made],
+    notes = {
         "rows": rows,
         "after": last,
         "tuned_sha256": tuned_sha256,
         "base_sha256": base_sha256,
     }
-    with ledger.transaction("controller"):
-        if orders.settle(ledger, order, body):
-            for comparison in made:
-                ledger.append_comparison(comparison)
-
-
-def result(ledger: Ledger, order: Order) -> FinalResult:
-    """Count an order's final comparisons: each seat's last answer, unless it was late.
-
-    Raises:
-        UsageError: the order made no comparisons.
-    """
-    made = orders.comparisons(order)
-    if not made or order.result is None:
-        raise UsageError(f"order {order.id} has no comparisons: {order.error or 'not made yet'}")
-    wanted = set(made)
-    answers = [
-        Said(vote.comparison, vote.panelist, vote.verdict)
-        for _, _, vote in counting.answers(ledger, "final")
-        if vote.comparison in wanted
-    ]
-    identical = ledger.query(
-        "SELECT comparison FROM comparisons WHERE kind = 'final' AND identical = 1"
-    )
-    return FinalResult(
-        order=order.id,
-        step=order.result["after"],
-        comparisons=len(made),
-        identical=sum(row["comparison"] in wanted for row in identical),
-        closed=order.closed_us is not None,
-        votes=win_rates.count(answers, calibration.tuned(ledger)),
-    )
+    finals.create(ledger, order, made, notes)
 
 
 def _prompts(root_seed: int, place: int, heldout: Sequence[Prompt], count: int) -> list[Prompt]:

@@ -46,7 +46,7 @@ def fulfil(ledger: Ledger, order: Order, source: Source) -> None:
     if not source.prompts.train:
         raise UsageError("triads: this run has no training prompts at hand")
     settings, last = run_spec.recorded_settings(ledger), ledger.last_applied()
-    state = replay.retell(ledger, settings)
+    state = replay.replay_state(ledger, settings)
     asked = _prompts(ledger.root_seed, place, source.prompts.train, count * source.rows)
     mu, newest = optimizer.ask(state).mu * times, last or 0
     shifts: list[Shift] = []
@@ -75,11 +75,7 @@ def fulfil(ledger: Ledger, order: Order, source: Source) -> None:
             )
             key = seeds.derive(ledger.root_seed, "triad", step=t, k=place, name=str(edge))
             made.append(Comparison(key.hex(), -1, place, 3 * t + edge, rows, kind="repeat"))
-    body = {"comparisons": [c.id for c in made], "rows": source.rows, "after": last}
-    with ledger.transaction("controller"):
-        if orders.settle(ledger, order, body):
-            for comparison in made:
-                ledger.append_comparison(comparison)
+    triads.create(ledger, order, made, {"rows": source.rows, "after": last})
 
 
 def answer(panel: PanelEvaluator) -> int:

@@ -109,7 +109,9 @@ def policy_at(ledger: Ledger, source: Source, until: int | None) -> Iterator[Pol
     elif source.fresh is not None:
         replay.fold(ledger, until)  # raises where that step is not there
         other = source.fresh()
-        for _, updates in replay.added(ledger, run_spec.recorded_settings(ledger), until):
+        for _, updates in replay.read_applied_updates(
+            ledger, run_spec.recorded_settings(ledger), until
+        ):
             for update in updates:
                 other.apply(update)
         yield other

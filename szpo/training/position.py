@@ -49,7 +49,7 @@ def resume(ledger: Ledger, settings: Settings, policy: Policy) -> Position:
     """
     if policy.layout != settings.layout:
         raise UsageError("run: the policy's layout is not that of the ledger")
-    state = replay.retell(ledger, settings)
+    state = replay.replay_state(ledger, settings)
     _catch_up(ledger, settings, policy)
     total = ledger.query("SELECT coalesce(sum(n_votes), 0) AS total FROM updates")[0]["total"]
     read = sum(event["body"].get("answers_read", 0) for event in ledger.events("step"))
@@ -102,6 +102,6 @@ def _catch_up(ledger: Ledger, settings: Settings, policy: Policy) -> None:
         )
     # The same weights may occur twice (a warm-up moves nothing): any of the places will do.
     done = heads.index(found)
-    for number, (_, updates) in enumerate(replay.added(ledger, settings)):
+    for number, (_, updates) in enumerate(replay.read_applied_updates(ledger, settings)):
         for update in updates if number >= done else ():
             policy.apply(update)

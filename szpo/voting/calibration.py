@@ -1,9 +1,9 @@
-"""Comparisons that teach the run nothing: practice, and what tells how reliable votes are.
+"""Calibration: comparisons outside every tally, which measure how reliable votes are; practice.
 
-*Gold* shows a batch of stored answers beside the same answers spoiled, so that the better side is
-known. A *repeat* shows a panelist an earlier comparison with the sides swapped. *A/A* shows two
-samples of one policy (made by whoever holds the model). No model is needed here, and none of them
-ever enters a tally.
+*Gold* shows a batch of stored answers beside a spoiled copy of it, so the better side is known. A
+*repeat* shows a panelist an earlier comparison with the sides swapped. *A/A* shows two samples of
+one policy, which `szpo.runs.aa_comparisons` draws. `create` stores A/A comparisons, `choose` picks
+one for a panelist (and makes gold and repeats), `results` counts the answers to gold.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from typing import Final, Literal
 from szpo import seeds
 from szpo.ledger.database import Ledger, Record
 from szpo.types import Answer, Comparison, Prompt, Row
-from szpo.voting import seats, triads
+from szpo.voting import counting, seats, triads
 from szpo.voting.seats import Letter
 
 Kind = Literal["gold", "repeat", "aa"]
 KINDS: Final[tuple[Kind, ...]] = ("gold", "repeat", "aa")
-"""Kinds of calibration, in the order in which equally answered ones are taken."""
+"""Kinds of calibration, in the order in which they are chosen where equally many are answered."""
 GOLD_ROWS: Final = 4
-"""Rows of a gold comparison at most: it is to be short."""
+"""Rows of a gold comparison at most, to keep it short."""
 BACK: Final = 4
-"""So many comparisons a panelist must have answered since one that is repeated."""
+"""Comparisons that a panelist must have answered since one that is repeated."""
 SOURCES: Final = 200
-"""Gold is made from the last so many comparisons of finished steps."""
+"""Gold is made from this many of the latest comparisons of finished steps."""
 FEW_WORDS: Final = 4
 """Texts of fewer words are shuffled by letters."""
 
@@ -51,7 +51,7 @@ _PRACTICE: Final = (
 )
 
 
-def practice() -> Comparison:
+def practice_comparison() -> Comparison:
     """The one practice comparison, of our own writing; plus is clearly better.
 
     >>> practice().expected, len(practice().rows)
@@ -65,37 +65,76 @@ def store_practice(ledger: Ledger) -> str:
     """The id of the practice comparison, which is stored at the first call."""
     with ledger.transaction("votes"):
         if ledger.comparison(PRACTICE_ID) is None:
-            ledger.append_comparison(practice())
+            ledger.append_comparison(practice_comparison())
     return PRACTICE_ID
+
+
+def create(ledger: Ledger, comparisons: Sequence[Comparison]) -> bool:
+    """Store a run's A/A comparisons, once; False, and nothing is stored, if it has some."""
+    with ledger.transaction("controller"):
+        if has_aa(ledger):
+            return False
+        for comparison in comparisons:
+            ledger.append_comparison(comparison)
+    return True
+
+
+def has_aa(ledger: Ledger) -> bool:
+    """The run has A/A comparisons."""
+    return bool(ledger.query("SELECT 1 FROM comparisons WHERE kind = 'aa' LIMIT 1"))
 
 
 def choose(ledger: Ledger, panelist: str) -> tuple[str, Letter] | None:
     """A comparison for a panelist who waits, and the side of plus; None while there is none.
 
-    Triads that were ordered come first, then what the panelist has answered least often, never one
-    shown to them before. Gold and repeats are stored when they are first shown, so call it inside
-    a transaction.
+    Ordered triads come first, then the kind that the panelist has answered least often; no
+    comparison is shown to them twice. Gold and repeats are stored when they are first shown, so
+    call it inside a transaction.
     """
     triad = triads.choose(ledger, panelist)
     if triad is not None:
         return triad
-    mine, ordered = _seen(ledger, panelist), set(triads.asked(ledger))
+    mine, of_triads = _read_seats(ledger, panelist), set(triads.list_comparisons(ledger))
     answered = [
         seat["kind"] for seat in mine
-        if seat["choice"] is not None and seat["comparison"] not in ordered
+        if seat["choice"] is not None and seat["comparison"] not in of_triads
     ]  # fmt: skip
     for kind in sorted(KINDS, key=answered.count):
-        found = {"gold": _gold, "repeat": _repeat, "aa": _aa}[kind](ledger, panelist, mine)
+        found = {"gold": _choose_gold, "repeat": _choose_repeat, "aa": _choose_aa}[kind](
+            ledger, panelist, mine
+        )
         if found is not None:
             return found
     return None
 
 
-def gold(root_seed: int, source: Comparison) -> Comparison | None:
-    """A true batch against a spoiled copy of itself, made from a stored comparison.
+def results(ledger: Ledger, step: int) -> dict[str, tuple[float, float]]:
+    """Right and all answers to gold by panelist, up to the close of a step.
 
-    The answers of either policy (drawn) stand as plus; in minus they are handed to other prompts,
-    or their words are shuffled. None where nothing is left to tell the two apart.
+    Last answers count; a tie is half right, a skip is no answer. Empty while the step is open.
+    """
+    row = ledger.step(step)
+    if row is None or row["last_vote"] is None:
+        return {}
+    gold = ledger.query("SELECT comparison, expected FROM comparisons WHERE kind = 'gold'")
+    expected = {head["comparison"]: head["expected"] for head in gold}
+    until = {"last_vote": row["last_vote"], "last_amendment": row["last_amendment"]}
+    found: dict[str, tuple[float, float]] = {}
+    for _, _, vote in counting.answers(ledger, "gold", **until):
+        if vote.verdict != "skip":
+            right, count = found.get(vote.panelist, (0.0, 0.0))
+            hit = (
+                0.5 if vote.verdict == "tie" else float(vote.verdict == expected[vote.comparison])
+            )
+            found[vote.panelist] = right + hit, count + 1
+    return found
+
+
+def make_gold(root_seed: int, source: Comparison) -> Comparison | None:
+    """Make a gold comparison of a stored one: a true batch against a spoiled copy of itself.
+
+    The answers of either policy (drawn) stand as plus; in minus they are moved to other prompts,
+    or their words are shuffled. None where the two sides would be equal.
     """
     key = seeds.derive(root_seed, "gold", name=source.id)
     side = ("plus", "minus")[seeds.integer(key, 0, 2)]
@@ -106,7 +145,7 @@ def gold(root_seed: int, source: Comparison) -> Comparison | None:
     moved = [*texts[1:], *texts[:1]]
     if seeds.integer(key, 1, 2) or any(a == b for a, b in zip(texts, moved, strict=True)):
         moved = [
-            shuffled(text, seeds.derive(root_seed, "shuffle", k=i, name=source.id))
+            shuffle(text, seeds.derive(root_seed, "shuffle", k=i, name=source.id))
             for i, text in enumerate(texts)
         ]
     pairs = [
@@ -121,8 +160,8 @@ def gold(root_seed: int, source: Comparison) -> Comparison | None:
     )
 
 
-def shuffled(text: str, key: bytes) -> str:
-    """The text with its words (letters, where it has few words) in a drawn order.
+def shuffle(text: str, key: bytes) -> str:
+    """Shuffle the words of a text (its letters, where it has few words) in an order by the key.
 
     >>> shuffled("one two three four five", bytes(16))
     'one three two five four'
@@ -133,8 +172,8 @@ def shuffled(text: str, key: bytes) -> str:
     return (" " if parts is words else "").join(parts[int(i)] for i in order)
 
 
-def tuned(ledger: Ledger) -> set[str]:
-    """Everybody who gave an answer (no skip) to a training comparison."""
+def find_tuners(ledger: Ledger) -> set[str]:
+    """Find the panelists who gave an answer (no skip) to a training comparison."""
     rows = ledger.query(
         "SELECT DISTINCT a.panelist FROM comparisons c JOIN assignments a USING (comparison) "
         "JOIN votes v USING (assignment) WHERE c.kind = 'train' AND v.choice <> 'skip'"
@@ -142,11 +181,11 @@ def tuned(ledger: Ledger) -> set[str]:
     return {row["panelist"] for row in rows}
 
 
-# ---- the inside ----
+# ---- choosing ----
 
 
-def _seen(ledger: Ledger, panelist: str) -> list[Record]:
-    """Every seat the panelist ever had, those answered first in the order of first answers."""
+def _read_seats(ledger: Ledger, panelist: str) -> list[Record]:
+    """Every seat of a panelist: answered ones in the order of first answers, then the others."""
     return ledger.query(
         "SELECT a.comparison, a.plus_side, c.kind, c.step, c.k, c.n, f.vote, l.choice "
         "FROM assignments a JOIN comparisons c USING (comparison) "
@@ -158,7 +197,7 @@ def _seen(ledger: Ledger, panelist: str) -> list[Record]:
     )
 
 
-def _gold(ledger: Ledger, panelist: str, mine: list[Record]) -> tuple[str, Letter] | None:
+def _choose_gold(ledger: Ledger, panelist: str, mine: list[Record]) -> tuple[str, Letter] | None:
     shown = {seat["comparison"] for seat in mine}
     root = ledger.root_seed
     sources = ledger.query(
@@ -174,21 +213,21 @@ def _gold(ledger: Ledger, panelist: str, mine: list[Record]) -> tuple[str, Lette
         if keys[each] in shown:
             continue
         source = ledger.comparison(each)
-        made = None if source is None else gold(root, source)
+        made = None if source is None else make_gold(root, source)
         if made is not None:
             _store(ledger, made)
-            return made.id, _balanced(ledger, panelist, mine, "gold", made.id)
+            return made.id, _balance_side(ledger, panelist, mine, "gold", made.id)
     return None
 
 
-def _repeat(ledger: Ledger, panelist: str, mine: list[Record]) -> tuple[str, Letter] | None:
+def _choose_repeat(ledger: Ledger, panelist: str, mine: list[Record]) -> tuple[str, Letter] | None:
     shown = {seat["comparison"] for seat in mine}
     train = [seat for seat in mine if seat["kind"] == "train" and seat["choice"] is not None]
-    final = _finished(ledger)
+    finished = _finished_steps(ledger)
     found = []
     for seat in train[: max(0, len(train) - BACK)]:
         key = seeds.derive(ledger.root_seed, "repeat", name=seat["comparison"]).hex()
-        if seat["choice"] != "skip" and seat["step"] in final and key not in shown:
+        if seat["choice"] != "skip" and seat["step"] in finished and key not in shown:
             found.append((key, seat))
     if not found:
         return None
@@ -202,7 +241,7 @@ def _repeat(ledger: Ledger, panelist: str, mine: list[Record]) -> tuple[str, Let
     return key, "B" if seat["plus_side"] == "A" else "A"
 
 
-def _aa(ledger: Ledger, panelist: str, mine: list[Record]) -> tuple[str, Letter] | None:
+def _choose_aa(ledger: Ledger, panelist: str, mine: list[Record]) -> tuple[str, Letter] | None:
     shown = {seat["comparison"] for seat in mine}
     for row in ledger.query(
         "SELECT comparison FROM comparisons WHERE run = ? AND kind = 'aa' AND identical = 0 "
@@ -211,22 +250,21 @@ def _aa(ledger: Ledger, panelist: str, mine: list[Record]) -> tuple[str, Letter]
     ):
         if row["comparison"] not in shown:
             chosen = row["comparison"]
-            return chosen, _balanced(ledger, panelist, mine, "aa", chosen)
+            return chosen, _balance_side(ledger, panelist, mine, "aa", chosen)
     return None
 
 
-def _finished(ledger: Ledger) -> set[int]:
-    """Steps whose votes no longer change."""
+def _finished_steps(ledger: Ledger) -> set[int]:
+    """Steps whose counted votes no longer change."""
     return {r["step"] for r in ledger.steps() if r["state"] in ("closed", "applied")}
 
 
 def _store(ledger: Ledger, comparison: Comparison) -> None:
-    known = ledger.query("SELECT 1 FROM comparisons WHERE comparison = ?", (comparison.id,))
-    if not known:
+    if not ledger.query("SELECT 1 FROM comparisons WHERE comparison = ?", (comparison.id,)):
         ledger.append_comparison(comparison)
 
 
-def _balanced(
+def _balance_side(
     ledger: Ledger, panelist: str, mine: list[Record], kind: Kind, comparison: str
 ) -> Letter:
     """The side that plus had less often for this panelist in comparisons of the kind."""

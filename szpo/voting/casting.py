@@ -1,4 +1,4 @@
-"""An answer becomes a row of `votes`, once: what is taken, what is refused, what is late."""
+"""Store a vote exactly once: idempotency keys, revisions, late votes, refusals."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from szpo.errors import SzpoError, UsageError
 from szpo.ledger import canonical
 from szpo.ledger.database import Ledger, Record
 from szpo.types import Assignment, Choice
-from szpo.voting import final_seats, seats
+from szpo.voting import finals, seats
 
 CHOICES: Final = get_args(Choice)
 Action = Literal["exclude", "reinstate"]
 
 MOST_ANSWERS: Final = 100
-"""Answers to one comparison by one panelist, changes of mind included: no person needs more, and
-the record keeps every one."""
+"""Answers to one comparison by one panelist, revisions included: no person needs more, and every
+one stays in the record."""
 _CLOSED: Final = {"train": "the round has closed", "final": "this comparison has closed"}
 _IDEM = re.compile(r"[A-Za-z0-9_.:-]{16,64}")
 
 
 class VoteConflictError(SzpoError):
-    """A vote that cannot be taken as sent; ``code`` says why, ``stored`` what stands instead."""
+    """A vote is refused; ``code`` says why, ``stored`` is the answer that stands instead."""
 
     exit_code = 2
 
@@ -122,16 +122,16 @@ def store(
     before = ledger.query(
         "SELECT * FROM votes WHERE assignment = ? ORDER BY revision", (request.assignment,)
     )
-    for known in before:
-        if known["idem"] == request.idem:
-            if known["payload_sha256"] != row["payload_sha256"]:
+    for earlier in before:
+        if earlier["idem"] == request.idem:
+            if earlier["payload_sha256"] != row["payload_sha256"]:
                 raise VoteConflictError(
                     "key_reused",
                     "vote: this key was used for another answer; send a new key",
-                    receipt(known),
+                    receipt(earlier),
                 )
             ledger.vouch()
-            return receipt(known, replayed=True)
+            return receipt(earlier, replayed=True)
     stands = receipt(before[-1]) if before else None
     is_open = _is_open(ledger, seat, answered=bool(before))
     if before and not is_open:
@@ -167,7 +167,7 @@ def _is_open(ledger: Ledger, seat: Record, *, answered: bool) -> bool:
         case "practice":
             return True
         case "final":
-            return final_seats.is_open(ledger, seat["comparison"])
+            return finals.is_open(ledger, seat["comparison"])
         case _:
             return not answered
 
@@ -203,14 +203,14 @@ def _row(request: VoteRequest) -> Record:
         if name is not None and not isinstance(name, str):
             raise UsageError(f"vote: {name!r} is not a text")
     try:
-        told = None if details is None else canonical.utf8(canonical.canonical(details))
+        text = None if details is None else canonical.utf8(canonical.canonical(details))
     except (TypeError, ValueError, RecursionError) as error:
         raise UsageError(f"vote: details are not plain JSON ({error})") from None
     content = (
         request.choice,
         None if reason is None else canonical.utf8(reason),
         None if dwell is None else int(dwell),
-        told,
+        text,
     )
     names = ("choice", "skip_reason", "dwell_ms", "details")
     return {
@@ -222,7 +222,7 @@ def _row(request: VoteRequest) -> Record:
 
 
 def receipt(row: Mapping[str, Any], *, replayed: bool = False) -> Receipt:
-    """What a row of `votes` says."""
+    """The receipt that a row of `votes` gives."""
     return Receipt(
         vote=row["vote"],
         assignment=row["assignment"],

@@ -1,4 +1,4 @@
-"""Which stored votes count, and how: pure reading of the ledger, the same for every caller."""
+"""Which stored votes count: pure reading of the ledger, the same for every caller."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _BY_VOTE: Final = (
 def sides(
     root_seed: int, *, step: int, k: int, n: int, m: int, rank: int
 ) -> tuple[Literal["A", "B"], ...]:
-    """The sides on which plus stands for the M seats of a comparison.
+    """The sides on which plus stands for the M seats of a comparison, in a drawn order.
 
-    Half and half for even M; for odd M the odd one alternates with ``rank``, the comparison's
-    place among those asked of its direction, so a direction is balanced when their number times M
-    is even. Which comes first is drawn.
+    Half A and half B for even M. For odd M the extra side alternates with ``rank``, the
+    comparison's index among those asked of its direction, so a direction is balanced when their
+    number times M is even.
 
     >>> [sides(0, step=0, k=0, n=n, m=1, rank=n)[0] for n in range(4)].count("A")
     2
@@ -116,8 +116,10 @@ class StepVotes:
         with self.ledger.snapshot():  # a step is not closed between its row and its votes
             marks, before = self.ledger.changes(), self._marks
             if marks != before:
-                self._marks = None  # until all is read: an interrupt must leave no half
-                if before is None or before[2] != marks[2]:  # undone here: seen, yet not there
+                self._marks = None  # until all is read: an interrupt leaves nothing half read
+                if (
+                    before is None or before[2] != marks[2]
+                ):  # a rollback here: rows were seen that are gone
                     self._forget()
                 self._read()
                 self._marks = marks
@@ -136,12 +138,11 @@ class StepVotes:
     def counted(self) -> tuple[Vote, ...]:
         """The votes that count: A, B or tie, M for each comparison, balanced over sides.
 
-        For each comparison and each side of plus the first panelists, as many as are planned
+        For each comparison and each side of plus, the first panelists up to the number planned
         there (`sides`): plus then stands on A in exactly half of the votes of a complete
-        comparison with even M, whoever skipped, came late or had a spare seat. First by the place
-        of the panelist's first answer, so that no change of mind decides what counts; a skip
-        keeps no place, so that nobody can wait with one and push out what others answered
-        meanwhile.
+        comparison with even M, whoever skipped, came late or had a spare seat. Panelists are
+        ordered by their first answer, so that a revision never decides what counts. A skip does
+        not reserve a position: nobody can wait with one and displace answers given meanwhile.
         """
         if self._counted is None:
             self._counted = tuple(vote for _, vote in self._first())
@@ -151,6 +152,11 @@ class StepVotes:
     def missing(self) -> int:
         """How many counted votes the step still needs before its rule (M on each) is met."""
         return self._lack
+
+    def missing_at(self, comparison: str) -> int:
+        """How many counted votes one comparison still needs, over both sides of plus."""
+        sides = ((comparison, side) for side in "AB")
+        return sum(max(0, self._room.get(s, 0) - self._have.get(s, 0)) for s in sides)
 
     def ids(self) -> tuple[set[int], set[int]]:
         """The rows of `votes` that stand, and those that count."""
@@ -208,7 +214,7 @@ class StepVotes:
                 "AND c.run = ? AND c.step = ? AND c.kind = 'train' ORDER BY v.vote",
                 (self._vote, last["vote"], ledger.run, self.step),
             ):
-                self._keep(vote)
+                self._add(vote)
             self._vote = last["vote"]
         if last["amendment"] > self._amendment:
             for amendment in ledger.query(
@@ -221,21 +227,21 @@ class StepVotes:
             self._amendment = last["amendment"]
             self._count_again()
 
-    def _keep(self, row: Record) -> None:
-        cast, before = _keep_last(self._latest, row)
+    def _add(self, row: Record) -> None:
+        cast, before = _replace_last(self._latest, row)
         if before is not None:
             self._count(before, -1)
         self._count(cast, 1)
         self._counted = None
 
     def _count(self, cast: Cast, by: int) -> None:
-        """Add to (or take from) what its side of plus has, and so to what the step lacks."""
-        place = cast.vote.comparison, cast.plus_side
-        room = self._room.get(place, 0)
+        """Add an answer to its side of plus (``by`` 1) or take it away (−1); update the lack."""
+        side = cast.vote.comparison, cast.plus_side
+        room = self._room.get(side, 0)
         if cast.skipped or cast.number in self._out or not room:
             return
-        before = self._have.get(place, 0)
-        self._have[place] = before + by
+        before = self._have.get(side, 0)
+        self._have[side] = before + by
         self._lack += min(before, room) - min(before + by, room)
 
     def _count_again(self) -> None:
@@ -247,9 +253,9 @@ class StepVotes:
         """Counted votes with their rows' ids: the first on each side, as many as there is room."""
         room = dict(self._room)
         for cast in self._latest.values():  # in order of first answers since a skip
-            place = cast.vote.comparison, cast.plus_side
-            if not cast.skipped and cast.number not in self._out and room.get(place, 0):
-                room[place] -= 1
+            side = cast.vote.comparison, cast.plus_side
+            if not cast.skipped and cast.number not in self._out and room.get(side, 0):
+                room[side] -= 1
                 yield cast.number, cast.vote
 
 
@@ -285,15 +291,15 @@ def answers(
             "ORDER BY v.vote",
             (*kinds, 2**62 if last_vote is None else last_vote),
         ):
-            _keep_last(latest, row)
+            _replace_last(latest, row)
         without = excluded_votes(ledger, last_amendment)
     return tuple(cast for cast in latest.values() if cast.number not in without)
 
 
-def _keep_last(latest: dict[str, Cast], row: Record) -> tuple[Cast, Cast | None]:
-    """Let a seat's next answer in order of votes take the place of its last one; returns both.
+def _replace_last(latest: dict[str, Cast], row: Record) -> tuple[Cast, Cast | None]:
+    """Replace a seat's last answer by its next one, in order of votes; returns new and old.
 
-    A seat keeps its place by its first answer; after a skip it goes behind who answered meanwhile.
+    Seats stay in the order of first answers; a seat that had skipped goes to the end.
     """
     cast, before = Cast(row["vote"], row["plus_side"], _vote(row)), latest.get(row["assignment"])
     if before is not None and before.skipped:

@@ -1,4 +1,4 @@
-"""Who may drive a run: a lease with an epoch, and the flags by which people pause or stop it.
+"""Who may drive a run: a lease with an epoch; and the flags by which people pause or stop it.
 
 The lease keeps a second controller away; the epoch is the fence. Each taking of the lease raises
 it, and triggers refuse every write of a step or an update under an older one, so a controller
@@ -112,8 +112,8 @@ def renew(ledger: Ledger, lease: Lease) -> None:
 
 
 @contextlib.contextmanager
-def kept(ledger: Ledger, lease: Lease) -> Iterator[None]:
-    """Renew the lease from a thread of its own, thrice in its length, while the block runs.
+def renewing(ledger: Ledger, lease: Lease) -> Iterator[None]:
+    """Renew the lease from a thread of its own, three times in its length, while the block runs.
 
     A rollout or a judge may think for longer than any lease; a process that is killed or
     suspended renews nothing. Once another controller has the run the thread ends, and the fence
@@ -150,7 +150,7 @@ def hold(
     """
     held = acquire(ledger, holder, ttl_us)
     try:
-        with kept(ledger, held):
+        with renewing(ledger, held):
             yield held
     finally:
         # A lease that cannot be given back runs out; the first error is the one to show.
@@ -190,7 +190,7 @@ def pause(ledger: Ledger, by: str, reason: str, *, now: bool = True) -> None:
         raise UsageError("pause: give a reason; it is shown to panelists and in the report")
     with ledger.transaction(by):
         if not now:
-            body = {"reason": reason, "after": _at_hand(ledger)}
+            body = {"reason": reason, "after": _current_step(ledger)}
             ledger.record_event("pause after", by, body)
             return
         ledger.execute(
@@ -201,7 +201,7 @@ def pause(ledger: Ledger, by: str, reason: str, *, now: bool = True) -> None:
 
 
 def pending_pause(ledger: Ledger) -> PendingPause | None:
-    """The pause that was asked for after a step and has not come yet."""
+    """The pause that was requested after a step and has not begun."""
     found = ledger.query(
         "SELECT kind, actor, body FROM events WHERE kind IN ('pause', 'pause after', 'unpause') "
         "ORDER BY event DESC LIMIT 1"
@@ -213,7 +213,7 @@ def pending_pause(ledger: Ledger) -> PendingPause | None:
 
 
 def pause_if_due(ledger: Ledger, step: int) -> None:
-    """Turn a pause that was asked for after a step before ``step`` into one that holds now."""
+    """Begin a pause that was requested after a step before ``step``."""
     with ledger.transaction("controller"):
         pending = pending_pause(ledger)
         if pending is not None and pending.after < step:
@@ -238,7 +238,7 @@ def unpause(ledger: Ledger, by: str) -> None:
 
 
 def pauses(ledger: Ledger) -> list[tuple[int, int | None]]:
-    """When the run was paused, (from, to) in µs since 1970; the end of a lasting one is None."""
+    """When the run was paused, (from, to) in µs since 1970; the end is None while it lasts."""
     found: list[tuple[int, int | None]] = []
     for event in ledger.query(
         "SELECT kind, at_us FROM events WHERE kind IN ('pause', 'unpause') ORDER BY event"
@@ -259,13 +259,13 @@ def paused_us(ledger: Ledger, since_us: int) -> int:
 
 
 def stop_at(ledger: Ledger, step: int | None, by: str) -> None:
-    """Ask the run to end before ``step``; None withdraws the wish."""
+    """Ask the run to end before ``step``; None withdraws the request."""
     with ledger.transaction(by):
         ledger.execute("UPDATE controller SET stop_at = ? WHERE run = ?", (step, ledger.run))
         ledger.record_event("stop", by, {"step": step})
 
 
-def _at_hand(ledger: Ledger) -> int:
+def _current_step(ledger: Ledger) -> int:
     """The first step that is neither applied nor void."""
     rows = ledger.query("SELECT step, state FROM steps WHERE run = ? ORDER BY step", (ledger.run,))
     under_way = [row["step"] for row in rows if row["state"] not in ("applied", "void")]
@@ -275,8 +275,8 @@ def _at_hand(ledger: Ledger) -> int:
 def gone(holder: str) -> bool:
     """The holder was a process of this host and process space that no longer exists.
 
-    False where it cannot be told, as of names without a space that older versions wrote: such a
-    lease runs out.
+    False where that is unknown, as for the names without a space that older versions wrote: such
+    a lease expires.
     """
     host, pid, _, space = (holder.split(":") + [""] * 3)[:4]
     here = (socket.gethostname(), process_space())

@@ -1,8 +1,8 @@
-"""Which comparison of the open step a panelist is served: counts of seats, in memory.
+"""Counts of the seats of the open step, in memory: they decide which comparison is served next.
 
-The rows are the truth. The counts are read from them once per step and then follow what is
-appended, by whomever; only the ends of seats that somebody else moves are read again as a whole.
-Seats are advisory: which votes count, and so the balance of sides, never depends on them.
+The rows are the truth. The counts are read from them once per step and then follow what any
+process appends; only the expiry times that another process moves are read again as a whole. Seats
+are advisory: which votes count, and so the balance of sides, never depends on them.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class Seat:
         return self.vote is not None
 
     def is_held(self, now: int) -> bool:
-        """It is still held.
+        """The seat has not expired.
 
-        Not where a clock that was ahead served it, and was set back by more than its term.
+        It counts as expired if its clock was ahead and was set back by more than the seat's term.
         """
         given, ahead = self.expires_us - self.served_us, self.served_us - now
         return self.expires_us > now and not 0 < given < ahead
@@ -48,7 +48,7 @@ class Seat:
 
 @dataclass(slots=True)
 class ComparisonSeats:
-    """The seats at one comparison: answers that each side of plus is to get, and those it has."""
+    """The seats at one comparison: answers planned and answers standing, for each side of plus."""
 
     head: Record
     planned: tuple[seats.Letter, ...]
@@ -57,7 +57,7 @@ class ComparisonSeats:
     waiting: list[Seat] = field(default_factory=list)
 
     def recount(self, without: set[int]) -> None:
-        """Count again the answers that stand on each side, and the unanswered seats."""
+        """Recount the answers that stand on each side, and the unanswered seats."""
         self.standing = {"A": 0, "B": 0}
         self.waiting = []
         for seat in self.holders.values():
@@ -75,8 +75,8 @@ class ComparisonSeats:
         """Answers that count: no more on a side than are planned there."""
         return sum(min(self.planned.count(side), self.standing[side]) for side in seats.LETTERS)
 
-    def held(self, now: int, but: str | None = None) -> dict[seats.Letter, int]:
-        """Unanswered seats on each side that are still held (but not those of one panelist)."""
+    def count_held(self, now: int, but: str | None = None) -> dict[seats.Letter, int]:
+        """Count unanswered seats on each side that have not expired, without those of ``but``."""
         counts: dict[seats.Letter, int] = {"A": 0, "B": 0}
         for seat in self.waiting:
             if seat.is_held(now) and seat.panelist != but:
@@ -85,16 +85,16 @@ class ComparisonSeats:
 
     def in_use(self, now: int) -> int:
         """Answers that stand and seats that are held."""
-        return sum(self.standing.values()) + sum(self.held(now).values())
+        return sum(self.standing.values()) + sum(self.count_held(now).values())
 
     def free_side(self, now: int, spare: int, but: str | None = None) -> seats.Letter | None:
-        """The side that a further seat gets, None if there is to be none.
+        """The side that a further seat gets, None if there is no room.
 
-        It is the first planned one that no answer and no held seat uses. A spare seat repeats the
-        side of those that wait, the one with the fewest spares first; what was answered beyond
-        the plan of one side takes nothing from the other.
+        It is the first planned one that no answer and no held seat uses. A spare seat repeats a
+        side whose planned seats are held but unanswered, the one with the fewest spares first;
+        surplus answers on one side take nothing from the other.
         """
-        held = self.held(now, but)
+        held = self.count_held(now, but)
         used = {side: self.standing[side] + held[side] for side in seats.LETTERS}
         for side in self.planned:
             if not used[side]:
@@ -111,16 +111,16 @@ class ComparisonSeats:
         return min(waiting_for, key=lambda side: (beyond[side], since[side]))
 
     def may_hold(self, seat: Seat, now: int, spare: int) -> bool:
-        """A seat that ran out may be served again: its side still lacks somebody."""
+        """A seat may be served again: it is held, or its side still lacks an answer."""
         if seat.is_held(now):
             return True
-        held, lack = self.held(now, seat.panelist), self.lack(seat.side)
+        held, lack = self.count_held(now, seat.panelist), self.lack(seat.side)
         beyond = sum(max(0, held[s] - self.lack(s)) for s in seats.LETTERS if self.lack(s))
         return lack > 0 and (held[seat.side] < lack or beyond < spare)
 
 
 class SeatCounts:
-    """The seats of one open step by comparison, as of the last look (see `follow`)."""
+    """The seats of one open step by comparison, as of the last call of `follow`."""
 
     def __init__(self, ledger: Ledger, step: Record):
         self.step: Final[int] = step["step"]
@@ -131,7 +131,7 @@ class SeatCounts:
         self.by_panelist: dict[str, list[Seat]] = {}
         self._orders: dict[str, list[int]] = {}
         self.stale = False
-        """Somebody else may have moved the ends of seats."""
+        """Another process may have moved expiry times of seats."""
         self._seat, self._vote, self._amendment, self._event = 0, 0, 0, 0
         self._without: set[int] = set()
         asked = counting.comparisons_asked(ledger, self.step)
@@ -183,7 +183,7 @@ class SeatCounts:
         self.marks = marks
 
     def refresh_expiry(self, ledger: Ledger) -> None:
-        """Reload the ends of unanswered seats, where somebody else may have moved them."""
+        """Reload the expiry of unanswered seats, where another process may have changed it."""
         if not self.stale:
             return
         for row in ledger.query(
@@ -198,7 +198,7 @@ class SeatCounts:
         self.stale = False
 
     def set_expiry(self, assignment: str, expires_us: int) -> None:
-        """Note that this service moved the end of a seat."""
+        """Record that this service changed the expiry of a seat."""
         if (seat := self.seats.get(assignment)) is not None:
             seat.expires_us = expires_us
 
@@ -212,7 +212,7 @@ class SeatCounts:
         )
         # CROSS JOIN keeps the order of the tables: new rows first, however large the step is.
         new_seats = ledger.query(
-            "SELECT a.rowid AS place, a.assignment, a.comparison, a.panelist, "
+            "SELECT a.rowid AS number, a.assignment, a.comparison, a.panelist, "
             "a.plus_side AS side, a.served_us, a.expires_us "
             "FROM assignments a CROSS JOIN comparisons c USING (comparison) "
             "WHERE a.rowid > ? AND c.run = ? AND c.step = ? AND c.kind = 'train' "
@@ -221,9 +221,9 @@ class SeatCounts:
         )
         touched: set[str] = set()
         for row in new_seats:
-            self._seat = row.pop("place")
+            self._seat = row.pop("number")
             seat = Seat(**row)
-            if seat.comparison not in self.comparisons:  # two equal batches: nobody is asked
+            if seat.comparison not in self.comparisons:  # two equal batches are shown to nobody
                 continue
             self.seats[seat.assignment] = seat
             self.by_panelist.setdefault(seat.panelist, []).append(seat)
@@ -242,21 +242,21 @@ class SeatCounts:
             self.comparisons[comparison].recount(self._without)
 
 
-def follow(ledger: Ledger, known: SeatCounts | None) -> SeatCounts | None:
+def follow(ledger: Ledger, before: SeatCounts | None) -> SeatCounts | None:
     """The counts of the open step, caught up with the file; None while no step is open.
 
-    ``known`` is what the last call returned. Call it inside a transaction, or in a block of
+    ``before`` is what the last call returned. Call it inside a transaction, or in a block of
     `Ledger.alone`.
     """
     marks = ledger.changes()
-    if known is not None and known.marks == marks:
-        return known
+    if before is not None and before.marks == marks:
+        return before
     found = ledger.query(
         "SELECT step, m, d FROM steps WHERE run = ? AND state = 'open'", (ledger.run,)
     )
     if not found:
         return None
-    if known is None or known.step != found[0]["step"] or known.marks[2] != marks[2]:
+    if before is None or before.step != found[0]["step"] or before.marks[2] != marks[2]:
         return SeatCounts(ledger, found[0])
-    known.catch_up(ledger, marks)
-    return known
+    before.catch_up(ledger, marks)
+    return before

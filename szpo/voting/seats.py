@@ -1,4 +1,4 @@
-"""Seats at comparisons: ids and orders that follow from the seed, and the rows that hold them.
+"""Seats at comparisons: their ids and orders, derived from the seed, and their rows.
 
 A seat is a comparison reserved for a panelist (table `assignments`). Which comparison of the open
 step is served next is decided by `szpo.voting.seat_counts`.
@@ -17,7 +17,7 @@ from szpo.types import Assignment
 Letter = Literal["A", "B"]
 LETTERS: Final[tuple[Letter, ...]] = ("A", "B")
 MOVING_EVENTS: Final = ("unpause", "revoke", "erase")
-"""Events that come with new ends of seats: whoever calls `postpone` or `give_back` records one."""
+"""Events that change expiry times: callers of `postpone` and `give_back` record one of them."""
 
 
 # ---- what the seed gives ----
@@ -37,15 +37,15 @@ def prompt_order(root_seed: int, head: Mapping[str, Any], panelist: str, d: int)
 def panelist_order(root_seed: int, step: int | None, name: str, size: int) -> list[int]:
     """The random order in which a panelist is shown ``size`` comparisons with equally many seats.
 
-    It is random because sides alternate over the comparisons: whoever was shown them one after
-    the other would know after the first which side is which.
+    It is random because sides alternate over the comparisons: in a fixed order a panelist could
+    tell after the first one which side is which.
     """
     order = seeds.permutation(seeds.derive(root_seed, "serve", step=step, name=name), size)
     return [int(i) for i in order]
 
 
 def side_key(root_seed: int, comparison: str, panelist: str) -> bytes:
-    """The key that draws the side of plus outside training, where nothing else balances it."""
+    """The key that draws the side of plus outside training, where no plan balances the sides."""
     return seeds.derive(root_seed, "side", name=f"{comparison}/{panelist}")
 
 
@@ -61,7 +61,7 @@ def less_used_side(used: Iterable[str], key: bytes) -> Letter:
 def postpone(ledger: Ledger, since_us: int) -> None:
     """Extend the seats that were held at ``since_us`` by the time since then.
 
-    For the end of a pause, whose event says that seats have new ends.
+    Called at the end of a pause, whose event tells readers that expiry times changed.
     """
     ledger.execute(
         "UPDATE assignments SET expires_us = expires_us + ? "
@@ -114,7 +114,7 @@ def find_unanswered(
 
 
 def assignment(row: Mapping[str, Any]) -> Assignment:
-    """What a row of `assignments` says."""
+    """The seat that a row of `assignments` holds."""
     return Assignment(
         id=row["assignment"],
         comparison=row["comparison"],
@@ -126,7 +126,7 @@ def assignment(row: Mapping[str, Any]) -> Assignment:
 
 
 def _seat_key(root_seed: int, purpose: str, head: Mapping[str, Any], panelist: str) -> bytes:
-    if head["step"] is None:  # outside training there is no place (step, k, n) to name it by
+    if head["step"] is None:  # outside training no (step, k, n) names it
         return seeds.derive(root_seed, purpose, name=f"{head['comparison']}/{panelist}")
     name = f"{head['n']}/{panelist}"
     return seeds.derive(root_seed, purpose, step=head["step"], k=head["k"], name=name)

@@ -1,7 +1,7 @@
-"""The vote service: who is asked what, and how an answer becomes a counted vote.
+"""The vote service: serves comparisons to panelists and stores their answers as votes.
 
-Plain Python behind every door: people, simulated panels and judges leave the same rows. Counting
-exactly once is a UNIQUE constraint and an aggregate over rows, never a client's good behaviour.
+Plain Python behind every interface: people, simulated panels and judges leave the same rows. That
+a vote counts once is a UNIQUE constraint and an aggregate over rows, never the client's doing.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from szpo.failpoints import failpoint
 from szpo.ledger import canonical
 from szpo.ledger.database import Clock, Ledger, Record
 from szpo.types import Assignment, Vote
-from szpo.voting import calibration, casting, final_seats, lease, panelists, seat_counts, seats
+from szpo.voting import calibration, casting, finals, lease, panelists, seat_counts, seats
 from szpo.voting.casting import Own, Receipt, VoteRequest
 from szpo.voting.counting import StepVotes
 from szpo.voting.panelists import PanelistKind
 from szpo.voting.seat_counts import ComparisonSeats, SeatCounts
 
 SeatKind = Literal["round", "calibration", "practice", "final"]
-"""What a panelist may ask for: a comparison of the open step, or one of three outside training."""
+"""What a panelist may be shown: a comparison of the open step, or one outside training."""
 SEAT_TTL_US: Final = 600_000_000
 """How long a comparison stays reserved for the panelist who was shown it: ten minutes."""
 
@@ -30,7 +30,7 @@ SEAT_TTL_US: Final = 600_000_000
 class VoteService:
     """Serves comparisons to panelists and stores their answers.
 
-    ``spare`` seats beyond those needed may be held at once while others still think;
+    ``spare``: seats beyond those needed that may be held while others have not answered yet;
     ``seat_ttl_us`` is how long an unanswered seat is held. Which answers count is decided by rows
     alone (see `StepVotes`). ``rubric_version`` is stored with every vote. Without ``calibrates``
     nobody is shown gold, repeats or A/A.
@@ -75,7 +75,7 @@ class VoteService:
     # ---- seats ----
 
     def ask(self, kind: SeatKind, panelist: str, *, tab: str | None = None) -> Assignment | None:
-        """A comparison of that kind for this panelist, or None while there is none.
+        """Serve a comparison of that kind to this panelist; None while there is none.
 
         Raises:
             UsageError: nobody of that id is enrolled.
@@ -95,8 +95,8 @@ class VoteService:
 
         A seat that the panelist holds unanswered is served again (to the tab that asks last).
         Otherwise, of the comparisons that this panelist has not been shown and that have room,
-        the one with the fewest answered or running seats. None too while the run is paused: seats
-        rest then as they are.
+        the one with the fewest answered or held seats. None too while the run is paused: seats
+        then stay as they are.
 
         Raises:
             UsageError: nobody of that id is enrolled.
@@ -144,8 +144,8 @@ class VoteService:
         """A short comparison for waiting time that is counted in nothing; None if none is left.
 
         Gold, a repeat with its sides swapped, or A/A: see `szpo.voting.calibration`. One that is
-        being read is served again; one that was given back or ran out is not, since a second
-        reading tells something else. While the run is paused nothing new is shown.
+        being read is served again; one that was given back or expired is not, since a second
+        reading measures something else. While the run is paused nothing new is shown.
 
         Raises:
             UsageError: nobody of that id is enrolled.
@@ -161,7 +161,7 @@ class VoteService:
             return None if found is None else self._make(*found, panelist, tab)
 
     def practice(self, panelist: str, *, tab: str | None = None) -> Assignment:
-        """The practice comparison, whose answer is known; it may be answered as often as liked.
+        """The practice comparison, whose better side is known; it may be answered many times.
 
         `szpo.types.Comparison.expected` says which side is better.
 
@@ -181,8 +181,8 @@ class VoteService:
         """A blind final comparison, None while there is none for this panelist.
 
         The one with the fewest answers that they have not been shown; sides are balanced over an
-        order. Who voted in training waits while somebody who did not is there: see
-        `szpo.voting.final_seats`.
+        order. Who voted in training waits while somebody who did not is present: see
+        `szpo.voting.finals`.
 
         Raises:
             UsageError: nobody of that id is enrolled.
@@ -191,9 +191,9 @@ class VoteService:
             self._kind(panelist)
             now = self.clock()
             held = seats.find_unanswered(self.ledger, panelist, ("final",), now)
-            if held is not None and final_seats.is_open(self.ledger, held.comparison):
+            if held is not None and finals.is_open(self.ledger, held.comparison):
                 return self._serve_again(held.id, tab)
-            found = final_seats.choose(self.ledger, panelist, now)
+            found = finals.choose(self.ledger, panelist, now)
             return None if found is None else self._make(*found, panelist, tab)
 
     def own(self, panelist: str, step: int) -> tuple[Own, ...]:
@@ -218,9 +218,9 @@ class VoteService:
     def extend(self, assignment: str) -> bool:
         """Hold a seat for another full term (the page's heartbeat); whether it is held now.
 
-        One that ran out, or was given back, is held again only where its comparison still lacks
-        somebody; outside the open step not at all. While the run is paused seats rest: what they
-        had left is given back at its end, and what was added meanwhile would be too.
+        One that expired, or was given back, is held again only where its comparison still lacks
+        an answer; outside the open step not at all. While the run is paused nothing is extended:
+        at its end every seat gets back the time that it had left.
         """
         with self.ledger.transaction("votes"):
             found, counts, now = self.assignment(assignment), self._fresh_counts(), self.clock()
@@ -238,7 +238,7 @@ class VoteService:
             return may
 
     def take(self, assignment: str, tab: str) -> None:
-        """Let another tab go on with a seat, answered or not; the former one cannot vote then."""
+        """Hand a seat, answered or not, to another tab; the former one can no longer vote."""
         with self.ledger.transaction("votes"):
             self.ledger.execute(
                 "UPDATE assignments SET tab = ? WHERE assignment = ?", (tab, assignment)

@@ -1,7 +1,7 @@
 """The states of a step and the transactions that move it: planned → … → applied.
 
 Every move carries the epoch of the controller that makes it; the ledger's triggers refuse an older
-one. A step that was not applied can be taken up again at any of them after a crash.
+one. After a crash, a step that was not applied is resumed from whatever state it is in.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ClosedBy = Literal["rule", "deadline", "operator", "auto"]
 
 @dataclass(frozen=True, slots=True)
 class StepAnswers:
-    """What generation made of a planned step: its comparisons, with both batches of each.
+    """The generated answers of a planned step: its comparisons, with both batches of each.
 
     ``head`` is the digest of the weights that answered; ``notes`` goes into the event "generated".
     """
@@ -54,7 +54,7 @@ class Closing:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What the optimizer made of a closed step, and the hashes of the votes and of the new θ."""
+    """The updates of a closed step, and the hashes of its votes and of the new θ."""
 
     updates: Sequence[Update]
     rule: str
@@ -79,7 +79,7 @@ def record_plan(ledger: Ledger, epoch: int, settings: Settings, query: Query, he
 
 
 def begin(ledger: Ledger, epoch: int, step: int) -> bool:
-    """Generation starts, or starts again whole after a crash; False if the step is void."""
+    """Begin generation, from its start again after a crash; False if the step is void."""
     with ledger.transaction("controller"):
         _fence(ledger, epoch)
         if _row(ledger, step)["state"] == "void":
@@ -151,12 +151,12 @@ def deadline_us(ledger: Ledger, row: Record, deadline_s: float) -> int:
 
 
 def close(ledger: Ledger, step: int, how: Closing, *, votes: StepVotes | None = None) -> bool:
-    """Freeze which votes count; False if the rule is not met yet or somebody closed it before.
+    """Freeze which votes count; False if the rule is not met yet or it was closed before.
 
     The rule closes when every comparison that is asked has M counted votes. An operator and a
     deadline close with what there is, but not below the quorum. Both are checked first without
     the lock that voters need, and again in the closing transaction, which then reads only what
-    came meanwhile. ``votes`` is the step's reader, where the caller has one.
+    is new. ``votes`` is the step's reader, where the caller has one.
 
     Raises:
         UsageError: an operator gave no reason.
@@ -204,7 +204,7 @@ def close(ledger: Ledger, step: int, how: Closing, *, votes: StepVotes | None = 
 
 
 def quorate(votes: StepVotes, quorum: float | None) -> bool:
-    """The step has this share of the votes that its rule asks for; None asks for nothing."""
+    """The step has this share of the votes that its rule needs; with None always."""
     if quorum is None:
         return True
     have = len(votes.counted)
@@ -287,10 +287,10 @@ def votes_of(tally: Tally, update: Update, *, whole: bool) -> float:
 
 
 def _fence(ledger: Ledger, epoch: int) -> None:
-    """The controller of this epoch still has the run.
+    """Check that the controller of this epoch still has the run.
 
-    The triggers refuse its writes anyway; but a step that another has moved on meanwhile would
-    break another rule first, and the message would be about that.
+    The triggers refuse its writes anyway; but if another controller has moved the step meanwhile,
+    another rule would fail first, with a misleading message.
     """
     found = ledger.query("SELECT epoch FROM controller WHERE run = ?", (ledger.run,))[0]["epoch"]
     if found != epoch:

@@ -1,15 +1,14 @@
 """Triads: three batches of answers to the same prompts, every two compared, to test the link.
 
-An operator orders them and `szpo.runs.link_triads` makes them: comparisons of kind "repeat" that
-repeat nothing, belong to no step and enter no tally. Panelists meet them as the short comparisons
-of waiting time. `szpo.aggregation.link_test` has the arithmetic, `szpo.voting.triads` what the
-answers say.
+An operator orders them and `szpo.runs.link_triads` draws the batches. They are comparisons of kind
+"repeat" that repeat nothing, belong to no step and enter no tally. Panelists are shown them while
+they wait. `results` hands the votes to the arithmetic in `szpo.aggregation.link_test`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import numpy as np
 
@@ -18,25 +17,36 @@ from szpo.aggregation.link_test import LinkCheck
 from szpo.intervals import share
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger
-from szpo.types import Vote
+from szpo.ledger.orders import Order
+from szpo.types import Comparison, Vote
 from szpo.voting import counting, seats
 from szpo.voting.seats import Letter
 
 SIDES: Final = ("plus", "minus")
 
 
-def asked(ledger: Ledger) -> list[str]:
-    """Every comparison of a triad, in order: ab, bc and ac of the first, and so on."""
+def create(
+    ledger: Ledger, order: Order, comparisons: Sequence[Comparison], notes: Mapping[str, Any]
+) -> bool:
+    """Store an order's comparisons with its settlement, at once; False if it was settled before.
+
+    ``comparisons``: ab, bc and ac of each triad. ``notes``: what else the order's result records.
+    """
+    return orders.settle(ledger, order, notes, comparisons)
+
+
+def list_comparisons(ledger: Ledger) -> list[str]:
+    """List every comparison of a triad, in order: ab, bc and ac of the first, and so on."""
     return [c for order in orders.results(ledger, "triads") for c in orders.comparisons(order)]
 
 
 def choose(ledger: Ledger, panelist: str) -> tuple[str, Letter] | None:
     """A triad's comparison that the panelist has not been shown, and the side of plus.
 
-    None while none is left. Of the triads those first of which they have met least, then what the
-    fewest have been shown: a panelist's own votes on one triad may go together.
+    None while none is left. Triads of which the panelist has seen the least come first, since
+    their own votes on one triad may depend on each other; then those with the fewest seats.
     """
-    triad = {comparison: i // 3 for i, comparison in enumerate(asked(ledger))}
+    triad = {comparison: i // 3 for i, comparison in enumerate(list_comparisons(ledger))}
     if not triad:
         return None
     heads = ledger.query(
@@ -62,30 +72,30 @@ def choose(ledger: Ledger, panelist: str) -> tuple[str, Letter] | None:
     return best["comparison"], seats.less_used_side(sides, key)
 
 
-def check(ledger: Ledger) -> LinkCheck | None:
-    """What the answers so far say of the logistic link; None where no triads were ordered."""
-    ids = asked(ledger)
+def results(ledger: Ledger) -> LinkCheck | None:
+    """Test the logistic link on the answers so far; None where no triads were ordered."""
+    ids = list_comparisons(ledger)
     if not ids:
         return None
-    place = {comparison: i for i, comparison in enumerate(ids)}
-    won, votes = np.zeros((2, len(ids)))
+    index = {comparison: i for i, comparison in enumerate(ids)}
+    won, asked = np.zeros((2, len(ids)))
     ties = 0
-    said = [cast.vote for cast in counting.answers(ledger, "train", "repeat")]
-    for vote in said:
-        if vote.comparison in place:
+    votes = [cast.vote for cast in counting.answers(ledger, "train", "repeat")]
+    for vote in votes:
+        if vote.comparison in index:
             ties += vote.verdict == "tie"
             if vote.verdict in SIDES:
-                votes[place[vote.comparison]] += 1
-                won[place[vote.comparison]] += vote.verdict == "plus"
-    whole = votes.reshape(-1, 3)
+                asked[index[vote.comparison]] += 1
+                won[index[vote.comparison]] += vote.verdict == "plus"
+    whole = asked.reshape(-1, 3)
     full = (whole > 0).all(-1)
     return link_test.check(
-        won.reshape(-1, 3)[full], whole[full], ties=ties, again=share(*_again(ledger, said))
+        won.reshape(-1, 3)[full], whole[full], ties=ties, again=share(*_count_again(ledger, votes))
     )
 
 
-def _again(ledger: Ledger, said: Sequence[Vote]) -> tuple[int, int]:
-    """Comparisons that a panelist answered twice: the same side, and all."""
+def _count_again(ledger: Ledger, votes: Sequence[Vote]) -> tuple[int, int]:
+    """Count the comparisons that a panelist answered twice: with the same side, and all."""
     repeated = {
         row["comparison"]: row["repeats"]
         for row in ledger.query(
@@ -93,10 +103,10 @@ def _again(ledger: Ledger, said: Sequence[Vote]) -> tuple[int, int]:
             "AND repeats IS NOT NULL"
         )
     }
-    first = {(vote.comparison, vote.panelist): vote.verdict for vote in said}
+    first = {(vote.comparison, vote.panelist): vote.verdict for vote in votes}
     both = [
         (vote.verdict, first.get((repeated[vote.comparison], vote.panelist)))
-        for vote in said
+        for vote in votes
         if vote.comparison in repeated
     ]
     sided = [(a, b) for a, b in both if a in SIDES and b in SIDES]
@@ -104,6 +114,6 @@ def _again(ledger: Ledger, said: Sequence[Vote]) -> tuple[int, int]:
 
 
 def note(ledger: Ledger) -> dict[str, str]:
-    """What a step's report says of the link: {"link": one line} where it does not fit, else {}."""
-    found = check(ledger)
+    """Write the link's warning into a step's notes: {"link": one line}, {} where the link fits."""
+    found = results(ledger)
     return {} if found is None or found.warning is None else {"link": found.warning}

@@ -1,4 +1,4 @@
-"""Read a step's counted votes by voter: what a weighting of voters needs."""
+"""Read a step's counted votes by voter, as a weighting of voters needs them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from szpo.aggregation.weighting import MINUS, PLUS, TIE, VotesByVoter
 from szpo.ledger.database import Ledger
 from szpo.optim.settings import Settings
 from szpo.types import Floats, Tally, Vote
-from szpo.voting import counting
+from szpo.voting import calibration
 
 VERDICTS: Final = {"plus": PLUS, "minus": MINUS, "tie": TIE}
 
@@ -19,39 +19,17 @@ VERDICTS: Final = {"plus": PLUS, "minus": MINUS, "tie": TIE}
 def read_votes_by_voter(
     ledger: Ledger, settings: Settings, step: int, votes: Sequence[Vote], tally: Tally
 ) -> VotesByVoter:
-    """The counted ``votes`` of a closed step by voter, their ids in order.
+    """Arrange the counted ``votes`` of a closed step by voter, in the order of their ids.
 
-    Under the weighting ``skill`` with the known questions answered up to the step's close.
+    Under the weighting ``skill`` with the answers to gold up to the step's close.
     """
-    gold = count_gold(ledger, step) if settings.weighting == "skill" else {}
+    gold = calibration.results(ledger, step) if settings.weighting == "skill" else {}
     voters = tuple(sorted({vote.panelist for vote in votes} | set(gold)))
-    place = {voter: i for i, voter in enumerate(voters)}
+    column = {voter: i for i, voter in enumerate(voters)}
     verdicts = np.zeros((len(voters), *tally.identical.shape), dtype=np.int8)
     for vote in votes:
-        verdicts[place[vote.panelist], vote.k, vote.n] = VERDICTS[vote.verdict]
-    asked: Floats | None = None
+        verdicts[column[vote.panelist], vote.k, vote.n] = VERDICTS[vote.verdict]
+    answers: Floats | None = None
     if gold:
-        asked = np.array([gold.get(voter, (0.0, 0.0)) for voter in voters])
-    return VotesByVoter(voters, verdicts, tally.identical, asked)
-
-
-def count_gold(ledger: Ledger, step: int) -> dict[str, tuple[float, float]]:
-    """Right and all answers to known questions by panelist, up to the close of a step.
-
-    Last answers count; a tie is half right, a skip is no answer.
-    """
-    row = ledger.step(step)
-    if row is None or row["last_vote"] is None:
-        return {}
-    gold = ledger.query("SELECT comparison, expected FROM comparisons WHERE kind = 'gold'")
-    expected = {head["comparison"]: head["expected"] for head in gold}
-    until = {"last_vote": row["last_vote"], "last_amendment": row["last_amendment"]}
-    found: dict[str, tuple[float, float]] = {}
-    for _, _, vote in counting.answers(ledger, "gold", **until):
-        if vote.verdict != "skip":
-            right, asked = found.get(vote.panelist, (0.0, 0.0))
-            hit = (
-                0.5 if vote.verdict == "tie" else float(vote.verdict == expected[vote.comparison])
-            )
-            found[vote.panelist] = right + hit, asked + 1
-    return found
+        answers = np.array([gold.get(voter, (0.0, 0.0)) for voter in voters])
+    return VotesByVoter(voters, verdicts, tally.identical, answers)

@@ -35,7 +35,7 @@ def seeds_rng(seed: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=key))
 
 
-def drawn(seed: int, w: Floats, n: int) -> tuple[Floats, Floats]:
+def draw_votes(seed: int, w: Floats, n: int) -> tuple[Floats, Floats]:
     """Votes (n,) on random differences by a voter with these weights."""
     rng = seeds_rng(seed)
     x = rng.normal(size=(n, len(w)))
@@ -56,7 +56,7 @@ def test_davidson_has_its_closed_form() -> None:
 
 
 def test_davidson_without_ties_is_bradley_and_terry() -> None:
-    x, y = drawn(1, np.array([1.0, -2.0]), 200)
+    x, y = draw_votes(1, np.array([1.0, -2.0]), 200)
     who, asked = ["ann"] * 200, [str(i) for i in range(200)]
     one, other = (
         feature_weights.fit_taste(FeatureVotes(x, y, who, asked), seed=0, ties=t)
@@ -69,7 +69,7 @@ def test_davidson_without_ties_is_bradley_and_terry() -> None:
 
 @pytest.mark.parametrize("ties", ["half", "davidson"])
 def test_derivatives_are_those_of_the_likelihood(ties: bt.Ties) -> None:
-    x, y = drawn(2, np.array([1.0, -2.0]), 40)
+    x, y = draw_votes(2, np.array([1.0, -2.0]), 40)
     y[::4] = 0.5
     fit = bt.newton(x, y, ties=ties)
 
@@ -98,14 +98,14 @@ def test_derivatives_are_those_of_the_likelihood(ties: bt.Ties) -> None:
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10_000), st.lists(st.booleans(), min_size=30, max_size=30))
 def test_which_side_is_plus_means_nothing(seed: int, swapped: list[bool]) -> None:
-    x, y = drawn(seed, np.array([1.0, -0.5]), 30)
+    x, y = draw_votes(seed, np.array([1.0, -0.5]), 30)
     sign = np.where(swapped, -1.0, 1.0)
     other = bt.newton(x * sign[:, None], 0.5 + sign * (y - 0.5))
     assert other.weights == pytest.approx(bt.newton(x, y).weights, abs=1e-8)
 
 
 def test_units_change_nothing_but_the_deviation() -> None:
-    x, y = drawn(4, np.array([1.0, -0.5]), 120)
+    x, y = draw_votes(4, np.array([1.0, -0.5]), 120)
     who, asked = ["ann"] * 120, [str(i) for i in range(120)]
     one = feature_weights.fit_taste(FeatureVotes(x, y, who, asked), seed=5)
     other = feature_weights.fit_taste(FeatureVotes(x * [1000.0, 1.0], y, who, asked), seed=5)
@@ -116,7 +116,7 @@ def test_units_change_nothing_but_the_deviation() -> None:
 
 
 def test_repetitions_at_once_are_repetitions_one_by_one() -> None:
-    worlds = [drawn(seed, np.array([1.0, 2.0]), 50) for seed in range(3)]
+    worlds = [draw_votes(seed, np.array([1.0, 2.0]), 50) for seed in range(3)]
     x, y = (np.stack(part) for part in zip(*worlds, strict=True))
     who = np.arange(50) % 5
     fit = bt.newton(x, y)
@@ -128,7 +128,7 @@ def test_repetitions_at_once_are_repetitions_one_by_one() -> None:
 
 
 def test_the_jackknife_is_that_of_leaving_panelists_out() -> None:
-    x, y = drawn(6, np.array([1.0, -0.5]), 400)
+    x, y = draw_votes(6, np.array([1.0, -0.5]), 400)
     who = np.arange(400) % 8
     fit = bt.newton(x, y)
     others = np.array([bt.newton(x[who != g], y[who != g]).weights for g in range(8)])
@@ -154,7 +154,7 @@ def test_intervals_over_panelists_hold_where_tastes_scatter() -> None:
 
 
 def test_separable() -> None:
-    x, y = drawn(7, np.array([1.0, -0.5]), 60)
+    x, y = draw_votes(7, np.array([1.0, -0.5]), 60)
     sure = (x @ [1.0, -0.5] > 0).astype(float)
     assert bt.separable(x, sure) and not bt.separable(x, y)
     assert not bt.separable(x, np.where(np.arange(60) == 9, 1 - sure, sure))
@@ -170,27 +170,32 @@ def who_of(n: int, groups: int) -> Ints:
 
 def test_shuffles_tell_two_tastes_from_one() -> None:
     likes = np.array([1.5, 0.0])
-    x, y = drawn(8, likes, 200)
+    x, y = draw_votes(8, likes, 200)
     who = who_of(200, 10)
-    assert bt.unlike(x, y, who, bt.newton(x, y), KEY) > 0.05
+    assert bt.heterogeneity_p(x, y, who, bt.newton(x, y), KEY) > 0.05
     opposed = np.where(who < 5, y, 1 - y)
     fit = bt.newton(x, opposed)
-    assert bt.unlike(x, opposed, who, fit, KEY) == 0.001  # none of 999 shuffles
-    assert bt.unlike(x, opposed, who, fit, KEY) == bt.unlike(x, opposed, who, fit, KEY)
-    assert np.isnan(bt.unlike(x, y, np.zeros(200, dtype=np.int64), fit, KEY))
+    assert bt.heterogeneity_p(x, opposed, who, fit, KEY) == 0.001  # none of 999 shuffles
+    assert bt.heterogeneity_p(x, opposed, who, fit, KEY) == bt.heterogeneity_p(
+        x, opposed, who, fit, KEY
+    )
+    assert np.isnan(bt.heterogeneity_p(x, y, np.zeros(200, dtype=np.int64), fit, KEY))
 
 
 def test_shuffles_are_right_as_often_as_they_say() -> None:
     """Under one taste p-values are even: 60 worlds, below .25 in 15 ± 3.4 of them."""
     low = 0
     for seed in range(60):
-        x, y = drawn(100 + seed, np.array([1.0, -1.0, 0.0]), 90)
-        low += bt.unlike(x, y, who_of(90, 9), bt.newton(x, y), seeds.derive(seed, "t")) < 0.25
+        x, y = draw_votes(100 + seed, np.array([1.0, -1.0, 0.0]), 90)
+        low += (
+            bt.heterogeneity_p(x, y, who_of(90, 9), bt.newton(x, y), seeds.derive(seed, "t"))
+            < 0.25
+        )
     assert 5 <= low <= 25
 
 
 def test_a_panelist_with_few_votes_is_near_the_panel() -> None:
-    x, y = drawn(9, np.array([2.0, 0.0]), 203)
+    x, y = draw_votes(9, np.array([2.0, 0.0]), 203)
     who = ["ann"] * 100 + ["ben"] * 100 + ["cho"] * 3
     y[100:200] = 1 - y[100:200]
     votes = FeatureVotes(x, y, who, [str(i) for i in range(203)])
@@ -210,7 +215,7 @@ def test_nothing_differs() -> None:
 
 def test_predicting_what_was_left_out_is_no_better_than_chance_on_noise() -> None:
     """Votes by a coin: in-sample fits beat it, left-out ones may not."""
-    x, y = drawn(10, np.zeros(8), 120)
+    x, y = draw_votes(10, np.zeros(8), 120)
     found = feature_weights.held_out(x, y, np.arange(120), KEY)
     inside = np.mean(((x @ bt.newton(x, y).weights) > 0) == (y > 0.5))
     assert found.unsure() and inside > found.high

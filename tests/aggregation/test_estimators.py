@@ -194,7 +194,7 @@ def test_ties_are_half_a_vote_each():
     assert e.margin(Tally(plus, minus, tie, no(plus)))[0] == pytest.approx(1 / 3)
 
 
-def test_margin_weighs_comparisons_alike_when_votes_differ():
+def test_margin_weighs_comparisons_equally_when_votes_differ():
     plus, minus = counts([3, 0]), counts([0, 1])
     assert e.margin(Tally(plus, minus, 0 * plus, no(plus))).tolist() == [0.0]
     assert e.majority(Tally(plus, minus, 0 * (plus), no(plus))).tolist() == [1.0]

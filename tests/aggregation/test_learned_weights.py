@@ -22,20 +22,22 @@ from szpo.replay import replay, verification
 from szpo.voting.service import VoteService
 from szpo_simulators.bench.voters import weighting as bench
 from szpo_simulators.worlds.efficiency import weights_gain
-from tests.aggregation.test_weighting import ballots
+from tests.aggregation.test_weighting import make_votes
 from tests.support.quadratic import LAYOUT, ValueJudge, go, panel_of, start
 
 LEARNED = ("rationality", "dawid-skene")
 
 
-def past(said):
+def past(verdicts):
     """A history (P, R, N) of voters a, b, c, …"""
-    said = np.array(said, dtype=np.int8)
-    names = tuple("abcdefghijklmnopqrst"[: said.shape[-3]])
-    return History(names, np.arange(said.shape[-2]), said, np.zeros((*said.shape[:-2], 2)))
+    verdicts = np.array(verdicts, dtype=np.int8)
+    names = tuple("abcdefghijklmnopqrst"[: verdicts.shape[-3]])
+    return History(
+        names, np.arange(verdicts.shape[-2]), verdicts, np.zeros((*verdicts.shape[:-2], 2))
+    )
 
 
-def drawn(beta, each, *, answered="all", seed=0):
+def draw_history(beta, each, *, answered="all", seed=0):
     """Votes of voters with these β, from the model itself."""
     beta = np.atleast_2d(np.array(beta, dtype=float))
     return bench.past(beta, each, answered=answered, rng=np.random.default_rng(seed))
@@ -50,7 +52,7 @@ def one(history):
 
 
 @pytest.mark.parametrize("name", weighting.LEARNED)
-def test_nothing_known_and_voters_alike_weigh_one(name):
+def test_nothing_known_and_equal_voters_weigh_one(name):
     nobody = weighting.add_voters(History.empty(4), ["b", "a", "c"])
     assert weighted_votes.learn_weights(name, nobody) == pytest.approx(np.ones(3), rel=1e-12)
     same = past(np.tile(np.where(np.arange(30) % 3 > 0, PLUS, MINUS), (4, 1))[..., None])
@@ -60,20 +62,22 @@ def test_nothing_known_and_voters_alike_weigh_one(name):
 @pytest.mark.parametrize("name", LEARNED)
 @pytest.mark.parametrize("answered", ["all", "one"])
 def test_no_side_no_order_of_voters_and_no_neighbour_matters(name, answered):
-    told = drawn(np.exp(np.random.default_rng(1).normal(size=(3, 5))), 40, answered=answered)
-    weights = weighted_votes.learn_weights(name, told)
-    swapped = replace(told, verdicts=(-told.verdicts).astype(np.int8))
+    sample = draw_history(
+        np.exp(np.random.default_rng(1).normal(size=(3, 5))), 40, answered=answered
+    )
+    weights = weighted_votes.learn_weights(name, sample)
+    swapped = replace(sample, verdicts=(-sample.verdicts).astype(np.int8))
     assert weighted_votes.learn_weights(name, swapped) == pytest.approx(weights, rel=1e-9)
     order = [3, 1, 4, 0, 2]
-    mixed = replace(told, verdicts=told.verdicts[:, order])
+    mixed = replace(sample, verdicts=sample.verdicts[:, order])
     assert weighted_votes.learn_weights(name, mixed) == pytest.approx(weights[:, order], rel=1e-9)
-    flipped = told.verdicts.copy()
+    flipped = sample.verdicts.copy()
     flipped[:, :, ::2] *= -1  # every other direction called the other way round
-    assert weighted_votes.learn_weights(name, replace(told, verdicts=flipped)) == pytest.approx(
+    assert weighted_votes.learn_weights(name, replace(sample, verdicts=flipped)) == pytest.approx(
         weights, rel=1e-9
     )
     for i in range(3):
-        alone = replace(told, verdicts=told.verdicts[i], gold=told.gold[i])
+        alone = replace(sample, verdicts=sample.verdicts[i], gold=sample.gold[i])
         assert weighted_votes.learn_weights(name, alone) == pytest.approx(weights[i], rel=1e-9)
 
 
@@ -83,11 +87,11 @@ def test_negative_only_beyond_three_standard_errors_and_silence_is_not_redistrib
     seed, rows, name
 ):
     rng = np.random.default_rng(seed)
-    said = rng.choice(np.array([PLUS, MINUS, TIE, 0], dtype=np.int8), (5, rows, 2))
+    verdicts = rng.choice(np.array([PLUS, MINUS, TIE, 0], dtype=np.int8), (5, rows, 2))
     found = (
-        rationality.rationality(past(said))
+        rationality.rationality(past(verdicts))
         if name == "rationality"
-        else dawid_skene.dawid_skene(past(said))
+        else dawid_skene.dawid_skene(past(verdicts))
     )
     assert ((found.weights >= 0) | (found.z <= -HOSTILE_Z)).all()
     assert np.isfinite(found.weights).all()
@@ -97,22 +101,24 @@ def test_negative_only_beyond_three_standard_errors_and_silence_is_not_redistrib
 @pytest.mark.parametrize("name", LEARNED)
 def test_two_hostile_of_seven_are_turned_round_with_many_votes_and_never_with_few(name):
     beta = np.repeat([[1.0] * 5 + [-1.0] * 2], 40, axis=0)
-    many = weighted_votes.learn_weights(name, drawn(beta, 150, seed=2)).mean(0)
+    many = weighted_votes.learn_weights(name, draw_history(beta, 150, seed=2)).mean(0)
     assert many[:5].min() > 0.7 and many[5:].max() < -0.3
-    few = weighted_votes.learn_weights(name, drawn(beta, 4, seed=3))
+    few = weighted_votes.learn_weights(name, draw_history(beta, 4, seed=3))
     assert few.min() >= 0
 
 
 @pytest.mark.parametrize("name", LEARNED)
 def test_the_prior_dominates_a_handful_of_votes(name):
-    weights = weighted_votes.learn_weights(name, drawn(np.full((30, 6), 1.0), 3, seed=4))
+    weights = weighted_votes.learn_weights(name, draw_history(np.full((30, 6), 1.0), 3, seed=4))
     assert np.abs(weights - 1).mean() < 0.25
 
 
 @pytest.mark.parametrize("name", LEARNED)
-def test_weights_learnt_from_a_hundred_votes_save_what_equal_ones_cannot(name):
+def test_weights_learned_from_a_hundred_votes_save_what_equal_ones_cannot(name):
     beta = np.exp(0.7 * np.random.default_rng(5).normal(size=(40, 20)))
-    gained = weights_gain(weighted_votes.learn_weights(name, drawn(beta, 100, seed=6)), beta)
+    gained = weights_gain(
+        weighted_votes.learn_weights(name, draw_history(beta, 100, seed=6)), beta
+    )
     assert gained.mean() > 1.2
     assert gained.mean() < weights_gain(beta, beta).mean()
 
@@ -125,7 +131,7 @@ def test_known_weights_save_the_ideal_share_of_the_variance():
 
 @pytest.mark.parametrize(("name", "M"), [("rationality", 1), ("dawid-skene", 3)])
 @pytest.mark.parametrize("rule", ["bayes", "known"])
-def test_a_run_with_learnt_weights_is_recomputed_from_its_votes(tmp_path, name, M, rule):
+def test_a_run_with_learned_weights_is_recomputed_from_its_votes(tmp_path, name, M, rule):
     how = {"weighting": name, "M": M, "rule": rule, **({"alpha": 0.1} if rule == "known" else {})}
     run, ledger, policy = start(tmp_path, **how)
     seen = []
@@ -135,9 +141,9 @@ def test_a_run_with_learnt_weights_is_recomputed_from_its_votes(tmp_path, name, 
     assert not np.allclose(list(seen[-1].extra["weights"].values()), 1.0)
     report = verification.verify(ledger)
     assert report.ok and {step.promise for step in report.steps} == {"1e-9"}
-    # Told again from the ledger alone, the next step is the same to the last bit here.
-    again, kept = replay.retell(ledger, run), replay.retell(ledger, run)
-    assert state_to_json(again) == state_to_json(kept)
+    # Replayed from the ledger alone, the next step is the same to the last bit here.
+    again, third = replay.replay_state(ledger, run), replay.replay_state(ledger, run)
+    assert state_to_json(again) == state_to_json(third)
     ledger.close()
 
 
@@ -151,13 +157,13 @@ def test_what_learns_nothing_is_refused():
 
 def test_the_start_is_the_leading_eigenvector_of_agreement():
     """Of the mean products of two voters' votes, diagonal left out, by an eigenvalue routine."""
-    said = drawn(np.array([2.0, 1.5, 1.0, 0.5, -1.0]), 300, seed=7).verdicts[0]
-    votes = said[..., 0].astype(float)
+    verdicts = draw_history(np.array([2.0, 1.5, 1.0, 0.5, -1.0]), 300, seed=7).verdicts[0]
+    votes = verdicts[..., 0].astype(float)
     agree = votes @ votes.T / votes.shape[1]
     np.fill_diagonal(agree, 0)
     leading = np.linalg.eigh(agree)[1][:, -1]
     leading = np.clip(leading / np.abs(leading).mean() * np.sign(leading[0]), 0, 3)
-    assert rationality.start(past(said), votes=0.0) == pytest.approx(leading, abs=1e-3)
+    assert rationality.start(past(verdicts), votes=0.0) == pytest.approx(leading, abs=1e-3)
     assert leading[4] == 0  # the hostile one begins in silence
 
 
@@ -183,14 +189,20 @@ def test_what_the_rest_says_of_x_is_the_gaussian_posterior():
     own = np.zeros((3, 1, 3))
     own[np.arange(3), 0, np.arange(3)] = 1
     seen = rationality._rest(
-        own, np.abs(own), np.ones(3), np.full(own.shape, 1 / 8), np.ones(1), np.zeros(1)
+        rationality._Votes(own, np.abs(own), np.zeros(1)),
+        np.ones(3),
+        np.full(own.shape, 1 / 8),
+        rationality._Scales(np.ones(1), np.zeros(1)),
     )
     assert seen.variance[0, 0, 0] == pytest.approx(1 / 1.5)
     assert seen.mean[0, 0, 0] == pytest.approx(1 / 1.5)
     # With comparison noise 1 a vote elsewhere gives precision 1/(4 + 1) and pull .5 · .8 to Δ;
     # x adds noise of its own: variance 1/1.4 + 1.
     noisy = rationality._rest(
-        own, np.abs(own), np.ones(3), np.full(own.shape, 1 / 8), np.ones(1), np.ones(1)
+        rationality._Votes(own, np.abs(own), np.ones(1)),
+        np.ones(3),
+        np.full(own.shape, 1 / 8),
+        rationality._Scales(np.ones(1), np.ones(1)),
     )
     assert noisy.variance[0, 0, 0] == pytest.approx(1 / 1.4 + 1)
     assert noisy.mean[0, 0, 0] == pytest.approx(0.8 / 1.4)
@@ -206,9 +218,9 @@ def test_the_quadratic_bound_touches_the_logistic():
     assert rationality._lambda(np.array([0.0]))[0] == pytest.approx(1 / 8)
 
 
-def test_a_sharp_voter_is_told_from_a_dull_one_and_the_interval_covers():
+def test_a_sharp_voter_is_distinguished_from_a_dull_one_and_the_interval_covers():
     beta = np.repeat([[2.0, 1.0, 1.0, 1.0, 0.5, 0.5]], 60, axis=0)
-    found = rationality.rationality(drawn(beta, 150, seed=8))
+    found = rationality.rationality(draw_history(beta, 150, seed=8))
     mean = found.beta.mean(0)
     assert mean[0] > mean[1:4].max() > mean[4:].max()
     covered = (found.low <= 1.0) & (found.high >= 1.0)  # the middle ones' own value
@@ -216,10 +228,10 @@ def test_a_sharp_voter_is_told_from_a_dull_one_and_the_interval_covers():
 
 
 def test_ties_say_nothing_of_beta():
-    told = one(drawn([1.0, 1.0, 0.3], 30, seed=9))
-    with_ties = np.concatenate([told.verdicts, np.full((3, 5, 1), TIE, dtype=np.int8)], axis=1)
+    sample = one(draw_history([1.0, 1.0, 0.3], 30, seed=9))
+    with_ties = np.concatenate([sample.verdicts, np.full((3, 5, 1), TIE, dtype=np.int8)], axis=1)
     assert weighted_votes.learn_weights("rationality", past(with_ties)) == pytest.approx(
-        weighted_votes.learn_weights("rationality", told), rel=1e-9
+        weighted_votes.learn_weights("rationality", sample), rel=1e-9
     )
 
 
@@ -228,23 +240,23 @@ def test_ties_say_nothing_of_beta():
 
 def test_one_round_of_the_one_coin_by_hand():
     """Three voters, four comparisons; c is against twice. Majority first: a and b always right."""
-    said = np.array([[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, -1, -1]])[..., None]
-    found = dawid_skene.dawid_skene(past(said), votes=0.0, passes=1)
+    verdicts = np.array([[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, -1, -1]])[..., None]
+    found = dawid_skene.dawid_skene(past(verdicts), votes=0.0, passes=1)
     # Sides are as sure as the lead: 1, 1, 1/3, 1/3. Accuracy of a: (1 + 1 + 2/3 + 2/3)/4; of c:
     # (1 + 1 + 1/3 + 1/3)/4.
     assert found.accuracy == pytest.approx([5 / 6, 5 / 6, 2 / 3])
 
 
 def test_without_shared_comparisons_the_one_coin_knows_nobody():
-    alone = drawn([1.0, 1.0, -1.0], 60, answered="one", seed=10)
+    alone = draw_history([1.0, 1.0, -1.0], 60, answered="one", seed=10)
     assert weighted_votes.learn_weights("dawid-skene", alone) == pytest.approx(np.ones((1, 3)))
 
 
 def test_the_maximum_likelihood_is_crowd_kits():
-    told = one(drawn([2.0, 1.0, 1.0, 0.5, 0.2], 20, seed=11))
-    ours = dawid_skene.dawid_skene(told, votes=0.0, passes=6).accuracy
+    sample = one(draw_history([2.0, 1.0, 1.0, 0.5, 0.2], 20, seed=11))
+    ours = dawid_skene.dawid_skene(sample, votes=0.0, passes=6).accuracy
     # Theirs starts with majority shares, and judges accuracy once before its first round.
-    theirs = crowdkit.one_coin(told, rounds=5)
+    theirs = crowdkit.one_coin(sample, rounds=5)
     assert theirs == pytest.approx(ours, abs=1e-9)
 
 
@@ -271,12 +283,12 @@ def test_who_clicks_looks_less_often_than_who_reads():
     x = 3 * rng.normal(size=200)
     looks = np.array([1.0, 1.0, 1.0, 0.5, 0.0])[:, None]
     chance = looks * special.expit(x) + (1 - looks) / 2
-    said = np.where(rng.random(chance.shape) < chance, PLUS, MINUS)[..., None]
-    found = noisy_bradley_terry.noisy_bt(replace(past(said), voters=tuple("abcde")))
+    verdicts = np.where(rng.random(chance.shape) < chance, PLUS, MINUS)[..., None]
+    found = noisy_bradley_terry.noisy_bt(replace(past(verdicts), voters=tuple("abcde")))
     assert found.skill[:3].min() > 0.75
     assert found.low[3] < 0.5 < found.high[3]
     assert found.high[4] < 0.35
-    assert noisy_bradley_terry.noisy_bt(past(-said)).skill == pytest.approx(found.skill)
+    assert noisy_bradley_terry.noisy_bt(past(-verdicts)).skill == pytest.approx(found.skill)
 
 
 def test_the_table_of_voters_counts_votes_and_shows_the_weights_in_use(tmp_path, monkeypatch):
@@ -309,6 +321,6 @@ def test_nobody_voted_is_an_empty_table(tmp_path):
 def test_weights_of_a_step_rest_on_earlier_steps_alone():
     chosen = defaults(1, LAYOUT, N=2, M=2, weighting="dawid-skene")
     state = optimizer.init(chosen)
-    cast = ballots([[[PLUS, PLUS]], [[MINUS, MINUS]]])
+    cast = make_votes([[[PLUS, PLUS]], [[MINUS, MINUS]]])
     _, _, info = optimizer.tell(state, optimizer.ask(state), cast.tally(), by_voter=cast)
     assert list(info.extra["weights"].values()) == pytest.approx([1.0, 1.0])

@@ -1,4 +1,4 @@
-"""The test of the logistic link on triads: its arithmetic, its orders, what people are told."""
+"""The test of the logistic link on triads: its arithmetic, its orders, what people read."""
 
 import itertools
 import json
@@ -90,17 +90,17 @@ def test_names_of_batches_and_sides_do_not_matter(seed):
     rng = np.random.default_rng(seed)
     votes = rng.integers(1, 9, (6, 3)).astype(float)
     won = rng.binomial(votes.astype(int), 0.6).astype(float)
-    told = link_test.curvature(won, votes)
+    result = link_test.curvature(won, votes)
     # Exchanged: every difference changes its sign.
     other = link_test.curvature(votes - won, votes)
-    assert other.z == pytest.approx(told.z, abs=1e-6)
+    assert other.z == pytest.approx(result.z, abs=1e-6)
     # (c, b, a) for (a, b, c): ab is bc read backwards.
     back = link_test.curvature((votes - won)[:, [1, 0, 2]], votes[:, [1, 0, 2]])
-    assert back.z == pytest.approx(told.z, abs=1e-6)
+    assert back.z == pytest.approx(result.z, abs=1e-6)
     # (b, a, c): ab backwards, bc and ac change places.
     order = np.stack([(votes - won)[:, 0], won[:, 2], won[:, 1]], -1)
     turned = link_test.curvature(order, votes[:, [0, 2, 1]])
-    assert turned.z == pytest.approx(told.z, abs=1e-6)
+    assert turned.z == pytest.approx(result.z, abs=1e-6)
 
 
 def test_repetitions_at_once_are_each_alone():
@@ -180,28 +180,28 @@ def driven(tmp_path):
     ledger.close()
 
 
-def made(ledger, source, **body):
+def make_triads(ledger, source, **body):
     number = orders.place_order(ledger, "triads", "op", body)
     worker.fulfil(ledger, source, lambda _: None)
     order = orders.get(ledger, number)
     return [ledger.comparison(c) for c in orders.comparisons(order)]
 
 
-def answered(ledger, judges):
+def answer_all(ledger, judges):
     return link_triads.answer(PanelEvaluator(VoteService(ledger), judges, name="tester"))
 
 
 def test_three_batches_stand_in_three_comparisons_and_teach_nothing(driven):
     chosen, ledger, source = driven
     before = history(ledger)
-    found = made(ledger, source, triads=5)
+    found = make_triads(ledger, source, triads=5)
     assert len(found) == 15 and {c.kind for c in found} == {"repeat"}
     for ab, bc, ac in zip(found[0::3], found[1::3], found[2::3], strict=True):
         assert [r.plus for r in ab.rows] == [r.plus for r in ac.rows]
         assert [r.minus for r in ab.rows] == [r.plus for r in bc.rows]
         assert [r.minus for r in bc.rows] == [r.minus for r in ac.rows]
         assert [r.prompt for r in ab.rows] == [r.prompt for r in bc.rows]
-    assert answered(ledger, [ValueJudge()] * 4) == 60
+    assert answer_all(ledger, [ValueJudge()] * 4) == 60
     assert history(ledger) == before and verification.verify(ledger).ok
     go(chosen, ledger, source.policy, until_step=4)
     assert verification.verify(ledger).ok
@@ -213,17 +213,17 @@ def test_the_same_order_in_the_same_run_makes_the_same_triads(tmp_path):
         chosen, ledger, policy = start(tmp_path, name)
         go(chosen, ledger, policy, until_step=2)
         source = Source(policy, PromptSet(PROMPTS, ()), chosen.D, None)
-        found.append(made(ledger, source, triads=6, radius=3))
-        answered(ledger, [ValueJudge()] * 3)
-        found.append(triad_votes.check(ledger))
+        found.append(make_triads(ledger, source, triads=6, radius=3))
+        answer_all(ledger, [ValueJudge()] * 3)
+        found.append(triad_votes.results(ledger))
         ledger.close()
     assert found[0] == found[2] and found[1] == found[3]
 
 
 def test_sides_are_balanced_and_nobody_meets_a_comparison_twice(driven):
     _, ledger, source = driven
-    made(ledger, source, triads=4)
-    answered(ledger, [ValueJudge()] * 4)
+    make_triads(ledger, source, triads=4)
+    answer_all(ledger, [ValueJudge()] * 4)
     rows = ledger.query(
         "SELECT a.comparison, count(DISTINCT panelist) AS people, sum(plus_side = 'A') AS left "
         "FROM assignments a JOIN comparisons c USING (comparison) WHERE c.kind = 'repeat' "
@@ -234,7 +234,7 @@ def test_sides_are_balanced_and_nobody_meets_a_comparison_twice(driven):
 
 def test_a_person_meets_each_triad_once_before_any_twice(driven):
     _, ledger, source = driven
-    found = made(ledger, source, triads=3)
+    found = make_triads(ledger, source, triads=3)
     service = VoteService(ledger)
     person = service.enroll("person", "ann")
     met = []
@@ -248,17 +248,17 @@ def test_a_person_meets_each_triad_once_before_any_twice(driven):
 
 def test_triads_are_no_repeats_in_the_figures_of_agreement(driven):
     _, ledger, source = driven
-    made(ledger, source, triads=4)
-    answered(ledger, [ValueJudge()] * 3)
+    make_triads(ledger, source, triads=4)
+    answer_all(ledger, [ValueJudge()] * 3)
     rows = evidence.read(ledger)
     assert agreement.agreement(rows).repeat.of == 0
     assert all(row.repeat.of == 0 for row in agreement.panelists(rows))
 
 
-def test_a_panel_of_another_link_is_found_and_everybody_is_told(driven):
+def test_a_panel_of_another_link_is_found_and_everybody_is_warned(driven):
     """Eight of ten prefer the first batch of every pair, the outer one too."""
     chosen, ledger, source = driven
-    comparisons = made(ledger, source, triads=20)
+    comparisons = make_triads(ledger, source, triads=20)
     service = VoteService(ledger)
     people = [service.enroll("person", f"p-{i}") for i in range(10)]
     with ledger.transaction("votes"):
@@ -277,7 +277,7 @@ def test_a_panel_of_another_link_is_found_and_everybody_is_told(driven):
                 "payload_sha256": canonical.payload_sha256(seat, choice, None, None, None),
             }  # fmt: skip
             ledger.append("votes", vote)
-    found = triad_votes.check(ledger)
+    found = triad_votes.results(ledger)
     assert found.fits is False and found.curvature < 0
     assert found.votes == 20 * 3 * 10
     # Two of ten votes differ: 28 + 1 of 45 pairs agree.
@@ -289,9 +289,9 @@ def test_a_panel_of_another_link_is_found_and_everybody_is_told(driven):
     assert "logistic link" in seen[-1].extra["link"]
 
 
-def test_without_triads_nothing_is_said(driven):
+def test_without_triads_nothing_is_reported(driven):
     chosen, ledger, source = driven
-    assert triad_votes.check(ledger) is None and triad_votes.note(ledger) == {}
+    assert triad_votes.results(ledger) is None and triad_votes.note(ledger) == {}
     assert triads.choose(ledger, "nobody") is None
     seen = []
     go(chosen, ledger, source.policy, until_step=4, on_step=seen.append)
@@ -302,7 +302,7 @@ def test_a_comparison_asked_twice_gives_the_panelists_own_scale(tmp_path):
     """A triad answered, and then one training comparison again: 1 of 1 the same."""
     chosen, ledger, policy = start(tmp_path)
     go(chosen, ledger, policy, panel_of(ledger, 1), until_step=3)
-    made(ledger, Source(policy, PromptSet(PROMPTS, ()), chosen.D, None), triads=1)
+    make_triads(ledger, Source(policy, PromptSet(PROMPTS, ()), chosen.D, None), triads=1)
     service = VoteService(ledger)
     panelist = service.enroll("simulated", "panel-0")
     kinds = []
@@ -325,7 +325,7 @@ def test_a_comparison_asked_twice_gives_the_panelists_own_scale(tmp_path):
         if first is not None:
             break
     assert kinds[:3] == [False] * 3 and kinds[-1]
-    assert triad_votes.check(ledger).own_scale == pytest.approx(link_test.spread(1.0))
+    assert triad_votes.results(ledger).own_scale == pytest.approx(link_test.spread(1.0))
     ledger.close()
 
 
@@ -344,20 +344,20 @@ def test_an_order_of_another_form_is_refused(driven, body, words):
 
 def test_without_prompts_the_order_says_why(driven):
     _, ledger, source = driven
-    said = []
+    messages = []
     orders.place_order(ledger, "triads", "op")
-    worker.fulfil(ledger, replace(source, prompts=PromptSet((), ())), said.append)
+    worker.fulfil(ledger, replace(source, prompts=PromptSet((), ())), messages.append)
     assert "no training prompts" in orders.results(ledger, "triads")[0].error
-    assert triad_votes.check(ledger) is None
+    assert triad_votes.results(ledger) is None
 
 
 def test_the_commands_probe_voters_and_show(tmp_path, capsys):
     """A panel of five in the process answers both triads at once: 2 · 3 · 5 answers."""
     path = str(yard_run.make(tmp_path))
     assert call(["probe", path, "--triads", "2", "--json"]) == 0
-    told = capsys.readouterr()
-    assert "30 answers" in told.err
-    found = json.loads(told.out[told.out.index("{") :])
+    result = capsys.readouterr()
+    assert "30 answers" in result.err
+    found = json.loads(result.out[result.out.index("{") :])
     assert found["fits"] is None and 0 < found["triads"] <= 2
     assert call(["show", path]) == 0
     assert "too little to tell whether the logistic link fits" in " ".join(
@@ -385,5 +385,5 @@ def test_the_operators_page_warns(tmp_path, monkeypatch):
         (5.0, "20 triads, 600 votes: too little"),
     ):
         found = link_test.check(np.full((20, 3), won), votes, ties=0, again=share(0, 0))
-        monkeypatch.setattr(triad_votes, "check", lambda ledger, found=found: found)
+        monkeypatch.setattr(triad_votes, "results", lambda ledger, found=found: found)
         assert words in operator_page.page(stage.site)

@@ -114,7 +114,7 @@ def test_haste_and_one_side_are_always_seen_by_forty_votes():
 
 
 def test_a_patient_clicker_needs_known_questions_or_time():
-    """Chance can only be told from taste by what is known: not at 40 votes with few of them."""
+    """Only known answers separate chance from taste: not at 40 votes with few of them."""
     few, many, long = (
         share("patient clicker", votes, known) for votes, known in ((40, 2), (40, 10), (400, 40))
     )

@@ -1,4 +1,4 @@
-"""Weights of voters: what they do to votes, how they are learnt, what would turn a step round."""
+"""Weights of voters: what they do to votes, how they are learned, what would reverse a step."""
 
 import itertools
 from dataclasses import replace
@@ -19,9 +19,9 @@ from szpo.optim.checked_settings import defaults, settings_from_json, settings_t
 from szpo.optim.rules import bayes
 from szpo.replay import verification
 from szpo.types import Tally
+from szpo.voting import calibration
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
-from szpo.voting.votes_by_voter import count_gold
 from tests.replay.test_replay import forge
 from tests.support.quadratic import (
     LAYOUT,
@@ -37,11 +37,11 @@ from tests.support.quadratic import (
 from tests.support.tallies import coefficients
 
 
-def ballots(said, gold=None, identical=None):
+def make_votes(verdicts, gold=None, identical=None):
     """Votes (P, K, N), voters a, b, c, …"""
-    said = np.array(said, dtype=np.int8)
-    dead = np.zeros(said.shape[-2:], dtype=bool) if identical is None else np.array(identical)
-    return VotesByVoter(tuple("abcdefghijklmnop"[: said.shape[-3]]), said, dead, gold)
+    verdicts = np.array(verdicts, dtype=np.int8)
+    dead = np.zeros(verdicts.shape[-2:], dtype=bool) if identical is None else np.array(identical)
+    return VotesByVoter(tuple("abcdefghijklmnop"[: verdicts.shape[-3]]), verdicts, dead, gold)
 
 
 def past(rng, coins, steps=40, N=8):
@@ -49,12 +49,12 @@ def past(rng, coins, steps=40, N=8):
     found = History.empty(N)
     for step in range(steps):
         truth = 1 if rng.random() < 0.5 else -1
-        said = np.zeros((len(coins), 1, N), dtype=np.int8)
+        verdicts = np.zeros((len(coins), 1, N), dtype=np.int8)
         for n in range(N):
             voter = (step * N + n) % len(coins)
             right = rng.random() < (1 + coins[voter]) / 2
-            said[voter, 0, n] = truth if right else -truth
-        found = weighting.remember(found, step, ballots(said))
+            verdicts[voter, 0, n] = truth if right else -truth
+        found = weighting.remember(found, step, make_votes(verdicts))
     return found
 
 
@@ -62,7 +62,7 @@ def past(rng, coins, steps=40, N=8):
 
 
 def test_a_weight_counts_a_vote_so_often_and_a_negative_one_for_the_other_side():
-    cast = ballots([[[PLUS, TIE]], [[MINUS, PLUS]], [[PLUS, 0]]])
+    cast = make_votes([[[PLUS, TIE]], [[MINUS, PLUS]], [[PLUS, 0]]])
     plain = cast.tally()
     assert plain.plus.tolist() == [[2, 1]] and plain.minus.tolist() == [[1, 0]]
     assert plain.tie.tolist() == [[0, 1]]
@@ -84,11 +84,11 @@ def test_margin_hears_weights_where_every_comparison_has_one_vote():
 
 def test_fractions_of_votes_are_no_agreement_within_a_comparison():
     """One vote of weight 1.1 per comparison has no pair; only squared weights can tell."""
-    said = np.tile(np.array([PLUS, MINUS], dtype=np.int8), (1, 6, 2))
+    verdicts = np.tile(np.array([PLUS, MINUS], dtype=np.int8), (1, 6, 2))
     x = np.ones((6, 2))
     empty = np.zeros((6, 4))
     window = posterior.Window(np.arange(6), x, empty, empty, empty)
-    filled = History(("a",), np.arange(6), said, np.zeros((1, 2)))
+    filled = History(("a",), np.arange(6), verdicts, np.zeros((1, 2)))
     heavy = bayes.reweigh(window, filled, np.array([1.1]))
     weight = np.ones(6)
     assert posterior.comparison_noise(heavy, weight, np.zeros(6)) == 0
@@ -98,12 +98,12 @@ def test_fractions_of_votes_are_no_agreement_within_a_comparison():
 
 def test_weights_of_one_leave_the_window_as_it_was():
     rng = np.random.default_rng(0)
-    said = rng.choice(np.array([PLUS, MINUS, TIE, 0], dtype=np.int8), (5, 6, 4))
-    said[1:3] = said[0]  # three who agree: there is noise to be found
-    plus, minus, tie = weighting.sum_votes(said)
+    verdicts = rng.choice(np.array([PLUS, MINUS, TIE, 0], dtype=np.int8), (5, 6, 4))
+    verdicts[1:3] = verdicts[0]  # three who agree: there is noise to be found
+    plus, minus, tie = weighting.sum_votes(verdicts)
     x = rng.normal(size=(6, 3))
     plain = posterior.Window(np.arange(6), x, plus + tie / 2, minus + tie / 2, tie)
-    filled = History(tuple("abcde"), np.arange(6), said, np.zeros((5, 2)))
+    filled = History(tuple("abcde"), np.arange(6), verdicts, np.zeros((5, 2)))
     same = bayes.reweigh(plain, filled, np.ones(5))
     a, b = (posterior.posterior(w, precision=1.0, forget=0.9) for w in (plain, same))
     assert np.array_equal(a.w, b.w) and np.array_equal(a.s, b.s)
@@ -112,11 +112,11 @@ def test_weights_of_one_leave_the_window_as_it_was():
 
 def test_under_bayes_a_weight_of_two_is_the_same_vote_twice():
     x = np.array([[1.0, 0.5]])
-    said = np.array([[[PLUS, 0]], [[0, MINUS]]], dtype=np.int8)
+    verdicts = np.array([[[PLUS, 0]], [[0, MINUS]]], dtype=np.int8)
     window = posterior.Window(
         np.arange(1), x, np.zeros((1, 2)), np.zeros((1, 2)), np.zeros((1, 2))
     )
-    filled = History(("a", "b"), np.arange(1), said, np.zeros((2, 2)))
+    filled = History(("a", "b"), np.arange(1), verdicts, np.zeros((2, 2)))
     heavy = bayes.reweigh(window, filled, np.array([2.0, 1.0]))
     twice = replace(window, plus=np.array([[2.0, 0]]), minus=np.array([[0, 1.0]]))
     a, b = (posterior.posterior(w, precision=1.0, forget=1.0, s=0.0) for w in (heavy, twice))
@@ -131,10 +131,10 @@ def test_before_anything_is_known_all_weigh_one():
     assert weighting.skill(unknown).weights == pytest.approx([1.0, 1.0])
 
 
-def test_voters_who_vote_alike_weigh_one():
-    said = np.zeros((4, 30, 4), dtype=np.int8)
-    said[np.arange(4), :, np.arange(4)] = np.where(np.arange(30) % 2, PLUS, MINUS)
-    same = History(tuple("abcd"), np.arange(30), said, np.zeros((4, 2)))
+def test_voters_who_vote_the_same_weigh_one():
+    verdicts = np.zeros((4, 30, 4), dtype=np.int8)
+    verdicts[np.arange(4), :, np.arange(4)] = np.where(np.arange(30) % 2, PLUS, MINUS)
+    same = History(tuple("abcd"), np.arange(30), verdicts, np.zeros((4, 2)))
     assert weighting.skill(same).weights == pytest.approx(np.ones(4), rel=1e-12)
 
 
@@ -158,12 +158,13 @@ def test_no_weight_is_negative_within_three_standard_errors_and_silence_is_not_r
 
 
 def test_skill_knows_no_side_and_no_order_of_voters():
-    told = past(np.random.default_rng(1), [0.7, 0.5, 0.2, -0.4])
+    history = past(np.random.default_rng(1), [0.7, 0.5, 0.2, -0.4])
     swapped = replace(
-        told, verdicts=np.where(np.abs(told.verdicts) == 1, -told.verdicts, told.verdicts)
+        history,
+        verdicts=np.where(np.abs(history.verdicts) == 1, -history.verdicts, history.verdicts),
     )
-    mixed = replace(told, verdicts=told.verdicts[[2, 0, 3, 1]])
-    weights = weighting.skill(told).weights
+    mixed = replace(history, verdicts=history.verdicts[[2, 0, 3, 1]])
+    weights = weighting.skill(history).weights
     assert weighting.skill(swapped).weights == pytest.approx(weights, rel=1e-12)
     assert weighting.skill(mixed).weights == pytest.approx(weights[[2, 0, 3, 1]], rel=1e-9)
 
@@ -179,12 +180,12 @@ def test_many_histories_at_once_are_each_alone():
 
 
 def test_wrong_answers_to_known_questions_cost_weight_and_right_ones_win_none():
-    told = past(np.random.default_rng(4), [0.5] * 6, steps=60)
-    plain = weighting.skill(told).weights
+    history = past(np.random.default_rng(4), [0.5] * 6, steps=60)
+    plain = weighting.skill(history).weights
     right = np.array([[10.0, 10.0]] * 6)
     one_wrong = right.copy()
     one_wrong[2, 0] = 2
-    assert weighting.skill(replace(told, gold=one_wrong)).weights[2] < plain[2] - 0.3
+    assert weighting.skill(replace(history, gold=one_wrong)).weights[2] < plain[2] - 0.3
     # A hostile voter does not buy back weight with them.
     hostile = past(np.random.default_rng(4), [0.5] * 5 + [-0.5], steps=60)
     found = weighting.skill(replace(hostile, gold=right)).weights[5]
@@ -192,7 +193,7 @@ def test_wrong_answers_to_known_questions_cost_weight_and_right_ones_win_none():
 
 
 def test_newcomers_join_and_old_rows_leave():
-    first = weighting.remember(History.empty(2), 0, ballots([[[PLUS, 0]], [[0, MINUS]]]))
+    first = weighting.remember(History.empty(2), 0, make_votes([[[PLUS, 0]], [[0, MINUS]]]))
     other = VotesByVoter(("aa",), np.array([[[TIE, TIE]]], np.int8), np.array([[False, True]]))
     both = weighting.remember(first, 1, other)
     assert both.voters == ("a", "aa", "b")
@@ -205,7 +206,7 @@ def test_newcomers_join_and_old_rows_leave():
 
 
 def test_shrunk_logits_and_median_of_a_few_voters_by_hand():
-    cast = ballots([[[PLUS, PLUS, PLUS]], [[PLUS, MINUS, 0]], [[MINUS, 0, 0]]])
+    cast = make_votes([[[PLUS, PLUS, PLUS]], [[PLUS, MINUS, 0]], [[MINUS, 0, 0]]])
     values = [np.log(3.5 / 0.5) * 3 / 7, 0.0, np.log(0.5 / 1.5) / 5]
     assert weighting.shrunk_logits(cast) == pytest.approx([sum(values) / 3])
     # Weights 3/7, 1/3, 1/5: the middle fifth of .962 is [.385, .577]; the middle voter's part of
@@ -216,36 +217,36 @@ def test_shrunk_logits_and_median_of_a_few_voters_by_hand():
 
 def test_the_middle_of_five_equal_voters_is_their_median():
     rng = np.random.default_rng(0)
-    said = rng.choice(np.array([PLUS, MINUS], dtype=np.int8), (5, 3, 6))
-    logits = np.log((said == PLUS).sum(-1) + 0.5) - np.log((said == MINUS).sum(-1) + 0.5)
-    assert weighting.median(ballots(said)) == pytest.approx(np.median(logits, 0) * 0.6)
+    verdicts = rng.choice(np.array([PLUS, MINUS], dtype=np.int8), (5, 3, 6))
+    logits = np.log((verdicts == PLUS).sum(-1) + 0.5) - np.log((verdicts == MINUS).sum(-1) + 0.5)
+    assert weighting.median(make_votes(verdicts)) == pytest.approx(np.median(logits, 0) * 0.6)
 
 
 @given(st.integers(0, 2**32))
 def test_one_say_per_voter_changes_sign_with_the_sides_and_not_with_the_voters(seed):
     rng = np.random.default_rng(seed)
-    said = rng.choice(np.array([PLUS, MINUS, TIE, 0], dtype=np.int8), (6, 2, 5))
-    swapped = np.where(np.abs(said) == 1, -said, said)
+    verdicts = rng.choice(np.array([PLUS, MINUS, TIE, 0], dtype=np.int8), (6, 2, 5))
+    swapped = np.where(np.abs(verdicts) == 1, -verdicts, verdicts)
     for rule in (weighting.median, weighting.shrunk_logits):
-        value = rule(ballots(said))
-        assert rule(ballots(swapped)) == pytest.approx(-value, abs=1e-12)
-        assert rule(ballots(said[::-1])) == pytest.approx(value, abs=1e-12)
+        value = rule(make_votes(verdicts))
+        assert rule(make_votes(swapped)) == pytest.approx(-value, abs=1e-12)
+        assert rule(make_votes(verdicts[::-1])) == pytest.approx(value, abs=1e-12)
         assert ((np.abs(value) >= 1e-12) | (value == 0)).all()
 
 
 def test_a_third_of_hostile_voters_does_not_reach_the_median():
-    said = np.full((12, 1, 25), PLUS, dtype=np.int8)
-    said[:, :, :10] = MINUS  # 15 of 25 for plus
-    honest = weighting.median(ballots(said))
-    said[:4] = MINUS
-    assert weighting.median(ballots(said)) == pytest.approx(honest)
-    assert ballots(said).tally().plus.sum() < ballots(said).tally().minus.sum()
+    verdicts = np.full((12, 1, 25), PLUS, dtype=np.int8)
+    verdicts[:, :, :10] = MINUS  # 15 of 25 for plus
+    honest = weighting.median(make_votes(verdicts))
+    verdicts[:4] = MINUS
+    assert weighting.median(make_votes(verdicts)) == pytest.approx(honest)
+    assert make_votes(verdicts).tally().plus.sum() < make_votes(verdicts).tally().minus.sum()
 
 
 def test_identical_comparisons_pull_one_say_per_voter_towards_nothing():
-    said = [[[PLUS, 0]], [[PLUS, 0]]]
-    whole = weighting.shrunk_logits(ballots(said))
-    half = weighting.shrunk_logits(ballots(said, identical=[[False, True]]))
+    verdicts = [[[PLUS, 0]], [[PLUS, 0]]]
+    whole = weighting.shrunk_logits(make_votes(verdicts))
+    half = weighting.shrunk_logits(make_votes(verdicts, identical=[[False, True]]))
     assert half == pytest.approx(whole / 2)
 
 
@@ -258,39 +259,41 @@ def equal_lead(cast):
 
 
 def test_the_share_that_turns_a_step_is_that_of_the_pooled_threshold():
-    """(2p − 1)/(2p) of voters alike, for p = .6: a sixth; strictly more is needed."""
-    said = np.full((12, 1, 10), PLUS, dtype=np.int8)
-    said[:, :, 6:] = MINUS
-    share = weighting.flip_share(ballots_of(said), np.ones(12), equal_lead)
+    """(2p − 1)/(2p) of equal voters, for p = .6: a sixth; strictly more is needed."""
+    verdicts = np.full((12, 1, 10), PLUS, dtype=np.int8)
+    verdicts[:, :, 6:] = MINUS
+    share = weighting.flip_share(make_many_votes(verdicts), np.ones(12), equal_lead)
     assert share == pytest.approx(3 / 12)
-    assert weighting.flip_share(ballots_of(-said), np.ones(12), equal_lead) == share
+    assert weighting.flip_share(make_many_votes(-verdicts), np.ones(12), equal_lead) == share
 
 
-def ballots_of(said):
+def make_many_votes(verdicts):
     return VotesByVoter(
-        tuple(f"{i:02d}" for i in range(len(said))), said, np.zeros(said.shape[1:], bool)
+        tuple(f"{i:02d}" for i in range(len(verdicts))),
+        verdicts,
+        np.zeros(verdicts.shape[1:], bool),
     )
 
 
 @given(st.integers(0, 2**32))
 def test_the_share_is_the_smallest_over_all_sets_of_voters(seed):
     rng = np.random.default_rng(seed)
-    said = rng.choice(np.array([PLUS, MINUS, TIE, 0], dtype=np.int8), (5, 1, 4))
-    cast = ballots(said)
+    verdicts = rng.choice(np.array([PLUS, MINUS, TIE, 0], dtype=np.int8), (5, 1, 4))
+    cast = make_votes(verdicts)
     lead = float(equal_lead(cast)[0])
     found = weighting.flip_share(cast, np.ones(5), equal_lead)
     assert 0 <= found <= 1
     if lead == 0:
         assert found == 0
         return
-    voters = np.flatnonzero((said != 0).any((1, 2)))
+    voters = np.flatnonzero((verdicts != 0).any((1, 2)))
     sizes = []
     for size in range(1, len(voters) + 1):
         for chosen in itertools.combinations(voters, size):
-            after = said.copy()
+            after = verdicts.copy()
             for voter in chosen:
-                after[voter] = np.where(said[voter] != 0, -np.sign(lead), 0)
-            if equal_lead(ballots(after))[0] * lead < 0:
+                after[voter] = np.where(verdicts[voter] != 0, -np.sign(lead), 0)
+            if equal_lead(make_votes(after))[0] * lead < 0:
                 sizes.append(size)
     assert found == pytest.approx(min(sizes) / len(voters))
 
@@ -306,10 +309,10 @@ def test_every_rule_reports_a_share_and_a_nearer_vote_a_smaller_one(rule, kind):
     ))  # fmt: skip
     shares = []
     for wins in (7, 4):
-        said = np.zeros((7, 1, 7), dtype=np.int8)
-        said[np.arange(7), 0, np.arange(7)] = [PLUS] * wins + [MINUS] * (7 - wins)
+        verdicts = np.zeros((7, 1, 7), dtype=np.int8)
+        verdicts[np.arange(7), 0, np.arange(7)] = [PLUS] * wins + [MINUS] * (7 - wins)
         state = optimizer.init(settings)
-        cast = ballots(said)
+        cast = make_votes(verdicts)
         info = optimizer.tell(state, optimizer.ask(state), cast.tally(), by_voter=cast)[2]
         shares.append(info.flip_share)
     assert 0 < shares[1] < shares[0] <= 1
@@ -320,7 +323,7 @@ def test_every_rule_reports_a_share_and_a_nearer_vote_a_smaller_one(rule, kind):
 def test_without_knowing_the_voters_there_is_no_share():
     settings = defaults(3, (("z", (4,)),), N=2)
     state = optimizer.init(settings)
-    tally = ballots([[[PLUS, MINUS]]]).tally()
+    tally = make_votes([[[PLUS, MINUS]]]).tally()
     assert optimizer.tell(state, optimizer.ask(state), tally)[2].flip_share is None
 
 
@@ -361,7 +364,7 @@ def test_old_settings_without_a_weighting_are_equal():
 def test_a_weighting_without_voters_is_refused():
     state = optimizer.init(defaults(1, (("z", (4,)),), N=2, weighting="skill"))
     with pytest.raises(UsageError, match="needs to know who voted how"):
-        optimizer.tell(state, optimizer.ask(state), ballots([[[PLUS, MINUS]]]).tally())
+        optimizer.tell(state, optimizer.ask(state), make_votes([[[PLUS, MINUS]]]).tally())
 
 
 def test_weights_rest_on_earlier_steps_alone():
@@ -369,10 +372,10 @@ def test_weights_rest_on_earlier_steps_alone():
     rng = np.random.default_rng(0)
     state = optimizer.init(settings)
     for _ in range(6):
-        cast = ballots(rng.choice(np.array([PLUS, MINUS], np.int8), (4, 1, 4)))
+        cast = make_votes(rng.choice(np.array([PLUS, MINUS], np.int8), (4, 1, 4)))
         before = state
         state, _, info = optimizer.tell(state, optimizer.ask(state), cast.tally(), by_voter=cast)
-    other = ballots(-cast.verdicts)
+    other = make_votes(-cast.verdicts)
     again = optimizer.tell(before, optimizer.ask(before), other.tally(), by_voter=other)[2]
     assert again.extra["weights"] == info.extra["weights"]
     assert again.delta != info.delta
@@ -401,7 +404,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("rule", "kind"), CASES)
-def test_a_weighted_run_is_told_again_from_its_votes(tmp_path, rule, kind):
+def test_a_weighted_run_is_recomputed_from_its_votes(tmp_path, rule, kind):
     settings, ledger, policy = start(tmp_path, rule=rule, weighting=kind)
     go(settings, ledger, policy, mixed_panel(ledger), until_step=8)
     report = verification.verify(ledger)
@@ -451,7 +454,7 @@ def test_a_changed_vote_of_a_run_with_skill_is_named(tmp_path):
 def test_no_questions_are_known_before_any_was_answered(tmp_path):
     settings, ledger, policy = start(tmp_path, weighting="skill", layout=LAYOUT)
     go(settings, ledger, policy, until_step=1)
-    assert count_gold(ledger, 0) == {} and count_gold(ledger, 5) == {}
+    assert calibration.results(ledger, 0) == {} and calibration.results(ledger, 5) == {}
 
 
 def test_answers_to_known_questions_up_to_a_close_enter_the_weights_after_it(tmp_path):
@@ -466,19 +469,19 @@ def test_answers_to_known_questions_up_to_a_close_enter_the_weights_after_it(tmp
         seat = service.calibration(panelist, tab="t")
         assert ledger.comparison(seat.comparison).kind == "gold"
         wrong = {"A": "B", "B": "A"}[seat.plus_side]
-        said = {"right": seat.plus_side, "wrong": wrong, "tie": "tie", "skip": "skip"}[kind]
+        choice = {"right": seat.plus_side, "wrong": wrong, "tie": "tie", "skip": "skip"}[kind]
         reason = "reading" if kind == "skip" else None
-        service.cast(VoteRequest(seat.id, said, idem=seat.id, tab="t", skip_reason=reason))
+        service.cast(VoteRequest(seat.id, choice, idem=seat.id, tab="t", skip_reason=reason))
 
     for panelist, kind in zip(ids, ("right", "wrong", "wrong", "tie", "skip"), strict=True):
         answer(panelist, kind)
     go(settings, ledger, policy, panel, until_step=2)
     answer(ids[4], "right")
     go(settings, ledger, policy, panel, until_step=4)
-    assert count_gold(ledger, 0) == {}
+    assert calibration.results(ledger, 0) == {}
     expected = dict(zip(ids, [(1, 1), (0, 1), (0, 1), (0.5, 1)], strict=False))
-    assert count_gold(ledger, 1) == expected
-    assert count_gold(ledger, 2) == {**expected, ids[4]: (1, 1)}
+    assert calibration.results(ledger, 1) == expected
+    assert calibration.results(ledger, 2) == {**expected, ids[4]: (1, 1)}
     bodies = [event["body"] for event in ledger.events("step")]
     weights = [body["extra"]["weights"] for body in bodies]
     assert len({round(w, 12) for w in weights[0].values()}) == 1

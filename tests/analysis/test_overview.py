@@ -19,12 +19,11 @@ from szpo.intervals import log_odds, quantile, rate, share
 from szpo.ledger import orders, run_spec
 from szpo.optim import parameters
 from szpo.reports import bundle
-from szpo.runs import final_comparison
 from szpo.training import guards
 from szpo.training.guards import Bands
 from szpo.training.step_rows import StepRow
 from szpo.types import Answer, Comparison, Prompt, Row
-from szpo.voting import lease
+from szpo.voting import finals, lease
 from szpo.voting.casting import VoteRequest
 from tests.support.browser import MovableClock, Stage, make
 
@@ -502,17 +501,18 @@ def answered_final(stage: Stage) -> int:
     return order
 
 
-def test_the_final_comparison_is_told_as_by_its_own_reading(voted: Stage) -> None:
+def test_the_final_comparison_is_counted_as_by_its_own_reading(voted: Stage) -> None:
     ledger, order = voted.ledger, answered_final(voted)
-    told = final_comparison.result(ledger, orders.get(ledger, order)).votes
+    totals = evidence.read(ledger, live=True).totals
+    counted = finals.results(totals.final, totals.trainers)[1]
     assert orders.close(ledger, order, "olga")
     found = overview.overview(evidence.read(ledger)).improving.final
     assert found is not None
-    assert (found.tuned.hits, found.tuned.of) == (told.everybody.tuned, 4)
-    assert (found.tuned.low, found.tuned.high) == told.everybody.interval
-    assert (found.ties, found.skips) == (told.everybody.ties, told.skips) == (1, 1)
-    assert (found.untuned.hits, found.untuned.of) == (told.others.tuned, 2)
-    assert found.majorities.of == told.majorities.tuned + told.majorities.base == 2
+    assert (found.tuned.hits, found.tuned.of) == (counted.everybody.tuned, 4)
+    assert (found.tuned.low, found.tuned.high) == counted.everybody.interval
+    assert (found.ties, found.skips) == (counted.everybody.ties, counted.skips) == (1, 1)
+    assert (found.untuned.hits, found.untuned.of) == (counted.others.tuned, 2)
+    assert found.majorities.of == counted.majorities.tuned + counted.majorities.base == 2
 
 
 def _answer(text: str) -> Answer:

@@ -26,7 +26,7 @@ def file(tmp_path, records, name="votes.jsonl"):
     return path
 
 
-def refused(*arguments, **options):
+def refusal(*arguments, **options):
     with pytest.raises(UsageError) as caught:
         preference_files.read(*arguments, **options)
     return str(caught.value)
@@ -105,7 +105,7 @@ def test_hh_turns_without_words_or_of_one_speaker_are_joined():
 def test_hh_refusals_name_the_line(tmp_path, record, words):
     good = {"chosen": CHAT + " a", "rejected": CHAT + " b"}
     path = file(tmp_path, [good, record, good], "v.jsonl")
-    assert words in refused(path, "hh")
+    assert words in refusal(path, "hh")
     found = preference_files.read(path, "hh", skip_bad=True)
     assert (len(found.pairs), found.records) == (2, 3)
     assert words in found.bad[0]
@@ -123,8 +123,10 @@ def test_hh_refusals_name_the_line(tmp_path, record, words):
 )  # fmt: skip
 def test_what_is_written_for_trl_reads_the_same(words, source, votes, ends):
     roles = ("user", "assistant")
-    said = [(roles[i % 2], text) for i, text in enumerate(words if len(words) % 2 else words[1:])]
-    prompt = Prompt((("system", "Be brief."), *(said or [("user", "Hello?")])))
+    dialogue = [
+        (roles[i % 2], text) for i, text in enumerate(words if len(words) % 2 else words[1:])
+    ]
+    prompt = Prompt((("system", "Be brief."), *(dialogue or [("user", "Hello?")])))
     answers = Answer(words[0], ends[0]), Answer(words[0] + "!", ends[1])
     pair = Pair(prompt, *answers, source, votes)
     record = json.loads(json.dumps(trl.to_record(pair)))
@@ -238,7 +240,7 @@ def test_ultrafeedback_refusals(completions, words):
 # ---- Label Studio ----
 
 
-def exported(task, order, **more):
+def export_of(task, order, **more):
     result = {"type": "ranker", "from_name": "rank", "value": {"ranker": order}}
     return {**task, "annotations": [{"result": [result], **more}]}
 
@@ -262,7 +264,7 @@ def test_a_ranking_comes_back_as_its_pairs(best_first, seed, named):
     assert titles == ["Answer 1", "Answer 2", "Answer 3"]
     by_text = {item["body"]: item["id"] for item in task["data"]["items"]}
     order = [by_text[answers[place]] for place in best_first]
-    record = json.loads(json.dumps(exported(task, {"rank": order} if named else order)))
+    record = json.loads(json.dumps(export_of(task, {"rank": order} if named else order)))
     found = label_studio.read_pairs(record, "here")
     a, b, c = (answers[place] for place in best_first)
     assert texts(found) == [(a, b), (a, c), (b, c)]
@@ -272,9 +274,9 @@ def test_a_ranking_comes_back_as_its_pairs(best_first, seed, named):
 
 def test_each_annotator_counts_and_a_cancelled_one_does_not(tmp_path):
     task = label_studio.make_task(Prompt.user("Which?"), ["x", "y"], key=bytes(16))
-    record = exported(task, ["0", "1"])
-    record["annotations"] += exported(task, ["1", "0"])["annotations"]
-    record["annotations"] += exported(task, ["0"], was_cancelled=True)["annotations"]
+    record = export_of(task, ["0", "1"])
+    record["annotations"] += export_of(task, ["1", "0"])["annotations"]
+    record["annotations"] += export_of(task, ["0"], was_cancelled=True)["annotations"]
     path = file(tmp_path, [json.dumps([record])], "export.json")
     assert texts(preference_files.read(path, "label-studio")) == [("x", "y"), ("y", "x")]
 
@@ -291,7 +293,7 @@ def test_each_annotator_counts_and_a_cancelled_one_does_not(tmp_path):
 def test_a_ranking_that_does_not_fit_its_items_is_refused(order, words):
     task = label_studio.make_task(Prompt.user("Which?"), ["x", "y"], key=bytes(16))
     with pytest.raises(UsageError) as caught:
-        label_studio.read_pairs(exported(task, order), "e.json: record 3")
+        label_studio.read_pairs(export_of(task, order), "e.json: record 3")
     assert f"e.json: record 3: annotation 1: {words}" in str(caught.value)
     with pytest.raises(UsageError, match="export the project as JSON"):
         label_studio.read_pairs(task, "e.json: record 3")
@@ -308,7 +310,7 @@ def test_a_task_needs_different_answers():
 def test_refusals_name_the_first_bad_line_and_where_the_others_are(tmp_path):
     good = {"prompt": "a", "chosen": "b", "rejected": "c"}
     path = file(tmp_path, [good, "{\n", good, "[1]\n", "7\n"])
-    message = refused(path)
+    message = refusal(path)
     assert message.startswith(f"{path}:2: not valid JSON")
     assert message.endswith("; 2 more such records (at 4, 5)")
     assert len(preference_files.read(path, first=1).pairs) == 1
@@ -319,21 +321,21 @@ def test_refusals_name_the_first_bad_line_and_where_the_others_are(tmp_path):
 
 def test_files_that_cannot_be_read_say_why(tmp_path, monkeypatch):
     good = {"prompt": "a", "chosen": "b", "rejected": "c"}
-    assert "not found" in refused(tmp_path / "none.jsonl")
-    assert "not a regular file" in refused(tmp_path)
-    assert "are read from .jsonl" in refused(file(tmp_path, [good], "a.parquet"))
-    assert "holds no records" in refused(file(tmp_path, ["\n"]))
-    assert "must be a list of records" in refused(file(tmp_path, ["{}"], "a.json"))
-    assert "not valid JSON" in refused(file(tmp_path, ["[1,"], "a.json"))
-    assert "none of trl, hh" in refused(file(tmp_path, [good]), "csv")
-    assert "first must be at least 1" in refused(file(tmp_path, [good]), first=0)
+    assert "not found" in refusal(tmp_path / "none.jsonl")
+    assert "not a regular file" in refusal(tmp_path)
+    assert "are read from .jsonl" in refusal(file(tmp_path, [good], "a.parquet"))
+    assert "holds no records" in refusal(file(tmp_path, ["\n"]))
+    assert "must be a list of records" in refusal(file(tmp_path, ["{}"], "a.json"))
+    assert "not valid JSON" in refusal(file(tmp_path, ["[1,"], "a.json"))
+    assert "none of trl, hh" in refusal(file(tmp_path, [good]), "csv")
+    assert "first must be at least 1" in refusal(file(tmp_path, [good]), first=0)
     packed = file(tmp_path, [good] * 50, "cut.jsonl.gz")
     packed.write_bytes(packed.read_bytes()[:-20])
-    assert "cannot be unpacked" in refused(packed)
+    assert "cannot be unpacked" in refusal(packed)
     monkeypatch.setattr(preference_files, "FILE_LIMIT", 200)
-    assert "more than 200 bytes at line 5" in refused(file(tmp_path, [good] * 50, "a.jsonl.gz"))
+    assert "more than 200 bytes at line 5" in refusal(file(tmp_path, [good] * 50, "a.jsonl.gz"))
     monkeypatch.setattr(preference_files, "LINE_LIMIT", 40)
-    assert "line 1 is" in refused(file(tmp_path, [good]))
+    assert "line 1 is" in refusal(file(tmp_path, [good]))
 
 
 @given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(max_size=4),

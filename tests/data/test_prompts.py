@@ -25,7 +25,7 @@ def write(tmp_path: Path, name: str, content: str | bytes) -> Path:
     return path
 
 
-def refused(path: Path) -> str:
+def refusal(path: Path) -> str:
     with pytest.raises(UsageError) as caught:
         load(path)
     assert caught.value.exit_code == 2
@@ -71,7 +71,7 @@ def test_several_turns_stay_together(tmp_path: Path) -> None:
     assert prompt.text == "How are you?"
 
 
-def test_a_given_split_is_kept(tmp_path: Path) -> None:
+def test_a_given_split_stands(tmp_path: Path) -> None:
     path = write(tmp_path, "a.csv", "text,split\none,train\ntwo,heldout\nthree,\n")
     prompts = load(path)
     assert [p.text for p in prompts.train] == ["one", "three"]
@@ -96,36 +96,36 @@ def test_empty_and_blank_files(tmp_path: Path) -> None:
         ("c.csv", "text\n"),
         ("d.json", ""),
     ):
-        assert refused(write(tmp_path, name, content)).startswith("no prompts in ")
+        assert refusal(write(tmp_path, name, content)).startswith("no prompts in ")
 
 
 def test_invalid_json_names_the_line_and_counts_the_others(tmp_path: Path) -> None:
     lines = [json.dumps({"text": f"fine {i}"}) for i in range(20)]
     lines[16], lines[18], lines[19] = '{"text": ', "nope", "{'a': 1}"
-    message = refused(write(tmp_path, "prompts.jsonl", "\n".join(lines)))
+    message = refusal(write(tmp_path, "prompts.jsonl", "\n".join(lines)))
     assert "prompts.jsonl:17: not valid JSON" in message
     assert "2 more such lines" in message
 
 
-def test_a_huge_line_is_measured_not_kept(tmp_path: Path) -> None:
+def test_a_huge_line_is_measured_not_stored(tmp_path: Path) -> None:
     path = write(tmp_path, "a.jsonl", b'{"text": "ok"}\n' * 16 + b"x" * 10_485_760 + b"\n")
-    assert "line 17 is 10,485,761 bytes; limit 65,536" in refused(path)
+    assert "line 17 is 10,485,761 bytes; limit 65,536" in refusal(path)
     assert load(write(tmp_path, "b.txt", "x" * LINE_LIMIT), heldout=0).train
 
 
 def test_devices_pipes_folders_and_sparse_giants_are_refused(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe.jsonl"
     os.mkfifo(pipe)
-    assert "not a regular file" in refused(pipe)
-    assert "not a regular file" in refused(Path("/dev/zero"))
-    assert "not a regular file" in refused(tmp_path)
+    assert "not a regular file" in refusal(pipe)
+    assert "not a regular file" in refusal(Path("/dev/zero"))
+    assert "not a regular file" in refusal(tmp_path)
     giant = tmp_path / "giant.jsonl"
     with giant.open("wb") as file:
         file.truncate(50 * 2**30)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert "53,687,091,200 bytes; limit" in refused(giant)
+    assert "53,687,091,200 bytes; limit" in refusal(giant)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**15  # KiB
-    assert "not found" in refused(tmp_path / "none.jsonl")
+    assert "not found" in refusal(tmp_path / "none.jsonl")
 
 
 def test_reading_stays_under_200_mb(tmp_path: Path) -> None:
@@ -145,21 +145,21 @@ def test_reading_stays_under_200_mb(tmp_path: Path) -> None:
 
 def test_compressed_files_are_named_not_unpacked(tmp_path: Path) -> None:
     bomb = gzip.compress(b"\0" * 2**20)
-    message = refused(write(tmp_path, "a.jsonl", bomb))
+    message = refusal(write(tmp_path, "a.jsonl", bomb))
     assert "is gzip: compressed prompt files are not read" in message
-    assert "is zip" in refused(write(tmp_path, "b.csv", b"PK\x03\x04rest"))
+    assert "is zip" in refusal(write(tmp_path, "b.csv", b"PK\x03\x04rest"))
 
 
-def test_odd_characters_are_kept_with_a_word_or_refused(tmp_path: Path) -> None:
+def test_odd_characters_are_read_with_a_warning_or_refused(tmp_path: Path) -> None:
     path = write(tmp_path, "a.jsonl", '"turn \\u202e around"\n"half \\ud800 a pair"\n"plain"\n')
     prompts = load(path, heldout=0)
     texts = [prompt.text for prompt in prompts.train]
     assert texts == ["turn \u202e around", "half \ufffd a pair", "plain"]
     "".join(texts).encode()  # storable
     assert len(prompts.warnings) == 2
-    assert "a.jsonl:1: holds a NUL" in refused(write(tmp_path, "a.jsonl", '"a\\u0000b"'))
-    assert "b.txt:2: holds a NUL" in refused(write(tmp_path, "b.txt", b"fine\na\0b\n"))
-    assert "c.txt:2: byte 0xff is not UTF-8" in refused(write(tmp_path, "c.txt", b"a\n\xff"))
+    assert "a.jsonl:1: holds a NUL" in refusal(write(tmp_path, "a.jsonl", '"a\\u0000b"'))
+    assert "b.txt:2: holds a NUL" in refusal(write(tmp_path, "b.txt", b"fine\na\0b\n"))
+    assert "c.txt:2: byte 0xff is not UTF-8" in refusal(write(tmp_path, "c.txt", b"a\n\xff"))
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_odd_characters_are_kept_with_a_word_or_refused(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_refusals_say_what_and_where(tmp_path: Path, name: str, content: str, words: str) -> None:
-    assert words in refused(write(tmp_path, name, content))
+    assert words in refusal(write(tmp_path, name, content))
 
 
 def test_repetition_counts_what_came_before() -> None:

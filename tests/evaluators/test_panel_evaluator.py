@@ -118,7 +118,7 @@ class Changing(Base):
     ("broken", "words"),
     [(Silent, "has M votes"), (Restless, "nothing new must change"), (Changing, "second submit")],
 )
-def test_a_broken_evaluator_is_told_which_clause(broken, words):
+def test_the_broken_clause_of_an_evaluator_is_named(broken, words):
     with pytest.raises(RunError, match=words):
         check_evaluator(broken)
 

@@ -28,7 +28,7 @@ def brief(*, size=5, **settings):
 
 
 @pytest.fixture
-def registered(monkeypatch):
+def register(monkeypatch):
     """Registers one object under the name "brief"."""
 
     def register(found):
@@ -49,8 +49,8 @@ def test_every_panel_of_szpo_is_a_factory():
         judge.with_changes("side=.3")
 
 
-def test_a_function_is_called_with_the_settings_and_its_judges_are_asked(registered):
-    registered(brief)
+def test_a_function_is_called_with_the_settings_and_its_judges_are_asked(register):
+    register(brief)
     factory = load_factory("brief")
     assert factory.check(config_of(), ()) is None
     start = StartingPolicy(answers=lambda: ((), ()))
@@ -63,8 +63,8 @@ def test_a_function_is_called_with_the_settings_and_its_judges_are_asked(registe
         load_factory("brief+side=.3")
 
 
-def test_beta_is_the_one_on_record(registered):
-    registered(lambda *, beta, **rest: SimpleNamespace(judges=(Always(),), spec={"beta": beta}))
+def test_beta_is_the_one_on_record(register):
+    register(lambda *, beta, **rest: SimpleNamespace(judges=(Always(),), spec={"beta": beta}))
     config, factory = config_of("panel.beta=2.5"), load_factory("brief")
     assert factory.build(config, StartingPolicy()).spec == {"beta": 2.5}
     for recorded, beta in [({}, 2.5), ({"calibration": {"beta": 7.0}}, 7.0)]:
@@ -77,13 +77,13 @@ def test_a_panel_with_an_evaluator_of_its_own_is_left_as_it_is():
     assert factory.build(config_of(), StartingPolicy()) is own
 
 
-def test_what_a_panel_or_a_factory_lacks_is_named(registered):
-    registered(lambda **settings: SimpleNamespace(spec={}))
+def test_what_a_panel_or_a_factory_lacks_is_named(register):
+    register(lambda **settings: SimpleNamespace(spec={}))
     with pytest.raises(UsageError, match='panel "brief" gave SimpleNamespace without judges'):
         load_factory("brief").build(config_of(), StartingPolicy())
-    registered(SimpleNamespace(build=brief))
+    register(SimpleNamespace(build=brief))
     with pytest.raises(UsageError, match="SimpleNamespace without check, with_changes; register"):
         load_factory("brief")
-    registered("no panel at all")
+    register("no panel at all")
     with pytest.raises(UsageError, match="str without check, with_changes, build; register a fun"):
         load_factory("brief")

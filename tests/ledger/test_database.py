@@ -32,7 +32,7 @@ def run(tmp_path):
         yield found
 
 
-def plan(run, step=0, epoch=None):
+def plan_step(run, step=0, epoch=None):
     if epoch is None:
         epoch = lease.acquire(run, "test").epoch
     steps.record_plan(run, epoch, settings_of(), Query(step, (), 0.5, None), theta_digest(run))
@@ -89,10 +89,10 @@ def test_an_existing_file_is_never_overwritten(run):
 
 
 def test_a_file_system_without_hard_links_serves_too(tmp_path, monkeypatch):
-    def refused(*_):
+    def refuse(*_):
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr(os, "link", refused)
+    monkeypatch.setattr(os, "link", refuse)
     with new_ledger(tmp_path / "run.db", settings_of()) as found:
         assert found.run == "run-1"
     assert found.path.stat().st_mode & 0o777 == 0o600
@@ -166,7 +166,7 @@ def test_a_network_file_system_is_refused(tmp_path, monkeypatch):
         new_ledger(tmp_path / "a.db", settings_of())
 
 
-def test_a_lock_of_another_program_is_said(run):
+def test_a_lock_of_another_program_is_named(run):
     other = sqlite3.connect(run.path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     run.execute("PRAGMA busy_timeout=0")
@@ -255,7 +255,7 @@ def test_events_chain_from_the_spec(run):
 
 
 def test_a_step_only_goes_forward(run):
-    epoch = plan(run)
+    epoch = plan_step(run)
     for state in ("open", "applied"):
         with pytest.raises(IntegrityError, match="only goes forward"):
             steps._move(run, epoch, 0, state)
@@ -274,22 +274,22 @@ def test_a_step_only_goes_forward(run):
 
 
 def test_steps_leave_no_gap_and_one_is_in_preparation(run):
-    epoch = plan(run)
+    epoch = plan_step(run)
     with pytest.raises(IntegrityError, match="no gap"):
-        plan(run, 2, epoch)
+        plan_step(run, 2, epoch)
     with pytest.raises(IntegrityError, match="UNIQUE"):
-        plan(run, 1, epoch)
+        plan_step(run, 1, epoch)
 
 
 def test_answers_of_other_weights_are_refused(run):
-    epoch = plan(run)
+    epoch = plan_step(run)
     steps.begin(run, epoch, 0)
     with pytest.raises(IntegrityError, match="planned from"):
         steps.store(run, epoch, steps.StepAnswers(0, (), "f" * 64), then_open=True)
 
 
 def test_an_operator_needs_a_reason(run):
-    epoch = plan(run)
+    epoch = plan_step(run)
     with pytest.raises(UsageError, match="reason"):
         steps.close(run, 0, steps.Closing("operator"))
     with pytest.raises(UsageError, match="reason"):
@@ -298,7 +298,7 @@ def test_an_operator_needs_a_reason(run):
         lease.pause(run, "ann", "")
     steps.void(run, 0, "wrong prompts", "ann")
     assert run.step(0)["state"] == "void"
-    plan(run, 1, epoch)
+    plan_step(run, 1, epoch)
 
 
 # ---- the lease ----
@@ -315,13 +315,13 @@ def test_one_controller_at_a_time(run):
 
 def test_a_lease_runs_out_and_the_old_holder_is_fenced(run):
     old = lease.acquire(run, "one:1:a", ttl_us=60_000_000)
-    plan(run, 0, old.epoch)
+    plan_step(run, 0, old.epoch)
     run.clock.now += 61_000_000
     new = lease.acquire(run, "two:1:b")
     for act in (
         lambda: lease.renew(run, old),
         lambda: steps.begin(run, old.epoch, 0),
-        lambda: plan(run, 1, old.epoch),
+        lambda: plan_step(run, 1, old.epoch),
     ):
         with pytest.raises(LeaseError, match="taken this run over"):
             act()
@@ -438,5 +438,5 @@ def test_a_steps_votes_are_found_without_reading_all_votes(run):
     run.votes(3)
     run.execute = plain
     sql, parameters = seen[0]
-    plan = [row["detail"] for row in run.query("EXPLAIN QUERY PLAN " + sql, parameters)]
-    assert plan and not [line for line in plan if line.startswith("SCAN")], plan
+    plan_step = [row["detail"] for row in run.query("EXPLAIN QUERY PLAN " + sql, parameters)]
+    assert plan_step and not [line for line in plan_step if line.startswith("SCAN")], plan_step

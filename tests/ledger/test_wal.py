@@ -63,7 +63,7 @@ def test_a_checkpoint_holds_the_write_lock(run, monkeypatch):
     assert refused
 
 
-def test_a_long_reader_only_delays_and_is_told_of_once_per_doubling(run, monkeypatch, caplog):
+def test_a_long_reader_only_delays_and_is_warned_of_once_per_doubling(run, monkeypatch, caplog):
     monkeypatch.setattr(checkpoint, "LOG_ALARM", 400_000)
     run._checkpointer = checkpoint.Checkpointer(run.path)
     with Ledger.open(run.path, readonly=True) as reader, caplog.at_level(logging.WARNING):
@@ -73,17 +73,19 @@ def test_a_long_reader_only_delays_and_is_told_of_once_per_doubling(run, monkeyp
         assert sizes == sorted(sizes) and 1_700_000 < sizes[-1] < 3_200_000
         assert reader.query("SELECT count(*) AS n FROM events") == before
         reader.execute("COMMIT")
-    said = [r.message for r in caplog.records]
-    assert len(said) == 3 and all("kept it open for reading" in line for line in said), said
+    messages = [r.message for r in caplog.records]
+    assert len(messages) == 3 and all("kept it open for reading" in line for line in messages), (
+        messages
+    )
     assert min(write(run, 10)) < 200_000  # the reader is gone: folded, and its space given back
-    assert len(said) == len(caplog.records)
+    assert len(messages) == len(caplog.records)
 
 
 def test_a_checkpoint_that_fails_undoes_no_commit(run, monkeypatch, caplog):
-    def refused(path, *, readonly):
+    def refuse(path, *, readonly):
         raise sqlite3.OperationalError("disk I/O error")
 
-    monkeypatch.setattr(checkpoint, "connect", refused)
+    monkeypatch.setattr(checkpoint, "connect", refuse)
     with caplog.at_level(logging.WARNING):
         write(run, 10)
     assert "could not be checkpointed (disk I/O error)" in caplog.text

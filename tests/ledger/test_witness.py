@@ -27,23 +27,23 @@ def vote(path, seats, numbers):
 
 
 @pytest.fixture(scope="module")
-def voted(tmp_path_factory):
+def voted_run(tmp_path_factory):
     """A folder with a run's files as a process left them that was killed after 150 answers."""
     path = tmp_path_factory.mktemp("whole") / "run.db"
-    kept = tmp_path_factory.mktemp("voted")
+    folder = tmp_path_factory.mktemp("voted")
     seats = voting.ballot(path, 3 * VOTES, sync=False)
     with Ledger.open(path) as ledger:
         service = VoteService(ledger)
         receipts = [voting.post(service, seats, 0, number) for number in range(VOTES)]
         assert len({receipt.vote for receipt in receipts}) == VOTES
         for suffix in ("", "-head", "-wal"):
-            shutil.copy(f"{path}{suffix}", kept)
-    return kept
+            shutil.copy(f"{path}{suffix}", folder)
+    return folder
 
 
 @pytest.fixture
-def run(voted, tmp_path):
-    shutil.copytree(voted, tmp_path / "runs")
+def run(voted_run, tmp_path):
+    shutil.copytree(voted_run, tmp_path / "runs")
     return tmp_path / "runs" / "run.db"
 
 
@@ -51,7 +51,7 @@ def log_of(run):
     return run.with_name("run.db-wal")
 
 
-def cut(run, place):
+def cut_log(run, place):
     content = log_of(run).read_bytes()
     log_of(run).write_bytes(content[: place * len(content) // 20])
 
@@ -64,19 +64,19 @@ def flip(run, place):
 
 
 def short(run):
-    cut(run, 10)
+    cut_log(run, 10)
     with Ledger.open(run, readonly=True) as ledger:
         return ledger.query("SELECT max(event) AS event FROM events")[0]["event"]
 
 
 def one_line(capsys):
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1, said
-    return said
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1, message
+    return message
 
 
 @pytest.mark.parametrize("place", range(20))
-@pytest.mark.parametrize("damage", [cut, flip])
+@pytest.mark.parametrize("damage", [cut_log, flip])
 def test_a_damaged_log_is_noticed_wherever_it_is_damaged(run, damage, place):
     noted = witness.read(run).head.event
     damage(run, place)
@@ -86,10 +86,10 @@ def test_a_damaged_log_is_noticed_wherever_it_is_damaged(run, damage, place):
         report = verification.verify(ledger)
     assert not report.ok and report.failure.table == "events"
     many = "events are" if noted - last > 1 else "event is"
-    said = f"{noted - last} acknowledged {many} missing at its end"
-    assert said in str(report)
+    message = f"{noted - last} acknowledged {many} missing at its end"
+    assert message in str(report)
     before = [file.read_bytes() for file in (run, log_of(run))]
-    with pytest.raises(IntegrityError, match=said):
+    with pytest.raises(IntegrityError, match=message):
         Ledger.open(run)
     assert [file.read_bytes() for file in (run, log_of(run))] == before  # evidence stays
 
@@ -113,7 +113,7 @@ def test_every_command_tells_it_in_one_line(run, tmp_path, capsys):
     missing = witness.read(run).head.event - short(run)
     lacks = f"{missing} acknowledged events are missing at its end"
     assert call(["verify", str(run)]) == 5
-    assert lacks in (said := one_line(capsys)) and f"szpo recover {run} --out NEW" in said
+    assert lacks in (message := one_line(capsys)) and f"szpo recover {run} --out NEW" in message
     assert call(["verify", str(run), "--json"]) == 5
     assert lacks in json.loads(capsys.readouterr().out)["verdict"]
     for words in (["show"], ["export", "--votes", str(tmp_path / "votes.csv")]):
@@ -148,8 +148,8 @@ def test_a_run_without_its_witness_is_no_error(run, capsys, content, why):
     else:
         witness.beside(run).write_bytes(content)
     assert call(["verify", str(run)]) == 0
-    said = capsys.readouterr().out
-    assert said.count("cannot be told") == 1 and why in " ".join(said.split())
+    message = capsys.readouterr().out
+    assert message.count("cannot be told") == 1 and why in " ".join(message.split())
     with Ledger.open(run) as ledger:
         ledger.record_event("note", "test", {})
         assert verification.verify(ledger).note == ""
@@ -306,7 +306,7 @@ def test_a_kill_between_commit_and_witness_harms_nothing(tmp_path):
         last = list(web.events())[-1]["event"]
         assert witness.read(path).head.event == last - 1  # longer than its witness
         assert verification.verify(web).ok and len(web.votes()) == 8
-        # The client did not hear of it and asks again: now it is told, so now it is attested.
+        # The client had no answer and asks again: now it is acknowledged, so now it is attested.
         voting.post(VoteService(web), seats, 0, 7)
         assert len(web.votes()) == 8
         assert witness.read(path).head.event == last

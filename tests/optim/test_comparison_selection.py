@@ -168,7 +168,7 @@ def test_with_equal_shares_the_sum_is_the_mean() -> None:
 def test_votes_that_never_came_are_stood_for_by_the_others() -> None:
     share = np.array([[0.5, 0.25, 0.25]])
     counts = np.array([[True, False, True]])
-    assert estimators.answered(share, counts).tolist() == [[2 / 3, 0, 1 / 3]]
+    assert estimators.rescale_shares(share, counts).tolist() == [[2 / 3, 0, 1 / 3]]
     none = estimators.estimate(Tally(*np.zeros((3, 1, 3)), np.zeros((1, 3), bool), share=share))
     assert none.delta[0] == 0 and none.stderr[0] == math.inf
 

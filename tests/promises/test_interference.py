@@ -299,7 +299,7 @@ def test_keeping_a_lease_ends_when_another_controller_has_it(tmp_path, monkeypat
                 ended.set()
 
         monkeypatch.setattr(lease, "check", check)
-        with lease.kept(ledger, held):
+        with lease.renewing(ledger, held):
             assert ended.wait(60)
         assert lease.controller(ledger)["lease"] == taken.holder
 

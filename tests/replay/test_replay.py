@@ -42,7 +42,7 @@ from tests.support.quadratic import (
     settings_of,
 )
 
-KEPT = Path(__file__).parents[1] / "ledgers"
+LEDGERS = Path(__file__).parents[1] / "ledgers"
 APPEND_ONLY = [*canonical.CHAINED, "events"]
 
 
@@ -126,8 +126,8 @@ def test_the_fold_is_what_the_policy_holds(tmp_path, layout, changes):
 def test_the_state_is_a_function_of_the_record(tmp_path):
     with small_run(tmp_path / "a.db") as ledger:
         settings = run_spec.recorded_settings(ledger)
-        state = replay.retell(ledger, settings)
-        again = replay.retell(ledger, settings)
+        state = replay.replay_state(ledger, settings)
+        again = replay.replay_state(ledger, settings)
         assert state.step == 2
         assert state_to_json(state) == state_to_json(again)
 
@@ -147,21 +147,21 @@ def test_replay_is_the_same_at_any_number_of_threads(threads):
         "PYTHONHASHSEED": str(threads),
         "TZ": "Asia/Tokyo",
     }
-    subprocess.run([sys.executable, "-c", code, str(kept())], check=True, env=env)
+    subprocess.run([sys.executable, "-c", code, str(recorded_run())], check=True, env=env)
 
 
-def kept():
-    return KEPT / "v1.db"
+def recorded_run():
+    return LEDGERS / "v1.db"
 
 
-@pytest.mark.parametrize("path", sorted(KEPT.glob("*.db")), ids=lambda path: path.name)
-def test_kept_ledgers_still_verify(path, tmp_path):
+@pytest.mark.parametrize("path", sorted(LEDGERS.glob("*.db")), ids=lambda path: path.name)
+def test_recorded_ledgers_still_verify(path, tmp_path):
     copy = tmp_path / path.name  # a reader of a WAL file makes files beside it
     copy.write_bytes(path.read_bytes())
     with Ledger.open(copy, readonly=True) as ledger:
         report = verification.verify(ledger)
         assert report.ok, str(report)
-        expected = json.loads((KEPT / f"{path.stem}.json").read_text())
+        expected = json.loads((LEDGERS / f"{path.stem}.json").read_text())
         assert [list(h) for h in history(ledger)] == expected["history"]
         assert theta_digest(ledger) == expected["head"]
 
@@ -191,8 +191,8 @@ def forge(path, sql, parameters=()):
         conn.execute("PRAGMA ignore_check_constraints=ON")
         conn.execute("PRAGMA synchronous=OFF")
         conn.execute("BEGIN")
-        kept = "SELECT name, sql FROM sqlite_master WHERE type='trigger'"
-        triggers = conn.execute(kept).fetchall()
+        listing = "SELECT name, sql FROM sqlite_master WHERE type='trigger'"
+        triggers = conn.execute(listing).fetchall()
         for name, _ in triggers:
             conn.execute(f"DROP TRIGGER {name}")
         changed = conn.execute(sql, parameters).rowcount

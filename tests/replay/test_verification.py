@@ -12,6 +12,7 @@ from szpo.errors import IntegrityError
 from szpo.ledger import canonical, run_spec
 from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
+from szpo.ledger.schema import schema
 from szpo.optim import parameters as optim_parameters
 from szpo.optim.checked_settings import settings_to_json
 from szpo.optim.directions import DIRECTION_VERSION
@@ -69,7 +70,7 @@ def original(tmp_path_factory):
     return path.read_bytes()
 
 
-def copied(original, tmp_path):
+def copy_run(original, tmp_path):
     path = tmp_path / "run.db"
     path.write_bytes(original)
     return path
@@ -91,9 +92,14 @@ CHANGES = {
 }  # fmt: skip
 
 
+def test_every_check_has_a_name_and_says_what_it_proves():
+    assert len({check.name for check in verification.CHECKS}) == len(verification.CHECKS) == 13
+    assert all(check.proves for check in verification.CHECKS)
+
+
 def test_every_column_of_steps_has_a_change():
     conn = sqlite3.connect(":memory:")
-    conn.executescript(verification.verify.__globals__["schema"]())
+    conn.executescript(schema())
     assert [row[1] for row in conn.execute("PRAGMA table_info(steps)")] == list(STEPS)
     conn.close()
     assert {*CHANGES, "state"} == set(STEPS)
@@ -102,7 +108,7 @@ def test_every_column_of_steps_has_a_change():
 @pytest.mark.parametrize("step", [0, 1, 2])
 @pytest.mark.parametrize("column", CHANGES)
 def test_one_changed_value_in_any_column_of_steps_is_found(original, tmp_path, column, step):
-    path = copied(original, tmp_path)
+    path = copy_run(original, tmp_path)
     assert forge(path, f"UPDATE steps SET {column} = {CHANGES[column]} WHERE step = {step}") == 1
     failure = failure_of(path)
     assert failure is not None and failure.table in ("steps", "votes"), str(failure)
@@ -112,7 +118,7 @@ def test_one_changed_value_in_any_column_of_steps_is_found(original, tmp_path, c
     ("step", "state"), [(0, "void"), (0, "closed"), (1, "applied"), (1, "closed"), (2, "open")]
 )
 def test_a_changed_state_is_found(original, tmp_path, step, state):
-    path = copied(original, tmp_path)
+    path = copy_run(original, tmp_path)
     assert forge(path, f"UPDATE steps SET state = '{state}' WHERE step = {step}") == 1
     failure = failure_of(path)
     assert (failure.table, failure.row) == ("steps", str(step))
@@ -120,8 +126,8 @@ def test_a_changed_state_is_found(original, tmp_path, step, state):
 
 @pytest.mark.parametrize("by", ["operator", "deadline", "auto", "rule"])
 @pytest.mark.parametrize("other", ["operator", "deadline", "auto", "rule"])
-def test_who_closed_a_step_is_told_by_an_event_alone(tmp_path, by, other, monkeypatch):
-    """Also where the step's row stands in no event: the records before 'row' was kept."""
+def test_who_closed_a_step_is_known_by_an_event_alone(tmp_path, by, other, monkeypatch):
+    """Also where the step's row stands in no event: the records before 'row' was stored."""
     if by == other:
         return
     path = tmp_path / "run.db"
@@ -198,15 +204,15 @@ def test_epochs_of_updates_only_grow(tmp_path):
 
 
 def _refit_rows_of_steps(path):
-    """Make the events tell the forged rows of `steps`."""
+    """Make the events repeat the forged rows of `steps`."""
     conn = sqlite3.connect(path)
     conn.row_factory = sqlite3.Row
-    told = {row["step"]: dict(row) for row in conn.execute("SELECT * FROM steps")}
+    rows = {row["step"]: dict(row) for row in conn.execute("SELECT * FROM steps")}
     events = conn.execute("SELECT event, body FROM events WHERE kind = 'step'").fetchall()
     conn.close()
     for event in events:
         body = json.loads(event["body"])
-        body["row"] = told[body["step"]]
+        body["row"] = rows[body["step"]]
         forge(path, "UPDATE events SET body = ? WHERE event = ?",
               (canonical.canonical(body), event["event"]))  # fmt: skip
 
@@ -230,7 +236,7 @@ def test_n_votes_is_counted_again(tmp_path, rule):
 
 
 def test_directions_of_another_table_are_refused(original, tmp_path):
-    path = copied(original, tmp_path)
+    path = copy_run(original, tmp_path)
     forge(path, f"UPDATE runs SET direction_version = {DIRECTION_VERSION + 1}")
     rewrite(path)
     words = "made with direction table 2, this szpo has 1; install the szpo that made it"
@@ -242,7 +248,7 @@ def test_directions_of_another_table_are_refused(original, tmp_path):
         assert words in verification.verify(ledger).failure.problem
 
 
-def based(path, digest, tensors):
+def run_with_basis(path, digest, tensors):
     settings = settings_of(N=2, rule="sign")
     ledger = Ledger.create(
         path,
@@ -271,7 +277,7 @@ def test_the_basis_is_hashed_again(tmp_path, case):
         stored = {}
     elif case == "unnamed":
         digest = None
-    with based(tmp_path / "run.db", digest, stored) as ledger:
+    with run_with_basis(tmp_path / "run.db", digest, stored) as ledger:
         report = verification.verify(ledger, deep=False)
     assert report.ok == (case == "right")
     if case != "right":
@@ -285,7 +291,7 @@ def test_a_tensor_that_does_not_fit_its_bytes_is_found(tmp_path, change, words):
     path = tmp_path / "run.db"
     basis = {"layer.a": np.ones((3, 4), np.float32)}
     stored = {"basis/layer.a": basis["layer.a"]}
-    based(path, optim_parameters.basis_sha256(basis), stored).close()
+    run_with_basis(path, optim_parameters.basis_sha256(basis), stored).close()
     forge(path, f"UPDATE tensors SET {change}")
     rewrite(path)
     failure = failure_of(path)
@@ -297,7 +303,7 @@ def test_a_tensor_that_does_not_fit_its_bytes_is_found(tmp_path, change, words):
 
 def test_a_row_recorded_a_second_time_is_found(original, tmp_path):
     """A later event of sound form must not bless a changed row."""
-    path = copied(original, tmp_path)
+    path = copy_run(original, tmp_path)
     forge(path, "UPDATE votes SET choice = 'tie' WHERE vote = 1")
     with Ledger.open(path) as ledger:
         row = ledger.query("SELECT * FROM votes WHERE vote = 1")[0]
@@ -324,7 +330,7 @@ def test_a_row_recorded_a_second_time_is_found(original, tmp_path):
     ],
 )  # fmt: skip
 def test_what_the_seed_and_the_answer_give_is_derived_again(original, tmp_path, sql, table):
-    path = copied(original, tmp_path)
+    path = copy_run(original, tmp_path)
     assert forge(path, sql)
     rewrite(path)
     failure = failure_of(path, deep=False)
@@ -333,7 +339,7 @@ def test_what_the_seed_and_the_answer_give_is_derived_again(original, tmp_path, 
 
 @pytest.mark.parametrize("name", ["votes", "votes_sha256", "theta_sha256"])
 def test_the_event_of_a_step_names_what_its_rows_have(original, tmp_path, name):
-    path = copied(original, tmp_path)
+    path = copy_run(original, tmp_path)
     conn = sqlite3.connect(path)
     event, text = conn.execute("SELECT event, body FROM events WHERE kind = 'step'").fetchone()
     conn.close()
@@ -358,7 +364,7 @@ def test_the_plan_of_a_wide_run_with_lag_and_momentum_verifies(tmp_path):
 )
 def test_what_is_written_meanwhile_is_no_fault(original, tmp_path, monkeypatch, capsys, command):
     """At each look of a reader at the file somebody new comes, practises and votes."""
-    path = copied(original, tmp_path)
+    path = copy_run(original, tmp_path)
     monkeypatch.chdir(tmp_path)
     plain, looks = Ledger.query, itertools.count()
     with Ledger.open(path) as writer:

@@ -8,7 +8,7 @@ from tests.support.quadratic import go, panel_of, start
 
 
 def peak(tmp_path, steps):
-    """The most bytes that Python held while it verified a run of so many steps."""
+    """The most bytes that Python held while it verified a run of this many steps."""
     settings, ledger, policy = start(tmp_path, f"{steps}.db", rule="sign", N=60, D=1, M=2)
     go(settings, ledger, policy, panel_of(ledger), until_step=steps)
     ledger.close()

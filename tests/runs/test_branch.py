@@ -135,7 +135,7 @@ def test_steps_that_were_given_up_count_in_the_name_and_not_in_the_weights(tmp_p
     epoch = ledger.query("SELECT epoch FROM controller")[0]["epoch"]
     from szpo.optim import optimizer
 
-    query = optimizer.ask(replay.retell(ledger, settings))
+    query = optimizer.ask(replay.replay_state(ledger, settings))
     steps.record_plan(ledger, epoch, settings, query, theta_digest(ledger))
     steps.void(ledger, 1, "wrong prompts", "ann")
     go(settings, ledger, policy, until_step=3)

@@ -13,9 +13,10 @@ from szpo.ledger import canonical, orders, run_spec
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest, theta_digests
 from szpo.replay import verification
-from szpo.runs import assemble, final_comparison, worker
+from szpo.runs import assemble, worker
 from szpo.runs.samples import Source
 from szpo.types import Answer
+from szpo.voting import finals
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from tests.support import folder_run
@@ -40,6 +41,12 @@ def made(ledger, source, count=4):
     worker.fulfil(ledger, source, lambda _: None)
     order = orders.get(ledger, number)
     return order, [ledger.comparison(c) for c in orders.comparisons(order)]
+
+
+def count_votes(ledger):
+    """The counts of the latest final comparison, open or closed."""
+    totals = evidence.read(ledger, live=True).totals
+    return finals.results(totals.final, totals.trainers)[1]
 
 
 def seat_and_vote(ledger, comparison, name, choices, plus_side="A"):
@@ -127,12 +134,12 @@ def test_final_votes_are_counted_by_side_and_by_who_tuned(tuned):
     seat_and_vote(ledger, found[0], "new-2", ["A"])
     without = seat_and_vote(ledger, found[1], "new-2", ["A"])
     VoteService(ledger).amend(without, "exclude", "asked to", "op")
-    told = final_comparison.result(ledger, order)
-    result = told.votes
+    result = count_votes(ledger)
     assert result.everybody == result.others == Preference(tuned=2, base=1, ties=1)
     assert result.tuners == Preference() and result.tuners.share is None
     assert result.majorities == Preference(tuned=1, base=1, ties=1)
-    assert (result.skips, told.comparisons, told.identical) == (1, 4, 0)
+    made_for = [ledger.comparison(c) for c in orders.comparisons(order)]
+    assert (result.skips, len(made_for), sum(c.identical for c in made_for)) == (1, 4, 0)
     assert result.everybody.share == 2 / 3 and result.everybody.votes == 4
     assert result.everybody.interval == intervals.wilson(2, 3)  # the tie is in neither
     # The operator's page, which is recomputed from an export, says the same; while people vote,
@@ -147,9 +154,9 @@ def test_final_votes_are_counted_by_side_and_by_who_tuned(tuned):
     )
     assert (shown.ties, shown.skips, shown.untuned.of) == (1, 1, 3)
     assert shown.majorities.value == result.majorities.share
-    assert not told.closed
+    assert orders.get(ledger, order.id).closed_us is None
     orders.close(ledger, order.id, "op")
-    assert final_comparison.result(ledger, orders.get(ledger, order.id)).closed
+    assert orders.get(ledger, order.id).closed_us is not None
     assert overview.overview(evidence.read(ledger)).improving.final == shown
 
 
@@ -158,15 +165,15 @@ def test_panelists_who_tuned_stand_apart(tuned):
     VoteService(ledger).enroll("person", "both")
     (comparison,) = ledger.comparisons(0)[:1]
     seat_and_vote(ledger, comparison, "both", ["A"])
-    order, found = made(ledger, source)
+    _, found = made(ledger, source)
     seat_and_vote(ledger, found[0], "both", ["A"])
     seat_and_vote(ledger, found[0], "fresh", ["B"])
-    result = final_comparison.result(ledger, order).votes
+    result = count_votes(ledger)
     assert (result.tuners, result.others) == (Preference(tuned=1), Preference(base=1))
     assert result.everybody.interval == intervals.wilson(1, 2)
 
 
-def test_answers_that_are_alike_are_shown_to_nobody(tuned):
+def test_equal_answers_are_shown_to_nobody(tuned):
     ledger, source = tuned
 
     class Mute(QuadraticPolicy):
@@ -176,11 +183,12 @@ def test_answers_that_are_alike_are_shown_to_nobody(tuned):
     settings = run_spec.recorded_settings(ledger)
     mute = Mute(settings)
     mute.kept = source.policy.theta()
-    order, _ = made(ledger, Source(mute, source.prompts, 2, lambda: Mute(settings)))
-    assert final_comparison.result(ledger, order).identical == 4
+    _, found = made(ledger, Source(mute, source.prompts, 2, lambda: Mute(settings)))
+    assert sum(comparison.identical for comparison in found) == 4
+    assert VoteService(ledger).final(VoteService(ledger).enroll("person", "ann")) is None
 
 
-def test_what_a_final_needs_is_said(tuned, tmp_path):
+def test_what_a_final_lacks_is_named(tuned, tmp_path):
     ledger, source = tuned
     number = orders.place_order(ledger, "final", "op")
     bare = Source(source.policy, PromptSet(TRAIN, ()), 2, source.fresh)
@@ -188,7 +196,7 @@ def test_what_a_final_needs_is_said(tuned, tmp_path):
     order = orders.get(ledger, number)
     assert "no held-out prompts" in order.error
     with pytest.raises(UsageError, match="has no comparisons"):
-        final_comparison.result(ledger, order)
+        orders.close(ledger, order.id, "op")
     number = orders.place_order(ledger, "samples", "op")
     worker.fulfil(ledger, Source(source.policy, source.prompts, 2), lambda _: None)
     assert "no `move_to`" in orders.get(ledger, number).error
@@ -242,7 +250,7 @@ def test_people_are_served_it_like_any_other_comparison(tuned):
         plus.append(seat.plus_side)
         service.cast(VoteRequest(seat.id, "A", idem=f"key-{seat.id}"))
     assert len(plus) == len(found) == 3
-    result = final_comparison.result(ledger, order).votes
+    result = count_votes(ledger)
     assert result.everybody == Preference(tuned=plus.count("A"), base=plus.count("B"))
     orders.close(ledger, order.id, "op")
     assert service.final(service.enroll("person", "ben")) is None

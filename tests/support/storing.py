@@ -98,7 +98,7 @@ class File:
 
     def plan(self, held: Lease, step: int) -> None:
         if self.ledger.step(step) is None:
-            query = optimizer.ask(replay.retell(self.ledger, SETTINGS), step)
+            query = optimizer.ask(replay.replay_state(self.ledger, SETTINGS), step)
             steps.record_plan(self.ledger, held.epoch, SETTINGS, query, theta_digest(self.ledger))
         steps.begin(self.ledger, held.epoch, step)
 
@@ -121,7 +121,7 @@ class File:
 
     def apply(self, held: Lease, step: int) -> bool:
         ledger = self.ledger
-        state = replay.retell(ledger, SETTINGS)
+        state = replay.replay_state(ledger, SETTINGS)
         row = ledger.step(step)
         assert row is not None
         tally = counting.tally(ledger, step, SETTINGS.K, SETTINGS.N)

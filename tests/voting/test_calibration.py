@@ -21,7 +21,7 @@ KEY = "0123456789abcdef-{}".format
 TOPICS = ("rain", "bread", "trains", "cats", "letters", "soup")
 
 
-def rows(n, d=6, alike=False):
+def rows(n, d=6, equal=False):
     """Answers that fit their prompts, different on both sides."""
     return tuple(
         Row(
@@ -29,7 +29,7 @@ def rows(n, d=6, alike=False):
             Answer(f"I like {topic} number {n} very much indeed."),
             Answer(
                 f"I like {topic} number {n} very much indeed."
-                if alike
+                if equal
                 else f"Number {n}: there is little to say about {topic}."
             ),
         )
@@ -37,7 +37,7 @@ def rows(n, d=6, alike=False):
     )
 
 
-def ask(ledger, step, n=8, m=2, alike=()):
+def ask(ledger, step, n=8, m=2, equal=()):
     """Open a step with n comparisons of six rows."""
     row = lease.controller(ledger)
     epoch = row["epoch"] or lease.acquire(ledger, "test", 10**15).epoch
@@ -45,7 +45,7 @@ def ask(ledger, step, n=8, m=2, alike=()):
     mu = optimizer.ask(optimizer.init(plan)).mu
     steps.record_plan(ledger, epoch, plan, Query(step, (), mu, None), theta_digest(ledger))
     steps.begin(ledger, epoch, step)
-    asked = [Comparison(f"s{step}-{i}", step, 0, i, rows(i, alike=i in alike)) for i in range(n)]
+    asked = [Comparison(f"s{step}-{i}", step, 0, i, rows(i, equal=i in equal)) for i in range(n)]
     steps.store(
         ledger, epoch, steps.StepAnswers(step, asked, theta_digest(ledger)), then_open=True
     )
@@ -72,7 +72,7 @@ def vote_all(service, panelist, choice="A"):
         service.cast(VoteRequest(seat.id, choice, idem=seat.id))
 
 
-def closed(ledger, service, ids, **shape):
+def close_step(ledger, service, ids, **shape):
     """A step on which everybody has voted, closed."""
     ask(ledger, 0, **shape)
     for panelist in ids:
@@ -80,7 +80,7 @@ def closed(ledger, service, ids, **shape):
     assert steps.close(ledger, 0, steps.Closing("rule"))
 
 
-def answered(service, panelist, choice="A"):
+def answer_all(service, panelist, choice="A"):
     """Answer everything there is to calibrate with; the kinds, in order."""
     kinds = []
     while (seat := service.calibration(panelist)) is not None:
@@ -111,7 +111,7 @@ def test_there_is_nothing_to_calibrate_with_before_a_step_is_closed(ledger, serv
 
 def test_gold_is_a_true_batch_beside_the_same_texts_spoiled(ledger, service):
     ids = people(service)
-    closed(ledger, service, ids)
+    close_step(ledger, service, ids)
     ways = set()
     seat = service.calibration(ids[0])
     while seat is not None:
@@ -150,15 +150,15 @@ def test_gold_never_shows_two_equal_batches(texts, data):
             for i, (a, b) in enumerate(zip(texts, others, strict=False))
         ),
     )  # fmt: skip
-    made = calibration.gold(5, source)
+    made = calibration.make_gold(5, source)
     if made is not None:
         assert made.rows and not any(row.identical for row in made.rows)
-        assert calibration.gold(5, source) == made
+        assert calibration.make_gold(5, source) == made
 
 
 def test_a_repeat_is_an_own_earlier_comparison_with_the_sides_swapped(ledger, service):
     ids = people(service, 3)
-    closed(ledger, service, ids[:2])
+    close_step(ledger, service, ids[:2])
     before = {own.seat.comparison: own.seat.plus_side for own in service.own(ids[0], 0)}
     oldest = [own.seat.comparison for own in service.own(ids[0], 0)][: -calibration.BACK]
     repeated = []
@@ -173,7 +173,7 @@ def test_a_repeat_is_an_own_earlier_comparison_with_the_sides_swapped(ledger, se
         seat = service.calibration(ids[0])
     # Each of those far enough back once; the last few are still in mind.
     assert sorted(repeated) == sorted(oldest) and len(oldest) == 8 - calibration.BACK
-    assert "repeat" not in answered(service, ids[2])  # who never voted has nothing to repeat
+    assert "repeat" not in answer_all(service, ids[2])  # who never voted has nothing to repeat
 
 
 def test_a_skipped_comparison_is_not_repeated(ledger, service):
@@ -183,18 +183,18 @@ def test_a_skipped_comparison_is_not_repeated(ledger, service):
     for panelist in ids[1:]:
         vote_all(service, panelist)
     assert steps.close(ledger, 0, steps.Closing("rule"))
-    assert set(answered(service, ids[0])) == {"gold"}
+    assert set(answer_all(service, ids[0])) == {"gold"}
 
 
 def test_the_kind_answered_least_comes_next_and_nothing_twice(ledger, service):
     ids = people(service)
-    closed(ledger, service, ids)
+    close_step(ledger, service, ids)
     add_aa(ledger, 3)
-    kinds = answered(service, ids[0])
+    kinds = answer_all(service, ids[0])
     assert kinds[:9] == ["gold", "repeat", "aa"] * 3
     assert sorted(kinds) == sorted(["gold"] * 8 + ["repeat"] * 4 + ["aa"] * 3)
     assert service.calibration(ids[0]) is None
-    assert len(answered(service, ids[1])) == 15  # what one has seen is new to another
+    assert len(answer_all(service, ids[1])) == 15  # what one has seen is new to another
 
 
 def test_gold_made_from_what_the_panelist_has_not_seen_comes_first(ledger, service):
@@ -217,9 +217,9 @@ def test_gold_made_from_what_the_panelist_has_not_seen_comes_first(ledger, servi
 
 def test_sides_of_gold_and_aa_are_balanced_for_each_panelist(ledger, service):
     ids = people(service)
-    closed(ledger, service, ids)
+    close_step(ledger, service, ids)
     add_aa(ledger, 4)
-    answered(service, ids[0])
+    answer_all(service, ids[0])
     found = ledger.query(
         "SELECT c.kind, sum(a.plus_side = 'A') AS a, count(*) AS n FROM assignments a "
         "JOIN comparisons c USING (comparison) WHERE a.panelist = ? AND c.kind IN ('gold', 'aa') "
@@ -234,7 +234,7 @@ def test_sides_of_gold_and_aa_are_balanced_for_each_panelist(ledger, service):
 
 def test_what_is_being_read_is_shown_again_and_what_was_given_up_is_not(ledger, service):
     ids = people(service)
-    closed(ledger, service, ids)
+    close_step(ledger, service, ids)
     first = service.calibration(ids[0], tab="one")
     again = service.calibration(ids[0], tab="two")
     assert (again.id, again.plus_side, again.prompt_order) == (
@@ -246,7 +246,7 @@ def test_what_is_being_read_is_shown_again_and_what_was_given_up_is_not(ledger, 
     ledger.clock.now += vote_service.SEAT_TTL_US + 1
     third = service.calibration(ids[0], tab="two")
     assert third.comparison not in (first.comparison, second.comparison)
-    # The work of whoever finishes one that ran out is kept all the same.
+    # The work of whoever finishes one that expired is stored all the same.
     assert not service.cast(VoteRequest(second.id, "A", idem=KEY(1), tab="two")).late
 
 
@@ -255,7 +255,7 @@ def test_what_is_being_read_is_shown_again_and_what_was_given_up_is_not(ledger, 
 
 def test_a_run_without_calibration_or_at_rest_shows_none(ledger, service):
     ids = people(service)
-    closed(ledger, service, ids)
+    close_step(ledger, service, ids)
     off = VoteService(ledger, calibrates=False)
     assert off.calibration(ids[0]) is None
     lease.pause(ledger, "op", "lunch")
@@ -268,7 +268,7 @@ def test_a_run_without_calibration_or_at_rest_shows_none(ledger, service):
 
 def test_a_calibration_answer_is_final_at_once(service, ledger):
     ids = people(service)
-    closed(ledger, service, ids)
+    close_step(ledger, service, ids)
     seat = service.calibration(ids[0], tab="t")
     with pytest.raises(VoteConflictError, match="another tab"):
         service.cast(VoteRequest(seat.id, "A", idem=KEY(0), tab="other"))
@@ -282,7 +282,7 @@ def test_a_calibration_answer_is_final_at_once(service, ledger):
 
 def test_nothing_outside_training_is_ever_counted(ledger, service):
     ids = people(service)
-    closed(ledger, service, ids, alike={7})
+    close_step(ledger, service, ids, equal={7})
     add_aa(ledger, 2)
     tally = counting.tally(ledger, 0, 1, 8)
     before = (
@@ -290,7 +290,7 @@ def test_nothing_outside_training_is_ever_counted(ledger, service):
         tally.plus.tolist(), tally.minus.tolist(), tally.tie.tolist(), tally.identical.tolist(),
     )  # fmt: skip
     for panelist in ids:
-        assert len(set(answered(service, panelist, "B"))) == 3
+        assert len(set(answer_all(service, panelist, "B"))) == 3
         service.cast(VoteRequest(service.practice(panelist).id, "B", idem=KEY(panelist)))
     tally = counting.tally(ledger, 0, 1, 8)
     after = (
@@ -306,29 +306,29 @@ def test_nothing_outside_training_is_ever_counted(ledger, service):
 
 def test_calibration_fills_no_seat_of_the_open_step(ledger, service):
     ids = people(service)
-    closed(ledger, service, ids)
+    close_step(ledger, service, ids)
     with ledger.alone():
         assert service.seat_counts() is None
-    answered(service, ids[0])
+    answer_all(service, ids[0])
     assert counting.missing(ledger, 0) == 0
 
 
 def test_a_ledger_with_every_kind_verifies(ledger, service):
     simulated = service.enroll("simulated", "robot")
     ids = [*people(service, 1), simulated]
-    closed(ledger, service, ids)
+    close_step(ledger, service, ids)
     add_aa(ledger, 2)
     for panelist in ids:  # ids of seats derive from the seed for simulated panelists
         service.cast(VoteRequest(service.practice(panelist).id, "A", idem=KEY(panelist)))
-        answered(service, panelist)
+        answer_all(service, panelist)
     report = verification.verify(ledger)
     assert report.ok, str(report)
 
 
 def test_a_changed_gold_expectation_is_found(ledger, service):
     ids = people(service)
-    closed(ledger, service, ids)
-    answered(service, ids[0])
+    close_step(ledger, service, ids)
+    answer_all(service, ids[0])
     ledger.execute("DROP TRIGGER comparisons_no_update")
     ledger.execute("UPDATE comparisons SET expected = 'minus' WHERE kind = 'gold'")
     assert not verification.verify(ledger, deep=False).ok
@@ -341,7 +341,7 @@ def test_practice_is_one_comparison_that_may_be_answered_again_and_again(ledger,
     ids = people(service)
     seat = service.practice(ids[0], tab="t")
     shown = ledger.comparison(seat.comparison)
-    assert shown == calibration.practice() and shown.expected == "plus"
+    assert shown == calibration.practice_comparison() and shown.expected == "plus"
     for i, choice in enumerate(("A", "B", "tie")):
         receipt = service.cast(VoteRequest(seat.id, choice, idem=KEY(i), tab="t"))
         assert receipt.revision == i and not receipt.late
@@ -353,14 +353,14 @@ def test_practice_is_one_comparison_that_may_be_answered_again_and_again(ledger,
 
 
 def test_practice_texts_are_short_and_differ():
-    for row in calibration.practice().rows:
+    for row in calibration.practice_comparison().rows:
         assert not row.identical
         assert all(len(answer.text.split()) < 40 for answer in (row.plus, row.minus))
 
 
 def test_shuffling_moves_words_and_loses_none():
     text = "the quick brown fox jumps over the lazy dog"
-    found = {calibration.shuffled(text, seeds.derive(i, "shuffle")) for i in range(20)}
+    found = {calibration.shuffle(text, seeds.derive(i, "shuffle")) for i in range(20)}
     assert len(found) > 15
     assert {tuple(sorted(each.split())) for each in found} == {tuple(sorted(text.split()))}
-    assert sorted(calibration.shuffled("猫は好き", bytes(16))) == sorted("猫は好き")
+    assert sorted(calibration.shuffle("猫は好き", bytes(16))) == sorted("猫は好き")

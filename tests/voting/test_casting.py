@@ -26,14 +26,14 @@ def service(ledger):
     return VoteService(ledger)
 
 
-def seated(ledger, service, count=5):
+def take_seats(ledger, service, count=5):
     ask(ledger, n=count, m=1)
     ids = people(service, count)
     return [service.assign(panelist, tab="t") for panelist in ids]
 
 
 def test_a_group_is_one_event_and_each_answer_has_its_own_outcome(ledger, service):
-    one, two, three, four, five = seated(ledger, service)
+    one, two, three, four, five = take_seats(ledger, service)
     events = len(list(ledger.events()))
     results = service.cast_many(
         [
@@ -70,19 +70,19 @@ def test_one_by_one_and_in_a_group_leave_the_same_rows(tmp_path):
             ask(ledger, n=3, m=1)
             ids = [service.enroll("simulated", f"p{i}") for i in range(3)]
             seats = [service.assign_to(f"c{i}", panelist) for i, panelist in enumerate(ids)]
-            ballots = [VoteRequest(seat.id, "A", KEY(i)) for i, seat in enumerate(seats)]
+            requests = [VoteRequest(seat.id, "A", KEY(i)) for i, seat in enumerate(seats)]
             if name == "alone":
-                for b in ballots:
+                for b in requests:
                     service.cast(VoteRequest(b.assignment, b.choice, idem=b.idem))
             else:
-                service.cast_many(ballots)
+                service.cast_many(requests)
             rows = ledger.query("SELECT * FROM votes ORDER BY vote")
             found.append([{**row, "received_us": None} for row in rows])
     assert found[0] == found[1]
 
 
 def test_a_group_that_nobody_may_answer_writes_nothing(ledger, service):
-    seated(ledger, service)
+    take_seats(ledger, service)
     before = ledger.changes()
     (result,) = service.cast_many([VoteRequest("f" * 32, "A", KEY(1))])
     assert isinstance(result, UsageError) and service.cast_many([]) == []
@@ -90,7 +90,7 @@ def test_a_group_that_nobody_may_answer_writes_nothing(ledger, service):
 
 
 def test_a_disk_that_fails_stores_no_answer_of_the_group(ledger, service, monkeypatch):
-    one, two, *_ = seated(ledger, service)
+    one, two, *_ = take_seats(ledger, service)
     append, calls = ledger.append, []
 
     def full(table, row):
@@ -100,22 +100,22 @@ def test_a_disk_that_fails_stores_no_answer_of_the_group(ledger, service, monkey
         return append(table, row)
 
     monkeypatch.setattr(ledger, "append", full)
-    ballots = [VoteRequest(seat.id, "A", KEY(i), tab="t") for i, seat in enumerate((one, two))]
+    requests = [VoteRequest(seat.id, "A", KEY(i), tab="t") for i, seat in enumerate((one, two))]
     with pytest.raises(StorageError, match="full"):
-        service.cast_many(ballots)
+        service.cast_many(requests)
     assert ledger.votes() == [] and service.seat_counts().votes_in == 0
     monkeypatch.undo()
-    assert [type(r) for r in service.cast_many(ballots)] == [Receipt, Receipt]
+    assert [type(r) for r in service.cast_many(requests)] == [Receipt, Receipt]
     assert service.seat_counts().votes_in == 2 and verification.verify(ledger, deep=False).ok
 
 
 def test_a_group_whose_receipts_are_lost_is_stored_once(ledger, service):
-    given = seated(ledger, service)
-    ballots = [VoteRequest(seat.id, "A", KEY(i), tab="t") for i, seat in enumerate(given)]
+    given = take_seats(ledger, service)
+    requests = [VoteRequest(seat.id, "A", KEY(i), tab="t") for i, seat in enumerate(given)]
     with failpoints.arm("cp6:raise"), pytest.raises(InjectedError):
-        service.cast_many(ballots)
+        service.cast_many(requests)
     with Ledger.open(ledger.path, clock=Clock()) as second:
-        again = VoteService(second).cast_many(ballots)
+        again = VoteService(second).cast_many(requests)
         assert all(isinstance(each, Receipt) and each.replayed for each in again)
         assert len(second.votes()) == len(counting.counted(second, 0)) == 5
 
@@ -147,15 +147,15 @@ def test_whatever_stands_beside_it_a_good_answer_is_stored(tmp_path_factory, odd
     with new_ledger(tmp_path_factory.mktemp("odd") / "run.db", plan) as ledger:
         ledger.execute("PRAGMA synchronous=OFF")
         service = VoteService(ledger)
-        good, other, *_ = seated(ledger, service)
-        ballots = [
+        good, other, *_ = take_seats(ledger, service)
+        requests = [
             VoteRequest(**{"assignment": other.id, "tab": "t", "idem": KEY(i), **given})
             for i, given in enumerate(odd)
         ]
-        ballots.insert(place, VoteRequest(good.id, "A", KEY("good"), tab="t"))
-        results = service.cast_many(ballots)
-        assert len(results) == len(ballots)
-        (stored,) = [r for b, r in zip(ballots, results, strict=True) if b.assignment == good.id]
+        requests.insert(place, VoteRequest(good.id, "A", KEY("good"), tab="t"))
+        results = service.cast_many(requests)
+        assert len(results) == len(requests)
+        (stored,) = [r for b, r in zip(requests, results, strict=True) if b.assignment == good.id]
         assert isinstance(stored, Receipt)
         assert all(isinstance(each, Receipt | SzpoError) for each in results)
         assert verification.verify(ledger, deep=False).ok

@@ -119,7 +119,7 @@ def test_an_expired_seat_is_free_for_another_who_gets_its_side(ledger, service):
     ledger.clock.now += vote_service.SEAT_TTL_US + 1
     taken = service.assign(ben)
     assert taken.plus_side == lost.plus_side
-    # Work that was done is kept: the expired seat may still answer, but M are counted.
+    # Work that was done is stored: the expired seat may still answer, but M are counted.
     service.cast(VoteRequest(taken.id, "A", idem=KEY(1)))
     late_but_open = service.cast(VoteRequest(lost.id, "B", idem=KEY(2)))
     assert not late_but_open.late
@@ -306,13 +306,13 @@ def test_bad_votes_are_refused_in_words(ledger, service, seat, changes, words):
     assert ledger.votes() == []
 
 
-def test_an_unknown_seat_and_a_strangers_seat_read_alike(service, seat):
-    told = set()
+def test_an_unknown_seat_and_a_strangers_seat_read_the_same(service, seat):
+    messages = set()
     for assignment, panelist in (("f" * 32, None), (seat.id, "stranger")):
         with pytest.raises(UsageError) as caught:
             service.cast(VoteRequest(assignment, "A", idem=KEY(1), tab="t", panelist=panelist))
-        told.add(str(caught.value))
-    assert len(told) == 1
+        messages.add(str(caught.value))
+    assert len(messages) == 1
 
 
 def test_an_excluded_vote_makes_room_and_can_be_reinstated(ledger, service):
@@ -375,7 +375,7 @@ def test_two_processes_doors_share_one_file(tmp_path):
 # ---- any order of events ----
 
 
-class Panel(RuleBasedStateMachine):
+class Panelists(RuleBasedStateMachine):
     """Panelists do whatever they like; the counts are those of a plain model."""
 
     M, N = 2, 3
@@ -390,7 +390,7 @@ class Panel(RuleBasedStateMachine):
         # People's ids are random; hypothesis needs the same ones each time.
         self.ids = [self.service.enroll("simulated", f"p{i}") for i in range(4)]
         self.seats = {}
-        self.said = {}  # seat → last answer in time
+        self.latest = {}  # seat → last answer in time
         self.order = []  # seats in order of their first answer in time
         self.keys = {}
         self.excluded = set()
@@ -412,7 +412,7 @@ class Panel(RuleBasedStateMachine):
     def answer(self, data, choice):
         seat = data.draw(strategies.sampled_from(sorted(self.seats)))
         key = KEY(len(self.keys))
-        known = seat in self.said or any(s == seat for s, _ in self.keys.values())
+        known = seat in self.latest or any(s == seat for s, _ in self.keys.values())
         try:
             receipt = self.service.cast(VoteRequest(seat, choice, idem=key))
         except VoteConflictError as error:
@@ -421,11 +421,11 @@ class Panel(RuleBasedStateMachine):
         self.keys[key] = (seat, choice)
         assert receipt.late == (self.frozen is not None)
         if not receipt.late:
-            if seat in self.order and self.said[seat][0] == "skip":
+            if seat in self.order and self.latest[seat][0] == "skip":
                 self.order.remove(seat)
             if seat not in self.order:
                 self.order.append(seat)
-            self.said[seat] = (choice, receipt.vote)
+            self.latest[seat] = (choice, receipt.vote)
 
     @precondition(lambda self: self.keys)
     @rule(data=strategies.data())
@@ -434,10 +434,10 @@ class Panel(RuleBasedStateMachine):
         seat, choice = self.keys[key]
         assert self.service.cast(VoteRequest(seat, choice, idem=key)).replayed
 
-    @precondition(lambda self: self.said)
+    @precondition(lambda self: self.latest)
     @rule(data=strategies.data(), action=strategies.sampled_from(["exclude", "reinstate"]))
     def amend(self, data, action):
-        vote = self.said[data.draw(strategies.sampled_from(sorted(self.said)))][1]
+        vote = self.latest[data.draw(strategies.sampled_from(sorted(self.latest)))][1]
         self.service.amend(vote, action, "because", "ann")
         if self.frozen is None:
             (self.excluded.add if action == "exclude" else self.excluded.discard)(vote)
@@ -458,17 +458,17 @@ class Panel(RuleBasedStateMachine):
     def close(self):
         done = steps.close(self.ledger, 0, steps.Closing("rule"))
         if self.frozen is None:
-            assert done == (len(self.expected()) == self.M * self.N)
+            assert done == (len(self.count_by_model()) == self.M * self.N)
             if done:
-                self.frozen = self.expected()
+                self.frozen = self.count_by_model()
         else:
             assert not done
 
-    def expected(self):
+    def count_by_model(self):
         room = {(f"c{n}", side): self.M // 2 for n in range(self.N) for side in "AB"}
         result = []
         for seat in self.order:
-            choice, vote = self.said[seat]
+            choice, vote = self.latest[seat]
             place = self.seats[seat].comparison, self.seats[seat].plus_side
             if choice == "skip" or vote in self.excluded or not room[place]:
                 continue
@@ -479,16 +479,16 @@ class Panel(RuleBasedStateMachine):
     @invariant()
     def counts_are_those_of_the_model(self):
         counted = [(v.comparison, v.panelist, v.choice) for v in self.service.counted(0)]
-        assert counted == (self.expected() if self.frozen is None else self.frozen)
+        assert counted == (self.count_by_model() if self.frozen is None else self.frozen)
 
 
-Panel.TestCase.settings = settings(
+Panelists.TestCase.settings = settings(
     max_examples=25,
     stateful_step_count=30,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
-TestPanel = Panel.TestCase
+TestPanelists = Panelists.TestCase
 
 
 @given(strategies.sampled_from(["A", "B"]), strategies.sampled_from(casting.CHOICES))

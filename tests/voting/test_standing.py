@@ -52,14 +52,23 @@ def test_the_last_answer_in_time_that_is_not_excluded_stands(tmp_path, kind):
         idem = f"{len(cast)}-of-the-seats-{name}"
         cast.append(service.cast(VoteRequest(f"seat-{name}", choice, idem=idem)).vote)
 
-    def said(**until):
+    def standing_verdicts(**until):
         return {each.number: each.vote.verdict for each in counting.answers(ledger, kind, **until)}
 
-    assert said() == {cast[2]: "tie", cast[3]: "plus", cast[4]: "tie"}
-    assert said(last_vote=cast[2]) == {cast[0]: "minus", cast[1]: "skip", cast[2]: "tie"}
+    assert standing_verdicts() == {cast[2]: "tie", cast[3]: "plus", cast[4]: "tie"}
+    assert standing_verdicts(last_vote=cast[2]) == {
+        cast[0]: "minus",
+        cast[1]: "skip",
+        cast[2]: "tie",
+    }
     first = service.amend(cast[4], "exclude", "a test", "op")
-    assert said() == {cast[2]: "tie", cast[3]: "plus"}  # the answer before it stays replaced
+    assert standing_verdicts() == {
+        cast[2]: "tie",
+        cast[3]: "plus",
+    }  # the answer before it stays replaced
     service.amend(cast[4], "reinstate", "a test", "op")
-    assert cast[4] in said() and cast[4] not in said(last_amendment=first)
+    assert cast[4] in standing_verdicts() and cast[4] not in standing_verdicts(
+        last_amendment=first
+    )
     assert counting.answers(ledger, "gold", "repeat") == ()
     ledger.close()

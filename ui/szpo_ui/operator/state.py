@@ -158,7 +158,7 @@ def read_state(site: Site) -> OperatorState:
         question=site.config.panel.question,
         guideline=site.config.panel.guideline,
         votes_needed=math.ceil(status.votes_needed * controls.quorum(site) - 1e-9),
-        link=triads.check(ledger),
+        link=triads.results(ledger),
     )
 
 
@@ -209,7 +209,7 @@ def _has_begun(ledger: Ledger) -> bool:
 def _before(site: Site) -> Before:
     ledger, config = site.ledger, site.config
     first = next(iter(ledger.comparisons(0)), None)
-    shown = first or calibration.practice()
+    shown = first or calibration.practice_comparison()
     plan = cost_plan.estimate(config, matrix_seconds=_MATRIX_S)
     minutes = controls.reading_minutes(site)
     hours = plan.votes * minutes / 60

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 from szpo.ledger.database import Record
 from szpo.training.status import RoundStatus, redact_for_panelists
 from szpo.types import Assignment, Choice
-from szpo.voting import final_seats
+from szpo.voting import finals
 from szpo.voting.counting import StepVotes
 from szpo.voting.service import VoteService
 from szpo_ui.panel.comparison_view import Sheet, sheet
@@ -369,4 +369,4 @@ def _final_left(site: Site, panelist: str) -> bool:
     sql = "SELECT 1 FROM comparisons WHERE run = ? AND kind = 'final' LIMIT 1"
     if not site.ledger.query(sql, (site.ledger.run,)):
         return False
-    return final_seats.choose(site.ledger, panelist, site.clock()) is not None
+    return finals.choose(site.ledger, panelist, site.clock()) is not None

@@ -8,10 +8,10 @@ from hypothesis import HealthCheck, given, settings, strategies
 from szpo.ledger import orders
 from szpo.replay import verification
 from szpo.types import Comparison
-from szpo.voting import final_seats, steps
+from szpo.voting import finals, steps
 from szpo.voting import service as vote_service
 from szpo.voting.casting import VoteConflictError, VoteRequest
-from szpo.voting.final_seats import AROUND_US
+from szpo.voting.finals import PRESENT_US
 from szpo.voting.service import VoteService
 from szpo_ui.web import credentials
 from tests.support.quadratic import new_ledger, settings_of
@@ -32,18 +32,16 @@ def service(ledger):
     return VoteService(ledger)
 
 
-def ordered(ledger, count=4, alike=()):
+def place_final(ledger, count=4, equal=()):
     """A final order that was fulfilled, with ``count`` comparisons."""
     number = orders.place_order(ledger, "final", "op", {"comparisons": count})
     (order,) = orders.open_orders(ledger)
     made = [
-        Comparison(f"f{number}-{n}", -1, 0, n, rows(n, alike=n in alike), kind="final")
+        Comparison(f"f{number}-{n}", -1, 0, n, rows(n, equal=n in equal), kind="final")
         for n in range(count)
     ]
-    with ledger.transaction("controller"):
-        orders.settle(ledger, order, {"comparisons": [c.id for c in made], "after": 0})
-        for comparison in made:
-            ledger.append_comparison(comparison)
+    assert finals.create(ledger, order, made, {"after": 0})
+    assert not finals.create(ledger, order, made, {"after": 1})  # once
     return number
 
 
@@ -67,7 +65,7 @@ def tuner(service):
 def test_everybody_sees_each_comparison_once_the_least_answered_first(ledger, service):
     ids = [service.enroll("person", f"p{i}") for i in range(3)]
     assert service.final(ids[0]) is None
-    number = ordered(ledger, 6, alike={2})
+    number = place_final(ledger, 6, equal={2})
     first = {service.final(panelist).comparison for panelist in ids}
     assert len(first) == 3
     shown = {panelist: [s.comparison for s in answer_all(service, panelist)] for panelist in ids}
@@ -85,7 +83,7 @@ def test_sides_are_balanced_over_each_round_through_an_order(tmp_path_factory, c
     with new_ledger(tmp_path_factory.mktemp("f") / "run.db", plan) as ledger:
         ledger.execute("PRAGMA synchronous=OFF")
         service = VoteService(ledger)
-        ordered(ledger, count)
+        place_final(ledger, count)
         for i, act in enumerate(acts):  # people who leave something open behind them
             seat = service.final(service.enroll("person", f"odd {i}"))
             if act in ("answer", "skip"):
@@ -122,26 +120,28 @@ def _answers(ledger):
 def test_sides_alternate_over_comparisons_and_over_their_answers():
     for order in range(8):
         for place in range(3):
-            drawn = [final_seats.planned_side(3, order, rank, place) for rank in range(6)]
+            drawn = [finals.planned_side(3, order, rank, place) for rank in range(6)]
             assert drawn.count("A") == 3
-            assert drawn[0] != final_seats.planned_side(3, order, 0, place + 1)
+            assert drawn[0] != finals.planned_side(3, order, 0, place + 1)
 
 
 def test_nobody_can_tell_the_next_side_from_the_last(ledger, service):
     changes = 0
     for i in range(6):
-        number = ordered(ledger, 12)
+        number = place_final(ledger, 12)
         sides = [seat.plus_side for seat in answer_all(service, service.enroll("judge", f"j{i}"))]
         assert sides.count("A") == 6
         changes += sum(a != b for a, b in itertools.pairwise(sides))
         orders.close(ledger, number, "op")
-    assert 26 <= changes <= 46  # of 66; 36 are expected of a drawn order, 66 told everything
+    assert (
+        26 <= changes <= 46
+    )  # of 66; 36 are expected of a drawn order, 66 would give every side away
 
 
 def test_who_did_not_tune_comes_first_while_there(ledger, service):
     ann = tuner(service)
     fresh = credentials.invite(ledger, "panelist")
-    ordered(ledger, 2)
+    place_final(ledger, 2)
     assert service.final(ann) is not None  # nobody else is there
     credentials.redeem(ledger, fresh.token)
     service.release(service.final(ann).id)
@@ -155,9 +155,9 @@ def test_a_panelist_who_went_away_keeps_nobody_waiting(ledger, service):
     ann = tuner(service)
     fresh = credentials.invite(ledger, "panelist")
     credentials.redeem(ledger, fresh.token)
-    ordered(ledger, 2)
+    place_final(ledger, 2)
     assert service.final(ann) is None
-    ledger.clock.now += AROUND_US + 1
+    ledger.clock.now += PRESENT_US + 1
     assert service.final(ann) is not None
 
 
@@ -165,12 +165,12 @@ def test_an_open_page_that_begins_nothing_does_not_keep_everybody_waiting(ledger
     ann = tuner(service)
     fresh = credentials.invite(ledger, "panelist")
     session, _ = credentials.redeem(ledger, fresh.token)
-    ordered(ledger, 2)
+    place_final(ledger, 2)
     for _ in range(20):  # the page asks on and on
-        ledger.clock.now += AROUND_US // 25
+        ledger.clock.now += PRESENT_US // 25
         assert service.final(ann) is None
         assert credentials.identify(ledger, session) is not None
-    ledger.clock.now += AROUND_US // 4
+    ledger.clock.now += PRESENT_US // 4
     assert credentials.identify(ledger, session) is not None
     assert service.final(ann) is not None
 
@@ -180,13 +180,13 @@ def test_a_skip_in_training_tunes_nothing(ledger, service):
     ask(ledger, 0, m=1)
     vote_all(service, ann, "skip")
     vote_all(service, ben)
-    ordered(ledger, 1)
+    place_final(ledger, 1)
     assert service.final(ben) is None and service.final(ann) is not None
 
 
 def test_an_answer_may_be_changed_until_the_order_is_closed(ledger, service):
     ann, ben = (service.enroll("person", name) for name in ("ann", "ben"))
-    number = ordered(ledger, 2)
+    number = place_final(ledger, 2)
     mine, late = service.final(ann, tab="t"), service.final(ben, tab="t")
     assert service.cast(VoteRequest(mine.id, "A", idem=KEY(1), tab="t")).revision == 0
     assert service.cast(VoteRequest(mine.id, "B", idem=KEY(2), tab="t")).revision == 1
@@ -202,18 +202,18 @@ def test_an_answer_may_be_changed_until_the_order_is_closed(ledger, service):
 
 def test_a_seat_is_served_again_while_it_is_held_and_its_order_is_open(ledger, service):
     ann = service.enroll("person", "ann")
-    first = ordered(ledger, 1)
+    first = place_final(ledger, 1)
     seat = service.final(ann, tab="one")
     assert service.final(ann, tab="two").id == seat.id
     orders.close(ledger, first, "op")
     assert service.final(ann) is None
-    second = ordered(ledger, 1)
+    second = place_final(ledger, 1)
     assert service.final(ann).comparison == f"f{second}-0"
 
 
 def test_a_simulated_panelist_has_a_seat_of_its_own_at_every_comparison(ledger, service):
     robot = service.enroll("simulated", "robot")
-    ordered(ledger, 5)
+    place_final(ledger, 5)
     seats = answer_all(service, robot)
     assert len({seat.id for seat in seats}) == 5
     assert len({seat.prompt_order for seat in seats}) > 1

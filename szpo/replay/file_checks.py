@@ -1,0 +1,184 @@
+"""Checks of a ledger's file as it is: schema, chain of events, hash of every row, header.
+
+Everything is read row by row, so that memory does not grow with the run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import sqlite3
+
+import numpy as np
+
+from szpo.errors import SzpoError
+from szpo.ledger import canonical, witness
+from szpo.ledger.canonical import sha256
+from szpo.ledger.database import Ledger, Record
+from szpo.ledger.rows import BASIS
+from szpo.ledger.schema import schema
+from szpo.ledger.theta import stored_tensors
+from szpo.optim import parameters
+from szpo.replay.findings import Broken, Examination, Failure
+
+
+def check_schema(look: Examination) -> None:
+    """Compare the definitions of tables and triggers with the schema's."""
+    fresh = sqlite3.connect(":memory:")
+    try:
+        fresh.executescript(schema())
+        # Indexes may come and go with versions; tables and triggers are the promise.
+        sql = "SELECT name, sql FROM sqlite_master WHERE type IN ('table', 'trigger')"
+        wanted = dict(fresh.execute(sql).fetchall())
+    finally:
+        fresh.close()
+    found = {row["name"]: row["sql"] for row in look.ledger.query(sql)}
+    for name, text in wanted.items():
+        if _normalise(found.get(name)) != _normalise(text):
+            raise Broken("sqlite_master", name, "is missing or was changed")
+
+
+def _normalise(sql: str | None) -> list[str]:
+    """A definition without comments and spacing, which may change between versions."""
+    return re.sub(r"--[^\n]*", "", sql or "").split()
+
+
+def check_chain(look: Examination) -> None:
+    """Check every event, and store the hash that it recorded of each row (table, key, sha256)."""
+    ledger, recorded = look.ledger, look.hashes
+    recorded.execute("PRAGMA journal_mode = OFF")
+    for table in canonical.CHAINED:
+        recorded.execute(f"CREATE TABLE {table} (key TEXT PRIMARY KEY, sha256 TEXT) WITHOUT ROWID")
+    before: Record | None = None
+    for event in ledger.stream("SELECT * FROM events ORDER BY event"):
+        number = 1 if before is None else before["event"] + 1
+        if event["event"] != number:
+            raise Broken("events", number, f"is missing; the next is {event['event']}")
+        if canonical.event_sha256(event) != event["row_sha256"]:
+            raise Broken("events", number, "differs from its own hash")
+        if before is not None and event["prev_sha256"] != before["row_sha256"]:
+            raise Broken("events", number, "does not follow from the event before it")
+        before = event
+        if event["kind"] == "rows":
+            for table, key, digest in json.loads(event["body"])["rows"]:
+                if table not in canonical.CHAINED:
+                    raise Broken("events", number, f"records a row of the unknown table {table}")
+                try:
+                    recorded.execute(f"INSERT INTO {table} VALUES (?, ?)", (key, digest))
+                except sqlite3.IntegrityError:
+                    raise Broken(table, key, f"is recorded again by event {number}") from None
+    given = ledger.query("SELECT seq FROM sqlite_sequence WHERE name = 'events'")[0]["seq"]
+    if before is not None and given != before["event"]:
+        raise Broken("events", given, f"is missing; the last is {before['event']}")
+
+
+def check_head(look: Examination) -> None:
+    """Check that the noted hash is that of some event; read the hash of the last one."""
+    ledger, noted = look.ledger, look.noted_head
+    if noted is not None and not ledger.query(
+        "SELECT 1 FROM events WHERE row_sha256 = ?", (noted.strip().lower(),)
+    ):
+        problem = f"no event has the noted hash {noted}: the chain was rewritten, or cut before it"
+        raise Broken("events", "head", problem)
+    found = ledger.query("SELECT row_sha256 FROM events ORDER BY event DESC LIMIT 1")
+    look.head = str(found[0]["row_sha256"]) if found else ""
+
+
+def check_rows(look: Examination) -> None:
+    """Compare every append-only row with the hash that its event recorded; count them.
+
+    Keys are unique in both, so where all rows are recorded, equal numbers mean that none is gone.
+    """
+    ledger, recorded = look.ledger, look.hashes
+    count = 0
+    for table in canonical.CHAINED:
+        seen = 0
+        for row in ledger.stream(f"SELECT * FROM {table}"):
+            key = canonical.row_key(table, row)
+            found = recorded.execute(
+                f"SELECT sha256 FROM {table} WHERE key = ?", (key,)
+            ).fetchone()
+            if found is None:
+                raise Broken(table, key, "no event recorded it (added, or its key was changed)")
+            if canonical.row_sha256(table, row) != found[0]:
+                raise Broken(table, key, "differs from what was recorded")
+            seen += 1
+        if seen != recorded.execute(f"SELECT count(*) FROM {table}").fetchone()[0]:
+            raise Broken(table, _find_missing(ledger, recorded, table), "was recorded and is gone")
+        count += seen
+    look.rows = count
+    recorded.close()  # its disk space is needed no longer
+
+
+def _find_missing(ledger: Ledger, recorded: sqlite3.Connection, table: str) -> str:
+    """The first recorded row, in order of keys, that the table does not have."""
+    for row in ledger.stream(f"SELECT * FROM {table}"):
+        key = canonical.row_key(table, row)
+        recorded.execute(f"DELETE FROM {table} WHERE key = ?", (key,))
+    left = recorded.execute(f"SELECT min(key) FROM {table}").fetchone()
+    return str(left[0])
+
+
+def check_pages(look: Examination) -> None:
+    """Let SQLite check the pages of the file."""
+    ledger = look.ledger
+    for row in ledger.query("PRAGMA quick_check(1)"):
+        if row["quick_check"] != "ok":
+            raise Broken("file", ledger.path.name, row["quick_check"])
+
+
+def check_header(look: Examination) -> None:
+    """Compare the run's row with the hashes of its spec, layout, base and tensors."""
+    ledger, row = look.ledger, look.ledger.row
+    first = ledger.query("SELECT prev_sha256 FROM events ORDER BY event LIMIT 1")[0]
+    if sha256(row["spec"]) != row["spec_sha256"] or first["prev_sha256"] != row["spec_sha256"]:
+        raise Broken("runs", ledger.run, "spec_sha256 is not the hash of the spec")
+    if parameters.layout_sha256(ledger.layout) != row["layout_sha256"]:
+        raise Broken("runs", ledger.run, "layout_sha256 is not the hash of the layout")
+    base = ledger.spec.get("base")
+    if isinstance(base, dict) and base.get("sha256", row["base_sha256"]) != row["base_sha256"]:
+        raise Broken("runs", ledger.run, "base_sha256 is not that of the spec's base model")
+    for tensor in ledger.query("SELECT * FROM tensors"):
+        key = canonical.row_key("tensors", tensor)
+        if sha256(tensor["bytes"]) != tensor["sha256"]:
+            raise Broken("tensors", key, "sha256 is not the hash of the bytes")
+        size = int(np.prod(json.loads(tensor["shape"]), dtype=np.int64))
+        if size * np.dtype(tensor["dtype"]).itemsize != len(tensor["bytes"]):
+            raise Broken("tensors", key, "shape and dtype do not fit the bytes")
+    stored = stored_tensors(ledger).items()
+    basis = {name[len(BASIS) :]: value for name, value in stored if name.startswith(BASIS)}
+    digest = parameters.basis_sha256(basis) if basis else None
+    if digest != row["basis_sha256"]:
+        raise Broken("runs", ledger.run, "basis_sha256 is not the hash of the stored basis")
+
+
+def check_end(look: Examination) -> None:
+    """Compare the end of the record with its witness; a note where there is none."""
+    found = look.ledger.check_end()
+    if found.problem:
+        raise Broken("events", "head", f"{found.problem}; {witness.remedy(look.ledger.path)}")
+    look.note = found.note
+
+
+def find_undecodable(ledger: Ledger) -> Failure | None:
+    """The first row with bytes where UTF-8 should be: one flipped bit makes them of any text."""
+    keys = {**canonical.KEYS, "steps": ("step",), "panelists": ("panelist",)}
+    with contextlib.suppress(SzpoError):  # pages that cannot be read are another failure
+        for table, key in keys.items():
+            kinds = {c["name"]: c["type"] for c in ledger.query(f"PRAGMA table_info({table})")}
+            cells = ", ".join(f"CAST({column} AS BLOB) AS {column}" for column in kinds)
+            for row in ledger.query(f"SELECT {cells} FROM {table}"):
+                for column, cell in row.items():
+                    if kinds[column] == "TEXT" and cell is not None and not _is_utf8(cell):
+                        name = ":".join(row[c].decode("utf-8", "backslashreplace") for c in key)
+                        return Failure(table, name, f"{column} is no text in UTF-8")
+    return None
+
+
+def _is_utf8(cell: bytes) -> bool:
+    try:
+        cell.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -1,0 +1,176 @@
+"""Checks of a ledger's rows against each other: seats, votes, plans, comparisons, events."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from szpo.ledger import canonical, run_spec
+from szpo.ledger.database import Ledger, Record
+from szpo.replay.findings import Broken, Examination
+from szpo.types import Comparison
+from szpo.voting import counting, panelists, seats
+from szpo.voting.steps import stored
+
+
+def check_plans(look: Examination) -> None:
+    """Compare the plan of every step with the optimizer's settings in the spec."""
+    settings = run_spec.recorded_settings(look.ledger)
+    wanted = {
+        "pairing": settings.pairing,
+        "n": settings.N,
+        "d": settings.D,
+        "m": settings.M,
+        "k": settings.K,
+    }
+    for row in look.ledger.steps():
+        for name, value in wanted.items():
+            if row[name] != value:
+                raise Broken("steps", row["step"], f"{name} is {row[name]}, the run has {value}")
+
+
+def check_seats(look: Examination) -> None:
+    """Derive from the seed again: ids of panelists and seats in this process, prompt orders."""
+    ledger = look.ledger
+    root = ledger.root_seed
+    kinds: dict[str, str] = {}
+    for panelist in ledger.query("SELECT * FROM panelists"):
+        name, kind = panelist["pseudonym"], panelist["kind"]
+        kinds[panelist["panelist"]] = kind
+        derived = {k: panelists.panelist_id(root, k, name) for k in ("simulated", "judge")}
+        if panelist["panelist"] != derived.get(kind, panelist["panelist"]) or (
+            kind == "person" and panelist["panelist"] in derived.values()
+        ):
+            raise Broken("panelists", panelist["panelist"], f"is not the {kind} {name}")
+    for seat in ledger.stream(
+        "SELECT a.*, c.step, c.k, c.n, (SELECT count(*) FROM answers "
+        "WHERE comparison = a.comparison) AS d "
+        "FROM assignments a JOIN comparisons c USING (comparison)"
+    ):
+        if kinds[seat["panelist"]] != "person" and seat["assignment"] != seats.seat_id(
+            root, seat, seat["panelist"]
+        ):
+            raise Broken("assignments", seat["assignment"], "is not the id that the seed gives")
+        order = seats.prompt_order(root, seat, seat["panelist"], seat["d"])
+        if json.loads(seat["prompt_order"]) != order:
+            raise Broken("assignments", seat["assignment"], "prompt_order is not the seed's")
+
+
+def check_votes(look: Examination) -> None:
+    """Check revisions, the hash of what was sent, and lateness of every vote."""
+    ledger = look.ledger
+    closes = {row["step"]: row["last_vote"] for row in ledger.steps()}
+    for vote in ledger.stream(
+        "SELECT v.*, c.step, (SELECT count(*) FROM votes b WHERE b.assignment = v.assignment "
+        "AND b.vote < v.vote) AS before FROM votes v CROSS JOIN assignments a USING (assignment) "
+        "CROSS JOIN comparisons c USING (comparison) ORDER BY v.vote"
+    ):
+        if vote["revision"] != vote["before"]:
+            raise Broken("votes", vote["vote"], "its revisions have a gap")
+        sent = canonical.payload_sha256(
+            *(vote[c] for c in ("assignment", "choice", "skip_reason", "dwell_ms", "details"))
+        )
+        if vote["payload_sha256"] != sent:
+            raise Broken("votes", vote["vote"], "payload_sha256 is not that of the answer")
+        last = closes.get(vote["step"])
+        if last is not None and bool(vote["late"]) != (vote["vote"] > last):
+            raise Broken("votes", vote["vote"], "late does not fit the close of its step")
+
+
+def check_comparisons(look: Examination) -> None:
+    """Compare every comparison with its answers: those of each step, then those of no step."""
+    ledger = look.ledger
+    for row in ledger.steps():
+        _check_step(ledger, row)
+    for head in ledger.query("SELECT * FROM comparisons WHERE step IS NULL"):
+        comparison = ledger.comparison(head["comparison"])
+        if comparison is None or head["kind"] == "train":
+            raise Broken("comparisons", head["comparison"], "belongs to no step")
+        _check_comparison(comparison, head)
+
+
+def _check_step(ledger: Ledger, row: Record) -> None:
+    """The comparisons of a step (its row): all there, and answered as its close says."""
+    comparisons = ledger.comparisons(row["step"], kind=None)
+    heads = {
+        head["comparison"]: head
+        for head in ledger.query("SELECT * FROM comparisons WHERE step = ?", (row["step"],))
+    }
+    for comparison in comparisons:
+        _check_comparison(comparison, heads[comparison.id])
+    train = [c for c in comparisons if c.kind == "train"]
+    planned = [(k, n) for k in range(row["k"]) for n in range(row["n"])]
+    answered = row["state"] in ("open", "closed", "applied")
+    if answered and [(c.k, c.n) for c in train] != planned:
+        raise Broken("steps", row["step"], "does not have K·N training comparisons")
+    for comparison in train:
+        if len(comparison.rows) != row["d"]:
+            rows = len(comparison.rows)
+            raise Broken("comparisons", comparison.id, f"has {rows} rows, D is {row['d']}")
+    if row["closed_by"] == "auto" and not all(c.identical for c in train):
+        raise Broken("steps", row["step"], "closed by itself, yet there was something to ask")
+    if row["closed_by"] == "rule":
+        _check_rule_met(ledger, row, train)
+
+
+def _check_comparison(comparison: Comparison, head: Record) -> None:
+    """The row of a comparison fits its answers."""
+    if canonical.rows_sha256(comparison.rows) != head["rows_sha256"]:
+        raise Broken("comparisons", comparison.id, "rows_sha256 is not that of its answers")
+    if comparison.identical != bool(head["identical"]):
+        raise Broken("comparisons", comparison.id, "identical does not fit its answers")
+
+
+def _check_rule_met(ledger: Ledger, row: Record, train: Sequence[Comparison]) -> None:
+    """Each comparison that differs has the M counted votes of the rule that closed the step."""
+    have: dict[str, int] = {}
+    for vote in counting.counted(ledger, row["step"]):
+        have[vote.comparison] = have.get(vote.comparison, 0) + 1
+    for comparison in train:
+        if not comparison.identical and have.get(comparison.id, 0) != row["m"]:
+            raise Broken(
+                "steps",
+                row["step"],
+                f"was closed by its rule, yet comparison {comparison.id} has "
+                f"{have.get(comparison.id, 0)} of {row['m']} votes",
+            )
+
+
+def check_step_events(look: Examination) -> None:
+    """Compare steps, which are mutable, with their events, which are chained."""
+    ledger = look.ledger
+    events: dict[str, dict[int, list[Mapping[str, Any]]]] = {}
+    for kind in ("generated", "close", "step", "void"):
+        events[kind] = {}
+        for event in ledger.events(kind):
+            events[kind].setdefault(event["body"]["step"], []).append(event["body"])
+    for row in ledger.steps():
+        number, state, by = row["step"], row["state"], row["closed_by"]
+        wanted = {
+            "close": by not in (None, "rule"),
+            "step": state == "applied",
+            "void": state == "void",
+        }
+        if state != "void":  # a step may be given up before or after its answers came
+            wanted["generated"] = stored(ledger, number)
+        for kind, is_wanted in wanted.items():
+            found = len(events[kind].get(number, ()))
+            if found != is_wanted:
+                problem = f"is {state}, closed by {by}; it has {found} events of kind {kind}"
+                raise Broken("steps", number, problem)
+        for body in events["close"].get(number, ()):
+            if body["by"] != by:
+                raise Broken("steps", number, f"closed by {by}, its event says {body['by']}")
+        for kind in ("step", "void"):
+            for body in events[kind].get(number, ()):
+                for name, value in body.get("row", {}).items():
+                    if row[name] != value:
+                        problem = f"{name} is {row[name]}, its event says {value}"
+                        raise Broken("steps", number, problem)
+    epoch = ledger.query("SELECT epoch FROM controller")[0]["epoch"]
+    for row in ledger.query("SELECT * FROM steps"):
+        if row["run"] != ledger.run:
+            raise Broken("steps", row["step"], f"belongs to the run {row['run']}")
+        if row["epoch"] > epoch:
+            raise Broken("steps", row["step"], f"epoch {row['epoch']} has not been yet")
