@@ -1,6 +1,6 @@
-"""A panel that visits: it answers a run's open comparisons from another process.
+"""A panel in a process of its own: it answers a run's open comparisons.
 
-It does so through the vote service, exactly as people in a browser would and with the rows an
+It answers through the vote service, exactly as people in a browser would and with the rows an
 in-process panel would leave, until the run ends or enough votes are cast.
 """
 
@@ -9,12 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from szpo.errors import UsageError
 from szpo.evaluators.protocol import Evaluator, NobodyLeftError
 from szpo.ledger.database import Ledger
 from szpo.types import Comparison
-from szpo.voting import counting, lease
+from szpo.voting import lease
+from szpo.voting.counting import StepVotes
 
 PATIENCE = 300
 """Polls without a live controller after which the process gives up: a minute at .2 s each."""
@@ -28,16 +30,32 @@ class Served:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """When a panel waits.
+
+    ``wait`` is called whenever nothing is open; after ``patience`` calls in a row without a live
+    controller the panel gives up. ``read`` is called before each comparison, which is then
+    answered alone: a human pace.
+    """
+
+    wait: Callable[[], None] = lambda: time.sleep(0.2)
+    patience: int = PATIENCE
+    read: Callable[[], None] | None = None
+
+
+AT_ONCE: Final = Pace()
+"""Poll five times a second, and answer everything that is open together."""
+
+
 def visit(
     ledger: Ledger,
     panel: Evaluator,
     *,
     limit: int | None = None,
     once: bool = False,
-    wait: Callable[[], None] = lambda: time.sleep(0.2),
-    patience: int = PATIENCE,
     leave: int = 0,
-    read: Callable[[], None] | None = None,
+    pace: Pace = AT_ONCE,
 ) -> Served:
     """Answer open comparisons until the run's controller ends, or ``limit`` votes are cast.
 
@@ -46,30 +64,29 @@ def visit(
         panel: who answers; comparisons that it cannot complete are left to others.
         limit: votes of this process; only whole comparisons (M votes each) are begun.
         once: answer what is open now and return.
-        wait: called whenever nothing is open.
-        patience: calls of ``wait`` in a row without a live controller before giving up.
         leave: comparisons of each step that are left to people.
-        read: called before each comparison, which is then answered alone: a human pace.
+        pace: how long to wait, and for whom.
 
     Raises:
         UsageError: M is larger than the panel.
     """
     cast, idle, driven = 0, 0, False
+    step = OpenComparisons(ledger)
     while True:
-        held, live = _driven(ledger)
-        asked = left_over(ledger, lacking(ledger), leave)
-        if asked and read is not None:
-            read()  # somebody may have been faster meanwhile
-            asked = left_over(ledger, lacking(ledger), leave)[:1]
+        held, live = _check_controller(ledger)
+        asked = leave_to_people(ledger, step.lacking(), leave)
+        if asked and pace.read is not None:
+            pace.read()  # somebody may have been faster meanwhile
+            asked = leave_to_people(ledger, step.lacking(), leave)[:1]
         chosen = asked if limit is None else _affordable(asked, limit - cast)
-        before = _votes(ledger)
+        before = _last_vote(ledger)
         if chosen:
             try:
-                submit(ledger, panel, [comparison for comparison, _ in chosen])
+                step.submit(panel, [comparison for comparison, _ in chosen])
             except NobodyLeftError:
                 if not leave:  # else a person took the last seat in this moment
                     raise
-        added = _votes(ledger) - before
+        added = _count_votes(ledger, before)
         cast += added
         if limit is not None and (cast >= limit or len(chosen) < len(asked)):
             return Served(cast, f"{cast} of {limit} votes are cast")
@@ -79,39 +96,66 @@ def visit(
             return Served(cast, "the run's controller has ended")
         driven |= live
         idle = 0 if live or added else idle + 1
-        if idle > patience:
+        if idle > pace.patience:
             return Served(cast, "nobody drives this run; start it with: szpo run --resume")
         if not added:
-            wait()
+            pace.wait()
 
 
-def lacking(ledger: Ledger) -> list[tuple[Comparison, int]]:
-    """Comparisons of the open step with the votes they lack, those already begun first.
+class OpenComparisons:
+    """The comparisons of the open step, and the votes that each lacks.
 
-    None while the run is paused: a simulated panel rests as people do.
+    A step's comparisons are read once, and of its votes only those that are new at each call.
     """
-    rows = [row for row in ledger.steps() if row["state"] == "open"]
-    if not rows or lease.controller(ledger)["paused_by"] is not None:
-        return []
-    step, m = rows[-1]["step"], rows[-1]["m"]
-    have: dict[str, int] = {}
-    for vote in counting.counted(ledger, step):
-        have[vote.comparison] = have.get(vote.comparison, 0) + 1
-    found = [
-        (comparison, m - have.get(comparison.id, 0))
-        for comparison in ledger.comparisons(step)
-        if not comparison.identical
-    ]
-    return sorted(((c, lack) for c, lack in found if lack > 0), key=lambda pair: pair[1] == m)
+
+    def __init__(self, ledger: Ledger):
+        self.ledger: Final = ledger
+        self._votes: StepVotes | None = None
+        self._comparisons: tuple[Comparison, ...] = ()
+        self._asked: tuple[Comparison, ...] = ()
+
+    def lacking(self) -> list[tuple[Comparison, int]]:
+        """Comparisons of the open step with the votes they lack, those already begun first.
+
+        Empty while the run is paused: a simulated panel rests as people do.
+        """
+        rows = self.ledger.query(
+            "SELECT step, m FROM steps WHERE run = ? AND state = 'open' "
+            "ORDER BY step DESC LIMIT 1",
+            (self.ledger.run,),
+        )
+        if not rows or lease.controller(self.ledger)["paused_by"] is not None:
+            return []
+        step, m = rows[0]["step"], rows[0]["m"]
+        if self._votes is None or self._votes.step != step:
+            self._votes = StepVotes(self.ledger, step)
+            self._comparisons = self.ledger.comparisons(step)
+            self._asked = tuple(c for c in self._comparisons if not c.identical)
+        votes = self._votes.look()
+        found = [(comparison, votes.missing_at(comparison.id)) for comparison in self._asked]
+        return sorted(((c, lack) for c, lack in found if lack), key=lambda pair: pair[1] == m)
+
+    def submit(self, panel: Evaluator, asked: Sequence[Comparison]) -> None:
+        """Let the panel answer, unless the step closes meanwhile (a deadline, an operator)."""
+        step, wanted = asked[0].step, {comparison.id for comparison in asked}
+        lack = {comparison.id for comparison, _ in self.lacking()}
+        every = [c for c in self._comparisons if c.step == step] or asked
+        try:
+            # Complete ones are submitted again, as after a crash: the panel changes none of them.
+            panel.submit([c for c in every if c.id in wanted or c.id not in lack])
+        except UsageError:
+            row = self.ledger.step(step)
+            if row is not None and row["state"] == "open":
+                raise
 
 
-def left_over(
+def leave_to_people(
     ledger: Ledger, asked: list[tuple[Comparison, int]], leave: int
 ) -> list[tuple[Comparison, int]]:
-    """What is there for this panel when ``leave`` comparisons of the step are for people.
+    """The comparisons that this panel may answer when ``leave`` of the step's are for people.
 
-    Comparisons that a person has before them, or has answered, are counted as theirs. With
-    ``leave`` 0 there are no people, and everything is there.
+    Comparisons that a person has before them, or has answered, count as theirs. With ``leave`` 0
+    there are no people, and the panel may answer all.
     """
     if not leave or not asked:
         return asked
@@ -125,8 +169,8 @@ def left_over(
     )
     theirs = {row["comparison"] for row in rows}
     free = [pair for pair in asked if pair[0].id not in theirs]
-    kept = max(0, leave - len(theirs))
-    return free[: len(free) - kept] if kept else free
+    reserved = max(0, leave - len(theirs))
+    return free[: len(free) - reserved] if reserved else free
 
 
 def _affordable(asked: list[tuple[Comparison, int]], left: int) -> list[tuple[Comparison, int]]:
@@ -140,33 +184,25 @@ def _affordable(asked: list[tuple[Comparison, int]], left: int) -> list[tuple[Co
     return chosen
 
 
-def submit(ledger: Ledger, panel: Evaluator, asked: Sequence[Comparison]) -> None:
-    """Answer, unless the step closes meanwhile (a deadline, an operator)."""
-    step, wanted = asked[0].step, {comparison.id for comparison in asked}
-    lack = {comparison.id for comparison, _ in lacking(ledger)}
-    try:
-        # Complete ones are submitted again, as after a crash: the panel leaves them as they are.
-        panel.submit([c for c in ledger.comparisons(step) if c.id in wanted or c.id not in lack])
-    except UsageError:
-        row = ledger.step(step)
-        if row is not None and row["state"] == "open":
-            raise
+def _last_vote(ledger: Ledger) -> int:
+    return int(ledger.query("SELECT coalesce(max(vote), 0) AS vote FROM votes")[0]["vote"])
 
 
-def _votes(ledger: Ledger) -> int:
-    """Answers of panels; people vote in between."""
-    return int(
-        ledger.query(
-            "SELECT count(*) AS n FROM votes JOIN assignments USING (assignment) "
-            "JOIN panelists USING (panelist) WHERE kind <> 'person'"
-        )[0]["n"]
+def _count_votes(ledger: Ledger, after: int) -> int:
+    """Count the answers of panels since a vote; people vote in between."""
+    rows = ledger.query(
+        "SELECT count(*) AS n FROM votes v CROSS JOIN assignments USING (assignment) "
+        "JOIN panelists USING (panelist) WHERE v.vote > ? AND kind <> 'person'",
+        (after,),
     )
+    return int(rows[0]["n"])
 
 
-def _driven(ledger: Ledger) -> tuple[bool, bool]:
-    """Whether a controller holds the run, and whether its lease still runs.
+def _check_controller(ledger: Ledger) -> tuple[bool, bool]:
+    """Whether a controller holds the run, and whether its lease is still valid.
 
-    A held lease that has run out is a killed controller, or one that generates for long.
+    A held lease that has expired is that of a killed controller, or of one that generates for
+    long.
     """
     row = lease.controller(ledger)
     held = row["lease"] is not None

@@ -13,7 +13,7 @@ from szpo.evaluators.checks import check_evaluator, check_judge
 from szpo.evaluators.panel_evaluator import LedgerEvaluator, PanelEvaluator
 from szpo.evaluators.panel_factory import StartingPolicy
 from szpo.evaluators.protocol import Evaluator
-from szpo.evaluators.remote_panel import lacking, submit
+from szpo.evaluators.remote_panel import OpenComparisons, Pace
 from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
@@ -191,14 +191,14 @@ def test_it_ends_with_the_controller_and_gives_up_without_one(tmp_path: Path) ->
     judged = panel()
     ledger = create(tmp_path / "run.db", judged)
     waits: list[int] = []
-    served = simulate(ledger, judged.judges, wait=lambda: waits.append(1), patience=3)
+    served = simulate(ledger, judged.judges, pace=Pace(lambda: waits.append(1), 3))
     assert (served.votes, len(waits)) == (0, 3)
     assert "nobody drives this run" in served.reason
 
     held = lease.acquire(ledger, "host:1:x")
     still = (lambda: None, lambda: None, lambda: lease.release(ledger, held))
     polls: Iterator[Callable[[], None]] = iter(still)
-    served = simulate(ledger, judged.judges, wait=lambda: next(polls)())
+    served = simulate(ledger, judged.judges, pace=Pace(lambda: next(polls)()))
     assert served.reason == "the run's controller has ended"
     assert next(polls, None) is None
 
@@ -220,7 +220,7 @@ def test_a_controller_that_generates_for_longer_than_its_lease_is_waited_for(
         if len(waits) == 5:
             lease.release(ledger, held)
 
-    served = simulate(ledger, judged.judges, wait=wait, patience=4)
+    served = simulate(ledger, judged.judges, pace=Pace(wait, 4))
     assert (served.reason, len(waits)) == ("the run's controller has ended", 5)
 
 
@@ -233,7 +233,7 @@ def test_a_step_closed_meanwhile_is_no_error_but_a_small_panel_is(tmp_path: Path
         """A panel that looks at the step and is overtaken by its deadline before it answers."""
 
         def submit(self, comparisons: Sequence[Comparison]) -> None:
-            asked.extend(comparison for comparison, _ in lacking(ledger))
+            asked.extend(comparison for comparison, _ in OpenComparisons(ledger).lacking())
 
         def poll(self, step: int) -> None:
             pass
@@ -250,7 +250,7 @@ def test_a_step_closed_meanwhile_is_no_error_but_a_small_panel_is(tmp_path: Path
     assert len(asked) == 4
     assert (ledger.step(0) or {})["closed_by"] == "deadline"
     answering = PanelEvaluator(VoteService(ledger), judged.judges)
-    submit(ledger, answering, asked)
+    OpenComparisons(ledger).submit(answering, asked)
     assert ledger.query("SELECT * FROM votes") == []
 
     crowded = create(tmp_path / "crowded.db", judged, M=6)
@@ -296,12 +296,13 @@ def test_colleagues_leave_a_comparison_of_each_step_to_the_person(tmp_path: Path
         step = ledger.steps()[-1]["step"]
         if step == 1 and len(left) == 1:  # this time the person is there first
             assert service.assign(person) is not None
-        simulate(ledger, judged.judges, once=True, leave=1, read=lambda: reads.append(step))
-        while len(lacking(ledger)) > 1:
-            simulate(ledger, judged.judges, once=True, leave=1, read=lambda: reads.append(step))
-        left.append(len(lacking(ledger)))
+        reading = Pace(read=lambda: reads.append(step))
+        simulate(ledger, judged.judges, once=True, leave=1, pace=reading)
+        while len(OpenComparisons(ledger).lacking()) > 1:
+            simulate(ledger, judged.judges, once=True, leave=1, pace=reading)
+        left.append(len(OpenComparisons(ledger).lacking()))
         simulate(ledger, judged.judges, once=True, leave=1)
-        assert len(lacking(ledger)) == 1, "the last one waits for the person"
+        assert len(OpenComparisons(ledger).lacking()) == 1, "the last one waits for the person"
         seat = service.assign(person)
         assert seat is not None
         service.cast(VoteRequest(seat.id, "A", idem=seat.id))
@@ -332,7 +333,7 @@ def test_a_panel_that_reads_waits_before_each_answer_and_looks_again(tmp_path: P
         taken.append(seat.comparison)
 
     def wait() -> None:
-        simulate(ledger, judged.judges, once=True, leave=1, read=read)
+        simulate(ledger, judged.judges, once=True, leave=1, pace=Pace(read=read))
 
     drive(ledger, LedgerEvaluator(service), 1, wait=wait)
     by_panel = ledger.query(

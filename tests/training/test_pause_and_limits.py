@@ -5,7 +5,7 @@ import pytest
 from szpo.analysis import evidence, overview
 from szpo.errors import UsageError
 from szpo.evaluators.panel_evaluator import LedgerEvaluator
-from szpo.evaluators.remote_panel import lacking
+from szpo.evaluators.remote_panel import OpenComparisons
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
 from szpo.training import budget
@@ -259,7 +259,7 @@ def test_nobody_is_seated_while_a_run_is_paused(tmp_path):
     people = Slow(ledger, pause)
     go(settings, ledger, policy, people.evaluator, wait=people.wait)
     assert service.assign(ben, tab="two") is None and service.assign(ann, tab="two") is None
-    assert lacking(ledger) == []
+    assert OpenComparisons(ledger).lacking() == []
     ledger.clock.now += 5 * 3_600_000_000
     service.extend(held[0].id)  # a client that knows of no pause
     assert service.assignment(held[0].id) == held[0]  # as it was, for the tab that reads it
@@ -269,5 +269,5 @@ def test_nobody_is_seated_while_a_run_is_paused(tmp_path):
     lease.unpause(ledger, "op")
     left = service.assignment(held[0].id).expires_us - ledger.clock()
     assert 0 < left <= service.seat_ttl_us  # not five hours more
-    assert service.assign(ben, tab="two") is not None and lacking(ledger)
+    assert service.assign(ben, tab="two") is not None and OpenComparisons(ledger).lacking()
     ledger.close()

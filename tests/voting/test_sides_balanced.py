@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 
 from szpo.evaluators.panel_evaluator import PanelEvaluator
-from szpo.evaluators.remote_panel import lacking
+from szpo.evaluators.remote_panel import OpenComparisons
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest
 from szpo.types import Answer, Comparison, Prompt, Query, Row
@@ -22,11 +22,11 @@ from szpo.voting.service import VoteService
 from tests.support.quadratic import Clock, ValueJudge, new_ledger, settings_of
 
 ROW = Row(Prompt.user("?"), Answer("warm 1"), Answer("cold 0"))
-ALIKE = Row(Prompt.user("?"), Answer("warm"), Answer("warm"))
+EQUAL = Row(Prompt.user("?"), Answer("warm"), Answer("warm"))
 KEY = "0123456789abcdef-{}".format
 
 
-def opened(folder, *, k=1, n, m, identical=(), seed=11):
+def open_run(folder, *, k=1, n, m, identical=(), seed=11):
     """A ledger with step 0 open: k directions of n comparisons, M votes each."""
     plan = settings_of(root_seed=seed, K=k, N=n, M=m)
     ledger = new_ledger(Path(folder) / "run.db", plan)
@@ -36,7 +36,7 @@ def opened(folder, *, k=1, n, m, identical=(), seed=11):
     steps.begin(ledger, epoch, 0)
     places = [(i, j) for i in range(k) for j in range(n)]
     asked = [
-        Comparison(f"c{i}-{j}", 0, i, j, ((ALIKE if (i, j) in identical else ROW),) * 2)
+        Comparison(f"c{i}-{j}", 0, i, j, ((EQUAL if (i, j) in identical else ROW),) * 2)
         for i, j in places
     ]
     steps.store(ledger, epoch, steps.StepAnswers(0, asked, theta_digest(ledger)), then_open=True)
@@ -56,7 +56,7 @@ def counted_sides(ledger):
     return found
 
 
-def balanced(ledger, m):
+def check_balance(ledger, m):
     """Half and half over each comparison, or over each direction where M is odd."""
     found = counted_sides(ledger)
     for sides in found.values():
@@ -77,13 +77,13 @@ def balanced(ledger, m):
 )
 def test_sides_are_balanced_whatever_the_panel_does(seed, k, n, m, spare):
     draw = random.Random(seed)
-    with tempfile.TemporaryDirectory() as folder, opened(folder, k=k, n=n, m=m) as ledger:
+    with tempfile.TemporaryDirectory() as folder, open_run(folder, k=k, n=n, m=m) as ledger:
         clock = ledger.clock
         with Ledger.open(ledger.path, clock=clock) as second:
             second.execute("PRAGMA synchronous=OFF")
             doors = [VoteService(each, spare=spare) for each in (ledger, second)]
             ids = [doors[0].enroll("person", f"p{i}") for i in range(3 * m + 6)]
-            kept = {}
+            first_seats = {}
             for turn in range(2000):
                 if steps.close(ledger, 0, steps.Closing("rule")):
                     break
@@ -95,7 +95,7 @@ def test_sides_are_balanced_whatever_the_panel_does(seed, k, n, m, spare):
                     if turn % 20 == 19:
                         ids.append(service.enroll("person", f"late {turn}"))
                     continue
-                before = kept.setdefault(seat.id, seat)
+                before = first_seats.setdefault(seat.id, seat)
                 assert (before.plus_side, before.prompt_order) == (
                     seat.plus_side,
                     seat.prompt_order,
@@ -122,13 +122,13 @@ def test_sides_are_balanced_whatever_the_panel_does(seed, k, n, m, spare):
                     assert counts.votes_in == fresh.votes_in == len(counting.counted(each, 0))
                     assert counts.votes_needed - counts.votes_in == counting.missing(each, 0)
             assert ledger.step(0)["closed_by"] == "rule"
-            balanced(ledger, m)
+            check_balance(ledger, m)
 
 
 @pytest.mark.parametrize("spare", [0, 1, 2])
 @pytest.mark.parametrize(("k", "n", "m"), [(1, 4, 2), (2, 8, 1), (1, 6, 3), (3, 2, 5), (1, 5, 4)])
 def test_sides_are_exactly_half_in_a_plain_round(tmp_path, k, n, m, spare):
-    with opened(tmp_path, k=k, n=n, m=m) as ledger:
+    with open_run(tmp_path, k=k, n=n, m=m) as ledger:
         service = VoteService(ledger, spare=spare)
         ids = [service.enroll("person", f"p{i}") for i in range(m + 2)]
         for turn in range(500):
@@ -136,13 +136,13 @@ def test_sides_are_exactly_half_in_a_plain_round(tmp_path, k, n, m, spare):
             if seat is not None:
                 service.cast(VoteRequest(seat.id, "A", idem=KEY(turn)))
         assert steps.close(ledger, 0, steps.Closing("rule"))
-        balanced(ledger, m)
+        check_balance(ledger, m)
         total = sum(counted_sides(ledger).values(), Counter())
         assert total["A"] == total["B"] == k * n * m / 2
 
 
 def test_identical_comparisons_do_not_unbalance_the_others(tmp_path):
-    with opened(tmp_path, n=6, m=1, identical={(0, 1), (0, 4)}) as ledger:
+    with open_run(tmp_path, n=6, m=1, identical={(0, 1), (0, 4)}) as ledger:
         service = VoteService(ledger)
         ann = service.enroll("person", "ann")
         while (seat := service.assign(ann)) is not None:
@@ -156,7 +156,7 @@ def test_nobody_can_tell_the_next_side_from_the_last(tmp_path):
     for seed in range(12):
         folder = tmp_path / str(seed)
         folder.mkdir()
-        with opened(folder, n=8, m=1, seed=seed) as ledger:
+        with open_run(folder, n=8, m=1, seed=seed) as ledger:
             service = VoteService(ledger)
             ann, sides = service.enroll("simulated", "ann"), []
             while (seat := service.assign(ann)) is not None:
@@ -164,11 +164,13 @@ def test_nobody_can_tell_the_next_side_from_the_last(tmp_path):
                 service.cast(VoteRequest(seat.id, "A", idem=KEY(seat.id)[:60]))
             assert sides.count("A") == 4
             changes += sum(a != b for a, b in itertools.pairwise(sides))
-    assert 36 <= changes <= 60  # of 84; 48 are expected of a drawn order, 84 told everything
+    assert (
+        36 <= changes <= 60
+    )  # of 84; 48 are expected of a drawn order, 84 would give every side away
 
 
 def test_whoever_skipped_first_cannot_push_out_later_answers(tmp_path):
-    with opened(tmp_path, n=1, m=2) as ledger:
+    with open_run(tmp_path, n=1, m=2) as ledger:
         service = VoteService(ledger)
         names = ("hank", "ann", "ben")
         hank, ann, ben = (service.enroll("person", name) for name in names)
@@ -189,7 +191,7 @@ def test_whoever_skipped_first_cannot_push_out_later_answers(tmp_path):
 
 
 def test_a_spare_takes_the_side_that_still_waits(tmp_path):
-    with opened(tmp_path, n=1, m=2) as ledger:
+    with open_run(tmp_path, n=1, m=2) as ledger:
         service = VoteService(ledger, spare=1)
         ids = [service.enroll("person", f"p{i}") for i in range(4)]
         ann, sleeper, spare = (service.assign(each) for each in ids[:3])
@@ -210,7 +212,7 @@ def test_a_spare_takes_the_side_that_still_waits(tmp_path):
 
 
 def test_simulated_colleagues_fill_the_side_that_people_left_open(tmp_path):
-    with opened(tmp_path, n=1, m=2) as ledger:
+    with open_run(tmp_path, n=1, m=2) as ledger:
         service = VoteService(ledger, spare=1)
         seats_of = [service.assign(service.enroll("person", f"p{i}")) for i in range(3)]
         spare = seats_of[2]
@@ -218,15 +220,15 @@ def test_simulated_colleagues_fill_the_side_that_people_left_open(tmp_path):
         for i, seat in enumerate((same, spare)):  # two answers on one side; one sleeps
             service.cast(VoteRequest(seat.id, "A", idem=KEY(i)))
         ledger.clock.now += vote_service.SEAT_TTL_US + 1
-        assert [lack for _, lack in lacking(ledger)] == [1]
+        assert [lack for _, lack in OpenComparisons(ledger).lacking()] == [1]
         judges = [ValueJudge()] * 3
         PanelEvaluator(VoteService(ledger), judges).submit(ledger.comparisons(0))
         assert steps.close(ledger, 0, steps.Closing("rule"))
-        balanced(ledger, 2)
+        check_balance(ledger, 2)
 
 
 def test_a_seat_that_ran_out_is_served_again_only_where_its_side_is_wanted(tmp_path):
-    with opened(tmp_path, n=1, m=1) as ledger:
+    with open_run(tmp_path, n=1, m=1) as ledger:
         service = VoteService(ledger)
         ann, ben = (service.enroll("person", name) for name in ("ann", "ben"))
         lost = service.assign(ann)
@@ -241,7 +243,7 @@ def test_a_seat_that_ran_out_is_served_again_only_where_its_side_is_wanted(tmp_p
 
 
 def test_what_another_process_moves_is_seen(tmp_path):
-    with opened(tmp_path, n=1, m=1) as ledger, Ledger.open(ledger.path, clock=Clock()) as second:
+    with open_run(tmp_path, n=1, m=1) as ledger, Ledger.open(ledger.path, clock=Clock()) as second:
         here, there = VoteService(ledger), VoteService(second)
         ann, ben = (here.enroll("person", name) for name in ("ann", "ben"))
         seat = here.assign(ann)
@@ -251,7 +253,7 @@ def test_what_another_process_moves_is_seen(tmp_path):
 
 
 def test_a_transaction_that_is_undone_leaves_nothing_in_memory(tmp_path):
-    with opened(tmp_path, n=2, m=1) as ledger:
+    with open_run(tmp_path, n=2, m=1) as ledger:
         service = VoteService(ledger)
         ann, ben = (service.enroll("person", name) for name in ("ann", "ben"))
 

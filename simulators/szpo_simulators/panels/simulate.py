@@ -17,7 +17,7 @@ from szpo.evaluators import remote_panel
 from szpo.evaluators.panel_evaluator import PanelEvaluator
 from szpo.evaluators.panel_factory import StartingPolicy
 from szpo.evaluators.protocol import Judge
-from szpo.evaluators.remote_panel import Served
+from szpo.evaluators.remote_panel import AT_ONCE, Pace, Served
 from szpo.ledger.database import Ledger
 from szpo.training import summary
 from szpo.voting.service import VoteService
@@ -117,7 +117,7 @@ def command(arguments: Sequence[str]) -> int:
             limit=chosen.votes,
             once=chosen.once,
             leave=chosen.leave,
-            read=None if pace is None else lambda: time.sleep(pace),
+            pace=AT_ONCE if pace is None else Pace(read=lambda: time.sleep(pace)),
         )
     print(f"{served.votes} votes cast: {served.reason}")
     return 0
