@@ -26,11 +26,11 @@ def along(path: Path, budgets: list[int]) -> list[dict[str, Any]]:
         parts = assemble.reopen(ledger, until=0, panel=False)
         config, policy = parts.config, parts.language
         liked = text_rewards.parse(config.panel.reward, logprob=policy.logprob_base)
-        asked = parts.prompts.heldout[: config.evaluation.prompts]
+        held_out = parts.prompts.heldout[: config.evaluation.prompts]
 
         def measure(moved: bool) -> heldout.Measurement:
             return heldout.measure(
-                policy, asked, liked.score, samples=config.evaluation.samples,
+                policy, held_out, liked.score, samples=config.evaluation.samples,
                 seed=config.run.seed, moved=moved,
             )  # fmt: skip
 

@@ -1,6 +1,6 @@
 """Votes to a given value on the tiny language model, with selection and with a price of votes.
 
-Whole runs of szpo with the cells of `szpo compare` (one process each, kept and resumable):
+Whole runs of szpo as cells of `szpo compare` (one process each, recorded and resumable):
 python experiments/select_on_tiny.py [FOLDER]
 """
 
@@ -10,14 +10,14 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from szpo_simulators.compare import plan, presets, summary
-from szpo_simulators.compare.cells import Place
+from szpo_simulators.compare import presets, schedule, summary
+from szpo_simulators.compare.cell_store import CellStore
 from szpo_simulators.rewards import heldout
 from szpo_simulators.study import Study
 
 SEEDS = tuple(range(1000, 1008))
 TARGETS = (0.05, 0.10)
-WAYS: dict[str, tuple[str, ...]] = {
+VARIANTS: dict[str, tuple[str, ...]] = {
     "as it is": (),
     "8 of 32, by words": ("selection.candidates=32", "selection.by=words"),
     "price .02": ("selection.vote_price=0.02",),
@@ -26,28 +26,29 @@ WAYS: dict[str, tuple[str, ...]] = {
 
 
 def main(folder: Path) -> None:
-    """Run what is not there yet; a line for each way."""
+    """Run what is not finished yet; print a line for each variant."""
     gains: dict[str, list[float]] = {}
-    for name, sets in WAYS.items():
+    for name, sets in VARIANTS.items():
         study = Study("select", folder / "".join(c if c.isalnum() else "-" for c in name))
-        preset = replace(presets.find("tiny"), sets=sets, points=24)
-        place = Place(study.folder)
-        start = plan.ground(study, place, preset)
-        arms = presets.chosen(preset, ("szpo",), ("batch",))
-        wanted = plan.order(preset, arms, SEEDS, start)
-        for line in plan.watch(study, place, wanted):
+        preset = replace(presets.find_preset("tiny"), sets=sets, points=24)
+        store = CellStore(study.folder)
+        setup = schedule.prepare_shared_setup(study, store, preset)
+        methods = presets.select_methods(preset, ("szpo",), ("batch",))
+        wanted = schedule.order_cells(preset, methods, SEEDS, setup)
+        for line in schedule.run_with_bar(study, store, wanted):
             print("failed:", line)
-        found = [place.found(cell) for cell in wanted]
-        courses = [record["course"] for record in found if record is not None]
-        gains[name] = [rows[-1]["gain"] for rows in courses]
+        found = [store.read(cell) for cell in wanted]
+        runs = [record["course"] for record in found if record is not None]
+        gains[name] = [rows[-1]["gain"] for rows in runs]
         mean, low, high = heldout.student(gains[name])
         print(f"{name}: gain {mean:+.3f} [{low:+.3f}, {high:+.3f}]", end="; ")
-        print("votes", sorted({rows[-1]["votes"] for rows in courses}), end="; ")
+        print("votes", sorted({rows[-1]["votes"] for rows in runs}), end="; ")
         for target in TARGETS:
-            reached = [summary.reaching(rows, target, "votes") for rows in courses]
+            reached = [summary.cost_to_reach(rows, target, "votes") for rows in runs]
             some = sum(value is not None for value in reached)
             print(
-                f"to +{target:.2f}: {summary.middle(reached)} ({some} of {len(courses)})", end="; "
+                f"to +{target:.2f}: {summary.median_reached(reached)} ({some} of {len(runs)})",
+                end="; ",
             )
         print()
         apart = [b - a for a, b in zip(gains["as it is"], gains[name], strict=True)]

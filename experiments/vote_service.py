@@ -29,22 +29,22 @@ N, M, P, D = 300, 8, 1000, 4
 spent: dict[str, list[float]] = {}
 
 
-def timed(name: str, act: Callable[[], Any]) -> Any:
-    """Do it, and note what it took."""
+def time_call(name: str, act: Callable[[], Any]) -> Any:
+    """Call ``act`` and record its milliseconds under ``name``; its result."""
     began = time.thread_time()
     result = act()
     spent.setdefault(name, []).append(1e3 * (time.thread_time() - began))
     return result
 
 
-def opened(path: Path) -> tuple[Ledger, lease.Lease]:
+def open_run(path: Path) -> tuple[Ledger, lease.Lease]:
     """A run whose first step is open."""
     layout = (("z", (4,)),)
-    plan = defaults(0, layout, N=N, M=M, D=D)
+    settings = defaults(0, layout, N=N, M=M, D=D)
     ledger = Ledger.create(
         path,
         NewRun(
-            {"optimizer": settings_to_json(plan)},
+            {"optimizer": settings_to_json(settings)},
             root_seed=0,
             layout=layout,
             direction_version=DIRECTION_VERSION,
@@ -53,11 +53,11 @@ def opened(path: Path) -> tuple[Ledger, lease.Lease]:
     ledger.execute("PRAGMA synchronous=OFF")
     held = lease.acquire(ledger, "bench", 10**12)
     row = Row(Prompt.user("?"), Answer("warm " * 40), Answer("cold " * 40))
-    asked = [Comparison(f"c{n}", 0, 0, n, (row,) * D) for n in range(N)]
-    steps.record_plan(ledger, held.epoch, plan, Query(0, (), 0.5, None), theta_digest(ledger))
+    comparisons = [Comparison(f"c{n}", 0, 0, n, (row,) * D) for n in range(N)]
+    steps.record_plan(ledger, held.epoch, settings, Query(0, (), 0.5, None), theta_digest(ledger))
     steps.begin(ledger, held.epoch, 0)
     steps.store(
-        ledger, held.epoch, steps.StepAnswers(0, asked, theta_digest(ledger)), then_open=True
+        ledger, held.epoch, steps.StepAnswers(0, comparisons, theta_digest(ledger)), then_open=True
     )
     return ledger, held
 
@@ -66,30 +66,30 @@ def main() -> None:
     """Measure and print."""
     draw = random.Random(0)
     with tempfile.TemporaryDirectory() as folder:
-        ledger, held = opened(Path(folder) / "run.db")
+        ledger, held = open_run(Path(folder) / "run.db")
         service, other = VoteService(ledger, spare=1), Ledger.open(ledger.path)
         status = StatusReader(ledger)
         with ledger.transaction("votes"):
             ids = [service.enroll("person", f"p{i}") for i in range(P)]
         votes, groups = 0, []
         for panelist in draw.sample(ids, P) + draw.sample(ids, P) + draw.sample(ids, P):
-            seat = timed("assign", lambda who=panelist: service.assign(who, tab="t"))
+            seat = time_call("assign", lambda who=panelist: service.assign(who, tab="t"))
             if seat is None or draw.random() < 0.05:
                 continue
             votes += 1
             request = VoteRequest(seat.id, "A", f"{votes:032}", tab="t")
             if votes % 3:
-                timed("cast", lambda r=request: service.cast(r))
+                time_call("cast", lambda r=request: service.cast(r))
             else:
                 groups.append(request)
             if len(groups) == 64:
-                timed("cast_many, 64 votes", lambda g=tuple(groups): service.cast_many(g))
+                time_call("cast_many, 64 votes", lambda g=tuple(groups): service.cast_many(g))
                 groups = []
-            timed("round_status after a write", status.read)
-            timed("round_status, nothing new", status.read)
+            time_call("round_status after a write", status.read)
+            time_call("round_status, nothing new", status.read)
             if votes % 50 == 0:
                 lease.renew(other, held)
-                timed("assign after another process wrote", lambda: service.assign(ids[0]))
+                time_call("assign after another process wrote", lambda: service.assign(ids[0]))
         for name, found in spent.items():
             found.sort()
             print(

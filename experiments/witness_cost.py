@@ -27,8 +27,8 @@ def rate(service: VoteService, seats: list[str], begin: int, at_once: int) -> fl
     """Answers a second; each commit is waited for."""
     began = time.perf_counter()
     for number in range(begin, begin + VOTES, at_once):
-        ballots = [voting.request_of(seats, 0, n) for n in range(number, number + at_once)]
-        service.cast_many(ballots)
+        requests = [voting.request_of(seats, 0, n) for n in range(number, number + at_once)]
+        service.cast_many(requests)
     return VOTES / (time.perf_counter() - began)
 
 
@@ -44,12 +44,12 @@ def measure(path: Path, at_once: int) -> None:
             witness.attest = plain if kind == "with" else lambda *_: None
             found[kind].append(rate(service, seats, turn * VOTES, at_once))
     witness.attest = plain
-    told = ", ".join(
-        f"{kind} {statistics.median(rates):.0f} [{min(rates):.0f}, {max(rates):.0f}]"
-        for kind, rates in found.items()
+    rates = ", ".join(
+        f"{kind} {statistics.median(each):.0f} [{min(each):.0f}, {max(each):.0f}]"
+        for kind, each in found.items()
     )
     lost = [1e6 * (1 / a - 1 / b) for a, b in zip(found["with"], found["without"], strict=True)]
-    print(f"{at_once} a commit: votes/s {told}; {statistics.median(lost):.0f} µs a vote")
+    print(f"{at_once} a commit: votes/s {rates}; {statistics.median(lost):.0f} µs a vote")
 
 
 def main() -> None:

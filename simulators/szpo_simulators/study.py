@@ -1,4 +1,4 @@
-"""What all benches share: seeds, resumable cells, tuning, tables, CSV, figures.
+"""The frame of every bench: seeds, resumable cells, tuning, tables, CSV, figures.
 
 A bench is a list of cells. A cell has a spec and a result, both plain JSON values. The result is
 stored in the bench's folder under the hash of the spec, so that a bench that was stopped resumes,
@@ -38,8 +38,8 @@ from szpo_simulators.rewards.heldout import student
 TABLE_WIDTH = 140
 
 
-def screen() -> Console:
-    """The terminal, or lines wide enough for the table where the output goes to a file."""
+def make_console() -> Console:
+    """A console; wide enough for the tables where the output goes to a file."""
     console = Console()
     return console if console.is_terminal else Console(width=max(console.width, TABLE_WIDTH))
 
@@ -79,17 +79,17 @@ Work = Callable[[Spec], Mapping[str, Any]]
 """From the spec of a cell to its result: both plain JSON values."""
 
 
-def seeds(count: int, first: int = REPORTED) -> list[int]:
+def seed_range(count: int, first: int = REPORTED) -> list[int]:
     """The fixed list first … first + count − 1.
 
-    >>> seeds(3)
+    >>> seed_range(3)
     [1000, 1001, 1002]
     """
     return list(range(first, first + count))
 
 
-def key(spec: Spec) -> str:
-    """The name under which a cell is stored: a hash of its spec."""
+def hash_spec(spec: Spec) -> str:
+    """The hash under which a cell is stored."""
     text = json.dumps(spec, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
@@ -114,8 +114,8 @@ def format_interval(row: Mapping[str, Any], digits: int = 2) -> str:
     return f"{row['mean']:.{digits}f} ± {half:.{digits}f}"
 
 
-def machine() -> str:
-    """Cores, load and the time of a fixed matrix product: what stands beside any timing."""
+def describe_machine() -> str:
+    """Cores, load and the time of a fixed matrix product, to be printed beside timings."""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
     product = f"1024³ fp32 product in {1000 * matrix_seconds():.0f} ms"
     return f"{os.cpu_count() or 1} cores, load {load:.1f}, {product}"
@@ -137,12 +137,12 @@ class Search:
     """A grid of one setting, and the number of tuning seeds that choose from it."""
 
     grid: Sequence[float] | Callable[[Spec], Sequence[float]]
-    """The values, or what gives them for a row."""
+    """The values, or a function from a row to its values."""
     setting: str = "alpha"
     trials: int = 10
 
     def grid_of(self, row: Spec) -> Sequence[float]:
-        """The values that are tried for a row."""
+        """The values to try for a row."""
         return self.grid(row) if callable(self.grid) else self.grid
 
 
@@ -163,17 +163,17 @@ def choose(grid: Sequence[float], scores: Sequence[float]) -> Choice:
 
 @dataclass(frozen=True)
 class Study:
-    """One bench at work: its folder, its screen and where the documents' figures go."""
+    """A run of one bench: its folder, its console and where the documents' figures go."""
 
     name: str
     folder: Path
     quick: bool = False
     figures: Path | None = None
-    console: Console = field(default_factory=screen)
+    console: Console = field(default_factory=make_console)
 
     @property
     def command(self) -> str:
-        """What a reader types to get the same."""
+        """The command line that reproduces it."""
         return f"szpo bench {self.name}{' --quick' if self.quick else ''}"
 
     def cells(
@@ -192,7 +192,9 @@ class Study:
         with Progress(console=self.console, transient=True) as progress:
             bar = progress.add_task(f"{self.name}: {label}", total=len(specs))
             for one in specs:
-                file = folder / f"{key({'bench': self.name, 'version': version, **one})}.json"
+                file = (
+                    folder / f"{hash_spec({'bench': self.name, 'version': version, **one})}.json"
+                )
                 if not file.exists():
                     body = {"asked": dict(one), "found": dict(work(one))}
                     with replace_whole(file) as draft:
@@ -215,14 +217,14 @@ class Study:
         repetitions: int = 40,
         version: int = 1,
     ) -> list[dict[str, Any]]:
-        """Each row at the best value of a setting: chosen on tuning seeds, then reported.
+        """Choose a setting for each row on tuning seeds and report the row at it on other seeds.
 
-        ``work`` gets the row with the setting and ``seeds``, and finds ``values``, one per seed
-        (larger is better). A row of the answer has in addition mean, low, high, n, ``tried`` and
+        ``work`` gets the row with the setting and ``seeds``, and returns ``values``, one per seed
+        (larger is better). A returned row has in addition mean, low, high, n, ``tried`` and
         ``edge``.
         """
         grids = [list(search.grid_of(row)) for row in rows]
-        setting, first = search.setting, seeds(search.trials, TUNING)
+        setting, first = search.setting, seed_range(search.trials, TUNING)
         trial = [
             {**row, setting: value, "seeds": first}
             for row, values in zip(rows, grids, strict=True)
@@ -234,7 +236,7 @@ class Study:
         )
         picked = [choose(values, [next(scores) for _ in values]) for values in grids]
         final = [
-            {**row, setting: one.value, "seeds": seeds(repetitions)}
+            {**row, setting: one.value, "seeds": seed_range(repetitions)}
             for row, one in zip(rows, picked, strict=True)
         ]
         found = self.cells(label, final, work, version=version)
@@ -258,7 +260,7 @@ class Study:
         self.console.print(view)
 
     def csv(self, part: str, rows: Sequence[Mapping[str, Any]]) -> Path:
-        """Write rows as ``part``.csv, without the lists that the cells keep; returns the path."""
+        """Write rows as ``part``.csv, without the lists of the cells; returns the path."""
         plain = [
             {name: v for name, v in row.items() if not isinstance(v, (list, tuple))}
             for row in rows
@@ -297,12 +299,12 @@ class Study:
                 shutil.copyfile(svg, self.figures / svg.name)
 
     def end(self) -> None:
-        """Say where things lie and on what machine they were made."""
-        self.console.print(f"tables and figures: {escape(str(self.folder))}; {machine()}")
+        """Print where the tables and figures are and on what machine they were made."""
+        self.console.print(f"tables and figures: {escape(str(self.folder))}; {describe_machine()}")
 
 
 def bench(name: str) -> Callable[[Callable[[Study], Any]], Callable[..., Any]]:
-    """Make what works on a study the bench ``name`` of the command line, with `OPTIONS`."""
+    """Decorator: turn a function of a study into the bench ``name`` with `OPTIONS`."""
 
     def decorate(work: Callable[[Study], Any]) -> Callable[..., Any]:
         def main(
@@ -318,7 +320,7 @@ def bench(name: str) -> Callable[[Callable[[Study], Any]], Callable[..., Any]]:
     return decorate
 
 
-def curve(
+def draw_curve(
     axes: Axes, x: Sequence[float], rows: Sequence[Mapping[str, Any]], label: str, **style: Any
 ) -> None:
     """A line of means through rows (mean, low, high) with their intervals as a band."""
@@ -328,7 +330,7 @@ def curve(
     axes.fill_between(x, low, high, color=line.get_color(), alpha=0.18, linewidth=0)
 
 
-def points(
+def draw_points(
     axes: Axes, x: Sequence[Any], rows: Sequence[Mapping[str, Any]], label: str = "", **style: Any
 ) -> None:
     """Means with their intervals as bars, not joined."""
@@ -338,14 +340,14 @@ def points(
     axes.errorbar(x, means, yerr=np.stack([means - low, high - means]), **settings)
 
 
-def ticks(axes: Axes, values: Sequence[float]) -> None:
+def set_log_ticks(axes: Axes, values: Sequence[float]) -> None:
     """A logarithmic x-axis that names these values and no others."""
     axes.set_xscale("log")
     axes.set_xticks(list(values), [f"{value:g}" for value in values])
     axes.set_xticks([], minor=True)
 
 
-def legend_below(axes: Axes, columns: int = 2) -> None:
+def put_legend_below(axes: Axes, columns: int = 2) -> None:
     """The legend under the axes, where it hides no data."""
     axes.legend(
         loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=columns, fontsize=8,

@@ -5,7 +5,7 @@ import pytest
 
 from szpo.errors import UsageError
 from szpo_simulators.bench.known_worlds import contest, courier, gridworld
-from szpo_simulators.study import Study, seeds
+from szpo_simulators.study import Study, seed_range
 
 TINY = {"world": "courier", "budget": 12, "D": 1, "sharpness": 1.0, "seeds": [3, 4]}
 
@@ -69,7 +69,7 @@ def test_a_frozen_file_comes_back_as_it_was(tmp_path):
     courier.freeze(tuned, tmp_path / "frozen.toml")
     used, methods = courier.thaw(tmp_path / "frozen.toml")
     assert methods == tuned
-    assert used == seeds(200, 5000)
+    assert used == seed_range(200, 5000)
 
 
 @pytest.mark.parametrize("text", [None, "seeds = [1]", "not toml"])
@@ -97,6 +97,6 @@ def test_a_difference_is_decided_seed_by_seed():
 
 def test_a_well_specified_reward_model_needs_few_votes():
     """C10: 1,000 votes and a planner come near the optimum, 7.55 (7.12 in another's count)."""
-    asked = {"method": "rm-plan", "world": "dense", "ridge": 0.002, "seeds": seeds(20)}
+    asked = {"method": "rm-plan", "world": "dense", "ridge": 0.002, "seeds": seed_range(20)}
     few, many = (np.mean(contest.work({**asked, "budget": n})["values"]) for n in (100, 1000))
     assert 5.5 < few < many - 0.2 and 6.5 < many < 7.4

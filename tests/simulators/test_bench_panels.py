@@ -9,7 +9,7 @@ from szpo.aggregation import weighting
 from szpo.errors import UsageError
 from szpo_simulators.bench.voters import panel_runs, panels
 from szpo_simulators.panels.flaws import members, read
-from szpo_simulators.study import Study, interval, seeds
+from szpo_simulators.study import Study, interval, seed_range
 
 
 def test_every_panel_is_asked_with_every_weighting():
@@ -25,7 +25,7 @@ def test_every_panel_is_asked_with_every_weighting():
 @pytest.mark.parametrize("label", ["careless", "two tastes, 7 : 3", "30 % hostile"])
 def test_a_cell_learns_and_counts_what_was_spent(label):
     asked = {"panel": panels.PANELS[label], "beta": 0.9, "weighting": "equal", "alpha": 3.0,
-             "steps": 10, "seeds": seeds(8)}  # fmt: skip
+             "steps": 10, "seeds": seed_range(8)}  # fmt: skip
     found = panels.grid(asked)
     # 10 steps of 10 comparisons with four votes; a vote reads two walks.
     assert (found["votes"], found["answers"]) == (400, 800)
@@ -41,12 +41,12 @@ def test_opposed_tastes_move_pooled_votes_and_not_logits_by_voter():
     Pooled votes follow the six: σ is flat where the three are sure. In units of like-minded
     members their drift is .06 by quadrature at |gap| = .4 z; logits of 24 votes by voter: 0.000.
     """
-    base = {"panel": panels.OPPOSED, "steps": 20, "seeds": seeds(60)}
+    base = {"panel": panels.OPPOSED, "steps": 20, "seeds": seed_range(60)}
     found = {
         name: interval(panels.oppose({**base, "weighting": name})["values"])
         for name in ("equal", "shrunk-logits")
     }
-    liked = panels.oppose({**base, "panel": "bt70", "weighting": "equal", "seeds": seeds(20)})
+    liked = panels.oppose({**base, "panel": "bt70", "weighting": "equal", "seeds": seed_range(20)})
     whole = float(np.mean(liked["values"]))
     assert found["equal"]["low"] > 0
     assert found["equal"]["mean"] == pytest.approx(0.06 * whole, abs=0.03 * whole)
@@ -56,7 +56,7 @@ def test_opposed_tastes_move_pooled_votes_and_not_logits_by_voter():
 
 def test_known_sharpness_saves_what_the_formula_says():
     """1 + CV(β)² = exp(.49) = 1.632 for log β of spread .7; variances of drawn votes."""
-    found = panels.saving({"voters": 400, "draws": 2000, "seeds": seeds(24)})
+    found = panels.saving({"voters": 400, "draws": 2000, "seeds": seed_range(24)})
     assert found["mean"] == pytest.approx(math.exp(0.49), abs=0.1)
     assert found["mean"] == pytest.approx(found["exact"], rel=0.02)
 

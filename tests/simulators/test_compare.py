@@ -1,4 +1,4 @@
-"""Comparisons of methods: the same ground for all, costs as promised, honest summaries."""
+"""Comparisons of methods: the same setup for all, costs as promised, honest summaries."""
 
 import importlib.util
 import json
@@ -25,8 +25,8 @@ from szpo_simulators.compare import (
     command,
     gradient,
     measurements,
-    plan,
     presets,
+    schedule,
     shared_setup,
     show,
     summary,
@@ -60,7 +60,7 @@ def ask_of(kind="bt70"):
     def one(rows):
         return panels.build(kind, reward="keyword:good", size=5, rows=rows, beta=1e6)
 
-    return shared_setup.ask_panels(one(2), one(1))
+    return shared_setup.combine_panels(one(2), one(1))
 
 
 def gathered(*answers, votes, rows):
@@ -119,45 +119,45 @@ def test_the_panel_answers_in_turn_and_sees_either_side_equally_often():
 
 
 @pytest.mark.parametrize("name", list(presets.PRESETS))
-def test_all_arms_stand_on_the_same_ground(name):
+def test_all_methods_share_one_setup(name):
     """Model, prompts, panel, budget and yardstick are those of everybody; none has more trials."""
-    preset = presets.find(name)
-    cells = plan.order(preset, presets.chosen(preset), preset.seeds, START)
+    preset = presets.find_preset(name)
+    cells = schedule.order_cells(preset, presets.select_methods(preset), preset.seeds, START)
     own = {"method", "ask", "seed", "settings", "points"}
-    shared = [{k: v for k, v in cell.asked.items() if k not in own} for cell in cells]
+    shared = [{k: v for k, v in cell.spec.items() if k not in own} for cell in cells]
     assert all(each == shared[0] for each in shared)
     assert len({cell.name for cell in cells}) == len(cells)
     for method in preset.methods:
         tried = presets.METHODS[method]
-        assert preset.settled(tried) in preset.tried(tried)
-        assert len(preset.tried(tried)) <= 4 == len(tried.trials) or method == "rm+ppo-free"
+        assert preset.reported_settings(tried) in preset.trials_of(tried)
+        assert len(preset.trials_of(tried)) <= 4 == len(tried.trials) or method == "rm+ppo-free"
         for seed in preset.seeds:
-            ours = [c for c in cells if (c.kind[0], c.asked["seed"]) == (method, seed)]
+            ours = [c for c in cells if (c.kind[0], c.spec["seed"]) == (method, seed)]
             asks = preset.asks.get(method, tried.asks)
-            assert sorted(c.asked["ask"] for c in ours) == sorted(asks)
+            assert sorted(c.spec["ask"] for c in ours) == sorted(asks)
     assert not set(preset.tuning) & set(preset.seeds)
 
 
 def test_pair_votes_read_as_much_as_batch_votes():
-    asked = {"votes": 240, "D": 8}
-    assert gradient.questions({**asked, "ask": "batch"}) == (240, 8)
-    assert gradient.questions({**asked, "ask": "pair"}) == (1920, None)
+    spec = {"votes": 240, "D": 8}
+    assert gradient.count_questions({**spec, "ask": "batch"}) == (240, 8)
+    assert gradient.count_questions({**spec, "ask": "pair"}) == (1920, None)
 
 
 def test_a_setting_that_no_recipe_has_is_refused():
     from szpo.baselines import dpo
 
     with pytest.raises(UsageError, match="dpo has no setting speed"):
-        gradient.known({"method": "dpo", "settings": {"speed": 1}}, dpo.Recipe)
-    gradient.known({"method": "dpo", "settings": {"beta": 1}}, dpo.Recipe)
+        gradient.refuse_unused_settings({"method": "dpo", "settings": {"speed": 1}}, dpo.Recipe)
+    gradient.refuse_unused_settings({"method": "dpo", "settings": {"beta": 1}}, dpo.Recipe)
     for name in ("rounds", "rm_epochs"):  # they belong to methods with a reward model
-        asked = {"method": "dpo", "settings": {name: 2}}
+        spec = {"method": "dpo", "settings": {name: 2}}
         with pytest.raises(UsageError, match=f"dpo has no setting {name}"):
-            gradient.known(asked, dpo.Recipe)
-        gradient.known(asked, dpo.Recipe, more=gradient.REWARDED)
+            gradient.refuse_unused_settings(spec, dpo.Recipe)
+        gradient.refuse_unused_settings(spec, dpo.Recipe, more=gradient.REWARD_MODEL_SETTINGS)
 
 
-# --- the way ------------------------------------------------------------------------------------
+# --- checkpoints -------------------------------------------------------------------------------
 
 
 def measurement(reward, prompts=4):
@@ -166,7 +166,7 @@ def measurement(reward, prompts=4):
 
 
 class Policy:
-    """Its answers earn what it is told."""
+    """Its answers are the text that it was given."""
 
     def __init__(self, text):
         self.text = text
@@ -181,24 +181,26 @@ class Policy:
         return 0.5, 0.1
 
 
-def way_of(points, proxy=None):
-    told = checkpoints.Yardstick(PROMPTS, 2, 0, lambda p, a: len(a.text) / 10, measurement(0.1))
-    return checkpoints.Course(told, measurements.Instruments(), points, proxy=proxy)
+def checkpoints_of(points, proxy=None):
+    yardstick = checkpoints.Yardstick(
+        PROMPTS, 2, 0, lambda p, a: len(a.text) / 10, measurement(0.1)
+    )
+    return checkpoints.Checkpoints(yardstick, measurements.Instruments(), points, proxy=proxy)
 
 
 def test_points_lie_at_even_shares_and_the_start_costs_nothing():
-    way = way_of(2, proxy=lambda prompts, answers: [7.0] * len(answers))
-    way.still()
-    way.still({"votes": 8, "answers_read": 64, "tokens": 9})
+    course = checkpoints_of(2, proxy=lambda prompts, answers: [7.0] * len(answers))
+    course.record_start()
+    course.record_start({"votes": 8, "answers_read": 64, "tokens": 9})
     for share, text in ((0.25, "x"), (0.5, "xxxx"), (0.75, "y"), (1.0, "xxxxxxxx")):
-        way.reached(Policy(text), share, {"votes": 8, "answers_read": 64, "tokens": 10})
-    assert [row["share"] for row in way.rows] == [0.0, 0.0, 0.5, 1.0]
-    assert [row["votes"] for row in way.rows] == [0, 8, 8, 8]
+        course.record(Policy(text), share, {"votes": 8, "answers_read": 64, "tokens": 10})
+    assert [row["share"] for row in course.rows] == [0.0, 0.0, 0.5, 1.0]
+    assert [row["votes"] for row in course.rows] == [0, 8, 8, 8]
     # Rewards .1 at the start, .4 and .8 then: every answer beats every one of the base's.
-    assert [row["win_rate"] for row in way.rows] == [0.5, 0.5, 1.0, 1.0]
-    assert [row["gain"] for row in way.rows] == pytest.approx([0, 0, 0.3, 0.7])
-    assert [row["proxy"] for row in way.rows] == [None, None, 7.0, 7.0]
-    assert way.rows[-1]["kl"] == 0.5 and len(way.rows[-1]["guards"]) == 3
+    assert [row["win_rate"] for row in course.rows] == [0.5, 0.5, 1.0, 1.0]
+    assert [row["gain"] for row in course.rows] == pytest.approx([0, 0, 0.3, 0.7])
+    assert [row["proxy"] for row in course.rows] == [None, None, 7.0, 7.0]
+    assert course.rows[-1]["kl"] == 0.5 and len(course.rows[-1]["guards"]) == 3
 
 
 def test_measuring_is_on_no_clock_and_counts_no_tokens(monkeypatch):
@@ -233,20 +235,22 @@ def test_votes_asked_before_the_first_step_are_not_earned_back_by_a_line():
     rows = [row(0, 0.0), row(100, 0.1), row(200, 0.3)]
 
     def reached(method, by):
-        return summary.reaching(summary.way(cell(method, 0, *rows), by), 0.15, by)
+        return summary.cost_to_reach(summary.rows_by_cost(cell(method, 0, *rows), by), 0.15, by)
 
     assert reached("iterative-dpo", "votes") == 200
     assert reached("iterative-dpo", "answers_read") == 3200
     assert reached("szpo", "votes") == pytest.approx(125)
-    stairs = summary.curve([cell("rm+ppo", 0, *rows)], "votes")
+    stairs = summary.mean_curve([cell("rm+ppo", 0, *rows)], "votes")
     assert stairs["x"] == [0, 100, 100, 200, 200]
     assert [one["mean"] for one in stairs["rows"]] == [0, 0, 0.1, 0.1, 0.3]
-    assert summary.curve([cell("rm+ppo", 0, *rows)], "tokens")["x"] == [1000.0] * 3
+    assert summary.mean_curve([cell("rm+ppo", 0, *rows)], "tokens")["x"] == [1000.0] * 3
 
 
 def test_a_measurement_is_kept_and_read_back_whole():
     found = measurement(0.25)
-    again = checkpoints.restored(json.loads(json.dumps(checkpoints.kept(found))))
+    again = checkpoints.measurement_from_json(
+        json.loads(json.dumps(checkpoints.measurement_to_json(found)))
+    )
     assert np.array_equal(found.rewards, again.rewards)
     assert again.texts == found.texts and again.logprob == found.logprob
 
@@ -285,7 +289,7 @@ RECORDS = {
 
 
 def test_rows_say_gains_costs_and_who_stopped():
-    ours, theirs = summary.summary(RECORDS, {"szpo": "SZPO", "dpo": "DPO"})
+    ours, theirs = summary.summarise(RECORDS, {"szpo": "SZPO", "dpo": "DPO"})
     assert ours["mean"] == pytest.approx(0.2) and ours["n"] == 2
     # Differences of .2 around their mean: s.e. .1, t(.975, 1) = 12.706.
     assert ours["high"] - ours["mean"] == pytest.approx(1.2706, abs=1e-4)
@@ -306,33 +310,33 @@ def test_differences_are_gains_beyond_ours_and_seeds_count_once():
     cells[("dpo", "pair")] = [
         {**one, "reward_model_agrees": [0.5, 0.7]} for one in cells["dpo", "pair"]
     ]
-    rows = summary.summary(cells, {"szpo": "SZPO", "dpo": "DPO"})
+    rows = summary.summarise(cells, {"szpo": "SZPO", "dpo": "DPO"})
     (apart,) = summary.differences(rows)
     assert (apart["method"], apart["n"]) == ("dpo", 2) and apart["mean"] == pytest.approx(0.15)
     assert rows[1]["win_rate"] == pytest.approx(0.8) and rows[1]["agreement"] == pytest.approx(0.6)
     assert "agreement" not in rows[0]
-    twice = presets.chosen(presets.find("tiny"), ["dpo", "dpo"], ["batch", "batch"])
+    twice = presets.select_methods(presets.find_preset("tiny"), ["dpo", "dpo"], ["batch", "batch"])
     assert [(method.name, ask) for method, ask in twice] == [("dpo", "batch")]
 
 
 def test_over_optimisation_is_seen_only_where_both_intervals_say_so():
-    def ways(ends):
+    def runs(ends):
         return [
             [row(9, 0.1, 1.0, 0.25), row(9, 0.4, 2.0, 0.5), row(9, end, 3.0 + end, 1.0)]
             for end in ends
         ]
 
-    found = summary.over_optimised(ways([0.1, 0.11, 0.12]))
+    found = summary.find_over_optimisation(runs([0.1, 0.11, 0.12]))
     assert found["seen"] and found["at"] == 0.5 and found["true"][0] == pytest.approx(-0.29)
-    assert not summary.over_optimised(ways([0.1, 0.39, 0.36]))["seen"]
-    assert not summary.over_optimised(ways([0.5, 0.5, 0.5]))["seen"]  # highest at the end
-    assert summary.over_optimised([[row(1, 0.1)]]) is None
+    assert not summary.find_over_optimisation(runs([0.1, 0.39, 0.36]))["seen"]
+    assert not summary.find_over_optimisation(runs([0.5, 0.5, 0.5]))["seen"]  # highest at the end
+    assert summary.find_over_optimisation([[row(1, 0.1)]]) is None
 
 
-def test_the_table_goes_on_where_an_arm_stopped(tmp_path, monkeypatch, capsys):
+def test_the_table_goes_on_where_a_method_stopped(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "220")
-    preset = presets.find("tiny")
-    body = show.show(Study("compare", tmp_path), preset, RECORDS)
+    preset = presets.find_preset("tiny")
+    body = show.show_results(Study("compare", tmp_path), preset, RECORDS)
     out = capsys.readouterr().out
     assert "dpo batch, seed 1: stopped at 100 votes: dpo: loss is nan at step 3" in out
     assert "0.200 ± 1.271" in out and "0.200, 1 stopped" in out

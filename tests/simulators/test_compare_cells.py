@@ -10,8 +10,8 @@ import threading
 import pytest
 
 from szpo.errors import RunError
-from szpo_simulators.compare import cells, plan
-from szpo_simulators.compare.cells import Cell, Place
+from szpo_simulators.compare import cell_store, schedule
+from szpo_simulators.compare.cell_store import Cell, CellStore
 from szpo_simulators.study import Study
 
 CELLS = [
@@ -22,37 +22,37 @@ CELLS = [
 
 CHILD = """
 import json, os, pathlib, sys
-asked, record = json.load(sys.stdin), pathlib.Path(sys.argv[1])
+spec, record = json.load(sys.stdin), pathlib.Path(sys.argv[1])
 with open(os.environ["STARTED"], "a") as file:
     file.write(record.stem + "\\n")
 print("0.5", flush=True)
-if asked["method"] == os.environ.get("BREAKS"):
+if spec["method"] == os.environ.get("BREAKS"):
     sys.exit("no such wonder")
-if asked["method"] == os.environ.get("WAITS"):
+if spec["method"] == os.environ.get("WAITS"):
     print("0.75", flush=True)
     open(os.environ["FIFO"]).read()
-record.write_text(json.dumps({"asked": asked, "found": {"elapsed": 4.0, "gain": asked["seed"]}}))
+record.write_text(json.dumps({"asked": spec, "found": {"elapsed": 4.0, "gain": spec["seed"]}}))
 """
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def store(tmp_path, monkeypatch):
     script = tmp_path / "child.py"
     script.write_text(CHILD)
     monkeypatch.setenv("STARTED", str(tmp_path / "started"))
-    return Place(tmp_path / "kept", (sys.executable, str(script)))
+    return CellStore(tmp_path / "kept", (sys.executable, str(script)))
 
 
-def started(place):
-    return (place.folder.parent / "started").read_text().split()
+def started(store):
+    return (store.folder.parent / "started").read_text().split()
 
 
-def test_two_at_once_share_the_cells_and_do_each_once(place):
+def test_two_at_once_share_the_cells_and_do_each_once(store):
     """Both return only when all is done, also what the other was at."""
     failures = []
 
     def one():
-        failures.extend(cells.work(place, CELLS, tell=lambda step: None))
+        failures.extend(cell_store.run_cells(store, CELLS, on_progress=lambda step: None))
 
     both = [threading.Thread(target=one) for _ in range(2)]
     for each in both:
@@ -60,30 +60,32 @@ def test_two_at_once_share_the_cells_and_do_each_once(place):
     for each in both:
         each.join()
     assert failures == []
-    assert sorted(started(place)) == sorted(cell.name for cell in CELLS)
-    assert [place.found(cell)["gain"] for cell in CELLS] == [0, 0, 1, 1, 2, 2]
+    assert sorted(started(store)) == sorted(cell.name for cell in CELLS)
+    assert [store.read(cell)["gain"] for cell in CELLS] == [0, 0, 1, 1, 2, 2]
 
 
-def test_a_cell_that_fails_is_told_in_a_line_and_the_others_go_on(place, monkeypatch):
+def test_a_cell_that_fails_is_told_in_a_line_and_the_others_go_on(store, monkeypatch):
     monkeypatch.setenv("BREAKS", "a")
-    told = []
-    failures = cells.work(place, CELLS, tell=told.append)
+    reports = []
+    failures = cell_store.run_cells(store, CELLS, on_progress=reports.append)
     assert len(failures) == 3 and all("no such wonder" in line for line in failures)
-    assert [place.found(cell) is None for cell in CELLS] == [True, False] * 3
-    assert [step.share for step in told if step.cell == CELLS[1]] == [0.5, 1.0]
+    assert [store.read(cell) is None for cell in CELLS] == [True, False] * 3
+    assert [step.share for step in reports if step.cell == CELLS[1]] == [0.5, 1.0]
     monkeypatch.delenv("BREAKS")
-    assert cells.work(place, CELLS, tell=told.append) == []
-    assert len(started(place)) == 3 + 3 + 3  # those that were done are not done again
+    assert cell_store.run_cells(store, CELLS, on_progress=reports.append) == []
+    assert len(started(store)) == 3 + 3 + 3  # those that were done are not done again
 
 
-def test_after_a_kill_the_cell_is_free_and_the_rest_is_kept(place, monkeypatch, tmp_path):
+def test_after_a_kill_the_cell_is_free_and_the_rest_is_kept(store, monkeypatch, tmp_path):
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     code = (
-        "import sys, pathlib; from szpo_simulators.compare import cells; "
-        f"place = cells.Place(pathlib.Path({str(place.folder)!r}), {tuple(place.command)!r}); "
-        f"todo = [cells.Cell(a) for a in {[dict(c.asked) for c in CELLS]!r}]; "
-        "cells.work(place, todo, tell=lambda step: print(step.share, flush=True))"
+        "import sys, pathlib; from szpo_simulators.compare import cell_store; "
+        f"folder = pathlib.Path({str(store.folder)!r}); "
+        f"store = cell_store.CellStore(folder, {tuple(store.command)!r}); "
+        f"todo = [cell_store.Cell(s) for s in {[dict(c.spec) for c in CELLS]!r}]; "
+        "cell_store.run_cells(store, todo, "
+        "on_progress=lambda one: print(one.share, flush=True))"
     )
     environment = {**os.environ, "WAITS": "b", "FIFO": str(fifo)}
     with subprocess.Popen(
@@ -92,50 +94,50 @@ def test_after_a_kill_the_cell_is_free_and_the_rest_is_kept(place, monkeypatch, 
     ) as running:  # fmt: skip
         while running.stdout.readline().strip() != "0.75":
             pass
-        with place.claimed(CELLS[1]) as lock:
+        with store.claim(CELLS[1]) as lock:
             assert lock is None  # somebody is at it
         os.killpg(running.pid, signal.SIGKILL)
-    assert place.found(CELLS[0]) is not None and place.found(CELLS[1]) is None
-    assert cells.work(place, CELLS, tell=lambda step: None) == []
-    assert [place.found(cell)["gain"] for cell in CELLS] == [0, 0, 1, 1, 2, 2]
-    assert started(place).count(CELLS[1].name) == 2 and started(place).count(CELLS[0].name) == 1
+    assert store.read(CELLS[0]) is not None and store.read(CELLS[1]) is None
+    assert cell_store.run_cells(store, CELLS, on_progress=lambda step: None) == []
+    assert [store.read(cell)["gain"] for cell in CELLS] == [0, 0, 1, 1, 2, 2]
+    assert started(store).count(CELLS[1].name) == 2 and started(store).count(CELLS[0].name) == 1
 
 
-def test_the_rest_is_guessed_from_what_finished_took(place):
-    assert cells.guesses(place, CELLS) == {cell.name: 10.0 for cell in CELLS}
-    cells.work(place, CELLS[:1], tell=lambda step: None)
+def test_the_rest_is_guessed_from_what_finished_took(store):
+    assert cell_store.guess_seconds(store, CELLS) == {cell.name: 10.0 for cell in CELLS}
+    cell_store.run_cells(store, CELLS[:1], on_progress=lambda step: None)
     # It took 4 where 10 were guessed: its kind takes 4, the others 4/10 of their guess.
-    assert cells.guesses(place, CELLS) == {cell.name: 4.0 for cell in CELLS[1:]}
+    assert cell_store.guess_seconds(store, CELLS) == {cell.name: 4.0 for cell in CELLS[1:]}
 
 
-def test_a_spoiled_record_is_named(place):
-    path = place.record(CELLS[0])
+def test_a_spoiled_record_is_named(store):
+    path = store.record_path(CELLS[0])
     path.parent.mkdir(parents=True)
     path.write_text("{")
     with pytest.raises(RunError, match=r"a-batch-0-\w+\.json cannot be read .* delete it"):
-        place.found(CELLS[0])
+        store.read(CELLS[0])
 
 
 def test_other_settings_are_another_cell():
-    asked = CELLS[0].asked
-    assert CELLS[0].name == Cell(dict(reversed(asked.items()))).name
-    assert CELLS[0].name != Cell({**asked, "votes": 1}).name
-    assert json.loads(json.dumps(asked)) == asked
+    spec = CELLS[0].spec
+    assert CELLS[0].name == Cell(dict(reversed(spec.items()))).name
+    assert CELLS[0].name != Cell({**spec, "votes": 1}).name
+    assert json.loads(json.dumps(spec)) == spec
 
 
-def test_how_long_it_takes_is_said_before_the_first_cell_and_along_the_way(place, capsys):
+def test_how_long_it_takes_is_said_before_the_first_cell_and_along_the_way(store, capsys):
     """Six guessed at 10 s; the first takes 4, and so the others are guessed at 4: 20 left."""
     order = []
-    run = cells.work
-    study = Study("compare", place.folder)
+    run = cell_store.run_cells
+    study = Study("compare", store.folder)
 
     def work(*some, **more):
         order.append(capsys.readouterr().out)
         return run(*some, **more)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cells, "work", work)
-        assert plan.watch(study, place, CELLS) == []
+        patch.setattr(cell_store, "run_cells", work)
+        assert schedule.run_with_bar(study, store, CELLS) == []
     assert order == [
         "6 cells, 0 finished; about 1 min 0 s in one process, which others may share\n"
     ]
@@ -145,5 +147,5 @@ def test_how_long_it_takes_is_said_before_the_first_cell_and_along_the_way(place
         f"1/6 {CELLS[0].name} done, about 20 s left",
     ]
     assert lines[-1] == f"6/6 {CELLS[-1].name} done, about 0 s left"
-    assert plan.watch(study, place, CELLS) == []
+    assert schedule.run_with_bar(study, store, CELLS) == []
     assert capsys.readouterr().out.startswith("6 cells, 6 finished; about 0 s in one process")

@@ -1,4 +1,4 @@
-"""Whole arms on the tiny model: costs add up, and what cannot go on says so."""
+"""Whole methods on the tiny model: costs add up, and what cannot go on says so."""
 
 from dataclasses import replace
 
@@ -8,7 +8,8 @@ from szpo.baselines import dpo, ppo
 from szpo.baselines.questions import Preferences
 from szpo.data.pairs import Pair
 from szpo.types import Answer
-from szpo_simulators.compare import cell, gradient, methods, plan, presets
+from szpo_simulators.compare import gradient, methods, presets, schedule
+from szpo_simulators.compare.cell_process import run_cell
 
 SETS = (
     "optimizer.comparisons=2", "generation.max_new_tokens=6", "subspace.dim=4",
@@ -22,15 +23,17 @@ PRESET = presets.Preset(
 
 @pytest.fixture(scope="module")
 def base():
-    found = cell.run({**plan.shared(PRESET), "method": "base", "ask": "both", "seed": 0})
+    found = run_cell(
+        {**schedule.make_shared_spec(PRESET), "method": "base", "ask": "both", "seed": 0}
+    )
     beta = {name: fitted["beta"] for name, fitted in found["panel"].items()}
     return found["measurement"], {"base": "x", "beta": beta}
 
 
 def run(base, method, ask, **settings):
-    start, told = base
-    asked = plan.cell(PRESET, presets.METHODS[method], ask, 3, told, settings).asked
-    return cell.run(asked, start)
+    start, setup = base
+    cell = schedule.make_cell(PRESET, presets.METHODS[method], ask, 3, setup, settings)
+    return run_cell(cell.spec, start)
 
 
 def test_the_panel_is_fitted_once_for_either_size_of_question(base):
@@ -52,15 +55,15 @@ def test_szpo_is_charged_for_everything_it_asked_and_said(base, ask, votes, rows
 
 def test_a_price_of_votes_makes_more_steps_but_no_more_measurements(base):
     """Each step ends at its first vote; a step more might take two of the one vote left."""
-    start, told = base
+    start, setup = base
     preset = replace(PRESET, sets=(*SETS, "selection.vote_price=50.0"))
-    asked = plan.cell(preset, presets.METHODS["szpo"], "batch", 3, told, {}).asked
-    course = cell.run(asked, start)["course"]
+    cell = schedule.make_cell(preset, presets.METHODS["szpo"], "batch", 3, setup, {})
+    course = run_cell(cell.spec, start)["course"]
     assert [(row["share"], row["votes"]) for row in course] == [(0.0, 0), (0.5, 2), (1.0, 3)]
 
 
 @pytest.mark.slow
-def test_iterative_dpo_on_the_same_ground(base):
+def test_iterative_dpo_on_the_same_shared_setup(base):
     found = run(base, "iterative-dpo", "batch", rounds=2, learning_rate=0.01)
     assert found["stopped"] is None
     votes = [row["votes"] for row in found["course"]]
@@ -77,7 +80,7 @@ def run_base_reward(base):
 
 def test_what_cannot_go_on_is_a_result_with_one_line(base, monkeypatch):
     """A panel that always ties teaches nothing; a rate without measure diverges."""
-    monkeypatch.setattr(gradient.shared_setup, "ask", lambda asked: Ties())
+    monkeypatch.setattr(gradient.shared_setup, "build_ask", lambda spec: Ties())
     found = run(base, "dpo", "batch", batch=4)
     assert found["stopped"].startswith("dpo: no pair to learn from: all 4 answers were ties")
     assert found["course"][-1]["votes"] == 4
@@ -88,7 +91,7 @@ def test_what_cannot_go_on_is_a_result_with_one_line(base, monkeypatch):
         demand_finite({"loss": float("nan")}, "dpo", 2)
 
     monkeypatch.undo()
-    monkeypatch.setitem(methods.ARMS, "dpo", gradient.offline(diverges, dpo.Recipe))
+    monkeypatch.setitem(methods.RUNNERS, "dpo", gradient.make_offline(diverges, dpo.Recipe))
     found = run(base, "dpo", "batch")
     assert "loss is nan at step 2: training diverged" in found["stopped"]
 
@@ -98,8 +101,8 @@ def test_each_round_of_each_seed_has_draws_of_its_own(base, monkeypatch):
 
     The reward model and what follows it are stood in for: what counts is what they are given.
     """
-    start, told = base
-    given, asked = [], iter([2, 0] * 2)  # of two rounds the second brings nothing but ties
+    start, setup = base
+    given, pairs_of = [], iter([2, 0] * 2)  # of two rounds the second brings nothing but ties
 
     class Learned:
         def __call__(self, prompts, answers):
@@ -113,7 +116,7 @@ def test_each_round_of_each_seed_has_draws_of_its_own(base, monkeypatch):
         return Learned(), None
 
     def ask_round(survey, actor, meter, i):
-        found = [Pair(p, Answer("bb"), Answer("a")) for p in survey.prompts[: next(asked)]]
+        found = [Pair(p, Answer("bb"), Answer("a")) for p in survey.prompts[: next(pairs_of)]]
         return Preferences(tuple(found), ties=survey.questions - len(found))
 
     def follow(actor, task, recipe, *, seed, meter, on_step):
@@ -123,12 +126,15 @@ def test_each_round_of_each_seed_has_draws_of_its_own(base, monkeypatch):
 
     monkeypatch.setattr(gradient, "ask_round", ask_round)
     monkeypatch.setattr(gradient.reward_model, "train", fit)
-    monkeypatch.setitem(methods.ARMS, "rm+ppo", gradient.rewarded(follow, ppo.Recipe))
+    monkeypatch.setitem(
+        methods.RUNNERS, "rm+ppo", gradient.make_with_reward_model(follow, ppo.Recipe)
+    )
     found = []
     for seed in (3, 4):
         preset = replace(PRESET, methods=("rm+ppo",))
-        cell_ = plan.cell(preset, presets.METHODS["rm+ppo"], "batch", seed, told, {"rounds": 2})
-        found.append(cell.run(cell_.asked, start))
+        method = presets.METHODS["rm+ppo"]
+        cell = schedule.make_cell(preset, method, "batch", seed, setup, {"rounds": 2})
+        found.append(run_cell(cell.spec, start))
     assert len({seed for seed, _, _ in given}) == 4
     assert [(pairs, ties) for _, pairs, ties in given] == [(2, 0), (2, 2)] * 2
     assert [each["reward_model_agrees"] for each in found] == [[0.25, 0.25]] * 2

@@ -11,10 +11,10 @@ from szpo_simulators.study import (
     Search,
     Study,
     choose,
-    curve,
+    draw_curve,
     format_interval,
     interval,
-    seeds,
+    seed_range,
 )
 
 
@@ -70,7 +70,7 @@ def test_settings_are_chosen_on_seeds_that_are_not_reported(study):
                          repetitions=5)  # fmt: skip
     tried, final = work.asked[:-1], work.asked[-1]
     assert all(one["seeds"] == [0, 1, 2, 3] for one in tried)
-    assert final == {"rule": "known", "alpha": 3.0, "seeds": seeds(5)}
+    assert final == {"rule": "known", "alpha": 3.0, "seeds": seed_range(5)}
     assert not set(final["seeds"]) & {seed for one in tried for seed in one["seeds"]}
     assert row["mean"] == REPORTED + 2 and row["edge"] == ""
     assert row["tried"] == {"1": -2.5, "3": 1.5, "10": -47.5}
@@ -94,7 +94,7 @@ def test_figures_are_the_same_bytes_every_time(study, tmp_path):
     times = []
     for _ in range(2):
         with study.figure("line") as axes:
-            curve(axes, [1, 2], rows, "known")
+            draw_curve(axes, [1, 2], rows, "known")
             axes.legend()
         drawn = {path.name: path.read_bytes() for path in sorted(study.folder.iterdir())}
         assert sorted(drawn) == ["line.png", "line.svg"]

@@ -1,4 +1,4 @@
-"""The settings of a run that a cell of a comparison stands on."""
+"""The configuration of a run that a cell starts from."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from szpo.config import settings_file
 from szpo.config.schema import Config
 
 
-def config(spec: Mapping[str, Any]) -> Config:
-    """The run's settings that a cell stands on: all its methods share model, sites and prompts."""
+def load_config(spec: Mapping[str, Any]) -> Config:
+    """The run's configuration: every method starts from its model, LoRA sites and prompts."""
     sets = [f"run.seed={spec['seed']}", f"panel.reward={spec['reward']}",
             f"panel.kind={spec['panel']}", *spec["sets"]]  # fmt: skip
     return settings_file.load(preset_name=spec["run"], sets=sets)

@@ -1,4 +1,4 @@
-"""What an arm looks like along its way: held-out reward, guards and cost at a few points."""
+"""Measure a policy along its run: held-out reward, guards and cost at a few checkpoints."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Proxy = Callable[[Sequence[Prompt], Sequence[Answer]], Sequence[float]]
 
 @dataclass(frozen=True)
 class Yardstick:
-    """How every arm of a comparison is measured: the same prompts, samples and random numbers."""
+    """How every cell of a comparison is measured: the same prompts, samples and random numbers."""
 
     prompts: tuple[Prompt, ...]
     samples: int
@@ -32,54 +32,56 @@ class Yardstick:
 
 
 @dataclass
-class Course:
-    """The points of one arm, in the order of its way."""
+class Checkpoints:
+    """The rows of one run, in order: one at its start, then one at each even share of it."""
 
     yardstick: Yardstick
     instruments: Instruments
     points: int
-    """How many are measured after the start."""
-    say: Callable[[float], None] = lambda share: None
-    """Told how much of the way is done."""
+    """Checkpoints after the start."""
+    report: Callable[[float], None] = lambda share: None
+    """Called with the share of the run that is done, in [0, 1]."""
     proxy: Proxy | None = None
-    """A learned reward that is drawn beside the true one, once there is one."""
+    """A learned reward that is measured beside the true one, once there is one."""
     rows: list[dict[str, Any]] = field(default_factory=list)
     measured: int = 0
 
-    def still(self, cost: Mapping[str, float] | None = None) -> None:
-        """The model as it was before any vote: at no cost, or with votes that taught nothing yet.
+    def record_start(self, cost: Mapping[str, float] | None = None) -> None:
+        """Add a row for the model before any update, without measuring it again.
 
-        The second is where a method stands that asks for all its votes before its first step.
+        Args:
+            cost: Votes, answers_read and tokens so far, for a method that asks for all its votes
+                before its first update; None: nothing was spent.
         """
-        spent = COSTLESS if cost is None else self._spent(cost)
-        self.rows.append(point(self.yardstick, self.yardstick.base, 0.0, spent))
+        total = NO_COST if cost is None else self._add_machine_cost(cost)
+        self.rows.append(make_row(self.yardstick, self.yardstick.base, 0.0, total))
 
-    def due(self, share: float) -> bool:
-        """Whether the next point is reached at this share of the way, in [0, 1]."""
+    def is_due(self, share: float) -> bool:
+        """Whether the next checkpoint is reached at this share of the run, in [0, 1]."""
         return share >= (self.measured + 1) / self.points - 1e-9
 
-    def reached(
+    def record(
         self,
         policy: heldout.Measurable,
         share: float,
         cost: Mapping[str, float],
         figures: Mapping[str, float] | None = None,
     ) -> None:
-        """Note where the arm stands, if a point is due; measured with the instruments aside.
+        """Measure the policy if a checkpoint is due; nothing of it is charged to the method.
 
         Args:
-            policy: the tuned policy as it is now.
-            share: of the way, in [0, 1].
-            cost: votes, answers_read and tokens so far.
-            figures: what the method itself says of its last step.
+            policy: The tuned policy as it is now.
+            share: Of the run, in [0, 1].
+            cost: Votes, answers_read and tokens so far.
+            figures: The method's own figures of its last step.
         """
-        spent = self._spent(cost)
+        total = self._add_machine_cost(cost)
         with self.instruments.aside():
-            if self.due(share):
-                self._measure(policy, share, spent, figures or {})
-            self.say(share)
+            if self.is_due(share):
+                self._measure(policy, share, total, figures or {})
+            self.report(share)
 
-    def _spent(self, cost: Mapping[str, float]) -> dict[str, float]:
+    def _add_machine_cost(self, cost: Mapping[str, float]) -> dict[str, float]:
         wall, cpu = self.instruments.seconds()
         peak = self.instruments.peak()
         return {**cost, "seconds": wall, "cpu_seconds": cpu, "peak_bytes": peak}
@@ -91,36 +93,38 @@ class Course:
         cost: Mapping[str, float],
         figures: Mapping[str, float],
     ) -> None:
-        told = self.yardstick
+        yardstick = self.yardstick
         seen: list[tuple[Prompt, Answer]] = []
 
         def score(prompt: Prompt, answer: Answer) -> float:
             seen.append((prompt, answer))
-            return told.score(prompt, answer)
+            return yardstick.score(prompt, answer)
 
-        found = heldout.measure(policy, told.prompts, score, samples=told.samples, seed=told.seed)
-        row = point(told, found, share, cost, figures)
+        found = heldout.measure(
+            policy, yardstick.prompts, score, samples=yardstick.samples, seed=yardstick.seed
+        )
+        row = make_row(yardstick, found, share, cost, figures)
         if self.proxy is not None:
-            liked = self.proxy([p for p, _ in seen], [a for _, a in seen])
-            row["proxy"] = float(np.mean(liked))
+            values = self.proxy([p for p, _ in seen], [a for _, a in seen])
+            row["proxy"] = float(np.mean(values))
         self.rows.append(row)
         self.measured += 1
 
 
-COSTLESS: Mapping[str, float] = {
+NO_COST: Mapping[str, float] = {
     "votes": 0, "answers_read": 0, "tokens": 0, "seconds": 0.0, "cpu_seconds": 0.0,
     "peak_bytes": 0,
 }  # fmt: skip
 
 
-def point(
+def make_row(
     yardstick: Yardstick,
     found: heldout.Measurement,
     share: float,
     cost: Mapping[str, float],
     figures: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
-    """One point as plain JSON: reward, gain with its interval over prompts, guards, cost.
+    """A checkpoint as plain JSON: reward, gain with its interval over prompts, guards, cost.
 
     ``win_rate`` is how often one of the answers has the higher reward of it and one of the base
     model's to the same prompt, all pairs of samples, ties a half.
@@ -144,12 +148,12 @@ def point(
     }
 
 
-def kept(found: heldout.Measurement) -> dict[str, Any]:
-    """A measurement as plain JSON; `restored` reads it back."""
+def measurement_to_json(found: heldout.Measurement) -> dict[str, Any]:
+    """A measurement as plain JSON; `measurement_from_json` reads it back."""
     return {**asdict(found), "rewards": found.rewards.tolist()}
 
 
-def restored(body: Mapping[str, Any]) -> heldout.Measurement:
-    """The measurement that `kept` wrote."""
+def measurement_from_json(body: Mapping[str, Any]) -> heldout.Measurement:
+    """The measurement that `measurement_to_json` wrote."""
     texts = tuple(tuple(row) for row in body["texts"])
     return heldout.Measurement(**{**body, "rewards": np.array(body["rewards"]), "texts": texts})

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from szpo.errors import UsageError
-from szpo_simulators.compare import ledgers, plan, presets, show, tuning
-from szpo_simulators.compare.cells import Place
+from szpo_simulators.compare import ledgers, presets, schedule, show, tuning
+from szpo_simulators.compare.cell_store import CellStore
 from szpo_simulators.compare.presets import Method
 from szpo_simulators.study import Study
 
@@ -21,7 +21,7 @@ def command(arguments: Sequence[str]) -> int:
     if chosen.runs and chosen.preset:
         raise UsageError("compare: give a preset or runs, not both")
     if chosen.runs:
-        return ledgers.compare(
+        return ledgers.compare_runs(
             chosen.runs, chosen.folder, figure=chosen.figures, as_json=chosen.json
         )
     if chosen.tune and (chosen.asks or chosen.seeds):
@@ -29,8 +29,8 @@ def command(arguments: Sequence[str]) -> int:
                          "--seeds and --asks out")  # fmt: skip
     if chosen.preset is None:
         raise UsageError("compare: give --preset tiny or smollm2, or two runs or more")
-    preset = presets.find(chosen.preset)
-    arms = presets.chosen(preset, chosen.methods, chosen.asks)
+    preset = presets.find_preset(chosen.preset)
+    methods = presets.select_methods(preset, chosen.methods, chosen.asks)
     seeds = tuple(dict.fromkeys(chosen.seeds)) or preset.seeds
     if mixed := sorted(set(seeds) & set(preset.tuning)):
         raise UsageError(f"compare: settings were chosen on seed {mixed[0]}; take others")
@@ -39,15 +39,15 @@ def command(arguments: Sequence[str]) -> int:
     )
     study.console.quiet = chosen.json
     if not chosen.collect:
-        demand(method for method, _ in arms)
-    place = Place(study.folder)
-    start = plan.ground(study, place, preset, chosen.collect)
+        demand_modules(method for method, _ in methods)
+    store = CellStore(study.folder)
+    setup = schedule.prepare_shared_setup(study, store, preset, chosen.collect)
     if chosen.tune:
-        found, failures = tuning.tune(study, place, preset, arms, start, chosen.collect)
+        found, failures = tuning.tune(study, store, preset, methods, setup, chosen.collect)
     else:
-        wanted = plan.order(preset, arms, seeds, start)
-        failures = [] if chosen.collect else plan.watch(study, place, wanted)
-        found = show.show(study, preset, plan.records(place, wanted))
+        wanted = schedule.order_cells(preset, methods, seeds, setup)
+        failures = [] if chosen.collect else schedule.run_with_bar(study, store, wanted)
+        found = show.show_results(study, preset, schedule.read_records(store, wanted))
     for line in failures:
         study.console.print(f"failed: {line}", markup=False)
     if chosen.json:
@@ -67,20 +67,20 @@ def _parser() -> argparse.ArgumentParser:
     add("--methods", nargs="+", default=(), help="only these methods")
     add("--asks", nargs="+", default=(), help="only these ways of asking: batch, pair")
     add("--seeds", nargs="+", type=int, default=(), help="these seeds instead of the preset's")
-    add("--folder", type=Path, help="where cells, tables and figures are kept; of ledgers: "
+    add("--folder", type=Path, help="where cells, tables and figures are stored; for ledgers: "
         "where runs are looked for")  # fmt: skip
     add("--figures", type=Path, help="where the figures go as well")
     add("--tune", action="store_true", help="run the tuning trials instead, on their own seeds")
-    add("--collect", action="store_true", help="run nothing; tell what is finished")
+    add("--collect", action="store_true", help="run nothing; show what is finished")
     add("--json", action="store_true", help="print one JSON document")
     return parser
 
 
-def demand(methods: Iterable[Method]) -> None:
-    """Refuse before the start what would fail in every cell.
+def demand_modules(methods: Iterable[Method]) -> None:
+    """Refuse before the start methods whose modules are not installed.
 
     Raises:
-        UsageError: a module is not installed; names the extra that brings it.
+        UsageError: names the modules and the extra that brings them.
     """
     lacking: dict[str, list[str]] = {}
     for method in methods:

@@ -1,4 +1,4 @@
-"""`szpo compare RUN RUN …`: runs beside each other by their own files; no model is loaded."""
+"""`szpo compare RUN RUN …`: compare runs by their ledgers, without loading a model."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from szpo.training import summary
 from szpo_simulators.rewards import text_rewards
 from szpo_simulators.study import COLOURS, Study
 
-DRAWN = {"kl": "KL to the start, nats", "shown": "mean reward of the answers shown",
+CURVES = {"kl": "KL to the start, nats", "shown": "mean reward of the answers shown",
          "better": "win rate of the better side, ten steps"}  # fmt: skip
 POOLED = 10
 """Steps over which a win rate is taken: one step has too few votes."""
 COUNTS = ("pairs", "agreeing")
-"""Votes on different comparisons of one direction, and how many of them agree: from these comes
-the win rate of its better side. That of plus says nothing: which side is called so is chance."""
+"""Pairs of votes on different comparisons of one direction, and how many of them agree. The win
+rate of the better side is estimated from these; that of plus is no measure: signs are random."""
 
 
-def compare(
+def compare_runs(
     runs: Sequence[str], folder: Path | None, *, figure: Path | None = None, as_json: bool = False
 ) -> int:
-    """Tell and draw runs; the figure goes beside the first run, and to ``figure`` as well.
+    """Print and draw runs; the figure goes beside the first run, and to ``figure`` as well.
 
     Raises:
         UsageError: a run is missing, is named twice, or stands alone.
@@ -39,7 +39,7 @@ def compare(
     paths = [run_paths.find(run, folder or Path("runs")) for run in runs]
     if len({path.resolve() for path in paths}) < len(paths):
         raise UsageError("compare: the same run is named twice; give different ones")
-    found = [read(path) for path in paths]
+    found = [read_run(path) for path in paths]
     if empty := [row["name"] for row in found if not row["votes"]]:
         line = f"compare: no votes in a closed step of {', '.join(empty)}"
         if len(empty) == len(found):
@@ -59,7 +59,7 @@ def compare(
     for row in found:
         for line in row["evaluation"]:
             study.console.print(f"{row['name']}: {line}", markup=False)
-    wanted = [name for name in DRAWN if any(row["curves"][name] for row in found)]
+    wanted = [name for name in CURVES if any(row["curves"][name] for row in found)]
     if wanted:
         names = "-".join(path.stem for path in paths)[:80]
         _draw(study, f"compare-{names}", found, wanted)
@@ -69,19 +69,19 @@ def compare(
     return 0
 
 
-def read(path: Path) -> dict[str, Any]:
-    """What a ledger says of its run: totals, held-out rows, curves over votes and answers read."""
+def read_run(path: Path) -> dict[str, Any]:
+    """The run of a ledger: totals, held-out rows, curves over votes and answers read."""
     with Ledger.open(path, readonly=True) as ledger, ledger.snapshot():
         facts = summary.steps(ledger)
         total = summary.summary(ledger, facts).as_dict()
         measured = [event["body"]["rows"] for event in ledger.events("evaluation")
                     if "rows" in event["body"]]  # fmt: skip
-        shown = _shown(ledger, facts)
+        shown = _mean_rewards_shown(ledger, facts)
     last = measured[-1] if measured else []
-    told = [f"{row['name']}: {row['before']} → {row['after']} {row['change']}" for row in last]
+    lines = [f"{row['name']}: {row['before']} → {row['after']} {row['change']}" for row in last]
     spent = np.cumsum([f.votes for f in facts]).tolist()
     read_ = np.cumsum([f.answers_read for f in facts]).tolist()
-    curves: dict[str, list[list[float]]] = {name: [] for name in DRAWN}
+    curves: dict[str, list[list[float]]] = {name: [] for name in CURVES}
     for i, fact in enumerate(facts):
         if "kl" in fact.info and fact.info["kl"] is not None:
             curves["kl"].append([spent[i], read_[i], float(fact.info["kl"])])
@@ -98,17 +98,17 @@ def read(path: Path) -> dict[str, Any]:
         "length": lengths[-1] if lengths else None,
         "separation": summary.separation(*(sum(getattr(f, n) for f in facts) for n in COUNTS)),
         "heldout": f"{last[0]['before']} → {last[0]['after']}" if last else None,
-        "evaluation": told,
+        "evaluation": lines,
         "curves": curves,
     }
 
 
-def _shown(ledger: Ledger, facts: Sequence[summary.Facts]) -> list[float | None]:
-    """Mean hidden reward of each step's answers, where the panel is simulated and tells it."""
+def _mean_rewards_shown(ledger: Ledger, facts: Sequence[summary.Facts]) -> list[float | None]:
+    """Mean true reward of each step's answers; None for each where the panel is not simulated."""
     panel = ledger.spec.get("config", {}).get("panel", {})
     try:
         if panel.get("kind", "people") == "people":
-            raise UsageError("people tell no reward")
+            raise UsageError("people have no reward")
         score = text_rewards.parse(str(panel["reward"])).score
     except (UsageError, KeyError):
         return [None] * len(facts)
@@ -131,7 +131,7 @@ def _draw(study: Study, part: str, found: Sequence[Any], wanted: Sequence[str]) 
                     x, y = ([p[column] for p in points] for column in (j, 2))
                     at.plot(x, y, color=colour, marker="", label=row["name"])
                 at.set(xlabel=label)
-            axes[2 * i].set_ylabel(DRAWN[name])
+            axes[2 * i].set_ylabel(CURVES[name])
         handles, labels = axes[0].get_legend_handles_labels()
         axes[0].figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=7.5)
 

@@ -1,7 +1,7 @@
-"""What is put around a cell's work to count it: tokens, seconds, memory, and no kept set-ups.
+"""Count what a cell costs: tokens, seconds and memory, with no set-up from a cache.
 
-A cell has a process of its own, so these may count all that happens in it. Measuring is not part
-of what a method costs: `Instruments.aside` stops the clock, the count and the memory's high water.
+A cell has a process of its own, so all that happens in it is counted. Measuring is not part of
+a method's cost: `Instruments.aside` stops the clock, the token count and the peak of memory.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from szpo.policies.subspaces import Subspace
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 PEAK_ONLY = "5"
-"""Written to `CLEAR`, it sets the high water of resident memory back to what is resident now."""
+"""Written to `CLEAR`, it resets the peak of resident memory to what is resident now."""
 
 
 class Instruments:
@@ -34,15 +34,15 @@ class Instruments:
         self._peak = 0
         self._process_peak = 0
         self._on = True
-        self.exact = _reset()
-        """The high water can be set back, so that `peak` is what was done since."""
+        self.exact = _reset_peak()
+        """Whether the system can reset the peak, so that `peak` is of this object's time alone."""
 
     @staticmethod
     def _now() -> tuple[float, float]:
         return time.monotonic(), time.process_time()
 
     def seconds(self) -> tuple[float, float]:
-        """Wall and processor seconds, measuring left out."""
+        """Wall and processor seconds, without measuring."""
         now = self._now()
         wall, cpu = (now[i] - self._began[i] - self._apart[i] for i in (0, 1))
         return wall, cpu
@@ -50,20 +50,20 @@ class Instruments:
     def peak(self) -> int:
         """Largest resident memory in bytes outside of measuring.
 
-        Where the system cannot set its high water back, that of the whole process.
+        Where the system cannot reset the peak, that of the whole process.
         """
-        return self.process_peak() if not self.exact else max(self._peak, high_water())
+        return self.process_peak() if not self.exact else max(self._peak, peak_resident())
 
     def process_peak(self) -> int:
         """Largest resident memory of the process so far, measuring included, in bytes."""
-        self._process_peak = max(self._process_peak, high_water(), memory.peak_bytes())
+        self._process_peak = max(self._process_peak, peak_resident(), memory.peak_bytes())
         return self._process_peak
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """Within it nothing is charged."""
+        """Charge nothing within the block."""
         since = self._now()
-        self._peak = max(self._peak, high_water())
+        self._peak = max(self._peak, peak_resident())
         self._on = False
         try:
             yield
@@ -71,7 +71,7 @@ class Instruments:
             self._on = True
             self.process_peak()
             if self.exact:
-                _reset()
+                _reset_peak()
             now = self._now()
             self._apart = (
                 self._apart[0] + now[0] - since[0],
@@ -80,32 +80,32 @@ class Instruments:
 
     @contextmanager
     def counting(self) -> Iterator[None]:
-        """Within it every answer of szpo's engines is counted, and no set-up comes from a cache.
+        """Count every answer of szpo's engines within the block, and use no cached set-up.
 
-        A kept set-up would make a run look cheaper the second time it is measured.
+        A cached set-up would make a run look cheaper the second time it is measured.
         """
         undo: list[Callable[[], None]] = []
 
-        def put(owner: Any, name: str, value: Any) -> None:
-            kept = getattr(owner, name)
-            undo.append(lambda: setattr(owner, name, kept))
+        def replace(owner: Any, name: str, value: Any) -> None:
+            original = getattr(owner, name)
+            undo.append(lambda: setattr(owner, name, original))
             setattr(owner, name, value)
 
-        def counted(generate: Callable[..., Any]) -> Callable[..., Any]:
+        def count_tokens(generate: Callable[..., Any]) -> Callable[..., Any]:
             def run(engine: Any, *some: Any, **more: Any) -> Any:
                 made = generate(engine, *some, **more)
                 if self._on:
-                    self.tokens += spoken(made.tokens, engine.adapted.stop_tokens)
+                    self.tokens += count_answer_tokens(made.tokens, engine.adapted.stop_tokens)
                 return made
 
             return run
 
-        def unkept(_key: Any, make: Callable[[], Subspace]) -> Subspace:
+        def make_uncached(_key: Any, make: Callable[[], Subspace]) -> Subspace:
             return make()
 
         for engine in (FlatEngine, GenerateEngine):
-            put(engine, "generate", counted(engine.generate))
-        put(subspace_cache, "load_or_make", unkept)
+            replace(engine, "generate", count_tokens(engine.generate))
+        replace(subspace_cache, "load_or_make", make_uncached)
         try:
             yield
         finally:
@@ -113,17 +113,17 @@ class Instruments:
                 back()
 
 
-def spoken(answers: Sequence[Sequence[int]], stop: Sequence[int]) -> int:
+def count_answer_tokens(answers: Sequence[Sequence[int]], stop: Sequence[int]) -> int:
     """Tokens of answers without the end tokens.
 
-    >>> spoken([(5, 6, 1), (7,)], stop=(1,))
+    >>> count_answer_tokens([(5, 6, 1), (7,)], stop=(1,))
     3
     """
     return sum(token not in stop for answer in answers for token in answer)
 
 
-def high_water() -> int:
-    """Largest resident memory in bytes since the high water was last set back."""
+def peak_resident() -> int:
+    """Largest resident memory in bytes since the peak was last reset."""
     try:
         lines = STATUS.read_text().splitlines()
     except OSError:
@@ -133,7 +133,7 @@ def high_water() -> int:
 
 
 def resident() -> int:
-    """Resident memory now, in bytes; its high water where the system does not tell."""
+    """Resident memory now, in bytes; its peak where the system does not report it."""
     try:
         lines = STATUS.read_text().splitlines()
     except OSError:
@@ -142,8 +142,8 @@ def resident() -> int:
     return int(found[0]) * 1024 if found else memory.peak_bytes()
 
 
-def _reset() -> bool:
-    """Set the high water back; whether the system can."""
+def _reset_peak() -> bool:
+    """Reset the peak of resident memory; whether the system can."""
     try:
         CLEAR.write_text(PEAK_ONLY)
     except OSError:

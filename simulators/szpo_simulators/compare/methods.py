@@ -1,4 +1,4 @@
-"""The methods as arms of a comparison: each walks its way and notes where it stands."""
+"""The methods of a comparison by name: each trains its policy and records checkpoints."""
 
 from __future__ import annotations
 
@@ -11,28 +11,29 @@ from szpo.baselines import dpo, grpo, ppo, rloo, simpo
 from szpo.config import settings_file
 from szpo.runs import assemble, driver
 from szpo.training.step_report import StepReport
-from szpo_simulators.compare import cell_config, gradient
-from szpo_simulators.compare.checkpoints import Course
+from szpo_simulators.compare import gradient
+from szpo_simulators.compare.cell_config import load_config
+from szpo_simulators.compare.checkpoints import Checkpoints
 
 Spec: TypeAlias = Mapping[str, Any]
-Arm: TypeAlias = Callable[[Spec, Course], dict[str, Any]]
-"""Walks the way; gives what else is worth keeping."""
+Runner: TypeAlias = Callable[[Spec, Checkpoints], dict[str, Any]]
+"""Runs a method and records its checkpoints; returns further fields of the cell's record."""
 
 
-def play(spec: Spec, way: Course) -> dict[str, Any]:
-    """One arm from its start to its last vote.
+def run_method(spec: Spec, checkpoints: Checkpoints) -> dict[str, Any]:
+    """Run the spec's method from its start to its last vote.
 
     Raises:
         RunError: it diverged, or there was nothing to learn from.
     """
-    return ARMS[spec["method"]](spec, way)
+    return RUNNERS[spec["method"]](spec, checkpoints)
 
 
-def szpo(spec: Spec, way: Course) -> dict[str, Any]:
+def run_szpo(spec: Spec, checkpoints: Checkpoints) -> dict[str, Any]:
     """A whole run of szpo: set-up, votes through the ledger, updates."""
     D = spec["D"] if spec["ask"] == "batch" else 1
     votes = spec["votes"] * spec["D"] // D
-    tree = cell_config.config(spec).model_dump()
+    tree = load_config(spec).model_dump()
     tree["run"]["votes"] = votes
     tree["panel"]["beta"] = spec["beta"][spec["ask"]]
     tree["optimizer"] |= spec["settings"]
@@ -45,36 +46,37 @@ def szpo(spec: Spec, way: Course) -> dict[str, Any]:
     def note(report: StepReport) -> None:
         done.append(report)
         # With a price of votes steps end early and there are more of them.
-        stand(report, report.total_votes / votes if priced else (report.step + 1) / steps)
+        record(report, report.total_votes / votes if priced else (report.step + 1) / steps)
 
-    def stand(report: StepReport, share: float) -> None:
+    def record(report: StepReport, share: float) -> None:
         cost = {
             "votes": report.total_votes,
             "answers_read": report.total_answers_read,
-            "tokens": way.instruments.tokens,
+            "tokens": checkpoints.instruments.tokens,
         }
         figures = {"win_rate": report.win_rate, "norm": report.norm}
-        way.reached(parts.language, share, cost, figures)
+        checkpoints.record(parts.language, share, cost, figures)
 
     with tempfile.TemporaryDirectory() as folder:
         parts = assemble.build(config, say=lambda line: None)
-        setup = way.instruments.seconds()
-        facts = {"setup": {"seconds": setup[0], "cpu": setup[1], "tokens": way.instruments.tokens,
-                           "bytes": way.instruments.peak()}}  # fmt: skip
+        setup = checkpoints.instruments.seconds()
+        tools = checkpoints.instruments
+        facts = {"setup": {"seconds": setup[0], "cpu": setup[1], "tokens": tools.tokens,
+                           "bytes": tools.peak()}}  # fmt: skip
         with assemble.create(parts, Path(folder) / "run.db") as ledger:
             driver.drive(ledger, parts, on_step=note)
     if done:  # a priced run may end some votes short of its budget
-        stand(done[-1], 1.0)
+        record(done[-1], 1.0)
     return facts
 
 
-ARMS: Final[dict[str, Arm]] = {
-    "szpo": szpo,
-    "dpo": gradient.offline(dpo.train, dpo.Recipe),
-    "iterative-dpo": gradient.iterative_dpo,
-    "simpo": gradient.offline(simpo.train, simpo.Recipe),
-    "rm+ppo": gradient.rewarded(ppo.train, ppo.Recipe),
-    "rm+ppo-free": gradient.rewarded(ppo.train, ppo.Recipe),
-    "grpo": gradient.rewarded(grpo.train, grpo.Recipe),
-    "rloo": gradient.rewarded(rloo.train, rloo.Recipe),
+RUNNERS: Final[dict[str, Runner]] = {
+    "szpo": run_szpo,
+    "dpo": gradient.make_offline(dpo.train, dpo.Recipe),
+    "iterative-dpo": gradient.run_iterative_dpo,
+    "simpo": gradient.make_offline(simpo.train, simpo.Recipe),
+    "rm+ppo": gradient.make_with_reward_model(ppo.train, ppo.Recipe),
+    "rm+ppo-free": gradient.make_with_reward_model(ppo.train, ppo.Recipe),
+    "grpo": gradient.make_with_reward_model(grpo.train, grpo.Recipe),
+    "rloo": gradient.make_with_reward_model(rloo.train, rloo.Recipe),
 }

@@ -1,7 +1,7 @@
-"""What a comparison compares: its methods, how they are asked, their settings and what was tried.
+"""Presets of a comparison: methods, ways of asking, settings and the trials that chose them.
 
 Settings were chosen on the tiny model with seeds that nothing else uses, at most four per method
-(`szpo compare --preset tiny --tune` runs them again); `docs/compare.md` lists what came out.
+(`szpo compare --preset tiny --tune` runs them again); `docs/compare.md` lists the results.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Settings: TypeAlias = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Method:
-    """A way to learn from votes, and what was tried for it."""
+    """How a policy learns from votes, and the settings tried for it."""
 
     name: str
     title: str
@@ -31,12 +31,12 @@ class Method:
     needs: tuple[str, ...] = ("trl", "datasets")
     """Modules of an extra."""
     points: int | None = None
-    """Measurements along the way, where they are not the preset's."""
+    """Checkpoints of the run, where they are not the preset's."""
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A comparison: one model, one reward, one budget, and what takes part."""
+    """A comparison: one model, one reward, one budget, and its methods."""
 
     name: str
     run: str
@@ -55,7 +55,7 @@ class Preset:
     prompts: int = 64
     samples: int = 8
     points: int = 10
-    """Held-out measurements along the way."""
+    """Checkpoints of a run after its start."""
     sets: tuple[str, ...] = ()
     """Changes to the run's preset that hold for every method."""
     common: Mapping[str, Settings] = field(default_factory=dict)
@@ -65,14 +65,14 @@ class Preset:
     own: Mapping[str, Settings] = field(default_factory=dict)
     """Settings by method that this model gets instead of the chosen trial's."""
     trials: Mapping[str, tuple[Settings, ...]] = field(default_factory=dict)
-    """What was tried by method on this model, where not the method's own trials."""
+    """Trials by method on this model, where not the method's own."""
 
-    def settled(self, method: Method) -> Settings:
-        """What a method is reported at."""
+    def reported_settings(self, method: Method) -> Settings:
+        """The settings at which a method is reported."""
         return self.own.get(method.name, method.trials[method.chosen])
 
-    def tried(self, method: Method) -> tuple[Settings, ...]:
-        """At most four settings of a method; what it is reported at is one of them."""
+    def trials_of(self, method: Method) -> tuple[Settings, ...]:
+        """At most four settings of a method; the reported ones are among them."""
         return self.trials.get(method.name, method.trials)
 
 
@@ -133,7 +133,7 @@ METHODS: Final[Mapping[str, Method]] = {
         ),
     )
 }  # fmt: skip
-"""The last is there to show what following a learned reward too far does; it was not tuned."""
+"""The last shows over-optimisation of a learned reward; it was not tuned."""
 PRESETS: Final[Mapping[str, Preset]] = {
     preset.name: preset
     for preset in (
@@ -179,7 +179,7 @@ PRESETS: Final[Mapping[str, Preset]] = {
 }  # fmt: skip
 
 
-def find(name: str) -> Preset:
+def find_preset(name: str) -> Preset:
     """The preset of a name.
 
     Raises:
@@ -190,30 +190,31 @@ def find(name: str) -> Preset:
     return PRESETS[name]
 
 
-def chosen(
+def select_methods(
     preset: Preset, methods: Sequence[str] = (), asks: Sequence[str] = ()
 ) -> list[tuple[Method, Asking]]:
-    """The arms: each method under each way of asking that it and the caller allow.
+    """Each method under each way of asking that the preset, the method and the caller allow.
 
     Raises:
-        UsageError: a method or a way is unknown, or nothing is left.
+        UsageError: a method or a way of asking is unknown, or nothing is left.
     """
-    known = {name: METHODS[name] for name in preset.methods}
+    available = {name: METHODS[name] for name in preset.methods}
     methods, asks = tuple(dict.fromkeys(methods)), tuple(dict.fromkeys(asks))
     for name in methods:
-        if name not in known:
+        if name not in available:
+            names = ", ".join(available)
             raise UsageError(
-                f'compare: preset {preset.name} has no method "{name}"; it has: {", ".join(known)}'
+                f'compare: preset {preset.name} has no method "{name}"; it has: {names}'
             )
     for ask in asks:
         if ask not in ("batch", "pair"):
             raise UsageError(f'compare: --asks {ask}: give "batch", "pair" or both')
-    arms = [
-        (known[name], ask)
-        for name in (methods or known)
-        for ask in preset.asks.get(name, known[name].asks)
+    selected = [
+        (available[name], ask)
+        for name in (methods or available)
+        for ask in preset.asks.get(name, available[name].asks)
         if not asks or ask in asks
     ]
-    if not arms:
+    if not selected:
         raise UsageError("compare: no method is left; widen --methods or --asks")
-    return arms
+    return selected

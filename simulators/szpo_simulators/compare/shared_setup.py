@@ -1,7 +1,7 @@
-"""What all cells of a comparison stand on: the base model's answers, the panels, the yardstick.
+"""What all cells of a comparison share: the base model's answers, the panels, the yardstick.
 
-The cell ``base`` is done first and once: it fits β at D rows and at one, and measures the model
-before any vote. All other cells are asked with what it found.
+The cell ``base`` runs first and once: it fits β of the panel at D rows and at one and measures the
+model before any vote. The specs of all other cells contain its result.
 """
 
 from __future__ import annotations
@@ -18,75 +18,80 @@ from szpo.data.prompts import PromptSet, load_configured
 from szpo.errors import UsageError
 from szpo.policies import language_model
 from szpo.runs.assemble import CALIBRATION_PROMPTS, CALIBRATION_SAMPLES
-from szpo_simulators.compare import cell_config, checkpoints
+from szpo_simulators.compare import checkpoints
+from szpo_simulators.compare.cell_config import load_config
 from szpo_simulators.panels import panel as panels
 from szpo_simulators.rewards import heldout, text_rewards
 
 MEASURING = 0
-"""Names the held-out random numbers, the same for every cell: policies are paired by them."""
+"""Seed of the held-out random numbers, the same for every cell, so that policies are paired."""
 
 
-def actor(spec: Mapping[str, Any]) -> Actor:
+def load_actor(spec: Mapping[str, Any]) -> Actor:
     """The model of a cell, ready for a gradient method."""
-    return actor_of(cell_config.config(spec))
+    return load_configured_actor(load_config(spec))
 
 
-def actor_of(config: Config) -> Actor:
+def load_configured_actor(config: Config) -> Actor:
     """The model with a LoRA of its own on the sites and with the rank that SZPO moves."""
-    of = language_model.load_plain(config, say=lambda text: None)
-    return Actor(of.loaded, of.sites, of.start, sampling=of.sampling, seed=config.run.seed)
+    model = language_model.load_plain(config, say=lambda text: None)
+    return Actor(
+        model.loaded, model.sites, model.start, sampling=model.sampling, seed=config.run.seed
+    )
 
 
-def prompts(spec: Mapping[str, Any]) -> PromptSet:
+def load_prompts(spec: Mapping[str, Any]) -> PromptSet:
     """The prompts of all cells: those to learn from, and those held out."""
-    found = load_configured(cell_config.config(spec).prompts)
+    found = load_configured(load_config(spec).prompts)
     if not found.heldout:
         raise UsageError("compare: no prompts are held out to measure on; raise prompts.heldout")
     return found
 
 
-def base(spec: Mapping[str, Any]) -> dict[str, Any]:
+def measure_base(spec: Mapping[str, Any]) -> dict[str, Any]:
     """β of the panel at D rows and at one, and the held-out measurement before any vote."""
-    policy, told = actor(spec), prompts(spec)
-    liked = text_rewards.parse(spec["reward"])
-    drawn = policy.sample(told.train[:CALIBRATION_PROMPTS], CALIBRATION_SAMPLES, seed=0)
-    worth = text_rewards.matrix(liked, told.train[:CALIBRATION_PROMPTS], drawn)
-    fitted = {name: panels.calibrate(worth, rows, 0)
+    policy, prompts = load_actor(spec), load_prompts(spec)
+    reward = text_rewards.parse(spec["reward"])
+    drawn = policy.sample(prompts.train[:CALIBRATION_PROMPTS], CALIBRATION_SAMPLES, seed=0)
+    values = text_rewards.matrix(reward, prompts.train[:CALIBRATION_PROMPTS], drawn)
+    fitted = {name: panels.calibrate(values, rows, 0)
               for name, rows in (("batch", spec["D"]), ("pair", 1))}  # fmt: skip
     found = heldout.measure(
-        policy, told.heldout[: spec["prompts"]], liked.score, samples=spec["samples"],
+        policy, prompts.heldout[: spec["prompts"]], reward.score, samples=spec["samples"],
         seed=MEASURING, moved=False,
     )  # fmt: skip
     return {
         "panel": {name: asdict(one) for name, one in fitted.items()},
-        "measurement": checkpoints.kept(found),
+        "measurement": checkpoints.measurement_to_json(found),
     }
 
 
-def yardstick(spec: Mapping[str, Any], start: Mapping[str, Any]) -> checkpoints.Yardstick:
-    """How the cell is measured, beside what the cell ``base`` measured."""
+def make_yardstick(spec: Mapping[str, Any], base: Mapping[str, Any]) -> checkpoints.Yardstick:
+    """How the cell is measured, and the measurement of the cell ``base`` to compare with."""
     return checkpoints.Yardstick(
-        prompts(spec).heldout[: spec["prompts"]],
+        load_prompts(spec).heldout[: spec["prompts"]],
         spec["samples"],
         MEASURING,
         text_rewards.parse(spec["reward"]).score,
-        checkpoints.restored(start),
+        checkpoints.measurement_from_json(base),
     )
 
 
-def ask(spec: Mapping[str, Any]) -> JudgesAsk:
-    """The panel, fitted for either size of question."""
-    size = cell_config.config(spec).panel.size
+def build_ask(spec: Mapping[str, Any]) -> JudgesAsk:
+    """The simulated panel, fitted to batches of D rows and to single pairs."""
+    size = load_config(spec).panel.size
 
     def fit(name: str, rows: int) -> panels.SimulatedPanel:
         beta = spec["beta"][name]
         return panels.build(spec["panel"], reward=spec["reward"], size=size, rows=rows, beta=beta)
 
-    return ask_panels(fit("batch", spec["D"]), fit("pair", 1))
+    return combine_panels(fit("batch", spec["D"]), fit("pair", 1))
 
 
-def ask_panels(of_batches: panels.SimulatedPanel, of_pairs: panels.SimulatedPanel) -> JudgesAsk:
-    """Panels fitted to the size of the question: one for batches, one for single pairs.
+def combine_panels(
+    of_batches: panels.SimulatedPanel, of_pairs: panels.SimulatedPanel
+) -> JudgesAsk:
+    """Ask one panel about batches and the other about single pairs.
 
     Members answer in turn and see plus on either side equally often, as in a run of szpo.
     """
@@ -94,7 +99,7 @@ def ask_panels(of_batches: panels.SimulatedPanel, of_pairs: panels.SimulatedPane
 
 
 def alternate_sides(key: bytes, questions: int, judges: int) -> list[tuple[bytes, Letter]]:
-    """Sides in turn for each member, with a key of its own for each question."""
+    """The side of plus and a key of its own for each question, sides in turn for each member."""
     found: list[tuple[bytes, Letter]] = []
     for n in range(questions):
         lap = n // judges

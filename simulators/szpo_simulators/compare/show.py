@@ -1,4 +1,4 @@
-"""A comparison for people: table, differences, JSON and figures."""
+"""Print and draw a comparison: table, differences, JSON and figures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ from szpo.training.step_report import plain
 from szpo_simulators.compare import summary
 from szpo_simulators.compare.presets import METHODS, Preset
 from szpo_simulators.compare.summary import Records
-from szpo_simulators.study import COLOURS, MARKS, Study, curve, format_interval, machine
+from szpo_simulators.study import (
+    COLOURS,
+    MARKS,
+    Study,
+    describe_machine,
+    draw_curve,
+    format_interval,
+)
 
 MORE: Final = (*COLOURS, "#666666", "#882255")
 SHAPES: Final = (*MARKS, "<", ">")
@@ -26,12 +33,12 @@ AXES: Final[Mapping[str, str]] = {
 }
 MIB: Final = 2**20
 POINTS: Final = 5
-"""With so many seeds or fewer, each is drawn as a point."""
+"""Up to this number of seeds each one is drawn as a point."""
 
 
-def show(study: Study, preset: Preset, records: Records) -> dict[str, Any]:
-    """Print and write everything; returns what the JSON file holds."""
-    rows = summary.summary(records, {name: METHODS[name].title for name in preset.methods})
+def show_results(study: Study, preset: Preset, records: Records) -> dict[str, Any]:
+    """Print the tables and write CSV, figures and JSON; returns the content of the JSON file."""
+    rows = summary.summarise(records, {name: METHODS[name].title for name in preset.methods})
     study.table(f"{preset.name}: {preset.reward}, {preset.panel}, {preset.votes} batch votes of "
                 f"{preset.D} rows; pair: {preset.D} pair votes for each", rows, TABLE)  # fmt: skip
     for row in rows:
@@ -44,25 +51,24 @@ def show(study: Study, preset: Preset, records: Records) -> dict[str, Any]:
     if apart:
         study.table(
             "final gain of each other less that of szpo (batch), paired by seed", apart,
-            {"method": "method", "ask": "ask", "seeds": "n", "difference": signed,
+            {"method": "method", "ask": "ask", "seeds": "n", "difference": _format_signed,
              "95 %": lambda row: f"[{row['low']:+.3f}, {row['high']:+.3f}]"},
         )  # fmt: skip
     study.csv(f"compare-{preset.name}", rows)
-    figures(study, preset, records)
-    told_rows = {"rows": rows, "differences": apart}
-    body: dict[str, Any] = plain({"preset": preset.name, **told_rows, "machine": machine()})
+    draw_figures(study, preset, records)
+    tables = {"rows": rows, "differences": apart}
+    body: dict[str, Any] = plain({"preset": preset.name, **tables, "machine": describe_machine()})
     path = study.folder / f"compare-{preset.name}.json"
     path.write_text(json.dumps(body, indent=1), encoding="utf-8")
     study.end()
     return body
 
 
-def signed(row: Mapping[str, Any]) -> str:
-    """The mean of a row with its sign."""
+def _format_signed(row: Mapping[str, Any]) -> str:
     return f"{row['mean']:+.3f}"
 
 
-def _gain(row: Mapping[str, Any]) -> str:
+def _format_gain(row: Mapping[str, Any]) -> str:
     if "mean" not in row:
         return "stopped"
     around = format_interval(row, 3) if row["n"] > 1 else f"{row['mean']:.3f}"
@@ -70,7 +76,7 @@ def _gain(row: Mapping[str, Any]) -> str:
     return f"{around}{lost}"
 
 
-def _target(by: str) -> Any:
+def _format_target(by: str) -> Any:
     def text(row: Mapping[str, Any]) -> str:
         found = row.get(f"{by}_to_target")
         if found is None:
@@ -82,11 +88,11 @@ def _target(by: str) -> Any:
     return text
 
 
-def _number(name: str, form: str, scale: float = 1.0) -> Any:
+def _format_number(name: str, form: str, scale: float = 1.0) -> Any:
     return lambda row: "–" if name not in row else format(row[name] / scale, form)
 
 
-def _optimised(row: Mapping[str, Any]) -> str:
+def _format_over_optimisation(row: Mapping[str, Any]) -> str:
     found = row.get("optimised")
     if not found or "true" not in found:
         return ""
@@ -98,26 +104,26 @@ TABLE: Final[Mapping[str, Any]] = {
     "method": "method",
     "ask": "ask",
     "seeds": lambda row: len(row["seeds"]),
-    "gain": _gain,
-    "wins": _number("win_rate", ".0%"),
-    "votes": _number("votes", ".0f"),
-    "read": _number("answers_read", ".0f"),
-    f"votes to +{summary.TARGET:g}": _target("votes"),
-    f"read to +{summary.TARGET:g}": _target("answers_read"),
-    "tokens, k": _number("tokens", ".0f", 1000),
-    "cpu s": _number("cpu_seconds", ".0f"),
-    "s": _number("seconds", ".0f"),
-    "peak MiB": _number("peak_bytes", ".0f", MIB),
-    "added": _number("added_bytes", ".0f", MIB),
-    "KL": _number("kl", ".1f"),
-    "length": _number("length", ".1f"),
-    "labels": _number("agreement", ".0%"),
+    "gain": _format_gain,
+    "wins": _format_number("win_rate", ".0%"),
+    "votes": _format_number("votes", ".0f"),
+    "read": _format_number("answers_read", ".0f"),
+    f"votes to +{summary.TARGET:g}": _format_target("votes"),
+    f"read to +{summary.TARGET:g}": _format_target("answers_read"),
+    "tokens, k": _format_number("tokens", ".0f", 1000),
+    "cpu s": _format_number("cpu_seconds", ".0f"),
+    "s": _format_number("seconds", ".0f"),
+    "peak MiB": _format_number("peak_bytes", ".0f", MIB),
+    "added": _format_number("added_bytes", ".0f", MIB),
+    "KL": _format_number("kl", ".1f"),
+    "length": _format_number("length", ".1f"),
+    "labels": _format_number("agreement", ".0%"),
     "guards": lambda row: f"{row['guards_held']}/{row['n']}" if "n" in row else "–",
-    "true / learned after its best": _optimised,
+    "true / learned after its best": _format_over_optimisation,
 }
 
 
-def figures(study: Study, preset: Preset, records: Records) -> None:
+def draw_figures(study: Study, preset: Preset, records: Records) -> None:
     """Gain by votes and answers read; by tokens, seconds and memory; KL and learned rewards."""
     drawn = {key: cells for key, cells in records.items()
              if any(not cell["stopped"] for cell in cells)}  # fmt: skip
@@ -126,15 +132,15 @@ def figures(study: Study, preset: Preset, records: Records) -> None:
     for part, by in (("votes", ("votes", "answers_read")),
                      ("costs", ("tokens", "cpu_seconds", "peak_bytes"))):  # fmt: skip
         with study.figure(f"compare-{preset.name}-{part}", columns=len(by), height=4.4) as axes:
-            for place, cost in zip(axes, by, strict=True):
+            for here, cost in zip(axes, by, strict=True):
                 for key, cells in drawn.items():
-                    _line(place, preset, key, cells, cost)
-                place.set(xlabel=AXES[cost], xscale="linear" if cost == "peak_bytes" else "log")
+                    _draw_line(here, preset, key, cells, cost)
+                here.set(xlabel=AXES[cost], xscale="linear" if cost == "peak_bytes" else "log")
             axes[0].set_ylabel(f"gain in held-out {preset.reward}")
-            _legend(axes[0], preset, drawn)
+            _draw_legend(axes[0], preset, drawn)
     with study.figure(f"compare-{preset.name}-kl", columns=3, height=4.4) as axes:
         for key, cells in drawn.items():
-            _line(axes[0], preset, key, cells, "kl")
+            _draw_line(axes[0], preset, key, cells, "kl")
         axes[0].set(xlabel="KL to the start, nats per answer",
                     ylabel=f"gain in held-out {preset.reward}")  # fmt: skip
         for at, value, label in (
@@ -142,65 +148,65 @@ def figures(study: Study, preset: Preset, records: Records) -> None:
             (axes[2], "proxy", "learned reward, held out, in spreads"),
         ):
             for key, cells in drawn.items():
-                _learned(at, preset, key, cells, value)
+                _draw_learned(at, preset, key, cells, value)
             at.set(xlabel="share of the training with a learned reward", ylabel=label)
-        _legend(axes[0], preset, drawn)
+        _draw_legend(axes[0], preset, drawn)
 
 
 def _style(preset: Preset, method: str) -> dict[str, Any]:
-    place = preset.methods.index(method)
-    return {"color": MORE[place % len(MORE)], "marker": SHAPES[place % len(SHAPES)]}
+    index = preset.methods.index(method)
+    return {"color": MORE[index % len(MORE)], "marker": SHAPES[index % len(SHAPES)]}
 
 
-def _line(
-    axes: Any, preset: Preset, key: summary.ArmKey, cells: Sequence[Mapping[str, Any]], by: str
+def _draw_line(
+    axes: Any, preset: Preset, key: summary.MethodKey, cells: Sequence[Mapping[str, Any]], by: str
 ) -> None:
-    """The mean way with its interval, or with each seed's end as a point where seeds are few."""
+    """The mean run with its interval, or with each seed's end as a point where seeds are few."""
     scale = MIB if by == "peak_bytes" else 1.0
-    found = summary.curve(cells, by)
+    found = summary.mean_curve(cells, by)
     style = _style(preset, key[0])
-    ways = [cell["course"] for cell in cells if not cell["stopped"]]
+    runs = [cell["course"] for cell in cells if not cell["stopped"]]
     points = [(x / scale, row) for x, row in zip(found["x"], found["rows"], strict=True)
               if x > 0 or by == "kl"]  # fmt: skip
     xs, rows = [x for x, _ in points], [row for _, row in points]
     if by == "peak_bytes":
         xs, rows = xs[-1:], rows[-1:]
-    if len(ways) <= POINTS:
-        ends = [way[-1] for way in ways]
+    if len(runs) <= POINTS:
+        ends = [run[-1] for run in runs]
         axes.plot([end[by] / scale for end in ends], [end["gain"] for end in ends], ls="",
                   ms=4, alpha=0.55, **style)  # fmt: skip
         axes.plot(xs, [row["mean"] for row in rows], linestyle=DASHES[key[1]], **style)
     else:
-        curve(axes, xs, rows, "", linestyle=DASHES[key[1]], markevery=[-1], **style)
+        draw_curve(axes, xs, rows, "", linestyle=DASHES[key[1]], markevery=[-1], **style)
 
 
-def _learned(
+def _draw_learned(
     axes: Any,
     preset: Preset,
-    key: summary.ArmKey,
+    key: summary.MethodKey,
     cells: Sequence[Mapping[str, Any]],
     value: str,
 ) -> None:
-    """The true or the learned reward along the training of an arm that follows a learned one."""
-    ways = [
+    """The true or the learned reward along the training of a method with a reward model."""
+    runs = [
         [row for row in cell["course"] if row["proxy"] is not None]
         for cell in cells
         if not cell["stopped"]
     ]
-    if not ways or min(map(len, ways)) < 2 or not summary.follows_one(cells):
+    if not runs or min(map(len, runs)) < 2 or not summary.follows_one(cells):
         return
-    found = summary.curve([{"course": way, "stopped": None} for way in ways], "share", value)
+    found = summary.mean_curve([{"course": run, "stopped": None} for run in runs], "share", value)
     style = {**_style(preset, key[0]), "linestyle": DASHES[key[1]], "markevery": [-1]}
-    curve(axes, found["x"], found["rows"], "", **style)
+    draw_curve(axes, found["x"], found["rows"], "", **style)
 
 
-def _legend(axes: Any, preset: Preset, drawn: Records) -> None:
+def _draw_legend(axes: Any, preset: Preset, drawn: Records) -> None:
     methods = [name for name in preset.methods if any(key[0] == name for key in drawn)]
     handles = [Line2D([], [], label=METHODS[name].title, **_style(preset, name))
                for name in methods]  # fmt: skip
-    told_ways = {"batch": "batch votes", "pair": f"{preset.D} pair votes for each"}
+    ask_titles = {"batch": "batch votes", "pair": f"{preset.D} pair votes for each"}
     handles += [
-        Line2D([], [], color="#666666", linestyle=DASHES[ask], label=told_ways[ask])
+        Line2D([], [], color="#666666", linestyle=DASHES[ask], label=ask_titles[ask])
         for ask in DASHES if any(key[1] == ask for key in drawn)
     ]  # fmt: skip
     axes.figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=7.5)

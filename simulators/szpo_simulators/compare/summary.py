@@ -1,4 +1,4 @@
-"""From the records of cells to rows: gains with intervals, what they cost, who was ahead."""
+"""Summarise the records of cells: gains with intervals, costs, differences between methods."""
 
 from __future__ import annotations
 
@@ -13,23 +13,27 @@ from szpo_simulators.rewards.heldout import student
 from szpo_simulators.study import interval
 
 TARGET: Final = 0.15
-"""Gain in true reward at which votes and answers read are told."""
-ArmKey: TypeAlias = tuple[str, str]
+"""Gain in true reward for which the votes and answers read are reported."""
+MethodKey: TypeAlias = tuple[str, str]
 """(method, ask)"""
-Records: TypeAlias = Mapping[ArmKey, Sequence[Mapping[str, Any]]]
-"""The finished cells of each arm, by seed."""
+Records: TypeAlias = Mapping[MethodKey, Sequence[Mapping[str, Any]]]
+"""The records of each method's finished cells, by seed."""
 STEADY: Final = ("szpo",)
 """Methods whose policy moves with every few votes; all others ask first and then train."""
-ASKED: Final = ("votes", "answers_read")
+VOTING_COSTS: Final = ("votes", "answers_read")
 COSTS: Final = ("votes", "answers_read", "tokens", "seconds", "cpu_seconds", "peak_bytes")
 
 
-def summary(records: Records, titles: Mapping[str, str]) -> list[dict[str, Any]]:
-    """One row per arm that has a finished cell."""
-    return [_row(key, cells, titles[key[0]]) for key, cells in records.items() if cells]
+def summarise(records: Records, titles: Mapping[str, str]) -> list[dict[str, Any]]:
+    """One row per (method, ask) that has a finished cell."""
+    return [
+        _summarise_method(key, cells, titles[key[0]]) for key, cells in records.items() if cells
+    ]
 
 
-def _row(key: ArmKey, cells: Sequence[Mapping[str, Any]], title: str) -> dict[str, Any]:
+def _summarise_method(
+    key: MethodKey, cells: Sequence[Mapping[str, Any]], title: str
+) -> dict[str, Any]:
     ended = [cell for cell in cells if not cell["stopped"]]
     lasts = [cell["course"][-1] for cell in ended]
     row: dict[str, Any] = {
@@ -59,20 +63,20 @@ def _row(key: ArmKey, cells: Sequence[Mapping[str, Any]], title: str) -> dict[st
     for name in ("kl", "length", "logprob", "distinct2"):
         row[name] = float(np.mean([last[name] for last in lasts]))
     row["guards_held"] = sum(all(guard["ok"] for guard in last["guards"]) for last in lasts)
-    for by in ASKED:
-        found = [None if cell["stopped"] else reaching(way(cell, by), TARGET, by)
+    for by in VOTING_COSTS:
+        found = [None if cell["stopped"] else cost_to_reach(rows_by_cost(cell, by), TARGET, by)
                  for cell in cells]  # fmt: skip
         row[f"{by}_to_target"] = found
-        row[f"median_{by}_to_target"] = middle(found)
-    courses = [cell["course"] for cell in ended]
-    row["optimised"] = over_optimised(courses) if follows_one(ended) else None
+        row[f"median_{by}_to_target"] = median_reached(found)
+    runs = [cell["course"] for cell in ended]
+    row["optimised"] = find_over_optimisation(runs) if follows_one(ended) else None
     return row
 
 
-def middle(found: Sequence[float | None]) -> float | None:
-    """The median, of an even number the upper one; None where half or more did not get there.
+def median_reached(found: Sequence[float | None]) -> float | None:
+    """The upper median; None where half or more did not reach the target.
 
-    >>> middle([40.0, None, 60.0]), middle([40.0, None])
+    >>> median_reached([40.0, None, 60.0]), median_reached([40.0, None])
     (60.0, None)
     """
     values = sorted(float("inf") if value is None else value for value in found)
@@ -80,13 +84,14 @@ def middle(found: Sequence[float | None]) -> float | None:
     return None if value == float("inf") else value
 
 
-def reaching(rows: Sequence[Mapping[str, Any]], gain: float, by: str) -> float | None:
-    """Where a course first gains so much, by votes, answers read or another cost; None: nowhere.
+def cost_to_reach(rows: Sequence[Mapping[str, Any]], gain: float, by: str) -> float | None:
+    """The cost at which a run first reaches a gain; None where it does not.
 
-    Between two points the gain is taken as a straight line.
+    ``by`` names the cost: votes, answers_read or another. The gain is interpolated linearly
+    between two checkpoints.
 
-    >>> way = [{"votes": 0, "gain": 0.0}, {"votes": 40, "gain": 0.1}, {"votes": 80, "gain": 0.3}]
-    >>> reaching(way, 0.2, "votes"), reaching(way, 0.5, "votes")
+    >>> rows = [{"votes": 0, "gain": 0.0}, {"votes": 40, "gain": 0.1}, {"votes": 80, "gain": 0.3}]
+    >>> cost_to_reach(rows, 0.2, "votes"), cost_to_reach(rows, 0.5, "votes")
     (60.0, None)
     """
     for i, row in enumerate(rows):
@@ -99,49 +104,51 @@ def reaching(rows: Sequence[Mapping[str, Any]], gain: float, by: str) -> float |
     return None
 
 
-def way(cell: Mapping[str, Any], by: str) -> Sequence[Mapping[str, Any]]:
-    """The course of a cell along a cost: by votes and reading as stairs, where one asks first.
+def rows_by_cost(cell: Mapping[str, Any], by: str) -> Sequence[Mapping[str, Any]]:
+    """The checkpoints of a cell along a cost.
 
-    While votes are asked for, the policy stands where it stood.
+    A method that first asks and then trains does not move while it asks, so by votes and answers
+    read its gain is a staircase.
 
     >>> rows = [{"votes": 40, "gain": 0.1}, {"votes": 80, "gain": 0.3}]
-    >>> [row["gain"] for row in way({"asked": {"method": "dpo"}, "course": rows}, "votes")]
+    >>> cell = {"asked": {"method": "dpo"}, "course": rows}
+    >>> [row["gain"] for row in rows_by_cost(cell, "votes")]
     [0.1, 0.1, 0.3]
     """
     rows: Sequence[Mapping[str, Any]] = cell["course"]
-    if by not in ASKED or cell["asked"]["method"] in STEADY:
+    if by not in VOTING_COSTS or cell["asked"]["method"] in STEADY:
         return rows
     stands = [
-        {**before, **{name: after[name] for name in ASKED if name in after}}
+        {**before, **{name: after[name] for name in VOTING_COSTS if name in after}}
         for before, after in pairwise(rows)
     ]
     return [rows[0], *(row for two in zip(stands, rows[1:], strict=True) for row in two)]
 
 
 def follows_one(cells: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether each course follows one reward model: rewards of two have no common level."""
+    """Whether each run follows one reward model: rewards of two have no common level."""
     return all(cell["asked"].get("settings", {}).get("rounds", 1) == 1 for cell in cells)
 
 
-def over_optimised(courses: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any] | None:
-    """Where the mean true gain is highest while a learned reward was followed, and what came then.
+def find_over_optimisation(runs: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any] | None:
+    """Changes of the true and the learned reward after the best mean true gain, over runs.
 
-    Differences from that point to the end, paired by seed, with 95 % intervals. The point is
-    chosen by looking, so a fall is overstated a little; it is ``seen`` where the interval of the
-    true reward lies below 0 and that of the learned one above.
+    Differences from that checkpoint to the end, paired by seed, with 95 % intervals. The
+    checkpoint is selected as the maximum, so a fall is overstated a little. Over-optimisation is
+    ``seen`` where the interval of the true reward lies below 0 and that of the learned one above.
     """
-    ways = [[row for row in course if row["proxy"] is not None] for course in courses]
-    if not ways or min(map(len, ways)) < 2 or len(set(map(len, ways))) != 1:
+    trained = [[row for row in run if row["proxy"] is not None] for run in runs]
+    if not trained or min(map(len, trained)) < 2 or len(set(map(len, trained))) != 1:
         return None
-    true = np.array([[row["gain"] for row in way] for way in ways])
-    learned = np.array([[row["proxy"] for row in way] for way in ways])
+    true = np.array([[row["gain"] for row in run] for run in trained])
+    learned = np.array([[row["proxy"] for row in run] for run in trained])
     best = int(true.mean(0).argmax())
     if best == true.shape[1] - 1:
-        return {"at": ways[0][best]["share"], "seen": False}
+        return {"at": trained[0][best]["share"], "seen": False}
     falls = student((true[:, -1] - true[:, best]).tolist())
     rises = student((learned[:, -1] - learned[:, best]).tolist())
     return {
-        "at": ways[0][best]["share"],
+        "at": trained[0][best]["share"],
         "best": float(true.mean(0)[best]),
         "end": float(true.mean(0)[-1]),
         "true": list(falls),
@@ -151,9 +158,9 @@ def over_optimised(courses: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, 
 
 
 def differences(
-    rows: Sequence[Mapping[str, Any]], ours: ArmKey = ("szpo", "batch")
+    rows: Sequence[Mapping[str, Any]], ours: MethodKey = ("szpo", "batch")
 ) -> list[dict[str, Any]]:
-    """Final gain of each other arm less that of ours, over the seeds that both finished."""
+    """Final gain of each other (method, ask) minus ours, over the seeds that both finished."""
     at = {(row["method"], row["ask"]): dict(zip(row["seeds"], row["gains"], strict=True))
           for row in rows}  # fmt: skip
     if ours not in at:
@@ -169,11 +176,11 @@ def differences(
     return found
 
 
-def curve(cells: Sequence[Mapping[str, Any]], by: str, value: str = "gain") -> dict[str, Any]:
-    """Mean way of an arm's finished cells: x (mean cost at each point) and rows with intervals."""
-    ways = [way(cell, by) for cell in cells if not cell["stopped"]]
-    length = min(map(len, ways), default=0)
+def mean_curve(cells: Sequence[Mapping[str, Any]], by: str, value: str = "gain") -> dict[str, Any]:
+    """Mean over finished cells: x, the mean cost at each checkpoint, and rows with intervals."""
+    runs = [rows_by_cost(cell, by) for cell in cells if not cell["stopped"]]
+    length = min(map(len, runs), default=0)
     return {
-        "x": [float(np.mean([rows[i][by] for rows in ways])) for i in range(length)],
-        "rows": [interval([rows[i][value] for rows in ways]) for i in range(length)],
+        "x": [float(np.mean([rows[i][by] for rows in runs])) for i in range(length)],
+        "rows": [interval([rows[i][value] for rows in runs]) for i in range(length)],
     }

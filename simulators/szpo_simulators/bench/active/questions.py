@@ -12,11 +12,11 @@ from szpo_simulators.bench.active import designs, runs
 from szpo_simulators.study import (
     Study,
     bench,
+    draw_points,
     format_interval,
     interval,
-    legend_below,
-    points,
-    seeds,
+    put_legend_below,
+    seed_range,
 )
 
 RULES = ("random", "bald", "entropy", "laplace")
@@ -31,7 +31,7 @@ def compare_designs(study: Study) -> list[dict[str, Any]]:
     sizes = SIZES[:2] if study.quick else SIZES
     specs = [
         {"dim": d, "questions": q, "batch": b, "pool": size, "rule": rule,
-         "seeds": seeds(8 if study.quick else count)}
+         "seeds": seed_range(8 if study.quick else count)}
         for d, q, b, size, count in sizes
         for rule in RULES
     ]  # fmt: skip
@@ -80,7 +80,7 @@ def measure_large_pool(study: Study) -> list[dict[str, Any]]:
 
 def compare_estimates(study: Study) -> list[dict[str, Any]]:
     """Entropy estimates of draws from N(0, I), and the drift of the one along SVGD."""
-    specs = [{"dim": d, "count": 2000, "seeds": seeds(20)} for d in (2, 8)]
+    specs = [{"dim": d, "count": 2000, "seeds": seed_range(20)} for d in (2, 8)]
     draws = study.cells("entropy of draws", specs, designs.estimates)
     rows = []
     for row in draws:
@@ -97,7 +97,7 @@ def compare_estimates(study: Study) -> list[dict[str, Any]]:
     paths = study.cells(
         "drift",
         [{"dim": d, "sd": sd, "count": 200, "epsilon": 0.1,
-          "times": list(TIMES), "seeds": seeds(few)}
+          "times": list(TIMES), "seeds": seed_range(few)}
          for d, sd in ((2, 1.0), (2, 1.5), (8, 1.0), (32, 1.0))],
         designs.drift,
     )  # fmt: skip
@@ -138,20 +138,20 @@ def _draw(study: Study, found: Mapping[str, Sequence[Mapping[str, Any]]]) -> Non
             if row["dim"] == 2:
                 lines = np.array(row["curve"])
                 bands = [interval(values) for values in lines.T.tolist()]
-                points(left, range(1, len(bands) + 1), bands, row["rule"], fmt="o-", ms=3)
+                draw_points(left, range(1, len(bands) + 1), bands, row["rule"], fmt="o-", ms=3)
         left.set(xlabel="questions", ylabel="entropy (Laplace), nats", title="Two dimensions")
-        legend_below(left)
+        put_legend_below(left)
         for d, sd in ((2, 1.0), (2, 1.5), (8, 1.0), (32, 1.0)):
             some = [r for r in found["drift"] if (r["dim"], r["sd"]) == (d, sd)]
             middle.plot([r["time"] for r in some], [r["stein"] for r in some],
                         label=f"d = {d}, start sd {sd:g}")  # fmt: skip
         middle.set(xlabel="ε·L", ylabel="error, nats", title="Change-of-variables entropy",
                    xlim=(0, 12), ylim=(-1, 1))  # fmt: skip
-        legend_below(middle)
+        put_legend_below(middle)
         for row in found["runs"]:
             right.plot(row["spent"], row["path"], label=row["label"])
         right.set(xlabel="votes", ylabel="value", title="Runs on the grid (bayes)")
-        legend_below(right)
+        put_legend_below(right)
 
 
 def _name_interval(name: str, values: Sequence[float]) -> dict[str, float]:

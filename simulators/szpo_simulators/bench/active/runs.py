@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from szpo.optim.settings import Selection
-from szpo_simulators.study import Spec, Study, format_interval, interval, seeds
+from szpo_simulators.study import Spec, Study, format_interval, interval, seed_range
 from szpo_simulators.worlds import choosing, repetitions
 from szpo_simulators.worlds.gridworld import DENSE
 
@@ -50,7 +50,7 @@ def run_cases(study: Study) -> list[dict[str, Any]]:
     """Votes until the value is reached first, and the value at the end, by case."""
     specs = [
         {**case, "alpha": ALPHA[case["rule"]], "steps": STEPS, "target": TARGET,
-         "seeds": seeds(20 if study.quick else 200)}
+         "seeds": seed_range(20 if study.quick else 200)}
         for _, case in CASES
     ]  # fmt: skip
     found = study.cells("runs", specs, run)

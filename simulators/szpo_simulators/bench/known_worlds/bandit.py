@@ -12,7 +12,15 @@ import numpy as np
 
 from szpo.aggregation.estimators import inversion, moments
 from szpo_simulators.bench.known_worlds import runs
-from szpo_simulators.study import Spec, Study, bench, curve, interval, legend_below, seeds
+from szpo_simulators.study import (
+    Spec,
+    Study,
+    bench,
+    draw_curve,
+    interval,
+    put_legend_below,
+    seed_range,
+)
 from szpo_simulators.worlds.bandit import Bandit
 from szpo_simulators.worlds.oracle import LinkPanel
 
@@ -58,7 +66,7 @@ def work(spec: Spec) -> dict[str, Any]:
 @bench("bandit")
 def main(study: Study) -> dict[str, Any]:
     """The risky arm is better on average and loses most comparisons: which arm is learnt?"""
-    used = seeds(20 if study.quick else 200)
+    used = seed_range(20 if study.quick else 200)
     steps = 400 if study.quick else 800
     specs = [
         runs.base(world="bandit", rule=rule, N=32, M=M, D=D, alpha=ALPHA[rule], steps=steps,
@@ -96,10 +104,10 @@ def main(study: Study) -> dict[str, Any]:
             for row in rows:
                 if row["beta"] == beta and (row["rule"], row["M"], row["D"]) in shown:
                     label = f"{row['rule']}, M = {row['M']}, D = {row['D']}"
-                    curve(here, runs.along(row, budget), row["curve"], label)
+                    draw_curve(here, runs.along(row, budget), row["curve"], label)
             here.set(xscale="log", xlabel="votes" if budget == "votes" else "answers read")
             here.set(ylim=(-0.03, 1.03), ylabel="P(risky), best is 1")
             here.set(title=f"logistic panel, β = {beta:g}")
-        legend_below(axes[1], 3)
+        put_legend_below(axes[1], 3)
     study.end()
     return {"runs": rows, "exact": theory}

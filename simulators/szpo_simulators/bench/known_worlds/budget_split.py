@@ -13,12 +13,12 @@ from szpo_simulators.study import (
     COLOURS,
     Study,
     bench,
-    curve,
+    draw_curve,
+    draw_points,
     format_interval,
-    legend_below,
-    points,
-    seeds,
-    ticks,
+    put_legend_below,
+    seed_range,
+    set_log_ticks,
 )
 from szpo_simulators.worlds.gridworld import DENSE
 from szpo_simulators.worlds.world import draws
@@ -46,7 +46,7 @@ def best_ratio(cost: float, spread: float) -> float:
 
 def spread() -> float:
     """Standard deviation s of the difference of two returns at θ = 0 of the default grid."""
-    drawn = DENSE.returns(DENSE.theta0[None], draws(DENSE, seeds(1), 0, 0, 20_000))
+    drawn = DENSE.returns(DENSE.theta0[None], draws(DENSE, seed_range(1), 0, 0, 20_000))
     return float(np.sqrt(2) * drawn.std())
 
 
@@ -92,27 +92,27 @@ def main(study: Study) -> dict[str, Any]:
         study.csv(part, rows)
     with study.figure("budget-split", columns=3, height=3.9) as (left, middle, right):
         for row in splits:
-            curve(left, runs.along(row), row["curve"], f"N = {row['N']}, M = {row['M']}")
+            draw_curve(left, runs.along(row), row["curve"], f"N = {row['N']}, M = {row['M']}")
         left.set(xlabel="votes (answers read: twice as many)", ylabel="value")
         left.set(title="64 votes a step")
-        legend_below(left)
+        put_legend_below(left)
         for cost, mark in zip(COSTS, "os^", strict=True):
             rows = sorted((r for r in shapes if r["cost"] == cost), key=lambda r: r["ratio"])
-            points(middle, [r["ratio"] for r in rows], rows, f"a walk costs {cost:g} votes",
+            draw_points(middle, [r["ratio"] for r in rows], rows, f"a walk costs {cost:g} votes",
                    fmt=mark)  # fmt: skip
             middle.axvline(best_ratio(cost, s), color=middle.lines[-1].get_color(), lw=0.9, ls=":")
-        ticks(middle, sorted({row["ratio"] for row in shapes}))
+        set_log_ticks(middle, sorted({row["ratio"] for row in shapes}))
         middle.set(xlabel="M/D (dotted: best by theory)", ylabel="value at the end")
         middle.set(title="Equal cost of votes and walks")
-        legend_below(middle, 1)
+        put_legend_below(middle, 1)
         for D, colour in zip(ROWS, COLOURS, strict=False):
             rows = [row for row in sizes if row["D"] == D]
             for spent, mark in (("votes", "o-"), ("answers", "s--")):
                 name = "answers read" if spent == "answers" else spent
-                points(right, [row[spent] for row in rows], rows, f"D = {D}, by {name}",
+                draw_points(right, [row[spent] for row in rows], rows, f"D = {D}, by {name}",
                        fmt=mark, color=colour)  # fmt: skip
         right.set(xscale="log", xlabel="votes, or answers read", ylabel="value at the end")
         right.set(title="N = 2, 8, 32, M = 1")
-        legend_below(right)
+        put_legend_below(right)
     study.end()
     return {"splits": splits, "more": more, "costs": shapes, "sizes": sizes, "spread": s}

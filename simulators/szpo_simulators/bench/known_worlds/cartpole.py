@@ -18,10 +18,10 @@ from szpo_simulators.study import (
     MARKS,
     Search,
     Study,
-    curve,
+    draw_curve,
     format_interval,
     interval,
-    seeds,
+    seed_range,
 )
 from szpo_simulators.worlds import repetitions as batched
 from szpo_simulators.worlds.cartpole import HORIZON, NOTEBOOK, CartPole, Network
@@ -66,11 +66,11 @@ def main(
     specs = [
         {"label": label, "episodes": episodes, "seed": seed}
         for label in ("REINFORCE", *(f"PPO {form}" for form in notebook.FORMS))
-        for seed in seeds(each)
+        for seed in seed_range(each)
     ]
     written = study.cells("the notebook", specs, as_written)
     study.table(
-        f"the notebook's settings, {episodes} episodes, {each} seeds from {seeds(each)[0]}",
+        f"the notebook's settings, {episodes} episodes, {each} seeds from {seed_range(each)[0]}",
         [_summary(label, of, episodes) for label, of in _by_label(written)],
         {
             "method": "label",
@@ -141,7 +141,7 @@ def _reaching(study: Study) -> dict[str, Any]:
     """SZPO on Reacher-v5: a linear policy, d = 22, votes on batches of four episodes."""
     environment("Reacher-v5")
     budgets = [32, 64] if study.quick else [64, 128, 256, 512, 1024]
-    specs = [{"seed": seed, "episodes": budgets} for seed in seeds(2 if study.quick else 5)]
+    specs = [{"seed": seed, "episodes": budgets} for seed in seed_range(2 if study.quick else 5)]
     found = study.cells("Reacher-v5", specs, reaching)
     rows = [
         {
@@ -291,11 +291,11 @@ def _draw(
         for row in rows:
             name = f"SZPO, D = {row['D']}" if "D" in row else row["method"]
             place = list(NETS).index(row["net"])
-            curve(axes[place], row["marks"], row["curve"], name, **looks[name])
+            draw_curve(axes[place], row["marks"], row["curve"], name, **looks[name])
             if "D" in row:
                 spent = [mark / (2 * row["D"]) for mark in row["marks"]]
                 style = {**looks[name], "linestyle": "-" if place == 0 else "--"}
-                curve(axes[2], spent, row["curve"], f"D = {row['D']}, {row['net']}", **style)
+                draw_curve(axes[2], spent, row["curve"], f"D = {row['D']}, {row['net']}", **style)
         for here, (net, policy) in zip(axes, NETS.items(), strict=False):
             here.set(title=f"{net}, d = {policy.dim}", xlabel="episodes")
         axes[2].set(title="SZPO on both; the others read no votes", xlabel="votes")
@@ -311,7 +311,7 @@ def _draw(
             table = np.array([row["lengths"] for row in of], dtype=np.float64)
             smooth = np.apply_along_axis(np.convolve, 1, table, np.ones(wide) / wide, "valid")
             line = [interval(at) for at in smooth.T.tolist()]
-            curve(here, range(wide, episodes + 1), line, label, marker="")
+            draw_curve(here, range(wide, episodes + 1), line, label, marker="")
         here.set(xlabel="episodes", ylabel=f"mean length of the last {wide}")
         here.set_ylim(0, 1.04 * HORIZON)
         here.legend(fontsize=8)

@@ -18,7 +18,7 @@ from szpo.optim.directions import Law
 from szpo_simulators.baselines import dpo, es, planning, ppo, reinforce, reward_model, rlhf, walks
 from szpo_simulators.baselines.curves import Curve, trace_walks
 from szpo_simulators.panels.panel import Calibration, calibrate
-from szpo_simulators.study import TUNING, Study, interval, seeds
+from szpo_simulators.study import TUNING, Study, interval, seed_range
 from szpo_simulators.worlds import repetitions
 from szpo_simulators.worlds.courier import Courier
 from szpo_simulators.worlds.gridworld import DENSE, GridWorld
@@ -42,7 +42,7 @@ Settings = dict[str, Any]
 def bt70(world: str, D: int) -> Calibration:
     """The panel that agrees on 70 % of pairs of batches of D walks by the starting policy."""
     place = WORLDS[world]
-    drawn = draws(place, [seeds(1)[0]], 0, 0, 4000, "calibration")
+    drawn = draws(place, [seed_range(1)[0]], 0, 0, 4000, "calibration")
     return calibrate(place.returns(place.theta0[None], drawn), D, 0)
 
 
@@ -70,7 +70,7 @@ def choose(
     tried = [one for grid in grids for one in combinations(grid)]
     if most is not None:
         tried = [tried[(2 * i + 1) * len(tried) // (2 * most)] for i in range(most)]
-    first = seeds(trials, TUNING)
+    first = seed_range(trials, TUNING)
     found = study.cells(
         f"choosing {label}", [{**spec, **one, "seeds": first} for one in tried], work
     )

@@ -27,10 +27,10 @@ from szpo_simulators.study import (
     CONFIRMED,
     MARKS,
     Study,
-    curve,
+    draw_curve,
+    draw_points,
     format_interval,
     interval,
-    points,
 )
 
 
@@ -306,9 +306,9 @@ def _line(axes: Any, rows: Sequence[Mapping[str, Any]], name: str, way: str, bud
         if (row["name"], row["way"]) != (name, way):
             continue
         if len(row[budget]) > 1:
-            curve(
+            draw_curve(
                 axes, row[budget], row["curve"], name, color=COLOURS[place], marker=MARKS[place],
                 markevery=[-1], linestyle=DASHES[way],
             )  # fmt: skip
         else:
-            points(axes, row[budget], [row], name, fmt=MARKS[place], color=COLOURS[place])
+            draw_points(axes, row[budget], [row], name, fmt=MARKS[place], color=COLOURS[place])

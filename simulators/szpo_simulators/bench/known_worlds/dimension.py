@@ -10,11 +10,11 @@ from szpo_simulators.study import (
     COLOURS,
     Study,
     bench,
-    curve,
+    draw_curve,
+    draw_points,
     format_interval,
-    legend_below,
-    points,
-    ticks,
+    put_legend_below,
+    set_log_ticks,
 )
 from szpo_simulators.worlds.gridworld import SPARSE
 
@@ -63,22 +63,24 @@ def main(study: Study) -> dict[str, Any]:
                 for row in spaces
                 if row["steps"] == T or (study.quick and row["steps"] * 4 == T)
             ]
-            points(left, [row["subspace"] for row in rows], rows, f"{rows[0]['votes']} votes",
+            draw_points(left, [row["subspace"] for row in rows], rows, f"{rows[0]['votes']} votes",
                    fmt=f"{mark}-")  # fmt: skip
-        ticks(left, SUBSPACES)
+        set_log_ticks(left, SUBSPACES)
         left.set(xlabel="coordinates d of a random subspace", ylabel="value at the end")
         left.set(title="Few coordinates or many")
-        legend_below(left)
+        put_legend_below(left)
         for row in trade:
-            curve(middle, runs.along(row), row["curve"], f"K = {row['K']}, T = {row['steps']}")
+            draw_curve(
+                middle, runs.along(row), row["curve"], f"K = {row['K']}, T = {row['steps']}"
+            )
         middle.set(xlabel="votes (answers read: twice as many)", ylabel="value")
         middle.set(title="K directions or T steps")
-        legend_below(middle)
+        put_legend_below(middle)
         values = {f"N = {row['N']}{', true returns' if row['truth'] else ''}": row["values"]
                   for row in sparse}  # fmt: skip
         right.boxplot(list(values.values()), tick_labels=list(values))
         right.axhline(best, color=COLOURS[2], lw=1, marker="", label="optimum")
         right.set(title="Sparse reward with a distractor", ylabel="value at the end")
-        legend_below(right)
+        put_legend_below(right)
     study.end()
     return {"subspaces": spaces, "blocks": blocks, "trade": trade, "sparse": sparse}

@@ -11,7 +11,14 @@ from szpo.aggregation.links import LINKS
 from szpo.types import Floats
 from szpo_simulators.bench.known_worlds import runs
 from szpo_simulators.bench.known_worlds.runs import base
-from szpo_simulators.study import Spec, Study, bench, format_interval, legend_below, points
+from szpo_simulators.study import (
+    Spec,
+    Study,
+    bench,
+    draw_points,
+    format_interval,
+    put_legend_below,
+)
 
 NAMES = ("clip", "trim", "haldane", "laplace", "second", "posterior", "score")
 TRIM = 16.0
@@ -94,15 +101,15 @@ def main(study: Study) -> dict[str, Any]:
             ylabel="exact bias of Δ̂",
             title="Bias of an estimate from M = 10 votes",
         )
-        legend_below(left, 3)
+        put_legend_below(left, 3)
         for j, (N, M) in enumerate(shapes):
             rows = [row for row in trained if (row["N"], row["M"]) == (N, M)]
             names = [*NAMES, "pooled"]
             places = [names.index(row["smoothing"]) + 0.2 * (j - 1) for row in rows]
-            points(right, places, rows, f"N = {N}, M = {M}", fmt="os^"[j])
+            draw_points(right, places, rows, f"N = {N}, M = {M}", fmt="os^"[j])
         right.set_xticks(range(len(names)), names, rotation=35, ha="right")
         right.set(ylabel="value at the end", title="The same estimators in runs")
-        legend_below(right, 3)
+        put_legend_below(right, 3)
     study.end()
     return {"exact": table, "slopes": slopes, "runs": trained}
 

@@ -17,7 +17,14 @@ from matplotlib.axes import Axes
 
 from szpo_simulators.bench.known_worlds import contest, courier
 from szpo_simulators.bench.known_worlds.speed import measure
-from szpo_simulators.study import Study, curve, format_interval, interval, points, seeds
+from szpo_simulators.study import (
+    Study,
+    draw_curve,
+    draw_points,
+    format_interval,
+    interval,
+    seed_range,
+)
 
 WAYS: Final = (("pair votes", 4800, 1), ("batch votes", 1200, 4))
 """Name, votes, D: as many walks to read, one vote on each pair or on each two batches of four."""
@@ -117,7 +124,7 @@ def main(
         _figure(study, found["dense"], found["models"])
         most = 2 if quick else None
         tuned = courier.tune(study, courier.WAYS[:1], most=most)
-        used = seeds(6 if quick else 40)
+        used = seed_range(6 if quick else 40)
         found["courier"] = courier.run(study, "courier", tuned, used)
         # The documents show the claim, not this smaller look.
         courier.show(replace(study, figures=None), "courier", found["courier"], used)
@@ -138,7 +145,7 @@ def _dense(study: Study) -> list[dict[str, Any]]:
                 study, f"{name}, {way}", spec, [grid], trials, 2 if study.quick else None
             )
             (row,) = study.cells(
-                f"{name}, {way}", [{**spec, **settings, "seeds": seeds(count)}], contest.work
+                f"{name}, {way}", [{**spec, **settings, "seeds": seed_range(count)}], contest.work
             )
             found.append(
                 {**row, **interval(row["values"]), "name": name, "way": way, "chosen": settings}
@@ -158,7 +165,7 @@ def _models(study: Study) -> list[dict[str, Any]]:
     """Reward model and planner by votes, the panel as modelled and five times as steep."""
     specs = [
         {"method": "rm-plan", "world": "dense", "budget": votes, "sharpness": beta,
-         "ridge": 0.002, "seeds": seeds(6 if study.quick else 40)}
+         "ridge": 0.002, "seeds": seed_range(6 if study.quick else 40)}
         for beta in (1.0, 5.0)
         for votes in (MODELS[:3] if study.quick else MODELS)
     ]  # fmt: skip
@@ -184,7 +191,7 @@ def _figure(
                         _line(axes, row, budget)
             plan = [row for row in models if row["sharpness"] == 1.0]
             spent = [row[budget][-1] for row in plan]
-            curve(axes, spent, plan, PLANNER, color="#009e73", marker="^", linestyle="-.")
+            draw_curve(axes, spent, plan, PLANNER, color="#009e73", marker="^", linestyle="-.")
             axes.set(ylabel="exact value", ylim=(2.6, 7.7), xscale="log")
         left.set(xlabel="votes", title="by votes")
         right.set(xlabel="walks read (true reward: returns read)", title="by what is read")
@@ -198,10 +205,10 @@ def _line(axes: Axes, row: Mapping[str, Any], budget: str) -> None:
     label = row["name"] + (", batches of 4" if batch else "")
     if len(row[budget]) > 1:
         dash = "--" if batch else ":" if row["name"] in TRUE else "-"
-        curve(
+        draw_curve(
             axes, row[budget], row["curve"], label, color=colour, linestyle=dash, marker=mark,
             markevery=[-1], fillstyle="none" if batch else "full",
         )  # fmt: skip
     else:
         full = "none" if batch else "full"
-        points(axes, row[budget], [row], label, fmt=mark, color=colour, fillstyle=full)
+        draw_points(axes, row[budget], [row], label, fmt=mark, color=colour, fillstyle=full)

@@ -6,7 +6,7 @@ from typing import Any
 
 from szpo_simulators.bench.known_worlds import runs
 from szpo_simulators.bench.known_worlds.runs import base
-from szpo_simulators.study import Study, bench, format_interval, points
+from szpo_simulators.study import Study, bench, draw_points, format_interval
 from szpo_simulators.worlds.oracle import ONE_SIDED
 
 PANELS = (
@@ -82,7 +82,7 @@ def main(study: Study) -> dict[str, Any]:
                 ]  # fmt: skip
                 names = [name for name, *_ in PANELS]
                 places = [names.index(row["label"]) + 0.16 * (j - 1.5) for row in rows]
-                points(here, places, rows, way, fmt="osD^"[j])
+                draw_points(here, places, rows, way, fmt="osD^"[j])
             here.set_xticks(range(len(PANELS)), names, rotation=35, ha="right", fontsize=8)
             reading = f"{rows[0]['votes']} votes, {rows[0]['answers']} read"
             here.set(ylabel="value at the end", title=f"N = {N}, M = {M}, D = {D}: {reading}")

@@ -14,11 +14,11 @@ from szpo_simulators.study import (
     COLOURS,
     Study,
     bench,
-    curve,
+    draw_curve,
+    draw_points,
     format_interval,
-    legend_below,
-    points,
-    ticks,
+    put_legend_below,
+    set_log_ticks,
 )
 
 PAIRINGS = (
@@ -67,17 +67,17 @@ def main(study: Study) -> dict[str, Any]:
             label = f"{row['label']}{', common' if row['crn'] else ''}"
             colour = COLOURS[[name for name, _ in PAIRINGS].index(row["label"])]
             style = {"linestyle": "-", "marker": "o"} if row["crn"] else {"linestyle": "--"}
-            curve(left, runs.along(row), row["curve"], label, **{"marker": "", **style},
+            draw_curve(left, runs.along(row), row["curve"], label, **{"marker": "", **style},
                   color=colour)  # fmt: skip
         title = "Pairs of policies (common: random numbers shared)"
         left.set(xlabel="votes (answers read: twice as many)", ylabel="value", title=title)
-        legend_below(left)
+        put_legend_below(left)
         for crn in (False, True):
             rows = [row for row in radii if row["crn"] == crn]
             name = "common random numbers" if crn else "own numbers"
-            points(right, [row["mu"] for row in rows], rows, name, fmt="o-" if crn else "s--")
-        ticks(right, RADII)
+            draw_points(right, [row["mu"] for row in rows], rows, name, fmt="o-" if crn else "s--")
+        set_log_ticks(right, RADII)
         right.set(xlabel="radius μ, |v| = √d", ylabel="value at the end", title="Radius")
-        legend_below(right)
+        put_legend_below(right)
     study.end()
     return {"pairs": pairs, "radius": radii}

@@ -18,12 +18,12 @@ from szpo_simulators.study import (
     Spec,
     Study,
     bench,
-    curve,
+    draw_curve,
+    draw_points,
     format_interval,
     interval,
-    legend_below,
-    points,
-    ticks,
+    put_legend_below,
+    set_log_ticks,
 )
 from szpo_simulators.worlds import efficiency
 
@@ -135,27 +135,27 @@ def main(study: Study) -> dict[str, Any]:
     with study.figure("rules", columns=3, height=3.9) as (left, middle, right):
         for spread in SPREADS:
             some = [row for row in ratios if row["spread"] == spread]
-            points(left, VOTES, some, f"simulated, spread {spread:g}")
+            draw_points(left, VOTES, some, f"simulated, spread {spread:g}")
             colour = left.lines[-1].get_color()
             left.plot(VOTES, [row["exact"] for row in some], color=colour, marker="", lw=1)
         small = [float(efficiency.sign_efficiency(n)) for n in VOTES]
         left.plot(VOTES, small, color="black", marker="", ls="--", lw=1, label="exact, small x")
         left.axhline(2 / np.pi, color="#888888", lw=0.8, ls=":", label="2/π")
-        ticks(left, VOTES)
+        set_log_ticks(left, VOTES)
         left.set(xlabel="votes per direction", title="What the sign keeps (lines: exact)",
                  ylabel="merit of sign / merit of margin")  # fmt: skip
-        legend_below(left)
+        put_legend_below(left)
         for rule in ("margin", "sign", "bayes"):
             some = sorted((row for row in trained if row["rule"] == rule), key=lambda r: r["N"])
             mark = {"margin": "o-", "sign": "s--", "bayes": "^-"}[rule]
-            points(middle, [row["N"] for row in some], some, rule, fmt=mark)
-        ticks(middle, VOTES)
+            draw_points(middle, [row["N"] for row in some], some, rule, fmt=mark)
+        set_log_ticks(middle, VOTES)
         middle.set(xlabel="votes per direction", ylabel="value at the end",
                    title=f"Runs of {trained[0]['votes']} votes")  # fmt: skip
-        legend_below(middle, 3)
+        put_legend_below(middle, 3)
         for row in memory:
-            curve(right, runs.along(row), row["curve"], row["label"])
+            draw_curve(right, runs.along(row), row["curve"], row["label"])
         right.set(xlabel="votes", ylabel="value", title="Memory (known, N = 16, M = 4)")
-        legend_below(right, 3)
+        put_legend_below(right, 3)
     study.end()
     return {"ratios": ratios, "runs": trained, "memory": memory, "weights": weights}

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from szpo_simulators.study import machine, seeds
+from szpo_simulators.study import describe_machine, seed_range
 from szpo_simulators.worlds import oracle
 from szpo_simulators.worlds import repetitions as batched
 from szpo_simulators.worlds.gridworld import DENSE
@@ -30,7 +30,7 @@ def grid(
         bar = progress.add_task("default grid", total=repetitions * steps)
         wall, cpu = time.perf_counter(), time.process_time()
         runs = batched.train(
-            DENSE, chosen, seeds(repetitions), steps, crn=False,
+            DENSE, chosen, seed_range(repetitions), steps, crn=False,
             batching=batched.Batching(block, threads, lambda made: progress.advance(bar, made)),
         )  # fmt: skip
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
@@ -47,7 +47,7 @@ def grid(
 def votes(repetitions: int = 1000, N: int = 64, steps: int = 320) -> dict[str, Any]:
     """Time the oracle alone: keyed uniform numbers, the logistic link, one vote a comparison."""
     gaps = np.random.Generator(np.random.Philox(key=1)).normal(size=(repetitions, 1, N))
-    panel, used = LinkPanel(), seeds(repetitions)
+    panel, used = LinkPanel(), seed_range(repetitions)
     cpu = time.process_time()
     for step in range(steps):
         if step % batched.COINS == 0:
@@ -64,7 +64,7 @@ def measure(
     """Both timings, printed with the goals: 3 minutes on two cores, 10⁷ votes a second."""
     ran = grid(repetitions, steps, threads=threads)
     voting = votes(min(repetitions, 1000), steps=max(steps // 2, batched.COINS))
-    view = Table(title=f"speed: {machine()}")
+    view = Table(title=f"speed: {describe_machine()}")
     for head in ("what", "figure"):
         view.add_column(head, justify="right")
     view.add_row("repetitions × steps × votes", f"{repetitions} × {steps} × {ran['N']}")

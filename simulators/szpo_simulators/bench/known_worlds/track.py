@@ -11,7 +11,7 @@ import numpy as np
 
 from szpo_simulators.baselines import hacking, ppo
 from szpo_simulators.panels import panel as panels
-from szpo_simulators.study import Search, Study, bench, curve, format_interval, interval
+from szpo_simulators.study import Search, Study, bench, draw_curve, format_interval, interval
 from szpo_simulators.worlds import repetitions as batched
 from szpo_simulators.worlds.oracle import LinkPanel
 from szpo_simulators.worlds.track import FEATURES, PROXY, TRUTH, Track
@@ -163,7 +163,7 @@ def _draw(
     with study.figure("track", columns=2, height=3.9) as axes:
         for here, seen in zip(axes, FEATURES, strict=True):
             for label, of in by_label(rows):
-                curve(here, [row["votes"] for row in of], [row[seen] for row in of], label)
+                draw_curve(here, [row["votes"] for row in of], [row[seen] for row in of], label)
             for height, word in zip(bounds[seen], ("untrained", "best"), strict=True):
                 here.axhline(height, color="#777777", linewidth=0.9, linestyle="--")
                 here.annotate(
@@ -190,7 +190,7 @@ def _draw(
                 {end: 100 * value / best for end, value in at[seen].items()}
                 for at in believed["practice"]
             ]
-            curve(here, range(len(line)), line, names[seen], marker="")
+            draw_curve(here, range(len(line)), line, names[seen], marker="")
         here.set(xlabel="batches of PPO on the learnt reward", ylabel="% of the best possible")
         here.set_ylim(0, 110)
         here.set_title(f"PPO, model sees checkpoints, {believed['votes']:,} votes", fontsize=9.5)

@@ -24,7 +24,7 @@ from szpo.ledger.database import Ledger
 from szpo.runs import assemble, driver, machine_check
 from szpo.training import step_report
 from szpo_simulators.rewards import heldout, text_rewards
-from szpo_simulators.study import screen
+from szpo_simulators.study import make_console
 
 Say = Callable[[str], None]
 SEEDS = (0, 1, 2, 3, 4, 5)
@@ -186,7 +186,7 @@ def main(
     tag: str = "",
 ) -> dict[str, Any]:
     """Held-out gain over seeds, for one or more rewards with no other setting changed."""
-    console = screen()
+    console = make_console()
     results: dict[str, Any] = {}
     for name in reward:
         rows = []

@@ -165,7 +165,7 @@ def _watch(work: Callable[[], object]) -> Measured:
 def _actor(spec: Mapping[str, Any]) -> Any:
     from szpo_simulators.compare import shared_setup
 
-    return shared_setup.actor_of(config_of(spec))
+    return shared_setup.load_configured_actor(config_of(spec))
 
 
 def _prompts(count: int) -> Any:

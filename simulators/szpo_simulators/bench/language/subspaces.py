@@ -248,7 +248,7 @@ def main(
     sets: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Shares of three rewards' variance by kind of subspace; with --gains whole runs as well."""
-    console = study.screen()
+    console = study.make_console()
     place = folder / model.replace("/", "-")
     place.mkdir(parents=True, exist_ok=True)
     result: dict[str, Any] = {

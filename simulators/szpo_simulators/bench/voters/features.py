@@ -10,8 +10,7 @@ from szpo import seeds
 from szpo.aggregation.bradley_terry import halves, newton
 from szpo.intervals import Z
 from szpo.types import Floats
-from szpo_simulators.study import Spec, Study, bench, format_interval, interval
-from szpo_simulators.study import seeds as listed
+from szpo_simulators.study import Spec, Study, bench, format_interval, interval, seed_range
 
 LARGE = 200_000
 """Votes from which the common weights of a panel of many tastes are taken."""
@@ -79,11 +78,11 @@ def _shrink(spec: Spec, wide: float) -> float:
 @bench("features")
 def main(study: Study) -> dict[str, Any]:
     """Weights of four standardised features from votes: direction, and coverage of intervals."""
-    repetitions = listed(50 if study.quick else 1000)
+    repetitions = seed_range(50 if study.quick else 1000)
     promised = [
         {"n": n, "p": 4, "norm": 2.0, "panelists": 1, "spread": 0.0, "differ": differ, "seeds": s}
         for n, differ, s in (
-            (200, "answers", listed(50)), (200, "answers", repetitions),
+            (200, "answers", seed_range(50)), (200, "answers", repetitions),
             (200, "pairs", repetitions), (50, "answers", repetitions),
             (100, "answers", repetitions),
         )

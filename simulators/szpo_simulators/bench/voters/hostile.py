@@ -303,7 +303,7 @@ def whole_runs(
     model: str, seeds: Sequence[int], members: Sequence[int], sets: Sequence[str], folder: Path
 ) -> dict[str, Any]:
     """Runs of a language model, as far as no other process of this folder is at them."""
-    console = study.screen()
+    console = study.make_console()
     found, elsewhere = hostile_runs.cells(
         model, members, seeds, votes=VOTES, folder=folder / model, sets=sets, say=console.print
     )

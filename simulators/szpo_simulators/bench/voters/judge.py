@@ -18,7 +18,7 @@ from szpo.judges.local_model import Local
 from szpo.models import loading
 from szpo_simulators.judges import probes
 from szpo_simulators.judges.stub_endpoint import StubEndpoint
-from szpo_simulators.study import Spec, Study, machine
+from szpo_simulators.study import Spec, Study, describe_machine
 
 MODELS: tuple[tuple[str, dict[str, Any], dict[str, int]], ...] = (
     ("SmolLM2, odds", {"ask": "soft"}, {}),
@@ -77,7 +77,7 @@ def main(
     study.table("on pairs whose better answer is certain", found, COLUMNS)
     study.table("habits", found, HABITS)
     study.csv("judges", [_flat(row) for row in found])
-    study.console.print(machine())
+    study.console.print(describe_machine())
     return {"judges": found}
 
 

@@ -17,7 +17,7 @@ from szpo.intervals import wilson
 from szpo.seeds import derive
 from szpo.types import Floats
 from szpo_simulators.bench.voters import hostile
-from szpo_simulators.study import REPORTED, Spec, Study, bench, legend_below, ticks
+from szpo_simulators.study import REPORTED, Spec, Study, bench, put_legend_below, set_log_ticks
 
 VOTES: Final = (200, 400, 1000)
 EDGE: Final = (5, 20)
@@ -102,9 +102,9 @@ def main(study: Study) -> dict[str, Any]:
                     VOTES, [r["mean"] if _format_share(r) else np.nan for r in row], label=panel
                 )
             axis.axhline(link_test.LEVEL, color="#888888", lw=0.8, ls=":")
-            ticks(axis, VOTES)
+            set_log_ticks(axis, VOTES)
             axis.set(xlabel="votes", ylabel="rejected at 5 %", ylim=(0, 1),
                      title=f"Outer difference {far:g} logits")  # fmt: skip
-            legend_below(axis, 3)
+            put_legend_below(axis, 3)
     study.end()
     return {"rows": found}

@@ -24,7 +24,7 @@ from szpo.seeds import bits, derive
 from szpo.types import Floats, Ints
 from szpo_simulators.panels import mtbench
 from szpo_simulators.panels.mtbench import STATISTICS, Constants
-from szpo_simulators.study import screen
+from szpo_simulators.study import make_console
 
 CLOSE: Final = ("claude-v1/gpt-3.5-turbo", "claude-v1/gpt-4")
 """Pairs less than .8 logits apart: as close as perturbed policies are."""
@@ -241,7 +241,7 @@ def main(votes: Path | None = None, folder: Path = Path("runs/bench-mtbench")) -
         votes: Votes as JSON lines: model_a, model_b, question_id, turn, winner.
         folder: Where mtbench.json goes; what is committed lies in the package.
     """
-    console = screen()
+    console = make_console()
     if votes is None:
         body = mtbench.load_committed()
     else:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from szpo.errors import UsageError
 from szpo_simulators.bench.language import demo
-from szpo_simulators.study import Study, format_interval, interval, points
+from szpo_simulators.study import Study, draw_points, format_interval, interval
 
 MODELS: Final = ("tiny",)
 PANELS: Final[Mapping[str, str]] = {
@@ -86,7 +86,7 @@ def show(study: Study, model: str, used: Sequence[int]) -> dict[str, Any]:
         for i, weighting in enumerate(WEIGHTINGS):
             some = [row for row in rows if row["weighting"] == weighting]
             at = [j + 0.22 * (i - 1) for j in range(len(some))]
-            points(axes, at, some, weighting)
+            draw_points(axes, at, some, weighting)
             for x, row in zip(at, some, strict=True):
                 axes.plot([x] * len(used), row["gains"], ls="", color="#999999", ms=3, marker=".")
         axes.axhline(0.0, color="#888888", lw=0.8)

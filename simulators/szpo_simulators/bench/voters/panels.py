@@ -28,12 +28,12 @@ from szpo_simulators.study import (
     Search,
     Spec,
     Study,
-    curve,
+    draw_curve,
+    draw_points,
     format_interval,
     interval,
-    legend_below,
-    points,
-    seeds,
+    put_legend_below,
+    seed_range,
 )
 from szpo_simulators.worlds import repetitions as batched
 from szpo_simulators.worlds.efficiency import weights_gain
@@ -256,7 +256,7 @@ def _grid(study: Study, repetitions: int) -> list[dict[str, Any]]:
     )
     alphas = {row["weighting"]: row["alpha"] for row in found}
     rest = [
-        {**row, "alpha": alphas[row["weighting"]], "seeds": seeds(repetitions)}
+        {**row, "alpha": alphas[row["weighting"]], "seeds": seed_range(repetitions)}
         for row in specs
         if row["label"] != specs[0]["label"]
     ]
@@ -279,7 +279,7 @@ def _grid(study: Study, repetitions: int) -> list[dict[str, Any]]:
         for place, label in zip(axes, SHOWN, strict=True):
             for row in (row for row in found if row["label"] == label):
                 spent = [row["votes"] * mark / row["steps"] for mark in row["marks"]]
-                curve(place, spent, row["curve"], row["weighting"], markevery=[-1])
+                draw_curve(place, spent, row["curve"], row["weighting"], markevery=[-1])
             place.set(xlabel="votes", title=label)
         axes[0].set(ylabel="exact value, mean over the judging members")
         handles, labels = axes[0].get_legend_handles_labels()
@@ -290,7 +290,7 @@ def _grid(study: Study, repetitions: int) -> list[dict[str, Any]]:
 def _show_opposed(study: Study) -> list[dict[str, Any]]:
     count = 20 if study.quick else 60
     specs = [
-        {"panel": OPPOSED, "weighting": name, "steps": 20, "seeds": seeds(count)}
+        {"panel": OPPOSED, "weighting": name, "steps": 20, "seeds": seed_range(count)}
         for name in weighting.WEIGHTINGS
     ]
     specs.append({**specs[0], "panel": "bt70"})
@@ -310,7 +310,7 @@ def _show_savings(study: Study) -> dict[str, Any]:
     count, draws = (4, 1_000) if study.quick else (40, 3_000)
     known = study.cells(
         "known sharpness",
-        [{"voters": voters, "draws": draws, "seeds": seeds(count)} for voters in VOTERS],
+        [{"voters": voters, "draws": draws, "seeds": seed_range(count)} for voters in VOTERS],
         saving,
     )
     specs = [
@@ -335,9 +335,9 @@ def _show_savings(study: Study) -> dict[str, Any]:
     with study.figure("panels-saved", height=3.4) as axes:
         for name in weighting.LEARNED:
             some = [r for r in learned if r["weighting"] == name and r["voters"] == VOTERS[1]]
-            points(axes, EACH, some, f"{name}, {VOTERS[1]} voters", fmt="o-")
+            draw_points(axes, EACH, some, f"{name}, {VOTERS[1]} voters", fmt="o-")
         axes.axhline(some[0]["best"], color="black", lw=1, ls="--", label="β known")
         axes.axhline(1.0, color="#888888", lw=0.8)
         axes.set(xlabel="votes of each voter", ylabel="votes saved, times")
-        legend_below(axes)
+        put_legend_below(axes)
     return {"known": known, "learnt": learned}

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from szpo_simulators.study import Spec, Study, bench, format_interval, interval, points, seeds
+from szpo_simulators.study import (
+    Spec,
+    Study,
+    bench,
+    draw_points,
+    format_interval,
+    interval,
+    seed_range,
+)
 from szpo_simulators.vpl import data, sets
 from szpo_simulators.vpl.fit import Recipe, fit, latent, scores
 from szpo_simulators.vpl.model import KINDS
@@ -53,7 +61,7 @@ def pairs(name: str, n: int, seed: int) -> tuple[data.Pairs, data.Pairs]:
 @bench("vpl")
 def main(study: Study) -> dict[str, Any]:
     """Three sets with two users each: a latent per user, three models without, and a collapse."""
-    repetitions = seeds(1 if study.quick else 5)
+    repetitions = seed_range(1 if study.quick else 5)
     chosen = {"two-users": SIZES["two-users"]} if study.quick else SIZES
 
     def cell(name: str, model: str, seed: int, beta: float) -> dict[str, Any]:
@@ -102,7 +110,7 @@ def main(study: Study) -> dict[str, Any]:
         for j, model in enumerate(KINDS):
             own = [row for row in rows[:-1] if row["model"] == model]
             places = [names.index(row["set"]) + 0.14 * (j - 1.5) for row in own]
-            points(axes, places, [row["controversial"] for row in own], model, fmt="osD^"[j])
+            draw_points(axes, places, [row["controversial"] for row in own], model, fmt="osD^"[j])
         axes.axhline(0.5, color="#888888", linewidth=0.8)
         axes.set_xticks(range(len(names)), names)
         axes.set(ylabel="controversial pairs right", ylim=(0.4, 1.02))

@@ -24,12 +24,12 @@ from szpo_simulators.study import (
     Spec,
     Study,
     bench,
-    curve,
+    draw_curve,
     format_interval,
     interval,
-    legend_below,
-    seeds,
-    ticks,
+    put_legend_below,
+    seed_range,
+    set_log_ticks,
 )
 
 SPREAD: Final = 0.7
@@ -117,7 +117,7 @@ def run(spec: Spec) -> dict[str, Any]:
 
 def runs(study: Study) -> list[dict[str, Any]]:
     """Per number of hostile members and weighting: what is kept, and the difference to skill."""
-    used = seeds(10 if study.quick else 100)
+    used = seed_range(10 if study.quick else 100)
     beta = hostile.sharpness().beta
     specs = [
         {"hostile": bad, "weighting": name, "beta": beta, "mu": 0.4, "seeds": used}
@@ -190,13 +190,13 @@ def main(study: Study) -> dict[str, Any]:
                     and (row["answered"], row["weighting"]) == (answered, name)
                 ]  # fmt: skip
                 if some:
-                    curve(axis, EACH, some, name)
+                    draw_curve(axis, EACH, some, name)
             best = next(row["best"] for row in saved if (row["panel"], row["voters"]) == PANELS[0])
             axis.axhline(best, color="black", lw=0.8, ls="--", label="β known")
             axis.axhline(1.0, color="#888888", lw=0.8, ls=":", label="equal")
-            ticks(axis, EACH)
+            set_log_ticks(axis, EACH)
             axis.set(xlabel="votes of each voter", ylabel="votes saved, times",
                      title=f"20 voters, {answered} to a comparison")  # fmt: skip
-            legend_below(axis)
+            put_legend_below(axis)
     study.end()
     return {"known": ideal, "learnt": saved, "runs": gained}

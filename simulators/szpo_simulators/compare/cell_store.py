@@ -1,8 +1,8 @@
-"""The cells of a comparison as files: who is at which, what is finished, how long the rest takes.
+"""Run cells in processes and store their records: locks, finished cells, time that is left.
 
-Each cell is a fresh process. A lock file says that somebody is at it; the system lets go of the
-lock when both the command and its cell's process have ended, so nothing that was killed holds
-others up. The same command started twice in one folder shares the cells between the two.
+Each cell is a fresh process that holds a lock file while it works. The system releases the lock
+when both the command and the cell's process have ended, so a killed process blocks nobody. The
+same command started twice in one folder shares the cells between the two.
 """
 
 from __future__ import annotations
@@ -20,51 +20,51 @@ from pathlib import Path
 from typing import Any, Final
 
 from szpo.errors import RunError
-from szpo_simulators.study import key
+from szpo_simulators.study import hash_spec
 
-CHILD: Final = (sys.executable, "-m", "szpo_simulators.compare.cell")
+CHILD: Final = (sys.executable, "-m", "szpo_simulators.compare.cell_process")
 POLL: Final = 0.5
-"""Seconds between looks at cells that other processes are at."""
+"""Seconds between looks at cells that other processes work on."""
 
 
 @dataclass(frozen=True)
 class Cell:
     """One method under one way of asking with one seed: plain JSON values."""
 
-    asked: Mapping[str, Any]
+    spec: Mapping[str, Any]
     guess: float = 0.0
-    """Seconds that it may take."""
+    """Expected seconds."""
 
     @property
     def name(self) -> str:
-        """Readable, with a hash of everything that was asked."""
-        a = self.asked
-        return f"{a['method']}-{a['ask']}-{a['seed']}-{key(a)[:10]}"
+        """Readable, with a hash of the whole spec."""
+        spec = self.spec
+        return f"{spec['method']}-{spec['ask']}-{spec['seed']}-{hash_spec(spec)[:10]}"
 
     @property
     def kind(self) -> tuple[str, str]:
-        """Cells of one kind take about as long as each other."""
-        return self.asked["method"], self.asked["ask"]
+        """(method, ask): cells of one kind take about equally long."""
+        return self.spec["method"], self.spec["ask"]
 
 
 @dataclass(frozen=True)
-class Place:
-    """The folder in which cells are kept."""
+class CellStore:
+    """The folder of a comparison: records, locks and logs of its cells."""
 
     folder: Path
     command: Sequence[str] = CHILD
 
-    def record(self, cell: Cell) -> Path:
+    def record_path(self, cell: Cell) -> Path:
         """Where the cell's record is, or will be."""
         return self.folder / "cells" / f"{cell.name}.json"
 
-    def found(self, cell: Cell) -> dict[str, Any] | None:
-        """The record of a finished cell.
+    def read(self, cell: Cell) -> dict[str, Any] | None:
+        """The record of a finished cell; None where it is not finished.
 
         Raises:
             RunError: the file is there and cannot be read.
         """
-        path = self.record(cell)
+        path = self.record_path(cell)
         try:
             body: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             return {"asked": body["asked"], **body["found"]}
@@ -74,8 +74,8 @@ class Place:
             raise RunError(f"{path} cannot be read ({error}); delete it") from None
 
     @contextlib.contextmanager
-    def claimed(self, cell: Cell) -> Iterator[Any]:
-        """The lock of a cell, or None while another process has it."""
+    def claim(self, cell: Cell) -> Iterator[Any]:
+        """Hold the lock of a cell; gives None while another process has it."""
         path = self.folder / "locks" / f"{cell.name}.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a") as file:
@@ -86,16 +86,16 @@ class Place:
                 return
             yield file
 
-    def run(self, cell: Cell, lock: Any, say: Callable[[float], None]) -> str | None:
-        """Do a claimed cell in a fresh process; what went wrong in one line, or None.
+    def run(self, cell: Cell, lock: Any, report: Callable[[float], None]) -> str | None:
+        """Run a claimed cell in a fresh process; its error in one line, or None.
 
         The process inherits the lock, so the cell stays claimed for as long as it works.
         """
-        record, log = self.record(cell), self.folder / "logs" / f"{cell.name}.log"
+        record, log = self.record_path(cell), self.folder / "logs" / f"{cell.name}.log"
         for path in (record, log):
             path.parent.mkdir(parents=True, exist_ok=True)
         with (
-            _text(json.dumps(dict(cell.asked))) as spec,
+            _open_text(json.dumps(dict(cell.spec))) as spec,
             log.open("w") as errors,
             subprocess.Popen(
                 [*self.command, str(record)], stdin=spec, stdout=subprocess.PIPE,
@@ -105,7 +105,7 @@ class Place:
             try:
                 for line in child.stdout or ():
                     with contextlib.suppress(ValueError):
-                        say(float(line))
+                        report(float(line))
                 code = child.wait()
             except BaseException:
                 child.kill()
@@ -118,8 +118,8 @@ class Place:
 
 
 @contextlib.contextmanager
-def _text(content: str) -> Iterator[Any]:
-    """A file without a name that stands at its beginning."""
+def _open_text(content: str) -> Iterator[Any]:
+    """A temporary file with this content, read from its beginning."""
     with tempfile.TemporaryFile("w+", encoding="utf-8") as file:
         file.write(content)
         file.seek(0)
@@ -127,8 +127,8 @@ def _text(content: str) -> Iterator[Any]:
 
 
 @dataclass(frozen=True)
-class Step:
-    """What `work` tells while it goes on."""
+class Progress:
+    """One report of `run_cells`."""
 
     cell: Cell
     share: float
@@ -137,10 +137,12 @@ class Step:
     failed: str | None = None
 
 
-def work(place: Place, cells: Sequence[Cell], *, tell: Callable[[Step], None]) -> list[str]:
-    """Do all cells that nobody has done or is at, in order; then wait for those of others.
+def run_cells(
+    store: CellStore, cells: Sequence[Cell], *, on_progress: Callable[[Progress], None]
+) -> list[str]:
+    """Run all cells that are neither finished nor claimed, in order; then wait for the claimed.
 
-    A cell that fails is told and left; the others go on.
+    A cell that fails is reported and skipped; the others go on.
 
     Returns:
         One line for each cell that failed.
@@ -149,40 +151,40 @@ def work(place: Place, cells: Sequence[Cell], *, tell: Callable[[Step], None]) -
     while left:
         moved = False
         for cell in list(left):
-            if place.record(cell).exists():
+            if store.record_path(cell).exists():
                 left.remove(cell)
-                tell(Step(cell, 1.0, done=True))
+                on_progress(Progress(cell, 1.0, done=True))
                 moved = True
                 continue
-            with place.claimed(cell) as lock:
-                if lock is None or place.record(cell).exists():
+            with store.claim(cell) as lock:
+                if lock is None or store.record_path(cell).exists():
                     continue
                 moved = True
 
-                def on(share: float, cell: Cell = cell) -> None:
-                    tell(Step(cell, share))
+                def on_share(share: float, cell: Cell = cell) -> None:
+                    on_progress(Progress(cell, share))
 
-                problem = place.run(cell, lock, on)
+                problem = store.run(cell, lock, on_share)
                 left.remove(cell)
                 if problem is not None:
                     failures.append(f"{cell.name}: {problem}")
-                tell(Step(cell, 1.0, done=True, failed=problem))
+                on_progress(Progress(cell, 1.0, done=True, failed=problem))
         if left and not moved:
             time.sleep(POLL)
     return failures
 
 
-def guesses(place: Place, cells: Sequence[Cell]) -> dict[str, float]:
-    """Seconds that each unfinished cell may take, by name.
+def guess_seconds(store: CellStore, cells: Sequence[Cell]) -> dict[str, float]:
+    """Expected seconds of each unfinished cell, by name.
 
-    The mean of finished cells of its kind; until there is one, the preset's guess, scaled by how
-    the finished ones of other kinds compare with theirs.
+    The mean of finished cells of its kind. Until there is one: the preset's guess, times the
+    median ratio of elapsed to guessed seconds over the finished cells of other kinds.
     """
     took: dict[tuple[str, str], list[float]] = {}
     ratios: list[float] = []
     open_cells = []
     for cell in cells:
-        record = place.found(cell)
+        record = store.read(cell)
         if record is None:
             open_cells.append(cell)
         elif "elapsed" in record:
@@ -194,10 +196,10 @@ def guesses(place: Place, cells: Sequence[Cell]) -> dict[str, float]:
     return {cell.name: means.get(cell.kind, scale * cell.guess) for cell in open_cells}
 
 
-def clock(seconds: float) -> str:
-    """A duration for people.
+def format_duration(seconds: float) -> str:
+    """A duration in the two largest units that it has.
 
-    >>> clock(48), clock(150), clock(7330)
+    >>> format_duration(48), format_duration(150), format_duration(7330)
     ('48 s', '2 min 30 s', '2 h 2 min')
     """
     whole = round(seconds)

@@ -1,0 +1,91 @@
+"""Run one cell in a process of its own: ``python -m szpo_simulators.compare.cell_process RECORD``.
+
+The spec comes as JSON on stdin, the share that is done goes to stdout, and the record is written
+whole or not at all. A method that cannot go on (it diverged, or had nothing to learn from) is a
+result and is recorded; a mistake in the spec is an error and leaves no record.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from szpo.errors import RunError, SzpoError
+from szpo.files import replace_whole
+from szpo.runs import machine_check
+
+VERSION = 1
+"""Raise it when what a cell does or counts changes: older records are then not used."""
+
+
+def run_cell(
+    spec: Mapping[str, Any],
+    base: Mapping[str, Any] | None = None,
+    report: Callable[[float], None] = lambda share: None,
+) -> dict[str, Any]:
+    """Run the cell and return its result as plain JSON values.
+
+    Args:
+        spec: Method, way of asking, seed, settings and all that the cells share.
+        base: The held-out measurement of the cell ``base``; that cell itself has none.
+        report: Called with the share of the cell that is done, in [0, 1].
+
+    Raises:
+        UsageError: the spec fits no method or model.
+    """
+    began = time.monotonic()
+    from szpo_simulators.compare import measurements, methods, shared_setup
+    from szpo_simulators.compare.checkpoints import Checkpoints
+
+    if base is None:
+        return {"elapsed": time.monotonic() - began, **shared_setup.measure_base(spec)}
+    tools = measurements.Instruments()
+    loaded_bytes = measurements.resident()
+    yardstick = shared_setup.make_yardstick(spec, base)
+    checkpoints = Checkpoints(yardstick, tools, spec["points"], report=report)
+    checkpoints.record_start()
+    stopped = None
+    with tools.counting():
+        try:
+            more = methods.run_method(spec, checkpoints)
+        except RunError as error:
+            stopped, more = str(error), {}
+    return {
+        "elapsed": time.monotonic() - began,
+        "course": checkpoints.rows,
+        "stopped": stopped,
+        **more,
+        "bytes": {"before": loaded_bytes, "peak": tools.peak()},
+        "machine": {"load": os.getloadavg()[0], "matrix_seconds": machine_check.matrix_seconds()},
+    }  # fmt: skip
+
+
+def write_record(path: Path, spec: Mapping[str, Any], found: Any) -> None:
+    """Write a record whole or not at all."""
+    with replace_whole(path) as draft:
+        draft.write_text(json.dumps({"asked": dict(spec), "found": found}), encoding="utf-8")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the cell on stdin and write its record to the path given; 0, or an error's exit code."""
+    spec, path = json.loads(sys.stdin.read()), Path(arguments[0])
+    base = None
+    if "base" in spec:
+        record = json.loads(path.with_name(f"{spec['base']}.json").read_text(encoding="utf-8"))
+        base = record["found"]["measurement"]
+    try:
+        found = run_cell(spec, base, lambda share: print(f"{share:.4f}", flush=True))
+    except SzpoError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    write_record(path, spec, found)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
