@@ -1,6 +1,6 @@
-"""``szpo demo``: a few hundred simulated votes move a real language model, and one screen says so.
+"""``szpo demo``: tune a real language model with a few hundred simulated votes, on one screen.
 
-The measuring is that of ``szpo bench demo``; this is its face for one seed.
+The measurement is that of ``szpo bench demo``; this command shows it for one seed.
 """
 
 from __future__ import annotations
@@ -36,13 +36,15 @@ def command(arguments: Sequence[str]) -> int:
     parser.add_argument("--reward", default="sentiment", help="what the panel likes")
     parser.add_argument("--preset", default="demo", help="settings to start from (default demo)")
     parser.add_argument("--set", action="append", default=[], help="change a setting: key=value")
-    parser.add_argument("--folder", type=Path, default=Path("runs"), help="where the run is kept")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("runs"), help="where the run is stored"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     chosen = parser.parse_args(list(arguments))
     sets = [f"run.seed={chosen.seed}", f"panel.reward={chosen.reward}", *chosen.set]
     config = settings_file.load(preset_name=chosen.preset, sets=sets)
-    path = free(chosen.folder, f"demo-{config.run.seed}")
-    found = play(config, path, quiet=chosen.json)
+    path = find_free_path(chosen.folder, f"demo-{config.run.seed}")
+    found = run_demo(config, path, quiet=chosen.json)
     if chosen.json:
         print(json.dumps(found, indent=1))
     else:
@@ -51,7 +53,7 @@ def command(arguments: Sequence[str]) -> int:
     return 0 if all(guard["ok"] for guard in found["guards"]) else 1
 
 
-def free(folder: Path, name: str) -> Path:
+def find_free_path(folder: Path, name: str) -> Path:
     """The first of name.db, name-2.db, … that does not exist; the folder is made."""
     folder.mkdir(parents=True, exist_ok=True)
     path, count = folder / f"{name}.db", 1
@@ -61,7 +63,7 @@ def free(folder: Path, name: str) -> Path:
     return path
 
 
-def play(config: Config, path: Path, *, quiet: bool) -> dict[str, Any]:
+def run_demo(config: Config, path: Path, *, quiet: bool) -> dict[str, Any]:
     """Measure, tune, measure, with a progress bar on stderr."""
     console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
     clock = time.strftime("%H:%M")
@@ -92,12 +94,12 @@ def play(config: Config, path: Path, *, quiet: bool) -> dict[str, Any]:
 
 
 def describe(found: dict[str, Any], path: Path) -> list[str]:
-    """The result in lines: figures, texts, what to do next; a failing guard stands last."""
+    """The result as lines: figures, texts, next commands; a failed guard stands last."""
     low, high = found["interval"]
     lines = [
         "",
-        f"held-out {found['reward']}   before {_level(found, 'before')}   after "
-        f"{_level(found, 'after')}",
+        f"held-out {found['reward']}   before {_format_level(found, 'before')}   after "
+        f"{_format_level(found, 'after')}",
         f"gain {found['gain']:+.3f}, 95 % [{low:+.3f}, {high:+.3f}] (bootstrap over prompts)",
         f"votes {found['votes']}, answers read {found['answers_read']}; {found['panel']}",
         f"KL to the start {found['kl'][0]:.1f} ± {found['kl'][1]:.1f} nats per answer",
@@ -107,7 +109,7 @@ def describe(found: dict[str, Any], path: Path) -> list[str]:
         lines.append(f"guard {mark} {guard['name']}: {guard['value']:+.2f} ({guard['limit']})")
     for text in found["texts"]:
         lines += ["", html_report.visible(text["prompt"])]
-        lines += [f"  before  {_short(text['before'])}", f"  after   {_short(text['after'])}"]
+        lines += [f"  before  {_shorten(text['before'])}", f"  after   {_shorten(text['after'])}"]
     seconds, machine = found["seconds"], found["machine"]
     lines += [
         "",
@@ -129,12 +131,12 @@ def describe(found: dict[str, Any], path: Path) -> list[str]:
     return lines
 
 
-def _level(found: dict[str, Any], when: str) -> str:
+def _format_level(found: dict[str, Any], when: str) -> str:
     interval = found.get(f"{when}_interval")
     around = f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
     return f"{found[when]:.3f}{around}"
 
 
-def _short(text: str) -> str:
+def _shorten(text: str) -> str:
     line = html_report.visible(" ".join(text.split()))
     return line if len(line) <= WIDTH else f"{line[: WIDTH - 1]}…"

@@ -88,6 +88,11 @@ def seed_range(count: int, first: int = REPORTED) -> list[int]:
     return list(range(first, first + count))
 
 
+def make_generator(key: bytes) -> np.random.Generator:
+    """The random numbers of a derived key (`szpo.seeds.derive`): a stream for each named draw."""
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
+
+
 def hash_spec(spec: Spec) -> str:
     """The hash under which a cell is stored."""
     text = json.dumps(spec, sort_keys=True, separators=(",", ":"), allow_nan=False)

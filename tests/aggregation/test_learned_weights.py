@@ -40,7 +40,7 @@ def past(verdicts):
 def draw_history(beta, each, *, answered="all", seed=0):
     """Votes of voters with these β, from the model itself."""
     beta = np.atleast_2d(np.array(beta, dtype=float))
-    return bench.past(beta, each, answered=answered, rng=np.random.default_rng(seed))
+    return bench.draw_history(beta, each, answered=answered, rng=np.random.default_rng(seed))
 
 
 def one(history):
@@ -125,7 +125,7 @@ def test_weights_learned_from_a_hundred_votes_save_what_equal_ones_cannot(name):
 
 def test_known_weights_save_the_ideal_share_of_the_variance():
     """1 + CV² of a log-normal with σ = .7 is exp(.49) = 1.632."""
-    found = bench.exact_saving({"voters": 500, "draws": 400, "panels": 40, "seed": 1})
+    found = bench.simulate_known_saving({"voters": 500, "draws": 400, "panels": 40, "seed": 1})
     assert found["mean"] == pytest.approx(1.63, abs=0.1)
 
 

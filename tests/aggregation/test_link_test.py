@@ -128,7 +128,7 @@ def test_the_curvature_of_a_link_by_its_expansion():
 def test_five_of_a_hundred_logistic_panels_are_doubted(edge):
     asked = {"panel": "logistic", "far": 2.5, "edge": edge, "votes": 480, "repetitions": 2000,
              "seed": 3}  # fmt: skip
-    found = bench.power(asked)
+    found = bench.measure_power(asked)
     assert found["mean"] < 0.065  # three standard errors above 5 %
     assert found["mean"] > 0.02
 
@@ -136,7 +136,7 @@ def test_five_of_a_hundred_logistic_panels_are_doubted(edge):
 def test_a_cauchit_panel_and_a_lapsing_one_are_found_below_and_a_linear_one_above():
     how = {"edge": 20, "votes": 1000, "repetitions": 200, "seed": 4}
     for panel, far, sign in (("cauchit", 4.0, -1), ("lapse .2", 4.0, -1), ("linear", 2.0, 1)):
-        found = bench.power({"panel": panel, "far": far, **how})
+        found = bench.measure_power({"panel": panel, "far": far, **how})
         assert found["mean"] > 0.4, panel
         assert np.sign(found["curvature"]) == sign
 

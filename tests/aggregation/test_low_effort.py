@@ -15,7 +15,7 @@ from szpo.aggregation.low_effort import (
     longest_run,
     soonest_ms,
 )
-from szpo_simulators.bench.voters.hostile import KINDS, USUAL, conduct
+from szpo_simulators.bench.voters.effort import KINDS, USUAL, simulate_conduct
 
 
 def codes(found):
@@ -100,7 +100,9 @@ def test_a_flag_meets_fewer_than_one_honest_panelist_in_a_hundred(name, honest):
 
 def share(kind, votes, known, people=1500):
     draw = np.random.default_rng(KINDS.index(kind))
-    return np.mean([bool(flags(conduct(kind, votes, known, draw), USUAL)) for _ in range(people)])
+    return np.mean(
+        [bool(flags(simulate_conduct(kind, votes, known, draw), USUAL)) for _ in range(people)]
+    )
 
 
 @pytest.mark.parametrize(("votes", "known"), [(40, 2), (40, 10), (400, 40)])

@@ -20,27 +20,27 @@ def lines(path: Path) -> list[dict[str, str]]:
 
 
 def test_sharpness_is_that_of_70_percent_agreement_and_falls_with_noise() -> None:
-    one, four = cartpole.sharpness(1), cartpole.sharpness(4)
+    one, four = cartpole.calibrate_panel(1), cartpole.calibrate_panel(4)
     assert one.agreement == pytest.approx(0.7, abs=0.01)
     # The spread of a mean of four episodes is half that of one: twice as sharp, or nearly.
     assert 1.5 < four.beta / one.beta < 2.1
-    truth, proxy = track.sharpness(TRUTH), track.sharpness(PROXY)
+    truth, proxy = track.calibrate_panel(TRUTH), track.calibrate_panel(PROXY)
     assert truth.agreement == pytest.approx(0.7, abs=0.01)
     assert proxy.agreement == pytest.approx(0.7, abs=0.01)
 
 
 def test_cartpoles_cells_are_the_notebook_and_many_runs() -> None:
-    seen = cartpole.as_written({"label": "PPO as written", "episodes": 4, "seed": 7})["lengths"]
+    seen = cartpole.run_notebook({"label": "PPO as written", "episodes": 4, "seed": 7})["lengths"]
     learning = notebook.ppo(7, notebook.FORMS["as written"])
     assert seen == [length for length, _ in islice(learning, 4)]
     asked = {"net": "linear", "D": 4, "beta": 0.25, "marks": [8, 16], "alpha": 0.3}
-    found = cartpole.szpo({**asked, "seeds": [1, 2, 3]})
+    found = cartpole.run_szpo({**asked, "seeds": [1, 2, 3]})
     assert len(found["values"]) == 3
     assert len(found["curve"]) == 2
-    alone = cartpole.szpo({**asked, "seeds": [2]})
+    alone = cartpole.run_szpo({**asked, "seeds": [2]})
     assert alone["values"][0] == pytest.approx(found["values"][1])
     gradient = {"method": "REINFORCE", "net": "linear", "rate": 0.0, "marks": [1, 2], "seeds": [5]}
-    still = cartpole.by_gradient(gradient)
+    still = cartpole.run_gradient_method(gradient)
     world = CartPole()
     assert still["curve"][0]["mean"] == still["curve"][1]["mean"]
     assert still["values"] == world.value(world.theta0[None]).tolist()
@@ -52,10 +52,10 @@ def test_goals_count_seeds_that_reach_500() -> None:
         {"label": "REINFORCE", "lengths": [20, 21, 22]},
         {"label": "PPO as written", "lengths": [20, HORIZON, 30]},
     ]
-    assert cartpole._goal(rows, "REINFORCE", 3, 1, 3).startswith("met: REINFORCE")
-    assert cartpole._goal(rows, "REINFORCE", 1, 1, 3).endswith("(on 1)")
-    assert cartpole._goal(rows, "PPO as written", 5, 0, 0).startswith("MISSED")
-    told = cartpole._summary("REINFORCE", rows[:2], 3)
+    assert cartpole._check_goal(rows, "REINFORCE", 3, 1, 3).startswith("met: REINFORCE")
+    assert cartpole._check_goal(rows, "REINFORCE", 1, 1, 3).endswith("(on 1)")
+    assert cartpole._check_goal(rows, "PPO as written", 5, 0, 0).startswith("MISSED")
+    told = cartpole._summarise("REINFORCE", rows[:2], 3)
     assert told["first"] == "2, never"
 
 
@@ -66,9 +66,9 @@ def test_cartpoles_figures_and_both_axes(tmp_path: Path, monkeypatch: pytest.Mon
         )
 
     lengths = {"lengths": list(range(10, 70))}
-    monkeypatch.setattr(cartpole, "as_written", lambda asked: lengths)
-    monkeypatch.setattr(cartpole, "szpo", curves)
-    monkeypatch.setattr(cartpole, "by_gradient", curves)
+    monkeypatch.setattr(cartpole, "run_notebook", lambda asked: lengths)
+    monkeypatch.setattr(cartpole, "run_szpo", curves)
+    monkeypatch.setattr(cartpole, "run_gradient_method", curves)
     first = cartpole.main(quick=True, folder=tmp_path / "runs", figures=tmp_path / "docs")
     rows = lines(tmp_path / "runs" / "cartpole.csv")
     assert {row["label"] for row in rows} >= {"SZPO, linear, D = 4", "REINFORCE, notebook's net"}
@@ -82,7 +82,7 @@ def test_cartpoles_figures_and_both_axes(tmp_path: Path, monkeypatch: pytest.Mon
     drawn = {p.name: p.read_bytes() for p in (tmp_path / "docs").iterdir()}
     assert set(drawn) == {"cartpole.svg", "cartpole-notebook.svg"}
     # Again from what was kept: nothing is computed, and the same bytes are drawn.
-    for name in ("as_written", "szpo", "by_gradient"):
+    for name in ("run_notebook", "run_szpo", "run_gradient_method"):
         monkeypatch.setattr(cartpole, name, None)
     again = cartpole.main(quick=True, folder=tmp_path / "runs", figures=tmp_path / "docs")
     assert again == first
@@ -114,5 +114,5 @@ def test_the_track_shows_hacking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_ends_are_exact_values_over_seeds() -> None:
     theta = np.stack([TRUTH.theta0, np.tile([9.0, 0.0, 0.0], TRUTH.cells)])
-    assert track.ends(theta)["progress"] == interval(TRUTH.value(theta).tolist())
-    assert track.ends(theta)["checkpoints"] == interval(PROXY.value(theta).tolist())
+    assert track.value_intervals(theta)["progress"] == interval(TRUTH.value(theta).tolist())
+    assert track.value_intervals(theta)["checkpoints"] == interval(PROXY.value(theta).tolist())

@@ -48,8 +48,8 @@ def test_blocks_of_repetitions_change_nothing(monkeypatch):
 
 def test_the_panel_agrees_on_seventy_percent_of_pairs_as_they_are_asked():
     for D in (1, 8):
-        assert contest.bt70("courier", D).agreement == pytest.approx(0.7, abs=0.01)
-    assert contest.bt70("courier", 8).beta > contest.bt70("courier", 1).beta
+        assert contest.calibrate_bt70("courier", D).agreement == pytest.approx(0.7, abs=0.01)
+    assert contest.calibrate_bt70("courier", 8).beta > contest.calibrate_bt70("courier", 1).beta
 
 
 def test_what_is_chosen_has_the_best_score_of_all_that_is_listed(tmp_path):
@@ -67,7 +67,7 @@ def test_a_frozen_file_comes_back_as_it_was(tmp_path):
          "chosen": {"N": 2, "mu": 1.0}, "tried": [{"N": 2, "mu": 1.0, "score": 8.25}]}
     ]  # fmt: skip
     courier.freeze(tuned, tmp_path / "frozen.toml")
-    used, methods = courier.thaw(tmp_path / "frozen.toml")
+    used, methods = courier.read_frozen(tmp_path / "frozen.toml")
     assert methods == tuned
     assert used == seed_range(200, 5000)
 
@@ -90,7 +90,7 @@ def test_a_difference_is_decided_seed_by_seed():
         {"way": "pair votes", "name": "DPO", "values": rival.tolist()},
         {"way": "batch votes", "name": "DPO", "values": rival.tolist()},
     ]
-    (one,) = courier.compare(rows)
+    (one,) = courier.compare_with_rivals(rows)
     assert (one["way"], one["rival"]) == ("pair votes", "DPO")
     assert 0.98 < one["low"] < one["mean"] < one["high"] < 1.02
 

@@ -76,14 +76,14 @@ def test_hostile_members_change_votes_and_nothing_else():
     world = YardWorld()
     assert np.array_equal(draws(world, [1], 5, 0, 8), draws(world, [1], 5, 0, 8))
     gained = [
-        hostile.gains(hostile.Case(5.8, hostile=bad), range(4), lambda done: None).mean()
+        hostile.measure_gains(hostile.Case(5.8, hostile=bad), range(4), lambda done: None).mean()
         for bad in (0, 2)
     ]
     assert gained[0] > gained[1] > 0
 
 
 def test_a_step_with_a_fifth_of_hostile_voters_is_lost_to_the_pool_and_saved_by_the_median():
-    rows = {(r["rule"], r["hostile"]): r["right"] for r in hostile.step(300)}
+    rows = {(r["rule"], r["hostile"]): r["right"] for r in hostile.measure_step(300)}
     assert rows["equal", 0.0] > 0.98 and rows["equal", 0.3] == 0
     assert rows["median", 0.2] > 0.98 and rows["median", 0.3] > 0.9
     assert rows["trimmed", 0.2] > 0.98 and rows["trimmed", 0.3] < 0.2
@@ -100,7 +100,7 @@ def test_goals_say_what_is_missed():
     run = {"hostile": 1, "difference": [0.1, -0.01, 0.2], "kept_skill": (0.85, 0.8, 0.9)}
     honest = {"votes": 40, "known": 4, "kind": "honest", "flagged": 0.02}
     step = {"rule": "median", "hostile": 0.2, "right": 0.99}
-    found = hostile.goals({"step": [step], "run": [run], "effort": [honest]})
+    found = hostile.check_goals({"step": [step], "run": [run], "effort": [honest]})
     assert [goal["met"] for goal in found] == [True, False, True, False]
 
 
@@ -165,7 +165,7 @@ def test_points_have_an_interval_and_what_they_keep():
         for seed, gain in enumerate(both)
     }
     del found[0, "skill", 1]  # still under way: that seed is left out of the row
-    honest, hostiles = hostile_runs.summary(found)
+    honest, hostiles = hostile_runs.summarise(found)
     assert (honest["seeds"], honest["difference"]) == ([0], [0.0, None, None])
     assert hostiles["kept_equal"] == pytest.approx(0.3)
     assert hostiles["kept_skill"] == pytest.approx(0.5)

@@ -97,7 +97,7 @@ def test_weights_by_sensitivity_save_what_their_spread_says():
     ],
 )  # fmt: skip
 def test_the_exact_bias_of_estimators(M, x, smoothing, bias, rmse):
-    found = estimators.exact({"M": M, "x": x, "smoothing": smoothing})
+    found = estimators.exact_error({"M": M, "x": x, "smoothing": smoothing})
     assert found["bias"] == pytest.approx(bias, abs=6e-4)
     assert found["rmse"] == pytest.approx(rmse, abs=6e-3)
 
@@ -105,9 +105,11 @@ def test_the_exact_bias_of_estimators(M, x, smoothing, bias, rmse):
 def test_slopes_at_zero_are_those_of_the_exact_mean():
     for name, M in product(estimators.NAMES, (1, 3, 10)):
         up, down = (estimators.bias_at(name, M, np.array([h])) + h for h in (1e-4, -1e-4))
-        assert estimators.slope(name, M) == pytest.approx((up - down).item() / 2e-4, abs=1e-4)
-    assert estimators.slope("clip", 1) == 0
-    assert estimators.slope("haldane", 1) == pytest.approx(np.log(3) / 2)
+        assert estimators.slope_at_zero(name, M) == pytest.approx(
+            (up - down).item() / 2e-4, abs=1e-4
+        )
+    assert estimators.slope_at_zero("clip", 1) == 0
+    assert estimators.slope_at_zero("haldane", 1) == pytest.approx(np.log(3) / 2)
 
 
 def test_a_preference_for_a_side_costs_slope():
@@ -120,9 +122,14 @@ def test_a_preference_for_a_side_costs_slope():
 
 def test_the_bandit_misleads_single_votes_and_not_batches():
     # One pull: −1 with .7, +3 with .3.
-    assert bandit.lean(1.0, 1) == pytest.approx(0.7 * expit(-1) + 0.3 * expit(3) - 0.5)
-    assert bandit.lean(1.0, 1) < 0 < bandit.lean(1.0, 2) < bandit.lean(1.0, 8)
-    assert bandit.lean(5.0, 1) == pytest.approx(-0.195, abs=1e-3)
+    assert bandit.mean_vote_margin(1.0, 1) == pytest.approx(0.7 * expit(-1) + 0.3 * expit(3) - 0.5)
+    assert (
+        bandit.mean_vote_margin(1.0, 1)
+        < 0
+        < bandit.mean_vote_margin(1.0, 2)
+        < bandit.mean_vote_margin(1.0, 8)
+    )
+    assert bandit.mean_vote_margin(5.0, 1) == pytest.approx(-0.195, abs=1e-3)
     # Many voters and the right link find the mean, +.2; with a steep panel they move away.
     assert bandit.mean_estimate(1.0, 1) == pytest.approx(-0.057, abs=1e-3)
     assert bandit.mean_estimate(1.0, 50) == pytest.approx(0.197, abs=1e-3)
@@ -160,23 +167,23 @@ def test_a_subspace_moves_as_far_as_the_whole():
 
 
 def test_a_cell_is_the_runs_it_names():
-    asked = runs.base(
+    asked = runs.make_spec(
         rule="sign", alpha=0.2, N=4, M=3, D=2, steps=20, seeds=[5, 6], world="sparse",
         law="block:10", panel="probit", beta=2.0, crn=True,
     )  # fmt: skip
     found = runs.work(asked)
     chosen = repetitions.settings_for(runs.WORLDS["sparse"], rule="sign", N=4, M=3, D=2, alpha=0.2,
-                           law=runs.law("block:10"))  # fmt: skip
+                           law=runs.make_law("block:10"))  # fmt: skip
     expected = repetitions.train(
         runs.WORLDS["sparse"], chosen, [5, 6], 20, panel=oracle.LinkPanel("probit", 2.0)
     )
     assert found["values"] == expected.final.tolist()
     assert (found["votes"], found["answers"], found["walks"]) == (240, 960, 320)
-    assert runs.along({**asked, **found}, "answers")[-1] == 960
+    assert runs.budget_at_marks({**asked, **found}, "answers")[-1] == 960
 
 
 def test_the_oracle_and_the_grid_are_timed_for_what_they_did():
-    ran, asked = speed.grid(4, 3, 8, threads=1), speed.votes(10, 8, 32)
+    ran, asked = speed.time_grid(4, 3, 8, threads=1), speed.time_votes(10, 8, 32)
     assert ran["moves"] == 4 * 3 * 8 * 2 * 12 and asked["votes"] == 10 * 8 * 32
     assert sum(ran[f"share_{part}"] for part in ("rollouts", "oracle", "optimizer")) == (
         pytest.approx(1)
@@ -188,7 +195,7 @@ def instead(asked):
     count = len(asked["seeds"])
     value = 5 + 0.1 * asked["N"] / 64 - abs(np.log10(asked["alpha"]))
     values = [value + 0.01 * (i % 7) for i in range(count)]
-    marks = runs.spread(asked["steps"])
+    marks = runs.space_marks(asked["steps"])
     votes = asked["steps"] * asked["N"] * asked["M"] * asked["K"]
     return {
         "values": values, "marks": marks, "curve": [study.interval(values) for _ in marks],

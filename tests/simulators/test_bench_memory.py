@@ -21,7 +21,7 @@ def row(task, before, peak, dtype="fp32"):
 
 def test_ratios_are_to_plain_generation_of_the_same_dtype():
     """Above the loaded model SZPO adds 150 where generation adds 100: 1.5; in all 650/600."""
-    found = memory.ratios(
+    found = memory.add_ratios(
         [row("generation", 500, 600), row("szpo", 500, 650), row("dpo", 500, 900, "bf16")]
     )
     assert [each["ratio"] for each in found] == [1.0, pytest.approx(650 / 600), None]
@@ -36,7 +36,7 @@ def test_the_command_keeps_cells_and_tells_both_ratios(tmp_path, monkeypatch, ca
         asked.append((one["dtype"], one["task"]))
         return {"before": 500 * MIB, "peak": (600 + 100 * (one["task"] == "ppo")) * MIB}
 
-    monkeypatch.setattr(memory, "fresh", fresh)
+    monkeypatch.setattr(memory, "measure_in_process", fresh)
     monkeypatch.setenv("COLUMNS", "160")
     for _ in range(2):  # the second time everything is there already
         found = memory.main(
@@ -66,14 +66,16 @@ def test_wrong_words_are_refused(tmp_path, more, told):
 @pytest.mark.slow
 def test_a_process_that_fails_is_told_in_a_line():
     with pytest.raises(RunError, match=r"bench memory: ppo, fp32: .*no/such/model"):
-        memory.fresh({"model": "no/such/model", "answers": 16, "dtype": "fp32", "task": "ppo"})
+        memory.measure_in_process(
+            {"model": "no/such/model", "answers": 16, "dtype": "fp32", "task": "ppo"}
+        )
 
 
 @pytest.mark.slow
 def test_ppo_and_its_reward_model_add_more_than_generation_in_fresh_processes():
     """A task that did nothing would add nothing. SZPO's own step needs a process of its own."""
     asked = {"model": "tiny", "answers": 256, "dtype": "fp32"}
-    found = {task: memory.fresh({**asked, "task": task})
+    found = {task: memory.measure_in_process({**asked, "task": task})
              for task in ("generation", "ppo", "rm+ppo", "szpo")}  # fmt: skip
     added = {task: each["peak"] - each["before"] for task, each in found.items()}
     assert all(each["before"] > 50 * MIB for each in found.values())
@@ -123,7 +125,9 @@ def test_nothing_to_compare_with_is_a_dash_and_each_row_names_its_measure(
 ):
     """Without /proc what was resident before is the high water: generation adds nothing."""
     monkeypatch.setattr(
-        memory, "fresh", lambda one: {"before": 600 * MIB, "peak": 600 * MIB, "exact": False}
+        memory,
+        "measure_in_process",
+        lambda one: {"before": 600 * MIB, "peak": 600 * MIB, "exact": False},
     )
     monkeypatch.setenv("COLUMNS", "160")
     found = memory.main(

@@ -28,7 +28,7 @@ def test_runs_alternate_forwards_and_backwards() -> None:
 
 
 def test_a_whole_step_is_split_into_generation_and_the_rest() -> None:
-    shares = paired.step_shares(loaded("llama"), CASE, rows=16, tokens=2, steps=2)
+    shares = paired.measure_step_shares(loaded("llama"), CASE, rows=16, tokens=2, steps=2)
     assert len(shares) == 2
     assert all(0 < share < 1 for share in shares)
 

@@ -13,7 +13,7 @@ from szpo_simulators.study import Study, interval, seed_range
 
 
 def test_every_panel_is_asked_with_every_weighting():
-    rows = panels.rows(1.0, 5)
+    rows = panels.make_specs(1.0, 5)
     assert len(rows) == len(panels.PANELS) * len(weighting.WEIGHTINGS)
     assert {row["weighting"] for row in rows} == set(weighting.WEIGHTINGS)
     hostile = {read(line)[1].hostile / panels.SIZE for line in panels.PANELS.values()}
@@ -26,13 +26,13 @@ def test_every_panel_is_asked_with_every_weighting():
 def test_a_cell_learns_and_counts_what_was_spent(label):
     asked = {"panel": panels.PANELS[label], "beta": 0.9, "weighting": "equal", "alpha": 3.0,
              "steps": 10, "seeds": seed_range(8)}  # fmt: skip
-    found = panels.grid(asked)
+    found = panels.run_grid(asked)
     # 10 steps of 10 comparisons with four votes; a vote reads two walks.
     assert (found["votes"], found["answers"]) == (400, 800)
     assert found["marks"] == list(range(1, 11))
     assert found["curve"][-1]["mean"] == pytest.approx(np.mean(found["values"]))
     assert found["curve"][-1]["low"] > 2.9  # from 2.85, though a third may work against it
-    assert panels.grid(asked) == found
+    assert panels.run_grid(asked) == found
 
 
 def test_opposed_tastes_move_pooled_votes_and_not_logits_by_voter():
@@ -43,10 +43,12 @@ def test_opposed_tastes_move_pooled_votes_and_not_logits_by_voter():
     """
     base = {"panel": panels.OPPOSED, "steps": 20, "seeds": seed_range(60)}
     found = {
-        name: interval(panels.oppose({**base, "weighting": name})["values"])
+        name: interval(panels.run_opposed({**base, "weighting": name})["values"])
         for name in ("equal", "shrunk-logits")
     }
-    liked = panels.oppose({**base, "panel": "bt70", "weighting": "equal", "seeds": seed_range(20)})
+    liked = panels.run_opposed(
+        {**base, "panel": "bt70", "weighting": "equal", "seeds": seed_range(20)}
+    )
     whole = float(np.mean(liked["values"]))
     assert found["equal"]["low"] > 0
     assert found["equal"]["mean"] == pytest.approx(0.06 * whole, abs=0.03 * whole)
@@ -56,22 +58,22 @@ def test_opposed_tastes_move_pooled_votes_and_not_logits_by_voter():
 
 def test_known_sharpness_saves_what_the_formula_says():
     """1 + CV(β)² = exp(.49) = 1.632 for log β of spread .7; variances of drawn votes."""
-    found = panels.saving({"voters": 400, "draws": 2000, "seeds": seed_range(24)})
+    found = panels.measure_known_saving({"voters": 400, "draws": 2000, "seeds": seed_range(24)})
     assert found["mean"] == pytest.approx(math.exp(0.49), abs=0.1)
     assert found["mean"] == pytest.approx(found["exact"], rel=0.02)
 
 
 def test_learnt_sharpness_saves_something_and_no_more_than_known():
     rows = [
-        panels.learned_saving({"voters": 20, "each": each, "weighting": "rationality",
+        panels.measure_learned_saving({"voters": 20, "each": each, "weighting": "rationality",
                                "panels": 40, "seed": 1})
         for each in (20, 100)
     ]  # fmt: skip
     assert 1 < rows[0]["mean"] < rows[1]["mean"] < rows[1]["best"]
 
 
-def record(seed, **asked):
-    sets = dict(change.split("=", 1) for change in asked["sets"])
+def record(seed, runs, say):
+    sets = dict(change.split("=", 1) for change in runs.sets)
     gain = 0.1 * seed + (0.5 if sets["optimizer.weighting"] == "skill" else 0.0)
     return {"gain": gain, "votes": int(sets["run.votes"]), "answers_read": 9}
 
@@ -101,7 +103,7 @@ def test_one_cell_of_the_study_is_kept_and_drawn(tmp_path, monkeypatch):
     monkeypatch.setattr(panels, "PANELS", {"all alike": "bt70"})
     monkeypatch.setattr(panels, "SHOWN", ("all alike", "all alike"))
     study = Study("panels", tmp_path, quick=True)
-    first = panels._grid(study, 3)
+    first = panels._show_grid(study, 3)
     monkeypatch.setattr(panels.batched, "train", None)
-    assert panels._grid(study, 3) == first
+    assert panels._show_grid(study, 3) == first
     assert (tmp_path / "panels.svg").exists()

@@ -18,7 +18,7 @@ def test_shares_of_noise_are_zero_on_average_and_under_the_null_level() -> None:
         rng = np.random.default_rng(seed)
         s, r = rng.normal(size=(400, 6)), rng.normal(size=400)
         groups = np.repeat(np.arange(40), 10)
-        found.append(subspaces.cross_fitted(s, r, groups, seed=seed, resamples=40))
+        found.append(subspaces.estimate_share(s, r, groups, seed=seed, resamples=40))
     means = np.array([share.mean for share in found])
     assert abs(means.mean()) < 3 * means.std(ddof=1) / np.sqrt(len(means)) + 1e-4
     assert sum(share.mean > share.null for share in found) <= 3
@@ -31,7 +31,7 @@ def test_differences_between_prompts_do_not_count() -> None:
     level = rng.normal(size=50)[groups]
     s = rng.normal(size=(2000, 1)) + 3 * level[:, None]
     r = rng.normal(size=2000) + 5 * level
-    assert abs(subspaces.cross_fitted(s, r, groups, resamples=20).mean) < 0.01
+    assert abs(subspaces.estimate_share(s, r, groups, resamples=20).mean) < 0.01
 
 
 def test_parts_are_kept_and_not_made_twice(

@@ -60,14 +60,14 @@ def test_a_kept_result_of_other_settings_is_not_taken_for_this_one(tmp_path: Pat
     config = settings_file.load(preset_name="tiny", sets=["run.seed=0", "panel.reward=length:6"])
     kept = {"sets": [], "config": config.model_dump(mode="json"), "gain": 1.0}
     (tmp_path / "length-6-0.json").write_text(json.dumps(kept))
-    found = bench.run_seed(0, "length:6", folder=tmp_path, preset="tiny")
+    found = bench.run_seed(0, bench.SeedRuns(tmp_path, "length:6", preset="tiny"))
     assert found["gain"] == 1.0
     with pytest.raises(UsageError, match="was measured with other settings"):
-        bench.run_seed(0, "length:6", folder=tmp_path, preset="tiny", sets=["run.votes=8"])
+        bench.run_seed(0, bench.SeedRuns(tmp_path, "length:6", ["run.votes=8"], "tiny"))
     kept["config"]["optimizer"]["kl_radius"] = 0.72  # as when a default has moved since
     (tmp_path / "length-6-0.json").write_text(json.dumps(kept))
     with pytest.raises(UsageError, match="was measured with other settings"):
-        bench.run_seed(0, "length:6", folder=tmp_path, preset="tiny")
+        bench.run_seed(0, bench.SeedRuns(tmp_path, "length:6", preset="tiny"))
 
 
 def test_screen_says_figures_texts_and_what_comes_next(
@@ -95,4 +95,4 @@ def test_failing_guard_stands_in_the_last_line(played: tuple[dict[str, Any], Pat
 
 def test_second_demo_takes_another_file(tmp_path: Path) -> None:
     (tmp_path / "demo-0.db").touch()
-    assert demo.free(tmp_path, "demo-0") == tmp_path / "demo-0-2.db"
+    assert demo.find_free_path(tmp_path, "demo-0") == tmp_path / "demo-0-2.db"

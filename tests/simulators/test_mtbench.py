@@ -104,14 +104,14 @@ def test_statistics_of_a_few_votes_by_hand(tmp_path) -> None:
         line("x", "y", 3, "tie"),
     ]  # fmt: skip
     file.write_bytes(gzip.compress("\n".join(lines).encode()))
-    items = fitting.read(file)
+    items = fitting.read_votes(file)
     assert {key[1]: counts.tolist() for key, counts in items.items()} == {
         "1": [2, 0, 1], "2": [0, 3, 0], "3": [0, 0, 1]
     }  # fmt: skip
     # Pairs alike 1 + 3 of 6; of the 4 without a tie all; 2 ties of 7; 1 of 2 items unanimous.
-    assert fitting.measure(items) == pytest.approx([4 / 6, 1.0, 2 / 7, 0.5])
-    assert fitting.design(items) == {"x/y": {"1": 1, "3": 2}}
-    assert sum(map(len, fitting.halves(items))) == 3
+    assert fitting.measure_statistics(items) == pytest.approx([4 / 6, 1.0, 2 / 7, 0.5])
+    assert fitting.count_design(items) == {"x/y": {"1": 1, "3": 2}}
+    assert sum(map(len, fitting.split_items(items))) == 3
 
 
 def test_the_fit_finds_what_made_the_votes() -> None:
@@ -131,8 +131,8 @@ def test_the_fit_finds_what_made_the_votes() -> None:
     assert found.log_tie == pytest.approx(made.log_tie, abs=0.3)
     assert found.item_spread == pytest.approx(1.5, abs=0.45)
     assert found.tie_spread == pytest.approx(1.0, abs=0.5)
-    assert mtbench.expected_statistics(found, fitting.design(items)) == pytest.approx(
-        fitting.measure(items), abs=0.02
+    assert mtbench.expected_statistics(found, fitting.count_design(items)) == pytest.approx(
+        fitting.measure_statistics(items), abs=0.02
     )
 
 

@@ -1,4 +1,4 @@
-"""Cells of `szpo bench active` about questions: what chosen and random ones teach."""
+"""Cells of `szpo bench active` about questions: information of chosen and random ones."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ TAU = 2.0
 PARTICLES, STEPS = 100, 10
 
 
-def normal(seed: int, name: str, *shape: int) -> Floats:
+def draw_normal(seed: int, name: str, *shape: int) -> Floats:
     """Standard normal numbers of a bench's seed."""
     return svgd.normals(derive(seed, "bench active", name=name), shape)
 
 
-def design(spec: Spec) -> dict[str, Any]:
-    """One person answering ``questions`` of a pool, ``batch`` at a time; per seed, what is known.
+def run_design(spec: Spec) -> dict[str, Any]:
+    """One person answers ``questions`` of a pool, ``batch`` at a time; the posterior by seed.
 
     True weights N(0, τ²I), δ of the pool N(0, 4·2/d I), so that questions are equally hard in any
     dimension. ``entropy`` is that of the Laplace approximation; in two dimensions ``exact`` is
@@ -44,7 +44,7 @@ def design(spec: Spec) -> dict[str, Any]:
         norms = float(np.linalg.norm(mode) * np.linalg.norm(truth))
         rows["cosine"].append(float(mode @ truth) / norms)
         if target.dim == 2:
-            rows.setdefault("exact", []).append(quadrature(target))
+            rows.setdefault("exact", []).append(entropy_by_quadrature(target))
             cloud = svgd.spread(target, key=derive(seed, "bench active end"), steps=STEPS)[-1]
             found = (cloud.entropy, entropy.nearest(cloud.x), entropy.gaussian(cloud.x))
             rows.setdefault("particles", []).append(found)
@@ -53,8 +53,8 @@ def design(spec: Spec) -> dict[str, Any]:
 
 def _answer(spec: Spec, seed: int) -> tuple[list[float], BradleyTerry, Floats]:
     d, rule, size = spec["dim"], spec["rule"], spec["pool"]
-    truth = TAU * normal(seed, "truth", d)
-    pool = 2 * math.sqrt(2 / d) * normal(seed, "pool", size, d)
+    truth = TAU * draw_normal(seed, "truth", d)
+    pool = 2 * math.sqrt(2 / d) * draw_normal(seed, "pool", size, d)
     u = uniform(derive(seed, "bench active coins"), spec["questions"])
     free = np.ones(size, dtype=np.bool_)
     target, curve = BradleyTerry.prior(d, TAU), []
@@ -80,7 +80,7 @@ def _cloud(target: BradleyTerry, rule: str, key: bytes) -> Floats:
     return svgd.spread(target, key=key, count=PARTICLES, steps=STEPS)[-1].x
 
 
-def quadrature(target: BradleyTerry, size: int = 401) -> float:
+def entropy_by_quadrature(target: BradleyTerry, size: int = 401) -> float:
     """Entropy of a posterior over two weights, on a grid of ± 8 Laplace standard deviations."""
     view = svgd.whiten(target)
     axis = np.linspace(-8, 8, size)
@@ -91,11 +91,11 @@ def quadrature(target: BradleyTerry, size: int = 401) -> float:
     return float(-(np.exp(log) * log).sum() + cell)
 
 
-def large_pool(spec: Spec) -> dict[str, Any]:
+def time_large_pool(spec: Spec) -> dict[str, Any]:
     """CPU seconds and peak memory of choosing from a pool of many questions."""
     d, size = spec["dim"], spec["pool"]
-    truth = TAU * normal(1, "truth", d)
-    pool = 2 * math.sqrt(2 / d) * normal(1, "large", size, d)
+    truth = TAU * draw_normal(1, "truth", d)
+    pool = 2 * math.sqrt(2 / d) * draw_normal(1, "large", size, d)
     seen = pool[:60]
     target = BradleyTerry(seen * np.sign(seen @ truth)[:, None], np.ones(len(seen)), TAU)
     key = derive(1, "bench active large")
@@ -119,9 +119,9 @@ def large_pool(spec: Spec) -> dict[str, Any]:
     }
 
 
-def estimates(spec: Spec) -> dict[str, Any]:
+def estimate_entropies(spec: Spec) -> dict[str, Any]:
     """Nearest-neighbour and Gaussian entropy of draws of N(0, I), true value ½d log 2πe."""
-    draws = [normal(seed, "draws", spec["count"], spec["dim"]) for seed in spec["seeds"]]
+    draws = [draw_normal(seed, "draws", spec["count"], spec["dim"]) for seed in spec["seeds"]]
     return {
         "nearest": [entropy.nearest(x) for x in draws],
         "gaussian": [entropy.gaussian(x) for x in draws],
@@ -141,8 +141,8 @@ class _Gaussian:
         return -w
 
 
-def drift(spec: Spec) -> dict[str, Any]:
-    """The change-of-variables entropy less the true one along SVGD's way to N(0, I).
+def measure_drift(spec: Spec) -> dict[str, Any]:
+    """The change-of-variables entropy less the true one along SVGD's path to N(0, I).
 
     Particles start from N(0, sd² I); by time ε·L (``times``), with the errors of the other two
     estimates and the covariance's trace over d beside.

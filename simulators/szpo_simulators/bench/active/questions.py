@@ -35,7 +35,7 @@ def compare_designs(study: Study) -> list[dict[str, Any]]:
         for d, q, b, size, count in sizes
         for rule in RULES
     ]  # fmt: skip
-    found = study.cells("questions", specs, designs.design)
+    found = study.cells("questions", specs, designs.run_design)
     by_rule = {(row["dim"], row["rule"]): row for row in found}
     rows = []
     for row in found:
@@ -67,7 +67,7 @@ def measure_large_pool(study: Study) -> list[dict[str, Any]]:
         {"dim": d, "pool": 5_000 if study.quick else 50_000, "batch": m, "rule": rule}
         for d, m, rule in ((2, 10, "bald"), (32, 1, "bald"), (32, 10, "bald"), (32, 10, "entropy"))
     ]
-    rows = study.cells("large pool", specs, designs.large_pool)
+    rows = study.cells("large pool", specs, designs.time_large_pool)
     study.table(
         "a choice from a large pool", rows,
         {"d": "dim", "pairs": "pool", "M": "batch", "rule": "rule",
@@ -81,7 +81,7 @@ def measure_large_pool(study: Study) -> list[dict[str, Any]]:
 def compare_estimates(study: Study) -> list[dict[str, Any]]:
     """Entropy estimates of draws from N(0, I), and the drift of the one along SVGD."""
     specs = [{"dim": d, "count": 2000, "seeds": seed_range(20)} for d in (2, 8)]
-    draws = study.cells("entropy of draws", specs, designs.estimates)
+    draws = study.cells("entropy of draws", specs, designs.estimate_entropies)
     rows = []
     for row in draws:
         true = 0.5 * row["dim"] * math.log(2 * math.pi * math.e)
@@ -99,7 +99,7 @@ def compare_estimates(study: Study) -> list[dict[str, Any]]:
         [{"dim": d, "sd": sd, "count": 200, "epsilon": 0.1,
           "times": list(TIMES), "seeds": seed_range(few)}
          for d, sd in ((2, 1.0), (2, 1.5), (8, 1.0), (32, 1.0))],
-        designs.drift,
+        designs.measure_drift,
     )  # fmt: skip
     drift = [
         {"dim": row["dim"], "sd": row["sd"], "time": time,

@@ -1,7 +1,7 @@
-"""`szpo bench bandit`: votes on single walks follow who wins more often, not who earns more.
+"""`szpo bench bandit`: votes on single walks favour the arm that wins more often, not the better.
 
 The risky arm pays 4 with probability .3, the safe one 1: better by .2 on average, and the loser of
-seven comparisons in ten. What the panel is asked to compare decides which arm is learnt.
+seven comparisons in ten. The size of the batches that are compared decides which arm is learned.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ WAYS = (
 """Rule, M, D."""
 PANELS = (("logistic", 1.0), ("logistic", 5.0))
 ALPHA = {"known": 0.3, "sign": 0.06, "margin": 0.165}
-"""Fixed, not tuned: the limit of a run is asked for, not its speed. At M = 1 `margin` is then the
+"""Fixed, not tuned: the limit of a run is measured, not its speed. At M = 1 `margin` is then the
 rule `known` with its Δ̂ = ± log 3 (0.165 ≈ 0.3 · log 3 / 2)."""
 
 
-def lean(beta: float, rows: int) -> float:
-    """E σ(β·gap) − ½ for means of ``rows`` pulls: the sign is what enough votes learn; exact."""
+def mean_vote_margin(beta: float, rows: int) -> float:
+    """E σ(β·gap) − ½ for means of ``rows`` pulls, exact: its sign is the arm that votes favour."""
     gaps, chances = Bandit().gaps(rows)
     return float((chances * (LinkPanel("logistic", beta).chance(gaps) - 0.5)).sum())
 
@@ -53,7 +53,7 @@ def mean_estimate(beta: float, voters: int, rows: int = 1) -> float:
 def work(spec: Spec) -> dict[str, Any]:
     """`runs.work` with P(risky) in place of the value."""
     found = runs.work(spec)
-    world = runs.world(spec)
+    world = runs.make_world(spec)
     safe, risky = world.value(np.array([[-60.0], [60.0]])).tolist()
     shares = ((np.array(found["values"]) - safe) / (risky - safe)).tolist()
     points = [
@@ -65,11 +65,11 @@ def work(spec: Spec) -> dict[str, Any]:
 
 @bench("bandit")
 def main(study: Study) -> dict[str, Any]:
-    """The risky arm is better on average and loses most comparisons: which arm is learnt?"""
+    """The risky arm is better on average and loses most comparisons: which arm is learned?"""
     used = seed_range(20 if study.quick else 200)
     steps = 400 if study.quick else 800
     specs = [
-        runs.base(world="bandit", rule=rule, N=32, M=M, D=D, alpha=ALPHA[rule], steps=steps,
+        runs.make_spec(world="bandit", rule=rule, N=32, M=M, D=D, alpha=ALPHA[rule], steps=steps,
                   panel=panel, beta=beta, seeds=used)
         for panel, beta in PANELS
         for rule, M, D in WAYS
@@ -78,7 +78,7 @@ def main(study: Study) -> dict[str, Any]:
     theory = [
         {
             "beta": beta,
-            **{f"lean, D = {D}": lean(beta, D) for D in (1, 2, 8)},
+            **{f"lean, D = {D}": mean_vote_margin(beta, D) for D in (1, 2, 8)},
             **{f"Δ̂, M = {M}": mean_estimate(beta, M) for M in (1, 5, 10, 20, 50)},
         }
         for _, beta in PANELS
@@ -104,7 +104,7 @@ def main(study: Study) -> dict[str, Any]:
             for row in rows:
                 if row["beta"] == beta and (row["rule"], row["M"], row["D"]) in shown:
                     label = f"{row['rule']}, M = {row['M']}, D = {row['D']}"
-                    draw_curve(here, runs.along(row, budget), row["curve"], label)
+                    draw_curve(here, runs.budget_at_marks(row, budget), row["curve"], label)
             here.set(xscale="log", xlabel="votes" if budget == "votes" else "answers read")
             here.set(ylim=(-0.03, 1.03), ylabel="P(risky), best is 1")
             here.set(title=f"logistic panel, β = {beta:g}")

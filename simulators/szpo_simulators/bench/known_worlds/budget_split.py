@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from szpo_simulators.bench.known_worlds import runs
-from szpo_simulators.bench.known_worlds.runs import base
+from szpo_simulators.bench.known_worlds.runs import make_spec
 from szpo_simulators.study import (
     COLOURS,
     Study,
@@ -27,7 +27,7 @@ SPLITS = ((64, 1), (16, 4), (4, 16), (1, 64))
 SHAPES = ((1, 1), (1, 4), (1, 16), (4, 1), (4, 4), (16, 1), (16, 4))
 """(M, D) at equal cost."""
 COSTS = (0.01, 0.1, 1.0)
-"""What a walk costs, in votes."""
+"""Cost of a walk, in votes."""
 PURSE = 64.0
 """Cost per step, in votes."""
 SIZES = (2, 8, 32)
@@ -44,7 +44,7 @@ def best_ratio(cost: float, spread: float) -> float:
     return math.sqrt(8 * cost) / spread
 
 
-def spread() -> float:
+def measure_spread() -> float:
     """Standard deviation s of the difference of two returns at θ = 0 of the default grid."""
     drawn = DENSE.returns(DENSE.theta0[None], draws(DENSE, seed_range(1), 0, 0, 20_000))
     return float(np.sqrt(2) * drawn.std())
@@ -53,18 +53,18 @@ def spread() -> float:
 @bench("budget-split")
 def main(study: Study) -> dict[str, Any]:
     """Votes spent on N or on M; what walks that cost something change; N and D at M = 1."""
-    splits = runs.tune(study, "N or M", [base(N=N, M=M) for N, M in SPLITS])
+    splits = runs.tune(study, "N or M", [make_spec(N=N, M=M) for N, M in SPLITS])
     more = runs.tune(
         study,
         "more voters",
-        [base(N=16, M=1), base(N=16, M=100), base(N=16, M=1, truth=True)],
+        [make_spec(N=16, M=1), make_spec(N=16, M=100), make_spec(N=16, M=1, truth=True)],
     )
-    s = spread()
+    s = measure_spread()
     shapes = runs.tune(
         study,
         "costly walks",
         [
-            base(part=f"cost {cost:g}", M=M, D=D, N=max(1, round(PURSE / (M + 2 * D * cost))))
+            make_spec(part=f"cost {cost:g}", M=M, D=D, N=max(1, round(PURSE / (M + 2 * D * cost))))
             for cost in COSTS
             for M, D in SHAPES
         ],
@@ -72,8 +72,8 @@ def main(study: Study) -> dict[str, Any]:
     for row in shapes:
         row["cost"] = float(row["part"].split()[1])
         row["ratio"] = row["M"] / row["D"]
-    sizes = runs.tune(study, "N and D", [base(N=N, D=D) for D in ROWS for N in SIZES])
-    budget = {"N": "N", "M": "M", "D": "D", "V": format_interval, "α": runs.alpha,
+    sizes = runs.tune(study, "N and D", [make_spec(N=N, D=D) for D in ROWS for N in SIZES])
+    budget = {"N": "N", "M": "M", "D": "D", "V": format_interval, "α": runs.format_alpha,
               "votes": "votes", "answers read": "answers"}  # fmt: skip
     study.table("64 votes a step", splits, budget)
     study.table(
@@ -92,7 +92,9 @@ def main(study: Study) -> dict[str, Any]:
         study.csv(part, rows)
     with study.figure("budget-split", columns=3, height=3.9) as (left, middle, right):
         for row in splits:
-            draw_curve(left, runs.along(row), row["curve"], f"N = {row['N']}, M = {row['M']}")
+            draw_curve(
+                left, runs.budget_at_marks(row), row["curve"], f"N = {row['N']}, M = {row['M']}"
+            )
         left.set(xlabel="votes (answers read: twice as many)", ylabel="value")
         left.set(title="64 votes a step")
         put_legend_below(left)

@@ -32,7 +32,7 @@ from szpo_simulators.worlds.world import draws
 EPISODES = 300
 """Of the notebook's own runs."""
 AFTER = (8, 16, 32, 64, 96, 128, 192, 256)
-"""Episodes after which the learning curves are measured."""
+"""Numbers of episodes at which learning curves are measured."""
 NETS: Mapping[str, Network] = {"linear": Network(), "notebook's net": NOTEBOOK}
 RATES = (0.003, 0.01, 0.03)
 """Adam's, for the gradient methods."""
@@ -42,7 +42,7 @@ WAYS: Mapping[str, tuple[dict[str, Any], tuple[float, ...]]] = {
 }
 """SZPO's settings on each net, and its grid of step sizes; one vote per step."""
 GOALS = (("REINFORCE", 3, 1, 3), ("PPO repaired", 5, 2, 5), ("PPO as written", 5, 0, 0))
-"""Method, how many seeds, how many of them are to reach 500, at least and at most."""
+"""Method, number of seeds, and how many of them must reach 500, at least and at most."""
 
 
 def main(
@@ -60,7 +60,7 @@ def main(
         mujoco: SZPO on Reacher-v5 instead, which needs the extra mujoco.
     """
     if mujoco:
-        return _reaching(Study("cartpole --mujoco", folder, quick, figures))
+        return _show_reacher(Study("cartpole --mujoco", folder, quick, figures))
     study = Study("cartpole", folder, quick, figures)
     episodes, each = (60, 2) if quick else (EPISODES, 5)
     specs = [
@@ -68,21 +68,21 @@ def main(
         for label in ("REINFORCE", *(f"PPO {form}" for form in notebook.FORMS))
         for seed in seed_range(each)
     ]
-    written = study.cells("the notebook", specs, as_written)
+    written = study.cells("the notebook", specs, run_notebook)
     study.table(
         f"the notebook's settings, {episodes} episodes, {each} seeds from {seed_range(each)[0]}",
-        [_summary(label, of, episodes) for label, of in _by_label(written)],
+        [_summarise(label, of, episodes) for label, of in _by_label(written)],
         {
             "method": "label",
             "first episode of 500 moves, by seed": "first",
             "mean of the last 20": format_interval,
         },
     )
-    goals = [] if quick else [_goal(written, *goal) for goal in GOALS]
+    goals = [] if quick else [_check_goal(written, *goal) for goal in GOALS]
     for line in goals:
         study.console.print(line)
     marks = AFTER[:5] if quick else AFTER
-    beta = {rows: sharpness(rows) for rows in (1, 4)}
+    beta = {rows: calibrate_panel(rows) for rows in (1, 4)}
     study.console.print(
         "; ".join(f"panel bt70 on batches of D = {D}: {one}" for D, one in beta.items())
     )
@@ -101,15 +101,15 @@ def main(
         *study.tune(
             "SZPO",
             direct,
-            szpo,
-            Search(lambda row: _few(WAYS[row["net"]][1], quick), trials=trials),
+            run_szpo,
+            Search(lambda row: _shorten_grid(WAYS[row["net"]][1], quick), trials=trials),
             repetitions=repetitions,
         ),
         *study.tune(
             "gradients of the true reward",
             gradient,
-            by_gradient,
-            Search(_few(RATES, quick), "rate", trials),
+            run_gradient_method,
+            Search(_shorten_grid(RATES, quick), "rate", trials),
             repetitions=repetitions,
         ),
     ]
@@ -118,8 +118,8 @@ def main(
         rows,
         {
             "method": "label",
-            "step": _step,
-            **{f"{mark} episodes": _at(mark) for mark in marks[3::2]},
+            "step": _format_step,
+            **{f"{mark} episodes": _format_at(mark) for mark in marks[3::2]},
             "votes": lambda row: row["marks"][-1] // (2 * row["D"]) if "D" in row else "none",
         },
     )
@@ -137,12 +137,12 @@ def main(
     return {"rows": flat, "goals": goals}
 
 
-def _reaching(study: Study) -> dict[str, Any]:
+def _show_reacher(study: Study) -> dict[str, Any]:
     """SZPO on Reacher-v5: a linear policy, d = 22, votes on batches of four episodes."""
     environment("Reacher-v5")
     budgets = [32, 64] if study.quick else [64, 128, 256, 512, 1024]
     specs = [{"seed": seed, "episodes": budgets} for seed in seed_range(2 if study.quick else 5)]
-    found = study.cells("Reacher-v5", specs, reaching)
+    found = study.cells("Reacher-v5", specs, run_reacher)
     rows = [
         {
             "episodes": episodes,
@@ -162,8 +162,8 @@ def _reaching(study: Study) -> dict[str, Any]:
     return {"rows": rows}
 
 
-def reaching(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Value of one seed before and after so many episodes; β so that raters agree on 70 %."""
+def run_reacher(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Value of one seed before and after each number of episodes; β: raters agree on 70 %."""
     world = Linear()
     start = world.theta0[None]
     # Sixteen small random policies from the same starts: what a first comparison may show.
@@ -179,14 +179,14 @@ def reaching(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @lru_cache
-def sharpness(rows: int) -> panel.Calibration:
-    """β of ``bt70`` for batches of so many episodes of a fair coin, by their mean length."""
+def calibrate_panel(rows: int) -> panel.Calibration:
+    """β of ``bt70`` for mean lengths of ``rows`` episodes of the untrained, random policy."""
     world = CartPole()
     lengths = world.returns(world.theta0[None], draws(world, [0], 0, 0, 20_000, "calibration"))
     return panel.calibrate(lengths.reshape(200, 100), rows, 0)
 
 
-def as_written(spec: Mapping[str, Any]) -> dict[str, Any]:
+def run_notebook(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Lengths of the episodes of one seed by the notebook's net and rate."""
     name, _, form = spec["label"].partition(" ")
     learning = (
@@ -197,7 +197,7 @@ def as_written(spec: Mapping[str, Any]) -> dict[str, Any]:
     return {"lengths": [length for length, _ in islice(learning, spec["episodes"])]}
 
 
-def by_gradient(spec: Mapping[str, Any]) -> dict[str, Any]:
+def run_gradient_method(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Value along a gradient method's episodes; scored by its mean over the marks."""
     net, marks = NETS[spec["net"]], spec["marks"]
     learn = notebook.reinforce if spec["method"] == "REINFORCE" else notebook.ppo
@@ -213,7 +213,7 @@ def by_gradient(spec: Mapping[str, Any]) -> dict[str, Any]:
     return _score(np.array(found))
 
 
-def szpo(spec: Mapping[str, Any]) -> dict[str, Any]:
+def run_szpo(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Value along SZPO's episodes: one vote per step, on two batches of D episodes."""
     net, D = NETS[spec["net"]], spec["D"]
     world = CartPole(net)
@@ -241,37 +241,39 @@ def _by_label(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Mapping
     ]
 
 
-def _first(row: Mapping[str, Any]) -> int | None:
+def _first_full_episode(row: Mapping[str, Any]) -> int | None:
     """The first episode (from 1) of 500 moves."""
     lengths = row["lengths"]
     return lengths.index(HORIZON) + 1 if HORIZON in lengths else None
 
 
-def _summary(label: str, of: Sequence[Mapping[str, Any]], episodes: int) -> dict[str, Any]:
-    firsts = ", ".join(str(_first(row) or "never") for row in of)
+def _summarise(label: str, of: Sequence[Mapping[str, Any]], episodes: int) -> dict[str, Any]:
+    firsts = ", ".join(str(_first_full_episode(row) or "never") for row in of)
     last = [float(np.mean(row["lengths"][-20:])) for row in of]
     return {"label": label, "first": firsts, **interval(last)}
 
 
-def _goal(rows: Sequence[Mapping[str, Any]], label: str, among: int, least: int, most: int) -> str:
-    """Whether so many of the first seeds reached 500 as is expected."""
+def _check_goal(
+    rows: Sequence[Mapping[str, Any]], label: str, among: int, least: int, most: int
+) -> str:
+    """A line: whether between ``least`` and ``most`` of the first ``among`` seeds reached 500."""
     of = [row for row in rows if row["label"] == label][:among]
-    reached = sum(_first(row) is not None for row in of)
+    reached = sum(_first_full_episode(row) is not None for row in of)
     wanted = f"{least} or more" if least else "none"
     mark = "met" if least <= reached <= most else "MISSED"
     return f"{mark}: {label} reaches 500 on {wanted} of {among} seeds (on {reached})"
 
 
-def _few(grid: tuple[float, ...], quick: bool) -> tuple[float, ...]:
+def _shorten_grid(grid: tuple[float, ...], quick: bool) -> tuple[float, ...]:
     """The whole grid, or its middle."""
     return grid[1:2] if quick else grid
 
 
-def _step(row: Mapping[str, Any]) -> str:
+def _format_step(row: Mapping[str, Any]) -> str:
     return f"{row.get('alpha', row.get('rate')):g}{' (edge)' if row['edge'] else ''}"
 
 
-def _at(mark: int) -> Any:
+def _format_at(mark: int) -> Any:
     return lambda row: format_interval(row["curve"][row["marks"].index(mark)], 0)
 
 
@@ -290,11 +292,11 @@ def _draw(
     with study.figure("cartpole", columns=3, height=3.9) as axes:
         for row in rows:
             name = f"SZPO, D = {row['D']}" if "D" in row else row["method"]
-            place = list(NETS).index(row["net"])
-            draw_curve(axes[place], row["marks"], row["curve"], name, **looks[name])
+            index = list(NETS).index(row["net"])
+            draw_curve(axes[index], row["marks"], row["curve"], name, **looks[name])
             if "D" in row:
                 spent = [mark / (2 * row["D"]) for mark in row["marks"]]
-                style = {**looks[name], "linestyle": "-" if place == 0 else "--"}
+                style = {**looks[name], "linestyle": "-" if index == 0 else "--"}
                 draw_curve(axes[2], spent, row["curve"], f"D = {row['D']}, {row['net']}", **style)
         for here, (net, policy) in zip(axes, NETS.items(), strict=False):
             here.set(title=f"{net}, d = {policy.dim}", xlabel="episodes")

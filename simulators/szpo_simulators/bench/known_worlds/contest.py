@@ -1,6 +1,6 @@
-"""One cell of a contest between methods: a method and its settings in, exact values out.
+"""One cell of a contest between methods: from a method and its settings to exact values.
 
-A method is asked by plain values: ``method`` (szpo, rm-ppo, rm-plan, dpo, reinforce, ppo, es),
+A spec has plain values: ``method`` (szpo, rm-ppo, rm-plan, dpo, reinforce, ppo, es),
 the world, a budget of votes on batches of ``D`` walks, the panel's ``sharpness``, and its own
 settings. All methods meet the same worlds, the same panel, and seeds of their own by name.
 """
@@ -39,7 +39,7 @@ Settings = dict[str, Any]
 
 
 @lru_cache
-def bt70(world: str, D: int) -> Calibration:
+def calibrate_bt70(world: str, D: int) -> Calibration:
     """The panel that agrees on 70 % of pairs of batches of D walks by the starting policy."""
     place = WORLDS[world]
     drawn = draws(place, [seed_range(1)[0]], 0, 0, 4000, "calibration")
@@ -63,9 +63,9 @@ def choose(
     trials: int,
     most: int | None = None,
 ) -> tuple[Settings, list[dict[str, Any]]]:
-    """The combination of best mean final value on tuning seeds, and all that was tried.
+    """The combination of best mean final value on tuning seeds, and all tried with their scores.
 
-    ``most`` takes so many of the combinations, spread over their list, for a quick look.
+    ``most`` limits the number of combinations, evenly spread over their list, for a quick look.
     """
     tried = [one for grid in grids for one in combinations(grid)]
     if most is not None:
@@ -115,13 +115,13 @@ def run(spec: Settings, root_seeds: Sequence[int]) -> Curve:
     if method == "reinforce":
         steps = budget // rest["walks"]
         how_r = reinforce.Recipe(**rest)
-        return reinforce.train(world, root_seeds, steps, how_r, spread(steps))
+        return reinforce.train(world, root_seeds, steps, how_r, space_marks(steps))
     steps = budget // rest["walkers"]
-    return es.train(world, root_seeds, steps, es.Recipe(**rest), spread(steps))
+    return es.train(world, root_seeds, steps, es.Recipe(**rest), space_marks(steps))
 
 
-def spread(steps: int) -> list[int]:
-    """At most `MARKS` marks on the way, the last at the end."""
+def space_marks(steps: int) -> list[int]:
+    """At most `MARKS` evenly spaced steps, the last at the end."""
     return sorted({max(1, round(steps * i / MARKS)) for i in range(1, MARKS + 1)})
 
 
@@ -135,7 +135,7 @@ def _szpo(
     how = repetitions.settings_for(world, D=D, law=law, **rest)
     steps = budget // (how.K * how.N * how.M)
     runs = repetitions.train(
-        world, how, list(root_seeds), steps, panel=panel, crn=crn, marks=spread(steps)
+        world, how, list(root_seeds), steps, panel=panel, crn=crn, marks=space_marks(steps)
     )
     votes, answers = (tuple(n * mark for mark in runs.marks) for n in (runs.votes, runs.answers))
     return Curve(runs.curve, votes, answers)
@@ -157,4 +157,4 @@ def _true_ppo(world: GridWorld, root_seeds: Sequence[int], budget: int, how: ppo
     theta = np.tile(world.theta0, (len(root_seeds), 1))
     reward = partial(walks.true_rewards, world)
     thetas = ppo.improve(world, theta, reward, root_seeds, how)
-    return trace_walks(world, thetas, spread(budget // how.walks), how.walks)
+    return trace_walks(world, thetas, space_marks(budget // how.walks), how.walks)

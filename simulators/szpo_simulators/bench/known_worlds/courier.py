@@ -1,10 +1,10 @@
-"""The courier contest of `szpo bench gridworld`: grids, what was frozen, and the claim.
+"""The courier contest of `szpo bench gridworld`: grids, frozen settings, and the claim.
 
 Three ways to ask, with the panel bt70 fitted for each: one vote per pair of walks, one vote per
 pair of batches of eight walks, and eight pair votes for each of those batch votes, which is as
 much to read. Settings are chosen on tuning seeds, 32 trials per method for each of the first two
-ways (the third takes those of the first), and can be frozen in a file. A frozen file is run
-once, on seeds that nothing else has used.
+ways (the third takes those of the first), and can be frozen in a file. A frozen file is run once,
+on seeds that nothing else has used.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from szpo_simulators.study import (
 
 @dataclass(frozen=True)
 class Way:
-    """How the panel is asked: so many votes, each on two batches of D walks."""
+    """A way of asking the panel: ``budget`` votes, each on two batches of D walks."""
 
     name: str
     budget: int
@@ -113,16 +113,16 @@ RIVALS: Final = (
 )  # fmt: skip
 AGAIN: Final = ("reward model + PPO, again and again", "online DPO")
 REFERENCE: Final = "reward model of the whole state + PPO"
-"""Told what nobody tells the others: whether the bag is full. Not part of the claim."""
+"""Its features include whether the bag is full, which the others cannot see; not in the claim."""
 
 
 def fixed_settings(name: str, way: Way) -> dict[str, Any]:
-    """What a method is asked, the choices of its grid apart."""
+    """The spec of a method without the settings of its grid."""
     spec = dict(GRIDS[name][0])
     # DPO has a β of its own; the panel's travels under another name.
     return {
         "world": "courier", "budget": way.budget, "D": way.D,
-        "sharpness": contest.bt70("courier", way.D).beta, **spec,
+        "sharpness": contest.calibrate_bt70("courier", way.D).beta, **spec,
     }  # fmt: skip
 
 
@@ -132,10 +132,10 @@ def tune(
     names: Sequence[str] = tuple(GRIDS),
     most: int | None = None,
 ) -> list[dict[str, Any]]:
-    """Each method under each way: what was asked, chosen and tried.
+    """Tune each method under each way of asking: fixed, chosen and tried settings.
 
-    Under batch votes only what the claim is about; the third way takes rivals that go on asking,
-    with the settings they had for pair votes.
+    Batch votes: only the methods of the claim. The third way: only rivals that ask in rounds, with
+    their settings for pair votes.
     """
     found: list[dict[str, Any]] = []
     for way in ways:
@@ -160,8 +160,8 @@ def tune(
     return found
 
 
-def contenders(study: Study) -> list[dict[str, Any]]:
-    """What is frozen: the claim's methods, tuned, and the reference as it is."""
+def tune_contenders(study: Study) -> list[dict[str, Any]]:
+    """Tune the claim's methods; the reference keeps fixed settings."""
     reference = {
         "name": REFERENCE, "way": WAYS[0].name, "fixed": fixed_settings(REFERENCE, WAYS[0]),
         "chosen": {"rounds": 1, "batches": 40, "ridge": 0.01, "tie": 0.0}, "tried": [],
@@ -175,7 +175,7 @@ def freeze(tuned: Sequence[Mapping[str, Any]], path: Path) -> None:
         "# The courier contest of `szpo bench gridworld`: chosen on tuning seeds 0, 1, …; to be",
         "# run once by `szpo bench gridworld --frozen FILE` on seeds that nothing else has used.",
         f"seeds = [{CONFIRMED}, {CONFIRMED + 199}]",
-        f'claim = "{claim()}"',
+        f'claim = "{describe_claim()}"',
     ]
     for row in tuned:
         lines += ["", "[[method]]", f"name = {json.dumps(row['name'])}"]
@@ -186,8 +186,8 @@ def freeze(tuned: Sequence[Mapping[str, Any]], path: Path) -> None:
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def claim() -> str:
-    """What the frozen run decides, in one sentence."""
+def describe_claim() -> str:
+    """The claim that the frozen run tests, in one sentence."""
     return (
         f"After {VOTES} pair votes and, apart from that, after {VOTES} batch votes, the mean "
         f"exact value of {OURS} is above that of every one of {'; '.join(RIVALS)}: each 95 % "
@@ -195,11 +195,11 @@ def claim() -> str:
     )
 
 
-def thaw(path: Path) -> tuple[list[int], list[dict[str, Any]]]:
+def read_frozen(path: Path) -> tuple[list[int], list[dict[str, Any]]]:
     """The seeds and the methods of a frozen file.
 
     Raises:
-        UsageError: the file is not there, or is none of ours.
+        UsageError: the file is missing, or is no frozen contest.
     """
     try:
         body = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -213,7 +213,7 @@ def thaw(path: Path) -> tuple[list[int], list[dict[str, Any]]]:
     return list(range(first, last + 1)), methods
 
 
-def run(
+def run_methods(
     study: Study, label: str, tuned: Sequence[Mapping[str, Any]], used: Sequence[int]
 ) -> list[dict[str, Any]]:
     """Each tuned method on the same seeds: mean with interval, and the curve."""
@@ -226,8 +226,8 @@ def run(
     ]  # fmt: skip
 
 
-def compare(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """SZPO less each rival, way by way: mean difference with its 95 % interval, paired by seed."""
+def compare_with_rivals(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """SZPO minus each rival by way of asking: mean difference, 95 % interval, paired by seed."""
     found = []
     for way in dict.fromkeys(row["way"] for row in rows):
         here = {row["name"]: np.array(row["values"]) for row in rows if row["way"] == way}
@@ -247,7 +247,9 @@ def format_settings(settings: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in settings.items())
 
 
-def show(study: Study, part: str, rows: Sequence[Mapping[str, Any]], used: Sequence[int]) -> None:
+def show_contest(
+    study: Study, part: str, rows: Sequence[Mapping[str, Any]], used: Sequence[int]
+) -> None:
     """Table, differences, CSV and figure of a contest."""
     study.table(
         f"courier: value 1.86 at the start; 95 % intervals over seeds {used[0]} to {used[-1]}",
@@ -257,7 +259,7 @@ def show(study: Study, part: str, rows: Sequence[Mapping[str, Any]], used: Seque
          "chosen": lambda row: format_settings(row["chosen"])},
     )  # fmt: skip
     study.csv(part, rows)
-    differences = compare(rows)
+    differences = compare_with_rivals(rows)
     study.table(
         f"{OURS} less each rival", differences,
         {"asked": "way", "rival": "rival", "difference": format_interval,
@@ -266,18 +268,18 @@ def show(study: Study, part: str, rows: Sequence[Mapping[str, Any]], used: Seque
     study.csv(f"{part}-differences", differences)
     ways = list(dict.fromkeys(row["way"] for row in rows))
     with study.figure(part, columns=min(len(ways), 2) + 1, height=4.6) as axes:
-        for place, way in zip(axes, ways[:2], strict=False):
+        for here, way in zip(axes, ways[:2], strict=False):
             for name in DRAWN:
-                _line(place, rows, name, way, "votes")
-            place.set(xlabel="votes", title=f"{way}: one on each two {walks(rows, way)}")
+                _draw_line(here, rows, name, way, "votes")
+            here.set(xlabel="votes", title=f"{way}: one on each two {describe_batches(rows, way)}")
         last = axes[-1]
         for name in DRAWN:
             for way in ways:
-                _line(last, rows, name, way, "answers")
+                _draw_line(last, rows, name, way, "answers")
         last.set(xlabel="walks read", title="by what is read", xscale="log")
         axes[0].set_ylabel("exact value: deliveries a walk")
-        for place in axes:
-            place.set_ylim(1.3, 9.3)
+        for here in axes:
+            here.set_ylim(1.3, 9.3)
         handles, labels = axes[0].get_legend_handles_labels()
         handles += [Line2D([], [], color="#666666", linestyle=DASHES[way]) for way in ways]
         last.figure.legend(
@@ -285,11 +287,11 @@ def show(study: Study, part: str, rows: Sequence[Mapping[str, Any]], used: Seque
         )
 
 
-def walks(rows: Sequence[Mapping[str, Any]], way: str) -> str:
-    """What is compared, in words.
+def describe_batches(rows: Sequence[Mapping[str, Any]], way: str) -> str:
+    """The two sides of a comparison, as text.
 
-    >>> walks([{"way": "a", "D": 8}], "a"), walks([{"way": "a", "D": 1}], "a")
-    ('batches of 8', 'walks')
+    >>> [describe_batches([{"way": "a", "D": D}], "a") for D in (8, 1)]
+    ['batches of 8', 'walks']
     """
     D = next(row["D"] for row in rows if row["way"] == way)
     return f"batches of {D}" if D > 1 else "walks"
@@ -299,16 +301,18 @@ DRAWN: Final = (OURS, *RIVALS, REFERENCE)
 DASHES: Final[Mapping[str, Any]] = {WAYS[0].name: "-", WAYS[1].name: "--", WAYS[2].name: ":"}
 
 
-def _line(axes: Any, rows: Sequence[Mapping[str, Any]], name: str, way: str, budget: str) -> None:
+def _draw_line(
+    axes: Any, rows: Sequence[Mapping[str, Any]], name: str, way: str, budget: str
+) -> None:
     """One method under one way, always in its own colour; a point where it has no curve."""
-    place = DRAWN.index(name)
+    index = DRAWN.index(name)
     for row in rows:
         if (row["name"], row["way"]) != (name, way):
             continue
         if len(row[budget]) > 1:
             draw_curve(
-                axes, row[budget], row["curve"], name, color=COLOURS[place], marker=MARKS[place],
+                axes, row[budget], row["curve"], name, color=COLOURS[index], marker=MARKS[index],
                 markevery=[-1], linestyle=DASHES[way],
             )  # fmt: skip
         else:
-            draw_points(axes, row[budget], [row], name, fmt=MARKS[place], color=COLOURS[place])
+            draw_points(axes, row[budget], [row], name, fmt=MARKS[index], color=COLOURS[index])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from szpo_simulators.bench.known_worlds import runs
-from szpo_simulators.bench.known_worlds.runs import base
+from szpo_simulators.bench.known_worlds.runs import make_spec
 from szpo_simulators.study import (
     COLOURS,
     Study,
@@ -30,19 +30,24 @@ def main(study: Study) -> dict[str, Any]:
     """Random subspaces of the default grid, block coordinates, K against T, a sparse reward."""
     trades = TRADES[1:] if study.quick else TRADES
     spaces = runs.tune(
-        study, "subspaces", [base(subspace=d, steps=T) for T in LENGTHS for d in SUBSPACES]
+        study, "subspaces", [make_spec(subspace=d, steps=T) for T in LENGTHS for d in SUBSPACES]
     )
-    blocks = runs.tune(study, "blocks", [base(law=f"block:{B}") for B in BLOCKS])
-    trade = runs.tune(study, "K or T", [base(K=K, steps=T, N=16, M=4) for K, T in trades])
+    blocks = runs.tune(study, "blocks", [make_spec(law=f"block:{B}") for B in BLOCKS])
+    trade = runs.tune(study, "K or T", [make_spec(K=K, steps=T, N=16, M=4) for K, T in trades])
     sparse = runs.tune(
         study,
         "sparse reward",
         [
-            base(part="sparse", world="sparse", steps=400, N=N, M=4, truth=truth)
+            make_spec(part="sparse", world="sparse", steps=400, N=N, M=4, truth=truth)
             for N, truth in ((16, False), (64, False), (16, True))
         ],
     )
-    columns = {"V": format_interval, "α": runs.alpha, "votes": "votes", "answers read": "answers"}
+    columns = {
+        "V": format_interval,
+        "α": runs.format_alpha,
+        "votes": "votes",
+        "answers read": "answers",
+    }
     study.table("random subspaces of 100", spaces, {"d": "subspace", "T": "steps", **columns})
     study.table(
         "block coordinates, T = 300", blocks, {"B": lambda r: r["law"].split(":")[1], **columns}
@@ -71,7 +76,10 @@ def main(study: Study) -> dict[str, Any]:
         put_legend_below(left)
         for row in trade:
             draw_curve(
-                middle, runs.along(row), row["curve"], f"K = {row['K']}, T = {row['steps']}"
+                middle,
+                runs.budget_at_marks(row),
+                row["curve"],
+                f"K = {row['K']}, T = {row['steps']}",
             )
         middle.set(xlabel="votes (answers read: twice as many)", ylabel="value")
         middle.set(title="K directions or T steps")

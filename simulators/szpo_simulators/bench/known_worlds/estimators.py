@@ -10,7 +10,7 @@ from szpo.aggregation.estimators import inversion, moments
 from szpo.aggregation.links import LINKS
 from szpo.types import Floats
 from szpo_simulators.bench.known_worlds import runs
-from szpo_simulators.bench.known_worlds.runs import base
+from szpo_simulators.bench.known_worlds.runs import make_spec
 from szpo_simulators.study import (
     Spec,
     Study,
@@ -28,7 +28,7 @@ DIFFERENCES = (0.25, 0.5, 1.0, 2.0, 3.0)
 SIDE_BIASES = (0.25, 0.5, 1.0, 2.0)
 
 
-def exact(spec: Spec) -> dict[str, Any]:
+def exact_error(spec: Spec) -> dict[str, Any]:
     """Bias and root mean square error of Δ̂ for M voters at a true difference x: exact sums."""
     rate = LINKS["logistic"].prob(spec["x"])
     mean, sd = moments(rate, spec["M"], inversion(spec["smoothing"], trim=TRIM))
@@ -36,8 +36,8 @@ def exact(spec: Spec) -> dict[str, Any]:
     return {"bias": bias, "rmse": float(np.hypot(bias, sd))}
 
 
-def slope(smoothing: str, voters: int) -> float:
-    """dE[Δ̂]/dx at x = 0, exact: what an estimator makes of a small gradient.
+def slope_at_zero(smoothing: str, voters: int) -> float:
+    """dE[Δ̂]/dx at x = 0, exact: the factor by which an estimator scales a small gradient.
 
     With k ~ Binomial(M, σ(x)) and σ'(0) = ¼ the score of k at 0 is k − M/2, so the slope is
     E[Δ̂·(k − M/2)] at rate ½.
@@ -50,7 +50,7 @@ def slope(smoothing: str, voters: int) -> float:
 
 
 def side_slope(bias: float) -> float:
-    """What a preference of ``bias`` logits for one side leaves of a small signal: 4σ(b)(1 − σ(b)).
+    """Factor on a small signal under a side bias of ``bias`` logits: 4σ(b)(1 − σ(b)).
 
     With sides balanced P(plus) = ½[σ(x + b) + σ(x − b)], whose slope at 0 is σ'(b).
     """
@@ -62,13 +62,17 @@ def side_slope(bias: float) -> float:
 def main(study: Study) -> dict[str, Any]:
     """Exact bias of the estimators of Δ̂, and their runs on the default grid."""
     specs = [{"smoothing": s, "M": M, "x": x} for M in VOTERS for x in DIFFERENCES for s in NAMES]
-    table = study.cells("exact", specs, exact)
-    slopes = [{"smoothing": s, **{f"M = {M}": slope(s, M) for M in VOTERS}} for s in NAMES]
+    table = study.cells("exact", specs, exact_error)
+    slopes = [{"smoothing": s, **{f"M = {M}": slope_at_zero(s, M) for M in VOTERS}} for s in NAMES]
     shapes = ((16, 5),) if study.quick else ((16, 5), (4, 20))
     trained = runs.tune(
         study,
         "runs",
-        [base(N=N, M=M, smoothing=s, trim=TRIM) for N, M in shapes for s in (*NAMES, "pooled")],
+        [
+            make_spec(N=N, M=M, smoothing=s, trim=TRIM)
+            for N, M in shapes
+            for s in (*NAMES, "pooled")
+        ],
     )
     chosen = [(1, 0.5), (3, 1.0), (5, 1.0), (10, 1.0), (20, 2.0), (50, 2.0), (100, 2.0)]
     lines = [
@@ -85,8 +89,8 @@ def main(study: Study) -> dict[str, Any]:
         [{"b": b, "slope": side_slope(b)} for b in SIDE_BIASES],
         {"b": "b", "slope left": "slope"},
     )
-    columns = {"N": "N", "M": "M", "smoothing": "smoothing", "V": format_interval, "α": runs.alpha,
-               "votes": "votes", "answers read": "answers"}  # fmt: skip
+    columns = {"N": "N", "M": "M", "smoothing": "smoothing", "V": format_interval,
+               "α": runs.format_alpha, "votes": "votes", "answers read": "answers"}  # fmt: skip
     study.table("runs on the default grid", trained, columns)
     study.csv("exact", table)
     study.csv("slopes", slopes)

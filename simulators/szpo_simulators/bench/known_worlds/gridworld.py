@@ -16,7 +16,7 @@ from typing import Any, Final
 from matplotlib.axes import Axes
 
 from szpo_simulators.bench.known_worlds import contest, courier
-from szpo_simulators.bench.known_worlds.speed import measure
+from szpo_simulators.bench.known_worlds.speed import measure_speed
 from szpo_simulators.study import (
     Study,
     draw_curve,
@@ -70,7 +70,7 @@ TRUE: Final[Mapping[str, tuple[dict[str, Any], dict[str, list[Any]]]]] = {
         {"method": "es", "walkers": 32}, {"spread": [0.5, 1.0], "alpha": [0.3, 1.0, 3.0]},
     ),
 }  # fmt: skip
-"""References that nobody votes for: what they read are returns, as many as there are walks."""
+"""References without votes: they read the true return of each walk."""
 MODELS: Final = (100, 300, 1000, 4800, 19200)
 """Votes of the reward models under the planner."""
 PLANNER: Final = "reward model + planning"
@@ -108,32 +108,32 @@ def main(
     """
     study = Study("gridworld", folder, quick, figures)
     if speed:
-        return measure(study.console, *((50, 30) if quick else ()))
+        return measure_speed(study.console, *((50, 30) if quick else ()))
     if frozen is not None:
-        used, tuned = courier.thaw(frozen)
+        used, tuned = courier.read_frozen(frozen)
         if quick:
             used = used[:6]
-        found = {"claim": courier.run(study, "the claim", tuned, used)}
-        courier.show(study, "gridworld-claim", found["claim"], used)
+        found = {"claim": courier.run_methods(study, "the claim", tuned, used)}
+        courier.show_contest(study, "gridworld-claim", found["claim"], used)
     elif freeze is not None:
-        tuned = courier.contenders(study)
+        tuned = courier.tune_contenders(study)
         courier.freeze(tuned, freeze)
         found = {"frozen": tuned}
     else:
-        found = {"dense": _dense(study), "models": _models(study)}
-        _figure(study, found["dense"], found["models"])
+        found = {"dense": _run_dense(study), "models": _run_models(study)}
+        _draw_figure(study, found["dense"], found["models"])
         most = 2 if quick else None
         tuned = courier.tune(study, courier.WAYS[:1], most=most)
         used = seed_range(6 if quick else 40)
-        found["courier"] = courier.run(study, "courier", tuned, used)
+        found["courier"] = courier.run_methods(study, "courier", tuned, used)
         # The documents show the claim, not this smaller look.
-        courier.show(replace(study, figures=None), "courier", found["courier"], used)
+        courier.show_contest(replace(study, figures=None), "courier", found["courier"], used)
     study.end()
     return found
 
 
-def _dense(study: Study) -> list[dict[str, Any]]:
-    """Every method on the dense grid, both ways to ask, chosen among six settings each."""
+def _run_dense(study: Study) -> list[dict[str, Any]]:
+    """Every method on the dense grid, under both ways of asking, at the best of six settings."""
     trials, count, share = (2, 6, 4) if study.quick else (6, 40, 1)
     found = []
     for way, votes, D in WAYS:
@@ -161,8 +161,8 @@ def _dense(study: Study) -> list[dict[str, Any]]:
     return found
 
 
-def _models(study: Study) -> list[dict[str, Any]]:
-    """Reward model and planner by votes, the panel as modelled and five times as steep."""
+def _run_models(study: Study) -> list[dict[str, Any]]:
+    """Reward model and planner by votes; β of the panel as modelled, and five times as steep."""
     specs = [
         {"method": "rm-plan", "world": "dense", "budget": votes, "sharpness": beta,
          "ridge": 0.002, "seeds": seed_range(6 if study.quick else 40)}
@@ -179,16 +179,16 @@ def _models(study: Study) -> list[dict[str, Any]]:
     return rows
 
 
-def _figure(
+def _draw_figure(
     study: Study, dense: Sequence[Mapping[str, Any]], models: Sequence[Mapping[str, Any]]
 ) -> None:
-    """By votes, by what is read; batches dashed, references dotted, points without a curve."""
+    """Value by votes and by walks read; batches dashed, references dotted."""
     with study.figure("gridworld", columns=2, height=4.9) as (left, right):
         for axes, budget in ((left, "votes"), (right, "answers")):
             for name in LOOKS:
                 for row in dense:
                     if row["name"] == name and not (name in TRUE and budget == "votes"):
-                        _line(axes, row, budget)
+                        _draw_line(axes, row, budget)
             plan = [row for row in models if row["sharpness"] == 1.0]
             spent = [row[budget][-1] for row in plan]
             draw_curve(axes, spent, plan, PLANNER, color="#009e73", marker="^", linestyle="-.")
@@ -199,7 +199,7 @@ def _figure(
         left.figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=7.5)
 
 
-def _line(axes: Axes, row: Mapping[str, Any], budget: str) -> None:
+def _draw_line(axes: Axes, row: Mapping[str, Any], budget: str) -> None:
     colour, mark = LOOKS[row["name"]]
     batch = row["way"] == "batch votes"
     label = row["name"] + (", batches of 4" if batch else "")

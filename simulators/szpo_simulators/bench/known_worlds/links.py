@@ -1,11 +1,11 @@
-"""`szpo bench links`: does it matter that the panel's link is not the one we invert?"""
+"""`szpo bench links`: does it matter that the inverted link is not the panel's?"""
 
 from __future__ import annotations
 
 from typing import Any
 
 from szpo_simulators.bench.known_worlds import runs
-from szpo_simulators.bench.known_worlds.runs import base
+from szpo_simulators.bench.known_worlds.runs import make_spec
 from szpo_simulators.study import Study, bench, draw_points, format_interval
 from szpo_simulators.worlds.oracle import ONE_SIDED
 
@@ -29,10 +29,10 @@ SHAPES = ((16, 1, 1), (4, 16, 1), (2, 1, 8))
 """(N, M, D): one vote a pair; many votes a pair; few votes on batches of eight."""
 
 
-def told_apart(way: str, voters: int, fitting: str) -> bool:
+def differs_from_known(way: str, voters: int, fitting: str) -> bool:
     """Whether a way differs from `known` with the logistic inverse under this panel.
 
-    From one vote every inverse, and the margin, make the same bit, as large as α says.
+    From one vote a comparison every inverse, and the margin, give ± the same number.
     """
     if way == "margin":
         return voters > 1
@@ -52,11 +52,11 @@ def main(study: Study) -> dict[str, Any]:
             study,
             f"N = {N}, M = {M}, D = {D}",
             [
-                base(label=name, part=way, panel=panel, beta=beta, N=N, M=M, D=D,
+                make_spec(label=name, part=way, panel=panel, beta=beta, N=N, M=M, D=D,
                      link=fitting if matched else "logistic", **how)
                 for name, panel, beta, fitting in PANELS
                 for way, how, matched in WAYS
-                if told_apart(way, M, fitting)
+                if differs_from_known(way, M, fitting)
             ],
         )
     ]  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from szpo_simulators.bench.known_worlds import runs
-from szpo_simulators.bench.known_worlds.runs import base
+from szpo_simulators.bench.known_worlds.runs import make_spec
 from szpo_simulators.study import (
     COLOURS,
     Study,
@@ -29,7 +29,7 @@ PAIRINGS = (
 RADII = (0.1, 0.3, 1.0, 2.0, 4.0)
 
 
-def grid(spec: Any) -> tuple[float, ...]:
+def step_sizes(spec: Any) -> tuple[float, ...]:
     """Step sizes by radius: a vote's noise is divided by μ, so small radii need small steps."""
     if spec["mu"] < 1:
         return (0.01, 0.03, *runs.GRIDS["known"][:-1])
@@ -43,7 +43,7 @@ def main(study: Study) -> dict[str, Any]:
         study,
         "pairs",
         [
-            base(label=label, N=16, M=4, crn=crn, **how)
+            make_spec(label=label, N=16, M=4, crn=crn, **how)
             for crn in (False, True)
             for label, how in PAIRINGS
         ],
@@ -51,12 +51,16 @@ def main(study: Study) -> dict[str, Any]:
     radii = runs.tune(
         study,
         "radius",
-        [base(part="radius", N=16, M=4, crn=crn, mu=mu) for crn in (False, True) for mu in RADII],
-        grid=grid,
+        [
+            make_spec(part="radius", N=16, M=4, crn=crn, mu=mu)
+            for crn in (False, True)
+            for mu in RADII
+        ],
+        grid=step_sizes,
     )
     columns = {
         "pair": "label", "numbers": lambda r: "common" if r["crn"] else "own", 
-        "V": format_interval, "α": runs.alpha, "votes": "votes",
+        "V": format_interval, "α": runs.format_alpha, "votes": "votes",
     }  # fmt: skip
     study.table("value after equal votes (N = 16, M = 4)", pairs, columns)
     study.table("radius, antithetic", radii, {"μ": "mu", **dict(list(columns.items())[1:])})
@@ -67,8 +71,8 @@ def main(study: Study) -> dict[str, Any]:
             label = f"{row['label']}{', common' if row['crn'] else ''}"
             colour = COLOURS[[name for name, _ in PAIRINGS].index(row["label"])]
             style = {"linestyle": "-", "marker": "o"} if row["crn"] else {"linestyle": "--"}
-            draw_curve(left, runs.along(row), row["curve"], label, **{"marker": "", **style},
-                  color=colour)  # fmt: skip
+            draw_curve(left, runs.budget_at_marks(row), row["curve"], label, color=colour,
+                       **{"marker": "", **style})  # fmt: skip
         title = "Pairs of policies (common: random numbers shared)"
         left.set(xlabel="votes (answers read: twice as many)", ylabel="value", title=title)
         put_legend_below(left)

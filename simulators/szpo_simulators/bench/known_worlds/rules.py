@@ -1,7 +1,7 @@
 """`szpo bench rules`: sign, margin, inverted link or posterior; momentum; weights of voters.
 
-What the sign of a sum of votes loses is derived in `szpo_simulators.worlds.efficiency`, met by
-simulation here, and then looked for in runs of equal votes.
+The efficiency of the sign of a sum of votes is derived in `szpo_simulators.worlds.efficiency`,
+checked by simulation here, and then compared in runs of equal votes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from szpo.aggregation import weighting
 from szpo.seeds import derive
 from szpo_simulators.bench.known_worlds import runs
-from szpo_simulators.bench.known_worlds.runs import base
+from szpo_simulators.bench.known_worlds.runs import make_spec
 from szpo_simulators.study import (
     Spec,
     Study,
@@ -22,6 +22,7 @@ from szpo_simulators.study import (
     draw_points,
     format_interval,
     interval,
+    make_generator,
     put_legend_below,
     set_log_ticks,
 )
@@ -43,10 +44,10 @@ MEMORY_GRIDS = {"none": runs.GRIDS["known"], "momentum .9": (0.01, 0.03, 0.1, 0.
 VOTERS, UNEVEN = 20, 0.7
 """Voters of a panel, and the spread of log β among them."""
 SEEN = (8, 32, 128, 512)
-"""Directions from which a voter's weight is learnt, one vote of each voter on each."""
+"""Directions from which a voter's weight is learned, one vote of each voter on each."""
 
 
-def ratio(spec: Spec) -> dict[str, Any]:
+def simulate_ratio(spec: Spec) -> dict[str, Any]:
     """Merit of sign over margin by simulation, with its interval over 40 groups."""
     both = [
         efficiency.simulate_merit(spec["each"], spec["spread"], rule, spec["draws"], 7)
@@ -55,28 +56,26 @@ def ratio(spec: Spec) -> dict[str, Any]:
     return interval((both[0] / both[1]).tolist())
 
 
-def learning(spec: Spec) -> dict[str, Any]:
-    """Votes saved by weights learnt from earlier directions, over panels."""
-    rng = np.random.Generator(
-        np.random.Philox(key=int.from_bytes(derive(spec["seed"], "panels"), "little"))
-    )
+def measure_learned_saving(spec: Spec) -> dict[str, Any]:
+    """Votes saved by weights learned from earlier directions, over panels."""
+    rng = make_generator(derive(spec["seed"], "panels"))
     panels, seen = spec["panels"], spec["seen"]
     beta = np.exp(UNEVEN * rng.normal(size=(panels, VOTERS)))
     x = rng.normal(size=(panels, 1, seen))
-    said = np.where(rng.random((panels, VOTERS, seen)) < 1 / (1 + np.exp(-beta[..., None] * x)), 1,
-                    -1)  # fmt: skip
+    chance = 1 / (1 + np.exp(-beta[..., None] * x))
+    verdicts = np.where(rng.random((panels, VOTERS, seen)) < chance, 1, -1)
     history = weighting.History(
         tuple(f"{i:02d}" for i in range(VOTERS)), np.arange(seen),
-        said[..., None].astype(np.int8), np.zeros((panels, VOTERS, 2)),
+        verdicts[..., None].astype(np.int8), np.zeros((panels, VOTERS, 2)),
     )  # fmt: skip
     gained = efficiency.weights_gain(weighting.skill(history).weights, beta)
     return {**interval(gained.tolist()), "best": float(efficiency.weights_gain(beta, beta).mean())}
 
 
-def rows() -> list[dict[str, Any]]:
+def make_specs() -> list[dict[str, Any]]:
     """Rules at equal votes: T = 2,400/n steps of n votes."""
     made = [
-        base(rule=rule, N=n, steps=PURSE // n)
+        make_spec(rule=rule, N=n, steps=PURSE // n)
         for n in VOTES
         # Of one vote or two, sign and margin are one rule; a posterior is dear in many steps.
         for rule, least in (("margin", 0), ("sign", 2), ("bayes", 12))
@@ -97,22 +96,24 @@ def main(study: Study) -> dict[str, Any]:
     """Sign against margin (exact, simulated, in runs), the posterior, memory, voters' weights."""
     draws = 40_000 if study.quick else 400_000
     specs = [{"each": n, "spread": s, "draws": draws} for s in SPREADS for n in VOTES]
-    ratios = study.cells("sign against margin", specs, ratio)
+    ratios = study.cells("sign against margin", specs, simulate_ratio)
     for row in ratios:
         sign, margin = efficiency.merits(row["each"], row["spread"])
         row["exact"] = sign / margin
         row["small"] = float(efficiency.sign_efficiency(row["each"]))
-    wanted = [row for row in rows() if not study.quick or row["N"] in (12, 64)]
+    wanted = [row for row in make_specs() if not study.quick or row["N"] in (12, 64)]
     trained = runs.tune(study, "equal votes", wanted, grid=step_sizes)
     memory = runs.tune(
         study,
         "memory",
-        [base(label=name, N=16, M=4, crn=False, **how) for name, how in MEMORIES],
+        [make_spec(label=name, N=16, M=4, crn=False, **how) for name, how in MEMORIES],
         grid=lambda row: MEMORY_GRIDS[row["label"]],
     )
     panels = 20 if study.quick else 400
     weights = study.cells(
-        "weights", [{"seen": seen, "panels": panels, "seed": 1000} for seen in SEEN], learning
+        "weights",
+        [{"seen": seen, "panels": panels, "seed": 1000} for seen in SEEN],
+        measure_learned_saving,
     )
     study.table(
         "merit of the sign over that of the margin", ratios,
@@ -121,13 +122,14 @@ def main(study: Study) -> dict[str, Any]:
     )  # fmt: skip
     columns = {
         "rule": "rule", "votes per direction": lambda r: r["N"] * r["M"], "T": "steps", 
-        "V": format_interval, "α": runs.alpha, "votes": "votes", "answers read": "answers",
+        "V": format_interval, "α": runs.format_alpha, "votes": "votes", "answers read": "answers",
     }  # fmt: skip
     study.table(f"{trained[0]['votes']} votes on the default grid", trained, columns)
     study.table("memory (known, N = 16, M = 4)", memory, {"memory": "label", **columns})
     study.table(
         f"votes saved by weights; log β of {VOTERS} voters has spread {UNEVEN:g}", weights,
-        {"directions seen": "seen", "learnt weights": format_interval, "best weights (β)": "best"},
+        {"directions seen": "seen", "learned weights": format_interval,
+         "best weights (β)": "best"},
     )  # fmt: skip
     for part, table in (("ratios", ratios), ("runs", trained), ("memory", memory),
                         ("weights", weights)):  # fmt: skip
@@ -154,7 +156,7 @@ def main(study: Study) -> dict[str, Any]:
                    title=f"Runs of {trained[0]['votes']} votes")  # fmt: skip
         put_legend_below(middle, 3)
         for row in memory:
-            draw_curve(right, runs.along(row), row["curve"], row["label"])
+            draw_curve(right, runs.budget_at_marks(row), row["curve"], row["label"])
         right.set(xlabel="votes", ylabel="value", title="Memory (known, N = 16, M = 4)")
         put_legend_below(right, 3)
     study.end()

@@ -1,4 +1,4 @@
-"""One cell of the benches of known worlds: settings as plain values, in; final values, out."""
+"""One cell of the benches of known worlds: from settings as plain values to final values."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ WALKS: Final = 8192
 """Walks that are made together, as many as fit a cache."""
 HERE: Final = ("world", "subspace", "law", "panel", "beta", "crn", "truth", "steps", "marks")
 LABELS: Final = ("label", "seeds", "part")
-"""Of what is asked, all else is a field of `szpo.optim.settings.Settings`."""
+"""All other keys of a spec are fields of `szpo.optim.settings.Settings`."""
 
 
-def base(**changes: Any) -> dict[str, Any]:
-    """A row of what is asked: the default grid, 300 steps, N = 16, M = D = K = 1, μ = 1."""
+def make_spec(**changes: Any) -> dict[str, Any]:
+    """A spec: the default grid, 300 steps, N = 16, M = D = K = 1, μ = 1, with these changes."""
     return {
         "world": "dense", "steps": 300, "rule": "known", "N": 16, "M": 1, "D": 1, "K": 1,
         "mu": 1.0, "pairing": "antithetic", "crn": False, "panel": "logistic", "beta": 1.0,
@@ -45,7 +45,7 @@ def base(**changes: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def grid(spec: Mapping[str, Any]) -> Sequence[float]:
+def step_sizes(spec: Mapping[str, Any]) -> Sequence[float]:
     """The step sizes to try for a row."""
     return GRIDS[spec["rule"]]
 
@@ -56,7 +56,7 @@ def tune(
     rows: Sequence[Mapping[str, Any]],
     *,
     repetitions: int = 40,
-    grid: Callable[[Mapping[str, Any]], Sequence[float]] = grid,
+    grid: Callable[[Mapping[str, Any]], Sequence[float]] = step_sizes,
 ) -> list[dict[str, Any]]:
     """`Study.tune` over α; quick: a quarter of the steps, 3 tuning and 8 reported seeds."""
     if not study.quick:
@@ -65,13 +65,13 @@ def tune(
     return study.tune(label, short, work, Search(grid, trials=3), repetitions=8)
 
 
-def world(spec: Mapping[str, Any]) -> World:
+def make_world(spec: Mapping[str, Any]) -> World:
     """The world of a row, seen through a subspace where it names one."""
     whole = WORLDS[spec["world"]]
     return Subspace(whole, spec["subspace"]) if spec.get("subspace") else whole
 
 
-def law(name: str) -> Law:
+def make_law(name: str) -> Law:
     """``gaussian`` (|v| = √d), ``plain`` (not normalised) or ``block:B``."""
     kind, _, size = name.partition(":")
     return Law("block", int(size)) if kind == "block" else Law(normalise=kind != "plain")
@@ -82,15 +82,15 @@ def work(spec: Mapping[str, Any]) -> dict[str, Any]:
 
     ``votes``, ``answers`` (walks read by voters) and ``walks`` are those of the whole run.
     """
-    place = world(spec)
+    world = make_world(spec)
     fields = {k: v for k, v in spec.items() if k not in (*HERE, *LABELS)}
     if fields.pop("adam", False):
         fields["adam"] = Adam()
-    chosen = batched.settings_for(place, law=law(spec.get("law", "gaussian")), **fields)
+    chosen = batched.settings_for(world, law=make_law(spec.get("law", "gaussian")), **fields)
     steps = spec["steps"]
-    marks = spec.get("marks") or spread(steps)
+    marks = spec.get("marks") or space_marks(steps)
     runs = batched.train(
-        place, chosen, spec["seeds"], steps, panel=LinkPanel(spec["panel"], spec["beta"]),
+        world, chosen, spec["seeds"], steps, panel=LinkPanel(spec["panel"], spec["beta"]),
         crn=spec["crn"], truth=spec.get("truth", False), marks=marks,
         batching=batched.Batching(max(25, WALKS // (spec["N"] * spec["D"]))),
     )  # fmt: skip
@@ -104,20 +104,20 @@ def work(spec: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def spread(steps: int, count: int = 12) -> list[int]:
-    """Marks on the way, closer at the start.
+def space_marks(steps: int, count: int = 12) -> list[int]:
+    """Steps at which the value is measured, closer together at the start.
 
-    >>> spread(300, 4)
+    >>> space_marks(300, 4)
     [19, 75, 169, 300]
     """
     return sorted({max(1, math.ceil(steps * (i / count) ** 2)) for i in range(1, count + 1)})
 
 
-def along(row: Mapping[str, Any], budget: str = "votes") -> list[float]:
+def budget_at_marks(row: Mapping[str, Any], budget: str = "votes") -> list[float]:
     """How much of a budget (``votes`` or ``answers``) a row had spent at its marks."""
     return [row[budget] * mark / row["steps"] for mark in row["marks"]]
 
 
-def alpha(row: Mapping[str, Any]) -> str:
+def format_alpha(row: Mapping[str, Any]) -> str:
     """The chosen step size, with a mark where it stands at an edge of its grid."""
     return f"{row['alpha']:g}{' (edge)' if row.get('edge') else ''}"

@@ -1,4 +1,4 @@
-"""How fast worlds run: the default grid at a thousand repetitions, and the oracle alone."""
+"""Speed of the worlds: the default grid at a thousand repetitions, and the oracle alone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from szpo_simulators.worlds.gridworld import DENSE
 from szpo_simulators.worlds.oracle import LinkPanel
 
 
-def grid(
+def time_grid(
     repetitions: int = 1000, steps: int = 300, N: int = 64, *, threads: int = 2, block: int = 50
 ) -> dict[str, Any]:
     """Time the rule `known` with one vote a comparison: wall and CPU seconds, shares of each part.
@@ -44,7 +44,7 @@ def grid(
     }  # fmt: skip
 
 
-def votes(repetitions: int = 1000, N: int = 64, steps: int = 320) -> dict[str, Any]:
+def time_votes(repetitions: int = 1000, N: int = 64, steps: int = 320) -> dict[str, Any]:
     """Time the oracle alone: keyed uniform numbers, the logistic link, one vote a comparison."""
     gaps = np.random.Generator(np.random.Philox(key=1)).normal(size=(repetitions, 1, N))
     panel, used = LinkPanel(), seed_range(repetitions)
@@ -58,12 +58,12 @@ def votes(repetitions: int = 1000, N: int = 64, steps: int = 320) -> dict[str, A
     return {"votes": made, "cpu_s": cpu, "votes_per_cpu_s": made / cpu}
 
 
-def measure(
+def measure_speed(
     console: Console, repetitions: int = 1000, steps: int = 300, threads: int = 2
 ) -> dict[str, Any]:
     """Both timings, printed with the goals: 3 minutes on two cores, 10⁷ votes a second."""
-    ran = grid(repetitions, steps, threads=threads)
-    voting = votes(min(repetitions, 1000), steps=max(steps // 2, batched.COINS))
+    ran = time_grid(repetitions, steps, threads=threads)
+    voting = time_votes(min(repetitions, 1000), steps=max(steps // 2, batched.COINS))
     view = Table(title=f"speed: {describe_machine()}")
     for head in ("what", "figure"):
         view.add_column(head, justify="right")

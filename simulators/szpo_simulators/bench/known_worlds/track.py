@@ -1,4 +1,4 @@
-"""`szpo bench track`: what is learnt where checkpoints are counted and progress is meant."""
+"""`szpo bench track`: a proxy reward (checkpoints) that can be hacked, and the goal (progress)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MODEL, LIMITED, SZPO, COUNTING = (
 def main(study: Study) -> dict[str, Any]:
     """A proxy that can be hacked: reward models with full and limited eyes, and SZPO."""
     budgets = BUDGETS[1:4] if study.quick else BUDGETS
-    beta: dict[str, panels.Calibration] = {w.seen: sharpness(w) for w in (TRUTH, PROXY)}
+    beta: dict[str, panels.Calibration] = {w.seen: calibrate_panel(w) for w in (TRUTH, PROXY)}
     trials, repetitions = (4, 20) if study.quick else (20, 100)
     direct = study.tune(
         "SZPO",
@@ -42,7 +42,7 @@ def main(study: Study) -> dict[str, Any]:
             {"label": label, "sees": seen, "beta": beta[seen].beta, "budgets": list(budgets)}
             for label, seen in ((SZPO, "progress"), (COUNTING, "checkpoints"))
         ],
-        szpo,
+        run_szpo,
         Search(ALPHAS[2:3] if study.quick else ALPHAS, trials=trials),
         repetitions=repetitions,
     )
@@ -53,7 +53,7 @@ def main(study: Study) -> dict[str, Any]:
             for label, eyes in ((MODEL, FEATURES), (LIMITED, FEATURES[1:]))
             for votes in budgets
         ],
-        model,
+        run_reward_model,
         Search(RATES[2:3] if study.quick else RATES, "rate", trials),
         repetitions=repetitions,
     )
@@ -82,7 +82,9 @@ def main(study: Study) -> dict[str, Any]:
         ]
         heads = {head: head for head in lines[0]}
         study.table(f"{seen} by votes, exact, {repetitions} seeds", lines, heads)
-    steps = dict.fromkeys((row["label"], _step(row), row["edge"]) for row in (*direct, *modelled))
+    steps = dict.fromkeys(
+        (row["label"], _format_step(row), row["edge"]) for row in (*direct, *modelled)
+    )
     study.table(
         "chosen on seeds of their own, each by the reward that it can see",
         [dict(zip(("method", "step", "edge of the grid"), one, strict=True)) for one in steps],
@@ -102,19 +104,19 @@ def main(study: Study) -> dict[str, Any]:
 
 
 @lru_cache
-def sharpness(track: Track) -> panels.Calibration:
-    """β of ``bt70`` for single drives of the untrained driver, by what this panel sees."""
+def calibrate_panel(track: Track) -> panels.Calibration:
+    """β of ``bt70`` for single drives of the untrained driver, by this panel's feature."""
     drives = track.returns(track.theta0[None], draws(track, [0], 0, 0, 20_000, "calibration"))
     return panels.calibrate(drives.reshape(200, 100), 1, 0)
 
 
-def ends(theta: Reals) -> dict[str, dict[str, float]]:
+def value_intervals(theta: Reals) -> dict[str, dict[str, float]]:
     """Exact progress and checkpoints of policies (S, d), with intervals over seeds."""
     return {track.seen: interval(track.value(theta).tolist()) for track in (TRUTH, PROXY)}
 
 
-def szpo(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """SZPO (margin, antithetic, N = 4, D = M = 1) on votes of a panel with these eyes."""
+def run_szpo(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """SZPO (margin, antithetic, N = 4, D = M = 1) on votes of a panel that sees one feature."""
     track = TRUTH if spec["sees"] == "progress" else PROXY
     marks = [votes // N for votes in spec["budgets"]]
     chosen = batched.settings_for(track, rule="margin", N=N, mu=MU, alpha=spec["alpha"])
@@ -123,11 +125,11 @@ def szpo(spec: Mapping[str, Any]) -> dict[str, Any]:
     )
     return {
         "values": runs.final.tolist(),
-        "ends": [ends(runs.trail[:, i]) for i in range(len(marks))],
+        "ends": [value_intervals(runs.trail[:, i]) for i in range(len(marks))],
     }
 
 
-def model(spec: Mapping[str, Any]) -> dict[str, Any]:
+def run_reward_model(spec: Mapping[str, Any]) -> dict[str, Any]:
     """A reward model from votes on untrained drives, then PPO on it; valued by its own reward."""
     panel, seeds = LinkPanel(beta=spec["beta"]), spec["seeds"]
     w = hacking.fit_weights(TRUTH, seeds, spec["votes"], spec["eyes"], panel)
@@ -136,8 +138,8 @@ def model(spec: Mapping[str, Any]) -> dict[str, Any]:
     believed = TRUTH.worth(trail[-1], np.einsum("cmf,sf->scm", TRUTH.features, w))
     return {
         "values": believed.tolist(),
-        "ends": ends(trail[-1]),
-        "practice": [ends(at) for at in trail],
+        "ends": value_intervals(trail[-1]),
+        "practice": [value_intervals(at) for at in trail],
     }
 
 
@@ -149,7 +151,7 @@ def by_label(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Mapping[
     ]
 
 
-def _step(row: Mapping[str, Any]) -> str:
+def _format_step(row: Mapping[str, Any]) -> str:
     return f"α = {row['alpha']:g}" if "alpha" in row else f"PPO rate {row['rate']:g}"
 
 
@@ -191,7 +193,7 @@ def _draw(
                 for at in believed["practice"]
             ]
             draw_curve(here, range(len(line)), line, names[seen], marker="")
-        here.set(xlabel="batches of PPO on the learnt reward", ylabel="% of the best possible")
+        here.set(xlabel="batches of PPO on the learned reward", ylabel="% of the best possible")
         here.set_ylim(0, 110)
         here.set_title(f"PPO, model sees checkpoints, {believed['votes']:,} votes", fontsize=9.5)
         here.legend(fontsize=8.5)

@@ -1,7 +1,7 @@
 """`szpo bench demo`: what a few hundred votes of a simulated panel do to a real language model.
 
 Each seed is a whole run through the same parts as ``szpo run``: set-up, votes through the ledger,
-and a held-out measurement before and after. Finished seeds are kept in a folder and not run again.
+and a held-out measurement before and after. Finished seeds are stored and not run again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ def measure_run(
     done = time.monotonic()
     mean, low, high = heldout.gain(before, after, seed=config.run.seed)
     with Ledger.open(path) as ledger:
-        rows = evaluation(before, after, config.panel.reward, (mean, low, high))
+        rows = make_evaluation_rows(before, after, config.panel.reward, (mean, low, high))
         ledger.record_event("evaluation", "szpo demo", {"rows": rows})
     return {
         "seed": config.run.seed,
@@ -81,8 +81,8 @@ def measure_run(
         "outcome": asdict(outcome),
         "before": float(before.rewards.mean()),
         "after": float(after.rewards.mean()),
-        "before_interval": level(before),
-        "after_interval": level(after),
+        "before_interval": level_interval(before),
+        "after_interval": level_interval(after),
         "gain": mean,
         "interval": [low, high],
         "guards": [asdict(guard) for guard in heldout.guards(before, after)],
@@ -106,7 +106,7 @@ def measure_run(
     }
 
 
-def evaluation(
+def make_evaluation_rows(
     before: heldout.Measurement,
     after: heldout.Measurement,
     reward: str,
@@ -127,52 +127,59 @@ def evaluation(
             "name": name,
             "before": f"{a:.3f}",
             "after": f"{b:.3f}",
-            "change": told or f"{b - a:+.3f}",
+            "change": change or f"{b - a:+.3f}",
         }
-        for name, a, b, told in values
+        for name, a, b, change in values
     ]
 
 
-def level(found: heldout.Measurement) -> list[float]:
+def level_interval(found: heldout.Measurement) -> list[float]:
     """95 % interval of a mean reward, over prompts (Student)."""
     return list(heldout.student(found.rewards.mean(1).tolist())[1:])
 
 
-def run_seed(
-    seed: int,
-    reward: str = "sentiment",
-    *,
-    folder: Path,
-    sets: Sequence[str] = (),
-    preset: str = "demo",
-    tag: str = "",
-    say: Say = print,
-) -> dict[str, Any]:
-    """One seed, or its kept result: ``folder`` holds a ledger and a JSON record per seed.
+@dataclass(frozen=True)
+class SeedRuns:
+    """Runs that differ in nothing but their seed."""
+
+    folder: Path
+    """Where each seed has a ledger and a JSON record."""
+    reward: str = "sentiment"
+    sets: Sequence[str] = ()
+    """Further settings as section.key=value."""
+    preset: str = "demo"
+    tag: str = ""
+    """Begins the names of the files."""
+
+    @property
+    def name(self) -> str:
+        """The names of the files without the seed: tag and reward."""
+        reward = "".join(c if c.isalnum() else "-" for c in self.reward)
+        return "-".join(filter(None, [self.tag, reward]))
+
+
+def run_seed(seed: int, runs: SeedRuns, say: Say = print) -> dict[str, Any]:
+    """Run one seed, or read its stored record.
 
     Raises:
-        UsageError: The kept result was measured with other settings.
+        UsageError: The record was measured with other settings.
     """
-    name = "-".join(filter(None, [tag, "".join(c if c.isalnum() else "-" for c in reward)]))
-    record = folder / f"{name}-{seed}.json"
-    changes = [f"run.seed={seed}", f"panel.reward={reward}", *sets]
-    config = settings_file.load(preset_name=preset, sets=changes)
+    record = runs.folder / f"{runs.name}-{seed}.json"
+    changes = [f"run.seed={seed}", f"panel.reward={runs.reward}", *runs.sets]
+    config = settings_file.load(preset_name=runs.preset, sets=changes)
+    settings = {"sets": list(runs.sets), "config": config.model_dump(mode="json")}
     if record.exists():
-        kept: dict[str, Any] = json.loads(record.read_text("utf-8"))
-        same = kept.get("sets", list(sets)) == list(sets)
-        if not same or kept.get("config", config.model_dump(mode="json")) != config.model_dump(
-            mode="json"
-        ):
+        stored: dict[str, Any] = json.loads(record.read_text("utf-8"))
+        if any(stored.get(name, value) != value for name, value in settings.items()):
             raise UsageError(
                 f"{record} was measured with other settings; give another --tag or --folder"
             )
-        return kept
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}-{seed}.db"
-    for left in folder.glob(f"{path.name}*"):  # of a measurement that did not finish
+        return stored
+    runs.folder.mkdir(parents=True, exist_ok=True)
+    path = record.with_suffix(".db")
+    for left in runs.folder.glob(f"{path.name}*"):  # of a measurement that did not finish
         left.unlink()
-    found = measure_run(config, path, say=say)
-    found |= {"sets": list(sets), "config": config.model_dump(mode="json")}
+    found = measure_run(config, path, say=say) | settings
     record.write_text(json.dumps(found, indent=1), encoding="utf-8")
     return found
 
@@ -191,13 +198,9 @@ def main(
     for name in reward:
         rows = []
         for s in seeds:
-            rows.append(
-                run_seed(
-                    s, name, folder=folder, sets=sets, preset=preset, tag=tag, say=console.print
-                )
-            )
+            rows.append(run_seed(s, SeedRuns(folder, name, sets, preset, tag), console.print))
             gc.collect()  # a model lies in reference cycles: else one more would stay each time
-        console.print(table(name, rows))
+        console.print(make_table(name, rows))
         mean, low, high = heldout.student([row["gain"] for row in rows])
         over = f", 95 % over seeds [{low:+.3f}, {high:+.3f}]" if len(rows) > 1 else ", one seed"
         console.print(f"{name}: mean gain {mean:+.3f}{over}", markup=False)
@@ -211,7 +214,7 @@ def main(
     return results
 
 
-def table(reward: str, rows: Sequence[dict[str, Any]]) -> Table:
+def make_table(reward: str, rows: Sequence[dict[str, Any]]) -> Table:
     """One line per seed: gain, interval, guards, cost."""
     view = Table(title=f"held-out {reward}, before and after")
     for head in ("seed", "before", "after", "gain", "95 % over prompts", "Δ log p/token",

@@ -1,7 +1,7 @@
-"""`szpo bench kl`: is a step of |δ| really |δ|²/2 nats per completion away?
+"""`szpo bench kl`: is KL(π_δ ‖ π_0) of a step δ really |δ|²/2 nats per completion?
 
-A subspace is set up as a run does it, then KL(π_δ ‖ π_0) is measured afresh along random unit
-directions at several |δ|, with answers and directions that the set-up did not see.
+A subspace is set up as in a run. Then the KL is measured along random unit directions at several
+|δ|, with answers and directions that the set-up did not use.
 """
 
 from __future__ import annotations
@@ -32,30 +32,28 @@ PROMISED = (0.5, 1.0)
 TOLERANCE = 0.2
 
 
-def probe_of(loaded: Loaded, subspace: Subspace, sampling: Sampling, root_seed: int) -> Probe:
-    """Asks the subspace's model with held-out prompts and random numbers of its own."""
+def make_probe(loaded: Loaded, subspace: Subspace, root_seed: int) -> Probe:
+    """A probe of the subspace's model with held-out prompts and random numbers of its own."""
     heldout = tuple(loading.encode(loaded.tokenizer, p) for p in prompts.load_shipped().heldout)
     engine = engine_for(loaded.adapt(subspace.sites))
     key = branch_seed(root_seed, 0, "bench kl")
     start = {**subspace.fixed, **subspace.start}
-    return Probe(loaded, subspace.sites, start, heldout, sampling, key, engine)
+    return Probe(loaded, subspace.sites, start, heldout, Sampling(), key, engine)
 
 
 def measure(
     loaded: Loaded,
     subspace: Subspace,
     *,
-    radii: Sequence[float] = RADII,
     directions: int = 16,
     rows: int = 6,
-    sampling: Sampling | None = None,
     root_seed: int = 0,
 ) -> list[dict[str, float]]:
     """Per |δ|: mean KL over directions, its standard error, and the ratio to |δ|²/2."""
-    probe = probe_of(loaded, subspace, sampling or Sampling(), root_seed)
+    probe = make_probe(loaded, subspace, root_seed)
     units = kl_calibration.unit_directions(probe.root_seed, directions, subspace.dim, "bench")
     found = []
-    for radius in radii:
+    for radius in RADII:
         members = [subspace.weights({"z": (radius * u).astype(np.float32)}) for u in units]
         kl = probe.kl(members, rows, f"radius {radius}").mean(1)
         promised = radius * radius / 2
@@ -85,7 +83,7 @@ def main(
     """Monte-Carlo KL against |δ|²/2 at |δ| = .5, 1, 2 and 3, for one or more set-ups.
 
     Raises:
-        RunError: The promise (within 20 % at .5 and 1) is not kept by the mean over set-ups.
+        RunError: The mean over set-ups misses the promise, |δ|²/2 within 20 % at .5 and 1.
     """
     folder.mkdir(parents=True, exist_ok=True)
     loaded: Loaded | None = None
@@ -98,8 +96,8 @@ def main(
                 kind=kind, dim=dim, samples=samples, root_seed=seed,  # type: ignore[arg-type]
             )  # fmt: skip
             space = subspace_setup.set_up_subspace(loaded, prompts.load_shipped().train, setup)
-            kept = measure(loaded, space, directions=directions, rows=rows, root_seed=seed)
-            record = {"seed": seed, "setup": dict(space.report), "kl": kept}
+            found = measure(loaded, space, directions=directions, rows=rows, root_seed=seed)
+            record = {"seed": seed, "setup": dict(space.report), "kl": found}
             path.write_text(json.dumps(record, indent=1), encoding="utf-8")
         records.append(json.loads(path.read_text(encoding="utf-8")))
     table = Table(title=f"KL(π_δ ‖ π_0), {model}, {kind}, d = {dim}, {samples} base answers")

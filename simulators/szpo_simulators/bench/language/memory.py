@@ -1,12 +1,12 @@
 """`szpo bench memory`: what a step needs at its peak, beside plain generation of the same answers.
 
-Every figure is that of a fresh process which loads the model, sets its high water of resident
-memory back, and then does one thing on the same number of answers: generate them plainly; an
+Every figure is that of a fresh process which loads the model, resets its peak of resident memory,
+and then does one thing on the same number of answers: generate them plainly; an
 SZPO step (both policies in one batch, votes, update); SZPO's set-up; one optimizer step of DPO on
 them as pairs; one step of PPO on them with its critic, scored by the length of the text or by a
 reward model of rank 8 on the same base. All on the same model and LoRA sites.
 
-Where the system cannot set the high water back, a peak is that of the whole process, loading
+Where the system cannot reset the peak, it is that of the whole process, loading
 included, and each row says so.
 """
 
@@ -29,7 +29,7 @@ from szpo_simulators.study import Study
 TASKS: Final = ("generation", "szpo", "szpo set-up", "dpo", "ppo", "rm+ppo")
 DTYPES: Final = ("fp32", "bf16", "4-bit")
 MEASURES: Final = {True: "the task", False: "the whole process", None: "–"}
-"""What a peak is of, by whether the high water was set back; older records do not tell."""
+"""What a peak covers, by whether it was reset; older records lack this field."""
 MIB: Final = 2**20
 D: Final = 8
 Measured: TypeAlias = dict[str, Any]
@@ -65,14 +65,14 @@ def main(
         for dtype in dtypes
         for task in tasks
     ]
-    rows = ratios(study.cells(model, specs, fresh))
+    rows = add_ratios(study.cells(model, specs, measure_in_process))
     study.table(
         f"{model}, {answers} answers of up to 24 tokens: peak of resident memory",
         rows,
         {"dtype": "dtype", "task": "task", "peak MiB": lambda row: f"{row['peak'] / MIB:.0f}",
-         "of generation": lambda row: times(row["ratio"]),
+         "of generation": lambda row: format_ratio(row["ratio"]),
          "above the loaded model, MiB": lambda row: f"{row['added'] / MIB:.0f}",
-         "of generation's": lambda row: times(row["added_ratio"]),
+         "of generation's": lambda row: format_ratio(row["added_ratio"]),
          "peak of": lambda row: MEASURES[row.get("exact")]},
     )  # fmt: skip
     study.csv("memory", rows)
@@ -80,16 +80,16 @@ def main(
     return {"model": model, "answers": answers, "rows": rows}
 
 
-def times(value: float | None) -> str:
+def format_ratio(value: float | None) -> str:
     """A ratio in a table's cell; a dash where there is nothing to compare with.
 
-    >>> times(1.234), times(None)
+    >>> format_ratio(1.234), format_ratio(None)
     ('1.23', '–')
     """
     return "–" if value is None else f"{value:.2f}"
 
 
-def ratios(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def add_ratios(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Each row with its peak, and what it adds to the loaded model, over plain generation's.
 
     A ratio is None where there is no plain generation, or nothing that it added.
@@ -111,11 +111,11 @@ def ratios(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-def fresh(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """What a process of its own finds.
+def measure_in_process(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Measure one task in a fresh process.
 
     Raises:
-        RunError: it failed; says why.
+        RunError: the process failed; with its last line.
     """
     done = subprocess.run(
         [sys.executable, "-m", "szpo_simulators.bench.language.memory"],
@@ -134,7 +134,7 @@ def fresh(spec: Mapping[str, Any]) -> dict[str, Any]:
 # --- in the fresh process ------------------------------------------------------------------------
 
 
-def config_of(spec: Mapping[str, Any]) -> Config:
+def make_config(spec: Mapping[str, Any]) -> Config:
     """A run's settings: the default sites, one step with as many answers as were asked for."""
     dtype = spec["dtype"]
     sets = [
@@ -165,7 +165,7 @@ def _watch(work: Callable[[], object]) -> Measured:
 def _actor(spec: Mapping[str, Any]) -> Any:
     from szpo_simulators.compare import shared_setup
 
-    return shared_setup.load_configured_actor(config_of(spec))
+    return shared_setup.load_configured_actor(make_config(spec))
 
 
 def _prompts(count: int) -> Any:
@@ -191,11 +191,11 @@ def _szpo(spec: Mapping[str, Any]) -> Measured:
     """A step of a run whose set-up comes from the cache: its memory is not the step's."""
     from szpo.runs import assemble, driver
 
-    config = config_of(spec)
+    config = make_config(spec)
     if not spec.get("ready"):
         ready = {**spec, "ready": True}
         assemble.build(config, say=lambda line: None)  # leaves the set-up in the cache
-        return fresh(ready)
+        return measure_in_process(ready)
     parts = assemble.build(config, say=lambda line: None)
     with (
         tempfile.TemporaryDirectory() as folder,

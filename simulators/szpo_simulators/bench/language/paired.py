@@ -65,7 +65,7 @@ class Case:
     quantization: Any = None
 
     def sites(self, model: Any) -> tuple[Site, ...]:
-        """What it adapts in the model."""
+        """The LoRA sites in this model."""
         from peft import LoraConfig  # slow and talkative to import; --help does without
 
         layers = None if self.layers is None else list(self.layers)
@@ -96,7 +96,7 @@ class Job:
     ids: list[list[int]]
     tokens: int
 
-    def engine(self, deltas: Deltas | None, shared: bool = False) -> None:
+    def run_engine(self, deltas: Deltas | None, shared: bool = False) -> None:
         """One run of the engine: first half of the rows plus, second half minus.
 
         ``shared`` asks both sides the same prompts, as a step does.
@@ -109,7 +109,7 @@ class Job:
             ids, members, deltas, Sampling(max_new_tokens=self.tokens), np.tile(draws, (2, 1))
         )
 
-    def transformers(self) -> None:
+    def run_transformers(self) -> None:
         """One run of ``transformers.generate`` without any adapter."""
         width = max(map(len, self.ids))
         rows = [[0] * (width - len(row)) + row for row in self.ids]
@@ -126,7 +126,7 @@ class Job:
             )
 
 
-def job(loaded: Loaded, case: Case, rows: int, tokens: int) -> Job:
+def make_job(loaded: Loaded, case: Case, rows: int, tokens: int) -> Job:
     """The case's rows: different held-in prompts, deltas of about a run's size."""
     sites = case.sites(loaded.model)
     generator = torch.Generator().manual_seed(0)
@@ -138,7 +138,7 @@ def job(loaded: Loaded, case: Case, rows: int, tokens: int) -> Job:
     )
 
 
-def seconds(run: Callable[[], None]) -> float:
+def time_run(run: Callable[[], None]) -> float:
     """Wall time of one run."""
     gc.collect()
     begun = time.perf_counter()
@@ -161,24 +161,24 @@ def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def alternate(runs: dict[str, Callable[[], None]], repeats: int) -> dict[str, list[float]]:
-    """Times of each run, taken in turn, forwards and backwards, after one that does not count."""
+    """Seconds of each run, in alternating order, after one warm-up of each."""
     for run in runs.values():
         run()
     times: dict[str, list[float]] = {name: [] for name in runs}
     for i in range(repeats):
         for name in list(runs)[:: 1 if i % 2 == 0 else -1]:
-            times[name].append(seconds(runs[name]))
+            times[name].append(time_run(runs[name]))
     return times
 
 
 def measure(loaded: Loaded, case: Case, rows: int, tokens: int, repeats: int) -> dict[str, Any]:
     """Throughputs (new tokens/s) and the ratio with / without deltas, pair by pair."""
-    work = job(loaded, case, rows, tokens)
+    work = make_job(loaded, case, rows, tokens)
     times = alternate(
         {
-            "without": lambda: work.engine(None),
-            "with": lambda: work.engine(work.deltas),
-            "step": lambda: work.engine(work.deltas, shared=True),
+            "without": lambda: work.run_engine(None),
+            "with": lambda: work.run_engine(work.deltas),
+            "step": lambda: work.run_engine(work.deltas, shared=True),
         },
         repeats,
     )
@@ -198,7 +198,7 @@ def measure(loaded: Loaded, case: Case, rows: int, tokens: int, repeats: int) ->
 KINDS = ("transformers", "without", "with")
 
 
-def peak(kind: str, model: str, rows: int, tokens: int) -> float:
+def measure_peak(kind: str, model: str, rows: int, tokens: int) -> float:
     """Peak resident memory in MiB of a fresh process that generates once in that way."""
     code = (
         "from szpo_simulators.bench.language import paired; "
@@ -209,19 +209,21 @@ def peak(kind: str, model: str, rows: int, tokens: int) -> float:
 
 
 def generate_once(kind: str, model: str, rows: int, tokens: int) -> None:
-    """What the fresh process does; prints its peak in MiB."""
-    work = job(loading.load(model), CASES[0], rows, tokens)
+    """Generate once and print the peak in MiB; the work of the fresh process."""
+    work = make_job(loading.load(model), CASES[0], rows, tokens)
     if kind == "transformers":
-        work.transformers()
+        work.run_transformers()
     else:
-        work.engine(work.deltas if kind == "with" else None)
+        work.run_engine(work.deltas if kind == "with" else None)
     print(json.dumps(memory.peak_bytes() / 2**20))
 
 
 # --- the rest of a step ------------------------------------------------------------------------
 
 
-def step_shares(loaded: Loaded, case: Case, rows: int, tokens: int, steps: int) -> list[float]:
+def measure_step_shares(
+    loaded: Loaded, case: Case, rows: int, tokens: int, steps: int
+) -> list[float]:
     """Share of each step's time spent outside generation: a whole run with ledger and panel."""
     sites = case.sites(loaded.model)
     rng = np.random.default_rng(0)
@@ -301,26 +303,28 @@ def main(
         result["cases"].append(found)
         table.add_row(
             case.name,
-            _interval(found["ratio"], 3),
-            *(_interval(found[name], 0) for name in ("without", "with", "step")),
+            _format_interval(found["ratio"], 3),
+            *(_format_interval(found[name], 0) for name in ("without", "with", "step")),
         )
     plain = next(iter(bases.values()))
-    work = job(plain, chosen[0], rows, tokens)
-    taken = alternate({"generate": work.transformers}, 3)["generate"]
+    work = make_job(plain, chosen[0], rows, tokens)
+    taken = alternate({"generate": work.run_transformers}, 3)["generate"]
     result["transformers"] = median_interval([rows * tokens / t for t in taken])
-    table.add_row("transformers.generate, no adapter", "", _interval(result["transformers"], 0))
+    table.add_row(
+        "transformers.generate, no adapter", "", _format_interval(result["transformers"], 0)
+    )
     console.print(table)
-    shares = step_shares(plain, chosen[0], rows, tokens, result["repeats"])
+    shares = measure_step_shares(plain, chosen[0], rows, tokens, result["repeats"])
     result["outside_generation"] = median_interval(shares)
     console.print(
-        f"step time outside generation: {_interval(result['outside_generation'], 4)} "
+        f"step time outside generation: {_format_interval(result['outside_generation'], 4)} "
         "(ledger, panel and update included)"
     )
     if memory:
-        result["memory_mib"] = {kind: peak(kind, model, rows, tokens) for kind in KINDS}
+        result["memory_mib"] = {kind: measure_peak(kind, model, rows, tokens) for kind in KINDS}
         result["memory_ratio"] = result["memory_mib"]["with"] / result["memory_mib"]["without"]
-        said = ", ".join(f"{kind} {mib:.0f}" for kind, mib in result["memory_mib"].items())
-        console.print(f"peak memory, MiB: {said}; with / without {result['memory_ratio']:.3f}")
+        peaks = ", ".join(f"{kind} {mib:.0f}" for kind, mib in result["memory_mib"].items())
+        console.print(f"peak memory, MiB: {peaks}; with / without {result['memory_ratio']:.3f}")
     result["machine"] = {
         "load": os.getloadavg()[0], "cores": os.cpu_count(),
         "matrix_seconds": machine_check.matrix_seconds(),
@@ -333,6 +337,6 @@ def main(
     return result
 
 
-def _interval(values: tuple[float, float, float] | Floats, digits: int) -> str:
+def _format_interval(values: tuple[float, float, float] | Floats, digits: int) -> str:
     middle, low, high = values
     return f"{middle:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"

@@ -1,9 +1,9 @@
-"""`szpo bench subspaces`: which few coordinates of an adapter carry what rewards ask for?
+"""`szpo bench subspaces`: which few coordinates of an adapter explain most of a reward?
 
 First the shares, which cost no votes: fresh answers of the base model give score vectors, and the
 share ρ² of a coordinate is the squared correlation of its score with a reward, within prompts. A
-vote's information about a direction goes with ρ²/d. Then, on demand, the gain per vote of whole
-runs. Every part is kept in a folder as soon as it exists and is not computed again.
+vote's information about a direction is proportional to ρ²/d. Then, on demand, the gain per vote of
+whole runs. Every part is stored as soon as it exists and not computed again.
 
 The estimate is cross-fitted: the two halves of each prompt's answers give two correlations whose
 errors are independent, and their product has mean ρ² (0 under the null, not 1/n).
@@ -65,7 +65,7 @@ class Share:
         return self.mean * self.coordinates
 
 
-def cross_fitted(
+def estimate_share(
     coordinates: Floats, reward: Floats, groups: Ints, *, seed: int = 0, resamples: int = RESAMPLES
 ) -> Share:
     """Mean ρ² of coordinates' scores (n, d) with a reward (n,), within ``groups`` (n,).
@@ -73,12 +73,11 @@ def cross_fitted(
     >>> rng = np.random.default_rng(0)
     >>> s, g = rng.normal(size=(8000, 2)), np.repeat(np.arange(100), 80)
     >>> r = 0.3 * s[:, 0] + rng.normal(size=8000) + g      # ρ² = .09/1.09 and 0
-    >>> found = cross_fitted(s, r, g, resamples=50)
+    >>> found = estimate_share(s, r, g, resamples=50)
     >>> round(found.mean, 3), found.low < 0.0413 < found.high, found.null < 0.002
     (0.039, True, True)
     """
-    key = int.from_bytes(seeds.derive(seed, "bench subspaces"), "little")
-    rng = np.random.Generator(np.random.Philox(key=key))
+    rng = study.make_generator(seeds.derive(seed, "bench subspaces"))
     ranks = np.unique(groups, return_inverse=True)[1]
     count = int(ranks.max()) + 1
     splits = [_split(ranks, rng) for _ in range(SPLITS)]
@@ -98,7 +97,7 @@ def cross_fitted(
 
 
 def effective_dim(scores: Floats) -> float:
-    """(tr F)² / tr F² of the Fisher matrix of scores (n, D): as how many equal ones it behaves.
+    """Effective dimension (tr F)²/tr F² of the Fisher matrix of scores (n, D).
 
     tr F² is the mean of (sᵢ·sⱼ)² over pairs of different samples, so noise does not raise it.
 
@@ -155,7 +154,7 @@ def _centre(values: Floats, cells: Ints) -> Floats:
 
 @dataclass(frozen=True)
 class Fresh:
-    """Answers of the base model that no set-up saw: scores (n, D), texts, prompt of each."""
+    """Answers of the base model that no set-up used: scores (n, D), texts, prompt of each."""
 
     scores: NDArray[np.float16]
     texts: tuple[str, ...]
@@ -163,10 +162,10 @@ class Fresh:
     groups: Ints
 
 
-def fresh(
+def draw_fresh(
     loaded: Loaded, subspace: Subspace, pool: Sequence[Prompt], count: int, folder: Path, say: Any
 ) -> Fresh:
-    """``count`` answers with their score vectors, in chunks kept in ``folder``."""
+    """Draw ``count`` answers with their score vectors, in chunks stored in ``folder``."""
     start = {**subspace.fixed, **subspace.start}
     ids = tuple(loading.encode(loaded.tokenizer, p) for p in pool)
     engine = engine_for(loaded.adapt(subspace.sites))
@@ -189,8 +188,8 @@ def fresh(
             )  # fmt: skip
             draft.rename(path)
             say(f"answers and scores: {(index + 1) * CHUNK} of {count}")
-        with np.load(path) as kept:
-            parts.append({name: kept[name] for name in kept.files})
+        with np.load(path) as chunk:
+            parts.append({name: chunk[name] for name in chunk.files})
     join = {name: np.concatenate([p[name] for p in parts])[:count] for name in parts[0]}
     return Fresh(
         join["scores"], tuple(map(str, join["texts"])), tuple(map(int, join["tokens"])),
@@ -208,10 +207,23 @@ def projection(subspace: Subspace) -> Floats:
     return draws.reshape(subspace.dim, FULL_DIRECTIONS)
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """How much is set up and measured."""
+
+    dim: int
+    """Coordinates of the subspaces."""
+    samples: int
+    """Answers of the set-up."""
+    answers: int
+    """Fresh answers on which shares are measured."""
+
+
 def load_or_build(
-    loaded: Loaded, pool: Sequence[Prompt], dim: int, samples: int, folder: Path, seed: int
+    loaded: Loaded, pool: Sequence[Prompt], sizes: Sizes, folder: Path, seed: int
 ) -> dict[str, Subspace]:
     """The three kinds over the same weights, with the same A, d and KL radius."""
+    dim, samples = sizes.dim, sizes.samples
     names = {kind: folder / f"space-{kind}-d{dim}-n{samples}-{seed}.npz" for kind in KINDS}
     if not names["score"].exists():
         subspace_cache.write(
@@ -249,41 +261,40 @@ def main(
 ) -> dict[str, Any]:
     """Shares of three rewards' variance by kind of subspace; with --gains whole runs as well."""
     console = study.make_console()
-    place = folder / model.replace("/", "-")
-    place.mkdir(parents=True, exist_ok=True)
+    own = folder / model.replace("/", "-")
+    own.mkdir(parents=True, exist_ok=True)
     result: dict[str, Any] = {
-        "shares": _shares(model, answers, dim, samples, reward, place, console)
+        "shares": _measure_shares(model, Sizes(dim, samples, answers), reward, own, console)
     }
     if gains:
-        result["gains"] = _gains(reward, seeds, place / "gains", dim, sets, console)
-    (place / "result.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
+        result["gains"] = _measure_gains(reward, seeds, own / "gains", dim, sets, console)
+    (own / "result.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
     return result
 
 
-def _shares(
-    model: str, answers: int, dim: int, samples: int, wanted: Sequence[str], place: Path,
-    console: Console,
-) -> list[dict[str, Any]]:  # fmt: skip
+def _measure_shares(
+    model: str, sizes: Sizes, rewards: Sequence[str], folder: Path, console: Console
+) -> list[dict[str, Any]]:
     loaded = loading.load(model)
     pool = prompts.load_shipped().train
-    spaces = load_or_build(loaded, pool, dim, samples, place, 0)
-    seen = fresh(loaded, spaces["score"], pool, answers, place, console.print)
+    spaces = load_or_build(loaded, pool, sizes, folder, 0)
+    seen = draw_fresh(loaded, spaces["score"], pool, sizes.answers, folder, console.print)
     vectors = seen.scores.astype(np.float64)
     texts = [Answer(t, tokens=n) for t, n in zip(seen.texts, seen.tokens, strict=True)]
     rows = []
     table = Table(title=f"share ρ² of a reward's variance per coordinate, {len(texts)} answers")
     for head in ("reward", "kind", "d", "d′", "mean ρ²", "95 %", "null", "sum ρ²", "ρ²/d′ · 1000"):
         table.add_column(head, justify="right")
-    sizes = {
+    effective = {
         kind: effective_dim(vectors if kind == "full" else vectors @ projection(spaces[kind]))
         for kind in KINDS
     }
-    for spec in wanted:
+    for spec in rewards:
         liked = text_rewards.parse(spec)
         values = text_rewards.scores(liked, [pool[g] for g in seen.groups], texts)
         for kind in KINDS:
-            share = cross_fitted(vectors @ projection(spaces[kind]), values, seen.groups)
-            d, equal = spaces[kind].dim, sizes[kind]
+            share = estimate_share(vectors @ projection(spaces[kind]), values, seen.groups)
+            d, equal = spaces[kind].dim, effective[kind]
             rows.append(
                 {
                     "reward": spec,
@@ -305,25 +316,25 @@ def _shares(
             )  # fmt: skip
     console.print(table)
     console.print(
-        "full: mean over random directions; d′: (tr F)²/tr F², as how many equal coordinates the "
-        "kind behaves; a vote's information goes with ρ²/d′"
+        "full: mean over random directions; d′: (tr F)²/tr F², the effective dimension; "
+        "a vote's information is proportional to ρ²/d′"
     )
     return rows
 
 
-def _gains(
-    wanted: Sequence[str], seeds: Sequence[int], folder: Path, dim: int, sets: Sequence[str],
+def _measure_gains(
+    rewards: Sequence[str], seeds: Sequence[int], folder: Path, dim: int, sets: Sequence[str],
     console: Console,
 ) -> list[dict[str, Any]]:  # fmt: skip
     table = Table(title=f"held-out gain, {len(seeds)} seeds, same votes and KL radius")
     for head in ("reward", "kind", "gain", "95 % over seeds", "votes", "gain per 100 votes", "KL"):
         table.add_column(head, justify="right")
     rows = []
-    for spec in wanted:
+    for spec in rewards:
         for kind in KINDS:
             changes = [f"subspace.kind={kind}", f"subspace.dim={dim}", *sets]
             runs = [
-                demo.run_seed(s, spec, folder=folder, sets=changes, tag=kind, say=console.print)
+                demo.run_seed(s, demo.SeedRuns(folder, spec, changes, tag=kind), console.print)
                 for s in seeds
             ]
             mean, low, high = heldout.student([run["gain"] for run in runs])

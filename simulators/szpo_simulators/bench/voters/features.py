@@ -1,4 +1,4 @@
-"""`szpo bench features`: are weights of named features found again, and do intervals hold?"""
+"""`szpo bench features`: are weights of named features recovered, and do intervals cover?"""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ from szpo import seeds
 from szpo.aggregation.bradley_terry import halves, newton
 from szpo.intervals import Z
 from szpo.types import Floats
-from szpo_simulators.study import Spec, Study, bench, format_interval, interval, seed_range
+from szpo_simulators.study import (
+    Spec,
+    Study,
+    bench,
+    format_interval,
+    interval,
+    make_generator,
+    seed_range,
+)
 
 LARGE = 200_000
 """Votes from which the common weights of a panel of many tastes are taken."""
@@ -45,8 +53,7 @@ def work(spec: Spec) -> dict[str, Any]:
 
 
 def _rng(seed: int, name: str) -> np.random.Generator:
-    key = seeds.derive(seed, "bench features", name=name)
-    return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
+    return make_generator(seeds.derive(seed, "bench features", name=name))
 
 
 def _world(

@@ -1,10 +1,11 @@
 """`szpo bench hostile`: what hostile and careless voters do to a step, to a run, and to the flags.
 
 Three parts. *Step*: is the sign of one direction right when a share of many voters always votes
-wrong? *Run*: what do hostile members of a small panel leave of an honest panel's gain, with equal
-weights and with learnt ones, on the same seeds? *Effort*: who is flagged? Goals that are missed
-are printed as missed. With ``--model`` whole runs of a language model instead, each seed as a
-point: see `szpo_simulators.bench.voters.hostile_runs`.
+wrong? *Run*: how much of an honest panel's gain remains with hostile members in a small panel,
+with equal and with learned weights, on the same seeds? *Effort*: who is flagged (see
+`szpo_simulators.bench.voters.effort`)? Goals that are missed are printed as missed. With
+``--model`` whole runs of a language model instead, each seed as a point: see
+`szpo_simulators.bench.voters.hostile_runs`.
 """
 
 from __future__ import annotations
@@ -21,14 +22,15 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from szpo.aggregation import estimators, low_effort, weighting
+from szpo.aggregation import estimators, weighting
 from szpo.intervals import wilson
 from szpo.seeds import derive
 from szpo.types import Floats
 from szpo_simulators import study
-from szpo_simulators.bench.voters import hostile_runs
+from szpo_simulators.bench.voters import effort, hostile_runs
 from szpo_simulators.panels import panel
 from szpo_simulators.rewards import heldout
+from szpo_simulators.study import make_generator
 from szpo_simulators.worlds.people import People
 from szpo_simulators.worlds.repetitions import settings_for, train
 from szpo_simulators.worlds.yard import TabularPolicy, Walk, Yard
@@ -36,44 +38,39 @@ from szpo_simulators.worlds.yard_world import YardWorld
 
 SHARES = (0.0, 0.1, 0.2, 0.3)
 STEP_GOALS = {0.2: 0.99, 0.3: 0.95}
-"""How often the median's sign is to be right, by share of hostile voters."""
+"""Least share of right signs of the median, by share of hostile voters."""
 RUN_GOALS = {1: 0.80, 2: 0.55}
-"""What `skill` is to keep of the honest gain, by hostile members of seven."""
+"""Least share of the honest gain under `skill`, by hostile members of seven."""
 FLAGGED, FALSELY = 0.95, 0.01
 VOTES = 400
 MEMBERS = 7
 YARD = YardWorld()
 
 
-def generator(key: bytes) -> np.random.Generator:
-    """A stream of its own for each named draw."""
-    return np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
-
-
-def trim_means(ballots: weighting.VotesByVoter) -> Floats:
+def trim_means(votes: weighting.VotesByVoter) -> Floats:
     """Mean over voters of (for − against)/votes without the fifth at either end, (..., K)."""
-    said = ballots.verdicts.astype(np.float64)
-    means = np.sort((said * (np.abs(said) == 1)).mean(-1), axis=-2)
+    verdicts = votes.verdicts.astype(np.float64)
+    means = np.sort((verdicts * (np.abs(verdicts) == 1)).mean(-1), axis=-2)
     cut = means.shape[-2] // 5
     middle: Floats = means[..., cut : means.shape[-2] - cut, :].mean(-2)
     return middle
 
 
-def equal(ballots: weighting.VotesByVoter) -> Floats:
-    """All votes for less all votes against, (..., K)."""
-    tally = ballots.tally()
+def sum_votes(votes: weighting.VotesByVoter) -> Floats:
+    """Votes for minus votes against, (..., K)."""
+    tally = votes.tally()
     return estimators.ordered_sum(tally.plus - tally.minus)
 
 
 RULES: Mapping[str, Callable[[weighting.VotesByVoter], Floats]] = {
-    "equal": equal,
+    "equal": sum_votes,
     "trimmed": trim_means,
     "shrunk-logits": weighting.shrunk_logits,
     "median": weighting.median,
 }
 
 
-def step(
+def measure_step(
     trials: int,
     *,
     voters: int = 40,
@@ -84,8 +81,8 @@ def step(
 ) -> list[dict[str, Any]]:
     """How often the sign of one direction is right, per rule and share of hostile voters.
 
-    Plus is better; honest voters say so with probability ``right``, hostile ones never. A tie is
-    not right.
+    Plus is better; an honest voter votes plus with probability ``right``, a hostile one never. A
+    tie is not right.
     """
     names = tuple(f"{i:03d}" for i in range(voters))
     rows = []
@@ -94,12 +91,14 @@ def step(
         hostile = round(share * voters)
         for start in range(0, trials, 500):
             size = min(500, trials - start)
-            draw = generator(derive(seed, "hostile step", k=start, name=str(share)))
-            said = np.where(draw.random((size, voters, 1, each)) < right, 1, -1).astype(np.int8)
-            said[:, :hostile] = -1
-            ballots = weighting.VotesByVoter(names, said, np.zeros((size, 1, each), dtype=bool))
+            draw = make_generator(derive(seed, "hostile step", k=start, name=str(share)))
+            verdicts = np.where(draw.random((size, voters, 1, each)) < right, 1, -1).astype(
+                np.int8
+            )
+            verdicts[:, :hostile] = -1
+            votes = weighting.VotesByVoter(names, verdicts, np.zeros((size, 1, each), dtype=bool))
             for name, rule in RULES.items():
-                hits[name] += int((rule(ballots)[:, 0] > 0).sum())
+                hits[name] += int((rule(votes)[:, 0] > 0).sum())
             on_trials(size)
         for name, count in hits.items():
             low, high = wilson(count, trials)
@@ -120,7 +119,7 @@ class Case:
     weighting: weighting.Weighting = "equal"
 
 
-def gains(case: Case, seeds: Sequence[int], on_seeds: Callable[[int], None]) -> Floats:
+def measure_gains(case: Case, seeds: Sequence[int], on_seeds: Callable[[int], None]) -> Floats:
     """Gain in exact value (S,) after `VOTES` votes, in chunks of seeds that fit a cache."""
     settings = settings_for(YARD, rule="bayes", N=8, D=8, mu=case.mu, weighting=case.weighting)
     panel = People(f"bt70+hostile={case.hostile}", case.beta, MEMBERS)
@@ -133,7 +132,7 @@ def gains(case: Case, seeds: Sequence[int], on_seeds: Callable[[int], None]) -> 
     return np.concatenate(found)
 
 
-def sharpness(rows: int = 8) -> panel.Calibration:
+def calibrate_panel(rows: int = 8) -> panel.Calibration:
     """β of ``bt70`` for the yard's own base answers."""
     policy, prompts = TabularPolicy(0), Yard().prompts()
     drawn = policy.sample(prompts, 64, seed=1)
@@ -143,97 +142,42 @@ def sharpness(rows: int = 8) -> panel.Calibration:
 
 
 def retained_share(gain: Floats, honest: Floats, draws: int = 2000) -> tuple[float, float, float]:
-    """Share of the honest mean gain that is kept, with its 95 % bootstrap interval over seeds."""
-    picks = generator(derive(0, "bootstrap")).integers(0, len(gain), (draws, len(gain)))
+    """Ratio to the honest mean gain, with its 95 % bootstrap interval (share, low, high)."""
+    picks = make_generator(derive(0, "bootstrap")).integers(0, len(gain), (draws, len(gain)))
     ratios = gain[picks].mean(1) / honest[picks].mean(1)
     low, high = np.quantile(ratios, [0.025, 0.975])
     return float(gain.mean() / honest.mean()), float(low), float(high)
 
 
-def runs(
+def measure_runs(
     seeds: Sequence[int],
     *,
     mu: float = 0.4,
     beta: float,
     on_seeds: Callable[[int], None] = lambda done: None,
 ) -> list[dict[str, Any]]:
-    """Runs of P = 7 and `VOTES` votes with 0, 1, 2 hostile members, equal and learnt weights."""
-    honest = gains(Case(beta, mu=mu), seeds, on_seeds)
+    """Runs of P = 7 and `VOTES` votes with 0, 1, 2 hostile members, equal and learned weights."""
+    honest = measure_gains(Case(beta, mu=mu), seeds, on_seeds)
     rows = []
     for hostile in (0, *RUN_GOALS):
         plain = honest
         if hostile:
-            plain = gains(Case(beta, hostile=hostile, mu=mu), seeds, on_seeds)
-        learnt = gains(Case(beta, hostile=hostile, mu=mu, weighting="skill"), seeds, on_seeds)
-        difference, low, high = heldout.student((learnt - plain).tolist())
+            plain = measure_gains(Case(beta, hostile=hostile, mu=mu), seeds, on_seeds)
+        learned = measure_gains(
+            Case(beta, hostile=hostile, mu=mu, weighting="skill"), seeds, on_seeds
+        )
+        difference, low, high = heldout.student((learned - plain).tolist())
         rows.append(
             {
                 "hostile": hostile,
                 "equal": float(plain.mean()),
-                "skill": float(learnt.mean()),
+                "skill": float(learned.mean()),
                 "difference": [difference, low, high],
                 "kept_equal": retained_share(plain, honest),
-                "kept_skill": retained_share(learnt, honest),
-                "gains": {"equal": plain.tolist(), "skill": learnt.tolist()},
+                "kept_skill": retained_share(learned, honest),
+                "gains": {"equal": plain.tolist(), "skill": learned.tolist()},
             }
         )
-    return rows
-
-
-CODES = ("fast", "side", "run", "gold", "rest", "random")
-KINDS = ("honest", "hasty clicker", "patient clicker", "one side", "contrary")
-WORDS = 288
-"""Of a comparison: eight rows of two answers of 18 words."""
-USUAL = low_effort.Usual(gold=0.95, repeat=0.8, rest=0.6)
-"""What honest members of the simulated panel do."""
-
-
-def conduct(kind: str, votes: int, gold: int, draw: np.random.Generator) -> low_effort.Conduct:
-    """The answers of one simulated panelist: ``gold`` known questions among ``votes``.
-
-    Of the rest a twentieth are repeats. Honest reading takes 120 ms a word, log-normal with σ ½;
-    haste 2 s, σ .6. Contrary voters answer against what they see, the known questions too.
-    """
-    shares = {
-        "honest": (USUAL.gold, USUAL.repeat, USUAL.rest),
-        "contrary": (1 - USUAL.gold, USUAL.repeat, 1 - USUAL.rest),
-    }.get(kind, (0.5, 0.5, 0.5))
-    repeats = votes // 20
-    train = votes - gold - repeats
-    median = 2000.0 if kind == "hasty clicker" else 120.0 * WORDS
-    times = median * np.exp(draw.normal(0, 0.6 if kind == "hasty clicker" else 0.5, votes))
-    left = draw.random(votes) < (1.0 if kind == "one side" else 0.5)
-    again = 0 if kind == "one side" else draw.binomial(repeats, shares[1])
-    return low_effort.Conduct(
-        fast=(int((times < low_effort.soonest_ms(WORDS)).sum()), votes),
-        left=(int(left.sum()), votes),
-        run=low_effort.longest_run("".join("AB"[int(not side)] for side in left)),
-        gold=(int(draw.binomial(gold, shares[0])), gold),
-        repeat=(int(again), repeats),
-        rest=(int(draw.binomial(train, shares[2])), train),
-    )
-
-
-def clickers(
-    people: int, *, seed: int = 0, on_people: Callable[[int], None] = lambda done: None
-) -> list[dict[str, Any]]:
-    """Share flagged of each kind of panelist, by votes given and known questions among them."""
-    rows = []
-    for votes, gold in ((40, 2), (40, 4), (40, 10), (400, 40)):
-        for kind in KINDS:
-            draw = generator(derive(seed, "effort", k=votes * 1000 + gold, name=kind))
-            found = [
-                {flag.code for flag in low_effort.flags(conduct(kind, votes, gold, draw), USUAL)}
-                for _ in range(people)
-            ]
-            hits = sum(bool(codes) for codes in found)
-            low, high = wilson(hits, people)
-            by = {code: sum(code in codes for codes in found) / people for code in CODES}
-            rows.append(
-                {"votes": votes, "known": gold, "kind": kind, "flagged": hits / people, "low": low,
-                 "high": high, "people": people, **by}
-            )  # fmt: skip
-            on_people(people)
     return rows
 
 
@@ -260,33 +204,35 @@ def main(
         mu: Perturbation radius of the runs.
         folder: Where hostile.json and the tables as CSV go.
         quick: A tenth of everything, for a look.
-        model: smollm2 or tiny: whole runs of it instead, beside the small policy's kept table.
+        model: smollm2 or tiny: whole runs of it instead, beside the small policy's stored table.
         points: Seeds of those runs.
         members: Hostile members of those runs' panels, of seven.
         sets: Further settings of those runs, as section.key=value.
     """
     if model:
-        return whole_runs(model, points, members, sets, folder)
+        return run_model(model, points, members, sets, folder)
     if quick:
         seeds, trials, people = max(seeds // 10, 2), max(trials // 10, 200), max(people // 10, 100)
     used = list(range(first, first + seeds))
-    fitted = sharpness()
+    fitted = calibrate_panel()
     console = Console()
     with Progress(console=console, transient=True) as progress:
         one = progress.add_task("a step", total=trials * len(SHARES))
         two = progress.add_task("runs", total=seeds * 6)
-        three = progress.add_task("flags", total=people * len(KINDS) * 4)
+        three = progress.add_task("flags", total=people * len(effort.KINDS) * 4)
         result: dict[str, Any] = {
             "seeds": used,
             "mu": mu,
             "panel": str(fitted),
-            "step": step(trials, seed=first, on_trials=lambda n: progress.advance(one, n)),
-            "run": runs(
+            "step": measure_step(trials, seed=first, on_trials=lambda n: progress.advance(one, n)),
+            "run": measure_runs(
                 used, mu=mu, beta=fitted.beta, on_seeds=lambda n: progress.advance(two, n)
             ),
-            "effort": clickers(people, seed=first, on_people=lambda n: progress.advance(three, n)),
+            "effort": effort.measure_flags(
+                people, seed=first, on_people=lambda n: progress.advance(three, n)
+            ),
         }
-    result["goals"] = goals(result)
+    result["goals"] = check_goals(result)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "hostile.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
     for part in ("step", "run", "effort"):
@@ -295,33 +241,32 @@ def main(
             writer = csv.DictWriter(file, fieldnames=list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
-    show(result, console)
+    print_results(result, console)
     return result
 
 
-def whole_runs(
+def run_model(
     model: str, seeds: Sequence[int], members: Sequence[int], sets: Sequence[str], folder: Path
 ) -> dict[str, Any]:
-    """Runs of a language model, as far as no other process of this folder is at them."""
+    """Run a language model, apart from runs that other processes of this folder have claimed."""
     console = study.make_console()
-    found, elsewhere = hostile_runs.cells(
-        model, members, seeds, votes=VOTES, folder=folder / model, sets=sets, say=console.print
-    )
-    rows = hostile_runs.summary(found)
+    series = hostile_runs.ModelRuns(model, VOTES, folder / model, sets)
+    found, elsewhere = hostile_runs.run_cells(series, members, seeds, console.print)
+    rows = hostile_runs.summarise(found)
     result = {"model": model, "votes": VOTES, "rows": rows, "elsewhere": elsewhere}
     text = json.dumps(result, indent=1, allow_nan=False)
     (folder / f"{model}.json").write_text(text, encoding="utf-8")
-    kept = folder / "hostile.json"
-    if kept.exists():
-        console.print(run_table(json.loads(kept.read_text("utf-8"))))
-    console.print(hostile_runs.table(model, VOTES, rows))
+    stored = folder / "hostile.json"
+    if stored.exists():
+        console.print(make_run_table(json.loads(stored.read_text("utf-8"))))
+    console.print(hostile_runs.make_table(series, rows))
     if elsewhere:
         console.print(f"{elsewhere} runs are with other processes; the same command shows them")
     return result
 
 
-def goals(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Each goal with what was measured and whether it is met."""
+def check_goals(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Each goal with its measured value and whether it is met."""
     found = []
     for row in result["step"]:
         goal = STEP_GOALS.get(row["hostile"])
@@ -353,24 +298,24 @@ def goals(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def show(result: Mapping[str, Any], console: Console) -> None:
+def print_results(result: Mapping[str, Any], console: Console) -> None:
     """The three tables and the goals."""
     view = Table(title="sign of a step right: 40 voters × 25 votes, p = .6, hostile never right")
     view.add_column("hostile")
     for name in RULES:
         view.add_column(name, justify="right")
     for share in SHARES:
-        cells = [_share(r["right"], r) for r in result["step"] if r["hostile"] == share]
+        cells = [_format_share(r["right"], r) for r in result["step"] if r["hostile"] == share]
         view.add_row(f"{share:.0%}", *cells)
     console.print(view)
-    console.print(run_table(result))
+    console.print(make_run_table(result))
     view = Table(title="panelists flagged")
-    for head in ("votes", "known", "kind", "flagged", *CODES):
+    for head in ("votes", "known", "kind", "flagged", *effort.CODES):
         view.add_column(head, justify="right")
     for row in result["effort"]:
         view.add_row(
-            str(row["votes"]), str(row["known"]), row["kind"], _share(row["flagged"], row),
-            *(f"{row[code]:.0%}" for code in CODES),
+            str(row["votes"]), str(row["known"]), row["kind"], _format_share(row["flagged"], row),
+            *(f"{row[code]:.0%}" for code in effort.CODES),
         )  # fmt: skip
     console.print(view)
     console.print(result["panel"])
@@ -379,8 +324,8 @@ def show(result: Mapping[str, Any], console: Console) -> None:
         console.print(f"{mark}: {goal['goal']} (measured {goal['measured']:.3f})")
 
 
-def run_table(result: Mapping[str, Any]) -> Table:
-    """Gains of the small policy's runs, and what of the honest gain is kept."""
+def make_run_table(result: Mapping[str, Any]) -> Table:
+    """Gains of the small policy's runs, and their share of the honest gain."""
     used = result["seeds"]
     title = f"gain after {VOTES} votes, P = 7, mu {result['mu']:g}, seeds {used[0]} to {used[-1]}"
     view = Table(title=title)
@@ -396,5 +341,5 @@ def run_table(result: Mapping[str, Any]) -> Table:
     return view
 
 
-def _share(value: float, row: Mapping[str, Any]) -> str:
+def _format_share(value: float, row: Mapping[str, Any]) -> str:
     return f"{value:.1%} \\[{row['low']:.1%}, {row['high']:.1%}]"

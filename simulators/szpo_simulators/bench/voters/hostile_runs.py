@@ -1,9 +1,9 @@
 """Hostile members in whole runs of a language model: a few seeds, each shown as a point.
 
 Each cell is a run like those of ``szpo bench demo``: set-up, votes through the ledger, held-out
-figures before and after. Runs of one seed share their set-up by the cache. Finished cells are kept
-in a folder, and a cell that another process of the same folder is at is left to it: so several
-processes share the work, and one that was killed leaves nothing behind that holds others up.
+figures before and after. Runs of one seed share their set-up by the cache. Finished cells are
+stored in a folder, and a cell that another process of the same folder has claimed is left to it:
+so several processes share the work, and a killed one blocks nobody.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any, Final
@@ -34,65 +35,65 @@ Cells = Mapping[tuple[int, str, int], Mapping[str, Any]]
 """(hostile members, weighting, seed) → the record of a finished run."""
 
 
-def cell(
-    model: str,
+@dataclass(frozen=True)
+class ModelRuns:
+    """Runs of one language model that differ in hostile members, weighting and seed."""
+
+    model: str
+    votes: int
+    folder: Path
+    sets: Sequence[str] = ()
+    """Further settings as section.key=value."""
+
+
+def run_cell(
+    runs: ModelRuns,
     hostile: int,
     weighting: str,
     seed: int,
-    *,
-    votes: int,
-    folder: Path,
-    sets: Sequence[str] = (),
     say: Callable[[str], None] = print,
 ) -> dict[str, Any] | None:
-    """One run, or its kept record; None while another process is at it.
+    """Run one cell or read its stored record; None while another process has claimed it.
 
     Raises:
         UsageError: no such model or panel, or the record was made with other settings.
     """
     kinds = {0: "bt70", **{count: name for name, count in panel.HOSTILE.items()}}
-    if model not in PRESETS or hostile not in kinds:
+    if runs.model not in PRESETS or hostile not in kinds:
         raise UsageError(
-            f"bench hostile: no runs of {model!r} with {hostile} hostile members; models are "
+            f"bench hostile: no runs of {runs.model!r} with {hostile} hostile members; models are "
             f"{', '.join(PRESETS)}, members {', '.join(map(str, sorted(kinds)))}"
         )
-    tag = f"{model}-{hostile}-{weighting}"
+    tag = f"{runs.model}-{hostile}-{weighting}"
     changes = [
         f"panel.kind={kinds[hostile]}",
         f"panel.size={SIZE}",
-        f"run.votes={votes}",
+        f"run.votes={runs.votes}",
         f"optimizer.weighting={weighting}",
-        *sets,
+        *runs.sets,
     ]
-    with _claim(folder / f"{tag}-{seed}.lock") as ours:
+    with _claim(runs.folder / f"{tag}-{seed}.lock") as ours:
         if not ours:
             return None
-        return demo.run_seed(
-            seed, REWARD, folder=folder, sets=changes, preset=PRESETS[model], tag=tag, say=say
-        )
+        series = demo.SeedRuns(runs.folder, REWARD, changes, PRESETS[runs.model], tag)
+        return demo.run_seed(seed, series, say)
 
 
-def cells(
-    model: str,
+def run_cells(
+    runs: ModelRuns,
     members: Sequence[int],
     seeds: Sequence[int],
-    *,
-    votes: int,
-    folder: Path,
-    sets: Sequence[str] = (),
     say: Callable[[str], None] = print,
 ) -> tuple[Cells, int]:
-    """All cells that are finished when this process has no more to do; how many others are at.
+    """Run all cells that nobody has claimed; the finished ones, and the number of claimed ones.
 
-    Seeds go first, so that a set-up is found once and used while it is fresh in the cache.
+    The outer loop is over seeds, so that a set-up is computed once and is still in the cache.
     """
     found: dict[tuple[int, str, int], Mapping[str, Any]] = {}
     elsewhere = 0
     for seed, hostile, weighting in product(seeds, members, WEIGHTINGS):
-        say(f"{model}, seed {seed}, {hostile} hostile of {SIZE}, {weighting}")
-        record = cell(
-            model, hostile, weighting, seed, votes=votes, folder=folder, sets=sets, say=say
-        )
+        say(f"{runs.model}, seed {seed}, {hostile} hostile of {SIZE}, {weighting}")
+        record = run_cell(runs, hostile, weighting, seed, say)
         gc.collect()  # a model lies in reference cycles: else one more would stay each time
         if record is None:
             say("another process is at it")
@@ -102,8 +103,8 @@ def cells(
     return found, elsewhere
 
 
-def summary(found: Cells) -> list[dict[str, Any]]:
-    """Per number of hostile members: gains by seed, skill − equal, and what of honest is kept.
+def summarise(found: Cells) -> list[dict[str, Any]]:
+    """Per number of hostile members: gains by seed, skill − equal, share of the honest gain.
 
     Only seeds that every cell of a row has; means with 95 % Student intervals over them.
     """
@@ -137,19 +138,18 @@ def summary(found: Cells) -> list[dict[str, Any]]:
     return rows
 
 
-def table(model: str, votes: int, rows: Sequence[Mapping[str, Any]]) -> Table:
-    """One line per weighting: each seed's gain as a point, their mean, the share kept."""
+def make_table(runs: ModelRuns, rows: Sequence[Mapping[str, Any]]) -> Table:
+    """One line per weighting: each seed's gain, their mean, its share of the honest gain."""
     seeds = sorted({seed for row in rows for seed in row["seeds"]})
-    view = Table(
-        title=f"{model}: held-out gain in {REWARD} after {votes} votes, P = {SIZE}, by seed"
-    )
+    gain = f"held-out gain in {REWARD} after {runs.votes} votes"
+    view = Table(title=f"{runs.model}: {gain}, P = {SIZE}, by seed")
     for head in ("hostile", "weighting", *map(str, seeds), "mean", "keeps"):
         view.add_column(head, justify="right")
     for row in rows:
         paired = [b - a for a, b in zip(row["equal"], row["skill"], strict=True)]
         _, low, high = row["difference"]
         around = "" if low is None else f" \\[{low:+.3f}, {high:+.3f}]"
-        for name, values, told, share in (
+        for name, values, interval, share in (
             ("equal", row["equal"], "", row["kept_equal"]),
             ("skill", row["skill"], "", row["kept_skill"]),
             ("skill − equal", paired, around, None),
@@ -158,7 +158,7 @@ def table(model: str, votes: int, rows: Sequence[Mapping[str, Any]]) -> Table:
             view.add_row(
                 str(row["hostile"]), name,
                 *(f"{at[seed]:+.3f}" if seed in at else "–" for seed in seeds),
-                f"{sum(values) / len(values):+.3f}{told}",
+                f"{sum(values) / len(values):+.3f}{interval}",
                 "" if share is None else f"{share:.0%}",
             )  # fmt: skip
     return view
@@ -166,7 +166,7 @@ def table(model: str, votes: int, rows: Sequence[Mapping[str, Any]]) -> Table:
 
 @contextlib.contextmanager
 def _claim(lock: Path) -> Iterator[bool]:
-    """Whether this process has the cell; the system lets go of it when the process ends."""
+    """Whether this process got the cell; the system releases it when the process ends."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("a") as file:
         try:

@@ -1,4 +1,4 @@
-"""`szpo bench judge`: how far a judge can be trusted, on pairs whose better answer is certain."""
+"""`szpo bench judge`: accuracy and habits of a judge, on pairs whose better answer is certain."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MODELS: tuple[tuple[str, dict[str, Any], dict[str, int]], ...] = (
     ("SmolLM2, words", {"ask": "verdict", "max_tokens": 48, "retries": 1}, {"habits": 0}),
     ("SmolLM2, grades", {"ask": "grades", "max_tokens": 48, "retries": 1}, {"habits": 0}),
 )
-"""What is measured by itself; writing is slow here, so habits are measured on the odds."""
+"""Judges measured by default; generating text is slow, so habits are measured on the odds."""
 STUBS = ("always-a", "nonsense", "longer", "silent")
 FEW = 6
 """Comparisons put to an endpoint that is silent, and to anybody in a quick look."""
@@ -76,7 +76,7 @@ def main(
     ]
     study.table("on pairs whose better answer is certain", found, COLUMNS)
     study.table("habits", found, HABITS)
-    study.csv("judges", [_flat(row) for row in found])
+    study.csv("judges", [_flatten(row) for row in found])
     study.console.print(describe_machine())
     return {"judges": found}
 
@@ -117,7 +117,7 @@ def _examine(judge: Opinionated, spec: Spec) -> Mapping[str, Any]:
 
 @cache
 def _judge(sets: tuple[str, ...]) -> Opinionated:
-    """The judge of these settings; what fails is counted."""
+    """The judge of these settings; its failures are counted, not raised."""
     config = settings_file.load(sets=["model.dtype=fp32", *sets, "judge.on_error=skip"])
     maker.check(config)
     loaded = _model(config.judge.model) if config.judge.kind == "local" else None
@@ -129,10 +129,10 @@ def _model(name: str) -> loading.Loaded:
     return loading.load(name, dtype="fp32")
 
 
-def share(value: Sequence[float] | None) -> str:
+def format_share(value: Sequence[float] | None) -> str:
     """A share with its interval, for a table.
 
-    >>> share([0.5, 0.25, 0.75, 10]), share(None)
+    >>> format_share([0.5, 0.25, 0.75, 10]), format_share(None)
     ('50 % [25, 75]', '–')
     """
     if value is None:
@@ -142,26 +142,26 @@ def share(value: Sequence[float] | None) -> str:
 
 COLUMNS: dict[str, Any] = {
     "judge": "judge",
-    "right, of decided": lambda r: share(r["truth"]["plus"]),
-    "ties": lambda r: share(r["truth"]["ties"]),
-    "unreadable": lambda r: share(r["truth"]["unreadable"]),
-    "right, liking cancelled": lambda r: share(r["truth"]["liking cancelled"]),
-    "both orders agree": lambda r: share(r["truth"]["consistency"]),
-    "first place": lambda r: share(r["truth"]["first place"]),
+    "right, of decided": lambda r: format_share(r["truth"]["plus"]),
+    "ties": lambda r: format_share(r["truth"]["ties"]),
+    "unreadable": lambda r: format_share(r["truth"]["unreadable"]),
+    "right, liking cancelled": lambda r: format_share(r["truth"]["liking cancelled"]),
+    "both orders agree": lambda r: format_share(r["truth"]["consistency"]),
+    "first place": lambda r: format_share(r["truth"]["first place"]),
     "s a pair": lambda r: f"{r['truth']['seconds'] / max(1, r['truth']['of']['pairs']):.2f}",
     "tokens in, out": lambda r: "{:,}, {:,}".format(*r["truth"]["tokens"]),
 }
 HABITS: dict[str, Any] = {
     "judge": "judge",
-    **{name: lambda r, n=name: share(r["names"].get(n)) for name in probes.OTHER_NAMES},
-    "longer, of decided": lambda r: share(r["length"].get("plus")),
-    "longer: ties": lambda r: share(r["length"]["ties"]),
-    "own, of decided": lambda r: share(r["own"].get("plus")),
+    **{name: lambda r, n=name: format_share(r["names"].get(n)) for name in probes.OTHER_NAMES},
+    "longer, of decided": lambda r: format_share(r["length"].get("plus")),
+    "longer: ties": lambda r: format_share(r["length"]["ties"]),
+    "own, of decided": lambda r: format_share(r["own"].get("plus")),
     "what failed": lambda r: "; ".join(r["truth"]["errors"]) or "–",
 }
 
 
-def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+def _flatten(row: Mapping[str, Any]) -> dict[str, Any]:
     """The tables' cells as plain texts."""
     every = {**COLUMNS, **HABITS}
     return {

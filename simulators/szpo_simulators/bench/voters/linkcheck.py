@@ -1,7 +1,7 @@
-"""`szpo bench linkcheck`: how often triads find that the logistic link does not fit.
+"""`szpo bench linkcheck`: size and power of the test that the logistic link fits, by triads.
 
 Panels whose votes follow other links, scaled to the logistic slope at 0, panels that lapse and
-panels of uneven sharpness, at 200, 400 and 1,000 votes. The logistic rows are the test's size at
+panels of uneven sharpness, at 200, 400 and 1,000 votes. The logistic rows show the test's size at
 5 %, all others its power. Distances are those of the outer two batches of a triad.
 """
 
@@ -16,8 +16,15 @@ from szpo.aggregation.links import link
 from szpo.intervals import wilson
 from szpo.seeds import derive
 from szpo.types import Floats
-from szpo_simulators.bench.voters import hostile
-from szpo_simulators.study import REPORTED, Spec, Study, bench, put_legend_below, set_log_ticks
+from szpo_simulators.study import (
+    REPORTED,
+    Spec,
+    Study,
+    bench,
+    make_generator,
+    put_legend_below,
+    set_log_ticks,
+)
 
 VOTES: Final = (200, 400, 1000)
 EDGE: Final = (5, 20)
@@ -29,7 +36,7 @@ UNEVEN: Final = 0.7
 """Spread of log β among voters, each vote by another."""
 
 
-def chance(panel: str, x: Floats, rng: np.random.Generator) -> Floats:
+def vote_probability(panel: str, x: Floats, rng: np.random.Generator) -> Floats:
     """P(first) of single votes at differences x (…, votes), slope ¼ at 0."""
     if panel == "lapse .2":
         return np.asarray(0.1 + 0.8 * link("logistic").prob(x / 0.8))
@@ -40,13 +47,13 @@ def chance(panel: str, x: Floats, rng: np.random.Generator) -> Floats:
     return chosen.prob(x / (4 * chosen.slope0))
 
 
-def power(spec: Spec) -> dict[str, Any]:
+def measure_power(spec: Spec) -> dict[str, Any]:
     """Share of repetitions in which the test rejects at 5 %, with Wilson's interval.
 
     The middle batch lies halfway, give or take: x_ab, x_bc = ± far/2 + N(0, (.3 far)²).
     """
     name = f"{spec['panel']} {spec['far']}"
-    rng = hostile.generator(derive(spec["seed"], "triads", k=spec["votes"], name=name))
+    rng = make_generator(derive(spec["seed"], "triads", k=spec["votes"], name=name))
     edge, far = spec["edge"], spec["far"]
     triads = max(spec["votes"] // (3 * edge), 1)
     reps = spec["repetitions"]
@@ -54,12 +61,13 @@ def power(spec: Spec) -> dict[str, Any]:
     inner = half + 0.3 * far * rng.normal(size=(reps, triads, 2))
     x = np.concatenate([inner, inner.sum(-1, keepdims=True)], axis=-1)
     each = np.broadcast_to(x[..., None], (*x.shape, edge))
-    won = (rng.random(each.shape) < chance(spec["panel"], each, rng)).sum(-1) * 1.0
+    won = (rng.random(each.shape) < vote_probability(spec["panel"], each, rng)).sum(-1) * 1.0
     found = link_test.curvature(won, np.full(won.shape, float(edge)))
     hits = int((found.p < link_test.LEVEL).sum())
     low, high = wilson(hits, reps)
-    told = found.information > 0
-    estimate = np.where(told, found.score / np.where(told, found.information, 1.0), 0.0)
+    informative = found.information > 0
+    scale = np.where(informative, found.information, 1.0)
+    estimate = np.where(informative, found.score / scale, 0.0)
     return {"mean": hits / reps, "low": low, "high": high, "n": reps, "triads": triads,
             "curvature": float(np.median(estimate))}  # fmt: skip
 
@@ -77,7 +85,7 @@ def main(study: Study) -> dict[str, Any]:
          "repetitions": 200 if study.quick else 1000, "seed": REPORTED}
         for panel in PANELS for far in FAR for edge in EDGE for votes in VOTES
     ]  # fmt: skip
-    found = study.cells("triads", specs, power)
+    found = study.cells("triads", specs, measure_power)
     by = {(r["panel"], r["far"], r["edge"], r["votes"]): r for r in found}
     rows = [
         {"panel": panel, "far": far, "edge": edge}

@@ -1,8 +1,8 @@
 """`szpo bench mtbench --votes FILE`: fit the panels ``mtbench`` and ``close`` to human votes.
 
-Items are split in halves by a named draw. The model is fitted to one half by maximum likelihood
-and must give the four statistics of the other: inside its 95 % bootstrap interval over items, and
-within .03 of the whole set. The constants of the preset are those of a fit to all, rounded.
+Items are split in halves by a named draw. The model is fitted to one half by maximum likelihood.
+Its four statistics must lie in the 95 % bootstrap intervals over items of the other half, and
+within .03 of those of all votes. The constants of the preset are those of a fit to all, rounded.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from szpo.seeds import bits, derive
 from szpo.types import Floats, Ints
 from szpo_simulators.panels import mtbench
 from szpo_simulators.panels.mtbench import STATISTICS, Constants
-from szpo_simulators.study import make_console
+from szpo_simulators.study import make_console, make_generator
 
 CLOSE: Final = ("claude-v1/gpt-3.5-turbo", "claude-v1/gpt-4")
 """Pairs less than .8 logits apart: as close as perturbed policies are."""
@@ -37,7 +37,7 @@ Items = Mapping[tuple[str, str, str], Ints]
 """(pair "a/b", question, turn) → votes for a, b, tie; a < b in the alphabet."""
 
 
-def read(path: Path) -> Items:
+def read_votes(path: Path) -> Items:
     """The votes by item, from JSON lines (gzip or not).
 
     A line has ``model_a``, ``model_b``, ``question_id``, ``turn`` and ``winner``: model_a, model_b
@@ -68,34 +68,33 @@ def read(path: Path) -> Items:
     return dict(sorted(found.items()))
 
 
-def halves(items: Items) -> tuple[Items, Items]:
+def split_items(items: Items) -> tuple[Items, Items]:
     """A training half and a held-out half, by the hash of each item: any order of lines."""
 
     def side(item: tuple[str, str, str]) -> bool:
         return int(bits(derive(0, "mtbench halves", name="/".join(item)), 1)[0]) % 2 == 1
 
-    kept = {item: counts for item, counts in items.items() if not side(item)}
-    return kept, {item: counts for item, counts in items.items() if item not in kept}
+    training = {item: counts for item, counts in items.items() if not side(item)}
+    return training, {item: counts for item, counts in items.items() if item not in training}
 
 
-def design(items: Items) -> dict[str, dict[str, int]]:
-    """How many items have how many votes, by pair."""
+def count_design(items: Items) -> dict[str, dict[str, int]]:
+    """Number of items by pair and by votes of an item."""
     found: dict[str, Counter[str]] = defaultdict(Counter)
     for (pair, _, _), counts in items.items():
         found[pair][str(counts.sum())] += 1
     return {pair: dict(sorted(votes.items())) for pair, votes in sorted(found.items())}
 
 
-def measure(items: Items) -> Floats:
+def measure_statistics(items: Items) -> Floats:
     """The four statistics (4,) of the votes."""
     return mtbench.ratios(mtbench.sums(np.stack(list(items.values()))).sum(0))
 
 
-def bootstrap(items: Items, draws: int = BOOTSTRAPS) -> Floats:
+def bootstrap_intervals(items: Items, draws: int = BOOTSTRAPS) -> Floats:
     """95 % bootstrap intervals (2, 4) of the statistics, over items."""
     each = mtbench.sums(np.stack(list(items.values())))
-    key = int.from_bytes(derive(0, "mtbench bootstrap"), "little")
-    rng = np.random.Generator(np.random.Philox(key=key))
+    rng = make_generator(derive(0, "mtbench bootstrap"))
     picks = rng.multinomial(len(each), np.full(len(each), 1 / len(each)), size=draws)
     return np.asarray(np.quantile(mtbench.ratios(picks @ each), [0.025, 0.975], axis=0))
 
@@ -110,9 +109,9 @@ def fit(items: Items) -> Constants:
     """
     names = sorted({name for pair, _, _ in items for name in pair.split("/")})
     times = Counter((pair, *counts.tolist()) for (pair, _, _), counts in items.items())
-    place = {name: i for i, name in enumerate(names)}
+    index = {name: i for i, name in enumerate(names)}
     first, second = (
-        np.array([place[term[0].split("/")[side]] for term in times]) for side in (0, 1)
+        np.array([index[term[0].split("/")[side]] for term in times]) for side in (0, 1)
     )
     counts = np.array([term[1:] for term in times])
     often = np.array(list(times.values()))
@@ -130,8 +129,8 @@ def fit(items: Items) -> Constants:
         made = constants(free)
         theta = np.array(list(made.theta.values()))
         p = mtbench.shares(made.rater, theta[first] - theta[second])
-        told = (counts * np.log(p)).sum(-1)
-        likelihood = special.logsumexp(told + log_weight[:, None], axis=0)
+        by_node = (counts * np.log(p)).sum(-1)
+        likelihood = special.logsumexp(by_node + log_weight[:, None], axis=0)
         squares = float(theta @ theta) + made.item_spread**2 + made.tie_spread**2
         return RIDGE * squares - float(often @ likelihood)
 
@@ -147,7 +146,7 @@ def fit(items: Items) -> Constants:
 
 
 def round_constants(found: Constants, theta: int, rest: int) -> Constants:
-    """Constants with so many significant digits: short enough to print, store and retype."""
+    """Round to ``theta`` digits (those of θ) and ``rest`` digits: short to print and retype."""
 
     def short(value: float, digits: int) -> float:
         return float(f"{value:.{digits}g}") if abs(value) > 1e-4 else 0.0
@@ -157,16 +156,16 @@ def round_constants(found: Constants, theta: int, rest: int) -> Constants:
     return Constants(plain, *(short(value, rest) for value in others))
 
 
-def table(
+def compare_statistics(
     items: Items, held: Items, training: Constants, preset: Constants
 ) -> list[dict[str, Any]]:
     """Each statistic of the data and of the model, and whether the model's is near enough."""
-    low, high = bootstrap(held)
-    whole, half = measure(items), measure(held)
+    low, high = bootstrap_intervals(held)
+    whole, half = measure_statistics(items), measure_statistics(held)
     on_held, on_all = (
-        mtbench.expected_statistics(training, design(part)) for part in (held, items)
+        mtbench.expected_statistics(training, count_design(part)) for part in (held, items)
     )
-    by_preset = mtbench.expected_statistics(preset, design(items))
+    by_preset = mtbench.expected_statistics(preset, count_design(items))
     rows = []
     for i, name in enumerate(STATISTICS):
         near = max(abs(on_all[i] - whole[i]), abs(by_preset[i] - whole[i])) <= TOLERANCE
@@ -179,10 +178,10 @@ def table(
     return [_short(row) for row in rows]
 
 
-def close(some: Items, model: Constants) -> dict[str, Any]:
-    """What people said of chatbots close to each other, beside the model fitted to that alone."""
-    (low, high), whole = bootstrap(some), measure(some)
-    by_model = mtbench.expected_statistics(model, design(some))
+def compare_close(some: Items, model: Constants) -> dict[str, Any]:
+    """People's votes on chatbots close to each other, beside the model fitted to these alone."""
+    (low, high), whole = bootstrap_intervals(some), measure_statistics(some)
+    by_model = mtbench.expected_statistics(model, count_design(some))
     rows = [
         {"statistic": name, "votes": whole[i], "low": low[i], "high": high[i],
          "model": by_model[i]}
@@ -207,7 +206,7 @@ def _ahead(constants: Constants, pair: str) -> bool:
     return constants.theta[first] > constants.theta[second]
 
 
-def report(items: Items) -> dict[str, Any]:
+def make_report(items: Items) -> dict[str, Any]:
     """All that is committed: constants, design, tables, hash.
 
     Raises:
@@ -216,7 +215,7 @@ def report(items: Items) -> dict[str, Any]:
     some = {item: counts for item, counts in items.items() if item[0] in CLOSE}
     if not some:
         raise UsageError(f"bench mtbench: no votes on {' or '.join(CLOSE)}, which close needs")
-    training, held = halves(items)
+    training, held = split_items(items)
     fitted, preset = round_constants(fit(training), 4, 4), round_constants(fit(items), 3, 2)
     near = round_constants(fit(some), 3, 2)
     body: dict[str, Any] = {
@@ -227,15 +226,15 @@ def report(items: Items) -> dict[str, Any]:
             "preset": asdict(preset),
             "close": asdict(near),
         },
-        "design": {"all": design(items), "held-out": design(held)},
-        "table": table(items, held, fitted, preset),
-        "close": close(some, near),
+        "design": {"all": count_design(items), "held-out": count_design(held)},
+        "table": compare_statistics(items, held, fitted, preset),
+        "close": compare_close(some, near),
     }
     return body | {"sha256": mtbench.digest(body)}
 
 
 def main(votes: Path | None = None, folder: Path = Path("runs/bench-mtbench")) -> dict[str, Any]:
-    """Fit the panels mtbench and close to a file of human votes; without one, show the kept fit.
+    """Fit the panels mtbench and close to a file of human votes; without one, show the stored fit.
 
     Args:
         votes: Votes as JSON lines: model_a, model_b, question_id, turn, winner.
@@ -245,27 +244,27 @@ def main(votes: Path | None = None, folder: Path = Path("runs/bench-mtbench")) -
     if votes is None:
         body = mtbench.load_committed()
     else:
-        body = report(read(votes))
+        body = make_report(read_votes(votes))
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(body, indent=1, allow_nan=False)
         (folder / "mtbench.json").write_text(text + "\n", encoding="utf-8")
         same = body["sha256"] == mtbench.load_committed()["sha256"]
         console.print(f"{folder / 'mtbench.json'}: {'as' if same else 'not as'} committed")
     title = f"{body['votes']} votes on {body['items']} items; sha256 {body['sha256'][:12]}"
-    console.print(view(body, title))
+    console.print(make_table(body, title))
     for part, found in body["constants"].items():
         console.print(f"{part}: {json.dumps(found)}", markup=False)
-    console.print(view(body["close"], f"{body['close']['items']} items of close chatbots"))
+    console.print(make_table(body["close"], f"{body['close']['items']} items of close chatbots"))
     console.print(f"their favourite wins {body['close']['favourite']} of the votes for a side")
     return body
 
 
-def view(body: Mapping[str, Any], title: str) -> Table:
+def make_table(body: Mapping[str, Any], title: str) -> Table:
     """The table of statistics."""
-    told = Table(title=title)
+    view = Table(title=title)
     heads: Sequence[str] = list(body["table"][0])
     for head in heads:
-        told.add_column(head, justify="right")
+        view.add_column(head, justify="right")
     for row in body["table"]:
-        told.add_row(*(str(row[head]) for head in heads))
-    return told
+        view.add_row(*(str(row[head]) for head in heads))
+    return view

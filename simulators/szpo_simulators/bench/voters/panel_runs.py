@@ -1,7 +1,7 @@
 """Flawed panels in whole runs of a language model: panels × weightings × seeds, by the ledger.
 
-Each cell is a run like those of ``szpo bench demo``, its ledger and record kept in a folder; what
-is finished is read back, so that the same command goes on where it was stopped.
+Each cell is a run like those of ``szpo bench demo``, with its ledger and record in a folder.
+Finished cells are read back, so that the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ PANELS: Final[Mapping[str, str]] = {
     "30 % hostile": "bt70+hostile=3",
 }
 WEIGHTINGS: Final = ("equal", "skill", "rationality")
-"""Those that the rule `bayes` takes, the default in a few coordinates."""
+"""Those that the rule `bayes` allows, the default in few coordinates."""
 SIZE: Final = 10
 VOTES: Final = 120
 
 
-def runs(study: Study, model: str, used: Sequence[int]) -> list[dict[str, Any]]:
-    """A row for each panel and weighting, with the held-out gain by seed.
+def run_cells(study: Study, model: str, used: Sequence[int]) -> list[dict[str, Any]]:
+    """Run all cells: a row for each panel and weighting, with the held-out gain by seed.
 
     Raises:
         UsageError: no such model.
@@ -39,19 +39,18 @@ def runs(study: Study, model: str, used: Sequence[int]) -> list[dict[str, Any]]:
     found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for seed, label, weighting in product(used, PANELS, WEIGHTINGS):
         study.console.print(f"{model}, seed {seed}, {label}, {weighting}")
-        record = demo.run_seed(
-            seed,
-            folder=study.folder / f"{model}-{votes}",
-            preset=model,
-            tag=f"{list(PANELS).index(label)}-{weighting}",
+        series = demo.SeedRuns(
+            study.folder / f"{model}-{votes}",
             sets=[
                 f"panel.kind={PANELS[label]}",
                 f"panel.size={SIZE}",
                 f"run.votes={votes}",
                 f"optimizer.weighting={weighting}",
             ],
-            say=lambda text: None,
+            preset=model,
+            tag=f"{list(PANELS).index(label)}-{weighting}",
         )
+        record = demo.run_seed(seed, series, say=lambda text: None)
         gc.collect()  # a model lies in reference cycles: else one more would stay each time
         found.setdefault((label, weighting), []).append(record)
     return [
@@ -65,11 +64,11 @@ def runs(study: Study, model: str, used: Sequence[int]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def show(study: Study, model: str, used: Sequence[int]) -> dict[str, Any]:
-    """The runs with their table and figure; differences to equal weights are by seed."""
+def show_runs(study: Study, model: str, used: Sequence[int]) -> dict[str, Any]:
+    """Run all cells and show their table and figure; differences to equal weights are by seed."""
     if len(used) < 2:
         raise UsageError("bench panels: an interval needs two seeds; give more --points")
-    rows = runs(study, model, used)
+    rows = run_cells(study, model, used)
     for row in rows:
         (equal,) = (r for r in rows if (r["label"], r["weighting"]) == (row["label"], "equal"))
         over = [a - b for a, b in zip(row["gains"], equal["gains"], strict=True)]

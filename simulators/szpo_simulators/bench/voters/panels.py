@@ -1,6 +1,6 @@
 """`szpo bench panels`: what flaws of a panel cost, and what weightings of its votes get back.
 
-Three parts. *Saved*: how many votes known and learnt sharpness of members save. *Grid*: value
+Three parts. *Saved*: how many votes known and learned sharpness of members save. *Grid*: value
 against votes for panels × all weightings of `szpo.aggregation.weighting`, many repetitions at
 once. *Opposed*: tastes whose mean is nothing, on a slope. With ``--model tiny`` whole runs of a
 language model through the ledger instead: see `szpo_simulators.bench.voters.panel_runs`.
@@ -32,6 +32,7 @@ from szpo_simulators.study import (
     draw_points,
     format_interval,
     interval,
+    make_generator,
     put_legend_below,
     seed_range,
 )
@@ -65,7 +66,7 @@ CHATTY: Final = replace(DENSE, rewards=tuple(float(cell % 5 == 0) for cell in ra
 """Words of a walk: one for each move that ends in the left column."""
 VOTERS: Final = (10, 40, 400)
 EACH: Final = (20, 50, 100)
-"""Votes of each member from which its sharpness is learnt."""
+"""Votes of each member from which its sharpness is learned."""
 SPREAD: Final = 0.7
 OPPOSED: Final = "bt70+types=.3333+other=against"
 """Of nine members three like θ₁ falling twice as much as the others like it rising."""
@@ -102,13 +103,13 @@ class Slope:
 
 
 @cache
-def sharpness() -> simulated.Calibration:
+def calibrate_panel() -> simulated.Calibration:
     """β of ``bt70`` for single walks of the dense grid's first policy."""
     u = uniforms(derive(0, "sharpness"), 20_000 * DENSE.width).reshape(1, 20_000, DENSE.width)
     return simulated.calibrate(DENSE.returns(DENSE.theta0[None], u).reshape(200, 100), 1, 0)
 
 
-def grid(spec: Spec) -> dict[str, Any]:
+def run_grid(spec: Spec) -> dict[str, Any]:
     """One panel, one weighting: ``values`` at the end by seed, ``curve`` at ``marks``.
 
     The value is the exact mean over what the members who judge like.
@@ -147,7 +148,7 @@ def grid(spec: Spec) -> dict[str, Any]:
     }
 
 
-def oppose(spec: Spec) -> dict[str, Any]:
+def run_opposed(spec: Spec) -> dict[str, Any]:
     """How far θ₁ goes (values by seed) where the members' mean taste for it is nothing.
 
     A member gives 24 votes on each direction, of gaps with spread .4 and −.8 logits.
@@ -161,7 +162,7 @@ def oppose(spec: Spec) -> dict[str, Any]:
     return {"values": runs.final.tolist(), "votes": runs.votes * spec["steps"]}
 
 
-def saving(spec: Spec) -> dict[str, Any]:
+def measure_known_saving(spec: Spec) -> dict[str, Any]:
     """How many times fewer votes known sharpness needs, from the variance of drawn votes.
 
     One direction with x = .02 logits, one vote of each of P voters: by equal weights
@@ -182,18 +183,20 @@ def saving(spec: Spec) -> dict[str, Any]:
     return {"values": ratios, **interval(ratios), "exact": float(np.mean(bests))}
 
 
-def learned_saving(spec: Spec) -> dict[str, Any]:
-    """The same of learnt weights: ``each`` votes of every voter, one on each direction."""
+def measure_learned_saving(spec: Spec) -> dict[str, Any]:
+    """Votes saved by learned weights: ``each`` votes of every voter, one on each direction."""
     voters, each, count = spec["voters"], spec["each"], spec["panels"]
     rng = _stream(spec["seed"], "learnt")
     beta = np.exp(SPREAD * rng.normal(size=(count, voters)))
     x = rng.normal(size=(count, 1, each))
     chance = 1 / (1 + np.exp(-beta[..., None] * x))
-    said = np.where(rng.random((count, voters, each)) < chance, 1, -1)[..., None].astype(np.int8)
+    verdicts = np.where(rng.random((count, voters, each)) < chance, 1, -1)[..., None].astype(
+        np.int8
+    )
     names = tuple(f"{i:03d}" for i in range(voters))
     found: list[float] = []
     for i in range(0, count, 20):
-        part = said[i : i + 20]
+        part = verdicts[i : i + 20]
         history = History(names, np.arange(each), part, np.zeros((len(part), voters, 2)))
         weights = weighted_votes.learn_weights(spec["weighting"], history)
         found += weights_gain(weights, beta[i : i + 20]).tolist()
@@ -201,11 +204,10 @@ def learned_saving(spec: Spec) -> dict[str, Any]:
 
 
 def _stream(seed: int, name: str) -> np.random.Generator:
-    key = int.from_bytes(derive(seed, "bench panels", name=name), "little")
-    return np.random.Generator(np.random.Philox(key=key))
+    return make_generator(derive(seed, "bench panels", name=name))
 
 
-def rows(beta: float, steps: int) -> list[dict[str, Any]]:
+def make_specs(beta: float, steps: int) -> list[dict[str, Any]]:
     """All panels × all weightings."""
     return [
         {"label": label, "panel": line, "weighting": name, "beta": beta, "steps": steps}
@@ -234,23 +236,23 @@ def main(
     """
     study = Study("panels", folder, quick, figures)
     if model:
-        return panel_runs.show(study, model, points)
-    found: dict[str, Any] = {"grid": _grid(study, 6 if quick else repetitions)}
+        return panel_runs.show_runs(study, model, points)
+    found: dict[str, Any] = {"grid": _show_grid(study, 6 if quick else repetitions)}
     found |= {"opposed": _show_opposed(study), "saved": _show_savings(study)}
     study.end()
     return found
 
 
-def _grid(study: Study, repetitions: int) -> list[dict[str, Any]]:
-    fitted = sharpness()
+def _show_grid(study: Study, repetitions: int) -> list[dict[str, Any]]:
+    fitted = calibrate_panel()
     study.console.print(f"bt70 of single walks: {fitted}")
-    specs = rows(fitted.beta, 10 if study.quick else STEPS)
+    specs = make_specs(fitted.beta, 10 if study.quick else STEPS)
     # Nobody knows the panel beforehand: α is chosen for each weighting on equal members.
     equals = [row for row in specs if row["label"] == specs[0]["label"]]
     found = study.tune(
         "members all equal",
         equals,
-        grid,
+        run_grid,
         Search(ALPHAS, trials=2 if study.quick else 10),
         repetitions=repetitions,
     )
@@ -260,7 +262,7 @@ def _grid(study: Study, repetitions: int) -> list[dict[str, Any]]:
         for row in specs
         if row["label"] != specs[0]["label"]
     ]
-    found += [{**row, **interval(row["values"])} for row in study.cells("grid", rest, grid)]
+    found += [{**row, **interval(row["values"])} for row in study.cells("grid", rest, run_grid)]
     honest = {
         row["panel"]: row["values"] for row in found if row["weighting"] == weighting.WEIGHTINGS[0]
     }
@@ -276,11 +278,11 @@ def _grid(study: Study, repetitions: int) -> list[dict[str, Any]]:
     )  # fmt: skip
     study.csv("grid", found)
     with study.figure("panels", columns=len(SHOWN), height=3.9) as axes:
-        for place, label in zip(axes, SHOWN, strict=True):
+        for here, label in zip(axes, SHOWN, strict=True):
             for row in (row for row in found if row["label"] == label):
                 spent = [row["votes"] * mark / row["steps"] for mark in row["marks"]]
-                draw_curve(place, spent, row["curve"], row["weighting"], markevery=[-1])
-            place.set(xlabel="votes", title=label)
+                draw_curve(here, spent, row["curve"], row["weighting"], markevery=[-1])
+            here.set(xlabel="votes", title=label)
         axes[0].set(ylabel="exact value, mean over the judging members")
         handles, labels = axes[0].get_legend_handles_labels()
         axes[0].figure.legend(handles, labels, loc="outside lower center", ncols=6, fontsize=8)
@@ -295,7 +297,8 @@ def _show_opposed(study: Study) -> list[dict[str, Any]]:
     ]
     specs.append({**specs[0], "panel": "bt70"})
     found = [
-        {**row, **interval(row["values"])} for row in study.cells("opposed tastes", specs, oppose)
+        {**row, **interval(row["values"])}
+        for row in study.cells("opposed tastes", specs, run_opposed)
     ]
     study.table(
         f"opposed tastes with zero mean on a slope: θ₁ after {found[0]['votes']} votes", found,
@@ -311,7 +314,7 @@ def _show_savings(study: Study) -> dict[str, Any]:
     known = study.cells(
         "known sharpness",
         [{"voters": voters, "draws": draws, "seeds": seed_range(count)} for voters in VOTERS],
-        saving,
+        measure_known_saving,
     )
     specs = [
         {"voters": voters, "each": each, "weighting": name, "panels": 20 if study.quick else 200,
@@ -320,13 +323,13 @@ def _show_savings(study: Study) -> dict[str, Any]:
         for name in weighting.LEARNED
         for each in EACH
     ]  # fmt: skip
-    learned = study.cells("learnt sharpness", specs, learned_saving)
+    learned = study.cells("learnt sharpness", specs, measure_learned_saving)
     study.table(
         f"votes saved by known sharpness, log β with spread {SPREAD:g}", known,
         {"voters": "voters", "measured": format_interval, "by formula": "exact"},
     )  # fmt: skip
     study.table(
-        "votes saved by learnt weights", learned,
+        "votes saved by learned weights", learned,
         {"voters": "voters", "weighting": "weighting", "votes each": "each", 
          "saved": format_interval, "best": "best"},
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""`szpo bench vpl`: two users of unlike tastes, with a latent for each and without."""
+"""`szpo bench vpl`: two users with different tastes, with a latent for each and without."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ COLLAPSED: Final = 10.0
 
 def work(spec: Spec) -> dict[str, Any]:
     """Accuracy on new pairs of one model trained on one set, and how it uses its latent."""
-    train, test = pairs(spec["set"], spec["n"], spec["seed"])
+    train, test = make_pairs(spec["set"], spec["n"], spec["seed"])
     recipe = Recipe(kind=spec["model"], epochs=spec["epochs"], beta=spec["beta"])
     fitted = fit(train, recipe, spec["seed"])
     whole = scores(fitted, test)
@@ -50,7 +50,7 @@ def work(spec: Spec) -> dict[str, Any]:
     return found
 
 
-def pairs(name: str, n: int, seed: int) -> tuple[data.Pairs, data.Pairs]:
+def make_pairs(name: str, n: int, seed: int) -> tuple[data.Pairs, data.Pairs]:
     """A set's training pairs, and `TESTED` new ones."""
     if name == "two-users":
         return sets.two_users(n, seed), sets.two_users(TESTED, seed, "test")
@@ -96,7 +96,7 @@ def main(study: Study) -> dict[str, Any]:
     )  # fmt: skip
     latents = [row for row in rows if row["model"] == "vae"]
     study.table(
-        "the latent: controversial pairs given so many pairs of a user",
+        "the latent: controversial pairs, by pairs of the user that are given",
         latents,
         {
             "set": "set", "KL weight": "beta",

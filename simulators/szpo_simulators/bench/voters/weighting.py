@@ -1,9 +1,9 @@
-"""`szpo bench weighting`: what weights of voters save, learnt from 20, 50 and 100 votes each.
+"""`szpo bench weighting`: votes saved by weights of voters learned from 20, 50 and 100 votes each.
 
-Votes are drawn from the model itself, P(plus) = σ(β_j x), so that the best weights (β) and what
-learnt ones reach of them are known: panels whose log β spreads, panels of equals (what learning
-costs) and panels with hostile members. *All* answer each comparison, or *one* does. Then whole
-runs of the small policy with none, one and two hostile members of seven.
+Votes are drawn from the model itself, P(plus) = σ(β_j x), so that the best weights are known (β)
+and learned ones can be compared with them. Panels: log β that spreads, equal β (what learning
+costs), and hostile members. *All* answer each comparison, or *one* does. Then whole runs of the
+small policy with none, one and two hostile members of seven.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from szpo_simulators.study import (
     draw_curve,
     format_interval,
     interval,
+    make_generator,
     put_legend_below,
     seed_range,
     set_log_ticks,
@@ -35,7 +36,7 @@ from szpo_simulators.study import (
 SPREAD: Final = 0.7
 """Of log β among voters: the best weights then need exp(.49) = 1.63 times fewer votes."""
 EACH: Final = (20, 50, 100)
-"""Votes of each voter that weights are learnt from."""
+"""Votes of each voter from which weights are learned."""
 PANELS: Final = (("uneven", 20), ("uneven", 7), ("alike", 7), ("hostile", 7))
 HOSTILE: Final = 2
 N: Final = 8
@@ -43,7 +44,7 @@ N: Final = 8
 CHUNK: Final = 20
 
 
-def sharpness(kind: str, panels: int, voters: int, rng: np.random.Generator) -> Floats:
+def draw_sharpness(kind: str, panels: int, voters: int, rng: np.random.Generator) -> Floats:
     """β of each voter (panels, voters)."""
     if kind == "uneven":
         return np.exp(SPREAD * rng.normal(size=(panels, voters)))
@@ -53,7 +54,7 @@ def sharpness(kind: str, panels: int, voters: int, rng: np.random.Generator) -> 
     return beta
 
 
-def past(beta: Floats, each: int, *, answered: str, rng: np.random.Generator) -> History:
+def draw_history(beta: Floats, each: int, *, answered: str, rng: np.random.Generator) -> History:
     """A history in which each voter has given ``each`` votes; x ~ N(0, 1) in logits of β = 1.
 
     ``answered`` all: every direction is one comparison with a vote of each voter; one: directions
@@ -63,44 +64,44 @@ def past(beta: Floats, each: int, *, answered: str, rng: np.random.Generator) ->
     rows = each if answered == "all" else -(-each * voters // N)
     x = rng.normal(size=(panels, rows))
     places = 1 if answered == "all" else N
-    said = np.zeros((panels, voters, rows, places), dtype=np.int8)
+    verdicts = np.zeros((panels, voters, rows, places), dtype=np.int8)
     for r in range(rows):
         who = np.arange(voters) if answered == "all" else (r * N + np.arange(N)) % voters
         where = np.zeros(voters, dtype=np.int64) if answered == "all" else np.arange(N)
         chance = 1 / (1 + np.exp(-beta[:, who] * x[:, r, None]))
-        said[:, who, r, where] = np.where(rng.random(chance.shape) < chance, 1, -1)
+        verdicts[:, who, r, where] = np.where(rng.random(chance.shape) < chance, 1, -1)
     names = tuple(f"{i:03d}" for i in range(voters))
-    return History(names, np.arange(rows), said, np.zeros((panels, voters, 2)))
+    return History(names, np.arange(rows), verdicts, np.zeros((panels, voters, 2)))
 
 
-def exact_saving(spec: Spec) -> dict[str, Any]:
+def simulate_known_saving(spec: Spec) -> dict[str, Any]:
     """Variance of x̂ under equal weights over that under weights β, at x = 0, by simulation.
 
     x̂ = 4 Σ w (o − ½)/Σ w β for votes o of many voters; interval over panels.
     """
-    rng = hostile.generator(derive(spec["seed"], "known weights"))
+    rng = make_generator(derive(spec["seed"], "known weights"))
     ratios = []
     for _ in range(spec["panels"]):
-        beta = sharpness("uneven", 1, spec["voters"], rng)[0]
+        beta = draw_sharpness("uneven", 1, spec["voters"], rng)[0]
         votes = (rng.random((spec["draws"], spec["voters"])) < 0.5) - 0.5
         best, equal = 4 * votes @ beta / (beta @ beta), 4 * votes.sum(-1) / beta.sum()
         ratios.append(float(equal.var() / best.var()))
     return interval(ratios)
 
 
-def learned_saving(spec: Spec) -> dict[str, Any]:
-    """Votes saved by learnt weights against equal ones, over panels, and what β would save.
+def simulate_learned_saving(spec: Spec) -> dict[str, Any]:
+    """Votes saved by learned weights against equal ones, over panels, and by the weights β.
 
-    With hostile members equal weights of the honest alone are what is compared with: 1 is as
-    good as nobody hostile.
+    With hostile members the reference is equal weights of as many honest voters: a saving of 1
+    makes up for the hostile members.
     """
-    rng = hostile.generator(derive(spec["seed"], "panels", name=f"{spec['panel']}"))
+    rng = make_generator(derive(spec["seed"], "panels", name=f"{spec['panel']}"))
     gained: list[float] = []
     best: list[float] = []
     for first in range(0, spec["panels"], CHUNK):
         size = min(CHUNK, spec["panels"] - first)
-        beta = sharpness(spec["panel"], size, spec["voters"], rng)
-        history = past(beta, spec["each"], answered=spec["answered"], rng=rng)
+        beta = draw_sharpness(spec["panel"], size, spec["voters"], rng)
+        history = draw_history(beta, spec["each"], answered=spec["answered"], rng=rng)
         weights = weighted_votes.learn_weights(spec["weighting"], history)
         scale = (np.abs(beta).sum(-1) ** 2 / beta.shape[-1])[:, None]
         for found, w in ((gained, weights), (best, beta)):
@@ -109,22 +110,22 @@ def learned_saving(spec: Spec) -> dict[str, Any]:
     return {**interval(gained), "best": float(np.mean(best))}
 
 
-def run(spec: Spec) -> dict[str, Any]:
+def run_seeds(spec: Spec) -> dict[str, Any]:
     """Gains of runs of the small policy, one per seed (`szpo bench hostile`'s second part)."""
     case = hostile.Case(spec["beta"], spec["hostile"], spec["mu"], spec["weighting"])
-    return {"values": hostile.gains(case, spec["seeds"], lambda done: None).tolist()}
+    return {"values": hostile.measure_gains(case, spec["seeds"], lambda done: None).tolist()}
 
 
-def runs(study: Study) -> list[dict[str, Any]]:
-    """Per number of hostile members and weighting: what is kept, and the difference to skill."""
+def run_cells(study: Study) -> list[dict[str, Any]]:
+    """By hostile members and weighting: share of the honest gain, and difference to skill."""
     used = seed_range(10 if study.quick else 100)
-    beta = hostile.sharpness().beta
+    beta = hostile.calibrate_panel().beta
     specs = [
         {"hostile": bad, "weighting": name, "beta": beta, "mu": 0.4, "seeds": used}
         for bad in (0, 1, 2)
         for name in ("equal", "skill", "rationality")
     ]
-    rows = study.cells("runs", specs, run)
+    rows = study.cells("runs", specs, run_seeds)
     by = {(row["hostile"], row["weighting"]): np.array(row["values"]) for row in rows}
     for row in rows:
         gain, honest = np.array(row["values"]), by[0, "equal"]
@@ -144,12 +145,12 @@ def share_of_best(row: dict[str, Any]) -> str:
 
 @bench("weighting")
 def main(study: Study) -> dict[str, Any]:
-    """What weights of voters save, learnt from 20, 50 and 100 votes each; hostile members."""
+    """Votes saved by weights learned from 20, 50 and 100 votes each; hostile members."""
     panels = 20 if study.quick else 200
     ideal = study.cells(
         "known β",
         [{"voters": 500, "draws": 2000, "panels": 10 if study.quick else 50, "seed": REPORTED}],
-        exact_saving,
+        simulate_known_saving,
     )
     specs = [
         {"panel": kind, "voters": voters, "each": each, "answered": answered, "weighting": name,
@@ -160,12 +161,12 @@ def main(study: Study) -> dict[str, Any]:
         for each in EACH
         if not (name == "dawid-skene" and answered == "one")
     ]  # fmt: skip
-    saved = study.cells("learnt", specs, learned_saving)
-    gained = runs(study)
+    saved = study.cells("learnt", specs, simulate_learned_saving)
+    gained = run_cells(study)
     study.table("variance saved by weights β known beforehand, 500 voters", ideal,
                 {"log β spread": lambda r: f"{SPREAD:g}", "saved": format_interval})  # fmt: skip
     study.table(
-        "votes saved by learnt weights, times (1: as equal weights of as many honest voters)",
+        "votes saved by learned weights, times (1: as equal weights of as many honest voters)",
         saved,
         {"panel": "panel", "voters": "voters", "a comparison is answered by": "answered",
          "weights": "weighting", "votes each": "each", "saved": lambda r: format_interval(r, 3),
