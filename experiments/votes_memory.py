@@ -26,6 +26,7 @@ MEGABYTE = 1024
 COMMANDS = {
     "verify": ["verify"],
     "report": ["report", "--out", "report.html"],
+    "show": ["show"],
     "export csv": ["export", "--votes", "votes.csv"],
     "export jsonl": ["export", "--votes", "votes.jsonl"],
     "zip": ["export", "--zip", "run.zip"],

@@ -70,13 +70,13 @@ class PanelistRow:
 
 
 def agreement(evidence: Evidence) -> Agreement:
-    """The panel's agreement."""
+    """Compute the agreement of the whole panel."""
     totals = evidence.totals
     voters = [_figures(voter) for voter in totals.voters.values()]
     same = totals.same_policy
     sides = same["A"] + same["B"]
     return Agreement(
-        same=_pairs(totals.groups().values()),
+        same=_within(totals.groups().values()),
         across=across(totals),
         alpha=_alpha_of(totals.groups().values()),
         gold=_pool(voter.gold for voter in voters),
@@ -100,7 +100,7 @@ def alpha(units: Iterable[Sequence[str]]) -> Estimate:
 
 
 def _alpha_of(units: Iterable[Counter[str]]) -> Estimate:
-    """`alpha` of units that are counted."""
+    """As `alpha`, from the counts of each unit's values."""
     parts = [(unit, unit.total()) for unit in units if unit.total() > 1]
     totals: Counter[str] = Counter()
     disagreeing = 0.0
@@ -121,12 +121,14 @@ def _alpha_of(units: Iterable[Counter[str]]) -> Estimate:
 
 
 def _disagreeing(counts: Counter[str], m: int) -> float:
+    """Ordered pairs of different values in a unit of m values, over m − 1."""
     return (m * m - sum(c * c for c in counts.values())) / (m - 1)
 
 
 def _alpha(disagreeing: float, totals: Counter[str]) -> float | None:
     n = sum(totals.values())
     expected = n * n - sum(c * c for c in totals.values())
+    # α = 1 − D_o/D_e for nominal data (Krippendorff, 2011), n the number of values
     return None if not expected else 1 - (n - 1) * disagreeing / expected
 
 
@@ -159,7 +161,7 @@ def _pool(shares: Iterable[Share]) -> Share:
 
 def panelists(evidence: Evidence) -> tuple[PanelistRow, ...]:
     """One row per panelist, in order of enrolment."""
-    voters, rest = evidence.totals.voters, _rest(evidence)
+    voters, rest = evidence.totals.voters, _agree_with_rest(evidence)
     none = VoterTotals(-1)
     rows = [
         _row(person, voters.get(person.name, none), rest.get(person.name, share(0, 0)))
@@ -202,7 +204,7 @@ def _reading_s(words: int) -> float:
 
 
 def _conduct(row: PanelistRow, voter: VoterTotals) -> Conduct:
-    """What `low_effort` judges somebody by: the figures of their row, and their single times."""
+    """The input of `low_effort` for one panelist: the figures of their row, and their times."""
     times = list(zip(voter.seconds, voter.words, strict=True))
     soon = sum(1e3 * seconds < soonest_ms(words) for seconds, words in times)
     skim = sum(seconds < _reading_s(words) / 4 for seconds, words in times)
@@ -231,19 +233,22 @@ def _usual(rows: Sequence[PanelistRow]) -> Usual:
 # ---- pairs of votes ----
 
 
-def _pairs(groups: Iterable[Counter[str]]) -> Share:
-    """Agreeing pairs within groups; the interval counts disjoint pairs, which are independent."""
+def _within(groups: Iterable[Counter[str]]) -> Share:
+    """Share of pairs of votes on one comparison that agree.
+
+    The interval counts disjoint pairs, which are independent.
+    """
     agreeing = pairs = disjoint = 0
     for counts in groups:
         sides = [counts[side] for side in SIDES]
-        agreeing += _two(sides)
-        pairs += _two([sum(sides)])
+        agreeing += _count_pairs(sides)
+        pairs += _count_pairs([sum(sides)])
         disjoint += sum(sides) // 2
     return _share_of_pairs(agreeing, pairs, disjoint)
 
 
 def across(totals: VoteTotals, steps: Collection[int] | None = None) -> Share:
-    """As `_pairs`, for votes of one direction on different comparisons (of some steps)."""
+    """As `_within`, for votes of one direction on different comparisons (of some steps)."""
     directions: dict[Direction, list[Counter[str]]] = defaultdict(list)
     for (direction, _), part in totals.comparisons.items():
         if part.sided and (steps is None or direction[0] in steps):
@@ -252,14 +257,16 @@ def across(totals: VoteTotals, steps: Collection[int] | None = None) -> Share:
     for parts in directions.values():
         whole = [sum(counts[side] for counts in parts) for side in SIDES]
         sizes = [counts["plus"] + counts["minus"] for counts in parts]
-        agreeing += _two(whole) - _two(counts[side] for counts in parts for side in SIDES)
-        pairs += _two([sum(whole)]) - _two(sizes)
+        agreeing += _count_pairs(whole) - _count_pairs(
+            counts[side] for counts in parts for side in SIDES
+        )
+        pairs += _count_pairs([sum(whole)]) - _count_pairs(sizes)
         disjoint += min(sum(whole) // 2, sum(whole) - max(sizes))
     return _share_of_pairs(agreeing, pairs, disjoint)
 
 
-def _two(counts: Iterable[int]) -> int:
-    """Pairs within the same group."""
+def _count_pairs(counts: Iterable[int]) -> int:
+    """Pairs of votes within a group, summed over groups of these sizes."""
     return sum(c * (c - 1) // 2 for c in counts)
 
 
@@ -268,7 +275,7 @@ def _share_of_pairs(agreeing: int, pairs: int, disjoint: int) -> Share:
     return share(agreeing / pairs * disjoint, disjoint) if pairs else share(0, 0)
 
 
-def _rest(evidence: Evidence) -> dict[str, Share]:
+def _agree_with_rest(evidence: Evidence) -> dict[str, Share]:
     """Each panelist's agreement with the majority of the others.
 
     Others on the same comparison where comparisons have several votes, else others on the same

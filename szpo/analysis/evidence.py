@@ -76,7 +76,7 @@ class RunFacts:
 
 @dataclass(frozen=True)
 class Evidence:
-    """All rows."""
+    """All rows that the dashboard's numbers are computed from."""
 
     run: RunFacts
     steps: tuple[StepRow, ...]

@@ -1,4 +1,4 @@
-"""What a panel's votes say about the weights of named features, for all and for each panelist."""
+"""Fit votes to named features: one weight per feature, for the panel and for each panelist."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Taste:
     """What votes say about the weights of p features; a constant feature has weight nan."""
 
     weights: Floats
-    """(p,) logits per standard deviation of the difference as it was asked."""
+    """(p,) logits per standard deviation of the difference between the sides."""
     low: Floats
     high: Floats
     """Ends of the 95 % intervals."""

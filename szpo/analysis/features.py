@@ -1,4 +1,4 @@
-r"""Named features of an answer, from which an operator says what votes may hang on.
+r"""Named features of an answer, such as its length: what an operator may fit votes to.
 
 ``length``, ``politeness``, ``keyword:sea+sun``, ``regex:PATTERN``, ``tokens:smollm2`` …: names
 separated by commas, an argument after a colon, several words of an argument joined by ``+``; a

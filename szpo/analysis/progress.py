@@ -21,7 +21,7 @@ ENOUGH_TIMED = 5
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far the run has come."""
+    """How far the run has done."""
 
     applied: int
     planned: int | None
@@ -75,7 +75,7 @@ class Cost:
 
 
 def progress(evidence: Evidence) -> Progress:
-    """How far the run has come."""
+    """How far the run has done."""
     run, steps, voters = evidence.run, evidence.steps, evidence.totals.voters.values()
     counted = evidence.totals.steps()
     done = {step.step for step in steps if step.state == "applied"}
@@ -156,28 +156,28 @@ def _spans(pauses: Iterable[tuple[int, int | None]], now: int) -> list[Span]:
 
 
 def _time_outside(begin: int, end: int, shut: Iterable[Span]) -> int:
-    """µs from begin to end outside the spans that are shut."""
+    """µs from begin to end, less what lies in these spans (pauses)."""
     return max(0, end - begin) - sum(max(0, min(end, b) - max(begin, a)) for a, b in shut)
 
 
-def cost(evidence: Evidence, come: Progress, panel: Speed) -> Cost:
-    """What is left to do, at the pace so far."""
-    run, left = evidence.run, come.votes_left
-    measured = panel.median.n >= ENOUGH_TIMED
+def cost(evidence: Evidence, done: Progress, pace: Speed) -> Cost:
+    """Estimate what is left to do, at the pace so far."""
+    run, left = evidence.run, done.votes_left
+    measured = pace.median.n >= ENOUGH_TIMED
     words = quantile(evidence.totals.words(), 0.5).value
     reading = (words or run.words_per_vote) * 60 / WORDS_PER_MINUTE
-    each = panel.median if measured else Estimate(reading, None, None, 0)
+    each = pace.median if measured else Estimate(reading, None, None, 0)
     hours, end, money = NOTHING, NOTHING, NOTHING
     if left is not None:
         hours = rescale(each, lambda s: s * left / 3600)
         if _price(run, 0, 0) is not None:
             money = rescale(hours, lambda h: _price(run, left, h) or 0.0)
-        pace = quantile(_paces(evidence), 0.5)
-        steps = (come.planned or 0) - come.applied
-        if steps and pace.value is not None:
-            end = rescale(pace, lambda s: run.as_of_us + s * steps * 1e6)
+        per_step = quantile(_paces(evidence), 0.5)
+        steps = (done.planned or 0) - done.applied
+        if steps and per_step.value is not None:
+            end = rescale(per_step, lambda s: run.as_of_us + s * steps * 1e6)
     # As the limit of money counts it: answers that were shown, whether judged or not.
-    spent = _price(run, come.votes, evidence.totals.words_judged / WORDS_PER_MINUTE / 60)
+    spent = _price(run, done.votes, evidence.totals.words_judged / WORDS_PER_MINUTE / 60)
     return Cost(left, each, measured, hours, end, money, spent)
 
 

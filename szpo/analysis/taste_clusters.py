@@ -1,4 +1,4 @@
-"""Do a panel's votes come from one taste or from several, and whose is which?
+"""Cluster panelists by taste: how many tastes a panel has, and who has which.
 
 There are three answers: several tastes; one taste; too few votes to decide. Whether panelists
 differ at all is a permutation test (`szpo.aggregation.bradley_terry.heterogeneity_p`). How many
@@ -83,7 +83,7 @@ def find_clusters(votes: FeatureVotes, *, seed: int) -> Clusters:
     """
     x, y = votes.x, votes.y
     names, panelist = np.unique(np.asarray(votes.panelists), return_inverse=True)
-    _, asked = np.unique(np.asarray(votes.comparisons), return_inverse=True)
+    _, comparison = np.unique(np.asarray(votes.comparisons), return_inverse=True)
     scale = np.sqrt(np.mean(x**2, axis=0))
     if len(names) < 2:
         raise UsageError("one panelist only: clusters need at least two; ask more people")
@@ -93,9 +93,9 @@ def find_clusters(votes: FeatureVotes, *, seed: int) -> Clusters:
     p = heterogeneity_p(z, y, panelist, newton(z, y), seeds.derive(seed, "clusters shuffles"))
     power = detectable(z, panelist, seed)
     most = min(MOST, len(names))
-    fold = (seeds.permutation(seeds.derive(seed, "clusters parts"), int(asked.max()) + 1) % FOLDS)[
-        asked
-    ]
+    fold = (
+        seeds.permutation(seeds.derive(seed, "clusters parts"), int(comparison.max()) + 1) % FOLDS
+    )[comparison]
     left = [_left_out(z, y, panelist, fold, k, seed) for k in range(1, most + 1)]
     gains = [float(np.mean(scores)) + np.log(2) for scores, _ in left]
     errors = [_error(scores - left[0][0], panelist) for scores, _ in left]
@@ -108,7 +108,7 @@ def find_clusters(votes: FeatureVotes, *, seed: int) -> Clusters:
     if p >= LEVEL:
         k = 0
     found = fit_mixture(z, y, panelist, len(names), k + 1, seeds.derive(seed, "clusters", k=k))
-    within, between = _agreement(y, panelist, asked, fold, left[k][1])
+    within, between = _agreement(y, panelist, comparison, fold, left[k][1])
     chances = 1 / (1 + np.exp(-z @ found.weights.T))
     expected = (chances.T @ chances + (1 - chances).T @ (1 - chances)) / len(y)
     made = Clusters(
@@ -177,12 +177,12 @@ def _error(gaps: Floats, who: Ints) -> float:
 
 
 def _agreement(
-    y: Floats, who: Ints, asked: Ints, fold: Ints, members: Sequence[Ints]
+    y: Floats, who: Ints, comparison: Ints, fold: Ints, members: Sequence[Ints]
 ) -> tuple[Share, Share]:
     """Pairs of votes for a side on one comparison: within clusters and between them."""
     hits, of = [0, 0], [0, 0]
-    for comparison in np.flatnonzero(np.bincount(asked) > 1):
-        rows = np.flatnonzero((asked == comparison) & (y != 0.5))
+    for number in np.flatnonzero(np.bincount(comparison) > 1):
+        rows = np.flatnonzero((comparison == number) & (y != 0.5))
         for i, a in enumerate(rows):
             for b in rows[i + 1 :]:
                 group = members[fold[a]]

@@ -68,7 +68,7 @@ def fit_mixture(x: Floats, y: Floats, who: Ints, groups: int, k: int, key: bytes
     one_hot[who, np.arange(n)] = 1.0
     for _ in range(ROUNDS):
         responsibility = np.swapaxes(posterior[:, who], 1, 2)  # q(z | votes), (starts, k, n)
-        for _ in range(2):  # Newton steps; EM needs no more than a rise
+        for _ in range(2):  # M step by Newton; EM needs no more than a rise
             chance = special.expit(w @ x.T)
             gradient = (responsibility * (y - chance)) @ x - RIDGE * w
             curve = responsibility * chance * (1 - chance)
@@ -78,6 +78,7 @@ def fit_mixture(x: Floats, y: Floats, who: Ints, groups: int, k: int, key: bytes
         shares = (posterior.sum(1) + 1) / (groups + k)  # one phantom panelist for each taste
         logit = w @ x.T
         each = y * special.log_expit(logit) + (1 - y) * special.log_expit(-logit)
+        # E step: q(z | votes) ∝ share of z · likelihood of the panelist's votes
         joint = np.swapaxes(each @ one_hot.T, 1, 2) + np.log(shares)[:, None]  # (starts, G, k)
         evidence = special.logsumexp(joint, axis=-1)
         posterior = np.exp(joint - evidence[..., None])

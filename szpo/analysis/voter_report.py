@@ -51,7 +51,7 @@ class Voter:
     """crowd-kit's accuracy, where it was asked for."""
 
 
-def history(ledger: Ledger) -> History:
+def read_history(ledger: Ledger) -> History:
     """Every voter's verdicts in the applied steps, as the weightings read them."""
     settings = run_spec.recorded_settings(ledger)
     found = History.empty(settings.N)
@@ -71,7 +71,7 @@ def voters(ledger: Ledger, *, crowd: bool = False) -> tuple[Voter, ...]:
     Raises:
         UsageError: ``crowd`` and crowd-kit is not installed.
     """
-    past = history(ledger)
+    past = read_history(ledger)
     if not past.voters:
         return ()
     in_use = _weights_in_use(ledger, past)
@@ -115,7 +115,7 @@ class VoterWeight:
 
 def weights(ledger: Ledger) -> dict[str, VoterWeight]:
     """By name everybody who has a counted vote: the part of `voters` that is quick to compute."""
-    past = history(ledger)
+    past = read_history(ledger)
     if not past.voters:
         return {}
     in_use, steep = _weights_in_use(ledger, past), rationality.rationality(past)

@@ -97,7 +97,7 @@ def recompute(file: IO[bytes] | Path, *, limit: int = LIMIT) -> Overview:
 
 
 def read(file: IO[bytes] | Path, *, limit: int = LIMIT) -> Evidence:
-    """The rows of a zip, its hashes checked; see `recompute`."""
+    """Read the rows of a zip after a check of its hashes; see `recompute`."""
     files = sealed_zip.read(file, always=ALWAYS, wanted=NUMBERS, limit=limit)
     try:
         return _evidence(files)
@@ -309,7 +309,7 @@ dpo.jsonl                panelists' own notes on single prompts, where they made
 {lora}
 
 A verdict is about a whole batch of answers. It is no preference on any single prompt of it: do not
-train on the rows of pairs.jsonl as if it were. dpo.jsonl has only what panelists said of single
+train on the rows of pairs.jsonl as if it were. dpo.jsonl has only what panelists noted on single
 prompts.
 
 In CSV files a text that begins with one of = + - @ ' or a control character has an apostrophe

@@ -31,7 +31,7 @@ NOTES = {
     "rough far out; guards.kl has it measured",
     "length": "tokens per answer, both sides",
     "norm": "length of the coordinates; in a score subspace ½|θ|² is the KL near the start",
-    "identical": "rows in which both sides said the same",
+    "identical": "rows in which both sides gave the same answer",
 }
 Score = Callable[[Prompt, Answer], float]
 MARKS = {ord(c): f"⟨{ord(c):04X}⟩" for c in "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e"

@@ -1,4 +1,4 @@
-"""A zip that says what it holds: members written piece by piece, SHA256SUMS, and the way back.
+"""A zip with a hash of each member: written piece by piece, and read back after a check.
 
 Equal contents are equal bytes. A reader checks every member against its hash before any is used,
 and never unpacks more than a limit.
