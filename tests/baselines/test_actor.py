@@ -126,14 +126,14 @@ def test_adapter_weights_are_fp32_on_a_bf16_base_and_after_a_trainer_rounded_the
     trained = actor(base=loaded("llama", dtype=torch.bfloat16))
     with trained.training() as peft:
         push(peft)
-        kept = trained.theta()
+        expected = trained.theta()
         for parameter in peft.parameters():
             if parameter.requires_grad:
                 assert parameter.dtype == torch.float32
                 parameter.data = parameter.data.to(torch.bfloat16)
-        actors.write(peft.get_base_model(), trained.sites, kept)
+        actors.write(peft.get_base_model(), trained.sites, expected)
         again = actors.read(peft.get_base_model(), trained.sites)
-        assert all(np.array_equal(again[name], kept[name]) for name in kept)
+        assert all(np.array_equal(again[name], expected[name]) for name in expected)
 
 
 def test_an_answer_that_ended_itself_has_its_end_token() -> None:

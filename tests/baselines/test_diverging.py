@@ -39,7 +39,7 @@ class Lengthy(Cheerful):
         ]
 
 
-def grouped(method: Any) -> Callable[[Actor, float, int], Any]:
+def train_by_group(method: Any) -> Callable[[Actor, float, int], Any]:
     def train(actor: Actor, rate: float, steps: int) -> Any:
         how = method.Recipe(steps=steps, prompts=4, samples=4, learning_rate=rate)
         return method.train(actor, Task(PROMPTS, length), how, seed=0)
@@ -61,12 +61,12 @@ def in_rounds(actor: Actor, rate: float, steps: int) -> Any:
     return dpo.iterative(actor, PROMPTS, Lengthy(), plan, seed=0)
 
 
-def clipped(actor: Actor, rate: float, steps: int) -> Any:
+def train_ppo(actor: Actor, rate: float, steps: int) -> Any:
     how = ppo.Recipe(steps=steps, prompts=4, samples=4, epochs=1, minibatches=1, rate=rate)
     return ppo.train(actor, Task(PROMPTS, length), how, seed=0)
 
 
-def rewarded(actor: Actor, rate: float, steps: int) -> Any:
+def train_reward_model(actor: Actor, rate: float, steps: int) -> Any:
     how = reward_model.Recipe(steps=steps, learning_rate=rate)
     return reward_model.train(actor.loaded, Preferences(pairs()), how, seed=0)
 
@@ -75,10 +75,10 @@ METHODS: dict[str, Callable[[Actor, float, int], Any]] = {
     "dpo": of_pairs(dpo),
     "simpo": of_pairs(simpo),
     "iterative-dpo": in_rounds,
-    "grpo": grouped(grpo),
-    "rloo": grouped(rloo),
-    "ppo": clipped,
-    "reward-model": rewarded,
+    "grpo": train_by_group(grpo),
+    "rloo": train_by_group(rloo),
+    "ppo": train_ppo,
+    "reward-model": train_reward_model,
 }
 
 
@@ -91,9 +91,9 @@ def test_a_rate_without_measure_is_one_line_even_after_the_last_step(
     before = actor.digest()
     with pytest.raises(RunError) as caught:
         METHODS[method](actor, math.inf, steps)
-    told = str(caught.value)
-    assert told.startswith(f"{method}: ") and "\n" not in told
-    assert "training diverged; lower the learning rate" in told
+    message = str(caught.value)
+    assert message.startswith(f"{method}: ") and "\n" not in message
+    assert "training diverged; lower the learning rate" in message
     assert actor.digest() == before
 
 
@@ -108,13 +108,13 @@ def test_a_policy_that_cannot_answer_any_more_gets_the_same_advice(method: str) 
 
 
 def test_so_does_iterative_dpo_between_its_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    def lost(
+    def lose(
         actor: Actor, pairs: object, recipe: object, seed: int, listener: Any, **_: Any
     ) -> None:
         actor.policy.move_to({name: value * math.nan for name, value in actor.theta().items()})
         listener.log.append({"loss": 0.7})
 
-    monkeypatch.setattr(dpo, "_fit", lost)
+    monkeypatch.setattr(dpo, "_fit", lose)
     with pytest.raises(
         RunError, match=r"iterative-dpo: the policy's logits .* lower the learning"
     ):
@@ -124,9 +124,9 @@ def test_so_does_iterative_dpo_between_its_rounds(monkeypatch: pytest.MonkeyPatc
 def test_a_loss_that_ends_far_above_its_start_is_remarked_on() -> None:
     """Margins times β = 5 of a policy thrown about: many nats where ln 2 was."""
     wild = dpo.Recipe(beta=5.0, steps=10, learning_rate=10.0)
-    told = dpo.train(diary_actor(), Preferences(diary_pairs(diary_actor())), wild, seed=1)
-    assert told.log[-1]["loss"] > 2 * math.log(2)
-    assert told.remark.startswith("the loss rose from 0.69 to ")
+    trained = dpo.train(diary_actor(), Preferences(diary_pairs(diary_actor())), wild, seed=1)
+    assert trained.log[-1]["loss"] > 2 * math.log(2)
+    assert trained.remark.startswith("the loss rose from 0.69 to ")
     mild = dpo.Recipe(steps=10, learning_rate=1e-3)
     assert (
         dpo.train(diary_actor(), Preferences(diary_pairs(diary_actor())), mild, seed=1).remark
@@ -148,7 +148,7 @@ def test_a_policy_far_from_its_start_is_remarked_on(method: str) -> None:
         how = kind.Recipe(steps=5, prompts=4, samples=4, learning_rate=rate)
         return kind.train(diary_actor(), Task(DIARY, length), how, seed=1)
 
-    told = after(1.0)
-    assert told.log[-1]["kl"] > validation.FAR
-    assert "nats per token from the start at the end" in told.remark
+    trained = after(1.0)
+    assert trained.log[-1]["kl"] > validation.FAR
+    assert "nats per token from the start at the end" in trained.remark
     assert after(1e-3).remark == ""

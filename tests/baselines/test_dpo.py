@@ -28,7 +28,7 @@ from tests.support.baseline_actors import (
     diary_actor,
     diary_pairs,
     mean_mood,
-    moved,
+    move,
     pairs,
     tiny_actor,
     verdict,
@@ -81,7 +81,7 @@ def test_the_first_loss_is_ln_2() -> None:
 
 
 def test_one_step_is_that_of_a_hand_calculation() -> None:
-    actor = moved(tiny_actor())
+    actor = move(tiny_actor())
     data = pairs()[:4]
     before = {n: v.copy() for n, v in actor.theta().items()}
     expected, gradient = loss_by_hand(actor, data, beta=0.1)
@@ -100,7 +100,7 @@ def test_one_step_is_that_of_a_hand_calculation() -> None:
 
 def test_the_reference_is_the_start_or_the_present() -> None:
     for reference, expected in (("now", math.log(2)), ("start", None)):
-        actor = moved(tiny_actor())
+        actor = move(tiny_actor())
         hand, _ = loss_by_hand(actor, pairs()[:4], beta=0.1)
         recipe = replace(ONE, reference=reference)
         log = dpo.train(actor, Preferences(pairs()[:4]), recipe, seed=0).log
@@ -164,15 +164,15 @@ class SecondRoundTies(Cheerful):
 def test_a_round_of_ties_trains_on_what_came_before(memory: Literal["all", "round"]) -> None:
     seen: list[Moment] = []
     plan = dpo.Rounds(3, 8, memory=memory, recipe=dpo.Recipe(steps=2))
-    told = dpo.iterative(
+    trained = dpo.iterative(
         tiny_actor(), PROMPTS, SecondRoundTies(), plan, seed=0, on_step=seen.append
     )
     first, second, third = (moment.figures for moment in seen)
-    assert len(told.log) == 3 * 2  # two steps a round, that of the ties included
+    assert len(trained.log) == 3 * 2  # two steps a round, that of the ties included
     assert first["pairs"] == second["pairs"] > 0
     brought = third["pairs"] - (first["pairs"] if memory == "all" else 0)
-    assert told.pairs == first["pairs"] + brought  # each pair once, whatever a round trains on
-    assert told.ties >= 7
+    assert trained.pairs == first["pairs"] + brought  # each pair once, whatever a round trains on
+    assert trained.ties >= 7
 
 
 def test_a_panel_that_always_ties_is_one_line() -> None:
@@ -184,7 +184,7 @@ def test_a_panel_that_always_ties_is_one_line() -> None:
 
 
 def test_a_run_that_diverges_is_one_line_and_changes_nothing() -> None:
-    actor = moved(tiny_actor())
+    actor = move(tiny_actor())
     before = actor.digest()
     recipe = dpo.Recipe(steps=20, learning_rate=1e30)
     with pytest.raises(RunError, match=r"dpo: .* at step \d+: training diverged; lower the"):
@@ -193,7 +193,7 @@ def test_a_run_that_diverges_is_one_line_and_changes_nothing() -> None:
 
 
 def test_an_adapter_on_the_lm_head_is_trained_like_any_other() -> None:
-    actor = moved(tiny_actor("q_proj", "lm_head", base=loaded("llama")))
+    actor = move(tiny_actor("q_proj", "lm_head", base=loaded("llama")))
     data = pairs()[:4]
     expected, gradient = loss_by_hand(actor, data, beta=0.1)
     before = {n: v.copy() for n, v in actor.theta().items()}

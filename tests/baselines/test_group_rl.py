@@ -21,7 +21,7 @@ from tests.support.baseline_actors import (
     lora,
     mean_mood,
     mood,
-    moved,
+    move,
     tiny_actor,
 )
 from tests.support.tiny_models import loaded
@@ -41,7 +41,7 @@ def advantages(
     seen: list[torch.Tensor] = []
     drawing = group_rl._sampling_class
 
-    def watched(kind: Any, *rest: Any) -> Any:
+    def watch(kind: Any, *rest: Any) -> Any:
         class Watched(drawing(kind, *rest)):  # type: ignore[misc]
             def _generate_and_score_completions(self, inputs: Any) -> Any:
                 made = super()._generate_and_score_completions(inputs)
@@ -50,7 +50,7 @@ def advantages(
 
         return Watched
 
-    monkeypatch.setattr(group_rl, "_sampling_class", watched)
+    monkeypatch.setattr(group_rl, "_sampling_class", watch)
     recipe = METHODS[method].Recipe(steps=1, prompts=1, samples=len(rewards), **settings)
     METHODS[method].train(tiny_actor(), Task(PROMPTS[:1], lambda p, a: rewards), recipe, seed=0)
     return [float(x) for x in seen[0]]
@@ -91,7 +91,7 @@ def test_it_learns_a_verifiers_taste(method: str) -> None:
 def test_the_same_seed_twice_is_the_same_adapter(method: str) -> None:
     recipe = METHODS[method].Recipe(steps=2, prompts=2, samples=2)
 
-    def tuned(seed: int) -> str:
+    def tune(seed: int) -> str:
         actor = tiny_actor()
         METHODS[method].train(
             actor,
@@ -101,12 +101,12 @@ def test_the_same_seed_twice_is_the_same_adapter(method: str) -> None:
         )
         return actor.digest()
 
-    assert tuned(3) == tuned(3) != tuned(4)
+    assert tune(3) == tune(3) != tune(4)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_kl_is_to_the_start_also_where_training_goes_on(method: str) -> None:
-    actor = moved(tiny_actor(), 0.2)
+    actor = move(tiny_actor(), 0.2)
     recipe = METHODS[method].Recipe(steps=1, prompts=2, samples=2)
     done = METHODS[method].train(actor, Task(PROMPTS, lambda p, a: [1.0, 0.0] * 2), recipe, seed=0)
     assert abs(done.log[0]["kl"]) > 1e-3

@@ -63,7 +63,7 @@ def vote(ledger: Ledger, who: str, comparison: str, wish: str, notes: Any = None
     )
 
 
-def closed(ledger: Ledger) -> LedgerPairs:
+def close(ledger: Ledger) -> LedgerPairs:
     steps.close(ledger, 0, steps.Closing("operator", epoch=1, reason="enough"))
     return read_pairs(ledger)
 
@@ -77,7 +77,7 @@ def test_a_batch_verdict_is_a_pair_for_each_row_that_differs(ledger: Ledger) -> 
         vote(ledger, who, "c0", "minus")
     vote(ledger, "ann", "c1", "plus")
     vote(ledger, "ben", "c1", "tie")
-    found = closed(ledger)
+    found = close(ledger)
     assert words(found) == [
         ("Cold.", "Warm.", "batch", 2), ("Salty.", "Good.", "batch", 2),
         ("Warm.", "Cold.", "batch", 2), ("Good.", "Salty.", "batch", 2),
@@ -92,7 +92,7 @@ def test_votes_that_cancel_are_a_tie_and_open_rounds_say_nothing(ledger: Ledger)
     vote(ledger, "ann", "c0", "plus")
     vote(ledger, "ben", "c0", "minus")
     assert read_pairs(ledger).pairs == ()
-    found = closed(ledger)
+    found = close(ledger)
     assert (words(found), found.ties, found.comparisons) == ([], 1, 1)
 
 
@@ -101,7 +101,7 @@ def test_a_note_goes_before_the_verdict_on_the_batch(ledger: Ledger) -> None:
     vote(ledger, "ben", "c0", "plus", {0: "minus", 2: "tie"})
     vote(ledger, "ann", "c1", "plus", {2: "minus"})
     vote(ledger, "ben", "c1", "plus", {2: "plus"})
-    found = closed(ledger)
+    found = close(ledger)
     assert words(found) == [
         ("Cold.", "Warm.", "note", 2),  # c0, row 2: noted as a tie, so no pair
         ("Warm.", "Cold.", "batch", 2),  # c1, row 2: the notes cancel
@@ -111,12 +111,12 @@ def test_a_note_goes_before_the_verdict_on_the_batch(ledger: Ledger) -> None:
 def test_an_excluded_vote_gives_no_pair(ledger: Ledger) -> None:
     vote(ledger, "ann", "c0", "plus")
     VoteService(ledger).amend(ledger.votes(0)[0]["vote"], "exclude", "by mistake", "ann")
-    assert closed(ledger).pairs == ()
+    assert close(ledger).pairs == ()
 
 
 def test_pairs_go_out_in_trls_format_and_come_back(ledger: Ledger, tmp_path: Path) -> None:
     vote(ledger, "ann", "c0", "plus", {2: "minus"})
-    found = closed(ledger)
+    found = close(ledger)
     preference_files.write(tmp_path / "pairs.jsonl", found.pairs)
     again = preference_files.read(tmp_path / "pairs.jsonl").pairs
     assert [(p.prompt, p.chosen.text, p.rejected.text, p.source, p.votes) for p in again] == [

@@ -38,7 +38,7 @@ def actor(sampling: Sampling | None = None, seed: int = 1) -> Actor:
     return Actor.fresh(loaded("llama"), config, sampling=sampling, seed=seed)
 
 
-def moved(seed: int = 1) -> Actor:
+def move(seed: int = 1) -> Actor:
     """An actor whose starting adapter does something."""
     made = actor(seed=seed)
     draw = np.random.default_rng(3)
@@ -98,16 +98,16 @@ def test_each_token_learns_from_its_own_answer() -> None:
 
 
 def test_first_update_of_every_step_has_ratio_one_and_the_start_has_no_penalty() -> None:
-    told: list[Moment] = []
+    moments: list[Moment] = []
     how = replace(SHORT, minibatches=1, epochs=3, steps=3)
-    ppo.train(moved(), Task(PROMPTS, length), how, seed=4, on_step=told.append)
-    for moment in told:
+    ppo.train(move(), Task(PROMPTS, length), how, seed=4, on_step=moments.append)
+    for moment in moments:
         assert moment.figures["first_ratio_gap"] == 0.0
         assert moment.figures["ratio_gap"] > 1e-4  # the later epochs, whose policy has moved
     # The reference is the start with its adapter, not the bare base model.
-    assert told[0].figures["kl"] == 0.0
-    assert told[2].figures["kl"] != 0.0
-    assert [moment.step for moment in told] == [1, 2, 3]
+    assert moments[0].figures["kl"] == 0.0
+    assert moments[2].figures["kl"] != 0.0
+    assert [moment.step for moment in moments] == [1, 2, 3]
 
 
 def test_the_same_seed_gives_the_same_weights() -> None:
@@ -192,7 +192,7 @@ def test_a_verifier_is_learned_from_on_the_tiny_model(tiny: Actor) -> None:
 
     def cheerful(prompts: Sequence[Prompt], answers: Sequence[Answer]) -> list[float]:
         found = [set(words(answer.text)) for answer in answers]
-        return [float(bool(good & said) and not bad & said) for said in found]
+        return [float(bool(good & words) and not bad & words) for words in found]
 
     topics, held = tiny_model.TOPICS[:16], tiny_model.TOPICS[16:]
     asked = [Prompt.user(ask.format(topic=topic)) for ask in tiny_model.ASKS for topic in topics]

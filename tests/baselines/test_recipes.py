@@ -47,9 +47,9 @@ STEPPED = {
 def test_steps_and_rates(method: str, field: str, value: Any, range_: str) -> None:
     with pytest.raises(UsageError) as caught:
         STEPPED[method](**{field: value})
-    told = str(caught.value)
-    assert told.startswith(f"{method}: {field} must be ") and range_ in told
-    assert told.endswith(f"(got {value!r})")
+    message = str(caught.value)
+    assert message.startswith(f"{method}: {field} must be ") and range_ in message
+    assert message.endswith(f"(got {value!r})")
 
 
 @pytest.mark.parametrize(

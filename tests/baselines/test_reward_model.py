@@ -83,7 +83,7 @@ def test_it_comes_back_from_disk_and_knows_its_base(tmp_path: Path) -> None:
         reward_model.load(tmp_path / "none", base)
 
 
-def test_a_reward_model_that_lacks_a_tensor_is_told_in_a_line(tmp_path: Path) -> None:
+def test_a_reward_model_that_lacks_a_tensor_is_refused_in_a_line(tmp_path: Path) -> None:
     base = loaded("llama")
     model, _ = reward_model.train(base, Preferences(pairs()[:4]), replace(FAST, steps=1), seed=2)
     model.save(tmp_path)

@@ -44,13 +44,13 @@ class Scripted:
 
     def __call__(self, requests: Sequence[Prompt], samples: int, seed: int) -> list[list[Answer]]:
         self.asked += len(requests)
-        said = []
+        judgements = []
         for request in requests:
             answer = request.text.partition("<answer>")[2].partition("</answer>")[0]
             even = min(sum(int(number) % 2 == 0 for number in re.findall(r"w(\d+)", answer)), 5)
             texts = (f"It earns some. Score: {even}", f"**Score:** {even}/5", "I like it!")
-            said.append([Answer(text, tokens=4) for text in texts])
-        return said
+            judgements.append([Answer(text, tokens=4) for text in texts])
+        return judgements
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_the_judge_reads_the_whole_conversation_and_all_five_demands() -> None:
 
 
 def test_four_models_are_made_and_a_stopped_run_goes_on(tmp_path: Path) -> None:
-    told: list[Moment] = []
+    moments: list[Moment] = []
     judge = Scripted()
     first = actor()
     start = first.digest()
@@ -128,7 +128,7 @@ def test_four_models_are_made_and_a_stopped_run_goes_on(tmp_path: Path) -> None:
         SMALL,
         folder=tmp_path,
         seed=3,
-        on_step=told.append,
+        on_step=moments.append,
     )
     assert sorted(place.name for place in tmp_path.iterdir()) == ["M0", "M1", "M2", "M3"]
     records = [json.loads((tmp_path / f"M{i}" / "record.json").read_text()) for i in range(4)]
@@ -137,11 +137,11 @@ def test_four_models_are_made_and_a_stopped_run_goes_on(tmp_path: Path) -> None:
     assert read_adapter(tmp_path / "M3").config["peft_type"] == "LORA"
     assert len(set(digests)) == 3 and digests[3] == first.digest()
     assert judge.asked == 2 * 4 * 3  # two rounds of four prompts with three candidates
-    figures = told[-1].figures
+    figures = moments[-1].figures
     assert figures["judgements"] == 4 * 3 * 3
     assert figures["parsed"] == pytest.approx(2 / 3)
     assert figures["pairs"] + figures["ties"] == 4
-    assert found.pairs == sum(m.figures.get("pairs", 0) for m in told) > 0
+    assert found.pairs == sum(m.figures.get("pairs", 0) for m in moments) > 0
     assert found.cost.votes == 0
 
     pairs = preference_files.read(tmp_path / "M2" / "pairs.jsonl").pairs
@@ -185,7 +185,7 @@ def test_models_of_other_settings_or_half_a_model_are_refused(tmp_path: Path) ->
         self_rewarding.train(actor(), Material(PROMPTS), one, folder=tmp_path, seed=3)
 
 
-def test_a_judge_that_cannot_judge_is_told_so(tmp_path: Path) -> None:
+def test_a_judge_that_cannot_judge_is_refused(tmp_path: Path) -> None:
     """The random model as its own judge never says a score."""
     with pytest.raises(RunError) as caught:
         self_rewarding.train(actor(), Material(PROMPTS), SMALL, folder=tmp_path, seed=3)
@@ -212,9 +212,9 @@ def test_examples_make_the_first_model(tmp_path: Path) -> None:
         return float(at.logprob_base(asked, answers).mean())
 
     before = likely()
-    told = self_rewarding.train(fitted, Material(PROMPTS, examples), how, folder=tmp_path, seed=3)
+    done = self_rewarding.train(fitted, Material(PROMPTS, examples), how, folder=tmp_path, seed=3)
     assert likely() > before + 1.0
-    assert told.log[1]["examples"] == 6
+    assert done.log[1]["examples"] == 6
     # The loss is the mean over tokens of −log π of the answers alone.
     once = actor()
     found = sft.train(once, examples, sft.Recipe(steps=1, batch=6), seed=1, meter=Meter())

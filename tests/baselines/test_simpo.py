@@ -16,7 +16,7 @@ from tests.support.baseline_actors import (
     diary_actor,
     diary_pairs,
     mean_mood,
-    moved,
+    move,
     pairs,
     tiny_actor,
 )
@@ -32,7 +32,7 @@ def test_at_zero_margin_the_loss_is_softplus_of_the_margin_asked_for() -> None:
 
 
 def test_the_loss_is_that_of_a_hand_calculation() -> None:
-    actor = moved(tiny_actor())
+    actor = move(tiny_actor())
     data = pairs()[:4]
     deltas = actor.policy.deltas([actor.theta()])
 

@@ -1,4 +1,4 @@
-"""Prompts that leave no room for an answer teach nothing: they are left out, and told."""
+"""Prompts that leave no room for an answer teach nothing: they are left out, with a remark."""
 
 from __future__ import annotations
 

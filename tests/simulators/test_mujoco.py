@@ -26,17 +26,17 @@ def no_mujoco(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_mujoco")
-def test_a_missing_mujoco_is_said_in_one_line(
+def test_a_missing_mujoco_is_refused_in_one_line(
     capsys: pytest.CaptureFixture[str], tmp_path
 ) -> None:
     with pytest.raises(UsageError, match=r"needs mujoco: pip install 'szpo\[mujoco\]'"):
         environment("Reacher-v5")
     line = ["bench", "cartpole", "--quick", "--mujoco", "--folder", str(tmp_path / "runs")]
     assert call(line) == 2
-    said = capsys.readouterr().err.strip()
-    assert said.count("\n") == 0
-    assert "pip install 'szpo[mujoco]'" in said
-    assert not (tmp_path / "runs").exists(), "said before anything was computed"
+    message = capsys.readouterr().err.strip()
+    assert message.count("\n") == 0
+    assert "pip install 'szpo[mujoco]'" in message
+    assert not (tmp_path / "runs").exists(), "refused before anything was computed"
 
 
 def test_other_tasks_that_cannot_be_used() -> None:

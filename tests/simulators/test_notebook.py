@@ -52,12 +52,12 @@ def test_crossed_ratios_leave_no_gradient_and_flat_ones_that_of_reinforce() -> N
         found = torch.autograd.grad(objective, weights, retain_graph=True)
         return torch.cat([g.ravel() for g in found])
 
-    def clipped(r: torch.Tensor) -> torch.Tensor:
+    def clip(r: torch.Tensor) -> torch.Tensor:
         return torch.min(r * advantages, r.clamp(1 - CLIP, 1 + CLIP) * advantages).mean()
 
     wanted = slope((logs * advantages).mean())
-    assert torch.allclose(slope(clipped(ratio)), wanted, atol=1e-6)
-    crossed = slope(clipped(ratio[:, None]))
+    assert torch.allclose(slope(clip(ratio)), wanted, atol=1e-6)
+    crossed = slope(clip(ratio[:, None]))
     assert float(crossed.norm()) < 1e-5 * float(wanted.norm())
 
 
@@ -65,7 +65,7 @@ def test_the_same_seed_gives_the_same_lengths_and_others_do_not() -> None:
     first = lengths(reinforce(3), 12)
     assert lengths(reinforce(3), 12) == first
     assert lengths(reinforce(4), 12) != first
-    # The first episode is played before anything is learnt: all forms begin alike.
+    # The first episode is played before any update: all forms begin the same.
     assert {lengths(ppo(3, form), 1)[0] for form in FORMS.values()} == {first[0]}
     assert lengths(ppo(3, Mistakes(True, True)), 12) != lengths(ppo(3), 12)
 

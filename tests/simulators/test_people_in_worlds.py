@@ -29,8 +29,8 @@ PANEL = People(
 )  # fmt: skip
 
 
-def said(panel: People, root_seed: int, step: int, gaps, shape) -> np.ndarray:
-    """Who said what (P, K, N): seat by seat, with scalar raters."""
+def cast_one_by_one(panel: People, root_seed: int, step: int, gaps, shape) -> np.ndarray:
+    """Verdicts (P, K, N): seat by seat, with scalar raters."""
     raters = members(panel.name, panel.beta, panel.size, root_seed)
     seat_coins, own = (part[0, 0] for part in people.coins([root_seed], step, shape))
     found = np.zeros((panel.size, *shape[:2]), dtype=np.int8)
@@ -72,7 +72,7 @@ def one_by_one(chosen, root_seed, steps, panel):
             ]  # fmt: skip
             gaps.append(np.array([plus - minus for plus, minus in means]))
         ballots = VotesByVoter(
-            panel.names, said(panel, root_seed, step, gaps, shape),
+            panel.names, cast_one_by_one(panel, root_seed, step, gaps, shape),
             np.zeros(shape[:2], dtype=bool),
         )  # fmt: skip
         state, updates, _ = optimizer.tell(state, query, ballots.tally(), by_voter=ballots)
@@ -88,12 +88,12 @@ def test_a_repetition_with_every_flaw_is_the_ordinary_loop(name):
     found = repetitions.train(WORLD, chosen, [3, 4], 8, panel=PANEL)
     for theta, root_seed in zip(found.theta, (3, 4), strict=True):
         expected = one_by_one(chosen, root_seed, 8, PANEL)
-        # Learnt weights come from sums of other order: the last digit may differ.
+        # Learned weights come from sums of other order: the last digit may differ.
         np.testing.assert_allclose(theta, expected, atol=1e-5 if name in weighting.LEARNED else 0)
         assert np.abs(expected).max() > 0.05
 
 
-def test_so_it_is_under_the_posterior_rule_with_learnt_weights():
+def test_so_it_is_under_the_posterior_rule_with_learned_weights():
     chosen = repetitions.settings_for(
         WORLD, N=3, M=2, mu=0.7, alpha=0.5, rule="bayes", weighting="skill"
     )  # fmt: skip

@@ -114,8 +114,8 @@ def test_it_learns_and_the_truth_teaches_more_than_one_vote():
     chosen = repetitions.settings_for(WORLD, alpha=1.0, N=4)
     start = WORLD.value(WORLD.theta0[None])[0]
     voted = repetitions.train(WORLD, chosen, range(30), 60).final
-    told = repetitions.train(WORLD, chosen, range(30), 60, truth=True).final
-    assert start + 0.5 < voted.mean() < told.mean() < WORLD.optimum()
+    exact = repetitions.train(WORLD, chosen, range(30), 60, truth=True).final
+    assert start + 0.5 < voted.mean() < exact.mean() < WORLD.optimum()
 
 
 def test_budgets_are_counted():

@@ -16,13 +16,13 @@ SMALL = GridWorld(size=3, horizon=4)
 ALPHA = {"bayes": 0.6, "known": 1.0}
 
 
-def settings(rule: str = "bayes", **changes: Any) -> Any:
+def settings_of(rule: str = "bayes", **changes: Any) -> Any:
     return repetitions.settings_for(SMALL, rule=rule, alpha=ALPHA[rule], **{"N": 8, **changes})
 
 
 @pytest.mark.parametrize("rule", ["bayes", "known"])
 def test_a_repetition_alone_is_the_same_in_company(rule: str) -> None:
-    chosen = settings(rule, selection=Selection(16, "words"))
+    chosen = settings_of(rule, selection=Selection(16, "words"))
     whole = choosing.train(SMALL, chosen, [5, 6, 7], 4)
     alone = choosing.train(SMALL, chosen, [6], 4)
     assert whole.curve[1] == pytest.approx(alone.curve[0], rel=1e-6)
@@ -31,9 +31,9 @@ def test_a_repetition_alone_is_the_same_in_company(rule: str) -> None:
 
 @pytest.mark.parametrize("rule", ["bayes", "known"])
 def test_all_of_n_candidates_is_no_selection(rule: str) -> None:
-    plain = choosing.train(SMALL, settings(rule), [1, 2], 3)
+    plain = choosing.train(SMALL, settings_of(rule), [1, 2], 3)
     every = choosing.train(
-        SMALL, settings(rule, selection=Selection(8, "uniform", 1.0)), [1, 2], 3
+        SMALL, settings_of(rule, selection=Selection(8, "uniform", 1.0)), [1, 2], 3
     )
     assert every.curve == pytest.approx(plain.curve, rel=1e-6)
     assert (every.spent == plain.spent).all()
@@ -41,7 +41,7 @@ def test_all_of_n_candidates_is_no_selection(rule: str) -> None:
 
 def test_without_identical_walks_it_is_the_ordinary_loop() -> None:
     """A long way apart walks differ, and votes are those of `many.train` bit for bit."""
-    chosen = settings("known", mu=6.0, N=4)
+    chosen = settings_of("known", mu=6.0, N=4)
     found = choosing.train(SMALL, chosen, [3, 4], 1)
     ordinary = repetitions.train(SMALL, chosen, [3, 4], 1)
     same = found.spent[:, 0] == 4
@@ -50,16 +50,16 @@ def test_without_identical_walks_it_is_the_ordinary_loop() -> None:
 
 
 def test_identical_walks_cost_no_vote() -> None:
-    near = choosing.train(SMALL, settings("known", mu=0.01), [1, 2, 3], 2)
+    near = choosing.train(SMALL, settings_of("known", mu=0.01), [1, 2, 3], 2)
     assert near.spent[:, -1].max() < 16
 
 
 def test_a_price_spends_fewer_votes() -> None:
     cheap, dear = (
-        choosing.train(SMALL, settings(vote_price=price), [1, 2], 3).spent
+        choosing.train(SMALL, settings_of(vote_price=price), [1, 2], 3).spent
         for price in (1e-9, 10.0)
     )
-    free = choosing.train(SMALL, settings(), [1, 2], 3).spent
+    free = choosing.train(SMALL, settings_of(), [1, 2], 3).spent
     assert (cheap == free).all()
     assert (dear <= choosing.PORTION * np.arange(1, 4)).all() and (dear <= free).all()
     assert dear.sum() < free.sum()
@@ -76,7 +76,7 @@ def test_a_prior_is_used() -> None:
     mean = tuple(np.linspace(-5, 5, SMALL.dim).tolist())
     firm = tuple(map(tuple, (1e6 * np.eye(SMALL.dim)).tolist()))
     plain, drawn, held = (
-        choosing.train(SMALL, settings(**prior), [1, 2], 2).curve
+        choosing.train(SMALL, settings_of(**prior), [1, 2], 2).curve
         for prior in ({}, {"prior_mean": mean}, {"prior_mean": mean, "prior_precision": firm})
     )
     assert not np.isclose(plain, drawn).any() and not np.isclose(drawn, held).any()
@@ -101,4 +101,4 @@ def test_what_a_world_cannot_run_is_refused(changes: dict[str, Any], words: str)
 
 def test_several_directions_are_refused() -> None:
     with pytest.raises(UsageError, match="one direction"):
-        choosing.train(SMALL, settings("known", K=2), [1], 1)
+        choosing.train(SMALL, settings_of("known", K=2), [1], 1)

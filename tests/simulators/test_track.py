@@ -27,7 +27,7 @@ def back_and_forth(track: Track) -> Floats:
     return theta.ravel()
 
 
-def summed(track: Track, theta: Floats) -> float:
+def sum_over_walks(track: Track, theta: Floats) -> float:
     """Expected return as a plain sum over all sequences of executed moves."""
     executed = (1 - track.slip) * track.action_probabilities(theta[None])[0] + track.slip / 3
     total = 0.0
@@ -49,7 +49,7 @@ def summed(track: Track, theta: Floats) -> float:
 def test_values_are_sums_over_all_drives(seen, cells: int, lines: int, slip: float) -> None:
     track = Track(seen, cells, lines, 6, slip)
     theta = np.random.default_rng(cells).normal(size=track.dim)
-    assert track.value(theta[None])[0] == pytest.approx(summed(track, theta), abs=1e-12)
+    assert track.value(theta[None])[0] == pytest.approx(sum_over_walks(track, theta), abs=1e-12)
 
 
 def test_walks_have_the_exact_value_and_tell_both_features() -> None:

@@ -118,14 +118,14 @@ def two() -> tuple[Pairs, Pairs]:
 
 
 @pytest.fixture(scope="module")
-def learnt(two: tuple[Pairs, Pairs]) -> Fitted:
+def two_users_model(two: tuple[Pairs, Pairs]) -> Fitted:
     return fit(two[0], SMALL, 0)
 
 
-def test_a_latent_tells_two_users_apart(two: tuple[Pairs, Pairs], learnt: Fitted) -> None:
-    found = scores(learnt, two[1])
+def test_a_latent_tells_two_users_apart(two: tuple[Pairs, Pairs], two_users_model: Fitted) -> None:
+    found = scores(two_users_model, two[1])
     assert (found.controversial.value or 0) >= 0.95
-    used = latent(learnt, two[1])
+    used = latent(two_users_model, two[1])
     assert used.active >= 1 and not used.collapsed and not used.ignored
     assert used.own > 0.9 and used.others < 0.6
 
@@ -166,20 +166,20 @@ def test_sets_are_what_their_ceilings_need() -> None:
     disagree = gap[:, 0] - sign * gap[:, 1] < 0  # the other user would choose the other
     assert (disagree == points.controversial).all()
     for made in (sets.pets(2000, 3), sets.two_attributes(2000, 3)):
-        said = list(made)
-        share = np.mean([one.controversial for one in said])
+        votes = list(made)
+        share = np.mean([one.controversial for one in votes])
         assert share == pytest.approx(0.5, abs=0.04)
-        users = {one.user for one in said}
+        users = {one.user for one in votes}
         assert len(users) == 2
-        assert np.mean([one.user == min(users) for one in said]) == pytest.approx(0.5, abs=0.04)
+        assert np.mean([one.user == min(users) for one in votes]) == pytest.approx(0.5, abs=0.04)
     assert abs(points.controversial.mean() - 0.5) < 0.03
 
 
 def test_new_pets_are_in_new_sentences() -> None:
     train, test = (sets.pets(500, 3, part) for part in ("train", "test"))
 
-    def frames(said: list[UserVote]) -> set[str]:
-        texts = [text for one in said for text in (one.chosen, one.rejected)]
+    def frames(votes: list[UserVote]) -> set[str]:
+        texts = [text for one in votes for text in (one.chosen, one.rejected)]
         for text in {word for names in sets.PETS.values() for word in names}:
             texts = [found.replace(text, "…") for found in texts]
         return set(texts)
@@ -221,29 +221,29 @@ def write(path: Path, lines: list[Any]) -> Path:
 
 
 def test_a_local_file_and_its_majority(tmp_path: Path) -> None:
-    said = load(write(tmp_path / "uf.jsonl", LINES))
+    votes = load(write(tmp_path / "uf.jsonl", LINES))
     # p: 2 of 3; q: 2 of 2; r was judged once and says nothing
-    assert (majority(said).hits, majority(said).of) == (4, 5)
-    assert (majority(said, controversial=True).hits, majority(said, controversial=True).of) == (
+    assert (majority(votes).hits, majority(votes).of) == (4, 5)
+    assert (majority(votes, controversial=True).hits, majority(votes, controversial=True).of) == (
         2,
         3,
     )
-    made = pairs(said)
+    made = pairs(votes)
     assert made.user.tolist() == [3, 2, 1, 3, 2, 0] and made.controversial.sum() == 3
-    assert mark_controversial(said) == said
+    assert mark_controversial(votes) == votes
     bare = [{k: v for k, v in line.items() if k != "controversial"} for line in LINES]
-    assert load(write(tmp_path / "bare.jsonl", bare)) == said
+    assert load(write(tmp_path / "bare.jsonl", bare)) == votes
 
 
 def test_conversations_and_embeddings(tmp_path: Path) -> None:
     chat = [{"role": "user", "content": "p"}, {"role": "assistant", "content": "x"}]
     own = {"embedding_chosen": [1.0, 2.0], "embedding_rejected": [0.0, 1]}
     line = {"user": 7, "chosen": chat, "rejected": "y", "embeddings": own}
-    (said,) = load(write(tmp_path / "one.jsonl", [line]))
-    assert (said.user, said.chosen) == ("7", "x")
-    assert pairs([said]).chosen.tolist() == [[1.0, 2.0]]
+    (vote,) = load(write(tmp_path / "one.jsonl", [line]))
+    assert (vote.user, vote.chosen) == ("7", "x")
+    assert pairs([vote]).chosen.tolist() == [[1.0, 2.0]]
     with pytest.raises(UsageError, match="give them for all or none"):
-        pairs([said, dataclasses.replace(said, embedding=None)])
+        pairs([vote, dataclasses.replace(vote, embedding=None)])
 
 
 @pytest.mark.parametrize(

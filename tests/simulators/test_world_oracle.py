@@ -45,7 +45,7 @@ def test_coins_of_a_step_are_the_same_in_any_chunk():
     np.testing.assert_array_equal(chunk[2, 1], oracle.coins([2], 12, (3, 5))[0, 0])
 
 
-def test_one_voter_and_many_are_counted_alike():
+def test_one_voter_and_many_are_counted_the_same_way():
     chance = np.full((2, 6), 0.5)
     coins = oracle.coins([1, 2], 0, (6, 1))[0]
     assert np.array_equal(oracle.votes(chance, coins), (coins < 0.5).sum(-1))

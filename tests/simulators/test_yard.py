@@ -13,7 +13,7 @@ from szpo_simulators.worlds.yard import PIT, WELL, TabularPolicy, Walk, Yard
 PROMPTS = Yard().prompts()
 
 
-def moved(seed: int = 0, by: float = 1.0) -> TabularPolicy:
+def move(seed: int = 0, by: float = 1.0) -> TabularPolicy:
     policy = TabularPolicy(seed)
     policy.apply(Update(0, 0, coef=float(round13(by))))
     return policy
@@ -24,13 +24,13 @@ def logits(policy: TabularPolicy) -> Floats:
 
 
 def test_it_is_a_policy() -> None:
-    policy = moved(by=0.5)
+    policy = move(by=0.5)
     check_policy(policy, PROMPTS, radius=0.5, space=policy.space)
     assert isinstance(policy, Monitored)
 
 
 def test_the_exact_value_is_the_mean_reward_of_many_walks() -> None:
-    policy = moved(by=1.5)
+    policy = move(by=1.5)
     drawn = policy.sample(PROMPTS, 600, seed=1)
     rewards = matrix(Walk(), PROMPTS, drawn)
     stderr = rewards.std(axis=1).mean() / np.sqrt(rewards.size)
@@ -51,7 +51,7 @@ def test_the_value_of_two_cells_by_hand() -> None:
 
 
 def test_kl_is_the_mean_log_ratio_of_walks() -> None:
-    policy = moved(by=1.0)
+    policy = move(by=1.0)
     kl, stderr = policy.kl(PROMPTS, seed=0)
     assert stderr == 0
     shares = np.exp(logits(policy))
@@ -91,7 +91,7 @@ def test_rollout_is_repeatable_shares_chance_between_sides_and_nests_prompts() -
     assert first == policy.rollout(asked, pairs, seed=5)
     assert first != policy.rollout(asked, pairs, seed=6)
     assert [len(batch) for batch in first] == [len(PROMPTS)] * 4
-    # Radius 0: the two sides of a direction walk alike, different directions do not.
+    # Radius 0: the two sides of a direction walk the same way, different directions do not.
     still = policy.rollout(asked, [Shift(0, s.k, s.sign, 0.0) for s in pairs], seed=5)
     assert still[0] == still[1]
     assert still[2] == still[3]

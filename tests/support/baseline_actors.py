@@ -32,7 +32,7 @@ def tiny_actor(*targets: str, base: Any = None, rank: int = 2, seed: int = 1) ->
     return Actor.fresh(base or loaded("llama"), config, sampling=SHORT, seed=seed)
 
 
-def moved(actor: Actor, size: float = 0.05) -> Actor:
+def move(actor: Actor, size: float = 0.05) -> Actor:
     """The actor away from its start, so that margins are not zero."""
     generator = np.random.default_rng(3)
     theta = {
