@@ -55,8 +55,8 @@ def test_goals_count_seeds_that_reach_500() -> None:
     assert cartpole._check_goal(rows, "REINFORCE", 3, 1, 3).startswith("met: REINFORCE")
     assert cartpole._check_goal(rows, "REINFORCE", 1, 1, 3).endswith("(on 1)")
     assert cartpole._check_goal(rows, "PPO as written", 5, 0, 0).startswith("MISSED")
-    told = cartpole._summarise("REINFORCE", rows[:2], 3)
-    assert told["first"] == "2, never"
+    summary = cartpole._summarise("REINFORCE", rows[:2], 3)
+    assert summary["first"] == "2, never"
 
 
 def test_cartpoles_figures_and_both_axes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +81,7 @@ def test_cartpoles_figures_and_both_axes(tmp_path: Path, monkeypatch: pytest.Mon
             assert votes == 0
     drawn = {p.name: p.read_bytes() for p in (tmp_path / "docs").iterdir()}
     assert set(drawn) == {"cartpole.svg", "cartpole-notebook.svg"}
-    # Again from what was kept: nothing is computed, and the same bytes are drawn.
+    # Again from the stored cells: nothing is computed, and the same bytes are drawn.
     for name in ("run_notebook", "run_szpo", "run_gradient_method"):
         monkeypatch.setattr(cartpole, name, None)
     again = cartpole.main(quick=True, folder=tmp_path / "runs", figures=tmp_path / "docs")

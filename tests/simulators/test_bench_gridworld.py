@@ -73,7 +73,7 @@ def test_a_frozen_file_comes_back_as_it_was(tmp_path):
 
 
 @pytest.mark.parametrize("text", [None, "seeds = [1]", "not toml"])
-def test_what_is_no_frozen_file_is_told_in_one_line(tmp_path, text):
+def test_what_is_no_frozen_file_is_named_in_one_line(tmp_path, text):
     path = tmp_path / "frozen.toml"
     if text:
         path.write_text(text)

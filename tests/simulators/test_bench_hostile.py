@@ -89,7 +89,7 @@ def test_a_step_with_a_fifth_of_hostile_voters_is_lost_to_the_pool_and_saved_by_
     assert rows["trimmed", 0.2] > 0.98 and rows["trimmed", 0.3] < 0.2
 
 
-def test_what_is_kept_is_a_share_of_the_honest_gain():
+def test_what_is_retained_is_a_share_of_the_honest_gain():
     honest = np.array([1.0, 2.0, 3.0, 4.0])
     assert hostile.retained_share(honest / 2, honest) == pytest.approx((0.5, 0.5, 0.5))
     share, low, high = hostile.retained_share(np.array([0.0, 2.0, 1.0, 3.0]), honest)
@@ -107,8 +107,8 @@ def test_goals_say_what_is_missed():
 def test_the_command_writes_its_figures_with_the_seeds(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(hostile, "VOTES", 16)
     found = hostile.main(seeds=2, first=7, trials=200, people=40, folder=tmp_path)
-    kept = json.loads((tmp_path / "hostile.json").read_text(encoding="utf-8"))
-    assert kept["seeds"] == [7, 8] and len(kept["run"][0]["gains"]["skill"]) == 2
+    stored = json.loads((tmp_path / "hostile.json").read_text(encoding="utf-8"))
+    assert stored["seeds"] == [7, 8] and len(stored["run"][0]["gains"]["skill"]) == 2
     with (tmp_path / "step.csv").open(encoding="utf-8") as file:
         assert len(list(csv.DictReader(file))) == 4 * 4
     out = capsys.readouterr().out
@@ -123,7 +123,7 @@ SETS = (
 
 
 def test_whole_runs_of_a_model_are_points_shared_between_processes(tmp_path, monkeypatch, capsys):
-    """Two processes in one folder do each run once; what is told names runs under way."""
+    """Two processes in one folder do each run once; the output names runs under way."""
     monkeypatch.setattr(hostile, "VOTES", 8)
     monkeypatch.setenv("COLUMNS", "160")
     ask = {"model": "tiny", "points": (3,), "sets": SETS, "folder": tmp_path}

@@ -8,13 +8,13 @@ from szpo_simulators.rewards.verifiers import verifier
 from tests.support.judging import Scripted, judge, places
 
 
-def examined(stub, part, count=4):
+def examine(stub, part, count=4):
     asked = {"stub": stub, "sets": [], "part": part, "other": "tiny",
              "of": {"pairs": count, "habits": count}}  # fmt: skip
     return bench.work(asked)
 
 
-def checked(text):
+def check(text):
     """A judge that keeps to the truth: it knows the forms and checks them."""
     request = text.partition("Request 1:\n| ")[2].partition("\n")[0]
     name = next(name for name, asked, *_ in FORMS if asked in request)
@@ -31,34 +31,34 @@ def test_the_better_answer_of_a_task_is_certain():
 
 
 def test_a_judge_that_knows_the_truth_is_found_right_in_both_orders():
-    found = probes.ask(judge(checked), tasks(16)).figures()
+    found = probes.ask(judge(check), tasks(16)).figures()
     assert found["plus"][0] == found["consistency"][0] == 1.0
     assert found["first place"][0] == 0.5
     assert (found["ties"][0], found["unreadable"][0], found["errors"]) == (0, 0, [])
 
 
 def test_one_that_always_says_a_is_never_consistent_and_only_ties():
-    found = examined("always-a", "truth")
+    found = examine("always-a", "truth")
     assert found["consistency"][0] == 0.0 and found["ties"][0] == 1.0
     assert found["first place"][0] == 1.0 and found["plus"] is None
-    names = examined("always-a", "names")
+    names = examine("always-a", "names")
     assert names["letters exchanged"][0] == 0.0, "it likes a letter, whichever answer bears it"
     assert names["numbers"] is None, "under other names it cannot be read"
 
 
 def test_one_that_talks_nonsense_and_one_that_is_silent_are_reported():
-    found = examined("nonsense", "truth")
+    found = examine("nonsense", "truth")
     assert found["unreadable"][0] == 1.0 and found["consistency"] is None
     assert found["errors"] == ["no verdict in the last line, asked 2 times"]
     assert found["tokens"] == [4 * 2 * 2 * 100, 4 * 2 * 2 * 10], "all tries are paid"
-    found = examined("silent", "truth", count=2)
+    found = examine("silent", "truth", count=2)
     assert (found["unreadable"][0], found["errors"]) == (1.0, ["no answer within 0.2 s"])
 
 
-def test_a_liking_for_length_and_none_for_names_are_told_apart():
-    found = examined("longer", "length")
+def test_a_liking_for_length_and_none_for_names_are_distinguished():
+    found = examine("longer", "length")
     assert found["plus"][0] == found["consistency"][0] == 1.0
-    names = examined("longer", "names")
+    names = examine("longer", "names")
     assert [names[name][0] for name in probes.OTHER_NAMES] == [1.0, 1.0, 1.0]
 
 

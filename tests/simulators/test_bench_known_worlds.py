@@ -39,12 +39,16 @@ def test_what_a_sign_keeps_by_counting_every_outcome():
 
 
 def test_the_limits_of_what_a_sign_keeps():
-    kept = {n: float(efficiency.sign_efficiency(n)) for n in (1, 2, 3, 4, 12, 64, 10_001)}
-    assert kept[1] == kept[2] == 1 and kept[3] == 0.75 and kept[4] == 0.9
+    efficiency_of = {n: float(efficiency.sign_efficiency(n)) for n in (1, 2, 3, 4, 12, 64, 10_001)}
+    assert (
+        efficiency_of[1] == efficiency_of[2] == 1
+        and efficiency_of[3] == 0.75
+        and efficiency_of[4] == 0.9
+    )
     # 12: E|S| = 12·C(11, 5)/2¹¹ = 2.70703, P(tie) = C(12, 6)/2¹² = .225586; 64 likewise.
-    assert kept[12] == pytest.approx(2.70703125**2 / (12 * (1 - 0.2255859375)))
-    assert kept[64] == pytest.approx(0.70134, abs=1e-5)
-    assert kept[10_001] == pytest.approx(2 / np.pi, abs=1e-4)
+    assert efficiency_of[12] == pytest.approx(2.70703125**2 / (12 * (1 - 0.2255859375)))
+    assert efficiency_of[64] == pytest.approx(0.70134, abs=1e-5)
+    assert efficiency_of[10_001] == pytest.approx(2 / np.pi, abs=1e-4)
 
 
 @pytest.mark.parametrize("n", rules.VOTES)

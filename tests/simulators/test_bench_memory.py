@@ -51,20 +51,20 @@ def test_the_command_keeps_cells_and_tells_both_ratios(tmp_path, monkeypatch, ca
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "message"),
     [
         ({"answers": 20}, "--answers 20: give a multiple of 16"),
         ({"tasks": ("sleep",)}, "--tasks sleep: give generation, szpo"),
         ({"dtypes": ("fp8",)}, "--dtypes fp8: give fp32, bf16, 4-bit"),
     ],
 )
-def test_wrong_words_are_refused(tmp_path, more, told):
-    with pytest.raises(UsageError, match=told):
+def test_wrong_words_are_refused(tmp_path, more, message):
+    with pytest.raises(UsageError, match=message):
         memory.main(folder=tmp_path, **more)
 
 
 @pytest.mark.slow
-def test_a_process_that_fails_is_told_in_a_line():
+def test_a_process_that_fails_is_named_in_a_line():
     with pytest.raises(RunError, match=r"bench memory: ppo, fp32: .*no/such/model"):
         memory.measure_in_process(
             {"model": "no/such/model", "answers": 16, "dtype": "fp32", "task": "ppo"}
@@ -92,11 +92,11 @@ def test_the_tasks_do_what_they_are_named_for(task, calls, monkeypatch):
     """Here, not in a process of its own: what is done counts, the figures only exist."""
     done = []
 
-    def watched(*some, **more):
+    def watch(*some, **more):
         done.append(calls(*some, **more))
         return done[-1]
 
-    monkeypatch.setattr(sys.modules[calls.__module__], calls.__name__, watched)
+    monkeypatch.setattr(sys.modules[calls.__module__], calls.__name__, watch)
     found = memory.measure({"model": "tiny", "answers": 16, "dtype": "fp32", "task": task})
     assert len(done) == 1
     assert found["peak"] >= found["before"] > 50 * MIB
@@ -114,7 +114,7 @@ def test_the_reward_model_of_rank_8_scores_by_the_model():
     assert first != second != 0
 
 
-def test_a_missing_extra_is_told_with_its_advice(monkeypatch):
+def test_a_missing_extra_is_named_with_its_advice(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *_: None)
     with pytest.raises(UsageError, match=r"dpo needs trl: pip install 'szpo\[baselines\]'"):
         memory.measure({"model": "tiny", "answers": 16, "dtype": "fp32", "task": "dpo"})

@@ -63,7 +63,7 @@ def test_known_sharpness_saves_what_the_formula_says():
     assert found["mean"] == pytest.approx(found["exact"], rel=0.02)
 
 
-def test_learnt_sharpness_saves_something_and_no_more_than_known():
+def test_learned_sharpness_saves_something_and_no_more_than_known():
     rows = [
         panels.measure_learned_saving({"voters": 20, "each": each, "weighting": "rationality",
                                "panels": 40, "seed": 1})
@@ -99,7 +99,7 @@ def test_runs_that_there_are_not_are_refused(tmp_path, wrong, words):
         panels.main(**{"model": "tiny", "folder": tmp_path, **wrong})
 
 
-def test_one_cell_of_the_study_is_kept_and_drawn(tmp_path, monkeypatch):
+def test_one_cell_of_the_study_is_stored_and_drawn(tmp_path, monkeypatch):
     monkeypatch.setattr(panels, "PANELS", {"all alike": "bt70"})
     monkeypatch.setattr(panels, "SHOWN", ("all alike", "all alike"))
     study = Study("panels", tmp_path, quick=True)

@@ -1,4 +1,4 @@
-"""The subspace benchmark: its estimate under the null, its kept parts, its table of gains."""
+"""The subspace benchmark: its estimate under the null, its stored parts, its table of gains."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_differences_between_prompts_do_not_count() -> None:
     assert abs(subspaces.estimate_share(s, r, groups, resamples=20).mean) < 0.01
 
 
-def test_parts_are_kept_and_not_made_twice(
+def test_parts_are_stored_and_not_made_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options: dict[str, Any] = {

@@ -39,8 +39,8 @@ def test_the_latents_bench_asks_every_model_on_every_set(
     assert [(one["model"], one["seed"]) for one in asked] == [
         *((kind, 1000) for kind in model.KINDS), ("vae", 1000)
     ]  # fmt: skip
-    said = capsys.readouterr().out
-    assert "controversial" in said and "collapsed" in said
+    out = capsys.readouterr().out
+    assert "controversial" in out and "collapsed" in out
 
 
 def test_the_features_bench_holds_what_it_promises(tmp_path: Path) -> None:

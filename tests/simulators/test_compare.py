@@ -63,7 +63,7 @@ def ask_of(kind="bt70"):
     return shared_setup.combine_panels(one(2), one(1))
 
 
-def gathered(*answers, votes, rows):
+def ask_votes(*answers, votes, rows):
     meter = Meter()
     survey = Survey(PROMPTS, ask_of(), votes, rows, 0, purpose="compare")
     found = ask_round(survey, Says(*answers), meter)
@@ -74,7 +74,7 @@ def test_batch_votes_cost_what_was_shown():
     """Three votes of two rows: one row of the first is the same on both sides, the second
     comparison is so altogether. Votes 2; read 2·1 + 0 + 2·2 = 6; generated 4 + 3·… all twelve.
     """
-    found, meter = gathered(
+    found, meter = ask_votes(
         ("good", "bad"), ("same", "same"), ("dull", "dull"), ("flat", "flat"), ("bad", "good"),
         ("sad", "good"), votes=3, rows=2,
     )  # fmt: skip
@@ -86,7 +86,7 @@ def test_batch_votes_cost_what_was_shown():
 
 
 def test_pair_votes_cost_two_answers_each():
-    found, meter = gathered(
+    found, meter = ask_votes(
         ("good", "bad"), ("same", "same"), ("bad", "good"), ("good", "sad"), votes=4, rows=None
     )
     assert (meter.votes, meter.answers_read) == (3, 6)
@@ -223,7 +223,7 @@ def test_measuring_is_on_no_clock_and_counts_no_tokens(monkeypatch):
     assert tools.process_peak() >= tools.peak() > 2**20
 
 
-def test_a_kept_setup_is_made_anew_while_costs_are_counted():
+def test_a_cached_setup_is_made_anew_while_costs_are_counted():
     with measurements.Instruments().counting():
         assert subspace_cache.load_or_make({"any": "key"}, lambda: "made") == "made"
 
@@ -234,19 +234,19 @@ def test_votes_asked_before_the_first_step_are_not_earned_back_by_a_line():
     """
     rows = [row(0, 0.0), row(100, 0.1), row(200, 0.3)]
 
-    def reached(method, by):
+    def cost_to_target(method, by):
         return summary.cost_to_reach(summary.rows_by_cost(cell(method, 0, *rows), by), 0.15, by)
 
-    assert reached("iterative-dpo", "votes") == 200
-    assert reached("iterative-dpo", "answers_read") == 3200
-    assert reached("szpo", "votes") == pytest.approx(125)
+    assert cost_to_target("iterative-dpo", "votes") == 200
+    assert cost_to_target("iterative-dpo", "answers_read") == 3200
+    assert cost_to_target("szpo", "votes") == pytest.approx(125)
     stairs = summary.mean_curve([cell("rm+ppo", 0, *rows)], "votes")
     assert stairs["x"] == [0, 100, 100, 200, 200]
     assert [one["mean"] for one in stairs["rows"]] == [0, 0, 0.1, 0.1, 0.3]
     assert summary.mean_curve([cell("rm+ppo", 0, *rows)], "tokens")["x"] == [1000.0] * 3
 
 
-def test_a_measurement_is_kept_and_read_back_whole():
+def test_a_measurement_is_written_and_read_back_whole():
     found = measurement(0.25)
     again = checkpoints.measurement_from_json(
         json.loads(json.dumps(checkpoints.measurement_to_json(found)))
@@ -349,7 +349,7 @@ def test_the_table_goes_on_where_a_method_stopped(tmp_path, monkeypatch, capsys)
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ([], "give --preset tiny or smollm2, or two runs"),
         (["--preset", "huge"], 'no preset "huge"; there are: tiny, smollm2'),
@@ -361,12 +361,12 @@ def test_the_table_goes_on_where_a_method_stopped(tmp_path, monkeypatch, capsys)
         (["--preset", "tiny", "--collect"], "nothing is finished in .*; leave out --collect"),
     ],
 )
-def test_wrong_words_get_a_line(tmp_path, words, told):
-    with pytest.raises(UsageError, match=told):
+def test_wrong_words_get_a_line(tmp_path, words, message):
+    with pytest.raises(UsageError, match=message):
         command.command([*words, "--folder", str(tmp_path)])
 
 
-def test_a_missing_extra_is_told_before_anything_starts(tmp_path, monkeypatch):
+def test_a_missing_extra_is_named_before_anything_starts(tmp_path, monkeypatch):
     there = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *some: None if name == "trl" else there(name)
@@ -430,18 +430,18 @@ def test_runs_are_compared_without_a_tensor_library():
 # --- a learned reward ---------------------------------------------------------------------------
 
 
-def test_a_learned_reward_is_told_within_prompts_and_in_spreads():
+def test_a_learned_reward_is_scaled_within_prompts_and_in_spreads():
     """Prompts differ by 100, answers by 2: what is followed is ±1 for either prompt."""
     worth = {"good": 1.0, "bad": -1.0, "best": 3.0}
 
-    def learned(prompts, answers):
+    def score_learned(prompts, answers):
         return [
             100.0 * (p == PROMPTS[1]) + worth[a.text]
             for p, a in zip(prompts, answers, strict=True)
         ]
 
     pairs = [Pair(p, Answer("good"), Answer("bad")) for p in PROMPTS[:2]]
-    score = scale_reward(learned, pairs)
+    score = scale_reward(score_learned, pairs)
     # Gaps of 2 are √2 spreads of √2: the spread is √2, and 1 over it is .7071.
     assert score(PROMPTS[:2], [Answer("good")] * 2) == pytest.approx([0.7071, 0.7071], abs=1e-4)
     assert score(PROMPTS[1:2], [Answer("best")]) == pytest.approx([2.1213], abs=1e-4)

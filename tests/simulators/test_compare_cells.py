@@ -43,7 +43,7 @@ def store(tmp_path, monkeypatch):
     return CellStore(tmp_path / "kept", (sys.executable, str(script)))
 
 
-def started(store):
+def read_started(store):
     return (store.folder.parent / "started").read_text().split()
 
 
@@ -60,11 +60,11 @@ def test_two_at_once_share_the_cells_and_do_each_once(store):
     for each in both:
         each.join()
     assert failures == []
-    assert sorted(started(store)) == sorted(cell.name for cell in CELLS)
+    assert sorted(read_started(store)) == sorted(cell.name for cell in CELLS)
     assert [store.read(cell)["gain"] for cell in CELLS] == [0, 0, 1, 1, 2, 2]
 
 
-def test_a_cell_that_fails_is_told_in_a_line_and_the_others_go_on(store, monkeypatch):
+def test_a_cell_that_fails_is_named_in_a_line_and_the_others_go_on(store, monkeypatch):
     monkeypatch.setenv("BREAKS", "a")
     reports = []
     failures = cell_store.run_cells(store, CELLS, on_progress=reports.append)
@@ -73,10 +73,10 @@ def test_a_cell_that_fails_is_told_in_a_line_and_the_others_go_on(store, monkeyp
     assert [step.share for step in reports if step.cell == CELLS[1]] == [0.5, 1.0]
     monkeypatch.delenv("BREAKS")
     assert cell_store.run_cells(store, CELLS, on_progress=reports.append) == []
-    assert len(started(store)) == 3 + 3 + 3  # those that were done are not done again
+    assert len(read_started(store)) == 3 + 3 + 3  # those that were done are not done again
 
 
-def test_after_a_kill_the_cell_is_free_and_the_rest_is_kept(store, monkeypatch, tmp_path):
+def test_after_a_kill_the_cell_is_free_and_the_rest_stays(store, monkeypatch, tmp_path):
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     code = (
@@ -100,7 +100,10 @@ def test_after_a_kill_the_cell_is_free_and_the_rest_is_kept(store, monkeypatch, 
     assert store.read(CELLS[0]) is not None and store.read(CELLS[1]) is None
     assert cell_store.run_cells(store, CELLS, on_progress=lambda step: None) == []
     assert [store.read(cell)["gain"] for cell in CELLS] == [0, 0, 1, 1, 2, 2]
-    assert started(store).count(CELLS[1].name) == 2 and started(store).count(CELLS[0].name) == 1
+    assert (
+        read_started(store).count(CELLS[1].name) == 2
+        and read_started(store).count(CELLS[0].name) == 1
+    )
 
 
 def test_the_rest_is_guessed_from_what_finished_took(store):
@@ -125,7 +128,7 @@ def test_other_settings_are_another_cell():
     assert json.loads(json.dumps(spec)) == spec
 
 
-def test_how_long_it_takes_is_said_before_the_first_cell_and_along_the_way(store, capsys):
+def test_the_expected_time_is_printed_before_the_first_cell_and_along_the_run(store, capsys):
     """Six guessed at 10 s; the first takes 4, and so the others are guessed at 4: 20 left."""
     order = []
     run = cell_store.run_cells

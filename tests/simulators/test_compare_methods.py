@@ -41,7 +41,7 @@ def test_the_panel_is_fitted_once_for_either_size_of_question(base):
 
 
 @pytest.mark.parametrize(("ask", "votes", "rows"), [("batch", 4, 2), ("pair", 8, 1)])
-def test_szpo_is_charged_for_everything_it_asked_and_said(base, ask, votes, rows):
+def test_szpo_is_charged_for_every_vote_and_every_token(base, ask, votes, rows):
     """Two steps of two comparisons of two rows, or of four comparisons of one: as many answers."""
     found = run(base, "szpo", ask)
     last = found["course"][-1]

@@ -1,4 +1,4 @@
-"""The demo's screen, on a tiny random model: what it says, and how a failing guard is said."""
+"""The demo's screen, on a tiny random model: its lines, and how a failing guard is shown."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(scope="module")
-def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+def demo_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
     """One demo, as ``--json`` gives it."""
     folder = tmp_path_factory.mktemp("demo")
     words = folder_run.arguments(folder, "evaluation.prompts=4", "evaluation.samples=2",
@@ -40,52 +40,52 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Pa
     return json.loads(out.read_text()), folder / "runs" / "demo-0.db"
 
 
-def test_it_spends_the_votes_and_keeps_the_run(played: tuple[dict[str, Any], Path]) -> None:
-    found, path = played
+def test_it_spends_the_votes_and_keeps_the_run(demo_run: tuple[dict[str, Any], Path]) -> None:
+    found, path = demo_run
     assert found["votes"] == 8
     with Ledger.open(path, readonly=True) as ledger:
         assert len(theta_digests(ledger)) == 3
     assert call(["verify", str(path)]) == 0
 
 
-def test_the_report_shows_the_held_out_table(played: tuple[dict[str, Any], Path]) -> None:
-    found, path = played
+def test_the_report_shows_the_held_out_table(demo_run: tuple[dict[str, Any], Path]) -> None:
+    found, path = demo_run
     with Ledger.open(path, readonly=True) as ledger:
         page = html_report.render(ledger)
     assert "Held-out prompts, before and after" in page
     assert f"{found['before']:.3f}" in page and f"{found['gain']:+.3f}, 95 %" in page
 
 
-def test_a_kept_result_of_other_settings_is_not_taken_for_this_one(tmp_path: Path) -> None:
+def test_a_stored_result_of_other_settings_is_not_taken_for_this_one(tmp_path: Path) -> None:
     config = settings_file.load(preset_name="tiny", sets=["run.seed=0", "panel.reward=length:6"])
-    kept = {"sets": [], "config": config.model_dump(mode="json"), "gain": 1.0}
-    (tmp_path / "length-6-0.json").write_text(json.dumps(kept))
+    stored = {"sets": [], "config": config.model_dump(mode="json"), "gain": 1.0}
+    (tmp_path / "length-6-0.json").write_text(json.dumps(stored))
     found = bench.run_seed(0, bench.SeedRuns(tmp_path, "length:6", preset="tiny"))
     assert found["gain"] == 1.0
     with pytest.raises(UsageError, match="was measured with other settings"):
         bench.run_seed(0, bench.SeedRuns(tmp_path, "length:6", ["run.votes=8"], "tiny"))
-    kept["config"]["optimizer"]["kl_radius"] = 0.72  # as when a default has moved since
-    (tmp_path / "length-6-0.json").write_text(json.dumps(kept))
+    stored["config"]["optimizer"]["kl_radius"] = 0.72  # as when a default has moved since
+    (tmp_path / "length-6-0.json").write_text(json.dumps(stored))
     with pytest.raises(UsageError, match="was measured with other settings"):
         bench.run_seed(0, bench.SeedRuns(tmp_path, "length:6", preset="tiny"))
 
 
 def test_screen_says_figures_texts_and_what_comes_next(
-    played: tuple[dict[str, Any], Path],
+    demo_run: tuple[dict[str, Any], Path],
 ) -> None:
-    found, path = played
-    said = "\n".join(demo.describe(found, path))
+    found, path = demo_run
+    lines = "\n".join(demo.describe(found, path))
     low, high = found["interval"]
-    assert f"gain {found['gain']:+.3f}, 95 % [{low:+.3f}, {high:+.3f}]" in said
-    assert said.count("  before  ") == said.count("  after   ") == 3
-    assert said.count("guard ok") + said.count("guard FAIL") == 3
+    assert f"gain {found['gain']:+.3f}, 95 % [{low:+.3f}, {high:+.3f}]" in lines
+    assert lines.count("  before  ") == lines.count("  after   ") == 3
+    assert lines.count("guard ok") + lines.count("guard FAIL") == 3
     for command in ("sample", "report", "verify", "export", "init"):
-        assert f"szpo {command}" in said
+        assert f"szpo {command}" in lines
     assert found["before_interval"][0] <= found["before"] <= found["before_interval"][1]
 
 
-def test_failing_guard_stands_in_the_last_line(played: tuple[dict[str, Any], Path]) -> None:
-    found, path = played
+def test_failing_guard_stands_in_the_last_line(demo_run: tuple[dict[str, Any], Path]) -> None:
+    found, path = demo_run
     held = [{**guard, "ok": True} for guard in found["guards"]]
     assert "guard failed" not in demo.describe({**found, "guards": held}, path)[-1]
     broken = [{**held[0], "ok": False}, *held[1:]]

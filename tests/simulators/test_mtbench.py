@@ -15,27 +15,27 @@ from szpo_simulators.panels.flaws import members
 from szpo_simulators.panels.mtbench import STATISTICS, Constants
 from szpo_simulators.panels.raters import law, pick
 
-KEPT = mtbench.load_committed()
+COMMITTED = mtbench.load_committed()
 
 
 def test_the_committed_table_follows_from_the_committed_constants() -> None:
     """Without the votes: quadrature of the model over the committed design gives the table."""
-    assert mtbench.digest(KEPT) == KEPT["sha256"]
+    assert mtbench.digest(COMMITTED) == COMMITTED["sha256"]
     training, preset = mtbench.constants("training"), mtbench.constants()
     columns = {
         "model on the held-out half": mtbench.expected_statistics(
-            training, KEPT["design"]["held-out"]
+            training, COMMITTED["design"]["held-out"]
         ),
-        "model on all": mtbench.expected_statistics(training, KEPT["design"]["all"]),
-        "preset on all": mtbench.expected_statistics(preset, KEPT["design"]["all"]),
+        "model on all": mtbench.expected_statistics(training, COMMITTED["design"]["all"]),
+        "preset on all": mtbench.expected_statistics(preset, COMMITTED["design"]["all"]),
     }
-    assert [row["statistic"] for row in KEPT["table"]] == list(STATISTICS)
+    assert [row["statistic"] for row in COMMITTED["table"]] == list(STATISTICS)
     for name, values in columns.items():
-        kept = [row[name] for row in KEPT["table"]]
-        assert values == pytest.approx(kept, abs=5.1e-5), name
+        committed = [row[name] for row in COMMITTED["table"]]
+        assert values == pytest.approx(committed, abs=5.1e-5), name
 
 
-@pytest.mark.parametrize("row", KEPT["table"], ids=STATISTICS)
+@pytest.mark.parametrize("row", COMMITTED["table"], ids=STATISTICS)
 def test_the_model_is_within_what_half_of_the_people_leave_open(row) -> None:
     """A model of the training half: inside the 95 % bootstrap interval of the other half, and
     within .03 of all votes; the preset likewise."""
@@ -49,10 +49,10 @@ def test_the_panel_itself_votes_with_these_statistics() -> None:
     """Members of the preset answer items of the committed design, drawn one by one."""
     theta = mtbench.constants().theta
     counts = []
-    for pair, votes in KEPT["design"]["all"].items():
+    for pair, votes in COMMITTED["design"]["all"].items():
         first, second = pair.split("/")
-        for told, items in votes.items():
-            m, copies = int(told), 4 * items
+        for count, items in votes.items():
+            m, copies = int(count), 4 * items
             u = uniform(derive(0, "votes", name=pair, k=m), copies * (m + 2)).reshape(copies, -1)
             (rater,) = members("mtbench", 1.0, 1)
             effects = ndtri(u[:, None, :2] + 2.0**-54)
@@ -60,16 +60,16 @@ def test_the_panel_itself_votes_with_these_statistics() -> None:
             answers = pick(law(rater, gap, True, effects), u[:, 2:])
             counts.append(np.stack([(answers == c).sum(1) for c in range(3)], axis=-1))
     found = mtbench.ratios(mtbench.sums(np.concatenate(counts)).sum(0))
-    people = [row["all votes"] for row in KEPT["table"]]
+    people = [row["all votes"] for row in COMMITTED["table"]]
     # 7,256 items, mostly of one or two votes: a standard error of up to .011 for unanimity.
     assert found == pytest.approx(people, abs=0.03)
 
 
 def test_close_policies_are_judged_as_close_chatbots_are() -> None:
     """A model of those items alone is inside their bootstrap intervals and within .03."""
-    design = {k: v for k, v in KEPT["design"]["all"].items() if k in fitting.CLOSE}
+    design = {k: v for k, v in COMMITTED["design"]["all"].items() if k in fitting.CLOSE}
     found = mtbench.expected_statistics(mtbench.constants("close"), design)
-    for value, row in zip(found, KEPT["close"]["table"], strict=True):
+    for value, row in zip(found, COMMITTED["close"]["table"], strict=True):
         assert value == pytest.approx(row["model"], abs=5.1e-5)
         assert row["low"] <= value <= row["high"]
         assert value == pytest.approx(row["votes"], abs=0.03)
@@ -79,12 +79,12 @@ def test_beta_of_close_gives_the_better_batch_its_fifty_five_percent() -> None:
     """Agreement and ties then come out by themselves, near those of close chatbots."""
     u = ndtri(uniform(derive(5, "normal"), 200 * 40).reshape(200, 40))
     rater = members("close", 1.0, 1)[0]
-    target = KEPT["close"]["favourite"]
+    target = COMMITTED["close"]["favourite"]
     fitted = panel.calibrate(u, 8, 0, target, measure="wins", rater=rater)
     assert fitted.reached == pytest.approx(0.55, abs=0.004)
     gaps = fitted.beta * panel.batch_gaps(u, 8, derive(9, "questions"), 200)
     shares, weight = mtbench.shares(rater, gaps), mtbench.nodes()[1]
-    agreement, _, tie, _ = (row["votes"] for row in KEPT["close"]["table"])
+    agreement, _, tie, _ = (row["votes"] for row in COMMITTED["close"]["table"])
     assert float((weight @ (shares**2).sum(-1)).mean()) == pytest.approx(agreement, abs=0.03)
     assert float((weight @ shares[..., 2]).mean()) == pytest.approx(tie, abs=0.03)
 
@@ -108,7 +108,7 @@ def test_statistics_of_a_few_votes_by_hand(tmp_path) -> None:
     assert {key[1]: counts.tolist() for key, counts in items.items()} == {
         "1": [2, 0, 1], "2": [0, 3, 0], "3": [0, 0, 1]
     }  # fmt: skip
-    # Pairs alike 1 + 3 of 6; of the 4 without a tie all; 2 ties of 7; 1 of 2 items unanimous.
+    # Equal pairs 1 + 3 of 6; of the 4 without a tie all; 2 ties of 7; 1 of 2 items unanimous.
     assert fitting.measure_statistics(items) == pytest.approx([4 / 6, 1.0, 2 / 7, 0.5])
     assert fitting.count_design(items) == {"x/y": {"1": 1, "3": 2}}
     assert sum(map(len, fitting.split_items(items))) == 3
@@ -136,8 +136,8 @@ def test_the_fit_finds_what_made_the_votes() -> None:
     )
 
 
-def test_the_command_shows_the_kept_fit_and_refuses_what_is_no_vote(tmp_path, capsys) -> None:
-    assert fitting.main(folder=tmp_path)["sha256"] == KEPT["sha256"]
+def test_the_command_shows_the_stored_fit_and_refuses_what_is_no_vote(tmp_path, capsys) -> None:
+    assert fitting.main(folder=tmp_path)["sha256"] == COMMITTED["sha256"]
     assert "agreement where nobody" in capsys.readouterr().out
     wrong = tmp_path / "wrong.jsonl"
     with pytest.raises(UsageError, match="cannot be read"):

@@ -1,4 +1,4 @@
-"""The frame of the benches: cells are kept, settings are chosen on other seeds, figures repeat."""
+"""The frame of the benches: stored cells, settings chosen on other seeds, figures that repeat."""
 
 import csv
 import json
