@@ -50,7 +50,7 @@ def inversion(smoothing: str, link: Link = LOGISTIC, *, trim: float = 4.0) -> In
     ``haldane`` log((k+½)/(M−k+½)), other links on (k+½)/(M+1); ``clip`` rate cut to
     [1/2M, 1−1/2M]; ``trim`` cut to [σ(−H), σ(H)] as published (Zhang & Ying, arXiv 2409.17401);
     ``laplace`` (k+1)/(M+2); ``score`` (k/M − ½)/σ'(0); ``second`` clip less its second-order
-    bias; ``posterior`` mean under a N(0, 1) prior; ``pooled`` as haldane, for `pooled`.
+    bias; ``posterior`` mean under a N(0, 1) prior; ``pooled`` as haldane, with ``pool``.
 
     Raises:
         UsageError: no such estimator.

@@ -54,7 +54,7 @@ _PRACTICE: Final = (
 def practice_comparison() -> Comparison:
     """The one practice comparison, of our own writing; plus is clearly better.
 
-    >>> practice().expected, len(practice().rows)
+    >>> practice_comparison().expected, len(practice_comparison().rows)
     ('plus', 3)
     """
     rows = tuple(Row(Prompt.user(q), Answer(good), Answer(bad)) for q, good, bad in _PRACTICE)
@@ -163,7 +163,7 @@ def make_gold(root_seed: int, source: Comparison) -> Comparison | None:
 def shuffle(text: str, key: bytes) -> str:
     """Shuffle the words of a text (its letters, where it has few words) in an order by the key.
 
-    >>> shuffled("one two three four five", bytes(16))
+    >>> shuffle("one two three four five", bytes(16))
     'one three two five four'
     """
     words = text.split()
