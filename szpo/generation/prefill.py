@@ -114,7 +114,7 @@ class Canary:
     def see(self, units: Sequence[tuple[int, int]], logits: Tensor) -> None:
         """Compare the members that answer a same prompt; units are (sequence, member).
 
-        A unit comes again where blocks of rows part it; it is no other policy than itself.
+        A unit that blocks of rows split comes twice; it is not compared with itself.
         """
         for (sequence, member), row in zip(units, logits, strict=True):
             others = self._seen.setdefault(sequence, [])

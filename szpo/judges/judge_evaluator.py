@@ -48,7 +48,7 @@ class JudgeEvaluator:
         self._panel: dict[str, Opinionated] = {}
 
     def submit(self, comparisons: Sequence[Comparison]) -> None:
-        """Judge these comparisons; where everybody skipped one, the step goes on without it.
+        """Judge these comparisons; one that all skipped is left out of the step.
 
         Raises:
             UsageError: M is larger than the panel.

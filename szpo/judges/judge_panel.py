@@ -31,7 +31,7 @@ FILE_LIMIT = 4_000_000
 
 @dataclass(frozen=True)
 class JudgePanel:
-    """One judge as often as the panel has members that may differ, with its record."""
+    """A panel of one judge, repeated if its answers can differ, with its spec."""
 
     settings: Judge
     judges: tuple[Opinionated, ...]
@@ -92,7 +92,7 @@ class Maker:
             question_room.demand_room(config, prompts, reader, *_files(config.judge))
 
     def with_changes(self, changes: str) -> PanelFactory:
-        """The table ``[judge]`` says all there is."""
+        """Refuse changes: all settings of a judge are in the table ``[judge]``."""
         raise panel_factory.refuse_changes("judge", changes)
 
     def build(
@@ -136,7 +136,7 @@ def _judge(
     references: Mapping[str, str],
     loaded: Loaded | None,
 ) -> tuple[Opinionated, str | None]:
-    """The judge, and the digest of its weights where they are at hand."""
+    """Make the judge; also the digest of its weights if they are on this machine."""
     settings = config.judge
     if settings.kind == "scorer":
         from szpo.judges import scorer

@@ -180,7 +180,7 @@ def load(path: Path) -> tuple[Parameters, dict[str, Any]]:
     """A head and its facts, checked.
 
     Raises:
-        UsageError: The file is corrupt or is no pair scorer.
+        UsageError: The file is corrupt or not a pair scorer.
     """
     head = weight_files.read(path)
     with safe_open(path, framework="pt") as file:

@@ -28,7 +28,7 @@ RESERVED: Final = (
     "<s>", "</s>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<|user|>", "<|assistant|>",
     "<|system|>", "<|end|>",
 )  # fmt: skip
-"""Control words of common chat models, for endpoints whose tokenizer is not at hand."""
+"""Control words of common chat models, for endpoints, whose tokenizer is unknown."""
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1b\x7f\ud800-\udfff]")
 _MARK = r"[*_`\[\](). ]*"
 

@@ -60,7 +60,7 @@ def load(
     """The scorer of a file, with the model whose features it reads.
 
     Raises:
-        UsageError: The file is no pair scorer.
+        UsageError: The file is not a pair scorer.
         IntegrityError: The model is not the one it was trained on.
     """
     head, facts = pair_scorer.load(path)

@@ -1,7 +1,7 @@
 """A LoRA adapter as PEFT's two files, made from arrays alone: no model, no tensor library.
 
-The ledger of a run holds everything that its adapter is made of, so whoever has the ledger can
-write the adapter; the web process does, for the export.
+The ledger of a run holds all of its adapter, so the adapter can be written without the model; the
+web process does so for the export.
 """
 
 from __future__ import annotations

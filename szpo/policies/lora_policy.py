@@ -246,7 +246,7 @@ class LoraPolicy:
     def logprob_base(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Floats:
         """Mean log-probability per token of each answer at the start, nats: its fluency.
 
-        Texts are tokenized anew, and the end token counts where the answer ended itself. An
+        Texts are tokenized again, and the end token counts where the answer ended itself. An
         answer without any token has nan.
         """
         rows = [loading.answer_tokens(self.loaded, answer) for answer in answers]

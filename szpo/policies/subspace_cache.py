@@ -52,7 +52,7 @@ def read(path: Path) -> Subspace:
     """Read the subspace that `write` wrote.
 
     Raises:
-        OSError, ValueError, KeyError, zipfile.BadZipFile: It is no such file.
+        OSError, ValueError, KeyError, zipfile.BadZipFile: The file is not a subspace.
     """
     parts: dict[str, dict[str, Any]] = {"fixed": {}, "start": {}, "basis": {}}
     with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
@@ -70,8 +70,8 @@ def read(path: Path) -> Subspace:
 def load_or_make(key: Mapping[str, Any], make: Callable[[], Subspace]) -> Subspace:
     """Read the subspace of this key from the cache, or ``make`` it and write it there.
 
-    ``report["cached"]`` says which it was. A file that cannot be read is made anew; a cache that
-    cannot be written is no error.
+    ``report["cached"]`` says which it was. An unreadable file is made again; a cache that
+    cannot be written is not an error.
     """
     text = json.dumps([VERSION, dict(key)], sort_keys=True)
     name = hashlib.sha256(text.encode()).hexdigest()

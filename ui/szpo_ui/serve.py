@@ -232,7 +232,7 @@ def _print_links(chosen: argparse.Namespace, ledger: Ledger, address: SiteAddres
 
 
 def link(url: str, token: str) -> str:
-    """An invitation's link: the token stands behind #, which browsers send to nobody.
+    """An invitation's link: the token stands behind #, which browsers do not send.
 
     >>> link("https://panel.example", "abc")
     'https://panel.example/login#t=abc'

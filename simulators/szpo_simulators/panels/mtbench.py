@@ -8,7 +8,7 @@ model is Davidson's with effects that all judges of an item share,
 answers in the shares of `szpo_simulators.panels.raters.law`, and lapses spread evenly over the
 three. What is committed, ``data/mtbench.json``, are its constants, how many items had how many
 votes, and the statistics that follow; the votes are not. ``szpo bench mtbench --votes FILE`` makes
-it anew.
+it again.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def expected_statistics(constants: Constants, design: Design) -> Floats:
 
 
 def favourite(rater: Rater, gaps: Floats) -> float:
-    """How often the better side wins where somebody chose a side: mean over gaps (n,).
+    """Win rate of the better side among votes for a side: mean over gaps (n,).
 
     >>> round(favourite(Rater(beta=1.0), np.array([0.0, 2.0])), 4)
     0.6904

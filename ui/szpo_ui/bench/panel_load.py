@@ -1,4 +1,4 @@
-"""`szpo bench panel-load`: does the panel stay quick when everybody votes at once?
+"""`szpo bench panel-load`: does the panel stay fast when all vote at once?
 
 The server is a process of its own over a real ledger; the panelists are coroutines with a raw
 HTTP connection each. Afterwards every acknowledged vote must be in the ledger exactly once.

@@ -1,8 +1,8 @@
 """The operator's page: figures that follow the ledger, controls that are recorded, one export.
 
 As on the panelist's page a hidden textbox and a hidden button carry JSON to one private event, and
-nothing is remembered outside the ledger. Dialogs are rendered once, so that what somebody types is
-not lost when figures change.
+no state is held outside the ledger. Dialogs are rendered once, so that typed text is not lost when
+figures change.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which screen a panelist is on and what it shows: read from the ledger and the vote service.
 
-`look` may seat the panelist (that is how a comparison gets onto the screen); `glance` only reads,
-for the poller. Nothing here knows HTML.
+`look` may reserve a seat for the panelist, which brings a comparison onto the screen; `glance`
+only reads, for the poller. Nothing here knows HTML.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ State = Literal[
 Mode = Literal["", "break", "revise", "practice"]
 
 READING: Final[frozenset[State]] = frozenset({"vote", "closed", "calib", "final", "practice"})
-"""States in which somebody reads: the page changes only when it must."""
+"""States in which the panelist reads: the page changes only when it must."""
 EXTRA: Final[Mapping[str, State]] = {
     "practice": "practice", "gold": "calib", "aa": "calib", "repeat": "calib", "final": "final",
 }  # fmt: skip
@@ -172,7 +172,7 @@ def elsewhere(site: Site, panelist: str, name: str) -> Screen:
 
 
 def take_over(site: Site, panelist: str, tab: str) -> None:
-    """Make this the panelist's active tab, without starting any lease anew."""
+    """Make this the panelist's active tab, without renewing any lease."""
     held = _find_held_seat(site, panelist, site.status.read().step)
     if held is not None:
         site.service.take(held["assignment"], tab)

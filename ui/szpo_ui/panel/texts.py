@@ -22,7 +22,7 @@ SKIP_REASONS: Final = (
     ("display", "It is not displayed properly"),
     ("other", "Another reason"),
 )
-"""(stored code, label) of why somebody cannot judge a comparison."""
+"""(stored code, label) of reasons to skip a comparison."""
 SIGNS: Final = {
     "empty": "empty answer",
     "cut": "cut at the length limit",

@@ -260,11 +260,11 @@ def erase(ledger: Ledger, name: str, by: str, *, wait_s: float = ERASE_WAIT_S) -
     before (backups) still have them.
 
     Raises:
-        UsageError: nobody of that name was invited.
+        UsageError: there is no invitation of that name.
         StorageError: deleted, but a reader of the file delays that; call again.
     """
     _forget(ledger)
-    ledger.checkpoint_log()  # so that the log begins anew with the deletion, if nobody reads
+    ledger.checkpoint_log()  # so that the log restarts with the deletion, if there are no readers
     with ledger.transaction(by):
         rows = credential_rows.all_of(ledger, name)
         if rows:

@@ -1,8 +1,8 @@
 """Word-level difference marks between the two answers to a prompt, from difflib.
 
-Below a similarity of one half nearly everything would be marked, which helps nobody, so nothing
-is; very long answers are not compared, since difflib takes quadratic time. The same texts always
-give the same marks; recent comparisons are cached, up to a number of bytes.
+Below a similarity of one half nearly everything would be marked, so nothing is; very long answers
+are not compared, since difflib takes quadratic time. The same texts always give the same marks;
+recent comparisons are cached, up to a number of bytes.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ SIMILAR: Final = 0.5
 MOST_WORDS: Final = 800
 """Answers with more words (and marks of punctuation) on either side are not compared."""
 MOST_LETTERS: Final = 20_000
-"""Nor are longer ones."""
+"""Nor are answers with more characters."""
 MOST_MATCHES: Final = 20_000
-"""Nor such that repeat themselves so much that this many pairs of words are the same."""
+"""Nor are texts with more pairs of equal words, which very repetitive answers have."""
 CACHE_BYTES: Final = 32 * 2**20
 """Size of the cache of comparisons, bytes; a page is drawn again with every request."""
 _ENTRY, _PIECE = 400, 72

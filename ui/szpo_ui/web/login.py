@@ -1,7 +1,7 @@
 """Identify who sends a request: sessions, the login page, invitations, the lock after wrong codes.
 
 A session is a random secret in a cookie of this host (or, for programs, behind ``Authorization:
-Bearer``); the ledger stores only its hash. Each request is checked there anew, so that a revoked
+Bearer``); the ledger stores only its hash. Each request is checked there again, so that a revoked
 session ends at once.
 """
 
