@@ -19,6 +19,7 @@ EXTRAS = {
     "fastapi": "ui",
     "gymnasium": "worlds",
     "mujoco": "mujoco",
+    "ray": "ray",
 }
 """Which extra brings a module that may be missing."""
 

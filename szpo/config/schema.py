@@ -1,10 +1,11 @@
 """Every setting of a run: typed, bounded, described once.
 
 The tables are in `szpo.config.model_sections`, `szpo.config.optimizer_sections`,
-`szpo.config.run_sections` and `szpo.config.judge`; their descriptions are also the comments of the
-file that ``szpo init`` writes. `Config` holds them and the rules between them. Reading files,
-presets and ``--set`` is `szpo.config.settings_file`'s business; what is made of the settings, that
-of `szpo.runs.assemble`, but for the optimizer's settings: what they refuse is refused here.
+`szpo.config.run_sections`, `szpo.config.engine` and `szpo.config.judge`; their descriptions are
+also the comments of the file that ``szpo init`` writes. `Config` holds them and the rules between
+them. Reading files, presets and ``--set`` is `szpo.config.settings_file`'s business; what is made
+of the settings, that of `szpo.runs.assemble`, but for the optimizer's settings: what they refuse
+is refused here.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, Final, Self
 
 from pydantic import Field, model_validator
 
+from szpo.config.engine import Engine
 from szpo.config.judge import Judge
 from szpo.config.model_sections import Adapter, Generation, Model, Prompts, Subspace
 from szpo.config.optimizer_sections import Optimizer, Selection
@@ -61,6 +63,7 @@ class Config(Section):
     judge: Judge = Field(default_factory=lambda: Judge())
     prompts: Prompts = Field(default_factory=lambda: Prompts())
     generation: Generation = Field(default_factory=lambda: Generation())
+    engine: Engine = Field(default_factory=lambda: Engine())
     guards: Guards = Field(default_factory=lambda: Guards())
     evaluation: Evaluation = Field(default_factory=lambda: Evaluation())
 

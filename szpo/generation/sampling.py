@@ -125,7 +125,11 @@ def uniforms(seed: int, shifts: list[Shift], rows: list[int], tokens: int, *, cr
     """
     parts = []
     for shift, n in zip(shifts, rows, strict=True):
-        side = None if crn else f"side {shift.sign}"
-        key = seeds.derive(seed, "sample", k=shift.k, name=side)
+        key = row_key(seed, shift, crn=crn)
         parts.append(seeds.uniform(key, n * tokens).reshape(n, tokens))
     return np.concatenate(parts) if parts else np.zeros((0, tokens))
+
+
+def row_key(seed: int, shift: Shift, *, crn: bool) -> bytes:
+    """The key of a shift's rows; row i draws from the numbers i · tokens on of its stream."""
+    return seeds.derive(seed, "sample", k=shift.k, name=None if crn else f"side {shift.sign}")

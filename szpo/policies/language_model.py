@@ -191,7 +191,11 @@ def make_policy(config: Config, base: Base, settings: Settings) -> LoraPolicy:
         base.subspace,
         root_seed=settings.root_seed,
         law=settings.law,
-        answering=AnswerSampling(_sampling(config), crn=config.generation.common_random_numbers),
+        answering=AnswerSampling(
+            _sampling(config),
+            crn=config.generation.common_random_numbers,
+            chunk_rows=config.engine.rows,
+        ),
     )
 
 

@@ -20,7 +20,7 @@ from szpo import seeds
 from szpo.errors import UsageError
 from szpo.generation.engine import Engine
 from szpo.generation.engine_choice import engine_for
-from szpo.generation.sampling import Sampling, uniforms
+from szpo.generation.sampling import Sampling, row_key
 from szpo.models import adapter_files, context, loading, logprobs
 from szpo.models.batched_lora import Deltas
 from szpo.models.loading import Loaded
@@ -28,7 +28,8 @@ from szpo.models.logprobs import Sample
 from szpo.optim import parameters
 from szpo.optim.directions import Law
 from szpo.optim.parameters import Space
-from szpo.policies.probe import is_zero, stack
+from szpo.policies.responder import Answerer, Responder
+from szpo.policies.row_request import RowRequest
 from szpo.policies.subspaces import Subspace
 from szpo.types import Answer, Batch, Floats, Layout, Prompt, Shift, Theta, Update
 
@@ -40,6 +41,8 @@ class AnswerSampling:
     sampling: Sampling = field(default_factory=Sampling)
     crn: bool = True
     """Plus and minus of a direction share their uniform numbers, row by row."""
+    chunk_rows: int | None = None
+    """Rows answered at a time, as workers answer them; None: all of a call."""
 
 
 class LoraPolicy:
@@ -64,10 +67,13 @@ class LoraPolicy:
         self.answering = answering or AnswerSampling()
         self.space = Space(root_seed, subspace.layout, law or Law.for_dim(subspace.dim))
         self.engine = engine or engine_for(loaded.adapt(subspace.sites))
+        self.responder = Responder(
+            subspace, self.space, self.engine, loaded.device, chunk_rows=self.answering.chunk_rows
+        )
+        self._answerer: Answerer = self.responder
         self._reader = context.reader_of(loaded)
         self._stop = frozenset(loading.stop_tokens(loaded))
         self._basis_sha256 = subspace.basis_sha256
-        self._plain_start = is_zero({**subspace.fixed, **subspace.start}, subspace.sites)
         self._theta: Theta = self.start()
 
     @property
@@ -111,6 +117,10 @@ class LoraPolicy:
     def halved_rows(self) -> int | None:
         """Rows of the engine's batches since memory ran out; None while it has not."""
         return getattr(self.engine, "halved_rows", None)
+
+    def answer_by(self, answerer: Answerer) -> None:
+        """Have rollouts and samples answered elsewhere; KL and log-probabilities stay here."""
+        self._answerer = answerer
 
     # ---- answers ----
 
@@ -157,21 +167,27 @@ class LoraPolicy:
             for s in shifts
         ]
         first = {member: shifts[i] for i, member in reversed(list(enumerate(owner)))}
-        thetas = [parameters.shift(self.space, self._theta, first[m]) for m in range(len(first))]
         sizes = [len(part) for part in prompts]
-        sampling = self.answering.sampling
-        draws = uniforms(
-            seed, list(shifts), sizes, sampling.max_new_tokens, crn=self.answering.crn
-        )
-        made = self.engine.generate(
-            self.encode_all([prompt for part in prompts for prompt in part]),
-            [member for member, size in zip(owner, sizes, strict=True) for _ in range(size)],
-            self.deltas(thetas),
-            sampling,
-            draws,
+        ids = self.encode_all([prompt for part in prompts for prompt in part])
+        number = {prompt: i for i, prompt in enumerate(dict.fromkeys(ids))}
+        keys = [row_key(seed, shift, crn=self.answering.crn) for shift in shifts]
+        stream = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+        row = iter(ids)
+        table = [
+            (number[next(row)], owner[i], stream[keys[i]], place)
+            for i, size in enumerate(sizes)
+            for place in range(size)
+        ]
+        request = RowRequest(
+            self._theta,
+            tuple(first[m] for m in range(len(first))),
+            tuple(number),
+            tuple(stream),
+            np.array(table, np.int64).reshape(-1, 4),
+            self.answering.sampling,
             canary=len(first) > 1,
         )
-        answers = [self.answer(row) for row in made.tokens]
+        answers = [self.answer(tokens) for tokens in self._answerer.answer(request)]
         cuts = np.cumsum([0, *sizes]).tolist()
         return [tuple(answers[a:b]) for a, b in itertools.pairwise(cuts)]
 
@@ -191,19 +207,23 @@ class LoraPolicy:
         self, prompts: Sequence[Prompt], samples: int = 1, *, seed: int, base: bool = False
     ) -> tuple[tuple[int, ...], ...]:
         """The tokens of `sample`, an end token included: all answers to a prompt in a row."""
-        sampling = self.answering.sampling
-        rows = len(prompts) * samples
-        key = seeds.derive(seed, "sample prompts")
-        draws = seeds.uniform(key, rows * sampling.max_new_tokens)
         ids = self.encode_all(prompts)
-        made = self.engine.generate(
-            [row for row in ids for _ in range(samples)],
-            [0] * rows,
-            self._start_deltas() if base else self.deltas([self._theta]),
-            sampling,
-            draws.reshape(rows, sampling.max_new_tokens),
+        number = {prompt: i for i, prompt in enumerate(dict.fromkeys(ids))}
+        table = [
+            (number[prompt], 0, 0, i * samples + j)
+            for i, prompt in enumerate(ids)
+            for j in range(samples)
+        ]
+        request = RowRequest(
+            self.start() if base else self._theta,
+            (Shift(0, 0, 0, 0.0),),
+            tuple(number),
+            (seeds.derive(seed, "sample prompts"),),
+            np.array(table, np.int64).reshape(-1, 4),
+            self.answering.sampling,
+            base=base,
         )
-        return made.tokens
+        return self._answerer.answer(request)
 
     def answer(self, tokens: Sequence[int]) -> Answer:
         """Tokens as a text for people: without end tokens, cut at the first stop text."""
@@ -267,13 +287,11 @@ class LoraPolicy:
 
     def deltas(self, thetas: Sequence[Theta]) -> Deltas:
         """The members at these master coordinates, on the model's device."""
-        members = [self.subspace.weights(theta) for theta in thetas]
-        still = {**self.subspace.fixed, **self.subspace.start}
-        return stack(self.subspace.sites, still, members, self.loaded.device)
+        return self.responder.deltas(thetas)
 
     def _start_deltas(self) -> Deltas | None:
         """The starting policy as a member; None where it is the base model itself."""
-        return None if self._plain_start else self.deltas([self.start()])
+        return None if self.responder.plain_start else self.deltas([self.start()])
 
     def save_adapter(self, path: Path, *, theta: Theta | None = None) -> None:
         """Write the adapter at θ (default: the current) in PEFT's format; logits stay the same.

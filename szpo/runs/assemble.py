@@ -30,7 +30,7 @@ from szpo.optim.optimizer import describe_settings
 from szpo.optim.settings import Settings
 from szpo.policies.protocol import BaseScorer, Policy, Sampler
 from szpo.replay import replay
-from szpo.runs import machine_check, run_device
+from szpo.runs import machine_check, run_device, run_policy
 from szpo.runs.samples import Source
 from szpo.types import Answer, Prompt, Shift, Update
 
@@ -157,7 +157,7 @@ def build(config: Config, *, say: Say = print, checked: Checked | None = None) -
 
         base = language_model.prepare(config, prompts.train, say)
         settings = config.optimizer_settings(base.subspace.layout, base.subspace.scale)
-        policy: Policy = language_model.make_policy(config, base, settings)
+        policy: Policy = run_policy.make(config, base, settings, driven=True)
     else:
         policy = policy_factory(root_seed=config.run.seed)
         base, settings = None, config.optimizer_settings(policy.layout, 1.0)
@@ -247,7 +247,7 @@ def reopen(
 
         config = run_device.restore(config, ledger, wanted=device, driven=panel, say=say)
         base = language_model.restore(config, ledger)
-        policy: Policy = language_model.make_policy(config, base, settings)
+        policy: Policy = run_policy.make(config, base, settings, driven=panel)
     else:
         policy = policy_factory(root_seed=config.run.seed)
     policy = _at_start(ledger, policy)

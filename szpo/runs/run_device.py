@@ -21,8 +21,12 @@ def choose(config: Config) -> Config:
     """Replace ``auto`` in the settings by this machine's device and dtype.
 
     Raises:
-        UsageError: the device that they name is not here.
+        UsageError: the device or the engine that they name is not to be had.
     """
+    if config.engine.kind == "ray":
+        from szpo.cluster import ray_engine
+
+        ray_engine.demand(config.engine)
     from szpo.models import devices
 
     chosen = devices.choose(config.model.device, config.model.dtype)

@@ -30,8 +30,8 @@ GROUND = (
 ORDER = {
     "szpo": (
         *GROUND, "aggregation", "optim", "config", "ledger", "voting", "evaluators", "replay",
-        "models", "generation", "policies", "data", "training", "runs", "judges", "analysis",
-        "reports", "active", "baselines", "cli",
+        "models", "generation", "policies", "cluster", "data", "training", "runs", "judges",
+        "analysis", "reports", "active", "baselines", "cli",
     ),
     "szpo_ui": ("web", "panel", "operator", "posterior", "app", "serve", "invite", "bench"),
     "szpo_simulators": (

@@ -1,0 +1,259 @@
+"""Messages to workers by Ray: one actor per worker, restarted where it dies. Nothing else.
+
+Retries are `szpo.cluster.schedule`'s, by chunk, not Ray's.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from szpo.cluster.schedule import KNOWN_ERRORS, Answered, Event, Lost, Ready, Refused
+from szpo.config.engine import Engine
+from szpo.errors import IntegrityError, ResourceError, UsageError
+from szpo.policies.row_request import Message
+
+REACH_S = 5.0
+"""How long an address may take to accept a connection."""
+RESTART_S = 0.5
+"""Pause before an actor that died is asked whether it is back."""
+LOADS = 5
+"""How often one worker's model is loaded again before its death is the run's."""
+LOCAL = ("127.0.0.1", "localhost", "::1")
+
+
+class _Actor:
+    """A worker in a Ray actor; whatever fails in it comes back as a message."""
+
+    def __init__(self) -> None:
+        self._worker: Any = None
+
+    def load(self, setup: Message) -> Message:
+        """Load the model and show what this worker holds."""
+        try:
+            from szpo.cluster.worker import Worker
+
+            self._worker = Worker(setup)
+            return {"identity": self._worker.identify(), "pid": os.getpid()}
+        except Exception as error:
+            return {"error": type(error).__name__, "text": str(error)}
+
+    def answer(self, message: Message) -> Message:
+        """Answer a chunk."""
+        try:
+            found: Message = self._worker.answer(message)
+            return found
+        except Exception as error:
+            return {"error": type(error).__name__, "text": str(error)}
+
+
+def demand(engine: Engine) -> None:
+    """Refuse what can be refused before a cluster is started or joined.
+
+    Raises:
+        UsageError: Ray is not installed, there are more workers than cores, the address cannot be
+            reached, or it is open to whoever finds it.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise UsageError("engine.kind ray needs ray: pip install 'szpo[ray]'")
+    if engine.address is None:
+        cores = os.cpu_count() or 1
+        if engine.workers * engine.cpus > cores:
+            raise UsageError(
+                f"engine.workers {engine.workers} with engine.cpus {engine.cpus} each need "
+                f"{engine.workers * engine.cpus} cores, this machine has {cores}; lower one of "
+                "them, or give engine.address"
+            )
+        return
+    host, _, port = engine.address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        raise UsageError(f"engine.address {engine.address} is not host:port")
+    host = host.strip("[]")
+    disabled = os.environ.get("RAY_AUTH_MODE") == "disabled"
+    if disabled and host not in LOCAL and os.environ.get("RAY_USE_TLS") != "1":
+        raise UsageError(
+            f"engine.address {engine.address} with RAY_AUTH_MODE=disabled lets whoever reaches it "
+            "run code; leave token authentication on, or set RAY_USE_TLS=1"
+        )
+    try:
+        socket.create_connection((host, int(port)), timeout=REACH_S).close()
+    except (OSError, OverflowError) as error:
+        raise UsageError(
+            f"engine.address {engine.address} cannot be reached ({error}); start the cluster "
+            "there, or leave engine.address out"
+        ) from None
+
+
+def connect(engine: Engine) -> Any:
+    """Join the cluster at the address, or start one of this machine's cores on 127.0.0.1.
+
+    Raises:
+        ResourceError: Ray does not come up, or the cluster has not enough cores or GPUs.
+    """
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    if engine.address is None:
+        # Where clusters of several machines are off, Ray listens on 127.0.0.1; else everywhere.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    import ray
+
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        if not ray.is_initialized():
+            ray.init(
+                address=engine.address or "local",
+                log_to_driver=False,
+                logging_level="ERROR",
+                configure_logging=False,
+                **({} if engine.address else _own_cluster(engine)),
+            )
+    except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ResourceError(f"ray does not come up: {reason}") from None
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, before)  # Ray puts its own in its place
+    there = ray.cluster_resources()
+    for name, wanted in (("CPU", engine.cpus), ("GPU", engine.gpus)):
+        need = engine.workers * wanted
+        if need > there.get(name, 0):
+            raise UsageError(
+                f"engine.workers {engine.workers} need {need:g} {name}s, the cluster has "
+                f"{there.get(name, 0):g}; lower engine.workers or add machines"
+            )
+    return ray
+
+
+def _own_cluster(engine: Engine) -> dict[str, Any]:
+    return {
+        "num_cpus": engine.workers * engine.cpus,
+        "include_dashboard": False,
+    }
+
+
+@dataclass
+class _Seat:
+    """One worker's place: its actor, and when to ask it to load."""
+
+    actor: Any
+    load_at: float
+    loads: int = 0
+    pid: int | None = None
+    """Of its process, once it is ready."""
+
+
+class RayTransport:
+    """A `szpo.cluster.schedule.Transport` over Ray actors."""
+
+    def __init__(
+        self, engine: Engine, setup: Message, check: Callable[[dict[str, Any]], str | None]
+    ):
+        """``check`` gets what a worker holds and says what is wrong with it, or None."""
+        self._ray = connect(engine)
+        self._check = check
+        self._setup = self._ray.put(setup)
+        kind = self._ray.remote(_Actor).options(
+            num_cpus=engine.cpus, num_gpus=engine.gpus, max_restarts=-1, max_task_retries=0
+        )
+        now = time.monotonic()
+        self._seats = {f"w{i}": _Seat(kind.remote(), now) for i in range(engine.workers)}
+        self._asked: dict[Any, tuple[str, str | None]] = {}
+        """Per outstanding call its worker and chunk; None: it loads the model."""
+        self.sent_bytes = 0
+
+    def send(self, worker: str, chunk: str, request: Message) -> None:
+        """See `Transport.send`."""
+        self.sent_bytes += message_bytes(request)
+        self._asked[self._seats[worker].actor.answer.remote(request)] = (worker, chunk)
+
+    def poll(self, seconds: float) -> Sequence[Event[Message]]:
+        """See `Transport.poll`.
+
+        Raises:
+            IntegrityError: a worker holds another model or other coordinates than the run.
+            UsageError: a worker has no such model or device.
+            ResourceError: the cluster is gone, or a worker dies whenever it loads the model.
+        """
+        self._load_due()
+        if not self._asked:
+            time.sleep(seconds)
+            return []
+        calls = list(self._asked)
+        try:
+            done, _ = self._ray.wait(calls, num_returns=len(calls), timeout=0)
+            if not done:
+                done, _ = self._ray.wait(calls, num_returns=1, timeout=seconds)
+        except (self._ray.exceptions.RaySystemError, ConnectionError) as error:
+            raise ResourceError(f"the Ray cluster is gone ({error}); resume on another") from None
+        return [event for call in done for event in self._take(call)]
+
+    def replace(self, worker: str) -> None:
+        """See `Transport.replace`."""
+        for call in [call for call, (who, _) in self._asked.items() if who == worker]:
+            del self._asked[call]
+        self._ray.kill(self._seats[worker].actor, no_restart=False)
+        self._seats[worker].load_at = time.monotonic() + RESTART_S
+
+    def close(self) -> None:
+        """End the workers; the cluster stays as it is."""
+        self._asked.clear()
+        for seat in self._seats.values():
+            self._ray.kill(seat.actor)
+        self._seats.clear()
+
+    def _load_due(self) -> None:
+        loading = {worker for worker, chunk in self._asked.values() if chunk is None}
+        for worker, seat in self._seats.items():
+            if worker not in loading and seat.load_at <= time.monotonic():
+                seat.load_at = float("inf")
+                self._asked[seat.actor.load.remote(self._setup)] = (worker, None)
+
+    def _take(self, call: Any) -> list[Event[Message]]:
+        worker, chunk = self._asked.pop(call)
+        seat = self._seats[worker]
+        try:
+            reply: Message = self._ray.get(call)
+        except self._ray.exceptions.RayActorError as error:
+            seat.loads += chunk is None and not _unavailable(self._ray, error)
+            if seat.loads >= LOADS:
+                raise ResourceError(
+                    f"worker {worker} died {LOADS} times while it loaded the model; give workers "
+                    "more memory, or fewer workers to a machine"
+                ) from None
+            seat.load_at = time.monotonic() + RESTART_S
+            return [Lost(worker)]
+        if chunk is None:
+            self._admit(worker, reply)
+            seat.loads, seat.pid = 0, reply["pid"]
+            return [Ready(worker)]
+        if "error" in reply:
+            return [Refused(worker, chunk, reply["error"], reply["text"])]
+        return [Answered(worker, chunk, reply)]
+
+    def _admit(self, worker: str, reply: Message) -> None:
+        if "error" in reply:
+            kind = KNOWN_ERRORS.get(reply["error"], ResourceError)
+            raise kind(f"worker {worker} cannot load the model: {reply['text']}")
+        wrong = self._check(reply["identity"])
+        if wrong is not None:
+            raise IntegrityError(f"worker {worker} is not the run's: {wrong}")
+
+
+def _unavailable(ray: Any, error: Exception) -> bool:
+    """The actor is on its way back, rather than dead."""
+    return isinstance(error, ray.exceptions.ActorUnavailableError)
+
+
+def message_bytes(message: Message) -> int:
+    """Bytes of a message's strings and arrays."""
+    return sum(
+        len(value.encode()) if isinstance(value, str) else int(value.nbytes)
+        for value in message.values()
+    )

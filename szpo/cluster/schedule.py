@@ -1,0 +1,239 @@
+"""Which worker gets which chunk: a pull queue, slow chunks asked again, lost ones given back.
+
+No network and no clock of its own: a `Transport` carries messages and says what happened, so that
+the rules below are tested without a cluster. Every wait has a bound.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeAlias, TypeVar
+
+from szpo.errors import (
+    IntegrityError,
+    LogitsError,
+    ResourceError,
+    RunError,
+    SzpoError,
+    UsageError,
+)
+
+Request = TypeVar("Request", contravariant=True)
+Reply = TypeVar("Reply")
+
+KNOWN_ERRORS: dict[str, type[SzpoError]] = {
+    kind.__name__: kind
+    for kind in (RunError, LogitsError, UsageError, ResourceError, IntegrityError)
+}
+"""Errors that a worker raises for reasons of the request: another worker would, too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A worker has shown that it holds the run's model and coordinates, and may be asked."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answered(Generic[Reply]):
+    """A worker's answer to a chunk."""
+
+    worker: str
+    chunk: str
+    reply: Reply
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A worker raised an error: its class's name, and its text."""
+
+    worker: str
+    chunk: str
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A worker is gone, with whatever it was asked; another may become ready in its place."""
+
+    worker: str
+
+
+Event: TypeAlias = Ready | Answered[Reply] | Refused | Lost
+
+
+class Transport(Protocol[Request, Reply]):
+    """Carries messages to workers that may die, be slow, or never answer."""
+
+    def send(self, worker: str, chunk: str, request: Request) -> None:
+        """Ask a worker for a chunk, without waiting."""
+
+    def poll(self, seconds: float) -> Sequence[Event[Reply]]:
+        """What has happened since the last call; waits for that many seconds at most."""
+
+    def replace(self, worker: str) -> None:
+        """End a worker that is silent; one that takes its place becomes ready later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How long is waited, and how often something is tried."""
+
+    patience_s: float = 300.0
+    """Without any news from any worker for so long, nobody is there."""
+    silence_s: float = 900.0
+    """A worker that takes longer for one chunk is replaced."""
+    slow: float = 2.0
+    """A chunk is asked again elsewhere once it takes so many times the median."""
+    deaths: int = 3
+    """So many workers lost on one chunk mean that the chunk is the cause."""
+    poll_s: float = 0.1
+
+
+class Dispatcher(Generic[Request, Reply]):
+    """Has chunks answered by the workers of a transport, each chunk counted once.
+
+    The first answer to a chunk counts. A second one, from a chunk that was asked again, must be
+    the same where ``same`` is given; it may come as late as during a later call.
+    """
+
+    def __init__(
+        self,
+        transport: Transport[Request, Reply],
+        clock: Callable[[], float],
+        *,
+        bounds: Bounds | None = None,
+        same: Callable[[Reply, Reply], bool] | None = None,
+    ):
+        self._transport = transport
+        self._clock = clock
+        self._bounds = bounds or Bounds()
+        self._same = same
+        self._ready: set[str] = set()
+        self._busy: dict[str, tuple[str, float]] = {}
+        """Per worker the chunk that it works on, and since when."""
+        self._done: dict[str, Reply] = {}
+        """Answers of chunks that some worker still works on, from this call or an earlier one."""
+        self._calls = 0
+        self.asked_again = 0
+        """Chunks that were asked of a second worker since they took long."""
+
+    def gather(self, requests: Sequence[Request]) -> list[Reply]:
+        """Have all chunks answered; replies in the order of the requests.
+
+        Raises:
+            ResourceError: no worker has been heard of for too long.
+            RunError: a chunk has ended several workers, or a worker's error.
+            IntegrityError: two workers gave different answers to one chunk.
+        """
+        self._calls += 1
+        ids = [f"{self._calls}.{i}" for i in range(len(requests))]
+        call: _Call[Request, Reply] = _Call(dict(zip(ids, requests, strict=True)))
+        heard = self._clock()
+        while len(call.found) < len(ids):
+            self._hand_out(call)
+            events = self._transport.poll(self._bounds.poll_s)
+            now = self._clock()
+            for event in events:
+                heard = now
+                self._take(event, call, now)
+            self._replace_silent(call, now)
+            if now - heard > self._bounds.patience_s:
+                raise ResourceError(
+                    f"no worker was heard of for {self._bounds.patience_s:.0f} s, "
+                    f"{len(ids) - len(call.found)} of {len(ids)} chunks are open; look at the "
+                    "cluster, then resume the run"
+                )
+        working = {chunk for chunk, _ in self._busy.values()}
+        known = {**self._done, **call.found}
+        self._done = {chunk: known[chunk] for chunk in working if chunk in known}
+        return [call.found[chunk] for chunk in ids]
+
+    def _hand_out(self, call: _Call[Request, Reply]) -> None:
+        for worker in sorted(self._ready - set(self._busy)):
+            again = not call.pending
+            chunk = self._slowest(call) if again else call.pending.popleft()
+            if chunk is None:
+                return
+            self.asked_again += again
+            self._busy[worker] = (chunk, self._clock())
+            self._transport.send(worker, chunk, call.requests[chunk])
+
+    def _slowest(self, call: _Call[Request, Reply]) -> str | None:
+        """The chunk that one worker alone has worked on for longest, if that is long."""
+        if not call.seconds:
+            return None
+        askers = Counter(chunk for chunk, _ in self._busy.values())
+        limit = self._clock() - self._bounds.slow * statistics.median(call.seconds)
+        late = [
+            (since, chunk)
+            for chunk, since in self._busy.values()
+            if chunk in call.requests
+            and chunk not in call.found
+            and askers[chunk] == 1
+            and since < limit
+        ]
+        return min(late)[1] if late else None
+
+    def _take(self, event: Event[Reply], call: _Call[Request, Reply], now: float) -> None:
+        if isinstance(event, Ready):
+            self._ready.add(event.worker)
+        elif isinstance(event, Lost):
+            self._lose(event.worker, call)
+        elif isinstance(event, Refused):
+            self._busy.pop(event.worker, None)
+            if event.chunk in call.requests and event.chunk not in call.found:
+                kind = KNOWN_ERRORS.get(event.kind)
+                text = event.text if kind else f"worker {event.worker}: {event.kind}: {event.text}"
+                raise (kind or RunError)(text)
+        else:
+            _, since = self._busy.pop(event.worker, ("", now))
+            before = {**self._done, **call.found}.get(event.chunk)
+            if before is not None:
+                self._compare(event, before)
+            elif event.chunk in call.requests:
+                call.found[event.chunk] = event.reply
+                call.seconds.append(now - since)
+
+    def _compare(self, event: Answered[Reply], before: Reply) -> None:
+        if self._same is not None and not self._same(before, event.reply):
+            raise IntegrityError(
+                f"worker {event.worker} answers chunk {event.chunk} otherwise than another worker "
+                "did; fp32 workers must be machines of one kind with equal libraries and threads"
+            )
+
+    def _lose(self, worker: str, call: _Call[Request, Reply]) -> None:
+        self._ready.discard(worker)
+        chunk, _ = self._busy.pop(worker, ("", 0.0))
+        if chunk not in call.requests or chunk in call.found:
+            return
+        call.deaths[chunk] += 1
+        if call.deaths[chunk] >= self._bounds.deaths:
+            raise RunError(
+                f"{call.deaths[chunk]} workers were lost on one chunk of rows; give workers more "
+                "memory, or lower engine.chunk_rows"
+            )
+        if all(chunk != other for other, _ in self._busy.values()):
+            call.pending.appendleft(chunk)
+
+    def _replace_silent(self, call: _Call[Request, Reply], now: float) -> None:
+        for worker, (_, since) in list(self._busy.items()):
+            if now - since > self._bounds.silence_s:
+                self._transport.replace(worker)
+                self._lose(worker, call)
+
+
+class _Call(Generic[Request, Reply]):
+    """The state of one `Dispatcher.gather`."""
+
+    def __init__(self, requests: Mapping[str, Request]):
+        self.requests = requests
+        self.pending = deque(requests)
+        self.found: dict[str, Reply] = {}
+        self.seconds: list[float] = []
+        self.deaths: Counter[str] = Counter()

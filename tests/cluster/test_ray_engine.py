@@ -1,0 +1,260 @@
+"""The engine over Ray: refusals without it; with it, where it is installed, a tiny model's run."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from szpo.cluster import ray_engine, remote, worker
+from szpo.config import settings_file
+from szpo.config.engine import Engine
+from szpo.errors import IntegrityError, RunError, UsageError
+from szpo.generation.sampling import Sampling
+from szpo.ledger.database import Ledger
+from szpo.ledger.theta import theta_digests
+from szpo.models import loading
+from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
+from szpo.types import Prompt, Shift
+from tests.policies.test_protocol import small
+from tests.support import folder_run
+
+HAS_RAY = importlib.util.find_spec("ray") is not None
+needs_ray = pytest.mark.skipif(not HAS_RAY, reason="ray is not installed: szpo[ray]")
+quiet = pytest.mark.filterwarnings("ignore")  # Ray's own, at import and at exit
+PROMPTS = [Prompt.user(f"w{i} w{i + 1}") for i in range(20, 44, 2)]
+ASKED = [PROMPTS[:6], PROMPTS[:6], PROMPTS[6:], PROMPTS[6:]]
+SHIFTS = [Shift(2, k, sign, 0.75) for k in (0, 1) for sign in (1, -1)]
+
+
+def pretend_ray(monkeypatch: pytest.MonkeyPatch, there: bool = True) -> None:
+    monkeypatch.setattr(
+        ray_engine.importlib.util, "find_spec", lambda name: object() if there else None
+    )
+
+
+# ---- what is refused before a cluster is there ----
+
+
+def test_without_the_extra_it_is_refused_in_a_line(tmp_path, monkeypatch, capsys) -> None:
+    pretend_ray(monkeypatch, there=False)
+    from szpo.cli.app import call
+
+    line = ["run", "--preset", "tiny", "--folder", str(tmp_path), "--set", "engine.kind=ray"]
+    assert call(line) == 2
+    said = capsys.readouterr().err.strip()
+    assert said.endswith("engine.kind ray needs ray: pip install 'szpo[ray]'")
+    assert len(said.splitlines()) == 1
+
+
+def test_more_workers_than_cores_are_refused(monkeypatch) -> None:
+    pretend_ray(monkeypatch)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    with pytest.raises(UsageError, match=r"engine\.workers 3 with engine\.cpus 1 each need 3 co"):
+        ray_engine.demand(Engine(kind="ray", workers=3))
+    ray_engine.demand(Engine(kind="ray", workers=2))
+
+
+def test_an_address_that_nobody_answers_is_refused(monkeypatch) -> None:
+    pretend_ray(monkeypatch)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for address, words in (
+        (f"127.0.0.1:{port}", "cannot be reached"),
+        ("elsewhere", "is not host:port"),
+        ("127.0.0.1:99999", "cannot be reached"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            ray_engine.demand(Engine(kind="ray", address=address))
+
+
+def test_an_open_address_is_refused(monkeypatch) -> None:
+    pretend_ray(monkeypatch)
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.delenv("RAY_USE_TLS", raising=False)
+    with pytest.raises(UsageError, match="lets whoever reaches it run code"):
+        ray_engine.demand(Engine(kind="ray", address="192.0.2.7:6379"))
+
+
+@pytest.mark.parametrize(
+    ("sets", "words"),
+    [
+        (["engine.workers=2"], 'engine.workers goes with engine.kind "ray"'),
+        (["engine.address=a:1"], 'engine.address goes with engine.kind "ray"'),
+        (["engine.kind=cloud"], 'engine.kind must be one of "local", "ray"'),
+        (["engine.kind=ray", "engine.workers=0"], "engine.workers must be a whole number >= 1"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(sets: list[str], words: str) -> None:
+    with pytest.raises(UsageError) as error:
+        settings_file.load(sets=sets)
+    assert words in str(error.value)
+
+
+# ---- the worker, without Ray ----
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return folder_run.model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def policy(folder: Path) -> LoraPolicy:
+    base = loading.load(str(folder), dtype="fp32")
+    sampling = Sampling(max_new_tokens=10)
+    return LoraPolicy(
+        base, small(base), root_seed=5, answering=AnswerSampling(sampling, chunk_rows=5)
+    )
+
+
+def setup_of(policy: LoraPolicy) -> dict[str, Any]:
+    return worker.setup_message(policy.loaded, policy.responder, threads=1, device="cpu")
+
+
+def test_a_worker_holds_what_the_controller_holds(policy: LoraPolicy) -> None:
+    mine = worker.identity(policy.loaded, policy.responder)
+    there = worker.Worker(setup_of(policy)).identify()
+    assert worker.describe_difference(mine, there) is None
+    assert mine["canary"] and mine["factors_sha256"]
+
+
+def test_another_basis_seed_or_library_is_noticed(policy: LoraPolicy) -> None:
+    mine = worker.identity(policy.loaded, policy.responder)
+    changed = setup_of(policy)
+    name = next(key for key in changed if key.startswith("basis/"))
+    changed[name] = changed[name] + np.float32(1e-6)
+    other = worker.Worker(changed).identify()
+    assert "its basis_sha256 is" in str(worker.describe_difference(mine, other))
+    changed = setup_of(policy)
+    changed["head"] = changed["head"].replace('"root_seed": 5', '"root_seed": 6')
+    other = worker.Worker(changed).identify()
+    assert "its factors_sha256 is" in str(worker.describe_difference(mine, other))
+    other = {**mine, "versions": {**mine["versions"], "torch": "2.0"}}
+    assert 'its versions is {"szpo"' in str(worker.describe_difference(mine, other))
+
+
+# ---- with Ray ----
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[Any]:
+    """A cluster of three cores, which every test here joins."""
+    found = pytest.importorskip("ray")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "cpu_count", lambda: 4)
+        ray_engine.connect(Engine(kind="ray", workers=3))
+    assert found.util.get_node_ip_address() == "127.0.0.1"  # nobody else can reach it
+    yield found
+    found.shutdown()
+
+
+@contextlib.contextmanager
+def started(policy: LoraPolicy, count: int) -> Iterator[ray_engine.RayTransport]:
+    """The policy answered by so many workers, inside the block."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "cpu_count", lambda: 4)
+        engine = Engine(kind="ray", workers=count, chunk_rows=5)
+        answers = remote.connect(engine, policy.loaded, policy.responder)
+    transport = answers.dispatcher._transport
+    assert isinstance(transport, ray_engine.RayTransport)
+    policy.answer_by(answers)
+    try:
+        yield transport
+    finally:
+        policy.answer_by(policy.responder)
+        transport.close()
+
+
+@needs_ray
+@quiet
+def test_smoke_a_worker_killed_in_mid_step_changes_no_answer(policy, ray, monkeypatch) -> None:
+    wanted = policy.rollout(ASKED, SHIFTS, seed=4)
+    before = signal.getsignal(signal.SIGTERM)
+    with started(policy, 2) as transport:
+        assert signal.getsignal(signal.SIGTERM) is before  # Ray's own was taken away again
+        inner, sent = transport.send, []
+
+        def send(worker: str, chunk: str, request: Any) -> None:
+            inner(worker, chunk, request)
+            sent.append(chunk)
+            if len(sent) == 3:
+                os.kill(transport._seats[worker].pid or 0, signal.SIGKILL)
+
+        monkeypatch.setattr(transport, "send", send)
+        assert policy.rollout(ASKED, SHIFTS, seed=4) == wanted
+        assert len(sent) > len(set(sent))  # the lost chunk was asked again
+        assert transport.sent_bytes < 20_000
+
+
+@needs_ray
+@quiet
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 3])
+def test_any_number_of_workers_answers_what_the_local_engine_answers(policy, ray, count) -> None:
+    wanted = policy.rollout(ASKED, SHIFTS, seed=4), policy.sample(PROMPTS, 2, seed=5)
+    base = policy.sample(PROMPTS[:2], seed=5, base=True)
+    with started(policy, count):
+        assert wanted == (
+            policy.rollout(ASKED, SHIFTS, seed=4),
+            policy.sample(PROMPTS, 2, seed=5),
+        )
+        assert policy.sample(PROMPTS[:2], seed=5, base=True) == base
+        with pytest.raises(RunError, match="canary"):
+            policy.rollout(ASKED[:2], [Shift(0, k, 1, 2.0**-60) for k in (0, 1)], seed=4)
+
+
+@needs_ray
+@quiet
+def test_a_worker_without_the_model_or_with_another_is_refused(policy, ray, monkeypatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    engine = Engine(kind="ray")
+    absent = setup_of(policy)
+    absent["head"] = absent["head"].replace(str(policy.loaded.folder), "/not/there")
+    for setup, error, words in (
+        (absent, UsageError, "worker w0 cannot load the model: model '/not/there' not found"),
+        (setup_of(policy), IntegrityError, "worker w0 is not the run's: its dtype is wrong"),
+    ):
+        transport = ray_engine.RayTransport(engine, setup, lambda held: "its dtype is wrong")
+        with pytest.raises(error) as raised:
+            for _ in range(600):
+                transport.poll(0.1)
+        transport.close()
+        assert words in str(raised.value)
+    with pytest.raises(UsageError, match="need 9 CPUs, the cluster has 3"):
+        ray_engine.connect(Engine(kind="ray", workers=9))
+
+
+def test_workers_compute_on_the_runs_kind_of_device(policy, monkeypatch) -> None:
+    pretend_ray(monkeypatch)
+    with pytest.raises(UsageError, match=r"engine\.gpus 1 does not go with model\.device cpu"):
+        remote.connect(Engine(kind="ray", gpus=1), policy.loaded, policy.responder)
+
+
+@needs_ray
+@quiet
+@pytest.mark.slow
+def test_a_run_through_ray_has_the_digests_of_a_local_one(
+    folder, tmp_path, ray, monkeypatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    digests = []
+    for number, sets in enumerate(
+        (["engine.chunk_rows=4"], ["engine.kind=ray", "engine.workers=2", "engine.chunk_rows=4"])
+    ):
+        place = tmp_path / str(number)
+        place.mkdir()
+        path = folder_run.make(place, *sets, model_folder=folder)
+        with Ledger.open(path, readonly=True) as ledger:
+            votes = [row["votes_sha256"] for row in ledger.update_rows()]
+            digests.append((theta_digests(ledger), votes))
+    assert digests[0] == digests[1]

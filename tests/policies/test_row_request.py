@@ -1,0 +1,95 @@
+"""Requests for rows: the plan of chunks, messages, and slices of random numbers."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+
+from szpo.generation.sampling import Sampling, row_key, uniforms
+from szpo.policies.lora_policy import AnswerSampling
+from szpo.policies.row_request import (
+    RowRequest,
+    array_to_tokens,
+    from_message,
+    pick,
+    split,
+    to_message,
+    tokens_to_array,
+)
+from szpo.types import Prompt, Shift
+from tests.policies.test_protocol import policy_of
+from tests.support.tiny_models import loaded
+
+SHIFTS = tuple(Shift(3, k, sign, 0.5) for k in (0, 1) for sign in (1, -1))
+PROMPTS = [Prompt.user(f"w{i} w{i + 1}") for i in range(20, 32)]
+
+
+def request(rows: int = 4) -> RowRequest:
+    """Every shift answers ``rows`` prompts; plus and minus of a direction answer the same."""
+    keys = [row_key(9, shift, crn=True) for shift in SHIFTS[::2]]
+    table = [(s // 2 * rows + i, s, s // 2, i) for s in range(4) for i in range(rows)]
+    prompts = tuple((5, 6 + i, 7)[: 2 + i % 2] for i in range(2 * rows))
+    return RowRequest(
+        {"z": np.arange(4, dtype=np.float32)}, SHIFTS, prompts, tuple(keys), np.array(table),
+        Sampling(max_new_tokens=6, stop=("end",)), canary=True,
+    )  # fmt: skip
+
+
+def test_uniforms_are_slices_of_the_rollouts_own() -> None:
+    whole = uniforms(9, list(SHIFTS), [4] * 4, 6, crn=True)
+    assert np.array_equal(request().uniforms(), whole)
+    rows = np.array([9, 2, 15])
+    assert np.array_equal(pick(request(), rows).uniforms(), whole[rows])
+
+
+def test_chunks_hold_every_row_once_and_keep_plus_beside_minus() -> None:
+    every = request()
+    chunks = split(every, 6)
+    assert [len(rows) for rows, _ in chunks] == [6, 6, 4]
+    assert sorted(row for rows, _ in chunks for row in rows) == list(range(16))
+    for rows, chunk in chunks:
+        prompts, members = every.row_prompts(), every.members()
+        assert chunk.row_prompts() == [prompts[row] for row in rows]
+        assert [chunk.shifts[m] for m in chunk.members()] == [
+            every.shifts[members[row]] for row in rows
+        ]
+        assert chunk.canary == (len(chunk.shifts) > 1)
+    assert split(every, 6)[0][1].shifts == SHIFTS[:2]
+    assert split(pick(every, np.array([], np.int64)), 6) == []
+
+
+def test_a_message_is_json_and_arrays_and_comes_back_as_it_was() -> None:
+    sent = request()
+    message = to_message(sent)
+    assert all(isinstance(value, str | np.ndarray) for value in message.values())
+    assert all(value.dtype != object for value in message.values() if not isinstance(value, str))
+    json.loads(message["head"])
+    found = from_message(message)
+    assert to_message(found).keys() == message.keys()
+    assert (found.shifts, found.prompts, found.keys, found.sampling, found.canary) == (
+        sent.shifts, sent.prompts, sent.keys, sent.sampling, sent.canary,
+    )  # fmt: skip
+    assert np.array_equal(found.rows, sent.rows)
+    assert np.array_equal(found.theta["z"], sent.theta["z"])
+    size = sum(len(v) if isinstance(v, str) else v.nbytes for v in message.values())
+    assert size < 2000
+
+
+def test_tokens_cross_as_one_array() -> None:
+    for tokens in (((5, 2), (7,), (1, 2, 3)), ((), ()), ()):
+        assert array_to_tokens(tokens_to_array(tokens)) == tokens
+
+
+def test_chunks_answer_what_one_call_answers() -> None:
+    base = loaded("llama")
+    answering = AnswerSampling(Sampling(max_new_tokens=10))
+    whole = policy_of(base, answering=answering)
+    parts = policy_of(base, answering=AnswerSampling(answering.sampling, chunk_rows=5))
+    shifts = list(SHIFTS)
+    asked = [PROMPTS[:6], PROMPTS[:6], PROMPTS[6:], PROMPTS[6:]]
+    assert parts.rollout(asked, shifts, seed=4) == whole.rollout(asked, shifts, seed=4)
+    assert parts.sample(PROMPTS, 3, seed=5) == whole.sample(PROMPTS, 3, seed=5)
+    assert parts.sample(PROMPTS[:2], seed=5, base=True) == whole.sample(
+        PROMPTS[:2], seed=5, base=True
+    )
