@@ -121,8 +121,7 @@ def check(config: Config) -> Checked:
     """Refuse what can be refused before anything is printed, loaded, generated or written.
 
     Raises:
-        UsageError: A setting does not fit the prompts, the panel, its reward, this machine or the
-            model; or a prompt is longer than the model reads.
+        UsageError: Settings, prompts, panel, reward, model and machine do not fit each other.
     """
     prompts = promptfiles.load_configured(config.prompts)
     panel_factory = load_factory(config.panel.kind)
