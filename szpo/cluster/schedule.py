@@ -89,9 +89,9 @@ class Bounds:
     silence_s: float = 900.0
     """A worker that takes longer for one chunk is replaced."""
     slow: float = 2.0
-    """A chunk is asked again elsewhere once it takes so many times the median."""
+    """A chunk is asked again elsewhere once it takes this multiple of the median time."""
     deaths: int = 3
-    """So many workers lost on one chunk mean that the chunk is the cause."""
+    """This many workers lost on one chunk mean that the chunk is the cause."""
     poll_s: float = 0.1
 
 

@@ -41,7 +41,7 @@ class Responder:
         *,
         chunk_rows: int | None = None,
     ):
-        """``chunk_rows``: answer so many rows at a time, as workers do; None: all at once."""
+        """``chunk_rows``: rows answered at a time, as workers do; None: all at once."""
         self.subspace = subspace
         self.space = space
         self.engine = engine

@@ -52,7 +52,7 @@ def restore(
 
     if wanted is not None:
         return _set(config, device=devices.choose(wanted).device)
-    device, hardware = recorded(ledger)
+    device, hardware = read_device(ledger)
     name = ledger.path.name
     if not devices.is_here(device):
         if driven:
@@ -73,7 +73,7 @@ def restore(
     return _set(config, device=device)
 
 
-def recorded(ledger: Ledger) -> tuple[str, str | None]:
+def read_device(ledger: Ledger) -> tuple[str, str | None]:
     """The device on which a run computed last, and its model where that was noted."""
     for event in reversed(list(ledger.events(MOVED))):
         return event["body"]["device"], event["body"]["hardware"]
@@ -87,7 +87,7 @@ def record_move(ledger: Ledger, config: Config) -> None:
     from szpo.models import devices
 
     now = (config.model.device, devices.hardware(config.model.device))
-    if now != recorded(ledger):
+    if now != read_device(ledger):
         body = {"device": now[0], "hardware": now[1]}
         ledger.record_event(MOVED, "operator", body)
 

@@ -23,7 +23,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def pretend_it_ran_on(monkeypatch: pytest.MonkeyPatch, device: str, model: str | None) -> None:
-    monkeypatch.setattr(run_device, "recorded", lambda ledger: (device, model))
+    monkeypatch.setattr(run_device, "read_device", lambda ledger: (device, model))
 
 
 def test_auto_is_resolved_when_the_run_is_created(path: Path) -> None:
@@ -31,7 +31,7 @@ def test_auto_is_resolved_when_the_run_is_created(path: Path) -> None:
         stored = ledger.spec["config"]["model"]
         assert stored["device"] in ("cpu", "cuda", "mps") and stored["dtype"] == "fp32"
         assert ledger.spec["base"]["hardware"] == devices.hardware(stored["device"])
-        assert run_device.recorded(ledger) == (stored["device"], devices.hardware("cpu"))
+        assert run_device.read_device(ledger) == (stored["device"], devices.hardware("cpu"))
 
 
 def test_a_run_of_another_device_is_not_driven_here(path, monkeypatch, capsys) -> None:
@@ -61,7 +61,7 @@ def test_who_names_a_device_goes_on_there_and_the_ledger_says_so(path, monkeypat
     with Ledger.open(path, readonly=True) as ledger:
         moves = [event["body"] for event in ledger.events(run_device.MOVED)]
         assert moves == [{"device": "cpu", "hardware": None}]
-        assert run_device.recorded(ledger) == ("cpu", None)
+        assert run_device.read_device(ledger) == ("cpu", None)
         assert verification.verify(ledger).ok
     assert call(["run", "--resume", str(path)]) == 0  # from now on it is the run's own
 
