@@ -82,7 +82,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def call(arguments: list[str] | None = None) -> int:
-    """The exit code of a command line; raises only under ``--debug``."""
+    """Run a command line and return its exit code; raises only under ``--debug``."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given or bool(os.environ.get("SZPO_DEBUG"))
     try:
@@ -108,7 +108,7 @@ def call(arguments: list[str] | None = None) -> int:
 
 
 class _Interrupts:
-    """The handler of interrupts: one that follows at once, while the first is handled, is none.
+    """The handler of interrupts; one that follows while the first is being handled is ignored.
 
     A later one counts again, so that a command that does not end can be interrupted anew.
     """

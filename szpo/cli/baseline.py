@@ -81,19 +81,19 @@ def baseline(
     from szpo.baselines import registry
 
     changed: dict[str, Any] = dict(_setting(text) for text in recipe)
-    wish = baseline_inputs.Wish(
+    args = baseline_inputs.Arguments(
         method, run, pairs, fresh, score, reward, examples, kind, first, skip_bad, votes, rows,
         file, preset, tuple(sets),
     )  # fmt: skip
     how = registry.recipe(method, changed)  # refused before a model is loaded
-    baseline_inputs.check(wish)
+    baseline_inputs.check(args)
     if method == "iterative-dpo":
-        changed = baseline_inputs.rounds(wish, changed)
+        changed = baseline_inputs.share_votes(args, changed)
     registry.demand_extra(method, scored=bool(score or reward))
     target = out or Path("baselines") / method
     if method != "self-rewarding":  # which goes on where it stopped
         run_paths.fresh(target)
-    stand = baseline_inputs.prepare(wish, how, folder, seed)
+    stand = baseline_inputs.prepare(args, how, folder, seed)
     with _show_progress(method) as on_step:
         outcome = registry.run(method, stand, changed, folder=target, seed=seed, on_step=on_step)
     if method == "reward-model" and outcome.rewards is not None:
@@ -125,14 +125,14 @@ def baseline(
             f"{read / judged:.0%} of its {judged:.0f} judgements had a score; what they are worth "
             "is what the model is worth as a judge (a small one only runs the machinery)"
         )
-    console.say(cost_line(done.cost))
+    console.say(describe_cost(done.cost))
     console.say(f"wrote {target}")
     if method != "reward-model":
         console.say(f"  szpo run --set model.adapter={target}  # a run that begins there")
 
 
-def cost_line(cost: Cost) -> str:
-    """What a method spent, in one line."""
+def describe_cost(cost: Cost) -> str:
+    """Describe in one line what a method spent."""
     return (
         f"cost: {cost.votes:,} votes, {cost.answers_read:,} answers read, "
         f"{cost.tokens_generated:,} tokens generated, {cost.seconds:.1f} s, "
@@ -149,7 +149,7 @@ def _setting(text: str) -> tuple[str, str]:
 
 @contextmanager
 def _show_progress(method: str) -> Iterator[OnStep]:
-    """A progress bar on stderr with the loss or reward of the last step."""
+    """Show a progress bar on stderr with the loss or reward of the last step."""
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
         TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[figures]}"),

@@ -27,7 +27,7 @@ VOTES = 200
 
 
 @dataclass(frozen=True)
-class Wish:
+class Arguments:
     """The arguments that name what to learn from; None, False or empty: not given."""
 
     method: str
@@ -53,7 +53,7 @@ class Wish:
         return not (asks_nobody or self.score or self.reward)
 
 
-def check(wish: Wish) -> None:
+def check(args: Arguments) -> None:
     """Refuse what does not go together, before anything is loaded.
 
     Raises:
@@ -61,48 +61,48 @@ def check(wish: Wish) -> None:
     """
     from szpo.baselines.registry import SCORED
 
-    method, scored = wish.method, wish.method in SCORED
-    sources = (("--run", wish.run), ("--pairs", wish.pairs), ("--fresh", wish.fresh))
+    method, scored = args.method, args.method in SCORED
+    sources = (("--run", args.run), ("--pairs", args.pairs), ("--fresh", args.fresh))
     given = [name for name, on in sources if on]
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} are different votes; give one of them")
-    if (wish.score or wish.reward) and not scored:
+    if (args.score or args.reward) and not scored:
         raise UsageError(f"{method} learns from no score; leave --score and --reward away")
-    if wish.score and wish.reward:
+    if args.score and args.reward:
         raise UsageError("--score and --reward are two rewards; give one of them")
-    if (wish.score or wish.reward) and wish.fresh:
-        name = "--score" if wish.score else "--reward"
+    if (args.score or args.reward) and args.fresh:
+        name = "--score" if args.score else "--reward"
         raise UsageError(f"{method} with {name} asks nobody; leave --fresh or {name} away")
-    if method == "notebook-dpo" and wish.pairs is None:
+    if method == "notebook-dpo" and args.pairs is None:
         raise UsageError("notebook-dpo has an adapter of its own; give --pairs")
-    if method == "iterative-dpo" and not (wish.run or wish.fresh):
+    if method == "iterative-dpo" and not (args.run or args.fresh):
         raise UsageError("iterative-dpo asks while it trains; give --fresh or --run")
-    if method == "self-rewarding" and wish.fresh:
+    if method == "self-rewarding" and args.fresh:
         raise UsageError("self-rewarding judges itself and asks nobody; leave --fresh away")
-    if method != "self-rewarding" and wish.examples:
+    if method != "self-rewarding" and args.examples:
         raise UsageError(f"{method} is fitted to no examples; leave --examples away")
-    if not given and wish.reads_votes:
+    if not given and args.reads_votes:
         more = ", or a --score" if scored else ""
         raise UsageError(f"{method} learns from votes: give --run, --pairs or --fresh{more}")
-    _demand_company(wish)
+    _refuse_unused(args)
 
 
-def _demand_company(wish: Wish) -> None:
-    """Refuse arguments that would be passed over, since another one is or is not there."""
-    if wish.run is not None:
-        own = (("FILE", wish.file), ("--preset", wish.preset), ("--set", wish.sets))
+def _refuse_unused(args: Arguments) -> None:
+    """Refuse arguments that would have no effect beside the others, or without another one."""
+    if args.run is not None:
+        own = (("FILE", args.file), ("--preset", args.preset), ("--set", args.sets))
         if idle := [name for name, value in own if value]:
             raise UsageError(f"--run has its own settings; leave {' and '.join(idle)} away")
     for name, on, other, there in (
-        ("--from", wish.kind is not None, "--pairs", wish.pairs),
-        ("--first", wish.first is not None, "--pairs", wish.pairs),
-        ("--skip-bad", wish.skip_bad, "--pairs", wish.pairs),
-        ("--votes", wish.votes is not None, "--fresh", wish.fresh),
-        ("--rows", wish.rows is not None, "--fresh", wish.fresh),
+        ("--from", args.kind is not None, "--pairs", args.pairs),
+        ("--first", args.first is not None, "--pairs", args.pairs),
+        ("--skip-bad", args.skip_bad, "--pairs", args.pairs),
+        ("--votes", args.votes is not None, "--fresh", args.fresh),
+        ("--rows", args.rows is not None, "--fresh", args.fresh),
     ):
         if on and not there:
             raise UsageError(f"{name} goes with {other}; give both or neither")
-    if wish.fresh and any("rows" in _optimizer(text) for text in wish.sets):
+    if args.fresh and any("rows" in _optimizer(text) for text in args.sets):
         raise UsageError("--fresh asks on --rows; give that in place of --set optimizer.rows")
 
 
@@ -111,8 +111,8 @@ def _optimizer(text: str) -> Mapping[str, Any]:
     return found
 
 
-def rounds(wish: Wish, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of iterative-dpo's recipe, with ``--votes`` shared among its rounds.
+def share_votes(args: Arguments, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Share ``--votes`` among the rounds of iterative-dpo; returns the fields of its recipe.
 
     Raises:
         UsageError: ``--votes`` or ``--rows`` contradicts a field, or pays no question a round.
@@ -120,30 +120,30 @@ def rounds(wish: Wish, settings: Mapping[str, Any]) -> dict[str, Any]:
     from szpo.baselines import registry
 
     plan, found = registry.recipe("iterative-dpo", settings), dict(settings)
-    if wish.rows is not None and "rows" in settings and wish.rows != (plan.rows or 1):
+    if args.rows is not None and "rows" in settings and args.rows != (plan.rows or 1):
         raise UsageError(
-            f"--rows {wish.rows} and --recipe rows={settings['rows']} differ; give one of them"
+            f"--rows {args.rows} and --recipe rows={settings['rows']} differ; give one of them"
         )
-    if wish.votes is None:
+    if args.votes is None:
         return found
-    each = wish.votes // plan.rounds
+    each = args.votes // plan.rounds
     if not each:
-        raise UsageError(f"--votes {wish.votes} are less than one in each of {plan.rounds} rounds")
+        raise UsageError(f"--votes {args.votes} are less than one in each of {plan.rounds} rounds")
     if "questions" in settings and each != plan.questions:
         raise UsageError(
-            f"--votes {wish.votes} in {plan.rounds} rounds are {each} questions a round and "
+            f"--votes {args.votes} in {plan.rounds} rounds are {each} questions a round and "
             f"--recipe questions={plan.questions} differs; give one of them"
         )
-    if left := wish.votes % plan.rounds:
-        console.warn(f"{left} of {wish.votes} votes do not divide among {plan.rounds} rounds")
+    if left := args.votes % plan.rounds:
+        console.warn(f"{left} of {args.votes} votes do not divide among {plan.rounds} rounds")
     return {**found, "questions": each}
 
 
-def prepare(wish: Wish, recipe: Any, folder: Path, seed: int) -> Inputs:
-    """Load what the method works on; who votes is asked only when it is run.
+def prepare(args: Arguments, recipe: Any, folder: Path, seed: int) -> Inputs:
+    """Load what the method works on; nobody is asked for a vote before it is run.
 
     Args:
-        wish: What to learn from, which `check` let pass.
+        args: What to learn from, which `check` let pass.
         recipe: Of the method.
         folder: Of the runs.
         seed: Root of the draws of fresh votes.
@@ -154,20 +154,20 @@ def prepare(wish: Wish, recipe: Any, folder: Path, seed: int) -> Inputs:
     """
     from szpo.data import preference_files
 
-    examples = preference_files.read_examples(wish.examples) if wish.examples is not None else ()
-    if wish.run is not None:
-        inputs = _of_run(wish, wish.run, folder)
-    elif wish.fresh:
-        inputs = _fresh(wish, recipe, seed)
+    examples = preference_files.read_examples(args.examples) if args.examples is not None else ()
+    if args.run is not None:
+        inputs = _load_run(args, args.run, folder)
+    elif args.fresh:
+        inputs = _load_fresh(args, recipe, seed)
     else:
-        inputs = _of_settings(wish, recipe, seed)
-    if wish.score is not None or wish.reward is not None:
-        inputs = replace(inputs, score=_score(inputs, wish.score, wish.reward))
+        inputs = _load_plain(args, recipe, seed)
+    if args.score is not None or args.reward is not None:
+        inputs = replace(inputs, score=_load_score(inputs, args.score, args.reward))
     return replace(inputs, examples=examples)
 
 
-def _of_run(wish: Wish, name: str, folder: Path) -> Inputs:
-    """A recorded run: its model at the start, its sites, its votes; its panel where it asks."""
+def _load_run(args: Arguments, name: str, folder: Path) -> Inputs:
+    """Load a recorded run: its model at θ₀, its votes, and its panel where the method asks it."""
     from szpo.baselines import registry
     from szpo.baselines.asking import JudgesAsk
     from szpo.baselines.ledger_pairs import read_pairs
@@ -180,9 +180,9 @@ def _of_run(wish: Wish, name: str, folder: Path) -> Inputs:
     with Ledger.open(path) as ledger:
         found = read_pairs(ledger)
         data = Preferences(found.pairs, found.ties)
-        if wish.reads_votes:
-            demand_pairs(data, wish.method)
-        asks = wish.method == "iterative-dpo"
+        if args.reads_votes:
+            demand_pairs(data, args.method)
+        asks = args.method == "iterative-dpo"
         parts = assemble.reopen(ledger, until=0, panel=asks, say=console.complain)
     actor = _actor(parts)
     prompts = parts.prompts.train or tuple(dict.fromkeys(p.prompt for p in found.pairs))
@@ -196,20 +196,20 @@ def _of_run(wish: Wish, name: str, folder: Path) -> Inputs:
     return registry.Inputs(actor, tuple(prompts), votes, ask, rows=parts.config.optimizer.rows)
 
 
-def _fresh(wish: Wish, recipe: Any, seed: int) -> Inputs:
-    """A model by settings, and their panel, fitted to questions of as many rows as are asked."""
+def _load_fresh(args: Arguments, recipe: Any, seed: int) -> Inputs:
+    """Load a model and a panel by settings, the panel fitted to questions of ``--rows`` rows."""
     from szpo.baselines import registry
     from szpo.baselines.asking import JudgesAsk, Survey, ask_round
     from szpo.runs import assemble
 
-    rows = wish.rows or getattr(recipe, "rows", None) or 1
-    config = _load_settings(wish, f"optimizer.rows={rows}")
+    rows = args.rows or getattr(recipe, "rows", None) or 1
+    config = _load_settings(args, f"optimizer.rows={rows}")
     parts = assemble.build(config, say=console.complain)
     if parts.panel is None:
         raise UsageError("people answer in a run; take its votes with --run")
     actor, ask = _actor(parts), JudgesAsk(tuple(parts.panel.judges))
     prompts = tuple(parts.prompts.train)
-    survey = Survey(prompts, ask, wish.votes or VOTES, None if rows == 1 else rows, seed)
+    survey = Survey(prompts, ask, args.votes or VOTES, None if rows == 1 else rows, seed)
 
     def votes(meter: Meter) -> Preferences:
         return ask_round(survey, actor, meter)
@@ -227,8 +227,8 @@ def _actor(parts: Parts) -> Actor:
     )
 
 
-def _of_settings(wish: Wish, recipe: Any, seed: int) -> Inputs:
-    """A model by settings, with the pairs of a file, or without votes."""
+def _load_plain(args: Arguments, recipe: Any, seed: int) -> Inputs:
+    """Load a model by settings, with the pairs of a file or without votes."""
     from szpo.baselines import notebook_dpo, registry
     from szpo.baselines.actor import Actor
     from szpo.baselines.questions import Preferences
@@ -237,28 +237,28 @@ def _of_settings(wish: Wish, recipe: Any, seed: int) -> Inputs:
     from szpo.policies import language_model
 
     read = None
-    if wish.pairs is not None:
+    if args.pairs is not None:
         read = preference_files.read(
-            wish.pairs, wish.kind or "trl", first=wish.first, skip_bad=wish.skip_bad
+            args.pairs, args.kind or "trl", first=args.first, skip_bad=args.skip_bad
         )
         name_bad(read)
     given = Preferences(() if read is None else read.pairs, 0 if read is None else read.ties)
-    if read is not None and wish.reads_votes:
-        demand_pairs(given, wish.method)
-    config = _load_settings(wish)
+    if read is not None and args.reads_votes:
+        demand_pairs(given, args.method)
+    config = _load_settings(args)
     asked = _choose_prompts(
-        wish, recipe, config, tuple(dict.fromkeys(p.prompt for p in given.pairs))
+        args, recipe, config, tuple(dict.fromkeys(p.prompt for p in given.pairs))
     )
-    lora = notebook_dpo.lora() if wish.method == "notebook-dpo" else None
+    lora = notebook_dpo.lora() if args.method == "notebook-dpo" else None
     plain = language_model.load_plain(config, console.complain, lora)
     actor = Actor(plain.loaded, plain.sites, plain.start, sampling=plain.sampling, seed=seed)
     return registry.Inputs(actor, asked, None if read is None else lambda meter: given)
 
 
 def _choose_prompts(
-    wish: Wish, recipe: Any, config: Config, unique: tuple[Prompt, ...]
+    args: Arguments, recipe: Any, config: Config, unique: tuple[Prompt, ...]
 ) -> tuple[Prompt, ...]:
-    """The prompts, those of a file of pairs where there is one, as the method asks them.
+    """Choose the prompts that the method asks: those of a file of pairs, or of the settings.
 
     Methods that learn from pairs as they are ask none: they leave out what is too long.
 
@@ -271,36 +271,36 @@ def _choose_prompts(
     from szpo.policies import language_model
 
     language_model.check_files(config)
-    if wish.pairs is not None and wish.method in (*registry.OFFLINE, "reward-model"):
+    if args.pairs is not None and args.method in (*registry.OFFLINE, "reward-model"):
         return unique
     reader, new = context.load_reader(config.model.name), config.generation.max_new_tokens
     chosen = (
-        prompts.PromptSet(unique, ()) if wish.pairs else prompts.load_configured(config.prompts)
+        prompts.PromptSet(unique, ()) if args.pairs else prompts.load_configured(config.prompts)
     )
     found = prompt_room.fit_prompts(chosen, reader, new, config.prompts.too_long)
-    if wish.method == "self-rewarding":
+    if args.method == "self-rewarding":
         self_rewarding.demand_room(reader, found.train, new, recipe)
     for warning in found.warnings:
         console.warn(warning)
     return found.train
 
 
-def _load_settings(wish: Wish, *more: str) -> Config:
+def _load_settings(args: Arguments, *more: str) -> Config:
     """Load the settings that were given, on top of the notebook's where its recipe is meant."""
     own: list[str] = []
-    if wish.method == "notebook-dpo":
+    if args.method == "notebook-dpo":
         from szpo.baselines import notebook_dpo
 
         own = [
             f"model.quantization={notebook_dpo.QUANTIZATION}",
             f"model.dtype={notebook_dpo.DTYPE}",
         ]
-    sets = [*own, *wish.sets, *more]
-    return settings_file.load(wish.file, preset_name=wish.preset, sets=sets)
+    sets = [*own, *args.sets, *more]
+    return settings_file.load(args.file, preset_name=args.preset, sets=sets)
 
 
-def _score(inputs: Inputs, text: str | None, folder: Path | None) -> Score:
-    """A reward by its text, or the reward model of a folder."""
+def _load_score(inputs: Inputs, text: str | None, folder: Path | None) -> Score:
+    """Load a reward by its name, or the reward model of a folder."""
     if folder is not None:
         from szpo.baselines import reward_model
 

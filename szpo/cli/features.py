@@ -1,4 +1,4 @@
-"""Commands that study what panelists like: features (and their weights), clusters (of tastes)."""
+"""Commands that study preferences: weights of named features, and clusters of panelists."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands that only look: runs, show, sample, report."""
+"""Commands that only read: runs, show, sample, report."""
 
 from __future__ import annotations
 

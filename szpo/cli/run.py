@@ -1,4 +1,4 @@
-"""Commands that begin or continue something: init, run."""
+"""Commands that begin or continue a run: init, run, branch."""
 
 from __future__ import annotations
 

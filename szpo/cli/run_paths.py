@@ -1,4 +1,4 @@
-"""Where runs live: names to files, newest first, folders that may be written."""
+"""Find runs by name or file, newest first, and check folders that are to be written."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ def look(path: Path) -> Ledger:
 
 
 def run_name(name: str) -> str:
-    """The name, if a run may have it: small letters, digits and dashes.
+    """Check the name of a run (small letters, digits and dashes) and return it.
 
     Raises:
-        UsageError: It may not.
+        UsageError: it may not.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", name):
         raise UsageError(
@@ -71,7 +71,7 @@ def run_name(name: str) -> str:
 
 
 def fresh(path: Path) -> Path:
-    """A place that does not exist yet (or is an empty folder), with its parents made.
+    """Check that a path is free (or an empty folder), and make its parents.
 
     Raises:
         StorageError: Something is there, or the place cannot be written.

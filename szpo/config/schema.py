@@ -102,12 +102,12 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _optimizer_can_work(self) -> Self:
-        """Refuse what the optimizer refuses in coordinates of any layout."""
+        """Refuse what the optimizer refuses whatever the layout of the coordinates."""
         chosen = self.optimizer.rule
         refused: list[SettingsError] = []
         for rule in AUTO_RULES if chosen == "auto" else (chosen,):
             try:
-                self._settings(ONE_COORDINATE, 1.0, rule)
+                self._make_settings(ONE_COORDINATE, 1.0, rule)
             except SettingsError as error:
                 refused.append(error)
             else:
@@ -121,11 +121,11 @@ class Config(Section):
             UsageError: they do not fit together, or not the coordinates.
         """
         try:
-            return self._settings(layout, scale, None)
+            return self._make_settings(layout, scale, None)
         except SettingsError as error:
             raise UsageError(f"settings: {error.rename(NAMES)}") from None
 
-    def _settings(self, layout: Layout, scale: float, rule: str | None) -> Settings:
+    def _make_settings(self, layout: Layout, scale: float, rule: str | None) -> Settings:
         o, chosen = self.optimizer, self.selection
         rule = rule or (None if o.rule == "auto" else o.rule)
         changes: dict[str, Any] = {}
@@ -161,7 +161,7 @@ class Config(Section):
 
     @property
     def dim(self) -> int:
-        """D of a subspace: the number of the settings, or the rule's (see `choose_dim`)."""
+        """Number of coordinates d of a subspace: as set, or by the votes (see `choose_dim`)."""
         chosen = self.subspace.dim
         return choose_dim(self.steps * self.votes_per_step) if chosen == "auto" else chosen
 

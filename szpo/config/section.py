@@ -36,7 +36,7 @@ class OneOf:
 
 
 def list_names(names: Sequence[str]) -> str:
-    """Names as words of a sentence.
+    """Join names with commas and a final "or".
 
     >>> list_names(["known", "sign", "bayes"])
     'known, sign or bayes'

@@ -1,4 +1,4 @@
-"""In a run: which of C candidate comparisons of a direction are asked, with known probability.
+"""Importance sampling of comparisons: draw N of C with known inclusion probabilities.
 
 Candidate c is asked with probability q_c > 0, and its estimate enters the sum over those asked
 with the weight 1/(C·q_c) instead of the mean's 1/N: for any q the expected sum is the mean over

@@ -292,9 +292,8 @@ def source(ledger: Ledger, parts: Parts) -> Source:
             raise UsageError("a language model is moved, never built a second time")
         return _at_start(ledger, maker(root_seed=parts.settings.root_seed))
 
-    return Source(
-        parts.policy, parts.prompts, parts.config.optimizer.rows, None if maker is None else fresh
-    )
+    rows, again = parts.config.optimizer.rows, None if maker is None else fresh
+    return Source(parts.policy, parts.prompts, rows, again)
 
 
 def _at_start(ledger: Ledger, policy: Any) -> Policy:

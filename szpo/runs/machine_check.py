@@ -51,7 +51,7 @@ def versions() -> dict[str, str]:
 
 
 def matrix_seconds(size: int = 1024, repeats: int = 5) -> float:
-    """Median seconds of a fixed fp32 matrix product: the machine's yardstick beside timings."""
+    """Median seconds of a fixed fp32 matrix product: a yardstick for timings on this machine."""
     left = np.linspace(-1, 1, size * size, dtype=np.float32).reshape(size, size)
     right = left.T.copy()
     times = []

@@ -106,7 +106,7 @@ def attend(
 def _make_turn(
     ledger: Ledger, source: Source, held: Lease, wait: Callable[[], None], say: Say
 ) -> Callable[[], None]:
-    """The function that is called between two looks at the ledger."""
+    """Make the function that is called between two looks at the ledger."""
     watch = Watch(ledger, say)
 
     def turn() -> None:

@@ -85,7 +85,7 @@ class Stopwatch:
         return found, seconds
 
     def seconds(self) -> dict[str, float]:
-        """By part, up to now."""
+        """Seconds by part, up to now."""
         total = self._timer() - self._started
         return {**self._spent, "other_s": max(0.0, total - sum(self._spent.values()))}
 
@@ -111,6 +111,6 @@ def plain(value: Any) -> Any:
 
 
 def answers_read(standing: Iterable[Vote], comparisons: Iterable[Comparison]) -> int:
-    """Answers that the votes of a step that stand, skips among them, took reading."""
+    """Count the answers read for a step's standing votes, skips included."""
     shown = {c.id: 2 * sum(not row.identical for row in c.rows) for c in comparisons}
     return sum(shown[vote.comparison] for vote in standing)

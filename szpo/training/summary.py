@@ -170,7 +170,7 @@ def summary(ledger: Ledger, facts: list[Facts] | None = None) -> Summary:
 
 
 def words_read(ledger: Ledger, step: int) -> int:
-    """Words that the votes of a step took reading, skips among them."""
+    """Count the words read for a step's votes, skips included."""
     return _read(ledger, StepVotes(ledger, step))[1]
 
 
@@ -236,7 +236,7 @@ def _find_skips(votes: StepVotes) -> list[Vote]:
 
 
 def _read(ledger: Ledger, votes: StepVotes) -> tuple[int, int]:
-    """Answers and words that a step's votes took reading: of rows that were really shown."""
+    """Count the answers and words read for a step's votes, in rows that were shown."""
     shown: dict[str, tuple[int, int]] = {}
     for row in ledger.query(
         "SELECT comparison, a.plus, a.minus FROM comparisons c JOIN answers a USING (comparison) "

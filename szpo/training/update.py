@@ -142,7 +142,7 @@ def describe(
 
 
 def _figures(ledger: Ledger, step: int, comparisons: Sequence[Comparison]) -> dict[str, float]:
-    """As measured when the answers were made: token counts are not stored with the texts."""
+    """Figures noted when the answers were made, since texts are stored without token counts."""
     found = ledger.query(
         "SELECT body FROM events WHERE kind = 'generated' AND json_extract(body, '$.step') = ? "
         "ORDER BY event DESC LIMIT 1",
