@@ -8,15 +8,34 @@ from __future__ import annotations
 
 import csv
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import IO, Any, Final
 
-_RISKY: Final = re.compile(
-    r"['\x00-\x1f\x7f-\x9f]|[\s\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]*[=+\-@＝＋－＠]"
-)
-"""Beginnings of texts that are guarded: a control character (programs drop some, and run what is
-left), an apostrophe (so that the guard can be undone), or, after invisible characters, one that
-begins a formula, its wide form too."""
+_SIGNS: Final = frozenset("=+-@\N{MINUS SIGN}")
+"""What begins a formula, in this form or in any that Unicode calls compatible with it."""
+_FILLERS: Final = frozenset("\u115f\u1160\u3164\uffa0")
+"""Letters of Hangul that are never seen."""
+_ORDINARY: Final = re.compile("[A-Za-z0-9]")
+
+
+def _is_risky(text: str) -> bool:
+    """A spreadsheet program might run it, or the guard could not be undone.
+
+    That is a control character at its beginning (programs drop some, and run what is left), an
+    apostrophe, or, after characters that are not seen, a sign that begins a formula.
+    """
+    if not text or _ORDINARY.match(text):
+        return False
+    if text[0] == "'" or unicodedata.category(text[0]) == "Cc":
+        return True
+    first = next((char for char in text if not _is_unseen(char)), "")
+    return unicodedata.normalize("NFKC", first) in _SIGNS
+
+
+def _is_unseen(char: str) -> bool:
+    """Spaces, format characters, marks that need a letter before them, and the like."""
+    return char in _FILLERS or unicodedata.category(char)[0] in "ZCM"
 
 
 def guard(text: str) -> str:
@@ -25,12 +44,12 @@ def guard(text: str) -> str:
     >>> guard("=1+1"), guard("Tea.")
     ("'=1+1", 'Tea.')
     """
-    return f"'{text}" if _RISKY.match(text) else text
+    return f"'{text}" if _is_risky(text) else text
 
 
 def unguard(cell: str) -> str:
     """Return the text that `guard` made this cell of."""
-    return cell[1:] if cell.startswith("'") and _RISKY.match(cell[1:]) else cell
+    return cell[1:] if cell.startswith("'") and _is_risky(cell[1:]) else cell
 
 
 def writer(file: IO[str], names: Sequence[str]) -> Callable[[Mapping[str, Any]], object]:

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, NoReturn
 
+from szpo import files
 from szpo.errors import IntegrityError, LeaseError, StorageError, UsageError
 
 _NETWORK_FILESYSTEMS = ("nfs", "cifs", "smb", "fuse.sshfs", "afs", "ncp")
@@ -62,7 +63,7 @@ def _open(
 
 
 class _Copied(sqlite3.Connection):
-    """A connection to a copy in a folder of its own, which is removed when it is closed."""
+    """A connection to a copy in a folder of its own, removed at the latest when it is closed."""
 
     folder: tempfile.TemporaryDirectory[str] | None = None
 
@@ -87,8 +88,14 @@ def _without_files_beside(path: Path) -> sqlite3.Connection:
     try:
         target = Path(folder.name) / path.name
         for suffix in ("", "-wal"):
-            shutil.copyfile(beside(path, suffix), f"{target}{suffix}")
+            with (
+                beside(path, suffix).open("rb") as file,
+                open(f"{target}{suffix}", "xb", opener=files.private) as copy,
+            ):
+                shutil.copyfileobj(file, copy)
         copied = _open(target, "mode=ro", _Copied)
+        if os.name == "posix":  # a file that is open needs no name, and a kill then leaves none
+            folder.cleanup()
     except (OSError, sqlite3.Error) as error:
         folder.cleanup()
         raise StorageError(
@@ -105,9 +112,9 @@ def _is_still(path: Path) -> bool:
 
     SQLite makes files beside it even to read, and would refuse to open it there.
     """
-    files = (beside(path, suffix) for suffix in ("-wal", "-shm"))
+    own = (beside(path, suffix) for suffix in ("-wal", "-shm"))
     folder = beside(path, "").absolute().parent
-    return not os.access(folder, os.W_OK) and not any(each.exists() for each in files)
+    return not os.access(folder, os.W_OK) and not any(each.exists() for each in own)
 
 
 def beside(path: Path, suffix: str) -> Path:

@@ -26,12 +26,24 @@ def test_what_a_spreadsheet_would_run_is_text(text: str) -> None:
     assert spreadsheets.guard(text) == f"'{text}"
 
 
+UNSEEN = (
+    "\xad\u034f\u061c\u115f\u1160\u180e\u2066\u2069\u206a\u3164\ufe0f\uffa0\ufff9\u2028\U000e0020"
+)
+
+
+@pytest.mark.parametrize("sign", "=+-@＝＋－＠﹢﹣﹦﹫−⁼₌⁺")
+def test_no_sign_of_a_formula_hides_behind_characters_that_are_not_seen(sign: str) -> None:
+    for before in ("", *UNSEEN, UNSEEN):
+        assert spreadsheets.guard(f"{before}{sign}1+1") == f"'{before}{sign}1+1"
+        assert spreadsheets.guard(f"{before}1{sign}1") == f"{before}1{sign}1"
+
+
 @pytest.mark.parametrize("text", ["", "a", "Tea.", " two words", "3", "ß", "(=1)", "{}"])
 def test_ordinary_texts_stay_as_they_are(text: str) -> None:
     assert spreadsheets.guard(text) == text
 
 
-@given(st.text(alphabet=st.sampled_from("'=+-@ \t\r\n\x00\x0b\x1b\ufeffa7")))
+@given(st.text(alphabet=st.sampled_from("'=+-@ \t\r\n\x00\x0b\x1b\ufeffa7−\u3164\ufe0f")))
 def test_the_guard_is_undone_exactly(text: str) -> None:
     assert spreadsheets.unguard(spreadsheets.guard(text)) == text
 

@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -427,6 +428,21 @@ def test_a_full_disk_harms_nothing_that_was_acknowledged(run, tmp_path):
         assert again.query("PRAGMA integrity_check")[0]["integrity_check"] == "ok"
         assert [p["pseudonym"] for p in VoteService(again).panelists()] == acked
         VoteService(again).enroll("person", "later")  # and it goes on
+
+
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere an open file keeps its name")
+def test_a_copy_for_reading_has_no_name_that_a_kill_could_leave(run, tmp_path, monkeypatch):
+    """On a full disk a run is read from a copy; contacts in it must not stay when it is killed."""
+    room = tmp_path / "room"
+    room.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(room))
+    run.record_event("note", "test", {})
+    assert connection.log_bytes(run.path)
+    copy = connection._without_files_beside(run.path)
+    assert list(room.iterdir()) == []
+    count = "SELECT count(*) FROM events"
+    assert copy.execute(count).fetchone()[0] == run.query(count)[0]["count(*)"]
+    copy.close()
 
 
 def test_a_steps_votes_are_found_without_reading_all_votes(run):
