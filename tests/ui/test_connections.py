@@ -94,6 +94,21 @@ def wire(port: int, sent: bytes = b"") -> Iterator[socket.socket]:
         yield made
 
 
+def test_one_client_leaves_connections_to_the_others(tmp_path: Path) -> None:
+    """The whole of 127/8 is this machine, so that another address can be had without another."""
+    with serving(tmp_path, Bounds(connections=8)) as port, contextlib.ExitStack() as held:
+        until(lambda: healthy(port))
+        for _ in range(4):
+            read_answer(held.enter_context(wire(port, HEAD + b"\r\n")))
+        with wire(port) as fifth:
+            assert read_to_end(fifth).startswith(b"HTTP/1.1 503")
+        with socket.create_connection(
+            ("127.0.0.1", port), timeout=DEADLINE_S, source_address=("127.0.0.9", 0)
+        ) as other:
+            other.sendall(HEAD + b"\r\n")
+            assert read_answer(other).startswith(b"HTTP/1.1 200")
+
+
 def read_to_end(made: socket.socket) -> bytes:
     """All that comes until the server hangs up; an error where it does not."""
     found = b""

@@ -25,6 +25,8 @@ NOTED: list[tuple[bool, str]] = []
 """(an event loop runs in this thread, the statement) of everything asked of any ledger."""
 
 
+POLLS = 60
+"""Polls of each kind at once; Starlette has 40 threads."""
 WALKERS = ("nobody", "panelist", "operator")
 """Who asks for every route; the others have a session that is refused."""
 
@@ -134,6 +136,46 @@ def until(what: Callable[[], bool]) -> None:
 def waiting_for_the_lock() -> bool:
     """A writer of the server has asked for the lock that somebody else holds."""
     return (False, "BEGIN IMMEDIATE") in NOTED
+
+
+def test_pages_come_while_more_polls_wait_for_the_file_than_there_are_threads(
+    stage: Stage, people: dict[str, dict[str, str]]
+) -> None:
+    """One session's polls took all threads while a commit waited, and with them the login."""
+    lock = PLAIN(stage.ledger.path, isolation_level=None, check_same_thread=False)
+    lock.execute("BEGIN IMMEDIATE")
+    NOTED.clear()
+
+    def polls_under_way() -> bool:
+        return sum("secret_sha256 = ?" in statement for _, statement in NOTED) >= 2 * POLLS
+
+    async def crowd() -> None:
+        headers = {"Cookie": "; ".join(f"{k}={v}" for k, v in people["panelist"].items())}
+        limits = httpx.Limits(max_connections=None)
+        async with (
+            httpx.AsyncClient(base_url=stage.url, timeout=120, limits=limits) as client,
+            httpx.AsyncClient(base_url=stage.url, timeout=30) as beside,
+        ):
+            body = {"tab": "t1"}
+            first = client.post("/api/assignment", json=body, headers=headers)
+            waiting = [asyncio.create_task(first)]
+            await asyncio.to_thread(until, waiting_for_the_lock)
+            for path in ("/api/status", "/panel-api/status?tab=tab-0001"):
+                polls = (client.get(path, headers=headers) for _ in range(POLLS))
+                waiting += [asyncio.create_task(poll) for poll in polls]
+            try:
+                await asyncio.to_thread(until, polls_under_way)
+                for path in ("/login", "/static/login.css", "/panel/"):
+                    who = headers if path == "/panel/" else None
+                    assert (await beside.get(path, headers=who)).status_code == 200
+                assert not waiting[0].done(), "the lock was given up before the pages came"
+            finally:
+                lock.execute("ROLLBACK")
+                answers = await asyncio.gather(*waiting)
+        assert {answer.status_code for answer in answers} == {200}
+
+    awaited(crowd())
+    lock.close()
 
 
 def test_no_request_runs_sql_on_the_event_loop(

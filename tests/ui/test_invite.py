@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from szpo.cli.app import call
 from szpo.ledger.database import Ledger
 from szpo_ui.web import credentials
+from szpo_ui.web.address import announce, read_address
 from tests.support import children
 from tests.support.browser import make
 
@@ -21,6 +23,21 @@ def run(tmp_path: Path) -> Path:
     stage = make(tmp_path / "run.db")
     stage.ledger.close()
     return tmp_path / "run.db"
+
+
+def test_links_begin_with_the_address_of_a_server_that_lives(tmp_path: Path) -> None:
+    """Two servers overlap, as in a restart: while one lives its address is known."""
+    path = tmp_path / "run.db"
+    with ExitStack() as first:
+        first.enter_context(announce(path, "http://first:1"))
+        with announce(path, "http://second:2"):
+            assert read_address(path) == "http://first:1"
+            first.close()
+            assert read_address(path) == "http://second:2"
+            with announce(path, "http://third:3"):
+                assert read_address(path) == "http://third:3"
+    assert read_address(path) is None
+    assert list(tmp_path.iterdir()) == []
 
 
 def invite(run: Path, *words: str) -> int:

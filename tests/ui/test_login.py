@@ -143,6 +143,7 @@ def test_addresses_of_one_network_are_one_to_the_lock() -> None:
 
     assert seen("2001:db8::1") == seen("2001:db8::ffff:1") != seen("2001:db8:0:1::1")
     assert seen("10.0.0.1") != seen("10.0.0.2")
+    assert seen("::ffff:10.0.0.1") == seen("10.0.0.1") != seen("::ffff:10.0.0.2")
     assert seen("testclient") == "testclient"
 
 

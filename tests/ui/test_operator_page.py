@@ -465,6 +465,17 @@ def test_erasing_wants_the_name_typed(voted: Stage) -> None:
     assert [p.row.votes for p in state.read_state(voted.site).people] == [4, 4]
 
 
+def test_a_limit_long_ago_has_come(voted: Stage) -> None:
+    do(voted, "limits", until="0001-01-01T00:00")
+    assert budget.read_limits(voted.ledger).at_us == 0
+
+
+HELD_UP = (
+    r"still in the file .* a reader: process \d+ \(.*; from a terminal: "
+    r"szpo invite .*run\.db --erase Bob$"
+)
+
+
 def test_an_erasure_that_a_reader_holds_up_says_so_and_is_finished_by_pressing_again(
     voted: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -473,7 +484,7 @@ def test_an_erasure_that_a_reader_holds_up_says_so_and_is_finished_by_pressing_a
     path = voted.ledger.path
     with Ledger.open(path, readonly=True) as reader, reader.snapshot():
         reader.query("SELECT * FROM contacts")
-        with pytest.raises(StorageError, match=r"still in the file .* a reader: process \d+ \("):
+        with pytest.raises(StorageError, match=HELD_UP):
             do(voted, "erase", name="Bob", typed="Bob")
     # Nothing of Bob is listed any more, yet the page still offers what finishes it.
     page = str(operator_page.page(voted.site))

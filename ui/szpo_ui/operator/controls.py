@@ -14,7 +14,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from szpo.errors import UsageError
+from szpo.errors import StorageError, UsageError
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger
 from szpo.replay import without_panelist
@@ -189,7 +189,7 @@ def _limits(site: Site, by: str, command: Command) -> Reply:
                 f"limits: {command.until.replace('T', ' ')} is no date and time that there is; "
                 "give another end"
             ) from None
-        at_us = round(when.timestamp() * 1e6)
+        at_us = max(0, round(when.timestamp() * 1e6))
     found = Limits(
         step=command.steps, votes=command.votes, at_us=at_us, person_hours=command.hours,
         money=command.money,
@@ -262,7 +262,11 @@ def _erase(site: Site, by: str, command: Command) -> Reply:
     if command.typed.strip() != command.name:
         raise UsageError(f"erase: type {command.name} to confirm")
     _release(site, command.name)
-    credentials.erase(site.ledger, command.name, by, wait_s=credentials.ERASE_WAIT_S)
+    try:
+        credentials.erase(site.ledger, command.name, by, wait_s=credentials.ERASE_WAIT_S)
+    except StorageError as error:  # an operator is no longer on this page to be chosen again
+        again = f"szpo invite {site.ledger.path} --erase {command.name}"
+        raise StorageError(f"{error}; from a terminal: {again}") from None
     return Reply(
         f"What was personal of {command.name} is deleted. The votes stay, by pseudonym; copies "
         "made before still hold the name."

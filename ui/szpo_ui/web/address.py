@@ -117,32 +117,35 @@ ADDRESS_LIMIT = 2_000
 def announce(run: Path, url: str) -> Iterator[None]:
     """Publish the address to other commands of this machine; a failure to write is ignored.
 
-    The lock goes with the process, however it ends. Where the run is served twice, the first
-    server's address stands.
+    The lock goes with the process, however it ends. Each server of a run has a file of its own.
     """
     with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):  # another server has it, or the disk is full
-            file = stack.enter_context(_address_file(run).open("a+", encoding="utf-8"))
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            file.truncate(0)
-            file.write(url)
-            file.flush()
-            stack.callback(_address_file(run).unlink, missing_ok=True)
+        for place in _address_files(run):
+            try:
+                file = stack.enter_context(place.open("a+", encoding="utf-8"))
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                file.truncate(0)
+                file.write(url)
+                file.flush()
+            except OSError:  # another server has it, or the disk is full
+                continue
+            stack.callback(place.unlink, missing_ok=True)
+            break
         yield
 
 
 def read_address(run: Path) -> str | None:
     """The address that links to this run begin with; None where no server of it is running."""
-    try:
-        with _address_file(run).open(encoding="utf-8") as file:
+    for place in _address_files(run):
+        with contextlib.suppress(OSError), place.open(encoding="utf-8") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                return file.read(ADDRESS_LIMIT) or None
-    except OSError:
-        pass
+                if url := file.read(ADDRESS_LIMIT):
+                    return url
     return None
 
 
-def _address_file(run: Path) -> Path:
-    return run.with_name(f"{run.name}-served")
+def _address_files(run: Path) -> list[Path]:
+    """Where the servers of a run write their addresses, the first one first."""
+    return [run.with_name(f"{run.name}-served{number}") for number in ("", "-2", "-3", "-4")]

@@ -83,6 +83,11 @@ def routes(site: Site, writer: Writer) -> list[Route]:
     texts = lru_cache(maxsize=TEXTS)(site.ledger.comparison)  # they never change
     votes = Buckets(site.clock, rate=VOTES_PER_SECOND, burst=VOTES_AT_ONCE)
 
+    def choose(asked: AssignmentRequest, panelist: str) -> tuple[Assignment, Comparison] | None:
+        seat = site.service.ask(asked.of, panelist, tab=asked.tab)
+        comparison = None if seat is None else texts(seat.comparison)
+        return None if seat is None or comparison is None else (seat, comparison)
+
     def status(request: Request) -> Response:
         login.identity(site, request, "panelist")
         found = site.status.read()
@@ -96,14 +101,10 @@ def routes(site: Site, writer: Writer) -> list[Route]:
         asked = await read(AssignmentRequest, request)
         if isinstance(asked, Response):
             return asked
-        seat = await writer.do(
-            partial(site.service.ask, asked.of, str(who.panelist), tab=asked.tab)
-        )
-        if seat is None:
+        found = await writer.do(partial(choose, asked, str(who.panelist)))
+        if found is None:
             return Response(status_code=204)
-        comparison = await run_in_threadpool(texts, seat.comparison)
-        if comparison is None:
-            return Response(status_code=204)
+        seat, comparison = found
         return JSONResponse(_describe(site, asked, comparison, seat))
 
     async def vote(request: Request) -> Response:

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from importlib import resources
-from ipaddress import ip_address, ip_network
 from typing import Any, Final, TypeVar
 
 from fastapi import APIRouter, HTTPException, Request
@@ -30,7 +29,7 @@ from szpo.ledger.database import Ledger
 from szpo_ui.web import credentials
 from szpo_ui.web.credential_rows import Role
 from szpo_ui.web.credentials import AccessError, Fault, Identity
-from szpo_ui.web.rate import MOST_KEYS, Buckets, Locks
+from szpo_ui.web.rate import MOST_KEYS, Buckets, Locks, network
 from szpo_ui.web.requests import read, refuse
 from szpo_ui.web.site import Site
 
@@ -277,12 +276,5 @@ def _token(site: Site, headers: Headers) -> str | None:
 
 
 def _network(request: Request) -> str:
-    """The network that a request comes from; in memory for the lock only, never stored.
-
-    One subscriber has 2⁶⁴ addresses of IPv6: they count as one.
-    """
-    host = request.client.host if request.client else ""
-    with contextlib.suppress(ValueError):
-        if (address := ip_address(host)).version == 6:
-            return str(ip_network((int(address) >> 64 << 64, 64)))
-    return host
+    """The network that a request comes from; in memory for the lock only, never stored."""
+    return network(request.client.host if request.client else "")

@@ -7,6 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address, ip_address, ip_network
 from typing import Final, TypeAlias
 
 from szpo.ledger.database import Clock
@@ -17,6 +18,25 @@ FEW = 5
 """Warnings from one line of code that are written each minute."""
 Later: TypeAlias = Callable[[float, Callable[[], None]], object]
 """Calls a function after some seconds."""
+
+
+def network(host: str) -> str:
+    """What counts as one client: an address of IPv4, also one written as IPv6, or a /64 of IPv6.
+
+    One subscriber has 2⁶⁴ addresses of IPv6.
+
+    >>> network("::ffff:192.0.2.7"), network("2001:db8::7"), network("a socket")
+    ('192.0.2.7', '2001:db8::/64', 'a socket')
+    """
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host
+    if isinstance(address, IPv4Address):
+        return host
+    if address.ipv4_mapped is not None:  # a server of both kinds sees clients of IPv4 so
+        return str(address.ipv4_mapped)
+    return str(ip_network((int(address) >> 64 << 64, 64)))
 
 
 class Buckets:

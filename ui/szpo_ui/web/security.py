@@ -32,6 +32,9 @@ BODY_SECONDS = 10.0
 """How long a body may take to arrive."""
 POSTS_PER_SECOND, POSTS_AT_ONCE = 20.0, 60
 """Rate limit of one person's requests that change something."""
+WAITING_THREADS = 32
+"""Requests at once that may wait for the run's file in one of Starlette's 40 threads: the others
+are left to pages and scripts, so that these come however long a commit takes."""
 GRADIO_PAGES = ("/panel", "/operate", "/visualize")
 """What the paths of Gradio's pages begin with."""
 OPEN_PATHS = frozenset({"/login", "/redeem", "/api/session", "/healthz", "/favicon.ico"})
@@ -79,6 +82,7 @@ class AccessControl:
         self.url = url
         self.site = site
         self.sessions = sessions
+        self._threads = asyncio.Semaphore(WAITING_THREADS)
         self.posts = Buckets(site.clock, rate=POSTS_PER_SECOND, burst=POSTS_AT_ONCE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -104,7 +108,11 @@ class AccessControl:
                 refusal = who if isinstance(who, Response) else None
             if not isinstance(body, Response):
                 receive = _replay_body(body, receive)
-        await (refusal or self.app)(scope, receive, send)
+        if refusal is None and _may_wait_in_a_thread(scope):
+            async with self._threads:
+                await self.app(scope, receive, send)
+        else:
+            await (refusal or self.app)(scope, receive, send)
 
     async def _find_refusal(
         self, scope: Scope, headers: Headers, *, changes: bool
@@ -163,6 +171,14 @@ class SameSiteOnly:
                 return
             receive = _replay_body(body, receive)
         await self.app(scope, receive, send)
+
+
+def _may_wait_in_a_thread(scope: Scope) -> bool:
+    """Its handler may wait for the run's file in a thread; votes are the writer's, without one."""
+    if scope["path"] in ("/api/votes", "/api/assignment"):
+        return False
+    reads = scope["method"] in ("GET", "HEAD", "OPTIONS")
+    return not reads or scope["path"] == "/api/status" or "-api/" in scope["path"]
 
 
 def _to_login(scope: Scope, why: Fault) -> Response:

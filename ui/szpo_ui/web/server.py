@@ -20,7 +20,7 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from szpo_ui.web.rate import limit_warnings
+from szpo_ui.web.rate import limit_warnings, network
 
 OPEN_FILES: Final = 256
 """Files that the process may need besides its connections."""
@@ -36,6 +36,8 @@ class Bounds:
     """First line and headers, where they arrive in parts; the application allows less."""
     connections: int = 4096
     """Connections at once; a further one is answered 503 and closed."""
+    share: float = 0.5
+    """The part of them that one client may hold; all where a proxy stands before them."""
     rest_seconds: float = 75.0
     """Between two requests: longer than people read, so that no vote meets a closing one."""
     unread_seconds: float = 60.0
@@ -48,6 +50,8 @@ class BoundedConnection(H11Protocol):
     def __init__(self, *, bounds: Bounds, **given: Any) -> None:
         super().__init__(**given)
         self._most: Final = bounds.connections
+        self._share: Final = bounds.share * bounds.connections
+        self._network = ""
         self._unfinished: Final = _Timer(self.loop, bounds.head_seconds, self._give_up)
         self._unread: Final = _Timer(self.loop, bounds.unread_seconds, self._abort)
         self._refused = False
@@ -55,7 +59,8 @@ class BoundedConnection(H11Protocol):
     def connection_made(self, transport: Any) -> None:
         """Wait for a request, unless there are too many connections."""
         super().connection_made(transport)
-        if len(self.connections) > self._most:
+        self._network = network(self.client[0] if self.client else "")
+        if len(self.connections) > self._most or self._is_more_than_a_share():
             self._refuse(b"503 Service Unavailable")
         else:
             self._watch()
@@ -101,6 +106,13 @@ class BoundedConnection(H11Protocol):
                 )
         else:
             self._unfinished.start()
+
+    def _is_more_than_a_share(self) -> bool:
+        """This client holds more connections than one may; counted only where it can be so."""
+        if len(self.connections) <= self._share:
+            return False
+        own = sum(getattr(each, "_network", "") == self._network for each in self.connections)
+        return bool(own > self._share)
 
     def _unparsed_bytes(self) -> bytes:
         return bytes(self.conn.trailing_data[0])
@@ -177,7 +189,7 @@ def answer(
 ) -> None:
     """Answer until a signal, with as many connections as the limit of open files leaves."""
     most = min(bounds.connections, _raise_file_limit(bounds.connections))
-    bounds = replace(bounds, connections=most)
+    bounds = replace(bounds, connections=most, share=1.0 if proxied else bounds.share)
     uvicorn.Server(configure(application, bounds, proxied=proxied)).run(sockets=[listener])
 
 
