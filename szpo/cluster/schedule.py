@@ -85,7 +85,9 @@ class Bounds:
     """How long is waited, and how often something is tried."""
 
     patience_s: float = 300.0
-    """Without any news from any worker for so long, nobody is there."""
+    """After this time without news from any worker, nobody is there; see `load_s`."""
+    load_s: float = 3600.0
+    """The same before the first worker is ready; later, twice what the first one took is given."""
     silence_s: float = 900.0
     """A worker that takes longer for one chunk is replaced."""
     slow: float = 2.0
@@ -120,6 +122,8 @@ class Dispatcher(Generic[Request, Reply]):
         self._done: dict[str, Reply] = {}
         """Answers of chunks that some worker still works on, from this call or an earlier one."""
         self._calls = 0
+        self._began = clock()
+        self._first_ready_s: float | None = None
         self.asked_again = 0
         """Chunks that were asked of a second worker since they took long."""
 
@@ -143,9 +147,9 @@ class Dispatcher(Generic[Request, Reply]):
                 heard = now
                 self._take(event, call, now)
             self._replace_silent(call, now)
-            if now - heard > self._bounds.patience_s:
+            if now - heard > self._patience_s():
                 raise ResourceError(
-                    f"no worker was heard of for {self._bounds.patience_s:.0f} s, "
+                    f"no worker was heard of for {self._patience_s():.0f} s, "
                     f"{len(ids) - len(call.found)} of {len(ids)} chunks are open; look at the "
                     "cluster, then resume the run"
                 )
@@ -153,6 +157,12 @@ class Dispatcher(Generic[Request, Reply]):
         known = {**self._done, **call.found}
         self._done = {chunk: known[chunk] for chunk in working if chunk in known}
         return [call.found[chunk] for chunk in ids]
+
+    def _patience_s(self) -> float:
+        """A worker that loads its model, at first or after a death, is silent for as long."""
+        if self._first_ready_s is None:
+            return self._bounds.load_s
+        return max(self._bounds.patience_s, 2 * self._first_ready_s)
 
     def _hand_out(self, call: _Call[Request, Reply]) -> None:
         for worker in sorted(self._ready - set(self._busy)):
@@ -183,6 +193,8 @@ class Dispatcher(Generic[Request, Reply]):
     def _take(self, event: Event[Reply], call: _Call[Request, Reply], now: float) -> None:
         if isinstance(event, Ready):
             self._ready.add(event.worker)
+            if self._first_ready_s is None:
+                self._first_ready_s = now - self._began
         elif isinstance(event, Lost):
             self._lose(event.worker, call)
         elif isinstance(event, Refused):

@@ -128,9 +128,22 @@ def test_a_silent_worker_is_replaced_and_its_chunk_asked_again() -> None:
 
 def test_nobody_there_is_an_end_and_not_a_wait() -> None:
     transport = Pretend({})
-    with pytest.raises(ResourceError, match="no worker was heard of for 300 s, 3 of 3 chunks"):
+    with pytest.raises(ResourceError, match="no worker was heard of for 3600 s, 3 of 3 chunks"):
         dispatcher(transport).gather(range(3))
-    assert 300 < transport.now < 302
+    assert 3600 < transport.now < 3602
+    gone = Pretend(equal_workers(1), lambda worker, chunk, time: "hang")
+    with pytest.raises(ResourceError, match="no worker was heard of for 300 s, 3 of 3 chunks"):
+        dispatcher(gone).gather(range(3))
+    assert 300 < gone.now < 302
+
+
+def test_a_model_that_takes_long_to_load_is_waited_for_again_after_a_death() -> None:
+    transport = Pretend({}, lambda worker, chunk, time: "die" if (chunk, time) == (1, 1) else None)
+    transport.seconds["w00"] = 1.0
+    transport.back_s = 900.0
+    transport._at(800.0, Ready("w00"))
+    assert dispatcher(transport).gather(range(3)) == [0, 2, 4]
+    assert transport.now > 1700
 
 
 def test_two_answers_that_differ_are_an_error_where_they_must_be_equal() -> None:
