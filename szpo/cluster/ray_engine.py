@@ -120,6 +120,13 @@ def connect(engine: Engine) -> Any:
     finally:
         if main:
             signal.signal(signal.SIGTERM, before)  # Ray puts its own in its place
+    here = ray.util.get_node_ip_address()
+    if engine.address is None and here not in LOCAL:
+        # Ray was imported before it could be kept to this machine, or started by somebody else.
+        raise ResourceError(
+            f"ray listens on {here}, where others can reach it; import szpo before ray, or name "
+            "the cluster by engine.address"
+        )
     there = ray.cluster_resources()
     for name, wanted in (("CPU", engine.cpus), ("GPU", engine.gpus)):
         need = engine.workers * wanted

@@ -149,10 +149,9 @@ def test_another_basis_seed_or_library_is_noticed(policy: LoraPolicy) -> None:
 @pytest.fixture(scope="module")
 def ray() -> Iterator[Any]:
     """A cluster of three cores, which every test here joins."""
-    found = pytest.importorskip("ray")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "cpu_count", lambda: 4)
-        ray_engine.connect(Engine(kind="ray", workers=3))
+        found = ray_engine.connect(Engine(kind="ray", workers=3))
     assert found.util.get_node_ip_address() == "127.0.0.1"  # nobody else can reach it
     yield found
     found.shutdown()
