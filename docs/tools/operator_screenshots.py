@@ -18,7 +18,7 @@ from playwright.sync_api import Page, sync_playwright
 
 from szpo.ledger import orders, run_spec
 from szpo.optim import parameters
-from szpo.voting import counting, lease
+from szpo.voting import counting, lease, pauses
 from szpo.voting.casting import VoteRequest
 from szpo_ui import app
 from tests.support.browser import CHROMIUM, FLAGS, MovableClock, Stage, context, make, serve
@@ -103,7 +103,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=list(FLAGS))
         first = make(Path(folder) / "support-tone-08.db", sets=SETS)
-        lease.pause(first.ledger, "szpo serve", "waiting for the operator")
+        pauses.pause(first.ledger, "szpo serve", "waiting for the operator")
         for stage, names in (
             (played(Path(folder) / "support-tone-07.db"), ("operate", "operate-dark")),
             (first, ("operate-before",)),

@@ -30,7 +30,7 @@ from szpo.training.guards import Bands
 from szpo.training.step_report import flatten
 from szpo.training.step_rows import StepRow
 from szpo.types import Floats
-from szpo.voting import lease
+from szpo.voting import pauses
 
 WINDOW: Final = 10
 """Steps over which votes are pooled."""
@@ -143,7 +143,7 @@ def _run(ledger: Ledger, as_of_us: int, hidden: Collection[str]) -> RunFacts:
         as_of_us=as_of_us,
         hidden_us=tuple(row["received_us"] for row in first if row["kind"] == "train"),
         hidden_final=sum(row["kind"] == "final" for row in first),
-        pauses=tuple(lease.pauses(ledger)),
+        pauses=tuple(pauses.list_pauses(ledger)),
         limit_steps=limits.step,
         limit_votes=limits.votes,
         pay_per_hour=panel.pay_per_hour,

@@ -20,7 +20,7 @@ from szpo.ledger.theta import theta_digest
 from szpo.reports.html_report import Score
 from szpo.runs import cost_plan, machine_check
 from szpo.training import step_report
-from szpo.voting import lease
+from szpo.voting import lease, pauses
 
 if TYPE_CHECKING:
     from szpo.runs.assemble import Checked
@@ -141,7 +141,7 @@ def _start(checked: Checked, path: Path, *, as_json: bool, stay: bool, hold: boo
     with assemble.create(parts, path) as ledger:
         console.complain(f"run {path.stem} in {path}")
         if hold:
-            lease.pause(ledger, "operator", "the first round waits for its start")
+            pauses.pause(ledger, "operator", "the first round waits for its start")
         return drive(ledger, parts, as_json=as_json, stay=stay)
 
 
@@ -156,7 +156,7 @@ def _resume(path: Path, *, as_json: bool, stay: bool, device: str | None) -> int
         if held["paused_by"] is not None:
             console.complain(f"was paused by {held['paused_by']}: {held['pause_reason']}")
             if not stay:  # who stays waits to be let on; a restart is no such word
-                lease.unpause(ledger, "szpo run --resume")
+                pauses.unpause(ledger, "szpo run --resume")
         return drive(ledger, parts, as_json=as_json, stay=stay)
 
 

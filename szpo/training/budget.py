@@ -14,7 +14,7 @@ from szpo.config.schema import Config
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.training import summary
-from szpo.voting import lease
+from szpo.voting import lease, pauses
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def set_limits(ledger: Ledger, by: str, limits: Limits) -> None:
         )
     with ledger.transaction(by):
         if lease.controller(ledger)["stop_at"] != limits.step:
-            lease.stop_at(ledger, limits.step, by)
+            pauses.stop_at(ledger, limits.step, by)
         body = {name: value for name, value in asdict(limits).items() if name != "step"}
         ledger.record_event("limits", by, body)
 

@@ -23,7 +23,7 @@ from szpo.training.position import Position
 from szpo.training.services import Bounds, Hooks, Services
 from szpo.training.step_report import Outcome, Stopwatch
 from szpo.types import Comparison
-from szpo.voting import lease, steps
+from szpo.voting import lease, pauses, steps
 from szpo.voting.counting import StepVotes
 from szpo.voting.steps import Closing
 
@@ -64,7 +64,7 @@ def run(
         )  # fmt: skip
         at = position.resume(ledger, services.settings, policy)
         while True:
-            lease.pause_if_due(ledger, at.step)
+            pauses.pause_if_due(ledger, at.step)
             end = _outcome_if_paused(services, at) or _outcome_if_done(services, at)
             if end is not None:
                 return end

@@ -19,7 +19,7 @@ from szpo.training.rollouts import recorded_query
 from szpo.training.services import Services
 from szpo.training.step_report import StepReport, Stopwatch, answers_read, flatten, plain
 from szpo.types import Comparison, Info, Tally, Theta, Update
-from szpo.voting import lease, steps, triads
+from szpo.voting import pauses, steps, triads
 from szpo.voting.counting import StepVotes
 from szpo.voting.votes_by_voter import read_votes_by_voter
 
@@ -83,7 +83,7 @@ def apply(
         all_notes = plain({**notes, "seconds": None, **watch.seconds()})
         done = steps.apply(ledger, run.lease.epoch, result, all_notes)
         if done and (broken := bands.broken(figures)) is not None:
-            lease.pause(ledger, f"guard {broken[0]}", f"after step {report.step}: {broken[1]}")
+            pauses.pause(ledger, f"guard {broken[0]}", f"after step {report.step}: {broken[1]}")
     if not done:
         return None
     # From here on the step is done; what follows is a function of the ledger.

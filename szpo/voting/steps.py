@@ -18,7 +18,7 @@ from szpo.ledger import canonical
 from szpo.ledger.database import Ledger, Record
 from szpo.optim.settings import Settings
 from szpo.types import Comparison, Info, Query, Tally, Update
-from szpo.voting import lease
+from szpo.voting import pauses
 from szpo.voting.counting import StepVotes
 
 ClosedBy = Literal["rule", "deadline", "operator", "auto"]
@@ -147,7 +147,7 @@ def deadline_us(ledger: Ledger, row: Record, deadline_s: float) -> int:
     Time in which the run was paused does not count; while it is, the deadline moves on.
     """
     opened: int = row["opened_us"]
-    return opened + round(deadline_s * 1e6) + lease.paused_us(ledger, opened)
+    return opened + round(deadline_s * 1e6) + pauses.sum_paused_us(ledger, opened)
 
 
 def close(ledger: Ledger, step: int, how: Closing, *, votes: StepVotes | None = None) -> bool:

@@ -23,7 +23,7 @@ from szpo.training import guards
 from szpo.training.guards import Bands
 from szpo.training.step_rows import StepRow
 from szpo.types import Answer, Comparison, Prompt, Row
-from szpo.voting import finals, lease
+from szpo.voting import finals, pauses
 from szpo.voting.casting import VoteRequest
 from tests.support.browser import MovableClock, Stage, make
 
@@ -461,9 +461,9 @@ def test_a_changed_vote_stands_once(voted: Stage) -> None:
 
 
 def test_pauses_come_from_the_record(voted: Stage) -> None:
-    lease.pause(voted.ledger, "olga", "lunch")
+    pauses.pause(voted.ledger, "olga", "lunch")
     voted.clock.forward(600)
-    lease.unpause(voted.ledger, "olga")
+    pauses.unpause(voted.ledger, "olga")
     (begin, end), = evidence.read(voted.ledger).run.pauses  # fmt: skip
     assert end is not None
     assert 600 * S <= end - begin < 601 * S

@@ -20,7 +20,7 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.theta import starting_theta, stored_tensors, theta_digest
 from szpo.optim import parameters as optim_parameters
 from szpo.types import Query
-from szpo.voting import lease, steps
+from szpo.voting import lease, pauses, steps
 from szpo.voting.service import VoteService
 from tests.support.quadratic import LAYOUT, Clock, new_ledger, settings_of
 
@@ -296,7 +296,7 @@ def test_an_operator_needs_a_reason(run):
     with pytest.raises(UsageError, match="reason"):
         steps.void(run, 0, "", "ann")
     with pytest.raises(UsageError, match="reason"):
-        lease.pause(run, "ann", "")
+        pauses.pause(run, "ann", "")
     steps.void(run, 0, "wrong prompts", "ann")
     assert run.step(0)["state"] == "void"
     plan_step(run, 1, epoch)
@@ -380,11 +380,11 @@ def test_a_namespace_of_process_ids_is_a_space_of_its_own():
 
 
 def test_pause_and_stop_leave_events(run):
-    lease.pause(run, "ann", "lunch")
+    pauses.pause(run, "ann", "lunch")
     assert lease.controller(run)["pause_reason"] == "lunch"
-    lease.unpause(run, "ann")
-    lease.unpause(run, "ann")
-    lease.stop_at(run, 7, "ann")
+    pauses.unpause(run, "ann")
+    pauses.unpause(run, "ann")
+    pauses.stop_at(run, 7, "ann")
     assert lease.controller(run)["stop_at"] == 7
     assert [e["kind"] for e in run.events()][1:] == ["pause", "unpause", "stop"]
 

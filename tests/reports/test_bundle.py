@@ -31,7 +31,7 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest
 from szpo.optim import parameters
 from szpo.reports import bundle
-from szpo.voting import lease, steps
+from szpo.voting import pauses, steps
 from szpo.voting.casting import VoteRequest
 from tests.support.browser import MovableClock, Stage, make
 
@@ -64,9 +64,9 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Stage:
             )
             made.advance()
         if number == 4:
-            lease.pause(made.ledger, "olga", "lunch")
+            pauses.pause(made.ledger, "olga", "lunch")
             made.clock.forward(600)
-            lease.unpause(made.ledger, "olga")
+            pauses.unpause(made.ledger, "olga")
     for person in people[:2]:
         seat = service.assign(person)
         assert seat is not None

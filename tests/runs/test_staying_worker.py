@@ -16,7 +16,7 @@ from szpo.cli.app import call
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
-from szpo.voting import lease
+from szpo.voting import lease, pauses
 from tests.support import yard_run
 
 
@@ -69,13 +69,13 @@ def test_it_stays_when_finished_and_fulfils_orders_until_a_signal(
 def test_a_pause_outlives_a_restart_until_somebody_lifts_it(tmp_path: Path) -> None:
     path = yard_run.make(tmp_path, "run.steps=2", "panel.poll_seconds=0.05")
     with Ledger.open(path) as ledger:
-        lease.pause(ledger, "ann", "lunch")
+        pauses.pause(ledger, "ann", "lunch")
     with staying("run", "--resume", str(path)) as run, Ledger.open(path) as ledger:
         until(run, "paused: ann: lunch; standing by")
-        lease.unpause(ledger, "ann")
+        pauses.unpause(ledger, "ann")
         until(run, "finished: 2 steps are applied; standing by")
     with Ledger.open(path) as ledger:  # it was killed: its lease is that of no process
-        lease.pause(ledger, "ann", "again")
+        pauses.pause(ledger, "ann", "again")
     assert call(["run", "--resume", str(path)]) == 0  # a person's word that it may go on
     with Ledger.open(path) as ledger:
         assert lease.controller(ledger)["paused_by"] is None

@@ -19,7 +19,7 @@ from szpo.training import budget, controller
 from szpo.training.budget import Limits
 from szpo.training.services import Bounds, Hooks
 from szpo.types import Answer, Comparison, Prompt, Row
-from szpo.voting import lease, steps
+from szpo.voting import lease, pauses, steps
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from szpo_ui.web import credentials
@@ -92,11 +92,11 @@ def test_it_stands_by_while_paused_and_goes_on_when_it_may(tmp_path):
     def act():
         acts.append([row["state"] for row in ledger.steps()])
         if len(acts) == 1:
-            lease.pause(ledger, "ann", "lunch")
+            pauses.pause(ledger, "ann", "lunch")
         elif len(acts) < 5:
             assert lease.controller(ledger)["lease"] is not None
             if len(acts) == 4:
-                lease.unpause(ledger, "ann")
+                pauses.unpause(ledger, "ann")
         elif not vote(ledger):
             raise Leave
 
@@ -160,7 +160,7 @@ def test_orders_are_fulfilled_while_people_vote_and_after_the_end(tmp_path):
 
 def test_without_staying_orders_are_fulfilled_before_it_leaves(tmp_path):
     settings, ledger, policy = start(tmp_path)
-    lease.pause(ledger, "ann", "lunch")
+    pauses.pause(ledger, "ann", "lunch")
     orders.place_order(ledger, "samples", "op")
     outcome = life(ledger, policy, settings, lambda: None, stay=False)
     assert outcome.status == "paused" and not orders.open_orders(ledger)
@@ -281,7 +281,7 @@ def test_two_processes_fulfil_an_order_once(tmp_path):
 
 def test_a_process_that_was_overtaken_leaves(tmp_path):
     settings, ledger, policy = start(tmp_path)
-    lease.pause(ledger, "ann", "lunch")
+    pauses.pause(ledger, "ann", "lunch")
 
     def steal():
         with Ledger.open(ledger.path, clock=Clock(Clock().now + 10**12)) as other:

@@ -18,7 +18,7 @@ import pytest
 from szpo.ledger import orders
 from szpo.training import comparisons
 from szpo.types import Answer, Comparison, Prompt, Row
-from szpo.voting import lease
+from szpo.voting import pauses
 from szpo.voting.casting import VoteRequest
 from tests.support.browser import Stage
 
@@ -234,11 +234,11 @@ def walk(stage: Stage, context: Callable[..., Any]) -> Iterator[tuple[str, Any]]
     yield "break", page
     page.click("[data-do=back]")
     until(page, "vote", step="1")
-    lease.pause(stage.ledger, "olga", "Lunch. We go on at two o’clock.")
+    pauses.pause(stage.ledger, "olga", "Lunch. We go on at two o’clock.")
     page.clock.fast_forward(4_000)
     until(page, "paused")
     yield "paused", page
-    lease.unpause(stage.ledger, "olga")
+    pauses.unpause(stage.ledger, "olga")
     page.clock.fast_forward(4_000)
     until(page, "vote", step="1")
     stage.clock.forward(601)

@@ -14,7 +14,7 @@ from szpo.training import guards
 from szpo.training.comparisons import prompt_order
 from szpo.training.guards import Bands
 from szpo.types import Answer, Comparison, Row
-from szpo.voting import counting, lease, steps
+from szpo.voting import counting, lease, pauses, steps
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from tests.support.quadratic import (
@@ -288,7 +288,7 @@ def test_a_guard_pauses_and_says_why(tmp_path):
     assert outcome.status == "paused" and outcome.steps == 1
     assert "guard kl" in outcome.reason and "outside 0 … 1e-06" in outcome.reason
     assert go(settings, ledger, policy).status == "paused"  # until a person lets it go on
-    lease.unpause(ledger, "ann")
+    pauses.unpause(ledger, "ann")
     assert go(settings, ledger, policy).status == "finished"
     with pytest.raises(UsageError, match="band length"):
         Bands(length=(3, 2))
@@ -297,11 +297,13 @@ def test_a_guard_pauses_and_says_why(tmp_path):
 def test_people_can_pause_and_stop_a_run_from_outside(tmp_path):
     settings, ledger, policy = start(tmp_path)
     quiet = LedgerEvaluator(VoteService(ledger))
-    outcome = go(settings, ledger, policy, quiet, wait=lambda: lease.pause(ledger, "ann", "lunch"))
+    outcome = go(
+        settings, ledger, policy, quiet, wait=lambda: pauses.pause(ledger, "ann", "lunch")
+    )
     assert (outcome.status, outcome.reason, outcome.steps) == ("paused", "ann: lunch", 0)
     assert ledger.step(0)["state"] == "open"
-    lease.unpause(ledger, "ann")
-    lease.stop_at(ledger, 2, "ann")
+    pauses.unpause(ledger, "ann")
+    pauses.stop_at(ledger, 2, "ann")
     assert go(settings, ledger, policy).status == "stopped"
     assert ledger.last_applied() == 1
 

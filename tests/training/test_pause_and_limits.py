@@ -10,7 +10,7 @@ from szpo.ledger.database import Ledger
 from szpo.replay import verification
 from szpo.training import budget
 from szpo.training.budget import Limits
-from szpo.voting import counting, lease, steps
+from szpo.voting import counting, lease, pauses, steps
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from tests.support.quadratic import Clock, QuadraticPolicy, go, history, panel_of, start
@@ -58,7 +58,7 @@ def test_pause_now_keeps_the_open_step_and_its_votes(tmp_path, lag, unbroken):
 
     def half():
         people.panel.submit(ledger.comparisons(0)[:2])
-        lease.pause(ledger, "ann", "lunch")
+        pauses.pause(ledger, "ann", "lunch")
 
     people.acts = [half]
     outcome = go(settings, ledger, policy, people.evaluator, wait=people.wait, lag=lag)
@@ -69,7 +69,7 @@ def test_pause_now_keeps_the_open_step_and_its_votes(tmp_path, lag, unbroken):
     panel_of(ledger).submit(ledger.comparisons(0))
     assert go(settings, ledger, policy, lag=lag).status == "paused"
     assert states(ledger)[0] == "open" and policy.rollouts == 0
-    lease.unpause(ledger, "ann")
+    pauses.unpause(ledger, "ann")
     assert go(settings, ledger, policy, lag=lag).steps == 4
     if lag:
         assert history(ledger) == unbroken
@@ -81,13 +81,13 @@ def test_pause_now_keeps_the_open_step_and_its_votes(tmp_path, lag, unbroken):
 def test_pause_after_a_step_applies_it_and_opens_no_other(tmp_path, lag, unbroken):
     settings, ledger, policy = start(tmp_path)
     people = Slow(ledger, lambda: None)
-    people.acts = [lambda: lease.pause(ledger, "ann", "evening", now=False)]
+    people.acts = [lambda: pauses.pause(ledger, "ann", "evening", now=False)]
     outcome = go(settings, ledger, policy, people.evaluator, wait=people.wait, lag=lag)
     assert (outcome.status, outcome.reason, outcome.steps) == ("paused", "ann: evening", 1)
     assert "open" not in states(ledger)
     ledger, policy = reopened(ledger, settings)
     assert go(settings, ledger, policy, lag=lag).status == "paused"
-    lease.unpause(ledger, "ann")
+    pauses.unpause(ledger, "ann")
     assert go(settings, ledger, policy, lag=lag).steps == 4
     if lag:
         assert history(ledger) == unbroken
@@ -98,18 +98,18 @@ def test_a_pause_after_the_step_outlives_a_kill_and_can_be_withdrawn(tmp_path):
     settings, ledger, policy = start(tmp_path)
 
     def killed():
-        lease.pause(ledger, "ann", "evening", now=False)
+        pauses.pause(ledger, "ann", "evening", now=False)
         raise KeyboardInterrupt
 
     people = Slow(ledger, killed)
     with pytest.raises(KeyboardInterrupt):
         go(settings, ledger, policy, people.evaluator, wait=people.wait)
-    assert lease.pending_pause(ledger) == lease.PendingPause("ann", "evening", 0)
+    assert pauses.find_pending_pause(ledger) == pauses.PendingPause("ann", "evening", 0)
     assert lease.controller(ledger)["paused_by"] is None  # people go on voting
     ledger, policy = reopened(ledger, settings)
-    lease.unpause(ledger, "ann")
-    assert lease.pending_pause(ledger) is None
-    lease.pause(ledger, "ann", "after all", now=False)
+    pauses.unpause(ledger, "ann")
+    assert pauses.find_pending_pause(ledger) is None
+    pauses.pause(ledger, "ann", "after all", now=False)
     assert go(settings, ledger, policy).steps == 1
     ledger.close()
 
@@ -122,13 +122,13 @@ def test_neither_seats_nor_the_deadline_run_while_a_run_is_paused(tmp_path):
 
     def pause():
         held.append(service.assign(service.enroll("person", "ann")))
-        lease.pause(ledger, "op", "lunch")
+        pauses.pause(ledger, "op", "lunch")
 
     people = Slow(ledger, pause)
     go(settings, ledger, policy, people.evaluator, wait=people.wait, deadline_s=1800)
     left = held[0].expires_us - ledger.clock()
     ledger.clock.now += 5 * hour
-    lease.unpause(ledger, "op")
+    pauses.unpause(ledger, "op")
     again = service.assignment(held[0].id)
     assert abs(again.expires_us - ledger.clock() - left) < 1_000_000
     ben = service.enroll("person", "ben")
@@ -254,7 +254,7 @@ def test_nobody_is_seated_while_a_run_is_paused(tmp_path):
 
     def pause():
         held.append(service.assign(ann, tab="one"))
-        lease.pause(ledger, "op", "lunch")
+        pauses.pause(ledger, "op", "lunch")
 
     people = Slow(ledger, pause)
     go(settings, ledger, policy, people.evaluator, wait=people.wait)
@@ -266,7 +266,7 @@ def test_nobody_is_seated_while_a_run_is_paused(tmp_path):
     service.cast(
         VoteRequest(held[0].id, "A", idem="0123456789abcdef", tab="one")
     )  # what was read is kept
-    lease.unpause(ledger, "op")
+    pauses.unpause(ledger, "op")
     left = service.assignment(held[0].id).expires_us - ledger.clock()
     assert 0 < left <= service.seat_ttl_us  # not five hours more
     assert service.assign(ben, tab="two") is not None and OpenComparisons(ledger).lacking()

@@ -13,7 +13,7 @@ from szpo.optim.directions import DIRECTION_VERSION
 from szpo.training import budget
 from szpo.training.budget import Limits
 from szpo.training.status import StatusReader, round_status
-from szpo.voting import counting, lease, steps
+from szpo.voting import counting, pauses, steps
 from szpo.voting.casting import VoteRequest
 from szpo.voting.service import VoteService
 from tests.support.quadratic import Clock, QuadraticPolicy, go, settings_of
@@ -135,12 +135,12 @@ def test_pause_limit_and_deadline(tmp_path):
         opened = ledger.step(0)["opened_us"]
         found = round_status(ledger)
         assert (found.opened_us, found.deadline_us) == (opened, opened + 30 * MINUTE)
-        lease.pause(ledger, "op", "lunch")
+        pauses.pause(ledger, "op", "lunch")
         found = round_status(ledger)
         assert (found.state, found.paused_by, found.pause_reason) == ("paused", "op", "lunch")
         assert found.step == 0 and found.deadline_us is None and found.votes_needed == 4
         ledger.clock.now += 60 * MINUTE
-        lease.unpause(ledger, "op")
+        pauses.unpause(ledger, "op")
         found = round_status(ledger)
         assert abs(found.deadline_us - (opened + 90 * MINUTE)) < MINUTE / 10
         assert found.state == "open" and found.paused_by is None

@@ -16,7 +16,7 @@ from szpo.analysis import evidence, overview
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger
 from szpo.reports import bundle
-from szpo.voting import lease
+from szpo.voting import pauses
 from szpo.voting.casting import VoteRequest
 from tests.support.browser import NARROW, ZOOMED, Stage, context, misfits, violations, window
 
@@ -85,13 +85,13 @@ def test_axe_finds_nothing_before_during_paused_and_in_every_dialog(
     orders.settle(
         stage.ledger, orders.get(stage.ledger, order), {"prompts": ["well?"], "columns": [column]}
     )
-    lease.pause(stage.ledger, "Olga", "lunch")
+    pauses.pause(stage.ledger, "Olga", "lunch")
     page.reload()
     page.wait_for_selector(f"{READY}[data-state=paused]")
     page.locator("#op-values-table summary").click()
     page.locator("#op-health-table summary").click()
     assert violations(page) == []
-    lease.unpause(stage.ledger, "Olga")
+    pauses.unpause(stage.ledger, "Olga")
     page.reload()
     page.wait_for_selector(f"{READY}[data-state=open]")
     for dialog in page.locator("dialog").all():
@@ -121,7 +121,7 @@ def test_it_fits_every_width_and_targets_are_large_enough(
             assert box["x"] >= 0 and box["x"] + box["width"] <= size[0], name
             assert dialog.evaluate("n => n.scrollWidth <= n.clientWidth"), name
             dialog.evaluate("node => node.close()")
-    lease.pause(stage.ledger, "Olga", "lunch")
+    pauses.pause(stage.ledger, "Olga", "lunch")
     assert wrong("paused") == []
 
 

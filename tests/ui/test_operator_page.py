@@ -22,7 +22,7 @@ from szpo.replay import replay, verification
 from szpo.reports import bundle
 from szpo.training import budget
 from szpo.types import Answer
-from szpo.voting import lease
+from szpo.voting import lease, pauses
 from szpo.voting.casting import VoteRequest
 from szpo_ui.operator import charts, controls, state
 from szpo_ui.operator import page as operator_page
@@ -148,7 +148,7 @@ def test_the_version_moves_with_the_record_only(stage: Stage) -> None:
         first = client.get("/operate-api/status")
         same = client.get("/operate-api/status", headers={"If-None-Match": first.headers["etag"]})
         assert same.status_code == 304
-        lease.pause(stage.ledger, "Olga", "lunch")
+        pauses.pause(stage.ledger, "Olga", "lunch")
         other = client.get("/operate-api/status", headers={"If-None-Match": first.headers["etag"]})
         assert other.status_code == 200
         assert other.json() != first.json()
@@ -282,7 +282,7 @@ def test_texts_of_models_are_text(tmp_path: Path) -> None:
     }
     body = {"prompts": list(PACK), "columns": [column]}
     assert orders.settle(stage.ledger, orders.get(stage.ledger, order), body)
-    lease.pause(stage.ledger, "<i>Olga</i>", PACK[0])
+    pauses.pause(stage.ledger, "<i>Olga</i>", PACK[0])
     shown = operator_page.page(stage.site)
     for harmful in ("<img", "<script", "<b>", "<i>", "</textarea>", "‮", "\x00"):
         assert harmful not in shown
@@ -303,14 +303,14 @@ def test_before_the_first_round_the_panelists_screen_is_shown(held: Stage) -> No
 
 def test_start_refuses_what_panelists_could_not_judge(tmp_path: Path) -> None:
     stage = make(tmp_path / "a.db", sets=["panel.guideline="], clock=MovableClock())
-    lease.pause(stage.ledger, "serve", "waiting for the operator")
+    pauses.pause(stage.ledger, "serve", "waiting for the operator")
     with pytest.raises(UsageError, match="guideline is empty"):
         do(stage, "start")
     long = make(
         tmp_path / "b.db", sets=["generation.max_new_tokens=1000", "optimizer.rows=3"],
         clock=MovableClock(),
     )  # fmt: skip
-    lease.pause(long.ledger, "serve", "waiting for the operator")
+    pauses.pause(long.ledger, "serve", "waiting for the operator")
     minutes = 2 * 3 * 1000 * 0.75 / 238
     assert controls.reading_minutes(long.site) == pytest.approx(minutes)
     with pytest.raises(UsageError, match="type that number"):

@@ -12,7 +12,7 @@ import time
 import pytest
 import uvicorn
 
-from szpo.voting import lease
+from szpo.voting import pauses
 from szpo_ui import app
 from tests.support.browser import MINUS, NARROW, PLUS, ZOOMED, misfits, violations
 from tests.support.panel_states import (
@@ -267,7 +267,7 @@ def test_a_vote_is_changed_until_the_close_and_not_after(stage, ann):
     assert sorted(mine) == ["A", "B"]
     late = ann.locator("[data-do=revise]").first.get_attribute("data-of")
     others_vote(stage, "ben")
-    lease.pause(stage.ledger, "olga", "so that the next round waits")
+    pauses.pause(stage.ledger, "olga", "so that the next round waits")
     stage.site.service.ledger.execute("SELECT 1")
     from szpo.voting import steps
 

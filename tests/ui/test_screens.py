@@ -7,7 +7,7 @@ import pytest
 from szpo.errors import UsageError
 from szpo.replay import verification
 from szpo.training.status import round_status
-from szpo.voting import casting, lease
+from szpo.voting import casting, pauses
 from szpo.voting.casting import VoteRequest
 from szpo_ui import app
 from szpo_ui.panel import comparison_view, render, screens
@@ -371,17 +371,17 @@ def test_pause_shows_the_reason_and_keeps_the_round(stage):
     stage.advance()
     ann = Person(stage, "ann")
     seat = ann.at.seat
-    lease.pause(stage.ledger, "olga", "lunch")
+    pauses.pause(stage.ledger, "olga", "lunch")
     paused = ann.do("look")
     assert paused.state == "paused" and paused.status.pause_reason == "lunch"
-    lease.unpause(stage.ledger, "olga")
+    pauses.unpause(stage.ledger, "olga")
     assert ann.do("look").seat == seat
 
 
 def test_a_guards_figures_are_not_told_to_those_who_vote(stage):
     stage.advance()
     ann = Person(stage, "ann")
-    lease.pause(stage.ledger, "guard length", "after step 0: length is 41, outside 8 … 30")
+    pauses.pause(stage.ledger, "guard length", "after step 0: length is 41, outside 8 … 30")
     paused = ann.do("look")
     assert paused.state == "paused"
     assert (paused.status.paused_by, paused.status.pause_reason) == ("guard", None)
@@ -446,7 +446,7 @@ def test_counts_do_not_move_a_reader_but_a_pause_does(stage):
     after = ann.glance()
     assert after["key"] == before["key"] and after["version"] != before["version"]
     assert after["votes_in"] == before["votes_in"] + 1
-    lease.pause(stage.ledger, "olga", "lunch")
+    pauses.pause(stage.ledger, "olga", "lunch")
     assert ann.glance()["key"] != before["key"]
 
 

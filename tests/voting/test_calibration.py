@@ -10,7 +10,7 @@ from szpo.optim import optimizer
 from szpo.replay import verification
 from szpo.reports import votes
 from szpo.types import Answer, Comparison, Prompt, Query, Row
-from szpo.voting import calibration, counting, lease, steps
+from szpo.voting import calibration, counting, lease, pauses, steps
 from szpo.voting import service as vote_service
 from szpo.voting.casting import VoteConflictError, VoteRequest
 from szpo.voting.counting import verdict
@@ -258,11 +258,11 @@ def test_a_run_without_calibration_or_at_rest_shows_none(ledger, service):
     close_step(ledger, service, ids)
     off = VoteService(ledger, calibrates=False)
     assert off.calibration(ids[0]) is None
-    lease.pause(ledger, "op", "lunch")
+    pauses.pause(ledger, "op", "lunch")
     assert service.calibration(ids[0]) is None
-    lease.unpause(ledger, "op")
+    pauses.unpause(ledger, "op")
     seat = service.calibration(ids[0])
-    lease.pause(ledger, "op", "lunch")
+    pauses.pause(ledger, "op", "lunch")
     assert service.calibration(ids[0]).id == seat.id  # what is being read may be finished
 
 

@@ -22,7 +22,7 @@ from szpo.replay.without_panelist import Preview
 from szpo.runs import branch
 from szpo.training import budget
 from szpo.training.budget import Limits
-from szpo.voting import lease, steps
+from szpo.voting import pauses, steps
 from szpo.voting.counting import StepVotes
 from szpo_ui.web import credentials
 from szpo_ui.web.credentials import Invitation
@@ -127,7 +127,7 @@ def _start(site: Site, by: str, command: Command) -> Reply:
         raise UsageError(
             f"start: reading takes {minutes:.0f} minutes a vote; type that number to confirm"
         )
-    lease.unpause(site.ledger, by)
+    pauses.unpause(site.ledger, by)
     return Reply("The first round opens as soon as its answers are written.")
 
 
@@ -146,14 +146,14 @@ def reading_minutes(site: Site) -> float:
 
 def _pause(site: Site, by: str, command: Command) -> Reply:
     now = command.do == "pause"
-    lease.pause(site.ledger, by, command.reason.strip(), now=now)
+    pauses.pause(site.ledger, by, command.reason.strip(), now=now)
     if now:
         return Reply("Paused. The round and its votes are kept; panelists are told.")
     return Reply("The run pauses once the round at hand is applied.")
 
 
 def _resume(site: Site, by: str, command: Command) -> Reply:
-    lease.unpause(site.ledger, by)
+    pauses.unpause(site.ledger, by)
     return Reply("The run goes on.")
 
 

@@ -23,8 +23,8 @@ from szpo.training import budget
 from szpo.training.budget import Limits
 from szpo.training.status import RoundStatus
 from szpo.types import Assignment, Comparison
-from szpo.voting import calibration, lease, triads
-from szpo.voting.lease import PendingPause
+from szpo.voting import calibration, lease, pauses, triads
+from szpo.voting.pauses import PendingPause
 from szpo_ui.operator import controls
 from szpo_ui.panel.comparison_view import Sheet, sheet
 from szpo_ui.web import credentials
@@ -149,7 +149,7 @@ def read_state(site: Site) -> OperatorState:
         waiting=tuple(each for each in listed.values() if each.role == "operator"),
         log=_log(ledger),
         limits=controls.limits(site),
-        pending=lease.pending_pause(ledger),
+        pending=pauses.find_pending_pause(ledger),
         live=live,
         quorum=controls.quorum(site),
         orders=tuple(placed),

@@ -1,0 +1,121 @@
+"""How people and guards pause a run, let it go on, and set the step at which it ends.
+
+A pause and a stop are columns of the run's row in `controller`, which whoever holds the lease
+reads between its steps. Each request is also an event, so that it outlives a restart and a
+deadline can leave out the time for which the run was paused.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from szpo.errors import UsageError
+from szpo.ledger.database import Ledger
+from szpo.voting import lease, seats
+
+
+@dataclass(frozen=True, slots=True)
+class PendingPause:
+    """A pause that comes once step ``after`` is done."""
+
+    by: str
+    reason: str
+    after: int
+
+
+def pause(ledger: Ledger, by: str, reason: str, *, now: bool = True) -> None:
+    """Ask whoever drives the run to pause; recorded as an event, so that it outlives a restart.
+
+    ``now`` keeps an open step and its votes as they are, and closes nothing until `unpause`.
+    Otherwise the step at hand is still voted on and applied; the next one is not opened.
+
+    Raises:
+        UsageError: no reason.
+    """
+    if not reason:
+        raise UsageError("pause: give a reason; it is shown to panelists and in the report")
+    with ledger.transaction(by):
+        if not now:
+            body = {"reason": reason, "after": _current_step(ledger)}
+            ledger.record_event("pause after", by, body)
+            return
+        ledger.execute(
+            "UPDATE controller SET paused_by = ?, pause_reason = ? WHERE run = ?",
+            (by, reason, ledger.run),
+        )
+        ledger.record_event("pause", by, {"reason": reason})
+
+
+def find_pending_pause(ledger: Ledger) -> PendingPause | None:
+    """Return the pause that was requested after a step and has not begun."""
+    found = ledger.query(
+        "SELECT kind, actor, body FROM events WHERE kind IN ('pause', 'pause after', 'unpause') "
+        "ORDER BY event DESC LIMIT 1"
+    )
+    if not found or found[0]["kind"] != "pause after":
+        return None
+    body = json.loads(found[0]["body"])
+    return PendingPause(found[0]["actor"], body["reason"], body["after"])
+
+
+def pause_if_due(ledger: Ledger, step: int) -> None:
+    """Begin a pause that was requested after a step before ``step``."""
+    with ledger.transaction("controller"):
+        pending = find_pending_pause(ledger)
+        if pending is not None and pending.after < step:
+            pause(ledger, pending.by, pending.reason)
+
+
+def unpause(ledger: Ledger, by: str) -> None:
+    """Let a paused run go on, or withdraw a pause that has not come yet.
+
+    Seats that were held when the run was paused are held for as long again as they had left.
+    """
+    with ledger.transaction(by):
+        if lease.controller(ledger)["paused_by"] is not None:
+            seats.postpone(ledger, since_us=list_pauses(ledger)[-1][0])
+        elif find_pending_pause(ledger) is None:
+            return
+        ledger.execute(
+            "UPDATE controller SET paused_by = NULL, pause_reason = NULL WHERE run = ?",
+            (ledger.run,),
+        )
+        ledger.record_event("unpause", by, {})
+
+
+def list_pauses(ledger: Ledger) -> list[tuple[int, int | None]]:
+    """List when the run was paused, (from, to) in µs since 1970; None ends one that lasts."""
+    found: list[tuple[int, int | None]] = []
+    for event in ledger.query(
+        "SELECT kind, at_us FROM events WHERE kind IN ('pause', 'unpause') ORDER BY event"
+    ):
+        lasting = bool(found) and found[-1][1] is None
+        if event["kind"] == "pause" and not lasting:
+            found.append((event["at_us"], None))
+        elif event["kind"] == "unpause" and lasting:
+            found[-1] = found[-1][0], event["at_us"]
+    return found
+
+
+def sum_paused_us(ledger: Ledger, since_us: int) -> int:
+    """Return for how many µs since then the run was paused; a deadline does not run meanwhile."""
+    now = ledger.clock()
+    spans = [
+        (max(start, since_us), now if end is None else end) for start, end in list_pauses(ledger)
+    ]
+    return sum(max(0, end - start) for start, end in spans)
+
+
+def stop_at(ledger: Ledger, step: int | None, by: str) -> None:
+    """Ask the run to end before ``step``; None withdraws the request."""
+    with ledger.transaction(by):
+        ledger.execute("UPDATE controller SET stop_at = ? WHERE run = ?", (step, ledger.run))
+        ledger.record_event("stop", by, {"step": step})
+
+
+def _current_step(ledger: Ledger) -> int:
+    """The first step that is neither applied nor void."""
+    rows = ledger.query("SELECT step, state FROM steps WHERE run = ? ORDER BY step", (ledger.run,))
+    under_way = [row["step"] for row in rows if row["state"] not in ("applied", "void")]
+    return int(under_way[0]) if under_way else len(rows)
