@@ -14,13 +14,11 @@ if TYPE_CHECKING:
     from szpo.aggregation.estimators import estimate as estimate
     from szpo.aggregation.links import Link as Link
     from szpo.aggregation.links import link as link
-    from szpo.aggregation.weighting import Weighting as Weighting
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "estimators": ["Estimate", "estimate"],
         "links": ["Link", "link"],
-        "weighting": ["Weighting"],
     },
 )

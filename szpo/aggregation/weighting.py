@@ -6,14 +6,15 @@ says when to use which). ``shrunk-logits`` and ``median`` need no history: they 
 direction out of one logit per voter, however many votes each gave. A mean of logits follows the
 most decided voters, liars included; the median withstands a hostile minority.
 
-Pure arithmetic over arrays with any leading axes; voters are columns in the order of their ids.
+`szpo.aggregation.registry` has them by name. Pure arithmetic over arrays with any leading axes;
+voters are columns in the order of their ids.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Literal, get_args
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +22,6 @@ from numpy.typing import NDArray
 from szpo.aggregation import estimators
 from szpo.types import Floats, Ints, Tally
 
-Weighting = Literal["equal", "skill", "rationality", "dawid-skene", "shrunk-logits", "median"]
-WEIGHTINGS: Final[tuple[Weighting, ...]] = get_args(Weighting)
-LEARNED: Final[tuple[Weighting, ...]] = ("skill", "rationality", "dawid-skene")
-"""One weight per voter, learned from earlier steps: `szpo.optim.weighted_votes.learn_weights`."""
 PLUS, MINUS, TIE = 1, -1, 2
 """A voter's verdict on a comparison; 0 is no vote."""
 

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from szpo.aggregation import dawid_skene as onecoin
-from szpo.aggregation import noisy_bradley_terry, rationality, weighting
+from szpo.aggregation import noisy_bradley_terry, rationality, registry, weighting
 from szpo.aggregation.crowdkit import one_coin
 from szpo.aggregation.weighting import History
 from szpo.ledger import run_spec
@@ -130,7 +130,7 @@ def weights(ledger: Ledger) -> dict[str, VoterWeight]:
 def _weights_in_use(ledger: Ledger, past: History) -> Floats:
     """Every voter's weight (P,) by the run's own weighting."""
     chosen = run_spec.recorded_settings(ledger).weighting
-    if chosen in weighting.LEARNED:
+    if chosen in registry.LEARNED:
         return weighted_votes.learn_weights(chosen, past)
     return np.ones(len(past.voters))
 

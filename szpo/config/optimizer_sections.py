@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from szpo.aggregation.bradley_terry import Ties
 from szpo.aggregation.links import LINKS
-from szpo.aggregation.weighting import Weighting
+from szpo.aggregation.registry import LEARNED, POOLED, WEIGHTINGS
 from szpo.config.section import Count, OneOf, Positive, Section, list_names
 from szpo.optim.checked_settings import POSTERIOR_DIM
 from szpo.optim.rules.registry import RULES
@@ -62,11 +62,11 @@ class Optimizer(Section):
     ties: Ties = Field(
         "half", description="A tie is half a vote each, or goes through Davidson's model."
     )
-    weighting: Weighting = Field(
+    weighting: Annotated[str, OneOf(WEIGHTINGS)] = Field(
         "equal",
         description="How much each voter counts: equal; learned from agreement with the rest: "
-        "skill, rationality, dawid-skene (votes of 2 or more); one opinion per voter: "
-        "shrunk-logits, median (known, sign, margin).",
+        f"{', '.join(LEARNED)} (votes of 2 or more); one opinion per voter: "
+        f"{', '.join(POOLED)} ({', '.join(n for n, r in RULES.items() if not r.bayesian)}).",
     )
     block: int | None = Field(
         None, ge=1, description="Perturb only this many random coordinates (ZBCPG)."

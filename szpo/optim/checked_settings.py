@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from szpo.aggregation.registry import POOLED
 from szpo.errors import UsageError
 from szpo.optim.directions import Law
 from szpo.optim.parameters import layout_dim
@@ -45,7 +46,7 @@ def defaults(
     alpha = changes.get("alpha")
     given = alpha.start if isinstance(alpha, Schedule) else alpha
     measured = given is None and changes.get("adam") is None
-    unscaled = dim > POSTERIOR_DIM or changes.get("weighting") in ("shrunk-logits", "median")
+    unscaled = dim > POSTERIOR_DIM or changes.get("weighting") in POOLED
     wide = chosen.measures and unscaled
     base: dict[str, Any] = {"law": Law.for_dim(dim), "warmup": WARMUP if wide and measured else 0}
     if changes.get("selection") is not None and changes.get("ties") == "davidson":

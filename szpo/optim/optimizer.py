@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from szpo.aggregation import estimators, weighting
+from szpo.aggregation import estimators, registry
 from szpo.aggregation.weighting import VotesByVoter
 from szpo.errors import RunError, UsageError
 from szpo.optim import parameters
@@ -118,7 +118,7 @@ def tell(
     updates = _updates(settings, step, move)
     extra: dict[str, Any] = {} if at.alpha is None else {"alpha": at.alpha}
     extra |= {"mu": at.mu, **rule.figures(move)}
-    if settings.weighting in weighting.LEARNED and weighted.by_voter is not None:
+    if settings.weighting in registry.LEARNED and weighted.by_voter is not None:
         voters = weighted.by_voter.voters
         extra["weights"] = dict(zip(voters, weighted.weights.tolist(), strict=True))
     delta_hat, stderr = move.delta, move.stderr

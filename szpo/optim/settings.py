@@ -14,7 +14,7 @@ from typing import Final, Literal, get_args
 
 from szpo.aggregation import links
 from szpo.aggregation.bradley_terry import Ties
-from szpo.aggregation.weighting import LEARNED, WEIGHTINGS, Weighting
+from szpo.aggregation.registry import LEARNED, POOLED, WEIGHTINGS
 from szpo.errors import UsageError
 from szpo.optim.directions import Law
 from szpo.optim.parameters import Space, layout_dim
@@ -168,7 +168,7 @@ class Settings:
     coef_cap: float = 10.0
     prior_mean: tuple[float, ...] | None = None
     prior_precision: tuple[tuple[float, ...], ...] | None = None
-    weighting: Weighting = "equal"
+    weighting: str = "equal"
     selection: Selection | None = None
     vote_price: float | None = None
     selection_noise: Literal["davidson"] | None = None
@@ -209,7 +209,7 @@ class Settings:
     @property
     def pooled_by_voter(self) -> bool:
         """One Δ̂ per direction out of one logit per voter."""
-        return self.weighting in ("shrunk-logits", "median")
+        return self.weighting in POOLED
 
     @property
     def carries(self) -> bool:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from szpo.aggregation import dawid_skene, rationality, weighting
-from szpo.aggregation.weighting import History, VotesByVoter, Weighting
+from szpo.aggregation import weighting
+from szpo.aggregation.registry import LEARNED, POOLED
+from szpo.aggregation.weighting import History, VotesByVoter
 from szpo.errors import RunError, UsageError
 from szpo.optim.settings import Settings
 from szpo.types import Floats, Tally
@@ -51,7 +52,7 @@ def weigh(
     past = weighting.add_voters(history or History.empty(settings.N), by_voter.voters)
     by_voter = weighting.align(by_voter, past.voters)
     weights, delta = np.ones(len(past.voters)), None
-    if settings.weighting in weighting.LEARNED:
+    if settings.weighting in LEARNED:
         weights = learn_weights(settings.weighting, past)
         tally = replace(by_voter.tally(weights), cast=tally.plus + tally.minus + tally.tie)
         rows = max(rows, weighting.ROWS)
@@ -62,27 +63,20 @@ def weigh(
     return WeightedVotes(tally, delta, by_voter, weights, history)
 
 
-def learn_weights(name: Weighting, history: History) -> Floats:
+def learn_weights(name: str, history: History) -> Floats:
     """One weight per voter (..., P) from everyone's past votes, by a weighting of `LEARNED`.
 
     Raises:
         UsageError: the weighting learns nothing.
     """
-    match name:
-        case "skill":
-            return weighting.skill(history).weights
-        case "rationality":
-            return rationality.rationality(history).weights
-        case "dawid-skene":
-            return dawid_skene.dawid_skene(history).weights
-    raise UsageError(f"weighting {name} learns no weights; choose {', '.join(weighting.LEARNED)}")
+    if name not in LEARNED:
+        raise UsageError(f"weighting {name} learns no weights; choose {', '.join(LEARNED)}")
+    return LEARNED[name](history)
 
 
 def estimate_by_voter(settings: Settings, by_voter: VotesByVoter) -> Floats:
-    """Δ̂ per direction by ``median`` or ``shrunk-logits``."""
-    if settings.weighting == "median":
-        return weighting.median(by_voter)
-    return weighting.shrunk_logits(by_voter)
+    """Δ̂ per direction (..., K) by a weighting of `POOLED`."""
+    return POOLED[settings.weighting](by_voter)
 
 
 def check_tally(tally: Tally, step: int) -> None:

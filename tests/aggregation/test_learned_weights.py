@@ -10,7 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special
 
-from szpo.aggregation import crowdkit, dawid_skene, noisy_bradley_terry, rationality, weighting
+from szpo.aggregation import (
+    crowdkit,
+    dawid_skene,
+    noisy_bradley_terry,
+    rationality,
+    registry,
+    weighting,
+)
 from szpo.aggregation.weighting import HOSTILE_Z, MINUS, PLUS, TIE, History
 from szpo.analysis import voter_report
 from szpo.errors import UsageError
@@ -51,7 +58,7 @@ def one(history):
 # ---- what all of them promise ----
 
 
-@pytest.mark.parametrize("name", weighting.LEARNED)
+@pytest.mark.parametrize("name", registry.LEARNED)
 def test_nothing_known_and_equal_voters_weigh_one(name):
     nobody = weighting.add_voters(History.empty(4), ["b", "a", "c"])
     assert weighted_votes.learn_weights(name, nobody) == pytest.approx(np.ones(3), rel=1e-12)

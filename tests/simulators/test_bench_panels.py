@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from szpo.aggregation import weighting
+from szpo.aggregation import registry
 from szpo.errors import UsageError
 from szpo_simulators.bench.voters import panel_runs, panels
 from szpo_simulators.panels.flaws import members, read
@@ -14,8 +14,8 @@ from szpo_simulators.study import Study, interval, seed_range
 
 def test_every_panel_is_asked_with_every_weighting():
     rows = panels.make_specs(1.0, 5)
-    assert len(rows) == len(panels.PANELS) * len(weighting.WEIGHTINGS)
-    assert {row["weighting"] for row in rows} == set(weighting.WEIGHTINGS)
+    assert len(rows) == len(panels.PANELS) * len(registry.WEIGHTINGS)
+    assert {row["weighting"] for row in rows} == set(registry.WEIGHTINGS)
     hostile = {read(line)[1].hostile / panels.SIZE for line in panels.PANELS.values()}
     assert {0.0, 0.1, 0.3} <= hostile
     for line in panels.PANELS.values():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.special import ndtri
 
-from szpo.aggregation import weighting
+from szpo.aggregation import registry, weighting
 from szpo.aggregation.weighting import VotesByVoter
 from szpo.errors import UsageError
 from szpo.optim import optimizer
@@ -82,14 +82,14 @@ def one_by_one(chosen, root_seed, steps, panel):
     return policies[0].theta()["theta"]
 
 
-@pytest.mark.parametrize("name", weighting.WEIGHTINGS)
+@pytest.mark.parametrize("name", registry.WEIGHTINGS)
 def test_a_repetition_with_every_flaw_is_the_ordinary_loop(name):
     chosen = repetitions.settings_for(WORLD, N=3, M=2, K=2, mu=0.7, alpha=0.5, weighting=name)
     found = repetitions.train(WORLD, chosen, [3, 4], 8, panel=PANEL)
     for theta, root_seed in zip(found.theta, (3, 4), strict=True):
         expected = one_by_one(chosen, root_seed, 8, PANEL)
         # Learned weights come from sums of other order: the last digit may differ.
-        np.testing.assert_allclose(theta, expected, atol=1e-5 if name in weighting.LEARNED else 0)
+        np.testing.assert_allclose(theta, expected, atol=1e-5 if name in registry.LEARNED else 0)
         assert np.abs(expected).max() > 0.05
 
 

@@ -21,8 +21,9 @@ from szpo_simulators.panels import mtbench
 from szpo_simulators.panels.raters import Rater
 
 
-def _flaw(default: float | int | str, meaning: str) -> Any:
-    return field(default=default, metadata={"meaning": meaning})
+def _flaw(default: float | int | str, meaning: str, rater: str = "") -> Any:
+    """One flaw, with the number of `Rater` that it sets for all who judge, if there is one."""
+    return field(default=default, metadata={"meaning": meaning, "rater": rater})
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +32,18 @@ class Flaws:
 
     sharp: float = _flaw(1.0, "factor on β of all who judge")
     spread: float = _flaw(0.0, "standard deviation of log β between members")
-    side: float = _flaw(0.0, "logits for the batch on side A")
-    words: float = _flaw(0.0, "logits per word that a batch is longer")
-    tie: float = _flaw(0.0, "Davidson's ν")
-    jnd: float = _flaw(0.0, "η: logits that go unnoticed (Rao and Kupper)")
-    lapse: float = _flaw(0.0, "share of answers that ignore what is shown")
-    item: float = _flaw(0.0, "spread of a comparison's own effect on x")
-    itemtie: float = _flaw(0.0, "spread of a comparison's own effect on log ν or log η")
-    fatigue: float = _flaw(0.0, "attention falls by exp(−f · votes/100)")
-    drift: float = _flaw(0.0, "change of log β per hundred steps")
-    turn: float = _flaw(0.0, "change of everybody's taste per hundred steps")
+    side: float = _flaw(0.0, "logits for the batch on side A", "side_bias")
+    words: float = _flaw(0.0, "logits per word that a batch is longer", "verbosity")
+    tie: float = _flaw(0.0, "Davidson's ν", "tie")
+    jnd: float = _flaw(0.0, "η: logits that go unnoticed (Rao and Kupper)", "threshold")
+    lapse: float = _flaw(0.0, "share of answers that ignore what is shown", "lapse")
+    item: float = _flaw(0.0, "spread of a comparison's own effect on x", "item_spread")
+    itemtie: float = _flaw(
+        0.0, "spread of a comparison's own effect on log ν or log η", "tie_spread"
+    )
+    fatigue: float = _flaw(0.0, "attention falls by exp(−f · votes/100)", "fatigue")
+    drift: float = _flaw(0.0, "change of log β per hundred steps", "drift")
+    turn: float = _flaw(0.0, "change of everybody's taste per hundred steps", "turn")
     noise: str = _flaw("gumbel", "noise on values: gumbel (logistic votes) or gaussian (probit)")
     types: float = _flaw(0.0, "share of those who judge that has the other taste")
     other: str = _flaw("", "what that taste likes, a reward; also the ring's target")
@@ -191,14 +194,9 @@ def _judging(flaws: Flaws, beta: float) -> Rater:
         # The difference of two Gaussian noises of scale 1/β has √2/β.
         beta=sharp / sqrt(2) if gaussian else sharp,
         link="probit" if gaussian else "logistic",
-        side_bias=flaws.side,
-        tie=flaws.tie,
-        lapse=flaws.lapse,
-        item_spread=flaws.item,
-        tie_spread=flaws.itemtie,
-        threshold=flaws.jnd,
-        verbosity=flaws.words,
-        fatigue=flaws.fatigue,
-        drift=flaws.drift,
-        turn=flaws.turn,
+        **{
+            f.metadata["rater"]: getattr(flaws, f.name)
+            for f in fields(flaws)
+            if f.metadata["rater"]
+        },
     )

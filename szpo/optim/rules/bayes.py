@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from szpo.aggregation import weighting
+from szpo.aggregation import registry, weighting
 from szpo.aggregation.weighting import History
 from szpo.errors import RunError
 from szpo.optim import posterior
@@ -85,7 +85,7 @@ def add_votes(
     """The window with a step's votes, all of them under today's weights of voters."""
     x = at.features(settings.distance)  # x = z⁺ − z⁻
     window = posterior.add(window, at.step, x, votes.tally, forget=settings.forget)
-    if settings.weighting in weighting.LEARNED and votes.history is not None:
+    if settings.weighting in registry.LEARNED and votes.history is not None:
         window = reweigh(window, votes.history, votes.weights)
     return window
 

@@ -116,7 +116,7 @@ class Case:
     beta: float
     hostile: int = 0
     mu: float = 0.4
-    weighting: weighting.Weighting = "equal"
+    weighting: str = "equal"
 
 
 def measure_gains(case: Case, seeds: Sequence[int], on_seeds: Callable[[int], None]) -> Floats:

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from szpo.aggregation import weighting
+from szpo.aggregation import registry
 from szpo.aggregation.weighting import History
 from szpo.optim import weighted_votes
 from szpo.seeds import derive
@@ -212,7 +212,7 @@ def make_specs(beta: float, steps: int) -> list[dict[str, Any]]:
     return [
         {"label": label, "panel": line, "weighting": name, "beta": beta, "steps": steps}
         for label, line in PANELS.items()
-        for name in weighting.WEIGHTINGS
+        for name in registry.WEIGHTINGS
     ]
 
 
@@ -264,7 +264,7 @@ def _show_grid(study: Study, repetitions: int) -> list[dict[str, Any]]:
     ]
     found += [{**row, **interval(row["values"])} for row in study.cells("grid", rest, run_grid)]
     honest = {
-        row["panel"]: row["values"] for row in found if row["weighting"] == weighting.WEIGHTINGS[0]
+        row["panel"]: row["values"] for row in found if row["weighting"] == registry.WEIGHTINGS[0]
     }
     for row in found:
         gained = np.subtract(row["values"], honest[row["panel"]])
@@ -293,7 +293,7 @@ def _show_opposed(study: Study) -> list[dict[str, Any]]:
     count = 20 if study.quick else 60
     specs = [
         {"panel": OPPOSED, "weighting": name, "steps": 20, "seeds": seed_range(count)}
-        for name in weighting.WEIGHTINGS
+        for name in registry.WEIGHTINGS
     ]
     specs.append({**specs[0], "panel": "bt70"})
     found = [
@@ -320,7 +320,7 @@ def _show_savings(study: Study) -> dict[str, Any]:
         {"voters": voters, "each": each, "weighting": name, "panels": 20 if study.quick else 200,
          "seed": 1000}
         for voters in VOTERS[:2]
-        for name in weighting.LEARNED
+        for name in registry.LEARNED
         for each in EACH
     ]  # fmt: skip
     learned = study.cells("learnt sharpness", specs, measure_learned_saving)
@@ -336,7 +336,7 @@ def _show_savings(study: Study) -> dict[str, Any]:
     study.csv("saved", known)
     study.csv("learnt", learned)
     with study.figure("panels-saved", height=3.4) as axes:
-        for name in weighting.LEARNED:
+        for name in registry.LEARNED:
             some = [r for r in learned if r["weighting"] == name and r["voters"] == VOTERS[1]]
             draw_points(axes, EACH, some, f"{name}, {VOTERS[1]} voters", fmt="o-")
         axes.axhline(some[0]["best"], color="black", lw=1, ls="--", label="β known")

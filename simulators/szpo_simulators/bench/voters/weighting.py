@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from szpo.aggregation import weighting
+from szpo.aggregation import registry
 from szpo.aggregation.weighting import History
 from szpo.optim import weighted_votes
 from szpo.seeds import derive
@@ -157,7 +157,7 @@ def main(study: Study) -> dict[str, Any]:
          "panels": panels, "seed": REPORTED}
         for kind, voters in PANELS
         for answered in ("all", "one")
-        for name in weighting.LEARNED
+        for name in registry.LEARNED
         for each in EACH
         if not (name == "dawid-skene" and answered == "one")
     ]  # fmt: skip
@@ -184,7 +184,7 @@ def main(study: Study) -> dict[str, Any]:
         study.csv(part, rows)
     with study.figure("weighting", columns=2, height=3.9) as axes:
         for axis, answered in zip(axes, ("all", "one"), strict=True):
-            for name in weighting.LEARNED:
+            for name in registry.LEARNED:
                 some = [
                     row for row in saved
                     if (row["panel"], row["voters"]) == PANELS[0]

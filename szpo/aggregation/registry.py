@@ -1,0 +1,26 @@
+"""The weightings of voters by name: a new one is a file beside this one, and its entry here.
+
+``equal`` is neither learned nor pooled: every vote counts once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from szpo.aggregation import dawid_skene, rationality, weighting
+from szpo.aggregation.weighting import History, VotesByVoter
+from szpo.types import Floats
+
+LEARNED: Final[Mapping[str, Callable[[History], Floats]]] = {
+    "skill": lambda history: weighting.skill(history).weights,
+    "rationality": lambda history: rationality.rationality(history).weights,
+    "dawid-skene": lambda history: dawid_skene.dawid_skene(history).weights,
+}
+"""One weight per voter (..., P) from everyone's votes in earlier steps."""
+POOLED: Final[Mapping[str, Callable[[VotesByVoter], Floats]]] = {
+    "shrunk-logits": weighting.shrunk_logits,
+    "median": weighting.median,
+}
+"""One Δ̂ per direction (..., K) from one logit per voter of the step at hand."""
+WEIGHTINGS: Final[tuple[str, ...]] = ("equal", *LEARNED, *POOLED)
