@@ -10,7 +10,7 @@ import math
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from szpo.analysis.vote_rows import VoteRow
@@ -101,7 +101,7 @@ class VoteTotals:
     same_policy: Counter[str] = field(default_factory=Counter)
     """Choices where both batches are from one policy: A, B, tie."""
     final: list[VoteRow] = field(default_factory=list)
-    """Last answers to blind comparisons of the tuned policy with the base."""
+    """Last answers to blind comparisons of the tuned policy with the base; notes are left out."""
     trainers: set[str] = field(default_factory=set)
     """Panelists who voted in training."""
 
@@ -159,11 +159,11 @@ def total_votes(votes: Iterable[VoteRow]) -> VoteTotals:
         if vote.kind == "train":
             _add_training(totals, vote)
         elif vote.standing and vote.kind == "final":
-            totals.final.append(vote)
+            totals.final.append(replace(vote, notes={}))
         elif _answered(vote) and vote.kind == "aa":
             totals.same_policy[vote.choice] += 1
         elif _answered(vote) and vote.kind == "repeat" and vote.repeats is not None:
-            again.append(vote)
+            again.append(replace(vote, notes={}))
     if again:
         _add_repeats(totals, votes, again)
     return totals

@@ -8,7 +8,6 @@ asked for. Files are written while their rows are read, so a long run takes litt
 
 from __future__ import annotations
 
-import csv
 import io
 import itertools
 import json
@@ -17,21 +16,21 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from operator import attrgetter
 from pathlib import Path
-from typing import IO, Any, Final, get_type_hints
+from typing import IO, Any, Final
 
 from szpo import __version__
 from szpo.analysis import evidence, overview
-from szpo.analysis.evidence import Evidence, Panelist, RunFacts
+from szpo.analysis.evidence import Evidence
 from szpo.analysis.overview import Overview
 from szpo.analysis.vote_rows import VoteRow
 from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.data import spreadsheets
-from szpo.errors import StorageError
+from szpo.errors import IntegrityError
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest
 from szpo.replay import replay
-from szpo.reports import html_report, sealed_zip
+from szpo.reports import exported_rows, html_report, sealed_zip
 from szpo.reports.adapter import adapter_files
 from szpo.reports.model_card import model_card
 from szpo.reports.sealed_zip import Member
@@ -47,6 +46,8 @@ ALWAYS: Final = (
 """What every export holds."""
 LIMIT: Final = 2**28
 """Bytes, unpacked, of `NUMBERS` together that a reader takes by default."""
+TABLES: Final = {"run.json": 2**22, "steps.csv": 2**24, "panelists.csv": 2**24}
+"""Of these, bytes that each may have by default: their rows are held, and take more in memory."""
 VOTE_BYTES: Final = 2**11
 """More than a vote without notes takes in a file."""
 
@@ -85,46 +86,34 @@ def recompute(file: IO[bytes] | Path, *, limit: int = LIMIT) -> Overview:
     Args:
         file: the zip.
         limit: bytes that run.json, steps.csv, votes.jsonl and panelists.csv may have together,
-            unpacked; they are held in memory. All files together may have 16 times as many.
+            unpacked; they are held in memory. All files together may have 16 times as many. The
+            limits of single files (`TABLES`) and of rows grow with it.
 
     Raises:
-        StorageError: not such a zip.
+        StorageError: not such a zip, or a row is not as szpo writes it.
         IntegrityError: a file does not have the hash that SHA256SUMS gives, is missing, or stands
-            there without a line in it.
-        ResourceError: it unpacks to more than the limit allows.
+            there without a line in it; or the rows describe no run.
+        ResourceError: it unpacks to more than the limits allow.
     """
-    return overview.overview(read(file, limit=limit))
+    found = read(file, limit=limit)
+    try:
+        return overview.overview(found)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # Each row is of its form, and together they are what no ledger holds.
+        raise IntegrityError(
+            f"this export does not describe a run ({type(error).__name__}: {error})"
+        ) from None
 
 
 def read(file: IO[bytes] | Path, *, limit: int = LIMIT) -> Evidence:
-    """Read the rows of a zip after a check of its hashes; see `recompute`."""
-    files = sealed_zip.read(file, always=ALWAYS, wanted=NUMBERS, limit=limit)
-    try:
-        return _evidence(files)
-    except (LookupError, TypeError, ValueError, RecursionError, csv.Error) as error:
-        # The hashes are right, so szpo did not write this.
-        raise StorageError(f"not an export of szpo ({type(error).__name__}: {error})") from None
+    """Read the rows of a zip after a check of its hashes; see `recompute`.
 
-
-def _evidence(files: Mapping[str, bytes]) -> Evidence:
-    run = json.loads(files["run.json"])["facts"]
-    run["pauses"] = tuple((begin, end) for begin, end in run["pauses"])
-    run["hidden_us"] = tuple(run["hidden_us"])
-    run["bands"] = Bands(
-        **{
-            name: (-math.inf if low is None else low, math.inf if high is None else high)
-            for name, (low, high) in run["bands"].items()
-        }
-    )
-    return Evidence(
-        run=RunFacts(**run),
-        steps=tuple(StepRow(**row) for row in _parse(StepRow, files["steps.csv"])),
-        votes=tuple(VoteRow(**json.loads(line)) for line in io.BytesIO(files["votes.jsonl"])),
-        panelists=tuple(
-            Panelist(row["name"], row["kind"], row["enrolled_us"])
-            for row in _parse(Panelist, files["panelists.csv"])
-        ),
-    )
+    Votes are parsed and checked when they are iterated, and may raise what `recompute` raises.
+    """
+    scale = max(1, limit // LIMIT)
+    wanted = {name: scale * TABLES.get(name, LIMIT) for name in NUMBERS}
+    files = sealed_zip.read(file, always=ALWAYS, wanted=wanted, limit=limit)
+    return exported_rows.parse(files, most_rows=scale * exported_rows.ROWS)
 
 
 def last_event_us(ledger: Ledger) -> int:
@@ -344,26 +333,6 @@ def _cell(value: Any) -> Any:
     if isinstance(value, list | tuple | Mapping):
         return json.dumps(value, ensure_ascii=False, sort_keys=True)
     return int(value) if isinstance(value, bool) else value
-
-
-def _parse(row: type, content: bytes) -> Iterator[dict[str, Any]]:
-    """CSV lines with the types of a dataclass's fields; other columns are left out."""
-    hints = get_type_hints(row)
-    for line in csv.DictReader(io.StringIO(content.decode(), newline="")):
-        # An export of an older szpo lacks the columns that came later.
-        yield {name: _value(line[name], str(h)) for name, h in hints.items() if name in line}
-
-
-def _value(cell: str, hint: str) -> Any:
-    if "tuple" in hint:
-        return tuple(json.loads(cell))
-    if cell == "" and "None" in hint:
-        return None
-    if "float" in hint:
-        return float(cell)
-    if "int" in hint:
-        return int(cell)
-    return spreadsheets.unguard(cell)
 
 
 def _json(value: Any) -> bytes:

@@ -7,10 +7,12 @@ and never unpacks more than a limit.
 from __future__ import annotations
 
 import hashlib
+import io
 import re
+import struct
 import zipfile
 import zlib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
@@ -22,6 +24,11 @@ SUMS_LIMIT: Final = 2**20
 REST: Final = 16
 """All files together may have this many times the limit: they are read through, not held."""
 CHUNK: Final = 2**16
+_BROKEN: Final = (
+    OSError, EOFError, LookupError, NotImplementedError, OverflowError, RuntimeError, ValueError,
+    struct.error, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+"""What `zipfile` raises at damaged or crafted files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +80,12 @@ def _collect(parts: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def read(
-    file: IO[bytes] | Path, *, always: Collection[str], wanted: Collection[str], limit: int
+    file: IO[bytes] | Path, *, always: Collection[str], wanted: Mapping[str, int], limit: int
 ) -> dict[str, bytes]:
     """The ``wanted`` members, after every member has proved to be what SHA256SUMS says.
 
-    ``always`` must be there; the wanted ones may have ``limit`` bytes together, unpacked.
+    ``always`` must be there. The wanted ones may have ``limit`` bytes together, unpacked, and each
+    as many as ``wanted`` gives it.
 
     Raises:
         StorageError: not such a zip.
@@ -88,12 +96,12 @@ def read(
     try:
         with zipfile.ZipFile(file) as packed:
             return _read(packed, always, wanted, limit)
-    except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
-        raise StorageError(f"not an export of szpo ({error})") from None
+    except _BROKEN as error:
+        raise StorageError(f"not an export of szpo ({' '.join(str(error).split())})") from None
 
 
 def _read(
-    packed: zipfile.ZipFile, always: Collection[str], wanted: Collection[str], limit: int
+    packed: zipfile.ZipFile, always: Collection[str], wanted: Mapping[str, int], limit: int
 ) -> dict[str, bytes]:
     sizes = _sizes(packed, wanted, limit)
     sums = _sums(packed)
@@ -108,19 +116,19 @@ def _read(
             raise IntegrityError(f"this export lacks {name}, which every export holds")
     held: dict[str, bytes] = {}
     for name, digest in sums.items():
-        found, parts = hashlib.sha256(), []
+        found, whole = hashlib.sha256(), io.BytesIO()
         for part in _parts(packed, name, sizes[name]):
             found.update(part)
             if name in wanted:
-                parts.append(part)
+                whole.write(part)
         if found.hexdigest() != digest:
             raise IntegrityError(f"{name!r} in this export is not what its {SUMS} says")
         if name in wanted:
-            held[name] = b"".join(parts)
+            held[name] = whole.getvalue()
     return held
 
 
-def _sizes(packed: zipfile.ZipFile, wanted: Collection[str], limit: int) -> dict[str, int]:
+def _sizes(packed: zipfile.ZipFile, wanted: Mapping[str, int], limit: int) -> dict[str, int]:
     """Bytes of each file as the zip declares them, before anything is unpacked."""
     sizes: dict[str, int] = {}
     for entry in packed.infolist():
@@ -138,6 +146,7 @@ def _sizes(packed: zipfile.ZipFile, wanted: Collection[str], limit: int) -> dict
         (held, limit, "the files that the numbers rest on"),
         (whole, REST * limit, "all its files"),
         (sizes.get(SUMS, 0), SUMS_LIMIT, f"its {SUMS}"),
+        *((sizes.get(name, 0), most, f"its {name}") for name, most in wanted.items()),
     ):
         if size > most:
             more = "" if what.endswith(SUMS) else "; where you trust it, give a larger limit="
@@ -151,7 +160,11 @@ def _sums(packed: zipfile.ZipFile) -> dict[str, str]:
     """Digest by name."""
     if SUMS not in packed.NameToInfo:
         raise StorageError(f"not an export of szpo (there is no {SUMS})")
-    text = b"".join(_parts(packed, SUMS, packed.getinfo(SUMS).file_size)).decode()
+    content = b"".join(_parts(packed, SUMS, packed.getinfo(SUMS).file_size))
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        raise IntegrityError(f"this export's {SUMS} is no text in UTF-8") from None
     sums: dict[str, str] = {}
     for number, line in enumerate(text.removesuffix("\n").split("\n"), 1):
         found = re.fullmatch(r"([0-9a-f]{64})  (.+)", line)
