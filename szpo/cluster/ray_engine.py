@@ -122,7 +122,7 @@ def connect(engine: Engine) -> Any:
             signal.signal(signal.SIGTERM, before)  # Ray puts its own in its place
     here = ray.util.get_node_ip_address()
     if engine.address is None and here not in LOCAL:
-        # Ray was imported before it could be kept to this machine, or started by somebody else.
+        # Ray was imported before it could be bound to this machine, or started by somebody else.
         raise ResourceError(
             f"ray listens on {here}, where others can reach it; import szpo before ray, or name "
             "the cluster by engine.address"
