@@ -161,8 +161,8 @@ def test_an_evaluator_agrees_with_itself(labels: list[str | None]) -> None:
 
 def test_a_reward_agrees_with_seventy_per_cent_of_the_votes() -> None:
     votes = ["plus"] * 70 + ["minus"] * 30
-    said = metrics.labels(np.ones(100), np.zeros(100))
-    found = metrics.label_agreement(said, votes)
+    message = metrics.labels(np.ones(100), np.zeros(100))
+    found = metrics.label_agreement(message, votes)
     assert found.value == 0.7 and found.low < 0.62 and found.high > 0.77
     with pytest.raises(UsageError, match="3 labels against 2"):
         metrics.label_agreement(["A"] * 3, ["A"] * 2)

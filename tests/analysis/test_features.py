@@ -70,7 +70,7 @@ def test_tokens_are_those_of_the_named_model(tmp_path: Path) -> None:
         (" , ", "no feature is named"),
     ],
 )
-def test_what_cannot_be_read_is_said(text: str, words: str) -> None:
+def test_what_cannot_be_read_is_reported(text: str, words: str) -> None:
     with pytest.raises(UsageError) as error:
         parse(text)
     assert words in str(error.value)
@@ -153,10 +153,10 @@ def test_the_command_finds_what_voters_like(run: Path, capsys: Any) -> None:
 
 def test_the_command_in_words(run: Path, capsys: Any) -> None:
     assert call(asked(run, "--features", "sentiment,numbers", "--each")) == 0
-    said = capsys.readouterr()
-    assert "120 votes; intervals over 5 panelists" in said.out
-    assert "panel-4" in said.out
-    assert "numbers is the same on both sides of every comparison" in said.err
+    message = capsys.readouterr()
+    assert "120 votes; intervals over 5 panelists" in message.out
+    assert "panel-4" in message.out
+    assert "numbers is the same on both sides of every comparison" in message.err
     assert call(["features", "--list"]) == 0
     assert "as in keyword:sea+sun" in capsys.readouterr().out
 
@@ -174,8 +174,8 @@ def test_what_the_command_refuses(
     run: Path, capsys: Any, words: list[str], code: int, line: str
 ) -> None:
     assert call(asked(run, *words)) == code
-    said = capsys.readouterr().err
-    assert line in said and "Traceback" not in said
+    message = capsys.readouterr().err
+    assert line in message and "Traceback" not in message
 
 
 def test_votes_that_a_feature_explains_wholly_are_called_separable(
@@ -183,9 +183,9 @@ def test_votes_that_a_feature_explains_wholly_are_called_separable(
 ) -> None:
     path = voted(tmp_path, [Taster(1e6, 0.0)], 3, N=8, D=1, M=1)
     assert call(asked(path, "--features", "regex:lovely|warm|bright|happy")) == 0
-    said = capsys.readouterr()
-    assert "some weights predict every vote" in said.err
-    assert "as if all panelists were alike" in said.out
+    message = capsys.readouterr()
+    assert "some weights predict every vote" in message.err
+    assert "as if all panelists were alike" in message.out
 
 
 def test_a_run_without_votes_says_so(tmp_path: Path, capsys: Any) -> None:

@@ -364,8 +364,10 @@ def test_a_pause_for_a_figure_that_is_no_number_is_red_on_the_page(tmp_path: Pat
     packed = io.BytesIO()
     bundle.write(stage.ledger, packed, as_of_us=0)
     assert bundle.recompute(packed).health == shown.health
-    told = zipfile.ZipFile(packed).read("run.json").decode()
-    assert json.loads(told, parse_constant=pytest.fail)["facts"]["bands"] == {"kl": [None, 15.0]}
+    reported = zipfile.ZipFile(packed).read("run.json").decode()
+    assert json.loads(reported, parse_constant=pytest.fail)["facts"]["bands"] == {
+        "kl": [None, 15.0]
+    }
 
 
 # ---- from a ledger ----

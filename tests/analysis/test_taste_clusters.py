@@ -122,9 +122,9 @@ def test_the_command_on_a_run_with_two_kinds_of_users(run: Path, capsys: Any) ->
     assert lengths[0] < 0 < lengths[1] and "numbers" not in found["clusters"][0]["weights"]
     assert found["within"]["low"] > found["between"]["high"]
     assert call(asked) == 0
-    said = capsys.readouterr().out
-    assert said.startswith("2 tastes: panelists differ (p = 0.001)")
-    assert "agreement between clusters:" in said and "cluster 2: panel-" in said
+    message = capsys.readouterr().out
+    assert message.startswith("2 tastes: panelists differ (p = 0.001)")
+    assert "agreement between clusters:" in message and "cluster 2: panel-" in message
 
 
 def test_the_command_says_when_votes_are_too_few(tmp_path: Path, capsys: Any) -> None:

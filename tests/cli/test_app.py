@@ -59,12 +59,12 @@ def test_every_command_says_what_it_does(capsys: Capture) -> None:
 
 def test_run_spends_its_votes_and_names_what_comes_next(tmp_path: Path, capsys: Capture) -> None:
     path = yard_run.make(tmp_path)
-    said = capsys.readouterr()
-    assert "finished: 24 of 24 votes spent" in said.out
-    assert f"szpo report {path}" in said.out
-    assert "panel bt70 of 5, walk, beta" in said.err
-    assert "step 2: 24 votes, plus won" in said.err
-    assert "reward -" in said.err  # the hidden reward, shown to the person only
+    message = capsys.readouterr()
+    assert "finished: 24 of 24 votes spent" in message.out
+    assert f"szpo report {path}" in message.out
+    assert "panel bt70 of 5, walk, beta" in message.err
+    assert "step 2: 24 votes, plus won" in message.err
+    assert "reward -" in message.err  # the hidden reward, shown to the person only
     assert path.stat().st_mode & 0o077 == 0
 
 
@@ -84,9 +84,9 @@ def test_resume_continues_to_the_same_weights(yard: Path, tmp_path: Path, capsys
 
         patch.setattr("rich.progress.Progress.update", stop)
         assert call(yard_run.arguments(tmp_path, "run.name=yard")) == 130
-    said = capsys.readouterr().err.splitlines()[-1]
+    message = capsys.readouterr().err.splitlines()[-1]
     path = tmp_path / "runs" / "yard.db"
-    assert said == (
+    assert message == (
         "stopped by an interrupt; nothing counted is lost. Continue with: szpo run --resume "
         f"{path}"
     )
@@ -140,7 +140,7 @@ def test_newest_run_is_meant_where_none_is_named(yard: Path, capsys: Capture) ->
 
 
 @pytest.mark.parametrize("until", [0, 1, 3])
-def test_replay_stops_where_it_is_told(yard: Path, until: int, capsys: Capture) -> None:
+def test_replay_stops_where_it_is_asked_to(yard: Path, until: int, capsys: Capture) -> None:
     assert call(["replay", str(yard), "--until", str(until), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found == {"steps": until, "theta_sha256": heads(yard)[until]}
@@ -148,9 +148,9 @@ def test_replay_stops_where_it_is_told(yard: Path, until: int, capsys: Capture) 
 
 def test_verify_says_what_it_checked(yard: Path, capsys: Capture) -> None:
     assert call(["verify", str(yard), "--steps"]) == 0
-    said = capsys.readouterr().out
-    assert "step 2: 8 votes" in said
-    assert "verified:" in said
+    message = capsys.readouterr().out
+    assert "step 2: 8 votes" in message
+    assert "verified:" in message
     assert call(["verify", str(yard), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["ok"] is True
 
@@ -218,9 +218,9 @@ def test_bench_json_is_all_of_stdout(capsys: Capture, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(plugins, "load", lambda *names: measured)
     assert call(["bench", "measured", "--json", "--seed", "3"]) == 0
-    said = capsys.readouterr()
-    assert json.loads(said.out) == {"seed": 3}
-    assert "a table" in said.err
+    message = capsys.readouterr()
+    assert json.loads(message.out) == {"seed": 3}
+    assert "a table" in message.err
 
 
 def test_without_a_command_it_lists_them(capsys: Capture) -> None:
@@ -261,10 +261,10 @@ def test_a_run_is_only_resumed_with_the_prompts_it_began_with(
     file.unlink()
     assert call(["run", "--resume", str(path)]) == 2
     with Ledger.open(path, readonly=True) as ledger:
-        told: list[str] = []
-        parts = assemble.reopen(ledger, panel=False, say=told.append)
+        reported: list[str] = []
+        parts = assemble.reopen(ledger, panel=False, say=reported.append)
         assert parts.policy.digest() == theta_digest(ledger)
-        assert told[0].startswith("warning: prompt file")
+        assert reported[0].startswith("warning: prompt file")
         with pytest.raises(UsageError, match="3 steps are applied; there is no 4"):
             assemble.reopen(ledger, until=4, panel=False)
 
@@ -273,8 +273,8 @@ def test_show_tells_how_sharp_a_simulated_panel_is(yard: Path, capsys: Capture) 
     assert call(["show", str(yard)]) == 0
     with Ledger.open(yard, readonly=True) as ledger:
         fit = ledger.spec["panel"]["calibration"]
-    told = f"5 panelists, beta {fit['beta']:.6g}, agreement {fit['agreement']:.3f}"
-    assert told in capsys.readouterr().out
+    reported = f"5 panelists, beta {fit['beta']:.6g}, agreement {fit['agreement']:.3f}"
+    assert reported in capsys.readouterr().out
 
 
 def test_simulate_leaves_a_finished_run_at_once(yard: Path, capsys: Capture) -> None:

@@ -74,20 +74,20 @@ def test_fresh_votes_of_a_panel_are_counted_and_a_reward_model_serves_the_next_m
     assert document["cost"]["tokens_generated"] > 24
     small = ["--recipe", "prompts=2", "--recipe", "samples=2", *QUICK, *TINY]
     out = tmp_path / "out"
-    told = ["baseline", "grpo", "--reward", str(judge), "--out", str(out), *small, "--json"]
-    assert call(told) == 0
+    reported = ["baseline", "grpo", "--reward", str(judge), "--out", str(out), *small, "--json"]
+    assert call(reported) == 0
     assert json.loads(capsys.readouterr().out)["cost"]["votes"] == 0
-    told = ["baseline", "rloo", "--score", "sentiment", "--out", str(tmp_path / "o"), *small]
-    assert call(told) == 0
+    reported = ["baseline", "rloo", "--score", "sentiment", "--out", str(tmp_path / "o"), *small]
+    assert call(reported) == 0
     assert loading.load("tiny", adapter=out).adapter is not None
 
 
 def test_its_record_is_json_that_every_reader_takes(tmp_path: Path) -> None:
     """PPO clips no values unless asked to: its limit is infinite, for which JSON has no word."""
     out = tmp_path / "out"
-    told = ["baseline", "ppo", "--score", "sentiment", "--out", str(out), *TINY]
-    told += ["--recipe", "steps=1", "--recipe", "prompts=4", "--recipe", "minibatches=1"]
-    assert call(told) == 0
+    reported = ["baseline", "ppo", "--score", "sentiment", "--out", str(out), *TINY]
+    reported += ["--recipe", "steps=1", "--recipe", "prompts=4", "--recipe", "minibatches=1"]
+    assert call(reported) == 0
     record = json.loads((out / "baseline.json").read_text(), parse_constant=pytest.fail)
     assert record["recipe"]["value_clip"] is None
 
@@ -137,23 +137,23 @@ def test_its_record_is_json_that_every_reader_takes(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_done_is_one_line(
-    told: list[str], words: tuple[str, ...], given: Path, tmp_path: Path,
+    reported: list[str], words: tuple[str, ...], given: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    rest = [] if "--run" in told else TINY  # a run has its own settings
-    told = [text.format(given=given) for text in told]
-    assert call(["baseline", *told, "--out", str(tmp_path / "out"), *rest]) == 2
+    rest = [] if "--run" in reported else TINY  # a run has its own settings
+    reported = [text.format(given=given) for text in reported]
+    assert call(["baseline", *reported, "--out", str(tmp_path / "out"), *rest]) == 2
     said(capsys, *words)
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("told", [["dpo", "--fresh"], ["ppo", "--fresh"], ["dpo", "--pairs", "x"]])
-def test_a_missing_extra_is_told_before_anything_is_loaded(
-    told: list[str], tmp_path: Path, without_trl: None, capsys: pytest.CaptureFixture[str]
+def test_a_missing_extra_is_reported_before_anything_is_loaded(
+    reported: list[str], tmp_path: Path, without_trl: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call(["baseline", *told, "--out", str(tmp_path / "out"), *TINY]) == 2
+    assert call(["baseline", *reported, "--out", str(tmp_path / "out"), *TINY]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
-    assert lines == [f"error: {told[0]} needs trl: pip install 'szpo[baselines]'"]
+    assert lines == [f"error: {reported[0]} needs trl: pip install 'szpo[baselines]'"]
 
 
 @pytest.fixture
@@ -175,8 +175,8 @@ def test_divergence_is_one_line_and_writes_nothing(
 ) -> None:
     out = tmp_path / "out"
     wild = ["--recipe", "learning_rate=inf", "--recipe", "steps=6"]
-    told = ["baseline", "simpo", "--pairs", str(given), "--out", str(out), *TINY, *wild]
-    assert call(told) == RunError.exit_code
+    reported = ["baseline", "simpo", "--pairs", str(given), "--out", str(out), *TINY, *wild]
+    assert call(reported) == RunError.exit_code
     said(capsys, "simpo:", "training diverged; lower the learning rate")
     assert not out.exists()
 
@@ -188,13 +188,20 @@ def test_an_empty_ledger_and_one_of_ties_are_one_line(
     from tests.baselines.test_ledger_pairs import new_ledger, vote
 
     with new_ledger(tmp_path / "run.db") as ledger:
-        told = ["baseline", "dpo", "--run", str(tmp_path / "run.db"), "--out", str(tmp_path / "o")]
-        assert call(told) == RunError.exit_code
+        reported = [
+            "baseline",
+            "dpo",
+            "--run",
+            str(tmp_path / "run.db"),
+            "--out",
+            str(tmp_path / "o"),
+        ]
+        assert call(reported) == RunError.exit_code
         said(capsys, "dpo: no pair to learn from: there is no vote to learn from")
         vote(ledger, "ann", "c0", "plus")
         vote(ledger, "ben", "c0", "minus")
         steps.close(ledger, 0, steps.Closing("operator", epoch=1, reason="enough"))
-        assert call(told) == RunError.exit_code
+        assert call(reported) == RunError.exit_code
         said(capsys, "dpo: no pair to learn from: all 1 answers were ties or skips")
 
 
@@ -207,8 +214,18 @@ def test_a_runs_votes_are_learned_from_on_its_own_sites(
     assert call(["run", *TINY, *small, "--folder", str(tmp_path)]) == 0
     capsys.readouterr()
     out = tmp_path / "out"
-    told = ["baseline", "dpo", "--run", "r", "--folder", str(tmp_path), "--out", str(out), *QUICK]
-    assert call([*told, "--json"]) == 0
+    reported = [
+        "baseline",
+        "dpo",
+        "--run",
+        "r",
+        "--folder",
+        str(tmp_path),
+        "--out",
+        str(out),
+        *QUICK,
+    ]
+    assert call([*reported, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["cost"]["votes"] == 4
     assert document["cost"]["answers_read"] == 2 * document["pairs"]

@@ -46,11 +46,11 @@ def unasked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def done(told: list[str], out: Path, capsys: pytest.CaptureFixture[str]) -> tuple[Any, str]:
+def done(reported: list[str], out: Path, capsys: pytest.CaptureFixture[str]) -> tuple[Any, str]:
     """The document of a call that went well, and what it said on stderr."""
-    assert call(["baseline", *told, "--out", str(out), "--json"]) == 0
+    assert call(["baseline", *reported, "--out", str(out), "--json"]) == 0
     shown = capsys.readouterr()
-    assert json.loads((out / "baseline.json").read_text())["method"] == told[0]
+    assert json.loads((out / "baseline.json").read_text())["method"] == reported[0]
     return json.loads(shown.out), shown.err
 
 
@@ -59,10 +59,10 @@ def test_the_panel_is_fitted_to_the_rows_that_are_asked(
 ) -> None:
     fitted = {}
     for rows in (1, 8):
-        told = ["dpo", "--fresh", "--votes", "4", "--rows", str(rows), *TINY, *SETUP, *ONE]
-        document, said = done(told, tmp_path / str(rows), capsys)
+        reported = ["dpo", "--fresh", "--votes", "4", "--rows", str(rows), *TINY, *SETUP, *ONE]
+        document, message = done(reported, tmp_path / str(rows), capsys)
         assert document["cost"]["votes"] <= 4
-        found = re.search(r"beta ([\d.]+), agreement ([\d.]+)", said)
+        found = re.search(r"beta ([\d.]+), agreement ([\d.]+)", message)
         assert found is not None
         fitted[rows] = float(found[1])
         assert float(found[2]) == pytest.approx(0.70, abs=0.01)
@@ -72,9 +72,9 @@ def test_the_panel_is_fitted_to_the_rows_that_are_asked(
 def test_iterative_dpo_shares_its_votes_among_its_rounds(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = ["iterative-dpo", "--fresh", "--votes", "7", "--rows", "4", "--recipe", "rounds=2"]
-    document, said = done([*told, *TINY, *SETUP, *ONE], tmp_path / "out", capsys)
-    assert "warning: 1 of 7 votes do not divide among 2 rounds" in said
+    reported = ["iterative-dpo", "--fresh", "--votes", "7", "--rows", "4", "--recipe", "rounds=2"]
+    document, message = done([*reported, *TINY, *SETUP, *ONE], tmp_path / "out", capsys)
+    assert "warning: 1 of 7 votes do not divide among 2 rounds" in message
     assert (document["recipe"]["questions"], document["recipe"]["rows"]) == (3, 4)
     assert document["cost"]["votes"] == 6  # no two batches of four answers are the same
     assert 6 < document["pairs"] <= 24
@@ -85,15 +85,19 @@ def test_iterative_dpo_shares_its_votes_among_its_rounds(
 def test_a_run_without_votes_serves_methods_that_read_none(
     unasked: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = ["--run", str(unasked)]
-    assert call(["baseline", "dpo", *told, "--out", str(tmp_path / "no")]) == RunError.exit_code
+    reported = ["--run", str(unasked)]
+    assert (
+        call(["baseline", "dpo", *reported, "--out", str(tmp_path / "no")]) == RunError.exit_code
+    )
     assert "dpo: no pair to learn from: there is no vote" in capsys.readouterr().err
-    document, _ = done(["ppo", *told, "--score", "sentiment", *FEW], tmp_path / "ppo", capsys)
+    document, _ = done(["ppo", *reported, "--score", "sentiment", *FEW], tmp_path / "ppo", capsys)
     assert document["cost"]["votes"] == 0
-    document, _ = done(["self-rewarding", *told, "--recipe", "models=1"], tmp_path / "own", capsys)
+    document, _ = done(
+        ["self-rewarding", *reported, "--recipe", "models=1"], tmp_path / "own", capsys
+    )
     assert document["cost"]["votes"] == 0 and document["steps"] == 2
     small = ["--recipe", "rounds=1", "--recipe", "questions=2", *ONE]
-    document, _ = done(["iterative-dpo", *told, *small], tmp_path / "iterative", capsys)
+    document, _ = done(["iterative-dpo", *reported, *small], tmp_path / "iterative", capsys)
     assert document["recipe"]["rows"] == 3  # for which the recorded panel was fitted
     assert document["cost"]["votes"] == 2
 
@@ -101,19 +105,19 @@ def test_a_run_without_votes_serves_methods_that_read_none(
 def test_part_of_a_file_is_read_and_what_is_bad_left_out(
     given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = ["dpo", "--pairs", str(given), "--first", "5", *TINY, *ONE]
-    assert call(["baseline", *told, "--out", str(tmp_path / "no")]) == 2
+    reported = ["dpo", "--pairs", str(given), "--first", "5", *TINY, *ONE]
+    assert call(["baseline", *reported, "--out", str(tmp_path / "no")]) == 2
     assert "not valid JSON" in capsys.readouterr().err
-    document, said = done([*told, "--skip-bad"], tmp_path / "out", capsys)
+    document, message = done([*reported, "--skip-bad"], tmp_path / "out", capsys)
     assert document["pairs"] == 4
-    assert f"left out {given}:3: not valid JSON" in said
+    assert f"left out {given}:3: not valid JSON" in message
 
 
 def test_ppo_from_pairs_keeps_the_reward_model_it_fitted(
     given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = ["ppo", "--pairs", str(given), "--skip-bad", *TINY, *FEW]
-    document, _ = done(told, tmp_path / "out", capsys)
+    reported = ["ppo", "--pairs", str(given), "--skip-bad", *TINY, *FEW]
+    document, _ = done(reported, tmp_path / "out", capsys)
     assert (document["pairs"], document["cost"]["votes"], document["steps"]) == (12, 0, 1)
     assert loading.read_adapter(tmp_path / "out").tensors
     assert (tmp_path / "out" / "reward-model" / "reward_model.json").is_file()
@@ -122,8 +126,8 @@ def test_ppo_from_pairs_keeps_the_reward_model_it_fitted(
 def test_the_notebooks_recipe_trains_its_own_adapter(
     given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = ["notebook-dpo", "--pairs", str(given), "--first", "2", *TINY, *ONE]
-    document, _ = done(told, tmp_path / "out", capsys)
+    reported = ["notebook-dpo", "--pairs", str(given), "--first", "2", *TINY, *ONE]
+    document, _ = done(reported, tmp_path / "out", capsys)
     assert (document["pairs"], document["cost"]["votes"]) == (2, 0)
     assert document["recipe"]["optimizer"] == "paged_adamw_8bit"
     found = loading.read_adapter(tmp_path / "out")
@@ -135,8 +139,8 @@ def test_self_rewarding_fits_its_first_model_to_examples(
 ) -> None:
     path = tmp_path / "examples.jsonl"
     path.write_text('{"prompt": "Write one line about a walk.", "completion": "A good walk."}\n')
-    told = ["self-rewarding", "--examples", str(path), "--recipe", "models=1", *TINY]
-    document, _ = done([*told, "--recipe", "beta=.3"], tmp_path / "out", capsys)
+    reported = ["self-rewarding", "--examples", str(path), "--recipe", "models=1", *TINY]
+    document, _ = done([*reported, "--recipe", "beta=.3"], tmp_path / "out", capsys)
     assert document["recipe"]["dpo"]["beta"] == 0.3
     assert document["recipe"]["dpo"]["reference"] == "now"
     assert document["last"]["examples"] == 1 and document["cost"]["votes"] == 0
@@ -173,8 +177,15 @@ def test_examples_that_are_none_are_one_line(
 ) -> None:
     path = tmp_path / "examples.jsonl"
     path.write_text(line + "\n")
-    told = ["baseline", "self-rewarding", "--examples", str(path), "--out", str(tmp_path / "o")]
-    assert call([*told, *TINY]) == 2
+    reported = [
+        "baseline",
+        "self-rewarding",
+        "--examples",
+        str(path),
+        "--out",
+        str(tmp_path / "o"),
+    ]
+    assert call([*reported, *TINY]) == 2
     (error,) = capsys.readouterr().err.strip().splitlines()  # no model was loaded
     assert words in error and "examples.jsonl" in error
 
@@ -188,19 +199,19 @@ def test_examples_that_are_none_are_one_line(
         ["self-rewarding"],
         ["iterative-dpo", "--fresh"],
     ],
-    ids=lambda told: told[0],
+    ids=lambda reported: reported[0],
 )
 def test_prompts_longer_than_the_model_reads_are_refused_before_it_is_loaded(
-    told: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    reported: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(loading, "load", lambda *a, **k: pytest.fail("the model was loaded"))
     path = tmp_path / "own.txt"
     path.write_text(f"How was the sea?\n{'sea ' * 600}\nTell me more.\n", encoding="utf-8")
-    words = [*told, *TINY, "--set", f"prompts.path={path}", "--out", str(tmp_path / "out")]
+    words = [*reported, *TINY, "--set", f"prompts.path={path}", "--out", str(tmp_path / "out")]
     assert call(["baseline", *words]) == 2
-    (said,) = capsys.readouterr().err.splitlines()
-    assert re.match(rf"error: {path}:2: \d+ tokens and 8 for the answer .* tiny reads; ", said)
+    (message,) = capsys.readouterr().err.splitlines()
+    assert re.match(rf"error: {path}:2: \d+ tokens and 8 for the answer .* tiny reads; ", message)
 
 
 def test_a_judgement_longer_than_the_model_reads_is_refused_before_it_is_loaded(
@@ -209,8 +220,8 @@ def test_a_judgement_longer_than_the_model_reads_is_refused_before_it_is_loaded(
     monkeypatch.setattr(loading, "load", lambda *a, **k: pytest.fail("the model was loaded"))
     words = [*TINY, "--recipe", "judge_tokens=400", "--out", str(tmp_path / "out")]
     assert call(["baseline", "self-rewarding", *words]) == 2
-    (said,) = capsys.readouterr().err.splitlines()
-    assert "model tiny reads 512 tokens, and the longest judgement needs" in said
+    (message,) = capsys.readouterr().err.splitlines()
+    assert "model tiny reads 512 tokens, and the longest judgement needs" in message
 
 
 def test_pairs_longer_than_the_model_reads_are_left_out(
@@ -222,6 +233,6 @@ def test_pairs_longer_than_the_model_reads_are_left_out(
     path = tmp_path / "pairs.jsonl"
     preference_files.write(path, [*pairs[:3], long])
     for method in ("dpo", "simpo", "reward-model"):
-        told = [method, "--pairs", str(path), *TINY, "--recipe", "steps=1"]
-        _, said = done(told, tmp_path / method, capsys)
-        assert "1 of 4 do not fit into max_length and were left out" in said
+        reported = [method, "--pairs", str(path), *TINY, "--recipe", "steps=1"]
+        _, message = done(reported, tmp_path / method, capsys)
+        assert "1 of 4 do not fit into max_length and were left out" in message

@@ -34,9 +34,9 @@ def test_pairs_reads_a_file_of_another_project_and_writes_trl(
     assert "train.jsonl:2: needs rejected (found: chosen)" in capsys.readouterr().err
     assert not out.exists()
     assert app.call([*arguments, "--skip-bad"]) == 0
-    told = capsys.readouterr()
-    assert told.out == f"3 records: 1 pairs, 1 ties, 1 left out; wrote {out}\n"
-    assert told.err.startswith("warning: left out ") and ":2: " in told.err
+    reported = capsys.readouterr()
+    assert reported.out == f"3 records: 1 pairs, 1 ties, 1 left out; wrote {out}\n"
+    assert reported.err.startswith("warning: left out ") and ":2: " in reported.err
     (pair,) = preference_files.read(out).pairs
     assert (pair.prompt.text, pair.chosen.text, pair.rejected.text) == (
         "A joke?",
@@ -104,8 +104,8 @@ def test_pairs_of_a_run_are_those_of_its_ledger(
     arguments = ["pairs", path.stem, "--folder", str(path.parent), "--out", str(out)]
     assert app.call(arguments) == 0
     count, ties = len(recorded.pairs), recorded.ties
-    told = f"{recorded.comparisons} comparisons: {count} pairs, {ties} ties; wrote {out}\n"
-    assert capsys.readouterr().out == told
+    reported = f"{recorded.comparisons} comparisons: {count} pairs, {ties} ties; wrote {out}\n"
+    assert capsys.readouterr().out == reported
     found = preference_files.read(out).pairs
     assert [told_of(pair) for pair in found] == [told_of(pair) for pair in recorded.pairs]
     assert count > 0

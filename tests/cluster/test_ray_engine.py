@@ -50,9 +50,9 @@ def test_without_the_extra_it_is_refused_in_a_line(tmp_path, monkeypatch, capsys
 
     line = ["run", "--preset", "tiny", "--folder", str(tmp_path), "--set", "engine.kind=ray"]
     assert call(line) == 2
-    said = capsys.readouterr().err.strip()
-    assert said.endswith("engine.kind ray needs ray: pip install 'szpo[ray]'")
-    assert len(said.splitlines()) == 1
+    message = capsys.readouterr().err.strip()
+    assert message.endswith("engine.kind ray needs ray: pip install 'szpo[ray]'")
+    assert len(message.splitlines()) == 1
 
 
 def test_more_workers_than_cores_are_refused(monkeypatch) -> None:

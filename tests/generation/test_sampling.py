@@ -41,11 +41,11 @@ def test_only_words_with_mass_are_drawn(words: int, seed: int, u: float) -> None
 
 def test_top_k_and_top_p_cut_the_tail() -> None:
     logits = torch.log(torch.tensor([[0.05, 0.5, 0.15, 0.3]]))
-    kept = probabilities(logits, Sampling(top_k=2)) > 0
-    assert kept.tolist() == [[False, True, False, True]]
+    remaining = probabilities(logits, Sampling(top_k=2)) > 0
+    assert remaining.tolist() == [[False, True, False, True]]
     # .5 alone is below .6, .5 + .3 reaches it.
-    kept = probabilities(logits, Sampling(top_p=0.6)) > 0
-    assert kept.tolist() == [[False, True, False, True]]
+    remaining = probabilities(logits, Sampling(top_p=0.6)) > 0
+    assert remaining.tolist() == [[False, True, False, True]]
     assert (probabilities(logits, Sampling(top_p=0.4)) > 0).sum() == 1
     cold = probabilities(logits, Sampling(temperature=0.5))
     np.testing.assert_allclose(cold[0, 1] / cold[0, 3], (0.5 / 0.3) ** 2, rtol=1e-5)

@@ -106,7 +106,7 @@ def test_what_no_second_try_mends_always_stops(code, words):
     assert len(stub.requests) == 1
 
 
-def test_a_refused_request_says_why_and_nobody_there_is_told():
+def test_a_refused_request_says_why_and_nobody_there_is_reported():
     refuses = StubReply({"error": {"message": f"no parameter {KEY}\n here"}}, 400)
     with StubEndpoint(lambda request, before: refuses) as stub:
         assert "HTTP 400" in asked(stub, on_error="tie").details["error"]
@@ -298,9 +298,9 @@ def test_the_key_stands_nowhere(tmp_path, monkeypatch, capfd, caplog):
     for command in ("show", "report", "verify"):
         call([command, str(path)])
     out, err = capfd.readouterr()
-    told = [out, err, caplog.text]
+    reported = [out, err, caplog.text]
     content = b"".join(p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
     assert b"Your key is [key]." in content
-    assert KEY.encode() not in content and not [text for text in told if KEY in text]
+    assert KEY.encode() not in content and not [text for text in reported if KEY in text]
     with Ledger.open(path) as ledger:
         assert lease.controller(ledger)["paused_by"] is None

@@ -176,7 +176,7 @@ def test_references_stand_beside_their_request():
 # ---- what fails ----
 
 
-def test_an_unreadable_reply_is_asked_again_and_told_so():
+def test_an_unreadable_reply_is_asked_again_and_reported_so():
     replies = iter(["Dunno.", "Verdict: A", "Verdict: B"])
     made = judge(lambda text: next(replies), retries=1)
     assert opinion(made).choice == "B"  # first in the second order, second in the first

@@ -76,7 +76,7 @@ def test_what_is_written_follows_from_the_key(tiny):
     assert (cut.ended, cut.tokens_out) == (False, 2)
 
 
-def test_a_question_that_is_too_long_is_told_and_not_asked(tiny):
+def test_a_question_that_is_too_long_is_reported_and_not_asked(tiny):
     for replies in (
         Local(tiny).write(asked("sea " * 600, "Describe the sea.")),
         Local(tiny).weigh(asked("sea " * 600, "Describe the sea."), prompting.LETTERS),
@@ -188,6 +188,8 @@ def test_a_question_longer_than_its_model_reads_is_refused_before_any_work(
     every = [word for text in ("panel.kind=judge", "judge.model=tiny", *sets)
              for word in ("--set", text)]  # fmt: skip
     assert call(["run", "--preset", "tiny", "--folder", str(tmp_path), *every]) == 2
-    (said,) = capsys.readouterr().err.splitlines()
-    assert said.startswith("error: judge tiny reads 512 tokens, and its longest question needs ")
-    assert words in said
+    (message,) = capsys.readouterr().err.splitlines()
+    assert message.startswith(
+        "error: judge tiny reads 512 tokens, and its longest question needs "
+    )
+    assert words in message

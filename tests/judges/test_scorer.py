@@ -152,7 +152,7 @@ def test_ties_pull_towards_zero_and_batches_count_all_rows(tiny):
 # ---- its file and its votes ----
 
 
-def test_a_scorer_is_kept_and_judges(tiny, trained, tmp_path):
+def test_a_scorer_is_stored_and_judges(tiny, trained, tmp_path):
     path = tmp_path / "moods.safetensors"
     pair_scorer.save(path, trained.head, trained.facts)
     made = scorer.load(path, Judge(kind="scorer", model=str(path)), dtype="fp32", device="cpu")

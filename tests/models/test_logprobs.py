@@ -160,8 +160,8 @@ def test_batches_hold_every_sample_once_within_their_bounds() -> None:
     for batch in got:
         assert batch.ids.numel() <= 120 or len(batch.index) == 1
         for row, i in enumerate(batch.index):
-            told = batch.ids[row][batch.attention[row].bool()].tolist()
-            assert told == [*many[i].prompt, *many[i].answer]
+            reported = batch.ids[row][batch.attention[row].bool()].tolist()
+            assert reported == [*many[i].prompt, *many[i].answer]
             assert batch.targets[row][batch.mask[row]].tolist() == list(many[i].answer)
 
 

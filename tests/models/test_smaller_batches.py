@@ -96,7 +96,7 @@ def test_other_errors_are_not_caught():
 
     with pytest.raises(RuntimeError, match="shape"):
         smaller_batches.retry_halved(broken, 8)
-    said = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
-    assert smaller_batches.is_out_of_memory(said)
+    message = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+    assert smaller_batches.is_out_of_memory(message)
     assert smaller_batches.is_out_of_memory(RuntimeError("MPS backend out of memory"))
     assert not smaller_batches.is_out_of_memory(ValueError("out of memory"))

@@ -20,8 +20,8 @@ BAD = set(tiny.MOODS["bad"]["mood"] + tiny.MOODS["bad"]["verb"])
 
 
 def moods(text: str) -> tuple[int, int]:
-    said = text.lower().replace(".", " ").replace(",", " ").split()
-    return sum(w in GOOD for w in said), sum(w in BAD for w in said)
+    message = text.lower().replace(".", " ").replace(",", " ").split()
+    return sum(w in GOOD for w in message), sum(w in BAD for w in message)
 
 
 def test_half_of_the_answers_are_cheerful_and_none_is_both() -> None:

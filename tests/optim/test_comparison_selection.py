@@ -263,8 +263,8 @@ def test_settings_without_selection_have_the_spec_they_always_had() -> None:
         ({"vote_price": -0.1}, "vote_price is -0.1"),
     ],
 )
-def test_settings_that_do_not_go_together(changes: dict[str, object], said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_settings_that_do_not_go_together(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         defaults(1, LAYOUT, **changes)  # type: ignore[arg-type]
 
 
@@ -272,8 +272,8 @@ def test_settings_that_do_not_go_together(changes: dict[str, object], said: str)
     ("values", "said"),
     [((0,), "0 candidates"), ((9, "luck"), "'luck' is unknown"), ((9, "rows", 0.0), "floor is")],
 )
-def test_selections_that_cannot_be(values: tuple[object, ...], said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_selections_that_cannot_be(values: tuple[object, ...], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         Selection(*values)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="floor"):
         comparison_selection.inclusion(np.ones(3), 1, 0.0)

@@ -40,8 +40,8 @@ def test_prompts_go_through_the_chat_template() -> None:
     talk = Prompt((("user", "w7"), ("assistant", "w9"), ("user", "w8")))
     words = policy.loaded.tokenizer.convert_ids_to_tokens(policy.encode(talk))
     assert words == ["<user>", "w7", "<assistant>", "w9", "<user>", "w8", "<assistant>"]
-    told = policy.encode(Prompt.user("w7", system="w60"))
-    words = policy.loaded.tokenizer.convert_ids_to_tokens(told)
+    reported = policy.encode(Prompt.user("w7", system="w60"))
+    words = policy.loaded.tokenizer.convert_ids_to_tokens(reported)
     assert words == ["<system>", "w60", "<user>", "w7", "<assistant>"]
 
 

@@ -139,12 +139,12 @@ def test_the_report_tells_cost_and_correction(model: Loaded) -> None:
 
 def test_tensors_hold_all_that_replay_needs(model: Loaded) -> None:
     space = setup(model)
-    kept = space.tensors()
-    assert len(kept) == 3 * len(space.sites)
-    assert all(value.dtype == np.float32 for value in kept.values())
+    remaining = space.tensors()
+    assert len(remaining) == 3 * len(space.sites)
+    assert all(value.dtype == np.float32 for value in remaining.values())
     z = np.array([0.1, -2, 0.5, 1], np.float32)
-    start = {n.removeprefix("start/"): v for n, v in kept.items() if n.startswith("start/")}
-    basis = {n.removeprefix("basis/"): v for n, v in kept.items() if n.startswith("basis/")}
+    start = {n.removeprefix("start/"): v for n, v in remaining.items() if n.startswith("start/")}
+    basis = {n.removeprefix("basis/"): v for n, v in remaining.items() if n.startswith("basis/")}
     again = parameters.materialise(start, basis, z)
     assert all(np.array_equal(again[n], v) for n, v in space.weights({"z": z}).items())
 

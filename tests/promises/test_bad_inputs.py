@@ -70,8 +70,8 @@ def copied(run: Path, folder: Path) -> Path:
 
 
 def test_row_1_missing_settings_file(refused: Refused, tmp_path: Path) -> None:
-    said = refused(2, "run", tmp_path / "run.toml")
-    assert said == f"run.toml not found (looked in {tmp_path}); create one with: szpo init"
+    message = refused(2, "run", tmp_path / "run.toml")
+    assert message == f"run.toml not found (looked in {tmp_path}); create one with: szpo init"
 
 
 def test_row_2_settings_file_not_utf8(refused: Refused, tmp_path: Path) -> None:
@@ -91,44 +91,48 @@ def test_row_2_a_byte_order_mark_is_no_fault(
 
 def test_row_3_settings_file_not_toml(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text("[run]\nseed = = 1\n")
-    said = refused(2, "run", tmp_path / "run.toml")
-    assert re.fullmatch(r"run\.toml is not TOML: .*line 2, column 8.*", said)
+    message = refused(2, "run", tmp_path / "run.toml")
+    assert re.fullmatch(r"run\.toml is not TOML: .*line 2, column 8.*", message)
 
 
 def test_row_4_unknown_key(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text("[optimizer]\nkl_radus = 1.0\n")
-    said = refused(2, "run", tmp_path / "run.toml")
-    assert said.endswith('unknown key "kl_radus" in [optimizer]; did you mean "kl_radius"?')
+    message = refused(2, "run", tmp_path / "run.toml")
+    assert message.endswith('unknown key "kl_radus" in [optimizer]; did you mean "kl_radius"?')
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", '"0.1"'])
 def test_row_5_radius_out_of_range(refused: Refused, value: str) -> None:
     shown = value if value.startswith('"') else {"0": "0", "-1": "-1"}.get(value, value)
-    said = refused(2, "run", "--set", f"optimizer.mu={value}")
-    assert said == f"settings: optimizer.mu must be a finite number > 0 and <= 1e+06 (got {shown})"
+    message = refused(2, "run", "--set", f"optimizer.mu={value}")
+    assert (
+        message == f"settings: optimizer.mu must be a finite number > 0 and <= 1e+06 (got {shown})"
+    )
 
 
 def test_row_6_step_beyond_fp32(refused: Refused) -> None:
-    said = refused(2, "run", "--set", "optimizer.alpha=1e38")
-    assert said == "settings: optimizer.alpha × Δ̂ × v would exceed fp32 range (alpha = 1e+38)"
+    message = refused(2, "run", "--set", "optimizer.alpha=1e38")
+    assert message == "settings: optimizer.alpha × Δ̂ × v would exceed fp32 range (alpha = 1e+38)"
 
 
 @pytest.mark.parametrize("value", ["0", "2.5", "1000000000"])
 def test_row_7_counts_out_of_range(refused: Refused, value: str) -> None:
-    said = refused(2, "run", "--set", f"comparisons={value}")
+    message = refused(2, "run", "--set", f"comparisons={value}")
     wanted = "settings: optimizer.comparisons must be a whole number >= 1 and <= 4,096"
-    assert said == f"{wanted} (got {value})"
+    assert message == f"{wanted} (got {value})"
 
 
 def test_row_8_more_votes_than_panelists(refused: Refused) -> None:
-    said = refused(2, "run", "--set", "optimizer.votes=8")
-    assert said == "settings: optimizer.votes 8 needs 8 panelists; panel.size is 5"
+    message = refused(2, "run", "--set", "optimizer.votes=8")
+    assert message == "settings: optimizer.votes 8 needs 8 panelists; panel.size is 5"
 
 
 @pytest.mark.parametrize("value", ["-1", "9223372036854775808", '"text"', "text"])
 def test_row_9_seed_out_of_range(refused: Refused, value: str) -> None:
-    said = refused(2, "run", "--set", f"seed={value}")
-    assert said.startswith("settings: run.seed must be a whole number >= 0 and < 9,223,372,036,")
+    message = refused(2, "run", "--set", f"seed={value}")
+    assert message.startswith(
+        "settings: run.seed must be a whole number >= 0 and < 9,223,372,036,"
+    )
 
 
 # --- prompts -----------------------------------------------------------------------------------
@@ -166,7 +170,7 @@ def test_row_13_prompts_from_a_device_or_a_pipe(refused: Refused, tmp_path: Path
     assert "is not a regular file" in refused(2, *arguments, f"prompts.path={link}")
 
 
-def test_rows_15_and_16_are_said_and_the_run_goes_on(tmp_path: Path, capsys: Capture) -> None:
+def test_rows_15_and_16_are_reported_and_the_run_goes_on(tmp_path: Path, capsys: Capture) -> None:
     path = yard_run.prompts(tmp_path)
     lines = path.read_text(encoding="utf-8").splitlines()
     marked = lines[1].replace("Walk from", "\u202eWalk from")
@@ -174,35 +178,35 @@ def test_rows_15_and_16_are_said_and_the_run_goes_on(tmp_path: Path, capsys: Cap
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(yard_run, "prompts", lambda folder: path)
         yard_run.make(tmp_path, "run.votes=8")
-    said = capsys.readouterr().err
-    assert "warning: 1 duplicate prompt" in said
-    assert "direction" in said
+    message = capsys.readouterr().err
+    assert "warning: 1 duplicate prompt" in message
+    assert "direction" in message
 
 
 # --- models ------------------------------------------------------------------------------------
 
 
 def test_row_18_model_missing(refused: Refused, tmp_path: Path) -> None:
-    said = refused(2, *folder_run.arguments(tmp_path, model_folder=tmp_path / "absent"))
-    assert "not found" in said
-    assert "give smollm2, tiny, a local folder, or a hub id" in said
+    message = refused(2, *folder_run.arguments(tmp_path, model_folder=tmp_path / "absent"))
+    assert "not found" in message
+    assert "give smollm2, tiny, a local folder, or a hub id" in message
 
 
 def test_row_18_no_layer_of_that_name(refused: Refused, tmp_path: Path) -> None:
     model = folder_run.model(tmp_path)
-    said = refused(
+    message = refused(
         2, *folder_run.arguments(tmp_path, 'adapter.targets=["q_prj"]', model_folder=model)
     )
-    assert said.startswith("no adapter layer matches 'q_prj'; this model has ")
-    assert "q_proj" in said
+    assert message.startswith("no adapter layer matches 'q_prj'; this model has ")
+    assert "q_proj" in message
 
 
 def test_row_19_pickle_weights(refused: Refused, tmp_path: Path) -> None:
     model = folder_run.model(tmp_path)
     (model / "model.safetensors").rename(model / "pytorch_model.bin")
-    said = refused(2, *folder_run.arguments(tmp_path, model_folder=model))
-    assert "pickle" in said
-    assert "pytorch_model.bin" in said
+    message = refused(2, *folder_run.arguments(tmp_path, model_folder=model))
+    assert "pickle" in message
+    assert "pytorch_model.bin" in message
 
 
 @pytest.mark.parametrize("plan", [[], ["--plan"]], ids=["run", "plan"])
@@ -210,8 +214,8 @@ def test_row_18_no_tokenizer(refused: Refused, tmp_path: Path, plan: list[str]) 
     model = folder_run.model(tmp_path)
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         (model / name).unlink(missing_ok=True)
-    said = refused(2, *folder_run.arguments(tmp_path, model_folder=model), *plan)
-    assert said == (
+    message = refused(2, *folder_run.arguments(tmp_path, model_folder=model), *plan)
+    assert message == (
         f"{model}: no tokenizer there (looked for tokenizer.json, tokenizer.model, vocab.json, "
         "vocab.txt); copy those of the model's files that are its tokenizer's"
     )
@@ -227,9 +231,11 @@ def test_row_57_a_device_that_is_not_there(
     monkeypatch.setattr(getattr(torch, kind), "device_count", lambda: 0)
     line = ["run", "--preset", "tiny", "--folder", tmp_path, "--set", f"model.device={device}"]
     for words in ([], ["--plan"]):
-        said = refused(2, *line, *words)
-        assert said.startswith(f"model.device {device} is not on this machine (torch finds: cpu")
-        assert said.endswith("; set model.device to one that is")
+        message = refused(2, *line, *words)
+        assert message.startswith(
+            f"model.device {device} is not on this machine (torch finds: cpu"
+        )
+        assert message.endswith("; set model.device to one that is")
 
 
 @pytest.mark.parametrize("how", ["cut", "header"])
@@ -241,9 +247,9 @@ def test_row_20_corrupt_safetensors(refused: Refused, tmp_path: Path, how: str) 
         file.write_bytes(content[:-100])
     else:
         file.write_bytes(struct.pack("<Q", 2**63) + content[8:])
-    said = refused(2, *folder_run.arguments(tmp_path, model_folder=model))
-    assert said.startswith("corrupt safetensors: ")
-    assert "header says" in said
+    message = refused(2, *folder_run.arguments(tmp_path, model_folder=model))
+    assert message.startswith("corrupt safetensors: ")
+    assert "header says" in message
 
 
 def test_row_21_weights_not_finite(refused: Refused, tmp_path: Path) -> None:
@@ -253,8 +259,8 @@ def test_row_21_weights_not_finite(refused: Refused, tmp_path: Path) -> None:
     name = sorted(tensors)[0]
     tensors[name].flat[:2] = float("nan")
     save_file(tensors, file, metadata={"format": "pt"})
-    said = refused(2, *folder_run.arguments(tmp_path, model_folder=model))
-    assert f"tensor {name} has 2 values that are not finite" in said
+    message = refused(2, *folder_run.arguments(tmp_path, model_folder=model))
+    assert f"tensor {name} has 2 values that are not finite" in message
 
 
 def test_row_22_adapter_layout_differs(folder: Path, tmp_path: Path, refused: Refused) -> None:
@@ -265,24 +271,26 @@ def test_row_22_adapter_layout_differs(folder: Path, tmp_path: Path, refused: Re
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(weight_files, "demand_same", lambda *_, **__: None)
         patch.setattr(language_model, "_shapes", lambda loaded, site: {site.a: (16, 64)})
-        said = refused(5, "sample", folder)
-    assert re.fullmatch(r"tensor .*lora_A is \(1, 64\) in the run, \(16, 64\) in this model", said)
+        message = refused(5, "sample", folder)
+    assert re.fullmatch(
+        r"tensor .*lora_A is \(1, 64\) in the run, \(16, 64\) in this model", message
+    )
 
 
 def test_row_23_base_model_differs(folder: Path, tmp_path: Path, refused: Refused) -> None:
     model = folder.parent.parent / "llama"
-    kept = tmp_path / "kept"
-    shutil.copytree(model, kept)
+    remaining = tmp_path / "kept"
+    shutil.copytree(model, remaining)
     try:
         file = model / "model.safetensors"
         tensors = load_file(file)
         tensors[sorted(tensors)[0]] *= 2
         save_file(tensors, file, metadata={"format": "pt"})
-        said = refused(5, "sample", folder)
+        message = refused(5, "sample", folder)
     finally:
         shutil.rmtree(model)
-        shutil.copytree(kept, model)
-    assert re.search(r"was made with [0-9a-f]{16}…?, found [0-9a-f]{16}", said)
+        shutil.copytree(remaining, model)
+    assert re.search(r"was made with [0-9a-f]{16}…?, found [0-9a-f]{16}", message)
 
 
 # --- places ------------------------------------------------------------------------------------
@@ -290,20 +298,20 @@ def test_row_23_base_model_differs(folder: Path, tmp_path: Path, refused: Refuse
 
 @pytest.mark.parametrize("name", ["../a", "con", "", "x" * 300, "run-\N{SNAKE}", "/etc/x", "a.b"])
 def test_rows_24_and_25_run_names_stay_in_the_folder(refused: Refused, name: str) -> None:
-    said = refused(2, "run", "--set", f"run.name={name}")
-    assert said.startswith("settings: run.name")
-    assert "must be text that matches" in said or "is reserved by some file systems" in said
+    message = refused(2, "run", "--set", f"run.name={name}")
+    assert message.startswith("settings: run.name")
+    assert "must be text that matches" in message or "is reserved by some file systems" in message
 
 
 def test_row_26_run_exists(yard: Path, refused: Refused) -> None:
-    said = refused(4, *yard_run.arguments(yard.parent.parent, "run.name=yard"))
-    assert said.startswith(f"{yard} exists; continue it with: szpo run --resume yard")
+    message = refused(4, *yard_run.arguments(yard.parent.parent, "run.name=yard"))
+    assert message.startswith(f"{yard} exists; continue it with: szpo run --resume yard")
 
 
 def test_row_26_folder_cannot_be_written(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file stands where the folder should be")
-    said = refused(4, *yard_run.arguments(tmp_path))
-    assert said.startswith(f"{tmp_path / 'runs'} cannot be written")
+    message = refused(4, *yard_run.arguments(tmp_path))
+    assert message.startswith(f"{tmp_path / 'runs'} cannot be written")
 
 
 # --- ledgers -----------------------------------------------------------------------------------
@@ -328,8 +336,8 @@ def test_row_29_schema_is_newer(yard: Path, refused: Refused, tmp_path: Path) ->
     path = copied(yard, tmp_path)
     with sqlite3.connect(path) as conn:
         conn.execute("PRAGMA user_version = 9")
-    said = refused(2, "show", path)
-    assert said == f"{path}: schema 9; this szpo reads up to 1: upgrade"
+    message = refused(2, "show", path)
+    assert message == f"{path}: schema 9; this szpo reads up to 1: upgrade"
 
 
 def test_row_30_ledger_locked(
@@ -343,10 +351,10 @@ def test_row_30_ledger_locked(
     holder = sqlite3.connect(path, isolation_level=None)
     try:
         holder.execute("BEGIN EXCLUSIVE")
-        said = refused(4, "run", "--resume", path)
+        message = refused(4, "run", "--resume", path)
     finally:
         holder.close()
-    assert "locked by another program" in said
+    assert "locked by another program" in message
 
 
 def test_row_31_ledger_on_a_network(
@@ -378,8 +386,8 @@ def test_row_33_ledger_row_edited(yard: Path, refused: Refused, tmp_path: Path) 
         conn.execute("DROP TRIGGER votes_no_update")
         conn.execute("UPDATE votes SET choice = iif(choice = 'A', 'B', 'A') WHERE vote = 5")
         conn.execute(trigger)
-    said = refused(5, "verify", path)
-    assert said.startswith("does not verify: votes row 5: ")
+    message = refused(5, "verify", path)
+    assert message.startswith("does not verify: votes row 5: ")
 
 
 def test_row_33_report_shows_a_broken_ledger(yard: Path, tmp_path: Path) -> None:
@@ -417,10 +425,10 @@ def test_row_59_a_full_disk_is_read_and_exported_from(
     yard: Path, tmp_path: Path, log: bool
 ) -> None:
     """In a name space of its own; "log": the last vote is only in the file's log."""
-    full, kept, out = (tmp_path / name for name in ("full", "kept", "out"))
-    for folder in (full, kept, out):
+    full, remaining, out = (tmp_path / name for name in ("full", "kept", "out"))
+    for folder in (full, remaining, out):
         folder.mkdir()
-    path = copied(yard, kept)
+    path = copied(yard, remaining)
     if log:
         other = tmp_path / "other"
         other.mkdir()
@@ -444,9 +452,10 @@ def test_row_59_a_full_disk_is_read_and_exported_from(
         "import json, sys; from szpo.cli.app import call\n"
         "sys.exit(sum(call(line) for line in json.loads(sys.argv[1])))"
     )
-    told = json.dumps([[str(word) for word in line] for line in lines])
+    reported = json.dumps([[str(word) for word in line] for line in lines])
     done = subprocess.run(
-        [*enter, "sh", "-c", FULL, "sh", str(full), str(kept), sys.executable, "-c", code, told],
+        [*enter, "sh", "-c", FULL, "sh", str(full), str(remaining), sys.executable, "-c", code,
+         reported],
         capture_output=True, text=True, cwd=ROOT,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
@@ -534,8 +543,8 @@ def test_row_52_an_interrupt_while_the_command_is_loaded(
     assert child.stdout is not None and child.stdout.readline() == "loading\n"
     for _ in range(2):
         child.send_signal(sent)
-    _, said = child.communicate()
-    assert (child.returncode, said) == (code, f"stopped by {words}\n")
+    _, message = child.communicate()
+    assert (child.returncode, message) == (code, f"stopped by {words}\n")
 
 
 def test_row_52_the_installed_command_loads_nothing_before_it_answers_signals() -> None:
@@ -610,16 +619,16 @@ def test_table_names_a_test_for_every_row() -> None:
         ("optimizer.link=probit", "bayes knows the logistic link only"),
     ],
 )
-def test_row_58_a_refusal_is_all_that_is_said(
+def test_row_58_a_refusal_is_all_that_is_printed(
     tmp_path: Path, capsys: Capture, plan: list[str], setting: str, words: str
 ) -> None:
     """`--plan` refuses what a run refuses, and neither prints its costs before."""
     line = ["run", "--preset", "tiny", "--folder", str(tmp_path / "runs"), *plan]
     assert call([*line, "--set", setting]) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    (told,) = said.err.splitlines()
-    assert words in told
+    message = capsys.readouterr()
+    assert message.out == ""
+    (reported,) = message.err.splitlines()
+    assert words in reported
     assert not (tmp_path / "runs").exists()
 
 
@@ -643,23 +652,23 @@ def test_row_55_a_prompt_longer_than_the_model_reads(
     path = long_prompts(tmp_path)
     line = ["run", "--preset", "tiny", "--folder", str(tmp_path / "runs"), *plan]
     assert call([*line, "--set", f"prompts.path={path}"]) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    (told,) = said.err.splitlines()
+    message = capsys.readouterr()
+    assert message.out == ""
+    (reported,) = message.err.splitlines()
     assert re.match(
         rf"error: {re.escape(str(path))}:2: [\d,]+ tokens and 24 for the answer "
         r"\(generation\.max_new_tokens\) are more than the 512 that model tiny reads; ",
-        told,
+        reported,
     )
-    assert told.endswith('prompts.too_long = "cut"')
+    assert reported.endswith('prompts.too_long = "cut"')
     assert not (tmp_path / "runs").exists()
 
 
 def test_row_55_an_answer_longer_than_the_model_reads(refused: Refused, tmp_path: Path) -> None:
-    said = refused(
+    message = refused(
         2, "run", "--preset", "tiny", "--folder", tmp_path, "--set", "max_new_tokens=512"
     )
-    assert said == (
+    assert message == (
         "generation.max_new_tokens 512 leaves no room for a prompt: model tiny reads 512 tokens; "
         "lower it"
     )
@@ -675,9 +684,9 @@ def test_row_55_a_short_context_counts_prompt_and_answer(refused: Refused, tmp_p
         if most == 12:
             assert call(arguments) == 0
         else:
-            said = refused(2, *arguments)
-            assert said.startswith(f"{place / 'prompts.txt'}:1: 4 tokens and 8 for the answer")
-            assert '"cut" (19 more prompts are too long)' in said
+            message = refused(2, *arguments)
+            assert message.startswith(f"{place / 'prompts.txt'}:1: 4 tokens and 8 for the answer")
+            assert '"cut" (19 more prompts are too long)' in message
 
 
 def test_row_55_it_is_cut_where_that_is_asked_for(tmp_path: Path, capsys: Capture) -> None:
@@ -703,5 +712,5 @@ def test_row_55_it_is_cut_where_that_is_asked_for(tmp_path: Path, capsys: Captur
 
 
 def test_row_55_a_question_of_ones_own(folder: Path, refused: Refused) -> None:
-    said = refused(2, "sample", folder, "-p", "w7 " * 3000)
-    assert re.match(r'prompt "w7 w7 .*…": 3,002 tokens and 8 for the answer', said)
+    message = refused(2, "sample", folder, "-p", "w7 " * 3000)
+    assert re.match(r'prompt "w7 w7 .*…": 3,002 tokens and 8 for the answer', message)

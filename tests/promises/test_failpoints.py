@@ -63,11 +63,11 @@ def take_up(path, seed, expected):
         report = verification.verify(ledger)
         assert report.ok, str(report)
         assert history(ledger) == expected[0]
-        kept = [(v["assignment"], v["revision"], v["choice"]) for v in ledger.votes()]
-        assert sorted(kept) == expected[1] and len(set(kept)) == len(kept)
+        remaining = [(v["assignment"], v["revision"], v["choice"]) for v in ledger.votes()]
+        assert sorted(remaining) == expected[1] and len(set(remaining)) == len(remaining)
         assert Counter(row["state"] for row in ledger.steps())["applied"] == 3
     lines = path.with_suffix(".jsonl").read_text().splitlines()
-    assert len(lines) == len(kept)
+    assert len(lines) == len(remaining)
     assert {p.name for p in path.parent.glob(f"{path.stem}.*")} <= {
         path.name, f"{path.name}-wal", f"{path.name}-shm", f"{path.name}-head",
         f"{path.stem}.jsonl",
@@ -91,11 +91,11 @@ def undisturbed(tmp_path_factory):
             finally:
                 failpoints._armed.clear()
             with Ledger.open(path) as ledger:
-                kept = sorted(
+                remaining = sorted(
                     (v["assignment"], v["revision"], v["choice"]) for v in ledger.votes()
                 )
                 counts = {name: armed.hits for name, armed in hits.items()}
-                known[seed] = counts, (history(ledger), kept), start
+                known[seed] = counts, (history(ledger), remaining), start
         return known[seed]
 
     return find
@@ -131,9 +131,9 @@ def test_an_error_at_a_named_place_ends_the_run_and_harms_nothing(
 ):
     path = tmp_path / "run.db"
     path.write_bytes(undisturbed(0)[2])
-    said = re.escape(f"{name}: {POINTS[name]}") if action == "raise" else "No space left"
+    message = re.escape(f"{name}: {POINTS[name]}") if action == "raise" else "No space left"
     with (
-        pytest.raises((InjectedError, OSError, StorageError), match=said),
+        pytest.raises((InjectedError, OSError, StorageError), match=message),
         arm(f"{name}:{action}"),
     ):
         live(path, 0)

@@ -47,8 +47,8 @@ def test_nothing_is_read_in_a_way_that_runs_it(path):
             name = ast.unparse(node.func)
             assert name not in {"eval", "exec", "os.system", "torch.load", "compile"}, where
             for keyword in node.keywords:
-                said = keyword.arg, getattr(keyword.value, "value", None)
-                assert said not in {
+                message = keyword.arg, getattr(keyword.value, "value", None)
+                assert message not in {
                     ("allow_pickle", True), ("trust_remote_code", True), ("shell", True),
                 }, where  # fmt: skip
 
@@ -80,7 +80,7 @@ def test_a_runs_files_and_folder_are_its_owners(tmp_path):
 def test_no_secret_stands_in_a_file_a_log_or_an_output(tmp_path, capfd, caplog):
     """Link, code, session and a person's address: in no output; the secrets in no file at all."""
     path = yard_run.make(tmp_path, "run.votes=8", "run.name=yard")
-    said = []
+    message = []
     with caplog.at_level(logging.DEBUG), Ledger.open(path) as ledger:
         given = credentials.invite(ledger, "panelist", "P-01", contact="Ann Secretive")
         session, _ = credentials.redeem(ledger, given.token)
@@ -93,7 +93,7 @@ def test_no_secret_stands_in_a_file_a_log_or_an_output(tmp_path, capfd, caplog):
         ):
             with pytest.raises(AccessError) as caught:
                 act()
-            said.append(str(caught.value))
+            message.append(str(caught.value))
         for_operators = repr(credentials.list_people(ledger))  # names, but no secret either
         content = b"".join(p.read_bytes() for p in path.parent.iterdir() if p.is_file())
     capfd.readouterr()
@@ -106,12 +106,12 @@ def test_no_secret_stands_in_a_file_a_log_or_an_output(tmp_path, capfd, caplog):
     out, err = capfd.readouterr()
     written = [p for p in tmp_path.rglob("*") if p.is_file() and p.suffix in (".html", ".jsonl")]
     assert len(written) >= 2
-    said += [out, err, caplog.text, *(p.read_text(encoding="utf-8") for p in written)]
+    message += [out, err, caplog.text, *(p.read_text(encoding="utf-8") for p in written)]
     for secret in secrets:
         assert len(secret) >= 16
-        assert not [text for text in (*said, for_operators) if secret in text], "it was told"
+        assert not [text for text in (*message, for_operators) if secret in text], "it was told"
         assert secret.encode() not in content, "a secret is stored, not its hash"
-    assert not [text for text in said if "Secretive" in text], "a person's name was told"
+    assert not [text for text in message if "Secretive" in text], "a person's name was told"
     assert b"Secretive" in content  # it stands in the file, and only there
 
 
@@ -121,14 +121,14 @@ def test_the_record_tells_of_an_erasure_only_with_it(tmp_path, monkeypatch):
     with Ledger.open(path) as ledger:
         ledger.execute("PRAGMA synchronous=OFF")
         credentials.invite(ledger, "panelist", "Ann", contact="Secretive Person")
-        told, at = [], 0
-        while not told:
+        reported, at = [], 0
+        while not reported:
             at += 1
             with contextlib.suppress(Crash), wrap(Ledger.open(path), Faulty(at)) as dying:
                 credentials.erase(dying, "Ann", "op")
-            told = list(ledger.events("erase"))
-            assert bool(told) == (not ledger.query("SELECT 1 FROM contacts"))
-            assert bool(told) == (not ledger.query("SELECT 1 FROM credentials"))
+            reported = list(ledger.events("erase"))
+            assert bool(reported) == (not ledger.query("SELECT 1 FROM contacts"))
+            assert bool(reported) == (not ledger.query("SELECT 1 FROM credentials"))
         assert at > 4
         ledger.checkpoint_log()  # as the next process does; the bytes go with it
     for file in path.parent.iterdir():

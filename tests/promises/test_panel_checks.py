@@ -62,11 +62,11 @@ def test_over_two_hundred_steps_plus_is_on_a_exactly_half_the_time(m: int) -> No
 
 
 def test_nobody_is_hurried_and_nothing_makes_a_sound() -> None:
-    said = " ".join(
+    message = " ".join(
         map(str, (*texts.PAGE.values(), *texts.NOTICES.values(), *texts.LIVE.values()))
     )
     hurry = re.compile(r"\b(hurry|quick|quickly|faster|deadline|seconds left|running out)\b", re.I)
-    assert not hurry.search(said), hurry.search(said)
+    assert not hurry.search(message), hurry.search(message)
     page = panel_page.head() + "".join(
         path.read_text(encoding="utf-8") for path in (UI / "templates").rglob("*.html")
     )

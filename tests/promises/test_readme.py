@@ -32,10 +32,10 @@ def test_command_lines_name_commands_and_options_that_exist(
     _, command, *rest = shlex.split(line)
     assert command in COMMANDS
     assert call([command, "--help"]) == 0
-    said = capsys.readouterr().out
+    message = capsys.readouterr().out
     for word in rest:
         if word.startswith("-"):
-            assert re.search(rf"(^|[\s,]){re.escape(word)}\b", said), f"{command} has no {word}"
+            assert re.search(rf"(^|[\s,]){re.escape(word)}\b", message), f"{command} has no {word}"
 
 
 def test_first_screen_holds_the_picture_and_two_commands() -> None:

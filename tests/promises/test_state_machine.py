@@ -64,7 +64,7 @@ class Run(RuleBasedStateMachine):
         self.erased = set()
         self.seats = {}  # seat → (step, panelist, assignment as first served)
         self.tabs = {}  # seat → tab it was last served to
-        self.said = {}  # seat → [(choice, vote, late)]
+        self.message = {}  # seat → [(choice, vote, late)]
         self.keys = {}  # key → (seat, choice, vote)
         self.amended = {}  # vote → last action
         self.steps = []  # state of each step
@@ -127,7 +127,7 @@ class Run(RuleBasedStateMachine):
         assert before[:2] == (step, panelist)
         assert seat.plus_side == before[2].plus_side
         assert seat.prompt_order == before[2].prompt_order
-        assert seat.id not in self.said, "an answered seat is served again"
+        assert seat.id not in self.message, "an answered seat is served again"
         self.tabs[seat.id] = tab
         return seat.id
 
@@ -143,7 +143,7 @@ class Run(RuleBasedStateMachine):
 
     def answer(self, seat, choice, tab, *, dies):
         key = f"key-{len(self.keys):012}"
-        before, is_open = self.said.get(seat, []), self.is_open(seat)
+        before, is_open = self.message.get(seat, []), self.is_open(seat)
         refusal = None
         if before and not is_open:
             refusal = "closed"
@@ -164,7 +164,7 @@ class Run(RuleBasedStateMachine):
         receipt = self.store.cast(seat, choice, key, tab)
         assert receipt.replayed == dies
         assert (receipt.revision, receipt.late) == (len(before), not is_open)
-        self.said.setdefault(seat, []).append((choice, receipt.vote, receipt.late))
+        self.message.setdefault(seat, []).append((choice, receipt.vote, receipt.late))
         self.keys[key] = (seat, choice, receipt.vote)
         met = "late vote" if receipt.late else "change of mind" if before else "first vote"
         self.reached[met] += 1
@@ -175,24 +175,24 @@ class Run(RuleBasedStateMachine):
         """The round has closed while somebody read: the answer is kept, and does not count."""
         self.answer(self.pick(self.waiting(), which), choice, TABS[1], dies=False)
 
-    @precondition(lambda self: any(self.is_open(s) for s in self.said))
+    @precondition(lambda self: any(self.is_open(s) for s in self.message))
     @rule(which=MANY, choice=CHOICES)
     def think_again(self, which, choice):
         """Whoever has answered changes it on their own tab while the round is open."""
-        seat = self.pick([s for s in self.said if self.is_open(s)], which)
+        seat = self.pick([s for s in self.message if self.is_open(s)], which)
         self.answer(seat, choice, self.tabs[seat], dies=False)
 
     def waiting(self):
-        return [s for s in self.seats if s not in self.said and not self.is_open(s)]
+        return [s for s in self.seats if s not in self.message and not self.is_open(s)]
 
     @precondition(lambda self: self.keys)
     @rule(which=MANY, choice=CHOICES)
     def retry(self, which, choice):
         key = self.pick(self.keys, which)
-        seat, said, number = self.keys[key]
-        if choice == said:
+        seat, message, number = self.keys[key]
+        if choice == message:
             receipt = self.store.cast(seat, choice, key, self.tabs[seat])
-            assert receipt.replayed and (receipt.vote, receipt.choice) == (number, said)
+            assert receipt.replayed and (receipt.vote, receipt.choice) == (number, message)
             self.reached["retry"] += 1
             return
         with pytest.raises(VoteConflictError) as caught:
@@ -200,10 +200,10 @@ class Run(RuleBasedStateMachine):
         assert caught.value.code == "key_reused"
         self.reached["key reused"] += 1
 
-    @precondition(lambda self: any(s not in self.said for s in self.seats))
+    @precondition(lambda self: any(s not in self.message for s in self.seats))
     @rule(which=MANY)
     def abandon(self, which):
-        self.store.release(self.pick([s for s in self.seats if s not in self.said], which))
+        self.store.release(self.pick([s for s in self.seats if s not in self.message], which))
 
     @precondition(lambda self: self.keys)
     @rule(which=MANY, action=strategies.sampled_from(["exclude", "reinstate"]))
@@ -342,16 +342,18 @@ class Run(RuleBasedStateMachine):
         First by the first answer, or by the one that took back a skip.
         """
         since = {
-            seat: max([said[0][1], *(b[1] for a, b in itertools.pairwise(said) if a[0] == "skip")])
-            for seat, said in self.said.items()
-            if not said[0][2]
+            seat: max(
+                [message[0][1], *(b[1] for a, b in itertools.pairwise(message) if a[0] == "skip")]
+            )
+            for seat, message in self.message.items()
+            if not message[0][2]
         }
         first = sorted((place, seat) for seat, place in since.items())
         taken, result = Counter(), []
         for _, seat in first:
             if self.seats[seat][0] != step:
                 continue
-            choice, vote, _ = self.said[seat][-1]
+            choice, vote, _ = self.message[seat][-1]
             served = self.seats[seat][2]
             place, side = served.comparison, served.plus_side
             full = taken[place, side] == self.M // 2
@@ -420,11 +422,13 @@ class Run(RuleBasedStateMachine):
     def i8_everybody_counts_once(self):
         seats = [(row["comparison"], row["panelist"]) for row in self.store.rows("assignments")]
         assert len(set(seats)) == len(seats)
-        kept = [(v["assignment"], v["revision"], v["choice"]) for v in self.store.rows("votes")]
-        assert sorted(kept) == sorted(
+        remaining = [
+            (v["assignment"], v["revision"], v["choice"]) for v in self.store.rows("votes")
+        ]
+        assert sorted(remaining) == sorted(
             (seat, revision, choice)
-            for seat, said in self.said.items()
-            for revision, (choice, _, _) in enumerate(said)
+            for seat, message in self.message.items()
+            for revision, (choice, _, _) in enumerate(message)
         )
 
     @invariant()
@@ -441,9 +445,9 @@ class Run(RuleBasedStateMachine):
 
     @invariant()
     def erased_people_leave_their_votes_and_no_address(self):
-        kept = {row["panelist"] for row in self.store.rows("contacts")}
+        remaining = {row["panelist"] for row in self.store.rows("contacts")}
         there = {self.people[name] for name in self.people if name not in self.erased}
-        assert kept == there
+        assert remaining == there
         found = {row["pseudonym"]: row["panelist"] for row in self.store.rows("panelists")}
         assert found == self.people
 

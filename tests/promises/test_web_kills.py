@@ -132,7 +132,7 @@ def killed_and_started_again(tmp_path: Path, kills: int) -> None:
         with Ledger.open(path) as ledger:
             rows = {row["idem"]: row for row in ledger.query("SELECT * FROM votes")}
             assert len(rows) == ledger.query("SELECT count(*) AS n FROM votes")[0]["n"]
-            acked = {key: said for person in people for key, said in person.acked.items()}
+            acked = {key: message for person in people for key, message in person.acked.items()}
             assert {key: rows[key]["choice"] for key in acked} == acked
             unsent = {person.open["idem"] for person in people if person.open}
             assert set(rows) <= set(acked) | unsent

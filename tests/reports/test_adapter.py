@@ -85,9 +85,9 @@ def test_the_zip_holds_the_same_adapter_and_needs_no_model_for_it(
     subprocess.run([*command, str(run), str(packed)], check=True)
     with zipfile.ZipFile(packed) as found:
         inside = {n: found.read(n) for n in found.namelist() if n.startswith("lora/")}
-        told = found.read("README.txt").decode()
+        reported = found.read("README.txt").decode()
     assert inside == {f"lora/{path.name}": path.read_bytes() for path in out.iterdir()}
-    assert len(inside) == 3 and "lora/ " in told and "no lora/" not in told
+    assert len(inside) == 3 and "lora/ " in reported and "no lora/" not in reported
 
 
 @pytest.mark.parametrize("kind", ["full", "random"])

@@ -91,25 +91,27 @@ def test_the_zip_alone_gives_every_number_of_the_dashboard(stage: Stage) -> None
 
 def test_pandas_finds_the_headline_numbers_without_this_library(stage: Stage) -> None:
     packed, page, _ = exported(stage)
-    told = json.loads(packed.read("overview.json"))
+    reported = json.loads(packed.read("overview.json"))
     votes = pd.read_json(io.BytesIO(packed.read("votes.jsonl")), lines=True)
     steps = pd.read_csv(io.BytesIO(packed.read("steps.csv"))).set_index("step")
     counted = votes[votes["counted"]]
     sided = counted[counted["verdict"].isin(["plus", "minus"])]
 
     a = wilson(int((sided["choice"] == "A").sum()), len(sided))
-    assert [told["agreement"]["a_side"][k] for k in ("low", "high")] == pytest.approx(a, abs=5e-4)
+    assert [reported["agreement"]["a_side"][k] for k in ("low", "high")] == pytest.approx(
+        a, abs=5e-4
+    )
 
     pairs = [
         one == other
         for _, group in sided.groupby("comparison")
         for one, other in combinations(group["verdict"], 2)
     ]
-    same = told["agreement"]["same"]
+    same = reported["agreement"]["same"]
     assert same["hits"] / same["of"] == pytest.approx(sum(pairs) / len(pairs))
     both = wilson(sum(pairs), len(pairs))  # M = 2: pairs are disjoint
     assert [same["low"], same["high"]] == pytest.approx(both, abs=5e-4)
-    assert told["agreement"]["alpha"]["value"] == pytest.approx(_alpha(counted))
+    assert reported["agreement"]["alpha"]["value"] == pytest.approx(_alpha(counted))
 
     recent = sorted(counted["step"].unique())[-10:]
     hits = of = 0.0
@@ -119,16 +121,16 @@ def test_pandas_finds_the_headline_numbers_without_this_library(stage: Stage) ->
             side = "plus" if headings[int(vote["k"])] > 0 else "minus"
             of += 1
             hits += 0.5 if vote["verdict"] == "tie" else vote["verdict"] == side
-    heading = told["improving"]["heading"]
+    heading = reported["improving"]["heading"]
     assert (heading["hits"], heading["of"]) == (hits, of)
     assert of > 20
     assert [heading["low"], heading["high"]] == pytest.approx(wilson(hits, of), abs=5e-4)
 
-    for row in told["panelists"]:
+    for row in reported["panelists"]:
         own = counted[counted["panelist"] == row["name"]]
         assert row["votes"] == len(own)
         assert row["median"]["value"] == pytest.approx(own["dwell_ms"].median() / 1e3)
-    assert page.as_dict()["progress"] == told["progress"]
+    assert page.as_dict()["progress"] == reported["progress"]
 
 
 def _alpha(counted: Any) -> float:
@@ -251,8 +253,10 @@ def again(content: bytes, change: Callable[[dict[str, bytes]], None]) -> io.Byte
 
 
 def unlisted(files: dict[str, bytes], name: str) -> None:
-    kept = [line for line in files["SHA256SUMS"].splitlines(True) if name.encode() not in line]
-    files["SHA256SUMS"] = b"".join(kept)
+    remaining = [
+        line for line in files["SHA256SUMS"].splitlines(True) if name.encode() not in line
+    ]
+    files["SHA256SUMS"] = b"".join(remaining)
 
 
 def listed(files: dict[str, bytes], name: str) -> None:
@@ -348,7 +352,7 @@ def padded(files: dict[str, bytes]) -> None:
     listed(files, "pairs.jsonl")
 
 
-def test_what_is_not_behind_the_numbers_is_read_through_and_not_kept(stage: Stage) -> None:
+def test_what_is_not_behind_the_numbers_is_read_through_and_not_stored(stage: Stage) -> None:
     def large(files: dict[str, bytes]) -> None:
         files["pairs.jsonl"] += b" " * 100_000_000
         listed(files, "pairs.jsonl")
@@ -457,8 +461,8 @@ def test_weights_and_events_are_those_of_the_record(stage: Stage) -> None:
 def test_where_there_is_no_adapter_the_readme_says_why(stage: Stage) -> None:
     packed = exported(stage)[0]
     assert not [name for name in packed.namelist() if name.startswith("lora/")]
-    told = packed.read("README.txt").decode()
-    assert "(no lora/)" in told and "szpo export RUN --zip FILE" in told
+    reported = packed.read("README.txt").decode()
+    assert "(no lora/)" in reported and "szpo export RUN --zip FILE" in reported
 
 
 def test_settings_in_it_begin_the_same_run(stage: Stage, tmp_path: Path) -> None:

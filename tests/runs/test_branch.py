@@ -29,7 +29,7 @@ def rows(path, but=("events", "sqlite_sequence")):
 def placed(settings, ledger):
     """The quadratic policy of a ledger's seed at its θ₀."""
     policy = QuadraticPolicy(settings)
-    policy.kept = starting_theta(ledger)
+    policy.theta_now = starting_theta(ledger)
     return policy
 
 

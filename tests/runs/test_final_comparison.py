@@ -182,7 +182,7 @@ def test_equal_answers_are_shown_to_nobody(tuned):
 
     settings = run_spec.recorded_settings(ledger)
     mute = Mute(settings)
-    mute.kept = source.policy.theta()
+    mute.theta_now = source.policy.theta()
     _, found = made(ledger, Source(mute, source.prompts, 2, lambda: Mute(settings)))
     assert sum(comparison.identical for comparison in found) == 4
     assert VoteService(ledger).final(VoteService(ledger).enroll("person", "ann")) is None

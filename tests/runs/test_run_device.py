@@ -38,14 +38,14 @@ def test_a_run_of_another_device_is_not_driven_here(path, monkeypatch, capsys) -
     pretend_it_ran_on(monkeypatch, "cuda:99", "Some GPU")
     capsys.readouterr()
     assert call(["run", "--resume", str(path)]) == 2
-    said = capsys.readouterr().err
-    assert "folder.db runs on cuda:99, which is not on this machine (torch finds: cpu" in said
-    assert "resume it there, or name one of these with --device" in said
-    assert len(said.strip().splitlines()) == 1
+    message = capsys.readouterr().err
+    assert "folder.db runs on cuda:99, which is not on this machine (torch finds: cpu" in message
+    assert "resume it there, or name one of these with --device" in message
+    assert len(message.strip().splitlines()) == 1
     with Ledger.open(path, readonly=True) as ledger:  # to look at it any device will do
-        told: list[str] = []
-        parts = assemble.reopen(ledger, panel=False, say=told.append)
-        assert parts.base is not None and "which is not here; its model is" in told[0]
+        reported: list[str] = []
+        parts = assemble.reopen(ledger, panel=False, say=reported.append)
+        assert parts.base is not None and "which is not here; its model is" in reported[0]
 
 
 def test_another_model_of_gpu_is_not_the_same_device(path, monkeypatch, capsys) -> None:

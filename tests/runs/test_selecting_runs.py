@@ -124,14 +124,14 @@ def test_a_selecting_run_in_pieces_is_the_run_in_one(tmp_path: Path) -> None:
     ],
 )
 def test_a_record_of_other_probabilities_is_refused(
-    tmp_path: Path, changed: Any, said: str
+    tmp_path: Path, changed: Any, message: str
 ) -> None:
     settings, ledger, policy = begin(tmp_path, rule="known", alpha=0.3, **CHOSEN)
     go(settings, ledger, policy, until_step=1)
     (event,) = ledger.events("generated")
     notes = json.loads(json.dumps(event["body"]["selection"]))
     assert comparison_selection.recorded_shares(settings, 0, notes).shape == (1, 4)
-    with pytest.raises(IntegrityError, match=said):
+    with pytest.raises(IntegrityError, match=message):
         comparison_selection.recorded_shares(settings, 0, changed(notes))
     ledger.close()
 

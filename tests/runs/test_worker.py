@@ -265,7 +265,7 @@ def test_two_processes_fulfil_an_order_once(tmp_path):
     orders.place_order(ledger, "final", "op", {"comparisons": 2})
     with Ledger.open(ledger.path, clock=Clock()) as other:
         rival = source_of(QuadraticPolicy(settings), settings)
-        rival.policy.kept = policy.kept
+        rival.policy.theta_now = policy.theta_now
         plain = policy.rollout
 
         def overtaken(*arguments, **options):
@@ -292,7 +292,7 @@ def test_a_process_that_was_overtaken_leaves(tmp_path):
     ledger.close()
 
 
-def test_a_panel_too_small_is_said_once_and_never_hangs(tmp_path):
+def test_a_panel_too_small_is_reported_once_and_never_hangs(tmp_path):
     settings, ledger, policy = start(tmp_path, M=3)
     said, looks = [], []
 
@@ -332,7 +332,7 @@ def test_who_was_erased_is_not_waited_for(tmp_path):
     ledger.close()
 
 
-def test_a_deadline_that_waits_for_its_quorum_is_said(tmp_path):
+def test_a_deadline_that_waits_for_its_quorum_is_reported(tmp_path):
     settings = settings_of()
     spec = {
         "optimizer": settings_to_json(settings),

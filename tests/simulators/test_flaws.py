@@ -57,15 +57,15 @@ GOLDEN = {
 def test_panels_from_before_vote_and_are_recorded_as_they_were(name: str) -> None:
     words = ("sea", "land", "sun", "sky")
     asked = panel(name)
-    told = []
+    reported = []
     for i in range(120):
         plus, minus = Answer(f"{words[i % 4]} {words[i % 3]}"), Answer(words[i % 5 % 4])
         one = replace(comparison(i, plus, minus), step=i)
         for j, judge in enumerate(asked.judges):
             key = derive(j, "vote", step=i)
             side = "AB"[(i + j) % 2]
-            told.append(judge.judge(one, panelist="p", plus_side=side, key=key)[0])
-    texts = ("".join(told), json.dumps(asked.spec, sort_keys=True))
+            reported.append(judge.judge(one, panelist="p", plus_side=side, key=key)[0])
+    texts = ("".join(reported), json.dumps(asked.spec, sort_keys=True))
     assert tuple(hashlib.sha256(text.encode()).hexdigest()[:16] for text in texts) == GOLDEN[name]
 
 
@@ -195,14 +195,14 @@ def test_lazy_random_and_colluding_members() -> None:
     assert verdicts(lazy, 200, "A")[0] == 1 and verdicts(lazy, 200, "B")[0] == 0
     assert verdicts(random)[0] == pytest.approx(0.5, abs=0.04)
     # A ring votes alike whatever side plus is on and whatever the key: x = −10 · .5 for the sea.
-    alike = 0
+    same = 0
     for i in range(300):
         how = {"panelist": "p", "key": derive(0, "a", step=i)}
         here = ring.judge(comparison(i), plus_side="A", **how)
         there = also.judge(comparison(i), plus_side="B", **{**how, "key": derive(1, "b", step=i)})
         assert {here, there} in ({"A", "B"}, {"tie"})
-        alike += here == "B"
-    assert alike / 300 == pytest.approx(1 / (1 + exp(-5.0)), abs=0.02)
+        same += here == "B"
+    assert same / 300 == pytest.approx(1 / (1 + exp(-5.0)), abs=0.02)
 
 
 @settings(deadline=None)
@@ -259,7 +259,7 @@ def test_a_target_out_of_reach_is_refused() -> None:
 
 
 def test_every_flaw_is_explained() -> None:
-    assert len(flaws.FLAWS) == 19 and all(len(told) > 10 for told in flaws.FLAWS.values())
+    assert len(flaws.FLAWS) == 19 and all(len(reported) > 10 for reported in flaws.FLAWS.values())
 
 
 @settings(deadline=None)

@@ -91,8 +91,8 @@ def rows(ledger: Ledger) -> dict[str, list[dict[str, Any]]]:
         if name in ("events", "controller", "sqlite_sequence"):
             continue  # hashes of rows with times; who drives
         found = ledger.query(f"SELECT * FROM {name}")
-        kept = [{k: v for k, v in row.items() if k not in TIMES} for row in found]
-        content[name] = sorted(kept, key=repr) if name != "votes" else kept
+        remaining = [{k: v for k, v in row.items() if k not in TIMES} for row in found]
+        content[name] = sorted(remaining, key=repr) if name != "votes" else remaining
     return content
 
 
@@ -136,7 +136,7 @@ def test_a_real_process_of_its_own_leaves_the_same_rows(tmp_path: Path) -> None:
         "import sys; from szpo_simulators.panels.simulate import command;"
         "sys.exit(command([sys.argv[1], '--once']))"
     )
-    said = []
+    message = []
 
     def process() -> None:
         done = subprocess.run(
@@ -144,14 +144,14 @@ def test_a_real_process_of_its_own_leaves_the_same_rows(tmp_path: Path) -> None:
             capture_output=True, text=True, check=True, cwd=ROOT,
             env={"PYTHONPATH": f"{ROOT}:{ROOT / 'simulators'}", "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
-        said.append(done.stdout)
+        message.append(done.stdout)
 
     drive(away, LedgerEvaluator(VoteService(away)), 2, wait=process)
     assert rows(here) == rows(away)
     assert hashed(here) == hashed(away)
-    assert len(said) == 2
-    assert "panel bt70 of 5, walk, beta" in said[0]
-    assert "4 votes cast" in said[0]
+    assert len(message) == 2
+    assert "panel bt70 of 5, walk, beta" in message[0]
+    assert "4 votes cast" in message[0]
 
 
 def test_votes_improve_the_walk_and_the_run_verifies(tmp_path: Path) -> None:

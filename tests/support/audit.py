@@ -47,8 +47,8 @@ def main() -> int:
         capture_output=True, text=True, timeout=900,
     )  # fmt: skip
     found = json.loads(done.stdout)["dependencies"] if done.stdout.strip() else []
-    said = done.stderr.strip().splitlines()
-    code, lines = verdict(found, "" if found else (said or ["pip-audit says nothing"])[-1])
+    message = done.stderr.strip().splitlines()
+    code, lines = verdict(found, "" if found else (message or ["pip-audit says nothing"])[-1])
     print("\n".join(lines))
     return code
 

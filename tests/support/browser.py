@@ -74,7 +74,7 @@ class FixedTexts:
     def __init__(self, root_seed: int, text: Text):
         self.layout, self.dim, self.basis_sha256 = LAYOUT, 4, None
         self.space = defaults(root_seed, LAYOUT).space
-        self.kept: Theta = parameters.zeros(LAYOUT)
+        self.theta_now: Theta = parameters.zeros(LAYOUT)
         self.text = text
 
     def rollout(
@@ -90,13 +90,13 @@ class FixedTexts:
         return made if isinstance(made, Answer) else Answer(made, tokens=len(made.split()))
 
     def apply(self, update: Update) -> None:
-        self.kept = parameters.apply_update(self.space, self.kept, update)
+        self.theta_now = parameters.apply_update(self.space, self.theta_now, update)
 
     def digest(self) -> str:
-        return parameters.digest(self.kept, self.layout, None)
+        return parameters.digest(self.theta_now, self.layout, None)
 
     def theta(self) -> Theta:
-        return self.kept
+        return self.theta_now
 
 
 class MovableClock:

@@ -37,8 +37,10 @@ class Scripted:
         found = []
         for question in questions:
             self.asked.append(question.prompt.text)
-            said = self.reply(question.prompt.text)
-            found.append(Reply(said, tokens_in=7, tokens_out=2) if isinstance(said, str) else said)
+            message = self.reply(question.prompt.text)
+            found.append(
+                Reply(message, tokens_in=7, tokens_out=2) if isinstance(message, str) else message
+            )
         return found
 
     def weigh(self, questions: Sequence[Question], labels: Labels) -> list[Reply]:

@@ -266,12 +266,12 @@ def walk(stage: Stage, context: Callable[..., Any]) -> Iterator[tuple[str, Any]]
     yield "error", page
     page.click("[data-do=retry]")
     page.wait_for_selector("#szpo-root[data-state=calib], #szpo-root[data-state=waiting]")
-    kept = ann.cookies()
+    remaining = ann.cookies()
     ann.clear_cookies()
     page.clock.fast_forward(4_000)
     page.wait_for_selector("#sz-login[open]")
     yield "session-ended", page
-    ann.add_cookies(kept)
+    ann.add_cookies(remaining)
     others_vote(stage, "ben", "cas")
     stage.advance(until_step=3)
     final_comparison(stage)

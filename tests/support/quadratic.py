@@ -39,7 +39,7 @@ class QuadraticPolicy:
         self.dim = settings.dim
         self.space = Space(settings.root_seed, settings.layout, settings.law)
         self.basis_sha256 = basis_sha256
-        self.kept: Theta = parameters.zeros(settings.layout)
+        self.theta_now: Theta = parameters.zeros(settings.layout)
         self.rollouts = 0
         self.dead = False
         """All shifts answer alike, as a broken engine would."""
@@ -50,7 +50,11 @@ class QuadraticPolicy:
         self.rollouts += 1
         batches = []
         for i, (asked, shift) in enumerate(zip(prompts, shifts, strict=True)):
-            at = self.kept if self.dead else parameters.shift(self.space, self.kept, shift)
+            at = (
+                self.theta_now
+                if self.dead
+                else parameters.shift(self.space, self.theta_now, shift)
+            )
             flat = np.concatenate([at[name].ravel() for name, _ in self.layout]).astype(float)
             value = -float(((flat - 1) ** 2).mean())
             key = seeds.derive(seed, "noise", k=0 if self.dead else i)
@@ -59,13 +63,13 @@ class QuadraticPolicy:
         return batches
 
     def apply(self, update: Update) -> None:
-        self.kept = parameters.apply_update(self.space, self.kept, update)
+        self.theta_now = parameters.apply_update(self.space, self.theta_now, update)
 
     def digest(self) -> str:
-        return parameters.digest(self.kept, self.layout, self.basis_sha256)
+        return parameters.digest(self.theta_now, self.layout, self.basis_sha256)
 
     def theta(self) -> Theta:
-        return self.kept
+        return self.theta_now
 
 
 class ValueJudge:

@@ -42,8 +42,8 @@ def take_up(path: Path, expected: Any) -> None:
         report = verification.verify(ledger)
         assert report.ok, str(report)
         assert history(ledger) == expected
-        kept = [(v["assignment"], v["revision"]) for v in ledger.votes()]
-        assert len(set(kept)) == len(kept)
+        remaining = [(v["assignment"], v["revision"]) for v in ledger.votes()]
+        assert len(set(remaining)) == len(remaining)
 
 
 def undisturbed(folder: Path) -> tuple[bytes, Any]:

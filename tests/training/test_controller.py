@@ -70,10 +70,10 @@ def test_a_policy_anywhere_on_the_way_is_brought_to_the_head(tmp_path):
     go(settings, ledger, policy)
     for until in (0, 2, 4):
         other = QuadraticPolicy(settings)
-        other.kept = replay.fold(ledger, until)
+        other.theta_now = replay.fold(ledger, until)
         go(settings, ledger, other)
         assert other.digest() == theta_digest(ledger)
-    other.kept = {name: value + 1 for name, value in other.kept.items()}
+    other.theta_now = {name: value + 1 for name, value in other.theta_now.items()}
     with pytest.raises(IntegrityError, match="not those of this run at any step"):
         go(settings, ledger, other)
 
@@ -149,7 +149,7 @@ def test_both_sides_of_a_direction_answer_the_same_prompts(tmp_path, pairing):
     assert asked == [calls[0][0][2 * c.k][c.n * settings.D] for c in ledger.comparisons(0)]
 
 
-def test_wrong_prompts_and_answers_are_said(tmp_path):
+def test_wrong_prompts_and_answers_are_reported(tmp_path):
     settings, ledger, policy = start(tmp_path)
     with pytest.raises(UsageError, match="3 prompts given, K·N·D = 8 are needed"):
         go(settings, ledger, policy, prompts=lambda step: PROMPTS[:3])
@@ -159,7 +159,7 @@ def test_wrong_prompts_and_answers_are_said(tmp_path):
     assert go(settings, ledger, QuadraticPolicy(settings)).steps == 4  # and it goes on
 
 
-def test_limits_that_make_no_sense_are_said(tmp_path):
+def test_limits_that_make_no_sense_are_reported(tmp_path):
     settings, ledger, policy = start(tmp_path)
     with pytest.raises(UsageError, match="never end"):
         go(settings, ledger, policy, until_step=None)
@@ -391,7 +391,9 @@ def test_a_policy_that_moves_by_itself_is_found(tmp_path):
     plain = policy.rollout
 
     def drifting(*arguments, **options):
-        policy.kept = {"z": policy.kept["z"] + np.float32(1e-6)}  # un-perturbed by subtracting
+        policy.theta_now = {
+            "z": policy.theta_now["z"] + np.float32(1e-6)
+        }  # un-perturbed by subtracting
         return plain(*arguments, **options)
 
     policy.rollout = drifting
@@ -453,8 +455,10 @@ def test_a_report_holds_what_every_step_owes(tmp_path):
 def test_one_idea_of_repetition(tmp_path):
     texts = ["Sea, sea; SEA sea!", "one of a kind", ""]
     rows = tuple(Row(PROMPTS[0], Answer(text), Answer(text)) for text in texts)
-    told = guards.figures([Comparison("c", 0, 0, 0, rows)])
-    assert told["repetition"] == sum(map(metrics.repetition, texts)) / 3 == pytest.approx(2 / 9)
+    reported = guards.figures([Comparison("c", 0, 0, 0, rows)])
+    assert (
+        reported["repetition"] == sum(map(metrics.repetition, texts)) / 3 == pytest.approx(2 / 9)
+    )
 
 
 def test_totals_go_on_after_a_restart(tmp_path):

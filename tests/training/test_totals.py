@@ -75,9 +75,9 @@ def test_what_was_read_is_added_up_while_steps_open_close_and_fall_out(tmp_path)
 
 
 def votes_of(count, places):
-    said = itertools.cycle(("plus", "minus", "tie", "plus", "plus", "minus", "minus"))
+    message = itertools.cycle(("plus", "minus", "tie", "plus", "plus", "minus", "minus"))
     return [
-        Vote(f"c{place}", f"p{who}", place % 3, place // 3, next(said), "A")
+        Vote(f"c{place}", f"p{who}", place % 3, place // 3, next(message), "A")
         for who, place in (divmod(i, places) for i in range(count))
     ]
 

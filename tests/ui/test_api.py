@@ -193,7 +193,7 @@ def test_more_sessions_are_not_more_votes(stage: Stage) -> None:
     assert taken == 10
 
 
-def test_a_full_disk_is_said_and_the_same_request_works_later(
+def test_a_full_disk_is_reported_and_the_same_request_works_later(
     stage: Stage, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent = ballot(take(client))
@@ -216,9 +216,9 @@ def test_a_full_disk_is_said_and_the_same_request_works_later(
 def test_nothing_that_unblinds_leaves_the_server(stage: Stage, client: httpx.Client) -> None:
     for name in ("P-01", "P-02"):
         with httpx.Client(base_url=stage.url, cookies=stage.cookie("panelist", name)) as one:
-            said = [one.get("/api/status"), one.post("/api/assignment", json={"tab": "t1"})]
-            said.append(one.post("/api/votes", json=ballot(said[-1].json())))
-            for answer in said:
+            message = [one.get("/api/status"), one.post("/api/assignment", json={"tab": "t1"})]
+            message.append(one.post("/api/votes", json=ballot(message[-1].json())))
+            for answer in message:
                 assert not BLIND.search(answer.text), answer.text
                 assert not BLIND.search(str(answer.headers))
 

@@ -75,8 +75,8 @@ def test_secrets_are_long_and_codes_are_read_as_they_are_misread(ledger):
 def test_case_dashes_and_look_alikes_do_not_matter(code, data):
     typed = ""
     for letter in code:
-        alike = {"0": "0Oo", "1": "1IiLl"}.get(letter, letter + letter.lower())
-        typed += data.draw(strategies.sampled_from(alike))
+        equal = {"0": "0Oo", "1": "1IiLl"}.get(letter, letter + letter.lower())
+        typed += data.draw(strategies.sampled_from(equal))
         typed += data.draw(strategies.sampled_from(["", "-", " "]))
     assert plain_code(typed) == code
 
@@ -137,12 +137,12 @@ def test_whoever_tries_learns_nothing(ledger):
     ann, ben = (credentials.invite(ledger, "panelist") for _ in range(2))
     session, _ = credentials.redeem(ledger, ann.token)
     tries = [("P-01", ben.code), ("P-09", ann.code), ("P-01", "AAAA"), ("", ""), ("\ud800", "x")]
-    told = set()
+    reported = set()
     for name, code in tries:
         with pytest.raises(AccessError) as caught:
             credentials.login(ledger, name, code)
-        told.add((caught.value.code, str(caught.value)))
-    assert len(told) == 1 and told.pop()[0] == "unknown"
+        reported.add((caught.value.code, str(caught.value)))
+    assert len(reported) == 1 and reported.pop()[0] == "unknown"
     # A secret of one kind opens nothing of another kind.
     for secret in (session, plain_code(ben.code), "", "x" * 1000):
         assert refused(credentials.redeem, ledger, secret) == "unknown"
@@ -315,21 +315,21 @@ def test_erasing_a_person_leaves_the_record_and_no_byte_of_them(tmp_path):
 
 def test_a_link_is_redeemed_once_however_many_try(ledger):
     made = credentials.invite(ledger, "panelist")
-    told, barrier = [], threading.Barrier(8)
+    reported, barrier = [], threading.Barrier(8)
 
     def attempt():
         barrier.wait()
         try:
-            told.append(credentials.redeem(ledger, made.token)[1].name)
+            reported.append(credentials.redeem(ledger, made.token)[1].name)
         except AccessError as error:
-            told.append(error.code)
+            reported.append(error.code)
 
     threads = [threading.Thread(target=attempt) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(told) == ["P-01", *["used"] * 7]
+    assert sorted(reported) == ["P-01", *["used"] * 7]
 
 
 def test_erasing_somebody_unknown_is_an_error(ledger):
@@ -340,6 +340,6 @@ def test_erasing_somebody_unknown_is_an_error(ledger):
 def test_no_contact_reaches_an_event_or_an_export(ledger):
     credentials.invite(ledger, "panelist", contact=Contact("Ann Smithfield", "x@example.org"))
     credentials.revoke(ledger, "P-01", "op")
-    told = " ".join(str(event) for event in ledger.events())
-    assert "Smithfield" not in told and "example.org" not in told
+    reported = " ".join(str(event) for event in ledger.events())
+    assert "Smithfield" not in reported and "example.org" not in reported
     assert "Smithfield" not in str(list(votes.export_votes(ledger)))

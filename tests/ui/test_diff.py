@@ -52,7 +52,7 @@ def test_white_space_alone_is_no_difference():
     assert not compare("one two\nthree", "one  two three").marked
 
 
-def test_unlike_texts_stay_unmarked():
+def test_different_texts_stay_unmarked():
     found = compare("Yes, it is safe.", "Nobody knows what happens in such a case at night.")
     assert found.similarity is not None and found.similarity < SIMILAR
     assert not found.marked
@@ -102,12 +102,12 @@ def long_pairs(count, letters, words):
 
 
 @pytest.mark.parametrize(("count", "words"), [(60, 100), (40, 400)])
-def test_what_is_kept_is_bounded_in_bytes(monkeypatch, count, words):
+def test_what_is_stored_is_bounded_in_bytes(monkeypatch, count, words):
     monkeypatch.setattr(diff, "CACHE_BYTES", 2**20)
     assert kept_after(long_pairs(count, 19_000, words)) < 1.25 * 2**20
 
 
-def test_of_answers_that_are_not_compared_nothing_is_kept():
+def test_of_answers_that_are_not_compared_nothing_is_stored():
     texts = (("x" * 300_000 + str(i), "y" * 300_000 + str(i)) for i in range(50))
     assert kept_after(texts) < 1_000_000
 

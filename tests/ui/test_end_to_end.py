@@ -46,16 +46,16 @@ class Served:
              "--folder", str(folder), "--port", "0"],
             stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
-        self.said = ""
+        self.message = ""
         self.url, self.operator = self._links()
 
     def _links(self) -> tuple[str, str]:
         assert self.process.stderr is not None
         for line in self.process.stderr:
-            self.said += line
+            self.message += line
             if found := re.search(r"operator's link .*: (http\S+)", line):
                 return found[1].partition("/login")[0], found[1]
-        pytest.fail(f"szpo serve ended: {self.said}")
+        pytest.fail(f"szpo serve ended: {self.message}")
 
     def invite(self) -> list[str]:
         """Links for the panelists, made by the command that people use."""
@@ -70,7 +70,7 @@ class Served:
         """Ctrl-C, as a person would."""
         self.process.send_signal(signal.SIGINT)
         _, rest = self.process.communicate(timeout=60)
-        self.said += rest
+        self.message += rest
         return self.process.returncode
 
 

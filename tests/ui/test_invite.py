@@ -48,9 +48,9 @@ def test_the_printed_link_and_code_let_their_people_in(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert invite(run, "--count", "2", "--url", "https://panel.example/") == 0
-    said = capsys.readouterr().out
-    links = re.findall(r"https://panel\.example/login#t=(\S+)", said)
-    codes = re.findall(r"code: (\S+)", said)
+    message = capsys.readouterr().out
+    links = re.findall(r"https://panel\.example/login#t=(\S+)", message)
+    codes = re.findall(r"code: (\S+)", message)
     assert len(links) == len(codes) == 2
     with Ledger.open(run) as ledger:
         _, first = credentials.redeem(ledger, links[0])
@@ -90,15 +90,15 @@ def test_list_revoke_and_erase(run: Path, capsys: pytest.CaptureFixture[str]) ->
 # ---- an erasure while somebody reads ----
 
 
-def read(run: Path, told: Any, wanted: Any) -> None:
+def read(run: Path, reported: Any, wanted: Any) -> None:
     """In a child: see the run as of now until told to stop."""
     with Ledger.open(run, readonly=True) as ledger, ledger.snapshot():
         ledger.query("SELECT * FROM contacts")
-        told.send(None)
+        reported.send(None)
         wanted.recv()
 
 
-def read_until_it_is_erased(run: Path, told: Any) -> None:
+def read_until_it_is_erased(run: Path, reported: Any) -> None:
     """In a child: see the run as of now until the event of an erasure stands in it."""
     with (
         Ledger.open(run, readonly=True) as looking,
@@ -106,7 +106,7 @@ def read_until_it_is_erased(run: Path, told: Any) -> None:
         ledger.snapshot(),
     ):
         ledger.query("SELECT * FROM contacts")
-        told.send(None)
+        reported.send(None)
         while not list(looking.events("erase")):
             pass
 
@@ -122,9 +122,9 @@ def test_an_erasure_under_a_reader_fails_and_is_finished_by_asking_again(
     invite(run, "--name", "P-01", "--contact", "Ada Example")
     with Ledger.open(run) as other:  # as the web process has it: the log outlives each command
         other.record_event("note", "test", {})
-        (told, telling), (wanted, wanting) = children.pipe(), children.pipe()
+        (reported, telling), (wanted, wanting) = children.pipe(), children.pipe()
         child = children.start(read, run, telling, wanted)
-        told.recv()
+        reported.recv()
         capsys.readouterr()
         assert invite(run, "--erase", "P-01", "--wait", "0") == 4
         complaint = capsys.readouterr().err
@@ -146,9 +146,9 @@ def test_an_erasure_waits_for_a_reader_that_ends(run: Path) -> None:
     invite(run, "--name", "P-01", "--contact", "Ada Example")
     with Ledger.open(run) as other:
         other.record_event("note", "test", {})
-        told, telling = children.pipe()
+        reported, telling = children.pipe()
         child = children.start(read_until_it_is_erased, run, telling)
-        told.recv()
+        reported.recv()
         assert invite(run, "--erase", "P-01", "--wait", "60") == 0
         assert holding(run, b"Ada Example") == []
         child.join()
@@ -167,20 +167,20 @@ def test_an_erasure_waits_for_a_reader_that_ends(run: Path) -> None:
     ],
 )
 def test_what_cannot_be_done_is_one_line(
-    run: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], said: str
+    run: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str
 ) -> None:
     assert invite(run, *words) == 2
     complaint = capsys.readouterr().err
-    assert said in complaint and complaint.count("\n") == 1
+    assert message in complaint and complaint.count("\n") == 1
 
 
 def test_without_a_server_it_says_so_and_which_address_it_took(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert invite(run) == 0
-    said = capsys.readouterr()
-    assert "http://127.0.0.1:7860/login#t=" in said.out
-    (warned,) = said.err.splitlines()
+    message = capsys.readouterr()
+    assert "http://127.0.0.1:7860/login#t=" in message.out
+    (warned,) = message.err.splitlines()
     assert warned.startswith(
         "warning: no szpo serve of run is running; links lead to http://127.0.0.1:7860, its "
     )

@@ -180,7 +180,7 @@ def test_logout_ends_the_session_and_clears_the_cookie(stage: Stage) -> None:
     assert (answer.status_code, answer.json()["error"]) == (401, "login")
 
 
-def test_expired_and_revoked_sessions_are_told_apart(stage: Stage) -> None:
+def test_expired_and_revoked_sessions_are_distinguished(stage: Stage) -> None:
     revoked, expired = (stage.cookie("panelist", name) for name in ("P-01", "P-02"))
     credentials.revoke(stage.ledger, "P-01", "test")
     answer = httpx.get(f"{stage.url}/api/status", cookies=revoked)

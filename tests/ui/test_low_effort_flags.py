@@ -63,7 +63,7 @@ def turns(count: int, run: int = 0) -> list[VoteRow]:
         ("random", "to 1 for answers at random", known(1, 4)),
     ],
 )  # fmt: skip
-def test_each_flag_is_shown_with_its_reason(code: str, said: str, votes: list[VoteRow]) -> None:
+def test_each_flag_is_shown_with_its_reason(code: str, message: str, votes: list[VoteRow]) -> None:
     rows = agreement.panelists(numbers(votes))
     assert code in [flag.code for flag in rows[0].flags]
     assert all(not row.flags for row in rows[1:])
@@ -73,7 +73,7 @@ def test_each_flag_is_shown_with_its_reason(code: str, said: str, votes: list[Vo
     (first,) = re.findall(
         r"<tr>\s*<th scope=\"row\".*?</tr>", table.render(b=shown, access={}), re.S
     )[:1]
-    assert "!" in text(first) and said in text(first)
+    assert "!" in text(first) and message in text(first)
     careful = agreement.panelists(numbers(turns(12)))
     shown = SimpleNamespace(people=[state.Person(careful[0], None, False, False)])
     assert "nothing" in text(table.render(b=shown, access={}))

@@ -73,7 +73,7 @@ def text(html: str) -> str:
 # ---- what stays hidden while people vote ----
 
 
-def test_a_final_comparison_is_told_once_it_is_closed_or_by_a_switch_in_the_log(
+def test_a_final_comparison_is_reported_once_it_is_closed_or_by_a_switch_in_the_log(
     voted: Stage,
 ) -> None:
     order = answered_final(voted)
@@ -90,8 +90,8 @@ def test_a_final_comparison_is_told_once_it_is_closed_or_by_a_switch_in_the_log(
     file = io.BytesIO()
     bundle.write(voted.ledger, file)
     with zipfile.ZipFile(file) as packed:
-        told = packed.read("README.txt").decode()
-        assert "A final comparison was open: its 6 votes are not in these files" in told
+        reported = packed.read("README.txt").decode()
+        assert "A final comparison was open: its 6 votes are not in these files" in reported
         assert '"final"' not in packed.read("votes.jsonl").decode()
     do(voted, "close-final", order=order)
     assert "not measured" not in operator_page.page(voted.site)
@@ -166,9 +166,9 @@ def test_what_is_not_the_pages_is_refused_in_a_sentence(stage: Stage) -> None:
             request = {"fn_index": 1, "session_hash": "x", "data": [body]}
             reply = client.post("/operate/gradio_api/run/predict", json=request)
             assert reply.status_code == 200
-            screen, said = reply.json()["data"]
-            assert 'data-ok=""' in said
-            assert "Traceback" not in said
+            screen, message = reply.json()["data"]
+            assert 'data-ok=""' in message
+            assert "Traceback" not in message
             assert 'id="op-root"' in screen
     assert stage.ledger.query("SELECT count(*) AS n FROM events") == before
 
@@ -227,8 +227,8 @@ def test_showing_them_is_a_switch_in_the_record(voted: Stage) -> None:
     assert "Votes of the open round are shown" in operator_page.page(voted.site)
     do(voted, "live", on=False)
     assert len(state.read_state(voted.site).page.values) == 2
-    told = [line.text for line in state.read_state(voted.site).log if line.who == "Olga"]
-    assert told == ["turned the view of open votes off", "turned the view of open votes on"]
+    reported = [line.text for line in state.read_state(voted.site).log if line.who == "Olga"]
+    assert reported == ["turned the view of open votes off", "turned the view of open votes on"]
 
 
 def test_intervals_and_words_stand_beside_numbers(voted: Stage) -> None:
@@ -376,7 +376,7 @@ def test_rolling_back_branches_and_deletes_nothing(voted: Stage) -> None:
         do(voted, "branch", step=0, name="run-b", typed="run")
 
 
-def test_money_is_told_before_the_start_and_can_be_limited(tmp_path: Path) -> None:
+def test_money_is_reported_before_the_start_and_can_be_limited(tmp_path: Path) -> None:
     paid = ("panel.pay_per_hour=15", "panel.pay_per_vote=0.2", "panel.currency=CHF")
     stage = make(tmp_path / "run.db", clock=MovableClock(), sets=paid)
     planned = state.read_state(stage.site).before
@@ -409,7 +409,7 @@ def test_limits_are_set_and_withdrawn(voted: Stage) -> None:
 
 
 @pytest.mark.parametrize("until", ["2026-02-31T00:00", "0000-01-01T00:00", "2026-01-01T24:00"])
-def test_a_limit_on_a_day_that_there_is_not_is_told_in_a_sentence(
+def test_a_limit_on_a_day_that_there_is_not_is_reported_in_a_sentence(
     voted: Stage, until: str
 ) -> None:
     with pytest.raises(UsageError) as refused:

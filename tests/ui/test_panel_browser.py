@@ -360,7 +360,7 @@ def test_a_server_that_dies_while_saving_costs_no_vote(stage, panelist):
     server.stop()
 
 
-def test_a_session_that_ends_is_renewed_in_place_and_the_choice_is_kept(stage, ann):
+def test_a_session_that_ends_is_renewed_in_place_and_the_choice_is_stored(stage, ann):
     ann.keyboard.press("ArrowLeft")
     ann.context.clear_cookies()
     ann.clock.fast_forward(4_000)

@@ -78,8 +78,8 @@ def test_same_answers_same_scene() -> None:
         ([(1.0, 1.0)] * 201, "at most 200"),
     ],
 )
-def test_what_cannot_be_drawn_is_said(deltas: list[tuple[float, ...]], said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_what_cannot_be_drawn_is_reported(deltas: list[tuple[float, ...]], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         scene(deltas)
 
 

@@ -123,7 +123,7 @@ def test_prompts_stand_in_the_seats_order_and_equal_ones_apart():
     assert made.words == 2 + 2 * 3 + 2 + 2 + 0  # two prompts, two answers, a cut one, an empty one
 
 
-def test_special_answers_are_told():
+def test_special_answers_are_reported():
     made = html("vote")
     assert "(empty answer)" in made and made.count("cut at the length limit") == 1
     assert "Instruction</b> Be &lt;brief&gt;." in made
@@ -141,9 +141,13 @@ def test_what_an_operator_wrote_is_text_too():
 
 def test_header_and_reading_time():
     made = Outline(html("vote", number=2)).text
-    told = re.sub(r"\s+", " ", made)
-    assert "Round 14 of 30" in told and "your comparison 2" in told and "5 of 8 votes in" in told
-    assert "2 of 3 prompts differ · about 1 min to read" in told
+    reported = re.sub(r"\s+", " ", made)
+    assert (
+        "Round 14 of 30" in reported
+        and "your comparison 2" in reported
+        and "5 of 8 votes in" in reported
+    )
+    assert "2 of 3 prompts differ · about 1 min to read" in reported
 
 
 def test_waiting_tells_what_was_saved_and_offers_a_change_only_while_it_is_possible():
@@ -166,9 +170,9 @@ def test_calibration_mentions_a_round_only_if_it_is_new_to_the_panelist():
     assert "is ready" not in html("calib", fresh=False)
 
 
-def test_feedback_says_what_was_said_and_expected():
-    told = html("feedback")
-    assert "You said: A is better. Expected: B is better." in told
+def test_feedback_shows_what_was_answered_and_expected():
+    reported = html("feedback")
+    assert "You said: A is better. Expected: B is better." in reported
     assert "That’s how most people see it." in html("feedback", feedback=Feedback("B", "B"))
 
 

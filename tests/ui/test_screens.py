@@ -114,7 +114,7 @@ def test_practice_can_be_taken_again_before_the_run_begins(stage):
         assert ann.do("look", seat=None).state == "idle"
 
 
-def test_a_hundred_changes_of_mind_are_told_to_be_enough(stage, monkeypatch):
+def test_a_hundred_changes_of_mind_are_enough(stage, monkeypatch):
     monkeypatch.setattr(casting, "MOST_ANSWERS", 2)
     ann = Person(stage, "ann")
     for key in range(2):
@@ -159,12 +159,12 @@ def test_a_vote_is_stored_once_whatever_is_sent_again(stage):
         ann.vote("B", notes={"0": "B", "99": "A"})
     votes = stage.ledger.votes()
     assert [(vote["choice"], vote["revision"]) for vote in votes] == [("B", 0)]
-    kept = screens.json.loads(votes[0]["details"])
-    assert kept["notes"] == {"0": "B"}  # of rows that were shown, and no others
-    assert {"similarity", "fast", "seen", "rows", "device", "marks", "words"} <= set(kept)
+    remaining = screens.json.loads(votes[0]["details"])
+    assert remaining["notes"] == {"0": "B"}  # of rows that were shown, and no others
+    assert {"similarity", "fast", "seen", "rows", "device", "marks", "words"} <= set(remaining)
 
 
-def test_a_fast_vote_is_flagged_and_kept(stage):
+def test_a_fast_vote_is_flagged_and_stored(stage):
     stage.advance()
     ann = Person(stage, "ann")
     gate = ann.at.sheet.gate_s
@@ -224,7 +224,7 @@ def test_a_retry_is_known_though_the_clock_moved_in_between(moved, moves):
     assert verification.verify(moved.ledger).ok
 
 
-def test_what_was_refused_is_told_as_it_is(stage):
+def test_what_was_refused_is_reported_as_it_is(stage):
     stage.advance()
     ann = Person(stage, "ann")
     seat = ann.at.seat
@@ -234,7 +234,7 @@ def test_what_was_refused_is_told_as_it_is(stage):
     assert [vote["choice"] for vote in stage.ledger.votes()] == ["A"]
 
 
-def test_a_second_answer_to_a_calibration_is_not_said_to_be_late(stage):
+def test_a_second_answer_to_a_calibration_is_not_reported_to_be_late(stage):
     for step in range(2):
         stage.advance()
         answer_all(*[Person(stage, name) for name in ("ann", "ben")])
@@ -378,7 +378,7 @@ def test_pause_shows_the_reason_and_keeps_the_round(stage):
     assert ann.do("look").seat == seat
 
 
-def test_a_guards_figures_are_not_told_to_those_who_vote(stage):
+def test_a_guards_figures_are_not_reported_to_those_who_vote(stage):
     stage.advance()
     ann = Person(stage, "ann")
     pauses.pause(stage.ledger, "guard length", "after step 0: length is 41, outside 8 … 30")
@@ -495,7 +495,7 @@ def text_of(side):
     return "".join(piece.text for piece in side.pieces)
 
 
-def test_rows_that_are_alike_are_grouped_and_cost_no_reading(tmp_path):
+def test_rows_that_are_equal_are_grouped_and_cost_no_reading(tmp_path):
     def text(step, i, side):
         return "the same" if i % 3 == 0 else f"{side} {i} words"
 

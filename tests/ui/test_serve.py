@@ -42,9 +42,9 @@ def run(tmp_path: Path) -> Path:
 
 def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     assert call(["serve", *words]) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and said.startswith("error: ")
-    return said.removeprefix("error: ").strip()
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and message.startswith("error: ")
+    return message.removeprefix("error: ").strip()
 
 
 def test_a_port_in_use_names_a_free_one(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -52,8 +52,8 @@ def test_a_port_in_use_names_a_free_one(run: Path, capsys: pytest.CaptureFixture
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        said = refused(capsys, str(run), "--port", str(port))
-    found = re.fullmatch(rf"port {port} is in use; try --port (\d+)", said)
+        message = refused(capsys, str(run), "--port", str(port))
+    found = re.fullmatch(rf"port {port} is in use; try --port (\d+)", message)
     assert found is not None and int(found[1]) != port
 
 
@@ -61,16 +61,16 @@ def test_a_port_in_use_names_a_free_one(run: Path, capsys: pytest.CaptureFixture
 def test_a_port_out_of_range_is_named(
     run: Path, capsys: pytest.CaptureFixture[str], port: str
 ) -> None:
-    said = refused(capsys, str(run), f"--port={port}")
-    assert said == f"port {port} cannot be used; give one from 1024 to 65535"
+    message = refused(capsys, str(run), f"--port={port}")
+    assert message == f"port {port} cannot be used; give one from 1024 to 65535"
 
 
 def test_a_network_address_needs_the_word_insecure(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = refused(capsys, str(run), "--host", "0.0.0.0", "--port", "0")
-    assert said.startswith("--host 0.0.0.0 would show the panel to the network without TLS")
-    assert said.endswith("or add --insecure")
+    message = refused(capsys, str(run), "--host", "0.0.0.0", "--port", "0")
+    assert message.startswith("--host 0.0.0.0 would show the panel to the network without TLS")
+    assert message.endswith("or add --insecure")
 
 
 def test_a_missing_run_and_contradictions_are_named(
@@ -279,15 +279,15 @@ class Served:
             stderr=subprocess.PIPE, text=True, cwd=ROOT,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
-        said: list[str] = []
+        message: list[str] = []
         assert self.child.stderr is not None
         for line in self.child.stderr:
-            said.append(line)
+            message.append(line)
             if "invite panelists with" in line or "your link as a panelist" in line:
                 break
-        self.said = "".join(said)
-        found = re.search(r"link \(once\): (http://[\d.:]+)/login#t=(\S+)", self.said)
-        assert found is not None, self.said[-2000:]
+        self.message = "".join(message)
+        found = re.search(r"link \(once\): (http://[\d.:]+)/login#t=(\S+)", self.message)
+        assert found is not None, self.message[-2000:]
         self.url, self.token = found[1], found[2]
         self._drain = threading.Thread(target=self.child.stderr.read, daemon=True)
         self._drain.start()
@@ -307,7 +307,7 @@ def test_it_serves_without_torch_and_ends_on_a_signal(
 ) -> None:
     served = Served(str(run), "--no-controller")
     try:
-        loaded = set(re.findall(r"\|\s+([\w.]+)$", served.said, re.M))
+        loaded = set(re.findall(r"\|\s+([\w.]+)$", served.message, re.M))
         assert "gradio" in loaded
         assert not {"torch", "transformers", "peft"} & loaded, "the web process loads no model"
         with httpx.Client(base_url=served.url, timeout=30) as client:
@@ -388,14 +388,14 @@ def test_the_demo_asks_one_person_and_lets_colleagues_do_the_rest(tmp_path: Path
     )
     ledger = Ledger.open(tmp_path / "runs" / "serve-demo-1.db")
     try:
-        found = re.search(r"as a panelist: http://\S+/login#t=(\S+)", served.said)
+        found = re.search(r"as a panelist: http://\S+/login#t=(\S+)", served.message)
         assert found is not None
         with httpx.Client(base_url=served.url, timeout=30) as client:
             assert client.post("/redeem", json={"token": found[1]}).json()["go"] == "/panel/"
 
             def status() -> dict[str, Any]:
-                told: dict[str, Any] = client.get("/api/status").json()
-                return told
+                reported: dict[str, Any] = client.get("/api/status").json()
+                return reported
 
             for step in range(2):
                 # The colleagues answer three of the four and leave the last to the person.

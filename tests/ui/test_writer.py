@@ -115,12 +115,12 @@ def test_who_asked_for_what_broke_gets_a_number(
 
     monkeypatch.setattr(service, "assign", assign)
     cookies = {who: stage.cookie("panelist", who) for who in ("P-01", "P-02")}
-    told = {
+    reported = {
         who: httpx.post(
             f"{stage.url}/api/assignment", json={"tab": "t"}, cookies=cookies[who], timeout=30
         )
         for who in cookies
     }
-    assert told["P-01"].status_code == 200 and good is not None
-    assert told["P-02"].status_code == 500
-    assert told["P-02"].json()["message"].startswith("something went wrong; tell the operator")
+    assert reported["P-01"].status_code == 200 and good is not None
+    assert reported["P-02"].status_code == 500
+    assert reported["P-02"].json()["message"].startswith("something went wrong; tell the operator")

@@ -75,8 +75,8 @@ def test_visible_text_comes_through_unchanged(text):
     seen = "".join(
         c for c in plain(text) if unicodedata.category(c) not in ("Cc", "Cf", "Zl", "Zp")
     )
-    kept = "".join(c for c in shown(text) if unicodedata.category(c) not in ("Cc", "Cf"))
-    assert without_signs(kept) == without_signs(seen)
+    remaining = "".join(c for c in shown(text) if unicodedata.category(c) not in ("Cc", "Cf"))
+    assert without_signs(remaining) == without_signs(seen)
 
 
 def without_signs(text):
