@@ -93,7 +93,7 @@ def test_its_record_is_json_that_every_reader_takes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "words"),
+    ("reported", "words"),
     [
         (["dpa"], ("no method 'dpa'", "dpo, simpo")),
         (["dpo"], ("give --run, --pairs or --fresh",)),
@@ -147,7 +147,9 @@ def test_what_cannot_be_done_is_one_line(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("told", [["dpo", "--fresh"], ["ppo", "--fresh"], ["dpo", "--pairs", "x"]])
+@pytest.mark.parametrize(
+    "reported", [["dpo", "--fresh"], ["ppo", "--fresh"], ["dpo", "--pairs", "x"]]
+)
 def test_a_missing_extra_is_reported_before_anything_is_loaded(
     reported: list[str], tmp_path: Path, without_trl: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -191,7 +191,7 @@ def test_examples_that_are_none_are_one_line(
 
 
 @pytest.mark.parametrize(
-    "told",
+    "reported",
     [
         ["ppo", "--score", "sentiment"],
         ["grpo", "--score", "sentiment"],

@@ -255,7 +255,7 @@ def test_settings_without_selection_have_the_spec_they_always_had() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"selection": Selection(4)}, "4 candidates for N = 8"),
         ({"selection": Selection(9), "rule": "sign", "weighting": "median"}, "1/\\(C·q\\)"),
@@ -269,7 +269,7 @@ def test_settings_that_do_not_go_together(changes: dict[str, object], message: s
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [((0,), "0 candidates"), ((9, "luck"), "'luck' is unknown"), ((9, "rows", 0.0), "floor is")],
 )
 def test_selections_that_cannot_be(values: tuple[object, ...], message: str) -> None:

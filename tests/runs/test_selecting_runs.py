@@ -116,7 +116,7 @@ def test_a_selecting_run_in_pieces_is_the_run_in_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [
         (lambda n: [{**n[0], "q": [v * 0.9 for v in n[0]["q"]]}], "cannot give"),
         (lambda n: [{**n[0], "index": [0.0, 1.0, 2.0, 3.0]}], "shows others"),

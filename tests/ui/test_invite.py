@@ -156,7 +156,7 @@ def test_an_erasure_waits_for_a_reader_that_ends(run: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("--count", "0"), "--count is 1 to 1,000"),
         (("--count", "2", "--name", "P-01"), "without --name"),

@@ -47,7 +47,7 @@ def turns(count: int, run: int = 0) -> list[VoteRow]:
 
 
 @pytest.mark.parametrize(
-    ("code", "said", "votes"),
+    ("code", "message", "votes"),
     [
         ("fast", "12 of 12 answers sooner than texts can be read",
          [ballot(i, ("plus", "minus")[i % 2], dwell_ms=900) for i in range(12)]),

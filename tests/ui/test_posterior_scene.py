@@ -70,7 +70,7 @@ def test_same_answers_same_scene() -> None:
 
 
 @pytest.mark.parametrize(
-    ("deltas", "said"),
+    ("deltas", "message"),
     [
         ([(1.0, 2.0, 3.0)], "3 features; two are drawn"),
         ([(EXTENT + 1, 0.0)], "within ±4"),
