@@ -8,6 +8,7 @@ and quick and full settings can share a folder.
 from __future__ import annotations
 
 import csv
+import fcntl
 import hashlib
 import json
 import math
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import matplotlib
 import numpy as np
@@ -97,6 +98,19 @@ def hash_spec(spec: Spec) -> str:
     """The hash under which a cell is stored."""
     text = json.dumps(spec, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+@contextmanager
+def claim(lock: Path) -> Iterator[IO[str] | None]:
+    """Hold a file's lock, which its process's end releases; None while another process has it."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield None
+            return
+        yield file
 
 
 def interval(values: Sequence[float]) -> dict[str, float]:

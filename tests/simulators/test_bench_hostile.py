@@ -13,6 +13,7 @@ from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.optim import optimizer
 from szpo.replay import verification
+from szpo_simulators import study
 from szpo_simulators.bench.language import demo
 from szpo_simulators.bench.voters import hostile, hostile_runs
 from szpo_simulators.worlds import people, repetitions
@@ -128,7 +129,7 @@ def test_whole_runs_of_a_model_are_points_shared_between_processes(tmp_path, mon
     monkeypatch.setenv("COLUMNS", "160")
     ask = {"model": "tiny", "points": (3,), "sets": SETS, "folder": tmp_path}
     lock = tmp_path / "tiny" / "tiny-2-skill-3.lock"
-    with hostile_runs._claim(lock) as ours:
+    with study.claim(lock) as ours:
         assert ours
         first = hostile.main(**ask)
     assert first["elsewhere"] == 1 and [row["hostile"] for row in first["rows"]] == [0]

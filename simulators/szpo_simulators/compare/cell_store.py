@@ -8,19 +8,19 @@ same command started twice in one folder shares the cells between the two.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from szpo.errors import RunError
-from szpo_simulators.study import hash_spec
+from szpo_simulators.study import claim, hash_spec
 
 CHILD: Final = (sys.executable, "-m", "szpo_simulators.compare.cell_process")
 POLL: Final = 0.5
@@ -73,18 +73,9 @@ class CellStore:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(f"{path} cannot be read ({error}); delete it") from None
 
-    @contextlib.contextmanager
-    def claim(self, cell: Cell) -> Iterator[Any]:
+    def claim(self, cell: Cell) -> AbstractContextManager[Any]:
         """Hold the lock of a cell; gives None while another process has it."""
-        path = self.folder / "locks" / f"{cell.name}.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield None
-                return
-            yield file
+        return claim(self.folder / "locks" / f"{cell.name}.lock")
 
     def run(self, cell: Cell, lock: Any, report: Callable[[float], None]) -> str | None:
         """Run a claimed cell in a fresh process; its error in one line, or None.

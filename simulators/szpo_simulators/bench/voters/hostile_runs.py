@@ -8,10 +8,8 @@ so several processes share the work, and a killed one blocks nobody.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import gc
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import Any, Final
 from rich.table import Table
 
 from szpo.errors import UsageError
+from szpo_simulators import study
 from szpo_simulators.bench.language import demo
 from szpo_simulators.panels import panel
 from szpo_simulators.rewards import heldout
@@ -72,7 +71,7 @@ def run_cell(
         f"optimizer.weighting={weighting}",
         *runs.sets,
     ]
-    with _claim(runs.folder / f"{tag}-{seed}.lock") as ours:
+    with study.claim(runs.folder / f"{tag}-{seed}.lock") as ours:
         if not ours:
             return None
         series = demo.SeedRuns(runs.folder, REWARD, changes, PRESETS[runs.model], tag)
@@ -162,16 +161,3 @@ def make_table(runs: ModelRuns, rows: Sequence[Mapping[str, Any]]) -> Table:
                 "" if share is None else f"{share:.0%}",
             )  # fmt: skip
     return view
-
-
-@contextlib.contextmanager
-def _claim(lock: Path) -> Iterator[bool]:
-    """Whether this process got the cell; the system releases it when the process ends."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
