@@ -4,18 +4,34 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from szpo.errors import StorageError
 from szpo.failpoints import failpoint
+
+_DRAFT: Final = re.compile(r"\.(.+)\.[0-9a-f]{8}(-wal|-shm|-journal)?")
 
 
 def private(name: str, flags: int) -> int:
     """For the ``opener`` of `open`: a new file is its owner's alone to read and to write."""
     return os.open(name, flags, 0o600)
+
+
+def new_draft(path: Path) -> Path:
+    """A hidden name beside ``path`` for what shall have that name once it is whole."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+
+
+def drafts(path: Path) -> list[Path]:
+    """The hidden drafts in the folder of ``path``: of writers at work, or of killed ones."""
+    return sorted(
+        each for each in path.absolute().parent.glob(".*") if _DRAFT.fullmatch(each.name)
+    )
 
 
 @contextlib.contextmanager
@@ -27,7 +43,7 @@ def write_whole(path: Path) -> Iterator[Path]:
     Raises:
         StorageError: Something of that name exists, or the place cannot be written.
     """
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    draft = new_draft(path)
     try:
         if path.exists() and not (path.is_dir() and not any(path.iterdir())):
             raise StorageError(f"{path} exists; choose another name, or remove it first")
@@ -52,7 +68,7 @@ def replace_whole(path: Path) -> Iterator[Path]:
     A process that dies leaves the file as it was, and at most a hidden draft. Errors of the
     system come as they are.
     """
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    draft = new_draft(path)
     try:
         yield draft
         flush(draft)

@@ -13,7 +13,7 @@ from typing import Any, Final
 from numpy.typing import NDArray
 
 from szpo.errors import StorageError, UsageError
-from szpo.files import publish
+from szpo.files import new_draft, publish
 from szpo.ledger import canonical, rows, witness
 from szpo.ledger.connection import check_place, connect
 from szpo.ledger.schema import schema
@@ -84,7 +84,7 @@ def write(path: Path, new: NewRun, clock: Callable[[], int]) -> None:
         run = new.row(clock())
     except UsageError as error:
         raise UsageError(f"spec of {path.name}: {error}") from None
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    draft = new_draft(path)
     try:
         os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         conn = connect(draft, readonly=False)

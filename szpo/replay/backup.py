@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import shutil
 import sqlite3
 import tempfile
@@ -16,6 +15,7 @@ from typing import Any, Final
 
 from szpo import files
 from szpo.errors import IntegrityError, StorageError
+from szpo.failpoints import failpoint
 from szpo.ledger import canonical, connection, witness
 from szpo.ledger.database import Ledger
 from szpo.ledger.schema import schema
@@ -112,11 +112,12 @@ def recover(path: Path, out: Path) -> Recovered:
 def _draft(out: Path) -> Iterator[Path]:
     """An empty private file beside ``out``, which takes its name if nothing goes wrong."""
     connection.check_place(out, new=True)
-    draft = out.with_name(f".{out.name}.{secrets.token_hex(4)}")
+    draft = files.new_draft(out)
     try:
         os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         yield draft
         files.flush(draft)
+        failpoint("cp14")
         witness.forget(out)  # of a file that had this name and is gone
         files.publish(draft, out)
     except FileExistsError:

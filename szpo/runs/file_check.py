@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from szpo.errors import SzpoError
+from szpo.files import drafts
 from szpo.ledger import checkpoint, connection, witness
 from szpo.ledger.database import Ledger
 from szpo.ledger.holders import describe_processes, holders
@@ -22,7 +23,7 @@ SPARE: Final = 64 * 2**20
 
 def examine(path: Path) -> list[Check]:
     """Every check of one run; only reads."""
-    checks = [check for look in (_private, _disk, _log) for check in look(path)]
+    checks = [check for look in (_private, _disk, _log, _drafts) for check in look(path)]
     try:
         with Ledger.open(path, readonly=True) as ledger:
             checks += [check for look in RUN_LOOKS for check in look(ledger)]
@@ -60,6 +61,18 @@ def _log(path: Path) -> Iterator[Check]:
     else:
         text += "; it is not checkpointed: end the process that only reads"
         yield Check("log", "warn", text)
+
+
+def _drafts(path: Path) -> Iterator[Check]:
+    left = [each for each in drafts(path) if each.is_dir() or not holders(each)]
+    if left:
+        names = ", ".join(str(each) for each in left)
+        text = (
+            f"left half written by a program that was killed, votes may be in it; remove {names}"
+        )
+        yield Check("drafts", "warn", text)
+    else:
+        yield Check("drafts", "ok", "nothing half written lies beside the run")
 
 
 def _sound(ledger: Ledger) -> Iterator[Check]:

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from szpo import files
 from szpo.cli.app import call
 from szpo.ledger import checkpoint
 from szpo.ledger.creation import NewRun
@@ -34,8 +35,12 @@ def found(path):
 def test_a_sound_run_has_no_trap(path):
     checks = found(path)
     assert {name: check.status for name, check in checks.items()} == dict.fromkeys(
-        ("permissions", "disk", "file system", "log", "pages", "end", "versions", "lease"), "ok"
-    )
+        (
+            "permissions", "disk", "file system", "log", "drafts", "pages", "end", "versions",
+            "lease",
+        ),
+        "ok",
+    )  # fmt: skip
     assert "no others recorded" in checks["versions"].text
 
 
@@ -45,6 +50,29 @@ def test_a_file_that_others_can_read_is_named(path, what, mode):
     place.chmod(mode)
     check = found(path)["permissions"]
     assert check.status == "warn" and f"({mode:04o})" in check.text and "chmod" in check.text
+
+
+def test_drafts_of_killed_writers_are_named_and_those_at_work_are_not(path):
+    """A backup is killed between its copy and its name; another one is still being written."""
+    killed = (
+        "import sys; from pathlib import Path; from szpo.replay import backup; "
+        "here = Path(sys.argv[1]); backup.backup(here, here.with_name('copy.db'))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", killed, path], env={**os.environ, "SZPO_FAILPOINT": "cp14:kill"}
+    )
+    assert ended.returncode != 0
+    working = files.new_draft(path.with_name("other.db"))
+    with working.open("xb"):
+        pass
+    writer = subprocess.Popen(
+        [sys.executable, "-c", "import sys; f = open(sys.argv[1]); print(); sys.stdin.read()",
+         working], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert writer.stdout and writer.stdout.readline()
+    check = found(path)["drafts"]
+    writer.communicate()
+    assert check.status == "warn" and ".copy.db." in check.text and ".other.db." not in check.text
 
 
 def test_a_small_disk_is_named(path, monkeypatch):
