@@ -154,6 +154,15 @@ def test_it_reads_in_order_speaks_seldom_and_bears_other_spacing(stage, ann):
             assert ann.evaluate(clipped) == []
 
 
+def test_a_pointer_that_rests_on_a_verdict_does_not_make_it_look_chosen(stage, ann):
+    looks = "n => { const c = getComputedStyle(n); return [c.backgroundColor, c.color]; }"
+    sides = [ann.locator(f"[data-choice={side}]") for side in ("A", "B")]
+    sides[1].hover()
+    assert sides[0].evaluate(looks) == sides[1].evaluate(looks)
+    ann.keyboard.press("3")
+    assert sides[0].evaluate(looks) != sides[1].evaluate(looks)
+
+
 def test_motion_rests_and_forced_colours_still_show_the_choice(stage, ann):
     ann.emulate_media(reduced_motion="reduce")
     moving = (
