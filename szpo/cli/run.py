@@ -154,7 +154,8 @@ def _resume(path: Path, *, as_json: bool, stay: bool, device: str | None) -> int
             run_device.record_move(ledger, parts.config)
         held = lease.controller(ledger)
         if held["paused_by"] is not None:
-            console.complain(f"was paused by {held['paused_by']}: {held['pause_reason']}")
+            by = pauses.describe_pause(held["paused_by"], held["pause_reason"])
+            console.complain(f"was paused by {by}")
             if not stay:  # who stays waits to be let on; a restart is no such word
                 pauses.unpause(ledger, "szpo run --resume")
         return drive(ledger, parts, as_json=as_json, stay=stay)
@@ -170,7 +171,10 @@ def drive(ledger: Ledger, parts: Any, *, as_json: bool = False, stay: bool = Fal
     console.set_resumable(ledger.path)
     config: Config = parts.config
     score = record.hidden_reward(ledger)
-    if parts.panel is None or not config.panel.inside:
+    if parts.panel is None:
+        if not stay:  # szpo serve starts it so, and has its pages
+            console.complain(f"people vote in this run, at its pages: szpo serve {ledger.path}")
+    elif not config.panel.inside:
         console.complain(f"waiting for votes from elsewhere, such as: szpo simulate {ledger.path}")
     live = console.errors.is_terminal and not as_json
     with _bar(live) as bar:

@@ -182,7 +182,8 @@ def _outcome_if_paused(run: Services, at: Position) -> Outcome | None:
     flags = lease.controller(run.ledger)
     if flags["paused_by"] is None:
         return None
-    return _outcome(at, "paused", f"{flags['paused_by']}: {flags['pause_reason']}")
+    by = pauses.describe_pause(flags["paused_by"], flags["pause_reason"])
+    return _outcome(at, "paused", by)
 
 
 def _outcome_if_done(run: Services, at: Position) -> Outcome | None:

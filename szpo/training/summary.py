@@ -20,6 +20,7 @@ from szpo.ledger.theta import theta_digest
 from szpo.training import step_rows
 from szpo.types import Vote
 from szpo.voting.counting import StepVotes
+from szpo.voting.pauses import describe_pause
 
 WORDS_PER_MINUTE = 238
 """How fast adults read English prose silently; person-minutes are computed with it."""
@@ -207,7 +208,7 @@ def _two(groups: Iterable[Hashable]) -> int:
 def _state(ledger: Ledger, votes_so_far: int) -> str:
     control = ledger.query("SELECT * FROM controller LIMIT 1")[0]
     if control["paused_by"]:
-        return f"paused by {control['paused_by']}: {control['pause_reason']}"
+        return f"paused by {describe_pause(control['paused_by'], control['pause_reason'])}"
     if control["lease"] and control["expires_us"] > ledger.clock():
         return "running"
     states = {row["state"] for row in ledger.steps()}

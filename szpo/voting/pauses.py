@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.voting import lease, seats
 
@@ -24,17 +23,14 @@ class PendingPause:
     after: int
 
 
-def pause(ledger: Ledger, by: str, reason: str, *, now: bool = True) -> None:
+def pause(ledger: Ledger, by: str, reason: str = "", *, now: bool = True) -> None:
     """Ask whoever drives the run to pause; recorded as an event, so that it outlives a restart.
+
+    A reason is shown to panelists and in the report; in a hurry none has to be given.
 
     ``now`` keeps an open step and its votes as they are, and closes nothing until `unpause`.
     Otherwise the step at hand is still voted on and applied; the next one is not opened.
-
-    Raises:
-        UsageError: no reason.
     """
-    if not reason:
-        raise UsageError("pause: give a reason; it is shown to panelists and in the report")
     with ledger.transaction(by):
         if not now:
             body = {"reason": reason, "after": _current_step(ledger)}
@@ -45,6 +41,15 @@ def pause(ledger: Ledger, by: str, reason: str, *, now: bool = True) -> None:
             (by, reason, ledger.run),
         )
         ledger.record_event("pause", by, {"reason": reason})
+
+
+def describe_pause(by: str, reason: str) -> str:
+    """Who paused the run, and why if that was given.
+
+    >>> describe_pause("ann", "lunch"), describe_pause("ann", "")
+    ('ann: lunch', 'ann')
+    """
+    return f"{by}: {reason}" if reason else by
 
 
 def find_pending_pause(ledger: Ledger) -> PendingPause | None:
