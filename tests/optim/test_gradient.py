@@ -1,5 +1,6 @@
 """What `known` estimates is the smoothed gradient, and every rule climbs by it."""
 
+import functools
 import itertools
 import math
 
@@ -11,6 +12,7 @@ from szpo.aggregation.links import LINKS
 from szpo.optim import optimizer, parameters
 from szpo.optim.checked_settings import defaults
 from szpo.optim.directions import Law
+from szpo.optim.parameters import Space
 from szpo.optim.settings import Settings
 from tests.support.tallies import SMALL, coefficients, tally
 
@@ -25,16 +27,18 @@ def sine(theta):
 A, B = np.array([0.9, -0.4, 0.3]), np.array([0.2, 0.5, -0.1])
 
 
+@functools.cache
+def unit_directions(law, draws):
+    """The first directions of a run, of unit variance, (draws, 3)."""
+    space = Space(11, SMALL, law)
+    made = [parameters.direction_vector(space, step, 0) for step in range(draws)]
+    return np.array([parameters.factor(space, t, 0) * v for t, v in enumerate(made)])
+
+
 def gradients(pairing, law, value, centre, mu, draws):
     """One ĝ per drawn direction, from true value differences, through `coefficients`."""
     settings = Settings(11, SMALL, law, "known", pairing, N=1, mu=mu, alpha=1.0, coef_cap=1e9)
-    v = np.array(
-        [
-            parameters.factor(settings.space, step, 0)
-            * parameters.direction_vector(settings.space, step, 0)
-            for step in range(draws)
-        ]
-    )
+    v = unit_directions(law, draws)
     low = centre - mu * v if pairing == "antithetic" else centre
     delta = value(centre + mu * v) - value(low)
     votes = tally(np.ones((draws, 1, 1)))

@@ -98,7 +98,8 @@ def participles(tree: ast.AST) -> Iterator[tuple[int, str]]:
 def found_in(path: Path, source: str) -> list[str]:
     """Every word of a file that is not to stand in it, as "line: word"."""
     tree, place = ast.parse(source), path.as_posix()
-    lines = [*docstrings(tree), *comments(source)]
+    # Few files have such a word anywhere, strings included; only those are read by tokens.
+    lines = [*docstrings(tree), *comments(source)] if PROSE.search(source) else []
     found = [(line, match[0]) for line, text in lines for match in PROSE.finditer(text)]
     found += [(line, name) for line, name in names(tree) if PARTS & set(name.lower().split("_"))]
     found += participles(tree)

@@ -101,10 +101,10 @@ def long_pairs(count, letters, words):
         yield " ".join(a), " ".join(word[::-1] if i % 2 else word for i, word in enumerate(a))
 
 
-@pytest.mark.parametrize(("count", "words"), [(60, 100), (40, 400)])
+@pytest.mark.parametrize(("count", "words"), [(20, 100), (12, 400)])
 def test_what_is_stored_is_bounded_in_bytes(monkeypatch, count, words):
-    monkeypatch.setattr(diff, "CACHE_BYTES", 2**20)
-    assert kept_after(long_pairs(count, 19_000, words)) < 1.25 * 2**20
+    monkeypatch.setattr(diff, "CACHE_BYTES", 2**18)
+    assert kept_after(long_pairs(count, 19_000, words)) < 1.25 * 2**18
 
 
 def test_of_answers_that_are_not_compared_nothing_is_stored():
