@@ -5,13 +5,12 @@ The measurement is that of ``szpo bench demo``; this command shows it for one se
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -25,27 +24,32 @@ WIDTH = 96
 """Columns of a quoted answer."""
 
 
-def command(arguments: Sequence[str]) -> int:
-    """The entry point of `szpo.commands`: 0 where every guard held, else 1."""
-    parser = argparse.ArgumentParser(
-        prog="szpo demo",
-        description="Tune SmolLM2-135M from the votes of a simulated panel, and measure it on "
-        "held-out prompts before and after.",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="names every random draw (default 0)")
-    parser.add_argument("--reward", default="sentiment", help="what the panel likes")
-    parser.add_argument("--preset", default="demo", help="settings to start from (default demo)")
-    parser.add_argument("--set", action="append", default=[], help="change a setting: key=value")
-    parser.add_argument(
-        "--folder", type=Path, default=Path("runs"), help="where the run is stored"
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
-    chosen = parser.parse_args(list(arguments))
-    sets = [f"run.seed={chosen.seed}", f"panel.reward={chosen.reward}", *chosen.set]
-    config = settings_file.load(preset_name=chosen.preset, sets=sets)
-    path = find_free_path(chosen.folder, f"demo-{config.run.seed}")
-    found = run_demo(config, path, quiet=chosen.json)
-    if chosen.json:
+command = typer.Typer(add_completion=False)
+"""The entry point of `szpo.commands`."""
+
+
+@command.command("demo")
+def demo(
+    seed: int = typer.Option(0, "--seed", help="Names every random draw."),
+    reward: str = typer.Option("sentiment", "--reward", help="What the panel likes."),
+    preset: str = typer.Option("demo", "--preset", help="Settings to start from."),
+    sets: list[str] = typer.Option(
+        [], "--set", help="Change one setting: section.key=value; may be repeated."
+    ),
+    folder: Path = typer.Option(Path("runs"), "--folder", help="Where the run is stored."),
+    as_json: bool = typer.Option(
+        False, "--json", help="Print one JSON document instead of a table."
+    ),
+) -> int:
+    """Tune SmolLM2-135M from simulated votes; measure before and after.
+
+    Ends with 0 where every guard held, else with 1.
+    """
+    sets = [f"run.seed={seed}", f"panel.reward={reward}", *sets]
+    config = settings_file.load(preset_name=preset, sets=sets)
+    path = find_free_path(folder, f"demo-{config.run.seed}")
+    found = run_demo(config, path, quiet=as_json)
+    if as_json:
         print(json.dumps(found, indent=1))
     else:
         for line in describe(found, path):

@@ -1,4 +1,4 @@
-"""The ``szpo`` command: one file per group of commands, loaded without any tensor library.
+"""The ``szpo`` command: `szpo.cli.commands` lists the commands, each loaded when it is called.
 
 Commands of other packages join by the entry point group ``szpo.commands`` (a function, or a typer
 application), benchmarks by ``szpo.benches``.
@@ -16,19 +16,7 @@ from typing import Any, NoReturn
 import typer
 
 from szpo import __version__
-from szpo.cli import (
-    baseline,
-    console,
-    data,
-    features,
-    inspect,
-    judge,
-    machine,
-    plugin_commands,
-    record,
-    run,
-    voters,
-)
+from szpo.cli import commands, console
 from szpo.errors import SzpoError
 
 INTERRUPTED, TERMINATED = 130, 143
@@ -37,10 +25,10 @@ TWICE_S = 5.0
 
 app = typer.Typer(
     name="szpo",
-    help="Tune a language model from comparisons: no reward model, no gradient of a judgement.",
+    cls=commands.Commands,
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
 
@@ -55,11 +43,6 @@ def root(
     if version:
         typer.echo(f"szpo {__version__}")
         raise typer.Exit
-
-
-for group in (run, baseline, inspect, features, record, machine, judge, voters, data):
-    group.register(app)
-plugin_commands.register(app)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -87,7 +70,7 @@ def call(arguments: list[str] | None = None) -> int:
     debug = "--debug" in given or bool(os.environ.get("SZPO_DEBUG"))
     try:
         words = [a for a in given if a != "--debug"] or ["--help"]
-        result: Any = app(args=words, standalone_mode=False)
+        result: Any = app(args=words, prog_name="szpo", standalone_mode=False)
     except typer.Exit as stop:
         return int(stop.exit_code)
     except (KeyboardInterrupt, typer.Abort):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
@@ -60,12 +61,20 @@ def emit(document: Any) -> None:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> None:
-    """Print a table: numbers on the right, None as a dash."""
+    """Print a table: numbers on the right, None as a dash; lines break between words only.
+
+    A table of a person's runs is there to be copied from: a name in it is never cut or broken.
+    """
     made = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
     content = [[_cell(value) for value in row] for row in rows]
     for i, column in enumerate(columns):
         right = bool(content) and all(_numeric(row[i]) for row in content)
-        made.add_column(column, justify="right" if right else "left", overflow="fold")
+        made.add_column(
+            column,
+            justify="right" if right else "left",
+            overflow="ignore",
+            min_width=max(_longest_word(row[i]) for row in [columns, *content]),
+        )
     for row in content:
         made.add_row(*(text.replace("[", "\\[") for text in row))
     console.print(made)
@@ -116,6 +125,10 @@ def _cell(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     return str(value)
+
+
+def _longest_word(text: str) -> int:
+    return max((cell_len(word) for word in text.split()), default=0)
 
 
 def _numeric(text: str) -> bool:

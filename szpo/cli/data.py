@@ -1,9 +1,11 @@
-"""Commands about votes as data: runs and preference files in, pairs and ranking tasks out."""
+"""Commands about votes as data: preference files in; pairs, ranking tasks and questions out."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -13,6 +15,12 @@ from szpo.cli import console, run_paths
 from szpo.data import label_studio, preference_files
 from szpo.errors import UsageError
 
+if TYPE_CHECKING:
+    from szpo.active.pool import Differences
+    from szpo.active.rounds import Round, SelectionSettings
+
+FIXED = ("rule", "tau", "seed", "min_words", "max_words")
+"""Options that belong to a selection from its first round on."""
 FIRST = typer.Option(None, "--first", min=1, help="Read only this many records of a file.")
 SKIP_BAD = typer.Option(
     False, "--skip-bad", help="Leave out records that cannot be used, and name them."
@@ -23,6 +31,7 @@ def register(app: typer.Typer) -> None:
     """Add this file's commands."""
     app.command("pairs")(pairs)
     app.command("rank")(rank)
+    app.command("select")(select)
 
 
 def pairs(
@@ -97,3 +106,172 @@ def rank(
             f"wrote {len(tasks)} tasks to {out}; import tasks.json into a Label Studio project "
             "whose labelling interface is template.xml"
         )
+
+
+def select(
+    pool: Path = typer.Argument(
+        ..., help="Pairs (prompt, a, b): .csv, .jsonl, .jsonl.gz, .json, or Label Studio tasks."
+    ),
+    features: str | None = typer.Option(
+        None,
+        "--features",
+        help="Named features of the texts, such as length,politeness; columns:x,y for numbers in "
+        "the pool; or a .npy file with a row per pair (embeddings).",
+    ),
+    out: Path = typer.Option(
+        ..., "--out", help="The questions: .jsonl, .csv, or Label Studio .json."
+    ),
+    answers: Path | None = typer.Option(
+        None,
+        "--answers",
+        help="Answers to earlier questions: the sheet filled in (choice: A, B, tie, skip), or "
+        "Label Studio's export.",
+    ),
+    state: Path | None = typer.Option(
+        None, "--state", help="Where the selection stands; left out: POOL.select.json."
+    ),
+    count: int = typer.Option(10, "--count", help="Questions of a round."),
+    rule: str | None = typer.Option(
+        None, "--rule", help="bald: expected information, the default; or entropy, afterwards."
+    ),
+    tau: float | None = typer.Option(
+        None,
+        "--tau",
+        help="Prior standard deviation of a weight, in logits per standard deviation of its "
+        "feature; 1 if left out.",
+    ),
+    seed: int | None = typer.Option(None, "--seed", help="Names the draws; 0 if left out."),
+    min_words: int | None = typer.Option(None, "--min-words", help="Shortest answer."),
+    max_words: int | None = typer.Option(None, "--max-words", help="Longest answer."),
+    as_json: bool = console.AS_JSON,
+) -> None:
+    """Choose the next pairs of a pool that are worth asking about.
+
+    Their answers would teach most. Give the answers back with --answers, and go on; questions
+    that wait for an answer are handed out again before new ones.
+    """
+    from szpo.active import label_sheets, rounds
+
+    if rule not in (None, "bald", "entropy"):
+        raise UsageError(f"--rule {rule} is neither bald nor entropy")
+    given = {"features": features, "rule": rule, "tau": tau, "seed": seed,
+             "min_words": min_words, "max_words": max_words}  # fmt: skip
+    state_path = state or pool.with_name(pool.name + ".select.json")
+    if state_path.exists():
+        begun = rounds.load(state_path)
+        _check_options(given, begun.plan, state_path)
+    elif answers is not None:
+        raise UsageError(
+            f"{state_path} does not exist; answers belong to questions of a state file"
+        )
+    elif features is None:
+        raise UsageError(
+            "give --features, such as length,politeness (szpo features --list lists the names)"
+        )
+    else:
+        begun = rounds.State(_make_plan(features, pool, given))
+    differences, _ = _features(begun.plan.features, pool)
+    done = rounds.advance(
+        begun, pool, differences, count=count,
+        replies=[] if answers is None else label_sheets.read(answers),
+    )  # fmt: skip
+    # The state first: a process that dies in between hands the same questions out again.
+    rounds.save(done.state, state_path)
+    label_sheets.write(done.out, out)
+    if as_json:
+        console.emit(_figures(done, state_path, out))
+    else:
+        _say(done, state_path, out)
+
+
+def _make_plan(features: str, pool: Path, given: Mapping[str, Any]) -> SelectionSettings:
+    from szpo.active.posterior import BradleyTerry
+    from szpo.active.rounds import SelectionSettings
+
+    _, names = _features(features, pool)
+    tau = 1.0 if given["tau"] is None else given["tau"]
+    BradleyTerry.prior(1, tau)  # refuses what is no standard deviation
+    seeds.derive(given["seed"] or 0, "select")  # refuses what is no seed
+    return SelectionSettings(
+        features=features,
+        names=names,
+        rule=given["rule"] or "bald",
+        tau=tau,
+        seed=given["seed"] or 0,
+        shortest=1 if given["min_words"] is None else given["min_words"],
+        longest=given["max_words"],
+    )
+
+
+def _check_options(options: Mapping[str, Any], plan: SelectionSettings, state_path: Path) -> None:
+    have = {
+        "features": plan.features, "rule": plan.rule, "tau": plan.tau, "seed": plan.seed,
+        "min_words": plan.shortest, "max_words": plan.longest,
+    }  # fmt: skip
+    for name in ("features", *FIXED):
+        given = options[name]
+        if given is not None and given != have[name]:
+            option = "--" + name.replace("_", "-")
+            raise UsageError(
+                f"{option} {given}: {state_path} was begun with {have[name]}; leave it out, or "
+                "begin anew with another --state"
+            )
+
+
+def _features(text: str, path: Path) -> tuple[Differences, tuple[str, ...]]:
+    """δ of pairs, and the names of its coordinates."""
+    from szpo.active import pool
+    from szpo.analysis import features
+
+    if text.startswith("columns:"):
+        names = tuple(name.strip() for name in text.removeprefix("columns:").split(","))
+        if not all(names):
+            raise UsageError(f"--features {text}: name the columns, as in columns:x,y")
+        return pool.differences_from_columns(names), names
+    if text.endswith(pool.MATRIX_SUFFIX):
+        differences, dim = pool.differences_from_matrix(Path(text))
+        return differences, tuple(f"{i}" for i in range(dim))
+    found = features.parse(text)
+    return pool.differences_from_features(found), tuple(feature.name for feature in found)
+
+
+def _figures(done: Round, state_path: Path, out: Path) -> dict[str, Any]:
+    return {
+        "out": str(out),
+        "state": str(state_path),
+        "questions": len(done.out),
+        "fresh": done.fresh,
+        "new_answers": done.new_replies,
+        "changed_answers": done.changed,
+        "answers": len(done.state.replies),
+        "pairs": done.seen.pairs,
+        "left_out": dict(done.seen.left_out),
+        "certain": done.certain,
+        "entropy_prior": done.before,
+        "entropy": done.now,
+        "expected_gain": done.gain,
+        "weights": [{"feature": name, "mean": mean, "sd": sd} for name, mean, sd in done.weights],
+    }
+
+
+def _say(done: Round, state_path: Path, out: Path) -> None:
+    answers = len(done.state.replies)
+    console.say(
+        f"{answers} answers so far ({done.new_replies} new, {done.changed} changed); entropy of "
+        f"the weights {done.now:.2f} nats, {done.before - done.now:.2f} less than before any"
+    )
+    for name, mean, sd in done.weights[:20]:
+        console.say(f"  {name}: {mean:+.2f} ± {1.96 * sd:.2f} logits per standard deviation")
+    if done.seen.pairs:
+        left = ", ".join(f"{n:,} {why}" for why, n in done.seen.left_out.items() if n)
+        console.say(f"pool: {done.seen.pairs:,} pairs" + (f"; left out: {left}" if left else ""))
+    if not done.out:
+        console.say("nothing is left to ask: no pair of the pool passes")
+        return
+    console.say(
+        f"{len(done.out)} questions in {out} ({done.fresh} new, {len(done.out) - done.fresh} "
+        f"waiting); the new ones are expected to tell {done.gain:.2f} nats"
+    )
+    console.say(
+        f"fill in choice (A, B, tie, skip) and give it back with --answers; state: {state_path}"
+    )

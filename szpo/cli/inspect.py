@@ -73,7 +73,8 @@ def show(
             "read": f"{total.answers_read} answers, about {total.person_minutes:.0f} "
             "person-minutes",
             **({} if link is None else {"link": link.line()}),
-            "head": total.head,
+            "weights": f"{total.theta_sha256} (theta_sha256)",
+            "head": f"{total.head} (note it elsewhere; later: szpo verify --head)",
         }
     )
     if link is not None and link.warning is not None:

@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
 def judge(
     run: str = typer.Argument(..., help="Name or file of the run."),
     file: Path | None = typer.Option(
-        None, "--settings", help="Settings file whose [judge] is used instead of the run's."
+        None, "--settings", help="Settings file whose \\[judge] is used instead of the run's."
     ),
     sets: list[str] = typer.Option(
         [], "--set", help="Change one setting: judge.key=value; may be repeated."

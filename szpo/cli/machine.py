@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import inspect
+import re
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
 
 import typer
 
 from szpo import plugins
-from szpo.cli import console, plugin_commands, run_paths
+from szpo.cli import commands, console, run_paths
 from szpo.errors import UsageError
 from szpo.runs import file_check
 from szpo.runs import machine_check as checks
-
-PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 
 def register(app: typer.Typer) -> None:
     """Add this file's commands."""
     app.command("doctor")(doctor)
     app.command("fetch")(fetch)
-    app.command("bench", context_settings=PASS_ON)(bench)
+    app.command("bench", context_settings=commands.PASS_ON)(bench)
 
 
 def doctor(
@@ -72,9 +75,38 @@ def bench(context: typer.Context) -> int:
     target = plugins.load("szpo.benches", name, "benchmark")
     options = [argument for argument in rest if argument != "--json"]
     if "--json" not in rest:
-        plugin_commands.call_with_options(target, f"szpo bench {name}", options)
+        call_with_options(target, f"szpo bench {name}", options)
         return 0
     with contextlib.redirect_stdout(sys.stderr):  # its tables, so that stdout is JSON alone
-        found = plugin_commands.call_with_options(target, f"szpo bench {name}", options)
+        found = call_with_options(target, f"szpo bench {name}", options)
     console.emit(found)
     return 0
+
+
+def call_with_options(target: Callable[..., Any], name: str, arguments: Sequence[str]) -> Any:
+    """Call a typed function with its parameters read from command-line options.
+
+    Every parameter needs a default and becomes ``--its-name``; sequences take several values,
+    booleans have a ``--no-`` form. The first paragraph of the docstring becomes the help, its
+    "Args" that of the options.
+    """
+    doc = inspect.getdoc(target) or ""
+    explained = dict(re.findall(r"^    (\w+): (.+)$", doc.partition("\nArgs:\n")[2], re.MULTILINE))
+    parser = argparse.ArgumentParser(prog=name, description=doc.split("\n\n")[0])
+    hints = get_type_hints(target)
+    for key, parameter in inspect.signature(target).parameters.items():
+        option, kind, default = f"--{key.replace('_', '-')}", hints[key], parameter.default
+        shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+        words = [explained.get(key, ""), f"(default: {shown})" if shown not in (None, "") else ""]
+        text = " ".join(filter(None, words)).replace("%", "%%")
+        if kind is bool:
+            parser.add_argument(
+                option, default=default, action=argparse.BooleanOptionalAction, help=text
+            )
+        elif get_origin(kind) is not None and isinstance(default, Sequence):
+            (item, *_) = get_args(kind)
+            parser.add_argument(option, type=item, nargs="*", default=default, help=text)
+        else:
+            one = next((k for k in get_args(kind) if k is not type(None)), kind)
+            parser.add_argument(option, type=one, default=default, help=text)
+    return target(**vars(parser.parse_args(list(arguments))))

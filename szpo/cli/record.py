@@ -13,6 +13,7 @@ from szpo.errors import IntegrityError, SzpoError, UsageError
 from szpo.failpoints import failpoint
 from szpo.files import private, write_whole
 from szpo.ledger.database import Ledger
+from szpo.ledger.theta import theta_digests
 from szpo.replay import backup as copies
 from szpo.replay import findings, verification
 from szpo.replay.replay import fold
@@ -57,13 +58,17 @@ def verify(
     quick: bool = typer.Option(False, "--quick", help="Hashes only; recompute no update."),
     steps: bool = typer.Option(False, "--steps", help="Also tell what was found per step."),
     head: str | None = typer.Option(
-        None, "--head", help="The head that an earlier verify printed; it must be in the chain."
+        None,
+        "--head",
+        help="The head that verify, show or a report gave earlier; it must be in the chain.",
     ),
     folder: Path = run_paths.FOLDER,
     as_json: bool = console.AS_JSON,
 ) -> int:
     """Check every row's hash, the chain, the votes behind each update, and the weights."""
     with Ledger.open(run_paths.find(run, folder), readonly=True) as ledger:
+        if head is not None:
+            _refuse_weights(ledger, head)
         found = verify_in_words(ledger, deep=not quick, head=head)
     if as_json:
         document = {"ok": found.ok, "verdict": found.line, "details": found.details}
@@ -79,6 +84,20 @@ def verify(
         console.say(found.note)
     console.say(f"head {found.head} (note it elsewhere; later: szpo verify --head)")
     return 0
+
+
+def _refuse_weights(ledger: Ledger, head: str) -> None:
+    """Refuse a digest of weights: a head that is not in the chain would mean forgery.
+
+    Raises:
+        UsageError: it is such a digest of this run.
+    """
+    digests = theta_digests(ledger)
+    if (given := head.strip().lower()) in digests:
+        raise UsageError(
+            f"--head {given[:12]}… is the digest of the weights after {digests.index(given)} "
+            "steps, no head; give the head that szpo show or szpo verify prints"
+        )
 
 
 def backup(
@@ -148,7 +167,11 @@ def export(
     folder: Path = run_paths.FOLDER,
     as_json: bool = console.AS_JSON,
 ) -> None:
-    """Write the adapter (PEFT, with a model card), the votes as JSONL or CSV, or all as a zip."""
+    """Write the adapter (PEFT), the votes, or all as a zip.
+
+    Beside the adapter stand a model card and the base's tokenizer with its chat template.
+    Votes are written as JSONL or CSV.
+    """
     path = run_paths.find(run, folder)
     with run_paths.look(path) as ledger:
         if packed is not None:
@@ -164,6 +187,7 @@ def export(
             message = f"wrote {count} votes to {votes}"
         else:
             target = run_paths.fresh(out or path.with_name(f"{path.stem}-adapter"))
+            from szpo.models import tokenizer_files
             from szpo.reports.adapter import adapter_files
 
             adapter = adapter_files(ledger, step)
@@ -171,12 +195,18 @@ def export(
                 raise UsageError(f"{path.stem}: its policy is no language model; no adapter")
             with write_whole(target) as draft:
                 draft.mkdir()
-                for name, content in adapter.items():
+                tokenizer = tokenizer_files.read_files(ledger.spec["base"]["name"])
+                for name, content in {**tokenizer, **adapter}.items():
                     (draft / name).write_bytes(content)
                 failpoint("cp13")
                 card = model_card(ledger, step=step)
                 (draft / "README.md").write_text(card, encoding="utf-8")
-            document = {"adapter": str(target)}
+            document = {"adapter": str(target), "tokenizer": bool(tokenizer)}
+            if not tokenizer:
+                console.warn(
+                    f"{path.stem}: its base model is not on this machine, so the folder has no "
+                    "tokenizer; take the base's"
+                )
             message = (
                 f"wrote {target}; load it with PeftModel.from_pretrained(model, {str(target)!r})"
             )

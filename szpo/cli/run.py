@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from szpo.cli import console, record, run_paths
 from szpo.config import settings_file
 from szpo.config.schema import Config
-from szpo.errors import StorageError, UsageError
+from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest
 from szpo.reports.html_report import Score
@@ -47,7 +47,7 @@ def init(
     """Write a settings file in which every key is explained."""
     config = settings_file.load(preset_name=preset, sets=sets)
     if file.exists() and not force:
-        raise StorageError(f"{file} exists; overwrite it with --force, or give another name")
+        raise UsageError(f"{file} exists; overwrite it with --force, or give another name")
     file.write_text(settings_file.to_toml(config), encoding="utf-8")
     console.say(f"wrote {file}; see what it costs with: szpo run {file} --plan")
 

@@ -58,14 +58,14 @@ def look(path: Path) -> Ledger:
 
 
 def run_name(name: str) -> str:
-    """Check the name of a run (small letters, digits and dashes) and return it.
+    """Check the name of a run (small letters, digits and hyphens) and return it.
 
     Raises:
         UsageError: it may not.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", name):
         raise UsageError(
-            f'"{name}" is no name of a run; give 1 to 64 small letters, digits and dashes'
+            f'"{name}" is no name of a run; give 1 to 64 small letters, digits and hyphens'
         )
     return name
 

@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
 def voters(
     run: str | None = run_paths.RUN,
     crowd: bool = typer.Option(
-        False, "--crowd", help="Beside it what crowd-kit's Dawid–Skene finds (szpo[crowd])."
+        False, "--crowd", help="Beside it what crowd-kit's Dawid–Skene finds (szpo\\[crowd])."
     ),
     folder: Path = run_paths.FOLDER,
     as_json: bool = console.AS_JSON,

@@ -91,6 +91,17 @@ class Prompts(Section):
     path: str | None = Field(
         None, description="CSV, JSONL or chat lists of your own; left out: the prompts that ship."
     )
+    column: str | None = Field(
+        None,
+        min_length=1,
+        description="Column of a CSV file, or key of JSON records, that holds the prompt; left "
+        "out: text or prompt.",
+    )
+    separator: Literal[",", ";", "\t", "|"] | None = Field(
+        None,
+        description="What separates the columns of a CSV file; left out: found in its first "
+        "line (comma, semicolon, tab or bar).",
+    )
     system: str | None = Field(
         None, max_length=65_536, description="System prompt put before every conversation."
     )

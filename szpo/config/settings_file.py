@@ -189,6 +189,8 @@ def _requirement(loc: Sequence[Any], kind: str, context: Mapping[str, Any]) -> s
         return '"middle", "all" or a list such as [18, 19]'
     if options:
         return "one of " + ", ".join(options)
+    if kind == "string_pattern_mismatch" and (loc[0], loc[1]) == ("run", "name"):
+        return "1 to 64 small letters, digits and hyphens, and begin with a letter or digit"
     if kind == "string_pattern_mismatch":
         return f"text that matches {context['pattern']}"
     for choice in choices:

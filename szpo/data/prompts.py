@@ -7,11 +7,12 @@ direction marks, lone surrogates) is read with a warning.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from importlib.resources import files
@@ -33,9 +34,14 @@ LINE_LIMIT = 65_536
 FILE_LIMIT = 64 * 2**20
 """Bytes of a prompt file read line by line; a .json file may have an eighth of it."""
 ROLES = ("system", "user", "assistant")
+KEYS = ("messages", "text", "prompt")
+"""Keys of a record, or columns, that may hold the prompt; the first one that is there does."""
+SEPARATORS = (",", ";", "\t", "|")
+"""What may separate the columns of a CSV file; spreadsheet programs of some countries write ;."""
 SUFFIXES = (".jsonl", ".csv", ".json", ".txt")
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ": "xz",
                b"\x28\xb5\x2f\xfd": "zstd", b"7z\xbc\xaf": "7z"}  # fmt: skip
+_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 _BIDI = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -97,14 +103,23 @@ def load_shipped() -> PromptSet:
     )
 
 
-def load(path: str | Path, *, heldout: float = 0.25) -> PromptSet:
+def load(
+    path: str | Path,
+    *,
+    heldout: float = 0.25,
+    column: str | None = None,
+    separator: str | None = None,
+) -> PromptSet:
     """Load a user's prompts from a .jsonl, .csv, .json or .txt file.
 
     A record is a string, an object with ``text`` or ``prompt`` (and optionally ``system`` and
     ``split``), an object with ``messages``, or a list of messages ({"role", "content"}, the last
-    one from the user). A CSV file has a header with a ``text`` or ``prompt`` column. Where no
-    record says its split, the share ``heldout`` in [0, 1) is set aside by the hash of the text:
-    the order of the file does not matter, and copies of a prompt stay on one side.
+    one from the user). A CSV file has a header with a ``text`` or ``prompt`` column; its columns
+    are separated by ``separator``, or by whichever of `SEPARATORS` its header shows. ``column``
+    names another column, or key of an object, that holds the prompt.
+
+    Where no record says its split, the share ``heldout`` in [0, 1) is set aside by the hash of
+    the text: the order of the file does not matter, and copies of a prompt stay on one side.
 
     Raises:
         UsageError: the file, one of its lines, or ``heldout`` cannot be used.
@@ -113,8 +128,18 @@ def load(path: str | Path, *, heldout: float = 0.25) -> PromptSet:
         raise UsageError(f"the held-out share must be at least 0 and below 1 (got {heldout})")
     path = Path(path)
     _check_file(path)
-    read = {".jsonl": _jsonl, ".csv": _csv, ".json": _json, ".txt": _txt}[path.suffix.lower()]
-    records = list(read(path))
+    names = KEYS if column is None else (column,)
+    match path.suffix.lower():
+        case ".csv":
+            records = list(_csv(path, names, separator))
+        case ".jsonl":
+            records = list(_jsonl(path, names))
+        case ".json":
+            records = list(_json(path, names))
+        case _:
+            if column is not None:
+                raise UsageError(f"{path} has no columns; leave prompts.column out")
+            records = list(_txt(path))
     if not records:
         raise UsageError(f"no prompts in {path}; write at least one, for example one per line")
     train, held, warnings = _split(records, heldout)
@@ -139,11 +164,16 @@ def load_configured(settings: Prompts, say: Callable[[str], None] | None = None)
         UsageError: their file, or one of its lines, cannot be used.
     """
     path = settings.path
-    found = load_shipped() if path is None else load(path, heldout=settings.heldout)
+    found = load_shipped() if path is None else _load_own(path, settings)
     if say is not None:
         for warning in found.warnings:
             say(f"warning: {warning}")
     return found.with_system(settings.system)
+
+
+def _load_own(path: str, settings: Prompts) -> PromptSet:
+    s = settings
+    return load(path, heldout=s.heldout, column=s.column, separator=s.separator)
 
 
 def _check_file(path: Path) -> None:
@@ -171,7 +201,7 @@ def _txt(path: Path) -> Iterator[_Record]:
             yield _Record(Prompt.user(line.strip()), None, f"{path}:{number}")
 
 
-def _jsonl(path: Path) -> Iterator[_Record]:
+def _jsonl(path: Path, names: Sequence[str]) -> Iterator[_Record]:
     bad: list[str] = []
     for number, line in _lines(path):
         if not line.strip():
@@ -180,13 +210,13 @@ def _jsonl(path: Path) -> Iterator[_Record]:
         if isinstance(value, text_files.Unreadable):
             bad.append(f"{path}:{number}: not valid JSON ({value.reason})")
         elif not bad:
-            yield from _records(value, f"{path}:{number}")
+            yield from _records(value, f"{path}:{number}", names)
     if bad:
         others = f"; {len(bad) - 1} more such lines" if len(bad) > 1 else ""
         raise UsageError(f"{bad[0]}{others}")
 
 
-def _json(path: Path) -> Iterator[_Record]:
+def _json(path: Path, names: Sequence[str]) -> Iterator[_Record]:
     text = text_files.decode(path.read_bytes(), str(path))
     if not text.strip():
         return
@@ -196,12 +226,12 @@ def _json(path: Path) -> Iterator[_Record]:
         raise UsageError(f"{where}: not valid JSON ({value.reason})")
     if isinstance(value, list) and not _is_chat(value):
         for index, item in enumerate(value):
-            yield from _records(item, f"{path}: entry {index + 1}")
+            yield from _records(item, f"{path}: entry {index + 1}", names)
     else:
-        yield from _records(value, str(path))
+        yield from _records(value, str(path), names)
 
 
-def _csv(path: Path) -> Iterator[_Record]:
+def _csv(path: Path, names: Sequence[str], separator: str | None) -> Iterator[_Record]:
     position = 0
 
     def lines() -> Iterator[str]:
@@ -210,14 +240,18 @@ def _csv(path: Path) -> Iterator[_Record]:
             position = number
             yield line
 
-    rows = csv.reader(lines(), strict=True)
+    wanted = [name.strip().lower() for name in names if name != "messages"]
+    first = next(_lines(path), (0, ""))[1]
+    mark = separator or _find_separator(first, wanted)
+    rows = csv.reader(lines(), strict=True, delimiter=mark)
     try:
         header = [name.strip().lower() for name in next(rows, [])]
         if not header:
             return
-        if not {"text", "prompt"} & set(header):
+        if not set(wanted) & set(header):
             raise UsageError(
-                f"{path}:1: no column named text or prompt (found: {', '.join(header)})"
+                f"{path}:1: no column named {' or '.join(wanted)} (found: {', '.join(header)}); "
+                "name the one that holds the prompts: --set prompts.column=NAME"
             )
         for row in rows:
             if not any(cell.strip() for cell in row):
@@ -225,15 +259,29 @@ def _csv(path: Path) -> Iterator[_Record]:
             if len(row) != len(header):
                 raise UsageError(
                     f"{path}:{position}: {len(row)} cells under {len(header)} column names; "
-                    "put texts with commas in double quotes"
+                    f"put texts with {_NAMES[mark]} in double quotes"
                 )
             value = {name: cell for name, cell in zip(header, row, strict=True) if cell.strip()}
-            yield from _records(value, f"{path}:{position}")
+            yield from _records(value, f"{path}:{position}", wanted)
     except csv.Error as error:
         raise UsageError(f"{path}:{position}: not valid CSV ({error})") from error
 
 
-def _records(value: Any, where: str) -> Iterator[_Record]:
+def _find_separator(header: str, wanted: Collection[str]) -> str:
+    """The separator under which a header has a wanted column; else the one it has most often.
+
+    >>> _find_separator("prompt;topic", ["prompt"])
+    ';'
+    """
+    for mark in SEPARATORS:
+        with contextlib.suppress(csv.Error):
+            cells = next(csv.reader([header], strict=True, delimiter=mark), [])
+            if any(cell.strip().lower() in wanted for cell in cells):
+                return mark
+    return max(SEPARATORS, key=header.count)
+
+
+def _records(value: Any, where: str, names: Sequence[str]) -> Iterator[_Record]:
     """Read the record of one JSON value; an empty string gives none, other mistakes are errors."""
     split: Split | None = None
     system: str | None = None
@@ -242,10 +290,11 @@ def _records(value: Any, where: str) -> Iterator[_Record]:
         system = value.get("system")
         if system is not None and not isinstance(system, str):
             raise UsageError(f"{where}: system must be text")
-        found = [key for key in ("messages", "text", "prompt") if key in value]
+        found = [key for key in names if key in value]
         if not found:
             keys = text_files.list_keys(value)
-            raise UsageError(f"{where}: needs text, prompt or messages (found: {keys})")
+            needs = "text, prompt or messages" if tuple(names) == KEYS else " or ".join(names)
+            raise UsageError(f"{where}: needs {needs} (found: {keys})")
         value = value[found[0]]
     if isinstance(value, str):
         if not value.strip():

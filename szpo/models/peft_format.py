@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from szpo.models.lora_sites import Site
+from szpo.models.tokenizer_files import hub_name
 from szpo.types import Theta
 
 HUB_NAMES = {"smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct"}
@@ -51,7 +52,7 @@ def peft_config(sites: Sequence[Site], *, base: str, conv1d: bool = False) -> di
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": HUB_NAMES.get(base, base),
+        "base_model_name_or_path": HUB_NAMES.get(base) or hub_name(base) or base,
         "r": first.rank,
         "lora_alpha": _number(alphas[first.name]),
         "target_modules": sorted(site.name for site in sites),

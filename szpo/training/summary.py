@@ -86,7 +86,11 @@ class Summary:
     person_minutes: float
     panelists: int
     win_rate: float | None
+    """Share of votes for plus; no quality: which side plus is, is drawn anew in every step."""
     head: str
+    """Hash of the last event, which covers all before it; ``szpo verify --head`` takes it."""
+    theta_sha256: str
+    """Digest of the weights after the last applied step."""
     beta: float | None = None
     """Sharpness of a simulated panel, and how often two of its members agree on base answers."""
     agreement: float | None = None
@@ -164,7 +168,8 @@ def summary(ledger: Ledger, facts: list[Facts] | None = None) -> Summary:
         person_minutes=sum(f.words_read for f in facts) / WORDS_PER_MINUTE,
         panelists=people,
         win_rate=wins / total if total else None,
-        head=theta_digest(ledger),
+        head=_head(ledger),
+        theta_sha256=theta_digest(ledger),
         beta=fitted.get("beta", panel.get("beta")),
         agreement=fitted.get("agreement"),
     )
@@ -203,6 +208,11 @@ def agreement(answered: Iterable[Vote]) -> tuple[int, int]:
 def _two(groups: Iterable[Hashable]) -> int:
     """Pairs within the same group."""
     return sum(count * (count - 1) // 2 for count in Counter(groups).values())
+
+
+def _head(ledger: Ledger) -> str:
+    found = ledger.query("SELECT row_sha256 FROM events ORDER BY event DESC LIMIT 1")
+    return str(found[0]["row_sha256"]) if found else ""
 
 
 def _state(ledger: Ledger, votes_so_far: int) -> str:

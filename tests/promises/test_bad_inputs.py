@@ -300,7 +300,10 @@ def test_row_23_base_model_differs(folder: Path, tmp_path: Path, refused: Refuse
 def test_rows_24_and_25_run_names_stay_in_the_folder(refused: Refused, name: str) -> None:
     message = refused(2, "run", "--set", f"run.name={name}")
     assert message.startswith("settings: run.name")
-    assert "must be text that matches" in message or "is reserved by some file systems" in message
+    assert (
+        "must be 1 to 64 small letters, digits and hyphens" in message
+        or "is reserved by some file systems" in message
+    )
 
 
 def test_row_26_run_exists(yard: Path, refused: Refused) -> None:

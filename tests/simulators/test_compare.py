@@ -4,6 +4,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -35,6 +36,8 @@ from szpo_simulators.panels import panel as panels
 from szpo_simulators.rewards import heldout
 from szpo_simulators.study import Study
 from tests.support import yard_run
+
+compare_command = partial(command.command, standalone_mode=False)
 
 PROMPTS = tuple(Prompt.user(f"Question {i}?") for i in range(4))
 START = {"base": "base-both-0-x", "beta": {"batch": 9.0, "pair": 3.0}}
@@ -363,7 +366,7 @@ def test_the_table_goes_on_where_a_method_stopped(tmp_path, monkeypatch, capsys)
 )
 def test_wrong_words_get_a_line(tmp_path, words, message):
     with pytest.raises(UsageError, match=message):
-        command.command([*words, "--folder", str(tmp_path)])
+        compare_command([*words, "--folder", str(tmp_path)])
 
 
 def test_a_missing_extra_is_named_before_anything_starts(tmp_path, monkeypatch):
@@ -372,11 +375,11 @@ def test_a_missing_extra_is_named_before_anything_starts(tmp_path, monkeypatch):
         importlib.util, "find_spec", lambda name, *some: None if name == "trl" else there(name)
     )
     with pytest.raises(UsageError, match=r"dpo need trl: pip install 'szpo\[baselines\]', or"):
-        command.command(["--preset", "tiny", "--methods", "dpo", "--folder", str(tmp_path)])
+        compare_command(["--preset", "tiny", "--methods", "dpo", "--folder", str(tmp_path)])
     assert not (tmp_path / "cells").exists()
     # Telling what is finished needs no trainer.
     with pytest.raises(UsageError, match="nothing is finished in"):
-        command.command(["--preset", "tiny", "--collect", "--folder", str(tmp_path)])
+        compare_command(["--preset", "tiny", "--collect", "--folder", str(tmp_path)])
 
 
 def test_runs_are_compared_by_their_ledgers(tmp_path, monkeypatch, capsys):
@@ -385,7 +388,7 @@ def test_runs_are_compared_by_their_ledgers(tmp_path, monkeypatch, capsys):
     two = yard_run.make(tmp_path / "b", "optimizer.votes=2", "run.votes=48")
     two = two.rename(two.with_name("other.db"))
     capsys.readouterr()
-    assert command.command([str(one), str(two), "--json"]) == 0
+    assert compare_command([str(one), str(two), "--json"]) == 0
     first, second = json.loads(capsys.readouterr().out)
     for found, path in ((first, one), (second, two)):
         with Ledger.open(path, readonly=True) as ledger:
@@ -395,14 +398,14 @@ def test_runs_are_compared_by_their_ledgers(tmp_path, monkeypatch, capsys):
         assert curve[-1][:2] == [total.votes, total.answers_read]
         assert all(0.5 <= value <= 1 for _, _, value in curve)
     assert 24 < second["votes"] <= 48 and first["votes"] <= 24
-    assert command.command([str(one), str(two)]) == 0
+    assert compare_command([str(one), str(two)]) == 0
     out = capsys.readouterr().out
     assert str(second["answers_read"]) in out and "not measured" in out
     assert (one.parent / "compare-yard-other.svg").exists()
     with pytest.raises(UsageError, match="the same run is named twice"):
-        command.command([str(one), str(one)])
+        compare_command([str(one), str(one)])
     with pytest.raises(UsageError, match="one run alone; give two or more"):
-        command.command([str(one)])
+        compare_command([str(one)])
 
 
 def test_runs_without_votes_are_named(tmp_path, capsys):
@@ -416,8 +419,8 @@ def test_runs_without_votes_are_named(tmp_path, capsys):
             pass
     capsys.readouterr()
     with pytest.raises(RunError, match="no votes in a closed step of b, c; collect some, or"):
-        command.command([str(path) for path in empty])
-    assert command.command([str(full), str(empty[0])]) == 0
+        compare_command([str(path) for path in empty])
+    assert compare_command([str(full), str(empty[0])]) == 0
     assert capsys.readouterr().err == "compare: no votes in a closed step of b\n"
 
 

@@ -33,8 +33,8 @@ def demo_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], 
     out = folder / "found.json"
 
     with out.open("w") as file, contextlib.redirect_stdout(file):
-        demo.command(
-            ["--reward", "length:6", "--folder", str(folder / "runs"), "--json",
+        call(
+            ["demo", "--reward", "length:6", "--folder", str(folder / "runs"), "--json",
              *(word for text in sets for word in ("--set", text))]
         )  # fmt: skip
     return json.loads(out.read_text()), folder / "runs" / "demo-0.db"

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from szpo_simulators.panels.simulate import command, panel_of, simulate
 from szpo_simulators.worlds.yard import TabularPolicy
 
 ROOT = Path(__file__).parents[2]
+simulate_command = partial(command, standalone_mode=False)
 SEED = 11
 PROMPTS = TabularPolicy(0).yard.prompts()
 
@@ -133,8 +135,8 @@ def test_a_real_process_of_its_own_leaves_the_same_rows(tmp_path: Path) -> None:
     here = in_process(tmp_path / "here.db", 2)
     away = create(tmp_path / "away.db", panel())
     code = (
-        "import sys; from szpo_simulators.panels.simulate import command;"
-        "sys.exit(command([sys.argv[1], '--once']))"
+        "import sys; from szpo.cli.app import call;"
+        "sys.exit(call(['simulate', sys.argv[1], '--once']))"
     )
     message = []
 
@@ -278,10 +280,10 @@ def test_a_run_for_people_needs_a_panel_by_name(tmp_path: Path) -> None:
     path = tmp_path / "people.db"
     Ledger.create(path, NewRun({}, root_seed=0, layout=layout, direction_version=1)).close()
     with pytest.raises(UsageError, match="no simulated panel on record"):
-        command([str(path)])
+        simulate_command([str(path)])
     with pytest.raises(UsageError, match="--panel needs --beta"):
-        command([str(path), "--panel", "bt70"])
-    assert command([str(path), "--panel", "bt70", "--beta", "8", "--once"]) == 0
+        simulate_command([str(path), "--panel", "bt70"])
+    assert simulate_command([str(path), "--panel", "bt70", "--beta", "8", "--once"]) == 0
 
 
 def test_colleagues_leave_a_comparison_of_each_step_to_the_person(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import signal
@@ -11,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,10 +94,13 @@ def test_a_settings_file_or_a_preset_begins_a_run_in_its_own_process(
     file.write_text('[panel]\nkind = "people"\n[run]\nlag = 1\n', encoding="utf-8")
     words = [str(file)] if by_file else ["--preset", "people"]
     folder = tmp_path / "runs"
-    chosen = serve._parser().parse_args(
-        [*words, "--set", "run.name=mine", "--folder", str(folder)]
+    wishes = serve.Wishes(
+        str(file) if by_file else None,
+        folder,
+        None if by_file else "people",
+        ("run.name=mine",),
     )
-    path, config = serve._target(chosen)
+    chosen, path, config = serve._find_target(wishes)
     assert path == folder / "mine.db"
     assert config is not None and (config.panel.kind, config.run.lag) == ("people", 1)
     begun: list[Sequence[str]] = []
@@ -107,15 +110,13 @@ def test_a_settings_file_or_a_preset_begins_a_run_in_its_own_process(
         "run", *words, "--set", "run.name=mine", "--set", f"run.folder={folder}", "--stay",
         "--hold",
     ]  # fmt: skip
-    chosen.at_once = True
-    serve._begin(chosen, path)
+    serve._begin(replace(chosen, at_once=True), path)
     assert begun[1] == begun[0][:-1]
 
 
 def test_each_demo_gets_a_name_of_its_own(tmp_path: Path) -> None:
-    words = ["--demo", "--folder", str(tmp_path)]
     for taken in ("serve-demo-1", "serve-demo-2"):
-        path, _ = serve._target(serve._parser().parse_args(words))
+        _, path, _ = serve._find_target(serve.Wishes(demo=True, folder=tmp_path))
         assert path.stem == taken
         path.touch()
 
@@ -258,7 +259,7 @@ def test_an_operator_at_work_is_not_sent_away_after_a_day(
     now = [1_700_000_000_000_000]
     place = address.SiteAddress("127.0.0.1", 7860, "http://127.0.0.1:7860", ("127.0.0.1",))
     with Ledger.open(run, clock=lambda: now[0]) as ledger:
-        serve._print_links(argparse.Namespace(demo=False), ledger, place)
+        serve._print_links(serve.Wishes(), ledger, place)
         token = re.search(r"#t=(\S+)", capsys.readouterr().err)
         assert token is not None
         session, _ = credentials.redeem(ledger, token[1])

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import typer
 
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo_ui.web import credentials
 from szpo_ui.web.address import read_address
+from szpo_ui.web.credential_rows import Role
 from szpo_ui.web.credentials import Invitation
 
 DEFAULT = "http://127.0.0.1:7860"
@@ -22,89 +23,100 @@ LONGEST_WAIT_S = 86_400
 """A day: the longest that ``--erase`` waits."""
 
 
-def command(arguments: Sequence[str]) -> int:
-    """The entry point of `szpo.commands`."""
+command = typer.Typer(add_completion=False)
+"""The entry point of `szpo.commands`."""
+
+
+@command.command("invite")
+def invite(
+    run: str | None = typer.Argument(
+        None, help="Name or file of a run; without it, the newest one."
+    ),
+    folder: Path = typer.Option(Path("runs"), "--folder", help="Folder of the runs."),
+    role: str = typer.Option("panelist", "--role", help="panelist or operator."),
+    name: str | None = typer.Option(
+        None, "--name", help="Pseudonym of a panelist, or an operator's name."
+    ),
+    contact: str | None = typer.Option(
+        None, "--contact", help="Whom it is; stored apart, see --erase."
+    ),
+    count: int | None = typer.Option(
+        None, "--count", help="How many panelists, with pseudonyms of their own."
+    ),
+    days: float = typer.Option(30.0, "--days", help="How long code and link work."),
+    url: str | None = typer.Option(
+        None, "--url", help="Where the site is reached; left out: where szpo serve runs, or will."
+    ),
+    listing: bool = typer.Option(
+        False, "--list", help="Who was invited, and what became of it."
+    ),
+    revoke: str | None = typer.Option(
+        None, "--revoke", metavar="NAME", help="End everything of that name, at once."
+    ),
+    erase: str | None = typer.Option(
+        None, "--erase", metavar="NAME",
+        help="Delete a person's contact and credentials, not the votes.",
+    ),
+    wait: float = typer.Option(
+        credentials.ERASE_WAIT_S, "--wait",
+        help="Seconds that --erase waits for programs that read the run.",
+    ),
+    as_json: bool = typer.Option(
+        False, "--json", help="Print one JSON document instead of a table."
+    ),
+) -> int:  # fmt: skip
+    """Make, list and revoke panelists' and operators' links and codes."""
     from szpo.cli import console, run_paths
 
-    chosen = _parser().parse_args(list(arguments))
-    if chosen.count is not None and (chosen.name or not 1 <= chosen.count <= MOST):
+    if role not in ("panelist", "operator"):
+        raise UsageError(f"--role {role} is neither panelist nor operator")
+    kind: Role = "operator" if role == "operator" else "panelist"
+    if count is not None and (name or not 1 <= count <= MOST):
         raise UsageError(f"--count is 1 to {MOST:,} people without --name")
-    if not 0 <= chosen.wait <= LONGEST_WAIT_S:
+    if not 0 <= wait <= LONGEST_WAIT_S:
         raise UsageError(f"--wait is 0 to {LONGEST_WAIT_S:,} seconds")
-    path = run_paths.find(chosen.run, chosen.folder)
+    path = run_paths.find(run, folder)
     with Ledger.open(path) as ledger:
-        if chosen.list:
-            _list(ledger, as_json=chosen.json)
+        if listing:
+            _list(ledger, as_json=as_json)
             return 0
-        if chosen.revoke is not None:
-            ended = credentials.revoke(ledger, chosen.revoke, "szpo invite")
+        if revoke is not None:
+            ended = credentials.revoke(ledger, revoke, "szpo invite")
             _print_result(
-                chosen, {"revoked": ended}, f"{chosen.revoke}: {ended} credentials revoked"
+                {"revoked": ended}, f"{revoke}: {ended} credentials revoked", as_json=as_json
             )
             return 0
-        if chosen.erase is not None:
-            credentials.erase(ledger, chosen.erase, "szpo invite", wait_s=chosen.wait)
+        if erase is not None:
+            credentials.erase(ledger, erase, "szpo invite", wait_s=wait)
             _print_result(
-                chosen,
-                {"erased": chosen.erase},
-                f"{chosen.erase}: contact and credentials erased; the votes stay under the "
+                {"erased": erase},
+                f"{erase}: contact and credentials erased; the votes stay under the "
                 "pseudonym, and copies made before still hold the name",
+                as_json=as_json,
             )
             return 0
         made = [
-            credentials.invite(
-                ledger, chosen.role, chosen.name, days=chosen.days, contact=chosen.contact
-            )
-            for _ in range(chosen.count or 1)
+            credentials.invite(ledger, kind, name, days=days, contact=contact)
+            for _ in range(count or 1)
         ]
-    url = (chosen.url or read_address(path) or "").rstrip("/")
-    if not url:
-        url = DEFAULT
+    site = (url or read_address(path) or "").rstrip("/")
+    if not site:
+        site = DEFAULT
         console.warn(
-            f"no szpo serve of {path.stem} is running; links lead to {url}, its default. If it is "
-            "to be reached elsewhere, revoke these and invite with --url http(s)://HOST:PORT"
+            f"no szpo serve of {path.stem} is running; links lead to {site}, its default. If it "
+            "is to be reached elsewhere, revoke these and invite with --url http(s)://HOST:PORT"
         )
-    if chosen.json:
-        console.emit([_plain(each, url) for each in made])
+    if as_json:
+        console.emit([_plain(each, site) for each in made])
         return 0
     from szpo_ui.serve import link
 
     for each in made:
         console.say(f"{each.name} ({each.role}), until {_day(each.expires_us)}")
-        console.say(f"  link (once): {link(url, each.token)}")
-        console.say(f"  or at {url}/login with the code: {each.code}")
+        console.say(f"  link (once): {link(site, each.token)}")
+        console.say(f"  or at {site}/login with the code: {each.code}")
     console.say("Neither can be shown again: only their hashes are kept.")
     return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="szpo invite",
-        description="Make links and codes for a run's panelists and operators.",
-    )
-    parser.add_argument("run", nargs="?", help="name or file of the run; left out: the newest")
-    parser.add_argument("--folder", type=Path, default=Path("runs"), help="folder of the runs")
-    parser.add_argument("--role", choices=("panelist", "operator"), default="panelist")
-    parser.add_argument("--name", help="pseudonym of a panelist, or an operator's name")
-    parser.add_argument("--contact", help="whom it is; kept apart, see --erase")
-    parser.add_argument(
-        "--count", type=int, help="so many panelists, with pseudonyms of their own"
-    )
-    parser.add_argument("--days", type=float, default=30.0, help="how long code and link work")
-    parser.add_argument(
-        "--url", help="where the site is reached; left out: where szpo serve runs, or will"
-    )
-    parser.add_argument("--list", action="store_true", help="who was invited, and what became")
-    parser.add_argument("--revoke", metavar="NAME", help="end everything of that name, at once")
-    parser.add_argument(
-        "--erase", metavar="NAME", help="delete a person's contact and credentials, not the votes"
-    )
-    parser.add_argument(
-        "--wait", type=float, default=credentials.ERASE_WAIT_S, metavar="SECONDS",
-        help="how long --erase waits for programs that read the run (default: %(default)g)",
-    )  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
-    return parser
 
 
 def _list(ledger: Ledger, *, as_json: bool) -> None:
@@ -146,10 +158,10 @@ def _plain(each: Invitation, url: str) -> dict[str, Any]:
     }
 
 
-def _print_result(chosen: argparse.Namespace, body: dict[str, Any], text: str) -> None:
+def _print_result(body: dict[str, Any], text: str, *, as_json: bool) -> None:
     from szpo.cli import console
 
-    if chosen.json:
+    if as_json:
         console.emit(body)
     else:
         console.say(text)

@@ -6,16 +6,18 @@ vote and the operator's page says what is missing; without the web the run waits
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import socket
 import subprocess
 import sys
 import time
 import webbrowser
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import typer
 
 from szpo.config import settings_file
 from szpo.config.schema import Config
@@ -39,60 +41,79 @@ COLLEAGUES = 4
 """Simulated colleagues of the one person in ``--demo``."""
 
 
-def command(arguments: Sequence[str]) -> int:
-    """The entry point of `szpo.commands`."""
-    chosen = _parser().parse_args(list(arguments))
-    with listening(chosen.host, chosen.port, insecure=chosen.insecure) as listener:
-        address = site_address(listener, chosen.host, chosen.url, chosen.name or ())
-        return _serve(chosen, listener, address)
+@dataclass(frozen=True)
+class Wishes:
+    """What the command line asks for."""
+
+    run: str | None = None
+    """Name or file of a run, or a settings file; None: the newest run."""
+    folder: Path = Path("runs")
+    preset: str | None = None
+    sets: tuple[str, ...] = ()
+    no_controller: bool = False
+    at_once: bool = False
+    demo: bool = False
+    pace: float = 6.0
+    """Seconds that a colleague in the demo reads."""
+    no_browser: bool = False
+    url: str | None = None
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="szpo serve",
-        description="Serve a run to its panel: the voting page, the operator's page, the JSON "
-        "API, and beside them the process that holds the model.",
+command = typer.Typer(add_completion=False)
+"""The entry point of `szpo.commands`."""
+
+
+@command.command("serve")
+def serve(
+    run: str | None = typer.Argument(
+        None, help="Name or file of a run, or a settings file; without it, the newest run."
+    ),
+    folder: Path = typer.Option(Path("runs"), "--folder", help="Folder of the runs."),
+    preset: str | None = typer.Option(
+        None, "--preset", help="Begin a run from a preset, such as people."
+    ),
+    sets: list[str] = typer.Option(
+        [], "--set", help="Change one setting: section.key=value; may be repeated."
+    ),
+    host: str = typer.Option("127.0.0.1", "--host", help="Address to listen on."),
+    port: int = typer.Option(7860, "--port", help="Port to listen on; 0: a free one."),
+    url: str | None = typer.Option(
+        None, "--url", help="https://… under which a TLS proxy in front of this shows the site."
+    ),
+    names: list[str] = typer.Option(
+        [], "--name", help="Another name browsers may ask for; may be repeated."
+    ),
+    insecure: bool = typer.Option(
+        False, "--insecure", help="Listen on a network without TLS all the same."
+    ),
+    no_controller: bool = typer.Option(
+        False, "--no-controller", help="The web alone; the model runs elsewhere."
+    ),
+    at_once: bool = typer.Option(
+        False, "--at-once", help="Open a new run's first round without an operator's start."
+    ),
+    demo: bool = typer.Option(
+        False, "--demo", help="Try it: one person, simulated colleagues, SmolLM2."
+    ),
+    pace: float = typer.Option(6.0, "--pace", help="Seconds a colleague in --demo reads."),
+    no_browser: bool = typer.Option(False, "--no-browser", help="Open no browser in --demo."),
+) -> int:
+    """Serve a run to its panel: voting page, operator's page, model.
+
+    The pages and the JSON API are in this process, the model in one beside it.
+    """
+    wishes = Wishes(
+        run, folder, preset, tuple(sets), no_controller, at_once, demo, pace, no_browser, url
     )
-    parser.add_argument("run", nargs="?", help="name or file of a run, or a settings file")
-    parser.add_argument("--folder", type=Path, default=Path("runs"), help="folder of the runs")
-    parser.add_argument("--preset", help="begin a run from a preset, such as people")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change one setting"
-    )
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    parser.add_argument("--port", type=int, default=7860, help="port to listen on; 0: a free one")
-    parser.add_argument(
-        "--url", help="https://… under which a TLS proxy in front of this shows the site"
-    )
-    parser.add_argument(
-        "--name", action="append", metavar="HOST", help="another name browsers may ask for"
-    )
-    parser.add_argument(
-        "--insecure", action="store_true", help="listen on a network without TLS all the same"
-    )
-    parser.add_argument(
-        "--no-controller", action="store_true", help="the web alone; the model runs elsewhere"
-    )
-    parser.add_argument(
-        "--at-once",
-        action="store_true",
-        help="open a new run's first round without an operator's start",
-    )
-    parser.add_argument(
-        "--demo", action="store_true", help="try it: one person, simulated colleagues, SmolLM2"
-    )
-    parser.add_argument(
-        "--pace", type=float, default=6.0, help="seconds a colleague in --demo reads (default: 6)"
-    )
-    parser.add_argument("--no-browser", action="store_true", help="open no browser in --demo")
-    return parser
+    with listening(host, port, insecure=insecure) as listener:
+        return _serve(wishes, listener, site_address(listener, host, url, names))
 
 
 # ---- the run and its processes ----
 
 
-def _serve(chosen: argparse.Namespace, listener: socket.socket, address: SiteAddress) -> int:
-    path, config = _target(chosen)
+def _serve(chosen: Wishes, listener: socket.socket, address: SiteAddress) -> int:
+    chosen, path, config = _find_target(chosen)
     child = None
     if config is not None:
         child = _begin(chosen, path)
@@ -123,8 +144,8 @@ def _serve(chosen: argparse.Namespace, listener: socket.socket, address: SiteAdd
     return 0
 
 
-def _target(chosen: argparse.Namespace) -> tuple[Path, Config | None]:
-    """The run's file, and the settings of a run that has yet to be made.
+def _find_target(chosen: Wishes) -> tuple[Wishes, Path, Config | None]:
+    """The wishes with all settings, the run's file, and the settings of a run yet to be made.
 
     Raises:
         UsageError: nothing, or two things at once, were named.
@@ -132,37 +153,36 @@ def _target(chosen: argparse.Namespace) -> tuple[Path, Config | None]:
     from szpo.cli import run_paths
     from szpo.runs import assemble
 
-    sets = [*chosen.set, f"run.folder={chosen.folder}"]
     if chosen.demo:
         if chosen.run or chosen.preset:
             raise UsageError("--demo makes its own run; leave the run and --preset away")
-        chosen.preset, chosen.set = "people", [*DEMO, _free_name(chosen), *chosen.set]
-        config = settings_file.load(
-            preset_name="people", sets=[*chosen.set, f"run.folder={chosen.folder}"]
-        )
-        return assemble.new_path(config), config
-    is_file = bool(chosen.run) and chosen.run.endswith(".toml")
-    if is_file or chosen.preset or chosen.set:
-        if chosen.run and not is_file:
-            raise UsageError(f"run {chosen.run} keeps its settings; leave --preset and --set away")
-        file = Path(chosen.run) if is_file else None
-        config = settings_file.load(file, preset_name=chosen.preset, sets=sets)
-        return assemble.new_path(config), config
-    return run_paths.find(chosen.run, chosen.folder), None
+        own = (*DEMO, _free_name(chosen.folder), *chosen.sets)
+        chosen = replace(chosen, preset="people", sets=own)
+    is_file = bool(chosen.run) and str(chosen.run).endswith(".toml")
+    if not (is_file or chosen.preset or chosen.sets):
+        return chosen, run_paths.find(chosen.run, chosen.folder), None
+    if chosen.run and not is_file:
+        raise UsageError(f"run {chosen.run} keeps its settings; leave --preset and --set away")
+    config = settings_file.load(
+        Path(str(chosen.run)) if is_file else None,
+        preset_name=chosen.preset,
+        sets=[*chosen.sets, f"run.folder={chosen.folder}"],
+    )
+    return chosen, assemble.new_path(config), config
 
 
-def _free_name(chosen: argparse.Namespace) -> str:
+def _free_name(folder: Path) -> str:
     """A name for one more demo in a folder that may hold earlier ones."""
-    taken = {path.stem for path in chosen.folder.glob("serve-demo-*.db")}
+    taken = {path.stem for path in folder.glob("serve-demo-*.db")}
     number = next(i for i in range(1, len(taken) + 2) if f"serve-demo-{i}" not in taken)
     return f"run.name=serve-demo-{number}"
 
 
-def _begin(chosen: argparse.Namespace, path: Path) -> subprocess.Popen[Any]:
+def _begin(chosen: Wishes, path: Path) -> subprocess.Popen[Any]:
     """Start the process that sets the run up and then drives it; this one loads no model."""
     words = [chosen.run] if chosen.run else []
     words += ["--preset", chosen.preset] if chosen.preset else []
-    for each in [*chosen.set, f"run.folder={path.parent}"]:
+    for each in [*chosen.sets, f"run.folder={path.parent}"]:
         words += ["--set", each]
     _say(f"setting up {path.stem}")
     held = [] if chosen.at_once or chosen.demo else ["--hold"]
@@ -183,7 +203,7 @@ def _wait_for(path: Path, child: subprocess.Popen[Any], pause: float = 0.2) -> N
 
 
 def _keepers(
-    chosen: argparse.Namespace, path: Path, child: subprocess.Popen[Any] | None, ledger: Ledger
+    chosen: Wishes, path: Path, child: subprocess.Popen[Any] | None, ledger: Ledger
 ) -> list[Keeper]:
     keepers = []
     if not chosen.no_controller:
@@ -214,7 +234,7 @@ def _szpo() -> list[str]:
     return [sys.executable, "-m", "szpo"]
 
 
-def _print_links(chosen: argparse.Namespace, ledger: Ledger, address: SiteAddress) -> None:
+def _print_links(chosen: Wishes, ledger: Ledger, address: SiteAddress) -> None:
     """Print the links of this start; in the demo, open the panelist's."""
     made = credentials.invite(ledger, "operator", OPERATOR, days=OPERATOR_DAYS)
     _say(f"run {ledger.path.stem} at {address.url}; press Ctrl-C to end it")

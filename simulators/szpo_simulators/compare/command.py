@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+import typer
 
 from szpo.errors import UsageError
 from szpo_simulators.compare import ledgers, presets, schedule, show, tuning
@@ -14,66 +15,95 @@ from szpo_simulators.compare.cell_store import CellStore
 from szpo_simulators.compare.presets import Method
 from szpo_simulators.study import Study
 
+command = typer.Typer(add_completion=False)
+"""The entry point of `szpo.commands`."""
 
-def command(arguments: Sequence[str]) -> int:
-    """The entry point of `szpo.commands`: 0 where all cells were done, 1 where one failed."""
-    chosen = _parser().parse_args(list(arguments))
-    if chosen.runs and chosen.preset:
+
+@command.command("compare")
+def compare(
+    runs: list[str] = typer.Argument(
+        None, help="Runs to compare by their own files, names or paths."
+    ),
+    preset: str | None = typer.Option(
+        None, "--preset", help="Compare methods instead: tiny or smollm2."
+    ),
+    methods: list[str] = typer.Option(
+        [], "--methods", help="Only these methods, separated by commas."
+    ),
+    asks: list[str] = typer.Option(
+        [], "--asks", help="Only these ways of asking, separated by commas: batch, pair."
+    ),
+    seeds: list[str] = typer.Option(
+        [], "--seeds", help="These seeds instead of the preset's, separated by commas."
+    ),
+    folder: Path | None = typer.Option(
+        None,
+        "--folder",
+        help="Where cells, tables and figures are stored; for runs: where they are looked for.",
+    ),
+    figures: Path | None = typer.Option(None, "--figures", help="Where figures go as well."),
+    tune: bool = typer.Option(
+        False, "--tune", help="Run the tuning trials instead, on their own seeds."
+    ),
+    collect: bool = typer.Option(False, "--collect", help="Run nothing; show what is finished."),
+    as_json: bool = typer.Option(
+        False, "--json", help="Print one JSON document instead of a table."
+    ),
+) -> int:
+    """Compare runs by their files, or methods by what they cost.
+
+    Methods learn on the same model, prompts and simulated panel, and are compared by votes,
+    answers read, tokens, seconds and memory. Ends with 1 where a cell failed, else with 0.
+    """
+    if runs and preset:
         raise UsageError("compare: give a preset or runs, not both")
-    if chosen.runs:
-        return ledgers.compare_runs(
-            chosen.runs, chosen.folder, figure=chosen.figures, as_json=chosen.json
-        )
-    if chosen.tune and (chosen.asks or chosen.seeds):
+    if runs:
+        return ledgers.compare_runs(runs, folder, figure=figures, as_json=as_json)
+    chosen, numbers = _split(methods), _read_seeds(seeds)
+    if tune and (asks or numbers):
         raise UsageError("compare: --tune has seeds of its own and asks in batches; leave "
                          "--seeds and --asks out")  # fmt: skip
-    if chosen.preset is None:
+    if preset is None:
         raise UsageError("compare: give --preset tiny or smollm2, or two runs or more")
-    preset = presets.find_preset(chosen.preset)
-    methods = presets.select_methods(preset, chosen.methods, chosen.asks)
-    seeds = tuple(dict.fromkeys(chosen.seeds)) or preset.seeds
-    if mixed := sorted(set(seeds) & set(preset.tuning)):
+    found_preset = presets.find_preset(preset)
+    wanted_methods = presets.select_methods(found_preset, chosen, _split(asks))
+    every_seed = numbers or found_preset.seeds
+    if mixed := sorted(set(every_seed) & set(found_preset.tuning)):
         raise UsageError(f"compare: settings were chosen on seed {mixed[0]}; take others")
-    study = Study(
-        "compare", chosen.folder or Path("runs/compare") / preset.name, figures=chosen.figures
-    )
-    study.console.quiet = chosen.json
-    if not chosen.collect:
-        demand_modules(method for method, _ in methods)
+    study = Study("compare", folder or Path("runs/compare") / found_preset.name, figures=figures)
+    study.console.quiet = as_json
+    if not collect:
+        demand_modules(method for method, _ in wanted_methods)
     store = CellStore(study.folder)
-    setup = schedule.prepare_shared_setup(study, store, preset, chosen.collect)
-    if chosen.tune:
-        found, failures = tuning.tune(study, store, preset, methods, setup, chosen.collect)
+    setup = schedule.prepare_shared_setup(study, store, found_preset, collect)
+    if tune:
+        found, failures = tuning.tune(study, store, found_preset, wanted_methods, setup, collect)
     else:
-        wanted = schedule.order_cells(preset, methods, seeds, setup)
-        failures = [] if chosen.collect else schedule.run_with_bar(study, store, wanted)
-        found = show.show_results(study, preset, schedule.read_records(store, wanted))
+        wanted = schedule.order_cells(found_preset, wanted_methods, every_seed, setup)
+        failures = [] if collect else schedule.run_with_bar(study, store, wanted)
+        found = show.show_results(study, found_preset, schedule.read_records(store, wanted))
     for line in failures:
         study.console.print(f"failed: {line}", markup=False)
-    if chosen.json:
+    if as_json:
         print(json.dumps({**found, "failed": failures}, indent=1))
     return 1 if failures else 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="szpo compare",
-        description="Compare methods on the same model, prompts and simulated panel, by votes, "
-        "answers read, tokens, seconds and memory; or compare runs by their ledgers.",
-    )
-    add = parser.add_argument
-    add("runs", nargs="*", help="runs to compare by their own files, names or paths")
-    add("--preset", help="tiny or smollm2: what is compared")
-    add("--methods", nargs="+", default=(), help="only these methods")
-    add("--asks", nargs="+", default=(), help="only these ways of asking: batch, pair")
-    add("--seeds", nargs="+", type=int, default=(), help="these seeds instead of the preset's")
-    add("--folder", type=Path, help="where cells, tables and figures are stored; for ledgers: "
-        "where runs are looked for")  # fmt: skip
-    add("--figures", type=Path, help="where the figures go as well")
-    add("--tune", action="store_true", help="run the tuning trials instead, on their own seeds")
-    add("--collect", action="store_true", help="run nothing; show what is finished")
-    add("--json", action="store_true", help="print one JSON document")
-    return parser
+def _split(texts: Sequence[str]) -> tuple[str, ...]:
+    """The names in texts that hold one or several, separated by commas; each once.
+
+    >>> _split(["szpo,dpo", "ppo"])
+    ('szpo', 'dpo', 'ppo')
+    """
+    parts = [part.strip() for text in texts for part in text.split(",")]
+    return tuple(dict.fromkeys(part for part in parts if part))
+
+
+def _read_seeds(texts: Sequence[str]) -> tuple[int, ...]:
+    found = _split(texts)
+    if wrong := [text for text in found if not text.isdecimal()]:
+        raise UsageError(f"compare: --seeds {wrong[0]} is no seed; give whole numbers from 0")
+    return tuple(map(int, found))
 
 
 def demand_modules(methods: Iterable[Method]) -> None:

@@ -6,11 +6,12 @@ and with the rows an in-process panel would leave, until the run ends or enough 
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import typer
 
 from szpo.errors import UsageError
 from szpo.evaluators import remote_panel
@@ -62,61 +63,62 @@ def _base_logprob(ledger: Ledger) -> Logprob:
     return policy.logprob_base
 
 
-def command(arguments: Sequence[str]) -> int:
-    """``szpo simulate RUN``: the entry point of `szpo.commands`."""
-    parser = argparse.ArgumentParser(
-        prog="szpo simulate",
-        description="Answer a run's open comparisons with a simulated panel, as a process of its "
-        "own, until the run ends or enough votes are cast.",
-    )
-    parser.add_argument("run", help="name or file of the run")
-    parser.add_argument("--folder", type=Path, default=Path("runs"), help="folder of the runs")
-    parser.add_argument("--votes", type=int, help="stop after so many votes of this process")
-    parser.add_argument("--once", action="store_true", help="answer what is open now and stop")
-    known = ", ".join(PANELS)
-    parser.add_argument(
+command = typer.Typer(add_completion=False)
+"""The entry point of `szpo.commands`."""
+
+
+@command.command("simulate")
+def answer_run(
+    run: str = typer.Argument(..., help="Name or file of the run."),
+    folder: Path = typer.Option(Path("runs"), "--folder", help="Folder of the runs."),
+    votes: int | None = typer.Option(
+        None, "--votes", help="Stop after this many votes of this process."
+    ),
+    once: bool = typer.Option(False, "--once", help="Answer what is open now and stop."),
+    panel: str | None = typer.Option(
+        None,
         "--panel",
-        help=f"another panel than the recorded one: {known}, or changed as in bt70+side=.3",
-    )
-    parser.add_argument("--reward", default="sentiment", help="what that panel likes")
-    parser.add_argument("--beta", type=float, help="sharpness of that panel, in bt70's terms")
-    parser.add_argument("--size", type=int, default=5, help="members of that panel")
-    parser.add_argument("--pace", type=float, help="seconds to read a comparison, one at a time")
-    parser.add_argument(
-        "--leave", type=int, default=0, help="comparisons of each step to leave to people"
-    )
-    chosen = parser.parse_args(list(arguments))
-    if chosen.pace is not None and not 0 < chosen.pace <= 3600:
-        raise UsageError(f"--pace {chosen.pace} is no reading time; give seconds above 0")
-    if chosen.leave < 0:
-        raise UsageError(f"--leave {chosen.leave} is negative")
+        help=f"Another panel than the recorded one: {', '.join(PANELS)}, or changed as in "
+        "bt70+side=.3.",
+    ),
+    reward: str = typer.Option("sentiment", "--reward", help="What that panel likes."),
+    beta: float | None = typer.Option(
+        None, "--beta", help="Sharpness of that panel, in bt70's terms."
+    ),
+    size: int = typer.Option(5, "--size", help="Members of that panel."),
+    pace: float | None = typer.Option(
+        None, "--pace", help="Seconds to read a comparison, one at a time."
+    ),
+    leave: int = typer.Option(0, "--leave", help="Comparisons of each step to leave to people."),
+) -> int:
+    """Answer a run's open comparisons with a simulated panel.
+
+    It is a process of its own, and goes on until the run ends or enough votes are cast.
+    """
+    if pace is not None and not 0 < pace <= 3600:
+        raise UsageError(f"--pace {pace} is no reading time; give seconds above 0")
+    if leave < 0:
+        raise UsageError(f"--leave {leave} is negative")
     from szpo.cli import run_paths
 
-    with Ledger.open(run_paths.find(chosen.run, chosen.folder)) as ledger:
+    with Ledger.open(run_paths.find(run, folder)) as ledger:
         if summary.summary(ledger).state == "finished":
             print("0 votes cast: the run is finished")
             return 0
-        if chosen.panel is None:
-            panel = panel_of(ledger)
-        elif chosen.beta is None:
+        if panel is None:
+            made = panel_of(ledger)
+        elif beta is None:
             raise UsageError("--panel needs --beta; szpo show prints that of a run")
         else:
-            wanted = "fluency" in chosen.reward
-            panel = build(
-                chosen.panel,
-                reward=chosen.reward,
-                size=chosen.size,
-                beta=chosen.beta,
-                start=StartingPolicy(logprob=_base_logprob(ledger) if wanted else None),
-            )
-        print(panel)
-        pace = chosen.pace
+            start = StartingPolicy(logprob=_base_logprob(ledger) if "fluency" in reward else None)
+            made = build(panel, reward=reward, size=size, beta=beta, start=start)
+        print(made)
         served = simulate(
             ledger,
-            panel.judges,
-            limit=chosen.votes,
-            once=chosen.once,
-            leave=chosen.leave,
+            made.judges,
+            limit=votes,
+            once=once,
+            leave=leave,
             pace=AT_ONCE if pace is None else Pace(read=lambda: time.sleep(pace)),
         )
     print(f"{served.votes} votes cast: {served.reason}")

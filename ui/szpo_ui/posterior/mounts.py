@@ -6,8 +6,7 @@ no text, and stores nothing.
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Final
 
 import gradio as gr
 import numpy as np
+import typer
 from fastapi import APIRouter, FastAPI
 from fastapi.staticfiles import StaticFiles
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -125,38 +125,56 @@ def application(start: Callable[[], Start]) -> FastAPI:
     return made
 
 
-def command(arguments: Sequence[str]) -> int:
-    """The entry point of `szpo.commands`."""
-    chosen = _parser().parse_args(list(arguments))
-    begun = _start(chosen)
-    if chosen.svg or chosen.gif:
-        return _draw(chosen, begun)
+command = typer.Typer(add_completion=False)
+"""The entry point of `szpo.commands`."""
 
-    with listening("127.0.0.1", chosen.port, insecure=False) as listener:
+
+@command.command("visualize")
+def visualize(
+    run: str | None = typer.Argument(
+        None, help="Name or file of a run whose votes to begin with; without it, an example."
+    ),
+    folder: Path = typer.Option(Path("runs"), "--folder", help="Folder of the runs."),
+    chosen: str = typer.Option(FEATURES, "--features", help="The two features."),
+    port: int = typer.Option(7861, "--port", help="Port of the page; 0: a free one."),
+    svg: Path | None = typer.Option(
+        None, "--svg", help="Write the picture here instead of a page."
+    ),
+    gif: Path | None = typer.Option(
+        None, "--gif", help="Write the particles' way here instead of a page."
+    ),
+) -> None:
+    """Show a posterior over two weights on a page: drag answers.
+
+    The posterior, its particles and its entropy follow, and so does the pair to ask next.
+    """
+    begun = _start(run, folder, chosen)
+    if svg or gif:
+        _draw(begun, svg, gif)
+        return
+    with listening("127.0.0.1", port, insecure=False) as listener:
         made = application(lambda: begun)
         port = listener.getsockname()[1]
         print(f"open http://127.0.0.1:{port}{posterior_page.PATH}/  (Ctrl-C ends it)", flush=True)
         server.answer(made, listener)
-    return 0
 
 
-def _start(chosen: argparse.Namespace) -> Start:
-    if chosen.run is None:
+def _start(run: str | None, folder: Path, chosen: str) -> Start:
+    if run is None:
         return posterior_page.example()
     from szpo.cli import run_paths
 
-    with Ledger.open(run_paths.find(chosen.run, chosen.folder), readonly=True) as ledger:
-        return of_run(ledger, chosen.features)
+    with Ledger.open(run_paths.find(run, folder), readonly=True) as ledger:
+        return of_run(ledger, chosen)
 
 
-def _draw(chosen: argparse.Namespace, begun: Start) -> int:
+def _draw(begun: Start, svg: Path | None, gif: Path | None) -> None:
     deltas = begun.deltas
-    if chosen.svg:
-        _write(chosen.svg, pictures.svg(scene(deltas, begun.candidates), begun.names))
-    if chosen.gif:
+    if svg:
+        _write(svg, pictures.svg(scene(deltas, begun.candidates), begun.names))
+    if gif:
         rounds = scenes(deltas, begun.candidates, pictures.MOST_ROUNDS)
-        _write(chosen.gif, pictures.gif(rounds, begun.names))
-    return 0
+        _write(gif, pictures.gif(rounds, begun.names))
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -165,20 +183,3 @@ def _write(path: Path, content: bytes) -> None:
     except OSError as error:
         raise StorageError(f"{path} cannot be written ({error.strerror or error})") from None
     print(f"wrote {path}")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="szpo visualize",
-        description="Show what answers say about two weights: drag differences, watch the "
-        "posterior, its particles and its entropy change, see which pair to ask next.",
-    )
-    parser.add_argument("run", nargs="?", help="name or file of a run whose votes to begin with")
-    parser.add_argument("--folder", type=Path, default=Path("runs"), help="folder of the runs")
-    parser.add_argument(
-        "--features", default=FEATURES, help=f"the two features (default: {FEATURES})"
-    )
-    parser.add_argument("--port", type=int, default=7861, help="port of the page; 0: a free one")
-    parser.add_argument("--svg", type=Path, help="write the picture here instead of a page")
-    parser.add_argument("--gif", type=Path, help="write the particles' way here instead of a page")
-    return parser

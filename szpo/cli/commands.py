@@ -1,0 +1,160 @@
+"""The table of commands: the group of the help, the name, where it is, and what it does.
+
+The help is printed from this table alone; a command's own module is loaded when it is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from typing import Any, Final
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command, get_group
+
+from szpo import plugins
+
+PASS_ON: Final = {
+    "allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": [],
+}  # fmt: skip
+"""Of click, for commands that read their own options."""
+OTHERS: Final = "Of other packages"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A line of the help: in which group a command stands, its module, and what it does."""
+
+    group: str
+    module: str
+    """Under `szpo.cli`; "" for an entry point of `szpo.commands`."""
+    help: str
+
+
+def _group(name: str, *lines: tuple[str, str, str]) -> dict[str, Entry]:
+    return {command: Entry(name, module, text) for command, module, text in lines}
+
+
+COMMANDS: Final[dict[str, Entry]] = {
+    **_group(
+        "Begin",
+        ("demo", "", "Tune SmolLM2-135M from simulated votes; measure before and after."),
+        ("init", "run", "Write a settings file in which every key is explained."),
+        ("fetch", "machine", "Make a model ready before the first run."),
+        ("doctor", "machine", "Look at this machine, and at a run if one is named."),
+    ),
+    **_group(
+        "Run",
+        ("run", "run", "Tune a model from votes; --plan tells beforehand what it costs."),
+        ("branch", "run", "Begin a new run where another one was after a step."),
+        ("serve", "", "Serve a run to its panel: voting page, operator's page, model."),
+        ("invite", "", "Make, list and revoke panelists' and operators' links and codes."),
+        ("simulate", "", "Answer a run's open comparisons with a simulated panel."),
+        ("judge", "judge", "Answer a run's open comparisons with a language model."),
+    ),
+    **_group(
+        "Look",
+        ("runs", "inspect", "List the runs of a folder, newest first."),
+        ("show", "inspect", "Tell a run's totals and its last steps."),
+        ("sample", "inspect", "Let the base and the tuned policy answer the same prompts."),
+        ("report", "inspect", "Write one HTML page: curves, samples, votes, verification."),
+        ("compare", "", "Compare runs by their files, or methods by what they cost."),
+        ("features", "features", "Tell which named features of the answers the votes hang on."),
+        ("clusters", "features", "Tell whether the votes come from one taste or from several."),
+        ("voters", "voters", "Tell what each voter's votes would weigh, with intervals."),
+        ("probe", "voters", "Test whether the logistic link fits the panel."),
+        ("visualize", "", "Show a posterior over two weights on a page: drag answers."),
+    ),
+    **_group(
+        "Record",
+        ("verify", "record", "Check every hash, the votes behind each update, the weights."),
+        ("replay", "record", "Rebuild the weights from the recorded updates."),
+        ("backup", "record", "Copy a run while it goes on; the copy is verified."),
+        ("recover", "record", "Write what a damaged file still holds into a new one."),
+        ("export", "record", "Write the adapter (PEFT), the votes, or all as a zip."),
+        ("merge", "record", "Write the base model with the adapter merged in."),
+    ),
+    **_group(
+        "Data and gradient methods",
+        ("pairs", "data", "Read a run's votes or a preference file; write TRL's pairs."),
+        ("rank", "data", "Write Label Studio tasks for ranking several answers."),
+        ("select", "data", "Choose the next pairs of a pool that are worth asking about."),
+        ("baseline", "baseline", "Train by a gradient method on the same votes."),
+        ("scorer", "judge", "Train a small pair scorer from votes or pairs."),
+        ("bench", "machine", "Run a benchmark that is installed, or list them."),
+    ),
+}
+"""Every command of this project; other packages' commands are found by their entry points."""
+
+
+class Commands(TyperGroup):
+    """The group of all commands, which loads the one that is called and no other."""
+
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        for name, entry in {**COMMANDS, **_of_others()}.items():
+            self.commands[name] = TyperCommand(
+                name, help=entry.help, rich_help_panel=entry.group, rich_markup_mode="rich"
+            )
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command that the arguments name, and load it."""
+        name, found, rest = super().resolve_command(ctx, args)
+        return name, None if name is None or found is None else load(name), rest
+
+
+@cache
+def load(name: str) -> Any:
+    """Load a command, as click knows it.
+
+    Raises:
+        UsageError: what it needs is not installed.
+    """
+    if name not in COMMANDS or not COMMANDS[name].module:
+        return _load_entry_point(name)
+    made = typer.Typer()
+    import_module(f"szpo.cli.{COMMANDS[name].module}").register(made)
+    made.callback()(_nothing)  # so that it is a group, of however many commands
+    return get_group(made).commands[name]
+
+
+def _nothing() -> None:
+    pass
+
+
+def _of_others() -> dict[str, Entry]:
+    """What other packages bring."""
+    return {
+        name: Entry(OTHERS, "", f"Command of {entry.value.split(':')[0]}.")
+        for name, entry in plugins.names("szpo.commands").items()
+        if name not in COMMANDS
+    }
+
+
+def _load_entry_point(name: str) -> Any:
+    """Load an entry point of ``szpo.commands`` as click knows commands.
+
+    It is a typer application, or a function of the words behind the command's name that returns
+    an exit code and has a help of its own.
+
+    """
+    target = plugins.load("szpo.commands", name, "command")
+    if isinstance(target, typer.Typer):
+        made = target
+    else:
+        made = typer.Typer(add_completion=False)
+        made.command(context_settings=PASS_ON)(_make_runner(name, target))
+    found = get_command(made)
+    found.name = name
+    return found
+
+
+def _make_runner(name: str, target: Callable[[list[str]], Any]) -> Callable[[typer.Context], int]:
+    def run(context: typer.Context) -> int:
+        return int(target(list(context.args)) or 0)
+
+    run.__doc__ = f"Command {name} of another package."
+    return run
