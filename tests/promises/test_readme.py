@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 
 from szpo import plugins
-from szpo.cli.app import app, call
+from szpo.cli import commands
+from szpo.cli.app import call
 from tests.support import yard_run
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 LINES = [line.split("#")[0].strip() for block in BLOCKS for line in block.splitlines()]
-COMMANDS = {command.name for command in app.registered_commands}
+COMMANDS = set(commands.COMMANDS)
 
 
 def test_every_command_is_in_the_readme_or_its_blocks() -> None:
