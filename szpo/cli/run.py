@@ -91,9 +91,11 @@ def run(
 
     checked = assemble.check(config)
     new = None if plan else assemble.new_path(config)
-    _show_plan(config, as_json=as_json and plan)
     if new is None:
+        _show_plan(checked, as_json=as_json)
         return 0
+    costs = cost_plan.estimate(config, matrix_seconds=machine_check.matrix_seconds())
+    console.pairs(dict(cost_plan.describe(costs, config)), to=console.errors)
     return _start(checked, new, as_json=as_json, stay=stay, hold=hold)
 
 
@@ -126,12 +128,25 @@ def branch(
         console.say(f"  szpo run --resume {target}  # goes on from there")
 
 
-def _show_plan(config: Config, *, as_json: bool) -> None:
-    costs = cost_plan.estimate(config, matrix_seconds=machine_check.matrix_seconds())
+def _show_plan(checked: Checked, *, as_json: bool) -> None:
+    config, setup = checked.config, None
+    found = None
+    if checked.policy_factory is None:
+        from szpo.policies import shared_basis
+
+        found = shared_basis.find(config, checked.prompts.train)
+        setup = shared_basis.describe_plan(config, found)
+    costs = cost_plan.estimate(
+        config,
+        matrix_seconds=machine_check.matrix_seconds(),
+        basis_is_stored=found is not None,
+    )
     if as_json:
-        console.emit(costs.as_dict())
+        origin = None if setup is None else "made" if found is None else found.report["origin"]
+        console.emit({**costs.as_dict(), "basis": origin})
         return
-    console.pairs(dict(cost_plan.describe(costs, config)), to=console.errors)
+    lines = dict(cost_plan.describe(costs, config))
+    console.pairs(lines if setup is None else {**lines, "set-up": setup}, to=console.errors)
 
 
 def _start(checked: Checked, path: Path, *, as_json: bool, stay: bool, hold: bool) -> int:

@@ -77,6 +77,13 @@ class Subspace(Section):
     samples: int = Field(
         384, ge=8, le=100_000, description="Base answers read during set-up; they cost no votes."
     )
+    setup_seed: int = Field(
+        0,
+        ge=0,
+        lt=2**63,
+        description="Names every random draw of the set-up. Runs that share it, model, prompts and "
+        "sampling share their coordinates, whatever run.seed is.",
+    )
     kl_samples: int = Field(
         96,
         ge=16,

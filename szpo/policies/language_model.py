@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,9 @@ from szpo.models.loading import Loaded
 from szpo.models.lora_sites import Site
 from szpo.optim import directions
 from szpo.optim.settings import Settings
-from szpo.policies import layer_choice, subspace_cache, subspace_setup
+from szpo.policies import layer_choice, shared_basis, subspace_cache, subspace_setup
 from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
+from szpo.policies.shared_basis import sampling_of
 from szpo.policies.subspaces import SetupSettings, Subspace
 from szpo.types import Answer, Prompt, Theta
 
@@ -81,23 +82,24 @@ def prepare(config: Config, prompts: Sequence[Prompt], say: Say) -> Base:
             samples=config.subspace.samples,
             kl_samples=config.subspace.kl_samples,
             kl_radius=config.optimizer.kl_radius,
-            sampling=_sampling(config),
-            root_seed=config.run.seed,
+            sampling=sampling_of(config),
+            root_seed=config.subspace.setup_seed,
         )
-        start = _start(config, loaded, sites)
+        start = _start(config, loaded, sites, config.subspace.setup_seed)
         return subspace_setup.set_up_subspace(loaded, prompts, setup, lora=lora, start=start)
 
     if loaded.adapter is not None:  # its tensors would have to be part of the key
         subspace = make()
     else:
-        subspace = subspace_cache.load_or_make(_setup_key(config, loaded, sites, prompts), make)
-    report = subspace.report
+        key = shared_basis.setup_key(config, loaded.sha256, loaded.dtype, prompts)
+        subspace = subspace_cache.load_or_make(key, make, sites=sites)
+    radius = config.optimizer.kl_radius
+    report = {**subspace.report, "kl_radius": radius, "mu": subspace.mu(radius)}
     say(
         f"subspace {subspace.kind}: {subspace.dim:,} coordinates, {report.get('samples', 0)} "
-        f"base answers, {report.get('seconds', 0)} s"
-        + (" at the first time, now from the cache" if report.get("cached") else "")
+        f"base answers; basis {shared_basis.describe(report)}"
     )
-    return Base(loaded, subspace)
+    return Base(loaded, replace(subspace, report=report))
 
 
 @dataclass(frozen=True)
@@ -123,31 +125,9 @@ def load_plain(config: Config, say: Say, lora: Any = None) -> Plain:
     say(f"model {loaded.name}, {loaded.quantization or loaded.dtype}")
     own = lora is None or loaded.adapter is not None
     sites = find_sites(loaded.model, _lora(config, loaded) if own else lora)
-    start = _start(config, loaded, sites) or random_start(sites, config.run.seed)
-    return Plain(loaded, sites, start, _sampling(config))
-
-
-def _setup_key(
-    config: Config, loaded: Loaded, sites: Sequence[Site], prompts: Sequence[Prompt]
-) -> dict[str, Any]:
-    """Everything that a set-up depends on, as plain JSON."""
-    return {
-        # Scores of 4-bit models were once cut off at their layers (`szpo.models.four_bit`);
-        # "whole" since.
-        "base": [
-            loaded.sha256,
-            loaded.dtype,
-            loaded.quantization and f"{loaded.quantization} whole",
-            str(loaded.device),
-        ],
-        "sites": [asdict(site) for site in sites],
-        "adapter": config.adapter.model_dump(mode="json"),
-        "subspace": {**config.subspace.model_dump(mode="json"), "dim": config.dim},
-        "kl_radius": config.optimizer.kl_radius,
-        "sampling": asdict(_sampling(config)),
-        "prompts": [p.turns for p in prompts],
-        "seed": config.run.seed,
-    }
+    seed = config.run.seed
+    start = _start(config, loaded, sites, seed) or random_start(sites, seed)
+    return Plain(loaded, sites, start, sampling_of(config))
 
 
 def restore(config: Config, ledger: Ledger) -> Base:
@@ -192,7 +172,7 @@ def make_policy(config: Config, base: Base, settings: Settings) -> LoraPolicy:
         root_seed=settings.root_seed,
         law=settings.law,
         answering=AnswerSampling(
-            _sampling(config),
+            sampling_of(config),
             crn=config.generation.common_random_numbers,
             chunk_rows=config.engine.rows,
         ),
@@ -234,7 +214,7 @@ def load_or_draw_answers(
     if base.loaded.adapter is not None:
         return draw()
     loaded = base.loaded
-    named = [loaded.sha256, loaded.dtype, loaded.quantization, asdict(_sampling(config)),
+    named = [loaded.sha256, loaded.dtype, loaded.quantization, asdict(sampling_of(config)),
              [p.turns for p in prompts]]  # fmt: skip
     key = hashlib.sha256(json.dumps(named).encode()).hexdigest()
     path = cache.cache_dir() / "answers" / f"{key}.json"
@@ -258,11 +238,6 @@ def _load(config: Config, *, adapter: str | None) -> Loaded:
     )
 
 
-def _sampling(config: Config) -> Sampling:
-    g = config.generation
-    return Sampling(g.temperature, g.top_p, g.top_k, g.max_new_tokens, tuple(g.stop))
-
-
 def _lora(config: Config, loaded: Loaded) -> Any:
     """The ``peft.LoraConfig`` of the settings, or that of the starting adapter."""
     if loaded.adapter is not None:
@@ -282,7 +257,7 @@ def _lora(config: Config, loaded: Loaded) -> Any:
     return chosen
 
 
-def _start(config: Config, loaded: Loaded, sites: tuple[Site, ...]) -> Theta | None:
+def _start(config: Config, loaded: Loaded, sites: tuple[Site, ...], seed: int) -> Theta | None:
     """A and B at the start; None leaves A to the layers' inputs and B at zero.
 
     Raises:
@@ -292,7 +267,7 @@ def _start(config: Config, loaded: Loaded, sites: tuple[Site, ...]) -> Theta | N
         return adapter_files.factors(loaded.adapter, sites)
     if config.adapter.init == "inputs":
         return None
-    return random_start(sites, config.run.seed)
+    return random_start(sites, seed)
 
 
 def random_start(sites: Sequence[Site], root_seed: int) -> Theta:

@@ -1,6 +1,6 @@
 """Measure a run's starting policy during set-up: its answers, and the KL of members to it.
 
-Nothing here sees a vote or a reward. All random numbers are derived from the run's seed.
+Nothing here sees a vote or a reward. All random numbers are derived from the set-up's seed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """Subspaces as files: one that took minutes to find is found once per model and settings.
 
-A cached subspace depends on nothing but its key: the base model, the adapter, the coordinates'
-settings, the sampling, the prompts and the seed. No set-up sees a vote or a reward.
+A stored subspace depends on nothing but its key: the base model, the adapter, the coordinates'
+settings, the sampling, the prompts and the set-up's own seed. The run's seed, its panel and its
+rule are no part of it, so that runs share one basis. No set-up sees a vote or a reward.
+Files lie in the user's cache; a few that are wanted often ship with the package.
 """
 
 from __future__ import annotations
@@ -9,11 +11,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -25,6 +28,12 @@ from szpo.policies.subspaces import Subspace
 
 VERSION = 1
 """Raise it with every change of how a set-up is made: older files are then not read again."""
+SHIPPED = Path(__file__).parents[1] / "data" / "bases"
+"""Folder of the files that ship; ``sha256.json`` there has the digest of each by its name."""
+Origin: TypeAlias = Literal["made", "cache", "shipped"]
+"""Whether a basis was made for this run, or shared: from the cache, or from the package."""
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
+"""What `read` raises for a file that is not a whole subspace."""
 
 
 def write(subspace: Subspace, path: Path) -> None:
@@ -67,24 +76,67 @@ def read(path: Path) -> Subspace:
     )
 
 
-def load_or_make(key: Mapping[str, Any], make: Callable[[], Subspace]) -> Subspace:
-    """Read the subspace of this key from the cache, or ``make`` it and write it there.
-
-    ``report["cached"]`` says which it was. An unreadable file is made again; a cache that
-    cannot be written is not an error.
-    """
+def file_name(key: Mapping[str, Any]) -> str:
+    """The name of the file of a key: a digest of the key and of `VERSION`."""
     text = json.dumps([VERSION, dict(key)], sort_keys=True)
-    name = hashlib.sha256(text.encode()).hexdigest()
-    path = cache.cache_dir() / "setups" / f"{name}.npz"
+    return f"{hashlib.sha256(text.encode()).hexdigest()}.npz"
+
+
+def find(key: Mapping[str, Any]) -> Subspace | None:
+    """Read the subspace of this key from the package or from the cache; None where neither has it.
+
+    ``report["origin"]`` says which had it. A file that ships and does not have its recorded
+    digest is not read, with a warning; an unreadable file of the cache is deleted.
+    """
+    name = file_name(key)
+    shipped = _find_shipped(name)
+    if shipped is not None:
+        return _with_origin(shipped, "shipped")
+    path = cache.cache_dir() / "setups" / name
     try:
-        found = read(path)
-        return replace(found, report={**found.report, "cached": True})
+        return _with_origin(read(path), "cache")
     except FileNotFoundError:
-        pass
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+        return None
+    except UNREADABLE:
         with contextlib.suppress(OSError):
             path.unlink()
+        return None
+
+
+def _find_shipped(name: str) -> Subspace | None:
+    path = SHIPPED / name
+    if not path.is_file():
+        return None
+    with contextlib.suppress(*UNREADABLE):
+        digests = json.loads((SHIPPED / "sha256.json").read_text(encoding="utf-8"))
+        if digests[name] == hashlib.sha256(path.read_bytes()).hexdigest():
+            return read(path)
+    logging.getLogger("szpo").warning(
+        f"{path} is not the file that ships with szpo; the coordinates are made anew "
+        "(install szpo again to have it back)"
+    )
+    return None
+
+
+def load_or_make(
+    key: Mapping[str, Any],
+    make: Callable[[], Subspace],
+    *,
+    sites: tuple[Site, ...] | None = None,
+) -> Subspace:
+    """Read the subspace of this key, or ``make`` it and write it to the cache.
+
+    One that was made for other LoRA ``sites`` is made anew. ``report["origin"]`` says where it is
+    from. A cache that cannot be written is not an error.
+    """
+    found = find(key)
+    if found is not None and sites in (None, found.sites):
+        return found
     made = make()
     with contextlib.suppress(ResourceError):
-        write(made, path)
-    return made
+        write(made, cache.cache_dir() / "setups" / file_name(key))
+    return _with_origin(made, "made")
+
+
+def _with_origin(subspace: Subspace, origin: Origin) -> Subspace:
+    return replace(subspace, report={**subspace.report, "origin": origin})

@@ -97,7 +97,7 @@ def set_up_subspace(
         "kind": setup.kind, "dim": found.dim, "sites": [s.name for s in sites],
         "layers": sorted({s.depth for s in sites if s.depth is not None}),
         "weights": size, "samples": len(base), "seconds": round(time.monotonic() - began, 1),
-        "kl_radius": setup.kl_radius, "mu": found.mu(setup.kl_radius), **found.report,
+        **found.report,
     }  # fmt: skip
     return replace(found, report=report)
 

@@ -49,7 +49,7 @@ class SetupSettings:
     sampling: Sampling = field(default_factory=Sampling)
     """The run's; scores are those of its temperature without top-p and top-k."""
     root_seed: int = 0
-    """Of the run."""
+    """Of the set-up; apart from the run's, so that runs share what was found."""
 
 
 @dataclass(frozen=True)

@@ -46,10 +46,13 @@ class CostPlan:
         return asdict(self)
 
 
-def estimate(config: Config, *, matrix_seconds: float) -> CostPlan:
+def estimate(
+    config: Config, *, matrix_seconds: float, basis_is_stored: bool = False
+) -> CostPlan:
     """Estimate what these settings cost on a machine.
 
-    ``matrix_seconds`` is how long it takes for a 1024³ fp32 matrix product.
+    ``matrix_seconds`` is how long it takes for a 1024³ fp32 matrix product; where
+    ``basis_is_stored`` the set-up generates nothing for its coordinates.
 
     Reading is what people would have to do; a simulated panel's reading is counted all the same,
     because it is what the same votes would cost.
@@ -63,8 +66,8 @@ def estimate(config: Config, *, matrix_seconds: float) -> CostPlan:
     rows = config.steps * o.directions * o.comparisons * o.rows
     # A selection generates C comparisons of which N are drawn and asked.
     made = rows * (config.selection.candidates or o.comparisons) // o.comparisons
-    setup = config.subspace.kl_samples
-    setup += config.subspace.samples if config.subspace.kind == "score" else 0
+    setup = 0 if basis_is_stored else config.subspace.kl_samples
+    setup += config.subspace.samples if config.subspace.kind == "score" and setup else 0
     if config.panel.kind not in ("people", "judge") and config.panel.beta is None:
         setup += CALIBRATION_ANSWERS
     # One pass of gradients costs about as much as sampling the answer did.

@@ -1,13 +1,21 @@
 """A set-up is found once per key, and a file of it gives back every bit."""
 
+import hashlib
+import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from szpo.cli.app import call
+from szpo.config import settings_file
+from szpo.ledger.database import Ledger
 from szpo.models.lora_sites import Site
-from szpo.policies import subspace_cache
+from szpo.policies import shared_basis, subspace_cache
 from szpo.policies.subspaces import Subspace
+from szpo.types import Prompt
+from tests.support import folder_run
 
 SITES = tuple(Site(f"layers.{i}.down_proj", i, 3, 2, 1, 2.0) for i in (10, 9))
 
@@ -53,7 +61,8 @@ def test_a_set_up_is_made_once_per_key(space):
 
     first = subspace_cache.load_or_make({"seed": 1}, make)
     again = subspace_cache.load_or_make({"seed": 1}, make)
-    assert len(made) == 1 and "cached" not in first.report and again.report["cached"]
+    assert len(made) == 1
+    assert (first.report["origin"], again.report["origin"]) == ("made", "cache")
     subspace_cache.load_or_make({"seed": 2}, make)
     assert len(made) == 2
 
@@ -62,13 +71,127 @@ def test_a_damaged_file_is_made_anew(space, cache):
     subspace_cache.load_or_make({}, lambda: space)
     (file,) = cache.iterdir()
     file.write_bytes(file.read_bytes()[:100])
-    assert "cached" not in subspace_cache.load_or_make({}, lambda: space).report
-    assert subspace_cache.load_or_make({}, lambda: pytest.fail("it is there again")).report[
-        "cached"
-    ]
+    assert subspace_cache.load_or_make({}, lambda: space).report["origin"] == "made"
+    again = subspace_cache.load_or_make({}, lambda: pytest.fail("it is there again"))
+    assert again.report["origin"] == "cache"
 
 
 def test_without_a_cache_folder_it_works_all_the_same(space, cache):
     cache.parent.write_text("a file where the folder would be")
-    assert subspace_cache.load_or_make({}, lambda: space) is space
+    found = subspace_cache.load_or_make({}, lambda: space)
+    assert found.report == {**space.report, "origin": "made"}
     assert os.listdir(cache.parent.parent) == ["cache"]
+
+
+def test_a_basis_of_other_sites_is_made_anew(space):
+    subspace_cache.load_or_make({}, lambda: space)
+    other = replace(space, sites=SITES[:1])
+    found = subspace_cache.load_or_make({}, lambda: other, sites=other.sites)
+    assert (found.sites, found.report["origin"]) == (other.sites, "made")
+    same = subspace_cache.load_or_make({}, lambda: pytest.fail("it is there"), sites=other.sites)
+    assert same.report["origin"] == "cache"
+
+
+# --- files that ship -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shipped(space, tmp_path, monkeypatch):
+    """A folder that ships one file, that of the key {"any": 1}."""
+    folder = tmp_path / "bases"
+    monkeypatch.setattr(subspace_cache, "SHIPPED", folder)
+    file = folder / subspace_cache.file_name({"any": 1})
+    subspace_cache.write(space, file)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    (folder / "sha256.json").write_text(json.dumps({file.name: digest}))
+    return file
+
+
+def test_what_ships_is_neither_made_nor_written_to_the_cache(space, shipped, cache):
+    found = subspace_cache.load_or_make({"any": 1}, lambda: pytest.fail("it ships"))
+    assert found.report["origin"] == "shipped" and found.basis_sha256 == space.basis_sha256
+    assert not cache.exists()
+    assert subspace_cache.find({"any": 2}) is None
+
+
+def test_a_shipped_file_with_another_digest_is_not_used(space, shipped, caplog):
+    other = {name: value + 1 for name, value in space.basis.items()}
+    subspace_cache.write(replace(space, basis=other), shipped)
+    found = subspace_cache.load_or_make({"any": 1}, lambda: space)
+    assert found.report["origin"] == "made" and found.basis_sha256 == space.basis_sha256
+    assert "is not the file that ships with szpo; the coordinates are made anew" in caplog.text
+
+
+# --- what a key holds ----------------------------------------------------------------------------
+
+ASKED = [Prompt.user("w7"), Prompt.user("w8")]
+
+
+def key_of(*sets, sha256="model", dtype="bf16", prompts=ASKED):
+    config = settings_file.load(preset_name="tiny", sets=["run.folder=elsewhere", *sets])
+    return subspace_cache.file_name(shared_basis.setup_key(config, sha256, dtype, prompts))
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        ["run.seed=7"],
+        ["run.votes=400"],
+        ["optimizer.rule=sign"],
+        ["optimizer.kl_radius=0.9"],
+        ["panel.reward=length:6"],
+        ["model.device=cpu"],
+        ["generation.top_p=0.9"],
+        ['generation.stop=["."]'],
+    ],
+)
+def test_runs_of_one_model_prompts_and_sampling_share_a_basis(sets):
+    assert key_of(*sets) == key_of()
+
+
+def test_whatever_changes_the_set_up_changes_the_key():
+    every = [
+        key_of(),
+        key_of("subspace.setup_seed=1"),
+        key_of("subspace.samples=400"),
+        key_of("subspace.dim=4"),
+        key_of("generation.temperature=0.7"),
+        key_of("generation.max_new_tokens=12"),
+        key_of("adapter.layers=[1]"),
+        key_of("model.quantization=nf4"),
+        key_of(sha256="another model"),
+        key_of(dtype="fp32"),
+        key_of(prompts=ASKED[:1]),
+        key_of(prompts=ASKED[::-1]),
+        key_of("subspace.kind=random"),
+        key_of("subspace.kind=random", "optimizer.kl_radius=0.9"),
+    ]
+    assert len(set(every)) == len(every)
+
+
+def test_runs_of_two_seeds_and_rules_share_what_the_first_one_made(tmp_path, capsys):
+    model = folder_run.model(tmp_path)
+
+    def run(name, *sets):
+        line = folder_run.arguments(
+            tmp_path, f"run.name={name}", "subspace.kl_samples=16", *sets, model_folder=model
+        )
+        assert call([*line, "--plan"]) == 0
+        plan = capsys.readouterr().err
+        assert call([*line, "--plan", "--json"]) == 0
+        basis = json.loads(capsys.readouterr().out)["basis"]
+        assert call(line) == 0
+        with Ledger.open(tmp_path / "runs" / f"{name}.db", readonly=True) as ledger:
+            report = ledger.spec["space"]["report"]
+            return (" ".join(plan.split()), basis, capsys.readouterr().err), ledger.row, report
+
+    first, one, made = run("first", "run.seed=1")
+    again, two, shared = run("again", "run.seed=2", "optimizer.kl_radius=0.5")
+    assert "basis will be made from some 48 base answers" in first[0] and first[1] == "made"
+    assert f"basis made in {made['seconds']} s" in first[2]
+    assert "basis shared, from the cache (made once in" in again[0] and again[1] == "cache"
+    assert "basis shared, from the cache (made once in" in again[2]
+    assert one["basis_sha256"] == two["basis_sha256"] and one["root_seed"] != two["root_seed"]
+    assert (made["origin"], shared["origin"]) == ("made", "cache")
+    # KL is |z|²/2: one side of four coordinates is √(2κ/4) away.
+    assert shared["mu"] == pytest.approx((2 * 0.5 / 4) ** 0.5) != made["mu"]

@@ -10,7 +10,11 @@ from szpo.config.schema import Config
 
 
 def load_config(spec: Mapping[str, Any]) -> Config:
-    """The run's configuration: every method starts from its model, LoRA sites and prompts."""
-    sets = [f"run.seed={spec['seed']}", f"panel.reward={spec['reward']}",
-            f"panel.kind={spec['panel']}", *spec["sets"]]  # fmt: skip
+    """The run's configuration: every method starts from its model, LoRA sites and prompts.
+
+    Seeds differ in their set-up as well, so that intervals over them cover it.
+    """
+    sets = [f"run.seed={spec['seed']}", f"subspace.setup_seed={spec['seed']}",
+            f"panel.reward={spec['reward']}", f"panel.kind={spec['panel']}",
+            *spec["sets"]]  # fmt: skip
     return settings_file.load(preset_name=spec["run"], sets=sets)

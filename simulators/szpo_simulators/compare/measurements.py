@@ -100,7 +100,7 @@ class Instruments:
 
             return run
 
-        def make_uncached(_key: Any, make: Callable[[], Subspace]) -> Subspace:
+        def make_uncached(_key: Any, make: Callable[[], Subspace], **_: Any) -> Subspace:
             return make()
 
         for engine in (FlatEngine, GenerateEngine):

@@ -165,7 +165,9 @@ def run_seed(seed: int, runs: SeedRuns, say: Say = print) -> dict[str, Any]:
         UsageError: The record was measured with other settings.
     """
     record = runs.folder / f"{runs.name}-{seed}.json"
-    changes = [f"run.seed={seed}", f"panel.reward={runs.reward}", *runs.sets]
+    # A set-up of its own for every seed: intervals over seeds cover what a basis is worth.
+    changes = [f"run.seed={seed}", f"subspace.setup_seed={seed}", f"panel.reward={runs.reward}"]
+    changes += runs.sets
     config = settings_file.load(preset_name=runs.preset, sets=changes)
     settings = {"sets": list(runs.sets), "config": config.model_dump(mode="json")}
     if record.exists():
