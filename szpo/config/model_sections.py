@@ -77,12 +77,19 @@ class Subspace(Section):
     samples: int = Field(
         384, ge=8, le=100_000, description="Base answers read during set-up; they cost no votes."
     )
+    redraws: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="Further score samples from each base answer: words drawn anew at all its "
+        "positions, for a part of the time that another answer takes.",
+    )
     setup_seed: int = Field(
         0,
         ge=0,
         lt=2**63,
-        description="Names every random draw of the set-up. Runs that share it, model, prompts and "
-        "sampling share their coordinates, whatever run.seed is.",
+        description="Names every random draw of the set-up. Runs that share it, the model, the "
+        "prompts and the sampling share their coordinates, whatever run.seed is.",
     )
     kl_samples: int = Field(
         96,

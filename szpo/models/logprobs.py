@@ -1,9 +1,4 @@
-"""Score vectors and Monte-Carlo KL of sampled answers, each row with LoRA weights of its own.
-
-The score of an answer y is ∇_B log π(y | x) at the run's start: the direction in which the
-answer's own log-probability grows fastest. It needs gradients of the policy and no vote. Rows of a
-batch each carry their own B, so that one backward pass gives one score per row.
-"""
+"""Log-probabilities and Monte-Carlo KL of sampled answers, rows with LoRA weights of their own."""
 
 from __future__ import annotations
 
@@ -17,16 +12,16 @@ import torch
 from numpy.typing import NDArray
 from scipy import linalg
 
-from szpo.errors import RunError
 from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas
-from szpo.models.four_bit import allow_gradients
 from szpo.models.smaller_batches import split_halved
-from szpo.types import Floats, Theta
+from szpo.types import Floats
 
+KL_LOGITS = 6_000_000
+"""The same where two policies' logits and their probabilities live at once."""
 TOKENS = 4096
 """Tokens of one forward pass, padding included."""
 LOGITS = 24_000_000
-"""Logits of one backward pass (values); 4 bytes each, a few copies live at once."""
+"""Logits of one pass (values); 4 bytes each, a few copies live at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +59,12 @@ class Batch:
 
 
 def batches(
-    samples: Sequence[Sample], *, device: torch.device, vocab: int, tokens: int = TOKENS
+    samples: Sequence[Sample],
+    *,
+    device: torch.device,
+    vocab: int,
+    tokens: int = TOKENS,
+    logits: int = LOGITS,
 ) -> Iterator[Batch]:
     """Samples in batches of similar length, bounded in tokens and in logits."""
     order = sorted(range(len(samples)), key=lambda i: len(samples[i].prompt + samples[i].answer))
@@ -75,7 +75,7 @@ def batches(
             rows = [samples[i] for i in order[start : end + 1]]
             length = max(len(s.prompt) for s in rows) + max(len(s.answer) for s in rows)
             width = max(len(s.answer) for s in rows)
-            if len(rows) * length > tokens or len(rows) * (width + 1) * vocab > LOGITS:
+            if len(rows) * length > tokens or len(rows) * (width + 1) * vocab > logits:
                 break
             end += 1
         yield _pad(samples, tuple(order[start:end]), device)
@@ -147,74 +147,6 @@ def _per_row(batch: Batch, values: torch.Tensor) -> torch.Tensor:
     rows = batch.mask.nonzero(as_tuple=True)[0]
     zero = torch.zeros(len(batch.index), dtype=values.dtype, device=values.device)
     return zero.index_add(0, rows, values)
-
-
-def score_vectors(
-    adapted: AdaptedModel,
-    start: Theta,
-    samples: Sequence[Sample],
-    *,
-    temperature: float = 1.0,
-    tokens: int = TOKENS,
-    progress: Callable[[int, int], None] | None = None,
-) -> NDArray[np.float32]:
-    """Per sample the gradient of log π(answer | prompt) in every B, at the start.
-
-    Only the part of the model above the first adapted site is differentiated.
-
-    Args:
-        adapted: The model, whose own weights get no gradient, and the adapted weights.
-        start: A and B of each site, by ``site.a`` and ``site.b``.
-        samples: Answers drawn from the start's law (same temperature, no top-p).
-        temperature: The run's sampling temperature.
-        tokens: Bound of one pass.
-        progress: Called with (samples done, samples in all).
-
-    Returns:
-        Scores (n, sum of out·r), in the order of ``sites``.
-
-    Raises:
-        RunError: A score is not finite.
-    """
-    model, sites = adapted.model, adapted.sites
-    device = model.device
-    A = {s.name: torch.from_numpy(start[s.a]).to(device) for s in sites}
-    centre = {s.name: torch.from_numpy(start[s.b]).to(device) for s in sites}
-    width = sum(s.outputs * s.rank for s in sites)
-    done = 0
-
-    def differentiate(part: NDArray[np.int64]) -> NDArray[np.float32]:
-        nonlocal done
-        found = np.empty((len(part), width), np.float32)
-        few = [samples[i] for i in part]
-        for batch in batches(few, device=device, vocab=vocabulary_size(model), tokens=tokens):
-            rows = len(batch.index)
-            B = {
-                name: value.expand(rows, -1, -1).clone().requires_grad_()
-                for name, value in centre.items()
-            }
-            own = torch.arange(rows, device=device)[:, None]
-            with (
-                torch.enable_grad(),
-                allow_gradients(model),
-                attach_deltas(model, sites, Deltas(A, B), own),
-            ):
-                logp = answer_logps(model, batch, temperature)
-                grads = torch.autograd.grad(logp.sum(), [B[s.name] for s in sites])
-            found[list(batch.index)] = torch.cat([g.reshape(rows, -1) for g in grads], 1).cpu()
-            done = min(done + rows, len(samples))
-            if progress is not None:
-                progress(done, len(samples))
-        return found
-
-    scores = split_halved(differentiate, np.arange(len(samples)))
-    bad = int((~np.isfinite(scores)).any(1).sum())
-    if bad:
-        raise RunError(
-            f"score set-up: {bad} of {len(samples)} score vectors are not finite; "
-            "try dtype fp32 or other layers"
-        )
-    return scores
 
 
 def vocabulary_size(model: Any) -> int:
@@ -306,7 +238,8 @@ def kl_of_members(
     def measure(part: NDArray[np.int64]) -> Floats:
         found = np.empty(len(part))
         few = [samples[i] for i in part]
-        for batch in batches(few, device=model.device, vocab=vocabulary_size(model)):
+        vocab = vocabulary_size(model)
+        for batch in batches(few, device=model.device, vocab=vocab, logits=KL_LOGITS):
             rows = torch.tensor([owner[part[i]] for i in batch.index], device=model.device)
             with attach_deltas(model, sites, deltas, rows[:, None]):
                 moved = answer_logits(model, batch, temperature)

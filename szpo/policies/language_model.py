@@ -80,6 +80,7 @@ def prepare(config: Config, prompts: Sequence[Prompt], say: Say) -> Base:
             dim=config.dim,
             train=config.adapter.train,
             samples=config.subspace.samples,
+            redraws=config.subspace.redraws,
             kl_samples=config.subspace.kl_samples,
             kl_radius=config.optimizer.kl_radius,
             sampling=sampling_of(config),

@@ -23,6 +23,8 @@ from szpo.models.logprobs import Sample
 from szpo.models.lora_sites import Site
 from szpo.types import Theta
 
+ROWS = 96
+"""Answers generated at a time; more need memory for their keys and values, and gain little."""
 Progress: TypeAlias = Callable[[str, int, int], None]
 
 
@@ -60,13 +62,18 @@ class Probe:
         width = self.sampling.max_new_tokens
         key = seeds.derive(self.root_seed, "setup", name=name)
         draws = seeds.uniform(key, len(owner) * width).reshape(len(owner), width)
-        made = self.engine.generate(
-            [self.prompts[g] for g in groups], list(owner), deltas, self.sampling, draws
-        )
-        return [
-            Sample(self.prompts[g], answer, g)
-            for g, answer in zip(groups, made.tokens, strict=True)
-        ]
+        found: list[Sample] = []
+        for first in range(0, len(owner), ROWS):
+            few = slice(first, first + ROWS)
+            made = self.engine.generate(
+                [self.prompts[g] for g in groups[few]], list(owner[few]), deltas, self.sampling,
+                draws[few],
+            )  # fmt: skip
+            found += [
+                Sample(self.prompts[g], answer, g)
+                for g, answer in zip(groups[few], made.tokens, strict=True)
+            ]
+        return found
 
     def start_samples(self, count: int) -> list[Sample]:
         """Draw ``count`` answers of the starting policy, prompts in turn."""

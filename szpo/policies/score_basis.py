@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import linalg
 
 from szpo.errors import RunError
-from szpo.models import logprobs
+from szpo.models import scores
 from szpo.models.logprobs import Sample
+from szpo.models.scores import ScoredLaw
 from szpo.policies.kl_calibration import KL_DIRECTIONS, kl_ratios, unit_directions
 from szpo.policies.probe import Probe
 from szpo.policies.subspaces import SetupSettings, Subspace, split_basis
@@ -33,14 +36,13 @@ def score_subspace(
     ``base`` are answers of the starting policy, ``whole`` the subspace of all moving weights.
     """
     began = time.monotonic()
-    vectors = logprobs.score_vectors(
-        probe.loaded.adapt(probe.sites), probe.start, base,
-        temperature=probe.sampling.temperature,
-        progress=lambda done, of: probe.progress("scores", done, of),
-    )  # fmt: skip
-    seconds = time.monotonic() - began
     first = halves(base)
-    basis, spectrum = components(vectors[first], vectors[~first], setup.dim)
+    basis, spectrum = components(
+        _read_scores(probe, setup, [s for s, one in zip(base, first, strict=True) if one]),
+        _read_scores(probe, setup, [s for s, one in zip(base, first, strict=True) if not one]),
+        setup.dim,
+    )
+    seconds = time.monotonic() - began
     raw = replace(whole, basis=split_basis(whole.start, basis))
     measured = _measure_ratios(probe, raw, setup.kl_samples)
     ratios = {radius: float(values.mean()) for radius, values in measured.items()}
@@ -59,6 +61,18 @@ def score_subspace(
             "correction": correction,
         },
     )
+
+
+def _read_scores(
+    probe: Probe, setup: SetupSettings, half: Sequence[Sample]
+) -> Iterator[NDArray[np.float32]]:
+    """Scores (rows, D) of one half of the answers, by batches; redraws are rows of their own."""
+    law = ScoredLaw(probe.sampling.temperature, setup.redraws, probe.root_seed)
+    for _, found in scores.iterate_scores(
+        probe.loaded.adapt(probe.sites), probe.start, half, law,
+        progress=lambda done, of: probe.progress("scores", done, of),
+    ):  # fmt: skip
+        yield found.reshape(-1, found.shape[-1])
 
 
 def _measure_ratios(probe: Probe, subspace: Subspace, kl_samples: int) -> dict[float, Floats]:
@@ -89,13 +103,15 @@ def halves(samples: Sequence[Sample]) -> NDArray[np.bool_]:
 
 
 def components(
-    first: NDArray[np.float32], second: NDArray[np.float32], dim: int
+    first: Iterable[NDArray[np.float32]], second: Iterable[NDArray[np.float32]], dim: int
 ) -> tuple[Floats, Floats]:
     """Whitened score directions: Q of the first half's second moment, C of the second half's.
 
+    Neither half is ever in memory as a whole, where it has more rows than columns.
+
     Args:
-        first: Scores (n₁, D) that choose the directions.
-        second: Scores (n₂, D) that give C = Qᵀ E[s sᵀ] Q.
+        first: Scores that choose the directions, in blocks (rows, D).
+        second: Scores that give C = Qᵀ E[s sᵀ] Q, in blocks (rows, D); read after the first.
         dim: Number of directions.
 
     Returns:
@@ -105,18 +121,60 @@ def components(
         RunError: The scores span fewer directions than ``dim``.
 
     >>> s = np.array([[3, 0], [-3, 0], [0, 1], [0, -1]], np.float32)
-    >>> components(s, s, 1)[0].round(3).tolist()  # E[s₁²] = 4.5, so 1/√4.5
+    >>> components([s], [s], 1)[0].round(3).tolist()  # E[s₁²] = 4.5, so 1/√4.5
     [[0.471], [0.0]]
     """
-    _, sizes, rows = np.linalg.svd(first.astype(np.float64), full_matrices=False)
-    if len(sizes) < dim or sizes[dim - 1] <= 1e-7 * sizes[0]:
-        rank = int((sizes > 1e-7 * sizes[0]).sum())
-        raise RunError(f"scores span {rank} directions, dim is {dim}; lower dim or read more")
-    Q = rows[:dim].T  # leading eigenvectors of F̂₁ = E[s sᵀ]
-    Q *= np.sign(Q[np.abs(Q).argmax(0), np.arange(dim)])
-    small = second.astype(np.float64) @ Q
-    C = small.T @ small / len(small)  # C = Qᵀ F̂₂ Q
+    Q = leading_directions(first, dim)
+    C, count = np.zeros((dim, dim)), 0
+    for block in second:
+        small = block.astype(np.float64) @ Q
+        C += small.T @ small
+        count += len(block)
+    C /= max(count, 1)  # C = Qᵀ F̂₂ Q
     values, axes = np.linalg.eigh(C)
     if values[0] <= 1e-9 * values[-1]:
         raise RunError(f"too few samples to whiten {dim} directions; lower dim or read more")
     return Q @ (axes / np.sqrt(values)) @ axes.T, np.diag(C)  # P = Q C^{-1/2}
+
+
+def leading_directions(blocks: Iterable[NDArray[np.float32]], dim: int) -> Floats:
+    """Leading eigenvectors (D, dim) of Σ s sᵀ over the rows of all blocks, largest entry positive.
+
+    Fewer rows than columns: from the rows' inner products, an (n, n) matrix; more: from the sum
+    itself, (D, D), to which rows are added D at a time.
+
+    Raises:
+        RunError: The rows span fewer directions.
+    """
+    rows: list[NDArray[np.float32]] = []
+    moment: Floats | None = None
+    for block in blocks:
+        rows.append(block)
+        if sum(map(len, rows)) > block.shape[1]:
+            moment = _add_moment(moment, rows)
+            rows = []
+    if moment is None:
+        S = np.concatenate(rows).astype(np.float64)
+        values, vectors = _largest(S @ S.T, dim)
+        Q = S.T @ vectors / np.sqrt(np.maximum(values, 1e-300))
+    else:
+        values, Q = _largest(_add_moment(moment, rows), dim)
+    # A square root of the eigenvalues' rounding, 1e-16 · n of the largest.
+    rank = int((values > 1e-12 * values[0]).sum())
+    if len(values) < dim or rank < dim:
+        raise RunError(f"scores span {rank} directions, dim is {dim}; lower dim or read more")
+    return np.asarray(Q * np.sign(Q[np.abs(Q).argmax(0), np.arange(dim)]))
+
+
+def _add_moment(moment: Floats | None, rows: Sequence[NDArray[np.float32]]) -> Floats | None:
+    if not rows:
+        return moment
+    S = np.concatenate(rows).astype(np.float64)
+    return S.T @ S if moment is None else moment + S.T @ S
+
+
+def _largest(symmetric: Any, dim: int) -> tuple[Floats, Floats]:
+    """The ``dim`` largest eigenvalues, or all there are, and eigenvectors; largest first."""
+    size = len(symmetric)
+    values, vectors = linalg.eigh(symmetric, subset_by_index=(max(size - dim, 0), size - 1))
+    return values[::-1], vectors[:, ::-1]

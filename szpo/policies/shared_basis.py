@@ -75,11 +75,11 @@ def describe(report: Mapping[str, Any]) -> str:
     >>> describe({"origin": "made", "seconds": 61.5})
     'made in 61.5 s'
     >>> describe({"origin": "cache", "seconds": 61.5})
-    'shared, from the cache (made once in 61.5 s)'
+    'shared, from the cache (made in 61.5 s)'
     """
     seconds = f"{report.get('seconds', 0)} s"
     origin = report.get("origin", "made")
-    return f"made in {seconds}" if origin == "made" else f"{SHARED[origin]} (made once in {seconds})"
+    return f"made in {seconds}" if origin == "made" else f"{SHARED[origin]} (made in {seconds})"
 
 
 def describe_plan(config: Config, found: Subspace | None) -> str:

@@ -26,7 +26,7 @@ from szpo.files import replace_whole
 from szpo.models.lora_sites import Site
 from szpo.policies.subspaces import Subspace
 
-VERSION = 1
+VERSION = 2
 """Raise it with every change of how a set-up is made: older files are then not read again."""
 SHIPPED = Path(__file__).parents[1] / "data" / "bases"
 """Folder of the files that ship; ``sha256.json`` there has the digest of each by its name."""

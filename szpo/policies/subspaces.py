@@ -42,6 +42,8 @@ class SetupSettings:
     """Which factors move. A subspace moves B only."""
     samples: int = 384
     """Answers of the start that are read for scores (``score``)."""
+    redraws: int = 0
+    """Further samples of the Fisher matrix from each answer: words drawn anew along it."""
     kl_samples: int = 96
     """Answers read to measure KL."""
     kl_radius: float = 1.62

@@ -46,9 +46,7 @@ class CostPlan:
         return asdict(self)
 
 
-def estimate(
-    config: Config, *, matrix_seconds: float, basis_is_stored: bool = False
-) -> CostPlan:
+def estimate(config: Config, *, matrix_seconds: float, basis_is_stored: bool = False) -> CostPlan:
     """Estimate what these settings cost on a machine.
 
     ``matrix_seconds`` is how long it takes for a 1024³ fp32 matrix product; where

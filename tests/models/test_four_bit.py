@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from szpo.models import loading, logprobs
+from szpo.models import loading, scores
 from szpo.models.batched_lora import AdaptedModel, find_sites
 from szpo.models.four_bit import allow_gradients
 from szpo.models.logprobs import Sample
@@ -63,10 +63,10 @@ def test_scores_of_lower_layers_reach_through_4_bit_layers_above(model: Any) -> 
     sites = find_sites(model, LoraConfig(r=1, target_modules=["v_proj"], layers_to_transform=[3]))
     start = random_start(sites, 0)
     sample = [Sample((3, 7, 8, 4), (9, 11, 2))]
-    first = logprobs.score_vectors(AdaptedModel(model, sites), start, sample)
+    first = scores.score_vectors(AdaptedModel(model, sites), start, sample)
     with torch.inference_mode():
         model(IDS)
-    again = logprobs.score_vectors(AdaptedModel(model, sites), start, sample)
+    again = scores.score_vectors(AdaptedModel(model, sites), start, sample)
     # The way from v_proj to the words leads through o_proj, which is not adapted.
     assert np.abs(first).max() > 0
     assert np.array_equal(first, again)

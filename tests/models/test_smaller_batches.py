@@ -12,7 +12,7 @@ from szpo.errors import ResourceError
 from szpo.generation.flat_engine import FlatEngine
 from szpo.generation.generate_engine import GenerateEngine
 from szpo.generation.sampling import Sampling
-from szpo.models import logprobs, smaller_batches
+from szpo.models import logprobs, scores, smaller_batches
 from szpo.models.batched_lora import AdaptedModel, Deltas
 from szpo.models.logprobs import Sample
 from tests.generation.test_engines import adapted, questions
@@ -74,7 +74,7 @@ def test_scoring_reads_the_halves_one_by_one(caplog):
         return (
             np.stack(engine.logprobs(prompts, spoken, members, deltas)),
             logprobs.kl_of_members(target, deltas, samples, members, reference=one),
-            logprobs.score_vectors(target, start, samples),
+            scores.score_vectors(target, start, samples),
         )
 
     def refuse(_module, args, kwargs):

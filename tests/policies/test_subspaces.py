@@ -183,7 +183,7 @@ def test_components_whiten_the_second_half(first: Any, second: Any, dim: int) ->
     rng = np.random.default_rng(0)
     first = first + rng.normal(size=first.shape).astype(np.float32)
     second = second + rng.normal(size=second.shape).astype(np.float32)
-    P, moments = score_basis.components(first, second, dim)
+    P, moments = score_basis.components([first], [second], dim)
     F = second.T.astype(np.float64) @ second / len(second)
     np.testing.assert_allclose(P.T @ F @ P, np.eye(dim), atol=1e-6)
     assert (moments > 0).all()
@@ -197,11 +197,44 @@ def test_components_of_too_few_scores_are_refused() -> None:
     thin = np.zeros((8, 5), np.float32)
     thin[:, 0] = 1
     with pytest.raises(RunError, match="scores span 1 directions, dim is 2"):
-        score_basis.components(thin, thin, 2)
+        score_basis.components([thin], [thin], 2)
     rng = np.random.default_rng(0)
     with pytest.raises(RunError, match="too few samples to whiten 3 directions"):
-        score_basis.components(rng.normal(size=(9, 5)).astype(np.float32),
-                             rng.normal(size=(2, 5)).astype(np.float32), 3)  # fmt: skip
+        score_basis.components([rng.normal(size=(9, 5)).astype(np.float32)],
+                             [rng.normal(size=(2, 5)).astype(np.float32)], 3)  # fmt: skip
+
+
+@pytest.mark.parametrize(("rows", "size"), [(7, 4), (18, 9), (60, 9), (9, 9), (40, 30)])
+def test_blocks_give_the_singular_vectors_of_all_rows(rows: int, size: int) -> None:
+    """Whether the sum of squares or the rows' inner products are taken, and however cut."""
+    rng = np.random.default_rng(rows)
+    # Well apart, so that single vectors are determined.
+    every = (rng.normal(size=(rows, size)) * 0.6 ** np.arange(size)).astype(np.float32)
+    right = np.linalg.svd(every.astype(np.float64), full_matrices=False)[2][:3]
+    for blocks in ([every], np.array_split(every, 5), list(every[:, None])):
+        found = score_basis.leading_directions(blocks, 3)
+        np.testing.assert_allclose(np.abs(found.T @ right.T), np.eye(3), atol=1e-6)
+        assert (found[np.abs(found).argmax(0), np.arange(3)] > 0).all()
+
+
+def test_redraws_sharpen_the_basis_and_cost_no_answer(model: Loaded) -> None:
+    """Against the components of ten times as many answers, as the share of their span found."""
+    truth = setup(model, samples=1024, root_seed=9)
+
+    def span(space: Subspace) -> Any:
+        whole = np.concatenate([v.reshape(-1, 4) for v in space.basis.values()])
+        return np.linalg.qr(whole.astype(np.float64))[0]
+
+    shares = {
+        redraws: np.mean(
+            [
+                (span(setup(model, samples=96, redraws=redraws, root_seed=s)).T @ span(truth)) ** 2
+                for s in range(3)
+            ]
+        )
+        for redraws in (0, 4)
+    }
+    assert shares[4] > shares[0]
 
 
 def test_the_two_halves_share_no_prompt() -> None:

@@ -47,7 +47,7 @@ def test_parts_are_stored_and_not_made_twice(
         raise AssertionError("made again")
 
     monkeypatch.setattr(subspaces.subspace_setup, "set_up_subspace", never)
-    monkeypatch.setattr(subspaces.logprobs, "score_vectors", never)
+    monkeypatch.setattr(subspaces.scores, "score_vectors", never)
     monkeypatch.setattr(
         demo, "run_seed", lambda seed, *_, **__: {"gain": 0.1 * seed, "votes": 200, "kl": [5.0, 1]}
     )

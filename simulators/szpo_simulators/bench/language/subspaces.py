@@ -26,7 +26,7 @@ from szpo import seeds
 from szpo.data import prompts
 from szpo.generation.engine_choice import engine_for
 from szpo.generation.sampling import Sampling
-from szpo.models import loading, logprobs
+from szpo.models import loading, scores
 from szpo.models.loading import Loaded
 from szpo.optim import directions
 from szpo.policies import subspace_cache, subspace_setup
@@ -178,7 +178,7 @@ def draw_fresh(
             probe = Probe(loaded, subspace.sites, start, ids, Sampling(), key, engine)
             groups = [(index * CHUNK + i) % len(ids) for i in range(CHUNK)]
             drawn = probe.samples(None, [0] * CHUNK, groups, "fresh")
-            vectors = logprobs.score_vectors(loaded.adapt(subspace.sites), start, drawn)
+            vectors = scores.score_vectors(loaded.adapt(subspace.sites), start, drawn)
             rows = [[t for t in sample.answer if t not in stop] for sample in drawn]
             texts = loaded.tokenizer.batch_decode(rows, skip_special_tokens=True)
             draft = path.with_suffix(".draft.npz")

@@ -1,0 +1,82 @@
+"""Base answers of SmolLM2 and their raw score vectors, for `setup_table.py`.
+
+Run: python experiments/setup_answers.py FOLDER [--answers N] [--redraws N]. A part is 128 answers
+to the shipped prompts; parts that are in the folder stay, so a run that was cut goes on. Each
+holds the scores in B (rank 1) of down_proj in layers 18 to 27 and of o_proj in layers 18 to 22:
+the answers' own, and those of words drawn anew at every position.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+
+from szpo.data import prompts
+from szpo.generation.engine_choice import engine_for
+from szpo.generation.sampling import Sampling
+from szpo.models import loading, logprobs, scores
+from szpo.models.batched_lora import find_sites
+from szpo.models.scores import ScoredLaw
+from szpo.policies.layer_choice import lora_config
+from szpo.policies.probe import Probe
+
+PART = 128
+SEED = 20_191
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--answers", type=int, default=4096)
+    parser.add_argument("--redraws", type=int, default=2)
+    chosen = parser.parse_args()
+    chosen.folder.mkdir(parents=True, exist_ok=True)
+    loaded = loading.load("smollm2")
+    lora = lora_config(loaded.model, targets=["down_proj", "o_proj"], layers=range(18, 28))
+    every = find_sites(loaded.model, lora)
+    sites = tuple(s for s in every if "down_proj" in s.name or (s.depth or 0) < 23)
+    tokens = tuple(loading.encode(loaded.tokenizer, p) for p in prompts.load_shipped().train)
+    blank = {s.a: np.zeros((s.rank, s.inputs), np.float32) for s in sites}
+    blank |= {s.b: np.zeros((s.outputs, s.rank), np.float32) for s in sites}
+    adapted = loaded.adapt(sites)
+    engine = engine_for(adapted)
+    start: dict[str, np.ndarray] = {}
+    for part in range(chosen.answers // PART):
+        file = chosen.folder / f"{part:03}.npz"
+        if file.exists() and start:
+            continue
+        began = time.process_time()
+        # Parts have seeds of their own, and begin where the last one ended among the prompts.
+        turned = tokens[part * PART % len(tokens) :] + tokens[: part * PART % len(tokens)]
+        probe = Probe(loaded, sites, blank, turned, Sampling(), SEED + part, engine)
+        drawn = probe.start_samples(PART)
+        if not start:
+            start = {**blank, **logprobs.input_directions(adapted, drawn[:64])}
+            if file.exists():
+                continue
+        made = time.process_time()
+        law = ScoredLaw(redraws=chosen.redraws, seed=SEED + part)
+        found = np.empty((PART, 1 + law.redraws, scores.width_of(sites)), np.float16)
+        for index, some in scores.iterate_scores(adapted, start, drawn, law):
+            found[index] = some
+        place = {t: i for i, t in enumerate(tokens)}
+        texts = [loaded.tokenizer.decode(s.answer, skip_special_tokens=True) for s in drawn]
+        with file.with_suffix(".draft").open("wb") as draft:
+            np.savez(
+                draft, scores=found, groups=np.array([place[s.prompt] for s in drawn]),
+                texts=np.array(json.dumps(texts)),
+                sites=np.array(json.dumps([[s.name, s.outputs] for s in sites])),
+            )  # fmt: skip
+        file.with_suffix(".draft").rename(file)
+        now = time.process_time()
+        print(
+            f"part {part}: {made - began:.1f} s to draw, {now - made:.1f} s to score", flush=True
+        )
+
+
+if __name__ == "__main__":
+    main()

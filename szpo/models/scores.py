@@ -1,0 +1,299 @@
+"""Score vectors: per answer the gradient of its log-probability in every B, at the start.
+
+The score of an answer y is s = ∇_B log π(y | x), the direction in which its own log-probability
+grows fastest; F = E[s sᵀ] is the Fisher matrix. It needs gradients of the policy and no vote.
+
+No row gets weights of its own. With x_t what an adapted layer reads at token t, and δ_t the
+gradient of log π(y | x) in what it puts out there, s = scale · Σ_t δ_t (A x_t)ᵀ for each row: one
+forward pass stores A x_t, which is rank numbers a token, and one backward pass gives δ_t for all
+rows. The head, the largest product of a small model, is never differentiated by the tape: with
+p the next words' law and W the head's rows, ∇_h log π(y_t) = (W[y_t] − Σ_v p_v W_v) / temperature,
+a few positions at a time.
+
+Drawn words: F is also Σ_t E[g_t g_tᵀ] along answers of the policy, g_t the score of the word at t.
+So words ỹ_t drawn anew at every position, given the answer up to there, give another sample of F,
+for a backward pass and nothing else (Kunstner and others 2019, arXiv 1905.12558, section 2.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from szpo import seeds
+from szpo.errors import RunError
+from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas
+from szpo.models.four_bit import allow_gradients
+from szpo.models.logprobs import Batch, Sample, batches, vocabulary_size
+from szpo.models.lora_sites import Site
+from szpo.models.smaller_batches import split_halved
+from szpo.types import Theta
+
+TOKENS = 768
+"""Tokens of one pass, padding included. More take memory, and on a CPU no less time."""
+POSITIONS = 96
+"""Positions whose logits live at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredLaw:
+    """The law of the answers whose score is taken, and how many words are drawn from it anew."""
+
+    temperature: float = 1.0
+    redraws: int = 0
+    """Samples per answer besides its own words."""
+    seed: int = 0
+    """Of the words drawn anew."""
+
+
+def score_vectors(
+    adapted: AdaptedModel,
+    start: Theta,
+    samples: Sequence[Sample],
+    *,
+    temperature: float = 1.0,
+    tokens: int = TOKENS,
+    progress: Callable[[int, int], None] | None = None,
+) -> NDArray[np.float32]:
+    """Per sample the gradient of log π(answer | prompt) in every B, at the start.
+
+    Only the part of the model above the first adapted site is differentiated.
+
+    Args:
+        adapted: The model, whose own weights get no gradient, and the adapted weights.
+        start: A and B of each site, by ``site.a`` and ``site.b``.
+        samples: Answers drawn from the start's law (same temperature, no top-p).
+        temperature: The run's sampling temperature.
+        tokens: Bound of one pass.
+        progress: Called with (samples done, samples in all).
+
+    Returns:
+        Scores (n, sum of out·r), in the order of ``sites``.
+
+    Raises:
+        RunError: A score is not finite.
+    """
+    found = np.empty((len(samples), width_of(adapted.sites)), np.float32)
+    law = ScoredLaw(temperature)
+    for index, scores in iterate_scores(
+        adapted, start, samples, law, tokens=tokens, progress=progress
+    ):
+        found[index] = scores[:, 0]
+    return found
+
+
+def iterate_scores(
+    adapted: AdaptedModel,
+    start: Theta,
+    samples: Sequence[Sample],
+    law: ScoredLaw,
+    *,
+    tokens: int = TOKENS,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """Read answers batch by batch: their own scores, and those of words drawn anew along them.
+
+    Arguments and errors are those of `score_vectors`.
+
+    Yields:
+        Which samples these are, and their scores (rows, 1 + law.redraws, sum of out·r); the first
+        of each row is the answer's own score.
+    """
+    reader, done = _Reader(adapted, start, law), 0
+    device = adapted.model.device
+    every = [b.index for b in batches(samples, device=device, vocab=1, tokens=tokens)]
+    with allow_gradients(adapted.model):
+        for index in every:
+            part = np.array(index)
+            scores = split_halved(lambda rows: reader.read(samples, rows), part)
+            if not np.isfinite(scores).all():
+                bad = int((~np.isfinite(scores)).any((1, 2)).sum())
+                raise RunError(
+                    f"score set-up: {bad} of {len(part)} score vectors are not finite; "
+                    "try dtype fp32 or other layers"
+                )
+            done += len(part)
+            if progress is not None:
+                progress(done, len(samples))
+            yield part, scores
+
+
+def width_of(sites: Sequence[Site]) -> int:
+    """Number of weights in all B of these sites: the length of a score vector."""
+    return sum(site.outputs * site.rank for site in sites)
+
+
+class _Reader:
+    """Reads answers of one starting policy and gives their scores."""
+
+    def __init__(self, adapted: AdaptedModel, start: Theta, law: ScoredLaw):
+        self._model, self._sites, self._law = adapted.model, adapted.sites, law
+        device = adapted.model.device
+        self._A = {s.name: torch.from_numpy(start[s.a]).to(device) for s in self._sites}
+        self._start: Deltas | None = None
+        if any(start[s.b].any() for s in self._sites):
+            B = {s.name: torch.from_numpy(start[s.b]).to(device)[None] for s in self._sites}
+            self._start = Deltas(self._A, B)
+        self._plain_head = _head_is_plain(adapted.model)
+
+    def read(self, samples: Sequence[Sample], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Scores (rows, 1 + redraws, width) of these samples, as one batch."""
+        few = [samples[i] for i in rows]
+        (batch,) = batches(few, device=self._model.device, vocab=1, tokens=2**62)
+        order = np.array(batch.index)
+        uniforms = self._uniforms(batch, rows[order])
+        found = np.empty((len(rows), 1 + self._law.redraws, width_of(self._sites)), np.float32)
+        with (
+            torch.enable_grad(),
+            attach_deltas(self._model, self._sites, self._start),
+            _record(self._model, self._sites, self._A, batch) as seen,
+        ):
+            gradients = (
+                self._differentiate_head if self._plain_head else self._differentiate_by_tape
+            )(batch, uniforms, seen)
+            outputs = [seen.outputs[s.name] for s in self._sites]
+            for draw, gradient in enumerate(gradients):
+                more = draw + 1 < len(gradients)
+                deltas = torch.autograd.grad(
+                    seen.hidden, outputs, gradient, retain_graph=more, materialize_grads=True
+                )
+                parts = [
+                    s.scale * (d.to(torch.float32).transpose(1, 2) @ seen.read[s.name])
+                    for s, d in zip(self._sites, deltas, strict=True)
+                ]
+                flat = torch.cat([part.flatten(1) for part in parts], 1)
+                found[order, draw] = flat.cpu().numpy()
+        return found
+
+    def _uniforms(self, batch: Batch, numbers: NDArray[np.int64]) -> Tensor:
+        """One number in [0, 1) per answer token and redraw, (tokens, redraws)."""
+        count = self._law.redraws
+        lengths = batch.mask.sum(1).tolist()
+        keys = [seeds.derive(self._law.seed, "words drawn anew", k=int(i)) for i in numbers]
+        parts = [
+            seeds.uniform(key, n * count).reshape(n, count)
+            for key, n in zip(keys, lengths, strict=True)
+        ]
+        return torch.from_numpy(np.concatenate(parts)).to(batch.ids.device, torch.float32)
+
+    def _differentiate_head(self, batch: Batch, uniforms: Tensor, seen: _Seen) -> Tensor:
+        """∇_h log π in closed form, a few positions at a time: (1 + redraws, tokens, hidden)."""
+        seen.run(self._model, batch, logits=False)
+        head, targets = self._model.get_output_embeddings(), batch.targets[batch.mask]
+        with torch.no_grad():
+            found: Tensor = seen.hidden.new_empty(1 + uniforms.shape[1], *seen.hidden.shape)
+            for first in range(0, len(targets), POSITIONS):
+                here = slice(first, first + POSITIONS)
+                logits = nn.functional.linear(seen.hidden[here], head.weight, head.bias)
+                logits = logits.to(torch.float32)
+                p = torch.softmax(logits.div_(self._law.temperature), -1)
+                mean = (p.to(head.weight.dtype) @ head.weight).to(torch.float32)
+                for draw, words in enumerate(_words(p, targets[here], uniforms[here])):
+                    own = head.weight[words].to(torch.float32)
+                    found[draw, here] = ((own - mean) / self._law.temperature).to(found.dtype)
+        return found
+
+    def _differentiate_by_tape(self, batch: Batch, uniforms: Tensor, seen: _Seen) -> Tensor:
+        """The same of heads that do more than one product, such as a soft cap, by the tape."""
+        logits = seen.run(self._model, batch, logits=True) / self._law.temperature
+        logp, targets = logits.log_softmax(-1), batch.targets[batch.mask]
+        every = _words(logp.detach().exp(), targets, uniforms)
+        return torch.stack(
+            [
+                torch.autograd.grad(
+                    logp.gather(-1, words[:, None]).sum(), seen.leaf, retain_graph=True
+                )[0]
+                for words in every
+            ]
+        )
+
+
+def _words(p: Tensor, own: Tensor, uniforms: Tensor) -> Iterator[Tensor]:
+    """The answers' own words, then words drawn from p (tokens, words) for each redraw."""
+    yield own
+    if uniforms.shape[1]:
+        cumulative = p.cumsum(-1)
+        drawn = torch.searchsorted(cumulative, uniforms * cumulative[:, -1:], right=True)
+        yield from drawn.clamp_(max=p.shape[1] - 1).T
+
+
+class _Seen:
+    """What the hooks of a forward pass saw."""
+
+    def __init__(self) -> None:
+        self.outputs: dict[str, Tensor] = {}
+        """Outputs of each site, (rows, length, out), on the tape."""
+        self.read: dict[str, Tensor] = {}
+        """A x of each site, (rows, length, r), fp32."""
+        self.hidden: Any = None
+        """What the head reads where a word of an answer is predicted, (tokens, hidden)."""
+        self.leaf: Any = None
+        """The same, off the tape: where the head's own tape begins."""
+        self.logits = False
+
+    def run(self, model: Any, batch: Batch, *, logits: bool) -> Tensor:
+        """Run the model; with ``logits`` those of all answer positions are returned, fp32."""
+        self.logits = logits
+        found = model(
+            input_ids=batch.ids,
+            attention_mask=batch.attention,
+            position_ids=batch.positions,
+            use_cache=False,
+        ).logits[0]
+        return torch.as_tensor(found, dtype=torch.float32)
+
+
+@contextmanager
+def _record(
+    model: Any, sites: tuple[Site, ...], A: dict[str, Tensor], batch: Batch
+) -> Iterator[_Seen]:
+    """Record, inside the block, what is needed for scores."""
+    seen = _Seen()
+    rows, columns = batch.mask.nonzero(as_tuple=True)
+    columns = columns + batch.ids.shape[1] - batch.width - 1
+
+    def site_hook(name: str) -> Callable[..., Tensor]:
+        def hook(_module: Any, inputs: tuple[Tensor, ...], out: Tensor) -> Tensor:
+            with torch.no_grad():
+                seen.read[name] = inputs[0].to(torch.float32) @ A[name].T
+            # The tape begins at the first site; nothing below it is differentiated.
+            seen.outputs[name] = out = out if out.requires_grad else out.detach().requires_grad_()
+            return out
+
+        return hook
+
+    def head_hook(_module: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        seen.hidden = inputs[0][rows, columns]
+        seen.leaf = seen.hidden.detach().requires_grad_()
+        # Without logits the head sees one position: it must see something.
+        return (seen.leaf[None] if seen.logits else seen.hidden.detach()[None, :1], *inputs[1:])
+
+    handles = [model.get_submodule(s.name).register_forward_hook(site_hook(s.name)) for s in sites]
+    handles.append(model.get_output_embeddings().register_forward_pre_hook(head_hook))
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _head_is_plain(model: Any) -> bool:
+    """Whether the logits are one product with a matrix, tried on three tokens."""
+    head, seen = model.get_output_embeddings(), []
+    if type(head) is not nn.Linear:
+        return False
+    handle = head.register_forward_hook(lambda _module, _inputs, out: seen.append(out))
+    ids = torch.arange(3, device=model.device)[None] % vocabulary_size(model)
+    try:
+        with torch.no_grad():
+            logits = model(input_ids=ids, use_cache=False).logits
+    finally:
+        handle.remove()
+    return bool(torch.equal(logits, seen[0]))

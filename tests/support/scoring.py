@@ -1,0 +1,38 @@
+"""Answers, starting weights and members for the tests of log-probabilities and scores."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from szpo.models.batched_lora import Deltas, find_sites
+from szpo.models.logprobs import Sample
+from szpo.models.lora_sites import Site
+from szpo.policies.layer_choice import lora_config
+from szpo.types import Theta
+from tests.support import tiny_models
+
+SAMPLES = [
+    Sample((5, 9, 11), (40, 41), 0),
+    Sample((5, 8), (7, 300, 17, 2), 1),
+    Sample((6, 9, 11, 12, 13, 14, 15, 16, 17, 18), (99,), 2),
+    Sample((5,), (12, 2), 3),
+]
+
+
+def parts(name: str, rank: int = 1) -> tuple[torch.nn.Module, tuple[Site, ...], Theta]:
+    model = tiny_models.build(name)
+    sites = find_sites(model, lora_config(model, rank=rank, layers=(1, 2)))
+    rng = np.random.default_rng(0)
+    start = {}
+    for s in sites:
+        start[s.a] = rng.normal(size=(s.rank, s.inputs)).astype(np.float32) / s.inputs
+        start[s.b] = np.zeros((s.outputs, s.rank), np.float32)
+    return model, sites, start
+
+
+def deltas(sites: tuple[Site, ...], start: Theta, b: Theta) -> Deltas:
+    return Deltas(
+        {s.name: torch.from_numpy(start[s.a]) for s in sites},
+        {s.name: torch.from_numpy(b[s.b])[None] for s in sites},
+    )
