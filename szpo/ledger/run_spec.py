@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from szpo.errors import IntegrityError
 from szpo.ledger.database import Ledger
 from szpo.optim.checked_settings import settings_from_json
-from szpo.optim.directions import DIRECTION_VERSION
+from szpo.optim.directions import DIRECTION_VERSION, ORTHONORMAL_VERSION
 from szpo.optim.settings import Settings
 
 
@@ -16,11 +19,11 @@ def recorded_settings(ledger: Ledger) -> Settings:
         IntegrityError: the spec has none, they disagree with the run's seed or layout, or the
             run's directions come from another table than this szpo has.
     """
-    version = ledger.row["direction_version"]
-    if version != DIRECTION_VERSION:
+    version, own = ledger.row["direction_version"], direction_version(ledger.spec)
+    if version != own:
         raise IntegrityError(
-            f"{ledger.path.name}: made with direction table {version}, this szpo has "
-            f"{DIRECTION_VERSION}; install the szpo that made it ({ledger.spec.get('szpo', '?')})"
+            f"{ledger.path.name}: made with direction table {version}, this szpo has {own}; "
+            f"install the szpo that made it ({ledger.spec.get('szpo', '?')})"
         )
     if "optimizer" not in ledger.spec:
         raise IntegrityError(f"{ledger.path.name}: the spec has no optimizer settings")
@@ -30,3 +33,9 @@ def recorded_settings(ledger: Ledger) -> Settings:
             f"{ledger.path.name}: the optimizer's seed or layout is not that of the run"
         )
     return found
+
+
+def direction_version(spec: Mapping[str, Any]) -> int:
+    """The number that this szpo gives the law by which a spec's directions are drawn."""
+    law = spec.get("optimizer", {}).get("law", {})
+    return ORTHONORMAL_VERSION if law.get("kind") == "orthonormal" else DIRECTION_VERSION

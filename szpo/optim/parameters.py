@@ -7,11 +7,12 @@ Nothing is ever un-perturbed by subtracting: both sides of a step are written fr
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,6 +24,8 @@ from szpo.optim.directions import Law
 from szpo.types import Floats, Layout, Shift, Theta, Update
 
 SIGNIFICANT_BITS = 13
+FRAME = 8
+"""Directions of an orthonormal frame that are made at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,8 @@ class Space:
     step, k and, under the Gaussian law, the tensor's own name, never on the other tensors.
 
     Raises:
-        UsageError: no coordinates, a name twice, a bad shape, a block larger than the space.
+        UsageError: no coordinates, a name twice, a bad shape, a block larger than the space, or
+            more than one small tensor under the law orthonormal.
     """
 
     root_seed: int
@@ -45,6 +49,12 @@ class Space:
         check_layout(self.layout)
         if self.law.block is not None and self.law.block > self.dim:
             raise UsageError(f"law: block of {self.law.block} in {self.dim} coordinates")
+        largest = directions.ORTHONORMAL_UP_TO
+        if self.law.kind == "orthonormal" and (len(self.layout) != 1 or self.dim > largest):
+            raise UsageError(
+                f"law: orthonormal needs one tensor of at most {largest} coordinates; here are "
+                f"{len(self.layout)} of {self.dim}; choose gaussian"
+            )
 
     @property
     def dim(self) -> int:
@@ -92,7 +102,7 @@ def factor(space: Space, step: int, k: int) -> float:
     law = space.law
     if law.block is not None:
         return directions.block_factor(space.dim, law.block)
-    if not law.normalise:
+    if not law.scaled:
         return 1.0
     squares = sum(int((v.astype(np.int64) ** 2).sum()) for v in _integers(space, step, k))
     return directions.gaussian_factor(squares, space.dim)
@@ -230,12 +240,29 @@ def _integers(space: Space, step: int, k: int) -> list[NDArray[np.int16]]:
         positions, values = directions.block(key, space.dim, space.law.block)
         whole[positions] = values
         return np.split(whole, np.cumsum(sizes)[:-1])
+    if space.law.kind == "orthonormal":
+        first = k - k % space.dim
+        count = min(space.dim, FRAME * ((k - first) // FRAME + 1))
+        return [_orthonormal(space, step, first, count)[k - first]]
     return [
         directions.gaussian(
             seeds.derive(space.root_seed, "direction", step=step, k=k, name=name), size
         )
         for (name, _), size in zip(space.layout, sizes, strict=True)
     ]
+
+
+@functools.lru_cache(maxsize=512)
+def _orthonormal(space: Space, step: int, first: int, count: int) -> NDArray[np.int16]:
+    """Directions ``first`` … ``first + count − 1`` of a step, (count, d), a frame from its start.
+
+    Those before determine a direction, those after do not; so a longer frame has the same ones.
+    """
+    plain = replace(space, law=Law())
+    drawn = [_integers(plain, step, first + k)[0] for k in range(count)]
+    found = directions.orthonormal(np.stack(drawn))
+    found.setflags(write=False)
+    return found
 
 
 def _add(

@@ -25,7 +25,6 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.ledger.theta import starting_theta, theta_digests
 from szpo.optim.checked_settings import settings_to_json
-from szpo.optim.directions import DIRECTION_VERSION
 from szpo.optim.optimizer import describe_settings
 from szpo.optim.settings import Settings
 from szpo.policies.protocol import BaseScorer, Policy, Sampler
@@ -202,7 +201,7 @@ def create(parts: Parts, path: Path) -> Ledger:
             spec,
             root_seed=config.run.seed,
             layout=parts.settings.layout,
-            direction_version=DIRECTION_VERSION,
+            direction_version=parts.settings.law.version,
             base_sha256=base_sha256,
             basis_sha256=basis_sha256,
             tensors=tensors,

@@ -13,7 +13,7 @@ from szpo.files import drafts
 from szpo.ledger import checkpoint, connection, witness
 from szpo.ledger.database import Ledger
 from szpo.ledger.holders import describe_processes, holders
-from szpo.optim.directions import DIRECTION_VERSION
+from szpo.ledger.run_spec import direction_version
 from szpo.runs.machine_check import Check, versions
 from szpo.voting import lease
 
@@ -95,9 +95,9 @@ def _end(ledger: Ledger) -> Iterator[Check]:
 
 
 def _made_with(ledger: Ledger) -> Iterator[Check]:
-    table = ledger.row["direction_version"]
-    if table != DIRECTION_VERSION:
-        text = f"direction table {table}, this szpo has {DIRECTION_VERSION}; use the szpo it names"
+    table, own = ledger.row["direction_version"], direction_version(ledger.spec)
+    if table != own:
+        text = f"direction table {table}, this szpo has {own}; use the szpo it names"
         yield Check("directions", "fail", text)
     recorded, here = ledger.spec.get("versions"), versions()
     if not isinstance(recorded, dict):

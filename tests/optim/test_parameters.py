@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from szpo.errors import RunError, UsageError
+from szpo.optim import directions
 from szpo.optim import parameters as c
 from szpo.optim.directions import Law
 from szpo.optim.parameters import Space
@@ -238,3 +239,44 @@ def test_updates_that_do_not_fit_are_refused():
         c.apply_update(single, c.zeros(single.layout), Update(0, 0, vector=(0.0,) * 3))
     with pytest.raises(UsageError, match=r"tensor z is float64 \(2,\)"):
         c.digest({"z": np.zeros(2)}, single.layout)
+
+
+# ---- the law orthonormal ----
+
+
+def test_orthonormal_directions_of_a_step_are_orthogonal_and_their_features_rounded():
+    space = Space(7, (("z", (8,)),), Law("orthonormal"))
+    v = np.stack([c.factor(space, 3, k) * c.direction_vector(space, 3, k) for k in range(8)])
+    gram = v @ v.T
+    # The factor makes each length √8; the grid leaves about √(8/6)/256 between two of them.
+    assert np.diag(gram) == pytest.approx(np.full(8, 8.0), rel=1e-12)
+    assert abs(gram - np.diag(np.diag(gram))).max() < 6 * np.sqrt(8 / 6) / 256
+    plain = Space(7, (("z", (8,)),), Law(normalise=True))
+    first = c.factor(plain, 3, 0) * c.direction_vector(plain, 3, 0)
+    assert v[0] == pytest.approx(first, abs=0.02)  # the first is the Gaussian one, rescaled
+
+
+def test_more_directions_than_coordinates_begin_another_frame():
+    space = Space(7, (("z", (3,)),), Law("orthonormal"))
+    v = np.stack([c.direction_vector(space, 0, k) for k in range(6)])
+    for frame in (v[:3], v[3:]):
+        gram = frame @ frame.T
+        assert abs(gram - np.diag(np.diag(gram))).max() < 0.05
+    assert abs(v[:3] @ v[3:].T).max() > 0.3
+    again = c.direction_vector(Space(7, (("z", (3,)),), Law("orthonormal")), 0, 4)
+    assert (again == v[4]).all()
+
+
+def test_a_longer_frame_has_the_directions_of_a_shorter_one():
+    space = Space(1, (("z", (20,)),), Law("orthonormal"))
+    drawn = np.stack([c._integers(Space(1, space.layout, Law()), 2, k)[0] for k in range(20)])
+    whole = directions.orthonormal(drawn) / 256
+    for k in (0, 7, 8, 13, 19):  # made in portions of eight
+        assert (c.direction_vector(space, 2, k) == whole[k]).all()
+
+
+def test_orthonormal_needs_one_small_tensor():
+    with pytest.raises(UsageError, match="one tensor of at most 256 coordinates"):
+        Space(1, (("z", (257,)),), Law("orthonormal"))
+    with pytest.raises(UsageError, match="here are 2 of 4; choose gaussian"):
+        Space(1, (("a", (2,)), ("b", (2,))), Law("orthonormal"))

@@ -309,7 +309,7 @@ class Block:
         law = settings.law
         if law.block is not None:
             return v, np.full(v.shape[:2], directions.block_factor(settings.dim, law.block))
-        if not law.normalise:
+        if not law.scaled:
             return v, np.ones(v.shape[:2])
         squares = ((v * directions.GRID) ** 2).sum(-1)
         factors = [
