@@ -1,0 +1,285 @@
+"""The regression of all votes: right mode and evidence, honest doubt, no order of votes."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import integrate, optimize, special, stats
+
+from szpo.errors import UsageError
+from szpo.optim import laplace
+from szpo.optim.vote_forecast import forecast
+from szpo.optim.vote_regression import Prior, Votes, direction, fit
+
+RADIUS = 1.8
+
+
+def rows(seed, dim, count, w=None, lead=()):
+    """Orthonormal frames asked ± RADIUS, one vote each of people with gradient w."""
+    rng = np.random.default_rng(seed)
+    w = np.zeros(dim) if w is None else np.asarray(w)
+    frames = -(-count // dim)
+    normal = rng.normal(size=(*lead, frames, dim, dim))
+    frame = np.linalg.qr(normal)[0].reshape(*lead, frames * dim, dim)[..., :count, :]
+    x = 2 * RADIUS * frame
+    up = (rng.random((*lead, count)) < special.expit(x @ w)) * 1.0
+    side = np.where(np.arange(count) % 2 == 0, 1.0, -1.0) * np.ones((*lead, 1))
+    return Votes(x, up, 1 - up, np.arange(count) // 8, side)
+
+
+def one_width(dim, width):
+    return Prior(np.ones(dim), widths=(width,))
+
+
+def test_one_vote_in_one_dimension():
+    """A vote for plus at x = 2 under w ~ N(0, τ²) with τ²x² = 1, so τ = ½.
+
+    The mode solves w/τ² = x·σ(−xw); with u = xw that is u = σ(−u): u = .401058. The curvature of
+    the log posterior in u is 1 + σ(u)σ(−u) = 1.240211, which gives the variance τ²/1.240211 and
+    the Laplace evidence σ(u)·exp(−u²/2)/√1.240211.
+    """
+    votes = Votes(np.array([[2.0]]), np.ones(1), np.zeros(1), np.zeros(1, dtype=np.int64))
+    found = fit(votes, one_width(1, 1.0))
+    u = 0.4010581375
+    curvature = 1 + u * (1 - u)
+    assert found.w[0] == pytest.approx(u / 2, abs=1e-9)
+    assert found.covariance[0, 0] == pytest.approx(0.25 / curvature, abs=1e-9)
+    evidence = math.log((1 - u) * math.exp(-u * u / 2) / math.sqrt(curvature))
+    assert found.log_factor == pytest.approx(evidence + math.log(2), abs=1e-9)
+    # By symmetry one vote says nothing about whether there is a signal: the exact factor is 1.
+    assert found.log_factor == pytest.approx(0.0, abs=0.01)
+    mean = integrate.quad(
+        lambda w: 2 * w * special.expit(2 * w) * stats.norm.pdf(w, 0, 0.5), -9, 9
+    )
+    assert found.w[0] == pytest.approx(mean[0], abs=0.01)
+
+
+@pytest.mark.parametrize("width", [0.05, 0.8, 3.2])
+@pytest.mark.parametrize("dim", [1, 2])
+def test_mean_spread_and_evidence_agree_with_quadrature(dim, width):
+    """24 votes against sums over a fine grid of w: errors of a tenth of a standard deviation."""
+    votes = dataclasses.replace(rows(3, dim, 24, [0.3] * dim), side=None)
+    found = fit(votes, one_width(dim, width))
+    tau = math.sqrt(width) / (2 * RADIUS)
+    axis = np.linspace(-6 * tau, 6 * tau, 801)
+    grid = np.stack(np.meshgrid(*[axis] * dim, indexing="ij"), -1).reshape(-1, dim)
+    sign = 2 * votes.up - 1
+    log = special.log_expit(sign * (grid @ votes.x.T)).sum(-1)
+    log += stats.norm.logpdf(grid, 0, tau).sum(-1) + dim * math.log(axis[1] - axis[0])
+    mass = np.exp(log - special.logsumexp(log))
+    mean = mass @ grid
+    spread = np.sqrt(mass @ (grid - mean) ** 2)
+    assert np.abs(found.w - mean).max() < 0.1 * spread.max()
+    np.testing.assert_allclose(np.sqrt(np.diag(found.covariance)), spread, rtol=0.1)
+    exact = special.logsumexp(log) + 24 * math.log(2)
+    assert found.log_factor == pytest.approx(exact, abs=0.06 * dim)
+
+
+def test_the_mode_is_the_penalized_maximum_likelihood_estimate():
+    votes = rows(1, 6, 40, [0.5, 0, 0, 0.2, 0, 0])
+    found = fit(votes, one_width(6, 0.8))
+    precision = (2 * RADIUS) ** 2 / 0.8  # 1/τ² with τ²|x|² = .8
+
+    def loss(coef):
+        eta = votes.x @ coef[:6] + coef[6] * votes.side
+        return (
+            -special.log_expit((2 * votes.up - 1) * eta).sum()
+            + 0.5 * precision * coef[:6] @ coef[:6]
+            + 0.5 * coef[6] ** 2 / 0.25
+        )
+
+    best = optimize.minimize(loss, np.zeros(7), method="BFGS", options={"gtol": 1e-10}).x
+    np.testing.assert_allclose(found.modes[0], best, atol=1e-6)
+    assert found.side == pytest.approx(best[6], abs=1e-6)
+
+
+def test_halved_steps_converge_where_whole_ones_diverge():
+    """Five votes each way at x = 1 under a weak prior, from a start where plus seems certain.
+
+    Far out the likelihood is straight and only the prior λ bends: a whole Newton step from u goes
+    to −5/λ · sign(u), and from there back, for ever. The answer is 0 by symmetry.
+    """
+    five, precision = np.full(1, 5.0), np.full((1, 1), 1e-6)
+    u = 9.0
+    for _ in range(50):
+        rate = special.expit(u)
+        u += (5 - 10 * rate - 1e-6 * u) / (10 * rate * (1 - rate) + 1e-6)
+    assert abs(u) > 1e6
+    flat = laplace.Rows(np.ones((1, 1)), five, 2 * five)
+    rate = special.expit(9.0)
+    start = laplace.Approximation(
+        np.array([9.0]), np.full((1, 1), 10 * rate * (1 - rate)), precision, np.zeros(())
+    )
+    found = laplace.approximate(flat, np.zeros(1), precision, start)
+    assert found.coef[0] == pytest.approx(0.0, abs=1e-10)
+    assert found.information[0, 0] == pytest.approx(2.5)
+
+
+@given(seed=st.integers(0, 1000), count=st.integers(1, 30))
+@settings(max_examples=25, deadline=None)
+def test_order_of_rows_cannot_matter(seed, count):
+    votes = rows(seed, 3, count, [0.4, 0, 0])
+    order = np.random.default_rng(seed).permutation(count)
+    other = Votes(
+        votes.x[order], votes.up[order], votes.down[order], votes.steps, votes.side[order]
+    )
+    one, two = fit(votes, Prior.flat(3)), fit(other, Prior.flat(3))
+    assert one.w.tobytes() == two.w.tobytes()
+    assert one.log_factor.tobytes() == two.log_factor.tobytes()
+
+
+@given(seed=st.integers(0, 1000))
+@settings(max_examples=25, deadline=None)
+def test_which_policy_is_plus_cannot_matter(seed):
+    """x, side and votes all turned round: the same evidence."""
+    votes = rows(seed, 3, 20, [0.4, 0, 0])
+    turned = Votes(-votes.x, votes.down, votes.up, votes.steps, -votes.side)
+    one, two = fit(votes, Prior.falling(3)), fit(turned, Prior.falling(3))
+    np.testing.assert_allclose(one.w, two.w, atol=1e-9)
+    np.testing.assert_allclose(one.log_factor, two.log_factor, atol=1e-9)
+    against = fit(Votes(votes.x, votes.down, votes.up, votes.steps, -votes.side), Prior.falling(3))
+    np.testing.assert_allclose(one.w, -against.w, atol=1e-9)
+
+
+@given(seed=st.integers(0, 1000))
+@settings(max_examples=15, deadline=None)
+def test_a_flat_prior_knows_no_axes(seed):
+    votes = rows(seed, 4, 24, [0.4, 0, 0, 0])
+    turn = np.linalg.qr(np.random.default_rng(seed).normal(size=(4, 4)))[0]
+    one = fit(votes, Prior.flat(4))
+    two = fit(dataclasses.replace(votes, x=votes.x @ turn), Prior.flat(4))
+    np.testing.assert_allclose(one.w @ turn, two.w, atol=1e-9)
+    np.testing.assert_allclose(one.signal, two.signal, atol=1e-9)
+
+
+def test_leading_axes_are_single_fits():
+    votes = rows(5, 4, 20, [0.5, 0, 0, 0], lead=(2, 3))
+    whole = fit(votes, Prior.falling(4))
+    for index in np.ndindex(2, 3):
+        single = Votes(
+            votes.x[index], votes.up[index], votes.down[index], votes.steps, votes.side[index]
+        )
+        one = fit(single, Prior.falling(4))
+        for name in ("w", "covariance", "signal", "log_factor", "side", "weights"):
+            np.testing.assert_allclose(getattr(whole, name)[index], getattr(one, name), atol=1e-9)
+        point = 2 * direction(one)
+        np.testing.assert_allclose(
+            forecast(whole, 2 * direction(whole)).low[index], forecast(one, point).low, atol=1e-9
+        )
+
+
+def test_equal_rows_are_one_and_empty_rows_are_none():
+    """Ten votes on one row, ten rows of a vote, and rows that nobody voted on: one posterior."""
+    x = np.array([[1.0, 2.0], [2.0, -1.0]])
+    together = Votes(x, np.array([7.0, 2.5]), np.array([3.0, 2.5]), np.zeros(2, dtype=np.int64))
+    up = np.array([1.0] * 7 + [0.0] * 3 + [0.5] * 5 + [0.0])
+    down = np.array([0.0] * 7 + [1.0] * 3 + [0.5] * 5 + [0.0])
+    apart = Votes(np.vstack([np.repeat(x, [10, 5], 0), [[9.0, 9.0]]]), up, down, np.arange(16))
+    one, two = fit(together, one_width(2, 1.0)), fit(apart, one_width(2, 1.0))
+    np.testing.assert_allclose(one.w, two.w, rtol=1e-12)
+    np.testing.assert_allclose(one.covariance, two.covariance, rtol=1e-12)
+    assert one.count == two.count == 15
+
+
+def test_no_votes_leave_the_prior():
+    found = fit(Votes.empty(3), Prior.flat(3))
+    assert not found.w.any()
+    assert not direction(found).any()
+    assert found.signal == pytest.approx(0.5)
+
+
+def test_the_widths_are_learned():
+    """Strong gradients find the wide prior, weak ones the narrow."""
+    strong = fit(rows(1, 8, 120, [0.9] * 8), Prior.flat(8))
+    weak = fit(rows(1, 8, 120, [0.03] * 8), Prior.flat(8))
+    assert strong.weights.argmax() == 0  # the widest comes first
+    assert weak.weights.argmax() == 3
+    assert strong.signal > 0.999 > weak.signal
+    assert np.linalg.norm(direction(strong)) > 0.9
+    assert np.linalg.norm(direction(weak)) < 0.5
+
+
+def test_the_side_is_not_taken_for_taste():
+    """All prefer A, and plus stood on A: without the side's term the votes look like a signal."""
+    votes = rows(2, 2, 40)
+    votes = dataclasses.replace(votes, x=np.abs(votes.x), up=np.ones(40), down=np.zeros(40))
+    on_a = dataclasses.replace(votes, side=np.ones(40))
+    assert fit(dataclasses.replace(votes, side=None), Prior.flat(2)).signal > 0.99
+    found = fit(on_a, dataclasses.replace(Prior.flat(2), side=2.0))
+    assert found.side > 0.5
+
+
+def test_curvature_is_seen_from_two_centres():
+    """Asked at the start and at c, people whose reward is wᵀz − a|z|²/2 show w and a."""
+    votes = rows(4, 4, 4000, [0.5, 0, 0, 0])
+    centre = np.where(np.arange(4000)[:, None] % 2 == 0, 0.0, 1.0) * np.array([2.0, 0, 0, 0])
+    bend = -(votes.x * centre).sum(-1)
+    rng = np.random.default_rng(0)
+    up = (rng.random(4000) < special.expit(votes.x[:, 0] * 0.5 + 0.1 * bend)) * 1.0
+    found = fit(dataclasses.replace(votes, up=up, down=1 - up, bend=bend), Prior.flat(4))
+    a = found.modes[0, -1]
+    assert a == pytest.approx(0.1, abs=4 * math.sqrt(found.covariances[0, -1, -1]))
+    assert abs(a - 0.1) < 0.03
+    at = forecast(found, np.array([2.0, 0, 0, 0]))
+    assert at.low < special.expit(0.5 * 2 - 0.1 * 2) < at.high
+    assert at.high - at.low < 0.05
+
+
+def test_coin_flips_move_next_to_nothing():
+    """200 runs of 64 coin flips: the doubt of any signal leaves .2 of 4 nats in nearly all."""
+    found = fit(rows(0, 8, 64, lead=(200,)), Prior.flat(8))
+    kl = 4 * (direction(found) ** 2).sum(-1)
+    assert (kl < 0.5).mean() > 0.8
+    shrink_alone = 4 * (direction(found) ** 2).sum(-1) / found.signal**2
+    assert np.median(shrink_alone) > 4 * np.median(kl)
+
+
+def test_the_bayes_factor_is_a_fair_bet():
+    """Under no signal E[factor] = 1 at any time: the mean over 400 runs of 24 flips is near it."""
+    factor = np.exp(fit(rows(9, 2, 24, lead=(400,)), Prior.flat(2)).log_factor)
+    assert factor.mean() == pytest.approx(1.0, abs=4 * factor.std() / 20 + 0.05)
+    assert (factor > 20).mean() < 0.05
+
+
+def test_a_fit_costs_few_passes_over_the_votes(monkeypatch):
+    """Passes of R·p² products: what a fit of 10⁵ votes at d = 64 spends its second on.
+
+    Newton from 0 takes some seven; every further width starts where the last one ended and needs
+    but the Hessian at its own mode, or one more.
+    """
+    votes = rows(7, 16, 4000, np.linspace(-0.3, 0.3, 16))
+    passes = []
+    whole = laplace._information
+
+    def counting(x, curvature):
+        passes.append(x.shape)
+        return whole(x, curvature)
+
+    monkeypatch.setattr(laplace, "_information", counting)
+    fit(votes, Prior.flat(16))
+    assert len([shape for shape in passes if shape == (4000, 17)]) <= 14
+
+
+def test_where_newton_starts_cannot_matter():
+    """A width fitted after a wider one is that width fitted alone."""
+    votes = rows(8, 8, 60, [0.6] * 8)
+    together = fit(votes, Prior.flat(8))
+    for c, width in enumerate(sorted(Prior.flat(8).widths, reverse=True)):
+        alone = fit(votes, one_width(8, width))
+        np.testing.assert_allclose(together.modes[c], alone.modes[0], atol=1e-9)
+        np.testing.assert_allclose(together.covariances[c], alone.covariances[0], atol=1e-9)
+
+
+def test_wrong_input_raises_one_line():
+    votes = rows(0, 3, 8)
+    with pytest.raises(UsageError, match="4 variances for 3 axes"):
+        fit(votes, Prior.flat(4))
+    with pytest.raises(UsageError, match="counts at least 0"):
+        fit(dataclasses.replace(votes, down=votes.down - 2), Prior.flat(3))
+    with pytest.raises(UsageError, match="must be > 0"):
+        Prior(np.array([1.0, 0.0]))
+    with pytest.raises(UsageError, match="between 0 and 1"):
+        Prior(np.ones(2), signal=1.0)
