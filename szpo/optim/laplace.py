@@ -66,10 +66,10 @@ def approximate(
     eta = _times(x, coef)
     height = _log_posterior(rows, eta, coef - mean, precision)
     for _ in range(_NEWTON_STEPS):
-        rate: Floats = special.expit(eta)
+        rate = special.expit(eta)
         if information is None:
             information = _information(x, rows.total * rate * (1 - rate))
-        residual = np.asarray(rows.up - rows.total * rate)
+        residual = np.asarray(rows.up - rows.total * rate, dtype=np.float64)
         gradient = _times(np.swapaxes(x, -1, -2), residual) - _times(precision, coef - mean)
         move = np.linalg.solve(information + precision, gradient[..., None])[..., 0]
         move_eta = _times(x, move)
