@@ -69,9 +69,10 @@ def approximate(
         rate = special.expit(eta)
         if information is None:
             information = _information(x, rows.total * rate * (1 - rate))
-        residual = np.asarray(rows.up - rows.total * rate, dtype=np.float64)
+        residual = np.asarray(rows.up - rows.total * rate)
         gradient = _times(np.swapaxes(x, -1, -2), residual) - _times(precision, coef - mean)
-        move = np.linalg.solve(information + precision, gradient[..., None])[..., 0]
+        newton = np.linalg.solve(information + precision, gradient[..., None])
+        move = np.asarray(newton[..., 0], dtype=np.float64)
         move_eta = _times(x, move)
         slope = (gradient * move).sum(-1)
         size = np.ones(height.shape)
