@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from szpo.aggregation import weighting
-from szpo.aggregation.weighting import HOSTILE_Z, History, normalise
+from szpo.aggregation.weighting import HOSTILE_Z, History, View, normalise
 from szpo.types import Floats
 
 _LOG_BETA: Final = np.linspace(-3.0, 2.0, 41)
@@ -97,10 +97,13 @@ class _Rest:
     variance: Floats
 
 
-def rationality(history: History, prior: Prior | None = None) -> Rationality:
+def rationality(
+    history: History, prior: Prior | None = None, view: View | None = None
+) -> Rationality:
     """One weight per voter from all votes so far: 1 each for voters of equal rationality.
 
-    Ties carry no information on β. Voters without votes have the prior's mean.
+    Ties carry no information on β. Voters without votes have the prior's mean. With a ``view`` it
+    is what the rest say of x, in logits of the mean voter.
     """
     prior = Prior() if prior is None else prior
     votes = _Votes.of(history)
@@ -110,8 +113,11 @@ def rationality(history: History, prior: Prior | None = None) -> Rationality:
     spread = np.full((*lead, 1), prior.spread)
     bound = np.full(votes.own.shape, 1 / 8)  # λ(0)
     low, high, z = np.zeros_like(beta), np.zeros_like(beta), np.zeros_like(beta)
+    fixed = None if view is None else _as_rest(view)
+    if fixed is not None:
+        beta = np.ones_like(beta)
     for _ in range(prior.passes):
-        seen = _rest(votes, beta, bound, scales)
+        seen = _rest(votes, beta, bound, scales) if fixed is None else fixed
         square = seen.mean**2 + seen.variance
         bound = _lambda(np.sqrt(square) * np.abs(beta)[..., None, None])  # ξ² = β² E x²
         z = _z(votes, seen)
@@ -129,6 +135,12 @@ def rationality(history: History, prior: Prior | None = None) -> Rationality:
             votes, beta, bound, _Scales(scales.delta2 * bar**2, scales.noise2 * bar**2), prior
         )
     return Rationality(normalise(beta), beta, low, high, z)
+
+
+def _as_rest(view: View) -> _Rest:
+    """The view of each direction as that of its comparisons."""
+    mean, variance = (each[..., -weighting.ROWS :, None] for each in (view.mean, view.variance))
+    return _Rest(mean, variance)
 
 
 def start(history: History, votes: float = 8.0) -> Floats:

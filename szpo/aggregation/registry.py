@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from szpo.aggregation import dawid_skene, rationality, weighting
-from szpo.aggregation.weighting import History, VotesByVoter
+from szpo.aggregation.weighting import History, View, VotesByVoter
 from szpo.types import Floats
 
 LEARNED: Final[Mapping[str, Callable[[History], Floats]]] = {
@@ -18,6 +18,11 @@ LEARNED: Final[Mapping[str, Callable[[History], Floats]]] = {
     "dawid-skene": lambda history: dawid_skene.dawid_skene(history).weights,
 }
 """One weight per voter (..., P) from everyone's votes in earlier steps."""
+VIEWED: Final[Mapping[str, Callable[[History, View], Floats]]] = {
+    "skill": lambda history, view: weighting.skill(history, view=view).weights,
+    "rationality": lambda history, view: rationality.rationality(history, view=view).weights,
+}
+"""The same where a model says what the others' votes mean for each of a voter's directions."""
 POOLED: Final[Mapping[str, Callable[[VotesByVoter], Floats]]] = {
     "shrunk-logits": weighting.shrunk_logits,
     "median": weighting.median,

@@ -90,6 +90,19 @@ class History:
 
 
 @dataclass(frozen=True, slots=True)
+class View:
+    """What the votes of all others say of each of a voter's directions, as a logit for plus.
+
+    Where a model has it, it stands in for the votes on the same direction: there may be none.
+    """
+
+    mean: Floats
+    """(..., P, R)."""
+    variance: Floats
+    """(..., P, R)."""
+
+
+@dataclass(frozen=True, slots=True)
 class Skill:
     """The fitted model of `skill`, per voter (..., P)."""
 
@@ -163,7 +176,7 @@ def remember(history: History, step: int, by_voter: VotesByVoter, rows: int = RO
     )
 
 
-def skill(history: History, prior: Prior | None = None) -> Skill:
+def skill(history: History, prior: Prior | None = None, view: View | None = None) -> Skill:
     """One weight per voter from the votes of all so far: 1 each for voters of equal skill.
 
     One coin per voter: on the better side of a direction with probability ½(1 + r). The rest's
@@ -173,7 +186,7 @@ def skill(history: History, prior: Prior | None = None) -> Skill:
     voters. Gold can cost agreement, never win it: whoever answers gold like everybody else may
     still be hostile where nobody knows the answer. Weights are proportional to the log-odds of r,
     below 0 only from three standard errors on, and are scaled so that Σw² = Σ|w|: silencing a
-    voter does not make the others louder.
+    voter does not make the others louder. With a ``view`` t is its 2σ − 1, and stays what it is.
     """
     prior = Prior() if prior is None else prior
     verdicts = history.verdicts[..., -ROWS:, :]
@@ -184,15 +197,22 @@ def skill(history: History, prior: Prior | None = None) -> Skill:
     right, asked = history.gold[..., 0], history.gold[..., 1]
     coin = np.full(count.shape[:-1], prior.coin)
     bar = np.full((*count.shape[:-2], 1), prior.coin)
+    seen = None if view is None else _expected_sign(view)
     for _ in range(prior.passes):
         own = net * (2 * np.arctanh(coin))[..., None]
-        rest = np.tanh((own.sum(-2, keepdims=True) - own) / 2)
+        rest = np.tanh((own.sum(-2, keepdims=True) - own) / 2) if seen is None else seen
         agreed, worth = (net * rest).sum(-1), (count * rest * rest).sum(-1)
         lost, variance = _gold_shortfall(right, asked, bar)
         coin, bar = _update_coins(agreed, lost, worth, bar, prior)
     z = (agreed + lost) / np.sqrt(np.maximum(worth + variance, 1e-12))
     log_odds = 2 * np.arctanh(coin)
     return Skill(normalise(silence(log_odds, z)), coin, z)
+
+
+def _expected_sign(view: View) -> Floats:
+    """E(2σ(η) − 1) for a Gaussian η (..., P, R), by the usual attenuation of its mean."""
+    mean, variance = view.mean[..., -ROWS:], view.variance[..., -ROWS:]
+    return np.tanh(mean / np.sqrt(1 + np.pi * variance / 8) / 2)
 
 
 def silence(weights: Floats, z: Floats) -> Floats:

@@ -15,6 +15,8 @@ from szpo.aggregation.weighting import History
 from szpo.ledger import run_spec
 from szpo.ledger.database import Ledger
 from szpo.optim import weighted_votes
+from szpo.optim.rules.registry import rule_of
+from szpo.replay import replay
 from szpo.types import Floats
 from szpo.voting import counting
 from szpo.voting.votes_by_voter import read_votes_by_voter
@@ -129,10 +131,15 @@ def weights(ledger: Ledger) -> dict[str, VoterWeight]:
 
 def _weights_in_use(ledger: Ledger, past: History) -> Floats:
     """Every voter's weight (P,) by the run's own weighting."""
-    chosen = run_spec.recorded_settings(ledger).weighting
-    if chosen in registry.LEARNED:
-        return weighted_votes.learn_weights(chosen, past)
-    return np.ones(len(past.voters))
+    settings = run_spec.recorded_settings(ledger)
+    if settings.weighting not in registry.LEARNED:
+        return np.ones(len(past.voters))
+    rule = rule_of(settings.rule)
+    if not rule.two_points:
+        return weighted_votes.learn_weights(settings.weighting, past)
+    state = replay.replay_state(ledger, settings)
+    learn = rule.past(settings, state.carried).weights
+    return np.ones(len(past.voters)) if learn is None else learn(past)
 
 
 def _columns(ledger: Ledger, past: History) -> Iterator[tuple[str, int]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -11,13 +12,16 @@ from szpo.aggregation.bradley_terry import Ties
 from szpo.aggregation.links import LINKS
 from szpo.aggregation.registry import LEARNED, POOLED, WEIGHTINGS
 from szpo.config.section import Count, OneOf, Positive, Section, list_names
-from szpo.optim.checked_settings import POSTERIOR_DIM
+from szpo.optim.checked_settings import AUTO_RULES, POSTERIOR_DIM
+from szpo.optim.directions import NORMALISE_UP_TO
 from szpo.optim.rules.registry import RULES
+from szpo.optim.rules.regression import BUDGET
 from szpo.optim.settings import SELECTIONS, SMOOTHINGS
 from szpo.types import Pairing
 
 FLOAT32_MAX = 3.4028234663852886e38
 LINK_NAMES = (*LINKS, "linear")
+LAWS = ("gaussian", "normalised", "orthonormal")
 
 
 class Optimizer(Section):
@@ -28,12 +32,22 @@ class Optimizer(Section):
         description=f"{list_names(list(RULES))}; auto: bayes up to {POSTERIOR_DIM} coordinates, "
         "known above.",
     )
+    law: Annotated[str, OneOf(("auto", *LAWS))] = Field(
+        "auto",
+        description="How directions are drawn: gaussian; normalised, to one length; orthonormal, "
+        "to each other too; auto: orthonormal under regression, else gaussian, normalised up to "
+        f"{NORMALISE_UP_TO} coordinates.",
+    )
     pairing: Pairing = Field(
         "antithetic", description="Compare θ+μv with θ−μv, or with θ as published (forward)."
     )
-    directions: Count = Field(1, description="K: directions per step.")
+    directions: Count = Field(
+        1, description="K: directions per step; left out: 1, or 8 under regression."
+    )
     comparisons: Count = Field(
-        8, description="N: comparisons per direction, each its own prompts."
+        8,
+        description="N: comparisons per direction, each its own prompts; left out: 8, or 1 under "
+        "regression.",
     )
     votes: Count = Field(1, description="M: panelists asked per comparison.")
     rows: Count = Field(8, description="D: prompts shown side by side in one comparison.")
@@ -79,6 +93,48 @@ class Optimizer(Section):
         False, description="Let agreement between votes move κ within a quarter and four times."
     )
 
+    kl_budget: (
+        list[Annotated[list[Positive], Field(min_length=2, max_length=2)]] | Literal["off"] | None
+    ) = Field(
+        None,
+        description="regression: how far the recommended point may be from the start, as [[votes, "
+        "nats], ...], linear between and constant outside; off: without bound; left out: "
+        f"{[list(point) for point in BUDGET]}.",
+    )
+    centre_step: Positive | None = Field(
+        None,
+        le=1e6,
+        description="regression: how far the point where it asks moves in a step at most, in "
+        "whitened units; left out: 1.",
+    )
+    score_share: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="regression: weight of the shown texts' own scores in what a vote is about; "
+        "left out: 0.",
+    )
+    prior_half: Positive | None = Field(
+        None,
+        le=1e6,
+        description="regression: the coordinate whose prior variance is half of the first one's; "
+        "left out: equal variances.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_the_rule_asks(cls, given: Any) -> Any:
+        """Directions and comparisons that are left out are those of the rule."""
+        if not isinstance(given, Mapping):
+            return given
+        rule = given.get("rule", "auto")
+        own = RULES.get(AUTO_RULES[0] if rule == "auto" else str(rule))
+        names = {"directions": "K", "comparisons": "N"}
+        usual = {} if own is None else own.defaults
+        filled = {name: usual[short] for name, short in names.items() if short in usual}
+        return {**filled, **given}
+
     @model_validator(mode="after")
     def _step_fits_fp32(self) -> Self:
         # 2·log(2·4096+1) bounds every Δ̂ that votes can give; the normal table ends at 4.33.
@@ -109,6 +165,6 @@ class Selection(Section):
     )
     vote_price: Positive | None = Field(
         None,
-        description="bayes: end a step once a further vote is expected to gain less than this, in "
-        "logits of value; left out: ask for all votes.",
+        description="bayes, regression: end a step once a further vote is expected to gain less "
+        "than this, in logits of value; left out: ask for all votes.",
     )

@@ -130,7 +130,12 @@ class Config(Section):
         rule = rule or (None if o.rule == "auto" else o.rule)
         changes: dict[str, Any] = {}
         if o.block is not None:
+            if o.law != "auto":
+                raise SettingsError("`block` is a law of its own; leave `law` at auto")
             changes["law"] = Law("block", min(o.block, layout_dim(layout)))
+        elif o.law != "auto":
+            plain = o.law == "orthonormal"
+            changes["law"] = Law("orthonormal") if plain else Law(normalise=o.law == "normalised")
         if o.warmup is not None:
             changes["warmup"] = o.warmup
         elif self.subspace.kind == "random" and o.rule != "auto" and RULES[o.rule].measures:
@@ -138,6 +143,12 @@ class Config(Section):
             changes["warmup"] = 0 if o.adam or o.alpha is not None else WARMUP
         if o.steer:
             changes["steering"] = (o.kl_radius / 4, o.kl_radius * 4)
+        if o.kl_budget is not None:
+            points = () if o.kl_budget == "off" else o.kl_budget
+            changes["kl_budget"] = tuple((at, nats) for at, nats in points) or None
+        for name in ("centre_step", "score_share", "prior_half"):
+            if (value := getattr(o, name)) is not None:
+                changes[name] = value
         if chosen.candidates is not None:
             changes["selection"] = CandidateSelection(chosen.candidates, chosen.by, chosen.floor)
         return defaults(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,18 +31,42 @@ def starting_theta(ledger: Ledger) -> Theta:
 
 
 def theta_digest(ledger: Ledger) -> str:
-    """theta_sha256 after the last applied step (of θ₀ before the first)."""
+    """theta_sha256 of the asked centre after the last applied step (of θ₀ before the first).
+
+    Only under a rule of two points is the recommended point another one; a step's first update
+    has its digest, the last one the centre's.
+    """
+    return _last_digest(ledger, "DESC")
+
+
+def recommended_digest(ledger: Ledger) -> str:
+    """theta_sha256 of the recommended point after the last applied step: what a run exports."""
+    return _last_digest(ledger, "ASC")
+
+
+def theta_digests(ledger: Ledger) -> list[str]:
+    """theta_sha256 of the centre before the first step and after each applied one, in order."""
+    return _digests(ledger, "max")
+
+
+def recommended_digests(ledger: Ledger) -> list[str]:
+    """theta_sha256 of the recommended point before the first step and after each applied one."""
+    return _digests(ledger, "min")
+
+
+def _last_digest(ledger: Ledger, order: Literal["ASC", "DESC"]) -> str:
     rows = ledger.query(
-        "SELECT theta_sha256 FROM updates WHERE run = ? ORDER BY step DESC, k DESC LIMIT 1",
+        f"SELECT theta_sha256 FROM updates WHERE run = ? ORDER BY step DESC, k {order} LIMIT 1",
         (ledger.run,),
     )
     return str(rows[0]["theta_sha256"]) if rows else _starting_digest(ledger)
 
 
-def theta_digests(ledger: Ledger) -> list[str]:
-    """theta_sha256 before the first step and after each applied one, in order."""
+def _digests(ledger: Ledger, which: Literal["min", "max"]) -> list[str]:
+    # With min or max SQLite takes the other columns from that very row.
     rows = ledger.query(
-        "SELECT theta_sha256 FROM updates WHERE run = ? GROUP BY step ORDER BY step",
+        f"SELECT theta_sha256, {which}(k) AS k FROM updates WHERE run = ? GROUP BY step "
+        "ORDER BY step",
         (ledger.run,),
     )
     return [_starting_digest(ledger), *(row["theta_sha256"] for row in rows)]

@@ -20,7 +20,11 @@ AUTO_RULES = ("bayes", "known")
 """The default rules of small and of large spaces."""
 WARMUP = 5
 """Steps of a warm-up where a step size has to be measured."""
-LATER = ("selection", "vote_price", "selection_noise")
+REGRESSION = (
+    "kl_budget", "centre_step", "score_share", "prior_widths", "prior_half", "start",
+)  # fmt: skip
+"""Settings of rules that recommend another point than they ask at."""
+LATER = ("selection", "vote_price", "selection_noise", *REGRESSION)
 """Settings that came later; in a spec they stand only where they are set."""
 
 
@@ -49,6 +53,7 @@ def defaults(
     unscaled = dim > POSTERIOR_DIM or changes.get("weighting") in POOLED
     wide = chosen.measures and unscaled
     base: dict[str, Any] = {"law": Law.for_dim(dim), "warmup": WARMUP if wide and measured else 0}
+    base |= chosen.defaults
     if changes.get("selection") is not None and changes.get("ties") == "davidson":
         base["selection_noise"] = "davidson"
     unknown = set(changes) - {field.name for field in dataclasses.fields(Settings)}
@@ -85,11 +90,12 @@ def settings_from_json(body: Mapping[str, Any]) -> Settings:
             values["adam"] = Adam(**values["adam"])
         if values.get("selection") is not None:
             values["selection"] = Selection(**values["selection"])
-        for name in ("steering", "prior_mean"):
+        for name in ("steering", "prior_mean", "prior_widths", "start"):
             if values.get(name) is not None:
                 values[name] = tuple(values[name])
-        if values.get("prior_precision") is not None:
-            values["prior_precision"] = tuple(tuple(row) for row in values["prior_precision"])
+        for name in ("prior_precision", "kl_budget"):
+            if values.get(name) is not None:
+                values[name] = tuple(tuple(row) for row in values[name])
         settings = Settings(**values)
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"settings: cannot be read ({error})") from error
@@ -110,6 +116,11 @@ def check(settings: Settings) -> None:
         raise SettingsError(
             f"a warm-up measures `alpha` for {able} without Adam; set `warmup` = 0"
         )
+    if not rule.two_points:
+        given = [name for name in REGRESSION if getattr(s, name) is not None]
+        able = " or ".join(name for name, other in RULES.items() if other.two_points)
+        if given:
+            raise SettingsError(f"`{given[0]}` belongs to the rule {able}; leave it out")
     if s.pooled_by_voter:
         _check_pooled(s, bayesian=rule.bayesian)
         if measures and not s.warmup:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,17 +17,20 @@ from numpy.typing import ArrayLike
 from szpo.aggregation import estimators, registry
 from szpo.aggregation.weighting import VotesByVoter
 from szpo.errors import RunError, UsageError
-from szpo.optim import parameters
+from szpo.optim import momentum, parameters
 from szpo.optim.checked_settings import check
-from szpo.optim.momentum import round_coef
 from szpo.optim.rules import counting
 from szpo.optim.rules.registry import rule_of
-from szpo.optim.rules.rule import Move, check_finite, perturbations
+from szpo.optim.rules.rule import Move, StepInputs, check_finite, perturbations
 from szpo.optim.settings import Schedule, Settings
 from szpo.optim.state import State
 from szpo.optim.step_size import base_mu, steer
 from szpo.optim.weighted_votes import check_tally, totals, weigh
 from szpo.types import Floats, Info, Query, Shift, Tally, Update
+
+Point: TypeAlias = Literal["recommended", "centre"]
+POINTS: Final[tuple[Point, ...]] = ("recommended", "centre")
+"""The points of a run, in the order of a step's updates under a rule of two points."""
 
 
 def init(settings: Settings) -> State:
@@ -73,7 +76,7 @@ def query(settings: Settings, step: int, mu: float, alpha: float | None = None) 
     space = settings.space
     pairs = []
     for k in range(settings.K):
-        radius = round_coef(mu * parameters.factor(space, step, k))
+        radius = momentum.round_coef(mu * parameters.factor(space, step, k))
         minus = (
             Shift(step, k, -1, radius)
             if settings.pairing == "antithetic"
@@ -90,14 +93,15 @@ def tell(
     *,
     delta: ArrayLike | None = None,
     by_voter: VotesByVoter | None = None,
+    inputs: StepInputs | None = None,
 ) -> tuple[State, tuple[Update, ...], Info]:
     """What a step's counted votes do: the next state, the updates to record, the report.
 
     The tally's arrays are (K, N). ``by_voter`` are the same votes by voter: every weighting but
     ``equal`` needs them, and with them the report says which share of hostile voters would have
-    turned the step round. ``delta`` (K,) replaces Δ̂ (not under ``bayes``). An update with
-    coefficient 0 moves nothing (warm-up, exact tie). Under full-space momentum the recorded
-    coefficients are undecayed: `szpo.optim.momentum.added_updates` says what is added.
+    turned the step round. ``delta`` (K,) replaces Δ̂ (not under ``bayes``). ``inputs`` is what was
+    recorded with the step's answers. An update with coefficient 0 moves nothing (warm-up, exact
+    tie). What the updates add to which point, `added_updates` says.
 
     Raises:
         RunError: a count, an estimate or a step is not finite; nothing was applied.
@@ -109,11 +113,11 @@ def tell(
     votes, ties, wins = totals(tally)
     votes_so_far, ties_so_far = state.votes + votes, state.ties + ties
     nu = _tie_nu(settings, ties_so_far, votes_so_far)
-    rows = rule.rows(settings, state.carried)
-    weighted = weigh(settings, state.history, step, tally, by_voter, rows=rows)
+    use = rule.past(settings, state.carried)
+    weighted = weigh(settings, state.history, step, tally, by_voter, use=use)
     if given is not None:
         weighted = replace(weighted, delta=given)
-    at = perturbations(settings, query, alpha_at(state, step))
+    at = perturbations(settings, query, alpha_at(state, step), inputs)
     move = rule.move(settings, state.carried, at, weighted, nu)
     updates = _updates(settings, step, move)
     extra: dict[str, Any] = {} if at.alpha is None else {"alpha": at.alpha}
@@ -146,6 +150,22 @@ def tell(
     return after, updates, info
 
 
+def added_updates(
+    settings: Settings, updates: Iterable[Update], step: int, point: Point = "recommended"
+) -> tuple[Update, ...]:
+    """What a step adds to one of a run's points, in order, given the recorded updates up to it.
+
+    The recommended point is what a run shows, measures and exports, the centre is where it asks.
+    Only under a rule of two points do they differ: its first update is the recommended point's,
+    its second the centre's. Under full-space momentum recorded coefficients are undecayed;
+    `szpo.optim.momentum.added_updates` has what is added.
+    """
+    added = momentum.added_updates(settings, updates, step)
+    if not rule_of(settings.rule).two_points:
+        return added
+    return tuple(update for update in added if update.k == POINTS.index(point))
+
+
 def replay_state(
     settings: Settings, tallies: Iterable[Tally], mus: Sequence[float] | None = None
 ) -> State:
@@ -164,11 +184,15 @@ def replay_state(
 def describe_settings(settings: Settings) -> Sequence[str]:
     """Describe the settings of a run as lines to print."""
     s = settings
+    far = f"KL step {s.kl_step:g}, forget {s.forget:g}, warm-up {s.warmup} steps"
+    if rule_of(s.rule).two_points:
+        points = s.kl_budget or ()
+        budget = ", ".join(f"{nats:g} nats at {votes:g} votes" for votes, nats in points)
+        far = f"KL budget {budget or 'none'}, every vote counts to the end"
     return (
         f"rule {s.rule}, {s.pairing}, K {s.K} × N {s.N} × M {s.M} votes, D {s.D} rows, link "
         f"{s.link}, ties {s.ties}, weighting {s.weighting}, seed {s.root_seed}",
-        f"mu {ask(init(s)).mu:.4g} (KL radius {s.kl_radius:g}), KL step {s.kl_step:g}, forget "
-        f"{s.forget:g}, warm-up {s.warmup} steps",
+        f"mu {ask(init(s)).mu:.4g} (KL radius {s.kl_radius:g}), {far}",
     )
 
 
@@ -194,21 +218,21 @@ def _tie_nu(settings: Settings, ties: float, votes: float) -> float | None:
 def _updates(settings: Settings, step: int, move: Move) -> tuple[Update, ...]:
     """The rows to record: one vector, or one coefficient per direction."""
     if move.vector is not None:
-        return (_vector(move.vector, step),)
+        vectors = [move.vector] if move.centre is None else [move.vector, move.centre]
+        return tuple(_vector(vector, step, k) for k, vector in enumerate(vectors))
     coefs = np.zeros(0) if move.coef is None else move.coef
+    space, rounded = settings.space, momentum.round_coef
     return tuple(
-        Update(step, k, coef=round_coef(coef * parameters.factor(settings.space, step, k)))
-        if coef
-        else Update(step, k, coef=0.0)
+        Update(step, k, coef=rounded(coef * parameters.factor(space, step, k)) if coef else 0.0)
         for k, coef in enumerate(coefs.tolist())
     )
 
 
-def _vector(step: Floats, number: int) -> Update:
+def _vector(step: Floats, number: int, k: int) -> Update:
     with np.errstate(over="ignore"):
         values = step.astype(np.float32)
     check_finite(values.astype(np.float64), number, "step vector")
-    return Update(number, 0, vector=tuple(values.tolist()))
+    return Update(number, k, vector=tuple(values.tolist()))
 
 
 def _check_delta(settings: Settings, delta: ArrayLike, step: int) -> Floats:

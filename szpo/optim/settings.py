@@ -136,6 +136,14 @@ class Settings:
     where the standard error of a selection has the factor of Davidson's ties, as `defaults` sets
     it; None in runs recorded before it had, whose figures stay what they were.
 
+    The last six are ``regression``'s. ``kl_budget``: how far the recommended point may be from the
+    model's start, as points (counted votes, nats), linear between them and constant outside; None
+    for no bound. ``centre_step``: how far the asked centre moves in a step at most, in whitened
+    units. ``score_share``: the weight of the shown texts' scores in a vote's feature.
+    ``prior_widths``: prior variances of a vote's logit that are averaged over. ``prior_half``: the
+    coordinate whose prior variance is half the first one's; None for equal variances. ``start``:
+    θ₀ of a branch; None for 0.
+
     Raises:
         UsageError: a value out of range, or a combination that cannot work.
     """
@@ -172,6 +180,12 @@ class Settings:
     selection: Selection | None = None
     vote_price: float | None = None
     selection_noise: Literal["davidson"] | None = None
+    kl_budget: tuple[tuple[float, float], ...] | None = None
+    centre_step: float | None = None
+    score_share: float | None = None
+    prior_widths: tuple[float, ...] | None = None
+    prior_half: float | None = None
+    start: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         _check(self)

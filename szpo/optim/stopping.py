@@ -1,4 +1,4 @@
-"""When further votes of a step are not worth their price, under ``bayes``.
+"""When further votes of a step are not worth their price, under a rule that has a posterior.
 
 The step δ = ℓ·ŵ/R with R = √(|ŵ|² + tr P) is expected to gain E[w·δ] = ℓ|ŵ|²/R in value, in
 units of the link. A further vote with feature x moves ŵ along e = Px/|Px|, by as much as it lowers
@@ -7,8 +7,10 @@ p = σ(xᵀŵ). To second order it gains (ℓf/R)(1 − 2α + 1.5αγ), with α 
 the bracket is within [1/3, 1]. That later steps use the vote too, the less the older it is, is not
 counted: set the price accordingly.
 
-Only ``bayes`` may look: its posterior does not depend on why one stopped asking. For the other
-rules a stop that looks at the votes is biased (docs/active.md has by how much).
+Under ``regression`` ℓ is the radius of the ball that holds the recommended point, and the gain is
+that of the recommendation. Only rules with a posterior may look: it does not depend on why one
+stopped asking. For the other rules a stop that looks at the votes is biased (docs/active.md has
+by how much).
 """
 
 from __future__ import annotations
@@ -19,11 +21,9 @@ from scipy import special
 
 from szpo.errors import UsageError
 from szpo.optim import posterior
-from szpo.optim.rules import bayes
 from szpo.optim.rules.registry import rule_of
 from szpo.optim.rules.rule import perturbations
 from szpo.optim.state import State
-from szpo.optim.step_size import longest
 from szpo.optim.weighted_votes import weigh
 from szpo.types import Floats, Query, Tally
 
@@ -50,13 +50,14 @@ def worth_asking(state: State, query: Query, tally: Tally) -> Floats:
     """`worth` of a further vote on each direction (K,), given the votes of the step so far.
 
     Raises:
-        UsageError: the run's rule is not ``bayes``.
+        UsageError: the run's rule has no posterior.
     """
-    settings = state.settings
-    if not rule_of(settings.rule).bayesian:
-        raise UsageError(f"stopping: rule {settings.rule} keeps no posterior; only bayes may stop")
+    settings, rule = state.settings, rule_of(state.settings.rule)
+    if rule.known is None:
+        raise UsageError(
+            f"stopping: rule {settings.rule} keeps no posterior; only bayes or regression may stop"
+        )
     at = perturbations(settings, query, None)
     votes = weigh(settings, None, query.step, tally, None)
-    window = bayes.add_votes(settings, state.carried, at, votes)
-    known = bayes.gradient(settings, window, query.step)
-    return worth(known, at.features(settings.distance), longest(settings, query.step))
+    known, length = rule.known(settings, state.carried, at, votes)
+    return worth(known, at.features(settings.distance), length)

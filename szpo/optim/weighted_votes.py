@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -13,6 +15,16 @@ from szpo.aggregation.weighting import History, VotesByVoter
 from szpo.errors import RunError, UsageError
 from szpo.optim.settings import Settings
 from szpo.types import Floats, Tally
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What a rule makes of past votes by voter."""
+
+    rows: int = 0
+    """Of how many past directions it needs them."""
+    weights: Callable[[History], Floats] | None = None
+    """Its own way to one weight per voter (..., P); None: that of the weighting's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +48,11 @@ def weigh(
     tally: Tally,
     by_voter: VotesByVoter | None,
     *,
-    rows: int = 0,
+    use: Past | None = None,
 ) -> WeightedVotes:
     """Apply the run's weighting to a step; weights rest on earlier steps alone.
 
-    The history keeps the last directions that weights are learned from, and at least ``rows``.
+    The history keeps the last directions that weights are learned from, and those of ``use``.
 
     Raises:
         UsageError: the weighting has to know who voted how, and ``by_voter`` is None.
@@ -52,8 +64,11 @@ def weigh(
     past = weighting.add_voters(history or History.empty(settings.N), by_voter.voters)
     by_voter = weighting.align(by_voter, past.voters)
     weights, delta = np.ones(len(past.voters)), None
+    use = use or Past()
+    rows = use.rows
     if settings.weighting in LEARNED:
-        weights = learn_weights(settings.weighting, past)
+        learn = use.weights or functools.partial(learn_weights, settings.weighting)
+        weights = learn(past)
         tally = replace(by_voter.tally(weights), cast=tally.plus + tally.minus + tally.tie)
         rows = max(rows, weighting.ROWS)
     elif settings.pooled_by_voter:

@@ -13,12 +13,15 @@ from szpo.ledger.database import Ledger, Record
 from szpo.ledger.rows import update_of
 from szpo.ledger.run_spec import recorded_settings
 from szpo.ledger.theta import starting_theta
-from szpo.optim import momentum, optimizer, parameters
+from szpo.optim import optimizer, parameters
+from szpo.optim.optimizer import Point
+from szpo.optim.rules import regression
 from szpo.optim.rules.registry import rule_of
+from szpo.optim.rules.rule import StepInputs
 from szpo.optim.settings import Settings
 from szpo.replay.findings import Broken, Promise
 from szpo.types import Info, Theta, Update
-from szpo.voting import counting, steps
+from szpo.voting import counting, step_inputs, steps
 from szpo.voting.votes_by_voter import read_votes_by_voter
 
 TOLERANCE: Final = 1e-9
@@ -37,8 +40,11 @@ class Recomputation:
         self.before = self.state
         """The state before the last applied step: a step with lag 1 took its radius from it."""
         self.theta: Theta = starting_theta(ledger)
+        self.centre: Theta = self.theta
+        """Where the run asks; θ itself unless the rule has two points."""
         self.past: list[Update] = []
         self.exact = is_exact(self.settings)
+        self.two_points = rule_of(self.settings.rule).two_points
 
     def check_radius(self, step: Record, *, lagging: bool, prompt: bool) -> None:
         """Check that the radius is the state's (``prompt``) or its predecessor's (``lagging``)."""
@@ -57,11 +63,15 @@ class Recomputation:
         ledger, settings, number = self.ledger, self.settings, step["step"]
         query = optimizer.query(settings, number, step["mu"])
         tally = counting.tally(ledger, number, settings.K, settings.N)
+        inputs = step_inputs.read(ledger, settings, number)
+        self._check_inputs(step, inputs)
         self.before = self.state
         voters = read_votes_by_voter(
             ledger, settings, number, counting.counted(ledger, number), tally
         )
-        self.state, updates, info = optimizer.tell(self.state, query, tally, by_voter=voters)
+        self.state, updates, info = optimizer.tell(
+            self.state, query, tally, by_voter=voters, inputs=inputs
+        )
         recorded = [update_of(row) for row in rows]
         if [u.k for u in updates] != [u.k for u in recorded]:
             key = canonical.row_key("updates", rows[0])
@@ -74,29 +84,57 @@ class Recomputation:
             self._compare(row, mine, stored, info)
         reach = settings.momentum_terms if settings.momentum else 0
         self.past = [u for u in (*self.past, *recorded) if u.step >= number - reach]
-        for update in momentum.added_updates(settings, self.past, number):
-            self.theta = parameters.apply_update(settings.space, self.theta, update)
-        digest = parameters.digest(self.theta, ledger.layout, ledger.basis_sha256)
+        self.theta = self._move(self.theta, number, "recommended")
+        self.centre = self._move(self.centre, number, "centre") if self.two_points else self.theta
         for row in rows:
-            if row["theta_sha256"] != digest:
+            at = self.centre if self.two_points and row["k"] else self.theta
+            if row["theta_sha256"] != self._digest(at):
                 key = canonical.row_key("updates", row)
                 raise Broken("updates", key, "theta_sha256 is not what the updates add up to")
         return "exact" if self.exact else "1e-9"
+
+    def _move(self, theta: Theta, step: int, point: Point) -> Theta:
+        for update in optimizer.added_updates(self.settings, self.past, step, point):
+            theta = parameters.apply_update(self.settings.space, theta, update)
+        return theta
+
+    def _digest(self, theta: Theta) -> str:
+        return parameters.digest(theta, self.ledger.layout, self.ledger.basis_sha256)
+
+    def _check_inputs(self, step: Record, inputs: StepInputs) -> None:
+        """The recorded centre is the head of the step, the KL is of a point then recommended."""
+        number, layout = step["step"], self.settings.layout
+        if inputs.centre is not None:
+            name, shape = layout[0]
+            centre = {name: inputs.centre.astype(np.float32).reshape(shape)}
+            if self._digest(centre) != step["head_sha256"]:
+                raise Broken("events", f"step {number}", "centre is not the head of its step")
+        if inputs.kl is not None:
+            found = [
+                regression.quadratic_kl(self.settings, state.carried)
+                for state in (self.state, self.before)
+            ]
+            if not any(abs(inputs.kl[1] - one) <= 1e-5 * max(one, 1e-3) for one in found):
+                raise Broken("events", f"step {number}", "kl is of a point never recommended")
 
     def _compare(self, row: Record, mine: Update, stored: Update, info: Info) -> None:
         key = canonical.row_key("updates", row)
         if row["rule"] != self.settings.rule:
             raise Broken("updates", key, f"rule is {row['rule']}, the run's {self.settings.rule}")
-        for name, value in (("estimate", info.delta[mine.k]), ("stderr", info.stderr[mine.k])):
-            found = row[name]
-            if found is None or not np.isfinite(value):
-                if found is not None or np.isfinite(value):
+        for name, values in (("estimate", info.delta), ("stderr", info.stderr)):
+            found, value = row[name], steps.of_direction(values, mine.k)
+            if found is None or value is None:
+                if found is not value:
                     raise Broken("updates", key, f"{name} is {found}, the votes give {value}")
             elif abs(found - value) > TOLERANCE * max(abs(found), abs(value), 1e-3):
                 raise Broken("updates", key, f"{name} is {found}, the votes give {value}")
         kind = "coef" if stored.vector is None else "vector"
         own, given = _values(mine), _values(stored)
-        slack = 0.0 if self.exact else ROUNDINGS[kind] * float(np.abs(given).max(initial=0.0))
+        size = float(np.abs(given).max(initial=0.0))
+        if self.two_points:  # a small move between large points has the rounding of the points
+            points = self.state.carried.recommended, self.state.carried.centre
+            size = max(size, 2 * max(float(np.abs(point).max(initial=0.0)) for point in points))
+        slack = 0.0 if self.exact else ROUNDINGS[kind] * size
         if own.shape != given.shape or np.abs(own - given).max(initial=0.0) > slack:
             raise Broken("updates", key, f"{kind} is not what the votes give")
 
@@ -105,7 +143,8 @@ def is_exact(settings: Settings) -> bool:
     """The update is recomputed to the last bit on any machine.
 
     Counting rules always; `known` with the logistic link, log-ratio smoothing and half-vote ties.
-    Not Adam, nor momentum stored as a vector, nor `bayes`, nor votes of unequal weight.
+    Not Adam, nor momentum stored as a vector, nor the rules with a posterior, nor votes of unequal
+    weight.
     """
     if settings.carries or settings.ties != "half" or settings.weighting != "equal":
         return False

@@ -12,18 +12,22 @@ from szpo.errors import IntegrityError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.ledger.theta import starting_theta
-from szpo.optim import momentum, optimizer, parameters
+from szpo.optim import optimizer, parameters
+from szpo.optim.optimizer import Point
 from szpo.optim.settings import Settings
 from szpo.optim.state import State
 from szpo.types import Theta, Update
-from szpo.voting import counting
+from szpo.voting import counting, step_inputs
 from szpo.voting.votes_by_voter import read_votes_by_voter
 
 
 def read_applied_updates(
-    ledger: Ledger, settings: Settings, until: int | None = None
+    ledger: Ledger,
+    settings: Settings,
+    until: int | None = None,
+    point: Point = "recommended",
 ) -> Iterator[tuple[int, tuple[Update, ...]]]:
-    """Yield each step with the updates it added to θ, in order.
+    """Yield each step with the updates it added to a point, in order.
 
     Under momentum these are more than the step recorded: recent updates are added again, decayed.
     """
@@ -34,11 +38,11 @@ def read_applied_updates(
     reach = settings.momentum_terms if settings.momentum else 0
     for step in by_step:
         recent = [u for s in range(step - reach, step + 1) for u in by_step.get(s, ())]
-        yield step, momentum.added_updates(settings, recent, step)
+        yield step, optimizer.added_updates(settings, recent, step, point)
 
 
 def fold(ledger: Ledger, until: int | None = None) -> Theta:
-    """θ after the steps < ``until`` (all of them by default): exact on any machine.
+    """θ as recommended after the steps < ``until`` (by default all): exact on any machine.
 
     Raises:
         UsageError: the run has applied fewer steps.
@@ -57,7 +61,7 @@ def fold(ledger: Ledger, until: int | None = None) -> Theta:
             theta = parameters.apply_update(settings.space, theta, update)
     rows = ledger.query(
         "SELECT theta_sha256 FROM updates WHERE run = ? AND step < ? "
-        "ORDER BY step DESC, k DESC LIMIT 1",
+        "ORDER BY step DESC, k LIMIT 1",
         (ledger.run, 2**62 if until is None else until),
     )
     digest = parameters.digest(theta, ledger.layout, ledger.basis_sha256)
@@ -84,7 +88,8 @@ def advance(ledger: Ledger, settings: Settings, state: State) -> State:
             counts = counting.tally(ledger, row["step"], settings.K, settings.N)
             counted = counting.counted(ledger, row["step"])
             voters = read_votes_by_voter(ledger, settings, row["step"], counted, counts)
-            state = optimizer.tell(state, query, counts, by_voter=voters)[0]
+            inputs = step_inputs.read(ledger, settings, row["step"])
+            state = optimizer.tell(state, query, counts, by_voter=voters, inputs=inputs)[0]
         else:
             break
     return state

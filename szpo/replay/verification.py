@@ -91,7 +91,7 @@ def check_updates(look: Examination) -> None:
             promise: Promise = "not recomputed"
             if recomputation is not None:
                 promise = recomputation.check(step, rows)
-            _check_figures(number, bodies[number], rows[-1], len(counted))
+            _check_figures(number, bodies[number], rows[0], len(counted))
             done += 1
             look.steps.append(StepCheck(number, promise, len(counted)))
     for number in rows_of:

@@ -16,9 +16,10 @@ from szpo.errors import IntegrityError, RunError, UsageError
 from szpo.ledger import run_spec
 from szpo.ledger.database import Ledger
 from szpo.optim import optimizer, parameters
+from szpo.optim.rules.registry import rule_of
 from szpo.optim.settings import Settings
 from szpo.types import Floats, Tally, Update, Vote
-from szpo.voting import counting
+from szpo.voting import counting, step_inputs
 
 LARGEST: Final = 4096
 """Above this many coordinates only votes are counted; up to it, steps are recomputed."""
@@ -118,9 +119,10 @@ def _cosines(ledger: Ledger, panelist: str) -> dict[int, float]:
         whole = counting.tally(ledger, step, settings.K, settings.N)
         rest = _tally([v for v in votes if v.panelist != panelist], whole)
         try:
-            after, taken, _ = optimizer.tell(state, query, whole)
+            inputs = step_inputs.read(ledger, settings, step)
+            after, taken, _ = optimizer.tell(state, query, whole, inputs=inputs)
             if any(vote.panelist == panelist for vote in votes):
-                other = optimizer.tell(state, query, rest)[1]
+                other = optimizer.tell(state, query, rest, inputs=inputs)[1]
                 cosine = _cosine(_sum_updates(settings, taken), _sum_updates(settings, other))
                 if cosine is not None:
                     found[step] = cosine
@@ -139,6 +141,8 @@ def _tally(votes: Sequence[Vote], like: Tally) -> Tally:
 
 def _sum_updates(settings: Settings, updates: Sequence[Update]) -> Floats:
     total = np.zeros(settings.space.dim)
+    if rule_of(settings.rule).two_points:
+        updates = updates[:1]  # the recommended point's
     for update in updates:
         if update.vector is not None:
             total += np.asarray(update.vector)

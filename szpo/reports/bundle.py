@@ -28,7 +28,7 @@ from szpo.config.schema import Config
 from szpo.data import spreadsheets
 from szpo.errors import IntegrityError
 from szpo.ledger.database import Ledger
-from szpo.ledger.theta import theta_digest
+from szpo.ledger.theta import recommended_digest
 from szpo.replay import replay
 from szpo.reports import exported_rows, html_report, sealed_zip
 from szpo.reports.adapter import adapter_files
@@ -181,7 +181,7 @@ def _edges(bands: Bands) -> dict[str, list[float | None]]:
 
 def _record(ledger: Ledger) -> dict[str, Any]:
     row = {name: value for name, value in ledger.row.items() if name != "spec"}
-    return {**row, "head_sha256": theta_digest(ledger), "szpo": __version__}
+    return {**row, "head_sha256": recommended_digest(ledger), "szpo": __version__}
 
 
 def _panelists(found: Evidence, page: Overview) -> tuple[list[dict[str, Any]], list[str]]:
@@ -262,7 +262,7 @@ def _theta(ledger: Ledger) -> bytes:
     from safetensors.numpy import save
 
     theta = {name: values.copy() for name, values in replay.fold(ledger).items()}
-    content: bytes = save(theta, metadata={"theta_sha256": theta_digest(ledger)})
+    content: bytes = save(theta, metadata={"theta_sha256": recommended_digest(ledger)})
     return content
 
 

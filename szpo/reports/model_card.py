@@ -6,7 +6,7 @@ import json
 
 from szpo import __version__
 from szpo.ledger.database import Ledger
-from szpo.ledger.theta import theta_digests
+from szpo.ledger.theta import recommended_digests
 from szpo.reports.html_report import visible, when
 from szpo.training import summary
 
@@ -65,7 +65,7 @@ anybody's judgement.
 | seed | {total.seed} |
 | begun | {when(total.created_us)} |
 {_parent(ledger)}| base weights, SHA-256 | `{ledger.row["base_sha256"]}` |
-| coordinates, SHA-256 | `{theta_digests(ledger)[len(folded)]}` |
+| coordinates, SHA-256 | `{recommended_digests(ledger)[len(folded)]}` |
 | settings, SHA-256 | `{ledger.row["spec_sha256"]}` |
 | made with | szpo {__version__} |
 

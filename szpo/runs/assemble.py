@@ -23,7 +23,7 @@ from szpo.ledger.connection import check_place
 from szpo.ledger.creation import NO_BASE, NewRun
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
-from szpo.ledger.theta import starting_theta, theta_digests
+from szpo.ledger.theta import recommended_digests, starting_theta, theta_digests
 from szpo.optim.checked_settings import settings_to_json
 from szpo.optim.optimizer import describe_settings
 from szpo.optim.settings import Settings
@@ -219,6 +219,8 @@ def reopen(
 ) -> Parts:
     """The parts of a recorded run, its policy at the head (or before step ``until``).
 
+    To drive the run, the policy stands where the run asks; else at what it recommends.
+
     Args:
         ledger: The run.
         until: Steps to fold; None: all that were applied.
@@ -249,12 +251,15 @@ def reopen(
     else:
         policy = policy_factory(root_seed=config.run.seed)
     policy = _at_start(ledger, policy)
-    applied = 0
-    for _, updates in replay.read_applied_updates(ledger, settings, until):
+    applied, driven = 0, panel and until is None
+    for _, updates in replay.read_applied_updates(
+        ledger, settings, until, "centre" if driven else "recommended"
+    ):
         applied += 1
         for update in updates:
             policy.apply(update)
-    if policy.digest() != theta_digests(ledger)[applied]:
+    heads = theta_digests(ledger) if driven else recommended_digests(ledger)
+    if policy.digest() != heads[applied]:
         raise IntegrityError(
             f"{ledger.path.name}: {applied} recorded updates give other weights than recorded; "
             "find the row with: szpo verify"

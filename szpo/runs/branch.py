@@ -14,14 +14,21 @@ from typing import Any
 
 from szpo import seeds
 from szpo.errors import UsageError
-from szpo.ledger import witness
+from szpo.ledger import run_spec, witness
 from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
 from szpo.ledger.rows import THETA0
 from szpo.ledger.theta import stored_tensors
-from szpo.optim.checked_settings import defaults, settings_from_json
+from szpo.optim.checked_settings import (
+    REGRESSION,
+    defaults,
+    settings_from_json,
+    settings_to_json,
+)
 from szpo.optim.rules.registry import rule_of
+from szpo.optim.settings import Settings
 from szpo.replay import replay
+from szpo.training.step_report import flatten
 
 
 def branch(
@@ -57,6 +64,8 @@ def branch(
         root = seeds.branch_seed(parent.root_seed, step, new_path.stem) if seed is None else seed
         seeds.derive(root, "branch")  # says what is wrong with a bad seed
         spec = _spec(parent.spec, root, rule)
+        if rule_of(spec["optimizer"]["rule"]).two_points:  # its ball is around the model's start
+            spec["optimizer"]["start"] = flatten(theta, parent.layout).tolist()
         factors = {
             name: value
             for name, value in stored_tensors(parent).items()
@@ -69,7 +78,7 @@ def branch(
                 spec,
                 root_seed=root,
                 layout=parent.layout,
-                direction_version=parent.row["direction_version"],
+                direction_version=run_spec.direction_version(spec),
                 base_sha256=parent.row["base_sha256"],
                 basis_sha256=parent.basis_sha256,
                 tensors={**factors, **{f"{THETA0}{name}": value for name, value in theta.items()}},
@@ -98,14 +107,31 @@ def _spec(spec: Mapping[str, Any], root_seed: int, rule: str | None) -> dict[str
         return made
     parent, own = settings_from_json(spec["optimizer"]), made["optimizer"]
     own |= {"rule": rule, "warmup": 0}
-    if not rule_of(rule).bayesian:
+    if not rule_of(rule).bayesian or rule_of(rule).two_points:
         own |= {"prior_mean": None, "prior_precision": None}
+    if rule_of(rule).two_points != rule_of(parent.rule).two_points:
+        own |= _asked_as_by(rule, parent)
     if rule_of(rule).measures:  # as long a warm-up as a run that begins with that rule
         own["warmup"] = defaults(
             root_seed, parent.layout, rule=rule, alpha=parent.alpha,
             adam=parent.adam, weighting=parent.weighting, M=parent.M,
         ).warmup  # fmt: skip
+    for name in REGRESSION:
+        if own.get(name) is None:
+            own.pop(name, None)
     settings_from_json(own)
     if "config" in made:
-        made["config"]["optimizer"] |= {"rule": rule, "warmup": None}
+        changed = {"rule": rule, "warmup": None}
+        if own["K"] != parent.K or own["N"] != parent.N:
+            changed |= {"directions": own["K"], "comparisons": own["N"], "law": "auto"}
+        made["config"]["optimizer"] |= changed
     return made
+
+
+def _asked_as_by(rule: str, parent: Settings) -> dict[str, Any]:
+    """What the new rule asks by default, and settings that only one of the two rules has."""
+    usual = settings_to_json(
+        defaults(parent.root_seed, parent.layout, rule=rule, D=parent.D, M=parent.M)
+    )
+    names = ("law", "K", "N", *REGRESSION)
+    return {name: usual.get(name) for name in names}

@@ -54,6 +54,7 @@ def drive(
         Hooks(
             on_step=on_step,
             kl=_quadratic_kl(parts) if config.guards.kl is None else _kl(parts),
+            measured_kl=None if parts.base is None else _kl(parts),
             lease=held,
             wait=wait,
         ),

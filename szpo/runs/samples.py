@@ -18,7 +18,7 @@ from szpo.errors import LeaseError, UsageError
 from szpo.ledger import orders, run_spec
 from szpo.ledger.database import Ledger
 from szpo.ledger.orders import Order
-from szpo.ledger.theta import theta_digest
+from szpo.ledger.theta import recommended_digest, theta_digest
 from szpo.policies.protocol import Policy
 from szpo.replay import replay
 from szpo.seeds import as_seed
@@ -33,7 +33,7 @@ class Source:
     """What draws answers: the policy of the process that drives the run, and its prompts."""
 
     policy: Policy
-    """At the run's head."""
+    """At the run's head, where it asks."""
     prompts: PromptSet
     rows: int
     """D: rows of a comparison."""
@@ -86,18 +86,19 @@ def fulfil(ledger: Ledger, order: Order, source: Source) -> None:
 def policy_at(ledger: Ledger, source: Source, until: int | None) -> Iterator[Policy]:
     """Lend the policy at the weights after the steps < ``until``, and move it back afterwards.
 
+    They are those recommended then; ``until`` None is after all steps.
+
     Raises:
         UsageError: the run has fewer steps, or the policy cannot be put elsewhere.
         LeaseError: the head is not where this process left it.
     """
     policy: Any = source.policy
-    if until is None:
-        if policy.digest() != theta_digest(
-            ledger
-        ):  # what it answers would pass for the new weights'
-            raise LeaseError(
-                f"{ledger.path.name}: another controller has moved this run on; this one stops"
-            )
+    if until is None and policy.digest() != theta_digest(ledger):
+        # What it answers would pass for the new weights'.
+        raise LeaseError(
+            f"{ledger.path.name}: another controller has moved this run on; this one stops"
+        )
+    if until is None and policy.digest() == recommended_digest(ledger):
         yield policy
     elif hasattr(policy, "move_to"):
         head = policy.theta()

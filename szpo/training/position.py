@@ -11,6 +11,7 @@ from szpo.errors import IntegrityError, UsageError
 from szpo.ledger.database import Ledger, Record
 from szpo.ledger.theta import theta_digests
 from szpo.optim import parameters
+from szpo.optim.rules.registry import rule_of
 from szpo.optim.settings import Settings
 from szpo.optim.state import State
 from szpo.replay import replay
@@ -28,8 +29,11 @@ class Position:
 
     state: State
     theta: Theta
+    """The recommended point: what is shown, measured and exported."""
+    centre: Theta
+    """Where the run asks and the policy stands; θ itself unless the rule has two points."""
     head: str
-    """SHA-256 of θ in canonical form."""
+    """SHA-256 of the centre in canonical form."""
     votes: int
     """Counted votes so far; a step that was made void after its close has cost its votes too."""
     answers_read: int
@@ -53,8 +57,9 @@ def resume(ledger: Ledger, settings: Settings, policy: Policy) -> Position:
     _catch_up(ledger, settings, policy)
     total = ledger.query("SELECT coalesce(sum(n_votes), 0) AS total FROM updates")[0]["total"]
     read = sum(event["body"].get("answers_read", 0) for event in ledger.events("step"))
-    theta = {name: np.array(value) for name, value in policy.theta().items()}
-    at = Position(state, theta, theta_digests(ledger)[-1], round(total), read)
+    centre = {name: np.array(value) for name, value in policy.theta().items()}
+    theta = replay.fold(ledger) if rule_of(settings.rule).two_points else centre
+    at = Position(state, theta, centre, theta_digests(ledger)[-1], round(total), read)
     check_weights(ledger, policy, at, "taking the run up")
     for row in ledger.steps()[: state.step]:
         at = _add_void(ledger, at, row)
@@ -69,12 +74,12 @@ def pass_over(ledger: Ledger, settings: Settings, at: Position, step: int) -> Po
 
 
 def check_weights(ledger: Ledger, policy: Policy, at: Position, when: str) -> None:
-    """Compare the policy's weights and the position's θ with the head of the ledger.
+    """Compare the policy's weights and the position's centre with the head of the ledger.
 
     Raises:
         IntegrityError: they differ.
     """
-    own = parameters.digest(at.theta, policy.layout, ledger.basis_sha256)
+    own = parameters.digest(at.centre, policy.layout, ledger.basis_sha256)
     found = policy.digest()
     if own != at.head or found != at.head:
         raise IntegrityError(
@@ -102,6 +107,7 @@ def _catch_up(ledger: Ledger, settings: Settings, policy: Policy) -> None:
         )
     # The same weights may occur twice (a warm-up moves nothing): any of the places will do.
     done = heads.index(found)
-    for number, (_, updates) in enumerate(replay.read_applied_updates(ledger, settings)):
+    applied = replay.read_applied_updates(ledger, settings, point="centre")
+    for number, (_, updates) in enumerate(applied):
         for update in updates if number >= done else ():
             policy.apply(update)

@@ -5,21 +5,28 @@ Each function picks up where the ledger says that the step stands, so a killed r
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from szpo import seeds
 from szpo.data.text_files import clean_prompt
 from szpo.errors import RunError, UsageError
 from szpo.failpoints import failpoint
 from szpo.ledger.database import Ledger
 from szpo.optim import comparison_selection, optimizer
+from szpo.optim.rules import regression
+from szpo.optim.rules.registry import rule_of
+from szpo.optim.rules.rule import StepInputs
 from szpo.policies.protocol import Halving
 from szpo.training import guards
 from szpo.training.comparisons import compare
 from szpo.training.position import Position
 from szpo.training.services import Services
-from szpo.training.step_report import Stopwatch
-from szpo.types import Prompt, Query
-from szpo.voting import steps
+from szpo.training.step_report import Stopwatch, flatten
+from szpo.types import Comparison, Prompt, Query
+from szpo.voting import step_inputs, steps
 
+LEAST_KL = 0.1
+"""Nats by the quadratic estimate from which a recommended point's KL is measured."""
 CANARY_STEPS = 3
 """This many steps in a row in which every answer is the same on both sides are an error."""
 
@@ -69,8 +76,9 @@ def generate(run: Services, at: Position, step: int, watch: Stopwatch, *, then_o
     figures = {**guards.figures(comparisons), "generation_s": seconds}
     if isinstance(run.policy, Halving) and run.policy.halved_rows is not None:
         figures["batch_rows"] = run.policy.halved_rows  # another shape has other last bits
+    inputs = step_inputs.note(_measure(run, at, comparisons))
     head = run.policy.digest()
-    answers = steps.StepAnswers(step, comparisons, head, {**figures, **selected})
+    answers = steps.StepAnswers(step, comparisons, head, {**figures, **selected, **inputs})
     with ledger.transaction("controller"):
         stored = steps.store(ledger, run.lease.epoch, answers, then_open=then_open)
         if stored and then_open:
@@ -108,6 +116,29 @@ def check_perturbation(ledger: Ledger, step: int) -> None:
             f"steps {first}–{step}: plus and minus gave equal answers in every row at mu = "
             f"{row['mu']:.3g}; the perturbation does not reach the model, or is far too small"
         )
+
+
+def _measure(run: Services, at: Position, comparisons: Sequence[Comparison]) -> StepInputs:
+    """What the fit of a step takes besides its votes, from the answers that they will judge.
+
+    Raises:
+        UsageError: the fit wants the scores of texts, and the policy gives none.
+    """
+    settings, hooks = run.settings, run.hooks
+    if not rule_of(settings.rule).two_points:
+        return StepInputs()
+    kl = scores = None
+    estimate = regression.quadratic_kl(settings, at.state.carried)
+    if hooks.measured_kl is not None and estimate >= LEAST_KL:
+        kl = float(hooks.measured_kl(at.theta)), estimate
+    if settings.score_share:
+        if hooks.scores is None:
+            raise UsageError(
+                "score_share needs the scores of the shown texts, which this policy does not "
+                "give; set optimizer.score_share to 0"
+            )
+        scores = hooks.scores(comparisons).reshape(settings.K, settings.N, settings.dim)
+    return StepInputs(scores, kl, flatten(run.policy.theta(), settings.layout))
 
 
 def _record_plan(run: Services, at: Position, step: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from szpo.training import budget
 from szpo.training.comparisons import Prompts
 from szpo.training.guards import Bands
 from szpo.training.step_report import StepReport
-from szpo.types import Theta
+from szpo.types import Comparison, Floats, Theta
 from szpo.voting.lease import Lease
 
 if TYPE_CHECKING:
@@ -60,6 +60,11 @@ class Hooks:
     """Called with the report of every applied step."""
     kl: Callable[[Theta], float] | None = None
     """KL of the policy at θ to its start, nats per completion, for reports and guards."""
+    measured_kl: Callable[[Theta], float] | None = None
+    """The same as measured on answers, for rules that hold a point within a KL budget; None where
+    it cannot be measured."""
+    scores: Callable[[Sequence[Comparison]], Floats] | None = None
+    """Mean whitened score of each comparison's texts of plus less that of minus (K·N, d)."""
     timer: Callable[[], float] = time.perf_counter
     """Seconds, for what reports say of durations."""
     lease: Lease | None = None

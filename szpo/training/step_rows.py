@@ -90,7 +90,7 @@ def _row(
         estimate=sum(estimates) / len(estimates) if estimates else None,
         stderr=sum(e * e for e in errors) ** 0.5 / len(errors) if errors else None,
         not_finite=tuple(figures.get("not_finite", ())),
-        theta_sha256=updates[-1]["theta_sha256"] if updates else None,
+        theta_sha256=updates[0]["theta_sha256"] if updates else None,
         kl=_number(figures.get("kl")), length=_number(figures.get("length")),
         length_plus=_number(figures.get("length_plus")),
         length_minus=_number(figures.get("length_minus")), norm=_number(figures.get("norm")),

@@ -16,7 +16,7 @@ from typing import Any
 from szpo.aggregation.win_rates import better_side
 from szpo.config.schema import Config
 from szpo.ledger.database import Ledger
-from szpo.ledger.theta import theta_digest
+from szpo.ledger.theta import recommended_digest
 from szpo.training import step_rows
 from szpo.types import Vote
 from szpo.voting.counting import StepVotes
@@ -169,7 +169,7 @@ def summary(ledger: Ledger, facts: list[Facts] | None = None) -> Summary:
         panelists=people,
         win_rate=wins / total if total else None,
         head=_head(ledger),
-        theta_sha256=theta_digest(ledger),
+        theta_sha256=recommended_digest(ledger),
         beta=fitted.get("beta", panel.get("beta")),
         agreement=fitted.get("agreement"),
     )

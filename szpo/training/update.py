@@ -11,7 +11,8 @@ import numpy as np
 from szpo.failpoints import failpoint
 from szpo.ledger import canonical
 from szpo.ledger.database import Ledger
-from szpo.optim import momentum, optimizer, parameters
+from szpo.optim import optimizer, parameters
+from szpo.optim.rules.registry import rule_of
 from szpo.optim.state import State
 from szpo.training import guards
 from szpo.training.position import Position, check_weights
@@ -19,7 +20,7 @@ from szpo.training.rollouts import recorded_query
 from szpo.training.services import Services
 from szpo.training.step_report import StepReport, Stopwatch, answers_read, flatten, plain
 from szpo.types import Comparison, Info, Tally, Theta, Update
-from szpo.voting import pauses, steps, triads
+from szpo.voting import pauses, step_inputs, steps, triads
 from szpo.voting.counting import StepVotes
 from szpo.voting.votes_by_voter import read_votes_by_voter
 
@@ -34,12 +35,15 @@ class Estimate:
     updates: tuple[Update, ...]
     """As recorded, one per direction or one for all."""
     added: tuple[Update, ...]
-    """As added to θ; under momentum more than was recorded."""
+    """As added to the centre; under momentum more than was recorded."""
     info: Info
     theta: Theta
-    """After the step."""
+    """The recommended point after the step."""
+    theta_sha256: str
+    centre: Theta
+    """The point where the run asks, after the step."""
     head: str
-    """SHA-256 of that θ."""
+    """SHA-256 of that point."""
 
 
 def tell(run: Services, at: Position, votes: StepVotes) -> Estimate:
@@ -48,16 +52,24 @@ def tell(run: Services, at: Position, votes: StepVotes) -> Estimate:
     tally = votes.tally(settings.K, settings.N)
     voters = read_votes_by_voter(ledger, settings, step, votes.counted, tally)
     query = recorded_query(run, step)
-    state, updates, info = optimizer.tell(at.state, query, tally, by_voter=voters)
+    inputs = step_inputs.read(ledger, settings, step)
+    state, updates, info = optimizer.tell(at.state, query, tally, by_voter=voters, inputs=inputs)
     failpoint("cp9")
     reach = settings.momentum_terms if settings.momentum else 0
     recent = [u for u in ledger.updates(step) if u.step >= step - reach] if reach else []
-    added = tuple(momentum.added_updates(settings, [*recent, *updates], step))
-    theta = at.theta
-    for update in added:
-        theta = parameters.apply_update(settings.space, theta, update)  # θ ← θ + coef·v
-    head = parameters.digest(theta, settings.layout, ledger.basis_sha256)
-    return Estimate(tally, state, tuple(updates), added, info, theta, head)
+    every = [*recent, *updates]
+
+    def move(theta: Theta, added: Sequence[Update]) -> tuple[Theta, str]:
+        for update in added:
+            theta = parameters.apply_update(settings.space, theta, update)  # θ ← θ + coef·v
+        return theta, parameters.digest(theta, settings.layout, ledger.basis_sha256)
+
+    added = optimizer.added_updates(settings, every, step, "centre")
+    centre, head = move(at.centre, added)
+    theta, digest = centre, head
+    if rule_of(settings.rule).two_points:
+        theta, digest = move(at.theta, optimizer.added_updates(settings, every, step))
+    return Estimate(tally, state, tuple(updates), added, info, theta, digest, centre, head)
 
 
 def apply(
@@ -77,7 +89,7 @@ def apply(
         notes["not_finite"] = strange
     result = steps.StepResult(
         new.updates, run.settings.rule, new.info, new.tally, report.votes_sha256,
-        theta_sha256=new.head,
+        theta_sha256=new.theta_sha256, centre_sha256=new.head,
     )  # fmt: skip
     with ledger.transaction("controller"):  # a guard's pause is never lost to a crash
         all_notes = plain({**notes, "seconds": None, **watch.seconds()})
@@ -88,7 +100,9 @@ def apply(
         return None
     # From here on the step is done; what follows is a function of the ledger.
     failpoint("cp11")
-    after = Position(new.state, new.theta, new.head, report.total_votes, report.total_answers_read)
+    after = Position(
+        new.state, new.theta, new.centre, new.head, report.total_votes, report.total_answers_read
+    )
     failpoint("cp12")
     for update in new.added:
         run.policy.apply(update)
@@ -133,7 +147,7 @@ def describe(
         capped=info.capped,
         warmup=info.warmup,
         closed_by=row["closed_by"],
-        theta_sha256=new.head,
+        theta_sha256=new.theta_sha256,
         votes_sha256=canonical.votes_sha256(counted),
         figures=figures,
         seconds={},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from szpo import seeds
 from szpo.ledger.database import Ledger, Record
 from szpo.optim import comparison_selection
 from szpo.optim.checked_settings import settings_from_json
+from szpo.optim.rules.registry import RULES
 from szpo.types import Choice, Floats, Kind, Tally, Verdict, Vote
 
 _VOTE: Final = (
@@ -28,6 +29,10 @@ _BY_VOTE: Final = (
 )
 
 
+Balance: TypeAlias = Literal["direction", "step"]
+"""Over which comparisons plus stands on A in half of the counted votes."""
+
+
 def sides(
     root_seed: int, *, step: int, k: int, n: int, m: int, rank: int
 ) -> tuple[Literal["A", "B"], ...]:
@@ -40,39 +45,37 @@ def sides(
     >>> [sides(0, step=0, k=0, n=n, m=1, rank=n)[0] for n in range(4)].count("A")
     2
     """
-    odd = _odd(root_seed, step, k, rank)
-    pool = list("AB" * (m // 2)) + [odd] * (m % 2)
-    order = seeds.permutation(seeds.derive(root_seed, "seats", step=step, k=k, name=str(n)), m)
-    return tuple("A" if pool[i] == "A" else "B" for i in order)
+    return _arrange(root_seed, step, k, n, m, _odd(root_seed, step, k, rank))
 
 
 def planned_sides(
-    root_seed: int, asked: Iterable[Record], m: int
+    root_seed: int, asked: Iterable[Record], m: int, balance: Balance = "direction"
 ) -> dict[str, tuple[Literal["A", "B"], ...]]:
     """The sides of plus for each comparison of a step, given its `comparisons_asked`."""
-    ranks: dict[int, int] = {}
     found = {}
-    for head in asked:
-        k, n = head["k"], head["n"]
-        rank = ranks[k] = ranks.get(k, -1) + 1
-        found[head["comparison"]] = sides(root_seed, step=head["step"], k=k, n=n, m=m, rank=rank)
+    for head, odd in _odd_sides(root_seed, asked, balance):
+        found[head["comparison"]] = _arrange(root_seed, head["step"], head["k"], head["n"], m, odd)
     return found
 
 
-def quotas(root_seed: int, asked: Iterable[Record], m: int) -> dict[tuple[str, str], int]:
+def quotas(
+    root_seed: int, asked: Iterable[Record], m: int, balance: Balance = "direction"
+) -> dict[tuple[str, str], int]:
     """The number of votes that count per (comparison, side of plus), as in `planned_sides`."""
-    ranks: dict[int, int] = {}
-    odd: dict[int, str] = {}
     found = {}
-    for head in asked:
-        k = head["k"]
-        rank = ranks[k] = ranks.get(k, -1) + 1
-        if k not in odd:
-            odd[k] = _odd(root_seed, head["step"], k, 0)
-        here = odd[k] if rank % 2 == 0 else {"A": "B", "B": "A"}[odd[k]]
+    for head, odd in _odd_sides(root_seed, asked, balance):
         for side in "AB":
-            found[head["comparison"], side] = m // 2 + (m % 2 if side == here else 0)
+            found[head["comparison"], side] = m // 2 + (m % 2 if side == odd else 0)
     return found
+
+
+def balance_of(ledger: Ledger) -> Balance:
+    """Over what a run balances the sides of plus: a direction's comparisons, or a whole step's.
+
+    Where a rule asks about many directions once each, the step is what can be balanced.
+    """
+    rule = RULES.get(ledger.spec.get("optimizer", {}).get("rule", ""))
+    return "step" if rule is not None and rule.two_points else "direction"
 
 
 def comparisons_asked(ledger: Ledger, step: int) -> list[Record]:
@@ -197,7 +200,8 @@ class StepVotes:
         if row is None:
             return
         if not self._room:  # stored as a whole before anybody votes, and never changed
-            self._room = quotas(ledger.root_seed, comparisons_asked(ledger, self.step), row["m"])
+            asked = comparisons_asked(ledger, self.step)
+            self._room = quotas(ledger.root_seed, asked, row["m"], balance_of(ledger))
             self._lack = sum(self._room.values())
         last = ledger.query(
             "SELECT (SELECT coalesce(max(vote), 0) FROM votes) AS vote, "
@@ -365,6 +369,29 @@ def _vote(row: Record) -> Vote:
         revision=row["revision"],
         received_us=row["received_us"],
     )
+
+
+def _odd_sides(
+    root_seed: int, asked: Iterable[Record], balance: Balance
+) -> Iterator[tuple[Record, str]]:
+    """Each comparison asked, with the side that has one more where M is odd: it alternates."""
+    ranks: dict[int, int] = {}
+    first: dict[int, str] = {}
+    for head in asked:
+        k = head["k"] if balance == "direction" else 0
+        rank = ranks[k] = ranks.get(k, -1) + 1
+        if k not in first:
+            first[k] = _odd(root_seed, head["step"], k, 0)
+        yield head, first[k] if rank % 2 == 0 else {"A": "B", "B": "A"}[first[k]]
+
+
+def _arrange(
+    root_seed: int, step: int, k: int, n: int, m: int, odd: str
+) -> tuple[Literal["A", "B"], ...]:
+    """The sides of M seats in a drawn order; ``odd`` has one more where M is odd."""
+    pool = list("AB" * (m // 2)) + [odd] * (m % 2)
+    order = seeds.permutation(seeds.derive(root_seed, "seats", step=step, k=k, name=str(n)), m)
+    return tuple("A" if pool[i] == "A" else "B" for i in order)
 
 
 def _odd(root_seed: int, step: int, k: int, rank: int) -> str:

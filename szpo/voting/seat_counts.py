@@ -135,7 +135,8 @@ class SeatCounts:
         self._seat, self._vote, self._amendment, self._event = 0, 0, 0, 0
         self._without: set[int] = set()
         asked = counting.comparisons_asked(ledger, self.step)
-        sides = counting.planned_sides(ledger.root_seed, asked, self.m)
+        balance = counting.balance_of(ledger)
+        sides = counting.planned_sides(ledger.root_seed, asked, self.m, balance)
         self.comparisons: dict[str, ComparisonSeats] = {
             head["comparison"]: ComparisonSeats(head, sides[head["comparison"]]) for head in asked
         }

@@ -54,7 +54,10 @@ class Closing:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """The updates of a closed step, and the hashes of its votes and of the new θ."""
+    """The updates of a closed step, and the hashes of its votes and of the new θ.
+
+    ``centre_sha256`` is that of the point where the run asks, if it recommends another one.
+    """
 
     updates: Sequence[Update]
     rule: str
@@ -62,6 +65,7 @@ class StepResult:
     tally: Tally
     votes_sha256: str
     theta_sha256: str
+    centre_sha256: str | None = None
 
 
 def record_plan(ledger: Ledger, epoch: int, settings: Settings, query: Query, head: str) -> None:
@@ -239,11 +243,11 @@ def apply(ledger: Ledger, epoch: int, result: StepResult, notes: Mapping[str, An
                 if update.vector is None
                 else np.asarray(update.vector, dtype="<f4").tobytes(),
                 "rule": result.rule,
-                "estimate": finite(info.delta[update.k]),
-                "stderr": finite(info.stderr[update.k]),
+                "estimate": of_direction(info.delta, update.k),
+                "stderr": of_direction(info.stderr, update.k),
                 "n_votes": votes_of(result.tally, update, whole=len(updates) == 1),
                 "votes_sha256": result.votes_sha256,
-                "theta_sha256": result.theta_sha256,
+                "theta_sha256": (update.k and result.centre_sha256) or result.theta_sha256,
                 "prev_sha256": prev,
                 "epoch": epoch,
                 "applied_us": ledger.clock(),
@@ -280,10 +284,21 @@ def finite(value: float | None) -> float | None:
     return None if value is None or not np.isfinite(value) else float(value) + 0.0
 
 
+def of_direction(values: Sequence[float], k: int) -> float | None:
+    """The k-th number, as `finite`; None where there is no such direction."""
+    return finite(values[k]) if k < len(values) else None
+
+
 def votes_of(tally: Tally, update: Update, *, whole: bool) -> float:
-    """The votes behind a row of `updates`: all of the step's if it is its only one (``whole``)."""
+    """The votes behind a row of `updates`: all of the step's if it is its only one (``whole``).
+
+    Of several vectors the first has all of them and the others none.
+    """
     counts = tally.plus + tally.minus + tally.tie
-    return float((counts if whole else counts[update.k]).sum()) + 0.0
+    if update.vector is not None and update.k:
+        return 0.0
+    every = whole or update.vector is not None
+    return float((counts if every else counts[update.k]).sum()) + 0.0
 
 
 def _fence(ledger: Ledger, epoch: int) -> None:

@@ -367,5 +367,5 @@ def test_worth_asking_reads_the_step_so_far() -> None:
     total = math.sqrt(4 * posterior.prior_precision(step_size.base_mu(settings), 2, 4) ** -1)
     assert nobody[0] == pytest.approx(length * fall / total, rel=1e-3)
     other = optimizer.init(defaults(3, LAYOUT, rule="sign"))
-    with pytest.raises(UsageError, match="only bayes may stop"):
+    with pytest.raises(UsageError, match="only bayes or regression may stop"):
         stopping.worth_asking(other, optimizer.ask(other), Tally(none, none, none, none > 0))

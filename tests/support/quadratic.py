@@ -17,7 +17,6 @@ from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
 from szpo.optim import parameters
 from szpo.optim.checked_settings import defaults, settings_to_json
-from szpo.optim.directions import DIRECTION_VERSION
 from szpo.optim.parameters import Space
 from szpo.optim.settings import Settings
 from szpo.training import controller, step_report
@@ -115,7 +114,7 @@ def new_ledger(path: Path, settings: Settings, clock: Callable[[], int] | None =
             {"szpo": "test", "optimizer": settings_to_json(settings)},
             root_seed=settings.root_seed,
             layout=settings.layout,
-            direction_version=DIRECTION_VERSION,
+            direction_version=settings.law.version,
             run="run-1",
         ),
         clock=clock or Clock(),

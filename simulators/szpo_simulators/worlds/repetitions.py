@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -40,6 +41,7 @@ COINS = 32
 """Steps whose votes are drawn at once."""
 AHEAD = 8192
 """Uniform numbers of walks that are drawn at once for a repetition, where a step needs fewer."""
+DEFAULT_RADIUS = Settings.__dataclass_fields__["kl_radius"].default
 CACHED_DIM = 256
 """Directions of at most this many coordinates are cached for the next bench's cell."""
 
@@ -75,13 +77,22 @@ def settings_for(world: World, **changes: Any) -> Settings:
 
     Gaussian directions with |v| = √d, N = 16, M = 1, D = 1, μ = 1 unless changed. Under
     ``bayes`` an ``alpha`` is the longest step over √d, as under ``sign``, and sets ``kl_step``.
+    Under ``regression``, which has no KL budget here, it is that of the centre, and sets
+    ``centre_step``; directions are orthonormal, and 16 of them are asked once each.
     """
-    law = changes.pop("law", directions.Law(normalise=True))
     wanted = {"N": 16, "M": 1, "D": 1, "mu": 1.0, "rule": "known", "warmup": 0, **changes}
-    if wanted["rule"] == "bayes" and "alpha" in wanted:
-        radius = wanted.get("kl_radius", Settings.__dataclass_fields__["kl_radius"].default)
+    law = directions.Law(normalise=True)
+    if rule_of(wanted["rule"]).two_points:
+        law, both = directions.Law("orthonormal"), wanted["N"] * wanted.get("K", 1)
+        wanted |= {"K": both, "N": 1} if "K" not in changes else {}
+        wanted = {"kl_budget": None, **wanted}
+        if "alpha" in wanted:
+            radius = wanted.get("kl_radius", DEFAULT_RADIUS)
+            wanted["centre_step"] = math.sqrt(2 * radius) * wanted.pop("alpha") / wanted["mu"]
+    elif wanted["rule"] == "bayes" and "alpha" in wanted:
+        radius = wanted.get("kl_radius", DEFAULT_RADIUS)
         wanted["kl_step"] = radius * (wanted.pop("alpha") / wanted["mu"]) ** 2
-    return defaults(0, (("theta", (world.dim,)),), law=law, **wanted)
+    return defaults(0, (("theta", (world.dim,)),), **{"law": law, **wanted})
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +217,8 @@ class Block:
         ]
         lead = (len(root_seeds),)
         self.theta = np.tile(world.theta0.astype(np.float32), (*lead, 1))
+        self.centre = self.theta
+        """Where the rule asks; θ itself unless it recommends another point."""
         self.state = optimizer.init(settings)
         self.rule = rule_of(settings.rule)
         self.carried = self.rule.init(settings, lead)
@@ -250,6 +263,8 @@ class Block:
             for k, coef in enumerate(round_coefs(move.coef * factor).T):
                 added = coef.astype(np.float32)[:, None] * grid[:, k].astype(np.float32)
                 self.theta = self.theta + added
+        moved = move.centre
+        self.centre = self.theta if moved is None else self.centre + moved.astype(np.float32)
 
     def draw(self, step: int, k: int, rows: int, side: str | None) -> Uniforms:
         """The uniform numbers (S, rows, width) of a direction's walks at a step."""
@@ -262,11 +277,11 @@ class Block:
         return now
 
     def sides(self, at: Perturbations, k: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """The plus and the minus policies (S, d) of a direction; minus is θ under forward."""
+        """The plus and minus policies (S, d) of a direction; minus is the centre under forward."""
         grid, _ = at.directions()
         shift = at.radius[:, k].astype(np.float32)[:, None] * grid[:, k].astype(np.float32)
         antithetic = self.settings.pairing == "antithetic"
-        return self.theta + shift, self.theta - shift if antithetic else self.theta
+        return self.centre + shift, self.centre - shift if antithetic else self.centre
 
     def _other_views(self) -> tuple[World | None, World | None]:
         panel = self.panel
@@ -277,7 +292,7 @@ class Block:
     ) -> WeightedVotes:
         """The step's votes, weighted by voter."""
         settings = self.settings
-        rows = self.rule.rows(settings, self.carried)
+        use = self.rule.past(settings, self.carried)
         if isinstance(self.panel, People):
             shape = (settings.K, settings.N, settings.M)
             if step % COINS == 0:
@@ -286,7 +301,7 @@ class Block:
                 self.panel, self.raters, step, (gap, other, words),
                 (self.seat_coins[step % COINS], self.own_coins[step % COINS]),
             )  # fmt: skip
-            found = weigh(settings, self.history, step, cast.tally(), cast, rows=rows)
+            found = weigh(settings, self.history, step, cast.tally(), cast, use=use)
             self.history = found.history
             return found
         plus = np.zeros_like(gap) if self.truth else self._count(step, gap)

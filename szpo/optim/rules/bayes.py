@@ -19,7 +19,7 @@ from szpo.optim.posterior import Posterior, Window
 from szpo.optim.rules.rule import Move, Perturbations, Rule
 from szpo.optim.settings import ADAM_NEEDS, Schedule, Settings, SettingsError
 from szpo.optim.step_size import base_mu, longest
-from szpo.optim.weighted_votes import WeightedVotes
+from szpo.optim.weighted_votes import Past, WeightedVotes
 from szpo.types import Floats
 
 LARGEST_DIM = 256
@@ -172,15 +172,24 @@ def flip_share(
     return weighting.share_to_pass(moves[voters], lead) if lead > 0 else 0.0
 
 
+def posterior_so_far(
+    settings: Settings, window: Window, at: Perturbations, votes: WeightedVotes
+) -> tuple[Posterior, float]:
+    """The posterior with a step's votes so far, and the length of a step that is sure."""
+    window = add_votes(settings, window, at, votes)
+    return gradient(settings, window, at.step), longest(settings, at.step)
+
+
 RULE = Rule(
     name="bayes",
     check=check,
     init=init,
     alpha=lambda settings, window, step: None,
-    rows=lambda settings, window: len(window.steps) + settings.K,
+    past=lambda settings, window: Past(len(window.steps) + settings.K),
     move=move,
     figures=figures,
     flip_share=flip_share_of_move,
     is_exact=lambda settings: False,
+    known=posterior_so_far,
     bayesian=True,
 )

@@ -24,7 +24,7 @@ from szpo.optim.momentum import Memory
 from szpo.optim.rules.rule import Move, Perturbations, Rule, check_finite
 from szpo.optim.settings import Settings, SettingsError
 from szpo.optim.step_size import base_mu, shape
-from szpo.optim.weighted_votes import WeightedVotes, estimate_by_voter
+from szpo.optim.weighted_votes import Past, WeightedVotes, estimate_by_voter
 from szpo.types import Floats, Tally
 
 
@@ -77,7 +77,7 @@ def rule(counting: Counting) -> Rule:
         check=check,
         init=functools.partial(init, counting),
         alpha=alpha_at,
-        rows=lambda settings, pace: 0,
+        past=lambda settings, pace: Past(),
         move=functools.partial(move, counting),
         figures=lambda done: {},
         flip_share=functools.partial(flip_share, counting),

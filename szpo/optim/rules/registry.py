@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from szpo.optim.rules import bayes, known, margin, sign
+from szpo.optim.rules import bayes, known, margin, regression, sign
 from szpo.optim.rules.rule import Rule
 from szpo.optim.settings import SettingsError
 
 RULES: Final[Mapping[str, Rule]] = {
-    rule.name: rule for rule in (known.RULE, sign.RULE, margin.RULE, bayes.RULE)
+    rule.name: rule for rule in (known.RULE, sign.RULE, margin.RULE, bayes.RULE, regression.RULE)
 }
 
 

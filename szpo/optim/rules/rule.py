@@ -6,8 +6,8 @@ repetitions call the same ones. All arrays may have leading axes, the repetition
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,21 @@ from szpo.errors import RunError
 from szpo.optim import parameters
 from szpo.optim.posterior import Posterior
 from szpo.optim.settings import Settings
-from szpo.optim.weighted_votes import WeightedVotes
+from szpo.optim.weighted_votes import Past, WeightedVotes
 from szpo.types import Floats, Query
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepInputs:
+    """What a fit takes of a step besides its votes, recorded before they are cast."""
+
+    scores: Floats | None = None
+    """(..., K, N, d): mean whitened score of the texts of plus less that of the texts of minus."""
+    kl: tuple[float, float] | None = None
+    """KL to the start, nats, of a point that was recommended when the answers were made: as
+    measured, and by the quadratic estimate |z|²/2 in whitened units."""
+    centre: Floats | None = None
+    """θ (..., d) around which the step asked; None where that is the rule's centre."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +47,8 @@ class Perturbations:
     """Radius (..., K) of the integer-grid direction: μ · factor, rounded to 13 bits."""
     directions: Callable[[], tuple[Floats, Floats]]
     """Makes the grid values (..., K, d) and their factors (..., K); for small spaces only."""
+    inputs: StepInputs = field(default_factory=StepInputs)
+    """What was recorded with the answers."""
 
     def unit(self) -> Floats:
         """The unit-variance directions v (..., K, d)."""
@@ -46,7 +61,9 @@ class Perturbations:
         return np.asarray((distance * self.radius)[..., None] * grid)
 
 
-def perturbations(settings: Settings, query: Query, alpha: float | None) -> Perturbations:
+def perturbations(
+    settings: Settings, query: Query, alpha: float | None, inputs: StepInputs | None = None
+) -> Perturbations:
     """The perturbations of one run's query, at a step size."""
     space, ks = settings.space, range(settings.K)
 
@@ -55,7 +72,7 @@ def perturbations(settings: Settings, query: Query, alpha: float | None) -> Pert
         return grid, np.array([parameters.factor(space, query.step, k) for k in ks])
 
     radius = np.array([plus.radius for plus, _ in query.shifts])
-    return Perturbations(query.step, query.mu, alpha, radius, directions)
+    return Perturbations(query.step, query.mu, alpha, radius, directions, inputs or StepInputs())
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +84,9 @@ class Move:
     coef: Floats | None = None
     """(..., K), of unit-variance directions: θ moves by Σ coef·v."""
     vector: Floats | None = None
-    """(..., d): θ moves by it."""
+    """(..., d): θ moves by it, under a rule of two points the recommended one."""
+    centre: Floats | None = None
+    """(..., d): the asked centre moves by it, under a rule of two points."""
     delta: Floats | None = None
     """Δ̂ (..., K), where the move rests on it."""
     stderr: Floats | None = None
@@ -76,6 +95,8 @@ class Move:
     """Some coefficient, or the vector, was cut to `Settings.coef_cap`."""
     posterior: Posterior | None = None
     """On the gradient, for the report."""
+    signal: Floats | None = None
+    """(...): posterior probability that the votes show any preference, where the rule has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,24 +105,32 @@ class Rule:
 
     ``check`` refuses settings that the rule cannot work with (UsageError). ``init`` gives what is
     carried before step 0, for leading axes. ``alpha`` is the step size at a step, or None.
-    ``rows`` says of how many past directions the votes are needed by voter. ``move`` makes the
+    ``past`` says what is made of past votes by voter. ``move`` makes the
     step from what was carried, the perturbations, the votes and Davidson's ν. ``figures`` are the
     rule's own in the step's report, for people. ``flip_share`` is the smallest share of voters
     who, voting against throughout, would have turned the step; None where nobody can tell.
-    ``is_exact``: the update is recomputed to the last bit on any machine.
+    ``is_exact``: the update is recomputed to the last bit on any machine. ``known`` is the
+    posterior with a step's votes so far and the length of a step that is sure of its direction;
+    only `bayesian` rules have it. ``defaults`` are settings in which the rule's own differ.
     """
 
     name: str
     check: Callable[[Settings], None]
     init: Callable[[Settings, tuple[int, ...]], Any]
     alpha: Callable[[Settings, Any, int], float | None]
-    rows: Callable[[Settings, Any], int]
+    past: Callable[[Settings, Any], Past]
     move: Callable[[Settings, Any, Perturbations, WeightedVotes, float | None], Move]
     figures: Callable[[Move], dict[str, float]]
     flip_share: Callable[
         [Settings, Move, Perturbations, WeightedVotes, float | None], float | None
     ]
     is_exact: Callable[[Settings], bool]
+    known: (
+        Callable[[Settings, Any, Perturbations, WeightedVotes], tuple[Posterior, ArrayLike]] | None
+    ) = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    two_points: bool = False
+    """It asks around one point, the centre, and recommends another; a step moves both."""
     bayesian: bool = False
     """It keeps the votes and their likelihood: it can take a prior, may stop asking when it has
     seen enough, and takes no estimate in place of votes."""

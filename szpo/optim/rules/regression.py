@@ -1,0 +1,419 @@
+"""The rule `regression`: one logistic regression of all of the run's votes.
+
+Nothing is forgotten, and two points are held apart. The *centre* is where policies are asked, and
+wanders so that the votes see fresh ground. The *recommended* point is what the votes so far say is
+best: from the model's start along signal · ŵ/√(|ŵ|² + tr Σ), as far as the KL budget allows. It is
+short while the votes say little, and next to nothing while they may be chance
+(`szpo.optim.vote_regression` has the posterior).
+
+KL is |z|²/2 in whitened coordinates, times a scale that is measured at recommended points. Where
+it cannot be measured, the ball is in units of the radius at which is asked.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from szpo.aggregation import registry, weighting
+from szpo.aggregation.weighting import History, View
+from szpo.optim.directions import ORTHONORMAL_UP_TO, Law
+from szpo.optim.posterior import Posterior
+from szpo.optim.rules.rule import Move, Perturbations, Rule
+from szpo.optim.settings import ADAM_NEEDS, Settings, SettingsError
+from szpo.optim.step_size import base_mu
+from szpo.optim.vote_regression import Fit, Prior, Votes, direction, fit
+from szpo.optim.weighted_votes import Past, WeightedVotes
+from szpo.types import Floats
+
+BUDGET: Final = ((60.0, 3.0), (120.0, 4.0), (240.0, 8.0))
+"""The default `kl_budget`: (counted votes, nats)."""
+AIM: Final = 0.9
+"""Share of the budget that is aimed at: the measured KL scatters about it."""
+PSEUDO_KL: Final = 1.0
+"""Nats at which KL and its quadratic estimate count as equal before any is measured."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evidence:
+    """What the rule carries: every vote of the run, and its two points as moved from θ₀."""
+
+    votes: Votes
+    """One row per comparison, in order of (step, k, n)."""
+    recommended: Floats
+    """(..., d), values of fp32."""
+    centre: Floats
+    """(..., d), values of fp32."""
+    counted: Floats
+    """(...): counted votes, whatever their voters weigh."""
+    measured: tuple[float, float] = (0.0, 0.0)
+    """Sums over steps of measured KL and of its quadratic estimate at the same points, nats."""
+
+    @property
+    def kl_scale(self) -> float:
+        """Measured KL over its quadratic estimate."""
+        return (self.measured[0] + PSEUDO_KL) / (self.measured[1] + PSEUDO_KL)
+
+
+def check(settings: Settings) -> None:
+    """Refuse what the model does not have.
+
+    Raises:
+        SettingsError: several tensors or too many coordinates, another link than the logistic,
+            Davidson's ties, a weighting it has no place for, steering, momentum, Adam, a step
+            size, a selection, a Gaussian prior, or a budget, share or width out of range.
+    """
+    s = settings
+    if s.adam is not None:
+        raise SettingsError(ADAM_NEEDS.replace("but bayes", "but bayes and regression"))
+    if len(s.layout) != 1 or s.dim > ORTHONORMAL_UP_TO:
+        raise SettingsError(f"regression needs one tensor of at most {ORTHONORMAL_UP_TO} values")
+    if s.link != "logistic":
+        raise SettingsError("regression knows the logistic `link` only; choose another `rule`")
+    if s.ties != "half":
+        raise SettingsError("regression counts a tie as half a vote each; set `ties` = half")
+    if s.weighting not in ("equal", *registry.VIEWED):
+        raise SettingsError(
+            f"`weighting` {s.weighting} compares votes on one comparison, and regression asks for "
+            f"one each; choose {' or '.join(registry.VIEWED)}, or rule bayes"
+        )
+    if s.steering is not None:
+        raise SettingsError(
+            "`steering` needs several votes on a direction, and regression asks each once; "
+            "leave it out"
+        )
+    if s.momentum > 0:
+        raise SettingsError("regression keeps past votes itself; set `momentum` = 0")
+    if s.alpha is not None:
+        raise SettingsError("regression goes as far as kl_budget allows; leave `alpha` out")
+    if s.selection is not None:
+        raise SettingsError("regression weighs every vote once; leave `selection` out")
+    if s.prior_mean is not None or s.prior_precision is not None:
+        raise SettingsError("`prior_mean` and `prior_precision` belong to the rule bayes")
+    _check_own(s)
+
+
+def _check_own(s: Settings) -> None:
+    points = s.kl_budget
+    if points is not None:
+        votes = [at for at, _ in points]
+        finite = all(math.isfinite(at) and 0 < nats < math.inf for at, nats in points)
+        if not points or not finite or sorted(set(votes)) != votes:
+            raise SettingsError(
+                "`kl_budget` must be points (votes, nats) with rising votes and positive nats"
+            )
+    for name in ("centre_step", "prior_half"):
+        value = getattr(s, name)
+        if value is not None and not 0 < value < math.inf:
+            raise SettingsError(f"`{name}` is {value}; it must be a positive number")
+    if s.score_share is not None and not 0 <= s.score_share <= 1:
+        raise SettingsError(f"`score_share` is {s.score_share}; it must be within [0, 1]")
+    widths = s.prior_widths
+    if widths is not None and (not widths or not all(0 < width < math.inf for width in widths)):
+        raise SettingsError(f"`prior_widths` {widths} must be positive numbers, at least one")
+    if s.start is not None and (len(s.start) != s.dim or not all(map(math.isfinite, s.start))):
+        raise SettingsError(f"`start` must be {s.dim} finite values")
+
+
+def init(settings: Settings, lead: tuple[int, ...] = ()) -> Evidence:
+    """No votes, and both points at θ₀."""
+    zeros = np.zeros((*lead, settings.dim))
+    return Evidence(Votes.empty(settings.dim, lead), zeros, zeros, np.zeros(lead))
+
+
+def move(
+    settings: Settings,
+    evidence: Evidence,
+    at: Perturbations,
+    votes: WeightedVotes,
+    nu: float | None = None,
+) -> Move:
+    """Fit all votes, recommend the point that they speak for, and bring the centre towards it."""
+    evidence = add_votes(settings, evidence, at, votes)
+    found = fit_votes(settings, evidence)
+    target = find_target(settings, evidence, found)
+    vector, recommended = _go(evidence.recommended, target - evidence.recommended)
+    way = target - evidence.centre
+    length = np.sqrt((way * way).sum(-1, keepdims=True))
+    step = longest_step(settings)
+    way = np.where(length > step, way * (step / np.where(length > 0, length, 1.0)), way)
+    moved, centre = _go(evidence.centre, way)
+    x = at.features(settings.distance)
+    spread = np.einsum("...ki,...ij,...kj->...k", x, found.covariance, x)
+    return Move(
+        replace(evidence, recommended=recommended, centre=centre),
+        vector=vector,
+        centre=moved,
+        delta=np.einsum("...ki,...i->...k", x, found.w),
+        stderr=np.sqrt(spread),
+        posterior=as_posterior(found),
+        signal=found.signal,
+    )
+
+
+def add_votes(
+    settings: Settings, evidence: Evidence, at: Perturbations, votes: WeightedVotes
+) -> Evidence:
+    """The evidence with a step's votes, and with what was measured while its answers were made."""
+    tally = votes.tally
+    live = ~tally.identical
+    up, down = (np.where(live, side + tally.tie / 2, 0.0) for side in (tally.plus, tally.minus))
+    cast = tally.plus + tally.minus + tally.tie if tally.cast is None else tally.cast
+    x, bend, old = features(settings, at), bends(settings, evidence, at), evidence.votes
+    lead, rows = x.shape[:-3], x.shape[-3] * x.shape[-2]
+
+    def join(before: Floats, new: Floats) -> Floats:
+        return np.concatenate([before, new.reshape(*lead, rows)], axis=-1)
+
+    both = Votes(
+        np.concatenate([old.x, x.reshape(*lead, rows, -1)], axis=-2),
+        join(old.up, up),
+        join(old.down, down),
+        np.concatenate([old.steps, np.full(rows, at.step, dtype=np.int64)]),
+        bend=join(np.zeros((*lead, 0)) if old.bend is None else old.bend, bend),
+    )
+    if settings.weighting != "equal" and votes.history is not None:
+        up, down = sum_by_voter(votes.history.verdicts, votes.weights)
+        both = replace(both, up=up, down=down)  # today's weights on all votes
+    measured = evidence.measured
+    if at.inputs.kl is not None:
+        measured = measured[0] + at.inputs.kl[0], measured[1] + at.inputs.kl[1]
+    counted = evidence.counted + np.where(live, cast, 0.0).sum((-2, -1))
+    return replace(evidence, votes=both, counted=counted, measured=measured)
+
+
+def sum_by_voter(verdicts: NDArray[np.int8], weights: Floats) -> tuple[Floats, Floats]:
+    """Votes for plus and for minus of each comparison (..., R) from (..., P, R/N, N) by voter.
+
+    A tie is half of each, a negative weight counts for the other side.
+    """
+    plus, minus, tie = weighting.sum_votes(verdicts, weights)
+    both = plus + tie / 2, minus + tie / 2
+    up, down = (side.reshape(*side.shape[:-2], -1) for side in both)
+    return up, down
+
+
+def learn_weights(settings: Settings, evidence: Evidence, history: History) -> Floats:
+    """One weight per voter (..., P), judged by the posterior of all others' votes.
+
+    With one vote a direction nobody else voted on it; what the others' votes say of it follows
+    from the fit. Twice, so that a voter who disagrees with everybody weighs little in what the
+    others are judged by. Latest votes only, as elsewhere.
+    """
+    verdicts = history.verdicts
+    people, lead = len(history.voters), verdicts.shape[:-3]
+    shape = (*lead, people, verdicts.shape[-2] * verdicts.shape[-1], 1)
+    verdicts = verdicts.reshape(shape)[..., -weighting.ROWS :, :]
+    rows = verdicts.shape[-2]
+    weights = np.ones((*lead, people))
+    if not rows or not people:
+        return weights
+    latest = replace(history, verdicts=verdicts)
+    x = evidence.votes.x[..., -rows:, :]
+    every = np.broadcast_to(x[..., None, :, :], (*lead, people, *x.shape[-2:]))
+    for _ in range(2):
+        others = weights[..., None, :] * (1 - np.eye(people))
+        up, down = sum_by_voter(verdicts[..., None, :, :, :], others)
+        votes = Votes(every, up, down, evidence.votes.steps[-rows:])
+        found = fit(votes, prior(settings))
+        mean = np.einsum("...rd,...d->...r", every, found.w)
+        variance = np.einsum("...ri,...ij,...rj->...r", every, found.covariance, every)
+        weights = registry.VIEWED[settings.weighting](latest, View(mean, variance))
+    return weights
+
+
+def features(settings: Settings, at: Perturbations) -> Floats:
+    """What each comparison is about (..., K, N, d): z⁺ − z⁻, mixed with its texts' scores."""
+    share, x = settings.score_share or 0.0, at.features(settings.distance)
+    x = np.repeat(x[..., None, :], settings.N, axis=-2)
+    if not share or at.inputs.scores is None:
+        return x
+    return np.asarray((1 - share) * x + share * at.inputs.scores)
+
+
+def bends(settings: Settings, evidence: Evidence, at: Perturbations) -> Floats:
+    """By how much curvature would lower each comparison's logit (..., K, N): −(z⁺ − z⁻)ᵀc.
+
+    c is the midpoint of z⁺ and z⁻, from the model's start. Only forecasts fit a curvature.
+    """
+    centre = at.inputs.centre
+    if centre is None:
+        centre = evidence.centre + (0.0 if settings.start is None else np.array(settings.start))
+    x = at.features(settings.distance)
+    middle = centre[..., None, :] + (0.0 if settings.pairing == "antithetic" else x / 2)
+    bend = -(x * middle).sum(-1)
+    return np.repeat(bend[..., None], settings.N, axis=-1)
+
+
+def fit_votes(settings: Settings, evidence: Evidence) -> Fit:
+    """The posterior that all votes give."""
+    return fit(replace(evidence.votes, bend=None), prior(settings))
+
+
+def prior(settings: Settings) -> Prior:
+    """The prior of the weights w: Gaussians of several widths around 0."""
+    half = settings.prior_half
+    plain = Prior.flat(settings.dim) if half is None else Prior.falling(settings.dim, half)
+    return plain if settings.prior_widths is None else replace(plain, widths=settings.prior_widths)
+
+
+def unit(settings: Settings) -> float:
+    """One whitened unit in coordinates: KL is about |z|²/2 of it.
+
+    It follows from the radius at which is asked, whose KL is ``kl_radius`` by definition.
+    """
+    return base_mu(settings) * math.sqrt(settings.dim / (2 * settings.kl_radius))
+
+
+def longest_step(settings: Settings) -> float:
+    """How far the centre moves in a step at most, in coordinates."""
+    return unit(settings) * (1.0 if settings.centre_step is None else settings.centre_step)
+
+
+def find_radius(settings: Settings, evidence: Evidence) -> Floats:
+    """Radius (...) of the ball that holds the recommended point; ∞ without a budget."""
+    if settings.kl_budget is None:
+        return np.full(np.shape(evidence.counted), np.inf)
+    votes, nats = (np.array(values) for values in zip(*settings.kl_budget, strict=True))
+    budget = np.interp(evidence.counted, votes, nats)
+    return np.asarray(unit(settings) * np.sqrt(2 * AIM * budget / evidence.kl_scale))
+
+
+def quadratic_kl(settings: Settings, evidence: Evidence) -> float:
+    """KL of the recommended point to the model's start by |z|²/2 in whitened units, nats."""
+    start = 0.0 if settings.start is None else np.array(settings.start)
+    z = (start + evidence.recommended) / unit(settings)
+    return float((z * z).sum()) / 2
+
+
+def find_target(settings: Settings, evidence: Evidence, found: Fit) -> Floats:
+    """Where the recommended point belongs (..., d), as moved from θ₀.
+
+    Without a budget it goes as far beyond the centre as one step of the centre. The ball is around
+    the model's start, and is never so small that a branch would have to come back to it.
+    """
+    toward, radius = direction(found), find_radius(settings, evidence)
+    if settings.kl_budget is None:
+        return np.asarray(evidence.centre + longest_step(settings) * toward)
+    target = radius[..., None] * toward
+    if settings.start is None:
+        return np.asarray(target)  # its length is at most the radius
+    start = np.array(settings.start)
+    limit = np.maximum(radius, np.linalg.norm(start))[..., None]
+    place = start + target
+    length = np.sqrt((place * place).sum(-1, keepdims=True))
+    return np.asarray(np.where(length > limit, place * (limit / length), place) - start)
+
+
+def as_posterior(found: Fit) -> Posterior:
+    """The fit's mean and covariance as one Gaussian, without noise between comparisons."""
+    return Posterior(found.w, found.covariance, np.zeros(found.w.shape[:-1]))
+
+
+def posterior_so_far(
+    settings: Settings, evidence: Evidence, at: Perturbations, votes: WeightedVotes
+) -> tuple[Posterior, Floats]:
+    """The posterior with a step's votes so far, and how far the recommended point may be."""
+    evidence = add_votes(settings, evidence, at, votes)
+    radius = find_radius(settings, evidence)
+    found = as_posterior(fit_votes(settings, evidence))
+    return found, np.where(np.isfinite(radius), radius, longest_step(settings))
+
+
+def figures(done: Move) -> dict[str, float]:
+    """Sizes of the gradient, its uncertainty and the move; how likely there is any signal."""
+    found = done.posterior
+    assert found is not None and done.vector is not None and done.signal is not None
+    return {
+        "gradient": float(np.linalg.norm(found.w)),
+        "uncertainty": math.sqrt(float(np.trace(found.covariance))),
+        "signal": float(done.signal),
+        "kl_scale": done.carried.kl_scale,
+        "length": float(np.linalg.norm(done.vector)),
+    }
+
+
+def flip_share(
+    settings: Settings,
+    done: Move,
+    at: Perturbations,
+    votes: WeightedVotes,
+    nu: float | None = None,
+) -> float | None:
+    """Smallest share of voters whose switched votes would turn the recommendation: w·z* ≤ 0.
+
+    Voters are switched to voting against z* in all their votes of the run, those first whose
+    switch moves ŵ most (to first order: by Σx a vote, by half of that a tie), and everything is
+    fitted anew. None where the votes came without their voters, 1 where even all do not turn it.
+    """
+    if done.posterior is None or votes.history is None or votes.by_voter is None:
+        return None
+    evidence, found, weights = done.carried, done.posterior, votes.weights
+    every, best = evidence.votes, evidence.recommended
+    verdicts = votes.history.verdicts.reshape(len(weights), -1)
+    loser = -np.sign(every.x @ best)
+    against = np.where(weights[:, None] < 0, -loser, loser).astype(np.int8)
+    given = verdicts != 0
+    moved = np.where(verdicts == weighting.TIE, 0.5, verdicts != against) * given
+    moves = np.abs(weights) * (moved * np.abs(every.x @ found.covariance @ best)).sum(-1)
+    voters = np.flatnonzero(given.any(-1))
+    order = voters[np.argsort(-moves[voters], kind="stable")]
+    if not len(order) or float(found.w @ best) <= 0:
+        return 0.0
+
+    def is_turned(count: int) -> bool:
+        cast = verdicts.copy()
+        switched = order[:count]
+        cast[switched] = np.where(given[switched], against[switched], 0)
+        up, down = sum_by_voter(cast[..., None], weights)
+        again = replace(evidence, votes=replace(every, up=up, down=down))
+        return float(fit_votes(settings, again).w @ best) <= 0
+
+    low, high = 0, len(order)  # not turned without any; each voter only adds
+    if not is_turned(high):
+        return 1.0
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if is_turned(middle) else (middle, high)
+    return high / len(order)
+
+
+def _go(here: Floats, way: Floats) -> tuple[Floats, Floats]:
+    """A move and where it leads, both as they are recorded and applied: in fp32."""
+    with np.errstate(over="ignore"):
+        moved = way.astype(np.float32)
+        there = here.astype(np.float32) + moved
+    return moved.astype(np.float64), there.astype(np.float64)
+
+
+RULE = Rule(
+    name="regression",
+    check=check,
+    init=init,
+    alpha=lambda settings, evidence, step: None,
+    past=lambda settings, evidence: Past(
+        len(evidence.votes.steps) // settings.N + settings.K,
+        functools.partial(learn_weights, settings, evidence),
+    ),
+    move=move,
+    figures=figures,
+    flip_share=flip_share,
+    is_exact=lambda settings: False,
+    known=posterior_so_far,
+    defaults={
+        "law": Law("orthonormal"),
+        "K": 8,
+        "N": 1,
+        "kl_budget": BUDGET,
+        "centre_step": 1.0,
+        "score_share": 0.0,
+        "prior_widths": Prior.flat(1).widths,
+    },
+    two_points=True,
+    bayesian=True,
+)

@@ -1,0 +1,71 @@
+"""What a step's fit takes besides its votes, as it stands in the record of the step's answers.
+
+It is part of the event "generated", and so of the chain, before anybody votes: replay and verify
+take these numbers from there, and recompute from them without model or file. They do not show
+that the numbers are the model's.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+import numpy as np
+
+from szpo.errors import IntegrityError
+from szpo.ledger.database import Ledger
+from szpo.optim.rules.registry import rule_of
+from szpo.optim.rules.rule import StepInputs
+from szpo.optim.settings import Settings
+from szpo.types import Floats
+
+DIGITS: Final = 6
+"""Decimals of scores as recorded."""
+
+
+def note(inputs: StepInputs) -> dict[str, Any]:
+    """What the event "generated" records of a step's inputs; nothing where there are none."""
+    scores = inputs.scores
+    found = {
+        "centre": None if inputs.centre is None else inputs.centre.tolist(),
+        "kl": None if inputs.kl is None else list(inputs.kl),
+        "scores": None if scores is None else np.round(scores, DIGITS).tolist(),
+    }
+    given = {name: value for name, value in found.items() if value is not None}
+    return {"inputs": given} if given else {}
+
+
+def read(ledger: Ledger, settings: Settings, step: int) -> StepInputs:
+    """The inputs that a step recorded with its answers.
+
+    Raises:
+        IntegrityError: they are missing, or are not numbers of the right shape.
+    """
+    if not rule_of(settings.rule).two_points:
+        return StepInputs()
+    events = ledger.query(
+        "SELECT body FROM events WHERE kind = 'generated' AND json_extract(body, '$.step') = ?",
+        (step,),
+    )
+    noted = json.loads(events[-1]["body"]).get("inputs") if events else None
+    if not isinstance(noted, dict):
+        raise IntegrityError(f'step {step}: its event "generated" has no inputs of the fit')
+    centre = _array(step, noted, "centre", (settings.dim,))
+    scores = _array(step, noted, "scores", (settings.K, settings.N, settings.dim))
+    kl = _array(step, noted, "kl", (2,))
+    if centre is None or (settings.score_share and scores is None):
+        missing = "centre" if centre is None else "scores"
+        raise IntegrityError(f'step {step}: its event "generated" has no {missing}')
+    return StepInputs(scores, None if kl is None else (float(kl[0]), float(kl[1])), centre)
+
+
+def _array(step: int, noted: dict[str, Any], name: str, shape: tuple[int, ...]) -> Floats | None:
+    if noted.get(name) is None:
+        return None
+    try:
+        values = np.asarray(noted[name], dtype=np.float64)
+    except (TypeError, ValueError):
+        values = np.zeros(0)
+    if values.shape != shape or not np.isfinite(values).all():
+        raise IntegrityError(f"step {step}: the recorded {name} are not {shape} finite numbers")
+    return values

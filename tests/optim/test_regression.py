@@ -1,0 +1,352 @@
+"""The rule `regression`: what it recommends, where it asks, what it refuses."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import special
+
+from szpo.aggregation.weighting import MINUS, PLUS, TIE, VotesByVoter
+from szpo.config import settings_file
+from szpo.errors import UsageError
+from szpo.optim import optimizer, parameters, stopping
+from szpo.optim.checked_settings import defaults, settings_from_json, settings_to_json
+from szpo.optim.directions import Law
+from szpo.optim.rules import regression
+from szpo.optim.rules.registry import RULES, rule_of
+from szpo.optim.rules.rule import Perturbations, StepInputs
+from szpo.optim.settings import Schedule, Selection
+from szpo.optim.vote_regression import direction, fit
+from szpo.optim.weighted_votes import WeightedVotes
+from szpo.types import Tally
+
+LAYOUT = (("z", (6,)),)
+GRADIENT = np.array([1.0, -0.5, 0.8, 0.0, 0.3, -0.9])
+
+
+def settings_of(**changes):
+    return defaults(3, LAYOUT, **{"rule": "regression", **changes})
+
+
+def features(settings, step):
+    query = optimizer.query(settings, step, optimizer.ask(optimizer.init(settings)).mu)
+    return np.stack(
+        [
+            2 * plus.radius * parameters.direction_vector(settings.space, step, k)
+            for k, (plus, _) in enumerate(query.shifts)
+        ]
+    )
+
+
+def vote(settings, state, rng, gradient=GRADIENT, inputs=None):
+    """One step of voters who follow the logistic law along a gradient."""
+    query = optimizer.ask(state)
+    chance = special.expit(features(settings, query.step) @ gradient)
+    plus = (rng.random((settings.K, settings.N, settings.M)) < chance[:, None, None]).sum(-1) * 1.0
+    tally = Tally(plus, settings.M - plus, 0 * plus, plus < 0)
+    return optimizer.tell(state, query, tally, inputs=inputs)
+
+
+def walk(settings, steps, seed=0, **how):
+    state, rng, rows = optimizer.init(settings), np.random.default_rng(seed), []
+    for _ in range(steps):
+        state, updates, info = vote(settings, state, rng, **how)
+        rows.append((updates, info))
+    return state, rows
+
+
+def test_its_defaults_are_its_own_and_survive_json():
+    settings = settings_of()
+    assert (settings.K, settings.N, settings.M, settings.law) == (8, 1, 1, Law("orthonormal"))
+    assert settings.kl_budget == ((60.0, 3.0), (120.0, 4.0), (240.0, 8.0))
+    mu = optimizer.ask(optimizer.init(settings)).mu
+    assert mu * math.sqrt(6) == pytest.approx(1.8, abs=1e-9)  # |μv| = √(2 · 1.62)
+    assert settings_from_json(settings_to_json(settings)) == settings
+    plain = settings_to_json(defaults(3, LAYOUT))
+    assert "kl_budget" not in plain and "start" not in plain  # others' specs are what they were
+    assert [name for name, rule in RULES.items() if rule.two_points] == ["regression"]
+
+
+def test_the_target_is_the_budget_times_the_shrunk_direction():
+    settings = settings_of(kl_budget=((8.0, 2.0), (24.0, 6.0)), centre_step=0.5)
+    state, rows = walk(settings, 2)
+    found = fit(replace(state.carried.votes, bend=None), regression.prior(settings))
+    # 16 votes lie halfway between the points: 4 nats, of which .9 are aimed at; |z|²/2 = nats.
+    target = math.sqrt(2 * 0.9 * 4) * direction(found)
+    assert state.carried.recommended == pytest.approx(target, abs=1e-6)
+    assert state.carried.counted == 16
+    first, second = rows[1][0]
+    assert (first.k, second.k) == (0, 1) and second.coef is None
+    assert np.linalg.norm(second.vector) <= 0.5 + 1e-6
+    assert rows[1][1].extra["signal"] == pytest.approx(float(found.signal))
+
+
+@pytest.mark.parametrize(("votes", "nats"), [(1, 3), (60, 3), (90, 3.5), (240, 8), (9000, 8)])
+def test_the_budget_is_linear_between_its_points_and_constant_outside(votes, nats):
+    settings = settings_of()
+    start = optimizer.init(settings).carried
+    radius = regression.find_radius(settings, replace(start, counted=np.array(float(votes))))
+    assert radius == pytest.approx(math.sqrt(2 * 0.9 * nats))
+    # Twice the KL that |z|²/2 says, measured at 4 nats: scale (8 + 1)/(4 + 1).
+    seen = replace(start, counted=np.array(float(votes)), measured=(8.0, 4.0))
+    assert regression.find_radius(settings, seen) == pytest.approx(radius / math.sqrt(9 / 5))
+
+
+def test_a_unit_is_one_of_the_space_or_of_the_radius_at_which_is_asked():
+    assert regression.unit(settings_of(scale=2.5)) == pytest.approx(2.5)
+    by_radius = settings_of(mu=0.9)
+    assert regression.unit(by_radius) == pytest.approx(0.9 * math.sqrt(6 / (2 * 1.62)))
+    scheduled = settings_of(mu=Schedule("inverse", 0.9, 10))
+    assert regression.unit(scheduled) == regression.unit(by_radius)
+
+
+def test_votes_of_the_whole_run_bring_the_recommendation_to_the_gradient():
+    state, rows = walk(settings_of(), 25, seed=1)
+    z = state.carried.recommended
+    assert z @ GRADIENT / np.linalg.norm(z) / np.linalg.norm(GRADIENT) > 0.95
+    lengths = np.linalg.norm(z), math.sqrt(2 * 0.9 * 8)
+    assert 0.8 * lengths[1] < lengths[0] <= lengths[1] + 1e-6
+    assert rows[-1][1].extra["signal"] > 0.99
+    assert len(state.carried.votes.steps) == 200
+    # Coin-flip votes: nearly none goes anywhere far.
+    far = []
+    for seed in range(10):
+        idle, _ = walk(settings_of(), 6, seed=seed, gradient=np.zeros(6))
+        far.append(float((idle.carried.recommended**2).sum()) / 2)
+    assert sorted(far)[8] < 0.3
+
+
+def test_the_order_of_steps_votes_and_ties_are_as_the_model_has_them():
+    settings = settings_of(K=2, N=2, M=2)
+    state = optimizer.init(settings)
+    query = optimizer.ask(state)
+    plus, tie = np.array([[2.0, 1.0], [0.0, 0.0]]), np.array([[0.0, 1.0], [2.0, 0.0]])
+    minus = np.array([[0.0, 0.0], [0.0, 2.0]])
+    same = np.zeros((2, 2), dtype=bool)
+    after = optimizer.tell(state, query, Tally(plus, minus, tie, same))[0].carried
+    assert after.votes.up.tolist() == [2.0, 1.5, 1.0, 0.0]
+    assert after.votes.down.tolist() == [0.0, 0.5, 1.0, 2.0]
+    assert after.votes.steps.tolist() == [0, 0, 0, 0]
+    assert (after.votes.x[0] == after.votes.x[1]).all()
+    turned = Tally(plus[:, ::-1], minus[:, ::-1], tie[:, ::-1], same)
+    other = optimizer.tell(state, query, turned)[0].carried
+    assert (other.recommended == after.recommended).all()
+    same[0, 0] = True  # a comparison of equal batches was shown to nobody
+    less = optimizer.tell(state, query, Tally(plus * ~same, minus, tie, same))[0].carried
+    assert less.counted == 6 and less.votes.up[0] == 0
+
+
+def test_bend_is_the_midpoint_along_the_feature():
+    settings = settings_of(start=(1.0, 0, 0, 0, 0, 0))
+    state, rng = optimizer.init(settings), np.random.default_rng(0)
+    state, _, _ = vote(settings, state, rng)
+    x = features(settings, 0)
+    assert state.carried.votes.bend == pytest.approx(-x[:, 0])  # the centre stands at θ₀
+    at = np.array([0.0, 2, 0, 0, 0, 0])
+    state, _, _ = vote(settings, state, rng, inputs=StepInputs(centre=at))
+    assert state.carried.votes.bend[8:] == pytest.approx(-2 * features(settings, 1)[:, 1])
+    forward = replace(settings, pairing="forward")
+    state, _, _ = vote(forward, optimizer.init(forward), rng, inputs=StepInputs(centre=at))
+    x = features(settings, 0) / 2
+    assert state.carried.votes.x == pytest.approx(x)
+    assert state.carried.votes.bend == pytest.approx(-(x * (at + x / 2)).sum(-1))
+
+
+def test_a_branch_holds_the_ball_around_the_models_start_and_never_comes_back():
+    near, far = (0.5, 0, 0, 0, 0, 0), (9.0, 0, 0, 0, 0, 0)
+    pull = np.array([2.0, 0, 0, 0, 0, 0])
+    state, _ = walk(settings_of(start=near), 10, gradient=pull)
+    assert np.linalg.norm(near + state.carried.recommended) == pytest.approx(
+        math.sqrt(2 * 0.9 * np.interp(80, [60, 120], [3, 4])), abs=0.05
+    )
+    state, _ = walk(settings_of(start=far), 10, gradient=pull)
+    assert np.linalg.norm(far + state.carried.recommended) == pytest.approx(9, abs=1e-5)
+    state, _ = walk(settings_of(start=far), 10, gradient=-pull)
+    assert 5 < np.linalg.norm(far + state.carried.recommended) < 8
+
+
+def test_without_a_budget_both_points_walk_together():
+    settings = settings_of(kl_budget=None, centre_step=0.25)
+    state, rows = walk(settings, 30)
+    assert state.carried.recommended == pytest.approx(state.carried.centre, abs=1e-5)
+    assert max(np.linalg.norm(updates[0].vector) for updates, _ in rows) <= 0.25 + 1e-6
+    assert np.linalg.norm(state.carried.recommended) > 4
+
+
+def test_repetitions_with_leading_axes_are_the_same_runs():
+    settings = settings_of(K=3)
+    both = rule_of("regression").init(settings, (2,))
+    runs = [optimizer.init(replace(settings, root_seed=seed)) for seed in (5, 6)]
+    rng = np.random.default_rng(2)
+    for step in range(4):
+        queries = [optimizer.ask(run) for run in runs]
+        spaces = [run.settings.space for run in runs]
+        grid = np.array(
+            [[parameters.direction_vector(s, step, k) for k in range(3)] for s in spaces]
+        )
+        factor = np.array([[parameters.factor(s, step, k) for k in range(3)] for s in spaces])
+        radius = np.array([[plus.radius for plus, _ in query.shifts] for query in queries])
+        plus = rng.integers(0, 2, (2, 3, 1)) * 1.0
+        tally = Tally(plus, 1 - plus, 0 * plus, plus < 0)
+        at = Perturbations(step, queries[0].mu, None, radius, lambda g=grid, f=factor: (g, f))
+        done = regression.move(settings, both, at, WeightedVotes(tally))
+        both = done.carried
+        for i, run in enumerate(runs):
+            own = Tally(plus[i], 1 - plus[i], 0 * plus[i], plus[i] < 0)
+            runs[i] = optimizer.tell(run, queries[i], own)[0]
+    for i, run in enumerate(runs):
+        assert both.recommended[i] == pytest.approx(run.carried.recommended, abs=1e-6)
+        assert both.centre[i] == pytest.approx(run.carried.centre, abs=1e-6)
+
+
+def test_delta_is_what_the_posterior_says_of_each_direction():
+    state, rows = walk(settings_of(), 10, seed=4)
+    info = rows[-1][1]
+    x = features(settings_of(), 9)
+    found = fit(replace(state.carried.votes, bend=None), regression.prior(settings_of()))
+    assert info.delta == pytest.approx((x @ found.w).tolist())
+    assert info.stderr == pytest.approx(
+        np.sqrt(np.einsum("ki,ij,kj->k", x, found.covariance, x)).tolist()
+    )
+
+
+def test_flip_share_is_the_share_of_voters_whose_switch_turns_it():
+    settings = settings_of(K=4, M=5)
+    state, rng = optimizer.init(settings), np.random.default_rng(1)
+    names = tuple("abcde")
+    for _ in range(6):
+        query = optimizer.ask(state)
+        good = np.sign(features(settings, query.step) @ GRADIENT).astype(np.int8)
+        verdicts = np.tile(good[None, :, None], (5, 1, 1))
+        noise = rng.random(verdicts.shape) < 0.15
+        verdicts = np.where(noise, -verdicts, verdicts).astype(np.int8)
+        cast = VotesByVoter(names, verdicts, np.zeros((4, 1), dtype=bool))
+        state, _, info = optimizer.tell(state, query, cast.tally(), by_voter=cast)
+    # Switching one voter after another and fitting anew finds the same number.
+    history, votes = state.history, state.carried.votes
+    z = state.carried.recommended
+
+    def turned(number):
+        flat = history.verdicts.reshape(5, -1).copy()
+        flat[:number] = -np.sign(votes.x @ z)[None, :]
+        up, down = ((flat == side).sum(0) * 1.0 for side in (PLUS, MINUS))
+        again = fit(replace(votes, up=up, down=down, bend=None), regression.prior(settings))
+        return float(again.w @ z) <= 0
+
+    exact = next(number for number in range(6) if turned(number)) / 5
+    assert info.flip_share == exact == 0.6  # most of five who nearly agree
+    even = replace(cast, verdicts=np.full_like(cast.verdicts, TIE))
+    state = optimizer.init(settings)
+    info = optimizer.tell(state, optimizer.ask(state), even.tally(), by_voter=even)[2]
+    assert info.flip_share == 0  # ties say nothing that could be turned
+    alone = optimizer.tell(state, optimizer.ask(state), even.tally())[2]
+    assert alone.flip_share is None
+
+
+def panel_of(weighting, hostile, steps, seed=0):
+    """The last report of a run in which five voters take turns, one vote a direction."""
+    settings = settings_of(weighting=weighting)
+    state, rng, names = optimizer.init(settings), np.random.default_rng(seed), tuple("abcde")
+    for step in range(steps):
+        query = optimizer.ask(state)
+        plus = rng.random(8) < special.expit(1.5 * features(settings, step) @ GRADIENT)
+        who = (np.arange(8) + 3 * step) % 5
+        plus = plus ^ (who < hostile)
+        verdicts = np.zeros((5, 8, 1), dtype=np.int8)
+        verdicts[who, np.arange(8), 0] = np.where(plus, PLUS, MINUS)
+        cast = VotesByVoter(names, verdicts, np.zeros((8, 1), dtype=bool))
+        state, _, info = optimizer.tell(state, query, cast.tally(), by_voter=cast)
+    return state, info
+
+
+@pytest.mark.parametrize("weighting", ["skill", "rationality"])
+def test_voters_are_judged_by_the_posterior_of_the_others(weighting):
+    state, info = panel_of(weighting, hostile=1, steps=25)
+    weights = info.extra["weights"]
+    assert weights["a"] < 0.1 and min(weights[name] for name in "bcde") > 0.7
+    z, same = state.carried.recommended, panel_of("equal", hostile=1, steps=25)[0]
+    cosine, plain = (
+        one @ GRADIENT / np.linalg.norm(one) / np.linalg.norm(GRADIENT)
+        for one in (z, same.carried.recommended)
+    )
+    assert cosine > plain
+    honest = panel_of(weighting, hostile=0, steps=25)[1].extra["weights"]
+    assert list(honest.values()) == pytest.approx([1.0] * 5, abs=0.25)
+    begun = panel_of(weighting, hostile=1, steps=1)[1].extra["weights"]
+    assert list(begun.values()) == pytest.approx([1.0] * 5, rel=1e-9)
+
+
+def test_todays_weights_hold_for_all_votes_of_the_run():
+    state, info = panel_of("skill", hostile=1, steps=25)
+    sums = state.carried.votes.up + state.carried.votes.down
+    weights = np.array(list(info.extra["weights"].values()))
+    who = np.array([(np.arange(8) + 3 * step) % 5 for step in range(25)]).ravel()
+    assert sums == pytest.approx(np.abs(weights)[who])
+    assert state.carried.counted == 200  # votes, whatever they weigh
+
+
+def test_a_price_of_votes_reads_the_ball():
+    settings = settings_of(vote_price=0.01)
+    state, _ = walk(settings_of(), 3)
+    state = replace(state, settings=settings)
+    none = np.zeros((8, 1))
+    worth = stopping.worth_asking(state, optimizer.ask(state), Tally(none, none, none, none > 0))
+    assert worth.shape == (8,) and (worth > 0).all()
+    wide = replace(state, settings=replace(settings, kl_budget=((0.0, 12.0),)))
+    more = stopping.worth_asking(wide, optimizer.ask(wide), Tally(none, none, none, none > 0))
+    assert more == pytest.approx(2 * worth)  # four times the nats, twice the radius
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"link": "probit"}, "logistic link only"),
+        ({"ties": "davidson"}, "half a vote"),
+        ({"weighting": "dawid-skene", "M": 2}, "choose skill or rationality, or rule bayes"),
+        ({"weighting": "median"}, 'weighting "median"'),
+        ({"weighting": "shrunk-logits"}, 'weighting "shrunk-logits"'),
+        ({"steering": (1.0, 2.0)}, "steering needs several votes"),
+        ({"momentum": 0.5}, "momentum"),
+        ({"alpha": 0.1}, "leave alpha out"),
+        ({"selection": Selection(4)}, "leave selection out"),
+        ({"prior_mean": (0.0,) * 6}, "belong to the rule bayes"),
+        ({"kl_budget": ((60.0, 3.0), (60.0, 4.0))}, "rising votes"),
+        ({"kl_budget": ((60.0, 0.0),)}, "positive nats"),
+        ({"centre_step": 0.0}, "centre_step is 0"),
+        ({"score_share": 1.5}, "within"),
+        ({"prior_widths": ()}, "at least one"),
+        ({"prior_half": -1.0}, "prior_half is -1"),
+        ({"start": (0.0,)}, "start must be 6"),
+    ],
+)
+def test_what_the_rule_cannot_do_is_refused_in_one_line(changes, words):
+    with pytest.raises(UsageError, match=words) as caught:
+        settings_of(**changes)
+    assert "\n" not in str(caught.value)
+
+
+def test_large_spaces_and_other_rules_are_refused():
+    with pytest.raises(UsageError, match="one tensor of at most 256"):
+        defaults(1, (("z", (300,)),), rule="regression")
+    with pytest.raises(UsageError, match="kl_budget belongs to the rule regression"):
+        defaults(1, LAYOUT, kl_budget=((1.0, 1.0),))
+
+
+def test_a_settings_file_names_the_rules_own_directions():
+    config = settings_file.load(sets=["optimizer.rule=regression"])
+    assert (config.optimizer.directions, config.optimizer.comparisons) == (8, 1)
+    assert config.votes_per_step == 8
+    config = settings_file.load(sets=["optimizer.rule=regression", "optimizer.directions=4"])
+    assert (config.optimizer.directions, config.optimizer.comparisons) == (4, 1)
+    config = settings_file.load(sets=["optimizer.rule=regression", "optimizer.kl_budget=off"])
+    assert config.optimizer_settings(LAYOUT, 1.0).kl_budget is None
+    sets = ["optimizer.rule=regression", "optimizer.kl_budget=[[20, 1], [40, 2.5]]"]
+    made = settings_file.load(sets=sets).optimizer_settings(LAYOUT, 1.0)
+    assert made.kl_budget == ((20.0, 1.0), (40.0, 2.5)) and made.centre_step == 1.0
+    again = settings_file.load(sets=["optimizer.law=orthonormal"]).optimizer_settings(LAYOUT, 1.0)
+    assert again.rule == "bayes" and again.law == Law("orthonormal")
+    with pytest.raises(UsageError, match=r"optimizer\.kl_budget belongs to the rule regression"):
+        settings_file.load(sets=["optimizer.kl_budget=[[20, 1]]"])
+    with pytest.raises(UsageError, match="block is a law of its own"):
+        settings_file.load(sets=["optimizer.law=gaussian", "optimizer.block=2"])

@@ -1,0 +1,385 @@
+"""Runs of the rule `regression`: asked at one point, recommended another, both in the record."""
+
+import json
+
+import numpy as np
+import pytest
+
+from szpo.errors import IntegrityError, UsageError
+from szpo.ledger.database import Ledger
+from szpo.ledger.run_spec import recorded_settings
+from szpo.ledger.theta import (
+    recommended_digest,
+    recommended_digests,
+    theta_digest,
+    theta_digests,
+)
+from szpo.optim import parameters
+from szpo.replay import replay, verification, without_panelist
+from szpo.runs.branch import branch
+from szpo.runs.samples import Source, policy_at
+from szpo.training import position, step_rows
+from szpo.voting import counting, step_inputs, steps
+from tests.replay.test_replay import forge, rewrite
+from tests.support.quadratic import (
+    LAYOUT,
+    PROMPTS,
+    Clock,
+    QuadraticPolicy,
+    ValueJudge,
+    go,
+    history,
+    new_ledger,
+    panel_of,
+    settings_of,
+)
+
+PLAIN = {"rule": "regression", "N": 1, "D": 2, "centre_step": 0.3,
+         "kl_budget": ((16.0, 2.0), (32.0, 4.0))}  # fmt: skip
+
+
+class MovingPolicy(QuadraticPolicy):
+    """A policy that can be put anywhere, and whose KL is twice the quadratic estimate."""
+
+    def move_to(self, theta):
+        self.theta_now = {name: np.array(value) for name, value in theta.items()}
+
+
+def kl(theta):
+    return float((theta["z"].astype(float) ** 2).sum())
+
+
+def started(tmp_path, name="run.db", **changes):
+    settings = settings_of(**{**PLAIN, **changes})
+    ledger = new_ledger(tmp_path / name, settings)
+    ledger.execute("PRAGMA synchronous=OFF")
+    return settings, ledger, MovingPolicy(settings)
+
+
+def drive(settings, ledger, policy, **how):
+    return go(settings, ledger, policy, panel_of(ledger, judge=ValueJudge(20.0)), **how)
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    settings, ledger, policy = started(tmp_path_factory.mktemp("original"))
+    with ledger:
+        drive(settings, ledger, policy, until_step=5, measured_kl=kl)
+        ledger.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return ledger.path.read_bytes(), policy.theta_now
+
+
+@pytest.fixture
+def run(tmp_path, original):
+    path, (content, theta) = tmp_path / "run.db", original
+    path.write_bytes(content)
+    with Ledger.open(path, clock=Clock(1_800_000_000_000_000)) as ledger:
+        ledger.execute("PRAGMA synchronous=OFF")
+        policy = MovingPolicy(recorded_settings(ledger))
+        policy.move_to(theta)
+        yield recorded_settings(ledger), ledger, policy
+
+
+def test_a_step_records_the_recommended_point_and_the_centre(run):
+    settings, ledger, policy = run
+    rows = ledger.update_rows()
+    assert [(row["step"], row["k"]) for row in rows] == [(s, k) for s in range(5) for k in (0, 1)]
+    assert [row["n_votes"] for row in rows] == [8, 0] * 5
+    assert {row["rule"] for row in rows} == {"regression"}
+    asked, best = parameters.zeros(LAYOUT), parameters.zeros(LAYOUT)
+    heads, found = [], []
+    for update in ledger.updates():
+        if update.k == 0:
+            best = parameters.apply_update(settings.space, best, update)
+            found.append(parameters.digest(best, LAYOUT))
+        else:
+            asked = parameters.apply_update(settings.space, asked, update)
+            heads.append(parameters.digest(asked, LAYOUT))
+    assert theta_digests(ledger)[1:] == heads
+    assert recommended_digests(ledger)[1:] == found
+    assert theta_digest(ledger) == heads[-1] == policy.digest() != recommended_digest(ledger)
+    assert [row["head_sha256"] for row in ledger.steps()] == theta_digests(ledger)[:5]
+    folded = replay.fold(ledger)
+    assert folded["z"].tobytes() == best["z"].tobytes()
+    assert [row.theta_sha256 for row in step_rows.read(ledger)] == found
+    # The centre follows by at most the step of the centre.
+    moves = [np.linalg.norm(u.vector) for u in ledger.updates() if u.k == 1]
+    assert 0.3 - 1e-6 < max(moves) < 0.3 + 1e-6
+    report = verification.verify(ledger)
+    assert report.ok, str(report)
+    assert {step.promise for step in report.steps} == {"1e-9"}
+
+
+def test_resuming_finds_both_points_and_replay_the_same_state(run):
+    settings, ledger, policy = run
+    at = position.resume(ledger, settings, policy)
+    assert parameters.digest(at.centre, LAYOUT) == at.head == theta_digest(ledger)
+    assert parameters.digest(at.theta, LAYOUT) == recommended_digest(ledger)
+    assert at.votes == 40
+    state = replay.replay_state(ledger, settings)
+    assert state.carried.recommended.astype(np.float32).tobytes() == at.theta["z"].tobytes()
+    assert state.carried.centre.astype(np.float32).tobytes() == at.centre["z"].tobytes()
+    # From scratch as well: a policy at the start is brought to the centre.
+    fresh = MovingPolicy(settings)
+    position.resume(ledger, settings, fresh)
+    assert fresh.digest() == theta_digest(ledger)
+
+
+def test_what_is_shown_is_the_recommended_point(run):
+    _, ledger, policy = run
+    with policy_at(ledger, Source(policy, PROMPTS, 2), None) as shown:
+        assert shown.digest() == recommended_digest(ledger)
+    assert policy.digest() == theta_digest(ledger)
+    with policy_at(ledger, Source(policy, PROMPTS, 2), 2) as shown:
+        assert shown.digest() == recommended_digests(ledger)[2]
+    still = QuadraticPolicy(recorded_settings(ledger))  # cannot be moved: another is built
+    for _, updates in replay.read_applied_updates(
+        ledger, recorded_settings(ledger), point="centre"
+    ):
+        for update in updates:
+            still.apply(update)
+    source = Source(still, PROMPTS, 2, lambda: QuadraticPolicy(recorded_settings(ledger)))
+    with policy_at(ledger, source, None) as shown:
+        assert shown.digest() == recommended_digest(ledger)
+
+
+def test_kl_is_measured_where_it_was_recommended_and_shrinks_the_ball(run, tmp_path):
+    settings, ledger, _ = run
+    noted = [step_inputs.read(ledger, settings, step) for step in range(5)]
+    assert noted[0].kl is None  # nothing is recommended yet
+    measured = [one.kl for one in noted if one.kl is not None]
+    assert measured
+    for found, estimate in measured:
+        assert found == pytest.approx(2 * estimate, rel=1e-6)  # `kl` is |z|², the estimate |z|²/2
+    for step, one in enumerate(noted):
+        assert one.centre is not None
+        centre = {"z": one.centre.astype(np.float32)}
+        assert parameters.digest(centre, LAYOUT) == theta_digests(ledger)[step]
+    carried = replay.replay_state(ledger, settings).carried
+    assert 1.3 < carried.kl_scale < 2
+    other, second, policy = started(tmp_path, "unmeasured.db")
+    with second:
+        drive(other, second, policy, until_step=5)
+        assert all(step_inputs.read(second, other, step).kl is None for step in range(5))
+        wide = replay.replay_state(second, other).carried
+    assert np.linalg.norm(wide.recommended) > 1.1 * np.linalg.norm(carried.recommended)
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+def test_a_killed_run_goes_on_where_it_stood(tmp_path, lag):
+    class Killed(BaseException):
+        pass
+
+    def live(ledger, settings, kill_at):
+        seen = []
+
+        def act(moment):
+            seen.append(moment)
+            if len(seen) == kill_at:
+                raise Killed
+
+        class Policy(MovingPolicy):
+            def rollout(self, *arguments, **options):
+                act("before")
+                found = super().rollout(*arguments, **options)
+                act("after")
+                return found
+
+            def apply(self, update):
+                act("apply")
+                super().apply(update)
+
+        def measure(theta):
+            act("kl")
+            return kl(theta)
+
+        try:
+            drive(
+                settings,
+                ledger,
+                Policy(settings),
+                until_step=2 + lag,
+                lag=lag,
+                measured_kl=measure,
+            )
+        except Killed:
+            return None
+        return len(seen)
+
+    settings, whole, _ = started(tmp_path, "whole.db")
+    with whole:
+        moments = live(whole, settings, None)
+        wanted, points = history(whole), theta_digests(whole)
+    assert moments is not None and moments > 6
+    for moment in range(1, moments + 1):
+        _, ledger, _ = started(tmp_path, f"killed-{moment}.db")
+        with ledger:
+            assert live(ledger, settings, moment) is None
+            assert live(ledger, settings, None) is not None
+            assert history(ledger) == wanted, moment
+            assert theta_digests(ledger) == points
+            report = verification.verify(ledger)
+            assert report.ok, str(report)
+
+
+def test_with_lag_a_step_is_asked_from_the_centre_before_the_last_one(tmp_path):
+    settings, ledger, policy = started(tmp_path)
+    with ledger:
+        drive(settings, ledger, policy, until_step=4, lag=1, measured_kl=kl)
+        heads = theta_digests(ledger)
+        rows = [row["head_sha256"] for row in ledger.steps()][:4]
+        assert rows == [heads[0], heads[0], heads[1], heads[2]]
+        report = verification.verify(ledger)
+        assert report.ok, str(report)
+
+
+def test_a_void_step_moves_neither_point(tmp_path):
+    settings, ledger, policy = started(tmp_path)
+    with ledger:
+        drive(settings, ledger, policy, until_step=2)
+        before = recommended_digest(ledger), theta_digest(ledger)
+
+        class Voiding(ValueJudge):
+            def judge(self, comparison, **how):
+                if comparison.step == 2 and ledger.step(2)["state"] == "open":
+                    steps.void(ledger, 2, "not wanted", "operator")
+                return super().judge(comparison, **how)
+
+        go(settings, ledger, policy, panel_of(ledger, judge=Voiding(20.0)), until_step=3)
+        assert ledger.step(2)["state"] == "void"
+        assert (recommended_digests(ledger)[2], theta_digests(ledger)[2]) == before
+        drive(settings, ledger, MovingPolicy(settings), until_step=5)
+        report = verification.verify(ledger)
+        assert report.ok, str(report)
+        assert [step.promise for step in report.steps][2] == "void"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda inputs: inputs.pop("centre"), "has no centre"),
+        (lambda inputs: inputs["centre"].__setitem__(0, 0.25), "centre is not the head"),
+        (lambda inputs: inputs["kl"].__setitem__(1, 0.5), "kl is of a point never recommended"),
+        (lambda inputs: inputs["kl"].__setitem__(0, 0.5), "vector is not what the votes give"),
+        (lambda inputs: inputs.update(kl="much"), "are not"),
+    ],
+)
+def test_forged_inputs_are_found_even_with_fitting_hashes(run, tmp_path, change, words):
+    _, ledger, _ = run
+    ledger.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    path = tmp_path / "forged.db"
+    path.write_bytes(ledger.path.read_bytes())
+    with Ledger.open(path, clock=Clock()) as copy:
+        found = [e for e in copy.query("SELECT * FROM events WHERE kind = 'generated'")][-1]
+    body = json.loads(found["body"])
+    change(body["inputs"])
+    forge(path, "UPDATE events SET body = ? WHERE event = ?", (json.dumps(body), found["event"]))
+    rewrite(path)
+    with Ledger.open(path, clock=Clock()) as copy:
+        report = verification.verify(copy)
+        assert not report.ok
+        assert words in str(report)
+
+
+def test_plus_stands_on_a_in_half_of_the_counted_votes(tmp_path):
+    settings, ledger, policy = started(tmp_path, M=1)
+    with ledger:
+        drive(settings, ledger, policy, until_step=6)
+        for step in range(6):
+            sides = ledger.query(
+                "SELECT a.plus_side AS side, count(*) AS n FROM assignments a "
+                "JOIN comparisons c USING (comparison) WHERE c.step = ? GROUP BY a.plus_side",
+                (step,),
+            )
+            assert {row["side"]: row["n"] for row in sides} == {"A": 4, "B": 4}
+    asked = [{"step": 1, "k": k, "n": 0, "comparison": f"c{k}"} for k in range(8)]
+    by_step = counting.planned_sides(3, asked, 3, "step")
+    assert sum(side == "A" for sides in by_step.values() for side in sides) == 12
+    quotas = counting.quotas(3, asked, 3, "step")
+    assert {name: sides.count("A") for name, sides in by_step.items()} == {
+        f"c{k}": quotas[f"c{k}", "A"] for k in range(8)
+    }
+    old = counting.planned_sides(3, asked, 1)  # a coin for each direction, as ever
+    assert [sides for sides in old.values()] == [
+        counting.sides(3, step=1, k=k, n=0, m=1, rank=0) for k in range(8)
+    ]
+
+
+def test_a_branch_begins_at_the_recommended_point_without_votes(run, tmp_path):
+    _, ledger, _ = run
+    with branch(ledger.path, 4, tmp_path / "child.db", by="test", seed=5) as child:
+        own = recorded_settings(child)
+        folded = replay.fold(ledger)["z"]
+        assert own.start == pytest.approx(folded.astype(float).tolist())
+        assert theta_digests(child) == [recommended_digest(ledger)]
+        policy = MovingPolicy(own)
+        policy.move_to({"z": folded})
+        assert len(replay.replay_state(child, own).carried.votes.steps) == 0
+        drive(own, child, policy, until_step=2, measured_kl=kl)
+        assert verification.verify(child).ok
+        # The ball is around the model's start, and is no smaller than the way the branch has come.
+        far = np.linalg.norm(replay.fold(child)["z"])
+        assert far <= max(np.linalg.norm(folded), np.sqrt(2 * 0.9 * 2.0)) + 1e-5
+
+
+def test_a_branch_may_take_up_the_rule_and_leave_it(run, tmp_path):
+    _, ledger, _ = run
+    with branch(ledger.path, 2, tmp_path / "bayes.db", by="test", rule="bayes") as child:
+        own = recorded_settings(child)
+        assert (own.rule, own.K, own.N, own.law.kind) == ("bayes", 1, 8, "gaussian")
+        assert own.kl_budget is None and own.start is None
+        policy = MovingPolicy(own)
+        policy.move_to(replay.fold(child))
+        drive(own, child, policy, until_step=2)
+        assert verification.verify(child).ok
+    with branch(
+        tmp_path / "bayes.db", 1, tmp_path / "again.db", by="t", rule="regression"
+    ) as back:
+        own = recorded_settings(back)
+        assert (own.rule, own.K, own.N, own.law.kind) == ("regression", 8, 1, "orthonormal")
+        assert own.kl_budget is not None and len(own.start) == 4
+
+
+def test_scores_of_the_shown_texts_enter_the_fit(tmp_path):
+    settings, ledger, policy = started(tmp_path, score_share=0.5)
+    taste = np.array([1.0, 1.0, 1.0, 1.0])
+
+    def scores(comparisons):
+        assert len(comparisons) == 8
+        rng = np.random.default_rng(comparisons[0].step)
+        return rng.normal(size=(8, 4)) + taste
+
+    with ledger:
+        with pytest.raises(UsageError, match=r"score_share needs the scores of the shown texts"):
+            drive(settings, ledger, policy, until_step=1)
+        drive(settings, ledger, policy, until_step=2, scores=scores)
+        found = step_inputs.read(ledger, settings, 1)
+        assert found.scores.shape == (8, 1, 4)
+        given = scores(ledger.comparisons(1)).reshape(8, 1, 4)
+        assert found.scores == pytest.approx(given, abs=1e-6)
+        rows = replay.replay_state(ledger, settings).carried.votes
+        plain, v = np.array([0.0]), parameters.direction_vector(settings.space, 1, 3)
+        radius = 2 * parameters.round13(
+            ledger.step(1)["mu"] * parameters.factor(settings.space, 1, 3)
+        )
+        plain = radius * v
+        assert rows.x[8 + 3] == pytest.approx(0.5 * plain + 0.5 * found.scores[3, 0])
+        assert verification.verify(ledger).ok
+
+
+def test_inputs_of_the_wrong_shape_are_refused(run):
+    settings, ledger, _ = run
+    other = settings_of(**{**PLAIN, "score_share": 0.5})
+    with pytest.raises(IntegrityError, match=r"step 3.*has no scores"):
+        step_inputs.read(ledger, other, 3)
+    with pytest.raises(IntegrityError, match=r"step 9.*has no inputs"):
+        step_inputs.read(ledger, settings, 9)
+
+
+def test_leaving_out_a_panelist_is_previewed_by_the_recommended_point(run):
+    _, ledger, _ = run
+    name = ledger.query("SELECT pseudonym FROM panelists ORDER BY pseudonym")[0]["pseudonym"]
+    found = without_panelist.preview(ledger, name)
+    assert found.of == 40
+    cosines = [effect.cosine for effect in found.effects if effect.cosine is not None]
+    assert cosines and all(-1 <= value <= 1 for value in cosines)
