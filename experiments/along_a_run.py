@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from szpo.ledger.database import Ledger
+from szpo.policies import text_guards
 from szpo.replay import replay
 from szpo.runs import assemble
 from szpo_simulators.rewards import heldout, text_rewards
@@ -48,7 +49,7 @@ def along(path: Path, budgets: list[int]) -> list[dict[str, Any]]:
                 {
                     "run": path.stem, "votes": steps * config.votes_per_step, "gain": mean,
                     "interval": [low, high], "kl": after.kl,
-                    "guards": [asdict(guard) for guard in heldout.guards(before, after)],
+                    "guards": [asdict(guard) for guard in text_guards.guards(before, after)],
                 }
             )  # fmt: skip
             print(json.dumps(found[-1]), flush=True)

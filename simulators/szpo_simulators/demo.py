@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from szpo.config import settings_file
 from szpo.config.schema import Config
+from szpo.policies import text_guards
 from szpo.reports import html_report
 from szpo.training import step_report
 from szpo_simulators.bench.language.demo import measure_run
@@ -108,9 +109,9 @@ def describe(found: dict[str, Any], path: Path) -> list[str]:
         f"votes {found['votes']}, answers read {found['answers_read']}; {found['panel']}",
         f"KL to the start {found['kl'][0]:.1f} ± {found['kl'][1]:.1f} nats per answer",
     ]
-    for guard in found["guards"]:
-        mark = "ok  " if guard["ok"] else "FAIL"
-        lines.append(f"guard {mark} {guard['name']}: {guard['value']:+.2f} ({guard['limit']})")
+    lines += [text_guards.Guard(**guard).line() for guard in found["guards"]]
+    if found["topic"] is not None:
+        lines.append(f"no guard of the topic: {found['topic']}")
     for text in found["texts"]:
         lines += ["", html_report.visible(text["prompt"])]
         lines += [f"  before  {_shorten(text['before'])}", f"  after   {_shorten(text['after'])}"]

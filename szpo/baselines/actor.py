@@ -143,6 +143,11 @@ class Actor:
         with self._unwrap_peft():
             return self.policy.logprob_base(prompts, answers)
 
+    def total_logprob_base(self, prompt: Prompt, answers: Sequence[Answer]) -> Floats:
+        """Log-probability of each whole answer after the prompt at the start, nats (answers,)."""
+        with self._unwrap_peft():
+            return self.policy.total_logprob_base(prompt, answers)
+
     def kl(self, prompts: Sequence[Prompt], *, seed: int, samples: int = 1) -> tuple[float, float]:
         """KL(π ‖ π_start) in nats per completion, with its standard error over prompts."""
         with self._unwrap_peft():

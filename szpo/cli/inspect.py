@@ -11,7 +11,7 @@ import typer
 from szpo.cli import console, run_paths
 from szpo.errors import SzpoError, UsageError
 from szpo.reports import html_report as page
-from szpo.training import summary
+from szpo.training import held_out, summary
 from szpo.voting import triads
 
 
@@ -53,10 +53,14 @@ def show(
     with run_paths.look(run_paths.find(run, folder)) as ledger:
         facts = summary.steps(ledger)
         total = summary.summary(ledger, facts)
-        link = triads.results(ledger)
+        link, measured = triads.results(ledger), held_out.read(ledger)
     if as_json:
         rows = [{**asdict(f), "win_rate": f.win_rate} for f in facts]
-        tested = {} if link is None else {"link_check": {**asdict(link), "fits": link.fits}}
+        tested: dict[str, Any] = (
+            {} if link is None else {"link_check": {**asdict(link), "fits": link.fits}}
+        )
+        if measured is not None and measured.guards:
+            tested["guards"] = [asdict(guard) for guard in measured.guards]
         console.emit({**total.as_dict(), **tested, "step_rows": rows})
         return
     budget = f" of {total.budget}" if total.budget else ""
@@ -79,6 +83,12 @@ def show(
     )
     if link is not None and link.warning is not None:
         console.warn(link.warning)
+    if measured is not None and measured.guards:
+        console.say()
+        for guard in measured.guards:
+            console.say(guard.line())
+        if measured.gap is not None:
+            console.say(f"no guard of the topic: {measured.gap}")
     if facts and steps:
         console.say()
         console.table(

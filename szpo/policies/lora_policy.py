@@ -18,6 +18,7 @@ import numpy as np
 
 from szpo import seeds
 from szpo.errors import UsageError
+from szpo.generation import shared_prompts
 from szpo.generation.engine import Engine
 from szpo.generation.engine_choice import engine_for
 from szpo.generation.sampling import Sampling, row_key
@@ -277,6 +278,19 @@ class LoraPolicy:
             self._start_deltas(),
         )
         return np.array([values.mean() if len(values) else np.nan for values in logp])
+
+    def total_logprob_base(self, prompt: Prompt, answers: Sequence[Answer]) -> Floats:
+        """Log-probability of each whole answer after the prompt at the start, in nats (answers,).
+
+        Texts are tokenized again, and the end token counts where the answer ended itself. The
+        prompt is read once for all answers.
+        """
+        return shared_prompts.total_logprobs(
+            self.loaded.adapt(self.subspace.sites),
+            self.encode(prompt),
+            [loading.answer_tokens(self.loaded, answer) for answer in answers],
+            self._start_deltas(),
+        )
 
     # ---- weights ----
 

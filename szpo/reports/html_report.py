@@ -20,7 +20,7 @@ from szpo import __version__, intervals
 from szpo.analysis import voter_report
 from szpo.ledger.database import Ledger
 from szpo.reports.charts import Series, line_chart, standalone
-from szpo.training import summary
+from szpo.training import held_out, summary
 from szpo.training.summary import Facts, Summary
 from szpo.types import Answer, Comparison, Prompt, Vote
 from szpo.voting import counting, triads
@@ -92,7 +92,7 @@ def render(
         begun=when(total.created_us),
         cards=list(_cards(total)),
         link=triads.results(ledger),
-        measured=_read_evaluation(ledger),
+        held_out=held_out.read(ledger),
         figures=list(_figures(ledger, facts, score, score_name)),
         samples=list(_samples(ledger, facts, shown)),
         panelists=list(_panelists(ledger, facts)),
@@ -152,17 +152,6 @@ def _cards(total: Summary) -> Iterator[dict[str, str]]:
         ("late votes", str(total.late)),
     ):
         yield {"name": name, "value": value}
-
-
-def _read_evaluation(ledger: Ledger) -> list[dict[str, str]]:
-    """Rows of the held-out table, from the last event of kind ``evaluation``."""
-    events = list(ledger.events("evaluation"))
-    if not events:
-        return []
-    return [
-        {key: str(row.get(key, "")) for key in ("name", "before", "after", "change")}
-        for row in events[-1]["body"].get("rows", [])
-    ]
 
 
 def _figures(

@@ -8,7 +8,7 @@ from szpo import __version__
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import recommended_digests
 from szpo.reports.html_report import visible, when
-from szpo.training import summary
+from szpo.training import held_out, summary
 
 FETCHED = ("smollm2", "tiny")
 """Base models that szpo itself makes ready in its cache."""
@@ -34,6 +34,9 @@ def model_card(ledger: Ledger, *, step: int | None = None) -> str:
         who = f"a language model as a {total.panel}; no person judged these answers"
     else:
         who = f"{total.panelists} panelists of the evaluator {total.panel}"
+    digest = recommended_digests(ledger)[len(folded)]
+    guards = _guards(ledger, digest)
+    beyond = "nothing but the guards" if guards else "nothing else"
     place, hint, packed = f'"{base}"', "", ""
     if base in FETCHED:
         place, hint = '"path/to/base"', f"# the folder that `szpo fetch {base}` prints\n"
@@ -65,11 +68,11 @@ anybody's judgement.
 | seed | {total.seed} |
 | begun | {when(total.created_us)} |
 {_parent(ledger)}| base weights, SHA-256 | `{ledger.row["base_sha256"]}` |
-| coordinates, SHA-256 | `{recommended_digests(ledger)[len(folded)]}` |
+| coordinates, SHA-256 | `{digest}` |
 | settings, SHA-256 | `{ledger.row["spec_sha256"]}` |
 | made with | szpo {__version__} |
 
-## Load it
+{guards}## Load it
 
 ```python
 from peft import PeftModel
@@ -83,9 +86,9 @@ model = PeftModel.from_pretrained(model, "path/to/this/folder")
 
 It was moved towards what this panel preferred, on its prompts, at {
         config.get("generation", {}).get("max_new_tokens", "?")
-    } new tokens and temperature {
-        config.get("generation", {}).get("temperature", "?")
-    }; nothing else was measured here. `szpo report` on the run's ledger shows
+    } new tokens and temperature {config.get("generation", {}).get("temperature", "?")}; {
+        "nothing but the guards" if guards else "nothing else"
+    } was measured here. `szpo report` on the run's ledger shows
 every vote, and `szpo verify` recomputes the weights from them.
 """
 
@@ -97,3 +100,17 @@ def _parent(ledger: Ledger) -> str:
     return (
         f"| begun with | run `{ledger.row['parent']}` after step {ledger.row['parent_step']} |\n"
     )
+
+
+def _guards(ledger: Ledger, digest: str) -> str:
+    """The guards as a section of the card; nothing where these weights were not measured."""
+    found = held_out.read(ledger)
+    if found is None or not found.guards or found.theta_sha256 != digest:
+        return ""
+    rows = [
+        f"| {guard.name} | {guard.value:+.2f} | {guard.limit} | {'ok' if guard.ok else 'fails'} |"
+        for guard in found.guards
+    ]
+    gap = f"\nNo guard of the topic: {found.gap}.\n" if found.gap else ""
+    table = "\n".join(["| guard | measured | limit | |", "|---|---|---|---|", *rows])
+    return f"## Guards on held-out prompts\n\n{table}\n{gap}\n"

@@ -14,7 +14,9 @@ from szpo.config import settings_file
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digests
+from szpo.policies import text_guards
 from szpo.reports import html_report
+from szpo.reports.model_card import model_card
 from szpo_simulators import demo
 from szpo_simulators.bench.language import demo as bench
 from tests.support import folder_run
@@ -54,6 +56,25 @@ def test_the_report_shows_the_held_out_table(demo_run: tuple[dict[str, Any], Pat
         page = html_report.render(ledger)
     assert "Held-out prompts, before and after" in page
     assert f"{found['before']:.3f}" in page and f"{found['gain']:+.3f}, 95 %" in page
+    assert "own prompt over the best of 3 others" in page
+    assert all(guard["name"] in page for guard in found["guards"])
+
+
+def test_show_and_model_card_have_the_guards(
+    demo_run: tuple[dict[str, Any], Path], capsys: Capture
+) -> None:
+    found, path = demo_run
+    assert call(["show", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["guards"] == found["guards"]
+    assert call(["show", str(path)]) == 0
+    shown = capsys.readouterr().out
+    with Ledger.open(path, readonly=True) as ledger:
+        card, first = model_card(ledger), model_card(ledger, step=0)
+    assert "nothing but the guards was measured here" in card
+    for guard in found["guards"]:
+        assert f"{guard['name']}: {guard['value']:+.2f} ({guard['limit']})" in shown
+        assert f"| {guard['name']} | {guard['value']:+.2f} | {guard['limit']} |" in card
+        assert guard["name"] not in first  # those are other weights
 
 
 def test_a_stored_result_of_other_settings_is_not_taken_for_this_one(tmp_path: Path) -> None:
@@ -78,7 +99,13 @@ def test_screen_says_figures_texts_and_what_comes_next(
     low, high = found["interval"]
     assert f"gain {found['gain']:+.3f}, 95 % [{low:+.3f}, {high:+.3f}]" in lines
     assert lines.count("  before  ") == lines.count("  after   ") == 3
-    assert lines.count("guard ok") + lines.count("guard FAIL") == 3
+    for guard in text_guards.NAMES[:3]:
+        assert lines.count(f"ok   {guard}") + lines.count(f"FAIL {guard}") == 1
+    # A random model need not tell its prompts apart; then the line says so.
+    topic = f" {text_guards.TOPIC}: "
+    assert lines.count(topic) + lines.count("no guard of the topic: the base does not tell") == 1
+    if topic in lines:
+        assert "at least 0.75, 3 other prompts instead of 7" in lines
     for command in ("sample", "report", "verify", "export", "init"):
         assert f"szpo {command}" in lines
     assert found["before_interval"][0] <= found["before"] <= found["before_interval"][1]

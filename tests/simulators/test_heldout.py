@@ -1,4 +1,4 @@
-"""Held-out measurement: pairing, intervals, guards."""
+"""Held-out measurement: pairing, intervals, and what the base model reads."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from szpo_simulators.rewards import heldout
 from szpo_simulators.rewards.heldout import Measurement
 
 
-def measured(rewards: Floats, *, logprob=-2.0, distinct2=0.8, tokens=20.0) -> Measurement:
-    return Measurement(rewards, (), logprob, distinct2, tokens, 0.0, 0.0)
+def measured(rewards: Floats) -> Measurement:
+    return Measurement(rewards, (), -2.0, 0.8, 20.0, 0.0, 0.0)
 
 
 class Parrot:
@@ -43,6 +43,7 @@ def test_measure_scores_every_answer_and_skips_empty_ones_in_fluency():
     assert policy.read == 4
     assert found.logprob == pytest.approx(-(3 + 3 + 2) / 3)
     assert (found.kl, found.kl_stderr, found.tokens) == (1.5, 0.25, 1.5)
+    assert (found.margin, found.others) == (None, 0)  # a policy that reads no other prompt
 
 
 def test_gain_pairs_by_prompt():
@@ -66,22 +67,6 @@ def test_gain_interval_covers_and_repeats():
     assert hits >= 178
     pair = measured(np.zeros((64, 1))), measured(rng.normal(size=(64, 1)))
     assert heldout.gain(*pair, seed=5) == heldout.gain(*pair, seed=5)
-
-
-@pytest.mark.parametrize(
-    ("after", "failing"),
-    [
-        ({}, None),
-        ({"logprob": -2.51}, "log-probability per token under the base"),
-        ({"distinct2": 0.71}, "distinct-2 against the base"),
-        ({"tokens": 15.9}, "length against the base"),
-        ({"tokens": 24.1}, "length against the base"),
-    ],
-)
-def test_each_guard_fails_alone(after: dict[str, float], failing: str | None):
-    one = np.zeros((1, 1))
-    bad = [g.name for g in heldout.guards(measured(one), measured(one, **after)) if not g.ok]
-    assert bad == ([failing] if failing else [])
 
 
 def test_student_interval():

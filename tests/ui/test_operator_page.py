@@ -18,9 +18,12 @@ from szpo.errors import StorageError, UsageError
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import starting_theta, theta_digest
+from szpo.policies import text_guards
+from szpo.policies.text_guards import Guard
 from szpo.replay import replay, verification
 from szpo.reports import bundle
-from szpo.training import budget
+from szpo.training import budget, held_out
+from szpo.training.held_out import HeldOut
 from szpo.types import Answer
 from szpo.voting import lease, pauses
 from szpo.voting.casting import VoteRequest
@@ -96,6 +99,20 @@ def test_a_final_comparison_is_reported_once_it_is_closed_or_by_a_switch_in_the_
     do(voted, "close-final", order=order)
     assert "not measured" not in operator_page.page(voted.site)
     assert state.read_state(voted.site).page.improving.final == shown.page.improving.final
+
+
+# ---- a measurement on held-out prompts ----
+
+
+def test_guards_of_a_measured_run_stand_under_health(voted: Stage) -> None:
+    assert "On held-out prompts" not in operator_page.page(voted.site)
+    found = HeldOut(
+        (), (Guard(text_guards.TOPIC, 0.52, "at least 0.75", False),), "<b>none</b>", "ab" * 32
+    )
+    held_out.record(voted.ledger, "szpo demo", found)
+    page = operator_page.page(voted.site)
+    assert f"{text_guards.TOPIC} 0.52 at least 0.75 ! fails" in text(page)
+    assert "<b>none</b>" not in page
 
 
 # ---- who may call it ----

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from szpo import metrics
+from szpo.policies import text_guards
 from szpo.types import Answer, Prompt
 from szpo_simulators.rewards import heldout
 
@@ -142,7 +143,8 @@ def make_row(
         "length": found.tokens,
         "logprob": found.logprob,
         "distinct2": found.distinct2,
-        "guards": [asdict(guard) for guard in heldout.guards(yardstick.base, found)],
+        "margin": found.margin,
+        "guards": [asdict(guard) for guard in text_guards.guards(yardstick.base, found)],
         "proxy": None,
         "figures": {name: float(value) for name, value in (figures or {}).items()},
     }

@@ -118,6 +118,7 @@ TABLE: Final[Mapping[str, Any]] = {
     "KL": _format_number("kl", ".1f"),
     "length": _format_number("length", ".1f"),
     "labels": _format_number("agreement", ".0%"),
+    "margin": _format_number("margin", ".1f"),
     "guards": lambda row: f"{row['guards_held']}/{row['n']}" if "n" in row else "–",
     "true / learned after its best": _format_over_optimisation,
 }

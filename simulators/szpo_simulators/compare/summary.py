@@ -62,6 +62,9 @@ def _summarise_method(
         row["agreement"] = float(np.mean([cell["reward_model_agrees"] for cell in ended]))
     for name in ("kl", "length", "logprob", "distinct2"):
         row[name] = float(np.mean([last[name] for last in lasts]))
+    measured = [last["margin"] for last in lasts if last.get("margin") is not None]
+    if measured and len(measured) == len(lasts):  # recorded cells may be older than the margin
+        row["margin"] = float(np.mean(measured))
     row["guards_held"] = sum(all(guard["ok"] for guard in last["guards"]) for last in lasts)
     for by in VOTING_COSTS:
         found = [None if cell["stopped"] else cost_to_reach(rows_by_cost(cell, by), TARGET, by)

@@ -1,4 +1,4 @@
-"""Held-out measurement of a policy: reward, guards, and intervals that pair by prompt.
+"""Held-out measurement of a policy: reward, text figures, and intervals that pair by prompt.
 
 A measurement answers every held-out prompt several times with seeds that do not depend on the
 policy, so that the same call before and after tuning uses common random numbers.
@@ -7,21 +7,21 @@ policy, so that the same call before and after tuning uses common random numbers
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Protocol
 
 import numpy as np
 
-from szpo.metrics import distinct_n
+from szpo.policies import text_guards
 from szpo.seeds import derive
 from szpo.types import Answer, Floats, Prompt
 
-FLUENCY_SAMPLES = 2
-"""Answers per prompt that the base model reads again; their mean is far from its limit's size."""
-
 
 class Measurable(Protocol):
-    """What a policy offers for measurement (`szpo.policies.lora_policy.LoraPolicy` does)."""
+    """What a policy offers for measurement (`szpo.policies.lora_policy.LoraPolicy` does).
+
+    One that is a `szpo.policies.own_prompt.PromptReader` as well has the guard of the topic.
+    """
 
     def sample(self, prompts: Sequence[Prompt], samples: int, *, seed: int) -> list[list[Answer]]:
         """``samples`` answers to each prompt at the current θ."""
@@ -47,16 +47,10 @@ class Measurement:
     """Mean answer length in tokens."""
     kl: float
     kl_stderr: float
-
-
-@dataclass(frozen=True)
-class Guard:
-    """One promise about what tuning must not break, and whether it held."""
-
-    name: str
-    value: float
-    limit: str
-    ok: bool
+    margin: float | None = None
+    """Median margin of the own prompt, nats (`szpo.policies.own_prompt`); None: not measured."""
+    others: int = 0
+    """Other prompts that each answer was read after."""
 
 
 def measure(
@@ -79,16 +73,12 @@ def measure(
             for prompt, row in zip(prompts, drawn, strict=True)
         ]
     )
-    flat = [(p, a) for p, row in zip(prompts, drawn, strict=True) for a in row]
-    read = [(p, a) for p, row in zip(prompts, drawn, strict=True) for a in row[:FLUENCY_SAMPLES]]
-    logprob = policy.logprob_base([p for p, _ in read], [a for _, a in read])
+    figures = text_guards.measure(policy, prompts, drawn, seed=seed)
     kl, kl_stderr = policy.kl(prompts, seed=seed) if moved else (0.0, 0.0)
     return Measurement(
         rewards=rewards,
         texts=tuple(tuple(answer.text for answer in row) for row in drawn),
-        logprob=float(np.nanmean(logprob)),
-        distinct2=distinct_n([a.text for _, a in flat], 2),
-        tokens=float(np.mean([a.tokens for _, a in flat])),
+        **asdict(figures),
         kl=kl,
         kl_stderr=kl_stderr,
     )
@@ -115,18 +105,6 @@ def gain(
     )
     low, high = np.quantile(diff[index].mean(1), (0.025, 0.975))
     return float(diff.mean()), float(low), float(high)
-
-
-def guards(before: Measurement, after: Measurement) -> tuple[Guard, ...]:
-    """What tuning must leave alone: fluency under the base, variety, length."""
-    drop = before.logprob - after.logprob
-    variety = after.distinct2 / before.distinct2 if before.distinct2 else 1.0
-    length = after.tokens / before.tokens if before.tokens else 1.0
-    return (
-        Guard("log-probability per token under the base", -drop, "drops at most 0.5", drop <= 0.5),
-        Guard("distinct-2 against the base", variety, "at least 0.90", variety >= 0.9),
-        Guard("length against the base", length, "0.80 to 1.20", 0.8 <= length <= 1.2),
-    )
 
 
 def student(values: Sequence[float]) -> tuple[float, float, float]:

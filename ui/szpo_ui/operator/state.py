@@ -19,8 +19,9 @@ from szpo.ledger.canonical import canonical, sha256
 from szpo.ledger.database import Ledger
 from szpo.ledger.orders import Order
 from szpo.runs import cost_plan
-from szpo.training import budget
+from szpo.training import budget, held_out
 from szpo.training.budget import Limits
+from szpo.training.held_out import HeldOut
 from szpo.training.status import RoundStatus
 from szpo.types import Assignment, Comparison
 from szpo.voting import calibration, lease, pauses, triads
@@ -105,6 +106,8 @@ class OperatorState:
     """Votes from which an operator may close the open round."""
     link: LinkCheck | None
     """What triads say of the logistic link; None where none were ordered."""
+    held_out: HeldOut | None
+    """The last measurement on held-out prompts."""
 
 
 def version(site: Site) -> str:
@@ -159,6 +162,7 @@ def read_state(site: Site) -> OperatorState:
         guideline=site.config.panel.guideline,
         votes_needed=math.ceil(status.votes_needed * controls.quorum(site) - 1e-9),
         link=triads.results(ledger),
+        held_out=held_out.read(ledger),
     )
 
 

@@ -21,8 +21,9 @@ from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
+from szpo.policies import text_guards
 from szpo.runs import assemble, driver, machine_check
-from szpo.training import step_report
+from szpo.training import held_out, step_report
 from szpo_simulators.rewards import heldout, text_rewards
 from szpo_simulators.study import make_console
 
@@ -70,9 +71,11 @@ def measure_run(
     after = heldout.measure(policy, held, liked.score, samples=samples, seed=config.run.seed)
     done = time.monotonic()
     mean, low, high = heldout.gain(before, after, seed=config.run.seed)
+    guards, gap = text_guards.guards(before, after), text_guards.topic_gap(before, after)
     with Ledger.open(path) as ledger:
         rows = make_evaluation_rows(before, after, config.panel.reward, (mean, low, high))
-        ledger.record_event("evaluation", "szpo demo", {"rows": rows})
+        found = held_out.HeldOut(tuple(rows), guards, gap, policy.digest())
+        held_out.record(ledger, "szpo demo", found)
     return {
         "seed": config.run.seed,
         "reward": config.panel.reward,
@@ -85,7 +88,8 @@ def measure_run(
         "after_interval": level_interval(after),
         "gain": mean,
         "interval": [low, high],
-        "guards": [asdict(guard) for guard in heldout.guards(before, after)],
+        "guards": [asdict(guard) for guard in guards],
+        "topic": gap,
         "kl": [after.kl, after.kl_stderr],
         "votes": reports[-1].total_votes if reports else 0,
         "answers_read": reports[-1].total_answers_read if reports else 0,
@@ -114,7 +118,7 @@ def make_evaluation_rows(
 ) -> list[dict[str, str]]:
     """The measurement as rows of the report's table."""
     mean, low, high = gained
-    values = [
+    values: list[tuple[str, float, float, str]] = [
         (f"mean {reward}", before.rewards.mean(), after.rewards.mean(),
          f"{mean:+.3f}, 95 % [{low:+.3f}, {high:+.3f}]"),
         ("log-probability per token under the base", before.logprob, after.logprob, ""),
@@ -122,6 +126,10 @@ def make_evaluation_rows(
         ("tokens per answer", before.tokens, after.tokens, ""),
         ("KL to the start, nats per answer", before.kl, after.kl, f"± {after.kl_stderr:.2f}"),
     ]  # fmt: skip
+    if before.margin is not None and after.margin is not None:
+        name = f"own prompt over the best of {after.others} others, nats (median)"
+        share = f"{after.margin / before.margin:.0%} of the base's" if before.margin > 0 else ""
+        values.append((name, before.margin, after.margin, share))
     return [
         {
             "name": name,
@@ -220,10 +228,13 @@ def make_table(reward: str, rows: Sequence[dict[str, Any]]) -> Table:
     """One line per seed: gain, interval, guards, cost."""
     view = Table(title=f"held-out {reward}, before and after")
     for head in ("seed", "before", "after", "gain", "95 % over prompts", "Δ log p/token",
-                 "distinct-2", "length", "KL", "votes", "read", "minutes"):  # fmt: skip
+                 "distinct-2", "length", "topic", "KL", "votes", "read", "minutes"):  # fmt: skip
         view.add_column(head, justify="right")
     for row in rows:
-        marks = [f"{g['value']:+.2f}" + ("" if g["ok"] else " !") for g in row["guards"]]
+        found = {
+            g["name"]: f"{g['value']:+.2f}" + ("" if g["ok"] else " !") for g in row["guards"]
+        }
+        marks = [found.get(name, "–") for name in text_guards.NAMES]
         view.add_row(
             str(row["seed"]), f"{row['before']:.3f}", f"{row['after']:.3f}", f"{row['gain']:+.3f}",
             f"[{row['interval'][0]:+.3f}, {row['interval'][1]:+.3f}]".replace("[", r"\["), *marks,

@@ -1,0 +1,113 @@
+"""How much likelier an answer is after its own prompt than after others: whether it is on topic.
+
+The *margin* of an answer is its log-probability after its own prompt less the highest of those
+after other prompts, in nats under the base model. A policy that is cheerful about everything
+writes answers that would suit any prompt, and its margins fall. The share of answers whose own
+prompt ranks first hardly moves: in a run that drifted by 9.7 nats it went from .99 to .96, the
+median margin from 20.0 to 10.4 nats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from szpo import seeds
+from szpo.types import Answer, Floats, Ints, Prompt
+
+OTHERS = 7
+"""Other prompts that an answer is read after."""
+FEWEST_PROMPTS = 3
+"""Prompts from which a margin is measured."""
+
+
+@runtime_checkable
+class PromptReader(Protocol):
+    """A policy that can read answers after any prompt."""
+
+    def total_logprob_base(self, prompt: Prompt, answers: Sequence[Answer]) -> Floats:
+        """Log-probability of each whole answer after the prompt at the start, nats (answers,)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Margin:
+    """The median margin of some answers, nats, and how many other prompts each was read after."""
+
+    median: float
+    others: int
+
+
+def draw_others(prompts: int, seed: int) -> Ints:
+    """Draw for each prompt the others after which its answers are read, once for all policies.
+
+    Args:
+        prompts: How many there are.
+        seed: Names the draw.
+
+    Returns:
+        (prompts, others): `OTHERS` different prompts, or all others where there are fewer.
+
+    >>> draw_others(3, 0).tolist()  # all others of three
+    [[1, 2], [2, 0], [0, 1]]
+    """
+    rows = []
+    for own in range(prompts):
+        key = seeds.derive(seed, "other prompts", k=own)
+        drawn = seeds.permutation(key, prompts - 1)[:OTHERS]
+        rows.append(drawn + (drawn >= own))
+    return np.array(rows, np.int64).reshape(prompts, -1)
+
+
+def margins(own: Floats, others: Floats) -> Floats:
+    """Log-probability after the own prompt less the highest after another.
+
+    Args:
+        own: (…,), nats.
+        others: (…, others), nats.
+
+    >>> margins(np.array([-20.0]), np.array([[-50.0, -35.0, -60.0]])).tolist()
+    [15.0]
+    """
+    found: Floats = np.asarray(own, np.float64) - np.asarray(others, np.float64).max(-1)
+    return found
+
+
+def measure_margin(
+    reader: PromptReader,
+    prompts: Sequence[Prompt],
+    answers: Sequence[Sequence[Answer]],
+    *,
+    seed: int,
+) -> Margin | None:
+    """Read each answer after its own prompt and after the others that were drawn for it.
+
+    Empty answers do not count.
+
+    Args:
+        reader: Reads under the base model.
+        prompts: Held-out prompts, all different.
+        answers: Those to each prompt.
+        seed: Names the draw of the other prompts; the same before and after tuning.
+
+    Returns:
+        None with fewer than `FEWEST_PROMPTS` prompts, or without a text.
+    """
+    if len(prompts) < FEWEST_PROMPTS:
+        return None
+    drawn = draw_others(len(prompts), seed)
+    spoken = [[answer for answer in row if answer.text] for row in answers]
+    found = [np.zeros((len(row), 1 + drawn.shape[1])) for row in spoken]
+    for i, prompt in enumerate(prompts):
+        # All that is read after this prompt: its own answers, and those of prompts that drew it.
+        places = [(i, 0)] + [(int(j), 1 + int(n)) for j, n in np.argwhere(drawn == i)]
+        read = reader.total_logprob_base(prompt, [a for j, _ in places for a in spoken[j]])
+        cuts = np.cumsum([len(spoken[j]) for j, _ in places])[:-1]
+        for (j, n), values in zip(places, np.split(read, cuts), strict=True):
+            found[j][:, n] = values
+    every = np.concatenate(found)
+    if not len(every):
+        return None
+    return Margin(float(np.median(margins(every[:, 0], every[:, 1:]))), drawn.shape[1])

@@ -1,0 +1,143 @@
+"""The guards of a tuned policy: what tuning must leave as it was, measured on held-out prompts.
+
+Fluency, variety, length and topic, each against the base on the same prompts and random numbers.
+They need no reward and no votes. `szpo.training.guards` has the bands that pause a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from szpo.metrics import distinct_n
+from szpo.policies import own_prompt
+from szpo.policies.own_prompt import FEWEST_PROMPTS, OTHERS, PromptReader
+from szpo.policies.protocol import BaseScorer
+from szpo.types import Answer, Prompt
+
+READ_AGAIN = 2
+"""Answers per prompt that the base model reads; their mean is far from its limit's size."""
+MOST_DROP, LEAST_VARIETY, LENGTHS, LEAST_MARGIN = 0.5, 0.9, (0.8, 1.2), 0.75
+FLUENCY = "log-probability per token under the base"
+VARIETY = "distinct-2 against the base"
+LENGTH = "length against the base"
+TOPIC = "margin of the own prompt against the base"
+NAMES = (FLUENCY, VARIETY, LENGTH, TOPIC)
+
+
+class HasTextFigures(Protocol):
+    """Figures of a policy's answers to the held-out prompts."""
+
+    @property
+    def logprob(self) -> float:
+        """Mean log-probability per token under the base model, nats."""
+
+    @property
+    def distinct2(self) -> float:
+        """Different pairs of words over all pairs, in [0, 1]."""
+
+    @property
+    def tokens(self) -> float:
+        """Mean answer length in tokens."""
+
+    @property
+    def margin(self) -> float | None:
+        """Median margin of the own prompt, nats; None where it was not measured."""
+
+    @property
+    def others(self) -> int:
+        """Other prompts that each answer was read after."""
+
+
+@dataclass(frozen=True)
+class TextFigures:
+    """See `HasTextFigures`."""
+
+    logprob: float
+    distinct2: float
+    tokens: float
+    margin: float | None = None
+    others: int = 0
+
+
+@dataclass(frozen=True)
+class Guard:
+    """One promise about what tuning must not break, and whether it held."""
+
+    name: str
+    value: float
+    limit: str
+    ok: bool
+
+    def line(self) -> str:
+        """For people."""
+        mark = "ok  " if self.ok else "FAIL"
+        return f"guard {mark} {self.name}: {self.value:+.2f} ({self.limit})"
+
+
+def measure(
+    policy: BaseScorer,
+    prompts: Sequence[Prompt],
+    drawn: Sequence[Sequence[Answer]],
+    *,
+    seed: int,
+) -> TextFigures:
+    """Measure a policy's answers; the base model reads the first `READ_AGAIN` to each prompt.
+
+    Args:
+        policy: Reads under its start. One that is no `PromptReader` gets no margin.
+        prompts: Held-out prompts.
+        drawn: Answers to each.
+        seed: Names the other prompts; the same for every policy that is compared.
+    """
+    few = [row[:READ_AGAIN] for row in drawn]
+    read = [(prompt, a) for prompt, row in zip(prompts, few, strict=True) for a in row]
+    logprob = policy.logprob_base([prompt for prompt, _ in read], [a for _, a in read])
+    flat = [answer for row in drawn for answer in row]
+    margin = None
+    if isinstance(policy, PromptReader):
+        margin = own_prompt.measure_margin(policy, prompts, few, seed=seed)
+    return TextFigures(
+        logprob=float(np.nanmean(logprob)),
+        distinct2=distinct_n([answer.text for answer in flat], 2),
+        tokens=float(np.mean([answer.tokens for answer in flat])),
+        margin=None if margin is None else margin.median,
+        others=0 if margin is None else margin.others,
+    )
+
+
+def guards(before: HasTextFigures, after: HasTextFigures) -> tuple[Guard, ...]:
+    """What tuning must leave as it was: fluency, variety, length and topic.
+
+    The topic's guard is left out where `topic_gap` says why.
+    """
+    drop = before.logprob - after.logprob
+    variety = after.distinct2 / before.distinct2 if before.distinct2 else 1.0
+    length = after.tokens / before.tokens if before.tokens else 1.0
+    low, high = LENGTHS
+    found = (
+        Guard(FLUENCY, -drop, f"drops at most {MOST_DROP}", drop <= MOST_DROP),
+        Guard(VARIETY, variety, f"at least {LEAST_VARIETY:.2f}", variety >= LEAST_VARIETY),
+        Guard(LENGTH, length, f"{low:.2f} to {high:.2f}", low <= length <= high),
+    )
+    if before.margin is None or after.margin is None or before.margin <= 0:
+        return found
+    share = after.margin / before.margin
+    fewer = f", {after.others} other prompts instead of {OTHERS}" if after.others < OTHERS else ""
+    return (*found, Guard(TOPIC, share, f"at least {LEAST_MARGIN}{fewer}", share >= LEAST_MARGIN))
+
+
+def topic_gap(before: HasTextFigures, after: HasTextFigures) -> str | None:
+    """Why two measurements have no guard of the topic; None where they have one.
+
+    >>> topic_gap(TextFigures(-2.0, 0.9, 20.0, 20.0, 7), TextFigures(-2.0, 0.9, 20.0))
+    'not measured; it takes at least 3 held-out prompts'
+    """
+    if before.margin is None or after.margin is None:
+        return f"not measured; it takes at least {FEWEST_PROMPTS} held-out prompts"
+    if before.margin <= 0:
+        return f"the base does not tell its prompts apart (its margin is {before.margin:.2f} nats)"
+    return None

@@ -1,0 +1,59 @@
+"""What was measured on held-out prompts before and after tuning, as the ledger records it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from szpo.ledger.database import Ledger
+from szpo.policies.text_guards import Guard
+
+KEYS = ("name", "before", "after", "change")
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """A measurement: rows of a table as texts, and the guards."""
+
+    rows: tuple[Mapping[str, str], ...]
+    """Each has `KEYS`."""
+    guards: tuple[Guard, ...] = ()
+    """Empty in runs that were measured before guards were recorded."""
+    gap: str | None = None
+    """Why the guard of the topic is missing; None where it is there, or nothing is known."""
+    theta_sha256: str | None = None
+    """Digest of the weights that were measured; None in older runs."""
+
+    @property
+    def verdict(self) -> str:
+        """How many guards hold, in words."""
+        failed = [guard.name for guard in self.guards if not guard.ok]
+        if failed:
+            return f"{len(failed)} of {len(self.guards)} fail: {'; '.join(failed)}"
+        return f"all {len(self.guards)} hold"
+
+
+def record(ledger: Ledger, by: str, found: HeldOut) -> None:
+    """Record a measurement as an event of kind ``evaluation``."""
+    body: dict[str, Any] = {
+        "rows": [dict(row) for row in found.rows],
+        "guards": [asdict(guard) for guard in found.guards],
+        "topic": found.gap,
+        "theta_sha256": found.theta_sha256,
+    }
+    ledger.record_event("evaluation", by, body)
+
+
+def read(ledger: Ledger) -> HeldOut | None:
+    """The last measurement that the ledger records; None without one."""
+    events = list(ledger.events("evaluation"))
+    if not events:
+        return None
+    body = events[-1]["body"]
+    return HeldOut(
+        tuple({key: str(row.get(key, "")) for key in KEYS} for row in body.get("rows", [])),
+        tuple(Guard(**guard) for guard in body.get("guards", [])),
+        body.get("topic"),
+        body.get("theta_sha256"),
+    )
