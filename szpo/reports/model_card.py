@@ -87,7 +87,7 @@ model = PeftModel.from_pretrained(model, "path/to/this/folder")
 It was moved towards what this panel preferred, on its prompts, at {
         config.get("generation", {}).get("max_new_tokens", "?")
     } new tokens and temperature {config.get("generation", {}).get("temperature", "?")}; {
-        "nothing but the guards" if guards else "nothing else"
+        beyond
     } was measured here. `szpo report` on the run's ledger shows
 every vote, and `szpo verify` recomputes the weights from them.
 """
