@@ -60,6 +60,7 @@ COMMANDS: Final[dict[str, Entry]] = {
         ("runs", "inspect", "List the runs of a folder, newest first."),
         ("show", "inspect", "Tell a run's totals and its last steps."),
         ("sample", "inspect", "Let the base and the tuned policy answer the same prompts."),
+        ("shrink", "shrink", "Measure points between a run's start and end; export one."),
         ("report", "inspect", "Write one HTML page: curves, samples, votes, verification."),
         ("compare", "", "Compare runs by their files, or methods by what they cost."),
         ("features", "features", "Tell which named features of the answers the votes hang on."),

@@ -187,26 +187,8 @@ def export(
             message = f"wrote {count} votes to {votes}"
         else:
             target = run_paths.fresh(out or path.with_name(f"{path.stem}-adapter"))
-            from szpo.models import tokenizer_files
-            from szpo.reports.adapter import adapter_files
-
-            adapter = adapter_files(ledger, step)
-            if adapter is None:
-                raise UsageError(f"{path.stem}: its policy is no language model; no adapter")
-            with write_whole(target) as draft:
-                draft.mkdir()
-                tokenizer = tokenizer_files.read_files(ledger.spec["base"]["name"])
-                for name, content in {**tokenizer, **adapter}.items():
-                    (draft / name).write_bytes(content)
-                failpoint("cp13")
-                card = model_card(ledger, step=step)
-                (draft / "README.md").write_text(card, encoding="utf-8")
-            document = {"adapter": str(target), "tokenizer": bool(tokenizer)}
-            if not tokenizer:
-                console.warn(
-                    f"{path.stem}: its base model is not on this machine, so the folder has no "
-                    "tokenizer; take the base's"
-                )
+            tokenizer = write_adapter(ledger, target, step=step)
+            document = {"adapter": str(target), "tokenizer": tokenizer}
             message = (
                 f"wrote {target}; load it with PeftModel.from_pretrained(model, {str(target)!r})"
             )
@@ -214,6 +196,40 @@ def export(
         console.emit(document)
     else:
         console.say(message)
+
+
+def write_adapter(
+    ledger: Ledger, target: Path, *, step: int | None = None, share: float = 1.0
+) -> bool:
+    """Write the adapter, its card and the tokenizer into a new folder, whole or not at all.
+
+    Returns:
+        Whether the base model's tokenizer was at hand; a warning says so where it was not.
+
+    Raises:
+        UsageError: the policy is no language model.
+    """
+    from szpo.models import tokenizer_files
+    from szpo.reports.adapter import adapter_files
+
+    name = ledger.path.stem
+    adapter = adapter_files(ledger, step, share=share)
+    if adapter is None:
+        raise UsageError(f"{name}: its policy is no language model; no adapter")
+    with write_whole(target) as draft:
+        draft.mkdir()
+        tokenizer = tokenizer_files.read_files(ledger.spec["base"]["name"])
+        for file, content in {**tokenizer, **adapter}.items():
+            (draft / file).write_bytes(content)
+        failpoint("cp13")
+        card = model_card(ledger, step=step, share=share)
+        (draft / "README.md").write_text(card, encoding="utf-8")
+    if not tokenizer:
+        console.warn(
+            f"{name}: its base model is not on this machine, so the folder has no tokenizer; "
+            "take the base's"
+        )
+    return bool(tokenizer)
 
 
 def merge(

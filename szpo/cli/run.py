@@ -256,6 +256,7 @@ def _next(path: Path, *, language: bool) -> None:
     texts = {
         "sample": "the base and the tuned model answer side by side",
         "export": "the adapter, for PeftModel.from_pretrained",
+        "shrink": "guards at points between start and end; export or branch at one",
     }
     every = {
         "report": "one HTML page: curves, samples, votes, verification",

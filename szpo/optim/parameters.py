@@ -150,6 +150,18 @@ def apply_update(space: Space, theta: Theta, update: Update) -> dict[str, NDArra
     return result
 
 
+def between(start: Theta, end: Theta, share: float) -> dict[str, NDArray[np.float32]]:
+    """The point at ``share`` of the way from ``start`` to ``end``; both ends are exact.
+
+    >>> between({"z": np.float32([1, 0])}, {"z": np.float32([3, 4])}, 0.25)["z"].tolist()
+    [1.5, 1.0]
+    """
+    return {
+        name: ((1.0 - share) * start[name].astype(np.float64) + share * value).astype(np.float32)
+        for name, value in end.items()
+    }
+
+
 def materialise(
     start: Theta, basis: Mapping[str, NDArray[np.float32]], z: ArrayLike
 ) -> dict[str, NDArray[np.float32]]:

@@ -15,10 +15,13 @@ from szpo.optim import parameters
 from szpo.replay import replay
 
 
-def adapter_files(ledger: Ledger, until: int | None = None) -> dict[str, bytes] | None:
+def adapter_files(
+    ledger: Ledger, until: int | None = None, *, share: float = 1.0
+) -> dict[str, bytes] | None:
     """The adapter's files after the steps < ``until`` (all by default), folded from the record.
 
-    None where the run's policy is no language model, so that there is no adapter.
+    With a ``share`` below 1 they are that share of the way from the run's start. None where the
+    run's policy is no language model, so that there is no adapter.
 
     Raises:
         UsageError: the run has applied fewer steps.
@@ -32,7 +35,7 @@ def adapter_files(ledger: Ledger, until: int | None = None) -> dict[str, bytes] 
         kind, _, rest = name.partition("/")
         if kind in parts:
             parts[kind][rest] = value.astype(np.float32)
-    theta = replay.fold(ledger, until)
+    theta = replay.point_on_line(ledger, share, until)
     basis = parts["basis"]
     moved = parameters.materialise(parts["start"], basis, theta["z"]) if basis else theta
     return peft_files(

@@ -7,6 +7,8 @@ import json
 from szpo import __version__
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import recommended_digests
+from szpo.optim import parameters
+from szpo.replay import replay
 from szpo.reports.html_report import visible, when
 from szpo.training import held_out, summary
 
@@ -14,12 +16,13 @@ FETCHED = ("smollm2", "tiny")
 """Base models that szpo itself makes ready in its cache."""
 
 
-def model_card(ledger: Ledger, *, step: int | None = None) -> str:
+def model_card(ledger: Ledger, *, step: int | None = None, share: float = 1.0) -> str:
     """The README of an exported adapter: base, votes, settings, digests, how to load, limits.
 
     Args:
         ledger: The run.
         step: Steps folded into the adapter; None: all that were applied.
+        share: Of the way from the run's start to the weights after these steps.
     """
     facts = summary.steps(ledger)
     total = summary.summary(ledger, facts)
@@ -35,6 +38,11 @@ def model_card(ledger: Ledger, *, step: int | None = None) -> str:
     else:
         who = f"{total.panelists} panelists of the evaluator {total.panel}"
     digest = recommended_digests(ledger)[len(folded)]
+    shrunk = ""
+    if share < 1:
+        theta = replay.point_on_line(ledger, share, step)
+        digest = parameters.digest(theta, ledger.layout, ledger.basis_sha256)
+        shrunk = f"| shrunk | to {share:g} of the way from the run's start |\n"
     guards = _guards(ledger, digest)
     beyond = "nothing but the guards" if guards else "nothing else"
     place, hint, packed = f'"{base}"', "", ""
@@ -67,7 +75,7 @@ anybody's judgement.
 | steps | {len(folded)} of rule `{total.rule}` |
 | seed | {total.seed} |
 | begun | {when(total.created_us)} |
-{_parent(ledger)}| base weights, SHA-256 | `{ledger.row["base_sha256"]}` |
+{shrunk}{_parent(ledger)}| base weights, SHA-256 | `{ledger.row["base_sha256"]}` |
 | coordinates, SHA-256 | `{digest}` |
 | settings, SHA-256 | `{ledger.row["spec_sha256"]}` |
 | made with | szpo {__version__} |

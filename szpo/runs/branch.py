@@ -39,12 +39,14 @@ def branch(
     by: str,
     seed: int | None = None,
     rule: str | None = None,
+    share: float = 1.0,
 ) -> Ledger:
     """Write the branch's ledger and open it.
 
     Its θ₀ are the parent's weights after ``step``, bit for bit; its root seed derives from the
     parent's, the step and the new file's name, unless ``seed`` is given. ``rule`` makes of votes
     what another rule does; what belongs to the parent's alone (a prior, a warm-up) is dropped.
+    With a ``share`` below 1 its θ₀ is that share of the way from the parent's θ₀ to these weights.
 
     Raises:
         UsageError: the parent has not applied that step, the seed is out of range, or the rule
@@ -60,7 +62,7 @@ def branch(
             last = parent.last_applied()
             known = "no step is applied yet" if last is None else f"the last applied is {last}"
             raise UsageError(f"{parent.path.name}: step {step} {state}; {known}")
-        theta = replay.fold(parent, step + 1)
+        theta = replay.point_on_line(parent, share, step + 1)
         root = seeds.branch_seed(parent.root_seed, step, new_path.stem) if seed is None else seed
         seeds.derive(root, "branch")  # says what is wrong with a bad seed
         spec = _spec(parent.spec, root, rule)
@@ -88,6 +90,8 @@ def branch(
             clock=parent.clock,
         ) as child:
             body = {"after": step, "run": child.run, "name": new_path.stem}
+            if share < 1:
+                body["share"] = share
         try:
             parent.record_event("branch", by, body)
         except BaseException:

@@ -1,7 +1,8 @@
 """The blind final comparison: the base against the tuned policy, on prompts that taught nothing.
 
 Ordered by an operator, answered through the panelists' ordinary screen: plus is the tuned policy,
-minus the base, and nobody sees which is which. The two sides draw independent random numbers
+minus the base, and nobody sees which is which. An order may name a point on the way from the base
+to the tuned policy instead. The two sides draw independent random numbers
 (unlike a step's), because the figure is meant for readers: how often an answer of the one is
 preferred to an answer of the other, each drawn as a user would get it.
 """
@@ -40,10 +41,11 @@ def fulfil(ledger: Ledger, order: Order, source: Source) -> None:
     count = order.body.get("comparisons", COMPARISONS)
     rows = min(source.rows, len(source.prompts.heldout))
     asked = _prompts(ledger.root_seed, place, source.prompts.heldout, count * rows)
+    percent = order.body.get("percent", 100)
     sides = []
-    for side, until in (("tuned", None), ("base", 0)):
+    for side, until, share in (("tuned", None, percent / 100), ("base", 0, 1.0)):
         seed = seeds.as_seed(seeds.derive(ledger.root_seed, "final", k=place, name=side))
-        sides.append(samples.answers(ledger, source, asked, until=until, seed=seed))
+        sides.append(samples.answers(ledger, source, asked, until=until, seed=seed, share=share))
     (tuned, tuned_sha256), (base, base_sha256) = sides
     pairs = [
         Row(prompt, plus, minus) for prompt, plus, minus in zip(asked, tuned, base, strict=True)

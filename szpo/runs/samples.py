@@ -18,7 +18,8 @@ from szpo.errors import LeaseError, UsageError
 from szpo.ledger import orders, run_spec
 from szpo.ledger.database import Ledger
 from szpo.ledger.orders import Order
-from szpo.ledger.theta import recommended_digest, theta_digest
+from szpo.ledger.theta import recommended_digest, starting_theta, theta_digest
+from szpo.optim import parameters
 from szpo.policies.protocol import Policy
 from szpo.replay import replay
 from szpo.seeds import as_seed
@@ -42,18 +43,25 @@ class Source:
 
 
 def answers(
-    ledger: Ledger, source: Source, prompts: Sequence[Prompt], *, until: int | None, seed: int
+    ledger: Ledger,
+    source: Source,
+    prompts: Sequence[Prompt],
+    *,
+    until: int | None,
+    seed: int,
+    share: float = 1.0,
 ) -> tuple[tuple[Answer, ...], str]:
     """One answer to each prompt by the weights after the steps < ``until``, and their digest.
 
-    ``until`` None is the head. The same seed means the same random numbers for any weights.
+    ``until`` None is the head, ``share`` how far from θ₀ to those weights. The same seed means the
+    same random numbers for any weights.
 
     Raises:
         UsageError: the run has fewer steps, or the policy cannot be put elsewhere.
         LeaseError: the head is not where this process left it.
     """
     asked = [clean_prompt(prompt) for prompt in prompts]
-    with policy_at(ledger, source, until) as policy:
+    with policy_at(ledger, source, until) as policy, _shrink(ledger, policy, share):
         return _ask(policy, asked, seed), policy.digest()
 
 
@@ -118,6 +126,22 @@ def policy_at(ledger: Ledger, source: Source, until: int | None) -> Iterator[Pol
         yield other
     else:
         raise UsageError("this policy cannot be put at other weights; it has no `move_to`")
+
+
+@contextmanager
+def _shrink(ledger: Ledger, policy: Any, share: float) -> Iterator[None]:
+    """Put the policy at a share of its way from θ₀ inside the block."""
+    if share == 1:
+        yield
+        return
+    if not hasattr(policy, "move_to"):
+        raise UsageError("this policy cannot be put at other weights; it has no `move_to`")
+    end = policy.theta()
+    try:
+        policy.move_to(parameters.between(starting_theta(ledger), end, share))
+        yield
+    finally:
+        policy.move_to(end)
 
 
 def _ask(policy: Any, prompts: Sequence[Prompt], seed: int) -> tuple[Answer, ...]:

@@ -343,7 +343,8 @@ def _describe_event(kind: str, text: str, names: Mapping[str, str]) -> str:
         case controls.LIVE:
             return f"turned the view of open votes {'on' if body.get('on') else 'off'}"
         case "order":
-            return f"ordered {_ORDERS.get(body.get('kind', ''), 'something')}"
+            where = _describe_percent((body.get("body") or {}).get("percent"))
+            return f"ordered {_ORDERS.get(body.get('kind', ''), 'something')}{where}"
         case "done":
             return "fulfilled an order"
         case "order closed":
@@ -359,6 +360,10 @@ _ORDERS: Final = {
     "final": "a blind final comparison", "samples": "samples",
     "triads": "triads that test the link",
 }  # fmt: skip
+
+
+def _describe_percent(percent: int | None) -> str:
+    return "" if percent in (None, 100) else f" at {percent} % of the way from the start"
 
 
 def _describe_limits(body: Mapping[str, Any]) -> str:

@@ -1,0 +1,177 @@
+"""The command ``szpo shrink``: points between a run's start and its end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from szpo.cli import console, record, run_paths
+from szpo.errors import UsageError
+from szpo.ledger import orders
+from szpo.ledger.database import Ledger
+from szpo.ledger.theta import starting_theta
+from szpo.policies import text_guards
+from szpo.replay.replay import check_share
+from szpo.runs import branch, shrink
+from szpo.runs.shrink import Point
+
+
+def register(app: typer.Typer) -> None:
+    """Add this file's command."""
+    app.command("shrink")(run_shrink)
+
+
+def run_shrink(
+    run: str | None = run_paths.RUN,
+    at: list[float] = typer.Option(
+        list(shrink.SHARES), "--at", help="Share of the way from the start; may be repeated."
+    ),
+    prompts: int | None = typer.Option(
+        None, "--prompts", min=1, help="Held-out prompts; default: evaluation.prompts."
+    ),
+    samples: int = typer.Option(
+        shrink.SAMPLES, "--samples", "-n", min=1, max=64, help="Answers to each."
+    ),
+    to: float | None = typer.Option(
+        None, "--to", help="Measure nothing; export or branch at this share of the way."
+    ),
+    out: Path | None = typer.Option(None, "--out", help="With --to: write the adapter here."),
+    name: str | None = typer.Option(None, "--name", help="With --to: begin a run of this name."),
+    ask: int | None = typer.Option(
+        None, "--ask", min=1, max=1000, help="With --to: order this many blind comparisons of it."
+    ),
+    folder: Path = run_paths.FOLDER,
+    as_json: bool = console.AS_JSON,
+) -> None:
+    """Measure points between a run's start and its end, then export, branch or ask at one."""
+    path = run_paths.find(run, folder)
+    wanted = [word for word, value in (("--out", out), ("--name", name), ("--ask", ask)) if value]
+    if to is None:
+        if wanted:
+            raise UsageError(f"{wanted[0]} goes with --to, the share of the way from the start")
+        _measure(path, at, prompts, samples, as_json)
+        return
+    check_share(to)
+    if not wanted:
+        raise UsageError("--to measures nothing; say what to do there: --out, --name or --ask")
+    _demand_end(path)
+    document: dict[str, Any] = {"share": to}
+    if out is not None:
+        with run_paths.look(path) as ledger:
+            record.write_adapter(ledger, run_paths.fresh(out), share=to)
+        document["adapter"] = str(out)
+    if name is not None:
+        target = path.with_name(f"{run_paths.run_name(name)}.db")
+        last = _demand_end(path)
+        branch.branch(path, last, target, by="szpo shrink", share=to).close()
+        document["branch"] = str(target)
+    if ask is not None:
+        with Ledger.open(path) as ledger:
+            body = {"comparisons": ask, "percent": _as_percent(to)}
+            document["order"] = orders.place_order(ledger, "final", "szpo shrink", body)
+    if as_json:
+        console.emit(document)
+        return
+    for key, value in document.items():
+        if key == "adapter":
+            console.say(f"wrote {value}, the adapter at {to:g} of the way")
+        if key == "branch":
+            console.say(f"wrote {value}, which begins at {to:g} of the way")
+            console.say(f"  szpo run --resume {value}  # goes on from there")
+        if key == "order":
+            console.say(
+                f"order {value}: {ask} blind comparisons of the base with {to:g} of the way; the "
+                f"process that drives the run writes them: szpo run --resume {path} --stay"
+            )
+
+
+def _as_percent(share: float) -> int:
+    percent = round(100 * share)
+    if abs(100 * share - percent) > 1e-9 or not percent:
+        raise UsageError(f"--ask takes whole hundredths of the way (got {share:g})")
+    return percent
+
+
+def _demand_end(path: Path) -> int:
+    """The last step of the run.
+
+    Raises:
+        UsageError: no step is applied.
+    """
+    with run_paths.look(path) as ledger:
+        last = ledger.last_applied()
+    if last is None:
+        raise UsageError(f"{path.name}: no step is applied yet; the run is at its start")
+    return last
+
+
+def _measure(
+    path: Path, shares: Sequence[float], count: int | None, samples: int, as_json: bool
+) -> None:
+    from szpo.runs import assemble
+
+    for share in shares:
+        check_share(share)
+    _demand_end(path)
+    with run_paths.look(path) as ledger:
+        parts = assemble.reopen(ledger, panel=False, say=console.complain)
+        policy, start, score = parts.language, starting_theta(ledger), record.hidden_reward(ledger)
+        asked = parts.prompts.heldout[: count or parts.config.evaluation.prompts]
+        people = parts.config.panel.kind == "people"
+    base, *points = _show_progress(
+        shrink.measure_points(
+            policy, start, asked, sorted(set(shares)), seed=parts.config.run.seed,
+            samples=samples, score=score,
+        )
+    )  # fmt: skip
+    best, gap = shrink.largest_that_holds(points), points[-1].gap
+    if as_json:
+        furthest = None if best is None else best.share
+        found = [asdict(point) for point in points]
+        document = {"base": asdict(base.figures), "points": found, "largest_that_holds": furthest}
+        console.emit(document)
+        return
+    heads = ("of the way", "KL", "± s.e.", "gain", "95 %", "Δ log p/token", "distinct-2", "length",
+             "topic", "guards")  # fmt: skip
+    console.table(heads, [_row(point) for point in points])
+    if gap is not None:
+        console.say(f"no guard of the topic: {gap}")
+    if best is None:
+        console.say("at none of these points all guards hold; try one nearer the start: --at")
+        return
+    console.say(f"all guards hold as far as {best.share:g} of the way")
+    there = f"szpo shrink {path} --to {best.share:g}"
+    console.say(f"  {there} --out FOLDER  # the adapter there")
+    console.say(f"  {there} --name NAME   # a new run that begins there")
+    if people:
+        console.say(f"  {there} --ask 20      # blind comparisons of it with the base")
+
+
+def _show_progress(points: Iterable[Point]) -> list[Point]:
+    found = []
+    for point in points:
+        found.append(point)
+        console.complain(
+            f"{point.share:g} of the way: KL {point.kl:.1f} nats"
+            if point.share
+            else "base measured"
+        )
+    return found
+
+
+def _row(point: Point) -> tuple[object, ...]:
+    gain = "–" if point.gain is None else f"{point.gain.value:+.3f}"
+    around = "–"
+    if point.gain is not None and point.gain.low is not None:
+        around = f"[{point.gain.low:+.3f}, {point.gain.high:+.3f}]"
+    found = {g.name: f"{g.value:+.2f}{'' if g.ok else ' !'}" for g in point.guards}
+    failed = sum(not guard.ok for guard in point.guards)
+    return (
+        f"{point.share:g}", f"{point.kl:.2f}", f"{point.kl_stderr:.2f}", gain, around,
+        *(found.get(name, "–") for name in text_guards.NAMES),
+        f"{failed} of {len(point.guards)} fail" if failed else "all hold",
+    )  # fmt: skip
