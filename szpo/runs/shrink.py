@@ -137,4 +137,5 @@ def _mean(
         [score(prompt, answer) for answer in row]
         for prompt, row in zip(prompts, drawn, strict=True)
     ]
-    return np.array(values, np.float64).mean(1)
+    found: Floats = np.array(values, np.float64).mean(1)
+    return found
