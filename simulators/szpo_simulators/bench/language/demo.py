@@ -22,6 +22,7 @@ from szpo.config.schema import Config
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.policies import text_guards
+from szpo.replay import replay
 from szpo.runs import assemble, driver, machine_check
 from szpo.training import held_out, step_report
 from szpo_simulators.rewards import heldout, text_rewards
@@ -67,6 +68,7 @@ def measure_run(
 
     with assemble.create(parts, path) as ledger:
         outcome = driver.drive(ledger, parts, on_step=note)
+        policy.move_to(replay.fold(ledger))  # a rule may ask elsewhere than it recommends
     tuned = time.monotonic()
     after = heldout.measure(policy, held, liked.score, samples=samples, seed=config.run.seed)
     done = time.monotonic()
