@@ -17,6 +17,9 @@ from szpo.failpoints import failpoint
 _DRAFT: Final = re.compile(r"\.(.+)\.[0-9a-f]{8}(-wal|-shm|-journal)?")
 
 
+WINDOWS = os.name == "nt"
+
+
 def private(name: str, flags: int) -> int:
     """For the ``opener`` of `open`: a new file is its owner's alone to read and to write."""
     return os.open(name, flags, 0o600)
@@ -85,7 +88,9 @@ def flush(path: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    place = os.open(path, os.O_RDONLY)
+    if WINDOWS and path.is_dir():  # which it cannot sync
+        return
+    place = os.open(path, os.O_RDWR if WINDOWS else os.O_RDONLY)  # it syncs what is written only
     try:
         os.fsync(place)
     finally:
@@ -105,12 +110,17 @@ def publish(draft: Path, path: Path) -> None:
 
 def _rename(draft: Path, path: Path) -> None:
     if draft.is_dir():  # replaces an empty folder, and nothing else
+        if WINDOWS and path.is_dir():  # which renames onto nothing that is there
+            path.rmdir()
         os.rename(draft, path)
         return
     try:
         os.link(draft, path)
     except FileExistsError:
         raise
-    except OSError:  # exFAT and some mounts have no hard links: take the name, then fill it
+    except (
+        OSError,
+        AttributeError,
+    ):  # exFAT and some mounts have no hard links: take the name, then fill it
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         os.replace(draft, path)

@@ -8,7 +8,6 @@ and quick and full settings can share a folder.
 from __future__ import annotations
 
 import csv
-import fcntl
 import hashlib
 import json
 import math
@@ -33,7 +32,8 @@ from rich.table import Table
 
 from szpo.errors import RunError
 from szpo.files import replace_whole
-from szpo.runs.machine_check import matrix_seconds
+from szpo.locks import try_lock
+from szpo.runs.machine_check import load_average, matrix_seconds
 from szpo_simulators.rewards.heldout import student
 
 TABLE_WIDTH = 140
@@ -105,12 +105,7 @@ def claim(lock: Path) -> Iterator[IO[str] | None]:
     """Hold a file's lock, which its process's end releases; None while another process has it."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("a", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield None
-            return
-        yield file
+        yield file if try_lock(file.fileno()) else None
 
 
 def interval(values: Sequence[float]) -> dict[str, float]:
@@ -135,7 +130,7 @@ def format_interval(row: Mapping[str, Any], digits: int = 2) -> str:
 
 def describe_machine() -> str:
     """Cores, load and the time of a fixed matrix product, to be printed beside timings."""
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
+    load = load_average()
     product = f"1024³ fp32 product in {1000 * matrix_seconds():.0f} ms"
     return f"{os.cpu_count() or 1} cores, load {load:.1f}, {product}"
 

@@ -6,6 +6,7 @@ application), benchmarks by ``szpo.benches``.
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import signal
@@ -51,6 +52,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     Exit codes: 0 done, 1 the run failed its own check, 2 usage, 3 lease, 4 storage, 5 integrity,
     6 resources, 130 and 143 on an interrupt or a termination signal.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # Windows pipes have few letters; none is worth
+            stream.reconfigure(errors="replace")  # a crash
     signal.signal(signal.SIGTERM, _raise_terminated)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as in a script's background
         signal.signal(signal.SIGINT, _Interrupts())

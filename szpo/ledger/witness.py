@@ -24,13 +24,7 @@ from typing import Final
 
 from szpo.ledger import connection
 from szpo.ledger.canonical import sha256
-
-try:
-    import fcntl
-except (
-    ImportError
-):  # not on this system; two writers at once are then guarded by the checksums only
-    fcntl = None  # type: ignore[assignment]
+from szpo.locks import try_lock
 
 SLOT: Final = 128
 LOCK_S: Final = 2.0
@@ -90,17 +84,22 @@ def advance(path: Path, head: Head) -> None:
     file = _open_plain(beside(path), os.O_RDWR | os.O_CREAT)
     try:
         _lock(file)
-        slots = _parse_slots(os.pread(file, 2 * SLOT, 0))
+        slots = _parse_slots(os.read(file, 2 * SLOT))
         own = [each for each in slots if each is not None and each.of(head.run)]
         newest = max(own, key=lambda each: each.event, default=None)
         if newest is None:
-            os.pwrite(file, _line(head) + b" " * SLOT, 0)
+            _write(file, _line(head) + b" " * SLOT, 0)
         elif newest.event >= head.event:
             return
         else:
-            os.pwrite(file, _line(head), 0 if slots[1] == newest else SLOT)
+            _write(file, _line(head), 0 if slots[1] == newest else SLOT)
     finally:
         os.close(file)
+
+
+def _write(file: int, content: bytes, at: int) -> None:
+    os.lseek(file, at, os.SEEK_SET)
+    os.write(file, content)
 
 
 def _open_plain(file: Path, flags: int) -> int:
@@ -116,18 +115,11 @@ def _open_plain(file: Path, flags: int) -> int:
 
 def _lock(file: int) -> None:
     """Take the lock on the file; a program that keeps it for `LOCK_S` is not waited for."""
-    if fcntl is None:
-        return
     end = time.monotonic() + LOCK_S
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= end:
-                raise OSError(errno.EAGAIN, "locked by another program") from None
-            time.sleep(0.002)
-        else:
-            return
+    while not try_lock(file):
+        if time.monotonic() >= end:
+            raise OSError(errno.EAGAIN, "locked by another program")
+        time.sleep(0.002)
 
 
 def attest(path: Path, head: Head) -> None:

@@ -50,6 +50,11 @@ def versions() -> dict[str, str]:
     return found
 
 
+def load_average() -> float:
+    """Processes that wanted a core in the last minute, on average; NaN where nobody counts."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
+
+
 def matrix_seconds(size: int = 1024, repeats: int = 5) -> float:
     """Median seconds of a fixed fp32 matrix product: a yardstick for timings on this machine."""
     left = np.linspace(-1, 1, size * size, dtype=np.float32).reshape(size, size)
@@ -111,7 +116,7 @@ def _sqlite(_: Path) -> Iterator[Check]:
 
 def _machine(_: Path) -> Iterator[Check]:
     cores = os.cpu_count() or 1
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
+    load = load_average()
     milliseconds = 1000 * matrix_seconds()
     text = f"{cores} cores, load {load:.1f}, 1024³ fp32 product in {milliseconds:.0f} ms"
     yield Check("cores", "warn" if load > cores else "ok", text)

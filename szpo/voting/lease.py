@@ -20,6 +20,7 @@ from functools import cache
 from pathlib import Path
 
 from szpo.errors import LeaseError, SzpoError
+from szpo.files import WINDOWS
 from szpo.ledger.database import Ledger, Record
 
 DEFAULT_TTL_US = 60_000_000
@@ -174,8 +175,12 @@ def gone(holder: str) -> bool:
     """
     host, pid, _, space = (holder.split(":") + [""] * 3)[:4]
     here = (socket.gethostname(), process_space())
-    if not space or (host, space) != here or not pid.isdigit() or os.name != "posix":
+    if not space or (host, space) != here or not pid.isdigit():
         return False
+    if WINDOWS:  # where signal 0 is Ctrl-C
+        import psutil
+
+        return not psutil.pid_exists(int(pid))
     try:
         os.kill(int(pid), 0)  # signal 0 only asks whether the process exists
     except ProcessLookupError:

@@ -25,7 +25,7 @@ DOORS = {"__init__", "__main__", "testing"}
 """Files that hand names on: they import from anywhere, lazily, and no module imports them."""
 GROUND = (
     "types", "errors", "seeds", "intervals", "metrics", "cache", "failpoints", "memory",
-    "plugins", "files",
+    "plugins", "files", "locks",
 )  # fmt: skip
 ORDER = {
     "szpo": (

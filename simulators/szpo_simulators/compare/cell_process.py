@@ -8,7 +8,6 @@ result and is recorded; a mistake in the spec is an error and leaves no record.
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -61,7 +60,10 @@ def run_cell(
         "stopped": stopped,
         **more,
         "bytes": {"before": loaded_bytes, "peak": tools.peak()},
-        "machine": {"load": os.getloadavg()[0], "matrix_seconds": machine_check.matrix_seconds()},
+        "machine": {
+            "load": machine_check.load_average(),
+            "matrix_seconds": machine_check.matrix_seconds(),
+        },
     }  # fmt: skip
 
 

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import os
 import re
-import resource
 import subprocess
 import sys
 import tempfile
@@ -120,6 +119,10 @@ def _serve(path: str) -> None:
 
 def _raise_file_limit() -> None:
     """Raise the limit of open files as far as the system allows: each connection is one."""
+    try:
+        import resource
+    except ImportError:  # Windows, which has no such limit
+        return
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65_536), hard))
@@ -243,7 +246,7 @@ def main(
     """
     _raise_file_limit()
     results: dict[str, dict[str, float]] = {}
-    load = os.getloadavg()[0]
+    load = machine_check.load_average()
     product = machine_check.matrix_seconds()
     crowd = Crowd(voters, bursts, panelists, think, seconds, model)
     with tempfile.TemporaryDirectory() as folder:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import os
 import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from szpo.errors import UsageError
+from szpo.locks import try_lock
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -50,7 +51,8 @@ def listening(host: str, port: int, *, insecure: bool) -> Iterator[socket.socket
         )
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if os.name == "posix":  # on Windows it would let another program take the same port
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((host, port))
             listener.listen(2048)
@@ -123,11 +125,12 @@ def announce(run: Path, url: str) -> Iterator[None]:
         for place in _address_files(run):
             try:
                 file = stack.enter_context(place.open("a+", encoding="utf-8"))
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not try_lock(file.fileno()):  # another server has it
+                    continue
                 file.truncate(0)
                 file.write(url)
                 file.flush()
-            except OSError:  # another server has it, or the disk is full
+            except OSError:  # the disk is full
                 continue
             stack.callback(place.unlink, missing_ok=True)
             break
@@ -138,11 +141,8 @@ def read_address(run: Path) -> str | None:
     """The address that links to this run begin with; None where no server of it is running."""
     for place in _address_files(run):
         with contextlib.suppress(OSError), place.open(encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if url := file.read(ADDRESS_LIMIT):
-                    return url
+            if not try_lock(file.fileno(), shared=True) and (url := file.read(ADDRESS_LIMIT)):
+                return url
     return None
 
 

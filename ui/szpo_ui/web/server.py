@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import resource
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -22,6 +21,11 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from szpo_ui.web.rate import limit_warnings, network
+
+try:
+    import resource
+except ImportError:  # Windows, which has no such limit
+    resource = None  # type: ignore[assignment]
 
 OPEN_FILES: Final = 256
 """Files that the process may need besides its connections."""
@@ -202,6 +206,8 @@ def answer(
 
 def _raise_file_limit(connections: int) -> int:
     """Raise the limit of open files as far as is needed and allowed; how many connections fit."""
+    if resource is None:
+        return connections
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = connections + OPEN_FILES
     if hard != resource.RLIM_INFINITY:

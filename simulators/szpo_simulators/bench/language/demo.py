@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -108,7 +107,10 @@ def measure_run(
             "after": done - tuned,
             "all": done - began,
         },
-        "machine": {"load": os.getloadavg()[0], "matrix_seconds": machine_check.matrix_seconds()},
+        "machine": {
+            "load": machine_check.load_average(),
+            "matrix_seconds": machine_check.matrix_seconds(),
+        },
     }
 
 

@@ -326,7 +326,7 @@ def main(
         peaks = ", ".join(f"{kind} {mib:.0f}" for kind, mib in result["memory_mib"].items())
         console.print(f"peak memory, MiB: {peaks}; with / without {result['memory_ratio']:.3f}")
     result["machine"] = {
-        "load": os.getloadavg()[0], "cores": os.cpu_count(),
+        "load": machine_check.load_average(), "cores": os.cpu_count(),
         "matrix_seconds": machine_check.matrix_seconds(),
     }  # fmt: skip
     console.print(

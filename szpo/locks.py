@@ -1,0 +1,47 @@
+"""A lock on an open file, by what the system has; it ends with the file, or with its process."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Final
+
+FAR: Final = 2**40
+"""Windows locks bytes, which others then cannot read: a byte that no file has is locked."""
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def try_lock(file: int, *, shared: bool = False) -> bool:
+        """Take the lock on an open file (its descriptor); False while somebody else has it.
+
+        With ``shared`` others may share it, where the system knows shared locks.
+        """
+        place = os.lseek(file, 0, os.SEEK_CUR)
+        os.lseek(file, FAR, os.SEEK_SET)
+        try:
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        finally:
+            os.lseek(file, place, os.SEEK_SET)
+        return True
+
+else:
+    try:
+        import fcntl
+    except ImportError:  # nothing is locked then; what is written has checksums of its own
+        fcntl = None  # type: ignore[assignment]
+
+    def try_lock(file: int, *, shared: bool = False) -> bool:
+        """Take the lock on an open file (its descriptor); False while somebody else has it.
+
+        With ``shared`` others may share it, where the system knows shared locks.
+        """
+        if fcntl is None:
+            return True
+        try:
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
