@@ -1,7 +1,8 @@
-"""What the votes so far promise: the win rate of a point against the base, with an interval.
+"""What the votes so far promise: gain and KL of the recommendation, now and after more votes.
 
-The reward of a point z, in link units over the base, is wᵀz − a|z|²/2, and σ of it the share of
-votes that a batch of texts from z would win against one from the base.
+The reward of a point z over the base, in link units, is wᵀz − a|z|²/2, and σ of it the share of
+votes that a batch of texts from z would win against one from the base. The curvature a is fitted
+for the forecast alone (`Votes.bend`); the recommendation does without.
 """
 
 from __future__ import annotations
@@ -15,31 +16,66 @@ from szpo.optim.vote_regression import Fit
 from szpo.types import Floats
 
 _BISECTIONS = 60
+_DRAWS = 400
+"""Possible futures of a forecast."""
 
 
 @dataclass(frozen=True, slots=True)
-class Forecast:
-    """A win rate against the base in (0, 1) and the interval of its posterior; each (...)."""
+class Interval:
+    """A figure with the lower and upper end of its interval; each (...)."""
 
-    rate: Floats
+    value: Floats
     low: Floats
     high: Floats
 
+    def rate(self) -> Interval:
+        """A gain in link units as a win rate against the base."""
+        return Interval(*(special.expit(each) for each in (self.value, self.low, self.high)))
 
-def forecast(fit: Fit, point: Floats, level: float = 0.95) -> Forecast:
-    """Win rate of a point (..., d) against the base, under the fit and its doubt of any signal."""
-    dim = fit.w.shape[-1]
-    bend = np.zeros((*point.shape[:-1], fit.modes.shape[-1]))
-    bend[..., :dim] = point
-    if fit.has_bend:
-        bend[..., -1] = -0.5 * (point**2).sum(-1)
-    mean = np.einsum("...cp,...p->...c", fit.modes, bend)
-    spread = np.sqrt(np.einsum("...p,...cpq,...q->...c", bend, fit.covariances, bend))
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What a run would have after ``votes`` more votes; |z|²/2 is the KL in whitened nats."""
+
+    votes: int
+    gain: Interval
+    """Of the recommendation over the base, in link units."""
+    kl: Interval
+    evidence: float
+    """Probability that the votes will by then show that there is a signal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a run stands."""
+
+    centre: Floats
+    """(d,): the asked centre."""
+    point: Floats
+    """(d,): the recommendation."""
+    log_factor: float
+    """The largest log Bayes factor for any signal that the run has seen."""
+
+
+def gain(fit: Fit, point: Floats, level: float = 0.95) -> Interval:
+    """Gain of a point (..., d) over the base in link units, under the fit and its doubt."""
+    at = _contrast(fit, point)
+    mean = np.einsum("...cp,...p->...c", fit.modes, at)
+    spread = np.sqrt(np.einsum("...p,...cpq,...q->...c", at, fit.covariances, at))
     weights = fit.weights * fit.signal[..., None]
-    centre = (weights * mean).sum(-1)
     tail = (1 - level) / 2
-    ends = [_quantile(weights, mean, spread, share) for share in (tail, 1 - tail)]
-    return Forecast(special.expit(centre), special.expit(ends[0]), special.expit(ends[1]))
+    low, high = (_quantile(weights, mean, spread, share) for share in (tail, 1 - tail))
+    return Interval((weights * mean).sum(-1), low, high)
+
+
+def _contrast(fit: Fit, point: Floats) -> Floats:
+    """The coefficients (..., p) with which a point's gain is linear in those of the fit."""
+    dim = fit.w.shape[-1]
+    at = np.zeros((*point.shape[:-1], fit.modes.shape[-1]))
+    at[..., :dim] = point
+    if fit.has_bend:
+        at[..., -1] = -0.5 * (point**2).sum(-1)
+    return at
 
 
 def _quantile(weights: Floats, mean: Floats, spread: Floats, share: float) -> Floats:

@@ -26,6 +26,16 @@ from szpo.optim import laplace
 from szpo.optim.laplace import Approximation, Rows
 from szpo.types import Floats, Ints
 
+EVIDENCE = 9.0
+"""Bayes factor for any signal from which a run goes its whole way."""
+WITHOUT_EVIDENCE = 0.2
+"""The share of the way that it goes before."""
+WORTH = 20.0
+"""Votes that a warm start is worth at the start, at most, on average over its levels."""
+_HOPELESS = 1e26
+_LEVELS = ((0.0, 0.4), (0.25, 0.2), (1.0, 0.25), (4.0, 0.15))
+"""Weights of a warm start in units of `WORTH`, with their probabilities: .9 on average."""
+
 
 @dataclass(frozen=True, slots=True)
 class Votes:
@@ -64,16 +74,17 @@ class Votes:
 
 @dataclass(frozen=True, slots=True)
 class Prior:
-    """What is believed about w before the votes.
+    """What is believed about w before the votes: a mixture of Gaussians, equally likely.
 
     Raises:
-        UsageError: a variance, width or deviation is not positive, or a probability not in (0, 1).
+        UsageError: a variance, width or deviation is not positive, a probability not in (0, 1), or
+            mean and precision do not fit the coordinates.
     """
 
     variances: Floats
-    """(d,): of the coordinates of w, relative to each other."""
-    widths: tuple[float, ...] = (0.05, 0.2, 0.8, 3.2)
-    """Prior variances of the logit of an asked comparison, equally likely."""
+    """(V, d): of the coordinates of w, relative to each other; each row is one possibility."""
+    widths: tuple[float, ...] = (4.0, 16.0, 64.0)
+    """Prior variances of the logit of a comparison along w, over the distance as asked."""
     signal: float = 0.5
     """Probability that w ≠ 0."""
     side: float = 0.5
@@ -81,24 +92,41 @@ class Prior:
     bend: tuple[float, float] = (0.125, 0.125)
     """Mean and standard deviation of the curvature in units of the prior's |w|: a/|w| is one over
     the distance at which the reward is highest."""
+    mean: Floats | None = None
+    """(d,): of a warm start, with its ``precision`` (d, d). Its length says nothing: that of w is
+    the widths'."""
+    precision: Floats | None = None
 
     def __post_init__(self) -> None:
         variances = np.asarray(self.variances, dtype=np.float64)
         sizes = np.array([*variances.ravel(), *self.widths, self.side, self.bend[1]])
-        if variances.ndim != 1 or not self.widths or not (np.isfinite(sizes) & (sizes > 0)).all():
+        if variances.ndim != 2 or not self.widths or not (np.isfinite(sizes) & (sizes > 0)).all():
             raise UsageError("prior of the votes: variances, widths and deviations must be > 0")
         if not 0 < self.signal < 1 or not math.isfinite(self.bend[0]):
             raise UsageError(f"prior of the votes: `signal` {self.signal} is not between 0 and 1")
+        if self.mean is None and self.precision is None:
+            return
+        dim, mean, precision = variances.shape[1], self.mean, self.precision
+        if mean is None or precision is None or mean.shape + precision.shape != (dim,) * 3:
+            raise UsageError(f"prior of the votes: mean and precision must fit {dim} coordinates")
 
     @classmethod
     def flat(cls, dim: int) -> Prior:
         """Equal variances of all coordinates."""
-        return cls(np.ones(dim))
+        return cls(np.ones((1, dim)))
 
     @classmethod
     def falling(cls, dim: int, half: float = 8.0) -> Prior:
         """Variances 1/(1 + i/half): leading components are expected to carry more."""
-        return cls(1 / (1 + np.arange(dim) / half))
+        return cls(1 / (1 + np.arange(dim)[None] / half))
+
+    @classmethod
+    def nested(cls, dim: int, first: int = 8, tail: float = 0.01) -> Prior:
+        """The first 8 coordinates carry the taste, or the first 16, 32, … or all: votes decide."""
+        sizes = [first]
+        while sizes[-1] < dim:
+            sizes.append(2 * sizes[-1])
+        return cls(np.where(np.arange(dim) < np.array(sizes)[:, None], 1.0, tail))
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,18 +178,13 @@ def fit(votes: Votes, prior: Prior) -> Fit:
     """
     rows = _rows(votes, prior)
     dim, lead = votes.x.shape[-1], votes.x.shape[:-2]
-    found: list[Approximation] = []
-    for mean, precision in _gaussians(rows, votes, prior):
-        found.append(laplace.approximate(rows, mean, precision, found[-1] if found else None))
-    evidence = np.stack([each.evidence for each in found], -1)
+    chances, found = _posteriors(rows, votes, prior)
+    evidence = np.stack([each.evidence for each in found], -1) + np.log(chances)
     weights = special.softmax(evidence, axis=-1)
     modes = np.stack([each.coef for each in found], -2)
-    covariances = np.linalg.inv(
-        np.stack([each.information + each.precision for each in found], -3)
-    )
-    covariances = (covariances + np.swapaxes(covariances, -1, -2)) / 2
+    covariances = np.stack([each.covariance() for each in found], -3)
     mean, covariance = mixture_moments(weights, modes, covariances)
-    log_factor = special.logsumexp(evidence, axis=-1) - math.log(len(found))
+    log_factor = special.logsumexp(evidence, axis=-1)
     log_factor = log_factor - _without_signal(rows, prior, dim, votes.side is not None)
     return Fit(
         w=mean[..., :dim],
@@ -178,15 +201,20 @@ def fit(votes: Votes, prior: Prior) -> Fit:
     )
 
 
-def direction(fit: Fit) -> Floats:
-    """Where to go: signal · w/√(|w|² + tr Σ), shape (..., d), of length at most 1.
+def direction(fit: Fit, log_factor: Floats | None = None) -> Floats:
+    """Where to go, (..., d): w's direction, as long as the votes deserve, at most 1.
 
-    Long where the votes say much, short where they say little, next to nothing where they may be
-    chance.
+    Its length is the square root of |w|/√(|w|² + tr Σ), the cosine that the posterior expects
+    between its mean and the truth. Unless the Bayes factor for any signal has passed `EVIDENCE`
+    it is a fifth of that. ``log_factor`` (...) is the largest that the run has seen, the fit's own
+    by default: a factor that has once been passed is passed.
     """
     trace = np.trace(fit.covariance, axis1=-2, axis2=-1)
-    norm = np.sqrt((fit.w**2).sum(-1) + trace)
-    return np.asarray((fit.signal / norm)[..., None] * fit.w)
+    square = (fit.w**2).sum(-1)
+    certainty = np.sqrt(square / (square + trace))
+    factor = fit.log_factor if log_factor is None else np.maximum(fit.log_factor, log_factor)
+    length = np.sqrt(certainty) * np.where(factor >= math.log(EVIDENCE), 1.0, WITHOUT_EVIDENCE)
+    return np.asarray((length / np.sqrt(np.maximum(square, 1e-300)))[..., None] * fit.w)
 
 
 def mixture_moments(weights: Floats, means: Floats, covariances: Floats) -> tuple[Floats, Floats]:
@@ -200,8 +228,8 @@ def mixture_moments(weights: Floats, means: Floats, covariances: Floats) -> tupl
 def _rows(votes: Votes, prior: Prior) -> Rows:
     """The rows in an order of their own, without those that nobody voted on; equal ones as one."""
     dim, lead = votes.x.shape[-1], votes.x.shape[:-2]
-    if np.shape(prior.variances) != (dim,):
-        raise UsageError(f"prior of the votes: {len(prior.variances)} variances for {dim} axes")
+    if prior.variances.shape[1] != dim:
+        raise UsageError(f"prior of the votes: {prior.variances.shape[1]} variances, {dim} axes")
     more = [each[..., None] for each in (votes.side, votes.bend) if each is not None]
     whole = np.concatenate([votes.x, *more, votes.up[..., None], votes.down[..., None]], -1) + 0.0
     if not np.isfinite(whole).all() or (whole[..., -2:] < 0).any():
@@ -228,29 +256,74 @@ def _order(rows: Floats) -> Ints:
     return np.argsort(flat.ravel(), kind="stable")
 
 
-def _gaussians(rows: Rows, votes: Votes, prior: Prior) -> Iterator[tuple[Floats, Floats]]:
-    """Means (..., p) and precisions (..., p, p) of the prior, the widest first.
+def _posteriors(rows: Rows, votes: Votes, prior: Prior) -> tuple[list[float], list[Approximation]]:
+    """Probability and posterior of each of the prior's Gaussians.
 
-    A width is the variance of xᵀw for the average vote: τ² · mean of Σ vᵢxᵢ².
+    One that the first posterior predicts to be `_HOPELESS` times less likely than another is not
+    fitted: its weight is none, and with many votes that spares nearly all the work.
     """
-    lead, dim = votes.x.shape[:-2], votes.x.shape[-1]
-    square = (rows.total * (rows.design[..., :dim] ** 2 @ prior.variances)).sum(-1)
+    gaussians = list(_gaussians(rows, votes, prior))
+    first = laplace.approximate(rows, *gaussians[0][1:])
+    predicted = [first, *(laplace.predict(first, *each[1:]) for each in gaussians[1:])]
+    best = np.max([each.evidence for each in predicted], axis=0)
+    found, start = [], first
+    for (_, mean, precision), guess in zip(gaussians, predicted, strict=True):
+        if guess is not first and (guess.evidence > best - math.log(_HOPELESS)).any():
+            guess = start = laplace.approximate(rows, mean, precision, start)
+        found.append(guess)
+    return [each[0] for each in gaussians], found
+
+
+def _gaussians(rows: Rows, votes: Votes, prior: Prior) -> Iterator[tuple[float, Floats, Floats]]:
+    """Probabilities, means (..., p) and precisions (..., p, p) of the prior, the widest first.
+
+    With τ²·mean |x|²·Σvᵢ the width, E|w|² is the width over the mean |x|² of a vote.
+    """
+    dim = votes.x.shape[-1]
+    square = (rows.total * (rows.design[..., :dim] ** 2).sum(-1)).sum(-1)
     mean_square = np.where(square > 0, square / np.maximum(rows.total.sum(-1), 1e-12), 1.0)
+    levels = ((0.0, 1.0),) if prior.mean is None else _LEVELS
     for width in sorted(prior.widths, reverse=True):
-        tau = np.sqrt(width / mean_square)
-        diagonal = [1 / (tau[..., None] ** 2 * prior.variances)]
-        mean = [np.zeros((*lead, dim))]
-        if votes.side is not None:
-            diagonal.append(np.full((*lead, 1), 1 / prior.side**2))
-            mean.append(np.zeros((*lead, 1)))
-        if votes.bend is not None:
-            length = tau * math.sqrt(np.sum(prior.variances))
-            diagonal.append((1 / (prior.bend[1] * length) ** 2)[..., None])
-            mean.append((prior.bend[0] * length)[..., None])
-        yield (
-            np.concatenate(mean, -1),
-            np.concatenate(diagonal, -1)[..., None] * np.eye(dim + len(diagonal) - 1),
-        )
+        length = np.sqrt(width / mean_square)
+        for variances in prior.variances:
+            Lambda = (variances.sum() / (length[..., None] ** 2 * variances))[..., None]
+            Lambda = Lambda * np.eye(dim)
+            for level, probability in levels:
+                mean, precision = np.zeros((*length.shape, dim)), Lambda
+                if level > 0:
+                    warm, certain = _warm_start(prior, length, level * WORTH * mean_square / 4)
+                    precision = Lambda + certain
+                    mean = np.linalg.solve(precision, (certain @ warm[..., None]))[..., 0]
+                chance = probability / (len(prior.widths) * len(prior.variances))
+                yield (chance, *_with_nuisance(votes, prior, length, mean, precision))
+
+
+def _warm_start(prior: Prior, length: Floats, worth: Floats) -> tuple[Floats, Floats]:
+    """The warm start's mean at the length of w, and its precision worth that much information."""
+    mean, precision = np.asarray(prior.mean), np.asarray(prior.precision)
+    size = max(float(np.linalg.norm(mean)), 1e-300)
+    scale = length / size
+    trusted = precision / scale[..., None, None] ** 2
+    share = np.minimum(1.0, worth / np.trace(trusted, axis1=-2, axis2=-1))
+    return scale[..., None] * mean, share[..., None, None] * trusted
+
+
+def _with_nuisance(
+    votes: Votes, prior: Prior, length: Floats, mean: Floats, precision: Floats
+) -> tuple[Floats, Floats]:
+    """Mean and precision with those of the side's coefficient and the curvature appended."""
+    more = []
+    if votes.side is not None:
+        more.append((np.zeros(length.shape), np.full(length.shape, 1 / prior.side**2)))
+    if votes.bend is not None:
+        more.append((prior.bend[0] * length, 1 / (prior.bend[1] * length) ** 2))
+    for centre, certain in more:
+        size = precision.shape[-1]
+        wider = np.zeros((*length.shape, size + 1, size + 1))
+        wider[..., :size, :size] = precision
+        wider[..., size, size] = certain
+        mean, precision = np.concatenate([mean, centre[..., None]], -1), wider
+    return mean, precision
 
 
 def _without_signal(rows: Rows, prior: Prior, dim: int, has_side: bool) -> Floats:
