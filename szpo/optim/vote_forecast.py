@@ -7,17 +7,26 @@ for the forecast alone (`Votes.bend`); the recommendation does without.
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import special
 
-from szpo.optim.vote_regression import Fit
+from szpo.errors import UsageError
+from szpo.optim import vote_regression
+from szpo.optim.vote_regression import Fit, Prior, Votes, direction, fit
 from szpo.types import Floats
 
+DRIFT = 2.0
+"""Nats by which a fit that forgets must predict better."""
 _BISECTIONS = 60
 _DRAWS = 400
 """Possible futures of a forecast."""
+_LAPSES, _FAR, _MORE = 0.06, 3.0, 0.2
+"""By how much a win rate's interval is wider than the posterior's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +38,19 @@ class Interval:
     high: Floats
 
     def rate(self) -> Interval:
-        """A gain in link units as a win rate against the base."""
-        return Interval(*(special.expit(each) for each in (self.value, self.low, self.high)))
+        """A gain in link units as a win rate against the base.
+
+        The logistic curve is wrong far out: some votes are given without looking, and the luck of
+        the texts flattens the middle of the curve more than its ends. The interval allows for 6 %
+        such votes, and for a fifth more logits beyond 3, on its outer ends.
+        """
+        ends = []
+        for inner, sign in ((self.low, 1.0), (self.high, -1.0)):
+            logit = sign * inner  # above 0 where the base is left behind for certain
+            share = special.expit(np.where(logit < -_FAR, logit + _MORE * (logit + _FAR), logit))
+            share = np.where(share > 0.5, share + _LAPSES * (0.5 - share), share)
+            ends.append(share if sign > 0 else 1 - share)
+        return Interval(special.expit(self.value), ends[0], ends[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +77,150 @@ class Standing:
     """The largest log Bayes factor for any signal that the run has seen."""
 
 
-def gain(fit: Fit, point: Floats, level: float = 0.95) -> Interval:
+def gain(found: Fit, point: Floats, level: float = 0.95) -> Interval:
     """Gain of a point (..., d) over the base in link units, under the fit and its doubt."""
-    at = _contrast(fit, point)
-    mean = np.einsum("...cp,...p->...c", fit.modes, at)
-    spread = np.sqrt(np.einsum("...p,...cpq,...q->...c", at, fit.covariances, at))
-    weights = fit.weights * fit.signal[..., None]
+    at = _contrast(found, point)
+    mean = np.einsum("...cp,...p->...c", found.modes, at)
+    spread = np.sqrt(np.einsum("...p,...cpq,...q->...c", at, found.covariances, at))
+    weights = found.weights * found.signal[..., None]
     tail = (1 - level) / 2
     low, high = (_quantile(weights, mean, spread, share) for share in (tail, 1 - tail))
     return Interval((weights * mean).sum(-1), low, high)
+
+
+def outlook(fits: tuple[Fit, Fit], standing: Standing, more: int, reach: float) -> Outlook:
+    """What ``more`` votes like those so far would make of one run.
+
+    ``fits`` are the one that moves the recommendation and the one with the curvature, of the same
+    votes. ``reach`` is the length of a recommendation of certain direction after these votes.
+    Possible tastes are drawn from the posterior, then what the votes will show of them, and the
+    rule is applied to that; the likelihood of votes counts as a parabola throughout.
+
+    Raises:
+        UsageError: there is no vote yet, or the second fit has no curvature.
+    """
+    moving, bent = fits
+    if not bent.has_bend or not float(moving.count) > 0:
+        raise UsageError("a forecast needs votes, and a fit with the curvature")
+    rng = np.random.default_rng(0)  # one set of draws for all forecasts, so that they compare
+    dim = bent.w.shape[-1]
+    tastes = _tastes(bent, rng)
+    if more > 0:
+        local = tastes[:, :-1].copy()  # what people would prefer around the asked centre
+        local[:, :dim] -= tastes[:, -1:] * standing.centre
+        future = _future(moving, local, more, rng)
+        log_factor = np.maximum(future.log_factor, standing.log_factor)
+        points = reach * direction(future, log_factor)
+    else:
+        log_factor = np.full(_DRAWS, standing.log_factor)
+        points = np.broadcast_to(standing.point, (_DRAWS, dim))
+    square = (points**2).sum(-1)
+    gains = (tastes[:, :dim] * points).sum(-1) - 0.5 * tastes[:, -1] * square
+    shown = log_factor >= math.log(vote_regression.EVIDENCE)
+    return Outlook(more, _interval(gains), _interval(square / 2), float(shown.mean()))
+
+
+def _interval(draws: Floats, level: float = 0.95) -> Interval:
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(draws.mean(), low, high)
+
+
+def _tastes(bent: Fit, rng: np.random.Generator) -> Floats:
+    """Coefficients (draws, p) from the posterior of one run, all 0 where there is no signal."""
+    size = bent.modes.shape[-1]
+    normal = rng.standard_normal((_DRAWS, size))
+    shares = np.append(bent.weights * bent.signal, 1 - bent.signal)
+    picks = np.searchsorted(np.cumsum(shares), (np.arange(_DRAWS) + 0.5) / _DRAWS)
+    tastes = np.zeros((_DRAWS, size))
+    for c, (mode, covariance) in enumerate(zip(bent.modes, bent.covariances, strict=True)):
+        rows = picks == c
+        tastes[rows] = mode + normal[rows] @ np.linalg.cholesky(covariance).T
+    return tastes
+
+
+def _future(fit: Fit, tastes: Floats, more: int, rng: np.random.Generator) -> Fit:
+    """The fits (draws, ...) after more votes, one for each taste (draws, p) that people may have.
+
+    Votes so far are a parabola with information I and natural parameter b. Further ones add to
+    both what people of that taste would vote, with the information of a vote so far.
+    """
+    held = np.linalg.inv(fit.covariances)
+    information = np.einsum("c,cpq->pq", fit.weights, held - fit.precisions)
+    toward = np.einsum("cpq,cq->cp", held, fit.modes)
+    pulled = np.einsum("cpq,cq->cp", fit.precisions, fit.means)
+    natural = fit.weights @ (toward - pulled)
+    added = information * (more / float(fit.count))
+    noise = rng.standard_normal(tastes.shape) @ np.linalg.cholesky(added).T
+    naturals = natural + tastes @ added + noise
+    before = _evidence(fit, information, natural[None], pulled)[0][0]
+    evidence, modes, covariances = _evidence(fit, information + added, naturals, pulled)
+    # The parabola's evidence is corrected by how far off it is today.
+    evidence = evidence + np.log(np.maximum(fit.weights, 1e-300)) + fit.log_factor - before
+    weights = special.softmax(evidence, axis=-1)
+    lead = (len(tastes), *covariances.shape)
+    w, covariance = vote_regression.mixture_moments(
+        weights, modes, np.broadcast_to(covariances, lead)
+    )
+    dim, log_factor = fit.w.shape[-1], special.logsumexp(evidence, axis=-1)
+    return dataclasses.replace(
+        fit, w=w[:, :dim], covariance=covariance[:, :dim, :dim], log_factor=log_factor,
+        weights=weights, modes=modes,
+    )  # fmt: skip
+
+
+def _evidence(
+    fit: Fit, information: Floats, naturals: Floats, pulled: Floats
+) -> tuple[Floats, Floats, Floats]:
+    """Log evidence (draws, C) against no signal, modes (draws, C, p) and covariances (C, p, p)."""
+    dim = fit.w.shape[-1]
+    precision = information + fit.precisions
+    covariances = np.asarray(np.linalg.inv(precision), dtype=np.float64)
+    right = naturals[:, None, :] + pulled
+    modes: Floats = np.einsum("cpq,ncq->ncp", covariances, right)
+    ratio = np.linalg.slogdet(fit.precisions)[1] - np.linalg.slogdet(precision)[1]
+    prior = (fit.means * pulled).sum(-1)
+    evidence = np.asarray(0.5 * ((modes * right).sum(-1) - prior + ratio))
+    if fit.modes.shape[-1] > dim:  # the side may matter without any signal
+        alone, certain = information[dim, dim], fit.precisions[0, dim, dim]
+        share = naturals[:, dim] ** 2 / (alone + certain) - np.log1p(alone / certain)
+        evidence = evidence - 0.5 * share[:, None]
+    return evidence, modes, covariances
+
+
+def win_rates(found: Fit, votes: Votes) -> Floats:
+    """Predicted share of votes for plus in each row (..., R) of other votes of the same kind."""
+    more = [each[..., None] for each in (votes.side, votes.bend) if each is not None]
+    rows = np.concatenate([votes.x, *more], -1)
+    eta = np.einsum("...rp,...cp->...cr", rows, found.modes)
+    variance = np.einsum("...rp,...cpq,...rq->...cr", rows, found.covariances, rows)
+    rate = special.expit(eta / np.sqrt(1 + math.pi * variance / 8))
+    return np.asarray((found.weights[..., None] * rate).sum(-2))
+
+
+def drift(votes: Votes, prior: Prior, forget: float = 0.94, last: int = 40) -> Floats:
+    """How much better a fit that forgets predicts the last votes, in nats, (...).
+
+    Each step that holds some of the last 40 rows is predicted from the steps before it, by a fit
+    in which a vote that is a steps old weighs ``forget``ᵃ and by the one that forgets nothing. A
+    difference of `DRIFT` says that the taste has changed.
+    """
+    gain = np.zeros(votes.x.shape[:-2])
+    for step in np.unique(votes.steps[-last:]):
+        before, here = _rows(votes, votes.steps < step), _rows(votes, votes.steps == step)
+        fading = before.scale(forget ** (step - 1 - before.steps.astype(np.float64)))
+        for past, sign in ((fading, 1.0), (before, -1.0)):
+            rate = win_rates(fit(past, prior), here)
+            gain = gain + sign * (here.up * np.log(rate) + here.down * np.log1p(-rate)).sum(-1)
+    return np.asarray(gain)
+
+
+def _rows(votes: Votes, where: NDArray[np.bool_]) -> Votes:
+    """Some of the rows."""
+    side, bend = (None if each is None else each[..., where] for each in (votes.side, votes.bend))
+    return Votes(
+        votes.x[..., where, :], votes.up[..., where], votes.down[..., where],
+        votes.steps[where], side, bend,
+    )  # fmt: skip
 
 
 def _contrast(fit: Fit, point: Floats) -> Floats:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy import special
@@ -28,7 +28,7 @@ from szpo.types import Floats, Ints
 
 EVIDENCE = 9.0
 """Bayes factor for any signal from which a run goes its whole way."""
-WITHOUT_EVIDENCE = 0.2
+WITHOUT_EVIDENCE = 0.15
 """The share of the way that it goes before."""
 WORTH = 20.0
 """Votes that a warm start is worth at the start, at most, on average over its levels."""
@@ -89,7 +89,7 @@ class Prior:
     """Probability that w ≠ 0."""
     side: float = 0.5
     """Standard deviation of the side's coefficient, in logits."""
-    bend: tuple[float, float] = (0.125, 0.125)
+    bend: tuple[float, float] = (0.12, 0.12)
     """Mean and standard deviation of the curvature in units of the prior's |w|: a/|w| is one over
     the distance at which the reward is highest."""
     mean: Floats | None = None
@@ -153,6 +153,8 @@ class Fit:
     """(..., C, p)."""
     covariances: Floats = field(repr=False)
     """(..., C, p, p)."""
+    means: Floats = field(repr=False)
+    """(..., C, p): m of the prior's Gaussians."""
     precisions: Floats = field(repr=False)
     """(..., C, p, p): Λ of the prior's Gaussians."""
     count: Floats = field(repr=False)
@@ -195,6 +197,7 @@ def fit(votes: Votes, prior: Prior) -> Fit:
         weights=weights,
         modes=modes,
         covariances=covariances,
+        means=np.stack([each.mean for each in found], -2),
         precisions=np.stack([each.precision for each in found], -3),
         count=rows.total.sum(-1),
         has_bend=votes.bend is not None,
@@ -206,8 +209,8 @@ def direction(fit: Fit, log_factor: Floats | None = None) -> Floats:
 
     Its length is the square root of |w|/√(|w|² + tr Σ), the cosine that the posterior expects
     between its mean and the truth. Unless the Bayes factor for any signal has passed `EVIDENCE`
-    it is a fifth of that. ``log_factor`` (...) is the largest that the run has seen, the fit's own
-    by default: a factor that has once been passed is passed.
+    it is a seventh of that. ``log_factor`` (...) is the largest that the run has seen, the fit's
+    own by default: a factor that has once been passed is passed.
     """
     trace = np.trace(fit.covariance, axis1=-2, axis2=-1)
     square = (fit.w**2).sum(-1)
@@ -215,6 +218,27 @@ def direction(fit: Fit, log_factor: Floats | None = None) -> Floats:
     factor = fit.log_factor if log_factor is None else np.maximum(fit.log_factor, log_factor)
     length = np.sqrt(certainty) * np.where(factor >= math.log(EVIDENCE), 1.0, WITHOUT_EVIDENCE)
     return np.asarray((length / np.sqrt(np.maximum(square, 1e-300)))[..., None] * fit.w)
+
+
+def warm_start(features: Floats, limit: Floats, prior: Prior) -> Prior:
+    """The prior that preferences from elsewhere make of one: a mean and a precision for it.
+
+    ``features`` (n, d) are those of the preferred text minus those of the other, in the
+    coordinates of the votes; beyond ± ``limit`` (d,), the 99th percentile of their size among the
+    base's own pairs, they are cut. Neither how strong those preferences are nor how certain is
+    believed: votes learn the length of w, and how much the prior weighs, from `WORTH` votes on.
+
+    Raises:
+        UsageError: there is no pair, or the limit does not fit or is not positive.
+    """
+    if features.ndim != 2 or not len(features) or np.shape(limit) != features.shape[1:]:
+        raise UsageError(f"warm start: pairs of {features.shape}, limits of {np.shape(limit)}")
+    if not (limit > 0).all():
+        raise UsageError("warm start: the limits of the features must be > 0")
+    x, wins = np.clip(features, -limit, limit), np.ones(len(features))
+    found = fit(Votes(x, wins, 0 * wins, np.zeros(len(x), dtype=np.int64)), prior)
+    precision = np.asarray(np.linalg.inv(found.covariance), dtype=np.float64)
+    return replace(prior, mean=found.w, precision=precision)
 
 
 def mixture_moments(weights: Floats, means: Floats, covariances: Floats) -> tuple[Floats, Floats]:
