@@ -11,7 +11,7 @@ of the shown texts see (``share`` of it enters x) and one that they do not. Logi
 60, 120 and 240 votes. Worlds: linear; curved (−.02|z|²); saturating; ridge; anisotropic; lapses
 (linear, 10 % of votes by chance); curved and lapses; half sensitivity (curved); null (coin flips).
 
-Command: python experiments/regression_study.py [tables | null | forecast | forget | warm]
+Command: python experiments/regression_study.py PART
 Found: see experiments/LOG.md, 2026-11-21.
 """
 
@@ -19,205 +19,28 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from regression_surrogates import (
+    BETA,
+    LOOKS,
+    SPREAD,
+    Length,
+    Look,
+    Setting,
+    World,
+    budget,
+    by_bayes,
+    simulate,
+    world,
+)
 from scipy import special
 
-from szpo.optim import optimizer, parameters, vote_forecast, vote_regression
-from szpo.optim.checked_settings import defaults
-from szpo.optim.vote_regression import Fit, Prior, Votes, direction, fit
-from szpo.types import Floats, Tally
-
-SPREAD, BETA, D, K, RADIUS, SLOPE, BEND = 0.38, 11.0, 8, 8, 1.8, 0.16, 0.04
-LUCK = math.sqrt(2 / D)
-LOOKS = (24, 56, 120, 240)
-EXPLAINED = {
-    "sentiment": {8: 0.135, 16: 0.164, 32: 0.201, 64: 0.216},
-    "comma": {8: 0.010, 16: 0.033, 32: 0.237, 64: 0.325},
-}
-"""Shares of the reward's variance that the first components explain on SmolLM2."""
-_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(31)
-_WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
-
-
-@dataclass(frozen=True)
-class World:
-    """S repetitions of one kind of reward; gradient at the start and curvatures are (S, d)."""
-
-    kind: str
-    gradient: Floats
-    bends: Floats
-    ridge: Floats
-    beta: float = BETA
-    lapses: float = 0.0
-
-    def value(self, z: Floats) -> Floats:
-        """Reward over the base at z (S, ..., d)."""
-
-        def along(rows: Floats) -> Floats:
-            return rows.reshape(len(rows), *[1] * (z.ndim - 2), -1)
-
-        rise, square = (along(self.gradient) * z).sum(-1), (z * z).sum(-1)
-        if self.kind == "saturating":
-            return np.asarray(0.25 * np.tanh(rise / 0.25) - 0.01 * square)
-        if self.kind == "ridge":
-            first = rise / np.linalg.norm(along(self.gradient), axis=-1)
-            second = (along(self.ridge) * z).sum(-1)
-            rest = square - first**2 - second**2
-            return rise - 0.02 * first**2 - 0.06 * (second - 0.15 * first**2) ** 2 - 0.02 * rest
-        return np.asarray(rise - 0.5 * (along(self.bends) * z * z).sum(-1))
-
-    def win_rate(self, gain: Floats) -> Floats:
-        """Share of votes that texts of a gain would win against the base's, over their luck."""
-        luck = self.beta * SPREAD * LUCK * _NODES
-        rate = (special.expit(self.beta * gain[..., None] + luck) * _WEIGHTS).sum(-1)
-        return np.asarray(self.lapses / 2 + (1 - self.lapses) * rate)
-
-
-def world(name: str, runs: int, dim: int = 8, taste: str = "even", seed: int = 0) -> World:
-    """A world of that name; ``taste`` says which coordinates carry the gradient."""
-    rng = np.random.default_rng([seed, dim])
-    if taste == "even":
-        g = rng.normal(size=(runs, dim))
-        g *= SLOPE / np.linalg.norm(g, axis=1, keepdims=True)
-    else:
-        blocks, before, first = [], 0.0, 0
-        for last in (8, 16, 32, 64):
-            if last <= dim:
-                block = rng.normal(size=(runs, last - first))
-                length = SPREAD * math.sqrt(EXPLAINED[taste][last] - before)
-                blocks.append(block * length / np.linalg.norm(block, axis=1, keepdims=True))
-                before, first = EXPLAINED[taste][last], last
-        g = np.concatenate(blocks, 1)
-    ridge = rng.normal(size=(runs, dim))
-    unit = g / np.linalg.norm(g, axis=1, keepdims=True)
-    ridge -= (ridge * unit).sum(1, keepdims=True) * unit
-    ridge /= np.linalg.norm(ridge, axis=1, keepdims=True)
-    bends = np.full((runs, dim), 0.0 if name in ("linear", "lapses") else BEND)
-    if name == "anisotropic":
-        bends = rng.permuted(np.tile(np.geomspace(0.01, 0.16, dim), (runs, 1)), axis=1)
-    if name == "null":
-        return World(name, 0 * g, 0 * g, ridge, beta=0.0)
-    return World(
-        name, g, bends, ridge,
-        beta=BETA / 2 if name == "half" else BETA,
-        lapses=0.1 if "lapses" in name else 0.0,
-    )  # fmt: skip
-
-
-def budget(votes: int) -> float:
-    """Nats that a run may spend."""
-    return float(np.interp(votes, (60, 120, 240), (3, 4, 8)))
-
-
-Length = Callable[[Fit, Floats], Floats]
-"""What a fit and the largest log Bayes factor so far make of the recommendation, (S, d)."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """How votes are used."""
-
-    prior: Prior
-    share: float = 0.0
-    length: Length = direction
-
-
-@dataclass
-class Look:
-    """A run at a look: arrays over repetitions."""
-
-    votes: Votes
-    fit: Fit
-    evidence: Floats
-    centre: Floats
-    point: Floats
-    gain: Floats
-    cosine: Floats
-
-    @property
-    def kl(self) -> Floats:
-        return np.asarray((self.point**2).sum(-1) / 2)
-
-
-def simulate(
-    place: World, setting: Setting, seed: int, looks: tuple[int, ...] = LOOKS, turn: int = 10**9
-) -> tuple[dict[int, Look], Floats]:
-    """Runs to the last look, and the largest KL (S,) at which each ever stood.
-
-    From vote ``turn`` on the taste is the opposite.
-    """
-    rng = np.random.default_rng(seed)
-    (runs, dim), total = place.gradient.shape, max(looks)
-    x, up = np.zeros((runs, total, dim)), np.zeros((runs, total))
-    bend, side = np.zeros((runs, total)), np.zeros((runs, total))
-    side[:] = np.where(np.arange(total) % 2 == 0, 1.0, -1.0)
-    rest = np.sqrt(np.maximum(SPREAD**2 - (place.gradient**2).sum(-1), 0))[:, None]
-    centre, ever, found = np.zeros((runs, dim)), np.zeros(runs), {}
-    evidence = np.full(runs, -np.inf)
-    for start in range(0, total, K):
-        rows, n = slice(start, start + K), start + K
-        frame = np.swapaxes(np.linalg.qr(rng.normal(size=(runs, dim, K)))[0], 1, 2)
-        luck, other = rng.normal(size=(runs, K, dim)) * LUCK, rng.normal(size=(runs, K)) * LUCK
-        ends = [place.value(centre[:, None] + sign * RADIUS * frame) for sign in (1, -1)]
-        rise = ends[0] - ends[1] + np.einsum("skd,sd->sk", luck, place.gradient) + rest * other
-        rate = special.expit(place.beta * (rise if start < turn else -rise))
-        rate = place.lapses / 2 + (1 - place.lapses) * rate
-        up[:, rows] = rng.random((runs, K)) < rate
-        x[:, rows] = 2 * RADIUS * frame + setting.share * luck
-        bend[:, rows] = -(2 * RADIUS * frame * centre[:, None]).sum(-1)
-        votes = Votes(x[:, :n], up[:, :n], 1 - up[:, :n], np.arange(n) // K, side[:, :n])
-        posterior = fit(votes, setting.prior)
-        evidence = np.maximum(evidence, posterior.log_factor)
-        unit = setting.length(posterior, evidence)
-        point = math.sqrt(2 * 0.9 * budget(n)) * unit
-        if n in looks:
-            long = np.linalg.norm(point, axis=1) * np.linalg.norm(place.gradient, axis=1)
-            cosine = (point * place.gradient).sum(-1) / np.maximum(long, 1e-12)
-            seen = replace(votes, bend=bend[:, :n].copy())
-            found[n] = Look(seen, posterior, evidence, centre, point, place.value(point), cosine)
-        move = point - centre
-        norm = np.linalg.norm(move, axis=1, keepdims=True)
-        centre = centre + move * np.minimum(1, 1 / np.maximum(norm, 1e-12))
-        ever = np.maximum(ever, (point**2).sum(-1) / 2)
-    return found, ever
-
-
-def by_bayes(place: World, runs: int) -> dict[int, tuple[Floats, Floats]]:
-    """Gain and KL of the rule `bayes` with its defaults, after as many votes."""
-    dim, found = place.gradient.shape[1], {n: ([], []) for n in LOOKS}
-    layout = (("z", (dim,)),)
-    for run in range(runs):
-        rng, settings = np.random.default_rng(run), defaults(run, layout)
-        one = replace(
-            place, gradient=place.gradient[[run]], bends=place.bends[[run]],
-            ridge=place.ridge[[run]],
-        )  # fmt: skip
-        state, theta = optimizer.init(settings), parameters.zeros(layout)
-        for step in range(max(LOOKS) // settings.N):
-            query = optimizer.ask(state)
-            shift = parameters.direction_vector(settings.space, step, 0)
-            shift = shift * query.shifts[0][0].radius
-            z = theta["z"].astype(float)
-            ends = [one.value((z + sign * shift)[None])[0] for sign in (1, -1)]
-            noise = SPREAD * LUCK * rng.normal(size=(1, settings.N))
-            rate = special.expit(one.beta * (ends[0] - ends[1] + noise))
-            rate = one.lapses / 2 + (1 - one.lapses) * rate
-            plus = (rng.random((1, settings.N)) < rate) * 1.0
-            none = np.zeros_like(plus)
-            state, updates, _ = optimizer.tell(
-                state, query, Tally(plus, 1 - plus, none, none.astype(bool))
-            )
-            for update in updates:
-                theta = parameters.apply_update(settings.space, theta, update)
-            z, n = theta["z"].astype(float), (step + 1) * settings.N
-            if n in found:
-                found[n][0].append(one.value(z[None])[0])
-                found[n][1].append(z @ z / 2)
-    return {n: (np.array(gain), np.array(kl)) for n, (gain, kl) in found.items()}
+from szpo.optim import vote_forecast, vote_regression
+from szpo.optim.vote_regression import Fit, Prior, Votes, fit
+from szpo.types import Floats
 
 
 def interval(values: Any) -> str:
@@ -226,5 +49,233 @@ def interval(values: Any) -> str:
     return f"{values.mean():.3f} ± {1.96 * values.std(ddof=1) / math.sqrt(len(values)):.3f}"
 
 
-def described(gain: Floats, kl: Floats) -> str:
+def describe(gain: Floats, kl: Floats) -> str:
     return f"{interval(gain)} ({kl.mean():.1f})"
+
+
+def soften(power: float, gate: float = vote_regression.EVIDENCE) -> Length:
+    """The rule's length with another power of the certainty and another Bayes factor to pass."""
+
+    def length(found: Fit, evidence: Floats) -> Floats:
+        square = (found.w**2).sum(-1)
+        trace = np.trace(found.covariance, axis1=-2, axis2=-1)
+        certainty = np.sqrt(square / (square + trace)) ** power
+        passed = np.maximum(found.log_factor, evidence) >= math.log(gate)
+        certainty = certainty * np.where(passed, 1.0, vote_regression.WITHOUT_EVIDENCE)
+        return np.asarray((certainty / np.sqrt(square))[:, None] * found.w)
+
+    return length
+
+
+def soft_probability(found: Fit, evidence: Floats) -> Floats:
+    """The length times the probability of a signal, whose prior probability is a half."""
+    square = (found.w**2).sum(-1)
+    trace = np.trace(found.covariance, axis1=-2, axis2=-1)
+    length = special.expit(found.log_factor) / np.sqrt(square + trace)
+    return np.asarray(length[:, None] * found.w)
+
+
+def table(name: str, places: dict[str, World], setting: Setting, seed: int) -> None:
+    for kind, place in places.items():
+        found, ever = simulate(place, setting, seed)
+        cells = [
+            f"{n}: {describe(look.gain, look.kl)}, tenth {np.quantile(look.gain, 0.1):.3f},"
+            f" cos {look.cosine.mean():.2f}, shown {open_share(look):.2f}"
+            for n, look in found.items()
+        ]
+        if kind == "null":
+            cells = [f"{(ever >= 0.2).sum()} of {len(ever)} ever stood .2 nats from the start"]
+        print(f"{name} | {kind} | {' | '.join(cells)}", flush=True)
+
+
+def open_share(look: Look) -> float:
+    return float((look.evidence >= math.log(vote_regression.EVIDENCE)).mean())
+
+
+def tables(runs: int) -> None:
+    """Gains of the frozen setting and of its rivals at d = 8, of priors at more coordinates."""
+    kinds = (
+        "linear", "curved", "saturating", "ridge", "anisotropic", "lapses", "curved lapses",
+        "half", "null",
+    )  # fmt: skip
+    places = {kind: world(kind, 200 if kind == "null" else runs) for kind in kinds}
+    for kind in ("linear", "curved", "saturating", "ridge", "anisotropic", "lapses", "half"):
+        found = by_bayes(places[kind], min(runs, 60))
+        cells = [f"{n}: {describe(*found[n])}" for n in LOOKS]
+        print(f"bayes | {kind} | {' | '.join(cells)}", flush=True)
+    for share in (0.0, 0.5):
+        table(f"frozen, share {share}", places, Setting(Prior.blocks(8), share), 201)
+    some = {kind: places[kind] for kind in ("linear", "curved", "half", "null")}
+    rivals = {
+        "no gate": soften(0.5, 0.0), "no gate, power 1": soften(1, 0.0),
+        "no gate, power 0": soften(0, 0.0), "gate 9, power 1": soften(1),
+        "gate 9, power 0": soften(0), "gate 3": soften(0.5, 3), "gate 20": soften(0.5, 20),
+        "soft probability": soft_probability,
+    }  # fmt: skip
+    for name, length in rivals.items():
+        table(name, some, Setting(Prior.blocks(8), 0.0, length), 202)
+    for widths in ((1.0,), (4.0,), (16.0,), (64.0,), (1.0, 4.0, 16.0, 64.0)):
+        prior = replace(Prior.blocks(8), widths=widths)
+        table(f"widths {widths}", some, Setting(prior), 203)
+
+
+def dimensions(runs: int) -> None:
+    """Priors and share of the score features where coordinates are many."""
+    for dim in (16, 32, 64):
+        for share in (0.0, 0.5, 1.0):
+            for prior in ("blocks", "flat", "falling"):
+                for taste in ("sentiment", "comma"):
+                    place = {taste: world("curved", runs, dim, taste)}
+                    setting = Setting(getattr(Prior, prior)(dim), share)
+                    table(f"d {dim}, {prior}, share {share}", place, setting, 204)
+
+
+def one_run(votes: Votes, run: int) -> Votes:
+    side, bend = votes.side, votes.bend
+    assert side is not None and bend is not None
+    return Votes(votes.x[run], votes.up[run], votes.down[run], votes.steps, side[run], bend[run])
+
+
+def forecasts(runs: int) -> None:
+    """Coverage of the intervals of the win rate, now and after more votes, on new seeds."""
+    prior = Prior.blocks(8)
+    for share in (0.0, 0.5):
+        for kind in ("linear", "curved", "lapses", "half", "saturating", "null"):
+            place = world(kind, runs, seed=6)
+            found, _ = simulate(place, Setting(prior, share), 205)
+            cells = []
+            for n in (56, 120, 240):
+                look, truth = found[n], place.win_rate(found[n].gain)
+                rate = vote_forecast.gain(fit(look.votes, prior), look.point).rate()
+                inside = (rate.low <= truth) & (truth <= rate.high)
+                width = (rate.high - rate.low).mean()
+                cells.append(
+                    f"{n}: {inside.mean():.3f}, rate {rate.value.mean():.3f} true"
+                    f" {truth.mean():.3f}, width {width:.2f}"
+                )
+            print(f"intervals, share {share} | {kind} | {' | '.join(cells)}", flush=True)
+    outlooks(prior, runs // 2)
+
+
+def outlooks(prior: Prior, runs: int) -> None:
+    """What was predicted for 24, 40 and 80 votes later, beside what came."""
+    for kind in ("linear", "curved", "lapses"):
+        place = world(kind, runs, seed=7)
+        looks = (56, 80, 96, 120, 136, 160, 200)
+        found, _ = simulate(place, Setting(prior, 0.5), 206, looks)
+        for n, more in ((56, 24), (56, 40), (56, 80), (120, 40), (120, 80)):
+            now, later = found[n], found[n + more]
+            truth, inside, rates, kls, kl_inside = place.win_rate(later.gain), [], [], [], []
+            for run in range(runs):
+                votes = one_run(now.votes, run)
+                fits = fit(replace(votes, bend=None), prior), fit(votes, prior)
+                at = vote_forecast.Standing(
+                    now.centre[run], now.point[run], float(now.evidence[run])
+                )
+                seen = vote_forecast.outlook(fits, at, more, math.sqrt(1.8 * budget(n + more)))
+                rate = seen.gain.rate()
+                inside.append(rate.low <= truth[run] <= rate.high)
+                kl_inside.append(seen.kl.low - 0.02 <= later.kl[run] <= seen.kl.high + 0.02)
+                rates.append(float(rate.value))
+                kls.append(float(seen.kl.value))
+            print(
+                f"outlook {n} + {more} | {kind} | rate {np.mean(rates):.3f} true"
+                f" {truth.mean():.3f}, inside {np.mean(inside):.2f} | KL {np.mean(kls):.2f} true"
+                f" {later.kl.mean():.2f}, inside {np.mean(kl_inside):.2f}",
+                flush=True,
+            )
+
+
+def forget(runs: int) -> None:
+    """False alarms of the drift score at any look from vote 64 on, and its power."""
+    prior, every = Prior.blocks(8), tuple(range(64, 241, 8))
+    for kind in ("linear", "curved"):
+        found, _ = simulate(world(kind, runs, seed=8), Setting(prior, 0.5), 207, every)
+        seen = np.array([vote_forecast.drift(look.votes, prior) for look in found.values()])
+        alarms = (seen.max(0) > vote_forecast.DRIFT).sum()
+        print(f"drift | {kind} | {alarms} of {runs} false alarms", flush=True)
+        looks = (88, 96, 104, 112, 120, 136, 160, 200, 240)
+        found, _ = simulate(world(kind, runs, seed=8), Setting(prior, 0.5), 208, looks, turn=80)
+        seen = np.array([vote_forecast.drift(look.votes, prior) for look in found.values()])
+        power = (np.maximum.accumulate(seen, 0) > vote_forecast.DRIFT).mean(1)
+        print(f"drift | {kind}, turned at 80 | {dict(zip(looks, power.round(2), strict=True))}")
+
+
+def warm(runs: int) -> None:
+    """Votes that preference pairs save or lose: when the gain at 56 and 120 votes is reached."""
+    looks = tuple(range(8, 241, 8))
+    plain, rng = Prior.flat(8), np.random.default_rng(9)
+    place = world("curved", runs, seed=9)
+    limit = np.full(8, 2.576 * math.sqrt(2))
+    cold = curve(place, plain, looks)
+    for pairs in (100, 300, 1000):
+        for cosine in (0.7, -1.0):
+            gains = []
+            for run in range(runs):
+                g = place.gradient[run]
+                across = rng.normal(size=8)
+                across -= (across @ g) * g / (g @ g)
+                across *= np.linalg.norm(g) / np.linalg.norm(across)
+                taste = cosine * g + math.sqrt(1 - cosine**2) * across
+                x = rng.normal(size=(pairs, 8)) * math.sqrt(2)
+                noise = rng.normal(size=pairs) * math.sqrt(2 * (SPREAD**2 - g @ g))
+                rate = special.expit(BETA * (x @ taste + noise))
+                x *= np.where(rng.random(pairs) < rate, 1.0, -1.0)[:, None]
+                prior = vote_regression.warm_start(x, limit, plain)
+                one = replace(
+                    place, gradient=place.gradient[[run]], bends=place.bends[[run]],
+                    ridge=place.ridge[[run]],
+                )  # fmt: skip
+                gains.append(curve(one, prior, looks, 210 + run)[0])
+            found = votes_saved(cold, np.array(gains), looks)
+            print(f"warm | {pairs} pairs, cosine {cosine} | {found}", flush=True)
+
+
+def curve(place: World, prior: Prior, looks: tuple[int, ...], seed: int = 0) -> Floats:
+    """Gains (S, looks); each repetition from a seed of its own where none is given."""
+    if seed:
+        found, _ = simulate(place, Setting(prior, 0.5), seed, looks)
+        return np.stack([look.gain for look in found.values()], -1)
+    parts = []
+    for run in range(len(place.gradient)):
+        one = replace(
+            place, gradient=place.gradient[[run]], bends=place.bends[[run]],
+            ridge=place.ridge[[run]],
+        )  # fmt: skip
+        parts.append(curve(one, prior, looks, 210 + run)[0])
+    return np.array(parts)
+
+
+def votes_saved(cold: Floats, warm_gains: Floats, looks: tuple[int, ...]) -> str:
+    """Votes earlier than without at which the mean gain reaches that of 56 and 120 votes."""
+    rng, out = np.random.default_rng(10), []
+    for target in (56, 120):
+        draws = []
+        for draw in range(401):
+            rows = rng.integers(0, len(cold), len(cold)) if draw else np.arange(len(cold))
+            one = np.maximum.accumulate(cold[rows].mean(0))
+            other = np.maximum.accumulate(warm_gains[rows].mean(0))
+            level = one[looks.index(target)]
+            draws.append(target - float(np.interp(level, other, looks)))
+        low, high = np.quantile(draws[1:], (0.025, 0.975))
+        gap = warm_gains[:, looks.index(target)] - cold[:, looks.index(target)]
+        out.append(
+            f"{target}: {draws[0]:+.0f} votes [{low:+.0f}, {high:+.0f}], gain {interval(gap)}"
+        )
+    return " | ".join(out)
+
+
+def main() -> None:
+    parts = {
+        "tables": tables, "dimensions": dimensions, "forecasts": forecasts, "forget": forget,
+        "warm": warm,
+    }  # fmt: skip
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("part", choices=[*parts])
+    parser.add_argument("--runs", type=int, default=200)
+    given = parser.parse_args()
+    parts[given.part](given.runs)
+
+
+if __name__ == "__main__":
+    main()

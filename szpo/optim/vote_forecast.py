@@ -20,7 +20,7 @@ from szpo.optim import vote_regression
 from szpo.optim.vote_regression import Fit, Prior, Votes, direction, fit
 from szpo.types import Floats
 
-DRIFT = 2.0
+DRIFT = 1.75
 """Nats by which a fit that forgets must predict better."""
 _BISECTIONS = 60
 _DRAWS = 400

@@ -121,7 +121,7 @@ class Prior:
         return cls(1 / (1 + np.arange(dim)[None] / half))
 
     @classmethod
-    def nested(cls, dim: int, first: int = 8, tail: float = 0.01) -> Prior:
+    def blocks(cls, dim: int, first: int = 8, tail: float = 0.01) -> Prior:
         """The first 8 coordinates carry the taste, or the first 16, 32, … or all: votes decide."""
         sizes = [first]
         while sizes[-1] < dim:

@@ -65,7 +65,7 @@ def test_mean_spread_and_evidence_agree_with_quadrature(dim, width):
     votes = dataclasses.replace(rows(3, dim, 24, [0.3] * dim), side=None)
     found = fit(votes, one_width(dim, width))
     tau = math.sqrt(width) / (2 * RADIUS)
-    axis = np.linspace(-6 * tau, 6 * tau, 801)
+    axis = np.linspace(-6 * tau, 6 * tau, 301)
     grid = np.stack(np.meshgrid(*[axis] * dim, indexing="ij"), -1).reshape(-1, dim)
     sign = 2 * votes.up - 1
     log = special.log_expit(sign * (grid @ votes.x.T)).sum(-1)
@@ -254,9 +254,9 @@ def test_a_factor_once_passed_is_passed():
     assert np.linalg.norm(opened) == pytest.approx(math.sqrt(cosine))
 
 
-def test_nested_priors_find_where_the_taste_lies():
+def test_blocks_find_where_the_taste_lies():
     """A taste in the first 8 of 16 coordinates, and one in the last 8: each by its own row."""
-    prior = Prior.nested(16)
+    prior = Prior.blocks(16)
     assert prior.variances.shape == (2, 16)
     front = fit(rows(3, 16, 240, [0.4] * 8 + [0.0] * 8), prior)
     back = fit(rows(3, 16, 240, [0.0] * 8 + [0.4] * 8), prior)
@@ -290,15 +290,15 @@ def test_a_fit_costs_few_passes_over_the_votes(monkeypatch):
         return whole(x, curvature)
 
     monkeypatch.setattr(laplace, "_information", counting)
-    fit(votes, Prior.nested(16))
+    fit(votes, Prior.blocks(16))
     assert len([shape for shape in passes if shape == (4000, 17)]) <= 16
 
 
 def test_what_is_not_fitted_would_have_no_weight(monkeypatch):
     votes = rows(7, 16, 4000, np.linspace(-0.3, 0.3, 16))
-    quick = fit(votes, Prior.nested(16))
+    quick = fit(votes, Prior.blocks(16))
     monkeypatch.setattr(vote_regression, "_HOPELESS", math.inf)
-    whole = fit(votes, Prior.nested(16))
+    whole = fit(votes, Prior.blocks(16))
     np.testing.assert_allclose(quick.w, whole.w, atol=1e-12)
     np.testing.assert_allclose(quick.log_factor, whole.log_factor, atol=1e-9)
     assert quick.weights.min() < 1e-26
