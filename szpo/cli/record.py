@@ -13,7 +13,7 @@ from szpo.errors import IntegrityError, SzpoError, UsageError
 from szpo.failpoints import failpoint
 from szpo.files import private, write_whole
 from szpo.ledger.database import Ledger
-from szpo.ledger.theta import theta_digests
+from szpo.ledger.theta import recommended_digests, theta_digests
 from szpo.replay import backup as copies
 from szpo.replay import findings, verification
 from szpo.replay.replay import fold
@@ -92,8 +92,10 @@ def _refuse_weights(ledger: Ledger, head: str) -> None:
     Raises:
         UsageError: it is such a digest of this run.
     """
-    digests = theta_digests(ledger)
-    if (given := head.strip().lower()) in digests:
+    given = head.strip().lower()
+    for digests in (recommended_digests(ledger), theta_digests(ledger)):
+        if given not in digests:
+            continue
         raise UsageError(
             f"--head {given[:12]}… is the digest of the weights after {digests.index(given)} "
             "steps, no head; give the head that szpo show or szpo verify prints"

@@ -1,0 +1,108 @@
+"""Rules on a small language model, from the command line to the verified file and the adapter."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from szpo.cli.app import call
+from szpo.ledger.database import Ledger
+from szpo.ledger.run_spec import recorded_settings
+from szpo.ledger.theta import recommended_digest, recommended_digests, theta_digest, theta_digests
+from szpo.optim.directions import Law
+from szpo.replay import replay, verification
+from szpo.runs import assemble
+from szpo.voting import step_inputs
+from tests.support import folder_run
+
+SURE = ("panel.beta=60", "optimizer.kl_budget=[[8, 40]]", "optimizer.centre_step=0.4")
+
+
+def run(folder, *sets, preset=None):
+    """The ledger's file of a run of the tiny random model."""
+    line = folder_run.arguments(
+        folder, "optimizer.comparisons=4", *sets, model_folder=folder_run.model(folder)
+    )
+    if preset is not None:
+        line[1:1] = ["--preset", preset]
+    assert call(line) == 0
+    return folder / "runs" / "folder.db"
+
+
+@pytest.mark.parametrize("rule", ["known", "sign"])
+def test_the_published_preset_runs_forward_with_plain_gaussians(tmp_path, rule):
+    own = () if rule == "known" else ("optimizer.rule=sign",)
+    path = run(tmp_path, "run.votes=12", *own, preset="published")
+    with Ledger.open(path) as ledger:
+        settings = recorded_settings(ledger)
+        assert (settings.rule, settings.pairing, settings.law) == (rule, "forward", Law())
+        report = verification.verify(ledger)
+        assert report.ok, str(report)
+        assert [step.promise for step in report.steps] == ["exact"] * 3
+        # Minus is the policy at θ itself: the second of each pair has radius 0.
+        assert {row["pairing"] for row in ledger.steps()} == {"forward"}
+        assert theta_digests(ledger) == recommended_digests(ledger)
+        assert theta_digest(ledger) != theta_digests(ledger)[0]
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tuned")
+    sets = ("optimizer.rule=regression", "optimizer.comparisons=1", "run.votes=24", *SURE)
+    return run(folder, *sets)
+
+
+def test_a_regression_measures_kl_where_it_recommends(tuned):
+    with Ledger.open(tuned) as ledger:
+        settings = recorded_settings(ledger)
+        assert (settings.rule, settings.K, settings.N) == ("regression", 8, 1)
+        assert ledger.row["direction_version"] == 2
+        report = verification.verify(ledger)
+        assert report.ok, str(report)
+        measured = [step_inputs.read(ledger, settings, step).kl for step in range(3)]
+        assert measured[0] is None and any(one is not None for one in measured[1:])
+        for nats, estimate in (one for one in measured if one is not None):
+            assert 0 < nats < 10 * estimate  # of the same order
+        assert theta_digest(ledger) != recommended_digest(ledger)
+
+
+def test_what_a_regression_exports_and_shows_is_its_recommended_point(tuned, tmp_path, capsys):
+    assert call(["export", str(tuned), "--out", str(tmp_path / "lora")]) == 0
+    with Ledger.open(tuned) as ledger:
+        looked_at = assemble.reopen(ledger, panel=False, say=lambda text: None)
+        driven = assemble.reopen(ledger, say=lambda text: None)
+        assert looked_at.policy.digest() == recommended_digest(ledger)
+        assert driven.policy.digest() == theta_digest(ledger)
+        recommended = looked_at.language.factors(replay.fold(ledger))
+        digest = recommended_digest(ledger)
+    exported = load_file(tmp_path / "lora" / "adapter_model.safetensors")
+    written = np.sort(np.concatenate([value.ravel() for value in exported.values()]))
+    wanted = np.sort(np.concatenate([value.ravel() for value in recommended.values()]))
+    np.testing.assert_array_equal(written, wanted)
+    assert digest in (tmp_path / "lora" / "README.md").read_text(encoding="utf-8")
+    capsys.readouterr()
+    assert call(["show", str(tuned), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["theta_sha256"] == digest
+    assert call(["report", str(tuned), "--out", str(tmp_path / "page.html")]) == 0
+    assert "regression" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert call(["verify", str(tuned), "--head", theta_of_centre(tuned)]) == 2
+
+
+def theta_of_centre(path):
+    with Ledger.open(path) as ledger:
+        return theta_digest(ledger)
+
+
+def test_a_regression_goes_on_after_its_end_and_in_a_branch(tuned, tmp_path, capsys):
+    copy = tmp_path / "copy.db"
+    with Ledger.open(tuned) as ledger:
+        ledger.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    copy.write_bytes(tuned.read_bytes())
+    assert call(["branch", str(copy), "--step", "1", "--name", "child"]) == 0
+    assert call(["run", "--resume", str(tmp_path / "child.db")]) == 0
+    with Ledger.open(tmp_path / "child.db") as child:
+        report = verification.verify(child)
+        assert report.ok, str(report)
+        assert [step.votes for step in report.steps] == [8, 8, 8]
+        assert recorded_settings(child).start is not None
