@@ -78,13 +78,14 @@ def settings_for(world: World, **changes: Any) -> Settings:
     Gaussian directions with |v| = √d, N = 16, M = 1, D = 1, μ = 1 unless changed. Under
     ``bayes`` an ``alpha`` is the longest step over √d, as under ``sign``, and sets ``kl_step``.
     Under ``regression``, which has no KL budget here, it is that of the centre, and sets
-    ``centre_step``; directions are orthonormal, and 16 of them are asked once each.
+    ``centre_step``; directions are orthonormal, and N of them are asked once each unless K is set.
     """
     wanted = {"N": 16, "M": 1, "D": 1, "mu": 1.0, "rule": "known", "warmup": 0, **changes}
     law = directions.Law(normalise=True)
     if rule_of(wanted["rule"]).two_points:
-        law, both = directions.Law("orthonormal"), wanted["N"] * wanted.get("K", 1)
-        wanted |= {"K": both, "N": 1} if "K" not in changes else {}
+        law = directions.Law("orthonormal")
+        if wanted.get("K", 1) == 1:
+            wanted |= {"K": wanted["N"], "N": 1}
         wanted = {"kl_budget": None, **wanted}
         if "alpha" in wanted:
             radius = wanted.get("kl_radius", DEFAULT_RADIUS)

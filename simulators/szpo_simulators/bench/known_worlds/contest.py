@@ -130,9 +130,9 @@ def _szpo(
     rest: Settings,
 ) -> Curve:  # fmt: skip
     block = rest.pop("block", None)
-    law = Law("block", block) if block else Law(normalise=True)
+    law = {"law": Law("block", block)} if block else {}
     crn = rest.pop("crn", True)
-    how = repetitions.settings_for(world, D=D, law=law, **rest)
+    how = repetitions.settings_for(world, D=D, **law, **rest)
     steps = budget // (how.K * how.N * how.M)
     runs = repetitions.train(
         world, how, list(root_seeds), steps, panel=panel, crn=crn, marks=space_marks(steps)

@@ -78,7 +78,7 @@ def make_specs() -> list[dict[str, Any]]:
         make_spec(rule=rule, N=n, steps=PURSE // n)
         for n in VOTES
         # Of one vote or two, sign and margin are one rule; a posterior is dear in many steps.
-        for rule, least in (("margin", 0), ("sign", 2), ("bayes", 12))
+        for rule, least in (("margin", 0), ("sign", 2), ("bayes", 12), ("regression", 12))
         if n > least
     ]
     return made
@@ -147,9 +147,9 @@ def main(study: Study) -> dict[str, Any]:
         left.set(xlabel="votes per direction", title="What the sign keeps (lines: exact)",
                  ylabel="merit of sign / merit of margin")  # fmt: skip
         put_legend_below(left)
-        for rule in ("margin", "sign", "bayes"):
+        for rule in ("margin", "sign", "bayes", "regression"):
             some = sorted((row for row in trained if row["rule"] == rule), key=lambda r: r["N"])
-            mark = {"margin": "o-", "sign": "s--", "bayes": "^-"}[rule]
+            mark = {"margin": "o-", "sign": "s--", "bayes": "^-", "regression": "d-"}[rule]
             draw_points(middle, [row["N"] for row in some], some, rule, fmt=mark)
         set_log_ticks(middle, VOTES)
         middle.set(xlabel="votes per direction", ylabel="value at the end",

@@ -27,6 +27,7 @@ GRIDS: Final[Mapping[str, tuple[float, ...]]] = {
     "margin": (0.05, 0.15, 0.5, 1.5, 5.0),
     "sign": (0.02, 0.06, 0.2, 0.6, 2.0),
     "bayes": (0.02, 0.06, 0.2, 0.6, 2.0),
+    "regression": (0.06, 0.2, 0.6, 2.0, 6.0),
 }
 """Step sizes α to choose from, by rule; a bench says so where the choice stands at an edge."""
 WALKS: Final = 8192
@@ -72,8 +73,10 @@ def make_world(spec: Mapping[str, Any]) -> World:
 
 
 def make_law(name: str) -> Law:
-    """``gaussian`` (|v| = √d), ``plain`` (not normalised) or ``block:B``."""
+    """``gaussian`` (|v| = √d), ``plain`` (not normalised), ``orthonormal`` or ``block:B``."""
     kind, _, size = name.partition(":")
+    if kind == "orthonormal":
+        return Law("orthonormal")
     return Law("block", int(size)) if kind == "block" else Law(normalise=kind != "plain")
 
 
@@ -86,7 +89,9 @@ def work(spec: Mapping[str, Any]) -> dict[str, Any]:
     fields = {k: v for k, v in spec.items() if k not in (*HERE, *LABELS)}
     if fields.pop("adam", False):
         fields["adam"] = Adam()
-    chosen = batched.settings_for(world, law=make_law(spec.get("law", "gaussian")), **fields)
+    if "law" in spec:
+        fields["law"] = make_law(spec["law"])
+    chosen = batched.settings_for(world, **fields)
     steps = spec["steps"]
     marks = spec.get("marks") or space_marks(steps)
     runs = batched.train(
