@@ -51,3 +51,7 @@ class ResourceError(SzpoError):
     """Not enough memory, disk or time for what was asked."""
 
     exit_code = 6
+
+
+class EngineError(ResourceError):
+    """The workers that hold a run's model are gone; the run goes on once they are back."""

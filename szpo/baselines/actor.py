@@ -28,6 +28,7 @@ from szpo.models.four_bit import allow_gradients
 from szpo.models.loading import Loaded
 from szpo.models.lora_sites import Site
 from szpo.policies import language_model
+from szpo.policies.host import LocalHost
 from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
 from szpo.policies.subspaces import Subspace
 from szpo.types import Answer, Floats, Prompt, Theta
@@ -69,7 +70,7 @@ class Actor:
             Subspace("full", self.sites, {}, both, {}),
             root_seed=seed,
             answering=AnswerSampling(sampling or Sampling()),
-            engine=engine,
+            host=LocalHost(loaded, engine=engine),
         )
         self.loaded = loaded
         self._peft: Peft | None = None

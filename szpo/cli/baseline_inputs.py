@@ -223,7 +223,7 @@ def _actor(parts: Parts) -> Actor:
 
     policy = parts.language
     return Actor.beside(
-        policy.loaded, policy.subspace, sampling=policy.answering.sampling, engine=policy.engine
+        policy.held, policy.subspace, sampling=policy.answering.sampling, engine=policy.engine
     )
 
 

@@ -15,8 +15,9 @@ import typer
 
 from szpo import plugins
 from szpo.cli import commands, console, run_paths
+from szpo.config import settings_file
 from szpo.errors import UsageError
-from szpo.runs import file_check
+from szpo.runs import file_check, run_policy
 from szpo.runs import machine_check as checks
 
 
@@ -30,10 +31,19 @@ def register(app: typer.Typer) -> None:
 def doctor(
     run: str | None = typer.Argument(None, help="Also look at this run (name or file)."),
     folder: Path = typer.Option(Path("runs"), "--folder", help="Where runs will be kept."),
+    config: Path | None = typer.Option(
+        None, "--config", help="Also look at the engine of this settings file; starts its workers."
+    ),
     as_json: bool = console.AS_JSON,
 ) -> int:
-    """Look at this machine (versions, disk, memory, known traps), and at a run if one is named."""
+    """Look at this machine (versions, disk, memory, known traps), and at a run if one is named.
+
+    With --config also at the engine: what is reachable, and what a step costs there.
+    """
+    settings = None if config is None else settings_file.load(config)
     found = checks.examine(folder)
+    if settings is not None:
+        found += list(run_policy.examine(settings))
     if run is not None:
         found += file_check.examine(run_paths.find(run, folder))
     worst = any(check.status == "fail" for check in found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -14,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from szpo.cli import console, record, run_paths
 from szpo.config import settings_file
 from szpo.config.schema import Config
-from szpo.errors import UsageError
+from szpo.errors import EngineError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest
 from szpo.reports.html_report import Score
@@ -74,12 +75,11 @@ def run(
 ) -> int:
     """Tune a model from votes; --plan tells votes, reading, time and disk before it starts."""
     if resume is not None:
-        if file is not None or preset is not None or sets or hold:
-            raise UsageError(
-                "--resume takes the run as it is; leave file, preset, set and hold away"
-            )
+        if file is not None or preset is not None or hold:
+            raise UsageError("--resume takes the run as it is; leave file, preset and hold away")
+        changes = _read_changes(sets)
         path = run_paths.find(resume, folder or Path("runs"))
-        return _resume(path, as_json=as_json, stay=stay, device=device)
+        return _resume(path, changes, as_json=as_json, stay=stay, device=device)
     if device is not None:
         raise UsageError("--device goes with --resume; for a new run set model.device")
     if file is None and preset is None and not sets:
@@ -149,24 +149,78 @@ def _show_plan(checked: Checked, *, as_json: bool) -> None:
     console.pairs(lines if setup is None else {**lines, "set-up": setup}, to=console.errors)
 
 
+def _read_changes(sets: list[str]) -> dict[str, Any]:
+    """What `--set` changes of a resumed run's engine.
+
+    Raises:
+        UsageError: It names something else.
+    """
+    found: dict[str, Any] = {}
+    for text in sets:
+        for section, values in settings_file.parse_assignment(text).items():
+            if section != "engine":
+                raise UsageError(
+                    f"--set {text}: --resume takes the run as it is; only engine.address and "
+                    "engine.workers can change"
+                )
+            found |= values
+    return found
+
+
 def _start(checked: Checked, path: Path, *, as_json: bool, stay: bool, hold: bool) -> int:
     from szpo.runs import assemble
 
     parts = assemble.build(checked.config, say=console.complain, checked=checked)
-    with assemble.create(parts, path) as ledger:
-        console.complain(f"run {path.stem} in {path}")
-        if hold:
-            pauses.pause(ledger, "operator", "the first round waits for its start")
-        return drive(ledger, parts, as_json=as_json, stay=stay)
+    try:
+        with contextlib.closing(parts), assemble.create(parts, path) as ledger:
+            console.complain(f"run {path.stem} in {path}")
+            if hold:
+                pauses.pause(ledger, "operator", "the first round waits for its start")
+            return drive(ledger, parts, as_json=as_json, stay=stay)
+    except EngineError as error:
+        if not stay:
+            raise
+        console.complain(f"{error}; waiting for it")
+    return _resume(path, {}, as_json=as_json, stay=stay, device=None)
 
 
-def _resume(path: Path, *, as_json: bool, stay: bool, device: str | None) -> int:
-    from szpo.runs import assemble, run_device
+def _resume(
+    path: Path, changes: dict[str, Any], *, as_json: bool, stay: bool, device: str | None
+) -> int:
+    """Go on with a run; who stays waits for an engine that is away, others get its error."""
+    from szpo.runs import run_policy
 
+    reported = None
     with Ledger.open(path) as ledger:
-        parts = assemble.reopen(ledger, say=console.complain, device=device)
-        if device is not None and parts.base is not None:
-            run_device.record_move(ledger, parts.config)
+        while True:
+            try:
+                return _go_on(ledger, changes, as_json=as_json, stay=stay, device=device)
+            except (EngineError, UsageError) as error:
+                if not stay or "config" not in ledger.spec:
+                    raise
+                config = run_policy.read_settings(ledger, changes)
+                if not isinstance(error, EngineError) and not run_policy.is_away(config):
+                    raise
+                if str(error) != reported:
+                    reported = str(error)
+                    console.complain(f"{error}; waiting for it")
+            run_policy.note_away(ledger)
+            run_policy.leave(config)
+            time.sleep(run_policy.RETRY_S)
+
+
+def _go_on(
+    ledger: Ledger, changes: dict[str, Any], *, as_json: bool, stay: bool, device: str | None
+) -> int:
+    from szpo.runs import assemble, run_device, run_policy
+
+    parts = assemble.reopen(ledger, say=console.complain, device=device, engine=changes)
+    with contextlib.closing(parts):
+        if parts.base is not None:
+            run_policy.record_move(ledger, parts.config)
+            if device is not None:
+                run_device.record_move(ledger, parts.base.loaded)
+        run_policy.note_back(ledger)
         held = lease.controller(ledger)
         if held["paused_by"] is not None:
             by = pauses.describe_pause(held["paused_by"], held["pause_reason"])

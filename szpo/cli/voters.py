@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import asdict
 from pathlib import Path
 
@@ -62,8 +63,10 @@ def probe(
             ledger, "triads", "szpo probe", {"triads": triads, "radius": radius}
         )
         try:
-            with lease.hold(ledger):
-                parts = assemble.reopen(ledger, say=console.complain)
+            with (
+                lease.hold(ledger),
+                contextlib.closing(assemble.reopen(ledger, say=console.complain)) as parts,
+            ):
                 worker.fulfil(ledger, assemble.source(ledger, parts), console.complain)
                 panel = driver.evaluator(ledger, parts)
                 if isinstance(panel, PanelEvaluator):

@@ -5,20 +5,25 @@ Retries are `szpo.cluster.schedule`'s, by chunk, not Ray's.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import math
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from szpo.cluster.schedule import KNOWN_ERRORS, Answered, Event, Lost, Ready, Refused
+from szpo.cluster.worker import coordinates_id
 from szpo.config.engine import Engine
-from szpo.errors import IntegrityError, ResourceError, UsageError
-from szpo.policies.row_request import Message
+from szpo.errors import EngineError, IntegrityError, ResourceError, UsageError
+from szpo.policies.row_request import Message, message_bytes
 
 REACH_S = 5.0
 """How long an address may take to accept a connection."""
@@ -26,6 +31,7 @@ RESTART_S = 0.5
 """Pause before an actor that died is asked whether it is back."""
 LOADS = 5
 """How often one worker's model is loaded again before its death is the run's."""
+NOT_LOADED = "NotLoaded"
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
@@ -36,17 +42,23 @@ class _Actor:
         self._worker: Any = None
 
     def load(self, setup: Message) -> Message:
-        """Load the model and show what this worker holds."""
+        """Load the model, where it is another one than before, and show what this worker holds."""
         try:
             from szpo.cluster.worker import Worker
 
-            self._worker = Worker(setup)
-            return {"identity": self._worker.identify(), "pid": os.getpid()}
+            if self._worker is not None and self._worker.holds(setup):
+                self._worker.hold(setup)
+            else:
+                self._worker = Worker(setup)
+            identity = self._worker.identify()
+            return {"identity": identity, "pid": os.getpid(), "setup": coordinates_id(setup)}
         except Exception as error:
             return {"error": type(error).__name__, "text": str(error)}
 
     def answer(self, message: Message) -> Message:
         """Answer a chunk."""
+        if self._worker is None:  # it died and came back while nobody had asked it anything
+            return {"error": NOT_LOADED, "text": ""}
         try:
             found: Message = self._worker.answer(message)
             return found
@@ -82,25 +94,45 @@ def demand(engine: Engine) -> None:
             f"engine.address {engine.address} with RAY_AUTH_MODE=disabled lets whoever reaches it "
             "run code; leave token authentication on, or set RAY_USE_TLS=1"
         )
-    try:
-        socket.create_connection((host, int(port)), timeout=REACH_S).close()
-    except (OSError, OverflowError) as error:
+    if (reason := unreachable(engine)) is not None:
         raise UsageError(
-            f"engine.address {engine.address} cannot be reached ({error}); start the cluster "
+            f"engine.address {engine.address} cannot be reached ({reason}); start the cluster "
             "there, or leave engine.address out"
-        ) from None
+        )
+
+
+def unreachable(engine: Engine) -> str | None:
+    """Why nobody answers at the settings' address; None if somebody does, or there is none."""
+    if engine.address is None:
+        return None
+    host, _, port = engine.address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_S).close()
+    except (OSError, OverflowError, ValueError) as error:
+        return str(error)
+    return None
+
+
+def leave() -> None:
+    """Forget the cluster that this process joined, so that it can join one anew."""
+    if "ray" in sys.modules:
+        with contextlib.suppress(Exception):  # of a cluster that is gone
+            sys.modules["ray"].shutdown()
 
 
 def connect(engine: Engine) -> Any:
     """Join the cluster at the address, or start one of this machine's cores on 127.0.0.1.
 
     Raises:
-        ResourceError: Ray does not come up, or the cluster has not enough cores or GPUs.
+        EngineError: Ray does not come up.
+        UsageError: the cluster has not enough cores or GPUs.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     if engine.address is None:
         # Where clusters of several machines are off, Ray listens on 127.0.0.1; else everywhere.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    elif _has_token():  # a cluster asks for it, and Ray does not show it unless it is asked to
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     import ray
 
     main = threading.current_thread() is threading.main_thread()
@@ -116,7 +148,7 @@ def connect(engine: Engine) -> Any:
             )
     except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ResourceError(f"ray does not come up: {reason}") from None
+        raise EngineError(f"ray does not come up: {reason}") from None
     finally:
         if main:
             signal.signal(signal.SIGTERM, before)  # Ray puts its own in its place
@@ -136,6 +168,11 @@ def connect(engine: Engine) -> Any:
                 f"{there.get(name, 0):g}; lower engine.workers or add machines"
             )
     return ray
+
+
+def _has_token() -> bool:
+    named = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return bool(named) or (Path.home() / ".ray" / "auth_token").is_file()
 
 
 def _own_cluster(engine: Engine) -> dict[str, Any]:
@@ -165,7 +202,7 @@ class RayTransport:
         """``check`` gets what a worker holds and says what is wrong with it, or None."""
         self._ray = connect(engine)
         self._check = check
-        self._setup = self._ray.put(setup)
+        self._setup, self._setup_id = self._ray.put(setup), coordinates_id(setup)
         kind = self._ray.remote(_Actor).options(
             num_cpus=engine.cpus, num_gpus=engine.gpus, max_restarts=-1, max_task_retries=0
         )
@@ -186,7 +223,8 @@ class RayTransport:
         Raises:
             IntegrityError: a worker holds another model or other coordinates than the run.
             UsageError: a worker has no such model or device.
-            ResourceError: the cluster is gone, or a worker dies whenever it loads the model.
+            EngineError: the cluster is gone.
+            ResourceError: a worker dies whenever it loads the model.
         """
         self._load_due()
         if not self._asked:
@@ -198,7 +236,7 @@ class RayTransport:
             if not done:
                 done, _ = self._ray.wait(calls, num_returns=1, timeout=seconds)
         except (self._ray.exceptions.RaySystemError, ConnectionError) as error:
-            raise ResourceError(f"the Ray cluster is gone ({error}); resume on another") from None
+            raise EngineError(f"the Ray cluster is gone ({error}); resume on another") from None
         return [event for call in done for event in self._take(call)]
 
     def replace(self, worker: str) -> None:
@@ -208,19 +246,31 @@ class RayTransport:
         self._ray.kill(self._seats[worker].actor, no_restart=False)
         self._seats[worker].load_at = time.monotonic() + RESTART_S
 
+    def change(self, setup: Message) -> None:
+        """See `Transport.change`; a worker takes its calls in order, so no answer precedes it."""
+        self._setup, self._setup_id = self._ray.put(setup), coordinates_id(setup)
+        for worker, seat in self._seats.items():
+            if math.isinf(seat.load_at):
+                self._load(worker)
+
     def close(self) -> None:
         """End the workers; the cluster stays as it is."""
         self._asked.clear()
         for seat in self._seats.values():
-            self._ray.kill(seat.actor)
+            with contextlib.suppress(Exception):  # of a cluster that is gone
+                self._ray.kill(seat.actor)
         self._seats.clear()
+
+    def _load(self, worker: str) -> None:
+        seat = self._seats[worker]
+        seat.load_at = math.inf
+        self._asked[seat.actor.load.remote(self._setup)] = (worker, None)
 
     def _load_due(self) -> None:
         loading = {worker for worker, chunk in self._asked.values() if chunk is None}
         for worker, seat in self._seats.items():
             if worker not in loading and seat.load_at <= time.monotonic():
-                seat.load_at = float("inf")
-                self._asked[seat.actor.load.remote(self._setup)] = (worker, None)
+                self._load(worker)
 
     def _take(self, call: Any) -> list[Event[Message]]:
         worker, chunk = self._asked.pop(call)
@@ -237,9 +287,14 @@ class RayTransport:
             seat.load_at = time.monotonic() + RESTART_S
             return [Lost(worker)]
         if chunk is None:
+            if reply.get("setup", self._setup_id) != self._setup_id:
+                return []  # of an earlier setup; it has been asked to load the one of now
             self._admit(worker, reply)
             seat.loads, seat.pid = 0, reply["pid"]
             return [Ready(worker)]
+        if reply.get("error") == NOT_LOADED:
+            seat.load_at = time.monotonic()
+            return [Lost(worker)]
         if "error" in reply:
             return [Refused(worker, chunk, reply["error"], reply["text"])]
         return [Answered(worker, chunk, reply)]
@@ -256,11 +311,3 @@ class RayTransport:
 def _unavailable(ray: Any, error: Exception) -> bool:
     """The actor is on its way back, rather than dead."""
     return isinstance(error, ray.exceptions.ActorUnavailableError)
-
-
-def message_bytes(message: Message) -> int:
-    """Bytes of a message's strings and arrays."""
-    return sum(
-        len(value.encode()) if isinstance(value, str) else int(value.nbytes)
-        for value in message.values()
-    )

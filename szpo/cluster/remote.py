@@ -1,75 +1,226 @@
-"""A policy's rows answered by workers elsewhere: cut into chunks, spread, put together again."""
+"""A run's model held by workers: requests cut into chunks, spread, put together again."""
 
 from __future__ import annotations
 
+import json
 import time
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from szpo.cluster import ray_engine, worker
 from szpo.cluster.ray_engine import RayTransport
 from szpo.cluster.schedule import Bounds, Dispatcher, Transport
 from szpo.config.engine import RAY_ROWS, Engine
 from szpo.errors import UsageError
-from szpo.policies.row_request import (
-    Message,
-    RowRequest,
-    Tokens,
-    array_to_tokens,
-    split,
-    to_message,
-)
+from szpo.policies import read_request, row_request
+from szpo.policies.read_request import VALUES, Reading, ReadRequest
+from szpo.policies.row_request import Message, RowRequest, Tokens, array_to_tokens
+
+OF_THE_FIRST = ("base_sha256", "hardware", "canary", "judge_sha256")
+"""What the first worker shows of the models, and every other one must then show as well."""
+
+
+Check: TypeAlias = Callable[[dict[str, Any]], str | None]
+"""Takes what a worker holds; says what is wrong with it, or None."""
+
+
+class Workers(Transport[Message, Message], Protocol):
+    """A transport whose workers hold what a setup says."""
+
+    def change(self, setup: Message) -> None:
+        """Have every worker hold another setup before it becomes ready again."""
+
+    def close(self) -> None:
+        """End the workers."""
+
+
+SCORED = 16
+"""Chunks of scores that are read at a time."""
 
 
 class RemoteAnswers:
-    """Answers rows by the workers of a transport; see `szpo.policies.responder.Answerer`."""
+    """Answers and reads rows by workers; see `szpo.policies.responder.Respondent`."""
 
     def __init__(
         self,
-        transport: Transport[Message, Message],
+        dispatcher: Dispatcher[Message, Message],
         chunk_rows: int,
-        *,
-        exact: bool,
-        bounds: Bounds | None = None,
+        label: Mapping[str, str] | None = None,
     ):
-        """``exact``: two answers to one chunk must be equal, as they are in fp32."""
-        same = _same_tokens if exact else None
+        """``label`` goes with every request: the model that is asked, or the coordinates."""
+        self.dispatcher = dispatcher
         self._chunk_rows = chunk_rows
-        self.dispatcher: Dispatcher[Message, Message] = Dispatcher(
-            transport, time.monotonic, bounds=bounds, same=same
-        )
+        self._label = dict(label or {})
 
     def answer(self, request: RowRequest) -> Tokens:
         """See `Answerer.answer`."""
-        chunks = split(request, self._chunk_rows)
-        replies = self.dispatcher.gather([to_message(chunk) for _, chunk in chunks])
+        chunks = row_request.split(request, self._chunk_rows)
+        replies = self._gather([row_request.to_message(chunk) for _, chunk in chunks])
         found: list[tuple[int, ...]] = [()] * len(request.rows)
         for (rows, _), reply in zip(chunks, replies, strict=True):
             for row, tokens in zip(rows.tolist(), array_to_tokens(reply["tokens"]), strict=True):
                 found[row] = tokens
         return tuple(found)
 
+    def read(self, request: ReadRequest) -> Reading:
+        """See `Respondent.read`."""
+        chunks = read_request.split(request, self._chunk_rows)
+        return read_request.join(self._gather([read_request.to_message(c) for c in chunks]))
 
-def connect(engine: Engine, loaded: Any, responder: Any) -> RemoteAnswers:
-    """Start workers for a run whose model and coordinates this process holds as well.
+    def read_scores(self, request: ReadRequest) -> Iterator[NDArray[np.float32]]:
+        """See `Respondent.read_scores`; few chunks at a time, since scores are long."""
+        chunks = read_request.split(request, self._chunk_rows)
+        for first in range(0, len(chunks), SCORED):
+            few = [read_request.to_message(chunk) for chunk in chunks[first : first + SCORED]]
+            for reply in self._gather(few):
+                yield reply[VALUES]
+
+    def _gather(self, messages: list[Message]) -> list[Message]:
+        return self.dispatcher.gather([{**message, **self._label} for message in messages])
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    """A subspace, and the space whose directions it is moved along."""
+
+    subspace: Any
+    space: Any
+
+
+class RemoteHost:
+    """A `szpo.policies.host.Host` whose models are in workers; this process holds none."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        facts: Any,
+        connect: Callable[[Message, Check], Workers],
+        *,
+        bounds: Bounds | None = None,
+    ):
+        """Start workers and wait until each has shown that it holds the model.
+
+        Args:
+            engine: The settings of the workers.
+            facts: The base model as far as it is known here (`szpo.models.context.Described`).
+            connect: Makes the transport from a setup and from what checks a worker's identity.
+            bounds: How long is waited.
+
+        Raises:
+            UsageError: a worker has no such model or device.
+            IntegrityError: two workers differ.
+            ResourceError: no worker comes up.
+        """
+        self._engine, self._facts, self._judge = engine, facts, ""
+        self._coordinates: Coordinates | None = None
+        self._expected = worker.expect(facts, None)
+        self.transport = connect(self._setup(), self._check)
+        same = _same_arrays if worker.exact(facts) else None
+        self.dispatcher: Dispatcher[Message, Message] = Dispatcher(
+            self.transport, time.monotonic, bounds=bounds, same=same
+        )
+        try:
+            self.dispatcher.muster(engine.workers)
+        except BaseException:
+            self.close()
+            raise
+        shown = {"sha256": self._expected["base_sha256"], "hardware": self._expected["hardware"]}
+        self._facts = replace(facts, **shown)
+
+    @property
+    def facts(self) -> Any:
+        """See `Host.facts`."""
+        return self._facts
+
+    def places(self, adapter: Any, config: Mapping[str, Any] | None) -> Any:
+        """See `Host.places`."""
+        from szpo.models.lora_sites import Site
+        from szpo.policies.host import Places
+
+        asked = {"adapter": adapter.model_dump(mode="json"), "config": config}
+        (reply,) = self.dispatcher.gather([{"task": "places", "head": json.dumps(asked)}])
+        found = json.loads(reply["head"])
+        return Places(tuple(Site(**site) for site in found["sites"]), found["conv1d"])
+
+    def at(self, subspace: Any, space: Any) -> RemoteAnswers:
+        """See `Host.at`."""
+        self._coordinates = Coordinates(subspace, space)
+        return self._answers({"space": self._change()})
+
+    def beside(self, name: str) -> tuple[Any, RemoteAnswers]:
+        """See `Host.beside`."""
+        if (self._facts.name, self._facts.quantization) == (name, None):
+            return self._facts, self._answers({"model": "base"})
+        from szpo.models import context
+
+        known = context.describe(name, dtype=self._facts.dtype, device=str(self._facts.device))
+        self._judge = name
+        self._change()
+        self.dispatcher.muster(self._engine.workers)
+        judge = replace(known, sha256=self._expected["judge_sha256"])
+        return judge, self._answers({"model": "judge"})
+
+    @property
+    def chunk_rows(self) -> int:
+        """See `Host.chunk_rows`."""
+        return self._engine.rows or RAY_ROWS
+
+    def close(self) -> None:
+        """See `Host.close`: ends the workers, and leaves a cluster that was joined."""
+        self.transport.close()
+
+    def _answers(self, label: Mapping[str, str]) -> RemoteAnswers:
+        return RemoteAnswers(self.dispatcher, self.chunk_rows, label)
+
+    def _setup(self) -> Message:
+        return worker.setup_message(
+            self._facts,
+            self._coordinates,
+            threads=self._engine.cpus,
+            device=self._facts.device.type,
+            judge=self._judge or None,
+        )
+
+    def _change(self) -> str:
+        """Have every worker hold the coordinates and the judge of now; returns their name."""
+        self._expected = worker.expect(self._facts, self._coordinates)
+        setup = self._setup()
+        self.dispatcher.forget_ready()
+        self.transport.change(setup)
+        return worker.coordinates_id(setup)
+
+    def _check(self, held: dict[str, Any]) -> str | None:
+        wrong = worker.describe_difference(self._expected, held)
+        if wrong is None:
+            for name in OF_THE_FIRST:
+                if name in held:
+                    self._expected.setdefault(name, held[name])
+        return wrong
+
+
+def start(engine: Engine, facts: Any) -> RemoteHost:
+    """Start the workers of these settings on a Ray cluster.
 
     Raises:
-        UsageError: The workers compute on another kind of device, or see `ray_engine.demand`.
+        UsageError: the workers compute on another kind of device, or see `ray_engine.demand`.
         ResourceError: Ray does not come up.
+        IntegrityError: two workers differ.
     """
     ray_engine.demand(engine)
-    if (engine.gpus > 0) != (loaded.device.type == "cuda") or loaded.device.type == "mps":
+    if (engine.gpus > 0) != (facts.device.type == "cuda") or facts.device.type == "mps":
         raise UsageError(
-            f"engine.gpus {engine.gpus} does not go with model.device {loaded.device}: workers "
+            f"engine.gpus {engine.gpus} does not go with model.device {facts.device}: workers "
             "compute on the run's kind of device; set engine.gpus to 1 for cuda, else to 0 with "
             "model.device cpu"
         )
-    mine = worker.identity(loaded, responder)
-    setup = worker.setup_message(loaded, responder, threads=engine.cpus, device=loaded.device.type)
-    transport = RayTransport(engine, setup, lambda held: worker.describe_difference(mine, held))
-    return RemoteAnswers(transport, engine.rows or RAY_ROWS, exact=worker.exact(loaded))
+    return RemoteHost(engine, facts, lambda setup, check: RayTransport(engine, setup, check))
 
 
-def _same_tokens(one: Message, other: Message) -> bool:
-    return np.array_equal(one["tokens"], other["tokens"])
+def _same_arrays(one: Message, other: Message) -> bool:
+    return one.keys() == other.keys() and all(
+        np.array_equal(one[name], other[name]) for name in one
+    )

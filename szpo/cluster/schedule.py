@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeAlias, TypeVar
 
 from szpo.errors import (
+    EngineError,
     IntegrityError,
     LogitsError,
     ResourceError,
@@ -131,7 +132,7 @@ class Dispatcher(Generic[Request, Reply]):
         """Have all chunks answered; replies in the order of the requests.
 
         Raises:
-            ResourceError: no worker has been heard of for too long.
+            EngineError: no worker has been heard of for too long.
             RunError: a chunk has ended several workers, or a worker's error.
             IntegrityError: two workers gave different answers to one chunk.
         """
@@ -148,7 +149,7 @@ class Dispatcher(Generic[Request, Reply]):
                 self._take(event, call, now)
             self._replace_silent(call, now)
             if now - heard > self._patience_s():
-                raise ResourceError(
+                raise EngineError(
                     f"no worker was heard of for {self._patience_s():.0f} s, "
                     f"{len(ids) - len(call.found)} of {len(ids)} chunks are open; look at the "
                     "cluster, then resume the run"
@@ -157,6 +158,28 @@ class Dispatcher(Generic[Request, Reply]):
         known = {**self._done, **call.found}
         self._done = {chunk: known[chunk] for chunk in working if chunk in known}
         return [call.found[chunk] for chunk in ids]
+
+    def muster(self, count: int) -> None:
+        """Wait until this number of workers is ready, so that what is wrong with one shows now.
+
+        Raises:
+            EngineError: they do not become ready in time.
+        """
+        heard = self._clock()
+        nothing: _Call[Request, Reply] = _Call({})
+        while len(self._ready) < count:
+            for event in self._transport.poll(self._bounds.poll_s):
+                heard = self._clock()
+                self._take(event, nothing, heard)
+            if self._clock() - heard > self._patience_s():
+                raise EngineError(
+                    f"{len(self._ready)} of {count} workers are ready, and no other was heard of "
+                    f"for {self._patience_s():.0f} s; look at the cluster, or lower engine.workers"
+                )
+
+    def forget_ready(self) -> None:
+        """Ask no worker again before it has become ready anew."""
+        self._ready.clear()
 
     def _patience_s(self) -> float:
         """A worker that loads its model, at first or after a death, is silent for as long."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from szpo.errors import SzpoError
+from szpo.errors import IntegrityError, SzpoError
 from szpo.policies.row_request import Message
 
 CANARY_PROMPT, CANARY_TOKENS = 8, 8
@@ -35,22 +35,35 @@ def set_threads(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def setup_message(loaded: Any, responder: Any, *, threads: int, device: str) -> Message:
-    """Everything from which `Worker` builds what the controller holds, but the model's weights."""
-    subspace, space = responder.subspace, responder.space
-    head = {
-        # A folder's path; a name is looked up on the worker's own machine.
-        "model": str(loaded.folder) if Path(loaded.name).expanduser().is_dir() else loaded.name,
-        "dtype": loaded.dtype,
-        "quantization": loaded.quantization,
+def setup_message(
+    facts: Any, coordinates: Any = None, *, threads: int, device: str, judge: str | None = None
+) -> Message:
+    """Everything from which `Worker` builds what a run computes with, but the models' weights.
+
+    Args:
+        facts: The base model (`szpo.models.loading.ModelFacts`).
+        coordinates: Has the run's ``subspace`` and ``space``; None: there are none yet.
+        threads: Of each worker.
+        device: Kind of device of each worker.
+        judge: A second model that judges, by name.
+    """
+    head: dict[str, Any] = {
+        "model": _own_place(facts.name, facts.folder),
+        "dtype": facts.dtype,
+        "quantization": facts.quantization,
         "device": device,
         "threads": threads,
+        "judge": judge if judge is None else _own_place(judge, Path(judge).expanduser()),
+    }
+    if coordinates is None:
+        return {"head": json.dumps(head)}
+    subspace, space = coordinates.subspace, coordinates.space
+    head["space"] = {
         "kind": subspace.kind,
         "scale": subspace.scale,
         "sites": [dataclasses.asdict(site) for site in subspace.sites],
         "root_seed": space.root_seed,
         "law": dataclasses.asdict(space.law),
-        "base_sha256": loaded.sha256,
     }
     arrays = {
         f"{part}/{name}": value
@@ -58,6 +71,20 @@ def setup_message(loaded: Any, responder: Any, *, threads: int, device: str) -> 
         for name, value in getattr(subspace, part).items()
     }
     return {"head": json.dumps(head), **arrays}
+
+
+def _own_place(name: str, folder: Path) -> str:
+    """A folder's whole path; a name is looked up on the worker's own machine."""
+    return str(folder.absolute()) if Path(name).expanduser().is_dir() else name
+
+
+def coordinates_id(setup: Message) -> str:
+    """Name what a setup's requests are asked in, so that no other answers them."""
+    found = hashlib.sha256(setup["head"].encode())
+    for name in sorted(setup):
+        if name != "head":
+            found.update(name.encode() + np.ascontiguousarray(setup[name]).tobytes())
+    return found.hexdigest()[:16]
 
 
 class Worker:
@@ -68,97 +95,162 @@ class Worker:
 
         Raises:
             UsageError: the model or the device is not on this machine.
+            IntegrityError: the run's tensors do not fit it.
         """
-        head = json.loads(setup["head"])
-        set_threads(head["threads"])
-        from szpo.generation.engine_choice import engine_for
+        self._head = json.loads(setup["head"])
+        set_threads(self._head["threads"])
         from szpo.models import loading
+        from szpo.policies.host import LocalHost
+
+        self._host = LocalHost(
+            loading.load(
+                self._head["model"],
+                dtype=self._head["dtype"],
+                quantization=self._head["quantization"],
+                device=self._head["device"],
+            )
+        )
+        self._judge: tuple[Any, Any] | None = None
+        self._responder: Any = None
+        self.hold(setup)
+
+    def holds(self, setup: Message) -> bool:
+        """Whether `hold` is enough for this setup: its base model is the one that is loaded."""
+        head = json.loads(setup["head"])
+        names = ("model", "dtype", "quantization", "device", "threads")
+        return all(head[name] == self._head[name] for name in names)
+
+    def hold(self, setup: Message) -> None:
+        """Take over the coordinates and the judge of another setup; the base model stays."""
         from szpo.models.lora_sites import Site
         from szpo.optim.directions import Law
         from szpo.optim.parameters import Space
-        from szpo.policies.responder import Responder
         from szpo.policies.subspaces import Subspace
 
-        self._loaded = loading.load(
-            head["model"],
-            dtype=head["dtype"],
-            quantization=head["quantization"],
-            device=head["device"],
-        )
+        head = json.loads(setup["head"])
+        self._id = coordinates_id(setup)
+        judge = head["judge"]
+        if judge is not None and (self._judge is None or judge != self._head["judge"]):
+            self._judge = self._host.beside(judge)
+        self._head = head
+        if "space" not in head:
+            self._responder = None
+            return
         parts: dict[str, dict[str, Any]] = {part: {} for part in LAYOUTS}
         for key, value in setup.items():
             part, _, name = key.partition("/")
             if part in parts:
                 parts[part][name] = np.array(value)
-        sites = tuple(Site(**site) for site in head["sites"])
+        named = head["space"]
         subspace = Subspace(
-            head["kind"], sites, parts["fixed"], parts["start"], parts["basis"], head["scale"]
-        )
-        space = Space(head["root_seed"], subspace.layout, Law(**head["law"]))
-        engine = engine_for(self._loaded.adapt(sites))
-        self._responder = Responder(subspace, space, engine, self._loaded.device)
+            named["kind"], tuple(Site(**site) for site in named["sites"]),
+            parts["fixed"], parts["start"], parts["basis"], named["scale"],
+        )  # fmt: skip
+        space = Space(named["root_seed"], subspace.layout, Law(**named["law"]))
+        self._responder = self._host.at(subspace, space)
 
     def identify(self) -> dict[str, Any]:
         """What this worker holds; see `identity`."""
-        return identity(self._loaded, self._responder)
+        found = identity(self._host.facts, self._responder)
+        if self._judge is not None:
+            found["judge_sha256"] = self._judge[0].sha256
+        return found
 
     def answer(self, message: Message) -> Message:
-        """Answer a chunk: the tokens, or the error that the request itself caused."""
-        from szpo.policies import row_request
-
+        """Answer a chunk, or say which error the request itself caused."""
         try:
-            tokens = self._responder.answer_chunk(row_request.from_message(message))
+            return self._answer(message)
         except SzpoError as error:
             return {"error": type(error).__name__, "text": str(error)}
+
+    def _answer(self, message: Message) -> Message:
+        from szpo.policies import read_request, row_request
+
+        if message.get("task") == "places":
+            return self._places(json.loads(message["head"]))
+        if message.get("space", self._id) != self._id:
+            raise IntegrityError("a worker was asked in coordinates that it does not hold")
+        responder = self._responder
+        if message.get("model") == "base":
+            responder = self._host.beside(self._host.facts.name)[1]
+        elif message.get("model") == "judge" and self._judge is not None:
+            responder = self._judge[1]
+        if message.get("task") == "read":
+            return dict(responder.read(read_request.from_message(message)))
+        tokens = responder.answer(row_request.from_message(message))
         return {"tokens": row_request.tokens_to_array(tokens)}
 
+    def _places(self, head: dict[str, Any]) -> Message:
+        from szpo.config.model_sections import Adapter
 
-def identity(loaded: Any, responder: Any) -> dict[str, Any]:
-    """What must be equal in the controller and in every worker, as plain JSON.
+        found = self._host.places(Adapter.model_validate(head["adapter"]), head["config"])
+        sites = [dataclasses.asdict(site) for site in found.sites]
+        return {"head": json.dumps({"sites": sites, "conv1d": found.conv1d})}
 
-    The canary is a perturbed member: the digest of its factors shows that directions, basis and
-    coordinates are the run's, bit for bit. In fp32 on a CPU it also answers a prompt.
+
+def identity(facts: Any, responder: Any) -> dict[str, Any]:
+    """What must be equal in every worker, as plain JSON.
+
+    Beside what `expect` names: the digest of the weights, the model of the accelerator and, in
+    fp32 on a CPU, the answer of a perturbed member, the canary, to a prompt.
     """
-    from szpo.generation.sampling import Sampling
-    from szpo.models.logprobs import vocabulary_size
-    from szpo.optim import parameters
-    from szpo.policies.row_request import RowRequest
-    from szpo.types import Shift
+    found = expect(facts, responder)
+    found |= {"base_sha256": facts.sha256, "hardware": facts.hardware}
+    if responder is not None and exact(facts):
+        from szpo.models.logprobs import vocabulary_size
 
-    subspace = responder.subspace
-    start = (
-        parameters.zeros(subspace.layout)
-        if subspace.basis
-        else {name: np.array(value, np.float32) for name, value in subspace.start.items()}
-    )
-    sides = tuple(Shift(0, 0, sign, 0.5) for sign in (1, -1))
-    words = vocabulary_size(loaded.model)
-    prompt = tuple((7 * i + 3) % words for i in range(CANARY_PROMPT))
-    request = RowRequest(
-        start, sides, (prompt,), (bytes(16),), np.array([[0, 0, 0, 0], [0, 1, 0, 0]]),
-        Sampling(temperature=0.0, max_new_tokens=CANARY_TOKENS),
-    )  # fmt: skip
-    factors = hashlib.sha256()
-    for member in responder.members(request):
-        for _, value in sorted(subspace.weights(member).items()):
-            factors.update(np.ascontiguousarray(value, "<f4").tobytes())
-    found: dict[str, Any] = {
-        "base_sha256": loaded.sha256,
-        "dtype": loaded.dtype,
-        "quantization": loaded.quantization,
-        "device": loaded.device.type,
-        "basis_sha256": subspace.basis_sha256,
-        "factors_sha256": factors.hexdigest(),
-        "versions": {name: metadata.version(name) for name in PACKAGES},
-    }
-    if exact(loaded):
+        words = vocabulary_size(facts)
+        request = _canary(responder, tuple((7 * i + 3) % words for i in range(CANARY_PROMPT)))
         found["canary"] = [list(row) for row in responder.answer_chunk(request)]
     return found
 
 
-def exact(loaded: Any) -> bool:
+def expect(facts: Any, coordinates: Any) -> dict[str, Any]:
+    """What every worker must hold, as far as it is known without the model's weights.
+
+    The digest of a perturbed member's factors shows that directions, basis and coordinates are
+    the run's, bit for bit.
+    """
+    found: dict[str, Any] = {
+        "dtype": facts.dtype,
+        "quantization": facts.quantization,
+        "device": facts.device.type,
+        "versions": {name: metadata.version(name) for name in PACKAGES},
+    }
+    if facts.sha256:
+        found["base_sha256"] = facts.sha256
+    if coordinates is not None:
+        from szpo.optim import parameters
+
+        request = _canary(coordinates, (0,))
+        factors = hashlib.sha256()
+        for shift in request.shifts:
+            member = parameters.shift(coordinates.space, request.theta, shift)
+            for _, value in sorted(coordinates.subspace.weights(member).items()):
+                factors.update(np.ascontiguousarray(value, "<f4").tobytes())
+        found["basis_sha256"] = coordinates.subspace.basis_sha256
+        found["factors_sha256"] = factors.hexdigest()
+    return found
+
+
+def _canary(coordinates: Any, prompt: tuple[int, ...]) -> Any:
+    """Plus and minus of a direction at the run's start, each asked the prompt."""
+    from szpo.generation.sampling import Sampling
+    from szpo.policies.responder import start_of
+    from szpo.policies.row_request import RowRequest
+    from szpo.types import Shift
+
+    sides = tuple(Shift(0, 0, sign, 0.5) for sign in (1, -1))
+    return RowRequest(
+        start_of(coordinates.subspace), sides, (prompt,), (bytes(16),),
+        np.array([[0, 0, 0, 0], [0, 1, 0, 0]]),
+        Sampling(temperature=0.0, max_new_tokens=CANARY_TOKENS),
+    )  # fmt: skip
+
+
+def exact(facts: Any) -> bool:
     """Whether machines of one kind answer with equal tokens: fp32 on a CPU."""
-    return (loaded.dtype, loaded.quantization, loaded.device.type) == ("fp32", None, "cpu")
+    return (facts.dtype, facts.quantization, facts.device.type) == ("fp32", None, "cpu")
 
 
 def describe_difference(mine: dict[str, Any], other: dict[str, Any]) -> str | None:

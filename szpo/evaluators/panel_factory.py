@@ -39,8 +39,8 @@ class StartingPolicy:
     answers: BaseAnswers | None = None
     """To fit the panel to, in a new run; a resumed run has the fit on record."""
     logprob: Logprob | None = None
-    model: Any = None
-    """The `szpo.models.loading.Loaded` of a language model."""
+    host: Any = None
+    """The `szpo.policies.host.Host` of a language model, which may hold a judge's model too."""
 
 
 class RunPanel(Protocol):

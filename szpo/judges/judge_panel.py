@@ -23,7 +23,9 @@ from szpo.types import Prompt
 from szpo.voting.service import VoteService
 
 if TYPE_CHECKING:
-    from szpo.models.loading import Loaded
+    from szpo.models.loading import ModelFacts
+    from szpo.policies.host import Host
+    from szpo.policies.responder import Respondent
 
 FILE_LIMIT = 4_000_000
 """Characters of a file of principles or references."""
@@ -116,7 +118,7 @@ class Maker:
             "principles": list(principles),
             "references_sha256": _sha256(references) if references else None,
         }
-        judge, spec["model_sha256"] = _judge(config, principles, references, start.model)
+        judge, spec["model_sha256"] = _judge(config, principles, references, start.host)
         for key in ("model_sha256", "principles", "references_sha256"):
             if recorded is not None and recorded.get(key) != spec[key]:
                 raise IntegrityError(
@@ -134,7 +136,7 @@ def _judge(
     config: Config,
     principles: tuple[str, ...],
     references: Mapping[str, str],
-    loaded: Loaded | None,
+    host: Host | None,
 ) -> tuple[Opinionated, str | None]:
     """Make the judge; also the digest of its weights if they are on this machine."""
     settings = config.judge
@@ -142,11 +144,11 @@ def _judge(
         from szpo.judges import scorer
 
         found = scorer.load(
-            Path(settings.model), settings, dtype=config.model.dtype, device=config.model.device
+            Path(settings.model), settings, lambda name: _beside(config, name, host)
         )
         return found, found.sha256
     backend, sha256 = (
-        (_endpoint(settings), None) if settings.kind == "endpoint" else _local(config, loaded)
+        (_endpoint(settings), None) if settings.kind == "endpoint" else _local(config, host)
     )
     return (
         LanguageJudge(backend, settings, config.panel.guideline, principles, references),
@@ -160,18 +162,25 @@ def _endpoint(settings: Judge) -> Backend:
     return endpoint.connect(settings)
 
 
-def _local(config: Config, loaded: Loaded | None) -> tuple[Backend, str]:
+def _local(config: Config, host: Host | None) -> tuple[Backend, str]:
     from szpo.judges.local_model import Local
-    from szpo.models import loading
 
-    m, settings = config.model, config.judge
-    same = loaded is not None and (loaded.name, loaded.quantization) == (settings.model, None)
-    if loaded is None or not same:
-        loaded = loading.load(settings.model, dtype=m.dtype, device=m.device)
-    found = Local(loaded, settings.temperature, settings.max_tokens)
+    settings = config.judge
+    facts, respondent = _beside(config, settings.model, host)
+    found = Local(facts, respondent, settings.temperature, settings.max_tokens)
     if settings.ask == "soft":
         found.fork(LETTERS)  # refused now, not after the set-up
-    return found, loaded.sha256
+    return found, facts.sha256
+
+
+def _beside(config: Config, name: str, host: Host | None) -> tuple[ModelFacts, Respondent]:
+    """A judge's model, by whoever holds the run's; without a run, this process loads it."""
+    if host is None:
+        from szpo.models import loading
+        from szpo.policies.host import LocalHost
+
+        host = LocalHost(loading.load(name, dtype=config.model.dtype, device=config.model.device))
+    return host.beside(name)
 
 
 def _files(settings: Judge) -> tuple[tuple[str, ...], Mapping[str, str]]:

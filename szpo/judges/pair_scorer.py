@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -25,8 +26,9 @@ from szpo import seeds
 from szpo.errors import StorageError, UsageError
 from szpo.judges.training_pairs import Lesson
 from szpo.models import loading, weight_files
-from szpo.models.loading import Loaded
-from szpo.models.logprobs import Sample, batches, body, vocabulary_size
+from szpo.models.loading import ModelFacts
+from szpo.policies.read_request import VALUES, ReadRequest
+from szpo.policies.responder import Respondent
 from szpo.types import Answer, Prompt
 
 FORMAT: Final = "szpo pair scorer 1"
@@ -54,27 +56,18 @@ def _half(head: Mapping[str, Tensor], one: Tensor, other: Tensor) -> Tensor:
     return one @ head["linear"] + hidden @ head["out"]
 
 
-def features(loaded: Loaded, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> Tensor:
+def features(
+    facts: ModelFacts, reader: Respondent, prompts: Sequence[Prompt], answers: Sequence[Answer]
+) -> Tensor:
     """Mean and last of each answer's final hidden states, (n, 2 · hidden) in fp64."""
-    end = min(loading.stop_tokens(loaded), default=0)
-    samples = []
-    for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-        ids = loaded.tokenizer(answer.text, add_special_tokens=False)["input_ids"]
-        samples.append(Sample(loading.encode(loaded.tokenizer, prompt), (*ids, end), i))
-    found: list[Tensor] = [torch.zeros(0)] * len(samples)
-    inner = body(loaded.model)
-    with torch.inference_mode():
-        for batch in batches(samples, device=loaded.device, vocab=vocabulary_size(loaded.model)):
-            hidden = inner(
-                input_ids=batch.ids,
-                attention_mask=batch.attention,
-                position_ids=batch.positions,
-                use_cache=False,
-            ).last_hidden_state[:, -batch.width :]
-            for row, at in enumerate(batch.index):
-                spoken = hidden[row, batch.mask[row]].to(torch.float64).cpu()
-                found[at] = torch.cat([spoken.mean(0), spoken[-1]])
-    return torch.stack(found).clone()
+    end = min(loading.stop_tokens(facts), default=0)
+    asked = tuple(loading.encode(facts.tokenizer, prompt) for prompt in prompts)
+    spoken = tuple(
+        (*facts.tokenizer(answer.text, add_special_tokens=False)["input_ids"], end)
+        for answer in answers
+    )
+    found = reader.read(ReadRequest("features", asked, spoken))[VALUES]
+    return torch.from_numpy(np.array(found))
 
 
 @dataclass(frozen=True)
@@ -101,8 +94,8 @@ class Material:
         return int((right & decided).sum()), int(decided.sum())
 
 
-def material(loaded: Loaded, lessons: Sequence[Lesson]) -> Material:
-    """Features of all answers of these lessons.
+def material(facts: ModelFacts, reader: Respondent, lessons: Sequence[Lesson]) -> Material:
+    """Features of all answers of these lessons, read by a model.
 
     Raises:
         UsageError: There are none.
@@ -113,7 +106,8 @@ def material(loaded: Loaded, lessons: Sequence[Lesson]) -> Material:
         )
     rows = [(i, row, 1 / each.rows) for i, each in enumerate(lessons) for row in each.shown]
     prompts = [row[0] for _, row, _ in rows]
-    every = features(loaded, prompts * 2, [r[1] for _, r, _ in rows] + [r[2] for _, r, _ in rows])
+    answers = [r[1] for _, r, _ in rows] + [r[2] for _, r, _ in rows]
+    every = features(facts, reader, prompts * 2, answers)
     return Material(
         every[: len(rows)],
         every[len(rows) :],

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
@@ -16,8 +16,10 @@ from szpo.intervals import share
 from szpo.judges import pair_scorer, training_pairs
 from szpo.judges.llm_judge import Letter, Opinion, probability
 from szpo.judges.training_pairs import Lesson
-from szpo.models import loading, weight_files
-from szpo.models.loading import Loaded
+from szpo.models import weight_files
+from szpo.models.loading import Loaded, ModelFacts
+from szpo.policies.host import LocalHost
+from szpo.policies.responder import Respondent
 from szpo.types import Choice, Comparison
 
 
@@ -25,7 +27,10 @@ from szpo.types import Choice, Comparison
 class ScorerJudge:
     """Votes for the batch with the higher mean score, or draws the vote with its probability."""
 
-    loaded: Loaded
+    facts: ModelFacts
+    """The model whose features are read."""
+    respondent: Respondent
+    """Reads them."""
     head: Mapping[str, Tensor]
     settings: Judge
     sha256: str
@@ -45,7 +50,7 @@ class ScorerJudge:
             return Opinion("tie")
         shown = tuple((r.prompt, r.plus, r.minus) for r in comparison.rows if not r.identical)
         lesson = Lesson(shown, 0.5, len(comparison.rows))
-        s = float(pair_scorer.material(self.loaded, [lesson]).scores(self.head)[0])
+        s = float(pair_scorer.material(self.facts, self.respondent, [lesson]).scores(self.head)[0])
         s = s if plus_side == "A" else -s
         p = probability(s)
         details = {"judge": Path(self.settings.model).name, "score": s, "p": p}
@@ -55,22 +60,22 @@ class ScorerJudge:
 
 
 def load(
-    path: Path, settings: Judge, *, dtype: loading.Dtype | Literal["auto"], device: str
+    path: Path, settings: Judge, beside: Callable[[str], tuple[ModelFacts, Respondent]]
 ) -> ScorerJudge:
-    """The scorer of a file, with the model whose features it reads.
+    """The scorer of a file; ``beside`` gives the model by name, whose features it reads.
 
     Raises:
         UsageError: The file is not a pair scorer.
         IntegrityError: The model is not the one it was trained on.
     """
-    head, facts = pair_scorer.load(path)
-    loaded = loading.load(str(facts["model"]), dtype=dtype, device=device)
-    if loaded.sha256 != facts["model_sha256"]:
+    head, trained = pair_scorer.load(path)
+    facts, respondent = beside(str(trained["model"]))
+    if facts.sha256 != trained["model_sha256"]:
         raise IntegrityError(
-            f"{path} was trained on another {facts['model']} than the one that is here; train it "
-            "again with: szpo scorer"
+            f"{path} was trained on another {trained['model']} than the one that is here; train "
+            "it again with: szpo scorer"
         )
-    return ScorerJudge(loaded, head, settings, weight_files.digest([path]))
+    return ScorerJudge(facts, respondent, head, settings, weight_files.digest([path]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +101,10 @@ def train(loaded: Loaded, taught: Sequence[Lesson], *, seed: int = 0) -> Trained
         UsageError: No lesson is left to learn from.
     """
     to_learn, held = training_pairs.split(taught)
-    head = pair_scorer.train(pair_scorer.material(loaded, to_learn), seed=seed)
+    facts, reader = LocalHost(loaded).beside(loaded.name)
+    head = pair_scorer.train(pair_scorer.material(facts, reader, to_learn), seed=seed)
     as_used = {name: tensor.double() for name, tensor in head.items()}
-    measured = pair_scorer.material(loaded, held).accuracy(as_used) if held else (0, 0)
+    measured = pair_scorer.material(facts, reader, held).accuracy(as_used) if held else (0, 0)
     found = share(*measured)
     return Trained(
         head,

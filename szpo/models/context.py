@@ -1,16 +1,18 @@
-"""How many tokens a model reads at once, from its configuration and tokenizer alone."""
+"""What is known of a model without its weights, such as how many tokens it reads at once."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig
+import torch
+from transformers import AutoConfig, GenerationConfig
 
 from szpo.errors import UsageError
 from szpo.models import loading
-from szpo.models.loading import Loaded
+from szpo.models.loading import Adapter, Dtype, ModelFacts, Quantization
 from szpo.types import Prompt
 
 NAMES = ("max_position_embeddings", "n_positions", "max_seq_len")
@@ -52,10 +54,9 @@ def load_reader(name: str) -> Reader:
     return Reader(name, tokenizer, most(config, tokenizer))
 
 
-def reader_of(loaded: Loaded) -> Reader:
-    """The reader of a model that is loaded."""
-    config = getattr(loaded.model, "config", None)
-    return Reader(loaded.name, loaded.tokenizer, most(config, loaded.tokenizer))
+def reader_of(facts: ModelFacts) -> Reader:
+    """The reader of a model that is loaded, or of one that is known without its weights."""
+    return Reader(facts.name, facts.tokenizer, most(facts.config, facts.tokenizer))
 
 
 def most(config: Any, tokenizer: Any) -> int | None:
@@ -80,3 +81,51 @@ def demand_room(reader: Reader, rows: Sequence[Sequence[int]], new: int) -> None
             f"{reader.most:,} that model {reader.name} reads; shorten the prompt, or lower "
             "generation.max_new_tokens"
         )
+
+
+@dataclass(frozen=True)
+class Described:
+    """A base model whose weights are in other processes."""
+
+    tokenizer: Any
+    config: Any
+    generation: Any
+    name: str
+    folder: Path
+    dtype: Dtype
+    quantization: Quantization | None
+    adapter: Adapter | None
+    device: torch.device
+    sha256: str = ""
+    """Empty until a process that holds the weights has given it."""
+    hardware: str | None = None
+
+
+def describe(
+    name: str,
+    *,
+    dtype: Dtype,
+    quantization: Quantization | None = None,
+    adapter: str | Path | None = None,
+    device: str = "cpu",
+) -> Described:
+    """Read what is known of a model from its small files; no weights are read or downloaded.
+
+    Raises:
+        UsageError: No such model, or its configuration or tokenizer cannot be read.
+    """
+    folder = loading.locate(name, weights=False)
+    tokenizer = loading.load_tokenizer(folder)
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        generation = (
+            GenerationConfig.from_pretrained(folder)
+            if (folder / "generation_config.json").is_file()
+            else GenerationConfig.from_model_config(config)
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(loading.describe_failure(folder, error)) from None
+    return Described(
+        tokenizer, config, generation, name, folder, dtype, quantization,
+        None if adapter is None else loading.read_adapter(Path(adapter)), torch.device(device),
+    )  # fmt: skip

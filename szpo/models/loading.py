@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -51,6 +51,54 @@ class Adapter:
     sha256: str
 
 
+class ModelFacts(Protocol):
+    """A base model by its files; `Loaded` has the weights as well."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """Of transformers."""
+
+    @property
+    def config(self) -> Any:
+        """The model's configuration, of transformers."""
+
+    @property
+    def generation(self) -> Any:
+        """Its generation settings, of transformers; None where it has none."""
+
+    @property
+    def name(self) -> str:
+        """As the settings name it."""
+
+    @property
+    def folder(self) -> Path:
+        """Where its files lie."""
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the weights on disk."""
+
+    @property
+    def dtype(self) -> Dtype:
+        """Of the weights in memory."""
+
+    @property
+    def quantization(self) -> Quantization | None:
+        """How the weights in memory are quantised."""
+
+    @property
+    def adapter(self) -> Adapter | None:
+        """The adapter from which a run starts."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights live."""
+
+    @property
+    def hardware(self) -> str | None:
+        """The model of the accelerator; None for a CPU."""
+
+
 @dataclass(frozen=True)
 class Loaded:
     """A base model ready to answer, with what is needed to recognise it again.
@@ -73,6 +121,21 @@ class Loaded:
         """Where the model's weights live."""
         device: torch.device = self.model.device
         return device
+
+    @property
+    def config(self) -> Any:
+        """The model's configuration."""
+        return getattr(self.model, "config", None)
+
+    @property
+    def generation(self) -> Any:
+        """The model's generation settings; None where it has none."""
+        return getattr(self.model, "generation_config", None)
+
+    @property
+    def hardware(self) -> str | None:
+        """The model of the accelerator; None for a CPU."""
+        return devices.hardware(str(self.device))
 
     def adapt(self, sites: tuple[Site, ...] = ()) -> AdaptedModel:
         """The model with the LoRA sites ``sites`` and its own stop tokens, for an engine."""
@@ -305,16 +368,15 @@ def encode(tokenizer: Any, prompt: Prompt) -> tuple[int, ...]:
     return tuple(int(i) for i in ids)
 
 
-def stop_tokens(loaded: Loaded) -> tuple[int, ...]:
+def stop_tokens(loaded: ModelFacts) -> tuple[int, ...]:
     """The tokens that end an answer: the tokenizer's and those of the generation settings."""
-    generation = getattr(loaded.model, "generation_config", None)
-    listed = getattr(generation, "eos_token_id", None)
+    listed = getattr(loaded.generation, "eos_token_id", None)
     found = listed if isinstance(listed, list) else [listed]
     found = [*found, loaded.tokenizer.eos_token_id]
     return tuple(sorted({int(i) for i in found if i is not None}))
 
 
-def answer_tokens(loaded: Loaded, answer: Answer) -> list[int]:
+def answer_tokens(loaded: ModelFacts, answer: Answer) -> list[int]:
     """An answer's tokens; the end token belongs to it where the answer ended itself."""
     ids = list(loaded.tokenizer(answer.text, add_special_tokens=False)["input_ids"])
     ends = stop_tokens(loaded)

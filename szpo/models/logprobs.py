@@ -206,6 +206,50 @@ def input_directions(
     return found
 
 
+def label_odds(
+    model: Any, prompts: Sequence[Sequence[int]], labels: Sequence[Sequence[int]]
+) -> Floats:
+    """Log-probability, nats, with which each prompt is followed by each of its labels.
+
+    Args:
+        model: A base model, without adapters.
+        prompts: Their tokens.
+        labels: Per prompt the tokens that might follow, as many for each.
+
+    Returns:
+        (prompts, labels).
+    """
+    samples = [Sample(tuple(p), (few[0],)) for p, few in zip(prompts, labels, strict=True)]
+    found = np.zeros((len(samples), len(labels[0]) if labels else 0))
+    with torch.inference_mode():
+        for batch in batches(samples, device=model.device, vocab=vocabulary_size(model)):
+            logp = answer_logits(model, batch, 1.0).double().log_softmax(-1)
+            for row, at in enumerate(batch.index):
+                found[at] = logp[row, list(labels[at])].cpu()
+    return found
+
+
+def hidden_features(
+    model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
+) -> Floats:
+    """Mean and last of each answer's final hidden states, (answers, 2 · hidden)."""
+    samples = [Sample(tuple(p), tuple(a)) for p, a in zip(prompts, answers, strict=True)]
+    found: list[torch.Tensor] = [torch.zeros(0)] * len(samples)
+    inner = body(model)
+    with torch.inference_mode():
+        for batch in batches(samples, device=model.device, vocab=vocabulary_size(model)):
+            hidden = inner(
+                input_ids=batch.ids,
+                attention_mask=batch.attention,
+                position_ids=batch.positions,
+                use_cache=False,
+            ).last_hidden_state[:, -batch.width :]
+            for row, at in enumerate(batch.index):
+                spoken = hidden[row, batch.mask[row]].cpu().to(torch.float64)
+                found[at] = torch.cat([spoken.mean(0), spoken[-1]])
+        return np.stack([row.numpy() for row in found]) if found else np.zeros((0, 0))
+
+
 def body(model: Any) -> Any:
     """The model without its head, where it has such a part."""
     return getattr(model, model.base_model_prefix, model)

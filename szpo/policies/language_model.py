@@ -17,19 +17,21 @@ import numpy as np
 
 from szpo import cache, seeds
 from szpo.config.schema import Config
-from szpo.errors import IntegrityError
+from szpo.errors import IntegrityError, UsageError
 from szpo.files import replace_whole
 from szpo.generation.sampling import Sampling
 from szpo.ledger.database import Ledger
 from szpo.ledger.rows import THETA0
 from szpo.ledger.theta import stored_tensors
-from szpo.models import adapter_files, devices, loading, weight_files
+from szpo.models import adapter_files, context, devices, loading, weight_files
 from szpo.models.batched_lora import find_sites
-from szpo.models.loading import Loaded
+from szpo.models.context import Described
+from szpo.models.loading import Loaded, ModelFacts
 from szpo.models.lora_sites import Site
 from szpo.optim import directions
 from szpo.optim.settings import Settings
-from szpo.policies import layer_choice, shared_basis, subspace_cache, subspace_setup
+from szpo.policies import shared_basis, subspace_cache, subspace_setup
+from szpo.policies.host import Host, LocalHost, lora_config
 from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
 from szpo.policies.shared_basis import sampling_of
 from szpo.policies.subspaces import SetupSettings, Subspace
@@ -42,37 +44,74 @@ Say = Callable[[str], None]
 class Base:
     """A base model and the coordinates in which a run moves it."""
 
-    loaded: Loaded
+    host: Host
+    """Whoever holds the model."""
     subspace: Subspace
+    conv1d: bool = False
+    """See `Places.conv1d`."""
+
+    @property
+    def loaded(self) -> ModelFacts:
+        """The model, as far as it is known here; a `Loaded` where this process holds it."""
+        return self.host.facts
 
 
 def check_files(config: Config) -> None:
     """Refuse a model, an adapter or a device that is not there, before weights are loaded.
 
+    Workers look for model and device on their own machines.
+
     Raises:
         UsageError: One is not, or holds no weights that may be read.
     """
     m = config.model
-    devices.demand(m.device)
     if m.adapter is not None:
         weight_files.safetensors_in(Path(m.adapter), what="adapter")
+    if config.engine.kind == "ray":
+        loading.locate(m.name, weights=False)
+        return
+    devices.demand(m.device)
     folder = loading.locate(m.name, weights=False)
     if not loading.is_hub_id(m.name):
         weight_files.safetensors_in(folder)
 
 
-def prepare(config: Config, prompts: Sequence[Prompt], say: Say) -> Base:
-    """Load the model and choose the coordinates; no vote is asked for and no reward is seen.
+def load_host(config: Config, *, adapter: bool) -> LocalHost:
+    """Load the model of the settings into this process, with its starting adapter or without.
 
     Raises:
-        UsageError: The model is missing, or a setting does not fit it.
+        UsageError: The model or the adapter is missing or unreadable.
     """
-    loaded = _load(config, adapter=config.model.adapter)
+    loaded = _load(config, adapter=config.model.adapter if adapter else None)
+    return LocalHost(loaded, chunk_rows=config.engine.rows)
+
+
+def describe(config: Config, *, adapter: bool) -> Described:
+    """Read what is known of the settings' model without its weights, which workers hold.
+
+    Raises:
+        UsageError: The model's small files or the adapter are missing or unreadable.
+    """
+    m = config.model
+    if m.dtype == "auto":  # `szpo.runs.run_device.choose` names one
+        raise UsageError("model.dtype auto is chosen on the machine that holds the model")
+    return context.describe(
+        m.name, dtype=m.dtype, quantization=m.quantization,
+        adapter=m.adapter if adapter else None, device=m.device,
+    )  # fmt: skip
+
+
+def prepare(config: Config, host: Host, prompts: Sequence[Prompt], say: Say) -> Base:
+    """Choose the coordinates of a new run; no vote is asked for and no reward is seen.
+
+    Raises:
+        UsageError: A setting does not fit the model.
+    """
+    loaded = host.facts
     say(f"model {loaded.name}, {loaded.quantization or loaded.dtype} on {loaded.device}")
     if loaded.adapter is not None:
         say("adapter rank, alpha, targets and layers are those of the starting adapter")
-    lora = _lora(config, loaded)
-    sites = find_sites(loaded.model, lora)
+    places = host.places(config.adapter, _start_config(loaded))
 
     def make() -> Subspace:
         setup = SetupSettings(
@@ -86,21 +125,21 @@ def prepare(config: Config, prompts: Sequence[Prompt], say: Say) -> Base:
             sampling=sampling_of(config),
             root_seed=config.subspace.setup_seed,
         )
-        start = _start(config, loaded, sites, config.subspace.setup_seed)
-        return subspace_setup.set_up_subspace(loaded, prompts, setup, lora=lora, start=start)
+        start = _start(config, loaded, places.sites, config.subspace.setup_seed)
+        return subspace_setup.choose_subspace(host, places.sites, prompts, setup, start)
 
     if loaded.adapter is not None:  # its tensors would have to be part of the key
         subspace = make()
     else:
         key = shared_basis.setup_key(config, loaded.sha256, loaded.dtype, prompts)
-        subspace = subspace_cache.load_or_make(key, make, sites=sites)
+        subspace = subspace_cache.load_or_make(key, make, sites=places.sites)
     radius = config.optimizer.kl_radius
     report = {**subspace.report, "kl_radius": radius, "mu": subspace.mu(radius)}
     say(
         f"subspace {subspace.kind}: {subspace.dim:,} coordinates, {report.get('samples', 0)} "
         f"base answers; basis {shared_basis.describe(report)}"
     )
-    return Base(loaded, replace(subspace, report=report))
+    return Base(host, replace(subspace, report=report), places.conv1d)
 
 
 @dataclass(frozen=True)
@@ -125,19 +164,20 @@ def load_plain(config: Config, say: Say, lora: Any = None) -> Plain:
     loaded = _load(config, adapter=config.model.adapter)
     say(f"model {loaded.name}, {loaded.quantization or loaded.dtype}")
     own = lora is None or loaded.adapter is not None
-    sites = find_sites(loaded.model, _lora(config, loaded) if own else lora)
+    chosen = lora_config(loaded.model, config.adapter, _start_config(loaded)) if own else lora
+    sites = find_sites(loaded.model, chosen)
     seed = config.run.seed
     start = _start(config, loaded, sites, seed) or random_start(sites, seed)
     return Plain(loaded, sites, start, sampling_of(config))
 
 
-def restore(config: Config, ledger: Ledger) -> Base:
-    """Load the model that a ledger names, and read the coordinates from the ledger.
+def restore(host: Host, ledger: Ledger) -> Base:
+    """Read the coordinates of a recorded run, for the model that its ledger names.
 
     Raises:
         IntegrityError: The model is not the recorded one, or does not fit the tensors.
     """
-    loaded = _load(config, adapter=None)
+    loaded = host.facts
     weight_files.demand_same(ledger.row["base_sha256"], loaded.sha256, what=f"model {loaded.name}")
     parts: dict[str, dict[str, Any]] = {"fixed": {}, "start": {}, "basis": {}}
     for name, value in stored_tensors(ledger).items():
@@ -147,11 +187,10 @@ def restore(config: Config, ledger: Ledger) -> Base:
     space: Mapping[str, Any] = ledger.spec["space"]
     sites = tuple(Site(**site) for site in space["sites"])
     stored = {**parts["fixed"], **parts["start"]}
-    wanted = {name: shape for site in sites for name, shape in _shapes(loaded, site).items()}
-    for name, shape in wanted.items():
-        found = stored[name].shape if name in stored else "missing"
-        if found != shape:
-            raise IntegrityError(f"tensor {name} is {found} in the run, {shape} in this model")
+    wanted = [name for site in sites for name in (site.a, site.b)]
+    for name in wanted:
+        if name not in stored:
+            raise IntegrityError(f"tensor {name} is missing in the run")
     start = {name: parts["start"][name] for name in wanted if name in parts["start"]}
     subspace = Subspace(
         kind=space["kind"],
@@ -162,7 +201,7 @@ def restore(config: Config, ledger: Ledger) -> Base:
         scale=float(space["scale"]),
         report=space.get("report", {}),
     )
-    return Base(loaded, subspace)
+    return Base(host, subspace, bool(space.get("conv1d")))
 
 
 def make_policy(config: Config, base: Base, settings: Settings) -> LoraPolicy:
@@ -175,8 +214,8 @@ def make_policy(config: Config, base: Base, settings: Settings) -> LoraPolicy:
         answering=AnswerSampling(
             sampling_of(config),
             crn=config.generation.common_random_numbers,
-            chunk_rows=config.engine.rows,
         ),
+        host=base.host,
     )
 
 
@@ -189,14 +228,14 @@ def record(base: Base) -> tuple[dict[str, Any], dict[str, Any]]:
             "scale": space.scale,
             "sites": [asdict(site) for site in space.sites],
             "report": dict(space.report),
-            "conv1d": any(adapter_files.is_conv1d(loaded.model, site) for site in space.sites),
+            "conv1d": base.conv1d,
         },
         "base": {
             "name": loaded.name,
             "sha256": loaded.sha256,
             "dtype": loaded.dtype,
             "quantization": loaded.quantization,
-            "hardware": devices.hardware(str(loaded.device)),
+            "hardware": loaded.hardware,
         },
     }
     tensors = dict(space.tensors())
@@ -215,8 +254,9 @@ def load_or_draw_answers(
     if base.loaded.adapter is not None:
         return draw()
     loaded = base.loaded
-    named = [loaded.sha256, loaded.dtype, loaded.quantization, asdict(sampling_of(config)),
-             [p.turns for p in prompts]]  # fmt: skip
+    named: list[Any] = [loaded.sha256, loaded.dtype, loaded.quantization]
+    named += [asdict(sampling_of(config)), [p.turns for p in prompts]]
+    named += [] if config.engine.rows is None else [config.engine.rows]
     key = hashlib.sha256(json.dumps(named).encode()).hexdigest()
     path = cache.cache_dir() / "answers" / f"{key}.json"
     if path.is_file():
@@ -239,26 +279,12 @@ def _load(config: Config, *, adapter: str | None) -> Loaded:
     )
 
 
-def _lora(config: Config, loaded: Loaded) -> Any:
-    """The ``peft.LoraConfig`` of the settings, or that of the starting adapter."""
-    if loaded.adapter is not None:
-        from peft import LoraConfig
-
-        return LoraConfig.from_pretrained(str(loaded.adapter.path))
-    a = config.adapter
-    depth = int(loaded.model.config.get_text_config().num_hidden_layers)
-    layers = list(range(depth)) if a.layers == "all" else a.layers
-    chosen = layer_choice.lora_config(
-        loaded.model,
-        targets=a.targets,
-        layers=None if isinstance(layers, str) else layers,
-        rank=a.rank,
-    )
-    chosen.lora_alpha = a.alpha or a.rank
-    return chosen
+def _start_config(loaded: ModelFacts) -> Mapping[str, Any] | None:
+    """PEFT's settings of the starting adapter; None without one."""
+    return None if loaded.adapter is None else loaded.adapter.config
 
 
-def _start(config: Config, loaded: Loaded, sites: tuple[Site, ...], seed: int) -> Theta | None:
+def _start(config: Config, loaded: ModelFacts, sites: tuple[Site, ...], seed: int) -> Theta | None:
     """A and B at the start; None leaves A to the layers' inputs and B at zero.
 
     Raises:
@@ -282,16 +308,3 @@ def random_start(sites: Sequence[Site], root_seed: int) -> Theta:
         start[site.a] = values.reshape(site.rank, site.inputs).astype(np.float32)
         start[site.b] = np.zeros((site.outputs, site.rank), np.float32)
     return start
-
-
-def _shapes(loaded: Loaded, site: Site) -> dict[str, tuple[int, ...]]:
-    """The shapes that a site's factors must have in this model."""
-    try:
-        module = loaded.model.get_submodule(site.name)
-    except AttributeError:
-        raise IntegrityError(
-            f"layer {site.name} of the run is not in this model; give the model that was used"
-        ) from None
-    inputs = getattr(module, "in_features", None) or getattr(module, "nx", None) or site.inputs
-    outputs = getattr(module, "out_features", None) or getattr(module, "nf", None) or site.outputs
-    return {site.a: (site.rank, int(inputs)), site.b: (int(outputs), site.rank)}

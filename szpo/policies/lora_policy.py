@@ -20,16 +20,16 @@ from szpo import seeds
 from szpo.errors import UsageError
 from szpo.generation import shared_prompts
 from szpo.generation.engine import Engine
-from szpo.generation.engine_choice import engine_for
 from szpo.generation.sampling import Sampling, row_key
-from szpo.models import adapter_files, context, loading, logprobs
+from szpo.models import adapter_files, context, loading
 from szpo.models.batched_lora import Deltas
-from szpo.models.loading import Loaded
-from szpo.models.logprobs import Sample
+from szpo.models.loading import Loaded, ModelFacts
 from szpo.optim import parameters
 from szpo.optim.directions import Law
 from szpo.optim.parameters import Space
-from szpo.policies.responder import Answerer, Responder
+from szpo.policies.host import Host, LocalHost
+from szpo.policies.read_request import VALUES, ReadRequest, by_token
+from szpo.policies.responder import Answerer, Respondent, Responder, start_of
 from szpo.policies.row_request import RowRequest
 from szpo.policies.subspaces import Subspace
 from szpo.types import Answer, Batch, Floats, Layout, Prompt, Shift, Theta, Update
@@ -55,23 +55,22 @@ class LoraPolicy:
 
     def __init__(
         self,
-        loaded: Loaded,
+        loaded: ModelFacts,
         subspace: Subspace,
         *,
         root_seed: int,
         law: Law | None = None,
         answering: AnswerSampling | None = None,
-        engine: Engine | None = None,
+        host: Host | None = None,
     ):
+        """``host`` holds the model; without one, this process does, and ``loaded`` has it."""
         self.loaded = loaded
         self.subspace = subspace
         self.answering = answering or AnswerSampling()
         self.space = Space(root_seed, subspace.layout, law or Law.for_dim(subspace.dim))
-        self.engine = engine or engine_for(loaded.adapt(subspace.sites))
-        self.responder = Responder(
-            subspace, self.space, self.engine, loaded.device, chunk_rows=self.answering.chunk_rows
-        )
-        self._answerer: Answerer = self.responder
+        host = host or LocalHost(self.held, chunk_rows=self.answering.chunk_rows)
+        self._respondent: Respondent = host.at(subspace, self.space)
+        self._answerer: Answerer = self._respondent
         self._reader = context.reader_of(loaded)
         self._stop = frozenset(loading.stop_tokens(loaded))
         self._basis_sha256 = subspace.basis_sha256
@@ -89,9 +88,7 @@ class LoraPolicy:
 
     def start(self) -> Theta:
         """θ₀ of a run: zeros in a subspace, the starting factors otherwise."""
-        if self.subspace.basis:
-            return parameters.zeros(self.layout)
-        return {name: np.array(value, np.float32) for name, value in self.subspace.start.items()}
+        return start_of(self.subspace)
 
     def theta(self) -> Theta:
         """The master coordinates; arrays are not to be written to."""
@@ -115,9 +112,38 @@ class LoraPolicy:
         return parameters.digest(self._theta, self.layout, self._basis_sha256)
 
     @property
+    def held(self) -> Loaded:
+        """The model with its weights, in this process.
+
+        Raises:
+            UsageError: workers hold it.
+        """
+        if not isinstance(self.loaded, Loaded):
+            raise UsageError(f"model {self.loaded.name} is held by workers, not by this process")
+        return self.loaded
+
+    @property
+    def responder(self) -> Responder:
+        """Who answers with the model of this process.
+
+        Raises:
+            UsageError: workers hold the model.
+        """
+        if not isinstance(self._respondent, Responder):
+            raise UsageError(f"model {self.loaded.name} is held by workers, not by this process")
+        return self._respondent
+
+    @property
+    def engine(self) -> Engine:
+        """The engine of this process; see `responder`."""
+        return self.responder.engine
+
+    @property
     def halved_rows(self) -> int | None:
         """Rows of the engine's batches since memory ran out; None while it has not."""
-        return getattr(self.engine, "halved_rows", None)
+        if not isinstance(self._respondent, Responder):
+            return None
+        return getattr(self._respondent.engine, "halved_rows", None)
 
     def answer_by(self, answerer: Answerer) -> None:
         """Have rollouts and samples answered elsewhere; KL and log-probabilities stay here."""
@@ -251,15 +277,15 @@ class LoraPolicy:
             raise UsageError("kl: needs at least one prompt and one sample")
         rows = self.sample_tokens(prompts, samples, seed=seed)
         ids = [self.encode(prompt) for prompt in prompts]
-        answers = [Sample(ids[i // samples], row, i // samples) for i, row in enumerate(rows)]
-        found = logprobs.kl_of_members(
-            self.loaded.adapt(self.subspace.sites),
-            self.deltas([self._theta]),
-            answers,
-            [0] * len(answers),
-            reference=self._start_deltas(),
+        request = ReadRequest(
+            "kl",
+            tuple(ids[i // samples] for i in range(len(rows))),
+            rows,
+            (self._theta,),
+            (0,) * len(rows),
             temperature=self.answering.sampling.temperature or 1.0,
         )
+        found = self._respondent.read(request)[VALUES]
         means = found.reshape(len(prompts), samples).mean(axis=1)
         spread = means.std(ddof=1) / math.sqrt(len(means)) if len(means) > 1 else float("nan")
         return float(means.mean()), float(spread)
@@ -270,13 +296,10 @@ class LoraPolicy:
         Texts are tokenized again, and the end token counts where the answer ended itself. An
         answer without any token has nan.
         """
-        rows = [loading.answer_tokens(self.loaded, answer) for answer in answers]
-        logp = self.engine.logprobs(
-            [self.encode(prompt) for prompt in prompts],
-            rows,
-            [0] * len(rows),
-            self._start_deltas(),
-        )
+        rows = tuple(tuple(loading.answer_tokens(self.loaded, answer)) for answer in answers)
+        asked = tuple(self.encode(prompt) for prompt in prompts)
+        found = self._respondent.read(ReadRequest("logprobs", asked, rows, start=True))
+        logp = by_token(found, rows)
         return np.array([values.mean() if len(values) else np.nan for values in logp])
 
     def total_logprob_base(self, prompt: Prompt, answers: Sequence[Answer]) -> Floats:
@@ -299,13 +322,9 @@ class LoraPolicy:
         moved = self.subspace.weights(self._theta if theta is None else theta)
         return {**self.subspace.fixed, **self.subspace.start, **moved}
 
-    def deltas(self, thetas: Sequence[Theta]) -> Deltas:
+    def deltas(self, thetas: Sequence[Theta]) -> Deltas | None:
         """The members at these master coordinates, on the model's device."""
         return self.responder.deltas(thetas)
-
-    def _start_deltas(self) -> Deltas | None:
-        """The starting policy as a member; None where it is the base model itself."""
-        return None if self.responder.plain_start else self.deltas([self.start()])
 
     def save_adapter(self, path: Path, *, theta: Theta | None = None) -> None:
         """Write the adapter at θ (default: the current) in PEFT's format; logits stay the same.
@@ -319,7 +338,7 @@ class LoraPolicy:
             self.factors(theta),
             sites,
             base=self.loaded.name,
-            conv1d=any(adapter_files.is_conv1d(self.loaded.model, site) for site in sites),
+            conv1d=any(adapter_files.is_conv1d(self.held.model, site) for site in sites),
         )
 
     def merge(self, path: Path, *, theta: Theta | None = None) -> None:
@@ -329,4 +348,4 @@ class LoraPolicy:
             UsageError: The base is quantised.
             StorageError: The folder cannot be written.
         """
-        adapter_files.save_merged(path, self.loaded, self.factors(theta), self.subspace.sites)
+        adapter_files.save_merged(path, self.held, self.factors(theta), self.subspace.sites)

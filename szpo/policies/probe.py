@@ -5,22 +5,20 @@ Nothing here sees a vote or a reward. All random numbers are derived from the se
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from szpo import seeds
-from szpo.generation.engine import Engine
 from szpo.generation.sampling import Sampling
-from szpo.models import logprobs
-from szpo.models.batched_lora import Deltas
-from szpo.models.loading import Loaded
 from szpo.models.logprobs import Sample
-from szpo.models.lora_sites import Site
+from szpo.policies.read_request import VALUES, Reading, ReadRequest, What
+from szpo.policies.responder import Respondent, start_of
+from szpo.policies.row_request import RowRequest
+from szpo.policies.subspaces import Subspace
 from szpo.types import Theta
 
 ROWS = 96
@@ -32,48 +30,41 @@ Progress: TypeAlias = Callable[[str, int, int], None]
 class Probe:
     """A model at its starting policy, with the prompts and the sampling of a set-up's passes."""
 
-    loaded: Loaded
-    sites: tuple[Site, ...]
-    start: Theta
-    """A and B of the starting policy, by ``site.a`` and ``site.b``."""
+    respondent: Respondent
+    """Answers in the coordinates of ``whole``."""
+    whole: Subspace
+    """All moving weights at the starting policy."""
     prompts: tuple[tuple[int, ...], ...]
     """As tokens."""
     sampling: Sampling
     root_seed: int
-    engine: Engine
     progress: Progress = lambda what, done, of: None
-
-    def deltas(self, members: Sequence[Theta]) -> Deltas:
-        """Members that each replace some tensors of the start, on the model's device."""
-        return stack(self.sites, self.start, members, self.loaded.device)
-
-    @property
-    def start_deltas(self) -> Deltas | None:
-        """The starting policy as a member; None where it is the base model itself."""
-        return None if is_zero(self.start, self.sites) else self.deltas([{}])
+    at_once: int = ROWS
+    """Answers asked for at a time; workers get all of them, in chunks of their own."""
 
     def samples(
-        self, deltas: Deltas | None, owner: Sequence[int], groups: Sequence[int], name: str
+        self, members: Sequence[Theta], owner: Sequence[int], groups: Sequence[int], name: str
     ) -> list[Sample]:
         """Draw answers of the members ``owner`` to the prompts ``groups``, row by row.
 
-        ``name`` seeds the random numbers.
+        ``members`` are moving weights; none stands for the start. ``name`` seeds the random
+        numbers.
         """
-        width = self.sampling.max_new_tokens
+        every = [(g, m, 0, i) for i, (g, m) in enumerate(zip(groups, owner, strict=True))]
         key = seeds.derive(self.root_seed, "setup", name=name)
-        draws = seeds.uniform(key, len(owner) * width).reshape(len(owner), width)
-        found: list[Sample] = []
-        for first in range(0, len(owner), ROWS):
-            few = slice(first, first + ROWS)
-            made = self.engine.generate(
-                [self.prompts[g] for g in groups[few]], list(owner[few]), deltas, self.sampling,
-                draws[few],
+        thetas = tuple(members) or (start_of(self.whole),)
+        tokens: list[tuple[int, ...]] = []
+        for first in range(0, len(every), self.at_once):
+            table = np.array(every[first : first + self.at_once], np.int64)
+            tokens += self.respondent.answer(
+                RowRequest(
+                    {}, (), self.prompts, (key,), table, self.sampling,
+                    base=not members, thetas=thetas,
+                )
             )  # fmt: skip
-            found += [
-                Sample(self.prompts[g], answer, g)
-                for g, answer in zip(groups[few], made.tokens, strict=True)
-            ]
-        return found
+        return [
+            Sample(self.prompts[g], answer, g) for g, answer in zip(groups, tokens, strict=True)
+        ]
 
     def start_samples(self, count: int) -> list[Sample]:
         """Draw ``count`` answers of the starting policy, prompts in turn."""
@@ -83,9 +74,29 @@ class Probe:
         found: list[Sample] = []
         for first in range(0, count, 256):
             part = groups[first : first + 256]
-            found += self.samples(self.start_deltas, [0] * len(part), part, f"base {first}")
+            found += self.samples((), [0] * len(part), part, f"base {first}")
             self.progress("base answers", len(found), count)
         return found
+
+    def read_inputs(self, samples: Sequence[Sample]) -> Reading:
+        """An A for each site from the layers' inputs while these answers are read."""
+        return self.respondent.read(self._at_start("inputs", samples))
+
+    def read_scores(
+        self, samples: Sequence[Sample], redraws: int
+    ) -> Iterator[NDArray[np.float32]]:
+        """Scores (rows, D) of answers at the start, by blocks; redraws are rows of their own."""
+        request = self._at_start("scores", samples)
+        return self.respondent.read_scores(replace(request, redraws=redraws, seed=self.root_seed))
+
+    def _at_start(self, what: What, samples: Sequence[Sample]) -> ReadRequest:
+        return ReadRequest(
+            what,
+            tuple(sample.prompt for sample in samples),
+            tuple(sample.answer for sample in samples),
+            start=True,
+            temperature=self.sampling.temperature,
+        )
 
     def kl(self, members: Sequence[Theta], rows: int, name: str) -> NDArray[np.float64]:
         """Measure the KL of each member to the start, prompts in turn.
@@ -93,41 +104,17 @@ class Probe:
         Returns:
             (members, rows), nats per completion; each from an answer that ``name`` seeds.
         """
-        deltas = self.deltas(members)
         owner = [m for m in range(len(members)) for _ in range(rows)]
         key = seeds.derive(self.root_seed, "setup", name=f"prompts {name}")
         order = seeds.permutation(key, len(self.prompts))
         groups = [int(order[i % len(order)]) for i in range(len(owner))]
-        answers = self.samples(deltas, owner, groups, name)
-        found = logprobs.kl_of_members(
-            self.loaded.adapt(self.sites), deltas, answers, owner,
-            reference=self.start_deltas, temperature=self.sampling.temperature,
-        )  # fmt: skip
-        return found.reshape(len(members), rows)
-
-
-def is_zero(start: Theta, sites: tuple[Site, ...]) -> bool:
-    """Whether the start is the base model itself: every B is 0."""
-    return all(not start[s.b].any() for s in sites)
-
-
-def stack(
-    sites: tuple[Site, ...],
-    start: Theta,
-    members: Sequence[Theta],
-    device: torch.device | str = "cpu",
-) -> Deltas:
-    """Stack members that each replace some tensors of ``start`` into deltas.
-
-    A stays shared where no member replaces it.
-    """
-
-    def whole(name: str) -> torch.Tensor:
-        return torch.from_numpy(np.stack([m.get(name, start[name]) for m in members])).to(device)
-
-    moved = {name for m in members for name in m}
-    A = {
-        s.name: whole(s.a) if s.a in moved else torch.from_numpy(start[s.a]).to(device)
-        for s in sites
-    }
-    return Deltas(A, {s.name: whole(s.b) for s in sites})
+        answers = self.samples(members, owner, groups, name)
+        request = ReadRequest(
+            "kl",
+            tuple(sample.prompt for sample in answers),
+            tuple(sample.answer for sample in answers),
+            tuple(members),
+            tuple(owner),
+            temperature=self.sampling.temperature,
+        )
+        return self.respondent.read(request)[VALUES].reshape(len(members), rows)

@@ -24,6 +24,7 @@ Message: TypeAlias = dict[str, Any]
 """Strings and numpy arrays by name."""
 Tokens: TypeAlias = tuple[tuple[int, ...], ...]
 THETA = "theta/"
+OWN = "own/"
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class RowRequest:
     theta: Theta
     """Master coordinates θ."""
     shifts: tuple[Shift, ...]
-    """The members: each is θ + its shift."""
+    """The members: each is θ + its shift. Without any, see ``thetas``."""
     prompts: tuple[tuple[int, ...], ...]
     """Different prompts, as tokens."""
     keys: tuple[bytes, ...]
@@ -45,6 +46,8 @@ class RowRequest:
     """Members that answer a common prompt must differ in the logits after it."""
     base: bool = False
     """θ is the start; where that is the base model itself, no adapter is computed."""
+    thetas: tuple[Theta, ...] = ()
+    """Without shifts: the members' own coordinates. Without either the bare base model answers."""
 
     def row_prompts(self) -> list[tuple[int, ...]]:
         """The tokens of each row's prompt."""
@@ -86,7 +89,8 @@ def pick(request: RowRequest, rows: NDArray[np.int64]) -> RowRequest:
     prompts, members, keys = used
     return replace(
         request,
-        shifts=tuple(request.shifts[i] for i in members),
+        shifts=tuple(request.shifts[i] for i in members if request.shifts),
+        thetas=tuple(request.thetas[i] for i in members if request.thetas),
         prompts=tuple(request.prompts[i] for i in prompts),
         keys=tuple(request.keys[i] for i in keys),
         rows=table,
@@ -102,6 +106,7 @@ def to_message(request: RowRequest) -> Message:
         "sampling": asdict(request.sampling),
         "canary": request.canary,
         "base": request.base,
+        "own": len(request.thetas),
     }
     return {
         "head": json.dumps(head),
@@ -109,6 +114,7 @@ def to_message(request: RowRequest) -> Message:
         "keys": np.frombuffer(b"".join(request.keys), np.uint8),
         "rows": request.rows.astype(np.int32),
         **{f"{THETA}{name}": value for name, value in request.theta.items()},
+        **stack_thetas(request.thetas),
     }
 
 
@@ -131,6 +137,23 @@ def from_message(message: Mapping[str, Any]) -> RowRequest:
         sampling=Sampling(**{**sampling, "stop": tuple(sampling["stop"])}),
         canary=head["canary"],
         base=head["base"],
+        thetas=unstack_thetas(message, head["own"]),
+    )
+
+
+def stack_thetas(thetas: Sequence[Theta]) -> Message:
+    """Write members' coordinates as one array per tensor, (members, *shape)."""
+    names = list(thetas[0]) if thetas else []
+    return {f"{OWN}{name}": np.stack([theta[name] for theta in thetas]) for name in names}
+
+
+def unstack_thetas(message: Mapping[str, Any], count: int) -> tuple[Theta, ...]:
+    """Read what `stack_thetas` wrote for this number of members."""
+    stacked = {
+        name.removeprefix(OWN): value for name, value in message.items() if name.startswith(OWN)
+    }
+    return tuple(
+        {name: np.array(value[i]) for name, value in stacked.items()} for i in range(count)
     )
 
 
@@ -146,3 +169,11 @@ def tokens_to_array(tokens: Sequence[Sequence[int]]) -> NDArray[np.int32]:
 def array_to_tokens(array: NDArray[np.int32]) -> Tokens:
     """Read what `tokens_to_array` wrote."""
     return tuple(tuple(token for token in row if token >= 0) for row in array.tolist())
+
+
+def message_bytes(message: Message) -> int:
+    """Bytes of a message's strings and arrays."""
+    return sum(
+        len(value.encode()) if isinstance(value, str) else int(value.nbytes)
+        for value in message.values()
+    )

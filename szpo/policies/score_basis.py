@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,9 +13,7 @@ from numpy.typing import NDArray
 from scipy import linalg
 
 from szpo.errors import RunError
-from szpo.models import scores
 from szpo.models.logprobs import Sample
-from szpo.models.scores import ScoredLaw
 from szpo.policies.kl_calibration import KL_DIRECTIONS, kl_ratios, unit_directions
 from szpo.policies.probe import Probe
 from szpo.policies.subspaces import SetupSettings, Subspace, split_basis
@@ -38,8 +36,10 @@ def score_subspace(
     began = time.monotonic()
     first = halves(base)
     basis, spectrum = components(
-        _read_scores(probe, setup, [s for s, one in zip(base, first, strict=True) if one]),
-        _read_scores(probe, setup, [s for s, one in zip(base, first, strict=True) if not one]),
+        probe.read_scores([s for s, one in zip(base, first, strict=True) if one], setup.redraws),
+        probe.read_scores(
+            [s for s, one in zip(base, first, strict=True) if not one], setup.redraws
+        ),
         setup.dim,
     )
     seconds = time.monotonic() - began
@@ -61,18 +61,6 @@ def score_subspace(
             "correction": correction,
         },
     )
-
-
-def _read_scores(
-    probe: Probe, setup: SetupSettings, half: Sequence[Sample]
-) -> Iterator[NDArray[np.float32]]:
-    """Scores (rows, D) of one half of the answers, by batches; redraws are rows of their own."""
-    law = ScoredLaw(probe.sampling.temperature, setup.redraws, probe.root_seed)
-    for _, found in scores.iterate_scores(
-        probe.loaded.adapt(probe.sites), probe.start, half, law,
-        progress=lambda done, of: probe.progress("scores", done, of),
-    ):  # fmt: skip
-        yield found.reshape(-1, found.shape[-1])
 
 
 def _measure_ratios(probe: Probe, subspace: Subspace, kl_samples: int) -> dict[float, Floats]:

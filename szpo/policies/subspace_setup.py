@@ -10,18 +10,23 @@ from typing import Any
 import numpy as np
 
 from szpo.errors import UsageError
-from szpo.generation.engine_choice import engine_for
-from szpo.models import loading, logprobs
+from szpo.models import loading
 from szpo.models.batched_lora import find_sites
 from szpo.models.loading import Loaded
 from szpo.models.logprobs import Sample
+from szpo.models.lora_sites import Site
+from szpo.optim.directions import Law
+from szpo.optim.parameters import Space
+from szpo.policies.host import Host, LocalHost
 from szpo.policies.kl_calibration import KL_DIRECTIONS, full_subspace, random_subspace
 from szpo.policies.layer_choice import lora_config
-from szpo.policies.probe import Probe, Progress
+from szpo.policies.probe import ROWS, Probe, Progress
 from szpo.policies.score_basis import score_subspace
 from szpo.policies.subspaces import KINDS, SetupSettings, Subspace
 from szpo.types import Prompt, Theta
 
+WORKERS_ROWS = 4096
+"""Answers that workers are asked for at a time; they cut them into chunks."""
 INPUT_SAMPLES = 64
 """Answers whose layer inputs give A."""
 
@@ -50,43 +55,54 @@ def set_up_subspace(
         UsageError: A setting does not fit the model, such as more coordinates than weights.
         RunError: Scores or KL are not finite, or the adapter does not move the policy.
     """
+    sites = find_sites(loaded.model, lora_config(loaded.model) if lora is None else lora)
+    return choose_subspace(LocalHost(loaded), sites, prompts, setup, start, progress)
+
+
+def choose_subspace(
+    host: Host,
+    sites: tuple[Site, ...],
+    prompts: Sequence[Prompt],
+    setup: SetupSettings | None = None,
+    start: Theta | None = None,
+    progress: Progress | None = None,
+) -> Subspace:
+    """`set_up_subspace` on given sites of a model that this process or workers hold."""
     began = time.monotonic()
     setup = setup or SetupSettings()
     _check(setup, prompts)
-    sites = find_sites(loaded.model, lora_config(loaded.model) if lora is None else lora)
     law = replace(setup.sampling, top_p=1.0, top_k=0)
     if law.temperature == 0:
         raise UsageError("temperature 0 has no score and no KL; set a temperature above 0")
-    tokens = tuple(loading.encode(loaded.tokenizer, p) for p in prompts)
+    tokens = tuple(loading.encode(host.facts.tokenizer, p) for p in prompts)
     zero = {s.b: np.zeros((s.outputs, s.rank), np.float32) for s in sites}
     # Where B is 0 the answers are those of the base model, whatever A is.
     blank = {s.a: np.zeros((s.rank, s.inputs), np.float32) for s in sites}
-    probe = Probe(
-        loaded,
-        sites,
-        {**blank, **zero} if start is None else start,
-        tokens,
-        law,
-        setup.root_seed,
-        engine_for(loaded.adapt(sites)),
-        progress or (lambda what, done, of: None),
-    )
+    report_progress = progress or (lambda what, done, of: None)
+    names = [s.b for s in sites] if setup.train == "B" else [n for s in sites for n in (s.a, s.b)]
+
+    def probe_at(weights: Theta) -> Probe:
+        moving = {name: weights[name] for name in names}
+        fixed = {n: v for n, v in weights.items() if n not in moving}
+        whole = Subspace(setup.kind, sites, fixed, moving, {})
+        space = Space(setup.root_seed, whole.layout, Law())
+        respondent = host.at(whole, space)
+        rows = ROWS if host.chunk_rows is None else WORKERS_ROWS
+        return Probe(respondent, whole, tokens, law, setup.root_seed, report_progress, rows)
+
+    probe = probe_at({**blank, **zero} if start is None else start)
+    size = sum(v.size for v in probe.whole.start.values())
+    if setup.dim > size and setup.kind != "full":
+        raise UsageError(f"dim {setup.dim} is more than the {size} weights of the chosen layers")
     base: list[Sample] = []
     if setup.kind == "score":
         base = probe.start_samples(setup.samples)
     elif start is None:
         base = probe.start_samples(INPUT_SAMPLES)
     if start is None:
-        read = logprobs.input_directions(loaded.adapt(sites), base[:INPUT_SAMPLES])
-        start = {**read, **zero}
-        probe = replace(probe, start=start)
-    names = [s.b for s in sites] if setup.train == "B" else [n for s in sites for n in (s.a, s.b)]
-    moving = {name: start[name] for name in names}
-    size = sum(v.size for v in moving.values())
-    if setup.dim > size and setup.kind != "full":
-        raise UsageError(f"dim {setup.dim} is more than the {size} weights of the chosen layers")
-    fixed = {n: v for n, v in start.items() if n not in moving}
-    whole = Subspace(setup.kind, sites, fixed, moving, {})
+        read = probe.read_inputs(base[:INPUT_SAMPLES])
+        probe = probe_at({**read, **zero})
+    whole = probe.whole
     if setup.kind == "score":
         found = score_subspace(probe, whole, setup, base)
     elif setup.kind == "random":

@@ -6,7 +6,7 @@ and numbers, so that continuing, sampling and exporting never repeat it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from szpo.optim.optimizer import describe_settings
 from szpo.optim.settings import Settings
 from szpo.policies.protocol import BaseScorer, Policy, Sampler
 from szpo.replay import replay
-from szpo.runs import machine_check, run_device, run_policy
+from szpo.runs import machine_check, run_device, run_policy, run_prompts
 from szpo.runs.samples import Source
 from szpo.types import Answer, Prompt, Shift, Update
 
@@ -57,6 +57,11 @@ class Parts:
     """Who answers in this process; None for people."""
     base: Base | None = None
     """The language model and its coordinates; None for policies of other packages."""
+
+    def close(self) -> None:
+        """Let go of whatever holds the model, such as workers; may be called twice."""
+        if self.base is not None:
+            self.base.host.close()
 
     @property
     def language(self) -> LoraPolicy:
@@ -132,7 +137,7 @@ def check(config: Config) -> Checked:
 
         config = run_device.choose(config)
         language_model.check_files(config)
-        prompts = _with_room(config, prompts)
+        prompts = run_prompts.fit(config, prompts)
     if panel_factory is not None:
         panel_factory.check(config, (*prompts.train, *prompts.heldout))
     return Checked(config, prompts, panel_factory, policy_factory)
@@ -150,22 +155,27 @@ def build(config: Config, *, say: Say = print, checked: Checked | None = None) -
     config, prompts, policy_factory = found.config, found.prompts, found.policy_factory
     for warning in prompts.warnings:
         say(f"warning: {warning}")
-    if policy_factory is None:
-        from szpo.policies import language_model
-
-        base = language_model.prepare(config, prompts.train, say)
-        settings = config.optimizer_settings(base.subspace.layout, base.subspace.scale)
-        policy: Policy = run_policy.make(config, base, settings, driven=True)
-    else:
+    if policy_factory is not None:
         policy = policy_factory(root_seed=config.run.seed)
-        base, settings = None, config.optimizer_settings(policy.layout, 1.0)
-    for line in describe_settings(settings):
+        parts = Parts(config, config.optimizer_settings(policy.layout, 1.0), policy, prompts)
+        return _with_new_panel(parts, found, say)
+    from szpo.policies import language_model
+
+    host = run_policy.hold(config, adapter=True, driven=True)
+    with run_policy.closed_on_error(host):
+        base = language_model.prepare(config, host, prompts.train, say)
+        settings = config.optimizer_settings(base.subspace.layout, base.subspace.scale)
+        own = language_model.make_policy(config, base, settings)
+        return _with_new_panel(Parts(config, settings, own, prompts, base=base), found, say)
+
+
+def _with_new_panel(parts: Parts, found: Checked, say: Say) -> Parts:
+    for line in describe_settings(parts.settings):
         say(line)
-    parts = Parts(config, settings, policy, prompts, base=base)
     if found.panel_factory is None:
         return parts
     start = replace(_starting_policy(parts), answers=partial(_base_answers, parts))
-    panel = found.panel_factory.build(config, start)
+    panel = found.panel_factory.build(parts.config, start)
     say(str(panel))
     return replace(parts, panel=panel)
 
@@ -216,6 +226,7 @@ def reopen(
     panel: bool = True,
     say: Say = print,
     device: str | None = None,
+    engine: Mapping[str, Any] | None = None,
 ) -> Parts:
     """The parts of a recorded run, its policy at the head (or before step ``until``).
 
@@ -227,6 +238,7 @@ def reopen(
         panel: Build all that driving the run takes: its panel, and the prompts it began with.
         say: Called with each line for the user.
         device: Where a language model computes from here on; None: where it did.
+        engine: Settings of its workers that change from here on; see `run_policy.restore`.
 
     Raises:
         IntegrityError: Model, prompts or weights are not the recorded ones.
@@ -239,21 +251,32 @@ def reopen(
     last = ledger.last_applied()
     if until is not None and until > (known := 0 if last is None else last + 1):
         raise UsageError(f"{ledger.path.name}: {known} steps are applied; there is no {until}")
-    prompts = _same_prompts(config, ledger, needed=panel, say=say)
     policy_factory = _policy_factory(config)
-    base = None
-    if policy_factory is None:
-        from szpo.policies import language_model
-
-        config = run_device.restore(config, ledger, wanted=device, driven=panel, say=say)
-        base = language_model.restore(config, ledger)
-        policy: Policy = run_policy.make(config, base, settings, driven=panel)
-    else:
+    language = policy_factory is None
+    prompts = run_prompts.restore(config, ledger, needed=panel, language=language, say=say)
+    if policy_factory is not None:
         policy = policy_factory(root_seed=config.run.seed)
-    policy = _at_start(ledger, policy)
+        return _at_head(ledger, Parts(config, settings, policy, prompts), until, panel=panel)
+    from szpo.policies import language_model
+
+    config = run_policy.restore(config, ledger, engine)
+    config = run_device.restore(config, ledger, wanted=device, driven=panel, say=say)
+    host = run_policy.hold(config, adapter=False, driven=panel)
+    with run_policy.closed_on_error(host):
+        if panel:
+            run_device.demand_same(ledger, host.facts, wanted=device)
+        base = language_model.restore(host, ledger)
+        own = language_model.make_policy(config, base, settings)
+        parts = Parts(config, settings, own, prompts, base=base)
+        return _at_head(ledger, parts, until, panel=panel)
+
+
+def _at_head(ledger: Ledger, parts: Parts, until: int | None, *, panel: bool) -> Parts:
+    """Fold the recorded updates into the policy, and build the recorded panel."""
+    policy = _at_start(ledger, parts.policy)
     applied, driven = 0, panel and until is None
     for _, updates in replay.read_applied_updates(
-        ledger, settings, until, "centre" if driven else "recommended"
+        ledger, parts.settings, until, "centre" if driven else "recommended"
     ):
         applied += 1
         for update in updates:
@@ -264,12 +287,12 @@ def reopen(
             f"{ledger.path.name}: {applied} recorded updates give other weights than recorded; "
             "find the row with: szpo verify"
         )
-    parts = Parts(config, settings, policy, prompts, base=base)
-    factory = load_factory(config.panel.kind) if panel else None
+    factory = load_factory(parts.config.panel.kind) if panel else None
     if factory is None:
         return parts
     start = _starting_policy(parts)
-    return replace(parts, panel=factory.build(config, start, ledger.spec.get("panel") or {}))
+    recorded = ledger.spec.get("panel") or {}
+    return replace(parts, panel=factory.build(parts.config, start, recorded))
 
 
 def own_prompts(ledger: Ledger, texts: Sequence[str]) -> tuple[Prompt, ...]:
@@ -284,7 +307,7 @@ def own_prompts(ledger: Ledger, texts: Sequence[str]) -> tuple[Prompt, ...]:
     asked = tuple(Prompt.user(text, config.prompts.system) for text in texts)
     if _policy_factory(config) is not None:
         return asked
-    return _with_room(config, PromptSet(asked, ())).train
+    return run_prompts.fit(config, PromptSet(asked, ())).train
 
 
 def source(ledger: Ledger, parts: Parts) -> Source:
@@ -323,42 +346,6 @@ def _at_start(ledger: Ledger, policy: Any) -> Policy:
     return found
 
 
-def _same_prompts(config: Config, ledger: Ledger, *, needed: bool, say: Say) -> PromptSet:
-    """The prompts that the run began with; without them a finished run can still be exported.
-
-    Raises:
-        UsageError: Their file is gone, and they are needed.
-        IntegrityError: Their file holds other prompts now, and they are needed.
-    """
-    recorded = ledger.spec.get("prompts", {}).get("sha256")
-    try:
-        found = promptfiles.load_configured(config.prompts, say)
-        # Refused when the run began; here only what was cut then must be cut again.
-        if config.prompts.too_long == "cut" and _policy_factory(config) is None:
-            found = _with_room(config, found)
-        if recorded not in (None, found.sha256):
-            raise IntegrityError(
-                f"{config.prompts.path or 'the shipped prompts'}: not the prompts that "
-                f"{ledger.path.name} began with; put the former file back"
-            )
-    except (UsageError, IntegrityError) as error:
-        if needed:
-            raise
-        say(f"warning: {error}")
-        return PromptSet((), ())
-    return found
-
-
-def _with_room(config: Config, prompts: PromptSet) -> PromptSet:
-    """The prompts as the settings' language model is asked them."""
-    from szpo.data import prompt_room
-    from szpo.models import context
-
-    reader = context.load_reader(config.model.name)
-    new, too_long = config.generation.max_new_tokens, config.prompts.too_long
-    return prompt_room.fit_prompts(prompts, reader, new, too_long)
-
-
 def _policy_factory(config: Config) -> PolicyFactory | None:
     """The factory of another package's policy, where the model's name is one's."""
     name = config.model.name
@@ -375,7 +362,7 @@ def _starting_policy(parts: Parts) -> StartingPolicy:
     policy = parts.policy
     return StartingPolicy(
         logprob=policy.logprob_base if isinstance(policy, BaseScorer) else None,
-        model=None if parts.base is None else parts.base.loaded,
+        host=None if parts.base is None else parts.base.host,
     )
 
 

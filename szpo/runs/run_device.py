@@ -7,18 +7,23 @@ do not: they follow from the recorded updates on any machine (`szpo.replay`).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from szpo.config.schema import Config
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
+
+if TYPE_CHECKING:
+    from szpo.models.loading import ModelFacts
 
 MOVED = "device"
 """Kind of the event by which a run goes on elsewhere."""
 
 
 def choose(config: Config) -> Config:
-    """Replace ``auto`` in the settings by this machine's device and dtype.
+    """Replace ``auto`` in the settings by a device and dtype: this machine's, or the workers'.
+
+    Workers compute on a GPU where `engine.gpus` gives them one, else on the CPU, in bf16.
 
     Raises:
         UsageError: the device or the engine that they name is not to be had.
@@ -27,6 +32,12 @@ def choose(config: Config) -> Config:
         from szpo.cluster import ray_engine
 
         ray_engine.demand(config.engine)
+        m, usual = config.model, "cuda" if config.engine.gpus else "cpu"
+        return _set(
+            config,
+            device=usual if m.device == "auto" else m.device,
+            dtype="bf16" if m.dtype == "auto" else m.dtype,
+        )
     from szpo.models import devices
 
     chosen = devices.choose(config.model.device, config.model.dtype)
@@ -50,10 +61,15 @@ def restore(
     """
     from szpo.models import devices
 
-    if wanted is not None:
-        return _set(config, device=devices.choose(wanted).device)
     device, hardware = read_device(ledger)
     name = ledger.path.name
+    if driven and config.engine.kind == "ray":  # the workers show what they compute on
+        usual = "cuda" if config.engine.gpus else "cpu"
+        if wanted not in (None, "auto", usual):
+            raise UsageError(f"--device {wanted}: the workers of {name} compute on {usual}")
+        return _set(config, device=device)
+    if wanted is not None:
+        return _set(config, device=devices.choose(wanted).device)
     if not devices.is_here(device):
         if driven:
             raise UsageError(
@@ -73,6 +89,20 @@ def restore(
     return _set(config, device=device)
 
 
+def demand_same(ledger: Ledger, facts: ModelFacts, *, wanted: str | None) -> None:
+    """Refuse workers with another model of GPU than the run had; see `restore`.
+
+    Raises:
+        UsageError: it is another one, and nobody ``wanted`` to go on there.
+    """
+    device, hardware = read_device(ledger)
+    if wanted is None and hardware is not None and facts.hardware != hardware:
+        raise UsageError(
+            f"{ledger.path.name} runs on {hardware}; its workers have {facts.hardware}, and "
+            f"answers differ there; resume it on {hardware}, or accept that with --device {device}"
+        )
+
+
 def read_device(ledger: Ledger) -> tuple[str, str | None]:
     """The device on which a run computed last, and its model where that was noted."""
     for event in reversed(list(ledger.events(MOVED))):
@@ -82,11 +112,9 @@ def read_device(ledger: Ledger) -> tuple[str, str | None]:
     return ledger.spec["config"]["model"].get("device", "cpu"), base.get("hardware")
 
 
-def record_move(ledger: Ledger, config: Config) -> None:
-    """Write down that a run goes on, on the device of these settings, where that is new."""
-    from szpo.models import devices
-
-    now = (config.model.device, devices.hardware(config.model.device))
+def record_move(ledger: Ledger, facts: ModelFacts) -> None:
+    """Write down that a run goes on, on the device that holds its model, where that is new."""
+    now = (str(facts.device), facts.hardware)
     if now != read_device(ledger):
         body = {"device": now[0], "hardware": now[1]}
         ledger.record_event(MOVED, "operator", body)

@@ -1,29 +1,201 @@
-"""A run's language model as its policy, with whoever answers for it."""
+"""Who holds a run's language model: this process, or the workers of its engine."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
 
+from szpo.config import settings_file
+from szpo.config.engine import RAY_ROWS
 from szpo.config.schema import Config
-from szpo.optim.settings import Settings
+from szpo.errors import SzpoError, UsageError
+from szpo.ledger.database import Ledger
+from szpo.runs.machine_check import Check
+from szpo.voting import lease, pauses
 
 if TYPE_CHECKING:
-    from szpo.policies.language_model import Base
-    from szpo.policies.lora_policy import LoraPolicy
+    from szpo.policies.host import Host
+
+MOVED: Final = "engine"
+"""Kind of the event by which a run's workers are elsewhere, or more or fewer."""
+RETRY_S: Final = 5.0
+"""How often it is tried whether an engine that is away is back."""
+CHANGEABLE: Final = ("address", "workers")
+"""What may change when a run is resumed: answers do not depend on it."""
+AWAY: Final = (
+    "the machines that write the answers are away; it goes on by itself once they are back"
+)
 
 
-def make(config: Config, base: Base, settings: Settings, *, driven: bool) -> LoraPolicy:
-    """Make the policy at its start; a run that is ``driven`` gets the workers of its engine.
+def hold(config: Config, *, adapter: bool, driven: bool) -> Host:
+    """Load a run's model, or have the workers of its engine load it where the run is ``driven``.
+
+    Args:
+        config: The run's settings.
+        adapter: Read the starting adapter as well, as a new run does.
+        driven: The run goes on; for a look at it the model is loaded here.
 
     Raises:
-        UsageError, ResourceError: The engine cannot be had.
-        IntegrityError: A worker holds another model than the run.
+        UsageError, ResourceError: The model or the engine cannot be had.
+        IntegrityError: Two workers hold different models.
     """
     from szpo.policies import language_model
 
-    policy = language_model.make_policy(config, base, settings)
     if driven and config.engine.kind == "ray":
         from szpo.cluster import remote
 
-        policy.answer_by(remote.connect(config.engine, base.loaded, policy.responder))
-    return policy
+        return remote.start(config.engine, language_model.describe(config, adapter=adapter))
+    return language_model.load_host(config, adapter=adapter)
+
+
+@contextmanager
+def closed_on_error(host: Host) -> Iterator[None]:
+    """Let go of the model where the block ends by an error."""
+    try:
+        yield
+    except BaseException:
+        host.close()
+        raise
+
+
+def read_settings(ledger: Ledger, wanted: Mapping[str, Any] | None = None) -> Config:
+    """The settings of a recorded run, its engine as it was last; see `restore`."""
+    config = settings_file.check(ledger.spec["config"], where=ledger.path.name)
+    return restore(config, ledger, wanted)
+
+
+def restore(config: Config, ledger: Ledger, wanted: Mapping[str, Any] | None) -> Config:
+    """The settings with the engine as the run had it last, changed by what is ``wanted`` now.
+
+    Raises:
+        UsageError: A setting is not one of `CHANGEABLE`, or does not fit the run's engine.
+    """
+    wanted = dict(wanted or {})
+    for name in wanted:
+        if name not in CHANGEABLE:
+            raise UsageError(
+                f"engine.{name} stays as the run began with it, since answers depend on it; only "
+                f"{' and '.join(f'engine.{each}' for each in CHANGEABLE)} can change"
+            )
+    moved = [event["body"] for event in ledger.events(MOVED)]
+    changes = {**(moved[-1] if moved else {}), **wanted}
+    if changes and config.engine.kind == "local":
+        raise UsageError(
+            f'engine.{next(iter(changes))} goes with workers; this run has engine.kind "local"'
+        )
+    tree = config.model_dump(mode="json")
+    tree["engine"] |= changes
+    return settings_file.check(tree, where=ledger.path.name) if changes else config
+
+
+def record_move(ledger: Ledger, config: Config) -> None:
+    """Write down where the workers of a resumed run are, where that is new."""
+    now = {name: getattr(config.engine, name) for name in CHANGEABLE}
+    before = ledger.spec["config"].get("engine", {})
+    known = {name: before.get(name, now[name]) for name in CHANGEABLE}
+    for event in ledger.events(MOVED):
+        known = event["body"]
+    if now != known:
+        ledger.record_event(MOVED, "operator", now)
+
+
+def is_away(config: Config) -> bool:
+    """Whether nobody answers where the settings' workers are looked for."""
+    if config.engine.kind != "ray":
+        return False
+    from szpo.cluster import ray_engine
+
+    return ray_engine.unreachable(config.engine) is not None
+
+
+def leave(config: Config) -> None:
+    """Forget a cluster that is gone, so that this process can join one again."""
+    if config.engine.kind == "ray":
+        from szpo.cluster import ray_engine
+
+        ray_engine.leave()
+
+
+def note_away(ledger: Ledger) -> None:
+    """Pause a run whose engine is gone, so that its operator reads why nothing happens."""
+    if lease.controller(ledger)["paused_by"] is None:
+        pauses.pause(ledger, MOVED, AWAY)
+
+
+def note_back(ledger: Ledger) -> None:
+    """Let a run that `note_away` paused go on."""
+    if lease.controller(ledger)["paused_by"] == MOVED:
+        pauses.unpause(ledger, MOVED)
+
+
+def examine(config: Config, prompt: str = "Write a sentence.") -> Iterator[Check]:
+    """Look at the settings' engine: is it there, and what will a step cost there?
+
+    Starts the workers and has each answer a chunk twice; the second time is what counts.
+    """
+    engine = config.engine
+    if engine.kind != "ray":
+        yield Check("engine", "ok", "local: the run's own process holds the model")
+        return
+    from szpo.runs import run_device
+
+    try:
+        host = hold(run_device.choose(config), adapter=False, driven=True)
+    except SzpoError as error:
+        yield Check("engine", "fail", str(error))
+        return
+    try:
+        where = engine.address or "a cluster of its own on 127.0.0.1"
+        yield Check(
+            "engine", "ok",
+            f"{engine.workers} workers at {where}: {host.facts.name}, {host.facts.dtype} on "
+            f"{host.facts.hardware or host.facts.device}, equal models and versions",
+        )  # fmt: skip
+        yield _price_step(config, host, prompt)
+    except SzpoError as error:
+        yield Check("engine", "fail", str(error))
+    finally:
+        host.close()
+
+
+def _price_step(config: Config, host: Host, prompt: str) -> Check:
+    import numpy as np
+
+    from szpo.generation.sampling import Sampling
+    from szpo.models import loading
+    from szpo.policies import row_request
+    from szpo.policies.row_request import RowRequest
+    from szpo.types import Prompt
+
+    o, g = config.optimizer, config.generation
+    size = config.engine.rows or RAY_ROWS
+    made = (config.selection.candidates or o.comparisons) * o.rows
+    rows = 2 * o.directions * made
+    tokens = loading.encode(host.facts.tokenizer, Prompt.user(prompt, config.prompts.system))
+    _, respondent = host.beside(host.facts.name)
+    count = size * config.engine.workers
+
+    def ask() -> tuple[float, RowRequest, row_request.Tokens]:
+        table = np.array([(0, 0, 0, i) for i in range(count)], np.int64)
+        sampling = Sampling(g.temperature, g.top_p, g.top_k, g.max_new_tokens)
+        request = RowRequest({}, (), (tokens,), (bytes(16),), table, sampling)
+        began = time.monotonic()
+        answers = respondent.answer(request)
+        return time.monotonic() - began, request, answers
+
+    ask()
+    seconds, request, answers = ask()
+    (_, first), *_ = row_request.split(request, size)
+    sent = row_request.message_bytes(row_request.to_message(first))
+    back = row_request.tokens_to_array(answers[:size]).nbytes
+    chunks = math.ceil(rows / size)
+    turns = math.ceil(chunks / config.engine.workers)
+    return Check(
+        "a step there", "ok",
+        f"{rows} rows in {chunks} chunks of {size}, about {turns * seconds:.1f} s "
+        f"({seconds:.2f} s a chunk, measured with the base model) and "
+        f"{chunks * (sent + back) / 1024:.0f} KiB beside the prompts",
+    )  # fmt: skip

@@ -21,7 +21,8 @@ from szpo.errors import IntegrityError, RunError, UsageError
 from szpo.generation.sampling import Sampling
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digests
-from szpo.models import loading
+from szpo.models import context, loading
+from szpo.models.context import Described
 from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
 from szpo.types import Prompt, Shift
 from tests.policies.test_protocol import small
@@ -121,6 +122,10 @@ def setup_of(policy: LoraPolicy) -> dict[str, Any]:
     return worker.setup_message(policy.loaded, policy.responder, threads=1, device="cpu")
 
 
+def described_of(policy: LoraPolicy) -> Described:
+    return context.describe(policy.loaded.name, dtype="fp32")
+
+
 def test_a_worker_holds_what_the_controller_holds(policy: LoraPolicy) -> None:
     mine = worker.identity(policy.loaded, policy.responder)
     there = worker.Worker(setup_of(policy)).identify()
@@ -160,18 +165,22 @@ def ray() -> Iterator[Any]:
 @contextlib.contextmanager
 def started(policy: LoraPolicy, count: int) -> Iterator[ray_engine.RayTransport]:
     """The policy answered by so many workers, inside the block."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "cpu_count", lambda: 4)
-        engine = Engine(kind="ray", workers=count, chunk_rows=5)
-        answers = remote.connect(engine, policy.loaded, policy.responder)
-    transport = answers.dispatcher._transport
+    host = host_of(policy, count)
+    transport = host.transport
     assert isinstance(transport, ray_engine.RayTransport)
-    policy.answer_by(answers)
+    policy.answer_by(host.at(policy.subspace, policy.space))
     try:
         yield transport
     finally:
         policy.answer_by(policy.responder)
-        transport.close()
+        host.close()
+
+
+def host_of(policy: LoraPolicy, count: int) -> remote.RemoteHost:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "cpu_count", lambda: 4)
+        engine = Engine(kind="ray", workers=count, chunk_rows=5)
+        return remote.start(engine, described_of(policy))
 
 
 @needs_ray
@@ -236,7 +245,7 @@ def test_a_worker_without_the_model_or_with_another_is_refused(policy, ray, monk
 def test_workers_compute_on_the_runs_kind_of_device(policy, monkeypatch) -> None:
     pretend_ray(monkeypatch)
     with pytest.raises(UsageError, match=r"engine\.gpus 1 does not go with model\.device cpu"):
-        remote.connect(Engine(kind="ray", gpus=1), policy.loaded, policy.responder)
+        remote.start(Engine(kind="ray", gpus=1), described_of(policy))
 
 
 @needs_ray

@@ -23,6 +23,7 @@ from szpo.judges.local_model import LEAD, Local
 from szpo.ledger.database import Ledger
 from szpo.models import loading
 from szpo.policies import language_model
+from szpo.policies.host import LocalHost
 from szpo.runs import assemble
 from szpo.types import Prompt
 from tests.support import folder_run, tiny_models
@@ -34,6 +35,10 @@ KEY = seeds.derive(0, "test")
 @pytest.fixture(scope="module")
 def tiny():
     return loading.load("tiny", dtype="fp32")
+
+
+def local(loaded, **options):
+    return Local(*LocalHost(loaded).beside(loaded.name), **options)
 
 
 def lettered(path):
@@ -51,7 +56,7 @@ def asked(*texts):
 
 def test_odds_are_those_of_a_plain_forward_pass(tiny):
     texts = ("Which, A or B?", "Say B. " * 20)
-    found = Local(tiny).weigh(asked(*texts), prompting.LETTERS)
+    found = local(tiny).weigh(asked(*texts), prompting.LETTERS)
     for text, reply in zip(texts, found, strict=True):
         ids = list(loading.encode(tiny.tokenizer, Prompt.user(text)))
         tails = [
@@ -67,19 +72,19 @@ def test_odds_are_those_of_a_plain_forward_pass(tiny):
 
 
 def test_what_is_written_follows_from_the_key(tiny):
-    warm = Local(tiny, temperature=1.0, max_tokens=12)
+    warm = local(tiny, temperature=1.0, max_tokens=12)
     one, again = warm.write(asked("Describe the sea.", "Describe the sea."))
     assert one == again and one.text and one.tokens_out > 0
     other = warm.write([Question(Prompt.user("Describe the sea."), seeds.derive(1, "test"))])[0]
     assert other.text != one.text
-    cut = Local(tiny, max_tokens=2).write(asked("Describe the sea."))[0]
+    cut = local(tiny, max_tokens=2).write(asked("Describe the sea."))[0]
     assert (cut.ended, cut.tokens_out) == (False, 2)
 
 
 def test_a_question_that_is_too_long_is_reported_and_not_asked(tiny):
     for replies in (
-        Local(tiny).write(asked("sea " * 600, "Describe the sea.")),
-        Local(tiny).weigh(asked("sea " * 600, "Describe the sea."), prompting.LETTERS),
+        local(tiny).write(asked("sea " * 600, "Describe the sea.")),
+        local(tiny).weigh(asked("sea " * 600, "Describe the sea."), prompting.LETTERS),
     ):
         assert replies[0].final and "and the model reads 512" in replies[0].failure
         assert replies[1].failure is None
@@ -89,7 +94,7 @@ def test_a_question_that_is_too_long_is_reported_and_not_asked(tiny):
 @given(parts=st.lists(st.sampled_from(["<end>", "<pad>", "sea", "\n", "<", "end>"]), max_size=8))
 def test_no_answer_holds_a_control_token(tiny, parts):
     """The tokenizer reads <end> as the end of everything wherever it stands: it must not stand."""
-    reserved = Local(tiny).reserved
+    reserved = local(tiny).reserved
     assert {"<end>", "<pad>"} <= set(reserved)
     control = {tiny.tokenizer.convert_tokens_to_ids(word) for word in reserved}
     text = prompting.quote("".join(parts), reserved)
@@ -98,9 +103,9 @@ def test_no_answer_holds_a_control_token(tiny, parts):
 
 def test_a_local_judge_keeps_the_contract_and_says_when_it_cannot_be_read(tiny):
     soft = Judge(ask="soft", conflict="debias")
-    check_judge(LanguageJudge(Local(tiny), soft, "better"))
+    check_judge(LanguageJudge(local(tiny), soft, "better"))
     with pytest.raises(JudgeError, match="judge tiny: no verdict in the last line"):
-        check_judge(LanguageJudge(Local(tiny, max_tokens=8), Judge(retries=0), "better"))
+        check_judge(LanguageJudge(local(tiny, max_tokens=8), Judge(retries=0), "better"))
 
 
 def test_a_model_judges_a_run_of_itself_and_a_resume_wants_the_same_one(tmp_path):
@@ -111,13 +116,11 @@ def test_a_model_judges_a_run_of_itself_and_a_resume_wants_the_same_one(tmp_path
     with Ledger.open(path) as ledger:
         parts = assemble.reopen(ledger, say=lambda text: None)
         (made,) = parts.panel.judges
-        assert made.backend.loaded is parts.base.loaded
+        assert made.backend.facts is parts.base.loaded
         assert {row["choice"] for row in ledger.votes()} <= {"A", "B"}
         recorded = dict(ledger.spec["panel"], model_sha256="0" * 64)
         with pytest.raises(IntegrityError, match="judge: model is not what this run began with"):
-            judge_panel.judge.build(
-                parts.config, StartingPolicy(model=parts.base.loaded), recorded
-            )
+            judge_panel.judge.build(parts.config, StartingPolicy(host=parts.base.host), recorded)
 
 
 def test_the_panel_counts_an_opinion_once():
@@ -125,7 +128,7 @@ def test_the_panel_counts_an_opinion_once():
 
     def members(**settings):
         config = settings_file.check({"panel": {"kind": "judge", "size": 5}, "judge": settings})
-        return len(judge_panel.judge.build(config, StartingPolicy(model=loaded)).judges)
+        return len(judge_panel.judge.build(config, StartingPolicy(host=LocalHost(loaded))).judges)
 
     assert members() == 1
     assert members(temperature=0.7) == 5
@@ -164,7 +167,7 @@ def test_references_and_principles_reach_the_judge(tmp_path):
         }
     )  # fmt: skip
     loaded = dataclasses.replace(loading.load(str(lettered(tmp_path))), name="smollm2")
-    made = judge_panel.judge.build(config, StartingPolicy(model=loaded))
+    made = judge_panel.judge.build(config, StartingPolicy(host=LocalHost(loaded)))
     (one, *_) = made.judges
     assert one.principles == ("Be kind.", "Be brief.") and len(made.judges) == 5
     assert one.references == {"Request no. 0": "The truth."}

@@ -17,6 +17,7 @@ from szpo.judges.training_pairs import Lesson
 from szpo.ledger.database import Ledger
 from szpo.models import loading
 from szpo.models import tiny as tiny_model
+from szpo.policies.host import LocalHost
 from szpo.types import Answer, Prompt
 from tests.support import folder_run, yard_run
 from tests.support.judging import comparison
@@ -30,6 +31,14 @@ HELLO = {"role": "assistant", "content": "Hello."}
 @pytest.fixture(scope="module")
 def tiny():
     return loading.load("tiny", dtype="fp32")
+
+
+def held(loaded):
+    return LocalHost(loaded).beside(loaded.name)
+
+
+def load_model(name):
+    return held(loading.load(name, dtype="fp32"))
 
 
 def is_good(text):
@@ -130,9 +139,9 @@ def test_the_same_pairs_and_seed_give_the_same_head(tiny):
 def test_features_do_not_depend_on_what_shares_their_batch(tiny):
     prompts = [Prompt.user("Describe the sea."), Prompt.user("How was the rain?")]
     texts = [Answer("The sea was bright."), Answer("")]
-    together = pair_scorer.features(tiny, prompts, texts)
+    together = pair_scorer.features(*held(tiny), prompts, texts)
     for i in range(2):
-        alone = pair_scorer.features(tiny, prompts[i : i + 1], texts[i : i + 1])
+        alone = pair_scorer.features(*held(tiny), prompts[i : i + 1], texts[i : i + 1])
         assert torch.allclose(alone[0], together[i], atol=1e-4)
     assert together.shape == (2, 128)
 
@@ -141,7 +150,7 @@ def test_ties_pull_towards_zero_and_batches_count_all_rows(tiny):
     shown = tuple(
         (Prompt.user(f"How was day {i}?"), Answer("nice"), Answer("bad")) for i in range(2)
     )
-    both = pair_scorer.material(tiny, [Lesson(shown, 0.5, 4), Lesson(shown[:1], 0.5, 1)])
+    both = pair_scorer.material(*held(tiny), [Lesson(shown, 0.5, 4), Lesson(shown[:1], 0.5, 1)])
     head = {k: v.double() for k, v in pair_scorer.train(both).items()}
     assert both.scores(head).abs().max() < 1e-3
     each = pair_scorer.score(head, both.first, both.second)
@@ -155,7 +164,7 @@ def test_ties_pull_towards_zero_and_batches_count_all_rows(tiny):
 def test_a_scorer_is_stored_and_judges(tiny, trained, tmp_path):
     path = tmp_path / "moods.safetensors"
     pair_scorer.save(path, trained.head, trained.facts)
-    made = scorer.load(path, Judge(kind="scorer", model=str(path)), dtype="fp32", device="cpu")
+    made = scorer.load(path, Judge(kind="scorer", model=str(path)), load_model)
     check_judge(made)
     which = comparison(("The sea was lovely.", "The sea was awful."), ("same", "same"))
     for side in ("A", "B"):
@@ -166,7 +175,7 @@ def test_a_scorer_is_stored_and_judges(tiny, trained, tmp_path):
     assert found.details["score"] == -mirrored.details["score"]
     pair_scorer.save(path, trained.head, {**trained.facts, "model_sha256": "0" * 64})
     with pytest.raises(IntegrityError, match="was trained on another tiny"):
-        scorer.load(path, Judge(kind="scorer", model=str(path)), dtype="fp32", device="cpu")
+        scorer.load(path, Judge(kind="scorer", model=str(path)), load_model)
 
 
 def test_a_broken_file_is_refused(trained, tmp_path):

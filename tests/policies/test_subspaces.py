@@ -15,13 +15,13 @@ from hypothesis.extra import numpy as arrays
 from szpo import seeds
 from szpo.data import prompts
 from szpo.errors import RunError, UsageError
-from szpo.generation.engine_choice import engine_for
 from szpo.generation.sampling import Sampling
 from szpo.models import loading, logprobs
 from szpo.models.batched_lora import find_sites
 from szpo.models.loading import Loaded
 from szpo.optim import directions, parameters
 from szpo.policies import kl_calibration, layer_choice, score_basis, subspace_setup, subspaces
+from szpo.policies.host import LocalHost
 from szpo.policies.probe import Probe
 from szpo.policies.subspaces import SetupSettings, Subspace
 from szpo.types import Prompt
@@ -42,11 +42,16 @@ def setup(loaded: Loaded, kind: Any = "score", **options: Any) -> Subspace:
     return subspace_setup.set_up_subspace(loaded, ASKED, SetupSettings(kind, **chosen), **apart)
 
 
+def probe_of(loaded: Loaded, space: Subspace, ids: Any, sampling: Sampling, key: int) -> Probe:
+    whole = replace(space, kind="full", basis={})
+    respondent = LocalHost(loaded).at(whole, parameters.Space(key, whole.layout, directions.Law()))
+    return Probe(respondent, whole, ids, sampling, key)
+
+
 def mean_kl(loaded: Loaded, space: Subspace, radius: float, rows: int = 12) -> tuple[float, float]:
     """KL at ``radius`` along 24 directions, measured with answers that no set-up saw."""
     ids = tuple(loading.encode(loaded.tokenizer, p) for p in ASKED)
-    engine = engine_for(loaded.adapt(space.sites))
-    probe = Probe(loaded, space.sites, {**space.fixed, **space.start}, ids, SHORT, 999, engine)
+    probe = probe_of(loaded, space, ids, SHORT, 999)
     if space.basis:
         units = kl_calibration.unit_directions(999, 24, space.dim, "test")
         members = [space.weights({"z": (radius * u).astype(np.float32)}) for u in units]
@@ -326,10 +331,8 @@ def test_the_tiny_diary_model_keeps_the_promise() -> None:
     space = subspace_setup.set_up_subspace(
         loaded, asked, SetupSettings(dim=8, samples=384, root_seed=1)
     )
-    engine = engine_for(loaded.adapt(space.sites))
     ids = tuple(loading.encode(loaded.tokenizer, p) for p in prompts.load_shipped().heldout)
-    start, key = {**space.fixed, **space.start}, seeds.branch_seed(1, 0, "test")
-    probe = Probe(loaded, space.sites, start, ids, Sampling(), key, engine)
+    probe = probe_of(loaded, space, ids, Sampling(), seeds.branch_seed(1, 0, "test"))
     units = kl_calibration.unit_directions(7, 16, 8, "test")
     found = kl_calibration.kl_ratios(probe, replace(space), units, (0.5, 1.0), 12, "test")
     for ratios in found.values():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -63,10 +64,10 @@ def run_szpo(spec: Spec, checkpoints: Checkpoints) -> dict[str, Any]:
         tools = checkpoints.instruments
         facts = {"setup": {"seconds": setup[0], "cpu": setup[1], "tokens": tools.tokens,
                            "bytes": tools.peak()}}  # fmt: skip
-        with assemble.create(parts, Path(folder) / "run.db") as ledger:
+        with closing(parts), assemble.create(parts, Path(folder) / "run.db") as ledger:
             driver.drive(ledger, parts, on_step=note)
-    if done:  # a priced run may end some votes short of its budget
-        record(done[-1], 1.0)
+            if done:  # a priced run may end some votes short of its budget
+                record(done[-1], 1.0)
     return facts
 
 

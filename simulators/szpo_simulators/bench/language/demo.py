@@ -10,6 +10,7 @@ import gc
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,18 @@ def measure_run(
         answers read, KL, three texts before and after, seconds per phase.
     """
     began = time.monotonic()
-    parts = assemble.build(config, say=say)
-    policy = parts.language
+    with closing(assemble.build(config, say=say)) as parts:
+        return _measure(parts, path, say, on_step, began)
+
+
+def _measure(
+    parts: assemble.Parts,
+    path: Path,
+    say: Say,
+    on_step: Callable[[step_report.StepReport], None] | None,
+    began: float,
+) -> dict[str, Any]:
+    config, policy = parts.config, parts.language
     liked = text_rewards.parse(config.panel.reward, logprob=policy.logprob_base)
     held = parts.prompts.heldout[: config.evaluation.prompts]
     if not held:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,13 @@ from rich.table import Table
 
 from szpo.data import prompts
 from szpo.errors import RunError
-from szpo.generation.engine_choice import engine_for
 from szpo.generation.sampling import Sampling
 from szpo.models import loading
 from szpo.models.loading import Loaded
+from szpo.optim.directions import Law
+from szpo.optim.parameters import Space
 from szpo.policies import kl_calibration, subspace_setup
+from szpo.policies.host import LocalHost
 from szpo.policies.probe import Probe
 from szpo.policies.subspaces import SetupSettings, Subspace
 from szpo.seeds import branch_seed
@@ -35,10 +38,10 @@ TOLERANCE = 0.2
 def make_probe(loaded: Loaded, subspace: Subspace, root_seed: int) -> Probe:
     """A probe of the subspace's model with held-out prompts and random numbers of its own."""
     heldout = tuple(loading.encode(loaded.tokenizer, p) for p in prompts.load_shipped().heldout)
-    engine = engine_for(loaded.adapt(subspace.sites))
     key = branch_seed(root_seed, 0, "bench kl")
-    start = {**subspace.fixed, **subspace.start}
-    return Probe(loaded, subspace.sites, start, heldout, Sampling(), key, engine)
+    whole = replace(subspace, kind="full", basis={})
+    respondent = LocalHost(loaded).at(whole, Space(key, whole.layout, Law()))
+    return Probe(respondent, whole, heldout, Sampling(), key)
 
 
 def measure(

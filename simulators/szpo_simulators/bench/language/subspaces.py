@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,14 @@ from rich.table import Table
 
 from szpo import seeds
 from szpo.data import prompts
-from szpo.generation.engine_choice import engine_for
 from szpo.generation.sampling import Sampling
 from szpo.models import loading, scores
 from szpo.models.loading import Loaded
 from szpo.optim import directions
+from szpo.optim.directions import Law
+from szpo.optim.parameters import Space
 from szpo.policies import subspace_cache, subspace_setup
+from szpo.policies.host import LocalHost
 from szpo.policies.probe import Probe
 from szpo.policies.subspaces import SetupSettings, Subspace
 from szpo.types import Answer, Floats, Ints, Prompt
@@ -168,16 +170,17 @@ def draw_fresh(
     """Draw ``count`` answers with their score vectors, in chunks stored in ``folder``."""
     start = {**subspace.fixed, **subspace.start}
     ids = tuple(loading.encode(loaded.tokenizer, p) for p in pool)
-    engine = engine_for(loaded.adapt(subspace.sites))
+    whole = replace(subspace, kind="full", basis={})
+    respondent = LocalHost(loaded).at(whole, Space(0, whole.layout, Law()))
     stop = set(loading.stop_tokens(loaded))
     parts = []
     for index in range(-(-count // CHUNK)):
         path = folder / f"scores-{index:03d}.npz"
         if not path.exists():
             key = seeds.branch_seed(0, index, "bench subspaces")
-            probe = Probe(loaded, subspace.sites, start, ids, Sampling(), key, engine)
+            probe = Probe(respondent, whole, ids, Sampling(), key)
             groups = [(index * CHUNK + i) % len(ids) for i in range(CHUNK)]
-            drawn = probe.samples(None, [0] * CHUNK, groups, "fresh")
+            drawn = probe.samples((), [0] * CHUNK, groups, "fresh")
             vectors = scores.score_vectors(loaded.adapt(subspace.sites), start, drawn)
             rows = [[t for t in sample.answer if t not in stop] for sample in drawn]
             texts = loaded.tokenizer.batch_decode(rows, skip_special_tokens=True)

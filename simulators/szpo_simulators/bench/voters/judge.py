@@ -16,6 +16,7 @@ from szpo.judges.judge_panel import judge as maker
 from szpo.judges.llm_judge import LanguageJudge, Opinionated
 from szpo.judges.local_model import Local
 from szpo.models import loading
+from szpo.policies.host import LocalHost
 from szpo_simulators.judges import probes
 from szpo_simulators.judges.stub_endpoint import StubEndpoint
 from szpo_simulators.study import Spec, Study, describe_machine
@@ -109,7 +110,7 @@ def _examine(judge: Opinionated, spec: Spec) -> Mapping[str, Any]:
             habits and isinstance(judge, LanguageJudge) and isinstance(judge.backend, SPEAKERS)
         ) and spec["stub"] is None:
             own = replace(judge.backend, temperature=1.0, max_tokens=OWN_TOKENS)
-            theirs = Local(_model(spec["other"]), 1.0, OWN_TOKENS)
+            theirs = Local(*_model(spec["other"]).beside(spec["other"]), 1.0, OWN_TOKENS)
             both = probes.own_and_other(own, theirs, habits)
             found = probes.ask(judge, both).figures() if both else {}
     return {**found, "seconds": time.monotonic() - began}
@@ -120,13 +121,13 @@ def _judge(sets: tuple[str, ...]) -> Opinionated:
     """The judge of these settings; its failures are counted, not raised."""
     config = settings_file.load(sets=["model.dtype=fp32", *sets, "judge.on_error=skip"])
     maker.check(config)
-    loaded = _model(config.judge.model) if config.judge.kind == "local" else None
-    return maker.build(config, StartingPolicy(model=loaded)).judges[0]
+    host = _model(config.judge.model) if config.judge.kind == "local" else None
+    return maker.build(config, StartingPolicy(host=host)).judges[0]
 
 
 @cache
-def _model(name: str) -> loading.Loaded:
-    return loading.load(name, dtype="fp32")
+def _model(name: str) -> LocalHost:
+    return LocalHost(loading.load(name, dtype="fp32"))
 
 
 def format_share(value: Sequence[float] | None) -> str:

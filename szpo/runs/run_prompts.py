@@ -1,0 +1,55 @@
+"""The prompts of a run: as its model is asked them, and the same ones when it is resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from szpo.config.schema import Config
+from szpo.data import prompts as promptfiles
+from szpo.data.prompts import PromptSet
+from szpo.errors import IntegrityError, UsageError
+from szpo.ledger.database import Ledger
+
+
+def restore(
+    config: Config, ledger: Ledger, *, needed: bool, language: bool, say: Callable[[str], None]
+) -> PromptSet:
+    """The prompts that the run began with; without them a finished run can still be exported.
+
+    ``language``: the run's policy is a language model, which reads a limited number of tokens.
+
+    Raises:
+        UsageError: Their file is gone, and they are needed.
+        IntegrityError: Their file holds other prompts now, and they are needed.
+    """
+    digest = ledger.spec.get("prompts", {}).get("sha256")
+    try:
+        found = promptfiles.load_configured(config.prompts, say)
+        # Refused when the run began; here only what was cut then must be cut again.
+        if config.prompts.too_long == "cut" and language:
+            found = fit(config, found)
+        if digest not in (None, found.sha256):
+            raise IntegrityError(
+                f"{config.prompts.path or 'the shipped prompts'}: not the prompts that "
+                f"{ledger.path.name} began with; put the former file back"
+            )
+    except (UsageError, IntegrityError) as error:
+        if needed:
+            raise
+        say(f"warning: {error}")
+        return PromptSet((), ())
+    return found
+
+
+def fit(config: Config, prompts: PromptSet) -> PromptSet:
+    """The prompts as the settings' language model is asked them.
+
+    Raises:
+        UsageError: One is too long for it, and the settings do not cut.
+    """
+    from szpo.data import prompt_room
+    from szpo.models import context
+
+    reader = context.load_reader(config.model.name)
+    new, too_long = config.generation.max_new_tokens, config.prompts.too_long
+    return prompt_room.fit_prompts(prompts, reader, new, too_long)

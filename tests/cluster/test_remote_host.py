@@ -1,0 +1,248 @@
+"""Everything that computes with a model, asked of workers: the same numbers as computed here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from szpo import seeds
+from szpo.cluster import remote, worker
+from szpo.cluster.schedule import Bounds
+from szpo.config.engine import Engine
+from szpo.config.model_sections import Adapter
+from szpo.errors import IntegrityError, ResourceError, RunError, UsageError
+from szpo.generation.sampling import Sampling
+from szpo.judges import pair_scorer
+from szpo.judges.backends import Question
+from szpo.judges.local_model import Local
+from szpo.models import context, loading
+from szpo.optim import parameters
+from szpo.optim.directions import Law
+from szpo.policies import subspace_setup
+from szpo.policies.host import LocalHost
+from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
+from szpo.policies.read_request import ReadRequest, from_message, join, split, to_message
+from szpo.policies.subspaces import SetupSettings, Subspace
+from szpo.types import Answer, Prompt, Shift, Update
+from tests.policies.test_protocol import small
+from tests.support import folder_run, near_workers
+
+ROWS = 8
+SHORT, BRIEF = Sampling(max_new_tokens=6), Sampling(max_new_tokens=3)
+PROMPTS = [Prompt.user(f"w{i} w{i + 1}") for i in range(20, 44, 2)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return folder_run.model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def here(folder: Path) -> LocalHost:
+    return LocalHost(loading.load(str(folder), dtype="fp32"), chunk_rows=ROWS)
+
+
+@pytest.fixture
+def there(folder: Path) -> remote.RemoteHost:
+    return near_workers.host(folder, chunk_rows=ROWS)
+
+
+def policies(here: LocalHost, *hosts: Any) -> list[LoraPolicy]:
+    """A policy at each host, in coordinates that are chosen here."""
+    subspace = small(here.facts)
+    return [
+        LoraPolicy(host.facts, subspace, root_seed=5, answering=AnswerSampling(SHORT), host=host)
+        for host in hosts
+    ]
+
+
+def test_a_model_is_described_without_its_weights(folder, monkeypatch) -> None:
+    loaded = loading.load(str(folder), dtype="fp32")
+    monkeypatch.setattr(loading.AutoModelForCausalLM, "from_pretrained", None)
+    known = context.describe(str(folder), dtype="fp32")
+    assert not any(isinstance(value, torch.nn.Module) for value in vars(known).values())
+    assert loading.stop_tokens(known) == loading.stop_tokens(loaded)
+    assert context.reader_of(known).most == context.reader_of(loaded).most
+    answer = Answer("w7 w8", "stop", 2)
+    assert loading.answer_tokens(known, answer) == loading.answer_tokens(loaded, answer)
+    assert (known.device, known.sha256) == (loaded.device, "")
+    with pytest.raises(UsageError, match="transformers cannot load it"):
+        (folder.parent / "empty").mkdir()
+        for file in folder.glob("tokenizer*"):
+            (folder.parent / "empty" / file.name).write_bytes(file.read_bytes())
+        context.describe(str(folder.parent / "empty"), dtype="fp32")
+
+
+def test_workers_say_what_the_model_is_and_where_its_adapter_sits(here, there) -> None:
+    assert there.facts.sha256 == here.facts.sha256
+    adapter = Adapter(rank=2, targets=["down_proj", "q_proj"], layers=[1, 2])
+    assert there.places(adapter, None) == here.places(adapter, None)
+    own = {"peft_type": "LORA", "r": 3, "lora_alpha": 6, "target_modules": ["down_proj"]}
+    assert there.places(adapter, own) == here.places(adapter, own)
+    assert {site.scale for site in there.places(adapter, own).sites} == {2.0}
+    with pytest.raises(UsageError, match="layers \\[99\\] do not exist"):
+        there.places(Adapter(layers=[99]), None)
+
+
+@pytest.mark.parametrize(
+    "kind", ["score", *(pytest.param(k, marks=pytest.mark.slow) for k in ("random", "full"))]
+)
+def test_a_set_up_by_workers_is_the_one_made_here(here, there, kind) -> None:
+    """Answers, layer inputs, scores and KL: bit for bit, at the same rows of a chunk."""
+    sites = here.places(Adapter(), None).sites
+    setup = SetupSettings(kind, dim=4, samples=24, kl_samples=16, sampling=BRIEF, root_seed=3)
+    one, other = (
+        subspace_setup.choose_subspace(host, sites, PROMPTS, setup) for host in (here, there)
+    )
+    assert one.tensors().keys() == other.tensors().keys()
+    assert all(np.array_equal(one.tensors()[n], v) for n, v in other.tensors().items())
+    assert (one.scale, one.basis_sha256) == (other.scale, other.basis_sha256)
+    reports = [{k: v for k, v in s.report.items() if "seconds" not in k} for s in (one, other)]
+    assert reports[0] == reports[1]
+    assert "read" in there.transport.tasks and "rows" in there.transport.tasks
+
+
+def test_measuring_and_guards_by_workers_give_the_same_numbers(here, there) -> None:
+    one, other = policies(here, here, there)
+    shifts = [Shift(2, k, sign, 0.75) for k in (0, 1) for sign in (1, -1)]
+    asked = [PROMPTS[:3]] * 4
+    assert one.rollout(asked, shifts, seed=4) == other.rollout(asked, shifts, seed=4)
+    for policy in (one, other):
+        policy.apply(Update(0, 0, coef=0.5))
+    said = [row[0] for row in one.sample(PROMPTS, seed=1)]
+    assert said == [row[0] for row in other.sample(PROMPTS, seed=1)]
+    assert one.kl(PROMPTS, seed=1, samples=2) == other.kl(PROMPTS, seed=1, samples=2)
+    assert one.kl(PROMPTS, seed=1)[0] > 0
+    texts = [*said[:-1], Answer("", "length", 0)]
+    fluency = [policy.logprob_base(PROMPTS, texts) for policy in (one, other)]
+    assert np.array_equal(*fluency, equal_nan=True) and np.isnan(fluency[0][-1])
+    assert other.halved_rows is None
+    for wanted in ("responder", "engine", "held"):
+        with pytest.raises(UsageError, match="is held by workers, not by this process"):
+            getattr(other, wanted)
+
+
+def test_chunks_change_the_plan_of_reading_and_not_what_is_read(folder, here) -> None:
+    """Numbers of other batches agree to fp32's rounding."""
+    whole = LocalHost(here.facts)
+    one, other = policies(here, whole, here)
+    texts = [row[0] for row in one.sample(PROMPTS, seed=2)]
+    assert np.allclose(
+        one.logprob_base(PROMPTS, texts), other.logprob_base(PROMPTS, texts), atol=1e-5
+    )
+
+
+def test_judges_by_workers_reply_the_same(here, there, folder, tmp_path) -> None:
+    """The run's own model, then another one that the workers load beside it."""
+    second = folder_run.model(tmp_path, "gpt2")
+    questions = [Question(Prompt.user(f"w{i} w9"), seeds.derive(i, "test")) for i in range(7)]
+    labels = ("w5", "w6")
+    for name in (str(folder), str(second)):
+        made = [Local(*host.beside(name), temperature=1.0, max_tokens=6) for host in (here, there)]
+        assert made[0].facts.sha256 == made[1].facts.sha256
+        assert made[0].write(questions) == made[1].write(questions)
+        odds = [each.weigh(questions, labels) for each in made]
+        assert odds[0] == odds[1] and all(reply.odds for reply in odds[0])
+    answers = [Answer(f"w{i}", "stop", 1) for i in range(7)]
+    prompts = [question.prompt for question in questions]
+    read = [
+        pair_scorer.features(*host.beside(str(second)), prompts, answers) for host in (here, there)
+    ]
+    assert torch.equal(*read)
+    with pytest.raises(UsageError, match="not found"):
+        there.beside(str(tmp_path / "nowhere"))
+
+
+def test_requests_in_coordinates_that_were_left_are_refused(here, there) -> None:
+    (policy,) = policies(here, there)
+    there.at(policy.subspace, parameters.Space(6, policy.layout, Law()))
+    with pytest.raises(IntegrityError, match="asked in coordinates that it does not hold"):
+        policy.sample(PROMPTS[:2], seed=0)
+
+
+def test_tensors_of_another_model_are_refused_by_the_worker(here, there) -> None:
+    good = small(here.facts)
+    site = good.sites[0]
+    wide = {**good.fixed, site.a: np.zeros((1, site.inputs + 1), np.float32)}
+    bad = Subspace(good.kind, good.sites, wide, good.start, good.basis)
+    with pytest.raises(IntegrityError, match=r"in the run, \(1, .*\) in this model"):
+        there.at(bad, parameters.Space(5, bad.layout, Law()))
+
+
+def test_an_error_of_the_request_is_the_runs(here, there) -> None:
+    (policy,) = policies(here, there)
+    with pytest.raises(RunError, match="canary"):
+        same = [Shift(0, k, 1, 2.0**-60) for k in (0, 1)]
+        policy.rollout([PROMPTS[:2]] * 2, same, seed=4)
+
+
+def test_workers_that_do_not_come_are_not_waited_for_for_ever(folder, monkeypatch) -> None:
+    class Absent(near_workers.NearWorkers):
+        def _admit(self) -> None:
+            self._events.clear()
+
+    made: list[Absent] = []
+
+    def connect(setup: Any, check: Any) -> Absent:
+        made.append(Absent(setup, check, 1))
+        return made[0]
+
+    facts = context.describe(str(folder), dtype="fp32")
+    with pytest.raises(ResourceError, match="0 of 1 workers are ready"):
+        remote.RemoteHost(Engine(kind="ray"), facts, connect, bounds=Bounds(load_s=0.0))
+    assert made[0].closed
+
+
+def test_two_workers_with_different_models_end_the_run(folder) -> None:
+    shown = {"base_sha256": "a" * 64, "hardware": None}
+    facts = context.describe(str(folder), dtype="fp32")
+    mine = worker.expect(facts, None)
+
+    class Different(near_workers.NearWorkers):
+        def _admit(self) -> None:
+            assert self._check({**mine, **shown}) is None
+            raise IntegrityError(str(self._check({**mine, **shown, "base_sha256": "b" * 64})))
+
+    with pytest.raises(IntegrityError, match=r"its base_sha256 is .bbbb.*the run's is .aaaa"):
+        remote.RemoteHost(
+            Engine(kind="ray"), facts, lambda setup, check: Different(setup, check, 1)
+        )
+
+
+# ---- requests to read ----
+
+
+def request(what: Any = "kl") -> ReadRequest:
+    thetas = tuple({"z": np.full(3, i, np.float32)} for i in range(3))
+    prompts = tuple((1, 2, i)[: 1 + i % 3] for i in range(7))
+    answers = tuple((i,) * (i % 3) for i in range(7))
+    return ReadRequest(what, prompts, answers, thetas, (2, 0, 2, 2, 1, 1, 1), temperature=0.5)
+
+
+def test_a_reading_request_comes_back_as_it_was() -> None:
+    sent = request()
+    found = from_message(near_workers.crossed(to_message(sent)))
+    assert (found.what, found.prompts, found.answers, found.owner, found.temperature) == (
+        sent.what, sent.prompts, sent.answers, sent.owner, sent.temperature,
+    )  # fmt: skip
+    for one, other in zip(found.thetas, sent.thetas, strict=True):
+        assert np.array_equal(one["z"], other["z"])
+    nothing = from_message(to_message(ReadRequest("logprobs", (), (), start=True)))
+    assert (nothing.answers, nothing.thetas, nothing.start) == ((), (), True)
+
+
+def test_chunks_of_a_reading_request_hold_the_members_of_their_rows() -> None:
+    whole = request()
+    chunks = split(whole, 3)
+    assert [len(chunk.answers) for chunk in chunks] == [3, 3, 1]
+    for first, chunk in zip((0, 3, 6), chunks, strict=True):
+        for i, member in enumerate(chunk.owner):
+            assert chunk.thetas[member] is whole.thetas[whole.owner[first + i]]
+    assert [len(chunk.thetas) for chunk in chunks] == [2, 2, 1]
+    assert len(split(request("inputs"), 3)) == 1
+    joined = join([{"values": np.arange(3)}, {"values": np.arange(3, 5)}])
+    assert joined["values"].tolist() == [0, 1, 2, 3, 4]

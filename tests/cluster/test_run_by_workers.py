@@ -1,0 +1,260 @@
+"""Whole runs whose model is held by workers: same votes and weights, resumed, stopped, away."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from szpo.cli.app import call
+from szpo.cluster import ray_engine, remote
+from szpo.errors import EngineError, UsageError
+from szpo.ledger.database import Ledger
+from szpo.ledger.theta import theta_digests
+from szpo.replay import verification
+from szpo.runs import run_device, run_policy
+from szpo.voting import lease
+from tests.support import folder_run, near_workers
+
+ROWS = [
+    "engine.chunk_rows=8", "guards.kl=40", "subspace.samples=16", "subspace.kl_samples=16",
+    "generation.max_new_tokens=5",
+]  # fmt: skip
+RAY = ["engine.kind=ray", "engine.workers=2", *ROWS]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return folder_run.model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def hosts(monkeypatch: pytest.MonkeyPatch) -> list[remote.RemoteHost]:
+    """Runs with ``engine.kind = "ray"`` get workers of this process; these are their hosts."""
+    made: list[remote.RemoteHost] = []
+
+    def start(engine: Any, facts: Any) -> remote.RemoteHost:
+        def connect(setup: Any, check: Any) -> near_workers.NearWorkers:
+            return near_workers.NearWorkers(setup, check, engine.workers)
+
+        made.append(remote.RemoteHost(engine, facts, connect))
+        return made[-1]
+
+    monkeypatch.setattr(ray_engine, "demand", lambda engine: None)
+    monkeypatch.setattr(ray_engine, "unreachable", lambda engine: None)
+    monkeypatch.setattr(remote, "start", start)
+    return made
+
+
+def read(path: Path) -> tuple[Any, ...]:
+    with Ledger.open(path, readonly=True) as ledger:
+        assert verification.verify(ledger).ok
+        votes = [row["votes_sha256"] for row in ledger.update_rows()]
+        kl = [event["body"]["kl"] for event in ledger.events("step")]
+        assert len(kl) == 2 and None not in kl
+        return theta_digests(ledger), votes, kl, ledger.row["base_sha256"]
+
+
+def events(path: Path, kind: str) -> list[Any]:
+    with Ledger.open(path, readonly=True) as ledger:
+        return [event["body"] for event in ledger.events(kind)]
+
+
+def test_a_run_by_workers_is_the_run_made_here(tmp_path, model, hosts, monkeypatch) -> None:
+    """Set-up, panel, votes, weights and the guard's KL; afterwards the workers are let go."""
+    paths = []
+    for number, sets in enumerate((ROWS, RAY)):
+        place = tmp_path / str(number)
+        place.mkdir()
+        monkeypatch.setenv("SZPO_CACHE", str(place))  # each makes its own set-up
+        paths.append(folder_run.make(place, *sets, model_folder=model))
+    assert read(paths[0]) == read(paths[1])
+    (host,) = hosts
+    assert isinstance(host.transport, near_workers.NearWorkers)
+    assert host.transport.closed and {"places", "read", "rows"} == set(host.transport.tasks)
+
+    resume = ["run", "--resume", str(paths[1])]
+    assert (
+        call([*resume, "--set", "engine.workers=1", "--set", "engine.address=10.0.0.5:6379"]) == 0
+    )
+    assert call(resume) == 0  # from now on the workers are there
+    assert [host._engine.workers for host in hosts] == [2, 1, 1]
+    assert events(paths[1], run_policy.MOVED) == [{"address": "10.0.0.5:6379", "workers": 1}]
+    assert read(paths[0]) == read(paths[1])
+
+
+def test_workers_are_let_go_when_a_run_ends_by_an_error(
+    tmp_path, model, hosts, monkeypatch
+) -> None:
+    from szpo.training import rollouts
+
+    def stop(*given: Any, **named: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rollouts, "compare", stop)
+    line = folder_run.arguments(tmp_path, *RAY, model_folder=model)
+    assert call(line) == 130
+    assert call(["run", "--resume", str(tmp_path / "runs" / "folder.db")]) == 130
+    broken = [*RAY, "panel.kind=judge", f"judge.model={model}", "judge.ask=soft", "run.name=x"]
+    assert call(folder_run.arguments(tmp_path, *broken, model_folder=model)) == 2
+    assert len(hosts) == 3 and all(host.transport.closed for host in hosts)  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
+    """A run that began in this process, and one that began with workers."""
+    with pytest.MonkeyPatch.context() as patch:
+        hosts.__wrapped__(patch)  # type: ignore[attr-defined]
+        return folder_run.make(tmp_path_factory.mktemp("run"), *RAY, model_folder=model)
+
+
+@pytest.mark.parametrize(
+    ("sets", "words"),
+    [
+        (["engine.chunk_rows=4"], "engine.chunk_rows stays as the run began with it"),
+        (["engine.kind=local"], "engine.kind stays as the run began with it"),
+        (["engine.cpus=2"], "only engine.address and engine.workers can change"),
+        (["run.votes=99"], "--resume takes the run as it is; only engine.address and"),
+        (["engine.workers=0"], "engine.workers must be a whole number >= 1"),
+    ],
+)
+def test_what_answers_depend_on_stays_when_a_run_is_resumed(
+    path, hosts, capsys, sets, words
+) -> None:
+    capsys.readouterr()
+    every = [word for text in sets for word in ("--set", text)]
+    assert call(["run", "--resume", str(path), *every]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line and hosts == []
+
+
+def test_a_local_run_has_no_workers_to_move(tmp_path, model, capsys) -> None:
+    local = folder_run.make(tmp_path, model_folder=model)
+    capsys.readouterr()
+    assert call(["run", "--resume", str(local), "--set", "engine.workers=2"]) == 2
+    assert 'goes with workers; this run has engine.kind "local"' in capsys.readouterr().err
+
+
+def test_workers_with_another_gpu_are_refused_at_resume(path, hosts, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(run_device, "read_device", lambda ledger: ("cpu", "NVIDIA A100"))
+    capsys.readouterr()
+    assert call(["run", "--resume", str(path)]) == 2
+    message = capsys.readouterr().err
+    assert "runs on NVIDIA A100; its workers have None, and answers differ there" in message
+    assert hosts[0].transport.closed  # type: ignore[attr-defined]
+    assert call(["run", "--resume", str(path), "--device", "cuda"]) == 2
+    assert "--device cuda: the workers of folder.db compute on cpu" in capsys.readouterr().err
+
+
+def test_another_model_at_the_workers_is_refused_at_resume(path, hosts, tmp_path, capsys) -> None:
+    """The folder holds other weights than when the run began."""
+    with Ledger.open(path, readonly=True) as ledger:
+        folder = Path(ledger.spec["config"]["model"]["name"])
+    kept = (folder / "model.safetensors").read_bytes()
+    other = folder_run.model(tmp_path, "llama")
+    weights = bytearray((other / "model.safetensors").read_bytes())
+    weights[-2] ^= 1
+    try:
+        (folder / "model.safetensors").write_bytes(bytes(weights))
+        assert call(["run", "--resume", str(path)]) == 5
+    finally:
+        (folder / "model.safetensors").write_bytes(kept)
+    assert "model" in capsys.readouterr().err
+
+
+def test_who_stays_waits_for_an_engine_that_is_away(
+    tmp_path, model, hosts, monkeypatch, capsys
+) -> None:
+    """One line, a pause that the operator's page shows, and on it goes once the engine is back."""
+    lines = folder_run.arguments(tmp_path, *RAY, model_folder=model)
+    file = tmp_path / "runs" / "folder.db"
+    seen: list[tuple[str, str]] = []
+    inner, away = near_workers.NearWorkers.send, [3]
+
+    def send(self: Any, name: str, chunk: str, request: Any) -> None:
+        if file.exists() and "space" in request and request.get("task") != "read" and away[0]:
+            raise EngineError("the Ray cluster is gone (a test)")
+        inner(self, name, chunk, request)
+
+    def sleep(seconds: float) -> None:
+        assert seconds == run_policy.RETRY_S
+        with Ledger.open(file, readonly=True) as ledger:
+            held = lease.controller(ledger)
+            seen.append((held["paused_by"], held["pause_reason"]))
+        away[0] -= 1
+
+    class DoneError(Exception):
+        pass
+
+    def finished(*given: Any, **named: Any) -> None:
+        raise DoneError
+
+    monkeypatch.setattr(near_workers.NearWorkers, "send", send)
+    monkeypatch.setattr("szpo.cli.run.time.sleep", sleep)
+    monkeypatch.setattr("szpo.runs.worker._changes", _once(finished))
+    assert call([*lines, "--stay"]) == 1  # the test ends what would stay for ever
+    assert seen == [("engine", run_policy.AWAY)] * 3
+    assert capsys.readouterr().err.count("the Ray cluster is gone (a test); waiting for it") == 2
+    with Ledger.open(file, readonly=True) as ledger:
+        assert lease.controller(ledger)["paused_by"] is None
+        assert len(list(ledger.update_rows())) == 2
+        assert verification.verify(ledger).ok
+    assert all(host.transport.closed for host in hosts)  # type: ignore[attr-defined]
+
+
+def _once(then: Any) -> Any:
+    """Gives one number before the run and another after it, and then ends the standing by."""
+    calls = [0]
+
+    def changes(ledger: Any) -> int:
+        calls[0] += 1
+        with Ledger.open(ledger.path, readonly=True) as own:
+            if len(list(own.update_rows())) == 2 and lease.controller(own)["paused_by"] is None:
+                then()
+        return calls[0]
+
+    return changes
+
+
+def test_who_does_not_stay_gets_the_error(tmp_path, model, hosts, monkeypatch, capsys) -> None:
+    def send(self: Any, name: str, chunk: str, request: Any) -> None:
+        raise EngineError("the Ray cluster is gone (a test)")
+
+    monkeypatch.setattr(near_workers.NearWorkers, "send", send)
+    assert call(folder_run.arguments(tmp_path, *RAY, model_folder=model)) == 6
+    assert capsys.readouterr().err.strip().endswith("error: the Ray cluster is gone (a test)")
+
+
+# ---- the doctor ----
+
+
+def test_the_doctor_looks_at_the_engine_and_prices_a_step(tmp_path, model, hosts, capsys) -> None:
+    from szpo.config import settings_file
+
+    line = folder_run.arguments(tmp_path, *RAY, model_folder=model)
+    config = settings_file.load(sets=[text for text in line if "=" in text])
+    file = tmp_path / "run.toml"
+    file.write_text(settings_file.to_toml(config), encoding="utf-8")
+    call(["doctor", "--config", str(file), "--folder", str(tmp_path)])
+    found = " ".join(capsys.readouterr().out.split())
+    assert "2 workers at a cluster of its own on 127.0.0.1" in found
+    rows = 2 * config.optimizer.directions * config.optimizer.comparisons * config.optimizer.rows
+    assert f"{rows} rows in {rows // 8} chunks of 8, about" in found
+    assert hosts[0].transport.closed  # type: ignore[attr-defined]
+
+
+def test_the_doctor_says_what_is_wrong_with_an_engine(monkeypatch) -> None:
+    from szpo.config import settings_file
+
+    def refuse(engine: Any) -> None:
+        raise UsageError("engine.address 10.0.0.5:6379 cannot be reached (no route)")
+
+    monkeypatch.setattr(ray_engine, "demand", refuse)
+    config = settings_file.load(sets=["engine.kind=ray"])
+    (check,) = run_policy.examine(config)
+    assert (check.status, check.text.split(" (")[0]) == (
+        "fail", "engine.address 10.0.0.5:6379 cannot be reached",
+    )  # fmt: skip
+    (check,) = run_policy.examine(settings_file.load())
+    assert check.text == "local: the run's own process holds the model"

@@ -1,0 +1,72 @@
+"""Workers in this process, asked by messages as those of a cluster are; no network."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from szpo.cluster import remote, worker
+from szpo.cluster.schedule import Answered, Event, Ready, Refused
+from szpo.config.engine import Engine
+from szpo.models import context
+from szpo.policies.row_request import Message
+
+
+class NearWorkers:
+    """Each message crosses as bytes; only strings and arrays may be in it."""
+
+    def __init__(self, setup: Message, check: Callable[[dict[str, Any]], str | None], count: int):
+        self._check = check
+        self.workers = {f"w{i}": worker.Worker(crossed(setup)) for i in range(count)}
+        self.tasks: list[str] = []
+        """What has been asked."""
+        self.closed = False
+        self._events: list[Event[Message]] = []
+        self._admit()
+
+    def _admit(self) -> None:
+        for name, each in self.workers.items():
+            wrong = self._check(each.identify())
+            assert wrong is None, wrong
+            self._events.append(Ready(name))
+
+    def send(self, name: str, chunk: str, request: Message) -> None:
+        self.tasks.append(request.get("task", "rows"))
+        reply = self.workers[name].answer(crossed(request))
+        if "error" in reply:
+            self._events.append(Refused(name, chunk, reply["error"], reply["text"]))
+        else:
+            self._events.append(Answered(name, chunk, crossed(reply)))
+
+    def poll(self, seconds: float) -> Sequence[Event[Message]]:
+        events, self._events = self._events, []
+        return events
+
+    def replace(self, name: str) -> None:
+        raise NotImplementedError
+
+    def change(self, setup: Message) -> None:
+        for each in self.workers.values():
+            assert each.holds(setup)
+            each.hold(crossed(setup))
+        self._admit()
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def crossed(message: Message) -> Message:
+    """The message as it comes out on the other side."""
+    assert all(isinstance(value, str | np.ndarray) for value in message.values())
+    found: Message = pickle.loads(pickle.dumps(message))
+    return found
+
+
+def host(folder: Any, *, chunk_rows: int, count: int = 2, **options: Any) -> remote.RemoteHost:
+    """The model of a folder in fp32, held by so many workers of this process."""
+    engine = Engine(kind="ray", workers=count, chunk_rows=chunk_rows)
+    facts = context.describe(str(folder), dtype="fp32", **options)
+    return remote.RemoteHost(engine, facts, lambda setup, check: NearWorkers(setup, check, count))
