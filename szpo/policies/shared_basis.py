@@ -64,7 +64,9 @@ def find(config: Config, prompts: Sequence[Prompt]) -> Subspace | None:
         files = weight_files.safetensors_in(loading.locate(config.model.name, weights=False))
     except UsageError:  # of a hub id only the small files are here
         return None
-    dtype = devices.choose(config.model.device, config.model.dtype).dtype
+    dtype = config.model.dtype  # workers' device need not be on this machine
+    if dtype == "auto":
+        dtype = devices.choose(config.model.device, dtype).dtype
     key = setup_key(config, weight_files.digest(files), dtype, prompts)
     return subspace_cache.find(key)
 
