@@ -20,8 +20,8 @@ from szpo.generation.engine_choice import engine_for
 from szpo.generation.sampling import Sampling
 from szpo.models import loading, logprobs, scores
 from szpo.models.batched_lora import find_sites
+from szpo.models.lora_sites import lora_config
 from szpo.models.scores import ScoredLaw
-from szpo.policies.layer_choice import lora_config
 from szpo.policies.probe import Probe
 
 PART = 128

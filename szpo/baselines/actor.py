@@ -28,8 +28,8 @@ from szpo.models.four_bit import allow_gradients
 from szpo.models.loading import Loaded
 from szpo.models.lora_sites import Site
 from szpo.policies import language_model
-from szpo.policies.host import LocalHost
 from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
+from szpo.policies.responder import LocalHost
 from szpo.policies.subspaces import Subspace
 from szpo.types import Answer, Floats, Prompt, Theta
 

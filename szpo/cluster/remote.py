@@ -92,7 +92,7 @@ class Coordinates:
 
 
 class RemoteHost:
-    """A `szpo.policies.host.Host` whose models are in workers; this process holds none."""
+    """A `szpo.policies.responder.Host` whose models are in workers; this process holds none."""
 
     def __init__(
         self,
@@ -139,7 +139,7 @@ class RemoteHost:
     def places(self, adapter: Any, config: Mapping[str, Any] | None) -> Any:
         """See `Host.places`."""
         from szpo.models.lora_sites import Site
-        from szpo.policies.host import Places
+        from szpo.policies.responder import Places
 
         asked = {"adapter": adapter.model_dump(mode="json"), "config": config}
         (reply,) = self.dispatcher.gather([{"task": "places", "head": json.dumps(asked)}])

@@ -100,7 +100,7 @@ class Worker:
         self._head = json.loads(setup["head"])
         set_threads(self._head["threads"])
         from szpo.models import loading
-        from szpo.policies.host import LocalHost
+        from szpo.policies.responder import LocalHost
 
         self._host = LocalHost(
             loading.load(

@@ -24,8 +24,7 @@ from szpo.voting.service import VoteService
 
 if TYPE_CHECKING:
     from szpo.models.loading import ModelFacts
-    from szpo.policies.host import Host
-    from szpo.policies.responder import Respondent
+    from szpo.policies.responder import Host, Respondent
 
 FILE_LIMIT = 4_000_000
 """Characters of a file of principles or references."""
@@ -177,7 +176,7 @@ def _beside(config: Config, name: str, host: Host | None) -> tuple[ModelFacts, R
     """A judge's model, by whoever holds the run's; without a run, this process loads it."""
     if host is None:
         from szpo.models import loading
-        from szpo.policies.host import LocalHost
+        from szpo.policies.responder import LocalHost
 
         host = LocalHost(loading.load(name, dtype=config.model.dtype, device=config.model.device))
     return host.beside(name)

@@ -18,8 +18,7 @@ from szpo.judges.llm_judge import Letter, Opinion, probability
 from szpo.judges.training_pairs import Lesson
 from szpo.models import weight_files
 from szpo.models.loading import Loaded, ModelFacts
-from szpo.policies.host import LocalHost
-from szpo.policies.responder import Respondent
+from szpo.policies.responder import LocalHost, Respondent
 from szpo.types import Choice, Comparison
 
 

@@ -31,8 +31,8 @@ from szpo.models.lora_sites import Site
 from szpo.optim import directions
 from szpo.optim.settings import Settings
 from szpo.policies import shared_basis, subspace_cache, subspace_setup
-from szpo.policies.host import Host, LocalHost, lora_config
 from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
+from szpo.policies.responder import Host, LocalHost, chosen_lora
 from szpo.policies.shared_basis import sampling_of
 from szpo.policies.subspaces import SetupSettings, Subspace
 from szpo.types import Answer, Prompt, Theta
@@ -164,7 +164,7 @@ def load_plain(config: Config, say: Say, lora: Any = None) -> Plain:
     loaded = _load(config, adapter=config.model.adapter)
     say(f"model {loaded.name}, {loaded.quantization or loaded.dtype}")
     own = lora is None or loaded.adapter is not None
-    chosen = lora_config(loaded.model, config.adapter, _start_config(loaded)) if own else lora
+    chosen = chosen_lora(loaded.model, config.adapter, _start_config(loaded)) if own else lora
     sites = find_sites(loaded.model, chosen)
     seed = config.run.seed
     start = _start(config, loaded, sites, seed) or random_start(sites, seed)

@@ -18,7 +18,6 @@ import numpy as np
 
 from szpo import seeds
 from szpo.errors import UsageError
-from szpo.generation import shared_prompts
 from szpo.generation.engine import Engine
 from szpo.generation.sampling import Sampling, row_key
 from szpo.models import adapter_files, context, loading
@@ -27,9 +26,8 @@ from szpo.models.loading import Loaded, ModelFacts
 from szpo.optim import parameters
 from szpo.optim.directions import Law
 from szpo.optim.parameters import Space
-from szpo.policies.host import Host, LocalHost
 from szpo.policies.read_request import VALUES, ReadRequest, by_token
-from szpo.policies.responder import Answerer, Respondent, Responder, start_of
+from szpo.policies.responder import Answerer, Host, LocalHost, Respondent, Responder, start_of
 from szpo.policies.row_request import RowRequest
 from szpo.policies.subspaces import Subspace
 from szpo.types import Answer, Batch, Floats, Layout, Prompt, Shift, Theta, Update
@@ -308,12 +306,9 @@ class LoraPolicy:
         Texts are tokenized again, and the end token counts where the answer ended itself. The
         prompt is read once for all answers.
         """
-        return shared_prompts.total_logprobs(
-            self.loaded.adapt(self.subspace.sites),
-            self.encode(prompt),
-            [loading.answer_tokens(self.loaded, answer) for answer in answers],
-            self._start_deltas(),
-        )
+        rows = tuple(tuple(loading.answer_tokens(self.loaded, answer)) for answer in answers)
+        asked = (self.encode(prompt),) * len(rows)
+        return self._respondent.read(ReadRequest("totals", asked, rows, start=True))[VALUES]
 
     # ---- weights ----
 

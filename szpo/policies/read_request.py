@@ -18,12 +18,12 @@ from szpo import seeds
 from szpo.policies.row_request import Message, stack_thetas, unstack_thetas
 from szpo.types import Floats, Theta
 
-What: TypeAlias = Literal["logprobs", "kl", "scores", "inputs", "odds", "features"]
-"""``logprobs``: nats of each answer token. ``kl``: nats between member and start, per answer.
-``scores``: gradients of log π(answer) in every B, at the start, several per answer where words are
-drawn anew, in an order of their own. ``inputs``: an A for each site,
-from the layers' inputs. ``odds``: nats of each answer token as the one next token. ``features``:
-mean and last hidden state of each answer."""
+What: TypeAlias = Literal["logprobs", "totals", "kl", "scores", "inputs", "odds", "features"]
+"""``logprobs``: nats of each answer token. ``totals``: nats of each answer. ``kl``: nats between
+member and start, per answer. ``scores``: gradients of log π(answer) in every B, at the start,
+several per answer where words are drawn anew, in an order of their own. ``inputs``: an A for each
+site, from the layers' inputs. ``odds``: nats of each answer token as the one next token.
+``features``: mean and last hidden state of each answer."""
 Reading: TypeAlias = Mapping[str, NDArray[Any]]
 """Arrays by name: "values", with one row per answer (``logprobs``: one value per token, one row
 after the other), or for ``inputs`` one array per site."""

@@ -14,13 +14,12 @@ from szpo.models import loading
 from szpo.models.batched_lora import find_sites
 from szpo.models.loading import Loaded
 from szpo.models.logprobs import Sample
-from szpo.models.lora_sites import Site
+from szpo.models.lora_sites import Site, lora_config
 from szpo.optim.directions import Law
 from szpo.optim.parameters import Space
-from szpo.policies.host import Host, LocalHost
 from szpo.policies.kl_calibration import KL_DIRECTIONS, full_subspace, random_subspace
-from szpo.policies.layer_choice import lora_config
 from szpo.policies.probe import ROWS, Probe, Progress
+from szpo.policies.responder import Host, LocalHost
 from szpo.policies.score_basis import score_subspace
 from szpo.policies.subspaces import KINDS, SetupSettings, Subspace
 from szpo.types import Prompt, Theta

@@ -17,7 +17,7 @@ from szpo.runs.machine_check import Check
 from szpo.voting import lease, pauses
 
 if TYPE_CHECKING:
-    from szpo.policies.host import Host
+    from szpo.policies.responder import Host
 
 MOVED: Final = "engine"
 """Kind of the event by which a run's workers are elsewhere, or more or fewer."""

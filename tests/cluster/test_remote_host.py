@@ -23,9 +23,9 @@ from szpo.models import context, loading
 from szpo.optim import parameters
 from szpo.optim.directions import Law
 from szpo.policies import subspace_setup
-from szpo.policies.host import LocalHost
 from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
 from szpo.policies.read_request import ReadRequest, from_message, join, split, to_message
+from szpo.policies.responder import LocalHost
 from szpo.policies.subspaces import SetupSettings, Subspace
 from szpo.types import Answer, Prompt, Shift, Update
 from tests.policies.test_protocol import small
@@ -120,6 +120,8 @@ def test_measuring_and_guards_by_workers_give_the_same_numbers(here, there) -> N
     texts = [*said[:-1], Answer("", "length", 0)]
     fluency = [policy.logprob_base(PROMPTS, texts) for policy in (one, other)]
     assert np.array_equal(*fluency, equal_nan=True) and np.isnan(fluency[0][-1])
+    whole = [policy.total_logprob_base(PROMPTS[0], texts) for policy in (one, other)]
+    assert np.array_equal(*whole) and (whole[0][:-1] < 0).all()
     assert other.halved_rows is None
     for wanted in ("responder", "engine", "held"):
         with pytest.raises(UsageError, match="is held by workers, not by this process"):

@@ -23,7 +23,7 @@ from szpo.judges.local_model import LEAD, Local
 from szpo.ledger.database import Ledger
 from szpo.models import loading
 from szpo.policies import language_model
-from szpo.policies.host import LocalHost
+from szpo.policies.responder import LocalHost
 from szpo.runs import assemble
 from szpo.types import Prompt
 from tests.support import folder_run, tiny_models

@@ -17,7 +17,7 @@ from szpo.judges.training_pairs import Lesson
 from szpo.ledger.database import Ledger
 from szpo.models import loading
 from szpo.models import tiny as tiny_model
-from szpo.policies.host import LocalHost
+from szpo.policies.responder import LocalHost
 from szpo.types import Answer, Prompt
 from tests.support import folder_run, yard_run
 from tests.support.judging import comparison

@@ -16,13 +16,13 @@ from szpo import seeds
 from szpo.data import prompts
 from szpo.errors import RunError, UsageError
 from szpo.generation.sampling import Sampling
-from szpo.models import loading, logprobs
+from szpo.models import loading, logprobs, lora_sites
 from szpo.models.batched_lora import find_sites
 from szpo.models.loading import Loaded
 from szpo.optim import directions, parameters
-from szpo.policies import kl_calibration, layer_choice, score_basis, subspace_setup, subspaces
-from szpo.policies.host import LocalHost
+from szpo.policies import kl_calibration, score_basis, subspace_setup, subspaces
 from szpo.policies.probe import Probe
+from szpo.policies.responder import LocalHost
 from szpo.policies.subspaces import SetupSettings, Subspace
 from szpo.types import Prompt
 from tests.support import tiny_models
@@ -155,7 +155,7 @@ def test_tensors_hold_all_that_replay_needs(model: Loaded) -> None:
 
 
 def test_a_starting_adapter_is_the_centre(model: Loaded) -> None:
-    config = layer_choice.lora_config(model.model, layers=(1, 2))
+    config = lora_sites.lora_config(model.model, layers=(1, 2))
     rng = np.random.default_rng(0)
     start = {}
     for s in find_sites(model.model, config):
@@ -262,7 +262,7 @@ def test_random_directions_ignore_how_many_are_asked_for() -> None:
 
 @given(st.integers(1, 200), st.integers(1, 9))
 def test_middle_layers_exist_and_touch_two_thirds(depth: int, count: int) -> None:
-    found = layer_choice.middle_layers(depth, count)
+    found = lora_sites.middle_layers(depth, count)
     assert len(found) == min(count, depth)
     assert found[0] >= 0 and found[-1] < depth
     assert list(found) == list(range(found[0], found[0] + len(found)))
@@ -276,16 +276,16 @@ def test_middle_layers_exist_and_touch_two_thirds(depth: int, count: int) -> Non
 )
 def test_the_default_adapts_the_output_of_the_mlp(name: str, target: str) -> None:
     model = tiny_models.build(name)
-    sites = find_sites(model, layer_choice.lora_config(model))
+    sites = find_sites(model, lora_sites.lora_config(model))
     assert [s.depth for s in sites] == [0, 1, 2, 3]
     assert all(s.name.endswith(target) and s.rank == 1 and s.scale == 1 for s in sites)
 
 
 def test_layers_that_do_not_exist_list_those_that_do(model: Loaded) -> None:
     with pytest.raises(UsageError, match=r"no adapter layer matches 'query'; .*down_proj.*q_proj"):
-        layer_choice.lora_config(model.model, targets=["query"])
+        lora_sites.lora_config(model.model, targets=["query"])
     with pytest.raises(UsageError, match=r"layers \[9\] do not exist; this model has 0 to 3"):
-        layer_choice.lora_config(model.model, layers=[1, 9])
+        lora_sites.lora_config(model.model, layers=[1, 9])
 
 
 @pytest.mark.parametrize(
@@ -314,7 +314,7 @@ def test_no_prompts_are_refused(model: Loaded) -> None:
 
 
 def test_an_adapter_that_moves_nothing_is_an_error(model: Loaded) -> None:
-    config = layer_choice.lora_config(model.model)
+    config = lora_sites.lora_config(model.model)
     sites = find_sites(model.model, config)
     dead = {s.a: np.zeros((1, s.inputs), np.float32) for s in sites}
     dead |= {s.b: np.zeros((s.outputs, 1), np.float32) for s in sites}

@@ -7,8 +7,7 @@ import torch
 
 from szpo.models.batched_lora import Deltas, find_sites
 from szpo.models.logprobs import Sample
-from szpo.models.lora_sites import Site
-from szpo.policies.layer_choice import lora_config
+from szpo.models.lora_sites import Site, lora_config
 from szpo.types import Theta
 from tests.support import tiny_models
 

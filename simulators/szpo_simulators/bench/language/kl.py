@@ -25,8 +25,8 @@ from szpo.models.loading import Loaded
 from szpo.optim.directions import Law
 from szpo.optim.parameters import Space
 from szpo.policies import kl_calibration, subspace_setup
-from szpo.policies.host import LocalHost
 from szpo.policies.probe import Probe
+from szpo.policies.responder import LocalHost
 from szpo.policies.subspaces import SetupSettings, Subspace
 from szpo.seeds import branch_seed
 

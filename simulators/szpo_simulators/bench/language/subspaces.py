@@ -31,8 +31,8 @@ from szpo.optim import directions
 from szpo.optim.directions import Law
 from szpo.optim.parameters import Space
 from szpo.policies import subspace_cache, subspace_setup
-from szpo.policies.host import LocalHost
 from szpo.policies.probe import Probe
+from szpo.policies.responder import LocalHost
 from szpo.policies.subspaces import SetupSettings, Subspace
 from szpo.types import Answer, Floats, Ints, Prompt
 from szpo_simulators import study
