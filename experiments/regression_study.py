@@ -93,7 +93,7 @@ def open_share(look: Look) -> float:
 
 
 def tables(runs: int) -> None:
-    """Gains of the frozen setting and of its rivals at d = 8, of priors at more coordinates."""
+    """Gains of `bayes` and of the frozen setting at d = 8."""
     kinds = (
         "linear", "curved", "saturating", "ridge", "anisotropic", "lapses", "curved lapses",
         "half", "null",
@@ -105,16 +105,21 @@ def tables(runs: int) -> None:
         print(f"bayes | {kind} | {' | '.join(cells)}", flush=True)
     for share in (0.0, 0.5):
         table(f"frozen, share {share}", places, Setting(Prior.blocks(8), share), 201)
-    some = {kind: places[kind] for kind in ("linear", "curved", "half", "null")}
-    rivals = {
-        "no gate": soften(0.5, 0.0), "no gate, power 1": soften(1, 0.0),
-        "no gate, power 0": soften(0, 0.0), "gate 9, power 1": soften(1),
+
+
+def rivals(runs: int) -> None:
+    """Other lengths, gates and widths than the frozen ones."""
+    kinds = ("linear", "curved", "half", "null")
+    some = {kind: world(kind, 200 if kind == "null" else runs) for kind in kinds}
+    lengths = {
+        "no gate": soften(0.5, 1e-9), "no gate, power 1": soften(1, 1e-9),
+        "no gate, power 0": soften(0, 1e-9), "gate 9, power 1": soften(1),
         "gate 9, power 0": soften(0), "gate 3": soften(0.5, 3), "gate 20": soften(0.5, 20),
         "soft probability": soft_probability,
     }  # fmt: skip
-    for name, length in rivals.items():
+    for name, length in lengths.items():
         table(name, some, Setting(Prior.blocks(8), 0.0, length), 202)
-    for widths in ((1.0,), (4.0,), (16.0,), (64.0,), (1.0, 4.0, 16.0, 64.0)):
+    for widths in ((1.0,), (4.0,), (16.0,), (64.0,)):
         prior = replace(Prior.blocks(8), widths=widths)
         table(f"widths {widths}", some, Setting(prior), 203)
 
@@ -267,7 +272,7 @@ def votes_saved(cold: Floats, warm_gains: Floats, looks: tuple[int, ...]) -> str
 
 def main() -> None:
     parts = {
-        "tables": tables, "dimensions": dimensions, "forecasts": forecasts, "forget": forget,
+        "tables": tables, "rivals": rivals, "dimensions": dimensions, "forecasts": forecasts, "forget": forget,
         "warm": warm,
     }  # fmt: skip
     parser = argparse.ArgumentParser(description=__doc__)

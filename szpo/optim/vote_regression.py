@@ -85,7 +85,7 @@ class Prior:
     """(V, d): of the coordinates of w, relative to each other; each row is one possibility."""
     widths: tuple[float, ...] = (4.0, 16.0, 64.0)
     """Prior variances of the logit of a comparison along w, over the distance as asked."""
-    signal: float = 0.5
+    signal: float = 0.65
     """Probability that w ≠ 0."""
     side: float = 0.5
     """Standard deviation of the side's coefficient, in logits."""

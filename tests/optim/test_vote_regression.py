@@ -194,7 +194,7 @@ def test_no_votes_leave_the_prior():
     found = fit(Votes.empty(3), Prior.flat(3))
     assert not found.w.any()
     assert not direction(found).any()
-    assert found.signal == pytest.approx(0.5)
+    assert found.signal == pytest.approx(Prior.flat(3).signal)
 
 
 def test_the_widths_are_learned():
