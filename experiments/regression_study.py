@@ -272,8 +272,8 @@ def votes_saved(cold: Floats, warm_gains: Floats, looks: tuple[int, ...]) -> str
 
 def main() -> None:
     parts = {
-        "tables": tables, "rivals": rivals, "dimensions": dimensions, "forecasts": forecasts, "forget": forget,
-        "warm": warm,
+        "tables": tables, "rivals": rivals, "dimensions": dimensions, "forecasts": forecasts,
+        "forget": forget, "warm": warm,
     }  # fmt: skip
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("part", choices=[*parts])
