@@ -152,7 +152,7 @@ def forecasts(runs: int) -> None:
             for n in (56, 120, 240):
                 look, truth = found[n], place.win_rate(found[n].gain)
                 rate = vote_forecast.gain(fit(look.votes, prior), look.point).rate()
-                inside = (rate.low <= truth) & (truth <= rate.high)
+                inside = (rate.low - 1e-9 <= truth) & (truth <= rate.high + 1e-9)
                 width = (rate.high - rate.low).mean()
                 cells.append(
                     f"{n}: {inside.mean():.3f}, rate {rate.value.mean():.3f} true"
@@ -203,7 +203,7 @@ def forget(runs: int) -> None:
         found, _ = simulate(world(kind, runs, seed=8), Setting(prior, 0.5), 208, looks, turn=80)
         seen = np.array([vote_forecast.drift(look.votes, prior) for look in found.values()])
         power = (np.maximum.accumulate(seen, 0) > vote_forecast.DRIFT).mean(1)
-        print(f"drift | {kind}, turned at 80 | {dict(zip(looks, power.round(2), strict=True))}")
+        print(f"drift | {kind}, turned at 80 | {dict(zip(looks, power.round(2).tolist(), strict=True))}")
 
 
 def warm(runs: int) -> None:
