@@ -203,7 +203,8 @@ def forget(runs: int) -> None:
         found, _ = simulate(world(kind, runs, seed=8), Setting(prior, 0.5), 208, looks, turn=80)
         seen = np.array([vote_forecast.drift(look.votes, prior) for look in found.values()])
         power = (np.maximum.accumulate(seen, 0) > vote_forecast.DRIFT).mean(1)
-        print(f"drift | {kind}, turned at 80 | {dict(zip(looks, power.round(2).tolist(), strict=True))}")
+        seen_by = dict(zip(looks, power.round(2).tolist(), strict=True))
+        print(f"drift | {kind}, turned at 80 | {seen_by}", flush=True)
 
 
 def warm(runs: int) -> None:
