@@ -20,6 +20,7 @@ EXTRAS = {
     "gymnasium": "worlds",
     "mujoco": "mujoco",
     "ray": "ray",
+    "httpx": "http",
 }
 """Which extra brings a module that may be missing."""
 

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from szpo.config.section import Count, Section
+from szpo.config.section import Count, Positive, Section
 
 RAY_ROWS = 32
 """Rows of a chunk for Ray's workers, where the settings leave them out."""
+VLLM_ROWS = 128
+"""The same for vLLM's servers, which batch what they are asked at once."""
+Address = Annotated[str, Field(pattern=r"^https?://[^\s@?#/]+(/[^\s@?#]*)?$")]
+GOES_WITH = {
+    "ray": ("address", "workers", "gpus"),
+    "vllm": (
+        "replicas", "adapters", "server_adapters", "key_env", "insecure",
+        "tolerance",
+    ),
+}  # fmt: skip
+"""Settings that only one kind of engine has."""
 
 
 class Engine(Section):
-    """Where answers are generated: in this process, or by workers."""
+    """Where answers are generated: in this process, by workers, or by servers."""
 
-    kind: Literal["local", "ray"] = Field(
-        "local", description="local: in the run's own process; ray: by Ray workers (szpo[ray])."
+    kind: Literal["local", "ray", "vllm"] = Field(
+        "local",
+        description="local: in the run's own process; ray: by Ray workers (szpo[ray]); vllm: by "
+        "vLLM servers over HTTP (szpo[http]).",
     )
     address: str | None = Field(
         None,
@@ -26,21 +39,57 @@ class Engine(Section):
     workers: int = Field(1, ge=1, le=4096, description="Workers; each holds the whole model.")
     cpus: int = Field(1, ge=1, le=1024, description="Cores, and threads, of a worker.")
     gpus: int = Field(0, ge=0, le=1, description="GPUs of a worker: 0 or 1.")
+    replicas: Annotated[list[Address], Field(min_length=1, max_length=4096)] | None = Field(
+        None,
+        description='Addresses of vLLM servers, such as ["http://localhost:8000"]; no key '
+        "belongs in here.",
+    )
+    adapters: str | None = Field(
+        None,
+        description="Folder for adapter files that this process writes and the vLLM servers read; "
+        "left out where all of them are on this machine: a temporary one.",
+    )
+    server_adapters: str | None = Field(
+        None, description="The same folder as the vLLM servers see it; left out: the same path."
+    )
+    key_env: str = Field(
+        "VLLM_API_KEY",
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$",
+        description="Environment variable that holds the vLLM servers' key; the key is never "
+        "stored.",
+    )
+    insecure: bool = Field(
+        False, description="Send the key unencrypted to a vLLM server on another machine."
+    )
+    tolerance: Positive | None = Field(
+        None,
+        description="Mean difference per token, in nats, from which a vLLM server's "
+        "log-probabilities are those of another adapter; left out: by dtype.",
+    )
     chunk_rows: Count | None = Field(
         None,
         description="Rows answered at a time; part of what makes equal seeds give equal answers, "
-        "unlike the number of workers. Left out: all of a step (local), 32 (ray).",
+        "unlike the number of workers. Left out: all of a step (local), 32 (ray), 128 (vllm).",
     )
 
     @model_validator(mode="after")
     def _fits_kind(self) -> Self:
-        if self.kind == "local":
-            for name in ("address", "workers", "gpus"):
-                if getattr(self, name) != type(self).model_fields[name].default:
-                    raise ValueError(f'{name} goes with engine.kind "ray"; engine.kind is "local"')
+        for kind, names in GOES_WITH.items():
+            for name in names:
+                default = type(self).model_fields[name].default
+                if self.kind != kind and getattr(self, name) != default:
+                    raise ValueError(
+                        f'{name} goes with engine.kind "{kind}"; engine.kind is "{self.kind}"'
+                    )
+        if self.kind == "vllm":
+            if self.replicas is None:
+                raise ValueError("replicas is missing; engine.kind vllm needs an address or more")
+            if len({address.rstrip("/") for address in self.replicas}) < len(self.replicas):
+                raise ValueError("replicas names an address twice")
         return self
 
     @property
     def rows(self) -> int | None:
         """Rows of a chunk; None: all of a call."""
-        return RAY_ROWS if self.chunk_rows is None and self.kind == "ray" else self.chunk_rows
+        default = {"local": None, "ray": RAY_ROWS, "vllm": VLLM_ROWS}
+        return default[self.kind] if self.chunk_rows is None else self.chunk_rows

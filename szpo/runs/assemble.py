@@ -166,6 +166,7 @@ def build(config: Config, *, say: Say = print, checked: Checked | None = None) -
         base = language_model.prepare(config, host, prompts.train, say)
         settings = config.optimizer_settings(base.subspace.layout, base.subspace.scale)
         own = language_model.make_policy(config, base, settings)
+        run_policy.serve(config, host, own)
         return _with_new_panel(Parts(config, settings, own, prompts, base=base), found, say)
 
 
@@ -267,6 +268,7 @@ def reopen(
             run_device.demand_same(ledger, host.facts, wanted=device)
         base = language_model.restore(host, ledger)
         own = language_model.make_policy(config, base, settings)
+        run_policy.serve(config, host, own)
         parts = Parts(config, settings, own, prompts, base=base)
         return _at_head(ledger, parts, until, panel=panel)
 

@@ -38,6 +38,10 @@ def choose(config: Config) -> Config:
             device=usual if m.device == "auto" else m.device,
             dtype="bf16" if m.dtype == "auto" else m.dtype,
         )
+    if config.engine.kind == "vllm":
+        from szpo.cluster import vllm_engine
+
+        vllm_engine.demand(config.engine)
     from szpo.models import devices
 
     chosen = devices.choose(config.model.device, config.model.dtype)

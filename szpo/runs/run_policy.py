@@ -17,14 +17,19 @@ from szpo.runs.machine_check import Check
 from szpo.voting import lease, pauses
 
 if TYPE_CHECKING:
+    from szpo.policies.lora_policy import LoraPolicy
     from szpo.policies.responder import Host
 
 MOVED: Final = "engine"
 """Kind of the event by which a run's workers are elsewhere, or more or fewer."""
 RETRY_S: Final = 5.0
 """How often it is tried whether an engine that is away is back."""
-CHANGEABLE: Final = ("address", "workers")
-"""What may change when a run is resumed: answers do not depend on it."""
+CHANGEABLE: Final[Mapping[str, tuple[str, ...]]] = {
+    "local": (),
+    "ray": ("address", "workers"),
+    "vllm": ("replicas", "adapters", "server_adapters", "key_env", "insecure"),
+}
+"""What may change by kind of engine when a run is resumed: answers do not depend on it."""
 AWAY: Final = (
     "the machines that write the answers are away; it goes on by itself once they are back"
 )
@@ -48,7 +53,25 @@ def hold(config: Config, *, adapter: bool, driven: bool) -> Host:
         from szpo.cluster import remote
 
         return remote.start(config.engine, language_model.describe(config, adapter=adapter))
-    return language_model.load_host(config, adapter=adapter)
+    host = language_model.load_host(config, adapter=adapter)
+    if driven and config.engine.kind == "vllm":
+        from szpo.cluster.vllm_host import ServedHost
+
+        return ServedHost(host.facts, config.engine)
+    return host
+
+
+def serve(config: Config, host: Host, policy: LoraPolicy) -> None:
+    """Have a policy's rows answered by the servers of its host, where it has some.
+
+    Raises:
+        UsageError, StorageError: The servers or the folder for adapters cannot be had.
+    """
+    if config.engine.kind == "vllm":
+        from szpo.cluster.vllm_host import ServedHost
+
+        if isinstance(host, ServedHost):
+            host.serve(policy)
 
 
 @contextmanager
@@ -74,11 +97,12 @@ def restore(config: Config, ledger: Ledger, wanted: Mapping[str, Any] | None) ->
         UsageError: A setting is not one of `CHANGEABLE`, or does not fit the run's engine.
     """
     wanted = dict(wanted or {})
+    names = CHANGEABLE[config.engine.kind] or CHANGEABLE["ray"]
     for name in wanted:
-        if name not in CHANGEABLE:
+        if name not in names:
             raise UsageError(
                 f"engine.{name} stays as the run began with it, since answers depend on it; only "
-                f"{' and '.join(f'engine.{each}' for each in CHANGEABLE)} can change"
+                f"{' and '.join(f'engine.{each}' for each in names)} can change"
             )
     moved = [event["body"] for event in ledger.events(MOVED)]
     changes = {**(moved[-1] if moved else {}), **wanted}
@@ -93,9 +117,10 @@ def restore(config: Config, ledger: Ledger, wanted: Mapping[str, Any] | None) ->
 
 def record_move(ledger: Ledger, config: Config) -> None:
     """Write down where the workers of a resumed run are, where that is new."""
-    now = {name: getattr(config.engine, name) for name in CHANGEABLE}
+    names = CHANGEABLE[config.engine.kind] or CHANGEABLE["ray"]
+    now = {name: getattr(config.engine, name) for name in names}
     before = ledger.spec["config"].get("engine", {})
-    known = {name: before.get(name, now[name]) for name in CHANGEABLE}
+    known = {name: before.get(name, now[name]) for name in names}
     for event in ledger.events(MOVED):
         known = event["body"]
     if now != known:
@@ -104,6 +129,10 @@ def record_move(ledger: Ledger, config: Config) -> None:
 
 def is_away(config: Config) -> bool:
     """Whether nobody answers where the settings' workers are looked for."""
+    if config.engine.kind == "vllm":
+        from szpo.cluster import vllm_engine
+
+        return vllm_engine.unreachable(config.engine) is not None
     if config.engine.kind != "ray":
         return False
     from szpo.cluster import ray_engine
@@ -137,6 +166,9 @@ def examine(config: Config, prompt: str = "Write a sentence.") -> Iterator[Check
     Starts the workers and has each answer a chunk twice; the second time is what counts.
     """
     engine = config.engine
+    if engine.kind == "vllm":
+        yield _look_at_servers(config)
+        return
     if engine.kind != "ray":
         yield Check("engine", "ok", "local: the run's own process holds the model")
         return
@@ -159,6 +191,20 @@ def examine(config: Config, prompt: str = "Write a sentence.") -> Iterator[Check
         yield Check("engine", "fail", str(error))
     finally:
         host.close()
+
+
+def _look_at_servers(config: Config) -> Check:
+    from szpo.cluster import vllm_engine
+
+    try:
+        vllm_engine.demand(config.engine)
+    except UsageError as error:
+        return Check("engine", "fail", str(error))
+    return Check(
+        "engine", "ok",
+        f"vLLM at {', '.join(config.engine.replicas or [])}: healthy; model, adapters and seeds "
+        "are looked at when a run begins, the cost of a step is not measured here",
+    )  # fmt: skip
 
 
 def _price_step(config: Config, host: Host, prompt: str) -> Check:

@@ -1,0 +1,62 @@
+"""Whether a server's answers are those of the adapter that was asked: by rescoring some of them.
+
+No field of a reply proves which adapter wrote it. Its log-probabilities are those of whatever did,
+so a trusted model computes the same tokens' log-probabilities under the member that was asked, and
+the mean of |difference| per token is compared with what rounding explains. The rows with the
+longest answers are taken, at least one per chunk and member, until they hold `TOKENS` tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from szpo.types import Floats
+
+FEW = 4
+"""Fewer tokens than these are judged as if there were as many, the rest without a difference."""
+TOKENS = 64
+"""Tokens of a member in a chunk that are rescored, if it has as many there."""
+TOLERANCE = {"fp32": 0.005, "bf16": 0.1, "fp16": 0.02}
+"""Mean |difference| in nats per token that two implementations may have, by the model's dtype."""
+
+
+def pick_rows(members: Sequence[object], lengths: Sequence[int]) -> list[list[int]]:
+    """Per member the rows of a chunk to rescore, those with most tokens first.
+
+    >>> pick_rows(["a", "b", "a", "a"], [3, 24, 30, 40])
+    [[3, 2], [1]]
+    """
+    found: dict[object, list[int]] = {}
+    count: dict[object, int] = {}
+    for row in sorted(range(len(members)), key=lambda i: (-lengths[i], i)):
+        member = members[row]
+        if count.get(member, 0) < TOKENS:
+            found.setdefault(member, []).append(row)
+            count[member] = count.get(member, 0) + lengths[row]
+    order = list(dict.fromkeys(members))
+    return [found[member] for member in order]
+
+
+def deviation(reported: Sequence[Floats], trusted: Sequence[Floats]) -> float:
+    """Mean |difference| of log-probabilities per token over some rows, nats; nan counts as inf."""
+    apart = np.abs(np.concatenate(list(reported)) - np.concatenate(list(trusted)))
+    if not np.isfinite(apart).all():
+        return math.inf
+    return float(apart.sum()) / max(len(apart), FEW)
+
+
+def notice_probability(shift: float, tolerance: float, tokens: int) -> float:
+    """Least probability that a wrong adapter is noticed in this many tokens.
+
+    The two adapters' log-probabilities of a token differ by independent N(0, shift²), in nats. A
+    half-normal density is at most √(2/π), so n of them add up to at most c with a probability of
+    at most (c·√(2/π))ⁿ / n!, the simplex below c; here c = n · tolerance / shift.
+
+    >>> [round(notice_probability(0.3, t, n), 5) for t, n in ((0.002, 4), (0.1, 16), (0.1, 4))]
+    [1.0, 0.99945, 0.94663]
+    """
+    total = tokens * tolerance / shift * math.sqrt(2 / math.pi)
+    return max(0.0, 1.0 - math.exp(tokens * math.log(total) - math.lgamma(tokens + 1)))

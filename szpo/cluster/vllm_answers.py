@@ -1,0 +1,228 @@
+"""A policy's rows answered by vLLM servers: adapters written, chunks spread, answers rescored.
+
+The law of the answers is the local engine's, for members rounded to the servers' dtype. The bits
+are not: a server draws by its own random numbers, from a seed per row.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import secrets
+import shutil
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from szpo.cluster import member_files, rescoring
+from szpo.cluster.member_files import CastMember
+from szpo.cluster.schedule import Bounds, Dispatcher
+from szpo.cluster.trusted_model import Judged, TrustedModel
+from szpo.cluster.vllm_messages import Decoding, Row, RowAnswer, row_seed
+from szpo.cluster.vllm_transport import ChunkReply, ServedChunk, VllmTransport
+from szpo.errors import IntegrityError, RunError, StorageError
+from szpo.models.lora_sites import Site
+from szpo.policies.row_request import RowRequest, Tokens, split
+
+ASKED_AGAIN = 2
+"""How often chunks that another adapter has answered are asked again, under new names."""
+BOUNDS = Bounds(patience_s=1200.0, load_s=1200.0)
+
+
+class AdapterFolder:
+    """A folder that servers read, with adapters under names that come once."""
+
+    def __init__(self, root: Path, server_root: str | None, sites: tuple[Site, ...], base: str):
+        """``server_root``: the folder as the servers see it; None: under the same path.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+        self._nonce = secrets.token_hex(4)
+        self._own = root / f"szpo-{self._nonce}"
+        self._server = f"{server_root or root}".rstrip("/") + f"/{self._own.name}"
+        self._sites, self._base = sites, base
+        self._number = itertools.count()
+        try:
+            self._own.mkdir(parents=True)
+        except OSError as error:
+            raise StorageError(f"{root} cannot be written ({error.strerror or error})") from None
+        self.close = weakref.finalize(self, shutil.rmtree, self._own, ignore_errors=True)
+
+    def write(self, members: Sequence[CastMember]) -> dict[str, str]:
+        """Write members; the folders as servers see them, by names that no server has heard.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+        found = {}
+        for member in members:
+            name = f"{self._own.name}-{next(self._number)}"
+            member_files.save_member(self._own / name, member, self._sites, base=self._base)
+            found[name] = f"{self._server}/{name}"
+        return found
+
+    def remove(self, names: Sequence[str]) -> None:
+        """Remove files that no server will read again."""
+        for name in names:
+            shutil.rmtree(self._own / name, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A request with its members as servers hold them, and the seed of each row."""
+
+    request: RowRequest
+    members: list[CastMember]
+    seeds: list[int]
+
+    def to_judge(self, row: int, answer: RowAnswer) -> Judged:
+        prompt, member = self.request.rows[row, :2].tolist()
+        return Judged(self.request.prompts[prompt], answer, self.members[member])
+
+
+class VllmAnswers:
+    """Answers rows by vLLM servers; see `szpo.policies.responder.Answerer`."""
+
+    def __init__(
+        self,
+        transport: VllmTransport,
+        folder: AdapterFolder,
+        trusted: TrustedModel,
+        decoding: Callable[[RowRequest], Decoding],
+        *,
+        chunk_rows: int,
+        bounds: Bounds = BOUNDS,
+    ):
+        self.transport = transport
+        self._folder, self._trusted, self._decoding = folder, trusted, decoding
+        self._chunk_rows = chunk_rows
+        self._dispatcher: Dispatcher[ServedChunk, ChunkReply] = Dispatcher(
+            transport, time.monotonic, bounds=bounds
+        )
+        self.rescored = 0
+        """Rows whose log-probabilities were computed here as well."""
+        self.refused = 0
+        """Chunks whose answers another adapter had written."""
+
+    def close(self) -> None:
+        """Give up the servers and remove all files."""
+        self.transport.close()
+        self._folder.close()
+
+    def answer(self, request: RowRequest) -> Tokens:
+        """See `szpo.policies.responder.Answerer.answer`.
+
+        Raises:
+            IntegrityError: a server goes on answering with another adapter than it was asked for.
+        """
+        members = self._trusted.members(request)
+        seeds = [row_seed(float(words[0])) for words in request.uniforms()]
+        asked = _Asked(request, members, seeds)
+        todo = [rows for rows, _ in split(request, self._chunk_rows)]
+        found: list[tuple[int, ...]] = [()] * len(request.rows)
+        for tries in range(ASKED_AGAIN + 1):
+            replies = self._gather(asked, todo)
+            if request.canary and not tries:
+                self._demand_different(
+                    asked.to_judge(int(todo[0][0]), replies[0].answers[0]), members
+                )
+            faults = self._faults(asked, todo, replies)
+            for i, (rows, reply) in enumerate(zip(todo, replies, strict=True)):
+                for row, answer in zip(rows.tolist(), reply.answers, strict=True):
+                    if i not in faults:
+                        found[row] = answer.tokens
+            if not faults:
+                return tuple(found)
+            self.refused += len(faults)
+            _report("; ".join(dict.fromkeys(faults.values())), last=tries == ASKED_AGAIN)
+            todo = [todo[i] for i in faults]
+        raise AssertionError("the last try returns or raises")
+
+    def _gather(self, asked: _Asked, chunks: Sequence[NDArray[np.int64]]) -> list[ChunkReply]:
+        """Have chunks of rows answered, by adapters of new names."""
+        table = asked.request.rows
+        used = np.unique(np.concatenate([table[rows, 1] for rows in chunks])).tolist()
+        paths = self._folder.write([asked.members[member] for member in used])
+        name_of = dict(zip(used, paths, strict=True))
+        decoding = self._decoding(asked.request)
+        requests = []
+        for rows in chunks:
+            lines = tuple(
+                Row(name_of[member], asked.request.prompts[prompt], asked.seeds[row])
+                for row, (prompt, member) in zip(
+                    rows.tolist(), table[rows, :2].tolist(), strict=True
+                )
+            )
+            needed = dict.fromkeys(line.model for line in lines)
+            requests.append(ServedChunk(lines, {n: paths[n] for n in needed}, decoding))
+        try:
+            return self._dispatcher.gather(requests)
+        finally:
+            self.transport.retire(list(paths))
+
+    def _faults(
+        self, asked: _Asked, chunks: Sequence[NDArray[np.int64]], replies: Sequence[ChunkReply]
+    ) -> dict[int, str]:
+        """Chunks that another adapter has answered, each with what was seen."""
+        judged = [
+            [
+                asked.to_judge(row, answer)
+                for row, answer in zip(rows.tolist(), r.answers, strict=True)
+            ]
+            for rows, r in zip(chunks, replies, strict=True)
+        ]
+        picked = [
+            (i, [rows[j] for j in group])
+            for i, rows in enumerate(judged)
+            for group in rescoring.pick_rows(
+                [row.member.sha256 for row in rows], [len(row.answer.tokens) for row in rows]
+            )
+        ]
+        apart = self._deviations([group for _, group in picked])
+        failing = {i for (i, _), value in zip(picked, apart, strict=True) if self._wrong(value)}
+        if not failing:
+            return {}
+        # Whoever failed once is trusted in nothing: all rows of its chunks are rescored.
+        servers = {replies[i].worker for i in failing}
+        found = {}
+        for i in (i for i, reply in enumerate(replies) if reply.worker in servers):
+            rows = self._deviations([[row] for row in judged[i]])
+            wrong = sum(self._wrong(value) for value in rows)
+            if wrong or i in failing:
+                found[i] = (
+                    f"{self.transport.address(replies[i].worker)} answers with other adapters "
+                    f"than it was asked for ({wrong} of {len(rows)} rows of a chunk)"
+                )
+        return found
+
+    def _demand_different(self, row: Judged, members: Sequence[CastMember]) -> None:
+        """Refuse members that are one policy after the cast: equal log-probabilities of a row."""
+        found = self._trusted.logprobs([replace(row, member=member) for member in members])
+        for (i, one), (j, other) in itertools.combinations(enumerate(found), 2):
+            if np.array_equal(one, other):
+                raise RunError(
+                    f"canary: members {i} and {j} are one policy in the servers' dtype; raise the "
+                    "KL radius, or serve the model in a wider dtype"
+                )
+
+    def _deviations(self, groups: Sequence[Sequence[Judged]]) -> list[float]:
+        self.rescored += sum(len(group) for group in groups)
+        return self._trusted.deviations(groups)
+
+    def _wrong(self, deviation: float) -> bool:
+        return deviation > self._trusted.tolerance
+
+
+def _report(text: str, *, last: bool) -> None:
+    if last:
+        raise IntegrityError(
+            f"{text}, {ASKED_AGAIN + 1} times; nothing of this step was shown to anybody: restart "
+            "the server, then resume the run"
+        )
+    logging.getLogger("szpo").warning(f"{text}; asked again under new names")

@@ -1,0 +1,166 @@
+"""vLLM servers as a run's engine: refusals before anything is loaded, and the parts put together.
+
+A plain HTTP client; vLLM itself is not needed here.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import ipaddress
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from szpo.cluster import member_files
+from szpo.config.engine import VLLM_ROWS, Engine
+from szpo.errors import UsageError
+from szpo.generation.sampling import Sampling
+from szpo.optim import parameters
+from szpo.policies.responder import start_of
+from szpo.policies.row_request import RowRequest
+from szpo.types import Shift
+
+REACH_S = 5.0
+"""How long a server may take to accept a connection."""
+READ_S = 900.0
+"""How long it may take for an answer."""
+KAPPA = 1.62
+"""Distance of the canary's members from the start, nats, as a run's usual radius."""
+
+
+def demand(engine: Engine) -> None:
+    """Refuse what can be refused before a model is loaded.
+
+    Raises:
+        UsageError: httpx is not installed, a server is not there or not healthy, the key would
+            travel unencrypted, or no folder is named that a server elsewhere could read.
+    """
+    if importlib.util.find_spec("httpx") is None:
+        raise UsageError("engine.kind vllm needs httpx: pip install 'szpo[http]'")
+    key = os.environ.get(engine.key_env, "")
+    if not (key.isascii() and key.isprintable()):
+        raise UsageError(
+            f"engine: the key in ${engine.key_env} has characters that no header takes"
+        )
+    for url in engine.replicas or []:
+        where = urlsplit(url)
+        here = is_here(where.hostname or "")
+        if key and where.scheme == "http" and not here and not engine.insecure:
+            raise UsageError(
+                f"engine: the key in ${engine.key_env} would travel unencrypted to {url}; give an "
+                "https address, unset the variable, or set engine.insecure"
+            )
+        if engine.adapters is None and not here:
+            raise UsageError(
+                f"engine.adapters is missing: name a folder that this machine and {url} share"
+            )
+    if (away := unreachable(engine)) is not None:
+        raise UsageError(away)
+
+
+def unreachable(engine: Engine) -> str | None:
+    """Say which server is not there or not healthy, in a line; None where all are."""
+    import httpx
+
+    key = os.environ.get(engine.key_env, "")
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    for url in engine.replicas or []:
+        try:
+            # Proxies and passwords of the environment are none of the servers' business.
+            with httpx.Client(trust_env=False, timeout=REACH_S) as client:
+                code = client.get(f"{url.rstrip('/')}/health", headers=headers).status_code
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            kind = type(error).__name__
+            return f"engine.replicas: {url} cannot be reached ({kind}); start the server there"
+        if code != 200:
+            return f"engine.replicas: {url} is not healthy (HTTP {code} at /health)"
+    return None
+
+
+def is_here(host: str) -> bool:
+    """Whether a host of an address is this machine by its name alone.
+
+    >>> is_here("localhost"), is_here("127.0.0.9"), is_here("::1"), is_here("10.0.0.5")
+    (True, True, True, False)
+    """
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def connect(engine: Engine, loaded: Any, responder: Any, **options: Any) -> Any:
+    """Answers by the servers of a run whose model and coordinates this process holds as well.
+
+    Args:
+        engine: The settings.
+        loaded: The run's model.
+        responder: The run's coordinates, and the engine that rescores.
+        options: ``bounds`` and ``retry``, for who wants other than the usual ones.
+
+    Raises:
+        UsageError: See `demand`; or the model is quantised, or of a rank that no server takes.
+        StorageError: The folder for adapters cannot be written.
+    """
+    demand(engine)
+    if loaded.quantization is not None:
+        raise UsageError(
+            f"engine.kind vllm serves fp32, bf16 or fp16; model.quantization is "
+            f"{loaded.quantization}: leave it out, or use another engine.kind"
+        )
+    sites = responder.subspace.sites
+    rank = member_files.demand_rank(sites)
+
+    import httpx
+
+    from szpo.cluster.trusted_model import TrustedModel
+    from szpo.cluster.vllm_answers import BOUNDS, AdapterFolder, VllmAnswers
+    from szpo.cluster.vllm_canary import Canary
+    from szpo.cluster.vllm_messages import Decoding
+    from szpo.cluster.vllm_replica import Replica, Retry, Server
+    from szpo.cluster.vllm_transport import VllmTransport
+    from szpo.models.logprobs import vocabulary_size
+
+    root = Path(engine.adapters or tempfile.gettempdir()).absolute()
+    folder = AdapterFolder(root, engine.server_adapters, sites, loaded.name)
+    trusted = TrustedModel(loaded, responder, engine.tolerance)
+    stop, words = responder.adapted.stop_tokens, vocabulary_size(loaded.model)
+    client = httpx.AsyncClient(
+        timeout=httpx.Timeout(READ_S, connect=REACH_S),
+        limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
+        # Else proxies and passwords of the environment would see what goes to the servers.
+        trust_env=False,
+    )
+    retry = options.get("retry", Retry())
+    key = os.environ.get(engine.key_env, "")
+    replicas = [
+        Replica(Server(url.rstrip("/"), client, key, engine.key_env, rank, retry))
+        for url in engine.replicas or []
+    ]
+    decoding = Decoding(Sampling(), tuple(stop), words)
+    plus, minus = trusted.members(canary_request(responder))
+    canary = Canary(trusted, (plus, minus), folder.write, decoding)
+    transport = VllmTransport(replicas, canary.chunk, canary.check, folder.remove)
+    return VllmAnswers(
+        transport,
+        folder,
+        trusted,
+        lambda request: Decoding(request.sampling, tuple(stop), words),
+        chunk_rows=engine.rows or VLLM_ROWS,
+        bounds=options.get("bounds", BOUNDS),
+    )
+
+
+def canary_request(responder: Any) -> RowRequest:
+    """A request without rows whose two members lie on both sides of the start."""
+    subspace = responder.subspace
+    start = start_of(subspace)
+    radius = float(parameters.round13(subspace.mu(KAPPA)))
+    sides = tuple(Shift(0, 0, sign, radius) for sign in (1, -1))
+    return RowRequest(start, sides, (), (), np.zeros((0, 4), np.int64), Sampling())

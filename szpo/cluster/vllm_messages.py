@@ -1,0 +1,148 @@
+"""What a vLLM server is sent and what it sends back, as plain JSON values. No network here.
+
+The contract is that of vLLM's OpenAI server, of which szpo uses ``/v1/completions`` with tokens
+for a prompt, ``return_token_ids`` and ``logprobs``, ``/v1/models`` and ``/metrics``.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from szpo.generation.sampling import Sampling
+
+
+class MessageError(Exception):
+    """A reply that is no whole answer: half of it, or something else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row to be answered: its model's name at the server, its prompt as tokens, its seed."""
+
+    model: str
+    prompt: tuple[int, ...]
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class RowAnswer:
+    """The new tokens of a row, an end token included, and the server's log-probability of each."""
+
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    """In nats, of the model's own distribution: before temperature, top-p and top-k."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """What is equal for all rows of a run."""
+
+    sampling: Sampling
+    stop_tokens: tuple[int, ...]
+    """Tokens that end an answer."""
+    words: int
+    """Size of the vocabulary."""
+
+
+def completion_request(row: Row, decoding: Decoding) -> dict[str, Any]:
+    """The body of ``/v1/completions`` for one row.
+
+    Every number that a server could take from the model's ``generation_config.json`` is given.
+    The end is the run's own: the model's end tokens are ignored, the run's are named. A salt per
+    model keeps prefix caches of different adapters apart where the server knows it.
+    """
+    sampling = decoding.sampling
+    return {
+        "model": row.model,
+        "prompt": list(row.prompt),
+        "max_tokens": sampling.max_new_tokens,
+        "min_tokens": 0,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+        "n": 1,
+        "seed": row.seed,
+        "ignore_eos": True,
+        "stop_token_ids": list(decoding.stop_tokens),
+        "logprobs": 1,
+        "return_token_ids": True,
+        "cache_salt": row.model,
+        "stream": False,
+    }
+
+
+def read_completion(body: Any, row: Row, decoding: Decoding) -> RowAnswer:
+    """The answer in a reply of ``/v1/completions``.
+
+    Raises:
+        MessageError: it is not a whole answer to this row.
+    """
+    try:
+        (choice,) = body["choices"]
+        tokens = tuple(choice["token_ids"])
+        logprobs = tuple(choice["logprobs"]["token_logprobs"])
+        end, prompt = choice["finish_reason"], choice.get("prompt_token_ids")
+    except (KeyError, TypeError, ValueError):
+        raise MessageError("a reply without choice, token_ids or logprobs") from None
+    if body.get("model") != row.model:
+        raise MessageError("a reply in another model's name")
+    if prompt is not None and tuple(prompt) != row.prompt:
+        raise MessageError("a reply to another prompt")
+    if not all(type(t) is int and 0 <= t < decoding.words for t in tokens):
+        raise MessageError("a reply with tokens outside the vocabulary")
+    if len(logprobs) != len(tokens) or not all(isinstance(p, int | float) for p in logprobs):
+        raise MessageError("a reply whose log-probabilities are not one per token")
+    ends = [i for i, token in enumerate(tokens) if token in decoding.stop_tokens]
+    if end == "stop":
+        whole = ends == [len(tokens) - 1]
+    else:
+        full = len(tokens) == decoding.sampling.max_new_tokens
+        whole = end == "length" and full and not ends
+    if not whole:
+        raise MessageError(f"half an answer ({len(tokens)} tokens, end {end!r})")
+    return RowAnswer(tokens, tuple(float(p) for p in logprobs))
+
+
+def row_seed(uniform: float) -> int:
+    """A seed in [0, 2⁵³) from a row's first uniform number, so that each row has its own.
+
+    >>> row_seed(0.5) == 2**52
+    True
+    """
+    return int(uniform * 2.0**53)
+
+
+def served_names(body: Any) -> tuple[list[str], list[str]]:
+    """Names of the models and of the adapters in a reply of ``/v1/models``.
+
+    Raises:
+        MessageError: it is no such reply.
+    """
+    try:
+        cards = [(str(card["id"]), bool(card.get("parent"))) for card in body["data"]]
+    except (KeyError, TypeError, AttributeError):
+        raise MessageError("its list of models cannot be read") from None
+    return [n for n, adapter in cards if not adapter], [n for n, adapter in cards if adapter]
+
+
+def caches_prefixes(metrics: str) -> bool:
+    """Whether the text of ``/metrics`` says that a prefix cache is on.
+
+    >>> caches_prefixes('vllm:cache_config_info{enable_prefix_caching="True"} 1.0')
+    True
+    """
+    lines = re.findall(r"^vllm:cache_config_info\{(.*)\}", metrics, flags=re.MULTILINE)
+    return any('enable_prefix_caching="True"' in line for line in lines)
+
+
+def error_text(body: Any) -> str:
+    """What an error reply says, in a line of at most 200 characters; "" where it says nothing."""
+    inner = body.get("error", body) if isinstance(body, dict) else None
+    message = inner.get("message") if isinstance(inner, dict) else inner
+    return " ".join(str(message or "").split())[:200]

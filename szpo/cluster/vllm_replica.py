@@ -1,0 +1,205 @@
+"""One vLLM server over HTTP: adapters by name, answers row by row, bounded retries.
+
+What the server refuses for good is an error of szpo; what may pass is tried again at growing
+distances, without chance. A server that stays silent, broken or without its adapters raises
+`GoneError`: whoever asked it gives the rows to another one and has it show itself again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from szpo.cluster import vllm_messages
+from szpo.cluster.vllm_messages import Decoding, MessageError, Row, RowAnswer
+from szpo.errors import UsageError
+
+PASSING = {408, 409, 425, 429, 500, 502, 503, 504}
+"""HTTP status codes that a later try may not have."""
+SECRET = 8
+"""Shortest key that is removed from texts; servers without keys get any short word."""
+
+
+class GoneError(Exception):
+    """The server does not answer as it should, after all tries; it may come back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Tries and pauses: first_s, then twice as long each time, at most longest_s."""
+
+    tries: int = 5
+    first_s: float = 0.5
+    longest_s: float = 30.0
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+
+    def pause_s(self, failures: int, wanted: str | None = None) -> float:
+        """The pause after this many failures, or what the server asked for, if that is longer.
+
+        >>> [Retry().pause_s(n) for n in (1, 2, 3, 9)], Retry().pause_s(1, "7")
+        ([0.5, 1.0, 2.0, 30.0], 7.0)
+        """
+        asked = float(wanted) if wanted and wanted.isdecimal() else 0.0
+        return min(max(self.first_s * 2.0 ** (failures - 1), asked), self.longest_s)
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where a server is and what it is asked with."""
+
+    url: str
+    """Without a slash at its end, and without ``/v1``."""
+    client: httpx.AsyncClient = field(repr=False)
+    key: str = field(default="", repr=False)
+    key_env: str = ""
+    rank: int = 1
+    """The ``--max-lora-rank`` that it needs at least."""
+    retry: Retry = field(default_factory=Retry)
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a server says of itself."""
+
+    version: str
+    models: tuple[str, ...]
+    adapters: tuple[str, ...]
+    caches_prefixes: bool
+
+
+class Replica:
+    """A server, with the adapters that it was given and has not lost."""
+
+    def __init__(self, server: Server):
+        self.server = server
+        self.registered: set[str] = set()
+        """Names of adapters that the server holds, as far as is known."""
+
+    async def look(self) -> Shown:
+        """Ask the server what it is.
+
+        Raises:
+            GoneError: it is not healthy.
+            UsageError: it refuses the key, or is no vLLM server.
+        """
+        await self._ask("GET", "/health")
+        version = await self._ask("GET", "/version")
+        models = await self._ask("GET", "/v1/models")
+        metrics = await self._ask("GET", "/metrics", optional=True)
+        try:
+            names, adapters = vllm_messages.served_names(models)
+        except MessageError as error:
+            raise UsageError(f"{self.server.url} is no vLLM server: {error}") from None
+        caches = vllm_messages.caches_prefixes(metrics.get("text", ""))
+        return Shown(str(version.get("version")), tuple(names), tuple(adapters), caches)
+
+    async def register(self, name: str, path: str) -> None:
+        """Give the server an adapter's files under a name that it has never heard.
+
+        Raises:
+            GoneError, UsageError: see `complete`; or it does not take such an adapter.
+        """
+        body = {"lora_name": name, "lora_path": path}
+        await self._ask("POST", "/v1/load_lora_adapter", body)
+        self.registered.add(name)
+
+    async def unregister(self, name: str) -> None:
+        """Take an adapter from the server; one that it has lost meanwhile is gone as well."""
+        self.registered.discard(name)
+        await self._ask("POST", "/v1/unload_lora_adapter", {"lora_name": name}, optional=True)
+
+    async def complete(self, row: Row, decoding: Decoding) -> RowAnswer:
+        """Have a row answered.
+
+        Raises:
+            GoneError: no whole answer after all tries, or the server has lost the adapter.
+            UsageError: it refuses the request or the key.
+        """
+        request = vllm_messages.completion_request(row, decoding)
+        failures, why = 0, ""
+        while failures < self.server.retry.tries:
+            if failures:
+                await self.server.retry.sleep(self.server.retry.pause_s(failures))
+            reply = await self._ask("POST", "/v1/completions", request)
+            try:
+                return vllm_messages.read_completion(reply, row, decoding)
+            except MessageError as error:
+                failures, why = failures + 1, str(error)
+        raise GoneError(f"{self.server.url}: {why}, {failures} times")
+
+    async def _ask(
+        self, method: str, path: str, body: Any = None, *, optional: bool = False
+    ) -> dict[str, Any]:
+        """One exchange, with its retries; text that is no JSON comes as ``{"text": …}``.
+
+        ``optional``: a server that does not know the path, or the adapter, gives ``{}``.
+        """
+        server, failures, why = self.server, 0, ""
+        headers = {"Authorization": f"Bearer {server.key}"} if server.key else {}
+        while failures < server.retry.tries:
+            wanted = None
+            try:
+                reply = await server.client.request(
+                    method, f"{server.url}{path}", json=body, headers=headers
+                )
+            except httpx.HTTPError as error:
+                why = type(error).__name__
+            else:
+                if reply.status_code == 200:
+                    found = _read(reply)
+                    if found is not None:
+                        return found
+                    why = "half a reply"
+                elif optional and reply.status_code in (400, 404, 405):
+                    return {}
+                elif failures and "already been loaded" in reply.text:
+                    return {}  # the try before did it, its reply was lost
+                elif reply.status_code not in PASSING:
+                    raise self._refusal(reply, path, body)
+                else:
+                    wanted = reply.headers.get("Retry-After")
+                    why = f"HTTP {reply.status_code} at {path}"
+            failures += 1
+            if failures < server.retry.tries:
+                await server.retry.sleep(server.retry.pause_s(failures, wanted))
+        raise GoneError(f"{server.url}: {why}, {failures} times")
+
+    def _refusal(self, reply: httpx.Response, path: str, body: Any) -> Exception:
+        """What a status code means that no retry mends."""
+        server, code = self.server, reply.status_code
+        if code in (401, 403):
+            return UsageError(
+                f"{server.url} refuses the key (HTTP {code}); check ${server.key_env}"
+            )
+        message = vllm_messages.error_text(_read(reply))
+        if len(server.key) >= SECRET:
+            message = message.replace(server.key, "[key]")
+        known = f"{server.url} refuses {path} (HTTP {code}: {message or 'no reason'})"
+        if code == 404 and path == "/v1/completions" and body["model"] in self.registered:
+            self.registered.clear()
+            return GoneError(f"{server.url} has lost its adapters")
+        if path != "/v1/load_lora_adapter":
+            return UsageError(known)
+        if "rank" in message:
+            return UsageError(f"{known}; start it with --max-lora-rank {server.rank} or more")
+        if "No adapter" in message:
+            return UsageError(f"{known}; let it read engine.adapters, at engine.server_adapters")
+        return UsageError(
+            f"{known}; start it with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"
+        )
+
+
+def _read(reply: httpx.Response) -> dict[str, Any] | None:
+    """A reply's JSON object, or its text; None for JSON that ends in the middle."""
+    if "json" not in reply.headers.get("Content-Type", ""):
+        return {"text": reply.text}
+    try:
+        found = json.loads(reply.content)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None

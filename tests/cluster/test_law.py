@@ -1,0 +1,178 @@
+"""The law of answers: servers and workers against the local engine, and what rescoring notices.
+
+Two samples of 4,096 answers each, 16 prompts × 256, of one policy off the start. Compared are the
+mean log-probability per token under that policy, and a reward (the share of words of an even
+number), each as the difference of means within prompts over its standard error, which is N(0, 1)
+where the laws are equal. A difference is found at |z| > 3.29, so with probability .001 for either
+by chance. With 4,096 answers a side the standard error is √(2/4096) = .0221 of the spread within
+prompts; a difference of .125 spreads is found with probability Φ(.125/.0221 − 3.29) = .991.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from szpo.cluster import rescoring, vllm_engine, worker
+from szpo.config.engine import Engine
+from szpo.generation.sampling import Sampling
+from szpo.models import loading
+from szpo.optim import parameters
+from szpo.policies import row_request
+from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
+from szpo.policies.row_request import RowRequest, Tokens
+from szpo.types import Floats, Prompt, Shift
+from tests.policies.test_protocol import small
+from tests.support import folder_run
+from tests.support.vllm_server import VllmServer
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+PROMPTS = [Prompt.user(f"w{i} w{i + 1}") for i in range(20, 52, 2)]
+SAMPLES = 256
+FOUND = 3.29
+
+
+def policy_of(folder: Path, dtype: Any, chunk_rows: int | None = None) -> LoraPolicy:
+    """A policy at half the usual radius from its start."""
+    base = loading.load(str(folder), dtype=dtype)
+    answering = AnswerSampling(Sampling(max_new_tokens=8), chunk_rows=chunk_rows)
+    policy = LoraPolicy(base, small(base), root_seed=5, answering=answering)
+    radius = float(parameters.round13(policy.subspace.mu(1.62) / 2))
+    policy.move_to(parameters.shift(policy.space, policy.start(), Shift(0, 0, 1, radius)))
+    return policy
+
+
+class ByWorker:
+    """What a worker of another process answers, in chunks."""
+
+    def __init__(self, policy: LoraPolicy, rows: int):
+        setup = worker.setup_message(policy.loaded, policy.responder, threads=1, device="cpu")
+        self.worker, self.rows = worker.Worker(setup), rows
+
+    def answer(self, request: RowRequest) -> Tokens:
+        found: list[tuple[int, ...]] = [()] * len(request.rows)
+        for rows, chunk in row_request.split(request, self.rows):
+            reply = self.worker.answer(row_request.to_message(chunk))
+            tokens = row_request.array_to_tokens(reply["tokens"])
+            for row, answer in zip(rows.tolist(), tokens, strict=True):
+                found[row] = answer
+        return tuple(found)
+
+
+@contextlib.contextmanager
+def answered_elsewhere(policy: LoraPolicy, how: str, folder: Path) -> Iterator[None]:
+    if how == "worker":
+        policy.answer_by(ByWorker(policy, 37))
+        yield
+        return
+    server = VllmServer(folder, loading.DTYPES[policy.loaded.dtype])
+    engine = Engine(kind="vllm", replicas=[server.url], chunk_rows=256)
+    answers = vllm_engine.connect(engine, policy.loaded, policy.responder)
+    policy.answer_by(answers)
+    yield
+    answers.close()
+    server.close()
+
+
+def measures(judge: LoraPolicy, answers: Tokens) -> Floats:
+    """Per answer the mean log-probability per token and the reward, (prompts, samples, 2)."""
+    prompts = [judge.encode(p) for p in PROMPTS for _ in range(SAMPLES)]
+    deltas = judge.deltas([judge.theta()])
+    logp = judge.engine.logprobs(prompts, answers, [0] * len(prompts), deltas)
+    rows = [
+        (values.mean(), np.mean([token % 2 == 0 for token in answer]))
+        for values, answer in zip(logp, answers, strict=True)
+    ]
+    return np.array(rows).reshape(len(PROMPTS), SAMPLES, 2)
+
+
+def z_values(one: Floats, other: Floats) -> Floats:
+    """Differences of means within prompts over their standard errors, (2,)."""
+    apart = one.mean(axis=1) - other.mean(axis=1)
+    squares = (one.var(axis=1, ddof=1) + other.var(axis=1, ddof=1)) / SAMPLES
+    found: Floats = apart.sum(axis=0) / np.sqrt(squares.sum(axis=0))
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return folder_run.model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def local(folder: Path) -> Floats:
+    """The reference: the local engine in fp32."""
+    policy = policy_of(folder, "fp32")
+    return measures(policy, policy.sample_tokens(PROMPTS, SAMPLES, seed=1))
+
+
+@pytest.mark.parametrize(
+    ("how", "dtype"), [("server", "fp32"), ("server", "bf16"), ("worker", "bf16")]
+)
+def test_the_law_is_the_local_engines(folder: Path, local: Floats, how: str, dtype: str) -> None:
+    """In bf16 against the local engine in bf16 as well, with other random numbers throughout."""
+    policy, judge = policy_of(folder, dtype), policy_of(folder, "fp32")
+    references = [local]
+    if dtype == "bf16":
+        own = policy.sample_tokens(PROMPTS, SAMPLES, seed=2)
+        references.append(measures(judge, own))
+    with answered_elsewhere(policy, how, folder):
+        answers = policy.sample_tokens(PROMPTS, SAMPLES, seed=3)
+    assert len(answers) == 4096
+    for reference in references:
+        assert np.abs(z_values(measures(judge, answers), reference)).max() < FOUND
+
+
+def test_another_law_is_found(folder: Path, local: Floats) -> None:
+    """The start in place of the policy, and a temperature of 1.1 in place of 1."""
+    judge = policy_of(folder, "fp32")
+    for change in ("start", "warm"):
+        policy = policy_of(folder, "fp32")
+        if change == "start":
+            policy.move_to(policy.start())
+        else:
+            warm = AnswerSampling(Sampling(max_new_tokens=8, temperature=1.1))
+            policy.answering = warm
+        answers = policy.sample_tokens(PROMPTS, SAMPLES, seed=4)
+        assert np.abs(z_values(measures(judge, answers), local)).max() > FOUND
+    spread = np.sqrt(2 / 4096)
+    assert norm.cdf(0.125 / spread - FOUND) > 0.99
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_a_wrong_adapter_is_noticed_999_times_in_a_thousand(folder: Path, dtype: str) -> None:
+    """At the usual radius; the wrong one is the start itself, which lies nearest to a member.
+
+    3,072 members of a chunk, each with 4 answers there: none is missed, so by the rule of three
+    the probability of a miss is below 3/3072 < .001 with confidence .95. None of as many right
+    ones is refused, with the noise of the other engine on top of what was reported.
+    """
+    policy = policy_of(folder, dtype)
+    radius = float(parameters.round13(policy.subspace.mu(1.62)))
+    member = parameters.shift(policy.space, policy.start(), Shift(0, 1, 1, radius))
+    policy.move_to(policy.start())
+    chunks = 3072
+    rows = policy.sample_tokens(PROMPTS, 4 * chunks // len(PROMPTS), seed=6)
+    prompts = [policy.encode(PROMPTS[i * len(PROMPTS) // len(rows)]) for i in range(len(rows))]
+    both = policy.deltas([policy.start(), member])
+    wrong = policy.engine.logprobs(prompts, rows, [0] * len(rows), both)
+    right = policy.engine.logprobs(prompts, rows, [1] * len(rows), both)
+    tolerance = rescoring.TOLERANCE[dtype]
+    missed, shifts, tokens = 0, [], []
+    for chunk in range(chunks):
+        own = list(range(chunk, len(rows), chunks))
+        (picked,) = rescoring.pick_rows(["m"] * len(own), [len(rows[i]) for i in own])
+        taken = [own[i] for i in picked]
+        apart = rescoring.deviation([wrong[i] for i in taken], [right[i] for i in taken])
+        missed += apart <= tolerance
+        tokens.append(sum(len(rows[i]) for i in taken))
+        shifts += [np.concatenate([wrong[i] - right[i] for i in taken])]
+    assert missed == 0
+    shift = float(np.sqrt(np.mean(np.concatenate(shifts) ** 2)))
+    assert rescoring.notice_probability(shift, tolerance, int(np.median(tokens))) > 0.999

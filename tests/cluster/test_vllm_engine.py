@@ -1,0 +1,459 @@
+"""The engine over vLLM servers, against a server that keeps vLLM's contract or breaks it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from szpo.cli.app import call
+from szpo.cluster import vllm_engine
+from szpo.cluster.schedule import Bounds
+from szpo.cluster.vllm_answers import VllmAnswers
+from szpo.cluster.vllm_replica import Retry
+from szpo.config import settings_file
+from szpo.config.engine import Engine
+from szpo.errors import IntegrityError, ResourceError, RunError, SzpoError, UsageError
+from szpo.generation.sampling import Sampling
+from szpo.models import loading
+from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
+from szpo.types import Batch, Prompt, Shift
+from tests.policies.test_protocol import small
+from tests.support import folder_run
+from tests.support.vllm_server import Faults, VllmServer
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # PEFT's, in the server's threads
+KEY = "sk-test-0123456789abcdef"
+PROMPTS = [Prompt.user(f"w{i} w{i + 1}") for i in range(20, 28, 2)]
+SHIFTS = [Shift(2, 0, sign, 0.75) for sign in (1, -1)]
+BOUNDS = Bounds(patience_s=60.0, load_s=60.0)
+COMPLETIONS, LOAD = "/v1/completions", "/v1/load_lora_adapter"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return folder_run.model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def policy(folder: Path) -> LoraPolicy:
+    base = loading.load(str(folder), dtype="fp32")
+    sampling = AnswerSampling(Sampling(max_new_tokens=6))
+    return LoraPolicy(base, small(base), root_seed=5, answering=sampling)
+
+
+@pytest.fixture(scope="module")
+def running(folder: Path) -> Iterator[VllmServer]:
+    server = VllmServer(folder)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def server(running: VllmServer) -> VllmServer:
+    """The server as it is without any fault."""
+    running.reset()
+    return running
+
+
+async def no_pause(seconds: float) -> None:
+    """A backoff by a clock that stands still; others get their turn."""
+    await asyncio.sleep(0.001)
+
+
+def answers_of(policy: LoraPolicy, urls: list[str], **more: Any) -> VllmAnswers:
+    settings = {key: more.pop(key) for key in list(more) if key in Engine.model_fields}
+    more = {"bounds": BOUNDS, "retry": Retry(sleep=no_pause), **more}
+    engine = Engine(kind="vllm", replicas=urls, **{"chunk_rows": 4, **settings})
+    found = vllm_engine.connect(engine, policy.loaded, policy.responder, **more)
+    assert isinstance(found, VllmAnswers)
+    return found
+
+
+@contextlib.contextmanager
+def served(policy: LoraPolicy, *urls: str, **more: Any) -> Iterator[VllmAnswers]:
+    """The policy answered by these servers, inside the block."""
+    answers = answers_of(policy, list(urls), **more)
+    policy.answer_by(answers)
+    try:
+        yield answers
+    finally:
+        policy.answer_by(policy.responder)
+        answers.close()
+
+
+def rollout(policy: LoraPolicy, seed: int = 4) -> list[Batch]:
+    return policy.rollout([PROMPTS] * 2, SHIFTS, seed=seed)
+
+
+@pytest.fixture(scope="module")
+def wanted(policy: LoraPolicy, running: VllmServer) -> list[Batch]:
+    """What the server answers where nothing fails: in fp32 and by seeds, so always the same."""
+    running.reset()
+    with served(policy, running.url):
+        return rollout(policy)
+
+
+# ---- refused before a model is loaded ----
+
+
+@pytest.mark.parametrize(
+    ("sets", "words"),
+    [
+        (["engine.kind=vllm"], "replicas is missing"),
+        (['engine.replicas=["http://a:1"]'], 'replicas goes with engine.kind "vllm"'),
+        (["engine.kind=ray", "engine.insecure=true"], 'insecure goes with engine.kind "vllm"'),
+        (["engine.kind=vllm", 'engine.replicas=["http://a:1", "http://a:1/"]'], "address twice"),
+        (["engine.kind=vllm", "engine.workers=2"], 'workers goes with engine.kind "ray"'),
+        (["engine.kind=vllm", 'engine.replicas=["http://me:key@a:1"]'], "engine.replicas"),
+        (["engine.kind=vllm", 'engine.replicas=["ftp://a:1"]'], "engine.replicas"),
+        (["engine.kind=vllm", "engine.replicas=[]"], "engine.replicas"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(sets: list[str], words: str) -> None:
+    with pytest.raises(UsageError) as error:
+        settings_file.load(sets=sets)
+    assert words in str(error.value)
+
+
+def test_a_server_that_is_not_there_is_refused_in_a_line(tmp_path, capsys) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    line = ["run", "--preset", "tiny", "--folder", str(tmp_path), "--set", "engine.kind=vllm"]
+    assert call([*line, "--set", f'engine.replicas=["{url}"]']) == 2
+    message = capsys.readouterr().err.strip().splitlines()
+    assert len(message) == 1 and f"engine.replicas: {url} cannot be reached" in message[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, "the key in $VLLM_API_KEY would travel unencrypted to http://192.0.2.7:1"),
+        ({"insecure": True}, "engine.adapters is missing"),
+    ],
+)
+def test_a_server_elsewhere_needs_encryption_and_a_shared_folder(
+    settings: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_API_KEY", KEY)
+    with pytest.raises(UsageError) as error:
+        vllm_engine.demand(Engine(kind="vllm", replicas=["http://192.0.2.7:1"], **settings))
+    assert words in str(error.value) and KEY not in str(error.value)
+
+
+# ---- the contract ----
+
+
+def test_names_come_once_adapters_wait_and_every_row_has_its_seed(
+    policy: LoraPolicy, server: VllmServer, wanted: list[Batch], tmp_path: Path
+) -> None:
+    with served(policy, server.url, adapters=str(tmp_path)) as answers:
+        assert rollout(policy) == wanted  # by seeds, whatever the batches are
+        assert rollout(policy, seed=5) != wanted
+        base = policy.sample(PROMPTS[:1], 2, seed=1, base=True)
+        assert len({answer.text for answer in base[0]}) == 2
+        assert answers.rescored >= 4 and not answers.refused
+        assert wait(lambda: not server.adapters)  # what is not needed is unloaded
+        assert wait(lambda: not list(tmp_path.glob("*/*")))
+    assert not list(tmp_path.iterdir())
+    assert len(server.names) == len(set(server.names)) == 2 + 2 + 2 + 1
+    assert not server.changed_in_flight
+    asked = [body for body in server.requests if body["max_tokens"] == 6]
+    plus, minus = ([b["seed"] for b in asked[:8] if b["model"] == n] for n in server.names[2:4])
+    assert sorted(plus) == sorted(minus) and len(set(plus)) == 4  # both sides draw alike
+
+
+def wait(until: Any) -> bool:
+    """Whether something comes true within ten seconds."""
+    import time
+
+    end = time.monotonic() + 10
+    while not until() and time.monotonic() < end:
+        time.sleep(0.01)
+    return bool(until())
+
+
+def test_what_passes_changes_no_answer(
+    policy: LoraPolicy, server: VllmServer, wanted: list[Batch]
+) -> None:
+    faults = ["429", "500", "half", "cut"]
+    played: list[str] = []
+
+    def reply(path: str, body: dict[str, Any], n: int) -> str | None:
+        if path != COMPLETIONS or n % 2:
+            return None
+        played.append(faults[n // 2 % 4])
+        return played[-1]
+
+    with served(policy, server.url):
+        policy.sample(PROMPTS[:1], seed=1)
+        server.faults = Faults(reply=reply)
+        assert rollout(policy) == wanted
+    assert set(played) == set(faults)
+
+
+def test_a_server_that_lost_its_adapters_shows_itself_again_and_gets_them(
+    policy: LoraPolicy, server: VllmServer, wanted: list[Batch]
+) -> None:
+    with served(policy, server.url):
+        policy.sample(PROMPTS[:1], seed=1)
+        lost = []
+
+        def restart(path: str, body: dict[str, Any], n: int) -> None:
+            if path == COMPLETIONS and not lost:
+                lost.append(n)
+                server.restart()
+
+        server.faults = Faults(reply=restart)
+        assert rollout(policy) == wanted
+        assert lost
+        canaries = [body["seed"] for body in server.requests if body["max_tokens"] == 16]
+        assert len(canaries) == 2 * 17  # at first, and after the restart
+
+
+@pytest.mark.slow
+def test_a_silent_server_is_given_up_and_another_one_answers(
+    policy: LoraPolicy, server: VllmServer, wanted: list[Batch]
+) -> None:
+    bounds = Bounds(patience_s=60.0, silence_s=1.5)
+    with served(policy, server.url, bounds=bounds):
+        policy.sample(PROMPTS[:1], seed=1)
+        hung = []
+
+        def hang(path: str, body: dict[str, Any], n: int) -> str | None:
+            if path == COMPLETIONS and not hung:
+                hung.append(n)
+                return "hang"
+            return None
+
+        server.faults = Faults(reply=hang)
+        assert rollout(policy) == wanted
+        assert hung
+        server.hanging.set()
+
+
+@pytest.mark.slow
+def test_a_server_that_goes_on_failing_ends_the_run(
+    policy: LoraPolicy, server: VllmServer
+) -> None:
+    with served(policy, server.url):
+        policy.sample(PROMPTS[:1], seed=1)
+        server.faults = Faults(
+            reply=lambda path, body, n: "500" if body.get("max_tokens") == 6 else None
+        )
+        with pytest.raises(RunError, match="3 workers were lost on one chunk of rows"):
+            rollout(policy)
+        server.faults = Faults(reply=lambda path, body, n: "400")
+        with pytest.raises(SzpoError, match="refuses /v1/"):
+            rollout(policy)
+
+
+@pytest.mark.slow
+def test_a_server_that_stays_away_ends_the_run_for_a_resume(
+    policy: LoraPolicy, folder: Path
+) -> None:
+    gone = VllmServer(folder)
+    with served(policy, gone.url, bounds=Bounds(patience_s=0.5, load_s=60.0)) as answers:
+        policy.sample(PROMPTS[:1], seed=1)
+        answers._dispatcher._first_ready_s = 0.0  # however busy this machine was
+        gone.close()
+        with pytest.raises(ResourceError, match="no worker was heard of"):
+            rollout(policy)
+
+
+# ---- the wrong adapter ----
+
+
+def test_another_adapters_answers_are_noticed_and_asked_again(
+    policy: LoraPolicy, server: VllmServer, wanted: list[Batch], caplog
+) -> None:
+    with served(policy, server.url) as answers:
+        policy.sample(PROMPTS[:1], seed=1)
+        first = {f"{server.names[0][:-1]}{n}" for n in (3, 4)}
+        swap = dict(zip(sorted(first), sorted(first, reverse=True), strict=True))
+        server.faults = Faults(writer=lambda name: swap.get(name, name))
+        assert rollout(policy) == wanted
+        assert answers.refused == 2
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "szpo"]
+    assert "answers with other adapters than it was asked for (4 of 4 rows of a chunk)" in line
+
+
+@pytest.mark.parametrize("kind", [pytest.param("writer", marks=pytest.mark.slow), "stale"])
+def test_a_server_that_goes_on_with_another_adapter_is_refused(
+    policy: LoraPolicy, server: VllmServer, kind: str
+) -> None:
+    """One slot for all names after the canary, or the base model in place of every adapter."""
+    with served(policy, server.url) as answers:
+        policy.sample(PROMPTS[:1], seed=1)
+        known = set(server.names)
+        if kind == "stale":
+            server.faults = Faults(stale=lambda name: name if name in known else "slot")
+        else:
+            server.faults = Faults(writer=lambda name: server.model)
+        with pytest.raises(IntegrityError, match=r"than it was asked for .*, 3 times") as error:
+            rollout(policy)
+        assert answers.refused >= 3 and error.value.exit_code == 5
+
+
+@pytest.mark.slow
+def test_whoever_failed_once_has_all_its_rows_rescored(
+    policy: LoraPolicy, server: VllmServer, wanted: list[Batch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of each member two rows of 6 tokens are read, and after a failure all 8 of the chunk."""
+    monkeypatch.setattr("szpo.cluster.rescoring.TOKENS", 12)
+    with served(policy, server.url, chunk_rows=8) as answers:
+        policy.sample(PROMPTS[:1], seed=1)
+        before, wrong = answers.rescored, []
+
+        def writer(name: str) -> str:
+            if not server.is_canary(name) and not wrong:
+                wrong.append(name)
+            return server.model if name in wrong else name
+
+        server.faults = Faults(writer=writer)
+        assert rollout(policy) == wanted
+        assert answers.rescored - before == 4 + 8 + 4
+        assert answers.refused == 1
+
+
+# ---- what a server shows first ----
+
+
+@pytest.mark.parametrize(
+    ("options", "faults", "error", "words"),
+    [
+        pytest.param(
+            {"prefix_caching": True},
+            {},
+            IntegrityError,
+            "--no-enable-prefix-caching",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {"dtype": torch.bfloat16},
+            {},
+            IntegrityError,
+            "another model or dtype",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {"other": True}, {}, IntegrityError, "another model or dtype", marks=pytest.mark.slow
+        ),
+        ({"key": "another"}, {}, UsageError, r"refuses the key \(HTTP 401\); check \$VLLM_API_K"),
+        ({}, {"seeds": "random"}, IntegrityError, "ignores seeds: . of 8 rows had another"),
+        pytest.param(
+            {},
+            {"seeds": "one"},
+            IntegrityError,
+            "ignores seeds: 8 of them gave one answer",
+            marks=pytest.mark.slow,
+        ),
+        ({}, {"writer": "base"}, IntegrityError, "adapters that are not applied"),
+    ],
+)
+def test_a_server_that_is_not_the_runs_is_refused_before_any_row(
+    policy: LoraPolicy, server: VllmServer, folder: Path, tmp_path: Path,
+    options: dict[str, Any], faults: dict[str, Any], error: type[SzpoError], words: str,
+) -> None:  # fmt: skip
+    one = server
+    if options:
+        path = folder_run.model(tmp_path, "mistral") if options.pop("other", None) else folder
+        one = VllmServer(path, **options)
+    if faults.get("writer") == "base":
+        faults = {"writer": lambda name: one.model}
+    one.faults = Faults(**faults)
+    try:
+        with served(policy, one.url), pytest.raises(error, match=words):
+            rollout(policy)
+        assert not [body for body in one.requests if body["max_tokens"] == 6]
+    finally:
+        if one is not server:
+            one.close()
+
+
+def test_a_rank_that_the_server_does_not_take_is_refused(folder: Path) -> None:
+    from tests.policies.test_protocol import full
+
+    base = loading.load(str(folder), dtype="fp32")
+    wide = LoraPolicy(base, full(base, rank=2, layers=[2]), root_seed=5)
+    one = VllmServer(folder, max_lora_rank=1)
+    words = "greater than max_lora_rank 1.*start it with --max-lora-rank 8 or more"
+    with served(wide, one.url), pytest.raises(UsageError, match=words):
+        rollout(wide)
+    one.close()
+
+
+def test_a_key_that_no_header_takes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_API_KEY", KEY + "\n")
+    with pytest.raises(UsageError, match="has characters that no header takes") as error:
+        vllm_engine.demand(Engine(kind="vllm", replicas=["http://localhost:1"]))
+    assert KEY not in str(error.value)
+
+
+def test_replicas_of_two_versions_are_refused(
+    policy: LoraPolicy, server: VllmServer, folder: Path
+) -> None:
+    other = VllmServer(folder, version="0.29.0")
+    with served(policy, server.url, other.url), pytest.raises(IntegrityError) as error:
+        rollout(policy)
+    other.close()
+    assert "start all replicas from one version" in str(error.value)
+
+
+def test_several_replicas_share_the_chunks_and_one_takes_over(
+    policy: LoraPolicy, server: VllmServer, folder: Path, wanted: list[Batch]
+) -> None:
+    other = VllmServer(folder)
+    with served(policy, server.url, other.url, chunk_rows=2):
+        assert wait(lambda: len(server.requests) >= 17 and len(other.requests) >= 17)
+        assert rollout(policy) == wanted
+        other.close()
+        assert rollout(policy) == wanted
+    assert len([body for body in other.requests if body["max_tokens"] == 6]) >= 2
+
+
+@pytest.mark.slow
+def test_members_that_the_cast_makes_one_are_refused(
+    policy: LoraPolicy, server: VllmServer
+) -> None:
+    near = [Shift(0, k, 1, 2.0**-60) for k in (0, 1)]
+    with served(policy, server.url), pytest.raises(RunError, match="one policy in the servers' d"):
+        policy.rollout([PROMPTS] * 2, near, seed=4)
+
+
+# ---- a whole run ----
+
+
+def test_a_run_by_a_server_ends_verifies_and_tells_nobody_the_key(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd, caplog
+) -> None:
+    """The server sends the key back in every refusal; it stands in no file and no output."""
+    monkeypatch.setenv("OWN_KEY", KEY)
+    one = VllmServer(folder, key=KEY)
+    one.faults = Faults(reply=lambda path, body, n: "429" if n % 7 == 0 else None)
+    monkeypatch.setattr("szpo.cluster.vllm_replica.Retry.pause_s", lambda *_: 0.001)
+    sets = ["engine.kind=vllm", f'engine.replicas=["{one.url}"]', "engine.key_env=OWN_KEY"]
+    with caplog.at_level("DEBUG"):
+        path = folder_run.make(tmp_path, *sets, model_folder=folder)
+        place = ["--folder", str(path.parent)]
+        assert call(["verify", "folder", "--steps", *place]) == 0
+        assert call(["export", "folder", "--zip", str(tmp_path / "all.zip"), *place]) == 0
+        assert call(["report", "folder", *place]) == 0
+        one.faults = Faults(reply=lambda path, body, n: "400")
+        again = folder_run.arguments(tmp_path, *sets, "run.name=other", model_folder=folder)
+        assert call(again) == 2
+    one.close()
+    out, err = capfd.readouterr()
+    assert "refuses /v1/load_lora_adapter (HTTP 400: no: Bearer [key])" in err
+    files = [p for p in tmp_path.rglob("*") if p.is_file() and folder not in p.parents]
+    assert len(files) >= 3 and b"OWN_KEY" in path.read_bytes()
+    for text in (out, err, caplog.text):
+        assert KEY not in text
+    assert not [p for p in files if KEY.encode() in p.read_bytes()]

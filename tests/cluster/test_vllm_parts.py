@@ -1,0 +1,274 @@
+"""The vLLM engine's pure parts: messages, adapters after a cast, rescoring, retries."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import load_file
+
+from szpo.cluster import member_files, rescoring, vllm_messages
+from szpo.cluster.member_files import cast_member, save_member, trusted_factors
+from szpo.cluster.vllm_messages import Decoding, MessageError, Row, read_completion
+from szpo.cluster.vllm_replica import GoneError, Replica, Retry, Server
+from szpo.errors import UsageError
+from szpo.generation.sampling import Sampling
+from szpo.models.lora_sites import Site
+
+ROW = Row("m-1", (5, 6), 7)
+DECODING = Decoding(Sampling(max_new_tokens=3, top_k=9, top_p=0.5), (2,), 50)
+
+
+def reply(
+    tokens: list[Any], end: str | None = "length", logprobs: list[Any] | None = None, **more: Any
+) -> dict[str, Any]:
+    listed = [-0.5] * len(tokens) if logprobs is None else logprobs
+    choice = {"token_ids": tokens, "logprobs": {"token_logprobs": listed}, "finish_reason": end}
+    return {"model": "m-1", "choices": [{**choice, **more}]}
+
+
+# ---- messages ----
+
+
+def test_a_request_leaves_nothing_to_the_servers_defaults() -> None:
+    """The model's generation_config.json may name any of these; vLLM takes them where left out."""
+    body = vllm_messages.completion_request(ROW, DECODING)
+    assert json.loads(json.dumps(body)) == {
+        "model": "m-1", "prompt": [5, 6], "max_tokens": 3, "min_tokens": 0, "temperature": 1.0,
+        "top_p": 0.5, "top_k": 9, "min_p": 0.0, "repetition_penalty": 1.0,
+        "presence_penalty": 0.0, "frequency_penalty": 0.0, "n": 1, "seed": 7, "ignore_eos": True,
+        "stop_token_ids": [2], "logprobs": 1, "return_token_ids": True, "cache_salt": "m-1",
+        "stream": False,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("tokens", "end"),
+    [([4, 4, 4], "length"), ([4, 2], "stop"), ([2], "stop"), ([4, 4, 2], "stop")],
+)
+def test_whole_answers_are_read(tokens: list[int], end: str) -> None:
+    assert read_completion(reply(tokens, end), ROW, DECODING).tokens == tuple(tokens)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (reply([4, 4]), "half an answer"),
+        (reply([4, 4], "stop"), "half an answer"),
+        (reply([4, 2, 4]), "half an answer"),
+        (reply([4, 4, 4], None), "half an answer"),
+        (reply([], "length"), "half an answer"),
+        (reply([4, 4, 50]), "outside the vocabulary"),
+        (reply([4, 4, True]), "outside the vocabulary"),
+        (reply([4, 4, 4], logprobs=[-1.0]), "not one per token"),
+        (reply([4, 4, 4], logprobs=[-1.0, None, -1.0]), "not one per token"),
+        (reply([4, 4, 4], prompt_token_ids=[5]), "another prompt"),
+        ({**reply([4, 4, 4]), "model": "m-2"}, "another model's name"),
+        ({"model": "m-1", "choices": []}, "without choice"),
+        ({"model": "m-1"}, "without choice"),
+        (reply([4], token_ids=None), "without choice"),
+    ],
+)
+def test_what_is_no_whole_answer_is_refused(body: Any, words: str) -> None:
+    with pytest.raises(MessageError, match=words):
+        read_completion(body, ROW, DECODING)
+
+
+# ---- adapters after the cast ----
+
+SITES = (Site("a", 0, 3, 2, 1, 0.3), Site("b", 1, 4, 3, 2, 2.0))
+
+
+def factors(seed: int = 0) -> dict[str, Any]:
+    random = np.random.default_rng(seed)
+    shapes = [((s.a, (s.rank, s.inputs)), (s.b, (s.outputs, s.rank))) for s in SITES]
+    return {
+        name: random.normal(size=shape).astype(np.float32)
+        for pair in shapes
+        for name, shape in pair
+    }
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
+def test_files_hold_one_rank_and_scale_and_what_is_left_after_the_cast(tmp_path, dtype) -> None:
+    """The server's own cast then changes nothing: both sides compute with the same numbers."""
+    exact = factors()
+    member = cast_member(exact, SITES, dtype)
+    save_member(tmp_path / "m", member, SITES, base="tiny")
+    settings = json.loads((tmp_path / "m/adapter_config.json").read_text())
+    assert (settings["r"], settings["lora_alpha"]) == (2, 2)
+    assert settings["rank_pattern"] == settings["alpha_pattern"] == {}
+    kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[dtype]
+    stored = load_file(tmp_path / "m/adapter_model.safetensors")
+    mine = trusted_factors(member, SITES)
+    for site in SITES:
+        A = stored[f"base_model.model.{site.name}.lora_A.weight"]
+        B = stored[f"base_model.model.{site.name}.lora_B.weight"]
+        assert A.shape == (2, site.inputs) and B.shape == (site.outputs, 2)
+        assert all(torch.equal(t, t.to(kind).float()) for t in map(torch.from_numpy, (A, B)))
+        served = B @ A
+        np.testing.assert_allclose(
+            site.scale * mine[site.b] @ mine[site.a], served, rtol=1e-5, atol=1e-6
+        )
+        tolerance = {"fp32": 1e-6, "bf16": 2.0**-7, "fp16": 2.0**-9}[dtype] * 8
+        np.testing.assert_allclose(
+            site.scale * exact[site.b] @ exact[site.a], served, atol=tolerance
+        )
+
+
+def test_members_are_one_where_the_cast_makes_them_one() -> None:
+    near = {name: value * np.float32(1 + 2.0**-20) for name, value in factors().items()}
+    for dtype, equal in (("fp32", False), ("bf16", True)):
+        digests = {cast_member(f, SITES, dtype).sha256 for f in (factors(), near)}
+        assert (len(digests) == 1) == equal
+
+
+def test_ranks_are_those_that_a_server_takes() -> None:
+    def limit(rank: int) -> int:
+        return member_files.demand_rank([Site("a", 0, 3, 2, rank, 1.0)])
+
+    assert [limit(r) for r in (1, 2, 8, 9, 300, 512)] == [1, 8, 8, 16, 320, 512]
+    with pytest.raises(UsageError, match=r"adapter\.rank 513 is more than any vLLM server takes"):
+        limit(513)
+
+
+# ---- rescoring ----
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 30)), min_size=1, max_size=40))
+def test_every_member_of_a_chunk_is_rescored_up_to_enough_tokens(rows: Any) -> None:
+    members, lengths = [m for m, _ in rows], [n for _, n in rows]
+    groups = rescoring.pick_rows(members, lengths)
+    assert [members[group[0]] for group in groups] == list(dict.fromkeys(members))
+    for group in groups:
+        own = [i for i, m in enumerate(members) if m == members[group[0]]]
+        assert set(group) <= set(own) and len(set(group)) == len(group)
+        taken = sum(lengths[i] for i in group)
+        assert taken >= rescoring.TOKENS or len(group) == len(own)
+        assert taken - lengths[group[-1]] < rescoring.TOKENS  # no row more than needed
+
+
+def test_the_probability_is_a_lower_bound_that_simulation_meets() -> None:
+    """Sums of n half-normals against the simplex bound, 200,000 draws: s.e. below 0.0012."""
+    random = np.random.default_rng(0)
+    for shift, tolerance, tokens in (
+        (0.3, 0.1, 8),
+        (0.3, 0.1, 16),
+        (1.0, 0.3, 4),
+        (0.05, 0.005, 2),
+    ):
+        drawn = np.abs(random.normal(scale=shift, size=(200_000, tokens))).mean(axis=1)
+        simulated = float((drawn > tolerance).mean())
+        bound = rescoring.notice_probability(shift, tolerance, tokens)
+        assert bound <= simulated + 0.004
+        assert bound >= simulated - 0.12  # and says something
+    assert rescoring.deviation([np.array([-1.0, np.nan])], [np.array([-1.0, -1.0])]) == np.inf
+
+
+# ---- HTTP, over a transport that is played ----
+
+
+class Played:
+    """A server that answers from a list, and a clock that only adds up."""
+
+    def __init__(self, *answers: Any, key: str = ""):
+        self.answers, self.slept, self.heard = list(answers), [], []
+        client = httpx.AsyncClient(transport=httpx.MockTransport(self.answer))
+        retry = Retry(sleep=self.sleep)
+        self.replica = Replica(Server("http://x", client, key, "X_KEY", 8, retry))
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+
+    def answer(self, request: httpx.Request) -> httpx.Response:
+        self.heard.append(request)
+        found = self.answers.pop(0)
+        if isinstance(found, Exception):
+            raise found
+        return found if isinstance(found, httpx.Response) else httpx.Response(200, json=found)
+
+    def complete(self) -> Any:
+        return asyncio.run(self.replica.complete(ROW, DECODING))
+
+
+WHOLE = reply([4, 4, 4])
+
+
+def test_what_may_pass_is_tried_again_at_doubled_distances_and_after_what_was_asked_for() -> None:
+    played = Played(
+        httpx.Response(500), httpx.Response(429, headers={"Retry-After": "7"}),
+        httpx.ConnectError("refused"), httpx.Response(200, json=WHOLE),
+    )  # fmt: skip
+    assert played.complete().tokens == (4, 4, 4)
+    assert played.slept == [0.5, 7.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("failure", "words"),
+    [
+        (lambda: httpx.Response(503), "HTTP 503 at /v1/completions, 5 times"),
+        (lambda: httpx.ReadTimeout("late"), "ReadTimeout, 5 times"),
+        (lambda: reply([4]), r"half an answer \(1 tokens, end 'length'\), 5 times"),
+        (
+            lambda: httpx.Response(200, text="{", headers={"Content-Type": "application/json"}),
+            "half a reply, 5 times",
+        ),
+    ],
+)
+def test_tries_are_bounded(failure: Any, words: str) -> None:
+    played = Played(*[failure() for _ in range(6)])
+    with pytest.raises(GoneError, match=words):
+        played.complete()
+    assert len(played.answers) == 1
+    assert played.slept == [0.5, 1.0, 2.0, 4.0]
+
+
+def test_what_no_retry_mends_is_refused_at_once_without_the_key() -> None:
+    key = "sk-secret-secret"
+    answers = [
+        (401, {}, "refuses the key (HTTP 401); check $X_KEY"),
+        (400, {"error": {"message": f"bad {key}"}}, "(HTTP 400: bad [key])"),
+        (422, {"message": "old\nstyle"}, "(HTTP 422: old style)"),
+        (418, "tea", "(HTTP 418: no reason)"),
+    ]
+    for code, body, words in answers:
+        played = Played(httpx.Response(code, json=body), key=key)
+        with pytest.raises(UsageError) as caught:
+            played.complete()
+        assert words in str(caught.value) and key not in str(caught.value)
+        assert played.heard[0].headers["Authorization"] == f"Bearer {key}"
+        assert not played.slept
+    assert key not in repr(played.replica.server)
+
+
+def test_an_adapter_that_the_server_had_and_lacks_means_a_restart() -> None:
+    played = Played(httpx.Response(200, text="Success"), httpx.Response(404, json={}))
+    asyncio.run(played.replica.register("m-1", "/x"))
+    with pytest.raises(GoneError, match="has lost its adapters"):
+        played.complete()
+    assert played.replica.registered == set()
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "words"),
+    [
+        (
+            400,
+            "LoRA rank 16 is greater than max_lora_rank 8.",
+            "start it with --max-lora-rank 8 o",
+        ),
+        (404, "No adapter found for /x", r"let it read engine\.adapters"),
+        (404, "Not Found", "start it with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING"),
+    ],
+)
+def test_refused_adapters_say_what_the_server_needs(code: int, message: str, words: str) -> None:
+    played = Played(httpx.Response(code, json={"error": {"message": message}}))
+    with pytest.raises(UsageError, match=words):
+        asyncio.run(played.replica.register("m-1", "/x"))

@@ -1,0 +1,362 @@
+"""A server that keeps vLLM's documented contract, with a real model behind it, and its failures.
+
+The model answers by PEFT's ``generate(adapter_names=…)``, whatever is waiting in one batch. PEFT
+ignores adapter names silently for anything but LoRA, so other adapters are refused. The contract:
+docs.vllm.ai, "LoRA Adapters" and "OpenAI-Compatible Server".
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import socket
+import sys
+import threading
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, LogitsProcessor, LogitsProcessorList
+
+from szpo.cache import quiet
+
+BASE = "__base__"
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+
+
+@dataclass
+class Faults:
+    """What goes wrong; each is off unless a test switches it on."""
+
+    reply: Callable[[str, dict[str, Any], int], str | None] = lambda path, body, n: None
+    """How the n-th request of a path fails: "429", "500", "half", "cut", "hang", or None."""
+    writer: Callable[[str], str] = lambda name: name
+    """The adapter that answers in place of the one that was asked."""
+    stale: Callable[[str], str] = lambda name: name
+    """The slot that an adapter's name has: a slot that is taken keeps its old weights."""
+    seeds: str = "honoured"
+    """"honoured", "random" (of the server's own), or "one" for all."""
+
+
+@dataclass
+class _Job:
+    body: dict[str, Any]
+    done: threading.Event = field(default_factory=threading.Event)
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+
+
+class _Draws(LogitsProcessor):  # type: ignore[misc]
+    """Draws each row's next token from its own generator, and keeps its log-probability."""
+
+    def __init__(self, jobs: list[_Job], seeds: list[int]):
+        self.jobs = jobs
+        self.random = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def __call__(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        raw = scores.to(torch.float32).log_softmax(-1)
+        drawn = torch.empty(len(self.jobs), dtype=torch.long)
+        for i, job in enumerate(self.jobs):
+            heat = job.body["temperature"]
+            if heat == 0:
+                drawn[i] = raw[i].argmax()
+            else:
+                noise = torch.empty(raw.shape[1]).exponential_(generator=self.random[i])
+                drawn[i] = ((raw[i] / heat).softmax(-1) / noise).argmax()
+            if len(job.tokens) < job.body["max_tokens"] and not _ended(job):
+                job.tokens.append(int(drawn[i]))
+                job.logprobs.append(float(raw[i, drawn[i]]))
+        forced = torch.full_like(scores, float("-inf"))
+        forced[torch.arange(len(self.jobs)), drawn] = 0.0
+        return forced
+
+
+def _ended(job: _Job) -> bool:
+    return bool(job.tokens) and job.tokens[-1] in job.body["stop_token_ids"]
+
+
+class VllmServer:
+    """The server, on a free port of 127.0.0.1, from construction until `close`."""
+
+    def __init__(
+        self,
+        model: str | Path,
+        dtype: torch.dtype = torch.float32,
+        *,
+        max_lora_rank: int = 8,
+        key: str = "",
+        version: str = "0.28.0",
+        prefix_caching: bool = False,
+        port: int = 0,
+    ):
+        assert max_lora_rank in RANKS
+        self.model, self.dtype, self.max_lora_rank, self.key = (
+            str(model),
+            dtype,
+            max_lora_rank,
+            key,
+        )
+        self.version, self.prefix_caching = version, prefix_caching
+        self.faults = Faults()
+        self.names: list[str] = []
+        """Every adapter name that was ever loaded."""
+        self.requests: list[dict[str, Any]] = []
+        """Bodies of all completions."""
+        self.changed_in_flight = 0
+        """Adapters loaded or unloaded while rows were under way."""
+        self.hanging = threading.Event()
+        self._jobs: queue.Queue[_Job | None] = queue.Queue()
+        self._lock, self._pause = threading.Lock(), threading.Event()
+        self._counts: dict[str, int] = {}
+        self._in_flight = 0
+        self._load_model()
+        self._server = _listen(self, port)
+        self.port = self._server.server_address[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        threading.Thread(target=self._turn, daemon=True).start()
+
+    def _load_model(self) -> None:
+        with quiet():
+            base = AutoModelForCausalLM.from_pretrained(self.model, dtype=self.dtype)
+        self._base, self._peft = base.eval(), None
+        self.adapters: dict[str, str] = {}
+        self._slots: set[str] = set()
+
+    def restart(self) -> None:
+        """What is left after a restart: the model, and no adapter."""
+        with self._lock:
+            self._load_model()
+
+    def reset(self) -> None:
+        """Forget all that was asked, and every fault."""
+        self.restart()
+        self.faults, self.hanging = Faults(), threading.Event()
+        self.names, self.requests, self.changed_in_flight = [], [], 0
+        self._counts = {}
+
+    def is_canary(self, name: str) -> bool:
+        """Whether szpo asks by this adapter's name for 16 tokens, as its canary does."""
+        return any(b["model"] == name and b["max_tokens"] == 16 for b in list(self.requests))
+
+    def close(self) -> None:
+        self.hanging.set()
+        self._jobs.put(None)
+        self._server.shutdown()
+        self._server.server_close()
+
+    # ---- adapters ----
+
+    def load(self, body: dict[str, Any]) -> tuple[int, Any]:
+        name, path = body["lora_name"], Path(body["lora_path"])
+        if name in self.adapters:
+            return _error(400, f"The lora adapter '{name}' has already been loaded.")
+        if not (path / "adapter_config.json").is_file():
+            return _error(404, f"No adapter found for {path}")
+        settings = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
+        assert settings["peft_type"] == "LORA", "PEFT ignores adapter_names for anything else"
+        # vLLM knows one rank and one scale.
+        assert not settings["rank_pattern"] and not settings["alpha_pattern"]
+        if settings["r"] > self.max_lora_rank:
+            rank = settings["r"]
+            return _error(
+                400, f"LoRA rank {rank} is greater than max_lora_rank {self.max_lora_rank}."
+            )
+        with self._lock, quiet():
+            self.changed_in_flight += self._in_flight > 0
+            self.names.append(name)
+            self.adapters[name] = str(path)
+            slot = self.faults.stale(name)
+            if slot not in self._slots:
+                self._slots.add(slot)
+                if self._peft is None:
+                    self._peft = PeftModel.from_pretrained(
+                        self._base, str(path), adapter_name=slot, autocast_adapter_dtype=False
+                    ).eval()
+                else:
+                    self._peft.load_adapter(
+                        str(path), adapter_name=slot, autocast_adapter_dtype=False
+                    )
+                self._peft.to(self.dtype)
+        return 200, f"Success: LoRA adapter '{name}' added successfully."
+
+    def unload(self, body: dict[str, Any]) -> tuple[int, Any]:
+        name = body["lora_name"]
+        with self._lock:
+            if name not in self.adapters:
+                return _error(404, f"The lora adapter '{name}' cannot be found.")
+            self.changed_in_flight += self._in_flight > 0
+            del self.adapters[name]
+            if self.faults.stale(name) == name and len(self._slots) > 1:
+                self._slots.discard(name)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # that the active adapter is another now
+                    self._peft.delete_adapter(name)
+        return 200, f"Success: LoRA adapter '{name}' removed successfully."
+
+    def models(self) -> dict[str, Any]:
+        base = {"id": self.model, "object": "model", "root": self.model, "parent": None}
+        more = [
+            {"id": name, "object": "model", "root": path, "parent": self.model}
+            for name, path in self.adapters.items()
+        ]
+        return {"object": "list", "data": [base, *more]}
+
+    # ---- answers ----
+
+    def complete(self, body: dict[str, Any]) -> tuple[int, Any]:
+        with self._lock:
+            self.requests.append(body)
+            if body["model"] != self.model and body["model"] not in self.adapters:
+                return _error(404, f"The model `{body['model']}` does not exist.")
+            self._in_flight += 1
+        job = _Job(body)
+        self._jobs.put(job)
+        job.done.wait()
+        with self._lock:
+            self._in_flight -= 1
+        if not job.tokens:
+            return _error(500, "Internal server error")
+        choice = {
+            "index": 0,
+            "text": " ".join(f"<{t}>" for t in job.tokens),
+            "token_ids": job.tokens if body.get("return_token_ids") else None,
+            "prompt_token_ids": body["prompt"],
+            "logprobs": {"token_logprobs": job.logprobs, "tokens": [str(t) for t in job.tokens]},
+            "finish_reason": "stop" if _ended(job) else "length",
+        }
+        return 200, {"object": "text_completion", "model": body["model"], "choices": [choice]}
+
+    def _turn(self) -> None:
+        """Answer whatever waits, in one batch, again and again."""
+        while (job := self._jobs.get()) is not None:
+            jobs = [job]
+            self._pause.wait(0.005)  # requests that come together are answered together
+            while not self._jobs.empty() and len(jobs) < 256:
+                more = self._jobs.get()
+                if more is None:
+                    return
+                jobs.append(more)
+            try:
+                with self._lock:
+                    self._generate(jobs)
+            finally:
+                for each in jobs:
+                    each.done.set()
+
+    def _generate(self, jobs: list[_Job]) -> None:
+        jobs = [job for job in jobs if job.body["model"] in {self.model, *self.adapters}]
+        if not jobs:
+            return
+        longest = max(len(job.body["prompt"]) for job in jobs)
+        ids = torch.zeros(len(jobs), longest, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for i, job in enumerate(jobs):
+            prompt = job.body["prompt"]
+            ids[i, longest - len(prompt) :] = torch.tensor(prompt)
+            mask[i, longest - len(prompt) :] = 1
+        seeds = {
+            "honoured": [job.body["seed"] for job in jobs],
+            "random": [torch.seed() for _ in jobs],
+            "one": [7] * len(jobs),
+        }[self.faults.seeds]
+        names = [self.faults.writer(job.body["model"]) for job in jobs]
+        slots = [BASE if name == self.model else self.faults.stale(name) for name in names]
+        with torch.inference_mode(), quiet():
+            (self._peft or self._base).generate(
+                input_ids=ids, attention_mask=mask, do_sample=False,
+                max_new_tokens=max(job.body["max_tokens"] for job in jobs),
+                eos_token_id=jobs[0].body["stop_token_ids"], pad_token_id=0,
+                logits_processor=LogitsProcessorList([_Draws(jobs, seeds)]),
+                **({"adapter_names": slots} if self._peft else {}),
+            )  # fmt: skip
+
+    def count(self, path: str) -> int:
+        with self._lock:
+            self._counts[path] = self._counts.get(path, 0) + 1
+            return self._counts[path]
+
+
+def _error(code: int, message: str) -> tuple[int, Any]:
+    return code, {"error": {"message": message, "type": "BadRequestError", "code": code}}
+
+
+def _listen(served: VllmServer, port: int) -> ThreadingHTTPServer:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            metrics = (
+                "# TYPE vllm:cache_config_info gauge\n"
+                f'vllm:cache_config_info{{block_size="16",enable_prefix_caching="'
+                f'{served.prefix_caching}",engine="0"}} 1.0\n'
+            )
+            table: dict[str, Any] = {
+                "/health": "",
+                "/version": {"version": served.version},
+                "/v1/models": served.models(),
+                "/metrics": metrics,
+            }
+            self._answer(200, table[self.path]) if self.path in table else self._answer(404, {})
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if served.key and self.headers.get("Authorization") != f"Bearer {served.key}":
+                heard = self.headers.get("Authorization")
+                self._answer(401, {"error": {"message": f"Unauthorized: {heard}"}})
+                return
+            fault = served.faults.reply(self.path, body, served.count(self.path))
+            if fault == "hang":
+                served.hanging.wait()
+            if fault in ("429", "500", "400"):
+                heard = self.headers.get("Authorization")
+                self._answer(int(fault), {"error": {"message": f"no: {heard}"}})
+                return
+            route = {
+                "/v1/completions": served.complete,
+                "/v1/load_lora_adapter": served.load,
+                "/v1/unload_lora_adapter": served.unload,
+            }[self.path]
+            code, found = route(body)
+            if fault == "half" and code == 200:
+                found["choices"][0]["token_ids"] = found["choices"][0]["token_ids"][:-1]
+            self._answer(code, found, cut=fault == "cut")
+
+        def _answer(self, code: int, found: Any, cut: bool = False) -> None:
+            text = found if isinstance(found, str) else json.dumps(found)
+            content = text.encode()
+            self.send_response(code)
+            kind = "text/plain" if isinstance(found, str) else "application/json"
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content[: len(content) // 2] if cut else content)
+            if cut:
+                self.close_connection = True
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+        request_queue_size = 512
+
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            if not isinstance(sys.exc_info()[1], OSError):
+                super().handle_error(request, client_address)
+
+    server = Server(("127.0.0.1", port), Handler)
+    server.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    return server
+
+
+if __name__ == "__main__":
+    running = VllmServer(sys.argv[1], port=int(sys.argv[2]))
+    print(running.url, flush=True)
+    threading.Event().wait()
