@@ -4,6 +4,7 @@ No field of a reply proves which adapter wrote it. Its log-probabilities are tho
 so a trusted model computes the same tokens' log-probabilities under the member that was asked, and
 the mean of |difference| per token is compared with what rounding explains. The rows with the
 longest answers are taken, at least one per chunk and member, until they hold `TOKENS` tokens.
+Rounding makes single tokens differ by much: few tokens are judged as if `SLACK` more were equal.
 """
 
 from __future__ import annotations
@@ -15,18 +16,20 @@ import numpy as np
 
 from szpo.types import Floats
 
-FEW = 4
-"""Fewer tokens than these are judged as if there were as many, the rest without a difference."""
-TOKENS = 64
+SLACK = 8
+TOKENS = 144
 """Tokens of a member in a chunk that are rescored, if it has as many there."""
-TOLERANCE = {"fp32": 0.005, "bf16": 0.1, "fp16": 0.02}
-"""Mean |difference| in nats per token that two implementations may have, by the model's dtype."""
+TOLERANCE = {"fp32": 0.005, "bf16": 0.09, "fp16": 0.02}
+"""Mean |difference| in nats per token that two implementations may have, by the model's dtype.
+
+Of SmolLM2 in bf16, the flat engine and PEFT differ by .05 on average.
+"""
 
 
 def pick_rows(members: Sequence[object], lengths: Sequence[int]) -> list[list[int]]:
     """Per member the rows of a chunk to rescore, those with most tokens first.
 
-    >>> pick_rows(["a", "b", "a", "a"], [3, 24, 30, 40])
+    >>> pick_rows(["a", "b", "a", "a"], [3, 24, 70, 90])
     [[3, 2], [1]]
     """
     found: dict[object, list[int]] = {}
@@ -45,7 +48,7 @@ def deviation(reported: Sequence[Floats], trusted: Sequence[Floats]) -> float:
     apart = np.abs(np.concatenate(list(reported)) - np.concatenate(list(trusted)))
     if not np.isfinite(apart).all():
         return math.inf
-    return float(apart.sum()) / max(len(apart), FEW)
+    return float(apart.sum()) / (len(apart) + SLACK)
 
 
 def notice_probability(shift: float, tolerance: float, tokens: int) -> float:
@@ -53,10 +56,10 @@ def notice_probability(shift: float, tolerance: float, tokens: int) -> float:
 
     The two adapters' log-probabilities of a token differ by independent N(0, shift²), in nats. A
     half-normal density is at most √(2/π), so n of them add up to at most c with a probability of
-    at most (c·√(2/π))ⁿ / n!, the simplex below c; here c = n · tolerance / shift.
+    at most (c·√(2/π))ⁿ / n!, the simplex below c; here c = (n + SLACK) · tolerance / shift.
 
-    >>> [round(notice_probability(0.3, t, n), 5) for t, n in ((0.002, 4), (0.1, 16), (0.1, 4))]
-    [1.0, 0.99945, 0.94663]
+    >>> [round(notice_probability(0.3, t, n), 4) for t, n in ((0.005, 4), (0.09, 24), (0.09, 48))]
+    [1.0, 0.9973, 1.0]
     """
-    total = tokens * tolerance / shift * math.sqrt(2 / math.pi)
+    total = (tokens + SLACK) * tolerance / shift * math.sqrt(2 / math.pi)
     return max(0.0, 1.0 - math.exp(tokens * math.log(total) - math.lgamma(tokens + 1)))

@@ -42,17 +42,21 @@ class Canary:
         adapters = self._write(self._members)
         plus, minus = adapters
         rows = [Row(plus, self._prompt, seed) for seed in range(1, SEEDS + 1) for _ in range(2)]
-        return ServedChunk((*rows, Row(minus, self._prompt, 1)), dict(adapters), self._decoding)
+        rows += [Row(minus, self._prompt, seed) for seed in range(1, SEEDS + 1)]
+        return ServedChunk(tuple(rows), dict(adapters), self._decoding)
 
     def check(self, look: Look) -> str | None:
         """What is wrong with a server that showed this; None if nothing is."""
         if look.shown.caches_prefixes:
             return "it caches prefixes; start it with --no-enable-prefix-caching"
-        answers = look.reply.answers
-        plus, minus = self._members
-        judged = [Judged(self._prompt, answer, plus) for answer in answers[:-1]]
+        answers, pairs = look.reply.answers, 2 * SEEDS
         (apart, other) = self._trusted.deviations(
-            [judged, [Judged(self._prompt, answers[-1], minus)]]
+            [
+                [Judged(self._prompt, answer, member) for answer in part]
+                for part, member in zip(
+                    (answers[:pairs], answers[pairs:]), self._members, strict=True
+                )
+            ]
         )
         if max(apart, other) > self._trusted.tolerance:
             return (
@@ -60,7 +64,7 @@ class Canary:
                 f"this run's model, {self._trusted.tolerance:g} are allowed: another model or "
                 "dtype, or adapters that are not applied"
             )
-        first, second = answers[:-1:2], answers[1::2]
+        first, second = answers[:pairs:2], answers[1:pairs:2]
         differ = sum(a.tokens != b.tokens for a, b in zip(first, second, strict=True))
         if differ > SEEDS // 2:
             return f"it ignores seeds: {differ} of {SEEDS} rows had another answer the second time"

@@ -215,7 +215,7 @@ def test_a_server_that_lost_its_adapters_shows_itself_again_and_gets_them(
         assert rollout(policy) == wanted
         assert lost
         canaries = [body["seed"] for body in server.requests if body["max_tokens"] == 16]
-        assert len(canaries) == 2 * 17  # at first, and after the restart
+        assert len(canaries) == 2 * 24  # at first, and after the restart
 
 
 @pytest.mark.slow
@@ -412,7 +412,7 @@ def test_several_replicas_share_the_chunks_and_one_takes_over(
 ) -> None:
     other = VllmServer(folder)
     with served(policy, server.url, other.url, chunk_rows=2):
-        assert wait(lambda: len(server.requests) >= 17 and len(other.requests) >= 17)
+        assert wait(lambda: len(server.requests) >= 24 and len(other.requests) >= 24)
         assert rollout(policy) == wanted
         other.close()
         assert rollout(policy) == wanted
