@@ -87,7 +87,7 @@ def run_demo(config: Config, path: Path, *, quiet: bool) -> dict[str, Any]:
     task = bar.add_task("votes", total=total, note="", visible=False)
 
     def on_step(step: step_report.StepReport) -> None:
-        note = f"plus won {step.win_rate:.0%}, {step.length:.0f} tokens"
+        note = f"{step.length:.0f} tokens an answer"
         bar.update(task, completed=step.total_votes, note=note, visible=True)
         if not console.is_terminal:
             console.print(f"step {step.step}: {step.total_votes} of {total} votes, {note}")

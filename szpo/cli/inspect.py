@@ -8,6 +8,7 @@ from typing import Any
 
 import typer
 
+from szpo.analysis import improvement
 from szpo.cli import console, run_paths
 from szpo.errors import SzpoError, UsageError
 from szpo.reports import html_report as page
@@ -29,7 +30,9 @@ def runs(folder: Path = run_paths.FOLDER, as_json: bool = console.AS_JSON) -> No
     for path in run_paths.files(folder):
         try:
             with run_paths.look(path) as ledger:
-                found.append(summary.summary(ledger).as_dict())
+                helped = improvement.read(ledger)
+                total = summary.summary(ledger).as_dict()
+                found.append({**total, "improvement": helped.as_dict(), "heldout": helped.short})
         except SzpoError as error:
             console.warn(f"{path.name}: {error}")
     if as_json:
@@ -37,10 +40,9 @@ def runs(folder: Path = run_paths.FOLDER, as_json: bool = console.AS_JSON) -> No
     elif not found:
         console.say(f"no runs in {folder}; start one with: szpo run --preset tiny")
     else:
-        keys = ("name", "state", "model", "panel", "rule", "steps", "votes", "win_rate")
-        console.table(
-            [key.replace("_", " ") for key in keys], [[run[key] for key in keys] for run in found]
-        )
+        keys = ("name", "state", "model", "panel", "rule", "steps", "votes", "heldout")
+        names = (*keys[:-1], "better than the base")
+        console.table(names, [[run[key] for key in keys] for run in found])
 
 
 def show(
@@ -54,6 +56,7 @@ def show(
         facts = summary.steps(ledger)
         total = summary.summary(ledger, facts)
         link, measured = triads.results(ledger), held_out.read(ledger)
+        helped = improvement.read(ledger)
     if as_json:
         rows = [{**asdict(f), "win_rate": f.win_rate} for f in facts]
         tested: dict[str, Any] = (
@@ -61,13 +64,15 @@ def show(
         )
         if measured is not None and measured.guards:
             tested["guards"] = [asdict(guard) for guard in measured.guards]
-        console.emit({**total.as_dict(), **tested, "step_rows": rows})
+        more = {"improvement": helped.as_dict(), "heldout": helped.short}
+        console.emit({**total.as_dict(), **more, **tested, "step_rows": rows})
         return
     budget = f" of {total.budget}" if total.budget else ""
     console.pairs(
         {
             "run": f"{total.name}  ({total.path})",
             "state": total.state,
+            "result": helped.sentence,
             "model": total.model,
             "panel": f"{total.panel}, {total.panelists} panelists{total.fit}",
             "rule": f"{total.rule}, seed {total.seed}",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from szpo.analysis import improvement
 from szpo.cli import console, record, run_paths
 from szpo.config import settings_file
 from szpo.config.schema import Config
@@ -19,7 +20,7 @@ from szpo.errors import EngineError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest
 from szpo.reports.html_report import Score
-from szpo.runs import cost_plan, machine_check
+from szpo.runs import cost_plan, machine_check, measuring
 from szpo.training import step_report
 from szpo.voting import lease, pauses
 
@@ -245,6 +246,7 @@ def drive(ledger: Ledger, parts: Any, *, as_json: bool = False, stay: bool = Fal
             console.complain(f"people vote in this run, at its pages: szpo serve {ledger.path}")
     elif not config.panel.inside:
         console.complain(f"waiting for votes from elsewhere, such as: szpo simulate {ledger.path}")
+    measured = measuring.prepare(ledger, parts, score, console.complain)
     live = console.errors.is_terminal and not as_json
     with _bar(live) as bar:
         task = bar.add_task("votes", total=config.votes_per_step * config.steps, note="")
@@ -256,18 +258,25 @@ def drive(ledger: Ledger, parts: Any, *, as_json: bool = False, stay: bool = Fal
             bar.update(task, completed=report.total_votes, note=note)
             if not live and not as_json:
                 console.complain(f"step {report.step}: {report.total_votes} votes, {note}")
+            measuring.after_step(measured, report)
             worker.fulfil(ledger, source, console.complain)
 
         def go(held: lease.Lease, wait: Callable[[], None]) -> step_report.Outcome:
-            return driver.drive(ledger, parts, on_step=on_step, wait=wait, held=held)
+            measuring.before(measured)
+            found = driver.drive(ledger, parts, on_step=on_step, wait=wait, held=held)
+            measuring.after(measured, found)
+            return found
 
         if stay:
             worker.attend(ledger, source, go, wait=pause, say=console.complain)
         outcome = worker.drive_once(ledger, source, go, wait=pause, say=console.complain)
+    helped = improvement.read(ledger)
     if as_json:
-        console.emit({"run": ledger.run, "path": str(ledger.path), **asdict(outcome)})
+        result = {**asdict(outcome), "improvement": helped.as_dict()}
+        console.emit({"run": ledger.run, "path": str(ledger.path), **result})
     else:
         console.say(f"{outcome.status}: {outcome.reason}; {outcome.votes} votes")
+        console.say(helped.sentence)
         _next(ledger.path, language=parts.base is not None)
     return 1 if outcome.status == "paused" else 0
 
@@ -287,7 +296,7 @@ def _bar(live: bool) -> Progress:
 
 
 def _note(ledger: Ledger, report: step_report.StepReport, score: Score | None) -> str:
-    parts = [f"plus won {report.win_rate:.0%}"]
+    parts = []
     if score is not None:
         rows = [row for c in ledger.comparisons(report.step) for row in c.rows]
         values = [score(r.prompt, answer) for r in rows for answer in (r.plus, r.minus)]

@@ -150,7 +150,13 @@ class Guards(Section):
 
 
 class Evaluation(Section):
-    """Measuring on held-out prompts, before and after; costs no votes."""
+    """Measuring on held-out prompts, before, along the way and after; costs no votes."""
 
     prompts: Count = Field(64, description="Held-out prompts.")
-    samples: Count = Field(8, description="Answers to each.")
+    samples: Count = Field(8, description="Answers to each, before and after.")
+    along: int = Field(
+        3,
+        ge=0,
+        le=1000,
+        description="How often to measure on the way, with one answer to each prompt.",
+    )

@@ -16,8 +16,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from szpo import __version__, intervals
-from szpo.analysis import voter_report
+from szpo import __version__
+from szpo.analysis import improvement, voter_report
 from szpo.ledger.database import Ledger
 from szpo.reports.charts import Series, line_chart, standalone
 from szpo.training import held_out, summary
@@ -90,6 +90,8 @@ def render(
     return environment.get_template("report.html").render(
         summary=total,
         begun=when(total.created_us),
+        helped=improvement.read(ledger),
+        texts=[tuple(map(visible, row)) for row in improvement.read(ledger).before_after],
         cards=list(_cards(total)),
         link=triads.results(ledger),
         held_out=held_out.read(ledger),
@@ -105,7 +107,7 @@ def render(
 
 
 def picture(ledger: Ledger, *, score: Score | None = None, score_name: str = "reward") -> str:
-    """The main chart of a run as an SVG file: its hidden reward, else its win rates."""
+    """The main chart of a run as an SVG file: its hidden reward, else its first curve."""
     facts = summary.steps(ledger)
     if score is None:
         return standalone(next(iter(_figures(ledger, facts, None, score_name))).svg)
@@ -139,14 +141,12 @@ def visible(text: str) -> str:
 
 def _cards(total: Summary) -> Iterator[dict[str, str]]:
     budget = f" of {total.budget}" if total.budget else ""
-    rate = "–" if total.win_rate is None else f"{total.win_rate:.0%}"
     for name, value in (
         (f"votes{budget}", f"{total.votes:,}"),
         ("applied steps", str(total.steps)),
         ("answers read", f"{total.answers_read:,}"),
         ("person-minutes", f"{total.person_minutes:,.0f}"),
         (f"panelists{total.fit}", str(total.panelists)),
-        ("won by plus", rate),
         ("skips", str(total.skips)),
         ("automatic ties", str(total.automatic_ties)),
         ("late votes", str(total.late)),
@@ -158,25 +158,30 @@ def _figures(
     ledger: Ledger, facts: Sequence[Facts], score: Score | None, score_name: str
 ) -> Iterator[Figure]:
     voted = [f for f in facts if f.votes]
-    spans = [intervals.wilson((f.win_rate or 0) * f.votes, f.votes) for f in voted]
+    gained = [p for p in improvement.read(ledger).points if p.wins is not None]
+    if gained:
+        wins = [p.wins for p in gained if p.wins is not None]
+        series = Series(
+            "held out", [p.votes for p in gained], [w.value or 0.0 for w in wins],
+            [w.low for w in wins], [w.high for w in wins],
+        )  # fmt: skip
+        chart = line_chart(
+            "Gain over votes", [series], x_label="votes", y_label="pairs won", reference=0.5,
+            bounds=(0, 1),
+        )  # fmt: skip
+        note = (
+            "share of held-out pairs that the tuned policy wins against the base, by the "
+            "panel's reward, with its 95 % interval; one half is no gain"
+        )
+        yield Figure("Gain over votes", note, Markup(chart))
     yield _figure(
-        "Win rate of plus",
-        "one dot per step with its 95 % interval; the line is the win rate of the better side, "
-        "estimated over ten steps from agreement between comparisons",
-        [
-            Series(
-                "step",
-                [f.step for f in voted],
-                [f.win_rate or 0 for f in voted],
-                [low for low, _ in spans],
-                [high for _, high in spans],
-                dots=True,
-            ),
-            _separation(voted),
-        ],
-        "share for plus",
+        "Can votes tell the two sides apart?",
+        "win rate of a step's better side, estimated over ten steps from agreement between "
+        "comparisons; one half is chance. It says nothing of progress",
+        [_separation(voted)],
+        "better side",
         reference=0.5,
-        bounds=(0, 1),
+        bounds=(0.5, 1),
     )
     moved = [f for f in facts if f.estimate is not None]
     errors = [1.96 * (f.stderr or 0) for f in moved]

@@ -67,7 +67,7 @@ def test_page_is_whole_and_self_contained(yard: Path) -> None:
 def test_page_has_every_part(yard: Path) -> None:
     page = page_of(yard)
     for part in ("Curves", "What was shown", "Who voted", "Steps", "Verification", "Settings",
-                 "Win rate of plus", "Hidden reward (walk)", "verified:"):  # fmt: skip
+                 "Can votes tell the two sides", "Hidden reward (walk)", "verified:"):  # fmt: skip
         assert part in page, part
     with Ledger.open(yard, readonly=True) as ledger:
         total = summary.summary(ledger)

@@ -8,7 +8,10 @@ from pathlib import Path
 from szpo.cli.app import call
 from szpo_simulators.worlds.yard import Yard
 
-SETS = ("model.name=tabular", "optimizer.mu=0.4", "panel.reward=walk", "optimizer.rows=3")
+SETS = (
+    "model.name=tabular", "optimizer.mu=0.4", "panel.reward=walk", "optimizer.rows=3",
+    "evaluation.samples=1", "evaluation.along=0",
+)  # fmt: skip
 
 
 def prompts(folder: Path) -> Path:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from szpo.analysis import improvement
 from szpo.cli import console, run_paths
 from szpo.errors import RunError, UsageError
 from szpo.ledger.database import Ledger
@@ -16,7 +17,8 @@ from szpo.training import summary
 from szpo_simulators.rewards import text_rewards
 from szpo_simulators.study import COLOURS, Study
 
-CURVES = {"kl": "KL to the start, nats", "shown": "mean reward of the answers shown",
+CURVES = {"heldout": "held-out pairs won against the base", "kl": "KL to the start, nats",
+         "shown": "mean reward of the answers shown",
          "better": "win rate of the better side, ten steps"}  # fmt: skip
 POOLED = 10
 """Steps over which a win rate is taken: one step has too few votes."""
@@ -51,10 +53,10 @@ def compare_runs(
         "run": "name", "model": "model", "panel": "panel", "rule": "rule", "seed": "seed",
         "state": "state", "steps": "steps", "votes": "votes", "read": "answers_read",
         "person-min": lambda row: f"{row['person_minutes']:.0f}",
-        "plus wins": lambda row: _share(row["win_rate"]),
         "better side": lambda row: _share(row["separation"]),
         "KL": "kl", "length": "length",
-        "held-out": lambda row: row["heldout"] or "not measured",
+        "held-out reward": lambda row: row["heldout"] or "not measured",
+        "better than the base": "better",
     })  # fmt: skip
     for row in found:
         for line in row["evaluation"]:
@@ -76,12 +78,16 @@ def read_run(path: Path) -> dict[str, Any]:
         total = summary.summary(ledger, facts).as_dict()
         measured = [event["body"]["rows"] for event in ledger.events("evaluation")
                     if "rows" in event["body"]]  # fmt: skip
-        shown = _mean_rewards_shown(ledger, facts)
+        shown, helped = _mean_rewards_shown(ledger, facts), improvement.read(ledger)
     last = measured[-1] if measured else []
     lines = [f"{row['name']}: {row['before']} → {row['after']} {row['change']}" for row in last]
     spent = np.cumsum([f.votes for f in facts]).tolist()
     read_ = np.cumsum([f.answers_read for f in facts]).tolist()
     curves: dict[str, list[list[float]]] = {name: [] for name in CURVES}
+    read_by = dict(zip(spent, read_, strict=True))
+    for point in helped.points:
+        if point.wins is not None and point.wins.value is not None and point.votes in read_by:
+            curves["heldout"].append([point.votes, read_by[point.votes], point.wins.value])
     for i, fact in enumerate(facts):
         if "kl" in fact.info and fact.info["kl"] is not None:
             curves["kl"].append([spent[i], read_[i], float(fact.info["kl"])])
@@ -97,8 +103,10 @@ def read_run(path: Path) -> dict[str, Any]:
         "kl": curves["kl"][-1][2] if curves["kl"] else None,
         "length": lengths[-1] if lengths else None,
         "separation": summary.separation(*(sum(getattr(f, n) for f in facts) for n in COUNTS)),
-        "heldout": f"{last[0]['before']} → {last[0]['after']}" if last else None,
-        "evaluation": lines,
+        "heldout": f"{last[0]['before']} → {last[0]['after']}" if last else _levels(helped),
+        "better": helped.short,
+        "improvement": helped.as_dict(),
+        "evaluation": [helped.sentence, *lines],
         "curves": curves,
     }
 
@@ -134,6 +142,12 @@ def _draw(study: Study, part: str, found: Sequence[Any], wanted: Sequence[str]) 
             axes[2 * i].set_ylabel(CURVES[name])
         handles, labels = axes[0].get_legend_handles_labels()
         axes[0].figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=7.5)
+
+
+def _levels(helped: improvement.Improvement) -> str | None:
+    """Mean rewards on the held-out prompts before and after, where a run measured them."""
+    ends = [p.reward for p in (*helped.points[:1], *helped.points[-1:]) if p.reward is not None]
+    return f"{ends[0]:.3f} → {ends[1]:.3f}" if len(helped.points) > 1 and len(ends) == 2 else None
 
 
 def _share(value: float | None) -> str:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Final
 
 from szpo.aggregation.link_test import LinkCheck
-from szpo.analysis import evidence, overview
+from szpo.analysis import evidence, improvement, overview
 from szpo.analysis.agreement import PanelistRow
 from szpo.analysis.evidence import RunFacts
 from szpo.analysis.overview import Overview
@@ -36,7 +36,7 @@ EVENTS: Final = 80
 """Events shown, newest first."""
 ONLINE_US: Final = 150_000_000
 """A person seen within this time counts as online, µs; sightings are recorded once a minute."""
-HIDDEN_EVENTS: Final = ("rows", "generated", "step", "consent")
+HIDDEN_EVENTS: Final = ("rows", "generated", "step", "consent", "measured")
 """Kinds of events that the log leaves out: other lines report them, or they are private."""
 
 
@@ -104,6 +104,8 @@ class OperatorState:
     guideline: str
     votes_needed: int
     """Votes from which an operator may close the open round."""
+    helped: str
+    """Whether the run helped, in one sentence."""
     link: LinkCheck | None
     """What triads say of the logistic link; None where none were ordered."""
     held_out: HeldOut | None
@@ -161,6 +163,7 @@ def read_state(site: Site) -> OperatorState:
         question=site.config.panel.question,
         guideline=site.config.panel.guideline,
         votes_needed=math.ceil(status.votes_needed * controls.quorum(site) - 1e-9),
+        helped=improvement.read(ledger).sentence,
         link=triads.results(ledger),
         held_out=held_out.read(ledger),
     )

@@ -23,7 +23,7 @@ from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.policies import text_guards
 from szpo.replay import replay
-from szpo.runs import assemble, driver, machine_check
+from szpo.runs import assemble, driver, machine_check, measuring
 from szpo.training import held_out, step_report
 from szpo_simulators.rewards import heldout, text_rewards
 from szpo_simulators.study import make_console
@@ -87,6 +87,12 @@ def _measure(
     with Ledger.open(path) as ledger:
         rows = make_evaluation_rows(before, after, config.panel.reward, (mean, low, high))
         found = held_out.HeldOut(tuple(rows), guards, gap, policy.digest())
+        for ended, at in ((0, before), (outcome.steps, after)):
+            first = [(p.text, texts[0]) for p, texts in zip(held, at.texts, strict=True)]
+            rewards: list[list[float]] = at.rewards.tolist()
+            votes = outcome.votes if ended else 0
+            part = measuring.Measured(ended, votes, rewards, at.tokens, at.kl, first)
+            measuring.record(ledger, "szpo demo", part)
         held_out.record(ledger, "szpo demo", found)
     return {
         "seed": config.run.seed,

@@ -1,0 +1,180 @@
+"""Whether a run helped: the tuned policy against the base on held-out prompts, in one sentence.
+
+People's votes on the closed blind final comparison count before the panel's own reward; without
+either nobody knows, and the sentence says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from szpo import metrics
+from szpo.intervals import Share
+from szpo.ledger import orders
+from szpo.ledger.database import Ledger
+
+PLACE: Final = "on held-out prompts"
+FEWEST: Final = 20
+"""Blind votes below which nothing is said of improvement, whatever the interval."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measurement along a run."""
+
+    steps: int
+    """Applied steps."""
+    votes: int
+    wins: Share | None
+    """Pairs of answers (one of the base, to the same prompt) whose reward is higher, ties half."""
+    reward: float | None
+    """Mean reward of the panel."""
+    tokens: float
+    """Mean answer length."""
+    kl: float | None
+    """KL to the start, nats per answer."""
+    texts: tuple[tuple[str, str], ...]
+    """Prompts and first answers."""
+
+
+@dataclass(frozen=True)
+class Improvement:
+    """What is known of the tuned policy against the base."""
+
+    share: Share | None
+    """Comparisons that the tuned policy won, with a 95 % interval; None where nobody compared."""
+    pairs: str
+    """What was compared, in words."""
+    votes: int
+    """Counted votes on which the run was tuned, at the last measurement."""
+    kl: float | None
+    points: tuple[Point, ...]
+    """From the base (no steps) to the last."""
+    lack: str
+    """Why there is no share; "" where there is one."""
+
+    @property
+    def verdict(self) -> str:
+        """better, worse, unclear, or unknown: by whether the interval holds one half."""
+        if self.share is None or not self.share.of:
+            return "unknown"
+        if self.share.unsure():
+            return "unclear"
+        return "better" if self.share.low > 0.5 else "worse"
+
+    @property
+    def sentence(self) -> str:
+        """Whether the run helped, for people."""
+        if self.share is None or self.share.value is None:
+            return f"not known whether it is better than the base: {self.lack}"
+        words = {
+            "better": f"better than the base {PLACE}",
+            "worse": f"worse than the base {PLACE}",
+            "unclear": f"not distinguishable from the base {PLACE}",
+        }[self.verdict]
+        nats = "" if self.kl is None else f", {self.kl:.1f} nats"
+        return f"{words}: {self.short} of {self.pairs}, {self.votes:,} votes{nats}"
+
+    @property
+    def short(self) -> str:
+        """The share with its interval, such as "63 % [58, 68]"; a dash where there is none."""
+        s = self.share
+        if s is None or s.value is None:
+            return "–"
+        return f"{100 * s.value:.0f} % [{100 * s.low:.0f}, {100 * s.high:.0f}]"
+
+    @property
+    def before_after(self) -> tuple[tuple[str, str, str], ...]:
+        """(prompt, the base's answer, the tuned policy's), of the first and last measurement."""
+        if len(self.points) < 2 or self.points[0].steps:
+            return ()
+        tuned = dict(self.points[-1].texts)
+        return tuple((p, a, tuned[p]) for p, a in self.points[0].texts if p in tuned)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        s = self.share
+        return {
+            "verdict": self.verdict,
+            "sentence": self.sentence,
+            "share": None if s is None else s.value,
+            "interval": None if s is None else [s.low, s.high],
+            "points": [
+                {"steps": p.steps, "votes": p.votes, "reward": p.reward,
+                 "share": None if p.wins is None else p.wins.value,
+                 "interval": None if p.wins is None else [p.wins.low, p.wins.high],
+                 "tokens": p.tokens, "kl": p.kl}
+                for p in self.points
+            ],
+        }  # fmt: skip
+
+
+def read(ledger: Ledger) -> Improvement:
+    """Read what was measured of a run."""
+    events = [event["body"] for event in ledger.events("measured")]
+    points = _points(events)
+    end = points[-1] if points and points[-1].steps else None
+    kl = next((p.kl for p in reversed(points) if p.kl is not None), None)
+    votes = end.votes if end is not None else 0
+    placed = orders.orders(ledger, "final")
+    if any(order.closed_us is not None for order in placed):
+        from szpo.analysis import evidence, overview
+
+        page = overview.overview(evidence.read(ledger))
+        final = page.improving.final
+        if final is not None and final.tuned.of < FEWEST:
+            lack = f"{final.tuned.of:.0f} blind pairs were judged; it takes {FEWEST}"
+            return Improvement(None, "", page.progress.votes, kl, points, lack)
+        if final is not None:
+            return Improvement(
+                final.tuned,
+                f"{final.tuned.of:.0f} blind pairs",
+                page.progress.votes,
+                kl,
+                points,
+                "",
+            )
+    if end is not None and end.wins is not None:
+        prompts = f"{end.wins.of} prompt{'s' if end.wins.of > 1 else ''}"
+        what = f"pairs on {prompts} by the reward of the panel"
+        return Improvement(end.wins, what, votes, kl, points, "")
+    if any(order.closed_us is None and order.error is None for order in placed):
+        lack = "the blind final comparison takes votes; what they say is told once it is closed"
+    elif end is None:
+        lack = "it was not measured on held-out prompts after a step"
+    else:
+        lack = "nobody has compared them yet; order a final comparison"
+    return Improvement(None, "", votes, kl, points, lack)
+
+
+def _points(events: Sequence[Mapping[str, Any]]) -> tuple[Point, ...]:
+    """Measurements in their order, each against the base's; a step measured again counts last."""
+    last = {body["steps"]: body for body in events}
+    base = last.get(0, {}).get("rewards")
+    return tuple(
+        Point(
+            steps=steps,
+            votes=body["votes"],
+            wins=_wins(body["rewards"], base) if steps else None,
+            reward=_mean(body["rewards"]),
+            tokens=body["tokens"],
+            kl=body["kl"],
+            texts=tuple((prompt, answer) for prompt, answer in body["texts"]),
+        )
+        for steps, body in sorted(last.items())
+    )
+
+
+def _wins(tuned: Any, base: Any) -> Share | None:
+    if tuned is None or base is None or len(tuned) != len(base):
+        return None
+    return metrics.win_rate(metrics.versus(tuned, base))
+
+
+def _mean(rewards: Any) -> float | None:
+    if rewards is None:
+        return None
+    values = [float(value) for row in rewards for value in row]
+    return sum(values) / len(values)

@@ -1,0 +1,219 @@
+"""Measure a run's policy on its held-out prompts: before, along the way and after. No votes.
+
+Every measurement draws the answers with the same random numbers, and is recorded as an event of
+kind ``measured``; `szpo.analysis.improvement` reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from szpo import seeds
+from szpo.config.schema import Config
+from szpo.data.text_files import clean_answer, clean_prompt
+from szpo.errors import IntegrityError, LeaseError, StorageError, SzpoError
+from szpo.ledger import orders
+from szpo.ledger.database import Ledger
+from szpo.policies import text_guards
+from szpo.policies.protocol import BaseScorer
+from szpo.runs import assemble
+from szpo.runs.assemble import Parts
+from szpo.runs.samples import Source, policy_at
+from szpo.training import held_out, step_report
+from szpo.training.held_out import HeldOut
+from szpo.training.step_report import StepReport
+from szpo.types import Answer, Prompt, Shift
+
+KIND: Final = "measured"
+TEXTS: Final = 6
+"""Prompts whose first answers are recorded, to be read side by side."""
+Score = Callable[[Prompt, Answer], float]
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A measurement of one policy."""
+
+    steps: int
+    """Applied steps; 0 is the base."""
+    votes: int
+    """Counted votes so far."""
+    rewards: Sequence[Sequence[float]] | None
+    """(prompts, samples); None where nobody knows a reward."""
+    tokens: float
+    """Mean answer length."""
+    kl: float | None
+    """KL to the start, nats per answer; None where it was not measured."""
+    texts: Sequence[tuple[str, str]]
+    """Prompts and first answers."""
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """What is measured of a run, when, and where to."""
+
+    ledger: Ledger
+    source: Source
+    """The policy, which stands where the run asks."""
+    prompts: tuple[Prompt, ...]
+    samples: int
+    """Answers to each prompt at the first and the last measurement; one in between."""
+    along: frozenset[int]
+    """Numbers of applied steps after which it is measured on the way."""
+    score: Score | None
+    """The reward of a simulated panel; None where nobody knows one."""
+    people: bool
+    say: Say
+
+
+def prepare(ledger: Ledger, parts: Parts, score: Score | None, say: Say) -> Measuring | None:
+    """What the settings' ``[evaluation]`` asks for; None where no prompts are held out."""
+    config: Config = parts.config
+    e, steps = config.evaluation, config.steps
+    asked = tuple(clean_prompt(prompt) for prompt in parts.prompts.heldout[: e.prompts])
+    if not asked:
+        return None
+    along = {round(i * steps / (e.along + 1)) for i in range(1, e.along + 1)} - {0, steps}
+    people = config.panel.kind == "people"
+    drawn_from = assemble.source(ledger, parts)
+    return Measuring(ledger, drawn_from, asked, e.samples, frozenset(along), score, people, say)
+
+
+def before(m: Measuring | None) -> None:
+    """Measure the start, unless it was; people are not to wait: theirs comes with the next."""
+    if m is not None and not (m.people and _is_language_model(m)):
+        _attempt(m, lambda: _measure_start(m))
+
+
+def after_step(m: Measuring | None, report: StepReport) -> None:
+    """Measure after a step, if it is one of those."""
+    if m is not None and report.step + 1 in m.along:
+        _attempt(m, lambda: _measure(m, report.step + 1, report.total_votes))
+
+
+def after(m: Measuring | None, outcome: step_report.Outcome) -> None:
+    """Measure where a run has ended, once, and offer its people the blind final comparison."""
+    if m is None or outcome.status == "paused" or not outcome.steps:
+        return
+    if outcome.steps not in _measurements(m):
+        _attempt(m, lambda: _measure_end(m, outcome.steps, outcome.votes))
+    if m.people and not orders.orders(m.ledger, "final"):
+        orders.place_order(m.ledger, "final", "szpo run")
+
+
+def _attempt(m: Measuring, measure: Callable[[], None]) -> None:
+    """Measure; what goes wrong with it is reported and ends no run."""
+    try:
+        measure()
+    except (LeaseError, StorageError, IntegrityError):
+        raise
+    except SzpoError as error:
+        m.say(f"warning: held-out prompts were not measured: {error}")
+
+
+def _measure_start(m: Measuring) -> None:
+    if 0 in _measurements(m):
+        return
+    policy: Any = m.source.policy
+    if m.ledger.last_applied() is None:
+        _record(m, 0, 0, _draw(policy, m.prompts, m.samples, _seed(m)))
+    elif _is_language_model(m):  # which also answers from its start
+        _record(m, 0, 0, policy.sample(m.prompts, m.samples, seed=_seed(m), base=True))
+
+
+def _measure(m: Measuring, steps: int, votes: int) -> None:
+    _measure_start(m)
+    with policy_at(m.ledger, m.source, None) as policy:  # where the run recommends
+        _record(m, steps, votes, _draw(policy, m.prompts, 1, _seed(m)))
+
+
+def _measure_end(m: Measuring, steps: int, votes: int) -> None:
+    """Measure with all answers; of a language model its KL and guards as well."""
+    _measure_start(m)
+    with policy_at(m.ledger, m.source, None) as found:
+        policy: Any = found
+        drawn = _draw(policy, m.prompts, m.samples, _seed(m))
+        if not _is_language_model(m):
+            _record(m, steps, votes, drawn)
+            return
+        kl = policy.kl(m.prompts, seed=_seed(m))
+        _record(m, steps, votes, drawn, kl[0])
+        few = text_guards.READ_AGAIN
+        base = policy.sample(m.prompts, few, seed=_seed(m), base=True)
+        was, now = (
+            text_guards.measure(policy, m.prompts, rows, seed=_seed(m))
+            for rows in (base, [row[:few] for row in drawn])
+        )
+        digest = policy.digest()
+    done = _measurements(m)
+    values = [
+        ("mean reward of the panel", _mean(done[0]), _mean(done[steps])),
+        (text_guards.FLUENCY, was.logprob, now.logprob),
+        ("distinct-2", was.distinct2, now.distinct2),
+        ("tokens per answer", was.tokens, now.tokens),
+        ("KL to the start, nats per answer", 0.0, kl[0]),
+    ]
+    rows = tuple(
+        {"name": name, "before": f"{a:.3f}", "after": f"{b:.3f}", "change": f"{b - a:+.3f}"}
+        for name, a, b in values
+        if a is not None and b is not None
+    )
+    guards, gap = text_guards.guards(was, now), text_guards.topic_gap(was, now)
+    held_out.record(m.ledger, "szpo run", HeldOut(rows, guards, gap, digest))
+
+
+def _measurements(m: Measuring) -> dict[int, Any]:
+    """What was recorded, by the number of applied steps."""
+    return {event["body"]["steps"]: event["body"] for event in m.ledger.events(KIND)}
+
+
+def _mean(body: Any) -> float | None:
+    values = [float(value) for row in body["rewards"] or () for value in row]
+    return sum(values) / len(values) if values else None
+
+
+def _is_language_model(m: Measuring) -> bool:
+    return isinstance(m.source.policy, BaseScorer) and hasattr(m.source.policy, "sample_tokens")
+
+
+def _seed(m: Measuring) -> int:
+    return seeds.as_seed(seeds.derive(m.ledger.root_seed, "evaluation"))
+
+
+def _draw(
+    policy: Any, prompts: Sequence[Prompt], samples: int, seed: int
+) -> Sequence[Sequence[Answer]]:
+    """``samples`` answers to each prompt by the policy as it stands."""
+    if hasattr(policy, "sample"):
+        found: list[list[Answer]] = policy.sample(prompts, samples, seed=seed)
+        return found
+    still = [Shift(0, 0, 0, 0.0)]
+    drawn = [policy.rollout([prompts], still, seed=seed + i)[0] for i in range(samples)]
+    return list(zip(*drawn, strict=True))
+
+
+def _record(
+    m: Measuring,
+    steps: int,
+    votes: int,
+    drawn: Sequence[Sequence[Answer]],
+    kl: float | None = None,
+) -> None:
+    rows = [[clean_answer(answer) for answer in row] for row in drawn]
+    score, every = m.score, [answer for row in rows for answer in row]
+    rewards = None
+    if score is not None:
+        pairs = zip(m.prompts, rows, strict=True)
+        rewards = [[float(score(prompt, answer)) for answer in row] for prompt, row in pairs]
+    texts = [(prompt.text, row[0].text) for prompt, row in zip(m.prompts, rows, strict=True)]
+    tokens = sum(answer.tokens for answer in every) / len(every)
+    record(m.ledger, "run", Measured(steps, votes, rewards, tokens, kl, texts))
+
+
+def record(ledger: Ledger, by: str, found: Measured) -> None:
+    """Record a measurement, of its texts the first `TEXTS`."""
+    body = {**asdict(found), "texts": [list(pair) for pair in found.texts[:TEXTS]]}
+    ledger.record_event(KIND, by, step_report.plain(body))
