@@ -72,7 +72,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str =
         made.add_column(
             column,
             justify="right" if right else "left",
-            overflow="ignore",
+            overflow="fold",
             min_width=max(_longest_word(row[i]) for row in [columns, *content]),
         )
     for row in content:

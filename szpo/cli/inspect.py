@@ -41,7 +41,7 @@ def runs(folder: Path = run_paths.FOLDER, as_json: bool = console.AS_JSON) -> No
         console.say(f"no runs in {folder}; start one with: szpo run --preset tiny")
     else:
         keys = ("name", "state", "model", "panel", "rule", "steps", "votes", "heldout")
-        names = (*keys[:-1], "better than the base")
+        names = (*keys[:-1], "against the base")
         console.table(names, [[run[key] for key in keys] for run in found])
 
 

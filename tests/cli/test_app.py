@@ -209,6 +209,8 @@ def test_no_name_in_a_table_is_broken(
     assert call(["runs", "--folder", str(tmp_path / "runs")]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if line.startswith("yard ") or line.startswith(f"{name} ")]
+    words = " ".join(lines).split()
+    assert {"against", "the", "base", "bt70", "(walk)", "tabular"} <= set(words)  # none is cut
 
 
 def test_plan_costs_nothing_and_is_arithmetic(tmp_path: Path, capsys: Capture) -> None:
