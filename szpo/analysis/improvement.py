@@ -17,7 +17,7 @@ from szpo.ledger.database import Ledger
 
 PLACE: Final = "on held-out prompts"
 FEWEST: Final = 20
-"""Blind votes below which nothing is said of improvement, whatever the interval."""
+"""Blind votes below which no statement on improvement is made, whatever the interval."""
 
 
 @dataclass(frozen=True)

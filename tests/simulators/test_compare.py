@@ -414,7 +414,7 @@ def test_runs_are_compared_by_their_ledgers(tmp_path, monkeypatch, capsys):
     assert 24 < second["votes"] <= 48 and first["votes"] <= 24
     assert compare_command([str(one), str(two)]) == 0
     out = capsys.readouterr().out
-    assert str(second["answers_read"]) in out and "not measured" in out
+    assert str(second["answers_read"]) in out and "from the base on held-out prompts" in out
     assert (one.parent / "compare-yard-other.svg").exists()
     with pytest.raises(UsageError, match="the same run is named twice"):
         compare_command([str(one), str(one)])
