@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from szpo.analysis import improvement
+from szpo.analysis import improvement, measuring
 from szpo.cli import console, record, run_paths
 from szpo.config import settings_file
 from szpo.config.schema import Config
@@ -20,7 +20,7 @@ from szpo.errors import EngineError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest
 from szpo.reports.html_report import Score
-from szpo.runs import cost_plan, machine_check, measuring
+from szpo.runs import cost_plan, machine_check
 from szpo.training import step_report
 from szpo.voting import lease, pauses
 

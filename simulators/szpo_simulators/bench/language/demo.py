@@ -17,13 +17,14 @@ from typing import Any
 
 from rich.table import Table
 
+from szpo.analysis import measuring
 from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.policies import text_guards
 from szpo.replay import replay
-from szpo.runs import assemble, driver, machine_check, measuring
+from szpo.runs import assemble, driver, machine_check
 from szpo.training import held_out, step_report
 from szpo_simulators.rewards import heldout, text_rewards
 from szpo_simulators.study import make_console

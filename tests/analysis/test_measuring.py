@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from szpo.analysis import improvement
+from szpo.analysis import improvement, measuring
 from szpo.analysis.improvement import Improvement
 from szpo.cli.app import call
 from szpo.intervals import Share
@@ -17,7 +17,7 @@ from szpo.ledger import orders
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digests
 from szpo.replay import verification
-from szpo.runs import assemble, measuring
+from szpo.runs import assemble
 from szpo.training.step_report import Outcome
 from tests.support import folder_run, yard_run
 
