@@ -16,13 +16,16 @@ from pathlib import Path
 import numpy as np
 
 from szpo.data import prompts
-from szpo.generation.engine_choice import engine_for
 from szpo.generation.sampling import Sampling
 from szpo.models import loading, logprobs, scores
 from szpo.models.batched_lora import find_sites
 from szpo.models.lora_sites import lora_config
 from szpo.models.scores import ScoredLaw
+from szpo.optim.directions import Law
+from szpo.optim.parameters import Space
 from szpo.policies.probe import Probe
+from szpo.policies.responder import LocalHost
+from szpo.policies.subspaces import Subspace
 
 PART = 128
 SEED = 20_191
@@ -43,7 +46,7 @@ def main() -> None:
     blank = {s.a: np.zeros((s.rank, s.inputs), np.float32) for s in sites}
     blank |= {s.b: np.zeros((s.outputs, s.rank), np.float32) for s in sites}
     adapted = loaded.adapt(sites)
-    engine = engine_for(adapted)
+    host = LocalHost(loaded)
     start: dict[str, np.ndarray] = {}
     for part in range(chosen.answers // PART):
         file = chosen.folder / f"{part:03}.npz"
@@ -52,7 +55,11 @@ def main() -> None:
         began = time.process_time()
         # Parts have seeds of their own, and begin where the last one ended among the prompts.
         turned = tokens[part * PART % len(tokens) :] + tokens[: part * PART % len(tokens)]
-        probe = Probe(loaded, sites, blank, turned, Sampling(), SEED + part, engine)
+        space = Subspace(
+            "score", sites, {s.a: blank[s.a] for s in sites}, {s.b: blank[s.b] for s in sites}, {}
+        )
+        respondent = host.at(space, Space(SEED, space.layout, Law()))
+        probe = Probe(respondent, space, turned, Sampling(), SEED + part)
         drawn = probe.start_samples(PART)
         if not start:
             start = {**blank, **logprobs.input_directions(adapted, drawn[:64])}

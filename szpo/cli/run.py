@@ -133,10 +133,10 @@ def _show_plan(checked: Checked, *, as_json: bool) -> None:
     config, setup = checked.config, None
     found = None
     if checked.policy_factory is None:
-        from szpo.policies import shared_basis
+        from szpo.policies import subspace_cache
 
-        found = shared_basis.find(config, checked.prompts.train)
-        setup = shared_basis.describe_plan(config, found)
+        found = subspace_cache.look_up(config, checked.prompts.train)
+        setup = subspace_cache.describe_plan(config, found)
     costs = cost_plan.estimate(
         config,
         matrix_seconds=machine_check.matrix_seconds(),

@@ -36,7 +36,7 @@ from szpo.models.lora_sites import Site
 from szpo.models.smaller_batches import split_halved
 from szpo.types import Theta
 
-TOKENS = 768
+TOKENS = 384
 """Tokens of one pass, padding included. More take memory, and on a CPU no less time."""
 POSITIONS = 96
 """Positions whose logits live at once."""

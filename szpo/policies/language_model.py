@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,10 @@ from szpo.models.loading import Loaded, ModelFacts
 from szpo.models.lora_sites import Site
 from szpo.optim import directions
 from szpo.optim.settings import Settings
-from szpo.policies import shared_basis, subspace_cache, subspace_setup
+from szpo.policies import subspace_cache, subspace_setup
 from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
 from szpo.policies.responder import Host, LocalHost, chosen_lora
-from szpo.policies.shared_basis import sampling_of
+from szpo.policies.subspace_cache import sampling_of
 from szpo.policies.subspaces import SetupSettings, Subspace
 from szpo.types import Answer, Prompt, Theta
 
@@ -113,33 +114,43 @@ def prepare(config: Config, host: Host, prompts: Sequence[Prompt], say: Say) -> 
         say("adapter rank, alpha, targets and layers are those of the starting adapter")
     places = host.places(config.adapter, _start_config(loaded))
 
-    def make() -> Subspace:
-        setup = SetupSettings(
-            kind=config.subspace.kind,
-            dim=config.dim,
-            train=config.adapter.train,
-            samples=config.subspace.samples,
-            redraws=config.subspace.redraws,
-            kl_samples=config.subspace.kl_samples,
-            kl_radius=config.optimizer.kl_radius,
-            sampling=sampling_of(config),
-            root_seed=config.subspace.setup_seed,
-        )
-        start = _start(config, loaded, places.sites, config.subspace.setup_seed)
-        return subspace_setup.choose_subspace(host, places.sites, prompts, setup, start)
-
+    make = partial(set_up, config, host, places.sites, prompts)
     if loaded.adapter is not None:  # its tensors would have to be part of the key
         subspace = make()
     else:
-        key = shared_basis.setup_key(config, loaded.sha256, loaded.dtype, prompts)
+        key = subspace_cache.setup_key(config, loaded.sha256, loaded.dtype, prompts)
         subspace = subspace_cache.load_or_make(key, make, sites=places.sites)
     radius = config.optimizer.kl_radius
     report = {**subspace.report, "kl_radius": radius, "mu": subspace.mu(radius)}
     say(
         f"subspace {subspace.kind}: {subspace.dim:,} coordinates, {report.get('samples', 0)} "
-        f"base answers; basis {shared_basis.describe(report)}"
+        f"base answers; basis {subspace_cache.describe(report)}"
     )
     return Base(host, replace(subspace, report=report), places.conv1d)
+
+
+def set_up(
+    config: Config, host: Host, sites: tuple[Site, ...], prompts: Sequence[Prompt]
+) -> Subspace:
+    """Choose and scale the coordinates of a run with these settings, whatever is stored.
+
+    Raises:
+        UsageError: A setting does not fit the model.
+        RunError: Scores or KL are not finite, or the adapter does not move the policy.
+    """
+    setup = SetupSettings(
+        kind=config.subspace.kind,
+        dim=config.dim,
+        train=config.adapter.train,
+        samples=config.subspace.samples,
+        redraws=config.subspace.redraws,
+        kl_samples=config.subspace.kl_samples,
+        kl_radius=config.optimizer.kl_radius,
+        sampling=sampling_of(config),
+        root_seed=config.subspace.setup_seed,
+    )
+    start = _start(config, host.facts, sites, config.subspace.setup_seed)
+    return subspace_setup.choose_subspace(host, sites, prompts, setup, start)
 
 
 @dataclass(frozen=True)

@@ -26,11 +26,12 @@ from szpo.models.loading import Loaded, ModelFacts
 from szpo.optim import parameters
 from szpo.optim.directions import Law
 from szpo.optim.parameters import Space
+from szpo.policies import score_features
 from szpo.policies.read_request import VALUES, ReadRequest, by_token
 from szpo.policies.responder import Answerer, Host, LocalHost, Respondent, Responder, start_of
 from szpo.policies.row_request import RowRequest
 from szpo.policies.subspaces import Subspace
-from szpo.types import Answer, Batch, Floats, Layout, Prompt, Shift, Theta, Update
+from szpo.types import Answer, Batch, Comparison, Floats, Layout, Prompt, Shift, Theta, Update
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,6 +310,52 @@ class LoraPolicy:
         rows = tuple(tuple(loading.answer_tokens(self.loaded, answer)) for answer in answers)
         asked = (self.encode(prompt),) * len(rows)
         return self._respondent.read(ReadRequest("totals", asked, rows, start=True))[VALUES]
+
+    # ---- scores ----
+
+    def score_features(self, comparisons: Sequence[Comparison]) -> Floats:
+        """What the texts of a step's comparisons say about plus and minus, (K, N, d).
+
+        See `szpo.policies.score_features.score_features`; the policy's position plays no part.
+
+        Raises:
+            UsageError: The coordinates are all weights, or the temperature is 0.
+        """
+
+        def encode(prompt: Prompt, answer: Answer) -> tuple[tuple[int, ...], tuple[int, ...]]:
+            return self.encode(prompt), tuple(loading.answer_tokens(self.loaded, answer))
+
+        return score_features.score_features(comparisons, encode, self._whitened_scores)
+
+    def score_cosine(self, prompts: Sequence[Prompt], *, seed: int) -> float:
+        """Cosine between scores at the start and at θ, over 256 or more answers drawn at θ.
+
+        1 where features of the start mean at θ what they mean at the start; worth asking beyond
+        some 2 nats.
+
+        Raises:
+            UsageError: The coordinates are all weights, the temperature is 0, or no prompt.
+        """
+        if not prompts:
+            raise UsageError("score_cosine: needs at least one prompt")
+        each = max(2, math.ceil(score_features.CENTRE_ANSWERS / len(prompts)))
+        rows = self.sample_tokens(prompts, each, seed=seed)
+        ids = [self.encode(prompt) for prompt in prompts]
+        texts = [(ids[i // each], row) for i, row in enumerate(rows)]
+        groups = [i // each for i in range(len(rows))]
+        start, here = self._whitened_scores(texts), self._whitened_scores(texts, at=self._theta)
+        return score_features.compare_scores(start, here, groups)
+
+    def _whitened_scores(
+        self,
+        texts: Sequence[tuple[tuple[int, ...], tuple[int, ...]]],
+        *,
+        at: Theta | None = None,
+    ) -> Floats:
+        return score_features.whitened_scores(
+            self._respondent, self.subspace, texts,
+            temperature=self.answering.sampling.temperature, at=at,
+        )  # fmt: skip
 
     # ---- weights ----
 

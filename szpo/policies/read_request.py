@@ -20,8 +20,8 @@ from szpo.types import Floats, Theta
 
 What: TypeAlias = Literal["logprobs", "totals", "kl", "scores", "inputs", "odds", "features"]
 """``logprobs``: nats of each answer token. ``totals``: nats of each answer. ``kl``: nats between
-member and start, per answer. ``scores``: gradients of log π(answer) in every B, at the start,
-several per answer where words are drawn anew, in an order of their own. ``inputs``: an A for each
+member and start, per answer. ``scores``: gradients of log π(answer) in every B, at the start or
+at the one member, several rows per answer where words are drawn anew. ``inputs``: an A for each
 site, from the layers' inputs. ``odds``: nats of each answer token as the one next token.
 ``features``: mean and last hidden state of each answer."""
 Reading: TypeAlias = Mapping[str, NDArray[Any]]

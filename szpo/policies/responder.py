@@ -64,7 +64,10 @@ class Respondent(Answerer, Protocol):
         """
 
     def read_scores(self, request: ReadRequest) -> Iterator[NDArray[np.float32]]:
-        """`read` of ``scores`` in blocks (rows, D), so that they are never in memory together."""
+        """`read` of ``scores`` in blocks (rows, D), so that they are never in memory together.
+
+        Unlike those of `read`, rows come in an order of their own.
+        """
 
 
 class Responder:
@@ -122,7 +125,7 @@ class Responder:
         if request.what == "features":
             return {VALUES: logprobs.hidden_features(model, prompts, answers)}
         if request.what == "scores":
-            return {VALUES: np.concatenate(list(self._score_blocks(request)))}
+            return {VALUES: self._ordered_scores(request, samples)}
         deltas = self._start_deltas() if request.start else self.deltas(request.thetas)
         if request.what == "totals":
             return {VALUES: self._totals(request, deltas)}
@@ -155,11 +158,27 @@ class Responder:
         return (self.read_chunk(chunk)[VALUES] for chunk in chunks)
 
     def _score_blocks(self, request: ReadRequest) -> Iterator[NDArray[np.float32]]:
-        start = {**self.subspace.fixed, **self.subspace.start}
-        law = ScoredLaw(request.temperature, request.redraws, request.seed)
         samples = [Sample(p, a) for p, a in zip(request.prompts, request.answers, strict=True)]
-        for _, found in scores.iterate_scores(self.adapted, start, samples, law):
+        for _, found in self._iterate_scores(request, samples):
             yield found.reshape(-1, found.shape[-1])
+
+    def _ordered_scores(
+        self, request: ReadRequest, samples: Sequence[Sample]
+    ) -> NDArray[np.float32]:
+        width = scores.width_of(self.subspace.sites)
+        found = np.empty((len(samples), 1 + request.redraws, width), np.float32)
+        for index, some in self._iterate_scores(request, samples):
+            found[index] = some
+        return found.reshape(-1, width)
+
+    def _iterate_scores(
+        self, request: ReadRequest, samples: Sequence[Sample]
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        where = {**self.subspace.fixed, **self.subspace.start}
+        if request.thetas:
+            where |= self.subspace.weights(request.thetas[0])
+        law = ScoredLaw(request.temperature, request.redraws, request.seed)
+        return scores.iterate_scores(self.adapted, where, samples, law)
 
     def members(self, request: RowRequest) -> list[Theta]:
         """The master coordinates of each member."""

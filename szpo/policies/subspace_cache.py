@@ -13,7 +13,7 @@ import hashlib
 import json
 import logging
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -21,15 +21,19 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from szpo import cache
-from szpo.errors import ResourceError
+from szpo.config.schema import Config
+from szpo.errors import ResourceError, UsageError
 from szpo.files import replace_whole
+from szpo.generation.sampling import Sampling
+from szpo.models import devices, loading, weight_files
 from szpo.models.lora_sites import Site
 from szpo.policies.subspaces import Subspace
+from szpo.types import Prompt
 
 VERSION = 2
 """Raise it with every change of how a set-up is made: older files are then not read again."""
 SHIPPED = Path(__file__).parents[1] / "data" / "bases"
-"""Folder of the files that ship; ``sha256.json`` there has the digest of each by its name."""
+"""Folder of the files that ship; ``index.json`` there has the digest of each by its name."""
 Origin: TypeAlias = Literal["made", "cache", "shipped"]
 """Whether a basis was made for this run, or shared: from the cache, or from the package."""
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
@@ -108,8 +112,8 @@ def _find_shipped(name: str) -> Subspace | None:
     if not path.is_file():
         return None
     with contextlib.suppress(*UNREADABLE):
-        digests = json.loads((SHIPPED / "sha256.json").read_text(encoding="utf-8"))
-        if digests[name] == hashlib.sha256(path.read_bytes()).hexdigest():
+        index = json.loads((SHIPPED / "index.json").read_text(encoding="utf-8"))
+        if index[name]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest():
             return read(path)
     logging.getLogger("szpo").warning(
         f"{path} is not the file that ships with szpo; the coordinates are made anew "
@@ -140,3 +144,100 @@ def load_or_make(
 
 def _with_origin(subspace: Subspace, origin: Origin) -> Subspace:
     return replace(subspace, report={**subspace.report, "origin": origin})
+
+
+# ---- what a run's settings ask for ----
+
+
+def sampling_of(config: Config) -> Sampling:
+    """How the answers of a run with these settings are sampled."""
+    g = config.generation
+    return Sampling(g.temperature, g.top_p, g.top_k, g.max_new_tokens, tuple(g.stop))
+
+
+def setup_key(
+    config: Config, sha256: str, dtype: str, prompts: Sequence[Prompt]
+) -> dict[str, Any]:
+    """Everything that a set-up depends on, as plain JSON; the run's own seed is no part of it.
+
+    Args:
+        config: The settings. The device is left out: the law of the answers does not depend on it.
+        sha256: Digest of the model's weights.
+        dtype: Numbers of the base weights: fp32, bf16 or fp16.
+        prompts: Those the run trains on, in their order.
+    """
+    quantized, space = config.model.quantization, config.subspace
+    scored = space.kind == "score"
+    return {
+        # Scores of 4-bit models were once cut off at their layers (`szpo.models.four_bit`);
+        # "whole" since.
+        "base": [sha256, dtype, quantized and f"{quantized} whole"],
+        "adapter": config.adapter.model_dump(mode="json"),
+        # Named one by one, so that another setting leaves stored and shipped files in use.
+        "subspace": {
+            "kind": space.kind,
+            "dim": config.dim,
+            "samples": space.samples,
+            "redraws": space.redraws,
+            "kl_samples": space.kl_samples,
+            "setup_seed": space.setup_seed,
+        },
+        # Score coordinates are whitened, whatever the radius; the others are scaled to it.
+        "kl_radius": None if scored else config.optimizer.kl_radius,
+        # Scores and KL are those of the temperature, before a text is cut at a stop text.
+        "sampling": asdict(replace(sampling_of(config), top_p=1.0, top_k=0, stop=())),
+        "prompts": [p.turns for p in prompts],
+    }
+
+
+def look_up(config: Config, prompts: Sequence[Prompt]) -> Subspace | None:
+    """Look for the basis of a run before its model is loaded; None: it will be made.
+
+    Reads the weights once for their digest. A model that is not on this machine has no basis here.
+
+    Raises:
+        UsageError: The model's files are damaged.
+    """
+    if config.model.adapter is not None:
+        return None
+    try:
+        files = weight_files.safetensors_in(loading.locate(config.model.name, weights=False))
+    except UsageError:  # of a hub id only the small files are here
+        return None
+    dtype = config.model.dtype  # workers' device need not be on this machine
+    if dtype == "auto":
+        dtype = devices.choose(config.model.device, dtype).dtype
+    key = setup_key(config, weight_files.digest(files), dtype, prompts)
+    return find(key)
+
+
+def describe(report: Mapping[str, Any]) -> str:
+    """Say whether a basis was made or is shared, and how long it took on this machine.
+
+    >>> describe({"origin": "made", "seconds": 61.5})
+    'made in 61.5 s'
+    >>> describe({"origin": "cache", "seconds": 61.5})
+    'shared, from the cache (made in 61.5 s)'
+    """
+    seconds = f"made in {report.get('seconds', 0)} s"
+    match report.get("origin", "made"):
+        case "shipped":
+            return "shared, it ships with szpo"
+        case "cache":
+            return f"shared, from the cache ({seconds})"
+        case _:
+            return seconds
+
+
+def describe_plan(config: Config, found: Subspace | None) -> str:
+    """Say what a run's set-up will be, in one sentence."""
+    if found is not None:
+        return f"basis {describe(found.report)}; nothing is measured again"
+    if config.model.adapter is not None:
+        return "basis will be made, for this run only: a starting adapter has no stored one"
+    answers = config.subspace.kl_samples
+    answers += config.subspace.samples if config.subspace.kind == "score" else 0
+    return (
+        f"basis will be made from some {answers:,} base answers, then shared by all runs with "
+        "this model, these prompts, this sampling and subspace.setup_seed"
+    )

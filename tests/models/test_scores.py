@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,14 +10,12 @@ import torch
 from peft import LoraConfig
 
 from szpo.errors import RunError
-from szpo.models import logprobs, scores
-from szpo.models.batched_lora import AdaptedModel, Deltas, attach_deltas, find_sites
+from szpo.models import scores
+from szpo.models.batched_lora import AdaptedModel, attach_deltas, find_sites
 from szpo.models.logprobs import Sample
-from szpo.models.lora_sites import Site
 from szpo.models.scores import ScoredLaw
-from szpo.types import Theta
 from tests.support import tiny_models
-from tests.support.scoring import SAMPLES, deltas, parts
+from tests.support.scoring import SAMPLES, by_rows, deltas, parts
 
 
 def alone(model: torch.nn.Module, sample: Sample, temperature: float) -> torch.Tensor:
@@ -85,26 +82,6 @@ def test_scores_that_are_not_finite_are_an_error() -> None:
 
 
 # --- one pass for all rows, against a tape through B of every row --------------------------------
-
-
-def by_rows(
-    model: Any, sites: tuple[Site, ...], start: Theta, samples: list[Sample], temperature: float
-) -> np.ndarray:
-    """Scores by the tape alone: every row has a B of its own, and logits of all its words."""
-    A = {s.name: torch.from_numpy(start[s.a]) for s in sites}
-    found = np.empty((len(samples), scores.width_of(sites)), np.float32)
-    for batch in logprobs.batches(samples, device=model.device, vocab=tiny_models.WORDS):
-        rows = len(batch.index)
-        B = {
-            s.name: torch.from_numpy(start[s.b]).expand(rows, -1, -1).clone().requires_grad_()
-            for s in sites
-        }
-        own = torch.arange(rows)[:, None]
-        with torch.enable_grad(), attach_deltas(model, sites, Deltas(A, B), own):
-            logp = logprobs.answer_logps(model, batch, temperature)
-            grads = torch.autograd.grad(logp.sum(), [B[s.name] for s in sites])
-        found[list(batch.index)] = torch.cat([g.reshape(rows, -1) for g in grads], 1)
-    return found
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from szpo.cli.app import call
 from szpo.config import settings_file
 from szpo.ledger.database import Ledger
 from szpo.models.lora_sites import Site
-from szpo.policies import shared_basis, subspace_cache
+from szpo.policies import subspace_cache
 from szpo.policies.subspaces import Subspace
 from szpo.types import Prompt
 from tests.support import folder_run
@@ -103,7 +103,7 @@ def shipped(space, tmp_path, monkeypatch):
     file = folder / subspace_cache.file_name({"any": 1})
     subspace_cache.write(space, file)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    (folder / "sha256.json").write_text(json.dumps({file.name: digest}))
+    (folder / "index.json").write_text(json.dumps({file.name: {"sha256": digest}}))
     return file
 
 
@@ -129,7 +129,7 @@ ASKED = [Prompt.user("w7"), Prompt.user("w8")]
 
 def key_of(*sets, sha256="model", dtype="bf16", prompts=ASKED):
     config = settings_file.load(preset_name="tiny", sets=["run.folder=elsewhere", *sets])
-    return subspace_cache.file_name(shared_basis.setup_key(config, sha256, dtype, prompts))
+    return subspace_cache.file_name(subspace_cache.setup_key(config, sha256, dtype, prompts))
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,7 @@ def test_wheel_holds_three_packages_and_their_files(wheel: Path) -> None:
     for data in (
         "ledger/schema.sql",
         "data/prompts.jsonl",
+        "data/bases/index.json",
         "config/presets/demo.toml",
         "reports/templates/report.html",
         "judges/templates/verdict.txt",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
-from szpo.models.batched_lora import Deltas, find_sites
+from szpo.models import logprobs, scores
+from szpo.models.batched_lora import Deltas, attach_deltas, find_sites
 from szpo.models.logprobs import Sample
 from szpo.models.lora_sites import Site, lora_config
 from szpo.types import Theta
@@ -35,3 +38,25 @@ def deltas(sites: tuple[Site, ...], start: Theta, b: Theta) -> Deltas:
         {s.name: torch.from_numpy(start[s.a]) for s in sites},
         {s.name: torch.from_numpy(b[s.b])[None] for s in sites},
     )
+
+
+def by_rows(
+    model: Any, sites: tuple[Site, ...], start: Theta, samples: list[Sample], temperature: float
+) -> np.ndarray:
+    """Scores by the tape alone: every row has a B of its own, and logits of all its words."""
+    A = {s.name: torch.from_numpy(start[s.a]) for s in sites}
+    found = np.empty((len(samples), scores.width_of(sites)), np.float32)
+    for batch in logprobs.batches(
+        samples, device=model.device, vocab=logprobs.vocabulary_size(model)
+    ):
+        rows = len(batch.index)
+        B = {
+            s.name: torch.from_numpy(start[s.b]).expand(rows, -1, -1).clone().requires_grad_()
+            for s in sites
+        }
+        own = torch.arange(rows)[:, None]
+        with torch.enable_grad(), attach_deltas(model, sites, Deltas(A, B), own):
+            logp = logprobs.answer_logps(model, batch, temperature)
+            grads = torch.autograd.grad(logp.sum(), [B[s.name] for s in sites])
+        found[list(batch.index)] = torch.cat([g.reshape(rows, -1) for g in grads], 1)
+    return found
