@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from szpo.cluster import ray_engine, remote, worker
 from szpo.config import settings_file
@@ -266,3 +267,29 @@ def test_a_run_through_ray_has_the_digests_of_a_local_one(
             votes = [row["votes_sha256"] for row in ledger.update_rows()]
             digests.append((theta_digests(ledger), votes))
     assert digests[0] == digests[1]
+
+
+@needs_ray
+@quiet
+@pytest.mark.slow
+def test_the_controller_of_a_run_by_ray_builds_no_model(
+    folder, tmp_path, ray, monkeypatch
+) -> None:
+    """Set-up, panel, guard and votes, without one torch module."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setenv("SZPO_CACHE", str(tmp_path))
+    built: list[str] = []
+    inner = torch.nn.Module.__init__
+
+    def build(module: torch.nn.Module, *given: Any, **named: Any) -> None:
+        built.append(type(module).__name__)
+        inner(module, *given, **named)
+
+    monkeypatch.setattr(torch.nn.Module, "__init__", build)
+    sets = ["engine.kind=ray", "engine.workers=2", "engine.chunk_rows=8", "guards.kl=40"]
+    path = folder_run.make(tmp_path, *sets, model_folder=folder)
+    assert built == []
+    with Ledger.open(path, readonly=True) as ledger:
+        assert ledger.row["base_sha256"] == loading.load(str(folder), dtype="fp32").sha256
+        assert len(list(ledger.update_rows())) == 2
+    assert built  # loading it does build some
