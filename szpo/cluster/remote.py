@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
 
@@ -50,8 +50,10 @@ class RemoteAnswers:
         dispatcher: Dispatcher[Message, Message],
         chunk_rows: int,
         label: Mapping[str, str] | None = None,
+        stop_tokens: Sequence[int] = (),
     ):
         """``label`` goes with every request: the model that is asked, or the coordinates."""
+        self.stop_tokens = tuple(stop_tokens)
         self.dispatcher = dispatcher
         self._chunk_rows = chunk_rows
         self._label = dict(label or {})
@@ -174,7 +176,10 @@ class RemoteHost:
         self.transport.close()
 
     def _answers(self, label: Mapping[str, str]) -> RemoteAnswers:
-        return RemoteAnswers(self.dispatcher, self.chunk_rows, label)
+        from szpo.models import loading
+
+        stop = loading.stop_tokens(self._facts)
+        return RemoteAnswers(self.dispatcher, self.chunk_rows, label, stop)
 
     def _setup(self) -> Message:
         return worker.setup_message(

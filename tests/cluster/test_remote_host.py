@@ -28,6 +28,7 @@ from szpo.policies.read_request import ReadRequest, from_message, join, split, t
 from szpo.policies.responder import LocalHost
 from szpo.policies.subspaces import SetupSettings, Subspace
 from szpo.types import Answer, Prompt, Shift, Update
+from szpo_simulators.compare import measurements
 from tests.policies.test_protocol import small
 from tests.support import folder_run, near_workers
 
@@ -213,6 +214,17 @@ def test_two_workers_with_different_models_end_the_run(folder) -> None:
         remote.RemoteHost(
             Engine(kind="ray"), facts, lambda setup, check: Different(setup, check, 1)
         )
+
+
+def test_tokens_that_workers_write_are_counted(here, there) -> None:
+    """What a comparison of methods charges; workers of this process are counted a second time."""
+    counts = []
+    for policy in policies(here, here, there):
+        tools = measurements.Instruments()
+        with tools.counting():
+            policy.sample(PROMPTS[:3], seed=1)
+        counts.append(tools.tokens)
+    assert counts[0] > 0 and counts[1] == 2 * counts[0]
 
 
 # ---- requests to read ----

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from szpo import memory
+from szpo.cluster.remote import RemoteAnswers
 from szpo.generation.flat_engine import FlatEngine
 from szpo.generation.generate_engine import GenerateEngine
 from szpo.policies import subspace_cache
@@ -103,6 +104,16 @@ class Instruments:
         def make_uncached(_key: Any, make: Callable[[], Subspace], **_: Any) -> Subspace:
             return make()
 
+        def count_of_workers(answer: Callable[..., Any]) -> Callable[..., Any]:
+            def run(answers: RemoteAnswers, *some: Any, **more: Any) -> Any:
+                made = answer(answers, *some, **more)
+                if self._on:
+                    self.tokens += count_answer_tokens(made, answers.stop_tokens)
+                return made
+
+            return run
+
+        replace(RemoteAnswers, "answer", count_of_workers(RemoteAnswers.answer))
         for engine in (FlatEngine, GenerateEngine):
             replace(engine, "generate", count_tokens(engine.generate))
         replace(subspace_cache, "load_or_make", make_uncached)
