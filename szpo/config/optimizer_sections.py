@@ -15,7 +15,7 @@ from szpo.config.section import Count, OneOf, Positive, Section, list_names
 from szpo.optim.checked_settings import AUTO_RULES, POSTERIOR_DIM
 from szpo.optim.directions import NORMALISE_UP_TO
 from szpo.optim.rules.registry import RULES
-from szpo.optim.rules.regression import BUDGET
+from szpo.optim.rules.regression import BUDGET, PRIORS
 from szpo.optim.settings import SELECTIONS, SMOOTHINGS
 from szpo.types import Pairing
 
@@ -115,11 +115,11 @@ class Optimizer(Section):
         description="regression: weight of the shown texts' own scores in what a vote is about; "
         "left out: 0.",
     )
-    prior_half: Positive | None = Field(
+    prior_variances: Annotated[str, OneOf(tuple(PRIORS))] | None = Field(
         None,
-        le=1e6,
-        description="regression: the coordinate whose prior variance is half of the first one's; "
-        "left out: equal variances.",
+        description="regression: which coordinates are expected to carry the taste: the first 8, "
+        "16, 32, … or all, as votes decide (blocks); all alike (flat); leading ones more "
+        "(falling); left out: blocks.",
     )
 
     @model_validator(mode="before")

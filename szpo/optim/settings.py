@@ -140,8 +140,8 @@ class Settings:
     model's start, as points (counted votes, nats), linear between them and constant outside; None
     for no bound. ``centre_step``: how far the asked centre moves in a step at most, in whitened
     units. ``score_share``: the weight of the shown texts' scores in a vote's feature.
-    ``prior_widths``: prior variances of a vote's logit that are averaged over. ``prior_half``: the
-    coordinate whose prior variance is half the first one's; None for equal variances. ``start``:
+    ``prior_widths``: prior variances of a vote's logit that are averaged over.
+    ``prior_variances``: how those of the coordinates compare (flat, falling, blocks). ``start``:
     θ₀ of a branch; None for 0.
 
     Raises:
@@ -184,7 +184,7 @@ class Settings:
     centre_step: float | None = None
     score_share: float | None = None
     prior_widths: tuple[float, ...] | None = None
-    prior_half: float | None = None
+    prior_variances: str | None = None
     start: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:

@@ -55,6 +55,7 @@ def drive(
             on_step=on_step,
             kl=_quadratic_kl(parts) if config.guards.kl is None else _kl(parts),
             measured_kl=None if parts.base is None else _kl(parts),
+            scores=getattr(parts.policy, "score_features", None),
             lease=held,
             wait=wait,
         ),

@@ -64,7 +64,7 @@ class Hooks:
     """The same as measured on answers, for rules that hold a point within a KL budget; None where
     it cannot be measured."""
     scores: Callable[[Sequence[Comparison]], Floats] | None = None
-    """Mean whitened score of each comparison's texts of plus less that of minus (K·N, d)."""
+    """Mean whitened score of each comparison's texts of plus less that of minus (K, N, d)."""
     timer: Callable[[], float] = time.perf_counter
     """Seconds, for what reports say of durations."""
     lease: Lease | None = None

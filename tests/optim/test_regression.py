@@ -73,7 +73,7 @@ def test_the_target_is_the_budget_times_the_shrunk_direction():
     state, rows = walk(settings, 2)
     found = fit(replace(state.carried.votes, bend=None), regression.prior(settings))
     # 16 votes lie halfway between the points: 4 nats, of which .9 are aimed at; |z|²/2 = nats.
-    target = math.sqrt(2 * 0.9 * 4) * direction(found)
+    target = math.sqrt(2 * 0.9 * 4) * direction(found, state.carried.log_factor)
     assert state.carried.recommended == pytest.approx(target, abs=1e-6)
     assert state.carried.counted == 16
     first, second = rows[1][0]
@@ -286,6 +286,30 @@ def test_todays_weights_hold_for_all_votes_of_the_run():
     assert state.carried.counted == 200  # votes, whatever they weigh
 
 
+def test_a_prior_from_elsewhere_begins_the_run_and_votes_overrule_it():
+    aside = np.array([0.5, 1.0, 0, 0, 0, 0])
+    warm = {"prior_mean": tuple(aside), "prior_precision": tuple(map(tuple, 25 * np.eye(6)))}
+    assert settings_from_json(settings_to_json(settings_of(**warm))) == settings_of(**warm)
+
+    def cosines(steps, **changes):
+        z = walk(settings_of(**changes), steps, seed=3)[0].carried.recommended
+        return [z @ to / np.linalg.norm(z) / np.linalg.norm(to) for to in (aside, GRADIENT)]
+
+    assert cosines(1, **warm)[0] > cosines(1)[0] + 0.15
+    assert cosines(30, **warm)[1] > 0.9
+
+
+def test_a_signal_that_was_once_there_is_not_given_up():
+    settings = settings_of()
+    state, _ = walk(settings, 12, seed=1)
+    best = float(state.carried.log_factor)
+    assert best > math.log(9)
+    rng = np.random.default_rng(0)
+    for _ in range(4):
+        state, _, _ = vote(settings, state, rng, gradient=-GRADIENT)
+    assert float(state.carried.log_factor) >= best
+
+
 def test_a_price_of_votes_reads_the_ball():
     settings = settings_of(vote_price=0.01)
     state, _ = walk(settings_of(), 3)
@@ -310,13 +334,14 @@ def test_a_price_of_votes_reads_the_ball():
         ({"momentum": 0.5}, "momentum"),
         ({"alpha": 0.1}, "leave alpha out"),
         ({"selection": Selection(4)}, "leave selection out"),
-        ({"prior_mean": (0.0,) * 6}, "belong to the rule bayes"),
+        ({"prior_mean": (0.0,) * 6}, "prior_mean and prior_precision together"),
+        ({"prior_mean": (0.0,), "prior_precision": ((1.0,),)}, "prior_mean has 1 of 6"),
         ({"kl_budget": ((60.0, 3.0), (60.0, 4.0))}, "rising votes"),
         ({"kl_budget": ((60.0, 0.0),)}, "positive nats"),
         ({"centre_step": 0.0}, "centre_step is 0"),
         ({"score_share": 1.5}, "within"),
         ({"prior_widths": ()}, "at least one"),
-        ({"prior_half": -1.0}, "prior_half is -1"),
+        ({"prior_variances": "steep"}, "choose blocks, falling, flat"),
         ({"start": (0.0,)}, "start must be 6"),
     ],
 )

@@ -206,13 +206,14 @@ def test_a_killed_run_goes_on_where_it_stood(tmp_path, lag):
             return None
         return len(seen)
 
-    settings, whole, _ = started(tmp_path, "whole.db")
+    far = {"kl_budget": ((0.0, 20.0),)}  # so that KL is measured from the first step on
+    settings, whole, _ = started(tmp_path, "whole.db", **far)
     with whole:
         moments = live(whole, settings, None)
         wanted, points = history(whole), theta_digests(whole)
     assert moments is not None and moments > 6
     for moment in range(1, moments + 1):
-        _, ledger, _ = started(tmp_path, f"killed-{moment}.db")
+        _, ledger, _ = started(tmp_path, f"killed-{moment}.db", **far)
         with ledger:
             assert live(ledger, settings, moment) is None
             assert live(ledger, settings, None) is not None

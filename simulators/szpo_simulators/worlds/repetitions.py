@@ -77,8 +77,9 @@ def settings_for(world: World, **changes: Any) -> Settings:
 
     Gaussian directions with |v| = √d, N = 16, M = 1, D = 1, μ = 1 unless changed. Under
     ``bayes`` an ``alpha`` is the longest step over √d, as under ``sign``, and sets ``kl_step``.
-    Under ``regression``, which has no KL budget here, it is that of the centre, and sets
-    ``centre_step``; directions are orthonormal, and N of them are asked once each unless K is set.
+    Under ``regression``, which has no KL budget here and expects as much of each coordinate, it is
+    that of the centre, and sets ``centre_step``; directions are orthonormal, and N of them are
+    asked once each unless K is set.
     """
     wanted = {"N": 16, "M": 1, "D": 1, "mu": 1.0, "rule": "known", "warmup": 0, **changes}
     law = directions.Law(normalise=True)
@@ -86,7 +87,7 @@ def settings_for(world: World, **changes: Any) -> Settings:
         law = directions.Law("orthonormal")
         if wanted.get("K", 1) == 1:
             wanted |= {"K": wanted["N"], "N": 1}
-        wanted = {"kl_budget": None, **wanted}
+        wanted = {"kl_budget": None, "prior_variances": "flat", **wanted}
         if "alpha" in wanted:
             radius = wanted.get("kl_radius", DEFAULT_RADIUS)
             wanted["centre_step"] = math.sqrt(2 * radius) * wanted.pop("alpha") / wanted["mu"]

@@ -44,6 +44,16 @@ def check(settings: Settings) -> None:
         raise SettingsError("bayes keeps past votes itself; set `momentum` = 0")
     if s.alpha is not None and not (isinstance(s.alpha, Schedule) and s.alpha.start is None):
         raise SettingsError("bayes takes its step from kl_step; `alpha` may be a shape only")
+    check_prior(s)
+
+
+def check_prior(settings: Settings) -> None:
+    """Refuse a Gaussian prior that is none in these coordinates.
+
+    Raises:
+        SettingsError: names the setting.
+    """
+    s, dim = settings, settings.dim
     if s.prior_mean is not None and len(s.prior_mean) != dim:
         raise SettingsError(f"`prior_mean` has {len(s.prior_mean)} of {dim} values")
     if s.prior_mean is not None and not all(map(math.isfinite, s.prior_mean)):

@@ -2,9 +2,9 @@
 
 Nothing is forgotten, and two points are held apart. The *centre* is where policies are asked, and
 wanders so that the votes see fresh ground. The *recommended* point is what the votes so far say is
-best: from the model's start along signal · ŵ/√(|ŵ|² + tr Σ), as far as the KL budget allows. It is
-short while the votes say little, and next to nothing while they may be chance
-(`szpo.optim.vote_regression` has the posterior).
+best: from the model's start along ŵ, as far as the KL budget and what the votes say allow. It is
+short while they say little, and next to nothing while they may be chance
+(`szpo.optim.vote_regression.direction`).
 
 KL is |z|²/2 in whitened coordinates, times a scale that is measured at recommended points. Where
 it cannot be measured, the ball is in units of the radius at which is asked.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -24,6 +25,7 @@ from szpo.aggregation import registry, weighting
 from szpo.aggregation.weighting import History, View
 from szpo.optim.directions import ORTHONORMAL_UP_TO, Law
 from szpo.optim.posterior import Posterior
+from szpo.optim.rules import bayes
 from szpo.optim.rules.rule import Move, Perturbations, Rule
 from szpo.optim.settings import ADAM_NEEDS, Settings, SettingsError
 from szpo.optim.step_size import base_mu
@@ -33,6 +35,12 @@ from szpo.types import Floats
 
 BUDGET: Final = ((60.0, 3.0), (120.0, 4.0), (240.0, 8.0))
 """The default `kl_budget`: (counted votes, nats)."""
+PRIORS: Final[Mapping[str, Callable[[int], Prior]]] = {
+    "blocks": Prior.blocks,
+    "falling": Prior.falling,
+    "flat": Prior.flat,
+}
+"""`prior_variances`: how the variances of d coordinates of w compare."""
 AIM: Final = 0.9
 """Share of the budget that is aimed at: the measured KL scatters about it."""
 PSEUDO_KL: Final = 1.0
@@ -51,6 +59,8 @@ class Evidence:
     """(..., d), values of fp32."""
     counted: Floats
     """(...): counted votes, whatever their voters weigh."""
+    log_factor: Floats
+    """(...): the largest log Bayes factor for any signal that a step's fit has found."""
     measured: tuple[float, float] = (0.0, 0.0)
     """Sums over steps of measured KL and of its quadratic estimate at the same points, nats."""
 
@@ -93,8 +103,9 @@ def check(settings: Settings) -> None:
         raise SettingsError("regression goes as far as kl_budget allows; leave `alpha` out")
     if s.selection is not None:
         raise SettingsError("regression weighs every vote once; leave `selection` out")
-    if s.prior_mean is not None or s.prior_precision is not None:
-        raise SettingsError("`prior_mean` and `prior_precision` belong to the rule bayes")
+    if (s.prior_mean is None) != (s.prior_precision is None):
+        raise SettingsError("regression takes `prior_mean` and `prior_precision` together")
+    bayes.check_prior(s)
     _check_own(s)
 
 
@@ -107,10 +118,10 @@ def _check_own(s: Settings) -> None:
             raise SettingsError(
                 "`kl_budget` must be points (votes, nats) with rising votes and positive nats"
             )
-    for name in ("centre_step", "prior_half"):
-        value = getattr(s, name)
-        if value is not None and not 0 < value < math.inf:
-            raise SettingsError(f"`{name}` is {value}; it must be a positive number")
+    if s.centre_step is not None and not 0 < s.centre_step < math.inf:
+        raise SettingsError(f"`centre_step` is {s.centre_step}; it must be a positive number")
+    if s.prior_variances is not None and s.prior_variances not in PRIORS:
+        raise SettingsError(f"`prior_variances` {s.prior_variances!r}; choose {', '.join(PRIORS)}")
     if s.score_share is not None and not 0 <= s.score_share <= 1:
         raise SettingsError(f"`score_share` is {s.score_share}; it must be within [0, 1]")
     widths = s.prior_widths
@@ -123,7 +134,9 @@ def _check_own(s: Settings) -> None:
 def init(settings: Settings, lead: tuple[int, ...] = ()) -> Evidence:
     """No votes, and both points at θ₀."""
     zeros = np.zeros((*lead, settings.dim))
-    return Evidence(Votes.empty(settings.dim, lead), zeros, zeros, np.zeros(lead))
+    return Evidence(
+        Votes.empty(settings.dim, lead), zeros, zeros, np.zeros(lead), np.full(lead, -np.inf)
+    )
 
 
 def move(
@@ -136,6 +149,8 @@ def move(
     """Fit all votes, recommend the point that they speak for, and bring the centre towards it."""
     evidence = add_votes(settings, evidence, at, votes)
     found = fit_votes(settings, evidence)
+    seen = np.maximum(evidence.log_factor, found.log_factor)
+    evidence = replace(evidence, log_factor=seen)
     target = find_target(settings, evidence, found)
     vector, recommended = _go(evidence.recommended, target - evidence.recommended)
     way = target - evidence.centre
@@ -256,10 +271,14 @@ def fit_votes(settings: Settings, evidence: Evidence) -> Fit:
 
 
 def prior(settings: Settings) -> Prior:
-    """The prior of the weights w: Gaussians of several widths around 0."""
-    half = settings.prior_half
-    plain = Prior.flat(settings.dim) if half is None else Prior.falling(settings.dim, half)
-    return plain if settings.prior_widths is None else replace(plain, widths=settings.prior_widths)
+    """The prior of the weights w: Gaussians of several widths, around 0 or around a warm start."""
+    found = PRIORS[settings.prior_variances or "flat"](settings.dim)
+    if settings.prior_widths is not None:
+        found = replace(found, widths=settings.prior_widths)
+    if settings.prior_mean is None or settings.prior_precision is None:
+        return found
+    mean, precision = np.array(settings.prior_mean), np.array(settings.prior_precision)
+    return replace(found, mean=mean, precision=precision)
 
 
 def unit(settings: Settings) -> float:
@@ -297,7 +316,8 @@ def find_target(settings: Settings, evidence: Evidence, found: Fit) -> Floats:
     Without a budget it goes as far beyond the centre as one step of the centre. The ball is around
     the model's start, and is never so small that a branch would have to come back to it.
     """
-    toward, radius = direction(found), find_radius(settings, evidence)
+    toward = direction(found, evidence.log_factor)
+    radius = find_radius(settings, evidence)
     if settings.kl_budget is None:
         return np.asarray(evidence.centre + longest_step(settings) * toward)
     target = radius[..., None] * toward
@@ -413,6 +433,7 @@ RULE = Rule(
         "centre_step": 1.0,
         "score_share": 0.0,
         "prior_widths": Prior.flat(1).widths,
+        "prior_variances": "blocks",
     },
     two_points=True,
     bayesian=True,
