@@ -14,8 +14,9 @@ from szpo.aggregation.registry import LEARNED, POOLED, WEIGHTINGS
 from szpo.config.section import Count, OneOf, Positive, Section, list_names
 from szpo.optim.checked_settings import AUTO_RULES, POSTERIOR_DIM
 from szpo.optim.directions import NORMALISE_UP_TO
+from szpo.optim.rules.all_votes import PRIORS
 from szpo.optim.rules.registry import RULES
-from szpo.optim.rules.regression import BUDGET, PRIORS
+from szpo.optim.rules.regression import BUDGET
 from szpo.optim.settings import SELECTIONS, SMOOTHINGS
 from szpo.types import Pairing
 

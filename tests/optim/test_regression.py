@@ -13,7 +13,7 @@ from szpo.errors import UsageError
 from szpo.optim import optimizer, parameters, stopping
 from szpo.optim.checked_settings import defaults, settings_from_json, settings_to_json
 from szpo.optim.directions import Law
-from szpo.optim.rules import regression
+from szpo.optim.rules import all_votes, regression
 from szpo.optim.rules.registry import RULES, rule_of
 from szpo.optim.rules.rule import Perturbations, StepInputs
 from szpo.optim.settings import Schedule, Selection
@@ -71,7 +71,7 @@ def test_its_defaults_are_its_own_and_survive_json():
 def test_the_target_is_the_budget_times_the_shrunk_direction():
     settings = settings_of(kl_budget=((8.0, 2.0), (24.0, 6.0)), centre_step=0.5)
     state, rows = walk(settings, 2)
-    found = fit(replace(state.carried.votes, bend=None), regression.prior(settings))
+    found = fit(replace(state.carried.votes, bend=None), all_votes.prior(settings))
     # 16 votes lie halfway between the points: 4 nats, of which .9 are aimed at; |z|²/2 = nats.
     target = math.sqrt(2 * 0.9 * 4) * direction(found, state.carried.log_factor)
     assert state.carried.recommended == pytest.approx(target, abs=1e-6)
@@ -204,7 +204,7 @@ def test_delta_is_what_the_posterior_says_of_each_direction():
     state, rows = walk(settings_of(), 10, seed=4)
     info = rows[-1][1]
     x = features(settings_of(), 9)
-    found = fit(replace(state.carried.votes, bend=None), regression.prior(settings_of()))
+    found = fit(replace(state.carried.votes, bend=None), all_votes.prior(settings_of()))
     assert info.delta == pytest.approx((x @ found.w).tolist())
     assert info.stderr == pytest.approx(
         np.sqrt(np.einsum("ki,ij,kj->k", x, found.covariance, x)).tolist()
@@ -231,7 +231,7 @@ def test_flip_share_is_the_share_of_voters_whose_switch_turns_it():
         flat = history.verdicts.reshape(5, -1).copy()
         flat[:number] = -np.sign(votes.x @ z)[None, :]
         up, down = ((flat == side).sum(0) * 1.0 for side in (PLUS, MINUS))
-        again = fit(replace(votes, up=up, down=down, bend=None), regression.prior(settings))
+        again = fit(replace(votes, up=up, down=down, bend=None), all_votes.prior(settings))
         return float(again.w @ z) <= 0
 
     exact = next(number for number in range(6) if turned(number)) / 5

@@ -14,60 +14,35 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from szpo.aggregation import registry, weighting
-from szpo.aggregation.weighting import History, View
 from szpo.optim.directions import ORTHONORMAL_UP_TO, Law
 from szpo.optim.posterior import Posterior
 from szpo.optim.rules import bayes
+from szpo.optim.rules.all_votes import (
+    PRIORS,
+    AllVotes,
+    add_votes,
+    as_posterior,
+    fit_votes,
+    learn_weights,
+    sum_by_voter,
+)
 from szpo.optim.rules.rule import Move, Perturbations, Rule
 from szpo.optim.settings import ADAM_NEEDS, Settings, SettingsError
 from szpo.optim.step_size import base_mu
-from szpo.optim.vote_regression import Fit, Prior, Votes, direction, fit
+from szpo.optim.vote_regression import Fit, Prior, Votes, direction
 from szpo.optim.weighted_votes import Past, WeightedVotes
 from szpo.types import Floats
 
 BUDGET: Final = ((60.0, 3.0), (120.0, 4.0), (240.0, 8.0))
 """The default `kl_budget`: (counted votes, nats)."""
-PRIORS: Final[Mapping[str, Callable[[int], Prior]]] = {
-    "blocks": Prior.blocks,
-    "falling": Prior.falling,
-    "flat": Prior.flat,
-}
-"""`prior_variances`: how the variances of d coordinates of w compare."""
 AIM: Final = 0.9
 """Share of the budget that is aimed at: the measured KL scatters about it."""
-PSEUDO_KL: Final = 1.0
-"""Nats at which KL and its quadratic estimate count as equal before any is measured."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Evidence:
-    """What the rule carries: every vote of the run, and its two points as moved from θ₀."""
-
-    votes: Votes
-    """One row per comparison, in order of (step, k, n)."""
-    recommended: Floats
-    """(..., d), values of fp32."""
-    centre: Floats
-    """(..., d), values of fp32."""
-    counted: Floats
-    """(...): counted votes, whatever their voters weigh."""
-    log_factor: Floats
-    """(...): the largest log Bayes factor for any signal that a step's fit has found."""
-    measured: tuple[float, float] = (0.0, 0.0)
-    """Sums over steps of measured KL and of its quadratic estimate at the same points, nats."""
-
-    @property
-    def kl_scale(self) -> float:
-        """Measured KL over its quadratic estimate."""
-        return (self.measured[0] + PSEUDO_KL) / (self.measured[1] + PSEUDO_KL)
 
 
 def check(settings: Settings) -> None:
@@ -131,37 +106,37 @@ def _check_own(s: Settings) -> None:
         raise SettingsError(f"`start` must be {s.dim} finite values")
 
 
-def init(settings: Settings, lead: tuple[int, ...] = ()) -> Evidence:
+def init(settings: Settings, lead: tuple[int, ...] = ()) -> AllVotes:
     """No votes, and both points at θ₀."""
     zeros = np.zeros((*lead, settings.dim))
-    return Evidence(
+    return AllVotes(
         Votes.empty(settings.dim, lead), zeros, zeros, np.zeros(lead), np.full(lead, -np.inf)
     )
 
 
 def move(
     settings: Settings,
-    evidence: Evidence,
+    record: AllVotes,
     at: Perturbations,
     votes: WeightedVotes,
     nu: float | None = None,
 ) -> Move:
     """Fit all votes, recommend the point that they speak for, and bring the centre towards it."""
-    evidence = add_votes(settings, evidence, at, votes)
-    found = fit_votes(settings, evidence)
-    seen = np.maximum(evidence.log_factor, found.log_factor)
-    evidence = replace(evidence, log_factor=seen)
-    target = find_target(settings, evidence, found)
-    vector, recommended = _go(evidence.recommended, target - evidence.recommended)
-    way = target - evidence.centre
+    record = add_votes(settings, record, at, votes)
+    found = fit_votes(settings, record)
+    seen = np.maximum(record.log_factor, found.log_factor)
+    record = replace(record, log_factor=seen)
+    target = find_target(settings, record, found)
+    vector, recommended = _go(record.recommended, target - record.recommended)
+    way = target - record.centre
     length = np.sqrt((way * way).sum(-1, keepdims=True))
     step = longest_step(settings)
     way = np.where(length > step, way * (step / np.where(length > 0, length, 1.0)), way)
-    moved, centre = _go(evidence.centre, way)
+    moved, centre = _go(record.centre, way)
     x = at.features(settings.distance)
     spread = np.einsum("...ki,...ij,...kj->...k", x, found.covariance, x)
     return Move(
-        replace(evidence, recommended=recommended, centre=centre),
+        replace(record, recommended=recommended, centre=centre),
         vector=vector,
         centre=moved,
         delta=np.einsum("...ki,...i->...k", x, found.w),
@@ -169,116 +144,6 @@ def move(
         posterior=as_posterior(found),
         signal=found.signal,
     )
-
-
-def add_votes(
-    settings: Settings, evidence: Evidence, at: Perturbations, votes: WeightedVotes
-) -> Evidence:
-    """The evidence with a step's votes, and with what was measured while its answers were made."""
-    tally = votes.tally
-    live = ~tally.identical
-    up, down = (np.where(live, side + tally.tie / 2, 0.0) for side in (tally.plus, tally.minus))
-    cast = tally.plus + tally.minus + tally.tie if tally.cast is None else tally.cast
-    x, bend, old = features(settings, at), bends(settings, evidence, at), evidence.votes
-    lead, rows = x.shape[:-3], x.shape[-3] * x.shape[-2]
-
-    def join(before: Floats, new: Floats) -> Floats:
-        return np.concatenate([before, new.reshape(*lead, rows)], axis=-1)
-
-    both = Votes(
-        np.concatenate([old.x, x.reshape(*lead, rows, -1)], axis=-2),
-        join(old.up, up),
-        join(old.down, down),
-        np.concatenate([old.steps, np.full(rows, at.step, dtype=np.int64)]),
-        bend=join(np.zeros((*lead, 0)) if old.bend is None else old.bend, bend),
-    )
-    if settings.weighting != "equal" and votes.history is not None:
-        up, down = sum_by_voter(votes.history.verdicts, votes.weights)
-        both = replace(both, up=up, down=down)  # today's weights on all votes
-    measured = evidence.measured
-    if at.inputs.kl is not None:
-        measured = measured[0] + at.inputs.kl[0], measured[1] + at.inputs.kl[1]
-    counted = evidence.counted + np.where(live, cast, 0.0).sum((-2, -1))
-    return replace(evidence, votes=both, counted=counted, measured=measured)
-
-
-def sum_by_voter(verdicts: NDArray[np.int8], weights: Floats) -> tuple[Floats, Floats]:
-    """Votes for plus and for minus of each comparison (..., R) from (..., P, R/N, N) by voter.
-
-    A tie is half of each, a negative weight counts for the other side.
-    """
-    plus, minus, tie = weighting.sum_votes(verdicts, weights)
-    both = plus + tie / 2, minus + tie / 2
-    up, down = (side.reshape(*side.shape[:-2], -1) for side in both)
-    return up, down
-
-
-def learn_weights(settings: Settings, evidence: Evidence, history: History) -> Floats:
-    """One weight per voter (..., P), judged by the posterior of all others' votes.
-
-    With one vote a direction nobody else voted on it; what the others' votes say of it follows
-    from the fit. Twice, so that a voter who disagrees with everybody weighs little in what the
-    others are judged by. Latest votes only, as elsewhere.
-    """
-    verdicts = history.verdicts
-    people, lead = len(history.voters), verdicts.shape[:-3]
-    shape = (*lead, people, verdicts.shape[-2] * verdicts.shape[-1], 1)
-    verdicts = verdicts.reshape(shape)[..., -weighting.ROWS :, :]
-    rows = verdicts.shape[-2]
-    weights = np.ones((*lead, people))
-    if not rows or not people:
-        return weights
-    latest = replace(history, verdicts=verdicts)
-    x = evidence.votes.x[..., -rows:, :]
-    every = np.broadcast_to(x[..., None, :, :], (*lead, people, *x.shape[-2:]))
-    for _ in range(2):
-        others = weights[..., None, :] * (1 - np.eye(people))
-        up, down = sum_by_voter(verdicts[..., None, :, :, :], others)
-        votes = Votes(every, up, down, evidence.votes.steps[-rows:])
-        found = fit(votes, prior(settings))
-        mean = np.einsum("...rd,...d->...r", every, found.w)
-        variance = np.einsum("...ri,...ij,...rj->...r", every, found.covariance, every)
-        weights = registry.VIEWED[settings.weighting](latest, View(mean, variance))
-    return weights
-
-
-def features(settings: Settings, at: Perturbations) -> Floats:
-    """What each comparison is about (..., K, N, d): z⁺ − z⁻, mixed with its texts' scores."""
-    share, x = settings.score_share or 0.0, at.features(settings.distance)
-    x = np.repeat(x[..., None, :], settings.N, axis=-2)
-    if not share or at.inputs.scores is None:
-        return x
-    return np.asarray((1 - share) * x + share * at.inputs.scores)
-
-
-def bends(settings: Settings, evidence: Evidence, at: Perturbations) -> Floats:
-    """By how much curvature would lower each comparison's logit (..., K, N): −(z⁺ − z⁻)ᵀc.
-
-    c is the midpoint of z⁺ and z⁻, from the model's start. Only forecasts fit a curvature.
-    """
-    centre = at.inputs.centre
-    if centre is None:
-        centre = evidence.centre + (0.0 if settings.start is None else np.array(settings.start))
-    x = at.features(settings.distance)
-    middle = centre[..., None, :] + (0.0 if settings.pairing == "antithetic" else x / 2)
-    bend = -(x * middle).sum(-1)
-    return np.repeat(bend[..., None], settings.N, axis=-1)
-
-
-def fit_votes(settings: Settings, evidence: Evidence) -> Fit:
-    """The posterior that all votes give."""
-    return fit(replace(evidence.votes, bend=None), prior(settings))
-
-
-def prior(settings: Settings) -> Prior:
-    """The prior of the weights w: Gaussians of several widths, around 0 or around a warm start."""
-    found = PRIORS[settings.prior_variances or "flat"](settings.dim)
-    if settings.prior_widths is not None:
-        found = replace(found, widths=settings.prior_widths)
-    if settings.prior_mean is None or settings.prior_precision is None:
-        return found
-    mean, precision = np.array(settings.prior_mean), np.array(settings.prior_precision)
-    return replace(found, mean=mean, precision=precision)
 
 
 def unit(settings: Settings) -> float:
@@ -294,32 +159,32 @@ def longest_step(settings: Settings) -> float:
     return unit(settings) * (1.0 if settings.centre_step is None else settings.centre_step)
 
 
-def find_radius(settings: Settings, evidence: Evidence) -> Floats:
+def find_radius(settings: Settings, record: AllVotes) -> Floats:
     """Radius (...) of the ball that holds the recommended point; ∞ without a budget."""
     if settings.kl_budget is None:
-        return np.full(np.shape(evidence.counted), np.inf)
+        return np.full(np.shape(record.counted), np.inf)
     votes, nats = (np.array(values) for values in zip(*settings.kl_budget, strict=True))
-    budget = np.interp(evidence.counted, votes, nats)
-    return np.asarray(unit(settings) * np.sqrt(2 * AIM * budget / evidence.kl_scale))
+    budget = np.interp(record.counted, votes, nats)
+    return np.asarray(unit(settings) * np.sqrt(2 * AIM * budget / record.kl_scale))
 
 
-def quadratic_kl(settings: Settings, evidence: Evidence) -> float:
+def quadratic_kl(settings: Settings, record: AllVotes) -> float:
     """KL of the recommended point to the model's start by |z|²/2 in whitened units, nats."""
     start = 0.0 if settings.start is None else np.array(settings.start)
-    z = (start + evidence.recommended) / unit(settings)
+    z = (start + record.recommended) / unit(settings)
     return float((z * z).sum()) / 2
 
 
-def find_target(settings: Settings, evidence: Evidence, found: Fit) -> Floats:
+def find_target(settings: Settings, record: AllVotes, found: Fit) -> Floats:
     """Where the recommended point belongs (..., d), as moved from θ₀.
 
     Without a budget it goes as far beyond the centre as one step of the centre. The ball is around
     the model's start, and is never so small that a branch would have to come back to it.
     """
-    toward = direction(found, evidence.log_factor)
-    radius = find_radius(settings, evidence)
+    toward = direction(found, record.log_factor)
+    radius = find_radius(settings, record)
     if settings.kl_budget is None:
-        return np.asarray(evidence.centre + longest_step(settings) * toward)
+        return np.asarray(record.centre + longest_step(settings) * toward)
     target = radius[..., None] * toward
     if settings.start is None:
         return np.asarray(target)  # its length is at most the radius
@@ -330,18 +195,13 @@ def find_target(settings: Settings, evidence: Evidence, found: Fit) -> Floats:
     return np.asarray(np.where(length > limit, place * (limit / length), place) - start)
 
 
-def as_posterior(found: Fit) -> Posterior:
-    """The fit's mean and covariance as one Gaussian, without noise between comparisons."""
-    return Posterior(found.w, found.covariance, np.zeros(found.w.shape[:-1]))
-
-
 def posterior_so_far(
-    settings: Settings, evidence: Evidence, at: Perturbations, votes: WeightedVotes
+    settings: Settings, record: AllVotes, at: Perturbations, votes: WeightedVotes
 ) -> tuple[Posterior, Floats]:
     """The posterior with a step's votes so far, and how far the recommended point may be."""
-    evidence = add_votes(settings, evidence, at, votes)
-    radius = find_radius(settings, evidence)
-    found = as_posterior(fit_votes(settings, evidence))
+    record = add_votes(settings, record, at, votes)
+    radius = find_radius(settings, record)
+    found = as_posterior(fit_votes(settings, record))
     return found, np.where(np.isfinite(radius), radius, longest_step(settings))
 
 
@@ -373,8 +233,8 @@ def flip_share(
     """
     if done.posterior is None or votes.history is None or votes.by_voter is None:
         return None
-    evidence, found, weights = done.carried, done.posterior, votes.weights
-    every, best = evidence.votes, evidence.recommended
+    record, found, weights = done.carried, done.posterior, votes.weights
+    every, best = record.votes, record.recommended
     verdicts = votes.history.verdicts.reshape(len(weights), -1)
     loser = -np.sign(every.x @ best)
     against = np.where(weights[:, None] < 0, -loser, loser).astype(np.int8)
@@ -391,7 +251,7 @@ def flip_share(
         switched = order[:count]
         cast[switched] = np.where(given[switched], against[switched], 0)
         up, down = sum_by_voter(cast[..., None], weights)
-        again = replace(evidence, votes=replace(every, up=up, down=down))
+        again = replace(record, votes=replace(every, up=up, down=down))
         return float(fit_votes(settings, again).w @ best) <= 0
 
     low, high = 0, len(order)  # not turned without any; each voter only adds
@@ -415,10 +275,10 @@ RULE = Rule(
     name="regression",
     check=check,
     init=init,
-    alpha=lambda settings, evidence, step: None,
-    past=lambda settings, evidence: Past(
-        len(evidence.votes.steps) // settings.N + settings.K,
-        functools.partial(learn_weights, settings, evidence),
+    alpha=lambda settings, record, step: None,
+    past=lambda settings, record: Past(
+        len(record.votes.steps) // settings.N + settings.K,
+        functools.partial(learn_weights, settings, record),
     ),
     move=move,
     figures=figures,

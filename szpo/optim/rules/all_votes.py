@@ -1,0 +1,166 @@
+"""All votes of a run as the rule `regression` has them, what they are about, and their fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from szpo.aggregation import registry, weighting
+from szpo.aggregation.weighting import History, View
+from szpo.optim.posterior import Posterior
+from szpo.optim.rules.rule import Perturbations
+from szpo.optim.settings import Settings
+from szpo.optim.vote_regression import Fit, Prior, Votes, fit
+from szpo.optim.weighted_votes import WeightedVotes
+from szpo.types import Floats
+
+PRIORS: Final[Mapping[str, Callable[[int], Prior]]] = {
+    "blocks": Prior.blocks,
+    "falling": Prior.falling,
+    "flat": Prior.flat,
+}
+"""`prior_variances`: how the variances of d coordinates of w compare."""
+PSEUDO_KL: Final = 1.0
+"""Nats at which KL and its quadratic estimate count as equal before any is measured."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AllVotes:
+    """What the rule carries: every vote of the run, and its two points as moved from θ₀."""
+
+    votes: Votes
+    """One row per comparison, in order of (step, k, n)."""
+    recommended: Floats
+    """(..., d), values of fp32."""
+    centre: Floats
+    """(..., d), values of fp32."""
+    counted: Floats
+    """(...): counted votes, whatever their voters weigh."""
+    log_factor: Floats
+    """(...): the largest log Bayes factor for any signal that a step's fit has found."""
+    measured: tuple[float, float] = (0.0, 0.0)
+    """Sums over steps of measured KL and of its quadratic estimate at the same points, nats."""
+
+    @property
+    def kl_scale(self) -> float:
+        """Measured KL over its quadratic estimate."""
+        return (self.measured[0] + PSEUDO_KL) / (self.measured[1] + PSEUDO_KL)
+
+
+def add_votes(
+    settings: Settings, record: AllVotes, at: Perturbations, votes: WeightedVotes
+) -> AllVotes:
+    """The record with a step's votes, and with what was measured while its answers were made."""
+    tally = votes.tally
+    live = ~tally.identical
+    up, down = (np.where(live, side + tally.tie / 2, 0.0) for side in (tally.plus, tally.minus))
+    cast = tally.plus + tally.minus + tally.tie if tally.cast is None else tally.cast
+    x, bend, old = features(settings, at), bends(settings, record, at), record.votes
+    lead, rows = x.shape[:-3], x.shape[-3] * x.shape[-2]
+
+    def join(before: Floats, new: Floats) -> Floats:
+        return np.concatenate([before, new.reshape(*lead, rows)], axis=-1)
+
+    both = Votes(
+        np.concatenate([old.x, x.reshape(*lead, rows, -1)], axis=-2),
+        join(old.up, up),
+        join(old.down, down),
+        np.concatenate([old.steps, np.full(rows, at.step, dtype=np.int64)]),
+        bend=join(np.zeros((*lead, 0)) if old.bend is None else old.bend, bend),
+    )
+    if settings.weighting != "equal" and votes.history is not None:
+        up, down = sum_by_voter(votes.history.verdicts, votes.weights)
+        both = replace(both, up=up, down=down)  # today's weights on all votes
+    measured = record.measured
+    if at.inputs.kl is not None:
+        measured = measured[0] + at.inputs.kl[0], measured[1] + at.inputs.kl[1]
+    counted = record.counted + np.where(live, cast, 0.0).sum((-2, -1))
+    return replace(record, votes=both, counted=counted, measured=measured)
+
+
+def sum_by_voter(verdicts: NDArray[np.int8], weights: Floats) -> tuple[Floats, Floats]:
+    """Votes for plus and for minus of each comparison (..., R) from (..., P, R/N, N) by voter.
+
+    A tie is half of each, a negative weight counts for the other side.
+    """
+    plus, minus, tie = weighting.sum_votes(verdicts, weights)
+    both = plus + tie / 2, minus + tie / 2
+    up, down = (side.reshape(*side.shape[:-2], -1) for side in both)
+    return up, down
+
+
+def learn_weights(settings: Settings, record: AllVotes, history: History) -> Floats:
+    """One weight per voter (..., P), judged by the posterior of all others' votes.
+
+    With one vote a direction nobody else voted on it; what the others' votes say of it follows
+    from the fit. Twice, so that a voter who disagrees with everybody weighs little in what the
+    others are judged by. Latest votes only, as elsewhere.
+    """
+    verdicts = history.verdicts
+    people, lead = len(history.voters), verdicts.shape[:-3]
+    shape = (*lead, people, verdicts.shape[-2] * verdicts.shape[-1], 1)
+    verdicts = verdicts.reshape(shape)[..., -weighting.ROWS :, :]
+    rows = verdicts.shape[-2]
+    weights = np.ones((*lead, people))
+    if not rows or not people:
+        return weights
+    latest = replace(history, verdicts=verdicts)
+    x = record.votes.x[..., -rows:, :]
+    every = np.broadcast_to(x[..., None, :, :], (*lead, people, *x.shape[-2:]))
+    for _ in range(2):
+        others = weights[..., None, :] * (1 - np.eye(people))
+        up, down = sum_by_voter(verdicts[..., None, :, :, :], others)
+        votes = Votes(every, up, down, record.votes.steps[-rows:])
+        found = fit(votes, prior(settings))
+        mean = np.einsum("...rd,...d->...r", every, found.w)
+        variance = np.einsum("...ri,...ij,...rj->...r", every, found.covariance, every)
+        weights = registry.VIEWED[settings.weighting](latest, View(mean, variance))
+    return weights
+
+
+def features(settings: Settings, at: Perturbations) -> Floats:
+    """What each comparison is about (..., K, N, d): z⁺ − z⁻, mixed with its texts' scores."""
+    share, x = settings.score_share or 0.0, at.features(settings.distance)
+    x = np.repeat(x[..., None, :], settings.N, axis=-2)
+    if not share or at.inputs.scores is None:
+        return x
+    return np.asarray((1 - share) * x + share * at.inputs.scores)
+
+
+def bends(settings: Settings, record: AllVotes, at: Perturbations) -> Floats:
+    """By how much curvature would lower each comparison's logit (..., K, N): −(z⁺ − z⁻)ᵀc.
+
+    c is the midpoint of z⁺ and z⁻, from the model's start. Only forecasts fit a curvature.
+    """
+    centre = at.inputs.centre
+    if centre is None:
+        centre = record.centre + (0.0 if settings.start is None else np.array(settings.start))
+    x = at.features(settings.distance)
+    middle = centre[..., None, :] + (0.0 if settings.pairing == "antithetic" else x / 2)
+    bend = -(x * middle).sum(-1)
+    return np.repeat(bend[..., None], settings.N, axis=-1)
+
+
+def fit_votes(settings: Settings, record: AllVotes) -> Fit:
+    """The posterior that all votes give."""
+    return fit(replace(record.votes, bend=None), prior(settings))
+
+
+def prior(settings: Settings) -> Prior:
+    """The prior of the weights w: Gaussians of several widths, around 0 or around a warm start."""
+    found = PRIORS[settings.prior_variances or "flat"](settings.dim)
+    if settings.prior_widths is not None:
+        found = replace(found, widths=settings.prior_widths)
+    if settings.prior_mean is None or settings.prior_precision is None:
+        return found
+    mean, precision = np.array(settings.prior_mean), np.array(settings.prior_precision)
+    return replace(found, mean=mean, precision=precision)
+
+
+def as_posterior(found: Fit) -> Posterior:
+    """The fit's mean and covariance as one Gaussian, without noise between comparisons."""
+    return Posterior(found.w, found.covariance, np.zeros(found.w.shape[:-1]))
