@@ -131,8 +131,10 @@ def branch(
 
 def _show_plan(checked: Checked, *, as_json: bool) -> None:
     config, setup = checked.config, None
-    found = None
+    found = seconds = None
     if checked.policy_factory is None:
+        if config.engine.kind == "local":
+            seconds = machine_check.measure_answer_seconds(config, checked.prompts.train)
         from szpo.policies import subspace_cache
 
         found = subspace_cache.look_up(config, checked.prompts.train)
@@ -141,6 +143,7 @@ def _show_plan(checked: Checked, *, as_json: bool) -> None:
         config,
         matrix_seconds=machine_check.matrix_seconds(),
         basis_is_stored=found is not None,
+        answer_seconds=seconds,
     )
     if as_json:
         origin = None if setup is None else "made" if found is None else found.report["origin"]

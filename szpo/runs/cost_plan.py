@@ -1,8 +1,8 @@
 """What a run will cost, before anything starts: votes, reading, generation, disk.
 
-Figures are estimates to decide by. Reading and disk follow from the settings; generation time is
-scaled from one measured machine by a fixed matrix product, and is absent for models whose size is
-not known before they are loaded.
+Figures are estimates to decide by. Reading and disk follow from the settings. Generation time is
+what a few answers of the model took here, or, where nobody measured it, scaled from one machine
+by a fixed matrix product; then it is absent for models whose size is not known before they load.
 """
 
 from __future__ import annotations
@@ -35,9 +35,13 @@ class CostPlan:
     person_hours: float
     answers_to_generate: int
     setup_answers: int
+    heldout_answers: int
+    """To measure whether it helped, where that many prompts are held out."""
     tokens: int
     generation_minutes: float | None
     disk_mib: float
+    measured: bool = False
+    """The time of generation was measured on the model itself."""
     money: float | None = None
     """What panelists are paid for it; None where the settings name no pay."""
 
@@ -46,11 +50,18 @@ class CostPlan:
         return asdict(self)
 
 
-def estimate(config: Config, *, matrix_seconds: float, basis_is_stored: bool = False) -> CostPlan:
+def estimate(
+    config: Config,
+    *,
+    matrix_seconds: float,
+    basis_is_stored: bool = False,
+    answer_seconds: float | None = None,
+) -> CostPlan:
     """Estimate what these settings cost on a machine.
 
     ``matrix_seconds`` is how long it takes for a 1024³ fp32 matrix product; where
-    ``basis_is_stored`` the set-up generates nothing for its coordinates.
+    ``basis_is_stored`` the set-up generates nothing for its coordinates. ``answer_seconds`` is how
+    long an answer takes where that was measured; it then counts instead of the matrix product.
 
     Reading is what people would have to do; a simulated panel's reading is counted all the same,
     because it is what the same votes would cost.
@@ -68,13 +79,16 @@ def estimate(config: Config, *, matrix_seconds: float, basis_is_stored: bool = F
     setup += config.subspace.samples if config.subspace.kind == "score" and setup else 0
     if config.panel.kind not in ("people", "judge") and config.panel.beta is None:
         setup += CALIBRATION_ANSWERS
+    e = config.evaluation
+    heldout = e.prompts * (2 * e.samples + e.along)
     # One pass of gradients costs about as much as sampling the answer did.
-    tokens = (2 * made + 2 * setup) * config.generation.max_new_tokens
+    answers = 2 * made + 2 * setup + heldout
+    tokens = answers * config.generation.max_new_tokens
     read = votes * 2 * o.rows
     hours = votes * config.words_per_vote / WORDS_PER_MINUTE / 60
     size = count_parameters(config.model.name)
-    minutes = None
-    if size is not None:
+    minutes = None if answer_seconds is None else answers * answer_seconds / 60
+    if minutes is None and size is not None:
         rate = EFFICIENCY * 2 * 1024**3 / matrix_seconds
         minutes = tokens * max(2 * size / rate, MINIMAL_TOKEN_SECONDS) / 60
     answer_bytes = config.generation.max_new_tokens * 4.5 + 60
@@ -86,9 +100,11 @@ def estimate(config: Config, *, matrix_seconds: float, basis_is_stored: bool = F
         person_hours=hours,
         answers_to_generate=2 * made,
         setup_answers=setup,
+        heldout_answers=heldout,
         tokens=tokens,
         generation_minutes=minutes,
         disk_mib=disk / 2**20,
+        measured=answer_seconds is not None,
         money=budget.pay(votes, hours, config.panel.pay_per_vote, config.panel.pay_per_hour),
     )
 
@@ -119,11 +135,14 @@ def describe(plan: CostPlan, config: Config) -> Iterator[tuple[str, str]]:
     yield (
         "generation",
         f"{plan.answers_to_generate:,} answers and about {plan.setup_answers:,} for set-up, "
+        f"at most {plan.heldout_answers:,} to measure it, "
         f"about {plan.tokens:,} tokens"
         + (
             ""
             if plan.generation_minutes is None
-            else f", about {plan.generation_minutes:.1f} minutes on this machine"
+            else f", about {plan.generation_minutes:.1f} minutes on this machine, measured"
+            if plan.measured
+            else f", by its arithmetic {plan.generation_minutes:.1f} minutes (--plan measures it)"
         ),
     )
     yield "disk", f"about {plan.disk_mib:.1f} MiB in {config.run.folder}"

@@ -9,7 +9,7 @@ import shutil
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -17,10 +17,15 @@ from typing import Any, Literal
 
 import numpy as np
 
+from szpo.config.schema import Config
 from szpo.ledger import connection
+from szpo.types import Prompt
 
 GIB = 2**30
 PACKAGES = ("numpy", "scipy", "torch", "transformers", "peft", "bitsandbytes", "sqlite-utils")
+
+MEASURED = 16
+"""Answers on which the time of one is measured; a step's batches are larger, and a bit faster."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,31 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
+
+
+def measure_answer_seconds(config: Config, prompts: Sequence[Prompt]) -> float:
+    """Seconds that an answer takes on this machine, measured on `MEASURED` answers of the base.
+
+    A first small batch, which warms up, is not counted. Nothing is stored.
+
+    Raises:
+        UsageError: the model cannot be loaded.
+    """
+    from szpo.generation.engine_choice import engine_for
+    from szpo.models import loading
+    from szpo.policies import language_model
+
+    plain = language_model.load_plain(config, lambda text: None)
+    engine = engine_for(plain.loaded.adapt(plain.sites))
+    asked = [prompts[i % len(prompts)] for i in range(MEASURED)]
+    rows = [loading.encode(plain.loaded.tokenizer, prompt) for prompt in asked]
+    draws = np.random.default_rng(0).random((MEASURED, plain.sampling.max_new_tokens))
+    seconds = 0.0
+    for count in (2, MEASURED):
+        began = time.monotonic()
+        engine.generate(rows[:count], [0] * count, None, plain.sampling, draws[:count])
+        seconds = time.monotonic() - began
+    return seconds / MEASURED
 
 
 def load_average() -> float:

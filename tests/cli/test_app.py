@@ -20,7 +20,7 @@ from szpo.config import settings_file
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest, theta_digests
-from szpo.runs import assemble
+from szpo.runs import assemble, cost_plan
 from tests.support import yard_run
 
 Capture = pytest.CaptureFixture[str]
@@ -227,13 +227,25 @@ def test_plan_costs_nothing_and_is_arithmetic(tmp_path: Path, capsys: Capture) -
     assert not (tmp_path / "runs").exists()
 
 
+def test_the_plan_multiplies_what_an_answer_took() -> None:
+    config = settings_file.load(preset_name="tiny")
+    found = cost_plan.estimate(config, matrix_seconds=0.02, answer_seconds=0.3)
+    # 15 steps of 1·8·8 rows twice; set-up (128 for scores, 96 for KL, 384 for the panel), each
+    # drawn and read; 16 held-out prompts with 4 answers at both ends and 1 at 3 places between.
+    answers = 2 * 15 * 64 + 2 * (128 + 96 + 384) + 16 * (2 * 4 + 3)
+    assert found.generation_minutes == pytest.approx(answers * 0.3 / 60)
+    assert found.measured and found.heldout_answers == 176
+
+
 def test_init_writes_what_run_reads(tmp_path: Path, capsys: Capture) -> None:
     file = tmp_path / "run.toml"
     assert call(["init", str(file), "--preset", "tiny", "--set", "seed=4"]) == 0
     assert "seed = 4" in file.read_text(encoding="utf-8")
     capsys.readouterr()
     assert call(["run", str(file), "--plan"]) == 0
-    assert "120 from 5 panelists (bt70)" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "120 from 5 panelists (bt70)" in shown
+    assert re.search(r"about \d+\.\d minutes on this machine, measured", shown)
 
 
 def test_init_never_overwrites_unasked(tmp_path: Path, capsys: Capture) -> None:
