@@ -51,7 +51,7 @@ def draw_others(prompts: int, seed: int) -> Ints:
         (prompts, others): `OTHERS` different prompts, or all others where there are fewer.
 
     >>> draw_others(3, 0).tolist()  # all others of three
-    [[1, 2], [2, 0], [0, 1]]
+    [[1, 2], [2, 0], [1, 0]]
     """
     rows = []
     for own in range(prompts):
