@@ -14,11 +14,15 @@ import socket
 import sys
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from szpo.cluster.head_watch import HeadWatch
 from szpo.cluster.schedule import KNOWN_ERRORS, Answered, Event, Lost, Ready, Refused
 from szpo.cluster.worker import coordinates_id
 from szpo.config.engine import Engine
@@ -56,12 +60,13 @@ class _Actor:
             return {"error": type(error).__name__, "text": str(error)}
 
     def answer(self, message: Message) -> Message:
-        """Answer a chunk."""
+        """Answer a chunk; ``seconds`` is what that took here."""
         if self._worker is None:  # it died and came back while nobody had asked it anything
             return {"error": NOT_LOADED, "text": ""}
+        began = time.perf_counter()
         try:
             found: Message = self._worker.answer(message)
-            return found
+            return {**found, "seconds": np.array(time.perf_counter() - began)}
         except Exception as error:
             return {"error": type(error).__name__, "text": str(error)}
 
@@ -183,6 +188,16 @@ def _own_cluster(engine: Engine) -> dict[str, Any]:
 
 
 @dataclass
+class Traffic:
+    """What has passed between the controller and its workers since they were started."""
+
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    work_s: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    """Seconds that each worker spent on its chunks, as it measured them itself."""
+
+
+@dataclass
 class _Seat:
     """One worker's place: its actor, and when to ask it to load."""
 
@@ -201,6 +216,8 @@ class RayTransport:
     ):
         """``check`` gets what a worker holds and says what is wrong with it, or None."""
         self._ray = connect(engine)
+        head = self._ray.get_runtime_context().gcs_address
+        self._head = HeadWatch(head, lambda: _leave(self._ray, head))
         self._check = check
         self._setup, self._setup_id = self._ray.put(setup), coordinates_id(setup)
         kind = self._ray.remote(_Actor).options(
@@ -210,12 +227,13 @@ class RayTransport:
         self._seats = {f"w{i}": _Seat(kind.remote(), now) for i in range(engine.workers)}
         self._asked: dict[Any, tuple[str, str | None]] = {}
         """Per outstanding call its worker and chunk; None: it loads the model."""
-        self.sent_bytes = 0
+        self.traffic = Traffic()
 
     def send(self, worker: str, chunk: str, request: Message) -> None:
         """See `Transport.send`."""
-        self.sent_bytes += message_bytes(request)
-        self._asked[self._seats[worker].actor.answer.remote(request)] = (worker, chunk)
+        with self._head.present():
+            self._asked[self._seats[worker].actor.answer.remote(request)] = (worker, chunk)
+        self.traffic.sent_bytes += message_bytes(request)
 
     def poll(self, seconds: float) -> Sequence[Event[Message]]:
         """See `Transport.poll`.
@@ -226,24 +244,29 @@ class RayTransport:
             EngineError: the cluster is gone.
             ResourceError: a worker dies whenever it loads the model.
         """
-        self._load_due()
         if not self._asked:
             time.sleep(seconds)
-            return []
-        calls = list(self._asked)
-        try:
-            done, _ = self._ray.wait(calls, num_returns=len(calls), timeout=0)
-            if not done:
-                done, _ = self._ray.wait(calls, num_returns=1, timeout=seconds)
-        except (self._ray.exceptions.RaySystemError, ConnectionError) as error:
-            raise EngineError(f"the Ray cluster is gone ({error}); resume on another") from None
-        return [event for call in done for event in self._take(call)]
+        with self._head.present():
+            self._load_due()
+            if not self._asked:
+                return []
+            calls = list(self._asked)
+            try:
+                done, _ = self._ray.wait(calls, num_returns=len(calls), timeout=0)
+                if not done:
+                    done, _ = self._ray.wait(calls, num_returns=1, timeout=seconds)
+            except (self._ray.exceptions.RaySystemError, ConnectionError) as error:
+                raise EngineError(
+                    f"the Ray cluster is gone ({error}); start a cluster, then resume the run"
+                ) from None
+            return [event for call in done for event in self._take(call)]
 
     def replace(self, worker: str) -> None:
         """See `Transport.replace`."""
         for call in [call for call, (who, _) in self._asked.items() if who == worker]:
             del self._asked[call]
-        self._ray.kill(self._seats[worker].actor, no_restart=False)
+        with self._head.present():
+            self._ray.kill(self._seats[worker].actor, no_restart=False)
         self._seats[worker].load_at = time.monotonic() + RESTART_S
 
     def change(self, setup: Message) -> None:
@@ -256,8 +279,9 @@ class RayTransport:
     def close(self) -> None:
         """End the workers; the cluster stays as it is."""
         self._asked.clear()
+        self._head.stop()
         for seat in self._seats.values():
-            with contextlib.suppress(Exception):  # of a cluster that is gone
+            with contextlib.suppress(Exception), self._head.present():  # of a cluster that is gone
                 self._ray.kill(seat.actor)
         self._seats.clear()
 
@@ -295,8 +319,10 @@ class RayTransport:
         if reply.get("error") == NOT_LOADED:
             seat.load_at = time.monotonic()
             return [Lost(worker)]
+        self.traffic.received_bytes += message_bytes(reply)
         if "error" in reply:
             return [Refused(worker, chunk, reply["error"], reply["text"])]
+        self.traffic.work_s[worker] += float(reply.pop("seconds"))
         return [Answered(worker, chunk, reply)]
 
     def _admit(self, worker: str, reply: Message) -> None:
@@ -306,6 +332,12 @@ class RayTransport:
         wrong = self._check(reply["identity"])
         if wrong is not None:
             raise IntegrityError(f"worker {worker} is not the run's: {wrong}")
+
+
+def _leave(ray: Any, head: str) -> None:
+    """Leave the cluster of this head, unless this process has left it for another by now."""
+    if ray.is_initialized() and ray.get_runtime_context().gcs_address == head:
+        ray.shutdown()
 
 
 def _unavailable(ray: Any, error: Exception) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -260,3 +261,13 @@ def test_chunks_of_a_reading_request_hold_the_members_of_their_rows() -> None:
     assert len(split(request("inputs"), 3)) == 1
     joined = join([{"values": np.arange(3)}, {"values": np.arange(3, 5)}])
     assert joined["values"].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_what_crosses_is_read_by_an_allow_list(here, there) -> None:
+    """Every message of this file's tests crosses so; one that names anything else does not."""
+    (policy,) = policies(here, there)
+    policy.rollout([PROMPTS[:4]] * 2, [Shift(0, 0, sign, 0.5) for sign in (1, -1)], seed=1)
+    assert "rows" in there.transport.tasks
+    for foreign in (Shift(0, 0, 1, 0.5), Path("/"), print, np.array([print], dtype=object)):
+        with pytest.raises((pickle.UnpicklingError, AssertionError)):
+            near_workers.unpickle(pickle.dumps({"head": foreign}, protocol=5))

@@ -1,0 +1,293 @@
+"""Three nodes on one machine, killed in parts in mid-step: each run ends as if undisturbed."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import random
+import signal
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from szpo.cli.app import call
+from szpo.cluster import head_watch, remote
+from szpo.cluster.ray_engine import RayTransport
+from szpo.cluster.remote import RemoteHost
+from szpo.cluster.schedule import Event
+from szpo.config.engine import Engine
+from szpo.errors import EngineError
+from szpo.policies.row_request import Message
+from tests.support import folder_run, near_workers, ray_nodes
+from tests.support.ray_nodes import CHUNKS, Digests, Nodes
+
+HAS_RAY = importlib.util.find_spec("ray") is not None
+needs_ray = pytest.mark.skipif(not HAS_RAY, reason="ray is not installed: szpo[ray]")
+quiet = pytest.mark.filterwarnings("ignore")  # Ray's own, at import and at exit
+WORKERS = 3
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return folder_run.model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Digests:
+    """The digests of the same run by the local engine, in chunks of the same rows."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert call(ray_nodes.line_of(folder, model)) == 0
+    return ray_nodes.result(folder / "runs" / "folder.db")
+
+
+@pytest.fixture(scope="module")
+def surroundings() -> Iterator[None]:
+    """What Ray's processes inherit: a password, and no address but 127.0.0.1."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        patch.setenv("RAY_AUTH_TOKEN", ray_nodes.TOKEN)
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        trees = [str(ray_nodes.ROOT / part) for part in ("", "ui", "simulators")]
+        patch.setenv("PYTHONPATH", os.pathsep.join(trees))
+        yield
+
+
+@pytest.fixture(scope="module")
+def nodes(surroundings: None) -> Iterator[Nodes]:
+    import ray
+
+    with ray_nodes.three_nodes() as found:
+        assert found.address.startswith("127.0.0.1:")
+        yield found
+        ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def hosts() -> Iterator[list[RemoteHost]]:
+    """The workers of this file's runs: the first run starts them, later ones go on with them."""
+    found: list[RemoteHost] = []
+    yield found
+    for host in found:
+        host.close()
+
+
+@pytest.fixture
+def line(
+    nodes: Nodes,
+    model: Path,
+    tmp_path: Path,
+    hosts: list[RemoteHost],
+    monkeypatch: pytest.MonkeyPatch,
+) -> list[str]:
+    """A run on the cluster, in this process, whose steps begin with all workers there."""
+    start = remote.start
+
+    def again(engine: Engine, facts: Any) -> Shared:
+        if not hosts:
+            hosts.append(start(engine, facts))
+        return Shared(hosts[0])
+
+    monkeypatch.setattr(remote, "start", again)
+    sets = ray_nodes.remote_sets(nodes.address, WORKERS)
+    return ray_nodes.line_of(tmp_path, model, *sets)
+
+
+class Shared:
+    """A host whose workers outlive a run."""
+
+    def __init__(self, host: RemoteHost):
+        self.host = host
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.host, name)
+
+    def at(self, subspace: Any, space: Any) -> Any:
+        found = self.host.at(subspace, space)
+        self.host.dispatcher.muster(WORKERS)  # those that were killed a moment ago as well
+        return found
+
+    def close(self) -> None:
+        """The next run needs them."""
+
+
+@needs_ray
+@quiet
+def test_smoke_a_worker_and_a_node_killed_in_one_step_change_nothing(
+    nodes: Nodes,
+    line: list[str],
+    undisturbed: Digests,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker, node = Killer(nodes, node=False), Killer(nodes, node=True)
+    monkeypatch.setattr(RayTransport, "send", ray_nodes.when_sent(2, node))
+    monkeypatch.setattr(RayTransport, "send", ray_nodes.when_sent(3, worker))
+    assert call(line) == 0
+    assert worker.killed and node.killed
+    assert ray_nodes.result(tmp_path / "runs" / "folder.db") == undisturbed
+    nodes.add()
+
+
+class Killer:
+    """Kills in mid-step what a worker is on, once its process is known."""
+
+    def __init__(self, nodes: Nodes, node: bool):
+        self.nodes, self.node = nodes, node
+        self.killed: list[str] = []
+
+    def __call__(self, transport: RayTransport, name: str) -> bool:
+        pid = transport._seats[name].pid or 0
+        if self.node:
+            where = self.nodes.node_of(pid)
+            if where is None:
+                return False  # the head's own worker
+            self.nodes.kill(where)
+        else:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                return False  # its node was killed a moment ago
+        self.killed.append(name)
+        return True
+
+
+@needs_ray
+@quiet
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("node", [False, True], ids=["worker", "node"])
+def test_a_run_outlives_kill_9_of_a_worker_and_of_a_node(
+    node: bool,
+    seed: int,
+    nodes: Nodes,
+    line: list[str],
+    undisturbed: Digests,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    killer = Killer(nodes, node)
+    moment = random.Random(seed).randrange(1, CHUNKS - 3)
+    monkeypatch.setattr(RayTransport, "send", ray_nodes.when_sent(moment, killer))
+    assert call(line) == 0
+    assert killer.killed
+    assert ray_nodes.result(tmp_path / "runs" / "folder.db") == undisturbed
+    if node:
+        nodes.add()
+
+
+@needs_ray
+@quiet
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [range(i, i + 5) for i in range(0, 20, 5)])
+def test_a_controller_killed_again_and_again_resumes_as_the_same_run(
+    seeds: Sequence[int], nodes: Nodes, model: Path, undisturbed: Digests, tmp_path: Path
+) -> None:
+    """Each life is killed with a chunk out, at a moment of its own seed; then one ends it."""
+    sets = ray_nodes.remote_sets(nodes.address, 2)
+    line = ray_nodes.line_of(tmp_path, model, *sets)
+    path = tmp_path / "runs" / "folder.db"
+    for seed in seeds:
+        done = ray_nodes.live(random.Random(seed).randrange(1, 4), line)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        line = ["run", "--resume", str(path)]
+    done = ray_nodes.live(0, line)
+    assert done.returncode == 0, done.stderr
+    assert ray_nodes.result(path) == undisturbed
+
+
+@needs_ray
+@quiet
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_without_its_head_a_run_stops_with_a_line_and_resumes_on_a_new_cluster(
+    seed: int,
+    surroundings: None,
+    model: Path,
+    undisturbed: Digests,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = tmp_path / "runs" / "folder.db"
+    moment = random.Random(seed).randrange(1, CHUNKS - 3)
+    monkeypatch.setenv(head_watch.RAY_LIMIT, "20")  # seconds, of Ray's own; 60 else
+    with ray_nodes.three_nodes() as first:
+        line = ray_nodes.line_of(tmp_path, model, *ray_nodes.remote_sets(first.address, 2))
+        done = ray_nodes.live(moment, line, first.pids(first.cluster.head_node))
+    assert done.returncode == EngineError.exit_code, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert f"head at {first.address} has not answered for 10 s" in last
+    with ray_nodes.three_nodes() as second:
+        moved = ["--set", f"engine.address={second.address}"]
+        done = ray_nodes.live(0, ["run", "--resume", str(path), *moved])
+    assert done.returncode == 0, done.stderr
+    assert ray_nodes.result(path) == undisturbed
+
+
+# ---- without Ray ----
+
+
+def test_a_head_that_stays_away_is_left_before_ray_ends_the_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(head_watch.RAY_LIMIT, "0.4")
+    left = threading.Event()
+    with socket.socket() as head:
+        head.bind(("127.0.0.1", 0))
+        head.listen()
+        watch = head_watch.HeadWatch(f"127.0.0.1:{head.getsockname()[1]}", left.set)
+        assert not left.wait(0.5)  # longer than its patience: it is there
+        with watch.present():
+            pass
+    with watch.present():  # gone, but a call is under way: nobody leaves meanwhile
+        assert not left.wait(0.5)
+    assert left.wait(10)
+    words = r"has not answered for 0 s; start a cluster there"
+    with pytest.raises(EngineError, match=words), watch.present():
+        pass
+
+
+class Headless(near_workers.NearWorkers):
+    """Two workers in this process, and a head that is gone after some chunks of steps."""
+
+    left: float = float("inf")
+
+    def send(self, name: str, chunk: str, request: Message) -> None:
+        self.left -= ray_nodes.is_of_step(request)
+        super().send(name, chunk, request)
+
+    def poll(self, seconds: float) -> Sequence[Event[Message]]:
+        if self.left < 0:
+            raise EngineError("the Ray cluster's head has not answered for 30 s")
+        return super().poll(seconds)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(15))
+def test_a_head_that_is_gone_in_mid_step_costs_nothing(
+    seed: int,
+    model: Path,
+    undisturbed: Digests,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lives = iter([random.Random(seed).randrange(CHUNKS), float("inf")])
+
+    def start(engine: Engine, facts: Any) -> RemoteHost:
+        def connect(setup: Message, check: Any) -> Headless:
+            made = Headless(setup, check, 2)
+            made.left = next(lives)
+            return made
+
+        return RemoteHost(engine, facts, connect)
+
+    monkeypatch.setattr(remote, "start", start)
+    monkeypatch.setattr("szpo.cluster.ray_engine.demand", lambda engine: None)
+    path = tmp_path / "runs" / "folder.db"
+    line = ray_nodes.line_of(tmp_path, model, "engine.kind=ray", "engine.workers=2")
+    assert call(line) == EngineError.exit_code == 6
+    assert call(["run", "--resume", str(path)]) == 0
+    assert not list(lives) and ray_nodes.result(path) == undisturbed

@@ -1,0 +1,184 @@
+"""A Ray cluster of three nodes on this machine, to be killed in parts; and runs on it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from szpo.cluster.ray_engine import RayTransport
+from szpo.ledger.database import Ledger
+from szpo.ledger.theta import theta_digests
+from szpo.replay import verification
+from tests.support import folder_run
+
+ROOT = Path(__file__).parents[2]
+VOTES = 16
+"""Of four steps, each of 16 rows in 4 chunks."""
+CHUNKS = 16
+SETS = (f"run.votes={VOTES}", "engine.chunk_rows=4")
+TOKEN = "0123456789abcdef" * 4
+"""Ray's password between its processes; these listen on 127.0.0.1 alone."""
+WAIT_S = 60.0
+Digests = tuple[Any, list[str]]
+
+
+def kill_all(pids: list[int]) -> None:
+    """kill −9, as a power switch does it; those that are gone already are left."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+class Nodes:
+    """A head and two more nodes with a core each; all listen on 127.0.0.1."""
+
+    def __init__(self, port: int | None = None):
+        """``port``: where the head listens; None: wherever there is room."""
+        from ray.cluster_utils import Cluster
+
+        head: dict[str, Any] = {"num_cpus": 1, "include_dashboard": False}
+        if port is not None:
+            head["gcs_server_port"] = port
+        self.cluster = Cluster(initialize_head=True, head_node_args=head, shutdown_at_exit=False)
+        self.others = [self.cluster.add_node(num_cpus=1) for _ in range(2)]
+
+    @property
+    def address(self) -> str:
+        return str(self.cluster.address)
+
+    @property
+    def port(self) -> int:
+        return int(self.address.rpartition(":")[2])
+
+    def pids(self, node: Any) -> list[int]:
+        """Every process of a node: its own, and the workers that they started."""
+        own = [info.process.pid for group in node.all_processes.values() for info in group]
+        found = []
+        for pid in own:
+            with suppress(psutil.NoSuchProcess):
+                found += [each.pid for each in psutil.Process(pid).children(recursive=True)]
+        return [*own, *found]
+
+    def node_of(self, pid: int) -> Any:
+        """The node, other than the head, that a worker's process belongs to; None: the head."""
+        return next((node for node in self.others if pid in self.pids(node)), None)
+
+    def kill(self, node: Any) -> None:
+        """Kill a node's processes, all at once, and forget it."""
+        kill_all(self.pids(node))
+        self.cluster.remove_node(node, allow_graceful=False)
+        self.others.remove(node)
+
+    def add(self) -> None:
+        """A new node in the place of one that was killed."""
+        self.others.append(self.cluster.add_node(num_cpus=1))
+
+    def stop(self) -> None:
+        """End all that is left, by its process numbers."""
+        nodes = [node for node in (*self.others, self.cluster.head_node) if node is not None]
+        kill_all([pid for node in nodes for pid in self.pids(node)])
+        for node in nodes:
+            for group in node.all_processes.values():
+                for info in group:
+                    info.process.wait(WAIT_S)
+
+
+@contextmanager
+def three_nodes(port: int | None = None) -> Iterator[Nodes]:
+    """A cluster of three nodes inside the block."""
+    nodes = Nodes(port)
+    try:
+        yield nodes
+    finally:
+        nodes.stop()
+
+
+def line_of(folder: Path, model: Path, *sets: str) -> list[str]:
+    """``szpo run …`` of the tiny model, 16 votes in four steps."""
+    folder.mkdir(exist_ok=True)
+    return folder_run.arguments(folder, *SETS, *sets, model_folder=model)
+
+
+def remote_sets(address: str, workers: int) -> tuple[str, ...]:
+    return ("engine.kind=ray", f"engine.address={address}", f"engine.workers={workers}")
+
+
+def result(path: Path) -> Digests:
+    """What "the same run" means; on the way its record is checked: whole, and each vote once."""
+    with Ledger.open(path, readonly=True) as ledger:
+        report = verification.verify(ledger)
+        assert report.ok, str(report)
+        votes = ledger.votes()
+        assert len({vote["assignment"] for vote in votes}) == len(votes) == VOTES
+        answers = ledger.query("SELECT count(*) AS n FROM answers")[0]["n"]
+        assert answers == VOTES * 2  # rows of a comparison; its key forbids a second one
+        return theta_digests(ledger), [row["votes_sha256"] for row in ledger.update_rows()]
+
+
+def when_sent(number: int, act: Callable[[Any, str], bool]) -> Callable[..., None]:
+    """A `RayTransport.send` that acts in mid-step, once a chunk of a step's answers is out.
+
+    That is at the ``number``-th of them, or at the first later one for which ``act``, which gets
+    the transport and the worker's name, says that it did something.
+    """
+    inner, count, done = RayTransport.send, 0, False
+
+    def send(transport: Any, worker: str, chunk: str, request: Any) -> None:
+        nonlocal count, done
+        inner(transport, worker, chunk, request)
+        count += is_of_step(request)
+        done = done or (count >= number and is_of_step(request) and act(transport, worker))
+
+    return send
+
+
+def is_of_step(request: Any) -> bool:
+    """It asks for answers of a step: set-up reads, or has answers of one member alone."""
+    return "task" not in request and bool(json.loads(request["head"])["canary"])
+
+
+# ---- a controller in a process of its own ----
+
+CHILD = (
+    "import sys; from tests.support import ray_nodes; "
+    "ray_nodes.control(int(sys.argv[1]), [int(p) for p in sys.argv[2].split(',') if p], "
+    "sys.argv[3:])"
+)
+
+
+def control(number: int, victims: list[int], line: list[str]) -> None:
+    """In a child: run, and kill at the ``number``-th chunk that is sent (0: never).
+
+    ``victims``: the head's processes, and with them go all workers, which only a head could bring
+    back; none: this process itself.
+    """
+    from szpo.cli.app import main
+
+    def act(transport: Any, worker: str) -> bool:
+        workers = [seat.pid for seat in transport._seats.values() if seat.pid]
+        kill_all([*victims, *workers] if victims else [os.getpid()])
+        return True
+
+    if number:
+        RayTransport.send = when_sent(number, act)  # type: ignore[method-assign]
+    main(line)
+
+
+def live(
+    number: int, line: list[str], victims: list[int] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """One life of a controller: to its end, or to the kill."""
+    who = ",".join(map(str, victims or []))
+    return subprocess.run(
+        [sys.executable, "-c", CHILD, str(number), who, *line],
+        cwd=ROOT, capture_output=True, text=True, timeout=500, check=False,
+    )  # fmt: skip
