@@ -32,7 +32,7 @@ def presets() -> dict[str, str]:
     """Names of the presets that ship, each with its first comment line.
 
     >>> sorted(presets())
-    ['bigger', 'demo', 'people', 'tiny']
+    ['bigger', 'demo', 'people', 'published', 'tiny']
     """
     folder = resources.files("szpo") / "config" / "presets"
     texts = {
