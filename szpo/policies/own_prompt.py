@@ -75,6 +75,36 @@ def margins(own: Floats, others: Floats) -> Floats:
     return found
 
 
+def answer_margins(
+    reader: PromptReader,
+    prompts: Sequence[Prompt],
+    answers: Sequence[Sequence[Answer]],
+    *,
+    seed: int,
+) -> list[Floats]:
+    """The margin of each answer, nats, nan for an empty one.
+
+    Args:
+        reader: Reads under the base model.
+        prompts: At least two, all different.
+        answers: Those to each prompt.
+        seed: Names the draw of the other prompts; the same before and after tuning.
+    """
+    drawn = draw_others(len(prompts), seed)
+    found = [np.full((len(row), 1 + drawn.shape[1]), np.nan) for row in answers]
+    spoken = [[i for i, answer in enumerate(row) if answer.text] for row in answers]
+    for i, prompt in enumerate(prompts):
+        # All that is read after this prompt: its own answers, and those of prompts that drew it.
+        places = [(i, 0)] + [(int(j), 1 + int(n)) for j, n in np.argwhere(drawn == i)]
+        read = reader.total_logprob_base(
+            prompt, [answers[j][k] for j, _ in places for k in spoken[j]]
+        )
+        cuts = np.cumsum([len(spoken[j]) for j, _ in places])[:-1]
+        for (j, n), values in zip(places, np.split(read, cuts), strict=True):
+            found[j][spoken[j], n] = values
+    return [margins(values[:, 0], values[:, 1:]) for values in found]
+
+
 def measure_margin(
     reader: PromptReader,
     prompts: Sequence[Prompt],
@@ -82,32 +112,14 @@ def measure_margin(
     *,
     seed: int,
 ) -> Margin | None:
-    """Read each answer after its own prompt and after the others that were drawn for it.
-
-    Empty answers do not count.
-
-    Args:
-        reader: Reads under the base model.
-        prompts: Held-out prompts, all different.
-        answers: Those to each prompt.
-        seed: Names the draw of the other prompts; the same before and after tuning.
+    """The median margin of some answers; see `answer_margins`.
 
     Returns:
         None with fewer than `FEWEST_PROMPTS` prompts, or without a text.
     """
     if len(prompts) < FEWEST_PROMPTS:
         return None
-    drawn = draw_others(len(prompts), seed)
-    spoken = [[answer for answer in row if answer.text] for row in answers]
-    found = [np.zeros((len(row), 1 + drawn.shape[1])) for row in spoken]
-    for i, prompt in enumerate(prompts):
-        # All that is read after this prompt: its own answers, and those of prompts that drew it.
-        places = [(i, 0)] + [(int(j), 1 + int(n)) for j, n in np.argwhere(drawn == i)]
-        read = reader.total_logprob_base(prompt, [a for j, _ in places for a in spoken[j]])
-        cuts = np.cumsum([len(spoken[j]) for j, _ in places])[:-1]
-        for (j, n), values in zip(places, np.split(read, cuts), strict=True):
-            found[j][:, n] = values
-    every = np.concatenate(found)
-    if not len(every):
+    every = np.concatenate(answer_margins(reader, prompts, answers, seed=seed))
+    if np.isnan(every).all():
         return None
-    return Margin(float(np.median(margins(every[:, 0], every[:, 1:]))), drawn.shape[1])
+    return Margin(float(np.nanmedian(every)), min(OTHERS, len(prompts) - 1))

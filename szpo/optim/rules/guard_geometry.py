@@ -1,0 +1,218 @@
+"""Predict what a move does to the guards from the start's own answers, before anybody reads one.
+
+In whitened coordinates z the policy near its start is the start's law tilted by exp(z · u), where
+u is the score of an answer, ∂ log π(answer) / ∂z. So the mean of any figure f of an answer moves
+by cov(f, u) · z at first order: the regression of f on u *is* the change (the compatible-function
+theorem: Kakade 2001, "A natural policy gradient"; Peters and Schaal 2008). Where u is about normal
+the tilt shifts its mean by m = cov(u) z, and one further coefficient for ½|u|² gives the common
+part of the curvature. No vote and no reward takes part.
+
+The figures are those of three guards: log-probability per token under the base, length, and the
+margin of the own prompt. Variety (distinct-2) belongs to a set of answers and is not predicted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from scipy import stats
+
+from szpo.errors import UsageError
+from szpo.types import Floats
+
+FIGURES: Final = ("logprob", "tokens", "margin")
+"""Of an answer: log-probability per token under the base, length, margin of the own prompt."""
+LEAST_KL: Final = 0.2
+"""Nats below which a move is not worth making: |z|²/2."""
+GRID: Final = 256
+"""Shrinks are multiples of 1/GRID, so that they are the same on every machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Sums over the start's answers, centred within prompts: all that a prediction rests on.
+
+    Features φ of an answer are its score u (d) and ½|u|². Everything is a plain number,
+    so that it can be recorded and replayed without a model.
+    """
+
+    answers: int
+    freedom: int
+    """Answers less prompts (or less 1) less features: degrees of freedom of the residuals."""
+    scores: Floats
+    """cov(u) = E[u uᵀ] (d, d), which takes z to the shift of the mean score."""
+    gram: Floats
+    """Σ φφᵀ (d + 1, d + 1)."""
+    cross: Floats
+    """Σ φ f (d + 1, figures)."""
+    squares: Floats
+    """Σ f² (figures,)."""
+    levels: Floats
+    """Means of the figures at the start (figures,); of the margin the median."""
+
+    def to_json(self) -> dict[str, Any]:
+        """For the record; numbers come back exactly, and those that are not known as null."""
+        return {name: _plain(getattr(self, name)) for name in self.__slots__}
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> Moments:
+        """What `to_json` wrote."""
+        found: dict[str, Any] = {
+            name: np.array(value, np.float64) if isinstance(value, list) else value
+            for name, value in body.items()
+        }
+        return cls(**found)
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The predicted change of one guard's figure, with a 95 % interval."""
+
+    name: str
+    """One of `FIGURES`."""
+    change: float
+    """Logprob in nats; tokens and margin as a share of the start's level."""
+    low: float
+    high: float
+    limits: tuple[float, float]
+    """Within which the guard holds."""
+
+    @property
+    def holds(self) -> bool:
+        """The predicted change lies within the limits."""
+        return self.limits[0] <= self.change <= self.limits[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Changes that guards allow; defaults are those of `szpo.policies.text_guards`."""
+
+    drop: float = 0.5
+    """Of log-probability per token, nats."""
+    length: tuple[float, float] = (-0.2, 0.2)
+    """Of the length, as a share of the start's."""
+    margin: float = 0.25
+    """Of the margin of the own prompt, as a share of the start's."""
+
+    def of(self, name: str) -> tuple[float, float]:
+        """Lowest and highest change of a figure."""
+        if name == "logprob":
+            return -self.drop, np.inf
+        return self.length if name == "tokens" else (-self.margin, np.inf)
+
+
+def gather(scores: Floats, figures: Floats, prompts: Sequence[int]) -> Moments:
+    """Sum up the start's answers.
+
+    Args:
+        scores: u (answers, d) in the run's coordinates.
+        figures: (answers, 3) in the order of `FIGURES`; a figure with nan anywhere is not used.
+        prompts: Which prompt each answer is to; levels of prompts are taken out where prompts
+            have more than one answer on average.
+
+    Raises:
+        UsageError: there are too few answers for these coordinates.
+    """
+    u, f = np.asarray(scores, np.float64), np.asarray(figures, np.float64)
+    rows, d = u.shape
+    groups = np.unique(np.asarray(prompts), return_inverse=True)[1]
+    count = int(groups.max()) + 1
+    if count * 2 > rows:
+        groups, count = np.zeros(rows, int), 1
+    freedom = rows - count - d - 1
+    if freedom < 1:
+        raise UsageError(
+            f"guards cannot be predicted from {rows} answers to {count} prompts in {d} "
+            f"coordinates; it takes at least {count + d + 2}"
+        )
+    levels = np.array([f[:, 0].mean(), f[:, 1].mean(), np.median(f[:, 2])])
+
+    def centre(values: Floats) -> Floats:
+        sums = np.zeros((count, values.shape[1]))
+        np.add.at(sums, groups, values)
+        sizes = np.bincount(groups, minlength=count)[:, None]
+        found: Floats = values - (sums / sizes)[groups]
+        return found
+
+    half = 0.5 * (u**2).sum(1, keepdims=True)
+    phi, f = centre(np.hstack([u, half])), centre(f)
+    # A score has mean 0 after every prompt, so its covariance needs no centring.
+    return Moments(rows, freedom, u.T @ u / rows, phi.T @ phi, phi.T @ f, (f**2).sum(0), levels)
+
+
+def predict(moments: Moments, z: Floats, limits: Limits | None = None) -> tuple[Prediction, ...]:
+    """Predict the change of every guard's figure at the point z.
+
+    Args:
+        moments: Of the start's answers.
+        z: (d,), whitened: |z|²/2 is about the KL in nats.
+        limits: Of the guards.
+
+    Returns:
+        One for each of `FIGURES` that was measured, and that a share can be taken of.
+    """
+    changes, errors = _changes(moments, np.asarray(z, np.float64)[None])
+    quantile = float(stats.t.ppf(0.975, moments.freedom))
+    allowed = limits or Limits()
+    return tuple(
+        Prediction(
+            name, float(changes[0, i]), float(changes[0, i] - quantile * errors[0, i]),
+            float(changes[0, i] + quantile * errors[0, i]), allowed.of(name),
+        )
+        for i, name in enumerate(FIGURES)
+        if np.isfinite(changes[0, i])
+    )  # fmt: skip
+
+
+def shrink_for_guards(
+    moments: Moments, z: Floats, limits: Limits | None = None, *, errors: float = 0.0
+) -> float:
+    """The largest share s ≤ 1 of z at which every predicted guard holds; 0 where none mends it.
+
+    Args:
+        moments: Of the start's answers.
+        z: (d,), whitened.
+        limits: Of the guards.
+        errors: Standard errors by which a prediction must lie within its limits.
+
+    Returns:
+        A multiple of 1/`GRID`. 0: even what is left at `LEAST_KL` nats breaks a guard, so no
+        shrink mends the move. A move of fewer nats than that is judged as it is, 1 or 0.
+    """
+    z, allowed = np.asarray(z, np.float64), limits or Limits()
+    least = min(1.0, np.sqrt(2 * LEAST_KL) / max(float(np.linalg.norm(z)), 1e-300))
+    shares = np.arange(GRID, 0, -1) / GRID
+    shares = shares[shares >= least - 1e-12]
+    changes, spread = _changes(moments, shares[:, None] * z)
+    fits = np.ones(len(shares), bool)
+    for i, name in enumerate(FIGURES):
+        low, high = allowed.of(name)
+        margin = errors * spread[:, i]
+        inside = (changes[:, i] - margin >= low) & (changes[:, i] + margin <= high)
+        fits &= inside | ~np.isfinite(changes[:, i])
+    return float(shares[fits][0]) if fits.any() else 0.0
+
+
+def _changes(moments: Moments, points: Floats) -> tuple[Floats, Floats]:
+    """Changes and standard errors (points, figures) at the points (points, d); nan: not known."""
+    shift = points @ moments.scores
+    x = np.hstack([shift, 0.5 * (shift**2).sum(1, keepdims=True)])
+    inverse = np.linalg.pinv(moments.gram, hermitian=True)
+    coefficients = inverse @ moments.cross
+    residual = moments.squares - (moments.cross * coefficients).sum(0)
+    variance = np.maximum(residual, 0.0) / moments.freedom
+    leverage = np.einsum("pi,ij,pj->p", x, inverse, x)
+    changes = x @ coefficients
+    errors = np.sqrt(np.maximum(leverage, 0.0)[:, None] * variance)
+    level = np.where(moments.levels > 0, moments.levels, np.nan)
+    unit = np.array([1.0, level[1], level[2]])
+    return changes / unit, errors / unit
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, int) else (float(value) if np.isfinite(value) else None)

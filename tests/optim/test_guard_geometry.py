@@ -1,0 +1,133 @@
+"""Predicted changes of the guards: exact where the world is linear, honest where it is noisy."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from szpo.errors import UsageError
+from szpo.optim.rules.guard_geometry import (
+    FIGURES,
+    GRID,
+    LEAST_KL,
+    Limits,
+    Moments,
+    gather,
+    predict,
+    shrink_for_guards,
+)
+from szpo.types import Floats
+
+D = 5
+
+
+def world(
+    seed: int, answers: int, *, noise: float = 1.0, bend: float = 0.0
+) -> tuple[Moments, Floats, Floats]:
+    """Answers with normal scores; figures are linear in them, with a common curvature and noise.
+
+    Returns the moments, the slopes (D, 3) and the curvatures (3,).
+    """
+    rng = np.random.default_rng(seed)
+    u = rng.normal(size=(answers, D))
+    slopes = rng.normal(size=(D, 3)) * [0.1, 1.0, 2.0]
+    curvature = bend * np.array([-0.05, 0.3, -1.0])
+    levels = rng.normal(size=(answers // 2, 3)).repeat(2, 0)  # of the prompts
+    f = u @ slopes + 0.5 * (u**2).sum(1, keepdims=True) * curvature + [-2.0, 20.0, 20.0] + levels
+    f += noise * rng.normal(size=(answers, 3)) * [0.3, 4.0, 8.0]
+    return gather(u, f, np.arange(answers) // 2), slopes, curvature
+
+
+def test_one_coordinate_by_hand() -> None:
+    """Scores ±1 have cov 1. Log-probability −2 + .3u, length 20 + 2u, margin 10 − 3u: at z = .5
+    they change by .15 nats, 1/20 and −1.5/10, and nothing is uncertain.
+    """
+    u = np.array([[1.0], [-1.0]] * 8)
+    f = np.hstack([-2 + 0.3 * u, 20 + 2 * u, 10 - 3 * u])
+    found = predict(gather(u, f, [0] * 16), np.array([0.5]))
+    assert [p.name for p in found] == list(FIGURES)
+    assert [p.change for p in found] == pytest.approx([0.15, 0.05, -0.15])
+    for p in found:
+        assert (p.low, p.high) == pytest.approx((p.change, p.change), abs=1e-7)
+        assert p.holds
+    # The margin falls to .75 of the start's at z = .8333; 213/256 of z = 1 is .83203.
+    assert shrink_for_guards(gather(u, f, [0] * 16), np.array([1.0])) == 213 / 256
+
+
+def test_without_noise_slope_and_curvature_are_found_through_the_levels_of_prompts() -> None:
+    moments, slopes, curvature = world(1, 600, noise=0.0, bend=1.0)
+    z = np.array([1.0, -0.5, 0.25, 2.0, 0.0])
+    shift = moments.scores @ z
+    wanted = shift @ slopes + 0.5 * shift @ shift * curvature
+    wanted[1:] /= moments.levels[1:]
+    assert [p.change for p in predict(moments, z)] == pytest.approx(wanted, abs=1e-9)
+
+
+def test_intervals_cover_what_happens() -> None:
+    """In 300 worlds with normal noise and no curvature; cov(u) is estimated too, so not exact."""
+    z, hits, trials = np.array([1.0, 0.5, -1.0, 0.0, 0.5]), np.zeros(3), 300
+    for seed in range(trials):
+        moments, slopes, _ = world(seed, 300)
+        truth = z @ slopes / [1.0, moments.levels[1], moments.levels[2]]
+        hits += [p.low <= t <= p.high for p, t in zip(predict(moments, z), truth, strict=True)]
+    # Binomial(300, .95) lies in 272 … 296 with a chance of .999.
+    assert (hits >= 272).all() and (hits <= 297).all(), hits / trials
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 40), st.floats(0.1, 6.0))
+def test_the_shrink_is_the_largest_that_holds(seed: int, size: float) -> None:
+    moments, _, _ = world(seed, 120, bend=1.0)
+    z = np.random.default_rng(seed).normal(size=D)
+    z *= size / np.linalg.norm(z)
+    share = shrink_for_guards(moments, z)
+    assert 0 <= share <= 1 and (share * GRID).is_integer()
+    if share:
+        assert all(p.holds for p in predict(moments, share * z))
+    for worse in np.arange(share * GRID + 1, GRID + 1) / GRID:
+        if 0.5 * (worse * size) ** 2 >= LEAST_KL:
+            assert not all(p.holds for p in predict(moments, worse * z))
+    assert shrink_for_guards(moments, z, errors=1.96) <= share  # surer is not further
+
+
+def test_no_shrink_mends_a_move_that_breaks_a_guard_at_once() -> None:
+    """Fluency falls by 4 nats per unit: at |z| = .632 (.2 nats) by 2.5, and .5 is allowed."""
+    u = np.random.default_rng(0).normal(size=(64, 1))
+    f = np.hstack([-2 - 4 * u, 20 + 0 * u, 10 + 0 * u])
+    moments = gather(u, f, [0] * 64)
+    assert shrink_for_guards(moments, np.array([3.0])) == 0.0
+    assert shrink_for_guards(moments, np.array([-3.0])) == 1.0  # the other way it rises
+    assert shrink_for_guards(moments, np.array([3.0]), Limits(drop=1e9)) == 1.0
+    assert shrink_for_guards(moments, np.array([0.0])) == 1.0
+
+
+def test_moments_are_all_that_is_needed_and_come_back_from_json_bit_for_bit() -> None:
+    moments, _, _ = world(3, 200, bend=1.0)
+    again = Moments.from_json(json.loads(json.dumps(moments.to_json())))
+    z = np.linspace(-1, 1, D)
+    assert predict(again, z) == predict(moments, z)
+    assert all(
+        np.array_equal(getattr(again, name), getattr(moments, name)) for name in Moments.__slots__
+    )
+
+
+def test_a_figure_that_was_not_measured_is_left_out() -> None:
+    rng = np.random.default_rng(0)
+    figures = np.column_stack([rng.normal(size=(40, 2)) + 20, np.full(40, np.nan)])
+    moments = gather(rng.normal(size=(40, D)), figures, np.arange(40))
+    text = json.dumps(moments.to_json(), allow_nan=False)
+    for each in (moments, Moments.from_json(json.loads(text))):
+        assert [p.name for p in predict(each, np.ones(D))] == ["logprob", "tokens"]
+        assert shrink_for_guards(each, 0.1 * np.ones(D)) == 1.0
+    below = replace(moments, levels=np.array([-2.0, 20.0, -1.0]))  # no share of a negative level
+    assert [p.name for p in predict(below, np.ones(D))] == ["logprob", "tokens"]
+
+
+def test_too_few_answers_are_refused_with_the_number_it_takes() -> None:
+    with pytest.raises(UsageError, match=r"from 7 answers to 1 prompts in 5 .* at least 8"):
+        gather(np.zeros((7, D)), np.zeros((7, 3)), [0] * 7)
