@@ -81,7 +81,7 @@ def measure_moments(
         for i, row in enumerate(rows)
     ]
     vectors = score_vectors(
-        policy.loaded.adapt(policy.subspace.sites),
+        policy.responder.adapted,
         {**policy.subspace.fixed, **policy.subspace.start},
         read,
         temperature=policy.answering.sampling.temperature or 1.0,
