@@ -50,6 +50,7 @@ def surroundings() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         patch.setenv("RAY_AUTH_TOKEN", ray_nodes.TOKEN)
+        patch.setenv("RAY_AUTH_MODE", "token")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         trees = [str(ray_nodes.ROOT / part) for part in ("", "ui", "simulators")]
         patch.setenv("PYTHONPATH", os.pathsep.join(trees))
