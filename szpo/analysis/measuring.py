@@ -13,7 +13,7 @@ from typing import Any, Final
 from szpo import seeds
 from szpo.config.schema import Config
 from szpo.data.text_files import clean_answer, clean_prompt
-from szpo.errors import IntegrityError, LeaseError, StorageError, SzpoError
+from szpo.errors import IntegrityError, LeaseError, ResourceError, StorageError, SzpoError
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger
 from szpo.policies import text_guards
@@ -85,7 +85,7 @@ def prepare(ledger: Ledger, parts: Parts, score: Score | None, say: Say) -> Meas
 def before(m: Measuring | None) -> None:
     """Measure the start, unless it was; people are not to wait: theirs comes with the next."""
     if m is not None and not (m.people and _is_language_model(m)):
-        _attempt(m, lambda: _measure_start(m))
+        _measure_start(m)  # no vote is asked of a policy that cannot answer
 
 
 def after_step(m: Measuring | None, report: StepReport) -> None:
@@ -105,10 +105,10 @@ def after(m: Measuring | None, outcome: step_report.Outcome) -> None:
 
 
 def _attempt(m: Measuring, measure: Callable[[], None]) -> None:
-    """Measure; what goes wrong with it is reported and ends no run."""
+    """Measure; what goes wrong with it is reported and ends no run, but an engine that is gone."""
     try:
         measure()
-    except (LeaseError, StorageError, IntegrityError):
+    except (LeaseError, StorageError, IntegrityError, ResourceError):
         raise
     except SzpoError as error:
         m.say(f"warning: held-out prompts were not measured: {error}")

@@ -135,6 +135,7 @@ class VllmTransport:
 
     def _read(self, item: Event[ChunkReply] | Look | Exception) -> Event[ChunkReply]:
         if isinstance(item, Exception):
+            self._news.put(item)  # that server is not asked again: whoever polls next hears it too
             raise item
         if isinstance(item, Lost):
             self._admit(item.worker, self._return_s)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -24,6 +26,12 @@ from szpo.models.lora_sites import Site
 
 ROW = Row("m-1", (5, 6), 7)
 DECODING = Decoding(Sampling(max_new_tokens=3, top_k=9, top_p=0.5), (2,), 50)
+
+
+def run_apart(work: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine in a thread of its own: a browser's loop may be running in this one."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, work).result()
 
 
 def reply(
@@ -195,7 +203,7 @@ class Played:
         return found if isinstance(found, httpx.Response) else httpx.Response(200, json=found)
 
     def complete(self) -> Any:
-        return asyncio.run(self.replica.complete(ROW, DECODING))
+        return run_apart(self.replica.complete(ROW, DECODING))
 
 
 WHOLE = reply([4, 4, 4])
@@ -250,7 +258,7 @@ def test_what_no_retry_mends_is_refused_at_once_without_the_key() -> None:
 
 def test_an_adapter_that_the_server_had_and_lacks_means_a_restart() -> None:
     played = Played(httpx.Response(200, text="Success"), httpx.Response(404, json={}))
-    asyncio.run(played.replica.register("m-1", "/x"))
+    run_apart(played.replica.register("m-1", "/x"))
     with pytest.raises(GoneError, match="has lost its adapters"):
         played.complete()
     assert played.replica.registered == set()
@@ -271,4 +279,4 @@ def test_an_adapter_that_the_server_had_and_lacks_means_a_restart() -> None:
 def test_refused_adapters_say_what_the_server_needs(code: int, message: str, words: str) -> None:
     played = Played(httpx.Response(code, json={"error": {"message": message}}))
     with pytest.raises(UsageError, match=words):
-        asyncio.run(played.replica.register("m-1", "/x"))
+        run_apart(played.replica.register("m-1", "/x"))

@@ -295,8 +295,6 @@ def test_an_operator_needs_a_reason(run):
         steps.close(run, 0, steps.Closing("operator"))
     with pytest.raises(UsageError, match="reason"):
         steps.void(run, 0, "", "ann")
-    with pytest.raises(UsageError, match="reason"):
-        pauses.pause(run, "ann", "")
     steps.void(run, 0, "wrong prompts", "ann")
     assert run.step(0)["state"] == "void"
     plan_step(run, 1, epoch)

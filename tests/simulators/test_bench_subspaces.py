@@ -61,7 +61,7 @@ def test_parts_are_stored_and_not_made_twice(
 def test_the_kl_benchmark_keeps_its_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options: dict[str, Any] = {"model": "tiny", "samples": 384, "rows": 8, "folder": tmp_path}
+    options: dict[str, Any] = {"model": "tiny", "directions": 64, "rows": 8, "folder": tmp_path}
     first = kl.main(**options)
     assert set(first["ratios"]) == {"0.5", "1.0", "2.0", "3.0"}
 
