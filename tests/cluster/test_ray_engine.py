@@ -27,7 +27,7 @@ from szpo.models.context import Described
 from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
 from szpo.types import Prompt, Shift
 from tests.policies.test_protocol import small
-from tests.support import folder_run
+from tests.support import folder_run, ray_nodes
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
 needs_ray = pytest.mark.skipif(not HAS_RAY, reason="ray is not installed: szpo[ray]")
@@ -156,6 +156,7 @@ def test_another_basis_seed_or_library_is_noticed(policy: LoraPolicy) -> None:
 def ray() -> Iterator[Any]:
     """A cluster of three cores, which every test here joins."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_TOKEN", ray_nodes.TOKEN)  # Ray reads it once in a process
         patch.setattr(os, "cpu_count", lambda: 4)
         found = ray_engine.connect(Engine(kind="ray", workers=3))
     assert found.util.get_node_ip_address() == "127.0.0.1"  # nobody else can reach it
