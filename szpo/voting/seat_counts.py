@@ -7,6 +7,7 @@ are advisory: which votes count, and so the balance of sides, never depends on t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -45,6 +46,12 @@ class Seat:
         given, ahead = self.expires_us - self.served_us, self.served_us - now
         return self.expires_us > now and not 0 < given < ahead
 
+    def until(self, now: int) -> float:
+        """The time at which `is_held` changes next if the clock runs on; ∞ if it does not."""
+        if self.is_held(now):
+            return self.expires_us
+        return 2 * self.served_us - self.expires_us if self.expires_us > now else math.inf
+
 
 @dataclass(slots=True)
 class ComparisonSeats:
@@ -55,11 +62,13 @@ class ComparisonSeats:
     holders: dict[str, Seat] = field(default_factory=dict)
     standing: dict[seats.Letter, int] = field(default_factory=lambda: {"A": 0, "B": 0})
     waiting: list[Seat] = field(default_factory=list)
+    held: tuple[int, float, dict[seats.Letter, int]] | None = None
+    """Seats held on each side, counted at a time and the same until another one."""
 
     def recount(self, without: set[int]) -> None:
         """Recount the answers that stand on each side, and the unanswered seats."""
         self.standing = {"A": 0, "B": 0}
-        self.waiting = []
+        self.waiting, self.held = [], None
         for seat in self.holders.values():
             if not seat.answered:
                 self.waiting.append(seat)
@@ -84,8 +93,15 @@ class ComparisonSeats:
         return counts
 
     def in_use(self, now: int) -> int:
-        """Answers that stand and seats that are held."""
-        return sum(self.standing.values()) + sum(self.count_held(now).values())
+        """Answers that stand and seats that are held.
+
+        It is asked of every comparison whenever a seat is given, so what was counted is used again
+        until a seat expires or moves: a thousand panelists' seats are not looked at one by one.
+        """
+        if self.held is None or not self.held[0] <= now < self.held[1]:
+            until = min((seat.until(now) for seat in self.waiting), default=math.inf)
+            self.held = now, until, self.count_held(now)
+        return sum(self.standing.values()) + sum(self.held[2].values())
 
     def free_side(self, now: int, spare: int, but: str | None = None) -> seats.Letter | None:
         """The side that a further seat gets, None if there is no room.
@@ -194,14 +210,14 @@ class SeatCounts:
             "AND NOT EXISTS (SELECT 1 FROM votes WHERE assignment = a.assignment)",
             (ledger.run, self.step),
         ):
-            if (seat := self.seats.get(row["assignment"])) is not None:
-                seat.expires_us = row["expires_us"]
+            self.set_expiry(row["assignment"], row["expires_us"])
         self.stale = False
 
     def set_expiry(self, assignment: str, expires_us: int) -> None:
-        """Record that this service changed the expiry of a seat."""
+        """Record that the expiry of a seat has changed."""
         if (seat := self.seats.get(assignment)) is not None:
             seat.expires_us = expires_us
+            self.comparisons[seat.comparison].held = None
 
     def _follow(self, ledger: Ledger) -> None:
         # Each thing is read before what it refers to, so that none is met without that.

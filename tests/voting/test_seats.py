@@ -1,11 +1,14 @@
 """A panelist's own seats, the tab they belong to, and what a look at the counts of seats costs."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from szpo.ledger.database import Ledger
 from szpo.voting import seats, steps
 from szpo.voting import service as vote_service
 from szpo.voting.casting import VoteConflictError, VoteRequest
+from szpo.voting.seat_counts import ComparisonSeats, Seat
 from szpo.voting.service import VoteService
 from tests.support.quadratic import Clock, new_ledger, settings_of
 from tests.voting.test_service import KEY, ask, people
@@ -138,3 +141,20 @@ def test_a_seat_that_is_held_again_after_the_clock_was_set_back_is_held(ledger, 
     ledger.clock.now -= DAY_US
     assert service.extend(seat.id) and service.assign(ben) is None
     assert service.assign(ann).id == seat.id
+
+
+TIMES = st.integers(0, 30)
+
+
+@given(
+    terms=st.lists(st.tuples(st.sampled_from("AB"), TIMES, TIMES), max_size=5),
+    looks=st.lists(TIMES, min_size=1, max_size=8),
+)
+def test_held_seats_that_were_counted_are_those_of_now(terms, looks):
+    """Clocks run and are set back; seats end before they began, or lie ahead of the clock."""
+    at = ComparisonSeats({}, ("A", "B"))
+    for n, (side, served, expires) in enumerate(terms):
+        at.holders[str(n)] = Seat(str(n), "c", str(n), side, served, expires)
+    at.recount(set())
+    for now in looks:
+        assert at.in_use(now) == sum(at.count_held(now).values())
