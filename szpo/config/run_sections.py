@@ -91,6 +91,11 @@ class Panel(Section):
         max_length=20_000,
         description="The whole guideline, shown on request.",
     )
+    view: Literal["formatted", "plain"] = Field(
+        "formatted",
+        description="How texts with Markdown are first shown to people: formatted, or plain as "
+        "the model wrote them; each person can switch.",
+    )
     spare: int = Field(
         1,
         ge=0,

@@ -126,7 +126,7 @@ def test_prompts_stand_in_the_seats_order_and_equal_ones_apart():
 def test_special_answers_are_reported():
     made = html("vote")
     assert "(empty answer)" in made and made.count("cut at the length limit") == 1
-    assert "Instruction</b> Be &lt;brief&gt;." in made
+    assert re.search(r"Instruction</b>\s*<div[^>]*>Be &lt;brief&gt;\.</div>", made)
     assert "1 prompt got the same answer twice" in made
 
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from szpo_ui.panel.formatted import TAGS
 from szpo_ui.web.diff import Piece, compare
 from szpo_ui.web.markup import plain, prose
 from tests.support.panel_states import agree, until, visit
@@ -84,13 +85,17 @@ def without_signs(text):
 
 
 def hostile(step, i, side):
-    """Every payload once on either side, one long line among them."""
+    """Every payload once on either side, bare and then within Markdown, one long line first."""
     if i == 0:
         return LONG if side == "plus" else "short"
-    return PAYLOADS[i % len(PAYLOADS)] if side == "plus" else PAYLOADS[(i + 1) % len(PAYLOADS)]
+    made = PAYLOADS[(i if side == "plus" else i + 1) % len(PAYLOADS)]
+    if i <= len(PAYLOADS):
+        return made
+    return WITHIN[i % len(WITHIN)].format(made)
 
 
-ROWS = len(PAYLOADS) + 1
+WITHIN = ("- **so** {}", "# {}", "> *x* {}", "**x**\n```html\n{}\n```", "|a|b|\n|-|-|\n|**x**|{}|")
+ROWS = 2 * len(PAYLOADS) + 1
 SETS = {"text": hostile, "sets": [f"optimizer.rows={ROWS}", "optimizer.comparisons=1"]}
 
 
@@ -111,13 +116,17 @@ def test_as_answers_they_are_shown_literally_and_nothing_runs_or_leaves(stage, p
         if payload.isprintable() and "  " not in payload:
             assert payload in texts, payload
     assert LONG in texts
+    assert page.locator(".sz-formatted:visible").count() > 10  # Markdown among them is formatted
+    page.keyboard.press("f")
+    assert page.locator(".sz-formatted:visible").count() == 0
     assert page.evaluate(f"window.{MARKER}") is None and not dialogs
+    assert page.locator(".sz-pair [style], .sz-pair [href], .sz-pair [src]").count() == 0
     inside = page.evaluate(
         "[...new Set([...document.querySelectorAll('.sz-pair *')].map(n => n.tagName))].sort()"
     )
     assert set(inside) <= {
         "ARTICLE", "BUTTON", "DIV", "FIELDSET", "H2", "INPUT", "KBD", "LABEL", "LEGEND", "P",
-        "SPAN",
+        "SPAN", *(tag.upper() for tag in TAGS),
     }  # fmt: skip
     assert page.locator(".sz-text a, .sz-text img, .sz-text script").count() == 0
     assert all(url.startswith((stage.url, "data:", "blob:")) for url in asked), HOST

@@ -246,6 +246,7 @@ def preview(site: Site, found: OperatorState) -> str:
         question=panel.question,
         guideline=panel.guideline,
         guideline_full=panel.guideline_full,
+        view=panel.view,
     )
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Preview</title>'

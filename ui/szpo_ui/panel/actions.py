@@ -39,6 +39,7 @@ class VoteForm(BaseModel):
     notes: dict[str, Literal["A", "tie", "B"]] = Field({}, max_length=4096)
     seen: int = Field(ge=0, le=4096)
     marks: bool = False
+    view: Literal["formatted", "plain"] | None = None
     device: Literal["wide", "stacked"] = "wide"
 
 
@@ -189,6 +190,8 @@ def _details(site: Site, row: dict[str, Any], form: VoteForm) -> dict[str, Any]:
         "marks": form.marks,
         "device": form.device,
     }
+    if shown.formatted and form.view is not None:
+        details["view"] = form.view
     if form.report:
         details["report"] = True
     return details

@@ -10,14 +10,20 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
+from markupsafe import Markup
+
 from szpo.training.summary import WORDS_PER_MINUTE
-from szpo.types import Answer, Assignment, Comparison, Prompt
+from szpo.types import Answer, Assignment, Comparison, Prompt, Row
+from szpo_ui.panel import formatted
 from szpo_ui.web.diff import Piece, compare, words
+from szpo_ui.web.markup import whole
 
 LEAST_SHARE: Final = 0.25
 """Share of the reading time before which a vote counts as fast."""
 LONGEST_GATE_S: Final = 30.0
 """No vote later than this counts as fast, seconds."""
+SHORT_TALK: Final = 150
+"""Words up to which the earlier turns of a conversation are unfolded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +32,18 @@ class Side:
 
     pieces: tuple[Piece, ...]
     cut: bool
+    formatted: Markup | None = None
+    """The text as formatted HTML; None where both sides of the pair are shown as they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A turn of the conversation before the one that was answered."""
+
+    role: str
+    text: str
+    formatted: Markup | None = None
+    """As HTML, where the model wrote it and there is something to format."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +52,18 @@ class Pair:
 
     row: int
     prompt: str
-    earlier: tuple[tuple[str, str], ...]
-    """(role, text) of the turns before the one that was answered."""
+    earlier: tuple[Turn, ...]
+    """The turns before the one that was answered."""
     a: Side
     b: Side
     similarity: float | None
     same: bool
+
+    @property
+    def unfolded(self) -> bool:
+        """The earlier turns are a short conversation, which a reader of the answers needs."""
+        spoken = any(turn.role != "system" for turn in self.earlier)
+        return spoken and sum(words(turn.text) for turn in self.earlier) <= SHORT_TALK
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +74,15 @@ class Sheet:
     pairs: tuple[Pair, ...]
     same: tuple[Pair, ...]
     words: int
-    """Of prompts and answers of the pairs that differ."""
+    """Of prompts, unfolded conversations and answers of the pairs that differ."""
+
+    @property
+    def formatted(self) -> bool:
+        """Some text is shown otherwise than it was written."""
+        pairs = (*self.pairs, *self.same)
+        answers = (side.formatted for pair in pairs for side in (pair.a, pair.b))
+        turns = (turn.formatted for pair in pairs for turn in pair.earlier)
+        return any(html is not None for html in (*answers, *turns))
 
     @property
     def minutes(self) -> int:
@@ -79,27 +111,33 @@ def sheet(comparison: Comparison, seat: Assignment) -> Sheet:
     for i in seat.prompt_order:
         row = comparison.rows[i]
         pairs.append(_pair(i, row.prompt, *seat.sides(row)))
+    differing = tuple(pair for pair in pairs if not pair.same)
     return Sheet(
         seat=seat.id,
-        pairs=tuple(pair for pair in pairs if not pair.same),
+        pairs=differing,
         same=tuple(pair for pair in pairs if pair.same),
-        words=sum(_words(comparison, pair.row) for pair in pairs if not pair.same),
+        words=sum(_words(comparison.rows[pair.row], pair) for pair in differing),
     )
 
 
 def _pair(row: int, prompt: Prompt, a: Answer, b: Answer) -> Pair:
-    found = compare(a.text, b.text)
+    left, right = (whole(each.text, cut=each.end == "length") for each in (a, b))
+    found, html = compare(left, right), formatted.pair(left, right) or (None, None)
     return Pair(
         row=row,
         prompt=prompt.text,
-        earlier=prompt.turns[:-1],
-        a=Side(found.a, a.end == "length"),
-        b=Side(found.b, b.end == "length"),
+        earlier=tuple(_turn(role, text) for role, text in prompt.turns[:-1]),
+        a=Side(found.a, a.end == "length", html[0]),
+        b=Side(found.b, b.end == "length", html[1]),
         similarity=found.similarity,
         same=a.text == b.text,
     )
 
 
-def _words(comparison: Comparison, i: int) -> int:
-    row = comparison.rows[i]
-    return words(row.prompt.text) + words(row.plus.text) + words(row.minus.text)
+def _turn(role: str, text: str) -> Turn:
+    return Turn(role, text, formatted.single(text) if role == "assistant" else None)
+
+
+def _words(row: Row, pair: Pair) -> int:
+    talk = sum(words(turn.text) for turn in pair.earlier) if pair.unfolded else 0
+    return talk + words(row.prompt.text) + words(row.plus.text) + words(row.minus.text)

@@ -39,10 +39,11 @@ SCRIPTS: Final = ("kit", "server", "screen", "choice", "reading", "controls")
 def blocks(site: Site) -> gr.Blocks:
     """Build the page: a screen, a hidden textbox, a hidden button."""
     settings = site.config.panel
-    words = {
+    words: dict[str, Any] = {
         "question": settings.question,
         "guideline": settings.guideline,
         "guideline_full": settings.guideline_full,
+        "view": settings.view,
     }
 
     def answer(text: Any, request: gr.Request) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from types import SimpleNamespace
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from jinja2 import Environment
 from markupsafe import Markup
@@ -18,21 +18,30 @@ from szpo_ui.panel import texts
 from szpo_ui.panel.screens import Screen
 from szpo_ui.web.markup import environment
 
+View = Literal["formatted", "plain"]
 MOST_DOTS: Final = 12
 """Votes up to this number are drawn as one dot each."""
 
 
 def page(
-    screen: Screen, *, question: str, guideline: str, guideline_full: str, ack: str = ""
+    screen: Screen,
+    *,
+    question: str,
+    guideline: str,
+    guideline_full: str,
+    view: View = "formatted",
+    ack: str = "",
 ) -> str:
     """The whole screen as one HTML text.
 
-    ``ack`` repeats the number of the request that it answers, so that the page knows.
+    ``view`` is how texts with Markdown are shown until the panelist chooses. ``ack`` repeats the
+    number of the request that it answers, so that the page knows.
     """
     template = _environment().get_template("panel/page.html")
     return template.render(
-        s=screen, question=question, guideline=guideline, guideline_full=guideline_full, ack=ack
-    )
+        s=screen, question=question, guideline=guideline, guideline_full=guideline_full,
+        view=view, ack=ack,
+    )  # fmt: skip
 
 
 def skeleton() -> str:

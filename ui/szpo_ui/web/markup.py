@@ -73,6 +73,15 @@ def prose(text: str | Iterable[Piece]) -> Markup:
     return Markup("").join(parts)
 
 
+def whole(text: str, *, cut: bool) -> str:
+    """The text without the half character that a ``cut`` at the limit of tokens leaves at its end.
+
+    >>> whole("so nice \ufffd", cut=True), whole("a \ufffd", cut=False)
+    ('so nice ', 'a \ufffd')
+    """
+    return text.rstrip("\ufffd") if cut else text
+
+
 def plain(text: str) -> str:
     r"""The text with Unix line ends and without halves of surrogate pairs.
 

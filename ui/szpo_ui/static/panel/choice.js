@@ -78,6 +78,7 @@ function ballot(choice, reason = null, report = false) {
   return { choice, idem: key(16), reason, report, dwell_ms: Math.round(dwell()),
     notes: { ...draft.notes }, seen: draft.seen.length,
     marks: document.documentElement.dataset.szMarks === "on",
+    view: document.documentElement.dataset.szView,
     device: matchMedia("(min-width: 700px)").matches ? "wide" : "stacked" };
 }
 function cast(made) {

@@ -56,6 +56,13 @@ function changed(event) {
     mark(target.checked);
     if (root().dataset.marks !== "off") { prefs.marks = target.checked; keepPrefs(); }
     say(target.checked ? T.marks_on : T.marks_off);
+  } else if (target.id === "sz-formatted") {
+    prefs.view = target.checked ? "formatted" : "plain";
+    keepPrefs();
+    view(prefs.view);
+    fold();
+    watch();
+    say(target.checked ? T.view_formatted : T.view_plain);
   } else if (target.id === "sz-keys") {
     prefs.keys = target.checked;
     keepPrefs();
@@ -103,6 +110,7 @@ const KEYS = {
   w: () => noted("tie"),
   e: () => noted("B"),
   d: () => press("#sz-marks"),
+  f: () => press("#sz-formatted"),
   s: () => press("#sz-cannot"),
   u: () => press(".sz-receipts li:last-child [data-do=revise]"),
   i: () => press("[data-do=guideline]"),

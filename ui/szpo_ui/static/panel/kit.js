@@ -27,7 +27,7 @@ function write(store, name, value) {
 
 /* ---- what is kept: cosmetics per panelist, a draft per seat ---- */
 
-let prefs = { keys: true, marks: true, size: 1, notify: false };
+let prefs = { keys: true, marks: true, view: "", size: 1, notify: false };
 let draft = null; // {seat, choice, notes, seen, dwell, pending}
 const shelf = (seat) => `szpo.draft.${seat}`;
 

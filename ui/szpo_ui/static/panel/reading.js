@@ -55,6 +55,11 @@ function step(by) {
   go(all[at < 0 ? (by > 0 ? 0 : all.length - 1) : Math.min(all.length - 1, Math.max(0, at + by))]);
 }
 function mark(on) { document.documentElement.dataset.szMarks = on ? "on" : "off"; }
+function view(as) { // "formatted" or "plain": of each text both are on the page
+  document.documentElement.dataset.szView = as;
+  const box = $("#sz-formatted");
+  if (box) box.checked = as === "formatted";
+}
 function resize(by) {
   prefs.size = Math.min(SIZES.length - 1, Math.max(0, prefs.size + by));
   document.documentElement.style.setProperty("--sz-size", `${SIZES[prefs.size]}px`);

@@ -38,6 +38,7 @@ function paint() {
   if (seat) pickUp(page); else draft = null;
   const marks = page.dataset.marks === "off" ? false : prefs.marks;
   if (seat !== before.seat || !seat) mark(marks);
+  view(prefs.view || page.dataset.view || "formatted");
   const box = $("#sz-marks");
   if (box) box.checked = document.documentElement.dataset.szMarks === "on";
   const keys = $("#sz-keys");

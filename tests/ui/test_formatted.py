@@ -1,0 +1,166 @@
+"""Markdown as HTML: what is formatted, that nothing gets through, and that no word is lost."""
+
+import re
+import string
+from collections import Counter
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from szpo.types import Answer, Assignment, Comparison, Prompt, Row
+from szpo_ui.panel import formatted
+from szpo_ui.panel.comparison_view import sheet
+from szpo_ui.panel.formatted import ATTRIBUTES, CLASSES, TAGS
+from szpo_ui.web.markup import whole
+from tests.support.xss_corpus import LONG, PAYLOADS
+
+
+class Parsed(HTMLParser):
+    """The elements of a text with their attributes, and what a reader sees."""
+
+    def __init__(self, html):
+        super().__init__(convert_charrefs=True)
+        self.found, self.text = [], ""
+        self.feed(str(html))
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def assert_harmless(html):
+    for tag, attrs in Parsed(html).found:
+        assert tag in TAGS, tag
+        assert set(attrs) <= ATTRIBUTES[tag] | ({"class"} if tag in CLASSES else set()), attrs
+        assert attrs.get("class", "sz-sign") in CLASSES.get(tag, {"sz-sign"})
+        assert attrs.get("dir", "auto") in ("auto", "ltr")
+    assert not set(str(html)) & set("\x00\x1b\u202e\u2066")
+
+
+GOLDEN = {
+    "**Yes.** And `no`.": '<p dir="auto"><strong>Yes.</strong> And <code>no</code>.</p>\n',
+    "# Plan\none\ntwo": '<h3 dir="auto">Plan</h3>\n<p dir="auto">one<br>\ntwo</p>\n',
+    "3. a\n4. b": '<ol start="3" dir="auto">\n<li>a</li>\n<li>b</li>\n</ol>\n',
+    "```py\nx < 1\n```": '<pre dir="ltr"><span class="sz-code-name">py</span>'
+    "<code>x &lt; 1</code></pre>\n",
+    # Links and images are text, with their addresses.
+    "[here](https://a.example 't')": '<p dir="auto"><span class="sz-label">here</span> '
+    '(https://a.example "t")</p>\n',
+    "<https://a.example>": '<p dir="auto"><span class="sz-label">https://a.example</span></p>\n',
+    "*x* ![y](https://a.example/z.png)": '<p dir="auto"><em>x</em> '
+    "![y](https://a.example/z.png)</p>\n",
+    "*x* <b>y</b> &lt;": '<p dir="auto"><em>x</em> &lt;b&gt;y&lt;/b&gt; &amp;lt;</p>\n',
+    "*x* \u202ey": '<p dir="auto"><em>x</em> '
+    '<span class="sz-sign" title="U+202E">⟨202E⟩</span>y</p>\n',
+}
+
+
+@pytest.mark.parametrize("text", GOLDEN)
+def test_markdown_looks_as_meant(text):
+    assert str(formatted.single(text)) == GOLDEN[text]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "Two lines\nand a second paragraph.\n\n    It is indented.",
+        "#",  # nothing would be left of it
+        "|a|\n|-|\n|b|lost|",  # the parser drops cells that have no column
+        "> " * 40 + "lost",  # and what is nested too deeply
+        '[x]: https://a.example "lost"\n\n[x] **y** [lost][x] &amp;'.replace("lost", "z" * 20_001),
+    ],
+)
+def test_what_is_not_marked_up_or_would_lose_a_word_stays_as_it_is(text):
+    assert formatted.single(text) is None and formatted.pair(text, "Another.") is None
+
+
+MARKUP = st.sampled_from([*"*_`~#>-+|![]()<>&\\\n\t 0123456789.:=", "\n\n", "    ", "```", "| "])
+WORDS = st.text(alphabet=st.characters(exclude_categories=("Cs",)), max_size=8)
+
+
+@given(st.lists(MARKUP | WORDS | st.sampled_from(PAYLOADS), max_size=30).map("".join))
+def test_whatever_is_written_nothing_gets_through_and_nothing_is_lost(text):
+    made = formatted.single(text)
+    if made is None:
+        return
+    assert_harmless(made)
+    # Hidden characters are shown by signs, and numbers of lists by the browser.
+    drawn = re.sub("⟨[0-9A-F]+⟩|[\u2400-\u2421]|[0-9]", "", Parsed(made).text)
+    hidden = re.sub("[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028\u2029"
+                    "\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f0-9]",
+                    "", text)  # fmt: skip
+    marks = (*string.punctuation, "\u2400", "\u2421")
+    assert count(drawn, marks) == count(hidden, marks)
+
+
+def count(text, but):
+    return Counter(c for c in text if c not in but and not c.isspace())
+
+
+TAG = st.sampled_from([*sorted(TAGS), "script", "a", "img", "svg", "style", "div", "iframe", "h1"])
+ATTRIBUTE = st.sampled_from(["class='sz-diff'", "class='sz-bar'", "style='color:red'", "id=x",
+                             "onclick='x()'", "href='https://a.example'", "dir=rtl", "title=t",
+                             "src=x", "start=2", "tabindex=0"])  # fmt: skip
+
+
+@given(st.lists(st.tuples(TAG, st.lists(ATTRIBUTE, max_size=3), st.booleans()), max_size=12))
+def test_the_second_filter_lets_nothing_through_but_its_list(tags):
+    html = "".join(
+        f"</{tag}>" if close else f"<{tag} {' '.join(attrs)}>x" for tag, attrs, close in tags
+    )
+    for tag, attrs in Parsed(formatted.clean(html)).found:
+        assert tag in TAGS
+        assert set(attrs) <= ATTRIBUTES[tag] | ({"class"} if tag in CLASSES else set())
+        assert set(attrs.get("class", "").split()) <= CLASSES.get(tag, set())
+
+
+@pytest.mark.parametrize("text", PAYLOADS, ids=range(len(PAYLOADS)))
+def test_an_attack_within_markdown_stays_text(text):
+    for marked in (f"**so** {text}", f"- {text}\n- **x**", f"```\n{text}\n```", f"# {text}"):
+        made = formatted.pair(marked, "**so**")
+        for html in made or ():
+            assert_harmless(html)
+
+
+def test_both_sides_or_neither_and_nothing_but_the_texts_decides():
+    assert formatted.pair("*a*", "b")[1] == '<p dir="auto">b</p>\n'
+    assert formatted.pair("*a*", LONG) is None  # one cannot be, so neither is
+    one, other = formatted.pair("*a* c", "**b** c"), formatted.pair("**b** c", "*a* c")
+    assert one == (other[1], other[0])
+
+
+def test_differences_are_marked_in_what_a_reader_sees():
+    left, right = formatted.pair("**It is red** today, `x`.", "**It is blue** today, `x`.")
+    assert re.findall('sz-diff">([^<]*)<', left + right) == ["red", "blue"]
+    assert Parsed(left).text.strip() == "It is red today, x."
+
+
+def shown(plus, minus, *, ends=("stop", "stop"), earlier=(), side="A"):
+    asked = Prompt((*earlier, ("user", "Why?")))
+    row = Row(asked, Answer(plus, ends[0]), Answer(minus, ends[1]))
+    return sheet(Comparison("c", 0, 0, 0, (row,)), Assignment("s", "c", "p", side, (0,), 0))
+
+
+def test_half_a_character_at_the_cut_is_not_shown():
+    assert whole("so \ufffd\ufffd", cut=True) == "so " and whole("\ufffd", cut=False) == "\ufffd"
+    made = shown("It is \ufffd", "It was \ufffd", ends=("length", "stop")).pairs[0]
+    assert "".join(piece.text for piece in made.a.pieces) == "It is "
+    assert "".join(piece.text for piece in made.b.pieces) == "It was \ufffd"
+    assert not made.same  # the texts on record differ
+
+
+def test_a_short_conversation_is_unfolded_and_counted_and_only_the_model_is_formatted():
+    talk = (("system", "*Be* brief."), ("user", "*Who?*"), ("assistant", "*Me.*"))
+    made = shown("So.", "Or so.", earlier=talk)
+    turns = made.pairs[0].earlier
+    assert [turn.formatted is None for turn in turns] == [True, True, False]
+    assert made.pairs[0].unfolded and made.words == 2 + 1 + 1 + 1 + 1 + 2 and made.formatted
+    long = shown("So.", "Or so.", earlier=(*talk, ("user", "word " * 150)))
+    assert not long.pairs[0].unfolded and long.words == 1 + 1 + 2
+    assert not shown("So.", "Or so.", earlier=talk[:1]).pairs[0].unfolded
