@@ -332,7 +332,8 @@ def window(page: Any, width: int, height: int, scale: int) -> Iterator[None]:
 
 def misfits(page: Any, width: int, height: int, scale: int, *, root: str, bar: str) -> list[str]:
     """What is wrong with a page in that window: it scrolls sideways, a sticky ``bar`` hides more
-    than 35 % of the height, or a button of ``root`` is lower than 44 CSS pixels."""
+    than 35 % of the height, a button of ``root`` is lower than 44 CSS pixels, or stands out of the
+    window or its text out of the button."""
     with window(page, width, height, scale):
         wide = page.evaluate("document.documentElement.scrollWidth")
         found = [f"scrolls sideways: {wide} of {width}"] if wide > width else []
@@ -348,7 +349,15 @@ def misfits(page: Any, width: int, height: int, scale: int, *, root: str, bar: s
                .map(n => n.innerText)""",
             root,
         )
-        return found + [f"low button: {text}" for text in low]
+        cut = page.evaluate(
+            """root => [...document.querySelectorAll(root + ' button')].filter(n => {
+                 const r = n.getBoundingClientRect();
+                 return n.checkVisibility() && r.width > 1
+                   && (n.scrollWidth > n.clientWidth + 1 || r.right > innerWidth + 1); })
+               .map(n => n.innerText)""",
+            root,
+        )
+        return found + [f"low button: {text}" for text in low] + [f"cut: {text}" for text in cut]
 
 
 def violations(page: Any, include: Sequence[str] = ("serious", "critical")) -> list[str]:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.support.browser import MINUS, NARROW, PLUS, ZOOMED, misfits, window
-from tests.support.panel_states import until
+from tests.support.browser import MINUS, NARROW, PLUS, ZOOMED, misfits, violations, window
+from tests.support.panel_states import until, visit
 
 pytest_plugins = ["tests.support.browser", "tests.support.panel_states"]
 PAGES = ("panelist",)
@@ -161,6 +161,39 @@ def test_a_pointer_that_rests_on_a_verdict_does_not_make_it_look_chosen(stage, a
     assert sides[0].evaluate(looks) == sides[1].evaluate(looks)
     ann.keyboard.press("3")
     assert sides[0].evaluate(looks) != sides[1].evaluate(looks)
+
+
+def test_a_language_is_chosen_by_the_browser_and_changed_in_the_menu_without_losing_a_draft(
+    stage, ann, panelist
+):
+    ann.keyboard.press("j")
+    ann.keyboard.press("q")
+    ann.keyboard.press("3")
+    ann.click(".sz-header [data-do=languages]")
+    marked = ann.locator("#sz-languages li", has=ann.locator(".sz-quiet"))
+    assert marked.evaluate_all("all => all.map(n => n.lang)") == ["de", "es", "zh-Hans"]
+    seat = ann.get_attribute("#szpo-root", "data-seat")
+    ann.click("#sz-languages [data-to=de]")
+    ann.wait_for_selector("#szpo-root[data-language=de]")
+    until(ann, "vote", seat=seat)
+    assert ann.evaluate("document.documentElement.lang") == "de"
+    assert ann.evaluate("document.activeElement.dataset.do") == "languages"
+    assert ann.title() == "Runde 1 · szpo" and "nicht gelesen" in ann.inner_text("#sz-hint")
+    assert ann.get_attribute("[data-choice=B]", "aria-pressed") == "true"
+    assert ann.locator(".sz-note input:checked").count() == 1
+    assert misfits(ann, *NARROW, root="#szpo-root", bar=".sz-bar") == []
+    ann.reload()
+    until(ann, "vote", language="de")  # the choice of a reader comes before the browser's
+
+    page = visit(panelist("P-09", locale="zh-CN"), stage)
+    until(page, "welcome", language="zh")
+    assert page.evaluate("document.documentElement.lang") == "zh-Hans"
+    assert violations(page) == []
+    page.click("[data-to=es]")
+    page.wait_for_selector("#szpo-root[data-language=es]")
+    assert page.inner_text("h1") == "Le damos la bienvenida al panel"
+    assert page.evaluate("document.activeElement.dataset.to") == "es"
+    assert misfits(page, *NARROW, root="#szpo-root", bar=".sz-bar") == []
 
 
 def test_motion_rests_and_forced_colours_still_show_the_choice(stage, ann):

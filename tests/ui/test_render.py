@@ -15,7 +15,7 @@ from szpo_ui.panel import render, screens, texts
 from szpo_ui.panel.comparison_view import sheet
 from szpo_ui.panel.screens import Answered, Closed, Feedback, Screen, State
 
-WORDS = {"question": "Which <b>set</b>?", "guideline": "Be & stay fair.", "guideline_full": ""}
+ASKED = render.Rubric("Which <b>set</b>?", "Be & stay fair.", "")
 VOID = {"input", "meta", "br", "img", "link", "hr"}
 
 
@@ -57,10 +57,10 @@ def screen(state, **changes):
     return Screen(**{**given, **changes})
 
 
-def html(state, **changes):
+def html(state, language=texts.ENGLISH, **changes):
     if state == "error":
-        return render.failure("0badcafe", "ack")
-    return render.page(screen(state, **changes), ack="ack-1", **WORDS)
+        return render.failure("0badcafe", "ack", language)
+    return render.page(screen(state, **changes), ASKED, language, ack="ack-1")
 
 
 class Outline(HTMLParser):
@@ -113,7 +113,7 @@ def test_no_state_names_what_is_behind_a_letter(state):
 
 
 def test_sides_swap_and_nothing_else_does():
-    one, other = (render.page(screen("vote", sheet=shown(side)), ack="", **WORDS) for side in "AB")
+    one, other = (render.page(screen("vote", sheet=shown(side)), ASKED) for side in "AB")
     assert len(one) == len(other) and sorted(one) == sorted(other) and one != other
 
 
@@ -178,7 +178,7 @@ def test_feedback_shows_what_was_answered_and_expected():
 
 def test_sentences_have_no_blank_that_nothing_fills():
     spare = re.compile(r"\{(?!\w+\})")
-    for text in (*texts.NOTICES.values(), *texts.LIVE.values()):
+    for text in (*texts.ENGLISH.notices.values(), *texts.ENGLISH.live.values()):
         assert not spare.search(text)
     script = panel_page.head()
     for name in re.findall(r"\bT\.(\w+)", script):
@@ -205,8 +205,8 @@ def test_the_source_keeps_to_what_is_safe():
     for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(",
                  "new Function", "http://", "https://"):  # fmt: skip
         assert word not in script.replace("http://www.w3.org/2000/svg", ""), word
-    templates = render._environment().loader.list_templates()
+    templates = render._environment("en").loader.list_templates()
     for name in templates:
         if name.startswith("panel/"):
-            body = render._environment().loader.get_source(render._environment(), name)[0]
+            body = render._environment("en").loader.get_source(render._environment("en"), name)[0]
             assert "|safe" not in body.replace(" ", "") and "autoescape" not in body

@@ -241,13 +241,7 @@ def preview(site: Site, found: OperatorState) -> str:
         state="vote", name="P-00", status=found.status, key="", seat="preview",
         sheet=found.before.sheet, step=0,
     )  # fmt: skip
-    body = render.page(
-        screen,
-        question=panel.question,
-        guideline=panel.guideline,
-        guideline_full=panel.guideline_full,
-        view=panel.view,
-    )
+    body = render.page(screen, render.rubric(panel, texts.ENGLISH), view=panel.view)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Preview</title>'
         f"<style>{style('panel')}</style></head><body>{body}</body></html>"
@@ -288,7 +282,7 @@ def number(value: float | None, digits: int = 2) -> str:
 
 
 def span(seconds: float | None) -> str:
-    """A measured time, to the second; `szpo_ui.panel.texts.roughly` is for estimated times.
+    """A measured time, to the second; `texts.Language.roughly` is for estimated times.
 
     >>> span(41.4), span(161), span(8000)
     ('41 s', '2:41', '2 h 13')
@@ -354,5 +348,5 @@ _WAIT: Final = "Reading the record…"
 def _environment() -> Environment:
     return environment(
         filters={"num": number, "span": span, "moment": moment, "clock": clock, "rounds": rounds},
-        names={"line": line, "choices": texts.CHOICES},
+        names={"line": line, "choices": texts.ENGLISH.choices},
     )

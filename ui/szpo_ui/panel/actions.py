@@ -53,6 +53,8 @@ class Action(BaseModel):
     tab: str = Field(pattern=r"^[A-Za-z0-9-]{8,64}$")
     seat: str | None = Field(None, pattern=r"^[A-Za-z0-9_.:-]{1,64}$")
     mode: Mode = ""
+    lang: str = Field("", pattern=r"^[a-z]{0,8}$")
+    """The code of the language that the reader has chosen; empty: what their browser prefers."""
     ballot: VoteForm | None = None
 
 
@@ -68,7 +70,7 @@ def act(site: Site, panelist: str, name: str, action: Action, alive: Alive) -> S
         case "vote":
             return _vote(site, panelist, name, action, alive)
         case "agree" | "agree-practice":
-            _agree(site, panelist)
+            _agree(site, panelist, action.lang)
         case "break":
             _release(site, panelist, action.seat)
             page = dataclasses.replace(page, mode="break", seat=None)
@@ -78,7 +80,7 @@ def act(site: Site, panelist: str, name: str, action: Action, alive: Alive) -> S
         case "back" | "go":
             page = dataclasses.replace(page, leave=True, mode="")
         case "keep":
-            page, notice = dataclasses.replace(page, leave=True, mode=""), texts.NOTICES["kept"]
+            page, notice = dataclasses.replace(page, leave=True, mode=""), "kept"
         case "revise":
             page = dataclasses.replace(page, mode="revise")
             _take(site, panelist, action)
@@ -91,7 +93,7 @@ def act(site: Site, panelist: str, name: str, action: Action, alive: Alive) -> S
     if kind is not None:
         seat = site.service.ask(kind, panelist, tab=action.tab)
         if seat is None:
-            notice = texts.NOTICES["none_left" if kind == "calibration" else "no_final"]
+            notice = "none_left" if kind == "calibration" else "no_final"
         elif kind == "practice":
             page = dataclasses.replace(page, seat=seat.id, mode="practice")
     screen = screens.look(site, panelist, name, page, alive)
@@ -109,13 +111,13 @@ def _vote(site: Site, panelist: str, name: str, action: Action, alive: Alive) ->
     form, row = action.ballot, screens.seat_row(site, panelist, action.seat or "")
     if form is None or row is None:
         raise UsageError("vote: there is no such comparison for this panelist")
-    notice = texts.NOTICES["skipped"] if form.choice == "skip" else None
+    notice = "skipped" if form.choice == "skip" else None
     try:
         receipt = _cast(site, panelist, row, action.tab, form)
     except VoteConflictError as conflict:
         if conflict.code == "stale_tab":
             return screens.elsewhere(site, panelist, name)
-        notice = texts.NOTICES[_REFUSALS.get(conflict.code) or _CLOSED.get(row["kind"], "once")]
+        notice = _REFUSALS.get(conflict.code) or _CLOSED.get(row["kind"], "once")
     else:
         if row["kind"] == "practice":
             feedback = Feedback(form.choice, screens.expected_choice(row))
@@ -124,9 +126,9 @@ def _vote(site: Site, panelist: str, name: str, action: Action, alive: Alive) ->
                 screen, state="feedback", feedback=feedback, sheet=None, seat=None
             )
         if row["kind"] != "train":
-            notice = notice or texts.NOTICES["thanks"]
+            notice = notice or "thanks"
         elif receipt.late:
-            notice = texts.NOTICES["late"]
+            notice = "late"
     screen = screens.look(site, panelist, name, PageState(action.tab), alive)
     return dataclasses.replace(screen, notice=notice)
 
@@ -197,10 +199,13 @@ def _details(site: Site, row: dict[str, Any], form: VoteForm) -> dict[str, Any]:
     return details
 
 
-def _agree(site: Site, panelist: str) -> None:
+def _agree(site: Site, panelist: str, code: str) -> None:
+    """Record that a panelist agreed, with the wording that stood on their screen."""
     if not screens.consented(site, panelist):
-        digest = sha256(canonical(texts.PAGE["consent"]))
-        site.ledger.record_event("consent", panelist, {"panelist": panelist, "text": digest})
+        language = texts.choose_language(code, None)
+        digest = sha256(canonical(language.page["consent"]))
+        body = {"panelist": panelist, "text": digest, "language": language.code}
+        site.ledger.record_event("consent", panelist, body)
 
 
 def _take(site: Site, panelist: str, action: Action) -> None:

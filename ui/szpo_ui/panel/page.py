@@ -38,29 +38,30 @@ SCRIPTS: Final = ("kit", "server", "screen", "choice", "reading", "controls")
 
 def blocks(site: Site) -> gr.Blocks:
     """Build the page: a screen, a hidden textbox, a hidden button."""
-    settings = site.config.panel
-    words: dict[str, Any] = {
-        "question": settings.question,
-        "guideline": settings.guideline,
-        "guideline_full": settings.guideline_full,
-        "view": settings.view,
+    asked = {
+        code: render.rubric(site.config.panel, language)
+        for code, language in texts.LANGUAGES.items()
     }
 
     def answer(text: Any, request: gr.Request) -> str:
         who = login.identity(site, getattr(request, "request", None), "panelist")
-        ack = ""
+        ack, header = "", request.headers.get("accept-language")
+        language = texts.choose_language("", header)
         try:
             if not isinstance(text, str) or len(text) > MOST_BYTES or who.panelist is None:
                 raise UsageError("panel: this request is not one of the page's")
             action = Action.model_validate_json(text)
-            ack = action.ack
+            ack, language = action.ack, texts.choose_language(action.lang, header)
+            action = action.model_copy(update={"lang": language.code})
             site.tabs.note(who.panelist, action.tab)
             screen = act(site, who.panelist, who.name, action, site.tabs.is_alive)
-            return render.page(screen, ack=ack, **words)
+            return render.page(
+                screen, asked[language.code], language, view=site.config.panel.view, ack=ack
+            )
         except Exception as error:
-            return render.failure(_log_error(error), ack)
+            return render.failure(_log_error(error), ack, language)
 
-    made = gr.Blocks(title=texts.LIVE["title"], analytics_enabled=False, fill_width=True)
+    made = gr.Blocks(title=texts.ENGLISH.live["title"], analytics_enabled=False, fill_width=True)
     with made:
         screen = gr.HTML(render.skeleton(), elem_id="szpo-screen", apply_default_css=False)
         box = gr.Textbox(elem_id="szpo-box", visible="hidden", container=False)
@@ -133,16 +134,21 @@ def router(site: Site) -> APIRouter:
 
 def head() -> str:
     """Style, sentences and script of the page, inline, so that nothing is fetched."""
-    live = {**texts.LIVE, "choices": texts.CHOICES, "seen": texts.PAGE["seen"],
-            "unseen": texts.PAGE["unseen"], "show_all": texts.PAGE["show_all"],
-            "show_less": texts.PAGE["show_less"], "confirm": texts.PAGE["confirm"]}  # fmt: skip
-    spoken = json.dumps(live).replace("<", "\\u003c")
+    live = {code: _spoken(language) for code, language in texts.LANGUAGES.items()}
+    spoken = json.dumps(live, ensure_ascii=False).replace("<", "\\u003c")
     return (
         '<meta name="viewport" content="width=device-width, initial-scale=1, '
         'viewport-fit=cover">\n'
         f"<style>{style('panel')}</style>\n<script>window.szpoTexts = {spoken};</script>\n"
         f"<script>{script()}</script>\n"
     )
+
+
+def _spoken(language: texts.Language) -> dict[str, Any]:
+    """The sentences of one language that the script writes."""
+    shared = ("seen", "unseen", "show_all", "show_less", "confirm", "loading")
+    both = {code: language.page[code] for code in shared}
+    return {**language.live, **both, "choices": language.choices, "tag": language.tag}
 
 
 def script() -> str:

@@ -6,7 +6,7 @@ markup is escaped by the templates themselves. A name that a template does not k
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from types import SimpleNamespace
 from typing import Any, Final, Literal
@@ -14,8 +14,10 @@ from typing import Any, Final, Literal
 from jinja2 import Environment
 from markupsafe import Markup
 
+from szpo.config.run_sections import Panel
 from szpo_ui.panel import texts
 from szpo_ui.panel.screens import Screen
+from szpo_ui.panel.texts import ENGLISH, Language
 from szpo_ui.web.markup import environment
 
 View = Literal["formatted", "plain"]
@@ -23,12 +25,35 @@ MOST_DOTS: Final = 12
 """Votes up to this number are drawn as one dot each."""
 
 
+@dataclass(frozen=True, slots=True)
+class Rubric:
+    """What people are asked: the question, one line beside it, and the whole guideline."""
+
+    question: str
+    guideline: str
+    guideline_full: str
+
+
+def rubric(settings: Panel, language: Language) -> Rubric:
+    """The rubric of a run; where the operator wrote none, the default one in the language."""
+
+    def read(name: str, code: str) -> str:
+        given: str = getattr(settings, name)
+        own = given != Panel.model_fields[name].default
+        return given if own else str(language.page[code])
+
+    return Rubric(
+        question=read("question", "question"),
+        guideline=read("guideline", "guideline_default"),
+        guideline_full=read("guideline_full", "guideline_full_default"),
+    )
+
+
 def page(
     screen: Screen,
+    asked: Rubric,
+    language: Language = ENGLISH,
     *,
-    question: str,
-    guideline: str,
-    guideline_full: str,
     view: View = "formatted",
     ack: str = "",
 ) -> str:
@@ -37,30 +62,28 @@ def page(
     ``view`` is how texts with Markdown are shown until the panelist chooses. ``ack`` repeats the
     number of the request that it answers, so that the page knows.
     """
-    template = _environment().get_template("panel/page.html")
-    return template.render(
-        s=screen, question=question, guideline=guideline, guideline_full=guideline_full,
-        view=view, ack=ack,
-    )  # fmt: skip
+    template = _environment(language.code).get_template("panel/page.html")
+    return template.render(s=screen, rubric=asked, view=view, ack=ack)
 
 
 def skeleton() -> str:
-    """The page until the first screen arrives."""
-    return _environment().get_template("panel/loading.html").render()
+    """The page until the first screen arrives; the script puts its one word into the language."""
+    return _environment(ENGLISH.code).get_template("panel/loading.html").render()
 
 
-def failure(error: str, ack: str = "") -> str:
+def failure(error: str, ack: str = "", language: Language = ENGLISH) -> str:
     """The screen for an error of the server, with its number."""
-    return _environment().get_template("panel/error.html").render(error=error, ack=ack)
+    template = _environment(language.code).get_template("panel/error.html")
+    return template.render(error=error, ack=ack)
 
 
-def say(code: str, **what: object) -> Markup:
+def say(language: Language, code: str, **what: object) -> Markup:
     """A sentence of the page with its blanks filled, escaped.
 
-    >>> say("round_of", round=3, rounds="<b>")
+    >>> say(ENGLISH, "round_of", round=3, rounds="<b>")
     Markup('Round 3 of &lt;b&gt;')
     """
-    template: Any = texts.PAGE[code]
+    template: Any = language.page[code]
     return Markup(template).format(**what)
 
 
@@ -70,24 +93,23 @@ def time_tag(at_us: int) -> Markup:
     return Markup('<time datetime="{}">{} UTC</time>').format(iso, iso[11:16])
 
 
-def choice_label(choice: str) -> str:
-    """What is written on the button of a choice."""
-    labels: Mapping[str, str] = {str(key): text for key, text in texts.CHOICES.items()}
-    return labels[choice]
-
-
 @cache
-def _environment() -> Environment:
+def _environment(code: str) -> Environment:
+    """The templates with the sentences of one language."""
+    language = texts.LANGUAGES[code]
+    labels = {str(choice): label for choice, label in language.choices.items()}
+
+    def fill(code: str, **what: object) -> Markup:
+        return say(language, code, **what)
+
     return environment(
-        filters={"time": time_tag, "label": choice_label},
+        filters={"time": time_tag, "label": labels.__getitem__},
         names={
-            "say": say,
-            "t": SimpleNamespace(**texts.PAGE),  # of a dict, t.clear would be its method
-            "notices": texts.NOTICES,
-            "signs": texts.SIGNS,
-            "reasons": texts.SKIP_REASONS,
-            "shortcuts": texts.SHORTCUTS,
-            "roughly": texts.roughly,
+            "say": fill,
+            "t": SimpleNamespace(**language.page),  # of a dict, t.clear would be its method
+            "language": language,
+            "languages": tuple(texts.LANGUAGES.values()),
+            "shortcuts": [(keys, language.shortcuts[name]) for name, keys in texts.KEYS.items()],
             "most_dots": MOST_DOTS,
         },
     )

@@ -113,6 +113,7 @@ class Screen:
     final: bool = False
     """There is a blind final comparison that this panelist has not answered."""
     notice: str | None = None
+    """The code of a line above the screen (`szpo_ui.panel.texts.Language.notices`)."""
     mode: Mode = ""
     error: str | None = None
 

@@ -1,6 +1,6 @@
 /* Small tools of the panelist's page, and what it keeps in the browser. */
 
-const T = window.szpoTexts;
+const TEXTS = window.szpoTexts;
 const READING = new Set(["vote", "closed", "calib", "final", "practice", "saving"]);
 const SIZES = [16, 17, 19, 21, 24];
 
@@ -23,6 +23,29 @@ function read(store, name) {
 }
 function write(store, name, value) {
   try { store.setItem(name, JSON.stringify(value)); } catch { /* private mode: keep in memory */ }
+}
+
+/* ---- the language: chosen by the reader, else by the browser ---- */
+
+let chosen = "";
+try { chosen = localStorage.getItem("szpo.language") || ""; } catch { /* private mode */ }
+function preferred() {
+  const asked = [chosen, ...navigator.languages].map((tag) => tag.split("-")[0].toLowerCase());
+  return asked.find((code) => Object.hasOwn(TEXTS, code)) || "en";
+}
+let T = TEXTS[preferred()], speaks = ""; // until a screen arrives, which says its language
+function speak(page) { // whether the language is another one than on the screen before
+  const code = page.dataset.language;
+  document.documentElement.lang = page.lang;
+  if (!Object.hasOwn(TEXTS, code) || code === speaks) return false;
+  const first = !speaks;
+  T = TEXTS[speaks = code];
+  return !first;
+}
+function clockTime(iso) { // as the reader writes it, if the page's language is one of theirs
+  const base = T.tag.split("-")[0];
+  const own = navigator.languages.find((tag) => tag.split("-")[0] === base);
+  return new Date(iso).toLocaleTimeString(own || T.tag, { hour: "2-digit", minute: "2-digit" });
 }
 
 /* ---- what is kept: cosmetics per panelist, a draft per seat ---- */

@@ -33,6 +33,7 @@ function voted(request) {
 let before = { state: "", seat: "", step: "" };
 function paint() {
   const page = root(), { state, seat, step } = page.dataset;
+  const other = speak(page);
   prefs = { ...prefs, ...read(localStorage, `szpo.prefs.${page.dataset.name}`) };
   document.documentElement.style.setProperty("--sz-size", `${SIZES[prefs.size]}px`);
   if (seat) pickUp(page); else draft = null;
@@ -46,8 +47,7 @@ function paint() {
   const notify = $("#sz-notify");
   if (notify) notify.checked = prefs.notify;
   for (const node of $$("time[datetime]", page)) {
-    set(node, new Date(node.dateTime).toLocaleTimeString([], { hour: "2-digit",
-      minute: "2-digit" }));
+    set(node, clockTime(node.dateTime));
   }
   leaseEnds = page.dataset.lease ? now() + 1000 * Number(page.dataset.lease) : null;
   watch();
@@ -58,14 +58,25 @@ function paint() {
   const moved = state !== before.state || seat !== before.seat;
   if (moved && before.state) arrive(page);
   else if (moved) { title(page); scrollTo({ top: draft?.top || 0, behavior: "instant" }); }
+  else if (other) translated(page);
   before = { state, seat, step };
   if (state !== "error") write(sessionStorage, "szpo.at", { seat, mode: page.dataset.mode });
   document.documentElement.dataset.szReady = painted;
 }
 
+function translated(page) { // the same screen in another language: the focus goes back to its menu
+  for (const id of ["sz-lease", "sz-offline"]) banner(id, "");
+  title(page);
+  const menu = $(".sz-header [data-do=languages]") || $(".sz-languages [aria-pressed=true]");
+  menu?.focus({ preventScroll: true });
+}
+
 function pickUp(page) {
   const { seat, chosen } = page.dataset;
-  if (draft && draft.seat === seat) return;
+  if (draft && draft.seat === seat) {
+    page.dataset.problem = draft.pending ? "not-saved" : "";
+    return;
+  }
   const found = read(sessionStorage, shelf(seat));
   const given = {};
   for (const radio of $$("[data-given='1']", page)) {

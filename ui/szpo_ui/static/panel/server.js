@@ -10,8 +10,8 @@ let busy = null, queued = null, painted = "", lastLook = 0;
 function act(what, more = {}) {
   const page = root().dataset;
   const request = { do: what, ack: key(8), tab, seat: page.seat || null, mode: page.mode || "",
-    ...more };
-  if (busy) { if (what !== "look") queued = request; return; }
+    lang: chosen, ...more };
+  if (busy) { if (what !== "look" || more.lang) queued = request; return; }
   send(request);
 }
 function send(request) {
@@ -22,10 +22,12 @@ function send(request) {
   timer = setTimeout(poll, ASK_MS); // Gradio says nothing of a lost connection; the poller does
 }
 async function opening() {
+  set($("#szpo-root[data-state=loading] h1"), T.loading);
   await openTab();
   // After a lost connection Gradio loads the page anew; whoever was reading goes on there.
   const at = read(sessionStorage, "szpo.at");
-  const request = { do: "open", ack: key(8), tab, seat: at.seat || null, mode: at.mode || "" };
+  const request = { do: "open", ack: key(8), tab, seat: at.seat || null, mode: at.mode || "",
+    lang: chosen };
   busy = { request, timer: setTimeout(failed, REPLY_MS) };
   return JSON.stringify(request);
 }

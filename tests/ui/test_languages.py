@@ -1,0 +1,157 @@
+"""The panelist's screen in several languages: complete, with every blank, and short enough."""
+
+import json
+import re
+import unicodedata
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from szpo.config.run_sections import Panel
+from szpo.ledger.canonical import canonical, sha256
+from szpo.types import Choice
+from szpo_ui.panel import actions, render, texts
+from szpo_ui.panel import page as panel_page
+from szpo_ui.panel.screens import State
+from tests.ui.test_render import Outline, html
+
+TRANSLATED = [code for code in texts.LANGUAGES if code != "en"]
+TABLES = ("choices", "reasons", "signs", "times", "shortcuts", "page", "notices", "live")
+PLACES = {
+    "choices": 18, "page.help": 8, "page.break": 8, "page.clear": 13, "page.confirm": 11,
+    "page.cannot": 18, "page.guideline": 12, "page.same_short": 8, "page.same_note": 8,
+    "page.practice_tag": 14, "page.calib_tag": 14, "page.final_tag": 18, "page.wait_change": 10,
+    "page.wait_phases": 12, "page.round_of": 20, "page.votes_in": 20, "page.yours": 15,
+    "live.saving": 22, "live.retry": 13, "live.jump": 12, "live.title_round": 18,
+}  # fmt: skip
+"""The most columns of text in a place on the screen, with two figures in each blank."""
+
+
+def sentences(language):
+    """Every sentence by its path: page.help, page.welcome_steps.0.1."""
+
+    def walk(path, value):
+        if isinstance(value, str):
+            yield path, value
+        else:
+            parts = value.items() if isinstance(value, dict) else enumerate(value)
+            for name, part in parts:
+                yield from walk(f"{path}.{name}", part)
+
+    return {path: text for table in TABLES for path, text in walk(table, getattr(language, table))}
+
+
+def columns(text):
+    """The width of a text in columns: characters of East Asian scripts and blanks take two."""
+    text = re.sub(r"\{\w*\}", "00", text)
+    return sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)
+
+
+ENGLISH = sentences(texts.ENGLISH)
+
+
+def test_english_comes_first_and_the_three_others_are_marked_as_unread():
+    assert list(texts.LANGUAGES) == ["en", "de", "es", "zh"]
+    assert [language.native for language in texts.LANGUAGES.values()] == [True, *[False] * 3]
+    assert [language.tag for language in texts.LANGUAGES.values()] == ["en", "de", "es", "zh-Hans"]
+
+
+@pytest.mark.parametrize("code", TRANSLATED)
+def test_a_translation_has_every_sentence_with_its_blanks_and_none_in_english(code):
+    found = sentences(texts.LANGUAGES[code])
+    assert found.keys() == ENGLISH.keys()
+    blanks = re.compile(r"\{\w*\}")
+    for path, text in found.items():
+        assert sorted(blanks.findall(text)) == sorted(blanks.findall(ENGLISH[path])), path
+        assert text == text.strip() and text, path
+    same = {path for path, text in found.items() if text == ENGLISH[path]}
+    words = {path for path in same if re.search(r"[a-z]{3}", re.sub(blanks, "", ENGLISH[path]))}
+    assert words <= {"page.login_name", "page.login_code"}  # the German words are these
+
+
+@pytest.mark.parametrize("code", texts.LANGUAGES)
+def test_sentences_fit_the_places_where_they_stand(code):
+    language = texts.LANGUAGES[code]
+    for path, text in sentences(language).items():
+        usual = columns(ENGLISH[path])
+        assert columns(text) <= max(1.7 * usual, usual + 16), path
+        for place, most in PLACES.items():
+            if path == place or path.startswith(f"{place}."):
+                assert columns(text) <= most, path
+    assert columns(language.short) <= 4
+
+
+@pytest.mark.parametrize("code", texts.LANGUAGES)
+@pytest.mark.parametrize("state", get_args(State))
+def test_every_state_is_whole_in_every_language(state, code):
+    language = texts.LANGUAGES[code]
+    made = Outline(html(state, language))
+    root = made.found[0][1]
+    assert (root["lang"], root["data-language"]) == (language.tag, code)
+    if state != "error":
+        assert html(state, language).count('data-do="language"') >= len(texts.LANGUAGES)
+        assert made.text.count(texts.LANGUAGES["de"].page["unread"]) >= 1
+    if code != "en":  # what the template itself says is in no other language
+        told = {text for path, text in ENGLISH.items() if path.startswith("page.")}
+        own = {text for text in sentences(language).values()}
+        spoken = {line.strip() for line in made.text.splitlines()}
+        assert not (spoken & told) - own
+
+
+def test_the_codes_that_python_shows_and_stores_have_sentences():
+    for language in texts.LANGUAGES.values():
+        assert set(language.choices) == set(get_args(Choice))
+        assert set(language.shortcuts) == set(texts.KEYS)
+        reason = actions.VoteForm.model_fields["reason"].metadata[0].pattern
+        assert re.fullmatch(reason, next(iter(language.reasons)))
+        assert reason == f"^({'|'.join(language.reasons)})$"
+        for code in (*actions._REFUSALS.values(), *actions._CLOSED.values()):
+            assert code in language.notices
+    script = json.loads(re.search(r"szpoTexts = (\{.*?\});</script>", panel_page.head())[1])
+    for name in set(re.findall(r"\bT\.(\w+)", panel_page.script())):
+        assert all(name in spoken for spoken in script.values()), name
+
+
+def test_the_default_rubric_is_translated_and_an_operators_own_is_not():
+    german = texts.LANGUAGES["de"]
+    assert render.rubric(Panel(), texts.ENGLISH) == render.Rubric(
+        *(Panel.model_fields[name].default for name in render.Rubric.__dataclass_fields__)
+    )
+    mixed = render.rubric(Panel(question="Which is kinder?"), german)
+    assert mixed.question == "Which is kinder?"
+    assert mixed.guideline == german.page["guideline_default"]
+    assert mixed.guideline_full == german.page["guideline_full_default"]
+
+
+@given(st.text(alphabet="dezhns-;q=0.159,* x", max_size=40), st.sampled_from(["", "xx", "es"]))
+def test_whatever_a_browser_sends_some_language_is_chosen(header, chosen):
+    found = texts.choose_language(chosen, header)
+    assert found.code == "es" if chosen == "es" else found in texts.LANGUAGES.values()
+
+
+@pytest.mark.parametrize(
+    ("header", "code"),
+    [
+        (None, "en"), ("", "en"), ("fr", "en"), ("de", "de"), ("de-CH, en", "de"),
+        ("en;q=0.5, ES-mx", "es"), ("zh-TW;q=0.8,de;q=0", "zh"), ("*", "en"), ("de;q=9,es", "es"),
+        ("en-GB, de", "en"),
+    ],
+)  # fmt: skip
+def test_the_browsers_first_known_language_is_taken_by_its_weight(header, code):
+    assert texts.choose_language("", header).code == code
+
+
+def test_consent_names_the_language_and_hashes_the_wording_that_was_shown(tmp_path):
+    from tests.support.browser import make
+
+    stage = make(tmp_path / "run.db")
+    panelist = stage.site.service.enroll("person", "P-01")
+    action = actions.Action(do="agree", ack="a", tab="tab-0001", lang="de")
+    actions.act(stage.site, panelist, "P-01", action, lambda panelist, tab: True)
+    (event,) = stage.ledger.events("consent")
+    wording = texts.LANGUAGES["de"].page["consent"]
+    body = json.loads(event["body"]) if isinstance(event["body"], str) else event["body"]
+    assert body == {"panelist": panelist, "language": "de", "text": sha256(canonical(wording))}
+    stage.ledger.close()
