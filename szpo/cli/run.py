@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from szpo.analysis import improvement, measuring
 from szpo.cli import console, record, run_paths
@@ -19,6 +26,7 @@ from szpo.config.schema import Config
 from szpo.errors import EngineError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest
+from szpo.notices import setup_progress
 from szpo.reports.html_report import Score
 from szpo.runs import cost_plan, machine_check
 from szpo.training import step_report
@@ -174,18 +182,47 @@ def _read_changes(sets: list[str]) -> dict[str, Any]:
 def _start(checked: Checked, path: Path, *, as_json: bool, stay: bool, hold: bool) -> int:
     from szpo.runs import assemble
 
-    parts = assemble.build(checked.config, say=console.complain, checked=checked)
-    try:
-        with contextlib.closing(parts), assemble.create(parts, path) as ledger:
-            console.complain(f"run {path.stem} in {path}")
-            if hold:
-                pauses.pause(ledger, "operator", "the first round waits for its start")
+    with contextlib.ExitStack() as stack:
+        with _show_setup(path, as_json=as_json) as progress:
+            parts = assemble.build(
+                checked.config, say=console.complain, checked=checked, progress=progress
+            )
+            stack.enter_context(contextlib.closing(parts))
+            ledger = stack.enter_context(assemble.create(parts, path))
+        console.complain(f"run {path.stem} in {path}")
+        if hold:
+            pauses.pause(ledger, "operator", "the first round waits for its start")
+        try:
             return drive(ledger, parts, as_json=as_json, stay=stay)
-    except EngineError as error:
-        if not stay:
-            raise
-        console.complain(f"{error}; waiting for it")
+        except EngineError as error:
+            if not stay:
+                raise
+            console.complain(f"{error}; waiting for it")
     return _resume(path, {}, as_json=as_json, stay=stay, device=None)
+
+
+@contextlib.contextmanager
+def _show_setup(path: Path, *, as_json: bool) -> Iterator[setup_progress.Progress]:
+    """Show the stages of a set-up here, and write them for the page of szpo serve."""
+    live = console.errors.is_terminal and not as_json
+    bars = Progress(
+        TextColumn("set-up: {task.description}"), BarColumn(bar_width=24), TimeElapsedColumn(),
+        console=console.errors, disable=not live, transient=True,
+    )  # fmt: skip
+    tasks: dict[str, TaskID] = {}
+    with setup_progress.writing(path) as write, bars:
+
+        def report(stage: str, done: int, of: int) -> None:
+            if stage not in tasks:
+                for task in tasks.values():
+                    bars.update(task, visible=False)
+                tasks[stage] = bars.add_task(stage, total=None)
+                if not live and not as_json:
+                    console.complain(f"set-up: {stage}")
+            bars.update(tasks[stage], completed=done, total=of or None)
+            write(stage, done, of)
+
+        yield report
 
 
 def _resume(

@@ -11,6 +11,7 @@ import typer
 from szpo.cli import console
 from szpo.errors import StorageError, UsageError
 from szpo.ledger.database import Ledger
+from szpo.notices import setup_progress
 
 FOLDER = typer.Option(Path("runs"), "--folder", help="Folder of the runs.")
 RUN = typer.Argument(None, help="Name or file of a run; without it, the newest one.")
@@ -30,6 +31,10 @@ def find(run: str | None, folder: Path) -> Path:
         UsageError: There is none.
     """
     known = files(folder)
+    if run is None and (new := setup_progress.at_work(folder)):
+        raise UsageError(
+            f"{setup_progress.describe(new[-1])}; try again when that is done, or name another run"
+        )
     if run is None:
         if not known:
             raise UsageError(f"no runs in {folder}; start one with: szpo run --preset tiny")
@@ -40,6 +45,9 @@ def find(run: str | None, folder: Path) -> Path:
     named = folder / f"{direct.name}.db"
     if direct.name == run and named.is_file():
         return named
+    for place in (direct, Path(f"{run}.db"), named):
+        if busy := setup_progress.describe(place):
+            raise UsageError(f"{busy}; try again when that is done")
     close = difflib.get_close_matches(run, [path.stem for path in known], n=1)
     hint = f'did you mean "{close[0]}"?' if close else "list them with: szpo runs"
     raise UsageError(f"no run {run} (looked for that file and for {named}); {hint}")

@@ -44,13 +44,12 @@ def kl_ratios(
         RunError: KL is not finite, or 0.
     """
     found = {}
-    for i, radius in enumerate(radii):
+    for radius in radii:
         members = [subspace.weights({"z": (radius * u).astype(np.float32)}) for u in units]
         kl = probe.kl(members, rows, f"{name} {radius}")
         if not np.isfinite(kl).all() or kl.mean() <= 0:
             raise RunError(f"KL at |δ| = {radius} is {kl.mean()}: the directions do not move it")
         found[radius] = kl / (0.5 * radius * radius)  # KL ≈ |δ|²/2 where P is whitened
-        probe.progress("KL", i + 1, len(radii))
     return found
 
 
@@ -115,9 +114,9 @@ def calibrate(
             bool(passes) and abs(math.log(passes[-1][1] / target)) < 0.25
         )
         rows = max(1, setup.kl_samples // KL_DIRECTIONS) if last else 4
+        probe.progress("KL scale", i, CALIBRATION_PASSES + 1)
         kl = probe.kl(members(scale), rows, "scale check" if last else "scale").mean(1)
         mean = float(kl.mean())
-        probe.progress("KL scale", i + 1, CALIBRATION_PASSES + 1)
         if not math.isfinite(mean):
             raise RunError(f"KL is {mean} at scale {scale}: the policy's logits are not finite")
         passes.append((scale, max(mean, 1e-9)))

@@ -33,6 +33,7 @@ from szpo.optim import directions
 from szpo.optim.settings import Settings
 from szpo.policies import subspace_cache, subspace_setup
 from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
+from szpo.policies.probe import Progress
 from szpo.policies.responder import Host, LocalHost, chosen_lora
 from szpo.policies.subspace_cache import sampling_of
 from szpo.policies.subspaces import SetupSettings, Subspace
@@ -102,8 +103,16 @@ def describe(config: Config, *, adapter: bool) -> Described:
     )  # fmt: skip
 
 
-def prepare(config: Config, host: Host, prompts: Sequence[Prompt], say: Say) -> Base:
+def prepare(
+    config: Config,
+    host: Host,
+    prompts: Sequence[Prompt],
+    say: Say,
+    progress: Progress | None = None,
+) -> Base:
     """Choose the coordinates of a new run; no vote is asked for and no reward is seen.
+
+    ``progress`` is called with (what, done, of).
 
     Raises:
         UsageError: A setting does not fit the model.
@@ -114,7 +123,7 @@ def prepare(config: Config, host: Host, prompts: Sequence[Prompt], say: Say) -> 
         say("adapter rank, alpha, targets and layers are those of the starting adapter")
     places = host.places(config.adapter, _start_config(loaded))
 
-    make = partial(set_up, config, host, places.sites, prompts)
+    make = partial(set_up, config, host, places.sites, prompts, progress)
     if loaded.adapter is not None:  # its tensors would have to be part of the key
         subspace = make()
     else:
@@ -130,7 +139,11 @@ def prepare(config: Config, host: Host, prompts: Sequence[Prompt], say: Say) -> 
 
 
 def set_up(
-    config: Config, host: Host, sites: tuple[Site, ...], prompts: Sequence[Prompt]
+    config: Config,
+    host: Host,
+    sites: tuple[Site, ...],
+    prompts: Sequence[Prompt],
+    progress: Progress | None = None,
 ) -> Subspace:
     """Choose and scale the coordinates of a run with these settings, whatever is stored.
 
@@ -150,7 +163,7 @@ def set_up(
         root_seed=config.subspace.setup_seed,
     )
     start = _start(config, host.facts, sites, config.subspace.setup_seed)
-    return subspace_setup.choose_subspace(host, sites, prompts, setup, start)
+    return subspace_setup.choose_subspace(host, sites, prompts, setup, start, progress)
 
 
 @dataclass(frozen=True)

@@ -43,12 +43,17 @@ class Probe:
     """Answers asked for at a time; workers get all of them, in chunks of their own."""
 
     def samples(
-        self, members: Sequence[Theta], owner: Sequence[int], groups: Sequence[int], name: str
+        self,
+        members: Sequence[Theta],
+        owner: Sequence[int],
+        groups: Sequence[int],
+        name: str,
+        report_drawn: Callable[[int], None] = lambda count: None,
     ) -> list[Sample]:
         """Draw answers of the members ``owner`` to the prompts ``groups``, row by row.
 
         ``members`` are moving weights; none stands for the start. ``name`` seeds the random
-        numbers.
+        numbers. ``report_drawn`` is called with the number of answers so far.
         """
         every = [(g, m, 0, i) for i, (g, m) in enumerate(zip(groups, owner, strict=True))]
         key = seeds.derive(self.root_seed, "setup", name=name)
@@ -62,6 +67,7 @@ class Probe:
                     base=not members, thetas=thetas,
                 )
             )  # fmt: skip
+            report_drawn(len(tokens))
         return [
             Sample(self.prompts[g], answer, g) for g, answer in zip(groups, tokens, strict=True)
         ]
@@ -74,8 +80,12 @@ class Probe:
         found: list[Sample] = []
         for first in range(0, count, 256):
             part = groups[first : first + 256]
-            found += self.samples((), [0] * len(part), part, f"base {first}")
-            self.progress("base answers", len(found), count)
+
+            def report_drawn(more: int, before: int = first) -> None:
+                self.progress("base answers", before + more, count)
+
+            report_drawn(0)
+            found += self.samples((), [0] * len(part), part, f"base {first}", report_drawn)
         return found
 
     def read_inputs(self, samples: Sequence[Sample]) -> Reading:
@@ -83,11 +93,21 @@ class Probe:
         return self.respondent.read(self._at_start("inputs", samples))
 
     def read_scores(
-        self, samples: Sequence[Sample], redraws: int
+        self, samples: Sequence[Sample], redraws: int, stage: str = "scores"
     ) -> Iterator[NDArray[np.float32]]:
-        """Scores (rows, D) of answers at the start, by blocks; redraws are rows of their own."""
+        """Scores (rows, D) of answers at the start, by blocks; redraws are rows of their own.
+
+        ``stage`` names them where progress is shown.
+        """
         request = self._at_start("scores", samples)
-        return self.respondent.read_scores(replace(request, redraws=redraws, seed=self.root_seed))
+        done, of = 0, len(samples) * (1 + redraws)
+        self.progress(stage, 0, of)
+        for rows in self.respondent.read_scores(
+            replace(request, redraws=redraws, seed=self.root_seed)
+        ):
+            yield rows
+            done += len(rows)
+            self.progress(stage, done, of)
 
     def _at_start(self, what: What, samples: Sequence[Sample]) -> ReadRequest:
         return ReadRequest(

@@ -36,9 +36,15 @@ def score_subspace(
     began = time.monotonic()
     first = halves(base)
     basis, spectrum = components(
-        probe.read_scores([s for s, one in zip(base, first, strict=True) if one], setup.redraws),
         probe.read_scores(
-            [s for s, one in zip(base, first, strict=True) if not one], setup.redraws
+            [s for s, one in zip(base, first, strict=True) if one],
+            setup.redraws,
+            "scores that choose directions",
+        ),
+        probe.read_scores(
+            [s for s, one in zip(base, first, strict=True) if not one],
+            setup.redraws,
+            "scores that whiten them",
         ),
         setup.dim,
     )
@@ -71,6 +77,7 @@ def _measure_ratios(probe: Probe, subspace: Subspace, kl_samples: int) -> dict[f
     rows = max(1, kl_samples // (len(KL_RADII) * KL_DIRECTIONS))
     found: dict[float, list[Floats]] = {radius: [] for radius in KL_RADII}
     for i in range(KL_PASSES):
+        probe.progress("KL scale", i, KL_PASSES)
         units = unit_directions(probe.root_seed, KL_DIRECTIONS, subspace.dim, f"kl {i}")
         ratios = kl_ratios(probe, subspace, units, KL_RADII, rows, f"kl {i}")
         for radius, values in ratios.items():

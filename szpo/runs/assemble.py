@@ -24,6 +24,7 @@ from szpo.ledger.creation import NO_BASE, NewRun
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.ledger.theta import recommended_digests, starting_theta, theta_digests
+from szpo.notices.setup_progress import Progress, unseen
 from szpo.optim.checked_settings import settings_to_json
 from szpo.optim.optimizer import describe_settings
 from szpo.optim.settings import Settings
@@ -143,10 +144,16 @@ def check(config: Config) -> Checked:
     return Checked(config, prompts, panel_factory, policy_factory)
 
 
-def build(config: Config, *, say: Say = print, checked: Checked | None = None) -> Parts:
+def build(
+    config: Config,
+    *,
+    say: Say = print,
+    checked: Checked | None = None,
+    progress: Progress = unseen,
+) -> Parts:
     """Load the model, choose the coordinates, fit the panel. Cheap refusals come first.
 
-    ``checked`` is what `check` gave for these settings, where it was called before.
+    ``checked`` is what `check` gave for these settings; ``progress`` takes the stages.
 
     Raises:
         UsageError: A setting does not fit the model, the prompts or the panel.
@@ -161,12 +168,16 @@ def build(config: Config, *, say: Say = print, checked: Checked | None = None) -
         return _with_new_panel(parts, found, say)
     from szpo.policies import language_model
 
+    progress("loading the model", 0, 0)
     host = run_policy.hold(config, adapter=True, driven=True)
     with run_policy.closed_on_error(host):
-        base = language_model.prepare(config, host, prompts.train, say)
+        progress("choosing the coordinates", 0, 0)
+        base = language_model.prepare(config, host, prompts.train, say, progress)
         settings = config.optimizer_settings(base.subspace.layout, base.subspace.scale)
         own = language_model.make_policy(config, base, settings)
         run_policy.serve(config, host, own)
+        if found.panel_factory is not None:
+            progress("fitting the panel", 0, 0)
         return _with_new_panel(Parts(config, settings, own, prompts, base=base), found, say)
 
 

@@ -30,10 +30,13 @@ GROUND = (
 ORDER = {
     "szpo": (
         *GROUND, "aggregation", "optim", "config", "ledger", "voting", "evaluators", "replay",
-        "models", "generation", "policies", "cluster", "data", "training", "runs", "judges",
-        "analysis", "reports", "active", "baselines", "cli",
+        "models", "generation", "policies", "cluster", "data", "training", "notices", "runs",
+        "judges", "analysis", "reports", "active", "baselines", "cli",
     ),
-    "szpo_ui": ("web", "panel", "operator", "posterior", "app", "serve", "invite", "bench"),
+    "szpo_ui": (
+        "headers", "web", "startup", "panel", "operator", "posterior", "app", "serve", "invite",
+        "bench",
+    ),
     "szpo_simulators": (
         "rewards", "study", "panels", "worlds", "baselines", "judges", "vpl", "compare", "bench",
         "demo",

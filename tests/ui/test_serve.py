@@ -281,9 +281,14 @@ class Served:
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
         message: list[str] = []
+        self.early: dict[str, Any] = {}
+        """What the first page said while the run was being set up."""
         assert self.child.stderr is not None
         for line in self.child.stderr:
             message.append(line)
+            if "how far it is: " in line:
+                page = line.split()[-1]
+                self.early = httpx.get(f"{page}/setup-status", timeout=10).json()
             if "invite panelists with" in line or "your link as a panelist" in line:
                 break
         self.message = "".join(message)
@@ -341,6 +346,7 @@ def test_a_run_made_and_driven_beside_the_web_survives_a_killed_controller(tmp_p
             "optimizer.comparisons=2", "panel.poll_seconds=0.05", "run.votes=100")  # fmt: skip
     words = [word for text in sets for word in ("--set", text)]
     served = Served("--preset", "people", *words, "--folder", str(tmp_path / "runs"), "--at-once")
+    assert (served.early["setup"], served.early["run"]) == (True, "yard")
     ledger = Ledger.open(tmp_path / "runs" / "yard.db")
     try:
         invited = credentials.invite(ledger, "panelist")

@@ -15,18 +15,18 @@ import webbrowser
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from szpo.config import settings_file
-from szpo.config.schema import Config
 from szpo.errors import ResourceError, SzpoError, UsageError
-from szpo.ledger.database import Ledger
-from szpo.voting import lease
-from szpo_ui.web import credentials
+from szpo_ui import startup
 from szpo_ui.web.address import SiteAddress, announce, listening, site_address
 from szpo_ui.web.child_process import Keeper, start
+
+if TYPE_CHECKING:  # loaded where it is used: the first page is not to wait for it
+    from szpo.config.schema import Config
+    from szpo.ledger.database import Ledger
 
 OPERATOR = "operator"
 """Name behind the link of a start; each start revokes the earlier link, not its sessions."""
@@ -113,11 +113,15 @@ def serve(
 
 
 def _serve(chosen: Wishes, listener: socket.socket, address: SiteAddress) -> int:
-    chosen, path, config = _find_target(chosen)
-    child = None
-    if config is not None:
-        child = _begin(chosen, path)
-    with contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack, contextlib.ExitStack() as first_seconds:
+        page = first_seconds.enter_context(startup.answering(listener, address))
+        if sys.stderr.isatty():  # elsewhere a refusal stays the only line
+            _say(f"starting; how far it is: {address.url}")
+        chosen, path, config = _find_target(chosen)
+        page.run, child = path, None
+        if config is not None:
+            child = _begin(chosen, path)
+            _say(f"how far it is: {address.url}")
         # Imported late: gradio alone takes three seconds, which refusals above do not need.
         from szpo_ui import app
         from szpo_ui.web.server import answer
@@ -139,6 +143,7 @@ def _serve(chosen: Wishes, listener: socket.socket, address: SiteAddress) -> int
         for keeper in keepers:
             keeper.run()
         stack.enter_context(announce(path, address.url))
+        first_seconds.close()
         _print_links(chosen, site.ledger, address)
         answer(application, listener, proxied=chosen.url is not None)
     return 0
@@ -151,6 +156,7 @@ def _find_target(chosen: Wishes) -> tuple[Wishes, Path, Config | None]:
         UsageError: nothing, or two things at once, were named.
     """
     from szpo.cli import run_paths
+    from szpo.config import settings_file
     from szpo.runs import assemble
 
     if chosen.demo:
@@ -236,6 +242,9 @@ def _szpo() -> list[str]:
 
 def _print_links(chosen: Wishes, ledger: Ledger, address: SiteAddress) -> None:
     """Print the links of this start; in the demo, open the panelist's."""
+    from szpo.voting import lease
+    from szpo_ui.web import credentials
+
     made = credentials.invite(ledger, "operator", OPERATOR, days=OPERATOR_DAYS)
     _say(f"run {ledger.path.stem} at {address.url}; press Ctrl-C to end it")
     _say(f"operator's link (once): {link(address.url, made.token)}")

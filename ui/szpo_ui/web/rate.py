@@ -8,9 +8,10 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, ip_address, ip_network
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
-from szpo.ledger.database import Clock
+if TYPE_CHECKING:  # the ledger takes a second to load, and the first page is not to wait for it
+    from szpo.ledger.database import Clock
 
 MOST_KEYS = 10_000
 """Most keys in memory; the one unused for longest is dropped first."""

@@ -15,6 +15,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from szpo_ui.headers import COMMON, GRADIO_POLICY, OWN_POLICY
 from szpo_ui.web import login
 from szpo_ui.web.credential_rows import Role
 from szpo_ui.web.credentials import Fault, Identity
@@ -51,26 +52,6 @@ _WHY = {
     "expired": "this session has expired; please log in again",
     "revoked": "this access was revoked; ask for a new invitation",
 }
-_COMMON = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Permissions-Policy": "camera=(), microphone=(), geolocation=(), payment=(), usb=()",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
-_LIMITS = (
-    "connect-src 'self'; img-src 'self' data:; font-src 'self' data:; manifest-src 'self'; "
-    "object-src 'none'; frame-ancestors 'none'; form-action 'self'"
-)
-OWN_POLICY = f"default-src 'none'; script-src 'self'; style-src 'self'; base-uri 'none'; {_LIMITS}"
-"""Content-Security-Policy of pages without Gradio."""
-GRADIO_POLICY = (
-    "default-src 'none'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
-    f"style-src 'self' 'unsafe-inline'; worker-src 'self' blob:; base-uri 'self'; {_LIMITS}"
-)
-"""Of Gradio's: inline scripts start it, it compiles templates and sets its own base. So escaping
-is what keeps model text from running; the policy keeps anything from leaving."""
 
 
 class AccessControl:
@@ -200,7 +181,7 @@ def _with_headers(path: str, send: Send, *, secure: bool = False) -> Send:
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
-            for name, value in _COMMON.items():
+            for name, value in COMMON.items():
                 headers[name] = value
             headers["Content-Security-Policy"] = GRADIO_POLICY if gradio else OWN_POLICY
             if secure:

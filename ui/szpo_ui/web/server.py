@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import signal
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, cast
@@ -197,11 +199,30 @@ def answer(
     The objects that stand at the start are taken out of the garbage collector's sight: walking
     through all of Gradio's holds up every request for a fifth of a second.
     """
-    gc.collect()
-    gc.freeze()
+    with _signals_wait():
+        gc.collect()
+        gc.freeze()
     most = min(bounds.connections, _raise_file_limit(bounds.connections))
     bounds = replace(bounds, connections=most, share=1.0 if proxied else bounds.share)
     uvicorn.Server(configure(application, bounds, proxied=proxied)).run(sockets=[listener])
+
+
+@contextlib.contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Handle signals after the block: what a handler raises inside a finalizer would be lost."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    arrived: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda n, _: arrived.append(n)) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+    for number in arrived[:1]:
+        signal.raise_signal(number)
 
 
 def _raise_file_limit(connections: int) -> int:

@@ -1,0 +1,103 @@
+"""How far the set-up of a run is, in a small file beside the place of the run's own file.
+
+A new run has no file of its own until its set-up is done, which can take minutes. Whoever sets it
+up writes the stages here and holds a lock; the file goes with the set-up, and without the lock it
+says nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from szpo.files import private
+from szpo.locks import try_lock
+
+Progress = Callable[[str, int, int], None]
+"""Called with (stage, parts done, parts in all); 0 parts where they are not counted."""
+
+SUFFIX: Final = "-setup"
+MOST_BYTES: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A part of the set-up."""
+
+    name: str
+    done: int
+    of: int
+    """0 where its parts are not counted."""
+
+    def __str__(self) -> str:
+        """Its name, and its share where it is known.
+
+        >>> str(Stage("base answers", 24, 96)), str(Stage("the model", 0, 0))
+        ('base answers, 25 %', 'the model')
+        """
+        return f"{self.name}, {100 * self.done // self.of} %" if self.of else self.name
+
+
+def unseen(stage: str, done: int, of: int) -> None:
+    """Show the progress to nobody."""
+
+
+@contextlib.contextmanager
+def writing(run: Path) -> Iterator[Progress]:
+    """Yield the function that takes the stages of the set-up of the run ``run`` (its file).
+
+    A place that cannot be written is no reason to stop a set-up: then nobody can read of it.
+    """
+    place, stages = _file_of(run), dict[str, tuple[int, int]]()
+    with contextlib.ExitStack() as stack:
+        file = None
+        with contextlib.suppress(OSError):
+            file = stack.enter_context(open(place, "a+b", buffering=0, opener=private))
+            if try_lock(file.fileno()):
+                stack.callback(place.unlink, missing_ok=True)
+            else:  # somebody else sets up a run of this name; one of the two will be refused
+                file = None
+
+        def report(name: str, done: int, of: int) -> None:
+            stages[name] = done, of
+            if file is not None:
+                text = json.dumps([[name, *parts] for name, parts in stages.items()])
+                with contextlib.suppress(OSError):
+                    os.ftruncate(file.fileno(), 0)
+                    file.write(text.encode())
+
+        yield report
+
+
+def read(run: Path) -> tuple[Stage, ...] | None:
+    """The stages begun so far, the last one at work; None where nobody sets this run up."""
+    with contextlib.suppress(OSError), _file_of(run).open("rb") as file:
+        if try_lock(file.fileno(), shared=True):  # left by a process that was killed
+            return None
+        with contextlib.suppress(ValueError):  # caught between two writes
+            return tuple(Stage(*each) for each in json.loads(file.read(MOST_BYTES)))
+        return ()
+    return None
+
+
+def describe(run: Path) -> str | None:
+    """In words that a run is being set up, and how far; None where nobody does."""
+    stages = read(run)
+    if stages is None:
+        return None
+    return f"run {run.stem} is being set up" + (f" ({stages[-1]})" if stages else "")
+
+
+def at_work(folder: Path) -> list[Path]:
+    """The files of the runs in a folder that are being set up, by name."""
+    found = (each.with_name(each.name.removesuffix(SUFFIX)) for each in folder.glob(f"*{SUFFIX}"))
+    return sorted(run for run in found if read(run) is not None)
+
+
+def _file_of(run: Path) -> Path:
+    return run.with_name(f"{run.name}{SUFFIX}")

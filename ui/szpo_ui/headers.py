@@ -1,0 +1,24 @@
+"""Headers of every answer: what browsers may do with the site's pages."""
+
+from __future__ import annotations
+
+COMMON = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=(), payment=(), usb=()",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+_LIMITS = (
+    "connect-src 'self'; img-src 'self' data:; font-src 'self' data:; manifest-src 'self'; "
+    "object-src 'none'; frame-ancestors 'none'; form-action 'self'"
+)
+OWN_POLICY = f"default-src 'none'; script-src 'self'; style-src 'self'; base-uri 'none'; {_LIMITS}"
+"""Content-Security-Policy of pages without Gradio."""
+GRADIO_POLICY = (
+    "default-src 'none'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
+    f"style-src 'self' 'unsafe-inline'; worker-src 'self' blob:; base-uri 'self'; {_LIMITS}"
+)
+"""Of Gradio's: inline scripts start it, it compiles templates and sets its own base. So escaping
+is what keeps model text from running; the policy keeps anything from leaving."""
