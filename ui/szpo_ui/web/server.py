@@ -221,8 +221,8 @@ def _signals_wait() -> Iterator[None]:
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
-    for number in arrived[:1]:
-        signal.raise_signal(number)
+    for arrival in arrived[:1]:
+        signal.raise_signal(arrival)
 
 
 def _raise_file_limit(connections: int) -> int:
