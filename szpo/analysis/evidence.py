@@ -98,7 +98,7 @@ def read(ledger: Ledger, *, live: bool = False, as_of_us: int | None = None) -> 
         live: include the votes of the open round and of final comparisons that are open.
         as_of_us: the time that rates refer to, by default the ledger's clock.
     """
-    hidden = frozenset() if live else _open_comparisons(ledger)
+    hidden = frozenset() if live else open_comparisons(ledger)
     people = ledger.query("SELECT * FROM panelists ORDER BY rowid")
     return Evidence(
         run=_run(ledger, ledger.clock() if as_of_us is None else as_of_us, hidden),
@@ -108,8 +108,8 @@ def read(ledger: Ledger, *, live: bool = False, as_of_us: int | None = None) -> 
     )
 
 
-def _open_comparisons(ledger: Ledger) -> frozenset[str]:
-    """Those that still take votes: of rounds that are not closed, and open final ones."""
+def open_comparisons(ledger: Ledger) -> frozenset[str]:
+    """Comparisons that still take votes: of rounds that are not closed, and open final ones."""
     final = [
         comparison
         for order in orders.results(ledger, "final")
@@ -117,8 +117,8 @@ def _open_comparisons(ledger: Ledger) -> frozenset[str]:
         for comparison in orders.comparisons(order)
     ]
     train = ledger.query(
-        "SELECT comparison FROM comparisons JOIN steps USING (run, step) "
-        "WHERE kind = 'train' AND state NOT IN ('closed', 'applied', 'void')"
+        "SELECT c.comparison FROM steps s CROSS JOIN comparisons c USING (run, step) "
+        "WHERE c.kind = 'train' AND s.state NOT IN ('closed', 'applied', 'void')"
     )
     return frozenset([*final, *(row["comparison"] for row in train)])
 

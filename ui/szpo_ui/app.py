@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from szpo.errors import SzpoError
+from szpo_ui.operator import votes_page
 from szpo_ui.posterior import mounts
 from szpo_ui.posterior import page as posterior_page
 from szpo_ui.web import api, login
@@ -84,6 +85,8 @@ def _mount_all(app: FastAPI, site: Site, roles: Sequence[Role]) -> None:
 def _mount(app: FastAPI, site: Site, role: Role) -> None:
     """Mount a role's Gradio page, and for operators the posterior's, behind its own check."""
     page = import_module(PAGES[role])
+    if role == "operator":  # before the mount, which takes every path below its own
+        app.include_router(votes_page.router(site))
     app.include_router(page.router(site))
     run = str(site.ledger.path.absolute().parent)
     allow = login.name_for(site, role)

@@ -26,7 +26,8 @@ from szpo.training.status import RoundStatus
 from szpo.types import Assignment, Comparison
 from szpo.voting import calibration, lease, pauses, triads
 from szpo.voting.pauses import PendingPause
-from szpo_ui.operator import controls
+from szpo_ui.operator import controls, votes_cast
+from szpo_ui.operator.votes_cast import VotesCast
 from szpo_ui.panel.comparison_view import Sheet, sheet
 from szpo_ui.web import credentials
 from szpo_ui.web.credential_rows import Invited
@@ -50,6 +51,8 @@ class Person:
     """None for programs."""
     online: bool
     excluded: bool
+    cast: int
+    """Training comparisons answered, those of the open round too; `row` has the counted ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +132,8 @@ def read_state(site: Site) -> OperatorState:
     """Read the state of the page from the ledger."""
     ledger = site.ledger
     live, now = controls.is_live(ledger), site.clock()
-    status, (facts, page) = site.status.read(), _figures(site, live)
+    status, (facts, page, cast) = site.status.read(), _figures(site, live)
+    cast = votes_cast.count(ledger, cast)
     placed = orders.orders(ledger)
     drawn = [o for o in placed if o.kind == "samples" and o.result is not None and not o.error]
     listed = {each.name: each for each in credentials.list_people(ledger)}
@@ -140,6 +144,7 @@ def read_state(site: Site) -> OperatorState:
             listed.get(row.name),
             online=_online(listed.get(row.name), now),
             excluded=row.name in out,
+            cast=cast.by_name.get(row.name, 0),
         )
         for row in page.panelists
     )
@@ -170,8 +175,8 @@ def read_state(site: Site) -> OperatorState:
     )
 
 
-def _figures(site: Site, live: bool) -> tuple[RunFacts, Overview]:
-    """The figures, computed again when a round moves or something is decided, and once a minute.
+def _figures(site: Site, live: bool) -> tuple[RunFacts, Overview, VotesCast]:
+    """The figures and the votes cast, computed when a round moves and once a minute.
 
     Reading thousands of votes takes a good part of a second, which the votes of an open round,
     hidden as they are, are not worth. How many are in, the round's status reports at once.
@@ -182,9 +187,9 @@ def _figures(site: Site, live: bool) -> tuple[RunFacts, Overview]:
     shown = _last_event(ledger) if live else None
     key = (decided["event"], states, shown, live, ledger.clock() // 60_000_000)
 
-    def read() -> tuple[RunFacts, Overview]:
+    def read() -> tuple[RunFacts, Overview, VotesCast]:
         rows = evidence.read(ledger, live=live)
-        return rows.run, overview.overview(rows)
+        return rows.run, overview.overview(rows), votes_cast.count(ledger)
 
     return site.figures.get(key, read)
 

@@ -23,8 +23,8 @@ async function send(path, body) {
     });
     const told = await answer.json();
     if (answer.ok) {
-      // Only back to the own page: an address given from outside leads nowhere else.
-      location.replace(wanted && wanted.replace(/\/$/, "") + "/" === told.go ? wanted : told.go);
+      // Only back to the own page, or below it: an address given from outside leads nowhere else.
+      location.replace(wanted && `${wanted}/`.startsWith(told.go) ? wanted : told.go);
       return;
     }
     say(told.message);

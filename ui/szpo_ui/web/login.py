@@ -39,6 +39,8 @@ HOME_PATHS: dict[Role, str] = {"panelist": "/panel", "operator": "/operate"}
 """The path of each role's page."""
 POSTERIOR = "/operate-visualize"
 """The operator's page of what votes say about two features."""
+VOTES = "/operate/votes"
+"""The operator's browser of comparisons: plain HTML, without Gradio."""
 LOGINS_PER_SECOND, LOGINS_AT_ONCE = 1 / 6, 10
 """Rate limit of one person's logins with right codes."""
 SCOPE = "szpo.identity"

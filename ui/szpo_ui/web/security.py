@@ -165,7 +165,10 @@ def _may_wait_in_a_thread(scope: Scope) -> bool:
 def _to_login(scope: Scope, why: Fault) -> Response:
     """Pages lead to the login, anything else gets JSON; only a revoked session gets 403."""
     if scope["method"] in ("GET", "HEAD") and _is_page(scope["path"]):
-        query = f"?next={quote(scope['path'])}" if scope["path"] != "/" else ""
+        place, sent = scope["path"], scope.get("query_string", b"").decode("latin-1")
+        if place == login.VOTES and sent:  # what was filtered stays
+            place += f"?{sent}"
+        query = f"?next={quote(place)}" if place != "/" else ""
         return RedirectResponse(f"/login{query}", 303)
     return refuse(403 if why == "revoked" else 401, why, _WHY[why])
 
@@ -175,7 +178,7 @@ def _foreign() -> Response:
 
 
 def _with_headers(path: str, send: Send, *, secure: bool = False) -> Send:
-    gradio = path.startswith(GRADIO_PAGES)
+    gradio = path.startswith(GRADIO_PAGES) and path != login.VOTES
     assets = path.startswith("/static/") or "/assets/" in path or "/static/" in path
 
     async def sending(message: Message) -> None:
@@ -291,4 +294,4 @@ def _replay_body(body: bytes, receive: Receive) -> Receive:
 
 
 def _is_page(path: str) -> bool:
-    return path.rstrip("/") in ("", login.POSTERIOR, *login.HOME_PATHS.values())
+    return path.rstrip("/") in ("", login.POSTERIOR, login.VOTES, *login.HOME_PATHS.values())

@@ -1,0 +1,333 @@
+"""Comparisons and votes of a run, indexed in temporary tables of a connection that only reads.
+
+The run's file is not written, and no writer waits. `VoteIndex.advance` reads a small part of what
+is new. What votes of an open round say is not in the tables until the round closes (or the
+operator's switch shows open votes), so that no page, filter or search can give it away.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final, Literal, TypeAlias
+
+from szpo.analysis import evidence
+from szpo.errors import StorageError
+from szpo.ledger.canonical import canonical
+from szpo.ledger.database import Clock, Ledger, Record, now_us
+from szpo.voting import counting
+from szpo_ui.operator.word_search import TOKENIZER, spaced
+
+PART: Final = 256
+"""Comparisons that one call of `VoteIndex.advance` adds at most."""
+
+State: TypeAlias = Literal[
+    "counted", "open", "late", "changed", "excluded", "void", "skipped", "spare", "apart"
+]
+"""Whether a vote counts in an update, or why it does not."""
+
+_Group: TypeAlias = tuple[Literal["step", "one"], int]
+"""What is read at once: the training comparisons of a step, or one other comparison by number."""
+
+_TABLES: Final = (
+    "PRAGMA temp.cache_size = -16000",
+    # number: the comparison's rowid; kind: the ledger's kinds, and "triad".
+    "CREATE TEMP TABLE shown (number INTEGER PRIMARY KEY, kind TEXT, step INTEGER, "
+    "votes INTEGER DEFAULT 0, split INTEGER DEFAULT -1, voted_us INTEGER DEFAULT 0)",
+    "CREATE INDEX temp.shown_kind ON shown (kind, number)",
+    "CREATE INDEX temp.shown_step ON shown (step, number)",
+    "CREATE INDEX temp.shown_votes ON shown (votes, number)",
+    "CREATE INDEX temp.shown_split ON shown (split, number)",
+    "CREATE INDEX temp.shown_voted ON shown (voted_us, number)",
+    "CREATE TEMP TABLE given (vote INTEGER PRIMARY KEY, number INTEGER, panelist TEXT, "
+    "state TEXT, choice TEXT, verdict TEXT, note INTEGER, reported INTEGER, fast INTEGER, "
+    "remark TEXT)",
+    "CREATE INDEX temp.given_number ON given (number)",
+    "CREATE INDEX temp.given_panelist ON given (panelist, number)",
+    "CREATE INDEX temp.given_state ON given (state, number)",
+    "CREATE INDEX temp.given_choice ON given (choice, number)",
+    "CREATE INDEX temp.given_verdict ON given (verdict, number)",
+    "CREATE INDEX temp.given_note ON given (number) WHERE note = 1",
+    "CREATE INDEX temp.given_reported ON given (number) WHERE reported = 1",
+    "CREATE INDEX temp.given_fast ON given (number) WHERE fast = 1",
+    "CREATE INDEX temp.given_remark ON given (number, remark) WHERE remark IS NOT NULL",
+    # prompt: numbers in order of first appearance, so that a link to one stays right.
+    "CREATE TEMP TABLE prompts (prompt INTEGER PRIMARY KEY, turns TEXT UNIQUE)",
+    "CREATE TEMP TABLE asked (prompt INTEGER, number INTEGER, PRIMARY KEY (prompt, number)) "
+    "WITHOUT ROWID",
+    f"CREATE VIRTUAL TABLE temp.words USING fts5(text, content='', tokenize='{TOKENIZER}')",
+)
+_PART: Final = (
+    "WITH part AS (SELECT rowid AS number, * FROM comparisons WHERE rowid > ? AND rowid <= ?) "
+)
+_ADD: Final = (
+    f"{_PART}INSERT INTO temp.shown (number, kind, step) SELECT number, "
+    "iif(kind = 'repeat' AND repeats IS NULL, 'triad', kind), step FROM part",
+    f"{_PART}INSERT OR IGNORE INTO temp.prompts (turns) SELECT a.prompt FROM part "
+    "CROSS JOIN answers a USING (comparison) ORDER BY number, a.i",
+    f"{_PART}INSERT OR IGNORE INTO temp.asked SELECT p.prompt, number FROM part "
+    "CROSS JOIN answers a USING (comparison) CROSS JOIN temp.prompts p ON p.turns = a.prompt",
+    f"{_PART}INSERT INTO temp.words (rowid, text) SELECT number, (SELECT group_concat(spaced("
+    "(SELECT group_concat(json_extract(value, '$[1]'), ' ') FROM json_each(a.prompt)) || ' ' || "
+    "a.plus || ' ' || a.minus), ' ') FROM answers a WHERE a.comparison = part.comparison) "
+    "FROM part",
+)
+_TRAIN: Final = "c.run = ? AND c.step = ? AND c.kind = 'train'"
+_GROUP: Final = {"step": _TRAIN, "one": "c.run = ? AND c.rowid = ?"}
+_VOTES: Final = (
+    "SELECT c.rowid AS number, c.kind, v.vote, v.assignment, v.choice, v.late, v.skip_reason, "
+    "v.details, v.received_us, a.plus_side, p.pseudonym FROM comparisons c "
+    "CROSS JOIN assignments a USING (comparison) CROSS JOIN votes v USING (assignment) "
+    "CROSS JOIN panelists p USING (panelist) WHERE {} ORDER BY v.vote"
+)
+_TOUCHED: Final = (
+    "SELECT DISTINCT c.rowid AS number, c.kind, c.step FROM {} CROSS JOIN assignments a "
+    "USING (assignment) CROSS JOIN comparisons c USING (comparison) WHERE {} > ?"
+)
+_NEW: Final = {
+    "vote": ("votes", _TOUCHED.format("votes v", "v.vote")),
+    "amendment": (
+        "amendments",
+        _TOUCHED.format("amendments m CROSS JOIN votes v USING (vote)", "m.amendment"),
+    ),
+}
+_INSERT: Final = (
+    "INSERT INTO temp.given SELECT "
+    + ", ".join(f"json_extract(value, '$[{i}]')" for i in range(10))
+    + " FROM json_each(?)"
+)
+_UPDATE: Final = (
+    "UPDATE temp.shown SET votes = n.votes, split = n.split, voted_us = n.voted_us FROM (SELECT "
+    "json_extract(value, '$[0]') AS number, json_extract(value, '$[1]') AS votes, "
+    "json_extract(value, '$[2]') AS split, json_extract(value, '$[3]') AS voted_us "
+    "FROM json_each(?)) n WHERE n.number = shown.number"
+)
+_HOLDS: Final = ("counted", "spare", "apart")
+"""States of answers that say what their panelist holds."""
+_NO_REMARK: Final = frozenset({"notes", "device"})
+"""Details of a vote that are texts of the panel's page, no remark of its panelist."""
+
+
+class VoteIndex:
+    """The index of one run; one thread at a time.
+
+    The first calls of `advance` read the whole run, later ones what is new.
+    """
+
+    def __init__(self, path: str | Path, clock: Clock = now_us):
+        """Open the run's file for reading.
+
+        Raises:
+            StorageError: no such file, or this SQLite has no full-text search.
+        """
+        self.ledger: Final = Ledger.open(path, readonly=True, clock=clock)
+        self.read, self.of = 0, 0
+        """Comparisons in the index, and in the file."""
+        self._marks: tuple[int, bool] | None = None
+        self._last = dict.fromkeys(_NEW, -1)
+        self.hidden: frozenset[str] = frozenset()
+        """Comparisons whose votes, and whose plus, are not shown yet."""
+        self._void: frozenset[int] = frozenset()
+        self._todo: dict[_Group, None] = {}
+        try:
+            have = "SELECT sqlite_compileoption_used('ENABLE_FTS5') AS fts5"
+            if not self.ledger.query(have)[0]["fts5"]:
+                raise StorageError(
+                    "this Python's SQLite has no full-text search (FTS5); use another build of it"
+                )
+            self.ledger.db.conn.create_function("spaced", 1, spaced, deterministic=True)
+            for sql in _TABLES:
+                self.ledger.execute(sql)
+        except BaseException:
+            self.ledger.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file; the tables are gone with it."""
+        self.ledger.close()
+
+    def advance(self, *, live: bool) -> bool:
+        """Read one part of what is new; True while there is more.
+
+        ``live``: show what votes of open rounds and of open final comparisons say.
+        """
+        marks = self.ledger.changes()[0], live
+        if marks != self._marks:
+            self._look(live)
+            self._marks = marks
+        if self.read < self.of:
+            self._add(min(self.of, self.read + PART))
+        elif self._todo:
+            group = next(iter(self._todo))
+            self._write(group)
+            del self._todo[group]
+        return bool(self._todo) or self.read < self.of
+
+    # ---- what is new ----
+
+    def _look(self, live: bool) -> None:
+        """Note what changed since the last look: new rows, and rounds that opened or closed."""
+        ledger = self.ledger
+        with ledger.snapshot():
+            self.of = _highest(ledger, "rowid", "comparisons")
+            for name, (table, touched) in _NEW.items():
+                if self._last[name] >= 0:  # before the first look every comparison is new anyway
+                    self._note(ledger.query(touched, (self._last[name],)))
+                self._last[name] = _highest(ledger, name, table)
+            void = frozenset(row["step"] for row in ledger.steps() if row["state"] == "void")
+            hidden = frozenset() if live else evidence.open_comparisons(ledger)
+            closed, again = self.hidden - hidden, hidden - self.hidden
+            self._note(_places(ledger, closed))
+            covered = self._note(_places(ledger, again))
+        for step in void - self._void:
+            self._todo["step", step] = None
+        self.hidden, self._void = hidden, void
+        for group in covered:  # at once: the switch was turned off
+            self._write(group)
+
+    def _note(self, rows: Iterable[Record]) -> list[_Group]:
+        """Note the groups of these comparisons, of those that are in the index, and list them."""
+        found = dict.fromkeys(_group(row) for row in rows if row["number"] <= self.read)
+        self._todo.update(found)
+        return list(found)
+
+    def _add(self, until: int) -> None:
+        """Add the comparisons up to a number, without their votes."""
+        for sql in _ADD:
+            self.ledger.execute(sql, (self.read, until))
+        added = "SELECT number, kind, step FROM temp.shown WHERE number > ?"
+        for row in self.ledger.query(added, (self.read,)):
+            self._todo[_group(row)] = None
+        self.read = until
+
+    # ---- votes ----
+
+    def _write(self, group: _Group) -> None:
+        """Write the rows of a group's votes anew."""
+        ledger, (kind, value) = self.ledger, group
+        where, counted = _GROUP[kind], set[int]()
+        with ledger.snapshot():
+            heads = ledger.query(
+                f"SELECT c.rowid AS number, c.comparison FROM comparisons c WHERE {where}",
+                (ledger.run, value),
+            )
+            votes = ledger.query(_VOTES.format(where), (ledger.run, value))
+            hidden = bool(heads) and heads[0]["comparison"] in self.hidden
+            if kind == "step" and not hidden and value not in self._void:
+                counted = counting.StepVotes(ledger, value).ids()[1]
+            reasons = _read_reasons(ledger)
+        rows = _states(votes, counted, reasons)
+        if kind == "step" and value in self._void:
+            rows = [{**row, "state": "void"} for row in rows]
+        if hidden:
+            rows = [{**row, **_HIDDEN} for row in rows]
+        numbers = json.dumps([head["number"] for head in heads])
+        these = "number IN (SELECT value FROM json_each(?))"
+        ledger.execute(f"DELETE FROM temp.given WHERE {these}", (numbers,))
+        ledger.execute(_INSERT, (canonical([list(row.values())[:10] for row in rows]),))
+        ledger.execute(
+            f"UPDATE temp.shown SET votes = 0, split = -1, voted_us = 0 WHERE {these}", (numbers,)
+        )
+        ledger.execute(_UPDATE, (canonical(_totals(rows)),))
+
+
+def _highest(ledger: Ledger, column: str, table: str) -> int:
+    return int(ledger.query(f"SELECT coalesce(max({column}), 0) AS n FROM {table}")[0]["n"])
+
+
+def _group(row: Mapping[str, Any]) -> _Group:
+    return ("step", row["step"]) if row["kind"] == "train" else ("one", row["number"])
+
+
+def _places(ledger: Ledger, comparisons: Iterable[str]) -> list[Record]:
+    return ledger.query(
+        "SELECT rowid AS number, kind, step FROM comparisons WHERE comparison IN "
+        "(SELECT value FROM json_each(?))",
+        (canonical(sorted(comparisons)),),
+    )
+
+
+def _read_reasons(ledger: Ledger) -> dict[int, str]:
+    """The votes that an amendment excludes now, with its reason."""
+    rows = ledger.query(
+        "SELECT vote, action, reason, max(amendment) FROM amendments GROUP BY vote"
+    )
+    return {row["vote"]: row["reason"] for row in rows if row["action"] == "exclude"}
+
+
+_HIDDEN: Final = {
+    "state": "open", "choice": None, "verdict": None, "note": None, "reported": None, "fast": None,
+    "remark": None,
+}  # fmt: skip
+"""What stands in place of what a vote of an open round says."""
+
+
+def _states(
+    votes: Iterable[Record], counted: set[int], reasons: Mapping[int, str]
+) -> list[dict[str, Any]]:
+    """The votes of a group as rows of the table ``given``, in its order of columns.
+
+    ``counted``: the votes that count in the step's update. ``reasons``: those that are excluded.
+    """
+    votes = list(votes)
+    last = {vote["assignment"]: vote["vote"] for vote in votes if not vote["late"]}
+    rows = []
+    for vote in votes:
+        number, skip = vote["vote"], vote["choice"] == "skip"
+        state: State = "spare" if vote["kind"] == "train" else "apart"
+        if number in counted:
+            state = "counted"
+        elif vote["late"]:
+            state = "late"
+        elif last[vote["assignment"]] != number:
+            state = "changed"
+        elif number in reasons:
+            state = "excluded"
+        elif skip:
+            state = "skipped"
+        details = json.loads(vote["details"] or "{}")
+        texts = [text for key, text in details.items() if key not in _NO_REMARK]
+        remarks = [vote["skip_reason"], reasons.get(number), *texts]
+        rows.append(
+            {
+                "vote": number, "number": vote["number"], "panelist": vote["pseudonym"],
+                "state": state, "choice": vote["choice"],
+                "verdict": counting.verdict(vote["choice"], vote["plus_side"]),
+                "note": bool(details.get("notes")), "reported": details.get("report") is True,
+                "fast": details.get("fast") is True,
+                "remark": "\n".join(text for text in remarks if isinstance(text, str)) or None,
+                "seat": vote["assignment"], "at_us": vote["received_us"],
+            }
+        )  # fmt: skip
+    return rows
+
+
+def _totals(rows: Iterable[Mapping[str, Any]]) -> list[list[int]]:
+    """(number, votes, split, voted_us) of each comparison that has votes.
+
+    Votes are panelists who answered. Split is the share of answers that differ from the most
+    frequent one, in ten thousandths; −1 below two answers.
+    """
+    found: dict[int, tuple[set[str], Counter[str], int]] = {}
+    for row in rows:
+        seats, answers, at_us = found.get(row["number"], (set(), Counter(), 0))
+        seats.add(row["seat"])
+        if row["state"] in _HOLDS:
+            answers[row["verdict"]] += 1
+        found[row["number"]] = seats, answers, max(at_us, row["at_us"])
+    return [
+        [number, len(seats), _split(answers), at_us]
+        for number, (seats, answers, at_us) in found.items()
+    ]
+
+
+def _split(answers: Counter[str]) -> int:
+    """How divided answers are, in ten thousandths.
+
+    >>> _split(Counter(plus=3, minus=1)), _split(Counter(plus=1))
+    (2500, -1)
+    """
+    of = answers.total()
+    return round(10_000 * (1 - max(answers.values()) / of)) if of > 1 else -1

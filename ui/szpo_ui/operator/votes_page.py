@@ -1,0 +1,161 @@
+"""The browser of comparisons: plain HTML below the operator's page, its filter in the address.
+
+Everything is read by one thread over a connection of its own that only reads, so that a search
+neither waits for votes nor delays them. The page needs no script.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from functools import cache, partial
+from typing import Any, Final, TypeVar
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import HTMLResponse, RedirectResponse, StreamingResponse
+from jinja2 import Environment
+
+from szpo.errors import SzpoError, UsageError
+from szpo_ui.operator import controls, vote_export, vote_filter, vote_pages
+from szpo_ui.operator.page import moment, span
+from szpo_ui.operator.vote_filter import Filter
+from szpo_ui.operator.vote_index import VoteIndex
+from szpo_ui.operator.vote_pages import Page
+from szpo_ui.web import login
+from szpo_ui.web.markup import environment
+from szpo_ui.web.requests import refuse
+from szpo_ui.web.site import Site
+
+CATCH_UP_S: Final = 0.1
+"""Seconds for which a page waits for the index; then it shows what the index has."""
+_T = TypeVar("_T")
+
+
+class Reader:
+    """The thread that reads for the page, and its index, which is made at the first visit."""
+
+    def __init__(self, site: Site):
+        self._site: Final = site
+        self._thread: Final = ThreadPoolExecutor(1, thread_name_prefix="szpo-browse")
+        self._index: VoteIndex | None = None
+
+    def ask(self, look: Callable[[VoteIndex], _T]) -> Future[_T]:
+        """Call ``look`` with the index, as far as it could be brought up to date."""
+        return self._thread.submit(self._look, look)
+
+    def close(self) -> None:
+        """Wait for what is being read, and close the file."""
+        self._thread.shutdown(cancel_futures=True)
+        if self._index is not None:
+            self._index.close()
+
+    def _look(self, look: Callable[[VoteIndex], _T]) -> _T:
+        if self._index is None:
+            self._index = VoteIndex(self._site.ledger.path, self._site.clock)
+        if self._catch_up(self._index):
+            self._thread.submit(self._go_on)
+        return look(self._index)
+
+    def _catch_up(self, index: VoteIndex) -> bool:
+        """Bring the index up to date, for `CATCH_UP_S` at most; True while there is more."""
+        until, live = time.monotonic() + CATCH_UP_S, controls.is_live(index.ledger)
+        while more := index.advance(live=live):
+            if time.monotonic() > until:
+                break
+        return more
+
+    def _go_on(self) -> None:
+        """Read on between requests until nothing is left."""
+        if self._index is not None and self._catch_up(self._index):
+            self._thread.submit(self._go_on)
+
+
+def router(site: Site) -> APIRouter:
+    """The page and its downloads; the reader ends with the application."""
+    reader = Reader(site)
+
+    @asynccontextmanager
+    async def lifespan(_: Any) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(reader.close)
+
+    made = APIRouter(lifespan=lifespan)
+
+    @made.get(login.VOTES)
+    async def page(request: Request) -> Response:
+        login.identity(site, request, "operator")
+        given = request.query_params.multi_items()
+        try:
+            chosen = vote_filter.parse(given)
+            place = chosen.query(after=chosen.after, before=chosen.before)
+            if len(given) != len(chosen.model_fields_set):  # a form sends its empty fields too
+                return RedirectResponse(f"votes?{place}", 303)
+            found, names = await asyncio.wrap_future(reader.ask(partial(_read, chosen)))
+        except SzpoError as error:
+            return HTMLResponse(_render(site, Filter(), refusal=error), _status(error))
+        return HTMLResponse(_render(site, chosen, found, names))
+
+    @made.get("/operate-api/votes.{form}")
+    def download(form: str, request: Request) -> Response:
+        login.identity(site, request, "operator")
+        if form not in vote_export.FORMS:
+            return refuse(404, "not_found", "votes are downloaded as .csv or .jsonl")
+        try:
+            chosen = vote_filter.parse(request.query_params.multi_items())
+            file = vote_export.write(lambda look: reader.ask(look).result(), chosen, form)
+        except SzpoError as error:
+            return refuse(_status(error), "invalid", str(error))
+        name = f"{vote_export.file_stem(site.ledger.path)}-votes.{form}"
+        return StreamingResponse(
+            vote_export.parts(file),
+            media_type=vote_export.FORMS[form],
+            headers={"Content-Disposition": f'attachment; filename="{name}"'},
+        )
+
+    return made
+
+
+def _status(error: SzpoError) -> int:
+    return 400 if isinstance(error, UsageError) else 503
+
+
+def _read(chosen: Filter, index: VoteIndex) -> tuple[Page, list[str]]:
+    """The page and the pseudonyms of all panelists."""
+    names = index.ledger.query("SELECT pseudonym FROM panelists ORDER BY rowid")
+    return vote_pages.read(index, chosen), [row["pseudonym"] for row in names]
+
+
+def _render(
+    site: Site,
+    chosen: Filter,
+    found: Page | None = None,
+    names: Sequence[str] = (),
+    refusal: SzpoError | None = None,
+) -> str:
+    return (
+        _environment()
+        .get_template("operate/votes.html")
+        .render(
+            run=site.ledger.path.stem,
+            chosen=chosen,
+            found=found,
+            names=[(name, name) for name in names],
+            refusal="" if refusal is None else str(refusal),
+        )
+    )
+
+
+@cache
+def _environment() -> Environment:
+    return environment(
+        filters={"span": span, "moment": moment},
+        names={
+            "KINDS": vote_filter.KINDS,
+            "ANSWERS": vote_filter.ANSWERS,
+            "STATES": vote_filter.STATES,
+            "SORTS": vote_filter.SORTS,
+        },
+    )

@@ -1,0 +1,68 @@
+"""Words to search for: SQLite's full-text expressions, and where the words stand in a text; pure.
+
+Every word must be in the text, by its beginning, in any case and with any accents; words between
+quotation marks must stand side by side. Chinese and Japanese are searched by character.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from szpo.errors import UsageError
+from szpo_ui.web.diff import Piece
+
+TOKENIZER: Final = "unicode61 remove_diacritics 2"
+"""How the full-text index cuts texts into words."""
+_UNSPACED: Final = re.compile("([\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff])")
+"""Characters that are words by themselves: their scripts put no spaces."""
+_PARTS: Final = re.compile(r'"([^"]*)"|([^\s"]+)')
+_WORD: Final = re.compile(r"[^\W_]+")
+
+
+def spaced(text: str) -> str:
+    """The text with spaces around the characters that the index takes for words.
+
+    >>> spaced("Tea 好茶")
+    'Tea  好  茶 '
+    """
+    return text if text.isascii() else _UNSPACED.sub(r" \1 ", text)
+
+
+def expression(query: str) -> str:
+    """The full-text expression of what somebody typed.
+
+    Raises:
+        UsageError: there is no word in it.
+
+    >>> expression('tea "in the rain" a-b')
+    '"tea"* AND "in the rain"* AND "a b"*'
+    """
+    return " AND ".join(f'"{" ".join(words)}"*' for words in _split(query))
+
+
+def mark(text: str, query: str) -> tuple[Piece, ...]:
+    """The text in pieces; ``differs`` where a word of the query stands. Joined, they are the text.
+
+    >>> mark("Green tea.", "tea")
+    (Piece(text='Green ', differs=False), Piece(text='tea', differs=True), Piece(text='.', differs=False))
+    """  # noqa: E501
+    ways = (r"[\W_]*".join(map(re.escape, words)) for words in _split(query))
+    found = re.compile("|".join(rf"(?<![^\W_]){way}|{_ALONE}{way}" for way in ways), re.IGNORECASE)
+    pieces, at = [], 0
+    for match in found.finditer(text):
+        pieces += [Piece(text[at : match.start()]), Piece(match[0], differs=True)]
+        at = match.end()
+    return tuple(piece for piece in (*pieces, Piece(text[at:])) if piece.text)
+
+
+_ALONE: Final = "(?=[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff])"
+
+
+def _split(query: str) -> list[list[str]]:
+    """The words of each part of a query."""
+    parts = (phrase or word for phrase, word in _PARTS.findall(query))
+    found = [words for part in parts if (words := _WORD.findall(spaced(part)))]
+    if not found:
+        raise UsageError("search: there is no letter and no number in it; type a word")
+    return found
