@@ -1,0 +1,432 @@
+"""What the browser of comparisons reads: states of votes, filters, pages, files; no browser."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from szpo.analysis import evidence
+from szpo.data import spreadsheets
+from szpo.errors import UsageError
+from szpo.types import Answer
+from szpo.voting import steps
+from szpo.voting.casting import VoteRequest
+from szpo_ui.operator import vote_export, vote_filter, vote_pages, votes_cast, word_search
+from szpo_ui.operator.vote_index import VoteIndex
+from tests.support.browser import MovableClock, Stage, make
+from tests.support.many_votes import make as make_many
+
+FORMULA = '=HYPERLINK("http://x.example")'
+
+
+def texts(step: int, i: int, side: str) -> Answer:
+    """Answers that differ in a word; one is a formula, one Chinese, one was cut."""
+    if (step, i, side) == (0, 0, "plus"):
+        return Answer(FORMULA)
+    if (step, i, side) == (0, 1, "plus"):
+        return Answer("我喜欢喝绿茶。")
+    if (step, i, side) == (1, 0, "minus"):
+        return Answer("Crème brûlée, then cof", "length")
+    return Answer(f"Answer {i} of round {step + 1} is {'amber' if side == 'plus' else 'cobalt'}.")
+
+
+def vote(stage: Stage, name: str, answer: str, *, seat: Any = None, **more: Any) -> Any:
+    """An answer in the policies' words ("plus", "minus", "tie", "skip"); returns its receipt."""
+    person = stage.invitation("panelist", name).panelist or ""
+    seat = seat or stage.site.service.assign(person)
+    other = {"A": "B", "B": "A"}[seat.plus_side]
+    choice = {"plus": seat.plus_side, "minus": other}.get(answer, answer)
+    stage.clock.forward(1)
+    key = f"{seat.id}-{stage.clock()}"[:64]
+    return stage.site.service.cast(VoteRequest(seat.id, choice, idem=key, dwell_ms=9000, **more))
+
+
+def fill(stage: Stage, look: Callable[[], None] = lambda: None) -> dict[str, int]:
+    """A run with a vote in every state; ``look`` is called after each change. Names votes."""
+    found: dict[str, int] = {}
+
+    def note(name: str, receipt: Any) -> None:
+        found[name] = receipt.vote
+        look()
+
+    service = stage.site.service
+    stage.advance()
+    look()
+    cleo = service.assign(stage.invitation("panelist", "Cleo").panelist or "")
+    seat = service.assign(stage.invitation("panelist", "Ada").panelist or "")
+    note("Ada first", vote(stage, "Ada", "minus", seat=seat, details={"notes": {"1": "A"}}))
+    note("Ada changed", vote(stage, "Ada", "plus", seat=seat, details={"notes": {"0": "tie"}}))
+    note("Bob", vote(stage, "Bob", "minus", details={"report": True, "comment": "rude words"}))
+    note("Dan skips", vote(stage, "Dan", "skip", skip_reason="language", details={"fast": True}))
+    steps.close(
+        stage.ledger, 0, steps.Closing("operator", actor="Olga", reason="enough", quorum=0.5)
+    )
+    look()
+    note("Cleo late", vote(stage, "Cleo", "tie", seat=cleo))
+    stage.advance()
+    look()
+    spare = service.assign(stage.invitation("panelist", "Dan").panelist or "")
+    for name in ("Ada", "Bob"):
+        for _ in range(2):
+            note(f"{name} in round 2", vote(stage, name, "plus"))
+    note("Dan spare", vote(stage, "Dan", "minus", seat=spare))
+    stage.advance()
+    look()
+    gold = service.ask("calibration", stage.invitation("panelist", "Ada").panelist or "")
+    note("Ada gold", vote(stage, "Ada", "minus", seat=gold))
+    service.amend(found["Ada gold"], "exclude", "asleep", "Olga")
+    service.amend(found["Bob"], "exclude", "afterwards", "Olga")  # its update was made with it
+    look()
+    note("Bob void", vote(stage, "Bob", "plus"))
+    steps.void(stage.ledger, 2, "broken", "Olga")
+    look()
+    stage.advance()
+    look()
+    note("Bob open", vote(stage, "Bob", "minus", skip_reason=None, details={"comment": "zebra"}))
+    return found
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stage, dict[str, int]]]:
+    """The run of `fill`."""
+    path = tmp_path_factory.mktemp("votes") / "run.db"
+    stage = make(path, text=texts, sets=["panel.spare=1"], clock=MovableClock())
+    yield stage, fill(stage)
+    stage.ledger.close()
+
+
+def index_of(stage: Stage, *, live: bool = False) -> VoteIndex:
+    """An index that is up to date."""
+    made = VoteIndex(stage.ledger.path, stage.clock)
+    while made.advance(live=live):
+        pass
+    return made
+
+
+@pytest.fixture
+def index(filled: tuple[Stage, dict[str, int]]) -> Iterator[VoteIndex]:
+    made = index_of(filled[0])
+    yield made
+    made.close()
+
+
+def read(index: VoteIndex, **chosen: str) -> vote_pages.Page:
+    return vote_pages.read(index, vote_filter.parse(chosen.items()))
+
+
+def dump(index: VoteIndex) -> dict[str, list[tuple[Any, ...]]]:
+    """The index's tables."""
+    tables = ("shown", "given", "asked", "prompts")
+    return {
+        name: [tuple(row.values()) for row in index.ledger.query(f"SELECT * FROM temp.{name}")]
+        for name in tables
+    }
+
+
+# ---- what stands in the index ----
+
+
+def test_every_vote_is_counted_or_has_the_reason_why_not(
+    filled: tuple[Stage, dict[str, int]], index: VoteIndex
+) -> None:
+    names = {number: name for name, number in filled[1].items()}
+    states = {names.get(v.vote, "Bob in round 2"): v.state
+              for item in read(index).items for v in item.votes}  # fmt: skip
+    assert states == {
+        "Ada first": "changed", "Ada changed": "counted", "Bob": "counted",
+        "Dan skips": "skipped", "Cleo late": "late", "Ada in round 2": "counted",
+        "Bob in round 2": "counted", "Ada gold": "excluded", "Bob void": "void",
+        "Bob open": "open", "Dan spare": "spare",
+    }  # fmt: skip
+
+
+def test_what_counts_is_what_the_other_figures_count(tmp_path: Path) -> None:
+    make_many(tmp_path / "run.db", steps=3, comparisons=4, people=3)
+    index = VoteIndex(tmp_path / "run.db")
+    while index.advance(live=False):
+        pass
+    rows = index.ledger.query("SELECT vote, state, verdict, choice FROM temp.given")
+    votes = list(evidence.read(index.ledger).votes)
+    assert len(rows) == len(votes) == 36
+    assert {(r["vote"], r["state"] == "counted", r["verdict"], r["choice"]) for r in rows} == {
+        (vote.vote, vote.counted, vote.verdict, vote.choice) for vote in votes
+    }
+    index.close()
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_reading_on_gives_what_reading_anew_gives(tmp_path: Path, live: bool) -> None:
+    stage = make(tmp_path / "run.db", text=texts, sets=["panel.spare=1"], clock=MovableClock())
+    follower, looks = VoteIndex(stage.ledger.path, stage.clock), 0
+
+    def look() -> None:
+        nonlocal looks
+        looks += 1
+        while follower.advance(live=live and looks % 3 != 0):  # the switch goes on and off
+            pass
+
+    fill(stage, look)
+    while follower.advance(live=live):
+        pass
+    fresh = index_of(stage, live=live)
+    assert dump(follower) == dump(fresh)
+    assert (follower.read, follower.hidden) == (fresh.read, fresh.hidden)
+    for each in (follower, fresh, stage.ledger):
+        each.close()
+
+
+def test_a_vote_is_stored_while_somebody_reads(tmp_path: Path) -> None:
+    stage = make(tmp_path / "run.db", clock=MovableClock())
+    stage.advance()
+    index = index_of(stage)
+    with index.ledger.snapshot():
+        assert read(index).votes == 0  # the transaction for reading has begun
+        assert not vote(stage, "Ada", "plus").late
+        assert read(index).votes == 0
+    while index.advance(live=False):
+        pass
+    assert read(index).votes == 1
+    index.close()
+    stage.ledger.close()
+
+
+def test_votes_cast_are_counted_at_once_and_from_where_the_last_count_ended(
+    filled: tuple[Stage, dict[str, int]],
+) -> None:
+    ledger = filled[0].ledger
+    found = votes_cast.count(ledger)
+    assert found.by_name == {"Ada": 3, "Bob": 5, "Cleo": 1, "Dan": 2}
+    assert votes_cast.count(ledger, votes_cast.VotesCast({"Bob": 7}, found.last)).by_name == {
+        "Bob": 7
+    }
+
+
+# ---- what an open round keeps to itself ----
+
+
+def test_an_open_round_gives_nothing_away_until_the_switch_or_its_end(
+    filled: tuple[Stage, dict[str, int]], index: VoteIndex
+) -> None:
+    (item,) = read(index, state="open").items
+    (given,) = item.votes
+    assert item.open and item.sides == vote_pages.UNNAMED
+    assert (given.panelist, given.choice, given.verdict, given.plus_side) == (
+        "Bob", None, None, None,
+    )  # fmt: skip
+    assert (given.notes, given.remark, given.reported) == ({}, None, False)
+    assert read(index, q="zebra").total == 0
+    assert item.number not in [i.number for i in read(index, answer="minus").items]
+    assert item.step == 3
+    live = index_of(filled[0], live=True)
+    (shown,) = read(live, q="zebra").items
+    assert shown.number == item.number and shown.sides == ("plus", "minus")
+    assert shown.votes[0].verdict == "minus"
+    while live.advance(live=False):
+        pass
+    assert dump(live) == dump(index)
+    live.close()
+
+
+def test_the_order_of_unnamed_sides_is_not_that_of_plus_and_minus() -> None:
+    orders = {vote_pages._order(f"{n:032x}") for n in range(20)}
+    assert orders == {("plus", "minus"), ("minus", "plus")}
+    assert vote_pages._order("x") == vote_pages._order("x")
+
+
+# ---- filters, search, pages ----
+
+
+@pytest.mark.parametrize(
+    ("chosen", "names"),
+    [
+        ({"panelist": "Dan"}, {"Dan skips", "Dan spare"}),
+        ({"panelist": "Ada", "state": "not"}, {"Ada first", "Ada gold"}),
+        ({"answer": "tie"}, {"Cleo late"}),
+        ({"answer": "skip", "fast": "1"}, {"Dan skips"}),
+        ({"note": "1"}, {"Ada first", "Ada changed"}),
+        ({"reported": "1"}, {"Bob"}),
+        ({"kind": "gold"}, {"Ada gold"}),
+        ({"state": "void"}, {"Bob void"}),
+        ({"q": "RUDE"}, {"Bob"}),
+        ({"q": "asleep"}, {"Ada gold"}),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_a_filter_finds_the_votes_that_meet_it(
+    filled: tuple[Stage, dict[str, int]],
+    index: VoteIndex,
+    chosen: dict[str, str],
+    names: set[str],
+) -> None:
+    page = read(index, **chosen)
+    found = {v.vote for item in page.items for v in item.votes if v.chosen}
+    wanted = {filled[1][name] for name in names}
+    assert wanted <= found if "q" in chosen else wanted == found
+    if "q" not in chosen:
+        assert page.votes == len(wanted)
+
+
+def test_all_conditions_on_votes_hold_for_one_vote(index: VoteIndex) -> None:
+    assert read(index, panelist="Bob").total and read(index, note="1").total
+    assert read(index, panelist="Bob", note="1").total == 0  # Ada's note, on a comparison of his
+
+
+@pytest.mark.parametrize(
+    ("query", "total"),
+    [
+        ("绿茶", 1), ("绿 茶", 1), ("茶绿", 0), ("creme brul", 1), ("CRÈME", 1),
+        ('"brûlée then"', 1), ('"then brûlée"', 0), ("brûlée coff", 0), ("hyperlink", 1),
+        ("ound", 0),
+    ],
+)  # fmt: skip
+def test_words_are_found_by_their_beginnings_in_any_case_script_and_accent(
+    index: VoteIndex, query: str, total: int
+) -> None:
+    assert read(index, q=query).total == total
+
+
+@pytest.mark.parametrize("query", ['"', 'amber" OR 1', "*", "NEAR(", "a:b", "-x", "😀", "'; --"])
+def test_no_search_is_read_as_a_command(index: VoteIndex, query: str) -> None:
+    try:
+        assert read(index, q=query).total <= index.of
+    except UsageError as error:
+        assert str(error).startswith("search: there is no letter and no number")
+
+
+def test_marked_words_join_to_the_text() -> None:
+    for text, query, marked in (
+        ("Tea, TEA and steam.", "tea", ["Tea", "TEA"]),
+        ("我喜欢喝绿茶。", "绿茶", ["绿茶"]),
+        ("in the rain; in  the rain", '"in the"', ["in the", "in  the"]),
+    ):
+        pieces = word_search.mark(text, query)
+        assert "".join(piece.text for piece in pieces) == text
+        assert [piece.text for piece in pieces if piece.differs] == marked
+
+
+@pytest.mark.parametrize("sort", vote_filter.SORTS)
+def test_pages_hold_each_comparison_once_forward_and_backward(
+    index: VoteIndex, sort: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = vote_filter.parse([("sort", sort)])
+    whole = [item.number for item in vote_pages.read(index, chosen).items]
+    assert len(whole) == vote_pages.read(index, chosen).total > 1
+    size = len(whole) // 2
+    monkeypatch.setattr(vote_pages, "SIZE", size)
+
+    def walk(query: str | None, way: str) -> Iterator[list[int]]:
+        while query is not None:
+            page = read(index, **dict(pair.split("=") for pair in query.split("&") if pair))
+            yield [item.number for item in page.items]
+            query = getattr(page, way)
+
+    forward = list(walk(chosen.query(), "older"))
+    assert list(chain.from_iterable(forward)) == whole
+    assert [len(page) for page in forward[:-1]] == [size] * (len(forward) - 1) != []
+    last = read(index, sort=sort)
+    while last.older is not None:
+        last = read(index, **dict(pair.split("=") for pair in last.older.split("&")))
+    back = [[item.number for item in last.items], *walk(last.newer, "newer")]
+    assert back == forward[::-1]
+
+
+def test_comparisons_that_divide_people_most_come_first(index: VoteIndex) -> None:
+    """Two for plus and one, a spare one, for minus; two for plus; nobody else has two answers."""
+    splits = [item.split for item in read(index, sort="split").items if item.step == 1]
+    assert splits == [0.3333, 0.0]
+    everything = [item.split for item in read(index, sort="split").items]
+    assert everything == sorted(everything, key=lambda split: -(split or 0))
+    assert None not in everything
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"round": "x"}, "round is 'x'"), ({"round": "0"}, "round is '0'"),
+        ({"kind": "fun"}, "kind is 'fun'"), ({"after": "1;2"}, "after is '1;2'"),
+        ({"colour": "red"}, "none of this name: colour"), ({"q": "x" * 201}, "q is 'xxx"),
+        ({"q": "!?"}, "no letter and no number"),
+    ],
+)  # fmt: skip
+def test_a_filter_that_is_none_is_refused_in_one_line(given: dict[str, str], words: str) -> None:
+    with pytest.raises(UsageError, match=words.replace("?", r"\?")) as refused:
+        vote_filter.parse(given.items())
+    assert "\n" not in str(refused.value)
+
+
+def test_an_address_says_the_whole_filter_and_nothing_else() -> None:
+    given = {"q": "green tea", "round": "2", "panelist": "P & Co", "note": "1", "sort": "split"}
+    chosen = vote_filter.parse([*given.items(), ("kind", ""), ("after", "3.4")])
+    assert chosen.query() == "q=green+tea&round=2&panelist=P+%26+Co&note=1&sort=split"
+    assert chosen.query(after=chosen.after).endswith("&after=3.4")
+
+
+def test_no_page_scans_a_table_of_the_ledger(index: VoteIndex) -> None:
+    asked: list[tuple[str, Any]] = []
+    query = index.ledger.query
+
+    def note(sql: str, parameters: Any = ()) -> Any:
+        asked.append((sql, parameters))
+        return query(sql, parameters)
+
+    index.ledger.query = note  # type: ignore[method-assign]
+    for chosen in (
+        {}, {"panelist": "Ada"}, {"q": "amber"}, {"prompt": "1"}, {"kind": "gold", "note": "1"},
+        {"round": "2", "sort": "votes"}, {"state": "not", "sort": "split"},
+    ):  # fmt: skip
+        page = read(index, **chosen)
+        read(index, **chosen, comparison=page.items[0].comparison if page.items else "x")
+    plans = {
+        (sql, row["detail"])
+        for sql, parameters in asked
+        for row in query(f"EXPLAIN QUERY PLAN {sql}", parameters)
+    }
+    assert len(plans) > 20
+    of_ledger = {"c", "a", "v", "comparisons", "answers", "votes", "assignments"}
+    scans = [(s, d) for s, d in plans if d.startswith("SCAN") and d.split()[1] in of_ledger]
+    assert scans == []
+
+
+# ---- files ----
+
+
+def test_the_table_has_a_line_for_each_vote_and_prompt_and_no_formula(index: VoteIndex) -> None:
+    chosen = vote_filter.parse([("round", "1")])
+    with vote_export.write(lambda look: look(index), chosen, "csv") as file:
+        content = file.read().decode()
+    rows = list(csv.DictReader(io.StringIO(content, newline="")))
+    assert len(rows) == 5 * 3  # Ada's answer and its change, Bob, Dan, Cleo; three prompts each
+    assert "\n=" not in content and ",=" not in content and ',"=' not in content
+    formula = [row["plus"] for row in rows if "HYPERLINK" in row["plus"]]
+    assert formula and set(formula) == {spreadsheets.guard(FORMULA)} != {FORMULA}
+    first = next(row for row in rows if row["panelist"] == "Ada" and row["row"] == "1")
+    assert (first["round"], first["state"], first["counted"], first["seconds"]) == (
+        "1", "changed", "0", "9.0",
+    )  # fmt: skip
+    assert first["note"] == ("plus" if first["plus_side"] == "A" else "minus")
+
+
+def test_json_lines_hold_the_votes_that_were_chosen_and_no_open_round(
+    filled: tuple[Stage, dict[str, int]], index: VoteIndex
+) -> None:
+    def lines(**chosen: str) -> list[dict[str, Any]]:
+        found = vote_filter.parse(chosen.items())
+        file = vote_export.write(lambda look: look(index), found, "jsonl")
+        return [json.loads(line) for line in b"".join(vote_export.parts(file)).splitlines()]
+
+    everything = lines()
+    assert {line["round"] for line in everything} == {1, 2, 3, None}  # the fourth is open
+    assert "zebra" not in json.dumps(everything)
+    of_bob = lines(panelist="Bob")
+    assert {v["panelist"] for line in of_bob for v in line["votes"]} == {"Bob"}
+    assert sum(len(line["votes"]) for line in of_bob) == 4
+    (gold,) = lines(kind="gold")
+    assert gold["repeats"] in {line["comparison"] for line in everything}
+    assert gold["votes"][0]["remark"] == "asleep"
