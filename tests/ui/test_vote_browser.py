@@ -188,7 +188,7 @@ def test_hostile_texts_are_shown_literally_on_a_page_that_fits_and_axe_accepts(
         page.goto(address)
         assert violations(page, ("moderate", "serious", "critical")) == [], (scheme, address)
         assert misfits(page, *size, root="body", bar=".op-top") == []
-    rows = page.request.get("/operate-api/votes.jsonl").text().splitlines()
+    rows = page.request.get("/operate-api/votes.jsonl").body().splitlines()
     written = {text for row in map(json.loads, rows) for r in row["rows"]
                for text in (r["plus"], r["minus"])}  # fmt: skip
     assert LONG in written and set(PAYLOADS[:40]) <= written

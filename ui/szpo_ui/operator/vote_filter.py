@@ -151,7 +151,7 @@ def of_comparisons(chosen: Filter) -> tuple[str, list[Any]]:
     return " AND ".join(terms), values
 
 
-def place(chosen: Filter, *, limit: int) -> tuple[str, list[Any], bool]:
+def page_end(chosen: Filter, *, limit: int) -> tuple[str, list[Any], bool]:
     """The end of a query for one page: cursor, order and limit; and whether it runs backward."""
     backward = chosen.before is not None
     descending = (chosen.sort != "oldest") != backward

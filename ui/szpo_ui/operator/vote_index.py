@@ -18,7 +18,7 @@ from szpo.errors import StorageError
 from szpo.ledger.canonical import canonical
 from szpo.ledger.database import Clock, Ledger, Record, now_us
 from szpo.voting import counting
-from szpo_ui.operator.word_search import TOKENIZER, spaced
+from szpo_ui.operator.word_search import TOKENIZER, with_spaces
 
 PART: Final = 256
 """Comparisons that one call of `VoteIndex.advance` adds at most."""
@@ -69,7 +69,7 @@ _ADD: Final = (
     "CROSS JOIN answers a USING (comparison) ORDER BY number, a.i",
     f"{_PART}INSERT OR IGNORE INTO temp.asked SELECT p.prompt, number FROM part "
     "CROSS JOIN answers a USING (comparison) CROSS JOIN temp.prompts p ON p.turns = a.prompt",
-    f"{_PART}INSERT INTO temp.words (rowid, text) SELECT number, (SELECT group_concat(spaced("
+    f"{_PART}INSERT INTO temp.words (rowid, text) SELECT number, (SELECT group_concat(with_spaces("
     "(SELECT group_concat(json_extract(value, '$[1]'), ' ') FROM json_each(a.prompt)) || ' ' || "
     "a.plus || ' ' || a.minus), ' ') FROM answers a WHERE a.comparison = part.comparison) "
     "FROM part",
@@ -137,7 +137,7 @@ class VoteIndex:
                 raise StorageError(
                     "this Python's SQLite has no full-text search (FTS5); use another build of it"
                 )
-            self.ledger.db.conn.create_function("spaced", 1, spaced, deterministic=True)
+            self.ledger.db.conn.create_function("with_spaces", 1, with_spaces, deterministic=True)
             for sql in _TABLES:
                 self.ledger.execute(sql)
         except BaseException:

@@ -102,7 +102,7 @@ class Item:
     expected: str | None
     repeats: str | None
     open: bool
-    """Its round, or its final comparison, takes votes: sides and votes are not told."""
+    """Its round, or its final comparison, takes votes: sides and votes are not shown."""
     sides: tuple[str, str]
     """What the two answers of each row are of."""
     rows: tuple[TextRow, ...]
@@ -141,7 +141,7 @@ class _Most:
 def read(index: VoteIndex, chosen: Filter) -> Page:
     """The page that a filter asks for, from what the index holds."""
     where, values = vote_filter.of_comparisons(chosen)
-    end, cursor, backward = vote_filter.place(chosen, limit=SIZE + 1)
+    end, cursor, backward = vote_filter.page_end(chosen, limit=SIZE + 1)
     found = index.ledger.query(
         f"SELECT number, {chosen.key} AS key FROM temp.shown WHERE {where}{end}",
         (*values, *cursor),
@@ -251,7 +251,7 @@ def _item(index: VoteIndex, number: int, head: Record, chosen: Filter, most: _Mo
 
 
 def _order(comparison: str) -> tuple[str, str]:
-    """The order of the two policies while it is not told which is which; fixed by the id."""
+    """The order of the two policies while it is not shown which is which; fixed by the id."""
     return POLICIES if int(sha256(comparison.encode())[0], 16) % 2 else (POLICIES[1], POLICIES[0])
 
 

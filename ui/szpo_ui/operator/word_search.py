@@ -20,10 +20,10 @@ _PARTS: Final = re.compile(r'"([^"]*)"|([^\s"]+)')
 _WORD: Final = re.compile(r"[^\W_]+")
 
 
-def spaced(text: str) -> str:
+def with_spaces(text: str) -> str:
     """The text with spaces around the characters that the index takes for words.
 
-    >>> spaced("Tea 好茶")
+    >>> with_spaces("Tea 好茶")
     'Tea  好  茶 '
     """
     return text if text.isascii() else _UNSPACED.sub(r" \1 ", text)
@@ -62,7 +62,7 @@ _ALONE: Final = "(?=[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003fff
 def _split(query: str) -> list[list[str]]:
     """The words of each part of a query."""
     parts = (phrase or word for phrase, word in _PARTS.findall(query))
-    found = [words for part in parts if (words := _WORD.findall(spaced(part)))]
+    found = [words for part in parts if (words := _WORD.findall(with_spaces(part)))]
     if not found:
         raise UsageError("search: there is no letter and no number in it; type a word")
     return found
