@@ -142,6 +142,9 @@ class Tally:
     cast: Floats | None = None
     """Votes given (..., K, N), where ``plus``, ``minus`` and ``tie`` are sums of voters' weights;
     None: each vote counts once."""
+    side: Floats | None = None
+    """Votes (..., K, N) for a side while plus stood on A less those while it stood on B, as a
+    share of both, in [−1, 1]; None where nobody counted them."""
 
 
 @dataclass(frozen=True, slots=True)

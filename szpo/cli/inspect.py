@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from szpo.analysis import improvement
+from szpo.analysis import improvement, outlook
 from szpo.cli import console, run_paths
 from szpo.errors import SzpoError, UsageError
 from szpo.reports import html_report as page
@@ -56,7 +56,7 @@ def show(
         facts = summary.steps(ledger)
         total = summary.summary(ledger, facts)
         link, measured = triads.results(ledger), held_out.read(ledger)
-        helped = improvement.read(ledger)
+        helped, ahead = improvement.read(ledger), outlook.read(ledger)
     if as_json:
         rows = [{**asdict(f), "win_rate": f.win_rate} for f in facts]
         tested: dict[str, Any] = (
@@ -64,7 +64,9 @@ def show(
         )
         if measured is not None and measured.guards:
             tested["guards"] = [asdict(guard) for guard in measured.guards]
-        more = {"improvement": helped.as_dict(), "heldout": helped.short}
+        more = {
+            "improvement": helped.as_dict(), "heldout": helped.short, **outlook_of(ahead)
+        }  # fmt: skip
         console.emit({**total.as_dict(), **more, **tested, "step_rows": rows})
         return
     budget = f" of {total.budget}" if total.budget else ""
@@ -82,6 +84,7 @@ def show(
             "read": f"{total.answers_read} answers, about {total.person_minutes:.0f} "
             "person-minutes",
             **({} if link is None else {"link": link.line()}),
+            **({"prior": ahead.prior_line} if ahead is not None and ahead.prior else {}),
             "weights": f"{total.theta_sha256} (theta_sha256)",
             "head": f"{total.head} (note it elsewhere; later: szpo verify --head)",
         }
@@ -94,6 +97,14 @@ def show(
             console.say(guard.line())
         if measured.gap is not None:
             console.say(f"no guard of the topic: {measured.gap}")
+    if ahead is not None and ahead.found.ahead:
+        console.say()
+        console.table(
+            ("votes", "wins against the base", "KL to the base", "shows a taste"),
+            outlook.table(ahead),
+        )
+    for text in () if ahead is None else ahead.remarks:
+        console.warn(text)
     if facts and steps:
         console.say()
         console.table(
@@ -109,6 +120,11 @@ def show(
         console.say(
             "turned by: the share of voters who, voting against, would have turned it round"
         )
+
+
+def outlook_of(ahead: outlook.Outlook | None) -> dict[str, Any]:
+    """What a run looks ahead to, for ``--json``; nothing under rules that do not."""
+    return {} if ahead is None else {"outlook": ahead.as_dict()}
 
 
 def sample(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from szpo.analysis import improvement, measuring
-from szpo.cli import console, record, run_paths
+from szpo.analysis import improvement, measuring, outlook
+from szpo.cli import console, inspect, record, run_paths
 from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.errors import EngineError, UsageError
@@ -153,6 +153,7 @@ def _show_plan(checked: Checked, *, as_json: bool) -> None:
         basis_is_stored=found is not None,
         answer_seconds=seconds,
     )
+    costs = replace(costs, ahead=cost_plan.look_ahead(config))
     if as_json:
         origin = None if setup is None else "made" if found is None else found.report["origin"]
         console.emit({**costs.as_dict(), "basis": origin})
@@ -310,13 +311,16 @@ def drive(ledger: Ledger, parts: Any, *, as_json: bool = False, stay: bool = Fal
         if stay:
             worker.attend(ledger, source, go, wait=pause, say=console.complain)
         outcome = worker.drive_once(ledger, source, go, wait=pause, say=console.complain)
-    helped = improvement.read(ledger)
+    helped, ahead = improvement.read(ledger), outlook.read(ledger)
     if as_json:
-        result = {**asdict(outcome), "improvement": helped.as_dict()}
+        result = {**asdict(outcome), "improvement": helped.as_dict(), **inspect.outlook_of(ahead)}
         console.emit({"run": ledger.run, "path": str(ledger.path), **result})
     else:
         console.say(f"{outcome.status}: {outcome.reason}; {outcome.votes} votes")
         console.say(helped.sentence)
+        for text in () if ahead is None else (ahead.short, ahead.prior_line, *ahead.remarks):
+            if text:
+                console.say(text)
         _next(ledger.path, language=parts.base is not None)
     return 1 if outcome.status == "paused" else 0
 
@@ -345,6 +349,8 @@ def _note(ledger: Ledger, report: step_report.StepReport, score: Score | None) -
         # Measured where it is guarded; else estimated from |θ|, see szpo.runs.assemble.
         guarded = ledger.spec.get("config", {}).get("guards", {}).get("kl") is not None
         parts.append(f"KL {'' if guarded else '≈ '}{report.kl:.2f}")
+    if (ahead := outlook.of_report(report.extra, report.total_votes)) is not None and ahead.note:
+        parts.append(ahead.note)
     if "link" in report.extra:
         parts.append("the logistic link does not fit (szpo show)")
     return ", ".join(parts)

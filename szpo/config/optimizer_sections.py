@@ -122,6 +122,11 @@ class Optimizer(Section):
         "16, 32, … or all, as votes decide (blocks); all alike (flat); leading ones more "
         "(falling); left out: blocks.",
     )
+    guarded: bool | None = Field(
+        None,
+        description="regression: hold the recommended point where the guards of fluency, length "
+        "and topic are predicted to hold, from the base's own answers; left out: true.",
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -146,7 +146,7 @@ class Config(Section):
         if o.kl_budget is not None:
             points = () if o.kl_budget == "off" else o.kl_budget
             changes["kl_budget"] = tuple((at, nats) for at, nats in points) or None
-        for name in ("centre_step", "score_share", "prior_variances"):
+        for name in ("centre_step", "score_share", "prior_variances", "guarded"):
             if (value := getattr(o, name)) is not None:
                 changes[name] = value
         if chosen.candidates is not None:

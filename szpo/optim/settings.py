@@ -136,13 +136,15 @@ class Settings:
     where the standard error of a selection has the factor of Davidson's ties, as `defaults` sets
     it; None in runs recorded before it had, whose figures stay what they were.
 
-    The last six are ``regression``'s. ``kl_budget``: how far the recommended point may be from the
-    model's start, as points (counted votes, nats), linear between them and constant outside; None
-    for no bound. ``centre_step``: how far the asked centre moves in a step at most, in whitened
-    units. ``score_share``: the weight of the shown texts' scores in a vote's feature.
+    The last eight are ``regression``'s. ``kl_budget``: how far the recommended point may be from
+    the model's start, as points (counted votes, nats), linear between them and constant outside;
+    None for no bound. ``centre_step``: how far the asked centre moves in a step at most, in
+    whitened units. ``score_share``: the weight of the shown texts' scores in a vote's feature.
     ``prior_widths``: prior variances of a vote's logit that are averaged over.
     ``prior_variances``: how those of the coordinates compare (flat, falling, blocks). ``start``:
-    θ₀ of a branch; None for 0.
+    θ₀ of a branch; None for 0. ``guarded``: the recommended point stays where guards hold that are
+    predicted from what was recorded of the start's answers. ``sided``: the fit has a coefficient
+    for the side on which plus stood. The last two are None in runs recorded before they were.
 
     Raises:
         UsageError: a value out of range, or a combination that cannot work.
@@ -186,6 +188,8 @@ class Settings:
     prior_widths: tuple[float, ...] | None = None
     prior_variances: str | None = None
     start: tuple[float, ...] | None = None
+    guarded: bool | None = None
+    sided: bool | None = None
 
     def __post_init__(self) -> None:
         _check(self)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,11 +90,18 @@ def gain(found: Fit, point: Floats, level: float = 0.95) -> Interval:
     return Interval((weights * mean).sum(-1), low, high)
 
 
-def outlook(fits: tuple[Fit, Fit], standing: Standing, more: int, reach: float) -> Outlook:
+def outlook(
+    fits: tuple[Fit, Fit],
+    standing: Standing,
+    more: int,
+    reach: float,
+    hold: Callable[[Floats], Floats] | None = None,
+) -> Outlook:
     """What ``more`` votes like those so far would make of one run.
 
     ``fits`` are the one that moves the recommendation and the one with the curvature, of the same
-    votes. ``reach`` is the length of a recommendation of certain direction after these votes.
+    votes. ``reach`` is the length of a recommendation of certain direction after these votes;
+    ``hold`` makes of points (draws, d) what the run's guards leave of them.
     Possible tastes are drawn from the posterior, then what the votes will show of them, and the
     rule is applied to that; the likelihood of votes counts as a parabola throughout.
 
@@ -112,6 +120,7 @@ def outlook(fits: tuple[Fit, Fit], standing: Standing, more: int, reach: float) 
         future = _future(moving, local, more, rng)
         log_factor = np.maximum(future.log_factor, standing.log_factor)
         points = reach * direction(future, log_factor)
+        points = points if hold is None else hold(points)
     else:
         log_factor = np.full(_DRAWS, standing.log_factor)
         points = np.broadcast_to(standing.point, (_DRAWS, dim))

@@ -241,6 +241,26 @@ def warm_start(features: Floats, limit: Floats, prior: Prior) -> Prior:
     return replace(prior, mean=found.w, precision=precision)
 
 
+def warm_start_worth(found: Fit, votes: Votes, prior: Prior) -> Floats:
+    """Votes (...) that a prior's warm start weighs as much as, as the votes so far judge it.
+
+    The information that its levels add, in units of a vote's at even odds, each level weighted by
+    its posterior probability; 0 without a warm start.
+    """
+    dim, levels = votes.x.shape[-1], len(_LEVELS)
+    if prior.mean is None:
+        return np.zeros(found.weights.shape[:-1])
+    own = found.precisions[..., :dim, :dim]
+    trace = np.trace(own, axis1=-2, axis2=-1)
+    trace = trace.reshape(*trace.shape[:-1], -1, levels)
+    weights = found.weights.reshape(trace.shape)
+    information = (weights * (trace - trace[..., :1])).sum((-2, -1))
+    total = votes.up + votes.down
+    square = (total * (votes.x**2).sum(-1)).sum(-1)
+    mean_square = np.where(square > 0, square / np.maximum(total.sum(-1), 1e-12), 1.0)
+    return np.asarray(information / (mean_square / 4))
+
+
 def mixture_moments(weights: Floats, means: Floats, covariances: Floats) -> tuple[Floats, Floats]:
     """Mean (..., p) and covariance (..., p, p) of a mixture of C Gaussians."""
     mean = np.einsum("...c,...cp->...p", weights, means)

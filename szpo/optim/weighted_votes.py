@@ -69,7 +69,8 @@ def weigh(
     if settings.weighting in LEARNED:
         learn = use.weights or functools.partial(learn_weights, settings.weighting)
         weights = learn(past)
-        tally = replace(by_voter.tally(weights), cast=tally.plus + tally.minus + tally.tie)
+        cast = tally.plus + tally.minus + tally.tie
+        tally = replace(by_voter.tally(weights), cast=cast, side=tally.side)
         rows = max(rows, weighting.ROWS)
     elif settings.pooled_by_voter:
         delta = estimate_by_voter(settings, by_voter)

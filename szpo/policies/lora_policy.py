@@ -325,7 +325,7 @@ class LoraPolicy:
         def encode(prompt: Prompt, answer: Answer) -> tuple[tuple[int, ...], tuple[int, ...]]:
             return self.encode(prompt), tuple(loading.answer_tokens(self.loaded, answer))
 
-        return score_features.score_features(comparisons, encode, self._whitened_scores)
+        return score_features.score_features(comparisons, encode, self.whitened_scores)
 
     def score_cosine(self, prompts: Sequence[Prompt], *, seed: int) -> float:
         """Cosine between scores at the start and at θ, over 256 or more answers drawn at θ.
@@ -343,15 +343,13 @@ class LoraPolicy:
         ids = [self.encode(prompt) for prompt in prompts]
         texts = [(ids[i // each], row) for i, row in enumerate(rows)]
         groups = [i // each for i in range(len(rows))]
-        start, here = self._whitened_scores(texts), self._whitened_scores(texts, at=self._theta)
+        start, here = self.whitened_scores(texts), self.whitened_scores(texts, at=self._theta)
         return score_features.compare_scores(start, here, groups)
 
-    def _whitened_scores(
-        self,
-        texts: Sequence[tuple[tuple[int, ...], tuple[int, ...]]],
-        *,
-        at: Theta | None = None,
+    def whitened_scores(
+        self, texts: Sequence[tuple[tuple[int, ...], tuple[int, ...]]], *, at: Theta | None = None
     ) -> Floats:
+        """Scores (texts, d) at the start or ``at``; see `szpo.policies.score_features`."""
         return score_features.whitened_scores(
             self._respondent, self.subspace, texts,
             temperature=self.answering.sampling.temperature, at=at,

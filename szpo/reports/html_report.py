@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from szpo import __version__
-from szpo.analysis import improvement, voter_report
+from szpo.analysis import improvement, outlook, voter_report
 from szpo.ledger.database import Ledger
 from szpo.reports.charts import Series, line_chart, standalone
 from szpo.training import held_out, summary
@@ -79,6 +79,7 @@ def render(
         open_round: show what has been voted in a round that is still open.
     """
     facts = [f for f in summary.steps(ledger) if open_round or f.state != "open"]
+    ahead = outlook.read(ledger)
     total = summary.summary(ledger, facts)
     environment = Environment(
         loader=PackageLoader("szpo", "reports/templates"),
@@ -95,6 +96,8 @@ def render(
         cards=list(_cards(total)),
         link=triads.results(ledger),
         held_out=held_out.read(ledger),
+        ahead=ahead,
+        ahead_rows=[] if ahead is None else outlook.table(ahead),
         figures=list(_figures(ledger, facts, score, score_name)),
         samples=list(_samples(ledger, facts, shown)),
         panelists=list(_panelists(ledger, facts)),

@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from szpo.config.schema import Config
+from szpo.optim.rules import look_ahead as ahead
+from szpo.optim.rules.look_ahead import Ahead
+from szpo.optim.rules.registry import RULES
 from szpo.training import budget
 from szpo.training.summary import WORDS_PER_MINUTE
 
@@ -44,6 +47,8 @@ class CostPlan:
     """The time of generation was measured on the model itself."""
     money: float | None = None
     """What panelists are paid for it; None where the settings name no pay."""
+    ahead: tuple[Ahead, ...] = ()
+    """What votes are expected to buy, under rules that look ahead."""
 
     def as_dict(self) -> dict[str, Any]:
         """For ``--json``."""
@@ -109,6 +114,21 @@ def estimate(
     )
 
 
+def look_ahead(config: Config) -> tuple[Ahead, ...]:
+    """What the votes of these settings are expected to buy; nothing under other rules.
+
+    At 40 and 80 votes and at the run's end. Takes seconds where coordinates are many.
+    """
+    rule = config.optimizer.rule
+    if rule == "auto" or not RULES[rule].two_points or config.subspace.kind == "full":
+        return ()
+    settings = config.optimizer_settings((("z", (config.dim,)),), 1.0)
+    if settings.kl_budget is None:
+        return ()
+    last = config.steps * config.votes_per_step
+    return ahead.foresee(settings, [*(votes for votes in (40, 80) if votes < last), last])
+
+
 def count_parameters(model: str) -> int | None:
     """Count the weights of a model, by name or folder; None where only loading it would show."""
     if model in PARAMETERS:
@@ -145,4 +165,11 @@ def describe(plan: CostPlan, config: Config) -> Iterator[tuple[str, str]]:
             else f", by its arithmetic {plan.generation_minutes:.1f} minutes (--plan measures it)"
         ),
     )
+    if plan.ahead:
+        found = "; ".join(
+            f"{each.win_rate[0]:.0%} [{each.win_rate[1]:.0%}, {each.win_rate[2]:.0%}] after "
+            f"{each.votes} votes, at {each.kl[0]:.1f} nats"
+            for each in plan.ahead
+        )
+        yield "outlook", f"if people share a taste, votes won against the base: {found}"
     yield "disk", f"about {plan.disk_mib:.1f} MiB in {config.run.folder}"

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from szpo.evaluators.panel_evaluator import LedgerEvaluator
 from szpo.evaluators.protocol import Evaluator
 from szpo.ledger.database import Ledger
+from szpo.optim.rules import look_ahead
+from szpo.optim.rules.guard_geometry import Moments
+from szpo.optim.rules.registry import rule_of
+from szpo.optim.state import State
 from szpo.runs import aa_comparisons, assemble
 from szpo.runs.assemble import Parts
 from szpo.training import comparisons, controller, guards, step_report
@@ -56,10 +62,37 @@ def drive(
             kl=_quadratic_kl(parts) if config.guards.kl is None else _kl(parts),
             measured_kl=None if parts.base is None else _kl(parts),
             scores=getattr(parts.policy, "score_features", None),
+            moments=_moments(parts),
+            outlook=_outlook(parts),
             lease=held,
             wait=wait,
         ),
     )
+
+
+def _outlook(parts: Parts) -> Callable[[State], Mapping[str, Any]] | None:
+    """What votes promise, for rules that recommend another point than they ask at."""
+    if not rule_of(parts.settings.rule).two_points:
+        return None
+    return lambda state: look_ahead.look_ahead(state.settings, state.carried).to_json()
+
+
+def _moments(parts: Parts) -> Callable[[], Moments] | None:
+    """Moments of the start's answers, where they have scores; read once, when first asked for."""
+    settings, base = parts.settings, parts.base
+    if not settings.guarded or base is None or not base.subspace.basis:
+        return None
+    if parts.config.generation.temperature == 0:
+        return None
+
+    @functools.cache
+    def read() -> Moments:
+        from szpo.training import guard_moments
+
+        found = guard_moments.load_or_read(parts.language, parts.prompts.train)
+        return found.moments(settings.scale)
+
+    return read
 
 
 def evaluator(ledger: Ledger, parts: Parts) -> Evaluator:

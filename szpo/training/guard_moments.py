@@ -1,42 +1,65 @@
-"""Read the start's answers for `szpo.optim.rules.guard_geometry`: scores and guards' figures."""
+"""Read the start's answers: their scores, and the figures that guards look at.
+
+Guards are predicted from them (`szpo.optim.rules.guard_geometry`), and they say how far apart two
+answers of the start usually are, beyond which pairs of a warm start are cut.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
+import math
+import zipfile
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from szpo.errors import UsageError
-from szpo.models.logprobs import Sample
-from szpo.models.scores import score_vectors
+from szpo import cache
+from szpo.files import replace_whole
 from szpo.optim.rules import guard_geometry
 from szpo.optim.rules.guard_geometry import Moments
 from szpo.policies import own_prompt
 from szpo.policies.lora_policy import LoraPolicy
-from szpo.policies.subspaces import Subspace
-from szpo.types import Answer, Floats, Prompt
+from szpo.types import Answer, Floats, Ints, Prompt
+
+PROMPTS: Final = 64
+"""Prompts that the start is asked, at most."""
+ANSWERS: Final = 256
+"""Answers that are read, at least; six for each coordinate if that is more."""
+FAR: Final = 99.0
+"""Percentile of the distance between two of the start's answers that counts as far."""
 
 
-def project(subspace: Subspace, vectors: NDArray[np.floating[Any]]) -> Floats:
-    """Scores in a subspace's coordinates: ∂ log π / ∂z at the start.
+@dataclass(frozen=True, slots=True, eq=False)
+class StartReading:
+    """Answers of the start that have a text, as read there."""
 
-    Args:
-        subspace: One that moves B by a basis.
-        vectors: Scores of all weights of B (answers, Σ out·r), in the order of the sites.
+    scores: Floats
+    """∂ log π(answer) / ∂z (answers, d)."""
+    figures: Floats
+    """(answers, 3) as `guard_geometry.FIGURES`; a margin is nan with too few prompts for one."""
+    prompts: Ints
+    """(answers,): the number of the prompt."""
 
-    Returns:
-        (answers, d).
+    def moments(self, scale: float = 1.0) -> Moments:
+        """What predictions rest on, in whitened units of ``scale`` coordinates.
 
-    Raises:
-        UsageError: the coordinates are the weights themselves.
-    """
-    if not subspace.basis:
-        raise UsageError(f"subspace {subspace.kind} has no basis to take scores in")
-    basis = [subspace.basis[site.b].reshape(-1, subspace.dim) for site in subspace.sites]
-    found: Floats = np.asarray(vectors, np.float64) @ np.concatenate(basis).astype(np.float64)
-    return found
+        Raises:
+            UsageError: there are too few answers for the coordinates.
+        """
+        return guard_geometry.gather(scale * self.scores, self.figures, self.prompts.tolist())
+
+    def far(self) -> Floats:
+        """How far apart two answers to one prompt are at most, nearly always: (d,) of scores."""
+        first, second = np.triu_indices(len(self.prompts), 1)
+        same = self.prompts[first] == self.prompts[second]
+        apart = np.abs(self.scores[first[same]] - self.scores[second[same]])
+        found = np.percentile(apart if len(apart) else np.abs(self.scores), FAR, axis=0)
+        return np.asarray(np.maximum(found, 1e-9))
 
 
 def measure_figures(
@@ -59,35 +82,68 @@ def measure_figures(
     return np.column_stack([logprob, [float(answer.tokens) for answer in flat], margin])
 
 
-def measure_moments(
+def read_start(
     policy: LoraPolicy, prompts: Sequence[Prompt], samples: int, *, seed: int
-) -> Moments:
-    """Draw answers at the start and sum up scores and figures; empty answers are left out.
+) -> StartReading:
+    """Draw answers at the start and read them; empty answers are left out.
 
     Args:
-        policy: Anywhere; it is asked and read at its start.
+        policy: Anywhere; it is asked and read at its start, by whoever holds the model.
         prompts: All different.
         samples: Answers to each.
         seed: Names the draws.
 
     Raises:
-        UsageError: too few answers for the coordinates, or no basis.
+        UsageError: the coordinates are the weights themselves, or the temperature is 0.
     """
     rows = policy.sample_tokens(prompts, samples, seed=seed, base=True)
     answers = [policy.answer(row) for row in rows]
     grouped = [answers[i : i + samples] for i in range(0, len(answers), samples)]
-    read = [
-        Sample(policy.encode(prompts[i // samples]), row, i // samples)
-        for i, row in enumerate(rows)
-    ]
-    vectors = score_vectors(
-        policy.responder.adapted,
-        {**policy.subspace.fixed, **policy.subspace.start},
-        read,
-        temperature=policy.answering.sampling.temperature or 1.0,
-    )
-    scores = project(policy.subspace, vectors)
+    asked = [policy.encode(prompt) for prompt in prompts]
+    scores = policy.whitened_scores([(asked[i // samples], row) for i, row in enumerate(rows)])
     figures = measure_figures(policy, prompts, grouped, seed=seed)
     there = np.array([bool(answer.text) for answer in answers])
     owner = np.arange(len(rows)) // samples
-    return guard_geometry.gather(scores[there], figures[there], owner[there].tolist())
+    return StartReading(scores[there], figures[there], owner[there])
+
+
+def load_or_read(policy: LoraPolicy, prompts: Sequence[Prompt]) -> StartReading:
+    """Read the start's answers, or take the reading of an earlier run of the same start.
+
+    A starting adapter's are not stored: its weights would have to be part of the key. A cache
+    that cannot be written is no error.
+    """
+    asked = list(dict.fromkeys(prompts))[:PROMPTS]
+    samples = math.ceil(max(ANSWERS, 6 * policy.dim) / len(asked))
+    path = None if policy.loaded.adapter is not None else _path(policy, asked, samples)
+    if path is not None and (found := _load(path)) is not None:
+        return found
+    made = read_start(policy, asked, samples, seed=0)
+    if path is not None:
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replace_whole(path) as draft, draft.open("wb") as file:
+                np.savez(file, scores=made.scores, figures=made.figures, prompts=made.prompts)
+    return made
+
+
+def _path(policy: LoraPolicy, prompts: Sequence[Prompt], samples: int) -> Path:
+    loaded, how = policy.loaded, policy.answering
+    named = [
+        1, loaded.sha256, loaded.dtype, loaded.quantization, policy.subspace.basis_sha256,
+        asdict(how.sampling), how.chunk_rows, [prompt.turns for prompt in prompts], samples,
+    ]  # fmt: skip
+    key = hashlib.sha256(json.dumps(named).encode()).hexdigest()
+    return cache.cache_dir() / "readings" / f"{key}.npz"
+
+
+def _load(path: Path) -> StartReading | None:
+    try:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            return StartReading(file["scores"], file["figures"], file["prompts"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        with contextlib.suppress(OSError):
+            path.unlink()
+        return None

@@ -138,7 +138,10 @@ def _measure(run: Services, at: Position, comparisons: Sequence[Comparison]) -> 
                 "give; set optimizer.score_share to 0"
             )
         scores = hooks.scores(comparisons).reshape(settings.K, settings.N, settings.dim)
-    return StepInputs(scores, kl, flatten(run.policy.theta(), settings.layout))
+    moments = None
+    if settings.guarded and at.state.carried.moments is None and hooks.moments is not None:
+        moments = hooks.moments()
+    return StepInputs(scores, kl, flatten(run.policy.theta(), settings.layout), moments)
 
 
 def _record_plan(run: Services, at: Position, step: int) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from szpo.errors import IntegrityError, UsageError
 from szpo.evaluators.protocol import Evaluator
 from szpo.ledger.database import Ledger, Record
+from szpo.optim.rules.guard_geometry import Moments
 from szpo.optim.settings import Settings
+from szpo.optim.state import State
 from szpo.training import budget
 from szpo.training.comparisons import Prompts
 from szpo.training.guards import Bands
@@ -65,6 +67,10 @@ class Hooks:
     it cannot be measured."""
     scores: Callable[[Sequence[Comparison]], Floats] | None = None
     """Mean whitened score of each comparison's texts of plus less that of minus (K, N, d)."""
+    moments: Callable[[], Moments] | None = None
+    """Moments of the start's answers, from which rules of two points predict guards."""
+    outlook: Callable[[State], Mapping[str, Any]] | None = None
+    """What the votes so far promise, for a step's report; None where nobody can tell."""
     timer: Callable[[], float] = time.perf_counter
     """Seconds, for what reports say of durations."""
     lease: Lease | None = None

@@ -122,6 +122,8 @@ def describe(
     read = answers_read(standing, comparisons)
     before, after = (flatten(theta, run.settings.layout) for theta in (at.theta, new.theta))
     figures = _figures(run.ledger, votes.step, comparisons)
+    outlook = None if run.hooks.outlook is None else run.hooks.outlook(new.state)
+    ahead = {} if outlook is None else {"outlook": outlook}
     return StepReport(
         step=votes.step,
         delta=info.delta,
@@ -151,7 +153,7 @@ def describe(
         votes_sha256=canonical.votes_sha256(counted),
         figures=figures,
         seconds={},
-        extra=plain({**(info.extra or {}), **triads.note(run.ledger)}),
+        extra=plain({**(info.extra or {}), **triads.note(run.ledger), **ahead}),
     )
 
 

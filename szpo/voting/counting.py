@@ -27,8 +27,7 @@ _BY_VOTE: Final = (
     "votes v CROSS JOIN assignments a USING (assignment) "
     "CROSS JOIN comparisons c USING (comparison)"
 )
-
-
+_PLUS_ON_A: Final = {"Aplus": 1, "Bminus": 1, "Bplus": -1, "Aminus": -1}
 Balance: TypeAlias = Literal["direction", "step"]
 """Over which comparisons plus stands on A in half of the counted votes."""
 
@@ -168,10 +167,11 @@ class StepVotes:
 
     def tally(self, K: int, N: int) -> Tally:
         """The counted votes as arrays (K, N)."""
-        counts = np.zeros((3, K, N))
+        counts, side = np.zeros((3, K, N)), np.zeros((K, N))
         index = {"plus": 0, "minus": 1, "tie": 2}
         for vote in self.counted:
             counts[index[vote.verdict], vote.k, vote.n] += 1
+            side[vote.k, vote.n] += _PLUS_ON_A.get(vote.choice + vote.verdict, 0)
         identical = np.zeros((K, N), dtype=np.bool_)
         for row in self.ledger.query(
             "SELECT k, n FROM comparisons WHERE run = ? AND step = ? AND kind = 'train' "
@@ -179,8 +179,8 @@ class StepVotes:
             (self.ledger.run, self.step),
         ):
             identical[row["k"], row["n"]] = True
-        shared = shares(self.ledger, self.step)
-        return Tally(counts[0], counts[1], counts[2], identical, shared)
+        side, shared = side / np.maximum(counts[0] + counts[1], 1), shares(self.ledger, self.step)
+        return Tally(counts[0], counts[1], counts[2], identical, shared, side=side)
 
     # ---- the reading ----
 

@@ -12,8 +12,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from szpo.errors import IntegrityError
+from szpo.errors import IntegrityError, UsageError
 from szpo.ledger.database import Ledger
+from szpo.optim.rules.guard_geometry import Moments
 from szpo.optim.rules.registry import rule_of
 from szpo.optim.rules.rule import StepInputs
 from szpo.optim.settings import Settings
@@ -30,6 +31,7 @@ def note(inputs: StepInputs) -> dict[str, Any]:
         "centre": None if inputs.centre is None else inputs.centre.tolist(),
         "kl": None if inputs.kl is None else list(inputs.kl),
         "scores": None if scores is None else np.round(scores, DIGITS).tolist(),
+        "moments": None if inputs.moments is None else inputs.moments.to_json(),
     }
     given = {name: value for name, value in found.items() if value is not None}
     return {"inputs": given} if given else {}
@@ -56,7 +58,19 @@ def read(ledger: Ledger, settings: Settings, step: int) -> StepInputs:
     if centre is None or (settings.score_share and scores is None):
         missing = "centre" if centre is None else "scores"
         raise IntegrityError(f'step {step}: its event "generated" has no {missing}')
-    return StepInputs(scores, None if kl is None else (float(kl[0]), float(kl[1])), centre)
+    nats = None if kl is None else (float(kl[0]), float(kl[1]))
+    return StepInputs(scores, nats, centre, _moments(step, noted, settings.dim))
+
+
+def _moments(step: int, noted: dict[str, Any], dim: int) -> Moments | None:
+    if noted.get("moments") is None:
+        return None
+    try:
+        return Moments.from_json(noted["moments"], dim)
+    except (AttributeError, TypeError, UsageError, ValueError):
+        raise IntegrityError(
+            f"step {step}: the recorded moments are not those of {dim} coordinates"
+        ) from None
 
 
 def _array(step: int, noted: dict[str, Any], name: str, shape: tuple[int, ...]) -> Floats | None:

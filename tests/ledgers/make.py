@@ -2,6 +2,8 @@
 
     python tests/ledgers/make.py tests/ledgers/v1.db
 
+``regression.db`` holds three steps of the rule `regression` from before its fits had a side and
+its recommended point was held by predicted guards (the run of `tests.training.test_two_points`).
 Later versions of szpo must still open and verify every file beside this script.
 """
 

@@ -92,7 +92,16 @@ def test_the_shrink_is_the_largest_that_holds(seed: int, size: float) -> None:
     for worse in np.arange(share * GRID + 1, GRID + 1) / GRID:
         if 0.5 * (worse * size) ** 2 >= LEAST_KL:
             assert not all(p.holds for p in predict(moments, worse * z))
-    assert shrink_for_guards(moments, z, errors=1.96) <= share  # surer is not further
+    both = shrink_for_guards(moments, np.stack([z, 0.25 * z]))
+    assert both.tolist() == [share, float(shrink_for_guards(moments, 0.25 * z))]
+    # From elsewhere on, as where a branch began.
+    origin = np.random.default_rng(seed + 1).normal(size=D) / 4
+    rest = float(shrink_for_guards(moments, z, origin=origin))
+    if rest:
+        assert all(p.holds for p in predict(moments, origin + rest * z))
+    for worse in np.arange(rest * GRID + 1, GRID + 1, 16) / GRID:
+        if 0.5 * (worse * size) ** 2 >= LEAST_KL:
+            assert not all(p.holds for p in predict(moments, origin + worse * z))
 
 
 def test_no_shrink_mends_a_move_that_breaks_a_guard_at_once() -> None:
@@ -108,7 +117,7 @@ def test_no_shrink_mends_a_move_that_breaks_a_guard_at_once() -> None:
 
 def test_moments_are_all_that_is_needed_and_come_back_from_json_bit_for_bit() -> None:
     moments, _, _ = world(3, 200, bend=1.0)
-    again = Moments.from_json(json.loads(json.dumps(moments.to_json())))
+    again = Moments.from_json(json.loads(json.dumps(moments.to_json())), D)
     z = np.linspace(-1, 1, D)
     assert predict(again, z) == predict(moments, z)
     assert all(
@@ -121,7 +130,7 @@ def test_a_figure_that_was_not_measured_is_left_out() -> None:
     figures = np.column_stack([rng.normal(size=(40, 2)) + 20, np.full(40, np.nan)])
     moments = gather(rng.normal(size=(40, D)), figures, np.arange(40))
     text = json.dumps(moments.to_json(), allow_nan=False)
-    for each in (moments, Moments.from_json(json.loads(text))):
+    for each in (moments, Moments.from_json(json.loads(text), D)):
         assert [p.name for p in predict(each, np.ones(D))] == ["logprob", "tokens"]
         assert shrink_for_guards(each, 0.1 * np.ones(D)) == 1.0
     below = replace(moments, levels=np.array([-2.0, 20.0, -1.0]))  # no share of a negative level

@@ -366,6 +366,9 @@ def test_a_settings_file_names_the_rules_own_directions():
     assert (config.optimizer.directions, config.optimizer.comparisons) == (4, 1)
     config = settings_file.load(sets=["optimizer.rule=regression", "optimizer.kl_budget=off"])
     assert config.optimizer_settings(LAYOUT, 1.0).kl_budget is None
+    assert config.optimizer_settings(LAYOUT, 1.0).guarded is True
+    config = settings_file.load(sets=["optimizer.rule=regression", "optimizer.guarded=false"])
+    assert config.optimizer_settings(LAYOUT, 1.0).guarded is False
     sets = ["optimizer.rule=regression", "optimizer.kl_budget=[[20, 1], [40, 2.5]]"]
     made = settings_file.load(sets=sets).optimizer_settings(LAYOUT, 1.0)
     assert made.kl_budget == ((20.0, 1.0), (40.0, 2.5)) and made.centre_step == 1.0

@@ -60,7 +60,9 @@ def test_a_regression_measures_kl_where_it_recommends(tuned):
         assert ledger.row["direction_version"] == 2
         report = verification.verify(ledger)
         assert report.ok, str(report)
-        measured = [step_inputs.read(ledger, settings, step).kl for step in range(3)]
+        noted = [step_inputs.read(ledger, settings, step) for step in range(3)]
+        measured = [each.kl for each in noted]
+        assert noted[0].moments.answers > 200 and noted[1].moments is None
         assert measured[0] is None and any(one is not None for one in measured[1:])
         for nats, estimate in (one for one in measured if one is not None):
             assert 0 < nats < 10 * estimate  # of the same order
@@ -83,9 +85,19 @@ def test_what_a_regression_exports_and_shows_is_its_recommended_point(tuned, tmp
     assert digest in (tmp_path / "lora" / "README.md").read_text(encoding="utf-8")
     capsys.readouterr()
     assert call(["show", str(tuned), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["theta_sha256"] == digest
+    document = json.loads(capsys.readouterr().out)
+    assert document["theta_sha256"] == digest
+    ahead = document["outlook"]["ahead"]
+    assert [each["votes"] for each in ahead] == [0, 20, 40, 80]
+    assert call(["show", str(tuned)]) == 0
+    line = next(
+        text for text in capsys.readouterr().out.splitlines() if text.startswith("40 more")
+    )
+    value, low, high = (100 * each for each in ahead[2]["win_rate"])
+    assert f"{value:.0f} % [{low:.0f}, {high:.0f}]" in line
     assert call(["report", str(tuned), "--out", str(tmp_path / "page.html")]) == 0
-    assert "regression" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "regression" in page and f"<td>{value:.0f} % [{low:.0f}, {high:.0f}]</td>" in page
     assert call(["verify", str(tuned), "--head", theta_of_centre(tuned)]) == 2
 
 

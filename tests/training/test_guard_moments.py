@@ -1,4 +1,4 @@
-"""Scores in the run's coordinates, and the figures of the start's answers."""
+"""The start's answers as guards and warm starts take them: scores, figures, distances."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from szpo.errors import UsageError
-from szpo.models.logprobs import Sample
-from szpo.models.scores import score_vectors
 from szpo.optim.rules.guard_geometry import Moments, predict
-from szpo.training.guard_moments import measure_figures, measure_moments, project
+from szpo.policies import own_prompt
+from szpo.policies.lora_policy import LoraPolicy
+from szpo.training import guard_moments
+from szpo.training.guard_moments import StartReading, load_or_read, measure_figures, read_start
 from szpo.types import Prompt
 from tests.policies.test_protocol import full, policy_of, small
 from tests.support.tiny_models import loaded
@@ -17,42 +18,71 @@ from tests.support.tiny_models import loaded
 PROMPTS = [Prompt.user(f"w{i} w{i + 1}") for i in range(20, 44, 2)]
 
 
-def test_projected_scores_are_the_slopes_of_the_log_probability() -> None:
-    """Against central differences of log π(answer) along each coordinate."""
+@pytest.fixture(scope="module")
+def policy() -> LoraPolicy:
     base = loaded("llama")
-    policy = policy_of(base, small(base))
+    return policy_of(base, small(base))
+
+
+def test_scores_are_the_slopes_of_the_log_probability(policy: LoraPolicy) -> None:
+    """Against central differences of log π(answer) along each coordinate."""
     rows = policy.sample_tokens(PROMPTS[:3], 1, seed=1)
-    read = [Sample(policy.encode(p), row) for p, row in zip(PROMPTS, rows, strict=False)]
-    start = {**policy.subspace.fixed, **policy.subspace.start}
-    vectors = score_vectors(base.adapt(policy.subspace.sites), start, read)
-    found = project(policy.subspace, vectors)
+    found = read_start(policy, PROMPTS[:3], 1, seed=1).scores
+    assert len(found) == 3  # none was empty
     step = 0.002
     for i in range(policy.dim):
         z = np.zeros(policy.dim, np.float32)
         z[i] = step
         plus, minus = (policy.deltas([{"z": sign * z}]) for sign in (1, -1))
-        ids = [list(sample.prompt) for sample in read]
+        ids = [list(policy.encode(prompt)) for prompt in PROMPTS[:3]]
         up, down = (policy.engine.logprobs(ids, rows, [0] * 3, deltas) for deltas in (plus, minus))
         slope = [(a.sum() - b.sum()) / (2 * step) for a, b in zip(up, down, strict=True)]
         assert found[:, i] == pytest.approx(slope, rel=0.02, abs=0.02)
 
 
-def test_moments_of_a_small_model_are_repeatable_and_read_at_the_start() -> None:
-    base = loaded("llama")
-    policy = policy_of(base, small(base))
-    found = measure_moments(policy, PROMPTS, 3, seed=2)
+def test_a_reading_is_repeatable_taken_at_the_start_and_stored(
+    policy: LoraPolicy, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setenv("SZPO_CACHE", str(tmp_path))
+    monkeypatch.setattr(guard_moments, "ANSWERS", 36)
+    found = load_or_read(policy, PROMPTS).moments()
     assert found.answers <= 36 and found.scores.shape == (policy.dim, policy.dim)
     policy.move_to({"z": np.full(policy.dim, 0.5, np.float32)})
-    again = measure_moments(policy, PROMPTS, 3, seed=2)
+    again = read_start(policy, PROMPTS, 3, seed=0).moments()
+    policy.move_to(policy.start())
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("read a second time")
+
+    monkeypatch.setattr(guard_moments, "read_start", refuse)
+    stored = load_or_read(policy, PROMPTS).moments()
     for name in Moments.__slots__:
         assert np.array_equal(getattr(found, name), getattr(again, name)), name
+        assert np.array_equal(getattr(found, name), getattr(stored, name)), name
+    (file,) = (tmp_path / "readings").iterdir()
+    file.write_bytes(b"broken")
+    with pytest.raises(AssertionError, match="second time"):
+        load_or_read(policy, PROMPTS)
     changes = [p.change for p in predict(found, np.zeros(policy.dim))]
     assert changes and not any(changes)
-    few = measure_figures(policy, PROMPTS[:2], policy.sample(PROMPTS[:2], 1, seed=0), seed=0)
-    assert few.shape == (2, 3) and np.isnan(few[:, 2]).all()
+
+
+def test_few_prompts_have_no_margin(policy: LoraPolicy) -> None:
+    few = PROMPTS[: own_prompt.FEWEST_PROMPTS - 1]
+    found = measure_figures(policy, few, policy.sample(few, 1, seed=0), seed=0)
+    assert found.shape == (2, 3) and np.isnan(found[:, 2]).all()
+
+
+def test_moments_are_in_units_of_the_scale_and_far_is_within_prompts() -> None:
+    """Two prompts, answers at 0, 1, 3 and 100, 100, 104 along the one coordinate."""
+    scores = np.array([[0.0], [1], [3], [100], [100], [104]])
+    found = StartReading(scores, np.ones((6, 3)), np.repeat([0, 1], 3))
+    # Distances 1, 3, 2, 0, 4, 4; the 99th percentile lies at rank 4.95 of 0 … 5: 4.
+    assert found.far().tolist() == [4.0]
+    np.testing.assert_allclose(found.moments(2.0).scores, 4 * found.moments().scores)
 
 
 def test_coordinates_without_a_basis_are_refused() -> None:
     base = loaded("llama")
-    with pytest.raises(UsageError, match="subspace full has no basis"):
-        project(full(base, 2, "B"), np.zeros((1, 4)))
+    with pytest.raises(UsageError, match="scores need coordinates z"):
+        read_start(policy_of(base, full(base, 2, "B")), PROMPTS[:3], 1, seed=0)

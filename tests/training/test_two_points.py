@@ -15,6 +15,7 @@ from szpo.ledger.theta import (
     theta_digests,
 )
 from szpo.optim import parameters
+from szpo.optim.rules.guard_geometry import gather
 from szpo.replay import replay, verification, without_panelist
 from szpo.runs.branch import branch
 from szpo.runs.samples import Source, policy_at
@@ -366,6 +367,71 @@ def test_scores_of_the_shown_texts_enter_the_fit(tmp_path):
         plain = radius * v
         assert rows.x[8 + 3] == pytest.approx(0.5 * plain + 0.5 * found.scores[3, 0])
         assert verification.verify(ledger).ok
+
+
+def moments():
+    """Log-probability falls by .6 nats a unit of the way to the best point, (1, 1, 1, 1)."""
+    rng = np.random.default_rng(0)
+    u = rng.normal(size=(200, 4))
+    figures = np.column_stack([-2 - 0.3 * u.sum(1), 20 + rng.normal(size=(200, 2))])
+    return gather(u, figures, np.arange(200))
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+def test_moments_are_recorded_before_the_votes_and_hold_the_recommended_point(tmp_path, lag):
+    far = {"kl_budget": ((0.0, 20.0),)}
+    settings, ledger, policy = started(tmp_path, **far)
+    seen = []
+
+    def measure():
+        seen.append(moments())
+        return seen[-1]
+
+    with ledger:
+        drive(settings, ledger, policy, until_step=5, lag=lag, moments=measure)
+        assert len(seen) == 1 + lag  # with lag the second step is made before the first is told
+        noted = [step_inputs.read(ledger, settings, step).moments for step in range(5)]
+        assert [one is not None for one in noted] == [True] + [bool(lag)] + [False] * 3
+        assert np.array_equal(noted[0].gram, seen[0].gram)
+        report = verification.verify(ledger)  # without the hook
+        assert report.ok, str(report)
+        carried = replay.replay_state(ledger, settings).carried
+        assert 0 < carried.held.share < 1 and carried.held.broken == ("logprob",)
+        assert 0.3 * carried.recommended.sum() == pytest.approx(0.5, abs=0.05)
+        body = list(ledger.events("step"))[-1]["body"]
+        assert body["extra"]["guard_share"] == carried.held.share
+        found = next(iter(ledger.query("SELECT * FROM events WHERE kind = 'generated'")))
+        ledger.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        content = ledger.path.read_bytes()
+    if lag:
+        return
+    for change, words in (
+        (lambda inputs: inputs["moments"]["cross"][0].__setitem__(0, 9.0), "vector is not what"),
+        (lambda inputs: inputs["moments"].update(levels=[1.0]), "moments are not those of 4"),
+    ):
+        path = tmp_path / "forged.db"
+        path.write_bytes(content)
+        body = json.loads(found["body"])
+        change(body["inputs"])
+        forge(
+            path, "UPDATE events SET body = ? WHERE event = ?", (json.dumps(body), found["event"])
+        )
+        rewrite(path)
+        with Ledger.open(path, clock=Clock()) as copy:
+            report = verification.verify(copy)
+            assert not report.ok and words in str(report)
+
+
+def test_sides_of_the_votes_reach_the_fit(tmp_path):
+    settings, ledger, policy = started(tmp_path)
+    with ledger:
+        drive(settings, ledger, policy, until_step=2)
+        sides = ledger.query(
+            "SELECT c.k, a.plus_side AS side FROM assignments a JOIN comparisons c "
+            "USING (comparison) WHERE c.step = 1 ORDER BY c.k"
+        )
+        found = replay.replay_state(ledger, settings).carried.votes.side[8:]
+        assert found.tolist() == [1.0 if row["side"] == "A" else -1.0 for row in sides]
 
 
 def test_inputs_of_the_wrong_shape_are_refused(run):

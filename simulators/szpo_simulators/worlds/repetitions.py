@@ -87,7 +87,9 @@ def settings_for(world: World, **changes: Any) -> Settings:
         law = directions.Law("orthonormal")
         if wanted.get("K", 1) == 1:
             wanted |= {"K": wanted["N"], "N": 1}
-        wanted = {"kl_budget": None, "prior_variances": "flat", **wanted}
+        # Their panels have no texts to guard, and votes come without the sides they were given on.
+        none = {"kl_budget": None, "guarded": None, "sided": None}
+        wanted = {**none, "prior_variances": "flat", **wanted}
         if "alpha" in wanted:
             radius = wanted.get("kl_radius", DEFAULT_RADIUS)
             wanted["centre_step"] = math.sqrt(2 * radius) * wanted.pop("alpha") / wanted["mu"]

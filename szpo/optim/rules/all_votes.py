@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from szpo.aggregation import registry, weighting
 from szpo.aggregation.weighting import History, View
 from szpo.optim.posterior import Posterior
+from szpo.optim.rules.guard_geometry import Moments
 from szpo.optim.rules.rule import Perturbations
 from szpo.optim.settings import Settings
 from szpo.optim.vote_regression import Fit, Prior, Votes, fit
@@ -26,6 +27,16 @@ PRIORS: Final[Mapping[str, Callable[[int], Prior]]] = {
 """`prior_variances`: how the variances of d coordinates of w compare."""
 PSEUDO_KL: Final = 1.0
 """Nats at which KL and its quadratic estimate count as equal before any is measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """How far predicted guards let the recommended point go."""
+
+    share: float = 1.0
+    """Of the way that the votes speak for; 0 where no part of it holds the guards."""
+    broken: tuple[str, ...] = ()
+    """Figures whose guards the whole way would break."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,6 +55,10 @@ class AllVotes:
     """(...): the largest log Bayes factor for any signal that a step's fit has found."""
     measured: tuple[float, float] = (0.0, 0.0)
     """Sums over steps of measured KL and of its quadratic estimate at the same points, nats."""
+    moments: Moments | None = None
+    """Of the start's answers; None where guards are not predicted."""
+    held: Held = Held()
+    """What they did at the last step."""
 
     @property
     def kl_scale(self) -> float:
@@ -65,12 +80,19 @@ def add_votes(
     def join(before: Floats, new: Floats) -> Floats:
         return np.concatenate([before, new.reshape(*lead, rows)], axis=-1)
 
+    side = old.side
+    if settings.sided and (tally.side is not None or side is not None):
+        side = join(
+            np.zeros(old.up.shape) if side is None else side,
+            np.zeros(up.shape) if tally.side is None else tally.side,
+        )
     both = Votes(
         np.concatenate([old.x, x.reshape(*lead, rows, -1)], axis=-2),
         join(old.up, up),
         join(old.down, down),
         np.concatenate([old.steps, np.full(rows, at.step, dtype=np.int64)]),
-        bend=join(np.zeros((*lead, 0)) if old.bend is None else old.bend, bend),
+        side,
+        join(np.zeros((*lead, 0)) if old.bend is None else old.bend, bend),
     )
     if settings.weighting != "equal" and votes.history is not None:
         up, down = sum_by_voter(votes.history.verdicts, votes.weights)
@@ -79,7 +101,10 @@ def add_votes(
     if at.inputs.kl is not None:
         measured = measured[0] + at.inputs.kl[0], measured[1] + at.inputs.kl[1]
     counted = record.counted + np.where(live, cast, 0.0).sum((-2, -1))
-    return replace(record, votes=both, counted=counted, measured=measured)
+    moments = record.moments
+    if settings.guarded and moments is None:
+        moments = at.inputs.moments
+    return replace(record, votes=both, counted=counted, measured=measured, moments=moments)
 
 
 def sum_by_voter(verdicts: NDArray[np.int8], weights: Floats) -> tuple[Floats, Floats]:

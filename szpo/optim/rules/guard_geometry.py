@@ -58,12 +58,25 @@ class Moments:
         return {name: _plain(getattr(self, name)) for name in self.__slots__}
 
     @classmethod
-    def from_json(cls, body: Mapping[str, Any]) -> Moments:
-        """What `to_json` wrote."""
+    def from_json(cls, body: Mapping[str, Any], dim: int) -> Moments:
+        """What `to_json` wrote, of ``dim`` coordinates.
+
+        Raises:
+            UsageError: it is something else.
+        """
         found: dict[str, Any] = {
             name: np.array(value, np.float64) if isinstance(value, list) else value
             for name, value in body.items()
         }
+        shapes = {
+            "scores": (dim, dim), "gram": (dim + 1, dim + 1), "cross": (dim + 1, len(FIGURES)),
+            "squares": (len(FIGURES),), "levels": (len(FIGURES),),
+        }  # fmt: skip
+        counts = [found.get(name) for name in ("answers", "freedom")]
+        fits = all(np.asarray(found.get(name)).shape == shape for name, shape in shapes.items())
+        whole = all(isinstance(count, int) and count > 0 for count in counts)
+        if not fits or not whole or not np.isfinite(found["scores"]).all():
+            raise UsageError(f"moments of the start's answers: not those of {dim} coordinates")
         return cls(**found)
 
 
@@ -168,32 +181,56 @@ def predict(moments: Moments, z: Floats, limits: Limits | None = None) -> tuple[
 
 
 def shrink_for_guards(
-    moments: Moments, z: Floats, limits: Limits | None = None, *, errors: float = 0.0
-) -> float:
-    """The largest share s ≤ 1 of z at which every predicted guard holds; 0 where none mends it.
+    moments: Moments, z: Floats, limits: Limits | None = None, *, origin: Floats | None = None
+) -> Floats:
+    """The largest share s ≤ 1 of a move at which every predicted guard holds; 0 where none does.
 
     Args:
         moments: Of the start's answers.
-        z: (d,), whitened.
+        z: Moves (..., d), whitened.
         limits: Of the guards.
-        errors: Standard errors by which a prediction must lie within its limits.
+        origin: Where the moves begin (d,), whitened; None: the start.
 
     Returns:
-        A multiple of 1/`GRID`. 0: even what is left at `LEAST_KL` nats breaks a guard, so no
+        (...), multiples of 1/`GRID`. 0: even what is left at `LEAST_KL` nats breaks a guard, so no
         shrink mends the move. A move of fewer nats than that is judged as it is, 1 or 0.
     """
     z, allowed = np.asarray(z, np.float64), limits or Limits()
-    least = min(1.0, np.sqrt(2 * LEAST_KL) / max(float(np.linalg.norm(z)), 1e-300))
+    size = np.maximum(np.linalg.norm(z, axis=-1), 1e-300)
+    least = np.minimum(1.0, np.sqrt(2 * LEAST_KL) / size)
     shares = np.arange(GRID, 0, -1) / GRID
-    shares = shares[shares >= least - 1e-12]
-    changes, spread = _changes(moments, shares[:, None] * z)
-    fits = np.ones(len(shares), bool)
+    start, slope, bend = _along(moments, z, origin)
+    s = shares[:, None]
+    changes = start[..., None, :] + s * slope[..., None, :] + s**2 * bend[..., None, :]
+    fits = shares >= least[..., None] - 1e-12
     for i, name in enumerate(FIGURES):
         low, high = allowed.of(name)
-        margin = errors * spread[:, i]
-        inside = (changes[:, i] - margin >= low) & (changes[:, i] + margin <= high)
-        fits &= inside | ~np.isfinite(changes[:, i])
-    return float(shares[fits][0]) if fits.any() else 0.0
+        figure = changes[..., i]
+        fits &= ((figure >= low) & (figure <= high)) | ~np.isfinite(figure)
+    return np.where(fits.any(-1), shares[fits.argmax(-1)], 0.0)
+
+
+def _along(moments: Moments, z: Floats, origin: Floats | None) -> tuple[Floats, Floats, Floats]:
+    """Changes (..., figures) at origin + s·z as c₀ + s·c₁ + s²·c₂."""
+    inverse = np.linalg.pinv(moments.gram, hermitian=True)
+    coefficients = inverse @ moments.cross / _units(moments)
+    linear, square = coefficients[:-1], coefficients[-1]
+    shift = z @ moments.scores
+    first = np.zeros(shift.shape[-1]) if origin is None else origin @ moments.scores
+    start = first @ linear + 0.5 * (first @ first) * square
+    slope = shift @ linear + (shift @ first)[..., None] * square
+    bend = 0.5 * (shift**2).sum(-1, keepdims=True) * square
+    return np.broadcast_to(start, slope.shape), slope, bend
+
+
+def _units(moments: Moments) -> Floats:
+    """What a change of each figure is expressed in; nan where no share can be taken of a level.
+
+    Of a level below half of what answers to one prompt differ by, a share would be noise.
+    """
+    spread = np.sqrt(moments.squares / moments.answers)
+    level = np.where(moments.levels > np.maximum(spread / 2, 0.0), moments.levels, np.nan)
+    return np.array([1.0, level[1], level[2]])
 
 
 def _changes(moments: Moments, points: Floats) -> tuple[Floats, Floats]:
@@ -207,8 +244,7 @@ def _changes(moments: Moments, points: Floats) -> tuple[Floats, Floats]:
     leverage = np.einsum("pi,ij,pj->p", x, inverse, x)
     changes = x @ coefficients
     errors = np.sqrt(np.maximum(leverage, 0.0)[:, None] * variance)
-    level = np.where(moments.levels > 0, moments.levels, np.nan)
-    unit = np.array([1.0, level[1], level[2]])
+    unit = _units(moments)
     return changes / unit, errors / unit
 
 

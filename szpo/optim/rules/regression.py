@@ -22,10 +22,11 @@ import numpy as np
 from szpo.aggregation import registry, weighting
 from szpo.optim.directions import ORTHONORMAL_UP_TO, Law
 from szpo.optim.posterior import Posterior
-from szpo.optim.rules import bayes
+from szpo.optim.rules import bayes, guard_geometry
 from szpo.optim.rules.all_votes import (
     PRIORS,
     AllVotes,
+    Held,
     add_votes,
     as_posterior,
     fit_votes,
@@ -126,7 +127,8 @@ def move(
     found = fit_votes(settings, record)
     seen = np.maximum(record.log_factor, found.log_factor)
     record = replace(record, log_factor=seen)
-    target = find_target(settings, record, found)
+    target, held = hold_guards(settings, record, find_target(settings, record, found))
+    record = replace(record, held=held)
     vector, recommended = _go(record.recommended, target - record.recommended)
     way = target - record.centre
     length = np.sqrt((way * way).sum(-1, keepdims=True))
@@ -195,6 +197,23 @@ def find_target(settings: Settings, record: AllVotes, found: Fit) -> Floats:
     return np.asarray(np.where(length > limit, place * (limit / length), place) - start)
 
 
+def hold_guards(settings: Settings, record: AllVotes, target: Floats) -> tuple[Floats, Held]:
+    """As much of the way to the target (d,) as predicted guards allow, and how much that is.
+
+    The way begins at θ₀: a branch is not taken back to the model's start.
+    """
+    if record.moments is None:
+        return target, Held()
+    scale = unit(settings)
+    origin = None if settings.start is None else np.array(settings.start) / scale
+    z = target / scale
+    share = float(guard_geometry.shrink_for_guards(record.moments, z, origin=origin))
+    whole = z if origin is None else origin + z
+    found = guard_geometry.predict(record.moments, whole)
+    broken = tuple(each.name for each in found if not each.holds) if share < 1 else ()
+    return share * target, Held(share, broken)
+
+
 def posterior_so_far(
     settings: Settings, record: AllVotes, at: Perturbations, votes: WeightedVotes
 ) -> tuple[Posterior, Floats]:
@@ -215,6 +234,7 @@ def figures(done: Move) -> dict[str, float]:
         "signal": float(done.signal),
         "kl_scale": done.carried.kl_scale,
         "length": float(np.linalg.norm(done.vector)),
+        "guard_share": done.carried.held.share,
     }
 
 
@@ -294,6 +314,8 @@ RULE = Rule(
         "score_share": 0.0,
         "prior_widths": Prior.flat(1).widths,
         "prior_variances": "blocks",
+        "guarded": True,
+        "sided": True,
     },
     two_points=True,
     bayesian=True,

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 from szpo.errors import RunError
 from szpo.optim import parameters
 from szpo.optim.posterior import Posterior
+from szpo.optim.rules.guard_geometry import Moments
 from szpo.optim.settings import Settings
 from szpo.optim.weighted_votes import Past, WeightedVotes
 from szpo.types import Floats, Query
@@ -32,6 +33,8 @@ class StepInputs:
     measured, and by the quadratic estimate |z|²/2 in whitened units."""
     centre: Floats | None = None
     """θ (..., d) around which the step asked; None where that is the rule's centre."""
+    moments: Moments | None = None
+    """Of the start's answers, from which guards are predicted; recorded until a step has it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,10 @@ from functools import partial
 from typing import Any, Final
 
 from szpo.aggregation.link_test import LinkCheck
-from szpo.analysis import evidence, improvement, overview
+from szpo.analysis import evidence, improvement, outlook, overview
 from szpo.analysis.agreement import PanelistRow
 from szpo.analysis.evidence import RunFacts
+from szpo.analysis.outlook import Outlook
 from szpo.analysis.overview import Overview
 from szpo.ledger import orders
 from szpo.ledger.canonical import canonical, sha256
@@ -114,6 +115,8 @@ class OperatorState:
     """What triads say of the logistic link; None where none were ordered."""
     held_out: HeldOut | None
     """The last measurement on held-out prompts."""
+    ahead: Outlook | None
+    """What more votes would buy; None under rules that do not look ahead."""
 
 
 def version(site: Site) -> str:
@@ -172,6 +175,7 @@ def read_state(site: Site) -> OperatorState:
         helped=improvement.read(ledger).sentence,
         link=triads.results(ledger),
         held_out=held_out.read(ledger),
+        ahead=outlook.read(ledger),
     )
 
 

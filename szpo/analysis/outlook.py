@@ -1,0 +1,183 @@
+"""What a run promises now and after more votes, and what holds it back, in words.
+
+Written with every step of a run whose rule looks ahead (`szpo.optim.rules.look_ahead`), read here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from szpo.ledger.database import Ledger
+from szpo.optim import vote_regression
+from szpo.optim.rules.look_ahead import Ahead, LookAhead
+
+FIGURES: Final = {"logprob": "log-probability", "tokens": "length", "margin": "topic"}
+"""What people call the figures of predicted guards."""
+NEVER: Final = LookAhead((), -math.inf)
+
+
+@dataclass(frozen=True, slots=True)
+class PriorFacts:
+    """The preference pairs that a run began with."""
+
+    file: str
+    pairs: int
+    votes: float
+    """What they weighed at the start, in votes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What the last step of a run looked ahead to."""
+
+    found: LookAhead
+    votes: int
+    """Counted votes of the run at that step."""
+    prior: PriorFacts | None = None
+
+    @property
+    def short(self) -> str:
+        """The expected gain now and after 40 more votes; empty where nothing is expected yet."""
+        some = [ahead for ahead in self.found.ahead if ahead.votes in (0, 40)]
+        return "; ".join(sentence(ahead) for ahead in some)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What keeps the recommended point from going on, and what to do; empty where nothing."""
+        found, lines = self.found, []
+        if self.votes and not found.shown:
+            lines.append(
+                f"the votes do not show a common taste yet (odds {_odds(found.factor)}, it takes "
+                f"{vote_regression.EVIDENCE:g} : 1), so the recommended point stays near the "
+                "start: go on voting; if it stays so, ask a clearer question (panel.question), "
+                "show more rows in a vote (optimizer.rows) or try other coordinates (subspace.dim)"
+            )
+        names = _list(found.broken)
+        if found.share == 0:
+            lines.append(
+                f"guards predicted from the base's answers ({names}) hold nowhere on the way that "
+                "the votes speak for, so the recommended point stays at the start: try other "
+                "coordinates (subspace.dim, adapter.layers) or, to watch the guards yourself, "
+                "optimizer.guarded=false in a new run"
+            )
+        elif found.share < 1:
+            lines.append(
+                f"guards predicted from the base's answers ({names}) hold the recommended point "
+                f"at {100 * found.share:.0f} % of the way that the votes speak for"
+            )
+        if found.turned:
+            lines.append(
+                "the taste has turned: the last votes are better explained without the earlier "
+                "ones; szpo branch begins anew from here, without their votes"
+            )
+        return tuple(lines)
+
+    @property
+    def prior_line(self) -> str:
+        """How much the prior weighs, in one line; empty without one."""
+        if self.prior is None:
+            return ""
+        began = f"{self.prior.pairs:,} pairs from {self.prior.file}"
+        now = self.prior.votes if self.found.prior_votes is None else self.found.prior_votes
+        return (
+            f"{began} weigh as much as {now:.0f} votes now, beside {self.votes:,} that were cast; "
+            f"they began with {self.prior.votes:.0f}"
+        )
+
+    @property
+    def note(self) -> str:
+        """In a few words, for the line of a step; empty where all is as it should be."""
+        found, words = self.found, []
+        if self.votes and not found.shown:
+            words.append("no common taste shown yet")
+        if found.share < 1:
+            words.append(
+                f"predicted guards ({_list(found.broken)}) hold it at "
+                + (f"{100 * found.share:.0f} % of the way" if found.share else "the start")
+            )
+        if found.turned:
+            words.append("the taste has turned")
+        return ", ".join(words)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        plain = self.found.to_json()
+        factor = plain.pop("factor")
+        return {
+            **plain,
+            "odds": math.exp(factor),
+            "taste_shown": self.found.shown,
+            "taste_turned": self.found.turned,
+            "remarks": list(self.remarks),
+            "prior": self.prior_line or None,
+        }
+
+
+def sentence(ahead: Ahead) -> str:
+    """What is expected after some more votes.
+
+    >>> sentence(Ahead(40, (0.64, 0.5, 0.77), (1.5, 0.9, 2.1), 0.9))
+    'after 40 more votes it wins 64 % [50, 77] of votes against the base, at 1.5 nats [0.9, 2.1]'
+    """
+    when = f"after {ahead.votes} more votes it wins" if ahead.votes else "now it wins"
+    return f"{when} {win_rate(ahead)} of votes against the base, at {nats(ahead)}"
+
+
+def win_rate(ahead: Ahead) -> str:
+    """The share of votes against the base with its interval, in percent."""
+    value, low, high = (100 * each for each in ahead.win_rate)
+    return f"{value:.0f} % [{low:.0f}, {high:.0f}]"
+
+
+def nats(ahead: Ahead) -> str:
+    """The KL to the base with its interval; of a point that is known, without one."""
+    value, low, high = ahead.kl
+    return f"{value:.1f} nats" + (f" [{low:.1f}, {high:.1f}]" if high > low else "")
+
+
+def table(outlook: Outlook) -> Sequence[tuple[str, str, str, str]]:
+    """Rows of votes more, win rate, KL, and the probability that a common taste shows."""
+    return [
+        (
+            "now" if not each.votes else f"{each.votes} more", win_rate(each), nats(each),
+            f"{100 * each.evidence:.0f} %",
+        )
+        for each in outlook.found.ahead
+    ]  # fmt: skip
+
+
+def of_report(extra: Mapping[str, Any], votes: int) -> Outlook | None:
+    """What a step's report says, without the prior's file; None where nobody looked ahead."""
+    body = extra.get("outlook")
+    return None if body is None else Outlook(LookAhead.from_json(body), votes)
+
+
+def read(ledger: Ledger) -> Outlook | None:
+    """The outlook of a run as of its last step; None where its rule looks at no votes ahead."""
+    recorded = ledger.spec.get("prior")
+    prior = None
+    if isinstance(recorded, Mapping):
+        prior = PriorFacts(recorded["file"], recorded["pairs"], recorded["votes"])
+    last = ledger.query("SELECT body FROM events WHERE kind = 'step' ORDER BY event DESC LIMIT 1")
+    body = json.loads(last[0]["body"]) if last else {}
+    ahead = (body.get("extra") or {}).get("outlook")
+    if ahead is not None:
+        return Outlook(LookAhead.from_json(ahead), body["total_votes"], prior)
+    return None if prior is None else Outlook(NEVER, 0, prior)
+
+
+def _odds(factor: float) -> str:
+    """A Bayes factor given as its logarithm.
+
+    >>> _odds(math.log(2.14)), _odds(-math.inf)
+    ('2.1 : 1', '0 : 1')
+    """
+    return f"{math.exp(factor):.2g} : 1"
+
+
+def _list(figures: Sequence[str]) -> str:
+    return ", ".join(FIGURES.get(name, name) for name in figures)

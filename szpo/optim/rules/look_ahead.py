@@ -1,0 +1,193 @@
+"""What a run of `regression` promises now and after more votes, and what holds it back.
+
+A function of the settings and of what the rule carries, so that anybody can work it out again.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+from scipy import special
+
+from szpo.optim import vote_forecast, vote_regression
+from szpo.optim.rules import guard_geometry, regression
+from szpo.optim.rules.all_votes import AllVotes, fit_votes, prior
+from szpo.optim.settings import Settings
+from szpo.optim.step_size import base_mu
+from szpo.optim.vote_forecast import Interval, Standing
+from szpo.optim.vote_regression import Prior, Votes, fit
+from szpo.types import Floats
+
+MORE: Final = (0, 20, 40, 80)
+"""Further votes that are looked ahead."""
+FIRST_DRIFT: Final = 64
+"""Votes from which it is asked whether the taste has turned."""
+_PLANS: Final = 60
+"""Possible tastes of a plan."""
+Figure: TypeAlias = tuple[float, float, float]
+"""A figure with the lower and upper end of its 95 % interval."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """What is expected of the recommended point after some more votes."""
+
+    votes: int
+    win_rate: Figure
+    """Share of votes for it against the base's answers."""
+    kl: Figure
+    """To the base, nats."""
+    evidence: float
+    """Probability that the votes will by then show that they share a taste."""
+
+
+@dataclass(frozen=True, slots=True)
+class LookAhead:
+    """What the votes so far say of the recommended point, and what keeps it from going on."""
+
+    ahead: tuple[Ahead, ...]
+    """At `MORE`; empty before the first vote, in a branch, and without a KL budget."""
+    factor: float
+    """The largest log Bayes factor for any signal that the run has seen."""
+    share: float = 1.0
+    """Of the way that predicted guards allow; 0: no part of it holds them."""
+    broken: tuple[str, ...] = ()
+    """Figures whose guards the whole way would break (`guard_geometry.FIGURES`)."""
+    side: float = 0.0
+    """What standing on side A is worth, logits."""
+    prior_votes: float | None = None
+    """Votes that the warm start weighs as much as; None without one."""
+    drift: float | None = None
+    """Nats by which a fit that forgets predicts better; None while there are few votes."""
+
+    @property
+    def shown(self) -> bool:
+        """The votes show that they share a taste."""
+        return self.factor >= math.log(vote_regression.EVIDENCE)
+
+    @property
+    def turned(self) -> bool:
+        """The taste has turned."""
+        return self.drift is not None and self.drift > vote_forecast.DRIFT
+
+    def to_json(self) -> dict[str, Any]:
+        """For the record."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> LookAhead:
+        """What `to_json` wrote, as it came back from the record."""
+        ahead = tuple(
+            Ahead(each["votes"], tuple(each["win_rate"]), tuple(each["kl"]), each["evidence"])
+            for each in body["ahead"]
+        )
+        factor = -math.inf if body["factor"] is None else body["factor"]
+        rest = {**body, "ahead": ahead, "factor": factor, "broken": tuple(body["broken"])}
+        return cls(**rest)
+
+
+def look_ahead(settings: Settings, record: AllVotes) -> LookAhead:
+    """Look ahead from what the rule carries between two steps of one run."""
+    believed, moving = prior(settings), fit_votes(settings, record)
+    whitened = _whiten(record.votes, regression.unit(settings))
+    warm = vote_regression.warm_start_worth(moving, record.votes, believed)
+    drift = None
+    if float(moving.count) >= FIRST_DRIFT:
+        drift = float(vote_forecast.drift(whitened, believed))
+    ahead: tuple[Ahead, ...] = ()
+    if float(moving.count) > 0 and settings.kl_budget is not None and settings.start is None:
+        fits = fit(replace(whitened, bend=None), believed), fit(whitened, believed)
+        ahead = tuple(_ahead(settings, record, fits, more) for more in MORE)
+    return LookAhead(
+        ahead, float(record.log_factor), record.held.share, record.held.broken,
+        float(moving.side), None if believed.mean is None else float(warm), drift,
+    )  # fmt: skip
+
+
+def _ahead(
+    settings: Settings,
+    record: AllVotes,
+    fits: tuple[vote_regression.Fit, vote_regression.Fit],
+    more: int,
+) -> Ahead:
+    unit, later = regression.unit(settings), replace(record, counted=record.counted + more)
+    reach = float(regression.find_radius(settings, later)) / unit
+    centre, point = record.centre / unit, record.recommended / unit
+    standing = Standing(centre, point, float(record.log_factor))
+    hold = None if record.moments is None else functools.partial(_hold, record.moments)
+    found = vote_forecast.outlook(fits, standing, more, reach, hold)
+    nats = _figure(found.kl, record.kl_scale)
+    return Ahead(more, _figure(found.gain.rate()), nats, found.evidence)
+
+
+def _whiten(votes: Votes, unit: float) -> Votes:
+    """The votes in whitened units, in which the prior of a curvature is."""
+    bend = None if votes.bend is None else votes.bend / unit**2
+    return replace(votes, x=votes.x / unit, bend=bend)
+
+
+def _hold(moments: guard_geometry.Moments, points: Floats) -> Floats:
+    return np.asarray(guard_geometry.shrink_for_guards(moments, points)[..., None] * points)
+
+
+def _figure(found: Interval, factor: float = 1.0) -> Figure:
+    low, middle, high = (float(factor * each) for each in (found.low, found.value, found.high))
+    return middle, low, high
+
+
+# ---- before the first vote ----
+
+
+def foresee(settings: Settings, votes: Sequence[int]) -> tuple[Ahead, ...]:
+    """What numbers of votes are expected to buy, before any is asked for.
+
+    Tastes are drawn from the prior, given that people share one; their votes are simulated around
+    the start, without the luck of texts, and the rule is applied to them.
+
+    Args:
+        settings: Of the rule `regression`, with a KL budget and not of a branch.
+        votes: Rising numbers of votes.
+    """
+    rng, believed, each = np.random.default_rng(0), prior(settings), settings.N * settings.M
+    dim, unit = settings.dim, regression.unit(settings)
+    radius = settings.distance * base_mu(settings) * math.sqrt(dim) / unit
+    tastes, bends = _draw_tastes(believed, radius, rng)
+    count = max(1, votes[-1] // each)
+    frames = np.linalg.qr(rng.standard_normal((_PLANS, -(-count // dim), dim, dim)))[0]
+    x = radius * frames.reshape(_PLANS, -1, dim)[:, :count]
+    up = rng.binomial(each, special.expit(np.einsum("prd,pd->pr", x, tastes))).astype(np.float64)
+    factor, found = np.full(_PLANS, -np.inf), []
+    for number in votes:
+        n = max(1, number // each)
+        cast = Votes(x[:, :n], up[:, :n], each - up[:, :n], np.arange(n) // settings.K)
+        fitted = fit(cast, believed)
+        factor = np.maximum(factor, fitted.log_factor)
+        record = replace(regression.init(settings), counted=np.array(float(number)))
+        reach = float(regression.find_radius(settings, record)) / unit
+        points = reach * vote_regression.direction(fitted, factor)
+        square = (points**2).sum(-1)
+        gains = (tastes * points).sum(-1) - 0.5 * bends * square
+        low, high = np.quantile(gains, [0.025, 0.975])
+        nats = square / 2
+        shown = float((factor >= math.log(vote_regression.EVIDENCE)).mean())
+        kl = _figure(Interval(nats.mean(), *np.quantile(nats, [0.025, 0.975])))
+        rate = _figure(Interval(gains.mean(), low, high).rate())
+        found.append(Ahead(number, rate, kl, shown))
+    return tuple(found)
+
+
+def _draw_tastes(
+    believed: Prior, radius: float, rng: np.random.Generator
+) -> tuple[Floats, Floats]:
+    """Gradients (draws, d) and curvatures (draws,) from the prior, given that there is a taste."""
+    length = np.sqrt(rng.choice(believed.widths, _PLANS)) / radius
+    variances = believed.variances[rng.integers(0, len(believed.variances), _PLANS)]
+    spread = np.sqrt(variances / variances.sum(-1, keepdims=True))
+    tastes = length[:, None] * spread * rng.standard_normal(variances.shape)
+    mean, deviation = believed.bend
+    return tastes, length * (mean + deviation * rng.standard_normal(_PLANS))

@@ -1,0 +1,86 @@
+"""What a run promises, in words: from the record of its last step."""
+
+import math
+import re
+
+import pytest
+
+from szpo.analysis import outlook
+from szpo.analysis.outlook import Outlook, PriorFacts
+from szpo.optim.rules.look_ahead import Ahead, LookAhead, look_ahead
+from tests.training.test_two_points import drive, started
+
+SURE = LookAhead(
+    (
+        Ahead(0, (0.61, 0.5, 0.7), (1.25, 1.25, 1.25), 1.0),
+        Ahead(40, (0.68, 0.55, 0.8), (2.0, 1.5, 2.5), 1.0),
+        Ahead(80, (0.7, 0.6, 0.8), (3.0, 2.0, 4.0), 1.0),
+    ),
+    math.log(20),
+)
+
+
+def change(**fields):
+    plain = {name: getattr(SURE, name) for name in LookAhead.__slots__}
+    return Outlook(LookAhead(**{**plain, **fields}), 56)
+
+
+def test_a_run_in_order_has_figures_and_no_remark():
+    found = Outlook(SURE, 56)
+    assert found.short == (
+        "now it wins 61 % [50, 70] of votes against the base, at 1.2 nats; after 40 more votes it "
+        "wins 68 % [55, 80] of votes against the base, at 2.0 nats [1.5, 2.5]"
+    )
+    assert (found.remarks, found.note, found.prior_line) == ((), "", "")
+    assert outlook.table(found)[0] == ("now", "61 % [50, 70]", "1.2 nats", "100 %")
+    assert found.as_dict()["odds"] == pytest.approx(20)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words", "note"),
+    [
+        ({"factor": math.log(8.9)}, "odds 8.9 : 1, it takes 9 : 1", "no common taste shown yet"),
+        ({"share": 0.0, "broken": ("tokens", "margin")}, r"\(length, topic\) hold nowhere",
+         "predicted guards (length, topic) hold it at the start"),
+        ({"share": 0.5, "broken": ("logprob",)}, r"\(log-probability\) hold the .* at 50 %",
+         "predicted guards (log-probability) hold it at 50 % of the way"),
+        ({"drift": 1.8}, "taste has turned", "the taste has turned"),
+    ],
+)  # fmt: skip
+def test_what_holds_it_back_is_named_with_what_to_do(fields, words, note):
+    found = change(**fields)
+    (remark,) = found.remarks
+    assert re.search(words, remark)
+    assert "\n" not in remark and found.note == note
+
+
+def test_a_prior_is_weighed_in_votes():
+    facts = PriorFacts("pairs.jsonl", 1300, 18.0)
+    begun = Outlook(outlook.NEVER, 0, facts)
+    assert begun.prior_line == (
+        "1,300 pairs from pairs.jsonl weigh as much as 18 votes now, beside 0 that were cast; "
+        "they began with 18"
+    )
+    assert begun.remarks == () and begun.note == ""  # nobody has voted yet
+    later = Outlook(change(prior_votes=4.4).found, 56, facts)
+    assert "as much as 4 votes now, beside 56 that were cast" in later.prior_line
+
+
+def test_the_last_step_says_what_was_looked_ahead_to(tmp_path):
+    settings, ledger, policy = started(tmp_path)
+    seen = []
+
+    def foresee(state):
+        seen.append(look_ahead(state.settings, state.carried))
+        return seen[-1].to_json()
+
+    with ledger:
+        assert outlook.read(ledger) is None
+        drive(settings, ledger, policy, until_step=1)
+        assert outlook.read(ledger) is None  # nobody looked ahead
+        drive(settings, ledger, policy, until_step=3, outlook=foresee)
+        found = outlook.read(ledger)
+        assert found == Outlook(seen[-1], 24)
+        assert len(seen) == 2 and len(found.found.ahead) == 4
+        body = list(ledger.events("step"))[-1]["body"]
+        assert outlook.of_report(body["extra"], 24) == found

@@ -1,0 +1,175 @@
+"""What a run of `regression` promises and what holds it back, before any model is there."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import special
+
+from szpo.optim import optimizer, vote_forecast
+from szpo.optim.rules import look_ahead, regression
+from szpo.optim.rules.guard_geometry import gather
+from szpo.optim.rules.look_ahead import LookAhead
+from szpo.optim.rules.rule import StepInputs
+from szpo.types import Tally
+from tests.optim.test_regression import GRADIENT, features, settings_of, walk
+
+
+def moments(slope=0.5):
+    """Of answers whose log-probability falls along the gradient, by ``slope`` nats a unit."""
+    rng = np.random.default_rng(0)
+    u = rng.normal(size=(400, 6))
+    logprob = -2 - slope * u @ GRADIENT / np.linalg.norm(GRADIENT)
+    others = 20 + rng.normal(size=(400, 2))
+    return gather(u, np.column_stack([logprob, others]), np.arange(400))
+
+
+def test_a_look_ahead_is_in_nats_and_win_rates_whatever_the_units():
+    """Coordinates that are three times as long change no figure."""
+    found = []
+    for scale in (1.0, 3.0):
+        settings = settings_of(scale=scale)
+        state, _ = walk(settings, 10, seed=1, gradient=GRADIENT / scale)
+        found.append(look_ahead.look_ahead(settings, state.carried))
+        nats = regression.quadratic_kl(settings, state.carried)
+        assert found[-1].ahead[0].kl == pytest.approx((nats, nats, nats))
+    first, second = found
+    assert [each.votes for each in first.ahead] == [0, 20, 40, 80]
+    for one, other in zip(first.ahead, second.ahead, strict=True):
+        assert one.win_rate == pytest.approx(other.win_rate, abs=1e-4)
+        assert one.kl == pytest.approx(other.kl, rel=1e-4)
+    rates = [each.win_rate[0] for each in first.ahead]
+    assert rates == sorted(rates) and rates[0] > 0.7
+    assert first.shown and not first.turned
+    # .9 of the budget at 160 votes (80 + 80): 4 + 4·40/120 nats.
+    assert first.ahead[-1].kl[2] <= 0.9 * (4 + 4 / 3) + 1e-6
+
+
+def test_it_comes_back_from_the_record_as_it_was():
+    settings = settings_of()
+    state, _ = walk(settings, 2, seed=1)
+    found = look_ahead.look_ahead(settings, state.carried)
+    assert LookAhead.from_json(json.loads(json.dumps(found.to_json()))) == found
+    none = look_ahead.look_ahead(settings, optimizer.init(settings).carried)
+    assert none.ahead == () and none.factor == -math.inf and not none.shown
+    assert LookAhead.from_json({**none.to_json(), "factor": None}) == none
+
+
+@pytest.mark.parametrize("changes", [{"kl_budget": None}, {"start": (0.5,) * 6}])
+def test_without_a_ball_around_its_own_start_it_promises_nothing(changes):
+    settings = settings_of(**changes)
+    state, _ = walk(settings, 2)
+    assert look_ahead.look_ahead(settings, state.carried).ahead == ()
+
+
+def test_a_taste_that_turns_is_reported_from_64_votes_on():
+    settings = settings_of()
+    state, rng = walk(settings, 7, seed=2)[0], np.random.default_rng(5)
+    assert look_ahead.look_ahead(settings, state.carried).drift is None
+    for turned in (False, True):
+        after = state
+        for _ in range(7):
+            query = optimizer.ask(after)
+            chance = special.expit((1 - 2 * turned) * features(settings, query.step) @ GRADIENT)
+            plus = (rng.random(8) < chance)[:, None] * 1.0
+            tally = Tally(plus, 1 - plus, 0 * plus, plus < 0)
+            after = optimizer.tell(after, query, tally)[0]
+        found = look_ahead.look_ahead(settings, after.carried)
+        assert found.turned == turned == (found.drift > vote_forecast.DRIFT)
+
+
+def test_predicted_guards_hold_the_recommended_point_where_they_hold():
+    settings = settings_of()
+    free = walk(settings, 12, seed=1)[0].carried.recommended
+    inputs = StepInputs(moments=moments())
+    state = walk(settings, 12, seed=1, inputs=inputs)[0]
+    held = state.carried
+    # Along the gradient .5 nats of log-probability are lost after one unit.
+    along = held.recommended @ GRADIENT / np.linalg.norm(GRADIENT)
+    assert 0.9 < along < 1.1
+    assert held.recommended == pytest.approx(held.held.share * free, abs=1e-6)
+    assert held.held.broken == ("logprob",)
+    found = look_ahead.look_ahead(settings, held)
+    assert 0 < held.held.share < 1 and found.share == held.held.share
+    assert max(each.kl[2] for each in found.ahead) < 3
+    # With a steep slope less than the least move worth making is left: no shrink mends it.
+    steep = walk(settings, 12, seed=1, inputs=StepInputs(moments=moments(3.0)))[0].carried
+    assert steep.held.share == 0 and not steep.recommended.any()
+    # The centre goes with it: votes are asked where the model may end.
+    assert np.linalg.norm(held.centre) <= np.linalg.norm(held.recommended) + 1e-6
+    # Runs recorded before the setting was there take no notice, and so do those without it.
+    old = settings_of(guarded=None)
+    assert walk(old, 12, seed=1, inputs=inputs)[0].carried.recommended == pytest.approx(free)
+
+
+def test_a_branch_is_held_on_its_own_way_only():
+    """It began where log-probability was .4 nats lower already: .1 is left along the gradient."""
+    start = tuple(0.8 * GRADIENT / np.linalg.norm(GRADIENT))
+    settings = settings_of(start=start, kl_budget=((8.0, 20.0),))
+    state = walk(settings, 12, seed=1, inputs=StepInputs(moments=moments()))[0].carried
+    assert state.held.share == 0  # .2 of a unit are .02 nats, less than is worth a move
+    beyond = settings_of(start=tuple(-3 * np.array(start)), kl_budget=((8.0, 20.0),))
+    state = walk(beyond, 12, seed=1, inputs=StepInputs(moments=moments()))[0].carried
+    along = (np.array(beyond.start) + state.recommended) @ GRADIENT / np.linalg.norm(GRADIENT)
+    assert 0.8 < along < 1.1
+
+
+def lean(settings, steps, seed):
+    """A run of voters of whom each adds 1.5 logits to what stands on A; plus stands there twice
+    as often for directions along the gradient."""
+    state, rng = optimizer.init(settings), np.random.default_rng(seed)
+    for _ in range(steps):
+        query = optimizer.ask(state)
+        x = features(settings, query.step) @ GRADIENT
+        side = np.where(rng.random(8) < np.where(x > 0, 0.2, 0.8), 1.0, -1.0)
+        plus = (rng.random(8) < special.expit(x / 4 + 1.5 * side))[:, None] * 1.0
+        tally = Tally(plus, 1 - plus, 0 * plus, plus < 0, side=side[:, None])
+        state = optimizer.tell(state, query, tally)[0]
+    return state.carried
+
+
+def test_what_standing_on_a_side_is_worth_is_not_taken_for_taste():
+    cosines = []
+    for sided in (True, None):
+        settings = settings_of(sided=sided)
+        z = [lean(settings, 15, seed).recommended for seed in range(3)]
+        cosines.append(np.mean([w @ GRADIENT / np.linalg.norm(w) for w in z]))
+    assert cosines[0] > cosines[1] + 0.2
+    carried = lean(settings_of(), 15, 0)
+    assert carried.votes.side.shape == (120,) and set(carried.votes.side) == {-1.0, 1.0}
+    found = look_ahead.look_ahead(settings_of(), carried)
+    assert 0.7 < found.side < 2.3
+    # Tallies without sides, as in the worlds, fit no such term.
+    assert walk(settings_of(), 2)[0].carried.votes.side is None
+
+
+def test_a_plan_says_what_votes_buy_before_any_is_cast():
+    found = look_ahead.foresee(settings_of(), [40, 80, 240])
+    rates, nats = ([getattr(each, name)[0] for each in found] for name in ("win_rate", "kl"))
+    assert rates == sorted(rates) and nats == sorted(nats) and 0.6 < rates[0] < rates[2] < 1
+    assert [each.votes for each in found] == [40, 80, 240]
+    for each, budget in zip(found, (3, 3 + 1 / 3, 8), strict=True):
+        assert each.kl[2] <= 0.9 * budget + 1e-6
+        assert each.win_rate[1] < each.win_rate[0] < each.win_rate[2]
+    assert found[0].evidence < found[2].evidence
+    wide = look_ahead.foresee(settings_of(scale=3.0), [40, 80, 240])
+    for one, other in zip(found, wide, strict=True):
+        assert one.win_rate == pytest.approx(other.win_rate, abs=1e-6)
+        assert one.kl == pytest.approx(other.kl, rel=1e-6)
+
+
+def test_a_warm_start_weighs_less_when_votes_contradict_it():
+    like = {"prior_mean": tuple(GRADIENT), "prior_precision": tuple(map(tuple, 400 * np.eye(6)))}
+    other = {**like, "prior_mean": tuple(-GRADIENT)}
+    begun = look_ahead.look_ahead(settings_of(**like), optimizer.init(settings_of()).carried)
+    # Levels 0, 1/4, 1, 4 of 20 votes with chances .4, .2, .25, .15: 18 votes at most.
+    assert 17.9 < begun.prior_votes <= 18
+    weighs = [
+        look_ahead.look_ahead(settings, walk(settings, 10, seed=3)[0].carried).prior_votes
+        for settings in (settings_of(**like), settings_of(**other))
+    ]
+    assert weighs[0] > 18 > 3 > weighs[1] >= 0
+    plain = replace(settings_of(), score_share=0.0)
+    assert look_ahead.look_ahead(plain, walk(plain, 1)[0].carried).prior_votes is None
