@@ -1,8 +1,9 @@
-"""Memory of this process."""
+"""Memory: of this process, of another one, and what the machine has left."""
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 try:
     import resource
@@ -18,3 +19,40 @@ def peak_bytes() -> int:
         return int(getattr(psutil.Process().memory_info(), "peak_wset", 0))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # elsewhere it is in KiB
+
+
+def resident_bytes(process: int) -> int:
+    """Resident memory of a process of this machine, in bytes; 0 where it is gone."""
+    import psutil
+
+    try:
+        return int(psutil.Process(process).memory_info().rss)
+    except psutil.Error:
+        return 0
+
+
+def available_bytes() -> int:
+    """Memory that a further process could take without swapping, in bytes.
+
+    Inside a container (control groups, version 2) it is what the container's limit leaves, if
+    that is less.
+    """
+    import psutil
+
+    return min(int(psutil.virtual_memory().available), _left_in_container())
+
+
+def _left_in_container(group: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes below the control group's limit; pages that can be dropped at once count as free."""
+    try:
+        limit = (group / "memory.max").read_text("ascii").strip()
+        used = int((group / "memory.current").read_text("ascii"))
+        lines = (group / "memory.stat").read_text("ascii").splitlines()
+    except (OSError, ValueError):
+        return sys.maxsize
+    if not limit.isdigit():  # "max": there is none
+        return sys.maxsize
+    dropped = next(
+        (int(line.split()[1]) for line in lines if line.startswith("inactive_file ")), 0
+    )
+    return max(0, int(limit) - used + dropped)

@@ -26,8 +26,8 @@ from szpo_ui.web import api, login
 from szpo_ui.web.credential_rows import Role
 from szpo_ui.web.mounting import STATIC, call_in_loop, icon, mount
 from szpo_ui.web.requests import refuse
-from szpo_ui.web.security import AccessControl
-from szpo_ui.web.site import Site
+from szpo_ui.web.security import AccessControl, Admission
+from szpo_ui.web.site import HOME_PATHS, Site
 from szpo_ui.web.writer import Writer
 
 LOCAL = ("127.0.0.1", "localhost")
@@ -41,14 +41,14 @@ def create(
     site: Site,
     hosts: Sequence[str] = LOCAL,
     *,
-    url: str = "",
+    admission: Admission | None = None,
     pages: Sequence[Role] = tuple(PAGES),
 ) -> FastAPI:
     """Make the application over one run; it opens no port and starts no process.
 
-    ``hosts`` are the Host headers that are answered; ``url`` is where a proxy in front shows the
-    site, if there is one; ``pages`` are the roles whose Gradio page is
-    mounted, none where only the JSON API is wanted.
+    ``hosts`` are the Host headers that are answered; ``admission`` is what a server of several
+    runs shares between them; ``pages`` are the roles whose Gradio page is mounted, none where only
+    the JSON API is wanted.
     """
     writer, sessions = Writer(site.service), login.Sessions(site)
 
@@ -62,17 +62,17 @@ def create(
             await asyncio.to_thread(sessions.close)
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
-    app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(SzpoError, _own_error)
-    app.add_exception_handler(Exception, _failure)
+    app.add_exception_handler(HTTPException, answer_http_error)
+    app.add_exception_handler(SzpoError, answer_own_error)
+    app.add_exception_handler(Exception, answer_failure)
     app.router.routes.extend(api.routes(site, writer))  # first, since they get most requests
     app.mount("/static", StaticFiles(directory=str(STATIC)), name="static")
-    app.add_api_route("/healthz", _healthz)
+    app.add_api_route("/healthz", healthz)
     app.add_api_route("/favicon.ico", icon)
     app.include_router(login.router(site, sessions))
     call_in_loop(partial(_mount_all, app, site, pages))
     app.add_middleware(CORSMiddleware, allow_origins=[])  # else Gradio echoes any origin
-    app.add_middleware(AccessControl, site=site, sessions=sessions, url=url)
+    app.add_middleware(AccessControl, site=site, sessions=sessions, admission=admission)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
     return app
 
@@ -93,7 +93,7 @@ def _mount(app: FastAPI, site: Site, role: Role) -> None:
     mount(
         app,
         page.blocks(site),
-        login.HOME_PATHS[role],
+        HOME_PATHS[role],
         head=page.head(),
         allow=allow,
         blocked=[run],
@@ -104,22 +104,25 @@ def _mount(app: FastAPI, site: Site, role: Role) -> None:
         mount(app, made.blocks, made.path, head=posterior_page.head(), allow=allow, blocked=[run])
 
 
-async def _healthz() -> dict[str, bool]:
+async def healthz() -> dict[str, bool]:
+    """Answer that the server lives."""
     return {"ok": True}  # on the loop itself: it waits for no thread that may wait for the file
 
 
 _CODES = {401: "login", 403: "forbidden", 404: "not_found", 405: "method", 422: "invalid"}
 
 
-def _http_error(_: Request, error: Any) -> JSONResponse:
+def answer_http_error(_: Request, error: Any) -> JSONResponse:
+    """A refusal of a handler as JSON."""
     return refuse(error.status_code, _CODES.get(error.status_code, "refused"), str(error.detail))
 
 
-def _own_error(_: Request, error: Any) -> JSONResponse:
+def answer_own_error(_: Request, error: Any) -> JSONResponse:
+    """An error of szpo as JSON."""
     return api.answer_error(error)
 
 
-def _failure(request: Request, error: Exception) -> JSONResponse:
+def answer_failure(request: Request, error: Exception) -> JSONResponse:
     """Answer 500 with an id for the person; the traceback goes to the log only."""
     number = secrets.token_hex(4)
     _log.error("error %s at %s", number, request.url.path, exc_info=error)

@@ -11,7 +11,7 @@ import typer
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo_ui.web import credentials
-from szpo_ui.web.address import read_address
+from szpo_ui.web.address import link, read_address
 from szpo_ui.web.credential_rows import Role
 from szpo_ui.web.credentials import Invitation
 
@@ -109,8 +109,6 @@ def invite(
     if as_json:
         console.emit([_plain(each, site) for each in made])
         return 0
-    from szpo_ui.serve import link
-
     for each in made:
         console.say(f"{each.name} ({each.role}), until {_day(each.expires_us)}")
         console.say(f"  link (once): {link(site, each.token)}")
@@ -147,8 +145,6 @@ def _fields(each: Any) -> dict[str, Any]:
 
 
 def _plain(each: Invitation, url: str) -> dict[str, Any]:
-    from szpo_ui.serve import link
-
     return {
         "name": each.name,
         "role": each.role,

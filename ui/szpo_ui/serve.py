@@ -21,7 +21,14 @@ import typer
 
 from szpo.errors import ResourceError, SzpoError, UsageError
 from szpo_ui import startup
-from szpo_ui.web.address import SiteAddress, announce, listening, site_address
+from szpo_ui.web.address import (
+    SiteAddress,
+    announce,
+    is_folder,
+    link,
+    listening,
+    site_address,
+)
 from szpo_ui.web.child_process import Keeper, start
 
 if TYPE_CHECKING:  # loaded where it is used: the first page is not to wait for it
@@ -66,7 +73,9 @@ command = typer.Typer(add_completion=False)
 @command.command("serve")
 def serve(
     run: str | None = typer.Argument(
-        None, help="Name or file of a run, or a settings file; without it, the newest run."
+        None,
+        help="Name or file of a run, a settings file, or a folder of runs; without it, the newest "
+        "run.",
     ),
     folder: Path = typer.Option(Path("runs"), "--folder", help="Folder of the runs."),
     preset: str | None = typer.Option(
@@ -98,7 +107,7 @@ def serve(
     pace: float = typer.Option(6.0, "--pace", help="Seconds a colleague in --demo reads."),
     no_browser: bool = typer.Option(False, "--no-browser", help="Open no browser in --demo."),
 ) -> int:
-    """Serve a run to its panel: voting page, operator's page, model.
+    """Serve a run to its panel: voting page, operator's page, model. Or a folder of runs.
 
     The pages and the JSON API are in this process, the model in one beside it.
     """
@@ -106,7 +115,19 @@ def serve(
         run, folder, preset, tuple(sets), no_controller, at_once, demo, pace, no_browser, url
     )
     with listening(host, port, insecure=insecure) as listener:
-        return _serve(wishes, listener, site_address(listener, host, url, names))
+        address = site_address(listener, host, url, names)
+        if run is not None and is_folder(run, folder):
+            if preset or sets or demo or at_once:
+                raise UsageError(
+                    "a folder's runs are begun from its home page; leave --preset, --set, --demo "
+                    "and --at-once away"
+                )
+            from szpo_ui.folder.serving import serve_folder
+
+            return serve_folder(
+                Path(run), listener, address, proxied=url is not None, models=not no_controller
+            )
+        return _serve(wishes, listener, address)
 
 
 # ---- the run and its processes ----
@@ -124,6 +145,7 @@ def _serve(chosen: Wishes, listener: socket.socket, address: SiteAddress) -> int
             _say(f"how far it is: {address.url}")
         # Imported late: gradio alone takes three seconds, which refusals above do not need.
         from szpo_ui import app
+        from szpo_ui.web.security import Admission
         from szpo_ui.web.server import answer
         from szpo_ui.web.site import open_site
 
@@ -139,7 +161,9 @@ def _serve(chosen: Wishes, listener: socket.socket, address: SiteAddress) -> int
         keepers = _keepers(chosen, path, child, site.ledger)
         for keeper in keepers:
             stack.callback(keeper.close)
-        application = app.create(site, address.names, url=address.url if chosen.url else "")
+        application = app.create(
+            site, address.names, admission=Admission(address.url if chosen.url else "")
+        )
         for keeper in keepers:
             keeper.run()
         stack.enter_context(announce(path, address.url))
@@ -258,15 +282,6 @@ def _print_links(chosen: Wishes, ledger: Ledger, address: SiteAddress) -> None:
         if lease.controller(ledger)["paused_by"] is not None:
             _say("the run is paused; the operator's page starts it")
         _say(f"invite panelists with: szpo invite {ledger.path} --count 3")
-
-
-def link(url: str, token: str) -> str:
-    """An invitation's link: the token stands behind #, which browsers do not send.
-
-    >>> link("https://panel.example", "abc")
-    'https://panel.example/login#t=abc'
-    """
-    return f"{url}/login#t={token}"
 
 
 def _say(text: str) -> None:

@@ -94,7 +94,7 @@ def blocks(site: Site) -> gr.Blocks:
             ack = command.ack
             done = controls.act(site, who.name, command)
             if done is not None:
-                reply_html = render_reply(done, ack, base=_base(request))
+                reply_html = render_reply(done, ack, base=_base(site, request))
         except ValidationError as error:
             first = error.errors(include_url=False, include_context=False, include_input=False)[0]
             field = ".".join(str(part) for part in first["loc"])
@@ -189,6 +189,7 @@ def page(site: Site, ack: str = "") -> str:
         .get_template("operate/page.html")
         .render(
             b=found,
+            prefix=site.prefix,
             ack=ack,
             chart=charts.values(found.page.values, "Value difference per round; table below"),
             health=vitals(found),
@@ -330,9 +331,9 @@ def line(share: Share, at: float | None = None) -> Markup:
     return charts.interval(share.low, share.high, share.value, at)
 
 
-def _base(request: gr.Request) -> str:
+def _base(site: Site, request: gr.Request) -> str:
     """The address at which this page was opened; links of invitations begin with it."""
-    return str(request.headers.get("origin") or "")
+    return str(request.headers.get("origin") or "") + site.prefix
 
 
 def _loading() -> str:

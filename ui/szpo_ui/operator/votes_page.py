@@ -27,7 +27,7 @@ from szpo_ui.operator.vote_pages import Page
 from szpo_ui.web import login
 from szpo_ui.web.markup import environment
 from szpo_ui.web.requests import refuse
-from szpo_ui.web.site import Site
+from szpo_ui.web.site import VOTES, Site
 
 CATCH_UP_S: Final = 0.1
 """Seconds for which a page waits for the index; then it shows what the index has."""
@@ -84,7 +84,7 @@ def router(site: Site) -> APIRouter:
 
     made = APIRouter(lifespan=lifespan)
 
-    @made.get(login.VOTES)
+    @made.get(VOTES)
     async def page(request: Request) -> Response:
         login.identity(site, request, "operator")
         given = request.query_params.multi_items()

@@ -28,7 +28,7 @@ from szpo_ui.posterior.page import Start
 from szpo_ui.posterior.scene import EXTENT, scene, scenes
 from szpo_ui.web import login, mounting, security, server
 from szpo_ui.web.address import listening
-from szpo_ui.web.site import Site
+from szpo_ui.web.site import POSTERIOR, Site
 
 FEATURES: Final = "length,sentiment"
 """The features of the two weights by default."""
@@ -96,12 +96,13 @@ def of_site(site: Site) -> Page:
         (closed,) = site.ledger.query(CLOSED)
         return read_start(tuple(closed.values()))
 
-    api = f"{login.POSTERIOR}-api"
+    api = f"{POSTERIOR}-api"
     routes = posterior_page.router(
         api, start, lambda asked: login.identity(site, asked, "operator")
     )
-    blocks = posterior_page.blocks(f"{api}/", back=login.HOME_PATHS["operator"] + "/")
-    return Page(login.POSTERIOR, blocks, routes)
+    back = login.home_of(site, "operator")
+    blocks = posterior_page.blocks(f"{site.prefix}{api}/", back=back)
+    return Page(POSTERIOR, blocks, routes)
 
 
 def application(start: Callable[[], Start]) -> FastAPI:

@@ -11,11 +11,14 @@ function say(text) {
   said.hidden = !text;
 }
 
+// "" at the root of a host, /r/NAME where several runs share it.
+const base = location.pathname.slice(0, Math.max(0, location.pathname.lastIndexOf("/login")));
+
 async function send(path, body) {
   button.disabled = true;
   say("");
   try {
-    const answer = await fetch(path, {
+    const answer = await fetch(base + path, {
       method: "POST",
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify(body),
@@ -24,7 +27,8 @@ async function send(path, body) {
     const told = await answer.json();
     if (answer.ok) {
       // Only back to the own page, or below it: an address given from outside leads nowhere else.
-      location.replace(wanted && `${wanted}/`.startsWith(told.go) ? wanted : told.go);
+      const here = wanted && new URL(wanted, location.href).origin === location.origin;
+      location.replace(here && `${wanted}/`.startsWith(told.go) ? wanted : told.go);
       return;
     }
     say(told.message);

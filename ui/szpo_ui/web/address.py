@@ -8,9 +8,9 @@ import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
-from szpo.errors import UsageError
+from szpo.errors import LeaseError, StorageError, UsageError
 from szpo.locks import try_lock
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -100,6 +100,20 @@ def site_address(
     return SiteAddress(host, port, url.rstrip("/"), tuple(sorted({*answered, parts.hostname})))
 
 
+def link(url: str, token: str) -> str:
+    """An invitation's link: the token stands behind #, which browsers do not send.
+
+    >>> link("https://panel.example", "abc")
+    'https://panel.example/login#t=abc'
+    """
+    return f"{url}/login#t={token}"
+
+
+def is_folder(word: str, runs: Path) -> bool:
+    """Whether a word of the command line means a folder; a run of that name comes first."""
+    return Path(word).is_dir() and not (runs / f"{word}.db").is_file()
+
+
 def _own_names() -> set[str]:
     """This machine's names and addresses."""
     name = socket.gethostname()
@@ -111,6 +125,8 @@ def _own_names() -> set[str]:
 
 # --- for other commands: a small file beside the run, locked while its server lives ---
 
+FOLDER_FILE = ".szpo-served"
+"""Where the server of a folder writes its address."""
 ADDRESS_LIMIT = 2_000
 """Characters of an address; links of this kind are far shorter."""
 
@@ -137,9 +153,59 @@ def announce(run: Path, url: str) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def announce_folder(folder: Path, url: str) -> Iterator[None]:
+    """Publish the address below which all runs of a folder are served; one server at a time.
+
+    Raises:
+        LeaseError: another server has the folder: both would start its models.
+        StorageError: the folder cannot be written.
+    """
+    place = folder / FOLDER_FILE
+    try:
+        file = place.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"{folder} cannot be written ({error.strerror})") from None
+    with file:
+        if not try_lock(file.fileno()):
+            file.seek(0)
+            raise LeaseError(
+                f"{folder} is served at {file.read(ADDRESS_LIMIT) or 'another address'} already; "
+                "open that page, or end that server first"
+            )
+        file.truncate(0)
+        file.write(url)
+        file.flush()
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                place.unlink()
+
+
+def run_prefix(name: str) -> str:
+    """The path below which a run stands where one address serves a folder.
+
+    >>> run_prefix("my-run"), run_prefix("a b/c")
+    ('/r/my-run', '/r/a%20b%2Fc')
+    """
+    return f"/r/{quote(name, safe='')}"
+
+
 def read_address(run: Path) -> str | None:
-    """The address that links to this run begin with; None where no server of it is running."""
-    for place in _address_files(run):
+    """The address that links to this run begin with; None where no server of it is running.
+
+    A server of the run itself comes before one of its folder.
+    """
+    if (url := _read_locked(_address_files(run))) is not None:
+        return url
+    url = _read_locked([run.parent / FOLDER_FILE])
+    return None if url is None else f"{url}{run_prefix(run.stem)}"
+
+
+def _read_locked(files: Sequence[Path]) -> str | None:
+    """What stands in the first file that a living server holds."""
+    for place in files:
         with contextlib.suppress(OSError), place.open(encoding="utf-8") as file:
             if not try_lock(file.fileno(), shared=True) and (url := file.read(ADDRESS_LIMIT)):
                 return url

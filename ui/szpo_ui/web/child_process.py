@@ -19,15 +19,19 @@ GRACE = 15.0
 Start = Callable[[Sequence[str]], "subprocess.Popen[Any]"]
 
 
-def start(command: Sequence[str]) -> subprocess.Popen[Any]:
+def start(command: Sequence[str], output: int | None = None) -> subprocess.Popen[Any]:
     """Start a child outside the terminal's process group, so that Ctrl-C reaches the parent only.
 
+    ``output`` is `subprocess.PIPE` where the parent reads what the child prints, on both streams.
     The parent then ends the child in order. Where the parent is killed and cannot, Linux sends
     the child its SIGTERM.
     """
     if sys.platform == "linux":
         command = [sys.executable, "-c", _FOLLOW, *command]
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+    both = None if output is None else subprocess.STDOUT
+    return subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=output, stderr=both, start_new_session=True
+    )
 
 
 _FOLLOW: Final = """
@@ -78,6 +82,11 @@ class Keeper:
         """The child that runs now."""
         with self._lock:
             return self._child
+
+    @property
+    def is_alive(self) -> bool:
+        """A child runs, or will be started again."""
+        return self._thread.is_alive()
 
     def run(self) -> None:
         """Begin, in a thread of its own."""

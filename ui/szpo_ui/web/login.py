@@ -31,16 +31,10 @@ from szpo_ui.web.credential_rows import Role
 from szpo_ui.web.credentials import AccessError, Fault, Identity
 from szpo_ui.web.rate import MOST_KEYS, Buckets, Locks, network
 from szpo_ui.web.requests import read, refuse
-from szpo_ui.web.site import Site
+from szpo_ui.web.site import Door
 
 T = TypeVar("T")
 
-HOME_PATHS: dict[Role, str] = {"panelist": "/panel", "operator": "/operate"}
-"""The path of each role's page."""
-POSTERIOR = "/operate-visualize"
-"""The operator's page of what votes say about two features."""
-VOTES = "/operate/votes"
-"""The operator's browser of comparisons: plain HTML, without Gradio."""
 LOGINS_PER_SECOND, LOGINS_AT_ONCE = 1 / 6, 10
 """Rate limit of one person's logins with right codes."""
 SCOPE = "szpo.identity"
@@ -48,13 +42,23 @@ SCOPE = "szpo.identity"
 _LOGIN = resources.files("szpo_ui") / "static" / "login.html"
 
 
-def cookie_name(secure: bool) -> str:
+def cookie_name(secure: bool, prefix: str = "") -> str:
     """The session cookie's name; ``__Host-`` binds it to the host and needs TLS.
 
-    >>> cookie_name(True), cookie_name(False)
-    ('__Host-szpo', 'szpo')
+    Where several runs share a host, each has a name of its own, made from the run's ``prefix``:
+    ``__Host-`` allows no path, and sessions of two runs in one browser must not replace one
+    another.
+
+    >>> cookie_name(True), cookie_name(False), cookie_name(False, "/r/mine")
+    ('__Host-szpo', 'szpo', 'szpo-31cc420e531e')
     """
-    return "__Host-szpo" if secure else "szpo"
+    own = f"-{sha256(prefix)[:12]}" if prefix else ""
+    return f"__Host-szpo{own}" if secure else f"szpo{own}"
+
+
+def home_of(site: Door, role: Role) -> str:
+    """The address of a role's page, as a path from the host."""
+    return f"{site.prefix}{site.homes[role]}/"
 
 
 class Sessions:
@@ -65,7 +69,7 @@ class Sessions:
     a session is in use; no request waits for it.
     """
 
-    def __init__(self, site: Site):
+    def __init__(self, site: Door):
         self.site: Final = site
         self._reader: Final = Ledger.open(site.ledger.path, readonly=True, clock=site.clock)
         self._looks: Final = ThreadPoolExecutor(1, thread_name_prefix="szpo-sessions")
@@ -116,13 +120,13 @@ def _identity_or_fault(ledger: Ledger, token: str) -> Identity | Fault:
     return credentials.identify(ledger, token) or credentials.session_fault(ledger, token)
 
 
-def session(site: Site, headers: Headers) -> Identity | None:
+def session(site: Door, headers: Headers) -> Identity | None:
     """The identity behind a request's session, from the ledger; None without a valid one."""
     token = _token(site, headers)
     return credentials.identify(site.ledger, token) if token else None
 
 
-def identity(site: Site, request: Any, role: Role | None = None) -> Identity:
+def identity(site: Door, request: Any, role: Role | None = None) -> Identity:
     """The identity behind a request; handlers check it again after `AccessControl`.
 
     What `AccessControl` found for this request holds; without it the ledger is read.
@@ -143,7 +147,7 @@ def identity(site: Site, request: Any, role: Role | None = None) -> Identity:
     return found
 
 
-def name_for(site: Site, role: Role) -> Any:
+def name_for(site: Door, role: Role) -> Any:
     """An ``auth_dependency`` of Gradio: the name of who may see this mount, else None."""
 
     def dependency(request: Request) -> str | None:
@@ -172,7 +176,7 @@ class Redeem(BaseModel):
     token: str = Field(min_length=1, max_length=128)
 
 
-def router(site: Site, sessions: Sessions) -> APIRouter:
+def router(site: Door, sessions: Sessions) -> APIRouter:
     """GET /, GET and POST /login, POST /redeem, /logout and, for programs, /api/session."""
     routes = APIRouter()
     locks = Locks(site.clock)
@@ -180,7 +184,7 @@ def router(site: Site, sessions: Sessions) -> APIRouter:
 
     @routes.get("/")
     def home(request: Request) -> Response:
-        return RedirectResponse(HOME_PATHS[identity(site, request).role] + "/", 303)
+        return RedirectResponse(home_of(site, identity(site, request).role), 303)
 
     @routes.get("/login")
     def page() -> Response:
@@ -249,10 +253,10 @@ def router(site: Site, sessions: Sessions) -> APIRouter:
             return JSONResponse({"token": secret, "name": found.name, "role": found.role})
         if old := _token(site, request.headers):  # a fresh session, never a second one
             await run_in_threadpool(credentials.logout, site.ledger, old)
-        answer = JSONResponse({"go": HOME_PATHS[found.role] + "/", "name": found.name})
+        answer = JSONResponse({"go": home_of(site, found.role), "name": found.name})
         answer.set_cookie(
-            cookie_name(site.secure), secret, path="/", secure=site.secure, httponly=True,
-            samesite="strict",
+            cookie_name(site.secure, site.prefix), secret, path="/", secure=site.secure,
+            httponly=True, samesite="strict",
         )  # fmt: skip
         return answer
 
@@ -260,9 +264,9 @@ def router(site: Site, sessions: Sessions) -> APIRouter:
     def logout(request: Request) -> Response:
         if token := _token(site, request.headers):
             credentials.logout(site.ledger, token)
-        answer = JSONResponse({"go": "/login"})
+        answer = JSONResponse({"go": f"{site.prefix}/login"})
         answer.delete_cookie(
-            cookie_name(site.secure), path="/", secure=site.secure, httponly=True,
+            cookie_name(site.secure, site.prefix), path="/", secure=site.secure, httponly=True,
             samesite="strict",
         )  # fmt: skip
         return answer
@@ -270,11 +274,11 @@ def router(site: Site, sessions: Sessions) -> APIRouter:
     return routes
 
 
-def _token(site: Site, headers: Headers) -> str | None:
+def _token(site: Door, headers: Headers) -> str | None:
     scheme, _, value = headers.get("authorization", "").partition(" ")
     if scheme.casefold() == "bearer":
         return value.strip() or None
-    return cookie_parser(headers.get("cookie", "")).get(cookie_name(site.secure))
+    return cookie_parser(headers.get("cookie", "")).get(cookie_name(site.secure, site.prefix))
 
 
 def _network(request: Request) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from dataclasses import dataclass, field
 from urllib.parse import quote, urlsplit
 
 from starlette._utils import get_route_path
@@ -21,7 +22,7 @@ from szpo_ui.web.credential_rows import Role
 from szpo_ui.web.credentials import Fault, Identity
 from szpo_ui.web.rate import Buckets
 from szpo_ui.web.requests import refuse
-from szpo_ui.web.site import Site
+from szpo_ui.web.site import VOTES, Door
 
 HEAD_LIMIT = 16_384
 """Longest headers of a request, bytes: names and values together."""
@@ -54,16 +55,31 @@ _WHY = {
 }
 
 
+@dataclass(frozen=True)
+class Admission:
+    """What the runs of one server share when requests are let in."""
+
+    url: str = ""
+    """Where a proxy in front shows the site, for browsers' Origin."""
+    operators: login.Sessions | None = None
+    """Sessions that operate every run of a folder; None where a run is served alone."""
+    threads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(WAITING_THREADS))
+
+
 class AccessControl:
     """ASGI middleware around the whole application."""
 
-    def __init__(self, app: ASGIApp, site: Site, sessions: login.Sessions, url: str = ""):
-        """``url`` is where a proxy in front shows the site, for browsers' Origin."""
+    def __init__(
+        self,
+        app: ASGIApp,
+        site: Door,
+        sessions: login.Sessions,
+        admission: Admission | None = None,
+    ):
         self.app = app
-        self.url = url
+        self.admission = admission or Admission()
         self.site = site
         self.sessions = sessions
-        self._threads = asyncio.Semaphore(WAITING_THREADS)
         self.posts = Buckets(site.clock, rate=POSTS_PER_SECOND, burst=POSTS_AT_ONCE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -74,7 +90,8 @@ class AccessControl:
         if scope["type"] != "http":  # Gradio's pages need no web sockets
             await send({"type": "websocket.close", "code": 1008})
             return
-        send = self._with_headers(scope["path"], send)
+        path = get_route_path(scope)
+        send = self._with_headers(path, send)
         if (too_long := _too_long(scope)) is not None:
             await too_long(scope, receive, send)
             return
@@ -84,13 +101,13 @@ class AccessControl:
             body = await _body(Headers(scope=scope), receive)
             if isinstance(body, Response):
                 refusal = body
-            elif not _open(scope["path"]):  # access may have been revoked meanwhile
+            elif not _open(path):  # access may have been revoked meanwhile
                 who = await self._identify(scope, Headers(scope=scope))
                 refusal = who if isinstance(who, Response) else None
             if not isinstance(body, Response):
                 receive = _replay_body(body, receive)
         if refusal is None and _may_wait_in_a_thread(scope):
-            async with self._threads:
+            async with self.admission.threads:
                 await self.app(scope, receive, send)
         else:
             await (refusal or self.app)(scope, receive, send)
@@ -98,8 +115,8 @@ class AccessControl:
     async def _find_refusal(
         self, scope: Scope, headers: Headers, *, changes: bool
     ) -> Response | None:
-        path = scope["path"]
-        if changes and not own_origin(headers, url=self.url, secure=self.site.secure):
+        path = get_route_path(scope)
+        if changes and not own_origin(headers, url=self.admission.url, secure=self.site.secure):
             return _foreign()
         if _open(path):
             return None
@@ -112,16 +129,36 @@ class AccessControl:
 
     async def _identify(self, scope: Scope, headers: Headers) -> Identity | Response:
         """The identity behind a request, also left in its scope; or the refusal."""
+        path = get_route_path(scope)
+        role = role_of(path)
         found = await self.sessions.of(headers)
+        operators = self.admission.operators
+        if operators is not None and (isinstance(found, str) or role not in (None, found.role)):
+            other = await operators.of(headers)
+            found = found if isinstance(other, str) else other
         if isinstance(found, str):
-            return _to_login(scope, found)
-        role = role_of(scope["path"])
+            return self._to_login(scope, found)
         if role is not None and found.role != role:
-            if _is_page(scope["path"]):
-                return RedirectResponse(login.HOME_PATHS[found.role] + "/", 303)
+            if self._is_page(path):
+                return RedirectResponse(login.home_of(self.site, found.role), 303)
             return refuse(401, "role", "this page is not yours")
         scope[login.SCOPE] = found
         return found
+
+    def _to_login(self, scope: Scope, why: Fault) -> Response:
+        """Pages lead to the login, anything else gets JSON; only a revoked session gets 403."""
+        path = get_route_path(scope)
+        if scope["method"] in ("GET", "HEAD") and self._is_page(path):
+            prefix, sent = self.site.prefix, scope.get("query_string", b"").decode("latin-1")
+            if path in self.site.pages and sent:  # what was filtered or chosen stays
+                path += f"?{sent}"
+            query = f"?next={quote(prefix + path)}" if path != "/" else ""
+            return RedirectResponse(f"{prefix}/login{query}", 303)
+        return refuse(403 if why == "revoked" else 401, why, _WHY[why])
+
+    def _is_page(self, path: str) -> bool:
+        homes = self.site.homes.values()
+        return path.rstrip("/") in {"", *homes, *self.site.pages}
 
     def _with_headers(self, path: str, send: Send) -> Send:
         return _with_headers(path, send, secure=self.site.secure)
@@ -156,21 +193,11 @@ class SameSiteOnly:
 
 def _may_wait_in_a_thread(scope: Scope) -> bool:
     """Its handler may wait for the run's file in a thread; votes are the writer's, without one."""
-    if scope["path"] in ("/api/votes", "/api/assignment"):
+    path = get_route_path(scope)
+    if path in ("/api/votes", "/api/assignment"):
         return False
     reads = scope["method"] in ("GET", "HEAD", "OPTIONS")
-    return not reads or scope["path"] == "/api/status" or "-api/" in scope["path"]
-
-
-def _to_login(scope: Scope, why: Fault) -> Response:
-    """Pages lead to the login, anything else gets JSON; only a revoked session gets 403."""
-    if scope["method"] in ("GET", "HEAD") and _is_page(scope["path"]):
-        place, sent = scope["path"], scope.get("query_string", b"").decode("latin-1")
-        if place == login.VOTES and sent:  # what was filtered stays
-            place += f"?{sent}"
-        query = f"?next={quote(place)}" if place != "/" else ""
-        return RedirectResponse(f"/login{query}", 303)
-    return refuse(403 if why == "revoked" else 401, why, _WHY[why])
+    return not reads or path == "/api/status" or "-api/" in path
 
 
 def _foreign() -> Response:
@@ -178,7 +205,7 @@ def _foreign() -> Response:
 
 
 def _with_headers(path: str, send: Send, *, secure: bool = False) -> Send:
-    gradio = path.startswith(GRADIO_PAGES) and path != login.VOTES
+    gradio = path.startswith(GRADIO_PAGES) and path != VOTES
     assets = path.startswith("/static/") or "/assets/" in path or "/static/" in path
 
     async def sending(message: Message) -> None:
@@ -291,7 +318,3 @@ def _replay_body(body: bytes, receive: Receive) -> Receive:
         return waiting.pop() if waiting else await receive()
 
     return replay
-
-
-def _is_page(path: str) -> bool:
-    return path.rstrip("/") in ("", login.POSTERIOR, login.VOTES, *login.HOME_PATHS.values())

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from szpo.config import settings_file
 from szpo.config.schema import RUBRIC_VERSION, Config
@@ -14,11 +14,46 @@ from szpo.errors import UsageError
 from szpo.ledger.database import Clock, Ledger, now_us
 from szpo.training.status import StatusReader
 from szpo.voting.service import VoteService
+from szpo_ui.web.credential_rows import Role
 
+HOME_PATHS: Final[Mapping[Role, str]] = {"panelist": "/panel", "operator": "/operate"}
+"""The path of each role's page."""
+POSTERIOR: Final = "/operate-visualize"
+"""The operator's page of what votes say about two features."""
+VOTES: Final = "/operate/votes"
+"""The operator's browser of comparisons: plain HTML, without Gradio."""
 TAB_S: Final = 90.0
 """A tab that was silent for this long no longer blocks others, seconds."""
 
 T = TypeVar("T")
+
+
+class Door(Protocol):
+    """What login and access control need to know: of a run's site, or of a folder of runs."""
+
+    @property
+    def ledger(self) -> Ledger:
+        """Holds the credentials."""
+
+    @property
+    def clock(self) -> Clock:
+        """Microseconds since 1970."""
+
+    @property
+    def secure(self) -> bool:
+        """Browsers come over TLS."""
+
+    @property
+    def prefix(self) -> str:
+        """The path below which it is mounted, such as "/r/my-run"; "" at the root."""
+
+    @property
+    def homes(self) -> Mapping[Role, str]:
+        """Where each role goes after its login, below the prefix, without a slash at the end."""
+
+    @property
+    def pages(self) -> frozenset[str]:
+        """Further paths that lead to the login where there is no session."""
 
 
 class Presence:
@@ -76,9 +111,15 @@ class Site:
     """The tabs of panelists."""
     figures: Latest = field(default_factory=Latest)
     """The operator's figures, which take a good part of a second."""
+    prefix: str = ""
+    """The path below which the run is mounted where one address serves several; see `Door`."""
+    homes: Mapping[Role, str] = field(default_factory=lambda: HOME_PATHS)
+    pages: frozenset[str] = frozenset({POSTERIOR, VOTES})
 
 
-def open_site(path: str | Path, *, secure: bool = False, clock: Clock = now_us) -> Site:
+def open_site(
+    path: str | Path, *, secure: bool = False, clock: Clock = now_us, prefix: str = ""
+) -> Site:
     """Open a run's file for the web; close it with ``site.ledger.close()``.
 
     Raises:
@@ -87,13 +128,13 @@ def open_site(path: str | Path, *, secure: bool = False, clock: Clock = now_us) 
     """
     ledger = Ledger.open(path, clock=clock)
     try:
-        return of_ledger(ledger, secure=secure)
+        return of_ledger(ledger, secure=secure, prefix=prefix)
     except BaseException:
         ledger.close()
         raise
 
 
-def of_ledger(ledger: Ledger, *, secure: bool = False) -> Site:
+def of_ledger(ledger: Ledger, *, secure: bool = False, prefix: str = "") -> Site:
     """The site of an open ledger, on the ledger's clock.
 
     Raises:
@@ -111,4 +152,5 @@ def of_ledger(ledger: Ledger, *, secure: bool = False) -> Site:
         rubric_version=RUBRIC_VERSION,
         calibrates=config.panel.calibration,
     )
-    return Site(ledger, service, config, ledger.clock, StatusReader(ledger), secure)
+    status = StatusReader(ledger)
+    return Site(ledger, service, config, ledger.clock, status, secure, prefix=prefix)

@@ -150,7 +150,7 @@ function seen() { // the tab came to the front, or went
 }
 function leave() {
   if (draft) { draft.dwell = dwell(); draft.top = scrollY; since = now(); keep(); }
-  if (tab) navigator.sendBeacon?.(`/panel-api/gone?tab=${tab}`);
+  if (tab) navigator.sendBeacon?.(`${BASE}/panel-api/gone?tab=${tab}`);
 }
 
 document.addEventListener("click", clicked);

@@ -1,6 +1,8 @@
 /* Small tools of the panelist's page, and what it keeps in the browser. */
 
 const TEXTS = window.szpoTexts;
+// "" at the root of a host, /r/NAME where several runs share it.
+const BASE = location.pathname.slice(0, Math.max(0, location.pathname.lastIndexOf("/panel")));
 const READING = new Set(["vote", "closed", "calib", "final", "practice", "saving"]);
 const SIZES = [16, 17, 19, 21, 24];
 

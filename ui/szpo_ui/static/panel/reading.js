@@ -82,7 +82,7 @@ async function extend() {
   extending = true;
   try {
     const query = `tab=${tab}&seat=${encodeURIComponent(seat)}`;
-    const reply = await fetch(`/panel-api/extend?${query}`, { method: "POST" });
+    const reply = await fetch(`${BASE}/panel-api/extend?${query}`, { method: "POST" });
     const { lease_s: left } = await reply.json();
     if (left !== null && leaseEnds !== null) leaseEnds = now() + 1000 * left;
   } catch { /* the poller says that the connection is lost */ }

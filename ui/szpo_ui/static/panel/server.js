@@ -64,7 +64,7 @@ async function poll() {
   polling = true;
   try {
     const query = `tab=${tab}&seat=${encodeURIComponent(page.dataset.seat || "")}`;
-    const reply = await fetch(`/panel-api/status?${query}`, { cache: "no-store",
+    const reply = await fetch(`${BASE}/panel-api/status?${query}`, { cache: "no-store",
       headers: etag ? { "If-None-Match": etag } : {}, signal: AbortSignal.timeout(8000) });
     if (reply.status === 401 || reply.status === 403) { back(); expired(); }
     else if (reply.status === 200 || reply.status === 304) {
@@ -164,7 +164,7 @@ async function login(event) {
   const line = $("#sz-login-error");
   set(line, "");
   try {
-    const reply = await fetch("/login", { method: "POST",
+    const reply = await fetch(`${BASE}/login`, { method: "POST",
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify({ name: $("#sz-login-name").value, code: $("#sz-login-code").value }) });
     if (!reply.ok) { set(line, reply.status === 429 ? T.login_wait : T.login_wrong); return; }

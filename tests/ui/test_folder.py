@@ -1,0 +1,509 @@
+"""A folder of runs at one address: its rows, who gets in where, what its buttons do."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from szpo import memory
+from szpo.analysis import improvement
+from szpo.cli.app import call
+from szpo.config import settings_file
+from szpo.errors import LeaseError, ResourceError, StorageError, UsageError
+from szpo.ledger.database import Ledger
+from szpo.training import budget, summary
+from szpo.voting import lease, pauses
+from szpo_ui.folder import access, application, memory_need, rows, side_by_side
+from szpo_ui.folder.controllers import Controllers
+from szpo_ui.folder.rows import FolderReader, RunRow
+from szpo_ui.web import address, credentials, login
+from tests.support import yard_run
+from tests.support.browser import Stage, cast, make, serve
+
+
+def row_of(folder: Path, name: str) -> RunRow:
+    found = rows.find(FolderReader(folder).rows(), name)
+    assert found is not None
+    return found
+
+
+def voted(stage: Stage, steps: int) -> None:
+    """That many rounds of two comparisons and two votes, and the next one open."""
+    stage.advance()
+    for _ in range(steps):
+        for name in ("Ada", "Ada", "Bob", "Bob"):
+            cast(stage, name)
+        stage.advance()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A simulated run to its end, measured before, along the way and after."""
+    folder = tmp_path_factory.mktemp("yard")
+    return yard_run.make(folder, "evaluation.along=1", "evaluation.prompts=4", "run.name=yard")
+
+
+@pytest.fixture(scope="module")
+def stock(tmp_path_factory: pytest.TempPathFactory, finished: Path) -> Path:
+    """A finished run, one that people vote on, a damaged one, a newer one, another file."""
+    folder = tmp_path_factory.mktemp("stock")
+    shutil.copy(finished, folder / "yard.db")
+    people = make(folder / "people.db", sets=["panel.pay_per_hour=12"])
+    voted(people, 2)
+    cast(people, "Ada")
+    people.ledger.close()
+    (folder / "damaged.db").write_bytes((folder / "people.db").read_bytes()[:5000])
+    shutil.copy(finished, folder / "newer.db")
+    with closing(sqlite3.connect(folder / "newer.db")) as newer:
+        newer.execute("PRAGMA user_version = 99")
+    (folder / "other.db").write_text("no ledger", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path, stock: Path) -> Path:
+    """A copy of those runs."""
+    for path in stock.glob("*.db"):
+        shutil.copy(path, tmp_path)
+    return tmp_path
+
+
+# ---- rows ----
+
+
+def test_rows_say_what_the_commands_say_of_each_run(folder: Path) -> None:
+    people, yard = row_of(folder, "people"), row_of(folder, "yard")
+    assert (people.state, people.panel, people.model) == ("stopped", "people", "fixed")
+    assert people.detail == "no process holds its model. Votes are taken."
+    # Two rounds of 2 comparisons × 2 votes, and one vote of the open round.
+    assert (people.rounds, people.votes, people.budget) == (2, 9, 400)
+    assert (people.short, people.verdict) == ("–", "unknown")
+    # A comparison shows 3 pairs of 12 words each: 72 are read for a vote, at 238 a minute.
+    assert people.person_hours == pytest.approx(9 * 72 / 238 / 60)
+    assert people.money == pytest.approx(12 * 9 * 72 / 238 / 60)
+    assert (yard.state, yard.panel, yard.person_hours) == ("finished", "bt70", None)
+    for row in (people, yard):
+        with Ledger.open(folder / f"{row.name}.db", readonly=True) as ledger:
+            total, helped = summary.summary(ledger), improvement.read(ledger)
+            assert (row.votes, row.rounds, row.budget) == (total.votes, total.steps, total.budget)
+            assert (row.short, row.sentence) == (helped.short, helped.sentence)
+            last = ledger.query("SELECT max(received_us) AS at FROM votes")[0]["at"]
+            assert row.last_vote_us == last
+            if row.person_hours is not None:
+                assert row.person_hours == budget.person_hours(ledger)
+
+
+def test_what_cannot_be_read_is_a_row_with_one_line(folder: Path) -> None:
+    found = {row.name: row for row in FolderReader(folder).rows()}
+    assert list(found)[-3:] == ["damaged", "newer", "other"], "behind the runs that can be read"
+    lines = {name: row.detail for name, row in found.items() if row.state == "unreadable"}
+    assert lines.pop("damaged").startswith("damaged.db: the file is damaged")
+    assert lines == {
+        "newer": "newer.db: schema 99; this szpo reads up to 1: upgrade",
+        "other": "other.db is not a szpo ledger (not an SQLite file)",
+    }
+
+
+def test_a_run_is_read_again_only_when_its_file_has_changed(folder: Path) -> None:
+    reader = FolderReader(folder)
+    before = reader.rows()
+    assert (reader.reads, reader.rows(), reader.reads) == (5, before, 5)
+    with Ledger.open(folder / "people.db") as ledger:
+        pauses.pause(ledger, "Olga", "lunch")
+        assert rows.find(reader.rows(), "people") == row_of(folder, "people")
+        assert reader.reads == 6
+    row = row_of(folder, "people")
+    assert (row.state, row.detail) == ("paused", "by Olga: lunch")
+    (folder / "people.db").unlink()
+    assert rows.find(reader.rows(), "people") is None
+
+
+def test_a_run_is_stopped_once_its_lease_is_over_though_its_file_rests(tmp_path: Path) -> None:
+    stage = make(tmp_path / "run.db")
+    stage.advance()
+    reader = FolderReader(tmp_path, stage.clock)
+    lease.acquire(stage.ledger, "elsewhere:1:0:00000000", ttl_us=60_000_000)
+    (row,) = reader.rows()
+    assert (row.state, row.detail, row.driven) == ("running", "collecting votes", True)
+    stage.clock.forward(61)
+    (row,) = reader.rows()
+    assert (row.state, row.driven, reader.reads) == ("stopped", False, 1)
+    stage.ledger.close()
+
+
+# ---- side by side ----
+
+
+def test_side_by_side_has_what_differs_and_curves_on_votes_and_on_reading(folder: Path) -> None:
+    found = side_by_side.read([folder / "yard.db", folder / "people.db"])
+    yard, people = found.runs
+    assert dict(found.settings)["panel.kind"] == ("bt70", "people")
+    assert dict(found.settings)["optimizer.mu"] == ("0.4", "none")
+    assert "run.name" not in dict(found.settings) and "panel.size" not in dict(found.settings)
+    with Ledger.open(folder / "yard.db", readonly=True) as ledger:
+        facts, helped = summary.steps(ledger), improvement.read(ledger)
+    votes = read = 0
+    expected = []
+    for fact in facts:
+        votes, read = votes + fact.votes, read + fact.answers_read
+        expected.append((votes, read, fact.info["length"]))
+    assert [(p.votes, p.read, p.value) for p in yard.curves["length"]] == expected
+    won = [(p.votes, p.wins.value) for p in helped.points if p.wins is not None]
+    assert [(p.votes, p.value) for p in yard.curves["heldout"]] == won
+    assert yard.curves["heldout"][-1].read == read, "measured after the last step"
+    assert people.curves["heldout"] == () and people.read == 9 * 6
+    (text,) = found.texts
+    ((prompt, base, tuned),) = helped.before_after
+    assert text == side_by_side.Text(prompt, base, (tuned, None))
+
+
+def test_guards_are_shown_with_their_band_and_whether_it_holds(tmp_path: Path) -> None:
+    stage = make(tmp_path / "run.db", sets=["guards.max_length=5", "guards.repetition=0.9"])
+    voted(stage, 1)
+    found = side_by_side.read_run(stage.ledger.path).guarded
+    assert (found["length"].band, found["length"].ok) == ("at most 5", False)
+    assert (found["repetition"].band, found["repetition"].ok) == ("at most 0.9", True)
+    stage.ledger.close()
+
+
+@pytest.mark.parametrize("names", [["a"], ["a", "a"], list("abcdefg")])
+def test_fewer_than_two_and_more_than_six_runs_are_refused(names: list[str]) -> None:
+    with pytest.raises(UsageError, match="choose two to six runs"):
+        side_by_side.check_names(names)
+
+
+# ---- access ----
+
+
+@dataclass
+class Served:
+    """A folder under a server; ``operator`` is logged in at its root."""
+
+    folder: Path
+    url: str
+    ledger: Ledger
+    operator: httpx.Client
+    nobody: httpx.Client
+
+    def invited(self, run: str, name: str = "P-01") -> tuple[httpx.Client, str]:
+        """A panelist of a run, logged in there; and a link that is not used yet."""
+        with Ledger.open(self.folder / f"{run}.db") as ledger:
+            first = credentials.invite(ledger, "panelist", name)
+            second = credentials.invite(ledger, "panelist", f"{name}-again")
+        client = httpx.Client(base_url=self.url, timeout=30)
+        answer = client.post(f"/r/{run}/login", json={"name": name, "code": first.code})
+        assert answer.json()["go"] == f"/r/{run}/panel/"
+        return client, second.token
+
+
+def redeemed(url: str, ledger: Ledger) -> httpx.Client:
+    client = httpx.Client(base_url=url, timeout=30)
+    token = credentials.invite(ledger, "operator", "Olga").token
+    assert client.post("/redeem", json={"token": token}).json()["go"] == "/"
+    return client
+
+
+@pytest.fixture
+def served(folder: Path) -> Iterator[Served]:
+    ledger = access.open_ledger(folder)
+    door = access.FolderDoor(ledger, ledger.clock)
+    serving = serve(application.create(folder, door, Controllers(folder, print), roles=()))
+    url = next(serving)
+    operator = redeemed(url, ledger)
+    with httpx.Client(base_url=url, timeout=30) as nobody, closing(operator):
+        yield Served(folder, url, ledger, operator, nobody)
+    next(serving, None)
+    ledger.close()
+
+
+def test_without_a_login_nothing_of_the_folder_is_shown(served: Served) -> None:
+    for path in ("/", "/compare?run=yard&run=people"):
+        answer = served.nobody.get(path)
+        assert (answer.status_code, answer.headers["location"][:6]) == (303, "/login")
+    for path in ("/home-api/rows", "/home-api/curves?run=yard&run=people", "/r/nothing/x"):
+        assert served.nobody.get(path).status_code == 401
+    body = {"do": "pause", "run": "people"}
+    assert served.nobody.post("/home-api/act", json=body).status_code == 401
+    assert served.nobody.post("/home-api/begin", json={"name": "a"}).status_code == 401
+    assert served.nobody.get("/r/people/").headers["location"] == "/r/people/login"
+    with Ledger.open(served.folder / "people.db", readonly=True) as ledger:
+        assert lease.controller(ledger)["paused_by"] is None
+
+
+def test_a_panelist_reaches_their_own_run_alone(served: Served) -> None:
+    ann, link = served.invited("people")
+    with closing(ann):
+        assert ann.get("/r/people/api/status").status_code == 200
+        assert ann.get("/r/yard/api/status").status_code == 401
+        assert ann.get("/r/people/operate-api/status").status_code in (401, 404)
+        for path in ("/", "/home-api/rows"):
+            assert ann.get(path).status_code in (303, 401)
+        # The session's secret under the names of other doors' cookies opens them no more.
+        (secret,) = ann.cookies.values()
+        for name in (login.cookie_name(False), login.cookie_name(False, "/r/yard")):
+            with httpx.Client(base_url=served.url, cookies={name: secret}) as thief:
+                assert thief.get("/home-api/rows").status_code == 401
+                assert thief.get("/r/yard/api/status").status_code == 401
+                assert thief.get("/r/people/api/status").status_code == 401
+    with httpx.Client(base_url=served.url) as bob:
+        for elsewhere in ("/r/yard/redeem", "/redeem"):
+            assert bob.post(elsewhere, json={"token": link}).status_code == 401
+        assert bob.post("/r/people/redeem", json={"token": link}).status_code == 200
+
+
+def test_the_folders_operator_operates_every_run_and_votes_in_none(served: Served) -> None:
+    operator = served.operator
+    for run in ("people", "yard"):
+        assert operator.get(f"/r/{run}/").headers["location"] == f"/r/{run}/operate/"
+        assert operator.get(f"/r/{run}/api/status").status_code == 401
+    assert operator.get("/r/people/panel/").headers["location"] == "/r/people/operate/"
+    with Ledger.open(served.folder / "yard.db") as ledger:
+        own = credentials.invite(ledger, "operator", "Yan")
+    with httpx.Client(base_url=served.url) as yan:  # an operator of one run
+        yan.post("/r/yard/login", json={"name": "Yan", "code": own.code})
+        assert yan.get("/r/yard/").headers["location"] == "/r/yard/operate/"
+        assert yan.get("/r/people/").headers["location"] == "/r/people/login"
+        assert yan.get("/home-api/rows").status_code == 401
+    credentials.revoke(served.ledger, "Olga", "test")
+    assert operator.get("/home-api/rows").status_code == 403
+    assert operator.get("/r/people/").headers["location"] == "/r/people/login"
+
+
+def test_two_runs_in_one_browser_have_sessions_of_their_own(served: Served) -> None:
+    ann, _ = served.invited("people")
+    with Ledger.open(served.folder / "yard.db") as ledger:
+        code = credentials.invite(ledger, "panelist", "P-07").code
+    with closing(ann):
+        ann.post("/r/yard/login", json={"name": "P-07", "code": code})
+        assert len(ann.cookies) == 2
+        for run in ("people", "yard"):
+            assert ann.get(f"/r/{run}/api/status").status_code == 200
+        ann.post("/r/yard/logout", json={})
+        assert ann.get("/r/yard/api/status").status_code == 401
+        assert ann.get("/r/people/api/status").status_code == 200
+    assert login.cookie_name(True, "/r/a").startswith("__Host-"), "which takes no path"
+
+
+def test_pages_show_rows_and_refuse_in_words(served: Served) -> None:
+    home = served.operator.get("/").text
+    assert "no process holds its model" in home and "newer.db: schema 99" in home
+    rows_ = served.operator.get("/home-api/rows")
+    again = served.operator.get("/home-api/rows", headers={"If-None-Match": rows_.headers["etag"]})
+    assert again.status_code == 304
+    broken = served.operator.get("/r/damaged/operate/")
+    assert broken.status_code == 503 and "damaged.db: the file is damaged" in broken.text
+    assert str(served.folder) not in broken.text + home
+    assert served.operator.get("/r/nothing/").status_code == 404
+    assert served.operator.get("/compare?run=yard").status_code == 409
+    policy = "default-src 'none'; script-src 'self'; style-src 'self'"
+    for path in ("/", "/compare?run=yard&run=people", "/r/damaged/operate/"):
+        assert served.operator.get(path).headers["content-security-policy"].startswith(policy)
+
+
+def test_buttons_pause_and_resume_a_run_in_its_own_record(served: Served) -> None:
+    def act(do: str, run: str = "people") -> httpx.Response:
+        return served.operator.post("/home-api/act", json={"do": do, "run": run})
+
+    assert act("pause").json()["text"].startswith("people: Paused.")
+    row = row_of(served.folder, "people")
+    assert (row.state, row.detail) == ("paused", "by Olga")
+    assert act("resume").status_code == 200
+    assert row_of(served.folder, "people").state == "stopped"
+    for run, words in (("nothing", "there is no run"), ("../people", "there is no run"),
+                       ("damaged", "the file is damaged")):  # fmt: skip
+        answer = act("pause", run)
+        assert answer.status_code == 409 and words in answer.json()["message"]
+    assert "no process that was started here" in act("stop").json()["message"]
+
+
+# ---- processes ----
+
+CHILD = """
+import signal, sys, time
+print("loading", *sys.argv[1:], flush=True)
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+while True: time.sleep(60)
+"""
+FAILING = "import sys; print('no such model', file=sys.stderr); sys.exit(2)"
+
+
+def until(what: Callable[[], Any], seconds: float = 30) -> Any:
+    """The first truth that a question gets."""
+    for _ in range(int(seconds * 20)):
+        if found := what():
+            return found
+        threading.Event().wait(0.05)
+    raise AssertionError("it never came")
+
+
+@pytest.fixture
+def controllers(folder: Path) -> Iterator[Callable[..., Controllers]]:
+    """controllers(code) starts children that run this code instead of szpo."""
+    made: list[Controllers] = []
+
+    def new(code: str = CHILD, say: Callable[[str], None] = print) -> Controllers:
+        made.append(Controllers(folder, say, [sys.executable, "-c", code]))
+        return made[-1]
+
+    yield new
+    for each in made:
+        each.close()
+
+
+def test_a_started_process_is_stopped_in_order(controllers: Callable[..., Controllers]) -> None:
+    lines: list[str] = []
+    made = controllers(say=lines.append)
+    made.start("people")
+    (line,) = until(lambda: list(lines))
+    assert line.startswith("people: loading run --resume") and line.endswith("people.db --stay")
+    assert made.is_alive("people") and not made.is_alive("yard")
+    with pytest.raises(LeaseError, match="people has a process already"):
+        made.start("people")
+    made.stop("people")
+    assert not made.is_alive("people")
+    with pytest.raises(UsageError, match="people has no process that was started here"):
+        made.stop("people")
+
+
+def test_a_run_driven_elsewhere_gets_no_second_process(
+    folder: Path, controllers: Callable[..., Controllers]
+) -> None:
+    with Ledger.open(folder / "people.db") as ledger:
+        lease.acquire(ledger, "elsewhere:1:0:00000000")
+    with pytest.raises(LeaseError, match="people has a process already"):
+        controllers().start("people")
+
+
+def test_a_second_model_starts_only_where_memory_is_left(
+    controllers: Callable[..., Controllers], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory_need, "estimate", lambda config: 3 * 2**30)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 4 * 2**30)
+    monkeypatch.setattr(memory, "resident_bytes", lambda process: 2**29)
+    made = controllers()
+    made.start("people")  # the first one is nobody's rival
+    until(lambda: made._driven["people"].keeper.child)  # type: ignore[union-attr]
+    with pytest.raises(ResourceError) as refused:
+        made.start("yard")
+    # The first has taken half of its 3 GiB: 2.5 are still its own, of 4 that are free.
+    assert str(refused.value) == (
+        "yard needs about 3.0 GiB of memory, and 1.5 GiB are free, 2.5 GiB set aside for runs "
+        "that are starting; stop another run's model first"
+    )
+    assert not made.is_alive("yard")
+    monkeypatch.setattr(memory, "available_bytes", lambda: 6 * 2**30)
+    made.start("yard")
+    assert made.is_alive("yard")
+
+
+def test_the_need_of_a_model_is_read_from_its_files(tmp_path: Path) -> None:
+    def need(*sets: str) -> int | None:
+        return memory_need.estimate(settings_file.load(sets=list(sets)))
+
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"torch_dtype": "bfloat16"}', encoding="utf-8")
+    with (folder / "model.safetensors").open("wb") as file:
+        file.truncate(2 * 10**9)  # 10⁹ numbers in bf16
+    own = need(f"model.name={folder}", "model.dtype=fp32") or 0
+    half = need(f"model.name={folder}", "model.dtype=bf16") or 0
+    assert own - half == pytest.approx(2e9)
+    assert need(f"model.name={folder}", "model.device=cuda") == memory_need.PROCESS
+    assert need("model.name=nobody/has-this") is None
+
+
+def test_a_process_that_fails_says_why_beside_its_run(
+    folder: Path, controllers: Callable[..., Controllers]
+) -> None:
+    made = controllers(FAILING)
+    made.start("yard")
+    note = until(lambda: made.notes().get("yard"))
+    assert note == "ended with code 2: no such model"
+    made.begin("fresh", preset="people")
+    note = until(lambda: "not set up" in (found := made.notes().get("fresh", "")) and found)
+    assert note == "not set up: no such model"
+    assert not made.is_alive("fresh") and not (folder / "fresh.db").exists()
+
+
+def test_a_new_run_is_checked_before_a_process_begins(
+    folder: Path, controllers: Callable[..., Controllers]
+) -> None:
+    made = controllers()
+    (folder / "mine.toml").write_text("[panel]\nkind = 'people'\n", encoding="utf-8")
+    with pytest.raises(StorageError, match=r"yard\.db exists"):
+        made.begin("yard", file="mine.toml")
+    with pytest.raises(UsageError, match="a preset or from a settings file: choose one"):
+        made.begin("fresh")
+    with pytest.raises(UsageError, match="is no settings file of this folder"):
+        made.begin("fresh", file="../mine.toml")
+    with pytest.raises(UsageError, match="no preset"):
+        made.begin("fresh", preset="nothing")
+    assert made.notes() == {}
+    lines: list[str] = []
+    told = controllers(say=lines.append)
+    told.begin("fresh", file="mine.toml")
+    (line,) = until(lambda: list(lines))
+    assert line.split("loading ")[1] == (
+        f"run {folder / 'mine.toml'} --set run.name=fresh --set run.folder={folder} --stay --hold"
+    )
+    told.stop("fresh")
+
+
+# ---- the command ----
+
+
+def refused(capsys: pytest.CaptureFixture[str], code: int, *words: str) -> str:
+    assert call(["serve", *words, "--port", "0"]) == code
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and message.startswith("error: ")
+    return message.removeprefix("error: ").strip()
+
+
+def test_folders_that_cannot_be_served_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "letters.txt").write_text("dear", encoding="utf-8")
+    assert "holds neither a run (*.db) nor a settings file" in refused(capsys, 2, str(tmp_path))
+    assert not (tmp_path / access.FILE).exists()
+    assert "no run" in refused(capsys, 2, str(tmp_path / "missing"))
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert "from its home page" in refused(capsys, 2, str(empty), "--preset", "people")
+    with address.announce_folder(empty, "http://127.0.0.1:7860"):
+        message = refused(capsys, 3, str(empty))
+        assert message.startswith(f"{empty} is served at http://127.0.0.1:7860 already")
+    (empty / address.FOLDER_FILE).mkdir()  # stands for a folder without leave to write
+    assert refused(capsys, 4, str(empty)) == f"{empty} cannot be written (Is a directory)"
+
+
+def test_a_run_comes_before_a_folder_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("runs", "mine", "other"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "runs" / "mine.db").touch()
+    found = [address.is_folder(word, Path("runs")) for word in ("mine", "./mine/", "other", "no")]
+    assert found == [False, True, True, False]
+
+
+def test_invitations_lead_to_the_run_below_the_folders_address(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = folder / "people.db"
+    with address.announce_folder(folder, "https://panel.example"):
+        assert call(["invite", str(run)]) == 0
+        assert "link (once): https://panel.example/r/people/login#t=" in capsys.readouterr().out
+        with address.announce(run, "http://127.0.0.1:7999"):  # the run's own server comes first
+            assert address.read_address(run) == "http://127.0.0.1:7999"
+    assert address.read_address(run) is None

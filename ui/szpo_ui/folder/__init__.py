@@ -1,0 +1,1 @@
+"""Many runs at one address: the home page, runs side by side, their processes."""

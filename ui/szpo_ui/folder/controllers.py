@@ -1,0 +1,249 @@
+"""The processes that hold the models of a folder's runs: begun, started and ended from its page.
+
+Each is the controller of ``szpo serve RUN``: ``szpo run --resume RUN --stay``, started again when
+it dies. None starts by itself, since two models may not fit where one does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from szpo import memory
+from szpo.config import settings_file
+from szpo.config.schema import Config
+from szpo.errors import LeaseError, SzpoError, UsageError
+from szpo.ledger.database import Ledger
+from szpo.runs import assemble
+from szpo.voting import lease
+from szpo_ui.folder import memory_need
+from szpo_ui.folder.rows import is_driven
+from szpo_ui.web.child_process import Keeper, start
+
+Say = Callable[[str], None]
+LINES: Final = 5
+"""Last lines of a process that are remembered."""
+LOOK_S: Final = 0.1
+"""How often a new run's file is looked for."""
+
+
+@dataclass(slots=True)
+class _Driven:
+    """A run with a process of this server."""
+
+    keeper: Keeper | None
+    """None until a new run's file is there."""
+    child: subprocess.Popen[Any] | None
+    need: int | None
+    lines: deque[str]
+    trouble: str = ""
+    """Why the last process ended, if it did so by itself."""
+
+
+class Controllers:
+    """Starts and ends the model processes of a folder; safe to use from several threads."""
+
+    def __init__(
+        self, folder: Path, say: Say, command: Sequence[str] = (sys.executable, "-m", "szpo")
+    ):
+        """``say`` prints a line to the terminal; ``command`` is szpo's own."""
+        self._folder: Final = folder
+        self._say: Final = say
+        self._command: Final = tuple(command)
+        self._lock: Final = threading.RLock()
+        self._driven: dict[str, _Driven] = {}
+
+    def start(self, name: str) -> None:
+        """Start the process of a run, which then goes on where the run stands.
+
+        Raises:
+            LeaseError: a process holds the run already.
+            ResourceError: its model does not fit into memory beside those that run.
+            SzpoError: the file cannot be read.
+        """
+        path = self._folder / f"{name}.db"
+        with Ledger.open(path, readonly=True) as ledger:
+            row, config = lease.controller(ledger), _config(ledger)
+            driven = is_driven(row["lease"], row["expires_us"], ledger.clock())
+        with self._lock:
+            if self.is_alive(name) or driven:
+                raise LeaseError(f"{name} has a process already")
+            need = self._refuse_unless_it_fits(name, config)
+            made = _Driven(None, None, need, deque(maxlen=LINES))
+            made.keeper = self._keeper(path, made, None)
+            self._driven[name] = made
+            made.keeper.run()
+
+    def begin(self, name: str, *, preset: str | None = None, file: str | None = None) -> None:
+        """Begin a new run from a preset or from a settings file of the folder; it begins paused.
+
+        Raises:
+            UsageError: neither or both are given, or the settings are wrong.
+            StorageError: a run of that name exists.
+            ResourceError: its model does not fit into memory beside those that run.
+        """
+        if (preset is None) == (file is None):
+            raise UsageError("a new run begins from a preset or from a settings file: choose one")
+        sets = [f"run.name={name}", f"run.folder={self._folder}"]
+        source = None if file is None else self._settings_file(file)
+        config = settings_file.load(source, preset_name=preset, sets=sets)
+        with self._lock:
+            if self.is_alive(name):
+                raise LeaseError(f"{name} is being set up")
+            path = assemble.new_path(config)
+            need = self._refuse_unless_it_fits(name, config)
+            words = [str(source)] if source else ["--preset", str(preset)]
+            for each in sets:
+                words += ["--set", each]
+            made = _Driven(None, None, need, deque(maxlen=LINES))
+            self._driven[name] = made
+        command = [*self._command, "run", *words, "--stay", "--hold"]
+        follow = partial(self._follow, path, made, command)
+        threading.Thread(target=follow, name=f"szpo-{name}", daemon=True).start()
+
+    def stop(self, name: str) -> None:
+        """End the process of a run in order; the run stays as it is, votes are taken on.
+
+        Raises:
+            UsageError: this server started none.
+        """
+        with self._lock:
+            found = self._driven.pop(name, None)
+        if found is None:
+            raise UsageError(f"{name} has no process that was started here")
+        _end(found)
+
+    def close(self) -> None:
+        """End all processes, at the same time."""
+        with self._lock:
+            every, self._driven = list(self._driven.values()), {}
+        threads = [threading.Thread(target=_end, args=(each,)) for each in every]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def is_alive(self, name: str) -> bool:
+        """A process of the run was started here and has not ended for good."""
+        with self._lock:
+            found = self._driven.get(name)
+            return found is not None and _is_alive(found)
+
+    def notes(self) -> dict[str, str]:
+        """What processes that set runs up, or that ended by themselves, printed last, by run."""
+        with self._lock:
+            return {
+                name: each.trouble or (each.lines[-1] if each.lines else "starting")
+                for name, each in self._driven.items()
+                if each.trouble or each.keeper is None
+            }
+
+    # ---- internals ----
+
+    def _settings_file(self, name: str) -> Path:
+        path = self._folder / name
+        if path.parent != self._folder or path.suffix != ".toml":
+            raise UsageError(f"{name} is no settings file of this folder")
+        return path
+
+    def _refuse_unless_it_fits(self, name: str, config: Config) -> int | None:
+        """The bytes that the run's process will take; checked where another one runs already."""
+        need = memory_need.estimate(config)
+        others = [each for each in self._driven.values() if _is_alive(each)]
+        if others:
+            memory_need.refuse_unless_it_fits(name, need, sum(map(_outstanding, others)))
+        return need
+
+    def _keeper(self, path: Path, made: _Driven, first: subprocess.Popen[Any] | None) -> Keeper:
+        def on_end(code: int, wait: float) -> None:
+            last = made.lines[-1] if made.lines else "no word"
+            made.trouble = f"ended with code {code}: {last}" if code else ""
+            with contextlib.suppress(SzpoError), Ledger.open(path) as ledger:
+                ledger.record_event(
+                    "controller ended", "serve", {"code": code, "again_in_s": wait}
+                )
+
+        command = [*self._command, "run", "--resume", str(path), "--stay"]
+        return Keeper(
+            f"process of {path.stem}", command, say=self._say, on_end=on_end, first=first,
+            begin=self._relay_output(path.stem, made),
+        )  # fmt: skip
+
+    def _relay_output(
+        self, name: str, made: _Driven
+    ) -> Callable[[Sequence[str]], subprocess.Popen[Any]]:
+        """Starts a process whose lines go to the terminal, with the run's name before them."""
+
+        def begin(command: Sequence[str]) -> subprocess.Popen[Any]:
+            child = start(command, output=subprocess.PIPE)
+            made.trouble = ""
+            threading.Thread(target=relay, args=(child,), daemon=True).start()
+            return child
+
+        def relay(child: subprocess.Popen[Any]) -> None:
+            with contextlib.closing(child.stdout) as lines:  # type: ignore[type-var]
+                for line in lines:  # type: ignore[union-attr]
+                    if text := line.decode("utf-8", "replace").rstrip():
+                        made.lines.append(text)
+                        self._say(f"{name}: {text}")
+
+        return begin
+
+    def _follow(self, path: Path, made: _Driven, command: Sequence[str]) -> None:
+        """Start the process of a new run, and keep it running once the run's file is there.
+
+        The thread lasts as long as that first process, which ends with the thread that started it.
+        """
+        with self._lock:
+            if self._driven.get(path.stem) is not made:
+                return  # it was stopped before it began
+            child = made.child = self._relay_output(path.stem, made)(command)
+        while not path.exists():
+            if child.poll() is not None:
+                time.sleep(LOOK_S)  # for its last lines
+                last = made.lines[-1] if made.lines else f"exit code {child.returncode}"
+                made.trouble = f"not set up: {last}"
+                return
+            time.sleep(LOOK_S)
+        with self._lock:
+            if self._driven.get(path.stem) is made:
+                made.keeper = self._keeper(path, made, child)
+                made.keeper.run()
+        child.wait()
+
+
+def _is_alive(driven: _Driven) -> bool:
+    if driven.keeper is not None:
+        return driven.keeper.is_alive
+    return not driven.trouble and (driven.child is None or driven.child.poll() is None)
+
+
+def _outstanding(driven: _Driven) -> int:
+    """Bytes that a process will still take: its need without what it has by now."""
+    child = driven.child if driven.keeper is None else driven.keeper.child
+    has = 0 if child is None else memory.resident_bytes(child.pid)
+    return max(0, (driven.need or 0) - has)
+
+
+def _end(driven: _Driven) -> None:
+    if driven.keeper is not None:
+        driven.keeper.close()
+    elif driven.child is not None and driven.child.poll() is None:
+        driven.child.terminate()
+        driven.child.wait()
+
+
+def _config(ledger: Ledger) -> Config:
+    recorded = ledger.spec.get("config")
+    if recorded is None:
+        raise UsageError(f"{ledger.path.name} was not made by szpo run; drive it from Python")
+    return Config.model_validate(recorded)

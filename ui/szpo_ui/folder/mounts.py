@@ -1,0 +1,134 @@
+"""Runs mounted below their names, each opened when it is first asked for.
+
+A run is the same application as under ``szpo serve RUN``, with its own sessions. Building its
+pages takes about a second, so that it is done in a thread, one run at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from szpo.errors import SzpoError
+from szpo_ui import app
+from szpo_ui.web.address import run_prefix
+from szpo_ui.web.credential_rows import Role
+from szpo_ui.web.security import Admission
+from szpo_ui.web.site import Site, open_site
+
+LOG: Final = logging.getLogger("szpo.folder")
+TROUBLE: Final = "szpo.trouble"
+"""Key of a request's scope under which the reason stands why a run cannot be opened."""
+
+
+@dataclass(frozen=True)
+class Mounting:
+    """What every run of a folder is mounted with."""
+
+    folder: Path
+    hosts: Sequence[str]
+    secure: bool
+    admission: Admission
+    roles: Sequence[Role] = field(default_factory=lambda: tuple(app.PAGES))
+    """Whose Gradio pages are mounted; none where a test needs the login and the API alone."""
+
+
+class MountedRuns:
+    """ASGI application of everything below /r/NAME/; the path's parameter ``name`` says which."""
+
+    def __init__(self, mounting: Mounting, otherwise: ASGIApp):
+        """``otherwise`` answers for names without a run, and for runs that cannot be opened."""
+        self._mounting: Final = mounting
+        self._otherwise: Final = otherwise
+        self._open: dict[str, _Mounted] = {}
+        self._building: Final = asyncio.Lock()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand the request to the run's application; open the run first if need be."""
+        name = scope["path_params"]["name"]
+        found = self._open.get(name)
+        if found is None:
+            try:
+                found = await self._find(name)
+            except SzpoError as error:
+                scope[TROUBLE] = str(error)
+            except Exception as error:  # content that no version of szpo writes
+                LOG.warning("%s cannot be opened", name, exc_info=error)
+                scope[TROUBLE] = f"{name} cannot be opened ({type(error).__name__})"
+        if found is None:
+            # The other application knows the whole path, as if nothing were mounted.
+            await self._otherwise({**scope, "root_path": ""}, receive, send)
+        else:
+            await found.app(scope, receive, send)
+
+    async def _find(self, name: str) -> _Mounted | None:
+        path = self._mounting.folder / f"{name}.db"
+        if path.parent != self._mounting.folder or not await asyncio.to_thread(path.is_file):
+            return None
+        async with self._building:  # Gradio builds one page at a time: it has a global context
+            if name in self._open:
+                return self._open[name]
+            made = await asyncio.to_thread(self._build, path)
+            await made.begin()
+            self._open[name] = made
+            return made
+
+    def _build(self, path: Path) -> _Mounted:
+        m = self._mounting
+        site = open_site(path, secure=m.secure, prefix=run_prefix(path.stem))
+        try:
+            made = app.create(site, m.hosts, admission=m.admission, pages=m.roles)
+        except BaseException:
+            site.ledger.close()
+            raise
+        gc.freeze()  # as at the start of the server: no collection walks Gradio's many objects
+        return _Mounted(made, site)
+
+    async def close(self) -> None:
+        """End what the opened runs still have to write, and close their files."""
+        for each in self._open.values():
+            await each.end()
+        self._open.clear()
+
+
+class _Mounted:
+    """The application of one run, its life held by a task of its own.
+
+    What a task enters it also has to leave, and the request that opens a run does not last.
+    """
+
+    def __init__(self, app: FastAPI, site: Site):
+        self.app: Final = app
+        self._site: Final = site
+        self._ending: Final = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def begin(self) -> None:
+        begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._task = asyncio.create_task(self._live(begun))
+        await begun
+
+    async def _live(self, begun: asyncio.Future[None]) -> None:
+        try:
+            async with self.app.router.lifespan_context(self.app):
+                begun.set_result(None)
+                await self._ending.wait()
+        except BaseException as error:
+            if begun.done():
+                raise
+            begun.set_exception(error)
+        finally:
+            self._site.ledger.close()
+
+    async def end(self) -> None:
+        self._ending.set()
+        if self._task is not None:
+            await self._task

@@ -1,0 +1,293 @@
+"""The home page of a folder of runs, and the page of runs side by side."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache, partial
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from jinja2 import Environment
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
+
+from szpo.cli import run_paths
+from szpo.config import settings_file
+from szpo.errors import StorageError, SzpoError, UsageError
+from szpo.ledger.canonical import sha256
+from szpo_ui.folder import side_by_side
+from szpo_ui.folder.access import COMPARE, FolderDoor
+from szpo_ui.folder.controllers import Controllers
+from szpo_ui.folder.mounts import TROUBLE
+from szpo_ui.folder.rows import FolderReader, RunRow
+from szpo_ui.operator import controls
+from szpo_ui.operator.controls import Command
+from szpo_ui.operator.page import moment, number
+from szpo_ui.web import login
+from szpo_ui.web.address import run_prefix
+from szpo_ui.web.markup import environment
+from szpo_ui.web.requests import read, refuse
+from szpo_ui.web.site import open_site
+
+Do = Literal["start", "pause", "resume", "stop"]
+Name = Annotated[str, Field(min_length=1, max_length=255)]
+Names = Annotated[list[str], Query(alias="run", max_length=64)]
+
+
+@dataclass(frozen=True)
+class Home:
+    """A folder as its page serves it."""
+
+    folder: Path
+    door: FolderDoor
+    reader: FolderReader
+    controllers: Controllers | None
+    """None where models run elsewhere (``--no-controller``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A row with what its processes and buttons are."""
+
+    row: RunRow
+    state: str
+    detail: str
+    actions: tuple[tuple[Do, str], ...]
+    """What may be done, and the button's text."""
+    href: str
+
+
+class Action(BaseModel):
+    """A request for one run."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    do: Do
+    run: Name
+
+
+class NewRunRequest(BaseModel):
+    """A request for a new run."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    name: Annotated[str, Field(max_length=64)]
+    preset: Name | None = None
+    file: Name | None = None
+
+
+def router(home: Home) -> APIRouter:
+    """The pages, the poller's and the buttons' routes; the caller lets operators in only."""
+    made = APIRouter()
+
+    @made.get("/")
+    def index() -> HTMLResponse:
+        return HTMLResponse(render_home(home))
+
+    @made.get("/home-api/rows")
+    def rows(request: Request) -> Response:
+        html = render_rows(home)
+        etag = f'"{sha256(html)[:16]}"'
+        headers = {"ETag": etag, "Cache-Control": "no-store"}
+        if request.headers.get("if-none-match") == etag:
+            return Response(status_code=304, headers=headers)
+        return JSONResponse({"html": html}, headers=headers)
+
+    @made.post("/home-api/act")
+    async def act(request: Request) -> Response:
+        given = await read(Action, request)
+        if isinstance(given, Response):
+            return given
+        who = login.identity(home.door, request, "operator").name
+        return JSONResponse({"text": await run_in_threadpool(_act, home, who, given)})
+
+    @made.post("/home-api/begin")
+    async def begin(request: Request) -> Response:
+        given = await read(NewRunRequest, request)
+        if isinstance(given, Response):
+            return given
+        if home.controllers is None:
+            raise UsageError("new runs are begun from a terminal: this server starts no model")
+        name = run_paths.run_name(given.name.strip())
+        ask = partial(home.controllers.begin, name, preset=given.preset, file=given.file)
+        await run_in_threadpool(ask)
+        return JSONResponse({"text": f"{name} is being set up; it waits for your start then."})
+
+    @made.get(COMPARE)
+    def compare(run: Names = []) -> HTMLResponse:  # noqa: B006  (FastAPI copies it)
+        try:
+            found = side_by_side.read(_paths(home, run))
+        except SzpoError as error:
+            return HTMLResponse(render_message(_plain(home, error)), 409)
+        return HTMLResponse(render_comparison(found))
+
+    @made.get("/home-api/curves")
+    def curves(run: Names) -> JSONResponse:
+        return JSONResponse(side_by_side.as_json(side_by_side.read(_paths(home, run))))
+
+    @made.get("/r/{name}")
+    def with_slash(name: str) -> Response:
+        return RedirectResponse(f"{run_prefix(name)}/", 307)
+
+    @made.api_route("/r/{name}/{rest:path}", methods=["GET", "POST"])
+    def answer_otherwise(request: Request, name: str) -> Response:
+        trouble = request.scope.get(TROUBLE)
+        status, code, text = 404, "not_found", f"There is no run {name} in this folder."
+        if trouble is not None:
+            status, code, text = 503, "unreadable", _plain(home, trouble)
+        if request.method == "GET":
+            return HTMLResponse(render_message(text), status)
+        return refuse(status, code, text)
+
+    return made
+
+
+def answer_error(home: Home, error: SzpoError) -> Response:
+    """A refusal of what an operator asked for, in the error's own words."""
+    status = 503 if isinstance(error, StorageError) else 409
+    return refuse(status, "refused", _plain(home, error))
+
+
+def _plain(home: Home, error: object) -> str:
+    """An error's words without the folder's path."""
+    return str(error).replace(f"{home.folder}/", "")
+
+
+# ---- what buttons do ----
+
+
+def _act(home: Home, who: str, given: Action) -> str:
+    path = _path(home, given.run)
+    if given.do in ("start", "stop"):
+        if home.controllers is None:
+            raise UsageError("this server starts no model (--no-controller)")
+        if given.do == "start":
+            home.controllers.start(given.run)
+            return f"{given.run}: its model is being loaded."
+        home.controllers.stop(given.run)
+        return f"{given.run}: its process has ended; votes of an open round are still taken."
+    site = open_site(path)
+    with closing(site.ledger):
+        begun = site.ledger.query("SELECT 1 FROM steps WHERE opened_us IS NOT NULL LIMIT 1")
+        do: Any = "start" if given.do == "resume" and not begun else given.do
+        reply = controls.act(site, who, Command(do=do))
+    return f"{given.run}: {'' if reply is None else reply.text}"
+
+
+def _path(home: Home, name: str) -> Path:
+    """The file of a run of this folder.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    path = home.folder / f"{name}.db"
+    if path.parent != home.folder or not path.is_file():
+        raise UsageError(f"there is no run {name} in this folder")
+    return path
+
+
+def _paths(home: Home, names: list[str]) -> list[Path]:
+    return [_path(home, name) for name in side_by_side.check_names(names)]
+
+
+# ---- HTML ----
+
+
+def views(home: Home) -> list[View]:
+    """The rows as the page shows them; runs that are being set up come first."""
+    rows = home.reader.rows()
+    notes = {} if home.controllers is None else home.controllers.notes()
+    known = {row.name for row in rows}
+    new = [
+        View(RunRow(name, "stopped", note), "setting up", note, (), "")
+        for name, note in notes.items()
+        if name not in known
+    ]
+    return new + [_view(home, row, notes.get(row.name, "")) for row in rows]
+
+
+def _view(home: Home, row: RunRow, note: str) -> View:
+    here = home.controllers is not None and home.controllers.is_alive(row.name)
+    state, detail = row.state, row.detail
+    if here and not row.driven:
+        state_text, detail = "starting", note or "its model is being loaded"
+    else:
+        state_text = state
+        detail = f"{detail}; the process {note}" if note else detail
+    actions: list[tuple[Do, str]] = []
+    if state == "paused":
+        actions.append(("resume", "Resume" if row.begun else "Open round 1"))
+    elif state == "running" or (here and state == "stopped"):
+        actions.append(("pause", "Pause"))
+    if here:
+        actions.append(("stop", "Stop"))
+    elif home.controllers is not None and not row.driven and state != "unreadable":
+        actions.append(("start", "Start"))
+    href = f"{run_prefix(row.name)}/operate/"
+    return View(row, state_text, detail, tuple(actions), href)
+
+
+def render_rows(home: Home) -> str:
+    """The rows of the table as HTML."""
+    return _environment().get_template("folder/rows.html").render(views=views(home))
+
+
+def render_home(home: Home) -> str:
+    """The home page."""
+    files = sorted(path.name for path in home.folder.glob("*.toml"))
+    template = _environment().get_template("folder/home.html")
+    return template.render(
+        views=views(home),
+        folder=home.folder.absolute().name,
+        presets=settings_file.presets(),
+        files=files,
+        starts=home.controllers is not None,
+    )
+
+
+def render_comparison(found: side_by_side.SideBySide) -> str:
+    """The page of runs side by side."""
+    watched = [
+        (key, title)
+        for key, title in side_by_side.WATCHED.items()
+        if any(key in run.guarded for run in found.runs)
+    ]
+    template = _environment().get_template("folder/compare.html")
+    return template.render(found=found, watched=watched, prefix=run_prefix)
+
+
+def render_message(text: str) -> str:
+    """A page with one sentence and the way back."""
+    return _environment().get_template("folder/message.html").render(text=text)
+
+
+def ago(at_us: int | None) -> Any:
+    """A time as the page shows it; a dash for none."""
+    return "–" if at_us is None else moment(at_us)
+
+
+def hours(value: float) -> str:
+    """Hours of reading.
+
+    >>> hours(0.04), hours(2.34)
+    ('2 min', '2.3 h')
+    """
+    return f"{60 * value:.0f} min" if value < 1 else f"{value:.1f} h"
+
+
+def day(at_us: int) -> str:
+    """A date in coordinated universal time."""
+    return datetime.fromtimestamp(at_us / 1e6, UTC).strftime("%Y-%m-%d")
+
+
+MARKS: Final = ("solid", "dashed", "dotted", "dash-dot", "long dashes", "short dots")
+"""Names of the lines' patterns, for those who do not see colours."""
+
+
+@cache
+def _environment() -> Environment:
+    return environment(
+        filters={"num": number, "ago": ago, "hours": hours, "day": day}, names={"marks": MARKS}
+    )
