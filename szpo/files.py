@@ -118,9 +118,7 @@ def _rename(draft: Path, path: Path) -> None:
         os.link(draft, path)
     except FileExistsError:
         raise
-    except (
-        OSError,
-        AttributeError,
-    ):  # exFAT and some mounts have no hard links: take the name, then fill it
+    except (OSError, AttributeError):
+        # exFAT and some mounts have no hard links: take the name, then fill it.
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         os.replace(draft, path)

@@ -17,14 +17,14 @@ from szpo.errors import IntegrityError, LeaseError, ResourceError, StorageError,
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger
 from szpo.policies import text_guards
-from szpo.policies.protocol import BaseScorer
+from szpo.policies.protocol import BaseScorer, draw_answers
 from szpo.runs import assemble
 from szpo.runs.assemble import Parts
 from szpo.runs.samples import Source, policy_at
 from szpo.training import held_out, step_report
 from szpo.training.held_out import HeldOut
 from szpo.training.step_report import StepReport
-from szpo.types import Answer, Prompt, Shift
+from szpo.types import Answer, Prompt
 
 KIND: Final = "measured"
 TEXTS: Final = 6
@@ -119,7 +119,7 @@ def _measure_start(m: Measuring) -> None:
         return
     policy: Any = m.source.policy
     if m.ledger.last_applied() is None:
-        _record(m, 0, 0, _draw(policy, m.prompts, m.samples, _seed(m)))
+        _record(m, 0, 0, draw_answers(policy, m.prompts, m.samples, seed=_seed(m)))
     elif _is_language_model(m):  # which also answers from its start
         _record(m, 0, 0, policy.sample(m.prompts, m.samples, seed=_seed(m), base=True))
 
@@ -127,7 +127,7 @@ def _measure_start(m: Measuring) -> None:
 def _measure(m: Measuring, steps: int, votes: int) -> None:
     _measure_start(m)
     with policy_at(m.ledger, m.source, None) as policy:  # where the run recommends
-        _record(m, steps, votes, _draw(policy, m.prompts, 1, _seed(m)))
+        _record(m, steps, votes, draw_answers(policy, m.prompts, 1, seed=_seed(m)))
 
 
 def _measure_end(m: Measuring, steps: int, votes: int) -> None:
@@ -135,7 +135,7 @@ def _measure_end(m: Measuring, steps: int, votes: int) -> None:
     _measure_start(m)
     with policy_at(m.ledger, m.source, None) as found:
         policy: Any = found
-        drawn = _draw(policy, m.prompts, m.samples, _seed(m))
+        drawn = draw_answers(policy, m.prompts, m.samples, seed=_seed(m))
         if not _is_language_model(m):
             _record(m, steps, votes, drawn)
             return
@@ -181,18 +181,6 @@ def _is_language_model(m: Measuring) -> bool:
 
 def _seed(m: Measuring) -> int:
     return seeds.as_seed(seeds.derive(m.ledger.root_seed, "evaluation"))
-
-
-def _draw(
-    policy: Any, prompts: Sequence[Prompt], samples: int, seed: int
-) -> Sequence[Sequence[Answer]]:
-    """``samples`` answers to each prompt by the policy as it stands."""
-    if hasattr(policy, "sample"):
-        found: list[list[Answer]] = policy.sample(prompts, samples, seed=seed)
-        return found
-    still = [Shift(0, 0, 0, 0.0)]
-    drawn = [policy.rollout([prompts], still, seed=seed + i)[0] for i in range(samples)]
-    return list(zip(*drawn, strict=True))
 
 
 def _record(

@@ -17,7 +17,7 @@ from szpo import plugins
 from szpo.cli import commands, console, run_paths
 from szpo.config import settings_file
 from szpo.errors import UsageError
-from szpo.runs import file_check, run_policy
+from szpo.runs import file_check, run_engine
 from szpo.runs import machine_check as checks
 
 
@@ -43,7 +43,7 @@ def doctor(
     settings = None if config is None else settings_file.load(config)
     found = checks.examine(folder)
     if settings is not None:
-        found += list(run_policy.examine(settings))
+        found += list(run_engine.examine(settings))
     if run is not None:
         found += file_check.examine(run_paths.find(run, folder))
     worst = any(check.status == "fail" for check in found)

@@ -230,7 +230,7 @@ def _resume(
     path: Path, changes: dict[str, Any], *, as_json: bool, stay: bool, device: str | None
 ) -> int:
     """Go on with a run; who stays waits for an engine that is away, others get its error."""
-    from szpo.runs import run_policy
+    from szpo.runs import run_engine
 
     reported = None
     with Ledger.open(path) as ledger:
@@ -240,29 +240,29 @@ def _resume(
             except (EngineError, UsageError) as error:
                 if not stay or "config" not in ledger.spec:
                     raise
-                config = run_policy.read_settings(ledger, changes)
-                if not isinstance(error, EngineError) and not run_policy.is_away(config):
+                config = run_engine.read_settings(ledger, changes)
+                if not isinstance(error, EngineError) and not run_engine.is_away(config):
                     raise
                 if str(error) != reported:
                     reported = str(error)
                     console.complain(f"{error}; waiting for it")
-            run_policy.note_away(ledger)
-            run_policy.leave(config)
-            time.sleep(run_policy.RETRY_S)
+            run_engine.note_away(ledger)
+            run_engine.leave(config)
+            time.sleep(run_engine.RETRY_S)
 
 
 def _go_on(
     ledger: Ledger, changes: dict[str, Any], *, as_json: bool, stay: bool, device: str | None
 ) -> int:
-    from szpo.runs import assemble, run_device, run_policy
+    from szpo.runs import assemble, run_device, run_engine
 
     parts = assemble.reopen(ledger, say=console.complain, device=device, engine=changes)
     with contextlib.closing(parts):
         if parts.base is not None:
-            run_policy.record_move(ledger, parts.config)
+            run_engine.record_move(ledger, parts.config)
             if device is not None:
                 run_device.record_move(ledger, parts.base.loaded)
-        run_policy.note_back(ledger)
+        run_engine.note_back(ledger)
         held = lease.controller(ledger)
         if held["paused_by"] is not None:
             by = pauses.describe_pause(held["paused_by"], held["pause_reason"])

@@ -105,7 +105,7 @@ class Ledger:
         try:
             ledger = cls(path, conn, clock, readonly)
             with suppress(SzpoError):  # a damaged page is reported to whoever reads it
-                if not readonly and (last := ledger._last_event()) is not None:
+                if not readonly and (last := ledger.last_event()) is not None:
                     ledger._attest(last)
             return ledger
         except BaseException:
@@ -178,7 +178,7 @@ class Ledger:
 
         For acknowledging a row that stands already: its writer may have died before attesting it.
         """
-        self._head = self._last_event()
+        self._head = self.last_event()
 
     def _attest(self, last: Record) -> None:
         """Write the last event, which is committed and not yet acknowledged, into the witness."""
@@ -288,11 +288,12 @@ class Ledger:
             self._add_event(kind, actor, body)
 
     def _add_event(self, kind: str, actor: str, body: Mapping[str, Any]) -> None:
-        event = ledger_rows.event(self.row, self._last_event(), self.clock(), actor, kind, body)
+        event = ledger_rows.event(self.row, self.last_event(), self.clock(), actor, kind, body)
         self.execute(ledger_rows.insert_sql("events", tuple(event)), list(event.values()))
         self._head = event
 
-    def _last_event(self) -> Record | None:
+    def last_event(self) -> Record | None:
+        """Number and hash ("event", "row_sha256") of the chain's last event; None without any."""
         last = self.query("SELECT event, row_sha256 FROM events ORDER BY event DESC LIMIT 1")
         return last[0] if last else None
 

@@ -55,6 +55,21 @@ class Sampler(Protocol):
         """``samples`` answers to each prompt at θ."""
 
 
+def draw_answers(
+    policy: Policy, prompts: Sequence[Prompt], samples: int, *, seed: int
+) -> list[list[Answer]]:
+    """``samples`` answers to each prompt by the policy as it stands, unperturbed.
+
+    The same seed means the same random numbers wherever the policy stands. Without a `Sampler`'s
+    method each call gives one answer to a prompt, with the seeds ``seed``, ``seed`` + 1, …
+    """
+    if isinstance(policy, Sampler):
+        return policy.sample(prompts, samples, seed=seed)
+    still = [Shift(0, 0, 0, 0.0)]
+    drawn = [policy.rollout([prompts], still, seed=seed + i)[0] for i in range(samples)]
+    return [list(answers) for answers in zip(*drawn, strict=True)]
+
+
 @runtime_checkable
 class BaseScorer(Protocol):
     """A policy that can also score answers under its start; rewards with `fluency` need it."""

@@ -81,8 +81,8 @@ def check_head(look: Examination) -> None:
     ):
         problem = f"no event has the noted hash {noted}: the chain was rewritten, or cut before it"
         raise Broken("events", "head", problem)
-    found = ledger.query("SELECT row_sha256 FROM events ORDER BY event DESC LIMIT 1")
-    look.head = str(found[0]["row_sha256"]) if found else ""
+    last = ledger.last_event()
+    look.head = "" if last is None else str(last["row_sha256"])
 
 
 def check_rows(look: Examination) -> None:

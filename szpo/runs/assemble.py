@@ -28,11 +28,11 @@ from szpo.notices.setup_progress import Progress, unseen
 from szpo.optim.checked_settings import settings_to_json
 from szpo.optim.optimizer import describe_settings
 from szpo.optim.settings import Settings
-from szpo.policies.protocol import BaseScorer, Policy, Sampler
+from szpo.policies.protocol import BaseScorer, Policy, draw_answers
 from szpo.replay import replay
-from szpo.runs import machine_check, run_device, run_policy, run_prompts
+from szpo.runs import machine_check, run_device, run_engine, run_prompts
 from szpo.runs.samples import Source
-from szpo.types import Answer, Prompt, Shift, Update
+from szpo.types import Answer, Prompt, Update
 
 if TYPE_CHECKING:
     from szpo.policies.language_model import Base
@@ -169,13 +169,13 @@ def build(
     from szpo.policies import language_model
 
     progress("loading the model", 0, 0)
-    host = run_policy.hold(config, adapter=True, driven=True)
-    with run_policy.closed_on_error(host):
+    host = run_engine.hold(config, adapter=True, driven=True)
+    with run_engine.closed_on_error(host):
         progress("choosing the coordinates", 0, 0)
         base = language_model.prepare(config, host, prompts.train, say, progress)
         settings = config.optimizer_settings(base.subspace.layout, base.subspace.scale)
         own = language_model.make_policy(config, base, settings)
-        run_policy.serve(config, host, own)
+        run_engine.serve(config, host, own)
         if found.panel_factory is not None:
             progress("fitting the panel", 0, 0)
         return _with_new_panel(Parts(config, settings, own, prompts, base=base), found, say)
@@ -250,7 +250,7 @@ def reopen(
         panel: Build all that driving the run takes: its panel, and the prompts it began with.
         say: Called with each line for the user.
         device: Where a language model computes from here on; None: where it did.
-        engine: Settings of its workers that change from here on; see `run_policy.restore`.
+        engine: Settings of its workers that change from here on; see `run_engine.restore`.
 
     Raises:
         IntegrityError: Model, prompts or weights are not the recorded ones.
@@ -271,15 +271,15 @@ def reopen(
         return _at_head(ledger, Parts(config, settings, policy, prompts), until, panel=panel)
     from szpo.policies import language_model
 
-    config = run_policy.restore(config, ledger, engine)
+    config = run_engine.restore(config, ledger, engine)
     config = run_device.restore(config, ledger, wanted=device, driven=panel, say=say)
-    host = run_policy.hold(config, adapter=False, driven=panel)
-    with run_policy.closed_on_error(host):
+    host = run_engine.hold(config, adapter=False, driven=panel)
+    with run_engine.closed_on_error(host):
         if panel:
             run_device.demand_same(ledger, host.facts, wanted=device)
         base = language_model.restore(host, ledger)
         own = language_model.make_policy(config, base, settings)
-        run_policy.serve(config, host, own)
+        run_engine.serve(config, host, own)
         parts = Parts(config, settings, own, prompts, base=base)
         return _at_head(ledger, parts, until, panel=panel)
 
@@ -388,13 +388,7 @@ def _base_answers(parts: Parts) -> tuple[Sequence[Prompt], list[list[Answer]]]:
     asked = parts.prompts.train[:CALIBRATION_PROMPTS]
 
     def draw() -> list[list[Answer]]:
-        policy = parts.policy
-        if isinstance(policy, Sampler):
-            return policy.sample(asked, CALIBRATION_SAMPLES, seed=0)
-        # Any policy can be asked unperturbed; a call gives one answer, its seed makes it another.
-        still = [Shift(0, 0, 0, 0.0)]
-        drawn = [policy.rollout([asked], still, seed=i)[0] for i in range(CALIBRATION_SAMPLES)]
-        return [list(answers) for answers in zip(*drawn, strict=True)]
+        return draw_answers(parts.policy, asked, CALIBRATION_SAMPLES, seed=0)
 
     if parts.base is None:
         return asked, draw()

@@ -20,10 +20,10 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.orders import Order
 from szpo.ledger.theta import recommended_digest, starting_theta, theta_digest
 from szpo.optim import parameters
-from szpo.policies.protocol import Policy
+from szpo.policies.protocol import Policy, draw_answers
 from szpo.replay import replay
 from szpo.seeds import as_seed
-from szpo.types import Answer, Prompt, Shift
+from szpo.types import Answer, Prompt
 
 PROMPTS = 6
 """Prompts of an order that names no number."""
@@ -62,7 +62,8 @@ def answers(
     """
     asked = [clean_prompt(prompt) for prompt in prompts]
     with policy_at(ledger, source, until) as policy, _shrink(ledger, policy, share):
-        return _ask(policy, asked, seed), policy.digest()
+        drawn = draw_answers(policy, asked, 1, seed=seed)
+        return tuple(clean_answer(row[0]) for row in drawn), policy.digest()
 
 
 def fulfil(ledger: Ledger, order: Order, source: Source) -> None:
@@ -142,11 +143,3 @@ def _shrink(ledger: Ledger, policy: Any, share: float) -> Iterator[None]:
         yield
     finally:
         policy.move_to(end)
-
-
-def _ask(policy: Any, prompts: Sequence[Prompt], seed: int) -> tuple[Answer, ...]:
-    if hasattr(policy, "sample"):
-        found = [row[0] for row in policy.sample(list(prompts), 1, seed=seed)]
-    else:
-        found = policy.rollout([prompts], [Shift(0, 0, 0, 0.0)], seed=seed)[0]
-    return tuple(clean_answer(answer) for answer in found)

@@ -211,8 +211,8 @@ def _two(groups: Iterable[Hashable]) -> int:
 
 
 def _head(ledger: Ledger) -> str:
-    found = ledger.query("SELECT row_sha256 FROM events ORDER BY event DESC LIMIT 1")
-    return str(found[0]["row_sha256"]) if found else ""
+    last = ledger.last_event()
+    return "" if last is None else str(last["row_sha256"])
 
 
 def _state(ledger: Ledger, votes_so_far: int) -> str:

@@ -13,7 +13,7 @@ from szpo.errors import EngineError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digests
 from szpo.replay import verification
-from szpo.runs import run_device, run_policy
+from szpo.runs import run_device, run_engine
 from szpo.voting import lease
 from tests.support import folder_run, near_workers
 
@@ -80,7 +80,7 @@ def test_a_run_by_workers_is_the_run_made_here(tmp_path, model, hosts, monkeypat
     )
     assert call(resume) == 0  # from now on the workers are there
     assert [host._engine.workers for host in hosts] == [2, 1, 1]
-    assert events(paths[1], run_policy.MOVED) == [{"address": "10.0.0.5:6379", "workers": 1}]
+    assert events(paths[1], run_engine.MOVED) == [{"address": "10.0.0.5:6379", "workers": 1}]
     assert read(paths[0]) == read(paths[1])
 
 
@@ -178,7 +178,7 @@ def test_who_stays_waits_for_an_engine_that_is_away(
         inner(self, name, chunk, request)
 
     def sleep(seconds: float) -> None:
-        assert seconds == run_policy.RETRY_S
+        assert seconds == run_engine.RETRY_S
         with Ledger.open(file, readonly=True) as ledger:
             held = lease.controller(ledger)
             seen.append((held["paused_by"], held["pause_reason"]))
@@ -194,7 +194,7 @@ def test_who_stays_waits_for_an_engine_that_is_away(
     monkeypatch.setattr("szpo.cli.run.time.sleep", sleep)
     monkeypatch.setattr("szpo.runs.worker._changes", _once(finished))
     assert call([*lines, "--stay"]) == 1  # the test ends what would stay for ever
-    assert seen == [("engine", run_policy.AWAY)] * 3
+    assert seen == [("engine", run_engine.AWAY)] * 3
     assert capsys.readouterr().err.count("the Ray cluster is gone (a test); waiting for it") == 2
     with Ledger.open(file, readonly=True) as ledger:
         assert lease.controller(ledger)["paused_by"] is None
@@ -252,9 +252,9 @@ def test_the_doctor_says_what_is_wrong_with_an_engine(monkeypatch) -> None:
 
     monkeypatch.setattr(ray_engine, "demand", refuse)
     config = settings_file.load(sets=["engine.kind=ray"])
-    (check,) = run_policy.examine(config)
+    (check,) = run_engine.examine(config)
     assert (check.status, check.text.split(" (")[0]) == (
         "fail", "engine.address 10.0.0.5:6379 cannot be reached",
     )  # fmt: skip
-    (check,) = run_policy.examine(settings_file.load())
+    (check,) = run_engine.examine(settings_file.load())
     assert check.text == "local: the run's own process holds the model"

@@ -19,7 +19,7 @@ from szpo.config import settings_file
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digests
 from szpo.replay import verification
-from szpo.runs import run_policy
+from szpo.runs import run_engine
 from szpo.voting import lease
 from tests.cluster.test_ray_engine import needs_ray
 from tests.support import folder_run
@@ -27,8 +27,10 @@ from tests.support import folder_run
 ROOT = Path(__file__).parents[2]
 
 
-def environment(place: Path) -> dict[str, str]:
-    paths = os.pathsep.join(map(str, (ROOT, ROOT / "ui", ROOT / "simulators")))
+def environment(place: Path, first: Path | None = None) -> dict[str, str]:
+    """Of a process; distributions in the folder ``first`` hide the installed ones."""
+    some = [ROOT, ROOT / "ui", ROOT / "simulators"]
+    paths = os.pathsep.join(map(str, some if first is None else [first, *some]))
     return {
         **os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "SZPO_CACHE": str(place),
         "RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
@@ -42,12 +44,14 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def child(words: list[str], place: Path, name: str) -> Iterator[subprocess.Popen[bytes]]:
+def child(
+    words: list[str], place: Path, name: str, first: Path | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     """A process group of its own, which ends with the block; its output is in ``name``.log."""
     with (place / f"{name}.log").open("ab") as log:
         process = subprocess.Popen(
             words, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-            env=environment(place), start_new_session=True,
+            env=environment(place, first), start_new_session=True,
         )  # fmt: skip
         try:
             yield process
@@ -61,7 +65,9 @@ def child(words: list[str], place: Path, name: str) -> Iterator[subprocess.Popen
             process.wait()
 
 
-def cluster(port: int, place: Path) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
+def cluster(
+    port: int, place: Path, first: Path | None = None
+) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
     """``ray start --head`` on this machine, reachable from this machine alone."""
     ray = Path(sys.executable).parent / "ray"
     return child(
@@ -73,6 +79,7 @@ def cluster(port: int, place: Path) -> contextlib.AbstractContextManager[subproc
         ],
         place,
         "ray",
+        first,
     )  # fmt: skip
 
 
@@ -142,7 +149,7 @@ def test_ledger_and_pages_here_models_on_a_cluster_that_goes_away_and_comes_back
         lines = [line for line in log().splitlines() if "waiting for it" in line]
         assert lines, log()
         before = log()
-        time.sleep(3 * run_policy.RETRY_S)
+        time.sleep(3 * run_engine.RETRY_S)
         assert log() == before, "a line for every try"
         with cluster(port, tmp_path):
             wait_for(lambda: paused_by() is None, 180, "it did not go on")
@@ -163,6 +170,37 @@ def test_ledger_and_pages_here_models_on_a_cluster_that_goes_away_and_comes_back
             first = [[(row.plus, row.minus) for c in ledger.comparisons(0) for row in c.rows]
                      for ledger in (away, here)]  # fmt: skip
             assert first[0] == first[1]
+
+
+@needs_ray
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_cluster_with_another_version_of_a_library_is_refused_before_any_vote(
+    tmp_path: Path,
+) -> None:
+    """The processes of the node find a numpy that calls itself 1.99.0, those here the real one."""
+    other = tmp_path / "other" / "numpy-1.99.0.dist-info"
+    other.mkdir(parents=True)
+    facts = "Metadata-Version: 2.1\nName: numpy\nVersion: 1.99.0\n"
+    (other / "METADATA").write_text(facts, encoding="utf-8")
+    port = free_port()
+    sets = [
+        f"model.name={folder_run.model(tmp_path)}", "model.dtype=fp32",
+        f"prompts.path={folder_run.prompts(tmp_path)}", "subspace.dim=4", "subspace.samples=32",
+        "subspace.kl_samples=32", "panel.reward=length:6", "panel.beta=10", "run.votes=8",
+        "run.name=mixed", "engine.kind=ray", f"engine.address=127.0.0.1:{port}",
+    ]  # fmt: skip
+    words = [word for text in sets for word in ("--set", text)]
+    with cluster(port, tmp_path, other.parent), (tmp_path / "run.log").open("wb") as log:
+        wait_for(lambda: not unreachable(port), 60, "ray did not start")
+        run = [sys.executable, "-m", "szpo", "run", "--folder", str(tmp_path / "runs"), *words]
+        done = subprocess.run(run, stdout=log, stderr=log, timeout=240, env=environment(tmp_path))
+    said = (tmp_path / "run.log").read_text(encoding="utf-8")
+    assert done.returncode == 5, said
+    line = next(line for line in said.splitlines() if line.startswith("error: "))
+    assert '"numpy": "1.99.0"' in line
+    assert "Traceback" not in said
+    assert not (tmp_path / "runs" / "mixed.db").exists()
 
 
 def unreachable(port: int) -> bool:
