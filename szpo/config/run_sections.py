@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Literal, Self
+from datetime import date
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -96,6 +97,39 @@ class Panel(Section):
         description="How texts with Markdown are first shown to people: formatted, or plain as "
         "the model wrote them; each person can switch.",
     )
+    operator_name: str | None = Field(
+        None,
+        min_length=1,
+        max_length=200,
+        description="Who runs this, as people read it before they begin; what is left out of this "
+        "and the next five keys is not shown.",
+    )
+    contact: str | None = Field(
+        None, min_length=1, max_length=200, description="Whom to ask: an address, a number."
+    )
+    pay: str | None = Field(
+        None, min_length=1, max_length=300, description="What people get for it, in your words."
+    )
+    ends: str | None = Field(
+        None, description="The last day, such as 2026-12-31; shown only, nothing stops by itself."
+    )
+    privacy_url: str | None = Field(
+        None,
+        max_length=500,
+        pattern=r"^https?://[^\s\"'<>\\]+$",
+        description="Address of your privacy notice, with https:// or http://.",
+    )
+    consent: str | None = Field(
+        None,
+        min_length=1,
+        max_length=20_000,
+        description="Your own consent text, shown below szpo's points before people agree.",
+    )
+    consent_file: str | None = Field(
+        None,
+        min_length=1,
+        description="A UTF-8 file with that text; it is read when the run is made.",
+    )
     spare: int = Field(
         1,
         ge=0,
@@ -129,6 +163,18 @@ class Panel(Section):
         description="Offer people short comparisons while they wait; they teach the run nothing "
         "and tell how reliable votes are.",
     )
+
+    @field_validator("ends", mode="before")
+    @classmethod
+    def _ends_on_a_day(cls, given: Any) -> Any:
+        if type(given) is date:  # TOML has days of its own
+            return given.isoformat()
+        if isinstance(given, str):
+            try:
+                return date.fromisoformat(given).isoformat()
+            except ValueError:
+                raise ValueError(f'"{given}" is no day; write it as 2026-12-31') from None
+        return given
 
 
 class Guards(Section):

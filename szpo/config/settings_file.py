@@ -78,7 +78,29 @@ def load(
         _merge(tree, read(path))
     for text in sets:
         _merge(tree, parse_assignment(text))
+    _read_consent(tree)
     return check(tree, where=str(path) if path else "settings")
+
+
+def _read_consent(tree: dict[str, Any]) -> None:
+    """Put the text of ``panel.consent_file`` where the run's record keeps it, ``panel.consent``.
+
+    Raises:
+        UsageError: The file is missing or unreadable, or there is a text beside it.
+    """
+    panel = tree.get("panel")
+    name = panel.get("consent_file") if isinstance(panel, dict) else None
+    if panel is None or not isinstance(name, str) or not name:
+        return
+    if panel.get("consent") is not None:
+        raise UsageError("panel.consent and panel.consent_file are both given; leave one out")
+    path = Path(name)
+    if not path.is_file():
+        raise UsageError(
+            f"panel.consent_file: {path.name} not found (looked in {path.absolute().parent}); "
+            "give the path of a text file"
+        )
+    panel["consent"], panel["consent_file"] = _decode(path).strip(), None
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -94,24 +116,32 @@ def read(path: Path) -> dict[str, Any]:
         )
     if not path.is_file():
         raise UsageError(f"{path} is not a regular file; give a settings file")
+    try:
+        return tomllib.loads(_decode(path))
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path.name} is not TOML: {error}") from None
+
+
+def _decode(path: Path) -> str:
+    """The text of a UTF-8 file of at most 1 MB.
+
+    Raises:
+        UsageError: It is larger, unreadable or not UTF-8.
+    """
     size = path.stat().st_size
     if size > SIZE_LIMIT:
-        raise UsageError(f"{path.name} is {size:,} bytes; a settings file has at most 1,000,000")
+        raise UsageError(f"{path.name} is {size:,} bytes; at most 1,000,000 are read")
     try:
         raw = path.read_bytes().removeprefix(codecs.BOM_UTF8)  # some editors put it there
     except OSError as error:
         raise UsageError(f"{path.name} cannot be read ({error.strerror})") from None
     try:
-        text = raw.decode("utf-8")
+        return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise UsageError(
             f"{path.name}: byte 0x{raw[error.start]:02x} at line {line} is not UTF-8"
         ) from None
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path.name} is not TOML: {error}") from None
 
 
 def parse_assignment(text: str) -> dict[str, Any]:
@@ -172,7 +202,7 @@ def _describe(error: Any) -> str:
         place = f" in [{loc[0]}]" if len(loc) > 1 else ""
         return f'unknown key "{loc[-1]}"{place}{_suggest(str(loc[-1]), known)}'
     if kind == "value_error":
-        prefix = f"{key}." if key else ""
+        prefix = f"{key}: " if len(loc) > 1 else f"{key}." if key else ""
         return f"{prefix}{context['error']}"
     if kind == "model_type":
         return f"{key} must be a table: write [{key}] and its keys below"

@@ -13,6 +13,7 @@ from szpo.types import Answer, Assignment, Comparison, Prompt, Row
 from szpo_ui.panel import page as panel_page
 from szpo_ui.panel import render, screens, texts
 from szpo_ui.panel.comparison_view import sheet
+from szpo_ui.panel.facts import Facts, Progress
 from szpo_ui.panel.screens import Answered, Closed, Feedback, Screen, State
 
 ASKED = render.Rubric("Which <b>set</b>?", "Be & stay fair.", "")
@@ -210,3 +211,51 @@ def test_the_source_keeps_to_what_is_safe():
         if name.startswith("panel/"):
             body = render._environment("en").loader.get_source(render._environment("en"), name)[0]
             assert "|safe" not in body.replace(" ", "") and "autoescape" not in body
+
+
+def facts(**changes):
+    given = {
+        "progress": Progress(0, 40, 240), "people": 6, "vote_s": 95.0, "who": None,
+        "contact": None, "pay": None, "ends": None, "privacy_url": None, "consent": None,
+    }  # fmt: skip
+    return Facts(**{**given, **changes})
+
+
+def test_the_welcome_page_says_what_decides_whether_people_stay():
+    made = html(
+        "welcome",
+        facts=facts(
+            who="Lab <L>", contact="lab@example.org", pay="12 EUR an hour", ends="2026-12-31",
+            privacy_url="https://example.org/privacy?a=1&b=2", consent="My own <b>terms</b>.",
+        ),
+    )  # fmt: skip
+    reported = re.sub(r"\s+", " ", Outline(made).text)
+    assert "about 34 comparisons for you, of 200 that are left for 6 people" in reported
+    assert "at most about 2 minutes of reading each, about 54 minutes in all" in reported
+    for told in ("Lab <L>", "lab@example.org", "12 EUR an hour", "My own <b>terms</b>."):
+        assert told in reported
+    assert '<time datetime="2026-12-31">' in made
+    (link,) = [attrs for attrs in Outline(made).all("a") if attrs["href"] != "#sz-verdict"]
+    assert link["href"] == "https://example.org/privacy?a=1&b=2"
+    assert link["rel"] == "noopener noreferrer"
+
+
+def test_what_an_operator_did_not_give_has_no_label_on_the_welcome_page():
+    made = html("welcome", facts=facts(people=1))
+    assert "200 comparisons are left" in made and made.count("<dt>") == 2
+    over = html("welcome", facts=facts(progress=Progress(0, 240, 240)))
+    assert "<dt>" not in over and "<time" not in over
+    for label in ("fact_pay", "fact_who", "fact_contact", "fact_ends", "fact_privacy"):
+        assert f">{texts.ENGLISH.page[label]}<" not in made
+
+
+@pytest.mark.parametrize("state", ["vote", "closed", "calib", "final", "practice", "waiting"])
+def test_screens_of_voting_say_how_much_is_done_and_left(state):
+    assert "12 by you · 41 of 240 in all, 199 left" in html(state, progress=Progress(12, 41, 240))
+
+
+def test_a_round_whose_votes_are_all_in_is_not_waited_for():
+    some, all_in = html("waiting"), html("waiting", status=status(votes_in=8))
+    assert "Waiting for the others" in some and "5 of 8" in some
+    assert "Waiting for the others" not in all_in
+    assert "The next round is on its way" in all_in and 'aria-current="step">Update' in all_in

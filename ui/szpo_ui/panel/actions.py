@@ -205,6 +205,8 @@ def _agree(site: Site, panelist: str, code: str) -> None:
         language = texts.choose_language(code, None)
         digest = sha256(canonical(language.page["consent"]))
         body = {"panelist": panelist, "text": digest, "language": language.code}
+        if site.config.panel.consent is not None:
+            body["own"] = sha256(canonical(site.config.panel.consent))
         site.ledger.record_event("consent", panelist, body)
 
 

@@ -17,7 +17,9 @@ from szpo.types import Assignment, Choice
 from szpo.voting import finals
 from szpo.voting.counting import StepVotes
 from szpo.voting.service import VoteService
+from szpo_ui.panel import facts
 from szpo_ui.panel.comparison_view import Sheet, sheet
+from szpo_ui.panel.facts import Facts, Progress
 from szpo_ui.web.site import Site
 
 State = Literal[
@@ -108,6 +110,10 @@ class Screen:
     """The open round is one that this panelist has not voted in yet."""
     feedback: Feedback | None = None
     votes: int = 0
+    progress: Progress | None = None
+    """On screens of voting: how far this panelist and the run are."""
+    facts: Facts | None = None
+    """On the welcome screen: what is asked, by whom, for what."""
     calibration: bool = False
     """Waiting may be used for calibration."""
     final: bool = False
@@ -128,7 +134,8 @@ def look(site: Site, panelist: str, name: str, page: PageState, alive: Alive) ->
     viewer = _Viewer(site, panelist, name, page, status)
     held = _find_held_seat(site, panelist, status.step)
     if not consented(site, panelist) and (held is None or held["kind"] != "practice"):
-        return viewer.make_screen("welcome")
+        found = facts.read_facts(site, panelist, status)
+        return viewer.make_screen("welcome", facts=found)
     if held is not None and _elsewhere(held, panelist, page, alive):
         return viewer.make_screen("other-tab")
     if page.mode == "break":
@@ -158,7 +165,7 @@ def look(site: Site, panelist: str, name: str, page: PageState, alive: Alive) ->
         return viewer.make_waiting_screen(change=True)
     if status.state == "finished":
         return viewer.make_screen(
-            "finished", votes=_votes(site, panelist), final=_final_left(site, panelist)
+            "finished", votes=facts.count_votes(site, panelist), final=_final_left(site, panelist)
         )
     if status.state == "none":
         return viewer.make_screen("idle")
@@ -279,6 +286,7 @@ class _Viewer:
             chosen=row["choice"],
             notes=details.get("notes", {}),
             fresh=self.is_new_round(),
+            progress=facts.read_progress(self.site, self.panelist, self.status),
             lease_s=None if state == "closed" else lease_s(self.site, row),
             **what,
         )
@@ -296,6 +304,7 @@ class _Viewer:
             calibration=self.site.config.panel.calibration,
             final=_final_left(self.site, self.panelist),
             step=self.status.step,
+            progress=facts.read_progress(self.site, self.panelist, self.status),
             answered=tuple(
                 Answered(row["assignment"], i, row["choice"], row["received_us"])
                 for i, row in enumerate(given, 1)
@@ -354,15 +363,6 @@ def _closing(site: Site, step: int) -> Closed:
     votes = StepVotes(site.ledger, step)
     have = len(votes.counted)
     return Closed(row.get("closed_us") or site.clock(), have, have + votes.missing)
-
-
-def _votes(site: Site, panelist: str) -> int:
-    sql = (
-        "SELECT count(*) AS n FROM assignments a JOIN comparisons c USING (comparison) "
-        "JOIN votes v ON v.assignment = a.assignment AND v.revision = 0 "
-        "WHERE a.panelist = ? AND c.kind = 'train'"
-    )
-    return int(site.ledger.query(sql, (panelist,))[0]["n"])
 
 
 def _final_left(site: Site, panelist: str) -> bool:

@@ -168,6 +168,7 @@ for (const kind of ["pointerdown", "keydown", "wheel", "touchmove", "mousemove"]
   document.addEventListener(kind, alive, { passive: true });
 }
 addEventListener("pagehide", leave);
+addEventListener("scroll", inView, { passive: true });
 addEventListener("resize", () => { watch(); fold(); });
 new MutationObserver(rendered).observe(document, { subtree: true, childList: true,
   attributes: true, attributeFilter: ["data-ack"] });

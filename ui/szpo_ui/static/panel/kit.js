@@ -47,6 +47,9 @@ function speak(page) { // whether the language is another one than on the screen
 function clockTime(iso) { // as the reader writes it, if the page's language is one of theirs
   const base = T.tag.split("-")[0];
   const own = navigator.languages.find((tag) => tag.split("-")[0] === base);
+  if (!iso.includes("T")) { // a day, the same for every reader
+    return new Date(iso).toLocaleDateString(own || T.tag, { dateStyle: "long", timeZone: "UTC" });
+  }
   return new Date(iso).toLocaleTimeString(own || T.tag, { hour: "2-digit", minute: "2-digit" });
 }
 

@@ -4,31 +4,30 @@ const WARN_S = 120;
 
 /* ---- reading: which prompts have been in view ---- */
 
-let observer = null, timers = new Map();
+const LOOK_S = 1;
+let barHeight = 0, began = new Map(); // since when each prompt has been in view, by row
 function watch() {
-  if (observer) observer.disconnect();
-  timers.forEach(clearTimeout);
-  timers = new Map();
   const bar = $("#sz-verdict");
-  const height = bar ? bar.getBoundingClientRect().height : 0;
-  document.documentElement.style.setProperty("--sz-bar", `${Math.ceil(height)}px`);
-  if (!draft) return;
-  observer = new IntersectionObserver(inView, { rootMargin: `0px 0px -${Math.ceil(height)}px 0px`,
-    threshold: [0, 0.2, 0.4, 0.6, 0.8, 1] });
-  pairs().forEach((pair) => observer.observe(pair));
+  barHeight = bar ? Math.ceil(bar.getBoundingClientRect().height) : 0;
+  document.documentElement.style.setProperty("--sz-bar", `${barHeight}px`);
+  inView();
 }
-function inView(entries) {
-  for (const { target, intersectionRatio, intersectionRect, rootBounds } of entries) {
-    const fits = intersectionRatio >= 0.6
-      || (rootBounds && intersectionRect.height >= 0.6 * rootBounds.height);
-    clearTimeout(timers.get(target));
-    if (fits && draft && !draft.seen.includes(target.dataset.row)) {
-      timers.set(target, setTimeout(saw, 1000, target));
-    }
+/* Measured, not observed: an IntersectionObserver speaks up at fixed shares of a pair only, and one
+   that is three windows high may pass none of them while it fills the window. */
+function inView() {
+  if (!draft || document.hidden) { began.clear(); return; }
+  const room = innerHeight - barHeight;
+  for (const pair of unseen()) {
+    const { top, bottom, height } = pair.getBoundingClientRect(), { row } = pair.dataset;
+    const shown = Math.min(bottom, room) - Math.max(top, 0);
+    if (shown < 0.6 * Math.min(height, room)) { began.delete(row); continue; }
+    if (!began.has(row)) {
+      began.set(row, now());
+      setTimeout(inView, 1000 * LOOK_S + 20);
+    } else if (now() - began.get(row) >= 1000 * LOOK_S) saw(pair);
   }
 }
 function saw(pair) {
-  if (!draft || !pair.isConnected || document.hidden) return;
   if (!draft.seen.includes(pair.dataset.row)) draft.seen.push(pair.dataset.row);
   keep();
   update();
@@ -90,7 +89,7 @@ async function extend() {
   tick();
 }
 function tick() {
-  if (draft) update();
+  if (draft) { inView(); update(); }
   const page = root();
   if (!page || leaseEnds === null || !READING.has(page.dataset.state)
       || page.dataset.state === "closed" || page.dataset.revises) {

@@ -47,9 +47,10 @@ function paint() {
   const notify = $("#sz-notify");
   if (notify) notify.checked = prefs.notify;
   for (const node of $$("time[datetime]", page)) {
-    set(node, clockTime(node.dateTime));
+    set(node, clockTime(node.getAttribute("datetime")));
   }
   leaseEnds = page.dataset.lease ? now() + 1000 * Number(page.dataset.lease) : null;
+  began.clear();
   watch();
   fold();
   update();
