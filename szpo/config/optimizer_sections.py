@@ -16,7 +16,7 @@ from szpo.optim.checked_settings import AUTO_RULES, POSTERIOR_DIM
 from szpo.optim.directions import NORMALISE_UP_TO
 from szpo.optim.rules.all_votes import PRIORS
 from szpo.optim.rules.registry import RULES
-from szpo.optim.rules.regression import BUDGET
+from szpo.optim.rules.regression import BUDGET, RADIUS
 from szpo.optim.settings import SELECTIONS, SMOOTHINGS
 from szpo.types import Pairing
 
@@ -53,7 +53,10 @@ class Optimizer(Section):
     votes: Count = Field(1, description="M: panelists asked per comparison.")
     rows: Count = Field(8, description="D: prompts shown side by side in one comparison.")
     kl_radius: Positive = Field(
-        1.62, le=1e6, description="κ: KL of one side from the centre, nats; makes μ = √(2κ/d)."
+        1.62,
+        le=1e6,
+        description="κ: KL of one side from the centre, nats; makes μ = √(2κ/d); left out: 1.62, "
+        f"or {RADIUS:g} under regression.",
     )
     kl_step: Positive = Field(
         0.03, le=1e6, description="κ_step: KL of one expected step, nats; makes the step size."
@@ -131,12 +134,12 @@ class Optimizer(Section):
     @model_validator(mode="before")
     @classmethod
     def _as_the_rule_asks(cls, given: Any) -> Any:
-        """Directions and comparisons that are left out are those of the rule."""
+        """Directions, comparisons and radius that are left out are those of the rule."""
         if not isinstance(given, Mapping):
             return given
         rule = given.get("rule", "auto")
         own = RULES.get(AUTO_RULES[0] if rule == "auto" else str(rule))
-        names = {"directions": "K", "comparisons": "N"}
+        names = {"directions": "K", "comparisons": "N", "kl_radius": "kl_radius"}
         usual = {} if own is None else own.defaults
         filled = {name: usual[short] for name, short in names.items() if short in usual}
         return {**filled, **given}

@@ -22,7 +22,7 @@ WARMUP = 5
 """Steps of a warm-up where a step size has to be measured."""
 REGRESSION = (
     "kl_budget", "centre_step", "score_share", "prior_widths", "prior_variances", "start",
-    "guarded", "sided",
+    "guarded", "sided", "unproven_kl",
 )  # fmt: skip
 """Settings of rules that recommend another point than they ask at."""
 LATER = ("selection", "vote_price", "selection_noise", *REGRESSION)

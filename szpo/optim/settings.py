@@ -136,7 +136,7 @@ class Settings:
     where the standard error of a selection has the factor of Davidson's ties, as `defaults` sets
     it; None in runs recorded before it had, whose figures stay what they were.
 
-    The last eight are ``regression``'s. ``kl_budget``: how far the recommended point may be from
+    The last nine are ``regression``'s. ``kl_budget``: how far the recommended point may be from
     the model's start, as points (counted votes, nats), linear between them and constant outside;
     None for no bound. ``centre_step``: how far the asked centre moves in a step at most, in
     whitened units. ``score_share``: the weight of the shown texts' scores in a vote's feature.
@@ -144,7 +144,8 @@ class Settings:
     ``prior_variances``: how those of the coordinates compare (flat, falling, blocks). ``start``:
     θ₀ of a branch; None for 0. ``guarded``: the recommended point stays where guards hold that are
     predicted from what was recorded of the start's answers. ``sided``: the fit has a coefficient
-    for the side on which plus stood. The last two are None in runs recorded before they were.
+    for the side on which plus stood. ``unproven_kl``: how far, in nats, the recommended point goes
+    while the votes may be chance. The last three are None in runs recorded before they were.
 
     Raises:
         UsageError: a value out of range, or a combination that cannot work.
@@ -190,6 +191,7 @@ class Settings:
     start: tuple[float, ...] | None = None
     guarded: bool | None = None
     sided: bool | None = None
+    unproven_kl: float | None = None
 
     def __post_init__(self) -> None:
         _check(self)

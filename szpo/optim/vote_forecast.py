@@ -96,12 +96,14 @@ def outlook(
     more: int,
     reach: float,
     hold: Callable[[Floats], Floats] | None = None,
+    unproven: Floats | None = None,
 ) -> Outlook:
     """What ``more`` votes like those so far would make of one run.
 
     ``fits`` are the one that moves the recommendation and the one with the curvature, of the same
     votes. ``reach`` is the length of a recommendation of certain direction after these votes;
-    ``hold`` makes of points (draws, d) what the run's guards leave of them.
+    ``hold`` makes of points (draws, d) what the run's guards leave of them. ``unproven`` is
+    `direction`'s, at that reach.
     Possible tastes are drawn from the posterior, then what the votes will show of them, and the
     rule is applied to that; the likelihood of votes counts as a parabola throughout.
 
@@ -119,7 +121,7 @@ def outlook(
         local[:, :dim] -= tastes[:, -1:] * standing.centre
         future = _future(moving, local, more, rng)
         log_factor = np.maximum(future.log_factor, standing.log_factor)
-        points = reach * direction(future, log_factor)
+        points = reach * direction(future, log_factor, unproven)
         points = points if hold is None else hold(points)
     else:
         log_factor = np.full(_DRAWS, standing.log_factor)

@@ -29,7 +29,7 @@ from szpo.types import Floats, Ints
 EVIDENCE = 9.0
 """Bayes factor for any signal from which a run goes its whole way."""
 WITHOUT_EVIDENCE = 0.15
-"""The share of the way that it goes before."""
+"""The share of the way that it goes before, where nothing else is set."""
 WORTH = 20.0
 """Votes that a warm start is worth at the start, at most, on average over its levels."""
 _HOPELESS = 1e26
@@ -204,19 +204,24 @@ def fit(votes: Votes, prior: Prior) -> Fit:
     )
 
 
-def direction(fit: Fit, log_factor: Floats | None = None) -> Floats:
+def direction(
+    fit: Fit, log_factor: Floats | None = None, unproven: Floats | None = None
+) -> Floats:
     """Where to go, (..., d): w's direction, as long as the votes deserve, at most 1.
 
     Its length is the square root of |w|/√(|w|² + tr Σ), the cosine that the posterior expects
-    between its mean and the truth. Unless the Bayes factor for any signal has passed `EVIDENCE`
-    it is a seventh of that. ``log_factor`` (...) is the largest that the run has seen, the fit's
-    own by default: a factor that has once been passed is passed.
+    between its mean and the truth. Until the Bayes factor for any signal has passed `EVIDENCE` it
+    is at most ``unproven`` (...), or `WITHOUT_EVIDENCE` of that length where None is given.
+    ``log_factor`` (...) is the largest that the run has seen, the fit's own by default: a factor
+    that has once been passed is passed.
     """
     trace = np.trace(fit.covariance, axis1=-2, axis2=-1)
     square = (fit.w**2).sum(-1)
     certainty = np.sqrt(square / (square + trace))
     factor = fit.log_factor if log_factor is None else np.maximum(fit.log_factor, log_factor)
-    length = np.sqrt(certainty) * np.where(factor >= math.log(EVIDENCE), 1.0, WITHOUT_EVIDENCE)
+    length = np.sqrt(certainty)
+    short = WITHOUT_EVIDENCE * length if unproven is None else np.minimum(length, unproven)
+    length = np.where(factor >= math.log(EVIDENCE), length, short)
     return np.asarray((length / np.sqrt(np.maximum(square, 1e-300)))[..., None] * fit.w)
 
 

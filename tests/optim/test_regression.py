@@ -61,7 +61,7 @@ def test_its_defaults_are_its_own_and_survive_json():
     assert (settings.K, settings.N, settings.M, settings.law) == (8, 1, 1, Law("orthonormal"))
     assert settings.kl_budget == ((60.0, 3.0), (120.0, 4.0), (240.0, 8.0))
     mu = optimizer.ask(optimizer.init(settings)).mu
-    assert mu * math.sqrt(6) == pytest.approx(1.8, abs=1e-9)  # |μv| = √(2 · 1.62)
+    assert mu * math.sqrt(6) == pytest.approx(2.4, abs=1e-9)  # |μv| = √(2 · 2.88)
     assert settings_from_json(settings_to_json(settings)) == settings
     plain = settings_to_json(defaults(3, LAYOUT))
     assert "kl_budget" not in plain and "start" not in plain  # others' specs are what they were
@@ -73,7 +73,9 @@ def test_the_target_is_the_budget_times_the_shrunk_direction():
     state, rows = walk(settings, 2)
     found = fit(replace(state.carried.votes, bend=None), all_votes.prior(settings))
     # 16 votes lie halfway between the points: 4 nats, of which .9 are aimed at; |z|²/2 = nats.
-    target = math.sqrt(2 * 0.9 * 4) * direction(found, state.carried.log_factor)
+    # Before the votes show a signal, .14 nats: this share of the radius.
+    unproven = np.sqrt(0.14 / (0.9 * 4))
+    target = math.sqrt(2 * 0.9 * 4) * direction(found, state.carried.log_factor, unproven)
     assert state.carried.recommended == pytest.approx(target, abs=1e-6)
     assert state.carried.counted == 16
     first, second = rows[1][0]
@@ -93,10 +95,28 @@ def test_the_budget_is_linear_between_its_points_and_constant_outside(votes, nat
     assert regression.find_radius(settings, seen) == pytest.approx(radius / math.sqrt(9 / 5))
 
 
+def test_votes_that_may_be_chance_move_the_recommendation_by_little():
+    """Their direction counts at once, but 0.14 nats are the most until a signal is shown."""
+    seen = []
+    for seed in range(6):
+        state, _ = walk(settings_of(), 1, seed=seed)
+        assert float(state.carried.log_factor) < math.log(9)
+        seen.append(float((state.carried.recommended**2).sum()) / 2)
+    assert max(seen) == pytest.approx(0.14, rel=1e-5)
+    before = settings_of(unproven_kl=None)  # as in runs recorded without it: .15 of the way
+    state, _ = walk(before, 1, seed=0)
+    found = fit(replace(state.carried.votes, bend=None), all_votes.prior(before))
+    way = math.sqrt(2 * 0.9 * 3) * direction(found)
+    assert state.carried.recommended == pytest.approx(way, abs=1e-6)
+    assert np.linalg.norm(direction(found)) <= 0.15
+    with pytest.raises(UsageError, match="unproven_kl"):
+        settings_of(unproven_kl=0.0)
+
+
 def test_a_unit_is_one_of_the_space_or_of_the_radius_at_which_is_asked():
     assert regression.unit(settings_of(scale=2.5)) == pytest.approx(2.5)
     by_radius = settings_of(mu=0.9)
-    assert regression.unit(by_radius) == pytest.approx(0.9 * math.sqrt(6 / (2 * 1.62)))
+    assert regression.unit(by_radius) == pytest.approx(0.9 * math.sqrt(6 / (2 * 2.88)))
     scheduled = settings_of(mu=Schedule("inverse", 0.9, 10))
     assert regression.unit(scheduled) == regression.unit(by_radius)
 
@@ -264,7 +284,7 @@ def panel_of(weighting, hostile, steps, seed=0):
 def test_voters_are_judged_by_the_posterior_of_the_others(weighting):
     state, info = panel_of(weighting, hostile=1, steps=25)
     weights = info.extra["weights"]
-    assert weights["a"] < 0.1 and min(weights[name] for name in "bcde") > 0.7
+    assert weights["a"] < 0.1 and min(weights[name] for name in "bcde") > 0.6
     z, same = state.carried.recommended, panel_of("equal", hostile=1, steps=25)[0]
     cosine, plain = (
         one @ GRADIENT / np.linalg.norm(one) / np.linalg.norm(GRADIENT)
@@ -330,7 +350,7 @@ def test_a_price_of_votes_reads_the_ball():
         ({"weighting": "dawid-skene", "M": 2}, "choose skill or rationality, or rule bayes"),
         ({"weighting": "median"}, 'weighting "median"'),
         ({"weighting": "shrunk-logits"}, 'weighting "shrunk-logits"'),
-        ({"steering": (1.0, 2.0)}, "steering needs several votes"),
+        ({"steering": (1.0, 4.0)}, "steering needs several votes"),
         ({"momentum": 0.5}, "momentum"),
         ({"alpha": 0.1}, "leave alpha out"),
         ({"selection": Selection(4)}, "leave selection out"),

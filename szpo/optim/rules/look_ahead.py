@@ -120,7 +120,8 @@ def _ahead(
     centre, point = record.centre / unit, record.recommended / unit
     standing = Standing(centre, point, float(record.log_factor))
     hold = None if record.moments is None else functools.partial(_hold, record.moments)
-    found = vote_forecast.outlook(fits, standing, more, reach, hold)
+    unproven = regression.unproven_share(settings, later)
+    found = vote_forecast.outlook(fits, standing, more, reach, hold, unproven)
     nats = _figure(found.kl, record.kl_scale)
     return Ahead(more, _figure(found.gain.rate()), nats, found.evidence)
 
@@ -169,7 +170,8 @@ def foresee(settings: Settings, votes: Sequence[int]) -> tuple[Ahead, ...]:
         factor = np.maximum(factor, fitted.log_factor)
         record = replace(regression.init(settings), counted=np.array(float(number)))
         reach = float(regression.find_radius(settings, record)) / unit
-        points = reach * vote_regression.direction(fitted, factor)
+        unproven = regression.unproven_share(settings, record)
+        points = reach * vote_regression.direction(fitted, factor, unproven)
         square = (points**2).sum(-1)
         gains = (tastes * points).sum(-1) - 0.5 * bends * square
         low, high = np.quantile(gains, [0.025, 0.975])

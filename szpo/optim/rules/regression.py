@@ -42,6 +42,10 @@ from szpo.types import Floats
 
 BUDGET: Final = ((60.0, 3.0), (120.0, 4.0), (240.0, 8.0))
 """The default `kl_budget`: (counted votes, nats)."""
+UNPROVEN: Final = 0.14
+"""The default `unproven_kl`, nats."""
+RADIUS: Final = 2.88
+"""The default `kl_radius`, nats: a vote on a wider step says more."""
 AIM: Final = 0.9
 """Share of the budget that is aimed at: the measured KL scatters about it."""
 
@@ -96,6 +100,8 @@ def _check_own(s: Settings) -> None:
             )
     if s.centre_step is not None and not 0 < s.centre_step < math.inf:
         raise SettingsError(f"`centre_step` is {s.centre_step}; it must be a positive number")
+    if s.unproven_kl is not None and not 0 < s.unproven_kl < math.inf:
+        raise SettingsError(f"`unproven_kl` is {s.unproven_kl}; it must be a positive number")
     if s.prior_variances is not None and s.prior_variances not in PRIORS:
         raise SettingsError(f"`prior_variances` {s.prior_variances!r}; choose {', '.join(PRIORS)}")
     if s.score_share is not None and not 0 <= s.score_share <= 1:
@@ -165,9 +171,22 @@ def find_radius(settings: Settings, record: AllVotes) -> Floats:
     """Radius (...) of the ball that holds the recommended point; ∞ without a budget."""
     if settings.kl_budget is None:
         return np.full(np.shape(record.counted), np.inf)
-    votes, nats = (np.array(values) for values in zip(*settings.kl_budget, strict=True))
-    budget = np.interp(record.counted, votes, nats)
+    budget = find_budget(settings, record.counted)
     return np.asarray(unit(settings) * np.sqrt(2 * AIM * budget / record.kl_scale))
+
+
+def unproven_share(settings: Settings, record: AllVotes) -> Floats | None:
+    """How far (...) the recommended point may be while the votes show no signal, in radii."""
+    if settings.unproven_kl is None or settings.kl_budget is None:
+        return None
+    return np.sqrt(settings.unproven_kl / (AIM * find_budget(settings, record.counted)))
+
+
+def find_budget(settings: Settings, counted: Floats) -> Floats:
+    """Nats (...) that the recommended point may cost after as many votes."""
+    assert settings.kl_budget is not None
+    votes, nats = (np.array(values) for values in zip(*settings.kl_budget, strict=True))
+    return np.asarray(np.interp(counted, votes, nats))
 
 
 def quadratic_kl(settings: Settings, record: AllVotes) -> float:
@@ -183,7 +202,7 @@ def find_target(settings: Settings, record: AllVotes, found: Fit) -> Floats:
     Without a budget it goes as far beyond the centre as one step of the centre. The ball is around
     the model's start, and is never so small that a branch would have to come back to it.
     """
-    toward = direction(found, record.log_factor)
+    toward = direction(found, record.log_factor, unproven_share(settings, record))
     radius = find_radius(settings, record)
     if settings.kl_budget is None:
         return np.asarray(record.centre + longest_step(settings) * toward)
@@ -316,6 +335,8 @@ RULE = Rule(
         "prior_variances": "blocks",
         "guarded": True,
         "sided": True,
+        "unproven_kl": UNPROVEN,
+        "kl_radius": RADIUS,
     },
     two_points=True,
     bayesian=True,
