@@ -1,4 +1,4 @@
-"""Make the coordinates that ship with szpo: default settings, shipped prompts.
+"""Make the coordinates that ship with szpo: default settings, shipped prompts, more answers.
 
 Run: make basis (minutes). Run it again after every change of how a set-up is made
 (`szpo.policies.subspace_cache.VERSION`), of the default settings or of the shipped prompts.
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.data.prompts import load_shipped
 from szpo.models import loading
@@ -45,7 +46,8 @@ def check(config: Config, loaded: loading.Loaded, subspace: Subspace) -> dict[st
 
 def main() -> None:
     """Make the file and its index; what shipped before is deleted."""
-    config, folder = Config(), subspace_cache.SHIPPED
+    samples, folder = subspace_cache.SHIPPED_SAMPLES, subspace_cache.SHIPPED
+    config = settings_file.load(sets=[f"subspace.samples={samples}"])
     loaded = loading.load(config.model.name, device="cpu")
     prompts = load_shipped().train
     host = LocalHost(loaded)

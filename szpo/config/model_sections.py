@@ -75,7 +75,11 @@ class Subspace(Section):
         "can tell apart.",
     )
     samples: int = Field(
-        384, ge=8, le=100_000, description="Base answers read during set-up; they cost no votes."
+        384,
+        ge=8,
+        le=100_000,
+        description="Base answers read during set-up; they cost no votes. The coordinates that "
+        "ship with szpo for its own prompts were made of 4,096.",
     )
     redraws: int = Field(
         0,

@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 
@@ -34,6 +34,8 @@ VERSION = 2
 """Raise it with every change of how a set-up is made: older files are then not read again."""
 SHIPPED = Path(__file__).parents[1] / "data" / "bases"
 """Folder of the files that ship; ``index.json`` there has the digest of each by its name."""
+SHIPPED_SAMPLES: Final = 4096
+"""Base answers of the files that ship; who asks for fewer is served by them as well."""
 Origin: TypeAlias = Literal["made", "cache", "shipped"]
 """Whether a basis was made for this run, or shared: from the cache, or from the package."""
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
@@ -92,11 +94,10 @@ def find(key: Mapping[str, Any]) -> Subspace | None:
     ``report["origin"]`` says which had it. A file that ships and does not have its recorded
     digest is not read, with a warning; an unreadable file of the cache is deleted.
     """
-    name = file_name(key)
-    shipped = _find_shipped(name)
+    shipped = _find_shipped(file_name(_of_more_answers(key)))
     if shipped is not None:
         return _with_origin(shipped, "shipped")
-    path = cache.cache_dir() / "setups" / name
+    path = cache.cache_dir() / "setups" / file_name(key)
     try:
         return _with_origin(read(path), "cache")
     except FileNotFoundError:
@@ -105,6 +106,13 @@ def find(key: Mapping[str, Any]) -> Subspace | None:
         with contextlib.suppress(OSError):
             path.unlink()
         return None
+
+
+def _of_more_answers(key: Mapping[str, Any]) -> dict[str, Any]:
+    """The key with as many base answers as what ships was made of, unless it asks for more."""
+    asked = key.get("subspace", {})
+    samples = max(asked.get("samples", 0), SHIPPED_SAMPLES)
+    return {**key, "subspace": {**asked, "samples": samples}}
 
 
 def _find_shipped(name: str) -> Subspace | None:

@@ -61,7 +61,7 @@ def test_the_default_run_and_the_demo_need_no_set_up(
     for folder in here.glob("smollm2-*"):
         (tmp_path / folder.name).symlink_to(folder)
     lines: list[str] = []
-    for sets in ([], ["run.seed=3"]):
+    for sets in ([], ["run.seed=3"], ["subspace.samples=1024"]):  # more answers are no harm
         config = settings_file.load(preset_name="demo", sets=["model.device=cpu", *sets])
         base = language_model.prepare(config, LocalHost(loaded), PROMPTS, lines.append)
         assert base.subspace.report["origin"] == "shipped"
@@ -71,7 +71,7 @@ def test_the_default_run_and_the_demo_need_no_set_up(
 
 @pytest.mark.parametrize(
     "sets",
-    [["subspace.setup_seed=1"], ["subspace.dim=16"], ["subspace.samples=1024"],
+    [["subspace.setup_seed=1"], ["subspace.dim=16"], ["subspace.samples=8192"],
      ["generation.temperature=0.8"], ["adapter.layers=[17]"], ["model.quantization=nf4"]],
 )  # fmt: skip
 def test_other_settings_do_not_get_it(
@@ -118,7 +118,8 @@ def test_a_set_up_of_today_finds_the_same_span_and_the_same_scale(
     loaded: loading.Loaded, shipped: Subspace
 ) -> None:
     """As ``make basis`` does it; KL is |z|²/2 along directions that it was not scaled by."""
-    made = language_model.set_up(Config(), LocalHost(loaded), shipped.sites, PROMPTS)
+    config = settings_file.load(sets=[f"subspace.samples={subspace_cache.SHIPPED_SAMPLES}"])
+    made = language_model.set_up(config, LocalHost(loaded), shipped.sites, PROMPTS)
     spans = [np.linalg.qr(flat(space).astype(np.float64))[0] for space in (made, shipped)]
     assert np.linalg.svd(spans[0].T @ spans[1])[1].min() > 0.99
     units = kl_calibration.unit_directions(5, 16, shipped.dim, "test")

@@ -95,12 +95,17 @@ def test_a_basis_of_other_sites_is_made_anew(space):
 # --- files that ship -----------------------------------------------------------------------------
 
 
+def asking(samples, name=1):
+    """A key of so many base answers."""
+    return {"any": name, "subspace": {"samples": samples}}
+
+
 @pytest.fixture
 def shipped(space, tmp_path, monkeypatch):
-    """A folder that ships one file, that of the key {"any": 1}."""
+    """A folder that ships one file, made of 4,096 answers."""
     folder = tmp_path / "bases"
     monkeypatch.setattr(subspace_cache, "SHIPPED", folder)
-    file = folder / subspace_cache.file_name({"any": 1})
+    file = folder / subspace_cache.file_name(asking(4096))
     subspace_cache.write(space, file)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     (folder / "index.json").write_text(json.dumps({file.name: {"sha256": digest}}))
@@ -108,16 +113,17 @@ def shipped(space, tmp_path, monkeypatch):
 
 
 def test_what_ships_is_neither_made_nor_written_to_the_cache(space, shipped, cache):
-    found = subspace_cache.load_or_make({"any": 1}, lambda: pytest.fail("it ships"))
+    found = subspace_cache.load_or_make(asking(384), lambda: pytest.fail("it ships"))
     assert found.report["origin"] == "shipped" and found.basis_sha256 == space.basis_sha256
     assert not cache.exists()
-    assert subspace_cache.find({"any": 2}) is None
+    assert subspace_cache.find(asking(384, name=2)) is None
+    assert subspace_cache.find(asking(4097)) is None  # more answers than it was made of
 
 
 def test_a_shipped_file_with_another_digest_is_not_used(space, shipped, caplog):
     other = {name: value + 1 for name, value in space.basis.items()}
     subspace_cache.write(replace(space, basis=other), shipped)
-    found = subspace_cache.load_or_make({"any": 1}, lambda: space)
+    found = subspace_cache.load_or_make(asking(384), lambda: space)
     assert found.report["origin"] == "made" and found.basis_sha256 == space.basis_sha256
     assert "is not the file that ships with szpo; the coordinates are made anew" in caplog.text
 
