@@ -162,7 +162,7 @@ def _future(fit: Fit, tastes: Floats, more: int, rng: np.random.Generator) -> Fi
     pulled = np.einsum("cpq,cq->cp", fit.precisions, fit.means)
     natural = fit.weights @ (toward - pulled)
     added = information * (more / float(fit.count))
-    noise = rng.standard_normal(tastes.shape) @ np.linalg.cholesky(added).T
+    noise = rng.standard_normal(tastes.shape) @ _root(added)
     naturals = natural + tastes @ added + noise
     before = _evidence(fit, information, natural[None], pulled)[0][0]
     evidence, modes, covariances = _evidence(fit, information + added, naturals, pulled)
@@ -178,6 +178,12 @@ def _future(fit: Fit, tastes: Floats, more: int, rng: np.random.Generator) -> Fi
         fit, w=w[:, :dim], covariance=covariance[:, :dim, :dim], log_factor=log_factor,
         weights=weights, modes=modes,
     )  # fmt: skip
+
+
+def _root(information: Floats) -> Floats:
+    """A symmetric square root (p, p) of information, which fewer votes than p leave singular."""
+    values, axes = np.linalg.eigh(information)
+    return np.asarray((axes * np.sqrt(np.maximum(values, 0.0))) @ axes.T)
 
 
 def _evidence(

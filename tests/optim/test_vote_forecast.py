@@ -201,3 +201,12 @@ def test_wrong_input_raises_one_line():
     fits = both(votes_of(0, W, 8), Prior.flat(4))
     with pytest.raises(UsageError, match="needs votes"):
         outlook((fits[0], fits[0]), Standing(np.zeros(4), np.zeros(4), 0.0), 20, 2.0)
+
+
+def test_fewer_votes_than_coefficients_have_an_outlook():
+    """Their information is singular: rounding may leave an eigenvalue below 0."""
+    w = np.array([0.8, 0, 0, 0, 0, 0, 0, 0])
+    for seed in range(12):
+        fits = both(votes_of(seed, w, 8), Prior.blocks(8))  # and a side: nine coefficients
+        found = outlook(fits, Standing(np.zeros(8), np.zeros(8), 0.0), 20, 2.0)
+        assert math.isfinite(float(found.gain.value)) and float(found.kl.high) <= 2.0 + 1e-9
