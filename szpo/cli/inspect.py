@@ -137,12 +137,12 @@ def sample(
     as_json: bool = console.AS_JSON,
 ) -> None:
     """Let the base and the tuned policy answer the same prompts with the same random numbers."""
-    from szpo.runs import assemble
+    from szpo.runs import assemble, run_prompts
 
     if any(not text.strip() for text in prompt):
         raise UsageError("--prompt is empty; give a question")
     with run_paths.look(run_paths.find(run, folder)) as ledger:
-        own = assemble.own_prompts(ledger, prompt)  # refused before the model is loaded
+        own = run_prompts.own_prompts(ledger, prompt)  # refused before the model is loaded
         parts = assemble.reopen(ledger, panel=False, say=console.complain)
         policy = parts.language
         asked = list(own or parts.prompts.heldout[:prompts])

@@ -125,6 +125,13 @@ class Optimizer(Section):
         "16, 32, … or all, as votes decide (blocks); all alike (flat); leading ones more "
         "(falling); left out: blocks.",
     )
+    prior: str | None = Field(
+        None,
+        min_length=1,
+        description="regression: begin with the preferences of a run's .db or of a preference "
+        "file (.jsonl, .jsonl.gz, .json); they weigh at most 20 votes at the start, and as much "
+        "as votes bear them out later.",
+    )
     guarded: bool | None = Field(
         None,
         description="regression: hold the recommended point where the guards of fluency, length "

@@ -114,6 +114,20 @@ class Config(Section):
                 return self
         raise ValueError(refused[0].rename(NAMES))
 
+    def demand_used(self) -> None:
+        """Refuse settings of a new run that its rule would ignore.
+
+        Raises:
+            UsageError: one was changed that plays no part in the rule.
+        """
+        o = self.optimizer
+        rule = RULES.get(o.rule)
+        for name in () if rule is None else rule.ignores:
+            if getattr(o, name) != Optimizer.model_fields[name].default:
+                raise UsageError(
+                    f"settings: optimizer.{name} plays no part in the rule {o.rule}; leave it out"
+                )
+
     def optimizer_settings(self, layout: Layout, scale: float) -> Settings:
         """The optimizer's settings of a run in coordinates of this layout and scale.
 

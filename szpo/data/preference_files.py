@@ -10,7 +10,7 @@ import gzip
 import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -91,6 +91,22 @@ def read(
     if not count:
         raise UsageError(f"{path} holds no records")
     return Preferences(tuple(pairs), ties, count, tuple(bad.values()))
+
+
+def find_format(path: Path) -> str:
+    """The name of the format in which the first record of a file can be read.
+
+    Raises:
+        UsageError: it is in none of them, the file is empty or cannot be read.
+    """
+    for where, value in read_records(path):
+        record = _require_object(value, where)
+        for kind in ("hh", "trl", "ultrafeedback", "label-studio"):
+            with suppress(UsageError):
+                FORMATS[kind](record, where)
+                return kind
+        raise UsageError(f"{where}: its format is none of hh, trl, ultrafeedback, label-studio")
+    raise UsageError(f"{path} holds no records")
 
 
 def read_records(path: Path) -> Iterator[tuple[str, Any]]:

@@ -19,6 +19,8 @@ THETA0: Final = "theta0/"
 """Tensors of this prefix are the start of the master coordinates; without any it is zero."""
 BASIS: Final = "basis/"
 """Tensors of this prefix are the basis of a subspace; `runs.basis_sha256` covers them."""
+PRIOR_FEATURES, PRIOR_FAR = "prior/features", "prior/far"
+"""Tensors of a run that began with preferences: their features (n, d), and where they are cut."""
 
 
 def tensor(name: str, array: NDArray[Any]) -> dict[str, Any]:

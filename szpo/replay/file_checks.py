@@ -16,10 +16,12 @@ from szpo.errors import SzpoError
 from szpo.ledger import canonical, witness
 from szpo.ledger.canonical import sha256
 from szpo.ledger.database import Ledger, Record
-from szpo.ledger.rows import BASIS
+from szpo.ledger.rows import BASIS, PRIOR_FAR, PRIOR_FEATURES
+from szpo.ledger.run_spec import recorded_settings
 from szpo.ledger.schema import schema
 from szpo.ledger.theta import stored_tensors
 from szpo.optim import parameters
+from szpo.optim.rules import all_votes
 from szpo.replay.findings import Broken, Examination, Failure
 
 
@@ -151,6 +153,23 @@ def check_header(look: Examination) -> None:
     digest = parameters.basis_sha256(basis) if basis else None
     if digest != row["basis_sha256"]:
         raise Broken("runs", ledger.run, "basis_sha256 is not the hash of the stored basis")
+
+
+def check_prior(look: Examination) -> None:
+    """Make the prior anew from the recorded features of the run's first preferences."""
+    ledger = look.ledger
+    if "prior" not in ledger.spec:
+        return
+    settings, stored = recorded_settings(ledger), stored_tensors(ledger)
+    for name in (PRIOR_FEATURES, PRIOR_FAR):
+        if name not in stored:
+            raise Broken("tensors", name, "is missing; the run began with preferences")
+    features, far = stored[PRIOR_FEATURES], stored[PRIOR_FAR]
+    found = all_votes.with_pairs(settings, features, far)
+    for name in ("prior_mean", "prior_precision"):
+        own, recorded = (np.array(getattr(each, name)) for each in (found, settings))
+        if own.shape != recorded.shape or not np.allclose(own, recorded, rtol=1e-6, atol=1e-9):
+            raise Broken("runs", ledger.run, f"{name} is not what the recorded features give")
 
 
 def check_end(look: Examination) -> None:

@@ -150,6 +150,11 @@ CHECKS: Final = (
         file_checks.check_header,
     ),
     Check(
+        "prior",
+        "the prior is what the recorded features of the run's first preferences give",
+        file_checks.check_prior,
+    ),
+    Check(
         "plans",
         "every step was planned with the optimizer's settings of the spec",
         row_checks.check_plans,

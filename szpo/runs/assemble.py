@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from szpo import __version__, plugins
+from szpo import __version__
 from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.data import prompts as promptfiles
@@ -35,12 +35,12 @@ from szpo.runs.samples import Source
 from szpo.types import Answer, Prompt, Update
 
 if TYPE_CHECKING:
+    from szpo.data.preferred import Preferred
     from szpo.policies.language_model import Base
     from szpo.policies.lora_policy import LoraPolicy
+    from szpo.training.warm_start import WarmStart
 
 Say = Callable[[str], None]
-PolicyFactory = Callable[..., Policy]
-"""What a package registers at `szpo.policies`: a function of ``root_seed``."""
 CALIBRATION_PROMPTS, CALIBRATION_SAMPLES = 96, 4
 """Base answers to which the sharpness of a simulated panel is fitted."""
 
@@ -58,6 +58,8 @@ class Parts:
     """Who answers in this process; None for people."""
     base: Base | None = None
     """The language model and its coordinates; None for policies of other packages."""
+    prior: WarmStart | None = None
+    """The preferences that a new run begins with."""
 
     def close(self) -> None:
         """Let go of whatever holds the model, such as workers; may be called twice."""
@@ -118,8 +120,9 @@ class Checked:
     prompts: PromptSet
     panel_factory: PanelFactory | None
     """None for people."""
-    policy_factory: PolicyFactory | None
+    policy_factory: run_engine.PolicyFactory | None
     """None for a language model."""
+    prior: Preferred | None = None
 
 
 def check(config: Config) -> Checked:
@@ -128,9 +131,14 @@ def check(config: Config) -> Checked:
     Raises:
         UsageError: Settings, prompts, panel, reward, model and machine do not fit each other.
     """
+    config.demand_used()
     prompts = promptfiles.load_configured(config.prompts)
-    panel_factory = load_factory(config.panel.kind)
-    policy_factory = _policy_factory(config)
+    panel_factory, prior = load_factory(config.panel.kind), None
+    policy_factory = run_engine.find_factory(config)
+    if config.optimizer.prior is not None:
+        from szpo.training import warm_start
+
+        prior = warm_start.read(config, scored=policy_factory is None)
     if policy_factory is None:
         if config.subspace.kind != "full":  # refused now, not after the set-up
             config.optimizer_settings((("z", (config.dim,)),), 1.0)
@@ -141,7 +149,7 @@ def check(config: Config) -> Checked:
         prompts = run_prompts.fit(config, prompts)
     if panel_factory is not None:
         panel_factory.check(config, (*prompts.train, *prompts.heldout))
-    return Checked(config, prompts, panel_factory, policy_factory)
+    return Checked(config, prompts, panel_factory, policy_factory, prior)
 
 
 def build(
@@ -176,9 +184,17 @@ def build(
         settings = config.optimizer_settings(base.subspace.layout, base.subspace.scale)
         own = language_model.make_policy(config, base, settings)
         run_engine.serve(config, host, own)
+        parts = Parts(config, settings, own, prompts, base=base)
+        if found.prior is not None:
+            from szpo.training import warm_start
+
+            progress("reading the prior", 0, 0)
+            settings, prior = warm_start.make(settings, own, found.prior, prompts.train)
+            say(warm_start.describe(prior))
+            parts = replace(parts, settings=settings, prior=prior)
         if found.panel_factory is not None:
             progress("fitting the panel", 0, 0)
-        return _with_new_panel(Parts(config, settings, own, prompts, base=base), found, say)
+        return _with_new_panel(parts, found, say)
 
 
 def _with_new_panel(parts: Parts, found: Checked, say: Say) -> Parts:
@@ -204,6 +220,8 @@ def create(parts: Parts, path: Path) -> Ledger:
         facts, tensors = language_model.record(parts.base)
         base_sha256 = parts.base.loaded.sha256
         basis_sha256 = parts.base.subspace.basis_sha256
+    if parts.prior is not None:
+        facts, tensors = facts | {"prior": parts.prior.facts}, tensors | parts.prior.tensors()
     spec = {
         "szpo": __version__,
         "versions": machine_check.versions(),
@@ -263,7 +281,7 @@ def reopen(
     last = ledger.last_applied()
     if until is not None and until > (known := 0 if last is None else last + 1):
         raise UsageError(f"{ledger.path.name}: {known} steps are applied; there is no {until}")
-    policy_factory = _policy_factory(config)
+    policy_factory = run_engine.find_factory(config)
     language = policy_factory is None
     prompts = run_prompts.restore(config, ledger, needed=panel, language=language, say=say)
     if policy_factory is not None:
@@ -308,24 +326,9 @@ def _at_head(ledger: Ledger, parts: Parts, until: int | None, *, panel: bool) ->
     return replace(parts, panel=factory.build(parts.config, start, recorded))
 
 
-def own_prompts(ledger: Ledger, texts: Sequence[str]) -> tuple[Prompt, ...]:
-    """A person's own questions as a run's model is asked them, with the run's system prompt.
-
-    Raises:
-        UsageError: One is longer than the model reads, and the run does not cut.
-    """
-    if not texts or "config" not in ledger.spec:
-        return ()
-    config = settings_file.check(ledger.spec["config"], where=ledger.path.name)
-    asked = tuple(Prompt.user(text, config.prompts.system) for text in texts)
-    if _policy_factory(config) is not None:
-        return asked
-    return run_prompts.fit(config, PromptSet(asked, ())).train
-
-
 def source(ledger: Ledger, parts: Parts) -> Source:
     """What orders and A/A comparisons draw their answers from."""
-    maker = _policy_factory(parts.config)
+    maker = run_engine.find_factory(parts.config)
 
     def fresh() -> Policy:
         if maker is None:
@@ -357,18 +360,6 @@ def _at_start(ledger: Ledger, policy: Any) -> Policy:
             "that policy has no `move_to`; it cannot be branched"
         )
     return found
-
-
-def _policy_factory(config: Config) -> PolicyFactory | None:
-    """The factory of another package's policy, where the model's name is one's."""
-    name = config.model.name
-    if name not in plugins.names("szpo.policies"):
-        return None
-    if config.optimizer.mu is None:
-        raise UsageError(
-            f"policy {name} has no log-probabilities to choose a radius by; set optimizer.mu"
-        )
-    return cast("PolicyFactory", plugins.load("szpo.policies", name, "policy"))
 
 
 def _starting_policy(parts: Parts) -> StartingPolicy:

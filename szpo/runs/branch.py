@@ -113,6 +113,7 @@ def _spec(spec: Mapping[str, Any], root_seed: int, rule: str | None) -> dict[str
     own |= {"rule": rule, "warmup": 0}
     if not rule_of(rule).bayesian or rule_of(rule).two_points:
         own |= {"prior_mean": None, "prior_precision": None}
+        made.pop("prior", None)
     if rule_of(rule).two_points != rule_of(parent.rule).two_points:
         own |= _asked_as_by(rule, parent)
     if rule_of(rule).measures:  # as long a warm-up as a run that begins with that rule
@@ -125,7 +126,7 @@ def _spec(spec: Mapping[str, Any], root_seed: int, rule: str | None) -> dict[str
             own.pop(name, None)
     settings_from_json(own)
     if "config" in made:
-        changed = {"rule": rule, "warmup": None}
+        changed = {"rule": rule, "warmup": None, "prior": None}
         if own["K"] != parent.K or own["N"] != parent.N:
             changed |= {"directions": own["K"], "comparisons": own["N"], "law": "auto"}
         made["config"]["optimizer"] |= changed

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
+from szpo import plugins
 from szpo.config import settings_file
 from szpo.config.engine import RAY_ROWS
 from szpo.config.schema import Config
@@ -18,10 +19,13 @@ from szpo.voting import lease, pauses
 
 if TYPE_CHECKING:
     from szpo.policies.lora_policy import LoraPolicy
+    from szpo.policies.protocol import Policy
     from szpo.policies.responder import Host
 
 MOVED: Final = "engine"
 """Kind of the event by which a run's workers are elsewhere, or more or fewer."""
+PolicyFactory: TypeAlias = "Callable[..., Policy]"
+"""What a package registers at `szpo.policies`: a function of ``root_seed``."""
 RETRY_S: Final = 5.0
 """How often it is tried whether an engine that is away is back."""
 CHANGEABLE: Final[Mapping[str, tuple[str, ...]]] = {
@@ -33,6 +37,22 @@ CHANGEABLE: Final[Mapping[str, tuple[str, ...]]] = {
 AWAY: Final = (
     "the machines that write the answers are away; it goes on by itself once they are back"
 )
+
+
+def find_factory(config: Config) -> PolicyFactory | None:
+    """Find another package's policy where the model's name is one's; None: a language model.
+
+    Raises:
+        UsageError: The settings give it no radius.
+    """
+    name = config.model.name
+    if name not in plugins.names("szpo.policies"):
+        return None
+    if config.optimizer.mu is None:
+        raise UsageError(
+            f"policy {name} has no log-probabilities to choose a radius by; set optimizer.mu"
+        )
+    return cast("PolicyFactory", plugins.load("szpo.policies", name, "policy"))
 
 
 def hold(config: Config, *, adapter: bool, driven: bool) -> Host:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.data import prompts as promptfiles
 from szpo.data.prompts import PromptSet
 from szpo.errors import IntegrityError, UsageError
 from szpo.ledger.database import Ledger
+from szpo.runs import run_engine
+from szpo.types import Prompt
 
 
 def restore(
@@ -53,3 +56,18 @@ def fit(config: Config, prompts: PromptSet) -> PromptSet:
     reader = context.load_reader(config.model.name)
     new, too_long = config.generation.max_new_tokens, config.prompts.too_long
     return prompt_room.fit_prompts(prompts, reader, new, too_long)
+
+
+def own_prompts(ledger: Ledger, texts: Sequence[str]) -> tuple[Prompt, ...]:
+    """A person's own questions as a run's model is asked them, with the run's system prompt.
+
+    Raises:
+        UsageError: One is longer than the model reads, and the run does not cut.
+    """
+    if not texts or "config" not in ledger.spec:
+        return ()
+    config = settings_file.check(ledger.spec["config"], where=ledger.path.name)
+    asked = tuple(Prompt.user(text, config.prompts.system) for text in texts)
+    if run_engine.find_factory(config) is not None:
+        return asked
+    return fit(config, PromptSet(asked, ())).train

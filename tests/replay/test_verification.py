@@ -93,7 +93,7 @@ CHANGES = {
 
 
 def test_every_check_has_a_name_and_says_what_it_proves():
-    assert len({check.name for check in verification.CHECKS}) == len(verification.CHECKS) == 13
+    assert len({check.name for check in verification.CHECKS}) == len(verification.CHECKS) == 14
     assert all(check.proves for check in verification.CHECKS)
 
 

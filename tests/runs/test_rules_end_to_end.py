@@ -6,10 +6,19 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from szpo.analysis import outlook
 from szpo.cli.app import call
+from szpo.data import preferred
+from szpo.ledger.creation import NewRun
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
-from szpo.ledger.theta import recommended_digest, recommended_digests, theta_digest, theta_digests
+from szpo.ledger.theta import (
+    recommended_digest,
+    recommended_digests,
+    stored_tensors,
+    theta_digest,
+    theta_digests,
+)
 from szpo.optim.directions import Law
 from szpo.replay import replay, verification
 from szpo.runs import assemble
@@ -49,8 +58,51 @@ def test_the_published_preset_runs_forward_with_plain_gaussians(tmp_path, rule):
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tuned")
+    pairs = folder / "pairs.jsonl"
+    records = [
+        {"prompt": f"w{i}", "chosen": f"w{i + 40} w3", "rejected": f"w{i + 50}"} for i in range(40)
+    ]
+    pairs.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
     sets = ("optimizer.rule=regression", "optimizer.comparisons=1", "run.votes=24", *SURE)
-    return run(folder, *sets)
+    path = run(folder, *sets, f"optimizer.prior={pairs}")
+    pairs.unlink()  # nothing that follows needs it
+    return path
+
+
+def test_a_prior_is_recorded_with_its_hash_and_data_and_forged_ones_are_found(tuned, tmp_path):
+    with Ledger.open(tuned) as ledger:
+        settings, facts = recorded_settings(ledger), ledger.spec["prior"]
+        assert (facts["file"], facts["kind"], facts["pairs"]) == ("pairs.jsonl", "trl", 40)
+        assert len(facts["sha256"]) == 64 and 0 < facts["votes"] <= 18
+        features = stored_tensors(ledger)["prior/features"]
+        assert features.shape == (40, 4) and len(settings.prior_mean) == 4
+        found = outlook.read(ledger)
+        assert "40 pairs from pairs.jsonl weigh as much as" in found.prior_line
+        assert found.found.prior_votes != pytest.approx(facts["votes"])  # votes have judged it
+        spec, stored, row = dict(ledger.spec), stored_tensors(ledger), ledger.row
+        layout = ledger.layout
+    whole = {"features": features, "far": stored["prior/far"]}
+    for changed, words in (
+        (whole, ""),
+        ({**whole, "features": -features}, "prior_mean is not what the recorded features give"),
+        ({"far": whole["far"]}, "prior/features: is missing; the run began with preferences"),
+    ):
+        kept = {name: value for name, value in stored.items() if not name.startswith("prior/")}
+        made = NewRun(
+            spec, root_seed=row["root_seed"], layout=layout, direction_version=2,
+            base_sha256=row["base_sha256"], basis_sha256=row["basis_sha256"],
+            tensors=kept | {f"prior/{name}": value for name, value in changed.items()},
+        )  # fmt: skip
+        (tmp_path / "made.db").unlink(missing_ok=True)
+        with Ledger.create(tmp_path / "made.db", made) as ledger:
+            report = verification.verify(ledger)
+        assert words in str(report) and report.ok == (not words)
+
+
+def test_a_ledger_can_be_a_prior(tuned):
+    found = preferred.read(tuned)
+    assert found.kind == "ledger" and 0 < found.of <= 24
+    assert all(len(comparison.rows) == 2 for comparison in found.comparisons)
 
 
 def test_a_regression_measures_kl_where_it_recommends(tuned):
@@ -90,9 +142,9 @@ def test_what_a_regression_exports_and_shows_is_its_recommended_point(tuned, tmp
     ahead = document["outlook"]["ahead"]
     assert [each["votes"] for each in ahead] == [0, 20, 40, 80]
     assert call(["show", str(tuned)]) == 0
-    line = next(
-        text for text in capsys.readouterr().out.splitlines() if text.startswith("40 more")
-    )
+    shown = capsys.readouterr().out
+    assert "weigh as much as" in shown
+    line = next(text for text in shown.splitlines() if text.startswith("40 more"))
     value, low, high = (100 * each for each in ahead[2]["win_rate"])
     assert f"{value:.0f} % [{low:.0f}, {high:.0f}]" in line
     assert call(["report", str(tuned), "--out", str(tmp_path / "page.html")]) == 0

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from szpo.aggregation import registry, weighting
 from szpo.aggregation.weighting import History, View
+from szpo.optim import vote_regression
 from szpo.optim.posterior import Posterior
 from szpo.optim.rules.guard_geometry import Moments
 from szpo.optim.rules.rule import Perturbations
@@ -184,6 +185,26 @@ def prior(settings: Settings) -> Prior:
         return found
     mean, precision = np.array(settings.prior_mean), np.array(settings.prior_precision)
     return replace(found, mean=mean, precision=precision)
+
+
+def with_pairs(settings: Settings, features: Floats, far: Floats) -> Settings:
+    """The settings with the prior that preferences from elsewhere make.
+
+    Args:
+        settings: Of the run, as if there were none.
+        features: Scores of what was preferred less those of the other (n, d).
+        far: Beyond ± this a feature is cut (d,).
+
+    Raises:
+        UsageError: there is no preference, or the limits do not fit.
+    """
+    plain = replace(settings, prior_mean=None, prior_precision=None)
+    found = vote_regression.warm_start(features, far, prior(plain))
+    mean, precision = np.asarray(found.mean), np.asarray(found.precision)
+    rows = ((precision + precision.T) / 2).tolist()
+    return replace(
+        settings, prior_mean=tuple(mean.tolist()), prior_precision=tuple(map(tuple, rows))
+    )
 
 
 def as_posterior(found: Fit) -> Posterior:

@@ -338,6 +338,7 @@ RULE = Rule(
         "unproven_kl": UNPROVEN,
         "kl_radius": RADIUS,
     },
+    ignores=("kl_step", "forget", "smoothing"),
     two_points=True,
     bayesian=True,
 )

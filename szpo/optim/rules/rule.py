@@ -137,6 +137,8 @@ class Rule:
     bayesian: bool = False
     """It keeps the votes and their likelihood: it can take a prior, may stop asking when it has
     seen enough, and takes no estimate in place of votes."""
+    ignores: tuple[str, ...] = ()
+    """Settings that play no part in it."""
     measures: bool = False
     """A warm-up may measure its step size."""
 

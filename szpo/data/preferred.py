@@ -1,0 +1,84 @@
+"""Preferences of any file that szpo reads, as comparisons whose plus was preferred.
+
+A pair of a preference file is a comparison of one row. A run's ledger gives its own comparisons:
+a vote there was about whole batches, and stays so. Notes on single rows are not read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from szpo.data import preference_files
+from szpo.errors import UsageError
+from szpo.ledger.database import Ledger
+from szpo.types import Comparison, Row
+from szpo.voting import counting
+
+MOST: Final = 1000
+"""Comparisons that are taken of a file, evenly over it; more say little that these do not."""
+LEDGER: Final = ".db"
+_VALUE: Final = {"plus": 1, "minus": -1}
+
+
+@dataclass(frozen=True, slots=True)
+class Preferred:
+    """What a file prefers."""
+
+    file: str
+    """Its name, without its folder."""
+    kind: str
+    """ledger, or one of `preference_files.FORMATS`."""
+    sha256: str
+    """Of the file's bytes; of a ledger, which may still grow, that of its last event."""
+    comparisons: tuple[Comparison, ...]
+    """Of direction 0, numbered in order; plus is what was preferred."""
+    of: int
+    """Preferences in the file."""
+
+
+def read(path: Path) -> Preferred:
+    """Read the preferences of a ledger (.db) or of a preference file, whatever its format.
+
+    Raises:
+        UsageError: there is no such file, a record cannot be used, or nothing is preferred.
+        StorageError, IntegrityError: a ledger cannot be read.
+    """
+    if not path.is_file():
+        raise UsageError(f"{path} is no file; give a run's .db or a preference file")
+    if path.suffix == LEDGER:
+        with Ledger.open(path, readonly=True) as ledger:
+            events = ledger.query("SELECT row_sha256 FROM events ORDER BY event DESC LIMIT 1")
+            digest, kind, rows = str(events[0]["row_sha256"]), "ledger", _read_ledger(ledger)
+    else:
+        kind = preference_files.find_format(path)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        pairs = preference_files.read(path, kind).pairs
+        rows = [(Row(pair.prompt, pair.chosen, pair.rejected),) for pair in pairs]
+    if not rows:
+        raise UsageError(f"{path} prefers nothing: no pair differs, or all are ties")
+    chosen = rows
+    if len(rows) > MOST:
+        chosen = [rows[i * len(rows) // MOST] for i in range(MOST)]
+    comparisons = tuple(Comparison(f"prior-{n}", -1, 0, n, row) for n, row in enumerate(chosen))
+    return Preferred(path.name, kind, digest, comparisons, len(rows))
+
+
+def _read_ledger(ledger: Ledger) -> list[tuple[Row, ...]]:
+    """The batches of each closed comparison, the one that most counted votes preferred as plus."""
+    found: list[tuple[Row, ...]] = []
+    for step in ledger.steps():
+        if step["state"] not in ("closed", "applied"):
+            continue
+        lead: dict[str, int] = defaultdict(int)
+        for vote in counting.counted(ledger, step["step"]):
+            lead[vote.comparison] += _VALUE.get(vote.verdict, 0)
+        for comparison in ledger.comparisons(step["step"]):
+            if lead[comparison.id] > 0:
+                found.append(comparison.rows)
+            elif lead[comparison.id] < 0:
+                found.append(tuple(Row(r.prompt, r.minus, r.plus) for r in comparison.rows))
+    return found

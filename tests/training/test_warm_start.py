@@ -1,0 +1,104 @@
+"""Preferences from elsewhere as a run's prior, on a tiny model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from szpo.config import settings_file
+from szpo.data.preferred import Preferred
+from szpo.errors import UsageError
+from szpo.optim.checked_settings import defaults, settings_from_json, settings_to_json
+from szpo.optim.rules import look_ahead, regression
+from szpo.optim.rules.all_votes import fit_votes
+from szpo.policies.lora_policy import LoraPolicy
+from szpo.training import guard_moments, warm_start
+from szpo.types import Answer, Comparison, Prompt, Row
+from tests.policies.test_protocol import policy_of, small
+from tests.support.tiny_models import loaded
+from tests.training.test_guard_moments import PROMPTS
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> LoraPolicy:
+    base = loaded("llama")
+    return policy_of(base, small(base))
+
+
+@pytest.fixture(autouse=True)
+def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SZPO_CACHE", str(tmp_path))
+    monkeypatch.setattr(guard_moments, "ANSWERS", 36)
+
+
+def preferences(policy: LoraPolicy, sign: float) -> Preferred:
+    """60 pairs of the model's own answers: the one that is further along coordinate 0 wins."""
+    drawn = policy.sample(PROMPTS, 10, seed=7, base=True)
+    rows = [
+        Row(prompt, *pair)
+        for prompt, row in zip(PROMPTS, drawn, strict=True)
+        for pair in zip(row[::2], row[1::2], strict=True)
+    ]
+    plain = tuple(Comparison(str(n), -1, 0, n, (row,)) for n, row in enumerate(rows))
+    along = sign * policy.score_features(plain)[0, :, 0]
+    chosen = [
+        row if better else Row(row.prompt, row.minus, row.plus)
+        for row, better in zip(rows, along > 0, strict=True)
+    ]
+    found = tuple(Comparison(str(n), -1, 0, n, (row,)) for n, row in enumerate(chosen))
+    return Preferred("pairs.jsonl", "trl", "ab" * 32, found, len(found))
+
+
+def test_pairs_of_a_taste_point_along_it_and_of_the_opposite_against_it(
+    policy: LoraPolicy,
+) -> None:
+    settings = defaults(1, policy.layout, rule="regression")
+    for sign in (1.0, -1.0):
+        found, made = warm_start.make(settings, policy, preferences(policy, sign), tuple(PROMPTS))
+        assert found.prior_mean is not None
+        mean = np.array(found.prior_mean)
+        assert sign * mean[0] > 0.9 * np.linalg.norm(mean)
+        # Before any vote the fit is the prior, which weighs as much as twenty votes at most.
+        begun = regression.init(found)
+        assert sign * fit_votes(found, begun).w[0] > 0
+        votes = look_ahead.look_ahead(found, begun).prior_votes
+        assert votes is not None and 5 < votes <= 18
+        assert made.facts["votes"] == pytest.approx(votes, abs=1e-3)
+        assert (made.facts["pairs"], made.facts["of"]) == (60, 60)
+        assert "60 preferences from pairs.jsonl (trl), worth" in warm_start.describe(made)
+        assert settings_from_json(settings_to_json(found)) == found
+    # Nothing beyond what two answers of the start differ by counts.
+    assert (np.abs(np.clip(made.features, -made.far, made.far)) <= made.far).all()
+    assert made.features.shape == (60, policy.dim) and (made.far > 0).all()
+
+
+def test_what_cannot_become_a_prior_is_one_line(policy: LoraPolicy) -> None:
+    settings = defaults(1, policy.layout, rule="regression")
+    same = Answer("w1 w2", tokens=2)
+    for plus, minus, words in (
+        (same, Answer("w1  w2", tokens=2), "no preference differs in the run's coordinates"),
+        (Answer("w1 " * 5000, tokens=5000), same, r"preference 1 has 5,\d+ tokens"),
+    ):
+        rows = (Row(Prompt.user("w3"), plus, minus),)
+        found = Preferred("p.jsonl", "trl", "ab" * 32, (Comparison("0", -1, 0, 0, rows),), 1)
+        with pytest.raises(UsageError, match=words) as caught:
+            warm_start.make(settings, policy, found, tuple(PROMPTS))
+        assert "\n" not in str(caught.value) and "p.jsonl" in str(caught.value)
+
+
+def test_other_rules_take_no_preferences(tmp_path: Path) -> None:
+    for rule in ("auto", "bayes", "known"):
+        config = settings_file.load(sets=[f"optimizer.rule={rule}", "optimizer.prior=p.jsonl"])
+        with pytest.raises(UsageError, match=r"optimizer\.prior belongs to the rule regression"):
+            warm_start.read(config)
+    assert warm_start.read(settings_file.load(sets=["optimizer.rule=regression"])) is None
+    config = settings_file.load(sets=["optimizer.rule=regression", "optimizer.prior=p.jsonl"])
+    with pytest.raises(UsageError, match="needs the scores of texts"):
+        warm_start.read(config, scored=False)
+    config = settings_file.load(
+        sets=["optimizer.rule=regression", f"optimizer.prior={tmp_path / 'gone.jsonl'}"]
+    )
+    with pytest.raises(UsageError, match="is no file"):
+        warm_start.read(config)
