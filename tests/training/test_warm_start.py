@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from szpo.cli.app import call
 from szpo.config import settings_file
 from szpo.data.preferred import Preferred
 from szpo.errors import UsageError
@@ -14,6 +15,7 @@ from szpo.optim.checked_settings import defaults, settings_from_json, settings_t
 from szpo.optim.rules import look_ahead, regression
 from szpo.optim.rules.all_votes import fit_votes
 from szpo.policies.lora_policy import LoraPolicy
+from szpo.runs import assemble
 from szpo.training import guard_moments, warm_start
 from szpo.types import Answer, Comparison, Prompt, Row
 from tests.policies.test_protocol import policy_of, small
@@ -102,3 +104,27 @@ def test_other_rules_take_no_preferences(tmp_path: Path) -> None:
     )
     with pytest.raises(UsageError, match="is no file"):
         warm_start.read(config)
+
+
+def test_a_bad_prior_ends_a_run_before_a_model_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "p.jsonl").write_text('{"a": 1}\n', encoding="utf-8")
+    sets = ["optimizer.rule=regression", f"optimizer.prior={tmp_path / 'p.jsonl'}"]
+    line = ["run", "--preset", "tiny", "--folder", str(tmp_path / "runs")]
+    assert call([*line, *(word for text in sets for word in ("--set", text))]) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert "p.jsonl:1: its format is none of hh, trl" in error
+    assert not list((tmp_path / "runs").glob("*"))
+
+
+def test_settings_that_the_rule_ignores_are_refused_in_new_runs_only() -> None:
+    for name, value in (("kl_step", "0.1"), ("forget", "0.5"), ("smoothing", "clip")):
+        sets = ["optimizer.rule=regression", f"optimizer.{name}={value}"]
+        config = settings_file.load(sets=sets)  # as a recorded run is opened
+        config.optimizer_settings((("z", (4,)),), 1.0)
+        with pytest.raises(UsageError, match=f"optimizer.{name} plays no part") as caught:
+            assemble.check(config)
+        assert "\n" not in str(caught.value)
+    settings_file.load(sets=["optimizer.forget=0.5"]).demand_used()
+    settings_file.load(sets=["optimizer.rule=regression"]).demand_used()

@@ -19,6 +19,7 @@ from szpo.reports import bundle
 from szpo.voting import pauses
 from szpo.voting.casting import VoteRequest
 from tests.support.browser import NARROW, ZOOMED, Stage, context, misfits, violations, window
+from tests.ui.test_operator_page import look_ahead
 
 pytest_plugins = ["tests.support.browser"]
 
@@ -86,8 +87,10 @@ def test_axe_finds_nothing_before_during_paused_and_in_every_dialog(
         stage.ledger, orders.get(stage.ledger, order), {"prompts": ["well?"], "columns": [column]}
     )
     pauses.pause(stage.ledger, "Olga", "lunch")
+    look_ahead(stage, broken=("tokens", "margin"))
     page.reload()
     page.wait_for_selector(f"{READY}[data-state=paused]")
+    assert "40 more votes" in words(page, "op-h-improving")
     page.locator("#op-values-table summary").click()
     page.locator("#op-health-table summary").click()
     assert violations(page) == []

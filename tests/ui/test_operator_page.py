@@ -31,6 +31,7 @@ from szpo_ui.operator import charts, controls, state
 from szpo_ui.operator import page as operator_page
 from szpo_ui.operator.controls import Command
 from szpo_ui.web import credentials
+from tests.analysis.test_outlook import SURE
 from tests.analysis.test_overview import answered_final
 from tests.support.browser import MovableClock, Stage, awaited, cast, make
 
@@ -113,6 +114,27 @@ def test_guards_of_a_measured_run_stand_under_health(voted: Stage) -> None:
     page = operator_page.page(voted.site)
     assert f"{text_guards.TOPIC} 0.52 at least 0.75 ! fails" in text(page)
     assert "<b>none</b>" not in page
+
+
+# ---- what more votes would buy ----
+
+
+def test_what_more_votes_would_buy_stands_where_a_rule_looks_ahead(voted: Stage) -> None:
+    assert "What more votes would buy" not in operator_page.page(voted.site)
+    look_ahead(voted, broken=("<b>",))
+    page = operator_page.page(voted.site)
+    read = text(page)
+    assert "Now 0.61 [0.50–0.70] at 1.2 nats" in read
+    assert "40 more votes 0.68 [0.55–0.80] at 2.0 nats [1.5–2.5]" in read
+    assert "hold the recommended point at 50 % of the way" in read and "<b>" not in page
+    assert "the taste has turned" in read
+
+
+def look_ahead(stage: Stage, **fields: Any) -> None:
+    """The record of a step that looked ahead, with something to say of everything."""
+    outlook = {**SURE.to_json(), "share": 0.5, "drift": 2.0, **fields}
+    body = {"step": 1, "total_votes": 8, "extra": {"outlook": outlook}}
+    stage.ledger.record_event("step", "controller", body)
 
 
 # ---- who may call it ----
