@@ -4,7 +4,7 @@ Question: prior widths, which coordinates carry the taste, the gate against chan
 the step, the curvature of the forecast, forgetting and the warm start of `vote_regression`.
 
 Set-up: surrogates in whitened score coordinates, value V(z) in units of reward, KL = |z|²/2 nats.
-A step asks K = 8 orthonormal directions ± 1.8 around a centre that moves by at most 1 towards the
+A step asks K = 8 orthonormal directions ± 2.4 around a centre that moves by at most 1 towards the
 recommendation, one vote each; batches of D = 8 texts whose luck has a part that the score features
 of the shown texts see (``share`` of it enters x) and one that they do not. Logistic people with
 β = 11 and rewards of spread .38. The recommendation lies on .9 of the budget of 3, 4 and 8 nats at
@@ -27,6 +27,7 @@ from regression_surrogates import (
     BETA,
     LOOKS,
     SPREAD,
+    UNPROVEN,
     Length,
     Look,
     Setting,
@@ -56,7 +57,7 @@ def describe(gain: Floats, kl: Floats) -> str:
 def soften(power: float, gate: float = vote_regression.EVIDENCE) -> Length:
     """The rule's length with another power of the certainty and another Bayes factor to pass."""
 
-    def length(found: Fit, evidence: Floats) -> Floats:
+    def length(found: Fit, evidence: Floats, unproven: Any) -> Floats:
         square = (found.w**2).sum(-1)
         trace = np.trace(found.covariance, axis1=-2, axis2=-1)
         certainty = np.sqrt(square / (square + trace)) ** power
@@ -67,7 +68,7 @@ def soften(power: float, gate: float = vote_regression.EVIDENCE) -> Length:
     return length
 
 
-def soft_probability(found: Fit, evidence: Floats) -> Floats:
+def soft_probability(found: Fit, evidence: Floats, unproven: Any) -> Floats:
     """The length times the probability of a signal, whose prior probability is a half."""
     square = (found.w**2).sum(-1)
     trace = np.trace(found.covariance, axis1=-2, axis2=-1)
@@ -122,6 +123,17 @@ def rivals(runs: int) -> None:
     for widths in ((1.0,), (4.0,), (16.0,), (64.0,)):
         prior = replace(Prior.blocks(8), widths=widths)
         table(f"widths {widths}", some, Setting(prior), 203)
+
+
+def radii(runs: int) -> None:
+    """Other radii at which is asked, and how far a run goes before it has evidence."""
+    kinds = ("linear", "curved", "half", "null")
+    some = {kind: world(kind, 200 if kind == "null" else runs) for kind in kinds}
+    for radius in (1.8, 2.4, 3.0):
+        for share in (0.0, 0.5):
+            for unproven in (None, UNPROVEN):
+                setting = Setting(Prior.blocks(8), share, radius=radius, unproven=unproven)
+                table(f"± {radius}, share {share}, unproven {unproven}", some, setting, 208)
 
 
 def dimensions(runs: int) -> None:
@@ -273,8 +285,8 @@ def votes_saved(cold: Floats, warm_gains: Floats, looks: tuple[int, ...]) -> str
 
 def main() -> None:
     parts = {
-        "tables": tables, "rivals": rivals, "dimensions": dimensions, "forecasts": forecasts,
-        "forget": forget, "warm": warm,
+        "tables": tables, "rivals": rivals, "radii": radii, "dimensions": dimensions,
+        "forecasts": forecasts, "forget": forget, "warm": warm,
     }  # fmt: skip
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("part", choices=[*parts])

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy import special
 
 from szpo.optim import optimizer, parameters
 from szpo.optim.checked_settings import defaults
+from szpo.optim.rules.regression import UNPROVEN
 from szpo.optim.vote_regression import Fit, Prior, Votes, direction, fit
 from szpo.types import Floats, Tally
 
-SPREAD, BETA, D, K, RADIUS, SLOPE, BEND = 0.38, 11.0, 8, 8, 1.8, 0.16, 0.04
+SPREAD, BETA, D, K, RADIUS, SLOPE, BEND = 0.38, 11.0, 8, 8, 2.4, 0.16, 0.04
 LUCK = math.sqrt(2 / D)
 LOOKS = (24, 56, 120, 240)
 EXPLAINED = {
@@ -96,8 +98,9 @@ def budget(votes: int) -> float:
     return float(np.interp(votes, (60, 120, 240), (3, 4, 8)))
 
 
-Length = Callable[[Fit, Floats], Floats]
-"""What a fit and the largest log Bayes factor so far make of the recommendation, (S, d)."""
+Length = Callable[[Fit, Floats, Any], Floats]
+"""The recommendation (S, d) of a fit, by the largest log Bayes factor so far and by how far it may
+be while nothing is shown; both in radii of the budget."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,9 @@ class Setting:
     prior: Prior
     share: float = 0.0
     length: Length = direction
+    radius: float = RADIUS
+    unproven: float | None = UNPROVEN
+    """Nats without evidence; None: `direction`'s share of the way."""
 
 
 @dataclass
@@ -145,17 +151,20 @@ def simulate(
         rows, n = slice(start, start + K), start + K
         frame = np.swapaxes(np.linalg.qr(rng.normal(size=(runs, dim, K)))[0], 1, 2)
         luck, other = rng.normal(size=(runs, K, dim)) * LUCK, rng.normal(size=(runs, K)) * LUCK
-        ends = [place.value(centre[:, None] + sign * RADIUS * frame) for sign in (1, -1)]
+        asked = setting.radius * frame
+        ends = [place.value(centre[:, None] + sign * asked) for sign in (1, -1)]
         rise = ends[0] - ends[1] + np.einsum("skd,sd->sk", luck, place.gradient) + rest * other
         rate = special.expit(place.beta * (rise if start < turn else -rise))
         rate = place.lapses / 2 + (1 - place.lapses) * rate
         up[:, rows] = rng.random((runs, K)) < rate
-        x[:, rows] = 2 * RADIUS * frame + setting.share * luck
-        bend[:, rows] = -(2 * RADIUS * frame * centre[:, None]).sum(-1)
+        x[:, rows] = 2 * asked + setting.share * luck
+        bend[:, rows] = -(2 * asked * centre[:, None]).sum(-1)
         votes = Votes(x[:, :n], up[:, :n], 1 - up[:, :n], np.arange(n) // K, side[:, :n])
         posterior = fit(votes, setting.prior)
         evidence = np.maximum(evidence, posterior.log_factor)
-        unit = setting.length(posterior, evidence)
+        nats = setting.unproven
+        least = None if nats is None else math.sqrt(nats / (0.9 * budget(n)))
+        unit = setting.length(posterior, evidence, least)
         point = math.sqrt(2 * 0.9 * budget(n)) * unit
         if n in looks:
             long = np.linalg.norm(point, axis=1) * np.linalg.norm(place.gradient, axis=1)
