@@ -29,6 +29,7 @@ def demo_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], 
     """One demo, as ``--json`` gives it."""
     folder = tmp_path_factory.mktemp("demo")
     words = folder_run.arguments(folder, "evaluation.prompts=4", "evaluation.samples=2",
+                                 "optimizer.directions=4", "optimizer.comparisons=1",
                                  model_folder=folder_run.model(folder))  # fmt: skip
     sets = [word for word in words[words.index("--set") :] if word != "--set"]
     sets = [text for text in sets if not text.startswith("panel.reward")]
