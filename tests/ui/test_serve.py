@@ -343,7 +343,7 @@ def until(what: Callable[[], Any], seconds: float = 90) -> Any:
 
 def test_a_run_made_and_driven_beside_the_web_survives_a_killed_controller(tmp_path: Path) -> None:
     sets = (*yard_run.SETS, f"prompts.path={yard_run.prompts(tmp_path)}", "run.name=yard",
-            "optimizer.comparisons=2", "panel.poll_seconds=0.05", "run.votes=100")  # fmt: skip
+            "optimizer.directions=2", "panel.poll_seconds=0.05", "run.votes=100")  # fmt: skip
     words = [word for text in sets for word in ("--set", text)]
     served = Served("--preset", "people", *words, "--folder", str(tmp_path / "runs"), "--at-once")
     assert (served.early["setup"], served.early["run"]) == (True, "yard")

@@ -40,7 +40,7 @@ OPERATOR = "operator"
 OPERATOR_DAYS = 30.0
 """How long the link printed at a start works, and its sessions."""
 DEMO = (
-    "run.votes=80", "subspace.samples=96", "subspace.kl_samples=32", "optimizer.comparisons=4",
+    "run.votes=80", "subspace.samples=96", "subspace.kl_samples=32", "optimizer.directions=4",
     "optimizer.rows=4",
 )  # fmt: skip
 """What ``--demo`` changes of the preset people: a smaller set-up, shorter rounds."""
