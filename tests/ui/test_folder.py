@@ -21,13 +21,14 @@ from szpo.cli.app import call
 from szpo.config import settings_file
 from szpo.errors import LeaseError, ResourceError, StorageError, UsageError
 from szpo.ledger.database import Ledger
+from szpo.replay import verification
 from szpo.training import budget, summary
 from szpo.voting import lease, pauses
 from szpo_ui.folder import access, application, memory_need, rows, side_by_side
 from szpo_ui.folder.controllers import Controllers
 from szpo_ui.folder.rows import FolderReader, RunRow
 from szpo_ui.web import address, credentials, login
-from tests.support import yard_run
+from tests.support import folder_run, yard_run
 from tests.support.browser import Stage, cast, make, serve
 
 
@@ -507,3 +508,75 @@ def test_invitations_lead_to_the_run_below_the_folders_address(
         with address.announce(run, "http://127.0.0.1:7999"):  # the run's own server comes first
             assert address.read_address(run) == "http://127.0.0.1:7999"
     assert address.read_address(run) is None
+
+
+@pytest.mark.slow
+def test_a_run_is_begun_voted_on_paused_stopped_and_started_again(tmp_path: Path) -> None:
+    """Real processes with a small random Llama: the whole way from the home page."""
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    model = folder_run.model(tmp_path)
+    (folder / "mine.toml").write_text(
+        f'[model]\nname = "{model}"\ndtype = "fp32"\n'
+        f'[prompts]\npath = "{folder_run.prompts(tmp_path)}"\n'
+        '[panel]\nkind = "people"\npoll_seconds = 0.05\ncalibration = false\n'
+        "[run]\nvotes = 40\nlag = 0\n[optimizer]\ncomparisons = 2\nrows = 2\nvotes = 1\n"
+        "[generation]\nmax_new_tokens = 8\n[subspace]\ndim = 4\nsamples = 32\nkl_samples = 32\n"
+        "[evaluation]\nprompts = 1\nsamples = 1\nalong = 0\n",
+        encoding="utf-8",
+    )
+    ledger, lines = access.open_ledger(folder), list[str]()
+    controllers = Controllers(folder, lines.append)
+    door = access.FolderDoor(ledger, ledger.clock)
+    serving = serve(application.create(folder, door, controllers, roles=()))
+    url = next(serving)
+    operator = redeemed(url, ledger)
+
+    def post(path: str, **body: str) -> str:
+        answer = operator.post(f"/home-api/{path}", json=body)
+        assert answer.status_code == 200, (answer.text, lines)
+        return str(answer.json()["text"])
+
+    def row(state: str, *, driven: bool = True) -> bool:
+        found = rows.find(FolderReader(folder).rows(), "mine")
+        return found is not None and (found.state, found.driven) == (state, driven)
+
+    try:
+        post("begin", name="mine", file="mine.toml")
+        assert "setting up" in operator.get("/home-api/rows").json()["html"]
+        until(lambda: row("paused"), 120)
+        assert "Open round 1" in operator.get("/home-api/rows").json()["html"]
+        post("act", do="resume", run="mine")
+        with Ledger.open(folder / "mine.db") as run:
+            code = credentials.invite(run, "panelist", "P-01").code
+        with httpx.Client(base_url=f"{url}/r/mine", timeout=30) as ann:
+            token = ann.post("/api/session", json={"name": "P-01", "code": code}).json()["token"]
+            ann.headers["Authorization"] = f"Bearer {token}"
+
+            def voted_round() -> bool:
+                shown = ann.post("/api/assignment", json={"tab": "t"})
+                if shown.status_code == 200:
+                    seat = shown.json()["assignment"]
+                    body = {"assignment": seat, "choice": "A", "idem": seat, "tab": "t"}
+                    assert ann.post("/api/votes", json=body).status_code == 200
+                return row_of(folder, "mine").rounds >= 1
+
+            until(voted_round, 120)
+            process = controllers._driven["mine"].keeper.child  # type: ignore[union-attr]
+            post("act", do="pause", run="mine")
+            until(lambda: row("paused"))
+            post("act", do="stop", run="mine")
+            assert process is not None and process.poll() == 143
+            assert row("paused", driven=False), "the process gave the run back"
+            post("act", do="start", run="mine")
+            post("act", do="resume", run="mine")
+            until(lambda: row("running"), 120)
+            assert ann.get("/api/status").status_code == 200
+    finally:
+        operator.close()
+        controllers.close()
+        next(serving, None)
+        ledger.close()
+    with Ledger.open(folder / "mine.db") as run:
+        assert lease.controller(run)["lease"] is None
+        assert verification.verify(run).ok
