@@ -507,7 +507,13 @@ def test_invitations_lead_to_the_run_below_the_folders_address(
         assert "link (once): https://panel.example/r/people/login#t=" in capsys.readouterr().out
         with address.announce(run, "http://127.0.0.1:7999"):  # the run's own server comes first
             assert address.read_address(run) == "http://127.0.0.1:7999"
+        assert call(["invite", str(folder), "--role", "operator", "--name", "Ann"]) == 0
+        assert "link (once): https://panel.example/login#t=" in capsys.readouterr().out
+        assert call(["invite", str(folder), "--revoke", "Ann"]) == 0
+        assert "Ann: 2 credentials revoked" in capsys.readouterr().out
     assert address.read_address(run) is None
+    assert call(["invite", str(folder)]) == 2
+    assert "add --role operator, or name one of its runs" in capsys.readouterr().err
 
 
 @pytest.mark.slow

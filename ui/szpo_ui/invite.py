@@ -10,8 +10,9 @@ import typer
 
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
+from szpo_ui.folder import access
 from szpo_ui.web import credentials
-from szpo_ui.web.address import link, read_address
+from szpo_ui.web.address import is_folder, link, read_address
 from szpo_ui.web.credential_rows import Role
 from szpo_ui.web.credentials import Invitation
 
@@ -30,7 +31,7 @@ command = typer.Typer(add_completion=False)
 @command.command("invite")
 def invite(
     run: str | None = typer.Argument(
-        None, help="Name or file of a run; without it, the newest one."
+        None, help="Name or file of a run, or a folder of runs; without it, the newest run."
     ),
     folder: Path = typer.Option(Path("runs"), "--folder", help="Folder of the runs."),
     role: str = typer.Option("panelist", "--role", help="panelist or operator."),
@@ -75,7 +76,10 @@ def invite(
         raise UsageError(f"--count is 1 to {MOST:,} people without --name")
     if not 0 <= wait <= LONGEST_WAIT_S:
         raise UsageError(f"--wait is 0 to {LONGEST_WAIT_S:,} seconds")
-    path = run_paths.find(run, folder)
+    if run is not None and is_folder(run, folder):
+        path = operators_file(Path(run), kind, only_looks=listing or bool(revoke or erase))
+    else:
+        path = run_paths.find(run, folder)
     with Ledger.open(path) as ledger:
         if listing:
             _list(ledger, as_json=as_json)
@@ -103,8 +107,8 @@ def invite(
     if not site:
         site = DEFAULT
         console.warn(
-            f"no szpo serve of {path.stem} is running; links lead to {site}, its default. If it "
-            "is to be reached elsewhere, revoke these and invite with --url http(s)://HOST:PORT"
+            f"no szpo serve of {_title(path)} is running; links lead to {site}, its default. If "
+            "it is to be reached elsewhere, revoke these and invite with --url http(s)://HOST:PORT"
         )
     if as_json:
         console.emit([_plain(each, site) for each in made])
@@ -115,6 +119,27 @@ def invite(
         console.say(f"  or at {site}/login with the code: {each.code}")
     console.say("Neither can be shown again: only their hashes are kept.")
     return 0
+
+
+def operators_file(folder: Path, role: Role, *, only_looks: bool) -> Path:
+    """The file with the credentials of a folder's operators, made if need be.
+
+    Raises:
+        UsageError: a panelist is to be invited, or the folder holds nothing of szpo.
+        StorageError: it cannot be written.
+    """
+    if role == "panelist" and not only_looks:
+        raise UsageError(
+            f"{folder} is a folder of runs, which only operators log in to; add --role operator, "
+            "or name one of its runs"
+        )
+    access.check_folder(folder)
+    access.open_ledger(folder).close()
+    return folder / access.FILE
+
+
+def _title(path: Path) -> str:
+    return path.parent.name if path.name == access.FILE else path.stem
 
 
 def _list(ledger: Ledger, *, as_json: bool) -> None:

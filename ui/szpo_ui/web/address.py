@@ -200,7 +200,9 @@ def read_address(run: Path) -> str | None:
     if (url := _read_locked(_address_files(run))) is not None:
         return url
     url = _read_locked([run.parent / FOLDER_FILE])
-    return None if url is None else f"{url}{run_prefix(run.stem)}"
+    if url is None or run.suffix != ".db":  # the folder's own credentials
+        return url
+    return f"{url}{run_prefix(run.stem)}"
 
 
 def _read_locked(files: Sequence[Path]) -> str | None:
