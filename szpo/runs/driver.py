@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from szpo.evaluators.panel_evaluator import LedgerEvaluator
 from szpo.evaluators.protocol import Evaluator
 from szpo.ledger.database import Ledger
@@ -70,11 +72,18 @@ def drive(
     )
 
 
-def _outlook(parts: Parts) -> Callable[[State], Mapping[str, Any]] | None:
+def _outlook(parts: Parts) -> Callable[[State], Mapping[str, Any] | None] | None:
     """What votes promise, for rules that recommend another point than they ask at."""
     if not rule_of(parts.settings.rule).two_points:
         return None
-    return lambda state: look_ahead.look_ahead(state.settings, state.carried).to_json()
+
+    def look(state: State) -> Mapping[str, Any] | None:
+        try:
+            return look_ahead.look_ahead(state.settings, state.carried).to_json()
+        except np.linalg.LinAlgError:  # a forecast that cannot be made ends no run
+            return None
+
+    return look
 
 
 def _moments(parts: Parts) -> Callable[[], Moments] | None:

@@ -69,7 +69,7 @@ class Hooks:
     """Mean whitened score of each comparison's texts of plus less that of minus (K, N, d)."""
     moments: Callable[[], Moments] | None = None
     """Moments of the start's answers, from which rules of two points predict guards."""
-    outlook: Callable[[State], Mapping[str, Any]] | None = None
+    outlook: Callable[[State], Mapping[str, Any] | None] | None = None
     """What the votes so far promise, for a step's report; None where nobody can tell."""
     timer: Callable[[], float] = time.perf_counter
     """Seconds, for what reports say of durations."""

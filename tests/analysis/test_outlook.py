@@ -2,12 +2,17 @@
 
 import math
 import re
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from szpo.analysis import outlook
 from szpo.analysis.outlook import Outlook, PriorFacts
+from szpo.optim import optimizer
 from szpo.optim.rules.look_ahead import Ahead, LookAhead, look_ahead
+from szpo.runs import driver
+from tests.support.quadratic import settings_of
 from tests.training.test_two_points import drive, started
 
 SURE = LookAhead(
@@ -84,3 +89,16 @@ def test_the_last_step_says_what_was_looked_ahead_to(tmp_path):
         assert len(seen) == 2 and len(found.found.ahead) == 4
         body = list(ledger.events("step"))[-1]["body"]
         assert outlook.of_report(body["extra"], 24) == found
+
+
+def test_a_forecast_that_cannot_be_made_ends_no_run(monkeypatch):
+    parts = SimpleNamespace(settings=settings_of(rule="regression", N=1))
+    look, state = driver._outlook(parts), optimizer.init(parts.settings)
+    assert look(state)["ahead"] == ()
+
+    def fail(*_):
+        raise np.linalg.LinAlgError("singular")
+
+    monkeypatch.setattr(driver.look_ahead, "look_ahead", fail)
+    assert look(state) is None
+    assert driver._outlook(SimpleNamespace(settings=settings_of())) is None  # bayes
