@@ -5,10 +5,14 @@ A plain HTTP client; vLLM itself is not needed here.
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import ipaddress
 import os
 import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,7 +21,7 @@ import numpy as np
 
 from szpo.cluster import member_files
 from szpo.config.engine import VLLM_ROWS, Engine
-from szpo.errors import UsageError
+from szpo.errors import EngineError, UsageError
 from szpo.generation.sampling import Sampling
 from szpo.optim import parameters
 from szpo.policies.responder import start_of
@@ -117,13 +121,11 @@ def connect(engine: Engine, loaded: Any, responder: Any, **options: Any) -> Any:
     sites = responder.subspace.sites
     rank = member_files.demand_rank(sites)
 
-    import httpx
-
     from szpo.cluster.trusted_model import TrustedModel
     from szpo.cluster.vllm_answers import BOUNDS, AdapterFolder, VllmAnswers
     from szpo.cluster.vllm_canary import Canary
     from szpo.cluster.vllm_messages import Decoding
-    from szpo.cluster.vllm_replica import Replica, Retry, Server
+    from szpo.cluster.vllm_replica import Retry
     from szpo.cluster.vllm_transport import VllmTransport
     from szpo.models.logprobs import vocabulary_size
 
@@ -131,18 +133,7 @@ def connect(engine: Engine, loaded: Any, responder: Any, **options: Any) -> Any:
     folder = AdapterFolder(root, engine.server_adapters, sites, loaded.name)
     trusted = TrustedModel(loaded, responder, engine.tolerance)
     stop, words = responder.adapted.stop_tokens, vocabulary_size(loaded.model)
-    client = httpx.AsyncClient(
-        timeout=httpx.Timeout(READ_S, connect=REACH_S),
-        limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
-        # Else proxies and passwords of the environment would see what goes to the servers.
-        trust_env=False,
-    )
-    retry = options.get("retry", Retry())
-    key = os.environ.get(engine.key_env, "")
-    replicas = [
-        Replica(Server(url.rstrip("/"), client, key, engine.key_env, rank, retry))
-        for url in engine.replicas or []
-    ]
+    replicas = _replicas(engine, _client(), rank=rank, retry=options.get("retry", Retry()))
     decoding = Decoding(Sampling(), tuple(stop), words)
     plus, minus = trusted.members(canary_request(responder))
     canary = Canary(trusted, (plus, minus), folder.write, decoding)
@@ -157,6 +148,27 @@ def connect(engine: Engine, loaded: Any, responder: Any, **options: Any) -> Any:
     )
 
 
+def _client() -> Any:
+    import httpx
+
+    return httpx.AsyncClient(
+        timeout=httpx.Timeout(READ_S, connect=REACH_S),
+        limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
+        # Else proxies and passwords of the environment would see what goes to the servers.
+        trust_env=False,
+    )
+
+
+def _replicas(engine: Engine, client: Any, **more: Any) -> list[Any]:
+    from szpo.cluster.vllm_replica import Replica, Server
+
+    key = os.environ.get(engine.key_env, "")
+    return [
+        Replica(Server(url.rstrip("/"), client, key, engine.key_env, **more))
+        for url in engine.replicas or []
+    ]
+
+
 def canary_request(responder: Any) -> RowRequest:
     """A request without rows whose two members lie on both sides of the start."""
     subspace = responder.subspace
@@ -164,3 +176,58 @@ def canary_request(responder: Any) -> RowRequest:
     radius = float(parameters.round13(subspace.mu(KAPPA)))
     sides = tuple(Shift(0, 0, sign, radius) for sign in (1, -1))
     return RowRequest(start, sides, (), (), np.zeros((0, 4), np.int64), Sampling())
+
+
+# ---- what a step costs there ----
+
+
+def measure_chunk(
+    engine: Engine, prompt: tuple[int, ...], decoding: Any, rows: int
+) -> tuple[float, str]:
+    """Seconds that a chunk of ``rows`` equal prompts takes, and the servers' version.
+
+    Every server answers such a chunk twice, all at the same time; the slowest second time counts.
+
+    Raises:
+        UsageError: A server refuses the key or the request, or is no vLLM server.
+        EngineError: A server does not answer.
+    """
+    # A thread of its own, since the caller's may run an event loop.
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, _measure(engine, prompt, decoding, rows)).result()
+
+
+async def _measure(
+    engine: Engine, prompt: tuple[int, ...], decoding: Any, rows: int
+) -> tuple[float, str]:
+    from szpo.cluster.vllm_replica import GoneError
+
+    async with _client() as client:
+        replicas = _replicas(engine, client)
+        try:
+            shown = [await replica.look() for replica in replicas]
+            for replica, seen in zip(replicas, shown, strict=True):
+                if not seen.models:
+                    raise EngineError(f"{replica.server.url} serves no model")
+            names = [seen.models[0] for seen in shown]
+            seconds = 0.0
+            for first in (0, rows):  # seeds, and so answers, of its own each time
+                began = time.monotonic()
+                await asyncio.gather(
+                    *(
+                        _answer(replica, name, prompt, decoding, range(first, first + rows))
+                        for replica, name in zip(replicas, names, strict=True)
+                    )
+                )
+                seconds = time.monotonic() - began
+        except GoneError as error:
+            raise EngineError(str(error)) from None
+    return seconds, ", ".join(sorted({seen.version for seen in shown}))
+
+
+async def _answer(
+    replica: Any, name: str, prompt: tuple[int, ...], decoding: Any, seeds: Sequence[int]
+) -> None:
+    from szpo.cluster.vllm_messages import Row
+
+    await asyncio.gather(*(replica.complete(Row(name, prompt, each), decoding) for each in seeds))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from szpo import plugins
 from szpo.config import settings_file
-from szpo.config.engine import RAY_ROWS
+from szpo.config.engine import RAY_ROWS, VLLM_ROWS
 from szpo.config.schema import Config
 from szpo.errors import SzpoError, UsageError
 from szpo.ledger.database import Ledger
@@ -187,7 +187,7 @@ def examine(config: Config, prompt: str = "Write a sentence.") -> Iterator[Check
     """
     engine = config.engine
     if engine.kind == "vllm":
-        yield _look_at_servers(config)
+        yield from _look_at_servers(config, prompt)
         return
     if engine.kind != "ray":
         yield Check("engine", "ok", "local: the run's own process holds the model")
@@ -213,34 +213,66 @@ def examine(config: Config, prompt: str = "Write a sentence.") -> Iterator[Check
         host.close()
 
 
-def _look_at_servers(config: Config) -> Check:
+def _look_at_servers(config: Config, prompt: str) -> Iterator[Check]:
     from szpo.cluster import vllm_engine
+    from szpo.cluster.vllm_messages import Decoding
+    from szpo.models import context, loading
+    from szpo.models.logprobs import vocabulary_size
+    from szpo.policies import subspace_cache
+    from szpo.runs import run_device
 
+    engine = config.engine
     try:
-        vllm_engine.demand(config.engine)
-    except UsageError as error:
-        return Check("engine", "fail", str(error))
-    return Check(
+        vllm_engine.demand(engine)
+        chosen = run_device.choose(config).model
+        dtype = "fp32" if chosen.dtype == "auto" else chosen.dtype
+        facts = context.describe(chosen.name, dtype=dtype)
+        decoding = Decoding(
+            subspace_cache.sampling_of(config), loading.stop_tokens(facts), vocabulary_size(facts)
+        )
+        tokens = _encode(config, facts, prompt)
+        size = engine.rows or VLLM_ROWS
+        seconds, version = vllm_engine.measure_chunk(engine, tokens, decoding, size)
+    except SzpoError as error:
+        yield Check("engine", "fail", str(error))
+        return
+    urls = engine.replicas or []
+    yield Check(
         "engine", "ok",
-        f"vLLM at {', '.join(config.engine.replicas or [])}: healthy; model, adapters and seeds "
-        "are looked at when a run begins, the cost of a step is not measured here",
+        f"vLLM {version} at {', '.join(urls)}; model, adapters and seeds are looked at when a run "
+        "begins",
     )  # fmt: skip
+    yield Check("a step there", "ok", _describe_step(config, size, len(urls), seconds))
+
+
+def _encode(config: Config, facts: Any, prompt: str) -> tuple[int, ...]:
+    from szpo.models import loading
+    from szpo.types import Prompt
+
+    return tuple(loading.encode(facts.tokenizer, Prompt.user(prompt, config.prompts.system)))
+
+
+def _describe_step(config: Config, size: int, places: int, seconds: float) -> str:
+    """Rows, chunks and seconds of a step, for so many rows a chunk and seconds a chunk."""
+    o = config.optimizer
+    rows = 2 * o.directions * (config.selection.candidates or o.comparisons) * o.rows
+    chunks = math.ceil(rows / size)
+    return (
+        f"{rows} rows in {chunks} chunks of {size}, about "
+        f"{math.ceil(chunks / places) * seconds:.1f} s ({seconds:.2f} s a chunk, measured with "
+        "the base model)"
+    )
 
 
 def _price_step(config: Config, host: Host, prompt: str) -> Check:
     import numpy as np
 
     from szpo.generation.sampling import Sampling
-    from szpo.models import loading
     from szpo.policies import row_request
     from szpo.policies.row_request import RowRequest
-    from szpo.types import Prompt
 
-    o, g = config.optimizer, config.generation
-    size = config.engine.rows or RAY_ROWS
-    made = (config.selection.candidates or o.comparisons) * o.rows
-    rows = 2 * o.directions * made
-    tokens = loading.encode(host.facts.tokenizer, Prompt.user(prompt, config.prompts.system))
+    g, size = config.generation, config.engine.rows or RAY_ROWS
+    tokens = _encode(config, host.facts, prompt)
     _, respondent = host.beside(host.facts.name)
     count = size * config.engine.workers
 
@@ -257,11 +289,8 @@ def _price_step(config: Config, host: Host, prompt: str) -> Check:
     (_, first), *_ = row_request.split(request, size)
     sent = row_request.message_bytes(row_request.to_message(first))
     back = row_request.tokens_to_array(answers[:size]).nbytes
-    chunks = math.ceil(rows / size)
-    turns = math.ceil(chunks / config.engine.workers)
-    return Check(
-        "a step there", "ok",
-        f"{rows} rows in {chunks} chunks of {size}, about {turns * seconds:.1f} s "
-        f"({seconds:.2f} s a chunk, measured with the base model) and "
-        f"{chunks * (sent + back) / 1024:.0f} KiB beside the prompts",
-    )  # fmt: skip
+    o = config.optimizer
+    rows = 2 * o.directions * (config.selection.candidates or o.comparisons) * o.rows
+    kib = math.ceil(rows / size) * (sent + back) / 1024
+    step = _describe_step(config, size, config.engine.workers, seconds)
+    return Check("a step there", "ok", f"{step} and {kib:.0f} KiB beside the prompts")

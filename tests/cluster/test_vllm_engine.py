@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +15,17 @@ import pytest
 import torch
 
 from szpo.cli.app import call
-from szpo.cluster import vllm_engine
+from szpo.cluster import vllm_engine, vllm_replica
 from szpo.cluster.schedule import Bounds
 from szpo.cluster.vllm_answers import VllmAnswers
-from szpo.cluster.vllm_replica import Retry
+from szpo.cluster.vllm_replica import Retry, Server
 from szpo.config import settings_file
 from szpo.config.engine import Engine
 from szpo.errors import IntegrityError, ResourceError, RunError, SzpoError, UsageError
 from szpo.generation.sampling import Sampling
 from szpo.models import loading
 from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
+from szpo.runs import run_engine
 from szpo.types import Batch, Prompt, Shift
 from tests.policies.test_protocol import small
 from tests.support import folder_run
@@ -98,6 +101,31 @@ def wanted(policy: LoraPolicy, running: VllmServer) -> list[Batch]:
     running.reset()
     with served(policy, running.url):
         return rollout(policy)
+
+
+# ---- the doctor ----
+
+
+def test_the_doctor_measures_a_step_on_servers(
+    server: VllmServer, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two chunks on one server take twice as long as one."""
+    sets = [f"model.name={folder}", "model.dtype=fp32", "engine.kind=vllm", "engine.chunk_rows=2",
+            f'engine.replicas=["{server.url}"]', "optimizer.rows=2",
+            "optimizer.comparisons=1", "generation.max_new_tokens=4"]  # fmt: skip
+    engine, step = run_engine.examine(settings_file.load(sets=sets), "w20 w21")
+    assert (engine.status, step.status) == ("ok", "ok")
+    assert engine.text.startswith(f"vLLM {server.version} at {server.url}")
+    found = re.match(r"4 rows in 2 chunks of 2, about (\S+) s \((\S+) s a chunk", step.text)
+    assert found is not None, step.text
+    assert float(found[1]) == pytest.approx(2 * float(found[2]), abs=0.07)
+    quick = partial(Server, retry=Retry(sleep=no_pause))
+    monkeypatch.setattr(vllm_replica, "Server", quick)
+    server.faults.reply = lambda path, body, n: "500" if path == COMPLETIONS else None
+    (check,) = run_engine.examine(settings_file.load(sets=sets), "w20 w21")
+    assert (check.status, check.text) == (
+        "fail", f"{server.url}: HTTP 500 at {COMPLETIONS}, 5 times"
+    )  # fmt: skip
 
 
 # ---- refused before a model is loaded ----
