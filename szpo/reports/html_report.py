@@ -18,7 +18,10 @@ from markupsafe import Markup
 
 from szpo import __version__
 from szpo.analysis import improvement, outlook, voter_report
+from szpo.analysis.improvement import Improvement
+from szpo.config.schema import Config
 from szpo.ledger.database import Ledger
+from szpo.reports import gain_chart
 from szpo.reports.charts import Series, line_chart, standalone
 from szpo.training import held_out, summary
 from szpo.training.summary import Facts, Summary
@@ -80,7 +83,7 @@ def render(
     """
     facts = [f for f in summary.steps(ledger) if open_round or f.state != "open"]
     ahead = outlook.read(ledger)
-    total = summary.summary(ledger, facts)
+    total, helped = summary.summary(ledger, facts), improvement.read(ledger)
     environment = Environment(
         loader=PackageLoader("szpo", "reports/templates"),
         autoescape=True,
@@ -91,8 +94,9 @@ def render(
     return environment.get_template("report.html").render(
         summary=total,
         begun=when(total.created_us),
-        helped=improvement.read(ledger),
-        texts=[tuple(map(visible, row)) for row in improvement.read(ledger).before_after],
+        helped=helped,
+        texts=[tuple(map(visible, row)) for row in helped.before_after],
+        gain=_gain(helped),
         cards=list(_cards(total)),
         link=triads.results(ledger),
         held_out=held_out.read(ledger),
@@ -104,6 +108,7 @@ def render(
         facts=facts,
         verification=verification,
         settings=_flatten_spec(ledger.spec),
+        changed=_changed(ledger.spec.get("config", {})),
         words_per_minute=summary.WORDS_PER_MINUTE,
         version=__version__,
     )
@@ -113,7 +118,8 @@ def picture(ledger: Ledger, *, score: Score | None = None, score_name: str = "re
     """The main chart of a run as an SVG file: its hidden reward, else its first curve."""
     facts = summary.steps(ledger)
     if score is None:
-        return standalone(next(iter(_figures(ledger, facts, None, score_name))).svg)
+        first = _gain(improvement.read(ledger)) or next(_figures(ledger, facts, None, score_name))
+        return standalone(first.svg)
     series = [_rewards(ledger, facts, score, by_votes=True)]
     title = f"{score_name} of the answers shown, over the votes spent"
     return standalone(line_chart(title, series, x_label="votes", y_label=f"mean {score_name}"))
@@ -149,7 +155,7 @@ def _cards(total: Summary) -> Iterator[dict[str, str]]:
         ("applied steps", str(total.steps)),
         ("answers read", f"{total.answers_read:,}"),
         ("person-minutes", f"{total.person_minutes:,.0f}"),
-        (f"panelists{total.fit}", str(total.panelists)),
+        ("panelists", str(total.panelists)),
         ("skips", str(total.skips)),
         ("automatic ties", str(total.automatic_ties)),
         ("late votes", str(total.late)),
@@ -161,28 +167,12 @@ def _figures(
     ledger: Ledger, facts: Sequence[Facts], score: Score | None, score_name: str
 ) -> Iterator[Figure]:
     voted = [f for f in facts if f.votes]
-    gained = [p for p in improvement.read(ledger).points if p.wins is not None]
-    if gained:
-        wins = [p.wins for p in gained if p.wins is not None]
-        series = Series(
-            "held out", [p.votes for p in gained], [w.value or 0.0 for w in wins],
-            [w.low for w in wins], [w.high for w in wins],
-        )  # fmt: skip
-        chart = line_chart(
-            "Gain over votes", [series], x_label="votes", y_label="pairs won", reference=0.5,
-            bounds=(0, 1),
-        )  # fmt: skip
-        note = (
-            "share of held-out pairs that the tuned policy wins against the base, by the "
-            "panel's reward, with its 95 % interval; one half is no gain"
-        )
-        yield Figure("Gain over votes", note, Markup(chart))
     yield _figure(
         "Can votes tell the two sides apart?",
         "win rate of a step's better side, estimated over ten steps from agreement between "
         "comparisons; one half is chance. It says nothing of progress",
         [_separation(voted)],
-        "better side",
+        "win rate",
         reference=0.5,
         bounds=(0.5, 1),
     )
@@ -202,7 +192,7 @@ def _figures(
                 dots=True,
             )
         ],
-        "Δ̂",
+        "units of the link",
         reference=0.0,
     )
     if score is not None:
@@ -211,22 +201,33 @@ def _figures(
             "mean over all answers of a step, both sides, with its 95 % interval; the panel "
             "knows it, the run does not",
             [_rewards(ledger, facts, score)],
-            score_name,
+            "mean",
         )
     config = ledger.spec.get("config", {})
     measured = config.get("guards", {}).get("kl") is not None or "space" not in ledger.spec
-    for key, title in (
-        ("kl", "KL to the base, nats per completion"),
-        ("length", "Mean answer length"),
-        ("norm", "|θ|"),
-        ("identical", "Share of identical rows"),
+    for key, title, unit in (
+        ("kl", "KL to the base", "nats per completion"),
+        ("length", "Mean answer length", "tokens"),
+        ("norm", "|θ|", ""),
+        ("identical", "Identical rows", "share"),
     ):
         known = [(f.step, float(f.info[key])) for f in facts if key in f.info]
         if known:
             series = Series(title, [x for x, _ in known], [y for _, y in known])
-            fixed = (0.0, 1.0) if key == "identical" else None
+            # From zero on: cut to the data, noise of a few per cent would look like a trend.
+            top = 1.0 if key == "identical" else max(y for _, y in known)
+            lowest = min(0.0, *(y for _, y in known))
             note = NOTES[f"{key} estimate" if key == "kl" and not measured else key]
-            yield _figure(title, note, [series], title.split(",")[0], bounds=fixed)
+            yield _figure(title, note, [series], unit, bounds=(lowest, top or 1.0))
+
+
+def _gain(helped: Improvement) -> Figure | None:
+    chart = gain_chart.draw(helped)
+    note = (
+        "share of held-out pairs that the tuned policy wins against the base, by the panel's "
+        "reward, with its 95 % interval; one half is no gain"
+    )
+    return None if chart is None else Figure(gain_chart.TITLE, note, Markup(chart))
 
 
 def _figure(
@@ -375,6 +376,17 @@ def _flatten_spec(spec: Mapping[str, Any]) -> dict[str, dict[str, str]]:
         else:
             sections.setdefault("record", {})[name] = _short(value)
     return sections
+
+
+def _changed(recorded: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The recorded settings that differ from their defaults, in the order of the settings file."""
+    return [
+        {"key": f"{section}.{key}", "value": _short(values[key]), "default": _short(default)}
+        for section, defaults in Config().model_dump(mode="json").items()
+        if isinstance(values := recorded.get(section), Mapping)
+        for key, default in defaults.items()
+        if key in values and values[key] != default
+    ]
 
 
 def _short(value: object) -> str:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from szpo.analysis import improvement
 from szpo.cli.app import call
+from szpo.config.schema import Config
 from szpo.ledger.database import Ledger
 from szpo.reports import html_report
 from szpo.reports.charts import Series, line_chart, ticks
@@ -115,6 +117,33 @@ def test_settings_hold_both_what_was_asked_and_what_was_made_of_it(yard: Path) -
         sections = html_report._flatten_spec(ledger.spec)
     assert sections["panel"]["size"] == "5" and "calibration" in sections["panel"]
     assert "heldout" in sections["prompts"] and "path" in sections["prompts"]
+
+
+def test_what_differs_from_the_defaults_stands_open_and_alone(yard: Path) -> None:
+    with Ledger.open(yard, readonly=True) as ledger:
+        changed = {row["key"]: row for row in html_report._changed(ledger.spec["config"])}
+    assert changed["model.name"] == {
+        "key": "model.name", "value": "tabular", "default": Config().model.name,
+    }  # fmt: skip
+    assert changed["run.votes"]["value"] == "48" and "panel.size" not in changed
+    page = page_of(yard)
+    assert re.findall(r"<details open><summary>([^<]+)", page) == ["changed from the default"]
+    assert '<td class="mono">model.name</td><td class="mono said">tabular</td>' in page
+
+
+def test_the_page_opens_with_whether_it_helped_and_no_axis_repeats_its_title(yard: Path) -> None:
+    page = page_of(yard)
+    with Ledger.open(yard, readonly=True) as ledger:
+        sentence = improvement.read(ledger).sentence
+    parts = [sentence, "<h2>Before and after", "<h2>Gain over votes", '<div class="cards">']
+    places = [page.index(part) for part in parts]
+    assert places == sorted(places), dict(zip(parts, places, strict=True))
+    charts = re.findall(r"<title>([^<]+)</title>(.*?)</svg>", page.split("</head>")[1], re.S)
+    assert len(charts) >= 4
+    for title, drawn in charts:
+        assert f">{title}</text>" not in drawn
+    length = next(drawn for title, drawn in charts if title == "Mean answer length")
+    assert ">0</text>" in length, "noise is not stretched over the whole height"
 
 
 def test_steps_have_no_ticks_between_them() -> None:

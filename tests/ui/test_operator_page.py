@@ -12,8 +12,9 @@ from typing import Any
 
 import httpx
 import pytest
+from markupsafe import escape
 
-from szpo.analysis import evidence, overview
+from szpo.analysis import evidence, measuring, overview
 from szpo.errors import StorageError, UsageError
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger
@@ -135,6 +136,41 @@ def look_ahead(stage: Stage, **fields: Any) -> None:
     outlook = {**SURE.to_json(), "share": 0.5, "drift": 2.0, **fields}
     body = {"step": 1, "total_votes": 8, "extra": {"outlook": outlook}}
     stage.ledger.record_event("step", "controller", body)
+def measured(stage: Stage, *points: tuple[int, float]) -> None:
+    """Measurements of three held-out prompts: after a number of steps, each with a mean reward."""
+    for steps, reward in points:
+        name = "tuned" if steps else "base"
+        texts = [(f"held-out {i}?", f"<i>{name}</i> answer {i}") for i in range(3)]
+        rewards = [[reward + 0.01 * i] for i in range(3)]
+        found = measuring.Measured(steps, 4 * steps, rewards, 9.0, None, texts)
+        measuring.record(stage.ledger, "run", found)
+
+
+def test_the_page_begins_with_whether_it_helped_then_texts_gain_and_guards(voted: Stage) -> None:
+    assert "it was not measured on held-out prompts" in text(operator_page.page(voted.site))
+    measured(voted, (0, 0.2), (1, 0.3), (2, 0.9))
+    guard = Guard(text_guards.TOPIC, 0.52, "at least 0.75", False)
+    held_out.record(voted.ledger, "szpo run", HeldOut((), (guard,), None, "ab" * 32))
+    page = operator_page.page(voted.site)
+    helped = state.read_state(voted.site).helped
+    assert helped.short == "100 % [44, 100]", "three of three prompts: Wilson's interval"
+    parts = [
+        helped.sentence, "held-out 0?", "<i>base</i> answer 0", "<i>tuned</i> answer 0",
+        "Gain over votes", text_guards.TOPIC, "Is it improving?",
+    ]  # fmt: skip
+    places = [page.index(str(escape(part))) for part in parts]
+    assert places == sorted(places), dict(zip(parts, places, strict=True))
+    assert "<i>tuned" not in page
+
+
+def test_a_curve_of_two_points_is_not_drawn_and_noise_is_no_trend() -> None:
+    assert charts.spark([(0, 23.6), (1, 24.0)]) == ""
+    drawn = charts.spark([(0, 23.6), (1, 24.0), (2, 23.8)])
+    line = re.search(r'points="([^"]+)"', drawn)
+    assert line is not None
+    ys = [float(pair.split(",")[1]) for pair in line[1].split()]
+    # Of 24, a tenth is the whole height of 48: .4 takes a sixth of it.
+    assert max(ys) - min(ys) == pytest.approx(48 * 0.4 / 2.4, abs=0.11)
 
 
 # ---- who may call it ----

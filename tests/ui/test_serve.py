@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -17,7 +18,9 @@ from typing import Any
 import httpx
 import pytest
 
+from szpo.analysis import improvement
 from szpo.cli.app import call
+from szpo.ledger import orders
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
 from szpo.voting import lease
@@ -343,7 +346,7 @@ def until(what: Callable[[], Any], seconds: float = 90) -> Any:
 
 def test_a_run_made_and_driven_beside_the_web_survives_a_killed_controller(tmp_path: Path) -> None:
     sets = (*yard_run.SETS, f"prompts.path={yard_run.prompts(tmp_path)}", "run.name=yard",
-            "optimizer.directions=2", "panel.poll_seconds=0.05", "run.votes=100")  # fmt: skip
+            "optimizer.directions=2", "panel.poll_seconds=0.05", "run.votes=8")  # fmt: skip
     words = [word for text in sets for word in ("--set", text)]
     served = Served("--preset", "people", *words, "--folder", str(tmp_path / "runs"), "--at-once")
     assert (served.early["setup"], served.early["run"]) == (True, "yard")
@@ -375,6 +378,7 @@ def test_a_run_made_and_driven_beside_the_web_survives_a_killed_controller(tmp_p
             applied(4)
             again = int(lease.controller(ledger)["lease"].split(":")[1])
             assert again != killed
+            final_comparison_offered_by_itself(served, ledger)
         served.child.send_signal(signal.SIGINT)
         assert served.child.wait(60) == 130
         with pytest.raises(ProcessLookupError):
@@ -384,6 +388,42 @@ def test_a_run_made_and_driven_beside_the_web_survives_a_killed_controller(tmp_p
     finally:
         ledger.close()
         served.close()
+
+
+def final_comparison_offered_by_itself(served: Served, ledger: Ledger) -> None:
+    """At a run's end its people are asked, blind, whether it helped; once that is closed, the
+    operator's page opens with what they said."""
+    for name in ("P-01", "P-02"):
+        code = credentials.invite(ledger, "panelist", name).code
+        with httpx.Client(base_url=served.url, timeout=30) as person:
+            answer = person.post("/api/session", json={"name": name, "code": code})
+            person.headers["Authorization"] = f"Bearer {answer.json()['token']}"
+            ask = {"tab": "t", "of": "final"}
+            until(lambda person=person, ask=ask: person.post(
+                "/api/assignment", json=ask).status_code == 200)  # fmt: skip
+            for _ in range(10):
+                shown = person.post("/api/assignment", json=ask).json()
+                assert shown["round"] is None and "tuned" not in str(shown)
+                seat = shown["assignment"]
+                body = {"assignment": seat, "choice": "B", "idem": seat, "tab": "t"}
+                assert person.post("/api/votes", json=body).status_code == 200
+    (order,) = orders.orders(ledger, "final")
+    assert order.by == "szpo run", "nobody had to order it"
+    with httpx.Client(base_url=served.url, timeout=30) as operator:
+        operator.post("/redeem", json={"token": served.token})
+
+        def page(request: str) -> str:
+            sent = {"fn_index": 1, "session_hash": "x", "data": [request]}
+            answer = operator.post("/operate/gradio_api/run/predict", json=sent)
+            return str(answer.json()["data"][0])
+
+        before = page('{"do":"look"}')
+        assert "the blind final comparison takes votes" in before and "blind pairs" not in before
+        after = page(json.dumps({"do": "close-final", "order": order.id}))
+    helped = improvement.read(ledger)
+    assert helped.share is not None and helped.share.of == 20 and helped.votes == 8
+    assert "of 20 blind pairs, 8 votes" in helped.sentence
+    assert after.index(helped.sentence) < after.index("Is it improving?")
 
 
 def test_the_demo_asks_one_person_and_lets_colleagues_do_the_rest(tmp_path: Path) -> None:

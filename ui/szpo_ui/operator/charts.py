@@ -21,6 +21,8 @@ LEFT, RIGHT, TOP, BOTTOM = 44, 14, 12, 34
 REACH = 4.0
 """Value differences beyond this are drawn at the edge: e⁴ is odds of 55 to 1."""
 SMALL_WIDTH, SMALL_HEIGHT = 220, 56
+FEWEST = 3
+"""Points from which a small curve is drawn: two of them make any noise a line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +112,16 @@ def spark(
     band: tuple[float | None, float | None] = (None, None),
     name: str = "",
 ) -> Markup:
-    """A small curve with its guard band shaded; nothing for no points."""
-    if not points:
+    """A small curve with its guard band shaded; nothing for fewer points than `FEWEST`.
+
+    Its height stands for at least a tenth of the figure, so that noise looks like noise.
+    """
+    if len(points) < FEWEST:
         return Markup("")
     ys = [y for _, y in points] + [edge for edge in band if edge is not None]
     low, high = min(ys), max(ys)
-    pad = (high - low) * 0.12 or abs(high) * 0.1 or 1.0
+    level = max(abs(low), abs(high))
+    pad = max((high - low) * 0.12, (level * 0.1 - (high - low)) / 2) or 1.0
     at_y = _Scale(low - pad, high + pad, SMALL_HEIGHT - 4, 4)
     first, last = points[0][0], points[-1][0]
     at_x = _Scale(first, max(last, first + 1), 4, SMALL_WIDTH - 6)

@@ -29,7 +29,7 @@ from pydantic import ValidationError
 
 from szpo.errors import SzpoError, UsageError
 from szpo.intervals import Share
-from szpo.reports import bundle
+from szpo.reports import bundle, gain_chart
 from szpo_ui.operator import charts, controls
 from szpo_ui.operator.controls import Command, Reply
 from szpo_ui.operator.state import OperatorState, columns, read_state, version
@@ -193,6 +193,7 @@ def page(site: Site, ack: str = "") -> str:
             ack=ack,
             chart=charts.values(found.page.values, "Value difference per round; table below"),
             health=vitals(found),
+            gain=Markup(gain_chart.draw(found.helped) or ""),  # it escapes every text
             samples=None if found.samples is None else columns(found.samples),
             preview=preview(site, found),
             states=STATES,

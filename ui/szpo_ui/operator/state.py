@@ -13,6 +13,7 @@ from szpo.aggregation.link_test import LinkCheck
 from szpo.analysis import evidence, improvement, outlook, overview
 from szpo.analysis.agreement import PanelistRow
 from szpo.analysis.evidence import RunFacts
+from szpo.analysis.improvement import Improvement
 from szpo.analysis.outlook import Outlook
 from szpo.analysis.overview import Overview
 from szpo.ledger import orders
@@ -109,8 +110,8 @@ class OperatorState:
     guideline: str
     votes_needed: int
     """Votes from which an operator may close the open round."""
-    helped: str
-    """Whether the run helped, in one sentence."""
+    helped: Improvement
+    """Whether the run helped."""
     link: LinkCheck | None
     """What triads say of the logistic link; None where none were ordered."""
     held_out: HeldOut | None
@@ -135,7 +136,7 @@ def read_state(site: Site) -> OperatorState:
     """Read the state of the page from the ledger."""
     ledger = site.ledger
     live, now = controls.is_live(ledger), site.clock()
-    status, (facts, page, cast) = site.status.read(), _figures(site, live)
+    status, (facts, page, cast, helped) = site.status.read(), _figures(site, live)
     cast = votes_cast.count(ledger, cast)
     placed = orders.orders(ledger)
     drawn = [o for o in placed if o.kind == "samples" and o.result is not None and not o.error]
@@ -172,14 +173,14 @@ def read_state(site: Site) -> OperatorState:
         question=site.config.panel.question,
         guideline=site.config.panel.guideline,
         votes_needed=math.ceil(status.votes_needed * controls.quorum(site) - 1e-9),
-        helped=improvement.read(ledger).sentence,
+        helped=helped,
         link=triads.results(ledger),
         held_out=held_out.read(ledger),
         ahead=outlook.read(ledger),
     )
 
 
-def _figures(site: Site, live: bool) -> tuple[RunFacts, Overview, VotesCast]:
+def _figures(site: Site, live: bool) -> tuple[RunFacts, Overview, VotesCast, Improvement]:
     """The figures and the votes cast, computed when a round moves and once a minute.
 
     Reading thousands of votes takes a good part of a second, which the votes of an open round,
@@ -191,9 +192,10 @@ def _figures(site: Site, live: bool) -> tuple[RunFacts, Overview, VotesCast]:
     shown = _last_event(ledger) if live else None
     key = (decided["event"], states, shown, live, ledger.clock() // 60_000_000)
 
-    def read() -> tuple[RunFacts, Overview, VotesCast]:
+    def read() -> tuple[RunFacts, Overview, VotesCast, Improvement]:
         rows = evidence.read(ledger, live=live)
-        return rows.run, overview.overview(rows), votes_cast.count(ledger)
+        page = overview.overview(rows)
+        return rows.run, page, votes_cast.count(ledger), improvement.read(ledger)
 
     return site.figures.get(key, read)
 
