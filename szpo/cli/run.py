@@ -26,7 +26,7 @@ from szpo.config.schema import Config
 from szpo.errors import EngineError, UsageError
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest
-from szpo.notices import setup_progress
+from szpo.notices import setup_progress, web_hook
 from szpo.reports.html_report import Score
 from szpo.runs import cost_plan, machine_check
 from szpo.training import step_report
@@ -289,7 +289,10 @@ def drive(ledger: Ledger, parts: Any, *, as_json: bool = False, stay: bool = Fal
         console.complain(f"waiting for votes from elsewhere, such as: szpo simulate {ledger.path}")
     measured = measuring.prepare(ledger, parts, score, console.complain)
     live = console.errors.is_terminal and not as_json
-    with _bar(live) as bar:
+    with (
+        _bar(live) as bar,
+        web_hook.sending(ledger, config.hook, console.complain) as begin_sending,
+    ):
         task = bar.add_task("votes", total=config.votes_per_step * config.steps, note="")
 
         source, pause = assemble.source(ledger, parts), _waiter(config)
@@ -303,6 +306,7 @@ def drive(ledger: Ledger, parts: Any, *, as_json: bool = False, stay: bool = Fal
             worker.fulfil(ledger, source, console.complain)
 
         def go(held: lease.Lease, wait: Callable[[], None]) -> step_report.Outcome:
+            begin_sending()
             measuring.before(measured)
             found = driver.drive(ledger, parts, on_step=on_step, wait=wait, held=held)
             measuring.after(measured, found)

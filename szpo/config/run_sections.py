@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from datetime import date
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
@@ -198,6 +199,104 @@ class Guards(Section):
                 f"min_length {self.min_length:g} must be below max_length {self.max_length:g}"
             )
         return self
+
+
+class Hook(Section):
+    """A web hook: a message when a round waits, a guard pauses, a run ends or cannot begin."""
+
+    url: str | None = Field(
+        None,
+        max_length=2000,
+        description="Where messages are sent by POST: http(s)://…, addresses of your own network "
+        "included; left out: none is sent. It stands in the record and in exports; write env:NAME "
+        "for an address that is itself a secret, and put it into that environment variable.",
+    )
+    secret_env: str = Field(
+        "SZPO_HOOK_SECRET",
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$",
+        description="Environment variable with the secret that messages are signed with; where it "
+        "is not set they are not signed.",
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _url_can_be_asked(cls, url: str | None) -> str | None:
+        if url is not None and not ENVIRONMENT_NAME.fullmatch(url):
+            check_address(url)
+        return url
+
+
+ENVIRONMENT: Final = "env:"
+ENVIRONMENT_NAME: Final = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]{0,99}")
+
+
+def check_address(url: str) -> None:
+    """Refuse what is no address of the web.
+
+    Raises:
+        ValueError: it is not http(s)://host, or has a name and a password in it.
+    """
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        bare = parts.username is None and parts.password is None and url.isprintable()
+    except ValueError:
+        good = bare = False
+    if not good or not bare or " " in url:
+        raise ValueError("give http://… or https://… with a host and no password, or env:NAME")
+
+
+CODE: Final = r"^[A-Za-z0-9_-]{1,64}$"
+
+
+class Prolific(Section):
+    """An open link for the participants of a study on Prolific; see docs/panel.md."""
+
+    study: str | None = Field(
+        None,
+        pattern=CODE,
+        description="The study's id, which Prolific shows in its address (STUDY_ID); left out: "
+        "there is no open link.",
+    )
+    places: int = Field(
+        50,
+        ge=1,
+        le=100_000,
+        description="Participants who can take part; who runs out of time leaves a place free.",
+    )
+    votes: Count = Field(10, description="Comparisons after which a participant has finished.")
+    minutes: Positive = Field(
+        60.0,
+        le=10_080,
+        description="How long a participant may take from the first arrival on; give what the "
+        "study gives at most.",
+    )
+    completion_code: str | None = Field(
+        None, pattern=CODE, description="The code that pays, for who has finished."
+    )
+    declined_code: str | None = Field(
+        None,
+        pattern=CODE,
+        description="The code for who does not agree to take part; left out: they are asked to "
+        "return their submission.",
+    )
+    return_url: str = Field(
+        "https://app.prolific.com/submissions/complete",
+        max_length=2000,
+        description="Where participants go back to; the code is added as cc=CODE.",
+    )
+
+    @model_validator(mode="after")
+    def _who_finishes_is_paid(self) -> Self:
+        if self.study is not None and self.completion_code is None:
+            raise ValueError("prolific.study needs prolific.completion_code: who finishes is paid")
+        return self
+
+    @field_validator("return_url")
+    @classmethod
+    def _return_url_is_an_address(cls, url: str) -> str:
+        check_address(url)
+        return url
 
 
 class Evaluation(Section):

@@ -20,7 +20,7 @@ from szpo.config.engine import Engine
 from szpo.config.judge import Judge
 from szpo.config.model_sections import Adapter, Generation, Model, Prompts, Subspace
 from szpo.config.optimizer_sections import Optimizer, Selection
-from szpo.config.run_sections import Evaluation, Guards, Panel, Run
+from szpo.config.run_sections import Evaluation, Guards, Hook, Panel, Prolific, Run
 from szpo.config.section import Section
 from szpo.errors import UsageError
 from szpo.optim.checked_settings import AUTO_RULES, WARMUP, defaults
@@ -66,6 +66,8 @@ class Config(Section):
     engine: Engine = Field(default_factory=lambda: Engine())
     guards: Guards = Field(default_factory=lambda: Guards())
     evaluation: Evaluation = Field(default_factory=lambda: Evaluation())
+    hook: Hook = Field(default_factory=lambda: Hook())
+    prolific: Prolific = Field(default_factory=lambda: Prolific())
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:

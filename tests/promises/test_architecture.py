@@ -34,8 +34,8 @@ ORDER = {
         "judges", "analysis", "reports", "active", "baselines", "cli",
     ),
     "szpo_ui": (
-        "headers", "web", "startup", "panel", "operator", "posterior", "app", "folder", "serve",
-        "invite", "bench",
+        "headers", "web", "startup", "prolific", "panel", "operator", "posterior", "app", "folder",
+        "serve", "invite", "bench",
     ),
     "szpo_simulators": (
         "rewards", "study", "panels", "worlds", "baselines", "judges", "vpl", "compare", "bench",

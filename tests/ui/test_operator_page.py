@@ -136,6 +136,8 @@ def look_ahead(stage: Stage, **fields: Any) -> None:
     outlook = {**SURE.to_json(), "share": 0.5, "drift": 2.0, **fields}
     body = {"step": 1, "total_votes": 8, "extra": {"outlook": outlook}}
     stage.ledger.record_event("step", "controller", body)
+
+
 def measured(stage: Stage, *points: tuple[int, float]) -> None:
     """Measurements of three held-out prompts: after a number of steps, each with a mean reward."""
     for steps, reward in points:

@@ -22,6 +22,7 @@ from szpo.errors import SzpoError
 from szpo_ui.operator import votes_page
 from szpo_ui.posterior import mounts
 from szpo_ui.posterior import page as posterior_page
+from szpo_ui.prolific import routes as prolific
 from szpo_ui.web import api, login
 from szpo_ui.web.credential_rows import Role
 from szpo_ui.web.mounting import STATIC, call_in_loop, icon, mount
@@ -70,6 +71,7 @@ def create(
     app.add_api_route("/healthz", healthz)
     app.add_api_route("/favicon.ico", icon)
     app.include_router(login.router(site, sessions))
+    app.include_router(prolific.router(site))
     call_in_loop(partial(_mount_all, app, site, pages))
     app.add_middleware(CORSMiddleware, allow_origins=[])  # else Gradio echoes any origin
     app.add_middleware(AccessControl, site=site, sessions=sessions, admission=admission)

@@ -32,6 +32,7 @@ from szpo_ui.web.address import (
 from szpo_ui.web.child_process import Keeper, start
 
 if TYPE_CHECKING:  # loaded where it is used: the first page is not to wait for it
+    from szpo.config.run_sections import Hook
     from szpo.config.schema import Config
     from szpo.ledger.database import Ledger
 
@@ -151,7 +152,7 @@ def _serve(chosen: Wishes, listener: socket.socket, address: SiteAddress) -> int
 
         try:
             if child is not None:
-                _wait_for(path, child)
+                _wait_for(path, child, None if config is None else config.hook)
             site = open_site(path, secure=address.secure)
         except BaseException:
             if child is not None:
@@ -219,17 +220,30 @@ def _begin(chosen: Wishes, path: Path) -> subprocess.Popen[Any]:
     return start([*_szpo(), "run", *words, "--stay", *held])
 
 
-def _wait_for(path: Path, child: subprocess.Popen[Any], pause: float = 0.2) -> None:
-    """Wait until the child has written the run's file.
+def _wait_for(
+    path: Path, child: subprocess.Popen[Any], hook: Hook | None = None, pause: float = 0.2
+) -> None:
+    """Wait until the child has written the run's file; a ``hook`` is sent word if it fails.
 
     Raises:
         SzpoError: the child ended before; it has printed the reason.
     """
     while not path.exists():
         if child.poll() is not None:
+            if hook is not None:
+                _send_failure(path, hook, child.returncode)
             failure: type[SzpoError] = UsageError if child.returncode == 2 else ResourceError
             raise failure(f"the run could not be set up (exit code {child.returncode}); see above")
         time.sleep(pause)
+
+
+def _send_failure(path: Path, hook: Hook, code: int) -> None:
+    from szpo.ledger.database import now_us
+    from szpo.notices import web_hook
+    from szpo.notices.hook_events import Message
+
+    message = Message(path.stem, "setup_failed", "setup", now_us(), {"exit_code": code})
+    web_hook.send(hook, message, _say)
 
 
 def _keepers(

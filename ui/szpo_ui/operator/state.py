@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from szpo.aggregation.link_test import LinkCheck
 from szpo.analysis import evidence, improvement, outlook, overview
@@ -20,6 +18,8 @@ from szpo.ledger import orders
 from szpo.ledger.canonical import canonical, sha256
 from szpo.ledger.database import Ledger
 from szpo.ledger.orders import Order
+from szpo.notices import hook_events
+from szpo.notices.hook_events import Failure
 from szpo.runs import cost_plan
 from szpo.training import budget, held_out
 from szpo.training.budget import Limits
@@ -28,7 +28,8 @@ from szpo.training.status import RoundStatus
 from szpo.types import Assignment, Comparison
 from szpo.voting import calibration, lease, pauses, triads
 from szpo.voting.pauses import PendingPause
-from szpo_ui.operator import controls, votes_cast
+from szpo_ui.operator import controls, log, votes_cast
+from szpo_ui.operator.log import Line
 from szpo_ui.operator.votes_cast import VotesCast
 from szpo_ui.panel.comparison_view import Sheet, sheet
 from szpo_ui.web import credentials
@@ -36,12 +37,8 @@ from szpo_ui.web.credential_rows import Invited
 from szpo_ui.web.markup import whole
 from szpo_ui.web.site import Site
 
-EVENTS: Final = 80
-"""Events shown, newest first."""
 ONLINE_US: Final = 150_000_000
 """A person seen within this time counts as online, µs; sightings are recorded once a minute."""
-HIDDEN_EVENTS: Final = ("rows", "generated", "step", "consent", "measured")
-"""Kinds of events that the log leaves out: other lines report them, or they are private."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +52,6 @@ class Person:
     excluded: bool
     cast: int
     """Training comparisons answered, those of the open round too; `row` has the counted ones."""
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One line of the log."""
-
-    at_us: int
-    who: str
-    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +104,8 @@ class OperatorState:
     """What triads say of the logistic link; None where none were ordered."""
     held_out: HeldOut | None
     """The last measurement on held-out prompts."""
+    hook: Failure | None
+    """The last message of the web hook, where it was given up."""
     ahead: Outlook | None
     """What more votes would buy; None under rules that do not look ahead."""
 
@@ -162,7 +152,7 @@ def read_state(site: Site) -> OperatorState:
         ended=_last_end(ledger),
         people=people,
         waiting=tuple(each for each in listed.values() if each.role == "operator"),
-        log=_log(ledger),
+        log=log.read(ledger),
         limits=controls.limits(site),
         pending=pauses.find_pending_pause(ledger),
         live=live,
@@ -176,6 +166,7 @@ def read_state(site: Site) -> OperatorState:
         helped=helped,
         link=triads.results(ledger),
         held_out=held_out.read(ledger),
+        hook=hook_events.last_failure(ledger),
         ahead=outlook.read(ledger),
     )
 
@@ -250,139 +241,6 @@ _MATRIX_S: Final = 0.02
 def _sheet(comparison: Comparison) -> Sheet:
     order = tuple(range(len(comparison.rows)))
     return sheet(comparison, Assignment("preview", comparison.id, "preview", "A", order, 0))
-
-
-# ---- the log ----
-
-_Entry = tuple[int, str, Callable[[], str]]
-"""Time, name, and a function that makes the sentence; it is called for the newest only."""
-
-
-def _log(ledger: Ledger) -> tuple[Line, ...]:
-    entries = [*_events(ledger), *_votes(ledger), *_rounds(ledger)]
-    entries.sort(key=lambda entry: -entry[0])
-    return tuple(Line(at_us, who, describe()) for at_us, who, describe in entries[:EVENTS])
-
-
-def _events(ledger: Ledger) -> Iterator[_Entry]:
-    marks = ", ".join("?" * len(HIDDEN_EVENTS))
-    names = {row["panelist"]: row["pseudonym"] for row in ledger.query("SELECT * FROM panelists")}
-    for e in ledger.query(
-        f"SELECT * FROM events WHERE kind NOT IN ({marks}) ORDER BY event DESC LIMIT ?",
-        (*HIDDEN_EVENTS, EVENTS),
-    ):
-        who = str(names.get(e["actor"], e["actor"]))
-        yield e["at_us"], who, partial(_describe_event, e["kind"], e["body"], names)
-
-
-def _votes(ledger: Ledger) -> Iterator[_Entry]:
-    """One entry per vote: who voted and when, never the answer."""
-    for row in ledger.query(
-        "SELECT v.received_us, v.revision, v.choice = 'skip' AS skip, v.late, p.pseudonym, "
-        "c.step, c.kind FROM votes v JOIN assignments a USING (assignment) "
-        "JOIN panelists p USING (panelist) JOIN comparisons c USING (comparison) "
-        "ORDER BY v.vote DESC LIMIT ?",
-        (EVENTS,),
-    ):
-        yield row["received_us"], row["pseudonym"], partial(_describe_vote, row)
-
-
-def _describe_vote(row: Mapping[str, Any]) -> str:
-    if row["kind"] != "train":
-        return f"answered a {_KINDS[row['kind']]}"
-    where = f"in round {row['step'] + 1}"
-    if row["late"]:
-        return f"voted {where} after it had closed"
-    if row["revision"]:
-        return f"changed a vote {where}"
-    return f"{'could not judge' if row['skip'] else 'voted'} {where}"
-
-
-_KINDS: Final = {
-    "gold": "calibration comparison", "aa": "calibration comparison",
-    "repeat": "calibration comparison", "final": "blind final comparison",
-    "practice": "practice comparison",
-}  # fmt: skip
-_CLOSED: Final = {
-    "rule": "all votes in", "deadline": "deadline", "auto": "nothing to compare",
-}  # fmt: skip
-
-
-def _rounds(ledger: Ledger) -> Iterator[_Entry]:
-    for row in ledger.steps()[-EVENTS:]:
-        if row["opened_us"] is not None:
-            yield row["opened_us"], "run", partial("round {} opened".format, row["step"] + 1)
-        if row["closed_us"] is not None and row["closed_by"] != "operator":
-            how = _CLOSED[row["closed_by"]]
-            yield (
-                row["closed_us"],
-                "run",
-                partial("round {} closed: {}".format, row["step"] + 1, how),
-            )
-    for row in ledger.query(
-        "SELECT step, max(applied_us) AS at_us FROM updates GROUP BY step ORDER BY step DESC "
-        "LIMIT ?",
-        (EVENTS,),
-    ):
-        yield row["at_us"], "run", partial("update of round {} applied".format, row["step"] + 1)
-
-
-def _describe_event(kind: str, text: str, names: Mapping[str, str]) -> str:
-    body = json.loads(text)
-    reason = f": {body['reason']}" if body.get("reason") else ""
-    round_ = body["step"] + 1 if isinstance(body.get("step"), int) else "?"
-    who = names.get(body.get("panelist") or "", body.get("role") or "somebody")
-    match kind:
-        case "pause":
-            return f"paused the run{reason}"
-        case "pause after":
-            return f"asked for a pause after the round{reason}"
-        case "unpause":
-            return "let the run go on"
-        case "close":
-            return f"closed round {round_}{reason}"
-        case "void":
-            return f"gave round {round_} up{reason}"
-        case "limits":
-            return "set the limits: " + (_describe_limits(body) or "none")
-        case "stop":
-            return f"set the last round to {body.get('step') or 'none'}"
-        case "invite":
-            return f"invited {who}"
-        case "revoke":
-            return f"revoked the access of {who}"
-        case "erase":
-            return f"erased what was personal of {who}"
-        case controls.EXCLUDE:
-            return f"excluded {who} from now on{reason}"
-        case controls.LIVE:
-            return f"turned the view of open votes {'on' if body.get('on') else 'off'}"
-        case "order":
-            where = _describe_percent((body.get("body") or {}).get("percent"))
-            return f"ordered {_ORDERS.get(body.get('kind', ''), 'something')}{where}"
-        case "done":
-            return "fulfilled an order"
-        case "order closed":
-            return "closed a final comparison"
-        case "branch":
-            return f"branched {body.get('name')} off after round {(body.get('after') or 0) + 1}"
-        case "controller ended":
-            return f"controller ended with code {body.get('code')}"
-    return kind
-
-
-_ORDERS: Final = {
-    "final": "a blind final comparison", "samples": "samples",
-    "triads": "triads that test the link",
-}  # fmt: skip
-
-
-def _describe_percent(percent: int | None) -> str:
-    return "" if percent in (None, 100) else f" at {percent} % of the way from the start"
-
-
-def _describe_limits(body: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in body.items() if value is not None)
 
 
 def columns(samples: Order) -> tuple[Sequence[str], list[tuple[str, list[tuple[str, bool]]]]]:

@@ -17,6 +17,7 @@ from szpo.voting.service import SeatKind
 from szpo_ui.panel import screens, texts
 from szpo_ui.panel.comparison_view import sheet
 from szpo_ui.panel.screens import Alive, Feedback, Mode, PageState, Screen
+from szpo_ui.prolific import participants
 from szpo_ui.web.site import Site
 
 Do = Literal[
@@ -203,7 +204,11 @@ def _agree(site: Site, panelist: str, code: str) -> None:
     """Record that a panelist agreed, with the wording that stood on their screen."""
     if not screens.consented(site, panelist):
         language = texts.choose_language(code, None)
-        digest = sha256(canonical(language.page["consent"]))
+        chosen, status = site.config.prolific, site.status.read()
+        wording = language.page["consent"]
+        if participants.standing(site.ledger, panelist, chosen, status) is not None:
+            wording = [*wording, language.page["study_consent"]]
+        digest = sha256(canonical(wording))
         body = {"panelist": panelist, "text": digest, "language": language.code}
         if site.config.panel.consent is not None:
             body["own"] = sha256(canonical(site.config.panel.consent))

@@ -20,11 +20,13 @@ from szpo.voting.service import VoteService
 from szpo_ui.panel import facts
 from szpo_ui.panel.comparison_view import Sheet, sheet
 from szpo_ui.panel.facts import Facts, Progress
+from szpo_ui.prolific import participants
+from szpo_ui.prolific.participants import Standing
 from szpo_ui.web.site import Site
 
 State = Literal[
     "welcome", "practice", "feedback", "idle", "vote", "closed", "waiting", "calib", "final",
-    "paused", "break", "other-tab", "finished", "error",
+    "paused", "break", "other-tab", "finished", "complete", "error",
 ]  # fmt: skip
 Mode = Literal["", "break", "revise", "practice"]
 
@@ -122,6 +124,10 @@ class Screen:
     """The code of a line above the screen (`szpo_ui.panel.texts.Language.notices`)."""
     mode: Mode = ""
     error: str | None = None
+    study: Standing | None = None
+    """How far a participant of a Prolific study is."""
+    base: str = ""
+    """What the site's paths begin with."""
 
 
 Alive = Callable[[str, str], bool]
@@ -147,6 +153,10 @@ def look(site: Site, panelist: str, name: str, page: PageState, alive: Alive) ->
         if held["tab"] != page.tab:  # its tab is closed, so this one may answer
             site.service.take(held["assignment"], page.tab)
         return viewer.make_reading_screen(EXTRA[held["kind"]], held)
+    if page.mode != "revise" and viewer.has_finished():
+        if held is not None:
+            site.service.release(held["assignment"])
+        return viewer.make_screen("complete")
     if status.state == "paused":
         return viewer.make_screen("paused")
     if shown is not None and shown["kind"] == "train":
@@ -265,8 +275,18 @@ class _Viewer:
             name=self.name,
             status=redact_for_panelists(self.status),
             key=key(self.status, elsewhere=state == "other-tab"),
+            study=self.study(),
+            base=self.site.prefix,
             **what,
         )
+
+    def study(self) -> Standing | None:
+        site = self.site
+        return participants.standing(site.ledger, self.panelist, site.config.prolific, self.status)
+
+    def has_finished(self) -> bool:
+        found = self.study()
+        return found is not None and found.finished
 
     def make_reading_screen(self, state: State, row: Record, **what: Any) -> Screen:
         comparison = self.site.ledger.comparison(row["comparison"])

@@ -1,6 +1,8 @@
 """Credentials as rows of the ledger: hashed secrets under ids of the form kind:name:random.
 
-Kinds are ``link``, ``code`` and ``session``; a link that was redeemed is ``used``.
+Kinds are ``link``, ``code`` and ``session``; a link that was redeemed is ``used``, as is the right
+of somebody who came by an open link. A ``key`` is nobody's: pseudonyms of such people are made
+with it.
 """
 
 from __future__ import annotations
@@ -107,6 +109,11 @@ def add(ledger: Ledger, kind: str, who: Holder, secret: str, now_us: int, expire
         (credential, who.panelist, who.role, sha256(secret), now_us, expires_us),
     )
     return credential
+
+
+def add_key(ledger: Ledger, who: Holder, now_us: int) -> None:
+    """Store a random key that opens nothing: the row's hash is it, its secret is forgotten."""
+    add(ledger, "key", who, secrets.token_urlsafe(32), now_us, now_us)
 
 
 def find(ledger: Ledger, secret: str, kinds: tuple[str, ...]) -> Record | None:

@@ -130,6 +130,36 @@ def invite(
     return Invitation(role, name, panelist, token, code, expires)
 
 
+def admit(
+    ledger: Ledger, name: str, *, until_us: int, contact: Contact, by: str
+) -> tuple[str, Identity]:
+    """Begin a session of a panelist who came by an open link; returns its secret and whose it is.
+
+    They are enrolled under the name at their first arrival, which is an event like an
+    invitation's with ``by``. Their sessions end at ``until_us`` at the latest.
+    """
+    _forget(ledger)
+    with ledger.transaction("access"):
+        panelist = VoteService(ledger).enroll("person", name)
+        rights = credential_rows.under(ledger, f"used:{name}")
+        if not rights:
+            ledger.record_event(
+                "invite", "access", {"role": "panelist", "panelist": panelist, "by": by}
+            )
+        for row in rights:
+            ledger.execute("DELETE FROM credentials WHERE credential = ?", (row["credential"],))
+        who = credential_rows.Holder("panelist", name, panelist)
+        now, unknown = ledger.clock(), secrets.token_urlsafe(32)
+        credential_rows.add(ledger, "used", who, unknown, now, until_us)
+        ledger.execute("DELETE FROM contacts WHERE panelist = ?", (panelist,))
+        ledger.execute(
+            "INSERT INTO contacts VALUES (?, ?, ?, ?)", (panelist, *asdict(contact).values())
+        )
+        right = credential_rows.find(ledger, unknown, ("used",))
+        assert right is not None, name  # it was added above
+        return _begin(ledger, right)
+
+
 def redeem(ledger: Ledger, token: str) -> tuple[str, Identity]:
     """Turn a link's token into a session; returns its secret and whose it is. Works once.
 
@@ -244,6 +274,8 @@ def list_people(ledger: Ledger) -> list[Invited]:
     names = {row["panelist"]: row["name"] for row in ledger.query("SELECT * FROM contacts")}
     people: dict[str, list[Record]] = {}
     for row in ledger.query("SELECT * FROM credentials ORDER BY rowid"):
+        if credential_rows.kind(row) not in credential_rows.KINDS:
+            continue
         people.setdefault(credential_rows.name_of(row), []).append(row)
     now = ledger.clock()
     return [

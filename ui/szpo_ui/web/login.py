@@ -254,10 +254,7 @@ def router(site: Door, sessions: Sessions) -> APIRouter:
         if old := _token(site, request.headers):  # a fresh session, never a second one
             await run_in_threadpool(credentials.logout, site.ledger, old)
         answer = JSONResponse({"go": home_of(site, found.role), "name": found.name})
-        answer.set_cookie(
-            cookie_name(site.secure, site.prefix), secret, path="/", secure=site.secure,
-            httponly=True, samesite="strict",
-        )  # fmt: skip
+        set_session(answer, site, secret)
         return answer
 
     @routes.post("/logout")
@@ -279,6 +276,14 @@ def _token(site: Door, headers: Headers) -> str | None:
     if scheme.casefold() == "bearer":
         return value.strip() or None
     return cookie_parser(headers.get("cookie", "")).get(cookie_name(site.secure, site.prefix))
+
+
+def set_session(answer: Response, site: Door, secret: str) -> None:
+    """Give a browser the cookie of a session."""
+    answer.set_cookie(
+        cookie_name(site.secure, site.prefix), secret, path="/", secure=site.secure,
+        httponly=True, samesite="strict",
+    )  # fmt: skip
 
 
 def _network(request: Request) -> str:

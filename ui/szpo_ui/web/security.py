@@ -39,7 +39,7 @@ WAITING_THREADS = 32
 are left to pages and scripts, so that these come however long a commit takes."""
 GRADIO_PAGES = ("/panel", "/operate", "/visualize")
 """What the paths of Gradio's pages begin with."""
-OPEN_PATHS = frozenset({"/login", "/redeem", "/api/session", "/healthz", "/favicon.ico"})
+OPEN_PATHS = frozenset({"/login", "/join", "/redeem", "/api/session", "/healthz", "/favicon.ico"})
 """What needs no session, with everything under /static/."""
 
 _GRADIO = re.compile(

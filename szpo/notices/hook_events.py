@@ -1,0 +1,93 @@
+"""What a web hook is sent of a run: messages that follow from the record, each with a key.
+
+They hold no text that anybody wrote or read and no name of a person. What was sent, or given up,
+is an event of kind ``hook`` with the key, so that a restart sends nothing twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from szpo.ledger.canonical import sha256
+from szpo.ledger.database import Ledger
+from szpo.training.status import RoundStatus
+
+KIND: Final = "hook"
+What = Literal["round_waits", "guard_paused", "run_ended", "setup_failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """Something that a web hook is sent."""
+
+    run: str
+    what: What
+    key: str
+    """Names it within its run."""
+    at_us: int
+    facts: Mapping[str, str | int] = field(default_factory=dict)
+
+    @property
+    def delivery(self) -> str:
+        """The same for every try, also after a restart, so that a receiver can drop doubles."""
+        return sha256(f"{self.run} {self.key} {self.at_us}")[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A message that was given up."""
+
+    what: What
+    why: str
+    at_us: int
+
+
+def due(ledger: Ledger, status: RoundStatus) -> list[Message]:
+    """The messages that were neither sent nor given up, oldest first; ``status`` is the run's."""
+    settled = {event["body"]["key"] for event in ledger.events(KIND)}
+    found = [each for each in _messages(ledger, status) if each.key not in settled]
+    return sorted(found, key=lambda each: each.at_us)
+
+
+def settle(ledger: Ledger, message: Message, tries: int, failure: str) -> None:
+    """Record that a message was delivered, or, where there is a ``failure``, given up."""
+    body = {"key": message.key, "what": message.what, "tries": tries, "failure": failure}
+    ledger.record_event(KIND, "hook", body)
+
+
+def last_failure(ledger: Ledger) -> Failure | None:
+    """The last message, where it was given up; None where it was delivered, or there is none."""
+    events = list(ledger.events(KIND))[-1:]
+    if not events or not events[0]["body"]["failure"]:
+        return None
+    body = events[0]["body"]
+    return Failure(body["what"], body["failure"], events[0]["at_us"])
+
+
+def _messages(ledger: Ledger, status: RoundStatus) -> Iterator[Message]:
+    run = ledger.path.stem
+    panel = ledger.spec.get("config", {}).get("panel", {})
+    waits = panel.get("kind", "people") == "people" or not panel.get("inside", True)
+    if waits and status.state == "open" and status.step is not None:
+        facts: dict[str, str | int] = {"round": status.step + 1, "votes": status.votes_needed}
+        yield Message(run, "round_waits", f"round {status.step}", status.opened_us or 0, facts)
+    for event in ledger.query(
+        "SELECT event, at_us, actor FROM events WHERE kind = 'pause' AND actor LIKE 'guard %' "
+        "ORDER BY event"
+    ):
+        facts = {"guard": str(event["actor"]).removeprefix("guard ")}
+        yield Message(run, "guard_paused", f"pause {event['event']}", event["at_us"], facts)
+    at_limit = status.paused_by == "limit"
+    if status.state == "finished" or at_limit:
+        last = ledger.query(
+            "SELECT step, max(applied_us) AS at_us, "
+            "(SELECT coalesce(sum(n_votes), 0) FROM updates) AS votes FROM updates"
+        )[0]
+        if last["step"] is not None:
+            facts = {
+                "rounds": last["step"] + 1, "votes": int(last["votes"]),
+                "why": "limit" if at_limit else "done",
+            }  # fmt: skip
+            yield Message(run, "run_ended", f"end {last['step']}", last["at_us"], facts)

@@ -1,0 +1,261 @@
+"""A study on Prolific: in by the open link, one place each, and back with a code."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import pytest
+
+from szpo.config import settings_file
+from szpo.errors import UsageError
+from szpo.ledger.canonical import canonical
+from szpo.reports import bundle
+from szpo.voting.casting import VoteRequest
+from szpo_ui import app
+from szpo_ui.prolific import participants
+from szpo_ui.prolific.participants import Arrival, ArrivalError
+from szpo_ui.web import credentials
+from tests.support.browser import MovableClock, Stage, make, serve, violations
+
+pytest_plugins = ["tests.support.browser"]
+STUDY, PID, OTHER = "66f0study", "5f1d7f1b2a3c4d5e6f708192", "60aa7f1b2a3c4d5e6f7081bb"
+SETS = (
+    f"prolific.study={STUDY}", "prolific.completion_code=CDONE123", "prolific.declined_code=CNO45",
+    "prolific.votes=1", "prolific.places=2", "prolific.minutes=30",
+)  # fmt: skip
+
+
+def coming(pid: str, study: str = STUDY) -> Arrival:
+    return Arrival(pid, study, "sub1")
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    made = make(tmp_path / "run.db", sets=SETS, clock=MovableClock())
+    made.advance()
+    yield made
+    made.ledger.close()
+
+
+def arrive(stage: Stage, pid: str, study: str = STUDY) -> credentials.Identity:
+    chosen, status = stage.site.config.prolific, stage.site.status.read()
+    participants.release_late(stage.ledger, chosen)
+    return participants.arrive(stage.ledger, chosen, coming(pid, study), status)[1]
+
+
+def refusal(stage: Stage, pid: str, study: str = STUDY) -> str:
+    with pytest.raises(ArrivalError) as found:
+        arrive(stage, pid, study)
+    return found.value.code
+
+
+def vote(stage: Stage, panelist: str | None) -> None:
+    seat = stage.site.service.assign(panelist or "")
+    assert seat is not None
+    stage.site.service.cast(VoteRequest(seat.id, "A", idem=seat.id, dwell_ms=20_000))
+
+
+# ---- places ----
+
+
+def test_who_comes_again_has_the_same_place_and_others_wait_for_a_free_one(stage: Stage) -> None:
+    first = arrive(stage, PID)
+    assert arrive(stage, PID).panelist == first.panelist
+    assert refusal(stage, OTHER, "another") == "other_study"
+    second = arrive(stage, OTHER)
+    assert second.panelist != first.panelist
+    assert refusal(stage, "third") == "full"
+    vote(stage, first.panelist)  # who has finished has the place for good
+    stage.clock.forward(25 * 60)
+    held = stage.site.service.assign(str(second.panelist))
+    assert held is not None
+    stage.clock.forward(6 * 60)
+    third = arrive(stage, "third")  # the second one's time is over: place and seat are free
+    row = stage.ledger.query("SELECT * FROM assignments WHERE assignment = ?", (held.id,))[0]
+    assert row["released_us"] is not None
+    assert refusal(stage, OTHER) == "time_over"
+    assert refusal(stage, "fourth") == "full"
+    assert arrive(stage, PID).panelist == first.panelist, "the code can be fetched later"
+    credentials.revoke(stage.ledger, third.name, "Olga")
+    assert refusal(stage, "third") == "ended"
+
+
+def test_a_session_ends_with_the_time_of_the_study(stage: Stage) -> None:
+    chosen, status = stage.site.config.prolific, stage.site.status.read()
+    secret, _ = participants.arrive(stage.ledger, chosen, coming(PID), status)
+    stage.clock.forward(29 * 60)
+    assert credentials.identify(stage.ledger, secret) is not None
+    stage.clock.forward(2 * 60)
+    assert credentials.identify(stage.ledger, secret) is None
+
+
+# ---- what is personal ----
+
+
+def test_identifiers_stand_beside_the_credentials_alone_and_can_be_erased(stage: Stage) -> None:
+    ledger, name = stage.ledger, arrive(stage, PID).name
+    vote(stage, stage.ledger.query("SELECT panelist FROM panelists")[0]["panelist"])
+    for table in ("events", "panelists", "assignments", "votes", "credentials"):
+        rows = ledger.query(f"SELECT * FROM {table}")
+        assert rows and PID not in canonical([{k: str(v) for k, v in r.items()} for r in rows])
+    listed = {each.name: each for each in credentials.list_people(ledger)}
+    assert list(listed) == [name] and listed[name].contact == f"Prolific {PID}"
+    packed = io.BytesIO()
+    bundle.write(ledger, packed)
+    unpacked = b"".join(_contents(packed))
+    assert name.encode() in unpacked
+    assert PID.encode() not in unpacked and b"sub1" not in unpacked and STUDY.encode() in unpacked
+    credentials.erase(ledger, name, "Olga")
+    assert PID.encode() not in ledger.path.read_bytes()
+    assert PID.encode() not in ledger.path.with_name("run.db-wal").read_bytes()
+
+
+def _contents(packed: io.BytesIO) -> Iterator[bytes]:
+    import zipfile
+
+    with zipfile.ZipFile(packed) as found:
+        for member in found.namelist():
+            yield found.read(member)
+
+
+def test_a_pseudonym_is_keyed_by_the_run(stage: Stage, tmp_path: Path) -> None:
+    mine = participants.pseudonym(stage.ledger, PID)
+    assert mine == participants.pseudonym(stage.ledger, PID) and PID not in mine
+    assert mine != participants.pseudonym(stage.ledger, OTHER)
+    other = make(tmp_path / "other.db", sets=SETS)
+    assert mine != participants.pseudonym(other.ledger, PID)
+    other.ledger.close()
+
+
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        (["prolific.study=S1"], "who finishes is paid"),
+        (["prolific.return_url=javascript:alert(1)"], "http://… or https://…"),
+        (["prolific.completion_code=a&b"], "prolific.completion_code"),
+        (["prolific.votes=0"], "prolific.votes"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(sets: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message.replace("…", ".")):
+        settings_file.load(preset_name="people", sets=sets)
+
+
+# ---- from end to end ----
+
+
+@dataclass
+class StandIn:
+    """Plays Prolific: leads participants to the study, and takes them back with their codes."""
+
+    url: str = ""
+    study: str = ""
+    back: list[str] = field(default_factory=list)
+
+
+@pytest.fixture
+def prolific() -> Iterator[StandIn]:
+    found = StandIn()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            path = urlsplit(self.path)
+            if path.path == "/submissions/complete":
+                found.back.append(parse_qs(path.query)["cc"][0])
+                body = b"<!doctype html><title>Prolific</title><h1>Submission received</h1>"
+                self.send_response(200)
+                self.send_header("Content-Type", "text/html")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+                return
+            pid = path.path.removeprefix("/take/")
+            self.send_response(303)
+            query = f"PROLIFIC_PID={pid}&STUDY_ID={STUDY}&SESSION_ID=sub-{pid[:4]}"
+            self.send_header("Location", f"{found.study}/join?{query}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    found.url = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    yield found
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_participant_comes_agrees_votes_and_goes_back_with_the_code(
+    tmp_path: Path, prolific: StandIn, chromium: Any
+) -> None:
+    back = f"prolific.return_url={prolific.url}/submissions/complete"
+    stage = make(tmp_path / "run.db", sets=[*SETS, back])
+    stage.advance()
+    serving = serve(app.create(stage.site))
+    prolific.study = stage.url = next(serving)
+    context = chromium.new_context()
+    context.set_default_timeout(30_000)
+    page = context.new_page()
+    page.goto(f"{prolific.url}/take/{PID}")
+    page.get_by_role("heading", name="Welcome to the panel").wait_for()
+    assert PID not in page.url and PID not in page.content()
+    assert "You are asked for 1 comparisons." in page.inner_text("#szpo-root")
+    assert violations(page) == []
+    page.get_by_role("button", name="Agree and start right away").click()
+    page.locator('#szpo-root[data-state="vote"]').wait_for()
+    assert "Your comparisons for this study: 0 of 1" in page.inner_text("#szpo-root")
+    page.goto(f"{prolific.url}/take/{PID}")  # closed by mistake, and opened again
+    page.locator('#szpo-root[data-state="vote"]').wait_for()
+    with httpx.Client(base_url=stage.url, follow_redirects=False) as early:
+        early.cookies.update({c["name"]: c["value"] for c in context.cookies(stage.url)})
+        answer = early.get("/panel-api/finish")
+        assert answer.headers["location"] == "/panel/", "no code before the votes are in"
+    (who,) = stage.ledger.query("SELECT panelist FROM panelists")
+    seat = stage.site.service.assign(who["panelist"])
+    assert seat is not None
+    stage.site.service.cast(VoteRequest(seat.id, "A", idem=seat.id, dwell_ms=20_000))
+    page.reload()
+    page.get_by_role("heading", name="You have finished").wait_for()
+    assert violations(page) == []
+    page.get_by_role("link", name="Finish and go back to Prolific").click()
+    page.get_by_role("heading", name="Submission received").wait_for()
+    assert prolific.back == ["CDONE123"]
+    (finished,) = stage.ledger.events(participants.FINISHED)
+    assert finished["body"] == {"panelist": who["panelist"], "votes": 1}
+    context.close()
+
+    page = chromium.new_page()
+    page.set_viewport_size({"width": 320, "height": 568})
+    page.goto(f"{stage.url}/join")
+    page.get_by_role("heading", name="Open the study from Prolific").wait_for()
+    assert violations(page) == []
+    assert page.evaluate("document.documentElement.scrollWidth") == 320
+    page.close()
+    with httpx.Client(base_url=stage.url) as other:
+        given = {"participant": OTHER, "study": STUDY}
+        assert other.post("/join", json=given).json() == {"go": "/panel/"}
+        answer = other.get("/panel-api/decline")
+        assert answer.headers["location"] == f"{prolific.url}/submissions/complete?cc=CNO45"
+        assert other.get("/panel-api/status").status_code == 403, "their access has ended"
+        again = other.post("/join", json=given)
+        assert (again.status_code, again.json()["error"]) == (403, "ended")
+    with httpx.Client(base_url=stage.url) as client:
+        for body in ({"participant": "<b>", "study": STUDY}, {"participant": PID}, {}):
+            assert client.post("/join", json=body).status_code == 422
+        foreign = {"Origin": "https://evil.example"}
+        given = {"participant": PID, "study": STUDY}
+        assert client.post("/join", json=given, headers=foreign).status_code == 403
+    next(serving, None)
+    stage.ledger.close()

@@ -1,0 +1,165 @@
+"""The log of the operator's page: what happened in a run, in sentences, newest first."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+from szpo.ledger.database import Ledger
+from szpo.notices import hook_events
+from szpo_ui.operator import controls
+
+EVENTS: Final = 80
+"""Events shown, newest first."""
+HIDDEN_EVENTS: Final = ("rows", "generated", "step", "consent", "measured")
+"""Kinds of events that the log leaves out: other lines report them, or they are private."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of the log."""
+
+    at_us: int
+    who: str
+    text: str
+
+
+_Entry = tuple[int, str, Callable[[], str]]
+"""Time, name, and a function that makes the sentence; it is called for the newest only."""
+
+
+def read(ledger: Ledger) -> tuple[Line, ...]:
+    """The newest lines of the log, the last event first."""
+    entries = [*_events(ledger), *_votes(ledger), *_rounds(ledger)]
+    entries.sort(key=lambda entry: -entry[0])
+    return tuple(Line(at_us, who, describe()) for at_us, who, describe in entries[:EVENTS])
+
+
+def _events(ledger: Ledger) -> Iterator[_Entry]:
+    marks = ", ".join("?" * len(HIDDEN_EVENTS))
+    names = {row["panelist"]: row["pseudonym"] for row in ledger.query("SELECT * FROM panelists")}
+    for e in ledger.query(
+        f"SELECT * FROM events WHERE kind NOT IN ({marks}) ORDER BY event DESC LIMIT ?",
+        (*HIDDEN_EVENTS, EVENTS),
+    ):
+        who = str(names.get(e["actor"], e["actor"]))
+        yield e["at_us"], who, partial(_describe_event, e["kind"], e["body"], names)
+
+
+def _votes(ledger: Ledger) -> Iterator[_Entry]:
+    """One entry per vote: who voted and when, never the answer."""
+    for row in ledger.query(
+        "SELECT v.received_us, v.revision, v.choice = 'skip' AS skip, v.late, p.pseudonym, "
+        "c.step, c.kind FROM votes v JOIN assignments a USING (assignment) "
+        "JOIN panelists p USING (panelist) JOIN comparisons c USING (comparison) "
+        "ORDER BY v.vote DESC LIMIT ?",
+        (EVENTS,),
+    ):
+        yield row["received_us"], row["pseudonym"], partial(_describe_vote, row)
+
+
+def _describe_vote(row: Mapping[str, Any]) -> str:
+    if row["kind"] != "train":
+        return f"answered a {_KINDS[row['kind']]}"
+    where = f"in round {row['step'] + 1}"
+    if row["late"]:
+        return f"voted {where} after it had closed"
+    if row["revision"]:
+        return f"changed a vote {where}"
+    return f"{'could not judge' if row['skip'] else 'voted'} {where}"
+
+
+_KINDS: Final = {
+    "gold": "calibration comparison", "aa": "calibration comparison",
+    "repeat": "calibration comparison", "final": "blind final comparison",
+    "practice": "practice comparison",
+}  # fmt: skip
+_CLOSED: Final = {
+    "rule": "all votes in", "deadline": "deadline", "auto": "nothing to compare",
+}  # fmt: skip
+
+
+def _rounds(ledger: Ledger) -> Iterator[_Entry]:
+    for row in ledger.steps()[-EVENTS:]:
+        if row["opened_us"] is not None:
+            yield row["opened_us"], "run", partial("round {} opened".format, row["step"] + 1)
+        if row["closed_us"] is not None and row["closed_by"] != "operator":
+            how = _CLOSED[row["closed_by"]]
+            yield (
+                row["closed_us"],
+                "run",
+                partial("round {} closed: {}".format, row["step"] + 1, how),
+            )
+    for row in ledger.query(
+        "SELECT step, max(applied_us) AS at_us FROM updates GROUP BY step ORDER BY step DESC "
+        "LIMIT ?",
+        (EVENTS,),
+    ):
+        yield row["at_us"], "run", partial("update of round {} applied".format, row["step"] + 1)
+
+
+def _describe_event(kind: str, text: str, names: Mapping[str, str]) -> str:
+    body = json.loads(text)
+    reason = f": {body['reason']}" if body.get("reason") else ""
+    round_ = body["step"] + 1 if isinstance(body.get("step"), int) else "?"
+    who = names.get(body.get("panelist") or "", body.get("role") or "somebody")
+    match kind:
+        case "pause":
+            return f"paused the run{reason}"
+        case "pause after":
+            return f"asked for a pause after the round{reason}"
+        case "unpause":
+            return "let the run go on"
+        case "close":
+            return f"closed round {round_}{reason}"
+        case "void":
+            return f"gave round {round_} up{reason}"
+        case "limits":
+            return "set the limits: " + (_describe_limits(body) or "none")
+        case "stop":
+            return f"set the last round to {body.get('step') or 'none'}"
+        case "invite":
+            return f"invited {who}" if "by" not in body else f"{who} came from {body['by']}"
+        case "revoke":
+            return f"revoked the access of {who}"
+        case "erase":
+            return f"erased what was personal of {who}"
+        case controls.EXCLUDE:
+            return f"excluded {who} from now on{reason}"
+        case controls.LIVE:
+            return f"turned the view of open votes {'on' if body.get('on') else 'off'}"
+        case "order":
+            where = _describe_percent((body.get("body") or {}).get("percent"))
+            return f"ordered {_ORDERS.get(body.get('kind', ''), 'something')}{where}"
+        case "done":
+            return "fulfilled an order"
+        case "order closed":
+            return "closed a final comparison"
+        case "branch":
+            return f"branched {body.get('name')} off after round {(body.get('after') or 0) + 1}"
+        case hook_events.KIND if not body["failure"]:
+            return f"was sent a message ({body['what'].replace('_', ' ')})"
+        case hook_events.KIND:
+            return f"was not sent a message ({body['what'].replace('_', ' ')}): {body['failure']}"
+        case "participant finished":
+            return f"{who} finished their part of the study"
+        case "controller ended":
+            return f"controller ended with code {body.get('code')}"
+    return kind
+
+
+_ORDERS: Final = {
+    "final": "a blind final comparison", "samples": "samples",
+    "triads": "triads that test the link",
+}  # fmt: skip
+
+
+def _describe_percent(percent: int | None) -> str:
+    return "" if percent in (None, 100) else f" at {percent} % of the way from the start"
+
+
+def _describe_limits(body: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in body.items() if value is not None)
