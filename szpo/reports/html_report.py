@@ -108,7 +108,7 @@ def render(
         facts=facts,
         verification=verification,
         settings=_flatten_spec(ledger.spec),
-        changed=_changed(ledger.spec.get("config", {})),
+        changed=_list_changes(ledger.spec.get("config", {})),
         words_per_minute=summary.WORDS_PER_MINUTE,
         version=__version__,
     )
@@ -378,7 +378,7 @@ def _flatten_spec(spec: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     return sections
 
 
-def _changed(recorded: Mapping[str, Any]) -> list[dict[str, str]]:
+def _list_changes(recorded: Mapping[str, Any]) -> list[dict[str, str]]:
     """The recorded settings that differ from their defaults, in the order of the settings file."""
     return [
         {"key": f"{section}.{key}", "value": _short(values[key]), "default": _short(default)}

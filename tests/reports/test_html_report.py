@@ -121,7 +121,7 @@ def test_settings_hold_both_what_was_asked_and_what_was_made_of_it(yard: Path) -
 
 def test_what_differs_from_the_defaults_stands_open_and_alone(yard: Path) -> None:
     with Ledger.open(yard, readonly=True) as ledger:
-        changed = {row["key"]: row for row in html_report._changed(ledger.spec["config"])}
+        changed = {row["key"]: row for row in html_report._list_changes(ledger.spec["config"])}
     assert changed["model.name"] == {
         "key": "model.name", "value": "tabular", "default": Config().model.name,
     }  # fmt: skip
