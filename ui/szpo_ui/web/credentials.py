@@ -143,21 +143,16 @@ def admit(
         panelist = VoteService(ledger).enroll("person", name)
         rights = credential_rows.under(ledger, f"used:{name}")
         if not rights:
-            ledger.record_event(
-                "invite", "access", {"role": "panelist", "panelist": panelist, "by": by}
-            )
+            body = {"role": "panelist", "panelist": panelist, "by": by}
+            ledger.record_event("invite", "access", body)
         for row in rights:
             ledger.execute("DELETE FROM credentials WHERE credential = ?", (row["credential"],))
-        who = credential_rows.Holder("panelist", name, panelist)
-        now, unknown = ledger.clock(), secrets.token_urlsafe(32)
-        credential_rows.add(ledger, "used", who, unknown, now, until_us)
+        who, now = credential_rows.Holder("panelist", name, panelist), ledger.clock()
+        credential_rows.add(ledger, "used", who, secrets.token_urlsafe(32), now, until_us)
         ledger.execute("DELETE FROM contacts WHERE panelist = ?", (panelist,))
-        ledger.execute(
-            "INSERT INTO contacts VALUES (?, ?, ?, ?)", (panelist, *asdict(contact).values())
-        )
-        right = credential_rows.find(ledger, unknown, ("used",))
-        assert right is not None, name  # it was added above
-        return _begin(ledger, right)
+        person = panelist, *asdict(contact).values()
+        ledger.execute("INSERT INTO contacts VALUES (?, ?, ?, ?)", person)
+        return _begin(ledger, credential_rows.under(ledger, f"used:{name}")[0])
 
 
 def redeem(ledger: Ledger, token: str) -> tuple[str, Identity]:
