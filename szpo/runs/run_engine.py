@@ -253,7 +253,7 @@ def _encode(config: Config, facts: Any, prompt: str) -> tuple[int, ...]:
 
 
 def _describe_step(config: Config, size: int, places: int, seconds: float) -> str:
-    """Rows, chunks and seconds of a step, for so many rows a chunk and seconds a chunk."""
+    """Rows, chunks and seconds of a step, from rows and seconds of a chunk."""
     o = config.optimizer
     rows = 2 * o.directions * (config.selection.candidates or o.comparisons) * o.rows
     chunks = math.ceil(rows / size)
