@@ -2,7 +2,7 @@
 // Charts of runs side by side: drawn as SVG from what the server measured, read by pointer or keys,
 // zoomed by dragging. The same numbers stand in a table under each chart.
 (() => {
-  const WIDTH = 560, HEIGHT = 280, LEFT = 58, RIGHT = 14, TOP = 12, BOTTOM = 38;
+  const WIDEST = 640, NARROWEST = 200, HEIGHT = 280, LEFT = 58, RIGHT = 14, TOP = 12, BOTTOM = 38;
   const NS = "http://www.w3.org/2000/svg";
   const VOTES = 0, VALUE = 2, LOW = 3, HIGH = 4;
   const AXES = ["votes", "answers read"];
@@ -71,25 +71,27 @@
       const pad = (high - low || Math.abs(high) || 1) * 0.08;
       return [low >= 0 ? Math.max(0, low - pad) : low - pad, high + pad];
     }
-    x(value) { const [a, b] = this.range(); return LEFT + (WIDTH - LEFT - RIGHT) * (value - a) / (b - a || 1); }
+    x(value) { const [a, b] = this.range(); return LEFT + (this.width - LEFT - RIGHT) * (value - a) / (b - a || 1); }
     y(value) { const [a, b] = this.bounds; return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (value - a) / (b - a || 1); }
     under(event) {
       const box = this.plot.getBoundingClientRect(), [a, b] = this.range();
-      const at = ((event.clientX - box.left) / box.width * WIDTH - LEFT) / (WIDTH - LEFT - RIGHT);
+      const at = ((event.clientX - box.left) / box.width * this.width - LEFT) / (this.width - LEFT - RIGHT);
       return a + Math.min(1, Math.max(0, at)) * (b - a);
     }
 
     draw() {
+      // One unit is one pixel, so that labels are as large on a phone.
+      this.width = Math.max(NARROWEST, Math.min(WIDEST, this.plot.clientWidth));
       this.bounds = this.levels();
-      const svg = node("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, "aria-hidden": "true" });
-      const right = WIDTH - RIGHT, bottom = HEIGHT - BOTTOM;
+      const svg = node("svg", { viewBox: `0 0 ${this.width} ${HEIGHT}`, "aria-hidden": "true" });
+      const right = this.width - RIGHT, bottom = HEIGHT - BOTTOM;
       const levels = ticks(...this.bounds, 5), labels = tickLabels(levels);
       for (const [i, tick] of levels.entries()) {
         const y = this.y(tick);
         svg.append(node("line", { class: "grid", x1: LEFT, x2: right, y1: y, y2: y }),
           node("text", { x: LEFT - 8, y: y + 4, "text-anchor": "end" }, labels[i]));
       }
-      for (const tick of ticks(...this.range(), 5).filter(Number.isInteger)) {
+      for (const tick of ticks(...this.range(), this.width < 400 ? 3 : 5).filter(Number.isInteger)) {
         svg.append(node("text", { x: this.x(tick), y: bottom + 17, "text-anchor": "middle" },
           tick.toLocaleString("en")));
       }
@@ -211,6 +213,11 @@
     }
     document.addEventListener("change", (event) => {
       if (event.target.name === "axis") charts.forEach((chart) => chart.by(Number(event.target.value)));
+    });
+    let resized = 0;
+    window.addEventListener("resize", () => {
+      cancelAnimationFrame(resized);
+      resized = requestAnimationFrame(() => charts.forEach((chart) => chart.draw()));
     });
     document.body.dataset.drawn = "1";
   }
