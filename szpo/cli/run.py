@@ -24,6 +24,7 @@ from szpo.cli import console, inspect, record, run_paths
 from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.errors import EngineError, UsageError
+from szpo.generation import sample_check
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest
 from szpo.notices import setup_progress, web_hook
@@ -80,6 +81,9 @@ def run(
         False, "--hold", help="Begin paused: the first round waits until somebody starts it."
     ),
     folder: Path | None = typer.Option(None, "--folder", help="Folder of the runs."),
+    accept_samples: bool = typer.Option(
+        False, "--accept-samples", help="Open a run for people whatever its sample answers are."
+    ),
     as_json: bool = console.AS_JSON,
 ) -> int:
     """Tune a model from votes; --plan tells votes, reading, time and disk before it starts."""
@@ -88,6 +92,9 @@ def run(
             raise UsageError("--resume takes the run as it is; leave file, preset and hold away")
         changes = _read_changes(sets)
         path = run_paths.find(resume, folder or Path("runs"))
+        if accept_samples:
+            with Ledger.open(path) as ledger:
+                sample_check.accept(ledger, "szpo run --accept-samples")
         return _resume(path, changes, as_json=as_json, stay=stay, device=device)
     if device is not None:
         raise UsageError("--device goes with --resume; for a new run set model.device")
@@ -95,6 +102,8 @@ def run(
         raise UsageError("give a settings file (szpo init), a --preset, or --set; see --help")
     if folder is not None:
         sets = [*sets, f"run.folder={folder}"]
+    if accept_samples:
+        sets = [*sets, "panel.poor_samples=open"]
     config = settings_file.load(file, preset_name=preset, sets=sets)
     from szpo.runs import assemble
 
@@ -308,7 +317,9 @@ def drive(ledger: Ledger, parts: Any, *, as_json: bool = False, stay: bool = Fal
         def go(held: lease.Lease, wait: Callable[[], None]) -> step_report.Outcome:
             begin_sending()
             measuring.before(measured)
-            found = driver.drive(ledger, parts, on_step=on_step, wait=wait, held=held)
+            found = driver.drive(
+                ledger, parts, on_step=on_step, wait=wait, held=held, say=console.complain
+            )
             measuring.after(measured, found)
             return found
 

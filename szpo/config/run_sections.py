@@ -131,6 +131,12 @@ class Panel(Section):
         min_length=1,
         description="A UTF-8 file with that text; it is read when the run is made.",
     )
+    poor_samples: Literal["refuse", "open"] = Field(
+        "refuse",
+        description="Where too many of 20 sample answers are cut off, repeated, empty or off "
+        "topic: refuse leaves the first round closed until the operator says otherwise, open "
+        "begins all the same. Both are recorded.",
+    )
     spare: int = Field(
         1,
         ge=0,

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from szpo import cache, seeds
+from szpo.config import model_table
 from szpo.config.schema import Config
 from szpo.errors import IntegrityError, UsageError
 from szpo.files import replace_whole
@@ -119,6 +121,10 @@ def prepare(
     """
     loaded = host.facts
     say(f"model {loaded.name}, {loaded.quantization or loaded.dtype} on {loaded.device}")
+    if config.panel.kind == "people":
+        free_gib = psutil.virtual_memory().available / 2**30
+        if small := model_table.hint(config.model.name, free_gib):
+            say(f"warning: {small}")
     if loaded.adapter is not None:
         say("adapter rank, alpha, targets and layers are those of the starting adapter")
     places = host.places(config.adapter, _start_config(loaded))

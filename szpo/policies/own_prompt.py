@@ -123,3 +123,26 @@ def measure_margin(
     if np.isnan(every).all():
         return None
     return Margin(float(np.nanmedian(every)), min(OTHERS, len(prompts) - 1))
+
+
+def margins_in_turn(
+    policy: object, asked: Sequence[Prompt], answers: Sequence[Answer], seed: int
+) -> list[float | None]:
+    """The margin of one answer to each of some prompts, which may repeat, in nats.
+
+    Returns:
+        None for an empty answer; for all where the policy is no `PromptReader`, or there are fewer
+        than `FEWEST_PROMPTS` different prompts.
+    """
+    prompts = tuple(dict.fromkeys(asked))
+    margins: list[float | None] = [None] * len(asked)
+    if not isinstance(policy, PromptReader) or len(prompts) < FEWEST_PROMPTS:
+        return margins
+    places = [[i for i, own in enumerate(asked) if own == prompt] for prompt in prompts]
+    found = answer_margins(
+        policy, prompts, [[answers[i] for i in row] for row in places], seed=seed
+    )
+    for row, values in zip(places, found, strict=True):
+        for i, value in zip(row, values.tolist(), strict=True):
+            margins[i] = None if np.isnan(value) else round(value, 3)
+    return margins

@@ -11,13 +11,17 @@ import numpy as np
 
 from szpo.evaluators.panel_evaluator import LedgerEvaluator
 from szpo.evaluators.protocol import Evaluator
+from szpo.generation import sample_check
+from szpo.generation.sample_check import AnswerSource
 from szpo.ledger.database import Ledger
 from szpo.optim.rules import look_ahead
 from szpo.optim.rules.guard_geometry import Moments
 from szpo.optim.rules.registry import rule_of
 from szpo.optim.state import State
-from szpo.runs import aa_comparisons, assemble
+from szpo.policies import own_prompt
+from szpo.runs import aa_comparisons, assemble, samples
 from szpo.runs.assemble import Parts
+from szpo.runs.samples import Source
 from szpo.training import comparisons, controller, guards, step_report
 from szpo.training.services import Bounds, Hooks
 from szpo.types import Theta
@@ -35,16 +39,21 @@ def drive(
     on_step: Callable[[step_report.StepReport], None] | None = None,
     wait: Callable[[], None] = lambda: time.sleep(0.2),
     held: Lease | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> step_report.Outcome:
     """Run until the votes or the steps of the settings are spent, or somebody pauses it.
 
-    ``held`` is a lease that the caller keeps. A run for people first gets its A/A comparisons.
+    ``held`` is a lease that the caller keeps. A run for people first gets its sample check, which
+    may pause it and reports by ``say``, and its A/A comparisons.
     """
     config = parts.config
     people = config.panel.kind == "people"
     lag = config.run.lag if config.run.lag is not None else int(people)
-    if people and config.panel.calibration:
-        aa_comparisons.make(ledger, assemble.source(ledger, parts))
+    if people:
+        source = assemble.source(ledger, parts)
+        sample_check.before(ledger, config.panel, _answers(ledger, source), say)
+        if config.panel.calibration:
+            aa_comparisons.make(ledger, source)
     minutes = config.panel.deadline_minutes
     return controller.run(
         ledger,
@@ -69,6 +78,15 @@ def drive(
             lease=held,
             wait=wait,
         ),
+    )
+
+
+def _answers(ledger: Ledger, source: Source) -> AnswerSource:
+    """What the sample check draws from: the run's head and the prompts that it trains on."""
+    return AnswerSource(
+        source.prompts.train,
+        lambda asked, seed: samples.answers(ledger, source, asked, until=None, seed=seed)[0],
+        functools.partial(own_prompt.margins_in_turn, source.policy),
     )
 
 

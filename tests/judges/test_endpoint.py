@@ -241,7 +241,8 @@ def test_a_judge_visits_a_run_for_people_and_leaves_them_their_seats(tmp_path, c
 
     with StubEndpoint("longer") as stub:
         sets = [
-            "panel.kind=people", "panel.calibration=false", "optimizer.votes=2", "run.steps=1",
+            "panel.kind=people", "panel.calibration=false", "panel.poor_samples=open",
+            "optimizer.votes=2", "run.steps=1",
             "run.votes=none", "optimizer.comparisons=4", "run.lag=0", "run.name=mixed",
         ]  # fmt: skip
         line = yard_run.arguments(tmp_path, *sets)

@@ -23,7 +23,7 @@ def config_of(folder, *sets):
 
 def people_run(folder, lives=1):
     """A run for people in the yard, with a panel that answers from outside; the open ledger."""
-    config = config_of(folder, "panel.kind=people")
+    config = config_of(folder, "panel.kind=people", "panel.poor_samples=open")
     path = assemble.new_path(config)
     assemble.create(assemble.build(config, say=lambda _: None), path).close()
     judges = build("bt70", reward="walk", size=5, beta=5.0).judges

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from szpo.analysis import evidence, overview
+from szpo.analysis import evidence, overview, sample_check
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger
 from szpo.reports import bundle
@@ -76,9 +76,12 @@ def words(page: Any, heading: str) -> str:
 def test_axe_finds_nothing_before_during_paused_and_in_every_dialog(
     stage: Stage, operator: Callable[..., Any], scheme: str
 ) -> None:
+    bad = [["Why?", "It is. It is. It is. It is.", "length", -1.0], ["שלום?", "", "stop", None]]
+    stage.ledger.record_event(sample_check.KIND, "run", {"samples": bad * 10, "topic": True})
     page = operator(color_scheme=scheme).new_page()
     page.goto("/operate/")
     page.wait_for_selector("iframe.op-preview")
+    assert page.locator(".op-sample").count() == 20 and page.locator(".op-flag").count() == 3
     assert violations(page) == []
     play(stage, 2)
     order = orders.place_order(stage.ledger, "samples", "Olga", {"prompts": 1})

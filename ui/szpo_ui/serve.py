@@ -65,6 +65,7 @@ class Wishes:
     """Seconds that a colleague in the demo reads."""
     no_browser: bool = False
     url: str | None = None
+    accept_samples: bool = False
 
 
 command = typer.Typer(add_completion=False)
@@ -102,6 +103,9 @@ def serve(
     at_once: bool = typer.Option(
         False, "--at-once", help="Open a new run's first round without an operator's start."
     ),
+    accept_samples: bool = typer.Option(
+        False, "--accept-samples", help="Open the run whatever its sample answers are."
+    ),
     demo: bool = typer.Option(
         False, "--demo", help="Try it: one person, simulated colleagues, SmolLM2."
     ),
@@ -113,8 +117,9 @@ def serve(
     The pages and the JSON API are in this process, the model in one beside it.
     """
     wishes = Wishes(
-        run, folder, preset, tuple(sets), no_controller, at_once, demo, pace, no_browser, url
-    )
+        run, folder, preset, tuple(sets), no_controller, at_once, demo, pace, no_browser, url,
+        accept_samples,
+    )  # fmt: skip
     with listening(host, port, insecure=insecure) as listener:
         address = site_address(listener, host, url, names)
         if run is not None and is_folder(run, folder):
@@ -145,6 +150,7 @@ def _serve(chosen: Wishes, listener: socket.socket, address: SiteAddress) -> int
             child = _begin(chosen, path)
             _say(f"how far it is: {address.url}")
         # Imported late: gradio alone takes three seconds, which refusals above do not need.
+        from szpo.generation import sample_check
         from szpo_ui import app
         from szpo_ui.web.security import Admission
         from szpo_ui.web.server import answer
@@ -159,6 +165,8 @@ def _serve(chosen: Wishes, listener: socket.socket, address: SiteAddress) -> int
                 child.terminate()
             raise
         stack.callback(site.ledger.close)
+        if chosen.accept_samples:
+            sample_check.accept(site.ledger, "szpo serve --accept-samples")
         keepers = _keepers(chosen, path, child, site.ledger)
         for keeper in keepers:
             stack.callback(keeper.close)
@@ -217,7 +225,8 @@ def _begin(chosen: Wishes, path: Path) -> subprocess.Popen[Any]:
         words += ["--set", each]
     _say(f"setting up {path.stem}")
     held = [] if chosen.at_once or chosen.demo else ["--hold"]
-    return start([*_szpo(), "run", *words, "--stay", *held])
+    accepted = ["--accept-samples"] if chosen.accept_samples else []
+    return start([*_szpo(), "run", *words, "--stay", *held, *accepted])
 
 
 def _wait_for(

@@ -15,6 +15,7 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from szpo.errors import StorageError, UsageError
+from szpo.generation import sample_check
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger
 from szpo.replay import without_panelist
@@ -59,6 +60,8 @@ class Command(BaseModel):
     prompts: Annotated[int, Field(ge=1, le=64)] = 6
     order: Count | None = None
     on: bool = False
+    anyway: bool = False
+    """Open the first round whatever the sample answers are."""
     steps: Count | None = None
     votes: Count | None = None
     hours: Annotated[float, Field(ge=0, le=1e6)] | None = None
@@ -127,8 +130,23 @@ def _start(site: Site, by: str, command: Command) -> Reply:
         raise UsageError(
             f"start: reading takes {minutes:.0f} minutes a vote; type that number to confirm"
         )
+    _open_or_refuse(site, by, command)
     pauses.unpause(site.ledger, by)
     return Reply("The first round opens as soon as its answers are written.")
+
+
+def _open_or_refuse(site: Site, by: str, command: Command) -> None:
+    """Record that samples beyond the bounds are accepted, where that was asked for.
+
+    Raises:
+        UsageError: they are beyond, and it was not.
+    """
+    found = sample_check.read(site.ledger)
+    if found is None or not found.refusal or site.config.panel.poor_samples == "open":
+        return
+    if not command.anyway:
+        raise UsageError(f"start: {found.refusal}; tick the box to open the run all the same")
+    sample_check.accept(site.ledger, by)
 
 
 def reading_minutes(site: Site) -> float:

@@ -14,7 +14,7 @@ from szpo_ui.operator import controls
 
 EVENTS: Final = 80
 """Events shown, newest first."""
-HIDDEN_EVENTS: Final = ("rows", "generated", "step", "consent", "measured")
+HIDDEN_EVENTS: Final = ("rows", "generated", "step", "consent", "measured", "sample check")
 """Kinds of events that the log leaves out: other lines report them, or they are private."""
 
 

@@ -28,6 +28,8 @@ from markupsafe import Markup
 from pydantic import ValidationError
 
 from szpo.errors import SzpoError, UsageError
+from szpo.generation import sample_check
+from szpo.generation.answer_shares import BOUNDS, NAMES
 from szpo.intervals import Share
 from szpo.reports import bundle, gain_chart
 from szpo_ui.operator import charts, controls
@@ -36,7 +38,7 @@ from szpo_ui.operator.state import OperatorState, columns, read_state, version
 from szpo_ui.panel import render, texts
 from szpo_ui.panel.screens import Screen
 from szpo_ui.web import login
-from szpo_ui.web.markup import environment, style
+from szpo_ui.web.markup import environment, style, whole
 from szpo_ui.web.site import Site
 
 LOG: Final = logging.getLogger("szpo.operate")
@@ -196,6 +198,8 @@ def page(site: Site, ack: str = "") -> str:
             gain=Markup(gain_chart.draw(found.helped) or ""),  # it escapes every text
             samples=None if found.samples is None else columns(found.samples),
             preview=preview(site, found),
+            checked=sample_check.read(site.ledger),
+            recent=sample_check.recent(site.ledger),
             states=STATES,
             links=LINKS,
             access=ACCESS,
@@ -350,5 +354,11 @@ _WAIT: Final = "Reading the record…"
 def _environment() -> Environment:
     return environment(
         filters={"num": number, "span": span, "moment": moment, "clock": clock, "rounds": rounds},
-        names={"line": line, "choices": texts.ENGLISH.choices},
+        names={
+            "line": line,
+            "choices": texts.ENGLISH.choices,
+            "share_names": NAMES,
+            "share_bounds": BOUNDS,
+            "whole": whole,
+        },
     )

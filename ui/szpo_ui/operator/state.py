@@ -34,7 +34,6 @@ from szpo_ui.operator.votes_cast import VotesCast
 from szpo_ui.panel.comparison_view import Sheet, sheet
 from szpo_ui.web import credentials
 from szpo_ui.web.credential_rows import Invited
-from szpo_ui.web.markup import whole
 from szpo_ui.web.site import Site
 
 ONLINE_US: Final = 150_000_000
@@ -247,13 +246,7 @@ def columns(samples: Order) -> tuple[Sequence[str], list[tuple[str, list[tuple[s
     """(prompts, [(column's name, [(text, cut at the limit)])]) of an order of samples."""
     result = samples.result or {}
     named = [
-        (
-            str(c["name"]),
-            [
-                (whole(str(text), cut=end == "length"), end == "length")
-                for text, end in c["answers"]
-            ],
-        )
+        (str(c["name"]), [(str(text), end == "length") for text, end in c["answers"]])
         for c in result.get("columns", [])
     ]
     return result.get("prompts", []), named

@@ -103,6 +103,7 @@ window.szpoOperate = (() => {
     const found = {};
     for (const field of form.elements) {
       if (!field.name || (field.value === "" && field.dataset.type)) continue;
+      if (field.type === "checkbox" && !field.checked) continue;
       found[field.name] = value(field);
     }
     return found;

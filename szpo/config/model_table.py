@@ -1,0 +1,86 @@
+"""Which base model to take for people, by memory: a table from model cards, and a hint from it.
+
+The model that ships answers in seconds and well enough for a demo; a panel of people reads for
+hours, so that its time is better spent on answers of a larger one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+OVERHEAD_GIB: Final = 1.5
+"""Memory of a run beside the weights, GiB: the process, its batch of answers, their scores."""
+CPU_BILLIONS: Final = 2.0
+"""Parameters, in billions, from which a model is not taken without an accelerator."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A model as its card describes it."""
+
+    name: str
+    billions: float
+    """Parameters."""
+    licence: str
+    ran: str = "not run"
+    """What the project has run it on."""
+
+    @property
+    def weights_gib(self) -> float:
+        """Size of the weights in bf16, GiB."""
+        return self.billions * 2e9 / 2**30
+
+    @property
+    def needs_gib(self) -> float:
+        """Memory from which to take it, GiB; an estimate."""
+        return self.weights_gib + OVERHEAD_GIB
+
+
+SHIPPED: Final = Candidate("smollm2", 0.135, "Apache 2.0", "run")
+TABLE: Final = (
+    SHIPPED,
+    Candidate("HuggingFaceTB/SmolLM2-360M-Instruct", 0.362, "Apache 2.0"),
+    Candidate("HuggingFaceTB/SmolLM2-1.7B-Instruct", 1.71, "Apache 2.0"),
+    Candidate("Qwen/Qwen2.5-7B-Instruct", 7.62, "Apache 2.0"),
+    Candidate("Qwen/Qwen2.5-14B-Instruct", 14.8, "Apache 2.0"),
+)
+"""From small to large; each answers in the form of a chat."""
+
+
+def choose(free_gib: float, *, accelerator: bool) -> Candidate:
+    """Choose the largest model of the table that the memory holds.
+
+    >>> choose(6.0, accelerator=False).name, choose(20.0, accelerator=True).name
+    ('HuggingFaceTB/SmolLM2-1.7B-Instruct', 'Qwen/Qwen2.5-7B-Instruct')
+    >>> choose(64.0, accelerator=False).name, choose(0.5, accelerator=False).name
+    ('HuggingFaceTB/SmolLM2-1.7B-Instruct', 'smollm2')
+    """
+    fits = [
+        each
+        for each in TABLE
+        if each.needs_gib <= free_gib and (accelerator or each.billions < CPU_BILLIONS)
+    ]
+    return fits[-1] if fits else SHIPPED
+
+
+def hint(name: str, free_gib: float) -> str:
+    """What to say to whoever lets people judge the model that ships; "" of any other model.
+
+    Args:
+        name: The model of the run.
+        free_gib: Memory that is free on the machine, GiB; an accelerator's is not looked at.
+    """
+    if name != SHIPPED.name:
+        return ""
+    lead = (
+        "smollm2 is the model that ships, of 135 million parameters: good for a trial, but much "
+        "of what it writes is wrong, and people would judge a larger model's answers with more use"
+    )
+    better = choose(free_gib, accelerator=False)
+    if better is SHIPPED:
+        return f"{lead}; docs/hardware.md has a table by memory"
+    return (
+        f"{lead}; with {free_gib:.0f} GiB free this machine holds one such as --set "
+        f"model.name={better.name} (from the hub; docs/hardware.md has a table by memory)"
+    )

@@ -1,0 +1,181 @@
+"""A look at sample answers before people are asked, and a refusal where too many are of no use.
+
+Before its first round a run for people draws `SAMPLES` answers to its own prompts, counts those
+that nobody can judge, and records both. Shares beyond `szpo.generation.answer_shares.BOUNDS` pause
+the run; the operator may open it all the same, which the record then says.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from szpo import seeds
+from szpo.config.run_sections import Panel
+from szpo.generation import answer_shares
+from szpo.generation.answer_shares import NAMES, AnswerShares
+from szpo.ledger.database import Ledger
+from szpo.types import Answer, Prompt
+from szpo.voting import lease, pauses
+
+SAMPLES: Final = 20
+KIND: Final = "sample check"
+ACCEPTED: Final = "samples accepted"
+BY: Final = "the sample check"
+"""Who pauses a run whose samples are beyond the bounds."""
+HELP: Final = "take a larger model, a lower temperature or longer answers (docs/hardware.md)"
+ANYWAY: Final = "open all the same with --accept-samples, or on the operator's page"
+RECENT_ROUNDS: Final = 3
+"""Rounds whose answers make the shares that are shown while a run goes on."""
+_SHOWN: Final = 96
+"""Characters of a sample that the terminal shows."""
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerSource:
+    """What samples are drawn from."""
+
+    prompts: Sequence[Prompt]
+    """Those that people will judge answers to."""
+    answer: Callable[[Sequence[Prompt], int], Sequence[Answer]]
+    """One answer to each prompt at the run's head, by a seed."""
+    margins: Callable[[Sequence[Prompt], Sequence[Answer], int], Sequence[float | None]]
+    """Margin of each answer, nats, by a seed; see `szpo.policies.own_prompt.margins_in_turn`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """An answer to a prompt."""
+
+    prompt: str
+    answer: Answer
+    margin: float | None
+    """As in `szpo.policies.own_prompt`, nats; None where it was not measured, or the answer is
+    empty."""
+
+    @property
+    def shown(self) -> str:
+        """The text without the half character that a cut may leave at its end."""
+        return (
+            self.answer.text.rstrip("\ufffd") if self.answer.end == "length" else self.answer.text
+        )
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """Keys of the shares that it is counted in."""
+        own = answer_shares.measure([self.answer], None if self.margin is None else [self.margin])
+        return tuple(name for name, value in own.list_shares() if value.hits)
+
+
+@dataclass(frozen=True, slots=True)
+class SampleCheck:
+    """The samples of a run with what was found."""
+
+    samples: tuple[Sample, ...]
+    shares: AnswerShares
+    accepted: str | None
+    """Who opened the run whatever the samples are; None where nobody did."""
+
+    @property
+    def refusal(self) -> str:
+        """Why the first round stays closed; "" where it may open."""
+        beyond = self.shares.beyond()
+        if not beyond or self.accepted is not None:
+            return ""
+        return f"people could not judge these answers: {'; '.join(beyond)}"
+
+
+def before(ledger: Ledger, panel: Panel, source: AnswerSource, say: Say) -> None:
+    """Draw, show and record the samples of a run for people, once; pause it if they are refused.
+
+    Nothing is drawn of a run that simulated panelists or judges vote in, or whose first round has
+    begun. ``panel.poor_samples = "open"`` never pauses.
+    """
+    if panel.kind != "people" or _has_begun(ledger):
+        return
+    found = read(ledger)
+    if found is None:
+        ledger.record_event(KIND, "run", _draw(ledger, source))
+        found = read(ledger)
+        assert found is not None, "it was just recorded"
+        for line in describe(found):
+            say(line)
+    if not found.refusal:
+        return
+    if panel.poor_samples == "open":
+        accept(ledger, "panel.poor_samples")
+        say(f"warning: {found.refusal}; panel.poor_samples opens the run all the same")
+    elif lease.controller(ledger)["paused_by"] != BY:
+        say(f"{found.refusal}; {HELP}, or {ANYWAY}")
+        pauses.pause(ledger, BY, found.refusal)
+
+
+def accept(ledger: Ledger, by: str) -> None:
+    """Open the run whatever its samples are; recorded once."""
+    if not list(ledger.events(ACCEPTED)):
+        ledger.record_event(ACCEPTED, by, {})
+
+
+def read(ledger: Ledger) -> SampleCheck | None:
+    """The samples on record; None in a run without."""
+    drawn = list(ledger.events(KIND))
+    if not drawn:
+        return None
+    found = tuple(
+        Sample(prompt, Answer(text, end), margin)
+        for prompt, text, end, margin in drawn[-1]["body"]["samples"]
+    )
+    measured = drawn[-1]["body"]["topic"]
+    shares = answer_shares.measure(
+        [each.answer for each in found],
+        [math.nan if s.margin is None else s.margin for s in found] if measured else None,
+    )
+    accepted = [event["actor"] for event in ledger.events(ACCEPTED)]
+    return SampleCheck(found, shares, accepted[0] if accepted else None)
+
+
+def recent(ledger: Ledger) -> AnswerShares | None:
+    """The shares of the answers of the last `RECENT_ROUNDS` rounds; None before there are any."""
+    rows = ledger.query(
+        "SELECT plus, plus_end, minus, minus_end FROM answers JOIN comparisons USING (comparison) "
+        "WHERE run = ? AND kind = 'train' AND step > (SELECT max(step) FROM comparisons "
+        "WHERE run = ? AND kind = 'train') - ?",
+        (ledger.run, ledger.run, RECENT_ROUNDS),
+    )
+    if not rows:
+        return None
+    sides = ("plus", "minus")
+    return answer_shares.measure([Answer(r[s], r[f"{s}_end"]) for r in rows for s in sides])
+
+
+def describe(found: SampleCheck) -> list[str]:
+    """The samples for a terminal, a line each, then the shares."""
+    lines = []
+    for each in found.samples:
+        faults = ", ".join(NAMES[name] for name in each.faults)
+        text = " ".join(f"{each.prompt} → {each.answer.text}".split())
+        short = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+        lines.append(f"sample{f' ({faults})' if faults else ''}: {short}")
+    shares = ", ".join(f"{NAMES[name]} {s.hits:g}" for name, s in found.shares.list_shares())
+    return [*lines, f"{len(found.samples)} sample answers: {shares}"]
+
+
+def _draw(ledger: Ledger, source: AnswerSource) -> dict[str, Any]:
+    """Sample answers and their margins as an event's body."""
+    key = seeds.derive(ledger.root_seed, "sample check")
+    places = seeds.endless_order(len(source.prompts), SAMPLES, lambda lap: key)
+    asked = [source.prompts[i] for i in places]
+    answers = source.answer(asked, seeds.as_seed(key))
+    margins = source.margins(asked, answers, seeds.as_seed(key))
+    rows = [
+        [prompt.text, answer.text, answer.end, margin]
+        for prompt, answer, margin in zip(asked, answers, margins, strict=True)
+    ]
+    return {"samples": rows, "topic": any(margin is not None for margin in margins)}
+
+
+def _has_begun(ledger: Ledger) -> bool:
+    return bool(ledger.query("SELECT 1 FROM steps WHERE opened_us IS NOT NULL LIMIT 1"))
