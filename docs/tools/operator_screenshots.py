@@ -89,9 +89,10 @@ def earlier(stage: Stage, comparison: str, person: str) -> str | None:
     return counting.verdict(last["choice"], last["plus_side"])
 
 
-def picture(page: Page, name: str, *, whole: bool = True) -> None:
+def picture(page: Page, name: str, ready: str = "#op-root[data-version]") -> None:
     """Save what is on the page, with few enough colours to be small."""
-    page.wait_for_selector("#op-root[data-version]")
+    page.wait_for_selector(ready)
+    whole = not name.startswith("votes")
     page.add_style_tag(content=".op-top { position: static !important; }")
     file = ROOT / "docs" / "screens" / f"{name}.png"
     page.screenshot(path=str(file), full_page=whole)
@@ -120,6 +121,9 @@ def main() -> None:
                     page = made.new_page()
                     page.goto("/operate/")
                     picture(page, name)
+                    if stage is not first:  # what was voted on
+                        page.goto("/operate/votes?panelist=P-01&sort=split")
+                        picture(page, name.replace("operate", "votes"), ready=".vb-item")
                     made.close()
             next(serving, None)
             stage.ledger.close()

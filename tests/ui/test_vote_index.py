@@ -430,3 +430,17 @@ def test_json_lines_hold_the_votes_that_were_chosen_and_no_open_round(
     (gold,) = lines(kind="gold")
     assert gold["repeats"] in {line["comparison"] for line in everything}
     assert gold["votes"][0]["remark"] == "asleep"
+
+
+def test_a_page_says_that_the_index_is_not_whole_until_votes_are_read_too(
+    filled: tuple[Stage, dict[str, int]],
+) -> None:
+    index = VoteIndex(filled[0].ledger.path, filled[0].clock)
+    seen = [read(index).is_whole]
+    while index.advance(live=False):
+        page = read(index)
+        seen.append(page.is_whole)
+        assert page.votes < 12
+    assert seen == [False] * len(seen) and len(seen) > 3
+    assert read(index).is_whole and read(index).votes == 11
+    index.close()

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 from rich.console import Console
@@ -36,6 +36,7 @@ from szpo.types import Answer, Comparison, Prompt, Query, Row
 from szpo.voting import steps
 from szpo_ui.bench.crowd import ROWS, Measured, at_the_page, by_the_api
 from szpo_ui.web import credentials
+from szpo_ui.web.credential_rows import Role
 
 COMPARISONS: Final = 64
 TARGETS: Final = {
@@ -86,16 +87,17 @@ def _text(i: int) -> Answer:
 
 
 @contextmanager
-def server(path: Path) -> Iterator[tuple[int, int]]:
-    """The web process over a run; yields its port and its process id."""
+def server(path: Path, page: Role = "panelist") -> Iterator[tuple[int, int]]:
+    """The web process over a run, with the page of a role; yields its port and its process id."""
     child = subprocess.Popen(
-        [sys.executable, "-m", "szpo_ui.bench.panel_load", str(path)], stdout=subprocess.PIPE
+        [sys.executable, "-m", "szpo_ui.bench.panel_load", str(path), page],
+        stdout=subprocess.PIPE,
     )
     assert child.stdout is not None
     try:
         line = child.stdout.readline()
         if not line:
-            raise RunError("panel-load: the web process did not start")
+            raise RunError("bench: the web process did not start")
         yield int(line), child.pid
     finally:
         child.terminate()
@@ -103,7 +105,7 @@ def server(path: Path) -> Iterator[tuple[int, int]]:
         child.stdout.close()
 
 
-def _serve(path: str) -> None:
+def _serve(path: str, page: Role) -> None:
     """The main function of the server's process."""
     from szpo_ui import app
     from szpo_ui.web.address import listening
@@ -111,7 +113,7 @@ def _serve(path: str) -> None:
     from szpo_ui.web.site import open_site
 
     site = open_site(path)
-    application = app.create(site, pages=("panelist",))
+    application = app.create(site, pages=(page,))
     with listening("127.0.0.1", 0, insecure=False) as listener:
         print(listener.getsockname()[1], flush=True)
         answer(application, listener)
@@ -328,4 +330,4 @@ def _print(results: dict[str, dict[str, float]], *, load: float, product: float)
 
 
 if __name__ == "__main__":
-    _serve(sys.argv[1])
+    _serve(sys.argv[1], cast(Role, sys.argv[2]))

@@ -20,7 +20,7 @@ from szpo.ledger.database import Clock, Ledger, Record, now_us
 from szpo.voting import counting
 from szpo_ui.operator.word_search import TOKENIZER, with_spaces
 
-PART: Final = 256
+PART: Final = 64
 """Comparisons that one call of `VoteIndex.advance` adds at most."""
 
 State: TypeAlias = Literal[
@@ -164,6 +164,11 @@ class VoteIndex:
             self._write(group)
             del self._todo[group]
         return bool(self._todo) or self.read < self.of
+
+    @property
+    def groups_left(self) -> int:
+        """Rounds, and comparisons outside of rounds, whose votes are still to be read."""
+        return len(self._todo)
 
     # ---- what is new ----
 

@@ -129,6 +129,13 @@ class Page:
     read: int
     of: int
     """Comparisons in the index, and in the run's file."""
+    groups_left: int
+    """Rounds and other comparisons whose votes are still to be read."""
+
+    @property
+    def is_whole(self) -> bool:
+        """The index has everything."""
+        return self.read == self.of and not self.groups_left
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +176,7 @@ def read(index: VoteIndex, chosen: Filter) -> Page:
         older=chosen.query(after=ends[1]) if ends and after else None,
         read=index.read,
         of=index.of,
+        groups_left=index.groups_left,
     )
 
 

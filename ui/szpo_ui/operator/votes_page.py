@@ -29,7 +29,7 @@ from szpo_ui.web.markup import environment
 from szpo_ui.web.requests import refuse
 from szpo_ui.web.site import VOTES, Site
 
-CATCH_UP_S: Final = 0.1
+CATCH_UP_S: Final = 0.05
 """Seconds for which a page waits for the index; then it shows what the index has."""
 _T = TypeVar("_T")
 

@@ -1,12 +1,14 @@
 """Words to search for: SQLite's full-text expressions, and where the words stand in a text; pure.
 
-Every word must be in the text, by its beginning, in any case and with any accents; words between
-quotation marks must stand side by side. Chinese and Japanese are searched by character.
+Every word must be in the text, by its beginning where it has three letters, in any case and with
+any accents; words between quotation marks must stand side by side. Chinese and Japanese are
+searched by character.
 """
 
 from __future__ import annotations
 
 import re
+from itertools import islice
 from typing import Final
 
 from szpo.errors import UsageError
@@ -14,8 +16,17 @@ from szpo_ui.web.diff import Piece
 
 TOKENIZER: Final = "unicode61 remove_diacritics 2"
 """How the full-text index cuts texts into words."""
-_UNSPACED: Final = re.compile("([\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff])")
+BEGINNING: Final = 3
+"""Letters from which a word stands for all that begin with it; with fewer that would be most words
+of a run, which takes seconds."""
+MOST_MARKS: Final = 30
+"""Words marked in one text at most: more would help nobody, and take time to draw."""
+_LONE: Final = "[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 """Characters that are words by themselves: their scripts put no spaces."""
+_UNSPACED: Final = re.compile(f"({_LONE})")
+_BEGINS: Final = rf"(?:(?<![^\W_])|(?={_LONE}))"
+_ENDS: Final = rf"(?:(?![^\W_])|(?<={_LONE}))"
+"""Where a word begins and ends."""
 _PARTS: Final = re.compile(r'"([^"]*)"|([^\s"]+)')
 _WORD: Final = re.compile(r"[^\W_]+")
 
@@ -36,27 +47,36 @@ def expression(query: str) -> str:
         UsageError: there is no word in it.
 
     >>> expression('tea "in the rain" a-b')
-    '"tea"* AND "in the rain"* AND "a b"*'
+    '"tea"* AND "in the rain"* AND "a b"'
     """
-    return " AND ".join(f'"{" ".join(words)}"*' for words in _split(query))
+    return " AND ".join(
+        f'"{" ".join(words)}"' + "*" * _is_beginning(words) for words in _split(query)
+    )
 
 
 def mark(text: str, query: str) -> tuple[Piece, ...]:
     """The text in pieces; ``differs`` where a word of the query stands. Joined, they are the text.
 
+    After `MOST_MARKS` words the rest is one piece.
+
     >>> mark("Green tea.", "tea")
     (Piece(text='Green ', differs=False), Piece(text='tea', differs=True), Piece(text='.', differs=False))
     """  # noqa: E501
-    ways = (r"[\W_]*".join(map(re.escape, words)) for words in _split(query))
-    found = re.compile("|".join(rf"(?<![^\W_]){way}|{_ALONE}{way}" for way in ways), re.IGNORECASE)
+    ways = (
+        r"[\W_]*".join(map(re.escape, words)) + ("" if _is_beginning(words) else _ENDS)
+        for words in _split(query)
+    )
+    found = re.compile(f"{_BEGINS}(?:{'|'.join(ways)})", re.IGNORECASE)
     pieces, at = [], 0
-    for match in found.finditer(text):
+    for match in islice(found.finditer(text), MOST_MARKS):
         pieces += [Piece(text[at : match.start()]), Piece(match[0], differs=True)]
         at = match.end()
     return tuple(piece for piece in (*pieces, Piece(text[at:])) if piece.text)
 
 
-_ALONE: Final = "(?=[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff])"
+def _is_beginning(words: list[str]) -> bool:
+    """The last of these words stands for all that begin with it."""
+    return len(words[-1]) >= BEGINNING
 
 
 def _split(query: str) -> list[list[str]]:
