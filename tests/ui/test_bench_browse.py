@@ -44,8 +44,8 @@ def test_a_page_that_is_too_slow_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     def server(path: Path, page: str) -> Iterator[tuple[int, int]]:
         yield 0, 0
 
-    async def ask(*_: Any) -> tuple[float, dict[str, list[float]]]:
-        return 1.0, {"newest": [0.01] * 20, "a word": [0.01] * 18 + [0.4, 0.4]}
+    async def ask(*_: Any) -> tuple[tuple[float, float], dict[str, list[float]]]:
+        return (1.0, 2.0), {"newest": [0.01] * 20, "a word": [0.01] * 18 + [0.4, 0.4]}
 
     def make_run(path: Path, votes: int) -> str:
         path.touch()

@@ -10,6 +10,7 @@ import io
 import json
 import re
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from functools import partial
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from szpo.data import spreadsheets
+from szpo.errors import StorageError
 from szpo_ui.operator import vote_pages
 from szpo_ui.operator.vote_filter import Filter
 from szpo_ui.operator.vote_index import VoteIndex
@@ -33,13 +35,19 @@ COLUMNS: Final = (
 PART: Final = 50
 """Comparisons that are read at once; pages are answered in between."""
 CHUNK: Final = 262_144
+PATIENCE_S: Final = 120.0
+"""How long an export waits for the index, seconds."""
 
 Ask = Callable[[Callable[[VoteIndex], Any]], Any]
 """Calls a function with the index, in the index's thread."""
 
 
 def write(ask: Ask, chosen: Filter, form: str) -> IO[bytes]:
-    """A file without a name that holds what a filter finds, at its beginning; close it."""
+    """A file without a name that holds what a filter finds, at its beginning; close it.
+
+    Raises:
+        StorageError: the index was not whole within `PATIENCE_S`.
+    """
     file = tempfile.TemporaryFile()  # noqa: SIM115  (closed when it has been sent)
     try:
         text = io.TextIOWrapper(file, encoding="utf-8", errors="replace", newline="")
@@ -70,15 +78,21 @@ def file_stem(path: Path) -> str:
 
 
 def _items(ask: Ask, chosen: Filter) -> Iterator[Item]:
-    found = ask(partial(_numbers, chosen))
+    until = time.monotonic() + PATIENCE_S
+    while (found := ask(partial(_numbers, chosen))) is None:
+        if time.monotonic() > until:
+            raise StorageError("the record is still being read; try again in a minute")
+        time.sleep(0.1)
     for at in range(0, len(found), PART):
         for item in ask(partial(_whole, found[at : at + PART], chosen)):
             if not item.open:
                 yield item
 
 
-def _numbers(chosen: Filter, index: VoteIndex) -> list[int]:
-    return vote_pages.numbers(index, chosen)
+def _numbers(chosen: Filter, index: VoteIndex) -> list[int] | None:
+    """What the filter finds; None until the index is whole."""
+    whole = index.is_whole(words=chosen.q is not None)
+    return vote_pages.numbers(index, chosen) if whole else None
 
 
 def _whole(some: list[int], chosen: Filter, index: VoteIndex) -> list[Item]:

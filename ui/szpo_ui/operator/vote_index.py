@@ -20,7 +20,7 @@ from szpo.ledger.database import Clock, Ledger, Record, now_us
 from szpo.voting import counting
 from szpo_ui.operator.word_search import TOKENIZER, with_spaces
 
-PART: Final = 64
+PART: Final = 128
 """Comparisons that one call of `VoteIndex.advance` adds at most."""
 
 State: TypeAlias = Literal[
@@ -58,6 +58,10 @@ _TABLES: Final = (
     "CREATE TEMP TABLE asked (prompt INTEGER, number INTEGER, PRIMARY KEY (prompt, number)) "
     "WITHOUT ROWID",
     f"CREATE VIRTUAL TABLE temp.words USING fts5(text, content='', tokenize='{TOKENIZER}')",
+    # Segments are not merged: that takes half of the time of making them, in pauses of its own,
+    # and a search among hundreds of them takes a millisecond more.
+    "INSERT INTO temp.words (words, rank) VALUES ('automerge', 0)",
+    "INSERT INTO temp.words (words, rank) VALUES ('crisismerge', 1000)",
 )
 _PART: Final = (
     "WITH part AS (SELECT rowid AS number, * FROM comparisons WHERE rowid > ? AND rowid <= ?) "
@@ -69,10 +73,12 @@ _ADD: Final = (
     "CROSS JOIN answers a USING (comparison) ORDER BY number, a.i",
     f"{_PART}INSERT OR IGNORE INTO temp.asked SELECT p.prompt, number FROM part "
     "CROSS JOIN answers a USING (comparison) CROSS JOIN temp.prompts p ON p.turns = a.prompt",
+)
+_ADD_WORDS: Final = (
     f"{_PART}INSERT INTO temp.words (rowid, text) SELECT number, (SELECT group_concat(with_spaces("
     "(SELECT group_concat(json_extract(value, '$[1]'), ' ') FROM json_each(a.prompt)) || ' ' || "
     "a.plus || ' ' || a.minus), ' ') FROM answers a WHERE a.comparison = part.comparison) "
-    "FROM part",
+    "FROM part"
 )
 _TRAIN: Final = "c.run = ? AND c.step = ? AND c.kind = 'train'"
 _GROUP: Final = {"step": _TRAIN, "one": "c.run = ? AND c.rowid = ?"}
@@ -113,7 +119,8 @@ _NO_REMARK: Final = frozenset({"notes", "device"})
 class VoteIndex:
     """The index of one run; one thread at a time.
 
-    The first calls of `advance` read the whole run, later ones what is new.
+    The first calls of `advance` read the whole run, later ones what is new. Words are read from
+    the first search on, which takes longer than all the rest.
     """
 
     def __init__(self, path: str | Path, clock: Clock = now_us):
@@ -123,8 +130,9 @@ class VoteIndex:
             StorageError: no such file, or this SQLite has no full-text search.
         """
         self.ledger: Final = Ledger.open(path, readonly=True, clock=clock)
-        self.read, self.of = 0, 0
-        """Comparisons in the index, and in the file."""
+        self.read, self.read_words, self.of = 0, 0, 0
+        """Comparisons in the index, those whose words are, and those in the file."""
+        self._searches = False
         self._marks: tuple[int, bool] | None = None
         self._last = dict.fromkeys(_NEW, -1)
         self.hidden: frozenset[str] = frozenset()
@@ -148,11 +156,14 @@ class VoteIndex:
         """Close the file; the tables are gone with it."""
         self.ledger.close()
 
-    def advance(self, *, live: bool) -> bool:
+    def advance(self, *, live: bool, words: bool = False) -> bool:
         """Read one part of what is new; True while there is more.
 
-        ``live``: show what votes of open rounds and of open final comparisons say.
+        Args:
+            live: show what votes of open rounds and of open final comparisons say.
+            words: from now on, read the words to be searched too.
         """
+        self._searches |= words
         marks = self.ledger.changes()[0], live
         if marks != self._marks:
             self._look(live)
@@ -163,7 +174,15 @@ class VoteIndex:
             group = next(iter(self._todo))
             self._write(group)
             del self._todo[group]
-        return bool(self._todo) or self.read < self.of
+        elif self._searches and self.read_words < self.of:
+            until = min(self.of, self.read_words + PART)
+            self.ledger.execute(_ADD_WORDS, (self.read_words, until))
+            self.read_words = until
+        return not self.is_whole(words=self._searches)
+
+    def is_whole(self, *, words: bool) -> bool:
+        """Everything that was seen at the last look is in the index, its words included."""
+        return not (self._todo or self.read < self.of or (words and self.read_words < self.of))
 
     @property
     def groups_left(self) -> int:

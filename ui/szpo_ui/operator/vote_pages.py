@@ -129,13 +129,12 @@ class Page:
     read: int
     of: int
     """Comparisons in the index, and in the run's file."""
+    read_words: int
+    """Comparisons whose words are in the index."""
     groups_left: int
     """Rounds and other comparisons whose votes are still to be read."""
-
-    @property
-    def is_whole(self) -> bool:
-        """The index has everything."""
-        return self.read == self.of and not self.groups_left
+    is_whole: bool
+    """The index has everything that the filter is about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +175,9 @@ def read(index: VoteIndex, chosen: Filter) -> Page:
         older=chosen.query(after=ends[1]) if ends and after else None,
         read=index.read,
         of=index.of,
+        read_words=index.read_words,
         groups_left=index.groups_left,
+        is_whole=index.is_whole(words=chosen.q is not None),
     )
 
 

@@ -29,7 +29,7 @@ from szpo_ui.web.markup import environment
 from szpo_ui.web.requests import refuse
 from szpo_ui.web.site import VOTES, Site
 
-CATCH_UP_S: Final = 0.05
+CATCH_UP_S: Final = 0.1
 """Seconds for which a page waits for the index; then it shows what the index has."""
 _T = TypeVar("_T")
 
@@ -42,9 +42,12 @@ class Reader:
         self._thread: Final = ThreadPoolExecutor(1, thread_name_prefix="szpo-browse")
         self._index: VoteIndex | None = None
 
-    def ask(self, look: Callable[[VoteIndex], _T]) -> Future[_T]:
-        """Call ``look`` with the index, as far as it could be brought up to date."""
-        return self._thread.submit(self._look, look)
+    def ask(self, look: Callable[[VoteIndex], _T], *, words: bool) -> Future[_T]:
+        """Call ``look`` with the index, as far as it could be brought up to date.
+
+        ``words``: it searches.
+        """
+        return self._thread.submit(self._look, look, words)
 
     def close(self) -> None:
         """Wait for what is being read, and close the file."""
@@ -52,17 +55,17 @@ class Reader:
         if self._index is not None:
             self._index.close()
 
-    def _look(self, look: Callable[[VoteIndex], _T]) -> _T:
+    def _look(self, look: Callable[[VoteIndex], _T], words: bool) -> _T:
         if self._index is None:
             self._index = VoteIndex(self._site.ledger.path, self._site.clock)
-        if self._catch_up(self._index):
+        if self._catch_up(self._index, words=words):
             self._thread.submit(self._go_on)
         return look(self._index)
 
-    def _catch_up(self, index: VoteIndex) -> bool:
+    def _catch_up(self, index: VoteIndex, *, words: bool = False) -> bool:
         """Bring the index up to date, for `CATCH_UP_S` at most; True while there is more."""
         until, live = time.monotonic() + CATCH_UP_S, controls.is_live(index.ledger)
-        while more := index.advance(live=live):
+        while more := index.advance(live=live, words=words):
             if time.monotonic() > until:
                 break
         return more
@@ -93,7 +96,8 @@ def router(site: Site) -> APIRouter:
             place = chosen.query(after=chosen.after, before=chosen.before)
             if len(given) != len(chosen.model_fields_set):  # a form sends its empty fields too
                 return RedirectResponse(f"votes?{place}", 303)
-            found, names = await asyncio.wrap_future(reader.ask(partial(_read, chosen)))
+            asked = reader.ask(partial(_read, chosen), words=chosen.q is not None)
+            found, names = await asyncio.wrap_future(asked)
         except SzpoError as error:
             return HTMLResponse(_render(site, Filter(), refusal=error), _status(error))
         return HTMLResponse(_render(site, chosen, found, names))
@@ -105,7 +109,10 @@ def router(site: Site) -> APIRouter:
             return refuse(404, "not_found", "votes are downloaded as .csv or .jsonl")
         try:
             chosen = vote_filter.parse(request.query_params.multi_items())
-            file = vote_export.write(lambda look: reader.ask(look).result(), chosen, form)
+            words = chosen.q is not None
+            file = vote_export.write(
+                lambda look: reader.ask(look, words=words).result(), chosen, form
+            )
         except SzpoError as error:
             return refuse(_status(error), "invalid", str(error))
         name = f"{vote_export.file_stem(site.ledger.path)}-votes.{form}"
