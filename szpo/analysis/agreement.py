@@ -17,7 +17,9 @@ from szpo.aggregation.low_effort import Conduct, Flag, Usual, flags, longest_run
 from szpo.analysis.evidence import Evidence, Panelist
 from szpo.analysis.vote_totals import SIDES, Direction, VoterTotals, VoteTotals
 from szpo.intervals import Estimate, Share, Z, quantile, share
+from szpo.ledger.database import Ledger
 from szpo.training.summary import WORDS_PER_MINUTE
+from szpo.voting import counting, second_seats
 
 ENOUGH = 30
 """Answers from which the panel's own share is what an honest member is expected to have."""
@@ -263,6 +265,20 @@ def across(totals: VoteTotals, steps: Collection[int] | None = None) -> Share:
         pairs += _count_pairs([sum(whole)]) - _count_pairs(sizes)
         disjoint += min(sum(whole) // 2, sum(whole) - max(sizes))
     return _share_of_pairs(agreeing, pairs, disjoint)
+
+
+def second_opinions(ledger: Ledger) -> Share:
+    """How often the answer from a second seat chose the same side as the votes of the round."""
+    hits = pairs = 0
+    for step, votes in second_seats.answers(ledger).items():
+        first: dict[str, Counter[str]] = defaultdict(Counter)
+        for vote in counting.counted(ledger, step):
+            first[vote.comparison][vote.verdict] += 1
+        for vote in votes:
+            if vote.verdict in SIDES:
+                hits += first[vote.comparison][vote.verdict]
+                pairs += sum(first[vote.comparison][side] for side in SIDES)
+    return share(hits, pairs)
 
 
 def _count_pairs(counts: Iterable[int]) -> int:

@@ -13,12 +13,13 @@ from typing import Final
 
 from szpo.ledger.database import Ledger, Record
 from szpo.types import Kind
-from szpo.voting import counting
+from szpo.voting import counting, second_seats
 
 _APART: Final[tuple[Kind, ...]] = ("gold", "aa", "repeat", "final", "practice")
 """Kinds of comparisons that belong to no step."""
 _STANDING: Final = 1
 _COUNTED: Final = 2
+_SECOND: Final = 4
 _VOTES: Final = (
     "SELECT v.*, a.comparison, a.plus_side, a.served_us, c.kind, c.step, c.k, c.n, c.expected, "
     "c.repeats, p.pseudonym FROM votes v CROSS JOIN assignments a USING (assignment) "
@@ -67,6 +68,8 @@ class VoteRow:
     device: str | None
     notes: Mapping[str, str] = field(default_factory=dict)
     """Row number → A, tie or B: a panelist's own notes."""
+    second: bool = False
+    """From a second seat (`szpo.voting.second_seats`), and not excluded."""
 
     @property
     def seconds(self) -> float:
@@ -111,7 +114,7 @@ class VoteRows:
             served_us=row["served_us"], received_us=row["received_us"],
             words=prompt + plus + minus, words_plus=plus, words_minus=minus,
             fast=details.get("fast") is True, device=_text(details.get("device")),
-            notes=_notes(details.get("notes")),
+            notes=_notes(details.get("notes")), second=bool(marks & _SECOND),
         )  # fmt: skip
 
 
@@ -126,6 +129,10 @@ def _mark_votes(ledger: Ledger, last: int) -> bytearray:
             for vote in found:
                 if vote <= last:  # else cast since then
                     marks[vote] |= mark
+    without = counting.excluded_votes(ledger)
+    for vote in second_seats.vote_ids(ledger):
+        if vote <= last and vote not in without:
+            marks[vote] |= _SECOND
     return marks
 
 

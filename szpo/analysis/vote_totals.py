@@ -55,7 +55,7 @@ class VoterTotals:
 
     def add(self, vote: VoteRow) -> None:
         """Add the panelist's next vote."""
-        self.late += vote.late
+        self.late += vote.late and not vote.second
         self.last_us = max(self.last_us or 0, vote.received_us)
         if vote.counted:
             self.choices += vote.choice[:1].encode()
@@ -88,6 +88,8 @@ class VoteTotals:
     voters: dict[str, VoterTotals] = field(default_factory=dict)
     comparisons: dict[tuple[Direction, str], ComparisonTotals] = field(default_factory=dict)
     """In order of their first counted votes."""
+    second: dict[str, Counter[str]] = field(default_factory=dict)
+    """Verdicts from second seats by comparison, skips left out; they are counted in no round."""
     first_us: array[int] = field(default_factory=_integers)
     """When each first answer to a training comparison came."""
     fast: int = 0
@@ -120,8 +122,10 @@ class VoteTotals:
         return found
 
     def groups(self) -> dict[str, Counter[str]]:
-        """Counted verdicts by comparison."""
+        """Verdicts by comparison: the counted ones, and those from second seats."""
         found: dict[str, Counter[str]] = defaultdict(Counter)
+        for comparison, counts in self.second.items():
+            found[comparison].update(counts)
         for part in self.comparisons.values():
             found[part.comparison].update(part.counts)
         return found
@@ -156,7 +160,11 @@ def total_votes(votes: Iterable[VoteRow]) -> VoteTotals:
         totals.voters[vote.panelist].add(vote)
         if vote.counted:
             _add_counted(totals, vote)
-        if vote.kind == "train":
+        if vote.second:
+            totals.trainers.add(vote.panelist)
+            if vote.choice != "skip":
+                totals.second.setdefault(vote.comparison, Counter())[vote.verdict] += 1
+        elif vote.kind == "train":
             _add_training(totals, vote)
         elif vote.standing and vote.kind == "final":
             totals.final.append(replace(vote, notes={}))

@@ -144,6 +144,14 @@ class Panel(Section):
         description="Seats beyond those needed that may be served at once, so that somebody who "
         "went away holds nobody up; only the votes needed are counted.",
     )
+    second_share: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Share of the comparisons that one more person is shown, who would else wait, "
+        "to tell how far people agree; these answers change no update.",
+    )
     deadline_minutes: Positive | None = Field(
         None,
         le=525_600,

@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from szpo import __version__
-from szpo.analysis import improvement, outlook, voter_report
+from szpo.analysis import agreement, improvement, outlook, voter_report
 from szpo.analysis.improvement import Improvement
 from szpo.config.schema import Config
 from szpo.ledger.database import Ledger
@@ -26,7 +26,7 @@ from szpo.reports.charts import Series, line_chart, standalone
 from szpo.training import held_out, summary
 from szpo.training.summary import Facts, Summary
 from szpo.types import Answer, Comparison, Prompt, Vote
-from szpo.voting import counting, triads
+from szpo.voting import counting, second_seats, triads
 
 NOTES = {
     "kl": "by Monte Carlo on answers of the tuned policy",
@@ -105,6 +105,7 @@ def render(
         figures=list(_figures(ledger, facts, score, score_name)),
         samples=list(_samples(ledger, facts, shown)),
         panelists=list(_panelists(ledger, facts)),
+        second=agreement.second_opinions(ledger),
         facts=facts,
         verification=verification,
         settings=_flatten_spec(ledger.spec),
@@ -320,13 +321,15 @@ def _describe_votes(comparison: Comparison, tally: Mapping[str, int]) -> str:
 def _panelists(ledger: Ledger, facts: Sequence[Facts]) -> Iterator[dict[str, str]]:
     people = ledger.query("SELECT * FROM panelists ORDER BY rowid")
     tallies: dict[str, Counter[str]] = {p["panelist"]: Counter() for p in people}
+    second = second_seats.answers(ledger)
     for f in facts:
-        votes = counting.StepVotes(ledger, f.step)
-        verdicts = _count_verdicts(votes.counted)
-        for vote in votes.counted:
+        votes, more = counting.StepVotes(ledger, f.step), second.get(f.step, ())
+        verdicts = _count_verdicts([*votes.counted, *more])
+        for vote in (*votes.counted, *more):
             tally, others = tallies[vote.panelist], verdicts[vote.comparison]
-            tally["votes"] += 1
-            tally[vote.choice] += 1
+            if vote not in more:
+                tally["votes"] += 1
+                tally[vote.choice] += 1
             others[vote.verdict] -= 1
             side = _winner(others)
             others[vote.verdict] += 1
@@ -337,7 +340,7 @@ def _panelists(ledger: Ledger, facts: Sequence[Facts]) -> Iterator[dict[str, str
             tallies[vote.panelist]["skip"] += vote.verdict == "skip"
     for row in ledger.query(
         "SELECT panelist, count(*) AS late FROM votes JOIN assignments USING (assignment) "
-        "WHERE late = 1 GROUP BY panelist"
+        f"WHERE late = 1 AND assignment NOT IN {second_seats.SEATS} GROUP BY panelist"
     ):
         tallies[row["panelist"]]["late"] = row["late"]
     known = "rule" in ledger.spec.get("optimizer", {})

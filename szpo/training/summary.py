@@ -19,6 +19,7 @@ from szpo.ledger.database import Ledger
 from szpo.ledger.theta import recommended_digest
 from szpo.training import step_rows
 from szpo.types import Vote
+from szpo.voting import second_seats
 from szpo.voting.counting import StepVotes
 from szpo.voting.pauses import describe_pause
 
@@ -138,7 +139,10 @@ def summary(ledger: Ledger, facts: list[Facts] | None = None) -> Summary:
     facts = steps(ledger) if facts is None else facts
     config = ledger.spec.get("config", {})
     run, panel = config.get("run", {}), config.get("panel", {})
-    late = ledger.query("SELECT count(*) AS n FROM votes WHERE late = 1")[0]["n"]
+    late = ledger.query(
+        "SELECT count(*) AS n FROM votes WHERE late = 1 "
+        f"AND assignment NOT IN {second_seats.SEATS}"
+    )[0]["n"]
     people = ledger.query("SELECT count(*) AS n FROM panelists")[0]["n"]
     total = sum(f.votes for f in facts)
     wins = sum((f.win_rate or 0) * f.votes for f in facts)

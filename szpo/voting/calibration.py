@@ -187,7 +187,7 @@ def find_tuners(ledger: Ledger) -> set[str]:
 def _read_seats(ledger: Ledger, panelist: str) -> list[Record]:
     """Every seat of a panelist: answered ones in the order of first answers, then the others."""
     return ledger.query(
-        "SELECT a.comparison, a.plus_side, c.kind, c.step, c.k, c.n, f.vote, l.choice "
+        "SELECT a.comparison, a.plus_side, c.kind, c.step, c.k, c.n, f.vote, f.late, l.choice "
         "FROM assignments a JOIN comparisons c USING (comparison) "
         "LEFT JOIN votes f ON f.assignment = a.assignment AND f.revision = 0 "
         "LEFT JOIN votes l ON l.assignment = a.assignment AND l.revision = "
@@ -222,7 +222,9 @@ def _choose_gold(ledger: Ledger, panelist: str, mine: list[Record]) -> tuple[str
 
 def _choose_repeat(ledger: Ledger, panelist: str, mine: list[Record]) -> tuple[str, Letter] | None:
     shown = {seat["comparison"] for seat in mine}
-    train = [seat for seat in mine if seat["kind"] == "train" and seat["choice"] is not None]
+    train = [
+        seat for seat in mine if seat["kind"] == "train" and not seat["late"] and seat["choice"]
+    ]
     finished = _finished_steps(ledger)
     found = []
     for seat in train[: max(0, len(train) - BACK)]:

@@ -110,7 +110,7 @@ class VoteService:
             for seat in counts.by_panelist.get(panelist, ()):
                 at = counts.comparisons[seat.comparison]
                 if not seat.answered and at.may_hold(seat, now, self.spare):
-                    return self._serve_again(seat.assignment, tab)
+                    return self.serve_again(seat.assignment, tab)
             best: ComparisonSeats | None = None
             fewest = 2**31
             for at in counts.in_order_of(self.ledger, panelist):
@@ -137,7 +137,7 @@ class VoteService:
                 return None
             own = at.holders.get(panelist)
             if own is not None:
-                return None if own.answered else self._serve_again(own.assignment, tab)
+                return None if own.answered else self.serve_again(own.assignment, tab)
             return self._seat_at(at, counts.d, panelist, tab)
 
     def calibration(self, panelist: str, *, tab: str | None = None) -> Assignment | None:
@@ -154,11 +154,11 @@ class VoteService:
             self._kind(panelist)
             held = seats.find_unanswered(self.ledger, panelist, calibration.KINDS, self.clock())
             if held is not None:
-                return self._serve_again(held.id, tab)
+                return self.serve_again(held.id, tab)
             if not self.calibrates or self._paused():
                 return None
             found = calibration.choose(self.ledger, panelist)
-            return None if found is None else self._make(*found, panelist, tab)
+            return None if found is None else self.make_seat(*found, panelist, tab)
 
     def practice(self, panelist: str, *, tab: str | None = None) -> Assignment:
         """The practice comparison, whose better side is known; it may be answered many times.
@@ -173,9 +173,9 @@ class VoteService:
             comparison = calibration.store_practice(self.ledger)
             own = seats.find_at(self.ledger, comparison, panelist)
             if own is not None:
-                return self._serve_again(own, tab)
+                return self.serve_again(own, tab)
             key = seats.side_key(self.ledger.root_seed, comparison, panelist)
-            return self._make(comparison, seats.less_used_side((), key), panelist, tab)
+            return self.make_seat(comparison, seats.less_used_side((), key), panelist, tab)
 
     def final(self, panelist: str, *, tab: str | None = None) -> Assignment | None:
         """A blind final comparison, None while there is none for this panelist.
@@ -192,9 +192,9 @@ class VoteService:
             now = self.clock()
             held = seats.find_unanswered(self.ledger, panelist, ("final",), now)
             if held is not None and finals.is_open(self.ledger, held.comparison):
-                return self._serve_again(held.id, tab)
+                return self.serve_again(held.id, tab)
             found = finals.choose(self.ledger, panelist, now)
-            return None if found is None else self._make(*found, panelist, tab)
+            return None if found is None else self.make_seat(*found, panelist, tab)
 
     def own(self, panelist: str, step: int) -> tuple[Own, ...]:
         """The panelist's seats at a step's comparisons, oldest first, with the last answers."""
@@ -337,7 +337,8 @@ class VoteService:
         side = at.free_side(self.clock(), self.spare)
         return None if side is None else self._serve(at.head, d, side, panelist, tab)
 
-    def _make(self, comparison: str, side: str, panelist: str, tab: str | None) -> Assignment:
+    def make_seat(self, comparison: str, side: str, panelist: str, tab: str | None) -> Assignment:
+        """A new seat at a comparison outside the open step; call it inside a transaction."""
         head = self.ledger.query(
             "SELECT *, (SELECT count(*) FROM answers WHERE comparison = c.comparison) AS d "
             "FROM comparisons c WHERE comparison = ?",
@@ -363,7 +364,8 @@ class VoteService:
         self.ledger.append("assignments", row)
         return seats.assignment(row)
 
-    def _serve_again(self, assignment: str, tab: str | None) -> Assignment:
+    def serve_again(self, assignment: str, tab: str | None) -> Assignment:
+        """The seat of that id, held for another full term; call it inside a transaction."""
         self._hold(assignment, "expires_us = ?, released_us = NULL, tab = ?", tab)
         found = self.assignment(assignment)
         assert found is not None

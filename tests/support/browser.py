@@ -191,7 +191,7 @@ def make(
         preset_name="people",
         sets=[
             "model.name=fixed", "optimizer.comparisons=2", "optimizer.rows=3", "optimizer.votes=2",
-            "run.votes=400", f"run.seed={seed}", f"run.lag={lag}", *sets,
+            "run.votes=400", f"run.seed={seed}", f"run.lag={lag}", "panel.second_share=0", *sets,
         ],
     )  # fmt: skip
     chosen = config.optimizer

@@ -10,7 +10,7 @@ from szpo.training.status import round_status
 from szpo.voting import casting, pauses
 from szpo.voting.casting import VoteRequest
 from szpo_ui import app
-from szpo_ui.panel import comparison_view, render, screens
+from szpo_ui.panel import comparison_view, own_seats, render, screens
 from szpo_ui.panel import page as panel_page
 from szpo_ui.panel.actions import Action, VoteForm, act
 from szpo_ui.web.site import Presence
@@ -307,7 +307,7 @@ def test_a_break_gives_the_seat_back(stage):
     seat = ann.at.seat
     assert ann.do("break").state == "break"
     assert ann.do("look").state == "break"
-    row = screens.seat_row(stage.site, ann.id, seat)
+    row = own_seats.seat_row(stage.site, ann.id, seat)
     assert row["released_us"] is not None
     assert ann.do("back").state == "vote"
 
@@ -316,8 +316,8 @@ def test_nobody_releases_or_answers_a_seat_of_somebody_else(stage):
     stage.advance()
     ann, ben = Person(stage, "ann"), Person(stage, "ben")
     ben.do("break", seat=ann.at.seat)
-    assert screens.seat_row(stage.site, ann.id, ann.at.seat)["released_us"] is None
-    assert screens.seat_row(stage.site, ben.id, ann.at.seat) is None
+    assert own_seats.seat_row(stage.site, ann.id, ann.at.seat)["released_us"] is None
+    assert own_seats.seat_row(stage.site, ben.id, ann.at.seat) is None
     with pytest.raises(UsageError, match="no such comparison"):
         ben.do("vote", seat=ann.at.seat, choice="A")
     assert not stage.ledger.votes()
@@ -560,3 +560,43 @@ def test_only_the_holder_and_their_tab_keep_a_seat(stage, door):
     assert extended(ann.at.seat, TAB) > 590
     polled = door.get(f"/panel-api/status?tab={TAB}&seat={ann.at.seat}")
     assert 590 < float(polled.headers["x-szpo-lease"]) <= 600
+
+
+def test_who_would_wait_is_shown_what_others_answered_and_can_leave_it_for_a_new_round(tmp_path):
+    sets = ["panel.second_share=1", "panel.spare=0", "optimizer.votes=1"]
+    stage = make(tmp_path / "run.db", sets=sets)
+    stage.advance()
+    ann = Person(stage, "ann")
+    answer_all(ann)
+    stage.advance()
+    ann.do("look")
+    while ann.at.state == "vote":  # she has what the second round asks; ben would wait
+        ann.vote("A", key=f"ann-{ann.at.seat}"[:40])
+    counted = stage.ledger.votes(1)
+    ben = Person(stage, "ben", tab=OTHER)
+    at = ben.at
+    assert (at.state, at.second, at.revises) == ("vote", True, False)
+    shown = render.page(at, render.Rubric("?", "", ""))
+    assert "Round 2" not in shown and "votes in" not in shown
+    assert ben.do("open").seat == at.seat  # a reload keeps it
+    assert ben.vote("B", key="second").notice is None
+    assert at.seat in {vote["assignment"] for vote in stage.ledger.votes(0)}
+    assert stage.ledger.votes(1) == counted
+    assert ben.at.second and ben.at.seat != at.seat and ben.at.progress.mine == 1
+    stage.advance()  # a third round opens while ben reads
+    reading = ben.do("look")
+    assert reading.seat == ben.at.seat and reading.second and reading.fresh
+    assert "Round 3 is ready." in render.page(reading, render.Rubric("?", "", ""))
+    left = ben.do("leave")
+    assert left.state == "vote" and not left.second and left.step == 2
+    assert verification.verify(stage.ledger).ok
+    stage.ledger.close()
+
+
+def test_consent_says_that_some_comparisons_are_answered_twice_only_where_they_are(tmp_path):
+    for share, says in (("0", False), ("0.1", True)):
+        stage = make(tmp_path / f"{share}.db", sets=[f"panel.second_share={share}"])
+        at = Person(stage, "ann", agreed=False).at
+        shown = render.page(at, render.Rubric("?", "", ""))
+        assert ("answered by two people" in shown) is says
+        stage.ledger.close()

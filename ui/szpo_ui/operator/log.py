@@ -10,11 +10,14 @@ from typing import Any, Final
 
 from szpo.ledger.database import Ledger
 from szpo.notices import hook_events
+from szpo.voting.second_seats import SEATS as _SECOND_SEATS
 from szpo_ui.operator import controls
 
 EVENTS: Final = 80
 """Events shown, newest first."""
-HIDDEN_EVENTS: Final = ("rows", "generated", "step", "consent", "measured", "sample check")
+HIDDEN_EVENTS: Final = (
+    "rows", "generated", "step", "consent", "measured", "sample check", "second",
+)  # fmt: skip
 """Kinds of events that the log leaves out: other lines report them, or they are private."""
 
 
@@ -53,9 +56,9 @@ def _votes(ledger: Ledger) -> Iterator[_Entry]:
     """One entry per vote: who voted and when, never the answer."""
     for row in ledger.query(
         "SELECT v.received_us, v.revision, v.choice = 'skip' AS skip, v.late, p.pseudonym, "
-        "c.step, c.kind FROM votes v JOIN assignments a USING (assignment) "
-        "JOIN panelists p USING (panelist) JOIN comparisons c USING (comparison) "
-        "ORDER BY v.vote DESC LIMIT ?",
+        f"c.step, c.kind, v.assignment IN {_SECOND_SEATS} AS second FROM votes v "
+        "JOIN assignments a USING (assignment) JOIN panelists p USING (panelist) "
+        "JOIN comparisons c USING (comparison) ORDER BY v.vote DESC LIMIT ?",
         (EVENTS,),
     ):
         yield row["received_us"], row["pseudonym"], partial(_describe_vote, row)
@@ -66,7 +69,7 @@ def _describe_vote(row: Mapping[str, Any]) -> str:
         return f"answered a {_KINDS[row['kind']]}"
     where = f"in round {row['step'] + 1}"
     if row["late"]:
-        return f"voted {where} after it had closed"
+        return f"voted {where} {'as a second person' if row['second'] else 'after it had closed'}"
     if row["revision"]:
         return f"changed a vote {where}"
     return f"{'could not judge' if row['skip'] else 'voted'} {where}"

@@ -11,10 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from szpo.errors import UsageError
 from szpo.ledger.canonical import canonical, sha256
 from szpo.types import Choice
-from szpo.voting import casting
+from szpo.voting import casting, second_seats
 from szpo.voting.casting import VoteConflictError, VoteRequest
 from szpo.voting.service import SeatKind
-from szpo_ui.panel import screens, texts
+from szpo_ui.panel import own_seats, screens, texts
 from szpo_ui.panel.comparison_view import sheet
 from szpo_ui.panel.screens import Alive, Feedback, Mode, PageState, Screen
 from szpo_ui.prolific import participants
@@ -109,7 +109,7 @@ _EXTRA: Final[Mapping[Do, SeatKind]] = {
 
 
 def _vote(site: Site, panelist: str, name: str, action: Action, alive: Alive) -> Screen:
-    form, row = action.ballot, screens.seat_row(site, panelist, action.seat or "")
+    form, row = action.ballot, own_seats.seat_row(site, panelist, action.seat or "")
     if form is None or row is None:
         raise UsageError("vote: there is no such comparison for this panelist")
     notice = "skipped" if form.choice == "skip" else None
@@ -128,7 +128,7 @@ def _vote(site: Site, panelist: str, name: str, action: Action, alive: Alive) ->
             )
         if row["kind"] != "train":
             notice = notice or "thanks"
-        elif receipt.late:
+        elif receipt.late and not second_seats.is_second(site.ledger, row["assignment"]):
             notice = "late"
     screen = screens.look(site, panelist, name, PageState(action.tab), alive)
     return dataclasses.replace(screen, notice=notice)
@@ -205,7 +205,7 @@ def _agree(site: Site, panelist: str, code: str) -> None:
     if not screens.consented(site, panelist):
         language = texts.choose_language(code, None)
         chosen, status = site.config.prolific, site.status.read()
-        wording = language.page["consent"]
+        wording = language.consent(site.config.panel.second_share > 0)
         if participants.standing(site.ledger, panelist, chosen, status) is not None:
             wording = [*wording, language.page["study_consent"]]
         digest = sha256(canonical(wording))
@@ -217,14 +217,14 @@ def _agree(site: Site, panelist: str, code: str) -> None:
 
 def _take(site: Site, panelist: str, action: Action) -> None:
     """Move a seat to this tab, as only the tab that holds a seat may change its vote."""
-    row = screens.seat_row(site, panelist, action.seat or "")
+    row = own_seats.seat_row(site, panelist, action.seat or "")
     if row is not None and row["tab"] != action.tab:
         site.service.take(row["assignment"], action.tab)
 
 
 def _release(site: Site, panelist: str, seat: str | None) -> None:
     """Give an unanswered seat of this panelist back."""
-    row = screens.seat_row(site, panelist, seat) if seat else None
+    row = own_seats.seat_row(site, panelist, seat) if seat else None
     if row is not None and row["choice"] is None:
         site.service.release(row["assignment"])
 

@@ -49,6 +49,8 @@ class Facts:
     privacy_url: str | None
     consent: str | None
     """The operator's own consent text."""
+    second: bool = False
+    """Some comparisons are shown to one more person."""
 
     @property
     def share(self) -> int:
@@ -97,4 +99,5 @@ def read_facts(site: Site, panelist: str, status: RoundStatus) -> Facts:
         ends=settings.ends,
         privacy_url=settings.privacy_url,
         consent=settings.consent,
+        second=settings.second_share > 0,
     )

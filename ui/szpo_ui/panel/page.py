@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from szpo.errors import SzpoError, UsageError
 from szpo.ledger.canonical import canonical, sha256
-from szpo_ui.panel import render, screens, texts
+from szpo_ui.panel import own_seats, render, screens, texts
 from szpo_ui.panel.actions import Action, act
 from szpo_ui.panel.screens import PageState
 from szpo_ui.web import login
@@ -117,11 +117,11 @@ def router(site: Site) -> APIRouter:
     @made.post("/extend")
     def extend(request: Request, tab: str = "", seat: str = "") -> dict[str, float | None]:
         who = panelist(request)
-        row = screens.seat_row(site, who, seat[:64])
+        row = own_seats.seat_row(site, who, seat[:64])
         if row is None or row["choice"] is not None or row["tab"] not in (None, tab):
             return {"lease_s": None}
         site.service.extend(row["assignment"])
-        again = screens.seat_row(site, who, seat[:64])
+        again = own_seats.seat_row(site, who, seat[:64])
         return {"lease_s": None if again is None else screens.lease_s(site, again)}
 
     @made.post("/gone")

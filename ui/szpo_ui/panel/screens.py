@@ -14,10 +14,10 @@ from typing import Any, Final, Literal
 from szpo.ledger.database import Record
 from szpo.training.status import RoundStatus, redact_for_panelists
 from szpo.types import Assignment, Choice
-from szpo.voting import finals
+from szpo.voting import finals, second_seats
 from szpo.voting.counting import StepVotes
 from szpo.voting.service import VoteService
-from szpo_ui.panel import facts
+from szpo_ui.panel import facts, own_seats
 from szpo_ui.panel.comparison_view import Sheet, sheet
 from szpo_ui.panel.facts import Facts, Progress
 from szpo_ui.prolific import participants
@@ -34,18 +34,9 @@ READING: Final[frozenset[State]] = frozenset({"vote", "closed", "calib", "final"
 """States in which the panelist reads: the page changes only when it must."""
 EXTRA: Final[Mapping[str, State]] = {
     "practice": "practice", "gold": "calib", "aa": "calib", "repeat": "calib", "final": "final",
+    "second": "vote",
 }  # fmt: skip
 """Screens of comparisons that are not for training, by kind."""
-
-_SEAT = (
-    "SELECT a.*, c.kind, c.step, c.expected, v.choice, v.details, v.received_us, v.revision "
-    "FROM {source} LEFT JOIN votes v ON v.assignment = a.assignment AND v.revision = "
-    "(SELECT max(revision) FROM votes WHERE assignment = a.assignment) "
-)
-_ONE_SEAT = _SEAT.format(source="assignments a JOIN comparisons c USING (comparison)")
-_OF_STEP = _SEAT.format(
-    source="comparisons c CROSS JOIN assignments a ON a.comparison = c.comparison"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +95,15 @@ class Screen:
     chosen: Choice | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
     revises: bool = False
+    second: bool = False
+    """The seat is a second one, of no round (`szpo.voting.second_seats`)."""
     answered: tuple[Answered, ...] = ()
     may_change: bool = False
     lease_s: float | None = None
     closed: Closed | None = None
     fresh: bool = False
-    """The open round is one that this panelist has not voted in yet."""
+    """The open round is one that this panelist has not voted in yet; for a second seat, one that
+    was opened while they read."""
     feedback: Feedback | None = None
     votes: int = 0
     progress: Progress | None = None
@@ -138,7 +132,9 @@ def look(site: Site, panelist: str, name: str, page: PageState, alive: Alive) ->
     """The screen as it stands now; seats the panelist where there is something to compare."""
     status = site.status.read()
     viewer = _Viewer(site, panelist, name, page, status)
-    held = _find_held_seat(site, panelist, status.step)
+    held = own_seats.find_held_seat(site, panelist, status.step) or own_seats.find_second(
+        site, panelist
+    )
     if not consented(site, panelist) and (held is None or held["kind"] != "practice"):
         found = facts.read_facts(site, panelist, status)
         return viewer.make_screen("welcome", facts=found)
@@ -146,7 +142,7 @@ def look(site: Site, panelist: str, name: str, page: PageState, alive: Alive) ->
         return viewer.make_screen("other-tab")
     if page.mode == "break":
         return viewer.make_screen("break", mode="break")
-    shown = seat_row(site, panelist, page.seat) if page.seat and not page.leave else None
+    shown = own_seats.seat_row(site, panelist, page.seat) if page.seat and not page.leave else None
     if page.mode == "practice" and shown is not None and shown["kind"] == "practice":
         return viewer.make_reading_screen("practice", {**shown, "choice": None}, mode="practice")
     if held is not None and held["kind"] != "train":
@@ -169,17 +165,17 @@ def look(site: Site, panelist: str, name: str, page: PageState, alive: Alive) ->
     if status.state == "open":
         seat = _seat(site.service, panelist, page.tab, held)
         if seat is not None:
-            row = seat_row(site, panelist, seat.id)
+            row = own_seats.seat_row(site, panelist, seat.id)
             assert row is not None, seat.id
             return viewer.make_reading_screen("vote", row)
-        return viewer.make_waiting_screen(change=True)
+        return viewer.make_second_screen() or viewer.make_waiting_screen(change=True)
     if status.state == "finished":
         return viewer.make_screen(
             "finished", votes=facts.count_votes(site, panelist), final=_final_left(site, panelist)
         )
     if status.state == "none":
         return viewer.make_screen("idle")
-    return viewer.make_waiting_screen(change=False)
+    return viewer.make_second_screen() or viewer.make_waiting_screen(change=False)
 
 
 def elsewhere(site: Site, panelist: str, name: str) -> Screen:
@@ -191,7 +187,7 @@ def elsewhere(site: Site, panelist: str, name: str) -> Screen:
 
 def take_over(site: Site, panelist: str, tab: str) -> None:
     """Make this the panelist's active tab, without renewing any lease."""
-    held = _find_held_seat(site, panelist, site.status.read().step)
+    held = own_seats.find_held_seat(site, panelist, site.status.read().step)
     if held is not None:
         site.service.take(held["assignment"], tab)
 
@@ -199,7 +195,7 @@ def take_over(site: Site, panelist: str, tab: str) -> None:
 def glance(site: Site, panelist: str, page: PageState, alive: Alive) -> dict[str, Any]:
     """What the poller needs, without reserving a seat: two keys and the live numbers."""
     status = site.status.read()
-    row = seat_row(site, panelist, page.seat) if page.seat else None
+    row = own_seats.seat_row(site, panelist, page.seat) if page.seat else None
     other = row is not None and row["choice"] is None and _elsewhere(row, panelist, page, alive)
     return {
         "version": status.version,
@@ -224,14 +220,6 @@ def consented(site: Site, panelist: str) -> bool:
     """Whether the ledger has an event with which the panelist agreed to take part."""
     sql = "SELECT 1 FROM events WHERE kind = 'consent' AND actor = ? LIMIT 1"
     return bool(site.ledger.query(sql, (panelist,)))
-
-
-def seat_row(site: Site, panelist: str, seat: str) -> Record | None:
-    """A seat of this panelist with its last answer; None for anybody else's."""
-    found = site.ledger.query(
-        f"{_ONE_SEAT} WHERE a.assignment = ? AND a.panelist = ?", (seat, panelist)
-    )
-    return found[0] if found else None
 
 
 def lease_s(site: Site, row: Record) -> float | None:
@@ -291,7 +279,11 @@ class _Viewer:
     def make_reading_screen(self, state: State, row: Record, **what: Any) -> Screen:
         comparison = self.site.ledger.comparison(row["comparison"])
         assert comparison is not None, row["comparison"]
-        given = _answers(self.site, self.panelist, row["step"]) if row["kind"] == "train" else []
+        given = (
+            own_seats.answers(self.site, self.panelist, row["step"])
+            if row["kind"] == "train"
+            else []
+        )
         before = [seat for seat in given if seat["assignment"] != row["assignment"]]
         details = json.loads(row["details"] or "{}")
         return self.make_screen(
@@ -304,19 +296,33 @@ class _Viewer:
                 len(before) + 1,
             ),
             chosen=row["choice"],
+            second=row["kind"] == "second",
             notes=details.get("notes", {}),
-            fresh=self.is_new_round(),
+            fresh=self.is_new_round() and (row["kind"] != "second" or self.opened_since(row)),
             progress=facts.read_progress(self.site, self.panelist, self.status),
             lease_s=None if state == "closed" else lease_s(self.site, row),
             **what,
         )
 
+    def make_second_screen(self) -> Screen | None:
+        """What somebody else has answered, where this panelist is to be asked too; it may seat."""
+        share = self.site.config.panel.second_share
+        if share and second_seats.serve(
+            self.site.service, self.panelist, share, tab=self.page.tab
+        ):
+            found = own_seats.find_second(self.site, self.panelist)
+            return None if found is None else self.make_reading_screen("vote", found)
+        return None
+
+    def opened_since(self, row: Record) -> bool:
+        return bool((self.status.opened_us or 0) > row["served_us"])
+
     def is_new_round(self) -> bool:
         step = _open(self.status)
-        return step is not None and not _answers(self.site, self.panelist, step)
+        return step is not None and not own_seats.answers(self.site, self.panelist, step)
 
     def make_waiting_screen(self, *, change: bool) -> Screen:
-        given = [] if self.status.step is None else _last_round(self.site, self.panelist)
+        given = [] if self.status.step is None else own_seats.last_round(self.site, self.panelist)
         here = change and bool(given) and given[0]["step"] == self.status.step
         return self.make_screen(
             "waiting",
@@ -343,39 +349,8 @@ def _seat(service: VoteService, panelist: str, tab: str, held: Record | None) ->
     return service.assign(panelist, tab=tab)
 
 
-def _find_held_seat(site: Site, panelist: str, step: int | None) -> Record | None:
-    """The unanswered seat that the panelist holds: one outside training first."""
-    ledger = site.ledger
-    rows = ledger.query(
-        f"{_OF_STEP} WHERE c.run = ? AND (c.kind <> 'train' OR c.step = ?) AND a.panelist = ? "
-        "AND v.vote IS NULL AND a.released_us IS NULL AND a.expires_us > ? "
-        "ORDER BY c.kind = 'train', a.rowid",
-        (ledger.run, step, panelist, site.clock()),
-    )
-    return rows[0] if rows else None
-
-
 def _elsewhere(row: Record, panelist: str, page: PageState, alive: Alive) -> bool:
     return row["tab"] not in (None, page.tab) and alive(panelist, row["tab"])
-
-
-def _answers(site: Site, panelist: str, step: int) -> list[Record]:
-    """The panelist's answered seats of a round, in the order of their first showing."""
-    return site.ledger.query(
-        f"{_OF_STEP} WHERE c.run = ? AND c.step = ? AND c.kind = 'train' AND a.panelist = ? "
-        "AND v.vote IS NOT NULL ORDER BY a.rowid",
-        (site.ledger.run, step, panelist),
-    )
-
-
-def _last_round(site: Site, panelist: str) -> list[Record]:
-    """The answers of the last round in which the panelist voted, at most two rounds ago."""
-    last = site.status.read().step or 0
-    for step in (last, last - 1):
-        found = _answers(site, panelist, step)
-        if found:
-            return found
-    return []
 
 
 def _closing(site: Site, step: int) -> Closed:

@@ -53,6 +53,10 @@ class Language:
     live: Mapping[str, str]
     """Sentences of the script."""
 
+    def consent(self, second: bool) -> list[str]:
+        """What people agree to; ``second``: some comparisons are shown to one more person."""
+        return [*self.page["consent"], *([self.page["consent_second"]] if second else [])]
+
     def roughly(self, seconds: float) -> str:
         """An estimated time in round words.
 

@@ -94,7 +94,7 @@ function arrive(page) {
   const head = $("#sz-h1");
   if (head) { head.focus({ preventScroll: true }); scrollTo({ top: 0, behavior: "instant" }); }
   title(page);
-  if (page.dataset.state === "vote") {
+  if (page.dataset.state === "vote" && page.dataset.step !== "") {
     say(fill(T.said_round, { round: Number(page.dataset.step) + 1, number: page.dataset.number,
       differ: page.dataset.rows }));
   }

@@ -1,0 +1,164 @@
+"""Second seats: a stated share of a run's comparisons is answered by one more person.
+
+They tell how far people agree where a round asks only one about each comparison. A second seat
+stands at a training comparison whose step is applied, so that its answer is late by the rules that
+always held: stored, and counted in no round, no update and no replay. The event `EVENT` names the
+seat; without it the answer would be somebody's who came too late.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from szpo import seeds
+from szpo.ledger.database import Ledger
+from szpo.types import Assignment, Vote
+from szpo.voting import counting, lease, seats
+from szpo.voting.seats import Letter
+from szpo.voting.service import VoteService
+
+EVENT: Final = "second"
+"""Kind of the event that a second seat was made, with the seat's id."""
+STEPS: Final = 20
+"""Of how many of the last applied steps comparisons are shown once more."""
+SEATS: Final = f"(SELECT json_extract(body, '$.seat') FROM events WHERE kind = '{EVENT}')"
+"""SQL: the ids of all second seats."""
+
+
+def is_drawn(root_seed: int, share: float, place: tuple[int, int, int]) -> bool:
+    """Whether the comparison at (step, k, n) is of the ``share`` that a second person is shown.
+
+    Drawn by the seed, so that nobody chooses: each with that probability, and those of a smaller
+    share are among those of a larger one.
+
+    >>> sum(is_drawn(0, 0.1, (step, 0, n)) for step in range(100) for n in range(10))
+    94
+    """
+    step, k, n = place
+    key = seeds.derive(root_seed, "second", step=step, k=k, name=str(n))
+    return float(seeds.uniform(key, 1)[0]) < share
+
+
+def serve(
+    service: VoteService, panelist: str, share: float, *, tab: str | None = None
+) -> Assignment | None:
+    """A comparison that somebody else has answered, for this person too; None if none is left.
+
+    One that they hold is served again. While the run is paused nothing new is shown.
+
+    Raises:
+        UsageError: nobody of that id is enrolled.
+    """
+    ledger = service.ledger
+    with ledger.transaction("votes"):
+        held = find_held(ledger, panelist, service.clock())
+        if held is not None:
+            return service.serve_again(held, tab)
+        if lease.controller(ledger)["paused_by"] is not None:
+            return None
+        found = _choose(ledger, panelist, share)
+        if found is None:
+            return None
+        seat = service.make_seat(*found, panelist, tab)
+        ledger.record_event(EVENT, "votes", {"seat": seat.id, "comparison": seat.comparison})
+        return seat
+
+
+def _choose(ledger: Ledger, panelist: str, share: float) -> tuple[str, Letter] | None:
+    """A comparison to show this person too, and the side of plus; None while there is none.
+
+    Of the last `STEPS` applied steps, the newest first: one that is drawn, that was answered in
+    its round, that this person has never had a seat at, and that no second person has judged or
+    holds. Plus stands on the side where it stood less often, so that a person who always takes
+    the same side agrees with nobody.
+    """
+    heads = ledger.query(
+        "SELECT c.comparison, c.step, c.k, c.n FROM steps s JOIN comparisons c USING (run, step) "
+        "WHERE s.run = ? AND s.state = 'applied' AND c.kind = 'train' AND c.identical = 0 "
+        "AND s.step > (SELECT max(step) FROM steps WHERE run = s.run AND state = 'applied') - ? "
+        "ORDER BY c.step DESC, c.k, c.n",
+        (ledger.run, STEPS),
+    )
+    closed: set[str] | None = None
+    for head in heads:
+        place = head["step"], head["k"], head["n"]
+        if not is_drawn(ledger.root_seed, share, place):
+            continue
+        closed = _judged_or_held(ledger) if closed is None else closed
+        chosen = head["comparison"]
+        if chosen in closed or seats.find_at(ledger, chosen, panelist) is not None:
+            continue
+        if sides := _answered_sides(ledger, chosen):
+            key = seats.side_key(ledger.root_seed, chosen, panelist)
+            return chosen, seats.less_used_side(sides, key)
+    return None
+
+
+def is_second(ledger: Ledger, seat: str) -> bool:
+    """Whether the seat of that id is a second one."""
+    sql = "SELECT 1 FROM events WHERE kind = ? AND json_extract(body, '$.seat') = ?"
+    return bool(ledger.query(sql, (EVENT, seat)))
+
+
+def find_held(ledger: Ledger, panelist: str, now: int) -> str | None:
+    """The id of the second seat that the panelist holds and has not answered, or None."""
+    found = ledger.query(
+        "SELECT a.assignment FROM assignments a LEFT JOIN votes v USING (assignment) "
+        "WHERE a.panelist = ? AND v.vote IS NULL AND a.released_us IS NULL AND a.expires_us > ? "
+        f"AND a.assignment IN {SEATS} ORDER BY a.rowid LIMIT 1",
+        (panelist, now),
+    )
+    return found[0]["assignment"] if found else None
+
+
+def answers(ledger: Ledger) -> Mapping[int, tuple[Vote, ...]]:
+    """The answers from second seats by step, skips and excluded ones left out."""
+    without, found = counting.excluded_votes(ledger), defaultdict[int, list[Vote]](list)
+    for step, number, vote in _read(ledger):
+        if number not in without and vote.choice != "skip":
+            found[step].append(vote)
+    return {step: tuple(votes) for step, votes in found.items()}
+
+
+def vote_ids(ledger: Ledger) -> frozenset[int]:
+    """The rows of `votes` that came from second seats."""
+    return frozenset(number for _, number, _ in _read(ledger))
+
+
+def _read(ledger: Ledger) -> Iterator[tuple[int, int, Vote]]:
+    """Step, row and content of each answer from a second seat, in order."""
+    for row in ledger.query(
+        "SELECT v.vote, v.choice, a.comparison, a.panelist, "
+        "a.plus_side, c.step, c.k, c.n FROM votes v JOIN assignments a USING (assignment) "
+        f"JOIN comparisons c USING (comparison) WHERE v.assignment IN {SEATS} ORDER BY v.vote"
+    ):
+        verdict = counting.verdict(row["choice"], row["plus_side"])
+        yield (
+            row["step"],
+            row["vote"],
+            Vote(row["comparison"], row["panelist"], row["k"], row["n"], verdict, row["choice"]),
+        )
+
+
+def _judged_or_held(ledger: Ledger) -> set[str]:
+    """Comparisons that a second person has judged, or is reading."""
+    rows = ledger.query(
+        "SELECT a.comparison FROM assignments a LEFT JOIN votes v "
+        "ON v.assignment = a.assignment AND v.revision = 0 "
+        f"WHERE a.assignment IN {SEATS} AND (v.choice <> 'skip' "
+        "OR v.vote IS NULL AND a.released_us IS NULL AND a.expires_us > ?)",
+        (ledger.clock(),),
+    )
+    return {row["comparison"] for row in rows}
+
+
+def _answered_sides(ledger: Ledger, comparison: str) -> list[str]:
+    """The sides on which plus stood for those who answered in time."""
+    rows = ledger.query(
+        "SELECT DISTINCT a.assignment, a.plus_side FROM assignments a JOIN votes v "
+        "USING (assignment) WHERE a.comparison = ? AND v.late = 0 AND v.choice <> 'skip'",
+        (comparison,),
+    )
+    return [row["plus_side"] for row in rows]
