@@ -4,7 +4,7 @@ Question: prior widths, which coordinates carry the taste, the gate against chan
 the step, the curvature of the forecast, forgetting and the warm start of `vote_regression`.
 
 Set-up: surrogates in whitened score coordinates, value V(z) in units of reward, KL = |z|²/2 nats.
-A step asks K = 8 orthonormal directions ± 2.4 around a centre that moves by at most 1 towards the
+A step asks K = 8 orthonormal directions ± 3 around a centre that moves by at most 1 towards the
 recommendation, one vote each; batches of D = 8 texts whose luck has a part that the score features
 of the shown texts see (``share`` of it enters x) and one that they do not. Logistic people with
 β = 11 and rewards of spread .38. The recommendation lies on .9 of the budget of 3, 4 and 8 nats at

@@ -16,7 +16,7 @@ from szpo.optim.rules.regression import UNPROVEN
 from szpo.optim.vote_regression import Fit, Prior, Votes, direction, fit
 from szpo.types import Floats, Tally
 
-SPREAD, BETA, D, K, RADIUS, SLOPE, BEND = 0.38, 11.0, 8, 8, 2.4, 0.16, 0.04
+SPREAD, BETA, D, K, RADIUS, SLOPE, BEND = 0.38, 11.0, 8, 8, 3.0, 0.16, 0.04
 LUCK = math.sqrt(2 / D)
 LOOKS = (24, 56, 120, 240)
 EXPLAINED = {

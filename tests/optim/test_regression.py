@@ -61,7 +61,7 @@ def test_its_defaults_are_its_own_and_survive_json():
     assert (settings.K, settings.N, settings.M, settings.law) == (8, 1, 1, Law("orthonormal"))
     assert settings.kl_budget == ((60.0, 3.0), (120.0, 4.0), (240.0, 8.0))
     mu = optimizer.ask(optimizer.init(settings)).mu
-    assert mu * math.sqrt(6) == pytest.approx(2.4, abs=1e-9)  # |μv| = √(2 · 2.88)
+    assert mu * math.sqrt(6) == pytest.approx(3.0, abs=1e-9)  # |μv| = √(2 · 4.5)
     assert settings_from_json(settings_to_json(settings)) == settings
     plain = settings_to_json(defaults(3, LAYOUT))
     assert "kl_budget" not in plain and "start" not in plain  # others' specs are what they were
@@ -116,7 +116,7 @@ def test_votes_that_may_be_chance_move_the_recommendation_by_little():
 def test_a_unit_is_one_of_the_space_or_of_the_radius_at_which_is_asked():
     assert regression.unit(settings_of(scale=2.5)) == pytest.approx(2.5)
     by_radius = settings_of(mu=0.9)
-    assert regression.unit(by_radius) == pytest.approx(0.9 * math.sqrt(6 / (2 * 2.88)))
+    assert regression.unit(by_radius) == pytest.approx(0.9 * math.sqrt(6 / (2 * 4.5)))
     scheduled = settings_of(mu=Schedule("inverse", 0.9, 10))
     assert regression.unit(scheduled) == regression.unit(by_radius)
 
@@ -351,7 +351,7 @@ def test_a_price_of_votes_reads_the_ball():
         ({"weighting": "dawid-skene", "M": 2}, "choose skill or rationality, or rule bayes"),
         ({"weighting": "median"}, 'weighting "median"'),
         ({"weighting": "shrunk-logits"}, 'weighting "shrunk-logits"'),
-        ({"steering": (1.0, 4.0)}, "steering needs several votes"),
+        ({"steering": (1.0, 9.0)}, "steering needs several votes"),
         ({"momentum": 0.5}, "momentum"),
         ({"alpha": 0.1}, "leave alpha out"),
         ({"selection": Selection(4)}, "leave selection out"),

@@ -44,7 +44,7 @@ BUDGET: Final = ((60.0, 3.0), (120.0, 4.0), (240.0, 8.0))
 """The default `kl_budget`: (counted votes, nats)."""
 UNPROVEN: Final = 0.14
 """The default `unproven_kl`, nats."""
-RADIUS: Final = 2.88
+RADIUS: Final = 4.5
 """The default `kl_radius`, nats: a vote on a wider step says more."""
 AIM: Final = 0.9
 """Share of the budget that is aimed at: the measured KL scatters about it."""
