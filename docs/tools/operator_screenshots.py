@@ -93,7 +93,10 @@ def picture(page: Page, name: str, ready: str = "#op-root[data-version]") -> Non
     """Save what is on the page, with few enough colours to be small."""
     page.wait_for_selector(ready)
     whole = not name.startswith("votes")
-    page.add_style_tag(content=".op-top { position: static !important; }")
+    if not whole:  # its policy refuses an inline style
+        page.wait_for_timeout(500)
+    else:
+        page.add_style_tag(content=".op-top { position: static !important; }")
     file = ROOT / "docs" / "screens" / f"{name}.png"
     page.screenshot(path=str(file), full_page=whole)
     Image.open(file).convert("RGB").quantize(128).save(file, optimize=True)

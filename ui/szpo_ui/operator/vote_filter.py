@@ -120,7 +120,10 @@ def of_votes(chosen: Filter) -> tuple[str, list[Any]]:
 
 
 def of_comparisons(chosen: Filter) -> tuple[str, list[Any]]:
-    """The condition on a row of ``shown``, that on its votes included, and its parameters."""
+    """The condition on a row of ``shown``, that on its votes included, and its parameters.
+
+    Words are looked up in the table ``matched``, which `VoteIndex.search` fills first.
+    """
     terms: list[str] = ["1"]
     values: list[Any] = []
 
@@ -137,12 +140,7 @@ def of_comparisons(chosen: Filter) -> tuple[str, list[Any]]:
     if chosen.prompt is not None:
         add("number IN (SELECT number FROM temp.asked WHERE prompt = ?)", chosen.prompt)
     if chosen.q is not None:
-        add(
-            "number IN (SELECT rowid FROM temp.words WHERE words MATCH ? UNION SELECT number "
-            "FROM temp.given WHERE remark IS NOT NULL AND instr(lower(remark), lower(?)))",
-            word_search.expression(chosen.q),
-            chosen.q.strip().strip('"'),
-        )
+        add("number IN (SELECT number FROM temp.matched)")
     votes, parameters = of_votes(chosen)
     if votes:
         add(f"number IN (SELECT number FROM temp.given WHERE {votes})", *parameters)

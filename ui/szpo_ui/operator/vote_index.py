@@ -18,6 +18,7 @@ from szpo.errors import StorageError
 from szpo.ledger.canonical import canonical
 from szpo.ledger.database import Clock, Ledger, Record, now_us
 from szpo.voting import counting
+from szpo_ui.operator import word_search
 from szpo_ui.operator.word_search import TOKENIZER, with_spaces
 
 PART: Final = 128
@@ -58,6 +59,7 @@ _TABLES: Final = (
     "CREATE TEMP TABLE asked (prompt INTEGER, number INTEGER, PRIMARY KEY (prompt, number)) "
     "WITHOUT ROWID",
     f"CREATE VIRTUAL TABLE temp.words USING fts5(text, content='', tokenize='{TOKENIZER}')",
+    "CREATE TEMP TABLE matched (number INTEGER PRIMARY KEY)",
     # Segments are not merged: that takes half of the time of making them, in pauses of its own,
     # and a search among hundreds of them takes a millisecond more.
     "INSERT INTO temp.words (words, rank) VALUES ('automerge', 0)",
@@ -80,6 +82,7 @@ _ADD_WORDS: Final = (
     "a.plus || ' ' || a.minus), ' ') FROM answers a WHERE a.comparison = part.comparison) "
     "FROM part"
 )
+_MATCH: Final = "INSERT INTO temp.matched SELECT rowid FROM temp.words WHERE words MATCH ?"
 _TRAIN: Final = "c.run = ? AND c.step = ? AND c.kind = 'train'"
 _GROUP: Final = {"step": _TRAIN, "one": "c.run = ? AND c.rowid = ?"}
 _VOTES: Final = (
@@ -183,6 +186,18 @@ class VoteIndex:
     def is_whole(self, *, words: bool) -> bool:
         """Everything that was seen at the last look is in the index, its words included."""
         return not (self._todo or self.read < self.of or (words and self.read_words < self.of))
+
+    def search(self, query: str) -> None:
+        """Fill the table ``matched`` with the comparisons in which the words of a query stand."""
+        remark = (
+            "SELECT number FROM temp.given WHERE remark IS NOT NULL AND instr(lower(remark), ?)"
+        )
+        for sql, parameters in (
+            ("DELETE FROM temp.matched", ()),
+            (_MATCH, (word_search.expression(query),)),
+            (f"INSERT OR IGNORE INTO temp.matched {remark}", (query.strip().strip('"').lower(),)),
+        ):
+            self.ledger.execute(sql, parameters)
 
     @property
     def groups_left(self) -> int:

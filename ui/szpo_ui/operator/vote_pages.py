@@ -146,6 +146,8 @@ class _Most:
 
 def read(index: VoteIndex, chosen: Filter) -> Page:
     """The page that a filter asks for, from what the index holds."""
+    if chosen.q is not None:
+        index.search(chosen.q)
     where, values = vote_filter.of_comparisons(chosen)
     end, cursor, backward = vote_filter.page_end(chosen, limit=SIZE + 1)
     found = index.ledger.query(
@@ -183,6 +185,8 @@ def read(index: VoteIndex, chosen: Filter) -> Page:
 
 def numbers(index: VoteIndex, chosen: Filter) -> list[int]:
     """The numbers of all comparisons that a filter finds, oldest first."""
+    if chosen.q is not None:
+        index.search(chosen.q)
     where, values = vote_filter.of_comparisons(chosen)
     rows = index.ledger.query(
         f"SELECT number FROM temp.shown WHERE {where} ORDER BY number", values
