@@ -190,7 +190,8 @@ def make(
     config = settings_file.load(
         preset_name="people",
         sets=[
-            "model.name=fixed", "optimizer.comparisons=2", "optimizer.rows=3", "optimizer.votes=2",
+            "model.name=fixed", "optimizer.rule=bayes", "optimizer.directions=1",
+            "optimizer.comparisons=2", "optimizer.rows=3", "optimizer.votes=2",
             "run.votes=400", f"run.seed={seed}", f"run.lag={lag}", "panel.second_share=0", *sets,
         ],
     )  # fmt: skip

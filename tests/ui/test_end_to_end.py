@@ -30,8 +30,8 @@ SMALL = (
     "generation.max_new_tokens=12",
 )  # fmt: skip
 SHAPE = (
-    "optimizer.comparisons=2", "optimizer.rows=2", "optimizer.votes=2", f"run.steps={ROUNDS}",
-    "panel.poll_seconds=0.2", "run.name=panel",
+    "optimizer.directions=1", "optimizer.comparisons=2", "optimizer.rows=2", "optimizer.votes=2",
+    f"run.steps={ROUNDS}", "panel.poll_seconds=0.2", "run.name=panel",
 )  # fmt: skip
 
 
