@@ -69,7 +69,7 @@ def measure(answers: Sequence[Answer], margins: Sequence[float] | None = None) -
 
     >>> found = measure([Answer("Yes."), Answer("no no no no no", "length"), Answer(" ")])
     >>> [(name, value.hits) for name, value in found.list_shares()]
-    [('cut', 1.0), ('repeated', 1.0), ('empty', 1.0)]
+    [('cut', 1), ('repeated', 1), ('empty', 1)]
     """
     count = len(answers)
     off = None

@@ -22,7 +22,7 @@ def test_a_measurement_is_read_back_and_shown(tmp_path: Path) -> None:
         assert held_out.read(ledger) == found
         page = html_report.render(ledger)
     assert found.verdict == f"1 of 2 fail: {TOPIC}"
-    assert f"<h3>Guards: 1 of 2 fail: {TOPIC}</h3>" in page
+    assert f"<h2>Guards: 1 of 2 fail: {TOPIC}</h2>" in page
     assert '<td class="bad">fails</td>' in page and '<td class="good">ok</td>' in page
 
 

@@ -67,7 +67,7 @@ def test_each_flag_is_shown_with_its_reason(code: str, message: str, votes: list
     rows = agreement.panelists(numbers(votes))
     assert code in [flag.code for flag in rows[0].flags]
     assert all(not row.flags for row in rows[1:])
-    people = [state.Person(row, None, online=False, excluded=False) for row in rows]
+    people = [state.Person(row, None, online=False, excluded=False, cast=0) for row in rows]
     shown = SimpleNamespace(people=people)
     table = operator_page._environment().get_template("operate/people.html")
     (first,) = re.findall(
@@ -75,5 +75,6 @@ def test_each_flag_is_shown_with_its_reason(code: str, message: str, votes: list
     )[:1]
     assert "!" in text(first) and message in text(first)
     careful = agreement.panelists(numbers(turns(12)))
-    shown = SimpleNamespace(people=[state.Person(careful[0], None, False, False)])
+    one = state.Person(careful[0], None, online=False, excluded=False, cast=0)
+    shown = SimpleNamespace(people=[one])
     assert "nothing" in text(table.render(b=shown, access={}))

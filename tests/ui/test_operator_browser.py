@@ -12,7 +12,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from szpo.analysis import evidence, overview, sample_check
+from szpo.analysis import evidence, overview
+from szpo.generation import sample_check
 from szpo.ledger import orders
 from szpo.ledger.database import Ledger
 from szpo.reports import bundle

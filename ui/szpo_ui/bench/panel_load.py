@@ -55,7 +55,8 @@ def make_run(path: Path, people: int, votes: int) -> list[str]:
     m = max(1, -(-votes // COMPARISONS))
     layout = (("z", (4,)),)
     sets = [
-        "model.name=fixed", f"optimizer.comparisons={COMPARISONS}", f"optimizer.rows={ROWS}",
+        "model.name=fixed", "optimizer.rule=bayes", "optimizer.directions=1",
+        f"optimizer.comparisons={COMPARISONS}", f"optimizer.rows={ROWS}",
         f"optimizer.votes={m}", f"run.votes={COMPARISONS * m}", f"panel.size={people}",
     ]  # fmt: skip
     config = settings_file.load(preset_name="people", sets=sets)
