@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from szpo import cache
 from szpo.config import settings_file
 from szpo.config.schema import Config
 from szpo.data.prompts import load_shipped
@@ -20,9 +21,11 @@ from szpo.models import loading
 from szpo.optim.directions import Law
 from szpo.optim.parameters import Space
 from szpo.policies import language_model, score_features, subspace_cache
+from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
 from szpo.policies.probe import Probe
 from szpo.policies.responder import LocalHost
 from szpo.policies.subspaces import Subspace
+from szpo.training import guard_moments
 
 CHECKED = 4
 """Answers of which the index has tokens and coordinates, for a test to make again."""
@@ -65,6 +68,13 @@ def main() -> None:
     index = json.dumps({file.name: facts}, indent=1) + "\n"
     (folder / "index.json").write_text(index, encoding="utf-8")
     print(f"wrote {file} ({file.stat().st_size / 1000:.0f} kB)")
+    answering = AnswerSampling(subspace_cache.sampling_of(config))
+    policy = LoraPolicy(loaded, made, root_seed=0, answering=answering)
+    shutil.rmtree(guard_moments.SHIPPED, ignore_errors=True)
+    guard_moments.load_or_read(policy, prompts)
+    guard_moments.SHIPPED.mkdir()
+    newest = max((cache.cache_dir() / "readings").glob("*.npz"), key=lambda p: p.stat().st_mtime)
+    print(f"wrote {shutil.copy(newest, guard_moments.SHIPPED)}")
 
 
 if __name__ == "__main__":

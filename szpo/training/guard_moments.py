@@ -30,6 +30,8 @@ PROMPTS: Final = 64
 """Prompts that the start is asked, at most."""
 ANSWERS: Final = 256
 """Answers that are read, at least; six for each coordinate if that is more."""
+SHIPPED: Final = Path(__file__).parents[1] / "data" / "readings"
+"""Folder of the readings that ship, as `make basis` makes them for the coordinates that do."""
 FAR: Final = 99.0
 """Percentile of the distance between two of the start's answers that counts as far."""
 
@@ -108,33 +110,35 @@ def read_start(
 
 
 def load_or_read(policy: LoraPolicy, prompts: Sequence[Prompt]) -> StartReading:
-    """Read the start's answers, or take the reading of an earlier run of the same start.
+    """Read the start's answers, or take a reading that ships, or an earlier run's of this start.
 
     A starting adapter's are not stored: its weights would have to be part of the key. A cache
     that cannot be written is no error.
     """
     asked = list(dict.fromkeys(prompts))[:PROMPTS]
     samples = math.ceil(max(ANSWERS, 6 * policy.dim) / len(asked))
-    path = None if policy.loaded.adapter is not None else _path(policy, asked, samples)
-    if path is not None and (found := _load(path)) is not None:
-        return found
+    if policy.loaded.adapter is not None:
+        return read_start(policy, asked, samples, seed=0)
+    name = _file_name(policy, asked, samples)
+    path = cache.cache_dir() / "readings" / name
+    for place in (SHIPPED / name, path):
+        if (found := _load(place)) is not None:
+            return found
     made = read_start(policy, asked, samples, seed=0)
-    if path is not None:
-        with contextlib.suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with replace_whole(path) as draft, draft.open("wb") as file:
-                np.savez(file, scores=made.scores, figures=made.figures, prompts=made.prompts)
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replace_whole(path) as draft, draft.open("wb") as file:
+            np.savez(file, scores=made.scores, figures=made.figures, prompts=made.prompts)
     return made
 
 
-def _path(policy: LoraPolicy, prompts: Sequence[Prompt], samples: int) -> Path:
+def _file_name(policy: LoraPolicy, prompts: Sequence[Prompt], samples: int) -> str:
     loaded, how = policy.loaded, policy.answering
     named = [
         1, loaded.sha256, loaded.dtype, loaded.quantization, policy.subspace.basis_sha256,
         asdict(how.sampling), how.chunk_rows, [prompt.turns for prompt in prompts], samples,
     ]  # fmt: skip
-    key = hashlib.sha256(json.dumps(named).encode()).hexdigest()
-    return cache.cache_dir() / "readings" / f"{key}.npz"
+    return f"{hashlib.sha256(json.dumps(named).encode()).hexdigest()}.npz"
 
 
 def _load(path: Path) -> StartReading | None:

@@ -17,10 +17,13 @@ from szpo.data.prompts import load_shipped
 from szpo.models import loading, scores
 from szpo.optim.directions import Law
 from szpo.optim.parameters import Space
+from szpo.optim.rules import guard_geometry
 from szpo.policies import kl_calibration, language_model, subspace_cache
+from szpo.policies.lora_policy import AnswerSampling, LoraPolicy
 from szpo.policies.probe import Probe
 from szpo.policies.responder import LocalHost
 from szpo.policies.subspaces import Subspace
+from szpo.training import guard_moments
 
 PROMPTS = load_shipped().train
 MOST_BYTES = 400_000
@@ -87,6 +90,24 @@ def test_another_model_or_other_prompts_do_not_get_it(
     monkeypatch.setenv("SZPO_CACHE", str(tmp_path))
     assert find(replace(loaded, sha256="0" * 64), Config()) is None
     assert find(loaded, Config(), PROMPTS[1:]) is None
+
+
+def test_the_reading_of_its_start_ships_as_well(
+    loaded: loading.Loaded, shipped: Subspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """256 answers with their scores and figures, so that predicted guards cost a run nothing."""
+    monkeypatch.setenv("SZPO_CACHE", str(tmp_path))
+    monkeypatch.setattr(guard_moments, "read_start", lambda *_, **__: pytest.fail("it ships"))
+    answering = AnswerSampling(subspace_cache.sampling_of(Config()))
+    policy = LoraPolicy(loaded, shipped, root_seed=9, answering=answering)
+    found = guard_moments.load_or_read(policy, PROMPTS)
+    assert len(found.prompts) >= 250 and found.scores.shape[1] == shipped.dim
+    # Whitened: scores of the start's answers have about unit variance along each coordinate.
+    assert found.scores.std(0).min() > 0.7 and found.scores.std(0).max() < 1.5
+    assert [figure.name for figure in guard_geometry.predict(found.moments(), np.zeros(8))]
+    assert [file.name for file in guard_moments.SHIPPED.iterdir()] == [
+        guard_moments._file_name(policy, PROMPTS[:64], 4)
+    ]
 
 
 def test_files_are_small_and_all_in_the_index() -> None:
