@@ -1,14 +1,24 @@
-"""The folder of converted and trained models, and how another folder is put there whole."""
+"""The folder of converted and trained models: what is put there whole, and read back or not.
+
+Some files that are wanted often ship with the package; ``index.json`` beside them has the SHA-256
+of each by its name.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
+import logging
 import os
 import shutil
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final, TypeVar
 
 from szpo.errors import ResourceError
 
@@ -17,6 +27,42 @@ def cache_dir() -> Path:
     """The folder of converted and trained models: $SZPO_CACHE, else ~/.cache/szpo."""
     chosen = os.environ.get("SZPO_CACHE")
     return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "szpo"
+
+
+T = TypeVar("T")
+UNREADABLE: Final = (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
+"""What reading a file raises that is not whole."""
+
+
+def read_shipped(path: Path, read: Callable[[Path], T], what: str) -> T | None:
+    """Read a file that ships with the package; None where there is none.
+
+    One that does not have its recorded digest is not read, with a warning that ``what`` is made
+    anew.
+    """
+    if not path.is_file():
+        return None
+    with contextlib.suppress(*UNREADABLE):
+        index = json.loads(path.with_name("index.json").read_text(encoding="utf-8"))
+        if index[path.name]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest():
+            return read(path)
+    logging.getLogger("szpo").warning(
+        f"{path} is not the file that ships with szpo; {what} made anew "
+        "(install szpo again to have it back)"
+    )
+    return None
+
+
+def read_stored(path: Path, read: Callable[[Path], T]) -> T | None:
+    """Read a file of the cache; None where there is none. An unreadable one is deleted."""
+    try:
+        return read(path)
+    except FileNotFoundError:
+        return None
+    except UNREADABLE:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        return None
 
 
 def publish(target: Path, write: Callable[[Path], object]) -> Path:

@@ -74,7 +74,11 @@ def main() -> None:
     guard_moments.load_or_read(policy, prompts)
     guard_moments.SHIPPED.mkdir()
     newest = max((cache.cache_dir() / "readings").glob("*.npz"), key=lambda p: p.stat().st_mtime)
-    print(f"wrote {shutil.copy(newest, guard_moments.SHIPPED)}")
+    reading = shutil.copy(newest, guard_moments.SHIPPED / newest.name)
+    digest = {"sha256": hashlib.sha256(reading.read_bytes()).hexdigest()}
+    index = json.dumps({reading.name: digest}, indent=1) + "\n"
+    (guard_moments.SHIPPED / "index.json").write_text(index, encoding="utf-8")
+    print(f"wrote {reading}")
 
 
 if __name__ == "__main__":

@@ -51,8 +51,9 @@ def read(path: Path) -> Preferred:
         raise UsageError(f"{path} is no file; give a run's .db or a preference file")
     if path.suffix == LEDGER:
         with Ledger.open(path, readonly=True) as ledger:
-            events = ledger.query("SELECT row_sha256 FROM events ORDER BY event DESC LIMIT 1")
-            digest, kind, rows = str(events[0]["row_sha256"]), "ledger", _read_ledger(ledger)
+            last = ledger.last_event()
+            assert last is not None, "a ledger's first event is written with it"
+            digest, kind, rows = str(last["row_sha256"]), "ledger", _read_ledger(ledger)
     else:
         kind = preference_files.find_format(path)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()

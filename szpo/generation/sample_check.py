@@ -57,13 +57,6 @@ class Sample:
     empty."""
 
     @property
-    def shown(self) -> str:
-        """The text without the half character that a cut may leave at its end."""
-        return (
-            self.answer.text.rstrip("\ufffd") if self.answer.end == "length" else self.answer.text
-        )
-
-    @property
     def faults(self) -> tuple[str, ...]:
         """Keys of the shares that it is counted in."""
         own = answer_shares.measure([self.answer], None if self.margin is None else [self.margin])

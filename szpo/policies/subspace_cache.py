@@ -11,8 +11,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import logging
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -38,8 +36,6 @@ SHIPPED_SAMPLES: Final = 4096
 """Base answers of the files that ship; who asks for fewer is served by them as well."""
 Origin: TypeAlias = Literal["made", "cache", "shipped"]
 """Whether a basis was made for this run, or shared: from the cache, or from the package."""
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
-"""What `read` raises for a file that is not a whole subspace."""
 
 
 def write(subspace: Subspace, path: Path) -> None:
@@ -94,18 +90,12 @@ def find(key: Mapping[str, Any]) -> Subspace | None:
     ``report["origin"]`` says which had it. A file that ships and does not have its recorded
     digest is not read, with a warning; an unreadable file of the cache is deleted.
     """
-    shipped = _find_shipped(file_name(_of_more_answers(key)))
+    name = file_name(_of_more_answers(key))
+    shipped = cache.read_shipped(SHIPPED / name, read, "the coordinates are")
     if shipped is not None:
         return _with_origin(shipped, "shipped")
-    path = cache.cache_dir() / "setups" / file_name(key)
-    try:
-        return _with_origin(read(path), "cache")
-    except FileNotFoundError:
-        return None
-    except UNREADABLE:
-        with contextlib.suppress(OSError):
-            path.unlink()
-        return None
+    stored = cache.read_stored(cache.cache_dir() / "setups" / file_name(key), read)
+    return None if stored is None else _with_origin(stored, "cache")
 
 
 def _of_more_answers(key: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,21 +103,6 @@ def _of_more_answers(key: Mapping[str, Any]) -> dict[str, Any]:
     asked = key.get("subspace", {})
     samples = max(asked.get("samples", 0), SHIPPED_SAMPLES)
     return {**key, "subspace": {**asked, "samples": samples}}
-
-
-def _find_shipped(name: str) -> Subspace | None:
-    path = SHIPPED / name
-    if not path.is_file():
-        return None
-    with contextlib.suppress(*UNREADABLE):
-        index = json.loads((SHIPPED / "index.json").read_text(encoding="utf-8"))
-        if index[name]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest():
-            return read(path)
-    logging.getLogger("szpo").warning(
-        f"{path} is not the file that ships with szpo; the coordinates are made anew "
-        "(install szpo again to have it back)"
-    )
-    return None
 
 
 def load_or_make(

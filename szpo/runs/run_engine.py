@@ -252,11 +252,16 @@ def _encode(config: Config, facts: Any, prompt: str) -> tuple[int, ...]:
     return tuple(loading.encode(facts.tokenizer, Prompt.user(prompt, config.prompts.system)))
 
 
-def _describe_step(config: Config, size: int, places: int, seconds: float) -> str:
-    """Rows, chunks and seconds of a step, from rows and seconds of a chunk."""
+def _rows_and_chunks(config: Config, size: int) -> tuple[int, int]:
+    """Rows that a step asks for, and the chunks of this size that they make."""
     o = config.optimizer
     rows = 2 * o.directions * (config.selection.candidates or o.comparisons) * o.rows
-    chunks = math.ceil(rows / size)
+    return rows, math.ceil(rows / size)
+
+
+def _describe_step(config: Config, size: int, places: int, seconds: float) -> str:
+    """Rows, chunks and seconds of a step, from rows and seconds of a chunk."""
+    rows, chunks = _rows_and_chunks(config, size)
     return (
         f"{rows} rows in {chunks} chunks of {size}, about "
         f"{math.ceil(chunks / places) * seconds:.1f} s ({seconds:.2f} s a chunk, measured with "
@@ -289,8 +294,6 @@ def _price_step(config: Config, host: Host, prompt: str) -> Check:
     (_, first), *_ = row_request.split(request, size)
     sent = row_request.message_bytes(row_request.to_message(first))
     back = row_request.tokens_to_array(answers[:size]).nbytes
-    o = config.optimizer
-    rows = 2 * o.directions * (config.selection.candidates or o.comparisons) * o.rows
-    kib = math.ceil(rows / size) * (sent + back) / 1024
+    kib = _rows_and_chunks(config, size)[1] * (sent + back) / 1024
     step = _describe_step(config, size, config.engine.workers, seconds)
     return Check("a step there", "ok", f"{step} and {kib:.0f} KiB beside the prompts")

@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import json
 import math
-import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -121,9 +120,10 @@ def load_or_read(policy: LoraPolicy, prompts: Sequence[Prompt]) -> StartReading:
         return read_start(policy, asked, samples, seed=0)
     name = _file_name(policy, asked, samples)
     path = cache.cache_dir() / "readings" / name
-    for place in (SHIPPED / name, path):
-        if (found := _load(place)) is not None:
-            return found
+    found = cache.read_shipped(SHIPPED / name, _read, "the reading of the start is")
+    found = cache.read_stored(path, _read) if found is None else found
+    if found is not None:
+        return found
     made = read_start(policy, asked, samples, seed=0)
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -141,13 +141,6 @@ def _file_name(policy: LoraPolicy, prompts: Sequence[Prompt], samples: int) -> s
     return f"{hashlib.sha256(json.dumps(named).encode()).hexdigest()}.npz"
 
 
-def _load(path: Path) -> StartReading | None:
-    try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            return StartReading(file["scores"], file["figures"], file["prompts"])
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-        with contextlib.suppress(OSError):
-            path.unlink()
-        return None
+def _read(path: Path) -> StartReading:
+    with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+        return StartReading(file["scores"], file["figures"], file["prompts"])
