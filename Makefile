@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve-demo test test-all test-gpu audit basis lint format install browser screenshots clean
+.PHONY: help demo serve-demo test test-all test-gpu audit prose basis lint format install browser screenshots clean
 
 help:  ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ audit: $(STAMP)  ## ask the advisory database for holes of the installed librari
 
 screenshots: $(STAMP) browser  ## draw every state of the panel into docs/screens
 	$(BIN)/python docs/tools/panel_screenshots.py
+
+prose: $(STAMP)  ## words per sentence and reading ease of every page
+	$(BIN)/python docs/tools/prose.py
 
 basis: $(STAMP)  ## make the coordinates that ship with szpo (minutes)
 	$(BIN)/python docs/tools/ship_basis.py

@@ -1,0 +1,42 @@
+"""The pages stay readable: words per sentence, measured as docs/tools/prose.py says."""
+
+from __future__ import annotations
+
+import doctest
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BOUND = (17, 36)
+"""Words of the median sentence and of the ninth decile; to be lowered towards ``prose.AIM``."""
+
+
+@pytest.fixture
+def prose(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "tools"))
+    return import_module("prose")
+
+
+def test_only_sentences_are_measured(prose):
+    page = prose.read(
+        "# A title\n\nOne two `szpo run --plan` four. Five six\nseven?\n\n- Eight nine\n\n"
+        "| a | b |\n|---|---|\n| not one word | of it |\n\n    code of a page\n\n"
+        "!!! note\n    Ten, e.g. eleven.\n\n`alone`\n"
+    )
+    assert page.lengths == [4, 3, 2, 3]
+    # Syllables: one two four, five six se-ven, eight nine, ten e.g. e-le-ven: 3 + 4 + 2 + 5 in 11
+    # words; 12 words with the code, in 4 sentences.
+    assert page.reading_ease == pytest.approx(206.835 - 1.015 * 12 / 4 - 84.6 * 14 / 11)
+    assert page.quantile(0.5) == 3
+
+
+def test_its_examples_hold(prose):
+    assert doctest.testmod(prose).failed == 0
+
+
+def test_all_pages_together_keep_the_bound(prose):
+    everything = prose.together(prose.pages())
+    assert len(everything.sentences) > 1000
+    assert everything.quantile(0.5) <= BOUND[0] and everything.quantile(0.9) <= BOUND[1]
