@@ -60,6 +60,21 @@ def ask(state: State, step: int | None = None) -> Query:
     return query(settings, wanted, mu, alpha_at(state, wanted))
 
 
+def with_directions(state: State, count: int) -> State:
+    """The state whose next step asks ``count`` directions instead of K.
+
+    Counting rules take a step of the same expected length whatever K is.
+
+    Raises:
+        UsageError: ``count`` is below 1.
+    """
+    settings = replace(state.settings, K=count)
+    carried = state.carried
+    if isinstance(carried, counting.Pace):
+        carried = counting.with_directions(state.settings, carried, count)
+    return replace(state, settings=settings, carried=carried)
+
+
 def alpha_at(state: State, step: int) -> float | None:
     """The step size α at a step; None while it is measured, and for rules that need none."""
     return rule_of(state.settings.rule).alpha(state.settings, state.carried, step)

@@ -31,7 +31,8 @@ ORDER = {
     "szpo": (
         *GROUND, "aggregation", "optim", "config", "ledger", "voting", "evaluators", "replay",
         "models", "generation", "policies", "cluster", "data", "training", "notices", "runs",
-        "judges", "analysis", "reports", "active", "baselines", "cli",
+        "judges", "analysis", "reports", "active", "baselines", "library",
+        "cli",
     ),
     "szpo_ui": (
         "headers", "web", "startup", "prolific", "panel", "operator", "posterior", "app", "folder",
@@ -63,7 +64,7 @@ IMPURE = {
 LIGHT = [
     "ledger", "ledger.database", "voting.service", "replay.verification", "training.controller",
     "evaluators.panel_evaluator", "config", "config.settings_file", "optim", "optim.optimizer",
-    "reports.dataframes", "testing", "cli", "cli.app",
+    "reports.dataframes", "library.vector", "testing", "cli", "cli.app",
 ]  # fmt: skip
 
 

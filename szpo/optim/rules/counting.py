@@ -105,6 +105,16 @@ def alpha_at(settings: Settings, pace: Pace, step: int) -> float | None:
     return None if pace.alpha is None else pace.alpha * shape(settings, step)
 
 
+def with_directions(settings: Settings, pace: Pace, count: int) -> Pace:
+    """The step size for ``count`` directions a step; a size that was set stays.
+
+    `default_alpha` grows with √K, since K directions are averaged.
+    """
+    if pace.alpha is None or settings.given_alpha is not None or settings.adam is not None:
+        return pace
+    return replace(pace, alpha=pace.alpha * math.sqrt(count / settings.K))
+
+
 def default_alpha(counting: Counting, settings: Settings, rms: float | None = None) -> float:
     """The base step size: as set, or the one whose expected step has the length of κ_step.
 

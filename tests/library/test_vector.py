@@ -1,0 +1,265 @@
+"""`szpo.Optimizer`: what it finds, that it repeats to the bit, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import szpo
+from szpo.errors import IntegrityError, StorageError, UsageError
+from szpo.library.vector_space import make_space
+from szpo.optim import optimizer, parameters
+from szpo.types import Tally
+
+TARGET = np.array([1.0, -2.0])
+
+
+def nearer(pair: szpo.Pair, target: Any = TARGET) -> str:
+    a, b = (float(np.linalg.norm(point - target)) for point in pair)
+    return "a" if a < b else "b"
+
+
+def tune(opt: szpo.Optimizer, votes: int, target: Any = TARGET) -> szpo.Optimizer:
+    for _ in range(votes):
+        opt.tell(nearer(opt.ask(), target))  # type: ignore[arg-type]
+    return opt
+
+
+def test_a_vector_of_two_is_tuned_in_under_a_second() -> None:
+    started = time.process_time()
+    opt = tune(szpo.Optimizer(dim=2), 60)
+    assert time.process_time() - started < 1
+    assert np.linalg.norm(opt.best - TARGET) < 0.15 * np.linalg.norm(TARGET)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_votes_of_a_noisy_panel_lead_near_the_optimum(seed: int) -> None:
+    target, rng = np.full(4, 1.5), np.random.default_rng(seed)
+    opt = szpo.Optimizer(dim=4, seed=seed)
+    for _ in range(120):
+        a, b = opt.ask()
+        gap = np.linalg.norm(b - target) - np.linalg.norm(a - target)
+        opt.tell("a" if rng.random() < 1 / (1 + math.exp(-4 * gap)) else "b")
+    assert np.linalg.norm(opt.best - target) < 1.0  # 3.0 away at the start
+
+
+@pytest.mark.parametrize("rule", ["known", "sign", "margin", "bayes", "regression"])
+def test_every_rule_moves_towards_what_is_preferred(rule: str) -> None:
+    opt = tune(szpo.Optimizer(dim=2, rule=rule), 15)
+    assert np.linalg.norm(opt.best - TARGET) < np.linalg.norm(TARGET)
+
+
+def test_the_point_is_what_the_optimizers_own_functions_give() -> None:
+    """The holder adds nothing: the same votes by `szpo.optim` alone lead to the same bits."""
+    opt, state = szpo.Optimizer(dim=3, seed=5), None
+    state = optimizer.init(opt._first)
+    theta = parameters.zeros(opt._first.layout)
+    for _ in range(10):
+        query = optimizer.ask(state)
+        plus, minus = (
+            parameters.shift(opt._first.space, theta, each)["z"] for each in query.shifts[0]
+        )
+        a, b = opt.ask()
+        assert {tuple(a), tuple(b)} == {tuple(plus), tuple(minus)}
+        plus_wins = float(plus[0] > minus[0])
+        opt.tell("a" if a[0] > b[0] else "b")
+        zero = np.zeros((1, 1))
+        votes = Tally(zero + plus_wins, zero + 1 - plus_wins, zero, zero.astype(bool))
+        state, updates, _ = optimizer.tell(state, query, votes)
+        theta = parameters.apply_update(opt._first.space, theta, updates[0])
+    assert opt.best.tolist() == theta["z"].astype(float).tolist()
+
+
+def test_sides_are_drawn_and_ties_move_nothing() -> None:
+    opt = szpo.Optimizer(dim=2)
+    plus_is_a = []
+    for _ in range(40):
+        pair = opt.ask()
+        plus = parameters.shift(
+            opt._first.space, {"z": np.zeros(2, np.float32)},
+            optimizer.ask(opt._state).shifts[0][0],
+        )["z"]  # fmt: skip
+        plus_is_a.append(pair.a.tolist() == plus.tolist())
+        opt.tell("tie")
+    assert 10 <= sum(plus_is_a) <= 30
+    assert opt.best.tolist() == [0.0, 0.0]
+    assert (opt.votes, opt.steps) == (40.0, 40)
+
+
+def test_many_pairs_at_once_take_the_same_step_length() -> None:
+    """Under one preference in all directions the expected step does not depend on n."""
+    lengths = {}
+    for n in (1, 4):
+        moved = []
+        for seed in range(60):
+            opt = szpo.Optimizer(dim=6, seed=seed)
+            rng = np.random.default_rng(seed)
+            if n == 1:
+                opt.ask()
+                opt.tell("a" if rng.random() < 0.5 else "b")
+            else:
+                opt.ask(n)
+                opt.tell(["a" if rng.random() < 0.5 else "b" for _ in range(n)])
+            moved.append(float(np.linalg.norm(opt.best)))
+        lengths[n] = math.sqrt(np.mean(np.square(moved)))
+    assert lengths[4] == pytest.approx(lengths[1], rel=0.15)
+
+
+def test_pairs_stay_until_they_are_answered_and_single_ones_come_again() -> None:
+    opt = szpo.Optimizer(dim=2)
+    first, again = opt.ask(3), opt.ask(3)
+    assert all(np.array_equal(x.a, y.a) for x, y in zip(first, again, strict=True))
+    with pytest.raises(UsageError, match="3 pairs await votes; tell them first"):
+        opt.ask()
+    with pytest.raises(UsageError, match="2 votes for 3 pairs"):
+        opt.tell(["a", "b"])
+    opt.tell(["a", None, 0.25])
+    assert opt.votes == 2.0  # nobody answered one of them
+
+
+def test_a_weight_counts_as_that_many_votes() -> None:
+    points = []
+    for vote, weight in ((0.75, 4.0), (0.75, 1.0), (0.5, 1.0)):
+        opt = szpo.Optimizer(dim=2)
+        opt.ask()
+        opt.tell(vote, weight=weight)
+        points.append(float(np.linalg.norm(opt.best)))
+        assert opt.votes == weight
+    # known: log((3 + 1/2) / (1 + 1/2)) against log((3/4 + 1/2) / (1/4 + 1/2)), and log 1 = 0
+    assert points[0] / points[1] == pytest.approx(math.log(7 / 3) / math.log(5 / 3), rel=1e-3)
+    assert points[2] == 0.0
+
+
+def test_bounds_hold_and_an_optimum_on_the_edge_is_found() -> None:
+    opt = szpo.Optimizer(bounds=[(0, 4), (10, 20)], seed=2)
+    assert opt.best.tolist() == [2.0, 15.0]
+    for _ in range(60):
+        pair = opt.ask()
+        for x in pair:
+            assert 0 <= x[0] <= 4 and 10 <= x[1] <= 20
+        opt.tell(nearer(pair, [4, 11]))  # type: ignore[arg-type]
+    assert abs(opt.best - [4, 11]).max() < 1
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=2))
+def test_mirroring_keeps_points_inside_and_what_is_inside_unchanged(z: list[float]) -> None:
+    space = make_space(None, None, 1.0, [(-3, 1), (0, 5)])
+    x = space.to_vector(z)
+    assert (x >= [-3, 0]).all() and (x <= [1, 5]).all()
+    free = space.start + np.array(z)
+    inside = (free >= [-3, 0]) & (free <= [1, 5])
+    assert x[inside] == pytest.approx(free[inside], abs=1e-9)
+
+
+SAVED: list[dict[str, Any]] = [
+    {"dim": 3, "seed": 4},
+    {"bounds": [(0, 1), (-5, 5)], "rule": "bayes", "scale": 0.2},
+    {"start": [1.0, 2.0], "rule": "regression"},
+    {"dim": 2, "rule": "sign", "ties": "davidson"},
+]
+
+
+@pytest.mark.parametrize("how", SAVED, ids=str)
+def test_a_saved_state_goes_on_at_the_same_bits(how: dict[str, Any], tmp_path: Path) -> None:
+    opt = szpo.Optimizer(**how)
+    for i in range(6):
+        opt.ask(1 + i % 2)
+        votes: list[Any] = [["a", "tie", 0.3, None][i % 4], "b"]
+        opt.tell(votes[: 1 + i % 2], weight=[1.0, 0.1 * i][: 1 + i % 2])
+    waiting = opt.ask()
+    opt.save(tmp_path / "state.json")
+    again = szpo.Optimizer.load(tmp_path / "state.json")
+    assert again.to_dict() == opt.to_dict()
+    assert [p.tolist() for p in again.ask()] == [p.tolist() for p in waiting]
+    for each in (opt, again):
+        each.tell("b")
+    assert again.best.tolist() == opt.best.tolist() and again.digest() == opt.digest()
+
+
+def test_a_state_that_was_changed_is_refused(tmp_path: Path) -> None:
+    saved = tune(szpo.Optimizer(dim=2), 5).to_dict()
+    saved["votes"][2][0][0] = "tie"
+    with pytest.raises(IntegrityError, match="another point than was saved"):
+        szpo.Optimizer.from_dict(saved)
+    with pytest.raises(UsageError, match="format 9 is unknown"):
+        szpo.Optimizer.from_dict({**saved, "format": 9})
+    with pytest.raises(UsageError, match="not a saved state"):
+        szpo.Optimizer.from_dict({"format": 1})
+    (tmp_path / "x.json").write_text("[1]")
+    with pytest.raises(UsageError, match="no saved Optimizer"):
+        szpo.Optimizer.load(tmp_path / "x.json")
+    with pytest.raises(StorageError, match="cannot be read"):
+        szpo.Optimizer.load(tmp_path / "none.json")
+    with pytest.raises(StorageError, match="cannot be written"):
+        szpo.Optimizer(dim=1).save(tmp_path / "none" / "x.json")
+    json.dumps(saved, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ({}, "number of coordinates is missing"),
+        ({"dim": 0}, "dim is 0"),
+        ({"dim": True}, "dim is True"),
+        ({"dim": 2, "start": [1, 2, 3]}, "dim has 2, start has 3"),
+        ({"dim": 2, "scale": 0}, "scale must be a positive number"),
+        ({"dim": 2, "scale": math.nan}, "scale nan is not finite"),
+        ({"dim": 2, "start": "ab"}, "start 'ab' is not made of numbers"),
+        ({"dim": 2, "bounds": (1, 0)}, "low must be below high"),
+        ({"bounds": (0, 1)}, "number of coordinates is missing"),
+        ({"start": [5.0], "bounds": [(0, 1)]}, "outside its bounds"),
+        ({"dim": 2, "seed": -1}, "seed: -1 is out of range"),
+        ({"dim": 2, "rule": "best"}, "rule 'best' is unknown; choose known"),
+        ({"dim": 2, "N": 4}, "N is no option"),
+        ({"dim": 2, "speed": 4}, "speed unknown"),
+        ({"dim": 2, "weighting": "skill"}, "weigh votes yourself"),
+    ],
+)
+def test_bad_arguments_are_refused_in_one_line(how: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words) as caught:
+        szpo.Optimizer(**how)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("vote", "weight", "words"),
+    [
+        ("c", 1.0, "the vote 'c' is unknown; give \"a\""),
+        (1.5, 1.0, "from 0 to 1"),
+        (math.nan, 1.0, "from 0 to 1"),
+        (True, 1.0, "the vote True is unknown"),
+        (["a"], 1.0, "not a list"),
+        ("a", -1.0, "0 or more"),
+        ("a", "x", "is no number"),
+    ],
+)
+def test_a_bad_vote_changes_nothing(vote: Any, weight: Any, words: str) -> None:
+    opt = szpo.Optimizer(dim=2)
+    with pytest.raises(UsageError, match=r"call ask\(\) first"):
+        opt.tell("a")
+    pair = opt.ask()
+    with pytest.raises(UsageError, match=words):
+        opt.tell(vote, weight=weight)
+    assert opt.steps == 0 and opt.ask().a.tolist() == pair.a.tolist()
+    with pytest.raises(UsageError, match="ask: n is 0"):
+        opt.ask(0)
+
+
+def test_it_loads_neither_torch_nor_files_of_runs() -> None:
+    code = (
+        "import sys, szpo; o = szpo.Optimizer(dim=3); o.ask(); o.tell('a')\n"
+        "print(sorted({'torch', 'transformers', 'pandas', 'matplotlib', 'sqlite_utils',"
+        " 'pydantic'} & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
