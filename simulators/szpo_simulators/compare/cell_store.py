@@ -34,17 +34,20 @@ class Cell:
     spec: Mapping[str, Any]
     guess: float = 0.0
     """Expected seconds."""
+    label: str | None = None
+    """What cells that differ in their seed only are called; None: method and way of asking."""
 
     @property
     def name(self) -> str:
         """Readable, with a hash of the whole spec."""
         spec = self.spec
-        return f"{spec['method']}-{spec['ask']}-{spec['seed']}-{hash_spec(spec)[:10]}"
+        label = self.label or f"{spec['method']}-{spec['ask']}"
+        return f"{label}-{spec['seed']}-{hash_spec(spec)[:10]}"
 
     @property
     def kind(self) -> tuple[str, str]:
-        """(method, ask): cells of one kind take about equally long."""
-        return self.spec["method"], self.spec["ask"]
+        """(method or label, ask): cells of one kind take about equally long."""
+        return self.label or self.spec["method"], self.spec["ask"]
 
 
 @dataclass(frozen=True)

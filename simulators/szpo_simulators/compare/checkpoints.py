@@ -127,6 +127,7 @@ def make_row(
 ) -> dict[str, Any]:
     """A checkpoint as plain JSON: reward, gain with its interval over prompts, guards, cost.
 
+    ``by_prompt`` is the gain on each held-out prompt.
     ``win_rate`` is how often one of the answers has the higher reward of it and one of the base
     model's to the same prompt, all pairs of samples, ties a half.
     """
@@ -137,6 +138,7 @@ def make_row(
         "reward": float(found.rewards.mean()),
         "gain": mean,
         "interval": [low, high],
+        "by_prompt": (found.rewards.mean(1) - yardstick.base.rewards.mean(1)).tolist(),
         "win_rate": metrics.win_rate(metrics.versus(found.rewards, yardstick.base.rewards)).value,
         "kl": found.kl,
         "kl_stderr": found.kl_stderr,

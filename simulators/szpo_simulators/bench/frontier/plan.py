@@ -1,0 +1,244 @@
+"""The plan of a frontier: frozen settings from a TOML file, and the cells that they make."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from szpo.errors import UsageError
+from szpo_simulators.compare.cell_store import Cell
+from szpo_simulators.study import hash_spec
+
+VERSION: Final = 1
+"""Raise it when what a cell does or measures changes: older records are then not used."""
+RULES: Final = ("regression", "bayes")
+"""Methods that are runs of szpo under this rule."""
+BEST_OF: Final = "best-of-n"
+RIVALS: Final = ("iterative-dpo", "dpo", "rm+ppo")
+"""Gradient methods; they are asked about single pairs."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a group has to show at a number of votes; None: nothing is asked of that figure."""
+
+    votes: int
+    gain: float | None = None
+    """Least mean gain."""
+    aim: float | None = None
+    kl: float | None = None
+    """Largest mean KL, nats."""
+    kl_each: float | None = None
+    """Largest KL of any seed, nats."""
+    lowest: float | None = None
+    """Least gain of any seed."""
+    guards: tuple[int, int] | None = None
+    """(n, seeds): the first n guards hold on at least this number of seeds."""
+    furthest: tuple[float, int] | None = None
+    """(nats, seeds): at most this number of seeds ever stand further from the start."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """One method on one taste and panel, over seeds."""
+
+    part: str
+    """A to E, in order of importance."""
+    name: str
+    method: str
+    seeds: tuple[int, ...]
+    votes: int
+    """Batch votes; a rival is asked about D pairs for each."""
+    at: tuple[int, ...] = ()
+    """Votes at which a run of szpo is measured."""
+    reward: str = "sentiment"
+    panel: str = "bt70"
+    setups: int | None = None
+    """Set-ups that the seeds share, where not the plan's; 0: all have the one that ships."""
+    heldout: tuple[int, int] | None = None
+    """The held-out prompts that measure, where not the plan's: trials have others."""
+    sets: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Of a gradient method; ``n`` and ``pool`` of best-of-n."""
+    points: int = 4
+    """Checkpoints of a gradient method, at even shares of its votes."""
+    of: str | None = None
+    """The group whose runs give best-of-n its fitted directions."""
+    seconds: float = 0.0
+    """Expected processor seconds of a cell."""
+    targets: tuple[Target, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """Readable and unique in a plan."""
+        return f"{self.name}-{self.method}"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two groups whose gains are compared, paired by seed."""
+
+    ours: str
+    theirs: str
+    votes: int | None = None
+    """At equal batch votes, hence equal answers read; None: at equal KL."""
+    theirs_votes: int | None = None
+    """Their checkpoint, where ours is at the last whole step before it."""
+    kl: float | None = None
+    """Nats at which both are interpolated, per seed."""
+    ratio: float | None = None
+    """Least ratio of the mean gains, ours over theirs; None: ours is ahead or level."""
+
+    def __post_init__(self) -> None:
+        """Refuse a comparison at neither or at both."""
+        if (self.votes is None) == (self.kl is None):
+            raise ValueError(f"{self.ours} with {self.theirs}: give votes or kl")
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """Everything that is frozen before the first cell runs."""
+
+    run: str
+    """Preset of the runs."""
+    sets: tuple[str, ...]
+    rules: Mapping[str, Sequence[str]]
+    """Settings of each rule."""
+    heldout: tuple[int, int]
+    """The part of the held-out prompts that measures: from, to."""
+    unseen: int
+    """Prompts from this one on were not looked at while settings were chosen."""
+    answers: int
+    """To each prompt, at each checkpoint."""
+    setups: int
+    groups: tuple[Group, ...]
+    comparisons: tuple[Comparison, ...] = ()
+
+    def group(self, label: str) -> Group:
+        """The group of a label.
+
+        Raises:
+            UsageError: there is none.
+        """
+        for group in self.groups:
+            if group.label == label:
+                return group
+        raise UsageError(f"frontier: no group {label}; see the plan's [[group]] entries")
+
+
+def read(path: Path) -> Frontier:
+    """Read a plan.
+
+    Raises:
+        UsageError: the file is missing, is not TOML, or has a key or value that is none.
+    """
+    try:
+        body = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"frontier: {path} cannot be read ({error})") from None
+    try:
+        groups = tuple(_group(entry) for entry in body.pop("group"))
+        comparisons = tuple(Comparison(**entry) for entry in body.pop("comparison", ()))
+        for name in ("heldout", "sets"):
+            body[name] = tuple(body[name])
+        plan = Frontier(**body, groups=groups, comparisons=comparisons)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"frontier: {path}: {error}") from None
+    labels = [group.label for group in groups]
+    if twice := sorted({label for label in labels if labels.count(label) > 1}):
+        raise UsageError(f"frontier: {path}: two groups are called {twice[0]}")
+    for label in [name for c in comparisons for name in (c.ours, c.theirs)]:
+        plan.group(label)
+    for group in groups:
+        if group.of is not None:
+            plan.group(group.of)
+    return plan
+
+
+def _group(entry: Mapping[str, Any]) -> Group:
+    given: list[dict[str, Any]] = [
+        {key: tuple(v) if isinstance(v, list) else v for key, v in one.items()}
+        for one in entry.get("targets", ())
+    ]
+    targets = tuple(Target(**one) for one in given)
+    listed = {name: tuple(entry[name]) for name in ("at", "sets", "heldout") if name in entry}
+    found = Group(**{**entry, **listed, "targets": targets, "seeds": read_seeds(entry["seeds"])})
+    if found.method not in (*RULES, *RIVALS, BEST_OF):
+        raise ValueError(f"{found.label}: {found.method} is no method of this bench")
+    if found.method in RULES and not found.at:
+        raise ValueError(f"{found.label}: at which votes is it measured?")
+    if (found.method == BEST_OF) != (found.of is not None):
+        raise ValueError(f"{found.label}: `of` belongs to {BEST_OF}, which needs it")
+    return found
+
+
+def read_seeds(text: str) -> tuple[int, ...]:
+    """Seeds from a text of numbers and ranges, ends included.
+
+    >>> read_seeds("2000-2003,2007")
+    (2000, 2001, 2002, 2003, 2007)
+
+    Raises:
+        UsageError: it is no such text.
+    """
+    found: list[int] = []
+    for part in text.replace(" ", "").split(","):
+        first, _, last = part.partition("-")
+        if not first.isdecimal() or (last and not last.isdecimal()):
+            raise UsageError(f"frontier: seeds {text!r}; write them as 2000-2004 or 2000,2003")
+        found += range(int(first), int(last or first) + 1)
+    return tuple(dict.fromkeys(found))
+
+
+def cell(plan: Frontier, group: Group, seed: int) -> Cell:
+    """The cell of a group with a seed; its spec has all that it depends on."""
+    count = plan.setups if group.setups is None else group.setups
+    setup = 1 + seed % count if count else 0
+    sets = [*plan.sets, *plan.rules.get(group.method, ())]
+    if group.method in RULES:
+        sets.append(f"run.votes={group.votes}")
+    spec: dict[str, Any] = {
+        "version": VERSION, "method": group.method, "ask": "batch", "seed": seed,
+        "run": plan.run, "reward": group.reward, "panel": group.panel, "D": 8,
+        "sets": [*sets, *group.sets, f"subspace.setup_seed={setup}"],
+        "setup": setup, "votes": group.votes, "at": list(group.at),
+        "heldout": list(group.heldout or plan.heldout), "answers": plan.answers,
+    }  # fmt: skip
+    if group.method in RIVALS:
+        spec |= {"ask": "pair", "settings": dict(group.settings), "points": group.points}
+    if group.of is not None:
+        source = plan.group(group.of)
+        spec |= {"of": cell(plan, source, seed).name, "settings": dict(group.settings)}
+    own = {key: value for key, value in spec.items() if key not in ("seed", "setup", "of")}
+    own["sets"] = [one for one in own["sets"] if not one.startswith("subspace.setup_seed")]
+    spec["settings_hash"] = hash_spec(own)[:10]
+    return Cell(spec, group.seconds, group.label)
+
+
+def cells(plan: Frontier, parts: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Cell]:
+    """The cells of these parts, or of groups of these labels, in the plan's order.
+
+    Args:
+        plan: What is frozen.
+        parts: Letters of parts or labels of groups; empty: all.
+        seeds: Only these; empty: all.
+
+    Raises:
+        UsageError: a part is unknown, or no cell is left.
+    """
+    known = {group.part for group in plan.groups} | {group.label for group in plan.groups}
+    if wrong := [part for part in parts if part not in known]:
+        raise UsageError(f"frontier: no part {wrong[0]}; there are {', '.join(sorted(known))}")
+    found = [
+        cell(plan, group, seed)
+        for group in plan.groups
+        if not parts or group.part in parts or group.label in parts
+        for seed in group.seeds
+        if not seeds or seed in seeds
+    ]
+    if not found:
+        raise UsageError("frontier: no cell is left; widen --only or --seeds")
+    return found

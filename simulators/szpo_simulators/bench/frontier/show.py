@@ -1,0 +1,135 @@
+"""Print and draw what is finished of a frontier: table, targets, comparisons, figure, rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from szpo.training.step_report import plain
+from szpo_simulators.bench.frontier import summary
+from szpo_simulators.bench.frontier.plan import BEST_OF, Frontier
+from szpo_simulators.compare.cell_store import CellStore
+from szpo_simulators.study import COLOURS, MARKS, Study, describe_machine, put_legend_below
+
+DRAWN: Final = "sentiment-"
+"""Groups of this name are drawn: one taste, one panel, several methods."""
+SHADES: Final = (*COLOURS, "#888888", "#882255")
+
+
+def show(study: Study, plan: Frontier, store: CellStore) -> dict[str, Any]:
+    """Print the tables, write ``frontier.json``, ``rows.jsonl`` and the figure.
+
+    Returns:
+        The content of ``frontier.json``.
+    """
+    rows = summary.read_rows(plan, store)
+    lines = summary.summarise(plan, rows)
+    study.folder.mkdir(parents=True, exist_ok=True)
+    with (study.folder / "rows.jsonl").open("w", encoding="utf-8") as file:
+        file.writelines(f"{json.dumps(plain(row))}\n" for each in rows.values() for row in each)
+    if not lines:
+        study.console.print(f"nothing is finished in {study.folder}", markup=False)
+        return {"lines": []}
+    study.table("gain against KL and votes; 95 % bootstrap intervals over seeds", lines, TABLE)
+    verdicts = [
+        {"group": v.group, "what": v.what, "asked": v.asked, "found": v.found, "": v.word}
+        for v in summary.judge_targets(plan, rows)
+    ]
+    if verdicts:
+        study.table("what was asked", verdicts, {name: name for name in verdicts[0]})
+    apart = summary.judge_comparisons(plan, rows)
+    if apart:
+        study.table("paired by seed", apart, PAIRED)
+    missing = [line for line in _name_missing(plan, rows) if line]
+    for line in missing:
+        study.console.print(line, markup=False)
+    _draw(study, plan, lines)
+    tables = {"lines": lines, "targets": verdicts, "comparisons": apart, "unfinished": missing}
+    body: dict[str, Any] = plain({**tables, "machine": describe_machine()})
+    text = json.dumps(body, indent=1)
+    (study.folder / "frontier.json").write_text(text, encoding="utf-8")
+    study.end()
+    return body
+
+
+def _name_missing(plan: Frontier, rows: summary.Rows) -> list[str]:
+    found = []
+    for group in plan.groups:
+        done = len({row["seed"] for row in rows[group.label]})
+        if done < len(group.seeds):
+            found.append(f"unfinished: {group.label} has {done} of {len(group.seeds)} seeds")
+    return found
+
+
+def _interval(found: Mapping[str, Any], form: str = "+.3f") -> str:
+    if found["low"] is None:
+        return format(found["mean"], form)
+    return f"{found['mean']:{form}} [{found['low']:{form}}, {found['high']:{form}}]"
+
+
+def _number(name: str, form: str) -> Any:
+    return lambda row: "–" if row.get(name) is None else format(row[name], form)
+
+
+def _count(name: str) -> Any:
+    return lambda row: f"{row[name]}" if name in row else "–"
+
+
+TABLE: Final[Mapping[str, Any]] = {
+    "part": "part",
+    "group": "group",
+    "votes": "checkpoint",
+    "seeds": lambda row: f"{row['seeds']}/{row['of']}",
+    "read": _number("answers_read", ".0f"),
+    "gain": _interval,
+    "lowest": _number("lowest", "+.3f"),
+    "unseen": _number("unseen", "+.3f"),
+    "KL": _number("kl", ".2f"),
+    "most": _number("kl_most", ".2f"),
+    "3 guards": _count("first_three"),
+    "all 4": _count("all_four"),
+    "topic": _number("topic", ".2f"),
+    "cpu s": _number("cpu_seconds", ".0f"),
+}
+PAIRED: Final[Mapping[str, Any]] = {
+    "ours": "ours",
+    "theirs": "theirs",
+    "where": "where",
+    "seeds": "seeds",
+    "gains": lambda row: f"{row['mean_ours']:+.3f}, {row['mean_theirs']:+.3f}",
+    "difference": lambda row: _interval(row["difference"]),
+    "ratio": lambda row: _interval(row["ratio"], ".2f"),
+    "asked": lambda row: "ahead or level" if row["asked"] is None else f"{row['asked']:g} times",
+    "": lambda row: {None: "open", True: "met", False: "missed"}[row["met"]],
+}
+
+
+def _draw(study: Study, plan: Frontier, lines: Sequence[Mapping[str, Any]]) -> None:
+    """Gain against KL and against answers read, one line per method on the first taste."""
+    labels = [g.label for g in plan.groups if g.label.startswith(DRAWN) and g.method != BEST_OF]
+    curves: dict[str, list[Mapping[str, Any]]] = {
+        label: [line for line in lines if line["group"] == label] for label in labels
+    }
+    best = [line for line in lines if line["group"].startswith("best of")]
+    ends = max((line["checkpoint"] for line in best), default=0)
+    curves["best of n, true reward"] = [line for line in best if "true" in line["group"]]
+    curves["best of n, fitted direction"] = [
+        line for line in best if "fitted" in line["group"] and line["checkpoint"] == ends
+    ]
+    with study.figure("frontier", columns=2, height=4.2) as axes:
+        for i, (label, found) in enumerate(item for item in curves.items() if item[1]):
+            style = {"color": SHADES[i % len(SHADES)], "marker": MARKS[i % len(MARKS)]}
+            gains = [line["mean"] for line in found]
+            for at, by in ((axes[0], "kl"), (axes[1], "answers_read")):
+                if by == "answers_read" and label.startswith("best"):
+                    continue  # the pool is drawn after the votes, and nobody reads it
+                x = [line[by] for line in found]
+                at.plot([0, *x], [0, *gains], label=label.removeprefix(DRAWN), **style)
+                for value, line in zip(x, found, strict=True):
+                    if line["low"] is not None:
+                        ends_of = (line["low"], line["high"])
+                        at.plot([value] * 2, ends_of, color=style["color"], marker="", lw=0.9)
+        axes[0].set(xlabel="KL to the start, nats per answer", ylabel="gain in held-out sentiment")
+        axes[1].set(xlabel="answers read")
+        put_legend_below(axes[0])

@@ -1,0 +1,130 @@
+"""A cell that is a run of szpo: its ledger is driven to its end, and measured at checkpoints.
+
+A cell that was killed goes on where its ledger ends. What is measured is read back from the
+ledger: the point that the run recommended after a number of votes.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Final
+
+from szpo.errors import LeaseError, RunError, SzpoError
+from szpo.files import replace_whole
+from szpo.ledger.database import Ledger
+from szpo.runs import assemble, driver, samples
+from szpo.runs.assemble import Parts
+from szpo.training import summary
+from szpo.training.step_report import StepReport
+from szpo_simulators.bench.frontier import base
+from szpo_simulators.compare.cell_config import load_config
+from szpo_simulators.compare.checkpoints import Yardstick, make_row
+from szpo_simulators.rewards import heldout
+
+DRIVING: Final = 0.8
+"""Share of a cell's time that its votes take; the rest is measuring."""
+Report = Callable[[float], None]
+
+
+def ledger_path(folder: Path, name: str) -> Path:
+    """Where the ledger of a cell is."""
+    return folder / "ledgers" / f"{name}.db"
+
+
+def run(spec: Mapping[str, Any], folder: Path, name: str, report: Report) -> dict[str, Any]:
+    """Drive the run, measure it, and return its rows with what it was made of.
+
+    Raises:
+        RunError: the run paused before its votes were counted.
+    """
+    began = time.process_time()
+    yardstick = base.load(spec, folder).yardstick
+    path = ledger_path(folder, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with base.alone(folder / "locks" / f"setup-{_tokens(spec)}-{spec['setup']}.lock"):
+        ledger, parts, resumed = _open(spec, path)  # makes the set-up, or finds it in the cache
+    set_up = time.process_time() - began
+    spent: dict[int, float] = {}
+
+    def note(step: StepReport) -> None:
+        spent[step.step + 1] = time.process_time() - began - set_up
+        report(DRIVING * min(1.0, step.total_votes / spec["votes"]))
+
+    with closing(parts), ledger:
+        outcome = driver.drive(ledger, parts, on_step=note)
+        if outcome.status == "paused":
+            raise RunError(f"{path} paused: {outcome}")
+        rows = _measure(spec, ledger, parts, yardstick, folder / "rows" / name)
+        facts = summary.steps(ledger)
+        stood = [float(f.info["kl"]) for f in facts if f.info.get("kl") is not None]
+    for row in rows:
+        row["cpu_seconds"] = None if resumed else spent.get(row["steps"])
+        row["seconds"] = None
+    language = {} if parts.base is None else dict(parts.base.subspace.report)
+    return {
+        "rows": rows, "resumed": resumed, "furthest": max(stood, default=None),
+        "setup": {"cpu_seconds": set_up, **{k: language.get(k) for k in ("origin", "seconds")}},
+    }  # fmt: skip
+
+
+def _tokens(spec: Mapping[str, Any]) -> int:
+    return load_config(spec).generation.max_new_tokens
+
+
+def _open(spec: Mapping[str, Any], path: Path) -> tuple[Ledger, Parts, bool]:
+    """The run where it was left, or a new one; a ledger that cannot go on is begun again."""
+    if path.exists():
+        ledger = Ledger.open(path)
+        try:
+            return ledger, assemble.reopen(ledger, say=_quietly), True
+        except LeaseError:
+            raise
+        except SzpoError:
+            ledger.close()
+    for file in path.parent.glob(f"{path.name}*"):
+        file.unlink()
+    parts = assemble.build(load_config(spec), say=_quietly)
+    return assemble.create(parts, path), parts, False
+
+
+def _quietly(line: str) -> None:
+    del line
+
+
+def steps_of(ledger: Ledger, votes: int) -> tuple[int, int, int]:
+    """(steps, votes, answers read) at the last whole step of at most this number of votes."""
+    steps = counted = read = 0
+    for fact in summary.steps(ledger):
+        if fact.state != "applied" or counted + fact.votes > votes:
+            break
+        steps, counted, read = fact.step + 1, counted + fact.votes, read + fact.answers_read
+    return steps, counted, read
+
+
+def _measure(
+    spec: Mapping[str, Any], ledger: Ledger, parts: Parts, yardstick: Yardstick, folder: Path
+) -> list[dict[str, Any]]:
+    """A row for each checkpoint; those measured before the cell was killed are read back."""
+    rows: list[dict[str, Any]] = []
+    folder.mkdir(parents=True, exist_ok=True)
+    source = assemble.source(ledger, parts)
+    for votes in spec["at"]:
+        file = folder / f"{votes}.json"
+        if not file.exists():
+            steps, counted, read = steps_of(ledger, votes)
+            with samples.policy_at(ledger, source, steps) as policy:
+                moved: Any = policy
+                found = heldout.measure(
+                    moved, yardstick.prompts, yardstick.score,
+                    samples=yardstick.samples, seed=yardstick.seed,
+                )  # fmt: skip
+            cost = {"votes": counted, "answers_read": read}
+            row = {**make_row(yardstick, found, votes / spec["votes"], cost), "steps": steps}
+            with replace_whole(file) as draft:
+                draft.write_text(json.dumps(row), encoding="utf-8")
+        rows.append(json.loads(file.read_text(encoding="utf-8")))
+    return rows
