@@ -33,7 +33,8 @@ REACH_S = 5.0
 READ_S = 900.0
 """How long it may take for an answer."""
 KAPPA = 1.62
-"""Distance of the canary's members from the start, nats, as a run's usual radius."""
+"""Distance of the canary's members from the start, nats: the smaller of the rules' usual radii, at
+which a wrong adapter is harder to notice."""
 
 
 def demand(engine: Engine) -> None:
