@@ -65,6 +65,26 @@ def read_stored(path: Path, read: Callable[[Path], T]) -> T | None:
         return None
 
 
+def hub_copy(name: str) -> Path | None:
+    """The folder of a model of the hub (owner/name) whose weights were all downloaded before."""
+    from huggingface_hub import constants
+
+    place = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "snapshots"
+    whole = [each for each in place.glob("*") if _has_weights(each)]
+    return max(whole, key=lambda each: each.stat().st_mtime, default=None)
+
+
+def _has_weights(folder: Path) -> bool:
+    """Every file of weights that the folder's index names, or any where there is no index."""
+    try:
+        index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
+        return all((folder / name).is_file() for name in set(index["weight_map"].values()))
+    except FileNotFoundError:
+        return any(folder.glob("*.safetensors"))
+    except UNREADABLE:
+        return False
+
+
 def publish(target: Path, write: Callable[[Path], object]) -> Path:
     """Write a folder under another name and rename it, so that a half-written one is never seen.
 

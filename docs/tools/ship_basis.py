@@ -1,7 +1,9 @@
-"""Make the coordinates that ship with szpo: default settings, shipped prompts, more answers.
+"""Make the coordinates that ship with szpo: smollm2, its prompts, more answers than usual.
 
-Run: make basis (minutes). Run it again after every change of how a set-up is made
-(`szpo.policies.subspace_cache.VERSION`), of the default settings or of the shipped prompts.
+Run: make basis, or python docs/tools/ship_basis.py PRESET for those of one preset; the name
+"default" is that of no preset. It takes some 20 minutes of processor time each. Run it again after
+every change of how a set-up is made (`szpo.policies.subspace_cache.VERSION`), of the presets'
+sampling or of the shipped prompts.
 """
 
 from __future__ import annotations
@@ -9,7 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from typing import Any
+import sys
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 
@@ -27,6 +31,8 @@ from szpo.policies.responder import LocalHost
 from szpo.policies.subspaces import Subspace
 from szpo.training import guard_moments
 
+SAMPLES: Final = dict(zip(("default", "people"), subspace_cache.SHIPPED_SAMPLES, strict=True))
+"""Base answers of each preset's coordinates; answers of the second are five times as long."""
 CHECKED = 4
 """Answers of which the index has tokens and coordinates, for a test to make again."""
 
@@ -47,39 +53,51 @@ def check(config: Config, loaded: loading.Loaded, subspace: Subspace) -> dict[st
     }
 
 
-def main() -> None:
-    """Make the file and its index; what shipped before is deleted."""
-    samples, folder = subspace_cache.SHIPPED_SAMPLES, subspace_cache.SHIPPED
-    config = settings_file.load(sets=[f"subspace.samples={samples}"])
+def make(preset: str) -> None:
+    """Make the files of a preset and their lines in the indices; its former files are deleted."""
+    config = settings_file.load(
+        preset_name=None if preset == "default" else preset,
+        sets=["model.name=smollm2", f"subspace.samples={SAMPLES[preset]}"],
+    )
     loaded = loading.load(config.model.name, device="cpu")
     prompts = load_shipped().train
     host = LocalHost(loaded)
     sites = host.places(config.adapter, None).sites
     made = language_model.set_up(config, host, sites, prompts)
     key = subspace_cache.setup_key(config, loaded.sha256, loaded.dtype, prompts)
-    shutil.rmtree(folder, ignore_errors=True)
-    file = folder / subspace_cache.file_name(key)
+    facts = {"preset": preset, "model": config.model.name, **check(config, loaded, made)}
+    file = subspace_cache.SHIPPED / subspace_cache.file_name(key)
+    _clear(file.parent, preset)
     subspace_cache.write(made, file)
-    facts = {
-        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
-        "model": config.model.name,
-        **check(config, loaded, made),
-    }
-    index = json.dumps({file.name: facts}, indent=1) + "\n"
-    (folder / "index.json").write_text(index, encoding="utf-8")
-    print(f"wrote {file} ({file.stat().st_size / 1000:.0f} kB)")
+    _note(file, facts)
     answering = AnswerSampling(subspace_cache.sampling_of(config))
     policy = LoraPolicy(loaded, made, root_seed=0, answering=answering)
-    shutil.rmtree(guard_moments.SHIPPED, ignore_errors=True)
+    _clear(guard_moments.SHIPPED, preset)
     guard_moments.load_or_read(policy, prompts)
-    guard_moments.SHIPPED.mkdir()
     newest = max((cache.cache_dir() / "readings").glob("*.npz"), key=lambda p: p.stat().st_mtime)
-    reading = shutil.copy(newest, guard_moments.SHIPPED / newest.name)
-    digest = {"sha256": hashlib.sha256(reading.read_bytes()).hexdigest()}
-    index = json.dumps({reading.name: digest}, indent=1) + "\n"
-    (guard_moments.SHIPPED / "index.json").write_text(index, encoding="utf-8")
-    print(f"wrote {reading}")
+    _note(Path(shutil.copy(newest, guard_moments.SHIPPED / newest.name)), {"preset": preset})
+
+
+def _clear(folder: Path, preset: str) -> None:
+    """Delete what shipped for a preset."""
+    folder.mkdir(exist_ok=True)
+    place = folder / "index.json"
+    index = json.loads(place.read_text(encoding="utf-8")) if place.is_file() else {}
+    for name in [name for name, facts in index.items() if facts["preset"] == preset]:
+        (folder / name).unlink(missing_ok=True)
+        del index[name]
+    place.write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+
+
+def _note(file: Path, facts: dict[str, Any]) -> None:
+    """Write a file's digest and facts into the index beside it."""
+    place = file.with_name("index.json")
+    index = json.loads(place.read_text(encoding="utf-8"))
+    index[file.name] = {"sha256": hashlib.sha256(file.read_bytes()).hexdigest(), **facts}
+    place.write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+    print(f"wrote {file} ({file.stat().st_size / 1000:.0f} kB)")
 
 
 if __name__ == "__main__":
-    main()
+    for preset in sys.argv[1:] or SAMPLES:
+        make(preset)

@@ -112,6 +112,7 @@ def run(
     if new is None:
         _show_plan(checked, as_json=as_json)
         return 0
+    config = checked.config
     costs = cost_plan.estimate(config, matrix_seconds=machine_check.matrix_seconds())
     console.pairs(dict(cost_plan.describe(costs, config)), to=console.errors)
     return _start(checked, new, as_json=as_json, stay=stay, hold=hold)

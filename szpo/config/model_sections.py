@@ -15,7 +15,9 @@ class Model(Section):
     name: str = Field(
         "smollm2",
         min_length=1,
-        description="smollm2, tiny, a local folder (safetensors only), or a hub id (owner/name).",
+        description="smollm2, tiny, a local folder (safetensors only), a hub id (owner/name), or "
+        "auto: the largest model of docs/hardware.md that was downloaded here before and fits, "
+        "else smollm2. A run keeps the model that it was created with.",
     )
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",

@@ -6,13 +6,21 @@ hours, so that its time is better spent on answers of a larger one.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
+
+from szpo import cache
+
+AUTO: Final = "auto"
+"""The name that stands for the largest model of the table that is on this machine."""
 
 OVERHEAD_GIB: Final = 1.5
 """Memory of a run beside the weights, GiB: the process, its batch of answers, their scores."""
 CPU_BILLIONS: Final = 2.0
-"""Parameters, in billions, from which a model is not taken without an accelerator."""
+"""Parameters, in billions, from which a model is not advised without an accelerator."""
+AUTO_BILLIONS: Final = 0.5
+"""The same for a model that nobody named: a set-up of a larger one takes hours on a CPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,20 +56,41 @@ TABLE: Final = (
 """From small to large; each answers in the form of a chat."""
 
 
-def choose(free_gib: float, *, accelerator: bool) -> Candidate:
-    """Choose the largest model of the table that the memory holds.
+def choose(
+    free_gib: float, *, most_billions: float, is_here: Callable[[str], bool] = lambda name: True
+) -> Candidate:
+    """Choose the largest model of the table that the memory holds; smollm2 where none does.
 
-    >>> choose(6.0, accelerator=False).name, choose(20.0, accelerator=True).name
+    Args:
+        free_gib: Memory that is free where the model computes, GiB.
+        most_billions: Parameters that it has at most, in billions.
+        is_here: Whether a model may be taken, by its name.
+
+    >>> choose(6.0, most_billions=2.0).name, choose(20.0, most_billions=99.0).name
     ('HuggingFaceTB/SmolLM2-1.7B-Instruct', 'Qwen/Qwen2.5-7B-Instruct')
-    >>> choose(64.0, accelerator=False).name, choose(0.5, accelerator=False).name
-    ('HuggingFaceTB/SmolLM2-1.7B-Instruct', 'smollm2')
+    >>> choose(64.0, most_billions=99.0, is_here=lambda name: "360M" in name).name
+    'HuggingFaceTB/SmolLM2-360M-Instruct'
+    >>> choose(0.5, most_billions=2.0).name
+    'smollm2'
     """
     fits = [
         each
         for each in TABLE
-        if each.needs_gib <= free_gib and (accelerator or each.billions < CPU_BILLIONS)
+        if each.needs_gib <= free_gib and each.billions <= most_billions and is_here(each.name)
     ]
     return fits[-1] if fits else SHIPPED
+
+
+def name_auto(name: str, free_gib: float, *, accelerator: bool) -> str:
+    """Name the model that "auto" stands for on this machine; any other name is its own.
+
+    Nothing is downloaded: it is a model that is in the hub's cache already, else smollm2.
+    """
+    if name != AUTO:
+        return name
+    most = float("inf") if accelerator else AUTO_BILLIONS
+    found = choose(free_gib, most_billions=most, is_here=lambda n: cache.hub_copy(n) is not None)
+    return found.name
 
 
 def hint(name: str, free_gib: float) -> str:
@@ -77,7 +106,7 @@ def hint(name: str, free_gib: float) -> str:
         "smollm2 is the model that ships, of 135 million parameters: good for a trial, but much "
         "of what it writes is wrong, and people would judge a larger model's answers with more use"
     )
-    better = choose(free_gib, accelerator=False)
+    better = choose(free_gib, most_billions=CPU_BILLIONS)
     if better is SHIPPED:
         return f"{lead}; docs/hardware.md has a table by memory"
     return (

@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 
 import torch
 
+from szpo import memory
 from szpo.errors import UsageError
 
 Dtype: TypeAlias = Literal["fp32", "bf16", "fp16"]
@@ -89,6 +90,13 @@ def is_here(device: str) -> bool:
     """Whether torch finds this device on this machine."""
     kind, _, number = device.partition(":")
     return kind in ("auto", "cpu") or int(number or 0) < counts().get(kind, 0)
+
+
+def free_bytes(device: str) -> int:
+    """Memory that a model may take there, bytes; of an MPS or XPU device the machine's own."""
+    if device.startswith("cuda"):
+        return int(torch.cuda.mem_get_info(device)[0])
+    return memory.available_bytes()
 
 
 def list_found() -> str:

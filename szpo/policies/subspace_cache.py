@@ -32,7 +32,7 @@ VERSION = 2
 """Raise it with every change of how a set-up is made: older files are then not read again."""
 SHIPPED = Path(__file__).parents[1] / "data" / "bases"
 """Folder of the files that ship; ``index.json`` there has the digest of each by its name."""
-SHIPPED_SAMPLES: Final = 4096
+SHIPPED_SAMPLES: Final = (4096, 1024)
 """Base answers of the files that ship; who asks for fewer is served by them as well."""
 Origin: TypeAlias = Literal["made", "cache", "shipped"]
 """Whether a basis was made for this run, or shared: from the cache, or from the package."""
@@ -90,19 +90,15 @@ def find(key: Mapping[str, Any]) -> Subspace | None:
     ``report["origin"]`` says which had it. A file that ships and does not have its recorded
     digest is not read, with a warning; an unreadable file of the cache is deleted.
     """
-    name = file_name(_of_more_answers(key))
-    shipped = cache.read_shipped(SHIPPED / name, read, "the coordinates are")
-    if shipped is not None:
-        return _with_origin(shipped, "shipped")
+    asked = key.get("subspace", {})
+    for samples in SHIPPED_SAMPLES:
+        if samples >= asked.get("samples", 0):
+            name = file_name({**key, "subspace": {**asked, "samples": samples}})
+            shipped = cache.read_shipped(SHIPPED / name, read, "the coordinates are")
+            if shipped is not None:
+                return _with_origin(shipped, "shipped")
     stored = cache.read_stored(cache.cache_dir() / "setups" / file_name(key), read)
     return None if stored is None else _with_origin(stored, "cache")
-
-
-def _of_more_answers(key: Mapping[str, Any]) -> dict[str, Any]:
-    """The key with as many base answers as what ships was made of, unless it asks for more."""
-    asked = key.get("subspace", {})
-    samples = max(asked.get("samples", 0), SHIPPED_SAMPLES)
-    return {**key, "subspace": {**asked, "samples": samples}}
 
 
 def load_or_make(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from szpo import __version__
-from szpo.config import settings_file
+from szpo.config import model_table, settings_file
 from szpo.config.schema import Config
 from szpo.data import prompts as promptfiles
 from szpo.data.prompts import PromptSet
@@ -106,7 +106,8 @@ def default_name(config: Config) -> str:
     'smollm2-bt70-sentiment-0'
     """
     panel = config.panel
-    words = [Path(config.model.name).name, panel.kind]
+    model = config.model.name
+    words = [panel.kind] if model == model_table.AUTO else [Path(model).name, panel.kind]
     words += [panel.reward] if panel.kind not in ("people", "judge") else []
     text = "-".join(words).lower()[: 63 - len(str(config.run.seed))] + f"-{config.run.seed}"
     return "".join(c if c.isascii() and (c.isalnum() or c == "-") else "-" for c in text)

@@ -1,4 +1,4 @@
-"""Where a run's model computes: chosen when the run is created, the same when it is resumed.
+"""Which model a run has and where it computes: chosen when it is created, the same when resumed.
 
 Answers of another kind of device differ in their last bits, and so in words and votes. Weights
 do not: they follow from the recorded updates on any machine (`szpo.replay`).
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from szpo.config import model_table
 from szpo.config.schema import Config
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
@@ -21,9 +22,10 @@ MOVED = "device"
 
 
 def choose(config: Config) -> Config:
-    """Replace ``auto`` in the settings by a device and dtype: this machine's, or the workers'.
+    """Replace ``auto`` in the settings by a model, a device and a dtype.
 
-    Workers compute on a GPU where `engine.gpus` gives them one, else on the CPU, in bf16.
+    They are this machine's, or the workers'. Workers compute on a GPU where `engine.gpus` gives
+    them one, else on the CPU, in bf16; the model that ``auto`` stands for there is smollm2.
 
     Raises:
         UsageError: the device or the engine that they name is not to be had.
@@ -35,6 +37,7 @@ def choose(config: Config) -> Config:
         m, usual = config.model, "cuda" if config.engine.gpus else "cpu"
         return _set(
             config,
+            name=model_table.SHIPPED.name if m.name == model_table.AUTO else m.name,
             device=usual if m.device == "auto" else m.device,
             dtype="bf16" if m.dtype == "auto" else m.dtype,
         )
@@ -45,7 +48,13 @@ def choose(config: Config) -> Config:
     from szpo.models import devices
 
     chosen = devices.choose(config.model.device, config.model.dtype)
-    return _set(config, device=chosen.device, dtype=chosen.dtype)
+    name = config.model.name
+    if name == model_table.AUTO:
+        free = devices.free_bytes(chosen.device) / 2**30
+        if config.engine.kind != "local" or config.model.adapter is not None:
+            free = 0.0  # the servers' model, or the adapter's, is not known here
+        name = model_table.name_auto(name, free, accelerator=chosen.device != "cpu")
+    return _set(config, name=name, device=chosen.device, dtype=chosen.dtype)
 
 
 def restore(

@@ -1,10 +1,14 @@
 """Which model to take for people: the docs have the table of the code; and what a hint names."""
 
+import json
 import re
 from pathlib import Path
 
-from szpo.config import model_table
+import pytest
+
+from szpo.config import model_table, settings_file
 from szpo.config.model_table import TABLE
+from szpo.runs import assemble, run_device
 
 HARDWARE = Path(__file__).parents[2] / "docs" / "hardware.md"
 
@@ -29,3 +33,64 @@ def test_the_hint_names_what_fits_and_only_for_the_model_that_ships() -> None:
     assert "--set model.name=HuggingFaceTB/SmolLM2-1.7B-Instruct" in large
     small = model_table.hint("smollm2", 2.0)
     assert "--set" not in small and "docs/hardware.md" in small
+
+
+SMALLER, LARGER = TABLE[1].name, TABLE[2].name
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the hub that is empty."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def download(hub: Path, name: str, *files: str) -> None:
+    folder = hub / f"models--{name.replace('/', '--')}" / "snapshots" / "0"
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        (folder / file).touch()
+    parts = {str(i): f"model-{i}.safetensors" for i in (1, 2)}
+    if name == LARGER:
+        index = json.dumps({"weight_map": parts})
+        (folder / "model.safetensors.index.json").write_text(index, encoding="utf-8")
+
+
+def test_auto_is_the_largest_model_that_was_downloaded_whole_and_fits(hub: Path) -> None:
+    def named(free_gib: float, *, accelerator: bool) -> str:
+        return model_table.name_auto("auto", free_gib, accelerator=accelerator)
+
+    assert named(64.0, accelerator=True) == "smollm2", "nothing is downloaded by itself"
+    download(hub, SMALLER, "config.json")
+    assert named(64.0, accelerator=True) == "smollm2", "its weights are not there"
+    download(hub, SMALLER, "model.safetensors")
+    download(hub, LARGER, "model-1.safetensors")
+    assert named(64.0, accelerator=True) == SMALLER, "half of the larger one is there"
+    download(hub, LARGER, "model-2.safetensors")
+    assert named(64.0, accelerator=True) == LARGER
+    assert named(64.0, accelerator=False) == SMALLER, "its set-up would take hours"
+    assert named(2.0, accelerator=True) == "smollm2", "which needs 2.2 GiB"
+    assert model_table.name_auto(LARGER, 0.1, accelerator=False) == LARGER, "it was named"
+
+
+def test_a_run_for_people_has_a_model_before_its_files_are_looked_at(hub: Path) -> None:
+    config = settings_file.load(preset_name="people", sets=["model.device=cpu"])
+    assert config.model.name == "auto" and assemble.default_name(config) == "people-0"
+    assert run_device.choose(config).model.name == "smollm2"
+    download(hub, SMALLER, "model.safetensors")
+    assert run_device.choose(config).model.name == SMALLER
+    served = config.model_copy(
+        update={"model": config.model.model_copy(update={"adapter": "somewhere"})}
+    )
+    assert run_device.choose(served).model.name == "smollm2", "as the adapter's base ever was"
+
+
+def test_answers_for_people_are_finished_and_their_law_is_the_sampled_one() -> None:
+    """What `experiments/answer_study.py` found; top-p and top-k have no KL, so both are off."""
+    config = settings_file.load(preset_name="people")
+    g = config.generation
+    assert (g.temperature, g.max_new_tokens, g.stop) == (0.5, 128, ["\n\n"])
+    assert (g.top_p, g.top_k) == (1.0, 0)
+    assert config.panel.poor_samples == "refuse"
+    # At most 2 rows of 2 answers of 128 tokens, .75 words each: 384 words.
+    assert config.words_per_vote == 384

@@ -114,6 +114,30 @@ def test_kl_agrees_with_the_log_ratio_of_sampled_answers() -> None:
     assert stderr < spread  # summing over the vocabulary is what makes it the better estimate
 
 
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+def test_kl_is_that_of_the_sampled_law(temperature: float) -> None:
+    """Of answers of one word it needs no sampling: Σ p log p/q, where p is what words come from.
+
+    The words that are drawn have that law too: their shares are as near to p as draws of p are.
+    """
+    law = Sampling(temperature=temperature, max_new_tokens=1, stop=("w9 ",))
+    base = loaded("llama")
+    policy = policy_of(base, full(base, 2, "AB"), answering=AnswerSampling(law))
+    policy.apply(Update(0, 0, coef=0.25))
+    ids = torch.tensor([policy.encode(PROMPTS[0])])
+    with torch.no_grad():
+        q = (base.model(ids).logits[0, -1].double() / temperature).log_softmax(-1)
+        with attach_deltas(base.model, policy.subspace.sites, policy.deltas([policy.theta()])):
+            p = (base.model(ids).logits[0, -1].double() / temperature).log_softmax(-1)
+    found, _ = policy.kl(PROMPTS[:1], seed=0)
+    assert found == pytest.approx(float((p.exp() * (p - q)).sum()), rel=1e-3) and found > 0.01
+    drawn = [row[0] if row else STOP for row in policy.sample_tokens(PROMPTS[:1], 2000, seed=1)]
+    shares = np.bincount(drawn, minlength=len(p)) / len(drawn)
+    # Total variation of 2,000 draws from their own law, at most ½ Σ √(p/n) in expectation.
+    own = float(p.exp().sqrt().sum()) / 2 / np.sqrt(len(drawn))
+    assert np.abs(shares - p.exp().numpy()).sum() / 2 < 1.2 * own
+
+
 def test_fluency_is_measured_under_the_start() -> None:
     policy = moved()
     prompt = PROMPTS[0]

@@ -27,7 +27,7 @@ pytest_plugins = ["tests.support.browser"]
 ROUNDS, PEOPLE, COUNTED = 5, 3, 20
 SMALL = (
     "model.name=tiny", "model.dtype=fp32", "subspace.samples=64", "subspace.kl_samples=16",
-    "generation.max_new_tokens=12",
+    "generation.max_new_tokens=12", "panel.poor_samples=open",
 )  # fmt: skip
 SHAPE = (
     "optimizer.directions=1", "optimizer.comparisons=2", "optimizer.rows=2", "optimizer.votes=2",

@@ -211,11 +211,15 @@ def test_a_participant_comes_agrees_votes_and_goes_back_with_the_code(
     page.goto(f"{prolific.url}/take/{PID}")
     page.get_by_role("heading", name="Welcome to the panel").wait_for()
     assert PID not in page.url and PID not in page.content()
-    assert "You are asked for 1 comparisons." in page.inner_text("#szpo-root")
+    welcome = page.inner_text("#szpo-root")
+    assert "You are asked for 1 comparisons." in welcome
+    # The run's own figures, 400 comparisons and 16 hours, are none of a participant's.
+    assert "400" not in welcome and "about 2 minutes in all" in welcome
     assert violations(page) == []
     page.get_by_role("button", name="Agree and start right away").click()
     page.locator('#szpo-root[data-state="vote"]').wait_for()
     assert "Your comparisons for this study: 0 of 1" in page.inner_text("#szpo-root")
+    assert "400" not in page.inner_text("#szpo-root")
     page.goto(f"{prolific.url}/take/{PID}")  # closed by mistake, and opened again
     page.locator('#szpo-root[data-state="vote"]').wait_for()
     with httpx.Client(base_url=stage.url, follow_redirects=False) as early:

@@ -40,11 +40,8 @@ OPERATOR = "operator"
 """Name behind the link of a start; each start revokes the earlier link, not its sessions."""
 OPERATOR_DAYS = 30.0
 """How long the link printed at a start works, and its sessions."""
-DEMO = (
-    "run.votes=80", "subspace.samples=96", "subspace.kl_samples=32", "optimizer.directions=4",
-    "optimizer.rows=4",
-)  # fmt: skip
-"""What ``--demo`` changes of the preset people: a smaller set-up, shorter rounds."""
+DEMO = ("run.votes=80", "model.name=smollm2", "optimizer.directions=4")
+"""What ``--demo`` changes of the preset people: the model that ships, shorter rounds."""
 COLLEAGUES = 4
 """Simulated colleagues of the one person in ``--demo``."""
 

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Final
 
-from szpo import memory
+from szpo import cache, memory
+from szpo.config import model_table
 from szpo.config.schema import Config
 from szpo.errors import ResourceError
 
@@ -28,7 +29,9 @@ def estimate(config: Config) -> int | None:
     """
     if config.engine.kind != "local" or not config.model.device.startswith(("cpu", "auto")):
         return PROCESS
-    parameters = _parameters(config.model.name)
+    free_gib = memory.available_bytes() / GIB
+    name = model_table.name_auto(config.model.name, free_gib, accelerator=False)
+    parameters = _parameters(name)
     if parameters is None:
         return None
     each = 0.6 if config.model.quantization else NUMBER[config.model.dtype]
@@ -41,7 +44,7 @@ def _parameters(name: str) -> int | None:
         return KNOWN[name]
     folder = Path(name).expanduser()
     if not folder.is_dir():
-        found = _hub_copy(name)
+        found = cache.hub_copy(name)
         if found is None:
             return None
         folder = found
@@ -52,15 +55,6 @@ def _parameters(name: str) -> int | None:
         described = {}
     stored = str(described.get("dtype") or described.get("torch_dtype") or "float32")
     return size // STORED.get(stored, 4) or None
-
-
-def _hub_copy(name: str) -> Path | None:
-    """The folder of a hub's model that was downloaded before."""
-    from huggingface_hub import constants
-
-    place = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "snapshots"
-    folders = sorted(place.glob("*"), key=lambda each: each.stat().st_mtime)
-    return folders[-1] if folders else None
 
 
 def refuse_unless_it_fits(name: str, need: int | None, set_aside: int) -> None:
