@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import logging
 import math
 import os
 import signal
@@ -164,13 +165,18 @@ def connect(engine: Engine) -> Any:
             f"ray listens on {here}, where others can reach it; import szpo before ray, or name "
             "the cluster by engine.address"
         )
-    there = ray.cluster_resources()
+    there, free = ray.cluster_resources(), ray.available_resources()
     for name, wanted in (("CPU", engine.cpus), ("GPU", engine.gpus)):
         need = engine.workers * wanted
         if need > there.get(name, 0):
             raise UsageError(
                 f"engine.workers {engine.workers} need {need:g} {name}s, the cluster has "
                 f"{there.get(name, 0):g}; lower engine.workers or add machines"
+            )
+        if need > free.get(name, 0) and engine.address is not None:
+            logging.getLogger("szpo").warning(
+                f"engine.workers {engine.workers} need {need:g} {name}s, of which the cluster has "
+                f"{free.get(name, 0):g} free; the run waits until others give theirs back"
             )
     return ray
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from szpo.cli.app import call
-from szpo.cluster import head_watch, remote
+from szpo.cluster import head_watch, ray_engine, remote
 from szpo.cluster.ray_engine import RayTransport
 from szpo.cluster.remote import RemoteHost
 from szpo.cluster.schedule import Event
@@ -123,6 +123,7 @@ def test_smoke_a_worker_and_a_node_killed_in_one_step_change_nothing(
     undisturbed: Digests,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     worker, node = Killer(nodes, node=False), Killer(nodes, node=True)
     monkeypatch.setattr(RayTransport, "send", ray_nodes.when_sent(2, node))
@@ -131,6 +132,9 @@ def test_smoke_a_worker_and_a_node_killed_in_one_step_change_nothing(
     assert worker.killed and node.killed
     assert ray_nodes.result(tmp_path / "runs" / "folder.db") == undisturbed
     nodes.add()
+    # The run's workers outlive it here, so another run has to wait for their cores.
+    ray_engine.connect(Engine(kind="ray", address=nodes.address, workers=WORKERS))
+    assert "engine.workers 3 need 3 CPUs, of which the cluster has" in caplog.text
 
 
 class Killer:
@@ -185,9 +189,16 @@ def test_a_run_outlives_kill_9_of_a_worker_and_of_a_node(
 @pytest.mark.slow
 @pytest.mark.parametrize("seeds", [range(i, i + 5) for i in range(0, 20, 5)])
 def test_a_controller_killed_again_and_again_resumes_as_the_same_run(
-    seeds: Sequence[int], nodes: Nodes, model: Path, undisturbed: Digests, tmp_path: Path
+    seeds: Sequence[int],
+    nodes: Nodes,
+    hosts: list[RemoteHost],
+    model: Path,
+    undisturbed: Digests,
+    tmp_path: Path,
 ) -> None:
     """Each life is killed with a chunk out, at a moment of its own seed; then one ends it."""
+    while hosts:  # a controller of its own needs the cores
+        hosts.pop().close()
     sets = ray_nodes.remote_sets(nodes.address, 2)
     line = ray_nodes.line_of(tmp_path, model, *sets)
     path = tmp_path / "runs" / "folder.db"
