@@ -1,4 +1,4 @@
-"""The public tests of szpo's contracts: policies, evaluators, judges and engines of your own.
+"""The public tests of szpo's contracts: policies, evaluators, judges, engines and adapters.
 
 Each returns None where all clauses hold, and raises `szpo.errors.RunError` naming one that is
 broken. They load when asked for: only `check_engine` needs a tensor library.
@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from szpo.evaluators.checks import check_judge as check_judge
     from szpo.generation.engine_choice import check_engine as check_engine
     from szpo.policies.protocol import check_policy as check_policy
+    from szpo.reports.vllm_rules import check_adapter as check_adapter
 
 _WHERE = {
+    "check_adapter": "szpo.reports.vllm_rules",
     "check_engine": "szpo.generation.engine_choice",
     "check_evaluator": "szpo.evaluators.checks",
     "check_judge": "szpo.evaluators.checks",

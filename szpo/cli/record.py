@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +20,11 @@ from szpo.ledger.theta import recommended_digests, theta_digests
 from szpo.replay import backup as copies
 from szpo.replay import findings, verification
 from szpo.replay.replay import fold
+from szpo.reports import hub, votes_dataset
 from szpo.reports.html_report import Score, Verification
-from szpo.reports.model_card import model_card
+from szpo.reports.model_card import Names, base_id, model_card
 from szpo.reports.votes import write_votes
+from szpo.reports.votes_dataset import People
 
 OUT = typer.Option(None, "--out", help="Folder to write; default: beside the run.")
 
@@ -165,43 +170,141 @@ def export(
     packed: Path | None = typer.Option(
         None, "--zip", help="Write votes, steps, texts, updates and figures to this zip instead."
     ),
+    dataset: Path | None = typer.Option(
+        None, "--dataset", help="Write the votes as a folder for datasets.load_dataset instead."
+    ),
+    push: str | None = typer.Option(
+        None, "--push", help="Push the adapter to this USER/NAME of the Hugging Face Hub."
+    ),
+    push_votes: str | None = typer.Option(
+        None, "--push-votes", help="Push the votes as a dataset to this USER/NAME."
+    ),
+    base: str | None = typer.Option(
+        None, "--base", help="The base model's USER/NAME on the hub, where the run had a folder."
+    ),
+    licence: str | None = typer.Option(
+        None, "--license", help="For the card, such as apache-2.0; left out: none is named."
+    ),
+    pseudonyms: bool = typer.Option(
+        False, "--pseudonyms", help="In a dataset, tell which votes are of one panelist."
+    ),
+    notes: bool = typer.Option(False, "--notes", help="In a dataset, keep panelists' notes."),
+    public: bool = typer.Option(
+        False, "--public", help="A new repository is for everybody; left out: private."
+    ),
     step: int | None = typer.Option(None, "--step", min=0, help="The weights before this step."),
     folder: Path = run_paths.FOLDER,
     as_json: bool = console.AS_JSON,
 ) -> None:
-    """Write the adapter (PEFT), the votes, or all as a zip.
+    """Write the adapter (PEFT), the votes, or all as a zip; push to the Hugging Face Hub.
 
     Beside the adapter stand a model card and the base's tokenizer with its chat template.
-    Votes are written as JSONL or CSV.
+    Votes are written as JSONL, as CSV, or as a folder for datasets. What is pushed is written to
+    a temporary folder unless --out or --dataset names one.
     """
+    names = Names(
+        base and hub.check_name(base, "--base"),
+        licence,
+        push_votes and hub.check_name(push_votes, "--push-votes"),
+    )
+    if push is not None:
+        hub.check_name(push, "--push")
     path = run_paths.find(run, folder)
     with run_paths.look(path) as ledger:
+        documents: list[dict[str, Any]]
         if packed is not None:
-            from szpo.reports import bundle
-
-            with write_whole(packed) as draft, open(draft, "xb", opener=private) as file:
-                page = bundle.write(ledger, file)
-            document: dict[str, Any] = {"votes": page.progress.votes, "file": str(packed)}
-            message = f"wrote {packed}; its README.txt says what is in it"
+            documents = [_pack(ledger, packed)]
         elif votes is not None:
             count = write_votes(ledger, votes)
-            document = {"votes": count, "file": str(votes)}
-            message = f"wrote {count} votes to {votes}"
+            documents = [
+                {"votes": count, "file": str(votes), "": f"wrote {count} votes to {votes}"}
+            ]
         else:
-            target = run_paths.fresh(out or path.with_name(f"{path.stem}-adapter"))
-            tokenizer = write_adapter(ledger, target, step=step)
-            document = {"adapter": str(target), "tokenizer": tokenizer}
-            message = (
-                f"wrote {target}; load it with PeftModel.from_pretrained(model, {str(target)!r})"
-            )
+            documents = []
+            if push and base_id(ledger, names) is None:
+                raise UsageError(
+                    f"{path.stem}: its base model is a folder of this machine, which nobody else "
+                    "can load; name it on the hub by --base USER/NAME"
+                )
+            if dataset or push_votes:
+                people = People(pseudonyms, notes)
+                documents.append(_hand_over_votes(ledger, dataset, people, names, public=public))
+            if push or out or not documents:
+                place = out if push else out or path.with_name(f"{path.stem}-adapter")
+                documents.append(
+                    _hand_over_adapter(ledger, place, names, step=step, push=push, public=public)
+                )
     if as_json:
-        console.emit(document)
+        console.emit({key: value for each in documents for key, value in each.items() if key})
     else:
-        console.say(message)
+        for each in documents:
+            console.say(each[""])
+
+
+def _pack(ledger: Ledger, packed: Path) -> dict[str, Any]:
+    """Write the zip; the key "" of what is returned is the line to print, as below."""
+    from szpo.reports import bundle
+
+    with write_whole(packed) as draft, open(draft, "xb", opener=private) as file:
+        page = bundle.write(ledger, file)
+    message = f"wrote {packed}; its README.txt says what is in it"
+    return {"votes": page.progress.votes, "file": str(packed), "": message}
+
+
+def _hand_over_votes(
+    ledger: Ledger, out: Path | None, people: People, names: Names, *, public: bool
+) -> dict[str, Any]:
+    """Write the votes as a dataset, and push them where they have a name on the hub."""
+    with _target(out) as target:
+        count = votes_dataset.write_dataset(ledger, target, people, licence=names.licence)
+        found = {"dataset": str(out)} if out else {}
+        message = f"wrote {count} votes to {out}"
+        if names.votes is not None:
+            found["votes_url"] = hub.push(target, names.votes, kind="dataset", public=public)
+            message = f"pushed {count} votes to {found['votes_url']}"
+    return {"votes": count, **found, "": message}
+
+
+def _hand_over_adapter(
+    ledger: Ledger,
+    out: Path | None,
+    names: Names,
+    *,
+    step: int | None,
+    push: str | None,
+    public: bool,
+) -> dict[str, Any]:
+    """Write the adapter, and push it where it has a name on the hub."""
+    with _target(out) as target:
+        found: dict[str, Any] = {
+            "tokenizer": write_adapter(ledger, target, step=step, names=names)
+        }
+        message = f"wrote {out}; load it with PeftModel.from_pretrained(model, {str(out)!r})"
+        if out is not None:
+            found["adapter"] = str(out)
+        if push is not None:
+            found["url"] = hub.push(target, push, kind="model", public=public)
+            message = f"pushed the adapter to {found['url']}"
+    return {**found, "": message}
+
+
+@contextlib.contextmanager
+def _target(path: Path | None) -> Iterator[Path]:
+    """The folder to write: the one that is named, or one that is gone after the block."""
+    if path is not None:
+        yield run_paths.fresh(path)
+        return
+    with tempfile.TemporaryDirectory() as place:
+        yield Path(place) / "export"
 
 
 def write_adapter(
-    ledger: Ledger, target: Path, *, step: int | None = None, share: float = 1.0
+    ledger: Ledger,
+    target: Path,
+    *,
+    step: int | None = None,
+    share: float = 1.0,
+    names: Names | None = None,
 ) -> bool:
     """Write the adapter, its card and the tokenizer into a new folder, whole or not at all.
 
@@ -215,7 +318,7 @@ def write_adapter(
     from szpo.reports.adapter import adapter_files
 
     name = ledger.path.stem
-    adapter = adapter_files(ledger, step, share=share)
+    adapter = adapter_files(ledger, step, share=share, base=names.base if names else None)
     if adapter is None:
         raise UsageError(f"{name}: its policy is no language model; no adapter")
     with write_whole(target) as draft:
@@ -224,7 +327,7 @@ def write_adapter(
         for file, content in {**tokenizer, **adapter}.items():
             (draft / file).write_bytes(content)
         failpoint("cp13")
-        card = model_card(ledger, step=step, share=share)
+        card = model_card(ledger, step=step, share=share, names=names)
         (draft / "README.md").write_text(card, encoding="utf-8")
     if not tokenizer:
         console.warn(

@@ -21,10 +21,8 @@ from szpo.errors import UsageError
 from szpo.models import adapter_files
 from szpo.models.loading import DTYPES
 from szpo.models.lora_sites import Site
+from szpo.models.peft_format import SERVER_RANKS
 from szpo.types import Theta
-
-SERVER_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""Values that ``--max-lora-rank`` of vLLM takes."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ from szpo.models.tokenizer_files import hub_name
 from szpo.types import Theta
 
 HUB_NAMES = {"smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct"}
+SERVER_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""Values that ``--max-lora-rank`` of vLLM takes."""
 
 
 def peft_files(

@@ -16,12 +16,13 @@ from szpo.replay import replay
 
 
 def adapter_files(
-    ledger: Ledger, until: int | None = None, *, share: float = 1.0
+    ledger: Ledger, until: int | None = None, *, share: float = 1.0, base: str | None = None
 ) -> dict[str, bytes] | None:
     """The adapter's files after the steps < ``until`` (all by default), folded from the record.
 
-    With a ``share`` below 1 they are that share of the way from the run's start. None where the
-    run's policy is no language model, so that there is no adapter.
+    With a ``share`` below 1 they are that share of the way from the run's start. ``base`` is the
+    base model's name in the files; None: that of the run's settings. None where the run's policy
+    is no language model, so that there is no adapter.
 
     Raises:
         UsageError: the run has applied fewer steps.
@@ -41,6 +42,6 @@ def adapter_files(
     return peft_files(
         {**parts["fixed"], **parts["start"], **moved},
         [Site(**site) for site in space["sites"]],
-        base=ledger.spec["base"]["name"],
+        base=base or ledger.spec["base"]["name"],
         conv1d=bool(space.get("conv1d", False)),
     )

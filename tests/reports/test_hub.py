@@ -1,0 +1,73 @@
+"""Pushes to a stand-in hub by the real client: every byte arrives, every failure is one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from szpo.errors import ResourceError, SzpoError
+from szpo.reports import hub
+from tests.support import hub_server
+
+# The client uploads by an argument that its own HTTP library calls old.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "made"
+    (made / "data").mkdir(parents=True)
+    (made / "README.md").write_text("# A card\n")
+    (made / "data" / "votes.jsonl").write_text("{}\n")
+    (made / "large.safetensors").write_bytes(bytes(range(256)) * 40)
+    return made
+
+
+def test_a_folder_arrives_byte_by_byte_in_a_private_repository(
+    folder: Path, served: hub_server.Hub
+) -> None:
+    assert hub.push(folder, "me/votes", kind="dataset") == f"{served.url}/datasets/me/votes"
+    assert served.files == {"me/votes": hub_server.read_folder(folder)}
+    assert served.created["me/votes"]["visibility"] == "private"
+    assert served.tokens == {f"Bearer {hub_server.TOKEN}", ""}  # none with the presigned upload
+    # Once more, into what is there: a new commit, and no fault.
+    (folder / "README.md").write_text("# Another card\n")
+    hub.push(folder, "me/votes", kind="dataset", public=True)
+    assert served.files["me/votes"]["README.md"] == b"# Another card\n"
+    hub.push(folder, "me/open", kind="model", public=True)
+    assert served.created["me/open"]["visibility"] == "public"
+
+
+@pytest.mark.parametrize(
+    ("part", "status", "code", "words"),
+    [
+        ("create", 401, 2, "hf auth login"),
+        ("commit", 403, 2, "may not write"),
+        ("preupload", 404, 2, "no such user or repository"),
+        ("commit", 409, 4, "somebody changed it"),
+        ("/lfs/", 413, 2, "larger than the hub takes"),
+        ("commit", 418, 2, "refuses what was sent"),
+        ("create", 500, 6, "it fails; push again later"),
+        ("preupload", 429, 6, "asked too often"),
+    ],
+)
+def test_what_the_hub_refuses_is_one_line_and_a_code(
+    part: str, status: int, code: int, words: str, folder: Path, served: hub_server.Hub
+) -> None:
+    served.fail[part] = status
+    with pytest.raises(SzpoError, match=words) as found:
+        hub.push(folder, "me/votes", kind="model")
+    assert found.value.exit_code == code
+    assert f"(HTTP {status}); nothing was published" in str(found.value)
+    assert "\n" not in str(found.value) and hub_server.TOKEN not in str(found.value)
+    assert served.files == {}
+
+
+def test_a_hub_that_is_not_there_is_one_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with hub_server.serve() as gone:
+        monkeypatch.setenv("HF_ENDPOINT", gone.url)
+    with pytest.raises(ResourceError, match=r"cannot be reached .*nothing was published"):
+        hub.push(folder, "me/votes", kind="model")
