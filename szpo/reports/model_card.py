@@ -193,9 +193,9 @@ def _held_out(ledger: Ledger, steps: int) -> tuple[str, Mapping[str, Any] | None
 
 {found.sentence[0].upper()}{found.sentence[1:]}.
 
-| | share of {found.pairs} won | 95 % interval |
+| tuned against base | share won | 95 % interval |
 |---|---|---|
-| tuned against base | {share.value:.3f} | {share.low:.3f} to {share.high:.3f} |
+| {found.pairs} | {share.value:.3f} | {share.low:.3f} to {share.high:.3f} |
 
 """
     metric = {
