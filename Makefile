@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve-demo test test-all test-gpu audit prose basis lint format install browser screenshots clean
+.PHONY: help demo serve-demo test test-all test-gpu audit docs serve-docs prose basis lint format install browser screenshots clean
 
 help:  ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,17 @@ audit: $(STAMP)  ## ask the advisory database for holes of the installed librari
 
 screenshots: $(STAMP) browser  ## draw every state of the panel into docs/screens
 	$(BIN)/python docs/tools/panel_screenshots.py
+
+DOCS := $(VENV)/.docs-installed
+$(DOCS): $(STAMP)
+	@$(PIP) -c constraints.txt -e '.[docs]'
+	@touch $@
+
+docs: $(DOCS)  ## build the site into build/site; its gallery's scripts are run
+	$(BIN)/python -m mkdocs build --strict
+
+serve-docs: docs  ## build the site and show it on http://127.0.0.1:8000
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory build/site 8000
 
 prose: $(STAMP)  ## words per sentence and reading ease of every page
 	$(BIN)/python docs/tools/prose.py

@@ -16,14 +16,25 @@ from tests.support import yard_run
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-LINES = [line.split("#")[0].strip() for block in BLOCKS for line in block.splitlines()]
+GUIDES = {
+    name: (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    for name in ("commands", "own-run", "tutorial")
+}
+"""Pages whose blocks of commands are held to what exists, as the README's are."""
+BLOCKS = [
+    block
+    for page in (README, *GUIDES.values())
+    for block in re.findall(r"^```\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+]
+LINES = list(
+    dict.fromkeys(line.split("#")[0].strip() for block in BLOCKS for line in block.splitlines())
+)
 COMMANDS = set(commands.COMMANDS)
 
 
-def test_every_command_is_in_the_readme_or_its_blocks() -> None:
+def test_every_command_is_on_the_page_of_commands() -> None:
     for name in COMMANDS:
-        assert re.search(rf"\bszpo {name}\b|make {name}\b", README), name
+        assert re.search(rf"^szpo {name}\b", GUIDES["commands"], re.MULTILINE), name
 
 
 @pytest.mark.parametrize("line", [line for line in LINES if "szpo" in line.split(" ")[0]])
@@ -49,10 +60,14 @@ def test_first_screen_holds_the_picture_and_two_commands() -> None:
     ]
 
 
+def test_it_is_two_screens_at_most() -> None:
+    assert len(README.splitlines()) <= 110
+
+
 def test_files_and_names_it_mentions_exist() -> None:
     for path in re.findall(r"\]\(([\w./-]+)\)|`((?:docs|examples|experiments)/[\w./-]+)`", README):
         assert (ROOT / (path[0] or path[1])).exists(), path
-    for name in re.findall(r"`(szpo\.[\w.]+)`", README):
+    for name in re.findall(r"`(szpo\.[\w.]+)`", README + GUIDES["own-run"]):
         module, _, attribute = name.rpartition(".")
         known = plugins.names(name) or hasattr(import_module(module), attribute)
         assert known or name in {"szpo.rewards"}, name
@@ -67,14 +82,14 @@ def test_picture_is_what_its_command_draws(monkeypatch: pytest.MonkeyPatch) -> N
 def test_presets_it_lists_are_those_that_ship() -> None:
     from szpo.config import settings_file
 
-    (listed,) = re.findall(r"^Presets: (.*?)\. Any", README, re.MULTILINE | re.DOTALL)
+    (listed,) = re.findall(r"^Presets: (.*?)\. Any", GUIDES["own-run"], re.MULTILINE | re.DOTALL)
     assert set(re.findall(r"`(\w+)`", listed)) == set(settings_file.presets())
 
 
 def test_own_run_goes_through_from_the_written_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The block "Your own run", on the small world."""
+    """The block of docs/own-run.md, on the small world."""
     monkeypatch.chdir(tmp_path)
     sets = [*yard_run.SETS, f"prompts.path={yard_run.prompts(tmp_path)}", "run.votes=16"]
     assert call(["init", "run.toml", *(w for s in sets for w in ("--set", s))]) == 0

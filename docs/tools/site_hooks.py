@@ -1,0 +1,89 @@
+"""What mkdocs does beside its plugins: pages made by running code, equations, links.
+
+The gallery's pages are made by running its scripts, each in a process and a folder of its own.
+The notebooks become pages of their cells. Equations become MathML, which browsers draw without a
+script. A page that names another as ``docs/NAME.md`` links it, and links that lead out of docs
+lead to a copy of that page on the site.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from posixpath import dirname, relpath
+from typing import Any
+
+import gallery_pages
+import notebook_pages
+from latex2mathml.converter import convert
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).parents[2]
+TAKEN_IN = {
+    "../SECURITY.md": "security.md",
+    "../CONTRIBUTING.md": "contributing.md",
+    "../CHANGELOG.md": "changelog.md",
+    "../experiments/LOG.md": "experiments.md",
+}
+"""Pages that stand elsewhere in the repository, as docs link them, and their names on the site."""
+NAMED = re.compile(r"(?<![\[`\w])`docs/([\w-]+\.md)`(?!\])")
+BLOCK = re.compile(r"^\$\$\n(.*?)\n\$\$$", re.MULTILINE | re.DOTALL)
+INLINE = re.compile(r"(?<![\\$`\w])\$([^$\n`]+)\$(?![\w$])")
+CODE = re.compile(r"(^```.*?^```$|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
+
+
+def on_config(config: Any) -> Any:
+    """Give pages that the navigation does not name a place at its end."""
+    named = str(config["nav"])
+    found = sorted(str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md"))
+    more = [page for page in found if f"'{page}'" not in named]
+    more += [
+        f"notebooks/{path.stem}.md"
+        for path in sorted((ROOT / "examples" / "notebooks").glob("*.ipynb"))
+        if f"'notebooks/{path.stem}.md'" not in named
+    ]
+    if more:
+        config["nav"].append({"More": more})
+    return config
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Add the pages that no file of docs holds."""
+    made: dict[str, str | bytes] = {
+        name: (ROOT / link.removeprefix("../")).read_text(encoding="utf-8")
+        for link, name in TAKEN_IN.items()
+    }
+    made |= gallery_pages.pages(ROOT / "examples" / "gallery")
+    made |= notebook_pages.pages(ROOT / "examples" / "notebooks")
+    for name, content in made.items():
+        files.append(File.generated(config, name, content=content))
+    return files
+
+
+def linked(text: str, page: str) -> str:
+    """The page with links to pages that it only names, and to those taken in."""
+
+    def to(name: str) -> str:
+        return relpath(name, dirname(page) or ".")
+
+    text = NAMED.sub(lambda named: f"[{named[0]}]({to(named[1])})", text)
+    for link, name in TAKEN_IN.items():
+        text = text.replace(f"]({link}", f"]({to(name)}")
+    if page in TAKEN_IN.values():  # their own links start at the repository's root
+        text = re.sub(r"\]\((?:\.\./)?docs/", "](", text)
+    return text
+
+
+def drawn(text: str) -> str:
+    """The page with its equations as MathML: ``$$`` lines around a block, ``$…$`` in a line."""
+    text = BLOCK.sub(lambda found: f"\n{convert(found[1], display='block')}\n", text)
+    parts = CODE.split(text)
+    parts[::2] = [INLINE.sub(lambda found: convert(found[1]), part) for part in parts[::2]]
+    return "".join(parts)
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+    """Links first, then equations."""
+    source = page.file.src_uri
+    text = linked(markdown, source)
+    return drawn(text) if source in {"concepts.md", "glossary.md"} else text

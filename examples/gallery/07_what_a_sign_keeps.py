@@ -1,0 +1,28 @@
+"""What the sign of many votes keeps.
+
+The rule `sign` moves by the majority's side; `margin` moves by its size. With n votes on one
+direction the sign keeps a share of what they say. The share is exact: a sum over a binomial
+law.
+
+One or two votes lose nothing. Three lose a quarter, and four only a tenth, since a tie then
+moves nothing. With many votes the share falls to 2/π.
+"""
+
+import math
+
+import matplotlib.pyplot as plt
+
+from szpo_simulators.worlds.efficiency import sign_efficiency
+
+votes = range(1, 41)
+shares = [float(sign_efficiency(n)) for n in votes]
+for n in (1, 2, 3, 4, 12, 40):
+    print(f"{n:3} votes: {sign_efficiency(n)} = {float(sign_efficiency(n)):.3f}"[:70])
+plt.plot(votes, shares, "o-", ms=4)
+plt.axhline(2 / math.pi, ls="--", color="grey", label="2/π, the limit")
+plt.xlabel("votes per direction")
+plt.ylabel("share that the sign keeps")
+plt.ylim(0.6, 1.02)
+plt.legend()
+plt.tight_layout()
+plt.savefig("what_a_sign_keeps.svg")
