@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from szpo_simulators.bench.frontier import (
 from szpo_simulators.compare.cell_config import load_config
 from szpo_simulators.compare.cell_process import write_record
 from szpo_simulators.compare.cell_store import CellStore
+from szpo_simulators.panels import flaws
+from szpo_simulators.rewards import text_rewards
 from szpo_simulators.study import Study
 
 FROZEN = Path(__file__).parents[2] / "experiments" / "frozen" / "frontier.toml"
@@ -79,6 +82,8 @@ def test_the_frozen_settings_are_those_that_szpo_ships_and_each_cell_is_one_of_i
     rival = plan.cell(found, found.group("sentiment-iterative-dpo"), 2003).spec
     assert rival["votes"] * rival["D"] * 2 == 3840
     for group in found.groups:
+        text_rewards.parse(group.reward)
+        flaws.read(group.panel)
         if group.part == "T":
             assert max(group.seeds) < 2000 and group.heldout[1] <= found.heldout[0]
         if group.method == "iterative-dpo":  # each pair is learned from once, none is left out
@@ -159,6 +164,16 @@ def test_a_killed_cell_goes_on_and_measures_only_what_is_left(quick, ran, monkey
         assert of_ledger.summary(ledger).head == head
 
 
+def test_a_ledger_that_a_kill_left_in_pieces_is_begun_again(quick, ran):
+    one = plan.cell(quick, quick.groups[0], 1)
+    path = vote_runs.ledger_path(ran.folder, one.name)
+    path.write_bytes(b"SQLite format 3\0 and nothing more")
+    ledger, parts, resumed = vote_runs._open(one.spec, path)
+    with ledger, closing(parts):
+        assert resumed is False and ledger.last_applied() is None
+        assert ledger.root_seed == 1
+
+
 def test_best_of_n_chooses_from_the_pool(quick, ran):
     """Of a pool of 4 the best by the true reward is at least as good as by any fitted direction,
     and all four at n = 4 are the pool's maximum.
@@ -188,10 +203,11 @@ def test_best_of_n_waits_for_its_run(quick, tmp_path):
 
 def test_targets_are_open_until_every_seed_is_there_and_then_met_or_missed(quick):
     group = quick.groups[0]  # two seeds; at 16 votes: gain 0, KL 4 and 5, three guards on one
-    short = {group.label: [row(0, 1.0, 0.2, 3.0)]}
+    half = [row(0, 0.5, 0.1, 1.0), row(1, 0.5, 0.1, 1.0)]
+    short = {group.label: [*half, row(0, 1.0, 0.2, 3.0)]}
     assert {v.met for v in summary.judge_targets(quick, short)} == {None}
     ok, failed = (True,) * 4, (True, False, True, True)
-    whole = {group.label: [row(0, 1.0, 0.2, 3.0, ok), row(1, 1.0, -0.1, 5.5, failed)]}
+    whole = {group.label: [*half, row(0, 1.0, 0.2, 3.0, ok), row(1, 1.0, -0.1, 5.5, failed)]}
     found = {v.what: (v.word, v.found) for v in summary.judge_targets(quick, whole)}
     assert found == {
         "mean gain": ("met", "+0.050 (2 seeds)"),
@@ -208,7 +224,12 @@ def test_comparisons_are_paired_by_seed(quick):
     """
     ours, theirs = quick.comparisons[0].ours, quick.comparisons[0].theirs
     rows = {
-        ours: [row(0, 1.0, 0.3, 1.0), row(1, 1.0, 0.1, 1.0)],
+        ours: [
+            row(0, 0.5, 0.15, 0.5),
+            row(1, 0.5, 0.0, 0.5),
+            row(0, 1.0, 0.3, 1.0),
+            row(1, 1.0, 0.1, 1.0),
+        ],
         theirs: [row(0, 1.0, 0.1, 1.0), row(1, 1.0, 0.05, 1.0), row(7, 1.0, 9.0, 1.0)],
         "sentiment-iterative-dpo": [row(0, 0.5, 0.1, 0.25), row(0, 1.0, 0.2, 0.75)],
     }
@@ -218,7 +239,7 @@ def test_comparisons_are_paired_by_seed(quick):
     assert at_votes["difference"]["mean"] == pytest.approx(0.125)
     low, high = at_votes["difference"]["low"], at_votes["difference"]["high"]
     assert low == pytest.approx(0.05) and high == pytest.approx(0.2)  # the worse and better seed
-    assert at_kl["mean_ours"] == pytest.approx(0.15)  # .3 at one nat, on the line from the start
+    assert at_kl["mean_ours"] == pytest.approx(0.15)  # where it was measured
     assert at_kl["mean_theirs"] == pytest.approx(0.15)  # half-way between .1 and .2
 
 

@@ -65,7 +65,7 @@ def _name_missing(plan: Frontier, rows: summary.Rows) -> list[str]:
 def _interval(found: Mapping[str, Any], form: str = "+.3f") -> str:
     if found["low"] is None:
         return format(found["mean"], form)
-    return f"{found['mean']:{form}} [{found['low']:{form}}, {found['high']:{form}}]"
+    return f"{found['mean']:{form}} [{found['low']:.2f}, {found['high']:.2f}]"
 
 
 def _number(name: str, form: str) -> Any:
@@ -77,7 +77,6 @@ def _count(name: str) -> Any:
 
 
 TABLE: Final[Mapping[str, Any]] = {
-    "part": "part",
     "group": "group",
     "votes": "checkpoint",
     "seeds": lambda row: f"{row['seeds']}/{row['of']}",
@@ -87,8 +86,8 @@ TABLE: Final[Mapping[str, Any]] = {
     "unseen": _number("unseen", "+.3f"),
     "KL": _number("kl", ".2f"),
     "most": _number("kl_most", ".2f"),
-    "3 guards": _count("first_three"),
-    "all 4": _count("all_four"),
+    "3 g.": _count("first_three"),
+    "4 g.": _count("all_four"),
     "topic": _number("topic", ".2f"),
     "cpu s": _number("cpu_seconds", ".0f"),
 }

@@ -67,10 +67,14 @@ def bootstrap(values: Sequence[float], over: Sequence[float] | None = None) -> d
 def checkpoint(rows: Sequence[Mapping[str, Any]], group: Group, votes: int) -> list[Any]:
     """The rows of a group at one of its checkpoints, by seed.
 
-    A checkpoint is known by its share of the run: a step may count a vote less than it asked for.
+    A checkpoint is known by its number: steps may count fewer votes than they asked for, and a
+    training may have fewer batches than planned.
     """
-    share = votes / group.votes
-    return [row for row in rows if abs(row["share"] - share) < 1e-9]
+    number = checkpoints_of(group).index(votes)
+    each: dict[int, list[Mapping[str, Any]]] = {}
+    for row in sorted(rows, key=lambda row: row["share"]):
+        each.setdefault(row["seed"], []).append(row)
+    return [each[seed][number] for seed in sorted(each) if len(each[seed]) > number]
 
 
 def guards_held(row: Mapping[str, Any], n: int = 4) -> bool:

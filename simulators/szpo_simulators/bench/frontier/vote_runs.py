@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
-from szpo.errors import LeaseError, RunError, SzpoError
+from szpo.errors import RunError, SzpoError
 from szpo.files import replace_whole
 from szpo.ledger.database import Ledger
 from szpo.runs import assemble, driver, samples
@@ -76,15 +76,14 @@ def _tokens(spec: Mapping[str, Any]) -> int:
 
 
 def _open(spec: Mapping[str, Any], path: Path) -> tuple[Ledger, Parts, bool]:
-    """The run where it was left, or a new one; a ledger that cannot go on is begun again."""
+    """The run where it was left, or a new one; a file that is no ledger is begun again."""
     if path.exists():
-        ledger = Ledger.open(path)
         try:
+            ledger: Ledger | None = Ledger.open(path)
+        except SzpoError:  # killed while it was made
+            ledger = None
+        if ledger is not None:
             return ledger, assemble.reopen(ledger, say=_quietly), True
-        except LeaseError:
-            raise
-        except SzpoError:
-            ledger.close()
     for file in path.parent.glob(f"{path.name}*"):
         file.unlink()
     parts = assemble.build(load_config(spec), say=_quietly)
