@@ -20,12 +20,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http.client import HTTPException
+from pathlib import Path
 from typing import Any, Final
 
 from szpo import __version__
 from szpo.config.run_sections import ENVIRONMENT, Hook, check_address
 from szpo.errors import SzpoError, UsageError
-from szpo.ledger.database import Ledger
+from szpo.ledger.database import Ledger, now_us
 from szpo.notices import hook_events
 from szpo.notices.hook_events import Message
 from szpo.training.status import StatusReader
@@ -119,6 +120,12 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 def _opener() -> urllib.request.OpenerDirector:
     return urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect())
+
+
+def send_setup_failure(run: Path, settings: Hook, code: int, say: Say) -> None:
+    """Send word of a run (its file to be) whose set-up ended with an exit code."""
+    message = Message(run.stem, "setup_failed", "setup", now_us(), {"exit_code": code})
+    send(settings, message, say)
 
 
 def send(settings: Hook, message: Message, say: Say) -> None:

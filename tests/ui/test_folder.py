@@ -5,12 +5,10 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -21,6 +19,7 @@ from szpo.cli.app import call
 from szpo.config import settings_file
 from szpo.errors import LeaseError, ResourceError, StorageError, UsageError
 from szpo.ledger.database import Ledger
+from szpo.notices import hook_events, web_hook
 from szpo.replay import verification
 from szpo.training import budget, summary
 from szpo.voting import lease, pauses
@@ -30,6 +29,7 @@ from szpo_ui.folder.rows import FolderReader, RunRow
 from szpo_ui.web import address, credentials, login
 from tests.support import folder_run, yard_run
 from tests.support.browser import Stage, cast, make, serve
+from tests.support.waiting import until
 
 
 def row_of(folder: Path, name: str) -> RunRow:
@@ -338,15 +338,6 @@ while True: time.sleep(60)
 FAILING = "import sys; print('no such model', file=sys.stderr); sys.exit(2)"
 
 
-def until(what: Callable[[], Any], seconds: float = 30) -> Any:
-    """The first truth that a question gets."""
-    for _ in range(int(seconds * 20)):
-        if found := what():
-            return found
-        threading.Event().wait(0.05)
-    raise AssertionError("it never came")
-
-
 @pytest.fixture
 def controllers(folder: Path) -> Iterator[Callable[..., Controllers]]:
     """controllers(code) starts children that run this code instead of szpo."""
@@ -434,6 +425,23 @@ def test_a_process_that_fails_says_why_beside_its_run(
     note = until(lambda: "not set up" in (found := made.notes().get("fresh", "")) and found)
     assert note == "not set up: no such model"
     assert not made.is_alive("fresh") and not (folder / "fresh.db").exists()
+
+
+def test_a_set_up_that_fails_sends_the_hook_word_unless_it_was_stopped(
+    folder: Path, controllers: Callable[..., Controllers], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`tests/notices/test_web_hook.py` sends such messages to a real server."""
+    sent: list[hook_events.Message] = []
+    monkeypatch.setattr(web_hook, "send", lambda settings, message, say: sent.append(message))
+    made, loading = controllers(FAILING), controllers()
+    loading.begin("stopped", preset="people")
+    until(lambda: loading.notes()["stopped"].startswith("loading"))
+    loading.stop("stopped")
+    made.begin("fresh", preset="people")
+    until(lambda: list(sent))
+    assert [(each.run, each.what, each.facts) for each in sent] == [
+        ("fresh", "setup_failed", {"exit_code": 2})
+    ]
 
 
 def test_a_new_run_is_checked_before_a_process_begins(

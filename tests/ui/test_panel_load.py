@@ -20,6 +20,14 @@ def test_a_burst_at_the_page_loses_and_doubles_nothing() -> None:
     assert figures["rss_mb"] > 20 and figures["cpu_ms"] > 0
 
 
+def test_home_page_and_browser_of_comparisons_can_be_open_meanwhile() -> None:
+    """A page that does not answer 200 ends the benchmark."""
+    found = panel_load.main(parts=("gradio",), voters=4, bursts=2, watched=True, strict=False)
+    figures = found["parts"]["gradio"]
+    assert (figures["votes"], figures["refused"]) == (8, 0)
+    assert (figures["lost"], figures["doubled"], figures["reopened"]) == (0, 0, 0)
+
+
 def test_panelists_at_the_api_with_something_heavy_beside() -> None:
     found = panel_load.main(
         parts=("api", "beside"), voters=5, panelists=30, think=0.5, seconds=2, model="multiply",

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from szpo_ui.web import address, credentials
 from szpo_ui.web.child_process import Keeper
 from tests.support import yard_run
 from tests.support.browser import make
+from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[2]
 
@@ -333,15 +334,6 @@ def test_it_serves_without_torch_and_ends_on_a_signal(
         assert "no szpo serve of run is running" in capsys.readouterr().err
     finally:
         served.close()
-
-
-def until(what: Callable[[], Any], seconds: float = 90) -> Any:
-    """The first truth that a question gets, asked ten times a second."""
-    for _ in range(int(seconds * 10)):
-        if found := what():
-            return found
-        threading.Event().wait(0.1)
-    raise AssertionError("it never came")
 
 
 def test_a_run_made_and_driven_beside_the_web_survives_a_killed_controller(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from szpo.analysis import evidence
 from szpo.data import spreadsheets
 from szpo.errors import UsageError
 from szpo.types import Answer
-from szpo.voting import steps
+from szpo.voting import second_seats, steps
 from szpo.voting.casting import VoteRequest
 from szpo_ui.operator import vote_export, vote_filter, vote_pages, votes_cast, word_search
 from szpo_ui.operator.vote_index import VoteIndex
@@ -449,3 +449,29 @@ def test_a_page_says_that_the_index_is_not_whole_until_votes_and_words_are_read(
         pass
     assert read(index, q="amber").is_whole and read(index, q="amber").total > 3
     index.close()
+
+
+def test_a_second_persons_answer_is_named_as_such_and_tells_how_far_people_agree(
+    tmp_path: Path,
+) -> None:
+    stage = make(tmp_path / "run.db", clock=MovableClock())
+    stage.advance()
+    for name in ("Ada", "Ada", "Bob", "Bob"):
+        vote(stage, name, "plus")
+    stage.advance()
+    cleo = stage.invitation("panelist", "Cleo").panelist or ""
+    seat = second_seats.serve(stage.site.service, cleo, 1.0)
+    assert seat is not None
+    answer = vote(stage, "Cleo", "minus", seat=seat)
+    index = VoteIndex(stage.ledger.path)
+    while index.advance(live=False):
+        pass
+    found = vote_pages.read(index, vote_filter.parse([("state", "second")]))
+    (item,) = found.items
+    assert found.votes == 1 and item.comparison == seat.comparison
+    (own,) = (given for given in item.votes if given.state == "second")
+    assert (own.vote, own.panelist, own.verdict) == (answer.vote, "Cleo", "minus")
+    assert item.split == pytest.approx(1 / 3, abs=1e-4), "two for plus, the second for minus"
+    assert vote_pages.read(index, vote_filter.parse([("state", "late")])).total == 0
+    index.close()
+    stage.ledger.close()

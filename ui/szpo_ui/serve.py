@@ -237,19 +237,12 @@ def _wait_for(
     while not path.exists():
         if child.poll() is not None:
             if hook is not None:
-                _send_failure(path, hook, child.returncode)
+                from szpo.notices import web_hook
+
+                web_hook.send_setup_failure(path, hook, child.returncode, _say)
             failure: type[SzpoError] = UsageError if child.returncode == 2 else ResourceError
             raise failure(f"the run could not be set up (exit code {child.returncode}); see above")
         time.sleep(pause)
-
-
-def _send_failure(path: Path, hook: Hook, code: int) -> None:
-    from szpo.ledger.database import now_us
-    from szpo.notices import web_hook
-    from szpo.notices.hook_events import Message
-
-    message = Message(path.stem, "setup_failed", "setup", now_us(), {"exit_code": code})
-    web_hook.send(hook, message, _say)
 
 
 def _keepers(

@@ -14,11 +14,15 @@ from typing import Any, Final
 from szpo.errors import RunError
 from szpo_ui.bench.wire import Reply, Wire
 from szpo_ui.web import login
+from szpo_ui.web.site import VOTES
 
 ROWS: Final = 4
 """Rows of each comparison."""
 POLL_SECONDS: Final = 3.0
 """Interval at which a page asks for the run's status."""
+HOME_SECONDS, BROWSER_SECONDS = 4.0, 2.0
+"""Intervals at which a folder's home page asks for its rows, and somebody loads the browser of
+comparisons (which does so itself while its index is read)."""
 
 
 @dataclass
@@ -33,10 +37,10 @@ class Measured:
 
 
 @contextlib.asynccontextmanager
-async def wires(port: int, sessions: Sequence[str]) -> AsyncIterator[list[Wire]]:
-    """A connection for each session, hung up at the end."""
-    name = login.cookie_name(secure=False)
-    made = [Wire("127.0.0.1", port, {"Cookie": f"{name}={s}"}) for s in sessions]
+async def wires(port: int, sessions: Sequence[str], prefix: str = "") -> AsyncIterator[list[Wire]]:
+    """A connection for each session, hung up at the end; ``prefix`` is that of a folder's run."""
+    name = login.cookie_name(secure=False, prefix=prefix)
+    made = [Wire("127.0.0.1", port, {"Cookie": f"{name}={s}"}, prefix) for s in sessions]
     try:
         yield made
     finally:
@@ -52,10 +56,47 @@ def _note(seen: Measured, seat: str, idem: str, reply: Reply, *, ok: bool) -> No
         seen.refused += 1
 
 
-async def at_the_page(port: int, sessions: Sequence[str], bursts: int) -> Measured:
+@contextlib.asynccontextmanager
+async def watching(port: int, operator: str, prefix: str) -> AsyncIterator[Measured]:
+    """Somebody has a folder's home page open, and the browser of comparisons of its run.
+
+    ``operator`` is a session of the folder; ``others`` of what is yielded has the seconds of
+    each answer.
+    """
+    seen = Measured()
+
+    async def look(wire: Wire, path: str, pause: float) -> None:
+        while True:
+            reply = await wire.ask("GET", path)
+            if reply.status != 200:
+                raise RunError(f"panel-load: {path} answered {reply.status}")
+            seen.others.append(reply.seconds)
+            await asyncio.sleep(pause)
+
+    async with wires(port, [operator] * 2) as (home, browser):
+        looks = [
+            asyncio.create_task(look(home, "/home-api/rows", HOME_SECONDS)),
+            asyncio.create_task(look(browser, f"{prefix}{VOTES}", BROWSER_SECONDS)),
+        ]
+        try:
+            yield seen
+            if failed := next((t.exception() for t in looks if t.done()), None):
+                raise failed
+        finally:
+            for task in looks:
+                task.cancel()
+            await asyncio.gather(*looks, return_exceptions=True)
+
+
+async def at_the_page(
+    port: int, sessions: Sequence[str], bursts: int, prefix: str = ""
+) -> Measured:
     """All panelists confirm on the page within one second, ``bursts`` times, while pollers run."""
     seen, drawn = Measured(), random.Random(1)
-    async with wires(port, sessions) as people, wires(port, sessions) as pollers:
+    async with (
+        wires(port, sessions, prefix) as people,
+        wires(port, sessions, prefix) as pollers,
+    ):
         config = (await people[0].ask("GET", "/panel/config")).json
         event = next(d["id"] for d in config["dependencies"] if d["backend_fn"] and d["inputs"])
 
@@ -108,12 +149,12 @@ async def _poll(wire: Wire, seen: Measured, first: float) -> None:
 
 
 async def by_the_api(
-    port: int, sessions: Sequence[str], *, seconds: float, think: float
+    port: int, sessions: Sequence[str], *, seconds: float, think: float, prefix: str = ""
 ) -> Measured:
     """All panelists take comparisons, think and vote, for ``seconds``."""
     seen, drawn = Measured(), random.Random(2)
     clock = asyncio.get_running_loop().time
-    async with wires(port, sessions) as people:
+    async with wires(port, sessions, prefix) as people:
         end = clock() + seconds
 
         async def panelist(i: int, wire: Wire) -> None:

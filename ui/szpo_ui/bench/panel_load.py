@@ -13,12 +13,12 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast
 
 import numpy as np
 from rich.console import Console
@@ -34,8 +34,9 @@ from szpo.optim.directions import DIRECTION_VERSION
 from szpo.runs import machine_check
 from szpo.types import Answer, Comparison, Prompt, Query, Row
 from szpo.voting import steps
-from szpo_ui.bench.crowd import ROWS, Measured, at_the_page, by_the_api
+from szpo_ui.bench.crowd import ROWS, Measured, at_the_page, by_the_api, watching
 from szpo_ui.web import credentials
+from szpo_ui.web.address import run_prefix
 from szpo_ui.web.credential_rows import Role
 
 COMPARISONS: Final = 64
@@ -88,8 +89,11 @@ def _text(i: int) -> Answer:
 
 
 @contextmanager
-def server(path: Path, page: Role = "panelist") -> Iterator[tuple[int, int]]:
-    """The web process over a run, with the page of a role; yields its port and its process id."""
+def server(path: Path, page: Role | Literal["folder"] = "panelist") -> Iterator[tuple[int, int]]:
+    """The web process over a run, with the page of a role; yields its port and its process id.
+
+    With "folder" it serves the folder of the run, with all pages, as ``szpo serve FOLDER`` does.
+    """
     child = subprocess.Popen(
         [sys.executable, "-m", "szpo_ui.bench.panel_load", str(path), page],
         stdout=subprocess.PIPE,
@@ -106,18 +110,32 @@ def server(path: Path, page: Role = "panelist") -> Iterator[tuple[int, int]]:
         child.stdout.close()
 
 
-def _serve(path: str, page: Role) -> None:
+def _serve(path: Path, page: Role | Literal["folder"]) -> None:
     """The main function of the server's process."""
     from szpo_ui import app
+    from szpo_ui.folder import access, application
     from szpo_ui.web.address import listening
     from szpo_ui.web.server import answer
     from szpo_ui.web.site import open_site
 
-    site = open_site(path)
-    application = app.create(site, pages=(page,))
+    made: Any
+    if page == "folder":
+        ledger = access.open_ledger(path.parent)
+        made = application.create(path.parent, access.FolderDoor(ledger, ledger.clock), None)
+    else:
+        made = app.create(open_site(path), pages=(page,))
     with listening("127.0.0.1", 0, insecure=False) as listener:
         print(listener.getsockname()[1], flush=True)
-        answer(application, listener)
+        answer(made, listener)
+
+
+def _operator_of(folder: Path) -> str:
+    """A session of a folder's operator."""
+    from szpo_ui.folder import access
+
+    with access.open_ledger(folder) as ledger:
+        made = credentials.invite(ledger, "operator", "bench")
+        return credentials.login(ledger, made.name, made.code)[0]
 
 
 def _raise_file_limit() -> None:
@@ -230,6 +248,7 @@ def main(
     think: float = 5.0,
     seconds: float = 30.0,
     model: str = "smollm2",
+    watched: bool = False,
     strict: bool = True,
 ) -> dict[str, Any]:
     """The web process under load: a burst at the page, a thousand panelists, a model beside it.
@@ -242,6 +261,7 @@ def main(
         think: seconds that each of them reads.
         seconds: how long the parts api and beside last.
         model: what generates in the part beside; multiply needs none.
+        watched: serve a folder, with its home page and the browser of comparisons open.
         strict: fail where a target is missed.
 
     Raises:
@@ -251,7 +271,7 @@ def main(
     results: dict[str, dict[str, float]] = {}
     load = machine_check.load_average()
     product = machine_check.matrix_seconds()
-    crowd = Crowd(voters, bursts, panelists, think, seconds, model)
+    crowd = Crowd(voters, bursts, panelists, think, seconds, model, watched)
     with tempfile.TemporaryDirectory() as folder:
         for part in parts:
             results[part] = _part(part, Path(folder), crowd)
@@ -272,20 +292,30 @@ class Crowd:
     think: float
     seconds: float
     model: str
+    watched: bool
 
 
 def _part(part: str, folder: Path, crowd: Crowd) -> dict[str, float]:
     people = crowd.panelists if part == "api" else crowd.voters
     votes = crowd.bursts + 1 if part == "gradio" else int(crowd.seconds / crowd.think) + 2
-    path = folder / f"{part}.db"
+    path = folder / part / f"{part}.db"
+    path.parent.mkdir()
     sessions = make_run(path, people, people * votes)
-    ask: Callable[[int], Any] = lambda port: by_the_api(  # noqa: E731
-        port, sessions, seconds=crowd.seconds, think=crowd.think
-    )
-    if part == "gradio":
-        ask = lambda port: at_the_page(port, sessions, crowd.bursts)  # noqa: E731
+    prefix = run_prefix(part) if crowd.watched else ""
+    operator = _operator_of(path.parent) if crowd.watched else ""
+
+    async def ask(port: int) -> Measured:
+        async with contextlib.AsyncExitStack() as stack:
+            if crowd.watched:
+                await stack.enter_async_context(watching(port, operator, prefix))
+            if part == "gradio":
+                return await at_the_page(port, sessions, crowd.bursts, prefix)
+            return await by_the_api(
+                port, sessions, seconds=crowd.seconds, think=crowd.think, prefix=prefix
+            )
+
     with contextlib.ExitStack() as stack:
-        port, pid = stack.enter_context(server(path))
+        port, pid = stack.enter_context(server(path, "folder" if crowd.watched else "panelist"))
         if part == "beside":
             stack.enter_context(generating(crowd.model))
         before = cpu_seconds(pid)
@@ -331,4 +361,4 @@ def _print(results: dict[str, dict[str, float]], *, load: float, product: float)
 
 
 if __name__ == "__main__":
-    _serve(sys.argv[1], cast(Role, sys.argv[2]))
+    _serve(Path(sys.argv[1]), cast(Role, sys.argv[2]))

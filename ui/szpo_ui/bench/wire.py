@@ -31,13 +31,15 @@ class Wire:
     host: str
     port: int
     headers: dict[str, str] = field(default_factory=dict)
+    prefix: str = ""
+    """Stands before every path: "/r/NAME" for a run of a folder."""
     reopened: int = 0
     _streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self, method: str, path: str, body: Any = None) -> Reply:
         """Send a request and read the reply; the time covers every attempt."""
         content = b"" if body is None else json.dumps(body).encode()
-        lines = [f"{method} {path} HTTP/1.1", f"Host: {self.host}:{self.port}"]
+        lines = [f"{method} {self.prefix}{path} HTTP/1.1", f"Host: {self.host}:{self.port}"]
         lines += [f"{name}: {value}" for name, value in self.headers.items()]
         if body is not None:
             lines += ["Content-Type: application/json", f"Content-Length: {len(content)}"]

@@ -20,9 +20,11 @@ from typing import Any, Final
 
 from szpo import memory
 from szpo.config import settings_file
+from szpo.config.run_sections import Hook
 from szpo.config.schema import Config
 from szpo.errors import LeaseError, SzpoError, UsageError
 from szpo.ledger.database import Ledger
+from szpo.notices import web_hook
 from szpo.runs import assemble
 from szpo.voting import lease
 from szpo_ui.folder import memory_need
@@ -107,7 +109,7 @@ class Controllers:
             made = _Driven(None, None, need, deque(maxlen=LINES))
             self._driven[name] = made
         command = [*self._command, "run", *words, "--stay", "--hold"]
-        follow = partial(self._follow, path, made, command)
+        follow = partial(self._follow, path, made, command, config.hook)
         threading.Thread(target=follow, name=f"szpo-{name}", daemon=True).start()
 
     def stop(self, name: str) -> None:
@@ -198,8 +200,10 @@ class Controllers:
 
         return begin
 
-    def _follow(self, path: Path, made: _Driven, command: Sequence[str]) -> None:
+    def _follow(self, path: Path, made: _Driven, command: Sequence[str], hook: Hook) -> None:
         """Start the process of a new run, and keep it running once the run's file is there.
+
+        Where it ends before, the web hook is sent word, unless somebody stopped it.
 
         The thread lasts as long as that first process, which ends with the thread that started it.
         """
@@ -212,6 +216,10 @@ class Controllers:
                 time.sleep(LOOK_S)  # for its last lines
                 last = made.lines[-1] if made.lines else f"exit code {child.returncode}"
                 made.trouble = f"not set up: {last}"
+                with self._lock:
+                    stopped = self._driven.get(path.stem) is not made
+                if not stopped:
+                    web_hook.send_setup_failure(path, hook, child.returncode, self._say)
                 return
             time.sleep(LOOK_S)
         with self._lock:

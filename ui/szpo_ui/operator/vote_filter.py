@@ -27,6 +27,7 @@ STATES: Final = {
     "counted": "counted", "not": "not counted", "open": "round is open", "late": "came late",
     "changed": "changed later", "skipped": "could not judge", "spare": "one more than planned",
     "excluded": "excluded", "void": "round given up", "apart": "not for training",
+    "second": "a second person’s view",
 }  # fmt: skip
 SORTS: Final = {
     "newest": "newest first", "oldest": "oldest first", "voted": "voted on last",

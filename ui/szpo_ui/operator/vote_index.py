@@ -17,7 +17,7 @@ from szpo.analysis import evidence
 from szpo.errors import StorageError
 from szpo.ledger.canonical import canonical
 from szpo.ledger.database import Clock, Ledger, Record, now_us
-from szpo.voting import counting
+from szpo.voting import counting, second_seats
 from szpo_ui.operator import word_search
 from szpo_ui.operator.word_search import TOKENIZER, with_spaces
 
@@ -25,7 +25,7 @@ PART: Final = 128
 """Comparisons that one call of `VoteIndex.advance` adds at most."""
 
 State: TypeAlias = Literal[
-    "counted", "open", "late", "changed", "excluded", "void", "skipped", "spare", "apart"
+    "counted", "open", "late", "second", "changed", "excluded", "void", "skipped", "spare", "apart"
 ]
 """Whether a vote counts in an update, or why it does not."""
 
@@ -87,7 +87,8 @@ _TRAIN: Final = "c.run = ? AND c.step = ? AND c.kind = 'train'"
 _GROUP: Final = {"step": _TRAIN, "one": "c.run = ? AND c.rowid = ?"}
 _VOTES: Final = (
     "SELECT c.rowid AS number, c.kind, v.vote, v.assignment, v.choice, v.late, v.skip_reason, "
-    "v.details, v.received_us, a.plus_side, p.pseudonym FROM comparisons c "
+    "v.details, v.received_us, a.plus_side, p.pseudonym, "
+    f"v.late AND v.assignment IN {second_seats.SEATS} AS second FROM comparisons c "
     "CROSS JOIN assignments a USING (comparison) CROSS JOIN votes v USING (assignment) "
     "CROSS JOIN panelists p USING (panelist) WHERE {} ORDER BY v.vote"
 )
@@ -113,7 +114,7 @@ _UPDATE: Final = (
     "json_extract(value, '$[2]') AS split, json_extract(value, '$[3]') AS voted_us "
     "FROM json_each(?)) n WHERE n.number = shown.number"
 )
-_HOLDS: Final = ("counted", "spare", "apart")
+_HOLDS: Final = ("counted", "spare", "apart", "second")
 """States of answers that say what their panelist holds."""
 _NO_REMARK: Final = frozenset({"notes", "device"})
 """Details of a vote that are texts of the panel's page, no remark of its panelist."""
@@ -311,14 +312,14 @@ def _states(
     ``counted``: the votes that count in the step's update. ``reasons``: those that are excluded.
     """
     votes = list(votes)
-    last = {vote["assignment"]: vote["vote"] for vote in votes if not vote["late"]}
+    last = {v["assignment"]: v["vote"] for v in votes if v["second"] or not v["late"]}
     rows = []
     for vote in votes:
         number, skip = vote["vote"], vote["choice"] == "skip"
         state: State = "spare" if vote["kind"] == "train" else "apart"
         if number in counted:
             state = "counted"
-        elif vote["late"]:
+        elif vote["late"] and not vote["second"]:
             state = "late"
         elif last[vote["assignment"]] != number:
             state = "changed"
@@ -326,6 +327,8 @@ def _states(
             state = "excluded"
         elif skip:
             state = "skipped"
+        elif vote["second"]:
+            state = "second"
         details = json.loads(vote["details"] or "{}")
         texts = [text for key, text in details.items() if key not in _NO_REMARK]
         remarks = [vote["skip_reason"], reasons.get(number), *texts]

@@ -1,0 +1,18 @@
+"""Wait for what another process or thread does."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+LOOK_S = 0.05
+
+
+def until(what: Callable[[], Any], seconds: float = 90) -> Any:
+    """The first truth that a question gets, asked twenty times a second."""
+    for _ in range(int(seconds / LOOK_S)):
+        if found := what():
+            return found
+        threading.Event().wait(LOOK_S)
+    raise AssertionError("it never came")
