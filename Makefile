@@ -6,10 +6,11 @@ STAMP  := $(VENV)/.installed
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve-demo test test-all test-gpu audit docs serve-docs prose basis lint format install browser screenshots clean
+RELEASE := $(VENV)/.release
+.PHONY: help demo serve-demo test test-all test-gpu audit docs serve-docs prose basis lint lint-deploy release-check format install browser screenshots clean
 
 help:  ## show this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP)  ## build .venv with exact versions
 
@@ -77,6 +78,19 @@ lint: $(STAMP)  ## ruff, mypy and spelling; changes nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/codespell .
+
+$(RELEASE): $(STAMP)
+	@$(PIP) -c constraints.txt -e '.[release]'
+	@touch $@
+
+lint-deploy: $(RELEASE)  ## container, compose file and workflows; runs none of them
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/ci.yml
+	$(BIN)/zizmor --offline --quiet .github/workflows
+
+release-check: $(RELEASE)  ## build sdist and wheel into dist/, check them, install each extra by itself
+	$(BIN)/python tests/support/release_check.py
 
 format: $(STAMP)  ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .

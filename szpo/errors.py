@@ -29,6 +29,10 @@ class UsageError(SzpoError):
     exit_code = 2
 
 
+class MissingPluginError(UsageError):
+    """A ledger needs what another package brings, and that package is not installed."""
+
+
 class LeaseError(SzpoError):
     """Another controller holds the run, or this one was superseded."""
 

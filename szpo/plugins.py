@@ -33,6 +33,14 @@ def names(group: str) -> dict[str, EntryPoint]:
     return dict(sorted(found.items()))
 
 
+def origin(group: str, name: str) -> dict[str, str] | None:
+    """The package and version that bring an entry point; None where nothing has this name."""
+    entry = names(group).get(name)
+    if entry is None or entry.dist is None:
+        return None
+    return {"package": entry.dist.name, "version": entry.dist.version}
+
+
 def load(group: str, name: str, what: str, *, builtin: Sequence[str] = ()) -> Any:
     """The object behind an entry point; ``builtin`` are names that need none, for the message.
 

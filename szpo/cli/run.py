@@ -151,7 +151,7 @@ def _show_plan(checked: Checked, *, as_json: bool) -> None:
     config, setup = checked.config, None
     found = seconds = None
     if checked.policy_factory is None:
-        if config.engine.kind == "local":
+        if config.engine.is_local:
             seconds = machine_check.measure_answer_seconds(config, checked.prompts.train)
         from szpo.policies import subspace_cache
 

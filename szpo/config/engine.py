@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from szpo.config.section import Count, Positive, Section
+from szpo.config.section import Count, OneOf, Positive, Section
 
 RAY_ROWS = 32
 """Rows of a chunk for Ray's workers, where the settings leave them out."""
@@ -26,10 +26,10 @@ GOES_WITH = {
 class Engine(Section):
     """Where answers are generated: in this process, by workers, or by servers."""
 
-    kind: Literal["local", "ray", "vllm"] = Field(
+    kind: Annotated[str, OneOf(("local", *GOES_WITH), "szpo.engines")] = Field(
         "local",
         description="local: in the run's own process; ray: by Ray workers (szpo[ray]); vllm: by "
-        "vLLM servers over HTTP (szpo[http]).",
+        "vLLM servers over HTTP (szpo[http]); or an engine of another package.",
     )
     address: str | None = Field(
         None,
@@ -91,5 +91,10 @@ class Engine(Section):
     @property
     def rows(self) -> int | None:
         """Rows of a chunk; None: all of a call."""
-        default = {"local": None, "ray": RAY_ROWS, "vllm": VLLM_ROWS}
-        return default[self.kind] if self.chunk_rows is None else self.chunk_rows
+        default = {"ray": RAY_ROWS, "vllm": VLLM_ROWS}
+        return default.get(self.kind) if self.chunk_rows is None else self.chunk_rows
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the run's own process holds the model: no workers, no servers."""
+        return self.kind not in GOES_WITH

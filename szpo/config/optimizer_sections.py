@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from szpo.aggregation.bradley_terry import Ties
 from szpo.aggregation.links import LINKS
 from szpo.aggregation.registry import LEARNED, POOLED, WEIGHTINGS
+from szpo.config import rule_plugins
 from szpo.config.section import Count, OneOf, Positive, Section, list_names
 from szpo.optim.checked_settings import AUTO_RULES, POSTERIOR_DIM
 from szpo.optim.directions import NORMALISE_UP_TO
@@ -28,10 +29,10 @@ LAWS = ("gaussian", "normalised", "orthonormal")
 class Optimizer(Section):
     """How questions are made and what votes do."""
 
-    rule: Annotated[str, OneOf(("auto", *RULES))] = Field(
+    rule: Annotated[str, OneOf(("auto", *RULES), rule_plugins.GROUP)] = Field(
         "auto",
-        description=f"{list_names(list(RULES))}; auto: bayes up to {POSTERIOR_DIM} coordinates, "
-        "known above.",
+        description=f"{list_names(list(RULES))}, or one of another package; auto: bayes up to "
+        f"{POSTERIOR_DIM} coordinates, known above.",
     )
     law: Annotated[str, OneOf(("auto", *LAWS))] = Field(
         "auto",
@@ -145,7 +146,7 @@ class Optimizer(Section):
         if not isinstance(given, Mapping):
             return given
         rule = given.get("rule", "auto")
-        own = RULES.get(AUTO_RULES[0] if rule == "auto" else str(rule))
+        own = rule_plugins.find(AUTO_RULES[0] if rule == "auto" else str(rule))
         names = {"directions": "K", "comparisons": "N", "kl_radius": "kl_radius"}
         usual = {} if own is None else own.defaults
         filled = {name: usual[short] for name, short in names.items() if short in usual}

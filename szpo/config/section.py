@@ -6,8 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    ValidatorFunctionWrapHandler,
+)
 from pydantic_core import CoreSchema, core_schema
+
+from szpo import plugins
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=4096)]
@@ -23,16 +31,26 @@ class Section(BaseModel):
 class OneOf:
     """In ``Annotated[str, OneOf(...)]``: one of these names, which a registry elsewhere holds.
 
-    It is checked, refused and described in a JSON schema as a ``Literal`` of the names.
+    It is checked, refused and described in a JSON schema as a ``Literal`` of the names. Those that
+    other packages register at the entry point ``group`` are taken as well.
     """
 
     names: tuple[str, ...]
+    group: str | None = None
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
         """Pydantic's own schema of a ``Literal``."""
-        return core_schema.literal_schema(list(self.names))
+        own = core_schema.literal_schema(list(self.names))
+        if self.group is None:
+            return own
+        return core_schema.no_info_wrap_validator_function(self._accept, own)
+
+    def _accept(self, value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+        if value not in self.names and self.group and value in plugins.names(self.group):
+            return value
+        return check(value)
 
 
 def list_names(names: Sequence[str]) -> str:

@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 import psutil
 
-from szpo import cache, seeds
+from szpo import cache, plugins, seeds
 from szpo.config import model_table
 from szpo.config.schema import Config
 from szpo.errors import IntegrityError, UsageError
 from szpo.files import replace_whole
+from szpo.generation.engine_choice import engine_for
 from szpo.generation.sampling import Sampling
 from szpo.ledger.database import Ledger
 from szpo.ledger.rows import THETA0
@@ -87,7 +88,11 @@ def load_host(config: Config, *, adapter: bool) -> LocalHost:
         UsageError: The model or the adapter is missing or unreadable.
     """
     loaded = _load(config, adapter=config.model.adapter if adapter else None)
-    return LocalHost(loaded, chunk_rows=config.engine.rows)
+    kind = config.engine.kind
+    make = engine_for
+    if config.engine.is_local and kind != "local":
+        make = plugins.load("szpo.engines", kind, "engine")
+    return LocalHost(loaded, chunk_rows=config.engine.rows, make=make)
 
 
 def describe(config: Config, *, adapter: bool) -> Described:

@@ -7,7 +7,7 @@ a judge's model. Here both are of this process, and a worker runs the same code;
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -282,12 +282,14 @@ class LocalHost:
     """A `Host` whose models are in this process."""
 
     def __init__(
-        self, loaded: Loaded, *, chunk_rows: int | None = None, engine: Engine | None = None
-    ):
-        """``engine`` is one made before, for the sites of the first `at`."""
+        self, loaded: Loaded, *, chunk_rows: int | None = None, engine: Engine | None = None,
+        make: Callable[[AdaptedModel], Engine] = engine_for,
+    ):  # fmt: skip
+        """``engine`` is one made before, for the sites of the first `at`; ``make`` the others."""
         self._loaded = loaded
         self.chunk_rows = chunk_rows
         self._given = engine
+        self._make = make
         self._engines: dict[tuple[Site, ...], Engine] = {}
 
     @property
@@ -306,7 +308,7 @@ class LocalHost:
         demand_fit(self._loaded.model, subspace)
         sites = subspace.sites
         if sites not in self._engines:
-            self._engines[sites] = self._given or engine_for(self._loaded.adapt(sites))
+            self._engines[sites] = self._given or self._make(self._loaded.adapt(sites))
             self._given = None
         return self._responder(subspace, space)
 
@@ -318,7 +320,7 @@ class LocalHost:
             host = LocalHost(other, chunk_rows=self.chunk_rows)
             return host.beside(name)
         if () not in self._engines:
-            self._engines[()] = engine_for(loaded.adapt())
+            self._engines[()] = self._make(loaded.adapt())
         return loaded, self._responder(NOWHERE, NO_SPACE)
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Mapping
 from typing import Any, Final
 
-from szpo.errors import StorageError, SzpoError
+from szpo.errors import MissingPluginError, StorageError, SzpoError
 from szpo.ledger import canonical
 from szpo.ledger.database import Ledger, Record
 from szpo.ledger.theta import theta_digests
@@ -40,6 +40,8 @@ def _examine(look: Examination) -> Report:
             check.run(look)
     except Broken as found:
         return look.report(found.failure)
+    except MissingPluginError:  # nothing is wrong with the ledger
+        raise
     except sqlite3.OperationalError as error:
         raise StorageError(f"verify: no room for its own table of hashes ({error})") from None
     except (

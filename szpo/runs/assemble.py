@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from szpo import __version__
-from szpo.config import model_table, settings_file
+from szpo import __version__, plugins
+from szpo.config import model_table, rule_plugins, settings_file
 from szpo.config.schema import Config
 from szpo.data import prompts as promptfiles
 from szpo.data.prompts import PromptSet
@@ -236,6 +236,8 @@ def create(parts: Parts, path: Path) -> Ledger:
         },
         **facts,
     }
+    if origins := _plugin_origins(config):
+        spec["plugins"] = origins
     return Ledger.create(
         path,
         NewRun(
@@ -248,6 +250,14 @@ def create(parts: Parts, path: Path) -> Ledger:
             tensors=tensors,
         ),
     )
+
+
+def _plugin_origins(config: Config) -> dict[str, dict[str, str]]:
+    """Which packages bring the run's rule and engine, where they are not szpo's own."""
+    named = {"rule": (rule_plugins.GROUP, config.optimizer.rule),
+             "engine": ("szpo.engines", config.engine.kind)}  # fmt: skip
+    found = {part: plugins.origin(*where) for part, where in named.items()}
+    return {part: origin for part, origin in found.items() if origin is not None}
 
 
 def reopen(

@@ -117,7 +117,7 @@ def restore(config: Config, ledger: Ledger, wanted: Mapping[str, Any] | None) ->
         UsageError: A setting is not one of `CHANGEABLE`, or does not fit the run's engine.
     """
     wanted = dict(wanted or {})
-    names = CHANGEABLE[config.engine.kind] or CHANGEABLE["ray"]
+    names = CHANGEABLE.get(config.engine.kind) or CHANGEABLE["ray"]
     for name in wanted:
         if name not in names:
             raise UsageError(
@@ -126,9 +126,10 @@ def restore(config: Config, ledger: Ledger, wanted: Mapping[str, Any] | None) ->
             )
     moved = [event["body"] for event in ledger.events(MOVED)]
     changes = {**(moved[-1] if moved else {}), **wanted}
-    if changes and config.engine.kind == "local":
+    if changes and config.engine.is_local:
         raise UsageError(
-            f'engine.{next(iter(changes))} goes with workers; this run has engine.kind "local"'
+            f"engine.{next(iter(changes))} goes with workers; this run has engine.kind "
+            f'"{config.engine.kind}"'
         )
     tree = config.model_dump(mode="json")
     tree["engine"] |= changes
@@ -137,7 +138,7 @@ def restore(config: Config, ledger: Ledger, wanted: Mapping[str, Any] | None) ->
 
 def record_move(ledger: Ledger, config: Config) -> None:
     """Write down where the workers of a resumed run are, where that is new."""
-    names = CHANGEABLE[config.engine.kind] or CHANGEABLE["ray"]
+    names = CHANGEABLE.get(config.engine.kind) or CHANGEABLE["ray"]
     now = {name: getattr(config.engine, name) for name in names}
     before = ledger.spec["config"].get("engine", {})
     known = {name: before.get(name, now[name]) for name in names}
@@ -190,7 +191,7 @@ def examine(config: Config, prompt: str = "Write a sentence.") -> Iterator[Check
         yield from _look_at_servers(config, prompt)
         return
     if engine.kind != "ray":
-        yield Check("engine", "ok", "local: the run's own process holds the model")
+        yield Check("engine", "ok", f"{engine.kind}: the run's own process holds the model")
         return
     from szpo.runs import run_device
 

@@ -9,10 +9,10 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 import numpy as np
 
 from szpo import seeds
+from szpo.config import rule_plugins
 from szpo.ledger.database import Ledger, Record
 from szpo.optim import comparison_selection
 from szpo.optim.checked_settings import settings_from_json
-from szpo.optim.rules.registry import RULES
 from szpo.types import Choice, Floats, Kind, Tally, Verdict, Vote
 
 _VOTE: Final = (
@@ -73,7 +73,7 @@ def balance_of(ledger: Ledger) -> Balance:
 
     Where a rule asks about many directions once each, the step is what can be balanced.
     """
-    rule = RULES.get(ledger.spec.get("optimizer", {}).get("rule", ""))
+    rule = rule_plugins.find(ledger.spec.get("optimizer", {}).get("rule", ""))
     return "step" if rule is not None and rule.two_points else "direction"
 
 

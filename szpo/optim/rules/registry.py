@@ -1,17 +1,35 @@
-"""The rules by name: a new rule is a file beside this one, and its entry here."""
+"""The rules by name: a new rule is a file beside this one, and its entry here.
+
+Those of other packages are added by `szpo.config.rule_plugins`, which finds them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final
 
 from szpo.optim.rules import bayes, known, margin, regression, sign
 from szpo.optim.rules.rule import Rule
 from szpo.optim.settings import SettingsError
 
-RULES: Final[Mapping[str, Rule]] = {
+_RULES: Final = {
     rule.name: rule for rule in (known.RULE, sign.RULE, margin.RULE, bayes.RULE, regression.RULE)
 }
+RULES: Final[Mapping[str, Rule]] = MappingProxyType(_RULES)
+"""Those of szpo, and those that were added."""
+
+
+def add(rule: Rule) -> None:
+    """Make the rule of another package known by its name; twice the same is no fault.
+
+    Raises:
+        SettingsError: another rule has that name.
+    """
+    if _RULES.setdefault(rule.name, rule) is not rule:
+        raise SettingsError(
+            f"`rule` {rule.name!r} is there already; give the new one another name"
+        )
 
 
 def rule_of(name: str) -> Rule:

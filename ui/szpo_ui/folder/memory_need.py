@@ -27,7 +27,7 @@ def estimate(config: Config) -> int | None:
 
     A model on a GPU, on workers or on servers takes no memory here.
     """
-    if config.engine.kind != "local" or not config.model.device.startswith(("cpu", "auto")):
+    if not config.engine.is_local or not config.model.device.startswith(("cpu", "auto")):
         return PROCESS
     free_gib = memory.available_bytes() / GIB
     name = model_table.name_auto(config.model.name, free_gib, accelerator=False)

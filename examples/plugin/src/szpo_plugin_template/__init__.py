@@ -1,0 +1,1 @@
+"""A rule, a reward, an evaluator and an engine for szpo."""

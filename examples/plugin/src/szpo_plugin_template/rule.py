@@ -1,0 +1,29 @@
+"""The rule `cautious`: like `known`, but a direction's estimate counts up to a limit only.
+
+θ moves along each direction by α · clip(Δ̂) / (c·μ·K). A direction on which all votes agree by
+chance moves θ no further than one on which the votes are about three to one.
+"""
+
+import numpy as np
+
+from szpo.optim.rules import counting, known
+
+LIMIT = 1.0
+"""In units of Δ̂, log-odds."""
+
+
+def measure(settings, delta, tally):
+    """What the rule reads in the votes of each direction, (..., K)."""
+    return np.clip(delta, -LIMIT, LIMIT)
+
+
+RULE = counting.rule(
+    counting.Counting(
+        name="cautious",
+        measure=measure,
+        unit=lambda settings, mu: settings.distance * mu,
+        null_rms=lambda settings: min(LIMIT, known.null_rms(settings)),
+        is_exact=known.COUNTING.is_exact,
+        measures=True,
+    )
+)

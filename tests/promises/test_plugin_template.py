@@ -1,0 +1,126 @@
+"""The template package of examples/plugin, installed as pip would, is found and runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+import zipfile
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from szpo import plugins
+from szpo.cli.app import call
+from szpo.config import rule_plugins, settings_file
+from szpo.errors import SzpoError, UsageError
+from szpo.ledger.database import Ledger
+from szpo.optim.checked_settings import defaults
+from szpo.optim.rules import registry
+from szpo.optim.rules.known import RULE as KNOWN
+from szpo.optim.settings import SettingsError
+from szpo.testing import check_judge
+from tests.support import folder_run, yard_run
+
+TEMPLATE = Path(__file__).parents[2] / "examples" / "plugin"
+PACKAGE = "szpo_plugin_template"
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the package in it, out of the wheel that its own pyproject makes."""
+    from hatchling.build import build_wheel
+
+    folder = tmp_path_factory.mktemp("site")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(TEMPLATE)
+        wheel = folder / build_wheel(str(folder))
+    with zipfile.ZipFile(wheel) as packed:
+        packed.extractall(folder / "packages")
+    return folder / "packages"
+
+
+@pytest.fixture
+def installed(site: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.syspath_prepend(str(site))
+    yield
+    registry._RULES.pop("cautious", None)
+    for name in [name for name in sys.modules if name.startswith(PACKAGE)]:
+        del sys.modules[name]
+
+
+def test_every_kind_is_found_by_its_name(installed: None) -> None:
+    for group, name in (
+        ("szpo.rules", "cautious"), ("szpo.rewards", "ends"), ("szpo.evaluators", "brief"),
+        ("szpo.engines", "counted"),
+    ):  # fmt: skip
+        assert name in plugins.names(group)
+        assert plugins.origin(group, name) == {"package": "szpo-plugin-template",
+                                               "version": "0.1.0"}  # fmt: skip
+    for file in (TEMPLATE / "src" / PACKAGE).glob("*.py"):
+        assert len(file.read_text(encoding="utf-8").splitlines()) <= 45, file.name
+    check_judge(import_module(f"{PACKAGE}.evaluator").Brief())
+
+
+def test_rule_and_reward_run_and_replay_only_while_they_are_installed(
+    installed: None, site: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    path = yard_run.make(tmp_path, "optimizer.rule=cautious", "panel.reward=ends:.",
+                         "panel.beta=1.0", "optimizer.alpha=0.5")  # fmt: skip
+    assert call(["verify", str(path)]) == 0
+    with Ledger.open(path, readonly=True) as ledger:
+        assert ledger.spec["optimizer"]["rule"] == "cautious"
+        assert ledger.spec["plugins"] == {
+            "rule": {"package": "szpo-plugin-template", "version": "0.1.0"}
+        }
+    capsys.readouterr()
+    # As on a machine without the package.
+    registry._RULES.pop("cautious")
+    sys.path.remove(str(site))
+    for command in ("verify", "replay"):
+        assert call([command, str(path)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith('error: yard.db: its rule "cautious" comes from '
+                               "szpo-plugin-template 0.1.0, which is not installed;")  # fmt: skip
+
+
+def test_the_rules_limit_is_what_tells_it_from_known(installed: None) -> None:
+    rule = rule_plugins.find("cautious")
+    assert rule is not None and rule_plugins.find("cautious") is rule
+    measure = import_module(f"{PACKAGE}.rule").measure
+    assert measure(None, [-3.0, 0.25, 3.0], None).tolist() == [-1.0, 0.25, 1.0]
+    settings = defaults(1, (("z", (8,)),), rule="cautious", alpha=0.1)
+    assert settings.rule == "cautious" and rule.name != KNOWN.name
+
+
+def test_engine_and_evaluator_answer_for_a_language_model(installed: None, tmp_path: Path) -> None:
+    path = folder_run.make(tmp_path, "engine.kind=counted", "panel.kind=brief", "run.votes=4")
+    assert call(["verify", str(path)]) == 0
+    with Ledger.open(path, readonly=True) as ledger:
+        assert json.loads(json.dumps(ledger.spec["panel"])) == {"panel": "brief"}
+        assert ledger.spec["config"]["engine"]["kind"] == "counted"
+        assert set(ledger.spec["plugins"]) == {"engine"}
+
+
+def test_names_that_nothing_brings_are_refused_as_before() -> None:
+    for setting in ("optimizer.rule=cautious", "engine.kind=counted"):
+        with pytest.raises(UsageError, match=setting.split("=")[0]):
+            settings_file.load(sets=[setting])
+
+
+def test_what_is_no_rule_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def bring(found: Any) -> None:
+        entry = SimpleNamespace(name="odd", load=lambda: found)
+        monkeypatch.setattr(plugins, "entry_points", lambda group: [entry])
+
+    for found in ("no rule", KNOWN):
+        bring(found)
+        with pytest.raises(SzpoError, match=r'"odd" is no szpo.optim.rules.rule.Rule'):
+            rule_plugins.find("odd")
+    other = type(KNOWN)(**{name: getattr(KNOWN, name) for name in KNOWN.__slots__})
+    with pytest.raises(SettingsError, match="'known' is there already"):
+        registry.add(other)

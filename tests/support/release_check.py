@@ -1,0 +1,159 @@
+"""``make release-check``: builds sdist and wheel, checks both, and installs each extra by itself.
+
+A clean environment holds the wheel and the base dependencies, which are shared with this one by
+links, so that torch is neither downloaded nor copied again. Each extra is installed into an
+environment of its own on top of that. Prints a table of sizes and seconds, which docs/releasing.md
+quotes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+import venv
+from collections.abc import Iterator
+from importlib.metadata import distribution
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+TOOLS = ("dev", "test", "release", "docs")
+"""Extras for the work on szpo itself."""
+MIB = 2**20
+
+
+def run(*command: str | Path, cwd: Path | None = None) -> str:
+    """A command's output; its last words where it fails."""
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [str(word) for word in command], capture_output=True, text=True, cwd=cwd, env=env
+    )
+    if done.returncode:
+        sys.exit(
+            f"{' '.join(map(str, command[:4]))} …\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+        )
+    return done.stdout
+
+
+def closure(requirements: list[str]) -> set[str]:
+    """Names of the distributions that these need here, and of those that they need."""
+    found: set[str] = set()
+    waiting = [(Requirement(text), "") for text in requirements]
+    while waiting:
+        wanted, extra = waiting.pop()
+        name = re.sub(r"[-_.]+", "-", wanted.name).lower()
+        if (wanted.marker and not wanted.marker.evaluate({"extra": extra})) or name in found:
+            continue
+        found.add(name)
+        for text in distribution(name).requires or []:
+            waiting += [(Requirement(text), each) for each in (wanted.extras or {""})]
+    return found
+
+
+def share(names: set[str], folder: Path) -> None:
+    """Link the files of installed distributions into a folder."""
+    folder.mkdir()
+    for name in sorted(names):
+        found = distribution(name)
+        for top in {file.parts[0] for file in found.files or [] if file.parts[0] != ".."}:
+            source, target = Path(str(found.locate_file(top))), folder / top
+            if source.exists() and not target.exists() and top != "__pycache__":
+                target.symlink_to(source)
+
+
+def environment(folder: Path, shared: Path) -> Path:
+    """A new environment that sees the shared folder; its interpreter."""
+    venv.create(folder, with_pip=False)
+    binary = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
+    (site,) = folder.rglob("site-packages")
+    (site / "shared.pth").write_text(f"{shared}\n", encoding="utf-8")
+    return binary
+
+
+def megabytes(folder: Path) -> float:
+    """MiB of the files in a folder that are its own: links count nothing."""
+    files = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    return sum(path.stat().st_size for path in files) / MIB
+
+
+def pip(python: Path, *words: str | Path) -> None:
+    """Install into an environment by the pip of this one."""
+    here = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python]
+    run(*here, "install", "--quiet", *words)
+
+
+def start_seconds(python: Path, code: str, place: Path) -> float:
+    """The least processor time of nine that a fresh interpreter takes for a line of code."""
+    found = []
+    for _ in range(9):
+        before = os.times()
+        run(python, "-c", code, cwd=place)
+        after = os.times()
+        found.append(
+            after.children_user + after.children_system
+            - before.children_user - before.children_system
+        )  # fmt: skip
+    return min(found)
+
+
+def rows(place: Path, wheel: Path) -> Iterator[str]:
+    """The lines of the table: without an extra, then each extra."""
+    shared = place / "shared"
+    share(closure(PROJECT["dependencies"]), shared)
+    bare = environment(place / "bare", shared)
+    before = megabytes(place / "bare")
+    pip(bare, "--no-deps", wheel)
+    size = megabytes(place / "bare") - before
+    run(bare, "-m", "szpo", "--version", cwd=place)
+    run(bare, "-m", "szpo", "run", "--preset", "tiny", "--plan", cwd=place)
+    none = start_seconds(bare, "pass", place)
+    seconds = start_seconds(bare, "import szpo", place) - none
+    yield f"| none | szpo itself | {size:.1f} | – | {1e3 * seconds:.0f} |"
+    for extra in sorted(set(EXTRAS) - set(TOOLS)):
+        folder = place / extra
+        python = environment(folder, shared)
+        before = megabytes(folder)
+        began = time.perf_counter()
+        pip(python, "-c", ROOT / "constraints.txt", f"szpo[{extra}] @ {wheel.as_uri()}")
+        took = time.perf_counter() - began
+        added = megabytes(folder) - before - size
+        run(sys.executable, "-m", "pip", "--python", python, "check")
+        run(python, "-m", "szpo", "--help", cwd=place)
+        names = ", ".join(Requirement(text).name for text in EXTRAS[extra])
+        none = start_seconds(python, "pass", place)
+        seconds = start_seconds(python, "import szpo", place) - none
+        yield f"| `{extra}` | {names} | {added:.1f} | {took:.0f} | {1e3 * seconds:.0f} |"
+        shutil.rmtree(folder)
+
+
+def main() -> None:
+    """Build, check, install; exit 1 with the reason where something does not hold."""
+    out = ROOT / "dist"
+    shutil.rmtree(out, ignore_errors=True)
+    began = time.perf_counter()
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", out, cwd=ROOT)
+    took = time.perf_counter() - began
+    files = sorted(out.iterdir())
+    run(sys.executable, "-m", "twine", "check", "--strict", *files)
+    for file in files:
+        print(f"{file.name}: {file.stat().st_size / MIB:.1f} MiB")
+    print(f"built in {took:.0f} s; twine finds nothing\n")
+    print("| extra | brings | MiB more | seconds to install | ms of `import szpo` |")
+    print("|---|---|---|---|---|")
+    (wheel,) = out.glob("*.whl")
+    with tempfile.TemporaryDirectory() as place:
+        for line in rows(Path(place).resolve(), wheel):
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
