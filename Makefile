@@ -3,10 +3,10 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+RELEASE := $(VENV)/.release
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-RELEASE := $(VENV)/.release
 .PHONY: help demo serve-demo test test-all test-gpu audit docs serve-docs prose basis lint lint-deploy release-check format install browser screenshots clean
 
 help:  ## show this list
