@@ -32,8 +32,10 @@ command = typer.Typer(add_completion=False)
 
 @command.command("demo")
 def demo(
-    seed: int = typer.Option(0, "--seed", help="Names every random draw."),
-    reward: str = typer.Option("sentiment", "--reward", help="What the panel likes."),
+    seed: int = typer.Option(0, "--seed", help="Seed of every random draw."),
+    reward: str = typer.Option(
+        "sentiment", "--reward", help="Hidden reward of the simulated panel."
+    ),
     preset: str = typer.Option("demo", "--preset", help="Settings to start from."),
     sets: list[str] = typer.Option(
         [], "--set", help="Change one setting: section.key=value; may be repeated."
@@ -121,7 +123,7 @@ def describe(found: dict[str, Any], path: Path) -> list[str]:
     ]
     lines += [text_guards.Guard(**guard).line() for guard in found["guards"]]
     if found["topic"] is not None:
-        lines.append(f"no guard of the topic: {found['topic']}")
+        lines.append(f"no topic guard: {found['topic']}")
     for text in found["texts"]:
         lines += ["", html_report.visible(text["prompt"])]
         lines += [f"  before  {_shorten(text['before'])}", f"  after   {_shorten(text['after'])}"]
@@ -131,7 +133,7 @@ def describe(found: dict[str, Any], path: Path) -> list[str]:
         f"took {seconds['all'] / 60:.1f} min (set-up {seconds['setup'] / 60:.1f}, tuning "
         f"{seconds['tuning'] / 60:.1f}, measuring "
         f"{(seconds['before'] + seconds['after']) / 60:.1f}) at load {machine['load']:.1f}, "
-        f"1024³ fp32 product {1000 * machine['matrix_seconds']:.0f} ms",
+        f"a 1024 × 1024 fp32 matrix product takes {1000 * machine['matrix_seconds']:.0f} ms",
         "",
         "next:",
         f"  szpo sample {path} -p 'Describe a rainy Monday.'",

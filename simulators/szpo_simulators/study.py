@@ -131,7 +131,7 @@ def format_interval(row: Mapping[str, Any], digits: int = 2) -> str:
 def describe_machine() -> str:
     """Cores, load and the time of a fixed matrix product, to be printed beside timings."""
     load = load_average()
-    product = f"1024³ fp32 product in {1000 * matrix_seconds():.0f} ms"
+    product = f"1024 × 1024 fp32 matrix product in {1000 * matrix_seconds():.0f} ms"
     return f"{os.cpu_count() or 1} cores, load {load:.1f}, {product}"
 
 

@@ -22,10 +22,10 @@ from szpo.voting import counting
 from szpo.voting.votes_by_voter import read_votes_by_voter
 
 LEGEND: Final = (
-    "weights: 1 is an equal vote; in brackets 95 % intervals. β: how steeply votes follow "
-    "differences, the panel's mean is 1; z: agreement with the rest in standard errors above "
-    "chance. dawid-skene: from comparisons that several answered. looks: share of votes that were "
-    "no coin (noisy Bradley–Terry)."
+    "weights: 1 is an equal vote; brackets are 95 % intervals. β: sharpness, how steeply votes "
+    "follow differences; the panel's mean is 1. z: agreement with the rest, in standard errors "
+    "above chance. dawid-skene: only from comparisons with several votes. looks: share of votes "
+    "that were no coin flip (noisy Bradley–Terry)."
 )
 
 

@@ -36,10 +36,10 @@ app = typer.Typer(
 
 @app.callback(invoke_without_command=True)
 def root(
-    version: bool = typer.Option(False, "--version", help="Print the version and leave."),
+    version: bool = typer.Option(False, "--version", help="Print the version and exit."),
     debug: bool = typer.Option(False, "--debug", help="Show tracebacks."),
 ) -> None:
-    """Tune a language model from comparisons: no reward model, no gradient of a judgement."""
+    """Tune a language model's LoRA adapter from pairwise votes, without a reward model."""
     del debug  # read in call(), which welcomes it on either side of the command's name
     if version:
         typer.echo(f"szpo {__version__}")

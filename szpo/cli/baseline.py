@@ -32,11 +32,11 @@ def baseline(
     method: str = typer.Argument(..., help=f"One of: {METHODS}."),
     file: Path | None = typer.Argument(None, help="Settings file (model, prompts, panel)."),
     run: str | None = typer.Option(
-        None, "--run", help="Learn from this run's votes, on its model, adapter and prompts."
+        None, "--run", help="Train on this run's votes, with its model, adapter and prompts."
     ),
-    pairs: Path | None = typer.Option(None, "--pairs", help="Learn from this preference file."),
+    pairs: Path | None = typer.Option(None, "--pairs", help="Train on this preference file."),
     kind: str | None = typer.Option(
-        None, "--from", help="Format of --pairs, trl if left out; see szpo pairs --help."
+        None, "--from", help="Format of --pairs; default: trl; see szpo pairs --help."
     ),
     first: int | None = FIRST,
     skip_bad: bool = SKIP_BAD,
@@ -54,7 +54,7 @@ def baseline(
         None,
         "--rows",
         min=1,
-        help="Rows of a vote of --fresh, to which the panel is fitted; 1 if left out.",
+        help="Rows of a vote of --fresh, to which the panel is fitted; default: 1.",
     ),
     recipe: list[str] = typer.Option(
         [], "--recipe", help="Change the method's recipe: field=value; may be repeated."
@@ -69,9 +69,9 @@ def baseline(
         None, "--examples", help="For self-rewarding: prompts with good answers, to fit M1 to."
     ),
     out: Path | None = typer.Option(
-        None, "--out", help="Folder to write; left out: baselines/METHOD."
+        None, "--out", help="Folder to write; default: baselines/METHOD."
     ),
-    seed: int = typer.Option(0, "--seed", min=0, help="Root of all draws of the method."),
+    seed: int = typer.Option(0, "--seed", min=0, help="Seed of all draws of the method."),
     preset: str | None = PRESET,
     sets: list[str] = SETS,
     folder: Path = run_paths.FOLDER,

@@ -84,7 +84,7 @@ def name_bad(found: preference_files.Preferences) -> None:
 def rank(
     source: Path = typer.Argument(..., help="A .jsonl, .jsonl.gz or .json file."),
     out: Path = typer.Option(..., "--out", help="Folder to write."),
-    seed: int = typer.Option(0, "--seed", min=0, help="Draws the order in which answers stand."),
+    seed: int = typer.Option(0, "--seed", min=0, help="Seed of the order of answers."),
     as_json: bool = console.AS_JSON,
 ) -> None:
     """Write Label Studio tasks and their page, for people to rank several answers to a prompt."""
@@ -128,7 +128,7 @@ def select(
         "Label Studio's export.",
     ),
     state: Path | None = typer.Option(
-        None, "--state", help="Where the selection stands; left out: POOL.select.json."
+        None, "--state", help="File with the selection's state; default: POOL.select.json."
     ),
     count: int = typer.Option(10, "--count", help="Questions of a round."),
     rule: str | None = typer.Option(
@@ -140,12 +140,12 @@ def select(
         help="Prior standard deviation of a weight, in logits per standard deviation of its "
         "feature; 1 if left out.",
     ),
-    seed: int | None = typer.Option(None, "--seed", help="Names the draws; 0 if left out."),
+    seed: int | None = typer.Option(None, "--seed", help="Seed of the draws; default: 0."),
     min_words: int | None = typer.Option(None, "--min-words", help="Shortest answer."),
     max_words: int | None = typer.Option(None, "--max-words", help="Longest answer."),
     as_json: bool = console.AS_JSON,
 ) -> None:
-    """Choose the next pairs of a pool that are worth asking about.
+    """Choose the pairs of a pool whose answers teach most.
 
     Their answers would teach most. Give the answers back with --answers, and go on; questions
     that wait for an answer are handed out again before new ones.
@@ -270,7 +270,7 @@ def _say(done: Round, state_path: Path, out: Path) -> None:
         return
     console.say(
         f"{len(done.out)} questions in {out} ({done.fresh} new, {len(done.out) - done.fresh} "
-        f"waiting); the new ones are expected to tell {done.gain:.2f} nats"
+        f"waiting); the new ones are expected to teach {done.gain:.2f} nats"
     )
     console.say(
         f"fill in choice (A, B, tie, skip) and give it back with --answers; state: {state_path}"

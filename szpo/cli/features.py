@@ -36,13 +36,13 @@ def features(
         'inside one as \\, and "all" for every one without argument.',
     ),
     listing: bool = typer.Option(False, "--list", help="List the features that there are."),
-    each: bool = typer.Option(False, "--each", help="Tell every panelist's weights as well."),
+    each: bool = typer.Option(False, "--each", help="Also print every panelist's weights."),
     ties: str = typer.Option("half", "--ties", help="half: half a vote each way; or davidson."),
     ridge: float = typer.Option(RIDGE, "--ridge", help="Prior precision of a weight; above 0."),
     folder: Path = run_paths.FOLDER,
     as_json: bool = console.AS_JSON,
 ) -> None:
-    """Tell which named features of the answers a run's votes hang on, and how much."""
+    """Fit how much named features of the answers decide a run's votes."""
     if listing:
         _list(as_json)
         return
@@ -95,12 +95,12 @@ def features(
 def clusters(
     run: str | None = run_paths.RUN,
     chosen: str = typer.Option(
-        USUAL, "--features", help="In which tastes may differ; as in szpo features."
+        USUAL, "--features", help="Features in which tastes may differ, as in szpo features."
     ),
     folder: Path = run_paths.FOLDER,
     as_json: bool = console.AS_JSON,
 ) -> None:
-    """Tell whether a run's votes come from one taste or from several, and whose is which."""
+    """Test whether a run's votes come from one taste or from several, and whose is which."""
     from szpo.analysis import taste_clusters as study
 
     asked = named.parse(chosen)
@@ -138,7 +138,9 @@ def clusters(
             for i, group in enumerate(groups)
         ],
     )
-    console.say("weights: logits of preferring the batch with one deviation more of the feature")
+    console.say(
+        "weights: change in log-odds of a vote for one standard deviation more of the feature"
+    )
     if len(groups) < 2:
         return
     for i, group in enumerate(groups):
@@ -158,8 +160,8 @@ def clusters(
 SAYS: Final = {
     "several": "{groups} tastes: panelists differ (p = {p:.3f}), and knowing whose taste it is "
     "predicts votes better, by {more:.3f} nats a vote",
-    "sharpness": "one taste, held more or less sharply: panelists differ (p = {p:.3f}), but their "
-    "clusters like the same features",
+    "sharpness": "one taste, with different sharpness: panelists differ (p = {p:.3f}), but "
+    "their clusters prefer the same features",
     "unlike": "panelists differ in their tastes (p = {p:.3f}), but no clusters of them predict "
     "votes better than one taste does; see szpo features --each",
     "one": "one taste: no sign that panelists differ (p = {p:.3f}); two opposed halves would have "
@@ -205,7 +207,7 @@ def _list(as_json: bool) -> None:
 
 def _show(names: Sequence[str], found: Taste) -> None:
     console.table(
-        ("feature", "weight", "95 % interval", "one deviation", "more of it won"),
+        ("feature", "weight", "95 % interval", "standard deviation", "wins with more"),
         [
             (
                 name,
@@ -217,11 +219,13 @@ def _show(names: Sequence[str], found: Taste) -> None:
             for i, name in enumerate(names)
         ],
     )
-    console.say("weight: logits of preferring the batch with one deviation more of the feature")
+    console.say(
+        "weight: change in log-odds of a vote for one standard deviation more of the feature"
+    )
     over = (
         f"intervals over {found.panelists} panelists"
         if found.clustered
-        else "intervals over votes, as if all panelists were alike"
+        else "intervals over votes, as if all panelists were identical"
     )
     tied = f" ({found.ties} ties)" if found.ties else ""
     console.say(f"{found.votes} votes{tied}; {over}")

@@ -51,7 +51,7 @@ def show(
     steps: int = typer.Option(10, "--steps", min=0, help="How many of the last steps to list."),
     as_json: bool = console.AS_JSON,
 ) -> None:
-    """Tell a run's totals and its last steps."""
+    """Show a run's totals and its last steps."""
     with run_paths.look(run_paths.find(run, folder)) as ledger:
         facts = summary.steps(ledger)
         total = summary.summary(ledger, facts)
@@ -86,7 +86,7 @@ def show(
             **({} if link is None else {"link": link.line()}),
             **({"prior": ahead.prior_line} if ahead is not None and ahead.prior else {}),
             "weights": f"{total.theta_sha256} (theta_sha256)",
-            "head": f"{total.head} (note it elsewhere; later: szpo verify --head)",
+            "head": f"{total.head} (note it on another machine, for szpo verify --head)",
         }
     )
     if link is not None and link.warning is not None:
@@ -96,7 +96,7 @@ def show(
         for guard in measured.guards:
             console.say(guard.line())
         if measured.gap is not None:
-            console.say(f"no guard of the topic: {measured.gap}")
+            console.say(f"no topic guard: {measured.gap}")
     if ahead is not None and ahead.found.ahead:
         console.say()
         console.table(
@@ -118,7 +118,8 @@ def show(
             ],
         )  # fmt: skip
         console.say(
-            "turned by: the share of voters who, voting against, would have turned it round"
+            "turned by: the smallest share of voters who could have reversed the step by "
+            "voting against it"
         )
 
 
@@ -130,9 +131,11 @@ def outlook_of(ahead: outlook.Outlook | None) -> dict[str, Any]:
 def sample(
     run: str | None = run_paths.RUN,
     prompt: list[str] = typer.Option([], "--prompt", "-p", help="Ask this; may be repeated."),
-    prompts: int = typer.Option(3, "--prompts", min=1, help="Held-out prompts without --prompt."),
+    prompts: int = typer.Option(
+        3, "--prompts", min=1, help="How many held-out prompts, without --prompt."
+    ),
     samples: int = typer.Option(1, "--samples", "-n", min=1, max=64, help="Answers to each."),
-    seed: int = typer.Option(0, "--seed", min=0, help="Names the draw."),
+    seed: int = typer.Option(0, "--seed", min=0, help="Seed of the answers."),
     folder: Path = run_paths.FOLDER,
     as_json: bool = console.AS_JSON,
 ) -> None:

@@ -34,7 +34,7 @@ def judge(
     name: str = typer.Option("judge", "--name", help="Name of the panelists: NAME-0, NAME-1, …"),
     folder: Path = run_paths.FOLDER,
 ) -> None:
-    """Answer a run's open comparisons with a judge, as a process of its own."""
+    """Answer a run's open comparisons with a judge, in a separate process."""
     from szpo.evaluators import remote_panel
     from szpo.evaluators.panel_factory import StartingPolicy
     from szpo.judges import judge_evaluator
@@ -78,7 +78,9 @@ def scorer(
         ..., help="A run (name or file), or a .jsonl file of chosen and rejected texts."
     ),
     out: Path = typer.Option(Path("scorer.safetensors"), "--out", help="File to write."),
-    model: str = typer.Option("smollm2", "--model", help="Model whose features are read."),
+    model: str = typer.Option(
+        "smollm2", "--model", help="Model whose hidden states are the features."
+    ),
     seed: int = typer.Option(0, "--seed", min=0, help="Seed of the head's start."),
     folder: Path = run_paths.FOLDER,
     as_json: bool = console.AS_JSON,

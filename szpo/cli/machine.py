@@ -29,14 +29,14 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(
-    run: str | None = typer.Argument(None, help="Also look at this run (name or file)."),
-    folder: Path = typer.Option(Path("runs"), "--folder", help="Where runs will be kept."),
+    run: str | None = typer.Argument(None, help="Also check this run (name or file)."),
+    folder: Path = typer.Option(Path("runs"), "--folder", help="Folder of the runs."),
     config: Path | None = typer.Option(
-        None, "--config", help="Also look at the engine of this settings file; starts its workers."
+        None, "--config", help="Also check the engine of this settings file; starts its workers."
     ),
     as_json: bool = console.AS_JSON,
 ) -> int:
-    """Look at this machine (versions, disk, memory, known traps), and at a run if one is named.
+    """Check this machine (versions, disk, memory, known traps), and a run if one is named.
 
     With --config also at the engine: what is reachable, and what a step costs there.
     """
@@ -56,7 +56,7 @@ def doctor(
         )
         warnings = sum(check.status == "warn" for check in found)
         failures = sum(check.status == "fail" for check in found)
-        console.say(f"{failures} will not work, {warnings} with a trap")
+        console.say(f"{failures} errors, {warnings} warnings")
     return 1 if worst else 0
 
 
@@ -64,7 +64,7 @@ def fetch(
     name: str = typer.Argument("smollm2", help="smollm2, tiny, or a hub id (owner/name)."),
     as_json: bool = console.AS_JSON,
 ) -> None:
-    """Make a model ready before the first run; says what it will do before doing it."""
+    """Prepare a model before the first run; says what it will do before it starts."""
     from szpo.models import loading
 
     model_folder = loading.fetch(name, say=console.complain if as_json else console.say)
@@ -77,7 +77,7 @@ def bench(context: typer.Context) -> int:
     name, *rest = context.args or ["--help"]
     known = plugins.names("szpo.benches")
     if name in {"--help", "-h", "--list"}:
-        console.say("szpo bench NAME [--json] [OPTIONS]; szpo bench NAME --help tells its own")
+        console.say("szpo bench NAME [--json] [OPTIONS]; szpo bench NAME --help lists its options")
         console.table(("name", "from"), [(n, e.value.split(":")[0]) for n, e in known.items()])
         return 0
     if name.startswith("-"):

@@ -61,11 +61,11 @@ def replay(
 def verify(
     run: str | None = run_paths.RUN,
     quick: bool = typer.Option(False, "--quick", help="Hashes only; recompute no update."),
-    steps: bool = typer.Option(False, "--steps", help="Also tell what was found per step."),
+    steps: bool = typer.Option(False, "--steps", help="Also print the findings of each step."),
     head: str | None = typer.Option(
         None,
         "--head",
-        help="The head that verify, show or a report gave earlier; it must be in the chain.",
+        help="A head that verify, show or a report printed earlier; it must be in the chain.",
     ),
     folder: Path = run_paths.FOLDER,
     as_json: bool = console.AS_JSON,
@@ -87,7 +87,7 @@ def verify(
     console.say(found.line)
     if found.note:
         console.say(found.note)
-    console.say(f"head {found.head} (note it elsewhere; later: szpo verify --head)")
+    console.say(f"head {found.head} (note it on another machine, for szpo verify --head)")
     return 0
 
 
@@ -115,7 +115,7 @@ def backup(
     folder: Path = run_paths.FOLDER,
     as_json: bool = console.AS_JSON,
 ) -> None:
-    """Copy a run while it goes on; the copy is verified before it takes its name."""
+    """Copy a live run; the copy is verified before it takes its name."""
     path = run_paths.find(run, folder)
     if out is None:
         with Ledger.open(path, readonly=True) as ledger:
@@ -135,7 +135,7 @@ def recover(
     folder: Path = run_paths.FOLDER,
     as_json: bool = console.AS_JSON,
 ) -> int:
-    """Write what a damaged file still holds into a new one; the damaged one stays as it is."""
+    """Write what a damaged file still holds into a new file; the damaged one is not changed."""
     found = copies.recover(run_paths.find(run, folder), out)
     if as_json:
         lost = {table: list(keys) for table, keys in found.lost.items()}
@@ -198,7 +198,7 @@ def export(
 ) -> None:
     """Write the adapter (PEFT), the votes, or all as a zip; push to the Hugging Face Hub.
 
-    Beside the adapter stand a model card and the base's tokenizer with its chat template.
+    The folder also gets a model card and the base's tokenizer with its chat template.
     Votes are written as JSONL, as CSV, or as a folder for datasets. What is pushed is written to
     a temporary folder unless --out or --dataset names one.
     """

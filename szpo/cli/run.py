@@ -55,7 +55,7 @@ def init(
     sets: list[str] = SETS,
     force: bool = typer.Option(False, "--force", help="Overwrite the file."),
 ) -> None:
-    """Write a settings file in which every key is explained."""
+    """Write a settings file that explains every key."""
     config = settings_file.load(preset_name=preset, sets=sets)
     if file.exists() and not force:
         raise UsageError(f"{file} exists; overwrite it with --force, or give another name")
@@ -71,22 +71,24 @@ def run(
         None, "--resume", help="Continue this run (name or file) instead of starting one."
     ),
     device: str | None = typer.Option(
-        None, "--device", help="With --resume: go on on another device, such as cpu or cuda."
+        None, "--device", help="With --resume: continue on another device, such as cpu or cuda."
     ),
-    plan: bool = typer.Option(False, "--plan", help="Tell what it would cost, and stop."),
+    plan: bool = typer.Option(False, "--plan", help="Estimate what the run costs, and stop."),
     stay: bool = typer.Option(
         False, "--stay", help="Stand by while paused or finished, for the operator's page."
     ),
     hold: bool = typer.Option(
-        False, "--hold", help="Begin paused: the first round waits until somebody starts it."
+        False, "--hold", help="Begin paused: the first round waits until the operator starts it."
     ),
     folder: Path | None = typer.Option(None, "--folder", help="Folder of the runs."),
     accept_samples: bool = typer.Option(
-        False, "--accept-samples", help="Open a run for people whatever its sample answers are."
+        False,
+        "--accept-samples",
+        help="Open a run for people even if its sample answers are poor.",
     ),
     as_json: bool = console.AS_JSON,
 ) -> int:
-    """Tune a model from votes; --plan tells votes, reading, time and disk before it starts."""
+    """Tune a model from votes; --plan first estimates votes, reading, time and disk."""
     if resume is not None:
         if file is not None or preset is not None or hold:
             raise UsageError("--resume takes the run as it is; leave file, preset and hold away")
@@ -122,15 +124,15 @@ def branch(
     run: str = typer.Argument(..., help="Name or file of the run to branch from."),
     step: int = typer.Option(..., "--step", help="Begin with the weights after this step."),
     name: str | None = typer.Option(
-        None, "--name", help="Name of the new run; left out: made from the old one and the step."
+        None, "--name", help="Name of the new run; default: made from the old one and the step."
     ),
     rule: str | None = typer.Option(
-        None, "--rule", help="Another rule for votes: margin or sign need no link."
+        None, "--rule", help="Another rule for votes; margin and sign need no link."
     ),
     folder: Path = run_paths.FOLDER,
     as_json: bool = console.AS_JSON,
 ) -> None:
-    """Begin a new run where another one was after a step; the old one stays as it is."""
+    """Begin a new run from another run's weights after a step; the old run is not changed."""
     from szpo.runs import branch as branching
 
     path = run_paths.find(run, folder)
@@ -144,7 +146,7 @@ def branch(
         console.emit(document)
     else:
         console.say(f"wrote {target}, which begins after step {step} of {path.stem}")
-        console.say(f"  szpo run --resume {target}  # goes on from there")
+        console.say(f"  szpo run --resume {target}  # continues from there")
 
 
 def _show_plan(checked: Checked, *, as_json: bool) -> None:
@@ -294,9 +296,13 @@ def drive(ledger: Ledger, parts: Any, *, as_json: bool = False, stay: bool = Fal
     score = record.hidden_reward(ledger)
     if parts.panel is None:
         if not stay:  # szpo serve starts it so, and has its pages
-            console.complain(f"people vote in this run, at its pages: szpo serve {ledger.path}")
+            console.complain(
+                f"people vote in this run through its pages: szpo serve {ledger.path}"
+            )
     elif not config.panel.inside:
-        console.complain(f"waiting for votes from elsewhere, such as: szpo simulate {ledger.path}")
+        console.complain(
+            f"waiting for votes from another process, such as: szpo simulate {ledger.path}"
+        )
     measured = measuring.prepare(ledger, parts, score, console.complain)
     live = console.errors.is_terminal and not as_json
     with (

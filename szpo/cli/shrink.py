@@ -28,7 +28,9 @@ def register(app: typer.Typer) -> None:
 def run_shrink(
     run: str | None = run_paths.RUN,
     at: list[float] = typer.Option(
-        list(shrink.SHARES), "--at", help="Share of the way from the start; may be repeated."
+        list(shrink.SHARES),
+        "--at",
+        help="Share of the way from the run's start to its end; may be repeated.",
     ),
     prompts: int | None = typer.Option(
         None, "--prompts", min=1, help="Held-out prompts; default: evaluation.prompts."
@@ -81,7 +83,7 @@ def run_shrink(
             console.say(f"wrote {value}, the adapter at {to:g} of the way")
         if key == "branch":
             console.say(f"wrote {value}, which begins at {to:g} of the way")
-            console.say(f"  szpo run --resume {value}  # goes on from there")
+            console.say(f"  szpo run --resume {value}  # continues from there")
         if key == "order":
             console.say(
                 f"order {value}: {ask} blind comparisons of the base with {to:g} of the way; the "
@@ -139,9 +141,9 @@ def _measure(
              "topic", "guards")  # fmt: skip
     console.table(heads, [_row(point) for point in points])
     if gap is not None:
-        console.say(f"no guard of the topic: {gap}")
+        console.say(f"no topic guard: {gap}")
     if best is None:
-        console.say("at none of these points all guards hold; try one nearer the start: --at")
+        console.say("some guard fails at each of these points; try one nearer the start: --at")
         return
     console.say(f"all guards hold as far as {best.share:g} of the way")
     there = f"szpo shrink {path} --to {best.share:g}"

@@ -22,12 +22,12 @@ def register(app: typer.Typer) -> None:
 def voters(
     run: str | None = run_paths.RUN,
     crowd: bool = typer.Option(
-        False, "--crowd", help="Beside it what crowd-kit's Dawid–Skene finds (szpo\\[crowd])."
+        False, "--crowd", help="Add what crowd-kit's Dawid–Skene finds (needs szpo\\[crowd])."
     ),
     folder: Path = run_paths.FOLDER,
     as_json: bool = console.AS_JSON,
 ) -> None:
-    """What each voter's votes would weigh, by every way of learning it, with intervals."""
+    """Show how much each voter's votes would weigh under every weighting, with intervals."""
     from szpo.analysis import voter_report as table
 
     with run_paths.look(run_paths.find(run, folder)) as ledger, ledger.snapshot():
@@ -36,7 +36,7 @@ def voters(
         console.emit([asdict(row) for row in found])
         return
     if not found:
-        console.say("nobody has voted in a finished step yet")
+        console.say("no finished step has votes yet")
         return
     console.table(*table.table(found))
     console.say(table.LEGEND)
@@ -46,7 +46,11 @@ def probe(
     run: str | None = run_paths.RUN,
     triads: int = typer.Option(20, "--triads", min=1, max=500, help="Triads to make."),
     radius: int = typer.Option(
-        2, "--radius", min=1, max=10, help="How many times as far apart as a step's policies."
+        2,
+        "--radius",
+        min=1,
+        max=10,
+        help="Distance of the policies, in multiples of a step's distance.",
     ),
     folder: Path = run_paths.FOLDER,
     as_json: bool = console.AS_JSON,

@@ -33,8 +33,8 @@ class Engine(Section):
     )
     address: str | None = Field(
         None,
-        description="host:port of a Ray cluster; left out: one of this machine's own cores. "
-        "Whoever reaches a Ray cluster can run code on it.",
+        description="host:port of a Ray cluster; default: one of this machine's own cores. "
+        "Anyone who reaches a Ray cluster can run code on it.",
     )
     workers: int = Field(1, ge=1, le=4096, description="Workers; each holds the whole model.")
     cpus: int = Field(1, ge=1, le=1024, description="Cores, and threads, of a worker.")
@@ -46,11 +46,11 @@ class Engine(Section):
     )
     adapters: str | None = Field(
         None,
-        description="Folder for adapter files that this process writes and the vLLM servers read; "
-        "left out where all of them are on this machine: a temporary one.",
+        description="Folder for adapter files that this process writes and the vLLM servers "
+        "read; default, where all of them are on this machine: a temporary one.",
     )
     server_adapters: str | None = Field(
-        None, description="The same folder as the vLLM servers see it; left out: the same path."
+        None, description="The same folder as the vLLM servers see it; default: the same path."
     )
     key_env: str = Field(
         "VLLM_API_KEY",
@@ -64,12 +64,13 @@ class Engine(Section):
     tolerance: Positive | None = Field(
         None,
         description="Mean difference per token, in nats, from which a vLLM server's "
-        "log-probabilities are those of another adapter; left out: by dtype.",
+        "log-probabilities are those of another adapter; default: by dtype.",
     )
     chunk_rows: Count | None = Field(
         None,
-        description="Rows answered at a time; part of what makes equal seeds give equal answers, "
-        "unlike the number of workers. Left out: all of a step (local), 32 (ray), 128 (vllm).",
+        description="Rows answered at a time; equal seeds give equal answers only with equal "
+        "chunk_rows, while the number of workers does not matter. Default: all of "
+        "a step (local), 32 (ray), 128 (vllm).",
     )
 
     @model_validator(mode="after")

@@ -10,7 +10,7 @@ from szpo.config.section import Positive, Section
 
 
 class Judge(Section):
-    """A language model, or a small scorer, that answers where panel.kind is judge."""
+    """The judge: a language model or small scorer that votes where panel.kind is judge."""
 
     kind: Literal["local", "endpoint", "scorer"] = Field(
         "local",
@@ -25,8 +25,8 @@ class Judge(Section):
     )
     ask: Literal["verdict", "grades", "soft"] = Field(
         "verdict",
-        description="verdict: words, then A, B or tie; grades: each side by itself, 1 to 5; soft: "
-        "the log-probabilities of A and B, nothing is written.",
+        description="verdict: reasons, then A, B or tie; grades: each side alone, 1 to 5; "
+        "soft: the log-probabilities of A and B, nothing is written.",
     )
     batches: Literal["whole", "rows"] = Field(
         "whole",
@@ -35,36 +35,41 @@ class Judge(Section):
     )
     conflict: Literal["tie", "debias"] = Field(
         "tie",
-        description="Where the two orders disagree: a tie, or (soft) the mean of their logits, in "
-        "which a liking for one side cancels.",
+        description="Where the two orders disagree: a tie, or (soft) the mean of their logits, "
+        "in which a position bias cancels.",
     )
     draw: bool = Field(
         False,
-        description="soft, scorer: draw the vote with the probability found instead of taking the "
-        "likelier side.",
+        description="soft, scorer: draw the vote with the probability found instead of taking "
+        "the more probable side.",
     )
     principles: str | None = Field(
         None,
-        description="Text file with a principle on each line; every question draws one. Left out: "
-        "panel.guideline.",
+        description="Text file with one principle on each line; every question draws one. "
+        "Default: panel.guideline.",
     )
     references: str | None = Field(
         None,
-        description='JSONL file of {"prompt": …, "reference": …}: answers the judge is shown.',
+        description='JSONL file of {"prompt": …, "reference": …}: good answers that the '
+        "judge sees.",
     )
     temperature: float = Field(
-        0.0, ge=0, le=2, allow_inf_nan=False, description="Of what the judge writes; 0: likeliest."
+        0.0,
+        ge=0,
+        le=2,
+        allow_inf_nan=False,
+        description="Temperature of the judge's text; 0: most probable tokens.",
     )
     max_tokens: int = Field(
         256, ge=1, le=32_768, description="Longest text a judge may write for one question."
     )
     retries: int = Field(
-        2, ge=0, le=20, description="Times a question is put again after an unreadable verdict."
+        2, ge=0, le=20, description="How often a question is repeated after an unreadable verdict."
     )
     on_error: Literal["stop", "skip", "tie"] = Field(
         "stop",
-        description="After the last try: stop the run (it can be resumed), or count a skip or a "
-        "tie and go on.",
+        description="After the last try: stop the run (it can be resumed), or count a skip or "
+        "a tie and continue.",
     )
     base_url: str | None = Field(
         None,
@@ -81,10 +86,10 @@ class Judge(Section):
         4,
         ge=1,
         le=20,
-        description="Tries at an endpoint that is busy, broken or slow, at growing distances.",
+        description="Tries at an endpoint that is busy, broken or slow, with growing waits.",
     )
     concurrency: int = Field(
-        4, ge=1, le=256, description="Comparisons that an endpoint judges at once."
+        4, ge=1, le=256, description="Comparisons that an endpoint judges in parallel."
     )
 
     @property

@@ -15,17 +15,18 @@ class Model(Section):
     name: str = Field(
         "smollm2",
         min_length=1,
-        description="smollm2, tiny, a local folder (safetensors only), a hub id (owner/name), or "
-        "auto: the largest model of docs/hardware.md that was downloaded here before and fits, "
-        "else smollm2. A run keeps the model that it was created with.",
+        description="smollm2, tiny, a local folder (safetensors only), a hub id (owner/name), "
+        "or auto: the largest model of docs/hardware.md that was downloaded here "
+        "before and fits, otherwise smollm2. A run keeps the model that it was "
+        "created with.",
     )
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
-        description="Numbers of the base weights: fp32, bf16, fp16, or auto (bf16; fp16 on mps "
-        "and on GPUs without bf16); adapters are fp32.",
+        description="Number format of the base weights: fp32, bf16, fp16, or auto (bf16; fp16 "
+        "on mps and on GPUs without bf16); adapters are fp32.",
     )
     quantization: Literal["nf4", "fp4"] | None = Field(
-        None, description="4-bit base weights: nf4 or fp4; left out: not quantised."
+        None, description="4-bit base weights: nf4 or fp4; default: not quantised."
     )
     adapter: str | None = Field(
         None, description="Folder of a PEFT LoRA adapter from which the run starts."
@@ -33,21 +34,22 @@ class Model(Section):
     device: str = Field(
         "auto",
         pattern=r"^(auto|cpu|cuda(:\d+)?|mps|xpu)$",
-        description="cpu, cuda, cuda:1, mps, xpu, or auto: the first GPU, else the CPU. A run "
-        "keeps the device that it was created on.",
+        description="cpu, cuda, cuda:1, mps, xpu, or auto: the first GPU, otherwise the CPU. A "
+        "run stays on the device of its creation.",
     )
 
 
 class Adapter(Section):
-    """The low-rank weights that carry what the votes teach."""
+    """The LoRA adapter: low-rank weights that the votes train."""
 
     rank: int = Field(1, ge=1, le=1024, description="LoRA rank r.")
     alpha: Positive | None = Field(
-        None, description="LoRA scale numerator; left out: equal to rank."
+        None, description="LoRA scale numerator; default: equal to rank."
     )
     targets: Annotated[list[str], Field(min_length=1)] | None = Field(
         None,
-        description="Module names that get an adapter; left out: the MLP's output (down_proj).",
+        description="Names of the modules that get an adapter; default: the MLP's output "
+        "(down_proj).",
     )
     layers: list[Annotated[int, Field(ge=0)]] | Literal["middle", "all"] = Field(
         "middle",
@@ -64,7 +66,7 @@ class Adapter(Section):
 
 
 class Subspace(Section):
-    """The few directions of the adapter in which the run may move."""
+    """The subspace: the few directions of the adapter in which the run may move."""
 
     kind: Literal["score", "random", "full"] = Field(
         "score",
@@ -73,8 +75,8 @@ class Subspace(Section):
     )
     dim: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = Field(
         8,
-        description='Number of coordinates d (not used by full), or "auto": as many as the votes '
-        "can tell apart.",
+        description='Number of coordinates d (not used by full), or "auto": as many as the '
+        "votes can resolve.",
     )
     samples: int = Field(
         384,
@@ -87,15 +89,15 @@ class Subspace(Section):
         0,
         ge=0,
         le=64,
-        description="Further score samples from each base answer: words drawn anew at all its "
-        "positions, for a part of the time that another answer takes.",
+        description="Further score samples from each base answer: words drawn again at all its "
+        "positions, for a part of the time of another answer.",
     )
     setup_seed: int = Field(
         0,
         ge=0,
         lt=2**63,
-        description="Names every random draw of the set-up. Runs that share it, the model, the "
-        "prompts and the sampling share their coordinates, whatever run.seed is.",
+        description="Seed of the set-up. Runs that share it, the model, the prompts and the "
+        "sampling share their coordinates, whatever run.seed is.",
     )
     kl_samples: int = Field(
         96,
@@ -106,10 +108,10 @@ class Subspace(Section):
 
 
 class Prompts(Section):
-    """What the policy is asked."""
+    """The prompts that the policy answers."""
 
     path: str | None = Field(
-        None, description="CSV, JSONL or chat lists of your own; left out: the prompts that ship."
+        None, description="CSV, JSONL or chat lists of your own; default: the prompts that ship."
     )
     column: str | None = Field(
         None,
@@ -119,8 +121,8 @@ class Prompts(Section):
     )
     separator: Literal[",", ";", "\t", "|"] | None = Field(
         None,
-        description="What separates the columns of a CSV file; left out: found in its first "
-        "line (comma, semicolon, tab or bar).",
+        description="Separator of the columns of a CSV file; default: found in its first line "
+        "(comma, semicolon, tab or bar).",
     )
     system: str | None = Field(
         None, max_length=65_536, description="System prompt put before every conversation."
@@ -130,7 +132,8 @@ class Prompts(Section):
         gt=0,
         lt=1,
         allow_inf_nan=False,
-        description="Share of your own prompts kept for measuring, where the file does not say.",
+        description="Share of your own prompts held out for measuring, where the file does not "
+        "say.",
     )
     too_long: Literal["refuse", "cut"] = Field(
         "refuse",
@@ -145,8 +148,10 @@ class Generation(Section):
 
     max_new_tokens: int = Field(24, ge=1, le=4096, description="Longest answer, in tokens.")
     temperature: Positive = Field(1.0, le=100, description="Sampling temperature.")
-    top_p: float = Field(1.0, gt=0, le=1, allow_inf_nan=False, description="Nucleus; 1: off.")
-    top_k: int = Field(0, ge=0, description="Only the k likeliest tokens; 0: all.")
+    top_p: float = Field(
+        1.0, gt=0, le=1, allow_inf_nan=False, description="Nucleus sampling (top-p); 1: off."
+    )
+    top_k: int = Field(0, ge=0, description="Only the k most probable tokens; 0: all.")
     stop: list[Annotated[str, Field(min_length=1)]] = Field(
         [], max_length=16, description="Texts that end an answer."
     )

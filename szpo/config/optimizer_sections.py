@@ -27,7 +27,7 @@ LAWS = ("gaussian", "normalised", "orthonormal")
 
 
 class Optimizer(Section):
-    """How questions are made and what votes do."""
+    """The zeroth-order optimizer: how comparisons are made and how votes move the weights."""
 
     rule: Annotated[str, OneOf(("auto", *RULES), rule_plugins.GROUP)] = Field(
         "auto",
@@ -37,26 +37,26 @@ class Optimizer(Section):
     law: Annotated[str, OneOf(("auto", *LAWS))] = Field(
         "auto",
         description="How directions are drawn: gaussian; normalised, to one length; orthonormal, "
-        "to each other too; auto: orthonormal under regression, else gaussian, normalised up to "
-        f"{NORMALISE_UP_TO} coordinates.",
+        "to each other too; auto: orthonormal under regression, otherwise normalised up to "
+        f"{NORMALISE_UP_TO} coordinates and gaussian above.",
     )
     pairing: Pairing = Field(
         "antithetic", description="Compare θ+μv with θ−μv, or with θ as published (forward)."
     )
     directions: Count = Field(
-        1, description="K: directions per step; left out: 1, or 8 under regression."
+        1, description="K: directions per step; default: 1, or 8 under regression."
     )
     comparisons: Count = Field(
         8,
-        description="N: comparisons per direction, each its own prompts; left out: 8, or 1 under "
-        "regression.",
+        description="N: comparisons per direction, each on its own prompts; default: 8, or 1 "
+        "under regression.",
     )
-    votes: Count = Field(1, description="M: panelists asked per comparison.")
+    votes: Count = Field(1, description="M: panelists (votes) per comparison.")
     rows: Count = Field(8, description="D: prompts shown side by side in one comparison.")
     kl_radius: Positive = Field(
         1.62,
         le=1e6,
-        description="κ: KL of one side from the centre, nats; makes μ = √(2κ/d); left out: 1.62, "
+        description="κ: KL of one side from the centre, nats; makes μ = √(2κ/d); default: 1.62, "
         f"or {RADIUS:g} under regression.",
     )
     kl_step: Positive = Field(
@@ -70,13 +70,13 @@ class Optimizer(Section):
         0.94, gt=0, le=1, allow_inf_nan=False, description="λ: weight of a vote one step older."
     )
     warmup: Annotated[int, Field(ge=0, le=1000)] | None = Field(
-        None, description="Steps that only measure; left out: 0, or 5 where α must be measured."
+        None, description="Steps that only measure; default: 0, or 5 where α must be measured."
     )
     link: Annotated[str, OneOf(LINK_NAMES)] = Field(
         "logistic", description=f"{list_names(LINK_NAMES)}."
     )
     smoothing: Annotated[str, OneOf(SMOOTHINGS)] = Field(
-        "haldane", description="How a vote share is kept inside (0, 1) under the rule known."
+        "haldane", description="How the rule known moves a vote share of 0 or 1 inside (0, 1)."
     )
     ties: Ties = Field(
         "half", description="A tie is half a vote each, or goes through Davidson's model."
@@ -95,7 +95,7 @@ class Optimizer(Section):
     )
     adam: bool = Field(False, description="Adam on small vectors (up to 4,096 coordinates).")
     steer: bool = Field(
-        False, description="Let agreement between votes move κ within a quarter and four times."
+        False, description="Let agreement between votes change κ, from a quarter to four times."
     )
 
     kl_budget: (
@@ -103,40 +103,41 @@ class Optimizer(Section):
     ) = Field(
         None,
         description="regression: how far the recommended point may be from the start, as [[votes, "
-        "nats], ...], linear between and constant outside; off: without bound; left out: "
+        "nats], ...], linear between and constant outside; off: without bound; default: "
         f"{[list(point) for point in BUDGET]}.",
     )
     centre_step: Positive | None = Field(
         None,
         le=1e6,
-        description="regression: how far the point where it asks moves in a step at most, in "
-        "whitened units; left out: 1.",
+        description="regression: longest move of the centre (where policies are asked) in a "
+        "step, in whitened units; default: 1.",
     )
     score_share: float | None = Field(
         None,
         ge=0,
         le=1,
         allow_inf_nan=False,
-        description="regression: weight of the shown texts' own scores in what a vote is about; "
-        "left out: 0.",
+        description="regression: weight of the shown texts' own scores in a vote's feature; "
+        "default: 0.",
     )
     prior_variances: Annotated[str, OneOf(tuple(PRIORS))] | None = Field(
         None,
-        description="regression: which coordinates are expected to carry the taste: the first 8, "
-        "16, 32, … or all, as votes decide (blocks); all alike (flat); leading ones more "
-        "(falling); left out: blocks.",
+        description="regression: which coordinates are expected to carry the taste: the first "
+        "8, 16, 32, … or all, as votes decide (blocks); all equally (flat); "
+        "leading ones more (falling); default: blocks.",
     )
     prior: str | None = Field(
         None,
         min_length=1,
         description="regression: begin with the preferences of a run's .db or of a preference "
-        "file (.jsonl, .jsonl.gz, .json); they weigh at most 20 votes at the start, and as much "
-        "as votes bear them out later.",
+        "file (.jsonl, .jsonl.gz, .json); they weigh at most 20 votes at the "
+        "start, and later as much as votes confirm them.",
     )
     guarded: bool | None = Field(
         None,
-        description="regression: hold the recommended point where the guards of fluency, length "
-        "and topic are predicted to hold, from the base's own answers; left out: true.",
+        description="regression: limit the recommended point to where the guards of fluency, "
+        "length and topic are predicted to hold, from the base's own answers; "
+        "default: true.",
     )
 
     @model_validator(mode="before")
@@ -161,17 +162,18 @@ class Optimizer(Section):
 
 
 class Selection(Section):
-    """Which comparisons are asked, and when to stop asking; left out: all, to the end."""
+    """Which comparisons people see, and when a step ends early; default: all, to the end."""
 
     candidates: Count | None = Field(
         None,
-        description="C: comparisons generated per direction, of which N are drawn and asked, each "
-        "with a known probability that its weight 1/(C·q) makes up for; left out: N.",
+        description="C: comparisons generated per direction, of which N are drawn and asked, "
+        "each with a known probability q, which its weight 1/(C·q) corrects; "
+        "default: N.",
     )
     by: Annotated[str, OneOf(SELECTIONS)] = Field(
         "rows",
-        description="What makes a candidate likelier: the share of rows that differ (rows), how "
-        "much their words differ (words), nothing (uniform).",
+        description="What makes a candidate more probable: the share of rows that differ "
+        "(rows), how much their words differ (words), nothing (uniform).",
     )
     floor: float = Field(
         0.2,
@@ -183,5 +185,5 @@ class Selection(Section):
     vote_price: Positive | None = Field(
         None,
         description="bayes, regression: end a step once a further vote is expected to gain less "
-        "than this, in logits of value; left out: ask for all votes.",
+        "than this, in logits of value; default: ask for all votes.",
     )

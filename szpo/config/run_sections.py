@@ -16,12 +16,12 @@ RESERVED = re.compile(r"^(con|prn|aux|nul|com\d|lpt\d)$")
 
 
 class Run(Section):
-    """Where the run lives and when it ends."""
+    """Name and folder of the run, its seed, and when it ends."""
 
     name: str | None = Field(
         None,
         pattern=r"^[a-z0-9][a-z0-9-]{0,63}$",
-        description="Name of the run and of its file; left out: made from model, panel and seed.",
+        description="Name of the run and of its file; default: made from model, panel and seed.",
     )
     folder: str = Field("runs", min_length=1, description="Folder that holds the runs' files.")
     seed: int = Field(
@@ -33,8 +33,8 @@ class Run(Section):
     steps: int | None = Field(None, ge=1, le=10_000_000, description="Stop after this many steps.")
     lag: Literal[0, 1] | None = Field(
         None,
-        description="1 generates the next step while people vote on this one; left out: 0 for "
-        "panels inside the process, 1 for people.",
+        description="1 generates the next step's answers while people vote on this one's; "
+        "default: 0 for panels inside the process, 1 for people.",
     )
 
     @field_validator("name")
@@ -46,7 +46,7 @@ class Run(Section):
 
 
 class Panel(Section):
-    """Who answers."""
+    """The panel: who compares the answers."""
 
     kind: str = Field(
         "bt70",
@@ -55,30 +55,38 @@ class Panel(Section):
         "(bt70, half-beta, lapse10, hostile, hostile2, mtbench, labels70, close, or changed, as "
         "in bt70+side=.3+hostile=1), judge (a language model, see [judge]), or one of your own.",
     )
-    size: int = Field(5, ge=1, le=100_000, description="P: panelists.")
+    size: int = Field(5, ge=1, le=100_000, description="P: number of panelists (annotators).")
     reward: str = Field(
         "sentiment",
         min_length=1,
-        description="What a simulated panel likes, unknown to the run: sentiment, length:40, "
-        "keyword:sea,sun, verify:no_comma, or a sum such as 0.7*sentiment+0.3*length:40.",
+        description="The hidden reward of a simulated panel, unknown to the run: sentiment, "
+        "length:40, keyword:sea,sun, verify:no_comma, or a sum such as "
+        "0.7*sentiment+0.3*length:40.",
     )
     beta: Positive | None = Field(
-        None, description="Sharpness of a simulated panel; left out: fitted to 70 % agreement."
+        None,
+        description="Sharpness β of a simulated panel: P(vote for A) = σ(β · difference "
+        "in reward); default: fitted so that two panelists agree on 70 % of "
+        "comparisons.",
     )
     inside: bool = Field(
-        True, description="A panel answers inside the run; false: it waits for szpo simulate RUN."
+        True,
+        description="true: a simulated panel or judge votes inside the run's process; "
+        "false: the run waits for szpo simulate RUN.",
     )
     lease_minutes: Positive = Field(
-        10.0, le=10_080, description="How long a question stays with one person."
+        10.0, le=10_080, description="Minutes for which a comparison is reserved for one person."
     )
     poll_seconds: Positive = Field(
-        2.0, le=3600, description="How often a run that waits for people looks for votes."
+        2.0,
+        le=3600,
+        description="Seconds between two looks for votes while a run waits for people.",
     )
     question: str = Field(
         "Which set of answers is better overall?",
         min_length=1,
         max_length=200,
-        description="What people are asked; fixed once the run has begun.",
+        description="The question that people answer; fixed once the run has begun.",
     )
     guideline: str = Field(
         "Prefer correct, direct and helpful answers; longer is not better by itself.",
@@ -102,17 +110,20 @@ class Panel(Section):
         None,
         min_length=1,
         max_length=200,
-        description="Who runs this, as people read it before they begin; what is left out of this "
-        "and the next five keys is not shown.",
+        description="Who runs this study, as people read it before they begin; this and the "
+        "next five keys are shown only if set.",
     )
     contact: str | None = Field(
-        None, min_length=1, max_length=200, description="Whom to ask: an address, a number."
+        None,
+        min_length=1,
+        max_length=200,
+        description="Whom people can ask: an address, a number.",
     )
     pay: str | None = Field(
         None, min_length=1, max_length=300, description="What people get for it, in your words."
     )
     ends: str | None = Field(
-        None, description="The last day, such as 2026-12-31; shown only, nothing stops by itself."
+        None, description="The last day, such as 2026-12-31; it is only shown and stops nothing."
     )
     privacy_url: str | None = Field(
         None,
@@ -141,42 +152,42 @@ class Panel(Section):
         1,
         ge=0,
         le=100,
-        description="Seats beyond those needed that may be served at once, so that somebody who "
-        "went away holds nobody up; only the votes needed are counted.",
+        description="Additional seats that may be served in parallel, so that a person who "
+        "left delays nobody; only the votes needed are counted.",
     )
     second_share: float = Field(
         0.0,
         ge=0,
         le=1,
         allow_inf_nan=False,
-        description="Share of the comparisons that one more person is shown, who would else wait, "
-        "to tell how far people agree; these answers change no update.",
+        description="Share of the comparisons shown to a second person who would otherwise "
+        "wait, to measure how far people agree; these answers change no update.",
     )
     deadline_minutes: Positive | None = Field(
         None,
         le=525_600,
-        description="Close a round this long after it opened, pauses not counted; left out: wait "
-        "until every vote is in.",
+        description="Close a round this long after it opened, pauses not counted; default: "
+        "wait for every vote.",
     )
     quorum: float | None = Field(
         None,
         gt=0,
         le=1,
         allow_inf_nan=False,
-        description="Share of a round's votes without which its deadline does not close it; left "
-        "out: it closes with what there is.",
+        description="Share of a round's votes that its deadline needs to close it; default: "
+        "it closes with the votes it has.",
     )
     pay_per_hour: Positive | None = Field(
         None,
-        description="What an hour of reading costs; with it, or pay_per_vote, money is estimated "
-        "beforehand, shown, and can be limited while the run goes on.",
+        description="Pay for an hour of reading; with this or pay_per_vote, szpo estimates the "
+        "money in advance, shows it, and can limit it during the run.",
     )
-    pay_per_vote: Positive | None = Field(None, description="What a counted vote costs.")
-    currency: str = Field("EUR", pattern=r"^\S{1,8}$", description="Of both.")
+    pay_per_vote: Positive | None = Field(None, description="Pay for a counted vote.")
+    currency: str = Field("EUR", pattern=r"^\S{1,8}$", description="Currency of both.")
     calibration: bool = Field(
         True,
-        description="Offer people short comparisons while they wait; they teach the run nothing "
-        "and tell how reliable votes are.",
+        description="Offer people short comparisons while they wait; they teach the run "
+        "nothing and measure how reliable votes are.",
     )
 
     @field_validator("ends", mode="before")
@@ -193,7 +204,7 @@ class Panel(Section):
 
 
 class Guards(Section):
-    """Bands that pause a run when it leaves them; left out: not watched."""
+    """Bands; a run that leaves one pauses; default: not watched."""
 
     kl: Positive | None = Field(None, description="Highest KL to the base, nats per completion.")
     min_length: Positive | None = Field(None, description="Lowest mean answer length, tokens.")
@@ -221,15 +232,16 @@ class Hook(Section):
     url: str | None = Field(
         None,
         max_length=2000,
-        description="Where messages are sent by POST: http(s)://…, addresses of your own network "
-        "included; left out: none is sent. It stands in the record and in exports; write env:NAME "
-        "for an address that is itself a secret, and put it into that environment variable.",
+        description="Address that gets messages by POST: http(s)://…, addresses of your own "
+        "network included; default: none is sent. It is in the record and in "
+        "exports; write env:NAME for an address that is itself a secret, and put "
+        "it into that environment variable.",
     )
     secret_env: str = Field(
         "SZPO_HOOK_SECRET",
         pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$",
-        description="Environment variable with the secret that messages are signed with; where it "
-        "is not set they are not signed.",
+        description="Environment variable with the secret that signs messages; without it they "
+        "are not signed.",
     )
 
     @field_validator("url")
@@ -269,35 +281,35 @@ class Prolific(Section):
     study: str | None = Field(
         None,
         pattern=CODE,
-        description="The study's id, which Prolific shows in its address (STUDY_ID); left out: "
+        description="The study's id, which Prolific shows in its address (STUDY_ID); default: "
         "there is no open link.",
     )
     places: int = Field(
         50,
         ge=1,
         le=100_000,
-        description="Participants who can take part; who runs out of time leaves a place free.",
+        description="Number of participants; one who runs out of time frees a place.",
     )
     votes: Count = Field(10, description="Comparisons after which a participant has finished.")
     minutes: Positive = Field(
         60.0,
         le=10_080,
-        description="How long a participant may take from the first arrival on; give what the "
-        "study gives at most.",
+        description="Minutes for a participant from the first arrival on; take the study's "
+        "longest time.",
     )
     completion_code: str | None = Field(
-        None, pattern=CODE, description="The code that pays, for who has finished."
+        None, pattern=CODE, description="Completion code for participants who have finished."
     )
     declined_code: str | None = Field(
         None,
         pattern=CODE,
-        description="The code for who does not agree to take part; left out: they are asked to "
-        "return their submission.",
+        description="Code for participants who decline; default: they are asked to return "
+        "their submission.",
     )
     return_url: str = Field(
         "https://app.prolific.com/submissions/complete",
         max_length=2000,
-        description="Where participants go back to; the code is added as cc=CODE.",
+        description="Address to which participants return; the code is added as cc=CODE.",
     )
 
     @model_validator(mode="after")

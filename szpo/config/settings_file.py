@@ -274,7 +274,7 @@ def to_toml(config: Config) -> str:
     """
     lines = [
         "# Settings of one szpo run. Start it with: szpo run run.toml",
-        "# Keys behind a # are left out; take the # away to set one.",
+        "# A # before a key leaves it at its default; remove the # to set it.",
     ]
     for section, model in SECTIONS.items():
         values = getattr(config, section)

@@ -100,7 +100,7 @@ def before(ledger: Ledger, panel: Panel, source: AnswerSource, say: Say) -> None
         return
     if panel.poor_samples == "open":
         accept(ledger, "panel.poor_samples")
-        say(f"warning: {found.refusal}; panel.poor_samples opens the run all the same")
+        say(f"warning: {found.refusal}; panel.poor_samples opens the run anyway")
     elif lease.controller(ledger)["paused_by"] != BY:
         say(f"{found.refusal}; {HELP}, or {ANYWAY}")
         pauses.pause(ledger, BY, found.refusal)

@@ -199,15 +199,20 @@ def replay_state(
 def describe_settings(settings: Settings) -> Sequence[str]:
     """Describe the settings of a run as lines to print."""
     s = settings
-    far = f"KL step {s.kl_step:g}, forget {s.forget:g}, warm-up {s.warmup} steps"
+    far = (
+        f"expected KL of a step {s.kl_step:g} nats, memory {s.forget:g} a step, "
+        f"{s.warmup} warm-up steps"
+    )
     if rule_of(s.rule).two_points:
         points = s.kl_budget or ()
         budget = ", ".join(f"{nats:g} nats at {votes:g} votes" for votes, nats in points)
-        far = f"KL budget {budget or 'none'}, every vote counts to the end"
+        far = f"KL budget {budget or 'none'}, every vote keeps its weight to the end"
     return (
-        f"rule {s.rule}, {s.pairing}, K {s.K} × N {s.N} × M {s.M} votes, D {s.D} rows, link "
-        f"{s.link}, ties {s.ties}, weighting {s.weighting}, seed {s.root_seed}",
-        f"mu {ask(init(s)).mu:.4g} (KL radius {s.kl_radius:g}), {far}",
+        f"rule {s.rule}, {s.pairing} pairs, link {s.link}, ties {s.ties}, weighting "
+        f"{s.weighting}, seed {s.root_seed}",
+        f"a step: {s.K} × {s.N} × {s.M} votes (directions × comparisons × panelists), "
+        f"{s.D} prompts each",
+        f"perturbation radius mu {ask(init(s)).mu:.4g} (KL {s.kl_radius:g} nats), {far}",
     )
 
 

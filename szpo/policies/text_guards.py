@@ -139,5 +139,8 @@ def topic_gap(before: HasTextFigures, after: HasTextFigures) -> str | None:
     if before.margin is None or after.margin is None:
         return f"not measured; it takes at least {FEWEST_PROMPTS} held-out prompts"
     if before.margin <= 0:
-        return f"the base does not tell its prompts apart (its margin is {before.margin:.2f} nats)"
+        return (
+            "the base does not distinguish its own prompts "
+            f"(its margin is {before.margin:.2f} nats)"
+        )
     return None

@@ -140,7 +140,11 @@ def count_parameters(model: str) -> int | None:
 def describe(plan: CostPlan, config: Config) -> Iterator[tuple[str, str]]:
     """Describe the plan as pairs of a name and a sentence."""
     o = config.optimizer
-    yield "steps", f"{plan.steps}, of {o.directions} × {o.comparisons} × {o.votes} votes (K·N·M)"
+    yield (
+        "steps",
+        f"{plan.steps}, each of {o.directions} × {o.comparisons} × {o.votes} votes "
+        "(directions × comparisons × panelists)",
+    )
     yield "votes", f"{plan.votes} from {config.panel.size} panelists ({config.panel.kind})"
     yield (
         "reading",
@@ -154,15 +158,14 @@ def describe(plan: CostPlan, config: Config) -> Iterator[tuple[str, str]]:
         yield "pay", f"at most about {plan.money:,.2f} {config.panel.currency}"
     yield (
         "generation",
-        f"{plan.answers_to_generate:,} answers and about {plan.setup_answers:,} for set-up, "
-        f"at most {plan.heldout_answers:,} to measure it, "
-        f"about {plan.tokens:,} tokens"
+        f"{plan.answers_to_generate:,} answers, about {plan.setup_answers:,} for set-up and at "
+        f"most {plan.heldout_answers:,} for measuring; about {plan.tokens:,} tokens"
         + (
             ""
             if plan.generation_minutes is None
             else f", about {plan.generation_minutes:.1f} minutes on this machine, measured"
             if plan.measured
-            else f", by its arithmetic {plan.generation_minutes:.1f} minutes (--plan measures it)"
+            else f", about {plan.generation_minutes:.1f} minutes by estimate (--plan measures it)"
         ),
     )
     if plan.ahead:

@@ -148,7 +148,9 @@ def _machine(_: Path) -> Iterator[Check]:
     cores = os.cpu_count() or 1
     load = load_average()
     milliseconds = 1000 * matrix_seconds()
-    text = f"{cores} cores, load {load:.1f}, 1024³ fp32 product in {milliseconds:.0f} ms"
+    text = (
+        f"{cores} cores, load {load:.1f}, 1024 × 1024 fp32 matrix product in {milliseconds:.0f} ms"
+    )
     yield Check("cores", "warn" if load > cores else "ok", text)
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         gib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB

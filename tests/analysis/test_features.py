@@ -185,7 +185,7 @@ def test_votes_that_a_feature_explains_wholly_are_called_separable(
     assert call(asked(path, "--features", "regex:lovely|warm|bright|happy")) == 0
     message = capsys.readouterr()
     assert "some weights predict every vote" in message.err
-    assert "as if all panelists were alike" in message.out
+    assert "as if all panelists were identical" in message.out
 
 
 def test_a_run_without_votes_says_so(tmp_path: Path, capsys: Any) -> None:

@@ -89,7 +89,7 @@ def test_run_spends_its_votes_and_names_what_comes_next(tmp_path: Path, capsys: 
     message = capsys.readouterr()
     assert "finished: 24 of 24 votes spent" in message.out
     assert f"szpo report {path}" in message.out
-    assert "panel bt70 of 5, walk, beta" in message.err
+    assert "panel bt70: 5 simulated panelists, reward walk, sharpness beta" in message.err
     assert "step 2: 24 votes, reward -" in message.err  # shown to the person only
     assert "plus won" not in message.err  # it is a coin toss, and read as quality
     assert path.stat().st_mode & 0o077 == 0

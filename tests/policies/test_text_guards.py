@@ -48,6 +48,6 @@ def test_fewer_prompts_are_named_and_none_leaves_the_guard_out() -> None:
     blind = replace(BASE, margin=-0.25)
     assert len(guards(blind, BASE)) == 3
     assert topic_gap(blind, BASE) == (
-        "the base does not tell its prompts apart (its margin is -0.25 nats)"
+        "the base does not distinguish its own prompts (its margin is -0.25 nats)"
     )
     assert topic_gap(BASE, BASE) is None

@@ -102,9 +102,9 @@ def test_screen_says_figures_texts_and_what_comes_next(
     assert lines.count("  before  ") == lines.count("  after   ") == 3
     for guard in text_guards.NAMES[:3]:
         assert lines.count(f"ok   {guard}") + lines.count(f"FAIL {guard}") == 1
-    # A random model need not tell its prompts apart; then the line says so.
+    # A random model need not distinguish its prompts; then the line says so.
     topic = f" {text_guards.TOPIC}: "
-    assert lines.count(topic) + lines.count("no guard of the topic: the base does not tell") == 1
+    assert lines.count(topic) + lines.count("no topic guard: the base does not distinguish") == 1
     if topic in lines:
         assert "at least 0.75, 3 other prompts instead of 7" in lines
     for command in ("sample", "report", "verify", "export", "init"):

@@ -164,7 +164,7 @@ def test_a_panel_is_built_printed_recorded_and_built_again() -> None:
     assert panel.calibration
     assert panel.calibration.agreement == pytest.approx(0.70, abs=0.01)
     assert "beta" in str(panel)
-    assert "agreement 0.70" in str(panel)
+    assert f"two panelists agree on {panel.calibration.agreement:.1%} of pairs" in str(panel)
     again = from_spec(json.loads(json.dumps(panel.spec)))
     assert replace(again, judges=panel.judges) == panel
     rows = (Row(Prompt.user("?"), Answer("sea sun"), Answer("land")),)
@@ -183,7 +183,9 @@ def test_a_known_beta_needs_no_answers() -> None:
 
     panel = build("half-beta", reward="sentiment", beta=8.0, start=StartingPolicy(never))
     assert {rater.beta for rater in panel.raters} == {4.0}
-    assert str(panel) == "panel half-beta of 5, sentiment, beta 4, given"
+    assert str(panel) == "panel half-beta: 5 simulated panelists, reward sentiment, " + (
+        "sharpness beta 4, given"
+    )
     with pytest.raises(UsageError, match="needs base answers"):
         build("bt70", reward="sentiment")
     with pytest.raises(UsageError, match="no simulated panel on record"):

@@ -152,7 +152,7 @@ def test_a_real_process_of_its_own_leaves_the_same_rows(tmp_path: Path) -> None:
     assert rows(here) == rows(away)
     assert hashed(here) == hashed(away)
     assert len(message) == 2
-    assert "panel bt70 of 5, walk, beta" in message[0]
+    assert "panel bt70: 5 simulated panelists, reward walk, sharpness beta" in message[0]
     assert "4 votes cast" in message[0]
 
 

@@ -39,20 +39,22 @@ def invite(
         None, "--name", help="Pseudonym of a panelist, or an operator's name."
     ),
     contact: str | None = typer.Option(
-        None, "--contact", help="Whom it is; stored apart, see --erase."
+        None, "--contact", help="The person's contact; stored apart from the votes, see "
+        "--erase."
     ),
     count: int | None = typer.Option(
-        None, "--count", help="How many panelists, with pseudonyms of their own."
+        None, "--count", help="How many panelists; szpo makes up their pseudonyms."
     ),
-    days: float = typer.Option(30.0, "--days", help="How long code and link work."),
+    days: float = typer.Option(30.0, "--days", help="Days for which code and link work."),
     url: str | None = typer.Option(
-        None, "--url", help="Where the site is reached; left out: where szpo serve runs, or will."
+        None, "--url", help="Address of the site; default: that of szpo serve on this machine."
     ),
     listing: bool = typer.Option(
-        False, "--list", help="Who was invited, and what became of it."
+        False, "--list", help="List who was invited, and each invitation's state."
     ),
     revoke: str | None = typer.Option(
-        None, "--revoke", metavar="NAME", help="End everything of that name, at once."
+        None, "--revoke", metavar="NAME", help="Revoke every link, code and session of that "
+        "name."
     ),
     erase: str | None = typer.Option(
         None, "--erase", metavar="NAME",

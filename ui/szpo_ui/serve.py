@@ -86,27 +86,29 @@ def serve(
     host: str = typer.Option("127.0.0.1", "--host", help="Address to listen on."),
     port: int = typer.Option(7860, "--port", help="Port to listen on; 0: a free one."),
     url: str | None = typer.Option(
-        None, "--url", help="https://… under which a TLS proxy in front of this shows the site."
+        None, "--url", help="https://… address at which a TLS proxy shows the site."
     ),
     names: list[str] = typer.Option(
-        [], "--name", help="Another name browsers may ask for; may be repeated."
+        [], "--name", help="Additional host name that browsers may use; may be repeated."
     ),
     insecure: bool = typer.Option(
-        False, "--insecure", help="Listen on a network without TLS all the same."
+        False, "--insecure", help="Listen on a network without TLS anyway."
     ),
     no_controller: bool = typer.Option(
-        False, "--no-controller", help="The web alone; the model runs elsewhere."
+        False, "--no-controller", help="Serve the web pages alone; the model runs elsewhere."
     ),
     at_once: bool = typer.Option(
-        False, "--at-once", help="Open a new run's first round without an operator's start."
+        False, "--at-once", help="Open a new run's first round without waiting for the operator."
     ),
     accept_samples: bool = typer.Option(
-        False, "--accept-samples", help="Open the run whatever its sample answers are."
+        False, "--accept-samples", help="Open the run even if its sample answers are poor."
     ),
     demo: bool = typer.Option(
         False, "--demo", help="Try it: one person, simulated colleagues, SmolLM2."
     ),
-    pace: float = typer.Option(6.0, "--pace", help="Seconds a colleague in --demo reads."),
+    pace: float = typer.Option(
+        6.0, "--pace", help="Seconds that a simulated colleague in --demo reads."
+    ),
     no_browser: bool = typer.Option(False, "--no-browser", help="Open no browser in --demo."),
 ) -> int:
     """Serve a run to its panel: voting page, operator's page, model. Or a folder of runs.

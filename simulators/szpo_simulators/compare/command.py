@@ -39,9 +39,9 @@ def compare(
     folder: Path | None = typer.Option(
         None,
         "--folder",
-        help="Where cells, tables and figures are stored; for runs: where they are looked for.",
+        help="Folder of cells, tables and figures; for runs: the folder of the runs.",
     ),
-    figures: Path | None = typer.Option(None, "--figures", help="Where figures go as well."),
+    figures: Path | None = typer.Option(None, "--figures", help="Also copy the figures here."),
     tune: bool = typer.Option(
         False, "--tune", help="Run the tuning trials instead, on their own seeds."
     ),

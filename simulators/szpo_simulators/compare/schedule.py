@@ -55,8 +55,8 @@ def prepare_shared_setup(
     for name, fitted in found["panel"].items():
         rows = preset.D if name == "batch" else 1
         study.console.print(
-            f"{preset.panel} on {rows} rows: beta {fitted['beta']:.4g}, agreement "
-            f"{fitted['agreement']:.3f}, zero share {fitted['zero_share']:.3f}"
+            f"{preset.panel} on {rows} rows: sharpness beta {fitted['beta']:.4g}, two panelists "
+            f"agree on {fitted['agreement']:.1%}, {fitted['zero_share']:.1%} of pairs are equal"
         )
     beta = {name: fitted["beta"] for name, fitted in found["panel"].items()}
     return {"base": cell.name, "beta": beta}

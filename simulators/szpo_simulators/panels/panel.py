@@ -69,10 +69,11 @@ class Calibration:
         return values if self.reached is not None else {k: values[k] for k in list(values)[:3]}
 
     def __str__(self) -> str:
-        more = "" if self.reached is None else f"{self.fitted} {self.reached:.3f}, "
+        more = "" if self.reached is None else f", {self.fitted} {self.reached:.3f}"
+        equal = f"; {self.zero_share:.1%} of pairs are equal" if self.zero_share else ""
         return (
-            f"beta {self.beta:.3g}, agreement {self.agreement:.3f}, {more}"
-            f"zero share {self.zero_share:.3f}"
+            f"sharpness beta {self.beta:.3g}, at which two panelists agree on "
+            f"{self.agreement:.1%} of pairs that differ{more}{equal}"
         )
 
 
@@ -239,8 +240,9 @@ class SimulatedPanel:
         return PanelEvaluator(service, self.judges)
 
     def __str__(self) -> str:
-        fitted = str(self.calibration or f"beta {self.raters[0].beta:.3g}, given")
-        return f"panel {self.name} of {len(self.raters)}, {self.reward}, {fitted}"
+        fitted = str(self.calibration or f"sharpness beta {self.raters[0].beta:.3g}, given")
+        n = len(self.raters)
+        return f"panel {self.name}: {n} simulated panelists, reward {self.reward}, {fitted}"
 
 
 def _rater_spec(rater: Rater) -> dict[str, Any]:

@@ -81,9 +81,9 @@ def answer_run(
         help=f"Another panel than the recorded one: {', '.join(PANELS)}, or changed as in "
         "bt70+side=.3.",
     ),
-    reward: str = typer.Option("sentiment", "--reward", help="What that panel likes."),
+    reward: str = typer.Option("sentiment", "--reward", help="Hidden reward of that panel."),
     beta: float | None = typer.Option(
-        None, "--beta", help="Sharpness of that panel, in bt70's terms."
+        None, "--beta", help="Sharpness β of that panel, as of bt70."
     ),
     size: int = typer.Option(5, "--size", help="Members of that panel."),
     pace: float | None = typer.Option(

@@ -142,7 +142,7 @@ def visualize(
         None, "--svg", help="Write the picture here instead of a page."
     ),
     gif: Path | None = typer.Option(
-        None, "--gif", help="Write the particles' way here instead of a page."
+        None, "--gif", help="Write the particles' path here instead of a page."
     ),
 ) -> None:
     """Show a posterior over two weights on a page: drag answers.
