@@ -141,7 +141,7 @@ def read(ledger: Ledger) -> Improvement:
         what = f"pairs on {prompts} by the reward of the panel"
         return Improvement(end.wins, what, votes, kl, points, "")
     if any(order.closed_us is None and order.error is None for order in placed):
-        lack = "the blind final comparison takes votes; what they say is told once it is closed"
+        lack = "the blind final comparison is open; its result appears once it is closed"
     elif end is None:
         lack = "it was not measured on held-out prompts after a step"
     else:

@@ -53,7 +53,7 @@ class Outlook:
             lines.append(
                 f"the votes do not show a common taste yet (odds {_odds(found.factor)}, it takes "
                 f"{vote_regression.EVIDENCE:g} : 1), so the recommended point stays near the "
-                "start: go on voting; if it stays so, ask a clearer question (panel.question), "
+                "start: continue voting; if it stays so, ask a clearer question (panel.question), "
                 "show more rows in a vote (optimizer.rows) or try other coordinates (subspace.dim)"
             )
         names = _list(found.broken)
@@ -72,7 +72,7 @@ class Outlook:
         if found.turned:
             lines.append(
                 "the taste has turned: the last votes are better explained without the earlier "
-                "ones; szpo branch begins anew from here, without their votes"
+                "ones; szpo branch begins a new run from here, without their votes"
             )
         return tuple(lines)
 

@@ -214,7 +214,7 @@ def _check_options(options: Mapping[str, Any], plan: SelectionSettings, state_pa
             option = "--" + name.replace("_", "-")
             raise UsageError(
                 f"{option} {given}: {state_path} was begun with {have[name]}; leave it out, or "
-                "begin anew with another --state"
+                "begin again with another --state"
             )
 
 

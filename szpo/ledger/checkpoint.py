@@ -54,7 +54,7 @@ class Checkpointer:
         if size >= self._alarm:
             self._alarm = 2 * size
             logging.getLogger("szpo").warning(
-                "%s: its log has %d MB, because some program has kept it open for reading; find "
+                "%s: its log has %d MB, because some program holds it open for reading; find "
                 "it with: szpo doctor %s", self.path, size // 10**6, self.path,
             )  # fmt: skip
         return True

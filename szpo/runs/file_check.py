@@ -122,10 +122,10 @@ def _lease(ledger: Ledger) -> Iterator[Check]:
         return
     left = (row["expires_us"] - ledger.clock()) / 1e6
     if lease.gone(row["lease"]):
-        text = f"left by {row['lease']}, which is gone; go on with: szpo run --resume"
+        text = f"left by {row['lease']}, which is gone; continue with: szpo run --resume"
         yield Check("lease", "warn", text)
     elif left <= 0:
-        text = f"of {row['lease']} ran out {-left:.0f} s ago; go on with: szpo run --resume"
+        text = f"of {row['lease']} ran out {-left:.0f} s ago; continue with: szpo run --resume"
         yield Check("lease", "warn", text)
     else:
         yield Check("lease", "ok", f"driven by {row['lease']}, {left:.0f} s left")

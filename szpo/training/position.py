@@ -84,7 +84,7 @@ def check_weights(ledger: Ledger, policy: Policy, at: Position, when: str) -> No
     if own != at.head or found != at.head:
         raise IntegrityError(
             f"{when}: the policy's weights are {found[:12]}, the ledger's {at.head[:12]}; "
-            "build the policy anew and resume"
+            "build the policy again and resume"
         )
 
 
@@ -103,7 +103,7 @@ def _catch_up(ledger: Ledger, settings: Settings, policy: Policy) -> None:
     if found not in heads:
         raise IntegrityError(
             f"{ledger.path.name}: the policy's weights ({found[:12]}) are not those of this "
-            "run at any step; build it anew from the run's settings"
+            "run at any step; build it again from the run's settings"
         )
     # The same weights may occur twice (a warm-up moves nothing): any of the places will do.
     done = heads.index(found)
