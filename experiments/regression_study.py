@@ -138,7 +138,7 @@ def radii(runs: int) -> None:
 
 def dimensions(runs: int) -> None:
     """Priors and share of the score features where coordinates are many."""
-    for dim in (16, 32, 64):
+    for dim in (8, 16, 32, 64):
         for share in (0.0, 0.5, 1.0):
             for prior in ("blocks", "flat", "falling"):
                 for taste in ("sentiment", "comma"):
