@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import io
+import json
 import os
 import re
 import shlex
@@ -25,6 +26,7 @@ DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "CONTRIBUTING.md"]
 PAGES += sorted(DOCS.rglob("*.md"))
 GALLERY = sorted((ROOT / "examples" / "gallery").glob("[0-9]*.py"))
+NOTEBOOKS = sorted((ROOT / "examples" / "notebooks").glob("*.ipynb"))
 FENCE = re.compile(r"^```.*?^```[ ]*$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 TAKEN_IN = {"security.md", "contributing.md", "changelog.md", "experiments.md"}
@@ -47,11 +49,10 @@ def entries(nav: Any) -> Iterator[str]:
 
 def made() -> set[str]:
     """Pages that the build makes from scripts and notebooks."""
-    notebooks = (ROOT / "examples" / "notebooks").glob("*.ipynb")
     return {
         "gallery/index.md",
         *(f"gallery/{script.stem}.md" for script in GALLERY),
-        *(f"notebooks/{notebook.stem}.md" for notebook in notebooks),
+        *(f"notebooks/{notebook.stem}.md" for notebook in NOTEBOOKS),
     }
 
 
@@ -192,6 +193,33 @@ def test_a_saved_optimizer_goes_on_at_the_same_bits(tmp_path: Path) -> None:
 @pytest.mark.parametrize("script", GALLERY, ids=lambda script: script.stem)
 def test_gallery_scripts_run(script: Path, tmp_path: Path) -> None:
     assert run_script(script, tmp_path)
+
+
+def run_cells(notebook: Path) -> dict[str, Any]:
+    """Run a notebook's cells in one namespace, as a kernel would; its names at the end."""
+    document = json.loads(notebook.read_text(encoding="utf-8"))
+    assert document["nbformat"] == 4
+    space: dict[str, Any] = {}
+    for cell in document["cells"]:
+        if cell["cell_type"] == "code":
+            assert not cell["outputs"] and cell["execution_count"] is None
+            exec(compile("".join(cell["source"]), notebook.name, "exec"), space)
+    return space
+
+
+def test_the_notebook_on_votes_reads_a_run_of_its_own() -> None:
+    (notebook,) = (each for each in NOTEBOOKS if "reading" in each.stem)
+    space = run_cells(notebook)
+    counted = space["votes"].groupby("panelist").size()
+    assert counted.sum() == 24 and len(counted) == 5
+    assert space["report"].ok
+    space["run"].close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
+def test_notebooks_run(notebook: Path) -> None:
+    assert run_cells(notebook)
 
 
 @pytest.mark.slow
