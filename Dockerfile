@@ -39,7 +39,7 @@ USER 10001
 WORKDIR /data
 VOLUME /data
 # Of the web process; a container that holds the model has no port and switches this off.
-HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --retries=3 \
+HEALTHCHECK --interval=30s --timeout=5s --start-period=120s --retries=3 \
     CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:7860/healthz', timeout=4)"]
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["szpo"]
