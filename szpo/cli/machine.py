@@ -57,6 +57,8 @@ def doctor(
         warnings = sum(check.status == "warn" for check in found)
         failures = sum(check.status == "fail" for check in found)
         console.say(f"{failures} errors, {warnings} warnings")
+        if run is None and not failures:
+            console.say("next: szpo demo, or with people: szpo serve --preset people")
     return 1 if worst else 0
 
 
@@ -70,6 +72,9 @@ def fetch(
     model_folder = loading.fetch(name, say=console.complain if as_json else console.say)
     if as_json:
         console.emit({"model": name, "folder": str(model_folder)})
+    else:
+        named = "" if name == "smollm2" else f" --set model.name={name}"
+        console.say(f"next: szpo serve --preset people{named}")
 
 
 def bench(context: typer.Context) -> int:

@@ -263,6 +263,10 @@ def test_doctor_looks_at_everything(tmp_path: Path, capsys: Capture) -> None:
     found = {check["name"]: check for check in json.loads(capsys.readouterr().out)}
     assert {"python", "torch", "sqlite", "cores", "runs folder", "smollm2"} <= set(found)
     assert found["runs folder"]["status"] == "ok"
+    call(["doctor", "--folder", str(tmp_path)])
+    last = capsys.readouterr().out.splitlines()[-1]
+    if not any(check["status"] == "fail" for check in found.values()):
+        assert last == "next: szpo demo, or with people: szpo serve --preset people"
 
 
 def test_bench_passes_typed_options_on(capsys: Capture) -> None:

@@ -120,6 +120,7 @@ def invite(
         console.say(f"  link (once): {link(site, each.token)}")
         console.say(f"  or at {site}/login with the code: {each.code}")
     console.say("Neither can be shown again: only their hashes are kept.")
+    console.say("next: send each person their link, which lets them in by itself.")
     return 0
 
 

@@ -204,14 +204,12 @@ def _count_votes(index: VoteIndex, chosen: Filter) -> int:
     votes, parameters = vote_filter.of_votes(chosen)
     if not votes:
         return 0
-    where, values = vote_filter.of_comparisons(chosen)
-    return int(
-        index.ledger.query(
-            f"SELECT count(*) AS n FROM temp.given WHERE {votes} AND number IN "
-            f"(SELECT number FROM temp.shown WHERE {where})",
-            (*parameters, *values),
-        )[0]["n"]
-    )
+    sql = f"SELECT count(*) AS n FROM temp.given WHERE {votes}"
+    # A comparison with such a vote meets the filter of votes, so the rest of the filter is asked.
+    where, values = vote_filter.of_comparisons(vote_filter.without_votes(chosen))
+    if values or where != vote_filter.EVERY:
+        sql += f" AND number IN (SELECT number FROM temp.shown WHERE {where})"
+    return int(index.ledger.query(sql, (*parameters, *values))[0]["n"])
 
 
 # ---- single comparisons ----
