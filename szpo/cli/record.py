@@ -13,7 +13,7 @@ import typer
 from szpo import plugins
 from szpo.cli import console, run_paths
 from szpo.errors import IntegrityError, SzpoError, UsageError
-from szpo.failpoints import failpoint
+from szpo.evaluators.function_panel import FUNCTION
 from szpo.files import private, write_whole
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import recommended_digests, theta_digests
@@ -22,7 +22,7 @@ from szpo.replay import findings, verification
 from szpo.replay.replay import fold
 from szpo.reports import hub, votes_dataset
 from szpo.reports.html_report import Score, Verification
-from szpo.reports.model_card import Names, base_id, model_card
+from szpo.reports.model_card import Names, base_id
 from szpo.reports.votes import write_votes
 from szpo.reports.votes_dataset import People
 
@@ -306,35 +306,16 @@ def write_adapter(
     share: float = 1.0,
     names: Names | None = None,
 ) -> bool:
-    """Write the adapter, its card and the tokenizer into a new folder, whole or not at all.
+    """Write the adapter folder, and warn where it has no tokenizer; returns whether it has one."""
+    from szpo.reports import adapter
 
-    Returns:
-        Whether the base model's tokenizer was at hand; a warning says so where it was not.
-
-    Raises:
-        UsageError: the policy is no language model.
-    """
-    from szpo.models import tokenizer_files
-    from szpo.reports.adapter import adapter_files
-
-    name = ledger.path.stem
-    adapter = adapter_files(ledger, step, share=share, base=names.base if names else None)
-    if adapter is None:
-        raise UsageError(f"{name}: its policy is no language model; no adapter")
-    with write_whole(target) as draft:
-        draft.mkdir()
-        tokenizer = tokenizer_files.read_files(ledger.spec["base"]["name"])
-        for file, content in {**tokenizer, **adapter}.items():
-            (draft / file).write_bytes(content)
-        failpoint("cp13")
-        card = model_card(ledger, step=step, share=share, names=names)
-        (draft / "README.md").write_text(card, encoding="utf-8")
+    tokenizer = adapter.write_folder(ledger, target, step=step, share=share, names=names)
     if not tokenizer:
         console.warn(
-            f"{name}: its base model is not on this machine, so the folder has no tokenizer; "
-            "take the base's"
+            f"{ledger.path.stem}: its base model is not on this machine, so the folder has no "
+            "tokenizer; take the base's"
         )
-    return bool(tokenizer)
+    return tokenizer
 
 
 def merge(
@@ -365,7 +346,7 @@ def hidden_reward(ledger: Ledger) -> Score | None:
     Only a person looking at a run sees it; rewards that need the base model are left out.
     """
     panel = ledger.spec.get("config", {}).get("panel", {})
-    if panel.get("kind", "people") in ("people", "judge"):
+    if panel.get("kind", "people") in ("people", "judge", FUNCTION):
         return None
     try:
         parse = plugins.load("szpo.rewards", "parse", "reward reader")

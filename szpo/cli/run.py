@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from szpo.analysis import improvement, measuring, outlook
+from szpo.analysis import improvement, outlook
 from szpo.cli import console, inspect, record, run_paths
 from szpo.config import settings_file
 from szpo.config.schema import Config
@@ -27,7 +27,8 @@ from szpo.errors import EngineError, UsageError
 from szpo.generation import sample_check
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import theta_digest
-from szpo.notices import setup_progress, web_hook
+from szpo.notices import setup_progress
+from szpo.notices.callbacks import EachStep
 from szpo.reports.html_report import Score
 from szpo.runs import cost_plan, machine_check
 from szpo.training import step_report
@@ -289,7 +290,7 @@ def drive(ledger: Ledger, parts: Any, *, as_json: bool = False, stay: bool = Fal
 
     With ``stay`` it returns only by an exception: a signal, or what ends a run.
     """
-    from szpo.runs import assemble, driver, worker
+    from szpo.library import conduct
 
     console.set_resumable(ledger.path)
     config: Config = parts.config
@@ -303,36 +304,18 @@ def drive(ledger: Ledger, parts: Any, *, as_json: bool = False, stay: bool = Fal
         console.complain(
             f"waiting for votes from another process, such as: szpo simulate {ledger.path}"
         )
-    measured = measuring.prepare(ledger, parts, score, console.complain)
     live = console.errors.is_terminal and not as_json
-    with (
-        _bar(live) as bar,
-        web_hook.sending(ledger, config.hook, console.complain) as begin_sending,
-    ):
+    with _bar(live) as bar:
         task = bar.add_task("votes", total=config.votes_per_step * config.steps, note="")
 
-        source, pause = assemble.source(ledger, parts), _waiter(config)
-
-        def on_step(report: step_report.StepReport) -> None:
+        def show(report: step_report.StepReport) -> None:
             note = _note(ledger, report, score)
             bar.update(task, completed=report.total_votes, note=note)
             if not live and not as_json:
                 console.complain(f"step {report.step}: {report.total_votes} votes, {note}")
-            measuring.after_step(measured, report)
-            worker.fulfil(ledger, source, console.complain)
 
-        def go(held: lease.Lease, wait: Callable[[], None]) -> step_report.Outcome:
-            begin_sending()
-            measuring.before(measured)
-            found = driver.drive(
-                ledger, parts, on_step=on_step, wait=wait, held=held, say=console.complain
-            )
-            measuring.after(measured, found)
-            return found
-
-        if stay:
-            worker.attend(ledger, source, go, wait=pause, say=console.complain)
-        outcome = worker.drive_once(ledger, source, go, wait=pause, say=console.complain)
+        beside = conduct.Beside((EachStep(show),), True, score, console.complain)
+        outcome = conduct.conduct(ledger, parts, beside, stay=stay)
     helped, ahead = improvement.read(ledger), outlook.read(ledger)
     if as_json:
         result = {**asdict(outcome), "improvement": helped.as_dict(), **inspect.outlook_of(ahead)}
@@ -376,11 +359,6 @@ def _note(ledger: Ledger, report: step_report.StepReport, score: Score | None) -
     if "link" in report.extra:
         parts.append("the logistic link does not fit (szpo show)")
     return ", ".join(parts)
-
-
-def _waiter(config: Config) -> Any:
-    """What to do while people think: sleep; a signal ends it at once."""
-    return lambda: time.sleep(config.panel.poll_seconds)
 
 
 def _next(path: Path, *, language: bool) -> None:

@@ -272,6 +272,33 @@ def check_address(url: str) -> None:
         raise ValueError("give http://… or https://… with a host and no password, or env:NAME")
 
 
+class Tracking(Section):
+    """A tracker that gets the figures of every step: numbers and names of methods, no texts."""
+
+    kind: str | None = Field(
+        None,
+        min_length=1,
+        description="tensorboard, wandb, mlflow, or one of your own; left out: none. Each needs "
+        "its extra, such as: pip install 'szpo[tensorboard]'.",
+    )
+    folder: str | None = Field(
+        None,
+        min_length=1,
+        description="Folder that it writes to; left out: tracking, beside the run's file.",
+    )
+    project: str = Field(
+        "szpo",
+        min_length=1,
+        max_length=128,
+        description="Project of Weights & Biases, experiment of MLflow.",
+    )
+    online: bool = Field(
+        False,
+        description="Let Weights & Biases send to its server; false: files only, which wandb sync "
+        "sends later.",
+    )
+
+
 CODE: Final = r"^[A-Za-z0-9_-]{1,64}$"
 
 

@@ -20,7 +20,15 @@ from szpo.config.engine import Engine
 from szpo.config.judge import Judge
 from szpo.config.model_sections import Adapter, Generation, Model, Prompts, Subspace
 from szpo.config.optimizer_sections import Optimizer, Selection
-from szpo.config.run_sections import Evaluation, Guards, Hook, Panel, Prolific, Run
+from szpo.config.run_sections import (
+    Evaluation,
+    Guards,
+    Hook,
+    Panel,
+    Prolific,
+    Run,
+    Tracking,
+)
 from szpo.config.section import Section
 from szpo.errors import UsageError
 from szpo.optim.checked_settings import AUTO_RULES, WARMUP, defaults
@@ -67,6 +75,7 @@ class Config(Section):
     guards: Guards = Field(default_factory=lambda: Guards())
     evaluation: Evaluation = Field(default_factory=lambda: Evaluation())
     hook: Hook = Field(default_factory=lambda: Hook())
+    tracking: Tracking = Field(default_factory=lambda: Tracking())
     prolific: Prolific = Field(default_factory=lambda: Prolific())
 
     @model_validator(mode="after")

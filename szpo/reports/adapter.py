@@ -1,18 +1,24 @@
-"""The adapter of a run as PEFT's files, from its ledger alone."""
+"""The adapter of a run as PEFT's files, from its ledger alone, and as a folder of its own."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from szpo.errors import UsageError
+from szpo.failpoints import failpoint
+from szpo.files import write_whole
 from szpo.ledger.database import Ledger
 from szpo.ledger.theta import stored_tensors
+from szpo.models import tokenizer_files
 from szpo.models.lora_sites import Site
 from szpo.models.peft_format import peft_files
 from szpo.optim import parameters
 from szpo.replay import replay
+from szpo.reports.model_card import Names, model_card
 
 
 def adapter_files(
@@ -45,3 +51,34 @@ def adapter_files(
         base=base or ledger.spec["base"]["name"],
         conv1d=bool(space.get("conv1d", False)),
     )
+
+
+def write_folder(
+    ledger: Ledger,
+    target: Path,
+    *,
+    step: int | None = None,
+    share: float = 1.0,
+    names: Names | None = None,
+) -> bool:
+    """Write the adapter, its card and the tokenizer into a new folder, whole or not at all.
+
+    Returns:
+        Whether the base model's tokenizer was on this machine.
+
+    Raises:
+        UsageError: the policy is no language model.
+        StorageError: the folder exists, or cannot be written.
+    """
+    adapter = adapter_files(ledger, step, share=share, base=names.base if names else None)
+    if adapter is None:
+        raise UsageError(f"{ledger.path.stem}: its policy is no language model; no adapter")
+    with write_whole(target) as draft:
+        draft.mkdir()
+        tokenizer = tokenizer_files.read_files(ledger.spec["base"]["name"])
+        for file, content in {**tokenizer, **adapter}.items():
+            (draft / file).write_bytes(content)
+        failpoint("cp13")
+        card = model_card(ledger, step=step, share=share, names=names)
+        (draft / "README.md").write_text(card, encoding="utf-8")
+    return bool(tokenizer)

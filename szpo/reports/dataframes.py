@@ -95,6 +95,11 @@ class Tables:
         """What `szpo verify` finds."""
         return verification.verify(self.ledger, deep=deep)
 
+    def _repr_html_(self) -> str:
+        from szpo.reports import run_html
+
+        return run_html.draw(self.ledger)
+
     def close(self) -> None:
         """Close the file; tables already made stay."""
         self.ledger.close()

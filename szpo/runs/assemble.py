@@ -24,6 +24,7 @@ from szpo.ledger.creation import NO_BASE, NewRun
 from szpo.ledger.database import Ledger
 from szpo.ledger.run_spec import recorded_settings
 from szpo.ledger.theta import recommended_digests, starting_theta, theta_digests
+from szpo.notices import trackers
 from szpo.notices.setup_progress import Progress, unseen
 from szpo.optim.checked_settings import settings_to_json
 from szpo.optim.optimizer import describe_settings
@@ -108,7 +109,7 @@ def default_name(config: Config) -> str:
     panel = config.panel
     model = config.model.name
     words = [panel.kind] if model == model_table.AUTO else [Path(model).name, panel.kind]
-    words += [panel.reward] if panel.kind not in ("people", "judge") else []
+    words += [panel.reward] if panel.kind not in ("people", "judge", "function") else []
     text = "-".join(words).lower()[: 63 - len(str(config.run.seed))] + f"-{config.run.seed}"
     return "".join(c if c.isascii() and (c.isalnum() or c == "-") else "-" for c in text)
 
@@ -126,15 +127,18 @@ class Checked:
     prior: Preferred | None = None
 
 
-def check(config: Config) -> Checked:
+def check(config: Config, panel: PanelFactory | None = None) -> Checked:
     """Refuse what can be refused before anything is printed, loaded, generated or written.
+
+    ``panel`` makes the panel; None: whatever is registered as ``panel.kind``.
 
     Raises:
         UsageError: Settings, prompts, panel, reward, model and machine do not fit each other.
     """
     config.demand_used()
+    trackers.check(config.tracking)
     prompts = promptfiles.load_configured(config.prompts)
-    panel_factory, prior = load_factory(config.panel.kind), None
+    panel_factory, prior = panel or load_factory(config.panel.kind), None
     policy_factory = run_engine.find_factory(config)
     if config.optimizer.prior is not None:
         from szpo.training import warm_start

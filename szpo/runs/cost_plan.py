@@ -82,7 +82,7 @@ def estimate(
     made = rows * (config.selection.candidates or o.comparisons) // o.comparisons
     setup = 0 if basis_is_stored else config.subspace.kl_samples
     setup += config.subspace.samples if config.subspace.kind == "score" and setup else 0
-    if config.panel.kind not in ("people", "judge") and config.panel.beta is None:
+    if config.panel.kind not in ("people", "judge", "function") and config.panel.beta is None:
         setup += CALIBRATION_ANSWERS
     e = config.evaluation
     heldout = e.prompts * (2 * e.samples + e.along)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from szpo.config.schema import Config
 from szpo.evaluators.panel_evaluator import LedgerEvaluator
 from szpo.evaluators.protocol import Evaluator
 from szpo.generation import sample_check
@@ -79,6 +80,11 @@ def drive(
             wait=wait,
         ),
     )
+
+
+def make_waiter(config: Config) -> Callable[[], None]:
+    """What to do while people think: sleep; a signal ends it at once."""
+    return lambda: time.sleep(config.panel.poll_seconds)
 
 
 def _answers(ledger: Ledger, source: Source) -> AnswerSource:

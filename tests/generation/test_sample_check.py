@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from szpo.cli import run as command
 from szpo.cli.app import call
 from szpo.config.run_sections import Panel
 from szpo.errors import UsageError
@@ -16,6 +15,7 @@ from szpo.generation import sample_check
 from szpo.generation.sample_check import AnswerSource
 from szpo.ledger.database import Ledger
 from szpo.replay import verification
+from szpo.runs import driver
 from szpo.voting import lease, pauses
 from szpo_ui.operator import controls, page
 from szpo_ui.operator.controls import Command
@@ -45,7 +45,7 @@ def nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
         _at[:] = [Path(config.run.folder) / f"{config.run.name}.db"]
         return pause
 
-    monkeypatch.setattr(command, "_waiter", set_up)
+    monkeypatch.setattr(driver, "make_waiter", set_up)
 
 
 def begin(folder: Path, model: Path, *sets: str, flags: Sequence[str] = ()) -> Path:

@@ -21,10 +21,13 @@ GUIDES = {
     for name in ("commands", "own-run", "tutorial")
 }
 """Pages whose blocks of commands are held to what exists, as the README's are."""
+OTHER_LANGUAGE = re.compile(r"^```\w+\n.*?^```\n", re.MULTILINE | re.DOTALL)
 BLOCKS = [
     block
     for page in (README, *GUIDES.values())
-    for block in re.findall(r"^```\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    for block in re.findall(
+        r"^```\n(.*?)^```", OTHER_LANGUAGE.sub("", page), re.MULTILINE | re.DOTALL
+    )
 ]
 LINES = list(
     dict.fromkeys(line.split("#")[0].strip() for block in BLOCKS for line in block.splitlines())

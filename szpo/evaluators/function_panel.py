@@ -1,0 +1,141 @@
+"""A plain Python function of two batches as the panel of a run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeAlias
+
+from szpo import seeds
+from szpo.config.schema import Config
+from szpo.errors import UsageError
+from szpo.evaluators.panel_evaluator import PanelEvaluator
+from szpo.types import Choice, Comparison, Prompt
+from szpo.voting.service import VoteService
+
+FUNCTION: Final = "function"
+"""The ``panel.kind`` of runs in which a Python function votes."""
+Better: TypeAlias = Callable[[list[str], list[str], list[str]], str | float]
+"""``better(prompts, a, b)``: the prompts' last turns, and the answers of both batches to them.
+
+It returns "a", "b" or "tie", or the probability that a is better, from 0 to 1. A probability is
+turned into a vote by the run's own random numbers.
+"""
+LACKS: Final = (
+    "the votes of this run come from a Python function; go on with it by "
+    "szpo.Tuner.resume(ledger, better)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionJudge:
+    """A panelist that asks the function."""
+
+    better: Better
+
+    def judge(
+        self,
+        comparison: Comparison,
+        *,
+        panelist: str,
+        plus_side: Literal["A", "B"],
+        key: bytes,
+    ) -> Choice:
+        """The function's answer, with plus on the drawn side.
+
+        Raises:
+            UsageError: the function returned something else than a vote.
+        """
+        plus = [row.plus.text for row in comparison.rows]
+        minus = [row.minus.text for row in comparison.rows]
+        a, b = (plus, minus) if plus_side == "A" else (minus, plus)
+        return read_answer(self.better([row.prompt.text for row in comparison.rows], a, b), key)
+
+
+def read_answer(answer: object, key: bytes) -> Choice:
+    """A function's answer as a vote; a probability is drawn by the key.
+
+    Raises:
+        UsageError: it is neither "a", "b", "tie" nor a number from 0 to 1.
+
+    >>> [read_answer(each, bytes(16)) for each in ("a", "tie", 1.0, 0)]
+    ['A', 'tie', 'A', 'B']
+    """
+    if isinstance(answer, str) and answer.strip().lower() in ("a", "b", "tie"):
+        word = answer.strip().lower()
+        return "A" if word == "a" else "B" if word == "b" else "tie"
+    if isinstance(answer, (bool, str)) or not hasattr(answer, "__float__"):
+        raise _refuse(answer)
+    share = float(answer)
+    if not (math.isfinite(share) and 0 <= share <= 1):
+        raise _refuse(answer)
+    return "A" if float(seeds.uniform(key, 1)[0]) < share else "B"
+
+
+def _refuse(answer: object) -> UsageError:
+    return UsageError(
+        f'better: the function returned {answer!r}; return "a", "b", "tie", or the probability '
+        "that a is better (0 to 1)"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionPanel:
+    """A panel of ``size`` panelists who all ask one function."""
+
+    better: Better | None
+    """None where the run is only read."""
+    size: int = 1
+
+    @property
+    def judges(self) -> tuple[FunctionJudge, ...]:
+        """One per panelist.
+
+        Raises:
+            UsageError: there is no function.
+        """
+        if self.better is None:
+            raise UsageError(LACKS)
+        return (FunctionJudge(self.better),) * self.size
+
+    @property
+    def spec(self) -> Mapping[str, Any]:
+        """The function's name, for the run's record."""
+        name = getattr(self.better, "__qualname__", type(self.better).__name__)
+        return {"panel": FUNCTION, "function": name, "size": self.size}
+
+    def evaluator(self, service: VoteService) -> PanelEvaluator:
+        """The panel at a vote service."""
+        return PanelEvaluator(service, self.judges)
+
+    def __str__(self) -> str:
+        return f"panel: the function {self.spec['function']}, {self.size} panelists"
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionPanelFactory:
+    """Makes the panel of a run in which a function votes."""
+
+    better: Better | None = None
+
+    def check(self, config: Config, prompts: Sequence[Prompt]) -> None:
+        """Refuse a run that nobody could vote in.
+
+        Raises:
+            UsageError: there is no function.
+        """
+        if self.better is None:
+            raise UsageError(
+                'panel.kind "function" needs a Python function: szpo.Tuner(model, prompts, better)'
+            )
+
+    def with_changes(self, changes: str) -> FunctionPanelFactory:
+        """A function takes no changes."""
+        raise UsageError(f'"{FUNCTION}" takes no changes; name it without "+{changes}"')
+
+    def build(
+        self, config: Config, start: Any, recorded: Mapping[str, Any] | None = None
+    ) -> FunctionPanel:
+        """The panel; without a function it can be read of and not asked."""
+        return FunctionPanel(self.better, config.panel.size)

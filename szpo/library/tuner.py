@@ -1,0 +1,357 @@
+"""`szpo.Tuner`: a language model tuned from votes, by a function or by ask and tell.
+
+It holds the parts of a run and its ledger. What is generated, asked, counted and applied goes the
+way of `szpo run`, so `szpo show`, `verify` and `replay` read the ledger as any other.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
+
+from szpo import seeds
+from szpo.config.schema import RUBRIC_VERSION
+from szpo.errors import UsageError
+from szpo.evaluators.function_panel import FUNCTION, Better, FunctionPanel, FunctionPanelFactory
+from szpo.evaluators.panel_factory import PEOPLE
+from szpo.ledger.database import Ledger
+from szpo.library import conduct, tuner_settings
+from szpo.library.text_pairs import Sample, TextPair, make_pair
+from szpo.notices import trackers
+from szpo.notices.callbacks import Callback, GivenCallback, as_callback, read_facts
+from szpo.runs import assemble, driver, run_prompts, samples
+from szpo.runs.assemble import Parts
+from szpo.training.step_report import Outcome, StepReport
+from szpo.types import Assignment, Choice
+from szpo.voting.casting import VoteRequest
+from szpo.voting.service import VoteService
+
+if TYPE_CHECKING:
+    from szpo.reports.dataframes import Tables
+
+CHOICES: Final[Mapping[str, Choice]] = {"a": "A", "b": "B", "tie": "tie", "skip": "skip"}
+"""Votes of `Tuner.tell` as they are stored."""
+log: Final = logging.getLogger("szpo")
+
+
+class _VoteNeededError(Exception):
+    """The run waits for a vote: the loop is left, and resumed once it is there."""
+
+
+class Tuner:
+    """Tunes a language model's LoRA weights from votes on pairs of its answers.
+
+    With ``better`` the votes come from that function and `run` drives the run. Without it they
+    come from you: `ask` gives a pair, `tell` takes the vote.
+
+    Args:
+        model: smollm2, tiny, a folder, or a hub id, as ``model.name`` in a settings file.
+        prompts: a list of texts, the path of a prompt file, or None for the prompts that ship.
+        better: ``better(prompts, a, b)`` with lists of texts returns "a", "b", "tie", or the
+            probability that a is better.
+        votes: the run ends when this many are counted; None: 240, or as ``settings`` say.
+        ledger: file of the run, such as runs/mine.db; None: a temporary one.
+        settings: values by dotted name, such as {"optimizer.rows": 4, "run.seed": 1}, and
+            {"preset": NAME}; `szpo init` lists them all.
+
+    Raises:
+        UsageError: a setting, a prompt or the model cannot be used.
+        StorageError: the ledger exists; `Tuner.resume` goes on with it.
+    """
+
+    def __init__(
+        self,
+        model: str = "smollm2",
+        prompts: Sequence[str] | str | Path | None = None,
+        better: Better | None = None,
+        *,
+        votes: int | None = None,
+        ledger: str | Path | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ):
+        from szpo.cache import quiet
+
+        place, forget = _find_place(ledger)
+        file = None if prompts is None else _find_prompts(prompts, place)
+        chosen = dict(settings or {})
+        kind = FUNCTION if better is not None else None if "panel.kind" in chosen else PEOPLE
+        try:
+            config = tuner_settings.make_config(
+                model, place, prompts=file, votes=votes, kind=kind, settings=chosen
+            )
+            if better is None:
+                checked = assemble.check(config)
+            else:
+                checked = assemble.check(config, FunctionPanelFactory(better))
+            path = assemble.new_path(checked.config)
+            with quiet():
+                parts = assemble.build(checked.config, say=_say, checked=checked)
+            self._begin(assemble.create(parts, path), parts)
+        except BaseException:
+            forget()
+            raise
+        self._forget = weakref.finalize(self, forget)
+
+    @classmethod
+    def resume(cls, ledger: str | Path, better: Better | None = None) -> Self:
+        """Go on with the run of a file, whoever began it.
+
+        Raises:
+            StorageError: there is no such file, or it is no ledger.
+            UsageError: the run's votes come from a function, and there is none, or the other way.
+        """
+        from szpo.cache import quiet
+
+        found = cls.__new__(cls)
+        record = Ledger.open(tuner_settings.find_place(ledger))
+        try:
+            with quiet():
+                parts = assemble.reopen(record, say=_say)
+            kind = parts.config.panel.kind
+            if (kind == FUNCTION) != (better is not None):
+                lack = "a function votes in it; give it: Tuner.resume(ledger, better)"
+                more = f"its votes come from {kind}; leave better out"
+                raise UsageError(f"{record.path.name}: {lack if better is None else more}")
+            if better is not None:
+                parts = replace(parts, panel=FunctionPanel(better, parts.config.panel.size))
+        except BaseException:
+            record.close()
+            raise
+        found._begin(record, parts)
+        found._forget = weakref.finalize(found, _keep)
+        return found
+
+    def _begin(self, ledger: Ledger, parts: Parts) -> None:
+        self._ledger, self._parts = ledger, parts
+        self._outcome: Outcome | None = None
+        self._seats: dict[str, tuple[Assignment, TextPair]] = {}
+        self._service: VoteService | None = None
+        self._tables: Tables | None = None
+        self._reports: list[StepReport] = []
+        self._tracked: tuple[Callback, ...] | None = None
+
+    # ---- votes of a function or a panel ----
+
+    def run(self, callbacks: Sequence[GivenCallback] = (), *, measure: bool = False) -> Outcome:
+        """Drive the run until its votes are spent, or a guard pauses it.
+
+        Args:
+            callbacks: functions of a `StepReport`, called after each step, or `Callback`s.
+            measure: answer held-out prompts before, along the way and after, as ``[evaluation]``
+                says; it costs no votes, and time.
+
+        Raises:
+            UsageError: nobody answers in this process; use `ask` and `tell`.
+        """
+        if self._by_hand:
+            raise UsageError(
+                "Tuner: nobody answers for this run; give better=..., or use ask and tell"
+            )
+        every = tuple(as_callback(each) for each in (self._reports.append, *callbacks))
+        beside = conduct.Beside(every, measure, say=_say)
+        self._outcome = conduct.conduct(self._ledger, self._parts, beside)
+        return self._outcome
+
+    # ---- votes by hand ----
+
+    def ask(self, voter: str = "me") -> TextPair | None:
+        """The pair that this voter is to compare next; the same one until it is answered.
+
+        None: there is nothing for this voter now. If `finished` is true there never will be;
+        otherwise other voters have to answer first.
+
+        Raises:
+            UsageError: this run's votes come from a function or a panel; use `run`.
+        """
+        service = self._votes()
+        if voter in self._seats:
+            return self._seats[voter][1]
+        self._advance()
+        if self.finished:
+            return None
+        seat = service.assign(service.enroll("person", voter))
+        if seat is None:
+            return None
+        row = self._ledger.query(
+            "SELECT step FROM comparisons WHERE comparison = ?", (seat.comparison,)
+        )[0]
+        every = {each.id: each for each in self._ledger.comparisons(row["step"])}
+        pair = make_pair(every[seat.comparison], seat)
+        self._seats[voter] = seat, pair
+        return pair
+
+    def tell(self, vote: Literal["a", "b", "tie", "skip"], voter: str = "me") -> None:
+        """Take a voter's answer to the pair of `ask`; the step's last one moves the model.
+
+        Raises:
+            UsageError: this voter was asked nothing, or the vote is unknown.
+        """
+        service = self._votes()
+        if voter not in self._seats:
+            raise UsageError(f"tell: {voter} was asked nothing; call ask() first")
+        word = vote.strip().lower() if isinstance(vote, str) else vote
+        if word not in CHOICES:
+            raise UsageError(
+                f'tell: the vote {vote!r} is unknown; give "a", "b", "tie", or "skip"'
+            )
+        seat, _ = self._seats.pop(voter)
+        service.cast(VoteRequest(seat.id, CHOICES[word], secrets.token_hex(16)))
+        self._advance()
+
+    def _votes(self) -> VoteService:
+        if not self._by_hand:
+            kind = self._parts.config.panel.kind
+            raise UsageError(f"Tuner: the votes of this run come from {kind}; use run()")
+        if self._service is None:
+            minutes = self._parts.config.panel.lease_minutes
+            self._service = VoteService(
+                self._ledger, seat_ttl_us=round(minutes * 60e6), rubric_version=RUBRIC_VERSION
+            )
+        return self._service
+
+    def _advance(self) -> None:
+        """Do what can be done without further votes."""
+
+        def leave() -> None:
+            raise _VoteNeededError
+
+        if self._tracked is None:
+            tracking = self._parts.config.tracking
+            self._tracked = trackers.open_tracker(tracking, self.path.parent, _say)
+            for each in self._tracked:
+                each.begin(read_facts(self._ledger))
+        try:
+            self._outcome = driver.drive(
+                self._ledger, self._parts, on_step=self._report, wait=leave, say=_say
+            )
+        except _VoteNeededError:
+            self._outcome = None
+
+    def _report(self, step: StepReport) -> None:
+        self._reports.append(step)
+        for each in self._tracked or ():
+            each.after_step(step)
+
+    # ---- what came of it ----
+
+    def sample(self, prompt: str, seed: int = 0) -> Sample:
+        """One answer of the base and one of the tuned model to a prompt, for comparison.
+
+        Raises:
+            UsageError: the prompt is empty, or longer than the model reads.
+        """
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise UsageError(f"sample: give a prompt that is a text and not empty, not {prompt!r}")
+        asked = run_prompts.own_prompts(self._ledger, [prompt])
+        source = assemble.source(self._ledger, self._parts)
+        key = seeds.as_seed(seeds.derive(seed, "sample"))
+        base, tuned = (
+            samples.answers(self._ledger, source, asked, until=until, seed=key)[0][0].text
+            for until in (0, None)
+        )
+        return Sample(prompt, base, tuned)
+
+    def save_adapter(self, folder: str | Path) -> Path:
+        """Write the adapter for PEFT, with its model card and tokenizer, into a new folder.
+
+        Raises:
+            StorageError: the folder exists, or cannot be written.
+        """
+        from szpo.reports import adapter
+
+        target = Path(folder)
+        if not adapter.write_folder(self._ledger, target):
+            log.warning("%s: the base's tokenizer is not on this machine", target)
+        return target
+
+    @property
+    def finished(self) -> bool:
+        """No further vote is wanted: the votes are spent, or the run is paused."""
+        return self._outcome is not None
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """Why the run ended; None while it goes on."""
+        return self._outcome
+
+    @property
+    def reports(self) -> tuple[StepReport, ...]:
+        """The reports of the steps that this object drove."""
+        return tuple(self._reports)
+
+    @property
+    def path(self) -> Path:
+        """The ledger's file."""
+        return self._ledger.path
+
+    @property
+    def tables(self) -> Tables:
+        """The ledger as it is now, as `szpo.open` gives it; the one given before is closed."""
+        from szpo.reports.dataframes import Tables
+
+        if self._tables is not None:
+            self._tables.close()
+        self._tables = Tables(self.path)
+        return self._tables
+
+    def close(self) -> None:
+        """Let go of the model and the file; a temporary ledger is removed."""
+        for each in self._tracked or ():
+            each.end(self._outcome)
+        self._tracked = None
+        if self._tables is not None:
+            self._tables.close()
+        self._parts.close()
+        self._ledger.close()
+        self._forget()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        """Its model, file and progress in a line."""
+        votes = self._ledger.query("SELECT coalesce(sum(n_votes), 0) AS n FROM updates")[0]["n"]
+        model = self._parts.config.model.name
+        return f"<szpo.Tuner: {model}, {round(votes)} votes applied, {self.path.name}>"
+
+    @property
+    def _by_hand(self) -> bool:
+        return self._parts.config.panel.kind == PEOPLE
+
+
+def _find_place(ledger: str | Path | None) -> tuple[Path, Callable[[], None]]:
+    """The ledger's file, and what removes it where it is a temporary one."""
+    if ledger is not None:
+        return tuner_settings.find_place(ledger), _keep
+    folder = Path(tempfile.mkdtemp(prefix="szpo-"))
+    return folder / "tuner.db", lambda: shutil.rmtree(folder, ignore_errors=True)
+
+
+def _keep() -> None:
+    """A ledger that was asked for stays."""
+
+
+def _find_prompts(prompts: Sequence[str] | str | Path, place: Path) -> Path:
+    if isinstance(prompts, (str, os.PathLike)):
+        return Path(prompts)
+    file = place.with_name(f"{place.stem}-prompts.jsonl")
+    tuner_settings.write_prompts(list(prompts), file)
+    return file
+
+
+def _say(line: str) -> None:
+    if line.startswith("warning: "):
+        log.warning(line.removeprefix("warning: "))
+    else:
+        log.info(line)

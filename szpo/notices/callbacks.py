@@ -1,0 +1,128 @@
+"""Callbacks of a run: what is called when it begins, after each step, and when it ends.
+
+The command line, the library and trackers use the same protocol. What a callback is given holds
+no text that anybody wrote or read, no name of a person and no address.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
+
+from szpo.ledger.database import Ledger
+from szpo.training.step_report import Outcome, StepReport
+
+Value: TypeAlias = str | int | float | bool | None
+
+SHOWN: Final[Mapping[str, tuple[str, ...]]] = {
+    "run": ("seed", "votes", "steps", "lag"),
+    "model": ("dtype", "quantization", "device"),
+    "adapter": ("rank", "alpha", "train", "init"),
+    "subspace": ("kind", "dim", "samples", "redraws", "setup_seed", "kl_samples"),
+    "optimizer": (),
+    "selection": (),
+    "panel": ("kind", "size"),
+    "generation": ("max_new_tokens", "temperature", "top_p", "top_k", "common_random_numbers"),
+    "guards": (),
+    "evaluation": (),
+}
+"""Settings that callbacks are given, by table; none named: all of the table. They are numbers and
+names of methods; prompts, guidelines, contacts, addresses and folders are not among them."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """What a callback is given of a run when it begins."""
+
+    id: str
+    """The run's own id, the same after every restart."""
+    name: str
+    """Its name, which is that of its file."""
+    settings: Mapping[str, Value] = field(default_factory=dict)
+    """By dotted name, such as ``optimizer.rows``; those of `SHOWN` only."""
+
+
+@runtime_checkable
+class Callback(Protocol):
+    """Is called as a run goes on. An exception that it raises ends the run.
+
+    A plain function of a `StepReport` is a callback too; it is called after each step.
+    """
+
+    def begin(self, run: RunFacts) -> None:
+        """Called before the first step of a run, and again when it is resumed."""
+
+    def after_step(self, step: StepReport) -> None:
+        """Called once a step's update is recorded and applied."""
+
+    def end(self, outcome: Outcome | None) -> None:
+        """Called when the run ends or pauses; ``outcome`` is None where an error ended it."""
+
+
+GivenCallback: TypeAlias = Callback | Callable[[StepReport], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class EachStep:
+    """A plain function as a `Callback`."""
+
+    function: Callable[[StepReport], Any]
+
+    def begin(self, run: RunFacts) -> None:
+        """Nothing to do."""
+
+    def after_step(self, step: StepReport) -> None:
+        """Call the function."""
+        self.function(step)
+
+    def end(self, outcome: Outcome | None) -> None:
+        """Nothing to do."""
+
+
+def as_callback(given: GivenCallback) -> Callback:
+    """A callback from a callback or a function of a `StepReport`.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if isinstance(given, Callback):
+        return given
+    if not callable(given):
+        raise TypeError(
+            f"callback: {type(given).__name__} has no begin, after_step and end, and cannot be "
+            "called with the report of a step"
+        )
+    return EachStep(given)
+
+
+def read_facts(ledger: Ledger) -> RunFacts:
+    """What callbacks are given of a run."""
+    config = ledger.spec.get("config", {})
+    shown: dict[str, Value] = {}
+    for table, names in SHOWN.items():
+        values = config.get(table, {})
+        for name in names or tuple(values):
+            value = values.get(name)
+            if value is None or isinstance(value, (str, int, float, bool)):
+                shown[f"{table}.{name}"] = value
+    if (model := config.get("model", {}).get("name")) is not None:
+        shown["model.name"] = Path(model).name if Path(model).is_absolute() else model
+    return RunFacts(ledger.run, ledger.path.stem, shown)
+
+
+@contextlib.contextmanager
+def calling(callbacks: Sequence[Callback], facts: RunFacts) -> Iterator[Callable[[Outcome], None]]:
+    """Begin the callbacks and end them with the block; what is yielded takes its outcome."""
+    begun: list[Callback] = []
+    outcomes: list[Outcome] = []
+    try:
+        for each in callbacks:
+            each.begin(facts)
+            begun.append(each)
+        yield outcomes.append
+    finally:
+        for each in reversed(begun):
+            each.end(outcomes[-1] if outcomes else None)

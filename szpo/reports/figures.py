@@ -1,0 +1,134 @@
+"""Figures of a run as matplotlib axes, from what the report draws too.
+
+Each function takes a run (a path, or what `szpo.open` gives) and, if wanted, the axes to draw
+into; it returns the axes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from szpo.analysis import improvement
+from szpo.errors import UsageError
+from szpo.ledger.database import Ledger
+from szpo.reports import gain_chart
+from szpo.reports.charts import Series
+from szpo.reports.dataframes import Tables
+from szpo.training import step_rows
+from szpo.training.step_rows import StepRow
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+GivenRun: TypeAlias = Tables | Ledger | str | Path
+
+
+def gain(run: GivenRun, ax: Axes | None = None) -> Axes:
+    """The share of held-out pairs that the tuned model wins against the base, over votes.
+
+    The band is the 95 % interval; one half is no gain.
+
+    Raises:
+        UsageError: nothing was measured on held-out prompts, or nobody knows a reward.
+    """
+    with _ledger(run) as ledger:
+        series = gain_chart.make_series(improvement.read(ledger))
+    if series is None:
+        raise UsageError(
+            "plots.gain: no gain was measured; it takes held-out prompts and a panel whose reward "
+            "is known, as in szpo run with panel.kind bt70"
+        )
+    axes = _draw(series, ax, ("votes", "pairs won", gain_chart.TITLE))
+    axes.axhline(0.5, color="grey", linestyle="--", linewidth=1)
+    axes.set_ylim(0, 1)
+    return axes
+
+
+def estimates(run: GivenRun, ax: Axes | None = None) -> Axes:
+    """What the votes of each step say: the value difference Δ̂ in units of the link.
+
+    Bars are 95 % intervals.
+
+    Raises:
+        UsageError: no step is applied.
+    """
+    rows = [row for row in _read(run) if row.estimate is not None]
+    values = [row.estimate or 0.0 for row in rows]
+    errors = [1.96 * (row.stderr or 0.0) for row in rows]
+    series = Series(
+        "Δ̂",
+        [row.step for row in rows],
+        values,
+        [value - error for value, error in zip(values, errors, strict=True)],
+        [value + error for value, error in zip(values, errors, strict=True)],
+        dots=True,
+    )
+    axes = _draw(series, ax, ("step", "units of the link", "Value difference Δ̂"))
+    axes.axhline(0.0, color="grey", linestyle="--", linewidth=1)
+    return axes
+
+
+def kl(run: GivenRun, ax: Axes | None = None) -> Axes:
+    """KL of the tuned model to the base after each step, nats per completion.
+
+    Raises:
+        UsageError: no step is applied, or the policy has no KL.
+    """
+    rows = [(row.step, row.kl) for row in _read(run) if row.kl is not None]
+    series = Series("KL", [step for step, _ in rows], [value for _, value in rows])
+    axes = _draw(series, ax, ("step", "nats per completion", "KL to the base"))
+    axes.set_ylim(bottom=0)
+    return axes
+
+
+def length(run: GivenRun, ax: Axes | None = None) -> Axes:
+    """Mean length of the answers that each step compared, in tokens.
+
+    Raises:
+        UsageError: no step has answers.
+    """
+    rows = [(row.step, row.length) for row in _read(run) if row.length is not None]
+    series = Series("length", [step for step, _ in rows], [value for _, value in rows])
+    axes = _draw(series, ax, ("step", "tokens", "Mean answer length"))
+    axes.set_ylim(bottom=0)
+    return axes
+
+
+def _draw(series: Series, ax: Axes | None, texts: tuple[str, str, str]) -> Axes:
+    x_label, y_label, title = texts
+    if not series.x:
+        raise UsageError(f"plots: the run has nothing to draw under {title!r} yet")
+    if ax is None:
+        from matplotlib import pyplot
+
+        _, ax = pyplot.subplots(layout="constrained")
+    (line,) = ax.plot(series.x, series.y, "o" if series.dots else "o-", markersize=4)
+    if series.low is not None and series.high is not None:
+        if series.dots:
+            ax.vlines(series.x, series.low, series.high, colors=line.get_color(), alpha=0.4)
+        else:
+            ax.fill_between(
+                series.x, series.low, series.high, color=line.get_color(), alpha=0.2, linewidth=0
+            )
+    ax.set(xlabel=x_label, ylabel=y_label, title=title)
+    return ax
+
+
+def _read(run: GivenRun) -> tuple[StepRow, ...]:
+    with _ledger(run) as ledger:
+        return step_rows.read(ledger)
+
+
+@contextlib.contextmanager
+def _ledger(run: GivenRun) -> Iterator[Ledger]:
+    """The run's ledger; one that is opened here is closed again."""
+    if isinstance(run, Tables):
+        yield run.ledger
+    elif isinstance(run, Ledger):
+        yield run
+    else:
+        with Ledger.open(run, readonly=True) as ledger:
+            yield ledger

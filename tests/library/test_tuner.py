@@ -1,0 +1,235 @@
+"""`szpo.Tuner`: the way of `szpo run`, driven from Python, by a function or by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import szpo
+from szpo import plugins
+from szpo.cli.app import call
+from szpo.errors import StorageError, UsageError
+from szpo.evaluators.function_panel import FunctionJudge, read_answer
+from szpo.ledger.database import Ledger
+from szpo.ledger.theta import theta_digests
+from szpo.replay import verification
+from szpo.training.step_report import Outcome
+from tests.support import folder_run
+
+SMALL = {
+    "model.dtype": "fp32", "optimizer.comparisons": 2, "optimizer.rows": 2,
+    "generation.max_new_tokens": 6, "subspace.dim": 4, "subspace.samples": 16,
+    "subspace.kl_samples": 16, "evaluation.prompts": 1, "evaluation.samples": 1,
+    "evaluation.along": 0,
+}  # fmt: skip
+PROMPTS = [f"w{i} w{i + 1}" for i in range(20, 60, 4)]
+
+
+def shorter(prompts: list[str], a: list[str], b: list[str]) -> str:
+    """Prefer the batch with fewer characters."""
+    assert len(prompts) == len(a) == len(b)
+    first, second = (sum(map(len, side)) for side in (a, b))
+    return "tie" if first == second else "a" if first < second else "b"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(folder_run.model(tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture(scope="module")
+def tuned(model: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[szpo.Tuner]:
+    place = tmp_path_factory.mktemp("runs") / "mine"
+    with szpo.Tuner(model, PROMPTS, shorter, votes=8, ledger=place, settings=SMALL) as tuner:
+        tuner.calls = Calls()  # type: ignore[attr-defined]
+        steps: list[int] = []
+        tuner.steps = steps  # type: ignore[attr-defined]
+        tuner.run([tuner.calls, lambda step: steps.append(step.step)])  # type: ignore[attr-defined]
+        yield tuner
+
+
+class Calls:
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+    def begin(self, run: szpo.RunFacts) -> None:
+        self.seen.append(run)
+
+    def after_step(self, step: szpo.StepReport) -> None:
+        self.seen.append(step.step)
+
+    def end(self, outcome: Outcome | None) -> None:
+        self.seen.append(outcome)
+
+
+def test_a_function_tunes_a_model_and_the_record_is_an_ordinary_one(
+    tuned: szpo.Tuner, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tuned.finished and tuned.outcome == Outcome(
+        "finished", "8 of 8 votes spent, a step takes 2", 4, 8
+    )
+    with Ledger.open(tuned.path, readonly=True) as ledger:
+        assert verification.verify(ledger).ok
+        assert len(set(theta_digests(ledger))) > 1
+        assert ledger.spec["panel"]["function"].endswith("shorter")
+    for command in ("show", "verify", "replay", "report"):
+        assert call([command, str(tuned.path)]) == 0
+    assert "szpo.Tuner" in repr(tuned) and "8 votes applied" in repr(tuned)
+    capsys.readouterr()
+    assert call(["run", "--resume", str(tuned.path)]) == 2
+    assert "szpo.Tuner.resume(ledger, better)" in capsys.readouterr().err
+
+
+def test_callbacks_are_given_facts_steps_and_the_outcome_and_no_text(tuned: szpo.Tuner) -> None:
+    facts, *steps, outcome = tuned.calls.seen  # type: ignore[attr-defined]
+    assert steps == tuned.steps == [0, 1, 2, 3]  # type: ignore[attr-defined]
+    assert [each.step for each in tuned.reports] == steps
+    assert outcome == tuned.outcome
+    assert (facts.name, facts.settings["optimizer.rows"]) == ("mine", 2)
+    assert facts.settings["model.name"] == "llama"  # the folder's name, not its path
+    assert not any(name.startswith(("prompts.", "hook.")) for name in facts.settings)
+    private = {"operator_name", "contact", "consent", "guideline", "question", "pay", "reward"}
+    assert private.isdisjoint(name.partition(".")[2] for name in facts.settings)
+
+
+def test_the_same_votes_by_the_command_line_give_the_same_digests(
+    tuned: szpo.Tuner, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def short(**settings: Any) -> Any:
+        return SimpleNamespace(judges=(FunctionJudge(shorter),), spec={"panel": "short"})
+
+    entry = SimpleNamespace(name="short", load=lambda: short)
+    monkeypatch.setattr(
+        plugins, "entry_points", lambda group: [entry] if group == "szpo.evaluators" else []
+    )
+    sets = {
+        **SMALL, "model.name": model, "panel.kind": "short", "panel.size": 1, "run.votes": 8,
+        "run.name": "other", "prompts.path": tuned.path.with_name("mine-prompts.jsonl"),
+    }  # fmt: skip
+    line = [word for key, value in sets.items() for word in ("--set", f"{key}={value}")]
+    assert call(["run", "--folder", str(tmp_path), *line]) == 0
+    with Ledger.open(tmp_path / "other.db", readonly=True) as other:
+        assert list(theta_digests(other)) == [
+            tuned.tables.steps["head_sha256"][0], *(r.theta_sha256 for r in tuned.reports)
+        ]  # fmt: skip
+        mine = tuned.tables.votes["verdict"].tolist()
+        assert [row["verdict"] for row in _verdicts(other)] == mine
+
+
+def _verdicts(ledger: Ledger) -> list[dict[str, Any]]:
+    from szpo.reports.votes import export_votes
+
+    return list(export_votes(ledger))
+
+
+def test_samples_and_the_adapter_come_from_the_tuned_model(
+    tuned: szpo.Tuner, tmp_path: Path
+) -> None:
+    sample = tuned.sample("w20 w21")
+    assert sample == tuned.sample("w20 w21") and sample.prompt == "w20 w21"
+    assert "tuned:" in str(sample) and "<th>Tuned</th>" in sample._repr_html_()
+    folder = tuned.save_adapter(tmp_path / "adapter")
+    assert {"adapter_config.json", "adapter_model.safetensors", "README.md"} <= {
+        file.name for file in folder.iterdir()
+    }
+    with pytest.raises(StorageError, match="exists; choose another name"):
+        tuned.save_adapter(folder)
+    with pytest.raises(UsageError, match="give a prompt that is a text"):
+        tuned.sample(" ")
+    with pytest.raises(UsageError, match="come from function; use run"):
+        tuned.ask()
+
+
+def test_ask_and_tell_by_hand_and_going_on_in_another_process(model: str, tmp_path: Path) -> None:
+    """Votes by ``input()`` in a notebook: here from a list."""
+    place, words = tmp_path / "hand.db", iter(["skip", "a", "b", "tie"])
+    with szpo.Tuner(model, PROMPTS[:4], votes=4, ledger=place, settings=SMALL) as tuner:
+        with pytest.raises(UsageError, match="was asked nothing"):
+            tuner.tell("a")
+        first = tuner.ask()
+        assert first is not None and first == tuner.ask()
+        assert set(first.prompts) <= set(PROMPTS[:4])
+        assert f"> {first.prompts[0]}\nA: {first.a[0]}\nB: {first.b[0]}" in str(first)
+        with pytest.raises(UsageError, match="the vote 'left' is unknown"):
+            tuner.tell("left")  # type: ignore[arg-type]
+        assert tuner.ask() == first
+        tuner.tell("b")
+        with pytest.raises(UsageError, match="use ask and tell"):
+            tuner.run()
+    with szpo.Tuner.resume(place) as tuner:
+        asked = 0
+        while (pair := tuner.ask(voter="ann" if asked % 2 else "me")) is not None:
+            tuner.tell(next(words), voter="ann" if asked % 2 else "me")  # type: ignore[arg-type]
+            asked += 1
+            assert pair.rows
+        assert tuner.finished and asked == 4  # a skipped one is answered by the other voter
+        assert tuner.tables.votes["choice"].tolist() == ["B", "skip", "A", "B", "tie"]
+    with Ledger.open(place, readonly=True) as ledger:
+        assert verification.verify(ledger).ok
+    with pytest.raises(UsageError, match="its votes come from people; leave better out"):
+        szpo.Tuner.resume(place, shorter)
+
+
+def test_a_temporary_ledger_goes_with_the_tuner(model: str) -> None:
+    with szpo.Tuner(model, PROMPTS, lambda p, a, b: 0.9, votes=2, settings=SMALL) as tuner:
+        folder = tuner.path.parent
+        tuner.run(measure=True)
+        assert folder.exists() and tuner.outcome is not None and tuner.outcome.votes == 2
+        with Ledger.open(tuner.path, readonly=True) as ledger:
+            assert [e["body"]["steps"] for e in ledger.events("measured")] == [0, 1]
+    assert not folder.exists()
+
+
+def test_an_answer_that_is_no_vote_is_refused(model: str) -> None:
+    answers: Any = lambda p, a, b: "left"  # noqa: E731
+    with (
+        szpo.Tuner(model, PROMPTS, answers, votes=2, settings=SMALL) as tuner,
+        pytest.raises(UsageError, match="the function returned 'left'; return \"a\""),
+    ):
+        tuner.run()
+    for bad in (None, True, 2, float("nan"), "c", []):
+        with pytest.raises(UsageError, match="better: the function returned"):
+            read_answer(bad, bytes(16))
+    drawn = [read_answer(0.8, bytes([i] * 16)) for i in range(200)]
+    assert 0.7 < drawn.count("A") / 200 < 0.9
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ({"prompts": []}, "prompts must be texts that are not empty"),
+        ({"prompts": ["a", 3]}, "got 3"),
+        ({"prompts": "none.csv"}, "none.csv"),
+        ({"settings": {"optimiser.rows": 2}}, "optimiser"),
+        ({"settings": {"rowz": 2}}, 'unknown key "rowz"; did you mean "rows"'),
+        ({"settings": {"optimizer.rows": 0}}, "optimizer.rows must be a whole number >= 1"),
+        ({"settings": {"model.name": "tiny"}}, "is what an argument of Tuner says"),
+        ({"settings": {"preset": "huge"}}, 'no preset "huge"'),
+        ({"settings": {"panel.kind": "function"}}, "needs a Python function"),
+        ({"ledger": "My Run"}, "run.name must be 1 to 64 small letters"),
+        ({"votes": 0}, "run.votes"),
+    ],
+)
+def test_bad_arguments_are_refused_before_a_model_is_loaded(
+    how: dict[str, Any], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=words):
+        szpo.Tuner(**{"model": "tiny", **how})
+    assert not list(tmp_path.rglob("*.db"))
+
+
+def test_a_ledger_that_exists_is_not_overwritten(tuned: szpo.Tuner, model: str) -> None:
+    before = tuned.path.stat().st_size
+    with pytest.raises(StorageError, match="exists"):
+        szpo.Tuner(model, PROMPTS, shorter, ledger=tuned.path, settings=SMALL)
+    with pytest.raises(StorageError, match="exists with other prompts"):
+        szpo.Tuner(model, PROMPTS[:3], shorter, ledger=tuned.path, settings=SMALL)
+    assert tuned.path.stat().st_size == before
+    lines = tuned.path.with_name("mine-prompts.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line) for line in lines] == [{"text": text} for text in PROMPTS]
