@@ -219,6 +219,7 @@ def test_the_notebook_on_votes_reads_a_run_of_its_own() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
 def test_notebooks_run(notebook: Path) -> None:
+    assert len(NOTEBOOKS) == 4
     assert run_cells(notebook)
 
 
