@@ -410,7 +410,7 @@ def final_comparison_offered_by_itself(served: Served, ledger: Ledger) -> None:
             return str(answer.json()["data"][0])
 
         before = page('{"do":"look"}')
-        assert "the blind final comparison takes votes" in before and "blind pairs" not in before
+        assert "the blind final comparison is open" in before and "blind pairs" not in before
         after = page(json.dumps({"do": "close-final", "order": order.id}))
     helped = improvement.read(ledger)
     assert helped.share is not None and helped.share.of == 20 and helped.votes == 8
