@@ -106,6 +106,9 @@ def logged(file: Path) -> Iterator[bytes]:
 @pytest.mark.filterwarnings("ignore")
 def test_wandb_writes_offline_runs(tmp_path: Path) -> None:
     follow("wandb", tmp_path)
+    import wandb
+
+    wandb.teardown()  # its service writes to the end before it exits; finish does not wait for it
     from wandb.proto import wandb_internal_pb2
 
     found: dict[str, list[float]] = {}
