@@ -62,10 +62,10 @@ def test_the_panel_is_fitted_to_the_rows_that_are_asked(
         reported = ["dpo", "--fresh", "--votes", "4", "--rows", str(rows), *TINY, *SETUP, *ONE]
         document, message = done(reported, tmp_path / str(rows), capsys)
         assert document["cost"]["votes"] <= 4
-        found = re.search(r"beta ([\d.]+), agreement ([\d.]+)", message)
+        found = re.search(r"beta ([\d.]+), at which two panelists agree on ([\d.]+)%", message)
         assert found is not None
         fitted[rows] = float(found[1])
-        assert float(found[2]) == pytest.approx(0.70, abs=0.01)
+        assert float(found[2]) == pytest.approx(70, abs=1)
     assert fitted[8] > 2 * fitted[1]
 
 

@@ -182,6 +182,13 @@ class Run(RuleBasedStateMachine):
         seat = self.pick([s for s in self.message if self.is_open(s)], which)
         self.answer(seat, choice, self.tabs[seat], dies=False)
 
+    @precondition(lambda self: any(self.is_open(s) for s in self.seats))
+    @rule(which=MANY, choice=CHOICES)
+    def answer_elsewhere(self, which, choice):
+        """Somebody answers on the tab from which the seat has moved away."""
+        seat = self.pick([s for s in self.seats if self.is_open(s)], which)
+        self.answer(seat, choice, TABS[self.tabs[seat] == TABS[0]], dies=False)
+
     def waiting(self):
         return [s for s in self.seats if s not in self.message and not self.is_open(s)]
 

@@ -71,7 +71,7 @@ def test_show_and_model_card_have_the_guards(
     shown = capsys.readouterr().out
     with Ledger.open(path, readonly=True) as ledger:
         card, first = model_card(ledger), model_card(ledger, step=0)
-    assert "nothing but the guards was measured here" in card
+    assert "nothing but the above was measured here" in card
     for guard in found["guards"]:
         assert f"{guard['name']}: {guard['value']:+.2f} ({guard['limit']})" in shown
         assert f"| {guard['name']} | {guard['value']:+.2f} | {guard['limit']} |" in card

@@ -111,8 +111,8 @@ def expected_best(rewards: Floats, keys: Floats, n: int) -> float:
         keys: (prompts, m), what is looked at.
         n: At most m.
 
-    >>> expected_best(np.array([[1.0, 2.0, 4.0]]), np.array([[0.0, 1.0, 2.0]]), 2)
-    3.3333333333333335
+    >>> round(expected_best(np.array([[1.0, 2.0, 4.0]]), np.array([[0.0, 1.0, 2.0]]), 2), 6)
+    3.333333
     """
     size = rewards.shape[1]
     weights = np.array([math.comb(i, n - 1) for i in range(size)]) / math.comb(size, n)
