@@ -56,7 +56,7 @@ def installed(site: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_every_kind_is_found_by_its_name(installed: None) -> None:
     for group, name in (
         ("szpo.rules", "cautious"), ("szpo.rewards", "ends"), ("szpo.evaluators", "brief"),
-        ("szpo.engines", "counted"),
+        ("szpo.engines", "counted"), ("szpo.trackers", "lines"),
     ):  # fmt: skip
         assert name in plugins.names(group)
         assert plugins.origin(group, name) == {"package": "szpo-plugin-template",
@@ -97,13 +97,19 @@ def test_the_rules_limit_is_what_tells_it_from_known(installed: None) -> None:
     assert settings.rule == "cautious" and rule.name != KNOWN.name
 
 
-def test_engine_and_evaluator_answer_for_a_language_model(installed: None, tmp_path: Path) -> None:
-    path = folder_run.make(tmp_path, "engine.kind=counted", "panel.kind=brief", "run.votes=4")
+def test_engine_evaluator_and_tracker_serve_a_language_model(installed: None, tmp_path: Path) -> None:
+    path = folder_run.make(tmp_path, "engine.kind=counted", "panel.kind=brief", "run.votes=4",
+                           "tracking.kind=lines")  # fmt: skip
     assert call(["verify", str(path)]) == 0
     with Ledger.open(path, readonly=True) as ledger:
         assert json.loads(json.dumps(ledger.spec["panel"])) == {"panel": "brief"}
         assert ledger.spec["config"]["engine"]["kind"] == "counted"
         assert set(ledger.spec["plugins"]) == {"engine"}
+        steps = ledger.query("SELECT COUNT(*) AS n FROM steps WHERE state = 'applied'")[0]["n"]
+    (file,) = tmp_path.rglob(f"tracking/{path.stem}.jsonl")
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    assert [line["step"] for line in lines] == list(range(steps)) and steps
+    assert lines[-1]["votes/total"] == 4
 
 
 def test_names_that_nothing_brings_are_refused_as_before() -> None:
