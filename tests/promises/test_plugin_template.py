@@ -97,7 +97,7 @@ def test_the_rules_limit_is_what_tells_it_from_known(installed: None) -> None:
     assert settings.rule == "cautious" and rule.name != KNOWN.name
 
 
-def test_engine_evaluator_and_tracker_serve_a_language_model(installed: None, tmp_path: Path) -> None:
+def test_engine_evaluator_and_tracker_answer_and_listen(installed: None, tmp_path: Path) -> None:
     path = folder_run.make(tmp_path, "engine.kind=counted", "panel.kind=brief", "run.votes=4",
                            "tracking.kind=lines")  # fmt: skip
     assert call(["verify", str(path)]) == 0
