@@ -37,8 +37,9 @@ browser:  ## install the browser that the panel's tests drive, where none is fou
 	  $$run apt-get install -y -q chromium >/dev/null 2>&1 || { $$run apt-get update -q >/dev/null && $$run apt-get install -y -q chromium >/dev/null; } || { \
 	    echo "chromium is missing and cannot be installed here; install it, or name one by CHROMIUM=/path" >&2; exit 1; }; }
 
-# Tests use tiny models, on which threads only wait for each other: a process per core instead.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
+# Tests use tiny models, on which threads only wait for each other: processes instead. conftest.py
+# says how many, and in which order files are taken.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
 
 test: $(STAMP) browser  ## what continuous integration runs
 	$(PYTEST)

@@ -1,7 +1,9 @@
 """What every test starts from."""
 
 import gc
+import os
 import signal
+from collections import Counter
 from collections.abc import Iterator
 
 import hypothesis
@@ -26,3 +28,14 @@ def imported_once() -> Iterator[None]:
     yield
     gc.collect()
     gc.freeze()
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than cores: servers, browsers and killed processes are waited for."""
+    return (os.cpu_count() or 1) + 1
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put files of few tests first: the long tests are there, and none is left for the end."""
+    tests = Counter(item.path for item in items)
+    items.sort(key=lambda item: tests[item.path])

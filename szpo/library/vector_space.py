@@ -23,9 +23,8 @@ class VectorSpace:
     """(d,)."""
     scale: Floats
     """(d,), positive."""
-    low: Floats | None = None
-    """(d,); None without bounds."""
-    high: Floats | None = None
+    box: Floats | None = None
+    """(d, 2): the low and the high bound of each coordinate; None without bounds."""
 
     @property
     def dim(self) -> int:
@@ -39,18 +38,16 @@ class VectorSpace:
         continuous function of z and an optimum on the edge is a maximum of it.
         """
         x = self.start + self.scale * np.asarray(z, dtype=np.float64)
-        if self.low is None or self.high is None:
+        if self.box is None:
             return np.asarray(x)
-        width = self.high - self.low
-        turn = np.mod(x - self.low, 2 * width)
-        mirrored = self.low + np.minimum(turn, 2 * width - turn)
-        return np.clip(mirrored, self.low, self.high)
+        low, high = self.box.T
+        width = high - low
+        turn = np.mod(x - low, 2 * width)
+        return np.clip(low + np.minimum(turn, 2 * width - turn), low, high)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; `from_json` gives an equal space."""
-        bounds = None
-        if self.low is not None and self.high is not None:
-            bounds = np.stack([self.low, self.high], -1).tolist()
+        """Plain values; `make_space` makes an equal space from them."""
+        bounds = None if self.box is None else self.box.tolist()
         return {"start": self.start.tolist(), "scale": self.scale.tolist(), "bounds": bounds}
 
 
@@ -89,43 +86,42 @@ def make_space(
         listed = ", ".join(f"{name} has {size}" for name, size in given.items())
         raise UsageError(f"Optimizer: numbers of coordinates differ: {listed}")
     count = next(iter(given.values()))
-    low = high = None
     if box is not None:
         if box.shape not in ((2,), (count, 2)):
             raise UsageError(
                 f"Optimizer: bounds have shape {box.shape}; give (low, high) for every "
                 f"coordinate, or {count} such pairs"
             )
-        low, high = (np.array(side) for side in np.broadcast_to(box, (count, 2)).T)
+        box = np.array(np.broadcast_to(box, (count, 2)))
+        low, high = box.T
         if not (low < high).all():
             i = int(np.flatnonzero(low >= high)[0])
             raise UsageError(
                 f"Optimizer: bounds of coordinate {i} are {low[i]:g} to {high[i]:g}; "
                 "low must be below high"
             )
-    return _fill(count, first, steps, low, high)
+    return _fill(count, first, steps, box)
 
 
 def _fill(
-    count: int, first: Floats | None, steps: Floats | None, low: Floats | None, high: Floats | None
+    count: int, first: Floats | None, steps: Floats | None, box: Floats | None
 ) -> VectorSpace:
-    boxed = low is not None and high is not None
     if first is None:
-        first = (low + high) / 2 if low is not None and high is not None else np.zeros(count)
+        first = np.zeros(count) if box is None else box.mean(1)
     if first.shape != (count,):
         raise UsageError(f"Optimizer: start has shape {first.shape}; give {count} numbers")
-    if low is not None and high is not None and not ((first >= low) & (first <= high)).all():
-        i = int(np.flatnonzero((first < low) | (first > high))[0])
+    if box is not None and not ((first >= box[:, 0]) & (first <= box[:, 1])).all():
+        i = int(np.flatnonzero((first < box[:, 0]) | (first > box[:, 1]))[0])
         raise UsageError(
             f"Optimizer: start of coordinate {i} is {first[i]:g}, outside its bounds "
-            f"{low[i]:g} to {high[i]:g}"
+            f"{box[i, 0]:g} to {box[i, 1]:g}"
         )
     if steps is None:
-        steps = (high - low) / 4 if low is not None and high is not None else np.ones(1)
+        steps = np.ones(1) if box is None else (box[:, 1] - box[:, 0]) / 4
     if steps.ndim > 1 or not (steps > 0).all():
         raise UsageError("Optimizer: scale must be a positive number, or one per coordinate")
     wide = np.array(np.broadcast_to(steps, (count,)), dtype=np.float64)
-    return VectorSpace(first, wide, low if boxed else None, high if boxed else None)
+    return VectorSpace(first, wide, box)
 
 
 def _numbers(name: str, given: Any) -> Floats:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -22,6 +22,22 @@ class Series:
     high: Sequence[float] | None = None
     dots: bool = False
     """Draw points instead of a joined line."""
+
+
+def estimate_series(steps: Iterable[tuple[int, float | None, float | None]]) -> Series:
+    """The value difference Δ̂ over steps with its 95 % interval, units of the link.
+
+    ``steps`` are (step, Δ̂, standard error); those without a Δ̂ are left out.
+    """
+    rows = [(step, value, error or 0.0) for step, value, error in steps if value is not None]
+    return Series(
+        "Δ̂",
+        [step for step, _, _ in rows],
+        [value for _, value, _ in rows],
+        [value - 1.96 * error for _, value, error in rows],
+        [value + 1.96 * error for _, value, error in rows],
+        dots=True,
+    )
 
 
 def ticks(low: float, high: float, wanted: int = 5) -> list[float]:

@@ -15,7 +15,7 @@ from szpo.analysis import improvement
 from szpo.errors import UsageError
 from szpo.ledger.database import Ledger
 from szpo.reports import gain_chart
-from szpo.reports.charts import Series
+from szpo.reports.charts import Series, estimate_series
 from szpo.reports.dataframes import Tables
 from szpo.training import step_rows
 from szpo.training.step_rows import StepRow
@@ -55,17 +55,7 @@ def estimates(run: GivenRun, ax: Axes | None = None) -> Axes:
     Raises:
         UsageError: no step is applied.
     """
-    rows = [row for row in _read(run) if row.estimate is not None]
-    values = [row.estimate or 0.0 for row in rows]
-    errors = [1.96 * (row.stderr or 0.0) for row in rows]
-    series = Series(
-        "Δ̂",
-        [row.step for row in rows],
-        values,
-        [value - error for value, error in zip(values, errors, strict=True)],
-        [value + error for value, error in zip(values, errors, strict=True)],
-        dots=True,
-    )
+    series = estimate_series((row.step, row.estimate, row.stderr) for row in _read(run))
     axes = _draw(series, ax, ("step", "units of the link", "Value difference Δ̂"))
     axes.axhline(0.0, color="grey", linestyle="--", linewidth=1)
     return axes

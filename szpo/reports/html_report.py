@@ -22,7 +22,7 @@ from szpo.analysis.improvement import Improvement
 from szpo.config.schema import Config
 from szpo.ledger.database import Ledger
 from szpo.reports import gain_chart
-from szpo.reports.charts import Series, line_chart, standalone
+from szpo.reports.charts import Series, estimate_series, line_chart, standalone
 from szpo.training import held_out, summary
 from szpo.training.summary import Facts, Summary
 from szpo.types import Answer, Comparison, Prompt, Vote
@@ -177,22 +177,10 @@ def _figures(
         reference=0.5,
         bounds=(0.5, 1),
     )
-    moved = [f for f in facts if f.estimate is not None]
-    errors = [1.96 * (f.stderr or 0) for f in moved]
-    estimates = [f.estimate or 0.0 for f in moved]
     yield _figure(
         "Value difference Δ̂",
         "what the votes of a step say, in units of the link, with its 95 % interval",
-        [
-            Series(
-                "Δ̂",
-                [f.step for f in moved],
-                estimates,
-                [e - h for e, h in zip(estimates, errors, strict=True)],
-                [e + h for e, h in zip(estimates, errors, strict=True)],
-                dots=True,
-            )
-        ],
+        [estimate_series((f.step, f.estimate, f.stderr) for f in facts)],
         "units of the link",
         reference=0.0,
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ import pytest
 from szpo.errors import RunError
 from szpo.ledger.database import Ledger
 from szpo_ui.bench import browse, panel_load
-from szpo_ui.operator import vote_filter, vote_pages
+from szpo_ui.operator import vote_filter, vote_pages, votes_page
 from szpo_ui.operator.vote_index import VoteIndex
 from szpo_ui.web import credentials
 
@@ -67,3 +69,31 @@ def test_every_kind_of_page_is_answered(monkeypatch: pytest.MonkeyPatch) -> None
     assert all(
         0 < page["p50"] <= page["p95"] <= page["slowest"] for page in found["pages"].values()
     )
+
+
+def test_a_page_waits_for_one_part_of_the_reading_however_many_came_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    browse.make_run(tmp_path / "run.db", 1)
+    parts: list[float] = []
+
+    def never_whole(self: Any, index: VoteIndex, seconds: float, *, words: bool = False) -> bool:
+        parts.append(seconds)
+        return True
+
+    monkeypatch.setattr(votes_page.Reader, "_catch_up", never_whole)
+    start, last, go = threading.Event(), threading.Event(), threading.Event()
+    with Ledger.open(tmp_path / "run.db") as ledger:
+        site: Any = SimpleNamespace(ledger=ledger, clock=ledger.clock)
+        reader = votes_page.Reader(site)
+        reader.ask(lambda index: start.wait(10), words=False)
+        for _ in range(18):
+            reader.ask(lambda index: None, words=False)
+        reader.ask(lambda index: (last.set(), go.wait(10)), words=False)
+        start.set()  # all twenty stand in the queue, and nothing is read between them
+        assert last.wait(10)
+        before = len(parts)
+        asked = reader.ask(lambda index: list(parts), words=False)
+        go.set()
+        assert asked.result(10)[before:] == [votes_page.GO_ON_S, votes_page.CATCH_UP_S]
+        reader.close()

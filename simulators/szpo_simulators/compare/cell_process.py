@@ -73,20 +73,34 @@ def write_record(path: Path, spec: Mapping[str, Any], found: Any) -> None:
         draft.write_text(json.dumps({"asked": dict(spec), "found": found}), encoding="utf-8")
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the cell on stdin and write its record to the path given; 0, or an error's exit code."""
+def answer(
+    arguments: Sequence[str], run: Callable[[dict[str, Any], Path, Callable[[float], None]], Any]
+) -> int:
+    """Run the cell on stdin and write its record to the path given; 0, or an error's exit code.
+
+    ``run`` gets the spec, the record's path, and what takes the share that is done.
+    """
     spec, path = json.loads(sys.stdin.read()), Path(arguments[0])
-    base = None
-    if "base" in spec:
-        record = json.loads(path.with_name(f"{spec['base']}.json").read_text(encoding="utf-8"))
-        base = record["found"]["measurement"]
     try:
-        found = run_cell(spec, base, lambda share: print(f"{share:.4f}", flush=True))
+        found = run(spec, path, lambda share: print(f"{share:.4f}", flush=True))
     except SzpoError as error:
         print(error, file=sys.stderr)
         return error.exit_code
     write_record(path, spec, found)
     return 0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a cell of a comparison; see `answer`."""
+
+    def run(spec: dict[str, Any], path: Path, report: Callable[[float], None]) -> Any:
+        base = None
+        if "base" in spec:
+            file = path.with_name(f"{spec['base']}.json")
+            base = json.loads(file.read_text(encoding="utf-8"))["found"]["measurement"]
+        return run_cell(spec, base, report)
+
+    return answer(arguments, run)
 
 
 if __name__ == "__main__":

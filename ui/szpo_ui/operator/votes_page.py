@@ -31,6 +31,8 @@ from szpo_ui.web.site import VOTES, Site
 
 CATCH_UP_S: Final = 0.1
 """Seconds for which a page waits for the index; then it shows what the index has."""
+GO_ON_S: Final = 0.02
+"""Seconds of reading between requests for which a page may have to wait."""
 _T = TypeVar("_T")
 
 
@@ -41,6 +43,7 @@ class Reader:
         self._site: Final = site
         self._thread: Final = ThreadPoolExecutor(1, thread_name_prefix="szpo-browse")
         self._index: VoteIndex | None = None
+        self._going_on = False
 
     def ask(self, look: Callable[[VoteIndex], _T], *, words: bool) -> Future[_T]:
         """Call ``look`` with the index, as far as it could be brought up to date.
@@ -58,13 +61,15 @@ class Reader:
     def _look(self, look: Callable[[VoteIndex], _T], words: bool) -> _T:
         if self._index is None:
             self._index = VoteIndex(self._site.ledger.path, self._site.clock)
-        if self._catch_up(self._index, words=words):
+        more = self._catch_up(self._index, CATCH_UP_S, words=words)
+        if more and not self._going_on:  # one is enough, however many pages are open
+            self._going_on = True
             self._thread.submit(self._go_on)
         return look(self._index)
 
-    def _catch_up(self, index: VoteIndex, *, words: bool = False) -> bool:
-        """Bring the index up to date, for `CATCH_UP_S` at most; True while there is more."""
-        until, live = time.monotonic() + CATCH_UP_S, controls.is_live(index.ledger)
+    def _catch_up(self, index: VoteIndex, seconds: float, *, words: bool = False) -> bool:
+        """Bring the index up to date, for some seconds at most; True while there is more."""
+        until, live = time.monotonic() + seconds, controls.is_live(index.ledger)
         while more := index.advance(live=live, words=words):
             if time.monotonic() > until:
                 break
@@ -72,7 +77,9 @@ class Reader:
 
     def _go_on(self) -> None:
         """Read on between requests until nothing is left."""
-        if self._index is not None and self._catch_up(self._index):
+        self._going_on = False
+        if self._index is not None and self._catch_up(self._index, GO_ON_S):
+            self._going_on = True
             self._thread.submit(self._go_on)
 
 

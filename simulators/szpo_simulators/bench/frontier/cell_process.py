@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import time
@@ -10,10 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from szpo.errors import SzpoError
 from szpo.runs import machine_check
 from szpo_simulators.bench.frontier import plan
-from szpo_simulators.compare.cell_process import write_record
+from szpo_simulators.compare.cell_process import answer
 
 
 def run_cell(
@@ -59,17 +57,10 @@ def _commit() -> str | None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the cell on stdin and write its record to the path given; 0, or an error's exit code."""
-    spec, path = json.loads(sys.stdin.read()), Path(arguments[0])
-    try:
-        found = run_cell(
-            spec, path.parents[1], path.stem, lambda share: print(f"{share:.4f}", flush=True)
-        )
-    except SzpoError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    write_record(path, spec, found)
-    return 0
+    """Run a cell of a frontier; see `szpo_simulators.compare.cell_process.answer`."""
+    return answer(
+        arguments, lambda spec, path, report: run_cell(spec, path.parents[1], path.stem, report)
+    )
 
 
 if __name__ == "__main__":

@@ -83,15 +83,11 @@ def _open(spec: Mapping[str, Any], path: Path) -> tuple[Ledger, Parts, bool]:
         except SzpoError:  # killed while it was made
             ledger = None
         if ledger is not None:
-            return ledger, assemble.reopen(ledger, say=_quietly), True
+            return ledger, assemble.reopen(ledger, say=lambda line: None), True
     for file in path.parent.glob(f"{path.name}*"):
         file.unlink()
-    parts = assemble.build(load_config(spec), say=_quietly)
+    parts = assemble.build(load_config(spec), say=lambda line: None)
     return assemble.create(parts, path), parts, False
-
-
-def _quietly(line: str) -> None:
-    del line
 
 
 def steps_of(ledger: Ledger, votes: int) -> tuple[int, int, int]:
