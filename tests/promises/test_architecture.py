@@ -35,8 +35,8 @@ ORDER = {
         "cli",
     ),
     "szpo_ui": (
-        "headers", "web", "startup", "prolific", "panel", "operator", "posterior", "app", "folder",
-        "serve", "invite", "bench",
+        "headers", "languages", "web", "startup", "prolific", "panel", "operator", "posterior",
+        "app", "folder", "serve", "invite", "bench",
     ),
     "szpo_simulators": (
         "rewards", "study", "panels", "worlds", "baselines", "judges", "vpl", "compare", "bench",

@@ -1,5 +1,6 @@
 """The panelist's screen in several languages: complete, with every blank, and short enough."""
 
+import dataclasses
 import json
 import re
 import unicodedata
@@ -8,17 +9,28 @@ from typing import get_args
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from markupsafe import escape
 
 from szpo.config.run_sections import Panel
 from szpo.ledger.canonical import canonical, sha256
 from szpo.types import Choice
-from szpo_ui.panel import actions, render, texts
+from szpo.voting import calibration
+from szpo_ui.languages import texts
+from szpo_ui.panel import actions, render
 from szpo_ui.panel import page as panel_page
+from szpo_ui.panel.comparison_view import in_language
 from szpo_ui.panel.screens import State
+from szpo_ui.prolific import routes as prolific
+from szpo_ui.web import credentials, markup
+from szpo_ui.web.mounting import STATIC
+from tests.support.browser import make
 from tests.ui.test_render import Outline, html
 
 TRANSLATED = [code for code in texts.LANGUAGES if code != "en"]
-TABLES = ("choices", "reasons", "signs", "times", "shortcuts", "page", "notices", "live")
+TABLES = (
+    "choices", "reasons", "signs", "times", "shortcuts", "page", "notices", "live", "entrance",
+    "practice",
+)  # fmt: skip
 PLACES = {
     "choices": 18, "page.help": 8, "page.break": 8, "page.clear": 13, "page.confirm": 11,
     "page.cannot": 18, "page.guideline": 12, "page.same_short": 8, "page.same_note": 8,
@@ -68,7 +80,9 @@ def test_a_translation_has_every_sentence_with_its_blanks_and_none_in_english(co
         assert text == text.strip() and text, path
     same = {path for path, text in found.items() if text == ENGLISH[path]}
     words = {path for path in same if re.search(r"[a-z]{3}", re.sub(blanks, "", ENGLISH[path]))}
-    assert words <= {"page.login_name", "page.login_code"}  # the German words are these
+    german = {f"{where}_{what}" for where in ("page.login", "entrance.login")
+              for what in ("name", "code")}  # fmt: skip
+    assert words <= german, "where the German words are the English ones"
 
 
 @pytest.mark.parametrize("code", texts.LANGUAGES)
@@ -144,8 +158,6 @@ def test_the_browsers_first_known_language_is_taken_by_its_weight(header, code):
 
 
 def test_consent_names_the_language_and_hashes_the_wording_that_was_shown(tmp_path):
-    from tests.support.browser import make
-
     stage = make(tmp_path / "run.db")
     panelist = stage.site.service.enroll("person", "P-01")
     action = actions.Action(do="agree", ack="a", tab="tab-0001", lang="de")
@@ -155,3 +167,56 @@ def test_consent_names_the_language_and_hashes_the_wording_that_was_shown(tmp_pa
     body = json.loads(event["body"]) if isinstance(event["body"], str) else event["body"]
     assert body == {"panelist": panelist, "language": "de", "text": sha256(canonical(wording))}
     stage.ledger.close()
+
+
+def test_practice_is_read_in_ones_language_and_the_record_says_in_which(tmp_path):
+    english = calibration.practice_comparison()
+    assert in_language(english, texts.ENGLISH) is english
+    for row, each in zip(english.rows, texts.ENGLISH.practice, strict=True):
+        assert (row.prompt.text, row.plus.text, row.minus.text) == (
+            each["prompt"], each["better"], each["worse"],
+        )  # fmt: skip
+    asked = dataclasses.replace(english, kind="train")
+    assert in_language(asked, texts.LANGUAGES["zh"]) is asked, "what a model wrote stays"
+
+    stage = make(tmp_path / "run.db")
+    panelist = stage.site.service.enroll("person", "P-01")
+    stage.ledger.record_event("consent", panelist, {"panelist": panelist})
+    for code in ("es", "en"):
+        told = {"ack": "a", "tab": "tab-0001", "lang": code}
+        screen = actions.act(
+            stage.site, panelist, "P-01", actions.Action(do="practice", **told), nobody
+        )
+        assert screen.sheet is not None and screen.state == "practice"
+        of_language = texts.LANGUAGES[code].practice
+        assert {pair.prompt for pair in screen.sheet.pairs} == {p["prompt"] for p in of_language}
+        form = actions.VoteForm(choice="A", idem=f"practice-read-in-{code}", dwell_ms=9000, seen=3)
+        cast = actions.Action(do="vote", seat=screen.seat, ballot=form, **told)
+        assert actions.act(stage.site, panelist, "P-01", cast, nobody).state == "feedback"
+        (vote,) = stage.ledger.query("SELECT details FROM votes ORDER BY rowid DESC LIMIT 1")
+        details = json.loads(vote["details"])
+        assert details.get("language") == (None if code == "en" else code)
+        assert details["words"] == screen.sheet.words
+    stage.ledger.close()
+
+
+def nobody(panelist, tab):
+    return False
+
+
+def test_the_pages_before_the_panel_have_a_sentence_for_every_refusal():
+    codes = {*get_args(credentials.Reason), *prolific.STATUS}
+    codes |= {"unknown", "unknown_link", "used", "locked", "too_many", "setup", "invalid"}
+    for code, language in texts.LANGUAGES.items():
+        assert codes < set(language.entrance["refused"])
+        for name in ("login", "join", "setup"):
+            page = markup.entrance(name, code)
+            assert f'<html lang="{language.tag}">' in page
+            spoken = re.search(r'id="texts">(.*?)</script>', page, re.S)[1]
+            assert json.loads(spoken)[code]["refused"] == language.entrance["refused"]
+            for key in re.findall(r'data-(?:t|label)="(\w+)"', page):
+                assert str(escape(language.entrance[key])) in page, key
+    scripts = [(STATIC / f"{name}.js").read_text() for name in ("entrance", "login", "join")]
+    used = set(re.findall(r"\bT\.(\w+)", "".join(scripts)))
+    assert used - {"tag"} <= set(texts.ENGLISH.entrance) and len(used) > 8
+    assert 'lang="en"' in markup.entrance("setup", translated=False), "the operator's"

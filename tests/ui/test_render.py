@@ -10,8 +10,9 @@ import pytest
 
 from szpo.training.status import RoundStatus
 from szpo.types import Answer, Assignment, Comparison, Prompt, Row
+from szpo_ui.languages import texts
 from szpo_ui.panel import page as panel_page
-from szpo_ui.panel import render, screens, texts
+from szpo_ui.panel import render, screens
 from szpo_ui.panel.comparison_view import sheet
 from szpo_ui.panel.facts import Facts, Progress
 from szpo_ui.panel.screens import Answered, Closed, Feedback, Screen, State

@@ -87,9 +87,10 @@ def test_the_first_page_says_how_far_it_is_to_those_who_asked_by_the_sites_name(
         status = client.get("/setup-status").json()
         assert (status["run"], status["stages"]) == ("mine", [["<b>scores</b>", 3, 4]])
         shown = client.get("/operate/")
-        assert 'data-who="operator"' in shown.text and "scores" not in shown.text
+        assert 'id="stages"' in shown.text and "scores" not in shown.text
         assert "script-src 'self';" in shown.headers["content-security-policy"]
-        assert 'data-who="panelist"' in client.get("/login").text
+        early = client.get("/login", headers={"Accept-Language": "es"}).text
+        assert "El panel abrirá pronto" in early and 'id="stages"' not in early
         for refused in (client.post("/api/session", json={}), client.get("/healthz")):
             assert (refused.status_code, refused.headers["retry-after"]) == (503, "2")
         assert client.get("/", headers={"Host": "evil.example"}).status_code == 400
@@ -114,7 +115,7 @@ def test_a_panelist_who_comes_early_gets_to_the_welcome_page_without_a_click(
         report("base answers", 24, 96)
         early.goto(f"{address.url}/login#t={token}")
         early.get_by_role("heading", name="The panel opens soon").wait_for()
-        assert not early.locator(".for-operator").is_visible()
+        assert early.locator("#stages").count() == 0
         late.goto(address.url)
         late.get_by_text("Base answers, 25 %").wait_for()
         late.screenshot(path="/tmp/shots/setup-light.png")

@@ -21,16 +21,19 @@ import uvicorn
 
 from szpo.notices import setup_progress
 from szpo_ui.headers import COMMON, OWN_POLICY
+from szpo_ui.languages.texts import choose_language
 from szpo_ui.web.address import SiteAddress
+from szpo_ui.web.markup import entrance
 from szpo_ui.web.server import configure
 
 FILES: Final = {
     "/static/setup.js": "text/javascript",
+    "/static/entrance.js": "text/javascript",
     "/static/setup.css": "text/css",
     "/static/login.css": "text/css",
     "/static/icon.svg": "image/svg+xml",
 }
-"""What the page consists of, by kind."""
+"""The files of the page, by kind."""
 PANELISTS: Final = ("/login", "/panel", "/join")
 """Beginnings of the paths on which panelists come: they see no stages."""
 _BUSY: Final = "this run is being set up; try again in a moment"
@@ -67,7 +70,7 @@ class Startup:
     def _answer(self, scope: Any) -> tuple[int, str, bytes]:
         """Status, kind and body for a request."""
         path: str = scope["path"]
-        asked = next((v.decode("latin-1") for k, v in scope["headers"] if k == b"host"), "")
+        asked = _header(scope, b"host")
         if asked.rsplit(":", 1)[0].strip("[]") not in self.names:
             return 400, "text/plain", b"Invalid host header"
         if path in FILES:
@@ -77,10 +80,10 @@ class Startup:
         if scope["method"] not in ("GET", "HEAD") or path == "/healthz" or "api/" in path:
             refusal = {"error": "setup", "message": _BUSY}
             return 503, "application/json", json.dumps(refusal).encode()
-        page = (self._folder / "setup.html").read_text(encoding="utf-8")
-        if path.startswith(PANELISTS):
-            page = page.replace('data-who="operator"', 'data-who="panelist"')
-        return 200, "text/html", page.encode()
+        if not path.startswith(PANELISTS):
+            return 200, "text/html", entrance("setup", translated=False).encode()
+        language = choose_language("", _header(scope, b"accept-language"))
+        return 200, "text/html", entrance("setup", language.code).encode()
 
     def _status(self) -> dict[str, Any]:
         """What the page's script asks for, again and again."""
@@ -91,6 +94,11 @@ class Startup:
             "seconds": round(time.monotonic() - self._began),
             "stages": [[each.name, each.done, each.of] for each in stages or ()],
         }
+
+
+def _header(scope: Any, name: bytes) -> str:
+    """A header of a request; empty where it has none."""
+    return next((v.decode("latin-1") for k, v in scope["headers"] if k == name), "")
 
 
 @contextmanager

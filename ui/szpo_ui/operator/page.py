@@ -32,10 +32,11 @@ from szpo.generation import sample_check
 from szpo.generation.answer_shares import BOUNDS, NAMES
 from szpo.intervals import Share
 from szpo.reports import bundle, gain_chart
+from szpo_ui.languages import texts
 from szpo_ui.operator import charts, controls
 from szpo_ui.operator.controls import Command, Reply
 from szpo_ui.operator.state import OperatorState, columns, read_state, version
-from szpo_ui.panel import render, texts
+from szpo_ui.panel import render
 from szpo_ui.panel.screens import Screen
 from szpo_ui.web import login
 from szpo_ui.web.markup import environment, style, whole

@@ -14,8 +14,9 @@ from szpo.types import Choice
 from szpo.voting import casting, second_seats
 from szpo.voting.casting import VoteConflictError, VoteRequest
 from szpo.voting.service import SeatKind
-from szpo_ui.panel import own_seats, screens, texts
-from szpo_ui.panel.comparison_view import sheet
+from szpo_ui.languages import texts
+from szpo_ui.panel import own_seats, screens
+from szpo_ui.panel.comparison_view import in_language, sheet
 from szpo_ui.panel.screens import Alive, Feedback, Mode, PageState, Screen
 from szpo_ui.prolific import participants
 from szpo_ui.web.site import Site
@@ -65,7 +66,7 @@ def act(site: Site, panelist: str, name: str, action: Action, alive: Alive) -> S
     Raises:
         UsageError: a seat that is not this panelist's, or a ballot without one.
     """
-    page = PageState(action.tab, action.seat, action.mode)
+    page = PageState(action.tab, action.seat, action.mode, lang=action.lang)
     notice: str | None = None
     match action.do:
         case "vote":
@@ -112,9 +113,10 @@ def _vote(site: Site, panelist: str, name: str, action: Action, alive: Alive) ->
     form, row = action.ballot, own_seats.seat_row(site, panelist, action.seat or "")
     if form is None or row is None:
         raise UsageError("vote: there is no such comparison for this panelist")
+    page = PageState(action.tab, lang=action.lang)
     notice = "skipped" if form.choice == "skip" else None
     try:
-        receipt = _cast(site, panelist, row, action.tab, form)
+        receipt = _cast(site, panelist, row, action, form)
     except VoteConflictError as conflict:
         if conflict.code == "stale_tab":
             return screens.elsewhere(site, panelist, name)
@@ -122,7 +124,7 @@ def _vote(site: Site, panelist: str, name: str, action: Action, alive: Alive) ->
     else:
         if row["kind"] == "practice":
             feedback = Feedback(form.choice, screens.expected_choice(row))
-            screen = screens.look(site, panelist, name, PageState(action.tab), alive)
+            screen = screens.look(site, panelist, name, page, alive)
             return dataclasses.replace(
                 screen, state="feedback", feedback=feedback, sheet=None, seat=None
             )
@@ -130,7 +132,7 @@ def _vote(site: Site, panelist: str, name: str, action: Action, alive: Alive) ->
             notice = notice or "thanks"
         elif receipt.late and not second_seats.is_second(site.ledger, row["assignment"]):
             notice = "late"
-    screen = screens.look(site, panelist, name, PageState(action.tab), alive)
+    screen = screens.look(site, panelist, name, page, alive)
     return dataclasses.replace(screen, notice=notice)
 
 
@@ -140,14 +142,14 @@ _CLOSED: Final = {"train": "closed", "final": "final_closed"}
 
 
 def _cast(
-    site: Site, panelist: str, row: dict[str, Any], tab: str, form: VoteForm
+    site: Site, panelist: str, row: dict[str, Any], action: Action, form: VoteForm
 ) -> casting.Receipt:
     """Store the vote, or find that it is stored.
 
     Raises:
         VoteConflictError: what `VoteService.cast` refuses.
     """
-    details = _details(site, row, form)
+    details = _details(site, row, form, texts.choose_language(action.lang, None))
 
     def cast(fast: bool) -> casting.Receipt:
         return site.service.cast(
@@ -158,7 +160,7 @@ def _cast(
                 skip_reason=form.reason,
                 dwell_ms=form.dwell_ms,
                 details={**details, "fast": fast},
-                tab=tab,
+                tab=action.tab,
                 panelist=panelist,
             )
         )
@@ -173,11 +175,14 @@ def _cast(
         return cast(not details["fast"])
 
 
-def _details(site: Site, row: dict[str, Any], form: VoteForm) -> dict[str, Any]:
+def _details(
+    site: Site, row: dict[str, Any], form: VoteForm, language: texts.Language
+) -> dict[str, Any]:
     """The details stored with a vote; all but ``fast`` depend on the form alone."""
     comparison = site.ledger.comparison(row["comparison"])
     assert comparison is not None, row["comparison"]
-    shown = sheet(comparison, screens.read_assignment(row))
+    read = in_language(comparison, language)
+    shown = sheet(read, screens.read_assignment(row))
     rows = {str(pair.row) for pair in shown.pairs}
     # The page's reading time is not trusted: at most the time since the texts were served counts.
     # A negative time means that the clock was set back; then that bound is unknown.
@@ -197,6 +202,8 @@ def _details(site: Site, row: dict[str, Any], form: VoteForm) -> dict[str, Any]:
         details["view"] = form.view
     if form.report:
         details["report"] = True
+    if read is not comparison:
+        details["language"] = language.code
     return details
 
 

@@ -7,13 +7,14 @@ seat in the ledger.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from markupsafe import Markup
 
 from szpo.training.summary import WORDS_PER_MINUTE
 from szpo.types import Answer, Assignment, Comparison, Prompt, Row
+from szpo_ui.languages.texts import ENGLISH, Language
 from szpo_ui.panel import formatted
 from szpo_ui.web.diff import Piece, compare, words
 from szpo_ui.web.markup import whole
@@ -103,6 +104,20 @@ class Sheet:
         """Mean similarity of the compared pairs that differ; None where none was compared."""
         found = [pair.similarity for pair in self.pairs if pair.similarity is not None]
         return round(sum(found) / len(found), 3) if found else None
+
+
+def in_language(comparison: Comparison, language: Language) -> Comparison:
+    """The comparison as a reader gets it: the practice comparison, szpo's own, in their language.
+
+    The record holds it in English. Texts of prompts and models are never translated.
+    """
+    if comparison.kind != "practice" or language is ENGLISH:
+        return comparison
+    rows = (
+        Row(Prompt.user(each["prompt"]), Answer(each["better"]), Answer(each["worse"]))
+        for each in language.practice
+    )
+    return replace(comparison, rows=tuple(rows))
 
 
 def sheet(comparison: Comparison, seat: Assignment) -> Sheet:

@@ -19,7 +19,8 @@ from pydantic import ValidationError
 
 from szpo.errors import SzpoError, UsageError
 from szpo.ledger.canonical import canonical, sha256
-from szpo_ui.panel import own_seats, render, screens, texts
+from szpo_ui.languages import texts
+from szpo_ui.panel import own_seats, render, screens
 from szpo_ui.panel.actions import Action, act
 from szpo_ui.panel.screens import PageState
 from szpo_ui.web import login

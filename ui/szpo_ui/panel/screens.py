@@ -17,8 +17,9 @@ from szpo.types import Assignment, Choice
 from szpo.voting import finals, second_seats
 from szpo.voting.counting import StepVotes
 from szpo.voting.service import VoteService
+from szpo_ui.languages.texts import choose_language
 from szpo_ui.panel import facts, own_seats
-from szpo_ui.panel.comparison_view import Sheet, sheet
+from szpo_ui.panel.comparison_view import Sheet, in_language, sheet
 from szpo_ui.panel.facts import Facts, Progress
 from szpo_ui.prolific import participants
 from szpo_ui.prolific.participants import Standing
@@ -48,6 +49,8 @@ class PageState:
     mode: Mode = ""
     leave: bool = False
     """Leave the seat that is shown and go on to the next screen."""
+    lang: str = ""
+    """The code of the page's language."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +118,7 @@ class Screen:
     final: bool = False
     """There is a blind final comparison that this panelist has not answered."""
     notice: str | None = None
-    """The code of a line above the screen (`szpo_ui.panel.texts.Language.notices`)."""
+    """The code of a line above the screen (`szpo_ui.languages.texts.Language.notices`)."""
     mode: Mode = ""
     error: str | None = None
     study: Standing | None = None
@@ -286,10 +289,11 @@ class _Viewer:
         )
         before = [seat for seat in given if seat["assignment"] != row["assignment"]]
         details = json.loads(row["details"] or "{}")
+        language = choose_language(self.page.lang, None)
         return self.make_screen(
             state,
             seat=row["assignment"],
-            sheet=sheet(comparison, read_assignment(row)),
+            sheet=sheet(in_language(comparison, language), read_assignment(row)),
             step=row["step"] if row["kind"] == "train" else self.status.step,
             number=next(
                 (i for i, s in enumerate(given, 1) if s["assignment"] == row["assignment"]),

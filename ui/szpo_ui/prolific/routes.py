@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from typing import Final
 from urllib.parse import urlencode, urlsplit
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from szpo_ui.prolific import participants
 from szpo_ui.prolific.participants import Arrival, ArrivalError
 from szpo_ui.web import credentials, login
+from szpo_ui.web.markup import entrance
 from szpo_ui.web.rate import Buckets, network
 from szpo_ui.web.requests import read, refuse
 from szpo_ui.web.site import Site
@@ -21,7 +21,6 @@ from szpo_ui.web.site import Site
 ARRIVALS_PER_SECOND, ARRIVALS_AT_ONCE = 1.0, 60
 """Rate limit of the open link for one network: a university may come by one address."""
 STATUS: Final = {"other_study": 403, "time_over": 410, "full": 409, "ended": 403}
-_PAGE = resources.files("szpo_ui") / "static" / "join.html"
 
 
 class Join(BaseModel):
@@ -42,8 +41,8 @@ def router(site: Site) -> APIRouter:
     arrivals = Buckets(site.clock, rate=ARRIVALS_PER_SECOND, burst=ARRIVALS_AT_ONCE)
 
     @made.get("/join")
-    def page() -> Response:
-        return FileResponse(str(_PAGE), media_type="text/html; charset=utf-8")
+    def page(request: Request) -> Response:
+        return HTMLResponse(entrance("join", login.preferred_language(request).code))
 
     @made.post("/join")
     async def join(request: Request) -> Response:

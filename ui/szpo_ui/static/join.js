@@ -4,15 +4,6 @@
 const given = new URLSearchParams(location.search);
 const declined = location.hash === "#declined";
 const said = document.getElementById("said");
-const why = {
-  other_study: "This link belongs to another study. Open yours from Prolific again.",
-  time_over: "The time for this study is over. Please return your submission on Prolific.",
-  full: "All places of this study are taken. Please return your submission on Prolific.",
-  ended: "Your part in this study has ended. Please go back to Prolific.",
-  too_many: "Too many people come at once. Load the link again in a minute.",
-  setup: "The study is being made ready. Load the link again in a minute.",
-};
-
 function end(head, text) {
   document.getElementById("head").textContent = head;
   document.getElementById("text").hidden = true;
@@ -30,17 +21,17 @@ async function join(body) {
     });
     const told = await answer.json();
     if (answer.ok) location.replace(told.go);
-    else end("You cannot take part", why[told.error] || `The link is not complete: ${told.message}.`);
+    else end(T.join_refused, refusal(told.error));
   } catch {
-    end("No connection", "The server cannot be reached. Load the link from Prolific again.");
+    end(T.join_offline, T.no_server);
   }
 }
 
 history.replaceState(null, "", location.pathname);
 if (declined) {
-  end("You do not take part", "Please return your submission on Prolific. Nothing you saw is counted.");
+  end(T.join_declined, T.join_declined_text);
 } else if (!given.get("PROLIFIC_PID")) {
-  end("Open the study from Prolific", "This link lacks what Prolific adds to it.");
+  end(T.join_bare, T.join_bare_text);
 } else {
   join({
     participant: given.get("PROLIFIC_PID"),

@@ -31,9 +31,9 @@ async function send(path, body) {
       location.replace(here && `${wanted}/`.startsWith(told.go) ? wanted : told.go);
       return;
     }
-    say(told.message);
+    say(refusal(told.error === "unknown" && path === "/redeem" ? "unknown_link" : told.error));
   } catch {
-    say("The server cannot be reached. Check the connection and try again.");
+    say(T.no_server);
   }
   button.disabled = false;
   document.getElementById("name").focus();
@@ -44,7 +44,7 @@ form.addEventListener("submit", (event) => {
   const name = form.elements.name.value.trim();
   const code = form.elements.code.value.trim();
   if (!name || !code) {
-    say("Give your name and your code.");
+    say(T.login_give);
     return;
   }
   send("/login", { name, code });

@@ -3,7 +3,7 @@
 const stage = document.getElementById("stage"); // read out when it changes, unlike the time
 const share = document.getElementById("share");
 const bar = document.getElementById("bar");
-const list = document.getElementById("stages");
+const list = document.getElementById("stages"); // operators see them, panelists do not
 const said = document.getElementById("said");
 let missed = 0;
 
@@ -39,7 +39,8 @@ async function look() {
       location.reload(); // the run's own pages are here; what stands behind # in the address stays
       return;
     }
-    show(await answer.json());
+    const found = await answer.json();
+    if (list) show(found);
     missed = 0;
   } catch {
     missed += 1;

@@ -13,7 +13,6 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from importlib import resources
 from typing import Any, Final, TypeVar
 
 from fastapi import APIRouter, HTTPException, Request
@@ -21,14 +20,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.requests import cookie_parser
-from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from szpo.errors import SzpoError
 from szpo.ledger.canonical import sha256
 from szpo.ledger.database import Ledger
-from szpo_ui.web import credentials
+from szpo_ui.languages.texts import Language, choose_language
+from szpo_ui.web import credential_rows, credentials
 from szpo_ui.web.credential_rows import Role
 from szpo_ui.web.credentials import AccessError, Fault, Identity
+from szpo_ui.web.markup import entrance
 from szpo_ui.web.rate import MOST_KEYS, Buckets, Locks, network
 from szpo_ui.web.requests import read, refuse
 from szpo_ui.web.site import Door
@@ -39,7 +40,6 @@ LOGINS_PER_SECOND, LOGINS_AT_ONCE = 1 / 6, 10
 """Rate limit of one person's logins with right codes."""
 SCOPE = "szpo.identity"
 """Key under which `AccessControl` leaves the identity for the handlers of the request."""
-_LOGIN = resources.files("szpo_ui") / "static" / "login.html"
 
 
 def cookie_name(secure: bool, prefix: str = "") -> str:
@@ -187,8 +187,8 @@ def router(site: Door, sessions: Sessions) -> APIRouter:
         return RedirectResponse(home_of(site, identity(site, request).role), 303)
 
     @routes.get("/login")
-    def page() -> Response:
-        return FileResponse(str(_LOGIN), media_type="text/html; charset=utf-8")
+    def page(request: Request) -> Response:
+        return HTMLResponse(entrance("login", preferred_language(request).code))
 
     @routes.post("/login")
     async def login(request: Request) -> Response:
@@ -210,9 +210,17 @@ def router(site: Door, sessions: Sessions) -> APIRouter:
         if isinstance(given, Response):
             return given
         check = partial(credentials.check_link, token=given.token)
-        if isinstance(name := await _check_secret(check), Response):
-            return name
+        if isinstance(refusal := await _check_secret(check), Response):
+            if found := await _their_own(given.token, request):
+                return JSONResponse({"go": home_of(site, found.role), "name": found.name})
+            return refusal
         return await _let_in(partial(credentials.redeem, site.ledger, given.token), request)
+
+    async def _their_own(token: str, request: Request) -> Identity | None:
+        """The session of somebody who opens their own used link again, in the same browser."""
+        found = await sessions.of(request.headers)
+        used = await sessions.ask(partial(_name_behind_used, token=token))
+        return found if isinstance(found, Identity) and found.name == used else None
 
     async def _by_code(given: Login, request: Request, *, cookie: bool = True) -> Response:
         key = f"{given.name.strip().casefold()} {_network(request)}"
@@ -269,6 +277,17 @@ def router(site: Door, sessions: Sessions) -> APIRouter:
         return answer
 
     return routes
+
+
+def preferred_language(request: Request) -> Language:
+    """The language of a page for somebody of whom only the browser's preference is known."""
+    return choose_language("", request.headers.get("accept-language"))
+
+
+def _name_behind_used(ledger: Ledger, token: str) -> str | None:
+    """The name of a link that was used before."""
+    row = credential_rows.find(ledger, token, ("used",))
+    return None if row is None else credential_rows.name_of(row)
 
 
 def _token(site: Door, headers: Headers) -> str | None:

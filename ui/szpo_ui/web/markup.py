@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from importlib import resources
 from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from szpo_ui.languages.texts import LANGUAGES
 from szpo_ui.web.diff import Piece
 
 _HIDDEN: Final = re.compile(
@@ -44,6 +46,25 @@ def environment(
     made.filters.update(prose=prose, **filters)
     made.globals.update(names)
     return made
+
+
+@cache
+def entrance(name: str, code: str = "en", *, translated: bool = True) -> str:
+    """A page for those who are not let in yet: ``login``, ``join`` or ``setup``, as HTML.
+
+    ``code`` is its language. A page that is not ``translated`` is the operator's, in English.
+    """
+    language = LANGUAGES[code]
+    return (
+        environment(filters={}, names={})
+        .get_template(f"entrance/{name}.html")
+        .render(
+            language=language,
+            t=language.entrance,
+            translated=translated,
+            spoken={each.code: {"tag": each.tag, **each.entrance} for each in LANGUAGES.values()},
+        )
+    )
 
 
 def style(page: str) -> str:

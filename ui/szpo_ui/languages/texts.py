@@ -1,19 +1,20 @@
 """The panelist's sentences: one file for each language, and the choice of a reader's language.
 
-`languages/CODE.toml` holds every sentence of one language; ``{name}`` stands for what is filled
-in. Whoever adds a language adds a file there, and nothing else.
+`CODE.toml` beside this file holds every sentence of one language; ``{name}`` stands for what is
+filled in. Whoever adds a language adds such a file, and nothing else.
 """
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import resources
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from szpo.types import Choice
+if TYPE_CHECKING:  # it loads NumPy, for which a run's first page would wait
+    from szpo.types import Choice
 
 KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "A": ("←", "1"), "tie": ("2", "0"), "B": ("→", "3"), "confirm": ("Enter",),
@@ -28,7 +29,7 @@ LONGEST_HEADER: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class Language:
-    """All sentences of the panelist's screen in one language, as its file has them."""
+    """All that panelists read of szpo in one language, as its file has them."""
 
     code: str
     """The name of its file, and what a browser calls it: ``de``."""
@@ -52,6 +53,10 @@ class Language:
     """Lines above the screen, by code."""
     live: Mapping[str, str]
     """Sentences of the script."""
+    entrance: Mapping[str, Any]
+    """Of the pages before the panel: login, a study's open link, a run that is being set up."""
+    practice: Sequence[Mapping[str, str]]
+    """Prompt, better and worse answer of each row of the practice comparison."""
 
     def consent(self, second: bool) -> list[str]:
         """What people agree to; ``second``: some comparisons are shown to one more person."""
@@ -73,7 +78,7 @@ class Language:
 
 def _read_all() -> dict[str, Language]:
     """Every language of the folder, by code; English, which the others follow, first."""
-    folder = resources.files("szpo_ui.panel") / "languages"
+    folder = resources.files("szpo_ui.languages")
     found = {}
     for file in folder.iterdir():
         code, _, ending = file.name.partition(".")

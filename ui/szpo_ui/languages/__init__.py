@@ -1,0 +1,1 @@
+"""What the pages of panelists say, in several languages."""
