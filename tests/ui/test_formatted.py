@@ -13,6 +13,7 @@ from szpo.types import Answer, Assignment, Comparison, Prompt, Row
 from szpo_ui.panel import formatted
 from szpo_ui.panel.comparison_view import sheet
 from szpo_ui.panel.formatted import ATTRIBUTES, CLASSES, TAGS
+from szpo_ui.web.diff import Piece
 from szpo_ui.web.markup import whole
 from tests.support.xss_corpus import LONG, PAYLOADS
 
@@ -165,3 +166,37 @@ def test_a_short_conversation_is_unfolded_and_counted_and_only_the_model_is_form
     long = shown("So.", "Or so.", earlier=(*talk, ("user", "word " * 150)))
     assert not long.pairs[0].unfolded and long.words == 1 + 1 + 2
     assert not shown("So.", "Or so.", earlier=talk[:1]).pairs[0].unfolded
+
+
+@given(st.text(alphabet="ab 1.)-+=#*_`~[]|>\\\\<&!\n\t\u3000é", max_size=40))
+def test_what_has_no_sign_of_markdown_is_rightly_not_parsed(text):
+    found = formatted._parse(text)
+    if not formatted._SIGNS.search(text):
+        assert found is None or not found.marked_up
+    assert (formatted.with_marks([text], mark_a) is None) == (found is None or not found.marked_up)
+
+
+def mark_a(visible):
+    """Every "a" marked, as a search does."""
+    return [Piece(part, differs=part == "a") for part in re.split("(a)", visible) if part]
+
+
+@pytest.mark.parametrize("text", PAYLOADS, ids=range(len(PAYLOADS)))
+def test_an_attack_that_is_searched_for_stays_text(text):
+    found = formatted.with_marks([f"**so a** {text}", f"- {text}"], mark_a)
+    for html in found or ():
+        assert_harmless(html)
+    if found:
+        assert found[0].startswith('<p dir="auto"><strong>so <span class="sz-diff">a</span>')
+
+
+def test_texts_are_formatted_together_or_not_at_all():
+    def plain(visible):
+        return [Piece(visible)]
+
+    assert formatted.with_marks(["plain.", "text"], plain) is None
+    assert [str(html) for html in formatted.with_marks(["plain.", "*text*"], plain)] == [
+        '<p dir="auto">plain.</p>\n', '<p dir="auto"><em>text</em></p>\n',
+    ]  # fmt: skip
+    too_long = "x" * (formatted.MOST_LETTERS + 1)
+    assert formatted.with_marks(["*text*", too_long], plain) is None

@@ -16,6 +16,7 @@ import pytest
 from szpo.voting.casting import VoteRequest
 from szpo_ui.operator import controls, vote_pages
 from szpo_ui.operator.controls import Command
+from szpo_ui.panel.formatted import TAGS
 from szpo_ui.web import credentials, security
 from tests.support.browser import NARROW, ZOOMED, Stage, misfits, violations
 from tests.support.xss_corpus import HOST, LONG, MARKER, PAYLOADS
@@ -28,11 +29,16 @@ ADDRESSES = ("/operate/votes?q=answer", "/operate-api/votes.csv", "/operate-api/
 
 
 def hostile(step: int, i: int, side: str) -> str:
-    """Every payload once within two rounds, one very long line among them."""
+    """Every payload within two rounds, bare and then in Markdown, one very long line first."""
     place = i + 2 * ROWS * step - 1
     if place < 0:
         return LONG if side == "plus" else "short"
-    return PAYLOADS[(2 * place + (side == "plus")) % len(PAYLOADS)]
+    at = 2 * place + (side == "plus")
+    made = PAYLOADS[at % len(PAYLOADS)]
+    return made if at < len(PAYLOADS) else WITHIN[at % len(WITHIN)].format(made)
+
+
+WITHIN = ("- **so** {}", "> *so* {}", "**so**\n```html\n{}\n```", "|a|b|\n|-|-|\n|**so**|{}|")
 
 
 HOSTILE = {"text": hostile, "sets": [f"optimizer.rows={ROWS}"]}
@@ -164,16 +170,27 @@ def test_hostile_texts_are_shown_literally_on_a_page_that_fits_and_axe_accepts(
     page.goto("/operate/votes?sort=oldest")
     texts: set[str] = set()
     tags: set[str] = set()
+    formatted = page.locator(".sz-formatted:visible")
     for n in range(4):
         page.goto("/operate/votes?sort=oldest")
         page.locator(".vb-item h3 a").nth(n).click()
         page.wait_for_url("**?comparison=*")
         texts |= set(page.locator(".op-sides .op-text").all_text_contents())
         tags |= set(page.locator(".vb-item *").evaluate_all("nodes => nodes.map(n => n.tagName)"))
+    assert formatted.count() > 10 and page.locator(".sz-raw:visible").count() == 0
+    page.get_by_label("Formatted text").uncheck()
+    assert formatted.count() == 0 and page.locator(".sz-raw:visible").count() > 10
+    page.goto("/operate/votes?q=so&sort=oldest")  # the choice is remembered
+    assert not page.get_by_label("Formatted text").is_checked() and formatted.count() == 0
+    page.get_by_label("Formatted text").check()
+    words = page.locator(".sz-formatted .sz-diff").all_inner_texts()
+    assert len(words) > 10 and set(words) == {"so"}
+    assert page.locator(".vb-item :is([style], [src], a:not([href^='?']))").count() == 0
     missing = [p for p in PAYLOADS if p.isprintable() and p not in texts]
     assert missing == [] and any(LONG[:1000] in text for text in texts)
     assert tags <= {
         "A", "DIV", "H3", "H4", "LI", "P", "SECTION", "SPAN", "STRONG", "TIME", "UL",
+        *(tag.upper() for tag in TAGS),
     }  # fmt: skip
     for search in PAYLOADS[:2]:  # in a field of the form, and marked in texts
         page.goto(f"/operate/votes?q={quote(search[:200])}")

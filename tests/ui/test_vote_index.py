@@ -18,7 +18,15 @@ from szpo.errors import UsageError
 from szpo.types import Answer
 from szpo.voting import second_seats, steps
 from szpo.voting.casting import VoteRequest
-from szpo_ui.operator import vote_export, vote_filter, vote_pages, votes_cast, word_search
+from szpo_ui.operator import (
+    vote_export,
+    vote_filter,
+    vote_markup,
+    vote_pages,
+    votes_cast,
+    votes_page,
+    word_search,
+)
 from szpo_ui.operator.vote_index import VoteIndex
 from tests.support.browser import MovableClock, Stage, make
 from tests.support.many_votes import make as make_many
@@ -475,3 +483,34 @@ def test_a_second_persons_answer_is_named_as_such_and_tells_how_far_people_agree
     assert vote_pages.read(index, vote_filter.parse([("state", "late")])).total == 0
     index.close()
     stage.ledger.close()
+
+
+def test_markdown_is_formatted_with_its_search_marks_up_to_a_bound(tmp_path: Path) -> None:
+    def markdown(step: int, i: int, side: str) -> str:
+        return f"**Green tea** {i}, {side}." if i else f"No sign in {side} of it"
+
+    shown = {}
+    for view in ("formatted", "plain"):
+        stage = make(tmp_path / f"{view}.db", text=markdown, sets=[f"panel.view={view}"])
+        stage.advance()
+        index = VoteIndex(stage.ledger.path, stage.clock)
+        while index.advance(live=True, words=True):
+            pass
+        chosen = vote_filter.parse([("q", "tea")])
+        found, _ = votes_page._read(chosen, index)
+        shown[view] = votes_page._render(stage.site, chosen, found)
+        first, second, third = found.items[-1].rows
+        assert first.answers[0].formatted is None and first.answers[0].written.startswith("No")
+        assert str(second.answers[0].formatted).startswith(
+            '<p dir="auto"><strong>Green <span class="sz-diff">tea</span></strong> 1, '
+        )
+        # A bound on the characters of a page: the third row is over it, one pair alone is not.
+        room = sum(len(t.written) for row in (first, second) for t in row.answers)
+        bare = vote_pages.read(index, chosen).items[-1:]
+        (item,) = vote_markup.add_markup(bare, "tea", room)
+        assert [row.answers[1].formatted is None for row in item.rows] == [True, False, True]
+        assert third.answers[1].formatted is not None
+        index.close()
+        stage.ledger.close()
+    assert 'id="vb-formatted" autocomplete="off" checked' in shown["formatted"]
+    assert 'id="vb-formatted" autocomplete="off">' in shown["plain"]

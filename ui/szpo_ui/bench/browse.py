@@ -1,7 +1,8 @@
 """`szpo bench browse`: does the browser of comparisons stay fast with 100,000 votes?
 
-A run of that size is written, with notes, reports, skips and texts of words as frequent as in
-natural language; the operator's pages are served by a process of their own and asked over HTTP.
+A run of that size is written, with notes, reports, skips and texts in Markdown, of words as
+frequent as in natural language; the operator's pages are served by a process of their own and
+asked over HTTP.
 """
 
 from __future__ import annotations
@@ -119,7 +120,15 @@ def _add_step(
 def _texts(drawn: Generator, count: int) -> list[Answer]:
     odds = 1 / np.arange(1, WORDS + 1)
     words = drawn.choice(WORDS, size=(count, LENGTH), p=odds / odds.sum())
-    return [Answer(" ".join(f"w{word:05}" for word in line), tokens=LENGTH) for line in words]
+    return [Answer(_markdown([f"w{word:05}" for word in line]), tokens=LENGTH) for line in words]
+
+
+def _markdown(words: list[str]) -> str:
+    """An answer as chat models write them: a bold beginning, text, a list, code in it."""
+    head, body, last = words[:3], words[3 : LENGTH // 2], words[LENGTH // 2 :]
+    lines = (last[at : at + 10] for at in range(0, len(last), 10))
+    items = "\n".join(f"- `{first}` {' '.join(more)}" for first, *more in lines)
+    return f"**{' '.join(head)}** {' '.join(body)}\n\n{items}"
 
 
 def _add_vote(ledger: Ledger, comparison: str, who: tuple[str, str], drawn: Generator) -> None:

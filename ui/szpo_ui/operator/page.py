@@ -251,7 +251,7 @@ def preview(site: Site, found: OperatorState) -> str:
     body = render.page(screen, render.rubric(panel, texts.ENGLISH), view=panel.view)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Preview</title>'
-        f"<style>{style('panel')}</style></head><body>{body}</body></html>"
+        f"<style>{style('panel', 'formatted')}</style></head><body>{body}</body></html>"
     )
 
 

@@ -1,4 +1,4 @@
-"""A page of the browser of comparisons: texts, sides and votes of what is found; no HTML."""
+"""A page of the browser of comparisons: texts, sides and votes of what is found."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
+
+from markupsafe import Markup
 
 from szpo.ledger.canonical import sha256
 from szpo.ledger.database import Record
@@ -69,6 +71,13 @@ class Text:
     cut: bool
     longer: int
     """Characters left out."""
+    formatted: Markup | None = None
+    """The same as HTML where there is Markdown in it; None where it is shown as written."""
+
+    @property
+    def written(self) -> str:
+        """The text as the model wrote it, as far as it is shown."""
+        return "".join(piece.text for piece in self.pieces)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +144,13 @@ class Page:
     """Rounds and other comparisons whose votes are still to be read."""
     is_whole: bool
     """The index has everything that the filter is about."""
+
+    @property
+    def is_formatted(self) -> bool:
+        """Some text has a formatted view."""
+        rows = [row for item in self.items for row in item.rows]
+        texts = (text for row in rows for text in (*row.answers, *(t for _, t in row.earlier)))
+        return any(text.formatted is not None for text in texts)
 
 
 @dataclass(frozen=True, slots=True)

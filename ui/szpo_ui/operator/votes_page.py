@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any, Final, TypeVar
 
@@ -19,7 +20,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, StreamingResponse
 from jinja2 import Environment
 
 from szpo.errors import SzpoError, UsageError
-from szpo_ui.operator import controls, vote_export, vote_filter, vote_pages
+from szpo_ui.operator import controls, vote_export, vote_filter, vote_markup, vote_pages
 from szpo_ui.operator.page import moment, span
 from szpo_ui.operator.vote_filter import Filter
 from szpo_ui.operator.vote_index import VoteIndex
@@ -139,7 +140,11 @@ def _status(error: SzpoError) -> int:
 def _read(chosen: Filter, index: VoteIndex) -> tuple[Page, list[str]]:
     """The page and the pseudonyms of all panelists."""
     names = index.ledger.query("SELECT pseudonym FROM panelists ORDER BY rowid")
-    return vote_pages.read(index, chosen), [row["pseudonym"] for row in names]
+    found = vote_pages.read(index, chosen)
+    # One comparison alone is shown whole, and so is its Markdown.
+    most = vote_markup.MOST_LETTERS if chosen.comparison is None else vote_pages.MOST_LETTERS
+    items = tuple(vote_markup.add_markup(found.items, chosen.q, most))
+    return replace(found, items=items), [row["pseudonym"] for row in names]
 
 
 def _render(
@@ -158,6 +163,7 @@ def _render(
             found=found,
             names=[(name, name) for name in names],
             refusal="" if refusal is None else str(refusal),
+            view=site.config.panel.view,
         )
     )
 

@@ -11,6 +11,7 @@ formatted at all.
 
 from __future__ import annotations
 
+import re
 import string
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -50,8 +51,13 @@ _UNMARKED: Final = frozenset(
 )
 """Kinds of tokens of a text in which nothing is marked up."""
 
+_SIGNS: Final = re.compile(r"[*_`~\[|#>\\<]|^[ \t]*(?:[-+=]|\d+[.)])", re.MULTILINE)
+"""What every text with some Markdown has; to parse the others would cost time for nothing."""
+
 Leaf = Callable[[str], str]
 """HTML of a stretch of visible text; it is called in the order of the text."""
+Mark = Callable[[str], Sequence[Piece]]
+"""The pieces of a visible text, some of them marked; joined, they are the text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +91,10 @@ def pair(a: str, b: str) -> tuple[Markup, Markup] | None:
     >>> pair("Yes.", "No.") is None
     True
     """
-    left, right = _parse(a), _parse(b)
-    if left is None or right is None or not (left.marked_up or right.marked_up):
+    parsed = _parse_all((a, b))
+    if parsed is None:
         return None
+    left, right = parsed
     found = compare(left.visible, right.visible)
     return _render(left, found.a), _render(right, found.b)
 
@@ -95,10 +102,30 @@ def pair(a: str, b: str) -> tuple[Markup, Markup] | None:
 @lru_cache(maxsize=CACHED)
 def single(text: str) -> Markup | None:
     """One text as formatted HTML; None where `pair` gives none."""
-    found = _parse(text)
-    if found is None or not found.marked_up:
+    found = with_marks((text,), lambda visible: [Piece(visible)])
+    return None if found is None else found[0]
+
+
+def with_marks(texts: Sequence[str], mark: Mark) -> list[Markup] | None:
+    r"""Texts as formatted HTML, all or none, with what ``mark`` finds in each of them marked.
+
+    Returns:
+        None where none has anything to format, or one of them would not be shown whole.
+
+    >>> with_marks(["**Yes**"], lambda visible: [Piece(visible, differs=True)])
+    [Markup('<p dir="auto"><strong><span class="sz-diff">Yes</span></strong></p>\n')]
+    """
+    parsed = _parse_all(texts)
+    return None if parsed is None else [_render(each, mark(each.visible)) for each in parsed]
+
+
+def _parse_all(texts: Sequence[str]) -> list[Parsed] | None:
+    """The texts as tokens; None where there is nothing to format, or one is to stay as it is."""
+    if not any(_SIGNS.search(text) for text in texts):
         return None
-    return _render(found, [Piece(found.visible)])
+    parsed = [found for text in texts if (found := _parse(text)) is not None]
+    is_whole = len(parsed) == len(texts)
+    return parsed if is_whole and any(each.marked_up for each in parsed) else None
 
 
 def _parse(text: str) -> Parsed | None:

@@ -140,7 +140,8 @@ def head() -> str:
     return (
         '<meta name="viewport" content="width=device-width, initial-scale=1, '
         'viewport-fit=cover">\n'
-        f"<style>{style('panel')}</style>\n<script>window.szpoTexts = {spoken};</script>\n"
+        f"<style>{style('panel', 'formatted')}</style>\n"
+        f"<script>window.szpoTexts = {spoken};</script>\n"
         f"<script>{script()}</script>\n"
     )
 

@@ -67,11 +67,11 @@ def entrance(name: str, code: str = "en", *, translated: bool = True) -> str:
     )
 
 
-def style(page: str) -> str:
-    """The style of a page (``panel`` or ``operate``): what both share, then its own."""
+def style(*pages: str) -> str:
+    """The style of a page, such as ``panel``, ``operate``: what all share, then these files."""
     folder = resources.files("szpo_ui") / "static"
     return "\n".join(
-        (folder / f"{name}.css").read_text(encoding="utf-8") for name in ("common", page)
+        (folder / f"{name}.css").read_text(encoding="utf-8") for name in ("common", *pages)
     )
 
 
