@@ -16,6 +16,7 @@ from szpo_ui.panel import render, screens
 from szpo_ui.panel.comparison_view import sheet
 from szpo_ui.panel.facts import Facts, Progress
 from szpo_ui.panel.screens import Answered, Closed, Feedback, Screen, State
+from szpo_ui.prolific.participants import Standing
 
 ASKED = render.Rubric("Which <b>set</b>?", "Be & stay fair.", "")
 VOID = {"input", "meta", "br", "img", "link", "hr"}
@@ -261,3 +262,9 @@ def test_a_round_whose_votes_are_all_in_is_not_waited_for():
     assert "Waiting for the others" in some and "5 of 8" in some
     assert "Waiting for the others" not in all_in
     assert "The next round is on its way" in all_in and 'aria-current="step">Update' in all_in
+
+
+def test_a_participant_without_a_code_is_asked_for_none_when_the_session_ends():
+    made = html("vote", study=Standing(votes=1, needed=3, over=False))
+    assert "Open the study from Prolific again" in made and "sz-login-form" not in made
+    assert "sz-login-form" in html("vote")

@@ -150,7 +150,13 @@ def _spoken(language: texts.Language) -> dict[str, Any]:
     """The sentences of one language that the script writes."""
     shared = ("seen", "unseen", "show_all", "show_less", "confirm", "loading")
     both = {code: language.page[code] for code in shared}
-    return {**language.live, **both, "choices": language.choices, "tag": language.tag}
+    return {
+        **language.live,
+        **both,
+        "choices": language.choices,
+        "tag": language.tag,
+        "refused": language.entrance["refused"],
+    }
 
 
 def script() -> str:

@@ -155,7 +155,8 @@ function expired() {
   const dialog = $("#sz-login");
   if (!dialog || dialog.open) return;
   $$("dialog[open]").forEach((other) => other.close());
-  $("#sz-login-name").value = root().dataset.name || "";
+  const field = $("#sz-login-name"); // none for participants of a study, who have no code
+  if (field) field.value = root().dataset.name || "";
   dialog.showModal();
   root().dataset.expired = "1";
 }
@@ -167,7 +168,11 @@ async function login(event) {
     const reply = await fetch(`${BASE}/login`, { method: "POST",
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify({ name: $("#sz-login-name").value, code: $("#sz-login-code").value }) });
-    if (!reply.ok) { set(line, reply.status === 429 ? T.login_wait : T.login_wrong); return; }
+    if (!reply.ok) {
+      const { error } = await reply.json();
+      set(line, Object.hasOwn(T.refused, error) ? T.refused[error] : T.refused.other);
+      return;
+    }
   } catch { set(line, fill(T.offline, { count: 1 })); return; }
   $("#sz-login-code").value = "";
   root().dataset.expired = "";
