@@ -54,6 +54,8 @@ document.getElementById("show").addEventListener("change", (event) => {
   form.elements.code.type = event.target.checked ? "text" : "password";
 });
 
+// A link that is opened where this page stands already changes only what is behind "#".
+addEventListener("hashchange", () => location.reload());
 const token = new URLSearchParams(location.hash.slice(1)).get("t");
 if (location.hash) history.replaceState(null, "", location.pathname + location.search);
 if (token) send("/redeem", { token });
