@@ -43,7 +43,8 @@ class VectorSpace:
         low, high = self.box.T
         width = high - low
         turn = np.mod(x - low, 2 * width)
-        return np.clip(low + np.minimum(turn, 2 * width - turn), low, high)
+        inside: Floats = np.clip(low + np.minimum(turn, 2 * width - turn), low, high)
+        return inside
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; `make_space` makes an equal space from them."""

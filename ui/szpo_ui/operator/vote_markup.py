@@ -41,7 +41,7 @@ def _texts(row: TextRow) -> list[Text]:
 def _format_row(row: TextRow, words: str | None) -> TextRow:
     first, second = _format(row.answers, words)
     earlier = tuple(
-        (role, *_format([text], words)) if role == "assistant" else (role, text)
+        (role, _format([text], words)[0] if role == "assistant" else text)
         for role, text in row.earlier
     )
     return replace(row, answers=(first, second), earlier=earlier)
